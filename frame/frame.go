@@ -1,0 +1,232 @@
+// Package frame seals plaintext into the frames of an AWS Encryption SDK message body and opens them again.
+//
+// It stands between a message's header, which gives it the cipher, the message ID and the frame length, and the bytes of
+// the application. Each direction comes as a push stream (an io.WriteCloser) and as a pull stream (an io.Reader); none
+// starts a goroutine, and each holds one frame in memory whatever the message's size.
+//
+// The format is the specification's data-format/message-body.md ("Framed Data") and data-format/message-body-aad.md.
+// Invariants: frames count from 1 without a gap; the IV is the frame's number; a body ends with exactly one final frame,
+// and with the input; no byte of a frame is released before its tag is verified.
+package frame
+
+import (
+	"crypto/cipher"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+)
+
+var (
+	// ErrAuthentication means that a frame's tag or IV does not fit: the frame was changed, comes from another message or
+	// stands in another place than it was written for.
+	ErrAuthentication = errors.New("frame failed authentication")
+	// ErrSequence means that a frame is missing, repeated or out of order.
+	ErrSequence = errors.New("frame out of sequence")
+	// ErrTruncated means that the body ends before its final frame does. It comes with io.ErrUnexpectedEOF.
+	ErrTruncated = errors.New("message body cut short")
+	// ErrTrailingData means that bytes follow the final frame.
+	ErrTrailingData = errors.New("data after the final frame")
+	// ErrMalformed means that a frame breaks the format, or that no body has the stated size.
+	ErrMalformed = errors.New("malformed message body")
+	// ErrTooLong means that the plaintext needs more than the 2³²−1 frames that a message can hold.
+	ErrTooLong = errors.New("plaintext too long for its frame length")
+	// ErrClosed means a write to a closed stream.
+	ErrClosed = errors.New("stream is closed")
+)
+
+const (
+	ivSize  = 12
+	tagSize = 16
+
+	// RegularOverhead and FinalOverhead are the bytes that a frame has beside its content.
+	RegularOverhead = 4 + ivSize + tagSize
+	FinalOverhead   = 4 + 4 + ivSize + 4 + tagSize
+
+	regularStart = 4 + ivSize         // where a regular frame's content begins
+	finalStart   = 4 + 4 + ivSize + 4 // where the final frame's content begins
+
+	endMarker = math.MaxUint32
+	maxFrames = math.MaxUint32
+)
+
+// Config is what a body's frames share.
+type Config struct {
+	AEAD      cipher.AEAD // AES-GCM with 12-byte IVs and 16-byte tags, under a key that no other message uses
+	MessageID []byte      // from the header
+	Length    int         // bytes of plaintext in a regular frame
+}
+
+// EncryptedSize returns the exact size in bytes of the body that the writers of this package make of n bytes of plaintext.
+// The error holds ErrTooLong.
+func EncryptedSize(n int64, frameLength int) (int64, error) {
+	if n < 0 || frameLength <= 0 {
+		return 0, fmt.Errorf("%w: plaintext size %d, frame length %d", ErrMalformed, n, frameLength)
+	}
+	regular := max(n-1, 0) / int64(frameLength)
+	if regular >= maxFrames || regular*RegularOverhead > math.MaxInt64-n-FinalOverhead {
+		return 0, fmt.Errorf("%w: %d bytes in frames of %d", ErrTooLong, n, frameLength)
+	}
+	return n + regular*RegularOverhead + FinalOverhead, nil
+}
+
+// PlaintextSize returns the exact number of plaintext bytes in a body of n bytes, whoever wrote it: each size has at most
+// one layout. The error holds ErrMalformed when no body has that size.
+func PlaintextSize(n int64, frameLength int) (int64, error) {
+	if n < FinalOverhead || frameLength <= 0 {
+		return 0, fmt.Errorf("%w: %d bytes are less than a final frame", ErrMalformed, n)
+	}
+	regular := (n - FinalOverhead) / (int64(frameLength) + RegularOverhead)
+	rest := (n - FinalOverhead) % (int64(frameLength) + RegularOverhead)
+	if rest > int64(frameLength) || regular >= maxFrames {
+		return 0, fmt.Errorf("%w: no body of frame length %d has %d bytes", ErrMalformed, frameLength, n)
+	}
+	return regular*int64(frameLength) + rest, nil
+}
+
+// sequence seals or opens one body's frames in order.
+type sequence struct {
+	aead    cipher.AEAD
+	length  int
+	number  uint32 // of the next frame
+	regular []byte // additional data: message ID, content type, then number and length
+	final   []byte
+}
+
+func newSequence(c Config) sequence {
+	additional := func(kind string) []byte {
+		b := make([]byte, 0, len(c.MessageID)+len(kind)+4+8)
+		b = append(append(b, c.MessageID...), kind...)
+		return binary.BigEndian.AppendUint64(append(b, 0, 0, 0, 0), uint64(c.Length))
+	}
+	return sequence{
+		aead:    c.AEAD,
+		length:  c.Length,
+		number:  1,
+		regular: additional("AWSKMSEncryptionClient Frame"),
+		final:   additional("AWSKMSEncryptionClient Final Frame"),
+	}
+}
+
+// bufferSize is room for one frame of either kind.
+func (s *sequence) bufferSize() int { return s.length + FinalOverhead }
+
+func (s *sequence) additional(final bool, contentLength int) []byte {
+	a := s.regular
+	if final {
+		a = s.final
+		binary.BigEndian.PutUint64(a[len(a)-8:], uint64(contentLength))
+	}
+	binary.BigEndian.PutUint32(a[len(a)-12:], s.number)
+	return a
+}
+
+func putIV(b []byte, number uint32) {
+	clear(b[:ivSize-4])
+	binary.BigEndian.PutUint32(b[ivSize-4:], number)
+}
+
+// sealRegular writes the next frame at the start of buf. The content either lies outside buf or exactly where the frame
+// has it, at buf[regularStart:].
+func (s *sequence) sealRegular(buf, content []byte) ([]byte, error) {
+	if s.number == endMarker {
+		return nil, fmt.Errorf("%w: over 2³²−1 frames of %d bytes", ErrTooLong, s.length)
+	}
+	binary.BigEndian.PutUint32(buf, s.number)
+	putIV(buf[4:], s.number)
+	sealed := s.aead.Seal(buf[:regularStart], buf[4:regularStart], content, s.additional(false, s.length))
+	s.number++
+	return sealed, nil
+}
+
+// sealFinal is sealRegular for the frame that ends the body, whose content stands at buf[finalStart:].
+func (s *sequence) sealFinal(buf, content []byte) []byte {
+	binary.BigEndian.PutUint32(buf, endMarker)
+	binary.BigEndian.PutUint32(buf[4:], s.number)
+	putIV(buf[8:], s.number)
+	binary.BigEndian.PutUint32(buf[8+ivSize:], uint32(len(content)))
+	return s.aead.Seal(buf[:finalStart], buf[8:8+ivSize], content, s.additional(true, len(content)))
+}
+
+// measure looks at the bytes of the next frame that are there and returns how many it needs to go on. When that many are
+// there, whole says that they are the frame.
+func (s *sequence) measure(b []byte) (need int, final, whole bool, err error) {
+	if len(b) < 4 {
+		return 4, false, false, nil
+	}
+	number := binary.BigEndian.Uint32(b)
+	if number != endMarker {
+		if number != s.number || s.number == endMarker {
+			return 0, false, false, fmt.Errorf("%w: frame %d stands where %d belongs", ErrSequence, number, s.number)
+		}
+		return s.length + RegularOverhead, false, true, nil
+	}
+	if len(b) < finalStart {
+		return finalStart, true, false, nil
+	}
+	if number := binary.BigEndian.Uint32(b[4:]); number != s.number {
+		return 0, false, false, fmt.Errorf("%w: final frame %d stands where %d belongs", ErrSequence, number, s.number)
+	}
+	length := binary.BigEndian.Uint32(b[8+ivSize:])
+	if uint64(length) > uint64(s.length) {
+		return 0, false, false, fmt.Errorf("%w: the final frame states %d bytes, over the frame length %d", ErrMalformed, length, s.length)
+	}
+	return FinalOverhead + int(length), true, true, nil
+}
+
+// open verifies a whole frame and decrypts it to dst[:0], which is the frame's own content or lies outside the frame.
+// A nil dst means in place.
+func (s *sequence) open(dst, b []byte, final bool) ([]byte, error) {
+	iv, content := b[4:regularStart], b[regularStart:]
+	if final {
+		iv, content = b[8:8+ivSize], b[finalStart:]
+	}
+	if dst == nil {
+		dst = content
+	}
+	// The stored IV is outside the additional data, so it is compared with the one that the specification prescribes.
+	var want [ivSize]byte
+	putIV(want[:], s.number)
+	if [ivSize]byte(iv) != want {
+		return nil, fmt.Errorf("%w: the IV of frame %d is not its number", ErrAuthentication, s.number)
+	}
+	plaintext, err := s.aead.Open(dst[:0], iv, content, s.additional(final, len(content)-tagSize))
+	if err != nil {
+		return nil, fmt.Errorf("%w: frame %d", ErrAuthentication, s.number)
+	}
+	s.number++
+	return plaintext, nil
+}
+
+// read fills b from r. Unlike io.ReadFull it keeps the source's own io.ErrUnexpectedEOF, the sign of a broken
+// connection, apart from the source's end, which is io.EOF whether bytes came before it or not.
+func read(r io.Reader, b []byte, atLeast int) (n int, err error) {
+	for empty := 0; n < atLeast; {
+		m, err := r.Read(b[n:])
+		if m < 0 || m > len(b)-n {
+			return n, fmt.Errorf("frame: the source says it read %d bytes into %d", m, len(b)-n)
+		}
+		n += m
+		if err != nil {
+			if n >= atLeast && err == io.EOF {
+				return n, nil
+			}
+			return n, err
+		}
+		if m > 0 {
+			empty = 0
+		} else if empty++; empty == 100 {
+			return n, io.ErrNoProgress
+		}
+	}
+	return n, nil
+}
+
+func writeAll(w io.Writer, b []byte) error {
+	n, err := w.Write(b)
+	if err == nil && n != len(b) {
+		err = io.ErrShortWrite
+	}
+	return err
+}

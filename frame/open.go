@@ -1,0 +1,232 @@
+package frame
+
+import (
+	"fmt"
+	"io"
+)
+
+// OpenReader is the pull side of opening: it reads a body from its source and gives the plaintext. It returns io.EOF only
+// after a verified final frame that the source's end follows.
+type OpenReader struct {
+	sequence
+	src        io.Reader
+	buf        []byte
+	start, end int    // the bytes of buf that were read and not yet opened
+	out        []byte // plaintext still to be read, a part of buf
+	err        error  // sticky; io.EOF once the final frame is open
+}
+
+// NewOpenReader returns an OpenReader of src, which must give the first frame next.
+func NewOpenReader(src io.Reader, c Config) *OpenReader {
+	r := &OpenReader{sequence: newSequence(c), src: src}
+	r.buf = make([]byte, r.bufferSize())
+	return r
+}
+
+// fill reads until need bytes stand at buf[start:].
+func (r *OpenReader) fill(need int) error {
+	if r.end-r.start >= need {
+		return nil
+	}
+	if len(r.buf)-r.start < need {
+		r.end = copy(r.buf, r.buf[r.start:r.end])
+		r.start = 0
+	}
+	n, err := read(r.src, r.buf[r.end:], need-(r.end-r.start))
+	r.end += n
+	if err == io.EOF {
+		return fmt.Errorf("%w: within frame %d: %w", ErrTruncated, r.number, io.ErrUnexpectedEOF)
+	}
+	return err
+}
+
+// next opens the next frame to dst[:0], or in place when dst is nil.
+func (r *OpenReader) next(dst []byte) (plaintext []byte, err error) {
+	if r.err != nil {
+		return nil, r.err
+	}
+	defer func() {
+		if err != nil {
+			r.err = err
+		}
+	}()
+	for {
+		need, final, whole, err := r.measure(r.buf[r.start:r.end])
+		if err != nil {
+			return nil, err
+		}
+		if err := r.fill(need); err != nil {
+			return nil, err
+		}
+		if !whole {
+			continue
+		}
+		frame := r.buf[r.start : r.start+need]
+		r.start += need
+		if final {
+			if err := r.checkEnd(); err != nil {
+				return nil, err
+			}
+		}
+		plaintext, err := r.open(dst, frame, final)
+		if err != nil {
+			return nil, err
+		}
+		if final {
+			r.err = io.EOF
+		}
+		return plaintext, nil
+	}
+}
+
+// checkEnd checks that nothing follows the final frame.
+func (r *OpenReader) checkEnd() error {
+	if r.end > r.start {
+		return ErrTrailingData
+	}
+	var one [1]byte
+	n, err := read(r.src, one[:], 1)
+	if n > 0 {
+		return ErrTrailingData
+	}
+	if err != io.EOF {
+		return err
+	}
+	return nil
+}
+
+// Read implements io.Reader. A p of at least the frame length receives a frame's plaintext without a copy.
+func (r *OpenReader) Read(p []byte) (int, error) {
+	if len(p) == 0 {
+		return 0, nil
+	}
+	for len(r.out) == 0 {
+		if len(p) >= r.length {
+			plaintext, err := r.next(p)
+			if err != nil || len(plaintext) > 0 {
+				return len(plaintext), err
+			}
+			continue
+		}
+		plaintext, err := r.next(nil)
+		if err != nil {
+			return 0, err
+		}
+		r.out = plaintext
+	}
+	n := copy(p, r.out)
+	r.out = r.out[n:]
+	return n, nil
+}
+
+// WriteTo implements io.WriterTo: it writes the rest of the plaintext frame by frame, without a copy.
+func (r *OpenReader) WriteTo(w io.Writer) (written int64, err error) {
+	for {
+		if len(r.out) > 0 {
+			if err := writeAll(w, r.out); err != nil {
+				return written, err
+			}
+			written += int64(len(r.out))
+		}
+		if r.out, err = r.next(nil); err == io.EOF {
+			return written, nil
+		} else if err != nil {
+			return written, err
+		}
+	}
+}
+
+// OpenWriter is the push side of opening: a body written to it goes to its destination as plaintext, each frame once its
+// tag is verified, the final frame at Close. Without a Close that returns nil the plaintext is not whole.
+type OpenWriter struct {
+	sequence
+	dst  io.Writer
+	buf  []byte // an incomplete frame, or the plaintext of the final one
+	have int
+	last []byte // the final frame's plaintext
+	done bool   // the final frame is open
+	err  error
+}
+
+// NewOpenWriter returns an OpenWriter to dst. Closing it does not close dst.
+func NewOpenWriter(dst io.Writer, c Config) *OpenWriter {
+	w := &OpenWriter{sequence: newSequence(c), dst: dst}
+	w.buf = make([]byte, w.bufferSize())
+	return w
+}
+
+// Write implements io.Writer.
+func (w *OpenWriter) Write(p []byte) (n int, err error) {
+	if w.err != nil {
+		return 0, w.err
+	}
+	for n < len(p) {
+		used, err := w.step(p[n:])
+		n += used
+		if err != nil {
+			w.err = err
+			return n, err
+		}
+	}
+	return n, nil
+}
+
+// step takes bytes of p as far as the next decision. Bytes that measure has seen are whole or fewer than it needs.
+func (w *OpenWriter) step(p []byte) (used int, err error) {
+	if w.done {
+		return 0, ErrTrailingData
+	}
+	held := w.buf[:w.have]
+	direct := w.have == 0
+	if direct {
+		held = p // a frame that p holds whole needs no gathering
+	}
+	need, final, whole, err := w.measure(held)
+	if err != nil {
+		return 0, err
+	}
+	if direct && len(p) >= need {
+		return need, w.release(w.buf, p[:need], final)
+	}
+	used = copy(w.buf[w.have:need], p)
+	w.have += used
+	if w.have == need && whole {
+		w.have = 0
+		return used, w.release(nil, w.buf[:need], final)
+	}
+	return used, nil
+}
+
+func (w *OpenWriter) release(dst, frame []byte, final bool) error {
+	plaintext, err := w.open(dst, frame, final)
+	if err != nil {
+		return err
+	}
+	if final {
+		w.last, w.done = plaintext, true
+		return nil
+	}
+	return writeAll(w.dst, plaintext)
+}
+
+// Close releases the final frame's plaintext. The error holds ErrTruncated when the body has not come to its end.
+// A second Close does nothing.
+func (w *OpenWriter) Close() error {
+	if w.err == ErrClosed {
+		return nil
+	}
+	if w.err != nil {
+		return w.err
+	}
+	if !w.done {
+		w.err = fmt.Errorf("%w: within frame %d: %w", ErrTruncated, w.number, io.ErrUnexpectedEOF)
+		return w.err
+	}
+	if len(w.last) > 0 {
+		if w.err = writeAll(w.dst, w.last); w.err != nil {
+			return w.err
+		}
+	}
+	w.err = ErrClosed
+	return nil
+}

@@ -1,0 +1,185 @@
+package frame
+
+import "io"
+
+// SealReader is the pull side of sealing: it reads plaintext from its source and gives the body's bytes.
+type SealReader struct {
+	sequence
+	src     io.Reader
+	buf     []byte
+	out     []byte // sealed bytes still to be read, a part of buf
+	ahead   byte   // the source's next byte, read to know whether a frame is the last
+	isAhead bool
+	err     error // sticky; io.EOF once the final frame is sealed
+}
+
+// NewSealReader returns a SealReader of src. A source that fails with anything but io.EOF never yields a final frame.
+func NewSealReader(src io.Reader, c Config) *SealReader {
+	return &SealReader{sequence: newSequence(c), src: src}
+}
+
+// next seals the next frame in place at the start of buf, which has bufferSize bytes.
+func (r *SealReader) next(buf []byte) ([]byte, error) {
+	if r.err != nil {
+		return nil, r.err
+	}
+	content := buf[regularStart : regularStart+r.length+1]
+	have := 0
+	if r.isAhead {
+		content[0], have = r.ahead, 1
+	}
+	n, err := read(r.src, content[have:], len(content)-have)
+	have += n
+	if err == io.EOF {
+		r.err = io.EOF
+		copy(buf[finalStart:], content[:have])
+		return r.sealFinal(buf, buf[finalStart:finalStart+have]), nil
+	}
+	if err != nil {
+		r.err = err
+		return nil, err
+	}
+	r.ahead, r.isAhead = content[r.length], true
+	sealed, err := r.sealRegular(buf, content[:r.length])
+	r.err = err
+	return sealed, err
+}
+
+func (r *SealReader) own() []byte {
+	if r.buf == nil {
+		r.buf = make([]byte, r.bufferSize())
+	}
+	return r.buf
+}
+
+// Read implements io.Reader. A p with room for a whole frame (the frame length and FinalOverhead) is sealed in place.
+func (r *SealReader) Read(p []byte) (int, error) {
+	if len(p) == 0 {
+		return 0, nil
+	}
+	if len(r.out) == 0 {
+		if len(p) >= r.bufferSize() {
+			sealed, err := r.next(p[:r.bufferSize()])
+			return len(sealed), err
+		}
+		sealed, err := r.next(r.own())
+		if err != nil {
+			return 0, err
+		}
+		r.out = sealed
+	}
+	n := copy(p, r.out)
+	r.out = r.out[n:]
+	return n, nil
+}
+
+// WriteTo implements io.WriterTo: it writes the rest of the body frame by frame, without a copy.
+func (r *SealReader) WriteTo(w io.Writer) (written int64, err error) {
+	for {
+		if len(r.out) > 0 {
+			if err := writeAll(w, r.out); err != nil {
+				return written, err
+			}
+			written += int64(len(r.out))
+		}
+		if r.out, err = r.next(r.own()); err == io.EOF {
+			return written, nil
+		} else if err != nil {
+			return written, err
+		}
+	}
+}
+
+// SealWriter is the push side of sealing: plaintext written to it goes to its destination as the body's bytes.
+// Only Close ends the body: one that failed half-way must not be closed, and what it wrote is refused by every reader.
+type SealWriter struct {
+	sequence
+	dst  io.Writer
+	buf  []byte // a frame under construction
+	have int    // bytes of its content
+	err  error
+}
+
+// NewSealWriter returns a SealWriter to dst. Closing it does not close dst.
+func NewSealWriter(dst io.Writer, c Config) *SealWriter {
+	w := &SealWriter{sequence: newSequence(c), dst: dst}
+	w.buf = make([]byte, w.bufferSize())
+	return w
+}
+
+// flush seals a full frame and writes it. Its content is in place, or elsewhere and then copied only by the sealing.
+func (w *SealWriter) flush(content []byte) error {
+	sealed, err := w.sealRegular(w.buf, content)
+	if err == nil {
+		err = writeAll(w.dst, sealed)
+	}
+	w.err = err
+	return err
+}
+
+// Write implements io.Writer. A full frame is written once a byte follows it, since only then it is not the last.
+func (w *SealWriter) Write(p []byte) (int, error) {
+	if w.err != nil {
+		return 0, w.err
+	}
+	total := len(p)
+	for len(p) > 0 {
+		switch {
+		case w.have == w.length:
+			if err := w.flush(w.buf[regularStart : regularStart+w.length]); err != nil {
+				return total - len(p), err
+			}
+			w.have = 0
+		case w.have == 0 && len(p) > w.length:
+			if err := w.flush(p[:w.length]); err != nil {
+				return total - len(p), err
+			}
+			p = p[w.length:]
+		default:
+			n := copy(w.buf[regularStart+w.have:regularStart+w.length], p)
+			w.have += n
+			p = p[n:]
+		}
+	}
+	return total, nil
+}
+
+// ReadFrom implements io.ReaderFrom: it reads plaintext to where it is sealed, without a copy.
+func (w *SealWriter) ReadFrom(r io.Reader) (total int64, err error) {
+	if w.err != nil {
+		return 0, w.err
+	}
+	content := w.buf[regularStart : regularStart+w.length+1]
+	for {
+		n, err := read(r, content[w.have:], len(content)-w.have)
+		w.have += n
+		total += int64(n)
+		if err == io.EOF {
+			return total, nil
+		}
+		if err != nil {
+			return total, err
+		}
+		ahead := content[w.length]
+		if err := w.flush(content[:w.length]); err != nil {
+			return total, err
+		}
+		content[0], w.have = ahead, 1
+	}
+}
+
+// Close seals and writes the final frame. A second Close does nothing.
+func (w *SealWriter) Close() error {
+	if w.err == ErrClosed {
+		return nil
+	}
+	if w.err != nil {
+		return w.err
+	}
+	copy(w.buf[finalStart:], w.buf[regularStart:regularStart+w.have])
+	if w.err = writeAll(w.dst, w.sealFinal(w.buf, w.buf[finalStart:finalStart+w.have])); w.err != nil {
+		return w.err
+	}
+	w.err = ErrClosed
+	return nil
+}

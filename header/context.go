@@ -1,0 +1,110 @@
+package header
+
+import (
+	"encoding/binary"
+	"fmt"
+	"math"
+	"slices"
+	"strings"
+	"unicode/utf8"
+)
+
+// ReservedPrefix begins the encryption context keys that the specification keeps for itself.
+const ReservedPrefix = "aws-crypto-"
+
+// AppendContext appends the serialised encryption context to b: nothing when it is empty, else a count and
+// length-prefixed pairs sorted by key bytes (specification: framework/structures.md, "Serialization").
+// These bytes are the additional data under which a raw AES key wraps a data key.
+//
+// The error holds ErrInvalidContext when a pair is not UTF-8 or does not fit its 16-bit length.
+func AppendContext(b []byte, context map[string]string) ([]byte, error) {
+	if len(context) == 0 {
+		return b, nil
+	}
+	if len(context) > math.MaxUint16 {
+		return nil, fmt.Errorf("%w: %d pairs, the format holds %d", ErrInvalidContext, len(context), math.MaxUint16)
+	}
+	keys := make([]string, 0, len(context))
+	for k := range context {
+		keys = append(keys, k)
+	}
+	slices.Sort(keys)
+	start := len(b)
+	b = binary.BigEndian.AppendUint16(b, uint16(len(keys)))
+	for _, k := range keys {
+		for _, s := range [2]string{k, context[k]} {
+			if !utf8.ValidString(s) {
+				return nil, fmt.Errorf("%w: pair %q is not UTF-8", ErrInvalidContext, k)
+			}
+			if len(s) > math.MaxUint16 {
+				return nil, fmt.Errorf("%w: pair %.40q has %d bytes in one part, the format holds %d", ErrInvalidContext, k, len(s), math.MaxUint16)
+			}
+			b = binary.BigEndian.AppendUint16(b, uint16(len(s)))
+			b = append(b, s...)
+		}
+	}
+	if n := len(b) - start; n > math.MaxUint16 {
+		return nil, fmt.Errorf("%w: %d bytes serialised, the format holds %d", ErrInvalidContext, n, math.MaxUint16)
+	}
+	return b, nil
+}
+
+// CheckContext reports whether a caller may encrypt under this context: its keys are not empty and not reserved.
+// The error holds ErrInvalidContext.
+func CheckContext(context map[string]string) error {
+	for k := range context {
+		if k == "" {
+			return fmt.Errorf("%w: a key is empty", ErrInvalidContext)
+		}
+		if strings.HasPrefix(k, ReservedPrefix) {
+			return fmt.Errorf("%w: key %q begins with %q, which the AWS Encryption SDK reserves", ErrInvalidContext, k, ReservedPrefix)
+		}
+	}
+	return nil
+}
+
+// parseContext reads what AppendContext wrote. It takes one serialisation only, so that no two headers mean the same.
+func parseContext(b []byte, maxPairs int) (map[string]string, error) {
+	if len(b) == 0 {
+		return nil, nil
+	}
+	if len(b) < 2 {
+		return nil, fmt.Errorf("%w: the encryption context has %d byte", ErrMalformed, len(b))
+	}
+	count := int(binary.BigEndian.Uint16(b))
+	b = b[2:]
+	if count == 0 {
+		return nil, fmt.Errorf("%w: the encryption context counts no pairs but is not empty", ErrMalformed)
+	}
+	if count > maxPairs {
+		return nil, fmt.Errorf("%w: %d encryption context pairs, at most %d are taken (Limits.MaxPairs)", ErrLimit, count, maxPairs)
+	}
+	if count > len(b)/4 {
+		return nil, fmt.Errorf("%w: %d encryption context pairs cannot fit %d bytes", ErrMalformed, count, len(b))
+	}
+	context := make(map[string]string, count)
+	previous := ""
+	for i := range count {
+		var pair [2]string
+		for j := range pair {
+			if len(b) < 2 || len(b)-2 < int(binary.BigEndian.Uint16(b)) {
+				return nil, fmt.Errorf("%w: encryption context pair %d runs over its end", ErrMalformed, i+1)
+			}
+			n := int(binary.BigEndian.Uint16(b))
+			pair[j] = string(b[2 : 2+n])
+			b = b[2+n:]
+			if !utf8.ValidString(pair[j]) {
+				return nil, fmt.Errorf("%w: encryption context pair %d is not UTF-8", ErrMalformed, i+1)
+			}
+		}
+		if i > 0 && pair[0] <= previous {
+			return nil, fmt.Errorf("%w: encryption context keys are not sorted and unique at pair %d", ErrMalformed, i+1)
+		}
+		previous = pair[0]
+		context[pair[0]] = pair[1]
+	}
+	if len(b) > 0 {
+		return nil, fmt.Errorf("%w: %d bytes follow the last encryption context pair", ErrMalformed, len(b))
+	}
+	return context, nil
+}

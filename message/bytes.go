@@ -1,0 +1,38 @@
+package message
+
+import (
+	"bytes"
+	"context"
+	"io"
+)
+
+// Encrypt encrypts a value in memory to one message. It is NewReader for values that are no streams.
+func (e *Encrypter) Encrypt(ctx context.Context, plaintext []byte, encryptionContext map[string]string) ([]byte, error) {
+	r, err := e.NewReader(ctx, bytes.NewReader(plaintext), encryptionContext)
+	if err != nil {
+		return nil, err
+	}
+	size, err := r.EncryptedSize(int64(len(plaintext)))
+	if err != nil {
+		return nil, err
+	}
+	out := bytes.NewBuffer(make([]byte, 0, size))
+	if _, err := r.WriteTo(out); err != nil {
+		return nil, err
+	}
+	return out.Bytes(), nil
+}
+
+// Decrypt decrypts a message in memory and returns its plaintext and its encryption context. It is NewReader for values
+// that are no streams, with the same errors; on an error it returns no plaintext.
+func (d *Decrypter) Decrypt(ctx context.Context, ciphertext []byte, required map[string]string) ([]byte, map[string]string, error) {
+	r, err := d.NewReader(ctx, bytes.NewReader(ciphertext), required)
+	if err != nil {
+		return nil, nil, err
+	}
+	plaintext, err := io.ReadAll(r)
+	if err != nil {
+		return nil, nil, err
+	}
+	return plaintext, r.EncryptionContext(), nil
+}

@@ -1,0 +1,446 @@
+// Package message encrypts and decrypts whole AWS Encryption SDK messages as streams.
+//
+// It stands between an application, or the transformer of the root package, and a provider:
+//
+//	encrypt   plaintext → Encrypter → one data key of the provider → header → frames
+//	decrypt   message → Decrypter → header, bounded → provider, trusted keys only → commitment, header tag → frames
+//
+// Each direction comes as a pull stream and as a push stream; both make one call of the key service for a message and
+// hold one frame in memory. What the streams give opens with every official AWS Encryption SDK, and the other way round.
+package message
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/subtle"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"strings"
+
+	"piko.sh/pikokms/frame"
+	"piko.sh/pikokms/header"
+	"piko.sh/pikokms/provider"
+)
+
+// EncryptedSize returns the exact size in bytes of a message with this header and n bytes of plaintext.
+// The error holds frame.ErrTooLong.
+func EncryptedSize(h *header.Header, n int64) (int64, error) {
+	body, err := frame.EncryptedSize(n, int(h.FrameLength))
+	if err != nil {
+		return 0, err
+	}
+	return int64(h.Size()) + body, nil
+}
+
+// PlaintextSize returns the exact number of plaintext bytes in a message of n bytes with this header, whoever wrote it.
+// Until the message is decrypted the result is only as true as n and the header are.
+// The error holds frame.ErrMalformed when no message has that size.
+func PlaintextSize(h *header.Header, n int64) (int64, error) {
+	return frame.PlaintextSize(n-int64(h.Size()), int(h.FrameLength))
+}
+
+// An Encrypter encrypts messages. It must not be changed once in use, and is then safe for concurrent use.
+type Encrypter struct {
+	Keyring     provider.Keyring   // makes each message's data key
+	Recipients  []provider.Keyring // further keyrings that wrap the same data key, so that each can decrypt alone
+	FrameLength int                // bytes of plaintext in a frame, up to 64 MiB; 0 means 65,536
+}
+
+// start makes a message's header and the cipher of its frames.
+func (e *Encrypter) start(ctx context.Context, encryptionContext map[string]string) (*header.Header, frame.Config, error) {
+	frameLength := e.FrameLength
+	if frameLength == 0 {
+		frameLength = header.DefaultFrameLength
+	}
+	if frameLength < 0 || frameLength > header.MaxFrameLength {
+		return nil, frame.Config{}, fmt.Errorf("message: frame length %d is not between 1 and %d bytes: %w", frameLength, header.MaxFrameLength, provider.ErrEncryptionFailed)
+	}
+	h := &header.Header{
+		Suite:             header.AES256GCMHKDFSHA512CommitKey,
+		EncryptionContext: maps.Clone(encryptionContext),
+		ContentType:       header.Framed,
+		FrameLength:       uint32(frameLength),
+	}
+	if err := header.CheckContext(h.EncryptionContext); err != nil {
+		return nil, frame.Config{}, fmt.Errorf("%w: %w", provider.ErrEncryptionFailed, err)
+	}
+	_, _ = rand.Read(h.MessageID[:]) // never fails
+
+	dataKey, err := e.Keyring.GenerateDataKey(ctx, &provider.GenerateDataKeyRequest{Context: h.EncryptionContext})
+	if err != nil {
+		return nil, frame.Config{}, err
+	}
+	defer dataKey.Close()
+	h.EncryptedDataKeys = append(h.EncryptedDataKeys, dataKey.EncryptedKey)
+	for _, recipient := range e.Recipients {
+		key, err := recipient.WrapDataKey(ctx, dataKey.PlaintextKey, h.EncryptionContext)
+		if err != nil {
+			return nil, frame.Config{}, err
+		}
+		h.EncryptedDataKeys = append(h.EncryptedDataKeys, key)
+	}
+
+	c := frame.Config{MessageID: h.MessageID[:], Length: frameLength}
+	err = dataKey.PlaintextKey.WithAccess(func(key []byte) error {
+		aead, commitment, err := h.Suite.DeriveKeys(key, h.MessageID[:])
+		if err != nil {
+			return err
+		}
+		c.AEAD = aead
+		copy(h.Commitment[:], commitment)
+		return h.Seal(aead)
+	})
+	if err != nil {
+		return nil, frame.Config{}, fmt.Errorf("%w: %w", provider.ErrEncryptionFailed, err)
+	}
+	return h, c, nil
+}
+
+// NewReader returns the message that holds src's plaintext, as a pull stream. The encryption context is authenticated,
+// stored and visible; it may be nil. The key service is called once, here; ctx also ends the stream.
+//
+// Errors are the keyring's, or hold provider.ErrEncryptionFailed.
+func (e *Encrypter) NewReader(ctx context.Context, src io.Reader, encryptionContext map[string]string) (*EncryptReader, error) {
+	h, c, err := e.start(ctx, encryptionContext)
+	if err != nil {
+		return nil, err
+	}
+	return &EncryptReader{header: h, start: h.Bytes(), body: frame.NewSealReader(&contextReader{ctx, src}, c)}, nil
+}
+
+// NewWriter writes a header to dst and returns a push stream whose plaintext follows it. Only its Close makes the message
+// whole: after an error, leave it unclosed, and every reader refuses what was written. Closing it does not close dst.
+// The rest is as in NewReader.
+func (e *Encrypter) NewWriter(ctx context.Context, dst io.Writer, encryptionContext map[string]string) (*EncryptWriter, error) {
+	h, c, err := e.start(ctx, encryptionContext)
+	if err != nil {
+		return nil, err
+	}
+	dst = &contextWriter{ctx, dst}
+	if _, err := dst.Write(h.Bytes()); err != nil {
+		return nil, fmt.Errorf("message: writing the header: %w", err)
+	}
+	return &EncryptWriter{SealWriter: frame.NewSealWriter(dst, c), header: h}, nil
+}
+
+// EncryptReader reads as a message. It is for one goroutine.
+type EncryptReader struct {
+	header *header.Header
+	start  []byte // of the header, still to be read
+	body   *frame.SealReader
+}
+
+// Header returns the message's header.
+func (r *EncryptReader) Header() *header.Header { return r.header }
+
+// EncryptedSize returns the exact size of the whole message if the source has n bytes.
+func (r *EncryptReader) EncryptedSize(n int64) (int64, error) { return EncryptedSize(r.header, n) }
+
+// Read implements io.Reader.
+func (r *EncryptReader) Read(p []byte) (int, error) {
+	if len(r.start) == 0 {
+		return r.body.Read(p)
+	}
+	n := copy(p, r.start)
+	r.start = r.start[n:]
+	return n, nil
+}
+
+// WriteTo implements io.WriterTo, without a copy.
+func (r *EncryptReader) WriteTo(w io.Writer) (int64, error) {
+	var written int64
+	if len(r.start) > 0 {
+		n, err := w.Write(r.start)
+		r.start = r.start[n:]
+		written = int64(n)
+		if err == nil && len(r.start) > 0 {
+			err = io.ErrShortWrite
+		}
+		if err != nil {
+			return written, err
+		}
+	}
+	n, err := r.body.WriteTo(w)
+	return written + n, err
+}
+
+// EncryptWriter encrypts what is written to it. It is for one goroutine.
+type EncryptWriter struct {
+	*frame.SealWriter
+	header *header.Header
+}
+
+// Header returns the message's header.
+func (w *EncryptWriter) Header() *header.Header { return w.header }
+
+// A Decrypter decrypts messages. It must not be changed once in use, and is then safe for concurrent use.
+type Decrypter struct {
+	Keyrings []provider.Keyring // tried in order; each asks only about keys that it trusts
+	Limits   header.Limits
+}
+
+// NewReader reads a message's header from src, has its data key unwrapped, verifies the header, and returns the plaintext
+// as a pull stream. Each pair of required must stand in the message's encryption context. The key service is called here
+// and not again; ctx also ends the stream. The plaintext is whole when Read returns io.EOF, and only then.
+//
+// The error holds provider.ErrInvalidCiphertext (the input is no message, cut short, or over a limit),
+// provider.ErrContextMismatch, provider.ErrUntrustedKey, provider.ErrDecryptionFailed (it was changed, or the key does not
+// fit), or is the keyring's or src's own. Read's errors are the same.
+func (d *Decrypter) NewReader(ctx context.Context, src io.Reader, required map[string]string) (*DecryptReader, error) {
+	src = &contextReader{ctx, src}
+	h, err := header.Read(src, d.Limits)
+	if err == io.EOF {
+		return nil, fmt.Errorf("%w: the input is empty", provider.ErrInvalidCiphertext)
+	}
+	if err != nil {
+		return nil, classify(err)
+	}
+	c, err := d.start(ctx, h, required)
+	if err != nil {
+		return nil, err
+	}
+	return &DecryptReader{header: h, body: frame.NewOpenReader(src, c)}, nil
+}
+
+// NewWriter returns a push stream: a message written to it goes to dst as plaintext, each frame once it is verified. The
+// key service is called during the Write that completes the header. The plaintext is whole when Close returns nil, and
+// only then. The rest is as in NewReader.
+func (d *Decrypter) NewWriter(ctx context.Context, dst io.Writer, required map[string]string) *DecryptWriter {
+	return &DecryptWriter{decrypter: d, ctx: ctx, dst: &contextWriter{ctx, dst}, required: maps.Clone(required), scanner: header.Scanner{Limits: d.Limits}}
+}
+
+// start checks a header that was read and gives the cipher of its frames.
+func (d *Decrypter) start(ctx context.Context, h *header.Header, required map[string]string) (frame.Config, error) {
+	for k, v := range required {
+		got, ok := h.EncryptionContext[k]
+		if !ok {
+			return frame.Config{}, fmt.Errorf("%w: the message has no pair %q", provider.ErrContextMismatch, k)
+		}
+		if got != v {
+			return frame.Config{}, fmt.Errorf("%w: the message has another value for %q than the one stated", provider.ErrContextMismatch, k)
+		}
+	}
+	dataKey, err := d.unwrap(ctx, h)
+	if err != nil {
+		return frame.Config{}, err
+	}
+	defer dataKey.Close()
+	c := frame.Config{MessageID: h.MessageID[:], Length: int(h.FrameLength)}
+	err = dataKey.WithAccess(func(key []byte) error {
+		aead, commitment, err := h.Suite.DeriveKeys(key, h.MessageID[:])
+		if err != nil {
+			return err
+		}
+		if subtle.ConstantTimeCompare(commitment, h.Commitment[:]) != 1 {
+			return fmt.Errorf("%w: the key commitment does not fit the data key", header.ErrAuthentication)
+		}
+		c.AEAD = aead
+		return h.Verify(aead)
+	})
+	if err != nil {
+		return frame.Config{}, classify(err)
+	}
+	return c, nil
+}
+
+// unwrap returns the data key from the first keyring that has it.
+func (d *Decrypter) unwrap(ctx context.Context, h *header.Header) (*provider.SecureBytes, error) {
+	var failures []error
+	for _, keyring := range d.Keyrings {
+		key, err := keyring.UnwrapDataKey(ctx, h.EncryptedDataKeys, h.EncryptionContext)
+		if err == nil {
+			return key, nil
+		}
+		if ctx.Err() != nil {
+			return nil, err
+		}
+		if !errors.Is(err, provider.ErrUntrustedKey) {
+			failures = append(failures, err)
+		}
+	}
+	if len(failures) > 0 {
+		return nil, errors.Join(failures...)
+	}
+	return nil, fmt.Errorf("%w: it names %s; configure a provider for one of them", provider.ErrUntrustedKey, describeKeys(h.EncryptedDataKeys))
+}
+
+// describeKeys names the wrapping keys that a header states, for an error: the text is the message's, so it is quoted.
+func describeKeys(keys []header.EncryptedDataKey) string {
+	names := make([]string, len(keys))
+	for i, k := range keys {
+		names[i] = fmt.Sprintf("%q of provider %q", KeyName(k), k.ProviderID)
+	}
+	return strings.Join(names, ", ")
+}
+
+// KeyName returns what a wrapped data key says of its wrapping key: a key ARN, or a raw key's name.
+func KeyName(k header.EncryptedDataKey) string {
+	// A raw AES key's information is its name, then tag length, IV length and IV, of 4, 4 and 12 bytes
+	// (specification: framework/raw-aes-keyring.md, "Key Provider Information").
+	const rawAES = "\x00\x00\x00\x80\x00\x00\x00\x0c"
+	info := string(k.ProviderInfo)
+	if n := len(info) - 20; k.ProviderID != "aws-kms" && n >= 0 && info[n:n+8] == rawAES {
+		return info[:n]
+	}
+	return info
+}
+
+// DecryptReader reads as a message's plaintext. It is for one goroutine.
+type DecryptReader struct {
+	header *header.Header
+	body   *frame.OpenReader
+	closed bool
+}
+
+// Header returns the message's verified header.
+func (r *DecryptReader) Header() *header.Header { return r.header }
+
+// EncryptionContext returns the message's verified encryption context. The caller must not change it.
+func (r *DecryptReader) EncryptionContext() map[string]string { return r.header.EncryptionContext }
+
+// Read implements io.Reader.
+func (r *DecryptReader) Read(p []byte) (int, error) {
+	if r.closed {
+		return 0, frame.ErrClosed
+	}
+	n, err := r.body.Read(p)
+	return n, classify(err)
+}
+
+// WriteTo implements io.WriterTo, without a copy.
+func (r *DecryptReader) WriteTo(w io.Writer) (int64, error) {
+	if r.closed {
+		return 0, frame.ErrClosed
+	}
+	n, err := r.body.WriteTo(w)
+	return n, classify(err)
+}
+
+// Close implements io.Closer. It does not close the source, and a reader that is dropped without it leaves nothing behind.
+func (r *DecryptReader) Close() error {
+	r.closed = true
+	return nil
+}
+
+// DecryptWriter decrypts the message that is written to it. It is for one goroutine.
+type DecryptWriter struct {
+	decrypter *Decrypter
+	ctx       context.Context
+	dst       io.Writer
+	required  map[string]string
+
+	scanner header.Scanner
+	start   []byte         // the header so far
+	header  *header.Header // once verified
+	body    *frame.OpenWriter
+	err     error
+}
+
+// Header returns the message's verified header, or nil while it is not complete.
+func (w *DecryptWriter) Header() *header.Header { return w.header }
+
+// Write implements io.Writer.
+func (w *DecryptWriter) Write(p []byte) (n int, err error) {
+	if w.err != nil {
+		return 0, w.err
+	}
+	for w.body == nil && n < len(p) {
+		need, done, err := w.scanner.Scan(w.start)
+		if err == nil && !done {
+			m := min(need-len(w.start), len(p)-n)
+			w.start = append(w.start, p[n:n+m]...)
+			n += m
+			_, done, err = w.scanner.Scan(w.start)
+		}
+		if err == nil && done {
+			err = w.open()
+		}
+		if err != nil {
+			w.err = classify(err)
+			return n, w.err
+		}
+	}
+	if n == len(p) {
+		return n, nil
+	}
+	m, err := w.body.Write(p[n:])
+	w.err = classify(err)
+	return n + m, w.err
+}
+
+func (w *DecryptWriter) open() error {
+	h, _, err := header.Parse(w.start, w.decrypter.Limits)
+	if err != nil {
+		return err
+	}
+	c, err := w.decrypter.start(w.ctx, h, w.required)
+	if err != nil {
+		return err
+	}
+	w.header, w.start = h, nil
+	w.body = frame.NewOpenWriter(w.dst, c)
+	return nil
+}
+
+// Close releases the last plaintext and reports whether the message was whole. It does not close the destination.
+func (w *DecryptWriter) Close() error {
+	if w.err != nil {
+		return w.err
+	}
+	if w.body == nil {
+		_, _, err := header.Parse(w.start, w.decrypter.Limits)
+		if err == io.EOF {
+			err = fmt.Errorf("%w: the input is empty", provider.ErrInvalidCiphertext)
+		}
+		w.err = classify(err)
+		return w.err
+	}
+	w.err = classify(w.body.Close())
+	return w.err
+}
+
+// classify puts the port's sentinel before an error of the format. Errors of a source or destination stay as they are.
+func classify(err error) error {
+	if err == nil || err == io.EOF {
+		return err
+	}
+	for _, e := range [...]error{header.ErrAuthentication, frame.ErrAuthentication, frame.ErrSequence, frame.ErrTrailingData} {
+		if errors.Is(err, e) {
+			return fmt.Errorf("%w: %w", provider.ErrDecryptionFailed, err)
+		}
+	}
+	for _, e := range [...]error{header.ErrNotMessage, header.ErrMalformed, header.ErrUnsupported, header.ErrLimit, frame.ErrTruncated, frame.ErrMalformed} {
+		if errors.Is(err, e) {
+			return fmt.Errorf("%w: %w", provider.ErrInvalidCiphertext, err)
+		}
+	}
+	return err
+}
+
+// contextReader ends a stream with its context, at the next read of the source.
+type contextReader struct {
+	ctx context.Context
+	r   io.Reader
+}
+
+func (r *contextReader) Read(p []byte) (int, error) {
+	if err := r.ctx.Err(); err != nil {
+		return 0, err
+	}
+	return r.r.Read(p)
+}
+
+// contextWriter ends a stream with its context, at the next write to the destination.
+type contextWriter struct {
+	ctx context.Context
+	w   io.Writer
+}
+
+func (w *contextWriter) Write(p []byte) (int, error) {
+	if err := w.ctx.Err(); err != nil {
+		return 0, err
+	}
+	return w.w.Write(p)
+}

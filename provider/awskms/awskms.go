@@ -1,0 +1,372 @@
+// Package awskms is the encryption provider on AWS KMS.
+//
+// It wraps data keys as the AWS Encryption SDK's AWS KMS keyring does (specification: framework/aws-kms/aws-kms-keyring.md):
+// GenerateDataKey to encrypt and Decrypt to decrypt, each with the message's encryption context, which CloudTrail records.
+// It asks KMS about its own key only: the ARN that DescribeKey gave for the configured key, whatever alias was configured.
+//
+// Retries, timeouts and cancellation are the AWS SDK's.
+package awskms
+
+import (
+	"context"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/aws/arn"
+	"github.com/aws/aws-sdk-go-v2/config"
+	"github.com/aws/aws-sdk-go-v2/service/kms"
+	"github.com/aws/aws-sdk-go-v2/service/kms/types"
+
+	"piko.sh/pikokms/header"
+	"piko.sh/pikokms/message"
+	"piko.sh/pikokms/provider"
+)
+
+const (
+	// DefaultMaxRetries stands for a MaxRetries of 0.
+	DefaultMaxRetries = 3
+
+	// MaxDirectSize is the largest plaintext in bytes that KMS itself encrypts (KMS API Reference, Encrypt, symmetric keys).
+	MaxDirectSize = 4096
+
+	// providerID is the key provider ID of AWS KMS (specification: framework/aws-kms/aws-kms-keyring.md).
+	providerID = "aws-kms"
+)
+
+// Config says which key to use and how to reach KMS. Credentials come from the AWS SDK's standard chain.
+type Config struct {
+	KeyID      string // key ID, key ARN, alias name ("alias/…") or alias ARN; required
+	Region     string // of the key; required unless Client is given
+	MaxRetries int    // retries after a failed call that may succeed later; 0 means 3
+
+	Endpoint string      // URL of another KMS endpoint: a VPC endpoint, LocalStack
+	Client   *kms.Client // a ready client instead of Region, MaxRetries and Endpoint
+}
+
+func (c *Config) validate() error {
+	if c.KeyID == "" {
+		return fmt.Errorf("%w: KeyID is empty; give a key ID, key ARN, alias name or alias ARN", provider.ErrInvalidKey)
+	}
+	if c.Client != nil {
+		if c.MaxRetries != 0 || c.Endpoint != "" || c.Region != "" && c.Region != c.Client.Options().Region {
+			return errors.New("awskms: Region, MaxRetries and Endpoint belong to the given Client; set them there")
+		}
+		c.Region = c.Client.Options().Region
+	}
+	if c.Region == "" {
+		return fmt.Errorf("%w: Region is empty; give the key's Region, such as eu-west-1", provider.ErrInvalidKey)
+	}
+	if c.MaxRetries < 0 {
+		return fmt.Errorf("awskms: MaxRetries is %d, it cannot be negative", c.MaxRetries)
+	}
+	if strings.HasPrefix(c.KeyID, "arn:") {
+		a, err := arn.Parse(c.KeyID)
+		if err != nil || a.Service != "kms" || !strings.HasPrefix(a.Resource, "key/") && !strings.HasPrefix(a.Resource, "alias/") {
+			return fmt.Errorf("%w: %q is not the ARN of a KMS key or alias", provider.ErrInvalidKey, c.KeyID)
+		}
+		if a.Region != c.Region {
+			return fmt.Errorf("%w: the ARN %s is in Region %s, the configured Region is %s", provider.ErrInvalidKey, c.KeyID, a.Region, c.Region)
+		}
+	}
+	return nil
+}
+
+// Provider implements provider.EncryptionProvider. It is safe for concurrent use.
+type Provider struct {
+	client *kms.Client
+	keyID  string // as configured
+	arn    string // of the key
+}
+
+// NewProvider makes a provider and checks its key with one DescribeKey.
+//
+// The error says what stands in the way and holds one of provider.ErrProviderUnavailable (KMS can't be reached),
+// ErrKeyNotFound, ErrAccessDenied (no credentials or no permission), ErrKeyDisabled, ErrKeyPendingDeletion, ErrKeyUsage (not
+// a symmetric encryption key) and ErrInvalidKey (the configuration).
+func NewProvider(ctx context.Context, c Config) (*Provider, error) {
+	if err := c.validate(); err != nil {
+		return nil, err
+	}
+	p := &Provider{client: c.Client, keyID: c.KeyID}
+	if p.client == nil {
+		client, err := c.newClient(ctx)
+		if err != nil {
+			return nil, err
+		}
+		p.client = client
+	}
+	if credentials := p.client.Options().Credentials; credentials != nil {
+		if _, err := credentials.Retrieve(ctx); err != nil {
+			return nil, p.fail(ctx, "NewProvider", noCredentials(ctx, err))
+		}
+	}
+	metadata, err := p.describe(ctx, c.KeyID)
+	if err != nil {
+		return nil, p.fail(ctx, "NewProvider", fmt.Errorf("checking the key in Region %s: %w", c.Region, err))
+	}
+	if err := usable(metadata); err != nil {
+		return nil, p.fail(ctx, "NewProvider", err)
+	}
+	p.arn = aws.ToString(metadata.Arn)
+	return p, nil
+}
+
+func (c *Config) newClient(ctx context.Context) (*kms.Client, error) {
+	retries := c.MaxRetries
+	if retries == 0 {
+		retries = DefaultMaxRetries
+	}
+	loaded, err := config.LoadDefaultConfig(ctx, config.WithRegion(c.Region), config.WithRetryMaxAttempts(1+retries))
+	if err != nil {
+		return nil, fmt.Errorf("awskms: loading the AWS configuration: %w", err)
+	}
+	return kms.NewFromConfig(loaded, func(o *kms.Options) {
+		if c.Endpoint != "" {
+			o.BaseEndpoint = aws.String(c.Endpoint)
+		}
+	}), nil
+}
+
+// usable says why a key cannot wrap data keys.
+func usable(m *types.KeyMetadata) error {
+	if m.KeyUsage != types.KeyUsageTypeEncryptDecrypt || m.KeySpec != types.KeySpecSymmetricDefault {
+		return fmt.Errorf("%w: usage %s, spec %s; a data key needs a symmetric key for ENCRYPT_DECRYPT", provider.ErrKeyUsage, m.KeyUsage, m.KeySpec)
+	}
+	switch m.KeyState {
+	case types.KeyStateEnabled:
+		return nil
+	case types.KeyStatePendingDeletion, types.KeyStatePendingReplicaDeletion:
+		return fmt.Errorf("%w: cancel the deletion and enable the key to use it", provider.ErrKeyPendingDeletion)
+	case types.KeyStateDisabled:
+		return fmt.Errorf("%w: enable it to use it", provider.ErrKeyDisabled)
+	}
+	return fmt.Errorf("%w: its state is %s", provider.ErrKeyDisabled, m.KeyState)
+}
+
+// ARN returns the key ARN that messages carry.
+func (p *Provider) ARN() string { return p.arn }
+
+// Type implements provider.EncryptionProvider.
+func (p *Provider) Type() provider.Type { return provider.TypeAWSKMS }
+
+// checkKeyID refuses a request for another key than the provider's own.
+func (p *Provider) checkKeyID(keyID string) error {
+	if keyID == "" || keyID == p.keyID || keyID == p.arn || strings.HasSuffix(p.arn, ":key/"+keyID) {
+		return nil
+	}
+	return fmt.Errorf("%w: this provider has key %s; make another provider for %q", provider.ErrKeyNotFound, p.arn, keyID)
+}
+
+func (p *Provider) describe(ctx context.Context, keyID string) (*types.KeyMetadata, error) {
+	out, err := p.client.DescribeKey(ctx, &kms.DescribeKeyInput{KeyId: aws.String(keyID)})
+	if err != nil {
+		return nil, err
+	}
+	return out.KeyMetadata, nil
+}
+
+// GenerateDataKey implements provider.Keyring with one call of KMS GenerateDataKey.
+func (p *Provider) GenerateDataKey(ctx context.Context, request *provider.GenerateDataKeyRequest) (*provider.DataKey, error) {
+	if err := p.checkKeyID(request.KeyID); err != nil {
+		return nil, p.fail(ctx, "GenerateDataKey", err)
+	}
+	var spec types.DataKeySpec
+	switch request.KeySpec {
+	case "", "AES_256":
+		spec = types.DataKeySpecAes256
+	case "AES_128":
+		spec = types.DataKeySpecAes128
+	default:
+		return nil, p.fail(ctx, "GenerateDataKey", fmt.Errorf("%w: key spec %q is neither AES_256 nor AES_128", provider.ErrInvalidKey, request.KeySpec))
+	}
+	out, err := p.client.GenerateDataKey(ctx, &kms.GenerateDataKeyInput{KeyId: aws.String(p.arn), KeySpec: spec, EncryptionContext: request.Context})
+	if err != nil {
+		return nil, p.fail(ctx, "GenerateDataKey", err)
+	}
+	defer clear(out.Plaintext)
+	if got := aws.ToString(out.KeyId); got != p.arn {
+		return nil, p.fail(ctx, "GenerateDataKey", fmt.Errorf("%w: KMS answered for key %q", provider.ErrEncryptionFailed, got))
+	}
+	key, err := provider.NewSecureBytes(out.Plaintext)
+	if err != nil {
+		return nil, p.fail(ctx, "GenerateDataKey", err)
+	}
+	return &provider.DataKey{PlaintextKey: key, EncryptedKey: p.wrapped(out.CiphertextBlob), KeyID: p.arn, Provider: p.Type()}, nil
+}
+
+func (p *Provider) wrapped(blob []byte) header.EncryptedDataKey {
+	return header.EncryptedDataKey{ProviderID: providerID, ProviderInfo: []byte(p.arn), Ciphertext: blob}
+}
+
+// WrapDataKey implements provider.Keyring with one call of KMS Encrypt.
+func (p *Provider) WrapDataKey(ctx context.Context, key *provider.SecureBytes, encryptionContext map[string]string) (header.EncryptedDataKey, error) {
+	var blob []byte
+	err := key.WithAccess(func(plain []byte) (err error) {
+		blob, err = p.encrypt(ctx, plain, encryptionContext)
+		return err
+	})
+	if err != nil {
+		return header.EncryptedDataKey{}, p.fail(ctx, "WrapDataKey", err)
+	}
+	return p.wrapped(blob), nil
+}
+
+func (p *Provider) encrypt(ctx context.Context, plaintext []byte, encryptionContext map[string]string) ([]byte, error) {
+	out, err := p.client.Encrypt(ctx, &kms.EncryptInput{KeyId: aws.String(p.arn), Plaintext: plaintext, EncryptionContext: encryptionContext})
+	if err != nil {
+		return nil, err
+	}
+	if got := aws.ToString(out.KeyId); got != p.arn {
+		return nil, fmt.Errorf("%w: KMS answered for key %q", provider.ErrEncryptionFailed, got)
+	}
+	return out.CiphertextBlob, nil
+}
+
+func (p *Provider) decrypt(ctx context.Context, blob []byte, encryptionContext map[string]string) ([]byte, error) {
+	out, err := p.client.Decrypt(ctx, &kms.DecryptInput{KeyId: aws.String(p.arn), CiphertextBlob: blob, EncryptionContext: encryptionContext})
+	if err != nil {
+		return nil, err
+	}
+	if got := aws.ToString(out.KeyId); got != p.arn {
+		clear(out.Plaintext)
+		return nil, fmt.Errorf("%w: KMS answered for key %q", provider.ErrDecryptionFailed, got)
+	}
+	return out.Plaintext, nil
+}
+
+// UnwrapDataKey implements provider.Keyring with one call of KMS Decrypt for a data key under the provider's key, and none
+// when there is no such key.
+func (p *Provider) UnwrapDataKey(ctx context.Context, keys []header.EncryptedDataKey, encryptionContext map[string]string) (*provider.SecureBytes, error) {
+	err := error(provider.ErrUntrustedKey)
+	for _, wrapped := range keys {
+		if wrapped.ProviderID != providerID || string(wrapped.ProviderInfo) != p.arn {
+			continue
+		}
+		var plain []byte
+		if plain, err = p.decrypt(ctx, wrapped.Ciphertext, encryptionContext); err != nil {
+			continue
+		}
+		key, err := provider.NewSecureBytes(plain)
+		if err != nil {
+			return nil, p.fail(ctx, "UnwrapDataKey", err)
+		}
+		return key, nil
+	}
+	return nil, p.fail(ctx, "UnwrapDataKey", err)
+}
+
+// Encrypt implements provider.EncryptionProvider. Up to MaxDirectSize bytes are encrypted by KMS itself and the result is
+// the base64 text of its ciphertext; more is encrypted under a data key to the text of an AWS Encryption SDK message.
+// Either way KMS is called once.
+func (p *Provider) Encrypt(ctx context.Context, request *provider.EncryptRequest) (*provider.EncryptResponse, error) {
+	if request.Plaintext == "" {
+		return nil, p.fail(ctx, "Encrypt", provider.ErrEmptyPlaintext)
+	}
+	if err := errors.Join(p.checkKeyID(request.KeyID), header.CheckContext(request.Context)); err != nil {
+		return nil, p.fail(ctx, "Encrypt", err)
+	}
+	response := &provider.EncryptResponse{KeyID: p.arn, Provider: p.Type()}
+	if len(request.Plaintext) > MaxDirectSize {
+		text, err := message.EncryptText(ctx, p, request)
+		if err != nil {
+			return nil, p.fail(ctx, "Encrypt", err)
+		}
+		response.Ciphertext = text
+		return response, nil
+	}
+	blob, err := p.encrypt(ctx, []byte(request.Plaintext), request.Context)
+	if err != nil {
+		return nil, p.fail(ctx, "Encrypt", err)
+	}
+	response.Ciphertext = base64.StdEncoding.EncodeToString(blob)
+	return response, nil
+}
+
+// Decrypt implements provider.EncryptionProvider with one call of KMS. The request's context must equal the one given to
+// Encrypt.
+func (p *Provider) Decrypt(ctx context.Context, request *provider.DecryptRequest) (*provider.DecryptResponse, error) {
+	if request.Ciphertext == "" {
+		return nil, p.fail(ctx, "Decrypt", provider.ErrEmptyCiphertext)
+	}
+	if err := p.checkKeyID(request.KeyID); err != nil {
+		return nil, p.fail(ctx, "Decrypt", err)
+	}
+	ciphertext, err := base64.StdEncoding.DecodeString(request.Ciphertext)
+	if err != nil {
+		return nil, p.fail(ctx, "Decrypt", fmt.Errorf("%w: not base64: %w", provider.ErrInvalidCiphertext, err))
+	}
+	if header.Sniff(ciphertext) {
+		plaintext, err := message.DecryptText(ctx, p, ciphertext, request)
+		if err != nil {
+			return nil, p.fail(ctx, "Decrypt", err)
+		}
+		return &provider.DecryptResponse{Plaintext: plaintext}, nil
+	}
+	plaintext, err := p.decrypt(ctx, ciphertext, request.Context)
+	if err != nil {
+		return nil, p.fail(ctx, "Decrypt", err)
+	}
+	defer clear(plaintext)
+	return &provider.DecryptResponse{Plaintext: string(plaintext)}, nil
+}
+
+// EncryptStream implements provider.EncryptionProvider with one call of KMS.
+func (p *Provider) EncryptStream(ctx context.Context, output io.Writer, request *provider.EncryptRequest) (io.WriteCloser, error) {
+	if err := p.checkKeyID(request.KeyID); err != nil {
+		return nil, p.fail(ctx, "EncryptStream", err)
+	}
+	return (&message.Encrypter{Keyring: p}).NewWriter(ctx, output, request.Context)
+}
+
+// DecryptStream implements provider.EncryptionProvider with one call of KMS. The result is a *message.DecryptReader.
+func (p *Provider) DecryptStream(ctx context.Context, input io.Reader) (io.ReadCloser, error) {
+	return (&message.Decrypter{Keyrings: []provider.Keyring{p}}).NewReader(ctx, input, nil)
+}
+
+// GetKeyInfo implements provider.EncryptionProvider. It describes any key that the credentials may describe.
+func (p *Provider) GetKeyInfo(ctx context.Context, keyID string) (*provider.KeyInfo, error) {
+	if keyID == "" {
+		keyID = p.arn
+	}
+	m, err := p.describe(ctx, keyID)
+	if err != nil {
+		return nil, p.fail(ctx, "GetKeyInfo", err)
+	}
+	status := provider.KeyStatusDisabled
+	switch m.KeyState {
+	case types.KeyStateEnabled:
+		status = provider.KeyStatusActive
+	case types.KeyStatePendingDeletion, types.KeyStatePendingReplicaDeletion:
+		status = provider.KeyStatusDestroyed
+	}
+	return &provider.KeyInfo{
+		KeyID:        aws.ToString(m.KeyId),
+		Provider:     p.Type(),
+		Algorithm:    string(m.KeySpec),
+		Status:       status,
+		CreatedAt:    aws.ToTime(m.CreationDate),
+		DeletionDate: m.DeletionDate,
+		Description:  aws.ToString(m.Description),
+		Origin:       string(m.Origin),
+		Metadata: map[string]string{
+			"arn":         aws.ToString(m.Arn),
+			"account_id":  aws.ToString(m.AWSAccountId),
+			"key_manager": string(m.KeyManager),
+			"key_state":   string(m.KeyState),
+		},
+	}, nil
+}
+
+// HealthCheck implements provider.EncryptionProvider with two calls of KMS.
+func (p *Provider) HealthCheck(ctx context.Context) error {
+	if err := provider.Check(ctx, p); err != nil {
+		return p.fail(ctx, "HealthCheck", err)
+	}
+	return nil
+}
+
+var _ provider.EncryptionProvider = (*Provider)(nil)

@@ -1,0 +1,32 @@
+package provider
+
+import (
+	"context"
+	"crypto/subtle"
+	"fmt"
+
+	"piko.sh/pikokms/header"
+)
+
+// Check wraps and unwraps a data key: the HealthCheck of a keyring that can do both.
+func Check(ctx context.Context, keyring Keyring) error {
+	encryptionContext := map[string]string{"purpose": "health check"}
+	made, err := keyring.GenerateDataKey(ctx, &GenerateDataKeyRequest{Context: encryptionContext})
+	if err != nil {
+		return err
+	}
+	defer made.Close()
+	got, err := keyring.UnwrapDataKey(ctx, []header.EncryptedDataKey{made.EncryptedKey}, encryptionContext)
+	if err != nil {
+		return err
+	}
+	defer got.Close()
+	return made.PlaintextKey.WithAccess(func(want []byte) error {
+		return got.WithAccess(func(key []byte) error {
+			if subtle.ConstantTimeCompare(want, key) != 1 {
+				return fmt.Errorf("%w: the data key came back changed", ErrDecryptionFailed)
+			}
+			return nil
+		})
+	})
+}
