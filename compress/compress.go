@@ -1,0 +1,246 @@
+// Package compress has the compression stages of the storage pipeline: zstd, gzip and s2, as pull streams.
+//
+// A stage stands before encryption on the way in and after decryption on the way out, since ciphertext does not compress.
+// It starts no goroutine and holds a window of memory whatever the stream's size. Compressed sizes tell something of the
+// content: where an attacker can mix text of their own with a secret in one object and watch its size, do not compress.
+package compress
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+
+	"github.com/klauspost/compress/gzip"
+	"github.com/klauspost/compress/s2"
+	"github.com/klauspost/compress/zstd"
+)
+
+var (
+	// ErrTooLarge means that a stream has more bytes before compression than the stage's bound, on the way in or out.
+	ErrTooLarge = errors.New("stream exceeds the decompressed size bound")
+	// ErrCorrupt means that what stands in place of a compressed stream does not decompress.
+	ErrCorrupt = errors.New("corrupt compressed stream")
+	// ErrUnknownFormat means that a format is none of Formats.
+	ErrUnknownFormat = errors.New("unknown compression format")
+)
+
+// The formats.
+const (
+	Zstd = "zstd" // RFC 8878
+	Gzip = "gzip" // RFC 1952
+	S2   = "s2"   // klauspost/compress/s2, an extension of Snappy's framing format
+)
+
+// Formats lists the formats' names.
+func Formats() []string { return []string{Zstd, Gzip, S2} }
+
+const (
+	// DefaultMaxSize bounds a stream's size before compression: 1 TiB.
+	DefaultMaxSize = 1 << 40
+
+	// Priority places compression in a chain: before encryption.
+	Priority = 100
+
+	// Every zstd decoder must take windows of 8 MiB (RFC 8878, section 3.1.1.1.2); larger ones are refused.
+	zstdWindow = 8 << 20
+
+	chunkSize = 64 << 10
+)
+
+// Stage compresses and decompresses streams of one format. It is safe for concurrent use.
+type Stage struct {
+	format  string
+	maxSize int64
+	encoder func(dst io.Writer) (resettable, error)
+	decoder func(src io.Reader) (io.Reader, error)
+	pool    sync.Pool // of resettable
+}
+
+type resettable interface {
+	io.WriteCloser
+	Reset(io.Writer)
+}
+
+// New returns the stage of a format. It refuses streams of more than maxSize bytes before compression, both when they are
+// compressed and when they are decompressed; 0 means DefaultMaxSize. The error holds ErrUnknownFormat.
+func New(format string, maxSize int64) (*Stage, error) {
+	if maxSize <= 0 {
+		maxSize = DefaultMaxSize
+	}
+	s := &Stage{format: format, maxSize: maxSize}
+	switch format {
+	case Zstd:
+		s.encoder = func(dst io.Writer) (resettable, error) {
+			return zstd.NewWriter(dst, zstd.WithEncoderConcurrency(1), zstd.WithWindowSize(zstdWindow/2), zstd.WithZeroFrames(true))
+		}
+		s.decoder = func(src io.Reader) (io.Reader, error) {
+			return zstd.NewReader(src, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(zstdWindow))
+		}
+	case Gzip:
+		s.encoder = func(dst io.Writer) (resettable, error) { return gzip.NewWriter(dst), nil }
+		s.decoder = func(src io.Reader) (io.Reader, error) { return gzip.NewReader(src) }
+	case S2:
+		s.encoder = func(dst io.Writer) (resettable, error) { return s2.NewWriter(dst, s2.WriterConcurrency(1)), nil }
+		s.decoder = func(src io.Reader) (io.Reader, error) { return s2.NewReader(src), nil }
+	default:
+		return nil, fmt.Errorf("%w: %q; known are %v", ErrUnknownFormat, format, Formats())
+	}
+	return s, nil
+}
+
+// Name returns the format's name.
+func (s *Stage) Name() string { return s.format }
+
+// Priority returns the stage's place in a chain.
+func (s *Stage) Priority() int { return Priority }
+
+// Transform returns the compressed form of input. The options are not used. Reading fails with ErrTooLarge over the bound.
+func (s *Stage) Transform(ctx context.Context, input io.Reader, _ any) (io.Reader, error) {
+	r := &compressor{stage: s, ctx: ctx, src: input, chunk: make([]byte, chunkSize)}
+	if pooled, ok := s.pool.Get().(resettable); ok {
+		pooled.Reset(&r.out)
+		r.encoder = pooled
+		return r, nil
+	}
+	encoder, err := s.encoder(&r.out)
+	if err != nil {
+		return nil, fmt.Errorf("compress: %s: %w", s.format, err)
+	}
+	r.encoder = encoder
+	return r, nil
+}
+
+// Reverse returns the decompressed form of input. The options are not used. It reads input to its end, so that a stage
+// below it has verified all of its own data when this one returns io.EOF. Reading fails with ErrTooLarge over the bound,
+// ErrCorrupt, or input's own error.
+func (s *Stage) Reverse(ctx context.Context, input io.Reader, _ any) (io.Reader, error) {
+	return &decompressor{stage: s, ctx: ctx, src: &watched{r: input}}, nil
+}
+
+// compressor turns an encoder, which is written to, into a reader: it feeds the encoder until there is something to read.
+type compressor struct {
+	stage   *Stage
+	ctx     context.Context
+	src     io.Reader
+	encoder resettable
+	out     bytes.Buffer
+	chunk   []byte
+	total   int64
+	err     error // sticky; given once out is empty
+}
+
+func (r *compressor) Read(p []byte) (int, error) {
+	if len(p) == 0 {
+		return 0, nil
+	}
+	for r.out.Len() == 0 {
+		if r.err != nil {
+			return 0, r.err
+		}
+		r.err = r.feed()
+		if r.err != nil && r.err != io.EOF {
+			r.out.Reset() // what a failed stream compressed to is of no use
+		}
+	}
+	return r.out.Read(p)
+}
+
+func (r *compressor) feed() error {
+	if err := r.ctx.Err(); err != nil {
+		return err
+	}
+	n, readErr := r.src.Read(r.chunk)
+	if r.total += int64(n); r.total > r.stage.maxSize {
+		return fmt.Errorf("%w: over %d bytes, and as much would be refused on the way out", ErrTooLarge, r.stage.maxSize)
+	}
+	if _, err := r.encoder.Write(r.chunk[:n]); err != nil {
+		return fmt.Errorf("compress: %s: %w", r.stage.format, err)
+	}
+	if readErr == io.EOF {
+		if err := r.encoder.Close(); err != nil {
+			return fmt.Errorf("compress: %s: %w", r.stage.format, err)
+		}
+		r.encoder.Reset(io.Discard)
+		r.stage.pool.Put(r.encoder)
+		r.encoder = nil
+	}
+	return readErr
+}
+
+// watched remembers how its reader ended, to tell the input's own errors from the decoder's.
+type watched struct {
+	r   io.Reader
+	err error
+}
+
+func (w *watched) Read(p []byte) (int, error) {
+	n, err := w.r.Read(p)
+	if err != nil {
+		w.err = err
+	}
+	return n, err
+}
+
+type decompressor struct {
+	stage   *Stage
+	ctx     context.Context
+	src     *watched
+	decoder io.Reader // nil before the first Read
+	total   int64
+	err     error
+}
+
+func (r *decompressor) Read(p []byte) (int, error) {
+	if r.err != nil {
+		return 0, r.err
+	}
+	if err := r.ctx.Err(); err != nil {
+		return 0, err
+	}
+	n, err := r.read(p)
+	if r.total += int64(n); r.total > r.stage.maxSize {
+		n -= int(r.total - r.stage.maxSize)
+		err = fmt.Errorf("%w: over %d bytes", ErrTooLarge, r.stage.maxSize)
+	}
+	r.err = err
+	return n, err
+}
+
+func (r *decompressor) read(p []byte) (int, error) {
+	if r.decoder == nil {
+		decoder, err := r.stage.decoder(r.src)
+		if err != nil {
+			return 0, r.blame(err)
+		}
+		r.decoder = decoder
+	}
+	n, err := r.decoder.Read(p)
+	if err == nil {
+		return n, nil
+	}
+	if err == io.EOF {
+		var one [1]byte
+		switch m, after := io.ReadFull(r.src, one[:]); {
+		case m > 0:
+			err = fmt.Errorf("%w: %s: data follows its end", ErrCorrupt, r.stage.format)
+		case after != io.EOF:
+			err = after
+		}
+		return n, err
+	}
+	return n, r.blame(err)
+}
+
+// blame returns the input's own error if there is one, else says that the stream is corrupt.
+func (r *decompressor) blame(err error) error {
+	if r.src.err != nil && r.src.err != io.EOF {
+		return r.src.err
+	}
+	if err == io.EOF {
+		err = io.ErrUnexpectedEOF
+	}
+	return fmt.Errorf("%w: %s: %w", ErrCorrupt, r.stage.format, err)
+}

@@ -1,0 +1,208 @@
+package pikokms
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+	"maps"
+	"slices"
+	"strings"
+
+	"piko.sh/pikokms/header"
+	"piko.sh/pikokms/provider"
+)
+
+var (
+	// ErrConfig means that New's options do not fit together; the error says how.
+	ErrConfig = errors.New("invalid pikokms configuration")
+	// ErrPlaintext means that a stored object is not an encrypted one.
+	ErrPlaintext = errors.New("stored object is not encrypted")
+)
+
+// Option configures New.
+type Option func(*settings)
+
+type settings struct {
+	providers       map[string]provider.EncryptionProvider
+	defaultProvider string
+	storage         Storage
+	stages          []Transformer
+	enabled         []string
+	maxSize         int64
+	allowPlaintext  bool
+	failures        []error
+}
+
+func (s *settings) refuse(format string, arguments ...any) {
+	s.failures = append(s.failures, fmt.Errorf("%w: "+format, append([]any{ErrConfig}, arguments...)...))
+}
+
+// WithCryptoProvider registers an encryption provider under a name. Objects under any registered provider can be read.
+func WithCryptoProvider(name string, p provider.EncryptionProvider) Option {
+	return func(s *settings) {
+		switch {
+		case name == "" || p == nil:
+			s.refuse("a crypto provider needs a name and a provider")
+		case s.providers[name] != nil:
+			s.refuse("crypto provider %q is registered twice", name)
+		default:
+			s.providers[name] = p
+		}
+	}
+}
+
+// WithDefaultCryptoProvider names the registered provider under which objects are written. It is what makes the encryption
+// stage register itself, and all that changes when an application switches providers.
+func WithDefaultCryptoProvider(name string) Option {
+	return func(s *settings) { s.defaultProvider = name }
+}
+
+// WithStorage sets the storage that receives the encrypted objects.
+func WithStorage(storage Storage) Option { return func(s *settings) { s.storage = storage } }
+
+// WithTransformer registers a stage beside the built-in zstd, gzip and s2, for reading; WithEnabledTransformers applies it.
+func WithTransformer(t Transformer) Option {
+	return func(s *settings) { s.stages = append(s.stages, t) }
+}
+
+// WithEnabledTransformers names the stages to apply to new objects, besides encryption: WithEnabledTransformers("zstd").
+func WithEnabledTransformers(names ...string) Option {
+	return func(s *settings) { s.enabled = append(s.enabled, names...) }
+}
+
+// WithMaxDecompressedSize bounds the size in bytes of compressed objects before compression, both ways. The default is
+// compress.DefaultMaxSize, 1 TiB.
+func WithMaxDecompressedSize(n int64) Option { return func(s *settings) { s.maxSize = n } }
+
+// AllowPlaintext lets Get return objects that were stored before encryption as they are. Whoever can write to the storage
+// can then also have plain content read in place of an encrypted object, so set it only while old objects remain.
+func AllowPlaintext() Option { return func(s *settings) { s.allowPlaintext = true } }
+
+// Host is a storage that encrypts: what is put through it is stored by its chain of stages, and what is got through it is
+// the original. It is safe for concurrent use.
+type Host struct {
+	registry       *Registry
+	chain          *Chain
+	storage        Storage
+	allowPlaintext bool
+}
+
+// New wires providers, stages and a storage into a Host. The error holds ErrConfig, ErrInvalidTransformer or
+// ErrUnknownTransformer.
+func New(options ...Option) (*Host, error) {
+	s := settings{providers: make(map[string]provider.EncryptionProvider)}
+	for _, o := range options {
+		o(&s)
+	}
+	crypto := s.providers[s.defaultProvider]
+	switch {
+	case s.defaultProvider == "":
+		s.refuse("no default crypto provider; name one of %s with WithDefaultCryptoProvider", s.providerNames())
+	case crypto == nil:
+		s.refuse("default crypto provider %q is not registered; registered are %s", s.defaultProvider, s.providerNames())
+	}
+	if s.storage == nil {
+		s.refuse("no storage; give one with WithStorage")
+	}
+	if err := errors.Join(s.failures...); err != nil {
+		return nil, err
+	}
+
+	registry, err := NewRegistry(s.maxSize)
+	if err != nil {
+		return nil, err
+	}
+	var others []provider.Keyring
+	for _, name := range slices.Sorted(maps.Keys(s.providers)) {
+		if name != s.defaultProvider {
+			others = append(others, s.providers[name])
+		}
+	}
+	for _, t := range append([]Transformer{NewCryptoTransformer(crypto, others...)}, s.stages...) {
+		if err := registry.Register(t); err != nil {
+			return nil, err
+		}
+	}
+	chain, err := registry.NewChain(append(s.enabled, CryptoTransformerName)...)
+	if err != nil {
+		return nil, err
+	}
+	return &Host{registry: registry, chain: chain, storage: s.storage, allowPlaintext: s.allowPlaintext}, nil
+}
+
+func (s *settings) providerNames() string {
+	if len(s.providers) == 0 {
+		return "none (register one with WithCryptoProvider)"
+	}
+	return strings.Join(slices.Sorted(maps.Keys(s.providers)), ", ")
+}
+
+// Registry returns the host's stages.
+func (h *Host) Registry() *Registry { return h.registry }
+
+// Chain returns the stages that Put applies.
+func (h *Host) Chain() *Chain { return h.chain }
+
+// Put implements Storage: it stores content compressed, if so configured, and encrypted, with one call of the key service.
+func (h *Host) Put(ctx context.Context, key string, content io.Reader) error {
+	stored, err := h.chain.Transform(ctx, content, nil)
+	if err != nil {
+		return fmt.Errorf("put %s: %w", key, err)
+	}
+	return h.storage.Put(ctx, key, stored)
+}
+
+// Get implements Storage. The content is whole when Read returns io.EOF, and only then. ctx also
+// ends the reading of an encrypted object.
+//
+// The error, and Read's, holds ErrPlaintext for an object that is not encrypted, ErrUnknownTransformer, compress.ErrCorrupt
+// or compress.ErrTooLarge, is one of message.Decrypter's, or is the storage's own.
+func (h *Host) Get(ctx context.Context, key string) (io.ReadCloser, error) {
+	stored, err := h.storage.Get(ctx, key)
+	if err != nil {
+		return nil, err
+	}
+	content, err := h.reverse(ctx, stored)
+	if err != nil {
+		return nil, fmt.Errorf("get %s: %w", key, errors.Join(err, stored.Close()))
+	}
+	return &object{Reader: content, stored: stored}, nil
+}
+
+func (h *Host) reverse(ctx context.Context, stored io.Reader) (io.Reader, error) {
+	start := make([]byte, header.SniffSize)
+	n, err := io.ReadFull(stored, start)
+	if err != nil && err != io.EOF && err != io.ErrUnexpectedEOF {
+		return nil, err
+	}
+	whole := io.MultiReader(strings.NewReader(string(start[:n])), stored)
+	if header.Sniff(start[:n]) {
+		return h.registry.Reverse(ctx, whole, nil)
+	}
+	if h.allowPlaintext {
+		return whole, nil
+	}
+	return nil, fmt.Errorf("%w: it does not begin as an AWS Encryption SDK message; AllowPlaintext lets objects from before encryption be read", ErrPlaintext)
+}
+
+type object struct {
+	io.Reader
+	stored io.Closer
+}
+
+func (o *object) Close() error { return o.stored.Close() }
+
+// WriteTo implements io.WriterTo, so that io.Copy takes what the last stage offers.
+func (o *object) WriteTo(w io.Writer) (int64, error) { return io.Copy(w, o.Reader) }
+
+// Delete implements Storage.
+func (h *Host) Delete(ctx context.Context, key string) error { return h.storage.Delete(ctx, key) }
+
+// List implements Storage.
+func (h *Host) List(ctx context.Context, prefix string) iter.Seq2[string, error] {
+	return h.storage.List(ctx, prefix)
+}
+
+var _ Storage = (*Host)(nil)
