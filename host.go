@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"piko.sh/pikokms/header"
+	"piko.sh/pikokms/message"
 	"piko.sh/pikokms/provider"
 )
 
@@ -114,13 +115,14 @@ func New(options ...Option) (*Host, error) {
 	if err != nil {
 		return nil, err
 	}
-	var others []provider.Keyring
+	decrypter := message.Decrypter{Keyrings: []provider.Keyring{crypto}}
 	for _, name := range slices.Sorted(maps.Keys(s.providers)) {
 		if name != s.defaultProvider {
-			others = append(others, s.providers[name])
+			decrypter.Keyrings = append(decrypter.Keyrings, s.providers[name])
 		}
 	}
-	for _, t := range append([]Transformer{NewCryptoTransformer(crypto, others...)}, s.stages...) {
+	encryption := NewCryptoTransformer(message.Encrypter{Keyring: crypto}, decrypter)
+	for _, t := range append([]Transformer{encryption}, s.stages...) {
 		if err := registry.Register(t); err != nil {
 			return nil, err
 		}

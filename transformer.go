@@ -16,7 +16,6 @@ import (
 	"maps"
 
 	"piko.sh/pikokms/message"
-	"piko.sh/pikokms/provider"
 )
 
 // TransformerType is the kind of a stage.
@@ -60,12 +59,9 @@ type CryptoTransformer struct {
 	decrypter message.Decrypter
 }
 
-// NewCryptoTransformer returns an encryption stage that writes under the first keyring and reads under all of them.
-func NewCryptoTransformer(write provider.Keyring, read ...provider.Keyring) *CryptoTransformer {
-	return &CryptoTransformer{
-		encrypter: message.Encrypter{Keyring: write},
-		decrypter: message.Decrypter{Keyrings: append([]provider.Keyring{write}, read...)},
-	}
+// NewCryptoTransformer returns an encryption stage that writes with e and reads with d.
+func NewCryptoTransformer(e message.Encrypter, d message.Decrypter) *CryptoTransformer {
+	return &CryptoTransformer{encrypter: e, decrypter: d}
 }
 
 // Name implements Transformer.
