@@ -6,7 +6,9 @@
 //
 // The format is the specification's data-format/message-body.md ("Framed Data") and data-format/message-body-aad.md.
 // Invariants: frames count from 1 without a gap; the IV is the frame's number; a body ends with exactly one final frame,
-// and with the input; no byte of a frame is released before its tag is verified.
+// and with the input; no byte of a frame is released before its tag is verified. The final frame that is written here is
+// always shorter than a regular one, empty if need be: the specification lets it be full too, which is read, but AWS's
+// SDK for Python refuses that.
 package frame
 
 import (
@@ -64,7 +66,7 @@ func EncryptedSize(n int64, frameLength int) (int64, error) {
 	if n < 0 || frameLength <= 0 {
 		return 0, fmt.Errorf("%w: plaintext size %d, frame length %d", ErrMalformed, n, frameLength)
 	}
-	regular := max(n-1, 0) / int64(frameLength)
+	regular := n / int64(frameLength)
 	if regular >= maxFrames || regular*RegularOverhead > math.MaxInt64-n-FinalOverhead {
 		return 0, fmt.Errorf("%w: %d bytes in frames of %d", ErrTooLong, n, frameLength)
 	}
@@ -223,10 +225,14 @@ func read(r io.Reader, b []byte, atLeast int) (n int, err error) {
 	return n, nil
 }
 
-func writeAll(w io.Writer, b []byte) error {
+// writeAll writes b to w and returns how many bytes of it w took.
+func writeAll(w io.Writer, b []byte) (int, error) {
 	n, err := w.Write(b)
+	if n < 0 || n > len(b) {
+		return 0, fmt.Errorf("frame: the destination says it wrote %d bytes of %d", n, len(b))
+	}
 	if err == nil && n != len(b) {
 		err = io.ErrShortWrite
 	}
-	return err
+	return n, err
 }

@@ -123,10 +123,12 @@ func (r *OpenReader) Read(p []byte) (int, error) {
 func (r *OpenReader) WriteTo(w io.Writer) (written int64, err error) {
 	for {
 		if len(r.out) > 0 {
-			if err := writeAll(w, r.out); err != nil {
+			n, err := writeAll(w, r.out)
+			written += int64(n)
+			r.out = r.out[n:]
+			if err != nil {
 				return written, err
 			}
-			written += int64(len(r.out))
 		}
 		if r.out, err = r.next(nil); err == io.EOF {
 			return written, nil
@@ -145,7 +147,9 @@ type OpenWriter struct {
 	have int
 	last []byte // the final frame's plaintext
 	done bool   // the final frame is open
-	err  error
+
+	err    error // sticky; ErrClosed may also be the destination's
+	closed bool
 }
 
 // NewOpenWriter returns an OpenWriter to dst. Closing it does not close dst.
@@ -206,13 +210,14 @@ func (w *OpenWriter) release(dst, frame []byte, final bool) error {
 		w.last, w.done = plaintext, true
 		return nil
 	}
-	return writeAll(w.dst, plaintext)
+	_, err = writeAll(w.dst, plaintext)
+	return err
 }
 
 // Close releases the final frame's plaintext. The error holds ErrTruncated when the body has not come to its end.
 // A second Close does nothing.
 func (w *OpenWriter) Close() error {
-	if w.err == ErrClosed {
+	if w.closed {
 		return nil
 	}
 	if w.err != nil {
@@ -223,10 +228,10 @@ func (w *OpenWriter) Close() error {
 		return w.err
 	}
 	if len(w.last) > 0 {
-		if w.err = writeAll(w.dst, w.last); w.err != nil {
+		if _, w.err = writeAll(w.dst, w.last); w.err != nil {
 			return w.err
 		}
 	}
-	w.err = ErrClosed
+	w.err, w.closed = ErrClosed, true
 	return nil
 }

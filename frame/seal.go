@@ -5,12 +5,10 @@ import "io"
 // SealReader is the pull side of sealing: it reads plaintext from its source and gives the body's bytes.
 type SealReader struct {
 	sequence
-	src     io.Reader
-	buf     []byte
-	out     []byte // sealed bytes still to be read, a part of buf
-	ahead   byte   // the source's next byte, read to know whether a frame is the last
-	isAhead bool
-	err     error // sticky; io.EOF once the final frame is sealed
+	src io.Reader
+	buf []byte
+	out []byte // sealed bytes still to be read, a part of buf
+	err error  // sticky; io.EOF once the final frame is sealed
 }
 
 // NewSealReader returns a SealReader of src. A source that fails with anything but io.EOF never yields a final frame.
@@ -23,24 +21,18 @@ func (r *SealReader) next(buf []byte) ([]byte, error) {
 	if r.err != nil {
 		return nil, r.err
 	}
-	content := buf[regularStart : regularStart+r.length+1]
-	have := 0
-	if r.isAhead {
-		content[0], have = r.ahead, 1
-	}
-	n, err := read(r.src, content[have:], len(content)-have)
-	have += n
+	content := buf[regularStart : regularStart+r.length]
+	n, err := read(r.src, content, len(content))
 	if err == io.EOF {
 		r.err = io.EOF
-		copy(buf[finalStart:], content[:have])
-		return r.sealFinal(buf, buf[finalStart:finalStart+have]), nil
+		copy(buf[finalStart:], content[:n])
+		return r.sealFinal(buf, buf[finalStart:finalStart+n]), nil
 	}
 	if err != nil {
 		r.err = err
 		return nil, err
 	}
-	r.ahead, r.isAhead = content[r.length], true
-	sealed, err := r.sealRegular(buf, content[:r.length])
+	sealed, err := r.sealRegular(buf, content)
 	r.err = err
 	return sealed, err
 }
@@ -77,10 +69,12 @@ func (r *SealReader) Read(p []byte) (int, error) {
 func (r *SealReader) WriteTo(w io.Writer) (written int64, err error) {
 	for {
 		if len(r.out) > 0 {
-			if err := writeAll(w, r.out); err != nil {
+			n, err := writeAll(w, r.out)
+			written += int64(n)
+			r.out = r.out[n:]
+			if err != nil {
 				return written, err
 			}
-			written += int64(len(r.out))
 		}
 		if r.out, err = r.next(r.own()); err == io.EOF {
 			return written, nil
@@ -97,7 +91,9 @@ type SealWriter struct {
 	dst  io.Writer
 	buf  []byte // a frame under construction
 	have int    // bytes of its content
-	err  error
+
+	err    error // sticky; ErrClosed may also be the destination's
+	closed bool
 }
 
 // NewSealWriter returns a SealWriter to dst. Closing it does not close dst.
@@ -111,37 +107,36 @@ func NewSealWriter(dst io.Writer, c Config) *SealWriter {
 func (w *SealWriter) flush(content []byte) error {
 	sealed, err := w.sealRegular(w.buf, content)
 	if err == nil {
-		err = writeAll(w.dst, sealed)
+		_, err = writeAll(w.dst, sealed)
 	}
-	w.err = err
+	w.err, w.have = err, 0
 	return err
 }
 
-// Write implements io.Writer. A full frame is written once a byte follows it, since only then it is not the last.
-func (w *SealWriter) Write(p []byte) (int, error) {
+// Write implements io.Writer.
+func (w *SealWriter) Write(p []byte) (n int, err error) {
 	if w.err != nil {
 		return 0, w.err
 	}
-	total := len(p)
-	for len(p) > 0 {
-		switch {
-		case w.have == w.length:
-			if err := w.flush(w.buf[regularStart : regularStart+w.length]); err != nil {
-				return total - len(p), err
+	content := w.buf[regularStart : regularStart+w.length]
+	for n < len(p) {
+		if w.have == 0 && len(p)-n >= w.length {
+			if err := w.flush(p[n : n+w.length]); err != nil {
+				return n, err
 			}
-			w.have = 0
-		case w.have == 0 && len(p) > w.length:
-			if err := w.flush(p[:w.length]); err != nil {
-				return total - len(p), err
+			n += w.length
+			continue
+		}
+		m := copy(content[w.have:], p[n:])
+		w.have += m
+		n += m
+		if w.have == w.length {
+			if err := w.flush(content); err != nil {
+				return n, err
 			}
-			p = p[w.length:]
-		default:
-			n := copy(w.buf[regularStart+w.have:regularStart+w.length], p)
-			w.have += n
-			p = p[n:]
 		}
 	}
-	return total, nil
+	return n, nil
 }
 
 // ReadFrom implements io.ReaderFrom: it reads plaintext to where it is sealed, without a copy.
@@ -149,37 +144,36 @@ func (w *SealWriter) ReadFrom(r io.Reader) (total int64, err error) {
 	if w.err != nil {
 		return 0, w.err
 	}
-	content := w.buf[regularStart : regularStart+w.length+1]
+	content := w.buf[regularStart : regularStart+w.length]
 	for {
-		n, err := read(r, content[w.have:], len(content)-w.have)
+		n, err := read(r, content[w.have:], w.length-w.have)
 		w.have += n
 		total += int64(n)
 		if err == io.EOF {
 			return total, nil
 		}
+		if err == nil {
+			err = w.flush(content)
+		}
 		if err != nil {
+			w.err = err // a Close now would end a message that is not whole
 			return total, err
 		}
-		ahead := content[w.length]
-		if err := w.flush(content[:w.length]); err != nil {
-			return total, err
-		}
-		content[0], w.have = ahead, 1
 	}
 }
 
 // Close seals and writes the final frame. A second Close does nothing.
 func (w *SealWriter) Close() error {
-	if w.err == ErrClosed {
+	if w.closed {
 		return nil
 	}
 	if w.err != nil {
 		return w.err
 	}
 	copy(w.buf[finalStart:], w.buf[regularStart:regularStart+w.have])
-	if w.err = writeAll(w.dst, w.sealFinal(w.buf, w.buf[finalStart:finalStart+w.have])); w.err != nil {
+	if _, w.err = writeAll(w.dst, w.sealFinal(w.buf, w.buf[finalStart:finalStart+w.have])); w.err != nil {
 		return w.err
 	}
-	w.err = ErrClosed
+	w.err, w.closed = ErrClosed, true
 	return nil
 }

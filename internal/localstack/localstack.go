@@ -31,7 +31,7 @@ func Start(ctx context.Context) (*Container, error) {
 	const port = "4566/tcp"
 	container, err := testcontainers.Run(ctx, Image,
 		testcontainers.WithExposedPorts(port),
-		testcontainers.WithEnv(map[string]string{"SERVICES": "kms,s3", "EAGER_SERVICE_LOADING": "1", "DISABLE_EVENTS": "1"}),
+		testcontainers.WithEnv(map[string]string{"SERVICES": "kms,s3", "EAGER_SERVICE_LOADING": "1", "DISABLE_EVENTS": "1", "SKIP_SSL_CERT_DOWNLOAD": "1"}),
 		testcontainers.WithWaitStrategyAndDeadline(2*time.Minute, wait.ForHTTP("/_localstack/health").WithPort(port)),
 	)
 	if err != nil {

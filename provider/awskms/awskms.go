@@ -174,12 +174,11 @@ func (p *Provider) GenerateDataKey(ctx context.Context, request *provider.Genera
 	if err := p.checkKeyID(request.KeyID); err != nil {
 		return nil, p.fail(ctx, "GenerateDataKey", err)
 	}
-	var spec types.DataKeySpec
+	spec, size := types.DataKeySpecAes256, 32
 	switch request.KeySpec {
 	case "", "AES_256":
-		spec = types.DataKeySpecAes256
 	case "AES_128":
-		spec = types.DataKeySpecAes128
+		spec, size = types.DataKeySpecAes128, 16
 	default:
 		return nil, p.fail(ctx, "GenerateDataKey", fmt.Errorf("%w: key spec %q is neither AES_256 nor AES_128", provider.ErrInvalidKey, request.KeySpec))
 	}
@@ -188,8 +187,8 @@ func (p *Provider) GenerateDataKey(ctx context.Context, request *provider.Genera
 		return nil, p.fail(ctx, "GenerateDataKey", err)
 	}
 	defer clear(out.Plaintext)
-	if got := aws.ToString(out.KeyId); got != p.arn {
-		return nil, p.fail(ctx, "GenerateDataKey", fmt.Errorf("%w: KMS answered for key %q", provider.ErrEncryptionFailed, got))
+	if got := aws.ToString(out.KeyId); got != p.arn || len(out.Plaintext) != size {
+		return nil, p.fail(ctx, "GenerateDataKey", fmt.Errorf("%w: KMS answered for key %q with a data key of %d bytes", provider.ErrEncryptionFailed, got, len(out.Plaintext)))
 	}
 	key, err := provider.NewSecureBytes(out.Plaintext)
 	if err != nil {

@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"strings"
 
 	"github.com/aws/smithy-go"
+	smithyhttp "github.com/aws/smithy-go/transport/http"
 
 	"piko.sh/pikokms/provider"
 )
@@ -75,7 +77,7 @@ func sentinel(ctx context.Context, err error) error {
 		}
 		return provider.ErrKeyDisabled
 	}
-	if api.ErrorFault() == smithy.FaultServer {
+	if response, ok := errors.AsType[*smithyhttp.ResponseError](operation); ok && response.HTTPStatusCode() >= http.StatusInternalServerError {
 		return provider.ErrProviderUnavailable
 	}
 	switch operation.Operation() {

@@ -12,6 +12,8 @@ import (
 )
 
 func main() {
+	// This process removes its container itself, so it needs no second one to do so.
+	os.Setenv("TESTCONTAINERS_RYUK_DISABLED", "true")
 	container, err := localstack.Start(context.Background())
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)

@@ -1,0 +1,86 @@
+package provider_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"piko.sh/pikokms/provider"
+)
+
+func TestSecureBytesMovesTheKey(t *testing.T) {
+	key := bytes.Repeat([]byte{0xA5}, 32)
+	s, err := provider.NewSecureBytes(key)
+	require.NoError(t, err)
+	require.Equal(t, make([]byte, 32), key, "the source is zeroed")
+	require.Equal(t, 32, s.Len())
+
+	var inside []byte
+	require.NoError(t, s.WithAccess(func(k []byte) error { inside = bytes.Clone(k); return nil }))
+	require.Equal(t, bytes.Repeat([]byte{0xA5}, 32), inside)
+	failure := errors.New("mine")
+	require.ErrorIs(t, s.WithAccess(func([]byte) error { return failure }), failure)
+
+	require.NoError(t, s.Close())
+	require.NoError(t, s.Close())
+	require.ErrorIs(t, s.WithAccess(func([]byte) error { t.Fatal("called after Close"); return nil }), provider.ErrClosed)
+
+	_, err = provider.NewSecureBytes(nil)
+	require.ErrorIs(t, err, provider.ErrInvalidKey)
+}
+
+func TestSecureBytesShowsNothing(t *testing.T) {
+	s, err := provider.NewSecureBytes([]byte("SENTINELSENTINELSENTINELSENTINEL"))
+	require.NoError(t, err)
+	defer s.Close()
+	holder := struct{ Key *provider.SecureBytes }{s}
+
+	var out bytes.Buffer
+	for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x", "%X", "%d", "%c"} {
+		fmt.Fprintf(&out, verb+"\n", s)
+		fmt.Fprintf(&out, verb+"\n", holder)
+	}
+	slog.New(slog.NewTextHandler(&out, nil)).Info("key", "key", s, "holder", holder)
+	slog.New(slog.NewJSONHandler(&out, nil)).Info("key", "key", s, "holder", holder)
+	require.NoError(t, json.NewEncoder(&out).Encode(holder))
+	require.NotContains(t, out.String(), "SENTINEL")
+	require.NotContains(t, out.String(), "53454e54")
+	require.NotContains(t, out.String(), "83 69 78")
+	require.Contains(t, out.String(), "[redacted]")
+	require.Equal(t, "[redacted]", s.String())
+}
+
+func TestSecureBytesConcurrently(t *testing.T) {
+	s, err := provider.NewSecureBytes(bytes.Repeat([]byte{7}, 32))
+	require.NoError(t, err)
+	var wg sync.WaitGroup
+	for range 50 {
+		wg.Go(func() {
+			err := s.WithAccess(func(k []byte) error {
+				if k[0] != 7 || k[31] != 7 {
+					return errors.New("zeroed while in use")
+				}
+				return nil
+			})
+			if err != nil && !errors.Is(err, provider.ErrClosed) {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Go(func() { _ = s.Close() })
+	wg.Wait()
+}
+
+func TestEncryptionError(t *testing.T) {
+	err := error(&provider.EncryptionError{Operation: "Decrypt", Provider: "aws_kms", KeyID: "k", Err: provider.ErrKeyDisabled})
+	require.ErrorIs(t, err, provider.ErrKeyDisabled)
+	require.EqualError(t, err, "crypto Decrypt failed with provider aws_kms and key k: encryption key disabled")
+	err = &provider.EncryptionError{Operation: "Decrypt", Provider: "aws_kms", Err: provider.ErrKeyDisabled}
+	require.EqualError(t, err, "crypto Decrypt failed with provider aws_kms: encryption key disabled")
+}
