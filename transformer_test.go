@@ -1,0 +1,433 @@
+package pikokms_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/iotest"
+
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+
+	"piko.sh/pikokms"
+	"piko.sh/pikokms/compress"
+	"piko.sh/pikokms/header"
+	"piko.sh/pikokms/message"
+	"piko.sh/pikokms/provider"
+	"piko.sh/pikokms/provider/local"
+)
+
+func newLocal(t testing.TB, name string, fill byte) *local.Provider {
+	t.Helper()
+	p, err := local.NewProvider(local.Config{Key: bytes.Repeat([]byte{fill}, 32), Name: name})
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = p.Close() })
+	return p
+}
+
+// fixture is a host on a folder, with the folder in sight.
+type fixture struct {
+	*pikokms.Host
+	dir    string
+	folder *pikokms.Folder
+}
+
+func newFixture(t testing.TB, options ...pikokms.Option) fixture {
+	t.Helper()
+	dir := filepath.Join(t.TempDir(), "objects")
+	folder, err := pikokms.NewFolder(dir)
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = folder.Close() })
+	host, err := pikokms.New(append([]pikokms.Option{
+		pikokms.WithCryptoProvider("local", newLocal(t, "local", 1)),
+		pikokms.WithDefaultCryptoProvider("local"),
+		pikokms.WithStorage(folder),
+	}, options...)...)
+	require.NoError(t, err)
+	return fixture{host, dir, folder}
+}
+
+func (f fixture) stored(t testing.TB, key string) []byte {
+	t.Helper()
+	b, err := os.ReadFile(filepath.Join(f.dir, filepath.FromSlash(key)))
+	require.NoError(t, err)
+	return b
+}
+
+// files lists every file under the folder, whatever its name.
+func (f fixture) files(t testing.TB) []string {
+	t.Helper()
+	var names []string
+	require.NoError(t, filepath.WalkDir(f.dir, func(path string, entry fs.DirEntry, err error) error {
+		if err == nil && path != f.dir {
+			names = append(names, entry.Name())
+		}
+		return err
+	}))
+	return names
+}
+
+func get(t testing.TB, s pikokms.Storage, key string) (string, error) {
+	t.Helper()
+	r, err := s.Get(t.Context(), key)
+	if err != nil {
+		return "", err
+	}
+	b, err := io.ReadAll(r)
+	require.NoError(t, r.Close())
+	return string(b), err
+}
+
+func keys(t testing.TB, s pikokms.Storage, prefix string) []string {
+	t.Helper()
+	var all []string
+	for key, err := range s.List(t.Context(), prefix) {
+		require.NoError(t, err)
+		all = append(all, key)
+	}
+	slices.Sort(all)
+	return all
+}
+
+func TestUploadsAreEncryptedWithNoGlue(t *testing.T) {
+	secret := strings.Repeat("the application's secret. ", 10_000)
+	for _, enabled := range [][]string{nil, {"zstd"}, {"gzip"}, {"s2"}} {
+		t.Run(strings.Join(enabled, "+"), func(t *testing.T) {
+			f := newFixture(t, pikokms.WithEnabledTransformers(enabled...))
+			require.Equal(t, append(enabled, pikokms.CryptoTransformerName), f.Chain().Names())
+
+			// What an application sees is a storage.
+			var storage pikokms.Storage = f.Host
+			require.NoError(t, storage.Put(t.Context(), "a/b/object.txt", strings.NewReader(secret)))
+			got, err := get(t, storage, "a/b/object.txt")
+			require.NoError(t, err)
+			require.Equal(t, secret, got)
+
+			stored := f.stored(t, "a/b/object.txt")
+			require.NotContains(t, string(stored), "secret")
+			h, _, err := header.Parse(stored, header.Limits{})
+			require.NoError(t, err)
+			if enabled == nil {
+				require.Empty(t, h.EncryptionContext)
+			} else {
+				require.Equal(t, map[string]string{pikokms.ChainKey: enabled[0]}, h.EncryptionContext)
+				require.Less(t, len(stored), len(secret)/10)
+			}
+
+			require.Equal(t, []string{"a/b/object.txt"}, keys(t, storage, "a/"))
+			require.NoError(t, storage.Delete(t.Context(), "a/b/object.txt"))
+			_, err = get(t, storage, "a/b/object.txt")
+			require.ErrorIs(t, err, fs.ErrNotExist)
+			require.ErrorIs(t, storage.Delete(t.Context(), "a/b/object.txt"), fs.ErrNotExist)
+		})
+	}
+}
+
+func TestObjectAloneTellsItsChain(t *testing.T) {
+	written := newFixture(t, pikokms.WithEnabledTransformers("zstd"), pikokms.WithTransformer(upper{}), pikokms.WithEnabledTransformers("upper"))
+	require.Equal(t, []string{"upper", "zstd", pikokms.CryptoTransformerName}, written.Chain().Names(), "sorted by priority")
+	require.NoError(t, written.Put(t.Context(), "object", strings.NewReader("content")))
+
+	reader := func(options ...pikokms.Option) *pikokms.Host {
+		host, err := pikokms.New(append([]pikokms.Option{
+			pikokms.WithCryptoProvider("any name", newLocal(t, "local", 1)),
+			pikokms.WithDefaultCryptoProvider("any name"),
+			pikokms.WithStorage(written.folder),
+		}, options...)...)
+		require.NoError(t, err)
+		return host
+	}
+	got, err := get(t, reader(pikokms.WithTransformer(upper{}), pikokms.WithEnabledTransformers("gzip")), "object")
+	require.NoError(t, err)
+	require.Equal(t, "CONTENT", got, "reversed by what the object says, not by what the host writes")
+
+	_, err = get(t, reader(), "object")
+	require.ErrorIs(t, err, pikokms.ErrUnknownTransformer)
+	require.ErrorContains(t, err, `"upper"`)
+
+	// The chain is authenticated: another name in the header is refused before any stage sees a byte.
+	stored := written.stored(t, "object")
+	changed := bytes.Replace(stored, []byte("upper,zstd"), []byte("upper,gzip"), 1)
+	require.NotEqual(t, stored, changed)
+	require.NoError(t, written.folder.Put(t.Context(), "object", bytes.NewReader(changed)))
+	_, err = get(t, written, "object")
+	require.ErrorIs(t, err, provider.ErrDecryptionFailed)
+}
+
+// upper is a lossy custom stage before compression.
+type upper struct{}
+
+func (upper) Name() string                  { return "upper" }
+func (upper) Type() pikokms.TransformerType { return pikokms.TransformerCustom }
+func (upper) Priority() int                 { return 50 }
+
+func (upper) Transform(_ context.Context, input io.Reader, _ any) (io.Reader, error) {
+	b, err := io.ReadAll(input)
+	return bytes.NewReader(bytes.ToUpper(b)), err
+}
+
+func (upper) Reverse(_ context.Context, input io.Reader, _ any) (io.Reader, error) { return input, nil }
+
+func TestFailedUploadLeavesNothingBehind(t *testing.T) {
+	for _, enabled := range [][]string{nil, {"zstd"}} {
+		f := newFixture(t, pikokms.WithEnabledTransformers(enabled...))
+		require.NoError(t, f.Put(t.Context(), "kept", strings.NewReader("first")))
+		before := f.files(t)
+		for _, broken := range []error{errors.New("mine"), io.ErrUnexpectedEOF} {
+			for _, key := range []string{"kept", "new/folder/object"} {
+				err := f.Put(t.Context(), key, io.MultiReader(io.LimitReader(zeros{}, 1<<20), iotest.ErrReader(broken)))
+				require.ErrorIs(t, err, broken)
+				require.ErrorContains(t, err, key)
+			}
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		err := f.Put(ctx, "kept", io.MultiReader(io.LimitReader(zeros{}, 1<<20), readerFunc(func([]byte) (int, error) { cancel(); return 0, nil }), zeros{}))
+		require.ErrorIs(t, err, context.Canceled)
+		require.Equal(t, before, f.files(t))
+		got, err := get(t, f, "kept")
+		require.NoError(t, err)
+		require.Equal(t, "first", got)
+	}
+}
+
+type zeros struct{}
+
+func (zeros) Read(p []byte) (int, error) { clear(p); return len(p), nil }
+
+type readerFunc func([]byte) (int, error)
+
+func (f readerFunc) Read(p []byte) (int, error) {
+	n, err := f(p)
+	if n == 0 && err == nil {
+		err = io.EOF
+	}
+	return n, err
+}
+
+func TestDamagedObjects(t *testing.T) {
+	f := newFixture(t, pikokms.WithEnabledTransformers("zstd"))
+	require.NoError(t, f.Put(t.Context(), "object", strings.NewReader(strings.Repeat("content", 1000))))
+	stored := f.stored(t, "object")
+	for _, n := range []int{header.SniffSize, len(stored) / 2, len(stored) - 1} {
+		require.NoError(t, f.folder.Put(t.Context(), "cut", bytes.NewReader(stored[:n])))
+		_, err := get(t, f, "cut")
+		require.ErrorIs(t, err, provider.ErrInvalidCiphertext)
+	}
+	require.NoError(t, f.folder.Put(t.Context(), "longer", bytes.NewReader(append(bytes.Clone(stored), 0))))
+	_, err := get(t, f, "longer")
+	require.ErrorIs(t, err, provider.ErrDecryptionFailed, "the decompressor reads to the end, so the trailing byte is seen")
+}
+
+func TestPlaintextObjects(t *testing.T) {
+	for _, content := range []string{"", "abc", "an object from before encryption"} {
+		f := newFixture(t)
+		require.NoError(t, f.folder.Put(t.Context(), "old", strings.NewReader(content)))
+		_, err := get(t, f, "old")
+		require.ErrorIs(t, err, pikokms.ErrPlaintext)
+		require.ErrorContains(t, err, "AllowPlaintext")
+
+		f = newFixture(t, pikokms.AllowPlaintext())
+		require.NoError(t, f.folder.Put(t.Context(), "old", strings.NewReader(content)))
+		got, err := get(t, f, "old")
+		require.NoError(t, err)
+		require.Equal(t, content, got)
+		require.NoError(t, f.Put(t.Context(), "new", strings.NewReader("content")))
+		require.True(t, header.Sniff(f.stored(t, "new")), "what is written is encrypted all the same")
+	}
+}
+
+func TestOtherProvidersStillRead(t *testing.T) {
+	f := newFixture(t)
+	require.NoError(t, f.Put(t.Context(), "object", strings.NewReader("under the old key")))
+	newer := newLocal(t, "newer", 2)
+	host, err := pikokms.New(
+		pikokms.WithCryptoProvider("newer", newer), pikokms.WithCryptoProvider("older", newLocal(t, "local", 1)),
+		pikokms.WithDefaultCryptoProvider("newer"), pikokms.WithStorage(f.folder))
+	require.NoError(t, err)
+	got, err := get(t, host, "object")
+	require.NoError(t, err)
+	require.Equal(t, "under the old key", got)
+
+	host, err = pikokms.New(pikokms.WithCryptoProvider("newer", newer), pikokms.WithDefaultCryptoProvider("newer"), pikokms.WithStorage(f.folder))
+	require.NoError(t, err)
+	_, err = get(t, host, "object")
+	require.ErrorIs(t, err, provider.ErrUntrustedKey)
+	require.ErrorContains(t, err, `"local"`)
+}
+
+func TestBadWiring(t *testing.T) {
+	p := newLocal(t, "local", 1)
+	folder, err := pikokms.NewFolder(t.TempDir())
+	require.NoError(t, err)
+	defer folder.Close()
+	good := []pikokms.Option{pikokms.WithCryptoProvider("p", p), pikokms.WithDefaultCryptoProvider("p"), pikokms.WithStorage(folder)}
+	for name, c := range map[string]struct {
+		options []pikokms.Option
+		want    error
+		says    string
+	}{
+		"nothing":                 {nil, pikokms.ErrConfig, "WithCryptoProvider"},
+		"no default":              {[]pikokms.Option{good[0], good[2]}, pikokms.ErrConfig, "WithDefaultCryptoProvider"},
+		"unknown default":         {append(good[:3:3], pikokms.WithDefaultCryptoProvider("q")), pikokms.ErrConfig, `"q"`},
+		"no storage":              {good[:2], pikokms.ErrConfig, "WithStorage"},
+		"twice":                   {append(good[:3:3], good[0]), pikokms.ErrConfig, "twice"},
+		"nil provider":            {append(good[:3:3], pikokms.WithCryptoProvider("q", nil)), pikokms.ErrConfig, "needs"},
+		"unknown stage":           {append(good[:3:3], pikokms.WithEnabledTransformers("lzma")), pikokms.ErrUnknownTransformer, "lzma"},
+		"stage twice":             {append(good[:3:3], pikokms.WithEnabledTransformers("zstd", "zstd")), pikokms.ErrInvalidTransformer, "twice"},
+		"taken name":              {append(good[:3:3], pikokms.WithTransformer(renamed{"zstd", 50})), pikokms.ErrInvalidTransformer, "already"},
+		"bad name":                {append(good[:3:3], pikokms.WithTransformer(renamed{"a,b", 50})), pikokms.ErrInvalidTransformer, "a,b"},
+		"stage behind encryption": {append(good[:3:3], pikokms.WithTransformer(renamed{"late", 300})), pikokms.ErrInvalidTransformer, "last"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, err := pikokms.New(c.options...)
+			require.ErrorIs(t, err, c.want)
+			require.ErrorContains(t, err, c.says)
+		})
+	}
+}
+
+type renamed struct {
+	name     string
+	priority int
+}
+
+func (r renamed) Name() string                { return r.name }
+func (renamed) Type() pikokms.TransformerType { return pikokms.TransformerCustom }
+func (r renamed) Priority() int               { return r.priority }
+func (renamed) Transform(_ context.Context, input io.Reader, _ any) (io.Reader, error) {
+	return input, nil
+}
+func (renamed) Reverse(_ context.Context, input io.Reader, _ any) (io.Reader, error) {
+	return input, nil
+}
+
+func TestCryptoTransformer(t *testing.T) {
+	p := newLocal(t, "local", 1)
+	var stage pikokms.Transformer = pikokms.NewCryptoTransformer(message.Encrypter{Keyring: p}, message.Decrypter{Keyrings: []provider.Keyring{p}})
+	require.Equal(t, pikokms.TransformerEncryption, stage.Type())
+	require.Equal(t, 250, stage.Priority())
+
+	pairs := pikokms.EncryptionContext{"tenant": "42"}
+	stored, err := stage.Transform(t.Context(), strings.NewReader("content"), pairs)
+	require.NoError(t, err)
+	b, err := io.ReadAll(stored)
+	require.NoError(t, err)
+	for _, options := range []any{nil, pairs} {
+		plain, err := stage.Reverse(t.Context(), bytes.NewReader(b), options)
+		require.NoError(t, err)
+		got, err := io.ReadAll(plain)
+		require.NoError(t, err)
+		require.Equal(t, "content", string(got))
+	}
+	_, err = stage.Reverse(t.Context(), bytes.NewReader(b), pikokms.EncryptionContext{"tenant": "43"})
+	require.ErrorIs(t, err, provider.ErrContextMismatch)
+	_, err = stage.Transform(t.Context(), strings.NewReader(""), "tenant=42")
+	require.ErrorIs(t, err, pikokms.ErrInvalidOptions)
+	_, err = stage.Reverse(t.Context(), bytes.NewReader(b), 42)
+	require.ErrorIs(t, err, pikokms.ErrInvalidOptions)
+}
+
+func TestDroppedStreamsLeaveNoGoroutine(t *testing.T) {
+	defer goleak.VerifyNone(t, goleak.IgnoreCurrent())
+	for _, enabled := range append([]string{""}, compress.Formats()...) {
+		var options []pikokms.Option
+		if enabled != "" {
+			options = append(options, pikokms.WithEnabledTransformers(enabled))
+		}
+		f := newFixture(t, options...)
+		require.NoError(t, f.Put(t.Context(), "object", io.LimitReader(zeros{}, 5<<20)))
+		content, err := f.Get(t.Context(), "object")
+		require.NoError(t, err)
+		_, err = io.ReadFull(content, make([]byte, 100_000))
+		require.NoError(t, err)
+		require.NoError(t, content.Close())
+		stored, err := f.Chain().Transform(t.Context(), zeros{}, nil)
+		require.NoError(t, err)
+		_, err = io.ReadFull(stored, make([]byte, 50))
+		require.NoError(t, err)
+	}
+}
+
+func TestConcurrentUse(t *testing.T) {
+	f := newFixture(t, pikokms.WithEnabledTransformers("zstd"))
+	var wg sync.WaitGroup
+	for i := range 32 {
+		wg.Go(func() {
+			key, content := fmt.Sprintf("shared/%d", i%4), strings.Repeat(fmt.Sprint(i%4), 200_000)
+			if err := f.Put(t.Context(), key, strings.NewReader(content)); err != nil {
+				t.Error(err)
+				return
+			}
+			if got, err := get(t, f, key); err != nil || got != content {
+				t.Errorf("%s: %d bytes, %v", key, len(got), err)
+			}
+		})
+	}
+	wg.Wait()
+	require.Len(t, keys(t, f, "shared/"), 4)
+}
+
+func TestFolderKeys(t *testing.T) {
+	f := newFixture(t)
+	outside := filepath.Join(filepath.Dir(f.dir), "outside")
+	require.NoError(t, os.WriteFile(outside, []byte("not yours"), 0o600))
+	for _, key := range []string{"", ".", "..", "../outside", "/etc/passwd", "a/../../outside", "a//b", "a/", "./a", ".pikokms-tmp-x"} {
+		require.ErrorIs(t, f.folder.Put(t.Context(), key, strings.NewReader("x")), pikokms.ErrInvalidKey, key)
+		_, err := f.folder.Get(t.Context(), key)
+		require.ErrorIs(t, err, pikokms.ErrInvalidKey, key)
+		require.ErrorIs(t, f.folder.Delete(t.Context(), key), pikokms.ErrInvalidKey, key)
+	}
+	require.NoError(t, f.folder.Put(t.Context(), "a/b", strings.NewReader("x")))
+	require.Error(t, f.folder.Put(t.Context(), "a", strings.NewReader("x")), "a folder stands there")
+	_, err := f.folder.Get(t.Context(), "a")
+	require.ErrorIs(t, err, fs.ErrNotExist)
+	require.ErrorIs(t, f.folder.Delete(t.Context(), "a"), fs.ErrNotExist)
+	require.Equal(t, []string{"a/b"}, keys(t, f.folder, ""))
+
+	if runtime.GOOS != "windows" { // which lets few users make links
+		require.NoError(t, os.Symlink(outside, filepath.Join(f.dir, "link")))
+		_, err := f.folder.Get(t.Context(), "link")
+		require.Error(t, err, "a link leads out of the folder")
+		require.NoError(t, os.Symlink(filepath.Dir(outside), filepath.Join(f.dir, "dir")))
+		require.Error(t, f.folder.Put(t.Context(), "dir/outside", strings.NewReader("x")))
+		got, err := os.ReadFile(outside)
+		require.NoError(t, err)
+		require.Equal(t, "not yours", string(got))
+	}
+}
+
+func TestFolderList(t *testing.T) {
+	f := newFixture(t)
+	for _, key := range []string{"a", "a1/x", "a1/y", "b/c/d", "b/cc"} {
+		require.NoError(t, f.folder.Put(t.Context(), key, strings.NewReader("")))
+	}
+	require.NoError(t, os.WriteFile(filepath.Join(f.dir, ".pikokms-tmp-crashed"), nil, 0o600))
+	for prefix, want := range map[string][]string{
+		"":      {"a", "a1/x", "a1/y", "b/c/d", "b/cc"},
+		"a":     {"a", "a1/x", "a1/y"},
+		"a1/":   {"a1/x", "a1/y"},
+		"b/c":   {"b/c/d", "b/cc"},
+		"b/c/d": {"b/c/d"},
+		"none":  nil,
+	} {
+		require.Equal(t, want, keys(t, f.folder, prefix), prefix)
+	}
+	for range f.folder.List(t.Context(), "") {
+		break
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	for _, err := range f.folder.List(ctx, "") {
+		require.ErrorIs(t, err, context.Canceled)
+	}
+}
