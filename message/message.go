@@ -17,6 +17,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"math"
 	"strings"
 
 	"piko.sh/pikokms/frame"
@@ -30,6 +31,9 @@ func EncryptedSize(h *header.Header, n int64) (int64, error) {
 	body, err := frame.EncryptedSize(n, int(h.FrameLength))
 	if err != nil {
 		return 0, err
+	}
+	if body > math.MaxInt64-int64(h.Size()) {
+		return 0, fmt.Errorf("%w: %d bytes", frame.ErrTooLong, n)
 	}
 	return int64(h.Size()) + body, nil
 }
@@ -119,7 +123,11 @@ func (e *Encrypter) NewWriter(ctx context.Context, dst io.Writer, encryptionCont
 		return nil, err
 	}
 	dst = &contextWriter{ctx, dst}
-	if _, err := dst.Write(h.Bytes()); err != nil {
+	n, err := dst.Write(h.Bytes())
+	if err == nil && n != h.Size() {
+		err = io.ErrShortWrite
+	}
+	if err != nil {
 		return nil, fmt.Errorf("message: writing the header: %w", err)
 	}
 	return &EncryptWriter{SealWriter: frame.NewSealWriter(dst, c), header: h}, nil

@@ -1,0 +1,246 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/creack/pty"
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"piko.sh/pikokms/provider/local"
+)
+
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){"pikokms": main})
+}
+
+// A program under the race detector otherwise sleeps for a second before it exits.
+const noRaceSleep = "atexit_sleep_ms=0"
+
+func TestScripts(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir:                 "testdata/script",
+		RequireExplicitExec: true,
+		RequireUniqueNames:  true,
+		Setup: func(env *testscript.Env) error {
+			env.Setenv(keyVariable, "")
+			env.Setenv("GORACE", noRaceSleep)
+			return local.Generate(filepath.Join(env.WorkDir, "dev.key"))
+		},
+		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
+			"fails":  fails,
+			"random": random,
+			"cut":    cut,
+			"flip":   flip,
+			"holds":  holds,
+			"mode":   mode,
+		},
+	})
+}
+
+// fails STATUS program args... runs a program that must exit with that status.
+func fails(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: fails STATUS program [args...]")
+	}
+	exit, ok := errors.AsType[*exec.ExitError](ts.Exec(args[1], args[2:]...))
+	if !ok || strconv.Itoa(exit.ExitCode()) != args[0] {
+		ts.Fatalf("exit status is not %s: %v", args[0], exit)
+	}
+}
+
+func number(ts *testscript.TestScript, s string) int {
+	n, err := strconv.Atoi(s)
+	ts.Check(err)
+	return n
+}
+
+// random FILE SIZE makes a file of that many random bytes.
+func random(ts *testscript.TestScript, _ bool, args []string) {
+	b := make([]byte, number(ts, args[1]))
+	for i := range b {
+		b[i] = byte(rand.Int())
+	}
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]), b, 0o666))
+}
+
+// cut FROM TO BYTES copies a file without its last bytes.
+func cut(ts *testscript.TestScript, _ bool, args []string) {
+	b := ts.ReadFile(args[0])
+	ts.Check(os.WriteFile(ts.MkAbs(args[1]), []byte(b[:len(b)-number(ts, args[2])]), 0o666))
+}
+
+// flip FROM TO OFFSET copies a file with one bit changed; a negative offset counts from the end.
+func flip(ts *testscript.TestScript, _ bool, args []string) {
+	b, offset := []byte(ts.ReadFile(args[0])), number(ts, args[2])
+	if offset < 0 {
+		offset += len(b)
+	}
+	b[offset] ^= 1
+	ts.Check(os.WriteFile(ts.MkAbs(args[1]), b, 0o666))
+}
+
+// holds DIRECTORY [NAME...] checks that a directory has these entries and no other.
+func holds(ts *testscript.TestScript, _ bool, args []string) {
+	if got := entries(ts.MkAbs(args[0])); !slices.Equal(got, args[1:]) {
+		ts.Fatalf("%s holds %q, not %q", args[0], got, args[1:])
+	}
+}
+
+func entries(dir string) []string {
+	files, _ := os.ReadDir(dir)
+	names := []string{}
+	for _, f := range files {
+		names = append(names, f.Name())
+	}
+	return names
+}
+
+// mode FILE PERMISSIONS checks a file's permissions, in octal.
+func mode(ts *testscript.TestScript, _ bool, args []string) {
+	info, err := os.Stat(ts.MkAbs(args[0]))
+	ts.Check(err)
+	if got := strconv.FormatInt(int64(info.Mode().Perm()), 8); got != args[1] && runtime.GOOS != "windows" {
+		ts.Fatalf("%s has mode %s, not %s", args[0], got, args[1])
+	}
+}
+
+// start runs the command in a new directory that has a key and an empty folder "out", and returns its standard input.
+func start(t *testing.T, stderr *os.File, arguments ...string) (command *exec.Cmd, stdin io.WriteCloser, out string) {
+	t.Helper()
+	dir := t.TempDir()
+	out = filepath.Join(dir, "out")
+	key := filepath.Join(dir, "key")
+	if err := errors.Join(os.Mkdir(out, 0o777), local.Generate(key)); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	t.Cleanup(cancel)
+	command = exec.CommandContext(ctx, "pikokms", append(arguments, "-k", "local:key")...)
+	command.Dir = dir
+	command.Env = append(os.Environ(), "GORACE="+noRaceSleep)
+	command.Stderr = &bytes.Buffer{}
+	if stderr != nil {
+		command.Stderr = stderr
+	}
+	stdin, err := command.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := command.Start(); err != nil {
+		t.Fatal(err)
+	}
+	return command, stdin, out
+}
+
+// awaitTemporary waits until the command has its temporary file.
+func awaitTemporary(t *testing.T, out string) {
+	t.Helper()
+	for range 1000 {
+		if names := entries(out); len(names) == 1 && strings.HasPrefix(names[0], ".pikokms-") {
+			return
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	t.Fatalf("no temporary file: %q", entries(out))
+}
+
+func TestSignalLeavesNothing(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		t.Skip("Windows sends no such signals")
+	}
+	for _, signal := range []syscall.Signal{syscall.SIGINT, syscall.SIGTERM} {
+		command, stdin, out := start(t, nil, "encrypt", "-o", "out/file")
+		defer stdin.Close()
+		if _, err := stdin.Write(make([]byte, 1<<20)); err != nil {
+			t.Fatal(err)
+		}
+		awaitTemporary(t, out)
+		if err := command.Process.Signal(signal); err != nil {
+			t.Fatal(err)
+		}
+		_ = command.Wait()
+		if code := command.ProcessState.ExitCode(); code != 1 {
+			t.Errorf("%v: exit status %d", signal, code)
+		}
+		if got := command.Stderr.(*bytes.Buffer).String(); got != "pikokms: interrupted\n" {
+			t.Errorf("%v: standard error is %q", signal, got)
+		}
+		if names := entries(out); len(names) != 0 {
+			t.Errorf("%v: left behind %q", signal, names)
+		}
+	}
+}
+
+func TestFileThatComesMeanwhileIsKept(t *testing.T) {
+	command, stdin, out := start(t, nil, "encrypt", "-o", "out/file")
+	awaitTemporary(t, out)
+	if err := os.WriteFile(filepath.Join(out, "file"), []byte("mine"), 0o666); err != nil {
+		t.Fatal(err)
+	}
+	stdin.Close()
+	_ = command.Wait()
+	if code := command.ProcessState.ExitCode(); code != 1 {
+		t.Errorf("exit status %d", code)
+	}
+	if got := command.Stderr.(*bytes.Buffer).String(); got != "pikokms: out/file exists and is kept; -f replaces it\n" {
+		t.Errorf("standard error is %q", got)
+	}
+	content, _ := os.ReadFile(filepath.Join(out, "file"))
+	if names := entries(out); len(names) != 1 || string(content) != "mine" {
+		t.Errorf("the folder holds %q, the file %q", names, content)
+	}
+}
+
+func TestProgress(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		pause time.Duration
+		shown bool
+	}{{"long work", 1200 * time.Millisecond, true}, {"short work", 0, false}} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			terminal, tty, err := pty.Open()
+			if err != nil {
+				t.Skip("no pseudo-terminal: ", err)
+			}
+			defer terminal.Close()
+			command, stdin, out := start(t, tty, "encrypt", "-o", "out/file")
+			tty.Close()
+			screen := make(chan string)
+			go func() {
+				b, _ := io.ReadAll(terminal) // ends with an error when the last process closes its side
+				screen <- string(b)
+			}()
+			awaitTemporary(t, out)
+			if _, err := stdin.Write(make([]byte, 3<<20)); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(c.pause)
+			stdin.Close()
+			if err := command.Wait(); err != nil {
+				t.Fatal(err)
+			}
+			got := <-screen
+			if !c.shown && got != "" {
+				t.Errorf("short work drew %q", got)
+			}
+			if c.shown && (!strings.Contains(got, "encrypting") || !strings.Contains(got, "3.0 MiB") || !strings.HasSuffix(got, "\x1b[2K\r")) {
+				t.Errorf("the terminal got %q", got)
+			}
+		})
+	}
+}

@@ -1,0 +1,60 @@
+package header_test
+
+import (
+	"bytes"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"piko.sh/pikokms/header"
+)
+
+func TestSealThenVerify(t *testing.T) {
+	aead := aesGCM(t)
+	h := sample()
+	require.Zero(t, h.Size())
+	require.ErrorIs(t, h.Verify(aead), header.ErrAuthentication, "it has no stored bytes")
+	require.NoError(t, h.Seal(aead))
+	require.Equal(t, stored(t, h), h.Bytes())
+	require.NoError(t, h.Verify(aead))
+
+	// The tag as the specification has it: empty plaintext, IV of zeros, the body as additional data.
+	body := h.Bytes()[:h.Size()-header.TagSize]
+	require.Equal(t, aead.Seal(nil, make([]byte, 12), nil, body), h.Tag[:])
+
+	got, err := header.Read(bytes.NewReader(h.Bytes()), header.Limits{})
+	require.NoError(t, err)
+	require.NoError(t, got.Verify(aead))
+	require.ErrorIs(t, got.Verify(newGCM(t, make([]byte, 32))), header.ErrAuthentication)
+}
+
+func TestVerifyRefusesEveryFlip(t *testing.T) {
+	aead := aesGCM(t)
+	h := sample()
+	require.NoError(t, h.Seal(aead))
+	changed := bytes.Clone(h.Bytes())
+	parsed := 0
+	for i := range changed {
+		for bit := range 8 {
+			changed[i] ^= 1 << bit
+			got, _, err := header.Parse(changed, header.Limits{})
+			if err == nil {
+				parsed++
+				require.ErrorIs(t, got.Verify(aead), header.ErrAuthentication, "byte %d, bit %d", i, bit)
+			}
+			changed[i] ^= 1 << bit
+		}
+	}
+	t.Logf("%d flips, %d still parsed, none verified", 8*len(changed), parsed)
+	require.Greater(t, parsed, 8*(header.MessageIDSize+header.CommitmentSize+header.TagSize)-1)
+}
+
+func TestVerifyJudgesTheStoredBytes(t *testing.T) {
+	aead := aesGCM(t)
+	h := sample()
+	require.NoError(t, h.Seal(aead))
+	got, _, err := header.Parse(h.Bytes(), header.Limits{})
+	require.NoError(t, err)
+	got.FrameLength++
+	require.NoError(t, got.Verify(aead), "a field that was changed after reading is not what was stored")
+}

@@ -1,0 +1,161 @@
+package message_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"piko.sh/pikokms/header"
+	"piko.sh/pikokms/message"
+	"piko.sh/pikokms/provider"
+	"piko.sh/pikokms/provider/local"
+)
+
+// demoKey stands for a provider of package awskms, or for a local key file.
+func demoKey() *local.Provider {
+	key, err := local.NewProvider(local.Config{Key: []byte("never use a key that is a text!!")})
+	if err != nil {
+		panic(err)
+	}
+	return key
+}
+
+// Pull streams: read a file as a message, read a message as a file.
+func ExampleEncrypter_NewReader() {
+	ctx := context.Background()
+	key := demoKey()
+	defer key.Close()
+
+	e := &message.Encrypter{Keyring: key}
+	sealed, err := e.NewReader(ctx, strings.NewReader("Attack at dawn."), map[string]string{"tenant": "acme"})
+	if err != nil {
+		panic(err)
+	}
+	size, err := sealed.EncryptedSize(15) // known before a byte is read: what an upload's Content-Length needs
+	if err != nil {
+		panic(err)
+	}
+	var object bytes.Buffer
+	if _, err := io.Copy(&object, sealed); err != nil {
+		panic(err)
+	}
+	fmt.Println("as stated:", int64(object.Len()) == size)
+
+	d := &message.Decrypter{Keyrings: []provider.Keyring{key}}
+	opened, err := d.NewReader(ctx, &object, map[string]string{"tenant": "acme"})
+	if err != nil {
+		panic(err)
+	}
+	fmt.Println("context:", opened.EncryptionContext())
+	if _, err := io.Copy(os.Stdout, opened); err != nil { // without an error the plaintext is whole
+		panic(err)
+	}
+	// Output:
+	// as stated: true
+	// context: map[tenant:acme]
+	// Attack at dawn.
+}
+
+// Push streams: only a Close that returns nil makes the message, or the plaintext, whole.
+func ExampleEncrypter_NewWriter() {
+	ctx := context.Background()
+	key := demoKey()
+	defer key.Close()
+
+	var object bytes.Buffer
+	e := &message.Encrypter{Keyring: key}
+	w, err := e.NewWriter(ctx, &object, nil)
+	if err != nil {
+		panic(err)
+	}
+	for i := range 3 {
+		if _, err := fmt.Fprintln(w, "line", i); err != nil {
+			panic(err)
+		}
+	}
+	if err := w.Close(); err != nil {
+		panic(err)
+	}
+
+	d := &message.Decrypter{Keyrings: []provider.Keyring{key}}
+	o := d.NewWriter(ctx, os.Stdout, nil)
+	if _, err := o.Write(object.Bytes()); err != nil {
+		panic(err)
+	}
+	if err := o.Close(); err != nil {
+		panic(err)
+	}
+	// Output:
+	// line 0
+	// line 1
+	// line 2
+}
+
+// With several recipients each key opens the message alone: a key service for every day, a key in a safe for the day
+// when it is gone.
+func ExampleEncrypter_recipients() {
+	ctx := context.Background()
+	everyday := demoKey()
+	defer everyday.Close()
+	escrow, err := local.NewProvider(local.Config{Key: []byte("another one, kept in a safe.....")[:32], Name: "escrow"})
+	if err != nil {
+		panic(err)
+	}
+	defer escrow.Close()
+
+	e := &message.Encrypter{Keyring: everyday, Recipients: []provider.Keyring{escrow}}
+	sealed, err := e.Encrypt(ctx, []byte("Attack at dawn."), nil)
+	if err != nil {
+		panic(err)
+	}
+	d := &message.Decrypter{Keyrings: []provider.Keyring{escrow}}
+	plaintext, _, err := d.Decrypt(ctx, sealed, nil)
+	if err != nil {
+		panic(err)
+	}
+	fmt.Printf("%s\n", plaintext)
+	// Output:
+	// Attack at dawn.
+}
+
+// Required pairs tie an object to its place: a message of another tenant is refused before the key service is asked.
+func ExampleDecrypter_NewReader() {
+	ctx := context.Background()
+	key := demoKey()
+	defer key.Close()
+	sealed, err := (&message.Encrypter{Keyring: key}).Encrypt(ctx, []byte("Attack at dawn."), map[string]string{"tenant": "acme"})
+	if err != nil {
+		panic(err)
+	}
+	d := &message.Decrypter{Keyrings: []provider.Keyring{key}}
+	_, err = d.NewReader(ctx, bytes.NewReader(sealed), map[string]string{"tenant": "other"})
+	fmt.Println(errors.Is(err, provider.ErrContextMismatch))
+	// Output:
+	// true
+}
+
+// The plaintext's size is known from the header and the object's size, without a key.
+func ExamplePlaintextSize() {
+	ctx := context.Background()
+	key := demoKey()
+	defer key.Close()
+	sealed, err := (&message.Encrypter{Keyring: key}).Encrypt(ctx, make([]byte, 1_000_000), nil)
+	if err != nil {
+		panic(err)
+	}
+	h, err := header.Read(bytes.NewReader(sealed), header.Limits{})
+	if err != nil {
+		panic(err)
+	}
+	n, err := message.PlaintextSize(h, int64(len(sealed)))
+	if err != nil {
+		panic(err)
+	}
+	fmt.Println(n)
+	// Output:
+	// 1000000
+}
