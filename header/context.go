@@ -49,9 +49,12 @@ func AppendContext(b []byte, context map[string]string) ([]byte, error) {
 	return b, nil
 }
 
-// CheckContext reports whether a caller may encrypt under this context: its keys are not empty and not reserved.
-// The error holds ErrInvalidContext.
+// CheckContext reports whether a caller may encrypt under this context: it fits the format, has at most DefaultMaxPairs
+// pairs, and its keys are not empty and not reserved. The error holds ErrInvalidContext.
 func CheckContext(context map[string]string) error {
+	if len(context) > DefaultMaxPairs {
+		return fmt.Errorf("%w: %d pairs, readers take %d", ErrInvalidContext, len(context), DefaultMaxPairs)
+	}
 	for k := range context {
 		if k == "" {
 			return fmt.Errorf("%w: a key is empty", ErrInvalidContext)
@@ -60,7 +63,8 @@ func CheckContext(context map[string]string) error {
 			return fmt.Errorf("%w: key %q begins with %q, which the AWS Encryption SDK reserves", ErrInvalidContext, k, ReservedPrefix)
 		}
 	}
-	return nil
+	_, err := AppendContext(nil, context)
+	return err
 }
 
 // parseContext reads what AppendContext wrote. It takes one serialisation only, so that no two headers mean the same.

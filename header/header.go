@@ -72,16 +72,22 @@ type Header struct {
 // Limits bound what a reader takes from a header before it allocates. A zero field means its default.
 type Limits struct {
 	MaxSize              int // bytes of the whole header, default 256 KiB
-	MaxPairs             int // encryption context pairs, default 1024
-	MaxEncryptedDataKeys int // default 16
+	MaxPairs             int // encryption context pairs, default DefaultMaxPairs
+	MaxEncryptedDataKeys int // default DefaultMaxEncryptedDataKeys
 	MaxFrameLength       int // bytes, default 64 MiB
 }
+
+// The limits that writers keep to, so that default readers take what they write.
+const (
+	DefaultMaxPairs             = 1024
+	DefaultMaxEncryptedDataKeys = 16
+)
 
 func (l Limits) withDefaults() Limits {
 	for _, f := range []struct {
 		field *int
 		value int
-	}{{&l.MaxSize, 256 << 10}, {&l.MaxPairs, 1024}, {&l.MaxEncryptedDataKeys, 16}, {&l.MaxFrameLength, MaxFrameLength}} {
+	}{{&l.MaxSize, 256 << 10}, {&l.MaxPairs, DefaultMaxPairs}, {&l.MaxEncryptedDataKeys, DefaultMaxEncryptedDataKeys}, {&l.MaxFrameLength, MaxFrameLength}} {
 		if *f.field <= 0 {
 			*f.field = f.value
 		}
@@ -118,7 +124,7 @@ func checkStart(b []byte) error {
 		// Specification: client-apis/decrypt.md, "Encrypted Message Format", asks for this hint.
 		return fmt.Errorf("%w: it looks like the base64 text of one; decode it first", ErrNotMessage)
 	}
-	return fmt.Errorf("%w: it begins with % x, a message begins with 02 04 78", ErrNotMessage, b)
+	return fmt.Errorf("%w: it does not begin with the bytes 02 04 78", ErrNotMessage)
 }
 
 // Scanner finds the end of a header in bytes that arrive piece by piece, and refuses lengths above its Limits before

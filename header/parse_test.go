@@ -149,7 +149,7 @@ func TestParseErrors(t *testing.T) {
 		want   error
 		says   string
 	}{
-		{"text", start("hello"), header.Limits{}, header.ErrNotMessage, "68 65 6c 6c"},
+		{"text", start("hello"), header.Limits{}, header.ErrNotMessage, "02 04 78"},
 		{"zeros", start(""), header.Limits{}, header.ErrNotMessage, ""},
 		{"Piko v2 stream", start("\x02\x00\x00\x01"), header.Limits{}, header.ErrNotMessage, ""},
 		{"unknown suite of version 2", start("\x02\x04\x79"), header.Limits{}, header.ErrNotMessage, ""},

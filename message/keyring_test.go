@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"slices"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -297,4 +298,15 @@ func TestKeyName(t *testing.T) {
 		got := message.KeyName(header.EncryptedDataKey{ProviderID: tt.provider, ProviderInfo: []byte(tt.info)})
 		require.Equal(t, tt.want, got)
 	}
+}
+
+func TestTooManyRecipients(t *testing.T) {
+	p := newKey(t, 1, "")
+	e := message.Encrypter{Keyring: p, Recipients: slices.Repeat([]provider.Keyring{p}, header.DefaultMaxEncryptedDataKeys-1)}
+	_, err := e.Encrypt(t.Context(), nil, nil)
+	require.NoError(t, err)
+	e.Recipients = append(e.Recipients, p)
+	_, err = e.Encrypt(t.Context(), nil, nil)
+	require.ErrorIs(t, err, provider.ErrEncryptionFailed)
+	require.ErrorContains(t, err, "16")
 }

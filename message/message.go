@@ -61,6 +61,9 @@ func (e *Encrypter) start(ctx context.Context, encryptionContext map[string]stri
 	if frameLength < 0 || frameLength > header.MaxFrameLength {
 		return nil, frame.Config{}, fmt.Errorf("message: frame length %d is not between 1 and %d bytes: %w", frameLength, header.MaxFrameLength, provider.ErrEncryptionFailed)
 	}
+	if n := 1 + len(e.Recipients); n > header.DefaultMaxEncryptedDataKeys {
+		return nil, frame.Config{}, fmt.Errorf("message: %d keyrings, readers take %d encrypted data keys: %w", n, header.DefaultMaxEncryptedDataKeys, provider.ErrEncryptionFailed)
+	}
 	h := &header.Header{
 		Suite:             header.AES256GCMHKDFSHA512CommitKey,
 		EncryptionContext: maps.Clone(encryptionContext),

@@ -46,6 +46,7 @@ func showProgress(ctx context.Context, what string, work *counter, total int64) 
 			progressbar.OptionClearOnFinish(),
 			progressbar.OptionSetSpinnerChangeInterval(0), // no goroutine of its own
 		)
+		bar.StartWithoutRender() // its rate counts from here
 		select {
 		case <-ctx.Done():
 			return

@@ -101,7 +101,7 @@ func NewProvider(ctx context.Context, c Config) (*Provider, error) {
 	}
 	if credentials := p.client.Options().Credentials; credentials != nil {
 		if _, err := credentials.Retrieve(ctx); err != nil {
-			return nil, p.fail(ctx, "NewProvider", noCredentials(ctx, err))
+			return nil, noCredentials(ctx, c.KeyID, err)
 		}
 	}
 	metadata, err := p.describe(ctx, c.KeyID)

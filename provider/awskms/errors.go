@@ -89,9 +89,10 @@ func sentinel(ctx context.Context, err error) error {
 	return provider.ErrEncryptionFailed
 }
 
-func noCredentials(ctx context.Context, err error) error {
-	if ctx.Err() != nil {
-		return err
+// noCredentials is fail for an error of the credential chain.
+func noCredentials(ctx context.Context, keyID string, err error) error {
+	if ctx.Err() == nil {
+		err = fmt.Errorf("%w: no AWS credentials; set them in the environment, a profile or a role: %w", provider.ErrAccessDenied, err)
 	}
-	return fmt.Errorf("%w: no AWS credentials; set them in the environment, a profile or a role: %w", provider.ErrAccessDenied, err)
+	return &provider.EncryptionError{Operation: "NewProvider", Provider: string(provider.TypeAWSKMS), KeyID: keyID, Err: err}
 }

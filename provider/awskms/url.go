@@ -41,26 +41,12 @@ func ParseURL(u *url.URL) (Config, error) {
 	switch {
 	case u.Scheme != Scheme:
 		return refuse("the scheme is %q, not %q", u.Scheme, Scheme)
-	case u.User != nil:
-		return refuse("it has user information; credentials come from the environment, a profile or a role")
-	case u.Fragment != "":
-		return refuse("it has a fragment")
 	case u.Opaque != "":
 		return refuse("slashes are missing; write awskms://alias/NAME, awskms://KEY-ID or awskms:///ARN")
 	}
-	query, err := url.ParseQuery(u.RawQuery)
+	query, err := provider.URLParameters(u, "endpoint", "region")
 	if err != nil {
-		return refuse("%v", err)
-	}
-	for parameter, values := range query {
-		switch {
-		case parameter != "region" && parameter != "endpoint":
-			return refuse("unknown parameter %q; known are endpoint, region", parameter)
-		case len(values) > 1:
-			return refuse("parameter %q comes twice", parameter)
-		case values[0] == "":
-			return refuse("parameter %q is empty", parameter)
-		}
+		return Config{}, err
 	}
 
 	c := Config{KeyID: strings.TrimPrefix(u.Host+u.Path, "/"), Region: query.Get("region"), Endpoint: query.Get("endpoint")}

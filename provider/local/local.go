@@ -67,7 +67,7 @@ func Generate(path string) error {
 
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if errors.Is(err, fs.ErrExist) {
-		return fmt.Errorf("local: key file %s exists and is kept; choose another name: %w", path, err)
+		return fmt.Errorf("local: key file %s is kept, choose another name: %w", path, fs.ErrExist)
 	}
 	if err != nil {
 		return fmt.Errorf("local: making the key file: %w", err)

@@ -39,26 +39,12 @@ func ParseURL(u *url.URL) (Config, error) {
 	switch {
 	case u.Scheme != Scheme:
 		return refuse("the scheme is %q, not %q", u.Scheme, Scheme)
-	case u.User != nil:
-		return refuse("it has user information")
-	case u.Fragment != "":
-		return refuse("it has a fragment; write # as %%23")
 	case u.Host != "":
 		return refuse("%q stands where a host would; write local:///PATH for an absolute path, local:PATH for a relative one", u.Host)
 	}
-	query, err := url.ParseQuery(u.RawQuery)
+	query, err := provider.URLParameters(u, "name", "namespace")
 	if err != nil {
-		return refuse("%v", err)
-	}
-	for parameter, values := range query {
-		switch {
-		case parameter != "namespace" && parameter != "name":
-			return refuse("unknown parameter %q; known are name, namespace", parameter)
-		case len(values) > 1:
-			return refuse("parameter %q comes twice", parameter)
-		case values[0] == "":
-			return refuse("parameter %q is empty", parameter)
-		}
+		return Config{}, err
 	}
 	path := trimDrive(u.Path, runtime.GOOS == "windows")
 	if u.Opaque != "" {
