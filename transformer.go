@@ -80,7 +80,11 @@ func (t *CryptoTransformer) Transform(ctx context.Context, input io.Reader, opti
 	if err != nil {
 		return nil, err
 	}
-	return t.encrypter.NewReader(ctx, input, encryptionContext)
+	r, err := t.encrypter.NewReader(ctx, input, encryptionContext)
+	if err != nil {
+		return nil, err // not r: a nil pointer would make an io.Reader that is not nil
+	}
+	return r, nil
 }
 
 // Reverse implements Transformer. The options are nil or an EncryptionContext. The result is a *message.DecryptReader.
@@ -90,7 +94,11 @@ func (t *CryptoTransformer) Reverse(ctx context.Context, input io.Reader, option
 	if err != nil {
 		return nil, err
 	}
-	return t.decrypter.NewReader(ctx, input, required)
+	r, err := t.decrypter.NewReader(ctx, input, required)
+	if err != nil {
+		return nil, err
+	}
+	return r, nil
 }
 
 func asEncryptionContext(options any) (map[string]string, error) {

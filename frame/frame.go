@@ -236,3 +236,22 @@ func writeAll(w io.Writer, b []byte) (int, error) {
 	}
 	return n, err
 }
+
+// writeAllFrames writes out, the rest of a frame, and then every next one. What w did not take is left in out.
+func writeAllFrames(w io.Writer, out *[]byte, next func() ([]byte, error)) (written int64, err error) {
+	for {
+		if len(*out) > 0 {
+			n, err := writeAll(w, *out)
+			written += int64(n)
+			*out = (*out)[n:]
+			if err != nil {
+				return written, err
+			}
+		}
+		if *out, err = next(); err == io.EOF {
+			return written, nil
+		} else if err != nil {
+			return written, err
+		}
+	}
+}

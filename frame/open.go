@@ -120,22 +120,8 @@ func (r *OpenReader) Read(p []byte) (int, error) {
 }
 
 // WriteTo implements io.WriterTo: it writes the rest of the plaintext frame by frame, without a copy.
-func (r *OpenReader) WriteTo(w io.Writer) (written int64, err error) {
-	for {
-		if len(r.out) > 0 {
-			n, err := writeAll(w, r.out)
-			written += int64(n)
-			r.out = r.out[n:]
-			if err != nil {
-				return written, err
-			}
-		}
-		if r.out, err = r.next(nil); err == io.EOF {
-			return written, nil
-		} else if err != nil {
-			return written, err
-		}
-	}
+func (r *OpenReader) WriteTo(w io.Writer) (int64, error) {
+	return writeAllFrames(w, &r.out, func() ([]byte, error) { return r.next(nil) })
 }
 
 // OpenWriter is the push side of opening: a body written to it goes to its destination as plaintext, each frame once its

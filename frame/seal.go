@@ -66,22 +66,8 @@ func (r *SealReader) Read(p []byte) (int, error) {
 }
 
 // WriteTo implements io.WriterTo: it writes the rest of the body frame by frame, without a copy.
-func (r *SealReader) WriteTo(w io.Writer) (written int64, err error) {
-	for {
-		if len(r.out) > 0 {
-			n, err := writeAll(w, r.out)
-			written += int64(n)
-			r.out = r.out[n:]
-			if err != nil {
-				return written, err
-			}
-		}
-		if r.out, err = r.next(r.own()); err == io.EOF {
-			return written, nil
-		} else if err != nil {
-			return written, err
-		}
-	}
+func (r *SealReader) WriteTo(w io.Writer) (int64, error) {
+	return writeAllFrames(w, &r.out, func() ([]byte, error) { return r.next(r.own()) })
 }
 
 // SealWriter is the push side of sealing: plaintext written to it goes to its destination as the body's bytes.

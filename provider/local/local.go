@@ -310,12 +310,20 @@ func (p *Provider) EncryptStream(ctx context.Context, output io.Writer, request 
 	if err := p.checkKeyID(request.KeyID); err != nil {
 		return nil, p.fail("EncryptStream", err)
 	}
-	return (&message.Encrypter{Keyring: p}).NewWriter(ctx, output, request.Context)
+	w, err := (&message.Encrypter{Keyring: p}).NewWriter(ctx, output, request.Context)
+	if err != nil {
+		return nil, err // not w: a nil pointer would make an io.WriteCloser that is not nil
+	}
+	return w, nil
 }
 
 // DecryptStream implements provider.EncryptionProvider. The result is a *message.DecryptReader.
 func (p *Provider) DecryptStream(ctx context.Context, input io.Reader) (io.ReadCloser, error) {
-	return (&message.Decrypter{Keyrings: []provider.Keyring{p}}).NewReader(ctx, input, nil)
+	r, err := (&message.Decrypter{Keyrings: []provider.Keyring{p}}).NewReader(ctx, input, nil)
+	if err != nil {
+		return nil, err
+	}
+	return r, nil
 }
 
 // GetKeyInfo implements provider.EncryptionProvider.

@@ -147,10 +147,15 @@ func Run(t *testing.T, open, other func(t *testing.T) provider.EncryptionProvide
 			_, err = io.ReadAll(r)
 			refused(t, err, provider.ErrDecryptionFailed)
 		}
-		_, err := p.DecryptStream(ctx, strings.NewReader("no message"))
+		r, err := p.DecryptStream(ctx, strings.NewReader("no message"))
 		refused(t, err, provider.ErrInvalidCiphertext)
-		_, err = p.EncryptStream(ctx, io.Discard, &provider.EncryptRequest{KeyID: "another-key"})
+		w, err := p.EncryptStream(ctx, io.Discard, &provider.EncryptRequest{KeyID: "another-key"})
 		refused(t, err, provider.ErrKeyNotFound)
+		v, err := p.EncryptStream(ctx, io.Discard, &provider.EncryptRequest{Context: map[string]string{"": "no key"}})
+		refused(t, err, header.ErrInvalidContext)
+		if r != nil || w != nil || v != nil {
+			t.Error("a stream comes with an error")
+		}
 	})
 
 	t.Run("key", func(t *testing.T) {
