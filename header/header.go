@@ -218,23 +218,32 @@ func Read(r io.Reader, limits Limits) (*Header, error) {
 			buf = append(make([]byte, 0, max(need, 2*cap(buf))), buf...)
 		}
 		buf = buf[:need]
-		if n, err := io.ReadFull(r, buf[have:]); err != nil {
-			return nil, readError(err, buf[:have+n])
+		for empty := 0; have < need; {
+			n, err := r.Read(buf[have:])
+			have += n
+			if have >= need {
+				break // an error will come again with the next read
+			}
+			if err == nil && n == 0 {
+				if empty++; empty == 100 {
+					err = io.ErrNoProgress
+				}
+			}
+			if err == io.EOF {
+				return nil, cutShort(buf[:have])
+			}
+			if err != nil {
+				return nil, fmt.Errorf("header: reading: %w", err)
+			}
 		}
 	}
 }
 
-func readError(err error, have []byte) error {
-	if err != io.EOF && err != io.ErrUnexpectedEOF {
-		return fmt.Errorf("header: reading: %w", err)
-	}
+// cutShort is the error of a header that ends after these bytes.
+func cutShort(have []byte) error {
 	if len(have) == 0 {
 		return io.EOF
 	}
-	return cutShort(have)
-}
-
-func cutShort(have []byte) error {
 	if len(have) < SniffSize && (have[0] != version2 || len(have) > 1 && have[1] != byte(AES256GCMHKDFSHA512CommitKey>>8)) {
 		return fmt.Errorf("%w: it has %d bytes", ErrNotMessage, len(have))
 	}
@@ -250,7 +259,7 @@ func Parse(b []byte, limits Limits) (*Header, int, error) {
 		return nil, 0, err
 	}
 	if !done {
-		return nil, 0, readError(io.EOF, b)
+		return nil, 0, cutShort(b)
 	}
 	h, err := decode(append([]byte(nil), b[:size]...), s.Limits)
 	if err != nil {

@@ -337,3 +337,18 @@ func TestSniff(t *testing.T) {
 	}
 	require.True(t, header.Sniff(stored(t, sample())))
 }
+
+func TestReadKeepsTheSourcesErrors(t *testing.T) {
+	for _, broken := range []error{errors.New("mine"), io.ErrUnexpectedEOF, io.ErrNoProgress} {
+		source := io.MultiReader(bytes.NewReader(rawHeader(nil, oneKey, 2, 64)[:50]), iotest.ErrReader(broken))
+		_, err := header.Read(source, header.Limits{})
+		require.ErrorIs(t, err, broken)
+		require.NotErrorIs(t, err, header.ErrMalformed, "a broken source is no malformed header")
+	}
+	_, err := header.Read(silent{}, header.Limits{})
+	require.ErrorIs(t, err, io.ErrNoProgress)
+}
+
+type silent struct{}
+
+func (silent) Read([]byte) (int, error) { return 0, nil }
