@@ -55,8 +55,8 @@ func newOfficialSDK(t *testing.T, environment ...string) *officialSDK {
 	python := os.Getenv("PIKOKMS_PYTHON")
 	if python == "" {
 		python = "python3"
-		if out, err := exec.Command(python, "-c", "import aws_encryption_sdk").CombinedOutput(); err != nil {
-			t.Skipf("skipped: no aws-encryption-sdk for Python: set PIKOKMS_PYTHON to a Python that has it (%.200s)", out)
+		if exec.Command(python, "-c", "import aws_encryption_sdk").Run() != nil {
+			t.Skip("skipped: python3 has no aws-encryption-sdk (PIKOKMS_PYTHON names a Python that has it)")
 		}
 	}
 	command := exec.Command(python, filepath.Join("testdata", "interop.py"))
