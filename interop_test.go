@@ -38,7 +38,8 @@ type sdkRequest struct {
 	Op          string            `json:"op"`
 	Key         sdkKey            `json:"key"`
 	Context     map[string]string `json:"context"`
-	FrameLength int               `json:"frame_length"`
+	Suite       header.Suite      `json:"suite"`
+	FrameLength int               `json:"frame_length"` // 0 is unframed
 	Data        []byte            `json:"data"`
 }
 
@@ -93,68 +94,107 @@ var interopContexts = []map[string]string{
 	{"ключ": "значение", "a": "", "zz": "1", "Z": "2", "é": "3", "\U0001F511": "4", "\uFF5E": "5"},
 }
 
-// The frame lengths are multiples of 128, as the SDK for Python wants of what it writes.
+// The frame lengths are multiples of 128, as the SDK for Python wants of what it writes. 0 is unframed, which only it writes.
 var interopSizes = []struct{ size, frameLength int }{
 	{0, 65536}, {1, 65536}, {65535, 65536}, {65536, 65536}, {65537, 65536}, {300_000, 65536},
 	{0, 128}, {127, 128}, {128, 128}, {129, 128}, {4096, 128}, {100_000, 4096}, {70_000, 1 << 20},
+	{0, 0}, {1, 0}, {100_000, 0},
 }
 
-// testInterop checks both directions over frame lengths, sizes around frame boundaries and contexts.
-func testInterop(t *testing.T, sdk *officialSDK, keyring provider.Keyring, key sdkKey) {
-	count := 0
-	for _, context := range interopContexts {
-		for _, c := range interopSizes {
-			t.Run(fmt.Sprintf("%dx%d-%d", c.size, c.frameLength, len(context)), func(t *testing.T) {
-				plaintext := make([]byte, c.size)
-				_, _ = rand.Read(plaintext)
-
-				e := message.Encrypter{Keyring: keyring, FrameLength: c.frameLength}
-				ours, err := e.Encrypt(t.Context(), plaintext, context)
-				require.NoError(t, err)
-				opened := sdk.ask(sdkRequest{Op: "decrypt", Key: key, Data: ours})
-				require.Empty(t, opened.Error)
-				require.True(t, bytes.Equal(plaintext, opened.Data))
-				for k, v := range context {
-					require.Equal(t, v, opened.Context[k])
-				}
-
-				theirs := sdk.ask(sdkRequest{Op: "encrypt", Key: key, Context: context, FrameLength: c.frameLength, Data: plaintext})
-				require.Empty(t, theirs.Error)
-				d := message.Decrypter{Keyrings: []provider.Keyring{keyring}}
-				got, gotContext, err := d.Decrypt(t.Context(), theirs.Data, context)
-				require.NoError(t, err)
-				require.True(t, bytes.Equal(plaintext, got))
-				require.Len(t, gotContext, len(context))
-				h, _, err := header.Parse(theirs.Data, header.Limits{})
-				require.NoError(t, err)
-				size, err := message.PlaintextSize(h, int64(len(theirs.Data)))
-				require.NoError(t, err)
-				require.EqualValues(t, c.size, size)
-				count += 2
-			})
+// testInterop checks both directions over suites, contexts, frame lengths and sizes around frame boundaries.
+func testInterop(t *testing.T, sdk *officialSDK, keyring provider.Keyring, key sdkKey, suites []header.Suite) {
+	ours, theirs := 0, 0
+	for _, suite := range suites {
+		for _, context := range interopContexts {
+			for _, c := range interopSizes {
+				t.Run(fmt.Sprintf("%04x/%d/%dx%d", uint16(suite), len(context), c.size, c.frameLength), func(t *testing.T) {
+					plaintext := make([]byte, c.size)
+					_, _ = rand.Read(plaintext)
+					if suite.Commits() && c.frameLength > 0 {
+						readByThem(t, sdk, keyring, key, suite, c.frameLength, plaintext, context)
+						ours++
+					}
+					readByUs(t, sdk, keyring, key, suite, c.frameLength, plaintext, context)
+					theirs++
+				})
+			}
 		}
 	}
-	t.Logf("%d messages opened by the other side", count)
+	t.Logf("%d messages of ours opened by the SDK, %d of the SDK's opened here", ours, theirs)
+}
 
-	e := message.Encrypter{Keyring: keyring}
-	ours, err := e.Encrypt(t.Context(), []byte("secret"), nil)
+func readByThem(t *testing.T, sdk *officialSDK, keyring provider.Keyring, key sdkKey, suite header.Suite, frameLength int, plaintext []byte, context map[string]string) {
+	t.Helper()
+	e := message.Encrypter{Keyring: keyring, FrameLength: frameLength, Suite: suite}
+	stored, err := e.Encrypt(t.Context(), plaintext, context)
 	require.NoError(t, err)
-	ours[len(ours)-1] ^= 1
-	require.NotEmpty(t, sdk.ask(sdkRequest{Op: "decrypt", Key: key, Data: ours}).Error, "the SDK opens a changed message")
+	opened := sdk.ask(sdkRequest{Op: "decrypt", Key: key, Suite: suite, Data: stored})
+	require.Empty(t, opened.Error)
+	require.True(t, bytes.Equal(plaintext, opened.Data))
+	for k, v := range context {
+		require.Equal(t, v, opened.Context[k])
+	}
+}
+
+func readByUs(t *testing.T, sdk *officialSDK, keyring provider.Keyring, key sdkKey, suite header.Suite, frameLength int, plaintext []byte, context map[string]string) {
+	t.Helper()
+	stored := sdk.ask(sdkRequest{Op: "encrypt", Key: key, Suite: suite, Context: context, FrameLength: frameLength, Data: plaintext})
+	require.Empty(t, stored.Error)
+	d := message.Decrypter{Keyrings: []provider.Keyring{keyring}, CommitmentPolicy: message.RequireEncryptAllowDecrypt}
+	got, gotContext, err := d.Decrypt(t.Context(), stored.Data, context)
+	require.NoError(t, err)
+	require.True(t, bytes.Equal(plaintext, got))
+	for k, v := range context {
+		require.Equal(t, v, gotContext[k])
+	}
+	var pushed bytes.Buffer
+	w := d.NewWriter(t.Context(), &pushed, context)
+	for rest := stored.Data; len(rest) > 0; {
+		n := min(len(rest), 777)
+		_, err := w.Write(rest[:n])
+		require.NoError(t, err)
+		rest = rest[n:]
+	}
+	require.NoError(t, w.Close())
+	require.True(t, bytes.Equal(plaintext, pushed.Bytes()))
+
+	h, _, err := header.Parse(stored.Data, header.Limits{})
+	require.NoError(t, err)
+	require.Equal(t, suite, h.Suite)
+	if !suite.Signed() {
+		size, err := message.PlaintextSize(h, int64(len(stored.Data)))
+		require.NoError(t, err)
+		require.EqualValues(t, len(plaintext), size)
+	}
+	d.CommitmentPolicy = message.RequireEncryptRequireDecrypt
+	if _, _, err = d.Decrypt(t.Context(), stored.Data, context); suite.Commits() {
+		require.NoError(t, err)
+	} else {
+		require.ErrorIs(t, err, message.ErrCommitmentPolicy)
+	}
+	stored.Data[len(stored.Data)-1] ^= 1
+	d.CommitmentPolicy = message.RequireEncryptAllowDecrypt
+	_, _, err = d.Decrypt(t.Context(), stored.Data, context)
+	require.ErrorIs(t, err, provider.ErrDecryptionFailed)
 }
 
 func TestOfficialSDKLocalKey(t *testing.T) {
 	sdk := newOfficialSDK(t)
-	key := make([]byte, local.KeySize)
-	_, _ = rand.Read(key)
-	p, err := local.NewProvider(local.Config{Key: bytes.Clone(key), Namespace: "name space", Name: "key/1"})
-	require.NoError(t, err)
-	defer p.Close()
-	testInterop(t, sdk, p, sdkKey{Namespace: "name space", Name: "key/1", Key: key})
+	for _, size := range []int{16, 24, 32} {
+		t.Run(fmt.Sprintf("AES-%d", 8*size), func(t *testing.T) {
+			key := make([]byte, size)
+			_, _ = rand.Read(key)
+			p, err := local.NewProvider(local.Config{Key: bytes.Clone(key), Namespace: "name space", Name: "key/1"})
+			require.NoError(t, err)
+			defer p.Close()
+			sdk.t = t
+			testInterop(t, sdk, p, sdkKey{Namespace: "name space", Name: "key/1", Key: key}, header.Suites())
+		})
+	}
 }
 
 func TestOfficialSDKKMS(t *testing.T) {
 	p, _, _ := newProvider(t)
 	sdk := newOfficialSDK(t, "AWS_ENDPOINT_URL="+endpoint(t), "AWS_DEFAULT_REGION="+region)
-	testInterop(t, sdk, p, sdkKey{ARN: p.ARN()})
+	testInterop(t, sdk, p, sdkKey{ARN: p.ARN()}, []header.Suite{0x0178, 0x0378, 0x0478, 0x0578})
 }

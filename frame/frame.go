@@ -5,8 +5,8 @@
 // starts a goroutine, and each holds one frame in memory whatever the message's size.
 //
 // The format is the specification's data-format/message-body.md ("Framed Data") and data-format/message-body-aad.md.
-// Invariants: frames count from 1 without a gap; the IV is the frame's number; a body ends with exactly one final frame,
-// and with the input; no byte of a frame is released before its tag is verified. The final frame that is written here is
+// Invariants: frames count from 1 without a gap; a body ends with exactly one final frame, behind which stands at most the
+// footer of a signed message, and with the input; no byte of a frame is released before its tag is verified. The final frame that is written here is
 // always shorter than a regular one, empty if need be: the specification lets it be full too, which is read, but AWS's
 // SDK for Python refuses that.
 package frame
@@ -34,6 +34,8 @@ var (
 	ErrMalformed = errors.New("malformed message body")
 	// ErrTooLong means that the plaintext needs more than the 2³²−1 frames that a message can hold.
 	ErrTooLong = errors.New("plaintext too long for its frame length")
+	// ErrTooLarge means that an unframed body is larger than the reader's bound.
+	ErrTooLarge = errors.New("unframed message body exceeds the bound")
 	// ErrClosed means a write to a closed stream.
 	ErrClosed = errors.New("stream is closed")
 )
@@ -42,12 +44,15 @@ const (
 	ivSize  = 12
 	tagSize = 16
 
-	// RegularOverhead and FinalOverhead are the bytes that a frame has beside its content.
-	RegularOverhead = 4 + ivSize + tagSize
-	FinalOverhead   = 4 + 4 + ivSize + 4 + tagSize
+	// RegularOverhead and FinalOverhead are the bytes that a frame has beside its content, UnframedOverhead those that an
+	// unframed body has.
+	RegularOverhead  = 4 + ivSize + tagSize
+	FinalOverhead    = 4 + 4 + ivSize + 4 + tagSize
+	UnframedOverhead = ivSize + 8 + tagSize
 
-	regularStart = 4 + ivSize         // where a regular frame's content begins
-	finalStart   = 4 + 4 + ivSize + 4 // where the final frame's content begins
+	regularStart  = 4 + ivSize         // where a regular frame's content begins
+	finalStart    = 4 + 4 + ivSize + 4 // where the final frame's content begins
+	unframedStart = ivSize + 8         // where an unframed body's content begins
 
 	endMarker = math.MaxUint32
 	maxFrames = math.MaxUint32
@@ -57,8 +62,20 @@ const (
 type Config struct {
 	AEAD      cipher.AEAD // AES-GCM with 12-byte IVs and 16-byte tags, under a key that no other message uses
 	MessageID []byte      // from the header
-	Length    int         // bytes of plaintext in a regular frame
+	Length    int         // bytes of plaintext in a regular frame; of an unframed body, the most that is taken
+
+	// Unframed says, for opening, that the body is one sealed block: it is held in memory until its tag is verified.
+	Unframed bool
+
+	// Digest, if not nil, receives every byte of the body as stored.
+	Digest io.Writer
+
+	// Footer, if not nil, is called when opening, with all that stands behind the body, before the last plaintext is released.
+	Footer func(footer []byte) error
 }
+
+// maxFooter is more than any footer has.
+const maxFooter = 1024
 
 // EncryptedSize returns the exact size in bytes of the body that the writers of this package make of n bytes of plaintext.
 // The error holds ErrTooLong.
@@ -89,8 +106,7 @@ func PlaintextSize(n int64, frameLength int) (int64, error) {
 
 // sequence seals or opens one body's frames in order.
 type sequence struct {
-	aead    cipher.AEAD
-	length  int
+	Config
 	number  uint32 // of the next frame
 	regular []byte // additional data: message ID, content type, then number and length
 	final   []byte
@@ -102,17 +118,31 @@ func newSequence(c Config) sequence {
 		b = append(append(b, c.MessageID...), kind...)
 		return binary.BigEndian.AppendUint64(append(b, 0, 0, 0, 0), uint64(c.Length))
 	}
-	return sequence{
-		aead:    c.AEAD,
-		length:  c.Length,
-		number:  1,
-		regular: additional("AWSKMSEncryptionClient Frame"),
-		final:   additional("AWSKMSEncryptionClient Final Frame"),
+	s := sequence{Config: c, number: 1}
+	if c.Unframed {
+		s.final = additional("AWSKMSEncryptionClient Single Block")
+	} else {
+		s.regular, s.final = additional("AWSKMSEncryptionClient Frame"), additional("AWSKMSEncryptionClient Final Frame")
 	}
+	return s
 }
 
-// bufferSize is room for one frame of either kind.
-func (s *sequence) bufferSize() int { return s.length + FinalOverhead }
+// bufferSize is room for one frame of either kind, or for the beginning of an unframed body.
+func (s *sequence) bufferSize() int {
+	if s.Unframed {
+		return min(s.Length+UnframedOverhead, 64<<10)
+	}
+	return s.Length + FinalOverhead
+}
+
+// observe passes stored bytes to the digest.
+func (s *sequence) observe(b []byte) error {
+	if s.Digest == nil {
+		return nil
+	}
+	_, err := s.Digest.Write(b)
+	return err
+}
 
 func (s *sequence) additional(final bool, contentLength int) []byte {
 	a := s.regular
@@ -133,27 +163,31 @@ func putIV(b []byte, number uint32) {
 // has it, at buf[regularStart:].
 func (s *sequence) sealRegular(buf, content []byte) ([]byte, error) {
 	if s.number == endMarker {
-		return nil, fmt.Errorf("%w: over 2³²−1 frames of %d bytes", ErrTooLong, s.length)
+		return nil, fmt.Errorf("%w: over 2³²−1 frames of %d bytes", ErrTooLong, s.Length)
 	}
 	binary.BigEndian.PutUint32(buf, s.number)
 	putIV(buf[4:], s.number)
-	sealed := s.aead.Seal(buf[:regularStart], buf[4:regularStart], content, s.additional(false, s.length))
+	sealed := s.AEAD.Seal(buf[:regularStart], buf[4:regularStart], content, s.additional(false, s.Length))
 	s.number++
-	return sealed, nil
+	return sealed, s.observe(sealed)
 }
 
 // sealFinal is sealRegular for the frame that ends the body, whose content stands at buf[finalStart:].
-func (s *sequence) sealFinal(buf, content []byte) []byte {
+func (s *sequence) sealFinal(buf, content []byte) ([]byte, error) {
 	binary.BigEndian.PutUint32(buf, endMarker)
 	binary.BigEndian.PutUint32(buf[4:], s.number)
 	putIV(buf[8:], s.number)
 	binary.BigEndian.PutUint32(buf[8+ivSize:], uint32(len(content)))
-	return s.aead.Seal(buf[:finalStart], buf[8:8+ivSize], content, s.additional(true, len(content)))
+	sealed := s.AEAD.Seal(buf[:finalStart], buf[8:8+ivSize], content, s.additional(true, len(content)))
+	return sealed, s.observe(sealed)
 }
 
 // measure looks at the bytes of the next frame that are there and returns how many it needs to go on. When that many are
 // there, whole says that they are the frame.
 func (s *sequence) measure(b []byte) (need int, final, whole bool, err error) {
+	if s.Unframed {
+		return s.measureUnframed(b)
+	}
 	if len(b) < 4 {
 		return 4, false, false, nil
 	}
@@ -162,7 +196,7 @@ func (s *sequence) measure(b []byte) (need int, final, whole bool, err error) {
 		if number != s.number || s.number == endMarker {
 			return 0, false, false, fmt.Errorf("%w: frame %d stands where %d belongs", ErrSequence, number, s.number)
 		}
-		return s.length + RegularOverhead, false, true, nil
+		return s.Length + RegularOverhead, false, true, nil
 	}
 	if len(b) < finalStart {
 		return finalStart, true, false, nil
@@ -171,29 +205,40 @@ func (s *sequence) measure(b []byte) (need int, final, whole bool, err error) {
 		return 0, false, false, fmt.Errorf("%w: final frame %d stands where %d belongs", ErrSequence, number, s.number)
 	}
 	length := binary.BigEndian.Uint32(b[8+ivSize:])
-	if uint64(length) > uint64(s.length) {
-		return 0, false, false, fmt.Errorf("%w: the final frame states %d bytes, over the frame length %d", ErrMalformed, length, s.length)
+	if uint64(length) > uint64(s.Length) {
+		return 0, false, false, fmt.Errorf("%w: the final frame states %d bytes, over the frame length %d", ErrMalformed, length, s.Length)
 	}
 	return FinalOverhead + int(length), true, true, nil
 }
 
-// open verifies a whole frame and decrypts it to dst[:0], which is the frame's own content or lies outside the frame.
-// A nil dst means in place.
+func (s *sequence) measureUnframed(b []byte) (need int, final, whole bool, err error) {
+	if len(b) < unframedStart {
+		return unframedStart, true, false, nil
+	}
+	length := binary.BigEndian.Uint64(b[ivSize:])
+	if length > uint64(s.Length) {
+		return 0, false, false, fmt.Errorf("%w: it states %d bytes, at most %d are taken, since they are held in memory", ErrTooLarge, length, s.Length)
+	}
+	return UnframedOverhead + int(length), true, true, nil
+}
+
+// open verifies a whole frame, or an unframed body, and decrypts it to dst[:0], which is its own content or lies outside it.
+// A nil dst means in place. The IV is the stored one: writers of today use the frame's number, early ones drew it.
 func (s *sequence) open(dst, b []byte, final bool) ([]byte, error) {
 	iv, content := b[4:regularStart], b[regularStart:]
-	if final {
+	switch {
+	case s.Unframed:
+		iv, content = b[:ivSize], b[unframedStart:]
+	case final:
 		iv, content = b[8:8+ivSize], b[finalStart:]
 	}
 	if dst == nil {
 		dst = content
 	}
-	// The stored IV is outside the additional data, so it is compared with the one that the specification prescribes.
-	var want [ivSize]byte
-	putIV(want[:], s.number)
-	if [ivSize]byte(iv) != want {
-		return nil, fmt.Errorf("%w: the IV of frame %d is not its number", ErrAuthentication, s.number)
+	if err := s.observe(b); err != nil {
+		return nil, err
 	}
-	plaintext, err := s.aead.Open(dst[:0], iv, content, s.additional(final, len(content)-tagSize))
+	plaintext, err := s.AEAD.Open(dst[:0], iv, content, s.additional(final, len(content)-tagSize))
 	if err != nil {
 		return nil, fmt.Errorf("%w: frame %d", ErrAuthentication, s.number)
 	}

@@ -6,7 +6,7 @@ import (
 )
 
 // OpenReader is the pull side of opening: it reads a body from its source and gives the plaintext. It returns io.EOF only
-// after a verified final frame that the source's end follows.
+// after a verified final frame that the source's end follows, with a footer between them if there is to be one.
 type OpenReader struct {
 	sequence
 	src        io.Reader
@@ -32,12 +32,29 @@ func (r *OpenReader) fill(need int) error {
 		r.end = copy(r.buf, r.buf[r.start:r.end])
 		r.start = 0
 	}
-	n, err := read(r.src, r.buf[r.end:], need-(r.end-r.start))
-	r.end += n
-	if err == io.EOF {
-		return fmt.Errorf("%w: within frame %d: %w", ErrTruncated, r.number, io.ErrUnexpectedEOF)
+	for r.end-r.start < need {
+		if r.end == len(r.buf) {
+			r.buf = grow(r.buf, need)
+		}
+		n, err := read(r.src, r.buf[r.end:], min(need, len(r.buf)-r.start)-(r.end-r.start))
+		r.end += n
+		if err == io.EOF {
+			return r.truncated()
+		}
+		if err != nil {
+			return err
+		}
 	}
-	return err
+	return nil
+}
+
+// grow makes room in a buffer for an unframed body, whose size nothing proves, only as its bytes arrive.
+func grow(buf []byte, need int) []byte {
+	return append(make([]byte, 0, min(need, 2*len(buf))), buf...)[:min(need, 2*len(buf))]
+}
+
+func (s *sequence) truncated() error {
+	return fmt.Errorf("%w: within frame %d: %w", ErrTruncated, s.number, io.ErrUnexpectedEOF)
 }
 
 // next opens the next frame to dst[:0], or in place when dst is nil.
@@ -63,36 +80,47 @@ func (r *OpenReader) next(dst []byte) (plaintext []byte, err error) {
 		}
 		frame := r.buf[r.start : r.start+need]
 		r.start += need
-		if final {
-			if err := r.checkEnd(); err != nil {
-				return nil, err
-			}
+		if !final {
+			return r.open(dst, frame, false)
 		}
-		plaintext, err := r.open(dst, frame, final)
+		footer, err := r.rest()
 		if err != nil {
 			return nil, err
 		}
-		if final {
-			r.err = io.EOF
+		plaintext, err := r.open(dst, frame, true)
+		if err != nil {
+			return nil, err
 		}
+		if r.Footer != nil {
+			if err := r.Footer(footer); err != nil {
+				clear(plaintext)
+				return nil, err
+			}
+		}
+		r.err = io.EOF
 		return plaintext, nil
 	}
 }
 
-// checkEnd checks that nothing follows the final frame.
-func (r *OpenReader) checkEnd() error {
-	if r.end > r.start {
-		return ErrTrailingData
+// rest reads what stands behind the body, up to the source's end: nothing, or a footer if there is to be one.
+func (r *OpenReader) rest() ([]byte, error) {
+	most := 0
+	if r.Footer != nil {
+		most = maxFooter
 	}
-	var one [1]byte
-	n, err := read(r.src, one[:], 1)
-	if n > 0 {
-		return ErrTrailingData
+	if r.end-r.start > most {
+		return nil, ErrTrailingData
+	}
+	footer := make([]byte, most+1)
+	n := copy(footer, r.buf[r.start:r.end])
+	m, err := read(r.src, footer[n:], len(footer)-n)
+	if n+m > most {
+		return nil, ErrTrailingData
 	}
 	if err != io.EOF {
-		return err
+		return nil, err
 	}
-	return nil
+	return footer[:n+m], nil
 }
 
 // Read implements io.Reader. A p of at least the frame length receives a frame's plaintext without a copy.
@@ -101,7 +129,7 @@ func (r *OpenReader) Read(p []byte) (int, error) {
 		return 0, nil
 	}
 	for len(r.out) == 0 {
-		if len(p) >= r.length {
+		if len(p) >= r.Length {
 			plaintext, err := r.next(p)
 			if err != nil || len(plaintext) > 0 {
 				return len(plaintext), err
@@ -134,6 +162,8 @@ type OpenWriter struct {
 	last []byte // the final frame's plaintext
 	done bool   // the final frame is open
 
+	footer []byte
+
 	err    error // sticky; ErrClosed may also be the destination's
 	closed bool
 }
@@ -164,7 +194,11 @@ func (w *OpenWriter) Write(p []byte) (n int, err error) {
 // step takes bytes of p as far as the next decision. Bytes that measure has seen are whole or fewer than it needs.
 func (w *OpenWriter) step(p []byte) (used int, err error) {
 	if w.done {
-		return 0, ErrTrailingData
+		if w.Footer == nil || len(w.footer)+len(p) > maxFooter {
+			return 0, ErrTrailingData
+		}
+		w.footer = append(w.footer, p...)
+		return len(p), nil
 	}
 	held := w.buf[:w.have]
 	direct := w.have == 0
@@ -178,7 +212,10 @@ func (w *OpenWriter) step(p []byte) (used int, err error) {
 	if direct && len(p) >= need {
 		return need, w.release(w.buf, p[:need], final)
 	}
-	used = copy(w.buf[w.have:need], p)
+	for len(w.buf) < need && len(w.buf) < w.have+len(p) {
+		w.buf = grow(w.buf, need)
+	}
+	used = copy(w.buf[w.have:min(need, len(w.buf))], p)
 	w.have += used
 	if w.have == need && whole {
 		w.have = 0
@@ -210,8 +247,14 @@ func (w *OpenWriter) Close() error {
 		return w.err
 	}
 	if !w.done {
-		w.err = fmt.Errorf("%w: within frame %d: %w", ErrTruncated, w.number, io.ErrUnexpectedEOF)
+		w.err = w.truncated()
 		return w.err
+	}
+	if w.Footer != nil {
+		if w.err = w.Footer(w.footer); w.err != nil {
+			clear(w.last)
+			return w.err
+		}
 	}
 	if len(w.last) > 0 {
 		if _, w.err = writeAll(w.dst, w.last); w.err != nil {

@@ -21,12 +21,16 @@ func (r *SealReader) next(buf []byte) ([]byte, error) {
 	if r.err != nil {
 		return nil, r.err
 	}
-	content := buf[regularStart : regularStart+r.length]
+	content := buf[regularStart : regularStart+r.Length]
 	n, err := read(r.src, content, len(content))
 	if err == io.EOF {
 		r.err = io.EOF
 		copy(buf[finalStart:], content[:n])
-		return r.sealFinal(buf, buf[finalStart:finalStart+n]), nil
+		sealed, err := r.sealFinal(buf, buf[finalStart:finalStart+n])
+		if err != nil {
+			r.err = err
+		}
+		return sealed, err
 	}
 	if err != nil {
 		r.err = err
@@ -104,19 +108,19 @@ func (w *SealWriter) Write(p []byte) (n int, err error) {
 	if w.err != nil {
 		return 0, w.err
 	}
-	content := w.buf[regularStart : regularStart+w.length]
+	content := w.buf[regularStart : regularStart+w.Length]
 	for n < len(p) {
-		if w.have == 0 && len(p)-n >= w.length {
-			if err := w.flush(p[n : n+w.length]); err != nil {
+		if w.have == 0 && len(p)-n >= w.Length {
+			if err := w.flush(p[n : n+w.Length]); err != nil {
 				return n, err
 			}
-			n += w.length
+			n += w.Length
 			continue
 		}
 		m := copy(content[w.have:], p[n:])
 		w.have += m
 		n += m
-		if w.have == w.length {
+		if w.have == w.Length {
 			if err := w.flush(content); err != nil {
 				return n, err
 			}
@@ -130,9 +134,9 @@ func (w *SealWriter) ReadFrom(r io.Reader) (total int64, err error) {
 	if w.err != nil {
 		return 0, w.err
 	}
-	content := w.buf[regularStart : regularStart+w.length]
+	content := w.buf[regularStart : regularStart+w.Length]
 	for {
-		n, err := read(r, content[w.have:], w.length-w.have)
+		n, err := read(r, content[w.have:], w.Length-w.have)
 		w.have += n
 		total += int64(n)
 		if err == io.EOF {
@@ -157,8 +161,13 @@ func (w *SealWriter) Close() error {
 		return w.err
 	}
 	copy(w.buf[finalStart:], w.buf[regularStart:regularStart+w.have])
-	if _, w.err = writeAll(w.dst, w.sealFinal(w.buf, w.buf[finalStart:finalStart+w.have])); w.err != nil {
-		return w.err
+	sealed, err := w.sealFinal(w.buf, w.buf[finalStart:finalStart+w.have])
+	if err == nil {
+		_, err = writeAll(w.dst, sealed)
+	}
+	if err != nil {
+		w.err = err
+		return err
 	}
 	w.err, w.closed = ErrClosed, true
 	return nil

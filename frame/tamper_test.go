@@ -90,15 +90,22 @@ func TestFrameKindsAreAuthenticated(t *testing.T) {
 	requireRefused(t, c, bytes.Join([][]byte{whole[0], whole[1], asRegular, last}, nil), plaintext, frame.ErrAuthentication)
 }
 
-// The IV stands outside the additional data: without a check of its own, a frame sealed under another IV would open.
-func TestIVIsTheFramesNumber(t *testing.T) {
+// Early writers drew their IVs. The stored IV is what the frame opens under, so a changed one is refused by the tag.
+func TestDrawnIV(t *testing.T) {
 	c := config(16)
 	content := pattern(5)
 	additional := append(bytes.Clone(c.MessageID), "AWSKMSEncryptionClient Final Frame\x00\x00\x00\x01\x00\x00\x00\x00\x00\x00\x00\x05"...)
 	iv := bytes.Repeat([]byte{9}, 12)
 	sealed := append([]byte{0xff, 0xff, 0xff, 0xff, 0, 0, 0, 1}, iv...)
 	sealed = c.AEAD.Seal(append(sealed, 0, 0, 0, 5), iv, content, additional)
-	requireRefused(t, c, sealed, nil, frame.ErrAuthentication)
+	got, err := io.ReadAll(frame.NewOpenReader(bytes.NewReader(sealed), c))
+	require.NoError(t, err)
+	require.Equal(t, content, got)
+	for at := 8; at < 20; at++ {
+		changed := bytes.Clone(sealed)
+		changed[at] ^= 1
+		requireRefused(t, c, changed, nil, frame.ErrAuthentication)
+	}
 }
 
 // Neither a caller's buffer nor a destination sees plaintext of a frame that was changed.

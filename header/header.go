@@ -4,16 +4,19 @@
 // It stands first in every message and is followed by the frames of package frame. It does no I/O beyond one io.Reader
 // and knows nothing of key services.
 //
-// The format is the specification's data-format/message-header.md, version 2 with algorithm suite 0x0478.
+// The format is the specification's data-format/message-header.md. Versions 1 and 2 with all algorithm suites are read;
+// what pikokms writes is version 2.
 package header
 
 import (
+	"bytes"
 	"crypto/cipher"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
 	"math"
+	"slices"
 )
 
 var (
@@ -33,13 +36,20 @@ var (
 	ErrAuthentication = errors.New("message header failed authentication")
 )
 
-const version2 = 0x02
+const (
+	version1 = 0x01
+	version2 = 0x02
+	type1    = 0x80 // of version 1, "Customer Authenticated Encrypted Data"
+)
 
 // ContentType says how the body is laid out (specification: "Supported Content Types").
 type ContentType byte
 
-// Framed is the content type of every message that pikokms writes.
-const Framed ContentType = 0x02
+// The content types. Pikokms writes framed messages; the body of an unframed one is a single sealed block.
+const (
+	Unframed ContentType = 0x01
+	Framed   ContentType = 0x02
+)
 
 // Frame lengths in bytes of plaintext.
 const (
@@ -58,15 +68,27 @@ type EncryptedDataKey struct {
 // Verify succeeds.
 type Header struct {
 	Suite             Suite
-	MessageID         [MessageIDSize]byte
+	MessageID         []byte // random: 32 bytes, 16 in version 1
 	EncryptionContext map[string]string
 	EncryptedDataKeys []EncryptedDataKey
 	ContentType       ContentType
-	FrameLength       uint32
-	Commitment        [CommitmentSize]byte
+	FrameLength       uint32       // 0 in an unframed message
+	Commitment        []byte       // of suites that commit: 32 bytes
+	IV                [IVSize]byte // of the tag: zero in version 2
 	Tag               [TagSize]byte
 
-	raw []byte // the stored bytes, tag included, of a header that was read
+	raw []byte // the stored bytes, authentication included, of a header that was read or sealed
+}
+
+// Version returns the version of the message format, 1 or 2, or 0 for an unknown suite.
+func (h *Header) Version() int { return int(suites[h.Suite].version) }
+
+// authenticationSize is what follows the header body: the tag, and in version 1 its IV before it.
+func (s Suite) authenticationSize() int {
+	if suites[s].version == version1 {
+		return IVSize + TagSize
+	}
+	return TagSize
 }
 
 // Limits bound what a reader takes from a header before it allocates. A zero field means its default.
@@ -99,32 +121,34 @@ func (l Limits) withDefaults() Limits {
 const SniffSize = 4
 
 // Sniff reports whether b begins as a message of any version and suite of the specification does.
-func Sniff(b []byte) bool {
-	if len(b) >= 3 && b[0] == version2 {
-		suite := Suite(binary.BigEndian.Uint16(b[1:]))
-		return suite == AES256GCMHKDFSHA512CommitKey || suite == 0x0578
+func Sniff(b []byte) bool { return len(b) >= SniffSize && checkStart(b) == nil }
+
+// suiteOf returns the suite that a message's first SniffSize bytes name.
+func suiteOf(b []byte) Suite {
+	if b[0] == version1 {
+		return Suite(binary.BigEndian.Uint16(b[2:]))
 	}
-	if len(b) >= 4 && b[0] == 0x01 && b[1] == 0x80 {
-		suite := Suite(binary.BigEndian.Uint16(b[2:]))
-		return suite < 0x0400 && otherSuites[suite] != ""
+	return Suite(binary.BigEndian.Uint16(b[1:]))
+}
+
+// start returns the bytes that messages of the suite begin with.
+func (s Suite) start() []byte {
+	if suites[s].version == version1 {
+		return []byte{version1, type1, byte(s >> 8), byte(s)}
 	}
-	return false
+	return []byte{version2, byte(s >> 8), byte(s)}
 }
 
 // checkStart judges a message's first SniffSize bytes.
 func checkStart(b []byte) error {
-	switch {
-	case b[0] == version2 && Suite(binary.BigEndian.Uint16(b[1:])) == AES256GCMHKDFSHA512CommitKey:
+	if a, known := suites[suiteOf(b)]; known && a.version == b[0] && (b[0] != version1 || b[1] == type1) {
 		return nil
-	case Sniff(b) && b[0] == version2:
-		return fmt.Errorf("%w: algorithm suite %v; this version reads %v", ErrUnsupported, Suite(binary.BigEndian.Uint16(b[1:])), AES256GCMHKDFSHA512CommitKey)
-	case Sniff(b):
-		return fmt.Errorf("%w: message format 1, algorithm suite %v; this version reads %v", ErrUnsupported, Suite(binary.BigEndian.Uint16(b[2:])), AES256GCMHKDFSHA512CommitKey)
-	case string(b[:3]) == "AgR" || string(b[:3]) == "AgV" || string(b[:2]) == "AY":
+	}
+	if string(b[:3]) == "AgR" || string(b[:3]) == "AgV" || string(b[:2]) == "AY" {
 		// Specification: client-apis/decrypt.md, "Encrypted Message Format", asks for this hint.
 		return fmt.Errorf("%w: it looks like the base64 text of one; decode it first", ErrNotMessage)
 	}
-	return fmt.Errorf("%w: it does not begin with the bytes 02 04 78", ErrNotMessage)
+	return fmt.Errorf("%w: it begins with no version and algorithm suite of one, such as 02 04 78", ErrNotMessage)
 }
 
 // Scanner finds the end of a header in bytes that arrive piece by piece, and refuses lengths above its Limits before
@@ -132,6 +156,7 @@ func checkStart(b []byte) error {
 type Scanner struct {
 	Limits Limits
 
+	suite  Suite
 	stage  func(*Scanner, []byte) error
 	need   int // bytes from the header's start that the next stage looks at
 	fields int // length-prefixed fields of encrypted data keys still to come
@@ -160,7 +185,11 @@ func (s *Scanner) scanStart(b []byte) error {
 	if err := checkStart(b[:SniffSize]); err != nil {
 		return err
 	}
-	s.stage, s.need = (*Scanner).scanContextLength, 1+2+MessageIDSize+2
+	s.suite, s.stage = suiteOf(b), (*Scanner).scanContextLength
+	s.need = 1 + 2 + messageIDSize2 + 2
+	if b[0] == version1 {
+		s.need = 1 + 1 + 2 + messageIDSize1 + 2
+	}
 	return nil
 }
 
@@ -190,7 +219,12 @@ func (s *Scanner) scanKeyField(b []byte) error {
 		return nil
 	}
 	s.stage = (*Scanner).scanEnd
-	s.need += 1 + 4 + CommitmentSize + TagSize
+	s.need += 1 + 4 + s.suite.authenticationSize()
+	if s.suite.Commits() {
+		s.need += commitmentSize
+	} else {
+		s.need += 4 + 1
+	}
 	return nil
 }
 
@@ -244,7 +278,7 @@ func cutShort(have []byte) error {
 	if len(have) == 0 {
 		return io.EOF
 	}
-	if len(have) < SniffSize && (have[0] != version2 || len(have) > 1 && have[1] != byte(AES256GCMHKDFSHA512CommitKey>>8)) {
+	if len(have) < SniffSize && !slices.ContainsFunc(Suites(), func(s Suite) bool { return bytes.HasPrefix(s.start(), have) }) {
 		return fmt.Errorf("%w: it has %d bytes", ErrNotMessage, len(have))
 	}
 	return fmt.Errorf("%w: cut short after %d bytes: %w", ErrMalformed, len(have), io.ErrUnexpectedEOF)
@@ -278,10 +312,14 @@ func decode(raw []byte, limits Limits) (*Header, error) {
 	}
 	field := func() []byte { return take(int(binary.BigEndian.Uint16(take(2)))) }
 
-	h := &Header{raw: raw}
-	take(1)
-	h.Suite = Suite(binary.BigEndian.Uint16(take(2)))
-	copy(h.MessageID[:], take(MessageIDSize))
+	h := &Header{raw: raw, Suite: suiteOf(raw)}
+	if raw[0] == version1 {
+		take(1 + 1 + 2)
+		h.MessageID = take(messageIDSize1)
+	} else {
+		take(1 + 2)
+		h.MessageID = take(messageIDSize2)
+	}
 	context, err := parseContext(field(), limits.MaxPairs)
 	if err != nil {
 		return nil, err
@@ -292,12 +330,23 @@ func decode(raw []byte, limits Limits) (*Header, error) {
 		h.EncryptedDataKeys[i] = EncryptedDataKey{ProviderID: string(field()), ProviderInfo: field(), Ciphertext: field()}
 	}
 	h.ContentType = ContentType(take(1)[0])
+	if raw[0] == version1 {
+		if reserved, ivSize := take(4), take(1); string(reserved) != "\x00\x00\x00\x00" || ivSize[0] != IVSize {
+			return nil, fmt.Errorf("%w: reserved bytes % x and IV length %d, which should be zero and %d", ErrMalformed, reserved, ivSize[0], IVSize)
+		}
+	}
 	h.FrameLength = binary.BigEndian.Uint32(take(4))
-	copy(h.Commitment[:], take(CommitmentSize))
+	if h.Suite.Commits() {
+		h.Commitment = take(commitmentSize)
+	} else {
+		copy(h.IV[:], take(IVSize))
+	}
 	copy(h.Tag[:], take(TagSize))
 	switch {
-	case h.ContentType == 0x01:
-		return nil, fmt.Errorf("%w: unframed content; this version reads framed messages", ErrUnsupported)
+	case h.ContentType == Unframed && h.FrameLength != 0:
+		return nil, fmt.Errorf("%w: frame length %d in an unframed message", ErrMalformed, h.FrameLength)
+	case h.ContentType == Unframed:
+		return h, nil
 	case h.ContentType != Framed:
 		return nil, fmt.Errorf("%w: content type %02x", ErrMalformed, byte(h.ContentType))
 	case h.FrameLength == 0:
@@ -314,26 +363,41 @@ func (h *Header) Size() int { return len(h.raw) }
 // Bytes returns the header as stored, tag included. The caller must not change them.
 func (h *Header) Bytes() []byte { return h.raw }
 
-// Append appends the header's serialisation to b: the body from its fields, then Tag.
-// The error holds ErrInvalidContext, or ErrMalformed for fields that the format cannot hold.
+// Append appends the header's serialisation to b: the body from its fields, then IV, in version 1, and Tag.
+// The error holds ErrInvalidContext, ErrUnsupported for an unknown suite, or ErrMalformed for fields that the format cannot
+// hold.
 func (h *Header) Append(b []byte) ([]byte, error) {
 	b, err := h.appendBody(b)
 	if err != nil {
 		return nil, err
 	}
-	return append(b, h.Tag[:]...), nil
+	return h.appendAuthentication(b), nil
+}
+
+func (h *Header) appendAuthentication(b []byte) []byte {
+	if !h.Suite.Commits() {
+		b = append(b, h.IV[:]...)
+	}
+	return append(b, h.Tag[:]...)
 }
 
 func (h *Header) appendBody(b []byte) ([]byte, error) {
-	if h.Suite != AES256GCMHKDFSHA512CommitKey {
-		return nil, fmt.Errorf("%w: writing algorithm suite %v", ErrUnsupported, h.Suite)
+	idSize, suiteDataSize := messageIDSize2, commitmentSize
+	switch h.Version() {
+	case version1:
+		idSize, suiteDataSize = messageIDSize1, 0
+	case version2:
+	default:
+		return nil, fmt.Errorf("%w: algorithm suite %v", ErrUnsupported, h.Suite)
+	}
+	if len(h.MessageID) != idSize || len(h.Commitment) != suiteDataSize {
+		return nil, fmt.Errorf("%w: a message ID of %d bytes and a commitment of %d, suite %v has %d and %d", ErrMalformed, len(h.MessageID), len(h.Commitment), h.Suite, idSize, suiteDataSize)
 	}
 	if n := len(h.EncryptedDataKeys); n == 0 || n > math.MaxUint16 {
 		return nil, fmt.Errorf("%w: %d encrypted data keys, the format holds 1 to %d", ErrMalformed, n, math.MaxUint16)
 	}
-	b = append(b, version2)
-	b = binary.BigEndian.AppendUint16(b, uint16(h.Suite))
-	b = append(b, h.MessageID[:]...)
+	b = append(b, h.Suite.start()...)
+	b = append(b, h.MessageID...)
 	start := len(b)
 	b, err := AppendContext(append(b, 0, 0), h.EncryptionContext)
 	if err != nil {
@@ -351,32 +415,42 @@ func (h *Header) appendBody(b []byte) ([]byte, error) {
 		}
 	}
 	b = append(b, byte(h.ContentType))
+	if h.Version() == version1 {
+		b = append(b, 0, 0, 0, 0, IVSize)
+	}
 	b = binary.BigEndian.AppendUint32(b, h.FrameLength)
-	return append(b, h.Commitment[:]...), nil
+	return append(b, h.Commitment...), nil
 }
 
-// headerIV is the IV of the header's tag (specification: data-format/message-header.md, "Header Body Version 2.0": zero).
-var headerIV [IVSize]byte
-
 // Seal fills in Tag, and the bytes that Bytes and Size give, under the message's cipher. Its other fields must be final.
-func (h *Header) Seal(aead cipher.AEAD) error {
+// The pairs of unstored are authenticated with the header but are not part of it (specification: client-apis/encrypt.md,
+// "Encryption Context to Only Authenticate"). The errors are Append's.
+func (h *Header) Seal(aead cipher.AEAD, unstored map[string]string) error {
 	body, err := h.appendBody(nil)
 	if err != nil {
 		return err
 	}
-	copy(h.Tag[:], aead.Seal(nil, headerIV[:], nil, body))
-	h.raw = append(body, h.Tag[:]...)
+	additional, err := AppendContext(body, unstored)
+	if err != nil {
+		return err
+	}
+	copy(h.Tag[:], aead.Seal(nil, h.IV[:], nil, additional))
+	h.raw = h.appendAuthentication(body)
 	return nil
 }
 
-// Verify checks the stored bytes of a header that was read against its tag, under the message's cipher. Whoever calls it
-// has compared the key commitment first. The error is ErrAuthentication.
-func (h *Header) Verify(aead cipher.AEAD) error {
-	if len(h.raw) < TagSize {
+// Verify checks the stored bytes of a header that was read, and the pairs of unstored, against its tag under the message's
+// cipher. Whoever calls it has compared the key commitment first. The error holds ErrAuthentication or ErrInvalidContext.
+func (h *Header) Verify(aead cipher.AEAD, unstored map[string]string) error {
+	end := len(h.raw) - h.Suite.authenticationSize()
+	if end < 0 {
 		return fmt.Errorf("%w: it was not read from a message", ErrAuthentication)
 	}
-	body, tag := h.raw[:len(h.raw)-TagSize], h.raw[len(h.raw)-TagSize:]
-	if _, err := aead.Open(nil, headerIV[:], tag, body); err != nil {
+	additional, err := AppendContext(h.raw[:end:end], unstored)
+	if err != nil {
+		return err
+	}
+	if _, err := aead.Open(nil, h.IV[:], h.raw[len(h.raw)-TagSize:], additional); err != nil {
 		return fmt.Errorf("%w: the tag does not fit", ErrAuthentication)
 	}
 	return nil

@@ -29,12 +29,25 @@ func sample() *header.Header {
 		},
 		ContentType: header.Framed,
 		FrameLength: header.DefaultFrameLength,
+		MessageID:   make([]byte, 32),
+		Commitment:  make([]byte, 32),
 	}
 	for i := range h.MessageID {
 		h.MessageID[i], h.Commitment[i] = byte(i), byte(0xF0-i)
 	}
 	for i := range h.Tag {
 		h.Tag[i] = byte(0x70 + i)
+	}
+	return h
+}
+
+// sample1 is sample in version 1, unframed.
+func sample1() *header.Header {
+	h := sample()
+	h.Suite, h.MessageID, h.Commitment = 0x0378, h.MessageID[:16], nil
+	h.ContentType, h.FrameLength = header.Unframed, 0
+	for i := range h.IV {
+		h.IV[i] = byte(0x50 + i)
 	}
 	return h
 }
@@ -66,11 +79,12 @@ var oneKey = [][3]string{{"piko", "local", "wrapped"}}
 func TestHeaderLayout(t *testing.T) {
 	h := &header.Header{
 		Suite:             header.AES256GCMHKDFSHA512CommitKey,
-		MessageID:         [32]byte(bytes.Repeat([]byte{0x1D}, 32)),
+		MessageID:         bytes.Repeat([]byte{0x1D}, 32),
 		EncryptionContext: map[string]string{"a": "b"},
 		EncryptedDataKeys: []header.EncryptedDataKey{{ProviderID: "piko", ProviderInfo: []byte("local"), Ciphertext: []byte("wrapped")}},
 		ContentType:       header.Framed,
 		FrameLength:       4096,
+		Commitment:        make([]byte, 32),
 	}
 	require.Equal(t, rawHeader([]byte("\x00\x01\x00\x01a\x00\x01b"), oneKey, 2, 4096), stored(t, h))
 
@@ -160,10 +174,11 @@ func TestParseErrors(t *testing.T) {
 		{"one strange byte", []byte("x"), header.Limits{}, header.ErrNotMessage, ""},
 		{"two strange bytes", []byte("\x02\x00"), header.Limits{}, header.ErrNotMessage, ""},
 
-		{"version 1 signed", start("\x01\x80\x03\x78"), header.Limits{}, header.ErrUnsupported, "0x0378"},
-		{"version 1 unsigned", start("\x01\x80\x01\x78"), header.Limits{}, header.ErrUnsupported, "0x0178"},
-		{"signed suite of version 2", start("\x02\x05\x78"), header.Limits{}, header.ErrUnsupported, "0x0578"},
-		{"unframed", rawHeader(nil, oneKey, 1, 0), header.Limits{}, header.ErrUnsupported, "unframed"},
+		{"version 1 of another type", start("\x01\x81\x03\x78"), header.Limits{}, header.ErrNotMessage, ""},
+		{"version 2 with a suite of version 1", start("\x02\x03\x78"), header.Limits{}, header.ErrNotMessage, ""},
+		{"unframed with a frame length", rawHeader(nil, oneKey, 1, 1), header.Limits{}, header.ErrMalformed, "unframed"},
+		{"reserved bytes", change(stored(t, sample1()), -28-9, 1), header.Limits{}, header.ErrMalformed, "reserved"},
+		{"IV length", change(stored(t, sample1()), -28-5, 1), header.Limits{}, header.ErrMalformed, "IV length 13"},
 
 		{"content type 0", rawHeader(nil, oneKey, 0, 4096), header.Limits{}, header.ErrMalformed, "content type 00"},
 		{"content type 3", rawHeader(nil, oneKey, 3, 4096), header.Limits{}, header.ErrMalformed, "content type 03"},
@@ -269,7 +284,7 @@ func TestLimitsRefuseBeforeTheBytesAreAskedFor(t *testing.T) {
 		{"ciphertext length", with("\x00\x00\x00\x01\x00\x01x\x00\x01y\xff\xff"), header.Limits{MaxSize: 65535}},
 		{"default size, many large fields", with("\x00\x00\x00\x10" + strings.Repeat("\xff\xff"+full, 3) + "\xff\xff"), header.Limits{}},
 		{"not a message", []byte("%PDF"), header.Limits{}},
-		{"another version", []byte{0x01, 0x80, 0x03, 0x78}, header.Limits{}},
+		{"another version", []byte{0x03, 0x80, 0x03, 0x78}, header.Limits{}},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -305,7 +320,10 @@ func TestAppendErrors(t *testing.T) {
 		change func(*header.Header)
 		want   error
 	}{
-		{"suite", func(h *header.Header) { h.Suite = 0x0378 }, header.ErrUnsupported},
+		{"suite", func(h *header.Header) { h.Suite = 0x0379 }, header.ErrUnsupported},
+		{"another version's suite", func(h *header.Header) { h.Suite = 0x0378 }, header.ErrMalformed},
+		{"message ID", func(h *header.Header) { h.MessageID = h.MessageID[1:] }, header.ErrMalformed},
+		{"commitment", func(h *header.Header) { h.Commitment = nil }, header.ErrMalformed},
 		{"no data key", func(h *header.Header) { h.EncryptedDataKeys = nil }, header.ErrMalformed},
 		{"too many data keys", func(h *header.Header) { h.EncryptedDataKeys = make([]header.EncryptedDataKey, 65536) }, header.ErrMalformed},
 		{"long provider ID", func(h *header.Header) { h.EncryptedDataKeys[0].ProviderID = strings.Repeat("x", 65536) }, header.ErrMalformed},
@@ -319,7 +337,7 @@ func TestAppendErrors(t *testing.T) {
 			tt.change(h)
 			_, err := h.Append(nil)
 			require.ErrorIs(t, err, tt.want)
-			require.ErrorIs(t, h.Seal(aesGCM(t)), tt.want)
+			require.ErrorIs(t, h.Seal(aesGCM(t), nil), tt.want)
 			require.Zero(t, h.Size())
 		})
 	}
@@ -327,7 +345,7 @@ func TestAppendErrors(t *testing.T) {
 
 func TestSniff(t *testing.T) {
 	tests := map[string]bool{
-		"\x02\x04\x78": true, "\x02\x05\x78": true, "\x02\x04\x78\x00": true,
+		"\x02\x04\x78\x00": true, "\x02\x05\x78\xff": true, "\x02\x04\x78": false, "\x00\x00\x00\x00": false,
 		"\x01\x80\x00\x14": true, "\x01\x80\x01\x78": true, "\x01\x80\x02\x14": true, "\x01\x80\x03\x78": true,
 		"": false, "\x02": false, "\x02\x04": false, "\x01\x80\x01": false,
 		"\x02\x00\x01\x00": false, "\x01\x80\x05\x78": false, "\x01\x81\x01\x78": false, "\x03\x04\x78\x00": false, "AgR4": false,
@@ -336,6 +354,45 @@ func TestSniff(t *testing.T) {
 		require.Equal(t, want, header.Sniff([]byte(input)), "% x", input)
 	}
 	require.True(t, header.Sniff(stored(t, sample())))
+}
+
+// change returns b with the byte at a place, from the end if negative, xored with mask.
+func change(b []byte, at int, mask byte) []byte {
+	b = bytes.Clone(b)
+	if at < 0 {
+		at += len(b)
+	}
+	b[at] ^= mask
+	return b
+}
+
+func TestVersion1(t *testing.T) {
+	want := sample1()
+	b := stored(t, want)
+	require.Equal(t, []byte{0x01, 0x80, 0x03, 0x78}, b[:4])
+	require.Equal(t, want.MessageID, b[4:20])
+	require.Equal(t, append(append([]byte{0x01, 0, 0, 0, 0, 12, 0, 0, 0, 0}, want.IV[:]...), want.Tag[:]...), b[len(b)-38:])
+	got, size, err := header.Parse(append(bytes.Clone(b), "body"...), header.Limits{})
+	require.NoError(t, err)
+	require.Equal(t, len(b), size)
+	require.Equal(t, 1, got.Version())
+	require.Equal(t, want.MessageID, got.MessageID)
+	require.Equal(t, want.EncryptionContext, got.EncryptionContext)
+	require.Equal(t, want.EncryptedDataKeys, got.EncryptedDataKeys)
+	require.Equal(t, want.IV, got.IV)
+	require.Equal(t, want.Tag, got.Tag)
+	require.Empty(t, got.Commitment)
+	for n := range b {
+		_, err := header.Read(bytes.NewReader(b[:n]), header.Limits{})
+		require.Error(t, err)
+	}
+	aead := aesGCM(t)
+	require.NoError(t, want.Seal(aead, map[string]string{"un": "stored"}))
+	got, _, err = header.Parse(want.Bytes(), header.Limits{})
+	require.NoError(t, err)
+	require.NoError(t, got.Verify(aead, map[string]string{"un": "stored"}))
+	require.ErrorIs(t, got.Verify(aead, nil), header.ErrAuthentication)
+	require.ErrorIs(t, got.Verify(aead, map[string]string{"un": "stored", "more": ""}), header.ErrAuthentication)
 }
 
 func TestReadKeepsTheSourcesErrors(t *testing.T) {

@@ -1,84 +1,124 @@
 package header
 
 import (
+	"crypto"
 	"crypto/aes"
 	"crypto/cipher"
+	"crypto/elliptic"
 	"crypto/hkdf"
+	"crypto/sha256"
 	"crypto/sha512"
 	"fmt"
+	"hash"
+	"maps"
+	"slices"
 )
 
 // Suite is an algorithm suite ID (specification: framework/algorithm-suites.md).
 type Suite uint16
 
-// AES256GCMHKDFSHA512CommitKey is the suite that pikokms writes: AES-256-GCM with 12-byte IVs and 16-byte tags under a
-// key that HKDF-SHA512 derives for each message, with key commitment, unsigned.
-const AES256GCMHKDFSHA512CommitKey Suite = 0x0478
-
-// Sizes in bytes that suite 0x0478 fixes (specification: framework/algorithm-suites.md, data-format/message-header.md).
+// The suites that pikokms writes: AES-256-GCM with 12-byte IVs and 16-byte tags under a key that HKDF-SHA512 derives for
+// each message, with key commitment; the second adds an ECDSA signature over the whole message.
 const (
-	DataKeySize    = 32
-	MessageIDSize  = 32
-	CommitmentSize = 32
-	TagSize        = 16
-	IVSize         = 12
+	AES256GCMHKDFSHA512CommitKey          Suite = 0x0478
+	AES256GCMHKDFSHA512CommitKeyECDSAP384 Suite = 0x0578
 )
 
-// otherSuites are the specification's suites that this version of pikokms can name but neither reads nor writes.
-var otherSuites = map[Suite]string{
-	0x0014: "AES-128-GCM without key derivation",
-	0x0046: "AES-192-GCM without key derivation",
-	0x0078: "AES-256-GCM without key derivation",
-	0x0114: "AES-128-GCM, HKDF-SHA256",
-	0x0146: "AES-192-GCM, HKDF-SHA256",
-	0x0178: "AES-256-GCM, HKDF-SHA256",
-	0x0214: "AES-128-GCM, HKDF-SHA256, ECDSA P-256",
-	0x0346: "AES-192-GCM, HKDF-SHA384, ECDSA P-384",
-	0x0378: "AES-256-GCM, HKDF-SHA384, ECDSA P-384",
-	0x0578: "AES-256-GCM, HKDF-SHA512, key commitment, ECDSA P-384",
+// Sizes in bytes that all suites have (specification: framework/algorithm-suites.md, data-format/message-header.md).
+const (
+	TagSize = 16
+	IVSize  = 12
+
+	messageIDSize1 = 16 // of message format 1
+	messageIDSize2 = 32
+	commitmentSize = 32
+)
+
+// algorithms are what a suite stands for.
+type algorithms struct {
+	name    string
+	version byte
+	keySize int                   // bytes, of the data key and of the message's key
+	hash    func() hash.Hash      // of HKDF; nil if the data key is the message's key
+	curve   func() elliptic.Curve // of the signature; nil if there is none
+	digest  crypto.Hash           // of the signature
+}
+
+// suites are the specification's for the message format.
+var suites = map[Suite]algorithms{
+	0x0014:                                {"AES-128-GCM without key derivation", version1, 16, nil, nil, 0},
+	0x0046:                                {"AES-192-GCM without key derivation", version1, 24, nil, nil, 0},
+	0x0078:                                {"AES-256-GCM without key derivation", version1, 32, nil, nil, 0},
+	0x0114:                                {"AES-128-GCM, HKDF-SHA256", version1, 16, sha256.New, nil, 0},
+	0x0146:                                {"AES-192-GCM, HKDF-SHA256", version1, 24, sha256.New, nil, 0},
+	0x0178:                                {"AES-256-GCM, HKDF-SHA256", version1, 32, sha256.New, nil, 0},
+	0x0214:                                {"AES-128-GCM, HKDF-SHA256, ECDSA P-256", version1, 16, sha256.New, elliptic.P256, crypto.SHA256},
+	0x0346:                                {"AES-192-GCM, HKDF-SHA384, ECDSA P-384", version1, 24, sha512.New384, elliptic.P384, crypto.SHA384},
+	0x0378:                                {"AES-256-GCM, HKDF-SHA384, ECDSA P-384", version1, 32, sha512.New384, elliptic.P384, crypto.SHA384},
+	AES256GCMHKDFSHA512CommitKey:          {"AES-256-GCM, HKDF-SHA512, key commitment", version2, 32, sha512.New, nil, 0},
+	AES256GCMHKDFSHA512CommitKeyECDSAP384: {"AES-256-GCM, HKDF-SHA512, key commitment, ECDSA P-384", version2, 32, sha512.New, elliptic.P384, crypto.SHA384},
+}
+
+// Suites returns the IDs of all suites of the specification.
+func Suites() []Suite {
+	return slices.Sorted(maps.Keys(suites))
 }
 
 // String gives the suite's ID in hex and what it stands for.
 func (s Suite) String() string {
-	if s == AES256GCMHKDFSHA512CommitKey {
-		return "0x0478 (AES-256-GCM, HKDF-SHA512, key commitment)"
-	}
-	if name, ok := otherSuites[s]; ok {
-		return fmt.Sprintf("0x%04x (%s)", uint16(s), name)
+	if a, ok := suites[s]; ok {
+		return fmt.Sprintf("0x%04x (%s)", uint16(s), a.name)
 	}
 	return fmt.Sprintf("0x%04x", uint16(s))
 }
 
-// DeriveKeys derives a message's cipher and its key commitment from a data key of DataKeySize bytes and the message ID
-// (specification: framework/transitive-requirements.md, "HKDF Encryption Key" and "HKDF Commit Key"; RFC 5869).
-// The caller keeps the data key and zeroes it.
+// Commits reports whether the suite has key commitment: a message that commits to its data key decrypts under no other.
+func (s Suite) Commits() bool { return suites[s].version == version2 }
+
+// Signed reports whether messages of the suite end with a signature.
+func (s Suite) Signed() bool { return suites[s].curve != nil }
+
+// DataKeySize returns the size in bytes of the suite's data keys, or 0 for an unknown suite.
+func (s Suite) DataKeySize() int { return suites[s].keySize }
+
+// DeriveKeys derives a message's cipher and, for a suite that commits, its key commitment from a data key of DataKeySize
+// bytes and the message ID (specification: framework/transitive-requirements.md, "HKDF Encryption Key" and "HKDF Commit
+// Key"; RFC 5869). The caller keeps the data key and zeroes it. The error holds ErrUnsupported.
 func (s Suite) DeriveKeys(dataKey, messageID []byte) (aead cipher.AEAD, commitment []byte, err error) {
-	if s != AES256GCMHKDFSHA512CommitKey {
-		return nil, nil, fmt.Errorf("%w: suite %v", ErrUnsupported, s)
+	a, ok := suites[s]
+	if !ok {
+		return nil, nil, fmt.Errorf("%w: algorithm suite %v", ErrUnsupported, s)
 	}
-	if len(dataKey) != DataKeySize {
-		return nil, nil, fmt.Errorf("%w: suite %v takes a data key of %d bytes, not %d", ErrUnsupported, s, DataKeySize, len(dataKey))
+	if len(dataKey) != a.keySize {
+		return nil, nil, fmt.Errorf("%w: suite %v takes a data key of %d bytes, not %d", ErrUnsupported, s, a.keySize, len(dataKey))
 	}
-	prk, err := hkdf.Extract(sha512.New, dataKey, messageID)
-	if err != nil {
-		return nil, nil, fmt.Errorf("header: HKDF extract: %w", err)
-	}
-	defer clear(prk)
-	key, err := hkdf.Expand(sha512.New, prk, string([]byte{byte(s >> 8), byte(s)})+"DERIVEKEY", DataKeySize)
-	if err != nil {
-		return nil, nil, fmt.Errorf("header: HKDF expand: %w", err)
-	}
-	defer clear(key)
-	commitment, err = hkdf.Expand(sha512.New, prk, "COMMITKEY", CommitmentSize)
-	if err != nil {
-		return nil, nil, fmt.Errorf("header: HKDF expand: %w", err)
+	key := dataKey
+	if a.hash != nil {
+		id := string([]byte{byte(s >> 8), byte(s)})
+		salt, info := []byte(nil), id+string(messageID)
+		if s.Commits() {
+			salt, info = messageID, id+"DERIVEKEY"
+		}
+		prk, err := hkdf.Extract(a.hash, dataKey, salt)
+		if err != nil {
+			return nil, nil, fmt.Errorf("header: HKDF extract: %w", err)
+		}
+		defer clear(prk)
+		if key, err = hkdf.Expand(a.hash, prk, info, a.keySize); err != nil {
+			return nil, nil, fmt.Errorf("header: HKDF expand: %w", err)
+		}
+		defer clear(key)
+		if s.Commits() {
+			if commitment, err = hkdf.Expand(a.hash, prk, "COMMITKEY", commitmentSize); err != nil {
+				return nil, nil, fmt.Errorf("header: HKDF expand: %w", err)
+			}
+		}
 	}
 	block, err := aes.NewCipher(key)
 	if err != nil {
 		return nil, nil, fmt.Errorf("header: AES: %w", err)
 	}
-	aead, err = cipher.NewGCM(block)
-	if err != nil {
+	if aead, err = cipher.NewGCM(block); err != nil {
 		return nil, nil, fmt.Errorf("header: GCM: %w", err)
 	}
 	return aead, commitment, nil

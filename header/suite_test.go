@@ -53,10 +53,10 @@ func TestDeriveKeys(t *testing.T) {
 
 func TestDeriveKeysErrors(t *testing.T) {
 	for _, size := range []int{0, 16, 31, 33} {
-		_, _, err := header.AES256GCMHKDFSHA512CommitKey.DeriveKeys(make([]byte, size), make([]byte, header.MessageIDSize))
+		_, _, err := header.AES256GCMHKDFSHA512CommitKey.DeriveKeys(make([]byte, size), make([]byte, 32))
 		require.ErrorIs(t, err, header.ErrUnsupported)
 	}
-	_, _, err := header.Suite(0x0578).DeriveKeys(make([]byte, 32), make([]byte, header.MessageIDSize))
+	_, _, err := header.Suite(0x0579).DeriveKeys(make([]byte, 32), make([]byte, 32))
 	require.ErrorIs(t, err, header.ErrUnsupported)
 }
 

@@ -42,9 +42,9 @@ func newMemory(b []byte) *memory {
 
 func rawAEAD(b *testing.B) (aead cipher.AEAD, iv, additional []byte) {
 	b.Helper()
-	aead, _, err := header.AES256GCMHKDFSHA512CommitKey.DeriveKeys(make([]byte, header.DataKeySize), make([]byte, header.MessageIDSize))
+	aead, _, err := header.AES256GCMHKDFSHA512CommitKey.DeriveKeys(make([]byte, 32), make([]byte, 32))
 	require.NoError(b, err)
-	return aead, make([]byte, header.IVSize), make([]byte, header.MessageIDSize+len("AWSKMSEncryptionClient Frame")+4+8)
+	return aead, make([]byte, header.IVSize), make([]byte, 32+len("AWSKMSEncryptionClient Frame")+4+8)
 }
 
 func number(iv, additional []byte, n int) {

@@ -12,11 +12,10 @@ func (e *Encrypter) Encrypt(ctx context.Context, plaintext []byte, encryptionCon
 	if err != nil {
 		return nil, err
 	}
-	size, err := r.EncryptedSize(int64(len(plaintext)))
-	if err != nil {
-		return nil, err
+	out := new(bytes.Buffer)
+	if size, err := r.EncryptedSize(int64(len(plaintext))); err == nil { // else it grows: a signed message's size varies
+		out.Grow(int(size))
 	}
-	out := bytes.NewBuffer(make([]byte, 0, size))
 	if _, err := r.WriteTo(out); err != nil {
 		return nil, err
 	}
@@ -25,8 +24,8 @@ func (e *Encrypter) Encrypt(ctx context.Context, plaintext []byte, encryptionCon
 
 // Decrypt decrypts a message in memory and returns its plaintext and its encryption context. It is NewReader for values
 // that are no streams, with the same errors; on an error it returns no plaintext.
-func (d *Decrypter) Decrypt(ctx context.Context, ciphertext []byte, required map[string]string) ([]byte, map[string]string, error) {
-	r, err := d.NewReader(ctx, bytes.NewReader(ciphertext), required)
+func (d *Decrypter) Decrypt(ctx context.Context, ciphertext []byte, stated map[string]string) ([]byte, map[string]string, error) {
+	r, err := d.NewReader(ctx, bytes.NewReader(ciphertext), stated)
 	if err != nil {
 		return nil, nil, err
 	}

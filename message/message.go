@@ -18,6 +18,7 @@ import (
 	"io"
 	"maps"
 	"math"
+	"slices"
 	"strings"
 
 	"piko.sh/pikokms/frame"
@@ -25,9 +26,13 @@ import (
 	"piko.sh/pikokms/provider"
 )
 
-// EncryptedSize returns the exact size in bytes of a message with this header and n bytes of plaintext.
-// The error holds frame.ErrTooLong.
+// EncryptedSize returns the exact size in bytes of a message with this header and n bytes of plaintext, as it is written
+// here. The error holds frame.ErrTooLong, or header.ErrUnsupported for a signed message, since signatures vary in size, and
+// for an unframed one, which is not written.
 func EncryptedSize(h *header.Header, n int64) (int64, error) {
+	if h.Suite.Signed() || h.ContentType != header.Framed {
+		return 0, fmt.Errorf("%w: signed and unframed messages have no size that can be told in advance", header.ErrUnsupported)
+	}
 	body, err := frame.EncryptedSize(n, int(h.FrameLength))
 	if err != nil {
 		return 0, err
@@ -40,9 +45,20 @@ func EncryptedSize(h *header.Header, n int64) (int64, error) {
 
 // PlaintextSize returns the exact number of plaintext bytes in a message of n bytes with this header, whoever wrote it.
 // Until the message is decrypted the result is only as true as n and the header are.
-// The error holds frame.ErrMalformed when no message has that size.
+// The error holds frame.ErrMalformed when no message has that size, or header.ErrUnsupported for a signed message, since
+// signatures vary in size.
 func PlaintextSize(h *header.Header, n int64) (int64, error) {
-	return frame.PlaintextSize(n-int64(h.Size()), int(h.FrameLength))
+	if h.Suite.Signed() {
+		return 0, fmt.Errorf("%w: a signed message's size does not tell its plaintext's", header.ErrUnsupported)
+	}
+	body := n - int64(h.Size())
+	if h.ContentType == header.Framed {
+		return frame.PlaintextSize(body, int(h.FrameLength))
+	}
+	if body < frame.UnframedOverhead {
+		return 0, fmt.Errorf("%w: %d bytes are less than an unframed body", frame.ErrMalformed, body)
+	}
+	return body - frame.UnframedOverhead, nil
 }
 
 // An Encrypter encrypts messages. It must not be changed once in use, and is then safe for concurrent use.
@@ -50,59 +66,100 @@ type Encrypter struct {
 	Keyring     provider.Keyring   // makes each message's data key
 	Recipients  []provider.Keyring // further keyrings that wrap the same data key, so that each can decrypt alone
 	FrameLength int                // bytes of plaintext in a frame, up to 64 MiB; 0 means 65,536
+
+	// Suite is one of the two suites that commit; 0 means header.AES256GCMHKDFSHA512CommitKey. The signed one costs an
+	// ECDSA signature for each message, and a verification for each reading.
+	Suite header.Suite
+
+	// Required names pairs of the encryption context that are authenticated but not stored in the message: who decrypts must
+	// state them again (specification: framework/required-encryption-context-cmm.md).
+	Required []string
+
+	CommitmentPolicy CommitmentPolicy
 }
 
-// start makes a message's header and the cipher of its frames.
-func (e *Encrypter) start(ctx context.Context, encryptionContext map[string]string) (*header.Header, frame.Config, error) {
+// start makes a message's header and the cipher of its frames. The signer is nil for a suite without a signature.
+func (e *Encrypter) start(ctx context.Context, encryptionContext map[string]string) (*header.Header, frame.Config, *header.Signer, error) {
+	refuse := func(err error) (*header.Header, frame.Config, *header.Signer, error) {
+		return nil, frame.Config{}, nil, err
+	}
+	h := &header.Header{Suite: e.Suite, MessageID: make([]byte, 32), ContentType: header.Framed}
+	if h.Suite == 0 {
+		h.Suite = header.AES256GCMHKDFSHA512CommitKey
+	}
+	if !h.Suite.Commits() {
+		return refuse(fmt.Errorf("%w: writing algorithm suite %v: %w", provider.ErrEncryptionFailed, h.Suite, header.ErrUnsupported))
+	}
+	if err := e.CommitmentPolicy.allowEncrypt(h.Suite); err != nil {
+		return refuse(fmt.Errorf("%w: %w", provider.ErrEncryptionFailed, err))
+	}
 	frameLength := e.FrameLength
 	if frameLength == 0 {
 		frameLength = header.DefaultFrameLength
 	}
 	if frameLength < 0 || frameLength > header.MaxFrameLength {
-		return nil, frame.Config{}, fmt.Errorf("message: frame length %d is not between 1 and %d bytes: %w", frameLength, header.MaxFrameLength, provider.ErrEncryptionFailed)
+		return refuse(fmt.Errorf("message: frame length %d is not between 1 and %d bytes: %w", frameLength, header.MaxFrameLength, provider.ErrEncryptionFailed))
 	}
+	h.FrameLength = uint32(frameLength)
 	if n := 1 + len(e.Recipients); n > header.DefaultMaxEncryptedDataKeys {
-		return nil, frame.Config{}, fmt.Errorf("message: %d keyrings, readers take %d encrypted data keys: %w", n, header.DefaultMaxEncryptedDataKeys, provider.ErrEncryptionFailed)
+		return refuse(fmt.Errorf("message: %d keyrings, readers take %d encrypted data keys: %w", n, header.DefaultMaxEncryptedDataKeys, provider.ErrEncryptionFailed))
 	}
-	h := &header.Header{
-		Suite:             header.AES256GCMHKDFSHA512CommitKey,
-		EncryptionContext: maps.Clone(encryptionContext),
-		ContentType:       header.Framed,
-		FrameLength:       uint32(frameLength),
+	if err := header.CheckContext(encryptionContext); err != nil {
+		return refuse(fmt.Errorf("%w: %w", provider.ErrEncryptionFailed, err))
 	}
-	if err := header.CheckContext(h.EncryptionContext); err != nil {
-		return nil, frame.Config{}, fmt.Errorf("%w: %w", provider.ErrEncryptionFailed, err)
+	stored, unstored := make(map[string]string), make(map[string]string)
+	maps.Copy(stored, encryptionContext)
+	for _, name := range e.Required {
+		value, ok := stored[name]
+		if !ok {
+			return refuse(fmt.Errorf("%w: %w: the required pair %q is not stated", provider.ErrEncryptionFailed, provider.ErrContextMismatch, name))
+		}
+		delete(stored, name)
+		unstored[name] = value
 	}
-	_, _ = rand.Read(h.MessageID[:]) // never fails
+	var signer *header.Signer
+	if h.Suite.Signed() {
+		var publicKey string
+		var err error
+		if signer, publicKey, err = header.NewSigner(h.Suite); err != nil {
+			return refuse(err)
+		}
+		stored[header.PublicKeyName] = publicKey
+	}
+	h.EncryptionContext = stored
+	_, _ = rand.Read(h.MessageID) // never fails
 
-	dataKey, err := e.Keyring.GenerateDataKey(ctx, &provider.GenerateDataKeyRequest{Context: h.EncryptionContext})
+	all := maps.Clone(stored)
+	maps.Copy(all, unstored)
+	dataKey, err := e.Keyring.GenerateDataKey(ctx, &provider.GenerateDataKeyRequest{Context: all})
 	if err != nil {
-		return nil, frame.Config{}, err
+		return refuse(err)
 	}
 	defer dataKey.Close()
 	h.EncryptedDataKeys = append(h.EncryptedDataKeys, dataKey.EncryptedKey)
 	for _, recipient := range e.Recipients {
-		key, err := recipient.WrapDataKey(ctx, dataKey.PlaintextKey, h.EncryptionContext)
+		key, err := recipient.WrapDataKey(ctx, dataKey.PlaintextKey, all)
 		if err != nil {
-			return nil, frame.Config{}, err
+			return refuse(err)
 		}
 		h.EncryptedDataKeys = append(h.EncryptedDataKeys, key)
 	}
 
-	c := frame.Config{MessageID: h.MessageID[:], Length: frameLength}
-	err = dataKey.PlaintextKey.WithAccess(func(key []byte) error {
-		aead, commitment, err := h.Suite.DeriveKeys(key, h.MessageID[:])
-		if err != nil {
+	c := frame.Config{MessageID: h.MessageID, Length: frameLength}
+	err = dataKey.PlaintextKey.WithAccess(func(key []byte) (err error) {
+		if c.AEAD, h.Commitment, err = h.Suite.DeriveKeys(key, h.MessageID); err != nil {
 			return err
 		}
-		c.AEAD = aead
-		copy(h.Commitment[:], commitment)
-		return h.Seal(aead)
+		return h.Seal(c.AEAD, unstored)
 	})
 	if err != nil {
-		return nil, frame.Config{}, fmt.Errorf("%w: %w", provider.ErrEncryptionFailed, err)
+		return refuse(fmt.Errorf("%w: %w", provider.ErrEncryptionFailed, err))
 	}
-	return h, c, nil
+	if signer != nil {
+		_, _ = signer.Write(h.Bytes()) // a hash.Hash never fails
+		c.Digest = signer
+	}
+	return h, c, signer, nil
 }
 
 // NewReader returns the message that holds src's plaintext, as a pull stream. The encryption context is authenticated,
@@ -110,96 +167,152 @@ func (e *Encrypter) start(ctx context.Context, encryptionContext map[string]stri
 //
 // Errors are the keyring's, or hold provider.ErrEncryptionFailed.
 func (e *Encrypter) NewReader(ctx context.Context, src io.Reader, encryptionContext map[string]string) (*EncryptReader, error) {
-	h, c, err := e.start(ctx, encryptionContext)
+	h, c, signer, err := e.start(ctx, encryptionContext)
 	if err != nil {
 		return nil, err
 	}
-	return &EncryptReader{header: h, start: h.Bytes(), body: frame.NewSealReader(&contextReader{ctx, src}, c)}, nil
+	return &EncryptReader{header: h, out: h.Bytes(), body: frame.NewSealReader(&contextReader{ctx, src}, c), signer: signer}, nil
 }
 
 // NewWriter writes a header to dst and returns a push stream whose plaintext follows it. Only its Close makes the message
 // whole: after an error, leave it unclosed, and every reader refuses what was written. Closing it does not close dst.
 // The rest is as in NewReader.
 func (e *Encrypter) NewWriter(ctx context.Context, dst io.Writer, encryptionContext map[string]string) (*EncryptWriter, error) {
-	h, c, err := e.start(ctx, encryptionContext)
+	h, c, signer, err := e.start(ctx, encryptionContext)
 	if err != nil {
 		return nil, err
 	}
 	dst = &contextWriter{ctx, dst}
-	n, err := dst.Write(h.Bytes())
-	if err == nil && n != h.Size() {
-		err = io.ErrShortWrite
-	}
-	if err != nil {
+	if err := writeAll(dst, h.Bytes()); err != nil {
 		return nil, fmt.Errorf("message: writing the header: %w", err)
 	}
-	return &EncryptWriter{SealWriter: frame.NewSealWriter(dst, c), header: h}, nil
+	return &EncryptWriter{SealWriter: frame.NewSealWriter(dst, c), header: h, dst: dst, signer: signer}, nil
+}
+
+func writeAll(w io.Writer, b []byte) error {
+	n, err := w.Write(b)
+	if err == nil && n != len(b) {
+		err = io.ErrShortWrite
+	}
+	return err
 }
 
 // EncryptReader reads as a message. It is for one goroutine.
 type EncryptReader struct {
 	header *header.Header
-	start  []byte // of the header, still to be read
+	out    []byte // of the header, or of the footer, still to be read
 	body   *frame.SealReader
+	signer *header.Signer // nil once the footer is made
 }
 
 // Header returns the message's header.
 func (r *EncryptReader) Header() *header.Header { return r.header }
 
-// EncryptedSize returns the exact size of the whole message if the source has n bytes.
+// EncryptedSize returns the exact size of the whole message if the source has n bytes, as the function does.
 func (r *EncryptReader) EncryptedSize(n int64) (int64, error) { return EncryptedSize(r.header, n) }
 
 // Read implements io.Reader.
 func (r *EncryptReader) Read(p []byte) (int, error) {
-	if len(r.start) == 0 {
-		return r.body.Read(p)
+	if len(r.out) == 0 {
+		n, err := r.body.Read(p)
+		if err != io.EOF || r.signer == nil {
+			return n, err
+		}
+		if err := r.sign(); err != nil {
+			return n, err
+		}
 	}
-	n := copy(p, r.start)
-	r.start = r.start[n:]
+	n := copy(p, r.out)
+	r.out = r.out[n:]
 	return n, nil
 }
 
+// sign makes the footer, behind the whole body.
+func (r *EncryptReader) sign() (err error) {
+	if r.out, err = r.signer.Footer(); err == nil {
+		r.signer = nil
+	}
+	return err
+}
+
 // WriteTo implements io.WriterTo, without a copy.
-func (r *EncryptReader) WriteTo(w io.Writer) (int64, error) {
-	var written int64
-	if len(r.start) > 0 {
-		n, err := w.Write(r.start)
-		r.start = r.start[n:]
-		written = int64(n)
-		if err == nil && len(r.start) > 0 {
-			err = io.ErrShortWrite
-		}
-		if err != nil {
-			return written, err
-		}
+func (r *EncryptReader) WriteTo(w io.Writer) (written int64, err error) {
+	written, err = r.flush(w)
+	if err != nil {
+		return written, err
 	}
 	n, err := r.body.WriteTo(w)
+	written += n
+	if err != nil || r.signer == nil {
+		return written, err
+	}
+	if err := r.sign(); err != nil {
+		return written, err
+	}
+	n, err = r.flush(w)
 	return written + n, err
+}
+
+func (r *EncryptReader) flush(w io.Writer) (int64, error) {
+	if len(r.out) == 0 {
+		return 0, nil
+	}
+	n, err := w.Write(r.out)
+	if n < 0 || n > len(r.out) {
+		return 0, fmt.Errorf("message: the destination says it wrote %d bytes of %d", n, len(r.out))
+	}
+	r.out = r.out[n:]
+	if err == nil && len(r.out) > 0 {
+		err = io.ErrShortWrite
+	}
+	return int64(n), err
 }
 
 // EncryptWriter encrypts what is written to it. It is for one goroutine.
 type EncryptWriter struct {
 	*frame.SealWriter
 	header *header.Header
+	dst    io.Writer
+	signer *header.Signer // nil once the footer is written
+	err    error          // of writing the footer
 }
 
 // Header returns the message's header.
 func (w *EncryptWriter) Header() *header.Header { return w.header }
 
+// Close seals the last frame and, in a signed message, writes the signature. A second Close does nothing.
+func (w *EncryptWriter) Close() error {
+	if err := w.SealWriter.Close(); err != nil {
+		return err
+	}
+	if w.signer == nil || w.err != nil {
+		return w.err
+	}
+	footer, err := w.signer.Footer()
+	if err == nil {
+		err = writeAll(w.dst, footer)
+	}
+	w.signer, w.err = nil, err
+	return err
+}
+
 // A Decrypter decrypts messages. It must not be changed once in use, and is then safe for concurrent use.
 type Decrypter struct {
 	Keyrings []provider.Keyring // tried in order; each asks only about keys that it trusts
-	Limits   header.Limits
+	Limits   header.Limits      // MaxFrameLength also bounds unframed messages, which are held in memory
+
+	CommitmentPolicy CommitmentPolicy
 }
 
 // NewReader reads a message's header from src, has its data key unwrapped, verifies the header, and returns the plaintext
-// as a pull stream. Each pair of required must stand in the message's encryption context. The key service is called here
-// and not again; ctx also ends the stream. The plaintext is whole when Read returns io.EOF, and only then.
+// as a pull stream. Each pair of stated must be the message's: equal to the stored pair or, when the message does not store
+// it, one that was required when it was encrypted. The key service is called here and not again; ctx also ends the stream.
+// The plaintext is whole when Read returns io.EOF, and only then: a signature comes after it.
 //
-// The error holds provider.ErrInvalidCiphertext (the input is no message, cut short, or over a limit),
+// The error holds provider.ErrInvalidCiphertext (the input is no message, cut short, or over a limit), ErrCommitmentPolicy,
 // provider.ErrContextMismatch, provider.ErrUntrustedKey, provider.ErrDecryptionFailed (it was changed, or the key does not
 // fit), or is the keyring's or src's own. Read's errors are the same.
-func (d *Decrypter) NewReader(ctx context.Context, src io.Reader, required map[string]string) (*DecryptReader, error) {
+func (d *Decrypter) NewReader(ctx context.Context, src io.Reader, stated map[string]string) (*DecryptReader, error) {
 	src = &contextReader{ctx, src}
 	h, err := header.Read(src, d.Limits)
 	if err == io.EOF {
@@ -208,59 +321,89 @@ func (d *Decrypter) NewReader(ctx context.Context, src io.Reader, required map[s
 	if err != nil {
 		return nil, classify(err)
 	}
-	c, err := d.start(ctx, h, required)
+	c, all, err := d.start(ctx, h, stated)
 	if err != nil {
 		return nil, err
 	}
-	return &DecryptReader{header: h, body: frame.NewOpenReader(src, c)}, nil
+	return &DecryptReader{header: h, context: all, body: frame.NewOpenReader(src, c)}, nil
 }
 
 // NewWriter returns a push stream: a message written to it goes to dst as plaintext, each frame once it is verified. The
 // key service is called during the Write that completes the header. The plaintext is whole when Close returns nil, and
 // only then. The rest is as in NewReader.
-func (d *Decrypter) NewWriter(ctx context.Context, dst io.Writer, required map[string]string) *DecryptWriter {
-	return &DecryptWriter{decrypter: d, ctx: ctx, dst: &contextWriter{ctx, dst}, required: maps.Clone(required), scanner: header.Scanner{Limits: d.Limits}}
+func (d *Decrypter) NewWriter(ctx context.Context, dst io.Writer, stated map[string]string) *DecryptWriter {
+	return &DecryptWriter{decrypter: d, ctx: ctx, dst: &contextWriter{ctx, dst}, stated: maps.Clone(stated), scanner: header.Scanner{Limits: d.Limits}}
 }
 
-// start checks a header that was read and gives the cipher of its frames.
-func (d *Decrypter) start(ctx context.Context, h *header.Header, required map[string]string) (frame.Config, error) {
-	for k, v := range required {
-		got, ok := h.EncryptionContext[k]
-		if !ok {
-			return frame.Config{}, fmt.Errorf("%w: the message has no pair %q", provider.ErrContextMismatch, k)
-		}
-		if got != v {
-			return frame.Config{}, fmt.Errorf("%w: the message has another value for %q than the one stated", provider.ErrContextMismatch, k)
+// start checks a header that was read, and gives the cipher of its frames and the whole encryption context.
+func (d *Decrypter) start(ctx context.Context, h *header.Header, stated map[string]string) (frame.Config, map[string]string, error) {
+	refuse := func(err error) (frame.Config, map[string]string, error) { return frame.Config{}, nil, classify(err) }
+	if err := d.CommitmentPolicy.allowDecrypt(h.Suite); err != nil {
+		return refuse(err)
+	}
+	all, unstored := make(map[string]string), make(map[string]string)
+	maps.Copy(all, h.EncryptionContext)
+	for name, value := range stated {
+		got, stored := all[name]
+		switch {
+		case !stored:
+			unstored[name], all[name] = value, value
+		case got != value:
+			return refuse(fmt.Errorf("%w: the message has another value for %q than the one stated", provider.ErrContextMismatch, name))
 		}
 	}
-	dataKey, err := d.unwrap(ctx, h)
+	if err := header.CheckContext(unstored); err != nil {
+		return refuse(fmt.Errorf("%w: %w", provider.ErrContextMismatch, err))
+	}
+	var verifier *header.Verifier
+	if h.Suite.Signed() {
+		var err error
+		if verifier, err = header.NewVerifier(h.Suite, h.EncryptionContext); err != nil {
+			return refuse(err)
+		}
+	}
+	dataKey, err := d.unwrap(ctx, h, all)
+	if err != nil && len(unstored) > 0 && errors.Is(err, provider.ErrDecryptionFailed) {
+		names := slices.Sorted(maps.Keys(unstored))
+		err = fmt.Errorf("%w: the message does not store %q, so what was stated for it was taken as a required pair: %w", provider.ErrContextMismatch, names, err)
+	}
 	if err != nil {
-		return frame.Config{}, err
+		return refuse(err)
 	}
 	defer dataKey.Close()
-	c := frame.Config{MessageID: h.MessageID[:], Length: int(h.FrameLength)}
+	c := frame.Config{MessageID: h.MessageID, Length: int(h.FrameLength)}
+	if h.ContentType == header.Unframed {
+		c.Unframed = true
+		if c.Length = d.Limits.MaxFrameLength; c.Length <= 0 {
+			c.Length = header.MaxFrameLength
+		}
+	}
 	err = dataKey.WithAccess(func(key []byte) error {
-		aead, commitment, err := h.Suite.DeriveKeys(key, h.MessageID[:])
+		aead, commitment, err := h.Suite.DeriveKeys(key, h.MessageID)
 		if err != nil {
 			return err
 		}
-		if subtle.ConstantTimeCompare(commitment, h.Commitment[:]) != 1 {
+		if subtle.ConstantTimeCompare(commitment, h.Commitment) != 1 {
 			return fmt.Errorf("%w: the key commitment does not fit the data key", header.ErrAuthentication)
 		}
 		c.AEAD = aead
-		return h.Verify(aead)
+		return h.Verify(aead, unstored)
 	})
 	if err != nil {
-		return frame.Config{}, classify(err)
+		return refuse(err)
 	}
-	return c, nil
+	if verifier != nil {
+		_, _ = verifier.Write(h.Bytes()) // a hash.Hash never fails
+		c.Digest, c.Footer = verifier, verifier.Verify
+	}
+	return c, all, nil
 }
 
 // unwrap returns the data key from the first keyring that has it.
-func (d *Decrypter) unwrap(ctx context.Context, h *header.Header) (*provider.SecureBytes, error) {
+func (d *Decrypter) unwrap(ctx context.Context, h *header.Header, encryptionContext map[string]string) (*provider.SecureBytes, error) {
 	var failures []error
 	for _, keyring := range d.Keyrings {
-		key, err := keyring.UnwrapDataKey(ctx, h.EncryptedDataKeys, h.EncryptionContext)
+		key, err := keyring.UnwrapDataKey(ctx, h.EncryptedDataKeys, encryptionContext)
 		if err == nil {
 			return key, nil
 		}
@@ -300,16 +443,18 @@ func KeyName(k header.EncryptedDataKey) string {
 
 // DecryptReader reads as a message's plaintext. It is for one goroutine.
 type DecryptReader struct {
-	header *header.Header
-	body   *frame.OpenReader
-	closed bool
+	header  *header.Header
+	context map[string]string
+	body    *frame.OpenReader
+	closed  bool
 }
 
 // Header returns the message's verified header.
 func (r *DecryptReader) Header() *header.Header { return r.header }
 
-// EncryptionContext returns the message's verified encryption context. The caller must not change it.
-func (r *DecryptReader) EncryptionContext() map[string]string { return r.header.EncryptionContext }
+// EncryptionContext returns the message's verified encryption context, with the required pairs that it does not store. The
+// caller must not change it.
+func (r *DecryptReader) EncryptionContext() map[string]string { return r.context }
 
 // Read implements io.Reader.
 func (r *DecryptReader) Read(p []byte) (int, error) {
@@ -340,7 +485,7 @@ type DecryptWriter struct {
 	decrypter *Decrypter
 	ctx       context.Context
 	dst       io.Writer
-	required  map[string]string
+	stated    map[string]string
 
 	scanner header.Scanner
 	start   []byte         // the header so far
@@ -386,7 +531,7 @@ func (w *DecryptWriter) open() error {
 	if err != nil {
 		return err
 	}
-	c, err := w.decrypter.start(w.ctx, h, w.required)
+	c, _, err := w.decrypter.start(w.ctx, h, w.stated)
 	if err != nil {
 		return err
 	}
@@ -422,7 +567,7 @@ func classify(err error) error {
 			return fmt.Errorf("%w: %w", provider.ErrDecryptionFailed, err)
 		}
 	}
-	for _, e := range [...]error{header.ErrNotMessage, header.ErrMalformed, header.ErrUnsupported, header.ErrLimit, frame.ErrTruncated, frame.ErrMalformed} {
+	for _, e := range [...]error{header.ErrNotMessage, header.ErrMalformed, header.ErrUnsupported, header.ErrLimit, frame.ErrTruncated, frame.ErrMalformed, frame.ErrTooLarge} {
 		if errors.Is(err, e) {
 			return fmt.Errorf("%w: %w", provider.ErrInvalidCiphertext, err)
 		}

@@ -79,11 +79,11 @@ func TestEncryptAndDecryptInMemory(t *testing.T) {
 
 func TestNoTwoMessagesAreAlike(t *testing.T) {
 	e := &message.Encrypter{Keyring: newKey(t, 1, "")}
-	ids := map[[header.MessageIDSize]byte]bool{}
+	ids := map[string]bool{}
 	for range 100 {
 		h, _, err := header.Parse(encrypt(t, e, []byte("same"), nil), header.Limits{})
 		require.NoError(t, err)
-		ids[h.MessageID] = true
+		ids[string(h.MessageID)] = true
 	}
 	require.Len(t, ids, 100)
 }

@@ -15,9 +15,15 @@ def raw_provider(key):
         provider_id = key["namespace"]
 
         def _get_raw_key(self, key_id):
+            raw = base64.b64decode(key["key"])
+            algorithm = {
+                16: WrappingAlgorithm.AES_128_GCM_IV12_TAG16_NO_PADDING,
+                24: WrappingAlgorithm.AES_192_GCM_IV12_TAG16_NO_PADDING,
+                32: WrappingAlgorithm.AES_256_GCM_IV12_TAG16_NO_PADDING,
+            }[len(raw)]
             return WrappingKey(
-                wrapping_algorithm=WrappingAlgorithm.AES_256_GCM_IV12_TAG16_NO_PADDING,
-                wrapping_key=base64.b64decode(key["key"]),
+                wrapping_algorithm=algorithm,
+                wrapping_key=raw,
                 wrapping_key_type=EncryptionKeyType.SYMMETRIC,
             )
 
@@ -32,17 +38,22 @@ def provider_of(key):
     return raw_provider(key)
 
 
-client = aws_encryption_sdk.EncryptionSDKClient(commitment_policy=CommitmentPolicy.REQUIRE_ENCRYPT_REQUIRE_DECRYPT)
+def client_of(suite):
+    policy = CommitmentPolicy.REQUIRE_ENCRYPT_REQUIRE_DECRYPT
+    if suite < 0x0400:  # these do not commit
+        policy = CommitmentPolicy.FORBID_ENCRYPT_ALLOW_DECRYPT
+    return aws_encryption_sdk.EncryptionSDKClient(commitment_policy=policy)
 
 
 def run(request):
     data = base64.b64decode(request["data"])
     key_provider = provider_of(request["key"])
+    client = client_of(request["suite"])
     if request["op"] == "encrypt":
         out, _ = client.encrypt(
             source=data,
             key_provider=key_provider,
-            algorithm=aws_encryption_sdk.Algorithm.AES_256_GCM_HKDF_SHA512_COMMIT_KEY,
+            algorithm=aws_encryption_sdk.Algorithm.get_by_id(request["suite"]),
             encryption_context=request["context"],
             frame_length=request["frame_length"],
         )

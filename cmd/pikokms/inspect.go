@@ -105,7 +105,7 @@ func inspect(in io.Reader, size int64) (r *report, sizeErr, err error) {
 		Version:           int(h.Bytes()[0]),
 		Suite:             h.Suite.String(),
 		SuiteID:           fmt.Sprintf("0x%04x", uint16(h.Suite)),
-		MessageID:         hex.EncodeToString(h.MessageID[:]),
+		MessageID:         hex.EncodeToString(h.MessageID),
 		EncryptionContext: h.EncryptionContext,
 		ContentType:       "framed",
 		FrameLength:       h.FrameLength,

@@ -1,4 +1,4 @@
-// Package local is the encryption provider that needs no key service: AES-256-GCM under a key in a file.
+// Package local is the encryption provider that needs no key service: AES-GCM under a key in a file.
 //
 // It wraps data keys as the AWS Encryption SDK's raw AES keyring does (specification: framework/raw-aes-keyring.md), so
 // AWS's SDKs open its messages with the same key, namespace and name. It serves development, tests and single machines,
@@ -30,7 +30,7 @@ import (
 	"piko.sh/pikokms/provider"
 )
 
-// KeySize is the size in bytes of the key, before base64.
+// KeySize is the size in bytes of the keys that Generate makes, before base64. Keys of 16 and 24 bytes are taken too.
 const KeySize = 32
 
 // Defaults of Config.
@@ -108,8 +108,10 @@ func NewProvider(c Config) (*Provider, error) {
 		}
 	}
 	defer clear(key)
-	if len(key) != KeySize {
-		return nil, fmt.Errorf("%w: it has %d bytes, AES-256 takes %d", provider.ErrInvalidKey, len(key), KeySize)
+	switch len(key) {
+	case 16, 24, 32:
+	default:
+		return nil, fmt.Errorf("%w: it has %d bytes, AES takes 16, 24 or 32", provider.ErrInvalidKey, len(key))
 	}
 	var err error
 	p.key, err = provider.NewSecureBytes(key)
@@ -334,7 +336,7 @@ func (p *Provider) GetKeyInfo(ctx context.Context, keyID string) (*provider.KeyI
 	return &provider.KeyInfo{
 		KeyID:     p.name,
 		Provider:  p.Type(),
-		Algorithm: "AES-256-GCM",
+		Algorithm: fmt.Sprintf("AES-%d-GCM", 8*p.key.Len()),
 		Status:    provider.KeyStatusActive,
 		CreatedAt: p.created,
 		Origin:    "LOCAL",

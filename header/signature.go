@@ -1,0 +1,85 @@
+package header
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"encoding/base64"
+	"encoding/binary"
+	"fmt"
+	"hash"
+)
+
+// PublicKeyName is the encryption context key under which a signed message carries its verification key: the base64 text of
+// the compressed curve point (specification: framework/structures.md; SEC 1, section 2.3.3).
+const PublicKeyName = ReservedPrefix + "public-key"
+
+// MaxFooterSize bounds a message's footer in bytes: a length of two bytes and a DER signature over P-384, which has up to 104.
+const MaxFooterSize = 2 + 104
+
+// Signer signs a message: write the whole header and body to it, then ask for the footer.
+type Signer struct {
+	hash.Hash
+	key *ecdsa.PrivateKey
+}
+
+// NewSigner makes a new signing key for one message of a signed suite. It returns the value of PublicKeyName with it.
+func NewSigner(s Suite) (signer *Signer, publicKey string, err error) {
+	if !s.Signed() {
+		return nil, "", fmt.Errorf("%w: suite %v has no signature", ErrUnsupported, s)
+	}
+	a := suites[s]
+	key, err := ecdsa.GenerateKey(a.curve(), rand.Reader)
+	if err != nil {
+		return nil, "", fmt.Errorf("header: making a signing key: %w", err)
+	}
+	point := elliptic.MarshalCompressed(key.Curve, key.X, key.Y)
+	return &Signer{Hash: a.digest.New(), key: key}, base64.StdEncoding.EncodeToString(point), nil
+}
+
+// Footer returns the message's footer: the length and the DER form of the signature (specification:
+// data-format/message-footer.md).
+func (s *Signer) Footer() ([]byte, error) {
+	signature, err := ecdsa.SignASN1(rand.Reader, s.key, s.Sum(nil))
+	if err != nil {
+		return nil, fmt.Errorf("header: signing: %w", err)
+	}
+	return append(binary.BigEndian.AppendUint16(nil, uint16(len(signature))), signature...), nil
+}
+
+// Verifier verifies a message's signature: write the whole header and body to it, then give it the footer.
+type Verifier struct {
+	hash.Hash
+	key *ecdsa.PublicKey
+}
+
+// NewVerifier takes the verification key from the encryption context of a message of a signed suite. The error holds
+// ErrMalformed.
+func NewVerifier(s Suite, context map[string]string) (*Verifier, error) {
+	text, ok := context[PublicKeyName]
+	if !ok {
+		return nil, fmt.Errorf("%w: a signed message without the context pair %s", ErrMalformed, PublicKeyName)
+	}
+	point, err := base64.StdEncoding.Strict().DecodeString(text)
+	if err != nil {
+		return nil, fmt.Errorf("%w: context pair %s: %w", ErrMalformed, PublicKeyName, err)
+	}
+	a := suites[s]
+	x, y := elliptic.UnmarshalCompressed(a.curve(), point)
+	if x == nil {
+		return nil, fmt.Errorf("%w: context pair %s is no compressed point of the suite's curve", ErrMalformed, PublicKeyName)
+	}
+	return &Verifier{Hash: a.digest.New(), key: &ecdsa.PublicKey{Curve: a.curve(), X: x, Y: y}}, nil
+}
+
+// Verify checks all that stands behind the body. The error holds ErrMalformed for what is no footer, ErrAuthentication for
+// a signature that does not fit.
+func (v *Verifier) Verify(footer []byte) error {
+	if len(footer) < 2 || int(binary.BigEndian.Uint16(footer)) != len(footer)-2 {
+		return fmt.Errorf("%w: a footer of %d bytes does not hold the signature that it states", ErrMalformed, len(footer))
+	}
+	if !ecdsa.VerifyASN1(v.key, v.Sum(nil), footer[2:]) {
+		return fmt.Errorf("%w: the signature does not fit", ErrAuthentication)
+	}
+	return nil
+}
