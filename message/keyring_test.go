@@ -167,7 +167,7 @@ func (b broken) WrapDataKey(context.Context, *provider.SecureBytes, map[string]s
 	return header.EncryptedDataKey{}, b.err
 }
 
-func (b broken) UnwrapDataKey(context.Context, []header.EncryptedDataKey, map[string]string) (*provider.SecureBytes, error) {
+func (b broken) UnwrapDataKey(context.Context, *provider.UnwrapDataKeyRequest) (*provider.SecureBytes, error) {
 	return nil, b.err
 }
 
@@ -209,7 +209,7 @@ type other struct {
 	key []byte
 }
 
-func (o other) UnwrapDataKey(context.Context, []header.EncryptedDataKey, map[string]string) (*provider.SecureBytes, error) {
+func (o other) UnwrapDataKey(context.Context, *provider.UnwrapDataKeyRequest) (*provider.SecureBytes, error) {
 	return provider.NewSecureBytes(bytes.Clone(o.key))
 }
 

@@ -356,6 +356,10 @@ func (d *Decrypter) start(ctx context.Context, h *header.Header, stated map[stri
 		return refuse(fmt.Errorf("%w: %w", provider.ErrContextMismatch, err))
 	}
 	var verifier *header.Verifier
+	if _, signed := h.EncryptionContext[header.PublicKeyName]; signed && !h.Suite.Signed() {
+		// Specification: framework/default-cmm.md, "Decrypt Materials Request".
+		return refuse(fmt.Errorf("%w: suite %v has no signature, but the encryption context has a verification key", header.ErrMalformed, h.Suite))
+	}
 	if h.Suite.Signed() {
 		var err error
 		if verifier, err = header.NewVerifier(h.Suite, h.EncryptionContext); err != nil {
@@ -399,26 +403,48 @@ func (d *Decrypter) start(ctx context.Context, h *header.Header, stated map[stri
 	return c, all, nil
 }
 
-// unwrap returns the data key from the first keyring that has it.
+// unwrap returns the first data key that one of the keyrings unwraps.
 func (d *Decrypter) unwrap(ctx context.Context, h *header.Header, encryptionContext map[string]string) (*provider.SecureBytes, error) {
-	var failures []error
+	trusted := make([]bool, len(h.EncryptedDataKeys))
+	var failures unwrapError
 	for _, keyring := range d.Keyrings {
-		key, err := keyring.UnwrapDataKey(ctx, h.EncryptedDataKeys, encryptionContext)
-		if err == nil {
-			return key, nil
-		}
-		if ctx.Err() != nil {
-			return nil, err
-		}
-		if !errors.Is(err, provider.ErrUntrustedKey) {
-			failures = append(failures, err)
+		for i, wrapped := range h.EncryptedDataKeys {
+			key, err := keyring.UnwrapDataKey(ctx, &provider.UnwrapDataKeyRequest{EncryptedKey: wrapped, Context: encryptionContext, Size: h.Suite.DataKeySize()})
+			if err == nil {
+				return key, nil
+			}
+			if ctx.Err() != nil {
+				return nil, err
+			}
+			if !errors.Is(err, provider.ErrUntrustedKey) {
+				trusted[i] = true
+				failures = append(failures, err)
+			}
 		}
 	}
-	if len(failures) > 0 {
-		return nil, errors.Join(failures...)
+	if len(failures) == 0 {
+		return nil, fmt.Errorf("%w: it names %s; configure a provider for one of them", provider.ErrUntrustedKey, describeKeys(h.EncryptedDataKeys))
 	}
-	return nil, fmt.Errorf("%w: it names %s; configure a provider for one of them", provider.ErrUntrustedKey, describeKeys(h.EncryptedDataKeys))
+	for i, wrapped := range h.EncryptedDataKeys {
+		if !trusted[i] {
+			failures = append(failures, fmt.Errorf("no provider is configured for %s", describeKeys([]header.EncryptedDataKey{wrapped})))
+		}
+	}
+	return nil, failures
 }
+
+// unwrapError says why each data key of a message was not unwrapped.
+type unwrapError []error
+
+func (e unwrapError) Error() string {
+	reasons := make([]string, len(e))
+	for i, err := range e {
+		reasons[i] = err.Error()
+	}
+	return strings.Join(reasons, "; ")
+}
+
+func (e unwrapError) Unwrap() []error { return e }
 
 // describeKeys names the wrapping keys that a header states, for an error: the text is the message's, so it is quoted.
 func describeKeys(keys []header.EncryptedDataKey) string {

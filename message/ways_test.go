@@ -57,9 +57,9 @@ func (c *counting) WrapDataKey(ctx context.Context, key *provider.SecureBytes, e
 	return c.Keyring.WrapDataKey(ctx, key, encryptionContext)
 }
 
-func (c *counting) UnwrapDataKey(ctx context.Context, keys []header.EncryptedDataKey, encryptionContext map[string]string) (*provider.SecureBytes, error) {
+func (c *counting) UnwrapDataKey(ctx context.Context, request *provider.UnwrapDataKeyRequest) (*provider.SecureBytes, error) {
 	c.unwrapped.Add(1)
-	key, err := c.Keyring.UnwrapDataKey(ctx, keys, encryptionContext)
+	key, err := c.Keyring.UnwrapDataKey(ctx, request)
 	if err == nil {
 		c.keep(key)
 	}

@@ -4,8 +4,6 @@ import (
 	"context"
 	"crypto/subtle"
 	"fmt"
-
-	"piko.sh/pikokms/header"
 )
 
 // Check wraps and unwraps a data key: the HealthCheck of a keyring that can do both.
@@ -16,7 +14,7 @@ func Check(ctx context.Context, keyring Keyring) error {
 		return err
 	}
 	defer made.Close()
-	got, err := keyring.UnwrapDataKey(ctx, []header.EncryptedDataKey{made.EncryptedKey}, encryptionContext)
+	got, err := keyring.UnwrapDataKey(ctx, &UnwrapDataKeyRequest{EncryptedKey: made.EncryptedKey, Context: encryptionContext, Size: made.PlaintextKey.Len()})
 	if err != nil {
 		return err
 	}

@@ -16,10 +16,11 @@ import (
 // Type names a kind of provider.
 type Type string
 
-// The kinds that Piko names and pikokms implements.
+// The kinds that pikokms implements. The first two names are Piko's.
 const (
 	TypeLocalAESGCM Type = "local_aes_gcm"
 	TypeAWSKMS      Type = "aws_kms"
+	TypeLocalRSA    Type = "local_rsa"
 )
 
 // Keyring makes, wraps and unwraps data keys: all that a message needs of a provider. It corresponds to the
@@ -31,9 +32,9 @@ type Keyring interface {
 	// WrapDataKey wraps an existing data key, for messages with several recipients.
 	WrapDataKey(ctx context.Context, key *SecureBytes, encryptionContext map[string]string) (header.EncryptedDataKey, error)
 
-	// UnwrapDataKey recovers the data key from the first of keys that the provider trusts and can unwrap. The key service
-	// is only asked about trusted ones; the error holds ErrUntrustedKey when there are none. The caller closes the result.
-	UnwrapDataKey(ctx context.Context, keys []header.EncryptedDataKey, encryptionContext map[string]string) (*SecureBytes, error)
+	// UnwrapDataKey recovers a data key. When it is not under a key that the provider trusts, no key service is asked and
+	// the error holds ErrUntrustedKey. The caller closes the result.
+	UnwrapDataKey(ctx context.Context, request *UnwrapDataKeyRequest) (*SecureBytes, error)
 }
 
 // EncryptionProvider is Piko's provider port over a Keyring. Implementations are safe for concurrent use.
@@ -93,6 +94,13 @@ type GenerateDataKeyRequest struct {
 	Context map[string]string // encryption context to bind the wrapped key to
 	KeyID   string            // empty, or the provider's own key
 	KeySpec string            // empty or "AES_256", "AES_128"
+}
+
+// UnwrapDataKeyRequest asks for a wrapped data key.
+type UnwrapDataKeyRequest struct {
+	EncryptedKey header.EncryptedDataKey
+	Context      map[string]string // encryption context that the key was wrapped with
+	Size         int               // of the data key in bytes, as the algorithm suite has it; a key of another size is refused
 }
 
 // DataKey is a data key, plain and wrapped.

@@ -2,7 +2,8 @@
 //
 // It wraps data keys as the AWS Encryption SDK's AWS KMS keyring does (specification: framework/aws-kms/aws-kms-keyring.md):
 // GenerateDataKey to encrypt and Decrypt to decrypt, each with the message's encryption context, which CloudTrail records.
-// It asks KMS about its own key only: the ARN that DescribeKey gave for the configured key, whatever alias was configured.
+// A Provider asks KMS about its own key only: the ARN that DescribeKey gave for the configured key, whatever alias was
+// configured, or a multi-Region key's replica. A Discovery decrypts under any key of stated accounts.
 //
 // Retries, timeouts and cancellation are the AWS SDK's.
 package awskms
@@ -13,6 +14,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -33,6 +35,8 @@ const (
 	// MaxDirectSize is the largest plaintext in bytes that KMS itself encrypts (KMS API Reference, Encrypt, symmetric keys).
 	MaxDirectSize = 4096
 
+	maxGrantTokens = 10 // KMS API Reference, GrantTokens
+
 	// providerID is the key provider ID of AWS KMS (specification: framework/aws-kms/aws-kms-keyring.md).
 	providerID = "aws-kms"
 )
@@ -43,25 +47,17 @@ type Config struct {
 	Region     string // of the key; required unless Client is given
 	MaxRetries int    // retries after a failed call that may succeed later; 0 means 3
 
-	Endpoint string      // URL of another KMS endpoint: a VPC endpoint, LocalStack
-	Client   *kms.Client // a ready client instead of Region, MaxRetries and Endpoint
+	GrantTokens []string    // of grants too new to be known everywhere, at most 10
+	Endpoint    string      // URL of another KMS endpoint: a VPC endpoint, LocalStack
+	Client      *kms.Client // a ready client instead of Region, MaxRetries and Endpoint
 }
 
 func (c *Config) validate() error {
 	if c.KeyID == "" {
 		return fmt.Errorf("%w: KeyID is empty; give a key ID, key ARN, alias name or alias ARN", provider.ErrInvalidKey)
 	}
-	if c.Client != nil {
-		if c.MaxRetries != 0 || c.Endpoint != "" || c.Region != "" && c.Region != c.Client.Options().Region {
-			return errors.New("awskms: Region, MaxRetries and Endpoint belong to the given Client; set them there")
-		}
-		c.Region = c.Client.Options().Region
-	}
-	if c.Region == "" {
-		return fmt.Errorf("%w: Region is empty; give the key's Region, such as eu-west-1", provider.ErrInvalidKey)
-	}
-	if c.MaxRetries < 0 {
-		return fmt.Errorf("awskms: MaxRetries is %d, it cannot be negative", c.MaxRetries)
+	if err := c.validateClient(); err != nil {
+		return err
 	}
 	if strings.HasPrefix(c.KeyID, "arn:") {
 		a, err := arn.Parse(c.KeyID)
@@ -75,11 +71,37 @@ func (c *Config) validate() error {
 	return nil
 }
 
+// validateClient checks what says how to reach KMS, and takes the Region of a given client.
+func (c *Config) validateClient() error {
+	if c.Client != nil {
+		if c.MaxRetries != 0 || c.Endpoint != "" || c.Region != "" && c.Region != c.Client.Options().Region {
+			return errors.New("awskms: Region, MaxRetries and Endpoint belong to the given Client; set them there")
+		}
+		c.Region = c.Client.Options().Region
+	}
+	if c.Region == "" {
+		return fmt.Errorf("%w: Region is empty; give the key's Region, such as eu-west-1", provider.ErrInvalidKey)
+	}
+	if c.MaxRetries < 0 {
+		return fmt.Errorf("awskms: MaxRetries is %d, it cannot be negative", c.MaxRetries)
+	}
+	if len(c.GrantTokens) > maxGrantTokens {
+		return fmt.Errorf("%w: %d grant tokens, KMS takes %d", provider.ErrInvalidKey, len(c.GrantTokens), maxGrantTokens)
+	}
+	return nil
+}
+
 // Provider implements provider.EncryptionProvider. It is safe for concurrent use.
 type Provider struct {
-	client *kms.Client
-	keyID  string // as configured
-	arn    string // of the key
+	service
+	keyID string // as configured
+	arn   string // of the key
+}
+
+// service is KMS in one Region.
+type service struct {
+	client      *kms.Client
+	grantTokens []string
 }
 
 // NewProvider makes a provider and checks its key with one DescribeKey.
@@ -91,19 +113,11 @@ func NewProvider(ctx context.Context, c Config) (*Provider, error) {
 	if err := c.validate(); err != nil {
 		return nil, err
 	}
-	p := &Provider{client: c.Client, keyID: c.KeyID}
-	if p.client == nil {
-		client, err := c.newClient(ctx)
-		if err != nil {
-			return nil, err
-		}
-		p.client = client
+	reached, err := c.reach(ctx)
+	if err != nil {
+		return nil, err
 	}
-	if credentials := p.client.Options().Credentials; credentials != nil {
-		if _, err := credentials.Retrieve(ctx); err != nil {
-			return nil, noCredentials(ctx, c.KeyID, err)
-		}
-	}
+	p := &Provider{service: reached, keyID: c.KeyID}
 	metadata, err := p.describe(ctx, c.KeyID)
 	if err != nil {
 		return nil, p.fail(ctx, "NewProvider", fmt.Errorf("checking the key in Region %s: %w", c.Region, err))
@@ -115,20 +129,30 @@ func NewProvider(ctx context.Context, c Config) (*Provider, error) {
 	return p, nil
 }
 
-func (c *Config) newClient(ctx context.Context) (*kms.Client, error) {
-	retries := c.MaxRetries
-	if retries == 0 {
-		retries = DefaultMaxRetries
-	}
-	loaded, err := config.LoadDefaultConfig(ctx, config.WithRegion(c.Region), config.WithRetryMaxAttempts(1+retries))
-	if err != nil {
-		return nil, fmt.Errorf("awskms: loading the AWS configuration: %w", err)
-	}
-	return kms.NewFromConfig(loaded, func(o *kms.Options) {
-		if c.Endpoint != "" {
-			o.BaseEndpoint = aws.String(c.Endpoint)
+// reach makes a client, if none is given, and checks that there are credentials.
+func (c *Config) reach(ctx context.Context) (service, error) {
+	reached := service{client: c.Client, grantTokens: slices.Clone(c.GrantTokens)}
+	if reached.client == nil {
+		retries := c.MaxRetries
+		if retries == 0 {
+			retries = DefaultMaxRetries
 		}
-	}), nil
+		loaded, err := config.LoadDefaultConfig(ctx, config.WithRegion(c.Region), config.WithRetryMaxAttempts(1+retries))
+		if err != nil {
+			return service{}, fmt.Errorf("awskms: loading the AWS configuration: %w", err)
+		}
+		reached.client = kms.NewFromConfig(loaded, func(o *kms.Options) {
+			if c.Endpoint != "" {
+				o.BaseEndpoint = aws.String(c.Endpoint)
+			}
+		})
+	}
+	if credentials := reached.client.Options().Credentials; credentials != nil {
+		if _, err := credentials.Retrieve(ctx); err != nil {
+			return service{}, noCredentials(ctx, c.KeyID, err)
+		}
+	}
+	return reached, nil
 }
 
 // usable says why a key cannot wrap data keys.
@@ -162,7 +186,7 @@ func (p *Provider) checkKeyID(keyID string) error {
 }
 
 func (p *Provider) describe(ctx context.Context, keyID string) (*types.KeyMetadata, error) {
-	out, err := p.client.DescribeKey(ctx, &kms.DescribeKeyInput{KeyId: aws.String(keyID)})
+	out, err := p.client.DescribeKey(ctx, &kms.DescribeKeyInput{KeyId: aws.String(keyID), GrantTokens: p.grantTokens})
 	if err != nil {
 		return nil, err
 	}
@@ -182,7 +206,7 @@ func (p *Provider) GenerateDataKey(ctx context.Context, request *provider.Genera
 	default:
 		return nil, p.fail(ctx, "GenerateDataKey", fmt.Errorf("%w: key spec %q is neither AES_256 nor AES_128", provider.ErrInvalidKey, request.KeySpec))
 	}
-	out, err := p.client.GenerateDataKey(ctx, &kms.GenerateDataKeyInput{KeyId: aws.String(p.arn), KeySpec: spec, EncryptionContext: request.Context})
+	out, err := p.client.GenerateDataKey(ctx, &kms.GenerateDataKeyInput{KeyId: aws.String(p.arn), KeySpec: spec, EncryptionContext: request.Context, GrantTokens: p.grantTokens})
 	if err != nil {
 		return nil, p.fail(ctx, "GenerateDataKey", err)
 	}
@@ -215,7 +239,7 @@ func (p *Provider) WrapDataKey(ctx context.Context, key *provider.SecureBytes, e
 }
 
 func (p *Provider) encrypt(ctx context.Context, plaintext []byte, encryptionContext map[string]string) ([]byte, error) {
-	out, err := p.client.Encrypt(ctx, &kms.EncryptInput{KeyId: aws.String(p.arn), Plaintext: plaintext, EncryptionContext: encryptionContext})
+	out, err := p.client.Encrypt(ctx, &kms.EncryptInput{KeyId: aws.String(p.arn), Plaintext: plaintext, EncryptionContext: encryptionContext, GrantTokens: p.grantTokens})
 	if err != nil {
 		return nil, err
 	}
@@ -225,38 +249,57 @@ func (p *Provider) encrypt(ctx context.Context, plaintext []byte, encryptionCont
 	return out.CiphertextBlob, nil
 }
 
-func (p *Provider) decrypt(ctx context.Context, blob []byte, encryptionContext map[string]string) ([]byte, error) {
-	out, err := p.client.Decrypt(ctx, &kms.DecryptInput{KeyId: aws.String(p.arn), CiphertextBlob: blob, EncryptionContext: encryptionContext})
+// decrypt asks KMS for what was encrypted under the key of this ARN and no other.
+func (s *service) decrypt(ctx context.Context, keyARN string, blob []byte, encryptionContext map[string]string) ([]byte, error) {
+	out, err := s.client.Decrypt(ctx, &kms.DecryptInput{KeyId: aws.String(keyARN), CiphertextBlob: blob, EncryptionContext: encryptionContext, GrantTokens: s.grantTokens})
 	if err != nil {
 		return nil, err
 	}
-	if got := aws.ToString(out.KeyId); got != p.arn {
+	if got := aws.ToString(out.KeyId); got != keyARN {
 		clear(out.Plaintext)
 		return nil, fmt.Errorf("%w: KMS answered for key %q", provider.ErrDecryptionFailed, got)
 	}
 	return out.Plaintext, nil
 }
 
-// UnwrapDataKey implements provider.Keyring with one call of KMS Decrypt for a data key under the provider's key, and none
-// when there is no such key.
-func (p *Provider) UnwrapDataKey(ctx context.Context, keys []header.EncryptedDataKey, encryptionContext map[string]string) (*provider.SecureBytes, error) {
-	err := error(provider.ErrUntrustedKey)
-	for _, wrapped := range keys {
-		if wrapped.ProviderID != providerID || string(wrapped.ProviderInfo) != p.arn {
-			continue
-		}
-		var plain []byte
-		if plain, err = p.decrypt(ctx, wrapped.Ciphertext, encryptionContext); err != nil {
-			continue
-		}
-		key, err := provider.NewSecureBytes(plain)
-		if err != nil {
-			return nil, p.fail(ctx, "UnwrapDataKey", err)
-		}
-		return key, nil
+func (s *service) unwrap(ctx context.Context, keyARN string, request *provider.UnwrapDataKeyRequest) (*provider.SecureBytes, error) {
+	plain, err := s.decrypt(ctx, keyARN, request.EncryptedKey.Ciphertext, request.Context)
+	if err != nil {
+		return nil, err
 	}
-	return nil, p.fail(ctx, "UnwrapDataKey", err)
+	if len(plain) != request.Size {
+		clear(plain)
+		return nil, fmt.Errorf("%w: the data key has %d bytes, the message's suite takes %d", provider.ErrDecryptionFailed, len(plain), request.Size)
+	}
+	return provider.NewSecureBytes(plain)
 }
+
+// UnwrapDataKey implements provider.Keyring with one call of KMS Decrypt, or none when the data key is not under the
+// provider's key. A data key under a multi-Region key's replica in another Region is under this key.
+func (p *Provider) UnwrapDataKey(ctx context.Context, request *provider.UnwrapDataKeyRequest) (*provider.SecureBytes, error) {
+	if request.EncryptedKey.ProviderID != providerID || !sameKey(string(request.EncryptedKey.ProviderInfo), p.arn) {
+		return nil, p.fail(ctx, "UnwrapDataKey", provider.ErrUntrustedKey)
+	}
+	key, err := p.unwrap(ctx, p.arn, request)
+	if err != nil {
+		return nil, p.fail(ctx, "UnwrapDataKey", err)
+	}
+	return key, nil
+}
+
+// sameKey reports whether two key ARNs name one key or replicas of one multi-Region key (specification:
+// framework/aws-kms/aws-kms-mrk-match-for-decrypt.md).
+func sameKey(a, b string) bool {
+	if a == b {
+		return true
+	}
+	x, errA := arn.Parse(a)
+	y, errB := arn.Parse(b)
+	x.Region = y.Region
+	return errA == nil && errB == nil && x == y && isMultiRegion(x)
+}
+
+func isMultiRegion(a arn.ARN) bool { return strings.HasPrefix(a.Resource, "key/mrk-") }
 
 // Encrypt implements provider.EncryptionProvider. Up to MaxDirectSize bytes are encrypted by KMS itself and the result is
 // the base64 text of its ciphertext; more is encrypted under a data key to the text of an AWS Encryption SDK message.
@@ -305,7 +348,7 @@ func (p *Provider) Decrypt(ctx context.Context, request *provider.DecryptRequest
 		}
 		return &provider.DecryptResponse{Plaintext: plaintext}, nil
 	}
-	plaintext, err := p.decrypt(ctx, ciphertext, request.Context)
+	plaintext, err := p.decrypt(ctx, p.arn, ciphertext, request.Context)
 	if err != nil {
 		return nil, p.fail(ctx, "Decrypt", err)
 	}

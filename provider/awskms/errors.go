@@ -1,6 +1,7 @@
 package awskms
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -42,12 +43,12 @@ var codes = map[string]error{
 	"TooManyRequestsException":    provider.ErrProviderUnavailable,
 }
 
-// fail says which operation failed, and puts a sentinel before an error of the AWS SDK that has none yet.
+// fail says which operation failed under which key, and puts a sentinel before an error of the AWS SDK that has none yet.
 func (p *Provider) fail(ctx context.Context, operation string, err error) error {
-	key := p.arn
-	if key == "" {
-		key = p.keyID
-	}
+	return fail(ctx, operation, cmp.Or(p.arn, p.keyID), err)
+}
+
+func fail(ctx context.Context, operation, key string, err error) error {
 	if inner, ok := errors.AsType[*provider.EncryptionError](err); ok {
 		err = inner.Err // one frame says it: the operation that the caller asked for
 	}

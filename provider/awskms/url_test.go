@@ -6,6 +6,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"piko.sh/pikokms/header"
 	"piko.sh/pikokms/provider"
 )
 
@@ -26,6 +27,7 @@ func TestParseURL(t *testing.T) {
 		"awskms:///arn:aws:kms:eu-west-1:1:alias/a/b":                {KeyID: "arn:aws:kms:eu-west-1:1:alias/a/b", Region: "eu-west-1"},
 		"awskms://k?region=r&endpoint=http://[::1]:80":               {KeyID: "k", Region: "r", Endpoint: "http://[::1]:80"},
 		"awskms://k?endpoint=https%3A%2F%2Fvpce.example%2F&region=r": {KeyID: "k", Region: "r", Endpoint: "https://vpce.example/"},
+		"awskms://k?region=r&grant-tokens=a,b":                       {KeyID: "k", Region: "r", GrantTokens: []string{"a", "b"}},
 	} {
 		u, err := url.Parse(text)
 		require.NoError(t, err, text)
@@ -49,11 +51,12 @@ func TestParseURLRefuses(t *testing.T) {
 		"awskms://1234abcd":                                        "it names no Region",
 		"awskms://alias/x?region=":                                 `parameter "region" is empty`,
 		"awskms://alias/x?region=a&region=b":                       `parameter "region" comes twice`,
-		"awskms://alias/x?region=r&profile=p":                      `unknown parameter "profile"; known are endpoint, region`,
+		"awskms://alias/x?region=r&profile=p":                      `unknown parameter "profile"; known are endpoint, grant-tokens, region`,
 		"awskms://alias/x?region=%zz":                              `invalid URL escape "%zz"`,
 		"awskms://alias/x?region=r&endpoint=localhost":             `the endpoint "localhost" is not an http or https URL`,
 		"awskms://alias/x?region=r&endpoint=file:///x":             "is not an http or https URL",
 		"awskms://alias/x?region=r&endpoint=http://%7f":            "is not an http or https URL",
+		"awskms://k?region=r&grant-tokens=1,2,3,4,5,6,7,8,9,10,11": "11 grant tokens, KMS takes 10",
 		"awskms:///arn:aws:s3:eu-west-1:1:key/x":                   "is not the ARN of a KMS key or alias",
 		"awskms:///arn:aws:kms:eu-west-1:1:grant/x":                "is not the ARN of a KMS key or alias",
 		"awskms:///arn:aws:kms?region=r":                           "is not the ARN of a KMS key or alias",
@@ -68,4 +71,88 @@ func TestParseURLRefuses(t *testing.T) {
 		_, err = OpenURL(t.Context(), u)
 		require.ErrorContains(t, err, want, text)
 	}
+}
+
+func TestParseDiscoveryURL(t *testing.T) {
+	for text, want := range map[string]DiscoveryConfig{
+		"awskms-discovery:?accounts=111122223333&region=eu-west-1": {Accounts: []string{"111122223333"}, Region: "eu-west-1"},
+		"awskms-discovery:///?accounts=111122223333,444455556666&partition=aws-cn&region=r&endpoint=http://h&grant-tokens=g": {
+			Accounts: []string{"111122223333", "444455556666"}, Partition: "aws-cn", Region: "r", Endpoint: "http://h", GrantTokens: []string{"g"},
+		},
+	} {
+		u, err := url.Parse(text)
+		require.NoError(t, err, text)
+		got, err := ParseDiscoveryURL(u)
+		require.NoError(t, err, text)
+		require.Equal(t, want, got, text)
+	}
+	for text, want := range map[string]string{
+		"awskms:?accounts=111122223333&region=r":                         `the scheme is "awskms"`,
+		"awskms-discovery:x?accounts=111122223333&region=r":              "discovery names no key",
+		"awskms-discovery://alias/x?accounts=111122223333&region=r":      "discovery names no key",
+		"awskms-discovery:?region=r":                                     "needs the accounts",
+		"awskms-discovery:?accounts=11112222333,1&region=r":              "is not 12 digits",
+		"awskms-discovery:?accounts=11112222333x&region=r":               "is not 12 digits",
+		"awskms-discovery:?accounts=111122223333,&region=r":              "is not 12 digits",
+		"awskms-discovery:?accounts=111122223333":                        "Region is empty",
+		"awskms-discovery:?accounts=111122223333&region=r&endpoint=h":    "not an http or https URL",
+		"awskms-discovery:?account=111122223333&region=r":                `unknown parameter "account"`,
+		"awskms-discovery:?accounts=111122223333&region=r&grant-tokens=": "is empty",
+	} {
+		u, err := url.Parse(text)
+		require.NoError(t, err, text)
+		_, err = OpenDiscoveryURL(t.Context(), u)
+		require.ErrorIs(t, err, provider.ErrInvalidKey, text)
+		require.ErrorContains(t, err, want, text)
+	}
+}
+
+func TestSameKey(t *testing.T) {
+	const mrk = "arn:aws:kms:eu-west-1:111122223333:key/mrk-1234"
+	for other, want := range map[string]bool{
+		mrk: true,
+		"arn:aws:kms:us-east-1:111122223333:key/mrk-1234":    true,
+		"arn:aws:kms:us-east-1:111122223334:key/mrk-1234":    false,
+		"arn:aws-cn:kms:us-east-1:111122223333:key/mrk-1234": false,
+		"arn:aws:kms:us-east-1:111122223333:key/mrk-1235":    false,
+		"arn:aws:s3:us-east-1:111122223333:key/mrk-1234":     false,
+		"arn:aws:kms:us-east-1:111122223333:alias/mrk-1234":  false,
+		"key/mrk-1234": false,
+		"":             false,
+	} {
+		require.Equal(t, want, sameKey(other, mrk), other)
+		require.Equal(t, want, sameKey(mrk, other), other)
+	}
+	const single = "arn:aws:kms:eu-west-1:111122223333:key/1234"
+	require.True(t, sameKey(single, single))
+	require.False(t, sameKey(single, "arn:aws:kms:us-east-1:111122223333:key/1234"))
+}
+
+func TestDiscoveryFilter(t *testing.T) {
+	d := Discovery{accounts: []string{"111122223333", "444455556666"}, partition: "aws", region: "eu-west-1"}
+	const own = "arn:aws:kms:eu-west-1:111122223333:key/1234"
+	for stored, asked := range map[string]string{
+		own: own,
+		"arn:aws:kms:eu-west-1:444455556666:key/1234":        "arn:aws:kms:eu-west-1:444455556666:key/1234",
+		"arn:aws:kms:us-east-1:111122223333:key/mrk-1":       "arn:aws:kms:eu-west-1:111122223333:key/mrk-1",
+		"arn:aws:kms:us-east-1:111122223333:key/1234":        "",
+		"arn:aws:kms:eu-west-1:111122223334:key/1234":        "",
+		"arn:aws-us-gov:kms:eu-west-1:111122223333:key/1234": "",
+		"arn:aws:kms:eu-west-1:111122223333:alias/x":         "",
+		"arn:aws:kms:eu-west-1:111122223333:key/1\x1b[2J":    "",
+		"arn:aws:kms:eu-west-1:111122223333:key/1/2":         "",
+		"arn:aws:s3:eu-west-1:111122223333:key/1234":         "",
+		"arn:aws:kms:evil.example/:111122223333:key/mrk-1":   "arn:aws:kms:eu-west-1:111122223333:key/mrk-1",
+		"1234": "",
+		"":     "",
+	} {
+		got, err := d.trusted(header.EncryptedDataKey{ProviderID: "aws-kms", ProviderInfo: []byte(stored)})
+		if require.Equal(t, asked, got, stored); asked == "" {
+			require.ErrorIs(t, err, provider.ErrUntrustedKey)
+		} else {
+			require.NoError(t, err)
+		}
+	}
+	_, err := d.trusted(header.EncryptedDataKey{ProviderID: "piko", ProviderInfo: []byte(own)})
+	require.ErrorIs(t, err, provider.ErrUntrustedKey)
 }

@@ -1,20 +1,19 @@
-// Package local is the encryption provider that needs no key service: AES-GCM under a key in a file.
+// Package local is the encryption provider that needs no key service: a key in a file.
 //
-// It wraps data keys as the AWS Encryption SDK's raw AES keyring does (specification: framework/raw-aes-keyring.md), so
-// AWS's SDKs open its messages with the same key, namespace and name. It serves development, tests and single machines,
-// and can be a second recipient of messages that are otherwise under a key service.
+// An AES key wraps data keys as the AWS Encryption SDK's raw AES keyring does (specification: framework/raw-aes-keyring.md),
+// an RSA key as its raw RSA keyring does (framework/raw-rsa-keyring.md), so AWS's SDKs open its messages with the same key,
+// namespace and name. It serves development, tests and single machines, can be a second recipient of messages that are
+// otherwise under a key service, and with an RSA public key lets a machine encrypt that can't read back.
 //
-// Each wrap draws a random 12-byte IV; one key may wrap 2³² data keys (NIST SP 800-38D, section 8.3).
+// Each wrap under an AES key draws a random 12-byte IV; one key may wrap 2³² data keys (NIST SP 800-38D, section 8.3).
 package local
 
 import (
 	"bytes"
 	"context"
-	"crypto/aes"
-	"crypto/cipher"
+	"crypto"
 	"crypto/rand"
 	"encoding/base64"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -30,7 +29,7 @@ import (
 	"piko.sh/pikokms/provider"
 )
 
-// KeySize is the size in bytes of the keys that Generate makes, before base64. Keys of 16 and 24 bytes are taken too.
+// KeySize is the size in bytes of the AES keys that Generate makes, before base64. Keys of 16 and 24 bytes are taken too.
 const KeySize = 32
 
 // Defaults of Config.
@@ -41,17 +40,37 @@ const (
 
 // Config says where the key is and how messages name it.
 type Config struct {
-	KeyFile   string // a file of base64 text that Generate made, readable by its owner alone
-	Key       []byte // the key itself, instead of KeyFile: moved to secure memory and zeroed
-	Namespace string // the raw AES keyring's key namespace, default "piko"
-	Name      string // the raw AES keyring's key name, default "local"
+	// KeyFile is a file of an AES key's base64 text, as Generate makes it, or of an RSA key in PEM: a public key
+	// (SubjectPublicKeyInfo or PKCS #1) to encrypt, a private key (PKCS #8 or PKCS #1) to decrypt, or both. Only its owner may
+	// have access to it, unless it has nothing but a public key.
+	KeyFile string
+
+	// Key is the key itself, instead of KeyFile: an AES key's 16, 24 or 32 bytes, or PEM text. It is zeroed.
+	Key []byte
+
+	Namespace string // the raw keyring's key namespace, default "piko"
+	Name      string // the raw keyring's key name, default "local"
+
+	Padding Padding     // of an RSA key
+	Hash    crypto.Hash // of an RSA key's OAEP padding: SHA1, SHA256, SHA384 or SHA512; default SHA256
 }
 
 // Provider implements provider.EncryptionProvider. It is safe for concurrent use.
+//
+// A provider on an RSA public key can only encrypt, one on a private key can only decrypt; the other direction fails with
+// provider.ErrKeyUsage.
 type Provider struct {
-	key             *provider.SecureBytes
+	key             wrappingKey
 	namespace, name string
 	created         time.Time
+}
+
+// wrappingKey is an aesKey or an rsaKey. The info is the key provider information, by which a message names it.
+type wrappingKey interface {
+	algorithm() string
+	wrap(plain []byte, name string, encryptionContext map[string]string) (info, ciphertext []byte, err error)
+	trusts(info []byte, name string) bool
+	unwrap(request *provider.UnwrapDataKeyRequest, name string) ([]byte, error)
 }
 
 // Generate makes a new random key and writes it to a new file that only its owner can read. An existing file is kept and
@@ -108,14 +127,26 @@ func NewProvider(c Config) (*Provider, error) {
 		}
 	}
 	defer clear(key)
-	switch len(key) {
-	case 16, 24, 32:
-	default:
-		return nil, fmt.Errorf("%w: it has %d bytes, AES takes 16, 24 or 32", provider.ErrInvalidKey, len(key))
+	if isPEM(key) {
+		pair, err := parsePEM(key)
+		if err != nil {
+			return nil, err
+		}
+		if err := pair.use(c.Padding, c.Hash); err != nil {
+			return nil, err
+		}
+		p.key = pair
+		return p, nil
 	}
-	var err error
-	p.key, err = provider.NewSecureBytes(key)
-	return p, err
+	if c.Padding != 0 || c.Hash != 0 {
+		return nil, fmt.Errorf("%w: padding and hash are for RSA keys, and this is an AES key", provider.ErrInvalidKey)
+	}
+	secret, err := newAESKey(key)
+	if err != nil {
+		return nil, err
+	}
+	p.key = secret
+	return p, nil
 }
 
 func readKeyFile(path string) ([]byte, time.Time, error) {
@@ -131,38 +162,56 @@ func readKeyFile(path string) ([]byte, time.Time, error) {
 	if err != nil {
 		return nil, time.Time{}, fmt.Errorf("local: key file %s: %w", path, err)
 	}
-	// Windows has no such mode bits: its files inherit the folder's access list.
-	if runtime.GOOS != "windows" && info.Mode().Perm()&0o077 != 0 {
-		return nil, time.Time{}, fmt.Errorf("%w: key file %s has mode %04o, others may use it; run chmod 600 on it", provider.ErrInvalidKey, path, info.Mode().Perm())
-	}
-	const most = 1024
+	const most = 16 << 10
 	buf := make([]byte, most)
 	defer clear(buf)
 	n, err := io.ReadFull(f, buf)
 	if err == nil {
-		return nil, time.Time{}, fmt.Errorf("%w: key file %s is over %d bytes, it should be one line of base64", provider.ErrInvalidKey, path, most-1)
+		return nil, time.Time{}, fmt.Errorf("%w: key file %s is over %d bytes, it should be one line of base64 or PEM text", provider.ErrInvalidKey, path, most-1)
 	}
 	if err != io.EOF && err != io.ErrUnexpectedEOF {
 		return nil, time.Time{}, fmt.Errorf("local: reading key file %s: %w", path, err)
 	}
 	text := bytes.TrimSpace(buf[:n])
+	pair, pemErr := parsePEM(text)
+	isPublic := pemErr == nil && pair.private == nil
+	// Windows has no such mode bits: its files inherit the folder's access list.
+	if !isPublic && runtime.GOOS != "windows" && info.Mode().Perm()&0o077 != 0 {
+		return nil, time.Time{}, fmt.Errorf("%w: key file %s has mode %04o, others may use it; run chmod 600 on it", provider.ErrInvalidKey, path, info.Mode().Perm())
+	}
+	if isPEM(text) {
+		if pemErr != nil {
+			return nil, time.Time{}, fmt.Errorf("key file %s: %w", path, pemErr)
+		}
+		return bytes.Clone(text), info.ModTime(), nil
+	}
 	key := make([]byte, base64.StdEncoding.DecodedLen(len(text)))
 	n, err = base64.StdEncoding.Strict().Decode(key, text)
 	if err != nil {
 		clear(key)
-		return nil, time.Time{}, fmt.Errorf("%w: key file %s is not base64", provider.ErrInvalidKey, path)
+		return nil, time.Time{}, fmt.Errorf("%w: key file %s is neither base64 nor PEM", provider.ErrInvalidKey, path)
 	}
 	return key[:n], info.ModTime(), nil
 }
 
 // Type implements provider.EncryptionProvider.
-func (p *Provider) Type() provider.Type { return provider.TypeLocalAESGCM }
+func (p *Provider) Type() provider.Type {
+	if _, ok := p.key.(*rsaKey); ok {
+		return provider.TypeLocalRSA
+	}
+	return provider.TypeLocalAESGCM
+}
 
-// Close zeroes the key; the provider is of no use afterwards.
-func (p *Provider) Close() error { return p.key.Close() }
+// Close zeroes an AES key, and the provider is of no use afterwards. An RSA key stays in Go's memory until it is collected.
+func (p *Provider) Close() error {
+	if key, ok := p.key.(aesKey); ok {
+		return key.Close()
+	}
+	return nil
+}
 
 func (p *Provider) fail(operation string, err error) error {
-	return &provider.EncryptionError{Operation: operation, Provider: string(provider.TypeLocalAESGCM), KeyID: p.name, Err: err}
+	return &provider.EncryptionError{Operation: operation, Provider: string(p.Type()), KeyID: p.name, Err: err}
 }
 
 func (p *Provider) checkKeyID(keyID string) error {
@@ -170,25 +219,6 @@ func (p *Provider) checkKeyID(keyID string) error {
 		return fmt.Errorf("%w: this provider has key %q; make another provider for %q", provider.ErrKeyNotFound, p.name, keyID)
 	}
 	return nil
-}
-
-// withCipher calls operation with the wrapping cipher and the additional data of an encryption context.
-func (p *Provider) withCipher(encryptionContext map[string]string, operation func(aead cipher.AEAD, additional []byte) error) error {
-	additional, err := header.AppendContext(nil, encryptionContext)
-	if err != nil {
-		return err
-	}
-	return p.key.WithAccess(func(key []byte) error {
-		block, err := aes.NewCipher(key)
-		if err != nil {
-			return err
-		}
-		aead, err := cipher.NewGCM(block)
-		if err != nil {
-			return err
-		}
-		return operation(aead, additional)
-	})
 }
 
 // GenerateDataKey implements provider.Keyring.
@@ -217,27 +247,15 @@ func (p *Provider) GenerateDataKey(ctx context.Context, request *provider.Genera
 	return &provider.DataKey{PlaintextKey: key, EncryptedKey: wrapped, KeyID: p.name, Provider: p.Type()}, nil
 }
 
-// keyInfo is what the key provider information holds before the IV: the key name, the tag length in bits and the IV length
-// in bytes.
-func (p *Provider) keyInfo() []byte {
-	b := binary.BigEndian.AppendUint32([]byte(p.name), header.TagSize*8)
-	return binary.BigEndian.AppendUint32(b, header.IVSize)
-}
-
 // WrapDataKey implements provider.Keyring.
 func (p *Provider) WrapDataKey(ctx context.Context, key *provider.SecureBytes, encryptionContext map[string]string) (header.EncryptedDataKey, error) {
 	wrapped := header.EncryptedDataKey{ProviderID: p.namespace}
 	if err := ctx.Err(); err != nil {
 		return wrapped, p.fail("WrapDataKey", err)
 	}
-	err := p.withCipher(encryptionContext, func(aead cipher.AEAD, additional []byte) error {
-		iv := make([]byte, header.IVSize)
-		_, _ = rand.Read(iv) // never fails
-		wrapped.ProviderInfo = append(p.keyInfo(), iv...)
-		return key.WithAccess(func(plain []byte) error {
-			wrapped.Ciphertext = aead.Seal(nil, iv, plain, additional)
-			return nil
-		})
+	err := key.WithAccess(func(plain []byte) (err error) {
+		wrapped.ProviderInfo, wrapped.Ciphertext, err = p.key.wrap(plain, p.name, encryptionContext)
+		return err
 	})
 	if err != nil {
 		return wrapped, p.fail("WrapDataKey", fmt.Errorf("%w: %w", provider.ErrEncryptionFailed, err))
@@ -246,31 +264,26 @@ func (p *Provider) WrapDataKey(ctx context.Context, key *provider.SecureBytes, e
 }
 
 // UnwrapDataKey implements provider.Keyring.
-func (p *Provider) UnwrapDataKey(ctx context.Context, keys []header.EncryptedDataKey, encryptionContext map[string]string) (*provider.SecureBytes, error) {
+func (p *Provider) UnwrapDataKey(ctx context.Context, request *provider.UnwrapDataKeyRequest) (*provider.SecureBytes, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, p.fail("UnwrapDataKey", err)
 	}
-	info := p.keyInfo()
-	err := provider.ErrUntrustedKey
-	for _, wrapped := range keys {
-		iv, ok := bytes.CutPrefix(wrapped.ProviderInfo, info)
-		if wrapped.ProviderID != p.namespace || !ok || len(iv) != header.IVSize {
-			continue
-		}
-		var key *provider.SecureBytes
-		err = p.withCipher(encryptionContext, func(aead cipher.AEAD, additional []byte) error {
-			plain, err := aead.Open(nil, iv, wrapped.Ciphertext, additional)
-			if err != nil {
-				return fmt.Errorf("%w: the data key does not open: another key of the same name, or a changed header", provider.ErrDecryptionFailed)
-			}
-			key, err = provider.NewSecureBytes(plain)
-			return err
-		})
-		if err == nil {
-			return key, nil
-		}
+	if request.EncryptedKey.ProviderID != p.namespace || !p.key.trusts(request.EncryptedKey.ProviderInfo, p.name) {
+		return nil, p.fail("UnwrapDataKey", provider.ErrUntrustedKey)
 	}
-	return nil, p.fail("UnwrapDataKey", err)
+	plain, err := p.key.unwrap(request, p.name)
+	if err != nil {
+		return nil, p.fail("UnwrapDataKey", err)
+	}
+	if len(plain) != request.Size {
+		clear(plain)
+		return nil, p.fail("UnwrapDataKey", fmt.Errorf("%w: the data key has %d bytes, the message's suite takes %d", provider.ErrDecryptionFailed, len(plain), request.Size))
+	}
+	key, err := provider.NewSecureBytes(plain)
+	if err != nil {
+		return nil, p.fail("UnwrapDataKey", err)
+	}
+	return key, nil
 }
 
 // Encrypt implements provider.EncryptionProvider. The result is the base64 text of an AWS Encryption SDK message.
@@ -336,7 +349,7 @@ func (p *Provider) GetKeyInfo(ctx context.Context, keyID string) (*provider.KeyI
 	return &provider.KeyInfo{
 		KeyID:     p.name,
 		Provider:  p.Type(),
-		Algorithm: fmt.Sprintf("AES-%d-GCM", 8*p.key.Len()),
+		Algorithm: p.key.algorithm(),
 		Status:    provider.KeyStatusActive,
 		CreatedAt: p.created,
 		Origin:    "LOCAL",
@@ -344,9 +357,22 @@ func (p *Provider) GetKeyInfo(ctx context.Context, keyID string) (*provider.KeyI
 	}, nil
 }
 
-// HealthCheck implements provider.EncryptionProvider.
+// HealthCheck implements provider.EncryptionProvider. A provider that can only encrypt wraps a data key; of one that can
+// only decrypt there is nothing to check, since nothing is there to unwrap.
 func (p *Provider) HealthCheck(ctx context.Context) error {
-	if err := provider.Check(ctx, p); err != nil {
+	var err error
+	switch key, isRSA := p.key.(*rsaKey); {
+	case isRSA && !key.encrypts():
+		err = ctx.Err()
+	case isRSA && key.private == nil:
+		var made *provider.DataKey
+		if made, err = p.GenerateDataKey(ctx, &provider.GenerateDataKeyRequest{}); err == nil {
+			err = made.Close()
+		}
+	default:
+		err = provider.Check(ctx, p)
+	}
+	if err != nil {
 		return p.fail("HealthCheck", err)
 	}
 	return nil

@@ -83,9 +83,9 @@ func TestBadConfig(t *testing.T) {
 		"missing file":      {local.Config{KeyFile: filepath.Join(t.TempDir(), "none")}, fs.ErrNotExist, "keygen"},
 		"short key":         {local.Config{Key: key()[:31]}, provider.ErrInvalidKey, "31 bytes"},
 		"short key in file": {local.Config{KeyFile: file(good[:40], 0o600)}, provider.ErrInvalidKey, "30 bytes"},
-		"no base64":         {local.Config{KeyFile: file("*"+good[1:], 0o600)}, provider.ErrInvalidKey, "not base64"},
+		"no base64":         {local.Config{KeyFile: file("*"+good[1:], 0o600)}, provider.ErrInvalidKey, "neither base64 nor PEM"},
 		"empty file":        {local.Config{KeyFile: file("", 0o600)}, provider.ErrInvalidKey, "0 bytes"},
-		"huge file":         {local.Config{KeyFile: file(strings.Repeat(good, 100), 0o600)}, provider.ErrInvalidKey, "one line"},
+		"huge file":         {local.Config{KeyFile: file(strings.Repeat(good, 1000), 0o600)}, provider.ErrInvalidKey, "one line"},
 		"folder":            {local.Config{KeyFile: t.TempDir()}, nil, ""},
 		"reserved":          {local.Config{Key: key(), Namespace: "aws-kms"}, provider.ErrInvalidKey, "reserved"},
 		"name not UTF-8":    {local.Config{Key: key(), Name: "\xff"}, provider.ErrInvalidKey, "UTF-8"},
@@ -128,7 +128,9 @@ func TestWrappedKeyLayout(t *testing.T) {
 		"another tag size": bytes.Replace(wrapped.ProviderInfo, []byte{128}, []byte{96}, 1),
 		"empty":            nil,
 	} {
-		_, err := p.UnwrapDataKey(t.Context(), []header.EncryptedDataKey{{ProviderID: "ns", ProviderInfo: info, Ciphertext: wrapped.Ciphertext}}, nil)
+		_, err := p.UnwrapDataKey(t.Context(), &provider.UnwrapDataKeyRequest{
+			EncryptedKey: header.EncryptedDataKey{ProviderID: "ns", ProviderInfo: info, Ciphertext: wrapped.Ciphertext}, Size: 32,
+		})
 		require.ErrorIs(t, err, provider.ErrUntrustedKey, name)
 	}
 }

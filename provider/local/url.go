@@ -1,9 +1,12 @@
 package local
 
 import (
+	"crypto"
 	"fmt"
+	"maps"
 	"net/url"
 	"runtime"
+	"slices"
 	"strings"
 
 	"piko.sh/pikokms/provider"
@@ -30,6 +33,8 @@ func OpenURL(u *url.URL) (*Provider, error) {
 //
 //	namespace=NAMESPACE    default "piko"
 //	name=NAME              default "local"
+//	padding=PADDING        of an RSA key: "oaep-mgf1", the default, or "pkcs1", which only reads
+//	hash=HASH              of an RSA key with oaep-mgf1: "sha1", "sha256", the default, "sha384" or "sha512"
 //
 // Everything is percent-encoded as URLs are: a space in a path is %20. The error holds provider.ErrInvalidKey.
 func ParseURL(u *url.URL) (Config, error) {
@@ -42,7 +47,7 @@ func ParseURL(u *url.URL) (Config, error) {
 	case u.Host != "":
 		return refuse("%q stands where a host would; write local:///PATH for an absolute path, local:PATH for a relative one", u.Host)
 	}
-	query, err := provider.URLParameters(u, "name", "namespace")
+	query, err := provider.URLParameters(u, "hash", "name", "namespace", "padding")
 	if err != nil {
 		return Config{}, err
 	}
@@ -55,7 +60,36 @@ func ParseURL(u *url.URL) (Config, error) {
 	if path == "" {
 		return refuse("it names no key file")
 	}
-	return Config{KeyFile: path, Namespace: query.Get("namespace"), Name: query.Get("name")}, nil
+	c := Config{KeyFile: path, Namespace: query.Get("namespace"), Name: query.Get("name")}
+	if query.Has("padding") {
+		if c.Padding, err = choose("padding", query.Get("padding"), paddings); err != nil {
+			return refuse("%v", err)
+		}
+		// What a URL says outright is for an RSA key, even if it is the default.
+		if c.Hash = crypto.SHA256; c.Padding == PaddingPKCS1 {
+			c.Hash = 0
+		}
+	}
+	if query.Has("hash") {
+		if c.Hash, err = choose("hash", query.Get("hash"), hashes); err != nil {
+			return refuse("%v", err)
+		}
+	}
+	return c, nil
+}
+
+var (
+	paddings = map[string]Padding{"oaep-mgf1": PaddingOAEPMGF1, "pkcs1": PaddingPKCS1}
+	hashes   = map[string]crypto.Hash{"sha1": crypto.SHA1, "sha256": crypto.SHA256, "sha384": crypto.SHA384, "sha512": crypto.SHA512}
+)
+
+// choose returns what a parameter's text stands for.
+func choose[T any](parameter, text string, known map[string]T) (T, error) {
+	chosen, ok := known[text]
+	if !ok {
+		return chosen, fmt.Errorf("%s %q; known are %s", parameter, text, strings.Join(slices.Sorted(maps.Keys(known)), ", "))
+	}
+	return chosen, nil
 }
 
 // trimDrive removes the slash that stands before a drive letter in a URL.

@@ -1,6 +1,7 @@
 package local
 
 import (
+	"crypto"
 	"io/fs"
 	"net/url"
 	"testing"
@@ -21,6 +22,10 @@ func TestParseURL(t *testing.T) {
 		"local:///my%20keys/a%23b%3Fc":            {KeyFile: "/my keys/a#b?c"},
 		"local:C:/keys/a.key":                     {KeyFile: "C:/keys/a.key"},
 		"local:///k?namespace=N&name=%C3%BC+1":    {KeyFile: "/k", Namespace: "N", Name: "ü 1"},
+		"local:k.pem?hash=sha1":                   {KeyFile: "k.pem", Hash: crypto.SHA1},
+		"local:k.pem?padding=pkcs1":               {KeyFile: "k.pem", Padding: PaddingPKCS1},
+		"local:k.pem?padding=oaep-mgf1":           {KeyFile: "k.pem", Hash: crypto.SHA256},
+		"local:k?hash=sha512&padding=oaep-mgf1":   {KeyFile: "k", Hash: crypto.SHA512},
 		"local:///k?name=aws%26x&namespace=a%3Db": {KeyFile: "/k", Namespace: "a=b", Name: "aws&x"},
 	} {
 		u, err := url.Parse(text)
@@ -41,7 +46,7 @@ func TestParseURLRefuses(t *testing.T) {
 		"local://u:secret@/keys/a.key":     "it has user information",
 		"local:///k#part":                  "it has a fragment",
 		"local:k#part":                     "it has a fragment",
-		"local:///k?region=eu-west-1":      `unknown parameter "region"; known are name, namespace`,
+		"local:///k?region=eu-west-1":      `unknown parameter "region"; known are hash, name, namespace, padding`,
 		"local:///k?Name=x":                `unknown parameter "Name"`,
 		"local:///k?name=x&name=y":         `parameter "name" comes twice`,
 		"local:///k?name=":                 `parameter "name" is empty`,
@@ -50,6 +55,8 @@ func TestParseURLRefuses(t *testing.T) {
 		"local:///k?name=x;namespace=y":    "semicolon",
 		"local:my%2key":                    `invalid URL escape "%2k"`,
 		"local:k?name=x&name=x&namespac=x": "parameter",
+		"local:k?padding=oaep":             `padding "oaep"; known are oaep-mgf1, pkcs1`,
+		"local:k?hash=md5":                 `hash "md5"; known are sha1, sha256, sha384, sha512`,
 	} {
 		u, err := url.Parse(text)
 		require.NoError(t, err, text)

@@ -89,23 +89,26 @@ func Run(t *testing.T, open, other func(t *testing.T) provider.EncryptionProvide
 			rewrapped, err := p.WrapDataKey(ctx, made.PlaintextKey, pairs)
 			must(t, err)
 			for _, wrapped := range []header.EncryptedDataKey{made.EncryptedKey, rewrapped} {
-				got, err := p.UnwrapDataKey(ctx, []header.EncryptedDataKey{{ProviderID: "stranger"}, wrapped}, pairs)
+				request := func(change func(*provider.UnwrapDataKeyRequest)) *provider.UnwrapDataKeyRequest {
+					r := &provider.UnwrapDataKeyRequest{EncryptedKey: wrapped, Context: pairs, Size: 32}
+					r.EncryptedKey.Ciphertext = bytes.Clone(wrapped.Ciphertext)
+					change(r)
+					return r
+				}
+				got, err := p.UnwrapDataKey(ctx, request(func(*provider.UnwrapDataKeyRequest) {}))
 				must(t, err)
 				equal(t, made.PlaintextKey, got)
 				must(t, got.Close())
 
-				_, err = p.UnwrapDataKey(ctx, []header.EncryptedDataKey{wrapped}, nil)
+				_, err = p.UnwrapDataKey(ctx, request(func(r *provider.UnwrapDataKeyRequest) { r.Context = nil }))
 				refused(t, err, provider.ErrDecryptionFailed)
-				changed := wrapped
-				changed.Ciphertext = bytes.Clone(wrapped.Ciphertext)
-				changed.Ciphertext[len(changed.Ciphertext)-1] ^= 1
-				_, err = p.UnwrapDataKey(ctx, []header.EncryptedDataKey{changed}, pairs)
+				_, err = p.UnwrapDataKey(ctx, request(func(r *provider.UnwrapDataKeyRequest) { r.Size = 16 }))
 				refused(t, err, provider.ErrDecryptionFailed)
-				got, err = p.UnwrapDataKey(ctx, []header.EncryptedDataKey{changed, wrapped}, pairs)
-				must(t, err)
-				equal(t, made.PlaintextKey, got)
-				must(t, got.Close())
-				_, err = other(t).UnwrapDataKey(ctx, []header.EncryptedDataKey{wrapped}, pairs)
+				_, err = p.UnwrapDataKey(ctx, request(func(r *provider.UnwrapDataKeyRequest) {
+					r.EncryptedKey.Ciphertext[len(wrapped.Ciphertext)-1] ^= 1
+				}))
+				refused(t, err, provider.ErrDecryptionFailed)
+				_, err = other(t).UnwrapDataKey(ctx, request(func(*provider.UnwrapDataKeyRequest) {}))
 				refused(t, err, provider.ErrUntrustedKey, provider.ErrDecryptionFailed)
 			}
 			must(t, made.Close())
@@ -117,7 +120,7 @@ func Run(t *testing.T, open, other func(t *testing.T) provider.EncryptionProvide
 		refused(t, err, provider.ErrInvalidKey)
 		_, err = p.GenerateDataKey(ctx, &provider.GenerateDataKeyRequest{KeyID: "another-key"})
 		refused(t, err, provider.ErrKeyNotFound)
-		_, err = p.UnwrapDataKey(ctx, []header.EncryptedDataKey{{ProviderID: "stranger"}}, nil)
+		_, err = p.UnwrapDataKey(ctx, &provider.UnwrapDataKeyRequest{EncryptedKey: header.EncryptedDataKey{ProviderID: "stranger"}, Size: 32})
 		refused(t, err, provider.ErrUntrustedKey)
 	})
 

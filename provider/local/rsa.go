@@ -1,0 +1,180 @@
+package local
+
+import (
+	"bytes"
+	"crypto"
+	"crypto/rand"
+	"crypto/rsa"
+	_ "crypto/sha1" // the hashes of OAEP
+	_ "crypto/sha256"
+	_ "crypto/sha512"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+
+	"piko.sh/pikokms/provider"
+)
+
+// Padding is how an RSA key wraps data keys (specification: framework/raw-rsa-keyring.md, "Supported Padding Schemes").
+type Padding int
+
+// The paddings. PKCS #1 v1.5 is for reading old messages only: whoever can have many made-up messages decrypted, and can
+// measure how long that takes, may learn from it (RFC 8017, section 7.2).
+const (
+	PaddingOAEPMGF1 Padding = iota // RFC 8017, section 7.1, with MGF1 on the same hash
+	PaddingPKCS1                   // RFC 8017, section 7.2
+)
+
+// minRSABits is the shortest modulus that is encrypted under (NIST SP 800-57, part 1, table 2).
+const minRSABits = 2048
+
+// rsaKey is a wrapping key of which one half may be missing. Go keeps RSA keys on its heap.
+type rsaKey struct {
+	public  *rsa.PublicKey
+	private *rsa.PrivateKey
+	padding Padding
+	hash    crypto.Hash
+}
+
+func isPEM(text []byte) bool { return bytes.HasPrefix(bytes.TrimSpace(text), []byte("-----BEGIN ")) }
+
+// parsePEM reads a public key, a private key, or both.
+func parsePEM(text []byte) (*rsaKey, error) {
+	k := new(rsaKey)
+	for {
+		block, rest := pem.Decode(text)
+		if block == nil {
+			break
+		}
+		defer clear(block.Bytes)
+		text = rest
+		if err := k.add(block); err != nil {
+			return nil, fmt.Errorf("%w: PEM block %.40q: %w", provider.ErrInvalidKey, block.Type, err)
+		}
+	}
+	switch {
+	case k.public == nil && k.private == nil:
+		return nil, fmt.Errorf("%w: no whole PEM block in it", provider.ErrInvalidKey)
+	case k.public != nil && k.private != nil && !k.private.PublicKey.Equal(k.public):
+		return nil, fmt.Errorf("%w: the public and the private key are no pair", provider.ErrInvalidKey)
+	}
+	return k, nil
+}
+
+func (k *rsaKey) add(block *pem.Block) error {
+	var key any
+	var err error
+	switch block.Type {
+	case "PUBLIC KEY":
+		key, err = x509.ParsePKIXPublicKey(block.Bytes)
+	case "RSA PUBLIC KEY":
+		key, err = x509.ParsePKCS1PublicKey(block.Bytes)
+	case "PRIVATE KEY":
+		key, err = x509.ParsePKCS8PrivateKey(block.Bytes)
+	case "RSA PRIVATE KEY":
+		if block.Headers["DEK-Info"] != "" {
+			return errors.New("it is encrypted; decrypt it with openssl pkey -in KEY -out PLAIN")
+		}
+		key, err = x509.ParsePKCS1PrivateKey(block.Bytes)
+	case "ENCRYPTED PRIVATE KEY":
+		return errors.New("it is encrypted; decrypt it with openssl pkey -in KEY -out PLAIN")
+	default:
+		return errors.New("known are PUBLIC KEY, RSA PUBLIC KEY, PRIVATE KEY and RSA PRIVATE KEY")
+	}
+	if err != nil {
+		return errors.New("it does not parse as a key") // a parser's error might show parts of it
+	}
+	switch key := key.(type) {
+	case *rsa.PublicKey:
+		if k.public != nil {
+			return errors.New("it is the second public key")
+		}
+		k.public = key
+	case *rsa.PrivateKey:
+		if k.private != nil {
+			return errors.New("it is the second private key")
+		}
+		k.private = key
+	default:
+		return errors.New("it is no RSA key")
+	}
+	return nil
+}
+
+// use sets how the key wraps.
+func (k *rsaKey) use(padding Padding, hash crypto.Hash) error {
+	switch {
+	case padding == PaddingPKCS1 && hash == 0:
+	case padding == PaddingPKCS1:
+		return fmt.Errorf("%w: PKCS #1 v1.5 padding has no hash", provider.ErrInvalidKey)
+	case padding != PaddingOAEPMGF1:
+		return fmt.Errorf("%w: unknown padding %d", provider.ErrInvalidKey, padding)
+	case hash == 0:
+		hash = crypto.SHA256
+	case hash != crypto.SHA1 && hash != crypto.SHA256 && hash != crypto.SHA384 && hash != crypto.SHA512:
+		return fmt.Errorf("%w: OAEP is defined for SHA-1, SHA-256, SHA-384 and SHA-512, not for %v", provider.ErrInvalidKey, hash)
+	}
+	k.padding, k.hash = padding, hash
+	if k.public != nil && k.public.Size() < minRSABits/8 {
+		return fmt.Errorf("%w: its modulus has %d bits; use at least %d to encrypt", provider.ErrInvalidKey, k.public.N.BitLen(), minRSABits)
+	}
+	return nil
+}
+
+// encrypts reports whether the key can wrap data keys.
+func (k *rsaKey) encrypts() bool { return k.public != nil && k.padding != PaddingPKCS1 }
+
+func (k *rsaKey) algorithm() string {
+	size := 0
+	if k.public != nil {
+		size = k.public.N.BitLen()
+	} else {
+		size = k.private.N.BitLen()
+	}
+	if k.padding == PaddingPKCS1 {
+		return fmt.Sprintf("RSA-%d-PKCS1", size)
+	}
+	return fmt.Sprintf("RSA-%d-OAEP-%v", size, k.hash)
+}
+
+// The key provider information is the key's name; the encryption context is not bound to the wrapped key, only to the
+// header (specification: framework/raw-rsa-keyring.md, "OnEncrypt").
+func (k *rsaKey) wrap(plain []byte, name string, _ map[string]string) (info, ciphertext []byte, err error) {
+	if k.padding == PaddingPKCS1 {
+		return nil, nil, fmt.Errorf("%w: PKCS #1 v1.5 padding is only for reading; use OAEP", provider.ErrKeyUsage)
+	}
+	if k.public == nil {
+		return nil, nil, fmt.Errorf("%w: it is a private key; encrypting takes the public one (openssl pkey -in PRIVATE -pubout -out PUBLIC)", provider.ErrKeyUsage)
+	}
+	ciphertext, err = rsa.EncryptOAEP(k.hash.New(), rand.Reader, k.public, plain, nil)
+	return []byte(name), ciphertext, err
+}
+
+func (k *rsaKey) trusts(info []byte, name string) bool { return string(info) == name }
+
+func (k *rsaKey) unwrap(request *provider.UnwrapDataKeyRequest, _ string) ([]byte, error) {
+	if k.private == nil {
+		return nil, fmt.Errorf("%w: it is a public key; decrypting takes the private one", provider.ErrKeyUsage)
+	}
+	if k.padding == PaddingPKCS1 {
+		return k.unwrapPKCS1(request)
+	}
+	plain, err := rsa.DecryptOAEP(k.hash.New(), nil, k.private, request.EncryptedKey.Ciphertext, nil)
+	if err != nil {
+		return nil, fmt.Errorf("%w: the data key does not open: another key of the same name, another hash, or a changed header", provider.ErrDecryptionFailed)
+	}
+	return plain, nil
+}
+
+// unwrapPKCS1 gives a random data key for a padding that does not fit, so that the message's header tag decides and no
+// answer tells of the padding (RFC 3218, section 2.3.2).
+func (k *rsaKey) unwrapPKCS1(request *provider.UnwrapDataKeyRequest) ([]byte, error) {
+	plain := make([]byte, request.Size)
+	_, _ = rand.Read(plain) // never fails
+	//lint:ignore SA1019 old messages can be read in no other way
+	if err := rsa.DecryptPKCS1v15SessionKey(nil, k.private, request.EncryptedKey.Ciphertext, plain); err != nil {
+		return nil, fmt.Errorf("%w: the wrapped data key has %d bytes, the RSA key %d", provider.ErrDecryptionFailed, len(request.EncryptedKey.Ciphertext), k.private.Size())
+	}
+	return plain, nil
+}
