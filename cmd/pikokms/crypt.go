@@ -15,7 +15,6 @@ import (
 	"piko.sh/pikokms/compress"
 	"piko.sh/pikokms/header"
 	"piko.sh/pikokms/message"
-	"piko.sh/pikokms/provider"
 )
 
 // maxKeys is how many encrypted data keys a message may have to be read with default limits.
@@ -27,6 +26,7 @@ type options struct {
 	pairs   []string
 	out     string
 	replace bool
+	policy  string
 }
 
 func (o *options) add(command *cobra.Command, keys, pairs string) {
@@ -36,11 +36,19 @@ func (o *options) add(command *cobra.Command, keys, pairs string) {
 	flags.StringArrayVarP(&o.pairs, "context", "c", nil, pairs)
 	flags.StringVarP(&o.out, "out", "o", "", "the `OUT` file; \"-\" or nothing is standard output")
 	flags.BoolVarP(&o.replace, "force", "f", false, "replace an existing OUT")
+	var policies []string
+	for p := message.RequireEncryptRequireDecrypt; p <= message.ForbidEncryptAllowDecrypt; p++ {
+		policies = append(policies, p.String())
+	}
+	flags.StringVar(&o.policy, "commitment-policy", policies[0], "the key commitment `POLICY`: "+strings.Join(policies, ", "))
+	_ = command.RegisterFlagCompletionFunc("commitment-policy", cobra.FixedCompletions(policies, cobra.ShellCompDirectiveNoFileComp))
 }
 
 func encryptCommand() *cobra.Command {
 	var o options
 	var compression string
+	var sign bool
+	var required []string
 	command := &cobra.Command{
 		Use:   "encrypt [-k KEY]... [-c NAME=VALUE]... [--compress FORMAT] [-o OUT] [-f] [IN]",
 		Short: "Encrypt a file or a stream",
@@ -48,7 +56,8 @@ func encryptCommand() *cobra.Command {
 makes the data key, and each of them can decrypt alone.
 
 The pairs of -c, the encryption context, are authenticated but not secret: they
-stand in the message as they are, and in AWS CloudTrail.
+stand in the message as they are, and in AWS CloudTrail. A pair that --required
+names is left out of the message: decrypt must be told it again.
 
 Compressed sizes tell something of the content: do not compress when an attacker
 can add text of their own to a secret and watch the size.`,
@@ -75,7 +84,16 @@ can add text of their own to a secret and watch the size.`,
 			if err := header.CheckContext(pairs); err != nil {
 				return usageError{fmt.Errorf("-c: %w", err)}
 			}
-			return o.run(command, arguments, func(ctx context.Context, registry *pikokms.Registry, in io.Reader) (io.Reader, error) {
+			for _, name := range required {
+				if _, ok := pairs[name]; !ok {
+					return usageError{fmt.Errorf("--required %q: there is no such pair; give it with -c", name)}
+				}
+			}
+			encrypter := message.Encrypter{Required: required}
+			if sign {
+				encrypter.Suite = header.AES256GCMHKDFSHA512CommitKeyECDSAP384
+			}
+			return o.run(command, arguments, encrypter, func(ctx context.Context, registry *pikokms.Registry, in io.Reader) (io.Reader, error) {
 				chain, err := registry.NewChain(stages...)
 				if err != nil {
 					return nil, err
@@ -87,6 +105,8 @@ can add text of their own to a secret and watch the size.`,
 	o.add(command, "a `KEY` that can decrypt; may be repeated", "a pair `NAME=VALUE` of encryption context; may be repeated")
 	formats := append([]string{"none"}, compress.Formats()...)
 	command.Flags().StringVar(&compression, "compress", "none", "the compression `FORMAT` to apply first: "+strings.Join(formats, ", "))
+	command.Flags().BoolVar(&sign, "sign", false, "add an ECDSA signature: readers who can decrypt could not have made the message")
+	command.Flags().StringArrayVar(&required, "required", nil, "the `NAME` of a -c pair to authenticate but not to store; may be repeated")
 	_ = command.RegisterFlagCompletionFunc("compress", cobra.FixedCompletions(formats, cobra.ShellCompDirectiveNoFileComp))
 	return command
 }
@@ -98,7 +118,8 @@ func decryptCommand() *cobra.Command {
 		Short: "Decrypt a file or a stream",
 		Long: `Decrypt gives back what encrypt was given, decompressed. The keys are tried in
 order, and only keys that are given are used, whatever the message names. Each
-pair of -c must be in the message.
+pair of -c must be the message's: equal to the stored one or, when the message
+does not store it, the one that encrypt was told as a required pair.
 
 On standard output each part appears once it is verified: only exit status 0
 says that the whole is there.`,
@@ -107,12 +128,12 @@ says that the whole is there.`,
 		Args:                  cobra.MaximumNArgs(1),
 		DisableFlagsInUseLine: true,
 		RunE: func(command *cobra.Command, arguments []string) error {
-			required, err := o.encryptionContext()
+			pairs, err := o.encryptionContext()
 			if err != nil {
 				return err
 			}
-			return o.run(command, arguments, func(ctx context.Context, registry *pikokms.Registry, in io.Reader) (io.Reader, error) {
-				return registry.Reverse(ctx, in, required)
+			return o.run(command, arguments, message.Encrypter{}, func(ctx context.Context, registry *pikokms.Registry, in io.Reader) (io.Reader, error) {
+				return registry.Reverse(ctx, in, pairs)
 			})
 		},
 	}
@@ -137,8 +158,12 @@ func (o *options) encryptionContext() (map[string]string, error) {
 }
 
 // run reads IN through the stages that open sets up and writes OUT.
-func (o *options) run(command *cobra.Command, arguments []string, open func(context.Context, *pikokms.Registry, io.Reader) (io.Reader, error)) error {
+func (o *options) run(command *cobra.Command, arguments []string, encrypter message.Encrypter, open func(context.Context, *pikokms.Registry, io.Reader) (io.Reader, error)) error {
 	ctx, encrypting := command.Context(), command.Name() == "encrypt"
+	policy, err := message.ParseCommitmentPolicy(o.policy)
+	if err != nil {
+		return usageError{fmt.Errorf("--commitment-policy: %w", err)}
+	}
 	keys, err := parseKeys(o.keys)
 	if err != nil {
 		return err
@@ -168,8 +193,13 @@ func (o *options) run(command *cobra.Command, arguments []string, open func(cont
 		return err
 	}
 	defer closeKeys()
-	registry, err := newRegistry(keyrings)
+	registry, err := pikokms.NewRegistry(0)
 	if err != nil {
+		return err
+	}
+	encrypter.Keyring, encrypter.Recipients, encrypter.CommitmentPolicy = keyrings[0], keyrings[1:], policy
+	decrypter := message.Decrypter{Keyrings: keyrings, CommitmentPolicy: policy}
+	if err := registry.Register(pikokms.NewCryptoTransformer(encrypter, decrypter)); err != nil {
 		return err
 	}
 	source := &counter{r: in}
@@ -194,15 +224,4 @@ func (o *options) run(command *cobra.Command, arguments []string, open func(cont
 	}
 	in.Close() // it may be what OUT replaces
 	return out.commit(ctx)
-}
-
-func newRegistry(keyrings []provider.Keyring) (*pikokms.Registry, error) {
-	registry, err := pikokms.NewRegistry(0)
-	if err != nil {
-		return nil, err
-	}
-	return registry, registry.Register(pikokms.NewCryptoTransformer(
-		message.Encrypter{Keyring: keyrings[0], Recipients: keyrings[1:]},
-		message.Decrypter{Keyrings: keyrings},
-	))
 }

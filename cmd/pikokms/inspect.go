@@ -29,14 +29,16 @@ type report struct {
 	Version           int               `json:"version"`
 	Suite             string            `json:"suite"`
 	SuiteID           string            `json:"suite_id"`
+	KeyCommitment     bool              `json:"key_commitment"`
+	Signed            bool              `json:"signed"`
 	MessageID         string            `json:"message_id"`
 	EncryptionContext map[string]string `json:"encryption_context"`
 	EncryptedDataKeys []reportKey       `json:"encrypted_data_keys"`
 	ContentType       string            `json:"content_type"`
-	FrameLength       uint32            `json:"frame_length"`
+	FrameLength       uint32            `json:"frame_length"` // 0 if unframed
 	HeaderSize        int               `json:"header_size"`
 	MessageSize       int64             `json:"message_size"`
-	PlaintextSize     *int64            `json:"plaintext_size"` // before decompression; null if no message has MessageSize
+	PlaintextSize     *int64            `json:"plaintext_size"` // before decompression; null if signed, or if no message has MessageSize
 	Transformers      []string          `json:"transformers"`
 }
 
@@ -57,8 +59,8 @@ shown. It fails when no whole message has IN's size, and cannot tell every cut
 from a shorter message.
 
 With --json, sizes are in bytes, and plaintext_size is that of the compressed
-plaintext when transformers names a compression, and null when IN is cut short
-or has trailing data.`,
+plaintext when transformers names a compression, and null when the message is
+signed, since signatures vary in size, or IN is cut short or has trailing data.`,
 		Example: `  pikokms inspect notes.enc
   pikokms inspect --json notes.enc | jq .encryption_context`,
 		Args:                  cobra.MaximumNArgs(1),
@@ -102,12 +104,14 @@ func inspect(in io.Reader, size int64) (r *report, sizeErr, err error) {
 		size = int64(h.Size()) + n
 	}
 	r = &report{
-		Version:           int(h.Bytes()[0]),
+		Version:           h.Version(),
 		Suite:             h.Suite.String(),
 		SuiteID:           fmt.Sprintf("0x%04x", uint16(h.Suite)),
 		MessageID:         hex.EncodeToString(h.MessageID),
 		EncryptionContext: h.EncryptionContext,
-		ContentType:       "framed",
+		KeyCommitment:     h.Suite.Commits(),
+		Signed:            h.Suite.Signed(),
+		ContentType:       map[header.ContentType]string{header.Framed: "framed", header.Unframed: "unframed"}[h.ContentType],
 		FrameLength:       h.FrameLength,
 		HeaderSize:        h.Size(),
 		MessageSize:       size,
@@ -121,6 +125,9 @@ func inspect(in io.Reader, size int64) (r *report, sizeErr, err error) {
 	}
 	for _, k := range h.EncryptedDataKeys {
 		r.EncryptedDataKeys = append(r.EncryptedDataKeys, reportKey{k.ProviderID, message.KeyName(k), len(k.Ciphertext)})
+	}
+	if r.Signed {
+		return r, nil, nil
 	}
 	plaintext, err := message.PlaintextSize(h, size)
 	if err != nil {
@@ -144,10 +151,14 @@ func (r *report) print(w io.Writer) error {
 	for i, k := range r.EncryptedDataKeys {
 		fmt.Fprintf(t, "%s\t%s, key %s, %d bytes\n", first(i, "Encrypted data keys"), printable(k.ProviderID), printable(k.Key), k.CiphertextSize)
 	}
-	fmt.Fprintf(t, "Frame length\t%d bytes\n", r.FrameLength)
+	if r.FrameLength > 0 {
+		fmt.Fprintf(t, "Frame length\t%d bytes\n", r.FrameLength)
+	}
 	fmt.Fprintf(t, "Header size\t%d bytes\n", r.HeaderSize)
 	fmt.Fprintf(t, "Message size\t%d bytes\n", r.MessageSize)
 	switch {
+	case r.Signed:
+		fmt.Fprintf(t, "Plaintext size\tunknown, the signature's size varies\n")
 	case r.PlaintextSize == nil:
 		fmt.Fprintf(t, "Plaintext size\tunknown, no message has this size\n")
 	case len(r.Transformers) > 0:

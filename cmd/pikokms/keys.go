@@ -89,13 +89,16 @@ func parseKey(text string) (opener, error) {
 	case awskms.Scheme:
 		c, err := awskms.ParseURL(u)
 		return func(ctx context.Context) (provider.Keyring, error) { return awskms.NewProvider(ctx, c) }, err
+	case awskms.DiscoveryScheme:
+		c, err := awskms.ParseDiscoveryURL(u)
+		return func(ctx context.Context) (provider.Keyring, error) { return awskms.NewDiscovery(ctx, c) }, err
 	case local.Scheme:
 		c, err := local.ParseURL(u)
 		return func(context.Context) (provider.Keyring, error) { return local.NewProvider(c) }, err
 	case "":
 		return nil, fmt.Errorf("%q is not a URL; a key file is local:PATH, an alias awskms://alias/NAME?region=REGION", text)
 	}
-	return nil, fmt.Errorf("%q has the unknown scheme %q; known are %s and %s", u.Redacted(), u.Scheme, awskms.Scheme, local.Scheme)
+	return nil, fmt.Errorf("%q has the unknown scheme %q; known are %s, %s and %s", u.Redacted(), u.Scheme, awskms.Scheme, awskms.DiscoveryScheme, local.Scheme)
 }
 
 // openKeys opens all keys. The returned function zeroes those that are in memory.

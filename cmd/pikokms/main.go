@@ -15,6 +15,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"piko.sh/pikokms/message"
 	"piko.sh/pikokms/provider"
 )
 
@@ -31,9 +32,16 @@ Keys:
     awskms:///ARN                        the ARN of a key or an alias
     local:///PATH                        a key file that pikokms keygen made
     local:PATH                           the same, relative to this directory
-  An awskms URL may have &endpoint=URL; credentials come from where other AWS
-  tools take them. A local URL may have ?namespace=NAMESPACE&name=NAME (default
-  piko, local), which must be the same to decrypt as to encrypt.
+    awskms-discovery:?accounts=ACCOUNT,ACCOUNT&region=REGION
+                                         to decrypt: any key of these accounts
+  An awskms URL may have &endpoint=URL and &grant-tokens=TOKEN,TOKEN;
+  credentials come from where other AWS tools take them. A multi-Region key
+  (mrk-) also decrypts what its replicas encrypted.
+  A key file holds the base64 text of an AES key of 16, 24 or 32 bytes, or an RSA
+  key in PEM: a public key encrypts, a private key decrypts. A local URL may have
+  ?namespace=NAMESPACE&name=NAME (default piko, local) and for RSA
+  &padding=oaep-mgf1|pkcs1&hash=sha1|sha256|sha384|sha512 (default oaep-mgf1,
+  sha256; pkcs1 only decrypts), all the same to decrypt as to encrypt.
   Without -k, keys are taken from the environment variable PIKOKMS_KEY: one URL,
   or several separated by spaces or newlines (a space within one is %20).
 
@@ -121,6 +129,8 @@ func fail(ctx context.Context, err error) int {
 	switch {
 	case ctx.Err() != nil: // whatever failed, failed for that
 		text = "interrupted"
+	case errors.Is(err, message.ErrCommitmentPolicy):
+		text += "; --commitment-policy sets the policy"
 	case errors.Is(err, provider.ErrUntrustedKey):
 		text += "; -k says which keys to use"
 	}
