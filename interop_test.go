@@ -3,8 +3,12 @@ package pikokms_test
 import (
 	"bufio"
 	"bytes"
+	"crypto"
 	"crypto/rand"
+	"crypto/rsa"
+	"crypto/x509"
 	"encoding/json"
+	"encoding/pem"
 	"fmt"
 	"io"
 	"os"
@@ -20,11 +24,12 @@ import (
 	"piko.sh/pikokms/provider/local"
 )
 
-// officialSDK is a process that runs AWS's Encryption SDK for Python.
+// officialSDK is a process that runs one of AWS's Encryption SDKs.
 type officialSDK struct {
-	t   *testing.T
-	in  io.Writer
-	out *bufio.Reader
+	t       *testing.T
+	in      io.Writer
+	out     *bufio.Reader
+	streams bool // it writes framed messages only
 }
 
 type sdkKey struct {
@@ -32,12 +37,16 @@ type sdkKey struct {
 	Namespace string `json:"namespace,omitempty"`
 	Name      string `json:"name,omitempty"`
 	Key       []byte `json:"key,omitempty"`
+	PEM       string `json:"pem,omitempty"`
+	Padding   string `json:"padding,omitempty"` // of an RSA key: oaep-mgf1 or pkcs1
+	Hash      string `json:"hash,omitempty"`    // of oaep-mgf1
 }
 
 type sdkRequest struct {
 	Op          string            `json:"op"`
 	Key         sdkKey            `json:"key"`
 	Context     map[string]string `json:"context"`
+	Required    []string          `json:"required,omitempty"` // names of context pairs that are not stored; Python only
 	Suite       header.Suite      `json:"suite"`
 	FrameLength int               `json:"frame_length"` // 0 is unframed
 	Data        []byte            `json:"data"`
@@ -49,18 +58,37 @@ type sdkAnswer struct {
 	Error   string            `json:"error"`
 }
 
-// newOfficialSDK starts the SDK in the Python that PIKOKMS_PYTHON names, where a missing package is a failure, else in
-// python3 if that has it.
-func newOfficialSDK(t *testing.T, environment ...string) *officialSDK {
+// pythonPath returns the Python that PIKOKMS_PYTHON names, in which a missing package is a failure, or python3 if that has
+// the module.
+func pythonPath(t *testing.T, module string) string {
 	t.Helper()
-	python := os.Getenv("PIKOKMS_PYTHON")
-	if python == "" {
-		python = "python3"
-		if exec.Command(python, "-c", "import aws_encryption_sdk").Run() != nil {
-			t.Skip("skipped: python3 has no aws-encryption-sdk (PIKOKMS_PYTHON names a Python that has it)")
-		}
+	if python := os.Getenv("PIKOKMS_PYTHON"); python != "" {
+		return python
 	}
-	command := exec.Command(python, filepath.Join("testdata", "interop.py"))
+	if exec.Command("python3", "-c", "import "+module).Run() != nil {
+		t.Skipf("skipped: python3 has no %s (PIKOKMS_PYTHON names a Python that has it)", module)
+	}
+	return "python3"
+}
+
+func newPythonSDK(t *testing.T, environment ...string) *officialSDK {
+	t.Helper()
+	command := exec.Command(pythonPath(t, "aws_encryption_sdk"), filepath.Join("testdata", "interop.py"))
+	return startSDK(t, command, environment)
+}
+
+func newJavaScriptSDK(t *testing.T, environment ...string) *officialSDK {
+	t.Helper()
+	if os.Getenv("PIKOKMS_NODE_MODULES") == "" {
+		t.Skip("skipped: PIKOKMS_NODE_MODULES names no node_modules folder with @aws-crypto/client-node")
+	}
+	sdk := startSDK(t, exec.Command("node", filepath.Join("testdata", "interop.mjs")), environment)
+	sdk.streams = true
+	return sdk
+}
+
+func startSDK(t *testing.T, command *exec.Cmd, environment []string) *officialSDK {
+	t.Helper()
 	command.Env = append(os.Environ(), environment...)
 	command.Stderr = os.Stderr
 	in, err := command.StdinPipe()
@@ -72,7 +100,7 @@ func newOfficialSDK(t *testing.T, environment ...string) *officialSDK {
 		require.NoError(t, in.Close())
 		require.NoError(t, command.Wait())
 	})
-	return &officialSDK{t, in, bufio.NewReader(out)}
+	return &officialSDK{t: t, in: in, out: bufio.NewReader(out)}
 }
 
 func (s *officialSDK) ask(request sdkRequest) sdkAnswer {
@@ -110,12 +138,14 @@ func testInterop(t *testing.T, sdk *officialSDK, keyring provider.Keyring, key s
 				t.Run(fmt.Sprintf("%04x/%d/%dx%d", uint16(suite), len(context), c.size, c.frameLength), func(t *testing.T) {
 					plaintext := make([]byte, c.size)
 					_, _ = rand.Read(plaintext)
-					if suite.Commits() && c.frameLength > 0 {
+					if suite.Commits() && c.frameLength > 0 && key.Padding != "pkcs1" {
 						readByThem(t, sdk, keyring, key, suite, c.frameLength, plaintext, context)
 						ours++
 					}
-					readByUs(t, sdk, keyring, key, suite, c.frameLength, plaintext, context)
-					theirs++
+					if c.frameLength > 0 || !sdk.streams {
+						readByUs(t, sdk, keyring, key, suite, c.frameLength, plaintext, context)
+						theirs++
+					}
 				})
 			}
 		}
@@ -178,8 +208,7 @@ func readByUs(t *testing.T, sdk *officialSDK, keyring provider.Keyring, key sdkK
 	require.ErrorIs(t, err, provider.ErrDecryptionFailed)
 }
 
-func TestOfficialSDKLocalKey(t *testing.T) {
-	sdk := newOfficialSDK(t)
+func testLocalKeys(t *testing.T, sdk *officialSDK) {
 	for _, size := range []int{16, 24, 32} {
 		t.Run(fmt.Sprintf("AES-%d", 8*size), func(t *testing.T) {
 			key := make([]byte, size)
@@ -191,10 +220,142 @@ func TestOfficialSDKLocalKey(t *testing.T) {
 			testInterop(t, sdk, p, sdkKey{Namespace: "name space", Name: "key/1", Key: key}, header.Suites())
 		})
 	}
+	private, err := rsa.GenerateKey(rand.Reader, 2048)
+	require.NoError(t, err)
+	der, err := x509.MarshalPKCS8PrivateKey(private)
+	require.NoError(t, err)
+	privatePEM := pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})
+	der, err = x509.MarshalPKIXPublicKey(&private.PublicKey)
+	require.NoError(t, err)
+	pair := append(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}), privatePEM...)
+	for name, hash := range map[string]crypto.Hash{"pkcs1": 0, "sha1": crypto.SHA1, "sha256": crypto.SHA256, "sha384": crypto.SHA384, "sha512": crypto.SHA512} {
+		t.Run("RSA-"+name, func(t *testing.T) {
+			c := local.Config{Key: bytes.Clone(pair), Namespace: "ns", Name: "rsa", Hash: hash}
+			key := sdkKey{Namespace: "ns", Name: "rsa", PEM: string(privatePEM), Padding: "oaep-mgf1", Hash: name}
+			if hash == 0 {
+				c.Padding, key.Padding, key.Hash = local.PaddingPKCS1, "pkcs1", ""
+			}
+			p, err := local.NewProvider(c)
+			require.NoError(t, err)
+			defer p.Close()
+			sdk.t = t
+			testInterop(t, sdk, p, key, []header.Suite{0x0014, 0x0378, 0x0478, 0x0578})
+		})
+	}
 }
 
-func TestOfficialSDKKMS(t *testing.T) {
+func TestPythonSDKLocalKeys(t *testing.T)     { testLocalKeys(t, newPythonSDK(t)) }
+func TestJavaScriptSDKLocalKeys(t *testing.T) { testLocalKeys(t, newJavaScriptSDK(t)) }
+
+// kmsSuites are those whose data keys LocalStack makes: it knows AES_256 only.
+var kmsSuites = []header.Suite{0x0078, 0x0178, 0x0378, 0x0478, 0x0578}
+
+func TestPythonSDKKMS(t *testing.T) {
 	p, _, _ := newProvider(t)
-	sdk := newOfficialSDK(t, "AWS_ENDPOINT_URL="+endpoint(t), "AWS_DEFAULT_REGION="+region)
-	testInterop(t, sdk, p, sdkKey{ARN: p.ARN()}, []header.Suite{0x0178, 0x0378, 0x0478, 0x0578})
+	sdk := newPythonSDK(t, "AWS_ENDPOINT_URL="+endpoint(t), "AWS_DEFAULT_REGION="+region)
+	testInterop(t, sdk, p, sdkKey{ARN: p.ARN()}, kmsSuites)
+}
+
+func TestJavaScriptSDKKMS(t *testing.T) {
+	p, _, _ := newProvider(t)
+	sdk := newJavaScriptSDK(t, "AWS_ENDPOINT_URL="+endpoint(t), "AWS_DEFAULT_REGION="+region)
+	testInterop(t, sdk, p, sdkKey{ARN: p.ARN()}, []header.Suite{0x0478, 0x0578})
+}
+
+// Pairs that are authenticated but not stored: both sides must be told them again.
+func TestPythonSDKRequiredContext(t *testing.T) {
+	p, _, _ := newProvider(t)
+	pythonPath(t, "aws_cryptographic_material_providers")
+	sdk := newPythonSDK(t, "AWS_ENDPOINT_URL="+endpoint(t), "AWS_DEFAULT_REGION="+region)
+	raw := make([]byte, 32)
+	_, _ = rand.Read(raw)
+	localKey, err := local.NewProvider(local.Config{Key: bytes.Clone(raw)})
+	require.NoError(t, err)
+	defer localKey.Close()
+
+	context := map[string]string{"bucket": "invoices", "key": "7.pdf", "tenant": "42"}
+	stored := map[string]string{"tenant": "42"}
+	required := []string{"bucket", "key"}
+	for name, k := range map[string]struct {
+		keyring provider.Keyring
+		key     sdkKey
+	}{
+		"kms":   {p, sdkKey{ARN: p.ARN()}},
+		"local": {localKey, sdkKey{Namespace: local.DefaultNamespace, Name: local.DefaultName, Key: raw}},
+	} {
+		for _, suite := range []header.Suite{0x0478, 0x0578} {
+			t.Run(fmt.Sprintf("%s/%04x", name, uint16(suite)), func(t *testing.T) {
+				sdk.t = t
+				e := message.Encrypter{Keyring: k.keyring, Suite: suite, Required: required}
+				ours, err := e.Encrypt(t.Context(), []byte("of ours"), context)
+				require.NoError(t, err)
+				request := sdkRequest{Op: "decrypt", Key: k.key, Suite: suite, Required: required, Context: context, Data: ours}
+				opened := sdk.ask(request)
+				require.Empty(t, opened.Error)
+				require.Equal(t, "of ours", string(opened.Data))
+				request.Context = map[string]string{"bucket": "invoices", "key": "8.pdf", "tenant": "42"}
+				require.NotEmpty(t, sdk.ask(request).Error)
+
+				theirs := sdk.ask(sdkRequest{Op: "encrypt", Key: k.key, Suite: suite, Required: required, Context: context, FrameLength: 4096, Data: []byte("of theirs")})
+				require.Empty(t, theirs.Error)
+				h, _, err := header.Parse(theirs.Data, header.Limits{})
+				require.NoError(t, err)
+				delete(h.EncryptionContext, header.PublicKeyName)
+				require.Equal(t, stored, h.EncryptionContext)
+				d := message.Decrypter{Keyrings: []provider.Keyring{k.keyring}}
+				for _, stated := range []map[string]string{context, {"bucket": "invoices", "key": "7.pdf"}} {
+					got, all, err := d.Decrypt(t.Context(), theirs.Data, stated)
+					require.NoError(t, err)
+					require.Equal(t, "of theirs", string(got))
+					require.Equal(t, "7.pdf", all["key"])
+				}
+				for _, stated := range []map[string]string{nil, stored, {"bucket": "invoices"}, {"bucket": "invoices", "key": "8.pdf"}, {"bucket": "invoices", "key": "7.pdf", "more": ""}} {
+					_, _, err := d.Decrypt(t.Context(), theirs.Data, stated)
+					require.ErrorIs(t, err, provider.ErrDecryptionFailed, stated)
+				}
+			})
+		}
+	}
+}
+
+// The command writes suite 0578 by default.
+func TestEncryptionCLI(t *testing.T) {
+	p, _, _ := newProvider(t)
+	cli := os.Getenv("PIKOKMS_ENCRYPTION_CLI")
+	if cli == "" {
+		var err error
+		if cli, err = exec.LookPath("aws-encryption-cli"); err != nil {
+			t.Skip("skipped: there is no aws-encryption-cli (PIKOKMS_ENCRYPTION_CLI may name it)")
+		}
+	}
+	folder := t.TempDir()
+	file := func(name string) string { return filepath.Join(folder, name) }
+	run := func(arguments ...string) {
+		t.Helper()
+		command := exec.Command(cli, append(arguments, "--suppress-metadata", "--wrapping-keys", "key="+p.ARN())...)
+		command.Env = append(os.Environ(), "AWS_ENDPOINT_URL="+endpoint(t), "AWS_DEFAULT_REGION="+region)
+		out, err := command.CombinedOutput()
+		require.NoError(t, err, "%s", out)
+	}
+	plaintext := bytes.Repeat([]byte("for the auditor\n"), 10_000)
+	require.NoError(t, os.WriteFile(file("plain"), plaintext, 0o600))
+
+	e := message.Encrypter{Keyring: p}
+	stored, err := e.Encrypt(t.Context(), plaintext, map[string]string{"tenant": "42"})
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(file("ours"), stored, 0o600))
+	run("--decrypt", "--input", file("ours"), "--output", file("opened"), "--encryption-context", "tenant=42")
+	opened, err := os.ReadFile(file("opened"))
+	require.NoError(t, err)
+	require.True(t, bytes.Equal(plaintext, opened))
+
+	for _, suite := range []string{"AES_256_GCM_HKDF_SHA512_COMMIT_KEY_ECDSA_P384", "AES_256_GCM_HKDF_SHA512_COMMIT_KEY"} {
+		run("--encrypt", "--algorithm", suite, "--input", file("plain"), "--output", file(suite), "--encryption-context", "tenant=42")
+		theirs, err := os.ReadFile(file(suite))
+		require.NoError(t, err)
+		d := message.Decrypter{Keyrings: []provider.Keyring{p}}
+		got, _, err := d.Decrypt(t.Context(), theirs, map[string]string{"tenant": "42"})
+		require.NoError(t, err)
+		require.True(t, bytes.Equal(plaintext, got))
+	}
 }
