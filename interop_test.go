@@ -208,6 +208,19 @@ func readByUs(t *testing.T, sdk *officialSDK, keyring provider.Keyring, key sdkK
 	require.ErrorIs(t, err, provider.ErrDecryptionFailed)
 }
 
+// newRSAPair returns a new key pair in PEM.
+func newRSAPair(t *testing.T) (public, private []byte) {
+	t.Helper()
+	key, err := rsa.GenerateKey(rand.Reader, 2048)
+	require.NoError(t, err)
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	require.NoError(t, err)
+	private = pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})
+	der, err = x509.MarshalPKIXPublicKey(&key.PublicKey)
+	require.NoError(t, err)
+	return pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}), private
+}
+
 func testLocalKeys(t *testing.T, sdk *officialSDK) {
 	for _, size := range []int{16, 24, 32} {
 		t.Run(fmt.Sprintf("AES-%d", 8*size), func(t *testing.T) {
@@ -220,18 +233,11 @@ func testLocalKeys(t *testing.T, sdk *officialSDK) {
 			testInterop(t, sdk, p, sdkKey{Namespace: "name space", Name: "key/1", Key: key}, header.Suites())
 		})
 	}
-	private, err := rsa.GenerateKey(rand.Reader, 2048)
-	require.NoError(t, err)
-	der, err := x509.MarshalPKCS8PrivateKey(private)
-	require.NoError(t, err)
-	privatePEM := pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})
-	der, err = x509.MarshalPKIXPublicKey(&private.PublicKey)
-	require.NoError(t, err)
-	pair := append(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}), privatePEM...)
+	public, private := newRSAPair(t)
 	for name, hash := range map[string]crypto.Hash{"pkcs1": 0, "sha1": crypto.SHA1, "sha256": crypto.SHA256, "sha384": crypto.SHA384, "sha512": crypto.SHA512} {
 		t.Run("RSA-"+name, func(t *testing.T) {
-			c := local.Config{Key: bytes.Clone(pair), Namespace: "ns", Name: "rsa", Hash: hash}
-			key := sdkKey{Namespace: "ns", Name: "rsa", PEM: string(privatePEM), Padding: "oaep-mgf1", Hash: name}
+			c := local.Config{Key: append(bytes.Clone(public), private...), Namespace: "ns", Name: "rsa", Hash: hash}
+			key := sdkKey{Namespace: "ns", Name: "rsa", PEM: string(private), Padding: "oaep-mgf1", Hash: name}
 			if hash == 0 {
 				c.Padding, key.Padding, key.Hash = local.PaddingPKCS1, "pkcs1", ""
 			}
