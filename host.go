@@ -33,6 +33,7 @@ type settings struct {
 	enabled         []string
 	maxSize         int64
 	allowPlaintext  bool
+	bucket          string // of BindObjectName
 	failures        []error
 }
 
@@ -81,12 +82,32 @@ func WithMaxDecompressedSize(n int64) Option { return func(s *settings) { s.maxS
 // can then also have plain content read in place of an encrypted object, so set it only while old objects remain.
 func AllowPlaintext() Option { return func(s *settings) { s.allowPlaintext = true } }
 
+// The encryption context keys of BindObjectName.
+const (
+	BucketKey = "piko-bucket"
+	ObjectKey = "piko-object"
+)
+
+// BindObjectName binds every object to its key and to the name of its bucket, or of whatever the storage is: an object that
+// is moved, copied or swapped for another in the storage is refused with provider.ErrContextMismatch. The names are required
+// encryption context: authenticated, and seen by the key service, but not stored in the object. Whoever reads it with other
+// tools states them again, as BucketKey and ObjectKey. Objects from before, or of another bucket name, are refused too.
+func BindObjectName(bucket string) Option {
+	return func(s *settings) {
+		if bucket == "" {
+			s.refuse("BindObjectName needs the bucket's name")
+		}
+		s.bucket = bucket
+	}
+}
+
 // Host is a storage that encrypts: what is put through it is stored by its chain of stages, and what is got through it is
 // the original. It is safe for concurrent use.
 type Host struct {
 	registry       *Registry
 	chain          *Chain
 	storage        Storage
+	bucket         string // empty if names are not bound
 	allowPlaintext bool
 }
 
@@ -121,7 +142,11 @@ func New(options ...Option) (*Host, error) {
 			decrypter.Keyrings = append(decrypter.Keyrings, s.providers[name])
 		}
 	}
-	encryption := NewCryptoTransformer(message.Encrypter{Keyring: crypto}, decrypter)
+	encrypter := message.Encrypter{Keyring: crypto}
+	if s.bucket != "" {
+		encrypter.Required = []string{BucketKey, ObjectKey}
+	}
+	encryption := NewCryptoTransformer(encrypter, decrypter)
 	for _, t := range append([]Transformer{encryption}, s.stages...) {
 		if err := registry.Register(t); err != nil {
 			return nil, err
@@ -131,7 +156,7 @@ func New(options ...Option) (*Host, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Host{registry: registry, chain: chain, storage: s.storage, allowPlaintext: s.allowPlaintext}, nil
+	return &Host{registry: registry, chain: chain, storage: s.storage, bucket: s.bucket, allowPlaintext: s.allowPlaintext}, nil
 }
 
 func (s *settings) providerNames() string {
@@ -149,11 +174,19 @@ func (h *Host) Chain() *Chain { return h.chain }
 
 // Put implements Storage: it stores content compressed, if so configured, and encrypted, with one call of the key service.
 func (h *Host) Put(ctx context.Context, key string, content io.Reader) error {
-	stored, err := h.chain.Transform(ctx, content, nil)
+	stored, err := h.chain.Transform(ctx, content, h.bound(key))
 	if err != nil {
 		return fmt.Errorf("put %s: %w", key, err)
 	}
 	return h.storage.Put(ctx, key, stored)
+}
+
+// bound returns the encryption context of an object's name.
+func (h *Host) bound(key string) map[string]string {
+	if h.bucket == "" {
+		return nil
+	}
+	return map[string]string{BucketKey: h.bucket, ObjectKey: key}
 }
 
 // Get implements Storage. The content is whole when Read returns io.EOF, and only then. ctx also
@@ -166,14 +199,14 @@ func (h *Host) Get(ctx context.Context, key string) (io.ReadCloser, error) {
 	if err != nil {
 		return nil, err
 	}
-	content, err := h.reverse(ctx, stored)
+	content, err := h.reverse(ctx, key, stored)
 	if err != nil {
 		return nil, fmt.Errorf("get %s: %w", key, errors.Join(err, stored.Close()))
 	}
 	return &object{Reader: content, stored: stored}, nil
 }
 
-func (h *Host) reverse(ctx context.Context, stored io.Reader) (io.Reader, error) {
+func (h *Host) reverse(ctx context.Context, key string, stored io.Reader) (io.Reader, error) {
 	start := make([]byte, header.SniffSize)
 	n, err := io.ReadFull(stored, start)
 	if err != nil && err != io.EOF && err != io.ErrUnexpectedEOF {
@@ -181,7 +214,7 @@ func (h *Host) reverse(ctx context.Context, stored io.Reader) (io.Reader, error)
 	}
 	whole := io.MultiReader(strings.NewReader(string(start[:n])), stored)
 	if header.Sniff(start[:n]) {
-		return h.registry.Reverse(ctx, whole, nil)
+		return h.registry.Reverse(ctx, whole, h.bound(key))
 	}
 	if h.allowPlaintext {
 		return whole, nil

@@ -246,6 +246,49 @@ func TestPlaintextObjects(t *testing.T) {
 	}
 }
 
+func TestBoundObjectNames(t *testing.T) {
+	public, private := newRSAPair(t)
+	pair, err := local.NewProvider(local.Config{Key: append(public, private...), Name: "rsa"})
+	require.NoError(t, err)
+	for name, p := range map[string]*local.Provider{"AES": newLocal(t, "aes", 1), "RSA": pair} {
+		t.Run(name, func(t *testing.T) {
+			options := []pikokms.Option{pikokms.WithCryptoProvider("p", p), pikokms.WithDefaultCryptoProvider("p")}
+			bound := newFixture(t, append(options, pikokms.BindObjectName("invoices"), pikokms.WithEnabledTransformers("zstd"))...)
+			for _, key := range []string{"a/1.pdf", "a/2.pdf"} {
+				require.NoError(t, bound.Put(t.Context(), key, strings.NewReader("content of "+key)))
+				content, err := get(t, bound, key)
+				require.NoError(t, err)
+				require.Equal(t, "content of "+key, content)
+				require.NotContains(t, string(bound.stored(t, key)), "pdf")
+				require.NotContains(t, string(bound.stored(t, key)), "invoices")
+			}
+			require.NoError(t, os.Rename(filepath.Join(bound.dir, "a", "1.pdf"), filepath.Join(bound.dir, "a", "2.pdf")))
+			_, err := bound.Get(t.Context(), "a/2.pdf")
+			require.ErrorIs(t, err, provider.ErrContextMismatch)
+			require.ErrorIs(t, err, provider.ErrDecryptionFailed)
+
+			// With the names stated, anyone with the key can read it.
+			d := message.Decrypter{Keyrings: []provider.Keyring{p}}
+			_, context, err := d.Decrypt(t.Context(), bound.stored(t, "a/2.pdf"), map[string]string{pikokms.BucketKey: "invoices", pikokms.ObjectKey: "a/1.pdf"})
+			require.NoError(t, err)
+			require.Equal(t, "a/1.pdf", context[pikokms.ObjectKey])
+
+			for _, other := range []fixture{newFixture(t, options...), newFixture(t, append(options, pikokms.BindObjectName("receipts"))...)} {
+				require.NoError(t, other.folder.Put(t.Context(), "a/1.pdf", bytes.NewReader(bound.stored(t, "a/2.pdf"))))
+				_, err = other.Get(t.Context(), "a/1.pdf")
+				require.ErrorIs(t, err, provider.ErrDecryptionFailed)
+			}
+			unbound := newFixture(t, options...)
+			require.NoError(t, unbound.Put(t.Context(), "a/1.pdf", strings.NewReader("x")))
+			require.NoError(t, bound.folder.Put(t.Context(), "a/1.pdf", bytes.NewReader(unbound.stored(t, "a/1.pdf"))))
+			_, err = bound.Get(t.Context(), "a/1.pdf")
+			require.ErrorIs(t, err, provider.ErrContextMismatch)
+		})
+	}
+	_, err = pikokms.New(pikokms.BindObjectName(""))
+	require.ErrorContains(t, err, "BindObjectName needs the bucket's name")
+}
+
 func TestOtherProvidersStillRead(t *testing.T) {
 	f := newFixture(t)
 	require.NoError(t, f.Put(t.Context(), "object", strings.NewReader("under the old key")))

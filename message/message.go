@@ -337,7 +337,7 @@ func (d *Decrypter) NewWriter(ctx context.Context, dst io.Writer, stated map[str
 
 // start checks a header that was read, and gives the cipher of its frames and the whole encryption context.
 func (d *Decrypter) start(ctx context.Context, h *header.Header, stated map[string]string) (frame.Config, map[string]string, error) {
-	refuse := func(err error) (frame.Config, map[string]string, error) { return frame.Config{}, nil, classify(err) }
+	refuse := func(err error) (frame.Config, map[string]string, error) { return frame.Config{}, nil, err }
 	if err := d.CommitmentPolicy.allowDecrypt(h.Suite); err != nil {
 		return refuse(err)
 	}
@@ -358,21 +358,25 @@ func (d *Decrypter) start(ctx context.Context, h *header.Header, stated map[stri
 	var verifier *header.Verifier
 	if _, signed := h.EncryptionContext[header.PublicKeyName]; signed && !h.Suite.Signed() {
 		// Specification: framework/default-cmm.md, "Decrypt Materials Request".
-		return refuse(fmt.Errorf("%w: suite %v has no signature, but the encryption context has a verification key", header.ErrMalformed, h.Suite))
+		return refuse(classify(fmt.Errorf("%w: suite %v has no signature, but the encryption context has a verification key", header.ErrMalformed, h.Suite)))
 	}
 	if h.Suite.Signed() {
 		var err error
 		if verifier, err = header.NewVerifier(h.Suite, h.EncryptionContext); err != nil {
-			return refuse(err)
+			return refuse(classify(err))
 		}
 	}
-	dataKey, err := d.unwrap(ctx, h, all)
-	if err != nil && len(unstored) > 0 && errors.Is(err, provider.ErrDecryptionFailed) {
+	// A required pair that is not the message's looks like a wrong key or a changed header.
+	hint := func(err error) error {
+		if len(unstored) == 0 || !errors.Is(err, provider.ErrDecryptionFailed) {
+			return err
+		}
 		names := slices.Sorted(maps.Keys(unstored))
-		err = fmt.Errorf("%w: the message does not store %q, so what was stated for it was taken as a required pair: %w", provider.ErrContextMismatch, names, err)
+		return fmt.Errorf("%w: the message does not store %q, so what was stated for it was taken as a required pair: %w", provider.ErrContextMismatch, names, err)
 	}
+	dataKey, err := d.unwrap(ctx, h, all)
 	if err != nil {
-		return refuse(err)
+		return refuse(hint(classify(err)))
 	}
 	defer dataKey.Close()
 	c := frame.Config{MessageID: h.MessageID, Length: int(h.FrameLength)}
@@ -394,7 +398,7 @@ func (d *Decrypter) start(ctx context.Context, h *header.Header, stated map[stri
 		return h.Verify(aead, unstored)
 	})
 	if err != nil {
-		return refuse(err)
+		return refuse(hint(classify(err)))
 	}
 	if verifier != nil {
 		_, _ = verifier.Write(h.Bytes()) // a hash.Hash never fails
