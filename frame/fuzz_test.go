@@ -33,17 +33,32 @@ func FuzzOpen(f *testing.F) {
 		for _, n := range []int{0, 5, 16, 17, 48} {
 			for _, fullLast := range []bool{false, true} {
 				sealed := bytes.Join(handmade(c, pattern(n), fullLast), nil)
-				f.Add(sealed, uint8(3), false)
-				f.Add(append(sealed, 'x'), uint8(60), true)
-				f.Add(sealed[:len(sealed)-3], uint8(200), true)
+				f.Add(sealed, uint8(3), false, false, fullLast)
+				f.Add(append(sealed, 'x'), uint8(60), true, false, fullLast)
+				f.Add(sealed[:len(sealed)-3], uint8(200), true, false, false)
 			}
 		}
 	}
-	sentinels := []error{frame.ErrAuthentication, frame.ErrSequence, frame.ErrTruncated, frame.ErrTrailingData, frame.ErrMalformed}
-	f.Fuzz(func(t *testing.T, sealed []byte, piece uint8, encrypted bool) {
+	for _, n := range []int{0, 5, 16, 17} {
+		one := append(append(make([]byte, 12+7), byte(n)), pattern(n)...)
+		f.Add(append(one, make([]byte, 16)...), uint8(7), false, true, false)
+		f.Add(append(one, make([]byte, 16+3)...), uint8(7), false, true, true)
+	}
+	errFooter := errors.New("footer")
+	sentinels := []error{frame.ErrAuthentication, frame.ErrSequence, frame.ErrTruncated, frame.ErrTrailingData, frame.ErrMalformed, frame.ErrTooLarge, errFooter}
+	f.Fuzz(func(t *testing.T, sealed []byte, piece uint8, encrypted, unframed, signed bool) {
 		c := plain
 		if encrypted {
 			c = config(16)
+		}
+		c.Unframed = unframed
+		if signed {
+			c.Footer = func(footer []byte) error {
+				if string(footer) != "\x00\x00\x00" {
+					return errFooter
+				}
+				return nil
+			}
 		}
 		var released []byte
 		var verdict error // the sentinel that the first way's error holds
@@ -72,6 +87,13 @@ func FuzzOpen(f *testing.F) {
 		}
 		if verdict != nil {
 			require.Zero(t, len(released)%c.Length)
+			return
+		}
+		if signed {
+			sealed = sealed[:len(sealed)-3]
+		}
+		if unframed {
+			require.Len(t, sealed, len(released)+frame.UnframedOverhead)
 			return
 		}
 		fullLast := bytes.Join(handmade(c, released, true), nil)

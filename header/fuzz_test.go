@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"os"
+	"path/filepath"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -26,6 +28,9 @@ func FuzzParse(f *testing.F) {
 	f.Add([]byte("\x02\x05\x78\x00"))
 	f.Add([]byte("AgR4"))
 	f.Add([]byte{})
+	for _, vector := range vectors(f) {
+		f.Add(vector)
+	}
 
 	limits := header.Limits{MaxSize: 4096, MaxPairs: 8, MaxEncryptedDataKeys: 4, MaxFrameLength: 1 << 20}
 	f.Fuzz(func(t *testing.T, b []byte) {
@@ -79,6 +84,46 @@ func scanByteByByte(t *testing.T, b []byte, limits header.Limits) (int, error) {
 		require.LessOrEqual(t, size, limits.MaxSize)
 	}
 	return -1, nil
+}
+
+// vectors are messages of AWS's SDKs.
+func vectors(f *testing.F) [][]byte {
+	names, err := filepath.Glob(filepath.Join("..", "testdata", "vectors", "*.msg"))
+	require.NoError(f, err)
+	require.NotEmpty(f, names)
+	all := make([][]byte, len(names))
+	for i, name := range names {
+		all[i], err = os.ReadFile(name)
+		require.NoError(f, err)
+	}
+	return all
+}
+
+func FuzzSignature(f *testing.F) {
+	for _, suite := range header.Suites() {
+		if !suite.Signed() {
+			continue
+		}
+		signer, publicKey, err := header.NewSigner(suite)
+		require.NoError(f, err)
+		_, _ = signer.Write([]byte("message"))
+		footer, err := signer.Footer()
+		require.NoError(f, err)
+		require.LessOrEqual(f, len(footer), header.MaxFooterSize)
+		f.Add(uint16(suite), publicKey, footer)
+	}
+	f.Add(uint16(0x0578), "AAAA", []byte{0, 0})
+	f.Fuzz(func(t *testing.T, suite uint16, publicKey string, footer []byte) {
+		verifier, err := header.NewVerifier(header.Suite(suite), map[string]string{header.PublicKeyName: publicKey})
+		if err != nil {
+			require.True(t, errors.Is(err, header.ErrMalformed) || errors.Is(err, header.ErrUnsupported), "%v", err)
+			return
+		}
+		require.True(t, header.Suite(suite).Signed())
+		_, _ = verifier.Write([]byte("another message"))
+		err = verifier.Verify(footer)
+		require.True(t, errors.Is(err, header.ErrMalformed) || errors.Is(err, header.ErrAuthentication), "%v", err)
+	})
 }
 
 func FuzzContext(f *testing.F) {

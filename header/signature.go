@@ -54,8 +54,11 @@ type Verifier struct {
 }
 
 // NewVerifier takes the verification key from the encryption context of a message of a signed suite. The error holds
-// ErrMalformed.
+// ErrMalformed, or ErrUnsupported for a suite that is not signed.
 func NewVerifier(s Suite, context map[string]string) (*Verifier, error) {
+	if !s.Signed() {
+		return nil, fmt.Errorf("%w: suite %v has no signature", ErrUnsupported, s)
+	}
 	text, ok := context[PublicKeyName]
 	if !ok {
 		return nil, fmt.Errorf("%w: a signed message without the context pair %s", ErrMalformed, PublicKeyName)

@@ -3,15 +3,21 @@ package message_test
 import (
 	"bytes"
 	"context"
+	"encoding/base64"
 	"errors"
 	"io"
+	"os"
+	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
 	"piko.sh/pikokms/frame"
+	"piko.sh/pikokms/header"
 	"piko.sh/pikokms/message"
 	"piko.sh/pikokms/provider"
+	"piko.sh/pikokms/provider/local"
 )
 
 // FuzzDecrypt starts from real messages under a fixed key: whatever becomes of them, what opens is what was encrypted.
@@ -36,6 +42,33 @@ func FuzzDecrypt(f *testing.F) {
 	f.Add([]byte("AgR4"), uint16(2))
 
 	d := decrypter(key)
+	d.CommitmentPolicy = message.RequireEncryptAllowDecrypt
+	signed := &message.Encrypter{Keyring: key, FrameLength: 16, Suite: header.AES256GCMHKDFSHA512CommitKeyECDSAP384}
+	f.Add(encrypt(f, signed, plaintexts[1], nil), uint16(9))
+	names, err := filepath.Glob(filepath.Join("..", "testdata", "vectors", "*.msg"))
+	require.NoError(f, err)
+	require.NotEmpty(f, names)
+	vectorKey, err := os.ReadFile(filepath.Join("..", "testdata", "vectors", "aes-256.key"))
+	require.NoError(f, err)
+	raw, err := base64.StdEncoding.DecodeString(strings.TrimSpace(string(vectorKey)))
+	require.NoError(f, err)
+	vectors, err := local.NewProvider(local.Config{Key: raw, Namespace: "vectors", Name: "key"})
+	require.NoError(f, err)
+	f.Cleanup(func() { require.NoError(f, vectors.Close()) })
+	d.Keyrings = append(d.Keyrings, vectors)
+	for _, name := range names {
+		vector, err := os.ReadFile(name)
+		require.NoError(f, err)
+		f.Add(vector, uint16(len(vector)))
+	}
+	for _, size := range []int{128, 200, 256, 300} {
+		plaintext := make([]byte, size)
+		for i := range plaintext {
+			plaintext[i] = byte(i % 251)
+		}
+		plaintexts = append(plaintexts, plaintext)
+	}
+
 	sentinels := []error{provider.ErrInvalidCiphertext, provider.ErrDecryptionFailed, provider.ErrUntrustedKey}
 	f.Fuzz(func(t *testing.T, sealed []byte, piece uint16) {
 		var accepted, refused int
