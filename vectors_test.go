@@ -5,6 +5,7 @@ import (
 	"crypto"
 	"crypto/rand"
 	"encoding/base64"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"flag"
@@ -118,9 +119,9 @@ func TestVectors(t *testing.T) {
 				require.Nil(t, got)
 				changes++
 			}
-			step := 1
+			step := 5
 			if v.Padding != "" {
-				step = 23 // RSA takes its time
+				step = 41 // RSA takes its time
 			}
 			for at := 0; at < len(stored); at += step {
 				changed := bytes.Clone(stored)
@@ -218,4 +219,33 @@ func TestWriteVectors(t *testing.T) {
 	require.NoError(t, err)
 	write("manifest.json", append(manifest, '\n'))
 	t.Logf("%d vectors written", len(vectors))
+}
+
+// The annotated message of docs/FORMAT.md is a real one.
+func TestFormatPage(t *testing.T) {
+	page, err := os.ReadFile(filepath.Join("docs", "FORMAT.md"))
+	require.NoError(t, err)
+	_, rest, _ := strings.Cut(string(page), "## A message, byte by byte")
+	_, rest, _ = strings.Cut(rest, "```\n")
+	dump, _, _ := strings.Cut(rest, "```")
+	var stored []byte
+	for line := range strings.Lines(dump) {
+		offset, rest, ok := strings.Cut(line, "  ")
+		require.True(t, ok)
+		require.Equal(t, fmt.Sprintf("%02x", len(stored)), offset)
+		part, err := hex.DecodeString(strings.ReplaceAll(strings.TrimSpace(rest[:min(47, len(rest))]), " ", ""))
+		require.NoError(t, err)
+		stored = append(stored, part...)
+	}
+	key := make([]byte, 32)
+	for i := range key {
+		key[i] = byte(i)
+	}
+	require.Contains(t, string(page), base64.StdEncoding.EncodeToString(key))
+	p, err := local.NewProvider(local.Config{Key: key})
+	require.NoError(t, err)
+	defer p.Close()
+	got, err := open(t, stored, map[string]string{"tenant": "42"}, p)
+	require.NoError(t, err)
+	require.Equal(t, "hello, auditor\n", got)
 }
