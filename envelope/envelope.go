@@ -54,7 +54,7 @@ func Parse(text string) (*Envelope, error) {
 	return e, nil
 }
 
-// String returns the envelope's text, which Piko reads too.
+// String returns the envelope's text, byte for byte as Piko writes it.
 func (e *Envelope) String() string {
 	b, _ := json.Marshal(e) // strings and a number never fail
 	return base64.StdEncoding.EncodeToString(b)
