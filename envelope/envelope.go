@@ -1,0 +1,191 @@
+// Package envelope reads and writes the text in which the web framework Piko keeps an encrypted string: a provider's
+// ciphertext with the name of its key, as base64 of a JSON object.
+//
+// It stands between an application that stores strings and the providers' Encrypt and Decrypt. The envelope itself is not
+// authenticated; it says which providers to ask. Streams have no envelope: see packages message and pikov2.
+package envelope
+
+import (
+	"context"
+	"crypto/aes"
+	"crypto/cipher"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	"piko.sh/pikokms/header"
+	"piko.sh/pikokms/provider"
+)
+
+// MaxSize bounds an envelope's text in bytes.
+const MaxSize = 16 << 20
+
+const version = 1
+
+// Envelope is an encrypted string and where it comes from. Nothing in it may be believed.
+type Envelope struct {
+	KeyID            string `json:"key_id"`        // as the provider names it
+	Provider         string `json:"provider"`      // its provider.Type
+	EncryptedDataKey string `json:"edk,omitempty"` // only of Piko's batches from before pikokms
+	Ciphertext       string `json:"ct"`            // base64
+	Version          int    `json:"v"`             // 1
+}
+
+// Parse reads an envelope's text. The error holds provider.ErrInvalidCiphertext.
+func Parse(text string) (*Envelope, error) {
+	if len(text) > MaxSize {
+		return nil, fmt.Errorf("%w: the envelope has %d bytes, at most %d are taken", provider.ErrInvalidCiphertext, len(text), MaxSize)
+	}
+	b, err := base64.StdEncoding.DecodeString(text)
+	if err != nil {
+		return nil, fmt.Errorf("%w: the envelope is not base64: %w", provider.ErrInvalidCiphertext, err)
+	}
+	e := new(Envelope)
+	if json.Unmarshal(b, e) != nil { // its error may quote the envelope at any length
+		return nil, fmt.Errorf("%w: the envelope does not hold the JSON object of one", provider.ErrInvalidCiphertext)
+	}
+	if e.Version != version {
+		return nil, fmt.Errorf("%w: the envelope has version %d, not %d", provider.ErrInvalidCiphertext, e.Version, version)
+	}
+	if e.Provider == "" || e.Ciphertext == "" {
+		return nil, fmt.Errorf("%w: the envelope has no provider or no ciphertext", provider.ErrInvalidCiphertext)
+	}
+	return e, nil
+}
+
+// String returns the envelope's text, byte for byte as Piko writes it.
+func (e *Envelope) String() string {
+	b, _ := json.Marshal(e) // strings and a number never fail
+	return base64.StdEncoding.EncodeToString(b)
+}
+
+// Encrypt encrypts a string and returns it in an envelope. The error is the provider's, or holds
+// provider.ErrEncryptionFailed for an envelope of more than MaxSize bytes.
+func Encrypt(ctx context.Context, p provider.EncryptionProvider, request *provider.EncryptRequest) (string, error) {
+	response, err := p.Encrypt(ctx, request)
+	if err != nil {
+		return "", err
+	}
+	e := &Envelope{KeyID: response.KeyID, Provider: string(response.Provider), Ciphertext: response.Ciphertext, Version: version}
+	text := e.String()
+	if len(text) > MaxSize {
+		return "", fmt.Errorf("%w: the envelope has %d bytes, readers take %d; encrypt it as a stream", provider.ErrEncryptionFailed, len(text), MaxSize)
+	}
+	return text, nil
+}
+
+// A Decrypter decrypts strings in envelopes. It must not be changed once in use, and is then safe for concurrent use.
+type Decrypter struct {
+	Providers []provider.EncryptionProvider // those of the envelope's kind are tried in order
+
+	// AllowPikoV2 lets strings be decrypted that Piko encrypted under a local key, or in a batch, before it used pikokms, by
+	// providers that implement provider.PikoV2Keyring. Piko encrypted three things under a local key in one and the same
+	// way, strings, the data keys of batches and the chunks of streams; a data key that pikokms wraps under that key without
+	// an encryption context looks the same again. So while this is set, whoever can write strings to the application's
+	// database and see what it decrypts can have it decrypt a data key or a chunk in place of a string; and who can have it
+	// encrypt strings of their choice can make one of them pass as a data key, and strings under it as the application's. Set
+	// it only while such strings remain, and give pikokms another local key than Piko had.
+	AllowPikoV2 bool
+}
+
+// Decrypt decrypts a string whose encryption context equals encryptionContext.
+//
+// The error holds provider.ErrInvalidCiphertext (the text is no envelope, or needs AllowPikoV2), provider.ErrContextMismatch
+// (also for every string from before pikokms when a context is stated, since those authenticate none),
+// provider.ErrUntrustedKey (no provider is of the envelope's kind), or says why each provider that was tried failed.
+func (d *Decrypter) Decrypt(ctx context.Context, text string, encryptionContext map[string]string) (string, error) {
+	e, err := Parse(text)
+	if err != nil {
+		return "", err
+	}
+	ciphertext, err := base64.StdEncoding.DecodeString(e.Ciphertext)
+	if err != nil {
+		return "", fmt.Errorf("%w: the ciphertext is not base64: %w", provider.ErrInvalidCiphertext, err)
+	}
+	decrypt := func(p provider.EncryptionProvider) (string, error) {
+		response, err := p.Decrypt(ctx, &provider.DecryptRequest{Ciphertext: e.Ciphertext, Context: encryptionContext})
+		if err != nil {
+			return "", err
+		}
+		return response.Plaintext, nil
+	}
+	if e.isPikoV2(ciphertext, d.AllowPikoV2 && len(encryptionContext) == 0) {
+		if !d.AllowPikoV2 {
+			return "", fmt.Errorf("%w: it is no string of pikokms; Decrypter.AllowPikoV2 lets those be read that Piko encrypted before", provider.ErrInvalidCiphertext)
+		}
+		if len(encryptionContext) > 0 {
+			return "", fmt.Errorf("%w: a string from before pikokms has none", provider.ErrContextMismatch)
+		}
+		decrypt = func(p provider.EncryptionProvider) (string, error) { return decryptPikoV2(ctx, p, e, ciphertext) }
+	}
+
+	var failures []error
+	for i, p := range d.Providers {
+		if string(p.Type()) != e.Provider {
+			continue
+		}
+		plaintext, err := decrypt(p)
+		if err == nil {
+			return plaintext, nil
+		}
+		failures = append(failures, fmt.Errorf("provider %d of %d: %w", i+1, len(d.Providers), err))
+		if ctx.Err() != nil {
+			break
+		}
+	}
+	if len(failures) == 0 {
+		return "", fmt.Errorf("%w: the envelope names key %.200q of provider %.40q; configure a provider of that kind", provider.ErrUntrustedKey, e.KeyID, e.Provider)
+	}
+	return "", fmt.Errorf("envelope: under key %.200q of provider %q: %w", e.KeyID, e.Provider, errors.Join(failures...))
+}
+
+// isPikoV2 tells the strings that Piko encrypted itself from what providers encrypt. They begin with a random IV, of which
+// one in eight million also begins a message: where they are allowed, the whole header decides.
+func (e *Envelope) isPikoV2(ciphertext []byte, allowed bool) bool {
+	if e.EncryptedDataKey != "" {
+		return true
+	}
+	if e.Provider != string(provider.TypeLocalAESGCM) {
+		return false
+	}
+	if !allowed {
+		return !header.Sniff(ciphertext)
+	}
+	_, _, err := header.Parse(ciphertext, header.Limits{})
+	return err != nil
+}
+
+// decryptPikoV2 opens what Piko sealed as IV, ciphertext and tag, without additional data.
+func decryptPikoV2(ctx context.Context, p provider.EncryptionProvider, e *Envelope, sealed []byte) (plaintext string, err error) {
+	keyring, ok := p.(provider.PikoV2Keyring)
+	if !ok {
+		return "", fmt.Errorf("%w: this provider reads no strings from before pikokms", provider.ErrInvalidProvider)
+	}
+	if len(sealed) < header.IVSize+header.TagSize {
+		return "", fmt.Errorf("%w: the ciphertext has %d bytes, less than an IV and a tag", provider.ErrInvalidCiphertext, len(sealed))
+	}
+	key, err := keyring.UnwrapPikoV2(ctx, e.EncryptedDataKey)
+	if err != nil {
+		return "", err
+	}
+	defer key.Close()
+	err = key.WithAccess(func(k []byte) error {
+		block, err := aes.NewCipher(k)
+		if err != nil {
+			return fmt.Errorf("%w: %w", provider.ErrInvalidKey, err)
+		}
+		aead, err := cipher.NewGCM(block)
+		if err != nil {
+			return err
+		}
+		b, err := aead.Open(nil, sealed[:header.IVSize], sealed[header.IVSize:], nil)
+		if err != nil {
+			return fmt.Errorf("%w: the string does not open: another key, or changed data", provider.ErrDecryptionFailed)
+		}
+		defer clear(b)
+		plaintext = string(b)
+		return nil
+	})
+	return plaintext, err
+}

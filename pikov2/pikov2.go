@@ -1,0 +1,316 @@
+// Package pikov2 reads the encrypted streams that the web framework Piko wrote before it used pikokms, so that an
+// application can go on reading its stored objects while it writes new ones as AWS Encryption SDK messages. It writes none.
+//
+// It stands where package message stands for new objects: between stored bytes, told apart by Sniff, and the providers,
+// which unwrap the data key (provider.PikoV2Keyring).
+//
+//	stream    02, header length, JSON header, chunks up to the end of the input
+//	chunk     length, AES-256-GCM ciphertext and tag; the IV is 8 bytes of the header's and the chunk's number
+//
+// Every chunk is verified before its plaintext is released, at its place in its own stream. Beyond that the format can't
+// promise what messages do:
+//
+//   - It has no mark at its end: a stream that was cut between two chunks reads as a shorter one.
+//   - A stream without chunks is plaintext of no bytes that no key vouches for.
+//   - Nothing authenticates the header, and the data key is bound to no encryption context: a whole stream that was put in
+//     the place of another under the same provider reads without an error.
+//   - It has no key commitment.
+//
+// So read it only where such streams are stored, and write what is read as messages.
+package pikov2
+
+import (
+	"context"
+	"crypto/aes"
+	"crypto/cipher"
+	"encoding/base64"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+
+	"piko.sh/pikokms/provider"
+)
+
+const (
+	version   = 2
+	algorithm = "AES-256-GCM"
+	keySize   = 32
+	ivSize    = 12
+	tagSize   = 16
+
+	// The format's bounds on what a length may state, in bytes.
+	maxHeaderSize = 1 << 20
+	maxChunkSize  = 10 << 20
+
+	// bufferSize is room for a chunk as Piko writes it.
+	bufferSize = 64<<10 + tagSize
+)
+
+// SniffSize is the number of first bytes that Sniff needs.
+const SniffSize = 2
+
+// Sniff reports whether b begins as a stream does. No AWS Encryption SDK message does: its version 2 goes on with the
+// algorithm suite, 04 or 05, where a stream has the first byte of its header's length.
+func Sniff(b []byte) bool { return len(b) >= SniffSize && b[0] == version && b[1] == 0 }
+
+type streamHeader struct {
+	KeyID            string `json:"key_id"`
+	Provider         string `json:"provider"`
+	IV               string `json:"iv"`
+	EncryptedDataKey string `json:"edk"`
+	Algorithm        string `json:"algorithm"`
+	Version          int    `json:"version"`
+}
+
+// Reader reads as a stream's plaintext. It is for one goroutine.
+type Reader struct {
+	ctx   context.Context
+	src   io.Reader
+	aeads []cipher.AEAD // those that may be the stream's; one once a chunk has opened
+	iv    [ivSize]byte  // of the next chunk
+	next  uint64        // its number
+	buf   []byte
+	out   []byte // plaintext still to be read, a part of buf
+	err   error  // sticky
+}
+
+// NewReader reads a stream's header from src, has its data key unwrapped by the first keyring that can, and returns the
+// plaintext. Only those keyrings are asked that implement provider.PikoV2Keyring and are of the kind that the header names.
+// The key service is called here and not again; ctx also ends the stream.
+//
+// The error holds provider.ErrInvalidCiphertext (the input is no such stream, or is cut short: then also
+// io.ErrUnexpectedEOF), provider.ErrUntrustedKey (no keyring is of its kind), provider.ErrDecryptionFailed (it was changed,
+// or the key does not fit), or is the keyrings' or src's own. Read's errors are the same.
+func NewReader(ctx context.Context, src io.Reader, keyrings []provider.Keyring) (*Reader, error) {
+	r := &Reader{ctx: ctx, src: src, buf: make([]byte, bufferSize)}
+	h, err := r.readHeader()
+	if err != nil {
+		return nil, err
+	}
+	iv, err := base64.StdEncoding.DecodeString(h.IV)
+	if err != nil || len(iv) != ivSize {
+		return nil, fmt.Errorf("%w: the header's iv is not base64 of %d bytes", provider.ErrInvalidCiphertext, ivSize)
+	}
+	copy(r.iv[:], iv)
+	if h.Version != version || h.Algorithm != "" && h.Algorithm != algorithm {
+		return nil, fmt.Errorf("%w: version %d with algorithm %.40q, not %d with %q", provider.ErrInvalidCiphertext, h.Version, h.Algorithm, version, algorithm)
+	}
+	// The local provider sealed its streams under its own key. Its wrapped data keys look like its encrypted strings, so
+	// one in a header might be a string that somebody chose.
+	if h.Provider == string(provider.TypeLocalAESGCM) && h.EncryptedDataKey != "" {
+		return nil, fmt.Errorf("%w: a stream of provider %q has no wrapped data key, this one has", provider.ErrInvalidCiphertext, h.Provider)
+	}
+	if r.aeads, err = unwrap(ctx, h, keyrings); err != nil {
+		return nil, err
+	}
+	return r, nil
+}
+
+func (r *Reader) readHeader() (*streamHeader, error) {
+	const startSize = 1 + 4
+	n, err := r.fill(startSize)
+	if err != nil && err != io.EOF {
+		return nil, err
+	}
+	start := r.buf[:n]
+	switch {
+	case n == 0:
+		return nil, fmt.Errorf("%w: the input is empty", provider.ErrInvalidCiphertext)
+	case start[0] != version || n > 1 && !Sniff(start):
+		return nil, fmt.Errorf("%w: it does not begin as a stream that Piko wrote, 02 00", provider.ErrInvalidCiphertext)
+	case err == io.EOF:
+		return nil, cutShort("its header")
+	}
+	length := binary.BigEndian.Uint32(start[1:])
+	if length == 0 || length > maxHeaderSize {
+		return nil, fmt.Errorf("%w: the header states %d bytes, not 1 to %d", provider.ErrInvalidCiphertext, length, maxHeaderSize)
+	}
+	if _, err := r.fill(int(length)); err == io.EOF {
+		return nil, cutShort("its header")
+	} else if err != nil {
+		return nil, err
+	}
+	h := new(streamHeader)
+	if json.Unmarshal(r.buf[:length], h) != nil { // its error may quote the header at any length
+		return nil, fmt.Errorf("%w: the header is not the JSON object of one", provider.ErrInvalidCiphertext)
+	}
+	return h, nil
+}
+
+func cutShort(where string) error {
+	return fmt.Errorf("%w: cut short within %s: %w", provider.ErrInvalidCiphertext, where, io.ErrUnexpectedEOF)
+}
+
+// unwrap returns the ciphers that may be the stream's. A data key that unwraps is the one; where there is none, it takes
+// the first chunk to tell whose own key it is.
+func unwrap(ctx context.Context, h *streamHeader, keyrings []provider.Keyring) (aeads []cipher.AEAD, err error) {
+	var failures []error
+	for _, keyring := range keyrings {
+		k, ok := keyring.(provider.PikoV2Keyring)
+		if !ok || string(k.Type()) != h.Provider {
+			continue
+		}
+		key, err := k.UnwrapPikoV2(ctx, h.EncryptedDataKey)
+		if err == nil {
+			var aead cipher.AEAD
+			if aead, err = newCipher(key); err == nil {
+				aeads = append(aeads, aead)
+			}
+		}
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+		if err != nil {
+			failures = append(failures, err)
+		} else if h.EncryptedDataKey != "" {
+			break
+		}
+	}
+	switch {
+	case len(aeads) > 0:
+		return aeads, nil
+	case len(failures) > 0:
+		return nil, errors.Join(failures...)
+	}
+	return nil, fmt.Errorf("%w: it names key %.200q of provider %.40q; configure a provider of that kind", provider.ErrUntrustedKey, h.KeyID, h.Provider)
+}
+
+// newCipher closes the key.
+func newCipher(key *provider.SecureBytes) (aead cipher.AEAD, err error) {
+	defer key.Close()
+	err = key.WithAccess(func(k []byte) error {
+		if len(k) != keySize {
+			return fmt.Errorf("%w: it has %d bytes, a data key has %d", provider.ErrInvalidKey, len(k), keySize)
+		}
+		block, err := aes.NewCipher(k)
+		if err != nil {
+			return err
+		}
+		aead, err = cipher.NewGCM(block)
+		return err
+	})
+	return aead, err
+}
+
+// fill reads n bytes to the start of buf, which grows only as they arrive. It returns fewer with io.EOF, which is the
+// source's end: a source's own io.ErrUnexpectedEOF stays apart from it.
+func (r *Reader) fill(n int) (have int, err error) {
+	for empty := 0; have < n; {
+		if err := r.ctx.Err(); err != nil {
+			return have, err
+		}
+		if have == len(r.buf) {
+			r.buf = append(make([]byte, 0, min(n, 2*have)), r.buf...)[:min(n, 2*have)]
+		}
+		room := r.buf[have:min(n, len(r.buf))]
+		m, err := r.src.Read(room)
+		if m < 0 || m > len(room) {
+			return have, fmt.Errorf("pikov2: the source says it read %d bytes into %d", m, len(room))
+		}
+		if have += m; have == n {
+			return n, nil // an error will come again with the next read
+		}
+		if err != nil {
+			return have, err
+		}
+		if m > 0 {
+			empty = 0
+		} else if empty++; empty == 100 {
+			return have, io.ErrNoProgress
+		}
+	}
+	return have, nil
+}
+
+// chunk reads and opens the next chunk. It returns io.EOF at the end of the input.
+func (r *Reader) chunk() ([]byte, error) {
+	if r.err != nil {
+		return nil, r.err
+	}
+	plaintext, err := r.open()
+	r.err = err
+	return plaintext, err
+}
+
+func (r *Reader) open() ([]byte, error) {
+	place := func() string { return fmt.Sprintf("chunk %d", r.next) }
+	n, err := r.fill(4)
+	if err == io.EOF && n > 0 {
+		return nil, cutShort(place())
+	}
+	if err != nil {
+		return nil, err
+	}
+	if r.next > math.MaxUint32 {
+		return nil, fmt.Errorf("%w: over 2³² chunks", provider.ErrInvalidCiphertext)
+	}
+	length := binary.BigEndian.Uint32(r.buf)
+	if length < tagSize || length > maxChunkSize {
+		return nil, fmt.Errorf("%w: %s states %d bytes, not %d to %d", provider.ErrInvalidCiphertext, place(), length, tagSize, maxChunkSize)
+	}
+	if _, err := r.fill(int(length)); err == io.EOF {
+		return nil, cutShort(place())
+	} else if err != nil {
+		return nil, err
+	}
+	binary.BigEndian.PutUint32(r.iv[ivSize-4:], uint32(r.next))
+	sealed := r.buf[:length]
+	for i, aead := range r.aeads {
+		dst := sealed[:0]
+		if i < len(r.aeads)-1 {
+			dst = nil // a key that does not fit would spoil what the next one is to open
+		}
+		plaintext, err := aead.Open(dst, r.iv[:], sealed, nil)
+		if err != nil {
+			continue
+		}
+		r.aeads = r.aeads[i : i+1]
+		r.next++
+		return plaintext, nil
+	}
+	return nil, fmt.Errorf("%w: %s does not open: another key, or changed, moved or missing data", provider.ErrDecryptionFailed, place())
+}
+
+// Read implements io.Reader.
+func (r *Reader) Read(p []byte) (int, error) {
+	if len(p) == 0 {
+		return 0, nil
+	}
+	for len(r.out) == 0 {
+		var err error
+		if r.out, err = r.chunk(); err != nil {
+			return 0, err
+		}
+	}
+	n := copy(p, r.out)
+	r.out = r.out[n:]
+	return n, nil
+}
+
+// WriteTo implements io.WriterTo, without a copy.
+func (r *Reader) WriteTo(w io.Writer) (written int64, err error) {
+	for {
+		if len(r.out) > 0 {
+			n, err := w.Write(r.out)
+			if n < 0 || n > len(r.out) {
+				return written, fmt.Errorf("pikov2: the destination says it wrote %d bytes of %d", n, len(r.out))
+			}
+			written += int64(n)
+			r.out = r.out[n:]
+			if err == nil && len(r.out) > 0 {
+				err = io.ErrShortWrite
+			}
+			if err != nil {
+				return written, err
+			}
+		}
+		if r.out, err = r.chunk(); err == io.EOF {
+			return written, nil
+		} else if err != nil {
+			return written, err
+		}
+	}
+}

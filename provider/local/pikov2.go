@@ -1,0 +1,62 @@
+package local
+
+import (
+	"bytes"
+	"context"
+	"crypto/cipher"
+	"encoding/base64"
+	"fmt"
+
+	"piko.sh/pikokms/header"
+	"piko.sh/pikokms/provider"
+)
+
+// UnwrapPikoV2 implements provider.PikoV2Keyring. Piko's local keys have 32 bytes; the error for another holds
+// provider.ErrInvalidKey.
+func (p *Provider) UnwrapPikoV2(ctx context.Context, wrapped string) (*provider.SecureBytes, error) {
+	key, err := p.unwrapPikoV2(ctx, wrapped)
+	if err != nil {
+		return nil, p.fail("UnwrapPikoV2", err)
+	}
+	return key, nil
+}
+
+func (p *Provider) unwrapPikoV2(ctx context.Context, wrapped string) (key *provider.SecureBytes, err error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	if p.key.Len() != KeySize {
+		return nil, fmt.Errorf("%w: it has %d bytes, Piko's had %d", provider.ErrInvalidKey, p.key.Len(), KeySize)
+	}
+	if wrapped == "" {
+		err = p.key.WithAccess(func(own []byte) (err error) {
+			key, err = provider.NewSecureBytes(bytes.Clone(own))
+			return err
+		})
+		return key, err
+	}
+
+	// A wrapped data key is IV, ciphertext and tag; what is encrypted is the data key's base64 text.
+	size := header.IVSize + base64.StdEncoding.EncodedLen(KeySize) + header.TagSize
+	sealed, err := base64.StdEncoding.DecodeString(wrapped)
+	if err != nil || len(sealed) != size {
+		return nil, fmt.Errorf("%w: the wrapped data key is not base64 of %d bytes", provider.ErrInvalidCiphertext, size)
+	}
+	err = p.withCipher(nil, func(aead cipher.AEAD, _ []byte) error {
+		text, err := aead.Open(nil, sealed[:header.IVSize], sealed[header.IVSize:], nil)
+		if err != nil {
+			return fmt.Errorf("%w: the data key does not open: another key, or changed data", provider.ErrDecryptionFailed)
+		}
+		defer clear(text)
+		raw := make([]byte, base64.StdEncoding.DecodedLen(len(text)))
+		defer clear(raw)
+		if n, err := base64.StdEncoding.Decode(raw, text); err != nil || n != KeySize {
+			return fmt.Errorf("%w: what was wrapped is no data key", provider.ErrInvalidCiphertext)
+		}
+		key, err = provider.NewSecureBytes(raw[:KeySize])
+		return err
+	})
+	return key, err
+}
+
+var _ provider.PikoV2Keyring = (*Provider)(nil)
