@@ -10,8 +10,10 @@ import (
 	"slices"
 	"strings"
 
+	"piko.sh/pikokms/envelope"
 	"piko.sh/pikokms/header"
 	"piko.sh/pikokms/message"
+	"piko.sh/pikokms/pikov2"
 	"piko.sh/pikokms/provider"
 )
 
@@ -33,6 +35,7 @@ type settings struct {
 	enabled         []string
 	maxSize         int64
 	allowPlaintext  bool
+	allowPikoV2     bool
 	bucket          string // of BindObjectName
 	failures        []error
 }
@@ -82,6 +85,12 @@ func WithMaxDecompressedSize(n int64) Option { return func(s *settings) { s.maxS
 // can then also have plain content read in place of an encrypted object, so set it only while old objects remain.
 func AllowPlaintext() Option { return func(s *settings) { s.allowPlaintext = true } }
 
+// AllowPikoV2 lets Get and Decrypt read what Piko wrote before it used pikokms, too. Such an object is not bound to its name;
+// cut between two of its chunks, it reads as a shorter one, without an error; and Get does not know which compression Piko
+// applied, so it leaves that to the caller. For strings, see envelope.Decrypter.AllowPikoV2. Set it only while such data
+// remain.
+func AllowPikoV2() Option { return func(s *settings) { s.allowPikoV2 = true } }
+
 // The encryption context keys of BindObjectName.
 const (
 	BucketKey = "piko-bucket"
@@ -107,8 +116,11 @@ type Host struct {
 	registry       *Registry
 	chain          *Chain
 	storage        Storage
+	crypto         provider.EncryptionProvider
+	strings        envelope.Decrypter
 	bucket         string // empty if names are not bound
 	allowPlaintext bool
+	allowPikoV2    bool
 }
 
 // New wires providers, stages and a storage into a Host. The error holds ErrConfig, ErrInvalidTransformer or
@@ -136,11 +148,15 @@ func New(options ...Option) (*Host, error) {
 	if err != nil {
 		return nil, err
 	}
-	decrypter := message.Decrypter{Keyrings: []provider.Keyring{crypto}}
+	providers := []provider.EncryptionProvider{crypto}
 	for _, name := range slices.Sorted(maps.Keys(s.providers)) {
 		if name != s.defaultProvider {
-			decrypter.Keyrings = append(decrypter.Keyrings, s.providers[name])
+			providers = append(providers, s.providers[name])
 		}
+	}
+	decrypter := message.Decrypter{AllowPikoV2: s.allowPikoV2}
+	for _, p := range providers {
+		decrypter.Keyrings = append(decrypter.Keyrings, p)
 	}
 	encrypter := message.Encrypter{Keyring: crypto}
 	if s.bucket != "" {
@@ -156,7 +172,11 @@ func New(options ...Option) (*Host, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Host{registry: registry, chain: chain, storage: s.storage, bucket: s.bucket, allowPlaintext: s.allowPlaintext}, nil
+	return &Host{
+		registry: registry, chain: chain, storage: s.storage, crypto: crypto, bucket: s.bucket,
+		strings:        envelope.Decrypter{Providers: providers, AllowPikoV2: s.allowPikoV2},
+		allowPlaintext: s.allowPlaintext, allowPikoV2: s.allowPikoV2,
+	}, nil
 }
 
 func (s *settings) providerNames() string {
@@ -213,10 +233,12 @@ func (h *Host) reverse(ctx context.Context, key string, stored io.Reader) (io.Re
 		return nil, err
 	}
 	whole := io.MultiReader(strings.NewReader(string(start[:n])), stored)
-	if header.Sniff(start[:n]) {
+	switch isPikoV2 := pikov2.Sniff(start[:n]); {
+	case header.Sniff(start[:n]):
 		return h.registry.Reverse(ctx, whole, h.bound(key))
-	}
-	if h.allowPlaintext {
+	case isPikoV2 && (h.allowPikoV2 || !h.allowPlaintext):
+		return h.registry.Reverse(ctx, whole, nil) // it is bound to no name
+	case h.allowPlaintext:
 		return whole, nil
 	}
 	return nil, fmt.Errorf("%w: it does not begin as an AWS Encryption SDK message; AllowPlaintext lets objects from before encryption be read", ErrPlaintext)
@@ -231,6 +253,17 @@ func (o *object) Close() error { return o.stored.Close() }
 
 // WriteTo implements io.WriterTo, so that io.Copy takes what the last stage offers.
 func (o *object) WriteTo(w io.Writer) (int64, error) { return io.Copy(w, o.Reader) }
+
+// Encrypt encrypts a string to Piko's string envelope under the default provider. Decrypt must be told the same encryption
+// context, which may be nil. The errors are envelope.Encrypt's.
+func (h *Host) Encrypt(ctx context.Context, plaintext string, encryptionContext map[string]string) (string, error) {
+	return envelope.Encrypt(ctx, h.crypto, &provider.EncryptRequest{Plaintext: plaintext, Context: encryptionContext})
+}
+
+// Decrypt decrypts what Encrypt made, under any registered provider. The errors are those of envelope.Decrypter.
+func (h *Host) Decrypt(ctx context.Context, text string, encryptionContext map[string]string) (string, error) {
+	return h.strings.Decrypt(ctx, text, encryptionContext)
+}
 
 // Delete implements Storage.
 func (h *Host) Delete(ctx context.Context, key string) error { return h.storage.Delete(ctx, key) }

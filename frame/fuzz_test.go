@@ -97,9 +97,24 @@ func FuzzOpen(f *testing.F) {
 			return
 		}
 		fullLast := bytes.Join(handmade(c, released, true), nil)
-		require.True(t, bytes.Equal(sealed, body(c, released)) || bytes.Equal(sealed, fullLast), "a body that no writer makes was opened")
+		require.True(t, bytes.Equal(sealed, withIVs(c, body(c, released), sealed)) || bytes.Equal(sealed, withIVs(c, fullLast, sealed)), "a body that no writer makes was opened")
 		size, err := frame.PlaintextSize(int64(len(sealed)), c.Length)
 		require.NoError(t, err)
 		require.EqualValues(t, len(released), size)
 	})
+}
+
+// withIVs returns a body with the IVs of another of its size: readers take whatever IV is stored, as early writers drew them.
+func withIVs(c frame.Config, body, another []byte) []byte {
+	if len(body) != len(another) {
+		return body
+	}
+	for at := 0; at < len(body); at += c.Length + frame.RegularOverhead {
+		iv := body[at+4:]
+		if bytes.HasPrefix(body[at:], []byte{0xFF, 0xFF, 0xFF, 0xFF}) {
+			iv = body[at+8:]
+		}
+		copy(iv[:12], another[at+len(body[at:])-len(iv):])
+	}
+	return body
 }

@@ -10,6 +10,7 @@
 package message
 
 import (
+	"bufio"
 	"context"
 	"crypto/rand"
 	"crypto/subtle"
@@ -23,8 +24,13 @@ import (
 
 	"piko.sh/pikokms/frame"
 	"piko.sh/pikokms/header"
+	"piko.sh/pikokms/pikov2"
 	"piko.sh/pikokms/provider"
 )
+
+// ErrPikoV2 means that the input is no message but begins as a stream that Piko wrote before pikokms, and Decrypter.AllowPikoV2
+// is not set.
+var ErrPikoV2 = errors.New("not a message but a stream that Piko wrote before pikokms")
 
 // EncryptedSize returns the exact size in bytes of a message with this header and n bytes of plaintext, as it is written
 // here. The error holds frame.ErrTooLong, or header.ErrUnsupported for a signed message, since signatures vary in size, and
@@ -302,6 +308,11 @@ type Decrypter struct {
 	Limits   header.Limits      // MaxFrameLength also bounds unframed messages, which are held in memory
 
 	CommitmentPolicy CommitmentPolicy
+
+	// AllowPikoV2 lets NewReader read the streams that Piko wrote before pikokms, too, under keyrings that implement
+	// provider.PikoV2Keyring. A stream that was cut between two of its chunks then reads as a shorter one, without an error:
+	// package pikov2 says what else its format lacks. Set it only while such streams remain.
+	AllowPikoV2 bool
 }
 
 // NewReader reads a message's header from src, has its data key unwrapped, verifies the header, and returns the plaintext
@@ -313,8 +324,12 @@ type Decrypter struct {
 // provider.ErrContextMismatch, provider.ErrUntrustedKey, provider.ErrDecryptionFailed (it was changed, or the key does not
 // fit), or is the keyring's or src's own. Read's errors are the same.
 func (d *Decrypter) NewReader(ctx context.Context, src io.Reader, stated map[string]string) (*DecryptReader, error) {
-	src = &contextReader{ctx, src}
-	h, err := header.Read(src, d.Limits)
+	source := bufio.NewReaderSize(&contextReader{ctx, src}, header.SniffSize) // it reads past its buffer into a larger one
+	start, _ := source.Peek(pikov2.SniffSize)                                 // an error comes again below
+	if pikov2.Sniff(start) {
+		return d.newPikoV2Reader(ctx, source, stated)
+	}
+	h, err := header.Read(source, d.Limits)
 	if err == io.EOF {
 		return nil, fmt.Errorf("%w: the input is empty", provider.ErrInvalidCiphertext)
 	}
@@ -325,12 +340,26 @@ func (d *Decrypter) NewReader(ctx context.Context, src io.Reader, stated map[str
 	if err != nil {
 		return nil, err
 	}
-	return &DecryptReader{header: h, context: all, body: frame.NewOpenReader(src, c)}, nil
+	return &DecryptReader{header: h, context: all, body: frame.NewOpenReader(source, c)}, nil
+}
+
+func (d *Decrypter) newPikoV2Reader(ctx context.Context, src io.Reader, stated map[string]string) (*DecryptReader, error) {
+	if !d.AllowPikoV2 {
+		return nil, fmt.Errorf("%w: %w: AllowPikoV2 lets it be read", provider.ErrInvalidCiphertext, ErrPikoV2)
+	}
+	if len(stated) > 0 {
+		return nil, fmt.Errorf("%w: a stream that Piko wrote before pikokms has none", provider.ErrContextMismatch)
+	}
+	body, err := pikov2.NewReader(ctx, src, d.Keyrings)
+	if err != nil {
+		return nil, err
+	}
+	return &DecryptReader{body: body}, nil
 }
 
 // NewWriter returns a push stream: a message written to it goes to dst as plaintext, each frame once it is verified. The
 // key service is called during the Write that completes the header. The plaintext is whole when Close returns nil, and
-// only then. The rest is as in NewReader.
+// only then. Streams that Piko wrote before pikokms are for NewReader. The rest is as in NewReader.
 func (d *Decrypter) NewWriter(ctx context.Context, dst io.Writer, stated map[string]string) *DecryptWriter {
 	return &DecryptWriter{decrypter: d, ctx: ctx, dst: &contextWriter{ctx, dst}, stated: maps.Clone(stated), scanner: header.Scanner{Limits: d.Limits}}
 }
@@ -475,11 +504,14 @@ func KeyName(k header.EncryptedDataKey) string {
 type DecryptReader struct {
 	header  *header.Header
 	context map[string]string
-	body    *frame.OpenReader
-	closed  bool
+	body    interface { // a *frame.OpenReader or *pikov2.Reader
+		io.Reader
+		io.WriterTo
+	}
+	closed bool
 }
 
-// Header returns the message's verified header.
+// Header returns the message's verified header, or nil for a stream that Piko wrote before pikokms.
 func (r *DecryptReader) Header() *header.Header { return r.header }
 
 // EncryptionContext returns the message's verified encryption context, with the required pairs that it does not store. The

@@ -27,6 +27,7 @@ type options struct {
 	out     string
 	replace bool
 	policy  string
+	pikoV2  bool // of decrypt
 }
 
 func (o *options) add(command *cobra.Command, keys, pairs string) {
@@ -138,6 +139,7 @@ says that the whole is there.`,
 		},
 	}
 	o.add(command, "a `KEY` to decrypt with; may be repeated", "a pair `NAME=VALUE` that the message must have; may be repeated")
+	command.Flags().BoolVar(&o.pikoV2, "allow-piko-v2", false, "also read streams that Piko wrote before pikokms; of such a stream, a cut may go unseen")
 	return command
 }
 
@@ -198,7 +200,7 @@ func (o *options) run(command *cobra.Command, arguments []string, encrypter mess
 		return err
 	}
 	encrypter.Keyring, encrypter.Recipients, encrypter.CommitmentPolicy = keyrings[0], keyrings[1:], policy
-	decrypter := message.Decrypter{Keyrings: keyrings, CommitmentPolicy: policy}
+	decrypter := message.Decrypter{Keyrings: keyrings, CommitmentPolicy: policy, AllowPikoV2: o.pikoV2}
 	if err := registry.Register(pikokms.NewCryptoTransformer(encrypter, decrypter)); err != nil {
 		return err
 	}

@@ -131,6 +131,8 @@ func fail(ctx context.Context, err error) int {
 		text = "interrupted"
 	case errors.Is(err, message.ErrCommitmentPolicy):
 		text += "; --commitment-policy sets the policy"
+	case errors.Is(err, message.ErrPikoV2):
+		text += "; --allow-piko-v2 sets it"
 	case errors.Is(err, provider.ErrUntrustedKey):
 		text += "; -k says which keys to use"
 	}

@@ -25,12 +25,13 @@ func (p *Provider) unwrapPikoV2(ctx context.Context, wrapped string) (key *provi
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	if p.key.Len() != KeySize {
-		return nil, fmt.Errorf("%w: it has %d bytes, Piko's had %d", provider.ErrInvalidKey, p.key.Len(), KeySize)
+	own, ok := p.key.(aesKey)
+	if !ok || own.Len() != KeySize {
+		return nil, fmt.Errorf("%w: it is of kind %s, Piko's had AES keys of %d bytes", provider.ErrInvalidKey, p.key.algorithm(), KeySize)
 	}
 	if wrapped == "" {
-		err = p.key.WithAccess(func(own []byte) (err error) {
-			key, err = provider.NewSecureBytes(bytes.Clone(own))
+		err = own.WithAccess(func(raw []byte) (err error) {
+			key, err = provider.NewSecureBytes(bytes.Clone(raw))
 			return err
 		})
 		return key, err
@@ -42,7 +43,7 @@ func (p *Provider) unwrapPikoV2(ctx context.Context, wrapped string) (key *provi
 	if err != nil || len(sealed) != size {
 		return nil, fmt.Errorf("%w: the wrapped data key is not base64 of %d bytes", provider.ErrInvalidCiphertext, size)
 	}
-	err = p.withCipher(nil, func(aead cipher.AEAD, _ []byte) error {
+	err = own.withCipher(nil, func(aead cipher.AEAD, _ []byte) error {
 		text, err := aead.Open(nil, sealed[:header.IVSize], sealed[header.IVSize:], nil)
 		if err != nil {
 			return fmt.Errorf("%w: the data key does not open: another key, or changed data", provider.ErrDecryptionFailed)
