@@ -38,6 +38,11 @@ func TestScripts(t *testing.T) {
 		Setup: func(env *testscript.Env) error {
 			env.Setenv(keyVariable, "")
 			env.Setenv("GORACE", noRaceSleep)
+			root, err := filepath.Abs(filepath.Join("..", ".."))
+			if err != nil {
+				return err
+			}
+			env.Setenv("ROOT", root)
 			return local.Generate(filepath.Join(env.WorkDir, "dev.key"))
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
