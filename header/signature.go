@@ -33,7 +33,13 @@ func NewSigner(s Suite) (signer *Signer, publicKey string, err error) {
 	if err != nil {
 		return nil, "", fmt.Errorf("header: making a signing key: %w", err)
 	}
-	point := elliptic.MarshalCompressed(key.Curve, key.X, key.Y)
+	point, err := key.PublicKey.Bytes() // uncompressed: 04, X, Y
+	if err != nil {
+		return nil, "", fmt.Errorf("header: making a signing key: %w", err)
+	}
+	isOdd := point[len(point)-1] & 1
+	point = point[:1+len(point)/2]
+	point[0] = 2 + isOdd
 	return &Signer{Hash: a.digest.New(), key: key}, base64.StdEncoding.EncodeToString(point), nil
 }
 
@@ -72,7 +78,16 @@ func NewVerifier(s Suite, context map[string]string) (*Verifier, error) {
 	if x == nil {
 		return nil, fmt.Errorf("%w: context pair %s is no compressed point of the suite's curve", ErrMalformed, PublicKeyName)
 	}
-	return &Verifier{Hash: a.digest.New(), key: &ecdsa.PublicKey{Curve: a.curve(), X: x, Y: y}}, nil
+	size := len(point) - 1
+	uncompressed := make([]byte, 1+2*size)
+	uncompressed[0] = 4
+	x.FillBytes(uncompressed[1 : 1+size])
+	y.FillBytes(uncompressed[1+size:])
+	key, err := ecdsa.ParseUncompressedPublicKey(a.curve(), uncompressed)
+	if err != nil {
+		return nil, fmt.Errorf("%w: context pair %s: %w", ErrMalformed, PublicKeyName, err)
+	}
+	return &Verifier{Hash: a.digest.New(), key: key}, nil
 }
 
 // Verify checks all that stands behind the body. The error holds ErrMalformed for what is no footer, ErrAuthentication for
