@@ -336,9 +336,10 @@ func TestEncryptionCLI(t *testing.T) {
 	}
 	folder := t.TempDir()
 	file := func(name string) string { return filepath.Join(folder, name) }
-	run := func(arguments ...string) {
+	strict := []string{"key=" + p.ARN()}
+	run := func(keys []string, arguments ...string) {
 		t.Helper()
-		command := exec.Command(cli, append(arguments, "--suppress-metadata", "--wrapping-keys", "key="+p.ARN())...)
+		command := exec.Command(cli, append(append(arguments, "--suppress-metadata", "--wrapping-keys"), keys...)...)
 		command.Env = append(os.Environ(), "AWS_ENDPOINT_URL="+endpoint(t), "AWS_DEFAULT_REGION="+region)
 		out, err := command.CombinedOutput()
 		require.NoError(t, err, "%s", out)
@@ -350,13 +351,17 @@ func TestEncryptionCLI(t *testing.T) {
 	stored, err := e.Encrypt(t.Context(), plaintext, map[string]string{"tenant": "42"})
 	require.NoError(t, err)
 	require.NoError(t, os.WriteFile(file("ours"), stored, 0o600))
-	run("--decrypt", "--input", file("ours"), "--output", file("opened"), "--encryption-context", "tenant=42")
-	opened, err := os.ReadFile(file("opened"))
-	require.NoError(t, err)
-	require.True(t, bytes.Equal(plaintext, opened))
+	discovery := []string{"discovery=true", "discovery-account=000000000000", "discovery-partition=aws", "region=" + region}
+	for _, keys := range [][]string{strict, discovery} {
+		run(keys, "--decrypt", "--input", file("ours"), "--output", file("opened"), "--encryption-context", "tenant=42")
+		opened, err := os.ReadFile(file("opened"))
+		require.NoError(t, err)
+		require.True(t, bytes.Equal(plaintext, opened))
+		require.NoError(t, os.Remove(file("opened")))
+	}
 
 	for _, suite := range []string{"AES_256_GCM_HKDF_SHA512_COMMIT_KEY_ECDSA_P384", "AES_256_GCM_HKDF_SHA512_COMMIT_KEY"} {
-		run("--encrypt", "--algorithm", suite, "--input", file("plain"), "--output", file(suite), "--encryption-context", "tenant=42")
+		run(strict, "--encrypt", "--algorithm", suite, "--input", file("plain"), "--output", file(suite), "--encryption-context", "tenant=42")
 		theirs, err := os.ReadFile(file(suite))
 		require.NoError(t, err)
 		d := message.Decrypter{Keyrings: []provider.Keyring{p}}
