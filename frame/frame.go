@@ -6,9 +6,9 @@
 //
 // The format is the specification's data-format/message-body.md ("Framed Data") and data-format/message-body-aad.md.
 // Invariants: frames count from 1 without a gap; a body ends with exactly one final frame, behind which stands at most the
-// footer of a signed message, and with the input; no byte of a frame is released before its tag is verified. The final frame that is written here is
-// always shorter than a regular one, empty if need be: the specification lets it be full too, which is read, but AWS's
-// SDK for Python refuses that.
+// footer of a signed message, and with the input; no byte of a frame is released before its tag is verified, and none of the
+// final one before the footer is. The final frame that is written here is always shorter than a regular one, empty if need be:
+// the specification lets it be full too, which is read, but AWS's SDK for Python refuses that.
 package frame
 
 import (

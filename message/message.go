@@ -116,7 +116,7 @@ func (e *Encrypter) start(ctx context.Context, encryptionContext map[string]stri
 	stored, unstored := make(map[string]string), make(map[string]string)
 	maps.Copy(stored, encryptionContext)
 	for _, name := range e.Required {
-		value, ok := stored[name]
+		value, ok := encryptionContext[name]
 		if !ok {
 			return refuse(fmt.Errorf("%w: %w: the required pair %q is not stated", provider.ErrEncryptionFailed, provider.ErrContextMismatch, name))
 		}
@@ -325,7 +325,10 @@ type Decrypter struct {
 // fit), or is the keyring's or src's own. Read's errors are the same.
 func (d *Decrypter) NewReader(ctx context.Context, src io.Reader, stated map[string]string) (*DecryptReader, error) {
 	source := bufio.NewReaderSize(&contextReader{ctx, src}, header.SniffSize) // it reads past its buffer into a larger one
-	start, _ := source.Peek(pikov2.SniffSize)                                 // an error comes again below
+	start, err := source.Peek(pikov2.SniffSize)
+	if err != nil && err != io.EOF {
+		return nil, err
+	}
 	if pikov2.Sniff(start) {
 		return d.newPikoV2Reader(ctx, source, stated)
 	}
