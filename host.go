@@ -15,6 +15,7 @@ import (
 	"piko.sh/pikokms/message"
 	"piko.sh/pikokms/pikov2"
 	"piko.sh/pikokms/provider"
+	"piko.sh/pikokms/service"
 )
 
 var (
@@ -37,6 +38,7 @@ type settings struct {
 	allowPlaintext  bool
 	allowPikoV2     bool
 	bucket          string // of BindObjectName
+	service         service.Config
 	failures        []error
 }
 
@@ -44,7 +46,9 @@ func (s *settings) refuse(format string, arguments ...any) {
 	s.failures = append(s.failures, fmt.Errorf("%w: "+format, append([]any{ErrConfig}, arguments...)...))
 }
 
-// WithCryptoProvider registers an encryption provider under a name. Objects under any registered provider can be read.
+// WithCryptoProvider registers an encryption provider under a name. Objects under any registered provider can be read. The
+// host asks it through a service.Service: while the provider's key service is down, calls are refused at once with
+// service.ErrOpen.
 func WithCryptoProvider(name string, p provider.EncryptionProvider) Option {
 	return func(s *settings) {
 		switch {
@@ -56,6 +60,12 @@ func WithCryptoProvider(name string, p provider.EncryptionProvider) Option {
 			s.providers[name] = p
 		}
 	}
+}
+
+// WithDataKeyCache lets each provider's data keys serve several objects and reads, within limits of which a zero field means
+// its default. It saves calls of the key service; Host.Close zeroes what is cached.
+func WithDataKeyCache(limits service.CacheLimits) Option {
+	return func(s *settings) { s.service.Cache = &limits }
 }
 
 // WithDefaultCryptoProvider names the registered provider under which objects are written. It is what makes the encryption
@@ -116,7 +126,7 @@ type Host struct {
 	registry       *Registry
 	chain          *Chain
 	storage        Storage
-	crypto         provider.EncryptionProvider
+	services       []*service.Service // the default provider's first
 	strings        envelope.Decrypter
 	bucket         string // empty if names are not bound
 	allowPlaintext bool
@@ -148,17 +158,17 @@ func New(options ...Option) (*Host, error) {
 	if err != nil {
 		return nil, err
 	}
-	providers := []provider.EncryptionProvider{crypto}
-	for _, name := range slices.Sorted(maps.Keys(s.providers)) {
-		if name != s.defaultProvider {
-			providers = append(providers, s.providers[name])
-		}
-	}
+	names := slices.DeleteFunc(slices.Sorted(maps.Keys(s.providers)), func(name string) bool { return name == s.defaultProvider })
+	h := &Host{registry: registry, storage: s.storage, bucket: s.bucket, allowPlaintext: s.allowPlaintext, allowPikoV2: s.allowPikoV2}
+	h.strings.AllowPikoV2 = s.allowPikoV2
 	decrypter := message.Decrypter{AllowPikoV2: s.allowPikoV2}
-	for _, p := range providers {
-		decrypter.Keyrings = append(decrypter.Keyrings, p)
+	for _, name := range append([]string{s.defaultProvider}, names...) {
+		behind := service.New(s.providers[name], s.service)
+		h.services = append(h.services, behind)
+		h.strings.Providers = append(h.strings.Providers, behind)
+		decrypter.Keyrings = append(decrypter.Keyrings, behind)
 	}
-	encrypter := message.Encrypter{Keyring: crypto}
+	encrypter := message.Encrypter{Keyring: h.CryptoService()}
 	if s.bucket != "" {
 		encrypter.Required = []string{BucketKey, ObjectKey}
 	}
@@ -168,15 +178,22 @@ func New(options ...Option) (*Host, error) {
 			return nil, err
 		}
 	}
-	chain, err := registry.NewChain(append(s.enabled, CryptoTransformerName)...)
-	if err != nil {
+	if h.chain, err = registry.NewChain(append(s.enabled, CryptoTransformerName)...); err != nil {
 		return nil, err
 	}
-	return &Host{
-		registry: registry, chain: chain, storage: s.storage, crypto: crypto, bucket: s.bucket,
-		strings:        envelope.Decrypter{Providers: providers, AllowPikoV2: s.allowPikoV2},
-		allowPlaintext: s.allowPlaintext, allowPikoV2: s.allowPikoV2,
-	}, nil
+	return h, nil
+}
+
+// CryptoService returns the service on the default provider: for batches, and for the state of its circuit breaker.
+func (h *Host) CryptoService() *service.Service { return h.services[0] }
+
+// Close zeroes cached data keys. It closes neither the providers nor the storage.
+func (h *Host) Close() error {
+	var failures []error
+	for _, s := range h.services {
+		failures = append(failures, s.Close())
+	}
+	return errors.Join(failures...)
 }
 
 func (s *settings) providerNames() string {
@@ -257,7 +274,7 @@ func (o *object) WriteTo(w io.Writer) (int64, error) { return io.Copy(w, o.Reade
 // Encrypt encrypts a string to Piko's string envelope under the default provider. Decrypt must be told the same encryption
 // context, which may be nil. The errors are envelope.Encrypt's.
 func (h *Host) Encrypt(ctx context.Context, plaintext string, encryptionContext map[string]string) (string, error) {
-	return envelope.Encrypt(ctx, h.crypto, &provider.EncryptRequest{Plaintext: plaintext, Context: encryptionContext})
+	return envelope.Encrypt(ctx, h.CryptoService(), &provider.EncryptRequest{Plaintext: plaintext, Context: encryptionContext})
 }
 
 // Decrypt decrypts what Encrypt made, under any registered provider. The errors are those of envelope.Decrypter.

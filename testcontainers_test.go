@@ -32,6 +32,7 @@ import (
 	"piko.sh/pikokms/provider/awskms"
 	"piko.sh/pikokms/provider/local"
 	"piko.sh/pikokms/provider/providertest"
+	"piko.sh/pikokms/service"
 )
 
 const region = "eu-west-1"
@@ -106,13 +107,18 @@ func TestMain(m *testing.M) {
 type callCounter struct {
 	mu    sync.Mutex
 	calls map[string]int
+	down  bool // KMS answers 503 to everything
 }
 
 func (c *callCounter) RoundTrip(r *http.Request) (*http.Response, error) {
 	operation := strings.TrimPrefix(r.Header.Get("X-Amz-Target"), "TrentService.")
 	c.mu.Lock()
 	c.calls[operation]++
+	down := c.down
 	c.mu.Unlock()
+	if down {
+		return &http.Response{StatusCode: http.StatusServiceUnavailable, Header: http.Header{}, Body: http.NoBody, Request: r}, nil
+	}
 	return http.DefaultTransport.RoundTrip(r)
 }
 
@@ -612,4 +618,65 @@ func TestCommandUnderKMS(t *testing.T) {
 		require.NoError(t, err, string(out))
 		require.Contains(t, string(out), *key.Arn)
 	}
+}
+
+func TestBatchesUnderKMS(t *testing.T) {
+	p, _, calls := newProvider(t)
+	records := make([]string, 1000)
+	for i := range records {
+		records[i] = fmt.Sprintf("record %d", i)
+	}
+	cached := service.New(p, service.Config{Cache: &service.CacheLimits{}})
+	defer cached.Close()
+	for name, c := range map[string]struct {
+		s    *service.Service
+		want map[string]int
+	}{
+		"without a cache": {service.New(p, service.Config{}), map[string]int{"GenerateDataKey": 100, "Decrypt": 1}},
+		"with a cache":    {cached, map[string]int{"GenerateDataKey": 1, "Decrypt": 1}},
+	} {
+		calls.take()
+		var last []string
+		for range 100 {
+			texts, err := c.s.EncryptBatch(t.Context(), records, map[string]string{"table": "customers"})
+			require.NoError(t, err)
+			last = texts
+		}
+		got, err := c.s.DecryptBatch(t.Context(), last, map[string]string{"table": "customers"}, 1)
+		require.NoError(t, err)
+		require.Equal(t, records, got)
+		require.Equal(t, c.want, calls.take(), name)
+		t.Logf("%s: 100,000 records in batches of 1,000 take %v calls of KMS", name, c.want)
+	}
+}
+
+// An outage of KMS opens the breaker; from then on nothing leaves the process, for streams and the host's uploads, too.
+func TestBreakerUnderKMS(t *testing.T) {
+	p, client, calls := newProvider(t)
+	options := client.Options().Copy()
+	options.Retryer = aws.NopRetryer{} // its backing off is not what is tested
+	p, err := awskms.NewProvider(t.Context(), awskms.Config{KeyID: p.ARN(), Client: kms.New(options)})
+	require.NoError(t, err)
+	f := newFixture(t, pikokms.WithCryptoProvider("kms", p), pikokms.WithDefaultCryptoProvider("kms"))
+	require.NoError(t, f.Put(t.Context(), "before", strings.NewReader("content")))
+	calls.take()
+
+	calls.down = true
+	for range service.Failures {
+		err := f.Put(t.Context(), "during", strings.NewReader("content"))
+		require.ErrorIs(t, err, provider.ErrProviderUnavailable)
+		require.NotErrorIs(t, err, service.ErrOpen)
+	}
+	require.Equal(t, map[string]int{"GenerateDataKey": service.Failures}, calls.take())
+	require.Equal(t, service.StateOpen, f.CryptoService().State())
+	calls.down = false
+	begin := time.Now()
+	for range 1000 {
+		require.ErrorIs(t, f.Put(t.Context(), "during", strings.NewReader("content")), service.ErrOpen)
+		_, err := f.Get(t.Context(), "before")
+		require.ErrorIs(t, err, service.ErrOpen)
+	}
+	t.Logf("2,000 uploads and downloads are refused in %v", time.Since(begin))
+	require.Empty(t, calls.take(), "an open breaker sends nothing")
+	require.ElementsMatch(t, []string{"before"}, f.files(t), "failed uploads leave nothing behind")
 }

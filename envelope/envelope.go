@@ -60,15 +60,19 @@ func (e *Envelope) String() string {
 	return base64.StdEncoding.EncodeToString(b)
 }
 
-// Encrypt encrypts a string and returns it in an envelope. The error is the provider's, or holds
-// provider.ErrEncryptionFailed for an envelope of more than MaxSize bytes.
+// Encrypt encrypts a string and returns it in an envelope. The error is the provider's or New's.
 func Encrypt(ctx context.Context, p provider.EncryptionProvider, request *provider.EncryptRequest) (string, error) {
 	response, err := p.Encrypt(ctx, request)
 	if err != nil {
 		return "", err
 	}
-	e := &Envelope{KeyID: response.KeyID, Provider: string(response.Provider), Ciphertext: response.Ciphertext, Version: version}
-	text := e.String()
+	return New(response.KeyID, response.Provider, response.Ciphertext)
+}
+
+// New returns the text of an envelope around a provider's ciphertext, as its Encrypt gives it. The error holds
+// provider.ErrEncryptionFailed for an envelope of more than MaxSize bytes.
+func New(keyID string, kind provider.Type, ciphertext string) (string, error) {
+	text := (&Envelope{KeyID: keyID, Provider: string(kind), Ciphertext: ciphertext, Version: version}).String()
 	if len(text) > MaxSize {
 		return "", fmt.Errorf("%w: the envelope has %d bytes, readers take %d; encrypt it as a stream", provider.ErrEncryptionFailed, len(text), MaxSize)
 	}

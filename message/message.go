@@ -84,11 +84,17 @@ type Encrypter struct {
 	CommitmentPolicy CommitmentPolicy
 }
 
-// start makes a message's header and the cipher of its frames. The signer is nil for a suite without a signature.
-func (e *Encrypter) start(ctx context.Context, encryptionContext map[string]string) (*header.Header, frame.Config, *header.Signer, error) {
-	refuse := func(err error) (*header.Header, frame.Config, *header.Signer, error) {
-		return nil, frame.Config{}, nil, err
-	}
+// started is a message whose header is sealed.
+type started struct {
+	header *header.Header
+	frames frame.Config
+	signer *header.Signer  // nil for a suite without a signature
+	count  func(bytes int) // of the data key; may be nil
+}
+
+// start makes a message's header and the cipher of its frames.
+func (e *Encrypter) start(ctx context.Context, encryptionContext map[string]string) (*started, error) {
+	refuse := func(err error) (*started, error) { return nil, err }
 	h := &header.Header{Suite: e.Suite, MessageID: make([]byte, 32), ContentType: header.Framed}
 	if h.Suite == 0 {
 		h.Suite = header.AES256GCMHKDFSHA512CommitKey
@@ -165,7 +171,7 @@ func (e *Encrypter) start(ctx context.Context, encryptionContext map[string]stri
 		_, _ = signer.Write(h.Bytes()) // a hash.Hash never fails
 		c.Digest = signer
 	}
-	return h, c, signer, nil
+	return &started{h, c, signer, dataKey.Count}, nil
 }
 
 // NewReader returns the message that holds src's plaintext, as a pull stream. The encryption context is authenticated,
@@ -173,26 +179,27 @@ func (e *Encrypter) start(ctx context.Context, encryptionContext map[string]stri
 //
 // Errors are the keyring's, or hold provider.ErrEncryptionFailed.
 func (e *Encrypter) NewReader(ctx context.Context, src io.Reader, encryptionContext map[string]string) (*EncryptReader, error) {
-	h, c, signer, err := e.start(ctx, encryptionContext)
+	m, err := e.start(ctx, encryptionContext)
 	if err != nil {
 		return nil, err
 	}
-	return &EncryptReader{header: h, out: h.Bytes(), body: frame.NewSealReader(&contextReader{ctx, src}, c), signer: signer}, nil
+	body := frame.NewSealReader(&contextReader{ctx, src, m.count}, m.frames)
+	return &EncryptReader{header: m.header, out: m.header.Bytes(), body: body, signer: m.signer}, nil
 }
 
 // NewWriter writes a header to dst and returns a push stream whose plaintext follows it. Only its Close makes the message
 // whole: after an error, leave it unclosed, and every reader refuses what was written. Closing it does not close dst.
 // The rest is as in NewReader.
 func (e *Encrypter) NewWriter(ctx context.Context, dst io.Writer, encryptionContext map[string]string) (*EncryptWriter, error) {
-	h, c, signer, err := e.start(ctx, encryptionContext)
+	m, err := e.start(ctx, encryptionContext)
 	if err != nil {
 		return nil, err
 	}
-	dst = &contextWriter{ctx, dst}
-	if err := writeAll(dst, h.Bytes()); err != nil {
+	dst = &contextWriter{ctx, dst, m.count}
+	if err := writeAll(dst, m.header.Bytes()); err != nil {
 		return nil, fmt.Errorf("message: writing the header: %w", err)
 	}
-	return &EncryptWriter{SealWriter: frame.NewSealWriter(dst, c), header: h, dst: dst, signer: signer}, nil
+	return &EncryptWriter{SealWriter: frame.NewSealWriter(dst, m.frames), header: m.header, dst: dst, signer: m.signer}, nil
 }
 
 func writeAll(w io.Writer, b []byte) error {
@@ -324,7 +331,7 @@ type Decrypter struct {
 // provider.ErrContextMismatch, provider.ErrUntrustedKey, provider.ErrDecryptionFailed (it was changed, or the key does not
 // fit), or is the keyring's or src's own. Read's errors are the same.
 func (d *Decrypter) NewReader(ctx context.Context, src io.Reader, stated map[string]string) (*DecryptReader, error) {
-	source := bufio.NewReaderSize(&contextReader{ctx, src}, header.SniffSize) // it reads past its buffer into a larger one
+	source := bufio.NewReaderSize(&contextReader{ctx, src, nil}, header.SniffSize) // it reads past its buffer into a larger one
 	start, err := source.Peek(pikov2.SniffSize)
 	if err != nil && err != io.EOF {
 		return nil, err
@@ -364,7 +371,7 @@ func (d *Decrypter) newPikoV2Reader(ctx context.Context, src io.Reader, stated m
 // key service is called during the Write that completes the header. The plaintext is whole when Close returns nil, and
 // only then. Streams that Piko wrote before pikokms are for NewReader. The rest is as in NewReader.
 func (d *Decrypter) NewWriter(ctx context.Context, dst io.Writer, stated map[string]string) *DecryptWriter {
-	return &DecryptWriter{decrypter: d, ctx: ctx, dst: &contextWriter{ctx, dst}, stated: maps.Clone(stated), scanner: header.Scanner{Limits: d.Limits}}
+	return &DecryptWriter{decrypter: d, ctx: ctx, dst: &contextWriter{ctx, dst, nil}, stated: maps.Clone(stated), scanner: header.Scanner{Limits: d.Limits}}
 }
 
 // start checks a header that was read, and gives the cipher of its frames and the whole encryption context.
@@ -642,26 +649,36 @@ func classify(err error) error {
 
 // contextReader ends a stream with its context, at the next read of the source.
 type contextReader struct {
-	ctx context.Context
-	r   io.Reader
+	ctx   context.Context
+	r     io.Reader
+	count func(bytes int) // of the data key; may be nil
 }
 
 func (r *contextReader) Read(p []byte) (int, error) {
 	if err := r.ctx.Err(); err != nil {
 		return 0, err
 	}
-	return r.r.Read(p)
+	n, err := r.r.Read(p)
+	if r.count != nil {
+		r.count(n)
+	}
+	return n, err
 }
 
 // contextWriter ends a stream with its context, at the next write to the destination.
 type contextWriter struct {
-	ctx context.Context
-	w   io.Writer
+	ctx   context.Context
+	w     io.Writer
+	count func(bytes int)
 }
 
 func (w *contextWriter) Write(p []byte) (int, error) {
 	if err := w.ctx.Err(); err != nil {
 		return 0, err
 	}
-	return w.w.Write(p)
+	n, err := w.w.Write(p)
+	if w.count != nil {
+		w.count(n)
+	}
+	return n, err
 }

@@ -109,6 +109,9 @@ type DataKey struct {
 	EncryptedKey header.EncryptedDataKey
 	KeyID        string // of the wrapping key
 	Provider     Type
+
+	// Count, if not nil, is told of the bytes that are encrypted under the key, as they are: a cache of data keys bounds them.
+	Count func(bytes int)
 }
 
 // Close zeroes the plain key.

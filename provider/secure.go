@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"runtime"
 	"sync"
+	"sync/atomic"
 
 	"github.com/awnumar/memcall"
 )
@@ -24,12 +25,18 @@ type SecureBytes struct {
 	cleanup runtime.Cleanup
 }
 
+// region is the memory of one key, which several SecureBytes may share.
 type region struct {
 	memory []byte
 	locked bool
+	shares atomic.Int32
 }
 
-func (r *region) free() error {
+// release frees the memory once no SecureBytes has it.
+func (r *region) release() error {
+	if r.shares.Add(-1) > 0 {
+		return nil
+	}
 	clear(r.memory)
 	var err error
 	if r.locked {
@@ -51,10 +58,26 @@ func NewSecureBytes(key []byte) (*SecureBytes, error) {
 	}
 	r := &region{memory: memory, locked: memcall.Lock(memory) == nil}
 	copy(memory, key)
-	s := &SecureBytes{region: r, size: len(key)}
+	return r.share(len(key)), nil
+}
+
+func (r *region) share(size int) *SecureBytes {
+	r.shares.Add(1)
+	s := &SecureBytes{region: r, size: size}
 	// A key that its owner forgot to close is zeroed when it is collected.
-	s.cleanup = runtime.AddCleanup(s, func(r *region) { _ = r.free() }, r)
-	return s, nil
+	s.cleanup = runtime.AddCleanup(s, func(r *region) { _ = r.release() }, r)
+	return s
+}
+
+// Share returns another SecureBytes of the same memory, which is zeroed when all that share it are closed. The error holds
+// ErrClosed.
+func (s *SecureBytes) Share() (*SecureBytes, error) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if s.region == nil {
+		return nil, fmt.Errorf("secure bytes: %w", ErrClosed)
+	}
+	return s.region.share(s.size), nil
 }
 
 // WithAccess calls operation with the key, which it must neither change nor keep. The error is operation's, or holds ErrClosed.
@@ -70,7 +93,7 @@ func (s *SecureBytes) WithAccess(operation func(key []byte) error) error {
 // Len returns the key's size in bytes.
 func (s *SecureBytes) Len() int { return s.size }
 
-// Close zeroes the key and gives its memory back. It waits for WithAccess calls under way. A second Close does nothing.
+// Close zeroes the key and gives its memory back, unless it is shared. It waits for WithAccess calls under way. A second Close does nothing.
 func (s *SecureBytes) Close() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -80,7 +103,7 @@ func (s *SecureBytes) Close() error {
 	s.cleanup.Stop()
 	r := s.region
 	s.region = nil
-	if err := r.free(); err != nil {
+	if err := r.release(); err != nil {
 		return fmt.Errorf("provider: freeing secure memory: %w", err)
 	}
 	return nil

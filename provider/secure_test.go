@@ -35,6 +35,33 @@ func TestSecureBytesMovesTheKey(t *testing.T) {
 	require.ErrorIs(t, err, provider.ErrInvalidKey)
 }
 
+func TestSharedSecureBytes(t *testing.T) {
+	first, err := provider.NewSecureBytes(bytes.Repeat([]byte{0xA5}, 32))
+	require.NoError(t, err)
+	var memory []byte
+	look := func(k []byte) error { memory = k; return nil }
+	second, err := first.Share()
+	require.NoError(t, err)
+	third, err := second.Share()
+	require.NoError(t, err)
+	require.NoError(t, first.WithAccess(look))
+	kept := memory
+	require.NoError(t, third.WithAccess(look))
+	require.Same(t, &kept[0], &memory[0])
+
+	require.NoError(t, first.Close())
+	require.NoError(t, first.Close(), "closing twice gives up one share")
+	_, err = first.Share()
+	require.ErrorIs(t, err, provider.ErrClosed)
+	require.NoError(t, second.Close())
+	require.NoError(t, third.WithAccess(func(k []byte) error {
+		require.Equal(t, bytes.Repeat([]byte{0xA5}, 32), k)
+		return nil
+	}))
+	require.NoError(t, third.Close())
+	require.ErrorIs(t, third.WithAccess(look), provider.ErrClosed)
+}
+
 func TestSecureBytesShowsNothing(t *testing.T) {
 	s, err := provider.NewSecureBytes([]byte("SENTINELSENTINELSENTINELSENTINEL"))
 	require.NoError(t, err)

@@ -1,0 +1,133 @@
+package service
+
+import (
+	"context"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"sync"
+
+	"piko.sh/pikokms/envelope"
+	"piko.sh/pikokms/header"
+	"piko.sh/pikokms/message"
+	"piko.sh/pikokms/provider"
+)
+
+// BatchError says which items of a batch failed. All others succeeded.
+type BatchError struct {
+	Errors []error // an item's error in its place; nil for one that succeeded
+}
+
+func (e *BatchError) Error() string {
+	failed, first := 0, 0
+	for i := len(e.Errors) - 1; i >= 0; i-- {
+		if e.Errors[i] != nil {
+			failed, first = failed+1, i
+		}
+	}
+	return fmt.Sprintf("%d of %d items failed, the first of them item %d: %v", failed, len(e.Errors), first, e.Errors[first])
+}
+
+// Unwrap returns the errors of the items that failed.
+func (e *BatchError) Unwrap() []error {
+	var failed []error
+	for _, err := range e.Errors {
+		if err != nil {
+			failed = append(failed, err)
+		}
+	}
+	return failed
+}
+
+// EncryptBatch encrypts strings to Piko's string envelope under one data key, with one call of the key service, or none when
+// the data key is cached. Each result decrypts alone, too, with envelope.Decrypter or pikokms.Host.Decrypt.
+//
+// When the data key fails there are no results, and the error is the provider's. When items fail, the error is a *BatchError,
+// and their results are empty.
+func (s *Service) EncryptBatch(ctx context.Context, plaintexts []string, encryptionContext map[string]string) ([]string, error) {
+	if len(plaintexts) == 0 {
+		return nil, nil
+	}
+	keyring := newCache(s.keyring(), CacheLimits{MaxMessages: 1 << 62, MaxBytes: 1 << 62, MaxKeys: 1})
+	defer keyring.close()
+	first, err := keyring.GenerateDataKey(ctx, &provider.GenerateDataKeyRequest{Context: encryptionContext})
+	if err != nil {
+		return nil, err
+	}
+	keyID := first.KeyID
+	if err := first.Close(); err != nil {
+		return nil, err
+	}
+	return each(plaintexts, 1, func(plaintext string) (string, error) {
+		if plaintext == "" {
+			return "", provider.ErrEmptyPlaintext
+		}
+		text, err := message.EncryptText(ctx, keyring, &provider.EncryptRequest{Plaintext: plaintext, Context: encryptionContext})
+		if err != nil {
+			return "", err
+		}
+		return envelope.New(keyID, s.Type(), text)
+	})
+}
+
+// EncryptBatchDirect is EncryptBatch with a call of the key service for each item, at most concurrency at once: for items that
+// are to be under the key itself, such as those that ReEncrypt is to move within AWS KMS.
+func (s *Service) EncryptBatchDirect(ctx context.Context, plaintexts []string, encryptionContext map[string]string, concurrency int) ([]string, error) {
+	return each(plaintexts, concurrency, func(plaintext string) (string, error) {
+		return envelope.Encrypt(ctx, s, &provider.EncryptRequest{Plaintext: plaintext, Context: encryptionContext})
+	})
+}
+
+// DecryptBatch decrypts what EncryptBatch and EncryptBatchDirect made. The key service is called once for each data key, or
+// not at all when it is cached; strings without a data key cost a call each, at most concurrency at once.
+//
+// When items fail, the error is a *BatchError, and their results are empty.
+func (s *Service) DecryptBatch(ctx context.Context, texts []string, encryptionContext map[string]string, concurrency int) ([]string, error) {
+	keyring := newCache(s.keyring(), CacheLimits{})
+	defer keyring.close()
+	return each(texts, concurrency, func(text string) (string, error) {
+		e, err := envelope.Parse(text)
+		if err != nil {
+			return "", err
+		}
+		if e.Provider != string(s.Type()) {
+			return "", fmt.Errorf("%w: the envelope names provider %.40q, this is %q", provider.ErrUntrustedKey, e.Provider, s.Type())
+		}
+		request := &provider.DecryptRequest{Ciphertext: e.Ciphertext, Context: encryptionContext}
+		ciphertext, err := base64.StdEncoding.DecodeString(e.Ciphertext)
+		if err != nil {
+			return "", fmt.Errorf("%w: the ciphertext is not base64: %w", provider.ErrInvalidCiphertext, err)
+		}
+		if header.Sniff(ciphertext) {
+			return message.DecryptText(ctx, keyring, ciphertext, request)
+		}
+		response, err := s.Decrypt(ctx, request)
+		if err != nil {
+			return "", err
+		}
+		return response.Plaintext, nil
+	})
+}
+
+// each calls operation for every item, at most concurrency at once.
+func each(items []string, concurrency int, operation func(string) (string, error)) ([]string, error) {
+	results, failures := make([]string, len(items)), make([]error, len(items))
+	next := make(chan int)
+	var workers sync.WaitGroup
+	for range max(1, min(concurrency, len(items))) {
+		workers.Go(func() {
+			for i := range next {
+				results[i], failures[i] = operation(items[i])
+			}
+		})
+	}
+	for i := range items {
+		next <- i
+	}
+	close(next)
+	workers.Wait()
+	if errors.Join(failures...) != nil {
+		return results, &BatchError{failures}
+	}
+	return results, nil
+}

@@ -1,0 +1,242 @@
+package service
+
+import (
+	"cmp"
+	"container/list"
+	"context"
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"sync"
+	"time"
+
+	"piko.sh/pikokms/header"
+	"piko.sh/pikokms/provider"
+)
+
+// CacheLimits say how long and how often a cached data key is used (specification: framework/caching-cmm.md). A zero field
+// means its default. Each message derives keys of its own from its data key and its random ID, so that one data key is as safe
+// for many messages as for one; the limits bound what a stolen data key opens, and how long a disabled KMS key still works.
+type CacheLimits struct {
+	MaxAge      time.Duration // of a data key, default 5 minutes
+	MaxMessages int64         // encrypted under a data key, default 2²⁰
+	MaxBytes    int64         // encrypted under a data key, default 2⁴⁰; messages begun before it is reached are finished
+	MaxKeys     int           // data keys in the cache, default 100; the one not used for longest gives way
+}
+
+// Defaults of CacheLimits.
+const (
+	DefaultMaxAge      = 5 * time.Minute
+	DefaultMaxMessages = 1 << 20
+	DefaultMaxBytes    = 1 << 40
+	DefaultMaxKeys     = 100
+)
+
+// cache is a keyring that gives out the data keys of another one again, to encrypt and to decrypt.
+type cache struct {
+	provider.Keyring
+	limits CacheLimits
+
+	mu      sync.Mutex
+	entries map[[sha256.Size]byte]*entry
+	used    *list.List // of entries, those used last first
+	closed  bool
+}
+
+// entry is a data key, or the call that is to bring it.
+type entry struct {
+	id      [sha256.Size]byte
+	element *list.Element // nil while the call is under way
+	done    chan struct{} // closed when the call is over
+	err     error         // of the call
+
+	key             *provider.SecureBytes
+	made            *provider.DataKey // to encrypt; nil to decrypt
+	messages, bytes int64             // encrypted so far
+	expiry          *time.Timer
+}
+
+func newCache(k provider.Keyring, limits CacheLimits) *cache {
+	limits.MaxAge = cmp.Or(max(limits.MaxAge, 0), DefaultMaxAge)
+	limits.MaxMessages = cmp.Or(max(limits.MaxMessages, 0), DefaultMaxMessages)
+	limits.MaxBytes = cmp.Or(max(limits.MaxBytes, 0), DefaultMaxBytes)
+	limits.MaxKeys = cmp.Or(max(limits.MaxKeys, 0), DefaultMaxKeys)
+	return &cache{Keyring: k, limits: limits, entries: make(map[[sha256.Size]byte]*entry), used: list.New()}
+}
+
+// identity is a hash over parts, each with its length before it.
+func identity(parts ...[]byte) [sha256.Size]byte {
+	h := sha256.New()
+	for _, part := range parts {
+		_, _ = h.Write(binary.BigEndian.AppendUint64(nil, uint64(len(part)))) // a hash.Hash never fails
+		_, _ = h.Write(part)
+	}
+	return [sha256.Size]byte(h.Sum(nil))
+}
+
+// GenerateDataKey implements provider.Keyring.
+func (c *cache) GenerateDataKey(ctx context.Context, request *provider.GenerateDataKeyRequest) (*provider.DataKey, error) {
+	// The verification key of a signed message is new each time, so such messages find no data key: they pass by the cache.
+	if _, signed := request.Context[header.PublicKeyName]; signed {
+		return c.Keyring.GenerateDataKey(ctx, request)
+	}
+	pairs, err := header.AppendContext(nil, request.Context)
+	if err != nil {
+		return nil, err
+	}
+	id := identity([]byte("encrypt"), []byte(request.KeyID), []byte(request.KeySpec), pairs)
+	var made provider.DataKey
+	key, err := c.get(ctx, id, func() (*entry, error) {
+		key, err := c.Keyring.GenerateDataKey(ctx, request)
+		if err != nil {
+			return nil, err
+		}
+		return &entry{key: key.PlaintextKey, made: key}, nil
+	}, func(e *entry) {
+		made = *e.made
+		made.Count = func(bytes int) { c.count(e, int64(bytes)) }
+	})
+	if err != nil {
+		return nil, err
+	}
+	made.PlaintextKey = key
+	return &made, nil
+}
+
+// UnwrapDataKey implements provider.Keyring.
+func (c *cache) UnwrapDataKey(ctx context.Context, request *provider.UnwrapDataKeyRequest) (*provider.SecureBytes, error) {
+	pairs, err := header.AppendContext(nil, request.Context)
+	if err != nil {
+		return nil, err
+	}
+	k := request.EncryptedKey
+	id := identity([]byte("decrypt"), []byte(k.ProviderID), k.ProviderInfo, k.Ciphertext, pairs, binary.BigEndian.AppendUint64(nil, uint64(request.Size)))
+	return c.get(ctx, id, func() (*entry, error) {
+		key, err := c.Keyring.UnwrapDataKey(ctx, request)
+		if err != nil {
+			return nil, err
+		}
+		return &entry{key: key}, nil
+	}, func(*entry) {})
+}
+
+// get returns a share of the data key of this identity. Of several callers that find none, one makes the call and the others
+// wait for it. use is called under the lock with the entry whose key is returned.
+func (c *cache) get(ctx context.Context, id [sha256.Size]byte, call func() (*entry, error), use func(*entry)) (key *provider.SecureBytes, err error) {
+	for {
+		c.mu.Lock()
+		e := c.entries[id]
+		if e == nil {
+			break
+		}
+		if e.element != nil {
+			key, err := e.key.Share()
+			if err == nil {
+				use(e)
+				c.spend(e, 1, 0)
+			}
+			c.mu.Unlock()
+			return key, err
+		}
+		c.mu.Unlock()
+		select {
+		case <-e.done:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+		// A caller that gave up says nothing about the key service: the next one asks it.
+		if e.err != nil && !errors.Is(e.err, context.Canceled) && !errors.Is(e.err, context.DeadlineExceeded) {
+			return nil, e.err
+		}
+	}
+	pending := &entry{id: id, done: make(chan struct{}), err: errPanic}
+	c.entries[id] = pending
+	c.mu.Unlock()
+	defer func() { // also when the call panics
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if c.entries[id] == pending {
+			delete(c.entries, id)
+		}
+		close(pending.done)
+	}()
+
+	e, err := call()
+	if err == nil {
+		key, err = e.key.Share()
+	}
+	if pending.err = err; err != nil {
+		return nil, err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	use(e)
+	c.keep(id, e)
+	c.spend(e, 1, 0)
+	return key, nil
+}
+
+var errPanic = errors.New("service: the call for a data key panicked")
+
+// keep puts an entry into the cache.
+func (c *cache) keep(id [sha256.Size]byte, e *entry) {
+	e.id = id
+	c.entries[id] = e
+	e.element = c.used.PushFront(e)
+	if c.closed {
+		c.evict(e)
+		return
+	}
+	e.expiry = time.AfterFunc(c.limits.MaxAge, func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.evict(e)
+	})
+	for c.used.Len() > c.limits.MaxKeys {
+		c.evict(c.used.Back().Value.(*entry))
+	}
+}
+
+// count is what messages under an entry's data key tell of their bytes.
+func (c *cache) count(e *entry, bytes int64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.spend(e, 0, bytes)
+}
+
+// spend notes a use of an entry, and evicts it once it is used up.
+func (c *cache) spend(e *entry, messages, bytes int64) {
+	if c.entries[e.id] != e {
+		return
+	}
+	c.used.MoveToFront(e.element)
+	e.messages += messages
+	e.bytes += bytes
+	if e.made != nil && (e.messages >= c.limits.MaxMessages || e.bytes >= c.limits.MaxBytes) {
+		c.evict(e)
+	}
+}
+
+// evict removes an entry and zeroes its key, once the messages under way have done with it.
+func (c *cache) evict(e *entry) {
+	if c.entries[e.id] != e {
+		return
+	}
+	delete(c.entries, e.id)
+	c.used.Remove(e.element)
+	if e.expiry != nil {
+		e.expiry.Stop()
+	}
+	_ = e.key.Close() // that memory can't be given back is no failure of the caller's
+}
+
+// close evicts all entries, and those that calls under way will bring.
+func (c *cache) close() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.closed = true
+	for c.used.Len() > 0 {
+		c.evict(c.used.Front().Value.(*entry))
+	}
+	return nil
+}

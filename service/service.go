@@ -1,0 +1,133 @@
+// Package service makes a provider fit for production: a circuit breaker that refuses calls at once while the key service is
+// down, an optional cache of data keys, and batches under one data key.
+//
+// It stands between a provider and whatever uses it, and is a provider itself:
+//
+//	message, host, application ── Service: cache → breaker ── provider ── key service
+package service
+
+import (
+	"context"
+	"encoding/base64"
+	"io"
+
+	"github.com/sony/gobreaker/v2"
+
+	"piko.sh/pikokms/header"
+	"piko.sh/pikokms/message"
+	"piko.sh/pikokms/provider"
+)
+
+// Config configures a Service. The zero Config has a circuit breaker and no cache.
+type Config struct {
+	Cache *CacheLimits // the data-key cache; nil is none
+
+	// OnStateChange, if not nil, is called when the breaker's state changes. It must not call the Service.
+	OnStateChange func(from, to State)
+}
+
+// Service implements provider.EncryptionProvider on another one. It is safe for concurrent use.
+type Service struct {
+	inner   provider.EncryptionProvider
+	breaker *gobreaker.CircuitBreaker[any]
+	cache   *cache // nil if there is none
+}
+
+// New wraps a provider. Whoever made the provider still closes it, after the Service.
+func New(p provider.EncryptionProvider, c Config) *Service {
+	s := &Service{inner: p, breaker: newBreaker(c.OnStateChange)}
+	if c.Cache != nil {
+		s.cache = newCache(broken{s}, *c.Cache)
+	}
+	return s
+}
+
+// Close zeroes the cached data keys. The Service goes on working, without a cache.
+func (s *Service) Close() error {
+	if s.cache == nil {
+		return nil
+	}
+	return s.cache.close()
+}
+
+// keyring is where data keys come from.
+func (s *Service) keyring() provider.Keyring {
+	if s.cache != nil {
+		return s.cache
+	}
+	return broken{s}
+}
+
+// Type implements provider.EncryptionProvider.
+func (s *Service) Type() provider.Type { return s.inner.Type() }
+
+// GenerateDataKey implements provider.Keyring.
+func (s *Service) GenerateDataKey(ctx context.Context, request *provider.GenerateDataKeyRequest) (*provider.DataKey, error) {
+	return s.keyring().GenerateDataKey(ctx, request)
+}
+
+// UnwrapDataKey implements provider.Keyring.
+func (s *Service) UnwrapDataKey(ctx context.Context, request *provider.UnwrapDataKeyRequest) (*provider.SecureBytes, error) {
+	return s.keyring().UnwrapDataKey(ctx, request)
+}
+
+// Encrypt implements provider.EncryptionProvider.
+func (s *Service) Encrypt(ctx context.Context, request *provider.EncryptRequest) (*provider.EncryptResponse, error) {
+	return guard(s, "Encrypt", func() (*provider.EncryptResponse, error) { return s.inner.Encrypt(ctx, request) })
+}
+
+// Decrypt implements provider.EncryptionProvider. The data key of a value that is under one may come from the cache.
+func (s *Service) Decrypt(ctx context.Context, request *provider.DecryptRequest) (*provider.DecryptResponse, error) {
+	if ciphertext, err := base64.StdEncoding.DecodeString(request.Ciphertext); err == nil && request.KeyID == "" && header.Sniff(ciphertext) {
+		plaintext, err := message.DecryptText(ctx, s, ciphertext, request)
+		if err != nil {
+			return nil, err
+		}
+		return &provider.DecryptResponse{Plaintext: plaintext}, nil
+	}
+	return guard(s, "Decrypt", func() (*provider.DecryptResponse, error) { return s.inner.Decrypt(ctx, request) })
+}
+
+// GetKeyInfo implements provider.EncryptionProvider.
+func (s *Service) GetKeyInfo(ctx context.Context, keyID string) (*provider.KeyInfo, error) {
+	return guard(s, "GetKeyInfo", func() (*provider.KeyInfo, error) { return s.inner.GetKeyInfo(ctx, keyID) })
+}
+
+// HealthCheck implements provider.EncryptionProvider. It asks the key service whatever is cached.
+func (s *Service) HealthCheck(ctx context.Context) error {
+	_, err := guard(s, "HealthCheck", func() (struct{}, error) { return struct{}{}, s.inner.HealthCheck(ctx) })
+	return err
+}
+
+// EncryptStream implements provider.EncryptionProvider.
+func (s *Service) EncryptStream(ctx context.Context, output io.Writer, request *provider.EncryptRequest) (io.WriteCloser, error) {
+	e := message.Encrypter{Keyring: withKeyID{s, request.KeyID}}
+	w, err := e.NewWriter(ctx, output, request.Context)
+	if err != nil {
+		return nil, err // not w: a nil pointer would make an io.WriteCloser that is not nil
+	}
+	return w, nil
+}
+
+// DecryptStream implements provider.EncryptionProvider. The result is a *message.DecryptReader.
+func (s *Service) DecryptStream(ctx context.Context, input io.Reader) (io.ReadCloser, error) {
+	r, err := (&message.Decrypter{Keyrings: []provider.Keyring{s}}).NewReader(ctx, input, nil)
+	if err != nil {
+		return nil, err
+	}
+	return r, nil
+}
+
+// withKeyID asks for data keys under a request's key.
+type withKeyID struct {
+	provider.Keyring
+	keyID string
+}
+
+func (k withKeyID) GenerateDataKey(ctx context.Context, request *provider.GenerateDataKeyRequest) (*provider.DataKey, error) {
+	named := *request
+	named.KeyID = k.keyID
+	return k.Keyring.GenerateDataKey(ctx, &named)
+}
+
+var _ provider.EncryptionProvider = (*Service)(nil)
