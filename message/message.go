@@ -12,6 +12,7 @@ package message
 import (
 	"bufio"
 	"context"
+	"crypto/cipher"
 	"crypto/rand"
 	"crypto/subtle"
 	"errors"
@@ -376,56 +377,74 @@ func (d *Decrypter) NewWriter(ctx context.Context, dst io.Writer, stated map[str
 
 // start checks a header that was read, and gives the cipher of its frames and the whole encryption context.
 func (d *Decrypter) start(ctx context.Context, h *header.Header, stated map[string]string) (frame.Config, map[string]string, error) {
-	refuse := func(err error) (frame.Config, map[string]string, error) { return frame.Config{}, nil, err }
-	if err := d.CommitmentPolicy.allowDecrypt(h.Suite); err != nil {
-		return refuse(err)
-	}
-	all, unstored := make(map[string]string), make(map[string]string)
-	maps.Copy(all, h.EncryptionContext)
-	for name, value := range stated {
-		got, stored := all[name]
-		switch {
-		case !stored:
-			unstored[name], all[name] = value, value
-		case got != value:
-			return refuse(fmt.Errorf("%w: the message has another value for %q than the one stated", provider.ErrContextMismatch, name))
-		}
-	}
-	if err := header.CheckContext(unstored); err != nil {
-		return refuse(fmt.Errorf("%w: %w", provider.ErrContextMismatch, err))
-	}
-	var verifier *header.Verifier
-	if _, signed := h.EncryptionContext[header.PublicKeyName]; signed && !h.Suite.Signed() {
-		// Specification: framework/default-cmm.md, "Decrypt Materials Request".
-		return refuse(classify(fmt.Errorf("%w: suite %v has no signature, but the encryption context has a verification key", header.ErrMalformed, h.Suite)))
-	}
-	if h.Suite.Signed() {
-		var err error
-		if verifier, err = header.NewVerifier(h.Suite, h.EncryptionContext); err != nil {
-			return refuse(classify(err))
-		}
-	}
-	// A required pair that is not the message's looks like a wrong key or a changed header.
-	hint := func(err error) error {
-		if len(unstored) == 0 || !errors.Is(err, provider.ErrDecryptionFailed) {
-			return err
-		}
-		names := slices.Sorted(maps.Keys(unstored))
-		return fmt.Errorf("%w: the message does not store %q, so what was stated for it was taken as a required pair: %w", provider.ErrContextMismatch, names, err)
-	}
-	dataKey, err := d.unwrap(ctx, h, all)
+	v, err := d.verify(ctx, h, stated)
 	if err != nil {
-		return refuse(hint(classify(err)))
+		return frame.Config{}, nil, err
 	}
-	defer dataKey.Close()
-	c := frame.Config{MessageID: h.MessageID, Length: int(h.FrameLength)}
+	defer v.dataKey.Close()
+	c := frame.Config{AEAD: v.aead, MessageID: h.MessageID, Length: int(h.FrameLength)}
 	if h.ContentType == header.Unframed {
 		c.Unframed = true
 		if c.Length = d.Limits.MaxFrameLength; c.Length <= 0 {
 			c.Length = header.MaxFrameLength
 		}
 	}
-	err = dataKey.WithAccess(func(key []byte) error {
+	if v.verifier != nil {
+		_, _ = v.verifier.Write(h.Bytes()) // a hash.Hash never fails
+		c.Digest, c.Footer = v.verifier, v.verifier.Verify
+	}
+	return c, v.all, nil
+}
+
+// verified is what a header that was checked gives.
+type verified struct {
+	dataKey       *provider.SecureBytes // to be closed
+	aead          cipher.AEAD
+	all, unstored map[string]string // the encryption context, and the required pairs in it
+	verifier      *header.Verifier  // nil for a suite without a signature
+}
+
+// verify has the data key of a header unwrapped and checks the header's commitment and tag.
+func (d *Decrypter) verify(ctx context.Context, h *header.Header, stated map[string]string) (*verified, error) {
+	if err := d.CommitmentPolicy.allowDecrypt(h.Suite); err != nil {
+		return nil, err
+	}
+	v := &verified{all: make(map[string]string), unstored: make(map[string]string)}
+	maps.Copy(v.all, h.EncryptionContext)
+	for name, value := range stated {
+		got, stored := v.all[name]
+		switch {
+		case !stored:
+			v.unstored[name], v.all[name] = value, value
+		case got != value:
+			return nil, fmt.Errorf("%w: the message has another value for %q than the one stated", provider.ErrContextMismatch, name)
+		}
+	}
+	if err := header.CheckContext(v.unstored); err != nil {
+		return nil, fmt.Errorf("%w: %w", provider.ErrContextMismatch, err)
+	}
+	if _, signed := h.EncryptionContext[header.PublicKeyName]; signed && !h.Suite.Signed() {
+		// Specification: framework/default-cmm.md, "Decrypt Materials".
+		return nil, classify(fmt.Errorf("%w: suite %v has no signature, but the encryption context has a verification key", header.ErrMalformed, h.Suite))
+	}
+	var err error
+	if h.Suite.Signed() {
+		if v.verifier, err = header.NewVerifier(h.Suite, h.EncryptionContext); err != nil {
+			return nil, classify(err)
+		}
+	}
+	// A required pair that is not the message's looks like a wrong key or a changed header.
+	hint := func(err error) error {
+		if len(v.unstored) == 0 || !errors.Is(err, provider.ErrDecryptionFailed) {
+			return err
+		}
+		names := slices.Sorted(maps.Keys(v.unstored))
+		return fmt.Errorf("%w: the message does not store %q, so what was stated for it was taken as a required pair: %w", provider.ErrContextMismatch, names, err)
+	}
+	if v.dataKey, err = d.unwrap(ctx, h, v.all); err != nil {
+		return nil, hint(classify(err))
+	}
+	err = v.dataKey.WithAccess(func(key []byte) error {
 		aead, commitment, err := h.Suite.DeriveKeys(key, h.MessageID)
 		if err != nil {
 			return err
@@ -433,17 +452,14 @@ func (d *Decrypter) start(ctx context.Context, h *header.Header, stated map[stri
 		if subtle.ConstantTimeCompare(commitment, h.Commitment) != 1 {
 			return fmt.Errorf("%w: the key commitment does not fit the data key", header.ErrAuthentication)
 		}
-		c.AEAD = aead
-		return h.Verify(aead, unstored)
+		v.aead = aead
+		return h.Verify(aead, v.unstored)
 	})
 	if err != nil {
-		return refuse(hint(classify(err)))
+		_ = v.dataKey.Close() // what failed first is what matters
+		return nil, hint(classify(err))
 	}
-	if verifier != nil {
-		_, _ = verifier.Write(h.Bytes()) // a hash.Hash never fails
-		c.Digest, c.Footer = verifier, verifier.Verify
-	}
-	return c, all, nil
+	return v, nil
 }
 
 // unwrap returns the first data key that one of the keyrings unwraps.
