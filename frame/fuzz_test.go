@@ -109,12 +109,10 @@ func withIVs(c frame.Config, body, another []byte) []byte {
 	if len(body) != len(another) {
 		return body
 	}
-	for at := 0; at < len(body); at += c.Length + frame.RegularOverhead {
-		iv := body[at+4:]
-		if bytes.HasPrefix(body[at:], []byte{0xFF, 0xFF, 0xFF, 0xFF}) {
-			iv = body[at+8:]
-		}
-		copy(iv[:12], another[at+len(body[at:])-len(iv):])
+	at := 0
+	for ; !bytes.HasPrefix(body[at:], []byte{0xFF, 0xFF, 0xFF, 0xFF}); at += c.Length + frame.RegularOverhead {
+		copy(body[at+4:at+16], another[at+4:])
 	}
+	copy(body[at+8:at+20], another[at+8:])
 	return body
 }
