@@ -71,6 +71,9 @@ func WithDataKeyCache(limits service.CacheLimits) Option {
 	return func(s *settings) { s.service.Cache = &limits }
 }
 
+// WithTelemetry says where spans, metrics and events of the calls of key services go. Without it there are none.
+func WithTelemetry(t service.Telemetry) Option { return func(s *settings) { s.service.Telemetry = t } }
+
 // WithDefaultCryptoProvider names the registered provider under which objects are written. It is what makes the encryption
 // stage register itself, and all that changes when an application switches providers.
 func WithDefaultCryptoProvider(name string) Option {

@@ -43,9 +43,7 @@ func newBreaker(onStateChange func(from, to State)) *gobreaker.CircuitBreaker[an
 		IsSuccessful: func(err error) bool { return !isOutage(err) },
 		IsExcluded:   func(err error) bool { return err != nil && !isOutage(err) && !isAnswer(err) },
 	}
-	if onStateChange != nil {
-		settings.OnStateChange = func(_ string, from, to State) { onStateChange(from, to) }
-	}
+	settings.OnStateChange = func(_ string, from, to State) { onStateChange(from, to) }
 	return gobreaker.NewCircuitBreaker[any](settings)
 }
 
@@ -73,30 +71,35 @@ func isAnswer(err error) bool {
 }
 
 // guard calls the provider through the breaker.
-func guard[T any](s *Service, operation string, call func() (T, error)) (T, error) {
-	result, err := s.breaker.Execute(func() (any, error) { return call() })
+func guard[T any](ctx context.Context, s *Service, operation string, call func(context.Context) (T, error)) (result T, err error) {
+	ctx, done := s.instruments.call(ctx, operation)
+	defer func() { done(err) }()
+	_, err = s.breaker.Execute(func() (any, error) {
+		var err error
+		result, err = call(ctx)
+		return nil, err
+	})
 	if errors.Is(err, gobreaker.ErrOpenState) || errors.Is(err, gobreaker.ErrTooManyRequests) {
-		var none T
-		return none, &provider.EncryptionError{Operation: operation, Provider: string(s.Type()), Err: ErrOpen}
+		err = &provider.EncryptionError{Operation: operation, Provider: string(s.Type()), Err: ErrOpen}
 	}
-	return result.(T), err
+	return result, err
 }
 
 // broken is a Service's provider behind its breaker, without its cache.
 type broken struct{ s *Service }
 
 func (b broken) GenerateDataKey(ctx context.Context, request *provider.GenerateDataKeyRequest) (*provider.DataKey, error) {
-	return guard(b.s, "GenerateDataKey", func() (*provider.DataKey, error) { return b.s.inner.GenerateDataKey(ctx, request) })
+	return guard(ctx, b.s, "GenerateDataKey", func(ctx context.Context) (*provider.DataKey, error) { return b.s.inner.GenerateDataKey(ctx, request) })
 }
 
 func (b broken) WrapDataKey(ctx context.Context, key *provider.SecureBytes, encryptionContext map[string]string) (header.EncryptedDataKey, error) {
-	return guard(b.s, "WrapDataKey", func() (header.EncryptedDataKey, error) {
+	return guard(ctx, b.s, "WrapDataKey", func(ctx context.Context) (header.EncryptedDataKey, error) {
 		return b.s.inner.WrapDataKey(ctx, key, encryptionContext)
 	})
 }
 
 func (b broken) UnwrapDataKey(ctx context.Context, request *provider.UnwrapDataKeyRequest) (*provider.SecureBytes, error) {
-	return guard(b.s, "UnwrapDataKey", func() (*provider.SecureBytes, error) { return b.s.inner.UnwrapDataKey(ctx, request) })
+	return guard(ctx, b.s, "UnwrapDataKey", func(ctx context.Context) (*provider.SecureBytes, error) { return b.s.inner.UnwrapDataKey(ctx, request) })
 }
 
 // WrapDataKey implements provider.Keyring.
@@ -110,7 +113,7 @@ func (s *Service) UnwrapPikoV2(ctx context.Context, wrapped string) (*provider.S
 	if !ok {
 		return nil, fmt.Errorf("%w: provider %s reads nothing from before pikokms", provider.ErrInvalidProvider, s.Type())
 	}
-	return guard(s, "UnwrapPikoV2", func() (*provider.SecureBytes, error) { return keyring.UnwrapPikoV2(ctx, wrapped) })
+	return guard(ctx, s, "UnwrapPikoV2", func(ctx context.Context) (*provider.SecureBytes, error) { return keyring.UnwrapPikoV2(ctx, wrapped) })
 }
 
 var _ provider.PikoV2Keyring = (*Service)(nil)

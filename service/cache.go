@@ -36,6 +36,7 @@ const (
 type cache struct {
 	provider.Keyring
 	limits CacheLimits
+	note   func(ctx context.Context, result string) // of each request: hit or miss; may be nil
 
 	mu      sync.Mutex
 	entries map[[sha256.Size]byte]*entry
@@ -136,6 +137,7 @@ func (c *cache) get(ctx context.Context, id [sha256.Size]byte, call func() (*ent
 				c.spend(e, 1, 0)
 			}
 			c.mu.Unlock()
+			c.tell(ctx, "hit")
 			return key, err
 		}
 		c.mu.Unlock()
@@ -161,6 +163,7 @@ func (c *cache) get(ctx context.Context, id [sha256.Size]byte, call func() (*ent
 		close(pending.done)
 	}()
 
+	c.tell(ctx, "miss")
 	e, err := call()
 	if err == nil {
 		key, err = e.key.Share()
@@ -174,6 +177,12 @@ func (c *cache) get(ctx context.Context, id [sha256.Size]byte, call func() (*ent
 	c.keep(id, e)
 	c.spend(e, 1, 0)
 	return key, nil
+}
+
+func (c *cache) tell(ctx context.Context, result string) {
+	if c.note != nil {
+		c.note(ctx, result)
+	}
 }
 
 var errPanic = errors.New("service: the call for a data key panicked")

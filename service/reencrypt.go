@@ -31,7 +31,7 @@ func (s *Service) ReEncrypt(ctx context.Context, from *Service, e *envelope.Enve
 	if !isKMS || !fromKMS || !from.Owns(e) || decodeErr != nil || header.Sniff(ciphertext) || source.Region() != to.Region() {
 		return "", false, nil
 	}
-	response, err := guard(s, "ReEncrypt", func() (*provider.EncryptResponse, error) {
+	response, err := guard(ctx, s, "ReEncrypt", func(ctx context.Context) (*provider.EncryptResponse, error) {
 		return to.ReEncrypt(ctx, source.ARN(), &provider.DecryptRequest{Ciphertext: e.Ciphertext, Context: encryptionContext})
 	})
 	if err != nil {

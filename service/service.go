@@ -24,30 +24,43 @@ type Config struct {
 
 	// OnStateChange, if not nil, is called when the breaker's state changes. It must not call the Service.
 	OnStateChange func(from, to State)
+
+	Telemetry Telemetry
 }
 
 // Service implements provider.EncryptionProvider on another one. It is safe for concurrent use.
 type Service struct {
-	inner   provider.EncryptionProvider
-	breaker *gobreaker.CircuitBreaker[any]
-	cache   *cache // nil if there is none
+	inner       provider.EncryptionProvider
+	breaker     *gobreaker.CircuitBreaker[any]
+	cache       *cache // nil if there is none
+	instruments *instruments
 }
 
 // New wraps a provider. Whoever made the provider still closes it, after the Service.
 func New(p provider.EncryptionProvider, c Config) *Service {
-	s := &Service{inner: p, breaker: newBreaker(c.OnStateChange)}
+	s := &Service{inner: p}
+	s.breaker = newBreaker(func(from, to State) {
+		if c.Telemetry.Logger != nil {
+			c.Telemetry.Logger.Warn("circuit breaker of the key service", "provider", p.Type(), "from", from.String(), "to", to.String())
+		}
+		if c.OnStateChange != nil {
+			c.OnStateChange(from, to)
+		}
+	})
+	s.instruments = newInstruments(c.Telemetry, s)
 	if c.Cache != nil {
 		s.cache = newCache(broken{s}, *c.Cache)
+		s.cache.note = s.instruments.countCached
 	}
 	return s
 }
 
-// Close zeroes the cached data keys. The Service goes on working, without a cache.
+// Close zeroes the cached data keys and ends the metric of the breaker's state. The Service goes on working, without a cache.
 func (s *Service) Close() error {
 	if s.cache != nil {
 		s.cache.close()
 	}
-	return nil
+	return s.instruments.close()
 }
 
 // keyring is where data keys come from.
@@ -63,7 +76,12 @@ func (s *Service) Type() provider.Type { return s.inner.Type() }
 
 // GenerateDataKey implements provider.Keyring.
 func (s *Service) GenerateDataKey(ctx context.Context, request *provider.GenerateDataKeyRequest) (*provider.DataKey, error) {
-	return s.keyring().GenerateDataKey(ctx, request)
+	key, err := s.keyring().GenerateDataKey(ctx, request)
+	if err != nil {
+		return nil, err
+	}
+	s.instruments.countEncrypted(ctx, key)
+	return key, nil
 }
 
 // UnwrapDataKey implements provider.Keyring.
@@ -73,7 +91,7 @@ func (s *Service) UnwrapDataKey(ctx context.Context, request *provider.UnwrapDat
 
 // Encrypt implements provider.EncryptionProvider.
 func (s *Service) Encrypt(ctx context.Context, request *provider.EncryptRequest) (*provider.EncryptResponse, error) {
-	return guard(s, "Encrypt", func() (*provider.EncryptResponse, error) { return s.inner.Encrypt(ctx, request) })
+	return guard(ctx, s, "Encrypt", func(ctx context.Context) (*provider.EncryptResponse, error) { return s.inner.Encrypt(ctx, request) })
 }
 
 // Decrypt implements provider.EncryptionProvider. The data key of a value that is under one may come from the cache.
@@ -85,17 +103,17 @@ func (s *Service) Decrypt(ctx context.Context, request *provider.DecryptRequest)
 		}
 		return &provider.DecryptResponse{Plaintext: plaintext}, nil
 	}
-	return guard(s, "Decrypt", func() (*provider.DecryptResponse, error) { return s.inner.Decrypt(ctx, request) })
+	return guard(ctx, s, "Decrypt", func(ctx context.Context) (*provider.DecryptResponse, error) { return s.inner.Decrypt(ctx, request) })
 }
 
 // GetKeyInfo implements provider.EncryptionProvider.
 func (s *Service) GetKeyInfo(ctx context.Context, keyID string) (*provider.KeyInfo, error) {
-	return guard(s, "GetKeyInfo", func() (*provider.KeyInfo, error) { return s.inner.GetKeyInfo(ctx, keyID) })
+	return guard(ctx, s, "GetKeyInfo", func(ctx context.Context) (*provider.KeyInfo, error) { return s.inner.GetKeyInfo(ctx, keyID) })
 }
 
 // HealthCheck implements provider.EncryptionProvider. It asks the key service whatever is cached.
 func (s *Service) HealthCheck(ctx context.Context) error {
-	_, err := guard(s, "HealthCheck", func() (struct{}, error) { return struct{}{}, s.inner.HealthCheck(ctx) })
+	_, err := guard(ctx, s, "HealthCheck", func(ctx context.Context) (struct{}, error) { return struct{}{}, s.inner.HealthCheck(ctx) })
 	return err
 }
 
