@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log"
 	"os"
 	"strings"
 
@@ -158,4 +159,28 @@ func ExamplePlaintextSize() {
 	fmt.Println(n)
 	// Output:
 	// 1000000
+}
+
+// An object is moved to another key, in one stream and without its plaintext reaching a disk.
+func ExampleRewrap() {
+	ctx := context.Background()
+	old, err := local.NewProvider(local.Config{Key: make([]byte, 32), Name: "2025"})
+	if err != nil {
+		log.Fatal(err)
+	}
+	renewed, err := local.NewProvider(local.Config{Key: make([]byte, 32), Name: "2026"})
+	if err != nil {
+		log.Fatal(err)
+	}
+	stored, err := (&message.Encrypter{Keyring: old}).Encrypt(ctx, []byte("content"), map[string]string{"tenant": "42"})
+	if err != nil {
+		log.Fatal(err)
+	}
+
+	moved, err := message.Rewrap(ctx, bytes.NewReader(stored), &message.Decrypter{Keyrings: []provider.Keyring{old}}, &message.Encrypter{Keyring: renewed}, nil)
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(message.KeyName(moved.Header().EncryptedDataKeys[0]), moved.Header().EncryptionContext["tenant"])
+	// Output: 2026 42
 }

@@ -1,0 +1,50 @@
+package awskms_test
+
+import (
+	"context"
+	"io"
+	"log"
+	"os"
+
+	"piko.sh/pikokms/message"
+	"piko.sh/pikokms/provider"
+	"piko.sh/pikokms/provider/awskms"
+)
+
+// A reader that does not know under which key of its company's accounts an object is.
+func ExampleNewDiscovery() {
+	ctx := context.Background()
+	keys, err := awskms.NewDiscovery(ctx, awskms.DiscoveryConfig{Accounts: []string{"111122223333", "444455556666"}, Region: "eu-west-1"})
+	if err != nil {
+		log.Fatal(err)
+	}
+	d := message.Decrypter{Keyrings: []provider.Keyring{keys}}
+	plaintext, err := d.NewReader(ctx, os.Stdin, nil)
+	if err != nil {
+		log.Fatal(err)
+	}
+	if _, err := io.Copy(os.Stdout, plaintext); err != nil {
+		log.Fatal(err)
+	}
+}
+
+// Objects that open in two Regions, whichever of them is up.
+func ExampleNewProvider_twoRegions() {
+	ctx := context.Background()
+	here, err := awskms.NewProvider(ctx, awskms.Config{KeyID: "alias/uploads", Region: "eu-west-1"})
+	if err != nil {
+		log.Fatal(err)
+	}
+	there, err := awskms.NewProvider(ctx, awskms.Config{KeyID: "alias/uploads", Region: "eu-central-1"})
+	if err != nil {
+		log.Fatal(err)
+	}
+	e := message.Encrypter{Keyring: here, Recipients: []provider.Keyring{there}}
+	stored, err := e.NewReader(ctx, os.Stdin, map[string]string{"purpose": "backup"})
+	if err != nil {
+		log.Fatal(err)
+	}
+	if _, err := io.Copy(os.Stdout, stored); err != nil {
+		log.Fatal(err)
+	}
+}
