@@ -66,7 +66,8 @@ func WithCryptoProvider(name string, p provider.EncryptionProvider) Option {
 }
 
 // WithDataKeyCache lets each provider's data keys serve several objects and reads, within limits of which a zero field means
-// its default. It saves calls of the key service; Host.Close zeroes what is cached.
+// its default. It saves calls of the key service; Host.Close zeroes what is cached. Under BindObjectName each object has an
+// encryption context of its own, so that only repeated reads of an object share a data key.
 func WithDataKeyCache(limits service.CacheLimits) Option {
 	return func(s *settings) { s.service.Cache = &limits }
 }

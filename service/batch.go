@@ -49,6 +49,9 @@ func (s *Service) EncryptBatch(ctx context.Context, plaintexts []string, encrypt
 	if len(plaintexts) == 0 {
 		return nil, nil
 	}
+	if err := header.CheckContext(encryptionContext); err != nil {
+		return nil, fmt.Errorf("%w: %w", provider.ErrEncryptionFailed, err)
+	}
 	keyring, done := s.batchKeyring()
 	defer done()
 	first, err := keyring.GenerateDataKey(ctx, &provider.GenerateDataKeyRequest{Context: encryptionContext})
