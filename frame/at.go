@@ -1,0 +1,159 @@
+package frame
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+)
+
+// ReaderAt opens single frames of a body that is stored at rest: it reads and decrypts the frames that a range needs and no
+// others. It is safe for concurrent use.
+//
+// The frames before a range are not looked at, so that a change in them goes unseen until they are read. The number of frames
+// is certain: the final frame is verified first, at the place that the body's size gives it.
+type ReaderAt struct {
+	Config
+	src    io.ReaderAt
+	start  int64 // of the body in src
+	frames int64 // without the final one
+	size   int64 // of the plaintext
+
+	mu     sync.Mutex
+	cached [cachedFrames]openFrame // those used last come first
+	pool   sync.Pool               // of *opener
+}
+
+// cachedFrames is how many opened frames a ReaderAt keeps, so that small reads in a row, or a few of them side by side, open
+// each frame once.
+const cachedFrames = 4
+
+type openFrame struct {
+	index     int64 // from 0
+	plaintext []byte
+}
+
+// opener is what opening one frame takes.
+type opener struct {
+	sequence
+	buf []byte
+}
+
+// NewReaderAt returns a ReaderAt of the body of n bytes that begins at start in src, whose final frame it verifies. A body
+// without frames, or with a footer, is not for it. The error holds ErrMalformed or ErrTruncated, ErrSequence, ErrAuthentication,
+// or is src's own.
+func NewReaderAt(src io.ReaderAt, start, n int64, c Config) (*ReaderAt, error) {
+	if c.Unframed || c.Footer != nil {
+		return nil, fmt.Errorf("%w: an unframed or signed body has no frames to be read alone", ErrMalformed)
+	}
+	size, err := PlaintextSize(n, c.Length)
+	if err != nil {
+		return nil, err
+	}
+	r := &ReaderAt{Config: c, src: src, start: start, size: size, frames: (n - FinalOverhead) / (int64(c.Length) + RegularOverhead)}
+	r.pool.New = func() any {
+		o := &opener{sequence: newSequence(c)}
+		o.buf = make([]byte, o.bufferSize())
+		return o
+	}
+	plaintext, err := r.open(nil, r.frames)
+	if err != nil {
+		return nil, err
+	}
+	r.keep(r.frames, plaintext)
+	return r, nil
+}
+
+// Size returns the number of bytes of plaintext.
+func (r *ReaderAt) Size() int64 { return r.size }
+
+// ReadAt implements io.ReaderAt.
+func (r *ReaderAt) ReadAt(p []byte, off int64) (n int, err error) {
+	if off < 0 {
+		return 0, errors.New("frame: negative offset")
+	}
+	for n < len(p) && off < r.size {
+		index, within := off/int64(r.Length), int(off%int64(r.Length))
+		m, err := r.readFrame(p[n:], index, within)
+		n += m
+		off += int64(m)
+		if err != nil {
+			return n, err
+		}
+	}
+	if n < len(p) {
+		return n, io.EOF
+	}
+	return n, nil
+}
+
+// readFrame copies what a frame has from within to p.
+func (r *ReaderAt) readFrame(p []byte, index int64, within int) (int, error) {
+	if n := r.fromCache(p, index, within); n > 0 {
+		return n, nil
+	}
+	if within == 0 && index < r.frames && len(p) >= r.Length {
+		_, err := r.open(p, index)
+		if err != nil {
+			return 0, err
+		}
+		return r.Length, nil
+	}
+	plaintext, err := r.open(nil, index)
+	if err != nil {
+		return 0, err
+	}
+	r.keep(index, plaintext)
+	return copy(p, plaintext[within:]), nil
+}
+
+func (r *ReaderAt) fromCache(p []byte, index int64, within int) int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for i, f := range r.cached {
+		if f.plaintext == nil || f.index != index {
+			continue
+		}
+		copy(r.cached[1:i+1], r.cached[:i])
+		r.cached[0] = f
+		return copy(p, f.plaintext[within:])
+	}
+	return 0
+}
+
+func (r *ReaderAt) keep(index int64, plaintext []byte) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	copy(r.cached[1:], r.cached[:])
+	r.cached[0] = openFrame{index, plaintext}
+}
+
+// open reads and opens one frame, to dst if there is one.
+func (r *ReaderAt) open(dst []byte, index int64) ([]byte, error) {
+	o := r.pool.Get().(*opener)
+	defer r.pool.Put(o)
+	isFinal := index == r.frames
+	stored := o.buf[:r.Length+RegularOverhead]
+	if isFinal {
+		stored = o.buf[:FinalOverhead+int(r.size-r.frames*int64(r.Length))]
+	}
+	n, err := r.src.ReadAt(stored, r.start+index*(int64(r.Length)+RegularOverhead))
+	if n < len(stored) {
+		if err == nil || err == io.EOF {
+			err = fmt.Errorf("%w: within frame %d: %w", ErrTruncated, index+1, io.ErrUnexpectedEOF)
+		}
+		return nil, err
+	}
+	o.number = uint32(index + 1)
+	need, final, whole, err := o.measure(stored)
+	if err != nil {
+		return nil, err
+	}
+	if !whole || final != isFinal || need != len(stored) {
+		return nil, fmt.Errorf("%w: frame %d is not of the size that its place gives it", ErrSequence, index+1)
+	}
+	if dst == nil {
+		dst = make([]byte, 0, len(stored))
+	}
+	return o.sequence.open(dst[:0], stored, final)
+}
