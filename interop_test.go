@@ -246,6 +246,8 @@ func testLocalKeys(t *testing.T, sdk *officialSDK) {
 			defer p.Close()
 			sdk.t = t
 			testInterop(t, sdk, p, key, []header.Suite{0x0014, 0x0378, 0x0478, 0x0578})
+			key.PEM = string(public) // all that writing takes
+			readByUs(t, sdk, p, key, 0x0578, 128, []byte("written with the public key alone"), nil)
 		})
 	}
 }
@@ -265,7 +267,7 @@ func TestPythonSDKKMS(t *testing.T) {
 func TestJavaScriptSDKKMS(t *testing.T) {
 	p, _, _ := newProvider(t)
 	sdk := newJavaScriptSDK(t, "AWS_ENDPOINT_URL="+endpoint(t), "AWS_DEFAULT_REGION="+region)
-	testInterop(t, sdk, p, sdkKey{ARN: p.ARN()}, []header.Suite{0x0478, 0x0578})
+	testInterop(t, sdk, p, sdkKey{ARN: p.ARN()}, kmsSuites)
 }
 
 // Pairs that are authenticated but not stored: both sides must be told them again.
