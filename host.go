@@ -1,6 +1,7 @@
 package pikokms
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -9,6 +10,8 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 
 	"piko.sh/pikokms/envelope"
 	"piko.sh/pikokms/header"
@@ -126,11 +129,13 @@ type Host struct {
 	registry       *Registry
 	chain          *Chain
 	storage        Storage
-	services       []*service.Service // the default provider's first
+	services       map[string]*service.Service // by the providers' names
+	current        atomic.Pointer[service.Service]
 	strings        envelope.Decrypter
+	encrypter      message.Encrypter
+	decrypter      message.Decrypter
 	bucket         string // empty if names are not bound
 	allowPlaintext bool
-	allowPikoV2    bool
 }
 
 // New wires providers, stages and a storage into a Host. The error holds ErrConfig, ErrInvalidTransformer or
@@ -159,20 +164,24 @@ func New(options ...Option) (*Host, error) {
 		return nil, err
 	}
 	names := slices.DeleteFunc(slices.Sorted(maps.Keys(s.providers)), func(name string) bool { return name == s.defaultProvider })
-	h := &Host{registry: registry, storage: s.storage, bucket: s.bucket, allowPlaintext: s.allowPlaintext, allowPikoV2: s.allowPikoV2}
+	h := &Host{
+		registry: registry, services: make(map[string]*service.Service), storage: s.storage,
+		bucket: s.bucket, allowPlaintext: s.allowPlaintext,
+	}
+	h.encrypter.Keyring = currentKeyring{h}
+	if s.bucket != "" {
+		h.encrypter.Required = []string{BucketKey, ObjectKey}
+	}
+	h.decrypter.AllowPikoV2 = s.allowPikoV2
 	h.strings.AllowPikoV2 = s.allowPikoV2
-	decrypter := message.Decrypter{AllowPikoV2: s.allowPikoV2}
 	for _, name := range append([]string{s.defaultProvider}, names...) {
 		behind := service.New(s.providers[name], s.service)
-		h.services = append(h.services, behind)
+		h.services[name] = behind
 		h.strings.Providers = append(h.strings.Providers, behind)
-		decrypter.Keyrings = append(decrypter.Keyrings, behind)
+		h.decrypter.Keyrings = append(h.decrypter.Keyrings, behind)
 	}
-	encrypter := message.Encrypter{Keyring: h.CryptoService()}
-	if s.bucket != "" {
-		encrypter.Required = []string{BucketKey, ObjectKey}
-	}
-	encryption := NewCryptoTransformer(encrypter, decrypter)
+	h.current.Store(h.services[s.defaultProvider])
+	encryption := NewCryptoTransformer(h.encrypter, h.decrypter)
 	for _, t := range append([]Transformer{encryption}, s.stages...) {
 		if err := registry.Register(t); err != nil {
 			return nil, err
@@ -185,7 +194,117 @@ func New(options ...Option) (*Host, error) {
 }
 
 // CryptoService returns the service on the default provider: for batches, and for the state of its circuit breaker.
-func (h *Host) CryptoService() *service.Service { return h.services[0] }
+func (h *Host) CryptoService() *service.Service { return h.current.Load() }
+
+// currentKeyring is the default provider of the moment.
+type currentKeyring struct{ h *Host }
+
+func (k currentKeyring) GenerateDataKey(ctx context.Context, request *provider.GenerateDataKeyRequest) (*provider.DataKey, error) {
+	return k.h.CryptoService().GenerateDataKey(ctx, request)
+}
+
+func (k currentKeyring) WrapDataKey(ctx context.Context, key *provider.SecureBytes, encryptionContext map[string]string) (header.EncryptedDataKey, error) {
+	return k.h.CryptoService().WrapDataKey(ctx, key, encryptionContext)
+}
+
+func (k currentKeyring) UnwrapDataKey(ctx context.Context, request *provider.UnwrapDataKeyRequest) (*provider.SecureBytes, error) {
+	return k.h.CryptoService().UnwrapDataKey(ctx, request)
+}
+
+// RotateKey makes another registered provider the default: from now on objects and strings are written under its key, while
+// those under all registered keys are read as before. Rewrap moves old objects, ReEncrypt old strings. The rotation that AWS
+// KMS does of a key by itself needs none of these. The error holds ErrConfig.
+func (h *Host) RotateKey(name string) error {
+	s := h.services[name]
+	if s == nil {
+		return fmt.Errorf("%w: crypto provider %q is not registered; registered are %s", ErrConfig, name, strings.Join(slices.Sorted(maps.Keys(h.services)), ", "))
+	}
+	h.current.Store(s)
+	return nil
+}
+
+// Rewrap moves an object to the default provider's key, to the current format if it is of an older one. The object is replaced
+// in one step, when the whole of it is verified; on an error the old one stays. The errors are Get's and Put's.
+func (h *Host) Rewrap(ctx context.Context, key string) error {
+	stored, err := h.storage.Get(ctx, key)
+	if err != nil {
+		return err
+	}
+	closeStored := sync.OnceValue(stored.Close)
+	moved, err := h.rewrap(ctx, key, stored)
+	if err == nil {
+		// The old object is closed before it is replaced, as some systems demand.
+		err = h.storage.Put(ctx, key, &closedAtEOF{moved, closeStored})
+	}
+	if err := errors.Join(err, closeStored()); err != nil {
+		return fmt.Errorf("rewrap %s: %w", key, err)
+	}
+	return nil
+}
+
+func (h *Host) rewrap(ctx context.Context, key string, stored io.Reader) (io.Reader, error) {
+	start, whole, err := sniff(stored)
+	if err != nil {
+		return nil, err
+	}
+	if header.Sniff(start) {
+		return message.Rewrap(ctx, whole, &h.decrypter, &h.encrypter, h.bound(key))
+	}
+	content, err := h.reverse(ctx, key, whole)
+	if err != nil {
+		return nil, err
+	}
+	return h.chain.Transform(ctx, content, h.bound(key))
+}
+
+type closedAtEOF struct {
+	io.Reader
+	close func() error
+}
+
+func (r *closedAtEOF) Read(p []byte) (int, error) {
+	n, err := r.Reader.Read(p)
+	if err == io.EOF {
+		if err := r.close(); err != nil {
+			return n, err
+		}
+	}
+	return n, err
+}
+
+// ReEncrypt moves a string that Encrypt made to the default provider's key. A string that KMS encrypted itself is moved by KMS,
+// and not decrypted here, when both keys are of one Region. The errors are Decrypt's and Encrypt's.
+func (h *Host) ReEncrypt(ctx context.Context, text string, encryptionContext map[string]string) (string, error) {
+	e, err := envelope.Parse(text)
+	if err != nil {
+		return "", err
+	}
+	for _, s := range h.services {
+		if moved, ok, err := h.CryptoService().ReEncrypt(ctx, s, e, encryptionContext); ok {
+			return moved, err
+		}
+	}
+	plaintext, err := h.Decrypt(ctx, text, encryptionContext)
+	if err != nil {
+		return "", err
+	}
+	return h.Encrypt(ctx, plaintext, encryptionContext)
+}
+
+// DecryptAndReEncrypt decrypts a string and, when it is not under the default provider's key, also returns it moved to that key,
+// to be stored in its place; else moved is text itself. The errors are Decrypt's and Encrypt's.
+func (h *Host) DecryptAndReEncrypt(ctx context.Context, text string, encryptionContext map[string]string) (plaintext, moved string, err error) {
+	if plaintext, err = h.Decrypt(ctx, text, encryptionContext); err != nil {
+		return "", "", err
+	}
+	if e, err := envelope.Parse(text); err == nil && h.CryptoService().Owns(e) {
+		return plaintext, text, nil
+	}
+	if moved, err = h.Encrypt(ctx, plaintext, encryptionContext); err != nil {
+		return "", "", err
+	}
+	return plaintext, moved, nil
+}
 
 // Close zeroes cached data keys. It closes neither the providers nor the storage.
 func (h *Host) Close() error {
@@ -244,21 +363,29 @@ func (h *Host) Get(ctx context.Context, key string) (io.ReadCloser, error) {
 }
 
 func (h *Host) reverse(ctx context.Context, key string, stored io.Reader) (io.Reader, error) {
-	start := make([]byte, header.SniffSize)
-	n, err := io.ReadFull(stored, start)
-	if err != nil && err != io.EOF && err != io.ErrUnexpectedEOF {
+	start, whole, err := sniff(stored)
+	if err != nil {
 		return nil, err
 	}
-	whole := io.MultiReader(strings.NewReader(string(start[:n])), stored)
-	switch isPikoV2 := pikov2.Sniff(start[:n]); {
-	case header.Sniff(start[:n]):
+	switch isPikoV2 := pikov2.Sniff(start); {
+	case header.Sniff(start):
 		return h.registry.Reverse(ctx, whole, h.bound(key))
-	case isPikoV2 && (h.allowPikoV2 || !h.allowPlaintext):
+	case isPikoV2 && (h.decrypter.AllowPikoV2 || !h.allowPlaintext):
 		return h.registry.Reverse(ctx, whole, nil) // it is bound to no name
 	case h.allowPlaintext:
 		return whole, nil
 	}
 	return nil, fmt.Errorf("%w: it does not begin as an AWS Encryption SDK message; AllowPlaintext lets objects from before encryption be read", ErrPlaintext)
+}
+
+// sniff returns the first bytes of a stored object, and the whole of it.
+func sniff(stored io.Reader) (start []byte, whole io.Reader, err error) {
+	start = make([]byte, header.SniffSize)
+	n, err := io.ReadFull(stored, start)
+	if err != nil && err != io.EOF && err != io.ErrUnexpectedEOF {
+		return nil, nil, err
+	}
+	return start[:n], io.MultiReader(bytes.NewReader(start[:n]), stored), nil
 }
 
 type object struct {

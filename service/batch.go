@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"math"
 	"sync"
 
 	"piko.sh/pikokms/envelope"
@@ -39,8 +40,8 @@ func (e *BatchError) Unwrap() []error {
 	return failed
 }
 
-// EncryptBatch encrypts strings to Piko's string envelope under one data key, with one call of the key service, or none when
-// the data key is cached. Each result decrypts alone, too, with envelope.Decrypter or pikokms.Host.Decrypt.
+// EncryptBatch encrypts strings to Piko's string envelope under one data key, with one call of the key service, or with a cache
+// none, as far as its limits reach. Each result decrypts alone, too, with envelope.Decrypter or pikokms.Host.Decrypt.
 //
 // When the data key fails there are no results, and the error is the provider's. When items fail, the error is a *BatchError,
 // and their results are empty.
@@ -48,8 +49,8 @@ func (s *Service) EncryptBatch(ctx context.Context, plaintexts []string, encrypt
 	if len(plaintexts) == 0 {
 		return nil, nil
 	}
-	keyring := newCache(s.keyring(), CacheLimits{MaxMessages: 1 << 62, MaxBytes: 1 << 62, MaxKeys: 1})
-	defer keyring.close()
+	keyring, done := s.batchKeyring()
+	defer done()
 	first, err := keyring.GenerateDataKey(ctx, &provider.GenerateDataKeyRequest{Context: encryptionContext})
 	if err != nil {
 		return nil, err
@@ -70,6 +71,15 @@ func (s *Service) EncryptBatch(ctx context.Context, plaintexts []string, encrypt
 	})
 }
 
+// batchKeyring returns the cache, with its limits, or one for the batch alone.
+func (s *Service) batchKeyring() (keyring provider.Keyring, done func()) {
+	if s.cache != nil {
+		return s.cache, func() {}
+	}
+	c := newCache(broken{s}, CacheLimits{MaxMessages: math.MaxInt64, MaxBytes: math.MaxInt64})
+	return c, c.close
+}
+
 // EncryptBatchDirect is EncryptBatch with a call of the key service for each item, at most concurrency at once: for items that
 // are to be under the key itself, such as those that ReEncrypt is to move within AWS KMS.
 func (s *Service) EncryptBatchDirect(ctx context.Context, plaintexts []string, encryptionContext map[string]string, concurrency int) ([]string, error) {
@@ -83,8 +93,8 @@ func (s *Service) EncryptBatchDirect(ctx context.Context, plaintexts []string, e
 //
 // When items fail, the error is a *BatchError, and their results are empty.
 func (s *Service) DecryptBatch(ctx context.Context, texts []string, encryptionContext map[string]string, concurrency int) ([]string, error) {
-	keyring := newCache(s.keyring(), CacheLimits{})
-	defer keyring.close()
+	keyring, done := s.batchKeyring()
+	defer done()
 	return each(texts, concurrency, func(text string) (string, error) {
 		e, err := envelope.Parse(text)
 		if err != nil {

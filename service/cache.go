@@ -231,12 +231,11 @@ func (c *cache) evict(e *entry) {
 }
 
 // close evicts all entries, and those that calls under way will bring.
-func (c *cache) close() error {
+func (c *cache) close() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.closed = true
 	for c.used.Len() > 0 {
 		c.evict(c.used.Front().Value.(*entry))
 	}
-	return nil
 }

@@ -44,10 +44,10 @@ func New(p provider.EncryptionProvider, c Config) *Service {
 
 // Close zeroes the cached data keys. The Service goes on working, without a cache.
 func (s *Service) Close() error {
-	if s.cache == nil {
-		return nil
+	if s.cache != nil {
+		s.cache.close()
 	}
-	return s.cache.close()
+	return nil
 }
 
 // keyring is where data keys come from.

@@ -413,7 +413,14 @@ func TestBatches(t *testing.T) {
 		}
 	}
 
+	// A batch spends the messages of a cached data key like anyone else.
+	bounded := service.New(r, service.Config{Cache: &service.CacheLimits{MaxMessages: 400}})
+	defer bounded.Close()
 	r.calls.Store(0)
+	_, err := bounded.EncryptBatch(t.Context(), records, pairs)
+	require.NoError(t, err)
+	require.EqualValues(t, 3, r.calls.Swap(0))
+
 	texts, err := plain.EncryptBatchDirect(t.Context(), records[:20], pairs, 4)
 	require.NoError(t, err)
 	require.EqualValues(t, 20, r.calls.Swap(0))

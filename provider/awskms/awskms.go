@@ -174,6 +174,12 @@ func usable(m *types.KeyMetadata) error {
 // ARN returns the key ARN that messages carry.
 func (p *Provider) ARN() string { return p.arn }
 
+// KeyID returns the key ID that responses carry, which is the key ARN.
+func (p *Provider) KeyID() string { return p.arn }
+
+// Region returns the Region in which KMS is asked.
+func (p *Provider) Region() string { return p.client.Options().Region }
+
 // Type implements provider.EncryptionProvider.
 func (p *Provider) Type() provider.Type { return provider.TypeAWSKMS }
 
@@ -354,6 +360,27 @@ func (p *Provider) Decrypt(ctx context.Context, request *provider.DecryptRequest
 	}
 	defer clear(plaintext)
 	return &provider.DecryptResponse{Plaintext: string(plaintext)}, nil
+}
+
+// ReEncrypt moves a value that KMS encrypted itself, as Encrypt does up to MaxDirectSize, from the key with the source's ARN to
+// the provider's own, with one call of KMS ReEncrypt, which decrypts it within KMS. Both keys are in one Region. The request's
+// context is the value's and stays so.
+func (p *Provider) ReEncrypt(ctx context.Context, sourceARN string, request *provider.DecryptRequest) (*provider.EncryptResponse, error) {
+	blob, err := base64.StdEncoding.DecodeString(request.Ciphertext)
+	if err != nil {
+		return nil, p.fail(ctx, "ReEncrypt", fmt.Errorf("%w: not base64: %w", provider.ErrInvalidCiphertext, err))
+	}
+	out, err := p.client.ReEncrypt(ctx, &kms.ReEncryptInput{
+		SourceKeyId: aws.String(sourceARN), SourceEncryptionContext: request.Context, CiphertextBlob: blob,
+		DestinationKeyId: aws.String(p.arn), DestinationEncryptionContext: request.Context, GrantTokens: p.grantTokens,
+	})
+	if err != nil {
+		return nil, p.fail(ctx, "ReEncrypt", err)
+	}
+	if from, to := aws.ToString(out.SourceKeyId), aws.ToString(out.KeyId); from != sourceARN || to != p.arn {
+		return nil, p.fail(ctx, "ReEncrypt", fmt.Errorf("%w: KMS answered for keys %q and %q", provider.ErrEncryptionFailed, from, to))
+	}
+	return &provider.EncryptResponse{Ciphertext: base64.StdEncoding.EncodeToString(out.CiphertextBlob), KeyID: p.arn, Provider: p.Type()}, nil
 }
 
 // EncryptStream implements provider.EncryptionProvider with one call of KMS.

@@ -82,7 +82,7 @@ func sentinel(ctx context.Context, err error) error {
 		return provider.ErrProviderUnavailable
 	}
 	switch operation.Operation() {
-	case "Decrypt":
+	case "Decrypt", "ReEncrypt":
 		return provider.ErrDecryptionFailed
 	case "DescribeKey":
 		return provider.ErrInvalidKey

@@ -202,6 +202,9 @@ func (p *Provider) Type() provider.Type {
 	return provider.TypeLocalAESGCM
 }
 
+// KeyID returns the key ID that responses carry, which is the key's name.
+func (p *Provider) KeyID() string { return p.name }
+
 // Close zeroes an AES key, and the provider is of no use afterwards. An RSA key stays in Go's memory until it is collected.
 func (p *Provider) Close() error {
 	if key, ok := p.key.(aesKey); ok {

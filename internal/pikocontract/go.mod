@@ -1,0 +1,3 @@
+module piko.sh/piko
+
+go 1.26.0

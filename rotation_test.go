@@ -1,0 +1,143 @@
+package pikokms_test
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/aws/aws-sdk-go-v2/service/kms"
+	"github.com/stretchr/testify/require"
+
+	"piko.sh/pikokms"
+	"piko.sh/pikokms/envelope"
+	"piko.sh/pikokms/header"
+	"piko.sh/pikokms/message"
+	"piko.sh/pikokms/provider"
+	"piko.sh/pikokms/provider/awskms"
+)
+
+func keyNames(t *testing.T, stored []byte) []string {
+	t.Helper()
+	h, _, err := header.Parse(stored, header.Limits{})
+	require.NoError(t, err)
+	var names []string
+	for _, k := range h.EncryptedDataKeys {
+		names = append(names, message.KeyName(k))
+	}
+	return names
+}
+
+func TestRotation(t *testing.T) {
+	for name, more := range map[string][]pikokms.Option{"plain": nil, "bound and compressed": {pikokms.BindObjectName("b"), pikokms.WithEnabledTransformers("zstd")}} {
+		t.Run(name, func(t *testing.T) {
+			f := newFixture(t, append(more, pikokms.WithCryptoProvider("next", newLocal(t, "next", 2)))...)
+			require.NoError(t, f.Put(t.Context(), "old", strings.NewReader("content")))
+			text, err := f.Encrypt(t.Context(), "string", nil)
+			require.NoError(t, err)
+
+			require.ErrorIs(t, f.RotateKey("nobody"), pikokms.ErrConfig)
+			require.NoError(t, f.RotateKey("next"))
+			require.NoError(t, f.Put(t.Context(), "new", strings.NewReader("content")))
+			require.Equal(t, []string{"local"}, keyNames(t, f.stored(t, "old")))
+			require.Equal(t, []string{"next"}, keyNames(t, f.stored(t, "new")))
+
+			require.NoError(t, f.Rewrap(t.Context(), "old"))
+			require.Equal(t, []string{"next"}, keyNames(t, f.stored(t, "old")))
+			for _, key := range []string{"old", "new"} {
+				content, err := get(t, f, key)
+				require.NoError(t, err)
+				require.Equal(t, "content", content)
+			}
+
+			plaintext, moved, err := f.DecryptAndReEncrypt(t.Context(), text, nil)
+			require.NoError(t, err)
+			require.Equal(t, "string", plaintext)
+			e, err := envelope.Parse(moved)
+			require.NoError(t, err)
+			require.Equal(t, "next", e.KeyID)
+			_, again, err := f.DecryptAndReEncrypt(t.Context(), moved, nil)
+			require.NoError(t, err)
+			require.Equal(t, moved, again, "it is where it should be")
+			moved, err = f.ReEncrypt(t.Context(), text, nil)
+			require.NoError(t, err)
+			plaintext, err = f.Decrypt(t.Context(), moved, nil)
+			require.NoError(t, err)
+			require.Equal(t, "string", plaintext)
+		})
+	}
+}
+
+// What is damaged is not moved, and stays as it is.
+func TestRewrapKeepsWhatItCannotMove(t *testing.T) {
+	f := newFixture(t, pikokms.WithCryptoProvider("next", newLocal(t, "next", 2)))
+	require.NoError(t, f.Put(t.Context(), "a", bytes.NewReader(make([]byte, 200_000))))
+	stored := f.stored(t, "a")
+	stored[150_000] ^= 1
+	require.NoError(t, os.WriteFile(filepath.Join(f.dir, "a"), stored, 0o600))
+	require.NoError(t, f.RotateKey("next"))
+	require.ErrorIs(t, f.Rewrap(t.Context(), "a"), provider.ErrDecryptionFailed)
+	require.Equal(t, stored, f.stored(t, "a"))
+	require.Equal(t, []string{"a"}, f.files(t))
+	require.ErrorIs(t, f.Rewrap(t.Context(), "none"), os.ErrNotExist)
+
+	require.NoError(t, os.WriteFile(filepath.Join(f.dir, "plain"), []byte("plaintext"), 0o600))
+	require.ErrorIs(t, f.Rewrap(t.Context(), "plain"), pikokms.ErrPlaintext)
+}
+
+// Objects from before encryption, and from before pikokms, become bound messages.
+func TestRewrapMovesOldObjects(t *testing.T) {
+	old, _ := pikoKey(t)
+	stream, err := os.ReadFile(filepath.Join("pikov2", "testdata", "local-1.bin"))
+	require.NoError(t, err)
+	f := newFixture(t, pikokms.WithCryptoProvider("piko", old), pikokms.AllowPikoV2(), pikokms.AllowPlaintext(), pikokms.BindObjectName("b"))
+	require.NoError(t, f.folder.Put(t.Context(), "piko", bytes.NewReader(stream)))
+	require.NoError(t, f.folder.Put(t.Context(), "plain", strings.NewReader("plaintext")))
+	for _, key := range []string{"piko", "plain"} {
+		before, err := get(t, f, key)
+		require.NoError(t, err)
+		require.NoError(t, f.Rewrap(t.Context(), key))
+		require.Equal(t, []string{"local"}, keyNames(t, f.stored(t, key)))
+		after, err := get(t, f, key)
+		require.NoError(t, err)
+		require.Equal(t, before, after)
+		require.NoError(t, f.folder.Put(t.Context(), "swapped", bytes.NewReader(f.stored(t, key))))
+		_, err = get(t, f, "swapped")
+		require.ErrorIs(t, err, provider.ErrContextMismatch)
+	}
+}
+
+// Between two keys of one Region, KMS moves strings itself.
+func TestReEncryptUnderKMS(t *testing.T) {
+	p, client, calls := newProvider(t)
+	q, err := awskms.NewProvider(t.Context(), awskms.Config{KeyID: *newKey(t, client, &kms.CreateKeyInput{}).KeyId, Client: client})
+	require.NoError(t, err)
+	f := newFixture(t, pikokms.WithCryptoProvider("p", p), pikokms.WithCryptoProvider("q", q), pikokms.WithDefaultCryptoProvider("p"))
+	pairs := map[string]string{"column": "iban"}
+	small, err := f.Encrypt(t.Context(), "small", pairs)
+	require.NoError(t, err)
+	large, err := f.Encrypt(t.Context(), strings.Repeat("large", 1000), pairs)
+	require.NoError(t, err)
+	require.NoError(t, f.RotateKey("q"))
+	calls.take()
+
+	moved, err := f.ReEncrypt(t.Context(), small, pairs)
+	require.NoError(t, err)
+	require.Equal(t, map[string]int{"ReEncrypt": 1}, calls.take())
+	plaintext, again, err := f.DecryptAndReEncrypt(t.Context(), moved, pairs)
+	require.NoError(t, err)
+	require.Equal(t, "small", plaintext)
+	require.Equal(t, moved, again)
+	_, err = f.ReEncrypt(t.Context(), small, map[string]string{"column": "name"})
+	require.ErrorIs(t, err, provider.ErrDecryptionFailed)
+
+	moved, err = f.ReEncrypt(t.Context(), large, pairs)
+	require.NoError(t, err)
+	e, err := envelope.Parse(moved)
+	require.NoError(t, err)
+	require.Equal(t, q.ARN(), e.KeyID)
+	plaintext, err = f.Decrypt(t.Context(), moved, pairs)
+	require.NoError(t, err)
+	require.Len(t, plaintext, 5000)
+}
