@@ -246,6 +246,8 @@ func testLocalKeys(t *testing.T, sdk *officialSDK) {
 			defer p.Close()
 			sdk.t = t
 			testInterop(t, sdk, p, key, []header.Suite{0x0014, 0x0378, 0x0478, 0x0578})
+			key.PEM = string(public) // all that writing takes
+			readByUs(t, sdk, p, key, 0x0578, 128, []byte("written with the public key alone"), nil)
 		})
 	}
 }
@@ -265,13 +267,13 @@ func TestPythonSDKKMS(t *testing.T) {
 func TestJavaScriptSDKKMS(t *testing.T) {
 	p, _, _ := newProvider(t)
 	sdk := newJavaScriptSDK(t, "AWS_ENDPOINT_URL="+endpoint(t), "AWS_DEFAULT_REGION="+region)
-	testInterop(t, sdk, p, sdkKey{ARN: p.ARN()}, []header.Suite{0x0478, 0x0578})
+	testInterop(t, sdk, p, sdkKey{ARN: p.ARN()}, kmsSuites)
 }
 
 // Pairs that are authenticated but not stored: both sides must be told them again.
 func TestPythonSDKRequiredContext(t *testing.T) {
 	p, _, _ := newProvider(t)
-	pythonPath(t, "aws_cryptographic_material_providers")
+	pythonPath(t, "aws_encryption_sdk.materials_managers.mpl.cmm") // from 4.0 on, with the extra MPL
 	sdk := newPythonSDK(t, "AWS_ENDPOINT_URL="+endpoint(t), "AWS_DEFAULT_REGION="+region)
 	raw := make([]byte, 32)
 	_, _ = rand.Read(raw)
@@ -282,6 +284,7 @@ func TestPythonSDKRequiredContext(t *testing.T) {
 	context := map[string]string{"bucket": "invoices", "key": "7.pdf", "tenant": "42"}
 	stored := map[string]string{"tenant": "42"}
 	required := []string{"bucket", "key"}
+	messages := 0 // each way
 	for name, k := range map[string]struct {
 		keyring provider.Keyring
 		key     sdkKey
@@ -299,8 +302,14 @@ func TestPythonSDKRequiredContext(t *testing.T) {
 				opened := sdk.ask(request)
 				require.Empty(t, opened.Error)
 				require.Equal(t, "of ours", string(opened.Data))
+				for _, reproduced := range []map[string]string{nil, stored, {"bucket": "invoices"}} {
+					request.Context = reproduced
+					require.Contains(t, sdk.ask(request).Error, "missing required keys", reproduced)
+				}
 				request.Context = map[string]string{"bucket": "invoices", "key": "8.pdf", "tenant": "42"}
-				require.NotEmpty(t, sdk.ask(request).Error)
+				require.Contains(t, sdk.ask(request).Error, "able to decrypt")
+				request.Required = nil
+				require.NotEmpty(t, sdk.ask(request).Error, "to a reader that knows of no required pairs")
 
 				theirs := sdk.ask(sdkRequest{Op: "encrypt", Key: k.key, Suite: suite, Required: required, Context: context, FrameLength: 4096, Data: []byte("of theirs")})
 				require.Empty(t, theirs.Error)
@@ -315,16 +324,23 @@ func TestPythonSDKRequiredContext(t *testing.T) {
 					require.Equal(t, "of theirs", string(got))
 					require.Equal(t, "7.pdf", all["key"])
 				}
-				for _, stated := range []map[string]string{nil, stored, {"bucket": "invoices"}, {"bucket": "invoices", "key": "8.pdf"}, {"bucket": "invoices", "key": "7.pdf", "more": ""}} {
+				for _, stated := range []map[string]string{nil, stored} {
+					// Nothing in the message tells that a pair is missing.
 					_, _, err := d.Decrypt(t.Context(), theirs.Data, stated)
 					require.ErrorIs(t, err, provider.ErrDecryptionFailed, stated)
 				}
+				for _, stated := range []map[string]string{{"bucket": "invoices"}, {"bucket": "invoices", "key": "8.pdf"}, {"bucket": "invoices", "key": "7.pdf", "more": ""}} {
+					_, _, err := d.Decrypt(t.Context(), theirs.Data, stated)
+					require.ErrorIs(t, err, provider.ErrDecryptionFailed, stated)
+					require.ErrorIs(t, err, provider.ErrContextMismatch, stated)
+				}
+				messages++
 			})
 		}
 	}
+	t.Logf("%d messages of ours opened by the SDK, %d of the SDK's opened here", messages, messages)
 }
 
-// The command writes suite 0578 by default.
 func TestEncryptionCLI(t *testing.T) {
 	p, _, _ := newProvider(t)
 	cli := os.Getenv("PIKOKMS_ENCRYPTION_CLI")
@@ -347,26 +363,33 @@ func TestEncryptionCLI(t *testing.T) {
 	plaintext := bytes.Repeat([]byte("for the auditor\n"), 10_000)
 	require.NoError(t, os.WriteFile(file("plain"), plaintext, 0o600))
 
-	e := message.Encrypter{Keyring: p}
-	stored, err := e.Encrypt(t.Context(), plaintext, map[string]string{"tenant": "42"})
-	require.NoError(t, err)
-	require.NoError(t, os.WriteFile(file("ours"), stored, 0o600))
+	context := map[string]string{"tenant": "42"}
 	discovery := []string{"discovery=true", "discovery-account=000000000000", "discovery-partition=aws", "region=" + region}
-	for _, keys := range [][]string{strict, discovery} {
-		run(keys, "--decrypt", "--input", file("ours"), "--output", file("opened"), "--encryption-context", "tenant=42")
-		opened, err := os.ReadFile(file("opened"))
+	suites := map[string]header.Suite{"AES_256_GCM_HKDF_SHA512_COMMIT_KEY_ECDSA_P384": 0x0578, "AES_256_GCM_HKDF_SHA512_COMMIT_KEY": 0x0478}
+	for name, suite := range suites {
+		e := message.Encrypter{Keyring: p, Suite: suite}
+		ours, err := e.Encrypt(t.Context(), plaintext, context)
 		require.NoError(t, err)
-		require.True(t, bytes.Equal(plaintext, opened))
-		require.NoError(t, os.Remove(file("opened")))
-	}
+		require.NoError(t, os.WriteFile(file("ours"), ours, 0o600))
+		for _, keys := range [][]string{strict, discovery} {
+			run(keys, "--decrypt", "--input", file("ours"), "--output", file("opened"), "--encryption-context", "tenant=42")
+			opened, err := os.ReadFile(file("opened"))
+			require.NoError(t, err)
+			require.True(t, bytes.Equal(plaintext, opened))
+			require.NoError(t, os.Remove(file("opened")))
+		}
 
-	for _, suite := range []string{"AES_256_GCM_HKDF_SHA512_COMMIT_KEY_ECDSA_P384", "AES_256_GCM_HKDF_SHA512_COMMIT_KEY"} {
-		run(strict, "--encrypt", "--algorithm", suite, "--input", file("plain"), "--output", file(suite), "--encryption-context", "tenant=42")
-		theirs, err := os.ReadFile(file(suite))
+		run(strict, "--encrypt", "--algorithm", name, "--input", file("plain"), "--output", file("theirs"), "--encryption-context", "tenant=42")
+		theirs, err := os.ReadFile(file("theirs"))
 		require.NoError(t, err)
+		require.NoError(t, os.Remove(file("theirs")))
+		h, _, err := header.Parse(theirs, header.Limits{})
+		require.NoError(t, err)
+		require.Equal(t, suite, h.Suite)
 		d := message.Decrypter{Keyrings: []provider.Keyring{p}}
-		got, _, err := d.Decrypt(t.Context(), theirs, map[string]string{"tenant": "42"})
+		got, _, err := d.Decrypt(t.Context(), theirs, context)
 		require.NoError(t, err)
 		require.True(t, bytes.Equal(plaintext, got))
 	}
+	t.Logf("%d messages of ours opened by the command, %d of the command's opened here", len(suites), len(suites))
 }

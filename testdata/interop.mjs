@@ -29,7 +29,7 @@ function keyringOf(key) {
   }
   // The SDK wants memory of its own for a key, not a part of Node's pool.
   const unencryptedMasterKey = Uint8Array.from(Buffer.from(key.key, 'base64'))
-  // Without utf8Sorting it binds the data key to a context in an order of its own, which no other SDK opens.
+  // Without utf8Sorting it binds the data key to a context sorted by locale, with a before Z, which no other SDK opens.
   return new sdk.RawAesKeyringNode({ ...names, unencryptedMasterKey, wrappingSuite: wrappingSuites[unencryptedMasterKey.length], utf8Sorting: true })
 }
 
