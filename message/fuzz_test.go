@@ -101,3 +101,33 @@ func FuzzDecrypt(f *testing.F) {
 		require.True(t, accepted == 0 || refused == 0, "%d ways accept it, %d refuse it", accepted, refused)
 	})
 }
+
+// FuzzOpen compares random access with reading from the beginning.
+func FuzzOpen(f *testing.F) {
+	key := newKey(f, 1, "")
+	for _, size := range []int{0, 5, 16, 53} {
+		sealed := encrypt(f, &message.Encrypter{Keyring: key, FrameLength: 16}, pattern(size), nil)
+		f.Add(sealed, uint8(3), uint8(20))
+		f.Add(append(sealed, 'x'), uint8(0), uint8(1))
+		f.Add(sealed[:len(sealed)-16], uint8(17), uint8(4))
+	}
+	d := decrypter(key)
+	f.Fuzz(func(t *testing.T, sealed []byte, off, length uint8) {
+		plaintext, _, err := d.Decrypt(context.Background(), sealed, nil)
+		r, openErr := d.Open(context.Background(), bytes.NewReader(sealed), int64(len(sealed)), nil)
+		if err == nil {
+			require.NoError(t, openErr)
+			require.EqualValues(t, len(plaintext), r.Size())
+		}
+		if openErr != nil {
+			return
+		}
+		p := make([]byte, length)
+		n, readErr := r.ReadAt(p, int64(off))
+		if err == nil {
+			want := plaintext[min(int(off), len(plaintext)):min(int(off)+int(length), len(plaintext))]
+			require.True(t, bytes.Equal(want, p[:n]))
+			require.True(t, readErr == nil && n == len(p) || readErr == io.EOF && n < len(p), "%d bytes, %v", n, readErr)
+		}
+	})
+}
