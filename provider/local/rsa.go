@@ -20,7 +20,8 @@ import (
 type Padding int
 
 // The paddings. PKCS #1 v1.5 is for reading old messages only: whoever can have many made-up messages decrypted, and can
-// measure how long that takes, may learn from it (RFC 8017, section 7.2).
+// measure how long that takes, may learn from it (RFC 8017, section 7.2). A data key whose padding is wrong counts as unwrapped
+// until the header's tag tells, so put a provider with this padding last among a Decrypter's keyrings.
 const (
 	PaddingOAEPMGF1 Padding = iota // RFC 8017, section 7.1, with MGF1 on the same hash
 	PaddingPKCS1                   // RFC 8017, section 7.2
