@@ -3,6 +3,7 @@ package service_test
 import (
 	"bytes"
 	"context"
+	"crypto/fips140"
 	"errors"
 	"fmt"
 	"io"
@@ -135,8 +136,16 @@ var entries = map[string]func(ctx context.Context, s *service.Service, stored []
 	},
 }
 
+// bubble runs f in a bubble of testing/synctest.
+func bubble(t *testing.T, f func(t *testing.T)) {
+	if fips140.Enabled() {
+		t.Skip("skipped: FIPS mode gathers entropy from the jitter of the clock, and a bubble's clock has none")
+	}
+	synctest.Test(t, f)
+}
+
 func TestBreaker(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		r := newRemote(t, 1)
 		var changes []string
 		s := service.New(r, service.Config{OnStateChange: func(from, to service.State) { changes = append(changes, fmt.Sprint(from, " → ", to)) }})
@@ -248,7 +257,7 @@ func closed(key *provider.SecureBytes) bool {
 }
 
 func TestCache(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		r := newRemote(t, 1)
 		s := service.New(r, service.Config{Cache: &service.CacheLimits{MaxKeys: 2, MaxMessages: 10, MaxBytes: 1000}})
 		defer s.Close()
@@ -324,7 +333,7 @@ func TestEvictionUnderWay(t *testing.T) {
 }
 
 func TestConcurrentMissesMakeOneCall(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		r := newRemote(t, 1)
 		s := service.New(r, service.Config{Cache: &service.CacheLimits{}})
 		defer s.Close()
