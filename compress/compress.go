@@ -1,7 +1,10 @@
 // Package compress has the compression stages of the storage pipeline: zstd, gzip and s2, as pull streams.
 //
+// The format zstd-seekable is zstd in frames of 256 KiB, with a table of them at the end. OpenSeekable reads ranges of it.
+//
 // A stage stands before encryption on the way in and after decryption on the way out, since ciphertext does not compress.
-// It starts no goroutine and holds a window of memory whatever the stream's size. Compressed sizes tell something of the
+// It starts no goroutine and holds a window of memory whatever the stream's size; only zstd-seekable gathers its table meanwhile,
+// 12 bytes for each 256 KiB, and as much again where the table grows or is read: 100 MB for a stream of 1 TiB. Compressed sizes tell something of the
 // content: where an attacker can mix text of their own with a secret in one object and watch its size, do not compress.
 package compress
 
@@ -19,7 +22,8 @@ import (
 )
 
 var (
-	// ErrTooLarge means that a stream has more bytes before compression than the stage's bound, on the way in or out.
+	// ErrTooLarge means that a stream has more bytes before compression than the stage's bound, on the way in or out, or for
+	// OpenSeekable that a frame is too large to be decompressed as a whole.
 	ErrTooLarge = errors.New("stream exceeds the decompressed size bound")
 	// ErrCorrupt means that what stands in place of a compressed stream does not decompress.
 	ErrCorrupt = errors.New("corrupt compressed stream")
@@ -32,10 +36,14 @@ const (
 	Zstd = "zstd" // RFC 8878
 	Gzip = "gzip" // RFC 1952
 	S2   = "s2"   // klauspost/compress/s2, an extension of Snappy's framing format
+
+	// ZstdSeekable is zstd's seekable format, version 0.1.0 (contrib/seekable_format in zstd's repository): zstd frames of 256 KiB
+	// before compression each, and a seek table in a skippable frame, so that any zstd decoder takes it for zstd.
+	ZstdSeekable = "zstd-seekable"
 )
 
 // Formats lists the formats' names.
-func Formats() []string { return []string{Zstd, Gzip, S2} }
+func Formats() []string { return []string{Zstd, Gzip, S2, ZstdSeekable} }
 
 const (
 	// DefaultMaxSize bounds a stream's size before compression: 1 TiB.
@@ -56,7 +64,8 @@ type Stage struct {
 	maxSize int64
 	encoder func(dst io.Writer) (resettable, error)
 	decoder func(src io.Reader) (io.Reader, error)
-	pool    sync.Pool // of resettable
+	end     func(tail []byte, size int64) error // says whether a stream of size bytes may end with tail; nil if any may
+	pool    sync.Pool                           // of resettable
 }
 
 type resettable interface {
@@ -65,7 +74,8 @@ type resettable interface {
 }
 
 // New returns the stage of a format. It refuses streams of more than maxSize bytes before compression, both when they are
-// compressed and when they are decompressed; 0 means DefaultMaxSize. The error holds ErrUnknownFormat.
+// compressed and when they are decompressed; 0 means DefaultMaxSize. With ZstdSeekable the bound is at most 32 TiB, since a seek
+// table has at most 0x8000000 frames. The error holds ErrUnknownFormat.
 func New(format string, maxSize int64) (*Stage, error) {
 	if maxSize <= 0 {
 		maxSize = DefaultMaxSize
@@ -76,8 +86,14 @@ func New(format string, maxSize int64) (*Stage, error) {
 		s.encoder = func(dst io.Writer) (resettable, error) {
 			return zstd.NewWriter(dst, zstd.WithEncoderConcurrency(1), zstd.WithWindowSize(zstdWindow/2), zstd.WithZeroFrames(true))
 		}
-		s.decoder = func(src io.Reader) (io.Reader, error) {
-			return zstd.NewReader(src, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(zstdWindow))
+		s.decoder = newZstdReader
+	case ZstdSeekable:
+		s.maxSize = min(maxSize, maxSeekableSize)
+		s.encoder = newSeekableWriter
+		s.decoder = newZstdReader
+		s.end = func(tail []byte, size int64) error {
+			_, err := parseSeekFooter(tail, size)
+			return err
 		}
 	case Gzip:
 		s.encoder = func(dst io.Writer) (resettable, error) { return gzip.NewWriter(dst), nil }
@@ -89,6 +105,10 @@ func New(format string, maxSize int64) (*Stage, error) {
 		return nil, fmt.Errorf("%w: %q; known are %v", ErrUnknownFormat, format, Formats())
 	}
 	return s, nil
+}
+
+func newZstdReader(src io.Reader) (io.Reader, error) {
+	return zstd.NewReader(src, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(zstdWindow))
 }
 
 // Name returns the format's name.
@@ -116,6 +136,10 @@ func (s *Stage) Transform(ctx context.Context, input io.Reader, _ any) (io.Reade
 // Reverse returns the decompressed form of input. The options are not used. It reads input to its end, so that a stage
 // below it has verified all of its own data when this one returns io.EOF. Reading fails with ErrTooLarge over the bound,
 // ErrCorrupt, or input's own error.
+//
+// Of ZstdSeekable, the frames are decompressed as those of Zstd are, and verified by their own checksums where they have them.
+// The stream must end with the footer of a seek table, so that one which is cut between two frames is refused; the entries of the
+// table are not looked at, and a change in them makes no difference.
 func (s *Stage) Reverse(ctx context.Context, input io.Reader, _ any) (io.Reader, error) {
 	return &decompressor{stage: s, ctx: ctx, src: &watched{r: input}}, nil
 }
@@ -170,10 +194,12 @@ func (r *compressor) feed() error {
 	return readErr
 }
 
-// watched remembers how its reader ended, to tell the input's own errors from the decoder's.
+// watched remembers how its reader ended, to tell the input's own errors from the decoder's, and with what.
 type watched struct {
-	r   io.Reader
-	err error
+	r    io.Reader
+	err  error
+	size int64
+	tail []byte // the last bytes, up to seekFooterSize
 }
 
 func (w *watched) Read(p []byte) (int, error) {
@@ -181,6 +207,9 @@ func (w *watched) Read(p []byte) (int, error) {
 	if err != nil {
 		w.err = err
 	}
+	w.size += int64(n)
+	w.tail = append(w.tail, p[max(0, n-seekFooterSize):n]...)
+	w.tail = append(w.tail[:0], w.tail[max(0, len(w.tail)-seekFooterSize):]...)
 	return n, err
 }
 
@@ -228,6 +257,10 @@ func (r *decompressor) read(p []byte) (int, error) {
 			err = fmt.Errorf("%w: %s: data follows its end", ErrCorrupt, r.stage.format)
 		case after != io.EOF:
 			err = after
+		case r.stage.end != nil:
+			if wrong := r.stage.end(r.src.tail, r.src.size); wrong != nil {
+				err = wrong
+			}
 		}
 		return n, err
 	}
