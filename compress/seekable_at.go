@@ -1,0 +1,287 @@
+package compress
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"sort"
+	"sync"
+
+	"github.com/cespare/xxhash/v2"
+	"github.com/klauspost/compress/zstd"
+)
+
+const (
+	// maxSeekableFrame bounds what a SeekableReader decompresses of one frame: 8 MiB, as zstdWindow does for streams, since both
+	// are memory that a stranger chooses.
+	maxSeekableFrame = 8 << 20
+
+	// maxStoredFrame bounds a frame's compressed size, with room for blocks as small as a writer's flushes make them.
+	maxStoredFrame = 2 * maxSeekableFrame
+)
+
+// markEvery is the number of frames between those whose places are kept, so that an entry of 8 to 12 bytes need not be one of
+// 24 in memory.
+const markEvery = 64
+
+// emptyChecksum is the checksum of a frame that decompresses to nothing, as a skippable one does.
+var emptyChecksum = uint32(xxhash.Sum64(nil))
+
+// seekTable tells where the frames are.
+type seekTable struct {
+	seekFooter
+	entries []byte
+	marks   []seekMark // of frames 0, markEvery, 2*markEvery and so on
+	size    int64      // decompressed
+}
+
+// seekMark is where a frame begins, compressed and decompressed.
+type seekMark struct{ stored, plain int64 }
+
+// seekFrame is an entry of the table, and its place.
+type seekFrame struct {
+	seekMark
+	storedSize, plainSize int64
+	checksum              uint32
+}
+
+// parseSeekTable reads a table, a whole skippable frame before which there are dataSize bytes. The error holds ErrCorrupt or
+// ErrTooLarge.
+func parseSeekTable(b []byte, f seekFooter, dataSize, maxSize int64) (*seekTable, error) {
+	if magic := binary.LittleEndian.Uint32(b); magic != seekTableMagic {
+		return nil, corruptTable("it begins with %#08x, not with %#08x", magic, uint32(seekTableMagic))
+	}
+	if n := binary.LittleEndian.Uint32(b[4:]); int64(n) != int64(len(b)-seekHeaderSize) {
+		return nil, corruptTable("its frame has %d bytes, its entries need %d", n, len(b)-seekHeaderSize)
+	}
+	t := &seekTable{
+		seekFooter: f,
+		entries:    b[seekHeaderSize : len(b)-seekFooterSize],
+		marks:      make([]seekMark, 0, (f.frames+markEvery-1)/markEvery),
+	}
+	var at seekMark
+	for i := range f.frames {
+		if i%markEvery == 0 {
+			t.marks = append(t.marks, at)
+		}
+		frame := t.entry(i, at)
+		if frame.plainSize > maxSeekableFrame {
+			return nil, fmt.Errorf("%w: %s: frame %d decompresses to %d bytes, over %d", ErrTooLarge, ZstdSeekable, i, frame.plainSize, maxSeekableFrame)
+		}
+		if frame.plainSize > 0 && frame.storedSize > maxStoredFrame {
+			return nil, fmt.Errorf("%w: %s: frame %d has %d bytes compressed, over %d", ErrTooLarge, ZstdSeekable, i, frame.storedSize, maxStoredFrame)
+		}
+		if f.checksums && frame.plainSize == 0 && frame.checksum != emptyChecksum {
+			return nil, corruptTable("frame %d is empty, but its checksum is that of something", i) // which would be missing unseen
+		}
+		at = seekMark{at.stored + frame.storedSize, at.plain + frame.plainSize}
+		if at.plain > maxSize {
+			return nil, fmt.Errorf("%w: over %d bytes", ErrTooLarge, maxSize)
+		}
+	}
+	if at.stored != dataSize {
+		return nil, corruptTable("its frames have %d bytes, before it are %d", at.stored, dataSize)
+	}
+	t.size = at.plain
+	return t, nil
+}
+
+// entry returns frame i, which begins at at.
+func (t *seekTable) entry(i int64, at seekMark) seekFrame {
+	e := t.entries[i*t.entrySize():]
+	f := seekFrame{
+		seekMark:   at,
+		storedSize: int64(binary.LittleEndian.Uint32(e)),
+		plainSize:  int64(binary.LittleEndian.Uint32(e[4:])),
+	}
+	if t.checksums {
+		f.checksum = binary.LittleEndian.Uint32(e[8:])
+	}
+	return f
+}
+
+// find returns the frame that has the byte at off, which is from 0 and below t.size.
+func (t *seekTable) find(off int64) seekFrame {
+	// The last mark that is not behind off; frames with nothing in them may have put others at the same place.
+	mark := sort.Search(len(t.marks), func(i int) bool { return t.marks[i].plain > off }) - 1
+	i, at := int64(mark)*markEvery, t.marks[mark]
+	for {
+		f := t.entry(i, at)
+		if off < f.plain+f.plainSize {
+			return f
+		}
+		i, at = i+1, seekMark{f.stored + f.storedSize, f.plain + f.plainSize}
+	}
+}
+
+// SeekableReader reads ranges of a stream of the format ZstdSeekable: it reads and decompresses the frames that a range needs and
+// no others. It is safe for concurrent use, and needs no closing.
+//
+// It keeps the table, of 8 or 12 bytes per frame, and the last 4 frames that were decompressed for reads of less than a whole
+// frame: 1 MiB for the frames that this package writes, 32 MiB for the largest that it reads.
+type SeekableReader struct {
+	src     io.ReaderAt
+	table   *seekTable
+	decoder *zstd.Decoder
+	stored  sync.Pool // of *[]byte, for compressed frames
+
+	mu     sync.Mutex
+	cached [cachedBlocks]openBlock // those used last come first
+}
+
+// cachedBlocks is how many decompressed frames a SeekableReader keeps, so that small reads in a row, or a few of them side by
+// side, decompress each frame once.
+const cachedBlocks = 4
+
+type openBlock struct {
+	off   int64
+	plain []byte
+}
+
+// OpenSeekable returns a reader of the ranges of the stream of size bytes in src, of the format ZstdSeekable by whichever
+// program. It refuses streams of more than maxSize bytes before compression; 0 means DefaultMaxSize. It reads the table at the
+// stream's end, in two reads, and keeps it: the memory taken is in proportion to the table's size, never to what it claims, and
+// a table that does not fit in size bytes is refused before. src must not change afterwards.
+//
+// The error holds ErrTooLarge if the stream exceeds maxSize or has a frame of more than 8 MiB, ErrCorrupt if size bytes of src do
+// not end with a table or the table does not account for each byte before it, or else is src's own.
+func OpenSeekable(src io.ReaderAt, size int64, maxSize int64) (*SeekableReader, error) {
+	if maxSize <= 0 {
+		maxSize = DefaultMaxSize
+	}
+	tail := make([]byte, seekFooterSize)
+	if size < seekHeaderSize+seekFooterSize {
+		return nil, corruptTable("%d bytes are too few for one", size)
+	}
+	if err := readFullAt(src, tail, size-seekFooterSize); err != nil {
+		return nil, err
+	}
+	footer, err := parseSeekFooter(tail, size)
+	if err != nil {
+		return nil, err
+	}
+	b := make([]byte, footer.tableSize())
+	if err := readFullAt(src, b, size-int64(len(b))); err != nil {
+		return nil, err
+	}
+	if string(b[len(b)-seekFooterSize:]) != string(tail) {
+		return nil, corruptTable("its footer changed between two reads")
+	}
+	table, err := parseSeekTable(b, footer, size-int64(len(b)), maxSize)
+	if err != nil {
+		return nil, err
+	}
+	decoder, err := zstd.NewReader(nil, zstd.WithDecoderMaxWindow(zstdWindow), zstd.WithDecoderMaxMemory(maxSeekableFrame), zstd.WithDecodeAllCapLimit(true))
+	if err != nil {
+		return nil, fmt.Errorf("compress: %s: %w", ZstdSeekable, err)
+	}
+	r := &SeekableReader{src: src, table: table, decoder: decoder}
+	r.stored.New = func() any { return new([]byte) }
+	return r, nil
+}
+
+// Size returns the number of bytes before compression.
+func (r *SeekableReader) Size() int64 { return r.table.size }
+
+// ReadAt implements io.ReaderAt: p is filled with the bytes before compression that begin at off. A frame that does not decompress
+// to just what the table says of it, by size and checksum if there is one, gives nothing and an error that holds ErrCorrupt;
+// other errors than io.EOF are src's own. Frames outside the range are not looked at, nor are those that are empty by the table:
+// a stream whose author gave them content has it for Stage.Reverse alone.
+func (r *SeekableReader) ReadAt(p []byte, off int64) (n int, err error) {
+	if off < 0 {
+		return 0, errors.New("compress: negative offset")
+	}
+	for n < len(p) && off < r.table.size {
+		m, err := r.readBlock(p[n:], off)
+		n += m
+		off += int64(m)
+		if err != nil {
+			return n, err
+		}
+	}
+	if n < len(p) {
+		return n, io.EOF
+	}
+	return n, nil
+}
+
+// readBlock copies to p what the frame at off has from there.
+func (r *SeekableReader) readBlock(p []byte, off int64) (int, error) {
+	if n := r.fromCache(p, off); n > 0 {
+		return n, nil
+	}
+	f := r.table.find(off)
+	if off == f.plain && int64(len(p)) >= f.plainSize {
+		if err := r.open(p[:f.plainSize:f.plainSize], f); err != nil {
+			return 0, err
+		}
+		return int(f.plainSize), nil
+	}
+	plain := make([]byte, f.plainSize)
+	if err := r.open(plain, f); err != nil {
+		return 0, err
+	}
+	r.keep(f.plain, plain)
+	return copy(p, plain[off-f.plain:]), nil
+}
+
+func (r *SeekableReader) fromCache(p []byte, off int64) int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for i, b := range r.cached {
+		if off < b.off || off >= b.off+int64(len(b.plain)) {
+			continue
+		}
+		copy(r.cached[1:i+1], r.cached[:i])
+		r.cached[0] = b
+		return copy(p, b.plain[off-b.off:])
+	}
+	return 0
+}
+
+func (r *SeekableReader) keep(off int64, plain []byte) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	copy(r.cached[1:], r.cached[:])
+	r.cached[0] = openBlock{off, plain}
+}
+
+// open reads and decompresses a frame to dst, which has its size.
+func (r *SeekableReader) open(dst []byte, f seekFrame) error {
+	buf := r.stored.Get().(*[]byte)
+	defer r.stored.Put(buf)
+	if int64(cap(*buf)) < f.storedSize {
+		*buf = make([]byte, f.storedSize)
+	}
+	stored := (*buf)[:f.storedSize]
+	if err := readFullAt(r.src, stored, f.stored); err != nil {
+		return err
+	}
+	plain, err := r.decoder.DecodeAll(stored, dst[:0:len(dst)])
+	if err != nil {
+		return fmt.Errorf("%w: %s: frame at %d: %w", ErrCorrupt, ZstdSeekable, f.stored, err)
+	}
+	if len(plain) != len(dst) {
+		return fmt.Errorf("%w: %s: frame at %d decompresses to %d bytes, %d by its table", ErrCorrupt, ZstdSeekable, f.stored, len(plain), len(dst))
+	}
+	if &plain[0] != &dst[0] { // the decoder has not promised to stay in place
+		copy(dst, plain)
+	}
+	if r.table.checksums && uint32(xxhash.Sum64(dst)) != f.checksum {
+		return fmt.Errorf("%w: %s: frame at %d does not have the checksum of its table", ErrCorrupt, ZstdSeekable, f.stored)
+	}
+	return nil
+}
+
+// readFullAt fills p. The error is src's own, or holds ErrCorrupt if src ends before.
+func readFullAt(src io.ReaderAt, p []byte, off int64) error {
+	n, err := src.ReadAt(p, off)
+	if n == len(p) {
+		return nil
+	}
+	if err == nil || err == io.EOF {
+		return fmt.Errorf("%w: %s: the source ends at %d: %w", ErrCorrupt, ZstdSeekable, off+int64(n), io.ErrUnexpectedEOF)
+	}
+	return fmt.Errorf("compress: %s: reading the source at %d: %w", ZstdSeekable, off, err)
+}
