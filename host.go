@@ -84,7 +84,7 @@ func WithDefaultCryptoProvider(name string) Option {
 // WithStorage sets the storage that receives the encrypted objects.
 func WithStorage(storage Storage) Option { return func(s *settings) { s.storage = storage } }
 
-// WithTransformer registers a stage beside the built-in zstd, gzip and s2, for reading; WithEnabledTransformers applies it.
+// WithTransformer registers a stage beside the built-in zstd, zstd-seekable, gzip and s2, for reading; WithEnabledTransformers applies it.
 func WithTransformer(t Transformer) Option {
 	return func(s *settings) { s.stages = append(s.stages, t) }
 }
@@ -334,7 +334,7 @@ func (h *Host) Chain() *Chain { return h.chain }
 
 // Put implements Storage: it stores content compressed, if so configured, and encrypted, with one call of the key service.
 func (h *Host) Put(ctx context.Context, key string, content io.Reader) error {
-	stored, err := h.chain.Transform(ctx, content, h.bound(key))
+	stored, err := h.EncryptObject(ctx, key, content)
 	if err != nil {
 		return fmt.Errorf("put %s: %w", key, err)
 	}
@@ -377,10 +377,13 @@ func (h *Host) reverse(ctx context.Context, key string, stored io.Reader) (io.Re
 	case isPikoV2 && (h.decrypter.AllowPikoV2 || !h.allowPlaintext):
 		return h.registry.Reverse(ctx, whole, nil) // it is bound to no name
 	case h.allowPlaintext:
-		return whole, nil
+		return &unencrypted{whole}, nil
 	}
 	return nil, fmt.Errorf("%w: it does not begin as an AWS Encryption SDK message; AllowPlaintext lets objects from before encryption be read", ErrPlaintext)
 }
+
+// unencrypted is an object from before encryption.
+type unencrypted struct{ io.Reader }
 
 // sniff returns the first bytes of a stored object, and the whole of it.
 func sniff(stored io.Reader) (start []byte, whole io.Reader, err error) {

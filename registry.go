@@ -31,7 +31,7 @@ type Registry struct {
 	stages map[string]Transformer
 }
 
-// NewRegistry returns a registry with the compression stages zstd, gzip and s2, which refuse streams of more than
+// NewRegistry returns a registry with the compression stages zstd, zstd-seekable, gzip and s2, which refuse streams of more than
 // maxDecompressedSize bytes both ways; 0 means compress.DefaultMaxSize.
 func NewRegistry(maxDecompressedSize int64) (*Registry, error) {
 	r := &Registry{stages: make(map[string]Transformer)}
@@ -132,16 +132,25 @@ func (r *Registry) Reverse(ctx context.Context, input io.Reader, required map[st
 	if err != nil {
 		return nil, err
 	}
-	decrypted, ok := plain.(interface{ EncryptionContext() map[string]string })
+	chain, err := r.recorded(plain, encryption)
+	if err != nil {
+		return nil, err
+	}
+	return chain.Reverse(ctx, plain)
+}
+
+// recorded returns the chain of stages below encryption, as the object names it in its encryption context.
+func (r *Registry) recorded(decrypted any, encryption Transformer) (*Chain, error) {
+	d, ok := decrypted.(interface{ EncryptionContext() map[string]string })
 	if !ok {
 		return nil, fmt.Errorf("%w: %s gives a reader that has no EncryptionContext method", ErrInvalidTransformer, encryption.Name())
 	}
-	recorded := decrypted.EncryptionContext()[ChainKey]
-	if recorded == "" {
-		return plain, nil
-	}
 	chain := &Chain{}
-	for _, name := range strings.Split(recorded, ",") {
+	recorded := d.EncryptionContext()[ChainKey]
+	if recorded == "" {
+		return chain, nil
+	}
+	for name := range strings.SplitSeq(recorded, ",") {
 		t, err := r.Get(name)
 		if err != nil {
 			return nil, fmt.Errorf("the object was written with a stage that is not registered here: %w", err)
@@ -151,7 +160,7 @@ func (r *Registry) Reverse(ctx context.Context, input io.Reader, required map[st
 		}
 		chain.stages = append(chain.stages, t) // in the recorded order, whatever the priorities are now
 	}
-	return chain.Reverse(ctx, plain)
+	return chain, nil
 }
 
 // Chain is a sequence of stages. It is safe for concurrent use.

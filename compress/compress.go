@@ -114,6 +114,9 @@ func newZstdReader(src io.Reader) (io.Reader, error) {
 // Name returns the format's name.
 func (s *Stage) Name() string { return s.format }
 
+// MaxSize returns the stage's bound in bytes.
+func (s *Stage) MaxSize() int64 { return s.maxSize }
+
 // Priority returns the stage's place in a chain.
 func (s *Stage) Priority() int { return Priority }
 
