@@ -379,7 +379,11 @@ func (h *Host) reverse(ctx context.Context, key string, stored io.Reader) (io.Re
 	case h.allowPlaintext:
 		return &unencrypted{whole}, nil
 	}
-	return nil, fmt.Errorf("%w: it does not begin as an AWS Encryption SDK message; AllowPlaintext lets objects from before encryption be read", ErrPlaintext)
+	return nil, errNoMessage()
+}
+
+func errNoMessage() error {
+	return fmt.Errorf("%w: it does not begin as an AWS Encryption SDK message; AllowPlaintext lets objects from before encryption be read", ErrPlaintext)
 }
 
 // unencrypted is an object from before encryption.

@@ -16,6 +16,7 @@ import (
 	"piko.sh/pikokms/header"
 	"piko.sh/pikokms/message"
 	"piko.sh/pikokms/pikov2"
+	"piko.sh/pikokms/provider"
 )
 
 // ErrNotSeekable means that an object can only be read from its beginning to its end: it is signed, unframed, compressed by a
@@ -183,6 +184,39 @@ func (h *Host) DecryptObject(ctx context.Context, key string, stored io.Reader, 
 	}
 	return content, contentSize, nil
 }
+
+// StatedSize returns the size in bytes of what the stored object of size bytes that begins with start decrypts to, as its header states
+// it, or -1 where that is not known without decrypting. It asks no key service, and is only as true as start and size are. start is read
+// as far as the header's end. The errors are those of Get for what is no message.
+func (h *Host) StatedSize(start io.Reader, size int64) (int64, error) {
+	first, whole, err := sniff(start)
+	if err != nil {
+		return 0, err
+	}
+	switch {
+	case header.Sniff(first):
+		parsed, err := header.Read(whole, h.decrypter.Limits)
+		if err != nil {
+			return 0, fmt.Errorf("%w: %w", provider.ErrInvalidCiphertext, err)
+		}
+		if parsed.EncryptionContext[ChainKey] != "" || parsed.Suite.Signed() {
+			return -1, nil
+		}
+		n, err := message.PlaintextSize(parsed, size)
+		if err != nil {
+			return 0, fmt.Errorf("%w: %w", provider.ErrInvalidCiphertext, err)
+		}
+		return n, nil
+	case pikov2.Sniff(first) && h.decrypter.AllowPikoV2:
+		return -1, nil
+	case h.allowPlaintext:
+		return size, nil
+	}
+	return 0, errNoMessage()
+}
+
+// BindsNames tells whether objects are bound to their keys, as BindObjectName has it.
+func (h *Host) BindsNames() bool { return h.bucket != "" }
 
 // OpenObject is Open for an object that is stored under key and open already.
 func (h *Host) OpenObject(ctx context.Context, key string, stored SizedReaderAt) (SizedReaderAt, error) {
