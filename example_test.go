@@ -1,6 +1,7 @@
 package pikokms_test
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -10,6 +11,8 @@ import (
 	"strings"
 
 	"piko.sh/pikokms"
+	"piko.sh/pikokms/message"
+	"piko.sh/pikokms/provider"
 	"piko.sh/pikokms/provider/local"
 )
 
@@ -26,12 +29,12 @@ func ExampleNew() {
 		fmt.Println(err)
 		return
 	}
-	provider, err := local.NewProvider(local.Config{KeyFile: keyFile})
+	key, err := local.NewProvider(local.Config{KeyFile: keyFile})
 	if err != nil {
 		fmt.Println(err)
 		return
 	}
-	defer provider.Close()
+	defer key.Close()
 	folder, err := pikokms.NewFolder(filepath.Join(dir, "objects"))
 	if err != nil {
 		fmt.Println(err)
@@ -40,7 +43,7 @@ func ExampleNew() {
 	defer folder.Close()
 
 	storage, err := pikokms.New(
-		pikokms.WithCryptoProvider("local", provider),
+		pikokms.WithCryptoProvider("local", key),
 		pikokms.WithDefaultCryptoProvider("local"),
 		pikokms.WithEnabledTransformers("zstd"),
 		pikokms.WithStorage(folder),
@@ -136,4 +139,116 @@ func ExampleHost_Encrypt() {
 	iban, err := host.Decrypt(context.Background(), text, column)
 	fmt.Println(iban, err)
 	// Output: DE89 3704 0044 0532 0130 00 <nil>
+}
+
+// Development and production differ in WithDefaultCryptoProvider alone, and each reads what the other wrote.
+func ExampleWithDefaultCryptoProvider() {
+	dir, err := os.MkdirTemp("", "example-*")
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	folder, err := pikokms.NewFolder(dir)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer folder.Close()
+	ctx := context.Background()
+	wire := func(name string) *pikokms.Host {
+		host, err := pikokms.New(
+			pikokms.WithCryptoProvider("development", exampleKey("development")),
+			pikokms.WithCryptoProvider("production", exampleKey("production")), // awskms.NewProvider
+			pikokms.WithDefaultCryptoProvider(name),
+			pikokms.WithStorage(folder),
+		)
+		if err != nil {
+			log.Fatal(err)
+		}
+		return host
+	}
+	if err := wire("development").Put(ctx, "note", strings.NewReader("written in development")); err != nil {
+		log.Fatal(err)
+	}
+	content, err := wire("production").Get(ctx, "note")
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer content.Close()
+	text, err := io.ReadAll(content)
+	fmt.Println(string(text), err)
+	// Output: written in development <nil>
+}
+
+// Stages sort themselves by priority, compression before encryption, whatever the order in which they are named. An object records
+// its chain, so a reader needs no configuration.
+func ExampleRegistry_NewChain() {
+	registry, err := pikokms.NewRegistry(0)
+	if err != nil {
+		log.Fatal(err)
+	}
+	key := exampleKey("dev")
+	err = registry.Register(pikokms.NewCryptoTransformer(
+		message.Encrypter{Keyring: key},
+		message.Decrypter{Keyrings: []provider.Keyring{key}},
+	))
+	if err != nil {
+		log.Fatal(err)
+	}
+	chain, err := registry.NewChain(pikokms.CryptoTransformerName, "zstd")
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(chain.Names())
+
+	ctx := context.Background()
+	stored, err := chain.Transform(ctx, strings.NewReader(strings.Repeat("text ", 20_000)), nil)
+	if err != nil {
+		log.Fatal(err)
+	}
+	var object bytes.Buffer
+	if _, err := io.Copy(&object, stored); err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(object.Len() < 1000)
+	original, err := registry.Reverse(ctx, &object, nil)
+	if err != nil {
+		log.Fatal(err)
+	}
+	n, err := io.Copy(io.Discard, original)
+	fmt.Println(n, err)
+	// Output:
+	// [zstd crypto-service]
+	// true
+	// 100000 <nil>
+}
+
+// Random access: only the frames that a read touches are decrypted.
+func ExampleHost_Open() {
+	dir, err := os.MkdirTemp("", "example-*")
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	folder, err := pikokms.NewFolder(dir)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer folder.Close()
+	host, err := pikokms.New(pikokms.WithCryptoProvider("dev", exampleKey("dev")), pikokms.WithDefaultCryptoProvider("dev"), pikokms.WithStorage(folder))
+	if err != nil {
+		log.Fatal(err)
+	}
+	ctx := context.Background()
+	if err := host.Put(ctx, "large", strings.NewReader(strings.Repeat("0123456789", 1_000_000))); err != nil {
+		log.Fatal(err)
+	}
+	object, err := host.Open(ctx, "large")
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer object.Close()
+	p := make([]byte, 5)
+	_, err = object.ReadAt(p, 5_000_003)
+	fmt.Println(object.Size(), string(p), err)
+	// Output: 10000000 34567 <nil>
 }

@@ -89,4 +89,3 @@ func handler(host *pikokms.Host, key string) http.Handler {
 		http.ServeContent(w, r, key, object.ModTime(), object)
 	})
 }
-

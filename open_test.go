@@ -1,0 +1,171 @@
+package pikokms_test
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/iotest"
+
+	"github.com/stretchr/testify/require"
+
+	"piko.sh/pikokms"
+	"piko.sh/pikokms/compress"
+	"piko.sh/pikokms/provider"
+)
+
+func TestOpen(t *testing.T) {
+	content := bytes.Repeat([]byte("a stored object, "), 60_000)
+	for _, stages := range [][]string{nil, {compress.ZstdSeekable}} {
+		f := newFixture(t, pikokms.WithEnabledTransformers(stages...), pikokms.BindObjectName("uploads"))
+		for _, size := range []int{0, 1, 65_536, len(content)} {
+			require.NoError(t, f.Put(t.Context(), "a/b", bytes.NewReader(content[:size])))
+			object, err := f.Open(t.Context(), "a/b")
+			require.NoError(t, err)
+			require.EqualValues(t, size, object.Size())
+			require.False(t, object.ModTime().IsZero())
+			require.NoError(t, iotest.TestReader(object, content[:size]))
+
+			// Replaced while it is open, it stays the old one.
+			require.NoError(t, f.Put(t.Context(), "a/b", bytes.NewReader(content[:5])))
+			got, err := io.ReadAll(io.NewSectionReader(object, 0, object.Size()))
+			require.NoError(t, err)
+			require.True(t, bytes.Equal(content[:size], got))
+			require.NoError(t, object.Close())
+		}
+	}
+}
+
+func TestOpenRefuses(t *testing.T) {
+	f := newFixture(t)
+	_, err := f.Open(t.Context(), "none")
+	require.ErrorIs(t, err, fs.ErrNotExist)
+	require.NoError(t, os.WriteFile(filepath.Join(f.dir, "plain"), []byte("plain text"), 0o600))
+	_, err = f.Open(t.Context(), "plain")
+	require.ErrorIs(t, err, pikokms.ErrPlaintext)
+
+	require.NoError(t, f.Put(t.Context(), "a", bytes.NewReader(make([]byte, 200_000))))
+	stored, err := os.ReadFile(filepath.Join(f.dir, "a"))
+	require.NoError(t, err)
+	for _, cut := range []int{0, 1, 50, 1000, len(stored) - 1} {
+		require.NoError(t, os.WriteFile(filepath.Join(f.dir, "cut"), stored[:cut], 0o600))
+		_, err = f.Open(t.Context(), "cut")
+		require.Error(t, err, "%d bytes", cut)
+	}
+	stored[100_000] ^= 1
+	require.NoError(t, os.WriteFile(filepath.Join(f.dir, "changed"), stored, 0o600))
+	object, err := f.Open(t.Context(), "changed")
+	require.NoError(t, err)
+	defer object.Close()
+	_, err = io.ReadAll(object)
+	require.ErrorIs(t, err, provider.ErrDecryptionFailed)
+
+	for _, format := range compress.Formats() {
+		if format == compress.ZstdSeekable {
+			continue
+		}
+		f := newFixture(t, pikokms.WithEnabledTransformers(format))
+		require.NoError(t, f.Put(t.Context(), "a", bytes.NewReader([]byte("text"))))
+		_, err := f.Open(t.Context(), "a")
+		require.ErrorIs(t, err, pikokms.ErrNotSeekable)
+		require.ErrorContains(t, err, format)
+	}
+
+	f = newFixture(t, pikokms.AllowPlaintext())
+	require.NoError(t, os.WriteFile(filepath.Join(f.dir, "plain"), []byte("plain text"), 0o600))
+	plain, err := f.Open(t.Context(), "plain")
+	require.NoError(t, err)
+	defer plain.Close()
+	require.NoError(t, iotest.TestReader(plain, []byte("plain text")))
+}
+
+func TestRangeReaderAt(t *testing.T) {
+	content := make([]byte, 3<<20)
+	for i := range content {
+		content[i] = byte(i >> 8 * 7)
+	}
+	var fetches, open atomic.Int64
+	newReader := func(t *testing.T) *pikokms.RangeReaderAt {
+		r := pikokms.NewRangeReaderAt(int64(len(content)), content[:1000], func(offset, length int64) (io.ReadCloser, error) {
+			fetches.Add(1)
+			open.Add(1)
+			return closer{io.NewSectionReader(bytes.NewReader(content), offset, length), func() { open.Add(-1) }}, nil
+		})
+		fetches.Store(0)
+		t.Cleanup(func() {
+			require.NoError(t, r.Close())
+			require.Zero(t, open.Load(), "fetches are left open")
+		})
+		return r
+	}
+	t.Run("all of it", func(t *testing.T) {
+		r := newReader(t)
+		require.NoError(t, iotest.TestReader(io.NewSectionReader(r, 0, r.Size()), content))
+	})
+	t.Run("a run takes a few fetches", func(t *testing.T) {
+		r := newReader(t)
+		p := make([]byte, 10_000)
+		for off := int64(0); off < r.Size(); off += int64(len(p)) {
+			n, err := r.ReadAt(p, off)
+			require.True(t, err == nil || err == io.EOF)
+			require.True(t, bytes.Equal(content[off:off+int64(n)], p[:n]))
+		}
+		require.LessOrEqual(t, fetches.Load(), int64(7))
+	})
+	t.Run("an expected run takes one", func(t *testing.T) {
+		r := newReader(t)
+		r.Expect(1 << 20)
+		for off := int64(1 << 20); off < 2<<20; off += 65_536 {
+			_, err := r.ReadAt(make([]byte, 65_536), off)
+			require.NoError(t, err)
+		}
+		require.EqualValues(t, 1, fetches.Load())
+	})
+	t.Run("side by side", func(t *testing.T) {
+		r := newReader(t)
+		var readers sync.WaitGroup
+		for i := range 8 {
+			readers.Go(func() {
+				p := make([]byte, 5000)
+				for off := i * 5000; off+len(p) < len(content); off += 8 * len(p) {
+					if n, err := r.ReadAt(p, int64(off)); err != nil || !bytes.Equal(p[:n], content[off:off+n]) {
+						t.Errorf("at %d: %v", off, err)
+					}
+				}
+			})
+		}
+		readers.Wait()
+	})
+	t.Run("failures", func(t *testing.T) {
+		gone := errors.New("gone")
+		r := pikokms.NewRangeReaderAt(100, nil, func(offset, _ int64) (io.ReadCloser, error) {
+			if offset > 50 {
+				return nil, gone
+			}
+			return io.NopCloser(bytes.NewReader(make([]byte, 10))), nil
+		})
+		_, err := r.ReadAt(make([]byte, 5), 60)
+		require.ErrorIs(t, err, gone)
+		_, err = r.ReadAt(make([]byte, 20), 0)
+		require.ErrorIs(t, err, io.ErrUnexpectedEOF)
+		_, err = r.ReadAt(make([]byte, 1), -1)
+		require.Error(t, err)
+		_, err = r.ReadAt(make([]byte, 1), 100)
+		require.ErrorIs(t, err, io.EOF)
+	})
+}
+
+type closer struct {
+	io.Reader
+	close func()
+}
+
+func (c closer) Close() error {
+	c.close()
+	return nil
+}
