@@ -5,8 +5,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"path/filepath"
+	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -16,6 +19,8 @@ import (
 	"go.uber.org/goleak"
 
 	"piko.sh/pikokms"
+	"piko.sh/pikokms/compress"
+	"piko.sh/pikokms/header"
 	"piko.sh/pikokms/message"
 	"piko.sh/pikokms/provider"
 	"piko.sh/pikokms/provider/local"
@@ -108,14 +113,48 @@ func TestUploadsThroughAnUnreliableKMS(t *testing.T) {
 // pikosKind is a type as Piko's storage package has it.
 type pikosKind string
 
-var _ interface {
+// streamTransformerPort has the shape of Piko's port of that name.
+type streamTransformerPort interface {
 	Name() string
 	Type() pikosKind
 	Priority() int
-} = pikokms.StreamTransformer[pikosKind]{}
+	Transform(ctx context.Context, input io.Reader, options any) (io.Reader, error)
+	Reverse(ctx context.Context, input io.Reader, options any) (io.Reader, error)
+}
 
+// Piko's pipeline sorts the stages of its registry by priority, and knows nothing of them but its port.
 func TestStreamTransformer(t *testing.T) {
-	stage := pikokms.StreamTransformer[pikosKind]{Transformer: pikokms.NewCryptoTransformer(message.Encrypter{}, message.Decrypter{})}
-	require.Equal(t, pikosKind("encryption"), stage.Type())
-	require.Equal(t, 250, stage.Priority())
+	key := newLocal(t, "local", 1)
+	registry, err := pikokms.NewRegistry(0)
+	require.NoError(t, err)
+	require.NoError(t, registry.Register(pikokms.NewCryptoTransformer(message.Encrypter{Keyring: key}, message.Decrypter{Keyrings: []provider.Keyring{key}})))
+	text := strings.Repeat("a stored object, ", 20_000)
+	for _, format := range compress.Formats() {
+		var stages []streamTransformerPort
+		for _, name := range []string{pikokms.CryptoTransformerName, format} {
+			stage, err := registry.Get(name)
+			require.NoError(t, err)
+			stages = append(stages, pikokms.StreamTransformer[pikosKind]{Transformer: stage})
+		}
+		slices.SortFunc(stages, func(a, b streamTransformerPort) int { return a.Priority() - b.Priority() })
+		require.Equal(t, pikosKind("compression"), stages[0].Type())
+		require.Equal(t, pikosKind("encryption"), stages[1].Type())
+		var r io.Reader = strings.NewReader(text)
+		for _, stage := range stages {
+			r, err = stage.Transform(t.Context(), r, nil)
+			require.NoError(t, err)
+		}
+		stored, err := io.ReadAll(r)
+		require.NoError(t, err)
+		require.True(t, header.Sniff(stored), "encryption comes last")
+		require.Less(t, len(stored), len(text)/5, "compression came before it")
+		r = bytes.NewReader(stored)
+		for _, stage := range slices.Backward(stages) {
+			r, err = stage.Reverse(t.Context(), r, nil)
+			require.NoError(t, err)
+		}
+		original, err := io.ReadAll(r)
+		require.NoError(t, err)
+		require.Equal(t, text, string(original))
+	}
 }
