@@ -1,4 +1,4 @@
-// Package compress has the compression stages of the storage pipeline: zstd, gzip and s2, as pull streams.
+// Package compress has the compression stages of the storage pipeline: zstd, zstd-seekable, gzip and s2, as pull streams.
 //
 // The format zstd-seekable is zstd in frames of 256 KiB, with a table of them at the end. OpenSeekable reads ranges of it.
 //
