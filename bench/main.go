@@ -1,6 +1,6 @@
 // Command bench measures pikokms beside raw AES-GCM and other libraries that encrypt, on the same bytes in one run.
 //
-//	go run ./bench [-json] [-size LIST] [-only REGEXP] [-repeats N] [-parallelism LIST] [-end-to-end]
+//	go run ./bench [-json] [-size LIST] [-only REGEXP] [-repeats N] [-parallelism LIST] [-end-to-end] [-plot FILE.svg]
 //
 // go run ./bench -h says what is measured and how.
 package main
@@ -12,6 +12,7 @@ import (
 	"io"
 	"math"
 	"os"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strconv"
@@ -58,6 +59,7 @@ type options struct {
 	repeats     int
 	parallelism []int
 	endToEnd    bool
+	plot        string
 }
 
 func main() {
@@ -86,6 +88,11 @@ func run(arguments []string, stdout, stderr io.Writer) error {
 	if len(results) == 0 {
 		return fmt.Errorf("-only %s: no subject of that name for these sizes", o.only)
 	}
+	if o.plot != "" {
+		if err := savePlot(o.plot, results); err != nil {
+			return fmt.Errorf("plotting: %w", err)
+		}
+	}
 	if o.json {
 		return writeJSON(stdout, results)
 	}
@@ -103,6 +110,7 @@ func parseOptions(arguments []string, stdout io.Writer) (*options, error) {
 	flags.IntVar(&o.repeats, "repeats", 9, "`rounds`, of which the median counts")
 	parallelism := flags.String("parallelism", "1", "values of GOMAXPROCS to measure with, a `list`")
 	flags.BoolVar(&o.endToEnd, "end-to-end", false, "measure uploads and downloads instead of streams")
+	flags.StringVar(&o.plot, "plot", "", "also plot MB/s to `FILE.svg`: over the size, or bars for a single size")
 
 	err := flags.Parse(arguments)
 	if errors.Is(err, flag.ErrHelp) {
@@ -120,6 +128,9 @@ func parseOptions(arguments []string, stdout io.Writer) (*options, error) {
 	}
 	if o.repeats < 1 {
 		return nil, fmt.Errorf("-repeats %d: at least 1", o.repeats)
+	}
+	if o.plot != "" && filepath.Ext(o.plot) != ".svg" {
+		return nil, fmt.Errorf("-plot %s: the file's name must end in .svg", o.plot)
 	}
 	if o.only, err = regexp.Compile(*only); err != nil {
 		return nil, fmt.Errorf("-only: %w", err)

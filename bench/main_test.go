@@ -2,7 +2,9 @@ package main
 
 import (
 	"encoding/json"
+	"encoding/xml"
 	"os"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
@@ -158,9 +160,33 @@ func TestWholeMessagesAreLeftOutWhenLarge(t *testing.T) {
 	}
 }
 
+func TestPlot(t *testing.T) {
+	for name, size := range map[string]string{"bars": "4KiB", "lines": "4KiB,64KiB"} {
+		t.Run(name, func(t *testing.T) {
+			file := filepath.Join(t.TempDir(), "speed.svg")
+			bench(t, "-size", size, "-repeats", "1", "-only", "raw|sio", "-plot", file)
+			text, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var svg struct {
+				XMLName xml.Name
+			}
+			if err := xml.Unmarshal(text, &svg); err != nil || svg.XMLName.Local != "svg" {
+				t.Errorf("no SVG: %v, %v", svg, err)
+			}
+			for _, label := range []string{"encrypt", "decrypt", "minio/sio", "4 KiB"} {
+				if !strings.Contains(string(text), label) {
+					t.Errorf("%q is not in the plot", label)
+				}
+			}
+		})
+	}
+}
+
 func TestHelp(t *testing.T) {
 	out, _ := bench(t, "-h")
-	for _, name := range append([]string{"-end-to-end"}, inMemory[:6]...) {
+	for _, name := range append([]string{"-end-to-end", "-plot FILE.svg"}, inMemory[:6]...) {
 		if !strings.Contains(out, "  "+name) {
 			t.Errorf("%s is not in the help", name)
 		}
@@ -179,6 +205,8 @@ func TestBadFlags(t *testing.T) {
 		"-repeats 0: at least 1":                {"-repeats", "0"},
 		"-only: error parsing regexp":           {"-only", "("},
 		"-only nobody: no subject of that name": {"-only", "nobody"},
+		"must end in .svg":                      {"-plot", "speed.png"},
+		"plotting: open ":                       {"-plot", filepath.Join(t.TempDir(), "none", "speed.svg"), "-size", "64", "-only", "^raw$", "-repeats", "1"},
 	} {
 		var out, notes strings.Builder
 		err := run(arguments, &out, &notes)
