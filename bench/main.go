@@ -1,204 +1,191 @@
-// Command bench measures pikokms beside raw AES-GCM and other streaming encryption, on the same bytes in one run.
+// Command bench measures pikokms beside raw AES-GCM and other libraries that encrypt, on the same bytes in one run.
 //
-//	go run ./bench [-size BYTES] [-repeats N]
+//	go run ./bench [-json] [-size LIST] [-only REGEXP] [-repeats N] [-parallelism LIST] [-end-to-end] [-plot FILE.svg]
 //
-// Repeats are interleaved, so that whatever else the machine does falls on all alike; the table gives medians.
+// go run ./bench -h says what is measured and how.
 package main
 
 import (
-	"bytes"
-	"context"
-	"crypto/aes"
-	"crypto/cipher"
-	"crypto/rand"
-	"encoding/binary"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
+	"math"
 	"os"
-	"runtime"
+	"path/filepath"
+	"regexp"
 	"slices"
-	"time"
-
-	"filippo.io/age"
-	"github.com/minio/sio"
-
-	"piko.sh/pikokms/message"
-	"piko.sh/pikokms/provider"
-	"piko.sh/pikokms/provider/local"
+	"strconv"
+	"strings"
 )
 
-// subject encrypts src to dst and decrypts it again, as streams.
-type subject struct {
-	name    string
-	encrypt func(dst io.Writer, src io.Reader) error
-	decrypt func(dst io.Writer, src io.Reader) error
+const help = `Usage: bench [flags]
+
+Measures pikokms beside raw AES-256-GCM and other libraries that encrypt, on the same bytes in one run, and prints
+Markdown. Keys are local, nothing asks a network.
+
+  raw              the cipher alone: 64 KiB blocks sealed and opened in place, nothing read or written; one core
+  floor            what a message of one frame can't do without: HKDF-SHA512, AES key schedule, GCM for header and frame
+  raw-stream       raw as a stream: each block read, sealed in place, written
+  pikokms          the pull streams, NewReader
+  pikokms-push     the push streams, NewWriter
+  pikokms-cached   the pull streams with the data-key cache
+  the rest         other libraries; those that hold whole messages in memory read their source first
+
+floor and pikokms-cached are for sizes up to 64 KiB, libraries that hold whole messages in memory for up to 256 MiB.
+
+Subjects take turns: each runs once a round, after a round that warms up, so that whatever else the machine does falls
+on all alike. Sizes below 4 MiB are repeated within a round for 30 ms. Speeds are medians, in MB/s of 10^6 bytes; sources
+and destinations are memory, behind a plain io.Reader and io.Writer. The ratio to raw is the median of the rounds' ratios,
+with their quartiles behind it; the base is raw on one core, whatever the parallelism. Raw is always measured and shown
+when -only matches it. What is decrypted last in a round is compared with the original.
+
+Allocations are counted over the whole process. Memory in the table is the most that was reachable at once beyond what
+was before, as a garbage collector sees it that runs over and over while the subject warms up, and no more than was
+allocated for one object. It is without the garbage that a program holds besides; "bytes" in JSON are all that were
+allocated for an object.
+
+With -end-to-end an upload to a folder and a download from it are measured, in a temporary folder (TMPDIR): plain through
+pikokms.Folder, and encrypted through pikokms.New. An upload includes the sync to disk, a download mostly finds the file
+in the system's cache. There the base of ratios is folder-plain, in JSON's "ratio_to_raw" too.
+
+`
+
+// options are what the flags say.
+type options struct {
+	json        bool
+	sizes       []int
+	only        *regexp.Regexp
+	repeats     int
+	parallelism []int
+	endToEnd    bool
+	plot        string
 }
 
 func main() {
-	size := flag.Int("size", 64<<20, "plaintext `bytes`")
-	repeats := flag.Int("repeats", 9, "measurements of each, of which the median counts")
-	flag.Parse()
-	if flag.NArg() > 0 || *size < 1 || *repeats < 1 {
-		flag.Usage()
-		os.Exit(2)
-	}
-	if err := run(*size, *repeats, os.Stdout); err != nil {
+	if err := run(os.Args[1:], os.Stdout, os.Stderr); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
 }
 
-func run(size, repeats int, out io.Writer) error {
-	plaintext := make([]byte, size)
-	_, _ = rand.Read(plaintext) // never fails
-	subjects, err := newSubjects()
+func run(arguments []string, stdout, stderr io.Writer) error {
+	o, err := parseOptions(arguments, stdout)
+	if errors.Is(err, flag.ErrHelp) {
+		return nil
+	}
 	if err != nil {
 		return err
 	}
-	encrypting, decrypting := make([][]time.Duration, len(subjects)), make([][]time.Duration, len(subjects))
-	stored, opened := bytes.NewBuffer(make([]byte, 0, size+size/8+1<<16)), bytes.NewBuffer(make([]byte, 0, size+1<<16))
-	for repeat := range repeats + 1 {
-		for i, s := range subjects {
-			stored.Reset()
-			opened.Reset()
-			start := time.Now()
-			if err := s.encrypt(plainWriter{stored}, plainReader{bytes.NewReader(plaintext)}); err != nil {
-				return fmt.Errorf("%s: encrypting: %w", s.name, err)
-			}
-			sealed := time.Now()
-			if err := s.decrypt(plainWriter{opened}, plainReader{bytes.NewReader(stored.Bytes())}); err != nil {
-				return fmt.Errorf("%s: decrypting: %w", s.name, err)
-			}
-			end := time.Now()
-			if !bytes.Equal(opened.Bytes(), plaintext) {
-				return fmt.Errorf("%s: the plaintext came back changed", s.name)
-			}
-			if repeat > 0 { // the first round warms up
-				encrypting[i] = append(encrypting[i], sealed.Sub(start))
-				decrypting[i] = append(decrypting[i], end.Sub(sealed))
-			}
+	measure := measureStreams
+	if o.endToEnd {
+		measure = measureFolders
+	}
+	results, err := measure(o, stderr)
+	if err != nil {
+		return err
+	}
+	if len(results) == 0 {
+		return fmt.Errorf("-only %s: no subject of that name for these sizes", o.only)
+	}
+	if o.plot != "" {
+		if err := savePlot(o.plot, results); err != nil {
+			return fmt.Errorf("plotting: %w", err)
 		}
 	}
-
-	fmt.Fprintf(out, "%d MiB in memory, median of %d, %s/%s, GOMAXPROCS %d\n\n", size>>20, repeats, runtime.GOOS, runtime.GOARCH, runtime.GOMAXPROCS(0))
-	fmt.Fprintf(out, "| | encrypt MB/s | to raw | decrypt MB/s | to raw |\n|---|---:|---:|---:|---:|\n")
-	for i, s := range subjects {
-		e, d := median(encrypting[i]), median(decrypting[i])
-		fmt.Fprintf(out, "| %s | %.0f | %.2f | %.0f | %.2f |\n", s.name,
-			speed(size, e), median(encrypting[0]).Seconds()/e.Seconds(), speed(size, d), median(decrypting[0]).Seconds()/d.Seconds())
+	if o.json {
+		return writeJSON(stdout, results)
 	}
-	return nil
+	return writeMarkdown(stdout, o, results)
 }
 
-func median(d []time.Duration) time.Duration {
-	return slices.Sorted(slices.Values(d))[len(d)/2]
-}
+// parseOptions reads the flags. For -h it writes the help and returns flag.ErrHelp.
+func parseOptions(arguments []string, stdout io.Writer) (*options, error) {
+	o := &options{}
+	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
+	flags.SetOutput(io.Discard) // an error is returned, and printed once
+	flags.BoolVar(&o.json, "json", false, "print a JSON list instead of Markdown")
+	sizes := flags.String("size", "", "plaintext sizes, a `list` such as 1KiB,64KiB,1GiB or bytes (default 64MiB, with -end-to-end 256MiB)")
+	only := flags.String("only", "", "measure only subjects whose name matches the `regexp`")
+	flags.IntVar(&o.repeats, "repeats", 9, "`rounds`, of which the median counts")
+	parallelism := flags.String("parallelism", "1", "values of GOMAXPROCS to measure with, a `list`")
+	flags.BoolVar(&o.endToEnd, "end-to-end", false, "measure uploads and downloads instead of streams")
+	flags.StringVar(&o.plot, "plot", "", "also plot MB/s to `FILE.svg`: over the size, or bars for a single size")
 
-func speed(size int, d time.Duration) float64 { return float64(size) / 1e6 / d.Seconds() }
-
-// plainReader and plainWriter have no WriteTo and no ReadFrom: a file or a connection has none that helps either.
-type plainReader struct{ io.Reader }
-type plainWriter struct{ io.Writer }
-
-func newSubjects() ([]subject, error) {
-	key := make([]byte, 32)
-	_, _ = rand.Read(key) // never fails
-	block, err := aes.NewCipher(key)
-	if err != nil {
-		return nil, err
-	}
-	aead, err := cipher.NewGCM(block)
-	if err != nil {
-		return nil, err
-	}
-	keyring, err := local.NewProvider(local.Config{Key: bytes.Clone(key)})
-	if err != nil {
-		return nil, err
-	}
-	identity, err := age.GenerateX25519Identity()
-	if err != nil {
-		return nil, err
-	}
-	ctx := context.Background()
-	encrypter := message.Encrypter{Keyring: keyring}
-	decrypter := message.Decrypter{Keyrings: []provider.Keyring{keyring}}
-	return []subject{
-		{"raw AES-256-GCM, 64 KiB blocks",
-			func(dst io.Writer, src io.Reader) error { return blocks(dst, src, 64<<10, aead.Seal) },
-			func(dst io.Writer, src io.Reader) error {
-				return blocks(dst, src, 64<<10+aead.Overhead(), func(out, nonce, text, additional []byte) []byte {
-					opened, err := aead.Open(out, nonce, text, additional)
-					if err != nil {
-						panic(err) // the same key and bytes a moment ago
-					}
-					return opened
-				})
-			}},
-		{"pikokms",
-			func(dst io.Writer, src io.Reader) error {
-				r, err := encrypter.NewReader(ctx, src, nil)
-				if err != nil {
-					return err
-				}
-				_, err = io.Copy(dst, r)
-				return err
-			},
-			func(dst io.Writer, src io.Reader) error {
-				r, err := decrypter.NewReader(ctx, src, nil)
-				if err != nil {
-					return err
-				}
-				_, err = io.Copy(dst, r)
-				return err
-			}},
-		{"minio/sio",
-			func(dst io.Writer, src io.Reader) error {
-				_, err := sio.Encrypt(dst, src, sio.Config{Key: key, CipherSuites: []byte{sio.AES_256_GCM}})
-				return err
-			},
-			func(dst io.Writer, src io.Reader) error {
-				_, err := sio.Decrypt(dst, src, sio.Config{Key: key, CipherSuites: []byte{sio.AES_256_GCM}})
-				return err
-			}},
-		{"age (ChaCha20-Poly1305)",
-			func(dst io.Writer, src io.Reader) error {
-				w, err := age.Encrypt(dst, identity.Recipient())
-				if err != nil {
-					return err
-				}
-				if _, err := io.Copy(w, src); err != nil {
-					return err
-				}
-				return w.Close()
-			},
-			func(dst io.Writer, src io.Reader) error {
-				r, err := age.Decrypt(src, identity)
-				if err != nil {
-					return err
-				}
-				_, err = io.Copy(dst, r)
-				return err
-			}},
-	}, nil
-}
-
-// blocks is what a stream cannot do without: reading, one pass of the cipher over each block in place, writing.
-func blocks(dst io.Writer, src io.Reader, size int, pass func(out, nonce, text, additional []byte) []byte) error {
-	buf, nonce, additional := make([]byte, size, size+64), make([]byte, 12), make([]byte, 72)
-	for number := uint32(1); ; number++ {
-		n, err := io.ReadFull(src, buf[:size])
-		if n > 0 {
-			binary.BigEndian.PutUint32(nonce[8:], number)
-			if _, err := dst.Write(pass(buf[:0], nonce, buf[:n], additional)); err != nil {
-				return err
-			}
+	err := flags.Parse(arguments)
+	if errors.Is(err, flag.ErrHelp) {
+		flags.SetOutput(stdout)
+		if _, err := io.WriteString(stdout, help); err != nil {
+			return nil, err
 		}
-		if err == io.EOF || err == io.ErrUnexpectedEOF {
-			return nil
+		flags.PrintDefaults()
+	}
+	if err != nil {
+		return nil, err
+	}
+	if flags.NArg() > 0 {
+		return nil, fmt.Errorf("unexpected argument %q", flags.Arg(0))
+	}
+	if o.repeats < 1 {
+		return nil, fmt.Errorf("-repeats %d: at least 1", o.repeats)
+	}
+	if o.plot != "" && filepath.Ext(o.plot) != ".svg" {
+		return nil, fmt.Errorf("-plot %s: the file's name must end in .svg", o.plot)
+	}
+	if o.only, err = regexp.Compile(*only); err != nil {
+		return nil, fmt.Errorf("-only: %w", err)
+	}
+	if *sizes == "" {
+		*sizes = "64MiB"
+		if o.endToEnd {
+			*sizes = "256MiB"
 		}
+	}
+	if o.sizes, err = parseList(*sizes, parseSize); err != nil {
+		return nil, fmt.Errorf("-size: %w", err)
+	}
+	if o.parallelism, err = parseList(*parallelism, parsePositive); err != nil {
+		return nil, fmt.Errorf("-parallelism: %w", err)
+	}
+	return o, nil
+}
+
+// parseList returns the values in order, each once.
+func parseList(list string, parse func(string) (int, error)) ([]int, error) {
+	var values []int
+	for item := range strings.SplitSeq(list, ",") {
+		value, err := parse(item)
 		if err != nil {
-			return err
+			return nil, err
+		}
+		values = append(values, value)
+	}
+	slices.Sort(values)
+	return slices.Compact(values), nil
+}
+
+// parseSize reads 512, 1KiB, 64MiB or 1GiB.
+func parseSize(text string) (int, error) {
+	number, unit := text, 1
+	for suffix, bytes := range map[string]int{"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30} {
+		if n, ok := strings.CutSuffix(text, suffix); ok {
+			number, unit = n, bytes
 		}
 	}
+	n, err := parsePositive(number)
+	if err != nil {
+		return 0, fmt.Errorf("%q is no size such as 512, 1KiB, 64MiB or 1GiB", text)
+	}
+	if n > math.MaxInt/2/unit {
+		return 0, fmt.Errorf("%s does not fit in memory", text)
+	}
+	return n * unit, nil
+}
+
+func parsePositive(text string) (int, error) {
+	n, err := strconv.Atoi(text)
+	if err != nil || n < 1 {
+		return 0, fmt.Errorf("%q is no positive number", text)
+	}
+	return n, nil
 }

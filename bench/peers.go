@@ -1,0 +1,140 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+
+	"filippo.io/age"
+	mpl "github.com/aws/aws-cryptographic-material-providers-library/releases/go/mpl/awscryptographymaterialproviderssmithygenerated"
+	mpltypes "github.com/aws/aws-cryptographic-material-providers-library/releases/go/mpl/awscryptographymaterialproviderssmithygeneratedtypes"
+	esdk "github.com/aws/aws-encryption-sdk/releases/go/encryption-sdk/awscryptographyencryptionsdksmithygenerated"
+	esdktypes "github.com/aws/aws-encryption-sdk/releases/go/encryption-sdk/awscryptographyencryptionsdksmithygeneratedtypes"
+	"github.com/minio/sio"
+	"github.com/tink-crypto/tink-go/v2/keyset"
+	"github.com/tink-crypto/tink-go/v2/streamingaead"
+	"gocloud.dev/secrets/localsecrets"
+
+	"piko.sh/pikokms/header"
+)
+
+// newPeers returns other libraries under local keys, with AES-256 where they can choose.
+func newPeers(key []byte) ([]subject, error) {
+	var peers []subject
+	for _, newPeer := range []func(key []byte) (subject, error){newSio, newTink, newAge, newESDK, newGoCloud} {
+		peer, err := newPeer(key)
+		if err != nil {
+			return nil, err
+		}
+		peers = append(peers, peer)
+	}
+	return peers, nil
+}
+
+func newSio(key []byte) (subject, error) {
+	config := sio.Config{Key: key, CipherSuites: []byte{sio.AES_256_GCM}}
+	return streaming("minio/sio", "",
+		func(dst io.Writer, src io.Reader) error {
+			_, err := sio.Encrypt(dst, src, config)
+			return err
+		},
+		func(dst io.Writer, src io.Reader) error {
+			_, err := sio.Decrypt(dst, src, config)
+			return err
+		}), nil
+}
+
+func newTink([]byte) (subject, error) {
+	handle, err := keyset.NewHandle(streamingaead.AES256GCMHKDF1MBKeyTemplate())
+	if err != nil {
+		return subject{}, fmt.Errorf("tink: %w", err)
+	}
+	aead, err := streamingaead.New(handle)
+	if err != nil {
+		return subject{}, fmt.Errorf("tink: %w", err)
+	}
+	return streaming("tink", "AES256-GCM-HKDF-1MB",
+		func(dst io.Writer, src io.Reader) error {
+			w, err := aead.NewEncryptingWriter(dst, nil)
+			if err != nil {
+				return err
+			}
+			return copyAndClose(w, src)
+		},
+		func(dst io.Writer, src io.Reader) error {
+			r, err := aead.NewDecryptingReader(src, nil)
+			if err != nil {
+				return err
+			}
+			_, err = io.Copy(dst, r)
+			return err
+		}), nil
+}
+
+func newAge([]byte) (subject, error) {
+	identity, err := age.GenerateX25519Identity()
+	if err != nil {
+		return subject{}, fmt.Errorf("age: %w", err)
+	}
+	return streaming("age", "ChaCha20-Poly1305",
+		func(dst io.Writer, src io.Reader) error {
+			w, err := age.Encrypt(dst, identity.Recipient())
+			if err != nil {
+				return err
+			}
+			return copyAndClose(w, src)
+		},
+		func(dst io.Writer, src io.Reader) error {
+			r, err := age.Decrypt(src, identity)
+			if err != nil {
+				return err
+			}
+			_, err = io.Copy(dst, r)
+			return err
+		}), nil
+}
+
+// newESDK has AWS's SDK write what pikokms writes: suite 0478 and its frame length, not the SDK's default of 4,096 bytes.
+func newESDK(key []byte) (subject, error) {
+	materials, err := mpl.NewClient(mpltypes.MaterialProvidersConfig{})
+	if err != nil {
+		return subject{}, fmt.Errorf("aws-esdk-go: %w", err)
+	}
+	ctx := context.Background()
+	keyring, err := materials.CreateRawAesKeyring(ctx, mpltypes.CreateRawAesKeyringInput{
+		KeyNamespace: "bench", KeyName: "local",
+		WrappingKey: key, WrappingAlg: mpltypes.AesWrappingAlgAlgAes256GcmIv12Tag16,
+	})
+	if err != nil {
+		return subject{}, fmt.Errorf("aws-esdk-go: %w", err)
+	}
+	client, err := esdk.NewClient(esdktypes.AwsEncryptionSdkConfig{})
+	if err != nil {
+		return subject{}, fmt.Errorf("aws-esdk-go: %w", err)
+	}
+	suite, frameLength := mpltypes.ESDKAlgorithmSuiteIdAlgAes256GcmHkdfSha512CommitKey, int64(header.DefaultFrameLength)
+	return wholeMessages("aws-esdk-go", "whole message in memory",
+		func(plaintext []byte) ([]byte, error) {
+			out, err := client.Encrypt(ctx, esdktypes.EncryptInput{Plaintext: plaintext, Keyring: keyring, AlgorithmSuiteId: &suite, FrameLength: &frameLength})
+			if err != nil {
+				return nil, err
+			}
+			return out.Ciphertext, nil
+		},
+		func(ciphertext []byte) ([]byte, error) {
+			out, err := client.Decrypt(ctx, esdktypes.DecryptInput{Ciphertext: ciphertext, Keyring: keyring})
+			if err != nil {
+				return nil, err
+			}
+			return out.Plaintext, nil
+		}), nil
+}
+
+func newGoCloud(key []byte) (subject, error) {
+	keeper := localsecrets.NewKeeper([32]byte(key)) // a local one holds nothing to close
+	ctx := context.Background()
+	return wholeMessages("gocloud-secrets", "XSalsa20-Poly1305, whole message in memory",
+		func(plaintext []byte) ([]byte, error) { return keeper.Encrypt(ctx, plaintext) },
+		func(ciphertext []byte) ([]byte, error) { return keeper.Decrypt(ctx, ciphertext) },
+	), nil
+}

@@ -1,0 +1,178 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"io"
+
+	"piko.sh/pikokms/message"
+	"piko.sh/pikokms/provider"
+	"piko.sh/pikokms/provider/local"
+	"piko.sh/pikokms/service"
+)
+
+const (
+	mostOneFrame     = 64 << 10  // bytes
+	mostWholeMessage = 256 << 20 // bytes
+)
+
+// subject encrypts the workspace's plaintext to its stored bytes and decrypts these again.
+type subject struct {
+	name, note       string
+	parallelism      int
+	encrypt, decrypt operation
+
+	most int    // bytes of an object; 0 is any size
+	why  string // larger ones are left out, for the notes
+}
+
+// measureStreams measures encrypting and decrypting in memory.
+func measureStreams(o *options, stderr io.Writer) ([]result, error) {
+	subjects, err := newSubjects(o.parallelism)
+	if err != nil {
+		return nil, err
+	}
+	return measureAll(o, subjects, [2]string{"encrypt", "decrypt"}, stderr)
+}
+
+// stream encrypts, or decrypts, src to dst.
+type stream func(dst io.Writer, src io.Reader) error
+
+func streaming(name, note string, encrypt, decrypt stream) subject {
+	return subject{
+		name: name, note: note,
+		encrypt: repeat(func(w *workspace) error {
+			w.stored.Reset()
+			w.plaintextReader.Reset(w.plaintext)
+			return encrypt(w.destination, w.source)
+		}),
+		decrypt: repeat(func(w *workspace) error {
+			w.opened.Reset()
+			w.storedReader.Reset(w.stored.Bytes())
+			return decrypt(w.result, w.sealed)
+		}),
+	}
+}
+
+// wholeMessages has to read its source to the end before it can begin.
+func wholeMessages(name, note string, encrypt, decrypt func(in []byte) ([]byte, error)) subject {
+	whole := func(do func(in []byte) ([]byte, error)) stream {
+		return func(dst io.Writer, src io.Reader) error {
+			in, err := io.ReadAll(src)
+			if err != nil {
+				return err
+			}
+			out, err := do(in)
+			if err != nil {
+				return err
+			}
+			_, err = dst.Write(out)
+			return err
+		}
+	}
+	s := streaming(name, note, whole(encrypt), whole(decrypt))
+	s.most, s.why = mostWholeMessage, "it holds whole messages in memory"
+	return s
+}
+
+// newSubjects begins with the base of all ratios, on one core; the others come once for each parallelism.
+func newSubjects(parallelism []int) ([]subject, error) {
+	key := make([]byte, 32)
+	_, _ = rand.Read(key) // never fails
+	base, err := newRaw(key)
+	if err != nil {
+		return nil, err
+	}
+	subjects := []subject{{name: "raw", note: "AES-256-GCM in place", parallelism: 1, encrypt: base.encrypt, decrypt: base.decrypt}}
+	for _, p := range parallelism {
+		beside, err := newStreams(key, p)
+		if err != nil {
+			return nil, err
+		}
+		subjects = append(subjects, beside...)
+	}
+	return subjects, nil
+}
+
+// newStreams returns the subjects that are measured with a parallelism.
+func newStreams(key []byte, parallelism int) ([]subject, error) {
+	keyring, err := local.NewProvider(local.Config{Key: bytes.Clone(key)})
+	if err != nil {
+		return nil, err
+	}
+	caching := service.New(keyring, service.Config{Cache: &service.CacheLimits{}})
+	encrypter := func(k provider.Keyring) *message.Encrypter { return &message.Encrypter{Keyring: k} }
+	decrypter := func(k provider.Keyring) *message.Decrypter {
+		return &message.Decrypter{Keyrings: []provider.Keyring{k}}
+	}
+
+	least, err := newFloor(key, keyring)
+	if err != nil {
+		return nil, err
+	}
+	plain, err := newRaw(key)
+	if err != nil {
+		return nil, err
+	}
+	cached := pull("pikokms-cached", encrypter(caching), decrypter(caching))
+	cached.most = mostOneFrame
+	subjects := []subject{
+		{name: "floor", encrypt: repeat(least.encrypt), decrypt: repeat(least.decrypt), most: mostOneFrame},
+		streaming("raw-stream", "", plain.encryptStream, plain.decryptStream),
+		pull("pikokms", encrypter(keyring), decrypter(keyring)),
+		push("pikokms-push", encrypter(keyring), decrypter(keyring)),
+		cached,
+	}
+	peers, err := newPeers(key)
+	if err != nil {
+		return nil, err
+	}
+	subjects = append(subjects, peers...)
+	for i := range subjects {
+		subjects[i].parallelism = parallelism
+	}
+	return subjects, nil
+}
+
+func pull(name string, encrypter *message.Encrypter, decrypter *message.Decrypter) subject {
+	return streaming(name, "",
+		func(dst io.Writer, src io.Reader) error {
+			r, err := encrypter.NewReader(context.Background(), src, nil)
+			if err != nil {
+				return err
+			}
+			_, err = io.Copy(dst, r)
+			return err
+		},
+		func(dst io.Writer, src io.Reader) error {
+			r, err := decrypter.NewReader(context.Background(), src, nil)
+			if err != nil {
+				return err
+			}
+			_, err = io.Copy(dst, r)
+			return err
+		})
+}
+
+func push(name string, encrypter *message.Encrypter, decrypter *message.Decrypter) subject {
+	return streaming(name, "",
+		func(dst io.Writer, src io.Reader) error {
+			w, err := encrypter.NewWriter(context.Background(), dst, nil)
+			if err != nil {
+				return err
+			}
+			return copyAndClose(w, src)
+		},
+		func(dst io.Writer, src io.Reader) error {
+			return copyAndClose(decrypter.NewWriter(context.Background(), dst, nil), src)
+		})
+}
+
+// copyAndClose leaves w unclosed after an error: closing would make a message whole that is not.
+func copyAndClose(w io.WriteCloser, src io.Reader) error {
+	if _, err := io.Copy(w, src); err != nil {
+		return err
+	}
+	return w.Close()
+}
