@@ -37,7 +37,8 @@ func missing(err error) error {
 	return err
 }
 
-// Put implements pikokms.Storage. The content type is application/octet-stream.
+// Put implements pikokms.Storage. The content type is application/octet-stream, and there are no metadata: those of an object that it
+// replaces are lost, so it is not for rewrapping what an application stored through Encrypt.
 func (s *Storage) Put(ctx context.Context, key string, content io.Reader) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()

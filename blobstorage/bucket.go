@@ -39,8 +39,11 @@ var (
 // further request for objects that this package stored. A size is -1 where it is not known beforehand: in listings, unless they are
 // asked WithSizes, and for compressed objects. MD5 sums are not given, since they would be the ciphertext's.
 //
+// Sizes in attributes are as true as the storage is; what a reader gives is verified.
+//
 // A whole object is read as one stream; a range takes three requests (the header, the final frame and the frames of the range) and
-// decrypts no other frames. A range of a compressed object is refused with pikokms.ErrNotSeekable, but for zstd-seekable.
+// decrypts no other frames. Each is one call of the key service, none with pikokms.WithDataKeyCache: a seek of a blob.Reader opens a
+// new range. A range of a compressed object is refused with pikokms.ErrNotSeekable, but for zstd-seekable.
 //
 // The errors of its methods hold those of pikokms.Host beside their gcerrors code.
 func Encrypt(inner *blob.Bucket, options ...pikokms.Option) (*blob.Bucket, error) {

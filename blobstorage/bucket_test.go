@@ -21,6 +21,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	s3types "github.com/aws/aws-sdk-go-v2/service/s3/types"
 	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
 	"gocloud.dev/blob"
 	"gocloud.dev/blob/driver"
 	"gocloud.dev/blob/drivertest"
@@ -289,6 +290,7 @@ func TestCompressed(t *testing.T) {
 }
 
 func TestRefusals(t *testing.T) {
+	defer goleak.VerifyNone(t, goleak.IgnoreCurrent())
 	_, stored, b := newMemory(t)
 	require.NoError(t, b.WriteAll(t.Context(), "a", noise(100_000), nil))
 	for _, method := range []string{http.MethodGet, http.MethodPut} {
@@ -317,9 +319,18 @@ func TestRefusals(t *testing.T) {
 	// A source that fails leaves nothing behind.
 	err = b.Upload(t.Context(), "failed", io.MultiReader(bytes.NewReader(noise(200_000)), iotest.ErrReader(errors.New("no more"))), &blob.WriterOptions{ContentType: "a/b"})
 	require.ErrorContains(t, err, "no more")
-	exists, err := stored.Exists(t.Context(), "failed")
+	ctx, cancel := context.WithCancel(t.Context())
+	w, err := b.NewWriter(ctx, "cancelled", &blob.WriterOptions{ContentType: "a/b"})
 	require.NoError(t, err)
-	require.False(t, exists)
+	_, err = w.Write(noise(200_000))
+	require.NoError(t, err)
+	cancel()
+	require.ErrorIs(t, w.Close(), context.Canceled)
+	for _, key := range []string{"failed", "cancelled"} {
+		exists, err := stored.Exists(t.Context(), key)
+		require.NoError(t, err)
+		require.False(t, exists, key)
+	}
 
 	_, err = Encrypt(stored)
 	require.ErrorIs(t, err, pikokms.ErrConfig)
