@@ -5,11 +5,15 @@ import (
 	"errors"
 	"io"
 	"io/fs"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/fstest"
 	"testing/iotest"
 
 	"github.com/stretchr/testify/require"
@@ -168,4 +172,35 @@ type closer struct {
 func (c closer) Close() error {
 	c.close()
 	return nil
+}
+
+func TestFS(t *testing.T) {
+	for _, stages := range [][]string{nil, {compress.ZstdSeekable}} {
+		f := newFixture(t, pikokms.WithEnabledTransformers(stages...), pikokms.BindObjectName("uploads"))
+		require.NoError(t, fstest.TestFS(f.FS(t.Context())))
+		for _, key := range []string{"a", "b/c", "b/d/e", "video.mp4"} {
+			require.NoError(t, f.Put(t.Context(), key, strings.NewReader(strings.Repeat(key, 30_000))))
+		}
+		require.NoError(t, fstest.TestFS(f.FS(t.Context()), "a", "b/c", "b/d/e", "video.mp4"))
+
+		server := httptest.NewServer(http.FileServerFS(f.FS(t.Context())))
+		defer server.Close()
+		request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, server.URL+"/b/c", nil)
+		require.NoError(t, err)
+		request.Header.Set("Range", "bytes=60000-60002")
+		response, err := server.Client().Do(request)
+		require.NoError(t, err)
+		got, err := io.ReadAll(response.Body)
+		require.NoError(t, errors.Join(err, response.Body.Close()))
+		require.Equal(t, http.StatusPartialContent, response.StatusCode)
+		require.Equal(t, "b/c", string(got))
+
+		_, err = fs.Stat(f.FS(t.Context()), "none")
+		require.ErrorIs(t, err, fs.ErrNotExist)
+		_, err = f.FS(t.Context()).Open("../a")
+		require.ErrorIs(t, err, fs.ErrInvalid)
+		require.NoError(t, os.WriteFile(filepath.Join(f.dir, "a"), []byte("plain text"), 0o600))
+		_, err = f.FS(t.Context()).Open("a")
+		require.ErrorIs(t, err, pikokms.ErrPlaintext)
+	}
 }

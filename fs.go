@@ -1,0 +1,183 @@
+package pikokms
+
+import (
+	"context"
+	"errors"
+	"io"
+	"io/fs"
+	"path"
+	"slices"
+	"strings"
+	"time"
+)
+
+// FS returns the objects of a host on a RangeStorage as a file system to be read: for http.FileServerFS, fs.WalkDir and
+// template.ParseFS. Parts of keys between slashes are directories. Its files are Objects, and cost what Open costs; reading a directory lists
+// all keys below it. ctx ends all of it.
+//
+// Errors are *fs.PathError and hold those of Open and List.
+func (h *Host) FS(ctx context.Context) fs.FS { return &hostFS{ctx, h} }
+
+type hostFS struct {
+	ctx  context.Context
+	host *Host
+}
+
+// Open implements fs.FS.
+func (f *hostFS) Open(name string) (fs.File, error) {
+	file, err := f.open(name)
+	if err != nil {
+		return nil, &fs.PathError{Op: "open", Path: name, Err: err}
+	}
+	return file, nil
+}
+
+func (f *hostFS) open(name string) (fs.File, error) {
+	if !fs.ValidPath(name) {
+		return nil, fs.ErrInvalid
+	}
+	if name != "." {
+		object, err := f.host.Open(f.ctx, name)
+		if err == nil {
+			return &objectFile{object, fileInfo{name: path.Base(name), size: object.Size(), modTime: object.ModTime()}}, nil
+		}
+		if !errors.Is(err, fs.ErrNotExist) {
+			return nil, err
+		}
+	}
+	entries, err := f.readDir(name)
+	if err != nil {
+		return nil, err
+	}
+	if len(entries) == 0 && name != "." {
+		return nil, fs.ErrNotExist
+	}
+	return &directory{info: fileInfo{name: path.Base(name), dir: true}, path: name, entries: entries}, nil
+}
+
+// readDir returns what stands in a directory, sorted by name.
+func (f *hostFS) readDir(name string) ([]fs.DirEntry, error) {
+	prefix := name + "/"
+	if name == "." {
+		prefix = ""
+	}
+	found := make(map[string]bool) // by name, whether it is a directory
+	for key, err := range f.host.List(f.ctx, prefix) {
+		if err != nil {
+			return nil, err
+		}
+		if !fs.ValidPath(key) {
+			continue // no path of a file system leads to it
+		}
+		first, _, deeper := strings.Cut(strings.TrimPrefix(key, prefix), "/")
+		// An object and a directory of one name: Open gives the object.
+		if isDir, seen := found[first]; !seen || isDir {
+			found[first] = deeper
+		}
+	}
+	var entries []fs.DirEntry
+	for first, isDir := range found {
+		entries = append(entries, &entry{f, first, prefix + first, isDir})
+	}
+	slices.SortFunc(entries, func(a, b fs.DirEntry) int { return strings.Compare(a.Name(), b.Name()) })
+	return entries, nil
+}
+
+// entry is a file or a directory in a directory.
+type entry struct {
+	fs        *hostFS
+	name, key string
+	isDir     bool
+}
+
+func (e *entry) Name() string { return e.name }
+func (e *entry) IsDir() bool  { return e.isDir }
+func (e *entry) Type() fs.FileMode {
+	return fileInfo{dir: e.isDir}.Mode().Type()
+}
+
+// Info implements fs.DirEntry. The size is the one that the object states, so that no key service is asked for it, but for
+// compressed objects.
+func (e *entry) Info() (fs.FileInfo, error) {
+	if e.isDir {
+		return fileInfo{name: e.name, dir: true}, nil
+	}
+	info, err := e.fs.host.stat(e.fs.ctx, e.key)
+	if err != nil {
+		return nil, &fs.PathError{Op: "stat", Path: e.key, Err: err}
+	}
+	return info, nil
+}
+
+func (h *Host) stat(ctx context.Context, key string) (info fileInfo, err error) {
+	storage, ok := h.storage.(RangeStorage)
+	if !ok {
+		return fileInfo{}, ErrNotSeekable
+	}
+	stored, err := storage.Open(ctx, key)
+	if err != nil {
+		return fileInfo{}, err
+	}
+	defer func() { err = errors.Join(err, stored.Close()) }()
+	info = fileInfo{name: path.Base(key), modTime: stored.ModTime()}
+	if info.size, err = h.StatedSize(io.NewSectionReader(stored, 0, stored.Size()), stored.Size()); err != nil || info.size >= 0 {
+		return info, err
+	}
+	original, err := h.OpenObject(ctx, key, stored)
+	if err != nil {
+		return fileInfo{}, err
+	}
+	info.size = original.Size()
+	return info, nil
+}
+
+type fileInfo struct {
+	name    string
+	size    int64
+	modTime time.Time
+	dir     bool
+}
+
+func (i fileInfo) Name() string       { return i.name }
+func (i fileInfo) Size() int64        { return i.size }
+func (i fileInfo) ModTime() time.Time { return i.modTime }
+func (i fileInfo) IsDir() bool        { return i.dir }
+func (i fileInfo) Sys() any           { return nil }
+func (i fileInfo) Mode() fs.FileMode {
+	if i.dir {
+		return fs.ModeDir | 0o555
+	}
+	return 0o444
+}
+
+type objectFile struct {
+	*Object
+	info fileInfo
+}
+
+func (f *objectFile) Stat() (fs.FileInfo, error) { return f.info, nil }
+
+type directory struct {
+	info    fileInfo
+	path    string
+	entries []fs.DirEntry // still to be read
+}
+
+func (d *directory) Stat() (fs.FileInfo, error) { return d.info, nil }
+func (d *directory) Close() error               { return nil }
+func (d *directory) Read([]byte) (int, error) {
+	return 0, &fs.PathError{Op: "read", Path: d.path, Err: errors.New("is a directory")}
+}
+
+// ReadDir implements fs.ReadDirFile.
+func (d *directory) ReadDir(n int) ([]fs.DirEntry, error) {
+	if n > 0 && len(d.entries) == 0 {
+		return nil, io.EOF
+	}
+	if n <= 0 || n > len(d.entries) {
+		n = len(d.entries)
+	}
+	entries := d.entries[:n]
+	d.entries = d.entries[n:]
+	return entries, nil
+}
