@@ -10,20 +10,19 @@ import (
 	"piko.sh/pikokms/provider"
 )
 
-// DecryptReaderAt reads ranges of a message's plaintext. It is safe for concurrent use.
+// DecryptReaderAt is random access to a message's plaintext: an io.ReadSeeker for one goroutine, for http.ServeContent and the like,
+// and an io.ReaderAt for any number of them; an io.NewSectionReader over it is a further io.ReadSeeker. Its Size is the number of bytes of plaintext, which the final frame vouches for.
 type DecryptReaderAt struct {
+	*io.SectionReader
 	header  *header.Header
 	context map[string]string
-	body    *frame.ReaderAt
 }
 
 // Open reads the header of the message of size bytes that src holds, has its data key unwrapped, verifies the header and the
 // final frame, and returns random access to the plaintext. The key service is called here and not again; ctx also ends the
 // reads. A range costs the reading of the frames that it touches, of which a few are kept for reads in a row.
 //
-// Each frame is verified when it is read, at its place; what a range does not touch is not looked at. An
-// io.NewSectionReader(r, 0, r.Size()) over it is an io.ReadSeeker, for http.ServeContent and the like; each of its users takes one
-// of its own.
+// Each frame is verified when it is read, at its place; what a range does not touch is not looked at.
 //
 // A signed message is refused with header.ErrUnsupported, since its signature is over the whole, and so is an unframed one: read
 // them with NewReader. The other errors, and those of ReadAt, are NewReader's.
@@ -48,7 +47,7 @@ func (d *Decrypter) Open(ctx context.Context, src io.ReaderAt, size int64, state
 	if err != nil {
 		return nil, classify(err)
 	}
-	return &DecryptReaderAt{h, all, body}, nil
+	return &DecryptReaderAt{io.NewSectionReader(classified{body}, 0, body.Size()), h, all}, nil
 }
 
 // Header returns the message's verified header.
@@ -57,12 +56,11 @@ func (r *DecryptReaderAt) Header() *header.Header { return r.header }
 // EncryptionContext is DecryptReader's.
 func (r *DecryptReaderAt) EncryptionContext() map[string]string { return r.context }
 
-// Size returns the number of bytes of plaintext, which the final frame vouches for.
-func (r *DecryptReaderAt) Size() int64 { return r.body.Size() }
+// classified gives a body's errors the sentinels of this package.
+type classified struct{ body *frame.ReaderAt }
 
-// ReadAt implements io.ReaderAt.
-func (r *DecryptReaderAt) ReadAt(p []byte, off int64) (int, error) {
-	n, err := r.body.ReadAt(p, off)
+func (c classified) ReadAt(p []byte, off int64) (int, error) {
+	n, err := c.body.ReadAt(p, off)
 	return n, classify(err)
 }
 

@@ -32,7 +32,7 @@ func TestOpen(t *testing.T) {
 		require.NoError(t, err)
 		require.EqualValues(t, size, r.Size())
 		require.Equal(t, "42", r.EncryptionContext()["tenant"])
-		require.NoError(t, iotest.TestReader(io.NewSectionReader(r, 0, r.Size()), pattern(size)))
+		require.NoError(t, iotest.TestReader(r, pattern(size)))
 		require.EqualValues(t, 1, key.unwrapped.Load(), "one call of the key service")
 	}
 
