@@ -19,7 +19,7 @@ type OpenReader struct {
 // NewOpenReader returns an OpenReader of src, which must give the first frame next.
 func NewOpenReader(src io.Reader, c Config) *OpenReader {
 	r := &OpenReader{sequence: newSequence(c), src: src}
-	r.buf = make([]byte, r.bufferSize())
+	r.buf = takeBuffer(r.bufferSize())
 	return r
 }
 
@@ -60,6 +60,7 @@ func (s *sequence) truncated() error {
 // next opens the next frame to dst[:0], or in place when dst is nil.
 func (r *OpenReader) next(dst []byte) (plaintext []byte, err error) {
 	if r.err != nil {
+		dropBuffer(&r.buf) // all of it was read
 		return nil, r.err
 	}
 	defer func() {
@@ -171,7 +172,7 @@ type OpenWriter struct {
 // NewOpenWriter returns an OpenWriter to dst. Closing it does not close dst.
 func NewOpenWriter(dst io.Writer, c Config) *OpenWriter {
 	w := &OpenWriter{sequence: newSequence(c), dst: dst}
-	w.buf = make([]byte, w.bufferSize())
+	w.buf = takeBuffer(w.bufferSize())
 	return w
 }
 
@@ -262,5 +263,7 @@ func (w *OpenWriter) Close() error {
 		}
 	}
 	w.err, w.closed = ErrClosed, true
+	dropBuffer(&w.buf)
+	w.last = nil
 	return nil
 }

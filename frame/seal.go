@@ -19,6 +19,7 @@ func NewSealReader(src io.Reader, c Config) *SealReader {
 // next seals the next frame in place at the start of buf, which has bufferSize bytes.
 func (r *SealReader) next(buf []byte) ([]byte, error) {
 	if r.err != nil {
+		dropBuffer(&r.buf) // all of it was read
 		return nil, r.err
 	}
 	content := buf[regularStart : regularStart+r.Length]
@@ -43,7 +44,7 @@ func (r *SealReader) next(buf []byte) ([]byte, error) {
 
 func (r *SealReader) own() []byte {
 	if r.buf == nil {
-		r.buf = make([]byte, r.bufferSize())
+		r.buf = takeBuffer(r.bufferSize())
 	}
 	return r.buf
 }
@@ -89,7 +90,7 @@ type SealWriter struct {
 // NewSealWriter returns a SealWriter to dst. Closing it does not close dst.
 func NewSealWriter(dst io.Writer, c Config) *SealWriter {
 	w := &SealWriter{sequence: newSequence(c), dst: dst}
-	w.buf = make([]byte, w.bufferSize())
+	w.buf = takeBuffer(w.bufferSize())
 	return w
 }
 
@@ -170,5 +171,6 @@ func (w *SealWriter) Close() error {
 		return err
 	}
 	w.err, w.closed = ErrClosed, true
+	dropBuffer(&w.buf)
 	return nil
 }

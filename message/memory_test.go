@@ -9,6 +9,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"piko.sh/pikokms/frame"
 	"piko.sh/pikokms/header"
 	"piko.sh/pikokms/message"
 	"piko.sh/pikokms/provider"
@@ -145,7 +146,8 @@ func TestConstantMemory(t *testing.T) {
 			require.Less(t, largeSize, uint64(512<<10))
 			// 1 GiB has 16,384 frames: an allocation by the frame, or by a hundred frames, is far over this.
 			require.InDelta(t, objects, largeObjects, 64)
-			require.InDelta(t, size, largeSize, 32<<10)
+			// A long stream may find the pool of buffers empty, as each collection leaves it: one buffer a side.
+			require.InDelta(t, size, largeSize, 32<<10+2*(header.DefaultFrameLength+frame.FinalOverhead))
 		})
 	}
 }
