@@ -16,10 +16,10 @@ func takeBuffer(n int) []byte {
 	return buffers.Get().(*[pooledSize]byte)[:]
 }
 
-// dropBuffer hands a buffer on, without what was in it, and forgets it.
-func dropBuffer(b *[]byte) {
+// dropBuffer hands a buffer on, and forgets it. Its first bytes, as many as there may be plaintext in, are cleared.
+func dropBuffer(b *[]byte, plaintext int) {
 	if len(*b) == pooledSize {
-		clear(*b) // there may be plaintext in it
+		clear((*b)[:plaintext])
 		buffers.Put((*[pooledSize]byte)(*b))
 	}
 	*b = nil

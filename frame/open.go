@@ -12,6 +12,7 @@ type OpenReader struct {
 	src        io.Reader
 	buf        []byte
 	start, end int    // the bytes of buf that were read and not yet opened
+	filled     int    // the most bytes of buf that were ever read
 	out        []byte // plaintext still to be read, a part of buf
 	err        error  // sticky; io.EOF once the final frame is open
 }
@@ -38,6 +39,7 @@ func (r *OpenReader) fill(need int) error {
 		}
 		n, err := read(r.src, r.buf[r.end:], min(need, len(r.buf)-r.start)-(r.end-r.start))
 		r.end += n
+		r.filled = max(r.filled, r.end)
 		if err == io.EOF {
 			return r.truncated()
 		}
@@ -60,7 +62,7 @@ func (s *sequence) truncated() error {
 // next opens the next frame to dst[:0], or in place when dst is nil.
 func (r *OpenReader) next(dst []byte) (plaintext []byte, err error) {
 	if r.err != nil {
-		dropBuffer(&r.buf) // all of it was read
+		dropBuffer(&r.buf, r.filled) // all of it was read
 		return nil, r.err
 	}
 	defer func() {
@@ -263,7 +265,7 @@ func (w *OpenWriter) Close() error {
 		}
 	}
 	w.err, w.closed = ErrClosed, true
-	dropBuffer(&w.buf)
+	dropBuffer(&w.buf, len(w.buf))
 	w.last = nil
 	return nil
 }

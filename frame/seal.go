@@ -19,7 +19,7 @@ func NewSealReader(src io.Reader, c Config) *SealReader {
 // next seals the next frame in place at the start of buf, which has bufferSize bytes.
 func (r *SealReader) next(buf []byte) ([]byte, error) {
 	if r.err != nil {
-		dropBuffer(&r.buf) // all of it was read
+		r.drop()
 		return nil, r.err
 	}
 	content := buf[regularStart : regularStart+r.Length]
@@ -40,6 +40,15 @@ func (r *SealReader) next(buf []byte) ([]byte, error) {
 	sealed, err := r.sealRegular(buf, content)
 	r.err = err
 	return sealed, err
+}
+
+// drop hands the buffer on, once all of it was read. After a failure there is plaintext in it.
+func (r *SealReader) drop() {
+	plaintext := len(r.buf)
+	if r.err == io.EOF {
+		plaintext = 0
+	}
+	dropBuffer(&r.buf, plaintext)
 }
 
 func (r *SealReader) own() []byte {
@@ -171,6 +180,6 @@ func (w *SealWriter) Close() error {
 		return err
 	}
 	w.err, w.closed = ErrClosed, true
-	dropBuffer(&w.buf)
+	dropBuffer(&w.buf, 0) // sealed in place
 	return nil
 }
