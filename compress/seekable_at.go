@@ -10,6 +10,8 @@ import (
 
 	"github.com/cespare/xxhash/v2"
 	"github.com/klauspost/compress/zstd"
+
+	"piko.sh/pikokms/internal/recent"
 )
 
 const (
@@ -124,19 +126,8 @@ type SeekableReader struct {
 	src     io.ReaderAt
 	table   *seekTable
 	decoder *zstd.Decoder
-	stored  sync.Pool // of *[]byte, for compressed frames
-
-	mu     sync.Mutex
-	cached [cachedBlocks]openBlock // those used last come first
-}
-
-// cachedBlocks is how many decompressed frames a SeekableReader keeps, so that small reads in a row, or a few of them side by
-// side, decompress each frame once.
-const cachedBlocks = 4
-
-type openBlock struct {
-	off   int64
-	plain []byte
+	stored  sync.Pool    // of *[]byte, for compressed frames
+	recent  recent.Parts // decompressed frames
 }
 
 // OpenSeekable returns a reader of the ranges of the stream of size bytes in src, of the format ZstdSeekable by whichever
@@ -208,7 +199,7 @@ func (r *SeekableReader) ReadAt(p []byte, off int64) (n int, err error) {
 
 // readBlock copies to p what the frame at off has from there.
 func (r *SeekableReader) readBlock(p []byte, off int64) (int, error) {
-	if n := r.fromCache(p, off); n > 0 {
+	if n := r.recent.Copy(p, off); n > 0 {
 		return n, nil
 	}
 	f := r.table.find(off)
@@ -222,29 +213,8 @@ func (r *SeekableReader) readBlock(p []byte, off int64) (int, error) {
 	if err := r.open(plain, f); err != nil {
 		return 0, err
 	}
-	r.keep(f.plain, plain)
+	r.recent.Keep(f.plain, plain)
 	return copy(p, plain[off-f.plain:]), nil
-}
-
-func (r *SeekableReader) fromCache(p []byte, off int64) int {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	for i, b := range r.cached {
-		if off < b.off || off >= b.off+int64(len(b.plain)) {
-			continue
-		}
-		copy(r.cached[1:i+1], r.cached[:i])
-		r.cached[0] = b
-		return copy(p, b.plain[off-b.off:])
-	}
-	return 0
-}
-
-func (r *SeekableReader) keep(off int64, plain []byte) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	copy(r.cached[1:], r.cached[:])
-	r.cached[0] = openBlock{off, plain}
 }
 
 // open reads and decompresses a frame to dst, which has its size.

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"io"
 	"sync"
+
+	"piko.sh/pikokms/internal/recent"
 )
 
 // ReaderAt opens single frames of a body that is stored at rest: it reads and decrypts the frames that a range needs and no
@@ -19,18 +21,8 @@ type ReaderAt struct {
 	frames int64 // without the final one
 	size   int64 // of the plaintext
 
-	mu     sync.Mutex
-	cached [cachedFrames]openFrame // those used last come first
-	pool   sync.Pool               // of *opener
-}
-
-// cachedFrames is how many opened frames a ReaderAt keeps, so that small reads in a row, or a few of them side by side, open
-// each frame once.
-const cachedFrames = 4
-
-type openFrame struct {
-	index     int64 // from 0
-	plaintext []byte
+	recent recent.Parts // opened frames
+	pool   sync.Pool    // of *opener
 }
 
 // opener is what opening one frame takes.
@@ -60,7 +52,7 @@ func NewReaderAt(src io.ReaderAt, start, n int64, c Config) (*ReaderAt, error) {
 	if err != nil {
 		return nil, err
 	}
-	r.keep(r.frames, plaintext)
+	r.recent.Keep(r.frames*int64(r.Length), plaintext)
 	return r, nil
 }
 
@@ -73,8 +65,7 @@ func (r *ReaderAt) ReadAt(p []byte, off int64) (n int, err error) {
 		return 0, errors.New("frame: negative offset")
 	}
 	for n < len(p) && off < r.size {
-		index, within := off/int64(r.Length), int(off%int64(r.Length))
-		m, err := r.readFrame(p[n:], index, within)
+		m, err := r.readFrame(p[n:], off)
 		n += m
 		off += int64(m)
 		if err != nil {
@@ -87,11 +78,12 @@ func (r *ReaderAt) ReadAt(p []byte, off int64) (n int, err error) {
 	return n, nil
 }
 
-// readFrame copies what a frame has from within to p.
-func (r *ReaderAt) readFrame(p []byte, index int64, within int) (int, error) {
-	if n := r.fromCache(p, index, within); n > 0 {
+// readFrame copies to p what the frame at off has from there.
+func (r *ReaderAt) readFrame(p []byte, off int64) (int, error) {
+	if n := r.recent.Copy(p, off); n > 0 {
 		return n, nil
 	}
+	index, within := off/int64(r.Length), off%int64(r.Length)
 	if within == 0 && index < r.frames && len(p) >= r.Length {
 		_, err := r.open(p, index)
 		if err != nil {
@@ -103,29 +95,8 @@ func (r *ReaderAt) readFrame(p []byte, index int64, within int) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	r.keep(index, plaintext)
+	r.recent.Keep(off-within, plaintext)
 	return copy(p, plaintext[within:]), nil
-}
-
-func (r *ReaderAt) fromCache(p []byte, index int64, within int) int {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	for i, f := range r.cached {
-		if f.plaintext == nil || f.index != index {
-			continue
-		}
-		copy(r.cached[1:i+1], r.cached[:i])
-		r.cached[0] = f
-		return copy(p, f.plaintext[within:])
-	}
-	return 0
-}
-
-func (r *ReaderAt) keep(index int64, plaintext []byte) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	copy(r.cached[1:], r.cached[:])
-	r.cached[0] = openFrame{index, plaintext}
 }
 
 // open reads and opens one frame, to dst if there is one.
