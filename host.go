@@ -371,19 +371,39 @@ func (h *Host) reverse(ctx context.Context, key string, stored io.Reader) (io.Re
 	if err != nil {
 		return nil, err
 	}
-	switch isPikoV2 := pikov2.Sniff(start); {
-	case header.Sniff(start):
-		return h.registry.Reverse(ctx, whole, h.bound(key))
-	case isPikoV2 && (h.decrypter.AllowPikoV2 || !h.allowPlaintext):
-		return h.registry.Reverse(ctx, whole, nil) // it is bound to no name
-	case h.allowPlaintext:
+	switch kind, err := h.kindOf(start); {
+	case err != nil:
+		return nil, err
+	case kind == plaintext:
 		return &unencrypted{whole}, nil
+	case kind == pikoV2Stream:
+		return h.registry.Reverse(ctx, whole, nil) // it is bound to no name
 	}
-	return nil, errNoMessage()
+	return h.registry.Reverse(ctx, whole, h.bound(key))
 }
 
-func errNoMessage() error {
-	return fmt.Errorf("%w: it does not begin as an AWS Encryption SDK message; AllowPlaintext lets objects from before encryption be read", ErrPlaintext)
+// kind is what a stored object is.
+type kind int
+
+const (
+	encryptedMessage kind = iota
+	pikoV2Stream
+	plaintext
+)
+
+// kindOf tells what the object that begins with start is, of the kinds that the host reads.
+func (h *Host) kindOf(start []byte) (kind, error) {
+	switch isPikoV2 := pikov2.Sniff(start); {
+	case header.Sniff(start):
+		return encryptedMessage, nil
+	case isPikoV2 && h.decrypter.AllowPikoV2:
+		return pikoV2Stream, nil
+	case h.allowPlaintext:
+		return plaintext, nil
+	case isPikoV2:
+		return 0, fmt.Errorf("%w: %w: AllowPikoV2 lets it be read", provider.ErrInvalidCiphertext, message.ErrPikoV2)
+	}
+	return 0, fmt.Errorf("%w: it does not begin as an AWS Encryption SDK message; AllowPlaintext lets objects from before encryption be read", ErrPlaintext)
 }
 
 // unencrypted is an object from before encryption.

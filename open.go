@@ -1,7 +1,6 @@
 package pikokms
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -15,7 +14,6 @@ import (
 	"piko.sh/pikokms/compress"
 	"piko.sh/pikokms/header"
 	"piko.sh/pikokms/message"
-	"piko.sh/pikokms/pikov2"
 	"piko.sh/pikokms/provider"
 )
 
@@ -85,11 +83,9 @@ func (c compression) Open(_ context.Context, stored SizedReaderAt, _ any) (Sized
 // Open returns random access to the original of a stored object, with one call of the key service. The rest is Reverse's; the
 // error also holds ErrNotSeekable.
 func (r *Registry) Open(ctx context.Context, stored SizedReaderAt, required map[string]string) (SizedReaderAt, error) {
-	r.mu.RLock()
-	encryption := r.encryption()
-	r.mu.RUnlock()
-	if encryption == nil {
-		return nil, fmt.Errorf("%w: no encryption stage is registered", ErrUnknownTransformer)
+	encryption, err := r.registeredEncryption()
+	if err != nil {
+		return nil, err
 	}
 	original, err := openStage(ctx, encryption, stored, EncryptionContext(required))
 	if err != nil {
@@ -193,26 +189,26 @@ func (h *Host) StatedSize(start io.Reader, size int64) (int64, error) {
 	if err != nil {
 		return 0, err
 	}
-	switch {
-	case header.Sniff(first):
-		parsed, err := header.Read(whole, h.decrypter.Limits)
-		if err != nil {
-			return 0, fmt.Errorf("%w: %w", provider.ErrInvalidCiphertext, err)
-		}
-		if parsed.EncryptionContext[ChainKey] != "" || parsed.Suite.Signed() {
-			return -1, nil
-		}
-		n, err := message.PlaintextSize(parsed, size)
-		if err != nil {
-			return 0, fmt.Errorf("%w: %w", provider.ErrInvalidCiphertext, err)
-		}
-		return n, nil
-	case pikov2.Sniff(first) && h.decrypter.AllowPikoV2:
-		return -1, nil
-	case h.allowPlaintext:
+	switch kind, err := h.kindOf(first); {
+	case err != nil:
+		return 0, err
+	case kind == plaintext:
 		return size, nil
+	case kind == pikoV2Stream:
+		return -1, nil
 	}
-	return 0, errNoMessage()
+	parsed, err := header.Read(whole, h.decrypter.Limits)
+	if err != nil {
+		return 0, fmt.Errorf("%w: %w", provider.ErrInvalidCiphertext, err)
+	}
+	if parsed.EncryptionContext[ChainKey] != "" || parsed.Suite.Signed() {
+		return -1, nil
+	}
+	n, err := message.PlaintextSize(parsed, size)
+	if err != nil {
+		return 0, fmt.Errorf("%w: %w", provider.ErrInvalidCiphertext, err)
+	}
+	return n, nil
 }
 
 // BindsNames tells whether objects are bound to their keys, as BindObjectName has it.
@@ -225,20 +221,15 @@ func (h *Host) OpenObject(ctx context.Context, key string, stored SizedReaderAt)
 	if err != nil && err != io.EOF {
 		return nil, err
 	}
-	switch start = start[:n]; {
-	case header.Sniff(start):
-		return h.registry.Open(ctx, stored, h.bound(key))
-	case pikov2.Sniff(start) && h.decrypter.AllowPikoV2:
+	switch kind, err := h.kindOf(start[:n]); {
+	case err != nil:
+		return nil, err
+	case kind == plaintext:
+		return stored, nil
+	case kind == pikoV2Stream:
 		return nil, fmt.Errorf("%w: Piko's old format can only be read from its beginning", ErrNotSeekable)
 	}
-	original, err := h.reverse(ctx, key, bytes.NewReader(start))
-	if err != nil {
-		return nil, err
-	}
-	if _, ok := original.(*unencrypted); !ok {
-		return nil, fmt.Errorf("%w: %T", ErrNotSeekable, original)
-	}
-	return stored, nil
+	return h.registry.Open(ctx, stored, h.bound(key))
 }
 
 // RangeReaderAt is random access to something that is fetched by ranges, such as an object behind HTTP. Reads in a row share one

@@ -83,6 +83,15 @@ func (r *Registry) encryption() Transformer {
 	return nil
 }
 
+func (r *Registry) registeredEncryption() (Transformer, error) {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	if t := r.encryption(); t != nil {
+		return t, nil
+	}
+	return nil, fmt.Errorf("%w: no encryption stage is registered", ErrUnknownTransformer)
+}
+
 // Get returns the stage of that name. The error holds ErrUnknownTransformer.
 func (r *Registry) Get(name string) (Transformer, error) {
 	r.mu.RLock()
@@ -122,11 +131,9 @@ func (r *Registry) NewChain(names ...string) (*Chain, error) {
 // decrypts it, and the chain of further stages is rebuilt from its encryption context, which must have each pair of
 // required. The error is the encryption stage's, or holds ErrUnknownTransformer.
 func (r *Registry) Reverse(ctx context.Context, input io.Reader, required map[string]string) (io.Reader, error) {
-	r.mu.RLock()
-	encryption := r.encryption()
-	r.mu.RUnlock()
-	if encryption == nil {
-		return nil, fmt.Errorf("%w: no encryption stage is registered", ErrUnknownTransformer)
+	encryption, err := r.registeredEncryption()
+	if err != nil {
+		return nil, err
 	}
 	plain, err := encryption.Reverse(ctx, input, EncryptionContext(required))
 	if err != nil {
