@@ -41,6 +41,7 @@ type settings struct {
 	allowPlaintext  bool
 	allowPikoV2     bool
 	bucket          string // of BindObjectName
+	parallelism     int
 	service         service.Config
 	failures        []error
 }
@@ -97,6 +98,17 @@ func WithEnabledTransformers(names ...string) Option {
 // WithMaxDecompressedSize bounds the size in bytes of compressed objects before compression, both ways. The default is
 // compress.DefaultMaxSize, 1 TiB.
 func WithMaxDecompressedSize(n int64) Option { return func(s *settings) { s.maxSize = n } }
+
+// WithParallelism sets how many goroutines encrypt or decrypt one object, as message.Encrypter's Parallelism: 1 keeps each object
+// on one core and its memory at one frame. The default takes the cores that are free, for objects over 1 MiB.
+func WithParallelism(n int) Option {
+	return func(s *settings) {
+		if n < 0 {
+			s.refuse("a parallelism of %d; 1 is the least", n)
+		}
+		s.parallelism = n
+	}
+}
 
 // AllowPlaintext lets Get return objects that were stored before encryption as they are. Whoever can write to the storage
 // can then also have plain content read in place of an encrypted object, so set it only while old objects remain.
@@ -176,6 +188,7 @@ func New(options ...Option) (*Host, error) {
 	if s.bucket != "" {
 		h.encrypter.Required = []string{BucketKey, ObjectKey}
 	}
+	h.encrypter.Parallelism, h.decrypter.Parallelism = s.parallelism, s.parallelism
 	h.decrypter.AllowPikoV2 = s.allowPikoV2
 	h.strings.AllowPikoV2 = s.allowPikoV2
 	for _, name := range append([]string{s.defaultProvider}, names...) {

@@ -198,7 +198,16 @@ var openWays = []way{
 		_, err = r.WriteTo(out)
 		return out.Bytes(), err
 	}},
-	{"OpenWriter", func(c frame.Config, src io.Reader, next sizes) ([]byte, error) {
+	{"OpenWriter.ReadFrom", func(c frame.Config, src io.Reader, _ sizes) ([]byte, error) {
+		var out bytes.Buffer
+		w := frame.NewOpenWriter(onlyWriter{&out}, c)
+		if _, err := w.ReadFrom(src); err != nil {
+			return out.Bytes(), err
+		}
+		err := w.Close()
+		return out.Bytes(), err
+	}},
+	{"OpenWriter.Write", func(c frame.Config, src io.Reader, next sizes) ([]byte, error) {
 		var out bytes.Buffer
 		w := frame.NewOpenWriter(&out, c)
 		sealed, err := io.ReadAll(src)

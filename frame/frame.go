@@ -1,8 +1,8 @@
 // Package frame seals plaintext into the frames of an AWS Encryption SDK message body and opens them again.
 //
 // It stands between a message's header, which gives it the cipher, the message ID and the frame length, and the bytes of
-// the application. Each direction comes as a push stream (an io.WriteCloser) and as a pull stream (an io.Reader); none
-// starts a goroutine, and each holds one frame in memory whatever the message's size.
+// the application. Each direction comes as a push stream (an io.WriteCloser) and as a pull stream (an io.Reader), which holds
+// one frame in memory whatever the message's size. Config.Parallelism says when one takes several cores, and what memory then.
 //
 // The format is the specification's data-format/message-body.md ("Framed Data") and data-format/message-body-aad.md.
 // Invariants: frames count from 1 without a gap; a body ends with exactly one final frame, behind which stands at most the
@@ -67,6 +67,16 @@ type Config struct {
 	// Unframed says, for opening, that the body is one sealed block: it is held in memory until its tag is verified.
 	Unframed bool
 
+	// Parallelism is the most goroutines that seal or open frames of a stream side by side. 1 means that its caller's does.
+	// 0 means GOMAXPROCS, at most MaxDefaultParallelism, less those that other streams of the process have.
+	//
+	// A stream takes several once it has come past 1 MiB of plaintext, or is given as much in one Write, and only during a call
+	// of WriteTo or ReadFrom, or a Read or Write of 512 KiB or more; none outlives its call. The source is then read and the
+	// destination written to at the same time, by two goroutines. What they work on are runs of 256 KiB, or of one frame if that
+	// is longer: up to twice Parallelism + 4 of them are in memory, and no more than MaxRunBytes. A stream whose frames are too
+	// long for that has no such goroutines, nor has one with a Digest.
+	Parallelism int
+
 	// Digest, if not nil, receives every byte of the body as stored.
 	Digest io.Writer
 
@@ -110,7 +120,11 @@ type sequence struct {
 	number  uint32 // of the next frame
 	regular []byte // additional data: message ID, content type, then number and length
 	final   []byte
+
+	parallelFrom uint32 // the number of the first frame that may be a pipeline's
 }
+
+const never = endMarker
 
 func newSequence(c Config) sequence {
 	additional := func(kind string) []byte {
@@ -118,7 +132,10 @@ func newSequence(c Config) sequence {
 		b = append(append(b, c.MessageID...), kind...)
 		return binary.BigEndian.AppendUint64(append(b, 0, 0, 0, 0), uint64(c.Length))
 	}
-	s := sequence{Config: c, number: 1}
+	s := sequence{Config: c, number: 1, parallelFrom: never}
+	if c.Parallelism != 1 && !c.Unframed && c.Digest == nil && c.Length > 0 {
+		s.parallelFrom = 1 + uint32(parallelFrom/c.Length)
+	}
 	if c.Unframed {
 		s.final = additional("AWSKMSEncryptionClient Single Block")
 	} else {
@@ -282,8 +299,9 @@ func writeAll(w io.Writer, b []byte) (int, error) {
 	return n, err
 }
 
-// writeAllFrames writes out, the rest of a frame, and then every next one. What w did not take is left in out.
-func writeAllFrames(w io.Writer, out *[]byte, next func() ([]byte, error)) (written int64, err error) {
+// writeAllFrames writes out, the rest of a frame, and then every next one, with those that several writes at once in
+// between. What w did not take is left in out.
+func writeAllFrames(w io.Writer, out *[]byte, several func() (int64, error), next func() ([]byte, error)) (written int64, err error) {
 	for {
 		if len(*out) > 0 {
 			n, err := writeAll(w, *out)
@@ -292,6 +310,11 @@ func writeAllFrames(w io.Writer, out *[]byte, next func() ([]byte, error)) (writ
 			if err != nil {
 				return written, err
 			}
+		}
+		n, err := several()
+		written += n
+		if err != nil {
+			return written, err
 		}
 		if *out, err = next(); err == io.EOF {
 			return written, nil

@@ -1,6 +1,7 @@
 package frame
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 )
@@ -132,6 +133,9 @@ func (r *OpenReader) Read(p []byte) (int, error) {
 		return 0, nil
 	}
 	for len(r.out) == 0 {
+		if n := r.readParallel(p); n > 0 {
+			return n, nil
+		}
 		if len(p) >= r.Length {
 			plaintext, err := r.next(p)
 			if err != nil || len(plaintext) > 0 {
@@ -152,7 +156,52 @@ func (r *OpenReader) Read(p []byte) (int, error) {
 
 // WriteTo implements io.WriterTo: it writes the rest of the plaintext frame by frame, without a copy.
 func (r *OpenReader) WriteTo(w io.Writer) (int64, error) {
-	return writeAllFrames(w, &r.out, func() ([]byte, error) { return r.next(nil) })
+	return writeAllFrames(w, &r.out,
+		func() (int64, error) { return r.writeParallel(w) },
+		func() ([]byte, error) { return r.next(nil) })
+}
+
+// readParallel opens frames to b, as many as it has room for and the source gives at once.
+func (r *OpenReader) readParallel(b []byte) (n int) {
+	if r.isSmall(len(b)) || r.err != nil {
+		return 0
+	}
+	p := r.parallel(true, 0)
+	if p == nil {
+		return 0
+	}
+	defer p.close()
+	p.src, p.held, p.into = r.src, r.buf[r.start:r.end], b
+	p.run()
+	r.leave(p)
+	clear(b[p.given:p.used]) // frames behind a bad one
+	return int(p.given)
+}
+
+func (r *OpenReader) writeParallel(w io.Writer) (written int64, err error) {
+	if r.err != nil {
+		return 0, nil // next returns it
+	}
+	p := r.parallel(true, 0)
+	if p == nil {
+		return 0, nil
+	}
+	defer p.close()
+	p.src, p.held, p.dst = r.src, r.buf[r.start:r.end], w
+	p.run()
+	r.leave(p)
+	r.out = p.rest
+	return p.given, p.err
+}
+
+// leave leaves the source to next once something else than a whole regular frame comes.
+func (r *OpenReader) leave(p *pipeline) {
+	r.err = p.bad
+	r.start, r.end = 0, 0
+	if p.ended {
+		r.src = &pushedBack{p.tail, p.srcErr, r.src}
+		r.parallelFrom = never
+	}
 }
 
 // OpenWriter is the push side of opening: a body written to it goes to its destination as plaintext, each frame once its
@@ -184,6 +233,13 @@ func (w *OpenWriter) Write(p []byte) (n int, err error) {
 		return 0, w.err
 	}
 	for n < len(p) {
+		m := w.writeParallel(p[n:])
+		if n += m; w.err != nil {
+			return n, w.err
+		}
+		if m > 0 {
+			continue
+		}
 		used, err := w.step(p[n:])
 		n += used
 		if err != nil {
@@ -238,6 +294,110 @@ func (w *OpenWriter) release(dst, frame []byte, final bool) error {
 	}
 	_, err = writeAll(w.dst, plaintext)
 	return err
+}
+
+// writeParallel opens the whole regular frames that b begins with, if there are enough, and returns how many bytes of b they have.
+func (w *OpenWriter) writeParallel(b []byte) (n int) {
+	if w.isSmall(len(b)) || w.have > 0 || w.done {
+		return 0
+	}
+	p := w.parallel(true, len(b))
+	if p == nil {
+		return 0
+	}
+	defer p.close()
+	p.in, p.dst = b, w.dst
+	p.run()
+	w.err = cmp.Or(p.err, p.bad)
+	return int(p.given) / w.Length * (w.Length + RegularOverhead)
+}
+
+// ReadFrom implements io.ReaderFrom: it reads a body to where it is opened, without a copy.
+func (w *OpenWriter) ReadFrom(r io.Reader) (total int64, err error) {
+	if w.err != nil {
+		return 0, w.err
+	}
+	for {
+		n, err := w.readFromParallel(r)
+		total += n
+		if err == nil {
+			n, err = w.readFrame(r)
+			total += n
+		}
+		if err == io.EOF {
+			return total, nil // Close says if that was the end
+		}
+		if err != nil {
+			w.err = err
+			return total, err
+		}
+	}
+}
+
+// readFrame reads on until the next decision.
+func (w *OpenWriter) readFrame(r io.Reader) (total int64, err error) {
+	if w.done {
+		var behind [1]byte
+		n, err := read(r, behind[:], 1)
+		if err == nil {
+			_, err = w.step(behind[:])
+		}
+		return int64(n), err
+	}
+	need, final, whole, err := w.measure(w.buf[:w.have])
+	if err != nil {
+		return 0, err
+	}
+	if len(w.buf) < need {
+		w.buf = grow(w.buf, need)
+	}
+	most := min(len(w.buf), need)
+	if !w.Unframed && !final {
+		most = w.Length + RegularOverhead // a final frame that is read with it is shorter, and no frame follows that
+	}
+	n := 0
+	if w.have < need {
+		n, err = read(r, w.buf[w.have:most], min(need, most)-w.have)
+		w.have += n
+	}
+	if err != nil || w.have < need || !whole {
+		return int64(n), err
+	}
+	behind := w.buf[need:w.have]
+	w.have = 0
+	if err := w.release(nil, w.buf[:need], final); err != nil || len(behind) == 0 {
+		return int64(n), err
+	}
+	_, err = w.step(behind)
+	return int64(n), err
+}
+
+func (w *OpenWriter) readFromParallel(src io.Reader) (total int64, err error) {
+	if w.have > 0 || w.done {
+		return 0, nil
+	}
+	p := w.parallel(true, 0)
+	if p == nil {
+		return 0, nil
+	}
+	defer p.close()
+	p.src, p.dst = src, w.dst
+	p.run()
+	if p.ended {
+		w.parallelFrom = never
+	}
+	total = p.taken + int64(len(p.tail))
+	if err := cmp.Or(p.err, p.bad); err != nil {
+		return total, err
+	}
+	for tail := p.tail; len(tail) > 0; {
+		used, err := w.step(tail)
+		if err != nil {
+			return total, err
+		}
+		tail = tail[used:]
+	}
+	return total, p.srcErr
 }
 
 // Close releases the final frame's plaintext. The error holds ErrTruncated when the body has not come to its end.

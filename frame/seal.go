@@ -1,6 +1,9 @@
 package frame
 
-import "io"
+import (
+	"cmp"
+	"io"
+)
 
 // SealReader is the pull side of sealing: it reads plaintext from its source and gives the body's bytes.
 type SealReader struct {
@@ -64,6 +67,9 @@ func (r *SealReader) Read(p []byte) (int, error) {
 		return 0, nil
 	}
 	if len(r.out) == 0 {
+		if n := r.readParallel(p); n > 0 {
+			return n, nil
+		}
 		if len(p) >= r.bufferSize() {
 			sealed, err := r.next(p[:r.bufferSize()])
 			return len(sealed), err
@@ -81,7 +87,50 @@ func (r *SealReader) Read(p []byte) (int, error) {
 
 // WriteTo implements io.WriterTo: it writes the rest of the body frame by frame, without a copy.
 func (r *SealReader) WriteTo(w io.Writer) (int64, error) {
-	return writeAllFrames(w, &r.out, func() ([]byte, error) { return r.next(r.own()) })
+	return writeAllFrames(w, &r.out,
+		func() (int64, error) { return r.writeParallel(w) },
+		func() ([]byte, error) { return r.next(r.own()) })
+}
+
+// readParallel seals frames in b, as many as it has room for and the source gives at once.
+func (r *SealReader) readParallel(b []byte) (n int) {
+	if r.isSmall(len(b)) || r.err != nil {
+		return 0
+	}
+	p := r.parallel(false, 0)
+	if p == nil {
+		return 0
+	}
+	defer p.close()
+	p.src, p.into = r.src, b
+	p.run()
+	r.leave(p)
+	return int(p.given)
+}
+
+func (r *SealReader) writeParallel(w io.Writer) (written int64, err error) {
+	if r.err != nil {
+		return 0, nil // next returns it
+	}
+	p := r.parallel(false, 0)
+	if p == nil {
+		return 0, nil
+	}
+	defer p.close()
+	p.src, p.dst = r.src, w
+	p.run()
+	r.leave(p)
+	r.out = p.rest
+	return p.given, p.err
+}
+
+// leave leaves the source to next once there are no more whole frames in it.
+func (r *SealReader) leave(p *pipeline) {
+	r.err = p.bad
+	if p.ended {
+		r.src = &pushedBack{p.tail, p.srcErr, r.src}
+		r.parallelFrom = never
+	}
 }
 
 // SealWriter is the push side of sealing: plaintext written to it goes to its destination as the body's bytes.
@@ -120,6 +169,13 @@ func (w *SealWriter) Write(p []byte) (n int, err error) {
 	}
 	content := w.buf[regularStart : regularStart+w.Length]
 	for n < len(p) {
+		m := w.writeParallel(p[n:])
+		if n += m; w.err != nil {
+			return n, w.err
+		}
+		if m > 0 {
+			continue
+		}
 		if w.have == 0 && len(p)-n >= w.Length {
 			if err := w.flush(p[n : n+w.Length]); err != nil {
 				return n, err
@@ -127,7 +183,7 @@ func (w *SealWriter) Write(p []byte) (n int, err error) {
 			n += w.Length
 			continue
 		}
-		m := copy(content[w.have:], p[n:])
+		m = copy(content[w.have:], p[n:])
 		w.have += m
 		n += m
 		if w.have == w.Length {
@@ -146,6 +202,14 @@ func (w *SealWriter) ReadFrom(r io.Reader) (total int64, err error) {
 	}
 	content := w.buf[regularStart : regularStart+w.Length]
 	for {
+		m, err := w.readFromParallel(r)
+		if total += m; err == io.EOF {
+			return total, nil
+		}
+		if err != nil {
+			w.err = err
+			return total, err
+		}
 		n, err := read(r, content[w.have:], w.Length-w.have)
 		w.have += n
 		total += int64(n)
@@ -160,6 +224,41 @@ func (w *SealWriter) ReadFrom(r io.Reader) (total int64, err error) {
 			return total, err
 		}
 	}
+}
+
+// writeParallel seals the whole frames that b has, if there are enough, and returns how many bytes went to the destination.
+func (w *SealWriter) writeParallel(b []byte) (n int) {
+	if w.isSmall(len(b)) || w.have > 0 {
+		return 0
+	}
+	p := w.parallel(false, len(b))
+	if p == nil {
+		return 0
+	}
+	defer p.close()
+	p.in, p.dst = b, w.dst
+	p.run()
+	w.err = cmp.Or(p.bad, p.err)
+	return int(p.given) / (w.Length + RegularOverhead) * w.Length
+}
+
+// readFromParallel returns io.EOF at the source's end. What is no whole frame then stands in buf.
+func (w *SealWriter) readFromParallel(src io.Reader) (total int64, err error) {
+	if w.have > 0 {
+		return 0, nil
+	}
+	p := w.parallel(false, 0)
+	if p == nil {
+		return 0, nil
+	}
+	defer p.close()
+	p.src, p.dst = src, w.dst
+	p.run()
+	if p.ended {
+		w.have = copy(w.buf[regularStart:], p.tail)
+		w.parallelFrom = never
+	}
+	return p.taken + int64(w.have), cmp.Or(p.bad, p.err, p.srcErr)
 }
 
 // Close seals and writes the final frame. A second Close does nothing.

@@ -182,6 +182,7 @@ func BenchmarkEncrypt(b *testing.B) {
 		_, err = r.WriteTo(&sink{})
 		return err
 	})
+	bench(b, "WriteAll", benchSize, write(benchSize))
 	bench(b, "Write", benchSize, write(128<<10))
 	bench(b, "Write32KiB", benchSize, write(32<<10))
 	bench(b, "ReadFrom", benchSize, func() error {
@@ -230,6 +231,7 @@ func BenchmarkDecrypt(b *testing.B) {
 		_, err = r.WriteTo(&sink{})
 		return err
 	})
+	bench(b, "WriteAll", benchSize, write(2*benchSize))
 	bench(b, "Write", benchSize, write(1<<20))
 	bench(b, "Write32KiB", benchSize, write(32<<10))
 }

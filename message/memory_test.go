@@ -2,10 +2,14 @@ package message_test
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"runtime"
 	"runtime/debug"
+	"runtime/metrics"
+	"sync"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -33,11 +37,23 @@ func (s *sink) Write(p []byte) (int, error) {
 // TestConstantMemory encrypts and decrypts in one go: what is allocated is all that both directions take.
 func TestConstantMemory(t *testing.T) {
 	defer debug.SetGCPercent(debug.SetGCPercent(-1))
+	for _, parallelism := range []int{1, 3} {
+		t.Run(fmt.Sprintf("parallelism %d", parallelism), func(t *testing.T) { testConstantMemory(t, parallelism) })
+	}
+}
+
+func testConstantMemory(t *testing.T, parallelism int) {
 	key := newKey(t, 1, "")
-	e := &message.Encrypter{Keyring: key}
+	e := &message.Encrypter{Keyring: key, Parallelism: parallelism}
 	d := decrypter(provider.Keyring(key))
+	d.Parallelism = parallelism
+	// The buffers that a stream finds in the pool, or not, as each collection leaves it: a frame, and twice the runs of a pipeline.
+	buffers := uint64(header.DefaultFrameLength + frame.FinalOverhead)
+	if parallelism > 1 {
+		buffers += uint64(2 * (parallelism + 4) * 4 * (header.DefaultFrameLength + frame.RegularOverhead))
+	}
 	ctx := context.Background()
-	p := make([]byte, 100_000)
+	p := make([]byte, 1<<20)
 
 	ways := map[string]func(n int64, out *sink) error{
 		"Reader to Reader": func(n int64, out *sink) error {
@@ -141,13 +157,84 @@ func TestConstantMemory(t *testing.T) {
 			if testing.Short() {
 				large = 1 << 26
 			}
-			objects, size := least(1<<20, 10)
+			objects, size := least(2<<20, 10)
 			largeObjects, largeSize := least(large, 2)
-			require.Less(t, largeSize, uint64(512<<10))
+			require.Less(t, largeSize, 384<<10+2*buffers)
 			// 1 GiB has 16,384 frames: an allocation by the frame, or by a hundred frames, is far over this.
-			require.InDelta(t, objects, largeObjects, 64)
-			// A long stream may find the pool of buffers empty, as each collection leaves it: one buffer a side.
-			require.InDelta(t, size, largeSize, 32<<10+2*(header.DefaultFrameLength+frame.FinalOverhead))
+			require.InDelta(t, objects, largeObjects, 128)
+			require.InDelta(t, size, largeSize, float64(32<<10+2*buffers))
 		})
 	}
+}
+
+// TestThousandStreams has 500 streams that encrypt and 500 that decrypt at once, all of them half-way at one moment. By default
+// they share the cores, so that their memory stays near that of streams on one core.
+func TestThousandStreams(t *testing.T) {
+	const pairs, size, most = 500, 3 << 20, 200 << 20
+	for _, parallelism := range []int{1, 0} {
+		t.Run(fmt.Sprintf("parallelism %d", parallelism), func(t *testing.T) {
+			key := newKey(t, 1, "")
+			e := &message.Encrypter{Keyring: key, Parallelism: parallelism}
+			d := decrypter(provider.Keyring(key))
+			d.Parallelism = parallelism
+
+			inUse := func() uint64 {
+				sample := []metrics.Sample{{Name: "/memory/classes/heap/objects:bytes"}}
+				metrics.Read(sample)
+				return sample[0].Value.Uint64()
+			}
+			runtime.GC()
+			runtime.GC() // the second one empties every sync.Pool
+			before, peak := inUse(), uint64(0)
+			var halfway, streams sync.WaitGroup
+			halfway.Add(pairs)
+			failures := make(chan error, pairs)
+			for range pairs {
+				streams.Go(func() {
+					failures <- func() error {
+						arrived := sync.OnceFunc(halfway.Done)
+						defer arrived()
+						r, err := e.NewReader(t.Context(), io.LimitReader(endless{}, size), nil)
+						if err != nil {
+							return err
+						}
+						w := d.NewWriter(t.Context(), &waiting{after: size / 2, wait: func() { arrived(); halfway.Wait() }}, nil)
+						if _, err := r.WriteTo(w); err != nil {
+							return err
+						}
+						return w.Close()
+					}()
+				})
+			}
+			done := make(chan struct{})
+			go func() { streams.Wait(); close(done) }()
+			for running := true; running; {
+				select {
+				case <-done:
+					running = false
+				case <-time.After(time.Millisecond):
+					peak = max(peak, inUse())
+				}
+			}
+			for range pairs {
+				require.NoError(t, <-failures)
+			}
+			t.Logf("%d MiB at most", (peak-before)>>20)
+			require.Less(t, peak-before, uint64(most))
+		})
+	}
+}
+
+// waiting is a destination that waits once it has had enough.
+type waiting struct {
+	after, n int
+	wait     func()
+}
+
+func (w *waiting) Write(p []byte) (int, error) {
+	if w.n < w.after && w.n+len(p) >= w.after {
+		w.wait()
+	}
+	w.n += len(p)
+	return len(p), nil
 }

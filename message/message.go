@@ -6,7 +6,8 @@
 //	decrypt   message → Decrypter → header, bounded → provider, trusted keys only → commitment, header tag → frames
 //
 // Each direction comes as a pull stream and as a push stream; both make one call of the key service for a message and
-// hold one frame in memory. What the streams give opens with every official AWS Encryption SDK, and the other way round.
+// hold one frame in memory, or a few on several cores (Encrypter.Parallelism). What the streams give opens with every official
+// AWS Encryption SDK, and the other way round.
 package message
 
 import (
@@ -83,6 +84,11 @@ type Encrypter struct {
 	Required []string
 
 	CommitmentPolicy CommitmentPolicy
+
+	// Parallelism is the most goroutines that seal a stream's frames, as in frame.Config: 1 keeps every stream on one core and
+	// its memory at one frame; 0 takes the cores that are free, at most frame.MaxDefaultParallelism, once a stream has come past
+	// 1 MiB. Signed messages stay on one core.
+	Parallelism int
 }
 
 // started is a message whose header is sealed.
@@ -158,7 +164,7 @@ func (e *Encrypter) start(ctx context.Context, encryptionContext map[string]stri
 		h.EncryptedDataKeys = append(h.EncryptedDataKeys, key)
 	}
 
-	c := frame.Config{MessageID: h.MessageID, Length: frameLength}
+	c := frame.Config{MessageID: h.MessageID, Length: frameLength, Parallelism: e.Parallelism}
 	err = dataKey.PlaintextKey.WithAccess(func(key []byte) (err error) {
 		if c.AEAD, h.Commitment, err = h.Suite.DeriveKeys(key, h.MessageID); err != nil {
 			return err
@@ -321,6 +327,8 @@ type Decrypter struct {
 	// provider.PikoV2Keyring. A stream that was cut between two of its chunks then reads as a shorter one, without an error:
 	// package pikov2 says what else its format lacks. Set it only while such streams remain.
 	AllowPikoV2 bool
+
+	Parallelism int // goroutines that open a stream's frames, as Encrypter's
 }
 
 // NewReader reads a message's header from src, has its data key unwrapped, verifies the header, and returns the plaintext
@@ -382,7 +390,7 @@ func (d *Decrypter) start(ctx context.Context, h *header.Header, stated map[stri
 		return frame.Config{}, nil, err
 	}
 	defer v.dataKey.Close()
-	c := frame.Config{AEAD: v.aead, MessageID: h.MessageID, Length: int(h.FrameLength)}
+	c := frame.Config{AEAD: v.aead, MessageID: h.MessageID, Length: int(h.FrameLength), Parallelism: d.Parallelism}
 	if h.ContentType == header.Unframed {
 		c.Unframed = true
 		if c.Length = d.Limits.MaxFrameLength; c.Length <= 0 {
@@ -612,6 +620,36 @@ func (w *DecryptWriter) Write(p []byte) (n int, err error) {
 	m, err := w.body.Write(p[n:])
 	w.err = classify(err)
 	return n + m, w.err
+}
+
+// ReadFrom implements io.ReaderFrom: it reads the frames to where they are opened, without a copy.
+func (w *DecryptWriter) ReadFrom(src io.Reader) (total int64, err error) {
+	source := bufio.NewReaderSize(src, header.SniffSize) // which gives up on a source that gives nothing
+	for w.err == nil && w.body == nil {
+		need, _, err := w.scanner.Scan(w.start)
+		if err != nil {
+			w.err = classify(err)
+			break
+		}
+		piece := make([]byte, max(1, need-len(w.start)))
+		n, readErr := io.ReadAtLeast(source, piece, 1)
+		total += int64(n)
+		if _, err := w.Write(piece[:n]); err != nil {
+			return total, err
+		}
+		if readErr == io.EOF {
+			return total, nil
+		}
+		if readErr != nil {
+			return total, readErr
+		}
+	}
+	if w.err != nil {
+		return total, w.err
+	}
+	n, err := w.body.ReadFrom(source)
+	w.err = classify(err)
+	return total + n, w.err
 }
 
 func (w *DecryptWriter) open() error {
