@@ -264,7 +264,11 @@ func (h *Host) rewrap(ctx context.Context, key string, stored io.Reader) (io.Rea
 	if err != nil {
 		return nil, err
 	}
-	if header.Sniff(start) {
+	kind, err := h.kindOf(start)
+	if err != nil {
+		return nil, err
+	}
+	if kind == encryptedMessage {
 		return message.Rewrap(ctx, whole, &h.decrypter, &h.encrypter, h.bound(key))
 	}
 	content, err := h.reverse(ctx, key, whole)
