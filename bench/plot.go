@@ -113,7 +113,7 @@ func addLines(p *plot.Plot, rows []result) error {
 
 func label(r result) string {
 	if r.parallelism > 1 {
-		return fmt.Sprintf("%s, %d cores", r.name, r.parallelism)
+		return r.name + ", " + formatCores(r.parallelism)
 	}
 	return r.name
 }
