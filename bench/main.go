@@ -104,7 +104,7 @@ func run(arguments []string, stdout, stderr io.Writer) error {
 		return fmt.Errorf("-only %s: no subject of that name for these sizes", o.only)
 	}
 	if o.plot != "" {
-		if err := savePlot(o.plot, results); err != nil {
+		if err := savePlot(o.plot, o, results); err != nil {
 			return fmt.Errorf("plotting: %w", err)
 		}
 	}

@@ -302,7 +302,7 @@ func TestPlot(t *testing.T) {
 			if err := xml.Unmarshal(text, &svg); err != nil || svg.XMLName.Local != "svg" {
 				t.Errorf("no SVG: %v, %v", svg, err)
 			}
-			for _, label := range []string{"encrypt", "decrypt", "minio/sio, 2 cores", "4 KiB"} {
+			for _, label := range []string{"encrypt, 1 core", "decrypt, 2 cores", "minio/sio", "4 KiB"} {
 				if !strings.Contains(string(text), label) {
 					t.Errorf("%q is not in the plot", label)
 				}
