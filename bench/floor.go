@@ -21,6 +21,7 @@ type floor struct {
 	dataKey, messageID                []byte
 	headerIV, frameIV                 []byte
 	headerAdditional, frameAdditional []byte
+	room                              []byte // for what is sealed, or opened
 }
 
 func newFloor(key []byte, keyring provider.Keyring) (*floor, error) {
@@ -32,6 +33,7 @@ func newFloor(key []byte, keyring provider.Keyring) (*floor, error) {
 		dataKey: key, messageID: make([]byte, 32),
 		headerIV: make([]byte, header.IVSize), frameIV: make([]byte, header.IVSize),
 		headerAdditional: make([]byte, typical.Header().Size()-header.TagSize), frameAdditional: make([]byte, frameAdditional),
+		room: make([]byte, mostOneFrame+2*header.TagSize),
 	}
 	f.frameIV[header.IVSize-1] = 1
 	return f, nil
@@ -62,10 +64,9 @@ func (f *floor) encrypt(w *workspace) error {
 	if err != nil {
 		return err
 	}
-	w.stored.Reset()
-	sealed := aead.Seal(w.stored.AvailableBuffer(), f.headerIV, nil, f.headerAdditional)
-	sealed = aead.Seal(sealed, f.frameIV, w.plaintext, f.frameAdditional)
-	_, err = w.stored.Write(sealed)
+	sealed := aead.Seal(f.room[:0], f.headerIV, nil, f.headerAdditional)
+	sealed = aead.Seal(sealed, f.frameIV, w.in, f.frameAdditional)
+	_, err = w.out.Write(sealed)
 	return err
 }
 
@@ -74,15 +75,14 @@ func (f *floor) decrypt(w *workspace) error {
 	if err != nil {
 		return err
 	}
-	tag, frame := w.stored.Bytes()[:header.TagSize], w.stored.Bytes()[header.TagSize:]
+	tag, frame := w.in[:header.TagSize], w.in[header.TagSize:]
 	if _, err := aead.Open(nil, f.headerIV, tag, f.headerAdditional); err != nil {
 		return err
 	}
-	w.opened.Reset()
-	opened, err := aead.Open(w.opened.AvailableBuffer(), f.frameIV, frame, f.frameAdditional)
+	opened, err := aead.Open(f.room[:0], f.frameIV, frame, f.frameAdditional)
 	if err != nil {
 		return err
 	}
-	_, err = w.opened.Write(opened)
+	_, err = w.out.Write(opened)
 	return err
 }

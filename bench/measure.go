@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"io"
 	"runtime"
@@ -20,40 +21,72 @@ const (
 // have less patience.
 var smallLasts = 30 * time.Millisecond
 
+var errChanged = errors.New("the plaintext came back changed")
+
 // result is what a subject measured in one direction at one size.
 type result struct {
 	subject
 	op              string
 	size            int
-	speed           float64 // MB/s
-	ratio, low, top float64 // to the base: median and quartiles
-	allocs, bytes   float64 // for each object
-	peak            uint64  // bytes
+	speed           float64   // MB/s
+	ratio, low, top float64   // to the base: median and quartiles
+	rounds          []float64 // MB/s of each
+	allocs, bytes   float64   // for each object
+	peak            uint64    // bytes
 }
 
-// workspace is the memory that subjects encrypt from and decrypt to.
+// workspace is the memory that subjects encrypt from and decrypt from, and where that goes.
 type workspace struct {
 	plaintext      []byte
-	stored, opened bytes.Buffer
+	stored, opened []byte
+	copies         bool // source and destination copy
+
+	in  []byte // an operation's input: all of plaintext, or of stored
+	out sink   // where its output goes
 
 	// These are interfaces once and for all, so that measuring allocates nothing.
-	plaintextReader, storedReader bytes.Reader
-	source, sealed                io.Reader
-	destination, result           io.Writer
+	reader      bytes.Reader
+	source      io.Reader // of in
+	destination io.Writer // out
 }
 
-// plainReader and plainWriter have no WriteTo and no ReadFrom: a file or a connection has none that helps either.
+// plainReader has no WriteTo: a file or a connection has none that helps either.
 type plainReader struct{ io.Reader }
-type plainWriter struct{ io.Writer }
 
-func newWorkspace(size int) *workspace {
-	w := &workspace{plaintext: make([]byte, size)}
+// sink counts what is written to it. It has no ReadFrom.
+type sink struct {
+	written int    // bytes, of all objects
+	room    []byte // an object's bytes are copied to here; nil: nowhere
+	want    []byte // what must be written; nil: anything
+}
+
+func (s *sink) Write(p []byte) (int, error) {
+	if s.want != nil && !bytes.HasPrefix(s.want[min(s.written, len(s.want)):], p) {
+		return 0, errChanged
+	}
+	if s.room != nil {
+		s.room = append(s.room, p...)
+	}
+	s.written += len(p)
+	return len(p), nil
+}
+
+func newWorkspace(size int, copies bool) *workspace {
+	w := &workspace{plaintext: make([]byte, size), copies: copies}
 	_, _ = rand.Read(w.plaintext) // never fails
-	w.stored.Grow(max(size+size/8, inPlaceAtOnce) + 1<<17)
-	w.opened.Grow(size + 1<<16)
-	w.source, w.sealed = plainReader{&w.plaintextReader}, plainReader{&w.storedReader}
-	w.destination, w.result = plainWriter{&w.stored}, plainWriter{&w.opened}
+	w.stored = make([]byte, 0, max(size+size/8, inPlaceAtOnce)+1<<17)
+	w.source, w.destination = &w.reader, &w.out
+	if copies {
+		w.opened = make([]byte, 0, size)
+		w.source = plainReader{&w.reader}
+	}
 	return w
+}
+
+// begin makes the workspace ready for another object.
+func (w *workspace) begin() {
+	w.reader.Reset(w.in)
+	w.out.room = w.out.room[:0]
 }
 
 // An operation does the same to objects of the workspace's size, times over, and says how long that took without whatever it
@@ -65,12 +98,34 @@ func repeat(once func(w *workspace) error) operation {
 	return func(w *workspace, times int) (time.Duration, error) {
 		start := time.Now()
 		for range times {
+			w.begin()
 			if err := once(w); err != nil {
 				return 0, err
 			}
 		}
 		return time.Since(start), nil
 	}
+}
+
+// store encrypts an object, so that it can be decrypted.
+func (w *workspace) store(s subject) (written int, err error) {
+	w.in, w.out = w.plaintext, sink{room: w.stored[:0]}
+	_, err = s.encrypt(w, 1)
+	w.stored = w.out.room
+	return w.out.written, err
+}
+
+// verify compares all that comes back of an object, and returns what an encrypted one has in bytes.
+func (w *workspace) verify(s subject) (encrypted int, err error) {
+	if encrypted, err = w.store(s); err != nil {
+		return 0, err
+	}
+	w.in, w.out = w.stored, sink{want: w.plaintext}
+	_, err = s.decrypt(w, 1)
+	if err == nil && w.out.written != len(w.plaintext) {
+		err = errChanged
+	}
+	return encrypted, err
 }
 
 // measureAll runs the subjects that -only names, and the base, which comes first, at all sizes.
@@ -82,7 +137,7 @@ func measureAll(o *options, subjects []subject, ops [2]string, stderr io.Writer)
 		if !slices.ContainsFunc(fit, func(s subject) bool { return o.only.MatchString(s.name) }) {
 			continue
 		}
-		measured, err := measureSize(fit, ops, size, o.repeats)
+		measured, err := measureSize(fit, ops, newWorkspace(size, o.copies || o.endToEnd), o.repeats)
 		if err != nil {
 			return nil, err
 		}
@@ -102,7 +157,7 @@ func fitting(o *options, subjects []subject, size int, stderr io.Writer) []subje
 		switch {
 		case !o.only.MatchString(s.name):
 		case s.most > 0 && size > s.most:
-			if s.why != "" {
+			if s.why != "" && s.parallelism == o.parallelism[0] {
 				fmt.Fprintf(stderr, "bench: %s is left out at %s: %s\n", s.name, formatSize(size), s.why)
 			}
 		default:
@@ -114,57 +169,77 @@ func fitting(o *options, subjects []subject, size int, stderr io.Writer) []subje
 
 // series is what the rounds measured of a subject in one direction.
 type series struct {
-	do                            operation
-	times                         int
-	peak                          uint64
-	speeds, ratios, allocs, bytes []float64
+	do                    operation
+	times                 int
+	writes                int // bytes, for each object
+	peak                  uint64
+	speeds, allocs, bytes []float64
 }
 
-// measureSize runs all subjects in turn. Ratios are to the first.
-func measureSize(subjects []subject, ops [2]string, size, repeats int) ([]result, error) {
-	w := newWorkspace(size)
+// measureSize runs all subjects in turn, every second round in reverse. Ratios are to the first.
+func measureSize(subjects []subject, ops [2]string, w *workspace, repeats int) ([]result, error) {
 	all := make([][2]series, len(subjects))
+	var order []int
 	for i, s := range subjects {
+		order = append(order, i)
 		runtime.GOMAXPROCS(s.parallelism)
-		all[i][0].do, all[i][1].do = s.encrypt, s.decrypt
-		w.opened.Reset()
-		for direction := range ops {
-			if err := all[i][direction].warmUp(w); err != nil {
-				return nil, fmt.Errorf("%s: %s: %w", s.name, ops[direction], err)
-			}
+		encrypted, err := w.verify(s)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", s.name, err)
 		}
-		if !bytes.Equal(w.opened.Bytes(), w.plaintext) {
-			return nil, fmt.Errorf("%s: the plaintext came back changed", s.name)
+		all[i] = [2]series{{do: s.encrypt, writes: encrypted}, {do: s.decrypt, writes: len(w.plaintext)}}
+		err = w.eachDirection(s, func(direction int) error { return all[i][direction].warmUp(w) })
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", s.name, err)
 		}
 	}
 	for range repeats {
-		for i, s := range subjects {
-			runtime.GOMAXPROCS(s.parallelism)
-			w.opened.Reset()
-			for direction := range ops {
-				if err := all[i][direction].measure(w, &all[0][direction]); err != nil {
-					return nil, fmt.Errorf("%s: %s: %w", s.name, ops[direction], err)
-				}
-			}
-			if !bytes.Equal(w.opened.Bytes(), w.plaintext) {
-				return nil, fmt.Errorf("%s: the plaintext came back changed", s.name)
+		for _, i := range order {
+			runtime.GOMAXPROCS(subjects[i].parallelism)
+			err := w.eachDirection(subjects[i], func(direction int) error { return all[i][direction].measure(w) })
+			if err != nil {
+				return nil, fmt.Errorf("%s: %w", subjects[i].name, err)
 			}
 		}
+		slices.Reverse(order)
 	}
 	var results []result
 	for i, s := range subjects {
 		for direction, op := range ops {
 			m := &all[i][direction]
+			ratios := quotients(m.speeds, all[0][direction].speeds)
 			results = append(results, result{
-				subject: s, op: op, size: size,
-				speed: quantile(m.speeds, 0.5),
-				ratio: quantile(m.ratios, 0.5), low: quantile(m.ratios, 0.25), top: quantile(m.ratios, 0.75),
+				subject: s, op: op, size: len(w.plaintext),
+				speed: quantile(m.speeds, 0.5), rounds: m.speeds,
+				ratio: quantile(ratios, 0.5), low: quantile(ratios, 0.25), top: quantile(ratios, 0.75),
 				allocs: quantile(m.allocs, 0.5), bytes: quantile(m.bytes, 0.5),
 				peak: m.peak,
 			})
 		}
 	}
 	return results, nil
+}
+
+// eachDirection has the workspace ready for encrypting, then for decrypting.
+func (w *workspace) eachDirection(s subject, do func(direction int) error) error {
+	copies := w.copies && !s.alone
+	w.in, w.out = w.plaintext, sink{}
+	if copies {
+		w.out.room = w.stored[:0]
+	}
+	if err := do(0); err != nil {
+		return err
+	}
+	if copies {
+		w.stored = w.out.room
+	} else if _, err := w.store(s); err != nil {
+		return err
+	}
+	w.in, w.out = w.stored, sink{}
+	if copies {
+		w.out.room = w.opened[:0]
+	}
+	return do(1)
 }
 
 // warmUp finds how often the operation must be repeated within a measurement, and what memory it takes.
@@ -201,8 +276,8 @@ func memStats() (m runtime.MemStats) {
 	return m
 }
 
-// measure adds a round. The base has measured this round already.
-func (s *series) measure(w *workspace, base *series) error {
+// measure adds a round.
+func (s *series) measure(w *workspace) error {
 	runtime.GC() // what others left behind is not this one's to collect
 	before := memStats()
 	elapsed, err := s.do(w, s.times)
@@ -210,9 +285,11 @@ func (s *series) measure(w *workspace, base *series) error {
 	if err != nil {
 		return err
 	}
+	if want := s.times * s.writes; w.out.written != want {
+		return fmt.Errorf("wrote %d bytes instead of %d", w.out.written, want)
+	}
 	objects := float64(s.times)
 	s.speeds = append(s.speeds, objects*float64(len(w.plaintext))/1e6/elapsed.Seconds())
-	s.ratios = append(s.ratios, s.speeds[len(s.speeds)-1]/base.speeds[len(s.speeds)-1])
 	s.allocs = append(s.allocs, float64(after.Mallocs-before.Mallocs)/objects)
 	s.bytes = append(s.bytes, float64(after.TotalAlloc-before.TotalAlloc)/objects)
 	return nil
@@ -223,6 +300,7 @@ func (s *series) measure(w *workspace, base *series) error {
 func peakMemory(do func() error) (uint64, error) {
 	// The collector needs a core of its own: what is allocated while it marks counts as reachable.
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(max(2, runtime.GOMAXPROCS(0))))
+	runtime.GC() // with the one to come, it empties every sync.Pool
 	before := reachable()
 	stop, looked, peak := make(chan struct{}), make(chan struct{}), make(chan uint64)
 	go func() {
@@ -260,6 +338,15 @@ func reachable() uint64 {
 	sample := []metrics.Sample{{Name: "/gc/heap/live:bytes"}}
 	metrics.Read(sample)
 	return sample[0].Value.Uint64()
+}
+
+// quotients divides round by round.
+func quotients(values, by []float64) []float64 {
+	q := slices.Clone(values)
+	for i := range q {
+		q[i] /= by[i]
+	}
+	return q
 }
 
 // quantile interpolates between the values next to it, as a median of an even number does.

@@ -18,7 +18,8 @@ import (
 	"piko.sh/pikokms/header"
 )
 
-// newPeers returns other libraries under local keys, with AES-256 where they can choose.
+// newPeers returns other libraries under local keys, with AES-256 where they can choose, each in the fastest way that it
+// offers.
 func newPeers(key []byte) ([]subject, error) {
 	var peers []subject
 	for _, newPeer := range []func(key []byte) (subject, error){newSio, newTink, newAge, newESDK, newGoCloud} {
@@ -28,20 +29,27 @@ func newPeers(key []byte) ([]subject, error) {
 		}
 		peers = append(peers, peer)
 	}
+	for i := range peers {
+		peers[i].peer = true
+	}
 	return peers, nil
 }
 
+// newSio pushes, which was measured to be faster than EncryptReader and DecryptReader at every size, with and without copies,
+// by 1 to 50 %; the one exception is encrypting tens of MiB with copies, where pulling is 5 % faster.
 func newSio(key []byte) (subject, error) {
 	config := sio.Config{Key: key, CipherSuites: []byte{sio.AES_256_GCM}}
-	return streaming("minio/sio", "",
-		func(dst io.Writer, src io.Reader) error {
-			_, err := sio.Encrypt(dst, src, config)
-			return err
-		},
-		func(dst io.Writer, src io.Reader) error {
-			_, err := sio.Decrypt(dst, src, config)
-			return err
-		}), nil
+	buf := make([]byte, copyBuffer)
+	push := func(newWriter func(io.Writer, sio.Config) (io.WriteCloser, error)) stream {
+		return func(dst io.Writer, src io.Reader) error {
+			w, err := newWriter(dst, config)
+			if err != nil {
+				return err
+			}
+			return copyAndClose(w, src, buf)
+		}
+	}
+	return streaming("minio/sio", "", push(sio.EncryptWriter), push(sio.DecryptWriter)), nil
 }
 
 func newTink([]byte) (subject, error) {
@@ -53,20 +61,21 @@ func newTink([]byte) (subject, error) {
 	if err != nil {
 		return subject{}, fmt.Errorf("tink: %w", err)
 	}
+	buf := make([]byte, copyBuffer)
 	return streaming("tink", "AES256-GCM-HKDF-1MB",
 		func(dst io.Writer, src io.Reader) error {
 			w, err := aead.NewEncryptingWriter(dst, nil)
 			if err != nil {
 				return err
 			}
-			return copyAndClose(w, src)
+			return copyAndClose(w, src, buf)
 		},
 		func(dst io.Writer, src io.Reader) error {
 			r, err := aead.NewDecryptingReader(src, nil)
 			if err != nil {
 				return err
 			}
-			_, err = io.Copy(dst, r)
+			_, err = io.CopyBuffer(dst, r, buf)
 			return err
 		}), nil
 }
@@ -76,20 +85,21 @@ func newAge([]byte) (subject, error) {
 	if err != nil {
 		return subject{}, fmt.Errorf("age: %w", err)
 	}
+	buf := make([]byte, copyBuffer)
 	return streaming("age", "ChaCha20-Poly1305",
 		func(dst io.Writer, src io.Reader) error {
 			w, err := age.Encrypt(dst, identity.Recipient())
 			if err != nil {
 				return err
 			}
-			return copyAndClose(w, src)
+			return copyAndClose(w, src, buf)
 		},
 		func(dst io.Writer, src io.Reader) error {
 			r, err := age.Decrypt(src, identity)
 			if err != nil {
 				return err
 			}
-			_, err = io.Copy(dst, r)
+			_, err = io.CopyBuffer(dst, r, buf)
 			return err
 		}), nil
 }

@@ -14,22 +14,37 @@ import (
 	"gonum.org/v1/plot/vg/vgsvg"
 )
 
-// savePlot draws the two directions beside each other: lines over the size, or bars if there is only one.
-func savePlot(file string, results []result) error {
-	panels := [][]*plot.Plot{nil}
-	for _, op := range []string{results[0].op, results[1].op} {
-		rows := slices.DeleteFunc(slices.Clone(results), func(r result) bool { return r.op != op })
-		panel, err := newPanel(rows)
-		if err != nil {
-			return err
+// savePlot draws the two directions beside each other, and parallelism below parallelism: lines over the size, or bars if there
+// is only one. The base that was measured on one core stands in all of them.
+func savePlot(file string, o *options, results []result) error {
+	var panels [][]*plot.Plot
+	for _, p := range o.parallelism {
+		var row []*plot.Plot
+		for _, op := range []string{results[0].op, results[1].op} {
+			rows := slices.DeleteFunc(slices.Clone(results), func(r result) bool {
+				return r.op != op || r.parallelism != p && r.name != "raw"
+			})
+			panel, err := newPanel(rows)
+			if err != nil {
+				return err
+			}
+			panel.Title.Text = op
+			if len(o.parallelism) > 1 {
+				panel.Title.Text += ", " + formatCores(p)
+			}
+			row = append(row, panel)
 		}
-		panel.Title.Text = op
-		panels[0] = append(panels[0], panel)
+		panels = append(panels, row)
 	}
-	canvas := vgsvg.New(30*vg.Centimeter, 14*vg.Centimeter)
-	tiles := draw.Tiles{Rows: 1, Cols: 2, PadX: 5 * vg.Millimeter, PadTop: 3 * vg.Millimeter, PadRight: 5 * vg.Millimeter, PadBottom: 3 * vg.Millimeter}
-	for i, part := range plot.Align(panels, tiles, draw.New(canvas))[0] {
-		panels[0][i].Draw(part)
+	canvas := vgsvg.New(30*vg.Centimeter, vg.Length(len(panels))*14*vg.Centimeter)
+	tiles := draw.Tiles{
+		Rows: len(panels), Cols: 2, PadX: 5 * vg.Millimeter, PadY: 5 * vg.Millimeter,
+		PadTop: 3 * vg.Millimeter, PadRight: 5 * vg.Millimeter, PadBottom: 3 * vg.Millimeter,
+	}
+	for i, row := range plot.Align(panels, tiles, draw.New(canvas)) {
+		for j, part := range row {
+			panels[i][j].Draw(part)
+		}
 	}
 	f, err := os.Create(file)
 	if err != nil {
@@ -52,7 +67,7 @@ func addBars(p *plot.Plot, rows []result) error {
 	var names []string
 	for _, r := range slices.Backward(rows) { // the first comes on top
 		speeds = append(speeds, r.speed)
-		names = append(names, label(r))
+		names = append(names, r.name)
 	}
 	bars, err := plotter.NewBarChart(speeds, 14)
 	if err != nil {
@@ -89,11 +104,10 @@ func addLines(p *plot.Plot, rows []result) error {
 		if !slices.Contains(sizes, tick) {
 			sizes = append(sizes, tick)
 		}
-		name := label(r)
-		if points[name] == nil {
-			names = append(names, name)
+		if points[r.name] == nil {
+			names = append(names, r.name)
 		}
-		points[name] = append(points[name], plotter.XY{X: float64(r.size), Y: r.speed})
+		points[r.name] = append(points[r.name], plotter.XY{X: float64(r.size), Y: r.speed})
 	}
 	for i, name := range names {
 		line, marks, err := plotter.NewLinePoints(points[name])
@@ -109,11 +123,4 @@ func addLines(p *plot.Plot, rows []result) error {
 	p.Y.Scale, p.Y.Tick.Marker = plot.LogScale{}, plot.LogTicks{Prec: -1}
 	p.Y.Label.Text = "MB/s"
 	return nil
-}
-
-func label(r result) string {
-	if r.parallelism > 1 {
-		return fmt.Sprintf("%s, %d cores", r.name, r.parallelism)
-	}
-	return r.name
 }

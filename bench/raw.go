@@ -21,7 +21,10 @@ const (
 type raw struct {
 	aead              cipher.AEAD
 	nonce, additional []byte
-	objects           [][]byte // laid out in memory, kept so that measuring allocates nothing
+
+	// These are kept so that measuring allocates nothing.
+	objects [][]byte // laid out in memory
+	block   []byte   // of a stream
 }
 
 func newRaw(key []byte) (*raw, error) {
@@ -33,7 +36,9 @@ func newRaw(key []byte) (*raw, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &raw{aead: aead, nonce: make([]byte, header.IVSize), additional: make([]byte, frameAdditional)}, nil
+	return &raw{
+		aead: aead, nonce: make([]byte, header.IVSize), additional: make([]byte, frameAdditional), block: make([]byte, rawSealedBlock),
+	}, nil
 }
 
 // encrypt seals blocks in place.
@@ -47,28 +52,27 @@ func (r *raw) encrypt(w *workspace, times int) (time.Duration, error) {
 
 // decrypt opens blocks in place.
 func (r *raw) decrypt(w *workspace, times int) (time.Duration, error) {
-	var first []byte
-	elapsed, err := r.inPlace(w, times, func(objects [][]byte) (time.Duration, error) {
-		first = objects[0]
+	return r.inPlace(w, times, func(objects [][]byte) (time.Duration, error) {
 		r.seal(objects)
 		start := time.Now()
 		err := r.open(objects)
-		return time.Since(start), err
+		elapsed := time.Since(start)
+		for _, object := range objects {
+			for block := range slices.Chunk(object, rawSealedBlock) {
+				if err == nil {
+					_, err = w.out.Write(block[:len(block)-header.TagSize])
+				}
+			}
+		}
+		return elapsed, err
 	})
-	w.opened.Reset()
-	for block := range slices.Chunk(first, rawSealedBlock) {
-		_, _ = w.opened.Write(block[:len(block)-header.TagSize]) // a bytes.Buffer never fails
-	}
-	return elapsed, err
 }
 
 // inPlace lays plaintext objects out in memory, each block with room for its tag, and hands them to pass until it has had
-// as many as asked for.
+// as many as asked for. The memory is that of stored bytes, of which raw needs none.
 func (r *raw) inPlace(w *workspace, times int, pass func(objects [][]byte) (time.Duration, error)) (time.Duration, error) {
 	sealedSize := len(w.plaintext) + (len(w.plaintext)+rawBlock-1)/rawBlock*header.TagSize
-	w.stored.Reset()
-	room := w.stored.AvailableBuffer()
-	room = room[:max(1, inPlaceAtOnce/sealedSize)*sealedSize]
+	room := w.stored[:max(1, inPlaceAtOnce/sealedSize)*sealedSize]
 	r.objects = slices.AppendSeq(r.objects[:0], slices.Chunk(room, sealedSize))
 	var elapsed time.Duration
 	for times > 0 {
@@ -114,30 +118,40 @@ func (r *raw) open(objects [][]byte) error {
 	return nil
 }
 
-// encryptStream does what a stream cannot do without: reading, sealing each block in place, writing.
+// encryptStream does what a stream cannot do without: it takes its source's memory, or reads where there is none to take, and
+// seals each block into the same room, and writes it.
 func (r *raw) encryptStream(dst io.Writer, src io.Reader) error {
 	return r.stream(dst, src, rawBlock, func(block []byte) ([]byte, error) {
-		return r.aead.Seal(block[:0], r.nonce, block, r.additional), nil
+		return r.aead.Seal(r.block[:0], r.nonce, block, r.additional), nil
 	})
 }
 
 func (r *raw) decryptStream(dst io.Writer, src io.Reader) error {
 	return r.stream(dst, src, rawSealedBlock, func(block []byte) ([]byte, error) {
-		return r.aead.Open(block[:0], r.nonce, block, r.additional)
+		return r.aead.Open(r.block[:0], r.nonce, block, r.additional)
 	})
 }
 
 func (r *raw) stream(dst io.Writer, src io.Reader, size int, pass func(block []byte) ([]byte, error)) error {
-	buf := make([]byte, size, rawSealedBlock)
-	for number := uint32(1); ; number++ {
-		n, err := io.ReadFull(src, buf)
+	number := uint32(0)
+	write := func(block []byte) error {
+		number++
+		binary.BigEndian.PutUint32(r.nonce[8:], number)
+		out, err := pass(block)
+		if err != nil {
+			return err
+		}
+		_, err = dst.Write(out)
+		return err
+	}
+	if memory, ok := src.(io.WriterTo); ok {
+		_, err := memory.WriteTo(blockWriter{size, write})
+		return err
+	}
+	for {
+		n, err := io.ReadFull(src, r.block[:size])
 		if n > 0 {
-			binary.BigEndian.PutUint32(r.nonce[8:], number)
-			out, err := pass(buf[:n])
-			if err != nil {
-				return err
-			}
-			if _, err := dst.Write(out); err != nil {
+			if err := write(r.block[:n]); err != nil {
 				return err
 			}
 		}
@@ -148,4 +162,19 @@ func (r *raw) stream(dst io.Writer, src io.Reader, size int, pass func(block []b
 			return err
 		}
 	}
+}
+
+// blockWriter is for sources that write all their memory at once.
+type blockWriter struct {
+	size  int
+	write func(block []byte) error
+}
+
+func (w blockWriter) Write(p []byte) (int, error) {
+	for block := range slices.Chunk(p, w.size) {
+		if err := w.write(block); err != nil {
+			return 0, err
+		}
+	}
+	return len(p), nil
 }

@@ -49,12 +49,15 @@ func writeMarkdown(out io.Writer, o *options, results []result) error {
 
 func writeTable(text *strings.Builder, o *options, rows []result) {
 	size, there, back := rows[0].size, rows[0].op, rows[1].op
-	where, base := "in memory", "raw"
-	if o.endToEnd {
-		where, base = "to a folder", "plain"
+	how, compared := "from memory, output discarded", "to raw"
+	switch {
+	case o.endToEnd:
+		how, compared = "to and from storage", "time to plain"
+	case o.copies:
+		how = "copied from and to memory"
 	}
 	fmt.Fprintf(text, "%s %s, median of %d (quartiles), %s/%s; allocations and memory %s / %s\n\n",
-		formatSize(size), where, o.repeats, runtime.GOOS, runtime.GOARCH, there, back)
+		formatSize(size), how, o.repeats, runtime.GOOS, runtime.GOARCH, there, back)
 
 	cores := slices.ContainsFunc(rows, func(r result) bool { return r.parallelism > 1 })
 	perSecond := size <= mostOneFrame
@@ -62,7 +65,7 @@ func writeTable(text *strings.Builder, o *options, rows []result) {
 	if cores {
 		columns = append(columns, "cores")
 	}
-	columns = append(columns, there+" MB/s", "to "+base, back+" MB/s", "to "+base, "allocs", "memory")
+	columns = append(columns, there+" MB/s", compared, back+" MB/s", compared, "allocs", "memory")
 	if perSecond {
 		columns = append(columns, "objects/s")
 	}
@@ -77,7 +80,7 @@ func writeTable(text *strings.Builder, o *options, rows []result) {
 		if cores {
 			cells = append(cells, fmt.Sprint(e.parallelism))
 		}
-		cells = append(cells, fmt.Sprintf("%.0f", e.speed), formatRatio(e), fmt.Sprintf("%.0f", d.speed), formatRatio(d),
+		cells = append(cells, fmt.Sprintf("%.0f", e.speed), comparison(o, e), fmt.Sprintf("%.0f", d.speed), comparison(o, d),
 			fmt.Sprintf("%.0f / %.0f", e.allocs, d.allocs), formatMemory(e.peak)+" / "+formatMemory(d.peak))
 		if perSecond {
 			cells = append(cells, fmt.Sprintf("%.0f / %.0f", e.speed*1e6/float64(size), d.speed*1e6/float64(size)))
@@ -85,14 +88,60 @@ func writeTable(text *strings.Builder, o *options, rows []result) {
 		fmt.Fprintf(text, "| %s |\n", strings.Join(cells, " | "))
 	}
 	text.WriteString("\n")
+	writeNearest(text, rows)
 }
 
-func formatRatio(r result) string {
+// writeNearest says for each direction, on as many cores, how pikokms stands to the fastest peer, if both were measured.
+func writeNearest(text *strings.Builder, rows []result) {
+	said := false
+	for _, r := range rows {
+		if r.name != "pikokms" {
+			continue
+		}
+		var fastest result
+		for _, other := range rows {
+			if other.peer && other.op == r.op && other.parallelism == r.parallelism && other.speed > fastest.speed {
+				fastest = other
+			}
+		}
+		if fastest.name == "" {
+			continue
+		}
+		times := quotients(r.rounds, fastest.rounds)
+		verdict := "ahead of every peer"
+		if quantile(times, 0.5) <= 1 {
+			verdict = "not ahead of every peer"
+		}
+		fmt.Fprintf(text, "- %s, %s: pikokms is %s; the fastest is %s, of whose speed it has %.3f (%.3f–%.3f)\n",
+			r.op, formatCores(r.parallelism), verdict, fastest.name, quantile(times, 0.5), quantile(times, 0.25), quantile(times, 0.75))
+		said = true
+	}
+	if said {
+		text.WriteString("\n")
+	}
+}
+
+func formatCores(n int) string {
+	if n == 1 {
+		return "1 core"
+	}
+	return fmt.Sprintf("%d cores", n)
+}
+
+// comparison is of speeds, but of wall times end to end.
+func comparison(o *options, r result) string {
+	if o.endToEnd {
+		return formatRatio(1/r.ratio, 1/r.top, 1/r.low)
+	}
+	return formatRatio(r.ratio, r.low, r.top)
+}
+
+func formatRatio(median, low, top float64) string {
 	decimals := 2
-	if r.ratio < 0.1 {
+	if median < 0.1 {
 		decimals = 3
 	}
-	return fmt.Sprintf("%.*f (%.*f–%.*f)", decimals, r.ratio, decimals, r.low, decimals, r.top)
+	return fmt.Sprintf("%.*f (%.*f–%.*f)", decimals, median, decimals, low, decimals, top)
 }
 
 func formatMemory(n uint64) string {
