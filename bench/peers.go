@@ -2,6 +2,9 @@ package main
 
 import (
 	"context"
+	"crypto/hkdf"
+	"crypto/rand"
+	"crypto/sha256"
 	"fmt"
 	"io"
 
@@ -36,20 +39,28 @@ func newPeers(key []byte) ([]subject, error) {
 }
 
 // newSio pushes, which was measured to be faster than EncryptReader and DecryptReader at every size, with and without copies,
-// by 1 to 50 %; the one exception is encrypting tens of MiB with copies, where pulling is 5 % faster.
+// by 1 to 50 %; the one exception is encrypting tens of MiB with copies, where pulling is 5 % faster. Each object has a key of
+// its own, which sio leaves to its caller and its examples derive so.
 func newSio(key []byte) (subject, error) {
-	config := sio.Config{Key: key, CipherSuites: []byte{sio.AES_256_GCM}}
+	nonce := make([]byte, 32) // of the last object that was encrypted; it would be stored beside it
 	buf := make([]byte, copyBuffer)
-	push := func(newWriter func(io.Writer, sio.Config) (io.WriteCloser, error)) stream {
-		return func(dst io.Writer, src io.Reader) error {
-			w, err := newWriter(dst, config)
-			if err != nil {
-				return err
-			}
-			return copyAndClose(w, src, buf)
+	push := func(newWriter func(io.Writer, sio.Config) (io.WriteCloser, error), dst io.Writer, src io.Reader) error {
+		own, err := hkdf.Key(sha256.New, key, nonce, "", 32)
+		if err != nil {
+			return err
 		}
+		w, err := newWriter(dst, sio.Config{Key: own, CipherSuites: []byte{sio.AES_256_GCM}})
+		if err != nil {
+			return err
+		}
+		return copyAndClose(w, src, buf)
 	}
-	return streaming("minio/sio", "", push(sio.EncryptWriter), push(sio.DecryptWriter)), nil
+	return streaming("minio/sio", "",
+		func(dst io.Writer, src io.Reader) error {
+			_, _ = rand.Read(nonce) // never fails
+			return push(sio.EncryptWriter, dst, src)
+		},
+		func(dst io.Writer, src io.Reader) error { return push(sio.DecryptWriter, dst, src) }), nil
 }
 
 func newTink([]byte) (subject, error) {

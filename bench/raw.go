@@ -21,10 +21,11 @@ const (
 type raw struct {
 	aead              cipher.AEAD
 	nonce, additional []byte
+	inPlace           bool // else into block
 
 	// These are kept so that measuring allocates nothing.
 	objects [][]byte // laid out in memory
-	block   []byte   // of a stream
+	block   []byte
 }
 
 func newRaw(key []byte) (*raw, error) {
@@ -41,22 +42,23 @@ func newRaw(key []byte) (*raw, error) {
 	}, nil
 }
 
-// encrypt seals blocks in place.
 func (r *raw) encrypt(w *workspace, times int) (time.Duration, error) {
-	return r.inPlace(w, times, func(objects [][]byte) (time.Duration, error) {
+	return r.lay(w, times, func(objects [][]byte) (time.Duration, error) {
 		start := time.Now()
-		r.seal(objects)
+		r.seal(objects, r.inPlace)
 		return time.Since(start), nil
 	})
 }
 
-// decrypt opens blocks in place.
 func (r *raw) decrypt(w *workspace, times int) (time.Duration, error) {
-	return r.inPlace(w, times, func(objects [][]byte) (time.Duration, error) {
-		r.seal(objects)
+	return r.lay(w, times, func(objects [][]byte) (time.Duration, error) {
+		r.seal(objects, true)
 		start := time.Now()
-		err := r.open(objects)
+		err := r.open(objects, r.inPlace)
 		elapsed := time.Since(start)
+		if err == nil && !r.inPlace {
+			err = r.open(objects, true)
+		}
 		for _, object := range objects {
 			for block := range slices.Chunk(object, rawSealedBlock) {
 				if err == nil {
@@ -68,9 +70,9 @@ func (r *raw) decrypt(w *workspace, times int) (time.Duration, error) {
 	})
 }
 
-// inPlace lays plaintext objects out in memory, each block with room for its tag, and hands them to pass until it has had
-// as many as asked for. The memory is that of stored bytes, of which raw needs none.
-func (r *raw) inPlace(w *workspace, times int, pass func(objects [][]byte) (time.Duration, error)) (time.Duration, error) {
+// lay lays plaintext objects out in memory, each block with room for its tag, and hands them to pass until it has had as many
+// as asked for. The memory is that of stored bytes, of which raw needs none.
+func (r *raw) lay(w *workspace, times int, pass func(objects [][]byte) (time.Duration, error)) (time.Duration, error) {
 	sealedSize := len(w.plaintext) + (len(w.plaintext)+rawBlock-1)/rawBlock*header.TagSize
 	room := w.stored[:max(1, inPlaceAtOnce/sealedSize)*sealedSize]
 	r.objects = slices.AppendSeq(r.objects[:0], slices.Chunk(room, sealedSize))
@@ -93,24 +95,32 @@ func (r *raw) inPlace(w *workspace, times int, pass func(objects [][]byte) (time
 	return elapsed, nil
 }
 
-func (r *raw) seal(objects [][]byte) {
+func (r *raw) seal(objects [][]byte, inPlace bool) {
+	dst := r.block[:0]
 	for _, object := range objects {
 		number := uint32(0)
 		for block := range slices.Chunk(object, rawSealedBlock) {
 			number++
 			binary.BigEndian.PutUint32(r.nonce[8:], number)
-			r.aead.Seal(block[:0], r.nonce, block[:len(block)-header.TagSize], r.additional)
+			if inPlace {
+				dst = block[:0]
+			}
+			r.aead.Seal(dst, r.nonce, block[:len(block)-header.TagSize], r.additional)
 		}
 	}
 }
 
-func (r *raw) open(objects [][]byte) error {
+func (r *raw) open(objects [][]byte, inPlace bool) error {
+	dst := r.block[:0]
 	for _, object := range objects {
 		number := uint32(0)
 		for block := range slices.Chunk(object, rawSealedBlock) {
 			number++
 			binary.BigEndian.PutUint32(r.nonce[8:], number)
-			if _, err := r.aead.Open(block[:0], r.nonce, block, r.additional); err != nil {
+			if inPlace {
+				dst = block[:0]
+			}
+			if _, err := r.aead.Open(dst, r.nonce, block, r.additional); err != nil {
 				return err
 			}
 		}

@@ -81,9 +81,15 @@ func newSubjects(parallelism []int) ([]subject, error) {
 	if err != nil {
 		return nil, err
 	}
-	subjects := []subject{{
-		name: "raw", note: "AES-256-GCM in place", parallelism: 1, encrypt: base.encrypt, decrypt: base.decrypt, alone: true,
-	}}
+	inPlace, err := newRaw(key)
+	if err != nil {
+		return nil, err
+	}
+	inPlace.inPlace = true
+	subjects := []subject{
+		{name: "raw", parallelism: 1, encrypt: base.encrypt, decrypt: base.decrypt, alone: true},
+		{name: "raw-in-place", parallelism: 1, encrypt: inPlace.encrypt, decrypt: inPlace.decrypt, alone: true},
+	}
 	for _, p := range parallelism {
 		beside, err := newStreams(key, p)
 		if err != nil {
