@@ -46,7 +46,7 @@ two copies costs about as much as a sixth of the cipher.
 The base of ratios is raw. In place the cipher was measured to be 5 to 9 % faster on objects larger than the processor's
 caches, and as fast on smaller ones; no stream can do that, since its source's memory is not its own to change.
 
-floor and pikokms-cached are for sizes up to 64 KiB, libraries that hold whole messages in memory for up to 256 MiB:
+floor is for sizes up to 64 KiB, pikokms-cached up to 1 MiB, libraries that hold whole messages in memory for up to 256 MiB:
 -size 1KiB,64KiB,1MiB,16MiB,64MiB,1GiB shows all that there is to see, and takes 3 GiB of memory, 4 with -copies.
 
 Subjects take turns, in reverse order every second round: each runs once a round, after a round that warms up, so that

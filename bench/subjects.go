@@ -14,6 +14,7 @@ import (
 
 const (
 	mostOneFrame     = 64 << 10  // bytes
+	mostCached       = 1 << 20   // bytes; what a data key costs is lost in larger objects
 	mostWholeMessage = 256 << 20 // bytes
 )
 
@@ -121,7 +122,7 @@ func newStreams(key []byte, parallelism int) ([]subject, error) {
 		return nil, err
 	}
 	cached := push("pikokms-cached", encrypter(caching), decrypter(caching))
-	cached.most = mostOneFrame
+	cached.most = mostCached
 	subjects := []subject{
 		{name: "floor", encrypt: repeat(least.encrypt), decrypt: repeat(least.decrypt), alone: true, most: mostOneFrame},
 		streaming("raw-stream", "", plain.encryptStream, plain.decryptStream),
