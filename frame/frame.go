@@ -117,9 +117,8 @@ func PlaintextSize(n int64, frameLength int) (int64, error) {
 // sequence seals or opens one body's frames in order.
 type sequence struct {
 	Config
-	number  uint32 // of the next frame
-	regular []byte // additional data: message ID, content type, then number and length
-	final   []byte
+	number  uint32    // of the next frame
+	scratch [128]byte // of additional
 
 	parallelFrom uint32 // the number of the first frame that may be a pipeline's
 }
@@ -127,19 +126,9 @@ type sequence struct {
 const never = endMarker
 
 func newSequence(c Config) sequence {
-	additional := func(kind string) []byte {
-		b := make([]byte, 0, len(c.MessageID)+len(kind)+4+8)
-		b = append(append(b, c.MessageID...), kind...)
-		return binary.BigEndian.AppendUint64(append(b, 0, 0, 0, 0), uint64(c.Length))
-	}
 	s := sequence{Config: c, number: 1, parallelFrom: never}
 	if c.Parallelism != 1 && !c.Unframed && c.Digest == nil && c.Length > 0 {
 		s.parallelFrom = 1 + uint32(parallelFrom/c.Length)
-	}
-	if c.Unframed {
-		s.final = additional("AWSKMSEncryptionClient Single Block")
-	} else {
-		s.regular, s.final = additional("AWSKMSEncryptionClient Frame"), additional("AWSKMSEncryptionClient Final Frame")
 	}
 	return s
 }
@@ -161,14 +150,18 @@ func (s *sequence) observe(b []byte) error {
 	return err
 }
 
+// additional returns the next frame's additional data, which stands until the next call.
 func (s *sequence) additional(final bool, contentLength int) []byte {
-	a := s.regular
-	if final {
-		a = s.final
-		binary.BigEndian.PutUint64(a[len(a)-8:], uint64(contentLength))
+	kind := "AWSKMSEncryptionClient Frame"
+	switch {
+	case s.Unframed:
+		kind = "AWSKMSEncryptionClient Single Block"
+	case final:
+		kind = "AWSKMSEncryptionClient Final Frame"
 	}
-	binary.BigEndian.PutUint32(a[len(a)-12:], s.number)
-	return a
+	b := append(append(s.scratch[:0], s.MessageID...), kind...)
+	b = binary.BigEndian.AppendUint32(b, s.number)
+	return binary.BigEndian.AppendUint64(b, uint64(contentLength))
 }
 
 func putIV(b []byte, number uint32) {

@@ -170,9 +170,9 @@ func (p *pipeline) newRun() *run {
 }
 
 // reset keeps what is of use again.
-func (r *run) reset(c Config, regular []byte) {
+func (r *run) reset(c Config) {
 	*r = run{
-		sequence: sequence{Config: c, regular: append(r.regular[:0], regular...)}, out: r.out[:0],
+		sequence: sequence{Config: c}, out: r.out[:0],
 		frameBuffer: r.frameBuffer, contentBuffer: r.contentBuffer, opened: r.opened,
 		done: r.done, work: r.work,
 	}
@@ -195,7 +195,7 @@ func (p *pipeline) close() {
 		clear(r.contentBuffer[:min(r.opened, len(r.contentBuffer))])
 		clear(r.out[:cap(r.out)])
 		r.opened = 0
-		r.reset(Config{}, nil)
+		r.reset(Config{})
 		if len(r.frameBuffer) > runBytes {
 			r.frameBuffer, r.contentBuffer = nil, nil
 		}
@@ -294,7 +294,7 @@ func (p *pipeline) give(r *run) {
 
 // fill gives a run its frames, and tells whether there may be more for the next one.
 func (p *pipeline) fill(r *run) (more bool) {
-	r.reset(p.sequence.Config, p.sequence.regular)
+	r.reset(p.sequence.Config)
 	length, size := r.Length, r.Length+RegularOverhead
 	frames := min(p.runFrames, int(endMarker-p.sequence.number))
 	if p.into != nil && len(p.into) < frames*size {

@@ -24,12 +24,13 @@ func AppendContext(b []byte, context map[string]string) ([]byte, error) {
 	if len(context) > math.MaxUint16 {
 		return nil, fmt.Errorf("%w: %d pairs, the format holds %d", ErrInvalidContext, len(context), math.MaxUint16)
 	}
-	keys := make([]string, 0, len(context))
+	keys := make([]string, 0, 16) // most often enough, and then on the stack
 	for k := range context {
 		keys = append(keys, k)
 	}
 	slices.Sort(keys)
 	start := len(b)
+	b = slices.Grow(b, contextSize(context))
 	b = binary.BigEndian.AppendUint16(b, uint16(len(keys)))
 	for _, k := range keys {
 		for _, s := range [2]string{k, context[k]} {
@@ -47,6 +48,18 @@ func AppendContext(b []byte, context map[string]string) ([]byte, error) {
 		return nil, fmt.Errorf("%w: %d bytes serialised, the format holds %d", ErrInvalidContext, n, math.MaxUint16)
 	}
 	return b, nil
+}
+
+// contextSize is the size in bytes of what AppendContext appends.
+func contextSize(context map[string]string) int {
+	if len(context) == 0 {
+		return 0
+	}
+	n := 2
+	for k, v := range context {
+		n += 2 + len(k) + 2 + len(v)
+	}
+	return n
 }
 
 // CheckContext reports whether a caller may encrypt under this context: it fits the format, has at most DefaultMaxPairs

@@ -81,11 +81,11 @@ type Header struct {
 }
 
 // Version returns the version of the message format, 1 or 2, or 0 for an unknown suite.
-func (h *Header) Version() int { return int(suites[h.Suite].version) }
+func (h *Header) Version() int { return int(h.Suite.algorithms().version) }
 
 // authenticationSize is what follows the header body: the tag, and in version 1 its IV before it.
 func (s Suite) authenticationSize() int {
-	if suites[s].version == version1 {
+	if s.algorithms().version == version1 {
 		return IVSize + TagSize
 	}
 	return TagSize
@@ -131,17 +131,17 @@ func suiteOf(b []byte) Suite {
 	return Suite(binary.BigEndian.Uint16(b[1:]))
 }
 
-// start returns the bytes that messages of the suite begin with.
-func (s Suite) start() []byte {
-	if suites[s].version == version1 {
-		return []byte{version1, type1, byte(s >> 8), byte(s)}
+// appendStart appends the bytes that messages of the suite begin with.
+func (s Suite) appendStart(b []byte) []byte {
+	if s.algorithms().version == version1 {
+		return append(b, version1, type1, byte(s>>8), byte(s))
 	}
-	return []byte{version2, byte(s >> 8), byte(s)}
+	return append(b, version2, byte(s>>8), byte(s))
 }
 
 // checkStart judges a message's first SniffSize bytes.
 func checkStart(b []byte) error {
-	if a, known := suites[suiteOf(b)]; known && a.version == b[0] && (b[0] != version1 || b[1] == type1) {
+	if version := suiteOf(b).algorithms().version; version != 0 && version == b[0] && (b[0] != version1 || b[1] == type1) {
 		return nil
 	}
 	if string(b[:3]) == "AgR" || string(b[:3]) == "AgV" || string(b[:2]) == "AY" {
@@ -156,80 +156,83 @@ func checkStart(b []byte) error {
 type Scanner struct {
 	Limits Limits
 
+	stage  stage
 	suite  Suite
-	stage  func(*Scanner, []byte) error
-	need   int // bytes from the header's start that the next stage looks at
+	need   int // bytes from the header's start that the stage looks at; 0 before the first Scan
 	fields int // length-prefixed fields of encrypted data keys still to come
-	done   bool
 }
+
+// stage is what a Scanner looks at next.
+type stage int
+
+const (
+	atStart stage = iota
+	atContextLength
+	atKeyCount
+	atKeyField
+	atEnd
+	pastEnd
+)
 
 // Scan looks at all bytes of the message so far. It returns done with the header's size, or the number of bytes, from
 // the message's start, that it needs to go on.
 func (s *Scanner) Scan(b []byte) (size int, done bool, err error) {
-	if s.stage == nil {
+	if s.need == 0 {
 		s.Limits = s.Limits.withDefaults()
-		s.stage, s.need = (*Scanner).scanStart, SniffSize
+		s.need = SniffSize
 	}
-	for !s.done && len(b) >= s.need {
-		if err := s.stage(s, b); err != nil {
+	for s.stage != pastEnd && len(b) >= s.need {
+		if err := s.look(b); err != nil {
 			return 0, false, err
 		}
 		if s.need > s.Limits.MaxSize {
 			return 0, false, fmt.Errorf("%w: over %d bytes (Limits.MaxSize)", ErrLimit, s.Limits.MaxSize)
 		}
 	}
-	return s.need, s.done, nil
+	return s.need, s.stage == pastEnd, nil
 }
 
-func (s *Scanner) scanStart(b []byte) error {
-	if err := checkStart(b[:SniffSize]); err != nil {
-		return err
-	}
-	s.suite, s.stage = suiteOf(b), (*Scanner).scanContextLength
-	s.need = 1 + 2 + messageIDSize2 + 2
-	if b[0] == version1 {
-		s.need = 1 + 1 + 2 + messageIDSize1 + 2
-	}
-	return nil
-}
-
-func (s *Scanner) scanContextLength(b []byte) error {
-	s.stage = (*Scanner).scanKeyCount
-	s.need += int(binary.BigEndian.Uint16(b[s.need-2:])) + 2
-	return nil
-}
-
-func (s *Scanner) scanKeyCount(b []byte) error {
-	count := int(binary.BigEndian.Uint16(b[s.need-2:]))
-	if count == 0 {
-		return fmt.Errorf("%w: no encrypted data key", ErrMalformed)
-	}
-	if count > s.Limits.MaxEncryptedDataKeys {
-		return fmt.Errorf("%w: %d encrypted data keys, at most %d are taken (Limits.MaxEncryptedDataKeys)", ErrLimit, count, s.Limits.MaxEncryptedDataKeys)
-	}
-	s.stage, s.fields = (*Scanner).scanKeyField, 3*count
-	s.need += 2
-	return nil
-}
-
-func (s *Scanner) scanKeyField(b []byte) error {
-	s.need += int(binary.BigEndian.Uint16(b[s.need-2:]))
-	if s.fields--; s.fields > 0 {
+// look goes on to the next stage. All but the first and the last end behind a length or count of two bytes.
+func (s *Scanner) look(b []byte) error {
+	switch s.stage {
+	case atStart:
+		if err := checkStart(b[:SniffSize]); err != nil {
+			return err
+		}
+		s.suite, s.stage = suiteOf(b), atContextLength
+		s.need = 1 + 2 + messageIDSize2 + 2
+		if b[0] == version1 {
+			s.need = 1 + 1 + 2 + messageIDSize1 + 2
+		}
+	case atContextLength:
+		s.stage = atKeyCount
+		s.need += int(binary.BigEndian.Uint16(b[s.need-2:])) + 2
+	case atKeyCount:
+		count := int(binary.BigEndian.Uint16(b[s.need-2:]))
+		if count == 0 {
+			return fmt.Errorf("%w: no encrypted data key", ErrMalformed)
+		}
+		if count > s.Limits.MaxEncryptedDataKeys {
+			return fmt.Errorf("%w: %d encrypted data keys, at most %d are taken (Limits.MaxEncryptedDataKeys)", ErrLimit, count, s.Limits.MaxEncryptedDataKeys)
+		}
+		s.stage, s.fields = atKeyField, 3*count
 		s.need += 2
-		return nil
+	case atKeyField:
+		s.need += int(binary.BigEndian.Uint16(b[s.need-2:]))
+		if s.fields--; s.fields > 0 {
+			s.need += 2
+			return nil
+		}
+		s.stage = atEnd
+		s.need += 1 + 4 + s.suite.authenticationSize()
+		if s.suite.Commits() {
+			s.need += commitmentSize
+		} else {
+			s.need += 4 + 1
+		}
+	case atEnd:
+		s.stage = pastEnd
 	}
-	s.stage = (*Scanner).scanEnd
-	s.need += 1 + 4 + s.suite.authenticationSize()
-	if s.suite.Commits() {
-		s.need += commitmentSize
-	} else {
-		s.need += 4 + 1
-	}
-	return nil
-}
-
-func (s *Scanner) scanEnd([]byte) error {
-	s.done = true
 	return nil
 }
 
@@ -238,7 +241,7 @@ func (s *Scanner) scanEnd([]byte) error {
 // The error holds ErrNotMessage, ErrMalformed, ErrUnsupported or ErrLimit, io.EOF when r is empty, or r's own error.
 func Read(r io.Reader, limits Limits) (*Header, error) {
 	s := Scanner{Limits: limits}
-	buf := make([]byte, 0, 1024)
+	buf := make([]byte, 0, 512) // enough for one or two keys and a small context
 	for {
 		need, done, err := s.Scan(buf)
 		if err != nil {
@@ -278,7 +281,7 @@ func cutShort(have []byte) error {
 	if len(have) == 0 {
 		return io.EOF
 	}
-	if len(have) < SniffSize && !slices.ContainsFunc(Suites(), func(s Suite) bool { return bytes.HasPrefix(s.start(), have) }) {
+	if len(have) < SniffSize && !slices.ContainsFunc(Suites(), func(s Suite) bool { return bytes.HasPrefix(s.appendStart(nil), have) }) {
 		return fmt.Errorf("%w: it has %d bytes", ErrNotMessage, len(have))
 	}
 	return fmt.Errorf("%w: cut short after %d bytes: %w", ErrMalformed, len(have), io.ErrUnexpectedEOF)
@@ -312,7 +315,12 @@ func decode(raw []byte, limits Limits) (*Header, error) {
 	}
 	field := func() []byte { return take(int(binary.BigEndian.Uint16(take(2)))) }
 
-	h := &Header{raw: raw, Suite: suiteOf(raw)}
+	var decoded struct { // in one piece
+		Header
+		key [1]EncryptedDataKey // where there is but one
+	}
+	h := &decoded.Header
+	h.raw, h.Suite = raw, suiteOf(raw)
 	if raw[0] == version1 {
 		take(1 + 1 + 2)
 		h.MessageID = take(messageIDSize1)
@@ -325,7 +333,11 @@ func decode(raw []byte, limits Limits) (*Header, error) {
 		return nil, err
 	}
 	h.EncryptionContext = context
-	h.EncryptedDataKeys = make([]EncryptedDataKey, binary.BigEndian.Uint16(take(2)))
+	if count := int(binary.BigEndian.Uint16(take(2))); count == 1 {
+		h.EncryptedDataKeys = decoded.key[:]
+	} else {
+		h.EncryptedDataKeys = make([]EncryptedDataKey, count)
+	}
 	for i := range h.EncryptedDataKeys {
 		h.EncryptedDataKeys[i] = EncryptedDataKey{ProviderID: string(field()), ProviderInfo: field(), Ciphertext: field()}
 	}
@@ -396,7 +408,8 @@ func (h *Header) appendBody(b []byte) ([]byte, error) {
 	if n := len(h.EncryptedDataKeys); n == 0 || n > math.MaxUint16 {
 		return nil, fmt.Errorf("%w: %d encrypted data keys, the format holds 1 to %d", ErrMalformed, n, math.MaxUint16)
 	}
-	b = append(b, h.Suite.start()...)
+	b = slices.Grow(b, h.mostSize())
+	b = h.Suite.appendStart(b)
 	b = append(b, h.MessageID...)
 	start := len(b)
 	b, err := AppendContext(append(b, 0, 0), h.EncryptionContext)
@@ -422,6 +435,15 @@ func (h *Header) appendBody(b []byte) ([]byte, error) {
 	return append(b, h.Commitment...), nil
 }
 
+// mostSize is at least the size in bytes of the serialisation, and a few more at most.
+func (h *Header) mostSize() int {
+	n := 1 + 1 + 2 + len(h.MessageID) + 2 + contextSize(h.EncryptionContext) + 2
+	for _, k := range h.EncryptedDataKeys {
+		n += 2 + len(k.ProviderID) + 2 + len(k.ProviderInfo) + 2 + len(k.Ciphertext)
+	}
+	return n + 1 + 4 + 1 + 4 + len(h.Commitment) + IVSize + TagSize
+}
+
 // Seal fills in Tag, and the bytes that Bytes and Size give, under the message's cipher. Its other fields must be final.
 // The pairs of unstored are authenticated with the header but are not part of it (specification: client-apis/encrypt.md,
 // "Encryption Context to Only Authenticate"). The errors are Append's.
@@ -434,7 +456,7 @@ func (h *Header) Seal(aead cipher.AEAD, unstored map[string]string) error {
 	if err != nil {
 		return err
 	}
-	copy(h.Tag[:], aead.Seal(nil, h.IV[:], nil, additional))
+	aead.Seal(h.Tag[:0], h.IV[:], nil, additional)
 	h.raw = h.appendAuthentication(body)
 	return nil
 }

@@ -28,7 +28,7 @@ func NewSigner(s Suite) (signer *Signer, publicKey string, err error) {
 	if !s.Signed() {
 		return nil, "", fmt.Errorf("%w: suite %v has no signature", ErrUnsupported, s)
 	}
-	a := suites[s]
+	a := s.algorithms()
 	key, err := ecdsa.GenerateKey(a.curve(), rand.Reader)
 	if err != nil {
 		return nil, "", fmt.Errorf("header: making a signing key: %w", err)
@@ -73,7 +73,7 @@ func NewVerifier(s Suite, context map[string]string) (*Verifier, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: context pair %s: %w", ErrMalformed, PublicKeyName, err)
 	}
-	a := suites[s]
+	a := s.algorithms()
 	x, y := elliptic.UnmarshalCompressed(a.curve(), point)
 	if x == nil {
 		return nil, fmt.Errorf("%w: context pair %s is no compressed point of the suite's curve", ErrMalformed, PublicKeyName)

@@ -10,7 +10,6 @@ import (
 	"crypto/sha512"
 	"fmt"
 	"hash"
-	"maps"
 	"slices"
 )
 
@@ -36,6 +35,7 @@ const (
 
 // algorithms are what a suite stands for.
 type algorithms struct {
+	suite   Suite
 	name    string
 	version byte
 	keySize int                   // bytes, of the data key and of the message's key
@@ -44,49 +44,64 @@ type algorithms struct {
 	digest  crypto.Hash           // of the signature
 }
 
-// suites are the specification's for the message format.
-var suites = map[Suite]algorithms{
-	0x0014:                                {"AES-128-GCM without key derivation", version1, 16, nil, nil, 0},
-	0x0046:                                {"AES-192-GCM without key derivation", version1, 24, nil, nil, 0},
-	0x0078:                                {"AES-256-GCM without key derivation", version1, 32, nil, nil, 0},
-	0x0114:                                {"AES-128-GCM, HKDF-SHA256", version1, 16, sha256.New, nil, 0},
-	0x0146:                                {"AES-192-GCM, HKDF-SHA256", version1, 24, sha256.New, nil, 0},
-	0x0178:                                {"AES-256-GCM, HKDF-SHA256", version1, 32, sha256.New, nil, 0},
-	0x0214:                                {"AES-128-GCM, HKDF-SHA256, ECDSA P-256", version1, 16, sha256.New, elliptic.P256, crypto.SHA256},
-	0x0346:                                {"AES-192-GCM, HKDF-SHA384, ECDSA P-384", version1, 24, sha512.New384, elliptic.P384, crypto.SHA384},
-	0x0378:                                {"AES-256-GCM, HKDF-SHA384, ECDSA P-384", version1, 32, sha512.New384, elliptic.P384, crypto.SHA384},
-	AES256GCMHKDFSHA512CommitKey:          {"AES-256-GCM, HKDF-SHA512, key commitment", version2, 32, sha512.New, nil, 0},
-	AES256GCMHKDFSHA512CommitKeyECDSAP384: {"AES-256-GCM, HKDF-SHA512, key commitment, ECDSA P-384", version2, 32, sha512.New, elliptic.P384, crypto.SHA384},
+// suites are the specification's for the message format, those that are written first.
+var suites = [...]algorithms{
+	{AES256GCMHKDFSHA512CommitKey, "AES-256-GCM, HKDF-SHA512, key commitment", version2, 32, sha512.New, nil, 0},
+	{AES256GCMHKDFSHA512CommitKeyECDSAP384, "AES-256-GCM, HKDF-SHA512, key commitment, ECDSA P-384", version2, 32, sha512.New, elliptic.P384, crypto.SHA384},
+	{0x0014, "AES-128-GCM without key derivation", version1, 16, nil, nil, 0},
+	{0x0046, "AES-192-GCM without key derivation", version1, 24, nil, nil, 0},
+	{0x0078, "AES-256-GCM without key derivation", version1, 32, nil, nil, 0},
+	{0x0114, "AES-128-GCM, HKDF-SHA256", version1, 16, sha256.New, nil, 0},
+	{0x0146, "AES-192-GCM, HKDF-SHA256", version1, 24, sha256.New, nil, 0},
+	{0x0178, "AES-256-GCM, HKDF-SHA256", version1, 32, sha256.New, nil, 0},
+	{0x0214, "AES-128-GCM, HKDF-SHA256, ECDSA P-256", version1, 16, sha256.New, elliptic.P256, crypto.SHA256},
+	{0x0346, "AES-192-GCM, HKDF-SHA384, ECDSA P-384", version1, 24, sha512.New384, elliptic.P384, crypto.SHA384},
+	{0x0378, "AES-256-GCM, HKDF-SHA384, ECDSA P-384", version1, 32, sha512.New384, elliptic.P384, crypto.SHA384},
+}
+
+// algorithms returns what the suite stands for: nothing, if it is unknown.
+func (s Suite) algorithms() *algorithms {
+	for i := range suites {
+		if suites[i].suite == s {
+			return &suites[i]
+		}
+	}
+	return &algorithms{}
 }
 
 // Suites returns the IDs of all suites of the specification.
 func Suites() []Suite {
-	return slices.Sorted(maps.Keys(suites))
+	ids := make([]Suite, len(suites))
+	for i, a := range suites {
+		ids[i] = a.suite
+	}
+	slices.Sort(ids)
+	return ids
 }
 
 // String gives the suite's ID in hex and what it stands for.
 func (s Suite) String() string {
-	if a, ok := suites[s]; ok {
+	if a := s.algorithms(); a.version != 0 {
 		return fmt.Sprintf("0x%04x (%s)", uint16(s), a.name)
 	}
 	return fmt.Sprintf("0x%04x", uint16(s))
 }
 
 // Commits reports whether the suite has key commitment: a message that commits to its data key decrypts under no other.
-func (s Suite) Commits() bool { return suites[s].version == version2 }
+func (s Suite) Commits() bool { return s.algorithms().version == version2 }
 
 // Signed reports whether messages of the suite end with a signature.
-func (s Suite) Signed() bool { return suites[s].curve != nil }
+func (s Suite) Signed() bool { return s.algorithms().curve != nil }
 
 // DataKeySize returns the size in bytes of the suite's data keys, or 0 for an unknown suite.
-func (s Suite) DataKeySize() int { return suites[s].keySize }
+func (s Suite) DataKeySize() int { return s.algorithms().keySize }
 
 // DeriveKeys derives a message's cipher and, for a suite that commits, its key commitment from a data key of DataKeySize
 // bytes and the message ID (specification: framework/transitive-requirements.md, "HKDF Encryption Key" and "HKDF Commit
 // Key"; RFC 5869). The caller keeps the data key and zeroes it. The error holds ErrUnsupported.
 func (s Suite) DeriveKeys(dataKey, messageID []byte) (aead cipher.AEAD, commitment []byte, err error) {
-	a, ok := suites[s]
-	if !ok {
+	a := s.algorithms()
+	if a.version == 0 {
 		return nil, nil, fmt.Errorf("%w: algorithm suite %v", ErrUnsupported, s)
 	}
 	if len(dataKey) != a.keySize {

@@ -100,9 +100,15 @@ type started struct {
 }
 
 // start makes a message's header and the cipher of its frames.
-func (e *Encrypter) start(ctx context.Context, encryptionContext map[string]string) (*started, error) {
-	refuse := func(err error) (*started, error) { return nil, err }
-	h := &header.Header{Suite: e.Suite, MessageID: make([]byte, 32), ContentType: header.Framed}
+func (e *Encrypter) start(ctx context.Context, encryptionContext map[string]string) (started, error) {
+	refuse := func(err error) (started, error) { return started{}, err }
+	var made struct { // in one piece
+		header.Header
+		messageID [32]byte
+		key       [1]header.EncryptedDataKey // where there is but one
+	}
+	h := &made.Header
+	h.Suite, h.MessageID, h.ContentType = e.Suite, made.messageID[:], header.Framed
 	if h.Suite == 0 {
 		h.Suite = header.AES256GCMHKDFSHA512CommitKey
 	}
@@ -126,16 +132,7 @@ func (e *Encrypter) start(ctx context.Context, encryptionContext map[string]stri
 	if err := header.CheckContext(encryptionContext); err != nil {
 		return refuse(fmt.Errorf("%w: %w", provider.ErrEncryptionFailed, err))
 	}
-	stored, unstored := make(map[string]string), make(map[string]string)
-	maps.Copy(stored, encryptionContext)
-	for _, name := range e.Required {
-		value, ok := encryptionContext[name]
-		if !ok {
-			return refuse(fmt.Errorf("%w: %w: the required pair %q is not stated", provider.ErrEncryptionFailed, provider.ErrContextMismatch, name))
-		}
-		delete(stored, name)
-		unstored[name] = value
-	}
+	all := maps.Clone(encryptionContext)
 	var signer *header.Signer
 	if h.Suite.Signed() {
 		var publicKey string
@@ -143,19 +140,32 @@ func (e *Encrypter) start(ctx context.Context, encryptionContext map[string]stri
 		if signer, publicKey, err = header.NewSigner(h.Suite); err != nil {
 			return refuse(err)
 		}
-		stored[header.PublicKeyName] = publicKey
+		if all == nil {
+			all = make(map[string]string)
+		}
+		all[header.PublicKeyName] = publicKey
 	}
-	h.EncryptionContext = stored
+	h.EncryptionContext = all
+	var unstored map[string]string
+	if len(e.Required) > 0 {
+		h.EncryptionContext, unstored = maps.Clone(all), make(map[string]string)
+		for _, name := range e.Required {
+			value, ok := encryptionContext[name]
+			if !ok {
+				return refuse(fmt.Errorf("%w: %w: the required pair %q is not stated", provider.ErrEncryptionFailed, provider.ErrContextMismatch, name))
+			}
+			delete(h.EncryptionContext, name)
+			unstored[name] = value
+		}
+	}
 	_, _ = rand.Read(h.MessageID) // never fails
 
-	all := maps.Clone(stored)
-	maps.Copy(all, unstored)
 	dataKey, err := e.Keyring.GenerateDataKey(ctx, &provider.GenerateDataKeyRequest{Context: all})
 	if err != nil {
 		return refuse(err)
 	}
 	defer dataKey.Close()
-	h.EncryptedDataKeys = append(h.EncryptedDataKeys, dataKey.EncryptedKey)
+	h.EncryptedDataKeys = append(made.key[:0], dataKey.EncryptedKey)
 	for _, recipient := range e.Recipients {
 		key, err := recipient.WrapDataKey(ctx, dataKey.PlaintextKey, all)
 		if err != nil {
@@ -178,7 +188,7 @@ func (e *Encrypter) start(ctx context.Context, encryptionContext map[string]stri
 		_, _ = signer.Write(h.Bytes()) // a hash.Hash never fails
 		c.Digest = signer
 	}
-	return &started{h, c, signer, dataKey.Count}, nil
+	return started{h, c, signer, dataKey.Count}, nil
 }
 
 // NewReader returns the message that holds src's plaintext, as a pull stream. The encryption context is authenticated,
@@ -190,8 +200,9 @@ func (e *Encrypter) NewReader(ctx context.Context, src io.Reader, encryptionCont
 	if err != nil {
 		return nil, err
 	}
-	body := frame.NewSealReader(&contextReader{ctx, src, m.count}, m.frames)
-	return &EncryptReader{header: m.header, out: m.header.Bytes(), body: body, signer: m.signer}, nil
+	r := &EncryptReader{source: contextReader{ctx, src, m.count}, header: m.header, out: m.header.Bytes(), signer: m.signer}
+	r.body = frame.NewSealReader(&r.source, m.frames)
+	return r, nil
 }
 
 // NewWriter writes a header to dst and returns a push stream whose plaintext follows it. Only its Close makes the message
@@ -219,6 +230,7 @@ func writeAll(w io.Writer, b []byte) error {
 
 // EncryptReader reads as a message. It is for one goroutine.
 type EncryptReader struct {
+	source contextReader
 	header *header.Header
 	out    []byte // of the header, or of the footer, still to be read
 	body   *frame.SealReader
@@ -340,15 +352,11 @@ type Decrypter struct {
 // provider.ErrContextMismatch, provider.ErrUntrustedKey, provider.ErrDecryptionFailed (it was changed, or the key does not
 // fit), or is the keyring's or src's own. Read's errors are the same.
 func (d *Decrypter) NewReader(ctx context.Context, src io.Reader, stated map[string]string) (*DecryptReader, error) {
-	source := bufio.NewReaderSize(&contextReader{ctx, src, nil}, header.SniffSize) // it reads past its buffer into a larger one
-	start, err := source.Peek(pikov2.SniffSize)
-	if err != nil && err != io.EOF {
-		return nil, err
+	r := &DecryptReader{source: sourceReader{contextReader: contextReader{ctx, src, nil}}}
+	if pikov2.Sniff(r.source.peek(pikov2.SniffSize)) {
+		return d.newPikoV2Reader(ctx, &r.source, stated)
 	}
-	if pikov2.Sniff(start) {
-		return d.newPikoV2Reader(ctx, source, stated)
-	}
-	h, err := header.Read(source, d.Limits)
+	h, err := header.Read(&r.source, d.Limits)
 	if err == io.EOF {
 		return nil, fmt.Errorf("%w: the input is empty", provider.ErrInvalidCiphertext)
 	}
@@ -359,7 +367,8 @@ func (d *Decrypter) NewReader(ctx context.Context, src io.Reader, stated map[str
 	if err != nil {
 		return nil, err
 	}
-	return &DecryptReader{header: h, context: all, body: frame.NewOpenReader(source, c)}, nil
+	r.header, r.context, r.body = h, all, frame.NewOpenReader(&r.source, c)
+	return r, nil
 }
 
 func (d *Decrypter) newPikoV2Reader(ctx context.Context, src io.Reader, stated map[string]string) (*DecryptReader, error) {
@@ -413,32 +422,38 @@ type verified struct {
 }
 
 // verify has the data key of a header unwrapped and checks the header's commitment and tag.
-func (d *Decrypter) verify(ctx context.Context, h *header.Header, stated map[string]string) (*verified, error) {
+func (d *Decrypter) verify(ctx context.Context, h *header.Header, stated map[string]string) (verified, error) {
 	if err := d.CommitmentPolicy.allowDecrypt(h.Suite); err != nil {
-		return nil, err
+		return verified{}, err
 	}
-	v := &verified{all: make(map[string]string), unstored: make(map[string]string)}
-	maps.Copy(v.all, h.EncryptionContext)
+	v := verified{all: h.EncryptionContext}
 	for name, value := range stated {
-		got, stored := v.all[name]
+		got, stored := h.EncryptionContext[name]
 		switch {
+		case !stored && v.unstored == nil:
+			v.unstored = map[string]string{name: value}
 		case !stored:
-			v.unstored[name], v.all[name] = value, value
+			v.unstored[name] = value
 		case got != value:
-			return nil, fmt.Errorf("%w: the message has another value for %q than the one stated", provider.ErrContextMismatch, name)
+			return verified{}, fmt.Errorf("%w: the message has another value for %q than the one stated", provider.ErrContextMismatch, name)
 		}
 	}
+	if len(v.unstored) > 0 {
+		v.all = make(map[string]string, len(h.EncryptionContext)+len(v.unstored))
+		maps.Copy(v.all, h.EncryptionContext)
+		maps.Copy(v.all, v.unstored)
+	}
 	if err := header.CheckContext(v.unstored); err != nil {
-		return nil, fmt.Errorf("%w: %w", provider.ErrContextMismatch, err)
+		return verified{}, fmt.Errorf("%w: %w", provider.ErrContextMismatch, err)
 	}
 	if _, signed := h.EncryptionContext[header.PublicKeyName]; signed && !h.Suite.Signed() {
 		// Specification: framework/default-cmm.md, "Decrypt Materials".
-		return nil, classify(fmt.Errorf("%w: suite %v has no signature, but the encryption context has a verification key", header.ErrMalformed, h.Suite))
+		return verified{}, classify(fmt.Errorf("%w: suite %v has no signature, but the encryption context has a verification key", header.ErrMalformed, h.Suite))
 	}
 	var err error
 	if h.Suite.Signed() {
 		if v.verifier, err = header.NewVerifier(h.Suite, h.EncryptionContext); err != nil {
-			return nil, classify(err)
+			return verified{}, classify(err)
 		}
 	}
 	// A required pair that is not the message's looks like a wrong key or a changed header.
@@ -450,7 +465,7 @@ func (d *Decrypter) verify(ctx context.Context, h *header.Header, stated map[str
 		return fmt.Errorf("%w: the message does not store %q, so what was stated for it was taken as a required pair: %w", provider.ErrContextMismatch, names, err)
 	}
 	if v.dataKey, err = d.unwrap(ctx, h, v.all); err != nil {
-		return nil, hint(classify(err))
+		return verified{}, hint(classify(err))
 	}
 	err = v.dataKey.WithAccess(func(key []byte) error {
 		aead, commitment, err := h.Suite.DeriveKeys(key, h.MessageID)
@@ -465,7 +480,7 @@ func (d *Decrypter) verify(ctx context.Context, h *header.Header, stated map[str
 	})
 	if err != nil {
 		_ = v.dataKey.Close() // what failed first is what matters
-		return nil, hint(classify(err))
+		return verified{}, hint(classify(err))
 	}
 	return v, nil
 }
@@ -536,6 +551,7 @@ func KeyName(k header.EncryptedDataKey) string {
 
 // DecryptReader reads as a message's plaintext. It is for one goroutine.
 type DecryptReader struct {
+	source  sourceReader
 	header  *header.Header
 	context map[string]string
 	body    interface { // a *frame.OpenReader or *pikov2.Reader
@@ -713,10 +729,46 @@ func (r *contextReader) Read(p []byte) (int, error) {
 		return 0, err
 	}
 	n, err := r.r.Read(p)
-	if r.count != nil {
+	if r.count != nil && n > 0 {
 		r.count(n)
 	}
 	return n, err
+}
+
+// sourceReader is a contextReader that reads ahead a little, so that a header, which is read in small pieces, takes few reads of
+// the source, and so that its first bytes can be looked at.
+type sourceReader struct {
+	contextReader
+	buf   [512]byte
+	ahead []byte // the bytes of buf that are still to be read
+	err   error  // that came with them
+}
+
+// peek returns the next n bytes, or fewer where the source has no more at hand.
+func (r *sourceReader) peek(n int) []byte {
+	for empty := 0; len(r.ahead) < n && r.err == nil && empty < 100; empty++ {
+		var m int
+		m, r.err = r.contextReader.Read(r.buf[len(r.ahead):])
+		r.ahead = r.buf[:len(r.ahead)+m]
+	}
+	return r.ahead[:min(n, len(r.ahead))]
+}
+
+func (r *sourceReader) Read(p []byte) (n int, err error) {
+	if len(r.ahead) == 0 && r.err == nil {
+		if len(p) >= len(r.buf) {
+			return r.contextReader.Read(p)
+		}
+		n, r.err = r.contextReader.Read(r.buf[:])
+		r.ahead = r.buf[:n]
+	}
+	if len(r.ahead) == 0 {
+		err, r.err = r.err, nil
+		return 0, err
+	}
+	n = copy(p, r.ahead)
+	r.ahead = r.ahead[n:]
+	return n, nil
 }
 
 // contextWriter ends a stream with its context, at the next write to the destination.

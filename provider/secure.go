@@ -19,17 +19,36 @@ const redacted = "[redacted]"
 // allows it (a process may be out of lockable memory; the key is then held unlocked). Close zeroes it. No print verb, log
 // or encoding shows the key. It is safe for concurrent use.
 type SecureBytes struct {
-	mu      sync.RWMutex
-	region  *region // nil once closed
-	size    int
-	cleanup runtime.Cleanup
+	mu     sync.RWMutex
+	region *region // nil once closed
+	size   int
 }
 
 // region is the memory of one key, which several SecureBytes may share.
 type region struct {
+	pages
+	shares  atomic.Int32
+	cleanup runtime.Cleanup
+}
+
+// pages are memory of the system's.
+type pages struct {
 	memory []byte
 	locked bool
-	shares atomic.Int32
+}
+
+func (p pages) free() error {
+	clear(p.memory)
+	var err error
+	if p.locked {
+		err = memcall.Unlock(p.memory)
+	}
+	return errors.Join(err, memcall.Free(p.memory))
+}
+
+func (r *region) share(size int) *SecureBytes {
+	r.shares.Add(1)
+	return &SecureBytes{region: r, size: size}
 }
 
 // release frees the memory once no SecureBytes has it.
@@ -37,12 +56,10 @@ func (r *region) release() error {
 	if r.shares.Add(-1) > 0 {
 		return nil
 	}
-	clear(r.memory)
-	var err error
-	if r.locked {
-		err = memcall.Unlock(r.memory)
-	}
-	return errors.Join(err, memcall.Free(r.memory))
+	r.cleanup.Stop()
+	err := r.free()
+	runtime.KeepAlive(r) // until here, so that the cleanup has not begun
+	return err
 }
 
 // NewSecureBytes moves key into secure memory: it is copied there and then zeroed.
@@ -56,17 +73,12 @@ func NewSecureBytes(key []byte) (*SecureBytes, error) {
 	if err != nil {
 		return nil, fmt.Errorf("provider: allocating secure memory: %w", err)
 	}
-	r := &region{memory: memory, locked: memcall.Lock(memory) == nil}
+	r := &region{pages: pages{memory, memcall.Lock(memory) == nil}}
 	copy(memory, key)
+	// A key that an owner forgot to close is zeroed when the last that shares it is collected. To watch the region instead of each
+	// SecureBytes makes Share cheap.
+	r.cleanup = runtime.AddCleanup(r, func(p pages) { _ = p.free() }, r.pages)
 	return r.share(len(key)), nil
-}
-
-func (r *region) share(size int) *SecureBytes {
-	r.shares.Add(1)
-	s := &SecureBytes{region: r, size: size}
-	// A key that its owner forgot to close is zeroed when it is collected.
-	s.cleanup = runtime.AddCleanup(s, func(r *region) { _ = r.release() }, r)
-	return s
 }
 
 // Share returns another SecureBytes of the same memory, which is zeroed when all that share it are closed. The error holds
@@ -100,7 +112,6 @@ func (s *SecureBytes) Close() error {
 	if s.region == nil {
 		return nil
 	}
-	s.cleanup.Stop()
 	r := s.region
 	s.region = nil
 	if err := r.release(); err != nil {

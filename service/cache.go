@@ -67,12 +67,12 @@ func newCache(k provider.Keyring, limits CacheLimits) *cache {
 
 // identity is a hash over parts, each with its length before it.
 func identity(parts ...[]byte) [sha256.Size]byte {
-	h := sha256.New()
+	b := make([]byte, 0, 1024) // most often enough, and then on the stack
 	for _, part := range parts {
-		_, _ = h.Write(binary.BigEndian.AppendUint64(nil, uint64(len(part)))) // a hash.Hash never fails
-		_, _ = h.Write(part)
+		b = binary.BigEndian.AppendUint64(b, uint64(len(part)))
+		b = append(b, part...)
 	}
-	return [sha256.Size]byte(h.Sum(nil))
+	return sha256.Sum256(b)
 }
 
 // GenerateDataKey implements provider.Keyring.
@@ -86,22 +86,21 @@ func (c *cache) GenerateDataKey(ctx context.Context, request *provider.GenerateD
 		return nil, err
 	}
 	id := identity([]byte("encrypt"), []byte(request.KeyID), []byte(request.KeySpec), pairs)
-	var made provider.DataKey
-	key, err := c.get(ctx, id, func() (*entry, error) {
-		key, err := c.Keyring.GenerateDataKey(ctx, request)
+	e, key, err := c.get(ctx, id, func() (*entry, error) {
+		made, err := c.Keyring.GenerateDataKey(ctx, request)
 		if err != nil {
 			return nil, err
 		}
-		return &entry{key: key.PlaintextKey, made: key}, nil
-	}, func(e *entry) {
-		made = *e.made
+		e := &entry{key: made.PlaintextKey, made: made}
 		made.Count = func(bytes int) { c.count(e, int64(bytes)) }
+		return e, nil
 	})
 	if err != nil {
 		return nil, err
 	}
-	made.PlaintextKey = key
-	return &made, nil
+	shared := *e.made
+	shared.PlaintextKey = key
+	return &shared, nil
 }
 
 // UnwrapDataKey implements provider.Keyring.
@@ -111,19 +110,22 @@ func (c *cache) UnwrapDataKey(ctx context.Context, request *provider.UnwrapDataK
 		return nil, err
 	}
 	k := request.EncryptedKey
-	id := identity([]byte("decrypt"), []byte(k.ProviderID), k.ProviderInfo, k.Ciphertext, pairs, binary.BigEndian.AppendUint64(nil, uint64(request.Size)))
-	return c.get(ctx, id, func() (*entry, error) {
+	var size [8]byte
+	binary.BigEndian.PutUint64(size[:], uint64(request.Size))
+	id := identity([]byte("decrypt"), []byte(k.ProviderID), k.ProviderInfo, k.Ciphertext, pairs, size[:])
+	_, key, err := c.get(ctx, id, func() (*entry, error) {
 		key, err := c.Keyring.UnwrapDataKey(ctx, request)
 		if err != nil {
 			return nil, err
 		}
 		return &entry{key: key}, nil
-	}, func(*entry) {})
+	})
+	return key, err
 }
 
-// get returns a share of the data key of this identity. Of several callers that find none, one makes the call and the others
-// wait for it. use is called under the lock with the entry whose key is returned.
-func (c *cache) get(ctx context.Context, id [sha256.Size]byte, call func() (*entry, error), use func(*entry)) (key *provider.SecureBytes, err error) {
+// get returns the entry of this identity and a share of its data key. Of several callers that find none, one makes the call and
+// the others wait for it.
+func (c *cache) get(ctx context.Context, id [sha256.Size]byte, call func() (*entry, error)) (*entry, *provider.SecureBytes, error) {
 	for {
 		c.mu.Lock()
 		e := c.entries[id]
@@ -133,22 +135,21 @@ func (c *cache) get(ctx context.Context, id [sha256.Size]byte, call func() (*ent
 		if e.element != nil {
 			key, err := e.key.Share()
 			if err == nil {
-				use(e)
 				c.spend(e, 1, 0)
 			}
 			c.mu.Unlock()
 			c.tell(ctx, "hit")
-			return key, err
+			return e, key, err
 		}
 		c.mu.Unlock()
 		select {
 		case <-e.done:
 		case <-ctx.Done():
-			return nil, ctx.Err()
+			return nil, nil, ctx.Err()
 		}
 		// A caller that gave up says nothing about the key service: the next one asks it.
 		if e.err != nil && !errors.Is(e.err, context.Canceled) && !errors.Is(e.err, context.DeadlineExceeded) {
-			return nil, e.err
+			return nil, nil, e.err
 		}
 	}
 	pending := &entry{id: id, done: make(chan struct{}), err: errPanic}
@@ -165,18 +166,18 @@ func (c *cache) get(ctx context.Context, id [sha256.Size]byte, call func() (*ent
 
 	c.tell(ctx, "miss")
 	e, err := call()
+	var key *provider.SecureBytes
 	if err == nil {
 		key, err = e.key.Share()
 	}
 	if pending.err = err; err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	use(e)
 	c.keep(id, e)
 	c.spend(e, 1, 0)
-	return key, nil
+	return e, key, nil
 }
 
 func (c *cache) tell(ctx context.Context, result string) {
