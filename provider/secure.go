@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"os"
 	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -26,9 +28,36 @@ type SecureBytes struct {
 
 // region is the memory of one key, which several SecureBytes may share.
 type region struct {
-	pages
+	place
 	shares  atomic.Int32
 	cleanup runtime.Cleanup
+}
+
+// place is where a key is: a slot, or pages of its own if it is larger.
+type place struct {
+	memory []byte
+	pages  *pages
+}
+
+func newPlace(size int) (place, error) {
+	if size <= slotSize {
+		slot, err := takeSlot()
+		return place{memory: slot}, err
+	}
+	p, err := newPages(size)
+	if err != nil {
+		return place{}, err
+	}
+	return place{p.memory, p}, nil
+}
+
+func (p place) free() error {
+	clear(p.memory)
+	if p.pages == nil {
+		returnSlot(p.memory)
+		return nil
+	}
+	return p.pages.free()
 }
 
 // pages are memory of the system's.
@@ -37,13 +66,54 @@ type pages struct {
 	locked bool
 }
 
-func (p pages) free() error {
-	clear(p.memory)
+func newPages(n int) (*pages, error) {
+	memory, err := memcall.Alloc(n)
+	if err != nil {
+		return nil, fmt.Errorf("provider: allocating secure memory: %w", err)
+	}
+	return &pages{memory, memcall.Lock(memory) == nil}, nil
+}
+
+func (p *pages) free() error {
 	var err error
 	if p.locked {
 		err = memcall.Unlock(p.memory)
 	}
 	return errors.Join(err, memcall.Free(p.memory))
+}
+
+// slotSize is the size in bytes of the places that data keys have: several share a page, since the system locks whole pages, few of
+// them for each process, and takes tens of microseconds for one.
+const slotSize = 64
+
+// slots are the places that no key has, all zero. Their pages are kept for the next keys.
+var slots struct {
+	sync.Mutex
+	free [][]byte
+}
+
+func takeSlot() ([]byte, error) {
+	slots.Lock()
+	defer slots.Unlock()
+	if len(slots.free) == 0 {
+		p, err := newPages(os.Getpagesize())
+		if err != nil {
+			return nil, err
+		}
+		for slot := range slices.Chunk(p.memory, slotSize) {
+			slots.free = append(slots.free, slot)
+		}
+	}
+	last := len(slots.free) - 1
+	slot := slots.free[last]
+	slots.free = slots.free[:last]
+	return slot, nil
+}
+
+func returnSlot(slot []byte) {
+	slots.Lock()
+	defer slots.Unlock()
+	slots.free = append(slots.free, slot)
 }
 
 func (r *region) share(size int) *SecureBytes {
@@ -69,15 +139,15 @@ func NewSecureBytes(key []byte) (*SecureBytes, error) {
 	if len(key) == 0 {
 		return nil, fmt.Errorf("%w: it is empty", ErrInvalidKey)
 	}
-	memory, err := memcall.Alloc(len(key))
+	at, err := newPlace(len(key))
 	if err != nil {
-		return nil, fmt.Errorf("provider: allocating secure memory: %w", err)
+		return nil, err
 	}
-	r := &region{pages: pages{memory, memcall.Lock(memory) == nil}}
-	copy(memory, key)
+	r := &region{place: at}
+	copy(r.memory, key)
 	// A key that an owner forgot to close is zeroed when the last that shares it is collected. To watch the region instead of each
 	// SecureBytes makes Share cheap.
-	r.cleanup = runtime.AddCleanup(r, func(p pages) { _ = p.free() }, r.pages)
+	r.cleanup = runtime.AddCleanup(r, func(p place) { _ = p.free() }, at)
 	return r.share(len(key)), nil
 }
 
@@ -99,7 +169,7 @@ func (s *SecureBytes) WithAccess(operation func(key []byte) error) error {
 	if s.region == nil {
 		return fmt.Errorf("secure bytes: %w", ErrClosed)
 	}
-	return operation(s.region.memory[:s.size])
+	return operation(s.region.memory[:s.size:s.size])
 }
 
 // Len returns the key's size in bytes.

@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+	"pgregory.net/rapid"
 
 	"piko.sh/pikokms/provider"
 )
@@ -60,6 +61,66 @@ func TestSharedSecureBytes(t *testing.T) {
 	}))
 	require.NoError(t, third.Close())
 	require.ErrorIs(t, third.WithAccess(look), provider.ErrClosed)
+}
+
+// TestKeysBesideOneAnother has more keys than fit a page, of all sizes, closes some and makes others in their places.
+func TestKeysBesideOneAnother(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		keys := make(map[*provider.SecureBytes][]byte)
+		defer func() {
+			for s := range keys {
+				require.NoError(t, s.Close())
+			}
+		}()
+		for range rapid.IntRange(1, 300).Draw(t, "steps") {
+			if rapid.IntRange(0, 2).Draw(t, "close") == 0 {
+				for s, want := range keys { // one of them
+					require.NoError(t, s.WithAccess(func(k []byte) error {
+						require.Equal(t, want, k)
+						require.Equal(t, len(k), cap(k), "no way to the next key")
+						return nil
+					}))
+					require.NoError(t, s.Close())
+					delete(keys, s)
+					break
+				}
+				continue
+			}
+			key := rapid.SliceOfN(rapid.Byte(), 1, 100).Draw(t, "key")
+			s, err := provider.NewSecureBytes(bytes.Clone(key))
+			require.NoError(t, err)
+			require.Equal(t, len(key), s.Len())
+			keys[s] = key
+		}
+		for s, want := range keys {
+			require.NoError(t, s.WithAccess(func(k []byte) error {
+				require.Equal(t, want, k)
+				return nil
+			}))
+		}
+	})
+}
+
+func TestClosedKeysAreZeroed(t *testing.T) {
+	s, err := provider.NewSecureBytes(bytes.Repeat([]byte{0xA5}, 32))
+	require.NoError(t, err)
+	var memory []byte
+	require.NoError(t, s.WithAccess(func(k []byte) error { memory = k; return nil }))
+	require.NoError(t, s.Close())
+	require.Equal(t, make([]byte, 32), memory)
+}
+
+func BenchmarkSecureBytes(b *testing.B) {
+	key := make([]byte, 32)
+	for b.Loop() {
+		s, err := provider.NewSecureBytes(key)
+		if err != nil {
+			b.Fatal(err)
+		}
+		if err := s.Close(); err != nil {
+			b.Fatal(err)
+		}
+	}
 }
 
 func TestSecureBytesShowsNothing(t *testing.T) {
