@@ -61,9 +61,10 @@ was before, as a garbage collector sees it that runs over and over while the sub
 allocated for one object. It is without the garbage that a program holds besides; "bytes" in JSON are all that were
 allocated for an object.
 
-With -end-to-end an upload to a folder and a download from it are measured, in a temporary folder (TMPDIR): plain through
-pikokms.Folder, and encrypted through pikokms.New, with a source and a destination that copy. An upload includes the sync
-to disk, a download mostly finds the file in the system's cache. There the base is the plain one on as many cores: the
+With -end-to-end an upload and a download are measured, plain through the storage itself, and encrypted through pikokms.New
+in front of it, with a source and a destination that copy: to a temporary folder (TMPDIR), where an upload includes the sync
+to disk and a download mostly finds the file in the system's cache, and to S3 of LocalStack, which Docker is needed for and
+which has the same cores to live on; -only folder leaves it out. There the base is the plain one on as many cores: the
 table has ratios of wall times, JSON's "ratio_to_raw" those of speeds.
 
 `

@@ -6,6 +6,7 @@ import (
 	"io"
 	"maps"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"runtime"
@@ -130,6 +131,14 @@ func TestEndToEnd(t *testing.T) {
 	if err != nil || len(left) > 0 {
 		t.Errorf("left behind: %v, %v", left, err)
 	}
+}
+
+func TestEndToEndOnS3(t *testing.T) {
+	if os.Getenv("PIKOKMS_REQUIRE_DOCKER") != "1" && exec.Command("docker", "info").Run() != nil {
+		t.Skip("skipped: LocalStack needs a Docker engine, and none answers (PIKOKMS_REQUIRE_DOCKER=1 makes this a failure)")
+	}
+	out, _ := bench(t, "-end-to-end", "-json", "-size", "20MiB", "-repeats", "1", "-parallelism", "1", "-only", "s3")
+	checkEntries(t, out, 20<<20, []string{"s3-plain", "s3-encrypted"}, []string{"upload", "download"})
 }
 
 func TestOnly(t *testing.T) {

@@ -4,22 +4,30 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"os"
 	"time"
 
+	"github.com/aws/aws-sdk-go-v2/credentials"
+	"github.com/aws/aws-sdk-go-v2/service/s3"
+	"github.com/aws/aws-sdk-go-v2/service/s3/types"
+
 	"piko.sh/pikokms"
+	"piko.sh/pikokms/internal/localstack"
 	"piko.sh/pikokms/provider/local"
+	"piko.sh/pikokms/s3storage"
 )
 
 // storage opens a place for objects, which is closed after it was measured.
 type storage struct {
-	name string
-	open func() (pikokms.Storage, func() error, error)
+	name  string
+	needs string // what a machine may lack; the storage is then left out
+	open  func() (pikokms.Storage, func() error, error)
 }
 
-var storages = []storage{{"folder", openFolder}}
+var storages = []storage{{"folder", "", openFolder}, {"s3", "Docker with LocalStack's image", openS3}}
 
 // measureStorages measures uploads and downloads, in one storage after the other.
 func measureStorages(o *options, stderr io.Writer) ([]result, error) {
@@ -40,6 +48,10 @@ func measureStorages(o *options, stderr io.Writer) ([]result, error) {
 // measure has plain objects and encrypted ones take turns. The base is plain on as many cores.
 func (s storage) measure(o *options, stderr io.Writer) (results []result, err error) {
 	plain, end, err := s.open()
+	if err != nil && s.needs != "" {
+		fmt.Fprintf(stderr, "bench: %s is left out, it needs %s: %v\n", s.name, s.needs, err)
+		return nil, nil
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -81,6 +93,32 @@ func openFolder() (pikokms.Storage, func() error, error) {
 		return nil, nil, errors.Join(err, os.RemoveAll(dir))
 	}
 	return folder, func() error { return errors.Join(folder.Close(), os.RemoveAll(dir)) }, nil
+}
+
+// openS3 starts LocalStack and makes a bucket.
+func openS3() (_ pikokms.Storage, _ func() error, err error) {
+	// The container is removed in the end, so no second one is needed for that.
+	if err := os.Setenv("TESTCONTAINERS_RYUK_DISABLED", "true"); err != nil {
+		return nil, nil, err
+	}
+	ctx := context.Background()
+	container, err := localstack.Start(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	client := s3.New(s3.Options{
+		Region: localstack.Region, BaseEndpoint: &container.Endpoint, UsePathStyle: true,
+		Credentials: credentials.NewStaticCredentialsProvider(localstack.Credentials, localstack.Credentials, ""),
+	})
+	bucket := "bench"
+	_, err = client.CreateBucket(ctx, &s3.CreateBucketInput{
+		Bucket:                    &bucket,
+		CreateBucketConfiguration: &types.CreateBucketConfiguration{LocationConstraint: localstack.Region},
+	})
+	if err != nil {
+		return nil, nil, errors.Join(err, container.Close())
+	}
+	return s3storage.New(client, bucket), container.Close, nil
 }
 
 // inStorage uploads to an object that is not there, and downloads it.

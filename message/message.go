@@ -21,6 +21,7 @@ import (
 	"io"
 	"maps"
 	"math"
+	"os"
 	"slices"
 	"strings"
 
@@ -242,6 +243,21 @@ func (r *EncryptReader) Header() *header.Header { return r.header }
 
 // EncryptedSize returns the exact size of the whole message if the source has n bytes, as the function does.
 func (r *EncryptReader) EncryptedSize(n int64) (int64, error) { return EncryptedSize(r.header, n) }
+
+// ContentLength returns the exact size in bytes of the whole message, if the source tells now how many bytes it has, before the
+// first Read: by a method Len() int, as bytes.Reader has, or as an io.Seeker. Who passes it on must expect another size still, if
+// the source grows or shrinks meanwhile. A signed message's size is not known.
+func (r *EncryptReader) ContentLength() (n int64, known bool) {
+	if len(r.out) != r.header.Size() { // reading has begun
+		return 0, false
+	}
+	plaintext, known := r.source.remaining()
+	if !known {
+		return 0, false
+	}
+	n, err := r.EncryptedSize(plaintext)
+	return n, err == nil
+}
 
 // Read implements io.Reader.
 func (r *EncryptReader) Read(p []byte) (int, error) {
@@ -770,6 +786,37 @@ func (r *sourceReader) Read(p []byte) (n int, err error) {
 	r.ahead = r.ahead[n:]
 	return n, nil
 }
+
+// remaining returns how many bytes the source still gives, if it tells.
+func (r *contextReader) remaining() (n int64, known bool) {
+	switch s := r.r.(type) {
+	case interface{ Len() int }:
+		return int64(s.Len()), true
+	case *os.File:
+		if info, err := s.Stat(); err != nil || !info.Mode().IsRegular() { // devices can be sought, but have no end
+			return 0, false
+		}
+	}
+	s, ok := r.r.(io.Seeker)
+	if !ok {
+		return 0, false
+	}
+	at, err := s.Seek(0, io.SeekCurrent)
+	if err != nil {
+		return 0, false
+	}
+	end, err := s.Seek(0, io.SeekEnd)
+	if _, back := s.Seek(at, io.SeekStart); back != nil {
+		r.r = failed{back} // what it gives now begins who knows where
+		return 0, false
+	}
+	return max(0, end-at), err == nil
+}
+
+// failed is a source that can't be read any more.
+type failed struct{ err error }
+
+func (f failed) Read([]byte) (int, error) { return 0, f.err }
 
 // contextWriter ends a stream with its context, at the next write to the destination.
 type contextWriter struct {

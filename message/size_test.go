@@ -3,7 +3,12 @@ package message_test
 import (
 	"bytes"
 	"context"
+	"errors"
+	"io"
 	"math"
+	"os"
+	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -64,4 +69,81 @@ func TestSizeErrors(t *testing.T) {
 			require.ErrorIs(t, err, frame.ErrTooLong)
 		}
 	}
+}
+
+type seeker struct {
+	io.ReadSeeker
+	back error // of seeking from the start
+}
+
+func (s *seeker) Seek(offset int64, whence int) (int64, error) {
+	if whence == io.SeekStart && s.back != nil {
+		return 0, s.back
+	}
+	return s.ReadSeeker.Seek(offset, whence)
+}
+
+func TestContentLength(t *testing.T) {
+	plaintext := pattern(200_000)
+	file, err := os.Create(filepath.Join(t.TempDir(), "file"))
+	require.NoError(t, err)
+	defer file.Close()
+	_, err = file.Write(plaintext)
+	require.NoError(t, err)
+	_, err = file.Seek(5000, io.SeekStart)
+	require.NoError(t, err)
+	begun := bytes.NewReader(plaintext)
+	_, err = begun.ReadByte()
+	require.NoError(t, err)
+
+	e := &message.Encrypter{Keyring: newKey(t, 1, "")}
+	for name, src := range map[string]io.Reader{
+		"bytes.Reader":           bytes.NewReader(plaintext),
+		"bytes.Reader in use":    begun,
+		"bytes.Buffer":           bytes.NewBuffer(bytes.Clone(plaintext)),
+		"strings.Reader":         strings.NewReader("short"),
+		"io.SectionReader":       io.NewSectionReader(bytes.NewReader(plaintext), 100, 70_000),
+		"os.File from its midst": file,
+		"empty":                  bytes.NewReader(nil),
+	} {
+		r, err := e.NewReader(t.Context(), src, nil)
+		require.NoError(t, err, name)
+		want, known := r.ContentLength()
+		require.True(t, known, name)
+		got, err := io.ReadAll(r)
+		require.NoError(t, err, name)
+		require.EqualValues(t, want, len(got), name)
+		_, known = r.ContentLength()
+		require.False(t, known, "%s was read", name)
+	}
+
+	pipe, other, err := os.Pipe()
+	require.NoError(t, err)
+	defer pipe.Close()
+	defer other.Close()
+	zero, err := os.Open(os.DevNull)
+	require.NoError(t, err)
+	defer zero.Close()
+	for name, src := range map[string]io.Reader{
+		"io.LimitReader": io.LimitReader(endless{}, 100), "pipe": pipe, "device": zero,
+	} {
+		r, err := e.NewReader(t.Context(), src, nil)
+		require.NoError(t, err, name)
+		_, known := r.ContentLength()
+		require.False(t, known, name)
+	}
+
+	signed := &message.Encrypter{Keyring: newKey(t, 1, ""), Suite: header.AES256GCMHKDFSHA512CommitKeyECDSAP384}
+	r, err := signed.NewReader(t.Context(), bytes.NewReader(plaintext), nil)
+	require.NoError(t, err)
+	_, known := r.ContentLength()
+	require.False(t, known, "signatures vary in size")
+
+	stuck := errors.New("stuck")
+	r, err = e.NewReader(t.Context(), &seeker{bytes.NewReader(plaintext), stuck}, nil)
+	require.NoError(t, err)
+	_, known = r.ContentLength()
+	require.False(t, known)
+	_, err = io.ReadAll(r)
+	require.ErrorIs(t, err, stuck, "never a message of what is left behind the end")
 }

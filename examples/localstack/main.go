@@ -15,7 +15,6 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/credentials"
-	"github.com/aws/aws-sdk-go-v2/feature/s3/transfermanager"
 	"github.com/aws/aws-sdk-go-v2/service/kms"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	s3types "github.com/aws/aws-sdk-go-v2/service/s3/types"
@@ -25,6 +24,7 @@ import (
 	"piko.sh/pikokms/internal/localstack"
 	"piko.sh/pikokms/message"
 	"piko.sh/pikokms/provider/awskms"
+	"piko.sh/pikokms/s3storage"
 )
 
 func main() {
@@ -54,9 +54,9 @@ func run(ctx context.Context, out io.Writer) (err error) {
 		return err
 	}
 	client := s3.New(s3.Options{Region: localstack.Region, BaseEndpoint: &container.Endpoint, Credentials: login, UsePathStyle: true})
-	storage := &bucket{name: "uploads", client: client, transfer: transfermanager.New(client)}
+	const bucket = "uploads"
 	if _, err := client.CreateBucket(ctx, &s3.CreateBucketInput{
-		Bucket:                    &storage.name,
+		Bucket:                    aws.String(bucket),
 		CreateBucketConfiguration: &s3types.CreateBucketConfiguration{LocationConstraint: localstack.Region},
 	}); err != nil {
 		return err
@@ -67,6 +67,7 @@ func run(ctx context.Context, out io.Writer) (err error) {
 	if err != nil {
 		return err
 	}
+	storage := s3storage.New(client, bucket)
 	host, err := pikokms.New(
 		pikokms.WithCryptoProvider("aws_kms", provider),
 		pikokms.WithDefaultCryptoProvider("aws_kms"),
@@ -84,6 +85,7 @@ func run(ctx context.Context, out io.Writer) (err error) {
 		if err := host.Put(ctx, name, bytes.NewReader(content)); err != nil {
 			return err
 		}
+		fmt.Fprintf(out, "s3://%s/%s\n", bucket, name)
 		if err := show(ctx, out, storage, name, len(content)); err != nil {
 			return err
 		}
@@ -104,7 +106,7 @@ func run(ctx context.Context, out io.Writer) (err error) {
 }
 
 // show prints what anyone with the bucket can see of an object.
-func show(ctx context.Context, out io.Writer, storage *bucket, name string, size int) error {
+func show(ctx context.Context, out io.Writer, storage pikokms.Storage, name string, size int) error {
 	stored, err := storage.Get(ctx, name)
 	if err != nil {
 		return err
@@ -118,7 +120,7 @@ func show(ctx context.Context, out io.Writer, storage *bucket, name string, size
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(out, "s3://%s/%s: %d bytes for %d of plaintext\n", storage.name, name, int64(h.Size())+body, size)
+	fmt.Fprintf(out, "  stored     %d bytes for %d of plaintext\n", int64(h.Size())+body, size)
 	fmt.Fprintf(out, "  suite      %v\n", h.Suite)
 	fmt.Fprintf(out, "  context    %v\n", h.EncryptionContext)
 	fmt.Fprintf(out, "  data key   wrapped under %s\n", message.KeyName(h.EncryptedDataKeys[0]))
