@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"container/list"
 	"context"
-	"crypto/sha256"
 	"encoding/binary"
 	"errors"
 	"sync"
@@ -39,14 +38,14 @@ type cache struct {
 	note   func(ctx context.Context, result string) // of each request: hit or miss; may be nil
 
 	mu      sync.Mutex
-	entries map[[sha256.Size]byte]*entry
-	used    *list.List // of entries, those used last first
+	entries map[string]*entry // by identity
+	used    *list.List        // of entries, those used last first
 	closed  bool
 }
 
 // entry is a data key, or the call that is to bring it.
 type entry struct {
-	id      [sha256.Size]byte
+	id      string
 	element *list.Element // nil while the call is under way
 	done    chan struct{} // closed when the call is over
 	err     error         // of the call
@@ -62,17 +61,19 @@ func newCache(k provider.Keyring, limits CacheLimits) *cache {
 	limits.MaxMessages = cmp.Or(max(limits.MaxMessages, 0), DefaultMaxMessages)
 	limits.MaxBytes = cmp.Or(max(limits.MaxBytes, 0), DefaultMaxBytes)
 	limits.MaxKeys = cmp.Or(max(limits.MaxKeys, 0), DefaultMaxKeys)
-	return &cache{Keyring: k, limits: limits, entries: make(map[[sha256.Size]byte]*entry), used: list.New()}
+	return &cache{Keyring: k, limits: limits, entries: make(map[string]*entry), used: list.New()}
 }
 
-// identity is a hash over parts, each with its length before it.
-func identity(parts ...[]byte) [sha256.Size]byte {
-	b := make([]byte, 0, 1024) // most often enough, and then on the stack
+// identitySize is room for most identities, which then stay on the stack.
+const identitySize = 512
+
+// appendIdentity appends parts, each with its length before it.
+func appendIdentity(b []byte, parts ...[]byte) []byte {
 	for _, part := range parts {
 		b = binary.BigEndian.AppendUint64(b, uint64(len(part)))
 		b = append(b, part...)
 	}
-	return sha256.Sum256(b)
+	return b
 }
 
 // GenerateDataKey implements provider.Keyring.
@@ -85,7 +86,7 @@ func (c *cache) GenerateDataKey(ctx context.Context, request *provider.GenerateD
 	if err != nil {
 		return nil, err
 	}
-	id := identity([]byte("encrypt"), []byte(request.KeyID), []byte(request.KeySpec), pairs)
+	id := appendIdentity(make([]byte, 0, identitySize), []byte("encrypt"), []byte(request.KeyID), []byte(request.KeySpec), pairs)
 	e, key, err := c.get(ctx, id, func() (*entry, error) {
 		made, err := c.Keyring.GenerateDataKey(ctx, request)
 		if err != nil {
@@ -112,7 +113,7 @@ func (c *cache) UnwrapDataKey(ctx context.Context, request *provider.UnwrapDataK
 	k := request.EncryptedKey
 	var size [8]byte
 	binary.BigEndian.PutUint64(size[:], uint64(request.Size))
-	id := identity([]byte("decrypt"), []byte(k.ProviderID), k.ProviderInfo, k.Ciphertext, pairs, size[:])
+	id := appendIdentity(make([]byte, 0, identitySize), []byte("decrypt"), []byte(k.ProviderID), k.ProviderInfo, k.Ciphertext, pairs, size[:])
 	_, key, err := c.get(ctx, id, func() (*entry, error) {
 		key, err := c.Keyring.UnwrapDataKey(ctx, request)
 		if err != nil {
@@ -125,10 +126,10 @@ func (c *cache) UnwrapDataKey(ctx context.Context, request *provider.UnwrapDataK
 
 // get returns the entry of this identity and a share of its data key. Of several callers that find none, one makes the call and
 // the others wait for it.
-func (c *cache) get(ctx context.Context, id [sha256.Size]byte, call func() (*entry, error)) (*entry, *provider.SecureBytes, error) {
+func (c *cache) get(ctx context.Context, id []byte, call func() (*entry, error)) (*entry, *provider.SecureBytes, error) {
 	for {
 		c.mu.Lock()
-		e := c.entries[id]
+		e := c.entries[string(id)]
 		if e == nil {
 			break
 		}
@@ -152,14 +153,14 @@ func (c *cache) get(ctx context.Context, id [sha256.Size]byte, call func() (*ent
 			return nil, nil, e.err
 		}
 	}
-	pending := &entry{id: id, done: make(chan struct{}), err: errPanic}
-	c.entries[id] = pending
+	pending := &entry{id: string(id), done: make(chan struct{}), err: errPanic}
+	c.entries[pending.id] = pending
 	c.mu.Unlock()
 	defer func() { // also when the call panics
 		c.mu.Lock()
 		defer c.mu.Unlock()
-		if c.entries[id] == pending {
-			delete(c.entries, id)
+		if c.entries[pending.id] == pending {
+			delete(c.entries, pending.id)
 		}
 		close(pending.done)
 	}()
@@ -175,7 +176,7 @@ func (c *cache) get(ctx context.Context, id [sha256.Size]byte, call func() (*ent
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.keep(id, e)
+	c.keep(pending.id, e)
 	c.spend(e, 1, 0)
 	return e, key, nil
 }
@@ -189,7 +190,7 @@ func (c *cache) tell(ctx context.Context, result string) {
 var errPanic = errors.New("service: the call for a data key panicked")
 
 // keep puts an entry into the cache.
-func (c *cache) keep(id [sha256.Size]byte, e *entry) {
+func (c *cache) keep(id string, e *entry) {
 	e.id = id
 	c.entries[id] = e
 	e.element = c.used.PushFront(e)
