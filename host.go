@@ -99,8 +99,9 @@ func WithEnabledTransformers(names ...string) Option {
 // compress.DefaultMaxSize, 1 TiB.
 func WithMaxDecompressedSize(n int64) Option { return func(s *settings) { s.maxSize = n } }
 
-// WithParallelism sets how many goroutines encrypt or decrypt one object, as message.Encrypter's Parallelism: 1 keeps each object
-// on one core and its memory at one frame. The default takes the cores that are free, for objects over 1 MiB.
+// WithParallelism sets how many goroutines encrypt or decrypt one object, as message.Encrypter's Parallelism, and compress it, as
+// compress.Stage's: 1 keeps each object on one core and its memory at one frame and the compression's window. The default takes the
+// cores that are free, for objects over 1 MiB.
 func WithParallelism(n int) Option {
 	return func(s *settings) {
 		if n < 0 {
@@ -175,7 +176,7 @@ func New(options ...Option) (*Host, error) {
 		return nil, err
 	}
 
-	registry, err := NewRegistry(s.maxSize)
+	registry, err := newRegistry(s.maxSize, s.parallelism)
 	if err != nil {
 		return nil, err
 	}

@@ -34,12 +34,17 @@ type Registry struct {
 // NewRegistry returns a registry with the compression stages zstd, zstd-seekable, gzip and s2, which refuse streams of more than
 // maxDecompressedSize bytes both ways; 0 means compress.DefaultMaxSize.
 func NewRegistry(maxDecompressedSize int64) (*Registry, error) {
+	return newRegistry(maxDecompressedSize, 0)
+}
+
+func newRegistry(maxDecompressedSize int64, parallelism int) (*Registry, error) {
 	r := &Registry{stages: make(map[string]Transformer)}
 	for _, format := range compress.Formats() {
 		stage, err := compress.New(format, maxDecompressedSize)
 		if err != nil {
 			return nil, err
 		}
+		stage.Parallelism = parallelism
 		if err := r.Register(compression{stage}); err != nil {
 			return nil, err
 		}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -400,6 +401,46 @@ func TestDroppedStreamsLeaveNoGoroutine(t *testing.T) {
 		require.NoError(t, err)
 	}
 }
+
+// TestParallelismOfAHost counts the goroutines during uploads and downloads of objects that are long enough for several.
+func TestParallelismOfAHost(t *testing.T) {
+	content := make([]byte, 9<<20)
+	_, _ = rand.NewChaCha8([32]byte{}).Read(content)
+	for _, enabled := range append([]string{""}, compress.Formats()...) {
+		for _, parallelism := range []int{1, 3} {
+			options := []pikokms.Option{pikokms.WithParallelism(parallelism)}
+			if enabled != "" {
+				options = append(options, pikokms.WithEnabledTransformers(enabled))
+			}
+			f := newFixture(t, options...)
+			before, peak := runtime.NumGoroutine(), 0
+			source, compared := bytes.NewReader(content), bytes.NewReader(content)
+			require.NoError(t, f.Put(t.Context(), "object", readerFunc(func(p []byte) (int, error) {
+				peak = max(peak, runtime.NumGoroutine()-before)
+				return source.Read(p)
+			})))
+			object, err := f.Get(t.Context(), "object")
+			require.NoError(t, err)
+			n, err := io.Copy(writerFunc(func(p []byte) (int, error) {
+				peak = max(peak, runtime.NumGoroutine()-before)
+				want := make([]byte, len(p))
+				_, _ = compared.Read(want)
+				require.True(t, bytes.Equal(want, p))
+				return len(p), nil
+			}), object)
+			require.NoError(t, err)
+			require.NoError(t, object.Close())
+			require.EqualValues(t, len(content), n)
+			require.Equal(t, parallelism > 1, peak > 0, "%s on %d: %d goroutines more", enabled, parallelism, peak)
+		}
+	}
+	_, err := pikokms.New(pikokms.WithParallelism(-1))
+	require.ErrorIs(t, err, pikokms.ErrConfig)
+}
+
+type writerFunc func(p []byte) (int, error)
+
+func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
 
 func TestConcurrentUse(t *testing.T) {
 	f := newFixture(t, pikokms.WithEnabledTransformers("zstd"))

@@ -3,13 +3,15 @@
 // The format zstd-seekable is zstd in frames of 256 KiB, with a table of them at the end. OpenSeekable reads ranges of it.
 //
 // A stage stands before encryption on the way in and after decryption on the way out, since ciphertext does not compress.
-// It starts no goroutine and holds a window of memory whatever the stream's size; only zstd-seekable gathers its table meanwhile,
-// 12 bytes for each 256 KiB, and as much again where the table grows or is read: 100 MB for a stream of 1 TiB. Compressed sizes tell something of the
-// content: where an attacker can mix text of their own with a secret in one object and watch its size, do not compress.
+// It takes several cores for a long stream (Stage.Parallelism), with no goroutine that needs the stream to be read on or closed.
+// It holds a window of memory whatever the stream's size; only zstd-seekable gathers its table meanwhile, 12 bytes for each 256 KiB,
+// and as much again where the table grows or is read: 100 MB for a stream of 1 TiB. Compressed sizes tell something of the content:
+// where an attacker can mix text of their own with a secret in one object and watch its size, do not compress.
 package compress
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -60,12 +62,22 @@ const (
 
 // Stage compresses and decompresses streams of one format. It is safe for concurrent use.
 type Stage struct {
-	format  string
-	maxSize int64
-	encoder func(dst io.Writer) (resettable, error)
-	decoder func(src io.Reader) (io.Reader, error)
-	end     func(tail []byte, size int64) error // says whether a stream of size bytes may end with tail; nil if any may
-	pool    sync.Pool                           // of resettable
+	// Parallelism is the most goroutines at work on one stream, once it has come past 1 MiB: 1 keeps every stream on one core; 0
+	// takes the cores that no other stream has taken, at most MaxDefaultParallelism. It is set before the first stream.
+	//
+	// Zstd compresses on two at most, ZstdSeekable with 256 KiB before compression for each, S2 with 1 MiB. S2 is decompressed on
+	// several, too, where what Reverse returns is written by its WriteTo, as io.Copy does, with 9 MiB for each; the others on one.
+	Parallelism int
+
+	format   string
+	maxSize  int64
+	block    int // bytes that the encoder compresses on a core of its own where it is written several times as many; 0 if it does not
+	encoder  func(dst io.Writer) (resettable, error)
+	decoder  func(src io.Reader) (io.Reader, error)
+	decodeTo func(dst io.Writer, src io.Reader, parallelism int) error // leaves nothing running; nil if the decoder has one core alone
+	end      func(tail []byte, size int64) error                       // says whether a stream of size bytes may end with tail; nil if any may
+	encoders sync.Pool                                                 // of resettable
+	blocks   sync.Pool                                                 // of *[]byte, for several
 }
 
 type resettable interface {
@@ -84,12 +96,12 @@ func New(format string, maxSize int64) (*Stage, error) {
 	switch format {
 	case Zstd:
 		s.encoder = func(dst io.Writer) (resettable, error) {
-			return zstd.NewWriter(dst, zstd.WithEncoderConcurrency(1), zstd.WithWindowSize(zstdWindow/2), zstd.WithZeroFrames(true))
+			return zstd.NewWriter(dst, zstd.WithEncoderConcurrency(min(s.most(), 2)), zstd.WithWindowSize(zstdWindow/2), zstd.WithZeroFrames(true))
 		}
 		s.decoder = newZstdReader
 	case ZstdSeekable:
 		s.maxSize = min(maxSize, maxSeekableSize)
-		s.encoder = newSeekableWriter
+		s.encoder, s.block = newSeekableWriter, seekableBlock
 		s.decoder = newZstdReader
 		s.end = func(tail []byte, size int64) error {
 			_, err := parseSeekFooter(tail, size)
@@ -99,14 +111,19 @@ func New(format string, maxSize int64) (*Stage, error) {
 		s.encoder = func(dst io.Writer) (resettable, error) { return gzip.NewWriter(dst), nil }
 		s.decoder = func(src io.Reader) (io.Reader, error) { return gzip.NewReader(src) }
 	case S2:
-		s.encoder = func(dst io.Writer) (resettable, error) { return s2.NewWriter(dst, s2.WriterConcurrency(1)), nil }
+		s.encoder, s.block = newS2Writer, s2Block
 		s.decoder = func(src io.Reader) (io.Reader, error) { return s2.NewReader(src), nil }
+		s.decodeTo = func(dst io.Writer, src io.Reader, parallelism int) error {
+			_, err := s2.NewReader(src).DecodeConcurrent(dst, parallelism)
+			return err
+		}
 	default:
 		return nil, fmt.Errorf("%w: %q; known are %v", ErrUnknownFormat, format, Formats())
 	}
 	return s, nil
 }
 
+// newZstdReader returns a decoder on one core: one on several is slower, at any rate on two.
 func newZstdReader(src io.Reader) (io.Reader, error) {
 	return zstd.NewReader(src, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(zstdWindow))
 }
@@ -122,13 +139,13 @@ func (s *Stage) Priority() int { return Priority }
 
 // Transform returns the compressed form of input. The options are not used. Reading fails with ErrTooLarge over the bound.
 func (s *Stage) Transform(ctx context.Context, input io.Reader, _ any) (io.Reader, error) {
-	r := &compressor{stage: s, ctx: ctx, src: input, chunk: make([]byte, chunkSize)}
-	if pooled, ok := s.pool.Get().(resettable); ok {
-		pooled.Reset(&r.out)
+	r := &compressor{stage: s, ctx: ctx, src: input, out: &compressed{}, chunk: make([]byte, chunkSize)}
+	if pooled, ok := s.encoders.Get().(resettable); ok {
+		pooled.Reset(r.out)
 		r.encoder = pooled
 		return r, nil
 	}
-	encoder, err := s.encoder(&r.out)
+	encoder, err := s.encoder(r.out)
 	if err != nil {
 		return nil, fmt.Errorf("compress: %s: %w", s.format, err)
 	}
@@ -153,37 +170,92 @@ type compressor struct {
 	ctx     context.Context
 	src     io.Reader
 	encoder resettable
-	out     bytes.Buffer
+	out     *compressed
 	chunk   []byte
 	total   int64
 	err     error // sticky; given once out is empty
+}
+
+// compressed is what an encoder made and nobody has read. An encoder of Zstd adds to it from a goroutine.
+type compressed struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (c *compressed) Write(p []byte) (int, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.buf.Write(p)
+}
+
+// Read returns 0 if there is nothing yet.
+func (c *compressed) Read(p []byte) int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	n, _ := c.buf.Read(p) // its error says that it is empty
+	return n
 }
 
 func (r *compressor) Read(p []byte) (int, error) {
 	if len(p) == 0 {
 		return 0, nil
 	}
-	for r.out.Len() == 0 {
+	for {
+		if n := r.out.Read(p); n > 0 {
+			return n, nil
+		}
 		if r.err != nil {
 			return 0, r.err
 		}
 		r.err = r.feed()
 		if r.err != nil && r.err != io.EOF {
-			r.out.Reset() // what a failed stream compressed to is of no use
+			r.out = &compressed{} // what a failed stream compressed to is of no use
 		}
 	}
-	return r.out.Read(p)
 }
 
+// feed compresses what it reads: a chunk or, of a long stream, a block for each core.
 func (r *compressor) feed() error {
+	blocks := 1
+	if r.stage.block > 0 && r.total >= parallelFrom {
+		blocks = r.stage.takeCores()
+		defer giveCores(blocks)
+	}
+	if blocks == 1 {
+		n, err := r.src.Read(r.chunk)
+		return r.compress(r.chunk[:n], err)
+	}
+	size := blocks * r.stage.block
+	wide, _ := r.stage.blocks.Get().(*[]byte)
+	if wide == nil || len(*wide) < size {
+		wide = new(make([]byte, size))
+	}
+	defer r.stage.blocks.Put(wide)
+	n, err := r.gather((*wide)[:size-int(r.total%int64(r.stage.block))]) // then the encoder has whole blocks
+	return r.compress((*wide)[:n], err)
+}
+
+// gather fills b, or ends with an error.
+func (r *compressor) gather(b []byte) (n int, err error) {
+	for n < len(b) && err == nil {
+		if err := r.ctx.Err(); err != nil {
+			return n, err
+		}
+		var m int
+		m, err = r.src.Read(b[n:])
+		n += m
+	}
+	return n, err
+}
+
+func (r *compressor) compress(b []byte, readErr error) error {
 	if err := r.ctx.Err(); err != nil {
 		return err
 	}
-	n, readErr := r.src.Read(r.chunk)
-	if r.total += int64(n); r.total > r.stage.maxSize {
+	if r.total += int64(len(b)); r.total > r.stage.maxSize {
 		return fmt.Errorf("%w: over %d bytes, and as much would be refused on the way out", ErrTooLarge, r.stage.maxSize)
 	}
-	if _, err := r.encoder.Write(r.chunk[:n]); err != nil {
+	if _, err := r.encoder.Write(b); err != nil {
 		return fmt.Errorf("compress: %s: %w", r.stage.format, err)
 	}
 	if readErr == io.EOF {
@@ -191,7 +263,7 @@ func (r *compressor) feed() error {
 			return fmt.Errorf("compress: %s: %w", r.stage.format, err)
 		}
 		r.encoder.Reset(io.Discard)
-		r.stage.pool.Put(r.encoder)
+		r.stage.encoders.Put(r.encoder)
 		r.encoder = nil
 	}
 	return readErr
@@ -233,12 +305,17 @@ func (r *decompressor) Read(p []byte) (int, error) {
 		return 0, err
 	}
 	n, err := r.read(p)
+	within, tooLarge := r.count(n)
+	r.err = cmp.Or(tooLarge, err)
+	return within, r.err
+}
+
+// count says how many of n more bytes are within the stage's bound, with ErrTooLarge if not all are.
+func (r *decompressor) count(n int) (within int, err error) {
 	if r.total += int64(n); r.total > r.stage.maxSize {
-		n -= int(r.total - r.stage.maxSize)
-		err = fmt.Errorf("%w: over %d bytes", ErrTooLarge, r.stage.maxSize)
+		return max(0, n-int(r.total-r.stage.maxSize)), fmt.Errorf("%w: over %d bytes", ErrTooLarge, r.stage.maxSize)
 	}
-	r.err = err
-	return n, err
+	return n, nil
 }
 
 func (r *decompressor) read(p []byte) (int, error) {
@@ -250,24 +327,29 @@ func (r *decompressor) read(p []byte) (int, error) {
 		r.decoder = decoder
 	}
 	n, err := r.decoder.Read(p)
-	if err == nil {
+	switch {
+	case err == nil:
 		return n, nil
-	}
-	if err == io.EOF {
-		var one [1]byte
-		switch m, after := io.ReadFull(r.src, one[:]); {
-		case m > 0:
-			err = fmt.Errorf("%w: %s: data follows its end", ErrCorrupt, r.stage.format)
-		case after != io.EOF:
-			err = after
-		case r.stage.end != nil:
-			if wrong := r.stage.end(r.src.tail, r.src.size); wrong != nil {
-				err = wrong
-			}
-		}
-		return n, err
+	case err == io.EOF:
+		return n, r.atEnd()
 	}
 	return n, r.blame(err)
+}
+
+// atEnd returns io.EOF if the stream may end where the decoder is.
+func (r *decompressor) atEnd() error {
+	var one [1]byte
+	switch n, err := io.ReadFull(r.src, one[:]); {
+	case n > 0:
+		return fmt.Errorf("%w: %s: data follows its end", ErrCorrupt, r.stage.format)
+	case err != io.EOF:
+		return err
+	case r.stage.end != nil:
+		if err := r.stage.end(r.src.tail, r.src.size); err != nil {
+			return err
+		}
+	}
+	return io.EOF
 }
 
 // blame returns the input's own error if there is one, else says that the stream is corrupt.

@@ -4,6 +4,8 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
+	"slices"
+	"sync"
 
 	"github.com/cespare/xxhash/v2"
 	"github.com/klauspost/compress/zstd"
@@ -44,20 +46,34 @@ const (
 
 // seekableWriter compresses to the seekable format. It is the encoder of a compressor.
 type seekableWriter struct {
-	encoder *zstd.Encoder
 	dst     io.Writer
 	block   []byte // before compression, not yet full
-	stored  []byte // the last frame
 	entries []byte
 	frames  uint32 // New bounds streams so that maxSeekFrames are enough
 }
 
-func newSeekableWriter(dst io.Writer) (resettable, error) {
+// frameEncoder compresses one frame at a time.
+type frameEncoder struct {
+	*zstd.Encoder
+	stored   []byte // the last frame
+	checksum uint32 // of its block
+}
+
+var frameEncoders = sync.Pool{New: func() any {
 	encoder, err := zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1), zstd.WithWindowSize(seekableBlock))
 	if err != nil {
-		return nil, err
+		panic(err) // the options are constants
 	}
-	return &seekableWriter{encoder: encoder, dst: dst, block: make([]byte, 0, seekableBlock)}, nil
+	return &frameEncoder{Encoder: encoder}
+}}
+
+func (e *frameEncoder) encode(block []byte) {
+	e.stored = e.EncodeAll(block, e.stored[:0])
+	e.checksum = uint32(xxhash.Sum64(block))
+}
+
+func newSeekableWriter(dst io.Writer) (resettable, error) {
+	return &seekableWriter{dst: dst, block: make([]byte, 0, seekableBlock)}, nil
 }
 
 // Reset makes w as good as new.
@@ -68,36 +84,61 @@ func (w *seekableWriter) Reset(dst io.Writer) {
 	}
 }
 
+// Write compresses the whole blocks that p has side by side.
 func (w *seekableWriter) Write(p []byte) (n int, err error) {
 	for n < len(p) {
+		if whole := (len(p) - n) / seekableBlock; len(w.block) == 0 && whole > 0 {
+			if err := w.flush(p[n : n+whole*seekableBlock]); err != nil {
+				return n, err
+			}
+			n += whole * seekableBlock
+			continue
+		}
 		m := min(len(p)-n, seekableBlock-len(w.block))
 		w.block = append(w.block, p[n:n+m]...)
 		n += m
 		if len(w.block) == seekableBlock {
-			if err := w.flush(); err != nil {
+			if err := w.flush(w.block); err != nil {
 				return n, err
 			}
+			w.block = w.block[:0]
 		}
 	}
 	return n, nil
 }
 
-// flush writes the block as a frame and notes it in the table.
-func (w *seekableWriter) flush() error {
-	w.stored = w.encoder.EncodeAll(w.block, w.stored[:0])
-	w.entries = binary.LittleEndian.AppendUint32(w.entries, uint32(len(w.stored)))
-	w.entries = binary.LittleEndian.AppendUint32(w.entries, uint32(len(w.block)))
-	w.entries = binary.LittleEndian.AppendUint32(w.entries, uint32(xxhash.Sum64(w.block)))
-	w.frames++
-	w.block = w.block[:0]
-	_, err := w.dst.Write(w.stored)
-	return err
+// flush writes blocks as frames and notes them in the table.
+func (w *seekableWriter) flush(blocks []byte) error {
+	var encoders []*frameEncoder
+	var others sync.WaitGroup
+	for block := range slices.Chunk(blocks, seekableBlock) {
+		e := frameEncoders.Get().(*frameEncoder)
+		defer frameEncoders.Put(e)
+		encoders = append(encoders, e)
+		if len(encoders)*seekableBlock < len(blocks) {
+			others.Go(func() { e.encode(block) })
+		} else {
+			e.encode(block)
+		}
+	}
+	others.Wait()
+	for i, e := range encoders {
+		size := min(len(blocks)-i*seekableBlock, seekableBlock)
+		w.entries = binary.LittleEndian.AppendUint32(w.entries, uint32(len(e.stored)))
+		w.entries = binary.LittleEndian.AppendUint32(w.entries, uint32(size))
+		w.entries = binary.LittleEndian.AppendUint32(w.entries, e.checksum)
+		w.frames++
+		if _, err := w.dst.Write(e.stored); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // Close writes what is left, and the table. A stream of no bytes is a table of no frames.
 func (w *seekableWriter) Close() error {
 	if len(w.block) > 0 {
-		if err := w.flush(); err != nil {
+		if err := w.flush(w.block); err != nil {
 			return err
 		}
 	}

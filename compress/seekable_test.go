@@ -558,25 +558,6 @@ func FuzzOpenSeekable(f *testing.F) {
 	})
 }
 
-func BenchmarkTransform(b *testing.B) {
-	original := mixed(16 << 20)
-	for _, format := range []string{compress.Zstd, compress.ZstdSeekable} {
-		b.Run(format, func(b *testing.B) {
-			s := newStage(b, format, 0)
-			b.SetBytes(int64(len(original)))
-			b.ReportAllocs()
-			var stored int64
-			for b.Loop() {
-				r, err := s.Transform(b.Context(), bytes.NewReader(original), nil)
-				require.NoError(b, err)
-				stored, err = io.Copy(io.Discard, r)
-				require.NoError(b, err)
-			}
-			b.ReportMetric(float64(len(original))/float64(stored), "ratio")
-		})
-	}
-}
-
 func BenchmarkSeekableReader(b *testing.B) {
 	original := mixed(16 << 20)
 	stored := transform(b, newStage(b, compress.ZstdSeekable, 0), bytes.NewReader(original))

@@ -1,0 +1,47 @@
+package compress
+
+import (
+	"io"
+	"sync"
+
+	"github.com/klauspost/compress/s2"
+)
+
+const s2Block = 1 << 20 // the default of s2.NewWriter
+
+// s2Writer is the encoder of a compressor. An s2.Writer on several cores has a goroutine for as long as it is open, so each large
+// Write borrows one, and closes it: what it adds is a stream of its own behind the last (framing_format.txt of Snappy, section 4.1).
+type s2Writer struct {
+	*s2.Writer
+	dst io.Writer
+}
+
+var parallelS2 = sync.Pool{New: func() any { return s2.NewWriter(nil, s2.WriterConcurrency(MaxDefaultParallelism)) }}
+
+func newS2Writer(dst io.Writer) (resettable, error) {
+	return &s2Writer{s2.NewWriter(dst, s2.WriterConcurrency(1)), dst}, nil
+}
+
+// Reset makes w as good as new.
+func (w *s2Writer) Reset(dst io.Writer) {
+	w.Writer.Reset(dst)
+	w.dst = dst
+}
+
+// Write compresses the blocks of p side by side if there are several.
+func (w *s2Writer) Write(p []byte) (int, error) {
+	if len(p) < 2*s2Block {
+		return w.Writer.Write(p)
+	}
+	if err := w.Flush(); err != nil {
+		return 0, err
+	}
+	several := parallelS2.Get().(*s2.Writer)
+	defer parallelS2.Put(several)
+	several.Reset(w.dst)
+	defer several.Reset(nil)
+	if err := several.EncodeBuffer(p); err != nil {
+		return 0, err
+	}
+	return len(p), several.Close()
+}
