@@ -38,7 +38,7 @@ Markdown. Keys are local, nothing asks a network.
                    Tink and age with a writer to encrypt and a reader to decrypt, the others with whole messages in memory
 
 By default source and destination cost as little as Go's interfaces let them: the source is a bytes.Reader, which writes
-its memory to a push stream but is copied from by a pull stream; the destination counts bytes and discards them. What is
+its memory to a push stream, and which a pull stream of pikokms reads without a copy; the destination counts bytes and discards them. What is
 seen is the library. With -copies the source has only Read and the destination copies to memory, as files and connections
 do; raw-stream then reads each block, and to encrypt tens of MiB minio/sio's EncryptReader would be 5 % faster. Each of the
 two copies costs about as much as a sixth of the cipher.
@@ -50,7 +50,7 @@ floor is for sizes up to 64 KiB, pikokms-cached up to 1 MiB, libraries that hold
 -size 1KiB,64KiB,1MiB,16MiB,64MiB,1GiB shows all that there is to see, and takes 3 GiB of memory, 4 with -copies.
 
 Subjects take turns, in reverse order every second round: each runs once a round, after a round that warms up, so that
-whatever else the machine does falls on all alike. Sizes below 4 MiB are repeated within a round for 30 ms. Speeds are
+whatever else the machine does falls on all alike. Sizes below 64 MiB are repeated within a round for 30 ms. Speeds are
 medians, in MB/s of 10^6 bytes. The ratio to raw is the median of the rounds' ratios, with their quartiles behind it; the
 base is raw on one core, whatever the parallelism. Raw is always measured and shown when -only matches it. Below the table
 stands how pikokms does beside the fastest peer, round by round. Each subject's round trip is compared byte by byte before

@@ -13,7 +13,7 @@ import (
 )
 
 const (
-	smallBelow  = 4 << 20 // bytes; smaller objects are repeated within a measurement
+	smallBelow  = 64 << 20// bytes; smaller objects are repeated within a measurement
 	peakSamples = 20      // of the heap, at least, to find a subject's peak
 )
 

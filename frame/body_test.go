@@ -6,6 +6,7 @@ import (
 	"crypto/cipher"
 	"encoding/binary"
 	"io"
+	"strings"
 
 	"github.com/stretchr/testify/require"
 	"pgregory.net/rapid"
@@ -231,4 +232,18 @@ func checkCount(n int64, want int, err error) error {
 func requireSame(t require.TestingT, got []byte, err error, want []byte, name string) {
 	require.NoError(t, err, name)
 	require.True(t, bytes.Equal(want, got), "%s: %d bytes that are not the %d bytes wanted", name, len(got), len(want))
+}
+
+// Pull ways have a source that only reads, and once more one as it is, which may be in memory.
+func init() {
+	for _, ways := range []*[]way{&sealWays, &openWays} {
+		for i, w := range *ways {
+			if strings.Contains(w.name, "Reader.") {
+				(*ways)[i].run = func(c frame.Config, src io.Reader, next sizes) ([]byte, error) {
+					return w.run(c, onlyReader{src}, next)
+				}
+				*ways = append(*ways, way{w.name + " of the source itself", w.run})
+			}
+		}
+	}
 }

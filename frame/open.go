@@ -4,6 +4,8 @@ import (
 	"cmp"
 	"fmt"
 	"io"
+
+	"piko.sh/pikokms/internal/memory"
 )
 
 // OpenReader is the pull side of opening: it reads a body from its source and gives the plaintext. It returns io.EOF only
@@ -11,6 +13,7 @@ import (
 type OpenReader struct {
 	sequence
 	src        io.Reader
+	memory     memory.Source // src, if its bytes are in memory
 	buf        []byte
 	start, end int    // the bytes of buf that were read and not yet opened
 	filled     int    // the most bytes of buf that were ever read
@@ -20,7 +23,7 @@ type OpenReader struct {
 
 // NewOpenReader returns an OpenReader of src, which must give the first frame next.
 func NewOpenReader(src io.Reader, c Config) *OpenReader {
-	r := &OpenReader{sequence: newSequence(c), src: src}
+	r := &OpenReader{sequence: newSequence(c), src: src, memory: memory.Of(src)}
 	r.buf = takeBuffer(r.bufferSize())
 	return r
 }
@@ -60,7 +63,7 @@ func (s *sequence) truncated() error {
 	return fmt.Errorf("%w: within frame %d: %w", ErrTruncated, s.number, io.ErrUnexpectedEOF)
 }
 
-// next opens the next frame to dst[:0], or in place when dst is nil.
+// next opens the next frame to dst[:0], or to the stream's own buffer when dst is nil.
 func (r *OpenReader) next(dst []byte) (plaintext []byte, err error) {
 	if r.err != nil {
 		dropBuffer(&r.buf, r.filled) // all of it was read
@@ -71,6 +74,17 @@ func (r *OpenReader) next(dst []byte) (plaintext []byte, err error) {
 			r.err = err
 		}
 	}()
+	if r.start == r.end {
+		ahead := bytesAhead(r.memory)
+		if need, final, whole, err := r.measure(ahead); err == nil && whole && !final && len(ahead) >= need {
+			if dst == nil {
+				dst, r.filled = r.buf, max(r.filled, r.Length)
+			}
+			plaintext, err := r.open(dst, ahead[:need], false)
+			r.memory.Skip(need)
+			return plaintext, err
+		}
+	}
 	for {
 		need, final, whole, err := r.measure(r.buf[r.start:r.end])
 		if err != nil {
@@ -166,12 +180,12 @@ func (r *OpenReader) readParallel(b []byte) (n int) {
 	if r.isSmall(len(b)) || r.err != nil {
 		return 0
 	}
-	p := r.parallel(true, 0)
+	p := r.parallelOf(true, r.src, r.memory, r.buf[r.start:r.end])
 	if p == nil {
 		return 0
 	}
 	defer p.close()
-	p.src, p.held, p.into = r.src, r.buf[r.start:r.end], b
+	p.into = b
 	p.run()
 	r.leave(p)
 	clear(b[p.given:p.used]) // frames behind a bad one
@@ -182,12 +196,12 @@ func (r *OpenReader) writeParallel(w io.Writer) (written int64, err error) {
 	if r.err != nil {
 		return 0, nil // next returns it
 	}
-	p := r.parallel(true, 0)
+	p := r.parallelOf(true, r.src, r.memory, r.buf[r.start:r.end])
 	if p == nil {
 		return 0, nil
 	}
 	defer p.close()
-	p.src, p.held, p.dst = r.src, r.buf[r.start:r.end], w
+	p.dst = w
 	p.run()
 	r.leave(p)
 	r.out = p.rest
@@ -199,7 +213,7 @@ func (r *OpenReader) leave(p *pipeline) {
 	r.err = p.bad
 	r.start, r.end = 0, 0
 	if p.ended {
-		r.src = &pushedBack{p.tail, p.srcErr, r.src}
+		r.src, r.memory = &pushedBack{p.tail, p.srcErr, r.src}, nil
 		r.parallelFrom = never
 	}
 }

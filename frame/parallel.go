@@ -6,6 +6,8 @@ import (
 	"runtime"
 	"sync"
 	"sync/atomic"
+
+	"piko.sh/pikokms/internal/memory"
 )
 
 const (
@@ -84,11 +86,12 @@ type pipeline struct {
 	opening   bool
 	runFrames int // frames of a run, at most
 
-	src  io.Reader // of what is sealed or opened,
-	in   []byte    // if it is not this
-	held []byte    // opening: what was read of src before
-	dst  io.Writer // of what comes of it,
-	into []byte    // if that does not go here
+	src    io.Reader     // of what is sealed or opened,
+	in     []byte        // if it is not this,
+	memory memory.Source // which may be ahead there
+	held   []byte        // opening: what was read of src before
+	dst    io.Writer     // of what comes of it,
+	into   []byte        // if that does not go here
 
 	given int64  // bytes that dst took, or into has
 	used  int64  // bytes of into that were written to
@@ -151,6 +154,26 @@ func (s *sequence) parallel(opening bool, ahead int) *pipeline {
 	return p
 }
 
+// parallelOf is parallel for what src gives behind held, from where it stands if that is in memory.
+func (s *sequence) parallelOf(opening bool, src io.Reader, m memory.Source, held []byte) *pipeline {
+	var ahead []byte
+	if len(held) == 0 {
+		ahead = bytesAhead(m)
+	}
+	if len(ahead) > 0 && s.isSmall(len(ahead)) {
+		return nil
+	}
+	p := s.parallel(opening, len(ahead))
+	switch {
+	case p == nil:
+	case len(ahead) > 0:
+		p.in, p.memory = ahead, m
+	default:
+		p.src, p.held = src, held
+	}
+	return p
+}
+
 // isSmall tells that a Read or a Write of n bytes is not worth several goroutines.
 func (s *sequence) isSmall(n int) bool { return n < 2*max(runBytes, s.Length+RegularOverhead) }
 
@@ -205,6 +228,13 @@ func (p *pipeline) close() {
 	pipelines.Put(p)
 }
 
+func bytesAhead(m memory.Source) []byte {
+	if m == nil {
+		return nil
+	}
+	return m.Ahead()
+}
+
 // run seals or opens what there is of whole regular frames. It returns when nothing is at work any more.
 func (p *pipeline) run() {
 	go p.deliver()
@@ -242,6 +272,9 @@ func (p *pipeline) stop() {
 	select {
 	case <-p.failed:
 	default:
+	}
+	if p.memory != nil {
+		p.memory.Skip(int(p.taken))
 	}
 	if p.panicked != nil {
 		panic(p.panicked)

@@ -3,27 +3,36 @@ package frame
 import (
 	"cmp"
 	"io"
+
+	"piko.sh/pikokms/internal/memory"
 )
 
 // SealReader is the pull side of sealing: it reads plaintext from its source and gives the body's bytes.
 type SealReader struct {
 	sequence
-	src io.Reader
-	buf []byte
-	out []byte // sealed bytes still to be read, a part of buf
-	err error  // sticky; io.EOF once the final frame is sealed
+	src    io.Reader
+	memory memory.Source // src, if its bytes are in memory
+	buf    []byte
+	out    []byte // sealed bytes still to be read, a part of buf
+	err    error  // sticky; io.EOF once the final frame is sealed
 }
 
 // NewSealReader returns a SealReader of src. A source that fails with anything but io.EOF never yields a final frame.
 func NewSealReader(src io.Reader, c Config) *SealReader {
-	return &SealReader{sequence: newSequence(c), src: src}
+	return &SealReader{sequence: newSequence(c), src: src, memory: memory.Of(src)}
 }
 
-// next seals the next frame in place at the start of buf, which has bufferSize bytes.
+// next seals the next frame at the start of buf, which has bufferSize bytes: in place, or from memory.
 func (r *SealReader) next(buf []byte) ([]byte, error) {
 	if r.err != nil {
 		r.drop()
 		return nil, r.err
+	}
+	if ahead := bytesAhead(r.memory); len(ahead) >= r.Length {
+		sealed, err := r.sealRegular(buf, ahead[:r.Length])
+		r.memory.Skip(r.Length)
+		r.err = err
+		return sealed, err
 	}
 	content := buf[regularStart : regularStart+r.Length]
 	n, err := read(r.src, content, len(content))
@@ -97,12 +106,12 @@ func (r *SealReader) readParallel(b []byte) (n int) {
 	if r.isSmall(len(b)) || r.err != nil {
 		return 0
 	}
-	p := r.parallel(false, 0)
+	p := r.parallelOf(false, r.src, r.memory, nil)
 	if p == nil {
 		return 0
 	}
 	defer p.close()
-	p.src, p.into = r.src, b
+	p.into = b
 	p.run()
 	r.leave(p)
 	return int(p.given)
@@ -112,12 +121,12 @@ func (r *SealReader) writeParallel(w io.Writer) (written int64, err error) {
 	if r.err != nil {
 		return 0, nil // next returns it
 	}
-	p := r.parallel(false, 0)
+	p := r.parallelOf(false, r.src, r.memory, nil)
 	if p == nil {
 		return 0, nil
 	}
 	defer p.close()
-	p.src, p.dst = r.src, w
+	p.dst = w
 	p.run()
 	r.leave(p)
 	r.out = p.rest
@@ -128,7 +137,7 @@ func (r *SealReader) writeParallel(w io.Writer) (written int64, err error) {
 func (r *SealReader) leave(p *pipeline) {
 	r.err = p.bad
 	if p.ended {
-		r.src = &pushedBack{p.tail, p.srcErr, r.src}
+		r.src, r.memory = &pushedBack{p.tail, p.srcErr, r.src}, nil
 		r.parallelFrom = never
 	}
 }

@@ -248,3 +248,24 @@ func TestEmptyReadsAndWrites(t *testing.T) {
 	require.Zero(t, n)
 	require.NoError(t, err)
 }
+
+// A source in memory is sealed and opened from where it stands, and left as it was.
+func TestSourceInMemoryIsLeftAlone(t *testing.T) {
+	c := config(1000)
+	for _, size := range []int{0, 999, 5000, 3 << 20} {
+		for _, parallelism := range []int{1, 3} {
+			c.Parallelism = parallelism
+			plaintext := pattern(size)
+			sealed := body(c, plaintext)
+			for ways, in := range map[*[]way][]byte{&sealWays: plaintext, &openWays: sealed} {
+				for _, w := range *ways {
+					src, before := bytes.NewReader(in), bytes.Clone(in)
+					_, err := w.run(c, src, always(700_000))
+					require.NoError(t, err)
+					require.True(t, bytes.Equal(before, in), w.name)
+					require.Zero(t, src.Len(), w.name)
+				}
+			}
+		}
+	}
+}

@@ -27,6 +27,7 @@ import (
 
 	"piko.sh/pikokms/frame"
 	"piko.sh/pikokms/header"
+	"piko.sh/pikokms/internal/memory"
 	"piko.sh/pikokms/pikov2"
 	"piko.sh/pikokms/provider"
 )
@@ -201,7 +202,7 @@ func (e *Encrypter) NewReader(ctx context.Context, src io.Reader, encryptionCont
 	if err != nil {
 		return nil, err
 	}
-	r := &EncryptReader{source: contextReader{ctx, src, m.count}, header: m.header, out: m.header.Bytes(), signer: m.signer}
+	r := &EncryptReader{source: contextReader{ctx, src, memory.Of(src), m.count}, header: m.header, out: m.header.Bytes(), signer: m.signer}
 	r.body = frame.NewSealReader(&r.source, m.frames)
 	return r, nil
 }
@@ -368,7 +369,7 @@ type Decrypter struct {
 // provider.ErrContextMismatch, provider.ErrUntrustedKey, provider.ErrDecryptionFailed (it was changed, or the key does not
 // fit), or is the keyring's or src's own. Read's errors are the same.
 func (d *Decrypter) NewReader(ctx context.Context, src io.Reader, stated map[string]string) (*DecryptReader, error) {
-	r := &DecryptReader{source: sourceReader{contextReader: contextReader{ctx, src, nil}}}
+	r := &DecryptReader{source: sourceReader{contextReader: contextReader{ctx, src, memory.Of(src), nil}}}
 	if pikov2.Sniff(r.source.peek(pikov2.SniffSize)) {
 		return d.newPikoV2Reader(ctx, &r.source, stated)
 	}
@@ -735,9 +736,10 @@ func classify(err error) error {
 
 // contextReader ends a stream with its context, at the next read of the source.
 type contextReader struct {
-	ctx   context.Context
-	r     io.Reader
-	count func(bytes int) // of the data key; may be nil
+	ctx    context.Context
+	r      io.Reader
+	memory memory.Source   // r, if its bytes are in memory
+	count  func(bytes int) // of the data key; may be nil
 }
 
 func (r *contextReader) Read(p []byte) (int, error) {
@@ -751,6 +753,22 @@ func (r *contextReader) Read(p []byte) (int, error) {
 	return n, err
 }
 
+// Ahead implements memory.Source. What it does not show is for Read.
+func (r *contextReader) Ahead() []byte {
+	if r.memory == nil || r.ctx.Err() != nil {
+		return nil
+	}
+	return r.memory.Ahead()
+}
+
+// Skip implements memory.Source.
+func (r *contextReader) Skip(n int) {
+	r.memory.Skip(n)
+	if r.count != nil {
+		r.count(n)
+	}
+}
+
 // sourceReader is a contextReader that reads ahead a little, so that a header, which is read in small pieces, takes few reads of
 // the source, and so that its first bytes can be looked at.
 type sourceReader struct {
@@ -762,6 +780,9 @@ type sourceReader struct {
 
 // peek returns the next n bytes, or fewer where the source has no more at hand.
 func (r *sourceReader) peek(n int) []byte {
+	if ahead := r.Ahead(); len(ahead) > 0 {
+		return ahead[:min(n, len(ahead))]
+	}
 	for empty := 0; len(r.ahead) < n && r.err == nil && empty < 100; empty++ {
 		var m int
 		m, r.err = r.contextReader.Read(r.buf[len(r.ahead):])
@@ -772,7 +793,7 @@ func (r *sourceReader) peek(n int) []byte {
 
 func (r *sourceReader) Read(p []byte) (n int, err error) {
 	if len(r.ahead) == 0 && r.err == nil {
-		if len(p) >= len(r.buf) {
+		if len(p) >= len(r.buf) || r.memory != nil {
 			return r.contextReader.Read(p)
 		}
 		n, r.err = r.contextReader.Read(r.buf[:])

@@ -5,6 +5,8 @@ import (
 	"context"
 	"errors"
 	"io"
+	"maps"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -218,6 +220,27 @@ func copyBy(w io.Writer, r io.Reader, piece int) error {
 		}
 		if err != nil {
 			return err
+		}
+	}
+}
+
+// Pull ways have a source that only reads, and once more one as it is, which may be in memory.
+func init() {
+	type onlyReader struct{ io.Reader }
+	for name, way := range maps.Clone(encryptWays) {
+		encryptWays[name] = func(ctx context.Context, e *message.Encrypter, src io.Reader, encryptionContext map[string]string, piece int) ([]byte, error) {
+			return way(ctx, e, onlyReader{src}, encryptionContext, piece)
+		}
+		if strings.HasPrefix(name, "Read") || name == "WriteTo" {
+			encryptWays[name+" of the source itself"] = way
+		}
+	}
+	for name, way := range maps.Clone(decryptWays) {
+		decryptWays[name] = func(ctx context.Context, d *message.Decrypter, src io.Reader, required map[string]string, piece int) ([]byte, error) {
+			return way(ctx, d, onlyReader{src}, required, piece)
+		}
+		if strings.HasPrefix(name, "Read") || name == "WriteTo" {
+			decryptWays[name+" of the source itself"] = way
 		}
 	}
 }

@@ -1,0 +1,60 @@
+// Package memory finds sources whose bytes are in memory already, so that packages message and frame seal and open them from where
+// they stand, without a copy.
+package memory
+
+import (
+	"bytes"
+	"errors"
+	"io"
+)
+
+// Source is a reader whose next bytes can be looked at.
+type Source interface {
+	io.Reader
+
+	// Ahead returns bytes that come next, if there are any in memory. They stand until the next call of another method.
+	Ahead() []byte
+
+	// Skip goes on by n bytes of Ahead.
+	Skip(n int)
+}
+
+// Of returns r as a Source if it is one, a bytes.Reader or a bytes.Buffer, and else nil.
+func Of(r io.Reader) Source {
+	switch r := r.(type) {
+	case Source:
+		return r
+	case *bytes.Reader:
+		return &reader{Reader: r}
+	case *bytes.Buffer:
+		return buffer{r}
+	}
+	return nil
+}
+
+// reader has its bytes from WriteTo, since a bytes.Reader shows them to nobody else.
+type reader struct {
+	*bytes.Reader
+	ahead []byte
+}
+
+var errLooked = errors.New("memory: looked at")
+
+// Write takes nothing, so that the bytes are still to be read.
+func (r *reader) Write(p []byte) (int, error) {
+	r.ahead = p
+	return 0, errLooked
+}
+
+func (r *reader) Ahead() []byte {
+	r.ahead = nil
+	_, _ = r.WriteTo(r) // its error is Write's
+	return r.ahead
+}
+
+func (r *reader) Skip(n int) { _, _ = r.Seek(int64(n), io.SeekCurrent) } // it fails before the beginning alone
+
+type buffer struct{ *bytes.Buffer }
+
+func (b buffer) Ahead() []byte { return b.Bytes() }
+func (b buffer) Skip(n int)    { b.Next(n) }
