@@ -72,8 +72,8 @@ type Config struct {
 	//
 	// A stream takes several once it has come past 1 MiB of plaintext, or is given as much in one Write, and only during a call
 	// of WriteTo or ReadFrom, or a Read or Write of 512 KiB or more; none outlives its call. The source is then read and the
-	// destination written to at the same time, by two goroutines. What they work on are runs of 256 KiB, or of one frame if that
-	// is longer: up to twice Parallelism + 4 of them are in memory, and no more than MaxRunBytes. A stream whose frames are too
+	// destination written to at the same time, by two goroutines. What they work on are runs of 256 KiB, behind 16 MiB of
+	// 512 KiB, or of one frame if that is longer: up to twice Parallelism + 4 of them are in memory, and no more than MaxRunBytes. A stream whose frames are too
 	// long for that has no such goroutines, nor has one with a Digest.
 	Parallelism int
 

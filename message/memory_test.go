@@ -52,10 +52,11 @@ func testConstantMemory(t *testing.T, parallelism int) {
 	e := &message.Encrypter{Keyring: key, Parallelism: parallelism}
 	d := decrypter(provider.Keyring(key))
 	d.Parallelism = parallelism
-	// The buffers that a stream finds in the pool, or not, as each collection leaves it: a frame, and twice the runs of a pipeline.
+	// The buffers that a stream finds in the pool, or not, as each collection leaves it: a frame, and twice the runs of a pipeline,
+	// which have four frames and then eight.
 	buffers := uint64(header.DefaultFrameLength + frame.FinalOverhead)
 	if parallelism > 1 {
-		buffers += uint64(2 * (parallelism + 4) * 4 * (header.DefaultFrameLength + frame.RegularOverhead))
+		buffers += uint64(2 * (parallelism + 4) * (4 + 8) * (header.DefaultFrameLength + frame.RegularOverhead))
 	}
 	ctx := context.Background()
 	p := make([]byte, 1<<20)
