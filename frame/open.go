@@ -222,11 +222,12 @@ func (r *OpenReader) leave(p *pipeline) {
 // tag is verified, the final frame at Close. Without a Close that returns nil the plaintext is not whole.
 type OpenWriter struct {
 	sequence
-	dst  io.Writer
-	buf  []byte // an incomplete frame, or the plaintext of the final one
-	have int
-	last []byte // the final frame's plaintext
-	done bool   // the final frame is open
+	dst    io.Writer
+	buf    []byte // an incomplete frame, or the plaintext of the final one
+	have   int
+	filled int    // the most bytes of buf that were ever used
+	last   []byte // the final frame's plaintext
+	done   bool   // the final frame is open
 
 	footer []byte
 
@@ -290,6 +291,7 @@ func (w *OpenWriter) step(p []byte) (used int, err error) {
 	}
 	used = copy(w.buf[w.have:min(need, len(w.buf))], p)
 	w.have += used
+	w.filled = max(w.filled, w.have)
 	if w.have == need && whole {
 		w.have = 0
 		return used, w.release(nil, w.buf[:need], final)
@@ -297,7 +299,9 @@ func (w *OpenWriter) step(p []byte) (used int, err error) {
 	return used, nil
 }
 
+// release opens a frame to dst, which is buf, or in place, which is there, too.
 func (w *OpenWriter) release(dst, frame []byte, final bool) error {
+	w.filled = max(w.filled, len(frame))
 	plaintext, err := w.open(dst, frame, final)
 	if err != nil {
 		return err
@@ -373,6 +377,7 @@ func (w *OpenWriter) readFrame(r io.Reader) (total int64, err error) {
 	if w.have < need {
 		n, err = read(r, w.buf[w.have:most], min(need, most)-w.have)
 		w.have += n
+		w.filled = max(w.filled, w.have)
 	}
 	if err != nil || w.have < need || !whole {
 		return int64(n), err
@@ -439,7 +444,7 @@ func (w *OpenWriter) Close() error {
 		}
 	}
 	w.err, w.closed = ErrClosed, true
-	dropBuffer(&w.buf, len(w.buf))
+	dropBuffer(&w.buf, min(w.filled, len(w.buf)))
 	w.last = nil
 	return nil
 }
