@@ -13,8 +13,8 @@ import (
 )
 
 const (
-	smallBelow  = 64 << 20// bytes; smaller objects are repeated within a measurement
-	peakSamples = 20      // of the heap, at least, to find a subject's peak
+	smallBelow  = 64 << 20 // bytes; smaller objects are repeated within a measurement
+	peakSamples = 20       // of the heap, at least, to find a subject's peak
 )
 
 // smallLasts is what a measurement of small objects lasts at least, so that the clock and the scheduler don't count. Tests
