@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"slices"
 
@@ -17,6 +18,12 @@ import (
 // savePlot draws the two directions beside each other, and parallelism below parallelism: lines over the size, or bars if there
 // is only one. The base that was measured on one core stands in all of them.
 func savePlot(file string, o *options, results []result) error {
+	var names []string // a subject looks alike in all panels
+	for _, r := range results {
+		if !slices.Contains(names, r.name) {
+			names = append(names, r.name)
+		}
+	}
 	var panels [][]*plot.Plot
 	for _, p := range o.parallelism {
 		var row []*plot.Plot
@@ -24,7 +31,7 @@ func savePlot(file string, o *options, results []result) error {
 			rows := slices.DeleteFunc(slices.Clone(results), func(r result) bool {
 				return r.op != op || r.parallelism != p && r.name != "raw"
 			})
-			panel, err := newPanel(rows)
+			panel, err := newPanel(rows, names)
 			if err != nil {
 				return err
 			}
@@ -54,10 +61,10 @@ func savePlot(file string, o *options, results []result) error {
 	return errors.Join(err, f.Close())
 }
 
-func newPanel(rows []result) (*plot.Plot, error) {
+func newPanel(rows []result, names []string) (*plot.Plot, error) {
 	p := plot.New()
 	if slices.ContainsFunc(rows, func(r result) bool { return r.size != rows[0].size }) {
-		return p, addLines(p, rows)
+		return p, addLines(p, rows, names)
 	}
 	return p, addBars(p, rows)
 }
@@ -95,21 +102,20 @@ func wholeNumbers(low, high float64) []plot.Tick {
 }
 
 // addLines has logarithmic axes, so that small objects can be told apart.
-func addLines(p *plot.Plot, rows []result) error {
+func addLines(p *plot.Plot, rows []result, names []string) error {
 	var sizes plot.ConstantTicks
-	var names []string
 	points := make(map[string]plotter.XYs)
 	for _, r := range rows {
 		tick := plot.Tick{Value: float64(r.size), Label: formatSize(r.size)}
 		if !slices.Contains(sizes, tick) {
 			sizes = append(sizes, tick)
 		}
-		if points[r.name] == nil {
-			names = append(names, r.name)
-		}
 		points[r.name] = append(points[r.name], plotter.XY{X: float64(r.size), Y: r.speed})
 	}
 	for i, name := range names {
+		if points[name] == nil {
+			continue
+		}
 		line, marks, err := plotter.NewLinePoints(points[name])
 		if err != nil {
 			return fmt.Errorf("%s: %w", name, err)
@@ -120,6 +126,7 @@ func addLines(p *plot.Plot, rows []result) error {
 		p.Legend.Add(name, line, marks)
 	}
 	p.X.Scale, p.X.Tick.Marker = plot.LogScale{}, sizes
+	p.X.Tick.Label.Rotation, p.X.Tick.Label.XAlign = math.Pi/6, draw.XRight
 	p.Y.Scale, p.Y.Tick.Marker = plot.LogScale{}, plot.LogTicks{Prec: -1}
 	p.Y.Label.Text = "MB/s"
 	return nil
