@@ -90,8 +90,8 @@ type pipeline struct {
 	runFrames int // frames of a run, at most
 
 	src    io.Reader     // of what is sealed or opened,
-	in     []byte        // if it is not this,
-	memory memory.Source // which may be ahead there
+	memory memory.Source // if it does not stand there,
+	in     []byte        // or here
 	held   []byte        // opening: what was read of src before
 	dst    io.Writer     // of what comes of it,
 	into   []byte        // if that does not go here
@@ -169,7 +169,7 @@ func (s *sequence) parallelOf(opening bool, src io.Reader, m memory.Source, held
 	switch {
 	case p == nil:
 	case len(ahead) > 0:
-		p.in, p.memory = ahead, m
+		p.memory = m
 	default:
 		p.src, p.held = src, held
 	}
@@ -275,9 +275,6 @@ func (p *pipeline) stop() {
 	case <-p.failed:
 	default:
 	}
-	if p.memory != nil {
-		p.memory.Skip(int(p.taken))
-	}
 	if p.panicked != nil {
 		panic(p.panicked)
 	}
@@ -364,12 +361,29 @@ func (p *pipeline) fill(r *run) (more bool) {
 	return r.frames > 0 && !p.ended && (p.into == nil || r.frames == frames)
 }
 
+// ahead returns what is in memory, as far as its source still gives it.
+func (p *pipeline) ahead() []byte {
+	if p.memory != nil {
+		return p.memory.Ahead()
+	}
+	return p.in
+}
+
+func (p *pipeline) skip(n int) {
+	if p.memory != nil {
+		p.memory.Skip(n)
+		return
+	}
+	p.in = p.in[n:]
+}
+
 // takeContents returns the contents of the next frames, as many as src gives at once, but one at least.
 func (p *pipeline) takeContents(r *run, most int) (contents []byte, frames int) {
 	if p.src == nil {
-		frames = min(most, len(p.in)/r.Length)
-		contents, p.in = p.in[:frames*r.Length], p.in[frames*r.Length:]
-		return contents, frames
+		in := p.ahead()
+		frames = min(most, len(in)/r.Length)
+		p.skip(frames * r.Length)
+		return in[:frames*r.Length], frames
 	}
 	b := p.room(&r.contentBuffer, most*r.Length)
 	have, err := readMultiple(p.src, b, 0, r.Length)
@@ -385,9 +399,10 @@ func (p *pipeline) takeContents(r *run, most int) (contents []byte, frames int) 
 func (p *pipeline) takeFrames(r *run, most int) (taken []byte, frames int) {
 	size := r.Length + RegularOverhead
 	if p.src == nil {
-		frames = p.regular(p.in, most)
-		taken, p.in = p.in[:frames*size], p.in[frames*size:]
-		return taken, frames
+		in := p.ahead()
+		frames = p.regular(in, most)
+		p.skip(frames * size)
+		return in[:frames*size], frames
 	}
 	b := p.room(&r.frameBuffer, max(most*size, len(p.held)))
 	have, err := readMultiple(p.src, b[:max(most*size, len(p.held))], copy(b, p.held), size)

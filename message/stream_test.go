@@ -11,6 +11,7 @@ import (
 	"sync"
 	"testing"
 	"testing/iotest"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
@@ -322,3 +323,35 @@ func TestDroppedReadersLeaveNothing(t *testing.T) {
 	}
 	goleak.VerifyNone(t, before)
 }
+
+// TestCancelWithinMemory ends a context in the middle of a source that is wholly in memory.
+func TestCancelWithinMemory(t *testing.T) {
+	const size = 48 << 20
+	key := newKey(t, 1, "")
+	for _, parallelism := range []int{1, 3} {
+		e := &message.Encrypter{Keyring: key, Parallelism: parallelism}
+		d := decrypter(key)
+		d.Parallelism = parallelism
+		sealed := encrypt(t, e, make([]byte, size), nil)
+		cancelled := func(open func(ctx context.Context) (io.WriterTo, error)) {
+			ctx, cancel := context.WithCancel(t.Context())
+			r, err := open(ctx)
+			require.NoError(t, err)
+			n, err := r.WriteTo(writerFunc(func(p []byte) (int, error) {
+				cancel()
+				time.Sleep(time.Millisecond) // a reader that runs ahead has the time to
+				return len(p), nil
+			}))
+			require.ErrorIs(t, err, context.Canceled)
+			require.Less(t, n, int64(size/4))
+		}
+		cancelled(func(ctx context.Context) (io.WriterTo, error) {
+			return e.NewReader(ctx, bytes.NewReader(make([]byte, size)), nil)
+		})
+		cancelled(func(ctx context.Context) (io.WriterTo, error) { return d.NewReader(ctx, bytes.NewReader(sealed), nil) })
+	}
+}
+
+type writerFunc func(p []byte) (int, error)
+
+func (f writerFunc) Write(p []byte) (int, error) { return f(p) }

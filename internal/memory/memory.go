@@ -12,7 +12,7 @@ import (
 type Source interface {
 	io.Reader
 
-	// Ahead returns bytes that come next, if there are any in memory. They stand until the next call of another method.
+	// Ahead returns bytes that come next, if there are any in memory. They stand as long as nothing is written to the source.
 	Ahead() []byte
 
 	// Skip goes on by n bytes of Ahead.
