@@ -2,6 +2,7 @@ package compress
 
 import (
 	"bufio"
+	"bytes"
 	"cmp"
 	"errors"
 	"io"
@@ -57,9 +58,17 @@ func (r *decompressor) WriteTo(dst io.Writer) (int64, error) {
 func (r *decompressor) isLong() bool {
 	src := bufio.NewReaderSize(r.src.r, chunkSize)
 	r.src.r = src
-	_, err := src.Peek(chunkSize)
+	start, err := src.Peek(chunkSize)
+	if err != nil {
+		r.src.r = io.MultiReader(bytes.NewReader(start), ended{err}) // nobody asks the source again
+	}
 	return err == nil
 }
+
+// ended is a source that had come to its end, or failed, before.
+type ended struct{ err error }
+
+func (e ended) Read([]byte) (int, error) { return 0, e.err }
 
 func (r *decompressor) writeParallel(dst io.Writer, cores int) (int64, error) {
 	w := &bounded{stream: r, dst: dst}

@@ -144,6 +144,24 @@ func TestParallelFailures(t *testing.T) {
 	})
 }
 
+// A source that fails once and then says that it has ended is not taken for a whole one, which s2 could not tell.
+func TestSourceThatFailsOnce(t *testing.T) {
+	broken := errors.New("mine")
+	s := parallelStage(t, compress.S2, 0, 3)
+	stored := transform(t, s, bytes.NewReader(noise(1000)))
+	_, err := writeTo(t, s, io.Discard, io.MultiReader(bytes.NewReader(stored), &failsOnce{broken}))
+	require.ErrorIs(t, err, broken)
+}
+
+type failsOnce struct{ err error }
+
+func (f *failsOnce) Read([]byte) (n int, err error) {
+	if err, f.err = f.err, io.EOF; err == nil {
+		err = io.EOF
+	}
+	return 0, err
+}
+
 // TestParallelismBoundsGoroutines: one core is no goroutine.
 func TestParallelismBoundsGoroutines(t *testing.T) {
 	original := mixed(12 << 20)
