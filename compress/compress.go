@@ -65,7 +65,7 @@ type Stage struct {
 	// Parallelism is the most goroutines at work on one stream, once it has come past 1 MiB: 1 keeps every stream on one core; 0
 	// takes the cores that no other stream has taken, at most MaxDefaultParallelism. It is set before the first stream.
 	//
-	// Zstd compresses on two at most, ZstdSeekable with 256 KiB before compression for each, S2 with 1 MiB. S2 is decompressed on
+	// Zstd compresses on two at most, from the first block on and whatever other streams have, ZstdSeekable with 256 KiB before compression for each, S2 with 1 MiB. S2 is decompressed on
 	// several, too, where what Reverse returns is written by its WriteTo, as io.Copy does, with 9 MiB for each; the others on one.
 	Parallelism int
 
@@ -230,7 +230,10 @@ func (r *compressor) feed() error {
 	if wide == nil || len(*wide) < size {
 		wide = new(make([]byte, size))
 	}
-	defer r.stage.blocks.Put(wide)
+	defer func() {
+		clear(*wide) // it is plaintext
+		r.stage.blocks.Put(wide)
+	}()
 	n, err := r.gather((*wide)[:size-int(r.total%int64(r.stage.block))]) // then the encoder has whole blocks
 	return r.compress((*wide)[:n], err)
 }

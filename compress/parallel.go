@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"cmp"
 	"errors"
+	"fmt"
 	"io"
 	"runtime"
 	"sync/atomic"
@@ -26,8 +27,9 @@ var coresTaken atomic.Int32
 func (s *Stage) takeCores() int {
 	n := s.Parallelism
 	if n == 0 {
-		n = max(1, min(MaxDefaultParallelism, runtime.GOMAXPROCS(0)-int(coresTaken.Load())))
+		n = min(MaxDefaultParallelism, runtime.GOMAXPROCS(0)-int(coresTaken.Load()))
 	}
+	n = max(1, n)
 	coresTaken.Add(int32(n))
 	return n
 }
@@ -39,7 +41,7 @@ func (s *Stage) most() int {
 	if s.Parallelism == 0 {
 		return min(MaxDefaultParallelism, runtime.GOMAXPROCS(0))
 	}
-	return s.Parallelism
+	return max(1, s.Parallelism)
 }
 
 // WriteTo implements io.WriterTo: a long stream is decompressed on several cores meanwhile, if its format has a decoder for that.
@@ -129,7 +131,10 @@ func (w *bounded) Write(p []byte) (n int, err error) {
 		return 0, err
 	}
 	within, tooLarge := w.stream.count(len(p))
-	if n, err = w.dst.Write(p[:within]); err != nil {
+	if n, err = w.dst.Write(p[:within]); err == io.EOF {
+		err = fmt.Errorf("compress: the destination: %w", err) // not the stream's own end
+	}
+	if err != nil {
 		return n, err
 	}
 	if n < within {

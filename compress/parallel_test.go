@@ -93,6 +93,10 @@ func TestParallelFailures(t *testing.T) {
 			require.ErrorIs(t, err, broken)
 			require.EqualValues(t, 3<<20, n)
 		})
+		t.Run("end of the destination", func(t *testing.T) {
+			_, err := writeTo(t, s, &failing{left: 3 << 20, err: io.EOF}, bytes.NewReader(stored))
+			require.ErrorIs(t, err, io.EOF)
+		})
 		t.Run("bound", func(t *testing.T) {
 			bound := parallelStage(t, format, 4<<20, 3)
 			r, err := bound.Transform(t.Context(), bytes.NewReader(original), nil)
@@ -160,6 +164,14 @@ func (f *failsOnce) Read([]byte) (n int, err error) {
 		err = io.EOF
 	}
 	return 0, err
+}
+
+func TestNegativeParallelismIsOne(t *testing.T) {
+	s := parallelStage(t, compress.S2, 0, -1)
+	original := mixed(4 << 20)
+	got, err := reverse(t, s, bytes.NewReader(transform(t, s, bytes.NewReader(original))))
+	require.NoError(t, err)
+	require.True(t, bytes.Equal(original, got))
 }
 
 // TestParallelismBoundsGoroutines: one core is no goroutine.

@@ -286,8 +286,11 @@ func writeAll(w io.Writer, b []byte) (int, error) {
 	if n < 0 || n > len(b) {
 		return 0, fmt.Errorf("frame: the destination says it wrote %d bytes of %d", n, len(b))
 	}
-	if err == nil && n != len(b) {
+	switch {
+	case err == nil && n != len(b):
 		err = io.ErrShortWrite
+	case err == io.EOF:
+		err = fmt.Errorf("frame: the destination: %w", err) // not the source's end
 	}
 	return n, err
 }

@@ -146,6 +146,9 @@ func (r *OpenReader) Read(p []byte) (int, error) {
 	if len(p) == 0 {
 		return 0, nil
 	}
+	if memory.Overlap(p, bytesAhead(r.memory)) {
+		r.memory = nil
+	}
 	for len(r.out) == 0 {
 		if n := r.readParallel(p); n > 0 {
 			return n, nil

@@ -221,7 +221,7 @@ func (p *pipeline) close() {
 		clear(r.out[:cap(r.out)])
 		r.opened = 0
 		r.reset(Config{})
-		if len(r.frameBuffer) > longRun {
+		if max(len(r.frameBuffer), len(r.contentBuffer)) > longRun {
 			r.frameBuffer, r.contentBuffer = nil, nil
 		}
 		p.idle <- r

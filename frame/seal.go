@@ -75,6 +75,9 @@ func (r *SealReader) Read(p []byte) (int, error) {
 	if len(p) == 0 {
 		return 0, nil
 	}
+	if memory.Overlap(p, bytesAhead(r.memory)) {
+		r.memory = nil
+	}
 	if len(r.out) == 0 {
 		if n := r.readParallel(p); n > 0 {
 			return n, nil

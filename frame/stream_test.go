@@ -269,3 +269,51 @@ func TestSourceInMemoryIsLeftAlone(t *testing.T) {
 		}
 	}
 }
+
+// endsOnce is a destination that says once that it has come to an end, as connections do.
+type endsOnce struct{ left int }
+
+func (e *endsOnce) Write(p []byte) (int, error) {
+	if e.left--; e.left == 0 {
+		return 0, io.EOF
+	}
+	return len(p), nil
+}
+
+func TestDestinationsEndIsNotTheSources(t *testing.T) {
+	plaintext := pattern(4 << 20)
+	for _, parallelism := range []int{1, 3} {
+		c := config(64 << 10)
+		c.Parallelism = parallelism
+		sealed := body(c, plaintext)
+		for _, left := range []int{3, 14} {
+			seal := frame.NewSealWriter(&endsOnce{left}, c)
+			_, err := seal.ReadFrom(onlyReader{bytes.NewReader(plaintext)})
+			require.ErrorIs(t, err, io.EOF)
+			require.ErrorIs(t, seal.Close(), io.EOF)
+
+			src := onlyReader{bytes.NewReader(sealed)}
+			open := frame.NewOpenWriter(&endsOnce{left}, c)
+			_, err = open.ReadFrom(src)
+			require.ErrorIs(t, err, io.EOF)
+			_, err = open.ReadFrom(src)
+			require.ErrorIs(t, err, io.EOF)
+			require.ErrorIs(t, open.Close(), io.EOF)
+		}
+	}
+}
+
+// A caller may decrypt to where the message stands.
+func TestReadToTheSourcesMemory(t *testing.T) {
+	for _, parallelism := range []int{1, 3} {
+		for _, size := range []int{300_000, 4 << 20} {
+			c := config(64 << 10)
+			c.Parallelism = parallelism
+			plaintext := pattern(size)
+			sealed := body(c, plaintext)
+			_, err := io.ReadFull(frame.NewOpenReader(bytes.NewReader(sealed), c), sealed[:size])
+			require.NoError(t, err)
+			require.True(t, bytes.Equal(plaintext, sealed[:size]))
+		}
+	}
+}

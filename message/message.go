@@ -193,7 +193,8 @@ func (e *Encrypter) start(ctx context.Context, encryptionContext map[string]stri
 	return started{h, c, signer, dataKey.Count}, nil
 }
 
-// NewReader returns the message that holds src's plaintext, as a pull stream. The encryption context is authenticated,
+// NewReader returns the message that holds src's plaintext, as a pull stream. A bytes.Reader or bytes.Buffer is not copied from: leave
+// what it holds as it is meanwhile. The encryption context is authenticated,
 // stored and visible; it may be nil. The key service is called once, here; ctx also ends the stream.
 //
 // Errors are the keyring's, or hold provider.ErrEncryptionFailed.
@@ -747,6 +748,9 @@ func (r *contextReader) Read(p []byte) (int, error) {
 		return 0, err
 	}
 	n, err := r.r.Read(p)
+	if n < 0 || n > len(p) {
+		return 0, fmt.Errorf("message: the source says it read %d bytes into %d", n, len(p))
+	}
 	if r.count != nil && n > 0 {
 		r.count(n)
 	}

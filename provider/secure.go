@@ -18,7 +18,7 @@ import (
 const redacted = "[redacted]"
 
 // SecureBytes holds a key outside the garbage-collected heap, in memory that is locked against swapping where the system
-// allows it (a process may be out of lockable memory; the key is then held unlocked). Close zeroes it. No print verb, log
+// allows it (a process may be out of lockable memory; the key is then held unlocked, as are later ones in the same page). Close zeroes it. No print verb, log
 // or encoding shows the key. It is safe for concurrent use.
 type SecureBytes struct {
 	mu     sync.RWMutex

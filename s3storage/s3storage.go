@@ -67,8 +67,8 @@ func isStatus(err error, status int) bool {
 }
 
 // Put implements pikokms.Storage. S3 shows an object once it is whole, and its content type is application/octet-stream; each
-// part, and the whole, has a checksum that S3 verifies. After an error nothing is left of it, not of parts that were uploaded
-// already either.
+// part, and the whole, has a checksum that S3 verifies. After an error it deletes the parts that were uploaded already; where that
+// fails, too, a lifecycle rule for incomplete uploads does. If S3's last answer is lost, the object may be there.
 func (s *Storage) Put(ctx context.Context, key string, content io.Reader) error {
 	upload := &transfermanager.UploadObjectInput{Bucket: &s.bucket, Key: &key, Body: content, ContentType: aws.String("application/octet-stream")}
 	if message, ok := content.(interface{ ContentLength() (int64, bool) }); ok {

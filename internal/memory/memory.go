@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"unsafe"
 )
 
 // Source is a reader whose next bytes can be looked at.
@@ -30,6 +31,13 @@ func Of(r io.Reader) Source {
 		return buffer{r}
 	}
 	return nil
+}
+
+// Overlap tells whether a and b have memory in common, so that one can't be made of the other without a copy.
+func Overlap(a, b []byte) bool {
+	return len(a) > 0 && len(b) > 0 &&
+		uintptr(unsafe.Pointer(&a[0])) <= uintptr(unsafe.Pointer(&b[len(b)-1])) &&
+		uintptr(unsafe.Pointer(&b[0])) <= uintptr(unsafe.Pointer(&a[len(a)-1]))
 }
 
 // reader has its bytes from WriteTo, since a bytes.Reader shows them to nobody else.

@@ -38,3 +38,13 @@ func TestReaderIsNotCopied(t *testing.T) {
 	content := []byte("content")
 	require.Same(t, &content[0], &memory.Of(bytes.NewReader(content)).Ahead()[0])
 }
+
+func TestOverlap(t *testing.T) {
+	b := make([]byte, 10)
+	require.True(t, memory.Overlap(b[:5], b[4:]))
+	require.True(t, memory.Overlap(b[4:], b[:5]))
+	require.True(t, memory.Overlap(b, b[3:4]))
+	require.False(t, memory.Overlap(b[:5], b[5:]))
+	require.False(t, memory.Overlap(b[5:], b[:5]))
+	require.False(t, memory.Overlap(b, nil))
+}
