@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"time"
 )
 
 // temporaryPrefix begins the names of files that a Put has not finished, in the folder's top level.
@@ -194,3 +195,25 @@ func isTemporary(name string) bool {
 }
 
 var _ Storage = (*Folder)(nil)
+
+// Open implements RangeStorage. An object that is replaced while it is open stays the old one.
+func (f *Folder) Open(ctx context.Context, key string) (StoredObject, error) {
+	file, err := f.open(ctx, key)
+	if err != nil {
+		return nil, fmt.Errorf("folder storage: open %s: %w", key, err)
+	}
+	info, err := file.Stat()
+	if err != nil {
+		return nil, fmt.Errorf("folder storage: open %s: %w", key, errors.Join(err, file.Close()))
+	}
+	return &storedFile{file, info}, nil
+}
+
+type storedFile struct {
+	*os.File
+	info fs.FileInfo
+}
+
+func (f *storedFile) Size() int64 { return f.info.Size() }
+
+func (f *storedFile) ModTime() time.Time { return f.info.ModTime() }

@@ -52,7 +52,7 @@ func newRegistry(maxDecompressedSize int64, parallelism int) (*Registry, error) 
 	return r, nil
 }
 
-type compression struct{ *compress.Stage }
+type compression struct{ *compress.Transformer }
 
 func (compression) Type() TransformerType { return TransformerCompression }
 
@@ -224,4 +224,51 @@ func (c *Chain) Reverse(ctx context.Context, input io.Reader) (io.Reader, error)
 		input = output
 	}
 	return input, nil
+}
+
+// Open implements SeekableTransformer.
+func (c compression) Open(_ context.Context, stored SizedReaderAt, _ any) (SizedReaderAt, error) {
+	if c.Name() != compress.ZstdSeekable {
+		return nil, fmt.Errorf("%w: the object was compressed by %s, which can only be read from its beginning; %s has random access", ErrNotSeekable, c.Name(), compress.ZstdSeekable)
+	}
+	r, err := compress.OpenSeekable(stored, stored.Size(), c.MaxSize())
+	if err != nil {
+		return nil, err
+	}
+	return r, nil
+}
+
+// Open returns random access to the original of a stored object, with one call of the key service. The rest is Reverse's; the
+// error also holds ErrNotSeekable.
+func (r *Registry) Open(ctx context.Context, stored SizedReaderAt, required map[string]string) (SizedReaderAt, error) {
+	encryption, err := r.registeredEncryption()
+	if err != nil {
+		return nil, err
+	}
+	original, err := openStage(ctx, encryption, stored, EncryptionContext(required))
+	if err != nil {
+		return nil, err
+	}
+	chain, err := r.recorded(original, encryption)
+	if err != nil {
+		return nil, err
+	}
+	for _, t := range slices.Backward(chain.stages) {
+		if original, err = openStage(ctx, t, original, nil); err != nil {
+			return nil, err
+		}
+	}
+	return original, nil
+}
+
+func openStage(ctx context.Context, t Transformer, stored SizedReaderAt, options any) (SizedReaderAt, error) {
+	seekable, ok := t.(SeekableTransformer)
+	if !ok {
+		return nil, fmt.Errorf("%w: transformer %s has none", ErrNotSeekable, t.Name())
+	}
+	original, err := seekable.Open(ctx, stored, options)
+	if err != nil {
+		return nil, fmt.Errorf("transformer %s: %w", t.Name(), err)
+	}
+	return original, nil
 }

@@ -15,6 +15,7 @@ import (
 	"io"
 	"maps"
 
+	"piko.sh/pikokms/header"
 	"piko.sh/pikokms/message"
 )
 
@@ -113,3 +114,27 @@ func asEncryptionContext(options any) (map[string]string, error) {
 
 // ErrInvalidOptions means options that a stage does not know.
 var ErrInvalidOptions = errors.New("invalid transformer options")
+
+// SeekableTransformer is a stage whose stored form can be read in parts.
+type SeekableTransformer interface {
+	Transformer
+
+	// Open returns random access to the original of a stored form. The error holds ErrNotSeekable for a form that has none.
+	Open(ctx context.Context, stored SizedReaderAt, options any) (SizedReaderAt, error)
+}
+
+// Open implements SeekableTransformer. The options are Reverse's; the result is a *message.DecryptReaderAt.
+func (t *CryptoTransformer) Open(ctx context.Context, stored SizedReaderAt, options any) (SizedReaderAt, error) {
+	required, err := asEncryptionContext(options)
+	if err != nil {
+		return nil, err
+	}
+	r, err := t.decrypter.Open(ctx, stored, stored.Size(), required)
+	if errors.Is(err, header.ErrUnsupported) {
+		err = fmt.Errorf("%w: %w", ErrNotSeekable, err)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return r, nil
+}

@@ -53,7 +53,7 @@ func frames(t testing.TB, parallelism int) frame.Config {
 	return frame.Config{AEAD: aead, MessageID: make([]byte, 32), Length: 64 << 10, Parallelism: parallelism}
 }
 
-func benchEach(b *testing.B, run func(b *testing.B, s *compress.Stage, c frame.Config, original []byte) func() error) {
+func benchEach(b *testing.B, run func(b *testing.B, s *compress.Transformer, c frame.Config, original []byte) func() error) {
 	for _, format := range compress.Formats() {
 		for kind, original := range map[string][]byte{"text": prose(), "noise": noise(benchSize)} {
 			for _, parallelism := range []int{1, 0} {
@@ -76,7 +76,7 @@ func benchEach(b *testing.B, run func(b *testing.B, s *compress.Stage, c frame.C
 }
 
 func BenchmarkUpload(b *testing.B) {
-	benchEach(b, func(b *testing.B, s *compress.Stage, c frame.Config, original []byte) func() error {
+	benchEach(b, func(b *testing.B, s *compress.Transformer, c frame.Config, original []byte) func() error {
 		return func() error {
 			r, err := s.Transform(b.Context(), onlyReader{bytes.NewReader(original)}, nil)
 			if err != nil {
@@ -89,7 +89,7 @@ func BenchmarkUpload(b *testing.B) {
 }
 
 func BenchmarkDownload(b *testing.B) {
-	benchEach(b, func(b *testing.B, s *compress.Stage, c frame.Config, original []byte) func() error {
+	benchEach(b, func(b *testing.B, s *compress.Transformer, c frame.Config, original []byte) func() error {
 		stored := transform(b, s, bytes.NewReader(original))
 		sealed, err := io.ReadAll(frame.NewSealReader(bytes.NewReader(stored), c))
 		require.NoError(b, err)

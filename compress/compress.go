@@ -3,7 +3,7 @@
 // The format zstd-seekable is zstd in frames of 256 KiB, with a table of them at the end. OpenSeekable reads ranges of it.
 //
 // A stage stands before encryption on the way in and after decryption on the way out, since ciphertext does not compress.
-// It takes several cores for a long stream (Stage.Parallelism), with no goroutine that needs the stream to be read on or closed.
+// It takes several cores for a long stream (Transformer.Parallelism), with no goroutine that needs the stream to be read on or closed.
 // It holds a window of memory whatever the stream's size; only zstd-seekable gathers its table meanwhile, 12 bytes for each 256 KiB,
 // and as much again where the table grows or is read: 100 MB for a stream of 1 TiB. Compressed sizes tell something of the content:
 // where an attacker can mix text of their own with a secret in one object and watch its size, do not compress.
@@ -60,8 +60,8 @@ const (
 	chunkSize = 64 << 10
 )
 
-// Stage compresses and decompresses streams of one format. It is safe for concurrent use.
-type Stage struct {
+// Transformer compresses and decompresses streams of one format. It is safe for concurrent use.
+type Transformer struct {
 	// Parallelism is the most goroutines at work on one stream, once it has come past 1 MiB: 1 keeps every stream on one core; 0
 	// takes the cores that no other stream has taken, at most MaxDefaultParallelism. It is set before the first stream.
 	//
@@ -88,11 +88,11 @@ type resettable interface {
 // New returns the stage of a format. It refuses streams of more than maxSize bytes before compression, both when they are
 // compressed and when they are decompressed; 0 means DefaultMaxSize. With ZstdSeekable the bound is at most 32 TiB, since a seek
 // table has at most 0x8000000 frames. The error holds ErrUnknownFormat.
-func New(format string, maxSize int64) (*Stage, error) {
+func New(format string, maxSize int64) (*Transformer, error) {
 	if maxSize <= 0 {
 		maxSize = DefaultMaxSize
 	}
-	s := &Stage{format: format, maxSize: maxSize}
+	s := &Transformer{format: format, maxSize: maxSize}
 	switch format {
 	case Zstd:
 		s.encoder = func(dst io.Writer) (resettable, error) {
@@ -129,16 +129,16 @@ func newZstdReader(src io.Reader) (io.Reader, error) {
 }
 
 // Name returns the format's name.
-func (s *Stage) Name() string { return s.format }
+func (s *Transformer) Name() string { return s.format }
 
 // MaxSize returns the stage's bound in bytes.
-func (s *Stage) MaxSize() int64 { return s.maxSize }
+func (s *Transformer) MaxSize() int64 { return s.maxSize }
 
 // Priority returns the stage's place in a chain.
-func (s *Stage) Priority() int { return Priority }
+func (s *Transformer) Priority() int { return Priority }
 
 // Transform returns the compressed form of input. The options are not used. Reading fails with ErrTooLarge over the bound.
-func (s *Stage) Transform(ctx context.Context, input io.Reader, _ any) (io.Reader, error) {
+func (s *Transformer) Transform(ctx context.Context, input io.Reader, _ any) (io.Reader, error) {
 	r := &compressor{stage: s, ctx: ctx, src: input, out: &compressed{}, chunk: make([]byte, chunkSize)}
 	if pooled, ok := s.encoders.Get().(resettable); ok {
 		pooled.Reset(r.out)
@@ -160,13 +160,13 @@ func (s *Stage) Transform(ctx context.Context, input io.Reader, _ any) (io.Reade
 // Of ZstdSeekable, the frames are decompressed as those of Zstd are, and verified by their own checksums where they have them.
 // The stream must end with the footer of a seek table, so that one which is cut between two frames is refused; the entries of the
 // table are not looked at, and a change in them makes no difference.
-func (s *Stage) Reverse(ctx context.Context, input io.Reader, _ any) (io.Reader, error) {
+func (s *Transformer) Reverse(ctx context.Context, input io.Reader, _ any) (io.Reader, error) {
 	return &decompressor{stage: s, ctx: ctx, src: &watched{r: input}}, nil
 }
 
 // compressor turns an encoder, which is written to, into a reader: it feeds the encoder until there is something to read.
 type compressor struct {
-	stage   *Stage
+	stage   *Transformer
 	ctx     context.Context
 	src     io.Reader
 	encoder resettable
@@ -292,7 +292,7 @@ func (w *watched) Read(p []byte) (int, error) {
 }
 
 type decompressor struct {
-	stage   *Stage
+	stage   *Transformer
 	ctx     context.Context
 	src     *watched
 	decoder io.Reader // nil before the first Read

@@ -22,14 +22,14 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-func newStage(t testing.TB, format string, maxSize int64) *compress.Stage {
+func newStage(t testing.TB, format string, maxSize int64) *compress.Transformer {
 	t.Helper()
 	s, err := compress.New(format, maxSize)
 	require.NoError(t, err)
 	return s
 }
 
-func transform(t testing.TB, s *compress.Stage, input io.Reader) []byte {
+func transform(t testing.TB, s *compress.Transformer, input io.Reader) []byte {
 	t.Helper()
 	r, err := s.Transform(t.Context(), input, nil)
 	require.NoError(t, err)
@@ -38,7 +38,7 @@ func transform(t testing.TB, s *compress.Stage, input io.Reader) []byte {
 	return out
 }
 
-func reverse(t testing.TB, s *compress.Stage, input io.Reader) ([]byte, error) {
+func reverse(t testing.TB, s *compress.Transformer, input io.Reader) ([]byte, error) {
 	t.Helper()
 	r, err := s.Reverse(t.Context(), input, nil)
 	require.NoError(t, err)

@@ -24,7 +24,7 @@ var coresTaken atomic.Int32
 
 // takeCores returns how many goroutines a call may have at work. The call gives them back with giveCores before it returns. By default
 // streams share the cores, so that the memory of many is no more than that of one for each core.
-func (s *Stage) takeCores() int {
+func (s *Transformer) takeCores() int {
 	n := s.Parallelism
 	if n == 0 {
 		n = min(MaxDefaultParallelism, runtime.GOMAXPROCS(0)-int(coresTaken.Load()))
@@ -37,7 +37,7 @@ func (s *Stage) takeCores() int {
 func giveCores(n int) { coresTaken.Add(-int32(n)) }
 
 // most is the most that takeCores returns.
-func (s *Stage) most() int {
+func (s *Transformer) most() int {
 	if s.Parallelism == 0 {
 		return min(MaxDefaultParallelism, runtime.GOMAXPROCS(0))
 	}

@@ -16,14 +16,14 @@ import (
 	"piko.sh/pikokms/compress"
 )
 
-func parallelStage(t testing.TB, format string, maxSize int64, parallelism int) *compress.Stage {
+func parallelStage(t testing.TB, format string, maxSize int64, parallelism int) *compress.Transformer {
 	s := newStage(t, format, maxSize)
 	s.Parallelism = parallelism
 	return s
 }
 
 // writeTo decompresses as io.Copy does.
-func writeTo(t testing.TB, s *compress.Stage, dst io.Writer, input io.Reader) (int64, error) {
+func writeTo(t testing.TB, s *compress.Transformer, dst io.Writer, input io.Reader) (int64, error) {
 	t.Helper()
 	r, err := s.Reverse(t.Context(), input, nil)
 	require.NoError(t, err)

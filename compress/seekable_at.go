@@ -178,7 +178,7 @@ func (r *SeekableReader) Size() int64 { return r.table.size }
 // ReadAt implements io.ReaderAt: p is filled with the bytes before compression that begin at off. A frame that does not decompress
 // to just what the table says of it, by size and checksum if there is one, gives nothing and an error that holds ErrCorrupt;
 // other errors than io.EOF are src's own. Frames outside the range are not looked at, nor are those that are empty by the table:
-// a stream whose author gave them content has it for Stage.Reverse alone.
+// a stream whose author gave them content has it for Transformer.Reverse alone.
 func (r *SeekableReader) ReadAt(p []byte, off int64) (n int, err error) {
 	if off < 0 {
 		return 0, errors.New("compress: negative offset")
