@@ -67,7 +67,7 @@ type EncryptionProvider interface {
 type EncryptRequest struct {
 	Context   map[string]string // encryption context: authenticated, stored and visible, not encrypted
 	Plaintext string            // not empty for Encrypt; unused by EncryptStream
-	KeyID     string            // empty, or the provider's own key
+	KeyID     string            // empty for the provider's own key, or one that it can use
 }
 
 // EncryptResponse is the result of Encrypt.
@@ -81,7 +81,7 @@ type EncryptResponse struct {
 type DecryptRequest struct {
 	Context    map[string]string // the encryption context given to Encrypt
 	Ciphertext string            // base64
-	KeyID      string            // empty, or the provider's own key
+	KeyID      string            // empty, or a key that the provider trusts
 }
 
 // DecryptResponse is the result of Decrypt.
@@ -92,7 +92,7 @@ type DecryptResponse struct {
 // GenerateDataKeyRequest asks for a data key.
 type GenerateDataKeyRequest struct {
 	Context map[string]string // encryption context to bind the wrapped key to
-	KeyID   string            // empty, or the provider's own key
+	KeyID   string            // empty for the provider's own key, or one that it can use
 	KeySpec string            // empty or "AES_256", "AES_128"
 }
 
