@@ -2,15 +2,8 @@ package awskms_test
 
 import (
 	"bytes"
-	"crypto/rand"
-	"encoding/json"
-	"fmt"
 	"io"
-	"maps"
-	"net/http"
-	"net/http/httptest"
 	"strings"
-	"sync"
 	"testing"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -18,119 +11,43 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/kms"
 	"github.com/stretchr/testify/require"
 
+	"piko.sh/pikokms/kmstest"
 	"piko.sh/pikokms/provider"
 	"piko.sh/pikokms/provider/awskms"
 )
 
-// service is an AWS KMS that has three keys and an alias, and counts what it is asked about each.
-type service struct {
-	mu      sync.Mutex
-	alias   string         // the key that alias/app has
-	denied  string         // a key that the caller may not use
-	decrypt map[string]int // calls of Decrypt by key
+func client(url string) *kms.Client {
+	return kms.New(kms.Options{Region: kmstest.Region, BaseEndpoint: aws.String(url), Credentials: credentials.NewStaticCredentialsProvider("k", "s", "")})
 }
 
-const keyARN = "arn:aws:kms:eu-west-1:111122223333:key/"
-
-type sealed struct {
-	Key       string
-	Plaintext []byte
-	Context   map[string]string
-}
-
-func (s *service) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	var in struct {
-		KeyId                     string
-		Plaintext, CiphertextBlob []byte
-		EncryptionContext         map[string]string
-	}
-	refuse := func(code string) {
-		w.WriteHeader(http.StatusBadRequest)
-		fmt.Fprintf(w, `{"__type":%q,"message":"refused"}`, code)
-	}
-	if err := json.NewDecoder(r.Body).Decode(&in); err != nil {
-		refuse("SerializationException")
-		return
-	}
-	id := strings.TrimPrefix(in.KeyId, keyARN)
-	if id == "alias/app" {
-		id = s.alias
-	}
-	if !strings.Contains(" one two three ", " "+id+" ") {
-		refuse("NotFoundException")
-		return
-	}
-	if id == s.denied {
-		refuse("AccessDeniedException")
-		return
-	}
-	out := map[string]any{"KeyId": keyARN + id}
-	switch _, operation, _ := strings.Cut(r.Header.Get("X-Amz-Target"), "."); operation {
-	case "DescribeKey":
-		out = map[string]any{"KeyMetadata": map[string]any{"KeyId": id, "Arn": keyARN + id, "KeyUsage": "ENCRYPT_DECRYPT", "KeySpec": "SYMMETRIC_DEFAULT", "KeyState": "Enabled"}}
-	case "GenerateDataKey":
-		in.Plaintext = make([]byte, 32)
-		_, _ = rand.Read(in.Plaintext)
-		out["Plaintext"] = in.Plaintext
-		fallthrough
-	case "Encrypt":
-		out["CiphertextBlob"], _ = json.Marshal(sealed{id, in.Plaintext, in.EncryptionContext})
-	case "Decrypt":
-		s.decrypt[id]++
-		var blob sealed
-		if json.Unmarshal(in.CiphertextBlob, &blob) != nil || blob.Key == id && !maps.Equal(blob.Context, in.EncryptionContext) {
-			refuse("InvalidCiphertextException")
-			return
-		}
-		if blob.Key != id {
-			refuse("IncorrectKeyException")
-			return
-		}
-		out["Plaintext"] = blob.Plaintext
-	}
-	_ = json.NewEncoder(w).Encode(out)
-}
-
-// asked returns the calls of Decrypt since it was last asked.
-func (s *service) asked() map[string]int {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	calls := s.decrypt
-	s.decrypt = map[string]int{}
-	return calls
-}
-
-func (s *service) provider(t *testing.T, url, keyID string, trusted ...string) *awskms.Provider {
+func open(t *testing.T, server *kmstest.Server, keyID string, trusted ...string) *awskms.Provider {
 	t.Helper()
-	client := kms.New(kms.Options{Region: "eu-west-1", BaseEndpoint: aws.String(url), Credentials: credentials.NewStaticCredentialsProvider("k", "s", "")})
-	p, err := awskms.NewProvider(t.Context(), awskms.Config{KeyID: keyID, Client: client, TrustedKeys: trusted})
+	p, err := awskms.NewProvider(t.Context(), awskms.Config{KeyID: keyID, Client: client(server.URL), TrustedKeys: trusted})
 	require.NoError(t, err)
 	return p
 }
 
-func start(t *testing.T) (*service, string) {
-	t.Helper()
-	s := &service{alias: "one", decrypt: map[string]int{}}
-	server := httptest.NewServer(s)
-	t.Cleanup(server.Close)
-	return s, server.URL
+// decrypted returns the keys that KMS was asked about by Decrypt since the last call.
+func decrypted(server *kmstest.Server) (keys []string) {
+	for _, r := range server.Requests() {
+		if r.Operation == "Decrypt" {
+			keys = append(keys, r.KeyID)
+		}
+	}
+	server.Reset()
+	return keys
 }
 
 func TestEncryptUnderTheKeyThatARequestNames(t *testing.T) {
-	s, url := start(t)
-	p := s.provider(t, url, "one")
-	for _, keyID := range []string{"two", keyARN + "two", "one", keyARN + "one", ""} {
-		want := keyARN + "one"
-		if strings.HasSuffix(keyID, "two") {
-			want = keyARN + "two"
-		}
+	server := kmstest.NewServer(t)
+	one, two := server.CreateKey(kmstest.Key{}), server.CreateKey(kmstest.Key{Alias: "alias/two"})
+	p := open(t, server, one.ID)
+	for keyID, want := range map[string]string{"": one.ARN, one.ID: one.ARN, one.ARN: one.ARN, two.ID: two.ARN, two.ARN: two.ARN, "alias/two": two.ARN} {
 		for _, plaintext := range []string{"short", strings.Repeat("long ", 2000)} {
 			encrypted, err := p.Encrypt(t.Context(), &provider.EncryptRequest{Plaintext: plaintext, KeyID: keyID})
-			require.NoError(t, err)
+			require.NoError(t, err, keyID)
 			require.Equal(t, want, encrypted.KeyID)
-			for _, named := range []string{"", want, strings.TrimPrefix(want, keyARN)} {
+			for _, named := range []string{"", want, keyID} {
 				decrypted, err := p.Decrypt(t.Context(), &provider.DecryptRequest{Ciphertext: encrypted.Ciphertext, KeyID: named})
 				require.NoError(t, err)
 				require.Equal(t, plaintext, decrypted.Plaintext)
@@ -138,37 +55,37 @@ func TestEncryptUnderTheKeyThatARequestNames(t *testing.T) {
 		}
 
 		var stored bytes.Buffer
+		server.Reset()
 		w, err := p.EncryptStream(t.Context(), &stored, &provider.EncryptRequest{KeyID: keyID})
 		require.NoError(t, err)
 		_, err = io.WriteString(w, "streamed")
 		require.NoError(t, err)
 		require.NoError(t, w.Close())
 		require.Contains(t, stored.String(), want)
-		s.asked()
 		r, err := p.DecryptStream(t.Context(), &stored)
 		require.NoError(t, err)
 		plaintext, err := io.ReadAll(r)
 		require.NoError(t, err)
 		require.Equal(t, "streamed", string(plaintext))
-		require.Equal(t, map[string]int{strings.TrimPrefix(want, keyARN): 1}, s.asked(), "a stream is one call of KMS")
+		require.Equal(t, 2, server.Calls(""), "a stream is one call of KMS each way")
 	}
-	_, err := p.Encrypt(t.Context(), &provider.EncryptRequest{Plaintext: "x", KeyID: "four"})
+	_, err := p.Encrypt(t.Context(), &provider.EncryptRequest{Plaintext: "x", KeyID: "00000000-0000-0000-0000-000000000000"})
 	require.ErrorIs(t, err, provider.ErrKeyNotFound)
-	require.ErrorContains(t, err, "four")
+	require.ErrorContains(t, err, "00000000-0000-0000-0000-000000000000")
 }
 
 func TestAnAliasThatIsMovedIsFollowed(t *testing.T) {
-	s, url := start(t)
-	p := s.provider(t, url, "three")
+	server := kmstest.NewServer(t)
+	own, before, after := server.CreateKey(kmstest.Key{}), server.CreateKey(kmstest.Key{Alias: "alias/app"}), server.CreateKey(kmstest.Key{})
+	p := open(t, server, own.ARN)
 	first, err := p.Encrypt(t.Context(), &provider.EncryptRequest{Plaintext: "x", KeyID: "alias/app"})
 	require.NoError(t, err)
-	require.Equal(t, keyARN+"one", first.KeyID)
-	s.mu.Lock()
-	s.alias = "two"
-	s.mu.Unlock()
+	require.Equal(t, before.ARN, first.KeyID)
+	_, err = client(server.URL).UpdateAlias(t.Context(), &kms.UpdateAliasInput{AliasName: aws.String("alias/app"), TargetKeyId: aws.String(after.ID)})
+	require.NoError(t, err)
 	second, err := p.Encrypt(t.Context(), &provider.EncryptRequest{Plaintext: "x", KeyID: "alias/app"})
 	require.NoError(t, err)
-	require.Equal(t, keyARN+"two", second.KeyID)
+	require.Equal(t, after.ARN, second.KeyID)
 	for _, text := range []string{first.Ciphertext, second.Ciphertext} {
 		_, err := p.Decrypt(t.Context(), &provider.DecryptRequest{Ciphertext: text, KeyID: "alias/app"})
 		require.NoError(t, err)
@@ -177,8 +94,9 @@ func TestAnAliasThatIsMovedIsFollowed(t *testing.T) {
 
 // What a ciphertext or a request to decrypt names is not trusted for that, and KMS is not asked.
 func TestDecryptAsksAboutTrustedKeysOnly(t *testing.T) {
-	s, url := start(t)
-	other := s.provider(t, url, "two")
+	server := kmstest.NewServer(t)
+	one, two := server.CreateKey(kmstest.Key{}), server.CreateKey(kmstest.Key{Alias: "alias/two"})
+	other := open(t, server, two.ARN)
 	short, err := other.Encrypt(t.Context(), &provider.EncryptRequest{Plaintext: "short"})
 	require.NoError(t, err)
 	long, err := other.Encrypt(t.Context(), &provider.EncryptRequest{Plaintext: strings.Repeat("long ", 2000)})
@@ -187,25 +105,27 @@ func TestDecryptAsksAboutTrustedKeysOnly(t *testing.T) {
 	require.NoError(t, err)
 	defer key.Close()
 
-	p := s.provider(t, url, "one")
+	p := open(t, server, one.ARN)
 	for range 2 {
-		for _, keyID := range []string{"two", keyARN + "two", "alias/app"} {
+		server.Reset()
+		for _, keyID := range []string{two.ID, two.ARN, "alias/two"} {
 			_, err := p.Decrypt(t.Context(), &provider.DecryptRequest{Ciphertext: short.Ciphertext, KeyID: keyID})
 			require.ErrorIs(t, err, provider.ErrUntrustedKey)
+			require.ErrorContains(t, err, "TrustedKeys")
 		}
 		_, err = p.Decrypt(t.Context(), &provider.DecryptRequest{Ciphertext: long.Ciphertext})
 		require.ErrorIs(t, err, provider.ErrUntrustedKey)
 		_, err = p.UnwrapDataKey(t.Context(), &provider.UnwrapDataKeyRequest{EncryptedKey: key.EncryptedKey, Size: 32})
 		require.ErrorIs(t, err, provider.ErrUntrustedKey)
-		require.Empty(t, s.asked())
+		require.Zero(t, server.Calls(""))
 		_, err = p.Decrypt(t.Context(), &provider.DecryptRequest{Ciphertext: short.Ciphertext})
 		require.ErrorIs(t, err, provider.ErrDecryptionFailed)
-		require.Equal(t, map[string]int{"one": 1}, s.asked())
+		require.Equal(t, []string{one.ARN}, decrypted(server))
 	}
 
-	p = s.provider(t, url, "one", keyARN+"two")
+	p = open(t, server, one.ARN, two.ARN)
 	for _, text := range []string{short.Ciphertext, long.Ciphertext} {
-		for _, keyID := range []string{"", "two", keyARN + "two"} {
+		for _, keyID := range []string{"", two.ID, two.ARN} {
 			_, err := p.Decrypt(t.Context(), &provider.DecryptRequest{Ciphertext: text, KeyID: keyID})
 			require.NoError(t, err)
 		}
@@ -216,20 +136,46 @@ func TestDecryptAsksAboutTrustedKeysOnly(t *testing.T) {
 }
 
 func TestAKeyThatIsDeniedDoesNotHideAnother(t *testing.T) {
-	s, url := start(t)
-	p := s.provider(t, url, "one", keyARN+"three")
-	encrypted, err := p.Encrypt(t.Context(), &provider.EncryptRequest{Plaintext: "x", KeyID: "two"})
+	server := kmstest.NewServer(t)
+	one, two, three := server.CreateKey(kmstest.Key{}), server.CreateKey(kmstest.Key{}), server.CreateKey(kmstest.Key{})
+	p := open(t, server, one.ARN, three.ARN)
+	encrypted, err := p.Encrypt(t.Context(), &provider.EncryptRequest{Plaintext: "x", KeyID: two.ARN})
 	require.NoError(t, err)
-	s.mu.Lock()
-	s.denied = "one"
-	s.mu.Unlock()
-	s.asked()
+	server.Inject(kmstest.Fault{Operation: "Decrypt", Key: one.ARN, When: func(r kmstest.Request) bool { return r.KeyID == one.ARN }, Do: kmstest.Deny()})
+	server.SetState(three.ARN, kmstest.Disabled)
+	server.Reset()
 	_, err = p.Decrypt(t.Context(), &provider.DecryptRequest{Ciphertext: encrypted.Ciphertext})
 	require.NoError(t, err)
-	require.Equal(t, map[string]int{"two": 1}, s.asked(), "the newest key goes before older ones")
+	require.Equal(t, []string{one.ARN, two.ARN}, decrypted(server), "the newest key goes before older ones")
+
+	server.Heal()
 	_, err = p.Decrypt(t.Context(), &provider.DecryptRequest{Ciphertext: "AAAA"})
 	require.ErrorIs(t, err, provider.ErrDecryptionFailed)
-	require.Equal(t, map[string]int{"two": 1}, s.asked(), "what is damaged is damaged under every key")
+	require.Equal(t, []string{one.ARN}, decrypted(server), "what is damaged is damaged under every key")
+
+	server.Inject(kmstest.Fault{Operation: "Decrypt", Do: kmstest.Error("KMSInternalException", "down")})
+	_, err = p.Decrypt(t.Context(), &provider.DecryptRequest{Ciphertext: encrypted.Ciphertext})
+	require.ErrorIs(t, err, provider.ErrProviderUnavailable)
+	require.NotContains(t, decrypted(server), two.ARN, "an outage is every key's")
+}
+
+// A lie of the key service about the key that it encrypted under makes no key trusted.
+func TestAnAnswerForAnotherKeyIsRefused(t *testing.T) {
+	server := kmstest.NewServer(t)
+	one, two := server.CreateKey(kmstest.Key{}), server.CreateKey(kmstest.Key{})
+	for _, lie := range []string{one.ARN, "", "nonsense", strings.Replace(one.ARN, ":key/", ":alias/", 1)} {
+		p := open(t, server, one.ARN)
+		remove := server.Inject(kmstest.Fault{Do: kmstest.Answer(func(members map[string]any) { members["KeyId"] = lie })})
+		for _, keyID := range []string{two.ID, two.ARN} {
+			_, err := p.Encrypt(t.Context(), &provider.EncryptRequest{Plaintext: "x", KeyID: keyID})
+			require.ErrorIs(t, err, provider.ErrEncryptionFailed)
+			_, err = p.GenerateDataKey(t.Context(), &provider.GenerateDataKeyRequest{KeyID: keyID})
+			require.ErrorIs(t, err, provider.ErrEncryptionFailed)
+		}
+		remove()
+		_, err := p.Decrypt(t.Context(), &provider.DecryptRequest{Ciphertext: "AAAA", KeyID: two.ARN})
+		require.ErrorIs(t, err, provider.ErrUntrustedKey)
+	}
 }
 
 func TestTrustedKeysAreARNsOfKeys(t *testing.T) {
