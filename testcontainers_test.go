@@ -181,7 +181,7 @@ func TestKMSKeyForms(t *testing.T) {
 	for _, form := range forms {
 		p, err := awskms.NewProvider(t.Context(), awskms.Config{KeyID: form, Region: region, Endpoint: endpoint(t)})
 		require.NoError(t, err, form)
-		require.Equal(t, *key.Arn, p.ARN())
+		require.Equal(t, *key.Arn, p.KeyID())
 		for _, keyID := range []string{"", form, *key.Arn} {
 			_, err = p.Encrypt(t.Context(), &provider.EncryptRequest{Plaintext: "x", KeyID: keyID})
 			require.NoError(t, err)
@@ -256,7 +256,7 @@ func TestKMSCallsPerOperation(t *testing.T) {
 	d := message.Decrypter{Keyrings: []provider.Keyring{p}}
 	_, _, err = d.Decrypt(t.Context(), foreign, nil)
 	require.ErrorIs(t, err, provider.ErrUntrustedKey)
-	require.ErrorContains(t, err, stranger.ARN())
+	require.ErrorContains(t, err, stranger.KeyID())
 	_, _, err = d.Decrypt(t.Context(), own, map[string]string{"tenant": "43"})
 	require.ErrorIs(t, err, provider.ErrContextMismatch)
 	d.Limits.MaxSize = 100
@@ -307,24 +307,24 @@ func TestKMSKeyStates(t *testing.T) {
 		_, err = p.Encrypt(t.Context(), &provider.EncryptRequest{Plaintext: "more"})
 		require.ErrorIs(t, err, want)
 		require.ErrorIs(t, p.HealthCheck(t.Context()), want)
-		_, err = awskms.NewProvider(t.Context(), awskms.Config{KeyID: p.ARN(), Client: client})
+		_, err = awskms.NewProvider(t.Context(), awskms.Config{KeyID: p.KeyID(), Client: client})
 		require.ErrorIs(t, err, want)
 	}
 
-	_, err = client.DisableKey(t.Context(), &kms.DisableKeyInput{KeyId: aws.String(p.ARN())})
+	_, err = client.DisableKey(t.Context(), &kms.DisableKeyInput{KeyId: aws.String(p.KeyID())})
 	require.NoError(t, err)
 	refused(provider.ErrKeyDisabled)
 	info, err := p.GetKeyInfo(t.Context(), "")
 	require.NoError(t, err)
 	require.Equal(t, provider.KeyStatusDisabled, info.Status)
 
-	_, err = client.EnableKey(t.Context(), &kms.EnableKeyInput{KeyId: aws.String(p.ARN())})
+	_, err = client.EnableKey(t.Context(), &kms.EnableKeyInput{KeyId: aws.String(p.KeyID())})
 	require.NoError(t, err)
 	plaintext, _, err := d.Decrypt(t.Context(), stored, nil)
 	require.NoError(t, err)
 	require.Equal(t, "secret", string(plaintext))
 
-	_, err = client.ScheduleKeyDeletion(t.Context(), &kms.ScheduleKeyDeletionInput{KeyId: aws.String(p.ARN()), PendingWindowInDays: aws.Int32(7)})
+	_, err = client.ScheduleKeyDeletion(t.Context(), &kms.ScheduleKeyDeletionInput{KeyId: aws.String(p.KeyID()), PendingWindowInDays: aws.Int32(7)})
 	require.NoError(t, err)
 	refused(provider.ErrKeyPendingDeletion)
 	info, err = p.GetKeyInfo(t.Context(), "")
@@ -342,7 +342,7 @@ func TestKMSRotationKeepsOldObjectsReadable(t *testing.T) {
 		ciphertext, err := e.Encrypt(t.Context(), fmt.Appendf(nil, "generation %d", i), nil)
 		require.NoError(t, err)
 		stored = append(stored, ciphertext)
-		_, err = client.RotateKeyOnDemand(t.Context(), &kms.RotateKeyOnDemandInput{KeyId: aws.String(p.ARN())})
+		_, err = client.RotateKeyOnDemand(t.Context(), &kms.RotateKeyOnDemandInput{KeyId: aws.String(p.KeyID())})
 		require.NoError(t, err)
 		for j, ciphertext := range stored {
 			plaintext, _, err := d.Decrypt(t.Context(), ciphertext, nil)
@@ -655,7 +655,7 @@ func TestBreakerUnderKMS(t *testing.T) {
 	p, client, calls := newProvider(t)
 	options := client.Options().Copy()
 	options.Retryer = aws.NopRetryer{} // its backing off is not what is tested
-	p, err := awskms.NewProvider(t.Context(), awskms.Config{KeyID: p.ARN(), Client: kms.New(options)})
+	p, err := awskms.NewProvider(t.Context(), awskms.Config{KeyID: p.KeyID(), Client: kms.New(options)})
 	require.NoError(t, err)
 	f := newFixture(t, pikokms.WithCryptoProvider("kms", p), pikokms.WithDefaultCryptoProvider("kms"))
 	require.NoError(t, f.Put(t.Context(), "before", strings.NewReader("content")))

@@ -49,7 +49,7 @@ func TestProviderOnServer(t *testing.T) {
 	client := newClient(t, server, key.Region)
 	p, err := awskms.NewProvider(t.Context(), awskms.Config{KeyID: "alias/documents", Client: client})
 	require.NoError(t, err)
-	require.Equal(t, key.ARN, p.ARN())
+	require.Equal(t, key.ARN, p.KeyID())
 	server.Reset()
 
 	e := message.Encrypter{Keyring: p}

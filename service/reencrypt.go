@@ -32,7 +32,7 @@ func (s *Service) ReEncrypt(ctx context.Context, from *Service, e *envelope.Enve
 		return "", false, nil
 	}
 	response, err := guard(ctx, s, "ReEncrypt", func(ctx context.Context) (*provider.EncryptResponse, error) {
-		return to.ReEncrypt(ctx, source.ARN(), &provider.DecryptRequest{Ciphertext: e.Ciphertext, Context: encryptionContext})
+		return to.ReEncrypt(ctx, source.KeyID(), &provider.DecryptRequest{Ciphertext: e.Ciphertext, Context: encryptionContext})
 	})
 	if err != nil {
 		return "", true, err

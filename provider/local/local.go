@@ -19,12 +19,12 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"runtime"
 	"strings"
 	"time"
 	"unicode/utf8"
 
 	"piko.sh/pikokms/header"
+	"piko.sh/pikokms/internal/keyfile"
 	"piko.sh/pikokms/message"
 	"piko.sh/pikokms/provider"
 )
@@ -129,6 +129,9 @@ func NewProvider(c Config) (*Provider, error) {
 	defer clear(key)
 	if isPEM(key) {
 		pair, err := parsePEM(key)
+		if err != nil && c.KeyFile != "" {
+			return nil, fmt.Errorf("key file %s: %w", c.KeyFile, err)
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -149,49 +152,33 @@ func NewProvider(c Config) (*Provider, error) {
 	return p, nil
 }
 
+// readKeyFile returns the key of a file, AES keys as bytes and RSA keys as text, and its age.
 func readKeyFile(path string) ([]byte, time.Time, error) {
-	f, err := os.Open(path)
+	text, changed, err := keyfile.Read(path, holdsSecret)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, changed, fmt.Errorf("local: %w; make one with local.Generate or `pikokms keygen`", err)
+	}
 	if err != nil {
-		if errors.Is(err, fs.ErrNotExist) {
-			return nil, time.Time{}, fmt.Errorf("local: key file %s does not exist; make one with local.Generate or `pikokms keygen`: %w", path, fs.ErrNotExist)
-		}
-		return nil, time.Time{}, fmt.Errorf("local: opening the key file: %w", err)
-	}
-	defer f.Close()
-	info, err := f.Stat()
-	if err != nil {
-		return nil, time.Time{}, fmt.Errorf("local: key file %s: %w", path, err)
-	}
-	const most = 16 << 10
-	buf := make([]byte, most)
-	defer clear(buf)
-	n, err := io.ReadFull(f, buf)
-	if err == nil {
-		return nil, time.Time{}, fmt.Errorf("%w: key file %s is over %d bytes, it should be one line of base64 or PEM text", provider.ErrInvalidKey, path, most-1)
-	}
-	if err != io.EOF && err != io.ErrUnexpectedEOF {
-		return nil, time.Time{}, fmt.Errorf("local: reading key file %s: %w", path, err)
-	}
-	text := bytes.TrimSpace(buf[:n])
-	pair, pemErr := parsePEM(text)
-	isPublic := pemErr == nil && pair.private == nil
-	// Windows has no such mode bits: its files inherit the folder's access list.
-	if !isPublic && runtime.GOOS != "windows" && info.Mode().Perm()&0o077 != 0 {
-		return nil, time.Time{}, fmt.Errorf("%w: key file %s has mode %04o, others may use it; run chmod 600 on it", provider.ErrInvalidKey, path, info.Mode().Perm())
+		return nil, changed, fmt.Errorf("local: %w", err)
 	}
 	if isPEM(text) {
-		if pemErr != nil {
-			return nil, time.Time{}, fmt.Errorf("key file %s: %w", path, pemErr)
-		}
-		return bytes.Clone(text), info.ModTime(), nil
+		return text, changed, nil
 	}
-	key := make([]byte, base64.StdEncoding.DecodedLen(len(text)))
-	n, err = base64.StdEncoding.Strict().Decode(key, text)
+	defer clear(text)
+	line := bytes.TrimSpace(text)
+	key := make([]byte, base64.StdEncoding.DecodedLen(len(line)))
+	n, err := base64.StdEncoding.Strict().Decode(key, line)
 	if err != nil {
 		clear(key)
-		return nil, time.Time{}, fmt.Errorf("%w: key file %s is neither base64 nor PEM", provider.ErrInvalidKey, path)
+		return nil, changed, fmt.Errorf("%w: key file %s is neither base64 nor PEM", provider.ErrInvalidKey, path)
 	}
-	return key[:n], info.ModTime(), nil
+	return key[:n], changed, nil
+}
+
+// holdsSecret reports whether the text of a key file is anything but a public key.
+func holdsSecret(text []byte) bool {
+	pair, err := parsePEM(text)
+	return err != nil || pair.private != nil
 }
 
 // Type implements provider.EncryptionProvider.
