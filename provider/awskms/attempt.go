@@ -209,7 +209,7 @@ func (h *held) takeFrom(body []byte) []byte {
 		return body
 	}
 	h.plaintext = plaintext[:n]
-	rest := start + copy(text, body[end:])
+	rest := start + copy(body[start:], body[end:])
 	clear(body[rest:])
 	return body[:rest]
 }

@@ -171,6 +171,12 @@ func (p *Provider) decryptTrusted(ctx context.Context, keyID string, blob []byte
 	if err != nil {
 		return nil, err
 	}
+	if own, known := p.own.peek(); known && own.isRSA {
+		candidates = slices.DeleteFunc(candidates, func(keyARN string) bool { return keyARN == own.arn })
+	}
+	if len(candidates) == 0 {
+		return nil, fmt.Errorf("%w: it is no message, and under an RSA key there is nothing else", provider.ErrInvalidCiphertext)
+	}
 	var failures []error
 	for _, keyARN := range candidates {
 		plaintext, err := p.decrypt(ctx, &kms.DecryptInput{KeyId: aws.String(keyARN), CiphertextBlob: blob, EncryptionContext: encryptionContext})
@@ -193,7 +199,7 @@ func (p *Provider) decryptTrusted(ctx context.Context, keyID string, blob []byte
 func anotherMay(err error) bool {
 	_, incorrect := errors.AsType[*types.IncorrectKeyException](err)
 	return incorrect || errors.Is(err, provider.ErrAccessDenied) || errors.Is(err, provider.ErrKeyDisabled) ||
-		errors.Is(err, provider.ErrKeyPendingDeletion) || errors.Is(err, provider.ErrKeyNotFound)
+		errors.Is(err, provider.ErrKeyPendingDeletion) || errors.Is(err, provider.ErrKeyNotFound) || errors.Is(err, provider.ErrKeyUsage)
 }
 
 // requested is a Provider that makes the data key of one message under the key that a request
