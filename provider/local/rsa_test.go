@@ -202,10 +202,21 @@ func TestRSAKeyFiles(t *testing.T) {
 		return
 	}
 	for _, text := range [][]byte{privatePEM(rsaPair()), bothPEM(rsaPair()), pkcs1} {
-		_, err := local.NewProvider(local.Config{KeyFile: write(text, 0o644)})
-		require.ErrorIs(t, err, provider.ErrInvalidKey)
-		require.ErrorContains(t, err, "chmod 600")
+		for _, mode := range []fs.FileMode{0o644, 0o640, 0o604, 0o620, 0o602} {
+			_, err := local.NewProvider(local.Config{KeyFile: write(text, mode)})
+			require.ErrorIs(t, err, provider.ErrInvalidKey)
+			require.ErrorContains(t, err, "chmod 600")
+		}
 	}
+	// Whoever can change a public key can read what is written under it from then on.
+	for _, mode := range []fs.FileMode{0o664, 0o646, 0o666} {
+		_, err := local.NewProvider(local.Config{KeyFile: write(publicPEM(rsaPair()), mode)})
+		require.ErrorIs(t, err, provider.ErrInvalidKey)
+		require.ErrorContains(t, err, "chmod go-w")
+	}
+	_, err := local.NewProvider(local.Config{KeyFile: write(publicPEM(rsaPair())[:200], 0o600)})
+	require.ErrorIs(t, err, provider.ErrInvalidKey)
+	require.ErrorContains(t, err, "key.pem: invalid encryption key: no whole PEM block")
 }
 
 func TestShortAESKeysConform(t *testing.T) {
