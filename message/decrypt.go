@@ -86,6 +86,9 @@ func (d *Decrypter) start(ctx context.Context, h *header.Header, stated map[stri
 	}
 	defer v.dataKey.Close()
 	c := frame.Config{AEAD: v.aead, MessageID: h.MessageID, Length: int(h.FrameLength), Parallelism: d.Parallelism}
+	if v.count != nil {
+		c.AEAD = counted{v.aead, v.count}
+	}
 	if h.ContentType == header.Unframed {
 		c.Unframed = true
 		if c.Length = d.Limits.MaxFrameLength; c.Length <= 0 {

@@ -18,6 +18,7 @@ import (
 type verified struct {
 	dataKey       *provider.SecureBytes // to be closed
 	aead          cipher.AEAD
+	count         func(bytes int)       // of the data key; may be nil
 	all, unstored map[string]string // the encryption context, and the required pairs in it
 	verifier      *header.Verifier  // nil for a suite without a signature
 }
@@ -65,9 +66,11 @@ func (d *Decrypter) verify(ctx context.Context, h *header.Header, stated map[str
 		names := slices.Sorted(maps.Keys(v.unstored))
 		return fmt.Errorf("%w: the message does not store %q, so what was stated for it was taken as a required pair: %w", provider.ErrContextMismatch, names, err)
 	}
-	if v.dataKey, err = d.unwrap(ctx, h, v.all); err != nil {
+	var request *provider.UnwrapDataKeyRequest
+	if v.dataKey, request, err = d.unwrap(ctx, h, v.all); err != nil {
 		return verified{}, hint(classify(err))
 	}
+	v.count = request.Count
 	err = v.dataKey.WithAccess(func(key []byte) error {
 		aead, commitment, err := h.Suite.DeriveKeys(key, h.MessageID)
 		if err != nil {
@@ -79,6 +82,9 @@ func (d *Decrypter) verify(ctx context.Context, h *header.Header, stated map[str
 		v.aead = aead
 		return h.Verify(aead, v.unstored)
 	})
+	if request.Verified != nil {
+		request.Verified(err == nil)
+	}
 	if err != nil {
 		_ = v.dataKey.Close() // what failed first is what matters
 		return verified{}, hint(classify(err))
@@ -86,18 +92,19 @@ func (d *Decrypter) verify(ctx context.Context, h *header.Header, stated map[str
 	return v, nil
 }
 
-// unwrap returns the first data key that one of the keyrings unwraps.
-func (d *Decrypter) unwrap(ctx context.Context, h *header.Header, encryptionContext map[string]string) (*provider.SecureBytes, error) {
+// unwrap returns the first data key that one of the keyrings unwraps, and the request that it answered.
+func (d *Decrypter) unwrap(ctx context.Context, h *header.Header, encryptionContext map[string]string) (*provider.SecureBytes, *provider.UnwrapDataKeyRequest, error) {
 	trusted := make([]bool, len(h.EncryptedDataKeys))
 	var failures unwrapError
 	for _, keyring := range d.Keyrings {
 		for i, wrapped := range h.EncryptedDataKeys {
-			key, err := keyring.UnwrapDataKey(ctx, &provider.UnwrapDataKeyRequest{EncryptedKey: wrapped, Context: encryptionContext, Size: h.Suite.DataKeySize()})
+			request := &provider.UnwrapDataKeyRequest{EncryptedKey: wrapped, Context: encryptionContext, Size: h.Suite.DataKeySize()}
+			key, err := keyring.UnwrapDataKey(ctx, request)
 			if err == nil {
-				return key, nil
+				return key, request, nil
 			}
 			if ctx.Err() != nil {
-				return nil, err
+				return nil, nil, err
 			}
 			if !errors.Is(err, provider.ErrUntrustedKey) {
 				trusted[i] = true
@@ -106,14 +113,14 @@ func (d *Decrypter) unwrap(ctx context.Context, h *header.Header, encryptionCont
 		}
 	}
 	if len(failures) == 0 {
-		return nil, fmt.Errorf("%w: it names %s; configure a provider for one of them", provider.ErrUntrustedKey, describeKeys(h.EncryptedDataKeys))
+		return nil, nil, fmt.Errorf("%w: it names %s; configure a provider for one of them", provider.ErrUntrustedKey, describeKeys(h.EncryptedDataKeys))
 	}
 	for i, wrapped := range h.EncryptedDataKeys {
 		if !trusted[i] {
 			failures = append(failures, fmt.Errorf("no provider is configured for %s", describeKeys([]header.EncryptedDataKey{wrapped})))
 		}
 	}
-	return nil, failures
+	return nil, nil, failures
 }
 
 // unwrapError says why each data key of a message was not unwrapped.
@@ -148,4 +155,18 @@ func KeyName(k header.EncryptedDataKey) string {
 		return info[:n]
 	}
 	return info
+}
+
+// counted is the cipher of a message whose data key is told of the bytes that are decrypted under it.
+type counted struct {
+	cipher.AEAD
+	count func(bytes int)
+}
+
+func (c counted) Open(dst, nonce, ciphertext, additionalData []byte) ([]byte, error) {
+	plaintext, err := c.AEAD.Open(dst, nonce, ciphertext, additionalData)
+	if err == nil {
+		c.count(len(plaintext) - len(dst))
+	}
+	return plaintext, err
 }
