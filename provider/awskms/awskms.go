@@ -380,10 +380,19 @@ func (p *Provider) Decrypt(ctx context.Context, request *provider.DecryptRequest
 	return &provider.DecryptResponse{Plaintext: string(plaintext)}, nil
 }
 
-// ReEncrypt moves a value that KMS encrypted itself, as Encrypt does up to MaxDirectSize, from the key with the source's ARN to
-// the provider's own, with one call of KMS ReEncrypt, which decrypts it within KMS. Both keys are in one Region. The request's
-// context is the value's and stays so.
-func (p *Provider) ReEncrypt(ctx context.Context, sourceARN string, request *provider.DecryptRequest) (*provider.EncryptResponse, error) {
+// CanReEncrypt implements provider.ReEncrypter: KMS moves values between the keys of one Region.
+func (p *Provider) CanReEncrypt(from provider.EncryptionProvider) bool {
+	source, ok := from.(*Provider)
+	return ok && source.Region() == p.Region()
+}
+
+// ReEncrypt implements provider.ReEncrypter with one call of KMS ReEncrypt, for what Encrypt made of
+// up to MaxDirectSize bytes.
+func (p *Provider) ReEncrypt(ctx context.Context, from provider.EncryptionProvider, request *provider.DecryptRequest) (*provider.EncryptResponse, error) {
+	if !p.CanReEncrypt(from) {
+		return nil, p.fail(ctx, "ReEncrypt", fmt.Errorf("%w: the value's provider is not of AWS KMS in Region %s", provider.ErrInvalidProvider, p.Region()))
+	}
+	sourceARN := from.(*Provider).arn
 	blob, err := base64.StdEncoding.DecodeString(request.Ciphertext)
 	if err != nil {
 		return nil, p.fail(ctx, "ReEncrypt", fmt.Errorf("%w: not base64: %w", provider.ErrInvalidCiphertext, err))
@@ -461,4 +470,4 @@ func (p *Provider) HealthCheck(ctx context.Context) error {
 	return nil
 }
 
-var _ provider.EncryptionProvider = (*Provider)(nil)
+var _ provider.ReEncrypter = (*Provider)(nil)
