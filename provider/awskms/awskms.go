@@ -314,7 +314,7 @@ func (p *Provider) Encrypt(ctx context.Context, request *provider.EncryptRequest
 	if request.Plaintext == "" {
 		return nil, p.fail(ctx, "Encrypt", provider.ErrEmptyPlaintext)
 	}
-	if err := errors.Join(p.checkKeyID(request.KeyID), header.CheckContext(request.Context)); err != nil {
+	if err := errors.Join(p.checkKeyID(request.KeyID), header.CheckContext(request.Context), provider.CheckStated(request.Context)); err != nil {
 		return nil, p.fail(ctx, "Encrypt", err)
 	}
 	response := &provider.EncryptResponse{KeyID: p.arn, Provider: p.Type()}
@@ -343,6 +343,9 @@ func (p *Provider) Decrypt(ctx context.Context, request *provider.DecryptRequest
 	if err := p.checkKeyID(request.KeyID); err != nil {
 		return nil, p.fail(ctx, "Decrypt", err)
 	}
+	if err := provider.CheckStated(request.Context); err != nil {
+		return nil, p.fail(ctx, "Decrypt", fmt.Errorf("%w: %w", provider.ErrContextMismatch, err))
+	}
 	ciphertext, err := base64.StdEncoding.DecodeString(request.Ciphertext)
 	if err != nil {
 		return nil, p.fail(ctx, "Decrypt", fmt.Errorf("%w: not base64: %w", provider.ErrInvalidCiphertext, err))
@@ -366,6 +369,9 @@ func (p *Provider) Decrypt(ctx context.Context, request *provider.DecryptRequest
 // the provider's own, with one call of KMS ReEncrypt, which decrypts it within KMS. Both keys are in one Region. The request's
 // context is the value's and stays so.
 func (p *Provider) ReEncrypt(ctx context.Context, sourceARN string, request *provider.DecryptRequest) (*provider.EncryptResponse, error) {
+	if err := provider.CheckStated(request.Context); err != nil {
+		return nil, p.fail(ctx, "ReEncrypt", fmt.Errorf("%w: %w", provider.ErrContextMismatch, err))
+	}
 	blob, err := base64.StdEncoding.DecodeString(request.Ciphertext)
 	if err != nil {
 		return nil, p.fail(ctx, "ReEncrypt", fmt.Errorf("%w: not base64: %w", provider.ErrInvalidCiphertext, err))
