@@ -21,6 +21,10 @@ type Decrypter struct {
 
 	CommitmentPolicy CommitmentPolicy
 
+	// Accept, if not nil, looks at each message's header before a key service is asked about it,
+	// and before anything in it is authenticated. Its error refuses the message.
+	Accept func(*header.Header) error
+
 	// AllowPikoV2 lets NewReader read the streams that Piko wrote before pikokms, too, under keyrings that implement
 	// provider.PikoV2Keyring. A stream that was cut between two of its chunks then reads as a shorter one, without an error:
 	// package pikov2 says what else its format lacks. Set it only while such streams remain.

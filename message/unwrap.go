@@ -28,6 +28,11 @@ func (d *Decrypter) verify(ctx context.Context, h *header.Header, stated map[str
 	if err := d.CommitmentPolicy.allowDecrypt(h.Suite); err != nil {
 		return verified{}, err
 	}
+	if d.Accept != nil {
+		if err := d.Accept(h); err != nil {
+			return verified{}, err
+		}
+	}
 	v := verified{all: h.EncryptionContext}
 	for name, value := range stated {
 		got, stored := h.EncryptionContext[name]

@@ -328,7 +328,7 @@ func (p *Provider) Encrypt(ctx context.Context, request *provider.EncryptRequest
 	if request.Plaintext == "" {
 		return nil, p.fail(ctx, "Encrypt", provider.ErrEmptyPlaintext)
 	}
-	if err := header.CheckContext(request.Context); err != nil {
+	if err := errors.Join(header.CheckContext(request.Context), provider.CheckStated(request.Context)); err != nil {
 		return nil, p.fail(ctx, "Encrypt", err)
 	}
 	asked := p.encryptionKey(request.KeyID)
@@ -357,6 +357,9 @@ func (p *Provider) Encrypt(ctx context.Context, request *provider.EncryptRequest
 func (p *Provider) Decrypt(ctx context.Context, request *provider.DecryptRequest) (*provider.DecryptResponse, error) {
 	if request.Ciphertext == "" {
 		return nil, p.fail(ctx, "Decrypt", provider.ErrEmptyCiphertext)
+	}
+	if err := provider.CheckStated(request.Context); err != nil {
+		return nil, p.fail(ctx, "Decrypt", fmt.Errorf("%w: %w", provider.ErrContextMismatch, err))
 	}
 	ciphertext, err := base64.StdEncoding.DecodeString(request.Ciphertext)
 	if err != nil {
@@ -391,6 +394,9 @@ func (p *Provider) CanReEncrypt(from provider.EncryptionProvider) bool {
 func (p *Provider) ReEncrypt(ctx context.Context, from provider.EncryptionProvider, request *provider.DecryptRequest) (*provider.EncryptResponse, error) {
 	if !p.CanReEncrypt(from) {
 		return nil, p.fail(ctx, "ReEncrypt", fmt.Errorf("%w: the value's provider is not of AWS KMS in Region %s", provider.ErrInvalidProvider, p.Region()))
+	}
+	if err := provider.CheckStated(request.Context); err != nil {
+		return nil, p.fail(ctx, "ReEncrypt", fmt.Errorf("%w: %w", provider.ErrContextMismatch, err))
 	}
 	sourceARN := from.(*Provider).arn
 	blob, err := base64.StdEncoding.DecodeString(request.Ciphertext)
