@@ -108,3 +108,34 @@ func Write(w io.Writer, p []byte) (int, error) {
 	}
 	return n, err
 }
+
+// Copy writes what src gives to dst until src ends, and returns how many bytes dst took. A dst that
+// implements [io.ReaderFrom] reads for itself. A src that implements [io.WriterTo] is read all the
+// same.
+func Copy(dst io.Writer, src *Reader) (written int64, err error) {
+	if r, ok := dst.(io.ReaderFrom); ok {
+		written, err = r.ReadFrom(onlyReader{src})
+		if err == io.EOF {
+			err = fmt.Errorf("the destination takes no more: %w", err)
+		}
+		return written, err
+	}
+	buf := make([]byte, 32<<10)
+	for {
+		n, err := src.Read(buf)
+		if err == io.EOF {
+			return written, nil
+		}
+		if err != nil {
+			return written, err
+		}
+		n, err = Write(dst, buf[:n])
+		written += int64(n)
+		if err != nil {
+			return written, err
+		}
+	}
+}
+
+// onlyReader hides the other methods of a reader.
+type onlyReader struct{ io.Reader }

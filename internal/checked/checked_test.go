@@ -185,3 +185,38 @@ func TestWrite(t *testing.T) {
 		})
 	}
 }
+
+// readerFrom is a destination that reads for itself, and says that it has ended.
+type readerFrom struct{ io.Writer }
+
+func (readerFrom) ReadFrom(r io.Reader) (int64, error) {
+	n, err := io.Copy(io.Discard, r)
+	if err == nil {
+		err = io.EOF
+	}
+	return n, err
+}
+
+func TestCopy(t *testing.T) {
+	for _, test := range []struct {
+		name    string
+		src     []answer
+		dst     io.Writer
+		written int64
+		err     error
+	}{
+		{"the whole", []answer{{10, nil}, {5, io.EOF}}, io.Discard, 15, nil},
+		{"source fails once", []answer{{10, nil}, {5, errLost}, {7, nil}}, io.Discard, 15, errLost},
+		{"source fails once, as read by the destination", []answer{{10, errLost}, {7, nil}}, readerFrom{}, 10, errLost},
+		{"destination is full", []answer{{10, nil}}, &scripted{answers: []answer{{4, errLost}}}, 4, errLost},
+		{"destination says that it has ended", []answer{{10, nil}}, &scripted{}, 0, io.EOF},
+		{"destination that reads says that it has ended", []answer{{10, nil}}, readerFrom{}, 10, io.EOF},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			n, err := checked.Copy(test.dst, &checked.Reader{Source: &scripted{answers: test.src}})
+			require.Equal(t, test.written, n)
+			require.ErrorIs(t, err, test.err)
+			require.False(t, err == io.EOF)
+		})
+	}
+}
