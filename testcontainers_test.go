@@ -286,9 +286,10 @@ func TestKMSTamperedHeader(t *testing.T) {
 
 	// The context that KMS authenticates is the header's.
 	h.EncryptionContext["tenant"] = "43"
-	changed, err := h.Append(nil)
+	aead, _, err := h.Suite.DeriveKeys(make([]byte, 32), h.MessageID)
 	require.NoError(t, err)
-	_, _, err = d.Decrypt(t.Context(), append(changed, stored[size:]...), nil)
+	require.NoError(t, h.Seal(aead, nil))
+	_, _, err = d.Decrypt(t.Context(), append(bytes.Clone(h.Bytes()), stored[size:]...), nil)
 	require.ErrorIs(t, err, provider.ErrDecryptionFailed)
 }
 

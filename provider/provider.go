@@ -101,6 +101,12 @@ type UnwrapDataKeyRequest struct {
 	EncryptedKey header.EncryptedDataKey
 	Context      map[string]string // encryption context that the key was wrapped with
 	Size         int               // of the data key in bytes, as the algorithm suite has it; a key of another size is refused
+
+	// Verified and Count, if UnwrapDataKey has set them, are told what becomes of the data key: whether
+	// the message's header verifies under it, and the bytes that are decrypted, as they are. A cache of
+	// data keys forgets one that does not fit.
+	Verified func(fits bool)
+	Count    func(bytes int)
 }
 
 // DataKey is a data key, plain and wrapped.

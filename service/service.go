@@ -86,7 +86,12 @@ func (s *Service) GenerateDataKey(ctx context.Context, request *provider.Generat
 
 // UnwrapDataKey implements provider.Keyring.
 func (s *Service) UnwrapDataKey(ctx context.Context, request *provider.UnwrapDataKeyRequest) (*provider.SecureBytes, error) {
-	return s.keyring().UnwrapDataKey(ctx, request)
+	key, err := s.keyring().UnwrapDataKey(ctx, request)
+	if err != nil {
+		return nil, err
+	}
+	s.instruments.countDecrypted(ctx, request)
+	return key, nil
 }
 
 // Encrypt implements provider.EncryptionProvider.

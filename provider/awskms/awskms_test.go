@@ -109,13 +109,16 @@ func TestKeyInfo(t *testing.T) {
 func TestReEncrypt(t *testing.T) {
 	server := kmstest.NewServer(t)
 	one, two := server.CreateKey(kmstest.Key{}), server.CreateKey(kmstest.Key{})
-	rsa := server.CreateKey(kmstest.Key{Spec: "RSA_2048"})
+	rsa, err := awskms.NewProvider(t.Context(), awskms.Config{KeyID: server.CreateKey(kmstest.Key{Spec: "RSA_2048"}).ARN, Client: newClient(t, server.URL, 1)})
+	require.NoError(t, err)
+	far, err := awskms.NewProvider(t.Context(), awskms.Config{KeyID: "alias/far", Client: newClient(t, server.URL, 1, as(kmstest.Account, "us-east-1")), CheckLater: true})
+	require.NoError(t, err)
 	from, to := later(t, server, one.ARN), later(t, server, two.ARN)
 	pairs := map[string]string{"table": "customers"}
 	value, err := from.Encrypt(t.Context(), &provider.EncryptRequest{Plaintext: "secret", Context: pairs})
 	require.NoError(t, err)
 	server.Reset()
-	moved, err := to.ReEncrypt(t.Context(), one.ARN, &provider.DecryptRequest{Ciphertext: value.Ciphertext, Context: pairs})
+	moved, err := to.ReEncrypt(t.Context(), from, &provider.DecryptRequest{Ciphertext: value.Ciphertext, Context: pairs})
 	require.NoError(t, err)
 	require.Equal(t, 1, server.Calls("ReEncrypt"))
 	require.Zero(t, server.Calls("Decrypt"))
@@ -126,23 +129,26 @@ func TestReEncrypt(t *testing.T) {
 
 	for name, c := range map[string]struct {
 		to      *awskms.Provider
-		source  string
+		from    *awskms.Provider
 		request provider.DecryptRequest
 		want    error
 	}{
-		"another context": {to, one.ARN, provider.DecryptRequest{Ciphertext: value.Ciphertext}, provider.ErrDecryptionFailed},
-		"another source":  {to, two.ARN, provider.DecryptRequest{Ciphertext: value.Ciphertext, Context: pairs}, provider.ErrDecryptionFailed},
-		"no base64":       {to, one.ARN, provider.DecryptRequest{Ciphertext: "?"}, provider.ErrInvalidCiphertext},
-		"an RSA key":      {later(t, server, rsa.ARN), one.ARN, provider.DecryptRequest{Ciphertext: value.Ciphertext, Context: pairs}, provider.ErrKeyUsage},
+		"another context": {to, from, provider.DecryptRequest{Ciphertext: value.Ciphertext}, provider.ErrDecryptionFailed},
+		"another source":  {to, to, provider.DecryptRequest{Ciphertext: value.Ciphertext, Context: pairs}, provider.ErrDecryptionFailed},
+		"no base64":       {to, from, provider.DecryptRequest{Ciphertext: "?"}, provider.ErrInvalidCiphertext},
+		"an RSA key":      {rsa, from, provider.DecryptRequest{Ciphertext: value.Ciphertext, Context: pairs}, provider.ErrInvalidProvider},
+		"of an RSA key":   {to, rsa, provider.DecryptRequest{Ciphertext: value.Ciphertext, Context: pairs}, provider.ErrInvalidProvider},
+		"another Region":  {to, far, provider.DecryptRequest{Ciphertext: value.Ciphertext, Context: pairs}, provider.ErrInvalidProvider},
+		"a reserved pair": {to, from, provider.DecryptRequest{Ciphertext: value.Ciphertext, Context: map[string]string{"piko-use": "x"}}, provider.ErrContextMismatch},
 	} {
-		_, err := c.to.ReEncrypt(t.Context(), c.source, &c.request)
+		_, err := c.to.ReEncrypt(t.Context(), c.from, &c.request)
 		require.ErrorIs(t, err, c.want, name)
 	}
 	for name, lie := range map[string]map[string]any{
 		"source": {"SourceKeyId": two.ARN}, "destination": {"KeyId": one.ARN}, "empty": {"CiphertextBlob": []byte{}},
 	} {
 		remove := server.Inject(kmstest.Fault{Operation: "ReEncrypt", Do: answer(lie)})
-		_, err := to.ReEncrypt(t.Context(), one.ARN, &provider.DecryptRequest{Ciphertext: value.Ciphertext, Context: pairs})
+		_, err := to.ReEncrypt(t.Context(), from, &provider.DecryptRequest{Ciphertext: value.Ciphertext, Context: pairs})
 		require.ErrorIs(t, err, provider.ErrEncryptionFailed, name)
 		remove()
 	}

@@ -10,6 +10,7 @@ import (
 	"github.com/aws/smithy-go"
 	smithyhttp "github.com/aws/smithy-go/transport/http"
 
+	"piko.sh/pikokms/header"
 	"piko.sh/pikokms/provider"
 )
 
@@ -60,7 +61,8 @@ var sentinels = []error{
 	provider.ErrKeyNotFound, provider.ErrInvalidKey, provider.ErrInvalidCiphertext, provider.ErrDecryptionFailed,
 	provider.ErrEncryptionFailed, provider.ErrProviderUnavailable, provider.ErrEmptyPlaintext, provider.ErrEmptyCiphertext,
 	provider.ErrContextMismatch, provider.ErrUntrustedKey, provider.ErrAccessDenied, provider.ErrKeyDisabled,
-	provider.ErrKeyPendingDeletion, provider.ErrKeyUsage, provider.ErrClosed,
+	provider.ErrKeyPendingDeletion, provider.ErrKeyUsage, provider.ErrClosed, provider.ErrInvalidProvider,
+	header.ErrInvalidContext,
 }
 
 // fail says which operation failed under the provider's own key.

@@ -73,7 +73,7 @@ var uses = map[string]func(context.Context, *awskms.Provider, *used) error{
 		return err
 	},
 	"ReEncrypt": func(ctx context.Context, p *awskms.Provider, u *used) error {
-		_, err := p.ReEncrypt(ctx, p.KeyID(), &provider.DecryptRequest{Ciphertext: u.short})
+		_, err := p.ReEncrypt(ctx, p, &provider.DecryptRequest{Ciphertext: u.short})
 		return err
 	},
 }

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/base64"
+	"errors"
 	"fmt"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -26,7 +27,7 @@ func (p *Provider) Encrypt(ctx context.Context, request *provider.EncryptRequest
 	if request.Plaintext == "" {
 		return nil, p.fail(ctx, "Encrypt", provider.ErrEmptyPlaintext)
 	}
-	if err := header.CheckContext(request.Context); err != nil {
+	if err := errors.Join(header.CheckContext(request.Context), provider.CheckStated(request.Context)); err != nil {
 		return nil, p.fail(ctx, "Encrypt", err)
 	}
 	under, err := p.encryptionKey(ctx, request.KeyID)
@@ -63,6 +64,9 @@ func (p *Provider) Decrypt(ctx context.Context, request *provider.DecryptRequest
 	if request.Ciphertext == "" {
 		return nil, p.fail(ctx, "Decrypt", provider.ErrEmptyCiphertext)
 	}
+	if err := provider.CheckStated(request.Context); err != nil {
+		return nil, p.fail(ctx, "Decrypt", fmt.Errorf("%w: %w", provider.ErrContextMismatch, err))
+	}
 	ciphertext, err := base64.StdEncoding.DecodeString(request.Ciphertext)
 	if err != nil {
 		return nil, p.fail(ctx, "Decrypt", fmt.Errorf("%w: not base64: %w", provider.ErrInvalidCiphertext, err))
@@ -91,34 +95,59 @@ func (p *Provider) decryptMessage(ctx context.Context, ciphertext []byte, reques
 	return message.DecryptText(ctx, p, ciphertext, request)
 }
 
-// ReEncrypt moves a value that KMS encrypted itself, as Encrypt does up to MaxDirectSize, from the
-// key with the source's ARN to the provider's own, with one call of KMS ReEncrypt, which decrypts it
-// within KMS. Both keys are symmetric and in one Region. The request's context is the value's and
-// stays so.
-func (p *Provider) ReEncrypt(ctx context.Context, sourceARN string, request *provider.DecryptRequest) (*provider.EncryptResponse, error) {
+// CanReEncrypt implements provider.ReEncrypter: KMS moves values between the symmetric keys of one
+// Region.
+func (p *Provider) CanReEncrypt(from provider.EncryptionProvider) bool {
+	source, ok := from.(*Provider)
+	return ok && source.Region() == p.Region() && !source.hasRSAKey() && !p.hasRSAKey()
+}
+
+func (p *Provider) hasRSAKey() bool {
+	own, _ := p.own.peek()
+	return own.isRSA
+}
+
+// ReEncrypt implements provider.ReEncrypter with one call of KMS ReEncrypt, for what Encrypt made of
+// up to MaxDirectSize bytes.
+func (p *Provider) ReEncrypt(ctx context.Context, from provider.EncryptionProvider, request *provider.DecryptRequest) (*provider.EncryptResponse, error) {
+	if !p.CanReEncrypt(from) {
+		return nil, p.fail(ctx, "ReEncrypt", fmt.Errorf("%w: KMS moves values between symmetric keys in Region %s only", provider.ErrInvalidProvider, p.Region()))
+	}
+	if err := provider.CheckStated(request.Context); err != nil {
+		return nil, p.fail(ctx, "ReEncrypt", fmt.Errorf("%w: %w", provider.ErrContextMismatch, err))
+	}
 	blob, err := base64.StdEncoding.DecodeString(request.Ciphertext)
 	if err != nil {
 		return nil, p.fail(ctx, "ReEncrypt", fmt.Errorf("%w: not base64: %w", provider.ErrInvalidCiphertext, err))
 	}
-	own, err := p.own.get(ctx, p.check)
-	if err == nil && own.isRSA {
-		err = fmt.Errorf("%w: KMS encrypts values itself under symmetric keys only", provider.ErrKeyUsage)
-	}
+	response, err := p.reEncrypt(ctx, from.(*Provider), blob, request.Context)
 	if err != nil {
 		return nil, p.fail(ctx, "ReEncrypt", err)
 	}
+	return response, nil
+}
+
+func (p *Provider) reEncrypt(ctx context.Context, from *Provider, blob []byte, encryptionContext map[string]string) (*provider.EncryptResponse, error) {
+	// Neither key needs a check if it is configured by its ARN.
+	if err := from.learn(ctx); err != nil {
+		return nil, err
+	}
+	if err := p.learn(ctx); err != nil {
+		return nil, err
+	}
+	source, destination := from.KeyID(), p.KeyID()
 	out, err := p.client.ReEncrypt(ctx, &kms.ReEncryptInput{
-		SourceKeyId: aws.String(sourceARN), SourceEncryptionContext: request.Context, CiphertextBlob: blob,
-		DestinationKeyId: aws.String(own.arn), DestinationEncryptionContext: request.Context, GrantTokens: p.grantTokens,
+		SourceKeyId: aws.String(source), SourceEncryptionContext: encryptionContext, CiphertextBlob: blob,
+		DestinationKeyId: aws.String(destination), DestinationEncryptionContext: encryptionContext, GrantTokens: p.grantTokens,
 	})
 	if err != nil {
-		return nil, p.fail(ctx, "ReEncrypt", err)
+		return nil, err
 	}
-	if from := aws.ToString(out.SourceKeyId); from != sourceARN {
-		return nil, p.fail(ctx, "ReEncrypt", fmt.Errorf("%w: KMS was asked about key %q and answered about %q", provider.ErrEncryptionFailed, sourceARN, from))
+	if got := aws.ToString(out.SourceKeyId); got != source {
+		return nil, fmt.Errorf("%w: KMS was asked about key %q and answered about %q", provider.ErrEncryptionFailed, source, got)
 	}
-	if err := p.answered(own.arn, aws.ToString(out.KeyId), out.CiphertextBlob); err != nil {
-		return nil, p.fail(ctx, "ReEncrypt", err)
+	if err := p.answered(destination, aws.ToString(out.KeyId), out.CiphertextBlob); err != nil {
+		return nil, err
 	}
-	return &provider.EncryptResponse{Ciphertext: base64.StdEncoding.EncodeToString(out.CiphertextBlob), KeyID: own.arn, Provider: p.Type()}, nil
+	return &provider.EncryptResponse{Ciphertext: base64.StdEncoding.EncodeToString(out.CiphertextBlob), KeyID: destination, Provider: p.Type()}, nil
 }
