@@ -44,11 +44,16 @@ func (x *exchange) createAlias() (map[string]any, *failure) {
 
 // addAlias gives a key one more name.
 func (s *Server) addAlias(alias string, k *key) *failure {
+	const letters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789/_-"
 	name, ok := strings.CutPrefix(alias, "alias/")
-	if !ok || name == "" || strings.Trim(name, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789/_-") != "" {
-		return fail("InvalidAliasNameException", "Alias must start with the prefix \"alias/\" and hold letters, digits, slashes, underscores and dashes. Please see https://docs.aws.amazon.com/kms/latest/developerguide/kms-alias.html")
-	}
-	if strings.HasPrefix(name, "aws/") {
+	switch {
+	case strings.Trim(alias, letters+":") != "":
+		return invalid("1 validation error detected: Value '%s' at 'aliasName' failed to satisfy constraint: Member must satisfy regular expression pattern: ^[a-zA-Z0-9:/_-]+$", alias)
+	case !ok:
+		return invalid("Alias must start with the prefix \"alias/\". Please see https://docs.aws.amazon.com/kms/latest/developerguide/kms-alias.html")
+	case name == "" || strings.Trim(name, letters) != "":
+		return fail("InvalidAliasNameException", "%s contains invalid characters for an alias", alias)
+	case strings.HasPrefix(name, "aws/"):
 		return fail("NotAuthorizedException", "")
 	}
 	full := aliasName{k.Region, k.Account, alias}
