@@ -16,24 +16,25 @@ type subject struct {
 	blob []byte
 }
 
-// keyStates bring a key into a state by calls.
-var keyStates = map[string]func(e *emulated) subject{
-	"Disabled": func(e *emulated) subject {
-		s := subject{e, e.key(kms.CreateKeyInput{MultiRegion: aws.Bool(true)}), nil}
+// keyStates bring a new key into a state by calls.
+var keyStates = map[string]func(e *emulated, in kms.CreateKeyInput) subject{
+	"Disabled": func(e *emulated, in kms.CreateKeyInput) subject {
+		s := subject{e, e.key(in), nil}
 		s.blob = e.sealed(s.key, nil)
 		_, err := e.DisableKey(e.t.Context(), &kms.DisableKeyInput{KeyId: s.key.KeyId})
 		require.NoError(e.t, err)
 		return s
 	},
-	"PendingDeletion": func(e *emulated) subject {
-		s := subject{e, e.key(kms.CreateKeyInput{MultiRegion: aws.Bool(true)}), nil}
+	"PendingDeletion": func(e *emulated, in kms.CreateKeyInput) subject {
+		s := subject{e, e.key(in), nil}
 		s.blob = e.sealed(s.key, nil)
 		_, err := e.ScheduleKeyDeletion(e.t.Context(), &kms.ScheduleKeyDeletionInput{KeyId: s.key.KeyId})
 		require.NoError(e.t, err)
 		return s
 	},
-	"PendingImport": func(e *emulated) subject {
-		return subject{e, e.key(kms.CreateKeyInput{Origin: types.OriginTypeExternal, MultiRegion: aws.Bool(true)}), nil}
+	"PendingImport": func(e *emulated, in kms.CreateKeyInput) subject {
+		in.Origin = types.OriginTypeExternal
+		return subject{e, e.key(in), nil}
 	},
 }
 
@@ -154,7 +155,8 @@ func stateAgreements() map[string]agreement {
 		for operation, want := range wants {
 			all[operation+" of a key that is "+state] = agreement{
 				ask: func(e *emulated, ctx context.Context) string {
-					return outcome(keyUses[operation](keyStates[state](e), ctx))
+					in := kms.CreateKeyInput{MultiRegion: aws.Bool(operation == "ReplicateKey")}
+					return outcome(keyUses[operation](keyStates[state](e, in), ctx))
 				},
 				want: want,
 			}

@@ -14,10 +14,14 @@ import (
 	"testing"
 )
 
-// LocalStack returns the URL of LocalStack in a container, which runs until the test ends. Without a
-// Docker engine the test is skipped, or fails if PIKOKMS_REQUIRE_DOCKER is 1.
+// LocalStack returns the URL of LocalStack: the running one that PIKOKMS_LOCALSTACK_URL names, or one
+// in a container, which runs until the test ends. Without a Docker engine the test is skipped, or
+// fails if PIKOKMS_REQUIRE_DOCKER is 1.
 func LocalStack(t testing.TB) string {
 	t.Helper()
+	if url := os.Getenv("PIKOKMS_LOCALSTACK_URL"); url != "" {
+		return url
+	}
 	if os.Getenv("PIKOKMS_REQUIRE_DOCKER") != "1" && exec.Command("docker", "info").Run() != nil {
 		t.Skip("skipped: LocalStack needs a Docker engine, and none answers (PIKOKMS_REQUIRE_DOCKER=1 makes this a failure)")
 	}
