@@ -113,8 +113,8 @@ var differences = []difference{{
 		"a value moved from a wrong key": "ok",
 	},
 }, {
-	aws: "Developer Guide, troubleshooting: the ciphertext refers to a key that does not exist, does not exist in this " +
-		"Region, or that you may not use, which KMS does not tell apart",
+	aws: "AccessDeniedException: The ciphertext refers to a customer master key that does not exist, does not exist " +
+		"in this region, or you are not allowed to access. The API names no error for it",
 	localStack: map[string]string{"a decrypt in another Region": "NotFoundException"},
 }, {
 	aws:        "API, ReEncrypt, SourceKeyId: required for asymmetric keys only",
@@ -130,7 +130,10 @@ var differences = []difference{{
 		"an alias with a blank": "ok",
 		"an alias with a colon": "ok",
 	},
-	moto: map[string]string{"an alias with a colon": "ValidationException"},
+	moto: map[string]string{
+		"an alias of AWS":       "ok",
+		"an alias with a colon": "ValidationException",
+	},
 }, {
 	aws:        "API, EnableKeyRotation, RotationPeriodInDays: 90 to 2,560, default 365, which GetKeyRotationStatus tells",
 	localStack: map[string]string{"a rotation period of 89 days": "ok"},

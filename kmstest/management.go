@@ -106,7 +106,7 @@ func (x *exchange) toggle(state State) (map[string]any, *failure) {
 	if failure != nil {
 		return nil, failure
 	}
-	if k.State != Unavailable {
+	if k.State != Unavailable { // else the call succeeds without effect
 		k.State = state
 	}
 	return nil, nil
@@ -180,8 +180,8 @@ func (x *exchange) rotatable(states row) (*key, *failure) {
 }
 
 // rotating returns the key whose rotation is to change. A replica's is its primary key's.
-func (x *exchange) rotating() (*key, *failure) {
-	k, failure := x.rotatable(rotation)
+func (x *exchange) rotating(states row) (*key, *failure) {
+	k, failure := x.rotatable(states)
 	if failure == nil && k.replica {
 		return nil, fail("UnsupportedOperationException", "%s is a replica key, whose rotation is that of its primary key.", k.ARN)
 	}
@@ -189,7 +189,7 @@ func (x *exchange) rotating() (*key, *failure) {
 }
 
 func (x *exchange) enableKeyRotation() (map[string]any, *failure) {
-	k, failure := x.rotating()
+	k, failure := x.rotating(rotation)
 	if failure != nil {
 		return nil, failure
 	}
@@ -205,7 +205,7 @@ func (x *exchange) enableKeyRotation() (map[string]any, *failure) {
 }
 
 func (x *exchange) disableKeyRotation() (map[string]any, *failure) {
-	k, failure := x.rotating()
+	k, failure := x.rotating(rotation)
 	if failure != nil {
 		return nil, failure
 	}
@@ -219,8 +219,9 @@ func (x *exchange) getKeyRotationStatus() (map[string]any, *failure) {
 		return nil, failure
 	}
 	primary := k.shared.keys[0]
-	members := map[string]any{"KeyId": k.ARN, "KeyRotationEnabled": primary.rotates}
-	if primary.rotates {
+	rotates := primary.rotates && k.State != PendingDeletion && k.State != PendingReplicaDeletion
+	members := map[string]any{"KeyId": k.ARN, "KeyRotationEnabled": rotates}
+	if rotates {
 		members["RotationPeriodInDays"] = primary.period
 		members["NextRotationDate"] = seconds(primary.created.Add(time.Duration(primary.period) * day))
 	}
@@ -228,7 +229,7 @@ func (x *exchange) getKeyRotationStatus() (map[string]any, *failure) {
 }
 
 func (x *exchange) rotateKeyOnDemand() (map[string]any, *failure) {
-	k, failure := x.rotating()
+	k, failure := x.rotating(onDemand)
 	if failure != nil {
 		return nil, failure
 	}
