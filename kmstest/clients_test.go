@@ -1,6 +1,7 @@
 package kmstest_test
 
 import (
+	"encoding/base64"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -77,6 +78,9 @@ func TestAWSCLI(t *testing.T) {
 		return strings.TrimSpace(string(out))
 	}
 	blob := aws("kms", "encrypt", "--key-id", "alias/cli", "--plaintext", "fileb://plain", "--encryption-context", "tenant=42", "--query", "CiphertextBlob")
-	require.Equal(t, "c2VjcmV0", aws("kms", "decrypt", "--ciphertext-blob", blob, "--encryption-context", "tenant=42", "--query", "Plaintext"))
+	raw, err := base64.StdEncoding.DecodeString(blob)
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "sealed"), raw, 0o600))
+	require.Equal(t, "c2VjcmV0", aws("kms", "decrypt", "--ciphertext-blob", "fileb://sealed", "--encryption-context", "tenant=42", "--query", "Plaintext"))
 	require.Equal(t, key.ARN, aws("kms", "describe-key", "--key-id", "alias/cli", "--query", "KeyMetadata.Arn"))
 }
