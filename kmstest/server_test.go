@@ -67,7 +67,7 @@ func TestProviderOnServer(t *testing.T) {
 	key := server.CreateKey(kmstest.Key{Alias: "alias/documents"})
 	p, err := awskms.NewProvider(t.Context(), awskms.Config{KeyID: "alias/documents", Client: newClient(t, server, key.Region)})
 	require.NoError(t, err)
-	require.Equal(t, key.ARN, p.ARN())
+	require.Equal(t, key.ARN, p.KeyID())
 	server.Reset()
 
 	e := message.Encrypter{Keyring: p}

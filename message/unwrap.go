@@ -98,6 +98,7 @@ func (d *Decrypter) unwrap(ctx context.Context, h *header.Header, v *verified) e
 	var (
 		failures unwrapError
 		refused  []bool // of the data keys: a keyring that trusts its wrapping key failed
+		reasons  []string
 	)
 	for _, keyring := range d.Keyrings {
 		for i, wrapped := range h.EncryptedDataKeys {
@@ -117,6 +118,7 @@ func (d *Decrypter) unwrap(ctx context.Context, h *header.Header, v *verified) e
 				return err
 			}
 			if errors.Is(err, provider.ErrUntrustedKey) {
+				reasons = appendReason(reasons, err)
 				continue
 			}
 			if refused == nil {
@@ -127,7 +129,7 @@ func (d *Decrypter) unwrap(ctx context.Context, h *header.Header, v *verified) e
 		}
 	}
 	if len(failures) == 0 {
-		return untrusted(h.EncryptedDataKeys)
+		return untrusted(h.EncryptedDataKeys, reasons)
 	}
 	for i, wrapped := range h.EncryptedDataKeys {
 		if !refused[i] {

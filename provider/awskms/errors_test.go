@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"piko.sh/pikokms/kmstest"
+	"piko.sh/pikokms/message"
 	"piko.sh/pikokms/provider"
 	"piko.sh/pikokms/provider/awskms"
 )
@@ -329,6 +330,12 @@ func TestDiscoveryInAnotherRegionNamesBoth(t *testing.T) {
 			require.NoError(t, got.Close())
 			continue
 		}
+		require.ErrorIs(t, err, provider.ErrUntrustedKey)
+		require.ErrorContains(t, err, c.says)
+		e := message.Encrypter{Keyring: w}
+		stored, err := e.Encrypt(t.Context(), []byte("content"), nil)
+		require.NoError(t, err)
+		_, _, err = (&message.Decrypter{Keyrings: []provider.Keyring{d}}).Decrypt(t.Context(), stored, nil)
 		require.ErrorIs(t, err, provider.ErrUntrustedKey)
 		require.ErrorContains(t, err, c.says)
 	}
