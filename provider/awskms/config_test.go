@@ -129,3 +129,33 @@ func TestConfigsThatAreRefused(t *testing.T) {
 		require.ErrorContains(t, err, says)
 	}
 }
+
+// What a configuration without a Client does by itself: it finds credentials, and tries again.
+func TestAConfigWithoutAClient(t *testing.T) {
+	server := kmstest.NewServer(t)
+	key := server.CreateKey(kmstest.Key{})
+	c := awskms.Config{KeyID: key.ARN, Endpoint: server.URL}
+	_, err := awskms.NewProvider(t.Context(), c)
+	require.NoError(t, err)
+	for retries, calls := range map[int]int{0: 1 + awskms.DefaultMaxRetries, 1: 2} {
+		c.MaxRetries = retries
+		remove := server.Inject(kmstest.Fault{Do: kmstest.Error("KMSInternalException", "down")})
+		server.Reset()
+		_, err := awskms.NewProvider(t.Context(), c)
+		require.ErrorIs(t, err, provider.ErrProviderUnavailable)
+		require.Equal(t, calls, server.Calls("DescribeKey"))
+		remove()
+	}
+
+	t.Setenv("AWS_ACCESS_KEY_ID", "")
+	t.Setenv("AWS_SECRET_ACCESS_KEY", "")
+	_, err = awskms.NewProvider(t.Context(), c)
+	require.ErrorIs(t, err, provider.ErrAccessDenied)
+	require.ErrorContains(t, err, "no AWS credentials")
+	requireOneSentinel(t, err)
+
+	closed := newHTTPServer(t, nil)
+	d, err := awskms.NewDiscovery(t.Context(), awskms.DiscoveryConfig{Accounts: []string{kmstest.Account}, Region: "eu-west-1", Endpoint: closed})
+	require.NoError(t, err, "nothing is asked")
+	require.ErrorIs(t, opened(t, sealed(t, server, key.ARN), d), provider.ErrAccessDenied)
+}
