@@ -13,7 +13,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// The plaintext of an answer does not reach the AWS SDK, nor does its text stay in the body's buffer.
+// The plaintext of an answer does not reach the AWS SDK, nor does its text stay in the body's
+// buffer.
 func TestThePlaintextOfAnAnswerIsTakenOut(t *testing.T) {
 	secret := bytes.Repeat([]byte("secret!?"), 4)
 	text := base64.StdEncoding.EncodeToString(secret)

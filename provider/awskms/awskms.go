@@ -46,7 +46,8 @@ import (
 	"piko.sh/pikokms/provider"
 )
 
-// providerID is the key provider ID of AWS KMS (specification: framework/aws-kms/aws-kms-keyring.md).
+// providerID is the key provider ID of AWS KMS (specification:
+// framework/aws-kms/aws-kms-keyring.md).
 const providerID = "aws-kms"
 
 // Provider implements provider.EncryptionProvider. It is safe for concurrent use.

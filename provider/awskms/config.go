@@ -50,8 +50,8 @@ type Config struct {
 
 	// PublicKey is the public half of an RSA key in PEM, or PublicKeyFile a file of it. With one of
 	// them KMS is not asked to encrypt, so no credentials are needed, and nothing is checked
-	// beforehand. KeyID must then be a key ARN. Without them KMS is asked for the public key when it
-	// is first needed.
+	// beforehand. KeyID must then be a key ARN. Without them KMS is asked for the public key when
+	// it is first needed.
 	PublicKey     []byte
 	PublicKeyFile string
 

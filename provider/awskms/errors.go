@@ -111,7 +111,7 @@ func sentinel(operation *smithy.OperationError) error {
 	case !isAnswer && (responded || unsent):
 		return provider.ErrProviderUnavailable // refused, unresolved, timed out, cut off, or garbled
 	case !isAnswer:
-		return provider.ErrInvalidKey // no request was made: the endpoint's rules or the signer refused the configuration
+		return provider.ErrInvalidKey // no request was made, since the configuration is of no use
 	}
 	code := api.ErrorCode()
 	if code == "KMSInvalidStateException" {
@@ -138,7 +138,8 @@ func sentinel(operation *smithy.OperationError) error {
 	return provider.ErrEncryptionFailed
 }
 
-// isDenied reports whether KMS answered that a call is not permitted, to credentials that are valid.
+// isDenied reports whether KMS answered that a call is not permitted, to credentials that are
+// valid.
 func isDenied(err error) bool {
 	api, ok := errors.AsType[smithy.APIError](err)
 	return ok && (api.ErrorCode() == "AccessDeniedException" || api.ErrorCode() == "AccessDenied")

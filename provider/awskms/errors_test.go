@@ -345,7 +345,8 @@ func TestDiscoveryInAnotherRegionNamesBoth(t *testing.T) {
 	_, err = d.WrapDataKey(t.Context(), nil, nil)
 	require.ErrorIs(t, err, provider.ErrKeyUsage)
 
-	// A key of another account is nothing that KMS is asked about; a key's failure is said as it is.
+	// A key of another account is nothing that KMS is asked about; a key's failure is said as it
+	// is.
 	foreign := server.CreateKey(kmstest.Key{Account: "444455556666"})
 	stored := sealed(t, server, foreign.ARN)
 	server.Reset()

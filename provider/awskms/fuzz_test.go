@@ -35,7 +35,8 @@ func FuzzParseURL(f *testing.F) {
 	})
 }
 
-// Whatever key ARN a header states, KMS is asked only about a key of a trusted account, in the Region of the configuration.
+// Whatever key ARN a header states, KMS is asked only about a key of a trusted account, in the
+// Region of the configuration.
 func FuzzDiscoveryFilter(f *testing.F) {
 	for _, arn := range []string{"arn:aws:kms:eu-west-1:111122223333:key/1", "arn:aws:kms:us-east-1:111122223333:key/mrk-1", "arn:aws:kms:eu-west-1:4:key/1", "arn:aws:s3:::x", ""} {
 		f.Add(arn)

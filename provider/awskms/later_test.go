@@ -226,7 +226,8 @@ func TestForeignDataKeysAskNothing(t *testing.T) {
 	require.Zero(t, server.Calls(""))
 }
 
-// A KMS that takes a connection and then says nothing, or stops in the middle, costs a bounded time.
+// A KMS that takes a connection and then says nothing, or stops in the middle, costs a bounded
+// time.
 func TestAKMSThatNeverAnswersIsWaitedForNoLongerThanTheTimeout(t *testing.T) {
 	const timeout = 50 * time.Millisecond
 	for name, action := range map[string]kmstest.Action{"stall": kmstest.Stall(), "half an answer": kmstest.HalfOpen()} {

@@ -7,6 +7,9 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/kms"
+	"github.com/aws/smithy-go/logging"
 	"github.com/stretchr/testify/require"
 
 	"piko.sh/pikokms/header"
@@ -108,7 +111,8 @@ func TestAKMSThatLiesIsNotBelieved(t *testing.T) {
 	t.Logf("%d lies", cases)
 }
 
-// An ID or an alias does not say whose key it is, but an alias ARN says in which account and Region.
+// An ID or an alias does not say whose key it is, but an alias ARN says in which account and
+// Region.
 func TestADescriptionOfAnotherKeyIsRefused(t *testing.T) {
 	server := kmstest.NewServer(t)
 	key := server.CreateKey(kmstest.Key{Alias: "alias/store"})
@@ -163,4 +167,28 @@ func TestAKMSThatIgnoresTheContextMakesNoOtherMessage(t *testing.T) {
 		require.ErrorIs(t, err, provider.ErrDecryptionFailed)
 		return nil
 	}))
+}
+
+// Whoever has the AWS SDK log what KMS answers sees no data key, since the SDK has none.
+func TestTheAWSSDKGetsNoDataKey(t *testing.T) {
+	server := kmstest.NewServer(t)
+	key := server.CreateKey(kmstest.Key{})
+	var log bytes.Buffer
+	client := newClient(t, server.URL, 1, func(o *kms.Options) {
+		o.ClientLogMode, o.Logger = aws.LogResponseWithBody, logging.NewStandardLogger(&log)
+	})
+	p, err := awskms.NewProvider(t.Context(), awskms.Config{KeyID: key.ARN, Client: client})
+	require.NoError(t, err)
+	made, err := p.GenerateDataKey(t.Context(), &provider.GenerateDataKeyRequest{})
+	require.NoError(t, err)
+	defer made.Close()
+	got, err := p.UnwrapDataKey(t.Context(), &provider.UnwrapDataKeyRequest{EncryptedKey: made.EncryptedKey, Size: 32})
+	require.NoError(t, err)
+	defer got.Close()
+	require.NoError(t, got.WithAccess(func(plain []byte) error {
+		require.NotContains(t, log.String(), base64.StdEncoding.EncodeToString(plain))
+		return nil
+	}))
+	require.Equal(t, 2, strings.Count(log.String(), `"Plaintext":""`))
+	require.Contains(t, log.String(), base64.StdEncoding.EncodeToString(made.EncryptedKey.Ciphertext))
 }

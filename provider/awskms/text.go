@@ -107,8 +107,8 @@ func (p *Provider) hasRSAKey() bool {
 	return own.isRSA
 }
 
-// ReEncrypt implements provider.ReEncrypter with one call of KMS ReEncrypt, for what Encrypt made of
-// up to MaxDirectSize bytes.
+// ReEncrypt implements provider.ReEncrypter with one call of KMS ReEncrypt, for what Encrypt made
+// of up to MaxDirectSize bytes.
 func (p *Provider) ReEncrypt(ctx context.Context, from provider.EncryptionProvider, request *provider.DecryptRequest) (*provider.EncryptResponse, error) {
 	if !p.CanReEncrypt(from) {
 		return nil, p.fail(ctx, "ReEncrypt", fmt.Errorf("%w: KMS moves values between symmetric keys in Region %s only", provider.ErrInvalidProvider, p.Region()))

@@ -54,7 +54,8 @@ func privatePEM(key *rsa.PrivateKey) []byte {
 
 func bothPEM(key *rsa.PrivateKey) []byte { return append(publicPEM(key), privatePEM(key)...) }
 
-// A wrapped key under RSA is not bound to the encryption context, so the suite's part on data keys does not hold.
+// A wrapped key under RSA is not bound to the encryption context, so the suite's part on data keys
+// does not hold.
 func TestRSAStreams(t *testing.T) {
 	for _, hash := range []crypto.Hash{0, crypto.SHA1, crypto.SHA256, crypto.SHA384, crypto.SHA512} {
 		both := open(t, local.Config{Key: bothPEM(rsaPair()), Hash: hash})
@@ -141,7 +142,8 @@ func TestPKCS1IsForReading(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, key, got)
 
-	// A wrong padding gives a key that nobody can know, and no error that would tell of the padding.
+	// A wrong padding gives a key that nobody can know, and no error that would tell of the
+	// padding.
 	wrong := bytes.Clone(ciphertext)
 	wrong[100] ^= 1
 	first, err := unwrap(wrong)
