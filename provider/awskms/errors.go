@@ -115,8 +115,7 @@ func sentinel(operation *smithy.OperationError) error {
 	}
 	code := api.ErrorCode()
 	if code == "KMSInvalidStateException" {
-		s, reason := invalidState(api.ErrorMessage())
-		return fmt.Errorf("%w: %s", s, reason)
+		return invalidState(api.ErrorMessage())
 	}
 	_, throttled := retry.DefaultThrottleErrorCodes[code]
 	_, timedOut := retry.DefaultRetryableErrorCodes[code]
