@@ -18,7 +18,7 @@ import (
 type verified struct {
 	dataKey       *provider.SecureBytes // to be closed
 	aead          cipher.AEAD
-	count         func(bytes int)       // of the data key; may be nil
+	count         func(bytes int)   // of the data key; may be nil
 	all, unstored map[string]string // the encryption context, and the required pairs in it
 	verifier      *header.Verifier  // nil for a suite without a signature
 }
