@@ -47,7 +47,7 @@ var localStack struct {
 }
 
 func startLocalStack() {
-	if running := os.Getenv("PIKOKMS_LOCALSTACK"); running != "" {
+	if running := os.Getenv("PIKOKMS_LOCALSTACK_URL"); running != "" {
 		localStack.endpoint = running
 		return
 	}

@@ -2,6 +2,8 @@ module piko.sh/piko/wdk/crypto/pikokms/crypto_provider_local_aes_gcm
 
 go 1.26.0
 
+toolchain go1.26.11
+
 require (
 	piko.sh/piko v0.0.0
 	piko.sh/pikokms v0.0.0

@@ -29,7 +29,7 @@ const (
 
 // Variable is the environment variable with the URL of a LocalStack that is running. Start gives that
 // one, so that the test binaries of a whole run share it: names in it must not be used by two of them.
-const Variable = "PIKOKMS_LOCALSTACK"
+const Variable = "PIKOKMS_LOCALSTACK_URL"
 
 // patience is how long a LocalStack that is ready may take to answer.
 const patience = 5 * time.Second
