@@ -18,7 +18,6 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
-	"io"
 	"slices"
 	"strings"
 
@@ -414,24 +413,6 @@ func (p *Provider) ReEncrypt(ctx context.Context, from provider.EncryptionProvid
 		return nil, p.fail(ctx, "ReEncrypt", fmt.Errorf("%w: KMS answered for keys %q and %q", provider.ErrEncryptionFailed, from, to))
 	}
 	return &provider.EncryptResponse{Ciphertext: base64.StdEncoding.EncodeToString(out.CiphertextBlob), KeyID: p.arn, Provider: p.Type()}, nil
-}
-
-// EncryptStream implements provider.EncryptionProvider with one call of KMS.
-func (p *Provider) EncryptStream(ctx context.Context, output io.Writer, request *provider.EncryptRequest) (io.WriteCloser, error) {
-	w, err := (&message.Encrypter{Keyring: &requested{Provider: p, keyID: request.KeyID}}).NewWriter(ctx, output, request.Context)
-	if err != nil {
-		return nil, err // not w: a nil pointer would make an io.WriteCloser that is not nil
-	}
-	return w, nil
-}
-
-// DecryptStream implements provider.EncryptionProvider with one call of KMS. The result is a *message.DecryptReader.
-func (p *Provider) DecryptStream(ctx context.Context, input io.Reader) (io.ReadCloser, error) {
-	r, err := (&message.Decrypter{Keyrings: []provider.Keyring{p}}).NewReader(ctx, input, nil)
-	if err != nil {
-		return nil, err
-	}
-	return r, nil
 }
 
 // GetKeyInfo implements provider.EncryptionProvider. It describes any key that the credentials may describe.
