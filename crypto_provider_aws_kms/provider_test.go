@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -370,23 +371,42 @@ func TestEnableMetrics(t *testing.T) {
 	before := otel.GetMeterProvider()
 	t.Cleanup(func() { otel.SetMeterProvider(before) })
 	for _, enabled := range []bool{false, true} {
-		asked := &meterProvider{}
-		otel.SetMeterProvider(asked)
+		m := &meter{}
+		otel.SetMeterProvider(m)
 		c.EnableMetrics = enabled
-		open(t, c)
-		require.Equal(t, enabled, len(asked.scopes) > 0)
+		_, err := open(t, c).Encrypt(t.Context(), &crypto.EncryptRequest{Plaintext: "x"})
+		require.NoError(t, err)
+		require.Equal(t, enabled, m.recorded.Load())
 	}
 }
 
-// meterProvider notes who asks for a meter.
-type meterProvider struct {
+// meter is OpenTelemetry's, and notes whether the duration of a call was recorded.
+type meter struct {
 	noop.MeterProvider
-	scopes []string
+	recorded atomic.Bool
 }
 
-func (m *meterProvider) Meter(scope string, options ...metric.MeterOption) metric.Meter {
-	m.scopes = append(m.scopes, scope)
-	return m.MeterProvider.Meter(scope, options...)
+func (m *meter) Meter(string, ...metric.MeterOption) metric.Meter { return measured{meter: m} }
+
+type measured struct {
+	noop.Meter
+	meter *meter
+}
+
+func (m measured) Float64Histogram(name string, _ ...metric.Float64HistogramOption) (metric.Float64Histogram, error) {
+	return duration{meter: m.meter, counts: name == "pikokms.key_service.duration"}, nil
+}
+
+type duration struct {
+	noop.Float64Histogram
+	meter  *meter
+	counts bool
+}
+
+func (d duration) Record(context.Context, float64, ...metric.RecordOption) {
+	if d.counts {
+		d.meter.recorded.Store(true)
+	}
 }
 
 func TestOutageAtBoot(t *testing.T) {
