@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"maps"
 	"strings"
@@ -56,6 +57,7 @@ func (c *counting) GenerateDataKey(ctx context.Context, request *provider.Genera
 
 func (c *counting) WrapDataKey(ctx context.Context, key *provider.SecureBytes, encryptionContext map[string]string) (header.EncryptedDataKey, error) {
 	c.wrapped.Add(1)
+	c.keep(key)
 	return c.Keyring.WrapDataKey(ctx, key, encryptionContext)
 }
 
@@ -83,6 +85,16 @@ func pattern(n int) []byte {
 		b[i] = byte(i>>8)*31 + byte(i)*7 + 1
 	}
 	return b
+}
+
+// serialise returns a header as its fields are now, with the tag that it had.
+func serialise(t testing.TB, h header.Header) []byte {
+	t.Helper()
+	aead, _, err := header.AES256GCMHKDFSHA512CommitKey.DeriveKeys(make([]byte, 32), make([]byte, 32))
+	require.NoError(t, err)
+	tag := h.Tag
+	require.NoError(t, h.Seal(aead, nil))
+	return append(bytes.Clone(h.Bytes()[:h.Size()-len(tag)]), tag[:]...)
 }
 
 func encrypt(t testing.TB, e *message.Encrypter, plaintext []byte, encryptionContext map[string]string) []byte {
@@ -181,6 +193,23 @@ var decryptWays = map[string]func(ctx context.Context, d *message.Decrypter, src
 		err := w.Close()
 		return out.Bytes(), err
 	},
+	"ReadFrom": func(ctx context.Context, d *message.Decrypter, src io.Reader, required map[string]string, _ int) ([]byte, error) {
+		var out bytes.Buffer
+		w := d.NewWriter(ctx, &out, required)
+		if _, err := w.ReadFrom(src); err != nil {
+			return out.Bytes(), errors.Join(err, shouldFail(w.Close(), err))
+		}
+		err := w.Close()
+		return out.Bytes(), err
+	},
+}
+
+// shouldFail checks that Close returns the stream's failure, once and again.
+func shouldFail(got, failure error) error {
+	if !errors.Is(got, failure) {
+		return fmt.Errorf("Close returns %v after %w", got, failure)
+	}
+	return nil
 }
 
 func checkCount(n int64, want int, err error) error {

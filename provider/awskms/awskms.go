@@ -18,7 +18,6 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
-	"io"
 	"slices"
 	"strings"
 
@@ -328,7 +327,7 @@ func (p *Provider) Encrypt(ctx context.Context, request *provider.EncryptRequest
 	if request.Plaintext == "" {
 		return nil, p.fail(ctx, "Encrypt", provider.ErrEmptyPlaintext)
 	}
-	if err := header.CheckContext(request.Context); err != nil {
+	if err := errors.Join(header.CheckContext(request.Context), provider.CheckStated(request.Context)); err != nil {
 		return nil, p.fail(ctx, "Encrypt", err)
 	}
 	asked := p.encryptionKey(request.KeyID)
@@ -357,6 +356,9 @@ func (p *Provider) Encrypt(ctx context.Context, request *provider.EncryptRequest
 func (p *Provider) Decrypt(ctx context.Context, request *provider.DecryptRequest) (*provider.DecryptResponse, error) {
 	if request.Ciphertext == "" {
 		return nil, p.fail(ctx, "Decrypt", provider.ErrEmptyCiphertext)
+	}
+	if err := provider.CheckStated(request.Context); err != nil {
+		return nil, p.fail(ctx, "Decrypt", fmt.Errorf("%w: %w", provider.ErrContextMismatch, err))
 	}
 	ciphertext, err := base64.StdEncoding.DecodeString(request.Ciphertext)
 	if err != nil {
@@ -392,6 +394,9 @@ func (p *Provider) ReEncrypt(ctx context.Context, from provider.EncryptionProvid
 	if !p.CanReEncrypt(from) {
 		return nil, p.fail(ctx, "ReEncrypt", fmt.Errorf("%w: the value's provider is not of AWS KMS in Region %s", provider.ErrInvalidProvider, p.Region()))
 	}
+	if err := provider.CheckStated(request.Context); err != nil {
+		return nil, p.fail(ctx, "ReEncrypt", fmt.Errorf("%w: %w", provider.ErrContextMismatch, err))
+	}
 	sourceARN := from.(*Provider).arn
 	blob, err := base64.StdEncoding.DecodeString(request.Ciphertext)
 	if err != nil {
@@ -408,24 +413,6 @@ func (p *Provider) ReEncrypt(ctx context.Context, from provider.EncryptionProvid
 		return nil, p.fail(ctx, "ReEncrypt", fmt.Errorf("%w: KMS answered for keys %q and %q", provider.ErrEncryptionFailed, from, to))
 	}
 	return &provider.EncryptResponse{Ciphertext: base64.StdEncoding.EncodeToString(out.CiphertextBlob), KeyID: p.arn, Provider: p.Type()}, nil
-}
-
-// EncryptStream implements provider.EncryptionProvider with one call of KMS.
-func (p *Provider) EncryptStream(ctx context.Context, output io.Writer, request *provider.EncryptRequest) (io.WriteCloser, error) {
-	w, err := (&message.Encrypter{Keyring: &requested{Provider: p, keyID: request.KeyID}}).NewWriter(ctx, output, request.Context)
-	if err != nil {
-		return nil, err // not w: a nil pointer would make an io.WriteCloser that is not nil
-	}
-	return w, nil
-}
-
-// DecryptStream implements provider.EncryptionProvider with one call of KMS. The result is a *message.DecryptReader.
-func (p *Provider) DecryptStream(ctx context.Context, input io.Reader) (io.ReadCloser, error) {
-	r, err := (&message.Decrypter{Keyrings: []provider.Keyring{p}}).NewReader(ctx, input, nil)
-	if err != nil {
-		return nil, err
-	}
-	return r, nil
 }
 
 // GetKeyInfo implements provider.EncryptionProvider. It describes any key that the credentials may describe.
