@@ -98,6 +98,7 @@ func (d *Decrypter) unwrap(ctx context.Context, h *header.Header, v *verified) e
 	var (
 		failures []error
 		refused  []bool // of the data keys: a keyring that trusts its wrapping key failed
+		reasons  []string
 	)
 	for _, keyring := range d.Keyrings {
 		for i, wrapped := range h.EncryptedDataKeys {
@@ -114,6 +115,7 @@ func (d *Decrypter) unwrap(ctx context.Context, h *header.Header, v *verified) e
 				return err
 			}
 			if errors.Is(err, provider.ErrUntrustedKey) {
+				reasons = appendReason(reasons, err)
 				continue
 			}
 			if refused == nil {
@@ -124,7 +126,7 @@ func (d *Decrypter) unwrap(ctx context.Context, h *header.Header, v *verified) e
 		}
 	}
 	if len(failures) == 0 {
-		return untrusted(h.EncryptedDataKeys)
+		return untrusted(h.EncryptedDataKeys, reasons)
 	}
 	for i, wrapped := range h.EncryptedDataKeys {
 		if !refused[i] {
