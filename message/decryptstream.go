@@ -1,6 +1,7 @@
 package message
 
 import (
+	"cmp"
 	"context"
 	"io"
 
@@ -105,7 +106,7 @@ func (w *DecryptWriter) Write(p []byte) (n int, err error) {
 		return n, nil
 	}
 	m, err := w.body.Write(p[n:])
-	return n + m, w.fail(classify(err))
+	return n + m, w.fail(aborted(classify(err)))
 }
 
 // missing returns how many bytes of the header the next decision takes.
@@ -160,7 +161,7 @@ func (w *DecryptWriter) ReadFrom(src io.Reader) (total int64, err error) {
 		}
 	}
 	n, err := w.body.ReadFrom(source)
-	return total + n, w.fail(classify(err))
+	return total + n, w.fail(aborted(classify(err)))
 }
 
 // Close releases the last plaintext and reports whether the message was whole. If a call has failed
@@ -170,26 +171,24 @@ func (w *DecryptWriter) Close() error {
 	if w.closed {
 		return w.result
 	}
-	w.closed = true
-	if w.err == nil {
-		w.err = w.ctx.Err()
-	}
-	if w.err == nil {
-		w.err = w.finish()
-	}
-	w.result = w.err
-	if w.err == nil {
-		w.err = errClosed
-	}
+	w.closed, w.result = true, errAborted // for a panic of the destination
+	w.result = w.finish()
+	w.err = cmp.Or(w.result, errClosed)
 	return w.result
 }
 
 func (w *DecryptWriter) finish() error {
+	if err := cmp.Or(w.err, w.ctx.Err()); err != nil {
+		return err
+	}
 	if w.body != nil {
-		return classify(w.body.Close())
+		return aborted(classify(w.body.Close()))
 	}
 	_, _, err := header.Parse(w.start, w.decrypter.Limits)
-	if err == io.EOF {
+	switch err {
+	case nil:
+		return errAborted // a keyring panicked
+	case io.EOF:
 		return errEmpty
 	}
 	return classify(err)

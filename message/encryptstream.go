@@ -1,6 +1,7 @@
 package message
 
 import (
+	"cmp"
 	"context"
 	"io"
 
@@ -140,7 +141,7 @@ func (w *EncryptWriter) Write(p []byte) (int, error) {
 		return 0, w.err
 	}
 	n, err := w.body.Write(p)
-	return n, w.fail(err)
+	return n, w.fail(aborted(err))
 }
 
 // ReadFrom implements io.ReaderFrom: it encrypts what src gives, without a copy. If src fails, Close
@@ -150,7 +151,7 @@ func (w *EncryptWriter) ReadFrom(src io.Reader) (int64, error) {
 		return 0, w.err
 	}
 	n, err := w.body.ReadFrom(&checked.Reader{Context: w.ctx, Source: src})
-	return n, w.fail(err)
+	return n, w.fail(aborted(err))
 }
 
 // Close seals the last frame and, in a signed message, writes the signature. If a call has failed
@@ -160,23 +161,22 @@ func (w *EncryptWriter) Close() error {
 	if w.closed {
 		return w.result
 	}
-	w.closed = true
-	if w.err == nil {
-		w.err = w.ctx.Err()
-	}
-	if w.err == nil {
-		w.err = w.finish()
-	}
-	w.result = w.err
-	if w.err == nil {
-		w.err = errClosed
-	}
+	w.closed, w.result = true, errAborted // for a panic of the destination
+	w.result = w.finish()
+	w.err = cmp.Or(w.result, errClosed)
 	return w.result
 }
 
 func (w *EncryptWriter) finish() error {
-	if err := w.body.Close(); err != nil || w.signer == nil {
+	if err := cmp.Or(w.err, w.ctx.Err()); err != nil {
+		w.body.Abort()
 		return err
+	}
+	if err := w.body.Close(); err != nil {
+		return aborted(err)
+	}
+	if w.signer == nil {
+		return nil
 	}
 	footer, err := w.signer.Footer()
 	if err != nil {
@@ -191,5 +191,6 @@ func (w *EncryptWriter) finish() error {
 func (w *EncryptWriter) Abort() {
 	if !w.closed {
 		_ = w.fail(errAborted)
+		w.body.Abort()
 	}
 }

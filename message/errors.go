@@ -42,6 +42,15 @@ func classify(err error) error {
 	return err
 }
 
+// aborted gives an error of package frame its name in this one: a call of the source or destination
+// that panicked has aborted the stream.
+func aborted(err error) error {
+	if errors.Is(err, frame.ErrAborted) {
+		return errAborted
+	}
+	return err
+}
+
 // abandon tells a writer of this package, if w is one, that what is copied to it is not whole. So its
 // Close fails after an io.Copy whose source failed, even where the source does the copying.
 func abandon(w io.Writer, err error) {

@@ -79,7 +79,7 @@ func (v *verified) hint(err error) error {
 		return fmt.Errorf("%w: the message does not store %q, so what was stated for it was taken as a required pair: %w", provider.ErrContextMismatch, names, err)
 	}
 	// Only where a data key unwraps, and is another than the header commits to, no pair is missing.
-	if failures, ok := errors.AsType[unwrapError](err); ok && !slices.ContainsFunc(failures, func(err error) bool {
+	if unfit, ok := errors.AsType[*unwrapError](err); ok && !slices.ContainsFunc(unfit.failures, func(err error) bool {
 		return errors.Is(err, provider.ErrDecryptionFailed) && !errors.Is(err, errCommitment)
 	}) {
 		return err
@@ -96,18 +96,15 @@ var errCommitment = fmt.Errorf("%w: the key commitment does not fit the data key
 func (d *Decrypter) unwrap(ctx context.Context, h *header.Header, v *verified) error {
 	limits := d.Limits.WithDefaults()
 	var (
-		failures unwrapError
+		failures []error
 		refused  []bool // of the data keys: a keyring that trusts its wrapping key failed
 		reasons  []string
 	)
 	for _, keyring := range d.Keyrings {
 		for i, wrapped := range h.EncryptedDataKeys {
 			if len(failures) == limits.MaxAttempts {
-				return append(failures, &header.LimitError{
-					Limit:  "MaxAttempts",
-					Reason: fmt.Sprintf("its %d data keys take more attempts than the %d that were made", len(h.EncryptedDataKeys), len(failures)),
-					Option: "Limits.MaxAttempts",
-				})
+				reason := fmt.Sprintf("its %d data keys take more attempts than the %d that were made", len(h.EncryptedDataKeys), len(failures))
+				return &unwrapError{append(failures, &header.LimitError{Limit: "MaxAttempts", Reason: reason, Option: "Limits.MaxAttempts"})}
 			}
 			request := &provider.UnwrapDataKeyRequest{EncryptedKey: wrapped, Context: v.all, Size: h.Suite.DataKeySize()}
 			err := try(ctx, keyring, request, h, v)
@@ -136,7 +133,7 @@ func (d *Decrypter) unwrap(ctx context.Context, h *header.Header, v *verified) e
 			failures = append(failures, fmt.Errorf("no provider is configured for %s", describeKeys([]header.EncryptedDataKey{wrapped})))
 		}
 	}
-	return failures
+	return &unwrapError{failures}
 }
 
 // try has one keyring unwrap one data key, and verifies the header under it.
@@ -171,11 +168,11 @@ func try(ctx context.Context, keyring provider.Keyring, request *provider.Unwrap
 }
 
 // unwrapError says why no data key of a message fits.
-type unwrapError []error
+type unwrapError struct{ failures []error }
 
-func (e unwrapError) Error() string {
-	reasons := make([]string, len(e))
-	for i, err := range e {
+func (e *unwrapError) Error() string {
+	reasons := make([]string, len(e.failures))
+	for i, err := range e.failures {
 		reasons[i] = err.Error()
 	}
 	text := strings.Join(reasons, "; ")
@@ -187,7 +184,7 @@ func (e unwrapError) Error() string {
 	return text
 }
 
-func (e unwrapError) Unwrap() []error { return e }
+func (e *unwrapError) Unwrap() []error { return e.failures }
 
 // counted is the cipher of a message whose data key is told of the bytes that are decrypted under it.
 type counted struct {

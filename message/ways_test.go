@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"maps"
 	"strings"
@@ -192,6 +193,23 @@ var decryptWays = map[string]func(ctx context.Context, d *message.Decrypter, src
 		err := w.Close()
 		return out.Bytes(), err
 	},
+	"ReadFrom": func(ctx context.Context, d *message.Decrypter, src io.Reader, required map[string]string, _ int) ([]byte, error) {
+		var out bytes.Buffer
+		w := d.NewWriter(ctx, &out, required)
+		if _, err := w.ReadFrom(src); err != nil {
+			return out.Bytes(), errors.Join(err, shouldFail(w.Close(), err))
+		}
+		err := w.Close()
+		return out.Bytes(), err
+	},
+}
+
+// shouldFail checks that Close returns the stream's failure, once and again.
+func shouldFail(got, failure error) error {
+	if !errors.Is(got, failure) {
+		return fmt.Errorf("Close returns %v after %w", got, failure)
+	}
+	return nil
 }
 
 func checkCount(n int64, want int, err error) error {

@@ -7,7 +7,6 @@ package provider
 
 import (
 	"context"
-	"io"
 	"time"
 
 	"piko.sh/pikokms/header"
@@ -55,18 +54,12 @@ type EncryptionProvider interface {
 
 	// HealthCheck wraps and unwraps a data key, which needs the permissions that streams need.
 	HealthCheck(ctx context.Context) error
-
-	// EncryptStream returns a writer whose plaintext goes to output as one message. Only its Close makes the message whole.
-	EncryptStream(ctx context.Context, output io.Writer, request *EncryptRequest) (io.WriteCloser, error)
-
-	// DecryptStream returns a reader of the plaintext of the message that input holds.
-	DecryptStream(ctx context.Context, input io.Reader) (io.ReadCloser, error)
 }
 
 // EncryptRequest asks for encryption.
 type EncryptRequest struct {
 	Context   map[string]string // encryption context: authenticated, stored and visible, not encrypted
-	Plaintext string            // not empty for Encrypt; unused by EncryptStream
+	Plaintext string            // not empty
 	KeyID     string            // empty for the provider's own key, or one that it can use
 }
 

@@ -13,6 +13,7 @@ import (
 	"piko.sh/pikokms/kmstest"
 	"piko.sh/pikokms/provider"
 	"piko.sh/pikokms/provider/awskms"
+	"piko.sh/pikokms/provider/dropin"
 )
 
 func open(t *testing.T, server *kmstest.Server, keyID string, trusted ...string) *awskms.Provider {
@@ -51,13 +52,13 @@ func TestEncryptUnderTheKeyThatARequestNames(t *testing.T) {
 
 		var stored bytes.Buffer
 		server.Reset()
-		w, err := p.EncryptStream(t.Context(), &stored, &provider.EncryptRequest{KeyID: keyID})
+		w, err := dropin.EncryptStream(t.Context(), p, &stored, &provider.EncryptRequest{KeyID: keyID}, nil)
 		require.NoError(t, err)
 		_, err = io.WriteString(w, "streamed")
 		require.NoError(t, err)
 		require.NoError(t, w.Close())
 		require.Contains(t, stored.String(), want)
-		r, err := p.DecryptStream(t.Context(), &stored)
+		r, err := dropin.DecryptStream(t.Context(), p, &stored, false, nil)
 		require.NoError(t, err)
 		plaintext, err := io.ReadAll(r)
 		require.NoError(t, err)

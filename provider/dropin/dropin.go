@@ -66,7 +66,7 @@ func (t *translated) Unwrap() []error { return append([]error{t.err}, t.pikos...
 
 // EncryptStream returns a writer whose plaintext goes to output as one AWS Encryption SDK message,
 // whole when Close returns nil. The errors are the provider's and CheckContext's, under n's names.
-func EncryptStream(ctx context.Context, p provider.EncryptionProvider, output io.Writer, request *provider.EncryptRequest, n Names) (io.WriteCloser, error) {
+func EncryptStream(ctx context.Context, p provider.Keyring, output io.Writer, request *provider.EncryptRequest, n Names) (io.WriteCloser, error) {
 	if err := CheckContext(request.Context); err != nil {
 		return nil, n.Translate(err)
 	}
@@ -74,11 +74,24 @@ func EncryptStream(ctx context.Context, p provider.EncryptionProvider, output io
 	for key, value := range request.Context {
 		pairs[key] = value
 	}
-	w, err := p.EncryptStream(ctx, output, &provider.EncryptRequest{Context: pairs, KeyID: request.KeyID})
+	e := message.Encrypter{Keyring: named{p, request.KeyID}}
+	w, err := e.NewWriter(ctx, output, pairs)
 	if err != nil {
 		return nil, n.Translate(err)
 	}
 	return w, nil
+}
+
+// named is a keyring that makes data keys under the key that a request names.
+type named struct {
+	provider.Keyring
+	keyID string
+}
+
+func (n named) GenerateDataKey(ctx context.Context, request *provider.GenerateDataKeyRequest) (*provider.DataKey, error) {
+	of := *request
+	of.KeyID = n.keyID
+	return n.Keyring.GenerateDataKey(ctx, &of)
 }
 
 // DecryptStream returns a reader of what EncryptStream wrote, and where allowPikoV2 is set, of the

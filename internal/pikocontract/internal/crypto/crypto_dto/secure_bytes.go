@@ -65,16 +65,16 @@ func (s *SecureBytes) IsClosed() bool {
 }
 
 // Read copies the bytes to p, from the start at every call.
-func (s *SecureBytes) Read(p []byte) (int, error) {
+func (s *SecureBytes) Read(p []byte) (n int, err error) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	if s.data == nil {
 		return 0, errClosed
 	}
-	if n := copy(p, s.data); n < len(s.data) {
+	if n = copy(p, s.data); n < len(s.data) {
 		return n, io.ErrShortBuffer
 	}
-	return len(s.data), io.EOF
+	return n, io.EOF
 }
 
 // WithAccess calls operation with the bytes.
