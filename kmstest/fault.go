@@ -149,8 +149,8 @@ func Drop() Action {
 	}}
 }
 
-		// The AWS SDK for Go closes the body of its request as soon as an answer begins. If it has
-		// not seen the end of that body by then, it closes the connection, too.
+// HalfOpen carries out the operation, sends half of the answer and then nothing more. The
+// connection stays until the caller ends it or the server is closed.
 func HalfOpen() Action {
 	return Action{send: func(x *exchange, a *answer) bool {
 		// The AWS SDK for Go closes its request's body as soon as an answer begins. If it has not
