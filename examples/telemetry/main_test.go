@@ -156,8 +156,8 @@ func (q quoting) Decrypt(_ context.Context, r *provider.DecryptRequest) (*provid
 	return nil, q.fail(r.Context)
 }
 
-// TestFailuresTellNoContext searches all that is reported of failing calls for the encryption context
-// and the plaintext.
+// TestFailuresTellNoContext searches all that is reported of failing calls for the encryption
+// context and the plaintext.
 func TestFailuresTellNoContext(t *testing.T) {
 	key, err := local.NewProvider(local.Config{Key: make([]byte, 32)})
 	if err != nil {
