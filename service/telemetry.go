@@ -103,7 +103,7 @@ func (i *instruments) call(ctx context.Context, operation string) (context.Conte
 		if span == nil {
 			return
 		}
-		if err != nil {
+		if how != "ok" {
 			span.SetAttributes(attribute.String("error.type", kind(err)))
 			span.SetStatus(codes.Error, how)
 		}
@@ -113,7 +113,7 @@ func (i *instruments) call(ctx context.Context, operation string) (context.Conte
 
 func outcome(err, verdict error) string {
 	switch {
-	case err == nil:
+	case err == nil && verdict == nil:
 		return "ok"
 	case errors.Is(err, ErrOpen):
 		return "refused"
