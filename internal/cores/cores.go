@@ -3,7 +3,8 @@
 // goroutines at work than one which does either, and many streams at once no more than one.
 //
 // A stream takes goroutines for one piece of work, such as a few frames, and gives them back when
-// that is done. So a stream that waits for its source or its destination holds none.
+// that is done. So a stream that waits for its source or its destination holds none. The exception is
+// an encoder of zstd, which can't be without its second goroutine once it has one.
 package cores
 
 import (
