@@ -35,8 +35,8 @@ const (
 // It works on batches, each some consecutive frames, and has three parts:
 //
 //   - run, on the goroutine of the call, cuts the input into batches;
-//   - workers, each on a goroutine of its own, seal or open one batch each. While no further worker
-//     may be started, run does a worker's job itself;
+//   - workers, each on a goroutine of its own, seal or open batches. If the stream gets no worker,
+//     since other streams have all cores, run does their work itself;
 //   - deliver, on one more goroutine, takes the batches in their order and writes the output.
 //
 // It leaves the final frame, and whatever is not a whole regular frame, to the stream.
@@ -52,7 +52,7 @@ type pipeline struct {
 	inMemory  bool  // the input is taken from where it stands
 	taken     int64 // bytes of input
 	perBatch  int   // frames of a batch, at most
-	most      int   // goroutines that seal or open, at most, that of run included
+	most      int   // workers, at most
 	isDefault bool  // the stream states no parallelism
 
 	// What deliver leaves. Workers and run don't touch it before deliver has ended.
@@ -61,17 +61,22 @@ type pipeline struct {
 	dstErr    error  // dst's
 	bad       error  // of a frame that is not good. All output before it was delivered.
 
-	idle     chan *batch
-	started  chan *batch  // in the order of their frames; nil after the last one
-	working  atomic.Int32 // workers
-	failed   atomic.Bool  // dstErr or bad is set, or deliver has panicked: the rest is of no use
-	finished chan struct{}
+	idle    chan *batch
+	filling *batch      // the one that run has in hand
+	started chan *batch // in the order of their frames; nil after the last one
 
-	filling  *batch // the one that run has in hand
-	ended    bool   // deliver has ended by itself, and not by a panic or runtime.Goexit of dst
-	panicked any    // what deliver's dst has panicked with
+	mu      sync.Mutex
+	queue   chan *batch // waits for a worker
+	working int         // workers that look at the queue once more before they end
+	workers sync.WaitGroup
 
-	deliver func() // is deliverAll; bound once, so that starting it allocates nothing
+	failed   atomic.Bool   // dstErr or bad is set, or dst has panicked: the rest is of no use
+	finished chan struct{} // receives an element when deliver has ended,
+	ended    bool          // by itself, and not by a panic or runtime.Goexit of dst
+	panicked any           // dst's
+
+	// These are workAll and deliverAll, bound once so that starting a goroutine allocates nothing.
+	worker, deliver func()
 }
 
 // pipelines keeps pipelines with their batches' buffers.
@@ -79,9 +84,10 @@ var pipelines = sync.Pool{New: func() any {
 	p := &pipeline{
 		idle:     make(chan *batch, maxBatches),
 		started:  make(chan *batch, maxBatches+1),
+		queue:    make(chan *batch, maxBatches),
 		finished: make(chan struct{}, 1),
 	}
-	p.deliver = p.deliverAll
+	p.worker, p.deliver = p.workAll, p.deliverAll
 	return p
 }}
 
@@ -140,7 +146,10 @@ func (p *pipeline) close() {
 		b.clean()
 		p.idle <- b
 	}
-	*p = pipeline{idle: p.idle, started: p.started, finished: p.finished, deliver: p.deliver}
+	*p = pipeline{
+		idle: p.idle, started: p.started, queue: p.queue, finished: p.finished,
+		worker: p.worker, deliver: p.deliver,
+	}
 	pipelines.Put(p)
 }
 
@@ -160,20 +169,44 @@ func (p *pipeline) run() {
 		b.first, b.sequence.number = p.frames.number, p.frames.number
 		p.frames.number += uint32(b.frames)
 		p.started <- b
-		p.work(b)
+		p.hand(b)
 	}
 }
 
-// work seals or opens a batch, on another goroutine if the stream may have one more.
-func (p *pipeline) work(b *batch) {
-	if int(p.working.Load()) < p.most-1 && cores.Take(p.frames.config.Parallelism, 1) == 1 {
-		p.working.Add(1)
-		b.working = &p.working
-		go b.work()
-		return
+// hand hands a batch to the workers. It starts one more if the stream may have it. Without a worker,
+// it does the work itself.
+func (p *pipeline) hand(b *batch) {
+	p.mu.Lock()
+	if p.working < p.most && cores.Take(p.frames.config.Parallelism, 1) == 1 {
+		p.working++
+		p.workers.Add(1)
+		go p.worker()
 	}
-	b.process()
-	b.done <- struct{}{}
+	alone := p.working == 0
+	if !alone {
+		p.queue <- b
+	}
+	p.mu.Unlock()
+	if alone {
+		b.process()
+	}
+}
+
+// workAll is a worker: it seals or opens batches until there are none that wait.
+func (p *pipeline) workAll() {
+	defer p.workers.Done()
+	for {
+		p.mu.Lock()
+		if len(p.queue) == 0 {
+			p.working--
+			cores.Give(1)
+			p.mu.Unlock()
+			return
+		}
+		b := <-p.queue
+		p.mu.Unlock()
+		b.process()
+	}
 }
 
 // finish waits until all output is delivered. It passes a panic of dst on to the caller of run.
@@ -183,6 +216,7 @@ func (p *pipeline) finish() {
 	}
 	p.started <- nil
 	<-p.finished
+	p.workers.Wait()
 	if p.panicked != nil {
 		panic(p.panicked)
 	}

@@ -30,9 +30,9 @@ func Most(parallelism int) int {
 }
 
 // Take returns how many goroutines, up to most, a stream may start beside the caller's. Where the
-// parallelism is 0, it is as many as the process has cores left: one is the caller's own, so there
-// are GOMAXPROCS-1 for all streams together. A stated parallelism is the user's decision, and gets
-// them all. Each must be given back by [Give].
+// parallelism is 0, it is as many as are left of one for each core: GOMAXPROCS for all streams of the
+// process together. A stated parallelism is the user's decision, and gets them all. Each must be
+// given back by [Give].
 func Take(parallelism, most int) int {
 	if most <= 0 {
 		return 0
@@ -43,7 +43,7 @@ func Take(parallelism, most int) int {
 	}
 	for {
 		before := taken.Load()
-		n := min(int64(most), int64(runtime.GOMAXPROCS(0)-1)-before)
+		n := min(int64(most), int64(runtime.GOMAXPROCS(0))-before)
 		if n <= 0 {
 			return 0
 		}
