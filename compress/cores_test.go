@@ -16,8 +16,8 @@ import (
 	"piko.sh/pikokms/internal/cores"
 )
 
-// mostGoroutines runs streams side by side, and returns the most goroutines that there are meanwhile
-// beside those that call them.
+// mostGoroutines runs streams side by side, and returns the most goroutines that there are
+// meanwhile beside those that call them.
 func mostGoroutines(t *testing.T, streams int, run func(looking func(io.Reader) io.Reader) error) int {
 	t.Helper()
 	before := runtime.NumGoroutine()
@@ -69,7 +69,7 @@ func TestGoroutinesOfStreamsThatCompressAndEncrypt(t *testing.T) {
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(ncores))
 	original := noise(4 << 20)
 	eachFormat(t, func(t *testing.T, format string) {
-		s, c := newStage(t, format, 0), frames(t, 0)
+		s, c := newTransformer(t, format, 0), frames(t, 0)
 		sealed, err := io.ReadAll(frame.NewSealReader(bytes.NewReader(transform(t, s, bytes.NewReader(original))), c))
 		require.NoError(t, err)
 		upload := func(looking func(io.Reader) io.Reader) error {
@@ -108,7 +108,7 @@ func TestGoroutinesOfStreamsThatCompressAndEncrypt(t *testing.T) {
 // TestDroppedStreamsGiveTheirCoresBack drops zstd streams half-way, which have a core each.
 func TestDroppedStreamsGiveTheirCoresBack(t *testing.T) {
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(4))
-	s := newStage(t, compress.Zstd, 0)
+	s := newTransformer(t, compress.Zstd, 0)
 	for range 5 {
 		r, err := s.Transform(t.Context(), zeros{}, nil)
 		require.NoError(t, err)

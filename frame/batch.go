@@ -22,7 +22,7 @@ func newBatch() *batch { return &batch{done: make(chan struct{}, 1)} }
 
 // process seals or opens the frames.
 func (b *batch) process() {
-	defer func() { b.done <- struct{}{} }() // even after a panic of the cipher, so that nobody waits
+	defer func() { b.done <- struct{}{} }() // even after a panic, so that nobody waits for ever
 	if b.sequence.opening {
 		b.open()
 		return

@@ -12,8 +12,8 @@ import (
 )
 
 const (
-	// parallelFrom is how many bytes of plaintext a stream seals or opens on one goroutine before it
-	// takes several.
+	// parallelFrom is how many bytes of plaintext a stream seals or opens on one goroutine before
+	// it takes several.
 	parallelFrom = 1 << 20
 
 	// batchBytes is the size of a batch: four frames of 64 KiB, which are enough work for a
@@ -31,8 +31,8 @@ const (
 	maxBatches   = MaxParallelMemory / (2 * longBatch)
 )
 
-// pipeline seals or opens a stream's regular frames on several cores, during one call of the stream.
-// It works on batches, each some consecutive frames, and has three parts:
+// pipeline seals or opens a stream's regular frames on several cores, during one call of the
+// stream. It works on batches, each some consecutive frames, and has three parts:
 //
 //   - run, on the goroutine of the call, cuts the input into batches;
 //   - workers, each on a goroutine of its own, seal or open batches. If the stream gets no worker,
@@ -98,8 +98,8 @@ var pipelinesOpen atomic.Int32
 // isSmall tells that a Read or a Write of n bytes is not worth several goroutines.
 func (s *sequence) isSmall(n int) bool { return n < 2*max(batchBytes, s.regularSize()) }
 
-// openPipeline returns a pipeline of src if there is enough in it to be worth one, and else nil. The
-// caller sets its output, runs and closes it.
+// openPipeline returns a pipeline of src if there is enough in it to be worth one, and else nil.
+// The caller sets its output, runs and closes it.
 func openPipeline(frames *sequence, src *source) *pipeline {
 	if frames.parallelFrom == never || src.mixed {
 		return nil
@@ -173,8 +173,8 @@ func (p *pipeline) run() {
 	}
 }
 
-// hand hands a batch to the workers. It starts one more if the stream may have it. Without a worker,
-// it does the work itself.
+// hand hands a batch to the workers. It starts one more if the stream may have it. Without a
+// worker, it does the work itself.
 func (p *pipeline) hand(b *batch) {
 	p.mu.Lock()
 	if p.working < p.most && cores.Take(p.frames.config.Parallelism, 1) == 1 {
@@ -295,8 +295,8 @@ func (p *pipeline) fill(b *batch) (more bool) {
 	return b.frames > 0 && !p.src.mixed && (b.frames == most || p.into == nil)
 }
 
-// takeInput gives a batch the next frames: as many as the source has at once, but at least one. If it
-// has none, or something else comes next, the batch has fewer, and what was read goes back.
+// takeInput gives a batch the next frames: as many as the source has at once, but at least one. If
+// it has none, or something else comes next, the batch has fewer, and what was read goes back.
 func (p *pipeline) takeInput(b *batch, most int) {
 	size := p.frames.inSize()
 	if p.inMemory {
@@ -317,8 +317,8 @@ func (p *pipeline) takeInput(b *batch, most int) {
 	}
 }
 
-// wholeFrames returns how many of the next regular frames in begins with: as contents if they are sealed,
-// as they are stored if they are opened.
+// wholeFrames returns how many of the next regular frames in begins with: as contents if they are
+// sealed, as they are stored if they are opened.
 func (p *pipeline) wholeFrames(in []byte, most int) (frames int) {
 	if !p.frames.opening {
 		return min(most, len(in)/p.frames.config.Length)
