@@ -37,7 +37,8 @@ const (
 //   - run, on the goroutine of the call, cuts the input into batches;
 //   - workers, each on a goroutine of its own, seal or open batches. If the stream gets no worker,
 //     since other streams have all cores, run does their work itself;
-//   - deliver, on one more goroutine, takes the batches in their order and writes the output.
+//   - deliver, on one more goroutine, takes the batches in the order of their frames and writes the
+//     output.
 //
 // It leaves the final frame, and whatever is not a whole regular frame, to the stream.
 type pipeline struct {
@@ -75,8 +76,8 @@ type pipeline struct {
 	ended    bool          // by itself, and not by a panic or runtime.Goexit of dst
 	panicked any           // dst's
 
-	// These are workAll and deliverAll, bound once so that starting a goroutine allocates nothing.
-	worker, deliver func()
+	// These are the methods, bound once so that starting a goroutine allocates nothing.
+	workFunc, deliverFunc func()
 }
 
 // pipelines keeps pipelines with their batches' buffers.
@@ -87,7 +88,7 @@ var pipelines = sync.Pool{New: func() any {
 		queue:    make(chan *batch, maxBatches),
 		finished: make(chan struct{}, 1),
 	}
-	p.worker, p.deliver = p.workAll, p.deliverAll
+	p.workFunc, p.deliverFunc = p.work, p.deliver
 	return p
 }}
 
@@ -148,7 +149,7 @@ func (p *pipeline) close() {
 	}
 	*p = pipeline{
 		idle: p.idle, started: p.started, queue: p.queue, finished: p.finished,
-		worker: p.worker, deliver: p.deliver,
+		workFunc: p.workFunc, deliverFunc: p.deliverFunc,
 	}
 	pipelines.Put(p)
 }
@@ -156,7 +157,7 @@ func (p *pipeline) close() {
 // run seals or opens all whole regular frames that come next. When it returns, nothing is at work
 // any more.
 func (p *pipeline) run() {
-	go p.deliver()
+	go p.deliverFunc()
 	defer p.finish()
 	for more := true; more && !p.failed.Load(); {
 		p.filling = <-p.idle
@@ -180,7 +181,7 @@ func (p *pipeline) hand(b *batch) {
 	if p.working < p.most && cores.Take(p.frames.config.Parallelism, 1) == 1 {
 		p.working++
 		p.workers.Add(1)
-		go p.worker()
+		go p.workFunc()
 	}
 	alone := p.working == 0
 	if !alone {
@@ -192,8 +193,8 @@ func (p *pipeline) hand(b *batch) {
 	}
 }
 
-// workAll is a worker: it seals or opens batches until there are none that wait.
-func (p *pipeline) workAll() {
+// work is a worker: it seals or opens batches until there are none that wait.
+func (p *pipeline) work() {
 	defer p.workers.Done()
 	for {
 		p.mu.Lock()
@@ -225,7 +226,8 @@ func (p *pipeline) finish() {
 	}
 }
 
-func (p *pipeline) deliverAll() {
+// deliver writes the output of all batches. Should dst panic, it only takes them back.
+func (p *pipeline) deliver() {
 	defer func() {
 		if !p.ended {
 			p.panicked = recover()

@@ -152,6 +152,35 @@ func TestPanicIsNoEnd(t *testing.T) {
 	}
 }
 
+// A destination panics while plaintext goes to it. Who recovers and reads on must not get what comes
+// behind a gap.
+func TestReadingOnAfterAPanic(t *testing.T) {
+	for _, parallelism := range []int{1, 3} {
+		c := beside(config(1000), parallelism)
+		plaintext := pattern(3 * mebibyte)
+		for name, r := range map[string]interface {
+			io.Reader
+			io.WriterTo
+		}{
+			"sealing": frame.NewSealReader(bytes.NewReader(plaintext), c),
+			"opening": frame.NewOpenReader(bytes.NewReader(body(c, plaintext)), c),
+		} {
+			n := 0
+			require.PanicsWithValue(t, "destination", func() {
+				_, _ = r.WriteTo(writerFunc(func(p []byte) (int, error) {
+					if n += len(p); n > 2*mebibyte {
+						panic("destination")
+					}
+					return len(p), nil
+				}))
+			})
+			rest, err := io.ReadAll(r)
+			require.ErrorIs(t, err, frame.ErrAborted, name)
+			require.Empty(t, rest, name)
+		}
+	}
+}
+
 func TestAbort(t *testing.T) {
 	c := config(16)
 	for size := range 50 {

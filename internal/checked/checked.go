@@ -11,6 +11,7 @@ package checked
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 )
@@ -18,6 +19,10 @@ import (
 // maxEmptyReads is how often in a row a source may give neither a byte nor an error. Package bufio
 // has the same bound.
 const maxEmptyReads = 100
+
+// errPanicked is what a source leaves behind that panics. The bytes that it read then are lost, so
+// whoever recovers must not go on with those behind them.
+var errPanicked = errors.New("the source has panicked")
 
 // Reader reads from a source until that fails or ends for the first time. It is for one goroutine.
 type Reader struct {
@@ -43,6 +48,7 @@ func (r *Reader) Read(p []byte) (int, error) {
 		if r.err != nil {
 			return 0, r.err
 		}
+		r.err = errPanicked
 		n, err := r.Source.Read(p)
 		if n < 0 || n > len(p) {
 			r.err = fmt.Errorf("the source says it read %d bytes into %d: a fault of %T", n, len(p), r.Source)
