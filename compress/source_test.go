@@ -80,8 +80,8 @@ var doors = map[string]func(s *compress.Transformer, src io.Reader) ([]byte, err
 	},
 }
 
-// streamOfTwo is a compressed stream of several frames, streams or blocks of its format, with a place
-// between two of them where it could also end.
+// streamOfTwo is a compressed stream of several frames, streams or blocks of its format, with a
+// place between two of them where it could also end.
 func streamOfTwo(t testing.TB, format string, part []byte) (stored []byte, between int) {
 	t.Helper()
 	var out bytes.Buffer
@@ -98,7 +98,7 @@ func streamOfTwo(t testing.TB, format string, part []byte) (stored []byte, betwe
 		case compress.S2:
 			w = s2.NewWriter(&out)
 		default:
-			return transform(t, newStage(t, format, 0), bytes.NewReader(append(bytes.Clone(part), part...))), 0
+			return transform(t, newTransformer(t, format, 0), bytes.NewReader(append(bytes.Clone(part), part...))), 0
 		}
 		_, err := w.Write(part)
 		require.NoError(t, err)
@@ -107,12 +107,12 @@ func streamOfTwo(t testing.TB, format string, part []byte) (stored []byte, betwe
 	return out.Bytes(), between
 }
 
-// TestConnectionLostAnywhere loses the connection at every byte of short streams, and at the places of
-// long ones where the stream could also end.
+// TestConnectionLostAnywhere loses the connection at every byte of short streams, and at the
+// places of long ones where the stream could also end.
 func TestConnectionLostAnywhere(t *testing.T) {
 	cases := 0
 	eachFormat(t, func(t *testing.T, format string) {
-		s := newStage(t, format, 0)
+		s := newTransformer(t, format, 0)
 		for _, size := range []int{60, 300_000} {
 			plain := noise(2 * size)
 			stored, between := streamOfTwo(t, format, plain[:size])
@@ -153,7 +153,7 @@ func TestClientHangsUpBetweenTwoFrames(t *testing.T) {
 	}
 	results := make(chan result, 1)
 	server := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
-		plain, err := newStage(t, compress.Zstd, 0).Reverse(r.Context(), r.Body, nil)
+		plain, err := newTransformer(t, compress.Zstd, 0).Reverse(r.Context(), r.Body, nil)
 		if err != nil {
 			results <- result{0, err}
 			return
@@ -190,7 +190,7 @@ func (l lying) Write(p []byte) (int, error) { return len(p)*min(1, int(l)+1) + i
 // A source that gives nothing, or says what can't be, is an error, after any number of bytes.
 func TestSourcesThatBreakTheReadersContract(t *testing.T) {
 	eachFormat(t, func(t *testing.T, format string) {
-		s := newStage(t, format, 0)
+		s := newTransformer(t, format, 0)
 		original := noise(2 << 20)
 		stored := transform(t, s, bytes.NewReader(original))
 		for door, run := range doors {
@@ -214,7 +214,7 @@ func TestSourcesThatBreakTheReadersContract(t *testing.T) {
 func TestDestinationsThatBreakTheWritersContract(t *testing.T) {
 	eachFormat(t, func(t *testing.T, format string) {
 		for _, parallelism := range []int{1, 3} {
-			s := parallelStage(t, format, 0, parallelism)
+			s := newParallel(t, format, 0, parallelism)
 			stored := transform(t, s, bytes.NewReader(noise(3<<20)))
 			for _, by := range []lying{1, -1} {
 				_, err := writeTo(t, s, by, bytes.NewReader(stored))
