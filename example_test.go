@@ -16,7 +16,8 @@ import (
 	"piko.sh/pikokms/provider/local"
 )
 
-// The wiring of an encrypting storage; with awskms.NewProvider in place of local.NewProvider the key is one of AWS KMS.
+// The wiring of an encrypting storage; with awskms.NewProvider in place of local.NewProvider the
+// key is one of AWS KMS.
 func ExampleNew() {
 	dir, err := os.MkdirTemp("", "example-*")
 	if err != nil {
@@ -141,7 +142,8 @@ func ExampleHost_Encrypt() {
 	// Output: DE89 3704 0044 0532 0130 00 <nil>
 }
 
-// Development and production differ in WithDefaultCryptoProvider alone, and each reads what the other wrote.
+// Development and production differ in WithDefaultCryptoProvider alone, and each reads what the
+// other wrote.
 func ExampleWithDefaultCryptoProvider() {
 	dir, err := os.MkdirTemp("", "example-*")
 	if err != nil {
@@ -179,8 +181,8 @@ func ExampleWithDefaultCryptoProvider() {
 	// Output: written in development <nil>
 }
 
-// Stages sort themselves by priority, compression before encryption, whatever the order in which they are named. An object records
-// its chain, so a reader needs no configuration.
+// Transformers sort themselves by priority, compression before encryption, whatever the order in
+// which they are named. An object records its chain, so a reader needs no configuration.
 func ExampleRegistry_NewChain() {
 	registry, err := pikokms.NewRegistry(0)
 	if err != nil {

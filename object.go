@@ -143,9 +143,9 @@ func (h *Host) Open(ctx context.Context, key string) (*Object, error) {
 	return &Object{io.NewSectionReader(original, 0, original.Size()), stored.ModTime(), sync.OnceValue(stored.Close)}, nil
 }
 
-// EncryptObject returns what Put stores for content under key, for a storage that is driven by other
-// means. Only what is read to io.EOF is a whole object: after an error, or when the reading stops
-// before, the storage must keep nothing.
+// EncryptObject returns what Put stores for content under key, for a storage that is driven by
+// other means. Only what is read to io.EOF is a whole object: after an error, or when the reading
+// stops before, the storage must keep nothing.
 func (h *Host) EncryptObject(ctx context.Context, key string, content io.Reader) (*message.EncryptReader, error) {
 	stored, err := h.chain.Transform(ctx, content, h.bound(key))
 	if err != nil {

@@ -25,8 +25,8 @@ import (
 
 func TestOpen(t *testing.T) {
 	content := bytes.Repeat([]byte("a stored object, "), 60_000)
-	for _, stages := range [][]string{nil, {compress.ZstdSeekable}} {
-		f := newFixture(t, pikokms.WithEnabledTransformers(stages...), pikokms.BindObjectName("uploads"))
+	for _, enabled := range [][]string{nil, {compress.ZstdSeekable}} {
+		f := newFixture(t, pikokms.WithEnabledTransformers(enabled...), pikokms.BindObjectName("uploads"))
 		for _, size := range []int{0, 1, 65_536, len(content)} {
 			require.NoError(t, f.Put(t.Context(), "a/b", bytes.NewReader(content[:size])))
 			object, err := f.Open(t.Context(), "a/b")
@@ -175,8 +175,8 @@ func (c closer) Close() error {
 }
 
 func TestFS(t *testing.T) {
-	for _, stages := range [][]string{nil, {compress.ZstdSeekable}} {
-		f := newFixture(t, pikokms.WithEnabledTransformers(stages...), pikokms.BindObjectName("uploads"))
+	for _, enabled := range [][]string{nil, {compress.ZstdSeekable}} {
+		f := newFixture(t, pikokms.WithEnabledTransformers(enabled...), pikokms.BindObjectName("uploads"))
 		require.NoError(t, fstest.TestFS(f.FS(t.Context())))
 		for _, key := range []string{"a", "b/c", "b/d/e", "video.mp4"} {
 			require.NoError(t, f.Put(t.Context(), key, strings.NewReader(strings.Repeat(key, 30_000))))
