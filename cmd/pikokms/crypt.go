@@ -51,7 +51,7 @@ func (o *options) add(command *cobra.Command, keys, pairs string) {
 	flags.StringVar(&o.policy, "commitment-policy", policies[0], "the key commitment `POLICY`: "+strings.Join(policies, ", "))
 	flags.BoolVar(&o.encode, "encode", false, "write OUT as base64")
 	flags.BoolVar(&o.decode, "decode", false, "read IN as base64")
-	flags.DurationVar(&o.timeout, "kms-timeout", defaultTimeout, "how long to wait for each answer of a key service")
+	flags.DurationVar(&o.timeout, "kms-timeout", defaultTimeout, "how long to wait for each answer of a key service, retries included")
 	_ = command.RegisterFlagCompletionFunc("commitment-policy", cobra.FixedCompletions(policies, cobra.ShellCompDirectiveNoFileComp))
 }
 

@@ -61,9 +61,10 @@ file can decrypt, and without it nothing can be decrypted: keep a copy.`,
 // key is a KEY whose syntax is checked. It is opened when it is first asked for something, so that
 // one which can't be had does not stop the others. It is safe for concurrent use.
 type key struct {
-	text   string // as given, without what is secret in it
-	scheme string
-	open   func(context.Context) (provider.Keyring, error)
+	text    string // as given, without what is secret in it
+	scheme  string
+	open    func(context.Context) (provider.Keyring, error)
+	timeout time.Duration // for an answer of its key service, retries included
 
 	mu      sync.Mutex
 	keyring provider.Keyring // once open
@@ -78,32 +79,44 @@ func (k *key) opened(ctx context.Context) (provider.Keyring, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if k.keyring == nil && k.failure == nil {
-		keyring, err := k.open(ctx)
-		if err != nil {
-			k.failure = fmt.Errorf("key %s: %w", k.text, err)
-		} else {
-			k.keyring = keyring
-		}
+		k.keyring, k.failure = k.open(ctx)
 	}
 	return k.keyring, k.failure
 }
 
+// ask calls a KEY's keyring, which has a bounded time for its answer.
+func ask[T any](ctx context.Context, k *key, call func(context.Context, provider.Keyring) (T, error)) (T, error) {
+	bounded, cancel := context.WithTimeout(ctx, k.timeout)
+	defer cancel()
+	var answer T
+	keyring, err := k.opened(bounded)
+	if err == nil {
+		answer, err = call(bounded, keyring)
+	}
+	if err == nil || errors.Is(err, provider.ErrUntrustedKey) {
+		return answer, err
+	}
+	if failed, ok := errors.AsType[*provider.EncryptionError](err); ok {
+		err = failed.Err // the rest of it names the key once more
+	}
+	if ctx.Err() == nil && bounded.Err() != nil {
+		err = fmt.Errorf("%w: no answer within %v; --kms-timeout sets how long to wait", provider.ErrProviderUnavailable, k.timeout)
+	}
+	return answer, fmt.Errorf("key %s: %w", k.text, err)
+}
+
 // GenerateDataKey implements provider.Keyring.
 func (k *key) GenerateDataKey(ctx context.Context, request *provider.GenerateDataKeyRequest) (*provider.DataKey, error) {
-	keyring, err := k.opened(ctx)
-	if err != nil {
-		return nil, err
-	}
-	return keyring.GenerateDataKey(ctx, request)
+	return ask(ctx, k, func(ctx context.Context, keyring provider.Keyring) (*provider.DataKey, error) {
+		return keyring.GenerateDataKey(ctx, request)
+	})
 }
 
 // WrapDataKey implements provider.Keyring.
 func (k *key) WrapDataKey(ctx context.Context, dataKey *provider.SecureBytes, encryptionContext map[string]string) (header.EncryptedDataKey, error) {
-	keyring, err := k.opened(ctx)
-	if err != nil {
-		return header.EncryptedDataKey{}, err
-	}
-	return keyring.WrapDataKey(ctx, dataKey, encryptionContext)
+	return ask(ctx, k, func(ctx context.Context, keyring provider.Keyring) (header.EncryptedDataKey, error) {
+		return keyring.WrapDataKey(ctx, dataKey, encryptionContext)
+	})
 }
 
 // UnwrapDataKey implements provider.Keyring. AWS KMS is not asked about the data keys of others.
@@ -111,11 +124,9 @@ func (k *key) UnwrapDataKey(ctx context.Context, request *provider.UnwrapDataKey
 	if k.isRemote() && !strings.HasPrefix(request.EncryptedKey.ProviderID, "aws-kms") {
 		return nil, provider.ErrUntrustedKey
 	}
-	keyring, err := k.opened(ctx)
-	if err != nil {
-		return nil, err
-	}
-	return keyring.UnwrapDataKey(ctx, request)
+	return ask(ctx, k, func(ctx context.Context, keyring provider.Keyring) (*provider.SecureBytes, error) {
+		return keyring.UnwrapDataKey(ctx, request)
+	})
 }
 
 // Type implements provider.PikoV2Keyring.
@@ -128,15 +139,13 @@ func (k *key) Type() provider.Type {
 
 // UnwrapPikoV2 implements provider.PikoV2Keyring.
 func (k *key) UnwrapPikoV2(ctx context.Context, wrapped string) (*provider.SecureBytes, error) {
-	keyring, err := k.opened(ctx)
-	if err != nil {
-		return nil, err
-	}
-	old, ok := keyring.(provider.PikoV2Keyring)
-	if !ok {
-		return nil, fmt.Errorf("key %s: %w: it reads nothing from before pikokms", k.text, provider.ErrInvalidProvider)
-	}
-	return old.UnwrapPikoV2(ctx, wrapped)
+	return ask(ctx, k, func(ctx context.Context, keyring provider.Keyring) (*provider.SecureBytes, error) {
+		old, ok := keyring.(provider.PikoV2Keyring)
+		if !ok {
+			return nil, fmt.Errorf("%w: it reads nothing from before pikokms", provider.ErrInvalidProvider)
+		}
+		return old.UnwrapPikoV2(ctx, wrapped)
+	})
 }
 
 // Close zeroes a key that is in memory.
@@ -149,8 +158,8 @@ func (k *key) Close() error {
 	return nil
 }
 
-// parseKeys checks the syntax of the KEYs given with -k or, without any, in the environment. A KMS
-// has timeout for each attempt at an answer.
+// parseKeys checks the syntax of the KEYs given with -k or, without any, in the environment. A key
+// service has timeout for each answer.
 func parseKeys(given []string, timeout time.Duration) ([]*key, error) {
 	origin := "-k"
 	if len(given) == 0 {
@@ -178,16 +187,14 @@ func parseKey(text string, timeout time.Duration) (*key, error) {
 		}
 		return nil, fmt.Errorf("not a URL: %w%s", err, hint)
 	}
-	k := &key{text: u.Redacted(), scheme: u.Scheme}
+	k := &key{text: u.Redacted(), scheme: u.Scheme, timeout: timeout}
 	switch u.Scheme {
 	case awskms.Scheme:
 		c, err := awskms.ParseURL(u)
-		// c.Timeout = timeout
 		k.open = func(ctx context.Context) (provider.Keyring, error) { return awskms.NewProvider(ctx, c) }
 		return k, err
 	case awskms.DiscoveryScheme:
 		c, err := awskms.ParseDiscoveryURL(u)
-		// c.Timeout = timeout
 		k.open = func(ctx context.Context) (provider.Keyring, error) { return awskms.NewDiscovery(ctx, c) }
 		return k, err
 	case local.Scheme:
@@ -205,7 +212,9 @@ func openAll(ctx context.Context, keys []*key) error {
 	failures := make([]error, len(keys))
 	var opening sync.WaitGroup
 	for i, k := range keys {
-		opening.Go(func() { _, failures[i] = k.opened(ctx) })
+		opening.Go(func() {
+			_, failures[i] = ask(ctx, k, func(context.Context, provider.Keyring) (struct{}, error) { return struct{}{}, nil })
+		})
 	}
 	opening.Wait()
 	return cmp.Or(failures...)
