@@ -117,11 +117,7 @@ func (h *Host) Open(ctx context.Context, key string) (*Object, error) {
 
 // EncryptObject returns what Put stores for content under key, for a storage that is driven by other means.
 func (h *Host) EncryptObject(ctx context.Context, key string, content io.Reader) (*message.EncryptReader, error) {
-	stored, err := h.chain.Transform(ctx, content, h.bound(key))
-	if err != nil {
-		return nil, err
-	}
-	return stored.(*message.EncryptReader), nil // the encryption stage is New's own, and always the last
+	return h.EncryptObjectWith(ctx, key, content, nil)
 }
 
 // DecryptObject returns what Get returns for an object of size bytes that is stored under key, and the size of it in bytes, or
