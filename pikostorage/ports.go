@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"sync"
+	"sync/atomic"
 
 	"piko.sh/piko/wdk/storage"
 
@@ -16,6 +17,8 @@ import (
 type encrypted struct {
 	inner storage.ProviderPort
 	host  *pikokms.Host
+
+	hash atomic.Uint32 // a crypto.Hash, 0 until it is known
 
 	closing sync.Once
 	closed  error
