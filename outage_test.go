@@ -21,6 +21,7 @@ import (
 	"piko.sh/pikokms"
 	"piko.sh/pikokms/compress"
 	"piko.sh/pikokms/header"
+	"piko.sh/pikokms/kmstest"
 	"piko.sh/pikokms/message"
 	"piko.sh/pikokms/provider"
 	"piko.sh/pikokms/provider/local"
@@ -156,5 +157,47 @@ func TestStreamTransformer(t *testing.T) {
 		original, err := io.ReadAll(r)
 		require.NoError(t, err)
 		require.Equal(t, text, string(original))
+	}
+}
+
+// The default provider's key service accepts calls and never answers, or refuses them. What is under
+// the other provider's key is read as ever, without a call to the one that is down.
+func TestOneOfTwoKeyServicesIsDown(t *testing.T) {
+	for name, fault := range map[string]kmstest.Action{"stalled": kmstest.Stall(), "refusing": kmstest.Drop()} {
+		t.Run(name, func(t *testing.T) {
+			a, down := newKMS(t)
+			b, up := newKMS(t)
+			folder := pikokms.WithStorage(newFixture(t).folder)
+			both := []pikokms.Option{pikokms.WithCryptoProvider("a", a), pikokms.WithCryptoProvider("b", b), folder}
+			before, err := pikokms.New(append(both, pikokms.WithDefaultCryptoProvider("b"))...)
+			require.NoError(t, err)
+			require.NoError(t, before.Put(t.Context(), "object", strings.NewReader("content")))
+			pairs := map[string]string{"column": "iban"}
+			small, err := before.Encrypt(t.Context(), "small", pairs)
+			require.NoError(t, err)
+			large, err := before.Encrypt(t.Context(), strings.Repeat("large", 1000), pairs)
+			require.NoError(t, err)
+
+			down.Inject(kmstest.Fault{Do: fault})
+			host, err := pikokms.New(append(both, pikokms.WithDefaultCryptoProvider("a"))...)
+			require.NoError(t, err)
+			up.Reset()
+			got, err := get(t, host, "object")
+			require.NoError(t, err)
+			require.Equal(t, "content", got)
+			object, err := host.Open(t.Context(), "object")
+			require.NoError(t, err)
+			require.NoError(t, object.Close())
+			got, err = host.Decrypt(t.Context(), small, pairs)
+			require.NoError(t, err)
+			require.Equal(t, "small", got)
+			got, err = host.Decrypt(t.Context(), large, pairs)
+			require.NoError(t, err)
+			require.Len(t, got, 5000)
+			require.Zero(t, down.Calls(""))
+			require.Equal(t, 4, up.Calls("Decrypt"))
+			require.NoError(t, host.RotateKey("b"))
+			require.NoError(t, host.Put(t.Context(), "new", strings.NewReader("content")))
+		})
 	}
 }

@@ -217,14 +217,14 @@ func TestKMSCallsPerOperation(t *testing.T) {
 	pairs := map[string]string{"tenant": "42"}
 	for _, size := range []int{0, 1 << 10, 10 << 20} {
 		var stored bytes.Buffer
-		w, err := p.EncryptStream(t.Context(), &stored, &provider.EncryptRequest{Context: pairs})
+		w, err := (&message.Encrypter{Keyring: p}).NewWriter(t.Context(), &stored, pairs)
 		require.NoError(t, err)
 		_, err = w.Write(make([]byte, size))
 		require.NoError(t, err)
 		require.NoError(t, w.Close())
 		require.Equal(t, map[string]int{"GenerateDataKey": 1}, counter.take(), "encrypting a stream of %d bytes", size)
 
-		r, err := p.DecryptStream(t.Context(), &stored)
+		r, err := (&message.Decrypter{Keyrings: []provider.Keyring{p}}).NewReader(t.Context(), &stored, nil)
 		require.NoError(t, err)
 		n, err := io.Copy(io.Discard, r)
 		require.NoError(t, err)
@@ -286,9 +286,10 @@ func TestKMSTamperedHeader(t *testing.T) {
 
 	// The context that KMS authenticates is the header's.
 	h.EncryptionContext["tenant"] = "43"
-	changed, err := h.Append(nil)
+	aead, _, err := h.Suite.DeriveKeys(make([]byte, 32), h.MessageID)
 	require.NoError(t, err)
-	_, _, err = d.Decrypt(t.Context(), append(changed, stored[size:]...), nil)
+	require.NoError(t, h.Seal(aead, nil))
+	_, _, err = d.Decrypt(t.Context(), append(bytes.Clone(h.Bytes()), stored[size:]...), nil)
 	require.ErrorIs(t, err, provider.ErrDecryptionFailed)
 }
 

@@ -9,8 +9,9 @@ import (
 
 const s2Block = 1 << 20 // the default of s2.NewWriter
 
-// s2Writer is the encoder of a compressor. An s2.Writer on several cores has a goroutine for as long as it is open, so each large
-// Write borrows one, and closes it: what it adds is a stream of its own behind the last (framing_format.txt of Snappy, section 4.1).
+// s2Writer is the encoder of a compressor. An s2.Writer on several goroutines keeps one for as long
+// as it is open. So each large Write borrows such a writer and closes it again: what that adds is a
+// stream of its own behind the last one (framing_format.txt of Snappy, section 4.1).
 type s2Writer struct {
 	*s2.Writer
 	dst io.Writer
@@ -18,7 +19,7 @@ type s2Writer struct {
 
 var parallelS2 = sync.Pool{New: func() any { return s2.NewWriter(nil, s2.WriterConcurrency(MaxDefaultParallelism)) }}
 
-func newS2Writer(dst io.Writer) (resettable, error) {
+func newS2Writer(dst io.Writer, _ int) (encoder, error) {
 	return &s2Writer{s2.NewWriter(dst, s2.WriterConcurrency(1)), dst}, nil
 }
 

@@ -11,8 +11,9 @@ import (
 	"github.com/klauspost/compress/zstd"
 )
 
-// What the seekable format is made of. Unless noted otherwise, the source is its specification, version 0.1.0:
-// contrib/seekable_format/zstd_seekable_compression_format.md in zstd's repository. All numbers are little-endian.
+// The parts of the seekable format. Unless noted otherwise, the source is its specification, version
+// 0.1.0: contrib/seekable_format/zstd_seekable_compression_format.md in zstd's repository. All
+// numbers are little-endian.
 const (
 	seekTableMagic   = 0x184D2A5E // Skippable_Magic_Number: the seek table is a skippable frame (RFC 8878, section 3.1.2)
 	seekableMagic    = 0x8F92EAB1 // Seekable_Magic_Number: the last 4 bytes of a stream
@@ -21,7 +22,7 @@ const (
 	seekChecksumSize = 4          // Checksum: the low 32 bits of XXH64 of what the frame decompresses to
 	seekFooterSize   = 4 + 1 + 4  // Number_Of_Frames, Seek_Table_Descriptor, Seekable_Magic_Number
 	seekChecksumFlag = 1 << 7     // Checksum_Flag of Seek_Table_Descriptor
-	seekReservedBits = 0b1111100  // Reserved_Bits of it, which must be 0; the lowest two bits are not to be interpreted
+	seekReservedBits = 0b1111100  // its Reserved_Bits, which must be 0; the lowest two are not interpreted
 
 	// maxSeekFrames is ZSTD_SEEKABLE_MAXFRAMES of contrib/seekable_format/zstd_seekable.h.
 	maxSeekFrames = 0x8000000
@@ -31,10 +32,10 @@ const (
 )
 
 const (
-	// seekableBlock is how many bytes before compression a frame of ours has: 256 KiB, the last one fewer. Smaller frames
-	// compress worse, since none refers to another: 64 MiB of Go sources become larger than with Zstd by 20 % in frames of 64 KiB,
-	// by 10 % in these, by 3.5 % in frames of 1 MiB. Larger ones make a small read dearer, which has to fetch and decompress a
-	// whole frame.
+	// seekableBlock is how many bytes before compression a frame of ours has: 256 KiB, the last one
+	// fewer. Smaller frames compress worse, since none refers to another: compared with Zstd, 64 MiB
+	// of Go sources become larger by 20 % in frames of 64 KiB, by 10 % in these, by 3.5 % in frames of
+	// 1 MiB. Larger frames make a small read dearer, which must fetch and decompress a whole one.
 	seekableBlock = 256 << 10
 
 	// maxSeekableSize is what a table of frames of seekableBlock bytes can hold: 32 TiB.
@@ -72,7 +73,7 @@ func (e *frameEncoder) encode(block []byte) {
 	e.checksum = uint32(xxhash.Sum64(block))
 }
 
-func newSeekableWriter(dst io.Writer) (resettable, error) {
+func newSeekableWriter(dst io.Writer, _ int) (encoder, error) {
 	return &seekableWriter{dst: dst, block: make([]byte, 0, seekableBlock)}, nil
 }
 
@@ -161,8 +162,8 @@ type seekFooter struct {
 	checksums bool
 }
 
-// parseSeekFooter reads the footer at the end of tail, which is the end of a stream of size bytes. It is certain then that the
-// table fits in the stream. The error holds ErrCorrupt.
+// parseSeekFooter reads the footer at the end of tail, which is the end of a stream of size bytes. If
+// it returns no error, the table fits in the stream. The error holds ErrCorrupt.
 func parseSeekFooter(tail []byte, size int64) (seekFooter, error) {
 	if len(tail) < seekFooterSize {
 		return seekFooter{}, corruptTable("%d bytes are too few for one", size)

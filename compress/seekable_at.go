@@ -11,20 +11,21 @@ import (
 	"github.com/cespare/xxhash/v2"
 	"github.com/klauspost/compress/zstd"
 
+	"piko.sh/pikokms/internal/checked"
 	"piko.sh/pikokms/internal/recent"
 )
 
 const (
-	// maxSeekableFrame bounds what a SeekableReader decompresses of one frame: 8 MiB, as zstdWindow does for streams, since both
-	// are memory that a stranger chooses.
+	// maxSeekableFrame bounds what a SeekableReader decompresses of one frame, as zstdWindow does for
+	// streams: both are memory that whoever wrote the stream chooses.
 	maxSeekableFrame = 8 << 20
 
 	// maxStoredFrame bounds a frame's compressed size, with room for blocks as small as a writer's flushes make them.
 	maxStoredFrame = 2 * maxSeekableFrame
 )
 
-// markEvery is the number of frames between those whose places are kept, so that an entry of 8 to 12 bytes need not be one of
-// 24 in memory.
+// markEvery is the number of frames between two whose places are kept. To keep all places would take
+// twice the memory of the table, or more.
 const markEvery = 64
 
 // emptyChecksum is the checksum of a frame that decompresses to nothing, as a skippable one does.
@@ -48,8 +49,8 @@ type seekFrame struct {
 	checksum              uint32
 }
 
-// parseSeekTable reads a table, a whole skippable frame before which there are dataSize bytes. The error holds ErrCorrupt or
-// ErrTooLarge.
+// parseSeekTable reads a table, a whole skippable frame before which there are dataSize bytes. The
+// error holds ErrCorrupt or ErrTooLarge.
 func parseSeekTable(b []byte, f seekFooter, dataSize, maxSize int64) (*seekTable, error) {
 	if magic := binary.LittleEndian.Uint32(b); magic != seekTableMagic {
 		return nil, corruptTable("it begins with %#08x, not with %#08x", magic, uint32(seekTableMagic))
@@ -117,11 +118,12 @@ func (t *seekTable) find(off int64) seekFrame {
 	}
 }
 
-// SeekableReader reads ranges of a stream of the format ZstdSeekable: it reads and decompresses the frames that a range needs and
-// no others. It is safe for concurrent use, and needs no closing.
+// SeekableReader reads ranges of a stream of the format [ZstdSeekable]: it reads and decompresses the
+// frames that a range needs, and no others. It is safe for concurrent use, and needs no closing.
 //
-// It keeps the table, of 8 or 12 bytes per frame, and the last 4 frames that were decompressed for reads of less than a whole
-// frame: 1 MiB for the frames that this package writes, 32 MiB for the largest that it reads.
+// It keeps the table, of 8 or 12 bytes per frame, and the last 4 frames that were decompressed for
+// reads of less than a whole frame: 1 MiB for the frames that this package writes, 32 MiB for the
+// largest that it reads.
 type SeekableReader struct {
 	src     io.ReaderAt
 	table   *seekTable
@@ -130,13 +132,15 @@ type SeekableReader struct {
 	recent  recent.Parts // decompressed frames
 }
 
-// OpenSeekable returns a reader of the ranges of the stream of size bytes in src, of the format ZstdSeekable by whichever
-// program. It refuses streams of more than maxSize bytes before compression; 0 means DefaultMaxSize. It reads the table at the
-// stream's end, in two reads, and keeps it: the memory taken is in proportion to the table's size, never to what it claims, and
-// a table that does not fit in size bytes is refused before. src must not change afterwards.
+// OpenSeekable returns a reader of the ranges of the stream of size bytes in src, of the format
+// [ZstdSeekable], whichever program wrote it. It refuses streams of more than maxSize bytes before
+// compression; 0 means [DefaultMaxSize]. It reads the table at the stream's end, in two reads, and
+// keeps it. The memory taken is in proportion to the table's size, never to what the table claims,
+// and a table that does not fit in size bytes is refused before. src must not change afterwards.
 //
-// The error holds ErrTooLarge if the stream exceeds maxSize or has a frame of more than 8 MiB, ErrCorrupt if size bytes of src do
-// not end with a table or the table does not account for each byte before it, or else is src's own.
+// The error holds [ErrTooLarge] if the stream exceeds maxSize or has a frame of more than 8 MiB. It
+// holds [ErrCorrupt] if size bytes of src do not end with a table, or if the table does not account
+// for each byte before it. Otherwise it is src's own.
 func OpenSeekable(src io.ReaderAt, size int64, maxSize int64) (*SeekableReader, error) {
 	if maxSize <= 0 {
 		maxSize = DefaultMaxSize
@@ -175,10 +179,12 @@ func OpenSeekable(src io.ReaderAt, size int64, maxSize int64) (*SeekableReader, 
 // Size returns the number of bytes before compression.
 func (r *SeekableReader) Size() int64 { return r.table.size }
 
-// ReadAt implements io.ReaderAt: p is filled with the bytes before compression that begin at off. A frame that does not decompress
-// to just what the table says of it, by size and checksum if there is one, gives nothing and an error that holds ErrCorrupt;
-// other errors than io.EOF are src's own. Frames outside the range are not looked at, nor are those that are empty by the table:
-// a stream whose author gave them content has it for Transformer.Reverse alone.
+// ReadAt implements [io.ReaderAt]: it fills p with the bytes before compression that begin at off. A
+// frame that does not decompress to just what the table says of it, by size and by checksum if there
+// is one, gives nothing and an error that holds [ErrCorrupt]. Other errors than io.EOF are src's own.
+//
+// Frames outside the range are not looked at, nor are those that are empty by the table: a stream
+// whose author gave them content has it for [Transformer.Reverse] alone.
 func (r *SeekableReader) ReadAt(p []byte, off int64) (n int, err error) {
 	if off < 0 {
 		return 0, errors.New("compress: negative offset")
@@ -197,7 +203,7 @@ func (r *SeekableReader) ReadAt(p []byte, off int64) (n int, err error) {
 	return n, nil
 }
 
-// readBlock copies to p what the frame at off has from there.
+// readBlock copies to p what the frame at off has from there on.
 func (r *SeekableReader) readBlock(p []byte, off int64) (int, error) {
 	if n := r.recent.Copy(p, off); n > 0 {
 		return n, nil
@@ -246,12 +252,12 @@ func (r *SeekableReader) open(dst []byte, f seekFrame) error {
 
 // readFullAt fills p. The error is src's own, or holds ErrCorrupt if src ends before.
 func readFullAt(src io.ReaderAt, p []byte, off int64) error {
-	n, err := src.ReadAt(p, off)
-	if n == len(p) {
-		return nil
-	}
-	if err == nil || err == io.EOF {
+	n, err := checked.ReadAt(src, p, off)
+	if err == io.EOF {
 		return fmt.Errorf("%w: %s: the source ends at %d: %w", ErrCorrupt, ZstdSeekable, off+int64(n), io.ErrUnexpectedEOF)
 	}
-	return fmt.Errorf("compress: %s: reading the source at %d: %w", ZstdSeekable, off, err)
+	if err != nil {
+		return fmt.Errorf("compress: %s: reading the source at %d: %w", ZstdSeekable, off, err)
+	}
+	return nil
 }

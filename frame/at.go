@@ -6,16 +6,18 @@ import (
 	"io"
 	"sync"
 
+	"piko.sh/pikokms/internal/checked"
 	"piko.sh/pikokms/internal/recent"
 )
 
-// ReaderAt opens single frames of a body that is stored at rest: it reads and decrypts the frames that a range needs and no
-// others. It is safe for concurrent use.
+// ReaderAt opens single frames of a body that is stored at rest: it reads and decrypts the frames
+// that a range needs, and no others. It is safe for concurrent use.
 //
-// The frames before a range are not looked at, so that a change in them goes unseen until they are read. The number of frames
-// is certain: the final frame is verified first, at the place that the body's size gives it.
+// The frames outside a range are not looked at, so a change in them goes unseen until they are read.
+// The number of frames is certain: the final frame is verified first, at the place that the body's
+// size gives it.
 type ReaderAt struct {
-	Config
+	config Config
 	src    io.ReaderAt
 	start  int64 // of the body in src
 	frames int64 // without the final one
@@ -27,13 +29,15 @@ type ReaderAt struct {
 
 // opener is what opening one frame takes.
 type opener struct {
-	sequence
-	buf []byte
+	sequence sequence
+	buf      []byte
 }
 
-// NewReaderAt returns a ReaderAt of the body of n bytes that begins at start in src, whose final frame it verifies. A body
-// without frames, or with a footer, is not for it. The error holds ErrMalformed or ErrTruncated, ErrSequence, ErrAuthentication,
-// or is src's own.
+// NewReaderAt returns a ReaderAt of the body of n bytes that begins at start in src. It verifies the
+// final frame. A body that is unframed, or has a footer, can't be read in this way.
+//
+// The error holds [ErrMalformed], [ErrTruncated], [ErrSequence] or [ErrAuthentication], or is src's
+// own.
 func NewReaderAt(src io.ReaderAt, start, n int64, c Config) (*ReaderAt, error) {
 	if c.Unframed || c.Footer != nil {
 		return nil, fmt.Errorf("%w: an unframed or signed body has no frames to be read alone", ErrMalformed)
@@ -42,24 +46,25 @@ func NewReaderAt(src io.ReaderAt, start, n int64, c Config) (*ReaderAt, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &ReaderAt{Config: c, src: src, start: start, size: size, frames: (n - FinalOverhead) / (int64(c.Length) + RegularOverhead)}
+	frames := (n - FinalOverhead) / (int64(c.Length) + RegularOverhead)
+	r := &ReaderAt{config: c, src: src, start: start, size: size, frames: frames}
 	r.pool.New = func() any {
-		o := &opener{sequence: newSequence(c)}
-		o.buf = make([]byte, o.bufferSize())
+		o := &opener{sequence: newSequence(c, true)}
+		o.buf = make([]byte, o.sequence.bufferSize())
 		return o
 	}
 	plaintext, err := r.open(nil, r.frames)
 	if err != nil {
 		return nil, err
 	}
-	r.recent.Keep(r.frames*int64(r.Length), plaintext)
+	r.recent.Keep(r.frames*int64(c.Length), plaintext)
 	return r, nil
 }
 
 // Size returns the number of bytes of plaintext.
 func (r *ReaderAt) Size() int64 { return r.size }
 
-// ReadAt implements io.ReaderAt.
+// ReadAt implements [io.ReaderAt].
 func (r *ReaderAt) ReadAt(p []byte, off int64) (n int, err error) {
 	if off < 0 {
 		return 0, errors.New("frame: negative offset")
@@ -78,18 +83,18 @@ func (r *ReaderAt) ReadAt(p []byte, off int64) (n int, err error) {
 	return n, nil
 }
 
-// readFrame copies to p what the frame at off has from there.
+// readFrame copies to p what the frame at off has from there on.
 func (r *ReaderAt) readFrame(p []byte, off int64) (int, error) {
 	if n := r.recent.Copy(p, off); n > 0 {
 		return n, nil
 	}
-	index, within := off/int64(r.Length), off%int64(r.Length)
-	if within == 0 && index < r.frames && len(p) >= r.Length {
-		_, err := r.open(p, index)
-		if err != nil {
+	length := r.config.Length
+	index, within := off/int64(length), off%int64(length)
+	if within == 0 && index < r.frames && len(p) >= length {
+		if _, err := r.open(p, index); err != nil {
 			return 0, err
 		}
-		return r.Length, nil
+		return length, nil
 	}
 	plaintext, err := r.open(nil, index)
 	if err != nil {
@@ -99,24 +104,24 @@ func (r *ReaderAt) readFrame(p []byte, off int64) (int, error) {
 	return copy(p, plaintext[within:]), nil
 }
 
-// open reads and opens one frame, to dst if there is one.
+// open reads and opens one frame, to dst if that is not nil.
 func (r *ReaderAt) open(dst []byte, index int64) ([]byte, error) {
 	o := r.pool.Get().(*opener)
 	defer r.pool.Put(o)
-	isFinal := index == r.frames
-	stored := o.buf[:r.Length+RegularOverhead]
+	o.sequence.number = uint32(index + 1)
+	regular, isFinal := int64(o.sequence.regularSize()), index == r.frames
+	stored := o.buf[:regular]
 	if isFinal {
-		stored = o.buf[:FinalOverhead+int(r.size-r.frames*int64(r.Length))]
+		stored = o.buf[:FinalOverhead+int(r.size-r.frames*int64(r.config.Length))]
 	}
-	n, err := r.src.ReadAt(stored, r.start+index*(int64(r.Length)+RegularOverhead))
-	if n < len(stored) {
-		if err == nil || err == io.EOF {
-			err = fmt.Errorf("%w: within frame %d: %w", ErrTruncated, index+1, io.ErrUnexpectedEOF)
-		}
+	_, err := checked.ReadAt(r.src, stored, r.start+index*regular)
+	if err == io.EOF {
+		return nil, o.sequence.truncated()
+	}
+	if err != nil {
 		return nil, err
 	}
-	o.number = uint32(index + 1)
-	need, final, whole, err := o.measure(stored)
+	need, final, whole, err := o.sequence.measure(stored)
 	if err != nil {
 		return nil, err
 	}

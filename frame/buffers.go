@@ -2,25 +2,35 @@ package frame
 
 import "sync"
 
-// pooledSize is the size of the buffers that streams hand on to one another: that of frames of 64 KiB, the length that is
-// written by default.
+// pooledSize is the size of the buffers that streams hand on to one another. It fits frames of
+// 64 KiB, the length that is written by default.
 const pooledSize = 64<<10 + FinalOverhead
 
-var buffers = sync.Pool{New: func() any { return new([pooledSize]byte) }}
+var pooled = sync.Pool{New: func() any { return new([pooledSize]byte) }}
 
-// takeBuffer returns a buffer of n bytes.
-func takeBuffer(n int) []byte {
-	if n != pooledSize {
-		return make([]byte, n)
-	}
-	return buffers.Get().(*[pooledSize]byte)[:]
+// buffer is a stream's memory.
+type buffer struct {
+	bytes []byte
+	dirty int // how many of its first bytes may have been plaintext
 }
 
-// dropBuffer hands a buffer on, and forgets it. Its first bytes, as many as there may be plaintext in, are cleared.
-func dropBuffer(b *[]byte, plaintext int) {
-	if len(*b) == pooledSize {
-		clear((*b)[:plaintext])
-		buffers.Put((*[pooledSize]byte)(*b))
+// take makes b a buffer of n bytes.
+func (b *buffer) take(n int) {
+	if n != pooledSize {
+		b.bytes = make([]byte, n)
+		return
 	}
-	*b = nil
+	b.bytes = pooled.Get().(*[pooledSize]byte)[:]
+}
+
+// soil notes that the first n bytes may be plaintext.
+func (b *buffer) soil(n int) { b.dirty = max(b.dirty, n) }
+
+// drop clears the buffer's plaintext and hands the buffer on.
+func (b *buffer) drop() {
+	clear(b.bytes[:min(b.dirty, len(b.bytes))])
+	if len(b.bytes) == pooledSize {
+		pooled.Put((*[pooledSize]byte)(b.bytes))
+	}
+	*b = buffer{}
 }

@@ -69,12 +69,14 @@ func TestBuffersAreHandedOnWithoutPlaintext(t *testing.T) {
 				},
 			} {
 				require.NoError(t, open(), name)
-				require.NotContains(t, string(takeBuffer(pooledSize)), string(secret), "%s of %d bytes", name, size)
+				var b buffer
+				b.take(pooledSize)
+				require.NotContains(t, string(b.bytes), string(secret), "%s of %d bytes", name, size)
 				p := pipelines.Get().(*pipeline)
 				for range len(p.idle) {
 					r := <-p.idle
-					require.NotContains(t, string(r.frameBuffer), string(secret), "%s of %d bytes", name, size)
-					require.NotContains(t, string(r.contentBuffer), string(secret), "%s of %d bytes", name, size)
+					require.NotContains(t, string(r.inBuffer), string(secret), "%s of %d bytes", name, size)
+					require.NotContains(t, string(r.outBuffer), string(secret), "%s of %d bytes", name, size)
 				}
 			}
 		}

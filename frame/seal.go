@@ -4,293 +4,163 @@ import (
 	"cmp"
 	"io"
 
-	"piko.sh/pikokms/internal/memory"
+	"piko.sh/pikokms/internal/checked"
 )
 
-// SealReader is the pull side of sealing: it reads plaintext from its source and gives the body's bytes.
-type SealReader struct {
-	sequence
-	src    io.Reader
-	memory memory.Source // src, if its bytes are in memory
-	buf    []byte
-	out    []byte // sealed bytes still to be read, a part of buf
-	err    error  // sticky; io.EOF once the final frame is sealed
-}
+// SealReader is the pull side of sealing: it reads plaintext from its source and gives the body's
+// bytes. It is for one goroutine.
+type SealReader struct{ pull pull }
 
-// NewSealReader returns a SealReader of src. A source that fails with anything but io.EOF never yields a final frame.
+// NewSealReader returns a SealReader of src. A source that fails with anything but io.EOF never
+// yields a final frame.
 func NewSealReader(src io.Reader, c Config) *SealReader {
-	return &SealReader{sequence: newSequence(c), src: src, memory: memory.Of(src)}
+	return &SealReader{newPull(src, c, false)}
 }
 
-// next seals the next frame at the start of buf, which has bufferSize bytes: in place, or from memory.
-func (r *SealReader) next(buf []byte) ([]byte, error) {
-	if r.err != nil {
-		r.drop()
-		return nil, r.err
-	}
-	if ahead := bytesAhead(r.memory); len(ahead) >= r.Length {
-		sealed, err := r.sealRegular(buf, ahead[:r.Length])
-		r.memory.Skip(r.Length)
-		r.err = err
-		return sealed, err
-	}
-	content := buf[regularStart : regularStart+r.Length]
-	n, err := read(r.src, content, len(content))
-	if err == io.EOF {
-		r.err = io.EOF
-		copy(buf[finalStart:], content[:n])
-		sealed, err := r.sealFinal(buf, buf[finalStart:finalStart+n])
-		if err != nil {
-			r.err = err
+// Read implements [io.Reader]. A p with room for a whole frame, of the frame length and
+// [FinalOverhead], receives it without a copy.
+func (r *SealReader) Read(p []byte) (int, error) { return r.pull.read(r, p) }
+
+// WriteTo implements [io.WriterTo]: it writes the rest of the body frame by frame, without a copy.
+// A failure of w does not end the stream: what w did not take can be read afterwards.
+func (r *SealReader) WriteTo(w io.Writer) (int64, error) { return r.pull.writeTo(r, w) }
+
+func (r *SealReader) room() int { return r.pull.frames.bufferSize() }
+
+// next seals a frame where its content was read to, or from the source's memory.
+func (r *SealReader) next(buf []byte) (sealed []byte, final bool, err error) {
+	s := &r.pull
+	if buf == nil {
+		if s.buffer.bytes == nil {
+			s.buffer.take(s.frames.bufferSize())
 		}
-		return sealed, err
+		buf = s.buffer.bytes
+	}
+	length := s.frames.config.Length
+	if ahead := s.src.ahead(); len(ahead) >= length {
+		sealed, err := s.frames.sealRegular(buf, ahead[:length])
+		s.src.skip(length)
+		return sealed, false, err
+	}
+	s.buffer.soil(len(s.buffer.bytes))
+	content := buf[regularStart : regularStart+length]
+	n, err := s.src.readAtLeast(content, length)
+	switch {
+	case err == io.EOF:
+		copy(buf[finalStart:], content[:n])
+		sealed, err = s.frames.sealFinal(buf, buf[finalStart:finalStart+n])
+		final = true
+	case err == nil:
+		sealed, err = s.frames.sealRegular(buf, content)
 	}
 	if err != nil {
-		r.err = err
-		return nil, err
+		return nil, false, err
 	}
-	sealed, err := r.sealRegular(buf, content)
-	r.err = err
-	return sealed, err
+	s.buffer.dirty = 0 // sealed in place
+	return sealed, final, nil
 }
 
-// drop hands the buffer on, once all of it was read. After a failure there is plaintext in it.
-func (r *SealReader) drop() {
-	plaintext := len(r.buf)
-	if r.err == io.EOF {
-		plaintext = 0
-	}
-	dropBuffer(&r.buf, plaintext)
-}
-
-func (r *SealReader) own() []byte {
-	if r.buf == nil {
-		r.buf = takeBuffer(r.bufferSize())
-	}
-	return r.buf
-}
-
-// Read implements io.Reader. A p with room for a whole frame (the frame length and FinalOverhead) is sealed in place.
-func (r *SealReader) Read(p []byte) (int, error) {
-	if len(p) == 0 {
-		return 0, nil
-	}
-	if memory.Overlap(p, bytesAhead(r.memory)) {
-		r.memory = nil
-	}
-	if len(r.out) == 0 {
-		if n := r.readParallel(p); n > 0 {
-			return n, nil
-		}
-		if len(p) >= r.bufferSize() {
-			sealed, err := r.next(p[:r.bufferSize()])
-			return len(sealed), err
-		}
-		sealed, err := r.next(r.own())
-		if err != nil {
-			return 0, err
-		}
-		r.out = sealed
-	}
-	n := copy(p, r.out)
-	r.out = r.out[n:]
-	return n, nil
-}
-
-// WriteTo implements io.WriterTo: it writes the rest of the body frame by frame, without a copy.
-func (r *SealReader) WriteTo(w io.Writer) (int64, error) {
-	return writeAllFrames(w, &r.out,
-		func() (int64, error) { return r.writeParallel(w) },
-		func() ([]byte, error) { return r.next(r.own()) })
-}
-
-// readParallel seals frames in b, as many as it has room for and the source gives at once.
-func (r *SealReader) readParallel(b []byte) (n int) {
-	if r.isSmall(len(b)) || r.err != nil {
-		return 0
-	}
-	p := r.parallelOf(false, r.src, r.memory, nil)
-	if p == nil {
-		return 0
-	}
-	defer p.close()
-	p.into = b
-	p.run()
-	r.leave(p)
-	return int(p.given)
-}
-
-func (r *SealReader) writeParallel(w io.Writer) (written int64, err error) {
-	if r.err != nil {
-		return 0, nil // next returns it
-	}
-	p := r.parallelOf(false, r.src, r.memory, nil)
-	if p == nil {
-		return 0, nil
-	}
-	defer p.close()
-	p.dst = w
-	p.run()
-	r.leave(p)
-	r.out = p.rest
-	return p.given, p.err
-}
-
-// leave leaves the source to next once there are no more whole frames in it.
-func (r *SealReader) leave(p *pipeline) {
-	r.err = p.bad
-	if p.ended {
-		r.src, r.memory = &pushedBack{p.tail, p.srcErr, r.src}, nil
-		r.parallelFrom = never
-	}
-}
-
-// SealWriter is the push side of sealing: plaintext written to it goes to its destination as the body's bytes.
-// Only Close ends the body: one that failed half-way must not be closed, and what it wrote is refused by every reader.
-type SealWriter struct {
-	sequence
-	dst  io.Writer
-	buf  []byte // a frame under construction
-	have int    // bytes of its content
-
-	err    error // sticky; ErrClosed may also be the destination's
-	closed bool
-}
+// SealWriter is the push side of sealing: plaintext that is written to it goes to its destination as
+// the body's bytes. It is for one goroutine.
+//
+// Only a Close that returns nil makes the body whole. After a Write or a ReadFrom that failed, Close
+// returns that failure and writes nothing more, and every reader refuses what was written. A failure
+// that the SealWriter does not see, such as one of a source that is copied from by its own WriteTo,
+// must be told to it by [SealWriter.Abort]:
+//
+//	w := frame.NewSealWriter(dst, c)
+//	defer w.Abort() // does nothing after Close
+//	if _, err := io.Copy(w, src); err != nil {
+//		return err
+//	}
+//	return w.Close()
+type SealWriter struct{ push push }
 
 // NewSealWriter returns a SealWriter to dst. Closing it does not close dst.
 func NewSealWriter(dst io.Writer, c Config) *SealWriter {
-	w := &SealWriter{sequence: newSequence(c), dst: dst}
-	w.buf = takeBuffer(w.bufferSize())
-	return w
+	return &SealWriter{newPush(dst, c, false)}
 }
 
-// flush seals a full frame and writes it. Its content is in place, or elsewhere and then copied only by the sealing.
-func (w *SealWriter) flush(content []byte) error {
-	sealed, err := w.sealRegular(w.buf, content)
-	if err == nil {
-		_, err = writeAll(w.dst, sealed)
+// Write implements [io.Writer].
+func (w *SealWriter) Write(p []byte) (int, error) { return w.push.write(w, p) }
+
+// ReadFrom implements [io.ReaderFrom]: it reads plaintext to where it is sealed, without a copy. A
+// failure of r is the SealWriter's own from then on.
+func (w *SealWriter) ReadFrom(r io.Reader) (int64, error) { return w.push.readFrom(w, r) }
+
+// Close seals and writes the final frame, unless the stream has failed or was aborted. A second Close
+// returns what the first one did.
+func (w *SealWriter) Close() error { return w.push.close(w) }
+
+// Abort gives the stream up: its body never gets a final frame. Write and Close then return the
+// stream's failure, or [ErrAborted] if it had none. After Close, Abort does nothing.
+func (w *SealWriter) Abort() {
+	if w.push.closed {
+		return
 	}
-	w.err, w.have = err, 0
+	w.push.err = cmp.Or(w.push.err, ErrAborted)
+	_ = w.push.close(w) // returns that error
+}
+
+func (w *SealWriter) parallel() bool { return w.push.have == 0 }
+
+// content is where a regular frame has its content.
+func (w *SealWriter) content() []byte {
+	return w.push.buffer.bytes[regularStart : regularStart+w.push.frames.config.Length]
+}
+
+// step seals a frame from p if that has all of it, or else from the buffer once it is full.
+func (w *SealWriter) step(p []byte) (used int, err error) {
+	s := &w.push
+	if length := s.frames.config.Length; s.have == 0 && len(p) >= length {
+		if err := w.flush(p[:length]); err != nil {
+			return 0, err
+		}
+		return length, nil
+	}
+	content := w.content()
+	used = copy(content[s.have:], p)
+	s.have += used
+	s.buffer.soil(regularStart + s.have)
+	if s.have < len(content) {
+		return used, nil
+	}
+	return used, w.flush(content)
+}
+
+func (w *SealWriter) fill(src *source) error {
+	s, content := &w.push, w.content()
+	s.buffer.soil(regularStart + len(content))
+	n, err := src.readAtLeast(content[s.have:], len(content)-s.have)
+	s.have += n
+	if err != nil {
+		return err
+	}
+	return w.flush(content)
+}
+
+// flush seals a full frame and writes it. The content stands in the buffer or elsewhere.
+func (w *SealWriter) flush(content []byte) error {
+	s := &w.push
+	sealed, err := s.frames.sealRegular(s.buffer.bytes, content)
+	if err != nil {
+		return err
+	}
+	s.have, s.buffer.dirty = 0, 0
+	_, err = checked.Write(s.dst, sealed)
 	return err
 }
 
-// Write implements io.Writer.
-func (w *SealWriter) Write(p []byte) (n int, err error) {
-	if w.err != nil {
-		return 0, w.err
-	}
-	content := w.buf[regularStart : regularStart+w.Length]
-	for n < len(p) {
-		m := w.writeParallel(p[n:])
-		if n += m; w.err != nil {
-			return n, w.err
-		}
-		if m > 0 {
-			continue
-		}
-		if w.have == 0 && len(p)-n >= w.Length {
-			if err := w.flush(p[n : n+w.Length]); err != nil {
-				return n, err
-			}
-			n += w.Length
-			continue
-		}
-		m = copy(content[w.have:], p[n:])
-		w.have += m
-		n += m
-		if w.have == w.Length {
-			if err := w.flush(content); err != nil {
-				return n, err
-			}
-		}
-	}
-	return n, nil
-}
-
-// ReadFrom implements io.ReaderFrom: it reads plaintext to where it is sealed, without a copy.
-func (w *SealWriter) ReadFrom(r io.Reader) (total int64, err error) {
-	if w.err != nil {
-		return 0, w.err
-	}
-	content := w.buf[regularStart : regularStart+w.Length]
-	for {
-		m, err := w.readFromParallel(r)
-		if total += m; err == io.EOF {
-			return total, nil
-		}
-		if err != nil {
-			w.err = err
-			return total, err
-		}
-		n, err := read(r, content[w.have:], w.Length-w.have)
-		w.have += n
-		total += int64(n)
-		if err == io.EOF {
-			return total, nil
-		}
-		if err == nil {
-			err = w.flush(content)
-		}
-		if err != nil {
-			w.err = err // a Close now would end a message that is not whole
-			return total, err
-		}
-	}
-}
-
-// writeParallel seals the whole frames that b has, if there are enough, and returns how many bytes went to the destination.
-func (w *SealWriter) writeParallel(b []byte) (n int) {
-	if w.isSmall(len(b)) || w.have > 0 {
-		return 0
-	}
-	p := w.parallel(false, len(b))
-	if p == nil {
-		return 0
-	}
-	defer p.close()
-	p.in, p.dst = b, w.dst
-	p.run()
-	w.err = cmp.Or(p.bad, p.err)
-	return int(p.given) / (w.Length + RegularOverhead) * w.Length
-}
-
-// readFromParallel returns io.EOF at the source's end. What is no whole frame then stands in buf.
-func (w *SealWriter) readFromParallel(src io.Reader) (total int64, err error) {
-	if w.have > 0 {
-		return 0, nil
-	}
-	p := w.parallel(false, 0)
-	if p == nil {
-		return 0, nil
-	}
-	defer p.close()
-	p.src, p.dst = src, w.dst
-	p.run()
-	if p.ended {
-		w.have = copy(w.buf[regularStart:], p.tail)
-		w.parallelFrom = never
-	}
-	return p.taken + int64(w.have), cmp.Or(p.bad, p.err, p.srcErr)
-}
-
-// Close seals and writes the final frame. A second Close does nothing.
-func (w *SealWriter) Close() error {
-	if w.closed {
-		return nil
-	}
-	if w.err != nil {
-		return w.err
-	}
-	copy(w.buf[finalStart:], w.buf[regularStart:regularStart+w.have])
-	sealed, err := w.sealFinal(w.buf, w.buf[finalStart:finalStart+w.have])
-	if err == nil {
-		_, err = writeAll(w.dst, sealed)
-	}
+func (w *SealWriter) finish() error {
+	s := &w.push
+	buf := s.buffer.bytes
+	content := buf[finalStart : finalStart+s.have]
+	copy(content, w.content())
+	sealed, err := s.frames.sealFinal(buf, content)
 	if err != nil {
-		w.err = err
 		return err
 	}
-	w.err, w.closed = ErrClosed, true
-	dropBuffer(&w.buf, 0) // sealed in place
-	return nil
+	s.have, s.buffer.dirty = 0, 0
+	_, err = checked.Write(s.dst, sealed)
+	return err
 }

@@ -178,9 +178,7 @@ func TestAddedKeyIsRefused(t *testing.T) {
 	} {
 		changed := *h
 		changed.EncryptedDataKeys = keys
-		b, err := changed.Append(nil)
-		require.NoError(t, err)
-		b = append(b, sealed[size:]...)
+		b := append(serialise(t, changed), sealed[size:]...)
 		for name, way := range decryptWays {
 			_, err := way(context.Background(), decrypter(key, intruder), bytes.NewReader(b), nil, 100)
 			require.ErrorIs(t, err, provider.ErrDecryptionFailed, name)

@@ -56,6 +56,7 @@ func (c *counting) GenerateDataKey(ctx context.Context, request *provider.Genera
 
 func (c *counting) WrapDataKey(ctx context.Context, key *provider.SecureBytes, encryptionContext map[string]string) (header.EncryptedDataKey, error) {
 	c.wrapped.Add(1)
+	c.keep(key)
 	return c.Keyring.WrapDataKey(ctx, key, encryptionContext)
 }
 
@@ -83,6 +84,16 @@ func pattern(n int) []byte {
 		b[i] = byte(i>>8)*31 + byte(i)*7 + 1
 	}
 	return b
+}
+
+// serialise returns a header as its fields are now, with the tag that it had.
+func serialise(t testing.TB, h header.Header) []byte {
+	t.Helper()
+	aead, _, err := header.AES256GCMHKDFSHA512CommitKey.DeriveKeys(make([]byte, 32), make([]byte, 32))
+	require.NoError(t, err)
+	tag := h.Tag
+	require.NoError(t, h.Seal(aead, nil))
+	return append(bytes.Clone(h.Bytes()[:h.Size()-len(tag)]), tag[:]...)
 }
 
 func encrypt(t testing.TB, e *message.Encrypter, plaintext []byte, encryptionContext map[string]string) []byte {

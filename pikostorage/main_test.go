@@ -29,7 +29,7 @@ type keys struct {
 	behind provider.EncryptionProvider
 }
 
-func (k keys) Keys() provider.EncryptionProvider { return k.behind }
+func (k keys) Unwrap() provider.EncryptionProvider { return k.behind }
 
 // keyService is a provider whose key service can be down, and that counts its calls.
 type keyService struct {

@@ -47,14 +47,14 @@ func Encrypt(inner storage.ProviderPort, keys crypto.EncryptionProvider, options
 // can't bind a data key to an object, and so don't do.
 func Keys(keys crypto.EncryptionProvider) (provider.EncryptionProvider, error) {
 	behind, ok := keys.(interface {
-		Keys() provider.EncryptionProvider
+		Unwrap() provider.EncryptionProvider
 	})
 	if !ok {
 		return nil, fmt.Errorf("%w: crypto provider %T is none of pikokms; "+
 			"replace its module in go.mod by the one of pikokms that has the same import path, "+
 			"or give New a provider of pikokms", pikokms.ErrConfig, keys)
 	}
-	return behind.Keys(), nil
+	return behind.Unwrap(), nil
 }
 
 // New is Encrypt for keys of any provider of package pikokms, of which there may be several: the

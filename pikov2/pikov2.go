@@ -31,6 +31,7 @@ import (
 	"io"
 	"math"
 
+	"piko.sh/pikokms/internal/checked"
 	"piko.sh/pikokms/provider"
 )
 
@@ -67,8 +68,7 @@ type streamHeader struct {
 
 // Reader reads as a stream's plaintext. It is for one goroutine.
 type Reader struct {
-	ctx   context.Context
-	src   io.Reader
+	src   checked.Reader
 	aeads []cipher.AEAD // those that may be the stream's; one once a chunk has opened
 	iv    [ivSize]byte  // of the next chunk
 	next  uint64        // its number
@@ -85,7 +85,7 @@ type Reader struct {
 // io.ErrUnexpectedEOF), provider.ErrUntrustedKey (no keyring is of its kind), provider.ErrDecryptionFailed (it was changed,
 // or the key does not fit), or is the keyrings' or src's own. Read's errors are the same.
 func NewReader(ctx context.Context, src io.Reader, keyrings []provider.Keyring) (*Reader, error) {
-	r := &Reader{ctx: ctx, src: src, buf: make([]byte, bufferSize)}
+	r := &Reader{src: checked.Reader{Context: ctx, Source: src}, buf: make([]byte, bufferSize)}
 	h, err := r.readHeader()
 	if err != nil {
 		return nil, err
@@ -198,28 +198,14 @@ func newCipher(key *provider.SecureBytes) (aead cipher.AEAD, err error) {
 // fill reads n bytes to the start of buf, which grows only as they arrive. It returns fewer with io.EOF, which is the
 // source's end: a source's own io.ErrUnexpectedEOF stays apart from it.
 func (r *Reader) fill(n int) (have int, err error) {
-	for empty := 0; have < n; {
-		if err := r.ctx.Err(); err != nil {
-			return have, err
-		}
+	for have < n {
 		if have == len(r.buf) {
 			r.buf = append(make([]byte, 0, min(n, 2*have)), r.buf...)[:min(n, 2*have)]
 		}
-		room := r.buf[have:min(n, len(r.buf))]
-		m, err := r.src.Read(room)
-		if m < 0 || m > len(room) {
-			return have, fmt.Errorf("pikov2: the source says it read %d bytes into %d", m, len(room))
-		}
-		if have += m; have == n {
-			return n, nil // an error will come again with the next read
-		}
+		m, err := r.src.ReadFull(r.buf[have:min(n, len(r.buf))])
+		have += m
 		if err != nil {
 			return have, err
-		}
-		if m > 0 {
-			empty = 0
-		} else if empty++; empty == 100 {
-			return have, io.ErrNoProgress
 		}
 	}
 	return have, nil
@@ -294,15 +280,9 @@ func (r *Reader) Read(p []byte) (int, error) {
 func (r *Reader) WriteTo(w io.Writer) (written int64, err error) {
 	for {
 		if len(r.out) > 0 {
-			n, err := w.Write(r.out)
-			if n < 0 || n > len(r.out) {
-				return written, fmt.Errorf("pikov2: the destination says it wrote %d bytes of %d", n, len(r.out))
-			}
+			n, err := checked.Write(w, r.out)
 			written += int64(n)
 			r.out = r.out[n:]
-			if err == nil && len(r.out) > 0 {
-				err = io.ErrShortWrite
-			}
 			if err != nil {
 				return written, err
 			}

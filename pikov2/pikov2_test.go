@@ -446,9 +446,15 @@ func TestBrokenSource(t *testing.T) {
 	stored := vector(t, "local-chunks-of-16.bin")
 	for n := range len(stored) + 1 {
 		for _, broken := range []error{io.ErrUnexpectedEOF, io.ErrClosedPipe} {
-			got, err := read(io.MultiReader(bytes.NewReader(stored[:n]), iotest.ErrReader(broken)), p)
-			require.Equal(t, broken, err, "after %d bytes", n)
-			require.True(t, bytes.HasPrefix(pattern(40), got))
+			for name, src := range map[string]io.Reader{
+				"for ever":        io.MultiReader(bytes.NewReader(stored[:n]), iotest.ErrReader(broken)),
+				"once":            &failsOnce{rest: stored[:n], err: broken},
+				"once, with data": &failsOnce{rest: stored[:n], err: broken, withData: true},
+			} {
+				got, err := read(src, p)
+				require.Equal(t, broken, err, "%s after %d bytes", name, n)
+				require.True(t, bytes.HasPrefix(pattern(40), got))
+			}
 		}
 	}
 	_, err := read(io.MultiReader(bytes.NewReader(stored[:10]), stuck{}), p)
@@ -460,6 +466,24 @@ func TestBrokenSource(t *testing.T) {
 	got, err := read(iotest.OneByteReader(bytes.NewReader(stored)), p)
 	require.NoError(t, err)
 	require.Equal(t, pattern(40), got)
+}
+
+// failsOnce fails behind its bytes, or with the last ones, and then says that it has ended.
+type failsOnce struct {
+	rest     []byte
+	err      error
+	withData bool
+}
+
+func (f *failsOnce) Read(p []byte) (int, error) {
+	n := copy(p, f.rest)
+	f.rest = f.rest[n:]
+	if len(f.rest) > 0 || n > 0 && !f.withData {
+		return n, nil
+	}
+	err := f.err
+	f.err = io.EOF
+	return n, err
 }
 
 type stuck struct{}

@@ -7,7 +7,6 @@ package provider
 
 import (
 	"context"
-	"io"
 	"time"
 
 	"piko.sh/pikokms/header"
@@ -55,19 +54,13 @@ type EncryptionProvider interface {
 
 	// HealthCheck wraps and unwraps a data key, which needs the permissions that streams need.
 	HealthCheck(ctx context.Context) error
-
-	// EncryptStream returns a writer whose plaintext goes to output as one message. Only its Close makes the message whole.
-	EncryptStream(ctx context.Context, output io.Writer, request *EncryptRequest) (io.WriteCloser, error)
-
-	// DecryptStream returns a reader of the plaintext of the message that input holds.
-	DecryptStream(ctx context.Context, input io.Reader) (io.ReadCloser, error)
 }
 
 // EncryptRequest asks for encryption.
 type EncryptRequest struct {
 	Context   map[string]string // encryption context: authenticated, stored and visible, not encrypted
-	Plaintext string            // not empty for Encrypt; unused by EncryptStream
-	KeyID     string            // empty, or the provider's own key
+	Plaintext string            // not empty
+	KeyID     string            // empty for the provider's own key, or one that it can use
 }
 
 // EncryptResponse is the result of Encrypt.
@@ -81,7 +74,7 @@ type EncryptResponse struct {
 type DecryptRequest struct {
 	Context    map[string]string // the encryption context given to Encrypt
 	Ciphertext string            // base64
-	KeyID      string            // empty, or the provider's own key
+	KeyID      string            // empty, or a key that the provider trusts
 }
 
 // DecryptResponse is the result of Decrypt.
@@ -92,7 +85,7 @@ type DecryptResponse struct {
 // GenerateDataKeyRequest asks for a data key.
 type GenerateDataKeyRequest struct {
 	Context map[string]string // encryption context to bind the wrapped key to
-	KeyID   string            // empty, or the provider's own key
+	KeyID   string            // empty for the provider's own key, or one that it can use
 	KeySpec string            // empty or "AES_256", "AES_128"
 }
 
@@ -101,6 +94,12 @@ type UnwrapDataKeyRequest struct {
 	EncryptedKey header.EncryptedDataKey
 	Context      map[string]string // encryption context that the key was wrapped with
 	Size         int               // of the data key in bytes, as the algorithm suite has it; a key of another size is refused
+
+	// Verified and Count, if UnwrapDataKey has set them, are told what becomes of the data key: whether
+	// the message's header verifies under it, and the bytes that are decrypted, as they are. A cache of
+	// data keys forgets one that does not fit.
+	Verified func(fits bool)
+	Count    func(bytes int)
 }
 
 // DataKey is a data key, plain and wrapped.

@@ -49,12 +49,16 @@ func (s *Service) EncryptBatch(ctx context.Context, plaintexts []string, encrypt
 	if len(plaintexts) == 0 {
 		return nil, nil
 	}
-	if err := header.CheckContext(encryptionContext); err != nil {
+	pairs, err := message.TextContext(encryptionContext)
+	if err == nil {
+		err = header.CheckContext(pairs)
+	}
+	if err != nil {
 		return nil, fmt.Errorf("%w: %w", provider.ErrEncryptionFailed, err)
 	}
 	keyring, done := s.batchKeyring()
 	defer done()
-	first, err := keyring.GenerateDataKey(ctx, &provider.GenerateDataKeyRequest{Context: encryptionContext})
+	first, err := keyring.GenerateDataKey(ctx, &provider.GenerateDataKeyRequest{Context: pairs})
 	if err != nil {
 		return nil, err
 	}

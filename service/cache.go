@@ -49,10 +49,13 @@ type entry struct {
 	element *list.Element // nil while the call is under way
 	done    chan struct{} // closed when the call is over
 	err     error         // of the call
+	gaveUp  bool          // the caller whose call it was, before it was over
 
 	key             *provider.SecureBytes
 	made            *provider.DataKey // to encrypt; nil to decrypt
 	messages, bytes int64             // encrypted so far
+	fits            bool              // to decrypt: a message's header verified under it
+	verified        func(fits bool)   // to decrypt: takes a message's word
 	expiry          *time.Timer
 }
 
@@ -114,20 +117,41 @@ func (c *cache) UnwrapDataKey(ctx context.Context, request *provider.UnwrapDataK
 	var size [8]byte
 	binary.BigEndian.PutUint64(size[:], uint64(request.Size))
 	id := appendIdentity(make([]byte, 0, identitySize), []byte("decrypt"), []byte(k.ProviderID), k.ProviderInfo, k.Ciphertext, pairs, size[:])
-	_, key, err := c.get(ctx, id, func() (*entry, error) {
+	e, key, err := c.get(ctx, id, func() (*entry, error) {
 		key, err := c.Keyring.UnwrapDataKey(ctx, request)
 		if err != nil {
 			return nil, err
 		}
-		return &entry{key: key}, nil
+		e := &entry{key: key}
+		e.verified = func(fits bool) { c.judge(e, fits) }
+		return e, nil
 	})
-	return key, err
+	if err != nil {
+		return nil, err
+	}
+	request.Verified = e.verified
+	return key, nil
 }
 
-// get returns the entry of this identity and a share of its data key. Of several callers that find none, one makes the call and
-// the others wait for it.
+// judge takes a message's word on an unwrapped data key. One that never fitted is forgotten, so that
+// the key service is asked again. One that did fit is right, and it is the message that was changed:
+// to forget the key then would let whoever changes messages do without the cache.
+func (c *cache) judge(e *entry, fits bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	e.fits = e.fits || fits
+	if !e.fits {
+		c.evict(e)
+	}
+}
+
+// get returns the entry of this identity and a share of its data key. Of several callers that find
+// none, one makes the call and the others wait for it.
 func (c *cache) get(ctx context.Context, id []byte, call func() (*entry, error)) (*entry, *provider.SecureBytes, error) {
 	for {
+		if err := ctx.Err(); err != nil {
+			return nil, nil, err
+		}
 		c.mu.Lock()
 		e := c.entries[string(id)]
 		if e == nil {
@@ -148,8 +172,8 @@ func (c *cache) get(ctx context.Context, id []byte, call func() (*entry, error))
 		case <-ctx.Done():
 			return nil, nil, ctx.Err()
 		}
-		// A caller that gave up says nothing about the key service: the next one asks it.
-		if e.err != nil && !errors.Is(e.err, context.Canceled) && !errors.Is(e.err, context.DeadlineExceeded) {
+		// A caller that gave up got no answer for the others: the next one asks.
+		if e.err != nil && !e.gaveUp {
 			return nil, nil, e.err
 		}
 	}
@@ -171,7 +195,7 @@ func (c *cache) get(ctx context.Context, id []byte, call func() (*entry, error))
 	if err == nil {
 		key, err = e.key.Share()
 	}
-	if pending.err = err; err != nil {
+	if pending.err, pending.gaveUp = err, ctx.Err() != nil; err != nil {
 		return nil, nil, err
 	}
 	c.mu.Lock()

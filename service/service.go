@@ -9,7 +9,6 @@ package service
 import (
 	"context"
 	"encoding/base64"
-	"io"
 
 	"github.com/sony/gobreaker/v2"
 
@@ -86,7 +85,12 @@ func (s *Service) GenerateDataKey(ctx context.Context, request *provider.Generat
 
 // UnwrapDataKey implements provider.Keyring.
 func (s *Service) UnwrapDataKey(ctx context.Context, request *provider.UnwrapDataKeyRequest) (*provider.SecureBytes, error) {
-	return s.keyring().UnwrapDataKey(ctx, request)
+	key, err := s.keyring().UnwrapDataKey(ctx, request)
+	if err != nil {
+		return nil, err
+	}
+	s.instruments.countDecrypted(ctx, request)
+	return key, nil
 }
 
 // Encrypt implements provider.EncryptionProvider.
@@ -115,37 +119,6 @@ func (s *Service) GetKeyInfo(ctx context.Context, keyID string) (*provider.KeyIn
 func (s *Service) HealthCheck(ctx context.Context) error {
 	_, err := guard(ctx, s, "HealthCheck", func(ctx context.Context) (struct{}, error) { return struct{}{}, s.inner.HealthCheck(ctx) })
 	return err
-}
-
-// EncryptStream implements provider.EncryptionProvider.
-func (s *Service) EncryptStream(ctx context.Context, output io.Writer, request *provider.EncryptRequest) (io.WriteCloser, error) {
-	e := message.Encrypter{Keyring: withKeyID{s, request.KeyID}}
-	w, err := e.NewWriter(ctx, output, request.Context)
-	if err != nil {
-		return nil, err // not w: a nil pointer would make an io.WriteCloser that is not nil
-	}
-	return w, nil
-}
-
-// DecryptStream implements provider.EncryptionProvider. The result is a *message.DecryptReader.
-func (s *Service) DecryptStream(ctx context.Context, input io.Reader) (io.ReadCloser, error) {
-	r, err := (&message.Decrypter{Keyrings: []provider.Keyring{s}}).NewReader(ctx, input, nil)
-	if err != nil {
-		return nil, err
-	}
-	return r, nil
-}
-
-// withKeyID asks for data keys under a request's key.
-type withKeyID struct {
-	provider.Keyring
-	keyID string
-}
-
-func (k withKeyID) GenerateDataKey(ctx context.Context, request *provider.GenerateDataKeyRequest) (*provider.DataKey, error) {
-	named := *request
-	named.KeyID = k.keyID
-	return k.Keyring.GenerateDataKey(ctx, &named)
 }
 
 var _ provider.EncryptionProvider = (*Service)(nil)

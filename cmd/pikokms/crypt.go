@@ -201,7 +201,7 @@ func (o *options) run(command *cobra.Command, arguments []string, encrypter mess
 	}
 	encrypter.Keyring, encrypter.Recipients, encrypter.CommitmentPolicy = keyrings[0], keyrings[1:], policy
 	decrypter := message.Decrypter{Keyrings: keyrings, CommitmentPolicy: policy, AllowPikoV2: o.pikoV2}
-	if err := registry.Register(pikokms.NewCryptoTransformer(encrypter, decrypter)); err != nil {
+	if err := registry.Register(pikokms.NewMessageTransformer(encrypter, decrypter)); err != nil {
 		return err
 	}
 	source := &counter{r: in}

@@ -2,18 +2,22 @@
 //
 // It wraps data keys as the AWS Encryption SDK's AWS KMS keyring does (specification: framework/aws-kms/aws-kms-keyring.md):
 // GenerateDataKey to encrypt and Decrypt to decrypt, each with the message's encryption context, which CloudTrail records.
-// A Provider asks KMS about its own key only: the ARN that DescribeKey gave for the configured key, whatever alias was
-// configured, or a multi-Region key's replica. A Discovery decrypts under any key of stated accounts.
+// A Provider encrypts under its own key, or under the one that a request names. To decrypt it asks
+// KMS about keys that it trusts only: its own key (the ARN that DescribeKey gave for the configured
+// key, whatever alias was configured), the TrustedKeys of its Config, the keys that its requests to
+// encrypt have named, and multi-Region replicas of these. What a message or a request to decrypt
+// names is asked about only if it is one of them. A Discovery decrypts under any key of stated
+// accounts.
 //
 // Retries, timeouts and cancellation are the AWS SDK's.
 package awskms
 
 import (
+	"cmp"
 	"context"
 	"encoding/base64"
 	"errors"
 	"fmt"
-	"io"
 	"slices"
 	"strings"
 
@@ -47,6 +51,7 @@ type Config struct {
 	Region     string // of the key; required unless Client is given
 	MaxRetries int    // retries after a failed call that may succeed later; 0 means 3
 
+	TrustedKeys []string    // ARNs of further keys to decrypt under
 	GrantTokens []string    // of grants too new to be known everywhere, at most 10
 	Endpoint    string      // URL of another KMS endpoint: a VPC endpoint, LocalStack
 	Client      *kms.Client // a ready client instead of Region, MaxRetries and Endpoint
@@ -66,6 +71,11 @@ func (c *Config) validate() error {
 		}
 		if a.Region != c.Region {
 			return fmt.Errorf("%w: the ARN %s is in Region %s, the configured Region is %s", provider.ErrInvalidKey, c.KeyID, a.Region, c.Region)
+		}
+	}
+	for _, keyARN := range c.TrustedKeys {
+		if a, err := arn.Parse(keyARN); err != nil || a.Service != "kms" || !strings.HasPrefix(a.Resource, "key/") || a.Region != c.Region {
+			return fmt.Errorf("%w: TrustedKeys holds %q, which is not the ARN of a KMS key in Region %s", provider.ErrInvalidKey, keyARN, c.Region)
 		}
 	}
 	return nil
@@ -96,6 +106,7 @@ type Provider struct {
 	service
 	keyID string // as configured
 	arn   string // of the key
+	keys  keys
 }
 
 // service is KMS in one Region.
@@ -126,6 +137,10 @@ func NewProvider(ctx context.Context, c Config) (*Provider, error) {
 		return nil, p.fail(ctx, "NewProvider", err)
 	}
 	p.arn = aws.ToString(metadata.Arn)
+	p.keys.trust(c.KeyID, p.arn)
+	for _, keyARN := range c.TrustedKeys {
+		p.keys.trust(keyARN, keyARN)
+	}
 	return p, nil
 }
 
@@ -174,7 +189,7 @@ func usable(m *types.KeyMetadata) error {
 // ARN returns the key ARN that messages carry.
 func (p *Provider) ARN() string { return p.arn }
 
-// KeyID returns the key ID that responses carry, which is the key ARN.
+// KeyID returns the key ID that responses carry to requests that name none, which is the key ARN.
 func (p *Provider) KeyID() string { return p.arn }
 
 // Region returns the Region in which KMS is asked.
@@ -182,14 +197,6 @@ func (p *Provider) Region() string { return p.client.Options().Region }
 
 // Type implements provider.EncryptionProvider.
 func (p *Provider) Type() provider.Type { return provider.TypeAWSKMS }
-
-// checkKeyID refuses a request for another key than the provider's own.
-func (p *Provider) checkKeyID(keyID string) error {
-	if keyID == "" || keyID == p.keyID || keyID == p.arn || strings.HasSuffix(p.arn, ":key/"+keyID) {
-		return nil
-	}
-	return fmt.Errorf("%w: this provider has key %s; make another provider for %q", provider.ErrKeyNotFound, p.arn, keyID)
-}
 
 func (p *Provider) describe(ctx context.Context, keyID string) (*types.KeyMetadata, error) {
 	out, err := p.client.DescribeKey(ctx, &kms.DescribeKeyInput{KeyId: aws.String(keyID), GrantTokens: p.grantTokens})
@@ -201,9 +208,7 @@ func (p *Provider) describe(ctx context.Context, keyID string) (*types.KeyMetada
 
 // GenerateDataKey implements provider.Keyring with one call of KMS GenerateDataKey.
 func (p *Provider) GenerateDataKey(ctx context.Context, request *provider.GenerateDataKeyRequest) (*provider.DataKey, error) {
-	if err := p.checkKeyID(request.KeyID); err != nil {
-		return nil, p.fail(ctx, "GenerateDataKey", err)
-	}
+	asked := p.encryptionKey(request.KeyID)
 	spec, size := types.DataKeySpecAes256, 32
 	switch request.KeySpec {
 	case "", "AES_256":
@@ -212,47 +217,53 @@ func (p *Provider) GenerateDataKey(ctx context.Context, request *provider.Genera
 	default:
 		return nil, p.fail(ctx, "GenerateDataKey", fmt.Errorf("%w: key spec %q is neither AES_256 nor AES_128", provider.ErrInvalidKey, request.KeySpec))
 	}
-	out, err := p.client.GenerateDataKey(ctx, &kms.GenerateDataKeyInput{KeyId: aws.String(p.arn), KeySpec: spec, EncryptionContext: request.Context, GrantTokens: p.grantTokens})
+	out, err := p.client.GenerateDataKey(ctx, &kms.GenerateDataKeyInput{KeyId: aws.String(asked), KeySpec: spec, EncryptionContext: request.Context, GrantTokens: p.grantTokens})
 	if err != nil {
-		return nil, p.fail(ctx, "GenerateDataKey", err)
+		return nil, fail(ctx, "GenerateDataKey", asked, err)
 	}
 	defer clear(out.Plaintext)
-	if got := aws.ToString(out.KeyId); got != p.arn || len(out.Plaintext) != size {
-		return nil, p.fail(ctx, "GenerateDataKey", fmt.Errorf("%w: KMS answered for key %q with a data key of %d bytes", provider.ErrEncryptionFailed, got, len(out.Plaintext)))
+	keyARN := aws.ToString(out.KeyId)
+	if err := p.answered(asked, keyARN); err != nil {
+		return nil, fail(ctx, "GenerateDataKey", asked, err)
+	}
+	if len(out.Plaintext) != size {
+		return nil, fail(ctx, "GenerateDataKey", asked, fmt.Errorf("%w: KMS answered with a data key of %d bytes", provider.ErrEncryptionFailed, len(out.Plaintext)))
 	}
 	key, err := provider.NewSecureBytes(out.Plaintext)
 	if err != nil {
-		return nil, p.fail(ctx, "GenerateDataKey", err)
+		return nil, fail(ctx, "GenerateDataKey", asked, err)
 	}
-	return &provider.DataKey{PlaintextKey: key, EncryptedKey: p.wrapped(out.CiphertextBlob), KeyID: p.arn, Provider: p.Type()}, nil
+	return &provider.DataKey{PlaintextKey: key, EncryptedKey: wrapped(keyARN, out.CiphertextBlob), KeyID: keyARN, Provider: p.Type()}, nil
 }
 
-func (p *Provider) wrapped(blob []byte) header.EncryptedDataKey {
-	return header.EncryptedDataKey{ProviderID: providerID, ProviderInfo: []byte(p.arn), Ciphertext: blob}
+func wrapped(keyARN string, blob []byte) header.EncryptedDataKey {
+	return header.EncryptedDataKey{ProviderID: providerID, ProviderInfo: []byte(keyARN), Ciphertext: blob}
 }
 
 // WrapDataKey implements provider.Keyring with one call of KMS Encrypt.
 func (p *Provider) WrapDataKey(ctx context.Context, key *provider.SecureBytes, encryptionContext map[string]string) (header.EncryptedDataKey, error) {
 	var blob []byte
 	err := key.WithAccess(func(plain []byte) (err error) {
-		blob, err = p.encrypt(ctx, plain, encryptionContext)
+		blob, _, err = p.encrypt(ctx, p.arn, plain, encryptionContext)
 		return err
 	})
 	if err != nil {
 		return header.EncryptedDataKey{}, p.fail(ctx, "WrapDataKey", err)
 	}
-	return p.wrapped(blob), nil
+	return wrapped(p.arn, blob), nil
 }
 
-func (p *Provider) encrypt(ctx context.Context, plaintext []byte, encryptionContext map[string]string) ([]byte, error) {
-	out, err := p.client.Encrypt(ctx, &kms.EncryptInput{KeyId: aws.String(p.arn), Plaintext: plaintext, EncryptionContext: encryptionContext, GrantTokens: p.grantTokens})
+// encrypt asks KMS to encrypt under a key, and returns the key's ARN, too.
+func (p *Provider) encrypt(ctx context.Context, asked string, plaintext []byte, encryptionContext map[string]string) (blob []byte, keyARN string, err error) {
+	out, err := p.client.Encrypt(ctx, &kms.EncryptInput{KeyId: aws.String(asked), Plaintext: plaintext, EncryptionContext: encryptionContext, GrantTokens: p.grantTokens})
 	if err != nil {
-		return nil, err
+		return nil, "", err
 	}
-	if got := aws.ToString(out.KeyId); got != p.arn {
-		return nil, fmt.Errorf("%w: KMS answered for key %q", provider.ErrEncryptionFailed, got)
+	keyARN = aws.ToString(out.KeyId)
+	if err := p.answered(asked, keyARN); err != nil {
+		return nil, "", err
 	}
-	return out.CiphertextBlob, nil
+	return out.CiphertextBlob, keyARN, nil
 }
 
 // decrypt asks KMS for what was encrypted under the key of this ARN and no other.
@@ -280,15 +291,17 @@ func (s *service) unwrap(ctx context.Context, keyARN string, request *provider.U
 	return provider.NewSecureBytes(plain)
 }
 
-// UnwrapDataKey implements provider.Keyring with one call of KMS Decrypt, or none when the data key is not under the
-// provider's key. A data key under a multi-Region key's replica in another Region is under this key.
+// UnwrapDataKey implements provider.Keyring with one call of KMS Decrypt, or none when the data key
+// is not under a key that the provider trusts. A data key under a trusted multi-Region key's
+// replica in another Region is under that key.
 func (p *Provider) UnwrapDataKey(ctx context.Context, request *provider.UnwrapDataKeyRequest) (*provider.SecureBytes, error) {
-	if request.EncryptedKey.ProviderID != providerID || !sameKey(string(request.EncryptedKey.ProviderInfo), p.arn) {
+	keyARN, trusted := p.keys.find(string(request.EncryptedKey.ProviderInfo))
+	if request.EncryptedKey.ProviderID != providerID || !trusted {
 		return nil, p.fail(ctx, "UnwrapDataKey", provider.ErrUntrustedKey)
 	}
-	key, err := p.unwrap(ctx, p.arn, request)
+	key, err := p.unwrap(ctx, keyARN, request)
 	if err != nil {
-		return nil, p.fail(ctx, "UnwrapDataKey", err)
+		return nil, fail(ctx, "UnwrapDataKey", keyARN, err)
 	}
 	return key, nil
 }
@@ -314,58 +327,77 @@ func (p *Provider) Encrypt(ctx context.Context, request *provider.EncryptRequest
 	if request.Plaintext == "" {
 		return nil, p.fail(ctx, "Encrypt", provider.ErrEmptyPlaintext)
 	}
-	if err := errors.Join(p.checkKeyID(request.KeyID), header.CheckContext(request.Context)); err != nil {
+	if err := errors.Join(header.CheckContext(request.Context), provider.CheckStated(request.Context)); err != nil {
 		return nil, p.fail(ctx, "Encrypt", err)
 	}
-	response := &provider.EncryptResponse{KeyID: p.arn, Provider: p.Type()}
+	asked := p.encryptionKey(request.KeyID)
+	response := &provider.EncryptResponse{Provider: p.Type()}
 	if len(request.Plaintext) > MaxDirectSize {
-		text, err := message.EncryptText(ctx, p, request)
+		under := &requested{Provider: p, keyID: asked}
+		text, err := message.EncryptText(ctx, under, request)
 		if err != nil {
-			return nil, p.fail(ctx, "Encrypt", err)
+			return nil, fail(ctx, "Encrypt", asked, err)
 		}
-		response.Ciphertext = text
+		response.Ciphertext, response.KeyID = text, under.arn
 		return response, nil
 	}
-	blob, err := p.encrypt(ctx, []byte(request.Plaintext), request.Context)
+	blob, keyARN, err := p.encrypt(ctx, asked, []byte(request.Plaintext), request.Context)
 	if err != nil {
-		return nil, p.fail(ctx, "Encrypt", err)
+		return nil, fail(ctx, "Encrypt", asked, err)
 	}
-	response.Ciphertext = base64.StdEncoding.EncodeToString(blob)
+	response.Ciphertext, response.KeyID = base64.StdEncoding.EncodeToString(blob), keyARN
 	return response, nil
 }
 
-// Decrypt implements provider.EncryptionProvider with one call of KMS. The request's context must equal the one given to
-// Encrypt.
+// Decrypt implements provider.EncryptionProvider. The request's context must equal the one given to
+// Encrypt. KMS is called once if the request names the key, or the provider trusts no other than
+// its own. A value that KMS encrypted itself and whose key is not named is tried under the trusted
+// keys one after the other, 16 at most.
 func (p *Provider) Decrypt(ctx context.Context, request *provider.DecryptRequest) (*provider.DecryptResponse, error) {
 	if request.Ciphertext == "" {
 		return nil, p.fail(ctx, "Decrypt", provider.ErrEmptyCiphertext)
 	}
-	if err := p.checkKeyID(request.KeyID); err != nil {
-		return nil, p.fail(ctx, "Decrypt", err)
+	if err := provider.CheckStated(request.Context); err != nil {
+		return nil, p.fail(ctx, "Decrypt", fmt.Errorf("%w: %w", provider.ErrContextMismatch, err))
 	}
 	ciphertext, err := base64.StdEncoding.DecodeString(request.Ciphertext)
 	if err != nil {
 		return nil, p.fail(ctx, "Decrypt", fmt.Errorf("%w: not base64: %w", provider.ErrInvalidCiphertext, err))
 	}
 	if header.Sniff(ciphertext) {
+		if _, err := p.keys.candidates(request.KeyID); err != nil {
+			return nil, p.fail(ctx, "Decrypt", err)
+		}
 		plaintext, err := message.DecryptText(ctx, p, ciphertext, request)
 		if err != nil {
 			return nil, p.fail(ctx, "Decrypt", err)
 		}
 		return &provider.DecryptResponse{Plaintext: plaintext}, nil
 	}
-	plaintext, err := p.decrypt(ctx, p.arn, ciphertext, request.Context)
+	plaintext, err := p.decryptTrusted(ctx, request.KeyID, ciphertext, request.Context)
 	if err != nil {
-		return nil, p.fail(ctx, "Decrypt", err)
+		return nil, fail(ctx, "Decrypt", cmp.Or(request.KeyID, p.arn), err)
 	}
 	defer clear(plaintext)
 	return &provider.DecryptResponse{Plaintext: string(plaintext)}, nil
 }
 
-// ReEncrypt moves a value that KMS encrypted itself, as Encrypt does up to MaxDirectSize, from the key with the source's ARN to
-// the provider's own, with one call of KMS ReEncrypt, which decrypts it within KMS. Both keys are in one Region. The request's
-// context is the value's and stays so.
-func (p *Provider) ReEncrypt(ctx context.Context, sourceARN string, request *provider.DecryptRequest) (*provider.EncryptResponse, error) {
+// CanReEncrypt implements provider.ReEncrypter: KMS moves values between the keys of one Region.
+func (p *Provider) CanReEncrypt(from provider.EncryptionProvider) bool {
+	source, ok := from.(*Provider)
+	return ok && source.Region() == p.Region()
+}
+
+// ReEncrypt implements provider.ReEncrypter with one call of KMS ReEncrypt, for what Encrypt made of
+// up to MaxDirectSize bytes.
+func (p *Provider) ReEncrypt(ctx context.Context, from provider.EncryptionProvider, request *provider.DecryptRequest) (*provider.EncryptResponse, error) {
+	if !p.CanReEncrypt(from) {
+		return nil, p.fail(ctx, "ReEncrypt", fmt.Errorf("%w: the value's provider is not of AWS KMS in Region %s", provider.ErrInvalidProvider, p.Region()))
+	}
+	if err := provider.CheckStated(request.Context); err != nil {
+		return nil, p.fail(ctx, "ReEncrypt", fmt.Errorf("%w: %w", provider.ErrContextMismatch, err))
+	}
+	sourceARN := from.(*Provider).arn
 	blob, err := base64.StdEncoding.DecodeString(request.Ciphertext)
 	if err != nil {
 		return nil, p.fail(ctx, "ReEncrypt", fmt.Errorf("%w: not base64: %w", provider.ErrInvalidCiphertext, err))
@@ -381,27 +413,6 @@ func (p *Provider) ReEncrypt(ctx context.Context, sourceARN string, request *pro
 		return nil, p.fail(ctx, "ReEncrypt", fmt.Errorf("%w: KMS answered for keys %q and %q", provider.ErrEncryptionFailed, from, to))
 	}
 	return &provider.EncryptResponse{Ciphertext: base64.StdEncoding.EncodeToString(out.CiphertextBlob), KeyID: p.arn, Provider: p.Type()}, nil
-}
-
-// EncryptStream implements provider.EncryptionProvider with one call of KMS.
-func (p *Provider) EncryptStream(ctx context.Context, output io.Writer, request *provider.EncryptRequest) (io.WriteCloser, error) {
-	if err := p.checkKeyID(request.KeyID); err != nil {
-		return nil, p.fail(ctx, "EncryptStream", err)
-	}
-	w, err := (&message.Encrypter{Keyring: p}).NewWriter(ctx, output, request.Context)
-	if err != nil {
-		return nil, err // not w: a nil pointer would make an io.WriteCloser that is not nil
-	}
-	return w, nil
-}
-
-// DecryptStream implements provider.EncryptionProvider with one call of KMS. The result is a *message.DecryptReader.
-func (p *Provider) DecryptStream(ctx context.Context, input io.Reader) (io.ReadCloser, error) {
-	r, err := (&message.Decrypter{Keyrings: []provider.Keyring{p}}).NewReader(ctx, input, nil)
-	if err != nil {
-		return nil, err
-	}
-	return r, nil
 }
 
 // GetKeyInfo implements provider.EncryptionProvider. It describes any key that the credentials may describe.
@@ -446,4 +457,4 @@ func (p *Provider) HealthCheck(ctx context.Context) error {
 	return nil
 }
 
-var _ provider.EncryptionProvider = (*Provider)(nil)
+var _ provider.ReEncrypter = (*Provider)(nil)

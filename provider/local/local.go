@@ -323,27 +323,6 @@ func (p *Provider) Decrypt(ctx context.Context, request *provider.DecryptRequest
 	return &provider.DecryptResponse{Plaintext: plaintext}, nil
 }
 
-// EncryptStream implements provider.EncryptionProvider.
-func (p *Provider) EncryptStream(ctx context.Context, output io.Writer, request *provider.EncryptRequest) (io.WriteCloser, error) {
-	if err := p.checkKeyID(request.KeyID); err != nil {
-		return nil, p.fail("EncryptStream", err)
-	}
-	w, err := (&message.Encrypter{Keyring: p}).NewWriter(ctx, output, request.Context)
-	if err != nil {
-		return nil, err // not w: a nil pointer would make an io.WriteCloser that is not nil
-	}
-	return w, nil
-}
-
-// DecryptStream implements provider.EncryptionProvider. The result is a *message.DecryptReader.
-func (p *Provider) DecryptStream(ctx context.Context, input io.Reader) (io.ReadCloser, error) {
-	r, err := (&message.Decrypter{Keyrings: []provider.Keyring{p}}).NewReader(ctx, input, nil)
-	if err != nil {
-		return nil, err
-	}
-	return r, nil
-}
-
 // GetKeyInfo implements provider.EncryptionProvider.
 func (p *Provider) GetKeyInfo(ctx context.Context, keyID string) (*provider.KeyInfo, error) {
 	if err := errors.Join(ctx.Err(), p.checkKeyID(keyID)); err != nil {

@@ -1,0 +1,157 @@
+package compress
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"runtime"
+	"sync"
+
+	"piko.sh/pikokms/internal/checked"
+	"piko.sh/pikokms/internal/cores"
+)
+
+// compressor turns an encoder, which is written to, into a reader: it feeds the encoder until there
+// is something to read.
+type compressor struct {
+	t       *Transformer
+	src     checked.Reader
+	encoder encoder // nil before the first byte and after the last one
+	twofold bool    // the encoder has two goroutines
+	cleanup runtime.Cleanup
+	out     *compressed
+	chunk   []byte
+	total   int64
+	err     error // the stream's first, which it keeps; returned once out is empty
+}
+
+// compressed is what an encoder made and nobody has read yet. The encoder of Zstd may add to it from
+// another goroutine.
+type compressed struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (c *compressed) Write(p []byte) (int, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.buf.Write(p)
+}
+
+// Read returns 0 if there is nothing yet.
+func (c *compressed) Read(p []byte) int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	n, _ := c.buf.Read(p) // the error says that it is empty
+	return n
+}
+
+// Read implements io.Reader.
+func (r *compressor) Read(p []byte) (int, error) {
+	if len(p) == 0 {
+		return 0, nil
+	}
+	if r.out == nil {
+		r.err = r.start()
+	}
+	for {
+		if n := r.out.Read(p); n > 0 {
+			return n, nil
+		}
+		if r.err != nil {
+			return 0, r.err
+		}
+		if r.err = r.feed(); r.err != nil {
+			r.stop()
+		}
+	}
+}
+
+// start gets an encoder. If a core is free, it gets one on two goroutines, which has the second one
+// to the end: it works on one block while the next is gathered.
+func (r *compressor) start() error {
+	r.out, r.chunk = &compressed{}, make([]byte, chunkSize)
+	goroutines := 1
+	if r.t.twofold && cores.Take(r.t.Parallelism, min(2, cores.Most(r.t.Parallelism))-1) == 1 {
+		goroutines, r.twofold = 2, true
+		r.cleanup = runtime.AddCleanup(r, cores.Give, 1) // for a stream that is dropped half-way
+	}
+	if pooled, ok := r.t.encoders[goroutines-1].Get().(encoder); ok {
+		pooled.Reset(r.out)
+		r.encoder = pooled
+		return nil
+	}
+	var err error
+	if r.encoder, err = r.t.encoder(r.out, goroutines); err != nil {
+		return fmt.Errorf("compress: %s: %w", r.t.format, err)
+	}
+	return nil
+}
+
+// stop hands the encoder on after the stream's end. After a failure it is dropped, with all that it
+// has made.
+func (r *compressor) stop() {
+	pool := &r.t.encoders[0]
+	if r.twofold {
+		pool = &r.t.encoders[1]
+		r.cleanup.Stop()
+		cores.Give(1)
+		r.twofold = false
+	}
+	if r.err == io.EOF {
+		r.encoder.Reset(io.Discard)
+		pool.Put(r.encoder)
+	} else {
+		r.out = &compressed{}
+	}
+	r.encoder = nil
+	clear(r.chunk) // it is plaintext
+	runtime.KeepAlive(r)
+}
+
+// feed compresses what it reads: a chunk or, of a long stream, a block for each core that is free.
+func (r *compressor) feed() error {
+	block := r.t.block
+	if block == 0 || r.total < parallelFrom {
+		return r.feedChunk()
+	}
+	others := cores.Take(r.t.Parallelism, cores.Most(r.t.Parallelism)-1)
+	defer cores.Give(others)
+	if others == 0 {
+		return r.feedChunk()
+	}
+	size := (1 + others) * block
+	wide, _ := r.t.blocks.Get().(*[]byte)
+	if wide == nil || len(*wide) < size {
+		wide = new(make([]byte, size))
+	}
+	n, err := r.src.ReadFull((*wide)[:size-int(r.total%int64(block))]) // then the encoder has whole blocks
+	err = r.compress((*wide)[:n], err)
+	clear((*wide)[:size]) // it is plaintext
+	r.t.blocks.Put(wide)
+	return err
+}
+
+func (r *compressor) feedChunk() error {
+	n, err := r.src.Read(r.chunk)
+	return r.compress(r.chunk[:n], err)
+}
+
+// compress compresses what was read with an error that may be nil, and returns that error.
+func (r *compressor) compress(b []byte, readErr error) error {
+	if readErr != nil && readErr != io.EOF {
+		return readErr
+	}
+	if r.total += int64(len(b)); r.total > r.t.maxSize {
+		return fmt.Errorf("%w: over %d bytes, and as much would be refused on the way out", ErrTooLarge, r.t.maxSize)
+	}
+	if _, err := checked.Write(r.encoder, b); err != nil {
+		return fmt.Errorf("compress: %s: %w", r.t.format, err)
+	}
+	if readErr == io.EOF {
+		if err := r.encoder.Close(); err != nil {
+			return fmt.Errorf("compress: %s: %w", r.t.format, err)
+		}
+	}
+	return readErr
+}

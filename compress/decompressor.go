@@ -1,0 +1,194 @@
+package compress
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"io"
+
+	"piko.sh/pikokms/internal/checked"
+	"piko.sh/pikokms/internal/cores"
+)
+
+type decompressor struct {
+	t       *Transformer
+	src     watched
+	decoder io.Reader // nil before the first Read
+	total   int64
+	err     error // the stream's first, which it keeps
+}
+
+// watched is the source of a decoder. It knows how the source ended, whatever the decoder makes of
+// that, and with which bytes.
+type watched struct {
+	reader checked.Reader
+	ahead  []byte // bytes that were read and come next
+	size   int64
+	tail   []byte // the last bytes, up to seekFooterSize
+}
+
+func (w *watched) Read(p []byte) (n int, err error) {
+	if len(w.ahead) > 0 {
+		n = copy(p, w.ahead)
+		w.ahead = w.ahead[n:]
+	} else {
+		n, err = w.reader.Read(p)
+	}
+	w.size += int64(n)
+	w.tail = append(w.tail, p[max(0, n-seekFooterSize):n]...)
+	w.tail = append(w.tail[:0], w.tail[max(0, len(w.tail)-seekFooterSize):]...)
+	return n, err
+}
+
+// isLong tells whether the source has more than one chunk.
+func (w *watched) isLong() bool {
+	chunk := make([]byte, chunkSize)
+	n, err := w.reader.ReadFull(chunk)
+	w.ahead = chunk[:n]
+	return err == nil
+}
+
+// Read implements io.Reader.
+func (r *decompressor) Read(p []byte) (int, error) {
+	if r.err != nil {
+		return 0, r.err
+	}
+	if err := r.src.reader.Context.Err(); err != nil {
+		return 0, err
+	}
+	n, err := r.read(p)
+	within, tooLarge := r.count(n)
+	r.err = cmp.Or(tooLarge, err)
+	return within, r.err
+}
+
+// count tells how many of n more bytes are within the bound, with ErrTooLarge if not all are.
+func (r *decompressor) count(n int) (within int, err error) {
+	if r.total += int64(n); r.total > r.t.maxSize {
+		return max(0, n-int(r.total-r.t.maxSize)), fmt.Errorf("%w: over %d bytes", ErrTooLarge, r.t.maxSize)
+	}
+	return n, nil
+}
+
+func (r *decompressor) read(p []byte) (int, error) {
+	if r.decoder == nil {
+		decoder, err := r.t.decoder(&r.src)
+		if err != nil {
+			return 0, r.blame(err)
+		}
+		r.decoder = decoder
+	}
+	n, err := r.decoder.Read(p)
+	switch {
+	case err == nil:
+		return n, nil
+	case err == io.EOF:
+		return n, r.atEnd()
+	}
+	return n, r.blame(err)
+}
+
+// atEnd returns io.EOF if the stream may end where the decoder is, and the source ends there, too.
+func (r *decompressor) atEnd() error {
+	var one [1]byte
+	switch n, err := r.src.Read(one[:]); {
+	case n > 0:
+		return fmt.Errorf("%w: %s: data follows its end", ErrCorrupt, r.t.format)
+	case err != io.EOF:
+		return err
+	case r.t.end != nil:
+		if err := r.t.end(r.src.tail, r.src.size); err != nil {
+			return err
+		}
+	}
+	return io.EOF
+}
+
+// blame returns the source's own error if there is one. Otherwise it says that the stream is corrupt.
+func (r *decompressor) blame(err error) error {
+	if own := r.src.reader.Err(); own != nil && own != io.EOF {
+		return own
+	}
+	if err == io.EOF {
+		err = io.ErrUnexpectedEOF
+	}
+	return fmt.Errorf("%w: %s: %w", ErrCorrupt, r.t.format, err)
+}
+
+// WriteTo implements io.WriterTo. If the format has a decoder for that, and cores are free, a long
+// stream is decompressed on several goroutines meanwhile.
+func (r *decompressor) WriteTo(dst io.Writer) (int64, error) {
+	if r.err == nil && r.decoder == nil && r.t.decodeTo != nil && cores.Most(r.t.Parallelism) > 1 && r.src.isLong() {
+		others := cores.Take(r.t.Parallelism, cores.Most(r.t.Parallelism)-1)
+		defer cores.Give(others)
+		if others > 0 {
+			return r.writeParallel(dst, 1+others)
+		}
+	}
+	return checked.Copy(dst, &checked.Reader{Source: r})
+}
+
+func (r *decompressor) writeParallel(dst io.Writer, goroutines int) (int64, error) {
+	w := &bounded{stream: r, dst: dst}
+	src := &guarded{src: &r.src}
+	err := r.t.decodeTo(w, src, goroutines)
+	switch panicked := cmp.Or(src.panicked, w.panicked); {
+	case panicked != nil:
+		panic(panicked)
+	case w.err != nil:
+		r.err = w.err
+	case err != nil:
+		r.err = r.blame(err)
+	default:
+		r.err = r.atEnd()
+	}
+	if r.err == io.EOF {
+		return w.n, nil
+	}
+	return w.n, r.err
+}
+
+// errPanicked stops a decoder until its caller panics in its place.
+var errPanicked = errors.New("compress: panic in a goroutine of the decoder")
+
+// guarded is a source whose panic is kept for the goroutine that reads the stream.
+type guarded struct {
+	src      io.Reader
+	panicked any
+}
+
+func (g *guarded) Read(p []byte) (n int, err error) {
+	defer func() {
+		if g.panicked = recover(); g.panicked != nil {
+			err = errPanicked
+		}
+	}()
+	return g.src.Read(p)
+}
+
+// bounded writes what a stream decompresses to, as far as the bound. Its panic is kept, too.
+type bounded struct {
+	stream   *decompressor
+	dst      io.Writer
+	n        int64
+	err      error // the last Write's
+	panicked any
+}
+
+func (w *bounded) Write(p []byte) (n int, err error) {
+	defer func() {
+		if w.panicked = recover(); w.panicked != nil {
+			err = errPanicked
+		}
+		w.n += int64(n)
+		w.err = err
+	}()
+	if err := w.stream.src.reader.Context.Err(); err != nil {
+		return 0, err
+	}
+	within, tooLarge := w.stream.count(len(p))
+	if n, err = checked.Write(w.dst, p[:within]); err != nil {
+		return n, err
+	}
+	return n, tooLarge
+}

@@ -1,0 +1,132 @@
+package frame
+
+import (
+	"io"
+
+	"piko.sh/pikokms/internal/checked"
+)
+
+// pull is what SealReader and OpenReader have in common.
+type pull struct {
+	frames sequence
+	src    source
+	buffer buffer
+	out    []byte // output that is still to be read, within buffer
+	err    error  // the stream's first, which it keeps; io.EOF after the final frame
+}
+
+// puller is what they differ in.
+type puller interface {
+	// next makes the output of one more frame, in dst or in the stream's buffer if dst is nil. It
+	// tells whether the frame was the final one.
+	next(dst []byte) (out []byte, final bool, err error)
+
+	// room is the size that a dst must have.
+	room() int
+}
+
+func newPull(src io.Reader, c Config, opening bool) pull {
+	return pull{frames: newSequence(c, opening), src: newSource(src)}
+}
+
+// next is the puller's, and keeps its error.
+func (r *pull) next(side puller, dst []byte) ([]byte, error) {
+	if r.err != nil {
+		r.buffer.drop() // all of it was read
+		return nil, r.err
+	}
+	out, final, err := side.next(dst)
+	if err != nil {
+		r.err = err
+		return nil, err
+	}
+	if final {
+		r.err = io.EOF
+	}
+	return out, nil
+}
+
+func (r *pull) read(side puller, p []byte) (int, error) {
+	if len(p) == 0 {
+		return 0, nil
+	}
+	r.src.avoid(p)
+	for len(r.out) == 0 {
+		if n := r.readParallel(p); n > 0 {
+			return n, nil
+		}
+		if room := side.room(); len(p) >= room {
+			out, err := r.next(side, p[:room])
+			if err != nil || len(out) > 0 {
+				return len(out), err
+			}
+			continue
+		}
+		out, err := r.next(side, nil)
+		if err != nil {
+			return 0, err
+		}
+		r.out = out
+	}
+	n := copy(p, r.out)
+	r.out = r.out[n:]
+	return n, nil
+}
+
+// writeTo writes the rest of the output frame by frame. What w did not take is read next.
+func (r *pull) writeTo(side puller, w io.Writer) (written int64, err error) {
+	for {
+		if len(r.out) > 0 {
+			n, err := checked.Write(w, r.out)
+			written += int64(n)
+			r.out = r.out[n:]
+			if err != nil {
+				return written, err
+			}
+		}
+		n, err := r.writeParallel(w)
+		written += n
+		if err != nil {
+			return written, err
+		}
+		if r.out, err = r.next(side, nil); err == io.EOF {
+			return written, nil
+		} else if err != nil {
+			return written, err
+		}
+	}
+}
+
+// readParallel makes output in b, as much as the source gives input for at once.
+func (r *pull) readParallel(b []byte) (n int) {
+	if r.err != nil || r.frames.isSmall(len(b)) {
+		return 0
+	}
+	p := openPipeline(&r.frames, &r.src)
+	if p == nil {
+		return 0
+	}
+	defer p.close()
+	p.into = b
+	p.run()
+	r.err = p.bad
+	clear(b[p.delivered:p.used]) // plaintext of frames behind a bad one
+	return int(p.delivered)
+}
+
+// writeParallel writes to w what whole regular frames give.
+func (r *pull) writeParallel(w io.Writer) (written int64, err error) {
+	if r.err != nil {
+		return 0, nil // next returns it
+	}
+	p := openPipeline(&r.frames, &r.src)
+	if p == nil {
+		return 0, nil
+	}
+	defer p.close()
+	p.dst = w
+	p.run()
+	r.err = p.bad
+	r.out = p.rest
+	return p.delivered, p.dstErr
+}

@@ -1,0 +1,111 @@
+// Package exported lists what a package shows its users, for tests that hold the list against a file.
+// A name that is added by accident, as by an embedded field, so fails a test.
+package exported
+
+import (
+	"fmt"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"path/filepath"
+	"slices"
+	"strings"
+)
+
+// List returns the exported constants, variables, functions, types, fields and methods of the package
+// in a folder, one a line, sorted. Embedded fields of exported types are listed whatever their name,
+// since they bring the methods and fields of their own type with them.
+func List(folder string) ([]string, error) {
+	files, err := filepath.Glob(filepath.Join(folder, "*.go"))
+	if err != nil {
+		return nil, err
+	}
+	var names []string
+	for _, file := range files {
+		if strings.HasSuffix(file, "_test.go") {
+			continue
+		}
+		parsed, err := parser.ParseFile(token.NewFileSet(), file, nil, parser.SkipObjectResolution)
+		if err != nil {
+			return nil, err
+		}
+		for _, decl := range parsed.Decls {
+			names = append(names, ofDecl(decl)...)
+		}
+	}
+	slices.Sort(names)
+	return slices.Compact(names), nil
+}
+
+func ofDecl(decl ast.Decl) (names []string) {
+	switch d := decl.(type) {
+	case *ast.FuncDecl:
+		if !d.Name.IsExported() {
+			return nil
+		}
+		if d.Recv == nil {
+			return []string{"func " + d.Name.Name}
+		}
+		if receiver := typeName(d.Recv.List[0].Type); ast.IsExported(receiver) {
+			return []string{fmt.Sprintf("method %s.%s", receiver, d.Name.Name)}
+		}
+	case *ast.GenDecl:
+		for _, spec := range d.Specs {
+			switch s := spec.(type) {
+			case *ast.ValueSpec:
+				for _, name := range s.Names {
+					if name.IsExported() {
+						names = append(names, d.Tok.String()+" "+name.Name)
+					}
+				}
+			case *ast.TypeSpec:
+				if s.Name.IsExported() {
+					names = append(names, "type "+s.Name.Name)
+					names = append(names, ofType(s.Name.Name, s.Type)...)
+				}
+			}
+		}
+	}
+	return names
+}
+
+func ofType(name string, t ast.Expr) (names []string) {
+	var fields *ast.FieldList
+	kind := "field"
+	switch t := t.(type) {
+	case *ast.StructType:
+		fields = t.Fields
+	case *ast.InterfaceType:
+		fields, kind = t.Methods, "method"
+	default:
+		return nil
+	}
+	for _, field := range fields.List {
+		if len(field.Names) == 0 {
+			names = append(names, fmt.Sprintf("embedded %s.%s", name, typeName(field.Type)))
+		}
+		for _, n := range field.Names {
+			if n.IsExported() {
+				names = append(names, fmt.Sprintf("%s %s.%s", kind, name, n.Name))
+			}
+		}
+	}
+	return names
+}
+
+// typeName returns the name of a type, without its package, its parameters or a star.
+func typeName(t ast.Expr) string {
+	switch t := t.(type) {
+	case *ast.StarExpr:
+		return typeName(t.X)
+	case *ast.SelectorExpr:
+		return t.Sel.Name
+	case *ast.IndexExpr:
+		return typeName(t.X)
+	case *ast.IndexListExpr:
+		return typeName(t.X)
+	case *ast.Ident:
+		return t.Name
+	}
+	return "?"
+}
