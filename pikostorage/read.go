@@ -7,6 +7,7 @@ import (
 	"io"
 	"maps"
 	"math"
+	"sync"
 
 	"piko.sh/piko/wdk/storage"
 
@@ -18,10 +19,15 @@ import (
 // object is the original of a stored object.
 type object struct {
 	io.Reader
-	stored io.Closer
+	close func() error
 }
 
-func (o *object) Close() error { return o.stored.Close() }
+func newObject(content io.Reader, stored io.Closer) *object {
+	return &object{content, sync.OnceValue(stored.Close)}
+}
+
+// Close closes the stored object. A second Close returns the first one's result.
+func (o *object) Close() error { return o.close() }
 
 // WriteTo implements io.WriterTo, so that io.Copy takes what decryption offers.
 func (o *object) WriteTo(w io.Writer) (int64, error) { return io.Copy(w, o.Reader) }
@@ -49,7 +55,7 @@ func (e *encrypted) whole(ctx context.Context, params storage.GetParams) (io.Rea
 	if err != nil {
 		return nil, errors.Join(err, stored.Close())
 	}
-	return &object{content, stored}, nil
+	return newObject(content, stored), nil
 }
 
 // decrypt returns the original of an object, or the object itself if it is one for Piko's own
@@ -73,19 +79,28 @@ func (e *encrypted) decrypt(ctx context.Context, repository, key string, stored 
 }
 
 // part returns a range of an object. It is empty where it begins at the object's end or behind it.
-func (e *encrypted) part(ctx context.Context, params storage.GetParams) (o io.ReadCloser, err error) {
+func (e *encrypted) part(ctx context.Context, params storage.GetParams) (io.ReadCloser, error) {
 	s, err := e.open(ctx, params.Repository, params.Key)
 	if err != nil {
 		return nil, err
 	}
-	defer func() {
-		if kept, ok := o.(*object); !ok || kept.stored != s {
-			err = errors.Join(err, s.Close())
-		}
-	}()
-	if passed, err := e.passed(s.header, s.info.Metadata); err != nil {
+	o, err := e.partOf(ctx, params, s)
+	if err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
+	return o, nil
+}
+
+// partOf returns a range of an open object, which it closes where the range comes another way.
+func (e *encrypted) partOf(ctx context.Context, params storage.GetParams, s *stored) (io.ReadCloser, error) {
+	passed, err := e.passed(s.header, s.info.Metadata)
+	if err != nil {
 		return nil, err
-	} else if passed {
+	}
+	if passed {
+		if err := s.Close(); err != nil {
+			return nil, err
+		}
 		params.TransformConfig = nil
 		return e.inner.Get(ctx, params)
 	}
@@ -95,6 +110,9 @@ func (e *encrypted) part(ctx context.Context, params storage.GetParams) (o io.Re
 	}
 	content, err := e.host.OpenObject(ctx, name(params.Repository, params.Key), s)
 	if errors.Is(err, pikokms.ErrNotSeekable) && !signed(s.header) {
+		if err := s.Close(); err != nil {
+			return nil, err
+		}
 		return e.skipTo(ctx, params)
 	}
 	if err != nil {
@@ -107,7 +125,7 @@ func (e *encrypted) part(ctx context.Context, params storage.GetParams) (o io.Re
 	first = min(first, end)
 	// Frames and their overhead, of which the first and the last may be needed in part.
 	s.Expect(end - first + (end-first)>>10 + 2*header.DefaultFrameLength)
-	return &object{io.NewSectionReader(content, first, end-first), s}, nil
+	return newObject(io.NewSectionReader(content, first, end-first), s), nil
 }
 
 // signed tells whether a message is verified at its end only, so that no part of it can be given.
@@ -126,7 +144,7 @@ func (e *encrypted) skipTo(ctx context.Context, params storage.GetParams) (io.Re
 	if last < 0 || last-first == math.MaxInt64 {
 		return o, nil
 	}
-	return &object{io.LimitReader(o, last-first+1), o}, nil
+	return newObject(io.LimitReader(o, last-first+1), o), nil
 }
 
 // Stat implements storage.ProviderPort. The size is the original's, or -1 where it is not known
