@@ -95,7 +95,7 @@ func TestHeaderLimitsOfAHost(t *testing.T) {
 	defer dataKey.Close()
 	wrapped, err := key.WrapDataKey(t.Context(), dataKey, pairs)
 	require.NoError(t, err)
-	sealed := forge(t, bytes.Repeat([]byte{9}, 32), wrapped, pairs, nil, "many pairs")
+	sealed := forge(t, bytes.Repeat([]byte{9}, 32), wrapped, pairs, "many pairs")
 
 	narrow := newFixture(t)
 	require.NoError(t, narrow.folder.Put(t.Context(), "a", bytes.NewReader(sealed)))

@@ -17,9 +17,10 @@ import (
 	"time"
 )
 
-// ErrInvalidKey means a key that no object can have: keys are relative slash-separated paths without
-// "." and ".." parts. In a Folder it also means a part that is longer than the file system's names,
-// and a key that needs a folder where an object stands, or an object where a folder stands.
+// ErrInvalidKey means a key that no object can have: keys are relative slash-separated paths
+// without "." and ".." parts. In a Folder it also means a part that is longer than the file
+// system's names, and a key that needs a folder where an object stands, or an object where a folder
+// stands.
 var ErrInvalidKey = errors.New("invalid object key")
 
 // Folder is a storage in a folder of the file system: each object is a file, written aside, synced
@@ -39,8 +40,8 @@ type Folder struct {
 	close    func() error
 }
 
-// NewFolder opens a folder as storage and makes it if need be. What writers that crashed left in its
-// top level is removed when it is a day old; List does the same for the folders below.
+// NewFolder opens a folder as storage and makes it if need be. What writers that crashed left in
+// its top level is removed when it is a day old; List does the same for the folders below.
 func NewFolder(dir string) (*Folder, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("folder storage: %w", err)
@@ -186,8 +187,8 @@ func (f *Folder) open(ctx context.Context, key string) (*storedFile, error) {
 	return &storedFile{file, info, sync.OnceValue(file.Close)}, nil
 }
 
-// isNotExist tells whether err means that there is no such object: a file in the place of one of its
-// folders, and a name that is too long, mean it too.
+// isNotExist tells whether err means that there is no such object: a file in the place of one of
+// its folders, and a name that is too long, mean it too.
 func isNotExist(err error) bool {
 	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) || errors.Is(err, syscall.ENAMETOOLONG)
 }

@@ -24,8 +24,8 @@ func lock(folder *os.File) (unlock func(), err error) {
 	return func() { _ = flock(folder, syscall.LOCK_UN) }, nil
 }
 
-// tryLock takes the lock of a file, which closing it releases, and reports whether nobody else holds
-// it. Where the file system has no locks, nobody does.
+// tryLock takes the lock of a file, which closing it releases, and reports whether nobody else
+// holds it. Where the file system has no locks, nobody does.
 func tryLock(file *os.File) (bool, error) {
 	err := flock(file, syscall.LOCK_EX|syscall.LOCK_NB)
 	switch {

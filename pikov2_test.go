@@ -111,7 +111,8 @@ func TestStrings(t *testing.T) {
 	require.ErrorContains(t, err, "AllowPikoV2")
 }
 
-// Piko's KMS provider wrapped its data keys, and encrypted its strings, without an encryption context.
+// Piko's KMS provider wrapped its data keys, and encrypted its strings, without an encryption
+// context.
 func TestPikoV2UnderKMS(t *testing.T) {
 	p, client, calls := newProvider(t)
 	made, err := client.GenerateDataKey(t.Context(), &kms.GenerateDataKeyInput{KeyId: aws.String(p.ARN()), KeySpec: "AES_256"})

@@ -128,7 +128,8 @@ func TestGrantTokens(t *testing.T) {
 	}
 }
 
-// Two Regions and a recovery key of which the writer has the public half only: each recipient decrypts alone.
+// Two Regions and a recovery key of which the writer has the public half only: each recipient
+// decrypts alone.
 func TestRecipients(t *testing.T) {
 	first, client, _ := newProvider(t)
 	farClient, _ := newClientIn(t, "us-east-1")

@@ -158,7 +158,8 @@ func TestObjectAloneTellsItsChain(t *testing.T) {
 	require.ErrorIs(t, err, pikokms.ErrUnknownTransformer)
 	require.ErrorContains(t, err, `"upper"`)
 
-	// The chain is authenticated: another name in the header is refused before any transformer sees a byte.
+	// The chain is authenticated: another name in the header is refused before any transformer sees
+	// a byte.
 	stored := written.stored(t, "object")
 	changed := bytes.Replace(stored, []byte("upper,zstd"), []byte("upper,gzip"), 1)
 	require.NotEqual(t, stored, changed)
@@ -404,7 +405,8 @@ func TestDroppedStreamsLeaveNoGoroutine(t *testing.T) {
 	}
 }
 
-// TestParallelismOfAHost counts the goroutines during uploads and downloads of objects that are long enough for several.
+// TestParallelismOfAHost counts the goroutines during uploads and downloads of objects that are
+// long enough for several.
 func TestParallelismOfAHost(t *testing.T) {
 	content := make([]byte, 9<<20)
 	_, _ = rand.NewChaCha8([32]byte{}).Read(content)

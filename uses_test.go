@@ -3,6 +3,7 @@ package pikokms_test
 import (
 	"bytes"
 	"encoding/base64"
+	"encoding/binary"
 	"io"
 	"net/http"
 	"strings"
@@ -63,20 +64,27 @@ func hostUnder(t *testing.T, p provider.EncryptionProvider, options ...pikokms.O
 
 // forge makes a message of this content under a data key that the attacker knows, and a wrapped
 // form of it that the application made.
-func forge(t *testing.T, dataKey []byte, wrapped header.EncryptedDataKey, stored, required map[string]string, content string) []byte {
+func forge(t *testing.T, dataKey []byte, wrapped header.EncryptedDataKey, stored map[string]string, content string) []byte {
 	t.Helper()
 	h := &header.Header{
 		Suite: header.AES256GCMHKDFSHA512CommitKey, MessageID: bytes.Repeat([]byte{7}, 32), ContentType: header.Framed, FrameLength: 65_536,
-		EncryptionContext: stored, EncryptedDataKeys: []header.EncryptedDataKey{wrapped},
+		EncryptedDataKeys: []header.EncryptedDataKey{wrapped},
 	}
 	aead, commitment, err := h.Suite.DeriveKeys(dataKey, h.MessageID)
 	require.NoError(t, err)
 	h.Commitment = commitment
-	require.NoError(t, h.Seal(aead, required))
-	body := frame.NewSealReader(strings.NewReader(content), frame.Config{AEAD: aead, MessageID: h.MessageID, Length: 65_536})
-	sealed, err := io.ReadAll(body)
+	require.NoError(t, h.Seal(aead, nil))
+	// The context is put in by hand: package header writes none that is over its limits.
+	pairs, err := header.AppendContext(nil, stored)
 	require.NoError(t, err)
-	return append(bytes.Clone(h.Bytes()), sealed...)
+	const contextAt = 1 + 2 + 32
+	sealed := bytes.Clone(h.Bytes()[:contextAt])
+	sealed = append(binary.BigEndian.AppendUint16(sealed, uint16(len(pairs))), pairs...)
+	sealed = append(sealed, h.Bytes()[contextAt+2:h.Size()-header.TagSize]...)
+	sealed = append(sealed, aead.Seal(nil, make([]byte, header.IVSize), nil, sealed)...)
+	body, err := io.ReadAll(frame.NewSealReader(strings.NewReader(content), frame.Config{AEAD: aead, MessageID: h.MessageID, Length: 65_536}))
+	require.NoError(t, err)
+	return append(sealed, body...)
 }
 
 // refusedAtEveryDoor plants what is no object and asks for it at each door of the host.
@@ -124,7 +132,7 @@ func TestAStringOfTheAttackerIsNoDataKey(t *testing.T) {
 		blob, err := base64.StdEncoding.DecodeString(e.Ciphertext)
 		require.NoError(t, err)
 		wrapped := header.EncryptedDataKey{ProviderID: "aws-kms", ProviderInfo: []byte(p.ARN()), Ciphertext: blob}
-		forged := forge(t, []byte(chosen), wrapped, pairs, nil, "the attacker's")
+		forged := forge(t, []byte(chosen), wrapped, pairs, "the attacker's")
 
 		// As a message it is whole: only its use tells it from an object.
 		plain, _, err := (&message.Decrypter{Keyrings: []provider.Keyring{p}}).Decrypt(t.Context(), forged, nil)
@@ -140,7 +148,7 @@ func TestAStringOfTheAttackerIsNoDataKey(t *testing.T) {
 			for k, v := range pairs {
 				stored[k] = v
 			}
-			forged := forge(t, []byte(chosen), wrapped, stored, nil, "the attacker's")
+			forged := forge(t, []byte(chosen), wrapped, stored, "the attacker's")
 			require.NoError(t, f.folder.Put(t.Context(), "invoice", bytes.NewReader(forged)))
 			_, err = get(t, f, "invoice")
 			require.Error(t, err)
