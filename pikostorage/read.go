@@ -32,8 +32,9 @@ func (o *object) Close() error { return o.close() }
 // WriteTo implements io.WriterTo, so that io.Copy takes what decryption offers.
 func (o *object) WriteTo(w io.Writer) (int64, error) { return io.Copy(w, o.Reader) }
 
-// Get implements storage.ProviderPort. The content is whole when Read returns io.EOF, and only then.
-// ctx also ends the reading. The errors are those of pikokms.Host.Get and the inner provider's.
+// Get implements storage.ProviderPort. The content is whole when Read returns io.EOF, and only
+// then. ctx also ends the reading. The errors are those of pikokms.Host.Get and the inner
+// provider's.
 func (e *encrypted) Get(ctx context.Context, params storage.GetParams) (io.ReadCloser, error) {
 	open := e.whole
 	if params.ByteRange != nil {

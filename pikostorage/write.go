@@ -74,9 +74,10 @@ const (
 	mostParts   = 9_900     // of an upload to S3, with a hundred to spare for what encryption adds
 )
 
-// inParts prepares an upload to a provider that uploads in parts: such a one takes 100 MiB of memory
-// for each part of an object whose size it does not know. A small object becomes one request, of
-// known size and with a reader that can be rewound; for others the parts fit the stated size.
+// inParts prepares an upload to a provider that uploads in parts: such a one takes 100 MiB of
+// memory for each part of an object whose size it does not know. A small object becomes one
+// request, of known size and with a reader that can be rewound; for others the parts fit the stated
+// size.
 func inParts(params *storage.PutParams, stated int64) error {
 	var start bytes.Buffer
 	if _, err := start.ReadFrom(io.LimitReader(params.Reader, smallUpload+1)); err != nil {
