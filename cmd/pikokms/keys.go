@@ -79,7 +79,12 @@ func (k *key) opened(ctx context.Context) (provider.Keyring, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if k.keyring == nil && k.failure == nil {
-		k.keyring, k.failure = k.open(ctx)
+		keyring, err := k.open(ctx)
+		if err != nil {
+			k.failure = err
+		} else {
+			k.keyring = keyring // which is a nil pointer, and no nil interface, after an error
+		}
 	}
 	return k.keyring, k.failure
 }
