@@ -1,7 +1,7 @@
 // Command bucket has an application that uses gocloud.dev/blob encrypt its bucket: one line of it
 // changes. By default the bucket is in memory and the key in a file, so that it runs anywhere. With
-// -s3 the bucket is in S3 and the key in AWS KMS, both LocalStack's, in a container that it starts and
-// removes: that needs Docker, and no AWS account.
+// -s3 the bucket is in S3 and the key in AWS KMS, both LocalStack's, in a container that it starts
+// and removes: that needs Docker, and no AWS account.
 //
 //	go run ./examples/bucket
 //	go run ./examples/bucket -s3

@@ -22,8 +22,8 @@ import (
 
 // inS3 runs the application with a bucket in S3 and a key in AWS KMS.
 func inS3(ctx context.Context, out io.Writer) (err error) {
-	// The container is removed here, so no second one is needed for that. The other names are those of
-	// AWS's SDK.
+	// The container is removed here, so no second one is needed for that. The other names are those
+	// of AWS's SDK.
 	for name, value := range map[string]string{
 		"TESTCONTAINERS_RYUK_DISABLED": "true",
 		"AWS_ACCESS_KEY_ID":            localstack.Credentials,

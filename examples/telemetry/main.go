@@ -1,5 +1,5 @@
-// Command telemetry shows what a host reports of its key service: spans, metrics and events, printed
-// as JSON. The key service here is a local key; with AWS KMS the reports are the same.
+// Command telemetry shows what a host reports of its key service: spans, metrics and events,
+// printed as JSON. The key service here is a local key; with AWS KMS the reports are the same.
 package main
 
 import (

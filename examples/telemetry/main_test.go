@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/codes"
 	"go.opentelemetry.io/otel/exporters/stdout/stdoutmetric"
 	"go.opentelemetry.io/otel/exporters/stdout/stdouttrace"
 	sdkmetric "go.opentelemetry.io/otel/sdk/metric"
@@ -156,8 +157,33 @@ func (q quoting) Decrypt(_ context.Context, r *provider.DecryptRequest) (*provid
 	return nil, q.fail(r.Context)
 }
 
-// TestFailuresTellNoContext searches all that is reported of failing calls for the encryption context
-// and the plaintext.
+// TestPanicIsNoSuccess has a provider panic, which the caller may recover from.
+func TestPanicIsNoSuccess(t *testing.T) {
+	spans := tracetest.NewSpanRecorder()
+	s := service.New(panicking{}, service.Config{Telemetry: service.Telemetry{
+		TracerProvider: sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(spans)),
+	}})
+	func() {
+		defer func() { _ = recover() }()
+		_ = s.HealthCheck(t.Context())
+	}()
+	ended := spans.Ended()
+	if len(ended) != 1 || ended[0].Status().Code != codes.Error {
+		t.Errorf("the spans are %v", ended)
+	}
+	if s.State() != service.StateClosed {
+		t.Errorf("the breaker is %v", s.State())
+	}
+}
+
+type panicking struct{ provider.EncryptionProvider }
+
+func (panicking) Type() provider.Type { return "panicking" }
+
+func (panicking) HealthCheck(context.Context) error { panic("a fault of the provider's") }
+
+// TestFailuresTellNoContext searches all that is reported of failing calls for the encryption
+// context and the plaintext.
 func TestFailuresTellNoContext(t *testing.T) {
 	key, err := local.NewProvider(local.Config{Key: make([]byte, 32)})
 	if err != nil {

@@ -1,6 +1,6 @@
-// Package localstack starts LocalStack, with its KMS and S3, in a container for tests and examples. It
-// is a module of its own so that the library's users have none of its dependencies; tests of other
-// modules run its command serve.
+// Package localstack starts LocalStack, with its KMS and S3, in a container for tests and examples.
+// It is a module of its own so that the library's users have none of its dependencies; tests of
+// other modules run its command serve.
 package localstack
 
 import (
@@ -20,15 +20,16 @@ import (
 // Image is the last release that needs no account token.
 const Image = "localstack/localstack:4.14.0"
 
-// Region is the Region that tests use, and Credentials the access key and secret key: LocalStack takes
-// any.
+// Region is the Region that tests use, and Credentials the access key and secret key: LocalStack
+// takes any.
 const (
 	Region      = "eu-west-1"
 	Credentials = "test"
 )
 
-// Variable is the environment variable with the URL of a LocalStack that is running. Start gives that
-// one, so that the test binaries of a whole run share it: names in it must not be used by two of them.
+// Variable is the environment variable with the URL of a LocalStack that is running. Start gives
+// that one, so that the test binaries of a whole run share it: names in it must not be used by two
+// of them.
 const Variable = "PIKOKMS_LOCALSTACK_URL"
 
 // patience is how long a LocalStack that is ready may take to answer.
