@@ -60,8 +60,8 @@ func (e ending) failure() error {
 	return e.err
 }
 
-// A connection lost at any place of a message, in any way, is the connection's fault, and never an end,
-// an empty input, or a message that is none.
+// A connection lost at any place of a message, in any way, is the connection's fault, and never an
+// end, an empty input, or a message that is none.
 func TestAConnectionLostAnywhereIsNoEnd(t *testing.T) {
 	key := newKey(t, 1, "")
 	plaintext := pattern(150)
@@ -137,8 +137,8 @@ func (l *liar) ReadAt(p []byte, off int64) (int, error) {
 	return l.Reader.ReadAt(p, off)
 }
 
-// Sources that say they read what they can't have read are refused: nothing panics, and nothing that
-// was in memory before passes for theirs.
+// Sources that say they read what they can't have read are refused: nothing panics, and nothing
+// that was in memory before passes for theirs.
 func TestSourcesThatLie(t *testing.T) {
 	key := newKey(t, 1, "")
 	e := &message.Encrypter{Keyring: key, FrameLength: 64}
@@ -181,7 +181,8 @@ func onlyRead(b []byte, after, says int) io.Reader {
 	return struct{ io.Reader }{l}
 }
 
-// slow sources give nothing at times, a byte at a time, or io.EOF with the last bytes. All that is well.
+// slow sources give nothing at times, a byte at a time, or io.EOF with the last bytes. All that is
+// well.
 func TestSourcesThatAreSlow(t *testing.T) {
 	key := newKey(t, 1, "")
 	e := &message.Encrypter{Keyring: key, FrameLength: 64}
@@ -228,8 +229,8 @@ type answer struct {
 	err error
 }
 
-// Destinations that fail, take less than all, or say what can't be: each door that writes reports it,
-// at each write, and no Close succeeds after it.
+// Destinations that fail, take less than all, or say what can't be: each door that writes reports
+// it, at each write, and no Close succeeds after it.
 func TestDestinationsThatFailOrLie(t *testing.T) {
 	key := newKey(t, 1, "")
 	full := errors.New("disk full")

@@ -20,7 +20,8 @@ import (
 	"piko.sh/pikokms/provider/local"
 )
 
-// FuzzDecrypt starts from real messages under a fixed key: whatever becomes of them, what opens is what was encrypted.
+// FuzzDecrypt starts from real messages under a fixed key: whatever becomes of them, what opens is
+// what was encrypted.
 func FuzzDecrypt(f *testing.F) {
 	key := newKey(f, 1, "")
 	stranger := newKey(f, 2, "stranger")
@@ -128,7 +129,8 @@ func FuzzOpen(f *testing.F) {
 			off2 := int(off) + int(length)
 			want := plaintext[min(int(off), len(plaintext)):min(int(off)+int(length), len(plaintext))]
 			require.True(t, bytes.Equal(want, p[:n]))
-			// An io.ReaderAt may return io.EOF with the last bytes, and with none that were asked for.
+			// An io.ReaderAt may return io.EOF with the last bytes, and with none that were asked
+			// for.
 			require.True(t, n == len(p) && readErr == nil || readErr == io.EOF && off2 >= len(plaintext), "%d bytes, %v", n, readErr)
 		}
 	})
