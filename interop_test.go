@@ -263,13 +263,13 @@ var kmsSuites = []header.Suite{0x0078, 0x0178, 0x0378, 0x0478, 0x0578}
 func TestPythonSDKKMS(t *testing.T) {
 	p, _, _ := newProvider(t)
 	sdk := newPythonSDK(t, "AWS_ENDPOINT_URL="+endpoint(t), "AWS_DEFAULT_REGION="+region)
-	testInterop(t, sdk, p, sdkKey{ARN: p.ARN()}, kmsSuites)
+	testInterop(t, sdk, p, sdkKey{ARN: p.KeyID()}, kmsSuites)
 }
 
 func TestJavaScriptSDKKMS(t *testing.T) {
 	p, _, _ := newProvider(t)
 	sdk := newJavaScriptSDK(t, "AWS_ENDPOINT_URL="+endpoint(t), "AWS_DEFAULT_REGION="+region)
-	testInterop(t, sdk, p, sdkKey{ARN: p.ARN()}, kmsSuites)
+	testInterop(t, sdk, p, sdkKey{ARN: p.KeyID()}, kmsSuites)
 }
 
 // Pairs that are authenticated but not stored: both sides must be told them again.
@@ -291,7 +291,7 @@ func TestPythonSDKRequiredContext(t *testing.T) {
 		keyring provider.Keyring
 		key     sdkKey
 	}{
-		"kms":   {p, sdkKey{ARN: p.ARN()}},
+		"kms":   {p, sdkKey{ARN: p.KeyID()}},
 		"local": {localKey, sdkKey{Namespace: local.DefaultNamespace, Name: local.DefaultName, Key: raw}},
 	} {
 		for _, suite := range []header.Suite{0x0478, 0x0578} {
@@ -354,7 +354,7 @@ func TestEncryptionCLI(t *testing.T) {
 	}
 	folder := t.TempDir()
 	file := func(name string) string { return filepath.Join(folder, name) }
-	strict := []string{"key=" + p.ARN()}
+	strict := []string{"key=" + p.KeyID()}
 	run := func(keys []string, arguments ...string) {
 		t.Helper()
 		command := exec.Command(cli, append(append(arguments, "--suppress-metadata", "--wrapping-keys"), keys...)...)

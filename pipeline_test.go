@@ -240,7 +240,7 @@ func TestBreakerUnderKMS(t *testing.T) {
 	p, client, calls := newProvider(t)
 	options := client.Options().Copy()
 	options.Retryer = aws.NopRetryer{} // its backing off is not what is tested
-	p, err := awskms.NewProvider(t.Context(), awskms.Config{KeyID: p.ARN(), Client: kms.New(options)})
+	p, err := awskms.NewProvider(t.Context(), awskms.Config{KeyID: p.KeyID(), Client: kms.New(options)})
 	require.NoError(t, err)
 	f := newFixture(t, pikokms.WithCryptoProvider("kms", p), pikokms.WithDefaultCryptoProvider("kms"))
 	require.NoError(t, f.Put(t.Context(), "before", strings.NewReader("content")))

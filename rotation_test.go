@@ -144,7 +144,7 @@ func TestReEncryptUnderKMS(t *testing.T) {
 	require.NoError(t, err)
 	e, err := envelope.Parse(moved)
 	require.NoError(t, err)
-	require.Equal(t, q.ARN(), e.KeyID)
+	require.Equal(t, q.KeyID(), e.KeyID)
 	plaintext, err = f.Decrypt(t.Context(), moved, pairs)
 	require.NoError(t, err)
 	require.Len(t, plaintext, 5000)

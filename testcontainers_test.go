@@ -34,6 +34,10 @@ var localStack struct {
 }
 
 func startLocalStack() {
+	if running := os.Getenv("PIKOKMS_LOCALSTACK_URL"); running != "" {
+		localStack.endpoint = running
+		return
+	}
 	command := exec.Command("go", "run", "./serve")
 	command.Dir = filepath.Join("internal", "localstack")
 	command.Env = append(os.Environ(), "GOFLAGS=") // not built with the race detector when the tests are

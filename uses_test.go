@@ -131,7 +131,7 @@ func TestAStringOfTheAttackerIsNoDataKey(t *testing.T) {
 		require.NoError(t, err)
 		blob, err := base64.StdEncoding.DecodeString(e.Ciphertext)
 		require.NoError(t, err)
-		wrapped := header.EncryptedDataKey{ProviderID: "aws-kms", ProviderInfo: []byte(p.ARN()), Ciphertext: blob}
+		wrapped := header.EncryptedDataKey{ProviderID: "aws-kms", ProviderInfo: []byte(p.KeyID()), Ciphertext: blob}
 		forged := forge(t, []byte(chosen), wrapped, pairs, "the attacker's")
 
 		// As a message it is whole: only its use tells it from an object.
@@ -152,7 +152,7 @@ func TestAStringOfTheAttackerIsNoDataKey(t *testing.T) {
 			require.NoError(t, f.folder.Put(t.Context(), "invoice", bytes.NewReader(forged)))
 			_, err = get(t, f, "invoice")
 			require.Error(t, err)
-			text, err := envelope.New(p.ARN(), p.Type(), base64.StdEncoding.EncodeToString(forged))
+			text, err := envelope.New(p.KeyID(), p.Type(), base64.StdEncoding.EncodeToString(forged))
 			require.NoError(t, err)
 			_, err = f.Decrypt(t.Context(), text, pairs)
 			require.Error(t, err)

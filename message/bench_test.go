@@ -14,8 +14,9 @@ import (
 	"piko.sh/pikokms/message"
 )
 
-// Each direction is measured beside the bare cipher over the same memory: 64 MiB by frames of 64 KiB. The streams read
-// from and write to memory alone, so what lies between the two numbers is the cost of this module.
+// Each direction is measured beside the bare cipher over the same memory: 64 MiB by frames of 64
+// KiB. The streams read from and write to memory alone, so what lies between the two numbers is
+// the cost of this module.
 const (
 	benchSize  = 64 << 20
 	benchFrame = header.DefaultFrameLength

@@ -22,7 +22,8 @@ type verified struct {
 	verifier      *header.Verifier  // nil for a suite without a signature
 }
 
-// verify checks a header: first all that needs no key service, then whether one of its data keys fits.
+// verify checks a header: first all that needs no key service, then whether one of its data keys
+// fits.
 func (d *Decrypter) verify(ctx context.Context, h *header.Header, stated map[string]string) (verified, error) {
 	if err := d.CommitmentPolicy.allowDecrypt(h.Suite); err != nil {
 		return verified{}, err
@@ -68,8 +69,8 @@ func (d *Decrypter) verify(ctx context.Context, h *header.Header, stated map[str
 	return v, nil
 }
 
-// hint says what else the error of a message that does not decrypt may mean: a required pair that is
-// not the message's looks like a wrong key or a changed header.
+// hint says what else the error of a message that does not decrypt may mean: a required pair that
+// is not the message's looks like a wrong key or a changed header.
 func (v *verified) hint(err error) error {
 	switch {
 	case !errors.Is(err, provider.ErrDecryptionFailed):
@@ -79,7 +80,7 @@ func (v *verified) hint(err error) error {
 		return fmt.Errorf("%w: the message does not store %q, so what was stated for it was taken as a required pair: %w", provider.ErrContextMismatch, names, err)
 	}
 	// Only where a data key unwraps, and is another than the header commits to, no pair is missing.
-	if failures, ok := errors.AsType[unwrapError](err); ok && !slices.ContainsFunc(failures, func(err error) bool {
+	if unfit, ok := errors.AsType[*unwrapError](err); ok && !slices.ContainsFunc(unfit.failures, func(err error) bool {
 		return errors.Is(err, provider.ErrDecryptionFailed) && !errors.Is(err, errCommitment)
 	}) {
 		return err
@@ -89,24 +90,22 @@ func (v *verified) hint(err error) error {
 
 var errCommitment = fmt.Errorf("%w: the key commitment does not fit the data key", header.ErrAuthentication)
 
-// unwrap looks for a data key that fits: a keyring unwraps it, and the header verifies under it. What
-// unwraps and does not fit is no end, since a name does not prove whose a key is, and PKCS #1 v1.5
-// padding unwraps what was never wrapped (RFC 3218, section 2.3.2). The error does not tell the two
-// apart.
+// unwrap looks for a data key that fits: a keyring unwraps it, and the header verifies under it.
+// What unwraps and does not fit is no end, since a name does not prove whose a key is, and PKCS #1
+// v1.5 padding unwraps what was never wrapped (RFC 3218, section 2.3.2). The error does not tell
+// the two apart.
 func (d *Decrypter) unwrap(ctx context.Context, h *header.Header, v *verified) error {
 	limits := d.Limits.WithDefaults()
 	var (
-		failures unwrapError
+		failures []error
 		refused  []bool // of the data keys: a keyring that trusts its wrapping key failed
+		reasons  []string
 	)
 	for _, keyring := range d.Keyrings {
 		for i, wrapped := range h.EncryptedDataKeys {
 			if len(failures) == limits.MaxAttempts {
-				return append(failures, &header.LimitError{
-					Limit:  "MaxAttempts",
-					Reason: fmt.Sprintf("its %d data keys take more attempts than the %d that were made", len(h.EncryptedDataKeys), len(failures)),
-					Option: "Limits.MaxAttempts",
-				})
+				reason := fmt.Sprintf("its %d data keys take more attempts than the %d that were made", len(h.EncryptedDataKeys), len(failures))
+				return &unwrapError{append(failures, &header.LimitError{Limit: "MaxAttempts", Reason: reason, Option: "Limits.MaxAttempts"})}
 			}
 			request := &provider.UnwrapDataKeyRequest{EncryptedKey: wrapped, Context: v.all, Size: h.Suite.DataKeySize()}
 			err := try(ctx, keyring, request, h, v)
@@ -117,6 +116,7 @@ func (d *Decrypter) unwrap(ctx context.Context, h *header.Header, v *verified) e
 				return err
 			}
 			if errors.Is(err, provider.ErrUntrustedKey) {
+				reasons = appendReason(reasons, err)
 				continue
 			}
 			if refused == nil {
@@ -127,14 +127,14 @@ func (d *Decrypter) unwrap(ctx context.Context, h *header.Header, v *verified) e
 		}
 	}
 	if len(failures) == 0 {
-		return untrusted(h.EncryptedDataKeys)
+		return untrusted(h.EncryptedDataKeys, reasons)
 	}
 	for i, wrapped := range h.EncryptedDataKeys {
 		if !refused[i] {
 			failures = append(failures, fmt.Errorf("no provider is configured for %s", describeKeys([]header.EncryptedDataKey{wrapped})))
 		}
 	}
-	return failures
+	return &unwrapError{failures}
 }
 
 // try has one keyring unwrap one data key, and verifies the header under it.
@@ -169,11 +169,11 @@ func try(ctx context.Context, keyring provider.Keyring, request *provider.Unwrap
 }
 
 // unwrapError says why no data key of a message fits.
-type unwrapError []error
+type unwrapError struct{ failures []error }
 
-func (e unwrapError) Error() string {
-	reasons := make([]string, len(e))
-	for i, err := range e {
+func (e *unwrapError) Error() string {
+	reasons := make([]string, len(e.failures))
+	for i, err := range e.failures {
 		reasons[i] = err.Error()
 	}
 	text := strings.Join(reasons, "; ")
@@ -185,9 +185,10 @@ func (e unwrapError) Error() string {
 	return text
 }
 
-func (e unwrapError) Unwrap() []error { return e }
+func (e *unwrapError) Unwrap() []error { return e.failures }
 
-// counted is the cipher of a message whose data key is told of the bytes that are decrypted under it.
+// counted is the cipher of a message whose data key is told of the bytes that are decrypted under
+// it.
 type counted struct {
 	cipher.AEAD
 	count func(bytes int)

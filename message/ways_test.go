@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"maps"
 	"strings"
@@ -107,8 +108,8 @@ func decrypter(keyrings ...provider.Keyring) *message.Decrypter {
 	return &message.Decrypter{Keyrings: keyrings}
 }
 
-// encryptWays and decryptWays are every public door of each direction. They return what came out before an error, too.
-// The piece is the number of bytes that are read or written at once.
+// encryptWays and decryptWays are every public door of each direction. They return what came out
+// before an error, too. The piece is the number of bytes that are read or written at once.
 var encryptWays = map[string]func(ctx context.Context, e *message.Encrypter, src io.Reader, encryptionContext map[string]string, piece int) ([]byte, error){
 	"Reader": func(ctx context.Context, e *message.Encrypter, src io.Reader, encryptionContext map[string]string, piece int) ([]byte, error) {
 		r, err := e.NewReader(ctx, src, encryptionContext)
@@ -192,6 +193,23 @@ var decryptWays = map[string]func(ctx context.Context, d *message.Decrypter, src
 		err := w.Close()
 		return out.Bytes(), err
 	},
+	"ReadFrom": func(ctx context.Context, d *message.Decrypter, src io.Reader, required map[string]string, _ int) ([]byte, error) {
+		var out bytes.Buffer
+		w := d.NewWriter(ctx, &out, required)
+		if _, err := w.ReadFrom(src); err != nil {
+			return out.Bytes(), errors.Join(err, shouldFail(w.Close(), err))
+		}
+		err := w.Close()
+		return out.Bytes(), err
+	},
+}
+
+// shouldFail checks that Close returns the stream's failure, once and again.
+func shouldFail(got, failure error) error {
+	if !errors.Is(got, failure) {
+		return fmt.Errorf("Close returns %v after %w", got, failure)
+	}
+	return nil
 }
 
 func checkCount(n int64, want int, err error) error {
