@@ -35,8 +35,8 @@ var ErrInvalidKey = errors.New("invalid object key")
 // in its folder at that moment.
 type Folder struct {
 	root     *os.Root
-	mu       sync.Mutex // held while names change
-	lockable *os.File   // the folder itself, locked while names change
+	changing chan struct{} // holds one token while names change
+	lockable *os.File      // the folder itself, locked while names change
 	close    func() error
 }
 
@@ -54,7 +54,7 @@ func NewFolder(dir string) (*Folder, error) {
 	if err != nil {
 		return nil, fmt.Errorf("folder storage: %w", errors.Join(err, root.Close()))
 	}
-	f := &Folder{root: root, lockable: lockable}
+	f := &Folder{root: root, changing: make(chan struct{}, 1), lockable: lockable}
 	f.close = sync.OnceValue(func() error { return errors.Join(lockable.Close(), root.Close()) })
 	if err := f.sweepTop(); err != nil {
 		return nil, fmt.Errorf("folder storage: %w", errors.Join(err, f.Close()))
@@ -97,7 +97,7 @@ func (f *Folder) put(ctx context.Context, key string, content io.Reader, check f
 	if err != nil {
 		return err
 	}
-	aside, err := f.aside(name)
+	aside, err := f.aside(ctx, name)
 	if err != nil {
 		return fmt.Errorf("folder storage: put %s: %w", key, err)
 	}
@@ -109,7 +109,7 @@ func (f *Folder) put(ctx context.Context, key string, content io.Reader, check f
 	_, _ = tryLock(file) // it tells sweep that the writer lives; where there are no locks, age does
 	err = writeFile(ctx, file, content)
 	if err == nil {
-		err = f.exclusively(func() error {
+		err = f.exclusively(ctx, func() error {
 			if err := check(name); err != nil {
 				return err
 			}
@@ -219,7 +219,7 @@ func (f *Folder) Delete(ctx context.Context, key string) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	err = f.exclusively(func() error {
+	err = f.exclusively(ctx, func() error {
 		info, err := f.root.Lstat(name)
 		if err != nil {
 			return asNotExist(err)

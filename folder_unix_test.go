@@ -3,6 +3,7 @@
 package pikokms_test
 
 import (
+	"context"
 	"errors"
 	"io/fs"
 	"os"
@@ -10,6 +11,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -52,4 +54,23 @@ func TestAPartOfTheFolderOnAnotherDevice(t *testing.T) {
 	require.Equal(t, []string{"mounted"}, filesIn(t, dir), "what is mounted stays")
 	require.True(t, errors.Is(folder.Delete(t.Context(), "mounted"), fs.ErrNotExist))
 	require.ErrorIs(t, folder.Put(t.Context(), "mounted", strings.NewReader("")), pikokms.ErrInvalidKey)
+}
+
+// Another process that was stopped holds the folder's lock.
+func TestAPutThatWaitsForAnotherProcessEndsWithItsContext(t *testing.T) {
+	folder, dir := newFolder(t)
+	require.NoError(t, folder.Put(t.Context(), "a", strings.NewReader("old")))
+	other, err := os.Open(dir)
+	require.NoError(t, err)
+	require.NoError(t, syscall.Flock(int(other.Fd()), syscall.LOCK_EX))
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	require.ErrorIs(t, folder.Put(ctx, "a", strings.NewReader("new")), context.DeadlineExceeded)
+	require.ErrorIs(t, folder.Delete(ctx, "a"), context.DeadlineExceeded)
+	got, err := get(t, folder, "a")
+	require.NoError(t, err)
+	require.Equal(t, "old", got)
+	time.AfterFunc(20*time.Millisecond, func() { _ = other.Close() })
+	require.NoError(t, folder.Delete(t.Context(), "a"))
+	require.Empty(t, filesIn(t, dir))
 }
