@@ -228,3 +228,23 @@ func TestDestinationsThatBreakTheWritersContract(t *testing.T) {
 		}
 	})
 }
+
+type lyingAt struct {
+	io.ReaderAt
+	by int
+}
+
+func (l lyingAt) ReadAt(p []byte, off int64) (int, error) {
+	n, err := l.ReaderAt.ReadAt(p, off)
+	return n + l.by, err
+}
+
+// A storage that says it read more than it was asked for, or less without an error, is an error.
+func TestStorageThatBreaksTheReaderAtsContract(t *testing.T) {
+	stored := transform(t, newTransformer(t, compress.ZstdSeekable, 0), bytes.NewReader(noise(1000)))
+	for by, text := range map[int]string{1: "the source says it read", -1: "without an error"} {
+		_, err := compress.OpenSeekable(lyingAt{bytes.NewReader(stored), by}, int64(len(stored)), 0)
+		require.ErrorContains(t, err, text)
+		require.NotErrorIs(t, err, compress.ErrCorrupt)
+	}
+}

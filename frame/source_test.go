@@ -259,3 +259,24 @@ func TestSecondCloseReturnsTheFirstOnesResult(t *testing.T) {
 	}
 	t.Logf("%d results", len(closers))
 }
+
+type lyingAt struct {
+	io.ReaderAt
+	by int
+}
+
+func (l lyingAt) ReadAt(p []byte, off int64) (int, error) {
+	n, err := l.ReaderAt.ReadAt(p, off)
+	return n + l.by, err
+}
+
+// A storage that says it read more than it was asked for, or less without an error, is an error.
+func TestStorageThatBreaksTheReaderAtsContract(t *testing.T) {
+	c := config(16)
+	sealed := body(c, pattern(40))
+	for by, text := range map[int]string{1: "the source says it read", -1: "without an error"} {
+		_, err := frame.NewReaderAt(lyingAt{bytes.NewReader(sealed), by}, 0, int64(len(sealed)), c)
+		require.ErrorContains(t, err, text)
+		require.NotErrorIs(t, err, frame.ErrTruncated)
+	}
+}
