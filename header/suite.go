@@ -143,16 +143,25 @@ func (a *algorithms) deriveKeys(dataKey, messageID []byte) (aead cipher.AEAD, co
 	return aead, commitment, nil
 }
 
-// extract appends the pseudorandom key of HKDF to b (RFC 5869, section 2.2). It and expand stand
-// in for package crypto/hkdf, which leaves copies of what it derives in memory.
+// extract appends the pseudorandom key of HKDF to b (RFC 5869, section 2.2). It and expand stand in
+// for package crypto/hkdf, which leaves copies of the data key and of what it derives in memory.
 func extract(b []byte, hash func() hash.Hash, salt, dataKey []byte) []byte {
-	var zeros [sha512.Size]byte
 	if salt == nil {
-		salt = zeros[:hash().Size()]
+		salt = make([]byte, hash().Size())
 	}
 	mac := hmac.New(hash, salt)
 	mac.Write(dataKey) // a hash.Hash never fails
-	return mac.Sum(b)
+	b = mac.Sum(b)
+	overwrite(mac, len(dataKey))
+	return b
+}
+
+// overwrite has a hash that was summed forget the bytes that it gathers for its next block. It has as
+// many of them as it was given, which are fewer than a block.
+func overwrite(h hash.Hash, given int) {
+	var zeros [sha512.BlockSize]byte
+	h.Write(zeros[:h.BlockSize()-given])
+	h.Write(zeros[:h.BlockSize()-1])
 }
 
 // expand returns the first block of HKDF's output (RFC 5869, section 2.3), which is as long as the

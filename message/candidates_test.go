@@ -46,8 +46,8 @@ func (p *pkcs1) WrapDataKey(_ context.Context, key *provider.SecureBytes, _ map[
 	return wrapped, err
 }
 
-// confused is a keyring that trusts every data key, and has a data key of another message for some: a
-// grant that decrypts what it should not, or a key service that mixes answers up.
+// confused is a keyring that trusts every data key, and has a data key of another message for
+// some: a grant that decrypts what it should not, or a key service that mixes answers up.
 type confused struct {
 	provider.Keyring
 	right func(call int) bool
@@ -157,8 +157,8 @@ func (f *following) UnwrapDataKey(ctx context.Context, request *provider.UnwrapD
 	return f.Keyring.UnwrapDataKey(ctx, request)
 }
 
-// Whoever changes a data key under PKCS #1 v1.5 padding must not learn whether its padding was right
-// (RFC 3218, section 2.3.2).
+// Whoever changes a data key under PKCS #1 v1.5 padding must not learn whether its padding was
+// right (RFC 3218, section 2.3.2).
 func TestPaddingIsNoOracle(t *testing.T) {
 	ours := newPKCS1(t, "rsa")
 	sealed := encrypt(t, &message.Encrypter{Keyring: ours, Recipients: []provider.Keyring{newKey(t, 5, "nobody's")}}, []byte("text"), nil)

@@ -12,16 +12,16 @@ import (
 	"piko.sh/pikokms/provider"
 )
 
-// A Decrypter decrypts messages. It must not be changed once in use, and is then safe for concurrent
-// use.
+// A Decrypter decrypts messages. It must not be changed once in use, and is then safe for
+// concurrent use.
 type Decrypter struct {
-	// Keyrings are asked in order, each about every data key of a message, until a data key fits: the
-	// message's header verifies under it. Each keyring asks its key service only about wrapping keys that
-	// it trusts. Limits.MaxAttempts bounds how often they are asked.
+	// Keyrings are asked in order, each about every data key of a message, until a data key fits:
+	// the message's header verifies under it. Each keyring asks its key service only about
+	// wrapping keys that it trusts. Limits.MaxAttempts bounds how often they are asked.
 	Keyrings []provider.Keyring
 
-	// Limits bound what is taken from a header. MaxFrameLength also bounds unframed messages, which are
-	// held in memory.
+	// Limits bound what is taken from a header. MaxFrameLength also bounds unframed messages,
+	// which are held in memory.
 	Limits header.Limits
 
 	CommitmentPolicy CommitmentPolicy
@@ -30,25 +30,25 @@ type Decrypter struct {
 	// and before anything in it is authenticated. Its error refuses the message.
 	Accept func(*header.Header) error
 
-	// AllowPikoV2 lets NewReader read the streams that Piko wrote before pikokms, too, under keyrings
-	// that implement provider.PikoV2Keyring. A stream that was cut between two of its chunks then reads
-	// as a shorter one, without an error: package pikov2 says what else its format lacks. Set it only
-	// while such streams remain.
+	// AllowPikoV2 lets NewReader read the streams that Piko wrote before pikokms, too, under
+	// keyrings that implement provider.PikoV2Keyring. A stream that was cut between two of its
+	// chunks then reads as a shorter one, without an error: package pikov2 says what else its
+	// format lacks. Set it only while such streams remain.
 	AllowPikoV2 bool
 
 	Parallelism int // goroutines that open a stream's frames, as Encrypter's
 }
 
-// NewReader reads a message's header from src, has its data key unwrapped, verifies the header, and
-// returns the plaintext as a pull stream. Each pair of stated must be the message's: equal to the stored
-// pair or, when the message does not store it, one that was required when it was encrypted. The key
-// service is called here and not again; ctx also ends the stream. The plaintext is whole when Read
-// returns io.EOF, and only then: a signature comes after it.
+// NewReader reads a message's header from src, has its data key unwrapped, verifies the header,
+// and returns the plaintext as a pull stream. Each pair of stated must be the message's: equal to
+// the stored pair or, when the message does not store it, one that was required when it was
+// encrypted. The key service is called here and not again; ctx also ends the stream. The plaintext
+// is whole when Read returns io.EOF, and only then: a signature comes after it.
 //
-// The error holds provider.ErrInvalidCiphertext (the input is no message, cut short, or over a limit:
-// then also a [header.LimitError]), ErrCommitmentPolicy, provider.ErrContextMismatch,
-// provider.ErrUntrustedKey, provider.ErrDecryptionFailed (it was changed, or no key fits), or is the
-// keyring's or src's own. Read's errors are the same.
+// The error holds provider.ErrInvalidCiphertext (the input is no message, cut short, or over a
+// limit: then also a [header.LimitError]), ErrCommitmentPolicy, provider.ErrContextMismatch,
+// provider.ErrUntrustedKey, provider.ErrDecryptionFailed (it was changed, or no key fits), or is
+// the keyring's or src's own. Read's errors are the same.
 func (d *Decrypter) NewReader(ctx context.Context, src io.Reader, stated map[string]string) (*DecryptReader, error) {
 	r := &DecryptReader{source: messageSource{source: newSource(ctx, src, nil)}}
 	if pikov2.Sniff(r.source.peek(pikov2.SniffSize)) {
@@ -83,10 +83,10 @@ func (d *Decrypter) newPikoV2Reader(ctx context.Context, src io.Reader, stated m
 	return &DecryptReader{body: body}, nil
 }
 
-// NewWriter returns a push stream: a message written to it goes to dst as plaintext, each frame once it
-// is verified. The key service is called during the Write that completes the header. The plaintext is
-// whole when Close returns nil, and only then. Streams that Piko wrote before pikokms are for NewReader.
-// The rest is as in NewReader.
+// NewWriter returns a push stream: a message written to it goes to dst as plaintext, each frame
+// once it is verified. The key service is called during the Write that completes the header. The
+// plaintext is whole when Close returns nil, and only then. Streams that Piko wrote before pikokms
+// are for NewReader. The rest is as in NewReader.
 func (d *Decrypter) NewWriter(ctx context.Context, dst io.Writer, stated map[string]string) *DecryptWriter {
 	return &DecryptWriter{decrypter: d, ctx: ctx, dst: destination{ctx, dst, nil}, stated: maps.Clone(stated), scanner: header.Scanner{Limits: d.Limits}}
 }

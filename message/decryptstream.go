@@ -25,8 +25,8 @@ type DecryptReader struct {
 // Header returns the message's verified header, or nil for a stream that Piko wrote before pikokms.
 func (r *DecryptReader) Header() *header.Header { return r.header }
 
-// EncryptionContext returns the message's verified encryption context, with the required pairs that it
-// does not store. The caller must not change it.
+// EncryptionContext returns the message's verified encryption context, with the required pairs
+// that it does not store. The caller must not change it.
 func (r *DecryptReader) EncryptionContext() map[string]string { return r.context }
 
 // Read implements io.Reader. After Close, the error holds provider.ErrClosed.
@@ -57,8 +57,8 @@ func (r *DecryptReader) Close() error {
 
 // DecryptWriter decrypts the message that is written to it. It is for one goroutine.
 //
-// Until [DecryptWriter.Close] returns nil, what went to the destination is not the whole plaintext. The
-// last frame's plaintext comes with Close.
+// Until [DecryptWriter.Close] returns nil, what went to the destination is not the whole
+// plaintext. The last frame's plaintext comes with Close.
 type DecryptWriter struct {
 	decrypter *Decrypter
 	ctx       context.Context
@@ -135,8 +135,8 @@ func (w *DecryptWriter) take(p []byte) error {
 	return nil
 }
 
-// ReadFrom implements io.ReaderFrom: it reads the frames to where they are opened, without a copy. If
-// src fails, Close fails.
+// ReadFrom implements io.ReaderFrom: it reads the frames to where they are opened, without a copy.
+// If src fails, Close fails.
 func (w *DecryptWriter) ReadFrom(src io.Reader) (total int64, err error) {
 	if w.err != nil {
 		return 0, w.err
@@ -164,9 +164,9 @@ func (w *DecryptWriter) ReadFrom(src io.Reader) (total int64, err error) {
 	return total + n, w.fail(aborted(classify(err)))
 }
 
-// Close releases the last plaintext and reports whether the message was whole. If a call has failed
-// before, or the context has ended, it returns that error. It does not close the destination. A second
-// Close returns what the first one returned.
+// Close releases the last plaintext and reports whether the message was whole. If a call has
+// failed before, or the context has ended, it returns that error. It does not close the
+// destination. A second Close returns what the first one returned.
 func (w *DecryptWriter) Close() error {
 	if w.closed {
 		return w.result

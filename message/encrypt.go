@@ -13,14 +13,15 @@ import (
 	"piko.sh/pikokms/provider"
 )
 
-// An Encrypter encrypts messages. It must not be changed once in use, and is then safe for concurrent
-// use.
+// An Encrypter encrypts messages. It must not be changed once in use, and is then safe for
+// concurrent use.
 type Encrypter struct {
 	// Keyring makes each message's data key with one call of its key service.
 	Keyring provider.Keyring
 
-	// Recipients are further keyrings, each of which can decrypt alone. The data key of a message with
-	// recipients is made here, from crypto/rand, and wrapped by Keyring and all Recipients side by side.
+	// Recipients are further keyrings, each of which can decrypt alone. The data key of a message
+	// with recipients is made here, from crypto/rand, and wrapped by Keyring and all Recipients
+	// side by side.
 	Recipients []provider.Keyring
 
 	FrameLength int // bytes of plaintext in a frame, up to 64 MiB; 0 means 65,536
@@ -36,9 +37,10 @@ type Encrypter struct {
 
 	CommitmentPolicy CommitmentPolicy
 
-	// Parallelism is the most goroutines that seal a stream's frames, as in frame.Config: 1 keeps every
-	// stream on one core and its memory at one frame; 0 takes the cores that are free, at most
-	// frame.MaxDefaultParallelism, once a stream has come past 1 MiB. Signed messages stay on one core.
+	// Parallelism is the most goroutines that seal a stream's frames, as in frame.Config: 1 keeps
+	// every stream on one core and its memory at one frame; 0 takes the cores that are free, at
+	// most frame.MaxDefaultParallelism, once a stream has come past 1 MiB. Signed messages stay on
+	// one core.
 	Parallelism int
 }
 
@@ -98,8 +100,8 @@ func refused(err error) error {
 	return fmt.Errorf("%w: %w", provider.ErrEncryptionFailed, err)
 }
 
-// draft makes a header as far as it goes without a data key, and checks all that can be checked before
-// a key service is asked.
+// draft makes a header as far as it goes without a data key, and checks all that can be checked
+// before a key service is asked.
 func (e *Encrypter) draft(encryptionContext map[string]string) (*draft, error) {
 	h := new(draft)
 	h.Suite, h.MessageID, h.ContentType = e.Suite, h.messageID[:], header.Framed
@@ -173,10 +175,10 @@ func (h *draft) leaveOut(required []string, stated map[string]string) error {
 	return nil
 }
 
-// NewReader returns the message that holds src's plaintext, as a pull stream. What is in memory, as
-// in a bytes.Reader or bytes.Buffer, is not copied: leave it as it is meanwhile. The encryption context
-// is authenticated, stored and visible; it may be nil. The key service is called here and not again;
-// ctx also ends the stream.
+// NewReader returns the message that holds src's plaintext, as a pull stream. What is in memory,
+// as in a bytes.Reader or bytes.Buffer, is not copied: leave it as it is meanwhile. The encryption
+// context is authenticated, stored and visible; it may be nil. The key service is called here and
+// not again; ctx also ends the stream.
 //
 // Errors are the keyring's, or hold provider.ErrEncryptionFailed.
 func (e *Encrypter) NewReader(ctx context.Context, src io.Reader, encryptionContext map[string]string) (*EncryptReader, error) {
@@ -189,8 +191,8 @@ func (e *Encrypter) NewReader(ctx context.Context, src io.Reader, encryptionCont
 	return r, nil
 }
 
-// NewWriter writes a header to dst and returns a push stream whose plaintext follows it. Only its Close
-// makes the message whole. Closing it does not close dst. The rest is as in NewReader.
+// NewWriter writes a header to dst and returns a push stream whose plaintext follows it. Only its
+// Close makes the message whole. Closing it does not close dst. The rest is as in NewReader.
 func (e *Encrypter) NewWriter(ctx context.Context, dst io.Writer, encryptionContext map[string]string) (*EncryptWriter, error) {
 	m, err := e.start(ctx, encryptionContext)
 	if err != nil {

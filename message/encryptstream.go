@@ -22,14 +22,14 @@ type EncryptReader struct {
 // Header returns the message's header.
 func (r *EncryptReader) Header() *header.Header { return r.header }
 
-// EncryptedSize returns the exact size of the whole message if the source has n bytes, as the function
-// does.
+// EncryptedSize returns the exact size of the whole message if the source has n bytes, as the
+// function does.
 func (r *EncryptReader) EncryptedSize(n int64) (int64, error) { return EncryptedSize(r.header, n) }
 
-// ContentLength returns the exact size in bytes of the whole message, if the source tells now how many
-// bytes it has, before the first Read: by a method Len() int, as bytes.Reader has, or as an io.Seeker.
-// Who passes it on must expect another size still, if the source grows or shrinks meanwhile. A signed
-// message's size is not known.
+// ContentLength returns the exact size in bytes of the whole message, if the source tells now how
+// many bytes it has, before the first Read: by a method Len() int, as bytes.Reader has, or as an
+// io.Seeker. Who passes it on must expect another size still, if the source grows or shrinks
+// meanwhile. A signed message's size is not known.
 func (r *EncryptReader) ContentLength() (n int64, known bool) {
 	if len(r.out) != r.header.Size() { // reading has begun
 		return 0, false
@@ -96,12 +96,12 @@ func (r *EncryptReader) flush(w io.Writer) (int64, error) {
 
 // EncryptWriter encrypts what is written to it. It is for one goroutine.
 //
-// Until [EncryptWriter.Close] returns nil, what went to the destination is no whole message, and every
-// reader refuses it. Close makes it whole unless the writer knows that something failed: a Write, a
-// ReadFrom, whose source may have failed, or the context. An [io.Copy] from a source that is no
-// io.WriterTo, as connections, files and request bodies, comes down to ReadFrom. Whatever else fails,
-// the writer can't know. So defer [EncryptWriter.Abort], which does nothing after a Close, and call
-// Close where all is written:
+// Until [EncryptWriter.Close] returns nil, what went to the destination is no whole message, and
+// every reader refuses it. Close makes it whole unless the writer knows that something failed: a
+// Write, a ReadFrom, whose source may have failed, or the context. An [io.Copy] from a source that
+// is no io.WriterTo, as connections, files and request bodies, comes down to ReadFrom. Whatever
+// else fails, the writer can't know. So defer [EncryptWriter.Abort], which does nothing after a
+// Close, and call Close where all is written:
 //
 //	w, err := e.NewWriter(ctx, dst, nil)
 //	if err != nil {
@@ -144,8 +144,8 @@ func (w *EncryptWriter) Write(p []byte) (int, error) {
 	return n, w.fail(aborted(err))
 }
 
-// ReadFrom implements io.ReaderFrom: it encrypts what src gives, without a copy. If src fails, Close
-// fails.
+// ReadFrom implements io.ReaderFrom: it encrypts what src gives, without a copy. If src fails,
+// Close fails.
 func (w *EncryptWriter) ReadFrom(src io.Reader) (int64, error) {
 	if w.err != nil {
 		return 0, w.err
@@ -155,8 +155,8 @@ func (w *EncryptWriter) ReadFrom(src io.Reader) (int64, error) {
 }
 
 // Close seals the last frame and, in a signed message, writes the signature. If a call has failed
-// before, or the context has ended, the message stays unfinished and Close returns that error. A second
-// Close returns what the first one returned.
+// before, or the context has ended, the message stays unfinished and Close returns that error. A
+// second Close returns what the first one returned.
 func (w *EncryptWriter) Close() error {
 	if w.closed {
 		return w.result
@@ -186,8 +186,8 @@ func (w *EncryptWriter) finish() error {
 	return err
 }
 
-// Abort ends the stream without making the message whole: a later Close fails. After a Close it does
-// nothing. It does not touch the destination, of which the caller removes what was written.
+// Abort ends the stream without making the message whole: a later Close fails. After a Close it
+// does nothing. It does not touch the destination, of which the caller removes what was written.
 func (w *EncryptWriter) Abort() {
 	if !w.closed {
 		_ = w.fail(errAborted)

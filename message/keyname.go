@@ -14,20 +14,21 @@ import (
 	"piko.sh/pikokms/provider"
 )
 
-// keyAgreement are the provider IDs of data keys that pikokms cannot unwrap: their wrapping key comes of
-// a key agreement (specification: framework/raw-ecdh-keyring.md, framework/aws-kms/aws-kms-ecdh-keyring.md,
-// framework/aws-kms/aws-kms-ml-kem-keyring.md).
+// keyAgreement are the provider IDs of data keys that pikokms cannot unwrap: their wrapping key
+// comes of a key agreement (specification: framework/raw-ecdh-keyring.md,
+// framework/aws-kms/aws-kms-ecdh-keyring.md, framework/aws-kms/aws-kms-ml-kem-keyring.md).
 var keyAgreement = map[string]bool{"raw-ecdh": true, "aws-kms-ecdh": true, "aws-kms-ml-kem": true}
 
-// KeyName returns what a wrapped data key says of its wrapping key: a key ARN, a raw key's name, or the
-// recipient's public key in hex of a key agreement. The text is the message's, so nothing vouches for
-// it. It is printable in any case: what is not stands as in a Go string literal.
+// KeyName returns what a wrapped data key says of its wrapping key: a key ARN, a raw key's name,
+// or the recipient's public key in hex of a key agreement. The text is the message's, so nothing
+// vouches for it. It is printable in any case: what is not stands as in a Go string literal.
 func KeyName(k header.EncryptedDataKey) string {
 	info := string(k.ProviderInfo)
 	switch {
 	case k.ProviderID == "raw-ecdh" || k.ProviderID == "aws-kms-ecdh":
-		// Version 01, then the recipient's and the sender's compressed public keys, each behind a length of
-		// four bytes (specification: framework/raw-ecdh-keyring.md, "Key Provider Information").
+		// Version 01, then the recipient's and the sender's compressed public keys, each behind a
+		// length of four bytes (specification: framework/raw-ecdh-keyring.md, "Key Provider
+		// Information").
 		if b := k.ProviderInfo; len(b) > 5 && b[0] == 1 {
 			if n := binary.BigEndian.Uint32(b[1:]); uint64(n) <= uint64(len(b)-5) {
 				return "ECDH public key " + hex.EncodeToString(b[5:5+n])
@@ -39,8 +40,8 @@ func KeyName(k header.EncryptedDataKey) string {
 			info = info[3:]
 		}
 	case k.ProviderID != "aws-kms":
-		// A raw AES key's information is its name, then tag length, IV length and IV, of 4, 4 and 12 bytes
-		// (specification: framework/raw-aes-keyring.md, "Key Provider Information").
+		// A raw AES key's information is its name, then tag length, IV length and IV, of 4, 4 and
+		// 12 bytes (specification: framework/raw-aes-keyring.md, "Key Provider Information").
 		const rawAES = "\x00\x00\x00\x80\x00\x00\x00\x0c"
 		if n := len(info) - 20; n >= 0 && info[n:n+8] == rawAES {
 			info = info[:n]

@@ -9,9 +9,9 @@ import (
 	"piko.sh/pikokms/header"
 )
 
-// DecryptReaderAt is random access to a message's plaintext. Its Read and Seek are for one goroutine,
-// for http.ServeContent and the like, its ReadAt for any number of them. An io.NewSectionReader over it
-// is a further io.ReadSeeker.
+// DecryptReaderAt is random access to a message's plaintext. Its Read and Seek are for one
+// goroutine, for http.ServeContent and the like, its ReadAt for any number of them. An
+// io.NewSectionReader over it is a further io.ReadSeeker.
 type DecryptReaderAt struct {
 	section *io.SectionReader
 	header  *header.Header
@@ -19,14 +19,16 @@ type DecryptReaderAt struct {
 }
 
 // Open reads the header of the message of size bytes that src holds, has its data key unwrapped,
-// verifies the header and the final frame, and returns random access to the plaintext. The key service
-// is called here and not again; ctx also ends the reads. A range costs the reading of the frames that
-// it touches, of which a few are kept for reads in a row.
+// verifies the header and the final frame, and returns random access to the plaintext. The key
+// service is called here and not again; ctx also ends the reads. A range costs the reading of the
+// frames that it touches, of which a few are kept for reads in a row.
 //
-// Each frame is verified when it is read, at its place; what a range does not touch is not looked at.
+// Each frame is verified when it is read, at its place; what a range does not touch is not looked
+// at.
 //
-// A signed message is refused with header.ErrUnsupported, since its signature is over the whole, and so
-// is an unframed one: read them with NewReader. The other errors, and those of ReadAt, are NewReader's.
+// A signed message is refused with header.ErrUnsupported, since its signature is over the whole,
+// and so is an unframed one: read them with NewReader. The other errors, and those of ReadAt, are
+// NewReader's.
 func (d *Decrypter) Open(ctx context.Context, src io.ReaderAt, size int64, stated map[string]string) (*DecryptReaderAt, error) {
 	source := &sourceAt{ctx, src}
 	h, err := header.Read(io.NewSectionReader(source, 0, size), d.Limits)

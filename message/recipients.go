@@ -34,8 +34,8 @@ func (e *Encrypter) dataKey(ctx context.Context, h *draft) (*provider.DataKey, e
 	return &provider.DataKey{PlaintextKey: key, EncryptedKey: h.EncryptedDataKeys[0]}, nil
 }
 
-// wrapAll wraps a data key by all keyrings side by side, and returns when none is at work any more. The
-// first error ends the others.
+// wrapAll wraps a data key by all keyrings side by side, and returns when none is at work any
+// more. The first error ends the others.
 func wrapAll(ctx context.Context, keyrings []provider.Keyring, key *provider.SecureBytes, encryptionContext map[string]string, wrapped []header.EncryptedDataKey) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()

@@ -109,8 +109,8 @@ func (l large) WrapDataKey(ctx context.Context, key *provider.SecureBytes, encry
 	return wrapped, err
 }
 
-// What is written is read by default, and what no default reader takes is refused before a key service
-// is asked, as far as that can be told.
+// What is written is read by default, and what no default reader takes is refused before a key
+// service is asked, as far as that can be told.
 func TestWritersKeepToTheLimitsOfReaders(t *testing.T) {
 	pairs := func(n, size int) map[string]string {
 		m := make(map[string]string)

@@ -151,7 +151,8 @@ func unframed(t *testing.T, key provider.Keyring, stated uint64, body []byte) []
 	return append(b, body...)
 }
 
-// An unframed message is held in memory, so its size is bounded, and memory grows only with the bytes that are there.
+// An unframed message is held in memory, so its size is bounded, and memory grows only with the
+// bytes that are there.
 func TestUnframedMessagesAreBounded(t *testing.T) {
 	key := newKey(t, 1, "")
 	d := decrypter(key)

@@ -9,8 +9,8 @@ import (
 	"piko.sh/pikokms/internal/memory"
 )
 
-// source is where a stream's bytes come from. It ends with its context, at the next read, and is not
-// asked again once it has failed.
+// source is where a stream's bytes come from. It ends with its context, at the next read, and is
+// not asked again once it has failed.
 type source struct {
 	checked checked.Reader
 	memory  memory.Source   // the source, if its bytes are in memory
@@ -78,8 +78,8 @@ type failed struct{ err error }
 
 func (f failed) Read([]byte) (int, error) { return 0, f.err }
 
-// messageSource is the source of a message. It reads ahead a little, so that a header, which is read
-// in small pieces, takes few reads, and so that its first bytes can be looked at.
+// messageSource is the source of a message. It reads ahead a little, so that a header, which is
+// read in small pieces, takes few reads, and so that its first bytes can be looked at.
 type messageSource struct {
 	source
 	buf   [512]byte

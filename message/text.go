@@ -39,8 +39,8 @@ func EncryptText(ctx context.Context, keyring provider.Keyring, request *provide
 	return base64.StdEncoding.EncodeToString(ciphertext), nil
 }
 
-// DecryptText decrypts a message of EncryptText that was decoded from base64 already. Its encryption
-// context must be the request's. The error of a message that is no string holds
+// DecryptText decrypts a message of EncryptText that was decoded from base64 already. Its
+// encryption context must be the request's. The error of a message that is no string holds
 // provider.ErrContextMismatch, and no key service is asked about its data keys.
 func DecryptText(ctx context.Context, keyring provider.Keyring, ciphertext []byte, request *provider.DecryptRequest) (string, error) {
 	pairs, err := TextContext(request.Context)

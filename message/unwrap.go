@@ -22,7 +22,8 @@ type verified struct {
 	verifier      *header.Verifier  // nil for a suite without a signature
 }
 
-// verify checks a header: first all that needs no key service, then whether one of its data keys fits.
+// verify checks a header: first all that needs no key service, then whether one of its data keys
+// fits.
 func (d *Decrypter) verify(ctx context.Context, h *header.Header, stated map[string]string) (verified, error) {
 	if err := d.CommitmentPolicy.allowDecrypt(h.Suite); err != nil {
 		return verified{}, err
@@ -68,8 +69,8 @@ func (d *Decrypter) verify(ctx context.Context, h *header.Header, stated map[str
 	return v, nil
 }
 
-// hint says what else the error of a message that does not decrypt may mean: a required pair that is
-// not the message's looks like a wrong key or a changed header.
+// hint says what else the error of a message that does not decrypt may mean: a required pair that
+// is not the message's looks like a wrong key or a changed header.
 func (v *verified) hint(err error) error {
 	switch {
 	case !errors.Is(err, provider.ErrDecryptionFailed):
@@ -89,10 +90,10 @@ func (v *verified) hint(err error) error {
 
 var errCommitment = fmt.Errorf("%w: the key commitment does not fit the data key", header.ErrAuthentication)
 
-// unwrap looks for a data key that fits: a keyring unwraps it, and the header verifies under it. What
-// unwraps and does not fit is no end, since a name does not prove whose a key is, and PKCS #1 v1.5
-// padding unwraps what was never wrapped (RFC 3218, section 2.3.2). The error does not tell the two
-// apart.
+// unwrap looks for a data key that fits: a keyring unwraps it, and the header verifies under it.
+// What unwraps and does not fit is no end, since a name does not prove whose a key is, and PKCS #1
+// v1.5 padding unwraps what was never wrapped (RFC 3218, section 2.3.2). The error does not tell
+// the two apart.
 func (d *Decrypter) unwrap(ctx context.Context, h *header.Header, v *verified) error {
 	limits := d.Limits.WithDefaults()
 	var (
@@ -186,7 +187,8 @@ func (e *unwrapError) Error() string {
 
 func (e *unwrapError) Unwrap() []error { return e.failures }
 
-// counted is the cipher of a message whose data key is told of the bytes that are decrypted under it.
+// counted is the cipher of a message whose data key is told of the bytes that are decrypted under
+// it.
 type counted struct {
 	cipher.AEAD
 	count func(bytes int)

@@ -108,8 +108,8 @@ func decrypter(keyrings ...provider.Keyring) *message.Decrypter {
 	return &message.Decrypter{Keyrings: keyrings}
 }
 
-// encryptWays and decryptWays are every public door of each direction. They return what came out before an error, too.
-// The piece is the number of bytes that are read or written at once.
+// encryptWays and decryptWays are every public door of each direction. They return what came out
+// before an error, too. The piece is the number of bytes that are read or written at once.
 var encryptWays = map[string]func(ctx context.Context, e *message.Encrypter, src io.Reader, encryptionContext map[string]string, piece int) ([]byte, error){
 	"Reader": func(ctx context.Context, e *message.Encrypter, src io.Reader, encryptionContext map[string]string, piece int) ([]byte, error) {
 		r, err := e.NewReader(ctx, src, encryptionContext)

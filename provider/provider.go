@@ -1,8 +1,9 @@
-// Package provider is the port between encryption and key services: what a message or an application asks of a provider,
-// and the vocabulary of requests, responses and errors, which is Piko's.
+// Package provider is the port between encryption and key services: what a message or an
+// application asks of a provider, and the vocabulary of requests, responses and errors, which is
+// Piko's.
 //
-// Package message stands above it and turns data keys into streams; packages awskms and local implement it; package
-// providertest is the conformance suite of every implementation.
+// Package message stands above it and turns data keys into streams; packages awskms and local
+// implement it; package providertest is the conformance suite of every implementation.
 package provider
 
 import (
@@ -22,21 +23,24 @@ const (
 	TypeLocalRSA    Type = "local_rsa"
 )
 
-// Keyring makes, wraps and unwraps data keys: all that a message needs of a provider. It corresponds to the
-// specification's keyring (framework/keyring-interface.md). Implementations are safe for concurrent use.
+// Keyring makes, wraps and unwraps data keys: all that a message needs of a provider. It
+// corresponds to the specification's keyring (framework/keyring-interface.md). Implementations are
+// safe for concurrent use.
 type Keyring interface {
-	// GenerateDataKey makes a new data key, plain and wrapped, in one call of the key service. The caller closes it.
+	// GenerateDataKey makes a new data key, plain and wrapped, in one call of the key service. The
+	// caller closes it.
 	GenerateDataKey(ctx context.Context, request *GenerateDataKeyRequest) (*DataKey, error)
 
 	// WrapDataKey wraps an existing data key, for messages with several recipients.
 	WrapDataKey(ctx context.Context, key *SecureBytes, encryptionContext map[string]string) (header.EncryptedDataKey, error)
 
-	// UnwrapDataKey recovers a data key. When it is not under a key that the provider trusts, no key service is asked and
-	// the error holds ErrUntrustedKey. The caller closes the result.
+	// UnwrapDataKey recovers a data key. When it is not under a key that the provider trusts, no
+	// key service is asked and the error holds ErrUntrustedKey. The caller closes the result.
 	UnwrapDataKey(ctx context.Context, request *UnwrapDataKeyRequest) (*SecureBytes, error)
 }
 
-// EncryptionProvider is Piko's provider port over a Keyring. Implementations are safe for concurrent use.
+// EncryptionProvider is Piko's provider port over a Keyring. Implementations are safe for
+// concurrent use.
 type EncryptionProvider interface {
 	Keyring
 
@@ -58,9 +62,10 @@ type EncryptionProvider interface {
 
 // EncryptRequest asks for encryption.
 type EncryptRequest struct {
-	Context   map[string]string // encryption context: authenticated, stored and visible, not encrypted
-	Plaintext string            // not empty
-	KeyID     string            // empty for the provider's own key, or one that it can use
+	// Context is the encryption context. It is authenticated, stored and visible, not encrypted.
+	Context   map[string]string
+	Plaintext string // not empty
+	KeyID     string // empty for the provider's own key, or one that it can use
 }
 
 // EncryptResponse is the result of Encrypt.
@@ -93,11 +98,11 @@ type GenerateDataKeyRequest struct {
 type UnwrapDataKeyRequest struct {
 	EncryptedKey header.EncryptedDataKey
 	Context      map[string]string // encryption context that the key was wrapped with
-	Size         int               // of the data key in bytes, as the algorithm suite has it; a key of another size is refused
+	Size         int               // of the data key in bytes; a key of another size is refused
 
-	// Verified and Count, if UnwrapDataKey has set them, are told what becomes of the data key: whether
-	// the message's header verifies under it, and the bytes that are decrypted, as they are. A cache of
-	// data keys forgets one that does not fit.
+	// Verified and Count, if UnwrapDataKey has set them, are told what becomes of the data key:
+	// whether the message's header verifies under it, and the bytes that are decrypted, as they
+	// are. A cache of data keys forgets one that does not fit.
 	Verified func(fits bool)
 	Count    func(bytes int)
 }
@@ -109,7 +114,8 @@ type DataKey struct {
 	KeyID        string // of the wrapping key
 	Provider     Type
 
-	// Count, if not nil, is told of the bytes that are encrypted under the key, as they are: a cache of data keys bounds them.
+	// Count, if not nil, is told of the bytes that are encrypted under the key, as they are: a
+	// cache of data keys bounds them.
 	Count func(bytes int)
 }
 

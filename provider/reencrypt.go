@@ -7,7 +7,8 @@ import "context"
 type ReEncrypter interface {
 	EncryptionProvider
 
-	// CanReEncrypt reports whether the key service can move values from the key of another provider.
+	// CanReEncrypt reports whether the key service can move values from the key of another
+	// provider.
 	CanReEncrypt(from EncryptionProvider) bool
 
 	// ReEncrypt moves a value that the key service encrypted itself, in one call. CanReEncrypt must

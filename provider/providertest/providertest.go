@@ -1,5 +1,5 @@
-// Package providertest is the conformance suite of encryption providers: what every implementation of
-// provider.EncryptionProvider does, whatever its key service.
+// Package providertest is the conformance suite of encryption providers: what every implementation
+// of provider.EncryptionProvider does, whatever its key service.
 package providertest
 
 import (
@@ -19,7 +19,8 @@ import (
 	"piko.sh/pikokms/provider"
 )
 
-// Run runs the suite. open makes a provider, always on the same key; other makes one of the same kind on another key.
+// Run runs the suite. open makes a provider, always on the same key; other makes one of the same
+// kind on another key.
 func Run(t *testing.T, open, other func(t *testing.T) provider.EncryptionProvider) {
 	p := open(t)
 	ctx := t.Context()
