@@ -9,7 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// subject is a key whose state is asked about, and a ciphertext from before it came into that state.
+// subject is a key whose state is asked about, and a ciphertext from before it came into it.
 type subject struct {
 	*emulated
 	key  *types.KeyMetadata
@@ -123,8 +123,8 @@ const (
 	unsupported = "UnsupportedOperationException"
 )
 
-// stateTable is AWS's table of key states (AWS KMS Developer Guide, "Key states of AWS KMS keys"), of
-// what calls can bring about. The columns are keyStates.
+// stateTable is AWS's table of key states (AWS KMS Developer Guide, "Key states of AWS KMS keys"),
+// of those states that calls can bring about.
 var stateTable = map[string]map[string]string{
 	"Disabled": {
 		"CancelKeyDeletion": badState, "CreateAlias": "ok", "Decrypt": disabled, "DescribeKey": "ok", "DisableKey": "ok",

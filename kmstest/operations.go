@@ -75,8 +75,8 @@ func (x *exchange) run() (map[string]any, *failure) {
 	return members, nil
 }
 
-// maxContext is the largest size of an encryption context in bytes of its names and values. AWS states
-// no limit; a context that is larger than this would be a mistake.
+// maxContext is the largest size of an encryption context, in bytes of its names and values. AWS
+// documents none; a context that is larger than this is taken for a mistake.
 const maxContext = 8192
 
 func contextSize(context map[string]string) int {

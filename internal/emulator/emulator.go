@@ -14,9 +14,9 @@ import (
 	"testing"
 )
 
-// LocalStack returns the URL of LocalStack: the running one that PIKOKMS_LOCALSTACK_URL names, or one
-// in a container, which runs until the test ends. Without a Docker engine the test is skipped, or
-// fails if PIKOKMS_REQUIRE_DOCKER is 1.
+// LocalStack returns the URL of LocalStack: of the running one that PIKOKMS_LOCALSTACK_URL names,
+// or of one in a container, which runs until the test ends. Without a Docker engine the test is
+// skipped, or fails if PIKOKMS_REQUIRE_DOCKER is 1.
 func LocalStack(t testing.TB) string {
 	t.Helper()
 	if url := os.Getenv("PIKOKMS_LOCALSTACK_URL"); url != "" {

@@ -2,6 +2,7 @@ package awskms
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -44,6 +45,9 @@ func (p *Provider) generate(ctx context.Context, asked string, spec types.DataKe
 	out, err := p.client.GenerateDataKey(ctx, &kms.GenerateDataKeyInput{
 		KeyId: aws.String(asked), KeySpec: spec, EncryptionContext: encryptionContext, GrantTokens: p.grantTokens,
 	})
+	if _, ok := errors.AsType[*types.InvalidKeyUsageException](err); ok {
+		err = fmt.Errorf("%w: an RSA key needs a provider of its own, with kms:DescribeKey permitted or the public key given: %w", provider.ErrKeyUsage, err)
+	}
 	if err != nil {
 		return nil, header.EncryptedDataKey{}, err
 	}

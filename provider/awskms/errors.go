@@ -115,16 +115,14 @@ func sentinel(operation *smithy.OperationError) error {
 	}
 	code := api.ErrorCode()
 	if code == "KMSInvalidStateException" {
-		s, reason := invalidState(api.ErrorMessage())
-		return fmt.Errorf("%w: %s", s, reason)
+		return invalidState(api.ErrorMessage())
 	}
 	_, throttled := retry.DefaultThrottleErrorCodes[code]
 	_, timedOut := retry.DefaultRetryableErrorCodes[code]
 	known := codes[code]
+	failed := responded && response.HTTPStatusCode() >= http.StatusInternalServerError
 	switch {
-	case throttled || timedOut, known == nil && responded && response.HTTPStatusCode() >= http.StatusInternalServerError:
-		return provider.ErrProviderUnavailable
-	case known == errNoKMS && responded && response.HTTPStatusCode() >= http.StatusInternalServerError:
+	case throttled || timedOut, failed && (known == nil || known == errNoKMS):
 		return provider.ErrProviderUnavailable
 	case known != nil:
 		return known

@@ -67,14 +67,14 @@ func usable(m *types.KeyMetadata) error {
 }
 
 // invalidState judges the message of a KMSInvalidStateException.
-func invalidState(message string) (sentinel error, reason string) {
+func invalidState(message string) error {
 	message = strings.ToLower(message)
 	for _, state := range keyStates {
 		if state.words != "" && strings.Contains(message, state.words) {
-			return state.sentinel, state.reason
+			return fmt.Errorf("%w: %s", state.sentinel, state.reason)
 		}
 	}
-	return provider.ErrKeyDisabled, "the key is in a state in which it cannot be used"
+	return fmt.Errorf("%w: the key is in a state in which it cannot be used", provider.ErrKeyDisabled)
 }
 
 // status returns the status of a key in a state.

@@ -186,6 +186,7 @@ func TestEncryptingUnderAKeyARNNeedsNoDescribeKey(t *testing.T) {
 	// An RSA key cannot be told from a symmetric one.
 	_, err := later(t, server, rsa.ARN).Encrypt(t.Context(), &provider.EncryptRequest{Plaintext: strings.Repeat("x", 5000)})
 	require.ErrorIs(t, err, provider.ErrKeyUsage)
+	require.ErrorContains(t, err, "with kms:DescribeKey permitted or the public key given")
 }
 
 // A message under a key of TrustedKeys is read while the provider's own key cannot be asked about.

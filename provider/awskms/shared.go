@@ -45,6 +45,11 @@ func (s *shared[T]) get(ctx context.Context, ask func(context.Context) (T, error
 		defer s.mu.Unlock()
 		return s.value, nil
 	}
+	if err := ctx.Err(); err != nil {
+		defer s.mu.Unlock()
+		var none T
+		return none, err
+	}
 	r := s.request
 	if r == nil {
 		r = s.begin(ctx, ask)
