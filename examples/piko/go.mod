@@ -2,6 +2,8 @@ module piko.sh/pikokms/examples/piko
 
 go 1.26.0
 
+toolchain go1.26.11
+
 require (
 	piko.sh/piko v0.0.0
 	piko.sh/piko/wdk/crypto/crypto_provider_aws_kms v0.0.0
