@@ -153,7 +153,7 @@ func TestRangeReaderAt(t *testing.T) {
 			if offset > 50 {
 				return nil, gone
 			}
-			return io.NopCloser(bytes.NewReader(make([]byte, 10))), nil
+			return io.NopCloser(bytes.NewReader(nil)), nil
 		})
 		_, err := r.ReadAt(make([]byte, 5), 60)
 		require.ErrorIs(t, err, gone)
@@ -164,6 +164,61 @@ func TestRangeReaderAt(t *testing.T) {
 		_, err = r.ReadAt(make([]byte, 1), 100)
 		require.ErrorIs(t, err, io.EOF)
 	})
+}
+
+// TestRangeReaderAtBrokenAnswers has fetches break off at every offset: a read goes on where a fetch
+// broke, unless every fetch gives nothing.
+func TestRangeReaderAtBrokenAnswers(t *testing.T) {
+	content := []byte("what stands behind a server that hangs up now and then")
+	reset := errors.New("connection reset")
+	for cut := range content {
+		for way, end := range map[string]io.Reader{
+			"ends early":            bytes.NewReader(nil),
+			"fails":                 iotest.ErrReader(reset),
+			"fails once, then ends": &failsOnce{err: reset},
+		} {
+			breaks, fetches, open := 2, 0, 0
+			r := pikokms.NewRangeReaderAt(int64(len(content)), nil, func(offset, length int64) (io.ReadCloser, error) {
+				fetches++
+				open++
+				source := io.Reader(bytes.NewReader(content[offset : offset+length]))
+				if breaks > 0 && offset <= int64(cut) {
+					breaks--
+					source = io.MultiReader(bytes.NewReader(content[offset:cut]), end)
+				}
+				return closer{source, func() { open-- }}, nil
+			})
+			p := make([]byte, len(content))
+			n, err := r.ReadAt(p, 0)
+			require.NoError(t, err, "%s at %d", way, cut)
+			require.Equal(t, string(content), string(p[:n]), "%s at %d", way, cut)
+			require.LessOrEqual(t, fetches, 3)
+			require.NoError(t, r.Close())
+			require.Zero(t, open, "fetches are left open")
+			require.NoError(t, r.Close(), "a second Close")
+			_, err = r.ReadAt(p, 0)
+			require.ErrorIs(t, err, fs.ErrClosed)
+		}
+	}
+	fetches := 0
+	r := pikokms.NewRangeReaderAt(int64(len(content)), nil, func(int64, int64) (io.ReadCloser, error) {
+		fetches++
+		return io.NopCloser(iotest.ErrReader(reset)), nil
+	})
+	_, err := r.ReadAt(make([]byte, 10), 0)
+	require.ErrorIs(t, err, reset)
+	require.Equal(t, 3, fetches)
+}
+
+// failsOnce fails, and then ends as if nothing had been.
+type failsOnce struct{ err error }
+
+func (f *failsOnce) Read([]byte) (int, error) {
+	err := f.err
+	if f.err = io.EOF; err == io.EOF {
+		return 0, io.EOF
+	}
+	return 0, err
 }
 
 type closer struct {
