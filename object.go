@@ -147,11 +147,7 @@ func (h *Host) Open(ctx context.Context, key string) (*Object, error) {
 // other means. Only what is read to io.EOF is a whole object: after an error, or when the reading
 // stops before, the storage must keep nothing.
 func (h *Host) EncryptObject(ctx context.Context, key string, content io.Reader) (*message.EncryptReader, error) {
-	stored, err := h.chain.Transform(ctx, content, h.bound(key))
-	if err != nil {
-		return nil, err
-	}
-	return stored.(*message.EncryptReader), nil // New's encryption transformer comes last
+	return h.EncryptObjectWith(ctx, key, content, nil)
 }
 
 // DecryptObject returns what Get returns for an object of size bytes that is stored under key, and
