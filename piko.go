@@ -39,8 +39,8 @@ func (s StreamTransformer[T]) Type() T { return T(s.Transformer.Type()) }
 
 // EncryptObjectWith is EncryptObject with pairs that the object also stores in its encryption
 // context, for what a storage records about its objects. The pairs are authenticated, and seen by
-// the key service. The error holds ErrInvalidOptions for a pair whose key begins with "piko-", which
-// the host states itself.
+// the key service. The error holds ErrInvalidOptions for a pair whose key begins with "piko-",
+// which the host states itself.
 func (h *Host) EncryptObjectWith(ctx context.Context, key string, content io.Reader, stated map[string]string) (*message.EncryptReader, error) {
 	if err := provider.CheckStated(stated); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrInvalidOptions, err)
