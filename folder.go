@@ -17,9 +17,10 @@ import (
 	"time"
 )
 
-// ErrInvalidKey means a key that no object can have: keys are relative slash-separated paths without
-// "." and ".." parts. In a Folder it also means a part that is longer than the file system's names,
-// and a key that needs a folder where an object stands, or an object where a folder stands.
+// ErrInvalidKey means a key that no object can have: keys are relative slash-separated paths
+// without "." and ".." parts. In a Folder it also means a part that is longer than the file
+// system's names, and a key that needs a folder where an object stands, or an object where a folder
+// stands.
 var ErrInvalidKey = errors.New("invalid object key")
 
 // Folder is a storage in a folder of the file system: each object is a file, written aside, synced
@@ -34,13 +35,13 @@ var ErrInvalidKey = errors.New("invalid object key")
 // in its folder at that moment.
 type Folder struct {
 	root     *os.Root
-	mu       sync.Mutex // held while names change
-	lockable *os.File   // the folder itself, locked while names change
+	changing chan struct{} // holds one token while names change
+	lockable *os.File      // the folder itself, locked while names change
 	close    func() error
 }
 
-// NewFolder opens a folder as storage and makes it if need be. What writers that crashed left in its
-// top level is removed when it is a day old; List does the same for the folders below.
+// NewFolder opens a folder as storage and makes it if need be. What writers that crashed left in
+// its top level is removed when it is a day old; List does the same for the folders below.
 func NewFolder(dir string) (*Folder, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("folder storage: %w", err)
@@ -53,7 +54,7 @@ func NewFolder(dir string) (*Folder, error) {
 	if err != nil {
 		return nil, fmt.Errorf("folder storage: %w", errors.Join(err, root.Close()))
 	}
-	f := &Folder{root: root, lockable: lockable}
+	f := &Folder{root: root, changing: make(chan struct{}, 1), lockable: lockable}
 	f.close = sync.OnceValue(func() error { return errors.Join(lockable.Close(), root.Close()) })
 	if err := f.sweepTop(); err != nil {
 		return nil, fmt.Errorf("folder storage: %w", errors.Join(err, f.Close()))
@@ -96,7 +97,7 @@ func (f *Folder) put(ctx context.Context, key string, content io.Reader, check f
 	if err != nil {
 		return err
 	}
-	aside, err := f.aside(name)
+	aside, err := f.aside(ctx, name)
 	if err != nil {
 		return fmt.Errorf("folder storage: put %s: %w", key, err)
 	}
@@ -108,7 +109,7 @@ func (f *Folder) put(ctx context.Context, key string, content io.Reader, check f
 	_, _ = tryLock(file) // it tells sweep that the writer lives; where there are no locks, age does
 	err = writeFile(ctx, file, content)
 	if err == nil {
-		err = f.exclusively(func() error {
+		err = f.exclusively(ctx, func() error {
 			if err := check(name); err != nil {
 				return err
 			}
@@ -186,8 +187,8 @@ func (f *Folder) open(ctx context.Context, key string) (*storedFile, error) {
 	return &storedFile{file, info, sync.OnceValue(file.Close)}, nil
 }
 
-// isNotExist tells whether err means that there is no such object: a file in the place of one of its
-// folders, and a name that is too long, mean it too.
+// isNotExist tells whether err means that there is no such object: a file in the place of one of
+// its folders, and a name that is too long, mean it too.
 func isNotExist(err error) bool {
 	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) || errors.Is(err, syscall.ENAMETOOLONG)
 }
@@ -218,7 +219,7 @@ func (f *Folder) Delete(ctx context.Context, key string) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	err = f.exclusively(func() error {
+	err = f.exclusively(ctx, func() error {
 		info, err := f.root.Lstat(name)
 		if err != nil {
 			return asNotExist(err)

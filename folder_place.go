@@ -1,6 +1,7 @@
 package pikokms
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -21,22 +22,36 @@ const sweepAge = 24 * time.Hour
 
 func isTemporary(name string) bool { return strings.HasPrefix(name, temporaryPrefix) }
 
-// exclusively runs change while no other Put or Delete changes a name.
-func (f *Folder) exclusively(change func() error) error {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	unlock, err := lock(f.lockable)
-	if err != nil {
-		return fmt.Errorf("locking the folder: %w", err)
+// exclusively runs change while no other Put or Delete changes a name, in this process or another.
+func (f *Folder) exclusively(ctx context.Context, change func() error) error {
+	select {
+	case f.changing <- struct{}{}:
+	case <-ctx.Done():
+		return ctx.Err()
 	}
-	defer unlock()
+	defer func() { <-f.changing }()
+	for wait := time.Millisecond; ; wait = min(2*wait, 50*time.Millisecond) {
+		held, err := tryLock(f.lockable)
+		if err != nil {
+			return fmt.Errorf("locking the folder: %w", err)
+		}
+		if held {
+			break
+		}
+		select {
+		case <-time.After(wait): // a lock that is waited for can't be given up
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	defer unlock(f.lockable)
 	return change()
 }
 
 // aside returns the folder to write an object in before it is renamed to name: the top one, or the
 // object's own where that is on another device. The error holds ErrInvalidKey if the object can't
 // have this name, as far as that can be told before.
-func (f *Folder) aside(name string) (string, error) {
+func (f *Folder) aside(ctx context.Context, name string) (string, error) {
 	parts := strings.Split(name, string(filepath.Separator))
 	deepest := "."
 	for i, part := range parts {
@@ -57,7 +72,7 @@ func (f *Folder) aside(name string) (string, error) {
 		case err != nil:
 			return "", err
 		case last && info.IsDir():
-			if err := f.exclusively(func() error { return f.clear(name) }); err != nil {
+			if err := f.exclusively(ctx, func() error { return f.clear(name) }); err != nil {
 				return "", err
 			}
 		case !last && !info.IsDir():

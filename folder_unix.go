@@ -13,19 +13,8 @@ import (
 // openNow opens what is no file, such as a named pipe, without waiting for its other end.
 const openNow = syscall.O_NONBLOCK
 
-// lock waits for the lock of a folder. Where the file system has no locks it does nothing.
-func lock(folder *os.File) (unlock func(), err error) {
-	if err := flock(folder, syscall.LOCK_EX); err != nil {
-		if unlockable(err) {
-			return func() {}, nil
-		}
-		return nil, err
-	}
-	return func() { _ = flock(folder, syscall.LOCK_UN) }, nil
-}
-
-// tryLock takes the lock of a file, which closing it releases, and reports whether nobody else holds
-// it. Where the file system has no locks, nobody does.
+// tryLock takes the lock of a file, which closing it releases, and reports whether nobody else
+// holds it. Where the file system has no locks, nobody does.
 func tryLock(file *os.File) (bool, error) {
 	err := flock(file, syscall.LOCK_EX|syscall.LOCK_NB)
 	switch {
@@ -36,6 +25,9 @@ func tryLock(file *os.File) (bool, error) {
 	}
 	return false, err
 }
+
+// unlock gives a lock back.
+func unlock(file *os.File) { _ = flock(file, syscall.LOCK_UN) } // closing the file does it, too
 
 func flock(file *os.File, how int) error {
 	for {

@@ -1,6 +1,7 @@
 package pikokms
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -9,6 +10,7 @@ import (
 	"time"
 
 	"piko.sh/pikokms/header"
+	"piko.sh/pikokms/internal/checked"
 	"piko.sh/pikokms/message"
 	"piko.sh/pikokms/pikov2"
 	"piko.sh/pikokms/provider"
@@ -58,62 +60,35 @@ func (h *Host) kindOf(start []byte) (kind, error) {
 	return 0, fmt.Errorf("%w: it does not begin as an AWS Encryption SDK message; AllowPlaintext lets objects from before encryption be read", ErrPlaintext)
 }
 
-// nameLimits adds the host's option to the error of an object over a limit.
+// nameLimits names the host's option in the error of an object over a limit.
 func nameLimits(err error) error {
-	if errors.Is(err, header.ErrLimit) {
-		return fmt.Errorf("%w; WithHeaderLimits sets it", err)
+	limit, ok := errors.AsType[*header.LimitError](err)
+	if !ok {
+		return err
 	}
-	return err
+	named := *limit
+	named.Option = limit.Limit + " of WithHeaderLimits"
+	if errors.Is(err, provider.ErrInvalidCiphertext) && limit.Limit != "MaxAttempts" {
+		return fmt.Errorf("%w: %w", provider.ErrInvalidCiphertext, &named)
+	}
+	return fmt.Errorf("%w; %s sets it", err, named.Option) // the reasons of the attempts stay
 }
 
 // unencrypted is an object from before encryption.
 type unencrypted struct{ io.Reader }
 
-// source is a stored object as it is read: first the bytes that were looked at already. A failure
-// of the storage stays one, even if the storage names it once and then says io.EOF.
-type source struct {
-	start  []byte
-	stored io.Reader
-	err    error
-}
-
-func (s *source) Read(p []byte) (int, error) {
-	if len(s.start) > 0 {
-		n := copy(p, s.start)
-		s.start = s.start[n:]
-		return n, nil
-	}
-	if s.err != nil {
-		return 0, s.err
-	}
-	n, err := s.stored.Read(p)
-	if n < 0 || n > len(p) {
-		n, err = 0, fmt.Errorf("the storage's reader says it read %d bytes of %d", n, len(p))
-	}
-	s.err = err
-	return n, err
-}
-
 // sniff returns the first bytes of a stored object, which are fewer than header.SniffSize only when
-// the object is, and the whole of it.
+// the object is, and the whole of it. A failure of the storage stays one, even if the storage names
+// it once and then says io.EOF.
 func sniff(stored io.Reader) (start []byte, whole io.Reader, err error) {
-	s := &source{stored: stored}
+	rest := &checked.Reader{Source: stored}
 	start = make([]byte, header.SniffSize)
-	n := 0
-	for empty := 0; n < len(start) && s.err == nil; {
-		m, _ := s.Read(start[n:]) // its error is s.err
-		n += m
-		if m > 0 {
-			empty = 0
-		} else if empty++; empty == 100 { // as bufio.Reader has it
-			return nil, nil, io.ErrNoProgress
-		}
+	n, err := rest.ReadFull(start)
+	if err != nil && err != io.EOF {
+		return nil, nil, err
 	}
-	if s.err != nil && s.err != io.EOF {
-		return nil, nil, s.err
-	}
-	s.start = start[:n]
-	return start[:n], s, nil
+	start = start[:n]
+	return start, io.MultiReader(bytes.NewReader(start), rest), nil
 }
 
 type object struct {
@@ -168,15 +143,11 @@ func (h *Host) Open(ctx context.Context, key string) (*Object, error) {
 	return &Object{io.NewSectionReader(original, 0, original.Size()), stored.ModTime(), sync.OnceValue(stored.Close)}, nil
 }
 
-// EncryptObject returns what Put stores for content under key, for a storage that is driven by other
-// means. Only what is read to io.EOF is a whole object: after an error, or when the reading stops
-// before, the storage must keep nothing.
+// EncryptObject returns what Put stores for content under key, for a storage that is driven by
+// other means. Only what is read to io.EOF is a whole object: after an error, or when the reading
+// stops before, the storage must keep nothing.
 func (h *Host) EncryptObject(ctx context.Context, key string, content io.Reader) (*message.EncryptReader, error) {
-	stored, err := h.chain.Transform(ctx, content, h.bound(key))
-	if err != nil {
-		return nil, err
-	}
-	return stored.(*message.EncryptReader), nil // New's encryption transformer comes last
+	return h.EncryptObjectWith(ctx, key, content, nil)
 }
 
 // DecryptObject returns what Get returns for an object of size bytes that is stored under key, and

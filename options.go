@@ -36,8 +36,8 @@ func (s *settings) refuse(format string, arguments ...any) {
 }
 
 // WithCryptoProvider registers an encryption provider under a name. Objects under any registered
-// provider can be read. The host asks it through a service.Service: while the provider's key service
-// is down, calls are refused at once with service.ErrOpen.
+// provider can be read. The host asks it through a service.Service: while the provider's key
+// service is down, calls are refused at once with service.ErrOpen.
 func WithCryptoProvider(name string, p provider.EncryptionProvider) Option {
 	return func(s *settings) {
 		switch {
@@ -52,8 +52,8 @@ func WithCryptoProvider(name string, p provider.EncryptionProvider) Option {
 }
 
 // WithDataKeyCache lets each provider's data keys serve several objects and reads, within limits of
-// which a zero field means its default. It saves calls of the key service; Host.Close zeroes what is
-// cached. Under BindObjectName each object has an encryption context of its own, so that only
+// which a zero field means its default. It saves calls of the key service; Host.Close zeroes what
+// is cached. Under BindObjectName each object has an encryption context of its own, so that only
 // repeated reads of an object share a data key.
 func WithDataKeyCache(limits service.CacheLimits) Option {
 	return func(s *settings) { s.service.Cache = &limits }
@@ -109,9 +109,9 @@ func WithParallelism(n int) Option {
 	}
 }
 
-// AllowPlaintext lets Get return objects that were stored before encryption as they are. Whoever can
-// write to the storage can then also have plain content read in place of an encrypted object, so set
-// it only while old objects remain, and move them with Host.Migrate.
+// AllowPlaintext lets Get return objects that were stored before encryption as they are. Whoever
+// can write to the storage can then also have plain content read in place of an encrypted object,
+// so set it only while old objects remain, and move them with Host.Migrate.
 func AllowPlaintext() Option { return func(s *settings) { s.allowPlaintext = true } }
 
 // AllowPikoV2 lets Get and Decrypt read what Piko wrote before it used pikokms, too. Such an object
@@ -128,9 +128,9 @@ func AllowPikoV2() Option { return func(s *settings) { s.allowPikoV2 = true } }
 // AWS's tools, of the command, and of package message. Strings are refused all the same.
 //
 // Whoever can have the key encrypt something else, and can write to the storage, can then pass it
-// off as an object: a message that a tool made for another purpose, or one whose data key is a value
-// of 32 bytes that the application had AWS KMS encrypt. Set it only where nothing else is encrypted
-// under the keys, or while such objects remain, and move them with Host.Migrate.
+// off as an object: a message that a tool made for another purpose, or one whose data key is a
+// value of 32 bytes that the application had AWS KMS encrypt. Set it only where nothing else is
+// encrypted under the keys, or while such objects remain, and move them with Host.Migrate.
 func AllowForeignMessages() Option { return func(s *settings) { s.allowForeign = true } }
 
 // The encryption context keys of BindObjectName.
@@ -141,9 +141,10 @@ const (
 
 // BindObjectName binds every object to its key and to the name of its bucket, or of whatever the
 // storage is: an object that is moved, copied or swapped for another in the storage is refused with
-// provider.ErrContextMismatch. The names are required encryption context: authenticated, and seen by
-// the key service, but not stored in the object. Whoever reads it with other tools states them
-// again, as BucketKey and ObjectKey. Objects from before, or of another bucket name, are refused too.
+// provider.ErrContextMismatch. The names are required encryption context: authenticated, and seen
+// by the key service, but not stored in the object. Whoever reads it with other tools states them
+// again, as BucketKey and ObjectKey. Objects from before, or of another bucket name, are refused
+// too.
 func BindObjectName(bucket string) Option {
 	return func(s *settings) {
 		if bucket == "" {

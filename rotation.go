@@ -187,8 +187,8 @@ func (h *Host) ReEncrypt(ctx context.Context, text string, encryptionContext map
 }
 
 // DecryptAndReEncrypt decrypts a string and, when it is not under the default provider's key, also
-// returns it moved to that key, to be stored in its place; else moved is text itself. The errors are
-// Decrypt's and Encrypt's.
+// returns it moved to that key, to be stored in its place; else moved is text itself. The errors
+// are Decrypt's and Encrypt's.
 func (h *Host) DecryptAndReEncrypt(ctx context.Context, text string, encryptionContext map[string]string) (plaintext, moved string, err error) {
 	if plaintext, err = h.Decrypt(ctx, text, encryptionContext); err != nil {
 		return "", "", err

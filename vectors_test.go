@@ -23,8 +23,9 @@ import (
 	"piko.sh/pikokms/provider/local"
 )
 
-// vector is a message that one of AWS's SDKs wrote. Its file, and that of its key, stand in testdata/vectors; its plaintext is
-// vectorPlaintext. Namespace and name of all keys are "vectors" and "key".
+// vector is a message that one of AWS's SDKs wrote. Its file, and that of its key, stand in
+// testdata/vectors; its plaintext is vectorPlaintext. Namespace and name of all keys are "vectors"
+// and "key".
 type vector struct {
 	File        string            `json:"file"`
 	WrittenBy   string            `json:"written_by"`

@@ -25,23 +25,27 @@ type Config struct {
 	// instead of the standard chain's. It has no effect without an EndpointURL.
 	UseStaticCredentials bool
 
-	// MaxRetries is how often a failed call is repeated that may succeed later; 0 means 3. The first
-	// call does not count, so 3 are four calls at most. Piko's own provider makes three of it.
+	// MaxRetries is how often a failed call is repeated that may succeed later; 0 means 3. The
+	// first call does not count, so 3 are four calls at most. Piko's own provider makes three of
+	// it.
 	MaxRetries int
 
-	// EnableMetrics records the calls of KMS, the bytes encrypted and the circuit breaker's state with
-	// OpenTelemetry's global meter provider, where Piko's own metrics go. Package service names them.
+	// EnableMetrics records the calls of KMS, the bytes encrypted and the circuit breaker's state
+	// with OpenTelemetry's global meter provider, where Piko's own metrics go. Package service
+	// names them.
 	EnableMetrics bool
 
-	// TrustedKeys are ARNs of further keys to decrypt under, in the same Region: those that data were
-	// encrypted under before the KeyID changed, and those that another process encrypts under. The
-	// KeyID's key and those that this provider was asked to encrypt under are trusted anyway, and no
-	// others: KMS is never asked about a key only because a ciphertext or its envelope names it.
+	// TrustedKeys are ARNs of further keys to decrypt under, in the same Region: those that data
+	// were encrypted under before the KeyID changed, and those that another process encrypts under.
+	// The KeyID's key and those that this provider was asked to encrypt under are trusted anyway,
+	// and no others: KMS is never asked about a key only because a ciphertext or its envelope names
+	// it.
 	TrustedKeys []string
 
-	// AllowPikoV2 lets DecryptStream read the streams that Piko's own provider wrote, too. One that was
-	// cut between two chunks reads as a shorter one, without an error, and nothing tells its data key
-	// from a string of 32 characters: set it only while such streams remain. Strings need no such thing.
+	// AllowPikoV2 lets DecryptStream read the streams that Piko's own provider wrote, too. One that
+	// was cut between two chunks reads as a shorter one, without an error, and nothing tells its
+	// data key from a string of 32 characters: set it only while such streams remain. Strings need
+	// no such thing.
 	AllowPikoV2 bool
 }
 

@@ -1,12 +1,14 @@
 // Package crypto_provider_aws_kms is Piko's AWS KMS encryption provider, built on pikokms:
 //
-//	kms, err := crypto_provider_aws_kms.NewProvider(ctx, crypto_provider_aws_kms.Config{KeyID: "alias/app-data", Region: "eu-west-1"})
+//	kms, err := crypto_provider_aws_kms.NewProvider(ctx, crypto_provider_aws_kms.Config{
+//		KeyID: "alias/app-data", Region: "eu-west-1",
+//	})
 //	…
 //	ssr := piko.New(piko.WithCryptoProvider("kms", kms), piko.WithDefaultCryptoProvider("kms"))
 //
-// It stands between Piko's crypto service and package awskms, and translates requests, responses and
-// errors. Its strings are what Piko's own provider writes and reads, both ways; its streams are AWS
-// Encryption SDK messages.
+// It stands between Piko's crypto service and package awskms, and translates requests, responses
+// and errors. Its strings are what Piko's own provider writes and reads, both ways; its streams are
+// AWS Encryption SDK messages.
 //
 // A request to encrypt may name any key that the credentials may use, as after RotateKey of Piko's
 // crypto service. What is trusted to decrypt is said at Config.TrustedKeys.

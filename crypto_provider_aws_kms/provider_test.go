@@ -229,8 +229,8 @@ func flipped(b []byte) []byte {
 	return b
 }
 
-// An attacker who has the application encrypt 32 characters of their choice knows a data key and its
-// wrapped form. A message made of the two is no stream.
+// An attacker who has the application encrypt 32 characters of their choice knows a data key and
+// its wrapped form. A message made of the two is no stream.
 func TestAStringIsNoDataKeyOfAStream(t *testing.T) {
 	server := kmstest.NewServer(t)
 	key := server.CreateKey(kmstest.Key{})

@@ -2,6 +2,8 @@ module piko.sh/piko/wdk/crypto/pikokms/crypto_provider_local_aes_gcm
 
 go 1.26.0
 
+toolchain go1.26.11
+
 require (
 	github.com/stretchr/testify v1.12.1
 	piko.sh/piko v0.0.0

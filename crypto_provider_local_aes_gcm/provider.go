@@ -1,16 +1,19 @@
 // Package crypto_provider_local_aes_gcm is Piko's encryption provider on a local AES key, built on
 // pikokms, for development and single machines:
 //
-//	local, err := crypto_provider_local_aes_gcm.NewProvider(crypto_provider_local_aes_gcm.Config{Key: key, KeyID: "dev"})
+//	local, err := crypto_provider_local_aes_gcm.NewProvider(crypto_provider_local_aes_gcm.Config{
+//		Key: key, KeyID: "dev",
+//	})
 //	…
 //	ssr := piko.New(piko.WithCryptoProvider("local", local), piko.WithDefaultCryptoProvider("local"))
 //
-// It has the names of Piko's own package and stands between Piko's crypto service and package local.
-// Strings and streams are AWS Encryption SDK messages, so that an application on it does what it does
-// on AWS KMS. AWS's SDKs open them with a raw AES keyring of namespace "piko" and the KeyID as name.
+// It has the names of Piko's own package and stands between Piko's crypto service and package
+// local. Strings and streams are AWS Encryption SDK messages, so that an application on it does
+// what it does on AWS KMS. AWS's SDKs open them with a raw AES keyring of namespace "piko" and the
+// KeyID as name.
 //
-// The import path is not that of Piko's package, since that package is within Piko's main module, and
-// Go refuses a package that two modules have.
+// The import path is not that of Piko's package, since that package is within Piko's main module,
+// and Go refuses a package that two modules have.
 package crypto_provider_local_aes_gcm
 
 import (
@@ -69,15 +72,15 @@ type Config struct {
 	Key   []byte // KeySize bytes; the caller may zero them once NewProvider has returned
 
 	// AllowPikoV2 lets Decrypt and DecryptStream read what Piko's own provider encrypted under this
-	// key, too. Package envelope says what an attacker can do while it is set: set it only while such
-	// data remain.
+	// key, too. Package envelope says what an attacker can do while it is set: set it only while
+	// such data remain.
 	AllowPikoV2 bool
 }
 
 // Provider implements crypto.EncryptionProvider. It is safe for concurrent use.
 //
-// It has one key, which it uses whatever key a request names, as Piko's own does; responses name the
-// key that was used. Only GetKeyInfo minds the name.
+// It has one key, which it uses whatever key a request names, as Piko's own does; responses name
+// the key that was used. Only GetKeyInfo minds the name.
 type Provider struct {
 	local       *local.Provider
 	strings     envelope.Decrypter
@@ -216,8 +219,8 @@ func (p *Provider) HealthCheck(ctx context.Context) error {
 	return names.Translate(p.local.HealthCheck(ctx))
 }
 
-// EncryptStream implements crypto.EncryptionProvider. What it writes is an AWS Encryption SDK message
-// with the pair of package dropin, whole when Close returns nil.
+// EncryptStream implements crypto.EncryptionProvider. What it writes is an AWS Encryption SDK
+// message with the pair of package dropin, whole when Close returns nil.
 func (p *Provider) EncryptStream(ctx context.Context, output io.Writer, request *crypto.EncryptRequest) (io.WriteCloser, error) {
 	return dropin.EncryptStream(ctx, p.local, output, &provider.EncryptRequest{Context: request.Context}, names)
 }

@@ -80,8 +80,8 @@ func New(keyID string, kind provider.Type, ciphertext string) (string, error) {
 	return text, nil
 }
 
-// A Decrypter decrypts strings in envelopes. It must not be changed once in use, and is then safe for
-// concurrent use.
+// A Decrypter decrypts strings in envelopes. It must not be changed once in use, and is then safe
+// for concurrent use.
 type Decrypter struct {
 	// Providers are tried in order, if they are of the envelope's kind. Those that own the
 	// envelope's key, as service.Service tells, come first.
@@ -95,10 +95,10 @@ type Decrypter struct {
 	// objects and of strings never do, since they are bound to their use.
 	//
 	// So while this is set, whoever can write strings to the application's database and see what it
-	// decrypts can have it decrypt such a data key or a chunk in place of a string; and who can have
-	// it encrypt strings of their choice can make one of them pass as a data key, and strings under
-	// it as the application's. Set it only while such strings remain, and give pikokms another key
-	// than Piko had.
+	// decrypts can have it decrypt such a data key or a chunk in place of a string; and who can
+	// have it encrypt strings of their choice can make one of them pass as a data key, and strings
+	// under it as the application's. Set it only while such strings remain, and give pikokms
+	// another key than Piko had.
 	AllowPikoV2 bool
 }
 
@@ -169,9 +169,9 @@ func (d *Decrypter) byOwnership(e *Envelope) []provider.EncryptionProvider {
 	return append(owners, others...)
 }
 
-// isPikoV2 tells the strings that Piko encrypted itself from what providers encrypt. They begin with
-// a random IV, of which one in eight million also begins a message: where they are allowed, the
-// whole header decides.
+// isPikoV2 tells the strings that Piko encrypted itself from what providers encrypt. They begin
+// with a random IV, of which one in eight million also begins a message: where they are allowed,
+// the whole header decides.
 func (e *Envelope) isPikoV2(ciphertext []byte, allowed bool) bool {
 	if e.EncryptedDataKey != "" {
 		return true

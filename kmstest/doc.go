@@ -13,6 +13,9 @@
 //		KeyID: key.ARN, Region: key.Region, Endpoint: server.URL,
 //	})
 //
+// Clients need credentials, and any will do: t.Setenv("AWS_ACCESS_KEY_ID", "test") and
+// t.Setenv("AWS_SECRET_ACCESS_KEY", "test") are enough for an SDK's default configuration.
+//
 // It does what AWS documents, errors included: key states, aliases, encryption contexts, key IDs
 // that do not match, sizes, dry runs, rotation and multi-Region keys. Ciphertexts are
 // authenticated with their encryption context under keys that live and die with the server.

@@ -1,7 +1,6 @@
 package kmstest
 
 import (
-	"crypto"
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/sha1"
@@ -20,8 +19,8 @@ const (
 	oaepSHA256 = "RSAES_OAEP_SHA_256"
 )
 
-// usable returns a key that the caller names for a cryptographic operation.
-func (x *exchange) usable(member, name, usage string) (*key, *failure) {
+// usable returns a key that the caller names to encrypt or decrypt.
+func (x *exchange) usable(member, name string) (*key, *failure) {
 	k, failure := x.named(member, name)
 	if failure != nil {
 		return nil, failure
@@ -29,7 +28,7 @@ func (x *exchange) usable(member, name, usage string) (*key, *failure) {
 	if failure := use.check(k); failure != nil {
 		return nil, failure
 	}
-	if k.Usage != usage {
+	if k.Usage != encryptDecrypt {
 		return nil, fail("InvalidKeyUsageException", "%s key usage is %s which is not valid for %s.", k.ARN, k.Usage, x.request.Operation)
 	}
 	return k, nil
@@ -51,7 +50,7 @@ func (k *key) algorithm(name string, context map[string]string) (string, *failur
 var oaep = map[string]func() hash.Hash{oaepSHA1: sha1.New, oaepSHA256: sha256.New}
 
 func (x *exchange) encrypt() (map[string]any, *failure) {
-	k, failure := x.usable("keyId", x.input.KeyId, encryptDecrypt)
+	k, failure := x.usable("keyId", x.input.KeyId)
 	if failure != nil {
 		return nil, failure
 	}
@@ -88,104 +87,109 @@ func (k *key) encrypt(algorithm string, plaintext []byte, context map[string]str
 }
 
 func (x *exchange) decrypt() (map[string]any, *failure) {
-	k, algorithm, plaintext, m, failure := x.open("keyId", x.input.KeyId, x.input.EncryptionAlgorithm, x.input.EncryptionContext)
+	in := &x.input
+	o, failure := x.open("keyId", in.KeyId, in.EncryptionAlgorithm, in.EncryptionContext)
 	if failure != nil {
 		return nil, failure
 	}
-	members := map[string]any{"KeyId": k.ARN, "Plaintext": plaintext, "EncryptionAlgorithm": algorithm}
-	if m != nil {
-		members["KeyMaterialId"] = m.materialID()
+	members := map[string]any{"KeyId": o.key.ARN, "Plaintext": o.plaintext, "EncryptionAlgorithm": o.algorithm}
+	if o.material != nil {
+		members["KeyMaterialId"] = o.material.materialID()
 	}
 	return members, x.dryRun()
 }
 
+// opened is a ciphertext that was decrypted.
+type opened struct {
+	key       *key
+	algorithm string
+	plaintext []byte
+	material  *material // nil for asymmetric keys
+}
+
 // open decrypts the request's ciphertext under the key that the request names, or that the
-// ciphertext names if the request does not.
-func (x *exchange) open(member, name, algorithm string, context map[string]string) (*key, string, []byte, *material, *failure) {
+// ciphertext names if the request does not. Member is the request's member that names the key.
+func (x *exchange) open(member, name, algorithm string, context map[string]string) (*opened, *failure) {
 	blob := x.input.CiphertextBlob
 	if len(blob) == 0 {
-		return nil, "", nil, nil, missing("ciphertextBlob")
+		return nil, missing("ciphertextBlob")
 	}
 	if len(blob) > maxCiphertext {
-		return nil, "", nil, nil, tooLong("ciphertextBlob", maxCiphertext)
+		return nil, tooLong("ciphertextBlob", maxCiphertext)
 	}
 	setDefault(&algorithm, symmetric)
 	named, _, parsed := parseBlob(blob)
 	if name == "" {
 		if algorithm != symmetric {
-			return nil, "", nil, nil, missing(member)
+			return nil, missing(member)
 		}
 		if !parsed {
-			return nil, "", nil, nil, fail("InvalidCiphertextException", "")
+			return nil, fail("InvalidCiphertextException", "")
 		}
 		k := x.server.find(x.request.Region, named.account, named.keyID)
 		if k == nil {
-			return nil, "", nil, nil, fail("AccessDeniedException", "The ciphertext refers to a customer master key that does not exist, does not exist in this region, or you are not allowed to access.")
+			return nil, fail("AccessDeniedException", "The ciphertext refers to a customer master key that does not exist, does not exist in this region, or you are not allowed to access.")
 		}
 		name = k.ARN
 	}
-	k, failure := x.usable(member, name, encryptDecrypt)
+	k, failure := x.usable(member, name)
 	if failure != nil {
-		return nil, "", nil, nil, failure
+		return nil, failure
 	}
 	if algorithm, failure = k.algorithm(algorithm, context); failure != nil {
-		return nil, "", nil, nil, failure
+		return nil, failure
 	}
 	if algorithm != symmetric {
 		plaintext, err := rsa.DecryptOAEP(oaep[algorithm](), nil, k.makePrivate(), blob, nil)
 		if err != nil {
-			return nil, "", nil, nil, fail("InvalidCiphertextException", "")
+			return nil, fail("InvalidCiphertextException", "")
 		}
-		return k, algorithm, plaintext, nil, nil
+		return &opened{k, algorithm, plaintext, nil}, nil
 	}
 	if parsed && (named.account != k.Account || named.keyID != k.ID) {
-		return nil, "", nil, nil, fail("IncorrectKeyException", "The key ID in the request does not identify a CMK that can perform this operation.")
+		return nil, fail("IncorrectKeyException", "The key ID in the request does not identify a CMK that can perform this operation.")
 	}
 	plaintext, m, ok := k.open(blob, context)
 	if !ok {
-		return nil, "", nil, nil, fail("InvalidCiphertextException", "")
+		return nil, fail("InvalidCiphertextException", "")
 	}
-	return k, algorithm, plaintext, m, nil
+	return &opened{k, algorithm, plaintext, m}, nil
 }
 
 func (x *exchange) reEncrypt() (map[string]any, *failure) {
 	in := &x.input
-	source, from, plaintext, m, failure := x.open("sourceKeyId", in.SourceKeyId, in.SourceEncryptionAlgorithm, in.SourceEncryptionContext)
+	from, failure := x.open("sourceKeyId", in.SourceKeyId, in.SourceEncryptionAlgorithm, in.SourceEncryptionContext)
 	if failure != nil {
 		return nil, failure
 	}
-	k, failure := x.usable("destinationKeyId", in.DestinationKeyId, encryptDecrypt)
+	to, failure := x.usable("destinationKeyId", in.DestinationKeyId)
 	if failure != nil {
 		return nil, failure
 	}
-	to, failure := k.algorithm(in.DestinationEncryptionAlgorithm, in.DestinationEncryptionContext)
+	algorithm, failure := to.algorithm(in.DestinationEncryptionAlgorithm, in.DestinationEncryptionContext)
 	if failure != nil {
 		return nil, failure
 	}
-	blob, failure := k.encrypt(to, plaintext, in.DestinationEncryptionContext)
+	blob, failure := to.encrypt(algorithm, from.plaintext, in.DestinationEncryptionContext)
 	if failure != nil {
 		return nil, failure
 	}
 	members := map[string]any{
-		"SourceKeyId": source.ARN, "SourceEncryptionAlgorithm": from,
-		"KeyId": k.ARN, "DestinationEncryptionAlgorithm": to, "CiphertextBlob": blob,
+		"SourceKeyId": from.key.ARN, "SourceEncryptionAlgorithm": from.algorithm,
+		"KeyId": to.ARN, "DestinationEncryptionAlgorithm": algorithm, "CiphertextBlob": blob,
 	}
-	if m != nil {
-		members["SourceKeyMaterialId"] = m.materialID()
+	if from.material != nil {
+		members["SourceKeyMaterialId"] = from.material.materialID()
 	}
-	if to == symmetric {
-		members["DestinationKeyMaterialId"] = k.newest().materialID()
+	if algorithm == symmetric {
+		members["DestinationKeyMaterialId"] = to.newest().materialID()
 	}
 	return members, x.dryRun()
 }
 
+// generateDataKey is GenerateDataKey and GenerateDataKeyWithoutPlaintext.
 func (x *exchange) generateDataKey() (map[string]any, *failure) {
-	members, failure := x.generateDataKeyWithoutPlaintext()
-	return members, failure
-}
-
-func (x *exchange) generateDataKeyWithoutPlaintext() (map[string]any, *failure) {
-	k, failure := x.usable("keyId", x.input.KeyId, encryptDecrypt)
+	k, failure := x.usable("keyId", x.input.KeyId)
 	if failure != nil {
 		return nil, failure
 	}
@@ -239,7 +243,7 @@ func (x *exchange) getPublicKey() (map[string]any, *failure) {
 	if k.makePrivate == nil {
 		return nil, fail("UnsupportedOperationException", "%s key spec is %s which is not valid for GetPublicKey.", k.ARN, k.Spec)
 	}
-	public, err := x509.MarshalPKIXPublicKey(crypto.PublicKey(&k.makePrivate().PublicKey))
+	public, err := x509.MarshalPKIXPublicKey(&k.makePrivate().PublicKey)
 	if err != nil {
 		return nil, fail("KMSInternalException", "%v", err)
 	}

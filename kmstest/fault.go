@@ -149,10 +149,15 @@ func Drop() Action {
 	}}
 }
 
-// HalfOpen sends half of the answer and then nothing more, without ending the connection, until the
-// server is closed.
+// HalfOpen carries out the operation, sends half of the answer and then nothing more. The
+// connection stays until the caller ends it or the server is closed.
 func HalfOpen() Action {
 	return Action{send: func(x *exchange, a *answer) bool {
+		// The AWS SDK for Go closes its request's body as soon as an answer begins. If it has not
+		// seen that body's end by then, it closes the connection, too.
+		timer := time.NewTimer(10 * time.Millisecond)
+		defer timer.Stop()
+		x.wait(timer.C)
 		connection := x.hijack()
 		defer connection.Close()
 		_, _ = fmt.Fprintf(connection, "HTTP/1.1 %d %s\r\nContent-Type: %s\r\nContent-Length: %d\r\n\r\n%s",

@@ -33,7 +33,7 @@ type Key struct {
 	Account     string // of 12 digits
 	Region      string
 	Partition   string // default "aws"
-	Alias       string // "alias/…", one more name of the key
+	Alias       string // "alias/…", one more name that CreateKey gives it
 	Description string
 
 	Spec  string // such as "RSA_2048"; default "SYMMETRIC_DEFAULT"
@@ -78,7 +78,7 @@ func (s *Server) CreateKey(wanted Key) Key {
 	defer s.mu.Unlock()
 	k, failure := s.create(wanted)
 	if failure != nil {
-		panic("kmstest: CreateKey: " + failure.message)
+		panic("kmstest: CreateKey: " + failure.code + ": " + failure.message)
 	}
 	return k.Key
 }
@@ -178,7 +178,7 @@ func (s *Server) Replicate(keyARN, region string) Key {
 	defer s.mu.Unlock()
 	k, failure := s.replicate(s.must(keyARN), region)
 	if failure != nil {
-		panic("kmstest: Replicate: " + failure.message)
+		panic("kmstest: Replicate: " + failure.code + ": " + failure.message)
 	}
 	return k.Key
 }

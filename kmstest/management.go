@@ -44,11 +44,16 @@ func (x *exchange) createAlias() (map[string]any, *failure) {
 
 // addAlias gives a key one more name.
 func (s *Server) addAlias(alias string, k *key) *failure {
+	const letters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789/_-"
 	name, ok := strings.CutPrefix(alias, "alias/")
-	if !ok || name == "" || strings.Trim(name, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789/_-") != "" {
-		return fail("InvalidAliasNameException", "Alias must start with the prefix \"alias/\" and hold letters, digits, slashes, underscores and dashes. Please see https://docs.aws.amazon.com/kms/latest/developerguide/kms-alias.html")
-	}
-	if strings.HasPrefix(name, "aws/") {
+	switch {
+	case strings.Trim(alias, letters+":") != "":
+		return invalid("1 validation error detected: Value '%s' at 'aliasName' failed to satisfy constraint: Member must satisfy regular expression pattern: ^[a-zA-Z0-9:/_-]+$", alias)
+	case !ok:
+		return invalid("Alias must start with the prefix \"alias/\". Please see https://docs.aws.amazon.com/kms/latest/developerguide/kms-alias.html")
+	case name == "" || strings.Trim(name, letters) != "":
+		return fail("InvalidAliasNameException", "%s contains invalid characters for an alias", alias)
+	case strings.HasPrefix(name, "aws/"):
 		return fail("NotAuthorizedException", "")
 	}
 	full := aliasName{k.Region, k.Account, alias}
@@ -101,7 +106,7 @@ func (x *exchange) toggle(state State) (map[string]any, *failure) {
 	if failure != nil {
 		return nil, failure
 	}
-	if k.State != Unavailable {
+	if k.State != Unavailable { // else the call succeeds without effect
 		k.State = state
 	}
 	return nil, nil
@@ -175,8 +180,8 @@ func (x *exchange) rotatable(states row) (*key, *failure) {
 }
 
 // rotating returns the key whose rotation is to change. A replica's is its primary key's.
-func (x *exchange) rotating() (*key, *failure) {
-	k, failure := x.rotatable(rotation)
+func (x *exchange) rotating(states row) (*key, *failure) {
+	k, failure := x.rotatable(states)
 	if failure == nil && k.replica {
 		return nil, fail("UnsupportedOperationException", "%s is a replica key, whose rotation is that of its primary key.", k.ARN)
 	}
@@ -184,7 +189,7 @@ func (x *exchange) rotating() (*key, *failure) {
 }
 
 func (x *exchange) enableKeyRotation() (map[string]any, *failure) {
-	k, failure := x.rotating()
+	k, failure := x.rotating(rotation)
 	if failure != nil {
 		return nil, failure
 	}
@@ -200,7 +205,7 @@ func (x *exchange) enableKeyRotation() (map[string]any, *failure) {
 }
 
 func (x *exchange) disableKeyRotation() (map[string]any, *failure) {
-	k, failure := x.rotating()
+	k, failure := x.rotating(rotation)
 	if failure != nil {
 		return nil, failure
 	}
@@ -214,8 +219,9 @@ func (x *exchange) getKeyRotationStatus() (map[string]any, *failure) {
 		return nil, failure
 	}
 	primary := k.shared.keys[0]
-	members := map[string]any{"KeyId": k.ARN, "KeyRotationEnabled": primary.rotates}
-	if primary.rotates {
+	rotates := primary.rotates && k.State != PendingDeletion && k.State != PendingReplicaDeletion
+	members := map[string]any{"KeyId": k.ARN, "KeyRotationEnabled": rotates}
+	if rotates {
 		members["RotationPeriodInDays"] = primary.period
 		members["NextRotationDate"] = seconds(primary.created.Add(time.Duration(primary.period) * day))
 	}
@@ -223,7 +229,7 @@ func (x *exchange) getKeyRotationStatus() (map[string]any, *failure) {
 }
 
 func (x *exchange) rotateKeyOnDemand() (map[string]any, *failure) {
-	k, failure := x.rotating()
+	k, failure := x.rotating(onDemand)
 	if failure != nil {
 		return nil, failure
 	}

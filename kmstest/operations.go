@@ -60,6 +60,11 @@ func (x *exchange) run() (map[string]any, *failure) {
 	if len(x.input.GrantTokens) > maxGrantTokens {
 		return nil, tooLong("grantTokens", maxGrantTokens)
 	}
+	for _, context := range []map[string]string{x.input.EncryptionContext, x.input.SourceEncryptionContext, x.input.DestinationEncryptionContext} {
+		if contextSize(context) > maxContext {
+			return nil, invalid("The encryption context is larger than %d bytes.", maxContext)
+		}
+	}
 	x.makePrivateKeys()
 	x.server.mu.Lock()
 	defer x.server.mu.Unlock()
@@ -68,6 +73,18 @@ func (x *exchange) run() (map[string]any, *failure) {
 		return nil, failure
 	}
 	return members, nil
+}
+
+// maxContext is the largest size of an encryption context, in bytes of its names and values. AWS
+// documents none; a context that is larger than this is taken for a mistake.
+const maxContext = 8192
+
+func contextSize(context map[string]string) int {
+	n := 0
+	for name, value := range context {
+		n += len(name) + len(value)
+	}
+	return n
 }
 
 // makePrivateKeys makes the RSA keys that the call uses for the first time, which takes up to a

@@ -83,7 +83,7 @@ type Request struct {
 	GrantTokens       []string
 	DryRun            bool
 
-	Error string // code of the error that the server answered, such as "NotFoundException"; empty for success
+	Error string // code of the error of KMS that was answered, such as "NotFoundException"
 }
 
 // Calls returns how many calls of an operation reached the server, whatever became of them. A retry
@@ -183,9 +183,13 @@ func (x *exchange) carryOut(faults []*Fault, refused *failure) *answer {
 		return encode(nil, failure)
 	}
 	for _, f := range faults {
-		if f.Do.change != nil {
-			f.Do.change(members)
+		if f.Do.change == nil {
+			continue
 		}
+		if members == nil {
+			members = make(map[string]any)
+		}
+		f.Do.change(members)
 	}
 	return encode(members, nil)
 }

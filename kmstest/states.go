@@ -32,6 +32,10 @@ var (
 		Disabled: keyDisabled, PendingDeletion: keyPendingDeletion, PendingReplicaDeletion: keyPendingDeletion,
 		PendingImport: keyExternal, Unavailable: keyCustomStore, Creating: keyCreating, Updating: keyUpdating,
 	}
+	onDemand = row{
+		Disabled: keyDisabled, PendingDeletion: keyPendingDeletion, PendingReplicaDeletion: keyPendingDeletion,
+		PendingImport: keyPendingImport, Unavailable: keyCustomStore, Creating: keyCreating, Updating: keyUpdating,
+	}
 	rotationStatus = row{PendingImport: keyExternal, Unavailable: keyCustomStore, Creating: keyCreating}
 	naming         = row{
 		PendingDeletion: keyPendingDeletion, PendingReplicaDeletion: keyPendingDeletion, Creating: keyCreating,

@@ -3,6 +3,7 @@ package message
 import (
 	"encoding/binary"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -78,13 +79,26 @@ func shortened(s string) string {
 	return strings.ToValidUTF8(s[:most], "") + "…"
 }
 
-// untrusted is the error of a message of which no keyring trusts a wrapping key.
-func untrusted(keys []header.EncryptedDataKey) error {
+// untrusted is the error of a message of which no keyring trusts a wrapping key, with the reasons of
+// the keyrings that gave one.
+func untrusted(keys []header.EncryptedDataKey, reasons []string) error {
 	advice := ""
 	for _, k := range keys {
 		if !keyAgreement[k.ProviderID] {
 			advice = "; configure a provider for one of them"
 		}
 	}
+	if len(reasons) > 0 {
+		advice = "; " + strings.Join(reasons, "; ")
+	}
 	return fmt.Errorf("%w: it names %s%s", provider.ErrUntrustedKey, describeKeys(keys), advice)
+}
+
+// appendReason adds what a keyring says beyond that it does not trust a wrapping key.
+func appendReason(reasons []string, err error) []string {
+	failure, ok := errors.AsType[*provider.EncryptionError](err)
+	if !ok || failure.Err == provider.ErrUntrustedKey {
+		return reasons
+	}
+	return append(reasons, strings.TrimPrefix(failure.Err.Error(), provider.ErrUntrustedKey.Error()+": "))
 }

@@ -99,6 +99,7 @@ func (d *Decrypter) unwrap(ctx context.Context, h *header.Header, v *verified) e
 	var (
 		failures []error
 		refused  []bool // of the data keys: a keyring that trusts its wrapping key failed
+		reasons  []string
 	)
 	for _, keyring := range d.Keyrings {
 		for i, wrapped := range h.EncryptedDataKeys {
@@ -115,6 +116,7 @@ func (d *Decrypter) unwrap(ctx context.Context, h *header.Header, v *verified) e
 				return err
 			}
 			if errors.Is(err, provider.ErrUntrustedKey) {
+				reasons = appendReason(reasons, err)
 				continue
 			}
 			if refused == nil {
@@ -125,7 +127,7 @@ func (d *Decrypter) unwrap(ctx context.Context, h *header.Header, v *verified) e
 		}
 	}
 	if len(failures) == 0 {
-		return untrusted(h.EncryptedDataKeys)
+		return untrusted(h.EncryptedDataKeys, reasons)
 	}
 	for i, wrapped := range h.EncryptedDataKeys {
 		if !refused[i] {

@@ -31,7 +31,7 @@ var (
 	ErrKeyDisabled = errors.New("encryption key disabled")
 	// ErrKeyPendingDeletion means that the key waits for its deletion.
 	ErrKeyPendingDeletion = errors.New("encryption key pending deletion")
-	// ErrKeyUsage means that the key is not a symmetric encryption key.
+	// ErrKeyUsage means that the key is not one for what was asked: it signs, or only encrypts.
 	ErrKeyUsage = errors.New("encryption key has the wrong usage")
 	// ErrClosed means use of a closed provider or of closed SecureBytes.
 	ErrClosed = errors.New("closed")

@@ -17,6 +17,7 @@ const (
 	UseKey    = "piko-use"
 	UseObject = "object" // a stored object, of package pikokms
 	UseString = "string" // a string that is encrypted under a data key, of package message
+	UseStream = "stream" // a stream of Piko's crypto service, of a drop-in provider
 )
 
 // ReservedPrefix begins the encryption context keys that pikokms keeps for itself. No string is

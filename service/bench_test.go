@@ -27,7 +27,8 @@ func BenchmarkOpenBreaker(b *testing.B) {
 	}
 }
 
-// smallObjects returns what encrypts an object of 1 KiB, and what decrypts it, under a cached data key: from memory to memory.
+// smallObjects returns what encrypts an object of 1 KiB, and what decrypts it, under a cached data
+// key: from memory to memory.
 func smallObjects(t testing.TB) (encrypt, decrypt func() error) {
 	s := service.New(newRemote(t, 1), service.Config{Cache: &service.CacheLimits{MaxMessages: 1 << 40}})
 	t.Cleanup(func() { require.NoError(t, s.Close()) })

@@ -21,12 +21,12 @@ const (
 
 // FairWait is how long a caller must have waited for the end of its context's deadline to be an
 // outage of the key service, rather than a sign of the caller's impatience. AWS KMS takes tens of
-// milliseconds, and gives an external key store 250 ms to answer (AWS KMS Developer Guide, "External
-// key store proxy"); the rest is room for retries.
+// milliseconds, and gives an external key store 250 ms to answer (AWS KMS Developer Guide,
+// "External key store proxy"); the rest is room for retries.
 const FairWait = 3 * time.Second
 
-// ErrOpen means that the circuit breaker refused the call, and the key service was not asked. It is,
-// by errors.Is, a provider.ErrProviderUnavailable.
+// ErrOpen means that the circuit breaker refused the call, and the key service was not asked. It
+// is, by errors.Is, a provider.ErrProviderUnavailable.
 var ErrOpen = fmt.Errorf("%w: the circuit breaker is open", provider.ErrProviderUnavailable)
 
 // State is the breaker's state.
@@ -47,7 +47,8 @@ func newBreaker(onStateChange func(from, to State)) *gobreaker.CircuitBreaker[an
 		MaxRequests: 1,
 		Timeout:     OpenFor,
 		ReadyToTrip: func(c gobreaker.Counts) bool { return c.ConsecutiveFailures >= Failures },
-		// A call that is excluded makes room for another trial, and leaves a row of outages as it is.
+		// A call that is excluded makes room for another trial, and leaves a row of outages as it
+		// is.
 		IsExcluded: func(err error) bool { return err != nil && !errors.Is(err, errOutage) },
 	}
 	settings.OnStateChange = func(_ string, from, to State) { onStateChange(from, to) }
@@ -60,10 +61,10 @@ var (
 	errNothing = errors.New("the call says nothing of the key service")
 )
 
-// judge returns what a call's error says of the key service: nil, errOutage or errNothing. Evidence of
-// an outage is what the provider calls one (refused and dropped connections, errors of the service,
-// throttling that retries did not get past), a deadline of the provider's own, and a caller's
-// deadline after a fair wait.
+// judge returns what a call's error says of the key service: nil, errOutage or errNothing. Evidence
+// of an outage is what the provider calls one (refused and dropped connections, errors of the
+// service, throttling that retries did not get past), a deadline of the provider's own, and a
+// caller's deadline after a fair wait.
 func judge(ctx context.Context, err error, waited time.Duration) error {
 	if err == nil {
 		return nil

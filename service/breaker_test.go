@@ -109,7 +109,8 @@ func TestOnlyOutagesCount(t *testing.T) {
 	}
 	require.Equal(t, service.StateClosed, s.State())
 
-	// A cancelled or a refused call between outages does not end their row; one that succeeds, or is answered, does.
+	// A cancelled or a refused call between outages does not end their row; one that succeeds, or
+	// is answered, does.
 	outage := func() {
 		r.fail(context.DeadlineExceeded)
 		require.ErrorIs(t, entries["Encrypt"](t.Context(), s, nil), context.DeadlineExceeded)
@@ -271,8 +272,8 @@ func TestTrialThatIsNeverAnswered(t *testing.T) {
 	})
 }
 
-// In a crowd of callers of which most give up, the breaker stays closed for as long as the key service
-// answers, and opens once it does not.
+// In a crowd of callers of which most give up, the breaker stays closed for as long as the key
+// service answers, and opens once it does not.
 func TestCrowdOfCallers(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		r := newRemote(t, 1)

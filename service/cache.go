@@ -13,14 +13,19 @@ import (
 	"piko.sh/pikokms/provider"
 )
 
-// CacheLimits say how long and how often a cached data key is used (specification: framework/caching-cmm.md). A zero field
-// means its default. Each message derives keys of its own from its data key and its random ID, so that one data key is as safe
-// for many messages as for one; the limits bound what a stolen data key opens, and how long a disabled KMS key still works.
+// CacheLimits say how long and how often a cached data key is used (specification:
+// framework/caching-cmm.md). A zero field means its default. Messages that were begun before
+// MaxBytes is reached are finished. Past MaxKeys the data key that has not been used for longest
+// gives way.
+//
+// Each message derives keys of its own from its data key and its random ID, so that one data key is
+// as safe for many messages as for one; the limits bound what a stolen data key opens, and how long
+// a disabled KMS key still works.
 type CacheLimits struct {
-	MaxAge      time.Duration // of a data key, default 5 minutes
-	MaxMessages int64         // encrypted under a data key, default 2²⁰
-	MaxBytes    int64         // encrypted under a data key, default 2⁴⁰; messages begun before it is reached are finished
-	MaxKeys     int           // data keys in the cache, default 100; the one not used for longest gives way
+	MaxAge      time.Duration // age of a data key, default 5 minutes
+	MaxMessages int64         // messages encrypted under a data key, default 2²⁰
+	MaxBytes    int64         // bytes encrypted under a data key, default 2⁴⁰
+	MaxKeys     int           // data keys in the cache, default 100
 }
 
 // Defaults of CacheLimits.
@@ -81,7 +86,8 @@ func appendIdentity(b []byte, parts ...[]byte) []byte {
 
 // GenerateDataKey implements provider.Keyring.
 func (c *cache) GenerateDataKey(ctx context.Context, request *provider.GenerateDataKeyRequest) (*provider.DataKey, error) {
-	// The verification key of a signed message is new each time, so such messages find no data key: they pass by the cache.
+	// The verification key of a signed message is new each time, so a cache can have no data key
+	// for it.
 	if _, signed := request.Context[header.PublicKeyName]; signed {
 		return c.Keyring.GenerateDataKey(ctx, request)
 	}
@@ -133,9 +139,9 @@ func (c *cache) UnwrapDataKey(ctx context.Context, request *provider.UnwrapDataK
 	return key, nil
 }
 
-// judge takes a message's word on an unwrapped data key. One that never fitted is forgotten, so that
-// the key service is asked again. One that did fit is right, and it is the message that was changed:
-// to forget the key then would let whoever changes messages do without the cache.
+// judge takes a message's word on an unwrapped data key. One that never fitted is forgotten, so
+// that the key service is asked again. One that did fit is right, and the message was changed: if it
+// were forgotten, whoever can change messages could have the key service asked for every reading.
 func (c *cache) judge(e *entry, fits bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

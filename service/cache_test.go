@@ -184,8 +184,8 @@ func TestDataKeyThatDoesNotFitIsForgotten(t *testing.T) {
 	require.Zero(t, r.calls.Load(), "and its data key is still there")
 }
 
-// A caller whose context ends while another one's call is under way gets away at once, and one whose
-// context has ended gets nothing, cached or not.
+// A caller whose context ends while another one's call is under way gets away at once, and one
+// whose context has ended gets nothing, cached or not.
 func TestWaitingForAnothersCall(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		r := newRemote(t, 1)

@@ -22,9 +22,9 @@ func (s *Service) Owns(e *envelope.Envelope) bool {
 }
 
 // ReEncrypt moves a string from another service's key to this one's, without decrypting it here. It
-// reports ok only for what the key service can do: the provider is a provider.ReEncrypter that takes
-// values from the other one, and the key service encrypted the string itself, under from's key. The
-// error is the provider's.
+// reports ok only for what the key service can do: the provider is a provider.ReEncrypter that
+// takes values from the other one, and the key service encrypted the string itself, under from's
+// key. The error is the provider's.
 func (s *Service) ReEncrypt(ctx context.Context, from *Service, e *envelope.Envelope, encryptionContext map[string]string) (text string, ok bool, err error) {
 	to, ok := s.inner.(provider.ReEncrypter)
 	if !ok || !from.Owns(e) || !to.CanReEncrypt(from.inner) {

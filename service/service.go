@@ -1,5 +1,5 @@
-// Package service makes a provider fit for production: a circuit breaker that refuses calls at once while the key service is
-// down, an optional cache of data keys, and batches under one data key.
+// Package service makes a provider fit for production: a circuit breaker that refuses calls at once
+// while the key service is down, an optional cache of data keys, and batches under one data key.
 //
 // It stands between a provider and whatever uses it, and is a provider itself:
 //
@@ -21,7 +21,8 @@ import (
 type Config struct {
 	Cache *CacheLimits // the data-key cache; nil is none
 
-	// OnStateChange, if not nil, is called when the breaker's state changes. It must not call the Service.
+	// OnStateChange, if not nil, is called when the breaker's state changes. It must not call the
+	// Service.
 	OnStateChange func(from, to State)
 
 	Telemetry Telemetry
@@ -54,7 +55,8 @@ func New(p provider.EncryptionProvider, c Config) *Service {
 	return s
 }
 
-// Close zeroes the cached data keys and ends the metric of the breaker's state. The Service goes on working, without a cache.
+// Close zeroes the cached data keys and ends the metric of the breaker's state. The Service goes on
+// working, without a cache.
 func (s *Service) Close() error {
 	if s.cache != nil {
 		s.cache.close()
@@ -98,7 +100,8 @@ func (s *Service) Encrypt(ctx context.Context, request *provider.EncryptRequest)
 	return guard(ctx, s, "Encrypt", func(ctx context.Context) (*provider.EncryptResponse, error) { return s.inner.Encrypt(ctx, request) })
 }
 
-// Decrypt implements provider.EncryptionProvider. The data key of a value that is under one may come from the cache.
+// Decrypt implements provider.EncryptionProvider. The data key of a value that is under one may
+// come from the cache.
 func (s *Service) Decrypt(ctx context.Context, request *provider.DecryptRequest) (*provider.DecryptResponse, error) {
 	if ciphertext, err := base64.StdEncoding.DecodeString(request.Ciphertext); err == nil && request.KeyID == "" && header.Sniff(ciphertext) {
 		plaintext, err := message.DecryptText(ctx, s, ciphertext, request)

@@ -17,8 +17,9 @@ import (
 
 const scope = "piko.sh/pikokms/service"
 
-// Telemetry says where spans, metrics and events go. A nil field means nowhere. None of them ever holds
-// key material, plaintext, an encryption context or the text of an error, which may quote one.
+// Telemetry says where spans, metrics and events go. A nil field means nowhere. None of them ever
+// holds key material, plaintext, an encryption context or the text of an error, which may quote
+// one.
 //
 //	span       each call of the key service, refused ones too, named by its operation;
 //	           provider, and of a failed call error.type, the sentinel that the error holds
@@ -48,8 +49,8 @@ type instruments struct {
 	provider  attribute.KeyValue
 }
 
-// durations are the upper bounds in seconds of the duration's buckets: from a local key's milliseconds
-// to a call with all its retries.
+// durations are the upper bounds in seconds of the duration's buckets: from a local key's
+// milliseconds to a call with all its retries.
 var durations = []float64{0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30}
 
 // newInstruments reports what goes wrong to OpenTelemetry's error handler: encryption does not wait
@@ -85,7 +86,8 @@ func newInstruments(t Telemetry, s *Service) *instruments {
 	return i
 }
 
-// call begins a span, and returns what ends it with the call's error and the breaker's verdict on it.
+// call begins a span, and returns what ends it with the call's error and the breaker's verdict on
+// it.
 func (i *instruments) call(ctx context.Context, operation string) (context.Context, func(err, verdict error)) {
 	var span trace.Span
 	if i.tracer != nil {
@@ -101,7 +103,7 @@ func (i *instruments) call(ctx context.Context, operation string) (context.Conte
 		if span == nil {
 			return
 		}
-		if err != nil {
+		if how != "ok" {
 			span.SetAttributes(attribute.String("error.type", kind(err)))
 			span.SetStatus(codes.Error, how)
 		}
@@ -111,7 +113,7 @@ func (i *instruments) call(ctx context.Context, operation string) (context.Conte
 
 func outcome(err, verdict error) string {
 	switch {
-	case err == nil:
+	case err == nil && verdict == nil:
 		return "ok"
 	case errors.Is(err, ErrOpen):
 		return "refused"

@@ -4,11 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 	"sync"
 
+	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/aws/arn"
+	"github.com/aws/aws-sdk-go-v2/service/kms"
 	"github.com/aws/aws-sdk-go-v2/service/kms/types"
 
 	"piko.sh/pikokms/provider"
@@ -21,7 +24,7 @@ const maxTried = 16
 // requests to encrypt have named. What a ciphertext or a request to decrypt names adds none.
 type keys struct {
 	mu    sync.RWMutex
-	arns  []string            // each key once, the provider's own first
+	arns  []string            // each key once, the provider's own first, if it is known
 	known map[string]struct{} // the same
 	names map[string]struct{} // aliases and IDs that a configuration or a request to encrypt gave
 }
@@ -33,14 +36,30 @@ func (k *keys) trust(name, keyARN string) {
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	if !k.add(name, keyARN) {
+		k.arns = append(k.arns, keyARN)
+	}
+}
+
+// trustOwn adds the provider's own key before all others.
+func (k *keys) trustOwn(name, keyARN string) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.add(name, keyARN) {
+		k.arns = slices.DeleteFunc(k.arns, func(other string) bool { return other == keyARN })
+	}
+	k.arns = slices.Insert(k.arns, 0, keyARN)
+}
+
+// add makes a key and its name known, and reports whether the key was. The keys are locked.
+func (k *keys) add(name, keyARN string) (known bool) {
 	if k.known == nil {
 		k.known, k.names = map[string]struct{}{}, map[string]struct{}{}
 	}
 	k.names[name] = struct{}{}
-	if _, known := k.known[keyARN]; !known {
-		k.known[keyARN] = struct{}{}
-		k.arns = append(k.arns, keyARN)
-	}
+	_, known = k.known[keyARN]
+	k.known[keyARN] = struct{}{}
+	return known
 }
 
 func (k *keys) trusts(name, keyARN string) bool {
@@ -86,44 +105,85 @@ func (k *keys) candidates(keyID string) ([]string, error) {
 	return newest[:min(len(newest), maxTried)], nil
 }
 
-// encryptionKey returns the name by which to ask KMS for the key of a request to encrypt.
-func (p *Provider) encryptionKey(keyID string) string {
-	if keyID == "" || keyID == p.keyID || strings.HasSuffix(p.arn, ":key/"+keyID) {
-		return p.arn
+// sameKey reports whether two key ARNs name one key or replicas of one multi-Region key
+// (specification: framework/aws-kms/aws-kms-mrk-match-for-decrypt.md).
+func sameKey(a, b string) bool {
+	if a == b {
+		return true
 	}
-	return keyID
+	x, errA := arn.Parse(a)
+	y, errB := arn.Parse(b)
+	x.Region = y.Region
+	return errA == nil && errB == nil && x == y && isMultiRegion(x)
 }
 
-// answered trusts the key that KMS encrypted under, if it is the one that was asked for.
-func (p *Provider) answered(asked, keyARN string) error {
-	got, err := arn.Parse(keyARN)
-	isARN, isAlias := strings.HasPrefix(asked, "arn:"), strings.Contains(asked, "alias/")
-	switch {
-	case err != nil || got.Service != "kms" || !strings.HasPrefix(got.Resource, "key/"),
-		!isAlias && isARN && keyARN != asked,
-		!isAlias && !isARN && got.Resource != "key/"+asked:
-		return fmt.Errorf("%w: KMS answered for key %q", provider.ErrEncryptionFailed, keyARN)
+func isMultiRegion(a arn.ARN) bool { return strings.HasPrefix(a.Resource, "key/mrk-") }
+
+// encryptionKey returns the key of a request to encrypt. What is not the provider's own key has the
+// name in place of its ARN.
+func (p *Provider) encryptionKey(ctx context.Context, keyID string) (ownKey, error) {
+	if keyID == "" || keyID == p.configured {
+		return p.own.get(ctx, p.check)
+	}
+	if own, known := p.own.peek(); known && (keyID == own.arn || strings.HasSuffix(own.arn, ":key/"+keyID)) {
+		return own, nil
+	}
+	return ownKey{arn: keyID}, nil
+}
+
+// answered checks what KMS says that it encrypted, and trusts the key, if it is the one that was
+// asked for.
+func (p *Provider) answered(asked, keyARN string, blob []byte) error {
+	if !names(asked, keyARN) {
+		return fmt.Errorf("%w: KMS was asked about key %q and answered about %q", provider.ErrEncryptionFailed, asked, keyARN)
+	}
+	if len(blob) == 0 || len(blob) > math.MaxUint16 {
+		return fmt.Errorf("%w: KMS answered with a ciphertext of %d bytes", provider.ErrEncryptionFailed, len(blob))
 	}
 	p.keys.trust(asked, keyARN)
 	return nil
 }
 
+// candidates returns the keys that a request to decrypt may mean.
+func (p *Provider) candidates(ctx context.Context, keyID string) ([]string, error) {
+	if keyARN, ok := p.keys.find(keyID); ok {
+		return []string{keyARN}, nil
+	}
+	if err := p.learn(ctx); err != nil {
+		return nil, err
+	}
+	return p.keys.candidates(keyID)
+}
+
+// learn makes the ARN of the provider's own key known, by asking KMS if it was not configured.
+func (p *Provider) learn(ctx context.Context) error {
+	if isKeyARN(p.configured) {
+		return nil
+	}
+	_, err := p.own.get(ctx, p.check)
+	return err
+}
+
 // decryptTrusted decrypts under the trusted key that a request names, or tries the trusted keys
 // one after the other.
 func (p *Provider) decryptTrusted(ctx context.Context, keyID string, blob []byte, encryptionContext map[string]string) ([]byte, error) {
-	candidates, err := p.keys.candidates(keyID)
+	candidates, err := p.candidates(ctx, keyID)
 	if err != nil {
 		return nil, err
 	}
+	if own, known := p.own.peek(); known && own.isRSA {
+		candidates = slices.DeleteFunc(candidates, func(keyARN string) bool { return keyARN == own.arn })
+	}
+	if len(candidates) == 0 {
+		return nil, fmt.Errorf("%w: it is no message, and under an RSA key there is nothing else", provider.ErrInvalidCiphertext)
+	}
 	var failures []error
 	for _, keyARN := range candidates {
-		plaintext, err := p.decrypt(ctx, keyARN, blob, encryptionContext)
+		plaintext, err := p.decrypt(ctx, &kms.DecryptInput{KeyId: aws.String(keyARN), CiphertextBlob: blob, EncryptionContext: encryptionContext})
 		if err == nil {
 			return plaintext, nil
 		}
-		if s := sentinel(ctx, err); s != nil {
-			err = fmt.Errorf("%w: %w", s, err)
-		}
+		err = judge(ctx, err)
 		if len(candidates) > 1 {
 			err = fmt.Errorf("key %s: %w", keyARN, err)
 		}
@@ -139,7 +199,7 @@ func (p *Provider) decryptTrusted(ctx context.Context, keyID string, blob []byte
 func anotherMay(err error) bool {
 	_, incorrect := errors.AsType[*types.IncorrectKeyException](err)
 	return incorrect || errors.Is(err, provider.ErrAccessDenied) || errors.Is(err, provider.ErrKeyDisabled) ||
-		errors.Is(err, provider.ErrKeyPendingDeletion) || errors.Is(err, provider.ErrKeyNotFound)
+		errors.Is(err, provider.ErrKeyPendingDeletion) || errors.Is(err, provider.ErrKeyNotFound) || errors.Is(err, provider.ErrKeyUsage)
 }
 
 // requested is a Provider that makes the data key of one message under the key that a request

@@ -7,7 +7,6 @@ import (
 	"testing"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
-	"github.com/aws/aws-sdk-go-v2/credentials"
 	"github.com/aws/aws-sdk-go-v2/service/kms"
 	"github.com/stretchr/testify/require"
 
@@ -17,13 +16,9 @@ import (
 	"piko.sh/pikokms/provider/dropin"
 )
 
-func client(url string) *kms.Client {
-	return kms.New(kms.Options{Region: kmstest.Region, BaseEndpoint: aws.String(url), Credentials: credentials.NewStaticCredentialsProvider("k", "s", "")})
-}
-
 func open(t *testing.T, server *kmstest.Server, keyID string, trusted ...string) *awskms.Provider {
 	t.Helper()
-	p, err := awskms.NewProvider(t.Context(), awskms.Config{KeyID: keyID, Client: client(server.URL), TrustedKeys: trusted})
+	p, err := awskms.NewProvider(t.Context(), awskms.Config{KeyID: keyID, Client: newClient(t, server.URL, 1), TrustedKeys: trusted})
 	require.NoError(t, err)
 	return p
 }
@@ -82,7 +77,7 @@ func TestAnAliasThatIsMovedIsFollowed(t *testing.T) {
 	first, err := p.Encrypt(t.Context(), &provider.EncryptRequest{Plaintext: "x", KeyID: "alias/app"})
 	require.NoError(t, err)
 	require.Equal(t, before.ARN, first.KeyID)
-	_, err = client(server.URL).UpdateAlias(t.Context(), &kms.UpdateAliasInput{AliasName: aws.String("alias/app"), TargetKeyId: aws.String(after.ID)})
+	_, err = newClient(t, server.URL, 1).UpdateAlias(t.Context(), &kms.UpdateAliasInput{AliasName: aws.String("alias/app"), TargetKeyId: aws.String(after.ID)})
 	require.NoError(t, err)
 	second, err := p.Encrypt(t.Context(), &provider.EncryptRequest{Plaintext: "x", KeyID: "alias/app"})
 	require.NoError(t, err)

@@ -2,10 +2,10 @@
 // streams, and the names that Piko has for errors. It knows none of Piko's types; each drop-in has
 // its own module, under an import path of Piko's.
 //
-// A stream carries a pair in its encryption context that says what it is. A string and a batch's
-// data key carry none, as Piko states none, and callers cannot state the pair. So a string that was
-// encrypted for an attacker cannot serve as the wrapped data key of a stream, and a stream's data
-// key cannot be decrypted as a string.
+// A stream carries the pair provider.UseKey in its encryption context, which says what it is. A
+// string that a key service encrypts itself carries none, as Piko states none, and callers cannot
+// state the pair. So a string that was encrypted for an attacker cannot serve as the wrapped data
+// key of a stream, and a stream's data key cannot be decrypted as a string.
 package dropin
 
 import (
@@ -13,28 +13,23 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"strings"
 
+	"piko.sh/pikokms/header"
 	"piko.sh/pikokms/message"
 	"piko.sh/pikokms/provider"
 )
 
 // The pair of a stream's encryption context that says what it is.
 const (
-	UseKey    = "piko-use"
-	UseStream = "stream"
+	UseKey    = provider.UseKey
+	UseStream = provider.UseStream
 )
-
-// reserved begins the keys of pairs that callers do not state.
-const reserved = "piko-"
 
 // CheckContext refuses an encryption context with a reserved key. The error holds
 // provider.ErrContextMismatch.
 func CheckContext(encryptionContext map[string]string) error {
-	for key := range encryptionContext {
-		if strings.HasPrefix(key, reserved) {
-			return fmt.Errorf("%w: keys of its pairs that begin with %q are reserved; choose another than %.80q", provider.ErrContextMismatch, reserved, key)
-		}
+	if err := provider.CheckStated(encryptionContext); err != nil {
+		return fmt.Errorf("%w: %w", provider.ErrContextMismatch, err)
 	}
 	return nil
 }
@@ -99,17 +94,19 @@ func (n named) GenerateDataKey(ctx context.Context, request *provider.GenerateDa
 // message that is no stream holds provider.ErrContextMismatch; the other errors are those of
 // message.Decrypter.NewReader. All are under n's names.
 func DecryptStream(ctx context.Context, p provider.Keyring, input io.Reader, allowPikoV2 bool, n Names) (io.ReadCloser, error) {
-	d := message.Decrypter{Keyrings: []provider.Keyring{p}, AllowPikoV2: allowPikoV2}
+	d := message.Decrypter{Keyrings: []provider.Keyring{p}, AllowPikoV2: allowPikoV2, Accept: acceptStream}
 	r, err := d.NewReader(ctx, input, nil)
 	if err != nil {
 		return nil, n.Translate(err)
 	}
-	isMessage := r.Header() != nil
-	if isMessage && r.EncryptionContext()[UseKey] != UseStream {
-		err := fmt.Errorf("%w: the message is not a stream of Piko's crypto service, which has the pair %s=%s", provider.ErrContextMismatch, UseKey, UseStream)
-		return nil, n.Translate(errors.Join(err, r.Close()))
-	}
 	return &stream{r, n}, nil
+}
+
+func acceptStream(h *header.Header) error {
+	if h.EncryptionContext[UseKey] != UseStream {
+		return fmt.Errorf("%w: the message is not a stream of Piko's crypto service, which has the pair %s=%s", provider.ErrContextMismatch, UseKey, UseStream)
+	}
+	return nil
 }
 
 // stream gives its errors Piko's names.

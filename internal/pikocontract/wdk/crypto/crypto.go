@@ -1,6 +1,6 @@
-// Package crypto stands in for Piko's package of that path: it declares the names that an encryption
-// provider compiles against. Piko's crypto service, its builders and its functions are not here. A
-// Piko application has Piko's own package in its place.
+// Package crypto stands in for Piko's package of that path: it declares the names that an
+// encryption provider compiles against. Piko's crypto service, its builders and its functions are
+// not here. A Piko application has Piko's own package in its place.
 package crypto
 
 import (
