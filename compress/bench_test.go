@@ -16,11 +16,12 @@ import (
 	"piko.sh/pikokms/frame"
 )
 
-// Each direction is measured as a host runs it: compression below encryption, from and to memory, on one core and on all.
-// Speeds are in bytes before compression.
+// Each direction is measured as a host runs it: compression below encryption, from and to memory,
+// on one core and on all. Speeds are in bytes before compression.
 const benchSize = 32 << 20
 
-// prose compresses as text does: words of a language of its own, the frequent ones first, to about a third of the size.
+// prose compresses as text does: words of a language of its own, the frequent ones first, to about
+// a third of the size.
 var prose = sync.OnceValue(func() []byte {
 	random := rand.New(rand.NewPCG(1, 2))
 	words := make([]string, 20_000)
@@ -59,7 +60,7 @@ func benchEach(b *testing.B, run func(b *testing.B, s *compress.Transformer, c f
 			for _, parallelism := range []int{1, 0} {
 				cores := map[int]string{0: "all", 1: "one"}[parallelism]
 				b.Run(fmt.Sprintf("%s/%s/%s", format, kind, cores), func(b *testing.B) {
-					s := newStage(b, format, 0)
+					s := newTransformer(b, format, 0)
 					s.Parallelism = parallelism
 					once := run(b, s, frames(b, parallelism), original)
 					b.SetBytes(int64(len(original)))

@@ -5,15 +5,15 @@
 // [OpenSeekable] reads ranges of it.
 //
 // Compression comes before encryption on the way in and after decryption on the way out, since
-// ciphertext does not compress. A long stream takes several cores (see [Transformer.Parallelism]). It
-// leaves no goroutine behind, and needs no closing, even when it is dropped half-way.
+// ciphertext does not compress. A long stream takes several cores (see [Transformer.Parallelism]).
+// It leaves no goroutine behind, and needs no closing, even when it is dropped half-way.
 //
 // A stream holds a window of memory whatever its size. Only zstd-seekable gathers its table
 // meanwhile, 12 bytes for each 256 KiB, and as much again where the table grows or is read: 100 MB
 // for a stream of 1 TiB.
 //
-// Compressed sizes tell something of the content. Where an attacker can mix text of their own with a
-// secret in one object, and watch its size, do not compress.
+// Compressed sizes tell something of the content. Where an attacker can mix text of their own with
+// a secret in one object, and watch its size, do not compress.
 package compress
 
 import (
@@ -32,13 +32,13 @@ import (
 )
 
 var (
-	// ErrTooLarge means that a stream has more bytes before compression than the transformer's bound,
-	// on the way in or out. From [OpenSeekable], it can also mean that a frame is too large to be
-	// decompressed as a whole.
+	// ErrTooLarge means that a stream has more bytes before compression than the transformer's
+	// bound, on the way in or out. From [OpenSeekable], it can also mean that a frame is too large
+	// to be decompressed as a whole.
 	ErrTooLarge = errors.New("stream exceeds the decompressed size bound")
-	// ErrCorrupt means that what stands in place of a compressed stream does not decompress. Where it
-	// was cut short, the error holds [io.ErrUnexpectedEOF], too. A source's own failure is never
-	// ErrCorrupt.
+	// ErrCorrupt means that what stands in place of a compressed stream does not decompress. Where
+	// it was cut short, the error holds [io.ErrUnexpectedEOF], too. A source's own failure is
+	// never ErrCorrupt.
 	ErrCorrupt = errors.New("corrupt compressed stream")
 	// ErrUnknownFormat means that a format is none of [Formats].
 	ErrUnknownFormat = errors.New("unknown compression format")
@@ -66,8 +66,8 @@ const (
 	// Priority places compression in a chain: before encryption.
 	Priority = 100
 
-	// zstdWindow is the largest window that is taken, in bytes. Every zstd decoder should take 8 MiB
-	// (RFC 8878, section 3.1.1.1.2).
+	// zstdWindow is the largest window that is taken, in bytes. It is the one that RFC 8878,
+	// section 3.1.1.1.2, asks every zstd decoder to take.
 	zstdWindow = 8 << 20
 
 	// parallelFrom is how many bytes of a stream are compressed on one goroutine before it takes
@@ -83,9 +83,9 @@ const (
 // Transformer compresses and decompresses streams of one format. It is safe for concurrent use.
 type Transformer struct {
 	// Parallelism is the most goroutines at work on one stream. The caller's is one of them, so 1
-	// means that no other is started. 0 means one for each core, at most [MaxDefaultParallelism], as
-	// far as other streams leave cores free: all streams of the process share one budget, with those
-	// that encrypt. It must be set before the first stream.
+	// means that no other is started. 0 means one for each core, at most [MaxDefaultParallelism],
+	// as far as other streams leave cores free: all streams of the process share one budget, with
+	// those that encrypt. It must be set before the first stream.
 	//
 	// [ZstdSeekable] and [S2] compress on several goroutines after 1 MiB, with 256 KiB and 1 MiB
 	// before compression in memory for each. [Zstd] compresses on two, from the first block to the
@@ -98,14 +98,17 @@ type Transformer struct {
 
 	encoder  func(dst io.Writer, goroutines int) (encoder, error)
 	encoders [2]sync.Pool // of encoder: on one goroutine, and on two
-	twofold  bool         // an encoder can have two goroutines of its own
-	block    int          // bytes that an encoder compresses side by side if it is given several times as many; 0 if it can't
-	blocks   sync.Pool    // of *[]byte, for several blocks
+	twofold  bool         // an encoder can be on two
+
+	// block is how many bytes an encoder compresses on one goroutine, while it compresses those
+	// behind them on others. It is 0 if the format has no such encoder.
+	block  int
+	blocks sync.Pool // of *[]byte, for several blocks
 
 	decoder func(src io.Reader) (io.Reader, error)
 
-	// decodeTo decompresses on several goroutines, none of which outlives it. It is nil if the format
-	// has no such decoder.
+	// decodeTo decompresses on several goroutines, none of which outlives it. It is nil if the
+	// format has no such decoder.
 	decodeTo func(dst io.Writer, src io.Reader, goroutines int) error
 
 	// end tells whether a stream of size bytes may end with tail. It is nil if any stream may.
@@ -180,8 +183,8 @@ func (t *Transformer) Transform(ctx context.Context, input io.Reader, _ any) (io
 }
 
 // Reverse returns the decompressed form of input, which also implements [io.WriterTo]. The options
-// are not used. Reading fails with [ErrTooLarge] over the bound, [ErrCorrupt], input's own error, or
-// ctx's. It takes no more memory than a window, whatever input claims: 8 MiB for [Zstd] and
+// are not used. Reading fails with [ErrTooLarge] over the bound, [ErrCorrupt], input's own error,
+// or ctx's. It takes no more memory than a window, whatever input claims: 8 MiB for [Zstd] and
 // [ZstdSeekable], 32 KiB for [Gzip], and a block of 4 MiB for [S2].
 //
 // It reads input to its end, so that a transformer below this one has verified all of its own data

@@ -22,7 +22,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-func newStage(t testing.TB, format string, maxSize int64) *compress.Transformer {
+func newTransformer(t testing.TB, format string, maxSize int64) *compress.Transformer {
 	t.Helper()
 	s, err := compress.New(format, maxSize)
 	require.NoError(t, err)
@@ -62,7 +62,7 @@ func eachFormat(t *testing.T, test func(t *testing.T, format string)) {
 
 func TestRoundTrip(t *testing.T) {
 	eachFormat(t, func(t *testing.T, format string) {
-		s := newStage(t, format, 0)
+		s := newTransformer(t, format, 0)
 		for _, size := range []int{0, 1, 65535, 65536, 65537, 5 << 20} {
 			for kind, original := range map[string][]byte{"text": text(size), "noise": noise(size)} {
 				stored := transform(t, s, iotest.HalfReader(bytes.NewReader(original)))
@@ -79,7 +79,7 @@ func TestRoundTrip(t *testing.T) {
 
 func TestRoundTripProperty(t *testing.T) {
 	eachFormat(t, func(t *testing.T, format string) {
-		s := newStage(t, format, 0)
+		s := newTransformer(t, format, 0)
 		rapid.Check(t, func(r *rapid.T) {
 			original := rapid.SliceOf(rapid.Byte()).Draw(r, "original")
 			got, err := reverse(t, s, bytes.NewReader(transform(t, s, bytes.NewReader(original))))
@@ -92,7 +92,7 @@ func TestRoundTripProperty(t *testing.T) {
 // A source that breaks must never come out as a shorter whole, whichever error it breaks with.
 func TestSourceError(t *testing.T) {
 	eachFormat(t, func(t *testing.T, format string) {
-		s := newStage(t, format, 0)
+		s := newTransformer(t, format, 0)
 		for _, broken := range []error{errors.New("mine"), io.ErrUnexpectedEOF, os.ErrClosed} {
 			r, err := s.Transform(t.Context(), io.MultiReader(bytes.NewReader(text(300_000)), iotest.ErrReader(broken)), nil)
 			require.NoError(t, err)
@@ -110,13 +110,14 @@ func TestSourceError(t *testing.T) {
 
 func TestCorrupt(t *testing.T) {
 	eachFormat(t, func(t *testing.T, format string) {
-		s := newStage(t, format, 0)
+		s := newTransformer(t, format, 0)
 		stored := transform(t, s, bytes.NewReader(text(10_000)))
 		cut := 0
 		for n := range stored {
 			got, err := reverse(t, s, bytes.NewReader(stored[:n]))
 			if err == nil {
-				// A format without an end mark may be cut between its blocks; the message below it says where it ends.
+				// A format without an end mark may be cut between its blocks; the message below it
+				// says where it ends.
 				require.Less(t, len(got), 10_000)
 				continue
 			}
@@ -134,7 +135,7 @@ func TestCorrupt(t *testing.T) {
 func TestBound(t *testing.T) {
 	eachFormat(t, func(t *testing.T, format string) {
 		const bound = 100_000
-		wide, narrow := newStage(t, format, 0), newStage(t, format, bound)
+		wide, narrow := newTransformer(t, format, 0), newTransformer(t, format, bound)
 		for _, size := range []int{bound - 1, bound} {
 			got, err := reverse(t, narrow, bytes.NewReader(transform(t, narrow, bytes.NewReader(text(size)))))
 			require.NoError(t, err)
@@ -159,7 +160,7 @@ func TestZstdWindowBound(t *testing.T) {
 	_, err = io.CopyN(w, zeros{}, 100<<20)
 	require.NoError(t, err)
 	require.NoError(t, w.Close())
-	_, err = reverse(t, newStage(t, compress.Zstd, 0), &stored)
+	_, err = reverse(t, newTransformer(t, compress.Zstd, 0), &stored)
 	require.ErrorIs(t, err, zstd.ErrWindowSizeExceeded)
 }
 
@@ -169,7 +170,7 @@ func (zeros) Read(p []byte) (int, error) { clear(p); return len(p), nil }
 
 func TestCancel(t *testing.T) {
 	eachFormat(t, func(t *testing.T, format string) {
-		s := newStage(t, format, 0)
+		s := newTransformer(t, format, 0)
 		ctx, cancel := context.WithCancel(t.Context())
 		r, err := s.Transform(ctx, zeros{}, nil)
 		require.NoError(t, err)
@@ -196,7 +197,7 @@ func TestUnknownFormat(t *testing.T) {
 
 func FuzzReverse(f *testing.F) {
 	for _, format := range compress.Formats() {
-		f.Add(format, transform(f, newStage(f, format, 0), bytes.NewReader(text(1000))))
+		f.Add(format, transform(f, newTransformer(f, format, 0), bytes.NewReader(text(1000))))
 	}
 	f.Fuzz(func(t *testing.T, format string, stored []byte) {
 		s, err := compress.New(format, 1<<20)
@@ -214,18 +215,18 @@ func FuzzReverse(f *testing.F) {
 }
 
 func ExampleNew() {
-	stage, err := compress.New(compress.Zstd, 1<<30)
+	transformer, err := compress.New(compress.Zstd, 1<<30)
 	if err != nil {
 		fmt.Println(err)
 		return
 	}
 	ctx := context.Background()
-	compressed, err := stage.Transform(ctx, strings.NewReader(strings.Repeat("to be stored ", 1000)), nil)
+	compressed, err := transformer.Transform(ctx, strings.NewReader(strings.Repeat("to be stored ", 1000)), nil)
 	if err != nil {
 		fmt.Println(err)
 		return
 	}
-	original, err := stage.Reverse(ctx, compressed, nil)
+	original, err := transformer.Reverse(ctx, compressed, nil)
 	if err != nil {
 		fmt.Println(err)
 		return

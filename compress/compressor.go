@@ -25,8 +25,8 @@ type compressor struct {
 	err     error // the stream's first, which it keeps; returned once out is empty
 }
 
-// compressed is what an encoder made and nobody has read yet. The encoder of Zstd may add to it from
-// another goroutine.
+// compressed is what an encoder made and nobody has read yet. The encoder of Zstd may add to it
+// from another goroutine.
 type compressed struct {
 	mu  sync.Mutex
 	buf bytes.Buffer
@@ -125,7 +125,8 @@ func (r *compressor) feed() error {
 	if wide == nil || len(*wide) < size {
 		wide = new(make([]byte, size))
 	}
-	n, err := r.src.ReadFull((*wide)[:size-int(r.total%int64(block))]) // then the encoder has whole blocks
+	want := size - int(r.total%int64(block)) // the encoder then has whole blocks
+	n, err := r.src.ReadFull((*wide)[:want])
 	err = r.compress((*wide)[:n], err)
 	clear((*wide)[:size]) // it is plaintext
 	r.t.blocks.Put(wide)

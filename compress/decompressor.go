@@ -104,7 +104,8 @@ func (r *decompressor) atEnd() error {
 	return io.EOF
 }
 
-// blame returns the source's own error if there is one. Otherwise it says that the stream is corrupt.
+// blame returns the source's own error if there is one. Otherwise it says that the stream is
+// corrupt.
 func (r *decompressor) blame(err error) error {
 	if own := r.src.reader.Err(); own != nil && own != io.EOF {
 		return own

@@ -16,8 +16,8 @@ import (
 	"piko.sh/pikokms/compress"
 )
 
-func parallelStage(t testing.TB, format string, maxSize int64, parallelism int) *compress.Transformer {
-	s := newStage(t, format, maxSize)
+func newParallel(t testing.TB, format string, maxSize int64, parallelism int) *compress.Transformer {
+	s := newTransformer(t, format, maxSize)
 	s.Parallelism = parallelism
 	return s
 }
@@ -36,12 +36,12 @@ func TestParallel(t *testing.T) {
 		if format == compress.Gzip {
 			t.Skip("gzip is on one core")
 		}
-		one := parallelStage(t, format, 0, 1)
+		one := newParallel(t, format, 0, 1)
 		for _, size := range []int{0, 3<<20 + 1, 9<<20 - 1} {
 			for kind, original := range map[string][]byte{"text": mixed(size), "noise": noise(size)} {
 				alone := transform(t, one, bytes.NewReader(original))
 				for _, parallelism := range []int{0, 5} {
-					several := parallelStage(t, format, 0, parallelism)
+					several := newParallel(t, format, 0, parallelism)
 					stored := transform(t, several, iotest.HalfReader(bytes.NewReader(original)))
 					if format != compress.S2 { // of which it has several streams in a row
 						require.True(t, bytes.Equal(alone, stored))
@@ -60,13 +60,14 @@ func TestParallel(t *testing.T) {
 	})
 }
 
-// TestParallelFailures has every failure there is, with several goroutines at work. None may stay behind.
+// TestParallelFailures has every failure there is, with several goroutines at work. None may stay
+// behind.
 func TestParallelFailures(t *testing.T) {
 	defer goleak.VerifyNone(t, goleak.IgnoreCurrent())
 	broken := errors.New("mine")
 	original := mixed(7 << 20)
 	eachFormat(t, func(t *testing.T, format string) {
-		s := parallelStage(t, format, 0, 3)
+		s := newParallel(t, format, 0, 3)
 		stored := transform(t, s, bytes.NewReader(original))
 
 		t.Run("dropped half-way", func(t *testing.T) {
@@ -98,7 +99,7 @@ func TestParallelFailures(t *testing.T) {
 			require.ErrorIs(t, err, io.EOF)
 		})
 		t.Run("bound", func(t *testing.T) {
-			bound := parallelStage(t, format, 4<<20, 3)
+			bound := newParallel(t, format, 4<<20, 3)
 			r, err := bound.Transform(t.Context(), bytes.NewReader(original), nil)
 			require.NoError(t, err)
 			_, err = io.Copy(io.Discard, r)
@@ -148,10 +149,11 @@ func TestParallelFailures(t *testing.T) {
 	})
 }
 
-// A source that fails once and then says that it has ended is not taken for a whole one, which s2 could not tell.
+// A source that fails once and then says that it has ended is not taken for a whole one, which s2
+// could not tell.
 func TestSourceThatFailsOnce(t *testing.T) {
 	broken := errors.New("mine")
-	s := parallelStage(t, compress.S2, 0, 3)
+	s := newParallel(t, compress.S2, 0, 3)
 	stored := transform(t, s, bytes.NewReader(noise(1000)))
 	_, err := writeTo(t, s, io.Discard, io.MultiReader(bytes.NewReader(stored), &failsOnce{broken}))
 	require.ErrorIs(t, err, broken)
@@ -167,7 +169,7 @@ func (f *failsOnce) Read([]byte) (n int, err error) {
 }
 
 func TestNegativeParallelismIsOne(t *testing.T) {
-	s := parallelStage(t, compress.S2, 0, -1)
+	s := newParallel(t, compress.S2, 0, -1)
 	original := mixed(4 << 20)
 	got, err := reverse(t, s, bytes.NewReader(transform(t, s, bytes.NewReader(original))))
 	require.NoError(t, err)
@@ -177,9 +179,9 @@ func TestNegativeParallelismIsOne(t *testing.T) {
 // TestParallelismBoundsGoroutines: one core is no goroutine.
 func TestParallelismBoundsGoroutines(t *testing.T) {
 	original := mixed(12 << 20)
-	stored := transform(t, parallelStage(t, compress.S2, 0, 1), bytes.NewReader(original))
+	stored := transform(t, newParallel(t, compress.S2, 0, 1), bytes.NewReader(original))
 	for parallelism, most := range map[int]int{1: 0, 3: 3} {
-		s := parallelStage(t, compress.S2, 0, parallelism)
+		s := newParallel(t, compress.S2, 0, parallelism)
 		before := runtime.NumGoroutine()
 		peak := 0
 		_, err := writeTo(t, s, writerFunc(func(p []byte) (int, error) {

@@ -11,31 +11,38 @@ import (
 	"github.com/klauspost/compress/zstd"
 )
 
-// The parts of the seekable format. Unless noted otherwise, the source is its specification, version
-// 0.1.0: contrib/seekable_format/zstd_seekable_compression_format.md in zstd's repository. All
-// numbers are little-endian.
+// The parts of the seekable format. Unless noted otherwise, the source is its specification,
+// version 0.1.0: contrib/seekable_format/zstd_seekable_compression_format.md in zstd's repository.
+// All numbers are little-endian.
 const (
-	seekTableMagic   = 0x184D2A5E // Skippable_Magic_Number: the seek table is a skippable frame (RFC 8878, section 3.1.2)
-	seekableMagic    = 0x8F92EAB1 // Seekable_Magic_Number: the last 4 bytes of a stream
-	seekHeaderSize   = 4 + 4      // Skippable_Magic_Number, Frame_Size
-	seekEntrySize    = 4 + 4      // Compressed_Size, Decompressed_Size
-	seekChecksumSize = 4          // Checksum: the low 32 bits of XXH64 of what the frame decompresses to
-	seekFooterSize   = 4 + 1 + 4  // Number_Of_Frames, Seek_Table_Descriptor, Seekable_Magic_Number
-	seekChecksumFlag = 1 << 7     // Checksum_Flag of Seek_Table_Descriptor
-	seekReservedBits = 0b1111100  // its Reserved_Bits, which must be 0; the lowest two are not interpreted
+	// seekTableMagic is Skippable_Magic_Number: the seek table is a skippable frame (RFC 8878,
+	// section 3.1.2).
+	seekTableMagic = 0x184D2A5E
+	// seekableMagic is Seekable_Magic_Number, the last 4 bytes of a stream.
+	seekableMagic = 0x8F92EAB1
+
+	seekHeaderSize   = 4 + 4     // Skippable_Magic_Number, Frame_Size
+	seekEntrySize    = 4 + 4     // Compressed_Size, Decompressed_Size
+	seekChecksumSize = 4         // Checksum: the low 32 bits of XXH64 of the decompressed frame
+	seekFooterSize   = 4 + 1 + 4 // Number_Of_Frames, Seek_Table_Descriptor, Seekable_Magic_Number
+
+	seekChecksumFlag = 1 << 7    // Checksum_Flag of Seek_Table_Descriptor
+	seekReservedBits = 0b1111100 // its Reserved_Bits, which must be 0; the other two mean nothing
 
 	// maxSeekFrames is ZSTD_SEEKABLE_MAXFRAMES of contrib/seekable_format/zstd_seekable.h.
 	maxSeekFrames = 0x8000000
 
-	// The shortest frame there is, a skippable one with nothing in it (RFC 8878, section 3.1.2), has 8 bytes.
+	// The shortest frame there is, a skippable one with nothing in it (RFC 8878, section 3.1.2),
+	// has 8 bytes.
 	minFrameSize = 8
 )
 
 const (
-	// seekableBlock is how many bytes before compression a frame of ours has: 256 KiB, the last one
-	// fewer. Smaller frames compress worse, since none refers to another: compared with Zstd, 64 MiB
-	// of Go sources become larger by 20 % in frames of 64 KiB, by 10 % in these, by 3.5 % in frames of
-	// 1 MiB. Larger frames make a small read dearer, which must fetch and decompress a whole one.
+	// seekableBlock is how many bytes before compression a frame of ours has: 256 KiB, the last
+	// one fewer. Smaller frames compress worse, since none refers to another: compared with Zstd,
+	// 64 MiB of Go sources become larger by 20 % in frames of 64 KiB, by 10 % in these, by 3.5 %
+	// in frames of 1 MiB. Larger frames make a small read dearer, which must fetch and decompress
+	// a whole one.
 	seekableBlock = 256 << 10
 
 	// maxSeekableSize is what a table of frames of seekableBlock bytes can hold: 32 TiB.
@@ -162,8 +169,8 @@ type seekFooter struct {
 	checksums bool
 }
 
-// parseSeekFooter reads the footer at the end of tail, which is the end of a stream of size bytes. If
-// it returns no error, the table fits in the stream. The error holds ErrCorrupt.
+// parseSeekFooter reads the footer at the end of tail, which is the end of a stream of size bytes.
+// If it returns no error, the table fits in the stream. The error holds ErrCorrupt.
 func parseSeekFooter(tail []byte, size int64) (seekFooter, error) {
 	if len(tail) < seekFooterSize {
 		return seekFooter{}, corruptTable("%d bytes are too few for one", size)

@@ -16,16 +16,17 @@ import (
 )
 
 const (
-	// maxSeekableFrame bounds what a SeekableReader decompresses of one frame, as zstdWindow does for
-	// streams: both are memory that whoever wrote the stream chooses.
+	// maxSeekableFrame bounds what a SeekableReader decompresses of one frame, as zstdWindow does
+	// for streams: both are memory that whoever wrote the stream chooses.
 	maxSeekableFrame = 8 << 20
 
-	// maxStoredFrame bounds a frame's compressed size, with room for blocks as small as a writer's flushes make them.
+	// maxStoredFrame bounds a frame's compressed size, with room for blocks as small as a writer's
+	// flushes make them.
 	maxStoredFrame = 2 * maxSeekableFrame
 )
 
-// markEvery is the number of frames between two whose places are kept. To keep all places would take
-// twice the memory of the table, or more.
+// markEvery is the number of frames between two whose places are kept. To keep all places would
+// take twice the memory of the table, or more.
 const markEvery = 64
 
 // emptyChecksum is the checksum of a frame that decompresses to nothing, as a skippable one does.
@@ -76,7 +77,8 @@ func parseSeekTable(b []byte, f seekFooter, dataSize, maxSize int64) (*seekTable
 			return nil, fmt.Errorf("%w: %s: frame %d has %d bytes compressed, over %d", ErrTooLarge, ZstdSeekable, i, frame.storedSize, maxStoredFrame)
 		}
 		if f.checksums && frame.plainSize == 0 && frame.checksum != emptyChecksum {
-			return nil, corruptTable("frame %d is empty, but its checksum is that of something", i) // which would be missing unseen
+			// Reads leave empty frames out, so this one's content would be missing unseen.
+			return nil, corruptTable("frame %d is empty, but its checksum is that of something", i)
 		}
 		at = seekMark{at.stored + frame.storedSize, at.plain + frame.plainSize}
 		if at.plain > maxSize {
@@ -106,7 +108,8 @@ func (t *seekTable) entry(i int64, at seekMark) seekFrame {
 
 // find returns the frame that has the byte at off, which is from 0 and below t.size.
 func (t *seekTable) find(off int64) seekFrame {
-	// The last mark that is not behind off; frames with nothing in them may have put others at the same place.
+	// The last mark that is not behind off; frames with nothing in them may have put others at the
+	// same place.
 	mark := sort.Search(len(t.marks), func(i int) bool { return t.marks[i].plain > off }) - 1
 	i, at := int64(mark)*markEvery, t.marks[mark]
 	for {
@@ -118,8 +121,9 @@ func (t *seekTable) find(off int64) seekFrame {
 	}
 }
 
-// SeekableReader reads ranges of a stream of the format [ZstdSeekable]: it reads and decompresses the
-// frames that a range needs, and no others. It is safe for concurrent use, and needs no closing.
+// SeekableReader reads ranges of a stream of the format [ZstdSeekable]: it reads and decompresses
+// the frames that a range needs, and no others. It is safe for concurrent use, and needs no
+// closing.
 //
 // It keeps the table, of 8 or 12 bytes per frame, and the last 4 frames that were decompressed for
 // reads of less than a whole frame: 1 MiB for the frames that this package writes, 32 MiB for the
@@ -179,9 +183,10 @@ func OpenSeekable(src io.ReaderAt, size int64, maxSize int64) (*SeekableReader, 
 // Size returns the number of bytes before compression.
 func (r *SeekableReader) Size() int64 { return r.table.size }
 
-// ReadAt implements [io.ReaderAt]: it fills p with the bytes before compression that begin at off. A
-// frame that does not decompress to just what the table says of it, by size and by checksum if there
-// is one, gives nothing and an error that holds [ErrCorrupt]. Other errors than io.EOF are src's own.
+// ReadAt implements [io.ReaderAt]: it fills p with the bytes before compression that begin at off.
+// A frame that does not decompress to just what the table says of it, by size and by checksum if
+// there is one, gives nothing and an error that holds [ErrCorrupt]. Other errors than io.EOF are
+// src's own.
 //
 // Frames outside the range are not looked at, nor are those that are empty by the table: a stream
 // whose author gave them content has it for [Transformer.Reverse] alone.

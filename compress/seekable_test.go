@@ -77,8 +77,8 @@ func table(entries []entry, checksums bool) []byte {
 	return append(binary.LittleEndian.AppendUint32(head, uint32(len(b))), b...)
 }
 
-// handmade returns a stream with frames of other sizes than this package writes. An empty block becomes an empty frame or, every
-// other one, a skippable frame.
+// handmade returns a stream with frames of other sizes than this package writes. An empty block
+// becomes an empty frame or, every other one, a skippable frame.
 func handmade(t testing.TB, blocks [][]byte, checksums bool) []byte {
 	t.Helper()
 	encoder, err := zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1), zstd.WithEncoderCRC(false), zstd.WithZeroFrames(true))
@@ -98,7 +98,7 @@ func handmade(t testing.TB, blocks [][]byte, checksums bool) []byte {
 }
 
 func TestSeekableReader(t *testing.T) {
-	s := newStage(t, compress.ZstdSeekable, 0)
+	s := newTransformer(t, compress.ZstdSeekable, 0)
 	for _, size := range []int{0, 1, blockSize - 1, blockSize, blockSize + 1, 3 * blockSize, 3*blockSize + 5} {
 		for kind, original := range map[string][]byte{"mixed": mixed(size), "noise": noise(size)} {
 			stored := transform(t, s, iotest.HalfReader(bytes.NewReader(original)))
@@ -118,7 +118,7 @@ func TestSeekableReader(t *testing.T) {
 
 // The layout, byte by byte, from the specification.
 func TestSeekableLayout(t *testing.T) {
-	s := newStage(t, compress.ZstdSeekable, 0)
+	s := newTransformer(t, compress.ZstdSeekable, 0)
 	require.Equal(t, table(nil, true), transform(t, s, strings.NewReader("")))
 
 	original := mixed(2*blockSize + 100)
@@ -142,7 +142,7 @@ func TestSeekableLayout(t *testing.T) {
 
 func TestSeekableProperty(t *testing.T) {
 	original := append(mixed(3*blockSize), noise(blockSize)...)
-	s := newStage(t, compress.ZstdSeekable, 0)
+	s := newTransformer(t, compress.ZstdSeekable, 0)
 	check := func(t *rapid.T, r *compress.SeekableReader, original []byte) {
 		require.EqualValues(t, len(original), r.Size())
 		for range rapid.IntRange(1, 20).Draw(t, "reads") {
@@ -197,7 +197,7 @@ func (c *counted) ReadAt(p []byte, off int64) (int, error) {
 func TestSeekableReadsWhatItNeeds(t *testing.T) {
 	const blocks = 40
 	original := noise(blocks * blockSize) // a frame has as many bytes as its block then, and a few
-	stored := transform(t, newStage(t, compress.ZstdSeekable, 0), bytes.NewReader(original))
+	stored := transform(t, newTransformer(t, compress.ZstdSeekable, 0), bytes.NewReader(original))
 	frameSize := int64(len(stored)-tableSize-blocks*12) / blocks
 	require.Greater(t, frameSize, int64(blockSize))
 
@@ -234,7 +234,7 @@ func TestSeekableReadsWhatItNeeds(t *testing.T) {
 
 func TestSeekableConcurrently(t *testing.T) {
 	original := mixed(10*blockSize + 77)
-	r := openSeekable(t, transform(t, newStage(t, compress.ZstdSeekable, 0), bytes.NewReader(original)))
+	r := openSeekable(t, transform(t, newTransformer(t, compress.ZstdSeekable, 0), bytes.NewReader(original)))
 	var readers sync.WaitGroup
 	for i := range 8 {
 		readers.Go(func() {
@@ -255,7 +255,7 @@ func TestSeekableConcurrently(t *testing.T) {
 func TestSeekableRefusesDamage(t *testing.T) {
 	blocks := [][]byte{text(1000), nil, mixed(300), noise(40), nil}
 	original := bytes.Join(blocks, nil)
-	s := newStage(t, compress.ZstdSeekable, 0)
+	s := newTransformer(t, compress.ZstdSeekable, 0)
 	stored := handmade(t, blocks, true)
 	got, err := readSeekable(stored, 0)
 	require.NoError(t, err)
@@ -347,7 +347,7 @@ func TestSeekableRefusesTables(t *testing.T) {
 }
 
 func TestSeekableBound(t *testing.T) {
-	stored := transform(t, newStage(t, compress.ZstdSeekable, 0), bytes.NewReader(text(300_000)))
+	stored := transform(t, newTransformer(t, compress.ZstdSeekable, 0), bytes.NewReader(text(300_000)))
 	_, err := readSeekable(stored, 300_000)
 	require.NoError(t, err)
 	_, err = readSeekable(stored, 299_999)
@@ -424,7 +424,7 @@ func TestSeekableSourceError(t *testing.T) {
 	require.NotErrorIs(t, err, compress.ErrCorrupt)
 
 	original := mixed(2 * blockSize)
-	stored := transform(t, newStage(t, compress.ZstdSeekable, 0), bytes.NewReader(original))
+	stored := transform(t, newTransformer(t, compress.ZstdSeekable, 0), bytes.NewReader(original))
 	src := &breaking{ReaderAt: bytes.NewReader(stored)}
 	r, err := compress.OpenSeekable(src, int64(len(stored)), 0)
 	require.NoError(t, err)
@@ -445,12 +445,12 @@ func TestSeekableSourceError(t *testing.T) {
 
 // Any zstd decoder opens the format.
 func TestSeekableIsZstd(t *testing.T) {
-	s := newStage(t, compress.ZstdSeekable, 0)
+	s := newTransformer(t, compress.ZstdSeekable, 0)
 	for _, size := range []int{0, 1, blockSize, 3*blockSize + 5} {
 		original := mixed(size)
 		stored := transform(t, s, bytes.NewReader(original))
 
-		got, err := reverse(t, newStage(t, compress.Zstd, 0), bytes.NewReader(stored))
+		got, err := reverse(t, newTransformer(t, compress.Zstd, 0), bytes.NewReader(stored))
 		require.NoError(t, err)
 		require.True(t, bytes.Equal(original, got))
 
@@ -468,7 +468,7 @@ func TestSeekableWithZstdCommand(t *testing.T) {
 	if err != nil {
 		t.Skip("the zstd command is not installed: its reading of our streams is not tested")
 	}
-	s := newStage(t, compress.ZstdSeekable, 0)
+	s := newTransformer(t, compress.ZstdSeekable, 0)
 	for _, size := range []int{0, 1, blockSize, 3*blockSize + 5} {
 		original := mixed(size)
 		cmd := exec.CommandContext(t.Context(), command, "-d", "-c")
@@ -497,9 +497,10 @@ func TestSeekableWithZstdCommand(t *testing.T) {
 	require.True(t, bytes.Equal(original, got))
 }
 
-// Neither side opens a stream that has bytes behind its table or none at all, in whichever pieces it comes.
+// Neither side opens a stream that has bytes behind its table or none at all, in whichever pieces
+// it comes.
 func TestSeekableReverseWantsTheEnd(t *testing.T) {
-	s := newStage(t, compress.ZstdSeekable, 0)
+	s := newTransformer(t, compress.ZstdSeekable, 0)
 	stored := transform(t, s, bytes.NewReader(mixed(3*blockSize)))
 	for name, pieces := range map[string]func(io.Reader) io.Reader{"one byte": iotest.OneByteReader, "half": iotest.HalfReader, "error with data": iotest.DataErrReader} {
 		got, err := reverse(t, s, pieces(bytes.NewReader(stored)))
@@ -508,7 +509,7 @@ func TestSeekableReverseWantsTheEnd(t *testing.T) {
 		_, err = reverse(t, s, pieces(bytes.NewReader(stored[:len(stored)-tableSize-3*12])))
 		require.ErrorIs(t, err, compress.ErrCorrupt, name)
 	}
-	plain := transform(t, newStage(t, compress.Zstd, 0), bytes.NewReader(mixed(1000)))
+	plain := transform(t, newTransformer(t, compress.Zstd, 0), bytes.NewReader(mixed(1000)))
 	_, err := reverse(t, s, bytes.NewReader(plain))
 	require.ErrorIs(t, err, compress.ErrCorrupt)
 	_, err = reverse(t, s, bytes.NewReader(append(bytes.Clone(stored), plain...)))
@@ -518,7 +519,7 @@ func TestSeekableReverseWantsTheEnd(t *testing.T) {
 }
 
 func FuzzOpenSeekable(f *testing.F) {
-	s := newStage(f, compress.ZstdSeekable, 0)
+	s := newTransformer(f, compress.ZstdSeekable, 0)
 	f.Add(transform(f, s, strings.NewReader("")), int64(0), uint16(1))
 	f.Add(transform(f, s, bytes.NewReader(text(1000))), int64(500), uint16(100))
 	f.Add(transform(f, s, bytes.NewReader(text(blockSize+10))), int64(blockSize-5), uint16(100))
@@ -560,7 +561,7 @@ func FuzzOpenSeekable(f *testing.F) {
 
 func BenchmarkSeekableReader(b *testing.B) {
 	original := mixed(16 << 20)
-	stored := transform(b, newStage(b, compress.ZstdSeekable, 0), bytes.NewReader(original))
+	stored := transform(b, newTransformer(b, compress.ZstdSeekable, 0), bytes.NewReader(original))
 	b.Run("open", func(b *testing.B) {
 		b.ReportAllocs()
 		for b.Loop() {
@@ -593,7 +594,7 @@ func BenchmarkSeekableReader(b *testing.B) {
 }
 
 func ExampleOpenSeekable() {
-	stage, err := compress.New(compress.ZstdSeekable, 1<<30)
+	transformer, err := compress.New(compress.ZstdSeekable, 1<<30)
 	if err != nil {
 		panic(err)
 	}
@@ -601,7 +602,7 @@ func ExampleOpenSeekable() {
 	for i := range 1_000_000 {
 		fmt.Fprintf(&original, "line %06d\n", i)
 	}
-	compressed, err := stage.Transform(context.Background(), strings.NewReader(original.String()), nil)
+	compressed, err := transformer.Transform(context.Background(), strings.NewReader(original.String()), nil)
 	if err != nil {
 		panic(err)
 	}

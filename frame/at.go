@@ -13,9 +13,9 @@ import (
 // ReaderAt opens single frames of a body that is stored at rest: it reads and decrypts the frames
 // that a range needs, and no others. It is safe for concurrent use.
 //
-// The frames outside a range are not looked at, so a change in them goes unseen until they are read.
-// The number of frames is certain: the final frame is verified first, at the place that the body's
-// size gives it.
+// The frames outside a range are not looked at, so a change in them goes unseen until they are
+// read. The number of frames is certain: the final frame is verified first, at the place that the
+// body's size gives it.
 type ReaderAt struct {
 	config Config
 	src    io.ReaderAt
@@ -33,8 +33,8 @@ type opener struct {
 	buf      []byte
 }
 
-// NewReaderAt returns a ReaderAt of the body of n bytes that begins at start in src. It verifies the
-// final frame. A body that is unframed, or has a footer, can't be read in this way.
+// NewReaderAt returns a ReaderAt of the body of n bytes that begins at start in src. It verifies
+// the final frame. A body that is unframed, or has a footer, can't be read in this way.
 //
 // The error holds [ErrMalformed], [ErrTruncated], [ErrSequence] or [ErrAuthentication], or is src's
 // own.

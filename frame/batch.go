@@ -1,11 +1,5 @@
 package frame
 
-import (
-	"sync/atomic"
-
-	"piko.sh/pikokms/internal/cores"
-)
-
 // batch is some consecutive regular frames of a pipeline, which are sealed or opened in one go.
 type batch struct {
 	sequence sequence // of these frames
@@ -21,24 +15,14 @@ type batch struct {
 	inBuffer, outBuffer []byte
 	plaintext           int // how many bytes of each may be plaintext
 
-	done    chan struct{} // receives an element when the result is there
-	work    func()        // a worker's goroutine; bound once, so that starting it allocates nothing
-	working *atomic.Int32 // counts the workers
+	done chan struct{} // receives an element when the result is there
 }
 
-func newBatch() *batch {
-	b := &batch{done: make(chan struct{}, 1)}
-	b.work = func() {
-		b.process()
-		b.working.Add(-1)
-		cores.Give(1)
-		b.done <- struct{}{} // from here on the batch is another goroutine's
-	}
-	return b
-}
+func newBatch() *batch { return &batch{done: make(chan struct{}, 1)} }
 
 // process seals or opens the frames.
 func (b *batch) process() {
+	defer func() { b.done <- struct{}{} }() // even after a panic, so that nobody waits for ever
 	if b.sequence.opening {
 		b.open()
 		return
@@ -81,7 +65,7 @@ func (b *batch) reset(s *sequence) {
 	*b = batch{
 		sequence: sequence{config: s.config, opening: s.opening}, out: b.out[:0],
 		inBuffer: b.inBuffer, outBuffer: b.outBuffer, plaintext: b.plaintext,
-		done: b.done, work: b.work,
+		done: b.done,
 	}
 }
 

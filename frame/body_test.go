@@ -35,8 +35,8 @@ func pattern(n int) []byte {
 	return b
 }
 
-// handmade lays a body out from the specification's tables, one frame an element. fullLast lets the final frame be full,
-// as the format allows and this package never writes.
+// handmade lays a body out from the specification's tables, one frame an element. fullLast lets
+// the final frame be full, as the format allows and this package never writes.
 func handmade(c frame.Config, plaintext []byte, fullLast bool) [][]byte {
 	seal := func(start []byte, kind string, n uint32, content []byte) []byte {
 		iv := binary.BigEndian.AppendUint32(make([]byte, 8), n)

@@ -81,23 +81,29 @@ const MaxDefaultParallelism = cores.MaxDefault
 
 // Config is what the frames of a body share.
 type Config struct {
-	AEAD      cipher.AEAD // AES-GCM with 12-byte IVs and 16-byte tags, under a key that no other message uses
-	MessageID []byte      // from the header
-	Length    int         // bytes of plaintext in a regular frame; the most in an unframed body
+	// AEAD is AES-GCM with 12-byte IVs and 16-byte tags, under a key that no other message uses.
+	AEAD cipher.AEAD
+
+	// MessageID is the one in the header.
+	MessageID []byte
+
+	// Length is the number of bytes of plaintext in a regular frame. Of an unframed body, it is the
+	// most that is taken.
+	Length int
 
 	// Unframed says, for opening, that the body is one sealed block. It is held in memory until its
 	// tag is verified.
 	Unframed bool
 
-	// Parallelism is the most goroutines that seal or open frames of one stream side by side. The
-	// caller's goroutine is one of them, so 1 means that no other is started. 0 means one for each
-	// core, at most [MaxDefaultParallelism], as far as other streams leave cores free: all streams of
-	// the process share one budget, with those that compress.
+	// Parallelism is the most goroutines that seal or open frames of one stream side by side. 1
+	// means that the caller's goroutine does it all, and no other is started. 0 means one for each
+	// core, at most [MaxDefaultParallelism], as far as other streams leave cores free: all streams
+	// of the process share one budget, with those that compress.
 	//
 	// A stream takes several goroutines once more than 1 MiB of plaintext has passed, or when one
 	// Write has as much. It does so only within a call of WriteTo or ReadFrom, or of Read or Write
-	// with 512 KiB or more, and no goroutine outlives its call. One more goroutine then writes to the
-	// destination while the source is read.
+	// with 512 KiB or more, and no goroutine outlives its call. The caller's goroutine then reads
+	// the source, and one more writes to the destination at the same time.
 	//
 	// Each goroutine works on 256 KiB of consecutive frames at a time, on 512 KiB after the first
 	// 16 MiB, or on one frame if that is longer. Parallelism + 4 such pieces are in memory at most,

@@ -11,7 +11,8 @@ import (
 	"piko.sh/pikokms/frame"
 )
 
-// openCipher is no encryption: its tags are zeros. With it a fuzzer gets past the tag of a frame that it made up.
+// openCipher is no encryption: its tags are zeros. With it a fuzzer gets past the tag of a frame
+// that it made up.
 type openCipher struct{ cipher.AEAD }
 
 func (openCipher) Seal(dst, _, plaintext, _ []byte) []byte {
@@ -77,8 +78,9 @@ func FuzzOpen(f *testing.F) {
 				continue
 			}
 			require.Equal(t, verdict == nil, found == nil, open.name)
-			// A pull stream looks for the end of its input before it opens the final frame, and judges a frame's start
-			// before the bytes that follow; a push stream cannot. Each other error is the same.
+			// A pull stream looks for the end of its input before it opens the final frame, and
+			// judges a frame's start before the bytes that follow; a push stream cannot. Each
+			// other error is the same.
 			if verdict != frame.ErrTrailingData && found != frame.ErrTruncated {
 				require.Equal(t, verdict, found, open.name)
 			}
@@ -104,7 +106,8 @@ func FuzzOpen(f *testing.F) {
 	})
 }
 
-// withIVs returns a body with the IVs of another of its size: readers take whatever IV is stored, as early writers drew them.
+// withIVs returns a body with the IVs of another of its size: readers take whatever IV is stored,
+// as early writers drew them.
 func withIVs(c frame.Config, body, another []byte) []byte {
 	if len(body) != len(another) {
 		return body

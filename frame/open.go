@@ -6,8 +6,8 @@ import (
 	"piko.sh/pikokms/internal/checked"
 )
 
-// OpenReader is the pull side of opening: it reads a body from its source and gives the plaintext. It
-// returns io.EOF only after a verified final frame that the source's end follows, with a footer
+// OpenReader is the pull side of opening: it reads a body from its source and gives the plaintext.
+// It returns io.EOF only after a verified final frame that the source's end follows, with a footer
 // between them if there is to be one. It is for one goroutine.
 type OpenReader struct {
 	pull   pull
@@ -21,8 +21,8 @@ func NewOpenReader(src io.Reader, c Config) *OpenReader {
 	return r
 }
 
-// Read implements [io.Reader]. A p of at least the frame length receives a frame's plaintext without
-// a copy.
+// Read implements [io.Reader]. A p of at least the frame length receives a frame's plaintext
+// without a copy.
 func (r *OpenReader) Read(p []byte) (int, error) { return r.pull.read(r, p) }
 
 // WriteTo implements [io.WriterTo]: it writes the rest of the plaintext frame by frame, without a
@@ -113,8 +113,8 @@ func (in *intake) read(src *source, frames *sequence, buf *buffer) (frame, behin
 		end := min(need, len(buf.bytes))
 		atLeast := end - in.have
 		if !frames.config.Unframed && !final {
-			// One read may get the whole frame. Should it be the final frame, which is shorter, what
-			// else is read does not belong to a frame.
+			// One read may get the whole frame. Should it be the final frame, which is shorter,
+			// what else is read does not belong to a frame.
 			end = frames.regularSize()
 		}
 		n, err := src.readAtLeast(buf.bytes[in.have:end], atLeast)
@@ -152,8 +152,8 @@ func grown(b []byte, need int) []byte {
 }
 
 // OpenWriter is the push side of opening: a body that is written to it goes to its destination as
-// plaintext, each frame once its tag is verified, and the final frame at Close. Without a Close that
-// returns nil the plaintext is not whole. It is for one goroutine.
+// plaintext, each frame once its tag is verified, and the final frame at Close. Without a Close
+// that returns nil the plaintext is not whole. It is for one goroutine.
 type OpenWriter struct {
 	push   push
 	intake intake
@@ -227,8 +227,8 @@ func (w *OpenWriter) fill(src *source) error {
 	return err
 }
 
-// release opens a frame to dst, or in place if dst is nil, and writes the plaintext unless it is the
-// final one's.
+// release opens a frame to dst, or in place if dst is nil, and writes the plaintext unless it is
+// the final one's.
 func (w *OpenWriter) release(dst, frame []byte, final bool) error {
 	plaintext, err := w.push.frames.open(dst, frame, final)
 	if err != nil {

@@ -12,8 +12,8 @@ import (
 )
 
 const (
-	// parallelFrom is how many bytes of plaintext a stream seals or opens on one goroutine before it
-	// takes several.
+	// parallelFrom is how many bytes of plaintext a stream seals or opens on one goroutine before
+	// it takes several.
 	parallelFrom = 1 << 20
 
 	// batchBytes is the size of a batch: four frames of 64 KiB, which are enough work for a
@@ -31,13 +31,14 @@ const (
 	maxBatches   = MaxParallelMemory / (2 * longBatch)
 )
 
-// pipeline seals or opens a stream's regular frames on several cores, during one call of the stream.
-// It works on batches, each some consecutive frames, and has three parts:
+// pipeline seals or opens a stream's regular frames on several cores, during one call of the
+// stream. It works on batches, each some consecutive frames, and has three parts:
 //
 //   - run, on the goroutine of the call, cuts the input into batches;
-//   - workers, each on a goroutine of its own, seal or open one batch each. While no further worker
-//     may be started, run does a worker's job itself;
-//   - deliver, on one more goroutine, takes the batches in their order and writes the output.
+//   - workers, each on a goroutine of its own, seal or open batches. If the stream gets no worker,
+//     since other streams have all cores, run does their work itself;
+//   - deliver, on one more goroutine, takes the batches in the order of their frames and writes the
+//     output.
 //
 // It leaves the final frame, and whatever is not a whole regular frame, to the stream.
 type pipeline struct {
@@ -52,7 +53,7 @@ type pipeline struct {
 	inMemory  bool  // the input is taken from where it stands
 	taken     int64 // bytes of input
 	perBatch  int   // frames of a batch, at most
-	most      int   // goroutines that seal or open, at most, that of run included
+	most      int   // workers, at most
 	isDefault bool  // the stream states no parallelism
 
 	// What deliver leaves. Workers and run don't touch it before deliver has ended.
@@ -61,17 +62,22 @@ type pipeline struct {
 	dstErr    error  // dst's
 	bad       error  // of a frame that is not good. All output before it was delivered.
 
-	idle     chan *batch
-	started  chan *batch  // in the order of their frames; nil after the last one
-	working  atomic.Int32 // workers
-	failed   atomic.Bool  // dstErr or bad is set, or deliver has panicked: the rest is of no use
-	finished chan struct{}
+	idle    chan *batch
+	filling *batch      // the one that run has in hand
+	started chan *batch // in the order of their frames; nil after the last one
 
-	filling  *batch // the one that run has in hand
-	ended    bool   // deliver has ended by itself, and not by a panic or runtime.Goexit of dst
-	panicked any    // what deliver's dst has panicked with
+	mu      sync.Mutex
+	queue   chan *batch // waits for a worker
+	working int         // workers that look at the queue once more before they end
+	workers sync.WaitGroup
 
-	deliver func() // is deliverAll; bound once, so that starting it allocates nothing
+	failed   atomic.Bool   // dstErr or bad is set, or dst has panicked: the rest is of no use
+	finished chan struct{} // receives an element when deliver has ended,
+	ended    bool          // by itself, and not by a panic or runtime.Goexit of dst
+	panicked any           // dst's
+
+	// These are the methods, bound once so that starting a goroutine allocates nothing.
+	workFunc, deliverFunc func()
 }
 
 // pipelines keeps pipelines with their batches' buffers.
@@ -79,9 +85,10 @@ var pipelines = sync.Pool{New: func() any {
 	p := &pipeline{
 		idle:     make(chan *batch, maxBatches),
 		started:  make(chan *batch, maxBatches+1),
+		queue:    make(chan *batch, maxBatches),
 		finished: make(chan struct{}, 1),
 	}
-	p.deliver = p.deliverAll
+	p.workFunc, p.deliverFunc = p.work, p.deliver
 	return p
 }}
 
@@ -92,8 +99,8 @@ var pipelinesOpen atomic.Int32
 // isSmall tells that a Read or a Write of n bytes is not worth several goroutines.
 func (s *sequence) isSmall(n int) bool { return n < 2*max(batchBytes, s.regularSize()) }
 
-// openPipeline returns a pipeline of src if there is enough in it to be worth one, and else nil. The
-// caller sets its output, runs and closes it.
+// openPipeline returns a pipeline of src if there is enough in it to be worth one, and else nil.
+// The caller sets its output, runs and closes it.
 func openPipeline(frames *sequence, src *source) *pipeline {
 	if frames.parallelFrom == never || src.mixed {
 		return nil
@@ -140,14 +147,17 @@ func (p *pipeline) close() {
 		b.clean()
 		p.idle <- b
 	}
-	*p = pipeline{idle: p.idle, started: p.started, finished: p.finished, deliver: p.deliver}
+	*p = pipeline{
+		idle: p.idle, started: p.started, queue: p.queue, finished: p.finished,
+		workFunc: p.workFunc, deliverFunc: p.deliverFunc,
+	}
 	pipelines.Put(p)
 }
 
 // run seals or opens all whole regular frames that come next. When it returns, nothing is at work
 // any more.
 func (p *pipeline) run() {
-	go p.deliver()
+	go p.deliverFunc()
 	defer p.finish()
 	for more := true; more && !p.failed.Load(); {
 		p.filling = <-p.idle
@@ -160,20 +170,44 @@ func (p *pipeline) run() {
 		b.first, b.sequence.number = p.frames.number, p.frames.number
 		p.frames.number += uint32(b.frames)
 		p.started <- b
-		p.work(b)
+		p.hand(b)
 	}
 }
 
-// work seals or opens a batch, on another goroutine if the stream may have one more.
-func (p *pipeline) work(b *batch) {
-	if int(p.working.Load()) < p.most-1 && cores.Take(p.frames.config.Parallelism, 1) == 1 {
-		p.working.Add(1)
-		b.working = &p.working
-		go b.work()
-		return
+// hand hands a batch to the workers. It starts one more if the stream may have it. Without a
+// worker, it does the work itself.
+func (p *pipeline) hand(b *batch) {
+	p.mu.Lock()
+	if p.working < p.most && cores.Take(p.frames.config.Parallelism, 1) == 1 {
+		p.working++
+		p.workers.Add(1)
+		go p.workFunc()
 	}
-	b.process()
-	b.done <- struct{}{}
+	alone := p.working == 0
+	if !alone {
+		p.queue <- b
+	}
+	p.mu.Unlock()
+	if alone {
+		b.process()
+	}
+}
+
+// work is a worker: it seals or opens batches until there are none that wait.
+func (p *pipeline) work() {
+	defer p.workers.Done()
+	for {
+		p.mu.Lock()
+		if len(p.queue) == 0 {
+			p.working--
+			cores.Give(1)
+			p.mu.Unlock()
+			return
+		}
+		b := <-p.queue
+		p.mu.Unlock()
+		b.process()
+	}
 }
 
 // finish waits until all output is delivered. It passes a panic of dst on to the caller of run.
@@ -183,6 +217,7 @@ func (p *pipeline) finish() {
 	}
 	p.started <- nil
 	<-p.finished
+	p.workers.Wait()
 	if p.panicked != nil {
 		panic(p.panicked)
 	}
@@ -191,7 +226,8 @@ func (p *pipeline) finish() {
 	}
 }
 
-func (p *pipeline) deliverAll() {
+// deliver writes the output of all batches. Should dst panic, it only takes them back.
+func (p *pipeline) deliver() {
 	defer func() {
 		if !p.ended {
 			p.panicked = recover()
@@ -261,8 +297,8 @@ func (p *pipeline) fill(b *batch) (more bool) {
 	return b.frames > 0 && !p.src.mixed && (b.frames == most || p.into == nil)
 }
 
-// takeInput gives a batch the next frames: as many as the source has at once, but at least one. If it
-// has none, or something else comes next, the batch has fewer, and what was read goes back.
+// takeInput gives a batch the next frames: as many as the source has at once, but at least one. If
+// it has none, or something else comes next, the batch has fewer, and what was read goes back.
 func (p *pipeline) takeInput(b *batch, most int) {
 	size := p.frames.inSize()
 	if p.inMemory {
@@ -283,8 +319,8 @@ func (p *pipeline) takeInput(b *batch, most int) {
 	}
 }
 
-// wholeFrames returns how many of the next regular frames in begins with: as contents if they are sealed,
-// as they are stored if they are opened.
+// wholeFrames returns how many of the next regular frames in begins with: as contents if they are
+// sealed, as they are stored if they are opened.
 func (p *pipeline) wholeFrames(in []byte, most int) (frames int) {
 	if !p.frames.opening {
 		return min(most, len(in)/p.frames.config.Length)

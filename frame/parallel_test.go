@@ -74,8 +74,9 @@ func TestParallelStreamsAreTheSame(t *testing.T) {
 	}
 }
 
-// TestParallelStreamsRefuseWhatOthersRefuse changes, cuts and reorders bodies: each stream says the same of them, and gives the same
-// plaintext before that, whether it is on one core or on several.
+// TestParallelStreamsRefuseWhatOthersRefuse changes, cuts and reorders bodies: each stream says
+// the same of them, and gives the same plaintext before that, whether it is on one core or on
+// several.
 func TestParallelStreamsRefuseWhatOthersRefuse(t *testing.T) {
 	const length = 10_000
 	c := alone(length)
@@ -219,7 +220,8 @@ type readerFunc func(p []byte) (int, error)
 
 func (f readerFunc) Read(p []byte) (int, error) { return f(p) }
 
-// crowd is a cipher that knows how many goroutines are in it at once, and waits a moment for others to come.
+// crowd is a cipher that knows how many goroutines are in it at once, and waits a moment for
+// others to come.
 type crowd struct {
 	cipher.AEAD
 	now, most atomic.Int32
@@ -291,8 +293,9 @@ func TestParallelism(t *testing.T) {
 	})
 }
 
-// TestReadingAndWritingOverlap would wait for ever if the source were not read while the destination is written to: the destination
-// does not go on before the source has been read further.
+// TestReadingAndWritingOverlap would wait for ever if the source were not read while the
+// destination is written to: the destination does not go on before the source has been read
+// further.
 func TestReadingAndWritingOverlap(t *testing.T) {
 	const size = 4 * mebibyte
 	plaintext := pattern(size)
@@ -346,7 +349,8 @@ func TestReadingAndWritingOverlap(t *testing.T) {
 	}
 }
 
-// TestWritingDoesNotWaitForReading has a source that goes on only when the destination has what came before, but for a run and a frame.
+// TestWritingDoesNotWaitForReading has a source that goes on only when the destination has what
+// came before, but for a run and a frame.
 func TestWritingDoesNotWaitForReading(t *testing.T) {
 	c := beside(config(1000), 2)
 	plaintext := pattern(3 * mebibyte)

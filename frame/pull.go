@@ -77,9 +77,8 @@ func (r *pull) read(side puller, p []byte) (int, error) {
 func (r *pull) writeTo(side puller, w io.Writer) (written int64, err error) {
 	for {
 		if len(r.out) > 0 {
-			n, err := checked.Write(w, r.out)
+			n, err := r.writeOut(w)
 			written += int64(n)
-			r.out = r.out[n:]
 			if err != nil {
 				return written, err
 			}
@@ -97,6 +96,15 @@ func (r *pull) writeTo(side puller, w io.Writer) (written int64, err error) {
 	}
 }
 
+// writeOut writes out. Should w panic, nobody knows how much of it w took, and the stream is broken.
+func (r *pull) writeOut(w io.Writer) (n int, err error) {
+	out, kept := r.out, r.err
+	r.out, r.err = nil, ErrAborted
+	n, err = checked.Write(w, out)
+	r.out, r.err = out[n:], kept
+	return n, err
+}
+
 // readParallel makes output in b, as much as the source gives input for at once.
 func (r *pull) readParallel(b []byte) (n int) {
 	if r.err != nil || r.frames.isSmall(len(b)) {
@@ -108,6 +116,7 @@ func (r *pull) readParallel(b []byte) (n int) {
 	}
 	defer p.close()
 	p.into = b
+	r.err = ErrAborted // after a panic of the source
 	p.run()
 	r.err = p.bad
 	clear(b[p.delivered:p.used]) // plaintext of frames behind a bad one
@@ -125,6 +134,7 @@ func (r *pull) writeParallel(w io.Writer) (written int64, err error) {
 	}
 	defer p.close()
 	p.dst = w
+	r.err = ErrAborted // after a panic of the source or of w
 	p.run()
 	r.err = p.bad
 	r.out = p.rest

@@ -15,9 +15,9 @@ type push struct {
 	have   int    // bytes of an incomplete frame that are in buffer
 	src    source // of the call that is under way
 
-	// err is the stream's first error, which it keeps, and ErrClosed after a good Close. During a call
-	// it is ErrAborted: a panic of the source or destination leaves it there, so that a deferred Close
-	// does not take what came before for the whole.
+	// err is the stream's first error, which it keeps, and ErrClosed after a good Close. During a
+	// call it is ErrAborted: a panic of the source or destination leaves it there, so that a
+	// deferred Close does not take what came before for the whole.
 	err    error
 	closed bool
 	result error // Close's

@@ -60,13 +60,13 @@ func (r *SealReader) next(buf []byte) (sealed []byte, final bool, err error) {
 	return sealed, final, nil
 }
 
-// SealWriter is the push side of sealing: plaintext that is written to it goes to its destination as
-// the body's bytes. It is for one goroutine.
+// SealWriter is the push side of sealing: plaintext that is written to it goes to its destination
+// as the body's bytes. It is for one goroutine.
 //
-// Only a Close that returns nil makes the body whole. After a Write or a ReadFrom that failed, Close
-// returns that failure and writes nothing more, and every reader refuses what was written. A failure
-// that the SealWriter does not see, such as one of a source that is copied from by its own WriteTo,
-// must be told to it by [SealWriter.Abort]:
+// Only a Close that returns nil makes the body whole. After a Write or a ReadFrom that failed,
+// Close returns that failure and writes nothing more, and every reader refuses what was written. A
+// failure that the SealWriter does not see, such as one of a source that is copied from by its own
+// WriteTo, must be told to it by [SealWriter.Abort]:
 //
 //	w := frame.NewSealWriter(dst, c)
 //	defer w.Abort() // does nothing after Close
@@ -88,8 +88,8 @@ func (w *SealWriter) Write(p []byte) (int, error) { return w.push.write(w, p) }
 // failure of r is the SealWriter's own from then on.
 func (w *SealWriter) ReadFrom(r io.Reader) (int64, error) { return w.push.readFrom(w, r) }
 
-// Close seals and writes the final frame, unless the stream has failed or was aborted. A second Close
-// returns what the first one did.
+// Close seals and writes the final frame, unless the stream has failed or was aborted. A second
+// Close returns what the first one did.
 func (w *SealWriter) Close() error { return w.push.close(w) }
 
 // Abort gives the stream up: its body never gets a final frame. Write and Close then return the

@@ -97,7 +97,8 @@ func (s *sequence) sealRegular(buf, content []byte) ([]byte, error) {
 	return sealed, s.observe(sealed)
 }
 
-// sealFinal is sealRegular for the frame that ends the body. Its content stands at buf[finalStart:].
+// sealFinal is sealRegular for the frame that ends the body. Its content stands at
+// buf[finalStart:].
 func (s *sequence) sealFinal(buf, content []byte) ([]byte, error) {
 	binary.BigEndian.PutUint32(buf, endMarker)
 	binary.BigEndian.PutUint32(buf[4:], s.number)
@@ -107,8 +108,8 @@ func (s *sequence) sealFinal(buf, content []byte) ([]byte, error) {
 	return sealed, s.observe(sealed)
 }
 
-// measure looks at b, the first bytes of the next frame, and returns how many bytes are needed to go
-// on. Once b has that many, whole tells whether they are the frame or only tell its size.
+// measure looks at b, the first bytes of the next frame, and returns how many bytes are needed to
+// go on. Once b has that many, whole tells whether they are the frame or only tell its size.
 func (s *sequence) measure(b []byte) (need int, final, whole bool, err error) {
 	if s.config.Unframed {
 		return s.measureUnframed(b)
@@ -147,8 +148,9 @@ func (s *sequence) measureUnframed(b []byte) (need int, final, whole bool, err e
 	return UnframedOverhead + int(length), true, true, nil
 }
 
-// open verifies b, a whole frame or an unframed body, and decrypts it to dst[:0], or in place if dst
-// is nil. The IV is the stored one: today's writers use the frame's number, early ones drew it.
+// open verifies b, a whole frame or an unframed body, and decrypts it to dst[:0], or in place if
+// dst is nil. The IV is the stored one: today's writers use the frame's number, early ones drew
+// it.
 func (s *sequence) open(dst, b []byte, final bool) ([]byte, error) {
 	iv, content := b[4:regularStart], b[regularStart:]
 	switch {

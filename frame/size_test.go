@@ -40,7 +40,8 @@ func TestSizesAreInverse(t *testing.T) {
 	})
 }
 
-// Every size that some layout has, one whose final frame is full included, tells its plaintext; no other has one.
+// Every size that some layout has, one whose final frame is full included, tells its plaintext; no
+// other has one.
 func TestEachSizeHasOneLayout(t *testing.T) {
 	for _, length := range []int{1, 2, 7, 32, 40, 100} {
 		layouts := map[int64]int64{}

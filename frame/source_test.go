@@ -44,12 +44,15 @@ var losses = map[string]lossy{
 	"for ever, with data": {withData: true},
 }
 
-// TestConnectionLostAnywhere loses the connection at each byte of short streams, and near the ends of
-// frames of long ones that take several cores. What comes out is never whole, whatever follows: the
-// doors of pushWays close their writer by a deferred call, as a habit.
+// TestConnectionLostAnywhere loses the connection at each byte of short streams, and near the ends
+// of frames of long ones that take several cores. What comes out is never whole, whatever follows:
+// the doors of pushWays close their writer by a deferred call, as a habit.
 func TestConnectionLostAnywhere(t *testing.T) {
 	cases := 0
 	for _, test := range []struct{ length, size, parallelism int }{{16, 3*16 + 5, 1}, {16, 3 * 16, 1}, {10_000, 2_000_000, 3}} {
+		if test.parallelism > 1 && testing.Short() {
+			continue
+		}
 		c := beside(config(test.length), test.parallelism)
 		plaintext := pattern(test.size)
 		sealed := body(c, plaintext)
@@ -110,7 +113,8 @@ var pushWays = []way{
 	}},
 }
 
-// A source panics, and the deferred Close of the writer that it was copied to must not end the body.
+// A source panics, and the deferred Close of the writer that it was copied to must not end the
+// body.
 func TestPanicIsNoEnd(t *testing.T) {
 	for _, parallelism := range []int{1, 3} {
 		c := beside(config(1000), parallelism)
@@ -147,6 +151,35 @@ func TestPanicIsNoEnd(t *testing.T) {
 				write(w)
 			})
 			require.ErrorIs(t, w.Close(), frame.ErrAborted)
+		}
+	}
+}
+
+// A destination panics while plaintext goes to it. Who recovers and reads on must not get what comes
+// behind a gap.
+func TestReadingOnAfterAPanic(t *testing.T) {
+	for _, parallelism := range []int{1, 3} {
+		c := beside(config(1000), parallelism)
+		plaintext := pattern(3 * mebibyte)
+		for name, r := range map[string]interface {
+			io.Reader
+			io.WriterTo
+		}{
+			"sealing": frame.NewSealReader(bytes.NewReader(plaintext), c),
+			"opening": frame.NewOpenReader(bytes.NewReader(body(c, plaintext)), c),
+		} {
+			n := 0
+			require.PanicsWithValue(t, "destination", func() {
+				_, _ = r.WriteTo(writerFunc(func(p []byte) (int, error) {
+					if n += len(p); n > 2*mebibyte {
+						panic("destination")
+					}
+					return len(p), nil
+				}))
+			})
+			rest, err := io.ReadAll(r)
+			require.ErrorIs(t, err, frame.ErrAborted, name)
+			require.Empty(t, rest, name)
 		}
 	}
 }
@@ -228,4 +261,25 @@ func TestSecondCloseReturnsTheFirstOnesResult(t *testing.T) {
 		})
 	}
 	t.Logf("%d results", len(closers))
+}
+
+type lyingAt struct {
+	io.ReaderAt
+	by int
+}
+
+func (l lyingAt) ReadAt(p []byte, off int64) (int, error) {
+	n, err := l.ReaderAt.ReadAt(p, off)
+	return n + l.by, err
+}
+
+// A storage that says it read more than it was asked for, or less without an error, is an error.
+func TestStorageThatBreaksTheReaderAtsContract(t *testing.T) {
+	c := config(16)
+	sealed := body(c, pattern(40))
+	for by, text := range map[int]string{1: "the source says it read", -1: "without an error"} {
+		_, err := frame.NewReaderAt(lyingAt{bytes.NewReader(sealed), by}, 0, int64(len(sealed)), c)
+		require.ErrorContains(t, err, text)
+		require.NotErrorIs(t, err, frame.ErrTruncated)
+	}
 }

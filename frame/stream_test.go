@@ -106,7 +106,8 @@ func TestEverySealerWithEveryOpener(t *testing.T) {
 	}
 }
 
-// Plaintext of whole frames has two layouts: this package writes the one that ends with an empty frame, and reads both.
+// Plaintext of whole frames has two layouts: this package writes the one that ends with an empty
+// frame, and reads both.
 func TestBothLayoutsOfWholeFrames(t *testing.T) {
 	c := config(16)
 	for _, full := range []int{1, 2, 3} {
@@ -126,7 +127,8 @@ func TestBothLayoutsOfWholeFrames(t *testing.T) {
 	}
 }
 
-// A source that fails is no source that ends: with a final frame its plaintext would pass for whole.
+// A source that fails is no source that ends: with a final frame its plaintext would pass for
+// whole.
 func TestBrokenPlaintextNeverGetsAFinalFrame(t *testing.T) {
 	c := config(16)
 	whole := pattern(5 * c.Length)

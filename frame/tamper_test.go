@@ -11,7 +11,8 @@ import (
 	"piko.sh/pikokms/frame"
 )
 
-// requireRefused opens sealed in every way, and checks that only whole frames of plaintext came out before the error.
+// requireRefused opens sealed in every way, and checks that only whole frames of plaintext came
+// out before the error.
 func requireRefused(t *testing.T, c frame.Config, sealed, plaintext []byte, want ...error) {
 	t.Helper()
 	for _, open := range openWays {
@@ -90,7 +91,8 @@ func TestFrameKindsAreAuthenticated(t *testing.T) {
 	requireRefused(t, c, bytes.Join([][]byte{whole[0], whole[1], asRegular, last}, nil), plaintext, frame.ErrAuthentication)
 }
 
-// Early writers drew their IVs. The stored IV is what the frame opens under, so a changed one is refused by the tag.
+// Early writers drew their IVs. The stored IV is what the frame opens under, so a changed one is
+// refused by the tag.
 func TestDrawnIV(t *testing.T) {
 	c := config(16)
 	content := pattern(5)

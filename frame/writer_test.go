@@ -144,7 +144,8 @@ func TestClose(t *testing.T) {
 	require.NoError(t, o.Close())
 }
 
-// Streams are chained, so a destination may fail with this package's own ErrClosed: that closes nothing.
+// Streams are chained, so a destination may fail with this package's own ErrClosed: that closes
+// nothing.
 func TestClosedDestinationIsAnError(t *testing.T) {
 	c := config(16)
 	closed := frame.NewSealWriter(io.Discard, c)

@@ -16,10 +16,6 @@ import (
 // framework/structures.md; SEC 1, section 2.3.3).
 const PublicKeyName = ReservedPrefix + "public-key"
 
-// MaxFooterSize bounds a message's footer in bytes: a length of two bytes and a DER signature over
-// P-384, which has up to 104.
-const MaxFooterSize = 2 + 104
-
 // Signer signs a message: write the whole header and body to it, then ask for the footer.
 type Signer struct {
 	hash hash.Hash

@@ -3,13 +3,15 @@
 // reader or writer that breaks its contract in the same way.
 //
 // Its rules are stricter than those of [io.Reader] and [io.Writer]. A source that has failed, or
-// ended, is not asked again: the body of an HTTP request, for one, fails once when its client hangs
-// up, and then returns io.EOF as if it were whole. A source that gives nothing a hundred times in a
-// row fails with [io.ErrNoProgress]. A count that can't be true is an error, and so is a short write.
+// ended, is not asked again: the body of an HTTP request, for one, fails once when its client
+// hangs up, and then returns io.EOF as if it were whole. A source that gives nothing a hundred
+// times in a row fails with [io.ErrNoProgress]. A count that can't be true is an error, and so is
+// a short write.
 package checked
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 )
@@ -17,6 +19,10 @@ import (
 // maxEmptyReads is how often in a row a source may give neither a byte nor an error. Package bufio
 // has the same bound.
 const maxEmptyReads = 100
+
+// errPanicked is what a source leaves behind that panics. The bytes that it read then are lost, so
+// whoever recovers must not go on with those behind them.
+var errPanicked = errors.New("the source has panicked")
 
 // Reader reads from a source until that fails or ends for the first time. It is for one goroutine.
 type Reader struct {
@@ -29,8 +35,8 @@ type Reader struct {
 // Err returns what the source failed with, io.EOF if it has ended, and nil while it may go on.
 func (r *Reader) Err() error { return r.err }
 
-// Read implements [io.Reader]. For a p that is not empty, it returns either bytes or an error, never
-// both and never neither: an error that comes with bytes is returned by the next call.
+// Read implements [io.Reader]. For a p that is not empty, it returns either bytes or an error,
+// never both and never neither: an error that comes with bytes is returned by the next call.
 func (r *Reader) Read(p []byte) (int, error) {
 	if len(p) == 0 {
 		return 0, nil
@@ -42,6 +48,7 @@ func (r *Reader) Read(p []byte) (int, error) {
 		if r.err != nil {
 			return 0, r.err
 		}
+		r.err = errPanicked
 		n, err := r.Source.Read(p)
 		if n < 0 || n > len(p) {
 			r.err = fmt.Errorf("the source says it read %d bytes into %d: a fault of %T", n, len(p), r.Source)
@@ -79,8 +86,8 @@ func (r *Reader) ReadAtLeast(p []byte, atLeast int) (n int, err error) {
 // ReadFull fills p. It returns fewer bytes only with an error, as [Reader.ReadAtLeast] does.
 func (r *Reader) ReadFull(p []byte) (n int, err error) { return r.ReadAtLeast(p, len(p)) }
 
-// ReadAt fills p from off. It returns fewer bytes only with an error, io.EOF if src ends before, and
-// no error with all of them.
+// ReadAt fills p from off. It returns fewer bytes only with an error, io.EOF if src ends before,
+// and no error with all of them.
 func ReadAt(src io.ReaderAt, p []byte, off int64) (int, error) {
 	n, err := src.ReadAt(p, off)
 	switch {
@@ -94,8 +101,9 @@ func ReadAt(src io.ReaderAt, p []byte, off int64) (int, error) {
 	return n, err
 }
 
-// Write writes p to w and returns how many bytes of it w took: fewer than all only with an error. An
-// io.EOF of w comes back wrapped, since whoever copies from a source takes a bare one for its end.
+// Write writes p to w and returns how many bytes of it w took: fewer than all only with an error.
+// An io.EOF of w comes back wrapped, since whoever copies from a source takes a bare one for its
+// end.
 func Write(w io.Writer, p []byte) (int, error) {
 	n, err := w.Write(p)
 	switch {

@@ -102,6 +102,22 @@ func TestReaderDoesNotAskAgain(t *testing.T) {
 	}
 }
 
+type panicking struct{ calls int }
+
+func (p *panicking) Read([]byte) (int, error) {
+	p.calls++
+	panic("source")
+}
+
+func TestReaderDoesNotAskAgainAfterAPanic(t *testing.T) {
+	src := &panicking{}
+	r := checked.Reader{Source: src}
+	require.PanicsWithValue(t, "source", func() { _, _ = r.Read(make([]byte, 1)) })
+	_, err := r.Read(make([]byte, 1))
+	require.ErrorContains(t, err, "panicked")
+	require.Equal(t, 1, src.calls)
+}
+
 func TestReaderEndsWithItsContext(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	src := &scripted{answers: []answer{{1, nil}, {1, nil}, {1, nil}}}

@@ -3,7 +3,8 @@
 // goroutines at work than one which does either, and many streams at once no more than one.
 //
 // A stream takes goroutines for one piece of work, such as a few frames, and gives them back when
-// that is done. So a stream that waits for its source or its destination holds none.
+// that is done. So a stream that waits for its source or its destination holds none. The exception
+// is an encoder of zstd, which can't be without its second goroutine once it has one.
 package cores
 
 import (
@@ -19,8 +20,8 @@ const MaxDefault = 8
 var taken atomic.Int64
 
 // Most returns the most goroutines that a stream of a given parallelism has at work, the caller's
-// own included. A parallelism of 0 means one for each core, and at most [MaxDefault]; a negative one
-// means 1.
+// own included. A parallelism of 0 means one for each core, and at most [MaxDefault]; a negative
+// one means 1.
 func Most(parallelism int) int {
 	if parallelism == 0 {
 		return min(MaxDefault, runtime.GOMAXPROCS(0))
@@ -29,9 +30,9 @@ func Most(parallelism int) int {
 }
 
 // Take returns how many goroutines, up to most, a stream may start beside the caller's. Where the
-// parallelism is 0, it is as many as the process has cores left: one is the caller's own, so there
-// are GOMAXPROCS-1 for all streams together. A stated parallelism is the user's decision, and gets
-// them all. Each must be given back by [Give].
+// parallelism is 0, it is as many as are left of one for each core: GOMAXPROCS for all streams of
+// the process together. A stated parallelism is the user's decision, and gets them all. Each must
+// be given back by [Give].
 func Take(parallelism, most int) int {
 	if most <= 0 {
 		return 0
@@ -42,7 +43,7 @@ func Take(parallelism, most int) int {
 	}
 	for {
 		before := taken.Load()
-		n := min(int64(most), int64(runtime.GOMAXPROCS(0)-1)-before)
+		n := min(int64(most), int64(runtime.GOMAXPROCS(0))-before)
 		if n <= 0 {
 			return 0
 		}

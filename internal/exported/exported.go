@@ -1,5 +1,5 @@
-// Package exported lists what a package shows its users, for tests that hold the list against a file.
-// A name that is added by accident, as by an embedded field, so fails a test.
+// Package exported lists what a package shows its users, for tests that hold the list against a
+// file. A name that is added by accident, as by an embedded field, so fails a test.
 package exported
 
 import (
@@ -12,9 +12,9 @@ import (
 	"strings"
 )
 
-// List returns the exported constants, variables, functions, types, fields and methods of the package
-// in a folder, one a line, sorted. Embedded fields of exported types are listed whatever their name,
-// since they bring the methods and fields of their own type with them.
+// List returns the exported constants, variables, functions, types, fields and methods of the
+// package in a folder, one a line, sorted. Embedded fields of exported types are listed whatever
+// their name, since they bring the methods and fields of their own type with them.
 func List(folder string) ([]string, error) {
 	files, err := filepath.Glob(filepath.Join(folder, "*.go"))
 	if err != nil {

@@ -1,5 +1,5 @@
-// Package memory finds sources whose bytes are in memory already, so that packages message and frame seal and open them from where
-// they stand, without a copy.
+// Package memory finds sources whose bytes are in memory already, so that packages message and
+// frame can seal and open them from where they stand, without a copy.
 package memory
 
 import (
@@ -13,14 +13,16 @@ import (
 type Source interface {
 	io.Reader
 
-	// Ahead returns bytes that come next, if there are any in memory. They stand as long as nothing is written to the source.
+	// Ahead returns bytes that come next, if there are any in memory. They are valid until
+	// something is written to the source.
 	Ahead() []byte
 
-	// Skip goes on by n bytes of Ahead.
+	// Skip leaves out the first n bytes of Ahead.
 	Skip(n int)
 }
 
-// Of returns r as a Source if it is one, a bytes.Reader or a bytes.Buffer, and else nil.
+// Of returns r as a Source if it is one, or is a [bytes.Reader] or a [bytes.Buffer]. Otherwise it
+// returns nil.
 func Of(r io.Reader) Source {
 	switch r := r.(type) {
 	case Source:
@@ -33,14 +35,15 @@ func Of(r io.Reader) Source {
 	return nil
 }
 
-// Overlap tells whether a and b have memory in common, so that one can't be made of the other without a copy.
+// Overlap tells whether a and b have memory in common. Then the one can't be made from the other
+// without a copy.
 func Overlap(a, b []byte) bool {
 	return len(a) > 0 && len(b) > 0 &&
 		uintptr(unsafe.Pointer(&a[0])) <= uintptr(unsafe.Pointer(&b[len(b)-1])) &&
 		uintptr(unsafe.Pointer(&b[0])) <= uintptr(unsafe.Pointer(&a[len(a)-1]))
 }
 
-// reader has its bytes from WriteTo, since a bytes.Reader shows them to nobody else.
+// reader gets its bytes by WriteTo, the only method of a [bytes.Reader] that shows them.
 type reader struct {
 	*bytes.Reader
 	ahead []byte
@@ -48,7 +51,7 @@ type reader struct {
 
 var errLooked = errors.New("memory: looked at")
 
-// Write takes nothing, so that the bytes are still to be read.
+// Write takes none of the bytes, so they are still to be read.
 func (r *reader) Write(p []byte) (int, error) {
 	r.ahead = p
 	return 0, errLooked
@@ -56,11 +59,13 @@ func (r *reader) Write(p []byte) (int, error) {
 
 func (r *reader) Ahead() []byte {
 	r.ahead = nil
-	_, _ = r.WriteTo(r) // its error is Write's
+	_, _ = r.WriteTo(r) // the error is Write's
 	return r.ahead
 }
 
-func (r *reader) Skip(n int) { _, _ = r.Seek(int64(n), io.SeekCurrent) } // it fails before the beginning alone
+func (r *reader) Skip(n int) {
+	_, _ = r.Seek(int64(n), io.SeekCurrent) // only a place before the beginning is an error
+}
 
 type buffer struct{ *bytes.Buffer }
 

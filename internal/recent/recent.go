@@ -1,16 +1,18 @@
-// Package recent keeps the parts of a whole that were used last, so that small reads in a row, or a few of them side by side, have
-// each part opened once. It stands below the random access of packages frame and compress, whose parts are frames.
+// Package recent keeps the parts of a whole that were read last, so that small reads of the same
+// part open it once. Packages frame and compress use it for random access, where the parts are
+// frames.
 package recent
 
 import "sync"
 
-// Size is the number of parts that are kept.
+// Size is the most parts that are kept.
 const Size = 4
 
-// Parts keeps parts by their place in the whole. The zero Parts is empty. It is safe for concurrent use.
+// Parts keeps parts by their place in the whole. The zero Parts is empty and ready to use. It is
+// safe for concurrent use.
 type Parts struct {
 	mu   sync.Mutex
-	kept [Size]part // those used last come first
+	kept [Size]part // the last used first
 }
 
 type part struct {
@@ -18,7 +20,8 @@ type part struct {
 	bytes []byte
 }
 
-// Copy copies to p what a part that is kept has from off, and returns how much that is: 0 if none has it.
+// Copy copies to p the bytes from off on that one of the kept parts has. It returns their number,
+// which is 0 if no part has any.
 func (r *Parts) Copy(p []byte, off int64) int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -33,7 +36,8 @@ func (r *Parts) Copy(p []byte, off int64) int {
 	return 0
 }
 
-// Keep keeps a part that begins at off, in the place of the one not used for longest. The bytes must not change any more.
+// Keep keeps a part that begins at off, and drops the one that was not used for longest. The bytes
+// must not change any more.
 func (r *Parts) Keep(off int64, bytes []byte) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
