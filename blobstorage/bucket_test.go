@@ -404,5 +404,5 @@ func ExampleEncrypt() {
 		panic(err)
 	}
 	fmt.Printf("%s: %d bytes, %d in the bucket\n", text, len(text), inBucket.Size)
-	// Output: a stored report: 15 bytes, 230 in the bucket
+	// Output: a stored report: 15 bytes, 250 in the bucket
 }
