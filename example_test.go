@@ -3,8 +3,10 @@ package pikokms_test
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log"
 	"os"
 	"path/filepath"
@@ -16,7 +18,8 @@ import (
 	"piko.sh/pikokms/provider/local"
 )
 
-// The wiring of an encrypting storage; with awskms.NewProvider in place of local.NewProvider the key is one of AWS KMS.
+// The wiring of an encrypting storage; with awskms.NewProvider in place of local.NewProvider the
+// key is one of AWS KMS.
 func ExampleNew() {
 	dir, err := os.MkdirTemp("", "example-*")
 	if err != nil {
@@ -141,7 +144,8 @@ func ExampleHost_Encrypt() {
 	// Output: DE89 3704 0044 0532 0130 00 <nil>
 }
 
-// Development and production differ in WithDefaultCryptoProvider alone, and each reads what the other wrote.
+// Development and production differ in WithDefaultCryptoProvider alone, and each reads what the
+// other wrote.
 func ExampleWithDefaultCryptoProvider() {
 	dir, err := os.MkdirTemp("", "example-*")
 	if err != nil {
@@ -179,8 +183,8 @@ func ExampleWithDefaultCryptoProvider() {
 	// Output: written in development <nil>
 }
 
-// Stages sort themselves by priority, compression before encryption, whatever the order in which they are named. An object records
-// its chain, so a reader needs no configuration.
+// Transformers sort themselves by priority, compression before encryption, whatever the order in
+// which they are named. An object records its chain, so a reader needs no configuration.
 func ExampleRegistry_NewChain() {
 	registry, err := pikokms.NewRegistry(0)
 	if err != nil {
@@ -251,4 +255,68 @@ func ExampleHost_Open() {
 	_, err = object.ReadAt(p, 5_000_003)
 	fmt.Println(object.Size(), string(p), err)
 	// Output: 10000000 34567 <nil>
+}
+
+// What is written piece by piece is handed on by a pipe. A writer that fails says so with
+// CloseWithError, and then nothing is stored: a deferred Close would make what was written so far
+// a whole object.
+func ExampleHost_Put() {
+	dir, err := os.MkdirTemp("", "example-*")
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	folder, err := pikokms.NewFolder(dir)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer folder.Close()
+	host, err := pikokms.New(pikokms.WithCryptoProvider("dev", exampleKey("dev")), pikokms.WithDefaultCryptoProvider("dev"), pikokms.WithStorage(folder))
+	if err != nil {
+		log.Fatal(err)
+	}
+
+	report := func(w io.Writer) error {
+		fmt.Fprintln(w, "one of two lines")
+		return errors.New("the database is gone")
+	}
+	content, w := io.Pipe()
+	go func() { w.CloseWithError(report(w)) }() // nil is a whole report
+	err = host.Put(context.Background(), "report", content)
+	fmt.Println(err)
+	_, err = host.Get(context.Background(), "report")
+	fmt.Println(errors.Is(err, fs.ErrNotExist))
+	// Output:
+	// folder storage: put report: the database is gone
+	// true
+}
+
+// A storage that is driven by other means stores what EncryptObject gives, and keeps nothing of it
+// after an error.
+func ExampleHost_EncryptObject() {
+	folder, err := pikokms.NewFolder(os.TempDir())
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer folder.Close()
+	host, err := pikokms.New(pikokms.WithCryptoProvider("dev", exampleKey("dev")), pikokms.WithDefaultCryptoProvider("dev"), pikokms.WithStorage(folder))
+	if err != nil {
+		log.Fatal(err)
+	}
+	ctx := context.Background()
+	sealed, err := host.EncryptObject(ctx, "notes/1", strings.NewReader("for a store of my own"))
+	if err != nil {
+		log.Fatal(err)
+	}
+	stored, err := io.ReadAll(sealed) // an upload, which is aborted if sealed fails
+	if err != nil {
+		log.Fatal(err)
+	}
+	content, size, err := host.DecryptObject(ctx, "notes/1", bytes.NewReader(stored), int64(len(stored)))
+	if err != nil {
+		log.Fatal(err)
+	}
+	text, err := io.ReadAll(content)
+	fmt.Println(size, string(text), err)
+	// Output: 21 for a store of my own <nil>
 }

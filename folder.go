@@ -11,25 +11,37 @@ import (
 	"os"
 	"path"
 	"path/filepath"
-	"runtime"
 	"strings"
+	"sync"
+	"syscall"
 	"time"
 )
 
-// temporaryPrefix begins the names of files that a Put has not finished, in the folder's top level.
-const temporaryPrefix = ".pikokms-tmp-"
-
-// ErrInvalidKey means a key that no object can have: keys are relative slash-separated paths without "." and ".." parts.
+// ErrInvalidKey means a key that no object can have: keys are relative slash-separated paths
+// without "." and ".." parts. In a Folder it also means a part that is longer than the file
+// system's names, and a key that needs a folder where an object stands, or an object where a folder
+// stands.
 var ErrInvalidKey = errors.New("invalid object key")
 
-// Folder is a storage in a folder of the file system: each object is a file, written aside, synced and renamed into place.
-// Keys cannot lead out of the folder, not through symbolic links either. It is safe for concurrent use, by several
-// processes too.
+// Folder is a storage in a folder of the file system: each object is a file, written aside, synced
+// and renamed into place. Keys cannot lead out of the folder, not through symbolic links either.
+// Folders below it are made when they are needed and removed when they are empty. A part of it may
+// be on another device.
+//
+// It is safe for concurrent use, by several processes too. They keep out of each other's way by a
+// lock on the folder, which file systems without such locks, among them NFS, and systems other than
+// Linux, macOS and the BSDs do not have: there, processes can undo each other's changes of one
+// object when one of them calls PutIf, and a Put fails when another process deletes the last object
+// in its folder at that moment.
 type Folder struct {
-	root *os.Root
+	root     *os.Root
+	changing chan struct{} // holds one token while names change
+	lockable *os.File      // the folder itself, locked while names change
+	close    func() error
 }
 
-// NewFolder opens a folder as storage and makes it if need be.
+// NewFolder opens a folder as storage and makes it if need be. What writers that crashed left in
+// its top level is removed when it is a day old; List does the same for the folders below.
 func NewFolder(dir string) (*Folder, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("folder storage: %w", err)
@@ -38,32 +50,73 @@ func NewFolder(dir string) (*Folder, error) {
 	if err != nil {
 		return nil, fmt.Errorf("folder storage: %w", err)
 	}
-	return &Folder{root: root}, nil
+	lockable, err := root.Open(".")
+	if err != nil {
+		return nil, fmt.Errorf("folder storage: %w", errors.Join(err, root.Close()))
+	}
+	f := &Folder{root: root, changing: make(chan struct{}, 1), lockable: lockable}
+	f.close = sync.OnceValue(func() error { return errors.Join(lockable.Close(), root.Close()) })
+	if err := f.sweepTop(); err != nil {
+		return nil, fmt.Errorf("folder storage: %w", errors.Join(err, f.Close()))
+	}
+	return f, nil
 }
 
-// Close releases the folder.
-func (f *Folder) Close() error { return f.root.Close() }
+// Close releases the folder. A second Close returns the first one's result.
+func (f *Folder) Close() error { return f.close() }
 
 func localName(key string) (string, error) {
 	name, err := filepath.Localize(key)
-	if err != nil || key == "." || strings.HasPrefix(key, temporaryPrefix) {
+	if err != nil || key == "." || isTemporary(key) || strings.Contains(key, "/"+temporaryPrefix) {
 		return "", fmt.Errorf("%w: %q", ErrInvalidKey, key)
 	}
 	return name, nil
 }
 
-// Put implements Storage.
+// Put implements Storage. The error holds ErrInvalidKey, before content is read, for a key that
+// cannot be stored.
 func (f *Folder) Put(ctx context.Context, key string, content io.Reader) error {
+	return f.put(ctx, key, content, func(string) error { return nil })
+}
+
+// PutIf implements ConditionalStorage. The version is of one file: a file that is written in place
+// by other programs stays the same version as long as its size and time do.
+func (f *Folder) PutIf(ctx context.Context, key, version string, content io.Reader) error {
+	return f.put(ctx, key, content, func(name string) error {
+		info, err := f.root.Lstat(name)
+		if isNotExist(err) || err == nil && versionOf(info) != version {
+			return ErrChanged
+		}
+		return err
+	})
+}
+
+// put stores an object if check allows it, which is asked while no name changes.
+func (f *Folder) put(ctx context.Context, key string, content io.Reader, check func(name string) error) error {
 	name, err := localName(key)
 	if err != nil {
 		return err
 	}
-	temporary := temporaryPrefix + rand.Text()
+	aside, err := f.aside(ctx, name)
+	if err != nil {
+		return fmt.Errorf("folder storage: put %s: %w", key, err)
+	}
+	temporary := filepath.Join(aside, temporaryPrefix+rand.Text())
 	file, err := f.root.OpenFile(temporary, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return fmt.Errorf("folder storage: put %s: %w", key, err)
 	}
-	if err := f.write(ctx, file, content, name); err != nil {
+	_, _ = tryLock(file) // it tells sweep that the writer lives; where there are no locks, age does
+	err = writeFile(ctx, file, content)
+	if err == nil {
+		err = f.exclusively(ctx, func() error {
+			if err := check(name); err != nil {
+				return err
+			}
+			return f.moveIn(temporary, name)
+		})
+	}
+	if err != nil {
 		return fmt.Errorf("folder storage: put %s: %w", key, errors.Join(err, f.root.Remove(temporary)))
 	}
 	if err := f.syncFolders(name); err != nil {
@@ -72,39 +125,12 @@ func (f *Folder) Put(ctx context.Context, key string, content io.Reader) error {
 	return nil
 }
 
-// write fills the temporary file and renames it to its name.
-func (f *Folder) write(ctx context.Context, temporary *os.File, content io.Reader, name string) error {
-	if err := writeFile(ctx, temporary, content); err != nil {
-		return err
-	}
-	if err := f.root.MkdirAll(filepath.Dir(name), 0o700); err != nil {
-		return err
-	}
-	return f.root.Rename(filepath.Base(temporary.Name()), name)
-}
-
-// syncFolders makes a new name durable, with every folder above it that may be new. Windows cannot sync folders.
-func (f *Folder) syncFolders(name string) error {
-	if runtime.GOOS == "windows" {
-		return nil
-	}
-	for dir := filepath.Dir(name); ; dir = filepath.Dir(dir) {
-		folder, err := f.root.Open(dir)
-		if err != nil {
-			return err
-		}
-		if err := errors.Join(folder.Sync(), folder.Close()); err != nil || dir == "." {
-			return err
-		}
-	}
-}
-
 // writeFile fills file with content, syncs and closes it. It ends with ctx, at the next write.
 func writeFile(ctx context.Context, file *os.File, content io.Reader) error {
 	stop := context.AfterFunc(ctx, func() { _ = file.Close() })
 	_, err := io.Copy(file, content)
 	if err == nil {
-		err = file.Sync()
+		err = syncFile(file)
 	}
 	if !stop() {
 		return ctx.Err()
@@ -112,7 +138,7 @@ func writeFile(ctx context.Context, file *os.File, content io.Reader) error {
 	return errors.Join(err, file.Close())
 }
 
-// Get implements Storage.
+// Get implements Storage. An object that is replaced meanwhile stays the old one.
 func (f *Folder) Get(ctx context.Context, key string) (io.ReadCloser, error) {
 	file, err := f.open(ctx, key)
 	if err != nil {
@@ -121,41 +147,93 @@ func (f *Folder) Get(ctx context.Context, key string) (io.ReadCloser, error) {
 	return file, nil
 }
 
-func (f *Folder) open(ctx context.Context, key string) (*os.File, error) {
-	name, err := localName(key)
+// GetVersion implements ConditionalStorage.
+func (f *Folder) GetVersion(ctx context.Context, key string) (io.ReadCloser, string, error) {
+	file, err := f.open(ctx, key)
 	if err != nil {
-		return nil, err
+		return nil, "", fmt.Errorf("folder storage: get %s: %w", key, err)
 	}
-	if err := ctx.Err(); err != nil {
-		return nil, err
-	}
-	file, err := f.root.Open(name)
+	return file, versionOf(file.info), nil
+}
+
+// Open implements RangeStorage. An object that is replaced while it is open stays the old one.
+func (f *Folder) Open(ctx context.Context, key string) (StoredObject, error) {
+	file, err := f.open(ctx, key)
 	if err != nil {
-		return nil, err
-	}
-	info, err := file.Stat()
-	if err == nil && !info.Mode().IsRegular() {
-		err = fs.ErrNotExist
-	}
-	if err != nil {
-		return nil, errors.Join(err, file.Close())
+		return nil, fmt.Errorf("folder storage: open %s: %w", key, err)
 	}
 	return file, nil
 }
 
-// Delete implements Storage.
+func (f *Folder) open(ctx context.Context, key string) (*storedFile, error) {
+	name, err := localName(key)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", fs.ErrNotExist, err)
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	file, err := f.root.OpenFile(name, os.O_RDONLY|openNow, 0)
+	if err != nil {
+		return nil, asNotExist(err)
+	}
+	info, err := file.Stat()
+	if err == nil && !info.Mode().IsRegular() {
+		err = fmt.Errorf("%w: what stands there is no file", fs.ErrNotExist)
+	}
+	if err != nil {
+		return nil, errors.Join(err, file.Close())
+	}
+	return &storedFile{file, info, sync.OnceValue(file.Close)}, nil
+}
+
+// isNotExist tells whether err means that there is no such object: a file in the place of one of
+// its folders, and a name that is too long, mean it too.
+func isNotExist(err error) bool {
+	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) || errors.Is(err, syscall.ENAMETOOLONG)
+}
+
+func asNotExist(err error) error {
+	if isNotExist(err) && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("%w: %w", fs.ErrNotExist, err)
+	}
+	return err
+}
+
+type storedFile struct {
+	*os.File
+	info  fs.FileInfo
+	close func() error
+}
+
+func (f *storedFile) Size() int64        { return f.info.Size() }
+func (f *storedFile) ModTime() time.Time { return f.info.ModTime() }
+func (f *storedFile) Close() error       { return f.close() }
+
+// Delete implements Storage. Folders that are then empty are removed.
 func (f *Folder) Delete(ctx context.Context, key string) error {
 	name, err := localName(key)
 	if err != nil {
-		return err
+		return fmt.Errorf("%w: %w", fs.ErrNotExist, err)
 	}
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	if info, err := f.root.Lstat(name); err == nil && info.IsDir() {
-		return fmt.Errorf("folder storage: delete %s: %w", key, fs.ErrNotExist)
-	}
-	if err := f.root.Remove(name); err != nil {
+	err = f.exclusively(ctx, func() error {
+		info, err := f.root.Lstat(name)
+		if err != nil {
+			return asNotExist(err)
+		}
+		if info.IsDir() {
+			return fs.ErrNotExist
+		}
+		if err := f.root.Remove(name); err != nil {
+			return err
+		}
+		f.prune(filepath.Dir(name))
+		return nil
+	})
+	if err != nil {
 		return fmt.Errorf("folder storage: delete %s: %w", key, err)
 	}
 	return nil
@@ -177,7 +255,9 @@ func (f *Folder) List(ctx context.Context, prefix string) iter.Seq2[string, erro
 				if dir := name + "/"; name != "." && !strings.HasPrefix(dir, prefix) && !strings.HasPrefix(prefix, dir) {
 					return fs.SkipDir
 				}
-			case entry.Type().IsRegular() && strings.HasPrefix(name, prefix) && !isTemporary(name):
+			case isTemporary(path.Base(name)):
+				f.sweep(filepath.FromSlash(name))
+			case entry.Type().IsRegular() && strings.HasPrefix(name, prefix):
 				if !yield(name, nil) {
 					return fs.SkipAll
 				}
@@ -190,30 +270,7 @@ func (f *Folder) List(ctx context.Context, prefix string) iter.Seq2[string, erro
 	}
 }
 
-func isTemporary(name string) bool {
-	return path.Dir(name) == "." && strings.HasPrefix(name, temporaryPrefix)
-}
-
-var _ Storage = (*Folder)(nil)
-
-// Open implements RangeStorage. An object that is replaced while it is open stays the old one.
-func (f *Folder) Open(ctx context.Context, key string) (StoredObject, error) {
-	file, err := f.open(ctx, key)
-	if err != nil {
-		return nil, fmt.Errorf("folder storage: open %s: %w", key, err)
-	}
-	info, err := file.Stat()
-	if err != nil {
-		return nil, fmt.Errorf("folder storage: open %s: %w", key, errors.Join(err, file.Close()))
-	}
-	return &storedFile{file, info}, nil
-}
-
-type storedFile struct {
-	*os.File
-	info fs.FileInfo
-}
-
-func (f *storedFile) Size() int64 { return f.info.Size() }
-
-func (f *storedFile) ModTime() time.Time { return f.info.ModTime() }
+var (
+	_ ConditionalStorage = (*Folder)(nil)
+	_ RangeStorage       = (*Folder)(nil)
+)

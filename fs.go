@@ -11,9 +11,10 @@ import (
 	"time"
 )
 
-// FS returns the objects of a host on a RangeStorage as a file system to be read: for http.FileServerFS, fs.WalkDir and
-// template.ParseFS. Parts of keys between slashes are directories. Its files are Objects, and cost what Open costs; reading a directory lists
-// all keys below it. ctx ends all of it.
+// FS returns the objects of a host on a RangeStorage as a file system to be read: for
+// http.FileServerFS, fs.WalkDir and template.ParseFS. Parts of keys between slashes are
+// directories. Its files are Objects, and cost what Open costs; reading a directory lists all keys
+// below it. ctx ends all of it.
 //
 // Errors are *fs.PathError and hold those of Open and List.
 func (h *Host) FS(ctx context.Context) fs.FS { return &hostFS{ctx, h} }
@@ -96,8 +97,8 @@ func (e *entry) Type() fs.FileMode {
 	return fileInfo{dir: e.isDir}.Mode().Type()
 }
 
-// Info implements fs.DirEntry. The size is the one that the object states, so that no key service is asked for it, but for
-// compressed objects.
+// Info implements fs.DirEntry. The size is the one that the object states, so that no key service
+// is asked for it, but for compressed objects.
 func (e *entry) Info() (fs.FileInfo, error) {
 	if e.isDir {
 		return fileInfo{name: e.name, dir: true}, nil

@@ -2,6 +2,8 @@ module piko.sh/pikokms
 
 go 1.26.0
 
+toolchain go1.26.11
+
 require (
 	github.com/awnumar/memcall v0.4.0
 	github.com/aws/aws-sdk-go-v2 v1.47.8

@@ -8,6 +8,7 @@ import (
 	"iter"
 	"maps"
 	"slices"
+	"sync"
 	"sync/atomic"
 
 	"piko.sh/pikokms/envelope"
@@ -24,8 +25,8 @@ var (
 	ErrPlaintext = errors.New("stored object is not encrypted")
 )
 
-// Host is a storage that encrypts: what is put through it is stored by its chain of stages, and what is got through it is
-// the original. It is safe for concurrent use.
+// Host is a storage that encrypts: what is put through it is stored by its chain of transformers,
+// and what is got through it is the original. It is safe for concurrent use.
 type Host struct {
 	registry       *Registry
 	chain          *Chain
@@ -37,9 +38,11 @@ type Host struct {
 	decrypter      message.Decrypter
 	bucket         string // empty if names are not bound
 	allowPlaintext bool
+	close          func() error
 }
 
-// New wires providers, stages and a storage into a Host. The error holds ErrConfig, ErrInvalidTransformer or
+// New wires providers, transformers and a storage into a Host. It asks no key service, so a Host
+// starts while one is down. The error holds ErrConfig, ErrInvalidTransformer or
 // ErrUnknownTransformer.
 func New(options ...Option) (*Host, error) {
 	s := settings{providers: make(map[string]provider.EncryptionProvider)}
@@ -64,19 +67,24 @@ func New(options ...Option) (*Host, error) {
 	if err != nil {
 		return nil, err
 	}
-	names := slices.DeleteFunc(slices.Sorted(maps.Keys(s.providers)), func(name string) bool { return name == s.defaultProvider })
 	h := &Host{
 		registry: registry, services: make(map[string]*service.Service), storage: s.storage,
 		bucket: s.bucket, allowPlaintext: s.allowPlaintext,
 	}
+	h.close = sync.OnceValue(h.closeServices)
 	h.encrypter.Keyring = currentKeyring{h}
 	if s.bucket != "" {
 		h.encrypter.Required = []string{BucketKey, ObjectKey}
 	}
 	h.encrypter.Parallelism, h.decrypter.Parallelism = s.parallelism, s.parallelism
-	h.decrypter.AllowPikoV2 = s.allowPikoV2
-	h.strings.AllowPikoV2 = s.allowPikoV2
-	for _, name := range append([]string{s.defaultProvider}, names...) {
+	h.decrypter.Limits = s.limits
+	h.decrypter.AllowPikoV2, h.strings.AllowPikoV2 = s.allowPikoV2, s.allowPikoV2
+	h.decrypter.Accept = acceptObject
+	if s.allowForeign {
+		h.decrypter.Accept = acceptForeign
+	}
+	others := slices.DeleteFunc(slices.Sorted(maps.Keys(s.providers)), func(name string) bool { return name == s.defaultProvider })
+	for _, name := range append([]string{s.defaultProvider}, others...) {
 		behind := service.New(s.providers[name], s.service)
 		h.services[name] = behind
 		h.strings.Providers = append(h.strings.Providers, behind)
@@ -84,7 +92,7 @@ func New(options ...Option) (*Host, error) {
 	}
 	h.current.Store(h.services[s.defaultProvider])
 	encryption := NewCryptoTransformer(h.encrypter, h.decrypter)
-	for _, t := range append([]Transformer{encryption}, s.stages...) {
+	for _, t := range append([]Transformer{encryption}, s.transformers...) {
 		if err := registry.Register(t); err != nil {
 			return nil, err
 		}
@@ -95,7 +103,8 @@ func New(options ...Option) (*Host, error) {
 	return h, nil
 }
 
-// CryptoService returns the service on the default provider: for batches, and for the state of its circuit breaker.
+// CryptoService returns the service on the default provider: for batches, and for the state of its
+// circuit breaker.
 func (h *Host) CryptoService() *service.Service { return h.current.Load() }
 
 // currentKeyring is the default provider of the moment.
@@ -113,8 +122,11 @@ func (k currentKeyring) UnwrapDataKey(ctx context.Context, request *provider.Unw
 	return k.h.CryptoService().UnwrapDataKey(ctx, request)
 }
 
-// Close zeroes cached data keys. It closes neither the providers nor the storage.
-func (h *Host) Close() error {
+// Close zeroes cached data keys. It closes neither the providers nor the storage. A second Close
+// returns the first one's result.
+func (h *Host) Close() error { return h.close() }
+
+func (h *Host) closeServices() error {
 	var failures []error
 	for _, s := range h.services {
 		failures = append(failures, s.Close())
@@ -122,13 +134,11 @@ func (h *Host) Close() error {
 	return errors.Join(failures...)
 }
 
-// Registry returns the host's stages.
-func (h *Host) Registry() *Registry { return h.registry }
-
-// Chain returns the stages that Put applies.
+// Chain returns the transformers that Put applies.
 func (h *Host) Chain() *Chain { return h.chain }
 
-// Put implements Storage: it stores content compressed, if so configured, and encrypted, with one call of the key service.
+// Put implements Storage: it stores content compressed, if so configured, and encrypted, with one
+// call of the key service. When content fails, nothing is stored, and an earlier object stays.
 func (h *Host) Put(ctx context.Context, key string, content io.Reader) error {
 	stored, err := h.EncryptObject(ctx, key, content)
 	if err != nil {
@@ -148,8 +158,10 @@ func (h *Host) bound(key string) map[string]string {
 // Get implements Storage. The content is whole when Read returns io.EOF, and only then. ctx also
 // ends the reading of an encrypted object.
 //
-// The error, and Read's, holds ErrPlaintext for an object that is not encrypted, ErrUnknownTransformer, compress.ErrCorrupt
-// or compress.ErrTooLarge, is one of message.Decrypter's, or is the storage's own.
+// The error, and Read's, holds ErrPlaintext for an object that is not encrypted, ErrNotObject for a
+// message that is no stored object, ErrInvalidTransformer, ErrUnknownTransformer,
+// compress.ErrCorrupt or compress.ErrTooLarge, is one of message.Decrypter's, or is the storage's
+// own.
 func (h *Host) Get(ctx context.Context, key string) (io.ReadCloser, error) {
 	stored, err := h.storage.Get(ctx, key)
 	if err != nil {
@@ -159,16 +171,18 @@ func (h *Host) Get(ctx context.Context, key string) (io.ReadCloser, error) {
 	if err != nil {
 		return nil, fmt.Errorf("get %s: %w", key, errors.Join(err, stored.Close()))
 	}
-	return &object{Reader: content, stored: stored}, nil
+	return &object{Reader: content, close: sync.OnceValue(stored.Close)}, nil
 }
 
-// Encrypt encrypts a string to Piko's string envelope under the default provider. Decrypt must be told the same encryption
-// context, which may be nil. The errors are envelope.Encrypt's.
+// Encrypt encrypts a string to Piko's string envelope under the default provider. Decrypt must be
+// told the same encryption context, which may be nil. Its keys must not begin with "piko-", and
+// objects are never taken for strings. The errors are envelope.Encrypt's.
 func (h *Host) Encrypt(ctx context.Context, plaintext string, encryptionContext map[string]string) (string, error) {
 	return envelope.Encrypt(ctx, h.CryptoService(), &provider.EncryptRequest{Plaintext: plaintext, Context: encryptionContext})
 }
 
-// Decrypt decrypts what Encrypt made, under any registered provider. The errors are those of envelope.Decrypter.
+// Decrypt decrypts what Encrypt made, under any registered provider. The errors are those of
+// envelope.Decrypter.
 func (h *Host) Decrypt(ctx context.Context, text string, encryptionContext map[string]string) (string, error) {
 	return h.strings.Decrypt(ctx, text, encryptionContext)
 }

@@ -58,8 +58,8 @@ type sdkAnswer struct {
 	Error   string            `json:"error"`
 }
 
-// pythonPath returns the Python that PIKOKMS_PYTHON names, in which a missing package is a failure, or python3 if that has
-// the module.
+// pythonPath returns the Python that PIKOKMS_PYTHON names, in which a missing package is a failure,
+// or python3 if that has the module.
 func pythonPath(t *testing.T, module string) string {
 	t.Helper()
 	if python := os.Getenv("PIKOKMS_PYTHON"); python != "" {
@@ -122,14 +122,16 @@ var interopContexts = []map[string]string{
 	{"ключ": "значение", "a": "", "zz": "1", "Z": "2", "é": "3", "\U0001F511": "4", "\uFF5E": "5"},
 }
 
-// The frame lengths are multiples of 128, as the SDK for Python wants of what it writes. 0 is unframed, which only it writes.
+// The frame lengths are multiples of 128, as the SDK for Python wants of what it writes. 0 is
+// unframed, which only it writes.
 var interopSizes = []struct{ size, frameLength int }{
 	{0, 65536}, {1, 65536}, {65535, 65536}, {65536, 65536}, {65537, 65536}, {300_000, 65536},
 	{0, 128}, {127, 128}, {128, 128}, {129, 128}, {4096, 128}, {100_000, 4096}, {70_000, 1 << 20},
 	{0, 0}, {1, 0}, {100_000, 0},
 }
 
-// testInterop checks both directions over suites, contexts, frame lengths and sizes around frame boundaries.
+// testInterop checks both directions over suites, contexts, frame lengths and sizes around frame
+// boundaries.
 func testInterop(t *testing.T, sdk *officialSDK, keyring provider.Keyring, key sdkKey, suites []header.Suite) {
 	ours, theirs := 0, 0
 	for _, suite := range suites {
@@ -261,13 +263,13 @@ var kmsSuites = []header.Suite{0x0078, 0x0178, 0x0378, 0x0478, 0x0578}
 func TestPythonSDKKMS(t *testing.T) {
 	p, _, _ := newProvider(t)
 	sdk := newPythonSDK(t, "AWS_ENDPOINT_URL="+endpoint(t), "AWS_DEFAULT_REGION="+region)
-	testInterop(t, sdk, p, sdkKey{ARN: p.ARN()}, kmsSuites)
+	testInterop(t, sdk, p, sdkKey{ARN: p.KeyID()}, kmsSuites)
 }
 
 func TestJavaScriptSDKKMS(t *testing.T) {
 	p, _, _ := newProvider(t)
 	sdk := newJavaScriptSDK(t, "AWS_ENDPOINT_URL="+endpoint(t), "AWS_DEFAULT_REGION="+region)
-	testInterop(t, sdk, p, sdkKey{ARN: p.ARN()}, kmsSuites)
+	testInterop(t, sdk, p, sdkKey{ARN: p.KeyID()}, kmsSuites)
 }
 
 // Pairs that are authenticated but not stored: both sides must be told them again.
@@ -289,7 +291,7 @@ func TestPythonSDKRequiredContext(t *testing.T) {
 		keyring provider.Keyring
 		key     sdkKey
 	}{
-		"kms":   {p, sdkKey{ARN: p.ARN()}},
+		"kms":   {p, sdkKey{ARN: p.KeyID()}},
 		"local": {localKey, sdkKey{Namespace: local.DefaultNamespace, Name: local.DefaultName, Key: raw}},
 	} {
 		for _, suite := range []header.Suite{0x0478, 0x0578} {
@@ -352,7 +354,7 @@ func TestEncryptionCLI(t *testing.T) {
 	}
 	folder := t.TempDir()
 	file := func(name string) string { return filepath.Join(folder, name) }
-	strict := []string{"key=" + p.ARN()}
+	strict := []string{"key=" + p.KeyID()}
 	run := func(keys []string, arguments ...string) {
 		t.Helper()
 		command := exec.Command(cli, append(append(arguments, "--suppress-metadata", "--wrapping-keys"), keys...)...)

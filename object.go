@@ -6,9 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sync"
 	"time"
 
 	"piko.sh/pikokms/header"
+	"piko.sh/pikokms/internal/checked"
 	"piko.sh/pikokms/message"
 	"piko.sh/pikokms/pikov2"
 	"piko.sh/pikokms/provider"
@@ -19,15 +21,19 @@ func (h *Host) reverse(ctx context.Context, key string, stored io.Reader) (io.Re
 	if err != nil {
 		return nil, err
 	}
-	switch kind, err := h.kindOf(start); {
-	case err != nil:
+	kind, err := h.kindOf(start)
+	if err != nil {
 		return nil, err
-	case kind == plaintext:
-		return &unencrypted{whole}, nil
-	case kind == pikoV2Stream:
-		return h.registry.Reverse(ctx, whole, nil) // it is bound to no name
 	}
-	return h.registry.Reverse(ctx, whole, h.bound(key))
+	if kind == plaintext {
+		return &unencrypted{whole}, nil
+	}
+	stated := h.bound(key)
+	if kind == pikoV2Stream {
+		stated = nil // it is bound to no name
+	}
+	content, err := h.registry.Reverse(ctx, whole, stated)
+	return content, nameLimits(err)
 }
 
 // kind is what a stored object is.
@@ -54,51 +60,73 @@ func (h *Host) kindOf(start []byte) (kind, error) {
 	return 0, fmt.Errorf("%w: it does not begin as an AWS Encryption SDK message; AllowPlaintext lets objects from before encryption be read", ErrPlaintext)
 }
 
+// nameLimits names the host's option in the error of an object over a limit.
+func nameLimits(err error) error {
+	limit, ok := errors.AsType[*header.LimitError](err)
+	if !ok {
+		return err
+	}
+	named := *limit
+	named.Option = limit.Limit + " of WithHeaderLimits"
+	if errors.Is(err, provider.ErrInvalidCiphertext) && limit.Limit != "MaxAttempts" {
+		return fmt.Errorf("%w: %w", provider.ErrInvalidCiphertext, &named)
+	}
+	return fmt.Errorf("%w; %s sets it", err, named.Option) // the reasons of the attempts stay
+}
+
 // unencrypted is an object from before encryption.
 type unencrypted struct{ io.Reader }
 
-// sniff returns the first bytes of a stored object, and the whole of it.
+// sniff returns the first bytes of a stored object, which are fewer than header.SniffSize only when
+// the object is, and the whole of it. A failure of the storage stays one, even if the storage names
+// it once and then says io.EOF.
 func sniff(stored io.Reader) (start []byte, whole io.Reader, err error) {
+	rest := &checked.Reader{Source: stored}
 	start = make([]byte, header.SniffSize)
-	n, err := io.ReadFull(stored, start)
-	if err != nil && err != io.EOF && err != io.ErrUnexpectedEOF {
+	n, err := rest.ReadFull(start)
+	if err != nil && err != io.EOF {
 		return nil, nil, err
 	}
-	return start[:n], io.MultiReader(bytes.NewReader(start[:n]), stored), nil
+	start = start[:n]
+	return start, io.MultiReader(bytes.NewReader(start), rest), nil
 }
 
 type object struct {
 	io.Reader
-	stored io.Closer
+	close func() error
 }
 
-func (o *object) Close() error { return o.stored.Close() }
+// Close closes the stored object. A second Close returns the first one's result.
+func (o *object) Close() error { return o.close() }
 
-// WriteTo implements io.WriterTo, so that io.Copy takes what the last stage offers.
+// WriteTo implements io.WriterTo, so that io.Copy takes what the last transformer offers.
 func (o *object) WriteTo(w io.Writer) (int64, error) { return io.Copy(w, o.Reader) }
 
-// ErrNotSeekable means that an object can only be read from its beginning to its end: it is signed, unframed, compressed by a
-// stage that has no random access, or of Piko's old format; or its storage is no RangeStorage.
+// ErrNotSeekable means that an object can only be read from its beginning to its end: it is signed,
+// unframed, compressed by a transformer that has no random access, or of Piko's old format; or its
+// storage is no RangeStorage.
 var ErrNotSeekable = errors.New("no random access")
 
-// Object is the original of a stored object, open for random access: it is an io.ReadSeeker for one goroutine, and an
-// io.ReaderAt for any number of them. http.ServeContent serves it.
+// Object is the original of a stored object, open for random access: it is an io.ReadSeeker for one
+// goroutine, and an io.ReaderAt for any number of them. http.ServeContent serves it.
 type Object struct {
 	*io.SectionReader
-	stored StoredObject
+	modTime time.Time
+	close   func() error
 }
 
 // ModTime returns when the object was stored.
-func (o *Object) ModTime() time.Time { return o.stored.ModTime() }
+func (o *Object) ModTime() time.Time { return o.modTime }
 
-// Close closes the stored object.
-func (o *Object) Close() error { return o.stored.Close() }
+// Close closes the stored object. A second Close returns the first one's result.
+func (o *Object) Close() error { return o.close() }
 
-// Open opens an object for random access, with one call of the key service: each read decrypts the frames that it touches and
-// no others, and of those a few are kept for reads in a row. Each frame is verified when it is read; the size is certain, since the
-// final frame is verified here.
+// Open opens an object for random access, with one call of the key service: each read decrypts the
+// frames that it touches and no others, and of those a few are kept for reads in a row. Each frame
+// is verified when it is read; the size is certain, since the final frame is verified here.
 //
-// The error holds ErrNotSeekable, or is one of Get's. ctx also ends the reads.
+// The error holds ErrNotSeekable, or is one of Get's. ctx also ends the reads. Where the object is
+// replaced while it is open, reads give the old one or fail.
 func (h *Host) Open(ctx context.Context, key string) (*Object, error) {
 	storage, ok := h.storage.(RangeStorage)
 	if !ok {
@@ -112,21 +140,19 @@ func (h *Host) Open(ctx context.Context, key string) (*Object, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open %s: %w", key, errors.Join(err, stored.Close()))
 	}
-	return &Object{io.NewSectionReader(original, 0, original.Size()), stored}, nil
+	return &Object{io.NewSectionReader(original, 0, original.Size()), stored.ModTime(), sync.OnceValue(stored.Close)}, nil
 }
 
-// EncryptObject returns what Put stores for content under key, for a storage that is driven by other means.
+// EncryptObject returns what Put stores for content under key, for a storage that is driven by
+// other means. Only what is read to io.EOF is a whole object: after an error, or when the reading
+// stops before, the storage must keep nothing.
 func (h *Host) EncryptObject(ctx context.Context, key string, content io.Reader) (*message.EncryptReader, error) {
-	stored, err := h.chain.Transform(ctx, content, h.bound(key))
-	if err != nil {
-		return nil, err
-	}
-	return stored.(*message.EncryptReader), nil // the encryption stage is New's own, and always the last
+	return h.EncryptObjectWith(ctx, key, content, nil)
 }
 
-// DecryptObject returns what Get returns for an object of size bytes that is stored under key, and the size of it in bytes, or
-// -1 where that is not known beforehand. Until the content is read to its end the size is only as true as the stored one is.
-// The errors are Get's.
+// DecryptObject returns what Get returns for an object of size bytes that is stored under key, and
+// the size of it in bytes, or -1 where that is not known beforehand. Until the content is read to
+// its end the size is only as true as the stored one is. The errors are Get's.
 func (h *Host) DecryptObject(ctx context.Context, key string, stored io.Reader, size int64) (content io.Reader, contentSize int64, err error) {
 	content, err = h.reverse(ctx, key, stored)
 	if err != nil {
@@ -147,9 +173,10 @@ func (h *Host) DecryptObject(ctx context.Context, key string, stored io.Reader, 
 	return content, contentSize, nil
 }
 
-// StatedSize returns the size in bytes of what the stored object of size bytes that begins with start decrypts to, as its header states
-// it, or -1 where that is not known without decrypting. It asks no key service, and is only as true as start and size are. start is read
-// as far as the header's end. The errors are those of Get for what is no message.
+// StatedSize returns the size in bytes of what the stored object of size bytes that begins with
+// start decrypts to, as its header states it, or -1 where that is not known without decrypting. It
+// asks no key service, and is only as true as start and size are. start is read as far as the
+// header's end. The errors are those of Get for what is no object, and start's own.
 func (h *Host) StatedSize(start io.Reader, size int64) (int64, error) {
 	first, whole, err := sniff(start)
 	if err != nil {
@@ -165,7 +192,10 @@ func (h *Host) StatedSize(start io.Reader, size int64) (int64, error) {
 	}
 	parsed, err := header.Read(whole, h.decrypter.Limits)
 	if err != nil {
-		return 0, fmt.Errorf("%w: %w", provider.ErrInvalidCiphertext, err)
+		return 0, nameLimits(refusedHeader(err))
+	}
+	if err := h.decrypter.Accept(parsed); err != nil {
+		return 0, err
 	}
 	if parsed.EncryptionContext[ChainKey] != "" || parsed.Suite.Signed() {
 		return -1, nil
@@ -177,17 +207,27 @@ func (h *Host) StatedSize(start io.Reader, size int64) (int64, error) {
 	return n, nil
 }
 
+// refusedHeader puts the sentinel of a broken object before an error of the format. A failure of
+// the source stays as it is.
+func refusedHeader(err error) error {
+	for _, e := range [...]error{header.ErrNotMessage, header.ErrMalformed, header.ErrUnsupported, header.ErrLimit} {
+		if errors.Is(err, e) {
+			return fmt.Errorf("%w: %w", provider.ErrInvalidCiphertext, err)
+		}
+	}
+	return err
+}
+
 // BindsNames tells whether objects are bound to their keys, as BindObjectName has it.
 func (h *Host) BindsNames() bool { return h.bucket != "" }
 
 // OpenObject is Open for an object that is stored under key and open already.
 func (h *Host) OpenObject(ctx context.Context, key string, stored SizedReaderAt) (SizedReaderAt, error) {
-	start := make([]byte, header.SniffSize)
-	n, err := stored.ReadAt(start, 0)
-	if err != nil && err != io.EOF {
+	start, _, err := sniff(io.NewSectionReader(stored, 0, stored.Size()))
+	if err != nil {
 		return nil, err
 	}
-	switch kind, err := h.kindOf(start[:n]); {
+	switch kind, err := h.kindOf(start); {
 	case err != nil:
 		return nil, err
 	case kind == plaintext:
@@ -195,5 +235,6 @@ func (h *Host) OpenObject(ctx context.Context, key string, stored SizedReaderAt)
 	case kind == pikoV2Stream:
 		return nil, fmt.Errorf("%w: Piko's old format can only be read from its beginning", ErrNotSeekable)
 	}
-	return h.registry.Open(ctx, stored, h.bound(key))
+	original, err := h.registry.Open(ctx, stored, h.bound(key))
+	return original, nameLimits(err)
 }

@@ -25,8 +25,8 @@ import (
 
 func TestOpen(t *testing.T) {
 	content := bytes.Repeat([]byte("a stored object, "), 60_000)
-	for _, stages := range [][]string{nil, {compress.ZstdSeekable}} {
-		f := newFixture(t, pikokms.WithEnabledTransformers(stages...), pikokms.BindObjectName("uploads"))
+	for _, enabled := range [][]string{nil, {compress.ZstdSeekable}} {
+		f := newFixture(t, pikokms.WithEnabledTransformers(enabled...), pikokms.BindObjectName("uploads"))
 		for _, size := range []int{0, 1, 65_536, len(content)} {
 			require.NoError(t, f.Put(t.Context(), "a/b", bytes.NewReader(content[:size])))
 			object, err := f.Open(t.Context(), "a/b")
@@ -35,8 +35,10 @@ func TestOpen(t *testing.T) {
 			require.False(t, object.ModTime().IsZero())
 			require.NoError(t, iotest.TestReader(object, content[:size]))
 
-			// Replaced while it is open, it stays the old one.
-			require.NoError(t, f.Put(t.Context(), "a/b", bytes.NewReader(content[:5])))
+			// Replaced while it is open, by one of the same size and time, it stays the old one.
+			other := bytes.Repeat([]byte("x"), size)
+			require.NoError(t, f.Put(t.Context(), "a/b", bytes.NewReader(other)))
+			require.NoError(t, os.Chtimes(filepath.Join(f.dir, "a", "b"), object.ModTime(), object.ModTime()))
 			got, err := io.ReadAll(io.NewSectionReader(object, 0, object.Size()))
 			require.NoError(t, err)
 			require.True(t, bytes.Equal(content[:size], got))
@@ -151,7 +153,7 @@ func TestRangeReaderAt(t *testing.T) {
 			if offset > 50 {
 				return nil, gone
 			}
-			return io.NopCloser(bytes.NewReader(make([]byte, 10))), nil
+			return io.NopCloser(bytes.NewReader(nil)), nil
 		})
 		_, err := r.ReadAt(make([]byte, 5), 60)
 		require.ErrorIs(t, err, gone)
@@ -162,6 +164,61 @@ func TestRangeReaderAt(t *testing.T) {
 		_, err = r.ReadAt(make([]byte, 1), 100)
 		require.ErrorIs(t, err, io.EOF)
 	})
+}
+
+// TestRangeReaderAtBrokenAnswers has fetches break off at every offset: a read goes on where a fetch
+// broke, unless every fetch gives nothing.
+func TestRangeReaderAtBrokenAnswers(t *testing.T) {
+	content := []byte("what stands behind a server that hangs up now and then")
+	reset := errors.New("connection reset")
+	for cut := range content {
+		for way, end := range map[string]io.Reader{
+			"ends early":            bytes.NewReader(nil),
+			"fails":                 iotest.ErrReader(reset),
+			"fails once, then ends": &failsOnce{err: reset},
+		} {
+			breaks, fetches, open := 2, 0, 0
+			r := pikokms.NewRangeReaderAt(int64(len(content)), nil, func(offset, length int64) (io.ReadCloser, error) {
+				fetches++
+				open++
+				source := io.Reader(bytes.NewReader(content[offset : offset+length]))
+				if breaks > 0 && offset <= int64(cut) {
+					breaks--
+					source = io.MultiReader(bytes.NewReader(content[offset:cut]), end)
+				}
+				return closer{source, func() { open-- }}, nil
+			})
+			p := make([]byte, len(content))
+			n, err := r.ReadAt(p, 0)
+			require.NoError(t, err, "%s at %d", way, cut)
+			require.Equal(t, string(content), string(p[:n]), "%s at %d", way, cut)
+			require.LessOrEqual(t, fetches, 3)
+			require.NoError(t, r.Close())
+			require.Zero(t, open, "fetches are left open")
+			require.NoError(t, r.Close(), "a second Close")
+			_, err = r.ReadAt(p, 0)
+			require.ErrorIs(t, err, fs.ErrClosed)
+		}
+	}
+	fetches := 0
+	r := pikokms.NewRangeReaderAt(int64(len(content)), nil, func(int64, int64) (io.ReadCloser, error) {
+		fetches++
+		return io.NopCloser(iotest.ErrReader(reset)), nil
+	})
+	_, err := r.ReadAt(make([]byte, 10), 0)
+	require.ErrorIs(t, err, reset)
+	require.Equal(t, 3, fetches)
+}
+
+// failsOnce fails, and then ends as if nothing had been.
+type failsOnce struct{ err error }
+
+func (f *failsOnce) Read([]byte) (int, error) {
+	err := f.err
+	if f.err = io.EOF; err == io.EOF {
+		return 0, io.EOF
+	}
+	return 0, err
 }
 
 type closer struct {
@@ -175,8 +232,8 @@ func (c closer) Close() error {
 }
 
 func TestFS(t *testing.T) {
-	for _, stages := range [][]string{nil, {compress.ZstdSeekable}} {
-		f := newFixture(t, pikokms.WithEnabledTransformers(stages...), pikokms.BindObjectName("uploads"))
+	for _, enabled := range [][]string{nil, {compress.ZstdSeekable}} {
+		f := newFixture(t, pikokms.WithEnabledTransformers(enabled...), pikokms.BindObjectName("uploads"))
 		require.NoError(t, fstest.TestFS(f.FS(t.Context())))
 		for _, key := range []string{"a", "b/c", "b/d/e", "video.mp4"} {
 			require.NoError(t, f.Put(t.Context(), key, strings.NewReader(strings.Repeat(key, 30_000))))

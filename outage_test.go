@@ -21,6 +21,7 @@ import (
 	"piko.sh/pikokms"
 	"piko.sh/pikokms/compress"
 	"piko.sh/pikokms/header"
+	"piko.sh/pikokms/kmstest"
 	"piko.sh/pikokms/message"
 	"piko.sh/pikokms/provider"
 	"piko.sh/pikokms/provider/local"
@@ -122,7 +123,8 @@ type streamTransformerPort interface {
 	Reverse(ctx context.Context, input io.Reader, options any) (io.Reader, error)
 }
 
-// Piko's pipeline sorts the stages of its registry by priority, and knows nothing of them but its port.
+// Piko's pipeline sorts the transformers of its registry by priority, and knows nothing of them but
+// its port.
 func TestStreamTransformer(t *testing.T) {
 	key := newLocal(t, "local", 1)
 	registry, err := pikokms.NewRegistry(0)
@@ -130,18 +132,18 @@ func TestStreamTransformer(t *testing.T) {
 	require.NoError(t, registry.Register(pikokms.NewCryptoTransformer(message.Encrypter{Keyring: key}, message.Decrypter{Keyrings: []provider.Keyring{key}})))
 	text := strings.Repeat("a stored object, ", 20_000)
 	for _, format := range compress.Formats() {
-		var stages []streamTransformerPort
+		var transformers []streamTransformerPort
 		for _, name := range []string{pikokms.CryptoTransformerName, format} {
-			stage, err := registry.Get(name)
+			transformer, err := registry.Get(name)
 			require.NoError(t, err)
-			stages = append(stages, pikokms.StreamTransformer[pikosKind]{Transformer: stage})
+			transformers = append(transformers, pikokms.StreamTransformer[pikosKind]{Transformer: transformer})
 		}
-		slices.SortFunc(stages, func(a, b streamTransformerPort) int { return a.Priority() - b.Priority() })
-		require.Equal(t, pikosKind("compression"), stages[0].Type())
-		require.Equal(t, pikosKind("encryption"), stages[1].Type())
+		slices.SortFunc(transformers, func(a, b streamTransformerPort) int { return a.Priority() - b.Priority() })
+		require.Equal(t, pikosKind("compression"), transformers[0].Type())
+		require.Equal(t, pikosKind("encryption"), transformers[1].Type())
 		var r io.Reader = strings.NewReader(text)
-		for _, stage := range stages {
-			r, err = stage.Transform(t.Context(), r, nil)
+		for _, transformer := range transformers {
+			r, err = transformer.Transform(t.Context(), r, nil)
 			require.NoError(t, err)
 		}
 		stored, err := io.ReadAll(r)
@@ -149,12 +151,54 @@ func TestStreamTransformer(t *testing.T) {
 		require.True(t, header.Sniff(stored), "encryption comes last")
 		require.Less(t, len(stored), len(text)/5, "compression came before it")
 		r = bytes.NewReader(stored)
-		for _, stage := range slices.Backward(stages) {
-			r, err = stage.Reverse(t.Context(), r, nil)
+		for _, transformer := range slices.Backward(transformers) {
+			r, err = transformer.Reverse(t.Context(), r, nil)
 			require.NoError(t, err)
 		}
 		original, err := io.ReadAll(r)
 		require.NoError(t, err)
 		require.Equal(t, text, string(original))
+	}
+}
+
+// The default provider's key service accepts calls and never answers, or refuses them. What is
+// under the other provider's key is read as ever, without a call to the one that is down.
+func TestOneOfTwoKeyServicesIsDown(t *testing.T) {
+	for name, fault := range map[string]kmstest.Action{"stalled": kmstest.Stall(), "refusing": kmstest.Drop()} {
+		t.Run(name, func(t *testing.T) {
+			a, down := newKMS(t)
+			b, up := newKMS(t)
+			folder := pikokms.WithStorage(newFixture(t).folder)
+			both := []pikokms.Option{pikokms.WithCryptoProvider("a", a), pikokms.WithCryptoProvider("b", b), folder}
+			before, err := pikokms.New(append(both, pikokms.WithDefaultCryptoProvider("b"))...)
+			require.NoError(t, err)
+			require.NoError(t, before.Put(t.Context(), "object", strings.NewReader("content")))
+			pairs := map[string]string{"column": "iban"}
+			small, err := before.Encrypt(t.Context(), "small", pairs)
+			require.NoError(t, err)
+			large, err := before.Encrypt(t.Context(), strings.Repeat("large", 1000), pairs)
+			require.NoError(t, err)
+
+			down.Inject(kmstest.Fault{Do: fault})
+			host, err := pikokms.New(append(both, pikokms.WithDefaultCryptoProvider("a"))...)
+			require.NoError(t, err)
+			up.Reset()
+			got, err := get(t, host, "object")
+			require.NoError(t, err)
+			require.Equal(t, "content", got)
+			object, err := host.Open(t.Context(), "object")
+			require.NoError(t, err)
+			require.NoError(t, object.Close())
+			got, err = host.Decrypt(t.Context(), small, pairs)
+			require.NoError(t, err)
+			require.Equal(t, "small", got)
+			got, err = host.Decrypt(t.Context(), large, pairs)
+			require.NoError(t, err)
+			require.Len(t, got, 5000)
+			require.Zero(t, down.Calls(""))
+			require.Equal(t, 4, up.Calls("Decrypt"))
+			require.NoError(t, host.RotateKey("b"))
+			require.NoError(t, host.Put(t.Context(), "new", strings.NewReader("content")))
+		})
 	}
 }

@@ -1,11 +1,59 @@
 package pikokms
 
-// StreamTransformer is a stage with the shape of Piko's StreamTransformerPort, of which T is the type of a stage's kind: Piko's
-// storage package has a type of its own for it, which is not imported here.
-//
-//	stage := pikokms.StreamTransformer[storage.TransformerType]{Transformer: pikokms.NewCryptoTransformer(e, d)}
-//	err := service.RegisterTransformer(ctx, stage)
-type StreamTransformer[T ~string] struct{ Transformer }
+import (
+	"context"
+	"fmt"
+	"io"
+	"maps"
 
-// Type returns the stage's kind.
+	"piko.sh/pikokms/message"
+)
+
+// StreamTransformer is a transformer with the shape of Piko's StreamTransformerPort, for an
+// application that names transformers on each upload. T is Piko's storage.TransformerType, which is
+// not imported here. An application that wants everything encrypted uses package pikostorage.
+//
+// Piko registers a transformer of its own as "crypto-service", so this one needs another name:
+//
+//	transformer := pikokms.StreamTransformer[storage.TransformerType]{
+//		Transformer: pikokms.NewCryptoTransformer(encrypter, decrypter),
+//		As:          "pikokms",
+//	}
+//	err := service.RegisterTransformer(ctx, transformer)
+type StreamTransformer[T ~string] struct {
+	Transformer
+	As string // the name to register under; empty means the transformer's own
+}
+
+// Name returns the name to register under.
+func (s StreamTransformer[T]) Name() string {
+	if s.As != "" {
+		return s.As
+	}
+	return s.Transformer.Name()
+}
+
+// Type returns the transformer's kind.
 func (s StreamTransformer[T]) Type() T { return T(s.Transformer.Type()) }
+
+// EncryptObjectWith is EncryptObject with pairs that the object also stores in its encryption
+// context, for what a storage records about its objects. The pairs are authenticated, and seen by
+// the key service. The error holds ErrInvalidOptions for a pair that the host states itself.
+func (h *Host) EncryptObjectWith(ctx context.Context, key string, content io.Reader, stated map[string]string) (*message.EncryptReader, error) {
+	pairs := make(map[string]string)
+	maps.Copy(pairs, stated)
+	for k, v := range h.bound(key) {
+		if _, taken := pairs[k]; taken {
+			return nil, fmt.Errorf("%w: the encryption context key %q is the host's own", ErrInvalidOptions, k)
+		}
+		pairs[k] = v
+	}
+	stored, err := h.chain.Transform(ctx, content, pairs)
+	if err != nil {
+		return nil, err
+	}
+	return stored.(*message.EncryptReader), nil // New's encryption transformer comes last
+}
+
+// AllowsPlaintext tells whether objects that are not encrypted are read, as AllowPlaintext has it.
+func (h *Host) AllowsPlaintext() bool { return h.allowPlaintext }

@@ -111,10 +111,11 @@ func TestStrings(t *testing.T) {
 	require.ErrorContains(t, err, "AllowPikoV2")
 }
 
-// Piko's KMS provider wrapped its data keys, and encrypted its strings, without an encryption context.
+// Piko's KMS provider wrapped its data keys, and encrypted its strings, without an encryption
+// context.
 func TestPikoV2UnderKMS(t *testing.T) {
 	p, client, calls := newProvider(t)
-	made, err := client.GenerateDataKey(t.Context(), &kms.GenerateDataKeyInput{KeyId: aws.String(p.ARN()), KeySpec: "AES_256"})
+	made, err := client.GenerateDataKey(t.Context(), &kms.GenerateDataKeyInput{KeyId: aws.String(p.KeyID()), KeySpec: "AES_256"})
 	require.NoError(t, err)
 	block, err := aes.NewCipher(made.Plaintext)
 	require.NoError(t, err)
@@ -139,7 +140,7 @@ func TestPikoV2UnderKMS(t *testing.T) {
 	_, _, err = d.Decrypt(t.Context(), stream, nil)
 	require.ErrorIs(t, err, provider.ErrUntrustedKey)
 
-	direct, err := client.Encrypt(t.Context(), &kms.EncryptInput{KeyId: aws.String(p.ARN()), Plaintext: []byte("direct")})
+	direct, err := client.Encrypt(t.Context(), &kms.EncryptInput{KeyId: aws.String(p.KeyID()), Plaintext: []byte("direct")})
 	require.NoError(t, err)
 	batch := aead.Seal(make([]byte, 12), make([]byte, 12), []byte("batch"), nil)
 	strict := envelope.Decrypter{Providers: []provider.EncryptionProvider{p}}

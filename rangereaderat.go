@@ -3,31 +3,42 @@ package pikokms
 import (
 	"errors"
 	"io"
+	"io/fs"
 	"sync"
+
+	"piko.sh/pikokms/internal/checked"
 )
 
-// RangeReaderAt is random access to something that is fetched by ranges, such as an object behind HTTP. Reads in a row share one
-// fetch, which grows as they go on, so that a run through the whole takes a few. It is safe for concurrent use; a read that comes
-// while another is under way has a fetch of its own.
+// RangeReaderAt is random access to something that is fetched by ranges, such as an object behind
+// HTTP. Reads in a row share one fetch, which grows as they go on, so that a run through the whole
+// takes a few. A fetch that breaks off is made again from where it broke, a few times in a row. It
+// is safe for concurrent use; a read that comes while another is under way has a fetch of its own.
 type RangeReaderAt struct {
 	size  int64
 	start []byte // the first bytes, fetched already
 	fetch func(offset, length int64) (io.ReadCloser, error)
 
 	mu       sync.Mutex
-	stream   io.ReadCloser // nil if there is none
-	pos, end int64         // what stream still gives
-	run      int64         // the length of the last fetch
+	stream   *ranged // nil if there is none
+	run      int64   // the length of the last fetch
+	next     int64   // where the last read ended
 	expected int64
+	closed   bool
+	closeErr error
 }
 
 const (
 	firstFetch = 128 << 10 // bytes; a frame and its neighbour
 	lastFetch  = 16 << 20  // bytes; more no longer saves time per byte
+
+	// maxBroken is how many fetches in a row may break off before a read fails. One that gave
+	// something begins the count anew.
+	maxBroken = 3
 )
 
-// NewRangeReaderAt returns random access to size bytes, of which start has the first. fetch returns length bytes from offset, both of
-// which lie within size.
+// NewRangeReaderAt returns random access to size bytes, of which start has the first. The function
+// fetch returns length bytes from offset, both of which lie within size. Where what is fetched may be
+// replaced by something else meanwhile, fetch must give the old bytes or fail.
 func NewRangeReaderAt(size int64, start []byte, fetch func(offset, length int64) (io.ReadCloser, error)) *RangeReaderAt {
 	return &RangeReaderAt{size: size, start: start[:min(int64(len(start)), size)], fetch: fetch}
 }
@@ -35,14 +46,15 @@ func NewRangeReaderAt(size int64, start []byte, fetch func(offset, length int64)
 // Size returns the size in bytes.
 func (r *RangeReaderAt) Size() int64 { return r.size }
 
-// Expect says that the next read elsewhere begins a run of about n bytes, so that one fetch has it all.
+// Expect says that the next read elsewhere begins a run of about n bytes, so that one fetch has it
+// all.
 func (r *RangeReaderAt) Expect(n int64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.expected = n
 }
 
-// ReadAt implements io.ReaderAt.
+// ReadAt implements [io.ReaderAt]. After Close, the error holds [fs.ErrClosed].
 func (r *RangeReaderAt) ReadAt(p []byte, off int64) (int, error) {
 	if off < 0 {
 		return 0, errors.New("pikokms: negative offset")
@@ -67,82 +79,123 @@ func (r *RangeReaderAt) ReadAt(p []byte, off int64) (int, error) {
 	return n, atEnd
 }
 
-func (r *RangeReaderAt) read(p []byte, off int64) (int, error) {
+func (r *RangeReaderAt) read(p []byte, off int64) (n int, err error) {
 	if !r.mu.TryLock() {
-		return r.fetchAlone(p, off)
+		return r.readAlone(p, off)
 	}
 	defer r.mu.Unlock()
-	need := int64(len(p))
-	if r.stream == nil || off != r.pos || need > r.end-off {
-		if err := r.refetch(off, need); err != nil {
-			return 0, err
+	if r.closed {
+		return 0, fs.ErrClosed
+	}
+	n, err = r.fill(p, off, &r.stream, r.open)
+	r.next = off + int64(n)
+	return n, err
+}
+
+// readAlone reads by a fetch that nobody shares.
+func (r *RangeReaderAt) readAlone(p []byte, off int64) (int, error) {
+	var stream *ranged
+	n, err := r.fill(p, off, &stream, r.newRanged)
+	return n, errors.Join(err, drop(&stream))
+}
+
+// fill reads p from off, from a stream that stands there or that open opens anew.
+func (r *RangeReaderAt) fill(p []byte, off int64, stream **ranged, open func(off, need int64) (*ranged, error)) (n int, err error) {
+	for broken := 0; n < len(p); {
+		at, need := off+int64(n), int64(len(p)-n)
+		if s := *stream; s == nil || s.pos != at || s.end-s.pos < need {
+			if err := drop(stream); err != nil {
+				return n, err
+			}
+			opened, err := open(at, need)
+			if err != nil {
+				return n, err
+			}
+			*stream = opened
 		}
+		m, err := (*stream).read(p[n:])
+		n += m
+		if err == nil {
+			break
+		}
+		if m > 0 {
+			broken = 0
+		}
+		if broken++; broken == maxBroken {
+			return n, errors.Join(cutShort(err), drop(stream))
+		}
+		_ = drop(stream) // it is broken already
 	}
-	n, err := io.ReadFull(r.stream, p)
-	r.pos += int64(n)
-	if err != nil {
-		return n, errors.Join(cutShort(err), r.drop())
-	}
-	if r.pos == r.end {
-		return n, r.drop()
+	if s := *stream; s.pos == s.end {
+		return n, drop(stream)
 	}
 	return n, nil
 }
 
-// refetch replaces the stream by one that begins at off.
-func (r *RangeReaderAt) refetch(off, need int64) error {
-	length := int64(firstFetch)
+// open opens a stream from off that is as long as the reads so far let expect.
+func (r *RangeReaderAt) open(off, need int64) (*ranged, error) {
+	length := need
 	switch {
-	case off == r.pos && r.run > 0: // the run goes on
+	case r.run > 0 && off == r.next: // the run goes on
 		length = min(2*r.run, lastFetch)
 	case r.expected > 0:
 		length, r.expected = r.expected, 0
-	default:
-		length = need
 	}
 	length = min(max(length, need), r.size-off)
-	if err := r.drop(); err != nil {
-		return err
-	}
-	stream, err := r.fetch(off, length)
+	stream, err := r.newRanged(off, length)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	r.stream, r.pos, r.end, r.run = stream, off, off+length, max(length, firstFetch)
-	return nil
+	r.run = max(length, firstFetch)
+	return stream, nil
 }
 
-func (r *RangeReaderAt) fetchAlone(p []byte, off int64) (n int, err error) {
-	stream, err := r.fetch(off, int64(len(p)))
-	if err != nil {
-		return 0, err
+// Close ends the fetch that is open. A second Close returns what the first one did.
+func (r *RangeReaderAt) Close() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !r.closed {
+		r.closed, r.closeErr = true, drop(&r.stream)
 	}
-	n, err = io.ReadFull(stream, p)
-	if err != nil {
-		err = cutShort(err)
-	}
-	return n, errors.Join(err, stream.Close())
+	return r.closeErr
 }
 
+// ranged is a fetch that is under way.
+type ranged struct {
+	body     io.Closer
+	source   checked.Reader // of body
+	pos, end int64          // what it still gives
+}
+
+func (r *RangeReaderAt) newRanged(off, length int64) (*ranged, error) {
+	body, err := r.fetch(off, length)
+	if err != nil {
+		return nil, err
+	}
+	return &ranged{body, checked.Reader{Source: body}, off, off + length}, nil
+}
+
+// read fills p, which is no longer than what the fetch still gives.
+func (s *ranged) read(p []byte) (int, error) {
+	n, err := s.source.ReadFull(p)
+	s.pos += int64(n)
+	return n, err
+}
+
+// drop ends a fetch, if there is one.
+func drop(stream **ranged) error {
+	s := *stream
+	if s == nil {
+		return nil
+	}
+	*stream = nil
+	return s.body.Close()
+}
+
+// cutShort tells a fetch that ended too early from the end of what is fetched.
 func cutShort(err error) error {
 	if err == io.EOF {
 		return io.ErrUnexpectedEOF
 	}
 	return err
-}
-
-func (r *RangeReaderAt) drop() error {
-	if r.stream == nil {
-		return nil
-	}
-	err := r.stream.Close()
-	r.stream = nil
-	return err
-}
-
-// Close ends the fetch that is open.
-func (r *RangeReaderAt) Close() error {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.drop()
 }

@@ -44,7 +44,7 @@ func TestMultiRegionKey(t *testing.T) {
 	require.NoError(t, err)
 	there, err := awskms.NewProvider(t.Context(), awskms.Config{KeyID: *primary.KeyId, Client: replicaClient})
 	require.NoError(t, err)
-	require.NotEqual(t, here.ARN(), there.ARN())
+	require.NotEqual(t, here.KeyID(), there.KeyID())
 	replicaCalls.take()
 
 	stored, err := (&message.Encrypter{Keyring: here}).Encrypt(t.Context(), []byte("one key, two Regions"), map[string]string{"tenant": "42"})
@@ -106,7 +106,7 @@ func TestDiscovery(t *testing.T) {
 func TestGrantTokens(t *testing.T) {
 	p, client, _ := newProvider(t)
 	grant, err := client.CreateGrant(t.Context(), &kms.CreateGrantInput{
-		KeyId: aws.String(p.ARN()), GranteePrincipal: aws.String("arn:aws:iam::000000000000:user/grantee"),
+		KeyId: aws.String(p.KeyID()), GranteePrincipal: aws.String("arn:aws:iam::000000000000:user/grantee"),
 		Operations: []types.GrantOperation{types.GrantOperationDecrypt, types.GrantOperationGenerateDataKey, types.GrantOperationDescribeKey, types.GrantOperationEncrypt},
 	})
 	require.NoError(t, err)
@@ -115,7 +115,7 @@ func TestGrantTokens(t *testing.T) {
 		Region: region, BaseEndpoint: aws.String(endpoint(t)), HTTPClient: &http.Client{Transport: recorded},
 		Credentials: credentials.NewStaticCredentialsProvider("test", "test", ""),
 	})
-	granted, err := awskms.NewProvider(t.Context(), awskms.Config{KeyID: p.ARN(), Client: withGrant, GrantTokens: []string{*grant.GrantToken}})
+	granted, err := awskms.NewProvider(t.Context(), awskms.Config{KeyID: p.KeyID(), Client: withGrant, GrantTokens: []string{*grant.GrantToken}})
 	require.NoError(t, err)
 	stored, err := (&message.Encrypter{Keyring: granted, Recipients: []provider.Keyring{granted}}).Encrypt(t.Context(), []byte("text"), nil)
 	require.NoError(t, err)
@@ -128,7 +128,8 @@ func TestGrantTokens(t *testing.T) {
 	}
 }
 
-// Two Regions and a recovery key of which the writer has the public half only: each recipient decrypts alone.
+// Two Regions and a recovery key of which the writer has the public half only: each recipient
+// decrypts alone.
 func TestRecipients(t *testing.T) {
 	first, client, _ := newProvider(t)
 	farClient, _ := newClientIn(t, "us-east-1")
@@ -150,7 +151,7 @@ func TestRecipients(t *testing.T) {
 		require.Equal(t, "text", got)
 	}
 
-	_, err = client.DisableKey(t.Context(), &kms.DisableKeyInput{KeyId: aws.String(first.ARN())})
+	_, err = client.DisableKey(t.Context(), &kms.DisableKeyInput{KeyId: aws.String(first.KeyID())})
 	require.NoError(t, err)
 	got, err := open(t, stored, nil, first, recovery, second)
 	require.NoError(t, err)
@@ -160,9 +161,9 @@ func TestRecipients(t *testing.T) {
 	require.ErrorIs(t, err, provider.ErrKeyDisabled)
 	require.ErrorIs(t, err, provider.ErrKeyUsage)
 	require.NotErrorIs(t, err, provider.ErrUntrustedKey)
-	require.ErrorContains(t, err, first.ARN()+": encryption key disabled")
+	require.ErrorContains(t, err, first.KeyID()+": encryption key disabled")
 	require.ErrorContains(t, err, "key recovery: encryption key has the wrong usage: it is a public key; decrypting takes the private one")
-	require.ErrorContains(t, err, "no provider is configured for \""+second.ARN()+"\" of provider \"aws-kms\"")
+	require.ErrorContains(t, err, "no provider is configured for \""+second.KeyID()+"\" of provider \"aws-kms\"")
 }
 
 // bodyRecorder keeps the bodies of requests.

@@ -6,17 +6,22 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
 
 	"piko.sh/pikokms/envelope"
+	"piko.sh/pikokms/header"
 	"piko.sh/pikokms/message"
+	"piko.sh/pikokms/pikov2"
+	"piko.sh/pikokms/provider"
 )
 
-// RotateKey makes another registered provider the default: from now on objects and strings are written under its key, while
-// those under all registered keys are read as before. Rewrap moves old objects, ReEncrypt old strings. The rotation that AWS
-// KMS does of a key by itself needs none of these. The error holds ErrConfig.
+// RotateKey makes another registered provider the default: from now on objects and strings are
+// written under its key, while those under all registered keys are read as before. Rewrap moves old
+// objects, ReEncrypt old strings. The rotation that AWS KMS does of a key by itself needs none of
+// these. The error holds ErrConfig.
 func (h *Host) RotateKey(name string) error {
 	s := h.services[name]
 	if s == nil {
@@ -26,42 +31,124 @@ func (h *Host) RotateKey(name string) error {
 	return nil
 }
 
-// Rewrap moves an object to the default provider's key, to the current format if it is of an older one. The object is replaced
-// in one step, when the whole of it is verified; on an error the old one stays. The errors are Get's and Put's.
+// Rewrap moves an object to the default provider's key. The object is replaced in one step, when
+// the whole of it is verified; on an error the old one stays. What is no stored object of a host is
+// refused, whatever New's options let be read: Migrate moves it.
+//
+// On a ConditionalStorage, an object that was replaced or deleted meanwhile is left as it is, and
+// the error holds ErrChanged. On another storage Rewrap overwrites a Put, and undoes a Delete, that
+// come while it runs: nothing else may write the object then. The other errors are Get's and Put's.
 func (h *Host) Rewrap(ctx context.Context, key string) error {
-	stored, err := h.storage.Get(ctx, key)
+	return h.renew(ctx, "rewrap", key, func(stored io.Reader) (io.Reader, error) {
+		start, whole, err := sniff(stored)
+		if err != nil {
+			return nil, err
+		}
+		if pikov2.Sniff(start) {
+			return nil, fmt.Errorf("%w: %w: Migrate moves it", provider.ErrInvalidCiphertext, message.ErrPikoV2)
+		}
+		if !header.Sniff(start) {
+			return nil, fmt.Errorf("%w: it does not begin as an AWS Encryption SDK message; Migrate moves objects from before", ErrPlaintext)
+		}
+		strict := h.decrypter
+		strict.Accept = acceptObject
+		renewed, err := message.Rewrap(ctx, whole, &strict, &h.encrypter, h.bound(key))
+		if err != nil {
+			return nil, nameLimits(err)
+		}
+		if _, err := recordedNames(renewed.Header().EncryptionContext[ChainKey]); err != nil {
+			return nil, err
+		}
+		return renewed, nil
+	})
+}
+
+// Migrate makes a stored object of what is none yet: plain content, a stream that Piko wrote before
+// pikokms, or a message of AWS's tools. What the host's AllowPlaintext, AllowPikoV2 and
+// AllowForeignMessages let be read is moved; a stored object is left as it is.
+//
+// Whatever stands under key becomes authentic for ever, so migrate only keys of which the content
+// is known to be right. The rest is as with Rewrap.
+func (h *Host) Migrate(ctx context.Context, key string) error {
+	return h.renew(ctx, "migrate", key, func(stored io.Reader) (io.Reader, error) {
+		start, whole, err := sniff(stored)
+		if err != nil {
+			return nil, err
+		}
+		kind, err := h.kindOf(start)
+		if err != nil {
+			return nil, err
+		}
+		if kind == encryptedMessage {
+			return h.adopt(ctx, key, whole)
+		}
+		content, err := h.reverse(ctx, key, whole)
+		if err != nil {
+			return nil, err
+		}
+		return h.chain.Transform(ctx, content, h.bound(key))
+	})
+}
+
+// adopt returns a message as a stored object with the same encryption context and its chain, or
+// errStays for one that is a stored object already.
+func (h *Host) adopt(ctx context.Context, key string, stored io.Reader) (io.Reader, error) {
+	content, err := h.decrypter.NewReader(ctx, stored, h.bound(key))
+	if err != nil {
+		return nil, nameLimits(err)
+	}
+	pairs := maps.Clone(content.EncryptionContext())
+	if pairs[UseKey] == UseObject {
+		return nil, errStays
+	}
+	if _, err := recordedNames(pairs[ChainKey]); err != nil {
+		return nil, err
+	}
+	delete(pairs, header.PublicKeyName)
+	if pairs == nil {
+		pairs = make(map[string]string, 1)
+	}
+	pairs[UseKey] = UseObject
+	return h.encrypter.NewReader(ctx, content, pairs)
+}
+
+// errStays means that an object needs no renewal.
+var errStays = errors.New("the object stays as it is")
+
+// renew replaces an object by what renewed makes of it, if it is still the one that was read.
+func (h *Host) renew(ctx context.Context, operation, key string, renewed func(stored io.Reader) (io.Reader, error)) error {
+	stored, put, err := h.forRenewal(ctx, key)
 	if err != nil {
 		return err
 	}
 	closeStored := sync.OnceValue(stored.Close)
-	moved, err := h.rewrap(ctx, key, stored)
+	content, err := renewed(stored)
 	if err == nil {
-		// The old object is closed before it is replaced, as some systems demand.
-		err = h.storage.Put(ctx, key, &closedAtEOF{moved, closeStored})
+		if runtime.GOOS == "windows" { // where a file that is open can't be replaced
+			content = &closedAtEOF{content, closeStored}
+		}
+		err = put(ctx, key, content)
+	}
+	if err == errStays {
+		err = nil
 	}
 	if err := errors.Join(err, closeStored()); err != nil {
-		return fmt.Errorf("rewrap %s: %w", key, err)
+		return fmt.Errorf("%s %s: %w", operation, key, err)
 	}
 	return nil
 }
 
-func (h *Host) rewrap(ctx context.Context, key string, stored io.Reader) (io.Reader, error) {
-	start, whole, err := sniff(stored)
-	if err != nil {
-		return nil, err
+// forRenewal opens an object, and returns what replaces it.
+func (h *Host) forRenewal(ctx context.Context, key string) (stored io.ReadCloser, put func(context.Context, string, io.Reader) error, err error) {
+	conditional, ok := h.storage.(ConditionalStorage)
+	if !ok {
+		stored, err = h.storage.Get(ctx, key)
+		return stored, h.storage.Put, err
 	}
-	kind, err := h.kindOf(start)
-	if err != nil {
-		return nil, err
-	}
-	if kind == encryptedMessage {
-		return message.Rewrap(ctx, whole, &h.decrypter, &h.encrypter, h.bound(key))
-	}
-	content, err := h.reverse(ctx, key, whole)
-	if err != nil {
-		return nil, err
-	}
-	return h.chain.Transform(ctx, content, h.bound(key))
+	stored, version, err := conditional.GetVersion(ctx, key)
+	return stored, func(ctx context.Context, key string, content io.Reader) error {
+		return conditional.PutIf(ctx, key, version, content)
+	}, err
 }
 
 type closedAtEOF struct {
@@ -79,8 +166,9 @@ func (r *closedAtEOF) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// ReEncrypt moves a string that Encrypt made to the default provider's key. A string that KMS encrypted itself is moved by KMS,
-// and not decrypted here, when both keys are of one Region. The errors are Decrypt's and Encrypt's.
+// ReEncrypt moves a string that Encrypt made to the default provider's key. A string that KMS
+// encrypted itself is moved by KMS, and not decrypted here, when both keys are of one Region. The
+// errors are Decrypt's and Encrypt's.
 func (h *Host) ReEncrypt(ctx context.Context, text string, encryptionContext map[string]string) (string, error) {
 	e, err := envelope.Parse(text)
 	if err != nil {
@@ -98,8 +186,9 @@ func (h *Host) ReEncrypt(ctx context.Context, text string, encryptionContext map
 	return h.Encrypt(ctx, plaintext, encryptionContext)
 }
 
-// DecryptAndReEncrypt decrypts a string and, when it is not under the default provider's key, also returns it moved to that key,
-// to be stored in its place; else moved is text itself. The errors are Decrypt's and Encrypt's.
+// DecryptAndReEncrypt decrypts a string and, when it is not under the default provider's key, also
+// returns it moved to that key, to be stored in its place; else moved is text itself. The errors
+// are Decrypt's and Encrypt's.
 func (h *Host) DecryptAndReEncrypt(ctx context.Context, text string, encryptionContext map[string]string) (plaintext, moved string, err error) {
 	if plaintext, err = h.Decrypt(ctx, text, encryptionContext); err != nil {
 		return "", "", err

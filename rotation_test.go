@@ -86,22 +86,30 @@ func TestRewrapKeepsWhatItCannotMove(t *testing.T) {
 	require.ErrorIs(t, f.Rewrap(t.Context(), "plain"), pikokms.ErrPlaintext)
 }
 
-// Objects from before encryption, and from before pikokms, become bound messages.
-func TestRewrapMovesOldObjects(t *testing.T) {
+// Objects from before encryption, and from before pikokms, become bound messages by Migrate.
+// Rewrap, which runs over everything, refuses them: planted plaintext would be authentic for ever.
+func TestMigrateMovesOldObjects(t *testing.T) {
 	old, _ := pikoKey(t)
 	stream, err := os.ReadFile(filepath.Join("pikov2", "testdata", "local-1.bin"))
 	require.NoError(t, err)
 	f := newFixture(t, pikokms.WithCryptoProvider("piko", old), pikokms.AllowPikoV2(), pikokms.AllowPlaintext(), pikokms.BindObjectName("b"))
-	require.NoError(t, f.folder.Put(t.Context(), "piko", bytes.NewReader(stream)))
-	require.NoError(t, f.folder.Put(t.Context(), "plain", strings.NewReader("plaintext")))
-	for _, key := range []string{"piko", "plain"} {
+	strict := newFixture(t, pikokms.WithCryptoProvider("piko", old))
+	for key, stored := range map[string][]byte{"piko": stream, "plain": []byte("plaintext")} {
+		require.NoError(t, f.folder.Put(t.Context(), key, bytes.NewReader(stored)))
+		require.NoError(t, strict.folder.Put(t.Context(), key, bytes.NewReader(stored)))
 		before, err := get(t, f, key)
 		require.NoError(t, err)
-		require.NoError(t, f.Rewrap(t.Context(), key))
+		require.ErrorContains(t, f.Rewrap(t.Context(), key), "Migrate")
+		require.Equal(t, stored, f.stored(t, key))
+		require.Error(t, strict.Migrate(t.Context(), key), "what the host does not read it does not migrate")
+		require.Equal(t, stored, strict.stored(t, key))
+
+		require.NoError(t, f.Migrate(t.Context(), key))
 		require.Equal(t, []string{"local"}, keyNames(t, f.stored(t, key)))
 		after, err := get(t, f, key)
 		require.NoError(t, err)
 		require.Equal(t, before, after)
+		require.NoError(t, f.Rewrap(t.Context(), key))
 		require.NoError(t, f.folder.Put(t.Context(), "swapped", bytes.NewReader(f.stored(t, key))))
 		_, err = get(t, f, "swapped")
 		require.ErrorIs(t, err, provider.ErrContextMismatch)
@@ -136,7 +144,7 @@ func TestReEncryptUnderKMS(t *testing.T) {
 	require.NoError(t, err)
 	e, err := envelope.Parse(moved)
 	require.NoError(t, err)
-	require.Equal(t, q.ARN(), e.KeyID)
+	require.Equal(t, q.KeyID(), e.KeyID)
 	plaintext, err = f.Decrypt(t.Context(), moved, pairs)
 	require.NoError(t, err)
 	require.Len(t, plaintext, 5000)

@@ -9,9 +9,12 @@ import (
 )
 
 // Storage stores objects under slash-separated keys. Implementations are safe for concurrent use.
+//
+// A Host's Rewrap and Migrate read an object and put it back. On a Storage that is no
+// ConditionalStorage they overwrite what others put, and bring back what others delete, meanwhile.
 type Storage interface {
-	// Put stores what content holds, replacing an object of that key in one step. When content or the storage fails, or
-	// ctx ends, nothing of it is left behind and an earlier object stays.
+	// Put stores what content holds, replacing an object of that key in one step. When content or
+	// the storage fails, or ctx ends, nothing of it is left behind and an earlier object stays.
 	Put(ctx context.Context, key string, content io.Reader) error
 
 	// Get returns an object's content. The error holds fs.ErrNotExist when there is no such object.
@@ -34,7 +37,7 @@ type ConditionalStorage interface {
 	Storage
 
 	// GetVersion is Get, and names the version of the object that it gives: its ETag, its
-	// generation or its inode.
+	// generation or its inode. The name is good until content is closed at least.
 	GetVersion(ctx context.Context, key string) (content io.ReadCloser, version string, err error)
 
 	// PutIf is Put in the place of this version. The error holds ErrChanged when the object was
@@ -42,12 +45,14 @@ type ConditionalStorage interface {
 	PutIf(ctx context.Context, key, version string, content io.Reader) error
 }
 
-// RangeStorage is a Storage whose objects can be read in parts. A Host on one opens objects for random access.
+// RangeStorage is a Storage whose objects can be read in parts. A Host on one opens objects for
+// random access.
 type RangeStorage interface {
 	Storage
 
-	// Open returns an object for random access. The error holds fs.ErrNotExist when there is no such object. ctx also ends
-	// the reads. Where an object is replaced while it is open, reads give the old one or fail.
+	// Open returns an object for random access. The error holds fs.ErrNotExist when there is no
+	// such object. ctx also ends the reads. Where an object is replaced while it is open, by one of
+	// the same size and time even, reads give the old one or fail.
 	Open(ctx context.Context, key string) (StoredObject, error)
 }
 

@@ -1,11 +1,3 @@
-// Package pikokms encrypts stored objects under a key management service: a storage pipeline whose encryption stage writes
-// AWS Encryption SDK messages, and the wiring that puts it in front of a storage so that an application need not know of it.
-//
-//	upload    host ── chain, by priority: compression 100, encryption 250 ── storage
-//	download  host ── the same chain, read from the object itself, reversed ── storage
-//
-// New wires a host. Packages below: message (streams without storage), provider with awskms and local (keys), compress,
-// header and frame (the format).
 package pikokms
 
 import (
@@ -17,51 +9,106 @@ import (
 
 	"piko.sh/pikokms/header"
 	"piko.sh/pikokms/message"
+	"piko.sh/pikokms/provider"
 )
 
-// TransformerType is the kind of a stage.
+// TransformerType is the kind of a transformer.
 type TransformerType string
 
-// The kinds of stages, which are Piko's.
+// The kinds of transformers, which are Piko's.
 const (
 	TransformerCompression TransformerType = "compression"
 	TransformerEncryption  TransformerType = "encryption"
 	TransformerCustom      TransformerType = "custom"
 )
 
-// Transformer is a stage of the storage pipeline, with the shape of Piko's port. It is safe for concurrent use, and its
-// readers start no goroutine that outlives them.
+// Transformer is a step of the storage pipeline, with the shape of Piko's port. It is safe for
+// concurrent use, and its readers start no goroutine that outlives them.
 type Transformer interface {
-	Name() string          // lower-case letters, digits, '.', '_' and '-'; it is stored with objects
-	Type() TransformerType // its kind
-	Priority() int         // lower runs first on the way in: 100 for compression, 250 for encryption
+	// Name returns the name that is stored with objects. It has lower-case letters, digits, '.',
+	// '_' and '-'.
+	Name() string
 
-	// Transform returns input's stored form. Reading it gives input's own error if input fails, never a short success.
+	// Type returns the transformer's kind.
+	Type() TransformerType
+
+	// Priority returns the transformer's place: lower ones run first on the way in. Compression has
+	// 100, encryption 250.
+	Priority() int
+
+	// Transform returns input's stored form. If input fails, reading gives its error, never a
+	// short success.
 	Transform(ctx context.Context, input io.Reader, options any) (io.Reader, error)
 
-	// Reverse returns the original of a stored form. It must read input to its end before it returns io.EOF.
+	// Reverse returns the original of a stored form. It must read input to its end before it
+	// returns io.EOF.
 	Reverse(ctx context.Context, input io.Reader, options any) (io.Reader, error)
 }
 
 const (
-	// CryptoTransformerName is the name of the encryption stage.
+	// CryptoTransformerName is the name of the encryption transformer.
 	CryptoTransformerName = "crypto-service"
-	// CryptoTransformerPriority is the place of the encryption stage in a chain.
+	// CryptoTransformerPriority is the place of the encryption transformer in a chain.
 	CryptoTransformerPriority = 250
 )
 
-// EncryptionContext is the options argument of CryptoTransformer: on Transform the pairs to store and authenticate, on
-// Reverse the pairs that a message must have.
+// The reserved pair of the encryption context that every stored object has. It is stored and
+// authenticated, and the key service binds the object's data key to it. Strings never have it, so
+// neither can be passed off as the other.
+const (
+	UseKey    = provider.UseKey    // "piko-use"
+	UseObject = provider.UseObject // "object"
+)
+
+// ErrNotObject means that a message is authentic perhaps, but does not say that it is a stored
+// object: a string, or a message that AWS's tools wrote.
+var ErrNotObject = errors.New("message is no stored object")
+
+// acceptObject refuses a message that does not say that it is a stored object.
+func acceptObject(h *header.Header) error {
+	use, stated := h.EncryptionContext[UseKey]
+	switch {
+	case use == UseObject:
+		return nil
+	case stated:
+		return fmt.Errorf("%w: %w: the pair %q of its encryption context is %.40q, not %q", ErrNotObject, provider.ErrContextMismatch, UseKey, use, UseObject)
+	}
+	return fmt.Errorf("%w: %w: its encryption context has no pair %q, so no host wrote it; AllowForeignMessages lets it be read", ErrNotObject, provider.ErrContextMismatch, UseKey)
+}
+
+// acceptForeign also takes a message that says nothing of its use.
+func acceptForeign(h *header.Header) error {
+	if _, stated := h.EncryptionContext[UseKey]; !stated {
+		return nil
+	}
+	return acceptObject(h)
+}
+
+// EncryptionContext is the options argument of CryptoTransformer: on Transform the pairs to store
+// and authenticate, on Reverse the pairs that a message must have.
 type EncryptionContext map[string]string
 
-// CryptoTransformer is the encryption stage: what it stores is an AWS Encryption SDK message.
+// CryptoTransformer is the encryption transformer: what it stores is an AWS Encryption SDK message.
 type CryptoTransformer struct {
 	encrypter message.Encrypter
 	decrypter message.Decrypter
+	marks     bool // whether messages say that they are stored objects
 }
 
-// NewCryptoTransformer returns an encryption stage that writes with e and reads with d.
+// NewCryptoTransformer returns an encryption transformer for stored objects, which writes with e
+// and reads with d. Each message that it writes has the pair UseKey, and it reads no others, unless
+// d.Accept says which.
 func NewCryptoTransformer(e message.Encrypter, d message.Decrypter) *CryptoTransformer {
+	if d.Accept == nil {
+		d.Accept = acceptObject
+	}
+	return &CryptoTransformer{encrypter: e, decrypter: d, marks: true}
+}
+
+// NewMessageTransformer returns an encryption transformer for messages of any use: it adds no pair
+// to what it writes, and reads whatever d can decrypt. A Host refuses what it writes, as it does
+// the messages of AWS's tools, unless AllowForeignMessages is given.
+func NewMessageTransformer(e message.Encrypter, d message.Decrypter) *CryptoTransformer {
 	return &CryptoTransformer{encrypter: e, decrypter: d}
 }
 
@@ -74,28 +121,38 @@ func (t *CryptoTransformer) Type() TransformerType { return TransformerEncryptio
 // Priority implements Transformer.
 func (t *CryptoTransformer) Priority() int { return CryptoTransformerPriority }
 
-// Transform implements Transformer. The options are nil or an EncryptionContext. The result is a *message.EncryptReader.
-// The key service is called once, here.
+// Transform implements Transformer. The options are nil or an EncryptionContext. The result is a
+// *message.EncryptReader. The key service is called once, here.
 func (t *CryptoTransformer) Transform(ctx context.Context, input io.Reader, options any) (io.Reader, error) {
-	encryptionContext, err := asEncryptionContext(options)
+	pairs, err := asEncryptionContext(options)
 	if err != nil {
 		return nil, err
 	}
-	r, err := t.encrypter.NewReader(ctx, input, encryptionContext)
+	if t.marks {
+		if _, taken := pairs[UseKey]; taken {
+			return nil, fmt.Errorf("%w: the encryption context key %q is the transformer's own", ErrInvalidOptions, UseKey)
+		}
+		if pairs == nil {
+			pairs = make(map[string]string, 1)
+		}
+		pairs[UseKey] = UseObject
+	}
+	r, err := t.encrypter.NewReader(ctx, input, pairs)
 	if err != nil {
 		return nil, err // not r: a nil pointer would make an io.Reader that is not nil
 	}
 	return r, nil
 }
 
-// Reverse implements Transformer. The options are nil or an EncryptionContext. The result is a *message.DecryptReader.
-// The key service is called once, here. Errors are those of message.Decrypter.
+// Reverse implements Transformer. The options are nil or an EncryptionContext. The result is a
+// *message.DecryptReader. The key service is called once, here. Errors are those of
+// message.Decrypter, or hold ErrNotObject.
 func (t *CryptoTransformer) Reverse(ctx context.Context, input io.Reader, options any) (io.Reader, error) {
-	required, err := asEncryptionContext(options)
+	stated, err := asEncryptionContext(options)
 	if err != nil {
 		return nil, err
 	}
-	r, err := t.decrypter.NewReader(ctx, input, required)
+	r, err := t.decrypter.NewReader(ctx, input, stated)
 	if err != nil {
 		return nil, err
 	}
@@ -109,27 +166,29 @@ func asEncryptionContext(options any) (map[string]string, error) {
 	case EncryptionContext:
 		return maps.Clone(o), nil
 	}
-	return nil, fmt.Errorf("%w: options of %T; the encryption stage takes nil or an EncryptionContext", ErrInvalidOptions, options)
+	return nil, fmt.Errorf("%w: options of %T; the encryption transformer takes nil or an EncryptionContext", ErrInvalidOptions, options)
 }
 
-// ErrInvalidOptions means options that a stage does not know.
+// ErrInvalidOptions means options that a transformer does not take.
 var ErrInvalidOptions = errors.New("invalid transformer options")
 
-// SeekableTransformer is a stage whose stored form can be read in parts.
+// SeekableTransformer is a transformer whose stored form can be read in parts.
 type SeekableTransformer interface {
 	Transformer
 
-	// Open returns random access to the original of a stored form. The error holds ErrNotSeekable for a form that has none.
+	// Open returns random access to the original of a stored form. The error holds ErrNotSeekable
+	// for a form that has none.
 	Open(ctx context.Context, stored SizedReaderAt, options any) (SizedReaderAt, error)
 }
 
-// Open implements SeekableTransformer. The options are Reverse's; the result is a *message.DecryptReaderAt.
+// Open implements SeekableTransformer. The options are Reverse's; the result is a
+// *message.DecryptReaderAt.
 func (t *CryptoTransformer) Open(ctx context.Context, stored SizedReaderAt, options any) (SizedReaderAt, error) {
-	required, err := asEncryptionContext(options)
+	stated, err := asEncryptionContext(options)
 	if err != nil {
 		return nil, err
 	}
-	r, err := t.decrypter.Open(ctx, stored, stored.Size(), required)
+	r, err := t.decrypter.Open(ctx, stored, stored.Size(), stated)
 	if errors.Is(err, header.ErrUnsupported) {
 		err = fmt.Errorf("%w: %w", ErrNotSeekable, err)
 	}

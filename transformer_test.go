@@ -118,10 +118,12 @@ func TestUploadsAreEncryptedWithNoGlue(t *testing.T) {
 			require.NotContains(t, string(stored), "secret")
 			h, _, err := header.Parse(stored, header.Limits{})
 			require.NoError(t, err)
-			if enabled == nil {
-				require.Empty(t, h.EncryptionContext)
-			} else {
-				require.Equal(t, map[string]string{pikokms.ChainKey: enabled[0]}, h.EncryptionContext)
+			want := map[string]string{pikokms.UseKey: pikokms.UseObject}
+			if enabled != nil {
+				want[pikokms.ChainKey] = enabled[0]
+			}
+			require.Equal(t, want, h.EncryptionContext)
+			if enabled != nil {
 				require.Less(t, len(stored), len(secret)/10)
 			}
 
@@ -156,7 +158,8 @@ func TestObjectAloneTellsItsChain(t *testing.T) {
 	require.ErrorIs(t, err, pikokms.ErrUnknownTransformer)
 	require.ErrorContains(t, err, `"upper"`)
 
-	// The chain is authenticated: another name in the header is refused before any stage sees a byte.
+	// The chain is authenticated: another name in the header is refused before any transformer sees
+	// a byte.
 	stored := written.stored(t, "object")
 	changed := bytes.Replace(stored, []byte("upper,zstd"), []byte("upper,gzip"), 1)
 	require.NotEqual(t, stored, changed)
@@ -165,7 +168,7 @@ func TestObjectAloneTellsItsChain(t *testing.T) {
 	require.ErrorIs(t, err, provider.ErrDecryptionFailed)
 }
 
-// upper is a lossy custom stage before compression.
+// upper is a lossy custom transformer before compression.
 type upper struct{}
 
 func (upper) Name() string                  { return "upper" }
@@ -320,17 +323,17 @@ func TestBadWiring(t *testing.T) {
 		want    error
 		says    string
 	}{
-		"nothing":                 {nil, pikokms.ErrConfig, "WithCryptoProvider"},
-		"no default":              {[]pikokms.Option{good[0], good[2]}, pikokms.ErrConfig, "WithDefaultCryptoProvider"},
-		"unknown default":         {append(good[:3:3], pikokms.WithDefaultCryptoProvider("q")), pikokms.ErrConfig, `"q"`},
-		"no storage":              {good[:2], pikokms.ErrConfig, "WithStorage"},
-		"twice":                   {append(good[:3:3], good[0]), pikokms.ErrConfig, "twice"},
-		"nil provider":            {append(good[:3:3], pikokms.WithCryptoProvider("q", nil)), pikokms.ErrConfig, "needs"},
-		"unknown stage":           {append(good[:3:3], pikokms.WithEnabledTransformers("lzma")), pikokms.ErrUnknownTransformer, "lzma"},
-		"stage twice":             {append(good[:3:3], pikokms.WithEnabledTransformers("zstd", "zstd")), pikokms.ErrInvalidTransformer, "twice"},
-		"taken name":              {append(good[:3:3], pikokms.WithTransformer(renamed{"zstd", 50})), pikokms.ErrInvalidTransformer, "already"},
-		"bad name":                {append(good[:3:3], pikokms.WithTransformer(renamed{"a,b", 50})), pikokms.ErrInvalidTransformer, "a,b"},
-		"stage behind encryption": {append(good[:3:3], pikokms.WithTransformer(renamed{"late", 300})), pikokms.ErrInvalidTransformer, "last"},
+		"nothing":             {nil, pikokms.ErrConfig, "WithCryptoProvider"},
+		"no default":          {[]pikokms.Option{good[0], good[2]}, pikokms.ErrConfig, "WithDefaultCryptoProvider"},
+		"unknown default":     {append(good[:3:3], pikokms.WithDefaultCryptoProvider("q")), pikokms.ErrConfig, `"q"`},
+		"no storage":          {good[:2], pikokms.ErrConfig, "WithStorage"},
+		"twice":               {append(good[:3:3], good[0]), pikokms.ErrConfig, "twice"},
+		"nil provider":        {append(good[:3:3], pikokms.WithCryptoProvider("q", nil)), pikokms.ErrConfig, "needs"},
+		"unknown transformer": {append(good[:3:3], pikokms.WithEnabledTransformers("lzma")), pikokms.ErrUnknownTransformer, "lzma"},
+		"transformer twice":   {append(good[:3:3], pikokms.WithEnabledTransformers("zstd", "zstd")), pikokms.ErrInvalidTransformer, "twice"},
+		"taken name":          {append(good[:3:3], pikokms.WithTransformer(renamed{"zstd", 50})), pikokms.ErrInvalidTransformer, "already"},
+		"bad name":            {append(good[:3:3], pikokms.WithTransformer(renamed{"a,b", 50})), pikokms.ErrInvalidTransformer, "a,b"},
+		"behind encryption":   {append(good[:3:3], pikokms.WithTransformer(renamed{"late", 300})), pikokms.ErrInvalidTransformer, "last"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := pikokms.New(c.options...)
@@ -357,27 +360,27 @@ func (renamed) Reverse(_ context.Context, input io.Reader, _ any) (io.Reader, er
 
 func TestCryptoTransformer(t *testing.T) {
 	p := newLocal(t, "local", 1)
-	var stage pikokms.Transformer = pikokms.NewCryptoTransformer(message.Encrypter{Keyring: p}, message.Decrypter{Keyrings: []provider.Keyring{p}})
-	require.Equal(t, pikokms.TransformerEncryption, stage.Type())
-	require.Equal(t, 250, stage.Priority())
+	var transformer pikokms.Transformer = pikokms.NewCryptoTransformer(message.Encrypter{Keyring: p}, message.Decrypter{Keyrings: []provider.Keyring{p}})
+	require.Equal(t, pikokms.TransformerEncryption, transformer.Type())
+	require.Equal(t, 250, transformer.Priority())
 
 	pairs := pikokms.EncryptionContext{"tenant": "42"}
-	stored, err := stage.Transform(t.Context(), strings.NewReader("content"), pairs)
+	stored, err := transformer.Transform(t.Context(), strings.NewReader("content"), pairs)
 	require.NoError(t, err)
 	b, err := io.ReadAll(stored)
 	require.NoError(t, err)
 	for _, options := range []any{nil, pairs} {
-		plain, err := stage.Reverse(t.Context(), bytes.NewReader(b), options)
+		plain, err := transformer.Reverse(t.Context(), bytes.NewReader(b), options)
 		require.NoError(t, err)
 		got, err := io.ReadAll(plain)
 		require.NoError(t, err)
 		require.Equal(t, "content", string(got))
 	}
-	_, err = stage.Reverse(t.Context(), bytes.NewReader(b), pikokms.EncryptionContext{"tenant": "43"})
+	_, err = transformer.Reverse(t.Context(), bytes.NewReader(b), pikokms.EncryptionContext{"tenant": "43"})
 	require.ErrorIs(t, err, provider.ErrContextMismatch)
-	_, err = stage.Transform(t.Context(), strings.NewReader(""), "tenant=42")
+	_, err = transformer.Transform(t.Context(), strings.NewReader(""), "tenant=42")
 	require.ErrorIs(t, err, pikokms.ErrInvalidOptions)
-	_, err = stage.Reverse(t.Context(), bytes.NewReader(b), 42)
+	_, err = transformer.Reverse(t.Context(), bytes.NewReader(b), 42)
 	require.ErrorIs(t, err, pikokms.ErrInvalidOptions)
 }
 
@@ -402,7 +405,8 @@ func TestDroppedStreamsLeaveNoGoroutine(t *testing.T) {
 	}
 }
 
-// TestParallelismOfAHost counts the goroutines during uploads and downloads of objects that are long enough for several.
+// TestParallelismOfAHost counts the goroutines during uploads and downloads of objects that are
+// long enough for several.
 func TestParallelismOfAHost(t *testing.T) {
 	content := make([]byte, 9<<20)
 	_, _ = rand.NewChaCha8([32]byte{}).Read(content)
@@ -459,59 +463,4 @@ func TestConcurrentUse(t *testing.T) {
 	}
 	wg.Wait()
 	require.Len(t, keys(t, f, "shared/"), 4)
-}
-
-func TestFolderKeys(t *testing.T) {
-	f := newFixture(t)
-	outside := filepath.Join(filepath.Dir(f.dir), "outside")
-	require.NoError(t, os.WriteFile(outside, []byte("not yours"), 0o600))
-	for _, key := range []string{"", ".", "..", "../outside", "/etc/passwd", "a/../../outside", "a//b", "a/", "./a", ".pikokms-tmp-x"} {
-		require.ErrorIs(t, f.folder.Put(t.Context(), key, strings.NewReader("x")), pikokms.ErrInvalidKey, key)
-		_, err := f.folder.Get(t.Context(), key)
-		require.ErrorIs(t, err, pikokms.ErrInvalidKey, key)
-		require.ErrorIs(t, f.folder.Delete(t.Context(), key), pikokms.ErrInvalidKey, key)
-	}
-	require.NoError(t, f.folder.Put(t.Context(), "a/b", strings.NewReader("x")))
-	require.Error(t, f.folder.Put(t.Context(), "a", strings.NewReader("x")), "a folder stands there")
-	_, err := f.folder.Get(t.Context(), "a")
-	require.ErrorIs(t, err, fs.ErrNotExist)
-	require.ErrorIs(t, f.folder.Delete(t.Context(), "a"), fs.ErrNotExist)
-	require.Equal(t, []string{"a/b"}, keys(t, f.folder, ""))
-
-	if runtime.GOOS != "windows" { // which lets few users make links
-		require.NoError(t, os.Symlink(outside, filepath.Join(f.dir, "link")))
-		_, err := f.folder.Get(t.Context(), "link")
-		require.Error(t, err, "a link leads out of the folder")
-		require.NoError(t, os.Symlink(filepath.Dir(outside), filepath.Join(f.dir, "dir")))
-		require.Error(t, f.folder.Put(t.Context(), "dir/outside", strings.NewReader("x")))
-		got, err := os.ReadFile(outside)
-		require.NoError(t, err)
-		require.Equal(t, "not yours", string(got))
-	}
-}
-
-func TestFolderList(t *testing.T) {
-	f := newFixture(t)
-	for _, key := range []string{"a", "a1/x", "a1/y", "b/c/d", "b/cc"} {
-		require.NoError(t, f.folder.Put(t.Context(), key, strings.NewReader("")))
-	}
-	require.NoError(t, os.WriteFile(filepath.Join(f.dir, ".pikokms-tmp-crashed"), nil, 0o600))
-	for prefix, want := range map[string][]string{
-		"":      {"a", "a1/x", "a1/y", "b/c/d", "b/cc"},
-		"a":     {"a", "a1/x", "a1/y"},
-		"a1/":   {"a1/x", "a1/y"},
-		"b/c":   {"b/c/d", "b/cc"},
-		"b/c/d": {"b/c/d"},
-		"none":  nil,
-	} {
-		require.Equal(t, want, keys(t, f.folder, prefix), prefix)
-	}
-	for range f.folder.List(t.Context(), "") {
-		break
-	}
-	ctx, cancel := context.WithCancel(t.Context())
-	cancel()
-	for _, err := range f.folder.List(ctx, "") {
-		require.ErrorIs(t, err, context.Canceled)
-	}
 }

@@ -1,9 +1,10 @@
-// Package blobstorage encrypts buckets of gocloud.dev/blob: S3, GCS, Azure, folders and memory. It stands on a host of package
-// pikokms, which it gives a storage:
+// Package blobstorage encrypts buckets of gocloud.dev/blob: S3, GCS, Azure, folders and memory. It
+// stands on a host of package pikokms, which it gives a storage:
 //
 //	application ── *blob.Bucket of Encrypt ── host: compression, encryption ── *blob.Bucket with the stored objects
 //
-// Who wants pikokms.Host's own methods on such a bucket uses New. The drivers come by blank imports, as gocloud.dev has it.
+// Who wants the methods of [pikokms.Host] on such a bucket uses [New]. The drivers come by blank
+// imports, as gocloud.dev has it.
 package blobstorage
 
 import (
@@ -19,9 +20,13 @@ import (
 	"gocloud.dev/gcerrors"
 
 	"piko.sh/pikokms"
+	"piko.sh/pikokms/header"
+	"piko.sh/pikokms/internal/checked"
 )
 
-// Storage is a bucket as a pikokms.RangeStorage.
+// Storage is a bucket as a [pikokms.RangeStorage]. Gocloud.dev has no write that is conditional on
+// the object that it replaces, so it is no [pikokms.ConditionalStorage]: where others may put or
+// delete an object while a host rewraps it, use package s3storage.
 type Storage struct{ bucket *blob.Bucket }
 
 // New returns the bucket as a storage. Closing the bucket stays with the caller.
@@ -37,8 +42,9 @@ func missing(err error) error {
 	return err
 }
 
-// Put implements pikokms.Storage. The content type is application/octet-stream, and there are no metadata: those of an object that it
-// replaces are lost, so it is not for rewrapping what an application stored through Encrypt.
+// Put implements [pikokms.Storage]. The content type is application/octet-stream, and there are no
+// metadata: those of an object that it replaces are lost, so it is not for rewrapping what an
+// application stored through [Encrypt].
 func (s *Storage) Put(ctx context.Context, key string, content io.Reader) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -51,7 +57,7 @@ func (s *Storage) Put(ctx context.Context, key string, content io.Reader) error 
 
 // finish writes content and closes w, which drops all of it if the context ended before.
 func finish(cancel context.CancelFunc, w *blob.Writer, content io.Reader) error {
-	if _, err := io.Copy(w, content); err != nil {
+	if _, err := io.Copy(w, &checked.Reader{Source: content}); err != nil {
 		cancel()
 		_ = w.Close() // says that the context ended
 		return err
@@ -93,7 +99,8 @@ func (s *Storage) List(ctx context.Context, prefix string) iter.Seq2[string, err
 	}
 }
 
-// Open implements pikokms.RangeStorage. It makes one request; reads make more, but for an object of up to 4 KiB.
+// Open implements [pikokms.RangeStorage]. It makes one request; reads make more, but for an object
+// of up to 4 KiB.
 func (s *Storage) Open(ctx context.Context, key string) (pikokms.StoredObject, error) {
 	o, err := open(ctx, s.bucket, key, nil)
 	if err != nil {
@@ -102,7 +109,8 @@ func (s *Storage) Open(ctx context.Context, key string) (pikokms.StoredObject, e
 	return o, nil
 }
 
-// probe is how much of an object is fetched first: a header under a KMS key, or the whole of a small object.
+// probe is how much of an object is fetched first: a header under a KMS key, or the whole of a small
+// object.
 const probe = 4 << 10
 
 // object is an open object of the inner bucket.
@@ -115,26 +123,78 @@ type object struct {
 
 func (o *object) ModTime() time.Time { return o.modTime }
 
-func open(ctx context.Context, bucket *blob.Bucket, key string, options *blob.ReaderOptions) (_ *object, err error) {
-	first, err := bucket.NewRangeReader(ctx, key, 0, probe, options)
+// open opens an object for ranges. Those of a message are bound to it by their tags, so that ranges of
+// two objects never mix. Anything else is pinned by the ETag that the bucket gives it.
+func open(ctx context.Context, bucket *blob.Bucket, key string, options *blob.ReaderOptions) (*object, error) {
+	start, o, err := readStart(ctx, bucket, key, options)
+	if err != nil || o.Size() <= int64(len(start)) || header.Sniff(start) {
+		return o, err
+	}
+	a, err := bucket.Attributes(ctx, key)
 	if err != nil {
 		return nil, err
 	}
-	defer func() { err = errors.Join(err, first.Close()) }()
-	start, err := io.ReadAll(first)
-	if err != nil {
+	if start, o, err = readStart(ctx, bucket, key, options); err != nil {
 		return nil, err
 	}
-	o := &object{modTime: first.ModTime(), contentType: first.ContentType(), as: first.As}
-	o.RangeReaderAt = pikokms.NewRangeReaderAt(first.Size(), start, func(offset, length int64) (io.ReadCloser, error) {
-		r, err := bucket.NewRangeReader(ctx, key, offset, length, nil)
+	fetch := rangesOf(ctx, bucket, key, o.Size(), o.modTime)
+	o.RangeReaderAt = pikokms.NewRangeReaderAt(o.Size(), start, func(offset, length int64) (io.ReadCloser, error) {
+		r, err := fetch(offset, length)
 		if err != nil {
-			return nil, missing(err)
+			return nil, err
 		}
-		if r.Size() != first.Size() || !r.ModTime().Equal(first.ModTime()) {
-			return nil, errors.Join(fmt.Errorf("blobstorage: %s was replaced while it was being read", key), r.Close())
+		now, err := bucket.Attributes(ctx, key)
+		if err == nil && now.ETag != a.ETag {
+			err = replaced(key)
+		}
+		if err != nil {
+			return nil, errors.Join(err, r.Close())
 		}
 		return r, nil
 	})
 	return o, nil
+}
+
+func replaced(key string) error {
+	return fmt.Errorf("blobstorage: %s: %w", key, pikokms.ErrChanged)
+}
+
+// readStart reads the first bytes of an object.
+func readStart(ctx context.Context, bucket *blob.Bucket, key string, options *blob.ReaderOptions) (start []byte, _ *object, err error) {
+	first, err := bucket.NewRangeReader(ctx, key, 0, probe, options)
+	if err != nil {
+		if ctx.Err() != nil || gcerrors.Code(err) == gcerrors.NotFound {
+			return nil, nil, err
+		}
+		// S3 gives no range of an object that is empty.
+		if a, attributesErr := bucket.Attributes(ctx, key); attributesErr == nil && a.Size == 0 {
+			return nil, &object{pikokms.NewRangeReaderAt(0, nil, nil), a.ModTime, a.ContentType, a.As}, nil
+		}
+		return nil, nil, err
+	}
+	defer func() { err = errors.Join(err, first.Close()) }()
+	source := checked.Reader{Source: first}
+	start = make([]byte, min(first.Size(), probe))
+	if n, err := source.ReadFull(start); err != nil {
+		if err == io.EOF {
+			err = io.ErrUnexpectedEOF
+		}
+		return nil, nil, fmt.Errorf("blobstorage: %s: after %d bytes: %w", key, n, err)
+	}
+	fetch := rangesOf(ctx, bucket, key, first.Size(), first.ModTime())
+	return start, &object{pikokms.NewRangeReaderAt(first.Size(), start, fetch), first.ModTime(), first.ContentType(), first.As}, nil
+}
+
+// rangesOf fetches ranges of an object while it has this size and time.
+func rangesOf(ctx context.Context, bucket *blob.Bucket, key string, size int64, modTime time.Time) func(offset, length int64) (io.ReadCloser, error) {
+	return func(offset, length int64) (io.ReadCloser, error) {
+		r, err := bucket.NewRangeReader(ctx, key, offset, length, nil)
+		if err != nil {
+			return nil, missing(err)
+		}
+		if r.Size() != size || !r.ModTime().Equal(modTime) {
+			return nil, errors.Join(replaced(key), r.Close())
+		}
+		return r, nil
+	}
 }

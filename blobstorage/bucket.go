@@ -1,6 +1,7 @@
 package blobstorage
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -15,6 +16,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"piko.sh/pikokms"
+	"piko.sh/pikokms/compress"
 	"piko.sh/pikokms/frame"
 	"piko.sh/pikokms/header"
 	"piko.sh/pikokms/provider"
@@ -32,20 +34,32 @@ var (
 	ErrReservedMetadata = errors.New("reserved metadata key")
 )
 
-// Encrypt returns a bucket whose objects are stored in inner, encrypted as the options of pikokms.New say; WithStorage is not among
-// them. Closing it closes inner, and zeroes cached data keys.
+// Encrypt returns a bucket whose objects are stored in inner, encrypted as the options of
+// [pikokms.New] say; [pikokms.WithStorage] is not among them. Closing it closes inner, and zeroes
+// cached data keys.
 //
-// Content is all that is encrypted: keys, content types and other metadata stay as they are. Attributes give plaintext sizes, with no
-// further request for objects that this package stored. A size is -1 where it is not known beforehand: in listings, unless they are
-// asked WithSizes, and for compressed objects. MD5 sums are not given, since they would be the ciphertext's.
+// Content is all that is encrypted: keys, content types and other metadata stay as they are.
+// Attributes give plaintext sizes, with no further request for objects that this package stored. A
+// size is -1 where it is not known: in listings, unless they are asked [WithSizes], and of compressed
+// objects. Of those under zstd-seekable it is known, for a call of the key service. MD5 sums are not
+// given, since they would be the ciphertext's. Sizes in attributes are as true as the storage is; what
+// a reader gives is verified.
 //
-// Sizes in attributes are as true as the storage is; what a reader gives is verified.
+// A whole object is read as one stream; a range takes three requests (the header, the final frame and
+// the frames of the range) and decrypts no other frames. Each is one call of the key service, none
+// with [pikokms.WithDataKeyCache]: a seek of a blob.Reader opens a new range. A range of a compressed
+// object is refused with [pikokms.ErrNotSeekable], but for zstd-seekable. Of an object that is
+// replaced while it is read, ranges give the old one or fail.
 //
-// A whole object is read as one stream; a range takes three requests (the header, the final frame and the frames of the range) and
-// decrypts no other frames. Each is one call of the key service, none with pikokms.WithDataKeyCache: a seek of a blob.Reader opens a
-// new range. A range of a compressed object is refused with pikokms.ErrNotSeekable, but for zstd-seekable.
+// A blob.Writer that is closed stores what was written to it, also when the source of that failed:
+// gocloud.dev's contract is that its context is cancelled first. blob.Bucket.Upload does that by
+// itself, so prefer it to io.Copy, and see its example. A second Close of a blob.Writer is a fault by
+// that contract; what it returns here is what the first one did.
 //
-// The errors of its methods hold those of pikokms.Host beside their gcerrors code.
+// S3 takes 10,000 parts, so a blob.Writer's BufferSize bounds what it stores there, 5 MiB parts being
+// 48 GiB; Upload chooses larger ones for a source that tells its size.
+//
+// The errors of its methods hold those of [pikokms.Host] beside their gcerrors code.
 func Encrypt(inner *blob.Bucket, options ...pikokms.Option) (*blob.Bucket, error) {
 	b, err := newBucket(inner, options)
 	if err != nil {
@@ -161,12 +175,33 @@ func (b *bucket) size(ctx context.Context, key string, a *blob.Attributes) (int6
 		}
 		// Whoever changed it, the object itself knows.
 	}
-	start, err := b.inner.NewRangeReader(ctx, key, 0, probe, nil)
+	if a.Size == 0 { // of which S3 gives no range
+		return b.host.StatedSize(bytes.NewReader(nil), 0)
+	}
+	r, err := b.inner.NewRangeReader(ctx, key, 0, probe, nil)
 	if err != nil {
 		return 0, err
 	}
-	size, err := b.host.StatedSize(start, a.Size)
-	return size, errors.Join(err, start.Close())
+	start, err := io.ReadAll(r)
+	if err := errors.Join(err, r.Close()); err != nil {
+		return 0, err
+	}
+	size, err := b.host.StatedSize(bytes.NewReader(start), a.Size)
+	if err != nil || size >= 0 || !isSeekable(start) {
+		return size, err
+	}
+	content, err := b.open(ctx, key, nil)
+	if err != nil {
+		return 0, err
+	}
+	return content.Size(), content.stored.Close()
+}
+
+// isSeekable tells whether the stored object that begins with start is compressed in a way that has
+// random access, by which alone its size is known.
+func isSeekable(start []byte) bool {
+	h, _, err := header.Parse(start, header.Limits{})
+	return err == nil && h.EncryptionContext[pikokms.ChainKey] == compress.ZstdSeekable
 }
 
 func (b *bucket) ListPaged(ctx context.Context, options *driver.ListOptions) (*driver.ListPage, error) {
@@ -219,13 +254,15 @@ func (b *bucket) ListPaged(ctx context.Context, options *driver.ListOptions) (*d
 		}
 		group.Go(func() error {
 			a, err := b.Attributes(ctx, o.Key)
-			if gcerrors.Code(err) == gcerrors.NotFound {
-				return nil // deleted meanwhile
-			}
-			if err == nil {
+			switch {
+			case err == nil:
 				o.Size = a.Size
+			case gcerrors.Code(err) == gcerrors.NotFound: // deleted meanwhile
+			case isForeign(err): // it does not spoil the listing of the others
+			default:
+				return err
 			}
-			return err
+			return nil
 		})
 	}
 	if err := group.Wait(); err != nil {
@@ -234,133 +271,17 @@ func (b *bucket) ListPaged(ctx context.Context, options *driver.ListOptions) (*d
 	return page, nil
 }
 
-// reader is a driver.Reader.
-type reader struct {
-	io.Reader
-	io.Closer
-	attributes driver.ReaderAttributes
-	as         func(any) bool
-}
-
-func (r *reader) Attributes() *driver.ReaderAttributes { return &r.attributes }
-func (r *reader) As(i any) bool                        { return r.as(i) }
-
-// Download implements driver.Downloader.
-func (r *reader) Download(w io.Writer) error {
-	_, err := io.Copy(w, r.Reader)
-	return err
-}
-
-func (b *bucket) NewRangeReader(ctx context.Context, key string, offset, length int64, options *driver.ReaderOptions) (driver.Reader, error) {
-	inner := &blob.ReaderOptions{BeforeRead: options.BeforeRead}
-	if offset == 0 && length < 0 {
-		return b.newReader(ctx, key, inner)
+// isForeign tells whether an error says that an object is not one that can be read here.
+func isForeign(err error) bool {
+	for _, foreign := range [...]error{
+		pikokms.ErrPlaintext, pikokms.ErrUnknownTransformer, provider.ErrInvalidCiphertext, provider.ErrDecryptionFailed,
+		provider.ErrUntrustedKey, provider.ErrContextMismatch, compress.ErrCorrupt,
+	} {
+		if errors.Is(err, foreign) {
+			return true
+		}
 	}
-	stored, err := open(ctx, b.inner, key, inner)
-	if err != nil {
-		return nil, err
-	}
-	content, err := b.host.OpenObject(ctx, key, stored)
-	if err != nil {
-		return nil, errors.Join(err, stored.Close())
-	}
-	size := content.Size()
-	offset = min(offset, size)
-	if length < 0 || length > size-offset {
-		length = size - offset
-	}
-	// Frames and their overhead, of which the first and the last may be needed in part.
-	stored.Expect(length + length>>10 + 2*header.DefaultFrameLength)
-	return &reader{
-		Reader:     io.NewSectionReader(content, offset, length),
-		Closer:     stored,
-		attributes: driver.ReaderAttributes{ContentType: stored.contentType, ModTime: stored.modTime, Size: size},
-		as:         stored.as,
-	}, nil
-}
-
-// newReader reads a whole object, as a stream.
-func (b *bucket) newReader(ctx context.Context, key string, options *blob.ReaderOptions) (driver.Reader, error) {
-	stored, err := b.inner.NewReader(ctx, key, options)
-	if err != nil {
-		return nil, err
-	}
-	content, size, err := b.host.DecryptObject(ctx, key, stored, stored.Size())
-	if err != nil {
-		return nil, errors.Join(err, stored.Close())
-	}
-	return &reader{
-		Reader:     content,
-		Closer:     stored,
-		attributes: driver.ReaderAttributes{ContentType: stored.ContentType(), ModTime: stored.ModTime(), Size: size},
-		as:         stored.As,
-	}, nil
-}
-
-func (b *bucket) NewTypedWriter(ctx context.Context, key, contentType string, options *driver.WriterOptions) (driver.Writer, error) {
-	if _, taken := options.Metadata[MetadataKey]; taken {
-		return nil, fmt.Errorf("%w: %q is the encryption's own", ErrReservedMetadata, MetadataKey)
-	}
-	ctx, cancel := context.WithCancelCause(ctx)
-	source, w := io.Pipe()
-	stored, err := b.host.EncryptObject(ctx, key, source)
-	if err != nil {
-		cancel(nil)
-		return nil, err
-	}
-	metadata := make(map[string]string)
-	for name, value := range options.Metadata {
-		metadata[name] = value
-	}
-	if _, known := stored.Header().EncryptionContext[pikokms.ChainKey]; !known {
-		metadata[MetadataKey] = strconv.Itoa(stored.Header().Size())
-	}
-	inner, err := b.inner.NewWriter(ctx, key, &blob.WriterOptions{
-		BufferSize: options.BufferSize, MaxConcurrency: options.MaxConcurrency,
-		CacheControl: options.CacheControl, ContentDisposition: options.ContentDisposition, ContentEncoding: options.ContentEncoding,
-		ContentLanguage: options.ContentLanguage, ContentType: contentType, DisableContentTypeDetection: true,
-		Metadata: metadata, BeforeWrite: options.BeforeWrite, IfNotExist: options.IfNotExist,
-	})
-	if err != nil {
-		cancel(nil)
-		return nil, err
-	}
-	result := &writer{PipeWriter: w, ctx: ctx, cancel: cancel, done: make(chan error, 1)}
-	go func() {
-		err := finish(func() { cancel(nil) }, inner, stored)
-		source.CloseWithError(err) // a Write that waits, if the storage failed
-		result.done <- err
-	}()
-	return result, nil
-}
-
-// writer is a driver.Writer: the stages pull what is written to it.
-type writer struct {
-	*io.PipeWriter
-	ctx    context.Context
-	cancel context.CancelCauseFunc
-	done   chan error
-}
-
-// Upload implements driver.Uploader.
-func (w *writer) Upload(r io.Reader) error {
-	_, err := io.Copy(w.PipeWriter, r)
-	if err != nil {
-		w.cancel(err) // a Close now would store a part of it
-	}
-	return err
-}
-
-// Close stores the object, or drops it if the context ended.
-func (w *writer) Close() error {
-	defer w.cancel(nil)
-	if err := w.ctx.Err(); err != nil {
-		_ = w.PipeWriter.CloseWithError(err) // always nil
-		<-w.done
-		return context.Cause(w.ctx)
-	}
-	_ = w.PipeWriter.Close() // always nil
-	return <-w.done
+	return false
 }
 
 // Copy copies an object in the storage, or, where names are bound, encrypts it anew for its new name.

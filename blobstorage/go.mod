@@ -2,6 +2,8 @@ module piko.sh/pikokms/blobstorage
 
 go 1.26.0
 
+toolchain go1.26.11
+
 require (
 	github.com/aws/aws-sdk-go-v2/service/s3 v1.111.0
 	github.com/stretchr/testify v1.12.1

@@ -1,11 +1,17 @@
 // Package crypto_provider_aws_kms is Piko's AWS KMS encryption provider, built on pikokms:
 //
-//	kms, err := crypto_provider_aws_kms.NewProvider(ctx, crypto_provider_aws_kms.Config{KeyID: "alias/app-data", Region: "eu-west-1"})
+//	kms, err := crypto_provider_aws_kms.NewProvider(ctx, crypto_provider_aws_kms.Config{
+//		KeyID: "alias/app-data", Region: "eu-west-1",
+//	})
 //	…
 //	ssr := piko.New(piko.WithCryptoProvider("kms", kms), piko.WithDefaultCryptoProvider("kms"))
 //
-// It stands between Piko's crypto service and package awskms, and translates requests, responses and errors. Its streams are
-// AWS Encryption SDK messages; its strings are what Piko's own provider writes and reads.
+// It stands between Piko's crypto service and package awskms, and translates requests, responses
+// and errors. Its strings are what Piko's own provider writes and reads, both ways; its streams are
+// AWS Encryption SDK messages.
+//
+// A request to encrypt may name any key that the credentials may use, as after RotateKey of Piko's
+// crypto service. What is trusted to decrypt is said at Config.TrustedKeys.
 package crypto_provider_aws_kms
 
 import (
@@ -14,89 +20,65 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
+	"sync"
 
 	"piko.sh/piko/internal/crypto/crypto_dto"
 	"piko.sh/piko/wdk/crypto"
 
-	"piko.sh/pikokms/message"
 	"piko.sh/pikokms/provider"
 	"piko.sh/pikokms/provider/awskms"
+	"piko.sh/pikokms/provider/dropin"
 	"piko.sh/pikokms/service"
 )
 
-// pikosDefaultKey is the key ID that Piko's crypto service states when it is configured with none.
-const pikosDefaultKey = "default"
-
-// Config says which key to use. Credentials come from the AWS SDK's standard chain.
-type Config struct {
-	KeyID      string // key ID, key ARN, alias name ("alias/…") or alias ARN; required
-	Region     string // of the key; required
-	MaxRetries int    // retries after a failed call that may succeed later; 0 means 3
-
-	Endpoint string // URL of another KMS endpoint: a VPC endpoint, LocalStack
-
-	// AllowPikoV2 lets DecryptStream read the streams that Piko's own provider wrote, too. One that was cut between two chunks
-	// reads as a shorter one, without an error; set it only while such streams remain. Strings need no such thing.
-	AllowPikoV2 bool
+// names are the errors that Piko knows under its own names.
+var names = dropin.Names{
+	{Ours: provider.ErrKeyNotFound, Pikos: crypto.ErrKeyNotFound},
+	{Ours: provider.ErrInvalidKey, Pikos: crypto.ErrInvalidKey},
+	{Ours: provider.ErrKeyUsage, Pikos: crypto.ErrInvalidKey},
+	{Ours: provider.ErrInvalidCiphertext, Pikos: crypto.ErrInvalidCiphertext},
+	{Ours: provider.ErrContextMismatch, Pikos: crypto.ErrContextMismatch},
+	{Ours: provider.ErrDecryptionFailed, Pikos: crypto.ErrDecryptionFailed},
+	{Ours: provider.ErrUntrustedKey, Pikos: crypto.ErrDecryptionFailed},
+	{Ours: provider.ErrEncryptionFailed, Pikos: crypto.ErrEncryptionFailed},
+	{Ours: provider.ErrProviderUnavailable, Pikos: crypto.ErrProviderUnavailable},
+	{Ours: provider.ErrEmptyPlaintext, Pikos: crypto.ErrEmptyPlaintext},
+	{Ours: provider.ErrEmptyCiphertext, Pikos: crypto.ErrEmptyCiphertext},
 }
 
 // Provider implements crypto.EncryptionProvider. It is safe for concurrent use.
 type Provider struct {
 	kms         *service.Service
 	allowPikoV2 bool
+	close       func() error
 }
 
-// NewProvider makes a provider and checks its key with one DescribeKey. The error holds one of Piko's and is that of
-// awskms.NewProvider.
+// NewProvider makes a provider and checks its key with one DescribeKey. The error holds one of
+// Piko's and is that of Config.Validate or awskms.NewProvider.
 func NewProvider(ctx context.Context, c Config) (crypto.EncryptionProvider, error) {
-	kms, err := awskms.NewProvider(ctx, awskms.Config{KeyID: c.KeyID, Region: c.Region, MaxRetries: c.MaxRetries, Endpoint: c.Endpoint})
+	c = c.WithDefaults()
+	if err := c.Validate(); err != nil {
+		return nil, err
+	}
+	kms, err := awskms.NewProvider(ctx, c.awskms())
 	if err != nil {
-		return nil, pikos(err)
+		return nil, names.Translate(err)
 	}
-	return &Provider{service.New(kms, service.Config{}), c.AllowPikoV2}, nil
+	guarded := service.New(kms, service.Config{Telemetry: c.telemetry()})
+	return &Provider{guarded, c.AllowPikoV2, sync.OnceValue(guarded.Close)}, nil
 }
 
-// pikosErrors are the errors of package provider that Piko knows under its own names.
-var pikosErrors = []struct{ ours, pikos error }{
-	{provider.ErrKeyNotFound, crypto.ErrKeyNotFound},
-	{provider.ErrInvalidKey, crypto.ErrInvalidKey},
-	{provider.ErrKeyUsage, crypto.ErrInvalidKey},
-	{provider.ErrInvalidCiphertext, crypto.ErrInvalidCiphertext},
-	{provider.ErrContextMismatch, crypto.ErrContextMismatch},
-	{provider.ErrDecryptionFailed, crypto.ErrDecryptionFailed},
-	{provider.ErrUntrustedKey, crypto.ErrDecryptionFailed},
-	{provider.ErrEncryptionFailed, crypto.ErrEncryptionFailed},
-	{provider.ErrProviderUnavailable, crypto.ErrProviderUnavailable},
-	{provider.ErrEmptyPlaintext, crypto.ErrEmptyPlaintext},
-	{provider.ErrEmptyCiphertext, crypto.ErrEmptyCiphertext},
-}
+// Unwrap returns the provider that stands behind, for packages of pikokms that take one.
+func (p *Provider) Unwrap() provider.EncryptionProvider { return p.kms }
 
-// pikos returns an error that errors.Is also knows by Piko's sentinels.
-func pikos(err error) error {
-	if err == nil || err == io.EOF {
-		return err
-	}
-	joined := &translated{err: err}
-	for _, e := range pikosErrors {
-		if errors.Is(err, e.ours) {
-			joined.pikos = append(joined.pikos, e.pikos)
-		}
-	}
-	return joined
-}
+// Close ends the metric of the circuit breaker's state. Piko calls it at its shutdown.
+func (p *Provider) Close() error { return p.close() }
 
-// translated is an error with Piko's names for it. Its text is the error's, which says the same.
-type translated struct {
-	err   error
-	pikos []error
-}
-
-func (t *translated) Error() string   { return t.err.Error() }
-func (t *translated) Unwrap() []error { return append([]error{t.err}, t.pikos...) }
-
-// keyID returns the key ID to ask for: none, for the provider's own key, where Piko states its placeholder.
+// keyID returns the key ID to ask for: none, for the provider's own key, in place of the one that
+// Piko's crypto service states until its keys are rotated.
 func keyID(stated string) string {
-	if stated == pikosDefaultKey {
+	if stated == crypto.DefaultServiceConfig().ActiveKeyID {
 		return ""
 	}
 	return stated
@@ -105,56 +87,73 @@ func keyID(stated string) string {
 // Type implements crypto.EncryptionProvider.
 func (p *Provider) Type() crypto.ProviderType { return crypto.ProviderType(p.kms.Type()) }
 
-// Encrypt implements crypto.EncryptionProvider.
+// Encrypt implements crypto.EncryptionProvider with one call of KMS. The response names the key by
+// its ARN.
 func (p *Provider) Encrypt(ctx context.Context, request *crypto.EncryptRequest) (*crypto.EncryptResponse, error) {
-	response, err := p.kms.Encrypt(ctx, &provider.EncryptRequest{Context: request.Context, Plaintext: request.Plaintext, KeyID: keyID(request.KeyID)})
+	if err := dropin.CheckContext(request.Context); err != nil {
+		return nil, names.Translate(err)
+	}
+	ours := provider.EncryptRequest(*request)
+	ours.KeyID = keyID(request.KeyID)
+	response, err := p.kms.Encrypt(ctx, &ours)
 	if err != nil {
-		return nil, pikos(err)
+		return nil, names.Translate(err)
 	}
 	return &crypto.EncryptResponse{Ciphertext: response.Ciphertext, KeyID: response.KeyID, Provider: p.Type()}, nil
 }
 
-// Decrypt implements crypto.EncryptionProvider.
+// Decrypt implements crypto.EncryptionProvider. KMS is called once if the request names a key that
+// is trusted, and not at all if it names another. Where it names none, the trusted keys are tried.
 func (p *Provider) Decrypt(ctx context.Context, request *crypto.DecryptRequest) (*crypto.DecryptResponse, error) {
-	response, err := p.kms.Decrypt(ctx, &provider.DecryptRequest{Context: request.Context, Ciphertext: request.Ciphertext, KeyID: keyID(request.KeyID)})
-	if err != nil {
-		return nil, pikos(err)
+	if err := dropin.CheckContext(request.Context); err != nil {
+		return nil, names.Translate(err)
 	}
-	return &crypto.DecryptResponse{Plaintext: response.Plaintext}, nil
+	ours := provider.DecryptRequest(*request)
+	ours.KeyID = keyID(request.KeyID)
+	response, err := p.kms.Decrypt(ctx, &ours)
+	if err != nil {
+		return nil, names.Translate(err)
+	}
+	return (*crypto.DecryptResponse)(response), nil
 }
 
-// GenerateDataKey implements crypto.EncryptionProvider. The wrapped key is the base64 text of KMS's ciphertext, which Decrypt
-// takes.
+// GenerateDataKey implements crypto.EncryptionProvider. The wrapped key is the base64 text of KMS's
+// ciphertext, which Decrypt takes.
 func (p *Provider) GenerateDataKey(ctx context.Context, request *crypto.GenerateDataKeyRequest) (*crypto.DataKey, error) {
 	made, err := p.kms.GenerateDataKey(ctx, &provider.GenerateDataKeyRequest{KeyID: keyID(request.KeyID), KeySpec: request.KeySpec})
 	if err != nil {
-		return nil, pikos(err)
+		return nil, names.Translate(err)
 	}
-	defer made.Close()
 	key := &crypto.DataKey{EncryptedKey: base64.StdEncoding.EncodeToString(made.EncryptedKey.Ciphertext), KeyID: made.KeyID, Provider: p.Type()}
 	err = made.PlaintextKey.WithAccess(func(plain []byte) (err error) {
 		key.PlaintextKey, err = crypto_dto.NewSecureBytesFromSlice(plain, crypto_dto.WithID("data key of "+made.KeyID))
 		return err
 	})
-	if err != nil {
+	if err := errors.Join(err, made.Close()); err != nil {
 		return nil, fmt.Errorf("%w: secure memory: %w", crypto.ErrEncryptionFailed, err)
 	}
 	return key, nil
 }
 
-// GetKeyInfo implements crypto.EncryptionProvider.
+// algorithm is what Piko's own provider calls the algorithm of every key.
+const algorithm = "AWS_KMS_RSAES_OAEP_SHA_256"
+
+// GetKeyInfo implements crypto.EncryptionProvider. The Algorithm is the text that Piko's own
+// provider gives for every key; what KMS says of the key is "key_spec" in Metadata.
 func (p *Provider) GetKeyInfo(ctx context.Context, id string) (*crypto.KeyInfo, error) {
 	info, err := p.kms.GetKeyInfo(ctx, keyID(id))
 	if err != nil {
-		return nil, pikos(err)
+		return nil, names.Translate(err)
 	}
+	metadata := map[string]string{"key_spec": info.Algorithm}
+	maps.Copy(metadata, info.Metadata)
 	return &crypto.KeyInfo{
 		CreatedAt:    info.CreatedAt,
 		DeletionDate: info.DeletionDate,
-		Metadata:     info.Metadata,
+		Metadata:     metadata,
 		KeyID:        info.KeyID,
 		Provider:     p.Type(),
-		Algorithm:    info.Algorithm,
+		Algorithm:    algorithm,
 		Status:       crypto.KeyStatus(info.Status),
 		Description:  info.Description,
 		Origin:       info.Origin,
@@ -162,40 +161,19 @@ func (p *Provider) GetKeyInfo(ctx context.Context, id string) (*crypto.KeyInfo, 
 }
 
 // HealthCheck implements crypto.EncryptionProvider.
-func (p *Provider) HealthCheck(ctx context.Context) error { return pikos(p.kms.HealthCheck(ctx)) }
+func (p *Provider) HealthCheck(ctx context.Context) error {
+	return names.Translate(p.kms.HealthCheck(ctx))
+}
 
-// EncryptStream implements crypto.EncryptionProvider with one call of KMS. What it writes is an AWS Encryption SDK message,
-// whole when Close returns nil.
+// EncryptStream implements crypto.EncryptionProvider with one call of KMS. What it writes is an AWS
+// Encryption SDK message with the pair of package dropin, whole when Close returns nil.
 func (p *Provider) EncryptStream(ctx context.Context, output io.Writer, request *crypto.EncryptRequest) (io.WriteCloser, error) {
-	w, err := p.kms.EncryptStream(ctx, output, &provider.EncryptRequest{Context: request.Context, KeyID: keyID(request.KeyID)})
-	if err != nil {
-		return nil, pikos(err)
-	}
-	return w, nil
+	return dropin.EncryptStream(ctx, p.kms, output, &provider.EncryptRequest{Context: request.Context, KeyID: keyID(request.KeyID)}, names)
 }
 
 // DecryptStream implements crypto.EncryptionProvider with one call of KMS.
 func (p *Provider) DecryptStream(ctx context.Context, input io.Reader) (io.ReadCloser, error) {
-	d := message.Decrypter{Keyrings: []provider.Keyring{p.kms}, AllowPikoV2: p.allowPikoV2}
-	r, err := d.NewReader(ctx, input, nil)
-	if err != nil {
-		return nil, pikos(err)
-	}
-	return &stream{r}, nil
-}
-
-// stream gives its errors Piko's names.
-type stream struct{ *message.DecryptReader }
-
-func (s *stream) Read(p []byte) (int, error) {
-	n, err := s.DecryptReader.Read(p)
-	return n, pikos(err)
-}
-
-// WriteTo implements io.WriterTo.
-func (s *stream) WriteTo(w io.Writer) (int64, error) {
-	n, err := s.DecryptReader.WriteTo(w)
-	return n, pikos(err)
+	return dropin.DecryptStream(ctx, p.kms, input, p.allowPikoV2, names)
 }
 
 var _ crypto.EncryptionProvider = (*Provider)(nil)

@@ -1,8 +1,9 @@
-// Package envelope reads and writes the text in which the web framework Piko keeps an encrypted string: a provider's
-// ciphertext with the name of its key, as base64 of a JSON object.
+// Package envelope reads and writes the text in which the web framework Piko keeps an encrypted
+// string: a provider's ciphertext with the name of its key, as base64 of a JSON object.
 //
-// It stands between an application that stores strings and the providers' Encrypt and Decrypt. The envelope itself is not
-// authenticated; it says which providers to ask. Streams have no envelope: see packages message and pikov2.
+// It stands between an application that stores strings and the providers' Encrypt and Decrypt. The
+// envelope itself is not authenticated; it says which providers to ask. Streams have no envelope:
+// see packages message and pikov2.
 package envelope
 
 import (
@@ -69,8 +70,8 @@ func Encrypt(ctx context.Context, p provider.EncryptionProvider, request *provid
 	return New(response.KeyID, response.Provider, response.Ciphertext)
 }
 
-// New returns the text of an envelope around a provider's ciphertext, as its Encrypt gives it. The error holds
-// provider.ErrEncryptionFailed for an envelope of more than MaxSize bytes.
+// New returns the text of an envelope around a provider's ciphertext, as its Encrypt gives it. The
+// error holds provider.ErrEncryptionFailed for an envelope of more than MaxSize bytes.
 func New(keyID string, kind provider.Type, ciphertext string) (string, error) {
 	text := (&Envelope{KeyID: keyID, Provider: string(kind), Ciphertext: ciphertext, Version: version}).String()
 	if len(text) > MaxSize {
@@ -79,25 +80,35 @@ func New(keyID string, kind provider.Type, ciphertext string) (string, error) {
 	return text, nil
 }
 
-// A Decrypter decrypts strings in envelopes. It must not be changed once in use, and is then safe for concurrent use.
+// A Decrypter decrypts strings in envelopes. It must not be changed once in use, and is then safe
+// for concurrent use.
 type Decrypter struct {
-	Providers []provider.EncryptionProvider // those of the envelope's kind are tried in order
+	// Providers are tried in order, if they are of the envelope's kind. Those that own the
+	// envelope's key, as service.Service tells, come first.
+	Providers []provider.EncryptionProvider
 
-	// AllowPikoV2 lets strings be decrypted that Piko encrypted under a local key, or in a batch, before it used pikokms, by
-	// providers that implement provider.PikoV2Keyring. Piko encrypted three things under a local key in one and the same
-	// way, strings, the data keys of batches and the chunks of streams; a data key that pikokms wraps under that key without
-	// an encryption context looks the same again. So while this is set, whoever can write strings to the application's
-	// database and see what it decrypts can have it decrypt a data key or a chunk in place of a string; and who can have it
-	// encrypt strings of their choice can make one of them pass as a data key, and strings under it as the application's. Set
-	// it only while such strings remain, and give pikokms another local key than Piko had.
+	// AllowPikoV2 lets strings be decrypted that Piko encrypted under a local key, or in a batch,
+	// before it used pikokms, by providers that implement provider.PikoV2Keyring. Piko encrypted
+	// three things under a local key in one and the same way: strings, the data keys of batches and
+	// the chunks of streams. Under AWS KMS a string looks like the data key of a batch. A data key
+	// that package message wraps without an encryption context looks the same again; those of
+	// objects and of strings never do, since they are bound to their use.
+	//
+	// So while this is set, whoever can write strings to the application's database and see what it
+	// decrypts can have it decrypt such a data key or a chunk in place of a string; and who can
+	// have it encrypt strings of their choice can make one of them pass as a data key, and strings
+	// under it as the application's. Set it only while such strings remain, and give pikokms
+	// another key than Piko had.
 	AllowPikoV2 bool
 }
 
 // Decrypt decrypts a string whose encryption context equals encryptionContext.
 //
-// The error holds provider.ErrInvalidCiphertext (the text is no envelope, or needs AllowPikoV2), provider.ErrContextMismatch
-// (also for every string from before pikokms when a context is stated, since those authenticate none),
-// provider.ErrUntrustedKey (no provider is of the envelope's kind), or says why each provider that was tried failed.
+// The error holds provider.ErrInvalidCiphertext (the text is no envelope, or needs AllowPikoV2),
+// provider.ErrContextMismatch (also for every string from before pikokms when a context is stated,
+// since those authenticate none, and for what was not encrypted as a string),
+// provider.ErrUntrustedKey (no provider is of the envelope's kind), or says why each provider that
+// was tried failed.
 func (d *Decrypter) Decrypt(ctx context.Context, text string, encryptionContext map[string]string) (string, error) {
 	e, err := Parse(text)
 	if err != nil {
@@ -125,15 +136,12 @@ func (d *Decrypter) Decrypt(ctx context.Context, text string, encryptionContext 
 	}
 
 	var failures []error
-	for i, p := range d.Providers {
-		if string(p.Type()) != e.Provider {
-			continue
-		}
+	for i, p := range d.byOwnership(e) {
 		plaintext, err := decrypt(p)
 		if err == nil {
 			return plaintext, nil
 		}
-		failures = append(failures, fmt.Errorf("provider %d of %d: %w", i+1, len(d.Providers), err))
+		failures = append(failures, fmt.Errorf("provider %d: %w", i+1, err))
 		if ctx.Err() != nil {
 			break
 		}
@@ -144,8 +152,26 @@ func (d *Decrypter) Decrypt(ctx context.Context, text string, encryptionContext 
 	return "", fmt.Errorf("envelope: under key %.200q of provider %q: %w", e.KeyID, e.Provider, errors.Join(failures...))
 }
 
-// isPikoV2 tells the strings that Piko encrypted itself from what providers encrypt. They begin with a random IV, of which
-// one in eight million also begins a message: where they are allowed, the whole header decides.
+// byOwnership returns the providers of the envelope's kind, those that own its key first, so that
+// another one whose key service is down does not keep the string waiting.
+func (d *Decrypter) byOwnership(e *Envelope) []provider.EncryptionProvider {
+	var owners, others []provider.EncryptionProvider
+	for _, p := range d.Providers {
+		if string(p.Type()) != e.Provider {
+			continue
+		}
+		if o, ok := p.(interface{ Owns(*Envelope) bool }); ok && o.Owns(e) {
+			owners = append(owners, p)
+		} else {
+			others = append(others, p)
+		}
+	}
+	return append(owners, others...)
+}
+
+// isPikoV2 tells the strings that Piko encrypted itself from what providers encrypt. They begin
+// with a random IV, of which one in eight million also begins a message: where they are allowed,
+// the whole header decides.
 func (e *Envelope) isPikoV2(ciphertext []byte, allowed bool) bool {
 	if e.EncryptedDataKey != "" {
 		return true

@@ -12,40 +12,30 @@ import (
 // ReservedPrefix begins the encryption context keys that the specification keeps for itself.
 const ReservedPrefix = "aws-crypto-"
 
-// AppendContext appends the serialised encryption context to b: nothing when it is empty, else a count and
-// length-prefixed pairs sorted by key bytes (specification: framework/structures.md, "Serialization").
-// These bytes are the additional data under which a raw AES key wraps a data key.
+// AppendContext appends the serialised encryption context to b: nothing when it is empty, else a
+// count and length-prefixed pairs sorted by key bytes (specification: framework/structures.md,
+// "Serialization"). These bytes are the additional data under which a raw AES key wraps a data key.
 //
-// The error holds ErrInvalidContext when a pair is not UTF-8 or does not fit its 16-bit length.
+// The error holds [ErrInvalidContext] when the context does not fit the format.
 func AppendContext(b []byte, context map[string]string) ([]byte, error) {
 	if len(context) == 0 {
 		return b, nil
 	}
-	if len(context) > math.MaxUint16 {
-		return nil, fmt.Errorf("%w: %d pairs, the format holds %d", ErrInvalidContext, len(context), math.MaxUint16)
+	if err := checkFormat(context); err != nil {
+		return nil, err
 	}
 	keys := make([]string, 0, 16) // most often enough, and then on the stack
 	for k := range context {
 		keys = append(keys, k)
 	}
 	slices.Sort(keys)
-	start := len(b)
 	b = slices.Grow(b, contextSize(context))
 	b = binary.BigEndian.AppendUint16(b, uint16(len(keys)))
 	for _, k := range keys {
 		for _, s := range [2]string{k, context[k]} {
-			if !utf8.ValidString(s) {
-				return nil, fmt.Errorf("%w: pair %q is not UTF-8", ErrInvalidContext, k)
-			}
-			if len(s) > math.MaxUint16 {
-				return nil, fmt.Errorf("%w: pair %.40q has %d bytes in one part, the format holds %d", ErrInvalidContext, k, len(s), math.MaxUint16)
-			}
 			b = binary.BigEndian.AppendUint16(b, uint16(len(s)))
 			b = append(b, s...)
 		}
-	}
-	if n := len(b) - start; n > math.MaxUint16 {
-		return nil, fmt.Errorf("%w: %d bytes serialised, the format holds %d", ErrInvalidContext, n, math.MaxUint16)
 	}
 	return b, nil
 }
@@ -62,8 +52,26 @@ func contextSize(context map[string]string) int {
 	return n
 }
 
-// CheckContext reports whether a caller may encrypt under this context: it fits the format, has at most DefaultMaxPairs
-// pairs, and its keys are not empty and not reserved. The error holds ErrInvalidContext.
+// checkFormat reports whether the format can hold an encryption context: it is UTF-8, and fits the
+// format's 16-bit lengths.
+func checkFormat(context map[string]string) error {
+	for k, v := range context {
+		if !utf8.ValidString(k) || !utf8.ValidString(v) {
+			return fmt.Errorf("%w: pair %.40q is not UTF-8", ErrInvalidContext, k)
+		}
+		if n := max(len(k), len(v)); n > math.MaxUint16 {
+			return fmt.Errorf("%w: pair %.40q has %d bytes in one part, the format holds %d", ErrInvalidContext, k, n, math.MaxUint16)
+		}
+	}
+	if n := contextSize(context); n > math.MaxUint16 {
+		return fmt.Errorf("%w: %d bytes serialised, the format holds %d", ErrInvalidContext, n, math.MaxUint16)
+	}
+	return nil
+}
+
+// CheckContext reports whether a caller may encrypt under this context: it fits the format, has at
+// most [DefaultMaxPairs] pairs, and its keys are not empty and not reserved. The error holds
+// [ErrInvalidContext].
 func CheckContext(context map[string]string) error {
 	if len(context) > DefaultMaxPairs {
 		return fmt.Errorf("%w: %d pairs, readers take %d", ErrInvalidContext, len(context), DefaultMaxPairs)
@@ -73,28 +81,33 @@ func CheckContext(context map[string]string) error {
 			return fmt.Errorf("%w: a key is empty", ErrInvalidContext)
 		}
 		if strings.HasPrefix(k, ReservedPrefix) {
-			return fmt.Errorf("%w: key %q begins with %q, which the AWS Encryption SDK reserves", ErrInvalidContext, k, ReservedPrefix)
+			return fmt.Errorf("%w: key %.80q begins with %q, which the AWS Encryption SDK reserves", ErrInvalidContext, k, ReservedPrefix)
 		}
 	}
-	_, err := AppendContext(nil, context)
-	return err
+	return checkFormat(context)
 }
 
-// parseContext reads what AppendContext wrote. It takes one serialisation only, so that no two headers mean the same.
-func parseContext(b []byte, maxPairs int) (map[string]string, error) {
+// pairCount returns how many pairs a serialised encryption context states, if it is long enough to.
+func pairCount(b []byte) int {
+	if len(b) < 2 {
+		return 0
+	}
+	return int(binary.BigEndian.Uint16(b))
+}
+
+// parseContext reads what AppendContext wrote, of which a Scanner has checked the number of pairs.
+// It takes one serialisation only, so that no two headers mean the same.
+func parseContext(b []byte) (map[string]string, error) {
 	if len(b) == 0 {
 		return nil, nil
 	}
 	if len(b) < 2 {
 		return nil, fmt.Errorf("%w: the encryption context has %d byte", ErrMalformed, len(b))
 	}
-	count := int(binary.BigEndian.Uint16(b))
+	count := pairCount(b)
 	b = b[2:]
 	if count == 0 {
 		return nil, fmt.Errorf("%w: the encryption context counts no pairs but is not empty", ErrMalformed)
-	}
-	if count > maxPairs {
-		return nil, fmt.Errorf("%w: %d encryption context pairs, at most %d are taken (Limits.MaxPairs)", ErrLimit, count, maxPairs)
 	}
 	if count > len(b)/4 {
 		return nil, fmt.Errorf("%w: %d encryption context pairs cannot fit %d bytes", ErrMalformed, count, len(b))

@@ -28,8 +28,8 @@ func TestAppendContext(t *testing.T) {
 			"\x00\x03" + "\x00\x050This\x00\x02is" + "\x00\x031an\x00\x0aencryption" + "\x00\x082context\x00\x07example",
 		},
 		{
-			// U+FF3A is EF BC BA and U+1F600 is F0 9F 98 80: sorted by UTF-16 units, as some languages do, they would
-			// change places.
+			// U+FF3A is EF BC BA and U+1F600 is F0 9F 98 80: sorted by UTF-16 units, as some
+			// languages do, they would change places.
 			"sorted by bytes",
 			map[string]string{"\U0001F600": "4", "\uFF3A": "3", "b": "2", "B": "1", "ba": "2+"},
 			"\x00\x05" + "\x00\x01B\x00\x011" + "\x00\x01b\x00\x012" + "\x00\x02ba\x00\x022+" +

@@ -22,7 +22,8 @@ const storedHeader = `
 	0044369f73b68422adb8d8a412a5689edcdd493729fc8187d2d6a9d00cd16357
 	000102030405060708090a0b0c0d0e0f`
 
-// Looking at a header needs no key. Nothing in it is to be believed before the message is decrypted.
+// Looking at a header needs no key. Nothing in it is to be believed before the message is
+// decrypted.
 func ExampleRead() {
 	b, err := hex.DecodeString(strings.Join(strings.Fields(storedHeader), ""))
 	if err != nil {
@@ -56,7 +57,7 @@ func ExampleLimits() {
 	_, _, err = header.Parse(b, header.Limits{MaxFrameLength: 4096})
 	fmt.Println(err)
 	// Output:
-	// message header exceeds a limit: frame length 65536, at most 4096 bytes are taken (Limits.MaxFrameLength)
+	// message header exceeds a limit: frame length 65536, at most 4096 bytes are taken (Limits.MaxFrameLength sets the limit)
 }
 
 // Sniff tells messages from other stored objects by their first bytes.

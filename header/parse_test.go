@@ -59,7 +59,8 @@ func stored(t testing.TB, h *header.Header) []byte {
 	return b
 }
 
-// rawHeader lays out a header by hand, whether the format allows it or not. Each key is its three fields in order.
+// rawHeader lays out a header by hand, whether the format allows it or not. Each key is its three
+// fields in order.
 func rawHeader(context []byte, keys [][3]string, contentType byte, frameLength uint32) []byte {
 	field := func(b, f []byte) []byte { return append(binary.BigEndian.AppendUint16(b, uint16(len(f))), f...) }
 	b := append([]byte{0x02, 0x04, 0x78}, bytes.Repeat([]byte{0x1D}, 32)...)
@@ -337,7 +338,8 @@ func TestAppendErrors(t *testing.T) {
 			tt.change(h)
 			_, err := h.Append(nil)
 			require.ErrorIs(t, err, tt.want)
-			require.ErrorIs(t, h.Seal(aesGCM(t), nil), tt.want)
+			err = h.Seal(aesGCM(t), nil)
+			require.True(t, errors.Is(err, tt.want) || errors.Is(err, header.ErrLimit), "%v", err)
 			require.Zero(t, h.Size())
 		})
 	}

@@ -8,22 +8,25 @@ import (
 	"encoding/binary"
 	"fmt"
 	"hash"
+	"io"
 )
 
-// PublicKeyName is the encryption context key under which a signed message carries its verification key: the base64 text of
-// the compressed curve point (specification: framework/structures.md; SEC 1, section 2.3.3).
+// PublicKeyName is the encryption context key under which a signed message carries its
+// verification key: the base64 text of the compressed curve point (specification:
+// framework/structures.md; SEC 1, section 2.3.3).
 const PublicKeyName = ReservedPrefix + "public-key"
-
-// MaxFooterSize bounds a message's footer in bytes: a length of two bytes and a DER signature over P-384, which has up to 104.
-const MaxFooterSize = 2 + 104
 
 // Signer signs a message: write the whole header and body to it, then ask for the footer.
 type Signer struct {
-	hash.Hash
-	key *ecdsa.PrivateKey
+	hash hash.Hash
+	key  *ecdsa.PrivateKey
 }
 
-// NewSigner makes a new signing key for one message of a signed suite. It returns the value of PublicKeyName with it.
+// Write takes bytes of the message. It never fails.
+func (s *Signer) Write(p []byte) (int, error) { return s.hash.Write(p) }
+
+// NewSigner makes a new signing key for one message of a signed suite. It returns the value of
+// [PublicKeyName] with it.
 func NewSigner(s Suite) (signer *Signer, publicKey string, err error) {
 	if !s.Signed() {
 		return nil, "", fmt.Errorf("%w: suite %v has no signature", ErrUnsupported, s)
@@ -40,27 +43,31 @@ func NewSigner(s Suite) (signer *Signer, publicKey string, err error) {
 	isOdd := point[len(point)-1] & 1
 	point = point[:1+len(point)/2]
 	point[0] = 2 + isOdd
-	return &Signer{Hash: a.digest.New(), key: key}, base64.StdEncoding.EncodeToString(point), nil
+	return &Signer{hash: a.digest.New(), key: key}, base64.StdEncoding.EncodeToString(point), nil
 }
 
 // Footer returns the message's footer: the length and the DER form of the signature (specification:
 // data-format/message-footer.md).
 func (s *Signer) Footer() ([]byte, error) {
-	signature, err := ecdsa.SignASN1(rand.Reader, s.key, s.Sum(nil))
+	signature, err := ecdsa.SignASN1(rand.Reader, s.key, s.hash.Sum(nil))
 	if err != nil {
 		return nil, fmt.Errorf("header: signing: %w", err)
 	}
 	return append(binary.BigEndian.AppendUint16(nil, uint16(len(signature))), signature...), nil
 }
 
-// Verifier verifies a message's signature: write the whole header and body to it, then give it the footer.
+// Verifier verifies a message's signature: write the whole header and body to it, then give it the
+// footer.
 type Verifier struct {
-	hash.Hash
-	key *ecdsa.PublicKey
+	hash hash.Hash
+	key  *ecdsa.PublicKey
 }
 
-// NewVerifier takes the verification key from the encryption context of a message of a signed suite. The error holds
-// ErrMalformed, or ErrUnsupported for a suite that is not signed.
+// Write takes bytes of the message. It never fails.
+func (v *Verifier) Write(p []byte) (int, error) { return v.hash.Write(p) }
+
+// NewVerifier takes the verification key from the encryption context of a message of a signed
+// suite. The error holds [ErrMalformed], or [ErrUnsupported] for a suite that is not signed.
 func NewVerifier(s Suite, context map[string]string) (*Verifier, error) {
 	if !s.Signed() {
 		return nil, fmt.Errorf("%w: suite %v has no signature", ErrUnsupported, s)
@@ -87,17 +94,24 @@ func NewVerifier(s Suite, context map[string]string) (*Verifier, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: context pair %s: %w", ErrMalformed, PublicKeyName, err)
 	}
-	return &Verifier{Hash: a.digest.New(), key: key}, nil
+	return &Verifier{hash: a.digest.New(), key: key}, nil
 }
 
-// Verify checks all that stands behind the body. The error holds ErrMalformed for what is no footer, ErrAuthentication for
-// a signature that does not fit.
+// Verify checks all that stands behind the body. The error holds [ErrFooter] for what is no
+// footer, and [io.ErrUnexpectedEOF] with it for one that is cut short, or [ErrSignature] for a
+// signature that does not fit.
 func (v *Verifier) Verify(footer []byte) error {
-	if len(footer) < 2 || int(binary.BigEndian.Uint16(footer)) != len(footer)-2 {
-		return fmt.Errorf("%w: a footer of %d bytes does not hold the signature that it states", ErrMalformed, len(footer))
+	if len(footer) < 2 {
+		return fmt.Errorf("%w: the message is cut short before its signature: %w", ErrFooter, io.ErrUnexpectedEOF)
 	}
-	if !ecdsa.VerifyASN1(v.key, v.Sum(nil), footer[2:]) {
-		return fmt.Errorf("%w: the signature does not fit", ErrAuthentication)
+	switch stated, got := int(binary.BigEndian.Uint16(footer)), len(footer)-2; {
+	case got < stated:
+		return fmt.Errorf("%w: %d bytes of the signature's %d: %w", ErrFooter, got, stated, io.ErrUnexpectedEOF)
+	case got > stated:
+		return fmt.Errorf("%w: %d bytes follow the signature", ErrFooter, got-stated)
+	}
+	if !ecdsa.VerifyASN1(v.key, v.hash.Sum(nil), footer[2:]) {
+		return fmt.Errorf("%w: the message was changed, or the signature is another's", ErrSignature)
 	}
 	return nil
 }

@@ -1,29 +1,34 @@
 package header
 
 import (
+	"bytes"
 	"crypto"
 	"crypto/aes"
 	"crypto/cipher"
 	"crypto/elliptic"
-	"crypto/hkdf"
+	"crypto/hmac"
 	"crypto/sha256"
 	"crypto/sha512"
 	"fmt"
 	"hash"
 	"slices"
+
+	"piko.sh/pikokms/internal/secret"
 )
 
 // Suite is an algorithm suite ID (specification: framework/algorithm-suites.md).
 type Suite uint16
 
-// The suites that pikokms writes: AES-256-GCM with 12-byte IVs and 16-byte tags under a key that HKDF-SHA512 derives for
-// each message, with key commitment; the second adds an ECDSA signature over the whole message.
+// The suites that pikokms writes: AES-256-GCM with 12-byte IVs and 16-byte tags under a key that
+// HKDF-SHA512 derives for each message, with key commitment. The second adds an ECDSA signature
+// over the whole message.
 const (
 	AES256GCMHKDFSHA512CommitKey          Suite = 0x0478
 	AES256GCMHKDFSHA512CommitKeyECDSAP384 Suite = 0x0578
 )
 
-// Sizes in bytes that all suites have (specification: framework/algorithm-suites.md, data-format/message-header.md).
+// Sizes in bytes that all suites have (specification: framework/algorithm-suites.md,
+// data-format/message-header.md).
 const (
 	TagSize = 16
 	IVSize  = 12
@@ -87,7 +92,8 @@ func (s Suite) String() string {
 	return fmt.Sprintf("0x%04x", uint16(s))
 }
 
-// Commits reports whether the suite has key commitment: a message that commits to its data key decrypts under no other.
+// Commits reports whether the suite has key commitment: a message that commits to its data key
+// decrypts under no other.
 func (s Suite) Commits() bool { return s.algorithms().version == version2 }
 
 // Signed reports whether messages of the suite end with a signature.
@@ -96,9 +102,14 @@ func (s Suite) Signed() bool { return s.algorithms().curve != nil }
 // DataKeySize returns the size in bytes of the suite's data keys, or 0 for an unknown suite.
 func (s Suite) DataKeySize() int { return s.algorithms().keySize }
 
-// DeriveKeys derives a message's cipher and, for a suite that commits, its key commitment from a data key of DataKeySize
-// bytes and the message ID (specification: framework/transitive-requirements.md, "HKDF Encryption Key" and "HKDF Commit
-// Key"; RFC 5869). The caller keeps the data key and zeroes it. The error holds ErrUnsupported.
+// DeriveKeys derives a message's cipher and, for a suite that commits, its key commitment from a
+// data key of DataKeySize bytes and the message ID (specification:
+// framework/transitive-requirements.md, "HKDF Encryption Key" and "HKDF Commit Key"). The caller
+// keeps the data key and zeroes it. The error holds [ErrUnsupported].
+//
+// What is derived on the way is zeroed. The cipher holds the message's key for as long as it is in
+// use, and so do, until their memory is used again, the states of the HMACs that derived it; a
+// program that was built with GOEXPERIMENT=runtimesecret erases those, too.
 func (s Suite) DeriveKeys(dataKey, messageID []byte) (aead cipher.AEAD, commitment []byte, err error) {
 	a := s.algorithms()
 	if a.version == 0 {
@@ -107,34 +118,71 @@ func (s Suite) DeriveKeys(dataKey, messageID []byte) (aead cipher.AEAD, commitme
 	if len(dataKey) != a.keySize {
 		return nil, nil, fmt.Errorf("%w: suite %v takes a data key of %d bytes, not %d", ErrUnsupported, s, a.keySize, len(dataKey))
 	}
-	key := dataKey
-	if a.hash != nil {
-		id := string([]byte{byte(s >> 8), byte(s)})
-		salt, info := []byte(nil), id+string(messageID)
-		if s.Commits() {
-			salt, info = messageID, id+"DERIVEKEY"
-		}
-		prk, err := hkdf.Extract(a.hash, dataKey, salt)
-		if err != nil {
-			return nil, nil, fmt.Errorf("header: HKDF extract: %w", err)
-		}
-		defer clear(prk)
-		if key, err = hkdf.Expand(a.hash, prk, info, a.keySize); err != nil {
-			return nil, nil, fmt.Errorf("header: HKDF expand: %w", err)
-		}
-		defer clear(key)
-		if s.Commits() {
-			if commitment, err = hkdf.Expand(a.hash, prk, "COMMITKEY", commitmentSize); err != nil {
-				return nil, nil, fmt.Errorf("header: HKDF expand: %w", err)
-			}
-		}
+	secret.Do(func() { aead, commitment, err = a.deriveKeys(dataKey, messageID) })
+	return aead, commitment, err
+}
+
+func (a *algorithms) deriveKeys(dataKey, messageID []byte) (aead cipher.AEAD, commitment []byte, err error) {
+	if a.hash == nil {
+		aead, err = newGCM(dataKey)
+		return aead, nil, err
 	}
+	var buf [2 * sha512.Size]byte
+	defer clear(buf[:])
+	id := [2]byte{byte(a.suite >> 8), byte(a.suite)}
+	if !a.suite.Commits() {
+		prk := extract(buf[:0], a.hash, nil, dataKey)
+		aead, err = newGCM(expand(prk, a.hash, id[:], messageID)[:a.keySize])
+		return aead, nil, err
+	}
+	prk := extract(buf[:0], a.hash, messageID, dataKey)
+	if aead, err = newGCM(expand(prk, a.hash, id[:], []byte("DERIVEKEY"))[:a.keySize]); err != nil {
+		return nil, nil, err
+	}
+	commitment = bytes.Clone(expand(prk, a.hash, []byte("COMMITKEY"))[:commitmentSize])
+	return aead, commitment, nil
+}
+
+// extract appends the pseudorandom key of HKDF to b (RFC 5869, section 2.2). It and expand stand in
+// for package crypto/hkdf, which leaves copies of the data key and of what it derives in memory.
+func extract(b []byte, hash func() hash.Hash, salt, dataKey []byte) []byte {
+	if salt == nil {
+		salt = make([]byte, hash().Size())
+	}
+	mac := hmac.New(hash, salt)
+	mac.Write(dataKey) // a hash.Hash never fails
+	b = mac.Sum(b)
+	overwrite(mac, len(dataKey))
+	return b
+}
+
+// overwrite has a hash that was summed forget the bytes that it gathers for its next block. It has as
+// many of them as it was given, which are fewer than a block.
+func overwrite(h hash.Hash, given int) {
+	var zeros [sha512.BlockSize]byte
+	h.Write(zeros[:h.BlockSize()-given])
+	h.Write(zeros[:h.BlockSize()-1])
+}
+
+// expand returns the first block of HKDF's output (RFC 5869, section 2.3), which is as long as the
+// longest key that a suite derives, in the memory behind the pseudorandom key.
+func expand(prk []byte, hash func() hash.Hash, info ...[]byte) []byte {
+	mac := hmac.New(hash, prk)
+	for _, part := range info {
+		mac.Write(part)
+	}
+	mac.Write([]byte{1})
+	return mac.Sum(prk)[len(prk):]
+}
+
+func newGCM(key []byte) (cipher.AEAD, error) {
 	block, err := aes.NewCipher(key)
 	if err != nil {
-		return nil, nil, fmt.Errorf("header: AES: %w", err)
+		return nil, fmt.Errorf("header: AES: %w", err)
 	}
-	if aead, err = cipher.NewGCM(block); err != nil {
-		return nil, nil, fmt.Errorf("header: GCM: %w", err)
+	aead, err := cipher.NewGCM(block)
+	if err != nil {
+		return nil, fmt.Errorf("header: GCM: %w", err)
 	}
-	return aead, commitment, nil
+	return aead, nil
 }

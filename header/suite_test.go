@@ -18,7 +18,8 @@ func unhex(t testing.TB, s string) []byte {
 	return b
 }
 
-// Made with hmac and hashlib of Python 3: the data key is the bytes 00 to 1f, the message ID 80 to 9f.
+// Made with hmac and hashlib of Python 3: the data key is the bytes 00 to 1f, the message ID 80 to
+// 9f.
 const (
 	vectorKey        = "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f"
 	vectorMessageID  = "808182838485868788898a8b8c8d8e8f909192939495969798999a9b9c9d9e9f"

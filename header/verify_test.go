@@ -18,7 +18,8 @@ func TestSealThenVerify(t *testing.T) {
 	require.Equal(t, stored(t, h), h.Bytes())
 	require.NoError(t, h.Verify(aead, nil))
 
-	// The tag as the specification has it: empty plaintext, IV of zeros, the body as additional data.
+	// The tag as the specification has it: empty plaintext, IV of zeros, the body as additional
+	// data.
 	body := h.Bytes()[:h.Size()-header.TagSize]
 	require.Equal(t, aead.Seal(nil, make([]byte, 12), nil, body), h.Tag[:])
 

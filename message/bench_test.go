@@ -12,10 +12,12 @@ import (
 
 	"piko.sh/pikokms/header"
 	"piko.sh/pikokms/message"
+	"piko.sh/pikokms/provider"
 )
 
-// Each direction is measured beside the bare cipher over the same memory: 64 MiB by frames of 64 KiB. The streams read
-// from and write to memory alone, so what lies between the two numbers is the cost of this module.
+// Each direction is measured beside the bare cipher over the same memory: 64 MiB by frames of 64
+// KiB. The streams read from and write to memory alone, so what lies between the two numbers is
+// the cost of this module.
 const (
 	benchSize  = 64 << 20
 	benchFrame = header.DefaultFrameLength
@@ -257,4 +259,22 @@ func BenchmarkStream(b *testing.B) {
 	}
 	bench(b, "1MiB", 1<<20, stream(1<<20))
 	bench(b, "1GiB", 1<<30, stream(1<<30))
+}
+
+// BenchmarkSmall is a message of 1 KiB in memory with two pairs of context, and one recipient more.
+func BenchmarkSmall(b *testing.B) {
+	ctx := context.Background()
+	key, second := newKey(b, 1, ""), newKey(b, 2, "second")
+	plaintext, pairs := pattern(1024), map[string]string{"tenant": "acme", "object": "42"}
+	for name, e := range map[string]*message.Encrypter{"": {Keyring: key}, "Recipients": {Keyring: key, Recipients: []provider.Keyring{second}}} {
+		sealed := encrypt(b, e, plaintext, pairs)
+		bench(b, "Encrypt"+name, 1024, func() error {
+			_, err := e.Encrypt(ctx, plaintext, pairs)
+			return err
+		})
+		bench(b, "Decrypt"+name, 1024, func() error {
+			_, _, err := decrypter(key).Decrypt(ctx, sealed, pairs)
+			return err
+		})
+	}
 }

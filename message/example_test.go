@@ -36,7 +36,7 @@ func ExampleEncrypter_NewReader() {
 	if err != nil {
 		panic(err)
 	}
-	size, err := sealed.EncryptedSize(15) // known before a byte is read: what an upload's Content-Length needs
+	size, err := sealed.EncryptedSize(15) // known before a byte is read, for a Content-Length
 	if err != nil {
 		panic(err)
 	}
@@ -61,24 +61,29 @@ func ExampleEncrypter_NewReader() {
 	// Attack at dawn.
 }
 
-// Push streams: only a Close that returns nil makes the message, or the plaintext, whole.
+// Push streams: only a Close that returns nil makes the message, or the plaintext, whole. What returns
+// before it, or panics, leaves no whole message.
 func ExampleEncrypter_NewWriter() {
 	ctx := context.Background()
 	key := demoKey()
 	defer key.Close()
 
-	var object bytes.Buffer
 	e := &message.Encrypter{Keyring: key}
-	w, err := e.NewWriter(ctx, &object, nil)
-	if err != nil {
-		panic(err)
-	}
-	for i := range 3 {
-		if _, err := fmt.Fprintln(w, "line", i); err != nil {
-			panic(err)
+	report := func(dst io.Writer) error {
+		w, err := e.NewWriter(ctx, dst, nil)
+		if err != nil {
+			return err
 		}
+		defer w.Abort() // does nothing after Close
+		for i := range 3 {
+			if _, err := fmt.Fprintln(w, "line", i); err != nil {
+				return err
+			}
+		}
+		return w.Close()
 	}
-	if err := w.Close(); err != nil {
+	var object bytes.Buffer
+	if err := report(&object); err != nil {
 		panic(err)
 	}
 
@@ -96,8 +101,8 @@ func ExampleEncrypter_NewWriter() {
 	// line 2
 }
 
-// With several recipients each key opens the message alone: a key service for every day, a key in a safe for the day
-// when it is gone.
+// With several recipients each key opens the message alone: a key service for every day, a key in a
+// safe for the day when it is gone.
 func ExampleEncrypter_recipients() {
 	ctx := context.Background()
 	everyday := demoKey()
@@ -123,7 +128,8 @@ func ExampleEncrypter_recipients() {
 	// Attack at dawn.
 }
 
-// Required pairs tie an object to its place: a message of another tenant is refused before the key service is asked.
+// Stated pairs tie an object to its place: a message of another tenant is refused before the key
+// service is asked.
 func ExampleDecrypter_NewReader() {
 	ctx := context.Background()
 	key := demoKey()

@@ -114,10 +114,11 @@ func TestRecipients(t *testing.T) {
 	first, second := &counting{Keyring: alpha}, &counting{Keyring: beta}
 	e := &message.Encrypter{Keyring: first, Recipients: []provider.Keyring{second}}
 	sealed := encrypt(t, e, []byte("text"), map[string]string{"tenant": "acme"})
-	require.EqualValues(t, 1, first.generated.Load())
-	require.EqualValues(t, 1, second.wrapped.Load())
-	require.Zero(t, second.generated.Load())
-	first.requireClosed(t, 1)
+	for _, keyring := range []*counting{first, second} {
+		require.EqualValues(t, 1, keyring.wrapped.Load())
+		require.Zero(t, keyring.generated.Load(), "the data key is made before a key service is asked")
+		keyring.requireClosed(t, 1)
+	}
 
 	tests := []struct {
 		name     string
@@ -175,14 +176,14 @@ func TestKeyringErrors(t *testing.T) {
 	key := &counting{Keyring: newKey(t, 1, "")}
 	down := broken{provider.ErrProviderUnavailable}
 	sealed := encrypt(t, &message.Encrypter{Keyring: key}, []byte("text"), nil)
-	for _, e := range []*message.Encrypter{{Keyring: down}, {Keyring: key, Recipients: []provider.Keyring{down}}} {
+	for _, e := range []*message.Encrypter{{Keyring: down}, {Keyring: key, Recipients: []provider.Keyring{down}}, {Keyring: down, Recipients: []provider.Keyring{key}}} {
 		for name, way := range encryptWays {
 			got, err := way(context.Background(), e, bytes.NewReader(nil), nil, 100)
 			require.ErrorIs(t, err, provider.ErrProviderUnavailable, name)
 			require.Empty(t, got)
 		}
 	}
-	key.requireClosed(t, 1+len(encryptWays))
+	key.requireClosed(t, 1+2*len(encryptWays))
 
 	for name, way := range decryptWays {
 		_, err := way(context.Background(), decrypter(down), bytes.NewReader(sealed), nil, 100)
@@ -225,7 +226,7 @@ func TestDataKeysThatDoNotFit(t *testing.T) {
 		require.ErrorContains(t, err, "commitment", name)
 		require.Empty(t, got)
 		_, err = way(context.Background(), decrypter(other{key, make([]byte, 16)}), bytes.NewReader(sealed), nil, 100)
-		require.ErrorIs(t, err, provider.ErrInvalidCiphertext, name)
+		require.ErrorIs(t, err, provider.ErrDecryptionFailed, name)
 	}
 }
 
@@ -292,7 +293,14 @@ func TestKeyName(t *testing.T) {
 	const suffix = "\x00\x00\x00\x80\x00\x00\x00\x0cIV is 12 byt"
 	for _, tt := range []struct{ provider, info, want string }{
 		{"aws-kms", "arn:aws:kms:eu-west-2:111122223333:key/1", "arn:aws:kms:eu-west-2:111122223333:key/1"},
-		{"aws-kms", "x" + suffix, "x" + suffix},
+		{"aws-kms", "x" + suffix, `x\x00\x00\x00\x80\x00\x00\x00\fIV is 12 byt`},
+		{"piko", "two\nlines, \x1b[31mred\xff", `two\nlines, \x1b[31mred\xff`},
+		{"piko", "naïve \u202e", `naïve \u202e`},
+		{"raw-ecdh", "\x01\x00\x00\x00\x03\x02\xab\xcd\x00\x00\x00\x02\x03\xff", "ECDH public key 02abcd"},
+		{"aws-kms-ecdh", "\x01\x00\x00\x00\x03\x02\xab\xcd\x00\x00\x00\x02\x03\xff", "ECDH public key 02abcd"},
+		{"raw-ecdh", "\x01\xff\xff\xff\xff\x02", `\x01\xff\xff\xff\xff\x02`},
+		{"raw-ecdh", "", ""},
+		{"aws-kms-ml-kem", "\x01\x00\x05arn:x", "arn:x"},
 		{"piko", "local" + suffix, "local"},
 		{"piko", suffix, ""},
 		{"piko", "an RSA key", "an RSA key"},

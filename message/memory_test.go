@@ -34,7 +34,8 @@ func (s *sink) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// TestConstantMemory encrypts and decrypts in one go: what is allocated is all that both directions take.
+// TestConstantMemory encrypts and decrypts in one go: what is allocated is all that both
+// directions take.
 func TestConstantMemory(t *testing.T) {
 	defer debug.SetGCPercent(debug.SetGCPercent(-1))
 	for _, parallelism := range []int{1, 3} {
@@ -52,8 +53,8 @@ func testConstantMemory(t *testing.T, parallelism int) {
 	e := &message.Encrypter{Keyring: key, Parallelism: parallelism}
 	d := decrypter(provider.Keyring(key))
 	d.Parallelism = parallelism
-	// The buffers that a stream finds in the pool, or not, as each collection leaves it: a frame, and twice the runs of a pipeline,
-	// which have four frames and then eight.
+	// The buffers that a stream finds in the pool, or not, as each collection leaves it: a frame,
+	// and twice the runs of a pipeline, which have four frames and then eight.
 	buffers := uint64(header.DefaultFrameLength + frame.FinalOverhead)
 	if parallelism > 1 {
 		buffers += uint64(2 * (parallelism + 4) * (4 + 8) * (header.DefaultFrameLength + frame.RegularOverhead))
@@ -149,7 +150,8 @@ func testConstantMemory(t *testing.T, parallelism int) {
 				require.Equal(t, n, out.n)
 				return after.Mallocs - before.Mallocs, after.TotalAlloc - before.TotalAlloc
 			}
-			// The runtime allocates a little of its own at times, which only adds: the least of a few runs is what counts.
+			// The runtime allocates a little of its own at times, which only adds: the least of a
+			// few runs is what counts.
 			least := func(n int64, runs int) (objects, size uint64) {
 				objects, size = measure(n)
 				for range runs - 1 {
@@ -166,15 +168,17 @@ func testConstantMemory(t *testing.T, parallelism int) {
 			objects, size := least(2<<20, 10)
 			largeObjects, largeSize := least(large, 2)
 			require.Less(t, largeSize, 384<<10+2*buffers)
-			// 1 GiB has 16,384 frames: an allocation by the frame, or by a hundred frames, is far over this.
+			// 1 GiB has 16,384 frames: an allocation by the frame, or by a hundred frames, is far
+			// over this.
 			require.InDelta(t, objects, largeObjects, 128)
 			require.InDelta(t, size, largeSize, float64(32<<10+2*buffers))
 		})
 	}
 }
 
-// TestThousandStreams has 500 streams that encrypt and 500 that decrypt at once, all of them half-way at one moment. By default
-// they share the cores, so that their memory stays near that of streams on one core.
+// TestThousandStreams has 500 streams that encrypt and 500 that decrypt at once, all of them
+// half-way at one moment. By default they share the cores, so that their memory stays near that of
+// streams on one core.
 func TestThousandStreams(t *testing.T) {
 	const pairs, size, most = 500, 3 << 20, 200 << 20
 	for _, parallelism := range []int{1, 0} {

@@ -8,18 +8,24 @@ import (
 	"piko.sh/pikokms/header"
 )
 
-// ErrCommitmentPolicy means that the commitment policy refuses a message's algorithm suite; the error names both.
+// ErrCommitmentPolicy means that the commitment policy refuses a message's algorithm suite; the
+// error names both.
 var ErrCommitmentPolicy = errors.New("refused by the commitment policy")
 
-// CommitmentPolicy says whether messages must commit to their data key (specification: framework/commitment-policy.md).
-// A message without commitment can be made to decrypt to different plaintexts under different data keys.
+// CommitmentPolicy says whether messages must commit to their data key (specification:
+// framework/commitment-policy.md). A message without commitment can be made to decrypt to
+// different plaintexts under different data keys.
 type CommitmentPolicy int
 
 // The policies, as AWS names them. The first is the default.
 const (
-	RequireEncryptRequireDecrypt CommitmentPolicy = iota // write and read only messages that commit
-	RequireEncryptAllowDecrypt                           // write only messages that commit, read all
-	ForbidEncryptAllowDecrypt                            // write only messages that don't, which pikokms never does; read all
+	// RequireEncryptRequireDecrypt lets only messages that commit be written and read.
+	RequireEncryptRequireDecrypt CommitmentPolicy = iota
+	// RequireEncryptAllowDecrypt lets only messages that commit be written, and all be read.
+	RequireEncryptAllowDecrypt
+	// ForbidEncryptAllowDecrypt lets only messages that don't commit be written, which pikokms never
+	// does, and all be read.
+	ForbidEncryptAllowDecrypt
 )
 
 var policyNames = []string{"RequireEncryptRequireDecrypt", "RequireEncryptAllowDecrypt", "ForbidEncryptAllowDecrypt"}
@@ -32,8 +38,8 @@ func (p CommitmentPolicy) String() string {
 	return policyNames[p]
 }
 
-// ParseCommitmentPolicy takes a policy's name in any case, with or without '-' and '_' between its words. The error holds
-// ErrCommitmentPolicy.
+// ParseCommitmentPolicy takes a policy's name in any case, with or without '-' and '_' between its
+// words. The error holds ErrCommitmentPolicy.
 func ParseCommitmentPolicy(text string) (CommitmentPolicy, error) {
 	bare := strings.NewReplacer("-", "", "_", "").Replace(text)
 	for i, name := range policyNames {

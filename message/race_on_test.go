@@ -2,5 +2,6 @@
 
 package message_test
 
-// raceDetector: under it a sync.Pool drops at random what it is given, so that memory says nothing of pooled buffers.
+// raceDetector tells that memory says nothing of pooled buffers: under the race detector a sync.Pool
+// drops at random what it is given.
 const raceDetector = true

@@ -2,111 +2,72 @@ package message
 
 import (
 	"context"
-	"fmt"
 	"io"
 	"os"
 
+	"piko.sh/pikokms/internal/checked"
 	"piko.sh/pikokms/internal/memory"
 )
 
-// contextReader ends a stream with its context, at the next read of the source.
-type contextReader struct {
-	ctx    context.Context
-	r      io.Reader
-	memory memory.Source   // r, if its bytes are in memory
-	count  func(bytes int) // of the data key; may be nil
+// source is where a stream's bytes come from. It ends with its context, at the next read, and is
+// not asked again once it has failed.
+type source struct {
+	checked checked.Reader
+	memory  memory.Source   // the source, if its bytes are in memory
+	count   func(bytes int) // of the data key; may be nil
 }
 
-func (r *contextReader) Read(p []byte) (int, error) {
-	if err := r.ctx.Err(); err != nil {
-		return 0, err
-	}
-	n, err := r.r.Read(p)
-	if n < 0 || n > len(p) {
-		return 0, fmt.Errorf("message: the source says it read %d bytes into %d", n, len(p))
-	}
-	if r.count != nil && n > 0 {
-		r.count(n)
+func newSource(ctx context.Context, r io.Reader, count func(bytes int)) source {
+	return source{checked.Reader{Context: ctx, Source: r}, memory.Of(r), count}
+}
+
+// Read implements io.Reader. It returns either bytes or an error.
+func (s *source) Read(p []byte) (int, error) {
+	n, err := s.checked.Read(p)
+	if s.count != nil && n > 0 {
+		s.count(n)
 	}
 	return n, err
 }
 
 // Ahead implements memory.Source. What it does not show is for Read.
-func (r *contextReader) Ahead() []byte {
-	if r.memory == nil || r.ctx.Err() != nil {
+func (s *source) Ahead() []byte {
+	if s.memory == nil || s.checked.Err() != nil || s.checked.Context.Err() != nil {
 		return nil
 	}
-	return r.memory.Ahead()
+	return s.memory.Ahead()
 }
 
 // Skip implements memory.Source.
-func (r *contextReader) Skip(n int) {
-	r.memory.Skip(n)
-	if r.count != nil {
-		r.count(n)
+func (s *source) Skip(n int) {
+	s.memory.Skip(n)
+	if s.count != nil {
+		s.count(n)
 	}
-}
-
-// sourceReader is a contextReader that reads ahead a little, so that a header, which is read in small pieces, takes few reads of
-// the source, and so that its first bytes can be looked at.
-type sourceReader struct {
-	contextReader
-	buf   [512]byte
-	ahead []byte // the bytes of buf that are still to be read
-	err   error  // that came with them
-}
-
-// peek returns the next n bytes, or fewer where the source has no more at hand.
-func (r *sourceReader) peek(n int) []byte {
-	if ahead := r.Ahead(); len(ahead) > 0 {
-		return ahead[:min(n, len(ahead))]
-	}
-	for empty := 0; len(r.ahead) < n && r.err == nil && empty < 100; empty++ {
-		var m int
-		m, r.err = r.contextReader.Read(r.buf[len(r.ahead):])
-		r.ahead = r.buf[:len(r.ahead)+m]
-	}
-	return r.ahead[:min(n, len(r.ahead))]
-}
-
-func (r *sourceReader) Read(p []byte) (n int, err error) {
-	if len(r.ahead) == 0 && r.err == nil {
-		if len(p) >= len(r.buf) || r.memory != nil {
-			return r.contextReader.Read(p)
-		}
-		n, r.err = r.contextReader.Read(r.buf[:])
-		r.ahead = r.buf[:n]
-	}
-	if len(r.ahead) == 0 {
-		err, r.err = r.err, nil
-		return 0, err
-	}
-	n = copy(p, r.ahead)
-	r.ahead = r.ahead[n:]
-	return n, nil
 }
 
 // remaining returns how many bytes the source still gives, if it tells.
-func (r *contextReader) remaining() (n int64, known bool) {
-	switch s := r.r.(type) {
+func (s *source) remaining() (n int64, known bool) {
+	switch r := s.checked.Source.(type) {
 	case interface{ Len() int }:
-		return int64(s.Len()), true
+		return int64(r.Len()), true
 	case *os.File:
-		if info, err := s.Stat(); err != nil || !info.Mode().IsRegular() { // devices can be sought, but have no end
-			return 0, false
+		if info, err := r.Stat(); err != nil || !info.Mode().IsRegular() {
+			return 0, false // devices can be sought, but have no end
 		}
 	}
-	s, ok := r.r.(io.Seeker)
+	seeker, ok := s.checked.Source.(io.Seeker)
 	if !ok {
 		return 0, false
 	}
-	at, err := s.Seek(0, io.SeekCurrent)
+	at, err := seeker.Seek(0, io.SeekCurrent)
 	if err != nil {
 		return 0, false
 	}
-	end, err := s.Seek(0, io.SeekEnd)
-	if _, back := s.Seek(at, io.SeekStart); back != nil {
-		r.r = failed{back} // what it gives now begins who knows where
+	end, err := seeker.Seek(0, io.SeekEnd)
+	if _, back := seeker.Seek(at, io.SeekStart); back != nil {
+		// What it gives now begins who knows where.
+		s.checked, s.memory = checked.Reader{Context: s.checked.Context, Source: failed{back}}, nil
 		return 0, false
 	}
 	return max(0, end-at), err == nil
@@ -117,20 +78,81 @@ type failed struct{ err error }
 
 func (f failed) Read([]byte) (int, error) { return 0, f.err }
 
-// contextWriter ends a stream with its context, at the next write to the destination.
-type contextWriter struct {
-	ctx   context.Context
-	w     io.Writer
-	count func(bytes int)
+// messageSource is the source of a message. It reads ahead a little, so that a header, which is
+// read in small pieces, takes few reads, and so that its first bytes can be looked at.
+type messageSource struct {
+	source
+	buf   [512]byte
+	ahead []byte // the bytes of buf that are still to be read
 }
 
-func (w *contextWriter) Write(p []byte) (int, error) {
-	if err := w.ctx.Err(); err != nil {
+// peek returns the next n bytes, or fewer where the source ends or fails before. Read tells which.
+func (s *messageSource) peek(n int) []byte {
+	if ahead := s.Ahead(); len(ahead) > 0 {
+		return ahead[:min(n, len(ahead))]
+	}
+	for len(s.ahead) < n {
+		m, err := s.source.Read(s.buf[len(s.ahead):])
+		if err != nil {
+			break
+		}
+		s.ahead = s.buf[:len(s.ahead)+m]
+	}
+	return s.ahead[:min(n, len(s.ahead))]
+}
+
+// Ahead implements memory.Source.
+func (s *messageSource) Ahead() []byte {
+	if len(s.ahead) > 0 {
+		return nil
+	}
+	return s.source.Ahead()
+}
+
+// Read implements io.Reader.
+func (s *messageSource) Read(p []byte) (int, error) {
+	if len(s.ahead) == 0 {
+		if len(p) >= len(s.buf) || s.memory != nil {
+			return s.source.Read(p)
+		}
+		n, err := s.source.Read(s.buf[:])
+		if err != nil {
+			return 0, err
+		}
+		s.ahead = s.buf[:n]
+	}
+	n := copy(p, s.ahead)
+	s.ahead = s.ahead[n:]
+	return n, nil
+}
+
+// destination is where a stream's bytes go. It ends with its context, at the next write.
+type destination struct {
+	ctx   context.Context
+	w     io.Writer
+	count func(bytes int) // of the data key; may be nil
+}
+
+func (d *destination) Write(p []byte) (int, error) {
+	if err := d.ctx.Err(); err != nil {
 		return 0, err
 	}
-	n, err := w.w.Write(p)
-	if w.count != nil {
-		w.count(n)
+	n, err := checked.Write(d.w, p)
+	if d.count != nil {
+		d.count(n)
 	}
 	return n, err
+}
+
+// sourceAt is where the bytes of random access come from. It ends with its context.
+type sourceAt struct {
+	ctx context.Context
+	r   io.ReaderAt
+}
+
+func (s *sourceAt) ReadAt(p []byte, off int64) (int, error) {
+	if err := s.ctx.Err(); err != nil {
+		return 0, err
+	}
+	return checked.ReadAt(s.r, p, off)
 }

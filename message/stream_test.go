@@ -17,7 +17,6 @@ import (
 	"go.uber.org/goleak"
 	"pgregory.net/rapid"
 
-	"piko.sh/pikokms/frame"
 	"piko.sh/pikokms/header"
 	"piko.sh/pikokms/message"
 	"piko.sh/pikokms/provider"
@@ -119,7 +118,7 @@ func TestHeaderOfAStream(t *testing.T) {
 	require.NoError(t, d.Close())
 	require.NoError(t, d.Close(), "a second Close does nothing")
 	_, err = d.Write([]byte("x"))
-	require.ErrorIs(t, err, frame.ErrClosed)
+	require.ErrorIs(t, err, provider.ErrClosed)
 }
 
 func TestClosedDecryptReader(t *testing.T) {
@@ -129,9 +128,9 @@ func TestClosedDecryptReader(t *testing.T) {
 	require.NoError(t, r.Close())
 	require.NoError(t, r.Close())
 	_, err = r.Read(make([]byte, 10))
-	require.ErrorIs(t, err, frame.ErrClosed)
+	require.ErrorIs(t, err, provider.ErrClosed)
 	_, err = r.WriteTo(io.Discard)
-	require.ErrorIs(t, err, frame.ErrClosed)
+	require.ErrorIs(t, err, provider.ErrClosed)
 }
 
 func TestConcurrentUse(t *testing.T) {

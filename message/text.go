@@ -6,29 +6,61 @@ import (
 	"fmt"
 	"maps"
 
+	"piko.sh/pikokms/header"
 	"piko.sh/pikokms/provider"
 )
 
-// EncryptText encrypts a request's plaintext to the base64 text of one message under keyring's data key: the direct
-// operation of providers whose key service encrypts no values itself, or none of that size.
+// TextContext returns the encryption context of the message that EncryptText makes: the stated
+// pairs, and provider.UseKey, which says that the message is a string. The error holds
+// header.ErrInvalidContext for a stated pair that is reserved.
+func TextContext(stated map[string]string) (map[string]string, error) {
+	if err := provider.CheckStated(stated); err != nil {
+		return nil, err
+	}
+	pairs := make(map[string]string, len(stated)+1)
+	maps.Copy(pairs, stated)
+	pairs[provider.UseKey] = provider.UseString
+	return pairs, nil
+}
+
+// EncryptText encrypts a request's plaintext to the base64 text of one message under keyring's data
+// key. It is Encrypt of the providers whose key service encrypts no values itself, or none of that
+// size. The message's encryption context is TextContext's.
 func EncryptText(ctx context.Context, keyring provider.Keyring, request *provider.EncryptRequest) (string, error) {
+	pairs, err := TextContext(request.Context)
+	if err != nil {
+		return "", fmt.Errorf("%w: %w", provider.ErrEncryptionFailed, err)
+	}
 	e := Encrypter{Keyring: keyring}
-	ciphertext, err := e.Encrypt(ctx, []byte(request.Plaintext), request.Context)
+	ciphertext, err := e.Encrypt(ctx, []byte(request.Plaintext), pairs)
 	if err != nil {
 		return "", err
 	}
 	return base64.StdEncoding.EncodeToString(ciphertext), nil
 }
 
-// DecryptText decrypts a message, already decoded from base64, whose encryption context must equal the request's.
+// DecryptText decrypts a message of EncryptText that was decoded from base64 already. Its
+// encryption context must be the request's. The error of a message that is no string holds
+// provider.ErrContextMismatch, and no key service is asked about its data keys.
 func DecryptText(ctx context.Context, keyring provider.Keyring, ciphertext []byte, request *provider.DecryptRequest) (string, error) {
-	d := Decrypter{Keyrings: []provider.Keyring{keyring}}
-	plaintext, got, err := d.Decrypt(ctx, ciphertext, request.Context)
+	pairs, err := TextContext(request.Context)
+	if err != nil {
+		return "", fmt.Errorf("%w: %w", provider.ErrContextMismatch, err)
+	}
+	d := Decrypter{Keyrings: []provider.Keyring{keyring}, Accept: acceptText}
+	plaintext, got, err := d.Decrypt(ctx, ciphertext, pairs)
 	if err != nil {
 		return "", err
 	}
-	if !maps.Equal(got, request.Context) {
+	if !maps.Equal(got, pairs) {
 		return "", fmt.Errorf("%w: it has pairs that were not stated", provider.ErrContextMismatch)
 	}
 	return string(plaintext), nil
+}
+
+func acceptText(h *header.Header) error {
+	if use := h.EncryptionContext[provider.UseKey]; use != provider.UseString {
+		return fmt.Errorf("%w: the message is no string: the pair %q of its encryption context is %.40q, not %q", provider.ErrContextMismatch, provider.UseKey, use, provider.UseString)
+	}
+	return nil
 }

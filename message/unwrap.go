@@ -16,16 +16,22 @@ import (
 
 // verified is what a header that was checked gives.
 type verified struct {
-	dataKey       *provider.SecureBytes // to be closed
 	aead          cipher.AEAD
+	count         func(bytes int)   // of the data key; may be nil
 	all, unstored map[string]string // the encryption context, and the required pairs in it
 	verifier      *header.Verifier  // nil for a suite without a signature
 }
 
-// verify has the data key of a header unwrapped and checks the header's commitment and tag.
+// verify checks a header: first all that needs no key service, then whether one of its data keys
+// fits.
 func (d *Decrypter) verify(ctx context.Context, h *header.Header, stated map[string]string) (verified, error) {
 	if err := d.CommitmentPolicy.allowDecrypt(h.Suite); err != nil {
 		return verified{}, err
+	}
+	if d.Accept != nil {
+		if err := d.Accept(h); err != nil {
+			return verified{}, err
+		}
 	}
 	v := verified{all: h.EncryptionContext}
 	for name, value := range stated {
@@ -51,101 +57,147 @@ func (d *Decrypter) verify(ctx context.Context, h *header.Header, stated map[str
 		// Specification: framework/default-cmm.md, "Decrypt Materials".
 		return verified{}, classify(fmt.Errorf("%w: suite %v has no signature, but the encryption context has a verification key", header.ErrMalformed, h.Suite))
 	}
-	var err error
 	if h.Suite.Signed() {
+		var err error
 		if v.verifier, err = header.NewVerifier(h.Suite, h.EncryptionContext); err != nil {
 			return verified{}, classify(err)
 		}
 	}
-	// A required pair that is not the message's looks like a wrong key or a changed header.
-	hint := func(err error) error {
-		if len(v.unstored) == 0 || !errors.Is(err, provider.ErrDecryptionFailed) {
-			return err
-		}
+	if err := d.unwrap(ctx, h, &v); err != nil {
+		return verified{}, v.hint(err)
+	}
+	return v, nil
+}
+
+// hint says what else the error of a message that does not decrypt may mean: a required pair that
+// is not the message's looks like a wrong key or a changed header.
+func (v *verified) hint(err error) error {
+	switch {
+	case !errors.Is(err, provider.ErrDecryptionFailed):
+		return err
+	case len(v.unstored) > 0:
 		names := slices.Sorted(maps.Keys(v.unstored))
 		return fmt.Errorf("%w: the message does not store %q, so what was stated for it was taken as a required pair: %w", provider.ErrContextMismatch, names, err)
 	}
-	if v.dataKey, err = d.unwrap(ctx, h, v.all); err != nil {
-		return verified{}, hint(classify(err))
+	// Only where a data key unwraps, and is another than the header commits to, no pair is missing.
+	if unfit, ok := errors.AsType[*unwrapError](err); ok && !slices.ContainsFunc(unfit.failures, func(err error) bool {
+		return errors.Is(err, provider.ErrDecryptionFailed) && !errors.Is(err, errCommitment)
+	}) {
+		return err
 	}
-	err = v.dataKey.WithAccess(func(key []byte) error {
+	return fmt.Errorf("%w; or the message requires a pair that was not stated", err)
+}
+
+var errCommitment = fmt.Errorf("%w: the key commitment does not fit the data key", header.ErrAuthentication)
+
+// unwrap looks for a data key that fits: a keyring unwraps it, and the header verifies under it.
+// What unwraps and does not fit is no end, since a name does not prove whose a key is, and PKCS #1
+// v1.5 padding unwraps what was never wrapped (RFC 3218, section 2.3.2). The error does not tell
+// the two apart.
+func (d *Decrypter) unwrap(ctx context.Context, h *header.Header, v *verified) error {
+	limits := d.Limits.WithDefaults()
+	var (
+		failures []error
+		refused  []bool // of the data keys: a keyring that trusts its wrapping key failed
+		reasons  []string
+	)
+	for _, keyring := range d.Keyrings {
+		for i, wrapped := range h.EncryptedDataKeys {
+			if len(failures) == limits.MaxAttempts {
+				reason := fmt.Sprintf("its %d data keys take more attempts than the %d that were made", len(h.EncryptedDataKeys), len(failures))
+				return &unwrapError{append(failures, &header.LimitError{Limit: "MaxAttempts", Reason: reason, Option: "Limits.MaxAttempts"})}
+			}
+			request := &provider.UnwrapDataKeyRequest{EncryptedKey: wrapped, Context: v.all, Size: h.Suite.DataKeySize()}
+			err := try(ctx, keyring, request, h, v)
+			if err == nil {
+				return nil
+			}
+			if ctx.Err() != nil {
+				return err
+			}
+			if errors.Is(err, provider.ErrUntrustedKey) {
+				reasons = appendReason(reasons, err)
+				continue
+			}
+			if refused == nil {
+				refused = make([]bool, len(h.EncryptedDataKeys))
+			}
+			refused[i] = true
+			failures = append(failures, err)
+		}
+	}
+	if len(failures) == 0 {
+		return untrusted(h.EncryptedDataKeys, reasons)
+	}
+	for i, wrapped := range h.EncryptedDataKeys {
+		if !refused[i] {
+			failures = append(failures, fmt.Errorf("no provider is configured for %s", describeKeys([]header.EncryptedDataKey{wrapped})))
+		}
+	}
+	return &unwrapError{failures}
+}
+
+// try has one keyring unwrap one data key, and verifies the header under it.
+func try(ctx context.Context, keyring provider.Keyring, request *provider.UnwrapDataKeyRequest, h *header.Header, v *verified) error {
+	dataKey, err := keyring.UnwrapDataKey(ctx, request)
+	if err != nil {
+		return classify(err)
+	}
+	err = dataKey.WithAccess(func(key []byte) error {
+		if size := h.Suite.DataKeySize(); len(key) != size {
+			return fmt.Errorf("%w: the data key has %d bytes, the message's suite takes %d", provider.ErrDecryptionFailed, len(key), size)
+		}
 		aead, commitment, err := h.Suite.DeriveKeys(key, h.MessageID)
 		if err != nil {
 			return err
 		}
 		if subtle.ConstantTimeCompare(commitment, h.Commitment) != 1 {
-			return fmt.Errorf("%w: the key commitment does not fit the data key", header.ErrAuthentication)
+			return errCommitment
 		}
 		v.aead = aead
 		return h.Verify(aead, v.unstored)
 	})
+	_ = dataKey.Close() // that memory can't be given back is no failure of the message's
+	if request.Verified != nil {
+		request.Verified(err == nil)
+	}
 	if err != nil {
-		_ = v.dataKey.Close() // what failed first is what matters
-		return verified{}, hint(classify(err))
+		return classify(err)
 	}
-	return v, nil
+	v.count = request.Count
+	return nil
 }
 
-// unwrap returns the first data key that one of the keyrings unwraps.
-func (d *Decrypter) unwrap(ctx context.Context, h *header.Header, encryptionContext map[string]string) (*provider.SecureBytes, error) {
-	trusted := make([]bool, len(h.EncryptedDataKeys))
-	var failures unwrapError
-	for _, keyring := range d.Keyrings {
-		for i, wrapped := range h.EncryptedDataKeys {
-			key, err := keyring.UnwrapDataKey(ctx, &provider.UnwrapDataKeyRequest{EncryptedKey: wrapped, Context: encryptionContext, Size: h.Suite.DataKeySize()})
-			if err == nil {
-				return key, nil
-			}
-			if ctx.Err() != nil {
-				return nil, err
-			}
-			if !errors.Is(err, provider.ErrUntrustedKey) {
-				trusted[i] = true
-				failures = append(failures, err)
-			}
-		}
-	}
-	if len(failures) == 0 {
-		return nil, fmt.Errorf("%w: it names %s; configure a provider for one of them", provider.ErrUntrustedKey, describeKeys(h.EncryptedDataKeys))
-	}
-	for i, wrapped := range h.EncryptedDataKeys {
-		if !trusted[i] {
-			failures = append(failures, fmt.Errorf("no provider is configured for %s", describeKeys([]header.EncryptedDataKey{wrapped})))
-		}
-	}
-	return nil, failures
-}
+// unwrapError says why no data key of a message fits.
+type unwrapError struct{ failures []error }
 
-// unwrapError says why each data key of a message was not unwrapped.
-type unwrapError []error
-
-func (e unwrapError) Error() string {
-	reasons := make([]string, len(e))
-	for i, err := range e {
+func (e *unwrapError) Error() string {
+	reasons := make([]string, len(e.failures))
+	for i, err := range e.failures {
 		reasons[i] = err.Error()
 	}
-	return strings.Join(reasons, "; ")
+	text := strings.Join(reasons, "; ")
+	// Each reason has the sentinel's text. Once is enough.
+	sentinel := provider.ErrDecryptionFailed.Error() + ": "
+	if before, after, found := strings.Cut(text, sentinel); found {
+		text = before + sentinel + strings.ReplaceAll(after, sentinel, "")
+	}
+	return text
 }
 
-func (e unwrapError) Unwrap() []error { return e }
+func (e *unwrapError) Unwrap() []error { return e.failures }
 
-// describeKeys names the wrapping keys that a header states, for an error: the text is the message's, so it is quoted.
-func describeKeys(keys []header.EncryptedDataKey) string {
-	names := make([]string, len(keys))
-	for i, k := range keys {
-		names[i] = fmt.Sprintf("%q of provider %q", KeyName(k), k.ProviderID)
-	}
-	return strings.Join(names, ", ")
+// counted is the cipher of a message whose data key is told of the bytes that are decrypted under
+// it.
+type counted struct {
+	cipher.AEAD
+	count func(bytes int)
 }
 
-// KeyName returns what a wrapped data key says of its wrapping key: a key ARN, or a raw key's name.
-func KeyName(k header.EncryptedDataKey) string {
-	// A raw AES key's information is its name, then tag length, IV length and IV, of 4, 4 and 12 bytes
-	// (specification: framework/raw-aes-keyring.md, "Key Provider Information").
-	const rawAES = "\x00\x00\x00\x80\x00\x00\x00\x0c"
-	info := string(k.ProviderInfo)
-	if n := len(info) - 20; k.ProviderID != "aws-kms" && n >= 0 && info[n:n+8] == rawAES {
-		return info[:n]
+func (c counted) Open(dst, nonce, ciphertext, additionalData []byte) ([]byte, error) {
+	plaintext, err := c.AEAD.Open(dst, nonce, ciphertext, additionalData)
+	if err == nil {
+		c.count(len(plaintext) - len(dst))
 	}
-	return info
+	return plaintext, err
 }

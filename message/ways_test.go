@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"maps"
 	"strings"
@@ -56,6 +57,7 @@ func (c *counting) GenerateDataKey(ctx context.Context, request *provider.Genera
 
 func (c *counting) WrapDataKey(ctx context.Context, key *provider.SecureBytes, encryptionContext map[string]string) (header.EncryptedDataKey, error) {
 	c.wrapped.Add(1)
+	c.keep(key)
 	return c.Keyring.WrapDataKey(ctx, key, encryptionContext)
 }
 
@@ -85,6 +87,16 @@ func pattern(n int) []byte {
 	return b
 }
 
+// serialise returns a header as its fields are now, with the tag that it had.
+func serialise(t testing.TB, h header.Header) []byte {
+	t.Helper()
+	aead, _, err := header.AES256GCMHKDFSHA512CommitKey.DeriveKeys(make([]byte, 32), make([]byte, 32))
+	require.NoError(t, err)
+	tag := h.Tag
+	require.NoError(t, h.Seal(aead, nil))
+	return append(bytes.Clone(h.Bytes()[:h.Size()-len(tag)]), tag[:]...)
+}
+
 func encrypt(t testing.TB, e *message.Encrypter, plaintext []byte, encryptionContext map[string]string) []byte {
 	t.Helper()
 	sealed, err := e.Encrypt(context.Background(), plaintext, encryptionContext)
@@ -96,8 +108,8 @@ func decrypter(keyrings ...provider.Keyring) *message.Decrypter {
 	return &message.Decrypter{Keyrings: keyrings}
 }
 
-// encryptWays and decryptWays are every public door of each direction. They return what came out before an error, too.
-// The piece is the number of bytes that are read or written at once.
+// encryptWays and decryptWays are every public door of each direction. They return what came out
+// before an error, too. The piece is the number of bytes that are read or written at once.
 var encryptWays = map[string]func(ctx context.Context, e *message.Encrypter, src io.Reader, encryptionContext map[string]string, piece int) ([]byte, error){
 	"Reader": func(ctx context.Context, e *message.Encrypter, src io.Reader, encryptionContext map[string]string, piece int) ([]byte, error) {
 		r, err := e.NewReader(ctx, src, encryptionContext)
@@ -181,6 +193,23 @@ var decryptWays = map[string]func(ctx context.Context, d *message.Decrypter, src
 		err := w.Close()
 		return out.Bytes(), err
 	},
+	"ReadFrom": func(ctx context.Context, d *message.Decrypter, src io.Reader, required map[string]string, _ int) ([]byte, error) {
+		var out bytes.Buffer
+		w := d.NewWriter(ctx, &out, required)
+		if _, err := w.ReadFrom(src); err != nil {
+			return out.Bytes(), errors.Join(err, shouldFail(w.Close(), err))
+		}
+		err := w.Close()
+		return out.Bytes(), err
+	},
+}
+
+// shouldFail checks that Close returns the stream's failure, once and again.
+func shouldFail(got, failure error) error {
+	if !errors.Is(got, failure) {
+		return fmt.Errorf("Close returns %v after %w", got, failure)
+	}
+	return nil
 }
 
 func checkCount(n int64, want int, err error) error {

@@ -33,7 +33,8 @@ func FuzzSniffAndRead(f *testing.F) {
 		if err == nil {
 			require.NoError(t, againErr)
 			require.True(t, pikov2.Sniff(b))
-			// The fuzzer can't make a tag: whatever opens is a beginning of the vectors, which all have this plaintext.
+			// The fuzzer can't make a tag: whatever opens is a beginning of the vectors, which all
+			// have this plaintext.
 			require.True(t, bytes.HasPrefix(pattern(40), got))
 			return
 		}

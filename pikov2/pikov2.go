@@ -1,19 +1,22 @@
-// Package pikov2 reads the encrypted streams that the web framework Piko wrote before it used pikokms, so that an
-// application can go on reading its stored objects while it writes new ones as AWS Encryption SDK messages. It writes none.
+// Package pikov2 reads the encrypted streams that the web framework Piko wrote before it used
+// pikokms, so that an application can go on reading its stored objects while it writes new ones as
+// AWS Encryption SDK messages. It writes none.
 //
-// It stands where package message stands for new objects: between stored bytes, told apart by Sniff, and the providers,
-// which unwrap the data key (provider.PikoV2Keyring).
+// It stands where package message stands for new objects: between stored bytes, told apart by
+// Sniff, and the providers, which unwrap the data key (provider.PikoV2Keyring).
 //
 //	stream    02, header length, JSON header, chunks up to the end of the input
-//	chunk     length, AES-256-GCM ciphertext and tag; the IV is 8 bytes of the header's and the chunk's number
+//	chunk     length, AES-256-GCM ciphertext and tag
 //
-// Every chunk is verified before its plaintext is released, at its place in its own stream. Beyond that the format can't
-// promise what messages do:
+// A chunk's IV is 8 bytes of the header's and the chunk's number.
+//
+// Every chunk is verified before its plaintext is released, at its place in its own stream. Beyond
+// that the format can't promise what messages do:
 //
 //   - It has no mark at its end: a stream that was cut between two chunks reads as a shorter one.
 //   - A stream without chunks is plaintext of no bytes that no key vouches for.
-//   - Nothing authenticates the header, and the data key is bound to no encryption context: a whole stream that was put in
-//     the place of another under the same provider reads without an error.
+//   - Nothing authenticates the header, and the data key is bound to no encryption context: a whole
+//     stream that was put in the place of another under the same provider reads without an error.
 //   - It has no key commitment.
 //
 // So read it only where such streams are stored, and write what is read as messages.
@@ -53,8 +56,9 @@ const (
 // SniffSize is the number of first bytes that Sniff needs.
 const SniffSize = 2
 
-// Sniff reports whether b begins as a stream does. No AWS Encryption SDK message does: its version 2 goes on with the
-// algorithm suite, 04 or 05, where a stream has the first byte of its header's length.
+// Sniff reports whether b begins as a stream does. No AWS Encryption SDK message does: its version
+// 2 goes on with the algorithm suite, 04 or 05, where a stream has the first byte of its header's
+// length.
 func Sniff(b []byte) bool { return len(b) >= SniffSize && b[0] == version && b[1] == 0 }
 
 type streamHeader struct {
@@ -77,13 +81,15 @@ type Reader struct {
 	err   error  // sticky
 }
 
-// NewReader reads a stream's header from src, has its data key unwrapped by the first keyring that can, and returns the
-// plaintext. Only those keyrings are asked that implement provider.PikoV2Keyring and are of the kind that the header names.
-// The key service is called here and not again; ctx also ends the stream.
+// NewReader reads a stream's header from src, has its data key unwrapped by the first keyring that
+// can, and returns the plaintext. Only those keyrings are asked that implement
+// provider.PikoV2Keyring and are of the kind that the header names. The key service is called here
+// and not again; ctx also ends the stream.
 //
-// The error holds provider.ErrInvalidCiphertext (the input is no such stream, or is cut short: then also
-// io.ErrUnexpectedEOF), provider.ErrUntrustedKey (no keyring is of its kind), provider.ErrDecryptionFailed (it was changed,
-// or the key does not fit), or is the keyrings' or src's own. Read's errors are the same.
+// The error holds provider.ErrInvalidCiphertext (the input is no such stream, or is cut short:
+// then also io.ErrUnexpectedEOF), provider.ErrUntrustedKey (no keyring is of its kind),
+// provider.ErrDecryptionFailed (it was changed, or the key does not fit), or is the keyrings' or
+// src's own. Read's errors are the same.
 func NewReader(ctx context.Context, src io.Reader, keyrings []provider.Keyring) (*Reader, error) {
 	r := &Reader{src: checked.Reader{Context: ctx, Source: src}, buf: make([]byte, bufferSize)}
 	h, err := r.readHeader()
@@ -98,8 +104,8 @@ func NewReader(ctx context.Context, src io.Reader, keyrings []provider.Keyring) 
 	if h.Version != version || h.Algorithm != "" && h.Algorithm != algorithm {
 		return nil, fmt.Errorf("%w: version %d with algorithm %.40q, not %d with %q", provider.ErrInvalidCiphertext, h.Version, h.Algorithm, version, algorithm)
 	}
-	// The local provider sealed its streams under its own key. Its wrapped data keys look like its encrypted strings, so
-	// one in a header might be a string that somebody chose.
+	// The local provider sealed its streams under its own key. Its wrapped data keys look like its
+	// encrypted strings, so one in a header might be a string that somebody chose.
 	if h.Provider == string(provider.TypeLocalAESGCM) && h.EncryptedDataKey != "" {
 		return nil, fmt.Errorf("%w: a stream of provider %q has no wrapped data key, this one has", provider.ErrInvalidCiphertext, h.Provider)
 	}
@@ -144,8 +150,8 @@ func cutShort(where string) error {
 	return fmt.Errorf("%w: cut short within %s: %w", provider.ErrInvalidCiphertext, where, io.ErrUnexpectedEOF)
 }
 
-// unwrap returns the ciphers that may be the stream's. A data key that unwraps is the one; where there is none, it takes
-// the first chunk to tell whose own key it is.
+// unwrap returns the ciphers that may be the stream's. A data key that unwraps is the one; where
+// there is none, it takes the first chunk to tell whose own key it is.
 func unwrap(ctx context.Context, h *streamHeader, keyrings []provider.Keyring) (aeads []cipher.AEAD, err error) {
 	var failures []error
 	for _, keyring := range keyrings {
@@ -195,8 +201,8 @@ func newCipher(key *provider.SecureBytes) (aead cipher.AEAD, err error) {
 	return aead, err
 }
 
-// fill reads n bytes to the start of buf, which grows only as they arrive. It returns fewer with io.EOF, which is the
-// source's end: a source's own io.ErrUnexpectedEOF stays apart from it.
+// fill reads n bytes to the start of buf, which grows only as they arrive. It returns fewer with
+// io.EOF, which is the source's end: a source's own io.ErrUnexpectedEOF stays apart from it.
 func (r *Reader) fill(n int) (have int, err error) {
 	for have < n {
 		if have == len(r.buf) {

@@ -191,7 +191,8 @@ func TestStreamsOfPiko(t *testing.T) {
 	}
 }
 
-// TestStreamsOfPikoBySum lays streams out by hand, proves by their sums that they are Piko's, and reads them.
+// TestStreamsOfPikoBySum lays streams out by hand, proves by their sums that they are Piko's, and
+// reads them.
 func TestStreamsOfPikoBySum(t *testing.T) {
 	var streams []struct {
 		Size       int

@@ -1,13 +1,13 @@
-// Package provider is the port between encryption and key services: what a message or an application asks of a provider,
-// and the vocabulary of requests, responses and errors, which is Piko's.
+// Package provider is the port between encryption and key services: what a message or an
+// application asks of a provider, and the vocabulary of requests, responses and errors, which is
+// Piko's.
 //
-// Package message stands above it and turns data keys into streams; packages awskms and local implement it; package
-// providertest is the conformance suite of every implementation.
+// Package message stands above it and turns data keys into streams; packages awskms and local
+// implement it; package providertest is the conformance suite of every implementation.
 package provider
 
 import (
 	"context"
-	"io"
 	"time"
 
 	"piko.sh/pikokms/header"
@@ -23,21 +23,24 @@ const (
 	TypeLocalRSA    Type = "local_rsa"
 )
 
-// Keyring makes, wraps and unwraps data keys: all that a message needs of a provider. It corresponds to the
-// specification's keyring (framework/keyring-interface.md). Implementations are safe for concurrent use.
+// Keyring makes, wraps and unwraps data keys: all that a message needs of a provider. It
+// corresponds to the specification's keyring (framework/keyring-interface.md). Implementations are
+// safe for concurrent use.
 type Keyring interface {
-	// GenerateDataKey makes a new data key, plain and wrapped, in one call of the key service. The caller closes it.
+	// GenerateDataKey makes a new data key, plain and wrapped, in one call of the key service. The
+	// caller closes it.
 	GenerateDataKey(ctx context.Context, request *GenerateDataKeyRequest) (*DataKey, error)
 
 	// WrapDataKey wraps an existing data key, for messages with several recipients.
 	WrapDataKey(ctx context.Context, key *SecureBytes, encryptionContext map[string]string) (header.EncryptedDataKey, error)
 
-	// UnwrapDataKey recovers a data key. When it is not under a key that the provider trusts, no key service is asked and
-	// the error holds ErrUntrustedKey. The caller closes the result.
+	// UnwrapDataKey recovers a data key. When it is not under a key that the provider trusts, no
+	// key service is asked and the error holds ErrUntrustedKey. The caller closes the result.
 	UnwrapDataKey(ctx context.Context, request *UnwrapDataKeyRequest) (*SecureBytes, error)
 }
 
-// EncryptionProvider is Piko's provider port over a Keyring. Implementations are safe for concurrent use.
+// EncryptionProvider is Piko's provider port over a Keyring. Implementations are safe for
+// concurrent use.
 type EncryptionProvider interface {
 	Keyring
 
@@ -55,19 +58,14 @@ type EncryptionProvider interface {
 
 	// HealthCheck wraps and unwraps a data key, which needs the permissions that streams need.
 	HealthCheck(ctx context.Context) error
-
-	// EncryptStream returns a writer whose plaintext goes to output as one message. Only its Close makes the message whole.
-	EncryptStream(ctx context.Context, output io.Writer, request *EncryptRequest) (io.WriteCloser, error)
-
-	// DecryptStream returns a reader of the plaintext of the message that input holds.
-	DecryptStream(ctx context.Context, input io.Reader) (io.ReadCloser, error)
 }
 
 // EncryptRequest asks for encryption.
 type EncryptRequest struct {
-	Context   map[string]string // encryption context: authenticated, stored and visible, not encrypted
-	Plaintext string            // not empty for Encrypt; unused by EncryptStream
-	KeyID     string            // empty, or the provider's own key
+	// Context is the encryption context. It is authenticated, stored and visible, not encrypted.
+	Context   map[string]string
+	Plaintext string // not empty
+	KeyID     string // empty for the provider's own key, or one that it can use
 }
 
 // EncryptResponse is the result of Encrypt.
@@ -81,7 +79,7 @@ type EncryptResponse struct {
 type DecryptRequest struct {
 	Context    map[string]string // the encryption context given to Encrypt
 	Ciphertext string            // base64
-	KeyID      string            // empty, or the provider's own key
+	KeyID      string            // empty, or a key that the provider trusts
 }
 
 // DecryptResponse is the result of Decrypt.
@@ -92,7 +90,7 @@ type DecryptResponse struct {
 // GenerateDataKeyRequest asks for a data key.
 type GenerateDataKeyRequest struct {
 	Context map[string]string // encryption context to bind the wrapped key to
-	KeyID   string            // empty, or the provider's own key
+	KeyID   string            // empty for the provider's own key, or one that it can use
 	KeySpec string            // empty or "AES_256", "AES_128"
 }
 
@@ -100,7 +98,13 @@ type GenerateDataKeyRequest struct {
 type UnwrapDataKeyRequest struct {
 	EncryptedKey header.EncryptedDataKey
 	Context      map[string]string // encryption context that the key was wrapped with
-	Size         int               // of the data key in bytes, as the algorithm suite has it; a key of another size is refused
+	Size         int               // of the data key in bytes; a key of another size is refused
+
+	// Verified and Count, if UnwrapDataKey has set them, are told what becomes of the data key:
+	// whether the message's header verifies under it, and the bytes that are decrypted, as they
+	// are. A cache of data keys forgets one that does not fit.
+	Verified func(fits bool)
+	Count    func(bytes int)
 }
 
 // DataKey is a data key, plain and wrapped.
@@ -110,7 +114,8 @@ type DataKey struct {
 	KeyID        string // of the wrapping key
 	Provider     Type
 
-	// Count, if not nil, is told of the bytes that are encrypted under the key, as they are: a cache of data keys bounds them.
+	// Count, if not nil, is told of the bytes that are encrypted under the key, as they are: a
+	// cache of data keys bounds them.
 	Count func(bytes int)
 }
 

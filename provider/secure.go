@@ -17,13 +17,15 @@ import (
 
 const redacted = "[redacted]"
 
-// SecureBytes holds a key outside the garbage-collected heap, in memory that is locked against swapping where the system
-// allows it (a process may be out of lockable memory; the key is then held unlocked, as are later ones in the same page). Close zeroes it. No print verb, log
-// or encoding shows the key. It is safe for concurrent use.
+// SecureBytes holds a key outside the garbage-collected heap, in memory that is locked against
+// swapping where the system allows it (a process may be out of lockable memory; the key is then
+// held unlocked, as are later ones in the same page). Close zeroes it. No print verb, log or
+// encoding shows the key. It is safe for concurrent use.
 type SecureBytes struct {
 	mu     sync.RWMutex
 	region *region // nil once closed
 	size   int
+	closed error // what the first Close returned
 }
 
 // region is the memory of one key, which several SecureBytes may share.
@@ -82,8 +84,8 @@ func (p *pages) free() error {
 	return errors.Join(err, memcall.Free(p.memory))
 }
 
-// slotSize is the size in bytes of the places that data keys have: several share a page, since the system locks whole pages, few of
-// them for each process, and takes tens of microseconds for one.
+// slotSize is the size in bytes of the places that data keys have: several share a page, since the
+// system locks whole pages, few of them for each process, and takes tens of microseconds for one.
 const slotSize = 64
 
 // slots are the places that no key has, all zero. Their pages are kept for the next keys.
@@ -145,14 +147,14 @@ func NewSecureBytes(key []byte) (*SecureBytes, error) {
 	}
 	r := &region{place: at}
 	copy(r.memory, key)
-	// A key that an owner forgot to close is zeroed when the last that shares it is collected. To watch the region instead of each
-	// SecureBytes makes Share cheap.
+	// A key that an owner forgot to close is zeroed when the last that shares it is collected. To
+	// watch the region instead of each SecureBytes makes Share cheap.
 	r.cleanup = runtime.AddCleanup(r, func(p place) { _ = p.free() }, at)
 	return r.share(len(key)), nil
 }
 
-// Share returns another SecureBytes of the same memory, which is zeroed when all that share it are closed. The error holds
-// ErrClosed.
+// Share returns another SecureBytes of the same memory, which is zeroed when all that share it are
+// closed. The error holds ErrClosed.
 func (s *SecureBytes) Share() (*SecureBytes, error) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
@@ -162,7 +164,8 @@ func (s *SecureBytes) Share() (*SecureBytes, error) {
 	return s.region.share(s.size), nil
 }
 
-// WithAccess calls operation with the key, which it must neither change nor keep. The error is operation's, or holds ErrClosed.
+// WithAccess calls operation with the key, which it must neither change nor keep. The error is
+// operation's, or holds ErrClosed.
 func (s *SecureBytes) WithAccess(operation func(key []byte) error) error {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
@@ -175,19 +178,20 @@ func (s *SecureBytes) WithAccess(operation func(key []byte) error) error {
 // Len returns the key's size in bytes.
 func (s *SecureBytes) Len() int { return s.size }
 
-// Close zeroes the key and gives its memory back, unless it is shared. It waits for WithAccess calls under way. A second Close does nothing.
+// Close zeroes the key and gives its memory back, unless it is shared. It waits for WithAccess calls
+// under way. A second Close returns what the first one returned.
 func (s *SecureBytes) Close() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.region == nil {
-		return nil
+		return s.closed
 	}
 	r := s.region
 	s.region = nil
 	if err := r.release(); err != nil {
-		return fmt.Errorf("provider: freeing secure memory: %w", err)
+		s.closed = fmt.Errorf("provider: freeing secure memory: %w", err)
 	}
-	return nil
+	return s.closed
 }
 
 // Format implements fmt.Formatter for every verb.

@@ -63,7 +63,8 @@ func TestSharedSecureBytes(t *testing.T) {
 	require.ErrorIs(t, third.WithAccess(look), provider.ErrClosed)
 }
 
-// TestKeysBesideOneAnother has more keys than fit a page, of all sizes, closes some and makes others in their places.
+// TestKeysBesideOneAnother has more keys than fit a page, of all sizes, closes some and makes
+// others in their places.
 func TestKeysBesideOneAnother(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		keys := make(map[*provider.SecureBytes][]byte)

@@ -1,10 +1,11 @@
-// Package s3storage is an S3 bucket as a storage of package pikokms, on AWS's SDK and its transfer manager:
+// Package s3storage is an S3 bucket as a storage of package pikokms, on AWS's SDK and its transfer
+// manager:
 //
-//	upload    host ── frames sealed side by side ── parts of 8 MiB, five at once ── bucket
+//	upload    host ── frames sealed side by side ── parts, five at once ── bucket
 //	download  host ── one GET, or one for each range ── bucket
 //
-// What it uploads and checks sums of is what the host gives it, which is ciphertext. Package blobstorage does the same for
-// every bucket of gocloud.dev, one part after the other.
+// What it uploads and checks sums of is what the host gives it, which is ciphertext. Package
+// blobstorage does the same for every bucket of gocloud.dev, one part after the other.
 package s3storage
 
 import (
@@ -15,6 +16,7 @@ import (
 	"io/fs"
 	"iter"
 	"net/http"
+	"net/url"
 	"strconv"
 	"strings"
 	"time"
@@ -23,42 +25,66 @@ import (
 	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
 	"github.com/aws/aws-sdk-go-v2/feature/s3/transfermanager"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
+	s3types "github.com/aws/aws-sdk-go-v2/service/s3/types"
 	"github.com/aws/smithy-go"
 
 	"piko.sh/pikokms"
+	"piko.sh/pikokms/internal/checked"
 )
 
-// ErrReplaced means that an open object was replaced by another one, so that its ranges are gone.
-var ErrReplaced = errors.New("object was replaced while it was being read")
-
-// Storage is a bucket as a pikokms.RangeStorage. It is safe for concurrent use.
+// Storage is a bucket as a storage with ranges, whose objects can be replaced on the condition that
+// they are still the same. It is safe for concurrent use.
 type Storage struct {
 	client   *s3.Client
 	bucket   string
 	transfer *transfermanager.Client
+	upload   transfermanager.Options
 }
 
-var _ pikokms.RangeStorage = (*Storage)(nil)
+var (
+	_ pikokms.RangeStorage       = (*Storage)(nil)
+	_ pikokms.ConditionalStorage = (*Storage)(nil)
+)
 
 // abortTimeout is what giving up a failed upload may take, also after its context has ended.
 const abortTimeout = 30 * time.Second
 
-// New returns the bucket of that name as a storage. The options are those of uploads: of more than MultipartUploadThreshold (16 MiB
-// by default), Concurrency parts (5) of PartSizeBytes (8 MiB) are uploaded at once, for which an upload takes
-// (Concurrency + 1) × PartSizeBytes of memory, and up to MultipartUploadThreshold before it begins. Parts grow so that 10,000 of
-// them hold the object, if its size is known beforehand: message.EncryptReader.ContentLength says when.
+// New returns the bucket of that name as a storage. The options are those of uploads: of more than
+// MultipartUploadThreshold (16 MiB by default), Concurrency parts (5) of PartSizeBytes (8 MiB) are
+// uploaded at once, for which an upload takes (Concurrency + 1) × PartSizeBytes of memory, and up to
+// MultipartUploadThreshold before it begins. S3 takes 10,000 parts: they are larger where the size of
+// an object is known beforehand and asks for it, as message.EncryptReader.ContentLength says when,
+// and grow with the upload where it is not.
+//
+// Whether requests and answers have checksums is what the client's options say.
 func New(client *s3.Client, bucket string, options ...func(*transfermanager.Options)) *Storage {
-	abort := func(o *transfermanager.Options) { o.FailTimeout = abortTimeout }
-	return &Storage{client, bucket, transfermanager.New(client, append([]func(*transfermanager.Options){abort}, options...)...)}
+	defaults := func(o *transfermanager.Options) {
+		o.FailTimeout = abortTimeout
+		o.RequestChecksumCalculation = client.Options().RequestChecksumCalculation
+	}
+	options = append([]func(*transfermanager.Options){defaults}, options...)
+	s := &Storage{client: client, bucket: bucket, transfer: transfermanager.New(client, options...)}
+	for _, o := range options {
+		o(&s.upload)
+	}
+	return s
 }
 
 // failed says what was done when err came of it. The error holds fs.ErrNotExist where there is no such object.
 func (s *Storage) failed(doing, key string, err error) error {
-	// A missing bucket is a mistake of the configuration, where S3 tells the two apart.
-	if answer, ok := errors.AsType[smithy.APIError](err); ok && isStatus(err, http.StatusNotFound) && answer.ErrorCode() != "NoSuchBucket" {
+	if isMissing(err) {
 		err = fmt.Errorf("%w: %w", fs.ErrNotExist, err)
 	}
 	return fmt.Errorf("s3 storage: %s s3://%s/%s: %w", doing, s.bucket, key, err)
+}
+
+// isMissing tells whether an object is missing. A missing bucket is a mistake of the configuration,
+// where S3 tells the two apart; its answer can't be read where the key has a control character.
+func isMissing(err error) bool {
+	if answer, ok := errors.AsType[smithy.APIError](err); ok && answer.ErrorCode() == "NoSuchBucket" {
+		return false
+	}
+	return isStatus(err, http.StatusNotFound)
 }
 
 func isStatus(err error, status int) bool {
@@ -66,29 +92,66 @@ func isStatus(err error, status int) bool {
 	return ok && answer.HTTPStatusCode() == status
 }
 
-// Put implements pikokms.Storage. S3 shows an object once it is whole, and its content type is application/octet-stream; each
-// part, and the whole, has a checksum that S3 verifies. After an error it deletes the parts that were uploaded already; where that
-// fails, too, a lifecycle rule for incomplete uploads does. If S3's last answer is lost, the object may be there.
+// Put implements pikokms.Storage. S3 shows an object once it is whole, and its content type is
+// application/octet-stream; each part, and the whole, has a checksum that S3 verifies, unless the
+// client's options say otherwise. After an error it deletes the parts that were uploaded already;
+// where that fails, too, a lifecycle rule for incomplete uploads does. If S3's last answer is lost,
+// the object may be there.
 func (s *Storage) Put(ctx context.Context, key string, content io.Reader) error {
-	upload := &transfermanager.UploadObjectInput{Bucket: &s.bucket, Key: &key, Body: content, ContentType: aws.String("application/octet-stream")}
-	if message, ok := content.(interface{ ContentLength() (int64, bool) }); ok {
-		if n, known := message.ContentLength(); known {
-			upload.ContentLength = &n
-		}
-	}
-	if _, err := s.transfer.UploadObject(ctx, upload); err != nil {
+	if err := s.put(ctx, key, nil, content); err != nil {
 		return s.failed("put", key, err)
+	}
+	return nil
+}
+
+const contentType = "application/octet-stream"
+
+// put stores content, in place of the object with the ETag ifMatch if that is not nil.
+func (s *Storage) put(ctx context.Context, key string, ifMatch *string, content io.Reader) error {
+	body := &checked.Reader{Context: ctx, Source: content}
+	message, ok := content.(interface{ ContentLength() (int64, bool) })
+	if !ok {
+		return s.putGrowing(ctx, key, ifMatch, body)
+	}
+	n, known := message.ContentLength()
+	if !known {
+		return s.putGrowing(ctx, key, ifMatch, body)
+	}
+	_, err := s.transfer.UploadObject(ctx, &transfermanager.UploadObjectInput{
+		Bucket: &s.bucket, Key: &key, Body: body, ContentLength: &n, ContentType: aws.String(contentType), IfMatch: ifMatch,
+	})
+	return err
+}
+
+// GetVersion implements pikokms.ConditionalStorage. The version is the object's ETag.
+func (s *Storage) GetVersion(ctx context.Context, key string) (content io.ReadCloser, version string, err error) {
+	out, err := s.client.GetObject(ctx, &s3.GetObjectInput{Bucket: &s.bucket, Key: &key})
+	if err != nil {
+		return nil, "", s.failed("get", key, err)
+	}
+	return out.Body, aws.ToString(out.ETag), nil
+}
+
+// PutIf implements pikokms.ConditionalStorage, by the condition If-Match, which AWS has had since
+// November 2024. A service that knows no such condition answers with an error, or ignores it: then
+// what was put meanwhile is lost.
+func (s *Storage) PutIf(ctx context.Context, key, version string, content io.Reader) error {
+	err := s.put(ctx, key, &version, content)
+	// S3 answers 404 for an object that was deleted, and 409 for one that was while this was uploaded
+	// (Amazon S3 User Guide, "How to prevent object overwrites with conditional writes").
+	if isStatus(err, http.StatusPreconditionFailed) || isStatus(err, http.StatusConflict) || isMissing(err) {
+		err = fmt.Errorf("%w: %w", pikokms.ErrChanged, err)
+	}
+	if err != nil {
+		return fmt.Errorf("s3 storage: replace s3://%s/%s: %w", s.bucket, key, err)
 	}
 	return nil
 }
 
 // Get implements pikokms.Storage, with one request.
 func (s *Storage) Get(ctx context.Context, key string) (io.ReadCloser, error) {
-	out, err := s.client.GetObject(ctx, &s3.GetObjectInput{Bucket: &s.bucket, Key: &key})
-	if err != nil {
-		return nil, s.failed("get", key, err)
-	}
-	return out.Body, nil
+	content, _, err := s.GetVersion(ctx, key)
+	return content, err
 }
 
 // Delete implements pikokms.Storage, with two requests: S3 deletes what is not there without a word.
@@ -106,7 +169,8 @@ func (s *Storage) Delete(ctx context.Context, key string) error {
 // List implements pikokms.Storage, in the order of the keys.
 func (s *Storage) List(ctx context.Context, prefix string) iter.Seq2[string, error] {
 	return func(yield func(string, error) bool) {
-		pages := s3.NewListObjectsV2Paginator(s.client, &s3.ListObjectsV2Input{Bucket: &s.bucket, Prefix: &prefix})
+		// XML has no place for most control characters, which keys may have.
+		pages := s3.NewListObjectsV2Paginator(s.client, &s3.ListObjectsV2Input{Bucket: &s.bucket, Prefix: &prefix, EncodingType: s3types.EncodingTypeUrl})
 		for pages.HasMorePages() {
 			page, err := pages.NextPage(ctx)
 			if err != nil {
@@ -114,7 +178,12 @@ func (s *Storage) List(ctx context.Context, prefix string) iter.Seq2[string, err
 				return
 			}
 			for _, object := range page.Contents {
-				if !yield(aws.ToString(object.Key), nil) {
+				key, err := decodeKey(page, object)
+				if err != nil {
+					yield("", s.failed("list", prefix, err))
+					return
+				}
+				if !yield(key, nil) {
 					return
 				}
 			}
@@ -122,11 +191,25 @@ func (s *Storage) List(ctx context.Context, prefix string) iter.Seq2[string, err
 	}
 }
 
+// decodeKey returns a listed object's key. A service that does not know of encodings states none.
+func decodeKey(page *s3.ListObjectsV2Output, object s3types.Object) (string, error) {
+	key := aws.ToString(object.Key)
+	if page.EncodingType != s3types.EncodingTypeUrl {
+		return key, nil
+	}
+	decoded, err := url.QueryUnescape(key)
+	if err != nil {
+		return "", fmt.Errorf("the listed key %q is not encoded as it says: %w", key, err)
+	}
+	return decoded, nil
+}
+
 // probe is how much of an object is fetched first: a header under a KMS key, or the whole of a small object.
 const probe = 4 << 10
 
-// Open implements pikokms.RangeStorage. It makes one request; reads make more, but for an object of up to 4 KiB. The error of a read
-// holds ErrReplaced once another object was put in the place of this one.
+// Open implements pikokms.RangeStorage. It makes one request; reads make more, but for an object of
+// up to 4 KiB. The error of a read holds pikokms.ErrChanged once another object was put in the place
+// of this one.
 func (s *Storage) Open(ctx context.Context, key string) (pikokms.StoredObject, error) {
 	o, err := s.open(ctx, key)
 	if err != nil {
@@ -155,7 +238,7 @@ func (s *Storage) open(ctx context.Context, key string) (_ *object, err error) {
 	fetch := func(offset, length int64) (io.ReadCloser, error) {
 		out, err := s.client.GetObject(ctx, &s3.GetObjectInput{Bucket: &s.bucket, Key: &key, Range: byteRange(offset, length), IfMatch: first.ETag})
 		if isStatus(err, http.StatusPreconditionFailed) {
-			err = fmt.Errorf("%w: %w", ErrReplaced, err)
+			err = fmt.Errorf("%w: %w", pikokms.ErrChanged, err)
 		}
 		if err != nil {
 			return nil, s.failed("read", key, err)
@@ -172,7 +255,7 @@ func (s *Storage) openEmpty(ctx context.Context, key string) (*object, error) {
 		return nil, err
 	}
 	if aws.ToInt64(head.ContentLength) > 0 {
-		return nil, ErrReplaced
+		return nil, pikokms.ErrChanged
 	}
 	return &object{pikokms.NewRangeReaderAt(0, nil, nil), aws.ToTime(head.LastModified)}, nil
 }

@@ -10,11 +10,13 @@ import (
 	"io/fs"
 	"maps"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/iotest"
 
@@ -191,7 +193,10 @@ func TestLargeObjectUnderKMS(t *testing.T) {
 	} {
 		b.reset()
 		require.NoError(t, host.Put(t.Context(), "video", source), name)
-		parts := (len(content) + 8<<20 - 1) / (8 << 20)
+		parts := 9 // of 8 MiB, or the first one of 16 MiB
+		if name == "of unknown size" {
+			parts = 8
+		}
 		require.Equal(t, map[string]int{"POST uploads": 1, "PUT partNumber": parts, "POST uploadId": 1}, b.made, name)
 		require.True(t, bytes.Equal(content, get(t, host, "video")), name)
 		require.Empty(t, b.uploads(t), name)
@@ -231,10 +236,86 @@ func TestPartsGrow(t *testing.T) {
 	require.NoError(t, host.Put(t.Context(), "object", bytes.NewReader(content)))
 	require.Equal(t, 2, b.made["PUT partNumber"])
 	require.True(t, bytes.Equal(content, get(t, host, "object")))
-	err := host.Put(t.Context(), "object", io.LimitReader(bytes.NewReader(content), int64(len(content))))
-	require.Error(t, err, "a size that is not known can't be planned for")
-	require.Empty(t, b.uploads(t))
-	require.True(t, bytes.Equal(content, get(t, host, "object")), "the old object stays")
+}
+
+// TestReplaceIfUnchanged replaces an object on the condition that it is the one that was read, as one
+// request and in parts, of known and of unknown size.
+func TestReplaceIfUnchanged(t *testing.T) {
+	b := newBucket(t)
+	storage := s3storage.New(b.client, b.name)
+	read := func(key string) string {
+		content, version, err := storage.GetVersion(t.Context(), key)
+		require.NoError(t, err)
+		require.NoError(t, content.Close())
+		return version
+	}
+	for _, size := range []int{10, 20 << 20} {
+		for name, source := range map[string]func(content []byte) io.Reader{
+			"known":   func(content []byte) io.Reader { return sized{bytes.NewReader(content)} },
+			"unknown": func(content []byte) io.Reader { return io.MultiReader(bytes.NewReader(content)) },
+		} {
+			t.Run(fmt.Sprintf("%d bytes, size %s", size, name), func(t *testing.T) {
+				content := noise(size)
+				require.NoError(t, storage.Put(t.Context(), "object", strings.NewReader("first")))
+				version := read("object")
+				require.NoError(t, storage.PutIf(t.Context(), "object", version, source(content)))
+				require.True(t, bytes.Equal(content, get(t, storage, "object")))
+
+				require.ErrorIs(t, storage.PutIf(t.Context(), "object", version, source(noise(size))), pikokms.ErrChanged, "it was replaced")
+				require.True(t, bytes.Equal(content, get(t, storage, "object")))
+
+				version = read("object")
+				require.NoError(t, storage.Delete(t.Context(), "object"))
+				require.ErrorIs(t, storage.PutIf(t.Context(), "object", version, source(content)), pikokms.ErrChanged, "it was deleted")
+				_, err := storage.Get(t.Context(), "object")
+				require.ErrorIs(t, err, fs.ErrNotExist, "it is not back from the dead")
+				require.Empty(t, b.uploads(t))
+			})
+		}
+	}
+	_, _, err := storage.GetVersion(t.Context(), "missing")
+	require.ErrorIs(t, err, fs.ErrNotExist)
+}
+
+// sized is content that tells its size, as an encrypted message of known size does.
+type sized struct{ *bytes.Reader }
+
+func (s sized) ContentLength() (int64, bool) { return int64(s.Len()), true }
+
+// TestClientsOptionsAreKept has a client that wants no checksums where none are required, since many
+// services that are like S3 refuse them.
+func TestClientsOptionsAreKept(t *testing.T) {
+	for _, want := range []aws.RequestChecksumCalculation{aws.RequestChecksumCalculationWhenRequired, aws.RequestChecksumCalculationWhenSupported} {
+		for _, size := range []int{10, 20 << 20} {
+			for _, known := range []bool{true, false} {
+				var seen atomic.Int64
+				server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					_, _ = io.Copy(io.Discard, r.Body)
+					for name := range r.Header {
+						name = strings.ToLower(name)
+						if strings.Contains(name, "checksum") || name == "x-amz-trailer" {
+							seen.Add(1)
+						}
+					}
+					w.Header().Set("ETag", `"x"`)
+					switch {
+					case r.URL.Query().Has("uploads"):
+						_, _ = io.WriteString(w, "<InitiateMultipartUploadResult><UploadId>u</UploadId></InitiateMultipartUploadResult>")
+					case r.Method == http.MethodPost:
+						_, _ = io.WriteString(w, "<CompleteMultipartUploadResult/>")
+					}
+				}))
+				defer server.Close()
+				client := s3.New(s3.Options{Region: "eu-west-1", BaseEndpoint: &server.URL, UsePathStyle: true, Credentials: login(), RequestChecksumCalculation: want})
+				var content io.Reader = io.MultiReader(bytes.NewReader(noise(size)))
+				if known {
+					content = sized{bytes.NewReader(noise(size))}
+				}
+				require.NoError(t, s3storage.New(client, "bucket").Put(t.Context(), "object", content))
+				require.Equal(t, want == aws.RequestChecksumCalculationWhenSupported, seen.Load() > 0, "size %d, known %v", size, known)
+			}
+		}
+	}
 }
 
 func TestFailedUploadsLeaveNothing(t *testing.T) {
@@ -284,7 +365,7 @@ func TestOpen(t *testing.T) {
 
 	require.NoError(t, host.Put(t.Context(), "object", bytes.NewReader(noise(20<<20))))
 	_, err = o.ReadAt(p, 3_000_000)
-	require.ErrorIs(t, err, s3storage.ErrReplaced)
+	require.ErrorIs(t, err, pikokms.ErrChanged)
 	require.NoError(t, o.Close())
 
 	require.NoError(t, storage.Put(t.Context(), "empty", strings.NewReader("")))
@@ -304,6 +385,7 @@ func TestStorage(t *testing.T) {
 	storage := s3storage.New(b.client, b.name)
 	objects := map[string]string{
 		"a": "first", "folder/b": "second", "folder/with space+plus?question#hash%25": "third", "folder/ü/日本": "fourth",
+		"folder/tab\tand\x01control\x1f": "fifth",
 	}
 	for key, content := range objects {
 		require.NoError(t, storage.Put(t.Context(), key, strings.NewReader(content)))
@@ -316,7 +398,7 @@ func TestStorage(t *testing.T) {
 		return keys
 	}
 	require.Equal(t, slices.Sorted(maps.Keys(objects)), list(""))
-	require.Len(t, list("folder/"), 3)
+	require.Len(t, list("folder/"), 4)
 	for key, content := range objects {
 		require.Equal(t, content, string(get(t, storage, key)))
 		require.NoError(t, storage.Delete(t.Context(), key))

@@ -40,21 +40,26 @@ func (e *BatchError) Unwrap() []error {
 	return failed
 }
 
-// EncryptBatch encrypts strings to Piko's string envelope under one data key, with one call of the key service, or with a cache
-// none, as far as its limits reach. Each result decrypts alone, too, with envelope.Decrypter or pikokms.Host.Decrypt.
+// EncryptBatch encrypts strings to Piko's string envelope under one data key, with one call of the
+// key service, or with a cache none, as far as its limits reach. Each result decrypts alone, too,
+// with envelope.Decrypter or pikokms.Host.Decrypt.
 //
-// When the data key fails there are no results, and the error is the provider's. When items fail, the error is a *BatchError,
-// and their results are empty.
+// When the data key fails there are no results, and the error is the provider's. When items fail,
+// the error is a *BatchError, and their results are empty.
 func (s *Service) EncryptBatch(ctx context.Context, plaintexts []string, encryptionContext map[string]string) ([]string, error) {
 	if len(plaintexts) == 0 {
 		return nil, nil
 	}
-	if err := header.CheckContext(encryptionContext); err != nil {
+	pairs, err := message.TextContext(encryptionContext)
+	if err == nil {
+		err = header.CheckContext(pairs)
+	}
+	if err != nil {
 		return nil, fmt.Errorf("%w: %w", provider.ErrEncryptionFailed, err)
 	}
 	keyring, done := s.batchKeyring()
 	defer done()
-	first, err := keyring.GenerateDataKey(ctx, &provider.GenerateDataKeyRequest{Context: encryptionContext})
+	first, err := keyring.GenerateDataKey(ctx, &provider.GenerateDataKeyRequest{Context: pairs})
 	if err != nil {
 		return nil, err
 	}
@@ -83,16 +88,18 @@ func (s *Service) batchKeyring() (keyring provider.Keyring, done func()) {
 	return c, c.close
 }
 
-// EncryptBatchDirect is EncryptBatch with a call of the key service for each item, at most concurrency at once: for items that
-// are to be under the key itself, such as those that ReEncrypt is to move within AWS KMS.
+// EncryptBatchDirect is EncryptBatch with a call of the key service for each item, at most
+// concurrency at once: for items that are to be under the key itself, such as those that ReEncrypt
+// is to move within AWS KMS.
 func (s *Service) EncryptBatchDirect(ctx context.Context, plaintexts []string, encryptionContext map[string]string, concurrency int) ([]string, error) {
 	return each(plaintexts, concurrency, func(plaintext string) (string, error) {
 		return envelope.Encrypt(ctx, s, &provider.EncryptRequest{Plaintext: plaintext, Context: encryptionContext})
 	})
 }
 
-// DecryptBatch decrypts what EncryptBatch and EncryptBatchDirect made. The key service is called once for each data key, or
-// not at all when it is cached; strings without a data key cost a call each, at most concurrency at once.
+// DecryptBatch decrypts what EncryptBatch and EncryptBatchDirect made. The key service is called
+// once for each data key, or not at all when it is cached; strings without a data key cost a call
+// each, at most concurrency at once.
 //
 // When items fail, the error is a *BatchError, and their results are empty.
 func (s *Service) DecryptBatch(ctx context.Context, texts []string, encryptionContext map[string]string, concurrency int) ([]string, error) {

@@ -12,20 +12,27 @@ import (
 	"piko.sh/pikokms/provider"
 )
 
-// The breaker opens after this many outages in a row, and lets one trial through after this long.
+// The breaker opens after this many outages in a row, and lets one trial through after this long. A
+// trial that has no answer for as long is an outage.
 const (
 	Failures = 5
 	OpenFor  = 30 * time.Second
 )
 
-// ErrOpen means that the circuit breaker refused the call, and the key service was not asked. It is, by errors.Is, a
-// provider.ErrProviderUnavailable.
+// FairWait is how long a caller must have waited for the end of its context's deadline to be an
+// outage of the key service, rather than a sign of the caller's impatience. AWS KMS takes tens of
+// milliseconds, and gives an external key store 250 ms to answer (AWS KMS Developer Guide,
+// "External key store proxy"); the rest is room for retries.
+const FairWait = 3 * time.Second
+
+// ErrOpen means that the circuit breaker refused the call, and the key service was not asked. It
+// is, by errors.Is, a provider.ErrProviderUnavailable.
 var ErrOpen = fmt.Errorf("%w: the circuit breaker is open", provider.ErrProviderUnavailable)
 
 // State is the breaker's state.
 type State = gobreaker.State
 
-// The states: calls pass, calls are refused, or one trial is under way and all others are refused.
+// In the states calls pass; or are refused; or one trial is under way and all others are refused.
 const (
 	StateClosed   = gobreaker.StateClosed
 	StateOpen     = gobreaker.StateOpen
@@ -37,27 +44,49 @@ func (s *Service) State() State { return s.breaker.State() }
 
 func newBreaker(onStateChange func(from, to State)) *gobreaker.CircuitBreaker[any] {
 	settings := gobreaker.Settings{
-		MaxRequests:  1,
-		Timeout:      OpenFor,
-		ReadyToTrip:  func(c gobreaker.Counts) bool { return c.ConsecutiveFailures >= Failures },
-		IsSuccessful: func(err error) bool { return !isOutage(err) },
-		IsExcluded:   func(err error) bool { return err != nil && !isOutage(err) && !isAnswer(err) },
+		MaxRequests: 1,
+		Timeout:     OpenFor,
+		ReadyToTrip: func(c gobreaker.Counts) bool { return c.ConsecutiveFailures >= Failures },
+		// A call that is excluded makes room for another trial, and leaves a row of outages as it
+		// is.
+		IsExcluded: func(err error) bool { return err != nil && !errors.Is(err, errOutage) },
 	}
 	settings.OnStateChange = func(_ string, from, to State) { onStateChange(from, to) }
 	return gobreaker.NewCircuitBreaker[any](settings)
 }
 
-// isOutage reports whether an error speaks of the key service being down: no answer in time, refused connections, errors of
-// the service, throttling that retries did not get past. A caller who gives up is none.
-func isOutage(err error) bool {
-	if errors.Is(err, context.Canceled) {
-		return false
+// What a call says of the key service, apart from nil: that it answers.
+var (
+	errOutage  = errors.New("the key service is down")
+	errNothing = errors.New("the call says nothing of the key service")
+)
+
+// judge returns what a call's error says of the key service: nil, errOutage or errNothing. Evidence
+// of an outage is what the provider calls one (refused and dropped connections, errors of the
+// service, throttling that retries did not get past), a deadline of the provider's own, and a
+// caller's deadline after a fair wait.
+func judge(ctx context.Context, err error, waited time.Duration) error {
+	if err == nil {
+		return nil
 	}
-	return errors.Is(err, provider.ErrProviderUnavailable) || errors.Is(err, context.DeadlineExceeded)
+	if ended := ctx.Err(); ended != nil {
+		// Whatever the error is, the caller's end may have caused it.
+		if errors.Is(ended, context.DeadlineExceeded) && waited >= FairWait {
+			return errOutage
+		}
+		return errNothing
+	}
+	if errors.Is(err, provider.ErrProviderUnavailable) || errors.Is(err, context.DeadlineExceeded) {
+		return errOutage
+	}
+	if isAnswer(err) {
+		return nil
+	}
+	return errNothing
 }
 
-// isAnswer reports whether an error is the key service's answer, which shows that it is up. All others, such as input that is
-// refused before it is asked, say nothing about it.
+// isAnswer reports whether an error is the key service's answer, which shows that it is up. All
+// others, such as input that is refused before it is asked, say nothing about it.
 func isAnswer(err error) bool {
 	for _, e := range [...]error{
 		provider.ErrAccessDenied, provider.ErrKeyNotFound, provider.ErrKeyDisabled, provider.ErrKeyPendingDeletion,
@@ -70,26 +99,49 @@ func isAnswer(err error) bool {
 	return false
 }
 
-// guard calls the provider through the breaker.
+// guard calls the provider through the breaker. A context that has ended gets no further than here.
 func guard[T any](ctx context.Context, s *Service, operation string, call func(context.Context) (T, error)) (result T, err error) {
-	ctx, done := s.instruments.call(ctx, operation)
-	defer func() { done(err) }()
-	_, err = s.breaker.Execute(func() (any, error) {
-		var err error
-		result, err = call(ctx)
-		return nil, err
+	fail := func(err error) error {
+		return &provider.EncryptionError{Operation: operation, Provider: string(s.Type()), Err: err}
+	}
+	if err := ctx.Err(); err != nil {
+		return result, fail(err)
+	}
+	traced, done := s.instruments.call(ctx, operation)
+	verdict := errNothing // if the call panics
+	defer func() { done(err, verdict) }()
+	begin := time.Now()
+	_, refused := s.breaker.Execute(func() (any, error) {
+		limited, cancel := s.limitTrial(traced)
+		defer cancel()
+		result, err = call(limited)
+		if err != nil && limited.Err() != nil && ctx.Err() == nil {
+			err = fail(fmt.Errorf("%w: no answer within %v: %w", provider.ErrProviderUnavailable, OpenFor, err))
+		}
+		verdict = judge(ctx, err, time.Since(begin))
+		return nil, verdict
 	})
-	if errors.Is(err, gobreaker.ErrOpenState) || errors.Is(err, gobreaker.ErrTooManyRequests) {
-		err = &provider.EncryptionError{Operation: operation, Provider: string(s.Type()), Err: ErrOpen}
+	if errors.Is(refused, gobreaker.ErrOpenState) || errors.Is(refused, gobreaker.ErrTooManyRequests) {
+		err = fail(ErrOpen)
 	}
 	return result, err
+}
+
+// limitTrial ends a trial in time, since all other calls are refused while it is under way.
+func (s *Service) limitTrial(ctx context.Context) (context.Context, context.CancelFunc) {
+	if s.State() != StateHalfOpen {
+		return ctx, func() {}
+	}
+	return context.WithTimeout(ctx, OpenFor)
 }
 
 // broken is a Service's provider behind its breaker, without its cache.
 type broken struct{ s *Service }
 
 func (b broken) GenerateDataKey(ctx context.Context, request *provider.GenerateDataKeyRequest) (*provider.DataKey, error) {
-	return guard(ctx, b.s, "GenerateDataKey", func(ctx context.Context) (*provider.DataKey, error) { return b.s.inner.GenerateDataKey(ctx, request) })
+	return guard(ctx, b.s, "GenerateDataKey", func(ctx context.Context) (*provider.DataKey, error) {
+		return b.s.inner.GenerateDataKey(ctx, request)
+	})
 }
 
 func (b broken) WrapDataKey(ctx context.Context, key *provider.SecureBytes, encryptionContext map[string]string) (header.EncryptedDataKey, error) {
@@ -99,7 +151,9 @@ func (b broken) WrapDataKey(ctx context.Context, key *provider.SecureBytes, encr
 }
 
 func (b broken) UnwrapDataKey(ctx context.Context, request *provider.UnwrapDataKeyRequest) (*provider.SecureBytes, error) {
-	return guard(ctx, b.s, "UnwrapDataKey", func(ctx context.Context) (*provider.SecureBytes, error) { return b.s.inner.UnwrapDataKey(ctx, request) })
+	return guard(ctx, b.s, "UnwrapDataKey", func(ctx context.Context) (*provider.SecureBytes, error) {
+		return b.s.inner.UnwrapDataKey(ctx, request)
+	})
 }
 
 // WrapDataKey implements provider.Keyring.
@@ -107,13 +161,16 @@ func (s *Service) WrapDataKey(ctx context.Context, key *provider.SecureBytes, en
 	return broken{s}.WrapDataKey(ctx, key, encryptionContext)
 }
 
-// UnwrapPikoV2 implements provider.PikoV2Keyring if the provider does; else the error holds provider.ErrInvalidProvider.
+// UnwrapPikoV2 implements provider.PikoV2Keyring if the provider does; else the error holds
+// provider.ErrInvalidProvider.
 func (s *Service) UnwrapPikoV2(ctx context.Context, wrapped string) (*provider.SecureBytes, error) {
 	keyring, ok := s.inner.(provider.PikoV2Keyring)
 	if !ok {
 		return nil, fmt.Errorf("%w: provider %s reads nothing from before pikokms", provider.ErrInvalidProvider, s.Type())
 	}
-	return guard(ctx, s, "UnwrapPikoV2", func(ctx context.Context) (*provider.SecureBytes, error) { return keyring.UnwrapPikoV2(ctx, wrapped) })
+	return guard(ctx, s, "UnwrapPikoV2", func(ctx context.Context) (*provider.SecureBytes, error) {
+		return keyring.UnwrapPikoV2(ctx, wrapped)
+	})
 }
 
 var _ provider.PikoV2Keyring = (*Service)(nil)

@@ -13,14 +13,19 @@ import (
 	"piko.sh/pikokms/provider"
 )
 
-// CacheLimits say how long and how often a cached data key is used (specification: framework/caching-cmm.md). A zero field
-// means its default. Each message derives keys of its own from its data key and its random ID, so that one data key is as safe
-// for many messages as for one; the limits bound what a stolen data key opens, and how long a disabled KMS key still works.
+// CacheLimits say how long and how often a cached data key is used (specification:
+// framework/caching-cmm.md). A zero field means its default. Messages that were begun before
+// MaxBytes is reached are finished. Past MaxKeys the data key that has not been used for longest
+// gives way.
+//
+// Each message derives keys of its own from its data key and its random ID, so that one data key is
+// as safe for many messages as for one; the limits bound what a stolen data key opens, and how long
+// a disabled KMS key still works.
 type CacheLimits struct {
-	MaxAge      time.Duration // of a data key, default 5 minutes
-	MaxMessages int64         // encrypted under a data key, default 2²⁰
-	MaxBytes    int64         // encrypted under a data key, default 2⁴⁰; messages begun before it is reached are finished
-	MaxKeys     int           // data keys in the cache, default 100; the one not used for longest gives way
+	MaxAge      time.Duration // age of a data key, default 5 minutes
+	MaxMessages int64         // messages encrypted under a data key, default 2²⁰
+	MaxBytes    int64         // bytes encrypted under a data key, default 2⁴⁰
+	MaxKeys     int           // data keys in the cache, default 100
 }
 
 // Defaults of CacheLimits.
@@ -49,10 +54,13 @@ type entry struct {
 	element *list.Element // nil while the call is under way
 	done    chan struct{} // closed when the call is over
 	err     error         // of the call
+	gaveUp  bool          // the caller whose call it was, before it was over
 
 	key             *provider.SecureBytes
 	made            *provider.DataKey // to encrypt; nil to decrypt
 	messages, bytes int64             // encrypted so far
+	fits            bool              // to decrypt: a message's header verified under it
+	verified        func(fits bool)   // to decrypt: takes a message's word
 	expiry          *time.Timer
 }
 
@@ -78,7 +86,8 @@ func appendIdentity(b []byte, parts ...[]byte) []byte {
 
 // GenerateDataKey implements provider.Keyring.
 func (c *cache) GenerateDataKey(ctx context.Context, request *provider.GenerateDataKeyRequest) (*provider.DataKey, error) {
-	// The verification key of a signed message is new each time, so such messages find no data key: they pass by the cache.
+	// The verification key of a signed message is new each time, so a cache can have no data key
+	// for it.
 	if _, signed := request.Context[header.PublicKeyName]; signed {
 		return c.Keyring.GenerateDataKey(ctx, request)
 	}
@@ -114,20 +123,41 @@ func (c *cache) UnwrapDataKey(ctx context.Context, request *provider.UnwrapDataK
 	var size [8]byte
 	binary.BigEndian.PutUint64(size[:], uint64(request.Size))
 	id := appendIdentity(make([]byte, 0, identitySize), []byte("decrypt"), []byte(k.ProviderID), k.ProviderInfo, k.Ciphertext, pairs, size[:])
-	_, key, err := c.get(ctx, id, func() (*entry, error) {
+	e, key, err := c.get(ctx, id, func() (*entry, error) {
 		key, err := c.Keyring.UnwrapDataKey(ctx, request)
 		if err != nil {
 			return nil, err
 		}
-		return &entry{key: key}, nil
+		e := &entry{key: key}
+		e.verified = func(fits bool) { c.judge(e, fits) }
+		return e, nil
 	})
-	return key, err
+	if err != nil {
+		return nil, err
+	}
+	request.Verified = e.verified
+	return key, nil
 }
 
-// get returns the entry of this identity and a share of its data key. Of several callers that find none, one makes the call and
-// the others wait for it.
+// judge takes a message's word on an unwrapped data key. One that never fitted is forgotten, so
+// that the key service is asked again. One that did fit is right, and the message was changed: if it
+// were forgotten, whoever can change messages could have the key service asked for every reading.
+func (c *cache) judge(e *entry, fits bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	e.fits = e.fits || fits
+	if !e.fits {
+		c.evict(e)
+	}
+}
+
+// get returns the entry of this identity and a share of its data key. Of several callers that find
+// none, one makes the call and the others wait for it.
 func (c *cache) get(ctx context.Context, id []byte, call func() (*entry, error)) (*entry, *provider.SecureBytes, error) {
 	for {
+		if err := ctx.Err(); err != nil {
+			return nil, nil, err
+		}
 		c.mu.Lock()
 		e := c.entries[string(id)]
 		if e == nil {
@@ -148,8 +178,8 @@ func (c *cache) get(ctx context.Context, id []byte, call func() (*entry, error))
 		case <-ctx.Done():
 			return nil, nil, ctx.Err()
 		}
-		// A caller that gave up says nothing about the key service: the next one asks it.
-		if e.err != nil && !errors.Is(e.err, context.Canceled) && !errors.Is(e.err, context.DeadlineExceeded) {
+		// A caller that gave up got no answer for the others: the next one asks.
+		if e.err != nil && !e.gaveUp {
 			return nil, nil, e.err
 		}
 	}
@@ -171,7 +201,7 @@ func (c *cache) get(ctx context.Context, id []byte, call func() (*entry, error))
 	if err == nil {
 		key, err = e.key.Share()
 	}
-	if pending.err = err; err != nil {
+	if pending.err, pending.gaveUp = err, ctx.Err() != nil; err != nil {
 		return nil, nil, err
 	}
 	c.mu.Lock()

@@ -7,32 +7,35 @@ import (
 	"piko.sh/pikokms/envelope"
 	"piko.sh/pikokms/header"
 	"piko.sh/pikokms/provider"
-	"piko.sh/pikokms/provider/awskms"
 )
 
-// Owns reports whether an envelope names the provider's key and is of a kind that pikokms writes: a message, or a value that
-// KMS encrypted itself.
+// Owns reports whether an envelope names the provider's key and is of a kind that pikokms writes: a
+// message, or a value that the key service of a provider.ReEncrypter encrypted itself.
 func (s *Service) Owns(e *envelope.Envelope) bool {
 	named, ok := s.inner.(interface{ KeyID() string })
 	if !ok || e.Provider != string(s.Type()) || e.KeyID != named.KeyID() || e.EncryptedDataKey != "" {
 		return false
 	}
+	_, direct := s.inner.(provider.ReEncrypter)
 	ciphertext, err := base64.StdEncoding.DecodeString(e.Ciphertext)
-	return err == nil && (header.Sniff(ciphertext) || s.Type() == provider.TypeAWSKMS)
+	return err == nil && (direct || header.Sniff(ciphertext))
 }
 
-// ReEncrypt moves a string from another service's key to this one's, without decrypting it here. It reports ok only for what
-// AWS KMS can do: a string that KMS encrypted itself, under from's key, with both keys in one Region. The error is the
-// provider's.
+// ReEncrypt moves a string from another service's key to this one's, without decrypting it here. It
+// reports ok only for what the key service can do: the provider is a provider.ReEncrypter that
+// takes values from the other one, and the key service encrypted the string itself, under from's
+// key. The error is the provider's.
 func (s *Service) ReEncrypt(ctx context.Context, from *Service, e *envelope.Envelope, encryptionContext map[string]string) (text string, ok bool, err error) {
-	to, isKMS := s.inner.(*awskms.Provider)
-	source, fromKMS := from.inner.(*awskms.Provider)
-	ciphertext, decodeErr := base64.StdEncoding.DecodeString(e.Ciphertext)
-	if !isKMS || !fromKMS || !from.Owns(e) || decodeErr != nil || header.Sniff(ciphertext) || source.Region() != to.Region() {
+	to, ok := s.inner.(provider.ReEncrypter)
+	if !ok || !from.Owns(e) || !to.CanReEncrypt(from.inner) {
+		return "", false, nil
+	}
+	ciphertext, err := base64.StdEncoding.DecodeString(e.Ciphertext)
+	if err != nil || header.Sniff(ciphertext) {
 		return "", false, nil
 	}
 	response, err := guard(ctx, s, "ReEncrypt", func(ctx context.Context) (*provider.EncryptResponse, error) {
-		return to.ReEncrypt(ctx, source.ARN(), &provider.DecryptRequest{Ciphertext: e.Ciphertext, Context: encryptionContext})
+		return to.ReEncrypt(ctx, from.inner, &provider.DecryptRequest{Ciphertext: e.Ciphertext, Context: encryptionContext})
 	})
 	if err != nil {
 		return "", true, err

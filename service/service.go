@@ -1,5 +1,5 @@
-// Package service makes a provider fit for production: a circuit breaker that refuses calls at once while the key service is
-// down, an optional cache of data keys, and batches under one data key.
+// Package service makes a provider fit for production: a circuit breaker that refuses calls at once
+// while the key service is down, an optional cache of data keys, and batches under one data key.
 //
 // It stands between a provider and whatever uses it, and is a provider itself:
 //
@@ -9,7 +9,6 @@ package service
 import (
 	"context"
 	"encoding/base64"
-	"io"
 
 	"github.com/sony/gobreaker/v2"
 
@@ -22,7 +21,8 @@ import (
 type Config struct {
 	Cache *CacheLimits // the data-key cache; nil is none
 
-	// OnStateChange, if not nil, is called when the breaker's state changes. It must not call the Service.
+	// OnStateChange, if not nil, is called when the breaker's state changes. It must not call the
+	// Service.
 	OnStateChange func(from, to State)
 
 	Telemetry Telemetry
@@ -55,7 +55,8 @@ func New(p provider.EncryptionProvider, c Config) *Service {
 	return s
 }
 
-// Close zeroes the cached data keys and ends the metric of the breaker's state. The Service goes on working, without a cache.
+// Close zeroes the cached data keys and ends the metric of the breaker's state. The Service goes on
+// working, without a cache.
 func (s *Service) Close() error {
 	if s.cache != nil {
 		s.cache.close()
@@ -86,7 +87,12 @@ func (s *Service) GenerateDataKey(ctx context.Context, request *provider.Generat
 
 // UnwrapDataKey implements provider.Keyring.
 func (s *Service) UnwrapDataKey(ctx context.Context, request *provider.UnwrapDataKeyRequest) (*provider.SecureBytes, error) {
-	return s.keyring().UnwrapDataKey(ctx, request)
+	key, err := s.keyring().UnwrapDataKey(ctx, request)
+	if err != nil {
+		return nil, err
+	}
+	s.instruments.countDecrypted(ctx, request)
+	return key, nil
 }
 
 // Encrypt implements provider.EncryptionProvider.
@@ -94,7 +100,8 @@ func (s *Service) Encrypt(ctx context.Context, request *provider.EncryptRequest)
 	return guard(ctx, s, "Encrypt", func(ctx context.Context) (*provider.EncryptResponse, error) { return s.inner.Encrypt(ctx, request) })
 }
 
-// Decrypt implements provider.EncryptionProvider. The data key of a value that is under one may come from the cache.
+// Decrypt implements provider.EncryptionProvider. The data key of a value that is under one may
+// come from the cache.
 func (s *Service) Decrypt(ctx context.Context, request *provider.DecryptRequest) (*provider.DecryptResponse, error) {
 	if ciphertext, err := base64.StdEncoding.DecodeString(request.Ciphertext); err == nil && request.KeyID == "" && header.Sniff(ciphertext) {
 		plaintext, err := message.DecryptText(ctx, s, ciphertext, request)
@@ -115,37 +122,6 @@ func (s *Service) GetKeyInfo(ctx context.Context, keyID string) (*provider.KeyIn
 func (s *Service) HealthCheck(ctx context.Context) error {
 	_, err := guard(ctx, s, "HealthCheck", func(ctx context.Context) (struct{}, error) { return struct{}{}, s.inner.HealthCheck(ctx) })
 	return err
-}
-
-// EncryptStream implements provider.EncryptionProvider.
-func (s *Service) EncryptStream(ctx context.Context, output io.Writer, request *provider.EncryptRequest) (io.WriteCloser, error) {
-	e := message.Encrypter{Keyring: withKeyID{s, request.KeyID}}
-	w, err := e.NewWriter(ctx, output, request.Context)
-	if err != nil {
-		return nil, err // not w: a nil pointer would make an io.WriteCloser that is not nil
-	}
-	return w, nil
-}
-
-// DecryptStream implements provider.EncryptionProvider. The result is a *message.DecryptReader.
-func (s *Service) DecryptStream(ctx context.Context, input io.Reader) (io.ReadCloser, error) {
-	r, err := (&message.Decrypter{Keyrings: []provider.Keyring{s}}).NewReader(ctx, input, nil)
-	if err != nil {
-		return nil, err
-	}
-	return r, nil
-}
-
-// withKeyID asks for data keys under a request's key.
-type withKeyID struct {
-	provider.Keyring
-	keyID string
-}
-
-func (k withKeyID) GenerateDataKey(ctx context.Context, request *provider.GenerateDataKeyRequest) (*provider.DataKey, error) {
-	named := *request
-	named.KeyID = k.keyID
-	return k.Keyring.GenerateDataKey(ctx, &named)
 }
 
 var _ provider.EncryptionProvider = (*Service)(nil)

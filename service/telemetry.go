@@ -17,15 +17,21 @@ import (
 
 const scope = "piko.sh/pikokms/service"
 
-// Telemetry says where spans, metrics and events go. A nil field means nowhere. None of them ever holds key material, plaintext
-// or an encryption context; errors name keys.
+// Telemetry says where spans, metrics and events go. A nil field means nowhere. None of them ever
+// holds key material, plaintext, an encryption context or the text of an error, which may quote
+// one.
 //
-//	span       each call of the key service, refused ones too, named by its operation
-//	metrics    pikokms.key_service.duration   seconds; operation, outcome (ok, error, outage, refused), provider
+//	span       each call of the key service, refused ones too, named by its operation;
+//	           provider, and of a failed call error.type, the sentinel that the error holds
+//	metrics    pikokms.key_service.duration   seconds; operation, outcome, provider
 //	           pikokms.encrypted              bytes under data keys of the provider
+//	           pikokms.decrypted              bytes under data keys of the provider
 //	           pikokms.data_key_cache         requests; result (hit, miss), provider
 //	           pikokms.breaker.state          0 closed, 1 half-open, 2 open; provider
 //	events     changes of the breaker's state
+//
+// The outcome of a call is ok, error, outage, refused (by the breaker) or abandoned (its caller's
+// context ended first). A call whose caller's context has ended before is none.
 type Telemetry struct {
 	TracerProvider trace.TracerProvider
 	MeterProvider  metric.MeterProvider
@@ -37,12 +43,18 @@ type instruments struct {
 	tracer    trace.Tracer
 	duration  metric.Float64Histogram
 	encrypted metric.Int64Counter
+	decrypted metric.Int64Counter
 	cached    metric.Int64Counter
 	gauge     metric.Registration
 	provider  attribute.KeyValue
 }
 
-// newInstruments reports what goes wrong to OpenTelemetry's error handler: encryption does not wait for telemetry.
+// durations are the upper bounds in seconds of the duration's buckets: from a local key's
+// milliseconds to a call with all its retries.
+var durations = []float64{0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30}
+
+// newInstruments reports what goes wrong to OpenTelemetry's error handler: encryption does not wait
+// for telemetry.
 func newInstruments(t Telemetry, s *Service) *instruments {
 	i := &instruments{provider: attribute.String("provider", string(s.Type()))}
 	if t.TracerProvider != nil {
@@ -52,13 +64,18 @@ func newInstruments(t Telemetry, s *Service) *instruments {
 		return i
 	}
 	meter := t.MeterProvider.Meter(scope)
-	var failures [5]error
-	i.duration, failures[0] = meter.Float64Histogram("pikokms.key_service.duration", metric.WithUnit("s"), metric.WithDescription("Calls of the key service, refused ones too"))
-	i.encrypted, failures[1] = meter.Int64Counter("pikokms.encrypted", metric.WithUnit("By"), metric.WithDescription("Bytes encrypted under data keys"))
-	i.cached, failures[2] = meter.Int64Counter("pikokms.data_key_cache", metric.WithUnit("{request}"), metric.WithDescription("Data keys asked for"))
+	var failures [6]error
+	i.duration, failures[0] = meter.Float64Histogram("pikokms.key_service.duration", metric.WithUnit("s"),
+		metric.WithDescription("Calls of the key service, refused ones too"), metric.WithExplicitBucketBoundaries(durations...))
+	i.encrypted, failures[1] = meter.Int64Counter("pikokms.encrypted", metric.WithUnit("By"),
+		metric.WithDescription("Bytes encrypted under data keys"))
+	i.decrypted, failures[2] = meter.Int64Counter("pikokms.decrypted", metric.WithUnit("By"),
+		metric.WithDescription("Bytes decrypted under data keys"))
+	i.cached, failures[3] = meter.Int64Counter("pikokms.data_key_cache", metric.WithUnit("{request}"),
+		metric.WithDescription("Data keys asked for"))
 	state, err := meter.Int64ObservableGauge("pikokms.breaker.state", metric.WithDescription("0 closed, 1 half-open, 2 open"))
-	if failures[3] = err; err == nil {
-		i.gauge, failures[4] = meter.RegisterCallback(func(_ context.Context, o metric.Observer) error {
+	if failures[4] = err; err == nil {
+		i.gauge, failures[5] = meter.RegisterCallback(func(_ context.Context, o metric.Observer) error {
 			o.ObserveInt64(state, int64(s.State()), metric.WithAttributes(i.provider))
 			return nil
 		}, state)
@@ -69,38 +86,60 @@ func newInstruments(t Telemetry, s *Service) *instruments {
 	return i
 }
 
-// call begins a span, and returns what ends it with the call's error.
-func (i *instruments) call(ctx context.Context, operation string) (context.Context, func(error)) {
+// call begins a span, and returns what ends it with the call's error and the breaker's verdict on
+// it.
+func (i *instruments) call(ctx context.Context, operation string) (context.Context, func(err, verdict error)) {
 	var span trace.Span
 	if i.tracer != nil {
 		ctx, span = i.tracer.Start(ctx, operation, trace.WithSpanKind(trace.SpanKindClient), trace.WithAttributes(i.provider))
 	}
 	begin := time.Now()
-	return ctx, func(err error) {
+	return ctx, func(err, verdict error) {
+		how := outcome(err, verdict)
 		if i.duration != nil {
-			i.duration.Record(ctx, time.Since(begin).Seconds(), metric.WithAttributes(i.provider, attribute.String("operation", operation), attribute.String("outcome", outcome(err))))
+			i.duration.Record(ctx, time.Since(begin).Seconds(),
+				metric.WithAttributes(i.provider, attribute.String("operation", operation), attribute.String("outcome", how)))
 		}
 		if span == nil {
 			return
 		}
-		if err != nil {
-			span.RecordError(err)
-			span.SetStatus(codes.Error, outcome(err))
+		if how != "ok" {
+			span.SetAttributes(attribute.String("error.type", kind(err)))
+			span.SetStatus(codes.Error, how)
 		}
 		span.End()
 	}
 }
 
-func outcome(err error) string {
+func outcome(err, verdict error) string {
 	switch {
-	case err == nil:
+	case err == nil && verdict == nil:
 		return "ok"
 	case errors.Is(err, ErrOpen):
 		return "refused"
-	case isOutage(err):
+	case errors.Is(verdict, errOutage):
 		return "outage"
+	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
+		return "abandoned"
 	}
 	return "error"
+}
+
+// kind returns the text of the sentinel that an error holds. The error's own text may quote an
+// encryption context.
+func kind(err error) string {
+	for _, sentinel := range [...]error{
+		ErrOpen, provider.ErrProviderUnavailable, provider.ErrAccessDenied, provider.ErrKeyNotFound, provider.ErrKeyDisabled,
+		provider.ErrKeyPendingDeletion, provider.ErrKeyUsage, provider.ErrUntrustedKey, provider.ErrContextMismatch,
+		provider.ErrInvalidCiphertext, provider.ErrEmptyPlaintext, provider.ErrEmptyCiphertext, provider.ErrInvalidKey,
+		provider.ErrInvalidProvider, provider.ErrClosed, provider.ErrDecryptionFailed, provider.ErrEncryptionFailed,
+		context.Canceled, context.DeadlineExceeded,
+	} {
+		if errors.Is(err, sentinel) {
+			return sentinel.Error()
+		}
+	}
+	return "_OTHER" // OpenTelemetry's semantic conventions, "error.type"
 }
 
 // countEncrypted has the bytes under a data key counted.
@@ -114,6 +153,20 @@ func (i *instruments) countEncrypted(ctx context.Context, key *provider.DataKey)
 			next(bytes)
 		}
 		i.encrypted.Add(ctx, int64(bytes), metric.WithAttributes(i.provider))
+	}
+}
+
+// countDecrypted has the bytes under an unwrapped data key counted.
+func (i *instruments) countDecrypted(ctx context.Context, request *provider.UnwrapDataKeyRequest) {
+	if i.decrypted == nil {
+		return
+	}
+	next := request.Count
+	request.Count = func(bytes int) {
+		if next != nil {
+			next(bytes)
+		}
+		i.decrypted.Add(ctx, int64(bytes), metric.WithAttributes(i.provider))
 	}
 }
 

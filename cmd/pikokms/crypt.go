@@ -2,11 +2,14 @@ package main
 
 import (
 	"context"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
@@ -15,20 +18,24 @@ import (
 	"piko.sh/pikokms/compress"
 	"piko.sh/pikokms/header"
 	"piko.sh/pikokms/message"
+	"piko.sh/pikokms/provider"
 )
-
-// maxKeys is how many encrypted data keys a message may have to be read with default limits.
-const maxKeys = 16
 
 // options are the flags that encrypt and decrypt share.
 type options struct {
-	keys    []string
-	pairs   []string
-	out     string
-	replace bool
-	policy  string
-	pikoV2  bool // of decrypt
+	keys           []string
+	pairs          []string
+	out            string
+	replace        bool
+	policy         string
+	limits         header.Limits
+	timeout        time.Duration
+	encode, decode bool
+	pikoV2         bool     // of decrypt
+	names          []string // of decrypt: pairs that must be there with any value
 }
+
+const defaultTimeout = 10 * time.Second
 
 func (o *options) add(command *cobra.Command, keys, pairs string) {
 	flags := command.Flags()
@@ -42,6 +49,9 @@ func (o *options) add(command *cobra.Command, keys, pairs string) {
 		policies = append(policies, p.String())
 	}
 	flags.StringVar(&o.policy, "commitment-policy", policies[0], "the key commitment `POLICY`: "+strings.Join(policies, ", "))
+	flags.BoolVar(&o.encode, "encode", false, "write OUT as base64")
+	flags.BoolVar(&o.decode, "decode", false, "read IN as base64")
+	flags.DurationVar(&o.timeout, "kms-timeout", defaultTimeout, "how long to wait for each answer of a key service, retries included")
 	_ = command.RegisterFlagCompletionFunc("commitment-policy", cobra.FixedCompletions(policies, cobra.ShellCompDirectiveNoFileComp))
 }
 
@@ -68,19 +78,21 @@ can add text of their own to a secret and watch the size.`,
 		Args:                  cobra.MaximumNArgs(1),
 		DisableFlagsInUseLine: true,
 		RunE: func(command *cobra.Command, arguments []string) error {
-			stages := []string{pikokms.CryptoTransformerName}
+			transformers := []string{pikokms.CryptoTransformerName}
 			if compression != "none" {
 				if !slices.Contains(compress.Formats(), compression) {
 					return usageError{fmt.Errorf("--compress %q; known are none, %s", compression, strings.Join(compress.Formats(), ", "))}
 				}
-				stages = append(stages, compression)
+				transformers = append(transformers, compression)
 			}
 			pairs, err := o.encryptionContext()
 			if err != nil {
 				return err
 			}
-			if _, taken := pairs[pikokms.ChainKey]; taken {
-				return usageError{fmt.Errorf("-c %s: the name is kept for the record of --compress", pikokms.ChainKey)}
+			for name := range pairs {
+				if strings.HasPrefix(name, provider.ReservedPrefix) {
+					return usageError{fmt.Errorf("-c %s: names that begin with %s are kept for what pikokms itself says of a message", name, provider.ReservedPrefix)}
+				}
 			}
 			if err := header.CheckContext(pairs); err != nil {
 				return usageError{fmt.Errorf("-c: %w", err)}
@@ -95,7 +107,7 @@ can add text of their own to a secret and watch the size.`,
 				encrypter.Suite = header.AES256GCMHKDFSHA512CommitKeyECDSAP384
 			}
 			return o.run(command, arguments, encrypter, func(ctx context.Context, registry *pikokms.Registry, in io.Reader) (io.Reader, error) {
-				chain, err := registry.NewChain(stages...)
+				chain, err := registry.NewChain(transformers...)
 				if err != nil {
 					return nil, err
 				}
@@ -118,9 +130,11 @@ func decryptCommand() *cobra.Command {
 		Use:   "decrypt [-k KEY]... [-c NAME=VALUE]... [-o OUT] [-f] [IN]",
 		Short: "Decrypt a file or a stream",
 		Long: `Decrypt gives back what encrypt was given, decompressed. The keys are tried in
-order, and only keys that are given are used, whatever the message names. Each
-pair of -c must be the message's: equal to the stored one or, when the message
-does not store it, the one that encrypt was told as a required pair.
+order, local ones first, and only keys that are given are used, whatever the
+message names. A key that can't be had matters only if no other one opens the
+message. Each pair of -c must be the message's: equal to the stored one or, when
+the message does not store it, the one that encrypt was told as a required pair.
+Of -c NAME, without a value, the message must store a pair with any value.
 
 On standard output each part appears once it is verified: only exit status 0
 says that the whole is there.`,
@@ -129,6 +143,15 @@ says that the whole is there.`,
 		Args:                  cobra.MaximumNArgs(1),
 		DisableFlagsInUseLine: true,
 		RunE: func(command *cobra.Command, arguments []string) error {
+			given := o.pairs
+			o.pairs = nil
+			for _, pair := range given {
+				if pair != "" && !strings.Contains(pair, "=") {
+					o.names = append(o.names, pair)
+				} else {
+					o.pairs = append(o.pairs, pair)
+				}
+			}
 			pairs, err := o.encryptionContext()
 			if err != nil {
 				return err
@@ -138,7 +161,9 @@ says that the whole is there.`,
 			})
 		},
 	}
-	o.add(command, "a `KEY` to decrypt with; may be repeated", "a pair `NAME=VALUE` that the message must have; may be repeated")
+	o.add(command, "a `KEY` to decrypt with; may be repeated", "a pair `NAME=VALUE` that the message must have, or the NAME of one; may be repeated")
+	command.Flags().IntVar(&o.limits.MaxEncryptedDataKeys, "max-keys", header.DefaultMaxEncryptedDataKeys, "the most data keys that the message may have")
+	command.Flags().IntVar(&o.limits.MaxPairs, "max-pairs", header.DefaultMaxPairs, "the most pairs of encryption context that the message may have")
 	command.Flags().BoolVar(&o.pikoV2, "allow-piko-v2", false, "also read streams that Piko wrote before pikokms; of such a stream, a cut may go unseen")
 	return command
 }
@@ -159,19 +184,12 @@ func (o *options) encryptionContext() (map[string]string, error) {
 	return pairs, nil
 }
 
-// run reads IN through the stages that open sets up and writes OUT.
+// run reads IN through the transformers that open sets up and writes OUT.
 func (o *options) run(command *cobra.Command, arguments []string, encrypter message.Encrypter, open func(context.Context, *pikokms.Registry, io.Reader) (io.Reader, error)) error {
 	ctx, encrypting := command.Context(), command.Name() == "encrypt"
-	policy, err := message.ParseCommitmentPolicy(o.policy)
-	if err != nil {
-		return usageError{fmt.Errorf("--commitment-policy: %w", err)}
-	}
-	keys, err := parseKeys(o.keys)
+	keys, err := o.check(encrypting)
 	if err != nil {
 		return err
-	}
-	if encrypting && len(keys) > maxKeys {
-		return usageError{fmt.Errorf("%d keys; a message has at most %d", len(keys), maxKeys)}
 	}
 
 	// All that can fail without a key comes before the key service is asked.
@@ -186,35 +204,38 @@ func (o *options) run(command *cobra.Command, arguments []string, encrypter mess
 	}
 	defer out.discard()
 	toTerminal := out.path == "" && term.IsTerminal(int(out.Fd()))
-	if encrypting && toTerminal {
-		return errors.New("refusing to write ciphertext to a terminal; use -o OUT or a pipe")
+	if encrypting && toTerminal && !o.encode {
+		return errors.New("refusing to write ciphertext to a terminal; use -o OUT, a pipe or --encode")
 	}
 
-	keyrings, closeKeys, err := openKeys(ctx, keys)
+	defer func() {
+		for _, k := range keys {
+			_ = k.Close()
+		}
+	}()
+	if encrypting {
+		if err := openAll(ctx, keys); err != nil {
+			return err
+		}
+	}
+	registry, err := o.registry(encrypting, keys, encrypter)
 	if err != nil {
 		return err
 	}
-	defer closeKeys()
-	registry, err := pikokms.NewRegistry(0)
-	if err != nil {
-		return err
+	counted := &counter{r: in}
+	source := io.Reader(counted)
+	if o.decode {
+		source = newDecoder(source)
 	}
-	encrypter.Keyring, encrypter.Recipients, encrypter.CommitmentPolicy = keyrings[0], keyrings[1:], policy
-	decrypter := message.Decrypter{Keyrings: keyrings, CommitmentPolicy: policy, AllowPikoV2: o.pikoV2}
-	if err := registry.Register(pikokms.NewCryptoTransformer(encrypter, decrypter)); err != nil {
-		return err
-	}
-	source := &counter{r: in}
 	result, err := open(ctx, registry, source)
 	if err != nil {
 		return err
 	}
 	var done func()
 	if !toTerminal {
-		done = showProgress(ctx, command.Name()+"ing", source, size)
+		done = showProgress(ctx, command.Name()+"ing", counted, size)
 	}
-	// The writer's other methods are hidden, which would copy in smaller pieces when result has no WriteTo.
-	written, err := io.CopyBuffer(struct{ io.Writer }{out}, result, make([]byte, 256<<10))
+	written, err := o.copy(out, result)
 	if done != nil {
 		done()
 	}
@@ -226,4 +247,136 @@ func (o *options) run(command *cobra.Command, arguments []string, encrypter mess
 	}
 	in.Close() // it may be what OUT replaces
 	return out.commit(ctx)
+}
+
+// check checks the flags, and returns the keys.
+func (o *options) check(encrypting bool) ([]*key, error) {
+	if !encrypting {
+		for _, limit := range []struct {
+			flag string
+			n    int
+		}{{"--max-keys", o.limits.MaxEncryptedDataKeys}, {"--max-pairs", o.limits.MaxPairs}} {
+			if limit.n < 1 || limit.n > math.MaxUint16 {
+				return nil, usageError{fmt.Errorf("%s is %d; the format has 1 to %d", limit.flag, limit.n, math.MaxUint16)}
+			}
+		}
+	}
+	if o.timeout <= 0 {
+		return nil, usageError{fmt.Errorf("--kms-timeout is %v; give a time such as 10s", o.timeout)}
+	}
+	keys, err := parseKeys(o.keys, o.timeout, encrypting)
+	if err != nil {
+		return nil, err
+	}
+	if encrypting && len(keys) > header.DefaultMaxEncryptedDataKeys {
+		return nil, usageError{fmt.Errorf("%d keys; a message has at most %d", len(keys), header.DefaultMaxEncryptedDataKeys)}
+	}
+	return keys, nil
+}
+
+// registry returns the transformers, with encryption under keys among them.
+func (o *options) registry(encrypting bool, keys []*key, encrypter message.Encrypter) (*pikokms.Registry, error) {
+	policy, err := message.ParseCommitmentPolicy(o.policy)
+	if err != nil {
+		return nil, usageError{fmt.Errorf("--commitment-policy: %w", err)}
+	}
+	encrypter.CommitmentPolicy, encrypter.Keyring = policy, keys[0]
+	for _, k := range keys[1:] {
+		encrypter.Recipients = append(encrypter.Recipients, k)
+	}
+	decrypter := message.Decrypter{Keyrings: forDecryption(keys), CommitmentPolicy: policy, AllowPikoV2: o.pikoV2, Limits: o.limits}
+	registry, err := pikokms.NewRegistry(0)
+	if err != nil {
+		return nil, err
+	}
+	// What is written are objects, which hosts and buckets read; what is read may be any message.
+	transformer := pikokms.NewMessageTransformer(encrypter, decrypter)
+	if encrypting {
+		transformer = pikokms.NewCryptoTransformer(encrypter, decrypter)
+	}
+	return registry, registry.Register(demanding{transformer, o.names})
+}
+
+// demanding is the encryption transformer of messages that must store pairs of these names.
+type demanding struct {
+	*pikokms.CryptoTransformer
+	names []string
+}
+
+// Reverse implements pikokms.Transformer.
+func (d demanding) Reverse(ctx context.Context, input io.Reader, pairs any) (io.Reader, error) {
+	r, err := d.CryptoTransformer.Reverse(ctx, input, pairs)
+	if err != nil {
+		return nil, err
+	}
+	stored := r.(*message.DecryptReader).EncryptionContext()
+	for _, name := range d.names {
+		if _, ok := stored[name]; !ok {
+			return nil, fmt.Errorf("%w: the message has no pair %q, which -c asks for", provider.ErrContextMismatch, name)
+		}
+	}
+	return r, nil
+}
+
+// copy writes result to out, as base64 if so wanted.
+func (o *options) copy(out *output, result io.Reader) (written int64, err error) {
+	// The writer's other methods are hidden, which would copy in smaller pieces when result has no WriteTo.
+	dst := struct{ io.Writer }{out}
+	buffer := make([]byte, 256<<10)
+	if !o.encode {
+		return io.CopyBuffer(dst, result, buffer)
+	}
+	encoder := base64.NewEncoder(base64.StdEncoding, dst)
+	if written, err = io.CopyBuffer(encoder, result, buffer); err != nil {
+		return written, err
+	}
+	if err := encoder.Close(); err != nil {
+		return written, err
+	}
+	_, err = io.WriteString(dst, "\n")
+	return written, err
+}
+
+// decoder gives what its source's base64 text stands for. A failure of the source is no end of it.
+type decoder struct {
+	source *failing
+	text   io.Reader
+}
+
+func newDecoder(source io.Reader) *decoder {
+	f := &failing{r: source}
+	return &decoder{f, base64.NewDecoder(base64.StdEncoding, f)}
+}
+
+// Read implements io.Reader.
+func (d *decoder) Read(p []byte) (int, error) {
+	n, err := d.text.Read(p)
+	_, corrupt := errors.AsType[base64.CorruptInputError](err)
+	switch {
+	case err == nil || err == io.EOF && d.source.err == nil:
+		return n, err
+	case d.source.err != nil:
+		return n, d.source.err
+	case corrupt || err == io.ErrUnexpectedEOF:
+		return n, fmt.Errorf("--decode: IN is not whole base64 text: %w", err)
+	}
+	return n, err
+}
+
+// failing keeps its reader's failure.
+type failing struct {
+	r   io.Reader
+	err error // but for io.EOF
+}
+
+// Read implements io.Reader.
+func (f *failing) Read(p []byte) (int, error) {
+	if f.err != nil {
+		return 0, f.err
+	}
+	n, err := f.r.Read(p)
+	if err != io.EOF {
+		f.err = err
+	}
+	return n, err
 }

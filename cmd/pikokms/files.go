@@ -10,7 +10,8 @@ import (
 	"path/filepath"
 )
 
-// openInput opens IN and returns how many bytes it has from here, or -1 when only reading it will tell.
+// openInput opens IN and returns how many bytes it has from here, or -1 when only reading it will
+// tell.
 func openInput(arguments []string) (*os.File, int64, error) {
 	in := os.Stdin
 	if len(arguments) > 0 && arguments[0] != "-" {
@@ -37,9 +38,10 @@ func openInput(arguments []string) (*os.File, int64, error) {
 	return in, max(info.Size()-offset, 0), nil
 }
 
-// output is where a result goes: standard output, a device or a pipe, or a file that appears only when it is whole.
+// output is where a result goes: standard output, a device or a pipe, or a file that appears only
+// when it is whole.
 type output struct {
-	*os.File        // a temporary file beside path, if there is a path
+	*os.File        // if there is a path, a file without its name yet
 	path     string // of the file to make
 	replace  bool
 	detach   func() bool // frees the file from the context, whose end removes it; false if it has ended
@@ -74,21 +76,43 @@ func createOutput(ctx context.Context, path string, replace bool) (*output, erro
 			return nil, err
 		}
 	}
-	f, err := os.CreateTemp(filepath.Dir(path), ".pikokms-*") // with mode 0600
+	f, err := createUnnamed(filepath.Dir(path))
 	if err != nil {
-		if temporary, ok := errors.AsType[*fs.PathError](err); ok {
-			err = temporary.Err // its name would tell nobody anything
-		}
-		return nil, fmt.Errorf("making %s: %w", path, err)
+		return nil, fmt.Errorf("making %s: %w", path, withoutPath(err))
 	}
 	o := &output{File: f, path: path, replace: replace}
 	o.detach = context.AfterFunc(ctx, o.remove)
 	return o, nil
 }
 
+// withoutPath returns what failed of a file whose name would tell nobody anything.
+func withoutPath(err error) error {
+	if named, ok := errors.AsType[*fs.PathError](err); ok {
+		return named.Err
+	}
+	if named, ok := errors.AsType[*os.LinkError](err); ok {
+		return named.Err
+	}
+	return err
+}
+
+// blame says of a failed write that it was OUT's.
+func (o *output) blame(err error) error {
+	if err == nil || o.path == "" {
+		return err
+	}
+	return fmt.Errorf("writing %s: %w", o.path, withoutPath(err))
+}
+
+// Write implements io.Writer.
+func (o *output) Write(p []byte) (int, error) {
+	n, err := o.File.Write(p)
+	return n, o.blame(err)
+}
+
 func (o *output) remove() {
 	_ = o.Close()
-	_ = os.Remove(o.Name())
+	removeUnnamed(o.Name())
 }
 
 // discard ends an output that was not committed; of a file nothing remains.
@@ -104,21 +128,34 @@ func (o *output) commit(ctx context.Context) error {
 	if o.path == "" {
 		return o.Close()
 	}
-	if err := errors.Join(o.Sync(), o.Close()); err != nil {
+	if err := o.blame(o.Sync()); err != nil {
 		return err
 	}
 	if !o.detach() {
 		return ctx.Err()
 	}
+	temporary, err := nameUnnamed(o.File)
+	if err = errors.Join(err, o.Close()); err != nil {
+		return o.blame(err)
+	}
 	if o.replace {
-		return os.Rename(o.Name(), o.path)
+		return o.place(temporary, os.Rename(temporary, o.path))
 	}
 	// Unlike a rename, a link never takes the place of a file that has come in the meantime.
-	if os.Link(o.Name(), o.path) == nil {
-		return os.Remove(o.Name())
+	if os.Link(temporary, o.path) == nil {
+		return o.place(temporary, os.Remove(temporary))
 	}
 	if _, err := os.Lstat(o.path); err == nil {
-		return errExists(o.path)
+		return o.place(temporary, errExists(o.path))
 	}
-	return os.Rename(o.Name(), o.path) // the file system has no hard links
+	// The file system has no hard links.
+	return o.place(temporary, os.Rename(temporary, o.path))
+}
+
+// place removes what is left of a file that did not get its name.
+func (o *output) place(temporary string, err error) error {
+	if err != nil {
+		_ = os.Remove(temporary)
+	}
+	return err
 }

@@ -2,6 +2,8 @@ module piko.sh/pikokms/cmd/pikokms
 
 go 1.26.0
 
+toolchain go1.26.11
+
 require (
 	github.com/creack/pty v1.1.24
 	github.com/rogpeppe/go-internal v1.16.0

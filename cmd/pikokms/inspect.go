@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"math"
 	"os"
 	"slices"
 	"strconv"
@@ -87,9 +88,13 @@ signed, since signatures vary in size, or IN is cut short or has trailing data.`
 	return command
 }
 
+// maxHeader is the most bytes of a header that inspect holds in memory.
+const maxHeader = 16 << 20
+
 // inspect reads a message of size bytes, or to its end if size is negative. The sizeErr says that no message has its size.
 func inspect(in io.Reader, size int64) (r *report, sizeErr, err error) {
-	h, err := header.Read(in, header.Limits{})
+	// It shows whatever header the format can have, within bounds of its memory.
+	h, err := header.Read(in, header.Limits{MaxSize: maxHeader, MaxPairs: math.MaxUint16, MaxEncryptedDataKeys: math.MaxUint16, MaxFrameLength: math.MaxInt32})
 	if err == io.EOF {
 		return nil, nil, errors.New("the input is empty")
 	}

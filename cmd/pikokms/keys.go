@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -9,9 +10,12 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
+	"time"
 
 	"github.com/spf13/cobra"
 
+	"piko.sh/pikokms/header"
 	"piko.sh/pikokms/provider"
 	"piko.sh/pikokms/provider/awskms"
 	"piko.sh/pikokms/provider/local"
@@ -54,11 +58,115 @@ file can decrypt, and without it nothing can be decrypted: keep a copy.`,
 	return command
 }
 
-// opener opens a KEY whose syntax is checked.
-type opener func(context.Context) (provider.Keyring, error)
+// key is a KEY whose syntax is checked. It is opened when it is first asked for something, so that
+// one which can't be had does not stop the others. It is safe for concurrent use.
+type key struct {
+	text    string // as given, without what is secret in it
+	scheme  string
+	open    func(context.Context) (provider.Keyring, error)
+	timeout time.Duration // for an answer of its key service, retries included
 
-// parseKeys checks the syntax of the KEYs given with -k or, without any, in the environment.
-func parseKeys(given []string) ([]opener, error) {
+	mu      sync.Mutex
+	keyring provider.Keyring // once open
+	failure error            // of opening it, which is not tried again
+}
+
+// isRemote tells whether a key service must be asked for a key.
+func (k *key) isRemote() bool { return k.scheme != local.Scheme }
+
+// opened returns the KEY's keyring.
+func (k *key) opened(ctx context.Context) (provider.Keyring, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.keyring == nil && k.failure == nil {
+		keyring, err := k.open(ctx)
+		if err != nil {
+			k.failure = err
+		} else {
+			k.keyring = keyring // which is a nil pointer, and no nil interface, after an error
+		}
+	}
+	return k.keyring, k.failure
+}
+
+// ask calls a KEY's keyring, which has a bounded time for its answer.
+func ask[T any](ctx context.Context, k *key, call func(context.Context, provider.Keyring) (T, error)) (T, error) {
+	bounded, cancel := context.WithTimeout(ctx, k.timeout)
+	defer cancel()
+	var answer T
+	keyring, err := k.opened(bounded)
+	if err == nil {
+		answer, err = call(bounded, keyring)
+	}
+	if err == nil || errors.Is(err, provider.ErrUntrustedKey) {
+		return answer, err
+	}
+	if failed, ok := errors.AsType[*provider.EncryptionError](err); ok {
+		err = failed.Err // the rest of it names the key once more
+	}
+	if ctx.Err() == nil && bounded.Err() != nil {
+		err = fmt.Errorf("%w: no answer within %v; --kms-timeout sets how long to wait", provider.ErrProviderUnavailable, k.timeout)
+	}
+	return answer, fmt.Errorf("key %s: %w", k.text, err)
+}
+
+// GenerateDataKey implements provider.Keyring.
+func (k *key) GenerateDataKey(ctx context.Context, request *provider.GenerateDataKeyRequest) (*provider.DataKey, error) {
+	return ask(ctx, k, func(ctx context.Context, keyring provider.Keyring) (*provider.DataKey, error) {
+		return keyring.GenerateDataKey(ctx, request)
+	})
+}
+
+// WrapDataKey implements provider.Keyring.
+func (k *key) WrapDataKey(ctx context.Context, dataKey *provider.SecureBytes, encryptionContext map[string]string) (header.EncryptedDataKey, error) {
+	return ask(ctx, k, func(ctx context.Context, keyring provider.Keyring) (header.EncryptedDataKey, error) {
+		return keyring.WrapDataKey(ctx, dataKey, encryptionContext)
+	})
+}
+
+// UnwrapDataKey implements provider.Keyring. AWS KMS is not asked about the data keys of others.
+func (k *key) UnwrapDataKey(ctx context.Context, request *provider.UnwrapDataKeyRequest) (*provider.SecureBytes, error) {
+	if k.isRemote() && !strings.HasPrefix(request.EncryptedKey.ProviderID, "aws-kms") {
+		return nil, provider.ErrUntrustedKey
+	}
+	return ask(ctx, k, func(ctx context.Context, keyring provider.Keyring) (*provider.SecureBytes, error) {
+		return keyring.UnwrapDataKey(ctx, request)
+	})
+}
+
+// Type implements provider.PikoV2Keyring.
+func (k *key) Type() provider.Type {
+	if k.isRemote() {
+		return provider.TypeAWSKMS
+	}
+	return provider.TypeLocalAESGCM
+}
+
+// UnwrapPikoV2 implements provider.PikoV2Keyring.
+func (k *key) UnwrapPikoV2(ctx context.Context, wrapped string) (*provider.SecureBytes, error) {
+	return ask(ctx, k, func(ctx context.Context, keyring provider.Keyring) (*provider.SecureBytes, error) {
+		old, ok := keyring.(provider.PikoV2Keyring)
+		if !ok {
+			return nil, fmt.Errorf("%w: it reads nothing from before pikokms", provider.ErrInvalidProvider)
+		}
+		return old.UnwrapPikoV2(ctx, wrapped)
+	})
+}
+
+// Close zeroes a key that is in memory.
+func (k *key) Close() error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if c, ok := k.keyring.(io.Closer); ok {
+		return c.Close()
+	}
+	return nil
+}
+
+// parseKeys checks the syntax of the KEYs given with -k or, without any, in the environment. A key
+// service has timeout for each answer. To check the keys asks more of a key service than the call
+// that decrypts.
+func parseKeys(given []string, timeout time.Duration, check bool) ([]*key, error) {
 	origin := "-k"
 	if len(given) == 0 {
 		origin, given = keyVariable, strings.Fields(os.Getenv(keyVariable))
@@ -66,17 +174,17 @@ func parseKeys(given []string) ([]opener, error) {
 	if len(given) == 0 {
 		return nil, usageError{fmt.Errorf("no key; name one with -k KEY or in the environment variable %s", keyVariable)}
 	}
-	keys := make([]opener, len(given))
+	keys := make([]*key, len(given))
 	for i, text := range given {
 		var err error
-		if keys[i], err = parseKey(text); err != nil {
+		if keys[i], err = parseKey(text, timeout, check); err != nil {
 			return nil, usageError{fmt.Errorf("%s: %w", origin, err)}
 		}
 	}
 	return keys, nil
 }
 
-func parseKey(text string) (opener, error) {
+func parseKey(text string, timeout time.Duration, check bool) (*key, error) {
 	u, err := url.Parse(text)
 	if err != nil {
 		hint := ""
@@ -85,38 +193,50 @@ func parseKey(text string) (opener, error) {
 		}
 		return nil, fmt.Errorf("not a URL: %w%s", err, hint)
 	}
+	k := &key{text: u.Redacted(), scheme: u.Scheme, timeout: timeout}
 	switch u.Scheme {
 	case awskms.Scheme:
 		c, err := awskms.ParseURL(u)
-		return func(ctx context.Context) (provider.Keyring, error) { return awskms.NewProvider(ctx, c) }, err
+		c.CheckLater = !check
+		k.open = func(ctx context.Context) (provider.Keyring, error) { return awskms.NewProvider(ctx, c) }
+		return k, err
 	case awskms.DiscoveryScheme:
 		c, err := awskms.ParseDiscoveryURL(u)
-		return func(ctx context.Context) (provider.Keyring, error) { return awskms.NewDiscovery(ctx, c) }, err
+		k.open = func(ctx context.Context) (provider.Keyring, error) { return awskms.NewDiscovery(ctx, c) }
+		return k, err
 	case local.Scheme:
 		c, err := local.ParseURL(u)
-		return func(context.Context) (provider.Keyring, error) { return local.NewProvider(c) }, err
+		k.open = func(context.Context) (provider.Keyring, error) { return local.NewProvider(c) }
+		return k, err
 	case "":
 		return nil, fmt.Errorf("%q is not a URL; a key file is local:PATH, an alias awskms://alias/NAME?region=REGION", text)
 	}
 	return nil, fmt.Errorf("%q has the unknown scheme %q; known are %s, %s and %s", u.Redacted(), u.Scheme, awskms.Scheme, awskms.DiscoveryScheme, local.Scheme)
 }
 
-// openKeys opens all keys. The returned function zeroes those that are in memory.
-func openKeys(ctx context.Context, keys []opener) (keyrings []provider.Keyring, closeKeys func(), err error) {
-	closeKeys = func() {
-		for _, keyring := range keyrings {
-			if c, ok := keyring.(io.Closer); ok {
-				_ = c.Close()
-			}
+// openAll opens all keys side by side, to encrypt. The error is the first key's that fails.
+func openAll(ctx context.Context, keys []*key) error {
+	failures := make([]error, len(keys))
+	var opening sync.WaitGroup
+	for i, k := range keys {
+		opening.Go(func() {
+			_, failures[i] = ask(ctx, k, func(context.Context, provider.Keyring) (struct{}, error) { return struct{}{}, nil })
+		})
+	}
+	opening.Wait()
+	return cmp.Or(failures...)
+}
+
+// forDecryption returns keys in the order in which they are tried: those that no key service must
+// be asked for come first.
+func forDecryption(keys []*key) []provider.Keyring {
+	var here, remote []provider.Keyring
+	for _, k := range keys {
+		if k.isRemote() {
+			remote = append(remote, k)
+		} else {
+			here = append(here, k)
 		}
 	}
-	for _, open := range keys {
-		keyring, err := open(ctx)
-		if err != nil {
-			closeKeys()
-			return nil, nil, err
-		}
-		keyrings = append(keyrings, keyring)
-	}
-	return keyrings, closeKeys, nil
+	return append(here, remote...)
 }

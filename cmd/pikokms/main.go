@@ -14,7 +14,9 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
+	"piko.sh/pikokms/header"
 	"piko.sh/pikokms/message"
 	"piko.sh/pikokms/provider"
 )
@@ -34,9 +36,10 @@ Keys:
     local:PATH                           the same, relative to this directory
     awskms-discovery:?accounts=ACCOUNT,ACCOUNT&region=REGION
                                          to decrypt: any key of these accounts
-  An awskms URL may have &endpoint=URL and &grant-tokens=TOKEN,TOKEN;
-  credentials come from where other AWS tools take them. A multi-Region key
-  (mrk-) also decrypts what its replicas encrypted.
+  An awskms URL may have &profile=NAME, &endpoint=URL and
+  &grant-tokens=TOKEN,TOKEN. Credentials, and the Region where the URL names
+  none, come from where other AWS tools take them. A multi-Region key (mrk-)
+  also decrypts what its replicas encrypted.
   A key file holds the base64 text of an AES key of 16, 24 or 32 bytes, or an RSA
   key in PEM: a public key encrypts, a private key decrypts. A local URL may have
   ?namespace=NAMESPACE&name=NAME (default piko, local) and for RSA
@@ -106,6 +109,9 @@ func run(ctx context.Context, arguments []string) int {
 	if len(arguments) == 0 {
 		return misuse(root, errors.New("no command; there are keygen, encrypt, decrypt and inspect"))
 	}
+	for _, command := range root.Commands() {
+		takeOnce(command.Flags())
+	}
 	command, err := root.ExecuteContextC(ctx)
 	if err == nil {
 		return 0
@@ -114,6 +120,30 @@ func run(ctx context.Context, arguments []string) int {
 		return misuse(command, err)
 	}
 	return fail(ctx, err)
+}
+
+// takeOnce has flags that hold one value refuse a second one, which would silently replace the first.
+func takeOnce(flags *pflag.FlagSet) {
+	flags.VisitAll(func(f *pflag.Flag) {
+		if _, several := f.Value.(pflag.SliceValue); !several {
+			f.Value = &once{Value: f.Value}
+		}
+	})
+}
+
+// once is a flag's value that is set once at the most.
+type once struct {
+	pflag.Value
+	set bool
+}
+
+// Set implements pflag.Value.
+func (o *once) Set(text string) error {
+	if o.set {
+		return errors.New("it is given twice")
+	}
+	o.set = true
+	return o.Value.Set(text)
 }
 
 // usageError is a mistake on the command line.
@@ -135,6 +165,8 @@ func fail(ctx context.Context, err error) int {
 		text += "; --allow-piko-v2 sets it"
 	case errors.Is(err, provider.ErrUntrustedKey):
 		text += "; -k says which keys to use"
+	case errors.Is(err, header.ErrLimit):
+		text += "; --max-keys and --max-pairs raise the limits"
 	}
 	fmt.Fprintf(os.Stderr, "pikokms: %s\n", text)
 	return 1

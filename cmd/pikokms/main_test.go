@@ -151,16 +151,12 @@ func start(t *testing.T, stderr *os.File, arguments ...string) (command *exec.Cm
 	return command, stdin, out
 }
 
-// awaitTemporary waits until the command has its temporary file.
-func awaitTemporary(t *testing.T, out string) {
+// feed gives a command more than a pipe holds, so that it is at work when feed returns.
+func feed(t *testing.T, stdin io.Writer, n int) {
 	t.Helper()
-	for range 1000 {
-		if names := entries(out); len(names) == 1 && strings.HasPrefix(names[0], ".pikokms-") {
-			return
-		}
-		time.Sleep(10 * time.Millisecond)
+	if _, err := stdin.Write(make([]byte, n)); err != nil {
+		t.Fatal(err)
 	}
-	t.Fatalf("no temporary file: %q", entries(out))
 }
 
 func TestSignalLeavesNothing(t *testing.T) {
@@ -170,10 +166,7 @@ func TestSignalLeavesNothing(t *testing.T) {
 	for _, signal := range []syscall.Signal{syscall.SIGINT, syscall.SIGTERM} {
 		command, stdin, out := start(t, nil, "encrypt", "-o", "out/file")
 		defer stdin.Close()
-		if _, err := stdin.Write(make([]byte, 1<<20)); err != nil {
-			t.Fatal(err)
-		}
-		awaitTemporary(t, out)
+		feed(t, stdin, 1<<20)
 		if err := command.Process.Signal(signal); err != nil {
 			t.Fatal(err)
 		}
@@ -190,9 +183,55 @@ func TestSignalLeavesNothing(t *testing.T) {
 	}
 }
 
+func TestKillLeavesNoPlaintext(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("only Linux has files without a name; elsewhere the next run sweeps them")
+	}
+	command, stdin, out := start(t, nil, "encrypt", "-o", "out/file")
+	defer stdin.Close()
+	feed(t, stdin, 1<<20)
+	if f, err := createUnnamed(out); err != nil || !isUnnamed(f.Name()) {
+		t.Skip("this file system has only files with a name")
+	}
+	if err := command.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	_ = command.Wait()
+	if names := entries(out); len(names) != 0 {
+		t.Errorf("left behind %q", names)
+	}
+}
+
+func TestLeftoversAreSwept(t *testing.T) {
+	dir := t.TempDir()
+	at := func(name string) string { return filepath.Join(dir, name) }
+	written, err := createTemporary(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer written.Close()
+	for _, name := range []string{temporaryPrefix + "old", temporaryPrefix + "new", "other"} {
+		if err := os.WriteFile(at(name), []byte("x"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	past := time.Now().Add(-2 * leftover)
+	for _, path := range []string{written.Name(), at(temporaryPrefix + "old"), at("other")} {
+		if err := os.Chtimes(path, past, past); err != nil {
+			t.Fatal(err)
+		}
+	}
+	sweep(dir)
+	for path, kept := range map[string]bool{written.Name(): true, at(temporaryPrefix + "old"): false, at(temporaryPrefix + "new"): true, at("other"): true} {
+		if _, err := os.Lstat(path); (err == nil) != kept {
+			t.Errorf("%s: kept %v, not %v", filepath.Base(path), err == nil, kept)
+		}
+	}
+}
+
 func TestFileThatComesMeanwhileIsKept(t *testing.T) {
 	command, stdin, out := start(t, nil, "encrypt", "-o", "out/file")
-	awaitTemporary(t, out)
+	feed(t, stdin, 1<<20)
 	if err := os.WriteFile(filepath.Join(out, "file"), []byte("mine"), 0o666); err != nil {
 		t.Fatal(err)
 	}
@@ -223,17 +262,14 @@ func TestProgress(t *testing.T) {
 				t.Skip("no pseudo-terminal: ", err)
 			}
 			defer terminal.Close()
-			command, stdin, out := start(t, tty, "encrypt", "-o", "out/file")
+			command, stdin, _ := start(t, tty, "encrypt", "-o", "out/file")
 			tty.Close()
 			screen := make(chan string)
 			go func() {
 				b, _ := io.ReadAll(terminal) // ends with an error when the last process closes its side
 				screen <- string(b)
 			}()
-			awaitTemporary(t, out)
-			if _, err := stdin.Write(make([]byte, 3<<20)); err != nil {
-				t.Fatal(err)
-			}
+			feed(t, stdin, 3<<20)
 			time.Sleep(c.pause)
 			stdin.Close()
 			if err := command.Wait(); err != nil {

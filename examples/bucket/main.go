@@ -1,7 +1,10 @@
-// Command bucket has an application that uses gocloud.dev/blob encrypt its S3 bucket under a KMS key: one line of it changes. Both
-// services are LocalStack's, in a container that it starts and removes, so it needs Docker and no AWS account.
+// Command bucket has an application that uses gocloud.dev/blob encrypt its bucket: one line of it
+// changes. By default the bucket is in memory and the key in a file, so that it runs anywhere. With
+// -s3 the bucket is in S3 and the key in AWS KMS, both LocalStack's, in a container that it starts
+// and removes: that needs Docker, and no AWS account.
 //
 //	go run ./examples/bucket
+//	go run ./examples/bucket -s3
 package main
 
 import (
@@ -9,33 +12,26 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
-	"net/url"
 	"os"
 
-	"github.com/aws/aws-sdk-go-v2/aws"
-	"github.com/aws/aws-sdk-go-v2/credentials"
-	"github.com/aws/aws-sdk-go-v2/service/kms"
-	"github.com/aws/aws-sdk-go-v2/service/s3"
-	s3types "github.com/aws/aws-sdk-go-v2/service/s3/types"
 	"gocloud.dev/blob"
-	_ "gocloud.dev/blob/s3blob"
+	_ "gocloud.dev/blob/memblob"
 
 	"piko.sh/pikokms"
 	"piko.sh/pikokms/blobstorage"
-	"piko.sh/pikokms/internal/localstack"
-	"piko.sh/pikokms/provider/awskms"
+	"piko.sh/pikokms/provider"
+	"piko.sh/pikokms/provider/local"
 )
 
 func main() {
-	// The container is removed at the end of run, so no second one is needed for that. The names are those of AWS's SDK.
-	for name, value := range map[string]string{
-		"TESTCONTAINERS_RYUK_DISABLED": "true",
-		"AWS_ACCESS_KEY_ID":            localstack.Credentials,
-		"AWS_SECRET_ACCESS_KEY":        localstack.Credentials,
-	} {
-		os.Setenv(name, value)
+	onS3 := flag.Bool("s3", false, "use S3 and AWS KMS of LocalStack, which needs Docker")
+	flag.Parse()
+	run := inMemory
+	if *onS3 {
+		run = inS3
 	}
 	if err := run(context.Background(), os.Stdout); err != nil {
 		fmt.Fprintln(os.Stderr, "bucket:", err)
@@ -43,52 +39,38 @@ func main() {
 	}
 }
 
-func run(ctx context.Context, out io.Writer) (err error) {
-	container, err := localstack.Start(ctx)
+// inMemory runs the application with a bucket in memory and a key in a file.
+func inMemory(ctx context.Context, out io.Writer) error {
+	dir, err := os.MkdirTemp("", "pikokms-bucket")
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, container.Close()) }()
-	provider, err := prepare(ctx, container.Endpoint)
+	defer os.RemoveAll(dir)
+	if err := local.Generate(dir + "/dev.key"); err != nil {
+		return err
+	}
+	key, err := local.NewProvider(local.Config{KeyFile: dir + "/dev.key"})
 	if err != nil {
 		return err
 	}
+	defer key.Close()
+	return application(ctx, out, "mem://uploads", key)
+}
 
-	// What the application had. Against AWS it is "s3://uploads?region=eu-west-1".
-	stored, err := blob.OpenBucket(ctx, "s3://uploads?"+url.Values{
-		"region": {localstack.Region}, "endpoint": {container.Endpoint}, "use_path_style": {"true"},
-	}.Encode())
+// application stores an object in the bucket of a URL, under a key.
+func application(ctx context.Context, out io.Writer, bucketURL string, key provider.EncryptionProvider) (err error) {
+	// What the application had. Against AWS the URL is "s3://uploads?region=eu-west-1".
+	stored, err := blob.OpenBucket(ctx, bucketURL)
 	if err != nil {
 		return err
 	}
 	// The line that it gains.
-	bucket, err := blobstorage.Encrypt(stored, pikokms.WithCryptoProvider("aws_kms", provider), pikokms.WithDefaultCryptoProvider("aws_kms"))
+	bucket, err := blobstorage.Encrypt(stored, pikokms.WithCryptoProvider("key", key), pikokms.WithDefaultCryptoProvider("key"))
 	if err != nil {
 		return errors.Join(err, stored.Close())
 	}
 	defer func() { err = errors.Join(err, bucket.Close()) }()
 	return use(ctx, out, bucket, stored)
-}
-
-// prepare makes what an operator has: a KMS key with an alias, and a bucket.
-func prepare(ctx context.Context, endpoint string) (*awskms.Provider, error) {
-	login := credentials.NewStaticCredentialsProvider(localstack.Credentials, localstack.Credentials, "")
-	keys := kms.New(kms.Options{Region: localstack.Region, BaseEndpoint: &endpoint, Credentials: login})
-	key, err := keys.CreateKey(ctx, &kms.CreateKeyInput{})
-	if err != nil {
-		return nil, err
-	}
-	if _, err := keys.CreateAlias(ctx, &kms.CreateAliasInput{AliasName: aws.String("alias/uploads"), TargetKeyId: key.KeyMetadata.KeyId}); err != nil {
-		return nil, err
-	}
-	client := s3.New(s3.Options{Region: localstack.Region, BaseEndpoint: &endpoint, Credentials: login, UsePathStyle: true})
-	if _, err := client.CreateBucket(ctx, &s3.CreateBucketInput{
-		Bucket:                    aws.String("uploads"),
-		CreateBucketConfiguration: &s3types.CreateBucketConfiguration{LocationConstraint: localstack.Region},
-	}); err != nil {
-		return nil, err
-	}
-	return awskms.NewProvider(ctx, awskms.Config{KeyID: "alias/uploads", Client: keys})
 }
 
 // use is the application, which does not know.
@@ -102,11 +84,11 @@ func use(ctx context.Context, out io.Writer, bucket, stored *blob.Bucket) error 
 	if err != nil {
 		return err
 	}
-	inS3, err := stored.Attributes(ctx, "large.bin")
+	inBucket, err := stored.Attributes(ctx, "large.bin")
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(out, "large.bin: %d bytes, %d in S3\n", attributes.Size, inS3.Size)
+	fmt.Fprintf(out, "large.bin: %d bytes, %d in the bucket\n", attributes.Size, inBucket.Size)
 	r, err := bucket.NewRangeReader(ctx, "large.bin", 5_000_000, 1000, nil)
 	if err != nil {
 		return err

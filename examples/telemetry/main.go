@@ -1,5 +1,5 @@
-// Command telemetry shows what a host reports of its key service: spans, metrics and events, printed as JSON. The key service
-// here is a local key; with AWS KMS the reports are the same.
+// Command telemetry shows what a host reports of its key service: spans, metrics and events,
+// printed as JSON. The key service here is a local key; with AWS KMS the reports are the same.
 package main
 
 import (
@@ -74,6 +74,14 @@ func run(ctx context.Context, out io.Writer) (err error) {
 		if err := host.Put(ctx, fmt.Sprintf("objects/%d", i), strings.NewReader("content")); err != nil {
 			return err
 		}
+	}
+	content, err := host.Get(ctx, "objects/0")
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(io.Discard, content)
+	if err := errors.Join(err, content.Close()); err != nil {
+		return err
 	}
 	if err := meters.ForceFlush(ctx); err != nil {
 		return err

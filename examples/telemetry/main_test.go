@@ -4,15 +4,21 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
+	"strings"
 	"testing"
 
 	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/codes"
+	"go.opentelemetry.io/otel/exporters/stdout/stdoutmetric"
+	"go.opentelemetry.io/otel/exporters/stdout/stdouttrace"
 	sdkmetric "go.opentelemetry.io/otel/sdk/metric"
 	"go.opentelemetry.io/otel/sdk/metric/metricdata"
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	"go.opentelemetry.io/otel/sdk/trace/tracetest"
 
+	"piko.sh/pikokms/header"
 	"piko.sh/pikokms/message"
 	"piko.sh/pikokms/provider"
 	"piko.sh/pikokms/provider/local"
@@ -24,7 +30,7 @@ func TestRun(t *testing.T) {
 	if err := run(t.Context(), &out); err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{`"Name":"GenerateDataKey"`, "pikokms.key_service.duration", "pikokms.encrypted", "pikokms.data_key_cache", "pikokms.breaker.state"} {
+	for _, want := range []string{`"Name":"GenerateDataKey"`, "pikokms.key_service.duration", "pikokms.encrypted", "pikokms.decrypted", "pikokms.data_key_cache", "pikokms.breaker.state"} {
 		if !bytes.Contains(out.Bytes(), []byte(want)) {
 			t.Errorf("%s is not reported", want)
 		}
@@ -58,7 +64,11 @@ func TestReports(t *testing.T) {
 	well := service.New(key, service.Config{Cache: &service.CacheLimits{}, Telemetry: telemetry})
 	out := service.New(down{key}, service.Config{Telemetry: telemetry})
 	for range 3 {
-		if _, err := (&message.Encrypter{Keyring: well}).Encrypt(t.Context(), make([]byte, 1000), nil); err != nil {
+		stored, err := (&message.Encrypter{Keyring: well}).Encrypt(t.Context(), make([]byte, 1000), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, _, err := (&message.Decrypter{Keyrings: []provider.Keyring{well}}).Decrypt(t.Context(), stored, nil); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -68,7 +78,7 @@ func TestReports(t *testing.T) {
 		}
 	}
 
-	if n := len(spans.Ended()); n != 1+service.Failures+2 {
+	if n := len(spans.Ended()); n != 2+service.Failures+2 {
 		t.Errorf("%d spans", n)
 	}
 	var collected metricdata.ResourceMetrics
@@ -85,14 +95,18 @@ func TestReports(t *testing.T) {
 		case metricdata.Histogram[float64]:
 			for _, p := range data.DataPoints {
 				got[m.Name+" "+value(p.Attributes, "outcome")] += int64(p.Count)
+				if first, last := p.Bounds[0], p.Bounds[len(p.Bounds)-1]; first != 0.001 || last != 30 {
+					t.Errorf("the buckets of %s are from %v s to %v s", m.Name, first, last)
+				}
 			}
 		}
 	}
 	for name, want := range map[string]int64{
 		"pikokms.encrypted ":                   3000,
-		"pikokms.data_key_cache hit":           2,
-		"pikokms.data_key_cache miss":          1,
-		"pikokms.key_service.duration ok":      1,
+		"pikokms.decrypted ":                   3000,
+		"pikokms.data_key_cache hit":           4,
+		"pikokms.data_key_cache miss":          2,
+		"pikokms.key_service.duration ok":      2,
 		"pikokms.key_service.duration outage":  service.Failures,
 		"pikokms.key_service.duration refused": 2,
 	} {
@@ -111,4 +125,142 @@ func TestReports(t *testing.T) {
 func value(set attribute.Set, name attribute.Key) string {
 	v, _ := set.Value(name)
 	return v.AsString()
+}
+
+// quoting is a provider whose errors quote the encryption context, as those of a key service may.
+type quoting struct {
+	*local.Provider
+	kind error
+}
+
+func (q quoting) fail(pairs map[string]string) error {
+	return &provider.EncryptionError{Operation: "call", Err: fmt.Errorf("%w: not authorized for context %v", q.kind, pairs)}
+}
+
+func (q quoting) GenerateDataKey(_ context.Context, r *provider.GenerateDataKeyRequest) (*provider.DataKey, error) {
+	return nil, q.fail(r.Context)
+}
+
+func (q quoting) WrapDataKey(_ context.Context, _ *provider.SecureBytes, pairs map[string]string) (header.EncryptedDataKey, error) {
+	return header.EncryptedDataKey{}, q.fail(pairs)
+}
+
+func (q quoting) UnwrapDataKey(_ context.Context, r *provider.UnwrapDataKeyRequest) (*provider.SecureBytes, error) {
+	return nil, q.fail(r.Context)
+}
+
+func (q quoting) Encrypt(_ context.Context, r *provider.EncryptRequest) (*provider.EncryptResponse, error) {
+	return nil, q.fail(r.Context)
+}
+
+func (q quoting) Decrypt(_ context.Context, r *provider.DecryptRequest) (*provider.DecryptResponse, error) {
+	return nil, q.fail(r.Context)
+}
+
+// TestPanicIsNoSuccess has a provider panic, which the caller may recover from.
+func TestPanicIsNoSuccess(t *testing.T) {
+	spans := tracetest.NewSpanRecorder()
+	s := service.New(panicking{}, service.Config{Telemetry: service.Telemetry{
+		TracerProvider: sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(spans)),
+	}})
+	func() {
+		defer func() { _ = recover() }()
+		_ = s.HealthCheck(t.Context())
+	}()
+	ended := spans.Ended()
+	if len(ended) != 1 || ended[0].Status().Code != codes.Error {
+		t.Errorf("the spans are %v", ended)
+	}
+	if s.State() != service.StateClosed {
+		t.Errorf("the breaker is %v", s.State())
+	}
+}
+
+type panicking struct{ provider.EncryptionProvider }
+
+func (panicking) Type() provider.Type { return "panicking" }
+
+func (panicking) HealthCheck(context.Context) error { panic("a fault of the provider's") }
+
+// TestFailuresTellNoContext searches all that is reported of failing calls for the encryption
+// context and the plaintext.
+func TestFailuresTellNoContext(t *testing.T) {
+	key, err := local.NewProvider(local.Config{Key: make([]byte, 32)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer key.Close()
+	const name, secret, plaintext = "patient-name", "Ada-Lovelace", "the-diagnosis"
+	pairs := map[string]string{name: secret}
+	stored, err := (&message.Encrypter{Keyring: key}).Encrypt(t.Context(), []byte(plaintext), pairs)
+	if err != nil {
+		t.Fatal(err)
+	}
+	calls := map[string]func(s *service.Service, pairs map[string]string) error{
+		"encrypt a message": func(s *service.Service, pairs map[string]string) error {
+			_, err := (&message.Encrypter{Keyring: s}).Encrypt(t.Context(), []byte(plaintext), pairs)
+			return err
+		},
+		"encrypt for a recipient": func(s *service.Service, pairs map[string]string) error {
+			_, err := (&message.Encrypter{Keyring: key, Recipients: []provider.Keyring{s}}).Encrypt(t.Context(), []byte(plaintext), pairs)
+			return err
+		},
+		"decrypt a message": func(s *service.Service, pairs map[string]string) error {
+			_, _, err := (&message.Decrypter{Keyrings: []provider.Keyring{s}}).Decrypt(t.Context(), stored, pairs)
+			return err
+		},
+		"encrypt a string": func(s *service.Service, pairs map[string]string) error {
+			_, err := s.Encrypt(t.Context(), &provider.EncryptRequest{Plaintext: plaintext, Context: pairs})
+			return err
+		},
+		"decrypt a string": func(s *service.Service, pairs map[string]string) error {
+			_, err := s.Decrypt(t.Context(), &provider.DecryptRequest{Ciphertext: "AAAA", Context: pairs})
+			return err
+		},
+		"encrypt a batch": func(s *service.Service, pairs map[string]string) error {
+			_, err := s.EncryptBatch(t.Context(), []string{plaintext}, pairs)
+			return err
+		},
+	}
+	kinds := []error{
+		provider.ErrAccessDenied, provider.ErrProviderUnavailable, provider.ErrContextMismatch, provider.ErrInvalidKey,
+		context.DeadlineExceeded, errors.New("an error of " + name + " without a sentinel"),
+	}
+	for _, kind := range kinds {
+		for call, run := range calls {
+			var reported bytes.Buffer
+			spans, err := stdouttrace.New(stdouttrace.WithWriter(&reported))
+			if err != nil {
+				t.Fatal(err)
+			}
+			metrics, err := stdoutmetric.New(stdoutmetric.WithWriter(&reported))
+			if err != nil {
+				t.Fatal(err)
+			}
+			meters := sdkmetric.NewMeterProvider(sdkmetric.WithReader(sdkmetric.NewPeriodicReader(metrics)))
+			s := service.New(quoting{key, kind}, service.Config{Cache: &service.CacheLimits{}, Telemetry: service.Telemetry{
+				TracerProvider: sdktrace.NewTracerProvider(sdktrace.WithSyncer(spans)),
+				MeterProvider:  meters,
+				Logger:         slog.New(slog.NewTextHandler(&reported, nil)),
+			}})
+			for range service.Failures + 1 { // so that the breaker opens, where it does
+				if err := run(s, pairs); err == nil {
+					t.Fatalf("%s did not fail", call)
+				}
+			}
+			if err := errors.Join(meters.Shutdown(t.Context()), s.Close()); err != nil {
+				t.Fatal(err)
+			}
+			for _, want := range []string{`"error.type"`, "pikokms.key_service.duration"} {
+				if !strings.Contains(reported.String(), want) {
+					t.Errorf("%s, %v: %s is not reported", call, kind, want)
+				}
+			}
+			for _, hidden := range []string{name, secret, plaintext} {
+				if strings.Contains(reported.String(), hidden) {
+					t.Errorf("%s, %v: %q is reported: %s", call, kind, hidden, reported.String())
+				}
+			}
+		}
+	}
 }

@@ -2,6 +2,8 @@ module piko.sh/pikokms/internal/localstack
 
 go 1.26.0
 
+toolchain go1.26.11
+
 require github.com/testcontainers/testcontainers-go v0.45.0
 
 require (

@@ -1,101 +1,68 @@
 // Package awskms is the encryption provider on AWS KMS.
 //
-// It wraps data keys as the AWS Encryption SDK's AWS KMS keyring does (specification: framework/aws-kms/aws-kms-keyring.md):
-// GenerateDataKey to encrypt and Decrypt to decrypt, each with the message's encryption context, which CloudTrail records.
-// A Provider asks KMS about its own key only: the ARN that DescribeKey gave for the configured key, whatever alias was
-// configured, or a multi-Region key's replica. A Discovery decrypts under any key of stated accounts.
+// Under a symmetric key it wraps data keys as the AWS Encryption SDK's AWS KMS keyring does
+// (specification: framework/aws-kms/aws-kms-keyring.md): GenerateDataKey to encrypt and Decrypt to
+// decrypt, each with the message's encryption context, which CloudTrail records. Under an RSA key
+// it wraps them as the AWS KMS RSA keyring does (framework/aws-kms/aws-kms-rsa-keyring.md): with
+// the public key and without a call to encrypt, and with Decrypt to decrypt. Whoever has an RSA
+// key's public half can make messages under it: that they decrypt does not tell who wrote them.
 //
-// Retries, timeouts and cancellation are the AWS SDK's.
+// A Provider encrypts under its own key, or under the one that a request names. To decrypt it asks
+// KMS about keys that it trusts only: its own key (the ARN that DescribeKey gave for the configured
+// key, whatever alias was configured), the TrustedKeys of its Config, the keys that its requests to
+// encrypt have named, and multi-Region replicas of these. What a message or a request to decrypt
+// names is asked about only if it is one of them. A Discovery decrypts under any key of stated
+// accounts.
+//
+// # Permissions
+//
+// Whoever encrypts needs kms:GenerateDataKey, and kms:Encrypt for strings and for messages with
+// several recipients; whoever decrypts needs kms:Decrypt. A key that is configured by its ARN takes
+// nothing more. A key that is configured by its ID or an alias takes kms:DescribeKey, too. To
+// encrypt under an RSA key takes kms:DescribeKey and kms:GetPublicKey, or the public key and no
+// permission.
+//
+// # Errors
+//
+// An error that KMS or the way to it causes holds one of these: [provider.ErrProviderUnavailable]
+// (no answer in time, a lost connection, throttling that outlasts the retries, a fault of KMS, or
+// an endpoint that is no KMS), [provider.ErrAccessDenied] (no permission, or credentials that are
+// missing, expired or not valid), [provider.ErrKeyNotFound], [provider.ErrKeyDisabled],
+// [provider.ErrKeyPendingDeletion], [provider.ErrKeyUsage], [provider.ErrInvalidKey] (the
+// configuration), [provider.ErrDecryptionFailed] and [provider.ErrEncryptionFailed]. The error of a
+// caller whose context has ended holds the context's error and none of these.
 package awskms
 
 import (
 	"context"
-	"encoding/base64"
-	"errors"
 	"fmt"
-	"io"
-	"slices"
 	"strings"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/aws/arn"
-	"github.com/aws/aws-sdk-go-v2/config"
 	"github.com/aws/aws-sdk-go-v2/service/kms"
 	"github.com/aws/aws-sdk-go-v2/service/kms/types"
 
-	"piko.sh/pikokms/header"
-	"piko.sh/pikokms/message"
 	"piko.sh/pikokms/provider"
 )
 
-const (
-	// DefaultMaxRetries stands for a MaxRetries of 0.
-	DefaultMaxRetries = 3
-
-	// MaxDirectSize is the largest plaintext in bytes that KMS itself encrypts (KMS API Reference, Encrypt, symmetric keys).
-	MaxDirectSize = 4096
-
-	maxGrantTokens = 10 // KMS API Reference, GrantTokens
-
-	// providerID is the key provider ID of AWS KMS (specification: framework/aws-kms/aws-kms-keyring.md).
-	providerID = "aws-kms"
-)
-
-// Config says which key to use and how to reach KMS. Credentials come from the AWS SDK's standard chain.
-type Config struct {
-	KeyID      string // key ID, key ARN, alias name ("alias/…") or alias ARN; required
-	Region     string // of the key; required unless Client is given
-	MaxRetries int    // retries after a failed call that may succeed later; 0 means 3
-
-	GrantTokens []string    // of grants too new to be known everywhere, at most 10
-	Endpoint    string      // URL of another KMS endpoint: a VPC endpoint, LocalStack
-	Client      *kms.Client // a ready client instead of Region, MaxRetries and Endpoint
-}
-
-func (c *Config) validate() error {
-	if c.KeyID == "" {
-		return fmt.Errorf("%w: KeyID is empty; give a key ID, key ARN, alias name or alias ARN", provider.ErrInvalidKey)
-	}
-	if err := c.validateClient(); err != nil {
-		return err
-	}
-	if strings.HasPrefix(c.KeyID, "arn:") {
-		a, err := arn.Parse(c.KeyID)
-		if err != nil || a.Service != "kms" || !strings.HasPrefix(a.Resource, "key/") && !strings.HasPrefix(a.Resource, "alias/") {
-			return fmt.Errorf("%w: %q is not the ARN of a KMS key or alias", provider.ErrInvalidKey, c.KeyID)
-		}
-		if a.Region != c.Region {
-			return fmt.Errorf("%w: the ARN %s is in Region %s, the configured Region is %s", provider.ErrInvalidKey, c.KeyID, a.Region, c.Region)
-		}
-	}
-	return nil
-}
-
-// validateClient checks what says how to reach KMS, and takes the Region of a given client.
-func (c *Config) validateClient() error {
-	if c.Client != nil {
-		if c.MaxRetries != 0 || c.Endpoint != "" || c.Region != "" && c.Region != c.Client.Options().Region {
-			return errors.New("awskms: Region, MaxRetries and Endpoint belong to the given Client; set them there")
-		}
-		c.Region = c.Client.Options().Region
-	}
-	if c.Region == "" {
-		return fmt.Errorf("%w: Region is empty; give the key's Region, such as eu-west-1", provider.ErrInvalidKey)
-	}
-	if c.MaxRetries < 0 {
-		return fmt.Errorf("awskms: MaxRetries is %d, it cannot be negative", c.MaxRetries)
-	}
-	if len(c.GrantTokens) > maxGrantTokens {
-		return fmt.Errorf("%w: %d grant tokens, KMS takes %d", provider.ErrInvalidKey, len(c.GrantTokens), maxGrantTokens)
-	}
-	return nil
-}
+// providerID is the key provider ID of AWS KMS (specification:
+// framework/aws-kms/aws-kms-keyring.md).
+const providerID = "aws-kms"
 
 // Provider implements provider.EncryptionProvider. It is safe for concurrent use.
 type Provider struct {
 	service
-	keyID string // as configured
-	arn   string // of the key
+	configured string // key ID of the configuration
+	own        shared[ownKey]
+	rsa        rsaKey
+	keys       keys
+}
+
+// ownKey is the provider's own key.
+type ownKey struct {
+	arn   string
+	isRSA bool
 }
 
 // service is KMS in one Region.
@@ -104,327 +71,120 @@ type service struct {
 	grantTokens []string
 }
 
-// NewProvider makes a provider and checks its key with one DescribeKey.
+func (s *service) region() string { return s.client.Options().Region }
+
+// NewProvider makes a provider and checks its key with one DescribeKey. If the key is given by its
+// ARN and DescribeKey is not permitted, the key is taken for a usable symmetric key. Nothing is
+// asked if the configuration says CheckLater or has a public key.
 //
-// The error says what stands in the way and holds one of provider.ErrProviderUnavailable (KMS can't be reached),
-// ErrKeyNotFound, ErrAccessDenied (no credentials or no permission), ErrKeyDisabled, ErrKeyPendingDeletion, ErrKeyUsage (not
-// a symmetric encryption key) and ErrInvalidKey (the configuration).
+// The error says what stands in the way; it holds one of the errors that the package lists.
 func NewProvider(ctx context.Context, c Config) (*Provider, error) {
-	if err := c.validate(); err != nil {
-		return nil, err
-	}
-	reached, err := c.reach(ctx)
+	loaded, err := c.load(ctx)
 	if err != nil {
 		return nil, err
 	}
-	p := &Provider{service: reached, keyID: c.KeyID}
-	metadata, err := p.describe(ctx, c.KeyID)
+	public, err := c.publicKey()
 	if err != nil {
-		return nil, p.fail(ctx, "NewProvider", fmt.Errorf("checking the key in Region %s: %w", c.Region, err))
+		return nil, err
 	}
-	if err := usable(metadata); err != nil {
-		return nil, p.fail(ctx, "NewProvider", err)
+	p := &Provider{service: loaded, configured: c.KeyID}
+	p.rsa.init(public, c.Hash)
+	for _, keyARN := range c.TrustedKeys {
+		p.keys.trust(keyARN, keyARN)
 	}
-	p.arn = aws.ToString(metadata.Arn)
+	if isKeyARN(c.KeyID) {
+		p.keys.trustOwn(c.KeyID, c.KeyID)
+	}
+	switch {
+	case public != nil:
+		p.own.set(ownKey{c.KeyID, true})
+	case !c.CheckLater:
+		if _, err := p.own.get(ctx, p.check); err != nil {
+			return nil, p.fail(ctx, "NewProvider", fmt.Errorf("checking the key in Region %s: %w", p.region(), err))
+		}
+	}
 	return p, nil
 }
 
-// reach makes a client, if none is given, and checks that there are credentials.
-func (c *Config) reach(ctx context.Context) (service, error) {
-	reached := service{client: c.Client, grantTokens: slices.Clone(c.GrantTokens)}
-	if reached.client == nil {
-		retries := c.MaxRetries
-		if retries == 0 {
-			retries = DefaultMaxRetries
+// check asks KMS what the provider's own key is.
+func (p *Provider) check(ctx context.Context) (ownKey, error) {
+	m, err := p.describe(ctx, p.configured)
+	if err != nil {
+		if isKeyARN(p.configured) && isDenied(err) {
+			return ownKey{arn: p.configured}, nil
 		}
-		loaded, err := config.LoadDefaultConfig(ctx, config.WithRegion(c.Region), config.WithRetryMaxAttempts(1+retries))
-		if err != nil {
-			return service{}, fmt.Errorf("awskms: loading the AWS configuration: %w", err)
-		}
-		reached.client = kms.NewFromConfig(loaded, func(o *kms.Options) {
-			if c.Endpoint != "" {
-				o.BaseEndpoint = aws.String(c.Endpoint)
-			}
-		})
+		return ownKey{}, err
 	}
-	if credentials := reached.client.Options().Credentials; credentials != nil {
-		if _, err := credentials.Retrieve(ctx); err != nil {
-			return service{}, noCredentials(ctx, c.KeyID, err)
-		}
+	if err := usable(m); err != nil {
+		return ownKey{}, err
 	}
-	return reached, nil
+	own := ownKey{aws.ToString(m.Arn), m.KeySpec != types.KeySpecSymmetricDefault}
+	p.keys.trustOwn(p.configured, own.arn)
+	return own, nil
 }
 
-// usable says why a key cannot wrap data keys.
-func usable(m *types.KeyMetadata) error {
-	if m.KeyUsage != types.KeyUsageTypeEncryptDecrypt || m.KeySpec != types.KeySpecSymmetricDefault {
-		return fmt.Errorf("%w: usage %s, spec %s; a data key needs a symmetric key for ENCRYPT_DECRYPT", provider.ErrKeyUsage, m.KeyUsage, m.KeySpec)
+// KeyID returns the key ID that responses carry to requests that name none, which is the key ARN.
+// Before a key that was given by its ID or an alias is checked, that is returned.
+func (p *Provider) KeyID() string {
+	if own, known := p.own.peek(); known {
+		return own.arn
 	}
-	switch m.KeyState {
-	case types.KeyStateEnabled:
-		return nil
-	case types.KeyStatePendingDeletion, types.KeyStatePendingReplicaDeletion:
-		return fmt.Errorf("%w: cancel the deletion and enable the key to use it", provider.ErrKeyPendingDeletion)
-	case types.KeyStateDisabled:
-		return fmt.Errorf("%w: enable it to use it", provider.ErrKeyDisabled)
-	}
-	return fmt.Errorf("%w: its state is %s", provider.ErrKeyDisabled, m.KeyState)
+	return p.configured
 }
-
-// ARN returns the key ARN that messages carry.
-func (p *Provider) ARN() string { return p.arn }
-
-// KeyID returns the key ID that responses carry, which is the key ARN.
-func (p *Provider) KeyID() string { return p.arn }
 
 // Region returns the Region in which KMS is asked.
-func (p *Provider) Region() string { return p.client.Options().Region }
+func (p *Provider) Region() string { return p.region() }
 
 // Type implements provider.EncryptionProvider.
 func (p *Provider) Type() provider.Type { return provider.TypeAWSKMS }
 
-// checkKeyID refuses a request for another key than the provider's own.
-func (p *Provider) checkKeyID(keyID string) error {
-	if keyID == "" || keyID == p.keyID || keyID == p.arn || strings.HasSuffix(p.arn, ":key/"+keyID) {
-		return nil
-	}
-	return fmt.Errorf("%w: this provider has key %s; make another provider for %q", provider.ErrKeyNotFound, p.arn, keyID)
-}
-
-func (p *Provider) describe(ctx context.Context, keyID string) (*types.KeyMetadata, error) {
-	out, err := p.client.DescribeKey(ctx, &kms.DescribeKeyInput{KeyId: aws.String(keyID), GrantTokens: p.grantTokens})
+// describe returns what KMS says of a key.
+func (s *service) describe(ctx context.Context, keyID string) (*types.KeyMetadata, error) {
+	out, err := s.client.DescribeKey(ctx, &kms.DescribeKeyInput{KeyId: aws.String(keyID), GrantTokens: s.grantTokens})
 	if err != nil {
 		return nil, err
+	}
+	if out.KeyMetadata == nil || !names(keyID, aws.ToString(out.KeyMetadata.Arn)) {
+		var got string
+		if out.KeyMetadata != nil {
+			got = aws.ToString(out.KeyMetadata.Arn)
+		}
+		return nil, fmt.Errorf("%w: KMS was asked about key %q and answered about %q", provider.ErrInvalidKey, keyID, got)
 	}
 	return out.KeyMetadata, nil
 }
 
-// GenerateDataKey implements provider.Keyring with one call of KMS GenerateDataKey.
-func (p *Provider) GenerateDataKey(ctx context.Context, request *provider.GenerateDataKeyRequest) (*provider.DataKey, error) {
-	if err := p.checkKeyID(request.KeyID); err != nil {
-		return nil, p.fail(ctx, "GenerateDataKey", err)
+// names reports whether a key ARN in an answer may be that of the key that was asked for.
+func names(asked, keyARN string) bool {
+	got, _ := arn.Parse(keyARN)
+	want, err := arn.Parse(asked)
+	switch {
+	case !isKeyARN(keyARN):
+		return false
+	case err == nil && isKeyARN(asked):
+		return keyARN == asked
+	case err == nil: // an alias
+		want.Resource = got.Resource
+		return got == want
 	}
-	spec, size := types.DataKeySpecAes256, 32
-	switch request.KeySpec {
-	case "", "AES_256":
-	case "AES_128":
-		spec, size = types.DataKeySpecAes128, 16
-	default:
-		return nil, p.fail(ctx, "GenerateDataKey", fmt.Errorf("%w: key spec %q is neither AES_256 nor AES_128", provider.ErrInvalidKey, request.KeySpec))
-	}
-	out, err := p.client.GenerateDataKey(ctx, &kms.GenerateDataKeyInput{KeyId: aws.String(p.arn), KeySpec: spec, EncryptionContext: request.Context, GrantTokens: p.grantTokens})
-	if err != nil {
-		return nil, p.fail(ctx, "GenerateDataKey", err)
-	}
-	defer clear(out.Plaintext)
-	if got := aws.ToString(out.KeyId); got != p.arn || len(out.Plaintext) != size {
-		return nil, p.fail(ctx, "GenerateDataKey", fmt.Errorf("%w: KMS answered for key %q with a data key of %d bytes", provider.ErrEncryptionFailed, got, len(out.Plaintext)))
-	}
-	key, err := provider.NewSecureBytes(out.Plaintext)
-	if err != nil {
-		return nil, p.fail(ctx, "GenerateDataKey", err)
-	}
-	return &provider.DataKey{PlaintextKey: key, EncryptedKey: p.wrapped(out.CiphertextBlob), KeyID: p.arn, Provider: p.Type()}, nil
+	return strings.HasPrefix(asked, "alias/") || got.Resource == "key/"+asked
 }
 
-func (p *Provider) wrapped(blob []byte) header.EncryptedDataKey {
-	return header.EncryptedDataKey{ProviderID: providerID, ProviderInfo: []byte(p.arn), Ciphertext: blob}
-}
-
-// WrapDataKey implements provider.Keyring with one call of KMS Encrypt.
-func (p *Provider) WrapDataKey(ctx context.Context, key *provider.SecureBytes, encryptionContext map[string]string) (header.EncryptedDataKey, error) {
-	var blob []byte
-	err := key.WithAccess(func(plain []byte) (err error) {
-		blob, err = p.encrypt(ctx, plain, encryptionContext)
-		return err
-	})
-	if err != nil {
-		return header.EncryptedDataKey{}, p.fail(ctx, "WrapDataKey", err)
-	}
-	return p.wrapped(blob), nil
-}
-
-func (p *Provider) encrypt(ctx context.Context, plaintext []byte, encryptionContext map[string]string) ([]byte, error) {
-	out, err := p.client.Encrypt(ctx, &kms.EncryptInput{KeyId: aws.String(p.arn), Plaintext: plaintext, EncryptionContext: encryptionContext, GrantTokens: p.grantTokens})
-	if err != nil {
-		return nil, err
-	}
-	if got := aws.ToString(out.KeyId); got != p.arn {
-		return nil, fmt.Errorf("%w: KMS answered for key %q", provider.ErrEncryptionFailed, got)
-	}
-	return out.CiphertextBlob, nil
-}
-
-// decrypt asks KMS for what was encrypted under the key of this ARN and no other.
-func (s *service) decrypt(ctx context.Context, keyARN string, blob []byte, encryptionContext map[string]string) ([]byte, error) {
-	out, err := s.client.Decrypt(ctx, &kms.DecryptInput{KeyId: aws.String(keyARN), CiphertextBlob: blob, EncryptionContext: encryptionContext, GrantTokens: s.grantTokens})
-	if err != nil {
-		return nil, err
-	}
-	if got := aws.ToString(out.KeyId); got != keyARN {
-		clear(out.Plaintext)
-		return nil, fmt.Errorf("%w: KMS answered for key %q", provider.ErrDecryptionFailed, got)
-	}
-	return out.Plaintext, nil
-}
-
-func (s *service) unwrap(ctx context.Context, keyARN string, request *provider.UnwrapDataKeyRequest) (*provider.SecureBytes, error) {
-	plain, err := s.decrypt(ctx, keyARN, request.EncryptedKey.Ciphertext, request.Context)
-	if err != nil {
-		return nil, err
-	}
-	if len(plain) != request.Size {
-		clear(plain)
-		return nil, fmt.Errorf("%w: the data key has %d bytes, the message's suite takes %d", provider.ErrDecryptionFailed, len(plain), request.Size)
-	}
-	return provider.NewSecureBytes(plain)
-}
-
-// UnwrapDataKey implements provider.Keyring with one call of KMS Decrypt, or none when the data key is not under the
-// provider's key. A data key under a multi-Region key's replica in another Region is under this key.
-func (p *Provider) UnwrapDataKey(ctx context.Context, request *provider.UnwrapDataKeyRequest) (*provider.SecureBytes, error) {
-	if request.EncryptedKey.ProviderID != providerID || !sameKey(string(request.EncryptedKey.ProviderInfo), p.arn) {
-		return nil, p.fail(ctx, "UnwrapDataKey", provider.ErrUntrustedKey)
-	}
-	key, err := p.unwrap(ctx, p.arn, request)
-	if err != nil {
-		return nil, p.fail(ctx, "UnwrapDataKey", err)
-	}
-	return key, nil
-}
-
-// sameKey reports whether two key ARNs name one key or replicas of one multi-Region key (specification:
-// framework/aws-kms/aws-kms-mrk-match-for-decrypt.md).
-func sameKey(a, b string) bool {
-	if a == b {
-		return true
-	}
-	x, errA := arn.Parse(a)
-	y, errB := arn.Parse(b)
-	x.Region = y.Region
-	return errA == nil && errB == nil && x == y && isMultiRegion(x)
-}
-
-func isMultiRegion(a arn.ARN) bool { return strings.HasPrefix(a.Resource, "key/mrk-") }
-
-// Encrypt implements provider.EncryptionProvider. Up to MaxDirectSize bytes are encrypted by KMS itself and the result is
-// the base64 text of its ciphertext; more is encrypted under a data key to the text of an AWS Encryption SDK message.
-// Either way KMS is called once.
-func (p *Provider) Encrypt(ctx context.Context, request *provider.EncryptRequest) (*provider.EncryptResponse, error) {
-	if request.Plaintext == "" {
-		return nil, p.fail(ctx, "Encrypt", provider.ErrEmptyPlaintext)
-	}
-	if err := errors.Join(p.checkKeyID(request.KeyID), header.CheckContext(request.Context)); err != nil {
-		return nil, p.fail(ctx, "Encrypt", err)
-	}
-	response := &provider.EncryptResponse{KeyID: p.arn, Provider: p.Type()}
-	if len(request.Plaintext) > MaxDirectSize {
-		text, err := message.EncryptText(ctx, p, request)
-		if err != nil {
-			return nil, p.fail(ctx, "Encrypt", err)
-		}
-		response.Ciphertext = text
-		return response, nil
-	}
-	blob, err := p.encrypt(ctx, []byte(request.Plaintext), request.Context)
-	if err != nil {
-		return nil, p.fail(ctx, "Encrypt", err)
-	}
-	response.Ciphertext = base64.StdEncoding.EncodeToString(blob)
-	return response, nil
-}
-
-// Decrypt implements provider.EncryptionProvider with one call of KMS. The request's context must equal the one given to
-// Encrypt.
-func (p *Provider) Decrypt(ctx context.Context, request *provider.DecryptRequest) (*provider.DecryptResponse, error) {
-	if request.Ciphertext == "" {
-		return nil, p.fail(ctx, "Decrypt", provider.ErrEmptyCiphertext)
-	}
-	if err := p.checkKeyID(request.KeyID); err != nil {
-		return nil, p.fail(ctx, "Decrypt", err)
-	}
-	ciphertext, err := base64.StdEncoding.DecodeString(request.Ciphertext)
-	if err != nil {
-		return nil, p.fail(ctx, "Decrypt", fmt.Errorf("%w: not base64: %w", provider.ErrInvalidCiphertext, err))
-	}
-	if header.Sniff(ciphertext) {
-		plaintext, err := message.DecryptText(ctx, p, ciphertext, request)
-		if err != nil {
-			return nil, p.fail(ctx, "Decrypt", err)
-		}
-		return &provider.DecryptResponse{Plaintext: plaintext}, nil
-	}
-	plaintext, err := p.decrypt(ctx, p.arn, ciphertext, request.Context)
-	if err != nil {
-		return nil, p.fail(ctx, "Decrypt", err)
-	}
-	defer clear(plaintext)
-	return &provider.DecryptResponse{Plaintext: string(plaintext)}, nil
-}
-
-// ReEncrypt moves a value that KMS encrypted itself, as Encrypt does up to MaxDirectSize, from the key with the source's ARN to
-// the provider's own, with one call of KMS ReEncrypt, which decrypts it within KMS. Both keys are in one Region. The request's
-// context is the value's and stays so.
-func (p *Provider) ReEncrypt(ctx context.Context, sourceARN string, request *provider.DecryptRequest) (*provider.EncryptResponse, error) {
-	blob, err := base64.StdEncoding.DecodeString(request.Ciphertext)
-	if err != nil {
-		return nil, p.fail(ctx, "ReEncrypt", fmt.Errorf("%w: not base64: %w", provider.ErrInvalidCiphertext, err))
-	}
-	out, err := p.client.ReEncrypt(ctx, &kms.ReEncryptInput{
-		SourceKeyId: aws.String(sourceARN), SourceEncryptionContext: request.Context, CiphertextBlob: blob,
-		DestinationKeyId: aws.String(p.arn), DestinationEncryptionContext: request.Context, GrantTokens: p.grantTokens,
-	})
-	if err != nil {
-		return nil, p.fail(ctx, "ReEncrypt", err)
-	}
-	if from, to := aws.ToString(out.SourceKeyId), aws.ToString(out.KeyId); from != sourceARN || to != p.arn {
-		return nil, p.fail(ctx, "ReEncrypt", fmt.Errorf("%w: KMS answered for keys %q and %q", provider.ErrEncryptionFailed, from, to))
-	}
-	return &provider.EncryptResponse{Ciphertext: base64.StdEncoding.EncodeToString(out.CiphertextBlob), KeyID: p.arn, Provider: p.Type()}, nil
-}
-
-// EncryptStream implements provider.EncryptionProvider with one call of KMS.
-func (p *Provider) EncryptStream(ctx context.Context, output io.Writer, request *provider.EncryptRequest) (io.WriteCloser, error) {
-	if err := p.checkKeyID(request.KeyID); err != nil {
-		return nil, p.fail(ctx, "EncryptStream", err)
-	}
-	w, err := (&message.Encrypter{Keyring: p}).NewWriter(ctx, output, request.Context)
-	if err != nil {
-		return nil, err // not w: a nil pointer would make an io.WriteCloser that is not nil
-	}
-	return w, nil
-}
-
-// DecryptStream implements provider.EncryptionProvider with one call of KMS. The result is a *message.DecryptReader.
-func (p *Provider) DecryptStream(ctx context.Context, input io.Reader) (io.ReadCloser, error) {
-	r, err := (&message.Decrypter{Keyrings: []provider.Keyring{p}}).NewReader(ctx, input, nil)
-	if err != nil {
-		return nil, err
-	}
-	return r, nil
-}
-
-// GetKeyInfo implements provider.EncryptionProvider. It describes any key that the credentials may describe.
+// GetKeyInfo implements provider.EncryptionProvider with one call of KMS DescribeKey. It describes
+// any key that the credentials may describe.
 func (p *Provider) GetKeyInfo(ctx context.Context, keyID string) (*provider.KeyInfo, error) {
 	if keyID == "" {
-		keyID = p.arn
+		keyID = p.KeyID()
 	}
 	m, err := p.describe(ctx, keyID)
 	if err != nil {
-		return nil, p.fail(ctx, "GetKeyInfo", err)
-	}
-	status := provider.KeyStatusDisabled
-	switch m.KeyState {
-	case types.KeyStateEnabled:
-		status = provider.KeyStatusActive
-	case types.KeyStatePendingDeletion, types.KeyStatePendingReplicaDeletion:
-		status = provider.KeyStatusDestroyed
+		return nil, fail(ctx, "GetKeyInfo", keyID, err)
 	}
 	return &provider.KeyInfo{
 		KeyID:        aws.ToString(m.KeyId),
 		Provider:     p.Type(),
 		Algorithm:    string(m.KeySpec),
-		Status:       status,
+		Status:       status(m.KeyState),
 		CreatedAt:    aws.ToTime(m.CreationDate),
 		DeletionDate: m.DeletionDate,
 		Description:  aws.ToString(m.Description),
@@ -438,7 +198,8 @@ func (p *Provider) GetKeyInfo(ctx context.Context, keyID string) (*provider.KeyI
 	}, nil
 }
 
-// HealthCheck implements provider.EncryptionProvider with two calls of KMS.
+// HealthCheck implements provider.EncryptionProvider: it makes a data key and decrypts it, which
+// takes the permissions that streams take. Under a symmetric key these are two calls of KMS.
 func (p *Provider) HealthCheck(ctx context.Context) error {
 	if err := provider.Check(ctx, p); err != nil {
 		return p.fail(ctx, "HealthCheck", err)
@@ -446,4 +207,4 @@ func (p *Provider) HealthCheck(ctx context.Context) error {
 	return nil
 }
 
-var _ provider.EncryptionProvider = (*Provider)(nil)
+var _ provider.ReEncrypter = (*Provider)(nil)

@@ -1,10 +1,12 @@
 package awskms
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws/arn"
 	"github.com/aws/aws-sdk-go-v2/service/kms"
@@ -13,59 +15,67 @@ import (
 	"piko.sh/pikokms/provider"
 )
 
-// DefaultPartition is the partition of all Regions but those of China, GovCloud and other separate ones.
+// DefaultPartition is the partition of all Regions but those of China, GovCloud and other separate
+// ones.
 const DefaultPartition = "aws"
 
-// DiscoveryConfig says whose keys to trust and how to reach KMS. Credentials come from the AWS SDK's standard chain.
+// DiscoveryConfig says whose keys to trust and how to reach KMS. Credentials and Region are found
+// as those of a Config are.
 type DiscoveryConfig struct {
 	Accounts  []string // 12-digit IDs of the AWS accounts whose keys are trusted; required
 	Partition string   // of the accounts, default "aws"
 
-	Region     string // in which KMS is asked; required unless Client is given
-	MaxRetries int    // retries after a failed call that may succeed later; 0 means 3
+	Region  string // in which KMS is asked
+	Profile string // of the shared AWS configuration files
+
+	MaxRetries int           // retries after a failed attempt that may succeed later; 0 means 3
+	Timeout    time.Duration // of one attempt, from connecting to the last byte; 0 means 10 s
 
 	GrantTokens []string    // of grants too new to be known everywhere, at most 10
 	Endpoint    string      // URL of another KMS endpoint: a VPC endpoint, LocalStack
-	Client      *kms.Client // a ready client instead of Region, MaxRetries and Endpoint
+	Client      *kms.Client // a ready client instead of Region, Profile, MaxRetries and Endpoint
 }
 
-func (c *DiscoveryConfig) client() *Config {
-	return &Config{Region: c.Region, MaxRetries: c.MaxRetries, GrantTokens: c.GrantTokens, Endpoint: c.Endpoint, Client: c.Client}
+// connection returns what says how to reach KMS.
+func (c *DiscoveryConfig) connection() *connection {
+	return &connection{
+		region: c.Region, profile: c.Profile, endpoint: c.Endpoint, client: c.Client,
+		maxRetries: c.MaxRetries, timeout: c.Timeout, grantTokens: c.GrantTokens,
+	}
 }
 
-// Discovery is a keyring that decrypts messages under any KMS key of stated accounts, without knowing the key beforehand
-// (specification: framework/aws-kms/aws-kms-mrk-discovery-keyring.md). It asks KMS in one Region: about keys of that Region,
-// and about multi-Region keys of others by their replica in it. It cannot encrypt. It is safe for concurrent use.
+// Discovery is a keyring that decrypts messages under any symmetric KMS key of stated accounts,
+// without knowing the key beforehand (specification:
+// framework/aws-kms/aws-kms-mrk-discovery-keyring.md). It asks KMS in one Region: about keys of
+// that Region, and about multi-Region keys of others by their replica in it. It cannot encrypt. It
+// is safe for concurrent use.
 type Discovery struct {
 	service
-	accounts          []string
-	partition, region string
+	accounts  []string
+	partition string
+	region    string
 }
 
-// NewDiscovery makes a Discovery. KMS is not asked. The error holds provider.ErrInvalidKey (the configuration) or
-// provider.ErrAccessDenied (no credentials).
+// NewDiscovery makes a Discovery. Neither KMS nor a source of credentials is asked. The error holds
+// provider.ErrInvalidKey.
 func NewDiscovery(ctx context.Context, c DiscoveryConfig) (*Discovery, error) {
 	if err := c.validate(); err != nil {
 		return nil, err
 	}
-	client := c.client()
-	reached, err := client.reach(ctx)
+	loaded, err := c.connection().load(ctx)
 	if err != nil {
 		return nil, err
 	}
-	d := &Discovery{service: reached, accounts: slices.Clone(c.Accounts), partition: c.Partition, region: c.Region}
-	if d.partition == "" {
-		d.partition = DefaultPartition
-	}
-	return d, nil
+	return &Discovery{
+		service: loaded, accounts: slices.Clone(c.Accounts),
+		partition: cmp.Or(c.Partition, DefaultPartition), region: loaded.region(),
+	}, nil
 }
 
 func (c *DiscoveryConfig) validate() error {
-	client := c.client()
-	if err := client.validateClient(); err != nil {
+	if err := c.connection().validate(); err != nil {
 		return err
 	}
-	c.Region = client.Region
 	if len(c.Accounts) == 0 {
 		return fmt.Errorf("%w: discovery needs the accounts whose keys to trust", provider.ErrInvalidKey)
 	}
@@ -77,8 +87,8 @@ func (c *DiscoveryConfig) validate() error {
 	return nil
 }
 
-// UnwrapDataKey implements provider.Keyring with one call of KMS Decrypt, or none when the data key's key ARN does not pass
-// the filter.
+// UnwrapDataKey implements provider.Keyring with one call of KMS Decrypt, or none when the data
+// key's key ARN does not pass the filter.
 func (d *Discovery) UnwrapDataKey(ctx context.Context, request *provider.UnwrapDataKeyRequest) (*provider.SecureBytes, error) {
 	keyARN, err := d.trusted(request.EncryptedKey)
 	if err != nil {
@@ -98,13 +108,17 @@ func (d *Discovery) trusted(wrapped header.EncryptedDataKey) (string, error) {
 	if wrapped.ProviderID != providerID {
 		return "", provider.ErrUntrustedKey
 	}
-	a, err := arn.Parse(string(wrapped.ProviderInfo))
-	id, isKey := strings.CutPrefix(a.Resource, "key/")
-	if err != nil || a.Service != "kms" || !isKey || id == "" || strings.Trim(id, keyIDCharacters) != "" || a.Partition != d.partition || !slices.Contains(d.accounts, a.AccountID) {
+	stated := string(wrapped.ProviderInfo)
+	if !isKeyARN(stated) {
+		return "", provider.ErrUntrustedKey
+	}
+	a, _ := arn.Parse(stated)
+	id := strings.TrimPrefix(a.Resource, "key/")
+	if strings.Trim(id, keyIDCharacters) != "" || a.Partition != d.partition || !slices.Contains(d.accounts, a.AccountID) {
 		return "", provider.ErrUntrustedKey
 	}
 	if a.Region != d.region && !isMultiRegion(a) {
-		return "", fmt.Errorf("%w: the key is in Region %q, KMS is asked in %s", provider.ErrUntrustedKey, a.Region, d.region)
+		return "", fmt.Errorf("%w: the key %q is in Region %q, and this discovery asks KMS in %s; discover in the key's Region", provider.ErrUntrustedKey, stated, a.Region, d.region)
 	}
 	a.Region = d.region
 	return a.String(), nil

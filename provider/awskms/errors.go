@@ -1,85 +1,131 @@
 package awskms
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"net/http"
-	"strings"
 
+	"github.com/aws/aws-sdk-go-v2/aws/retry"
 	"github.com/aws/smithy-go"
 	smithyhttp "github.com/aws/smithy-go/transport/http"
 
+	"piko.sh/pikokms/header"
 	"piko.sh/pikokms/provider"
 )
 
-// codes are the sentinels of error codes (KMS API Reference, "Common Errors" and each operation's own).
+// codes are the sentinels of error codes (KMS API Reference, "Common Errors" and each operation's
+// own). Codes of throttling and of timeouts are the AWS SDK's.
 var codes = map[string]error{
-	"NotFoundException":           provider.ErrKeyNotFound,
-	"InvalidArnException":         provider.ErrInvalidKey,
-	"DisabledException":           provider.ErrKeyDisabled,
-	"InvalidKeyUsageException":    provider.ErrKeyUsage,
-	"InvalidCiphertextException":  provider.ErrDecryptionFailed,
-	"IncorrectKeyException":       provider.ErrDecryptionFailed,
-	"AccessDenied":                provider.ErrAccessDenied,
-	"AccessDeniedException":       provider.ErrAccessDenied,
-	"NotAuthorized":               provider.ErrAccessDenied,
-	"OptInRequired":               provider.ErrAccessDenied,
-	"ExpiredTokenException":       provider.ErrAccessDenied,
-	"IncompleteSignature":         provider.ErrAccessDenied,
-	"InvalidClientTokenId":        provider.ErrAccessDenied,
-	"InvalidSignatureException":   provider.ErrAccessDenied,
-	"MissingAuthenticationToken":  provider.ErrAccessDenied,
-	"UnrecognizedClientException": provider.ErrAccessDenied,
-	"DependencyTimeoutException":  provider.ErrProviderUnavailable,
-	"KeyUnavailableException":     provider.ErrProviderUnavailable,
-	"KMSInternalException":        provider.ErrProviderUnavailable,
-	"LimitExceededException":      provider.ErrProviderUnavailable,
-	"RequestExpired":              provider.ErrProviderUnavailable,
-	"ServiceUnavailable":          provider.ErrProviderUnavailable,
-	"Throttling":                  provider.ErrProviderUnavailable,
-	"ThrottlingException":         provider.ErrProviderUnavailable,
-	"TooManyRequestsException":    provider.ErrProviderUnavailable,
+	"NotFoundException":                   provider.ErrKeyNotFound,
+	"InvalidArnException":                 provider.ErrInvalidKey,
+	"DisabledException":                   provider.ErrKeyDisabled,
+	"InvalidKeyUsageException":            provider.ErrKeyUsage,
+	"UnsupportedOperationException":       provider.ErrKeyUsage,
+	"InvalidCiphertextException":          provider.ErrDecryptionFailed,
+	"IncorrectKeyException":               provider.ErrDecryptionFailed,
+	"AccessDenied":                        provider.ErrAccessDenied,
+	"AccessDeniedException":               provider.ErrAccessDenied,
+	"NotAuthorized":                       provider.ErrAccessDenied,
+	"OptInRequired":                       provider.ErrAccessDenied,
+	"SubscriptionRequiredException":       provider.ErrAccessDenied,
+	"ExpiredToken":                        provider.ErrAccessDenied,
+	"ExpiredTokenException":               provider.ErrAccessDenied,
+	"IncompleteSignature":                 provider.ErrAccessDenied,
+	"IncompleteSignatureException":        provider.ErrAccessDenied,
+	"InvalidClientTokenId":                provider.ErrAccessDenied,
+	"InvalidGrantIdException":             provider.ErrAccessDenied,
+	"InvalidGrantTokenException":          provider.ErrAccessDenied,
+	"InvalidSignatureException":           provider.ErrAccessDenied,
+	"SignatureDoesNotMatch":               provider.ErrAccessDenied,
+	"MissingAuthenticationToken":          provider.ErrAccessDenied,
+	"MissingAuthenticationTokenException": provider.ErrAccessDenied,
+	"RequestExpired":                      provider.ErrAccessDenied,
+	"RequestTimeTooSkewed":                provider.ErrAccessDenied,
+	"UnrecognizedClientException":         provider.ErrAccessDenied,
+	"DependencyTimeoutException":          provider.ErrProviderUnavailable,
+	"KeyUnavailableException":             provider.ErrProviderUnavailable,
+	"KMSInternalException":                provider.ErrProviderUnavailable,
+	"ServiceUnavailable":                  provider.ErrProviderUnavailable,
+	"InternalFailure":                     provider.ErrProviderUnavailable,
+	"UnknownOperationException":           errNoKMS,
+	"UnknownError":                        errNoKMS, // what the AWS SDK makes of an answer without a code
+	"":                                    errNoKMS,
 }
 
-// fail says which operation failed under which key, and puts a sentinel before an error of the AWS SDK that has none yet.
+// errNoKMS is an answer that KMS does not give, in KMS's form.
+var errNoKMS = fmt.Errorf("%w: this is no answer of KMS; check the endpoint's URL and proxies on the way", provider.ErrProviderUnavailable)
+
+// sentinels are the errors of which one that is there already is enough.
+var sentinels = []error{
+	provider.ErrKeyNotFound, provider.ErrInvalidKey, provider.ErrInvalidCiphertext, provider.ErrDecryptionFailed,
+	provider.ErrEncryptionFailed, provider.ErrProviderUnavailable, provider.ErrEmptyPlaintext, provider.ErrEmptyCiphertext,
+	provider.ErrContextMismatch, provider.ErrUntrustedKey, provider.ErrAccessDenied, provider.ErrKeyDisabled,
+	provider.ErrKeyPendingDeletion, provider.ErrKeyUsage, provider.ErrClosed, provider.ErrInvalidProvider,
+	header.ErrInvalidContext,
+}
+
+// fail says which operation failed under the provider's own key.
 func (p *Provider) fail(ctx context.Context, operation string, err error) error {
-	return fail(ctx, operation, cmp.Or(p.arn, p.keyID), err)
+	return fail(ctx, operation, p.KeyID(), err)
 }
 
+// fail says which operation failed under which key.
 func fail(ctx context.Context, operation, key string, err error) error {
 	if inner, ok := errors.AsType[*provider.EncryptionError](err); ok {
 		err = inner.Err // one frame says it: the operation that the caller asked for
 	}
-	if s := sentinel(ctx, err); s != nil {
-		err = fmt.Errorf("%w: %w", s, err)
-	}
-	return &provider.EncryptionError{Operation: operation, Provider: string(provider.TypeAWSKMS), KeyID: key, Err: err}
+	return &provider.EncryptionError{Operation: operation, Provider: string(provider.TypeAWSKMS), KeyID: key, Err: judge(ctx, err)}
 }
 
-// sentinel judges an error of the AWS SDK. It returns nil for every other error and for a caller's own cancellation.
-func sentinel(ctx context.Context, err error) error {
-	operation, ok := errors.AsType[*smithy.OperationError](err)
-	if !ok || ctx.Err() != nil {
-		return nil
-	}
-	api, ok := errors.AsType[smithy.APIError](operation)
-	if !ok {
-		// No answer of the service: refused, unresolved, timed out, or cut off.
-		return provider.ErrProviderUnavailable
-	}
-	if s := codes[api.ErrorCode()]; s != nil {
-		return s
-	}
-	if api.ErrorCode() == "KMSInvalidStateException" {
-		if strings.Contains(strings.ToLower(api.ErrorMessage()), "pending deletion") {
-			return provider.ErrKeyPendingDeletion
+// judge puts a sentinel before an error of the AWS SDK that has none yet. When the caller's context
+// has ended, that is the reason, whatever the AWS SDK makes of it.
+func judge(ctx context.Context, err error) error {
+	for _, s := range sentinels {
+		if errors.Is(err, s) {
+			return err
 		}
-		return provider.ErrKeyDisabled
 	}
-	if response, ok := errors.AsType[*smithyhttp.ResponseError](operation); ok && response.HTTPStatusCode() >= http.StatusInternalServerError {
+	if ended := ctx.Err(); ended != nil {
+		if errors.Is(err, ended) {
+			return err
+		}
+		return fmt.Errorf("%w: %w", ended, err)
+	}
+	operation, ok := errors.AsType[*smithy.OperationError](err)
+	if !ok {
+		return err
+	}
+	if missing, ok := errors.AsType[*credentialsError](operation); ok {
+		return missing.judge(err)
+	}
+	return fmt.Errorf("%w: %w", sentinel(operation), err)
+}
+
+// sentinel judges an error of the AWS SDK. What it wraps may say what the error means.
+func sentinel(operation *smithy.OperationError) error {
+	api, isAnswer := errors.AsType[smithy.APIError](operation)
+	response, responded := errors.AsType[*smithyhttp.ResponseError](operation)
+	_, unsent := errors.AsType[*smithyhttp.RequestSendError](operation)
+	switch {
+	case !isAnswer && (responded || unsent):
+		return provider.ErrProviderUnavailable // refused, unresolved, timed out, cut off, or garbled
+	case !isAnswer:
+		return provider.ErrInvalidKey // no request was made, since the configuration is of no use
+	}
+	code := api.ErrorCode()
+	if code == "KMSInvalidStateException" {
+		return invalidState(api.ErrorMessage())
+	}
+	_, throttled := retry.DefaultThrottleErrorCodes[code]
+	_, timedOut := retry.DefaultRetryableErrorCodes[code]
+	known := codes[code]
+	failed := responded && response.HTTPStatusCode() >= http.StatusInternalServerError
+	switch {
+	case throttled || timedOut, failed && (known == nil || known == errNoKMS):
 		return provider.ErrProviderUnavailable
+	case known != nil:
+		return known
 	}
 	switch operation.Operation() {
 	case "Decrypt", "ReEncrypt":
@@ -90,10 +136,18 @@ func sentinel(ctx context.Context, err error) error {
 	return provider.ErrEncryptionFailed
 }
 
-// noCredentials is fail for an error of the credential chain.
-func noCredentials(ctx context.Context, keyID string, err error) error {
-	if ctx.Err() == nil {
-		err = fmt.Errorf("%w: no AWS credentials; set them in the environment, a profile or a role: %w", provider.ErrAccessDenied, err)
+// isDenied reports whether KMS answered that a call is not permitted, to credentials that are
+// valid.
+func isDenied(err error) bool {
+	api, ok := errors.AsType[smithy.APIError](err)
+	return ok && (api.ErrorCode() == "AccessDeniedException" || api.ErrorCode() == "AccessDenied")
+}
+
+// judge tells an outage of a service that gives credentials from credentials that are missing. Most
+// machines have no EC2 instance metadata, so that it does not answer means no more than that.
+func (e *credentialsError) judge(err error) error {
+	if service, ok := errors.AsType[*smithy.OperationError](e.cause); e.late || ok && service.Service() != "ec2imds" && sentinel(service) == provider.ErrProviderUnavailable {
+		return fmt.Errorf("%w: the source of the AWS credentials does not give them now: %w", provider.ErrProviderUnavailable, err)
 	}
-	return &provider.EncryptionError{Operation: "NewProvider", Provider: string(provider.TypeAWSKMS), KeyID: keyID, Err: err}
+	return fmt.Errorf("%w: no AWS credentials; set them in the environment, a profile or a role: %w", provider.ErrAccessDenied, err)
 }

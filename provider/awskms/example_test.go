@@ -28,19 +28,46 @@ func ExampleNewDiscovery() {
 	}
 }
 
-// Objects that open in two Regions, whichever of them is up.
+// Objects that open in two Regions, whichever of them is up. A process starts and reads while one is
+// down, since the keys are checked when they are first needed.
 func ExampleNewProvider_twoRegions() {
 	ctx := context.Background()
-	here, err := awskms.NewProvider(ctx, awskms.Config{KeyID: "alias/uploads", Region: "eu-west-1"})
+	here, err := awskms.NewProvider(ctx, awskms.Config{KeyID: "alias/uploads", Region: "eu-west-1", CheckLater: true})
 	if err != nil {
 		log.Fatal(err)
 	}
-	there, err := awskms.NewProvider(ctx, awskms.Config{KeyID: "alias/uploads", Region: "eu-central-1"})
+	there, err := awskms.NewProvider(ctx, awskms.Config{KeyID: "alias/uploads", Region: "eu-central-1", CheckLater: true})
 	if err != nil {
 		log.Fatal(err)
 	}
 	e := message.Encrypter{Keyring: here, Recipients: []provider.Keyring{there}}
-	stored, err := e.NewReader(ctx, os.Stdin, map[string]string{"purpose": "backup"})
+	stored, err := e.Encrypt(ctx, []byte("backup"), map[string]string{"purpose": "backup"})
+	if err != nil {
+		log.Fatal(err)
+	}
+	d := message.Decrypter{Keyrings: []provider.Keyring{here, there}}
+	plaintext, _, err := d.Decrypt(ctx, stored, nil)
+	if err != nil {
+		log.Fatal(err)
+	}
+	if _, err := os.Stdout.Write(plaintext); err != nil {
+		log.Fatal(err)
+	}
+}
+
+// A machine that uploads under an RSA key of KMS and cannot read back. It has the public key, as
+// "aws kms get-public-key" gives it, and needs neither credentials nor a way to KMS.
+func ExampleNewProvider_writeOnly() {
+	ctx := context.Background()
+	key, err := awskms.NewProvider(ctx, awskms.Config{
+		KeyID:         "arn:aws:kms:eu-west-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab",
+		PublicKeyFile: "uploads.pem",
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	e := message.Encrypter{Keyring: key}
+	stored, err := e.NewReader(ctx, os.Stdin, nil)
 	if err != nil {
 		log.Fatal(err)
 	}

@@ -8,8 +8,9 @@ import (
 	"piko.sh/pikokms/provider"
 )
 
-// UnwrapPikoV2 implements provider.PikoV2Keyring with one call of KMS Decrypt, under the provider's key and without an
-// encryption context. It refuses an empty text, since no data is sealed under a KMS key itself.
+// UnwrapPikoV2 implements provider.PikoV2Keyring with KMS Decrypt, without an encryption context,
+// under the keys that the provider trusts as Decrypt tries them. It refuses an empty text, since no
+// data is sealed under a KMS key itself.
 func (p *Provider) UnwrapPikoV2(ctx context.Context, wrapped string) (*provider.SecureBytes, error) {
 	key, err := p.unwrapPikoV2(ctx, wrapped)
 	if err != nil {
@@ -27,7 +28,7 @@ func (p *Provider) unwrapPikoV2(ctx context.Context, wrapped string) (*provider.
 	if err != nil || len(blob) == 0 {
 		return nil, fmt.Errorf("%w: the wrapped data key is not base64", provider.ErrInvalidCiphertext)
 	}
-	plain, err := p.decrypt(ctx, p.arn, blob, nil)
+	plain, err := p.decryptTrusted(ctx, "", blob, nil)
 	if err != nil {
 		return nil, err
 	}

@@ -1,12 +1,10 @@
 package awskms
 
 import (
-	"context"
+	"crypto"
 	"fmt"
 	"net/url"
 	"strings"
-
-	"github.com/aws/aws-sdk-go-v2/aws/arn"
 
 	"piko.sh/pikokms/provider"
 )
@@ -17,25 +15,21 @@ const (
 	DiscoveryScheme = "awskms-discovery" // of all keys of stated accounts
 )
 
-// OpenURL opens the key that a URL names, as ParseURL says. The errors are ParseURL's and NewProvider's.
-func OpenURL(ctx context.Context, u *url.URL) (*Provider, error) {
-	c, err := ParseURL(u)
-	if err != nil {
-		return nil, err
-	}
-	return NewProvider(ctx, c)
-}
-
-// ParseURL returns the configuration that a URL stands for, without asking KMS. URLs are those of gocloud.dev:
+// ParseURL returns the configuration that a URL stands for, without asking KMS. URLs are those of
+// gocloud.dev:
 //
 //	awskms://alias/NAME?region=REGION
 //	awskms://KEY-ID?region=REGION
-//	awskms:///ARN                        of a key or an alias; it names the Region itself
+//	awskms:///ARN                        of a key or an alias
 //
 // with the optional parameters
 //
+//	region=REGION                of the key; without it, Config says which Region is taken
+//	profile=NAME                 of the shared AWS configuration files
 //	endpoint=URL                 another KMS endpoint: a VPC endpoint, LocalStack
 //	grant-tokens=TOKEN,TOKEN…    of grants too new to be known everywhere
+//	public-key=PATH              a file of an RSA key's public half in PEM, to encrypt without KMS
+//	hash=HASH                    of an RSA key's OAEP padding: "sha256", the default, or "sha1"
 //
 // The error holds provider.ErrInvalidKey.
 func ParseURL(u *url.URL) (Config, error) {
@@ -48,12 +42,19 @@ func ParseURL(u *url.URL) (Config, error) {
 	case u.Opaque != "":
 		return refuse("slashes are missing; write awskms://alias/NAME, awskms://KEY-ID or awskms:///ARN")
 	}
-	query, err := provider.URLParameters(u, "endpoint", "grant-tokens", "region")
+	query, err := provider.URLParameters(u, "endpoint", "grant-tokens", "hash", "profile", "public-key", "region")
 	if err != nil {
 		return Config{}, err
 	}
 
-	c := Config{KeyID: strings.TrimPrefix(u.Host+u.Path, "/"), Region: query.Get("region"), Endpoint: query.Get("endpoint"), GrantTokens: list(query.Get("grant-tokens"))}
+	c := Config{
+		KeyID:         strings.TrimPrefix(u.Host+u.Path, "/"),
+		Region:        query.Get("region"),
+		Profile:       query.Get("profile"),
+		Endpoint:      query.Get("endpoint"),
+		GrantTokens:   list(query.Get("grant-tokens")),
+		PublicKeyFile: query.Get("public-key"),
+	}
 	alias, isAlias := strings.CutPrefix(c.KeyID, "alias/")
 	isARN := strings.HasPrefix(c.KeyID, "arn:")
 	switch {
@@ -64,13 +65,17 @@ func ParseURL(u *url.URL) (Config, error) {
 	case !isAlias && !isARN && strings.Contains(c.KeyID, "/"):
 		return refuse("%q is no key ID; write awskms://alias/NAME, awskms://KEY-ID or awskms:///ARN", c.KeyID)
 	}
-	if c.Region == "" && isARN {
-		if a, err := arn.Parse(c.KeyID); err == nil {
-			c.Region = a.Region
-		}
+	if region := regionOf(c.KeyID); region != "" && c.Region != "" && region != c.Region {
+		return refuse("the ARN is in Region %s, the parameter says %s", region, c.Region)
 	}
-	if c.Region == "" {
-		return refuse("it names no Region; add ?region=REGION")
+	switch hash := query.Get("hash"); hash {
+	case "":
+	case "sha1":
+		c.Hash = crypto.SHA1
+	case "sha256":
+		c.Hash = crypto.SHA256
+	default:
+		return refuse("hash %q; known are sha1, sha256", hash)
 	}
 	if !isEndpoint(c.Endpoint) {
 		return refuse("the endpoint %q is not an http or https URL", c.Endpoint)
@@ -95,22 +100,14 @@ func isEndpoint(text string) bool {
 	return text == "" || err == nil && (endpoint.Scheme == "https" || endpoint.Scheme == "http") && endpoint.Host != ""
 }
 
-// OpenDiscoveryURL opens the discovery keyring that a URL stands for, as ParseDiscoveryURL says. The errors are
-// ParseDiscoveryURL's and NewDiscovery's.
-func OpenDiscoveryURL(ctx context.Context, u *url.URL) (*Discovery, error) {
-	c, err := ParseDiscoveryURL(u)
-	if err != nil {
-		return nil, err
-	}
-	return NewDiscovery(ctx, c)
-}
-
 // ParseDiscoveryURL returns the configuration that a URL stands for:
 //
 //	awskms-discovery:?accounts=ACCOUNT,ACCOUNT…&region=REGION
 //
 // with the optional parameters
 //
+//	region=REGION                in which KMS is asked; without it, Config says which is taken
+//	profile=NAME                 of the shared AWS configuration files
 //	partition=PARTITION          of the accounts, default "aws"
 //	endpoint=URL                 another KMS endpoint: a VPC endpoint, LocalStack
 //	grant-tokens=TOKEN,TOKEN…    of grants too new to be known everywhere
@@ -126,7 +123,7 @@ func ParseDiscoveryURL(u *url.URL) (DiscoveryConfig, error) {
 	case u.Opaque != "" || u.Host != "" || strings.Trim(u.Path, "/") != "":
 		return refuse("discovery names no key; write awskms-discovery:?accounts=ACCOUNT&region=REGION")
 	}
-	query, err := provider.URLParameters(u, "accounts", "endpoint", "grant-tokens", "partition", "region")
+	query, err := provider.URLParameters(u, "accounts", "endpoint", "grant-tokens", "partition", "profile", "region")
 	if err != nil {
 		return DiscoveryConfig{}, err
 	}
@@ -134,6 +131,7 @@ func ParseDiscoveryURL(u *url.URL) (DiscoveryConfig, error) {
 		Accounts:    list(query.Get("accounts")),
 		Partition:   query.Get("partition"),
 		Region:      query.Get("region"),
+		Profile:     query.Get("profile"),
 		Endpoint:    query.Get("endpoint"),
 		GrantTokens: list(query.Get("grant-tokens")),
 	}

@@ -1,6 +1,7 @@
 package awskms
 
 import (
+	"crypto"
 	"net/url"
 	"testing"
 
@@ -21,13 +22,17 @@ func TestParseURL(t *testing.T) {
 		"awskms://alias/Store/a-b_c?region=us-east-1":                {KeyID: "alias/Store/a-b_c", Region: "us-east-1"},
 		"awskms://" + id + "?region=eu-west-1":                       {KeyID: id, Region: "eu-west-1"},
 		"awskms://mrk-1234ABCD?region=eu-west-1":                     {KeyID: "mrk-1234ABCD", Region: "eu-west-1"},
-		"awskms:///" + key:                                           {KeyID: key, Region: "eu-west-1"},
+		"awskms:///" + key:                                           {KeyID: key},
 		"awskms:///" + key + "?region=eu-west-1":                     {KeyID: key, Region: "eu-west-1"},
-		"awskms:///arn:aws-cn:kms:cn-north-1:1:key/x":                {KeyID: "arn:aws-cn:kms:cn-north-1:1:key/x", Region: "cn-north-1"},
-		"awskms:///arn:aws:kms:eu-west-1:1:alias/a/b":                {KeyID: "arn:aws:kms:eu-west-1:1:alias/a/b", Region: "eu-west-1"},
+		"awskms:///arn:aws-cn:kms:cn-north-1:1:key/x":                {KeyID: "arn:aws-cn:kms:cn-north-1:1:key/x"},
+		"awskms:///arn:aws:kms:eu-west-1:1:alias/a/b":                {KeyID: "arn:aws:kms:eu-west-1:1:alias/a/b"},
 		"awskms://k?region=r&endpoint=http://[::1]:80":               {KeyID: "k", Region: "r", Endpoint: "http://[::1]:80"},
 		"awskms://k?endpoint=https%3A%2F%2Fvpce.example%2F&region=r": {KeyID: "k", Region: "r", Endpoint: "https://vpce.example/"},
 		"awskms://k?region=r&grant-tokens=a,b":                       {KeyID: "k", Region: "r", GrantTokens: []string{"a", "b"}},
+		"awskms://alias/x":                                           {KeyID: "alias/x"},
+		"awskms://alias/x?profile=work":                              {KeyID: "alias/x", Profile: "work"},
+		"awskms:///" + key + "?public-key=/etc/store.pem&hash=sha1":  {KeyID: key, PublicKeyFile: "/etc/store.pem", Hash: crypto.SHA1},
+		"awskms:///" + key + "?hash=sha256":                          {KeyID: key, Hash: crypto.SHA256},
 	} {
 		u, err := url.Parse(text)
 		require.NoError(t, err, text)
@@ -47,11 +52,11 @@ func TestParseURLRefuses(t *testing.T) {
 		"awskms:///?region=r":                                      "it names no key",
 		"awskms://alias/?region=r":                                 "it names no alias",
 		"awskms://keys/x?region=r":                                 `"keys/x" is no key ID`,
-		"awskms://alias/x":                                         "it names no Region; add ?region=REGION",
-		"awskms://1234abcd":                                        "it names no Region",
+		"awskms://alias/x?hash=md5":                                `hash "md5"; known are sha1, sha256`,
+		"awskms://alias/x?public-key=k.pem":                        "KeyID must be a key ARN",
 		"awskms://alias/x?region=":                                 `parameter "region" is empty`,
 		"awskms://alias/x?region=a&region=b":                       `parameter "region" comes twice`,
-		"awskms://alias/x?region=r&profile=p":                      `unknown parameter "profile"; known are endpoint, grant-tokens, region`,
+		"awskms://alias/x?region=r&profil=p":                       `unknown parameter "profil"; known are endpoint, grant-tokens, hash, profile, public-key, region`,
 		"awskms://alias/x?region=%zz":                              `invalid URL escape "%zz"`,
 		"awskms://alias/x?region=r&endpoint=localhost":             `the endpoint "localhost" is not an http or https URL`,
 		"awskms://alias/x?region=r&endpoint=file:///x":             "is not an http or https URL",
@@ -60,7 +65,7 @@ func TestParseURLRefuses(t *testing.T) {
 		"awskms:///arn:aws:s3:eu-west-1:1:key/x":                   "is not the ARN of a KMS key or alias",
 		"awskms:///arn:aws:kms:eu-west-1:1:grant/x":                "is not the ARN of a KMS key or alias",
 		"awskms:///arn:aws:kms?region=r":                           "is not the ARN of a KMS key or alias",
-		"awskms:///arn:aws:kms:eu-west-1:1:key/x?region=us-east-1": "is in Region eu-west-1, the configured Region is us-east-1",
+		"awskms:///arn:aws:kms:eu-west-1:1:key/x?region=us-east-1": "the ARN is in Region eu-west-1, the parameter says us-east-1",
 	} {
 		u, err := url.Parse(text)
 		require.NoError(t, err, text)
@@ -68,14 +73,14 @@ func TestParseURLRefuses(t *testing.T) {
 		require.ErrorIs(t, err, provider.ErrInvalidKey, text)
 		require.ErrorContains(t, err, want, text)
 		require.NotContains(t, err.Error(), "secret")
-		_, err = OpenURL(t.Context(), u)
-		require.ErrorContains(t, err, want, text)
 	}
 }
 
 func TestParseDiscoveryURL(t *testing.T) {
 	for text, want := range map[string]DiscoveryConfig{
 		"awskms-discovery:?accounts=111122223333&region=eu-west-1": {Accounts: []string{"111122223333"}, Region: "eu-west-1"},
+		"awskms-discovery:?accounts=111122223333":                  {Accounts: []string{"111122223333"}},
+		"awskms-discovery:?accounts=111122223333&profile=work":     {Accounts: []string{"111122223333"}, Profile: "work"},
 		"awskms-discovery:///?accounts=111122223333,444455556666&partition=aws-cn&region=r&endpoint=http://h&grant-tokens=g": {
 			Accounts: []string{"111122223333", "444455556666"}, Partition: "aws-cn", Region: "r", Endpoint: "http://h", GrantTokens: []string{"g"},
 		},
@@ -94,14 +99,14 @@ func TestParseDiscoveryURL(t *testing.T) {
 		"awskms-discovery:?accounts=11112222333,1&region=r":              "is not 12 digits",
 		"awskms-discovery:?accounts=11112222333x&region=r":               "is not 12 digits",
 		"awskms-discovery:?accounts=111122223333,&region=r":              "is not 12 digits",
-		"awskms-discovery:?accounts=111122223333":                        "Region is empty",
+		"awskms-discovery:?accounts=111122223333&profile=":               "is empty",
 		"awskms-discovery:?accounts=111122223333&region=r&endpoint=h":    "not an http or https URL",
 		"awskms-discovery:?account=111122223333&region=r":                `unknown parameter "account"`,
 		"awskms-discovery:?accounts=111122223333&region=r&grant-tokens=": "is empty",
 	} {
 		u, err := url.Parse(text)
 		require.NoError(t, err, text)
-		_, err = OpenDiscoveryURL(t.Context(), u)
+		_, err = ParseDiscoveryURL(u)
 		require.ErrorIs(t, err, provider.ErrInvalidKey, text)
 		require.ErrorContains(t, err, want, text)
 	}

@@ -1,11 +1,14 @@
 // Package local is the encryption provider that needs no key service: a key in a file.
 //
-// An AES key wraps data keys as the AWS Encryption SDK's raw AES keyring does (specification: framework/raw-aes-keyring.md),
-// an RSA key as its raw RSA keyring does (framework/raw-rsa-keyring.md), so AWS's SDKs open its messages with the same key,
-// namespace and name. It serves development, tests and single machines, can be a second recipient of messages that are
-// otherwise under a key service, and with an RSA public key lets a machine encrypt that can't read back.
+// An AES key wraps data keys as the AWS Encryption SDK's raw AES keyring does (specification:
+// framework/raw-aes-keyring.md), an RSA key as its raw RSA keyring does
+// (framework/raw-rsa-keyring.md), so AWS's SDKs open its messages with the same key, namespace and
+// name. It serves development, tests and single machines, can be a second recipient of messages
+// that are otherwise under a key service, and with an RSA public key lets a machine encrypt that
+// can't read back.
 //
-// Each wrap under an AES key draws a random 12-byte IV; one key may wrap 2³² data keys (NIST SP 800-38D, section 8.3).
+// Each wrap under an AES key draws a random 12-byte IV; one key may wrap 2³² data keys (NIST SP
+// 800-38D, section 8.3).
 package local
 
 import (
@@ -16,20 +19,20 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
-	"runtime"
 	"strings"
 	"time"
 	"unicode/utf8"
 
 	"piko.sh/pikokms/header"
+	"piko.sh/pikokms/internal/keyfile"
 	"piko.sh/pikokms/message"
 	"piko.sh/pikokms/provider"
 )
 
-// KeySize is the size in bytes of the AES keys that Generate makes, before base64. Keys of 16 and 24 bytes are taken too.
+// KeySize is the size in bytes of the AES keys that Generate makes, before base64. Keys of 16 and
+// 24 bytes are taken too.
 const KeySize = 32
 
 // Defaults of Config.
@@ -40,12 +43,14 @@ const (
 
 // Config says where the key is and how messages name it.
 type Config struct {
-	// KeyFile is a file of an AES key's base64 text, as Generate makes it, or of an RSA key in PEM: a public key
-	// (SubjectPublicKeyInfo or PKCS #1) to encrypt, a private key (PKCS #8 or PKCS #1) to decrypt, or both. Only its owner may
-	// have access to it, unless it has nothing but a public key.
+	// KeyFile is a file of an AES key's base64 text, as Generate makes it, or of an RSA key in PEM:
+	// a public key (SubjectPublicKeyInfo or PKCS #1) to encrypt, a private key (PKCS #8 or PKCS #1)
+	// to decrypt, or both. Only its owner may have access to it, and must be the process's user or
+	// root. Others may read it if it has nothing but a public key.
 	KeyFile string
 
-	// Key is the key itself, instead of KeyFile: an AES key's 16, 24 or 32 bytes, or PEM text. It is zeroed.
+	// Key is the key itself, instead of KeyFile: an AES key's 16, 24 or 32 bytes, or PEM text. It
+	// is zeroed.
 	Key []byte
 
 	Namespace string // the raw keyring's key namespace, default "piko"
@@ -57,15 +62,16 @@ type Config struct {
 
 // Provider implements provider.EncryptionProvider. It is safe for concurrent use.
 //
-// A provider on an RSA public key can only encrypt, one on a private key can only decrypt; the other direction fails with
-// provider.ErrKeyUsage.
+// A provider on an RSA public key can only encrypt, one on a private key can only decrypt; the
+// other direction fails with provider.ErrKeyUsage.
 type Provider struct {
 	key             wrappingKey
 	namespace, name string
 	created         time.Time
 }
 
-// wrappingKey is an aesKey or an rsaKey. The info is the key provider information, by which a message names it.
+// wrappingKey is an aesKey or an rsaKey. The info is the key provider information, by which a
+// message names it.
 type wrappingKey interface {
 	algorithm() string
 	wrap(plain []byte, name string, encryptionContext map[string]string) (info, ciphertext []byte, err error)
@@ -73,8 +79,8 @@ type wrappingKey interface {
 	unwrap(request *provider.UnwrapDataKeyRequest, name string) ([]byte, error)
 }
 
-// Generate makes a new random key and writes it to a new file that only its owner can read. An existing file is kept and
-// is an error that holds fs.ErrExist.
+// Generate makes a new random key and writes it to a new file that only its owner can read. An
+// existing file is kept and is an error that holds fs.ErrExist.
 func Generate(path string) error {
 	key := make([]byte, KeySize)
 	defer clear(key)
@@ -98,8 +104,8 @@ func Generate(path string) error {
 	return nil
 }
 
-// NewProvider reads the key. The error holds provider.ErrInvalidKey, or fs.ErrNotExist for a missing key file; no error
-// shows a part of the key.
+// NewProvider reads the key. The error holds provider.ErrInvalidKey, or fs.ErrNotExist for a
+// missing key file; no error shows a part of the key.
 func NewProvider(c Config) (*Provider, error) {
 	p := &Provider{namespace: c.Namespace, name: c.Name, created: time.Now()}
 	if p.namespace == "" {
@@ -129,6 +135,9 @@ func NewProvider(c Config) (*Provider, error) {
 	defer clear(key)
 	if isPEM(key) {
 		pair, err := parsePEM(key)
+		if err != nil && c.KeyFile != "" {
+			return nil, fmt.Errorf("key file %s: %w", c.KeyFile, err)
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -149,49 +158,33 @@ func NewProvider(c Config) (*Provider, error) {
 	return p, nil
 }
 
+// readKeyFile returns the key of a file, AES keys as bytes and RSA keys as text, and its age.
 func readKeyFile(path string) ([]byte, time.Time, error) {
-	f, err := os.Open(path)
+	text, changed, err := keyfile.Read(path, holdsSecret)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, changed, fmt.Errorf("local: %w; make one with local.Generate or `pikokms keygen`", err)
+	}
 	if err != nil {
-		if errors.Is(err, fs.ErrNotExist) {
-			return nil, time.Time{}, fmt.Errorf("local: key file %s does not exist; make one with local.Generate or `pikokms keygen`: %w", path, fs.ErrNotExist)
-		}
-		return nil, time.Time{}, fmt.Errorf("local: opening the key file: %w", err)
-	}
-	defer f.Close()
-	info, err := f.Stat()
-	if err != nil {
-		return nil, time.Time{}, fmt.Errorf("local: key file %s: %w", path, err)
-	}
-	const most = 16 << 10
-	buf := make([]byte, most)
-	defer clear(buf)
-	n, err := io.ReadFull(f, buf)
-	if err == nil {
-		return nil, time.Time{}, fmt.Errorf("%w: key file %s is over %d bytes, it should be one line of base64 or PEM text", provider.ErrInvalidKey, path, most-1)
-	}
-	if err != io.EOF && err != io.ErrUnexpectedEOF {
-		return nil, time.Time{}, fmt.Errorf("local: reading key file %s: %w", path, err)
-	}
-	text := bytes.TrimSpace(buf[:n])
-	pair, pemErr := parsePEM(text)
-	isPublic := pemErr == nil && pair.private == nil
-	// Windows has no such mode bits: its files inherit the folder's access list.
-	if !isPublic && runtime.GOOS != "windows" && info.Mode().Perm()&0o077 != 0 {
-		return nil, time.Time{}, fmt.Errorf("%w: key file %s has mode %04o, others may use it; run chmod 600 on it", provider.ErrInvalidKey, path, info.Mode().Perm())
+		return nil, changed, fmt.Errorf("local: %w", err)
 	}
 	if isPEM(text) {
-		if pemErr != nil {
-			return nil, time.Time{}, fmt.Errorf("key file %s: %w", path, pemErr)
-		}
-		return bytes.Clone(text), info.ModTime(), nil
+		return text, changed, nil
 	}
-	key := make([]byte, base64.StdEncoding.DecodedLen(len(text)))
-	n, err = base64.StdEncoding.Strict().Decode(key, text)
+	defer clear(text)
+	line := bytes.TrimSpace(text)
+	key := make([]byte, base64.StdEncoding.DecodedLen(len(line)))
+	n, err := base64.StdEncoding.Strict().Decode(key, line)
 	if err != nil {
 		clear(key)
-		return nil, time.Time{}, fmt.Errorf("%w: key file %s is neither base64 nor PEM", provider.ErrInvalidKey, path)
+		return nil, changed, fmt.Errorf("%w: key file %s is neither base64 nor PEM", provider.ErrInvalidKey, path)
 	}
-	return key[:n], info.ModTime(), nil
+	return key[:n], changed, nil
+}
+
+// holdsSecret reports whether the text of a key file is anything but a public key.
+func holdsSecret(text []byte) bool {
+	pair, err := parsePEM(text)
+	return err != nil || pair.private != nil
 }
 
 // Type implements provider.EncryptionProvider.
@@ -205,7 +198,8 @@ func (p *Provider) Type() provider.Type {
 // KeyID returns the key ID that responses carry, which is the key's name.
 func (p *Provider) KeyID() string { return p.name }
 
-// Close zeroes an AES key, and the provider is of no use afterwards. An RSA key stays in Go's memory until it is collected.
+// Close zeroes an AES key, and the provider is of no use afterwards. An RSA key stays in Go's
+// memory until it is collected.
 func (p *Provider) Close() error {
 	if key, ok := p.key.(aesKey); ok {
 		return key.Close()
@@ -289,7 +283,8 @@ func (p *Provider) UnwrapDataKey(ctx context.Context, request *provider.UnwrapDa
 	return key, nil
 }
 
-// Encrypt implements provider.EncryptionProvider. The result is the base64 text of an AWS Encryption SDK message.
+// Encrypt implements provider.EncryptionProvider. The result is the base64 text of an AWS
+// Encryption SDK message.
 func (p *Provider) Encrypt(ctx context.Context, request *provider.EncryptRequest) (*provider.EncryptResponse, error) {
 	if request.Plaintext == "" {
 		return nil, p.fail("Encrypt", provider.ErrEmptyPlaintext)
@@ -304,7 +299,8 @@ func (p *Provider) Encrypt(ctx context.Context, request *provider.EncryptRequest
 	return &provider.EncryptResponse{Ciphertext: text, KeyID: p.name, Provider: p.Type()}, nil
 }
 
-// Decrypt implements provider.EncryptionProvider. The request's context must equal the one given to Encrypt.
+// Decrypt implements provider.EncryptionProvider. The request's context must equal the one given to
+// Encrypt.
 func (p *Provider) Decrypt(ctx context.Context, request *provider.DecryptRequest) (*provider.DecryptResponse, error) {
 	if request.Ciphertext == "" {
 		return nil, p.fail("Decrypt", provider.ErrEmptyCiphertext)
@@ -323,27 +319,6 @@ func (p *Provider) Decrypt(ctx context.Context, request *provider.DecryptRequest
 	return &provider.DecryptResponse{Plaintext: plaintext}, nil
 }
 
-// EncryptStream implements provider.EncryptionProvider.
-func (p *Provider) EncryptStream(ctx context.Context, output io.Writer, request *provider.EncryptRequest) (io.WriteCloser, error) {
-	if err := p.checkKeyID(request.KeyID); err != nil {
-		return nil, p.fail("EncryptStream", err)
-	}
-	w, err := (&message.Encrypter{Keyring: p}).NewWriter(ctx, output, request.Context)
-	if err != nil {
-		return nil, err // not w: a nil pointer would make an io.WriteCloser that is not nil
-	}
-	return w, nil
-}
-
-// DecryptStream implements provider.EncryptionProvider. The result is a *message.DecryptReader.
-func (p *Provider) DecryptStream(ctx context.Context, input io.Reader) (io.ReadCloser, error) {
-	r, err := (&message.Decrypter{Keyrings: []provider.Keyring{p}}).NewReader(ctx, input, nil)
-	if err != nil {
-		return nil, err
-	}
-	return r, nil
-}
-
 // GetKeyInfo implements provider.EncryptionProvider.
 func (p *Provider) GetKeyInfo(ctx context.Context, keyID string) (*provider.KeyInfo, error) {
 	if err := errors.Join(ctx.Err(), p.checkKeyID(keyID)); err != nil {
@@ -360,8 +335,8 @@ func (p *Provider) GetKeyInfo(ctx context.Context, keyID string) (*provider.KeyI
 	}, nil
 }
 
-// HealthCheck implements provider.EncryptionProvider. A provider that can only encrypt wraps a data key; of one that can
-// only decrypt there is nothing to check, since nothing is there to unwrap.
+// HealthCheck implements provider.EncryptionProvider. A provider that can only encrypt wraps a data
+// key; of one that can only decrypt there is nothing to check, since nothing is there to unwrap.
 func (p *Provider) HealthCheck(ctx context.Context) error {
 	var err error
 	switch key, isRSA := p.key.(*rsaKey); {

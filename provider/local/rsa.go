@@ -16,12 +16,14 @@ import (
 	"piko.sh/pikokms/provider"
 )
 
-// Padding is how an RSA key wraps data keys (specification: framework/raw-rsa-keyring.md, "Supported Padding Schemes").
+// Padding is how an RSA key wraps data keys (specification: framework/raw-rsa-keyring.md,
+// "Supported Padding Schemes").
 type Padding int
 
-// The paddings. PKCS #1 v1.5 is for reading old messages only: whoever can have many made-up messages decrypted, and can
-// measure how long that takes, may learn from it (RFC 8017, section 7.2). A data key whose padding is wrong counts as unwrapped
-// until the header's tag tells, so put a provider with this padding last among a Decrypter's keyrings.
+// The paddings. PKCS #1 v1.5 is for reading old messages only: whoever can have many made-up
+// messages decrypted, and can measure how long that takes, may learn from it (RFC 8017, section
+// 7.2). A data key whose padding is wrong counts as unwrapped until the header's tag tells; a
+// Decrypter then tries the next one.
 const (
 	PaddingOAEPMGF1 Padding = iota // RFC 8017, section 7.1, with MGF1 on the same hash
 	PaddingPKCS1                   // RFC 8017, section 7.2
@@ -139,8 +141,8 @@ func (k *rsaKey) algorithm() string {
 	return fmt.Sprintf("RSA-%d-OAEP-%v", size, k.hash)
 }
 
-// The key provider information is the key's name; the encryption context is not bound to the wrapped key, only to the
-// header (specification: framework/raw-rsa-keyring.md, "OnEncrypt").
+// The key provider information is the key's name; the encryption context is not bound to the
+// wrapped key, only to the header (specification: framework/raw-rsa-keyring.md, "OnEncrypt").
 func (k *rsaKey) wrap(plain []byte, name string, _ map[string]string) (info, ciphertext []byte, err error) {
 	if k.padding == PaddingPKCS1 {
 		return nil, nil, fmt.Errorf("%w: PKCS #1 v1.5 padding is only for reading; use OAEP", provider.ErrKeyUsage)
@@ -168,8 +170,8 @@ func (k *rsaKey) unwrap(request *provider.UnwrapDataKeyRequest, _ string) ([]byt
 	return plain, nil
 }
 
-// unwrapPKCS1 gives a random data key for a padding that does not fit, so that the message's header tag decides and no
-// answer tells of the padding (RFC 3218, section 2.3.2).
+// unwrapPKCS1 gives a random data key for a padding that does not fit, so that the message's header
+// tag decides and no answer tells of the padding (RFC 3218, section 2.3.2).
 func (k *rsaKey) unwrapPKCS1(request *provider.UnwrapDataKeyRequest) ([]byte, error) {
 	plain := make([]byte, request.Size)
 	_, _ = rand.Read(plain) // never fails

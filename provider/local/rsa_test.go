@@ -54,7 +54,8 @@ func privatePEM(key *rsa.PrivateKey) []byte {
 
 func bothPEM(key *rsa.PrivateKey) []byte { return append(publicPEM(key), privatePEM(key)...) }
 
-// A wrapped key under RSA is not bound to the encryption context, so the suite's part on data keys does not hold.
+// A wrapped key under RSA is not bound to the encryption context, so the suite's part on data keys
+// does not hold.
 func TestRSAStreams(t *testing.T) {
 	for _, hash := range []crypto.Hash{0, crypto.SHA1, crypto.SHA256, crypto.SHA384, crypto.SHA512} {
 		both := open(t, local.Config{Key: bothPEM(rsaPair()), Hash: hash})
@@ -141,7 +142,8 @@ func TestPKCS1IsForReading(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, key, got)
 
-	// A wrong padding gives a key that nobody can know, and no error that would tell of the padding.
+	// A wrong padding gives a key that nobody can know, and no error that would tell of the
+	// padding.
 	wrong := bytes.Clone(ciphertext)
 	wrong[100] ^= 1
 	first, err := unwrap(wrong)
@@ -202,10 +204,21 @@ func TestRSAKeyFiles(t *testing.T) {
 		return
 	}
 	for _, text := range [][]byte{privatePEM(rsaPair()), bothPEM(rsaPair()), pkcs1} {
-		_, err := local.NewProvider(local.Config{KeyFile: write(text, 0o644)})
-		require.ErrorIs(t, err, provider.ErrInvalidKey)
-		require.ErrorContains(t, err, "chmod 600")
+		for _, mode := range []fs.FileMode{0o644, 0o640, 0o604, 0o620, 0o602} {
+			_, err := local.NewProvider(local.Config{KeyFile: write(text, mode)})
+			require.ErrorIs(t, err, provider.ErrInvalidKey)
+			require.ErrorContains(t, err, "chmod 600")
+		}
 	}
+	// Whoever can change a public key can read what is written under it from then on.
+	for _, mode := range []fs.FileMode{0o664, 0o646, 0o666} {
+		_, err := local.NewProvider(local.Config{KeyFile: write(publicPEM(rsaPair()), mode)})
+		require.ErrorIs(t, err, provider.ErrInvalidKey)
+		require.ErrorContains(t, err, "chmod go-w")
+	}
+	_, err := local.NewProvider(local.Config{KeyFile: write(publicPEM(rsaPair())[:200], 0o600)})
+	require.ErrorIs(t, err, provider.ErrInvalidKey)
+	require.ErrorContains(t, err, "key.pem: invalid encryption key: no whole PEM block")
 }
 
 func TestShortAESKeysConform(t *testing.T) {

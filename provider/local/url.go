@@ -36,7 +36,8 @@ func OpenURL(u *url.URL) (*Provider, error) {
 //	padding=PADDING        of an RSA key: "oaep-mgf1", the default, or "pkcs1", which only reads
 //	hash=HASH              of an RSA key with oaep-mgf1: "sha1", "sha256", the default, "sha384" or "sha512"
 //
-// Everything is percent-encoded as URLs are: a space in a path is %20. The error holds provider.ErrInvalidKey.
+// Everything is percent-encoded as URLs are: a space in a path is %20. The error holds
+// provider.ErrInvalidKey.
 func ParseURL(u *url.URL) (Config, error) {
 	refuse := func(format string, arguments ...any) (Config, error) {
 		return Config{}, fmt.Errorf("%w: URL %q: %s", provider.ErrInvalidKey, u.Redacted(), fmt.Sprintf(format, arguments...))

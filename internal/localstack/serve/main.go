@@ -1,5 +1,5 @@
-// Command serve runs LocalStack for another process: it prints its URL on a line and keeps it until standard input ends,
-// which it also does when that process dies.
+// Command serve runs LocalStack for another process: it prints its URL on a line and keeps it until
+// standard input ends, which it also does when that process dies.
 package main
 
 import (

@@ -1,100 +1,70 @@
-// Package crypto stands in for Piko's package of that path: it declares the signatures that an encryption provider compiles
-// against. A Piko application has Piko's own in its place.
+// Package crypto stands in for Piko's package of that path: it declares the names that an
+// encryption provider compiles against. Piko's crypto service, its builders and its functions are
+// not here. A Piko application has Piko's own package in its place.
 package crypto
 
 import (
-	"context"
-	"errors"
-	"io"
-	"time"
-
+	"piko.sh/piko/internal/crypto/crypto_domain"
 	"piko.sh/piko/internal/crypto/crypto_dto"
 )
 
-// ProviderType names a kind of provider.
-type ProviderType string
-
-// ProviderTypeAWSKMS is the kind of AWS KMS providers.
-const ProviderTypeAWSKMS ProviderType = "aws_kms"
-
-// KeyStatus is a key's state.
-type KeyStatus string
-
-// The states of a key.
+// The kinds of providers and the states of keys.
 const (
-	KeyStatusActive     KeyStatus = "active"
-	KeyStatusDeprecated KeyStatus = "deprecated"
-	KeyStatusDisabled   KeyStatus = "disabled"
-	KeyStatusDestroyed  KeyStatus = "destroyed"
+	ProviderTypeLocalAESGCM    = crypto_dto.ProviderTypeLocalAESGCM
+	ProviderTypeAWSKMS         = crypto_dto.ProviderTypeAWSKMS
+	ProviderTypeGCPKMS         = crypto_dto.ProviderTypeGCPKMS
+	ProviderTypeAzureKeyVault  = crypto_dto.ProviderTypeAzureKeyVault
+	ProviderTypeHashiCorpVault = crypto_dto.ProviderTypeHashiCorpVault
+
+	KeyStatusActive     = crypto_dto.KeyStatusActive
+	KeyStatusDeprecated = crypto_dto.KeyStatusDeprecated
+	KeyStatusDisabled   = crypto_dto.KeyStatusDisabled
+	KeyStatusDestroyed  = crypto_dto.KeyStatusDestroyed
 )
 
 // The errors that providers return.
 var (
-	ErrKeyNotFound         = errors.New("encryption key not found")
-	ErrInvalidKey          = errors.New("invalid encryption key")
-	ErrInvalidCiphertext   = errors.New("invalid ciphertext format")
-	ErrDecryptionFailed    = errors.New("decryption failed")
-	ErrEncryptionFailed    = errors.New("encryption failed")
-	ErrProviderUnavailable = errors.New("encryption provider unavailable")
-	ErrEmptyPlaintext      = errors.New("plaintext cannot be empty")
-	ErrEmptyCiphertext     = errors.New("ciphertext cannot be empty")
-	ErrContextMismatch     = errors.New("decryption context does not match encryption context")
+	ErrKeyNotFound           = crypto_dto.ErrKeyNotFound
+	ErrInvalidKey            = crypto_dto.ErrInvalidKey
+	ErrInvalidCiphertext     = crypto_dto.ErrInvalidCiphertext
+	ErrDecryptionFailed      = crypto_dto.ErrDecryptionFailed
+	ErrEncryptionFailed      = crypto_dto.ErrEncryptionFailed
+	ErrProviderUnavailable   = crypto_dto.ErrProviderUnavailable
+	ErrInvalidProvider       = crypto_dto.ErrInvalidProvider
+	ErrEmptyPlaintext        = crypto_dto.ErrEmptyPlaintext
+	ErrEmptyCiphertext       = crypto_dto.ErrEmptyCiphertext
+	ErrContextMismatch       = crypto_dto.ErrContextMismatch
+	ErrKeyRotationInProgress = crypto_dto.ErrKeyRotationInProgress
 )
 
-// The requests and responses of a provider.
+// The names of Piko's internal packages that are public.
 type (
-	EncryptRequest struct {
-		Context   map[string]string
-		Plaintext string
-		KeyID     string
-	}
-	EncryptResponse struct {
-		Ciphertext string
-		KeyID      string
-		Provider   ProviderType
-	}
-	DecryptRequest struct {
-		Context    map[string]string
-		Ciphertext string
-		KeyID      string
-	}
-	DecryptResponse        struct{ Plaintext string }
-	GenerateDataKeyRequest struct {
-		KeyID   string
-		KeySpec string
-	}
-	DataKey struct {
-		PlaintextKey *crypto_dto.SecureBytes
-		EncryptedKey string
-		KeyID        string
-		Provider     ProviderType
-	}
-	KeyInfo struct {
-		CreatedAt      time.Time
-		RotatedAt      *time.Time
-		ExpirationDate *time.Time
-		DeletionDate   *time.Time
-		Metadata       map[string]string
-		KeyID          string
-		Provider       ProviderType
-		Algorithm      string
-		Status         KeyStatus
-		Description    string
-		Origin         string
-	}
+	EncryptionProvider     = crypto_domain.EncryptionProvider
+	LocalProviderFactory   = crypto_domain.LocalProviderFactory
+	ServiceConfig          = crypto_dto.ServiceConfig
+	ProviderType           = crypto_dto.ProviderType
+	EncryptRequest         = crypto_dto.EncryptRequest
+	DecryptRequest         = crypto_dto.DecryptRequest
+	GenerateDataKeyRequest = crypto_dto.GenerateDataKeyRequest
+	EncryptResponse        = crypto_dto.EncryptResponse
+	DecryptResponse        = crypto_dto.DecryptResponse
+	DataKey                = crypto_dto.DataKey
+	KeyInfo                = crypto_dto.KeyInfo
+	KeyStatus              = crypto_dto.KeyStatus
+	KeyRotationPolicy      = crypto_dto.KeyRotationPolicy
+	EncryptionError        = crypto_dto.EncryptionError
 )
 
-// Close zeroes the plain key.
-func (k *DataKey) Close() error { return k.PlaintextKey.Close() }
+// DefaultServiceConfig returns the configuration that Piko's bootstrap begins with.
+func DefaultServiceConfig() *ServiceConfig { return crypto_dto.DefaultServiceConfig() }
 
-// EncryptionProvider is Piko's port of encryption providers.
-type EncryptionProvider interface {
-	Type() ProviderType
-	Encrypt(ctx context.Context, request *EncryptRequest) (*EncryptResponse, error)
-	Decrypt(ctx context.Context, request *DecryptRequest) (*DecryptResponse, error)
-	GenerateDataKey(ctx context.Context, request *GenerateDataKeyRequest) (*DataKey, error)
-	GetKeyInfo(ctx context.Context, keyID string) (*KeyInfo, error)
-	HealthCheck(ctx context.Context) error
-	EncryptStream(ctx context.Context, output io.Writer, request *EncryptRequest) (io.WriteCloser, error)
-	DecryptStream(ctx context.Context, input io.Reader) (io.ReadCloser, error)
+// DefaultKeyRotationPolicy returns a policy that changes no keys.
+func DefaultKeyRotationPolicy() *KeyRotationPolicy { return crypto_dto.DefaultKeyRotationPolicy() }
+
+// NewEncryptionError returns an EncryptionError.
+func NewEncryptionError(op, provider, keyID string, err error) *EncryptionError {
+	return crypto_dto.NewEncryptionError(op, provider, keyID, err)
 }
+
+// IsValidProviderType reports whether pt is one of the kinds above.
+func IsValidProviderType(pt ProviderType) bool { return pt.IsValid() }

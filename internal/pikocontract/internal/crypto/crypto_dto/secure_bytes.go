@@ -1,9 +1,10 @@
-// Package crypto_dto stands in for Piko's package of that path: it declares the signatures that a provider compiles against,
-// and behaves as much as that provider's tests need. A Piko application has Piko's own in its place.
 package crypto_dto
 
 import (
+	"bytes"
 	"errors"
+	"fmt"
+	"io"
 	"sync"
 )
 
@@ -11,8 +12,16 @@ import (
 type SecureBytes struct {
 	mu   sync.RWMutex
 	id   string
+	size int
 	data []byte // nil once closed
 }
+
+var (
+	_ io.Closer = (*SecureBytes)(nil)
+	_ io.Reader = (*SecureBytes)(nil)
+
+	errClosed = errors.New("secure bytes already closed")
+)
 
 // Option configures SecureBytes.
 type Option func(*SecureBytes)
@@ -20,26 +29,52 @@ type Option func(*SecureBytes)
 // WithID names the bytes for logs.
 func WithID(id string) Option { return func(s *SecureBytes) { s.id = id } }
 
-// NewSecureBytesFromSlice copies source.
-func NewSecureBytesFromSlice(source []byte, options ...Option) (*SecureBytes, error) {
-	if len(source) == 0 {
-		return nil, errors.New("size must be positive")
+// NewSecureBytes returns zeros.
+func NewSecureBytes(size int, opts ...Option) (*SecureBytes, error) {
+	if size <= 0 {
+		return nil, fmt.Errorf("size must be positive: got %d", size)
 	}
-	s := &SecureBytes{data: append([]byte(nil), source...)}
-	for _, o := range options {
+	s := &SecureBytes{size: size, data: make([]byte, size)}
+	for _, o := range opts {
 		o(s)
 	}
+	return s, nil
+}
+
+// NewSecureBytesFromSlice copies source.
+func NewSecureBytesFromSlice(source []byte, opts ...Option) (*SecureBytes, error) {
+	s, err := NewSecureBytes(len(source), opts...)
+	if err != nil {
+		return nil, err
+	}
+	copy(s.data, source)
 	return s, nil
 }
 
 // ID returns the name.
 func (s *SecureBytes) ID() string { return s.id }
 
-// Len returns the size in bytes.
-func (s *SecureBytes) Len() int {
+// Len returns the size in bytes, also after Close.
+func (s *SecureBytes) Len() int { return s.size }
+
+// IsClosed reports whether Close was called.
+func (s *SecureBytes) IsClosed() bool {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	return len(s.data)
+	return s.data == nil
+}
+
+// Read copies the bytes to p, from the start at every call.
+func (s *SecureBytes) Read(p []byte) (n int, err error) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if s.data == nil {
+		return 0, errClosed
+	}
+	if n = copy(p, s.data); n < len(s.data) {
+		return n, io.ErrShortBuffer
+	}
+	return n, io.EOF
 }
 
 // WithAccess calls operation with the bytes.
@@ -47,9 +82,19 @@ func (s *SecureBytes) WithAccess(operation func(data []byte) error) error {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	if s.data == nil {
-		return errors.New("secure bytes already closed")
+		return errClosed
 	}
 	return operation(s.data)
+}
+
+// Clone returns a copy with a life of its own.
+func (s *SecureBytes) Clone() (*SecureBytes, error) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if s.data == nil {
+		return nil, errClosed
+	}
+	return NewSecureBytesFromSlice(bytes.Clone(s.data), WithID(s.id))
 }
 
 // Close zeroes the bytes.

@@ -1,0 +1,149 @@
+package blobstorage
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"runtime"
+	"strconv"
+	"sync"
+
+	"gocloud.dev/blob"
+	"gocloud.dev/blob/driver"
+
+	"piko.sh/pikokms"
+	"piko.sh/pikokms/message"
+)
+
+// upload is an object that is to be stored.
+type upload struct {
+	bucket  *bucket
+	ctx     context.Context
+	key     string
+	options blob.WriterOptions
+}
+
+func (b *bucket) NewTypedWriter(ctx context.Context, key, contentType string, options *driver.WriterOptions) (driver.Writer, error) {
+	if _, taken := options.Metadata[MetadataKey]; taken {
+		return nil, fmt.Errorf("%w: %q is the encryption's own", ErrReservedMetadata, MetadataKey)
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	w := &writer{cancel: cancel, upload: upload{b, ctx, key, blob.WriterOptions{
+		BufferSize: options.BufferSize, MaxConcurrency: options.MaxConcurrency,
+		CacheControl: options.CacheControl, ContentDisposition: options.ContentDisposition, ContentEncoding: options.ContentEncoding,
+		ContentLanguage: options.ContentLanguage, ContentType: contentType, DisableContentTypeDetection: true,
+		Metadata: maps.Clone(options.Metadata), BeforeWrite: options.BeforeWrite, IfNotExist: options.IfNotExist,
+	}}}
+	// A writer that is dropped ends what it has begun.
+	runtime.AddCleanup(w, func(cancel context.CancelCauseFunc) { cancel(errDropped) }, cancel)
+	return w, nil
+}
+
+var errDropped = errors.New("blobstorage: a writer was dropped and not closed")
+
+// maxParts is how many parts an S3 object may have (Amazon S3 User Guide, "Amazon S3 multipart upload
+// limits"), with room for what encryption adds; partSize is the size that gocloud.dev chooses.
+const (
+	maxParts = 9_900
+	partSize = 5 << 20
+)
+
+// store encrypts content and stores it.
+func (u *upload) store(cancel context.CancelCauseFunc, content io.Reader) error {
+	stored, err := u.bucket.host.EncryptObject(u.ctx, u.key, content)
+	if err != nil {
+		return err
+	}
+	options := u.options
+	if _, compressed := stored.Header().EncryptionContext[pikokms.ChainKey]; !compressed {
+		if options.Metadata == nil {
+			options.Metadata = make(map[string]string)
+		}
+		options.Metadata[MetadataKey] = strconv.Itoa(stored.Header().Size())
+	}
+	options.BufferSize = bufferSize(options.BufferSize, stored)
+	inner, err := u.bucket.inner.NewWriter(u.ctx, u.key, &options)
+	if err != nil {
+		return err
+	}
+	return finish(func() { cancel(nil) }, inner, stored)
+}
+
+// bufferSize returns the size of the parts that an object takes, if the one asked for is too small.
+func bufferSize(asked int, stored *message.EncryptReader) int {
+	n, known := stored.ContentLength()
+	if size := n / maxParts; known && size > int64(max(asked, partSize)) {
+		return int(size)
+	}
+	return asked
+}
+
+// writer is a driver.Writer. What is written to it is pulled by the transformers, in a goroutine that
+// begins with the first Write and ends with Close, the context or the writer itself.
+type writer struct {
+	upload
+	cancel context.CancelCauseFunc
+	close  func() error // a sync.OnceValue once something was written
+
+	pipe *io.PipeWriter // nil before the first Write
+	done chan error
+}
+
+// Write implements io.Writer.
+func (w *writer) Write(p []byte) (int, error) {
+	if w.pipe == nil {
+		w.start()
+	}
+	return w.pipe.Write(p)
+}
+
+func (w *writer) start() {
+	source, pipe := io.Pipe()
+	w.pipe, w.done = pipe, make(chan error, 1)
+	// The goroutine has the upload and not the writer, which it would keep from being dropped.
+	u, cancel, done := w.upload, w.cancel, w.done
+	stop := context.AfterFunc(u.ctx, func() { _ = source.CloseWithError(context.Cause(u.ctx)) })
+	go func() {
+		err := u.store(cancel, source)
+		stop()
+		_ = source.CloseWithError(err) // a Write that waits, if the storage failed
+		done <- err
+	}()
+}
+
+// Upload implements driver.Uploader. Nothing is stored of a source that fails.
+func (w *writer) Upload(r io.Reader) error {
+	err := w.store(w.cancel, r)
+	if err == nil {
+		err = context.Cause(w.ctx)
+	}
+	w.close = sync.OnceValue(func() error { return err })
+	return err
+}
+
+// Close stores the object, or drops it if the context ended. A second Close returns what the first
+// one did.
+func (w *writer) Close() error {
+	if w.close == nil {
+		w.close = sync.OnceValue(w.finish)
+	}
+	defer w.cancel(nil)
+	return w.close()
+}
+
+func (w *writer) finish() error {
+	if w.pipe == nil && w.ctx.Err() == nil {
+		w.start()
+	}
+	if err := context.Cause(w.ctx); err != nil {
+		if w.pipe != nil {
+			_ = w.pipe.CloseWithError(err) // always nil
+			<-w.done
+		}
+		return err
+	}
+	_ = w.pipe.Close() // always nil
+	return <-w.done
+}

@@ -1,0 +1,151 @@
+package pikokms
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"strings"
+)
+
+// ChainKey is the encryption context key under which an object names the transformers below its
+// encryption, in the order in which they were applied, separated by commas. It is absent when there
+// are none.
+const ChainKey = "piko-transformers"
+
+// MaxChain is the most transformers that an object has below its encryption. At most one of them
+// compresses, and none comes twice, so that what an object says can't make its reader take memory
+// without bound.
+const MaxChain = 8
+
+// Chain is a sequence of transformers. It is safe for concurrent use.
+type Chain struct {
+	transformers []Transformer
+}
+
+// NewChain returns the chain of the named transformers, sorted by priority. The error holds
+// ErrUnknownTransformer, or ErrInvalidTransformer for a name that comes twice, for a second
+// compression, and for more than MaxChain transformers below the encryption.
+func (r *Registry) NewChain(names ...string) (*Chain, error) {
+	c, err := r.chain(names)
+	if err != nil {
+		return nil, err
+	}
+	slices.SortStableFunc(c.transformers, func(a, b Transformer) int { return cmp.Compare(a.Priority(), b.Priority()) })
+	return c, nil
+}
+
+// chain returns the chain of the named transformers in this order. It is what decides which chains
+// there are, for those that are written and for those that are read.
+func (r *Registry) chain(names []string) (*Chain, error) {
+	c := &Chain{}
+	compression, below := "", 0
+	for i, name := range names {
+		if slices.Contains(names[:i], name) {
+			return nil, fmt.Errorf("%w: %.100q comes twice in a chain", ErrInvalidTransformer, name)
+		}
+		t, err := r.Get(name)
+		if err != nil {
+			return nil, err
+		}
+		if t.Type() != TransformerEncryption {
+			below++
+		}
+		if below > MaxChain {
+			return nil, fmt.Errorf("%w: a chain of more than %d transformers", ErrInvalidTransformer, MaxChain)
+		}
+		if t.Type() == TransformerCompression {
+			if compression != "" {
+				return nil, fmt.Errorf("%w: %s and %s in one chain, which has at most one compression", ErrInvalidTransformer, compression, name)
+			}
+			compression = name
+		}
+		c.transformers = append(c.transformers, t)
+	}
+	return c, nil
+}
+
+// recordedNames returns the names that an object's ChainKey pair holds, no more than a chain has.
+func recordedNames(recorded string) ([]string, error) {
+	if recorded == "" {
+		return nil, nil
+	}
+	names := strings.SplitN(recorded, ",", MaxChain+1)
+	if len(names) > MaxChain {
+		return nil, fmt.Errorf("%w: the object names more than %d transformers", ErrInvalidTransformer, MaxChain)
+	}
+	for i, name := range names {
+		if !validName(name) || slices.Contains(names[:i], name) {
+			return nil, fmt.Errorf("%w: the object names %.100q, which is no name or comes twice", ErrInvalidTransformer, name)
+		}
+	}
+	return names, nil
+}
+
+// recorded returns the chain below encryption, as the object names it in its encryption context.
+func (r *Registry) recorded(decrypted any, encryption Transformer) (*Chain, error) {
+	d, ok := decrypted.(interface{ EncryptionContext() map[string]string })
+	if !ok {
+		return nil, fmt.Errorf("%w: %s gives a reader that has no EncryptionContext method", ErrInvalidTransformer, encryption.Name())
+	}
+	names, err := recordedNames(d.EncryptionContext()[ChainKey])
+	if err != nil {
+		return nil, err
+	}
+	if slices.Contains(names, encryption.Name()) {
+		return nil, fmt.Errorf("%w: the object names %s below its encryption", ErrInvalidTransformer, encryption.Name())
+	}
+	chain, err := r.chain(names) // in the recorded order, whatever the priorities are now
+	if err != nil {
+		return nil, fmt.Errorf("the object's transformers are not known here: %w", err)
+	}
+	return chain, nil
+}
+
+// Names returns the transformers' names in the order in which they are applied.
+func (c *Chain) Names() []string {
+	names := make([]string, len(c.transformers))
+	for i, t := range c.transformers {
+		names[i] = t.Name()
+	}
+	return names
+}
+
+// Transform applies every transformer to input. An encryption transformer receives the encryption
+// context and the names of the transformers before it.
+func (c *Chain) Transform(ctx context.Context, input io.Reader, encryptionContext map[string]string) (io.Reader, error) {
+	if _, taken := encryptionContext[ChainKey]; taken {
+		return nil, fmt.Errorf("%w: the encryption context key %q is the chain's own", ErrInvalidOptions, ChainKey)
+	}
+	for i, t := range c.transformers {
+		var options any
+		if t.Type() == TransformerEncryption {
+			full := EncryptionContext{}
+			maps.Copy(full, encryptionContext)
+			if i > 0 {
+				full[ChainKey] = strings.Join(c.Names()[:i], ",")
+			}
+			options = full
+		}
+		output, err := t.Transform(ctx, input, options)
+		if err != nil {
+			return nil, fmt.Errorf("transformer %s: %w", t.Name(), err)
+		}
+		input = output
+	}
+	return input, nil
+}
+
+// Reverse applies every transformer's reverse to input, the last one first.
+func (c *Chain) Reverse(ctx context.Context, input io.Reader) (io.Reader, error) {
+	for _, t := range slices.Backward(c.transformers) {
+		output, err := t.Reverse(ctx, input, nil)
+		if err != nil {
+			return nil, fmt.Errorf("transformer %s: %w", t.Name(), err)
+		}
+		input = output
+	}
+	return input, nil
+}

@@ -1,0 +1,11 @@
+//go:build !unix || solaris || illumos || aix
+
+package main
+
+import "os"
+
+// lock does nothing where open files can't be removed, as on Windows.
+func lock(*os.File) {}
+
+// isLocked says no where open files can't be removed: to remove one that is written then fails.
+func isLocked(string) bool { return false }

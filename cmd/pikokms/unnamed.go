@@ -1,0 +1,43 @@
+package main
+
+import (
+	"crypto/rand"
+	"os"
+	"path/filepath"
+	"time"
+)
+
+// temporaryPrefix begins the names of files that are not whole yet, where the system has no files
+// without a name.
+const temporaryPrefix = ".pikokms-"
+
+// leftover is the age from which a temporary file may be one that a killed process left behind.
+const leftover = time.Minute
+
+// createTemporary makes a file with a name of its own in dir, which the caller has locked against
+// sweep when it returns. Only its owner can read it.
+func createTemporary(dir string) (*os.File, error) {
+	sweep(dir)
+	path := filepath.Join(dir, temporaryPrefix+rand.Text())
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	lock(f)
+	return f, nil
+}
+
+// sweep removes what killed processes left in dir. It removes nothing that a process still writes.
+func sweep(dir string) {
+	found, _ := filepath.Glob(filepath.Join(dir, temporaryPrefix+"*"))
+	for _, path := range found {
+		info, err := os.Lstat(path)
+		if err != nil || !info.Mode().IsRegular() || time.Since(info.ModTime()) < leftover {
+			continue
+		}
+		if isLocked(path) {
+			continue
+		}
+		_ = os.Remove(path)
+	}
+}

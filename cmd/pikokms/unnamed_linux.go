@@ -1,0 +1,50 @@
+package main
+
+import (
+	"crypto/rand"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+)
+
+// createUnnamed makes a file in dir that has no name, so that nothing of it is left when the process
+// is killed. Where the file system has no such files, it has a temporary name. Only its owner can
+// read it.
+func createUnnamed(dir string) (*os.File, error) {
+	fd, err := unix.Open(dir, unix.O_TMPFILE|unix.O_RDWR|unix.O_CLOEXEC, 0o600)
+	if err != nil {
+		return createTemporary(dir)
+	}
+	if _, err := os.Stat(procPath(fd)); err != nil { // without /proc it could get no name
+		_ = unix.Close(fd)
+		return createTemporary(dir)
+	}
+	return os.NewFile(uintptr(fd), dir), nil
+}
+
+func procPath(fd int) string { return fmt.Sprintf("/proc/self/fd/%d", fd) }
+
+// nameUnnamed gives a file of createUnnamed a temporary name, if it has none, and returns the name.
+func nameUnnamed(f *os.File) (string, error) {
+	if !isUnnamed(f.Name()) {
+		return f.Name(), nil
+	}
+	path := filepath.Join(f.Name(), temporaryPrefix+rand.Text())
+	err := unix.Linkat(unix.AT_FDCWD, procPath(int(f.Fd())), unix.AT_FDCWD, path, unix.AT_SYMLINK_FOLLOW)
+	return path, err
+}
+
+// removeUnnamed removes a closed file of createUnnamed, by the name that it was opened with.
+func removeUnnamed(name string) {
+	if !isUnnamed(name) {
+		_ = os.Remove(name)
+	}
+}
+
+// isUnnamed tells a file without a name, which goes by that of its directory.
+func isUnnamed(name string) bool {
+	info, err := os.Stat(name)
+	return err == nil && info.IsDir()
+}

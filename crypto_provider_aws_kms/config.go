@@ -1,0 +1,94 @@
+package crypto_provider_aws_kms
+
+import (
+	"fmt"
+
+	"github.com/aws/aws-sdk-go-v2/credentials"
+	"github.com/aws/aws-sdk-go-v2/service/kms"
+	"go.opentelemetry.io/otel"
+
+	"piko.sh/piko/wdk/crypto"
+
+	"piko.sh/pikokms/provider/awskms"
+	"piko.sh/pikokms/service"
+)
+
+// Config says which key to use and how to reach KMS. Credentials come from the AWS SDK's standard
+// chain. The fields up to EnableMetrics are those of Piko's own provider.
+type Config struct {
+	KeyID  string // key ID, key ARN, alias name ("alias/…") or alias ARN; required
+	Region string // of the key; required
+
+	EndpointURL string // another KMS endpoint: a VPC endpoint, LocalStack
+
+	// UseStaticCredentials signs with the credentials "test" and "test", which LocalStack takes,
+	// instead of the standard chain's. It has no effect without an EndpointURL.
+	UseStaticCredentials bool
+
+	// MaxRetries is how often a failed call is repeated that may succeed later; 0 means 3. The
+	// first call does not count, so 3 are four calls at most. Piko's own provider makes three of
+	// it.
+	MaxRetries int
+
+	// EnableMetrics records the calls of KMS, the bytes encrypted and the circuit breaker's state
+	// with OpenTelemetry's global meter provider, where Piko's own metrics go. Package service
+	// names them.
+	EnableMetrics bool
+
+	// TrustedKeys are ARNs of further keys to decrypt under, in the same Region: those that data
+	// were encrypted under before the KeyID changed, and those that another process encrypts under.
+	// The KeyID's key and those that this provider was asked to encrypt under are trusted anyway,
+	// and no others: KMS is never asked about a key only because a ciphertext or its envelope names
+	// it.
+	TrustedKeys []string
+
+	// AllowPikoV2 lets DecryptStream read the streams that Piko's own provider wrote, too. One that
+	// was cut between two chunks reads as a shorter one, without an error, and nothing tells its
+	// data key from a string of 32 characters: set it only while such streams remain. Strings need
+	// no such thing.
+	AllowPikoV2 bool
+}
+
+// WithDefaults returns the configuration with the default of MaxRetries in place of 0.
+func (c Config) WithDefaults() Config {
+	if c.MaxRetries == 0 {
+		c.MaxRetries = awskms.DefaultMaxRetries
+	}
+	return c
+}
+
+// Validate reports what is missing or impossible, without asking KMS. The error holds
+// crypto.ErrInvalidKey.
+func (c *Config) Validate() error {
+	switch {
+	case c.KeyID == "":
+		return fmt.Errorf("%w: AWS KMS KeyID is required: a key ID, key ARN, alias name or alias ARN", crypto.ErrInvalidKey)
+	case c.Region == "":
+		return fmt.Errorf("%w: AWS KMS Region is required: the key's, such as eu-west-1", crypto.ErrInvalidKey)
+	case c.MaxRetries < 0:
+		return fmt.Errorf("%w: maxRetries cannot be negative, and is %d", crypto.ErrInvalidKey, c.MaxRetries)
+	}
+	return nil
+}
+
+func (c *Config) awskms() awskms.Config {
+	config := awskms.Config{KeyID: c.KeyID, TrustedKeys: c.TrustedKeys}
+	if c.UseStaticCredentials && c.EndpointURL != "" {
+		config.Client = kms.New(kms.Options{
+			Region:           c.Region,
+			BaseEndpoint:     &c.EndpointURL,
+			Credentials:      credentials.NewStaticCredentialsProvider("test", "test", ""),
+			RetryMaxAttempts: 1 + c.MaxRetries,
+		})
+		return config
+	}
+	config.Region, config.MaxRetries, config.Endpoint = c.Region, c.MaxRetries, c.EndpointURL
+	return config
+}
+
+func (c *Config) telemetry() service.Telemetry {
+	if !c.EnableMetrics {
+		return service.Telemetry{}
+	}
+	return service.Telemetry{MeterProvider: otel.GetMeterProvider()}
+}

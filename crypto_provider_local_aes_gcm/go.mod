@@ -1,0 +1,22 @@
+module piko.sh/piko/wdk/crypto/pikokms/crypto_provider_local_aes_gcm
+
+go 1.26.0
+
+toolchain go1.26.11
+
+require (
+	github.com/stretchr/testify v1.12.1
+	piko.sh/piko v0.0.0
+	piko.sh/pikokms v0.0.0
+)
+
+require (
+	github.com/awnumar/memcall v0.4.0 // indirect
+	go.yaml.in/yaml/v3 v3.0.5 // indirect
+	golang.org/x/sys v0.49.0 // indirect
+)
+
+replace (
+	piko.sh/piko => ../internal/pikocontract
+	piko.sh/pikokms => ..
+)

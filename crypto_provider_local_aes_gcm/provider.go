@@ -1,0 +1,233 @@
+// Package crypto_provider_local_aes_gcm is Piko's encryption provider on a local AES key, built on
+// pikokms, for development and single machines:
+//
+//	local, err := crypto_provider_local_aes_gcm.NewProvider(crypto_provider_local_aes_gcm.Config{
+//		Key: key, KeyID: "dev",
+//	})
+//	…
+//	ssr := piko.New(piko.WithCryptoProvider("local", local), piko.WithDefaultCryptoProvider("local"))
+//
+// It has the names of Piko's own package and stands between Piko's crypto service and package
+// local. Strings and streams are AWS Encryption SDK messages, so that an application on it does
+// what it does on AWS KMS. AWS's SDKs open them with a raw AES keyring of namespace "piko" and the
+// KeyID as name.
+//
+// The import path is not that of Piko's package, since that package is within Piko's main module,
+// and Go refuses a package that two modules have.
+package crypto_provider_local_aes_gcm
+
+import (
+	"bytes"
+	"context"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"strconv"
+	"sync"
+
+	"piko.sh/piko/internal/crypto/crypto_dto"
+	"piko.sh/piko/wdk/crypto"
+
+	"piko.sh/pikokms/envelope"
+	"piko.sh/pikokms/header"
+	"piko.sh/pikokms/provider"
+	"piko.sh/pikokms/provider/dropin"
+	"piko.sh/pikokms/provider/local"
+)
+
+const (
+	KeySize = local.KeySize // of the key, in bytes
+	IVSize  = header.IVSize // of AES-GCM, in bytes
+
+	defaultKeyID = "local-default"
+)
+
+// The errors of Piko's package.
+var (
+	ErrInvalidKeySize     = fmt.Errorf("%w: it must have %d bytes", crypto.ErrInvalidKey, KeySize)
+	ErrEmptyPlaintext     = crypto.ErrEmptyPlaintext
+	ErrEmptyCiphertext    = crypto.ErrEmptyCiphertext
+	ErrCiphertextTooShort = fmt.Errorf("%w: it is shorter than an IV and a tag", crypto.ErrInvalidCiphertext)
+	ErrInvalidBase64      = fmt.Errorf("%w: it is not base64", crypto.ErrInvalidCiphertext)
+)
+
+// names are the errors that Piko knows under its own names.
+var names = dropin.Names{
+	{Ours: provider.ErrKeyNotFound, Pikos: crypto.ErrKeyNotFound},
+	{Ours: provider.ErrInvalidKey, Pikos: crypto.ErrInvalidKey},
+	{Ours: provider.ErrInvalidCiphertext, Pikos: crypto.ErrInvalidCiphertext},
+	{Ours: provider.ErrContextMismatch, Pikos: crypto.ErrContextMismatch},
+	{Ours: provider.ErrDecryptionFailed, Pikos: crypto.ErrDecryptionFailed},
+	{Ours: provider.ErrUntrustedKey, Pikos: crypto.ErrDecryptionFailed},
+	{Ours: provider.ErrEncryptionFailed, Pikos: crypto.ErrEncryptionFailed},
+	{Ours: provider.ErrEmptyPlaintext, Pikos: crypto.ErrEmptyPlaintext},
+	{Ours: provider.ErrEmptyCiphertext, Pikos: crypto.ErrEmptyCiphertext},
+}
+
+// Config is the key and its name.
+type Config struct {
+	KeyID string // default "local-default"
+	Key   []byte // KeySize bytes; the caller may zero them once NewProvider has returned
+
+	// AllowPikoV2 lets Decrypt and DecryptStream read what Piko's own provider encrypted under this
+	// key, too. Package envelope says what an attacker can do while it is set: set it only while
+	// such data remain.
+	AllowPikoV2 bool
+}
+
+// Provider implements crypto.EncryptionProvider. It is safe for concurrent use.
+//
+// It has one key, which it uses whatever key a request names, as Piko's own does; responses name
+// the key that was used. Only GetKeyInfo minds the name.
+type Provider struct {
+	local       *local.Provider
+	strings     envelope.Decrypter
+	allowPikoV2 bool
+	close       func() error
+}
+
+// NewProvider makes a provider. The error holds ErrInvalidKeySize, or crypto.ErrInvalidKey for a
+// KeyID that is no UTF-8 or has over 1,024 bytes.
+func NewProvider(config Config) (crypto.EncryptionProvider, error) {
+	if len(config.Key) != KeySize {
+		return nil, fmt.Errorf("%w, and has %d", ErrInvalidKeySize, len(config.Key))
+	}
+	if config.KeyID == "" {
+		config.KeyID = defaultKeyID
+	}
+	key, err := local.NewProvider(local.Config{Key: bytes.Clone(config.Key), Name: config.KeyID})
+	if err != nil {
+		return nil, names.Translate(err)
+	}
+	return &Provider{
+		local:       key,
+		strings:     envelope.Decrypter{Providers: []provider.EncryptionProvider{key}, AllowPikoV2: config.AllowPikoV2},
+		allowPikoV2: config.AllowPikoV2,
+		close:       sync.OnceValue(key.Close),
+	}, nil
+}
+
+// Unwrap returns the provider that stands behind, for packages of pikokms that take one.
+func (p *Provider) Unwrap() provider.EncryptionProvider { return p.local }
+
+// Close zeroes the key, and the provider is of no use afterwards. Piko calls it at its shutdown.
+func (p *Provider) Close() error { return p.close() }
+
+// Type implements crypto.EncryptionProvider.
+func (p *Provider) Type() crypto.ProviderType { return crypto.ProviderType(p.local.Type()) }
+
+// Encrypt implements crypto.EncryptionProvider.
+func (p *Provider) Encrypt(ctx context.Context, request *crypto.EncryptRequest) (*crypto.EncryptResponse, error) {
+	if err := dropin.CheckContext(request.Context); err != nil {
+		return nil, names.Translate(err)
+	}
+	ours := provider.EncryptRequest(*request)
+	ours.KeyID = ""
+	response, err := p.local.Encrypt(ctx, &ours)
+	if err != nil {
+		return nil, names.Translate(err)
+	}
+	return &crypto.EncryptResponse{Ciphertext: response.Ciphertext, KeyID: response.KeyID, Provider: p.Type()}, nil
+}
+
+// Decrypt implements crypto.EncryptionProvider.
+func (p *Provider) Decrypt(ctx context.Context, request *crypto.DecryptRequest) (*crypto.DecryptResponse, error) {
+	if err := dropin.CheckContext(request.Context); err != nil {
+		return nil, names.Translate(err)
+	}
+	ours := provider.DecryptRequest(*request)
+	ours.KeyID = ""
+	response, err := p.local.Decrypt(ctx, &ours)
+	if errors.Is(err, provider.ErrInvalidCiphertext) {
+		return p.decryptOld(ctx, &ours)
+	}
+	if err != nil {
+		return nil, names.Translate(err)
+	}
+	return (*crypto.DecryptResponse)(response), nil
+}
+
+// decryptOld decrypts what is no message: what Piko's own provider encrypted, or garbage.
+func (p *Provider) decryptOld(ctx context.Context, request *provider.DecryptRequest) (*crypto.DecryptResponse, error) {
+	sealed, err := base64.StdEncoding.DecodeString(request.Ciphertext)
+	if err != nil {
+		return nil, names.Translate(fmt.Errorf("%w: %w", ErrInvalidBase64, err))
+	}
+	if len(sealed) < IVSize+header.TagSize {
+		return nil, names.Translate(fmt.Errorf("%w: %d bytes", ErrCiphertextTooShort, len(sealed)))
+	}
+	text, err := envelope.New(p.local.KeyID(), p.local.Type(), request.Ciphertext)
+	if err != nil {
+		return nil, names.Translate(err)
+	}
+	plaintext, err := p.strings.Decrypt(ctx, text, request.Context)
+	if err != nil {
+		return nil, names.Translate(err)
+	}
+	return &crypto.DecryptResponse{Plaintext: plaintext}, nil
+}
+
+// GenerateDataKey implements crypto.EncryptionProvider. The wrapped key is the data key's base64
+// text, encrypted as a string: Piko has it decrypted by Decrypt.
+func (p *Provider) GenerateDataKey(ctx context.Context, request *crypto.GenerateDataKeyRequest) (*crypto.DataKey, error) {
+	made, err := p.local.GenerateDataKey(ctx, &provider.GenerateDataKeyRequest{KeySpec: request.KeySpec})
+	if err != nil {
+		return nil, names.Translate(err)
+	}
+	key := &crypto.DataKey{KeyID: made.KeyID, Provider: p.Type()}
+	err = made.PlaintextKey.WithAccess(func(plain []byte) error {
+		wrapped, err := p.local.Encrypt(ctx, &provider.EncryptRequest{Plaintext: base64.StdEncoding.EncodeToString(plain)})
+		if err != nil {
+			return err
+		}
+		key.EncryptedKey = wrapped.Ciphertext
+		key.PlaintextKey, err = crypto_dto.NewSecureBytesFromSlice(plain, crypto_dto.WithID("data key of "+made.KeyID))
+		return err
+	})
+	if err := errors.Join(err, made.Close()); err != nil {
+		return nil, names.Translate(fmt.Errorf("%w: %w", provider.ErrEncryptionFailed, err))
+	}
+	return key, nil
+}
+
+// GetKeyInfo implements crypto.EncryptionProvider.
+func (p *Provider) GetKeyInfo(ctx context.Context, keyID string) (*crypto.KeyInfo, error) {
+	if keyID == crypto.DefaultServiceConfig().ActiveKeyID {
+		keyID = ""
+	}
+	info, err := p.local.GetKeyInfo(ctx, keyID)
+	if err != nil {
+		return nil, names.Translate(err)
+	}
+	metadata := map[string]string{"iv_size": strconv.Itoa(IVSize), "tag_size": strconv.Itoa(header.TagSize)}
+	maps.Copy(metadata, info.Metadata)
+	return &crypto.KeyInfo{
+		CreatedAt: info.CreatedAt,
+		Metadata:  metadata,
+		KeyID:     info.KeyID,
+		Provider:  p.Type(),
+		Algorithm: info.Algorithm,
+		Status:    crypto.KeyStatus(info.Status),
+		Origin:    info.Origin,
+	}, nil
+}
+
+// HealthCheck implements crypto.EncryptionProvider.
+func (p *Provider) HealthCheck(ctx context.Context) error {
+	return names.Translate(p.local.HealthCheck(ctx))
+}
+
+// EncryptStream implements crypto.EncryptionProvider. What it writes is an AWS Encryption SDK
+// message with the pair of package dropin, whole when Close returns nil.
+func (p *Provider) EncryptStream(ctx context.Context, output io.Writer, request *crypto.EncryptRequest) (io.WriteCloser, error) {
+	return dropin.EncryptStream(ctx, p.local, output, &provider.EncryptRequest{Context: request.Context}, names)
+}
+
+// DecryptStream implements crypto.EncryptionProvider.
+func (p *Provider) DecryptStream(ctx context.Context, input io.Reader) (io.ReadCloser, error) {
+	return dropin.DecryptStream(ctx, p.local, input, p.allowPikoV2, names)
+}
+
+var _ crypto.EncryptionProvider = (*Provider)(nil)

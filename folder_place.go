@@ -1,0 +1,244 @@
+package pikokms
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// temporaryPrefix begins the names of files that a Put has not finished.
+const temporaryPrefix = ".pikokms-tmp-"
+
+// sweepAge is how long a file of an unfinished Put is left alone after its last write.
+const sweepAge = 24 * time.Hour
+
+func isTemporary(name string) bool { return strings.HasPrefix(name, temporaryPrefix) }
+
+// exclusively runs change while no other Put or Delete changes a name, in this process or another.
+func (f *Folder) exclusively(ctx context.Context, change func() error) error {
+	select {
+	case f.changing <- struct{}{}:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	defer func() { <-f.changing }()
+	for wait := time.Millisecond; ; wait = min(2*wait, 50*time.Millisecond) {
+		held, err := tryLock(f.lockable)
+		if err != nil {
+			return fmt.Errorf("locking the folder: %w", err)
+		}
+		if held {
+			break
+		}
+		select {
+		case <-time.After(wait): // a lock that is waited for can't be given up
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	defer unlock(f.lockable)
+	return change()
+}
+
+// aside returns the folder to write an object in before it is renamed to name: the top one, or the
+// object's own where that is on another device. The error holds ErrInvalidKey if the object can't
+// have this name, as far as that can be told before.
+func (f *Folder) aside(ctx context.Context, name string) (string, error) {
+	parts := strings.Split(name, string(filepath.Separator))
+	deepest := "."
+	for i, part := range parts {
+		here := filepath.Join(deepest, part)
+		info, err := f.root.Stat(here)
+		last := i == len(parts)-1
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+			// The parts below can't be looked for in their own place.
+			for _, below := range parts[i:] {
+				if _, err := f.root.Lstat(filepath.Join(deepest, below)); errors.Is(err, syscall.ENAMETOOLONG) {
+					return "", tooLong(below, err)
+				}
+			}
+			return f.sameDevice(deepest)
+		case errors.Is(err, syscall.ENAMETOOLONG):
+			return "", tooLong(part, err)
+		case err != nil:
+			return "", err
+		case last && info.IsDir():
+			if err := f.exclusively(ctx, func() error { return f.clear(name) }); err != nil {
+				return "", err
+			}
+		case !last && !info.IsDir():
+			return "", fmt.Errorf("%w: an object stands at %q, where a folder must be", ErrInvalidKey, filepath.ToSlash(here))
+		}
+		if !last {
+			deepest = here
+		}
+	}
+	return f.sameDevice(deepest)
+}
+
+func tooLong(part string, err error) error {
+	return fmt.Errorf("%w: the part %.40q… of %d bytes is too long for this file system: %w", ErrInvalidKey, part, len(part), err)
+}
+
+// sameDevice returns a folder on the device of dir, the top one if it is.
+func (f *Folder) sameDevice(dir string) (string, error) {
+	top, err := f.root.Stat(".")
+	if err != nil {
+		return "", err
+	}
+	own, err := f.root.Stat(dir)
+	if err != nil || onOneDevice(top, own) {
+		return ".", nil // if dir was removed meanwhile, it is made anew, below the top one
+	}
+	return dir, nil
+}
+
+// moveIn renames a file to its name and makes the folders above it. The folder is locked.
+func (f *Folder) moveIn(temporary, name string) error {
+	if err := f.clear(name); err != nil {
+		return err
+	}
+	dir := filepath.Dir(name)
+	err := f.root.MkdirAll(dir, 0o700)
+	if err == nil {
+		err = f.root.Rename(temporary, name)
+	}
+	if errors.Is(err, syscall.ENOTDIR) {
+		err = fmt.Errorf("%w: an object stands where a folder must be: %w", ErrInvalidKey, err)
+	}
+	if err != nil {
+		f.prune(dir)
+	}
+	return err
+}
+
+// clear removes a folder that stands at name and holds nothing but folders. The folder is locked.
+func (f *Folder) clear(name string) error {
+	info, err := f.root.Lstat(name)
+	if err != nil || !info.IsDir() {
+		return nil // there is nothing to remove; moveIn says what else is wrong
+	}
+	if err := f.removeEmpty(name); err != nil {
+		return fmt.Errorf("%w: a folder stands at %q, with something in it: %w", ErrInvalidKey, filepath.ToSlash(name), err)
+	}
+	return nil
+}
+
+func (f *Folder) removeEmpty(dir string) error {
+	folder, err := f.root.Open(dir)
+	if err != nil {
+		return err
+	}
+	for {
+		entries, err := folder.ReadDir(100)
+		if err == io.EOF {
+			break
+		}
+		for _, entry := range entries {
+			if err == nil && !entry.IsDir() {
+				err = fmt.Errorf("%s is no folder", entry.Name())
+			}
+			if err == nil {
+				err = f.removeEmpty(filepath.Join(dir, entry.Name()))
+			}
+		}
+		if err != nil {
+			return errors.Join(err, folder.Close())
+		}
+	}
+	if err := folder.Close(); err != nil {
+		return err
+	}
+	return f.root.Remove(dir)
+}
+
+// prune removes dir and the folders above it as long as they are empty. The folder is locked.
+func (f *Folder) prune(dir string) {
+	for ; dir != "."; dir = filepath.Dir(dir) {
+		info, err := f.root.Lstat(dir)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil || !info.IsDir() || f.root.Remove(dir) != nil {
+			return // a folder that stays is in nobody's way
+		}
+	}
+}
+
+// syncFolders makes a new name durable, with every folder above it that may be new. Windows cannot
+// sync folders.
+func (f *Folder) syncFolders(name string) error {
+	if runtime.GOOS == "windows" {
+		return nil
+	}
+	for dir := filepath.Dir(name); ; dir = filepath.Dir(dir) {
+		folder, err := f.root.Open(dir)
+		if isNotExist(err) && dir != "." {
+			continue // the object was deleted meanwhile
+		}
+		if err != nil {
+			return err
+		}
+		if err := errors.Join(syncFile(folder), folder.Close()); err != nil || dir == "." {
+			return err
+		}
+	}
+}
+
+// syncFile syncs a file or a folder, where its file system has that: some network file systems and
+// those in user space have not.
+func syncFile(file interface{ Sync() error }) error {
+	err := file.Sync()
+	for _, unsupported := range [...]error{syscall.EINVAL, syscall.ENOTSUP, syscall.EOPNOTSUPP, syscall.ENOSYS} {
+		if errors.Is(err, unsupported) {
+			return nil
+		}
+	}
+	return err
+}
+
+// sweepTop removes what writers that crashed left in the top level.
+func (f *Folder) sweepTop() error {
+	folder, err := f.root.Open(".")
+	if err != nil {
+		return err
+	}
+	for {
+		names, err := folder.Readdirnames(1000)
+		for _, name := range names {
+			if isTemporary(name) {
+				f.sweep(name)
+			}
+		}
+		if err != nil {
+			return folder.Close() // a folder that can't be listed can be used all the same
+		}
+	}
+}
+
+// sweep removes the file of an unfinished Put when it is old and no writer holds its lock. What it
+// cannot remove stays for the next time.
+func (f *Folder) sweep(name string) {
+	info, err := f.root.Lstat(name)
+	if err != nil || !info.Mode().IsRegular() || time.Since(info.ModTime()) < sweepAge {
+		return
+	}
+	file, err := f.root.OpenFile(name, os.O_RDWR|openNow, 0) // some systems lock for writers only
+	if err != nil {
+		return
+	}
+	held, err := tryLock(file)
+	if err == nil && held {
+		_ = f.root.Remove(name)
+	}
+	_ = file.Close()
+}

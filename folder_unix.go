@@ -1,0 +1,63 @@
+//go:build linux || darwin || freebsd || netbsd || openbsd || dragonfly
+
+package pikokms
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"syscall"
+)
+
+// openNow opens what is no file, such as a named pipe, without waiting for its other end.
+const openNow = syscall.O_NONBLOCK
+
+// tryLock takes the lock of a file, which closing it releases, and reports whether nobody else
+// holds it. Where the file system has no locks, nobody does.
+func tryLock(file *os.File) (bool, error) {
+	err := flock(file, syscall.LOCK_EX|syscall.LOCK_NB)
+	switch {
+	case err == nil, unlockable(err):
+		return true, nil
+	case errors.Is(err, syscall.EWOULDBLOCK):
+		return false, nil
+	}
+	return false, err
+}
+
+// unlock gives a lock back.
+func unlock(file *os.File) { _ = flock(file, syscall.LOCK_UN) } // closing the file does it, too
+
+func flock(file *os.File, how int) error {
+	for {
+		if err := syscall.Flock(int(file.Fd()), how); err != syscall.EINTR {
+			return err
+		}
+	}
+}
+
+// unlockable tells whether err means that the file system has no such locks.
+func unlockable(err error) bool {
+	for _, e := range [...]error{syscall.ENOTSUP, syscall.EOPNOTSUPP, syscall.ENOSYS, syscall.ENOLCK, syscall.EBADF, syscall.EINVAL} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return false
+}
+
+func onOneDevice(a, b fs.FileInfo) bool {
+	x, okX := a.Sys().(*syscall.Stat_t)
+	y, okY := b.Sys().(*syscall.Stat_t)
+	return !okX || !okY || x.Dev == y.Dev
+}
+
+// versionOf names a file. While it is open, no other file of the device has its number.
+func versionOf(info fs.FileInfo) string {
+	version := fmt.Sprintf("%d-%d", info.Size(), info.ModTime().UnixNano())
+	if s, ok := info.Sys().(*syscall.Stat_t); ok {
+		version += fmt.Sprintf("-%d-%d", s.Dev, s.Ino)
+	}
+	return version
+}

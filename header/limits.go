@@ -1,0 +1,122 @@
+package header
+
+import (
+	"errors"
+	"fmt"
+)
+
+// ErrLimit means that a message exceeds a limit of its reader. The error is a [LimitError].
+var ErrLimit = errors.New("message header exceeds a limit")
+
+// Limits bound what a reader takes from a header before it allocates, and the work that a header
+// can ask for. A zero field means its default.
+type Limits struct {
+	MaxSize              int // bytes of the whole header, default DefaultMaxSize
+	MaxPairs             int // encryption context pairs, default DefaultMaxPairs
+	MaxEncryptedDataKeys int // default DefaultMaxEncryptedDataKeys
+	MaxFrameLength       int // bytes, default MaxFrameLength
+
+	// MaxAttempts bounds how often the keyrings of a message's reader are asked to unwrap one of
+	// its data keys, default DefaultMaxAttempts. A keyring that does not trust a data key's
+	// wrapping key answers without work, which does not count. Package message keeps to this
+	// limit.
+	MaxAttempts int
+}
+
+// The default limits. Writers keep to them, too, so that default readers take what they write.
+const (
+	DefaultMaxSize              = 256 << 10
+	DefaultMaxPairs             = 1024
+	DefaultMaxEncryptedDataKeys = 16
+	DefaultMaxAttempts          = 8
+)
+
+// WithDefaults returns the limits with each zero field set to its default.
+func (l Limits) WithDefaults() Limits {
+	set := func(field *int, value int) {
+		if *field <= 0 {
+			*field = value
+		}
+	}
+	set(&l.MaxSize, DefaultMaxSize)
+	set(&l.MaxPairs, DefaultMaxPairs)
+	set(&l.MaxEncryptedDataKeys, DefaultMaxEncryptedDataKeys)
+	set(&l.MaxFrameLength, MaxFrameLength)
+	set(&l.MaxAttempts, DefaultMaxAttempts)
+	return l
+}
+
+// LimitError says which limit a message exceeds. [errors.Is] finds [ErrLimit] in it.
+//
+// Whoever sets limits by a name of their own, as a command does by a flag, finds the LimitError
+// with [errors.AsType] and reports a copy with another Option.
+type LimitError struct {
+	Limit  string // the name of the field of Limits
+	Reason string // what the message has, and how much of it is taken
+	Option string // what sets the limit; "Limits." and the field's name
+}
+
+func (e *LimitError) Error() string {
+	if e.Option == "" {
+		return fmt.Sprintf("%v: %s", ErrLimit, e.Reason)
+	}
+	return fmt.Sprintf("%v: %s (%s sets the limit)", ErrLimit, e.Reason, e.Option)
+}
+
+func (e *LimitError) Unwrap() error { return ErrLimit }
+
+// exceeded returns a LimitError.
+func exceeded(limit, format string, values ...any) error {
+	return &LimitError{Limit: limit, Reason: fmt.Sprintf(format, values...), Option: "Limits." + limit}
+}
+
+// The checks of the limits, of what a Scanner finds and of what a Header is to be sealed with.
+
+func (l *Limits) checkSize(n int) error {
+	if n > l.MaxSize {
+		return exceeded("MaxSize", "it has over %d bytes", l.MaxSize)
+	}
+	return nil
+}
+
+func (l *Limits) checkPairs(n int) error {
+	if n > l.MaxPairs {
+		return exceeded("MaxPairs", "%d encryption context pairs, at most %d are taken", n, l.MaxPairs)
+	}
+	return nil
+}
+
+func (l *Limits) checkKeys(n int) error {
+	if n > l.MaxEncryptedDataKeys {
+		return exceeded("MaxEncryptedDataKeys", "%d encrypted data keys, at most %d are taken", n, l.MaxEncryptedDataKeys)
+	}
+	return nil
+}
+
+func (l *Limits) checkFrameLength(n uint32) error {
+	if uint64(n) > uint64(l.MaxFrameLength) {
+		return exceeded("MaxFrameLength", "frame length %d, at most %d bytes are taken", n, l.MaxFrameLength)
+	}
+	return nil
+}
+
+// Check reports whether a reader with these limits takes a header with these fields, and whether
+// the format can hold its encryption context. The fields may be those of a header that is not
+// complete: its encrypted data keys may still be empty. The error holds [ErrLimit] or
+// [ErrInvalidContext].
+func (l Limits) Check(h *Header) error {
+	l = l.WithDefaults()
+	if err := l.checkPairs(len(h.EncryptionContext)); err != nil {
+		return err
+	}
+	if err := l.checkKeys(len(h.EncryptedDataKeys)); err != nil {
+		return err
+	}
+	if err := l.checkFrameLength(h.FrameLength); err != nil {
+		return err
+	}
+	if err := checkFormat(h.EncryptionContext); err != nil {
+		return err
+	}
+	return l.checkSize(h.storedSize())
+}

@@ -1,0 +1,105 @@
+// Package emulator starts other programs that emulate AWS KMS, for tests. Each runs in a process of
+// its own, which ends when its standard input does, so it does not outlive the tests.
+package emulator
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// LocalStack returns the URL of LocalStack: of the running one that PIKOKMS_LOCALSTACK_URL names,
+// or of one in a container, which runs until the test ends. Without a Docker engine the test is
+// skipped, or fails if PIKOKMS_REQUIRE_DOCKER is 1.
+func LocalStack(t testing.TB) string {
+	t.Helper()
+	if url := os.Getenv("PIKOKMS_LOCALSTACK_URL"); url != "" {
+		return url
+	}
+	if os.Getenv("PIKOKMS_REQUIRE_DOCKER") != "1" && exec.Command("docker", "info").Run() != nil {
+		t.Skip("skipped: LocalStack needs a Docker engine, and none answers (PIKOKMS_REQUIRE_DOCKER=1 makes this a failure)")
+	}
+	module, err := above(filepath.Join("internal", "localstack"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	command := exec.Command("go", "run", "./serve")
+	command.Dir = module
+	command.Env = append(os.Environ(), "GOFLAGS=") // not built with the race detector when the tests are
+	return start(t, command)
+}
+
+// motoServer prints moto's URL and serves until standard input ends.
+const motoServer = `
+import os, sys
+from moto.server import ThreadedMotoServer
+server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+server.start()
+print("http://%s:%d" % server.get_host_and_port(), flush=True)
+sys.stdin.read()
+os._exit(0)
+`
+
+// Moto returns the URL of a moto server, which runs until the test ends. If neither python3 nor the
+// Python that PIKOKMS_PYTHON names has moto's server, the test is skipped.
+func Moto(t testing.TB) string {
+	t.Helper()
+	python := os.Getenv("PIKOKMS_PYTHON")
+	if python == "" {
+		python = "python3"
+	}
+	if exec.Command(python, "-c", "import moto.server").Run() != nil {
+		t.Skipf("skipped: %s has no moto[server] (PIKOKMS_PYTHON names a Python that has it)", python)
+	}
+	return start(t, exec.Command(python, "-c", motoServer))
+}
+
+// above returns the path of a folder that lies in the working folder or in one above it.
+func above(folder string) (string, error) {
+	dir, err := os.Getwd()
+	for err == nil {
+		path := filepath.Join(dir, folder)
+		if _, err := os.Stat(path); err == nil {
+			return path, nil
+		}
+		parent := filepath.Dir(dir)
+		if parent == dir {
+			err = fmt.Errorf("emulator: no folder %s in the working folder or above", folder)
+		}
+		dir = parent
+	}
+	return "", err
+}
+
+// start starts a command and returns the line that it prints first.
+func start(t testing.TB, command *exec.Cmd) string {
+	t.Helper()
+	var stderr bytes.Buffer
+	command.Stderr = &stderr
+	stdin, err := command.StdinPipe()
+	stdout, err2 := command.StdoutPipe()
+	if err := errors.Join(err, err2); err != nil {
+		t.Fatal(err)
+	}
+	if err := command.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = stdin.Close()
+		_ = command.Wait()
+	})
+	line, err := bufio.NewReader(stdout).ReadString('\n')
+	if err != nil {
+		_ = stdin.Close()
+		_ = command.Wait()
+		lines := strings.Split(strings.TrimSpace(stderr.String()), "\n")
+		t.Fatalf("%s did not start: %s", command, lines[max(0, len(lines)-3):])
+	}
+	return strings.TrimSpace(line)
+}

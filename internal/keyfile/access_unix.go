@@ -1,0 +1,27 @@
+//go:build unix
+
+package keyfile
+
+import (
+	"fmt"
+	"io/fs"
+	"os"
+	"syscall"
+
+	"piko.sh/pikokms/provider"
+)
+
+// refuse says which other user has access to a file.
+func refuse(path string, info fs.FileInfo, secret bool) error {
+	mode := info.Mode().Perm()
+	if owner, ok := info.Sys().(*syscall.Stat_t); ok && owner.Uid != 0 && int(owner.Uid) != os.Geteuid() {
+		return fmt.Errorf("%w: key file %s belongs to user %d, who can change it; run chown on it, or copy it", provider.ErrInvalidKey, path, owner.Uid)
+	}
+	switch {
+	case secret && mode&0o077 != 0:
+		return fmt.Errorf("%w: key file %s has mode %04o, others may use it; run chmod 600 on it", provider.ErrInvalidKey, path, mode)
+	case mode&0o022 != 0:
+		return fmt.Errorf("%w: key file %s has mode %04o, others can change it; run chmod go-w on it", provider.ErrInvalidKey, path, mode)
+	}
+	return nil
+}

@@ -1,0 +1,52 @@
+// Package keyfile reads files of keys, and refuses those that others have access to.
+package keyfile
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"time"
+
+	"piko.sh/pikokms/provider"
+)
+
+// maxSize bounds a file in bytes; the largest keys take a fifth of it.
+const maxSize = 16 << 10
+
+// Read returns what a key file holds, which the caller clears, and when it was last changed. A file
+// that another user can write, who could put a key of their own there, is refused, and one that
+// isSecret says is secret also if another user can read it. What counts is the file that a symbolic
+// link leads to. Windows is not asked who has access.
+//
+// The error holds provider.ErrInvalidKey, or fs.ErrNotExist or another error of the system.
+func Read(path string, isSecret func(text []byte) bool) (text []byte, changed time.Time, err error) {
+	f, err := os.Open(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, changed, fmt.Errorf("key file %s does not exist: %w", path, fs.ErrNotExist)
+	}
+	if err != nil {
+		return nil, changed, fmt.Errorf("opening the key file: %w", err)
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return nil, changed, fmt.Errorf("key file %s: %w", path, err)
+	}
+	buf := make([]byte, maxSize+1)
+	n, err := io.ReadFull(f, buf)
+	if err == nil {
+		clear(buf)
+		return nil, changed, fmt.Errorf("%w: key file %s is over %d bytes, it should be one line of base64 or PEM text", provider.ErrInvalidKey, path, maxSize)
+	}
+	if err != io.EOF && err != io.ErrUnexpectedEOF {
+		clear(buf)
+		return nil, changed, fmt.Errorf("reading key file %s: %w", path, err)
+	}
+	if err := refuse(path, info, isSecret(buf[:n])); err != nil {
+		clear(buf)
+		return nil, changed, err
+	}
+	return buf[:n], info.ModTime(), nil
+}

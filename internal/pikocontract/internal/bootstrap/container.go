@@ -1,0 +1,25 @@
+// Package bootstrap stands in for Piko's package of that path: it declares what an option of an
+// application is. A Piko application has Piko's own in its place.
+package bootstrap
+
+import "piko.sh/piko/internal/crypto/crypto_domain"
+
+// Option configures a Container.
+type Option func(*Container)
+
+// Container holds what an application was configured with.
+type Container struct {
+	cryptoProviders map[string]crypto_domain.EncryptionProvider
+	cryptoDefault   string
+}
+
+// AddCryptoProvider registers a provider by name.
+func (c *Container) AddCryptoProvider(name string, provider crypto_domain.EncryptionProvider) {
+	if c.cryptoProviders == nil {
+		c.cryptoProviders = map[string]crypto_domain.EncryptionProvider{}
+	}
+	c.cryptoProviders[name] = provider
+}
+
+// SetCryptoDefaultProvider names the provider to use.
+func (c *Container) SetCryptoDefaultProvider(name string) { c.cryptoDefault = name }

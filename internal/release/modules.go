@@ -1,0 +1,105 @@
+package main
+
+import (
+	"fmt"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/mod/modfile"
+)
+
+// ours is the path of the root module, with which the paths of all published ones begin.
+const ours = "piko.sh/pikokms"
+
+// module is a module of the checkout.
+type module struct {
+	dir  string // of its go.mod
+	path string
+}
+
+// tag returns the name of the Git tag by which the go command finds a version of the module.
+func (m module) tag(version string) string {
+	return path.Join(strings.TrimPrefix(strings.TrimPrefix(m.path, ours), "/"), version)
+}
+
+// isPublished tells whether users can have a module: it has a path of ours, and is neither internal
+// nor a program for this repository alone.
+func (m module) isPublished() bool {
+	below := strings.TrimPrefix(m.path, ours)
+	switch first, _, _ := strings.Cut(strings.TrimPrefix(below, "/"), "/"); first {
+	case "internal", "examples", "bench":
+		return false
+	}
+	return below == "" || strings.HasPrefix(below, "/")
+}
+
+// published returns the modules below root that users can have, the root module first.
+func published(root string) (modules []module, err error) {
+	err = filepath.WalkDir(root, func(file string, entry fs.DirEntry, err error) error {
+		switch {
+		case err != nil:
+			return err
+		case entry.IsDir() && file != root && strings.HasPrefix(entry.Name(), "."):
+			return fs.SkipDir
+		case entry.IsDir() && entry.Name() == "testdata":
+			return fs.SkipDir
+		case entry.Name() != "go.mod":
+			return nil
+		}
+		text, err := os.ReadFile(file)
+		if err != nil {
+			return err
+		}
+		if m := (module{filepath.Dir(file), modfile.ModulePath(text)}); m.isPublished() {
+			modules = append(modules, m)
+		}
+		return nil
+	})
+	return modules, err
+}
+
+// released returns the module's go.mod as a version has it: it requires the others at that version,
+// and replaces none of them.
+func (m module) released(version string) ([]byte, error) {
+	file := filepath.Join(m.dir, "go.mod")
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return nil, err
+	}
+	parsed, err := modfile.Parse(file, text, nil)
+	if err != nil {
+		return nil, err
+	}
+	for _, required := range parsed.Require {
+		if !strings.HasPrefix(required.Mod.Path+"/", ours+"/") {
+			continue
+		}
+		if other := (module{path: required.Mod.Path}); !other.isPublished() {
+			return nil, fmt.Errorf("%s requires %s, which users can't have", file, required.Mod.Path)
+		}
+		if err := parsed.AddRequire(required.Mod.Path, version); err != nil {
+			return nil, err
+		}
+	}
+	if len(parsed.Replace) > 0 {
+		return nil, fmt.Errorf("%s replaces %s: a replacement holds for this checkout alone", file, parsed.Replace[0].Old.Path)
+	}
+	parsed.Cleanup()
+	return parsed.Format()
+}
+
+func setVersions(modules []module, version string) error {
+	for _, m := range modules {
+		text, err := m.released(version)
+		if err != nil {
+			return err
+		}
+		if err := os.WriteFile(filepath.Join(m.dir, "go.mod"), text, 0o644); err != nil {
+			return err
+		}
+	}
+	return nil
+}

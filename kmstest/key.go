@@ -1,0 +1,293 @@
+package kmstest
+
+import (
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+)
+
+// State is the state of a key, as AWS names it.
+type State string
+
+// The states that a key can have (AWS KMS Developer Guide, "Key states of AWS KMS keys").
+const (
+	Creating               State = "Creating"
+	Enabled                State = "Enabled"
+	Disabled               State = "Disabled"
+	PendingDeletion        State = "PendingDeletion"
+	PendingImport          State = "PendingImport"
+	PendingReplicaDeletion State = "PendingReplicaDeletion"
+	Unavailable            State = "Unavailable"
+	Updating               State = "Updating"
+)
+
+// Key says what a KMS key is like. The zero value is an enabled symmetric key in [Region] and
+// [Account].
+type Key struct {
+	ID          string // a UUID, or mrk- and 32 hexadecimal digits; default: a random one
+	Account     string // of 12 digits
+	Region      string
+	Partition   string // default "aws"
+	Alias       string // "alias/…", one more name that CreateKey gives it
+	Description string
+
+	Spec  string // such as "RSA_2048"; default "SYMMETRIC_DEFAULT"
+	Usage string // default: "ENCRYPT_DECRYPT", or the first use that the spec allows
+	State State  // default Enabled
+
+	MultiRegion bool // the key is a primary key, which Replicate copies to other Regions
+
+	ARN string // made of the above by CreateKey
+}
+
+const (
+	symmetric      = "SYMMETRIC_DEFAULT"
+	encryptDecrypt = "ENCRYPT_DECRYPT"
+)
+
+// key is a key of the server. What it holds changes under the server's lock.
+type key struct {
+	Key
+	created     time.Time
+	deletion    time.Time // zero unless the key is pending deletion
+	window      int       // days until deletion of a primary key whose replicas are to go first
+	rotates     bool
+	period      int // days
+	replica     bool
+	shared      *shared
+	makePrivate func() *rsa.PrivateKey
+}
+
+// shared is what a multi-Region key and its replicas have in common.
+type shared struct {
+	materials []*material // the newest is the last
+	keys      []*key      // the primary is the first
+}
+
+func (k *key) newest() *material { return k.shared.materials[len(k.shared.materials)-1] }
+
+// CreateKey makes a key and returns it with its ARN and everything else that was left out. It
+// panics if the key cannot be: an unknown spec, an alias that is taken.
+func (s *Server) CreateKey(wanted Key) Key {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	k, failure := s.create(wanted)
+	if failure != nil {
+		panic("kmstest: CreateKey: " + failure.code + ": " + failure.message)
+	}
+	return k.Key
+}
+
+func (s *Server) create(k Key) (*key, *failure) {
+	setDefault(&k.Account, Account)
+	setDefault(&k.Region, Region)
+	setDefault(&k.Partition, "aws")
+	setDefault(&k.Spec, symmetric)
+	spec, ok := specs[k.Spec]
+	if !ok {
+		return nil, invalid("1 validation error detected: Value '%s' at 'keySpec' failed to satisfy constraint: Member must satisfy enum value set: %v", k.Spec, specNames())
+	}
+	setDefault(&k.Usage, spec.usages[0])
+	if !spec.allows(k.Usage) {
+		return nil, invalid("KeyUsage %s is not compatible with KeySpec %s", k.Usage, k.Spec)
+	}
+	if k.State == "" {
+		k.State = Enabled
+	}
+	if k.ID == "" {
+		k.ID = newKeyID(k.MultiRegion)
+	}
+	k.ARN = arnOf(k.Partition, k.Region, k.Account, "key/"+k.ID)
+	if s.find(k.Region, k.Account, k.ID) != nil {
+		return nil, fail("AlreadyExistsException", "a key %s exists", k.ARN)
+	}
+	made := &key{Key: k, created: time.Now(), shared: &shared{materials: []*material{newMaterial()}}}
+	if spec.bits != 0 {
+		made.makePrivate = sync.OnceValue(func() *rsa.PrivateKey {
+			private, err := rsa.GenerateKey(rand.Reader, spec.bits)
+			if err != nil {
+				panic(err) // the size is one that RSA keys can have
+			}
+			return private
+		})
+	}
+	made.shared.keys = []*key{made}
+	if k.Alias != "" {
+		if failure := s.addAlias(k.Alias, made); failure != nil {
+			return nil, failure
+		}
+	}
+	s.keys = append(s.keys, made)
+	return made, nil
+}
+
+func setDefault(s *string, value string) {
+	if *s == "" {
+		*s = value
+	}
+}
+
+func newKeyID(multiRegion bool) string {
+	var b [16]byte
+	_, _ = rand.Read(b[:])
+	if multiRegion {
+		return "mrk-" + hex.EncodeToString(b[:])
+	}
+	return uuid(b)
+}
+
+func arnOf(partition, region, account, resource string) string {
+	return fmt.Sprintf("arn:%s:kms:%s:%s:%s", partition, region, account, resource)
+}
+
+func keyIDOf(arn string) string { return arn[strings.LastIndexByte(arn, '/')+1:] }
+
+// Key returns a key as it is now. It panics if there is no key of that ARN.
+func (s *Server) Key(keyARN string) Key {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.must(keyARN).Key
+}
+
+// SetState puts a key into any state, also one that no call can bring about. It panics if there is
+// no key of that ARN.
+func (s *Server) SetState(keyARN string, state State) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.must(keyARN).State = state
+}
+
+// Rotate gives a key, and its replicas, a new backing key. Ciphertexts under the backing keys
+// before still decrypt. It panics if there is no key of that ARN.
+func (s *Server) Rotate(keyARN string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	k := s.must(keyARN)
+	k.shared.materials = append(k.shared.materials, newMaterial())
+}
+
+// Replicate copies a multi-Region key to another Region. It panics if the key is none or there is
+// one in that Region.
+func (s *Server) Replicate(keyARN, region string) Key {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	k, failure := s.replicate(s.must(keyARN), region)
+	if failure != nil {
+		panic("kmstest: Replicate: " + failure.code + ": " + failure.message)
+	}
+	return k.Key
+}
+
+func (s *Server) replicate(primary *key, region string) (*key, *failure) {
+	if !primary.MultiRegion || primary.replica {
+		return nil, fail("UnsupportedOperationException", "%s is not a multi-Region primary key.", primary.ARN)
+	}
+	if region == primary.Region || s.find(region, primary.Account, primary.ID) != nil {
+		return nil, fail("AlreadyExistsException", "%s already has a key in Region %s.", primary.ARN, region)
+	}
+	k := &key{
+		Key: primary.Key, created: time.Now(), replica: true,
+		shared: primary.shared, makePrivate: primary.makePrivate,
+	}
+	k.Region, k.Alias, k.Description, k.State = region, "", "", Enabled
+	k.ARN = arnOf(k.Partition, k.Region, k.Account, "key/"+k.ID)
+	s.keys = append(s.keys, k)
+	primary.shared.keys = append(primary.shared.keys, k)
+	return k, nil
+}
+
+// DeleteKey removes a key with its aliases, as AWS does when the waiting period of
+// ScheduleKeyDeletion is over. It panics if there is no key of that ARN.
+func (s *Server) DeleteKey(keyARN string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	gone := s.must(keyARN)
+	for name, k := range s.aliases {
+		if k == gone {
+			delete(s.aliases, name)
+		}
+	}
+	s.keys = without(s.keys, gone)
+	gone.shared.keys = without(gone.shared.keys, gone)
+	if len(gone.shared.keys) == 1 {
+		gone.shared.keys[0].replicasGone()
+	}
+}
+
+func without(keys []*key, gone *key) []*key {
+	var rest []*key
+	for _, k := range keys {
+		if k != gone {
+			rest = append(rest, k)
+		}
+	}
+	return rest
+}
+
+func (s *Server) must(keyARN string) *key {
+	for _, k := range s.keys {
+		if k.ARN == keyARN {
+			return k
+		}
+	}
+	panic("kmstest: no key " + keyARN)
+}
+
+// find returns the key of an ID, or nil.
+func (s *Server) find(region, account, id string) *key {
+	for _, k := range s.keys {
+		if k.Region == region && k.Account == account && k.ID == id {
+			return k
+		}
+	}
+	return nil
+}
+
+// lookUp finds the key that a caller names in one of the four forms.
+func (s *Server) lookUp(region, account, name string) (*key, *failure) {
+	resource := name
+	if strings.HasPrefix(name, "arn:") {
+		parts := strings.SplitN(name, ":", 6)
+		if len(parts) < 6 || parts[2] != "kms" {
+			return nil, fail("InvalidArnException", "Invalid arn %s", name)
+		}
+		if parts[3] != region {
+			return nil, fail("NotFoundException", "Invalid arn %s", parts[3])
+		}
+		account, resource = parts[4], parts[5]
+		if id, ok := strings.CutPrefix(resource, "key/"); ok {
+			resource = id
+		} else if !strings.HasPrefix(resource, "alias/") {
+			return nil, fail("InvalidArnException", "Invalid arn %s", name)
+		}
+	}
+	if strings.HasPrefix(resource, "alias/") {
+		if k := s.aliases[aliasName{region, account, resource}]; k != nil {
+			return k, nil
+		}
+		return nil, fail("NotFoundException", "Alias %s is not found.", arnOf("aws", region, account, resource))
+	}
+	if k := s.find(region, account, resource); k != nil && (resource == name || k.ARN == name) {
+		return k, nil
+	}
+	if !isKeyID(resource) {
+		return nil, fail("NotFoundException", "Invalid keyId '%s'", resource)
+	}
+	return nil, fail("NotFoundException", "Key '%s' does not exist", arnOf("aws", region, account, "key/"+resource))
+}
+
+// isKeyID reports whether a string has the form of a key ID.
+func isKeyID(s string) bool {
+	if digits, ok := strings.CutPrefix(s, "mrk-"); ok {
+		return len(digits) == 32 && strings.Trim(digits, "0123456789abcdef") == ""
+	}
+	return len(s) == 36 && strings.Count(s, "-") == 4 && strings.Trim(s, "0123456789abcdefABCDEF-") == ""
+}
+
+// materialID returns a KeyMaterialId.
+func (m *material) materialID() string { return hex.EncodeToString(m.id[:sha256.Size]) }

@@ -1,0 +1,195 @@
+package message
+
+import (
+	"cmp"
+	"context"
+	"io"
+
+	"piko.sh/pikokms/frame"
+	"piko.sh/pikokms/header"
+	"piko.sh/pikokms/internal/checked"
+)
+
+// DecryptReader reads as a message's plaintext. It is for one goroutine.
+type DecryptReader struct {
+	source  messageSource
+	header  *header.Header
+	context map[string]string
+	body    interface { // a *frame.OpenReader or *pikov2.Reader
+		io.Reader
+		io.WriterTo
+	}
+	closed bool
+}
+
+// Header returns the message's verified header, or nil for a stream that Piko wrote before pikokms.
+func (r *DecryptReader) Header() *header.Header { return r.header }
+
+// EncryptionContext returns the message's verified encryption context, with the required pairs
+// that it does not store. The caller must not change it.
+func (r *DecryptReader) EncryptionContext() map[string]string { return r.context }
+
+// Read implements io.Reader. After Close, the error holds provider.ErrClosed.
+func (r *DecryptReader) Read(p []byte) (int, error) {
+	if r.closed {
+		return 0, errClosed
+	}
+	n, err := r.body.Read(p)
+	return n, classify(err)
+}
+
+// WriteTo implements io.WriterTo, without a copy.
+func (r *DecryptReader) WriteTo(w io.Writer) (n int64, err error) {
+	defer func() { abandon(w, err) }()
+	if r.closed {
+		return 0, errClosed
+	}
+	n, err = r.body.WriteTo(w)
+	return n, classify(err)
+}
+
+// Close implements io.Closer. It does not close the source, and a reader that is dropped without it
+// leaves nothing behind.
+func (r *DecryptReader) Close() error {
+	r.closed = true
+	return nil
+}
+
+// DecryptWriter decrypts the message that is written to it. It is for one goroutine.
+//
+// Until [DecryptWriter.Close] returns nil, what went to the destination is not the whole
+// plaintext. The last frame's plaintext comes with Close.
+type DecryptWriter struct {
+	decrypter *Decrypter
+	ctx       context.Context
+	dst       destination
+	stated    map[string]string
+
+	scanner header.Scanner
+	start   []byte         // the header so far
+	header  *header.Header // once verified
+	body    *frame.OpenWriter
+
+	err    error // the first failure; errClosed after a Close
+	closed bool
+	result error // of the first Close
+}
+
+// Header returns the message's verified header, or nil while it is not complete.
+func (w *DecryptWriter) Header() *header.Header { return w.header }
+
+// fail notes the stream's first failure, and returns err.
+func (w *DecryptWriter) fail(err error) error {
+	if w.err == nil {
+		w.err = err
+	}
+	return err
+}
+
+// Write implements io.Writer. After an error, all further calls fail, Close among them.
+func (w *DecryptWriter) Write(p []byte) (n int, err error) {
+	if w.err != nil {
+		return 0, w.err
+	}
+	for w.body == nil && n < len(p) {
+		missing, err := w.missing()
+		if err != nil {
+			return n, w.fail(err)
+		}
+		m := min(missing, len(p)-n)
+		n += m
+		if err := w.take(p[n-m : n]); err != nil {
+			return n, w.fail(err)
+		}
+	}
+	if n == len(p) {
+		return n, nil
+	}
+	m, err := w.body.Write(p[n:])
+	return n + m, w.fail(aborted(classify(err)))
+}
+
+// missing returns how many bytes of the header the next decision takes.
+func (w *DecryptWriter) missing() (int, error) {
+	need, _, err := w.scanner.Scan(w.start)
+	return need - len(w.start), classify(err)
+}
+
+// take appends to the header so far, no more than missing, and opens the body once it is whole.
+func (w *DecryptWriter) take(p []byte) error {
+	w.start = append(w.start, p...)
+	_, done, err := w.scanner.Scan(w.start)
+	if err != nil || !done {
+		return classify(err)
+	}
+	h, _, err := header.Parse(w.start, w.decrypter.Limits)
+	if err != nil {
+		return classify(err)
+	}
+	c, _, err := w.decrypter.start(w.ctx, h, w.stated)
+	if err != nil {
+		return err
+	}
+	w.header, w.start = h, nil
+	w.body = frame.NewOpenWriter(&w.dst, c)
+	return nil
+}
+
+// ReadFrom implements io.ReaderFrom: it reads the frames to where they are opened, without a copy.
+// If src fails, Close fails.
+func (w *DecryptWriter) ReadFrom(src io.Reader) (total int64, err error) {
+	if w.err != nil {
+		return 0, w.err
+	}
+	source := &checked.Reader{Context: w.ctx, Source: src}
+	for w.body == nil {
+		missing, err := w.missing()
+		if err != nil {
+			return total, w.fail(err)
+		}
+		piece := make([]byte, missing)
+		n, readErr := source.ReadFull(piece)
+		total += int64(n)
+		if err := w.take(piece[:n]); err != nil {
+			return total, w.fail(err)
+		}
+		if readErr == io.EOF {
+			return total, nil
+		}
+		if readErr != nil {
+			return total, w.fail(readErr)
+		}
+	}
+	n, err := w.body.ReadFrom(source)
+	return total + n, w.fail(aborted(classify(err)))
+}
+
+// Close releases the last plaintext and reports whether the message was whole. If a call has
+// failed before, or the context has ended, it returns that error. It does not close the
+// destination. A second Close returns what the first one returned.
+func (w *DecryptWriter) Close() error {
+	if w.closed {
+		return w.result
+	}
+	w.closed, w.result = true, errAborted // for a panic of the destination
+	w.result = w.finish()
+	w.err = cmp.Or(w.result, errClosed)
+	return w.result
+}
+
+func (w *DecryptWriter) finish() error {
+	if err := cmp.Or(w.err, w.ctx.Err()); err != nil {
+		return err
+	}
+	if w.body != nil {
+		return aborted(classify(w.body.Close()))
+	}
+	_, _, err := header.Parse(w.start, w.decrypter.Limits)
+	switch err {
+	case nil:
+		return errAborted // a keyring panicked
+	case io.EOF:
+		return errEmpty
+	}
+	return classify(err)
+}

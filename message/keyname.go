@@ -1,0 +1,104 @@
+package message
+
+import (
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+
+	"piko.sh/pikokms/header"
+	"piko.sh/pikokms/provider"
+)
+
+// keyAgreement are the provider IDs of data keys that pikokms cannot unwrap: their wrapping key
+// comes of a key agreement (specification: framework/raw-ecdh-keyring.md,
+// framework/aws-kms/aws-kms-ecdh-keyring.md, framework/aws-kms/aws-kms-ml-kem-keyring.md).
+var keyAgreement = map[string]bool{"raw-ecdh": true, "aws-kms-ecdh": true, "aws-kms-ml-kem": true}
+
+// KeyName returns what a wrapped data key says of its wrapping key: a key ARN, a raw key's name,
+// or the recipient's public key in hex of a key agreement. The text is the message's, so nothing
+// vouches for it. It is printable in any case: what is not stands as in a Go string literal.
+func KeyName(k header.EncryptedDataKey) string {
+	info := string(k.ProviderInfo)
+	switch {
+	case k.ProviderID == "raw-ecdh" || k.ProviderID == "aws-kms-ecdh":
+		// Version 01, then the recipient's and the sender's compressed public keys, each behind a
+		// length of four bytes (specification: framework/raw-ecdh-keyring.md, "Key Provider
+		// Information").
+		if b := k.ProviderInfo; len(b) > 5 && b[0] == 1 {
+			if n := binary.BigEndian.Uint32(b[1:]); uint64(n) <= uint64(len(b)-5) {
+				return "ECDH public key " + hex.EncodeToString(b[5:5+n])
+			}
+		}
+	case k.ProviderID == "aws-kms-ml-kem":
+		// Version 01, then the key ARN behind a length of two bytes.
+		if len(info) > 3 && info[0] == 1 {
+			info = info[3:]
+		}
+	case k.ProviderID != "aws-kms":
+		// A raw AES key's information is its name, then tag length, IV length and IV, of 4, 4 and
+		// 12 bytes (specification: framework/raw-aes-keyring.md, "Key Provider Information").
+		const rawAES = "\x00\x00\x00\x80\x00\x00\x00\x0c"
+		if n := len(info) - 20; n >= 0 && info[n:n+8] == rawAES {
+			info = info[:n]
+		}
+	}
+	return printable(info)
+}
+
+func printable(s string) string {
+	if utf8.ValidString(s) && strings.IndexFunc(s, func(r rune) bool { return !unicode.IsPrint(r) }) < 0 {
+		return s
+	}
+	quoted := strconv.Quote(s)
+	return quoted[1 : len(quoted)-1]
+}
+
+// describeKeys names the wrapping keys that a header states, for an error.
+func describeKeys(keys []header.EncryptedDataKey) string {
+	names := make([]string, len(keys))
+	for i, k := range keys {
+		names[i] = fmt.Sprintf(`"%s" of provider "%s"`, shortened(KeyName(k)), shortened(printable(k.ProviderID)))
+		if keyAgreement[k.ProviderID] {
+			names[i] += ", which pikokms does not support"
+		}
+	}
+	return strings.Join(names, ", ")
+}
+
+// shortened cuts a text of the message's that would fill an error.
+func shortened(s string) string {
+	const most = 200
+	if len(s) <= most {
+		return s
+	}
+	return strings.ToValidUTF8(s[:most], "") + "…"
+}
+
+// untrusted is the error of a message of which no keyring trusts a wrapping key, with the reasons of
+// the keyrings that gave one.
+func untrusted(keys []header.EncryptedDataKey, reasons []string) error {
+	advice := ""
+	for _, k := range keys {
+		if !keyAgreement[k.ProviderID] {
+			advice = "; configure a provider for one of them"
+		}
+	}
+	if len(reasons) > 0 {
+		advice = "; " + strings.Join(reasons, "; ")
+	}
+	return fmt.Errorf("%w: it names %s%s", provider.ErrUntrustedKey, describeKeys(keys), advice)
+}
+
+// appendReason adds what a keyring says beyond that it does not trust a wrapping key.
+func appendReason(reasons []string, err error) []string {
+	failure, ok := errors.AsType[*provider.EncryptionError](err)
+	if !ok || failure.Err == provider.ErrUntrustedKey {
+		return reasons
+	}
+	return append(reasons, strings.TrimPrefix(failure.Err.Error(), provider.ErrUntrustedKey.Error()+": "))
+}

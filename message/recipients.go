@@ -1,0 +1,70 @@
+package message
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"sync"
+
+	"piko.sh/pikokms/header"
+	"piko.sh/pikokms/provider"
+)
+
+// dataKey has the message's data key made, and wrapped for each of its keyrings.
+func (e *Encrypter) dataKey(ctx context.Context, h *draft) (*provider.DataKey, error) {
+	if len(e.Recipients) == 0 {
+		made, err := e.Keyring.GenerateDataKey(ctx, &provider.GenerateDataKeyRequest{Context: h.all})
+		if err != nil {
+			return nil, err
+		}
+		h.EncryptedDataKeys[0] = made.EncryptedKey
+		return made, nil
+	}
+	raw := make([]byte, h.Suite.DataKeySize())
+	_, _ = rand.Read(raw) // never fails
+	key, err := provider.NewSecureBytes(raw)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", provider.ErrEncryptionFailed, err)
+	}
+	keyrings := append([]provider.Keyring{e.Keyring}, e.Recipients...)
+	if err := wrapAll(ctx, keyrings, key, h.all, h.EncryptedDataKeys); err != nil {
+		return nil, errors.Join(err, key.Close())
+	}
+	return &provider.DataKey{PlaintextKey: key, EncryptedKey: h.EncryptedDataKeys[0]}, nil
+}
+
+// wrapAll wraps a data key by all keyrings side by side, and returns when none is at work any
+// more. The first error ends the others.
+func wrapAll(ctx context.Context, keyrings []provider.Keyring, key *provider.SecureBytes, encryptionContext map[string]string, wrapped []header.EncryptedDataKey) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var (
+		group    sync.WaitGroup
+		once     sync.Once
+		first    error
+		panicked any
+	)
+	end := func(err error, panic any) {
+		once.Do(func() { first, panicked = err, panic })
+		cancel()
+	}
+	for i, keyring := range keyrings {
+		group.Go(func() {
+			defer func() {
+				if p := recover(); p != nil {
+					end(nil, p)
+				}
+			}()
+			var err error
+			if wrapped[i], err = keyring.WrapDataKey(ctx, key, encryptionContext); err != nil {
+				end(err, nil)
+			}
+		})
+	}
+	group.Wait()
+	if panicked != nil {
+		panic(panicked)
+	}
+	return first
+}

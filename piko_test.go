@@ -1,0 +1,62 @@
+package pikokms_test
+
+import (
+	"bytes"
+	"io"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"piko.sh/pikokms"
+	"piko.sh/pikokms/header"
+	"piko.sh/pikokms/message"
+	"piko.sh/pikokms/provider"
+)
+
+// TestStreamTransformerBesidePikos: Piko has taken the name crypto-service.
+func TestStreamTransformerBesidePikos(t *testing.T) {
+	key := newLocal(t, "local", 1)
+	crypto := pikokms.NewCryptoTransformer(message.Encrypter{Keyring: key}, message.Decrypter{Keyrings: []provider.Keyring{key}})
+	require.Equal(t, "crypto-service", pikokms.StreamTransformer[pikosKind]{Transformer: crypto}.Name())
+	require.Equal(t, "pikokms", pikokms.StreamTransformer[pikosKind]{Transformer: crypto, As: "pikokms"}.Name())
+}
+
+// TestEncryptObjectWith has a storage state pairs of its own about an object.
+func TestEncryptObjectWith(t *testing.T) {
+	folder, err := pikokms.NewFolder(t.TempDir())
+	require.NoError(t, err)
+	for _, bound := range [][]pikokms.Option{nil, {pikokms.BindObjectName("app")}} {
+		host, err := pikokms.New(append(bound, pikokms.WithStorage(folder),
+			pikokms.WithCryptoProvider("local", newLocal(t, "local", 1)), pikokms.WithDefaultCryptoProvider("local"))...)
+		require.NoError(t, err)
+		require.False(t, host.AllowsPlaintext())
+		stated := map[string]string{"kind": "invoice"}
+		r, err := host.EncryptObjectWith(t.Context(), "a", strings.NewReader("content"), stated)
+		require.NoError(t, err)
+		require.Equal(t, map[string]string{"kind": "invoice"}, stated)
+		stored, err := io.ReadAll(r)
+		require.NoError(t, err)
+		h, _, err := header.Parse(stored, header.Limits{})
+		require.NoError(t, err)
+		require.Equal(t, "invoice", h.EncryptionContext["kind"])
+		content, _, err := host.DecryptObject(t.Context(), "a", bytes.NewReader(stored), int64(len(stored)))
+		require.NoError(t, err)
+		text, err := io.ReadAll(content)
+		require.NoError(t, err)
+		require.Equal(t, "content", string(text))
+
+		forged := bytes.Replace(stored, []byte("invoice"), []byte("receipt"), 1)
+		_, _, err = host.DecryptObject(t.Context(), "a", bytes.NewReader(forged), int64(len(forged)))
+		require.Error(t, err, "the pair is authenticated")
+
+		reserved := []string{pikokms.ChainKey, pikokms.UseKey}
+		if bound != nil {
+			reserved = append(reserved, pikokms.BucketKey, pikokms.ObjectKey)
+		}
+		for _, name := range reserved {
+			_, err := host.EncryptObjectWith(t.Context(), "a", strings.NewReader("content"), map[string]string{name: "x"})
+			require.ErrorIs(t, err, pikokms.ErrInvalidOptions, name)
+		}
+	}
+}

@@ -1,0 +1,24 @@
+package pikostorage_test
+
+import (
+	"piko.sh/piko"
+	"piko.sh/piko/wdk/crypto"
+	"piko.sh/piko/wdk/storage"
+
+	"piko.sh/pikokms"
+	"piko.sh/pikokms/pikostorage"
+)
+
+// The kms is the provider of crypto_provider_aws_kms or of crypto_provider_local_aes_gcm, the disk
+// and the bucket are providers of Piko.
+func ExampleEncrypt() {
+	start := func(kms crypto.EncryptionProvider, disk, bucket storage.ProviderPort) *piko.SSRServer {
+		return piko.New(
+			piko.WithCryptoProvider("kms", kms),
+			piko.WithDefaultCryptoProvider("kms"),
+			piko.WithStorageProvider("default", pikostorage.Encrypt(disk, kms)),
+			piko.WithStorageProvider("media", pikostorage.Encrypt(bucket, kms, pikokms.BindObjectName("media"))),
+		)
+	}
+	_ = start
+}

@@ -1,0 +1,239 @@
+package pikostorage
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"sync"
+	"time"
+
+	"piko.sh/piko/wdk/storage"
+)
+
+// Put implements storage.ProviderPort. The key service is called once, before anything is read or
+// stored. An upload that fails leaves its reader where it was, so that Piko can try it again; where
+// the reader can't be rewound the error holds ErrSourceSpent, and Piko does not. The other errors
+// are those of pikokms.Host.Put and the inner provider's.
+func (e *encrypted) Put(ctx context.Context, params *storage.PutParams) error {
+	return e.put(ctx, params, namedBy(params))
+}
+
+// namedBy returns the transformers that Piko's pipeline has applied to an upload's content. Piko
+// names them in the metadata and in the configuration. In the metadata alone they are of another
+// object, from which a migration reads; in the configuration alone they were not applied, since the
+// upload comes from the dispatcher.
+func namedBy(params *storage.PutParams) string {
+	if params.TransformConfig == nil || len(params.TransformConfig.EnabledTransformers) == 0 || params.Metadata[TransformersKey] == "" {
+		return noTransformers
+	}
+	return params.Metadata[TransformersKey]
+}
+
+func (e *encrypted) put(ctx context.Context, params *storage.PutParams, transformers string) error {
+	if params.Reader == nil {
+		return fmt.Errorf("put %s: no reader", params.Key)
+	}
+	content, rewind := rewindable(params.Reader)
+	if err := e.encrypt(ctx, params, content, transformers); err != nil {
+		return fmt.Errorf("put %s: %w", params.Key, rewind(err))
+	}
+	return nil
+}
+
+// encrypt stores content as params say.
+func (e *encrypted) encrypt(ctx context.Context, params *storage.PutParams, content io.Reader, transformers string) error {
+	sealed, err := e.host.EncryptObjectWith(ctx, name(params.Repository, params.Key), content, map[string]string{TransformersKey: transformers})
+	if err != nil {
+		return err
+	}
+	inner := &storage.PutParams{
+		Repository:      params.Repository,
+		Key:             params.Key,
+		ContentType:     params.ContentType,
+		Metadata:        maps.Clone(params.Metadata),
+		MultipartConfig: params.MultipartConfig,
+		Reader:          sealed,
+		Size:            -1, // the stated one is often a guess, or the most that may come
+	}
+	delete(inner.Metadata, TransformersKey)
+	if e.inner.SupportsMultipart() {
+		if err := inParts(inner, params.Size); err != nil {
+			return err
+		}
+	}
+	return e.inner.Put(ctx, inner)
+}
+
+const (
+	smallUpload = 5 << 20   // bytes, the least that a part of S3 may have
+	mostPart    = 100 << 20 // bytes, Piko's default
+	mostParts   = 9_900     // of an upload to S3, with a hundred to spare for what encryption adds
+)
+
+// inParts prepares an upload to a provider that uploads in parts: such a one takes 100 MiB of
+// memory for each part of an object whose size it does not know. A small object becomes one
+// request, of known size and with a reader that can be rewound; for others the parts fit the stated
+// size.
+func inParts(params *storage.PutParams, stated int64) error {
+	var start bytes.Buffer
+	if _, err := start.ReadFrom(io.LimitReader(params.Reader, smallUpload+1)); err != nil {
+		return err
+	}
+	if start.Len() <= smallUpload {
+		params.Reader, params.Size, params.MultipartConfig = bytes.NewReader(start.Bytes()), int64(start.Len()), nil
+		return nil
+	}
+	params.Reader = io.MultiReader(&start, params.Reader)
+	config := storage.DefaultMultipartConfig()
+	switch {
+	case params.MultipartConfig != nil:
+		config = *params.MultipartConfig
+	case stated > 0:
+		config.PartSize = min(max(stated/64, smallUpload), mostPart)
+	}
+	config.PartSize = max(config.PartSize, stated/mostParts)
+	params.MultipartConfig = &config
+	return nil
+}
+
+// PutMany implements storage.ProviderPort. The objects are put one by one, as many at a time as
+// params say, so that each has parts that fit and is tried again as Put's are.
+func (e *encrypted) PutMany(ctx context.Context, params *storage.PutManyParams) (*storage.BatchResult, error) {
+	transformers := noTransformers
+	if c := params.TransformConfig; c != nil && len(c.EnabledTransformers) > 0 {
+		names, err := json.Marshal(c.EnabledTransformers)
+		if err != nil {
+			return nil, err
+		}
+		transformers = string(names)
+	}
+	began := time.Now()
+	result := &storage.BatchResult{TotalRequested: len(params.Objects)}
+	failures := make([]error, len(params.Objects))
+	tried := make([]bool, len(params.Objects))
+	running, stop := context.WithCancel(ctx)
+	defer stop()
+	next := make(chan int)
+	var workers sync.WaitGroup
+	for range min(concurrency(params.Concurrency), len(params.Objects)) {
+		workers.Go(func() {
+			for i := range next {
+				o := params.Objects[i]
+				tried[i] = true
+				failures[i] = e.put(ctx, &storage.PutParams{
+					Repository: params.Repository, Key: o.Key, Reader: o.Reader, ContentType: o.ContentType, Size: o.Size,
+				}, transformers)
+				if failures[i] != nil && !params.ContinueOnError {
+					stop()
+				}
+			}
+		})
+	}
+	for i := range params.Objects {
+		if running.Err() != nil {
+			break
+		}
+		select {
+		case next <- i:
+		case <-running.Done():
+		}
+	}
+	close(next)
+	workers.Wait()
+	for i, o := range params.Objects {
+		switch {
+		case failures[i] != nil:
+			result.FailedKeys = append(result.FailedKeys, storage.BatchFailure{
+				Key: o.Key, Error: failures[i].Error(), Retryable: storage.IsRetryableError(failures[i]),
+			})
+		case tried[i]:
+			result.SuccessfulKeys = append(result.SuccessfulKeys, o.Key)
+		}
+	}
+	result.TotalSuccessful, result.TotalFailed = len(result.SuccessfulKeys), len(result.FailedKeys)
+	result.ProcessingTime = time.Since(began)
+	return result, ctx.Err()
+}
+
+// concurrency returns how many objects are put at a time: what is stated, or 10 as Piko has it.
+func concurrency(stated int) int {
+	if stated <= 0 {
+		return 10
+	}
+	return stated
+}
+
+// Copy implements storage.ProviderPort. It is the inner provider's, unless objects are bound to
+// their names: then it decrypts and encrypts the object.
+func (e *encrypted) Copy(ctx context.Context, repository string, from, to string) error {
+	if !e.host.BindsNames() {
+		return e.inner.Copy(ctx, repository, from, to)
+	}
+	return e.copy(ctx, repository, from, repository, to)
+}
+
+// CopyToAnotherRepository implements storage.ProviderPort, as Copy does.
+func (e *encrypted) CopyToAnotherRepository(ctx context.Context, fromRepository string, from string, toRepository string, to string) error {
+	if !e.host.BindsNames() {
+		return e.inner.CopyToAnotherRepository(ctx, fromRepository, from, toRepository, to)
+	}
+	return e.copy(ctx, fromRepository, from, toRepository, to)
+}
+
+// Rename implements storage.ProviderPort. It is the inner provider's, unless objects are bound to
+// their names: then it decrypts and encrypts the object, and removes the old one, which is not one
+// step.
+func (e *encrypted) Rename(ctx context.Context, repository string, from, to string) error {
+	if !e.host.BindsNames() {
+		return e.inner.Rename(ctx, repository, from, to)
+	}
+	if from == to {
+		_, err := e.Stat(ctx, at(repository, from))
+		return err
+	}
+	if err := e.copy(ctx, repository, from, repository, to); err != nil {
+		return err
+	}
+	return e.inner.Remove(ctx, at(repository, from))
+}
+
+// copy decrypts an object and encrypts it under another name. What was not encrypted is bound to no
+// name, and stays as it is.
+func (e *encrypted) copy(ctx context.Context, fromRepository, from, toRepository, to string) (err error) {
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("copy %s to %s: %w", from, to, err)
+		}
+	}()
+	s, err := e.open(ctx, fromRepository, from)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, s.Close()) }()
+	passed, err := e.passed(s.header, s.info.Metadata)
+	switch {
+	case err != nil:
+		return err
+	case !passed && s.header != nil:
+	case fromRepository == toRepository:
+		return e.inner.Copy(ctx, fromRepository, from, to)
+	default:
+		return e.inner.CopyToAnotherRepository(ctx, fromRepository, from, toRepository, to)
+	}
+	o, err := e.whole(ctx, at(fromRepository, from))
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, o.Close()) }()
+	transformers := noTransformers
+	if ours(s.header) {
+		transformers = s.header.EncryptionContext[TransformersKey]
+	}
+	return e.encrypt(ctx, &storage.PutParams{
+		Repository: toRepository, Key: to, ContentType: s.info.ContentType, Metadata: s.info.Metadata, Size: s.info.Size,
+	}, o, transformers)
+}

@@ -1,0 +1,250 @@
+package awskms
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"io"
+	"mime"
+	"net/http"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/kms"
+)
+
+// maxAnswer bounds an answer of KMS in bytes; the largest have about 16 KiB.
+const maxAnswer = 1 << 20
+
+// bound returns a client whose attempts take no longer than timeout, whoever made it. The AWS SDK
+// itself bounds connecting, to 30 s, and neither the wait for an answer nor its reading.
+func bound(client *kms.Client, timeout time.Duration) *kms.Client {
+	options := client.Options()
+	options.HTTPClient = &attempts{options.HTTPClient, timeout}
+	if options.Credentials != nil {
+		options.Credentials = &boundCredentials{options.Credentials, timeout}
+	}
+	return kms.New(options)
+}
+
+// attempts is the HTTP client of a bound KMS client. Each attempt has a time, and is over when its
+// answer is read as a whole.
+type attempts struct {
+	inner   kms.HTTPClient
+	timeout time.Duration
+}
+
+// Do implements kms.HTTPClient.
+func (a *attempts) Do(request *http.Request) (*http.Response, error) {
+	ctx, cancel := context.WithTimeout(request.Context(), a.timeout)
+	defer cancel()
+	response, err := a.inner.Do(request.WithContext(ctx))
+	if err == nil {
+		err = readAnswer(response, heldBy(ctx))
+	}
+	if err == nil {
+		return response, nil
+	}
+	// The error of a caller's own end stays as it is.
+	if ctx.Err() != nil && request.Context().Err() == nil {
+		return nil, &timeoutError{request.URL.Host, a.timeout}
+	}
+	if _, ok := errors.AsType[*noKMSError](err); ok {
+		return nil, fmt.Errorf("%s: %w", request.URL.Host, err)
+	}
+	return nil, err
+}
+
+// readAnswer reads an answer into memory, from where it can be read again.
+func readAnswer(response *http.Response, held *held) error {
+	defer response.Body.Close()
+	body, err := readBounded(response.Body, response.ContentLength)
+	if err != nil {
+		clear(body)
+		return fmt.Errorf("reading the answer: %w", err)
+	}
+	// KMS answers with a JSON object, errors too. What answers otherwise is judged by its status if
+	// it says that it cannot answer now, as load balancers and proxies do.
+	start := bytes.TrimLeft(body, " \t\r\n")
+	if response.StatusCode < http.StatusInternalServerError && !bytes.HasPrefix(start, []byte("{")) {
+		return newNoKMSError(response)
+	}
+	if held != nil && response.StatusCode == http.StatusOK {
+		body = held.takeFrom(body)
+	}
+	response.Body = io.NopCloser(bytes.NewReader(body))
+	response.ContentLength = int64(len(body))
+	return nil
+}
+
+// readBounded reads all, and clears what it leaves behind. The expected length is -1 if unknown.
+func readBounded(r io.Reader, expected int64) ([]byte, error) {
+	if expected > maxAnswer {
+		return nil, fmt.Errorf("it has %d bytes, KMS's have at most %d", expected, maxAnswer)
+	}
+	buf := make([]byte, 0, max(expected+1, 4096))
+	for {
+		n, err := r.Read(buf[len(buf):cap(buf)])
+		buf = buf[:len(buf)+n]
+		switch {
+		case err == io.EOF:
+			return buf, nil
+		case err != nil:
+			return buf, err
+		case len(buf) > maxAnswer:
+			return buf, fmt.Errorf("it has over %d bytes", maxAnswer)
+		}
+		if len(buf) == cap(buf) {
+			larger := append(make([]byte, 0, 2*cap(buf)), buf...)
+			clear(buf)
+			buf = larger
+		}
+	}
+}
+
+// timeoutError is an attempt that took too long. It does not hold context.DeadlineExceeded, which
+// would be a caller's. The AWS SDK tries again after it.
+type timeoutError struct {
+	host string
+	time time.Duration
+}
+
+func (e *timeoutError) Error() string {
+	return fmt.Sprintf("no whole answer of %s within %v", e.host, e.time)
+}
+
+func (*timeoutError) Timeout() bool { return true }
+
+// noKMSError is an answer that KMS does not give. The AWS SDK does not try again after it.
+type noKMSError struct{ status, kind string }
+
+func newNoKMSError(response *http.Response) *noKMSError {
+	kind, _, _ := mime.ParseMediaType(response.Header.Get("Content-Type"))
+	return &noKMSError{response.Status, cmp.Or(kind, "no content type")}
+}
+
+func (e *noKMSError) Error() string {
+	return fmt.Sprintf("HTTP %s with %q is no answer of KMS; check the endpoint's URL and proxies on the way", e.status, e.kind)
+}
+
+func (*noKMSError) RetryableError() bool { return false }
+
+// boundCredentials bounds the wait for credentials, which may come from another service, and marks
+// its failures.
+type boundCredentials struct {
+	inner   aws.CredentialsProvider
+	timeout time.Duration
+}
+
+// Retrieve implements aws.CredentialsProvider.
+func (b *boundCredentials) Retrieve(ctx context.Context) (aws.Credentials, error) {
+	bounded, cancel := context.WithTimeout(ctx, b.timeout)
+	defer cancel()
+	got, err := b.inner.Retrieve(bounded)
+	if err != nil && ctx.Err() == nil {
+		err = &credentialsError{cause: err, late: bounded.Err() != nil}
+	}
+	return got, err
+}
+
+// IsCredentialsProvider lets the AWS SDK see which provider is within.
+func (b *boundCredentials) IsCredentialsProvider(target aws.CredentialsProvider) bool {
+	return aws.IsCredentialsProvider(b.inner, target)
+}
+
+// credentialsError is a failure of the credential chain. It does not unwrap to its cause, which may
+// hold the end of a context that is not the caller's.
+type credentialsError struct {
+	cause error
+	late  bool // the time was over
+}
+
+func (e *credentialsError) Error() string { return e.cause.Error() }
+
+// held is a plaintext of an answer, which the AWS SDK does not get to see: it would leave the
+// base64 text of it in memory, twice. It remains in the buffers of the network connection until
+// these are used again.
+type held struct{ plaintext []byte }
+
+type heldKey struct{}
+
+// hold returns a context under which the plaintext of an answer is held.
+func hold(ctx context.Context) (context.Context, *held) {
+	h := new(held)
+	return context.WithValue(ctx, heldKey{}, h), h
+}
+
+// heldBy returns what a context holds a plaintext in, or nil.
+func heldBy(ctx context.Context) *held {
+	h, _ := ctx.Value(heldKey{}).(*held)
+	return h
+}
+
+// take returns the plaintext. The argument is what the AWS SDK found, which is nothing unless the
+// answer was written in an uncommon way.
+func (h *held) take(found []byte) []byte {
+	if len(found) > 0 {
+		clear(h.plaintext)
+		return found
+	}
+	return h.plaintext
+}
+
+// takeFrom moves the member "Plaintext" from an answer's body, which it changes and returns.
+func (h *held) takeFrom(body []byte) []byte {
+	clear(h.plaintext) // of an attempt before
+	h.plaintext = nil
+	start, end, ok := member(body, "Plaintext")
+	if !ok {
+		return body
+	}
+	text := body[start:end]
+	plaintext := make([]byte, base64.StdEncoding.DecodedLen(len(text)))
+	n, err := base64.StdEncoding.Decode(plaintext, text)
+	if err != nil {
+		clear(plaintext)
+		return body
+	}
+	h.plaintext = plaintext[:n]
+	rest := start + copy(body[start:], body[end:])
+	clear(body[rest:])
+	return body[:rest]
+}
+
+// member returns where in a JSON object the text of a member is, between its quotes. It finds text
+// without escapes only.
+func member(body []byte, name string) (start, end int, ok bool) {
+	depth := 0
+	isName, found := false, false // what a string that begins would be; whether the last was the name
+	for i := 0; i < len(body); i++ {
+		switch body[i] {
+		case '{', '[':
+			depth++
+			isName, found = depth == 1, false
+		case '}', ']':
+			depth--
+		case ',':
+			isName, found = depth == 1, false
+		case '"':
+			start = i + 1
+			for i++; i < len(body) && body[i] != '"'; i++ {
+				if body[i] == '\\' {
+					i++
+				}
+			}
+			if i >= len(body) {
+				return 0, 0, false
+			}
+			text := body[start:i]
+			if found && depth == 1 {
+				return start, i, !bytes.Contains(text, []byte(`\`))
+			}
+			found = isName && string(text) == name
+			isName = false
+		}
+	}
+	return 0, 0, false
+}

@@ -1,0 +1,213 @@
+package awskms
+
+import (
+	"context"
+	"crypto"
+	"crypto/rsa"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/aws/arn"
+	"github.com/aws/aws-sdk-go-v2/config"
+	"github.com/aws/aws-sdk-go-v2/service/kms"
+
+	"piko.sh/pikokms/provider"
+)
+
+// What a zero field of a configuration stands for.
+const (
+	DefaultMaxRetries = 3
+	DefaultTimeout    = 10 * time.Second
+)
+
+// maxGrantTokens is KMS's limit (KMS API Reference, GrantTokens).
+const maxGrantTokens = 10
+
+// Config says which key to use and how to reach KMS.
+//
+// What it leaves out is found as every AWS tool finds it. Credentials come from the environment, a
+// profile or a role. The Region is that of KeyID if it is an ARN, else that of the environment
+// variable AWS_REGION or AWS_DEFAULT_REGION, else that of the profile.
+type Config struct {
+	KeyID   string // key ID, key ARN, alias name ("alias/…") or alias ARN; required
+	Region  string // of the key
+	Profile string // of the shared AWS configuration files
+
+	MaxRetries int           // retries after a failed attempt that may succeed later; 0 means 3
+	Timeout    time.Duration // of one attempt, from connecting to the last byte; 0 means 10 s
+
+	// CheckLater makes a provider without asking KMS, so that a process can start while KMS is
+	// down. The key is checked when it is first needed.
+	CheckLater bool
+
+	TrustedKeys []string    // ARNs of further keys to decrypt under
+	GrantTokens []string    // of grants too new to be known everywhere, at most 10
+	Endpoint    string      // URL of another KMS endpoint: a VPC endpoint, LocalStack
+	Client      *kms.Client // a ready client instead of Region, Profile, MaxRetries and Endpoint
+
+	// PublicKey is the public half of an RSA key in PEM, or PublicKeyFile a file of it. With one of
+	// them KMS is not asked to encrypt, so no credentials are needed, and nothing is checked
+	// beforehand. KeyID must then be a key ARN. Without them KMS is asked for the public key when
+	// it is first needed.
+	PublicKey     []byte
+	PublicKeyFile string
+
+	// Hash is that of an RSA key's OAEP padding: SHA256, which 0 means, or SHA1.
+	Hash crypto.Hash
+}
+
+// validate checks what can be checked without the environment.
+func (c *Config) validate() error {
+	if c.KeyID == "" {
+		return fmt.Errorf("%w: KeyID is empty; give a key ID, key ARN, alias name or alias ARN", provider.ErrInvalidKey)
+	}
+	if strings.HasPrefix(c.KeyID, "arn:") && !isKeyARN(c.KeyID) && !isAliasARN(c.KeyID) {
+		return fmt.Errorf("%w: %q is not the ARN of a KMS key or alias", provider.ErrInvalidKey, c.KeyID)
+	}
+	for _, keyARN := range c.TrustedKeys {
+		if !isKeyARN(keyARN) {
+			return fmt.Errorf("%w: TrustedKeys holds %q, which is not the ARN of a KMS key", provider.ErrInvalidKey, keyARN)
+		}
+	}
+	if c.Hash != 0 && c.Hash != crypto.SHA256 && c.Hash != crypto.SHA1 {
+		return fmt.Errorf("%w: KMS has OAEP padding with SHA-256 and SHA-1, not with %v", provider.ErrInvalidKey, c.Hash)
+	}
+	switch public := c.PublicKey != nil || c.PublicKeyFile != ""; {
+	case c.PublicKey != nil && c.PublicKeyFile != "":
+		return fmt.Errorf("%w: both PublicKey and PublicKeyFile are given", provider.ErrInvalidKey)
+	case public && !isKeyARN(c.KeyID):
+		return fmt.Errorf("%w: with a public key, KeyID must be a key ARN, since messages carry it and KMS is not asked for it; %q is none", provider.ErrInvalidKey, c.KeyID)
+	}
+	return c.connection().validate()
+}
+
+// connection returns what says how to reach KMS.
+func (c *Config) connection() *connection {
+	return &connection{
+		region: c.Region, profile: c.Profile, endpoint: c.Endpoint, client: c.Client,
+		maxRetries: c.MaxRetries, timeout: c.Timeout, grantTokens: c.GrantTokens,
+	}
+}
+
+// load makes a service in the Region of the configuration's keys.
+func (c *Config) load(ctx context.Context) (service, error) {
+	if err := c.validate(); err != nil {
+		return service{}, err
+	}
+	how := c.connection()
+	if how.region == "" && how.client == nil {
+		how.region = regionOf(c.KeyID)
+	}
+	loaded, err := how.load(ctx)
+	if err != nil {
+		return service{}, err
+	}
+	if region := regionOf(c.KeyID); region != "" && region != loaded.region() {
+		return service{}, fmt.Errorf("%w: the ARN %s is in Region %s, the configured Region is %s", provider.ErrInvalidKey, c.KeyID, region, loaded.region())
+	}
+	for _, keyARN := range c.TrustedKeys {
+		if regionOf(keyARN) != loaded.region() {
+			return service{}, fmt.Errorf("%w: TrustedKeys holds %s, which is not in the configured Region %s", provider.ErrInvalidKey, keyARN, loaded.region())
+		}
+	}
+	return loaded, nil
+}
+
+// publicKey returns the public key that the configuration gives, or nil.
+func (c *Config) publicKey() (*rsa.PublicKey, error) {
+	text := c.PublicKey
+	if c.PublicKeyFile != "" {
+		var err error
+		if text, err = readPublicKey(c.PublicKeyFile); err != nil {
+			return nil, err
+		}
+	}
+	if text == nil {
+		return nil, nil
+	}
+	return parsePublicKey(text)
+}
+
+// connection says how to reach KMS.
+type connection struct {
+	region, profile, endpoint string
+	client                    *kms.Client
+	maxRetries                int
+	timeout                   time.Duration
+	grantTokens               []string
+}
+
+func (c *connection) validate() error {
+	switch {
+	case c.client != nil && (c.maxRetries != 0 || c.endpoint != "" || c.profile != ""):
+		return fmt.Errorf("%w: Profile, MaxRetries and Endpoint belong to the given Client; set them there", provider.ErrInvalidKey)
+	case c.client != nil && c.region != "" && c.region != c.client.Options().Region:
+		return fmt.Errorf("%w: the given Client is for Region %q, the configured Region is %s", provider.ErrInvalidKey, c.client.Options().Region, c.region)
+	case c.maxRetries < 0:
+		return fmt.Errorf("%w: MaxRetries is %d, it cannot be negative", provider.ErrInvalidKey, c.maxRetries)
+	case c.timeout < 0:
+		return fmt.Errorf("%w: Timeout is %v, it cannot be negative", provider.ErrInvalidKey, c.timeout)
+	case len(c.grantTokens) > maxGrantTokens:
+		return fmt.Errorf("%w: %d grant tokens, KMS takes %d", provider.ErrInvalidKey, len(c.grantTokens), maxGrantTokens)
+	}
+	return nil
+}
+
+// load makes a service. Neither KMS nor a source of credentials is asked.
+func (c *connection) load(ctx context.Context) (service, error) {
+	client := c.client
+	if client == nil {
+		var err error
+		if client, err = c.newClient(ctx); err != nil {
+			return service{}, err
+		}
+	}
+	if client.Options().Region == "" {
+		return service{}, fmt.Errorf("%w: no Region is configured; give the key's Region, or its ARN, or set AWS_REGION or the profile's region", provider.ErrInvalidKey)
+	}
+	timeout := c.timeout
+	if timeout == 0 {
+		timeout = DefaultTimeout
+	}
+	return service{client: bound(client, timeout), grantTokens: slices.Clone(c.grantTokens)}, nil
+}
+
+func (c *connection) newClient(ctx context.Context) (*kms.Client, error) {
+	retries := c.maxRetries
+	if retries == 0 {
+		retries = DefaultMaxRetries
+	}
+	options := []func(*config.LoadOptions) error{config.WithRegion(c.region), config.WithRetryMaxAttempts(1 + retries)}
+	if c.profile != "" {
+		options = append(options, config.WithSharedConfigProfile(c.profile))
+	}
+	loaded, err := config.LoadDefaultConfig(ctx, options...)
+	if err != nil {
+		return nil, fmt.Errorf("%w: loading the AWS configuration: %w", provider.ErrInvalidKey, err)
+	}
+	return kms.NewFromConfig(loaded, func(o *kms.Options) {
+		if c.endpoint != "" {
+			o.BaseEndpoint = aws.String(c.endpoint)
+		}
+	}), nil
+}
+
+func isKeyARN(text string) bool   { return isARN(text, "key/") }
+func isAliasARN(text string) bool { return isARN(text, "alias/") }
+
+// isARN reports whether text is the ARN of a resource of KMS (specification:
+// framework/aws-kms/aws-kms-key-arn.md, "A Valid AWS KMS ARN").
+func isARN(text, kind string) bool {
+	a, err := arn.Parse(text)
+	name, ok := strings.CutPrefix(a.Resource, kind)
+	return err == nil && ok && name != "" && a.Service == "kms" && a.Partition != "" && a.Region != "" && a.AccountID != ""
+}
+
+// regionOf returns the Region of an ARN, and nothing for what is none.
+func regionOf(text string) string {
+	a, _ := arn.Parse(text)
+	return a.Region
+}

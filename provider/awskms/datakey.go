@@ -1,0 +1,184 @@
+package awskms
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/kms"
+	"github.com/aws/aws-sdk-go-v2/service/kms/types"
+
+	"piko.sh/pikokms/header"
+	"piko.sh/pikokms/provider"
+)
+
+// GenerateDataKey implements provider.Keyring with one call of KMS GenerateDataKey, or under an RSA
+// key with none.
+func (p *Provider) GenerateDataKey(ctx context.Context, request *provider.GenerateDataKeyRequest) (*provider.DataKey, error) {
+	under, err := p.encryptionKey(ctx, request.KeyID)
+	if err != nil {
+		return nil, p.fail(ctx, "GenerateDataKey", err)
+	}
+	spec, size := types.DataKeySpecAes256, 32
+	switch request.KeySpec {
+	case "", "AES_256":
+	case "AES_128":
+		spec, size = types.DataKeySpecAes128, 16
+	default:
+		return nil, fail(ctx, "GenerateDataKey", under.arn, fmt.Errorf("%w: key spec %q is neither AES_256 nor AES_128", provider.ErrInvalidKey, request.KeySpec))
+	}
+	generate := p.generate
+	if under.isRSA {
+		generate = p.generateRSA
+	}
+	key, wrapped, err := generate(ctx, under.arn, spec, size, request.Context)
+	if err != nil {
+		return nil, fail(ctx, "GenerateDataKey", under.arn, err)
+	}
+	return &provider.DataKey{PlaintextKey: key, EncryptedKey: wrapped, KeyID: string(wrapped.ProviderInfo), Provider: p.Type()}, nil
+}
+
+// generate asks KMS for a data key under a symmetric key.
+func (p *Provider) generate(ctx context.Context, asked string, spec types.DataKeySpec, size int, encryptionContext map[string]string) (*provider.SecureBytes, header.EncryptedDataKey, error) {
+	ctx, held := hold(ctx)
+	out, err := p.client.GenerateDataKey(ctx, &kms.GenerateDataKeyInput{
+		KeyId: aws.String(asked), KeySpec: spec, EncryptionContext: encryptionContext, GrantTokens: p.grantTokens,
+	})
+	if _, ok := errors.AsType[*types.InvalidKeyUsageException](err); ok {
+		err = fmt.Errorf("%w: an RSA key needs a provider of its own, with kms:DescribeKey permitted or the public key given: %w", provider.ErrKeyUsage, err)
+	}
+	if err != nil {
+		return nil, header.EncryptedDataKey{}, err
+	}
+	plain := held.take(out.Plaintext)
+	defer clear(plain)
+	if len(plain) != size {
+		return nil, header.EncryptedDataKey{}, fmt.Errorf("%w: KMS answered with a data key of %d bytes, it was asked for %d", provider.ErrEncryptionFailed, len(plain), size)
+	}
+	wrapped, err := p.wrapped(asked, aws.ToString(out.KeyId), out.CiphertextBlob)
+	if err != nil {
+		return nil, header.EncryptedDataKey{}, err
+	}
+	key, err := provider.NewSecureBytes(plain)
+	return key, wrapped, err
+}
+
+// wrapped returns the wrapped data key of an answer, if that is about the key that was asked for.
+func (p *Provider) wrapped(asked, keyARN string, blob []byte) (header.EncryptedDataKey, error) {
+	if err := p.answered(asked, keyARN, blob); err != nil {
+		return header.EncryptedDataKey{}, err
+	}
+	return header.EncryptedDataKey{ProviderID: providerID, ProviderInfo: []byte(keyARN), Ciphertext: blob}, nil
+}
+
+// WrapDataKey implements provider.Keyring with one call of KMS Encrypt, or under an RSA key with
+// none.
+func (p *Provider) WrapDataKey(ctx context.Context, key *provider.SecureBytes, encryptionContext map[string]string) (header.EncryptedDataKey, error) {
+	own, err := p.own.get(ctx, p.check)
+	if err != nil {
+		return header.EncryptedDataKey{}, p.fail(ctx, "WrapDataKey", err)
+	}
+	var wrapped header.EncryptedDataKey
+	err = key.WithAccess(func(plain []byte) (err error) {
+		if own.isRSA {
+			wrapped, err = p.wrapRSA(ctx, own.arn, plain, encryptionContext)
+			return err
+		}
+		blob, keyARN, err := p.encrypt(ctx, own.arn, plain, encryptionContext)
+		if err == nil {
+			wrapped, err = p.wrapped(own.arn, keyARN, blob)
+		}
+		return err
+	})
+	if err != nil {
+		return header.EncryptedDataKey{}, p.fail(ctx, "WrapDataKey", err)
+	}
+	return wrapped, nil
+}
+
+// encrypt asks KMS to encrypt under a symmetric key, and returns the key's ARN, too.
+func (p *Provider) encrypt(ctx context.Context, asked string, plaintext []byte, encryptionContext map[string]string) (blob []byte, keyARN string, err error) {
+	out, err := p.client.Encrypt(ctx, &kms.EncryptInput{
+		KeyId: aws.String(asked), Plaintext: plaintext, EncryptionContext: encryptionContext, GrantTokens: p.grantTokens,
+	})
+	if err != nil {
+		return nil, "", err
+	}
+	keyARN = aws.ToString(out.KeyId)
+	return out.CiphertextBlob, keyARN, p.answered(asked, keyARN, out.CiphertextBlob)
+}
+
+// UnwrapDataKey implements provider.Keyring with one call of KMS Decrypt, or none when the data key
+// is not under a key that the provider trusts. A data key under a trusted multi-Region key's
+// replica in another Region is under that key.
+func (p *Provider) UnwrapDataKey(ctx context.Context, request *provider.UnwrapDataKeyRequest) (*provider.SecureBytes, error) {
+	keyARN, err := p.trusted(ctx, request.EncryptedKey)
+	if err != nil {
+		return nil, p.fail(ctx, "UnwrapDataKey", err)
+	}
+	unwrap := p.unwrap
+	if request.EncryptedKey.ProviderID == rsaProviderID {
+		unwrap = p.unwrapRSA
+	}
+	key, err := unwrap(ctx, keyARN, request)
+	if err != nil {
+		return nil, fail(ctx, "UnwrapDataKey", keyARN, err)
+	}
+	return key, nil
+}
+
+// trusted returns the ARN by which to ask for a wrapped data key.
+func (p *Provider) trusted(ctx context.Context, wrapped header.EncryptedDataKey) (string, error) {
+	stated := string(wrapped.ProviderInfo)
+	if wrapped.ProviderID != providerID && wrapped.ProviderID != rsaProviderID || !isKeyARN(stated) {
+		return "", provider.ErrUntrustedKey
+	}
+	if keyARN, ok := p.keys.find(stated); ok {
+		return keyARN, nil
+	}
+	if err := p.learn(ctx); err != nil {
+		return "", err
+	}
+	if keyARN, ok := p.keys.find(stated); ok {
+		return keyARN, nil
+	}
+	return "", provider.ErrUntrustedKey
+}
+
+// unwrap asks KMS for a data key under a symmetric key.
+func (s *service) unwrap(ctx context.Context, keyARN string, request *provider.UnwrapDataKeyRequest) (*provider.SecureBytes, error) {
+	plain, err := s.decrypt(ctx, &kms.DecryptInput{
+		KeyId: aws.String(keyARN), CiphertextBlob: request.EncryptedKey.Ciphertext, EncryptionContext: request.Context,
+	})
+	if err != nil {
+		return nil, err
+	}
+	return newDataKey(plain, request.Size)
+}
+
+// newDataKey takes an unwrapped data key if it has the right size.
+func newDataKey(plain []byte, size int) (*provider.SecureBytes, error) {
+	defer clear(plain)
+	if len(plain) != size {
+		return nil, fmt.Errorf("%w: the data key has %d bytes, the message's suite takes %d", provider.ErrDecryptionFailed, len(plain), size)
+	}
+	return provider.NewSecureBytes(plain)
+}
+
+// decrypt asks KMS for what was encrypted under the key with the ARN of the input and no other. The
+// caller clears it.
+func (s *service) decrypt(ctx context.Context, input *kms.DecryptInput) ([]byte, error) {
+	ctx, held := hold(ctx)
+	input.GrantTokens = s.grantTokens
+	out, err := s.client.Decrypt(ctx, input)
+	if err != nil {
+		return nil, err
+	}
+	plaintext := held.take(out.Plaintext)
+	if got := aws.ToString(out.KeyId); got != *input.KeyId {
+		clear(plaintext)
+		return nil, fmt.Errorf("%w: KMS was asked about key %q and answered about %q", provider.ErrDecryptionFailed, *input.KeyId, got)
+	}
+	return plaintext, nil
+}

@@ -1,0 +1,221 @@
+package awskms
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/aws/arn"
+	"github.com/aws/aws-sdk-go-v2/service/kms"
+	"github.com/aws/aws-sdk-go-v2/service/kms/types"
+
+	"piko.sh/pikokms/provider"
+)
+
+// maxTried is the number of keys that a ciphertext without a key's name is tried under at most.
+const maxTried = 16
+
+// keys are the keys that a Provider trusts: its own, those of Config.TrustedKeys, and those that
+// requests to encrypt have named. What a ciphertext or a request to decrypt names adds none.
+type keys struct {
+	mu    sync.RWMutex
+	arns  []string            // each key once, the provider's own first, if it is known
+	known map[string]struct{} // the same
+	names map[string]struct{} // aliases and IDs that a configuration or a request to encrypt gave
+}
+
+// trust adds the key of an ARN, under the name that it was asked by.
+func (k *keys) trust(name, keyARN string) {
+	if k.trusts(name, keyARN) {
+		return
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if !k.add(name, keyARN) {
+		k.arns = append(k.arns, keyARN)
+	}
+}
+
+// trustOwn adds the provider's own key before all others.
+func (k *keys) trustOwn(name, keyARN string) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.add(name, keyARN) {
+		k.arns = slices.DeleteFunc(k.arns, func(other string) bool { return other == keyARN })
+	}
+	k.arns = slices.Insert(k.arns, 0, keyARN)
+}
+
+// add makes a key and its name known, and reports whether the key was. The keys are locked.
+func (k *keys) add(name, keyARN string) (known bool) {
+	if k.known == nil {
+		k.known, k.names = map[string]struct{}{}, map[string]struct{}{}
+	}
+	k.names[name] = struct{}{}
+	_, known = k.known[keyARN]
+	k.known[keyARN] = struct{}{}
+	return known
+}
+
+func (k *keys) trusts(name, keyARN string) bool {
+	k.mu.RLock()
+	defer k.mu.RUnlock()
+	_, named := k.names[name]
+	_, known := k.known[keyARN]
+	return named && known
+}
+
+// find returns the trusted key that an ARN names, or the replica of it that is trusted.
+func (k *keys) find(keyARN string) (string, bool) {
+	k.mu.RLock()
+	defer k.mu.RUnlock()
+	if _, known := k.known[keyARN]; known {
+		return keyARN, true
+	}
+	i := slices.IndexFunc(k.arns, func(trusted string) bool { return sameKey(keyARN, trusted) })
+	if i < 0 {
+		return "", false
+	}
+	return k.arns[i], true
+}
+
+// candidates returns the trusted keys that a request to decrypt may mean: the one that its key ID
+// names, or without a name, or with an alias, the provider's own and then the newest.
+func (k *keys) candidates(keyID string) ([]string, error) {
+	if keyARN, ok := k.find(keyID); ok {
+		return []string{keyARN}, nil
+	}
+	k.mu.RLock()
+	defer k.mu.RUnlock()
+	for _, keyARN := range k.arns {
+		if keyID != "" && strings.HasSuffix(keyARN, ":key/"+keyID) {
+			return []string{keyARN}, nil
+		}
+	}
+	if _, named := k.names[keyID]; keyID != "" && !named {
+		return nil, fmt.Errorf("%w: %q is not among the %d keys that this provider trusts; add its ARN to TrustedKeys", provider.ErrUntrustedKey, keyID, len(k.arns))
+	}
+	newest := slices.Clone(k.arns)
+	slices.Reverse(newest[1:])
+	return newest[:min(len(newest), maxTried)], nil
+}
+
+// sameKey reports whether two key ARNs name one key or replicas of one multi-Region key
+// (specification: framework/aws-kms/aws-kms-mrk-match-for-decrypt.md).
+func sameKey(a, b string) bool {
+	if a == b {
+		return true
+	}
+	x, errA := arn.Parse(a)
+	y, errB := arn.Parse(b)
+	x.Region = y.Region
+	return errA == nil && errB == nil && x == y && isMultiRegion(x)
+}
+
+func isMultiRegion(a arn.ARN) bool { return strings.HasPrefix(a.Resource, "key/mrk-") }
+
+// encryptionKey returns the key of a request to encrypt. What is not the provider's own key has the
+// name in place of its ARN.
+func (p *Provider) encryptionKey(ctx context.Context, keyID string) (ownKey, error) {
+	if keyID == "" || keyID == p.configured {
+		return p.own.get(ctx, p.check)
+	}
+	if own, known := p.own.peek(); known && (keyID == own.arn || strings.HasSuffix(own.arn, ":key/"+keyID)) {
+		return own, nil
+	}
+	return ownKey{arn: keyID}, nil
+}
+
+// answered checks what KMS says that it encrypted, and trusts the key, if it is the one that was
+// asked for.
+func (p *Provider) answered(asked, keyARN string, blob []byte) error {
+	if !names(asked, keyARN) {
+		return fmt.Errorf("%w: KMS was asked about key %q and answered about %q", provider.ErrEncryptionFailed, asked, keyARN)
+	}
+	if len(blob) == 0 || len(blob) > math.MaxUint16 {
+		return fmt.Errorf("%w: KMS answered with a ciphertext of %d bytes", provider.ErrEncryptionFailed, len(blob))
+	}
+	p.keys.trust(asked, keyARN)
+	return nil
+}
+
+// candidates returns the keys that a request to decrypt may mean.
+func (p *Provider) candidates(ctx context.Context, keyID string) ([]string, error) {
+	if keyARN, ok := p.keys.find(keyID); ok {
+		return []string{keyARN}, nil
+	}
+	if err := p.learn(ctx); err != nil {
+		return nil, err
+	}
+	return p.keys.candidates(keyID)
+}
+
+// learn makes the ARN of the provider's own key known, by asking KMS if it was not configured.
+func (p *Provider) learn(ctx context.Context) error {
+	if isKeyARN(p.configured) {
+		return nil
+	}
+	_, err := p.own.get(ctx, p.check)
+	return err
+}
+
+// decryptTrusted decrypts under the trusted key that a request names, or tries the trusted keys
+// one after the other.
+func (p *Provider) decryptTrusted(ctx context.Context, keyID string, blob []byte, encryptionContext map[string]string) ([]byte, error) {
+	candidates, err := p.candidates(ctx, keyID)
+	if err != nil {
+		return nil, err
+	}
+	if own, known := p.own.peek(); known && own.isRSA {
+		candidates = slices.DeleteFunc(candidates, func(keyARN string) bool { return keyARN == own.arn })
+	}
+	if len(candidates) == 0 {
+		return nil, fmt.Errorf("%w: it is no message, and under an RSA key there is nothing else", provider.ErrInvalidCiphertext)
+	}
+	var failures []error
+	for _, keyARN := range candidates {
+		plaintext, err := p.decrypt(ctx, &kms.DecryptInput{KeyId: aws.String(keyARN), CiphertextBlob: blob, EncryptionContext: encryptionContext})
+		if err == nil {
+			return plaintext, nil
+		}
+		err = judge(ctx, err)
+		if len(candidates) > 1 {
+			err = fmt.Errorf("key %s: %w", keyARN, err)
+		}
+		failures = append(failures, err)
+		if !anotherMay(err) {
+			break
+		}
+	}
+	return nil, errors.Join(failures...)
+}
+
+// anotherMay reports whether a decryption that failed under one key may succeed under another.
+func anotherMay(err error) bool {
+	_, incorrect := errors.AsType[*types.IncorrectKeyException](err)
+	return incorrect || errors.Is(err, provider.ErrAccessDenied) || errors.Is(err, provider.ErrKeyDisabled) ||
+		errors.Is(err, provider.ErrKeyPendingDeletion) || errors.Is(err, provider.ErrKeyNotFound) || errors.Is(err, provider.ErrKeyUsage)
+}
+
+// requested is a Provider that makes the data key of one message under the key that a request
+// names.
+type requested struct {
+	*Provider
+	keyID string
+	arn   string // of the key, once a data key is made
+}
+
+func (r *requested) GenerateDataKey(ctx context.Context, request *provider.GenerateDataKeyRequest) (*provider.DataKey, error) {
+	named := *request
+	named.KeyID = r.keyID
+	key, err := r.Provider.GenerateDataKey(ctx, &named)
+	if err == nil {
+		r.arn = key.KeyID
+	}
+	return key, err
+}

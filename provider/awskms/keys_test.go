@@ -1,0 +1,183 @@
+package awskms_test
+
+import (
+	"bytes"
+	"io"
+	"strings"
+	"testing"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/kms"
+	"github.com/stretchr/testify/require"
+
+	"piko.sh/pikokms/kmstest"
+	"piko.sh/pikokms/provider"
+	"piko.sh/pikokms/provider/awskms"
+	"piko.sh/pikokms/provider/dropin"
+)
+
+func open(t *testing.T, server *kmstest.Server, keyID string, trusted ...string) *awskms.Provider {
+	t.Helper()
+	p, err := awskms.NewProvider(t.Context(), awskms.Config{KeyID: keyID, Client: newClient(t, server.URL, 1), TrustedKeys: trusted})
+	require.NoError(t, err)
+	return p
+}
+
+// decrypted returns the keys that KMS was asked about by Decrypt since the last call.
+func decrypted(server *kmstest.Server) (keys []string) {
+	for _, r := range server.Requests() {
+		if r.Operation == "Decrypt" {
+			keys = append(keys, r.KeyID)
+		}
+	}
+	server.Reset()
+	return keys
+}
+
+func TestEncryptUnderTheKeyThatARequestNames(t *testing.T) {
+	server := kmstest.NewServer(t)
+	one, two := server.CreateKey(kmstest.Key{}), server.CreateKey(kmstest.Key{Alias: "alias/two"})
+	p := open(t, server, one.ID)
+	for keyID, want := range map[string]string{"": one.ARN, one.ID: one.ARN, one.ARN: one.ARN, two.ID: two.ARN, two.ARN: two.ARN, "alias/two": two.ARN} {
+		for _, plaintext := range []string{"short", strings.Repeat("long ", 2000)} {
+			encrypted, err := p.Encrypt(t.Context(), &provider.EncryptRequest{Plaintext: plaintext, KeyID: keyID})
+			require.NoError(t, err, keyID)
+			require.Equal(t, want, encrypted.KeyID)
+			for _, named := range []string{"", want, keyID} {
+				decrypted, err := p.Decrypt(t.Context(), &provider.DecryptRequest{Ciphertext: encrypted.Ciphertext, KeyID: named})
+				require.NoError(t, err)
+				require.Equal(t, plaintext, decrypted.Plaintext)
+			}
+		}
+
+		var stored bytes.Buffer
+		server.Reset()
+		w, err := dropin.EncryptStream(t.Context(), p, &stored, &provider.EncryptRequest{KeyID: keyID}, nil)
+		require.NoError(t, err)
+		_, err = io.WriteString(w, "streamed")
+		require.NoError(t, err)
+		require.NoError(t, w.Close())
+		require.Contains(t, stored.String(), want)
+		r, err := dropin.DecryptStream(t.Context(), p, &stored, false, nil)
+		require.NoError(t, err)
+		plaintext, err := io.ReadAll(r)
+		require.NoError(t, err)
+		require.Equal(t, "streamed", string(plaintext))
+		require.Equal(t, 2, server.Calls(""), "a stream is one call of KMS each way")
+	}
+	_, err := p.Encrypt(t.Context(), &provider.EncryptRequest{Plaintext: "x", KeyID: "00000000-0000-0000-0000-000000000000"})
+	require.ErrorIs(t, err, provider.ErrKeyNotFound)
+	require.ErrorContains(t, err, "00000000-0000-0000-0000-000000000000")
+}
+
+func TestAnAliasThatIsMovedIsFollowed(t *testing.T) {
+	server := kmstest.NewServer(t)
+	own, before, after := server.CreateKey(kmstest.Key{}), server.CreateKey(kmstest.Key{Alias: "alias/app"}), server.CreateKey(kmstest.Key{})
+	p := open(t, server, own.ARN)
+	first, err := p.Encrypt(t.Context(), &provider.EncryptRequest{Plaintext: "x", KeyID: "alias/app"})
+	require.NoError(t, err)
+	require.Equal(t, before.ARN, first.KeyID)
+	_, err = newClient(t, server.URL, 1).UpdateAlias(t.Context(), &kms.UpdateAliasInput{AliasName: aws.String("alias/app"), TargetKeyId: aws.String(after.ID)})
+	require.NoError(t, err)
+	second, err := p.Encrypt(t.Context(), &provider.EncryptRequest{Plaintext: "x", KeyID: "alias/app"})
+	require.NoError(t, err)
+	require.Equal(t, after.ARN, second.KeyID)
+	for _, text := range []string{first.Ciphertext, second.Ciphertext} {
+		_, err := p.Decrypt(t.Context(), &provider.DecryptRequest{Ciphertext: text, KeyID: "alias/app"})
+		require.NoError(t, err)
+	}
+}
+
+// What a ciphertext or a request to decrypt names is not trusted for that, and KMS is not asked.
+func TestDecryptAsksAboutTrustedKeysOnly(t *testing.T) {
+	server := kmstest.NewServer(t)
+	one, two := server.CreateKey(kmstest.Key{}), server.CreateKey(kmstest.Key{Alias: "alias/two"})
+	other := open(t, server, two.ARN)
+	short, err := other.Encrypt(t.Context(), &provider.EncryptRequest{Plaintext: "short"})
+	require.NoError(t, err)
+	long, err := other.Encrypt(t.Context(), &provider.EncryptRequest{Plaintext: strings.Repeat("long ", 2000)})
+	require.NoError(t, err)
+	key, err := other.GenerateDataKey(t.Context(), &provider.GenerateDataKeyRequest{})
+	require.NoError(t, err)
+	defer key.Close()
+
+	p := open(t, server, one.ARN)
+	for range 2 {
+		server.Reset()
+		for _, keyID := range []string{two.ID, two.ARN, "alias/two"} {
+			_, err := p.Decrypt(t.Context(), &provider.DecryptRequest{Ciphertext: short.Ciphertext, KeyID: keyID})
+			require.ErrorIs(t, err, provider.ErrUntrustedKey)
+			require.ErrorContains(t, err, "TrustedKeys")
+		}
+		_, err = p.Decrypt(t.Context(), &provider.DecryptRequest{Ciphertext: long.Ciphertext})
+		require.ErrorIs(t, err, provider.ErrUntrustedKey)
+		_, err = p.UnwrapDataKey(t.Context(), &provider.UnwrapDataKeyRequest{EncryptedKey: key.EncryptedKey, Size: 32})
+		require.ErrorIs(t, err, provider.ErrUntrustedKey)
+		require.Zero(t, server.Calls(""))
+		_, err = p.Decrypt(t.Context(), &provider.DecryptRequest{Ciphertext: short.Ciphertext})
+		require.ErrorIs(t, err, provider.ErrDecryptionFailed)
+		require.Equal(t, []string{one.ARN}, decrypted(server))
+	}
+
+	p = open(t, server, one.ARN, two.ARN)
+	for _, text := range []string{short.Ciphertext, long.Ciphertext} {
+		for _, keyID := range []string{"", two.ID, two.ARN} {
+			_, err := p.Decrypt(t.Context(), &provider.DecryptRequest{Ciphertext: text, KeyID: keyID})
+			require.NoError(t, err)
+		}
+	}
+	unwrapped, err := p.UnwrapDataKey(t.Context(), &provider.UnwrapDataKeyRequest{EncryptedKey: key.EncryptedKey, Size: 32})
+	require.NoError(t, err)
+	require.NoError(t, unwrapped.Close())
+}
+
+func TestAKeyThatIsDeniedDoesNotHideAnother(t *testing.T) {
+	server := kmstest.NewServer(t)
+	one, two, three := server.CreateKey(kmstest.Key{}), server.CreateKey(kmstest.Key{}), server.CreateKey(kmstest.Key{})
+	p := open(t, server, one.ARN, three.ARN)
+	encrypted, err := p.Encrypt(t.Context(), &provider.EncryptRequest{Plaintext: "x", KeyID: two.ARN})
+	require.NoError(t, err)
+	server.Inject(kmstest.Fault{Operation: "Decrypt", Key: one.ARN, When: func(r kmstest.Request) bool { return r.KeyID == one.ARN }, Do: kmstest.Deny()})
+	server.SetState(three.ARN, kmstest.Disabled)
+	server.Reset()
+	_, err = p.Decrypt(t.Context(), &provider.DecryptRequest{Ciphertext: encrypted.Ciphertext})
+	require.NoError(t, err)
+	require.Equal(t, []string{one.ARN, two.ARN}, decrypted(server), "the newest key goes before older ones")
+
+	server.Heal()
+	_, err = p.Decrypt(t.Context(), &provider.DecryptRequest{Ciphertext: "AAAA"})
+	require.ErrorIs(t, err, provider.ErrDecryptionFailed)
+	require.Equal(t, []string{one.ARN}, decrypted(server), "what is damaged is damaged under every key")
+
+	server.Inject(kmstest.Fault{Operation: "Decrypt", Do: kmstest.Error("KMSInternalException", "down")})
+	_, err = p.Decrypt(t.Context(), &provider.DecryptRequest{Ciphertext: encrypted.Ciphertext})
+	require.ErrorIs(t, err, provider.ErrProviderUnavailable)
+	require.NotContains(t, decrypted(server), two.ARN, "an outage is every key's")
+}
+
+// A lie of the key service about the key that it encrypted under makes no key trusted.
+func TestAnAnswerForAnotherKeyIsRefused(t *testing.T) {
+	server := kmstest.NewServer(t)
+	one, two := server.CreateKey(kmstest.Key{}), server.CreateKey(kmstest.Key{})
+	for _, lie := range []string{one.ARN, "", "nonsense", strings.Replace(one.ARN, ":key/", ":alias/", 1)} {
+		p := open(t, server, one.ARN)
+		remove := server.Inject(kmstest.Fault{Do: kmstest.Answer(func(members map[string]any) { members["KeyId"] = lie })})
+		for _, keyID := range []string{two.ID, two.ARN} {
+			_, err := p.Encrypt(t.Context(), &provider.EncryptRequest{Plaintext: "x", KeyID: keyID})
+			require.ErrorIs(t, err, provider.ErrEncryptionFailed)
+			_, err = p.GenerateDataKey(t.Context(), &provider.GenerateDataKeyRequest{KeyID: keyID})
+			require.ErrorIs(t, err, provider.ErrEncryptionFailed)
+		}
+		remove()
+		_, err := p.Decrypt(t.Context(), &provider.DecryptRequest{Ciphertext: "AAAA", KeyID: two.ARN})
+		require.ErrorIs(t, err, provider.ErrUntrustedKey)
+	}
+}
+
+func TestTrustedKeysAreARNsOfKeys(t *testing.T) {
+	for _, keyID := range []string{"", "two", "alias/app", "arn:aws:kms:eu-west-1:111122223333:alias/app", "arn:aws:kms:us-east-1:111122223333:key/two"} {
+		_, err := awskms.NewProvider(t.Context(), awskms.Config{KeyID: "one", Region: "eu-west-1", TrustedKeys: []string{keyID}})
+		require.ErrorIs(t, err, provider.ErrInvalidKey)
+		require.ErrorContains(t, err, "TrustedKeys")
+	}
+}

@@ -1,0 +1,86 @@
+package awskms
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/aws/aws-sdk-go-v2/service/kms/types"
+
+	"piko.sh/pikokms/provider"
+)
+
+// keyState says what a key state means for the use of a key.
+type keyState struct {
+	sentinel error  // nil if the key can be used
+	reason   string // what it means and what to do
+	status   provider.KeyStatus
+	words    string // by which the message of a KMSInvalidStateException tells of it
+}
+
+// keyStates are all states of a key (AWS KMS Developer Guide, "Key states of AWS KMS keys").
+var keyStates = map[types.KeyState]keyState{
+	types.KeyStateEnabled: {status: provider.KeyStatusActive},
+	// Updating is a change of the primary Region, during which cryptographic operations go on.
+	types.KeyStateUpdating: {status: provider.KeyStatusActive},
+	types.KeyStateDisabled: {
+		provider.ErrKeyDisabled, "the key is disabled; enable it to use it",
+		provider.KeyStatusDisabled, "is disabled",
+	},
+	types.KeyStateCreating: {
+		provider.ErrKeyDisabled, "the key is still being created; use it in a few moments",
+		provider.KeyStatusDisabled, "is creating",
+	},
+	types.KeyStatePendingImport: {
+		provider.ErrKeyDisabled, "the key has no key material yet, or it has expired; import it to use the key",
+		provider.KeyStatusDisabled, "pending import",
+	},
+	types.KeyStateUnavailable: {
+		provider.ErrKeyDisabled, "the key's custom key store is disconnected or cannot reach its keys; connect the key store to use the key",
+		provider.KeyStatusDisabled, "is unavailable",
+	},
+	types.KeyStatePendingDeletion: {
+		provider.ErrKeyPendingDeletion, "the key waits for its deletion; cancel that and enable the key to use it",
+		provider.KeyStatusDestroyed, "pending deletion",
+	},
+	types.KeyStatePendingReplicaDeletion: {
+		provider.ErrKeyPendingDeletion, "the key waits for the deletion of its replicas and then for its own; cancel that and enable the key to use it",
+		provider.KeyStatusDestroyed, "pending replica deletion",
+	},
+}
+
+// usable says why a key cannot wrap data keys.
+func usable(m *types.KeyMetadata) error {
+	symmetric := m.KeySpec == types.KeySpecSymmetricDefault
+	// Some stand-ins of KMS leave out the usage, which a symmetric key has no choice of.
+	encrypts := m.KeyUsage == types.KeyUsageTypeEncryptDecrypt || m.KeyUsage == "" && symmetric
+	if !encrypts || !symmetric && !isRSA(m.KeySpec) {
+		return fmt.Errorf("%w: usage %s, spec %s; data keys take a key for ENCRYPT_DECRYPT that is symmetric or of RSA", provider.ErrKeyUsage, m.KeyUsage, m.KeySpec)
+	}
+	state, known := keyStates[m.KeyState]
+	if !known {
+		return fmt.Errorf("%w: the key is in state %q", provider.ErrKeyDisabled, m.KeyState)
+	}
+	if state.sentinel != nil {
+		return fmt.Errorf("%w: %s", state.sentinel, state.reason)
+	}
+	return nil
+}
+
+// invalidState judges the message of a KMSInvalidStateException.
+func invalidState(message string) error {
+	message = strings.ToLower(message)
+	for _, state := range keyStates {
+		if state.words != "" && strings.Contains(message, state.words) {
+			return fmt.Errorf("%w: %s", state.sentinel, state.reason)
+		}
+	}
+	return fmt.Errorf("%w: the key is in a state in which it cannot be used", provider.ErrKeyDisabled)
+}
+
+// status returns the status of a key in a state.
+func status(s types.KeyState) provider.KeyStatus {
+	if state, known := keyStates[s]; known {
+		return state.status
+	}
+	return provider.KeyStatusDisabled
+}

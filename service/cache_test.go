@@ -1,0 +1,247 @@
+package service_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"piko.sh/pikokms/header"
+	"piko.sh/pikokms/message"
+	"piko.sh/pikokms/provider"
+	"piko.sh/pikokms/service"
+)
+
+func encrypt(t *testing.T, s *service.Service, size int, pairs map[string]string) []byte {
+	t.Helper()
+	stored, err := (&message.Encrypter{Keyring: s}).Encrypt(t.Context(), make([]byte, size), pairs)
+	require.NoError(t, err)
+	return stored
+}
+
+func closed(key *provider.SecureBytes) bool {
+	return errors.Is(key.WithAccess(func([]byte) error { return nil }), provider.ErrClosed)
+}
+
+func TestCache(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		r := newRemote(t, 1)
+		s := service.New(r, service.Config{Cache: &service.CacheLimits{MaxKeys: 2, MaxMessages: 10, MaxBytes: 1000}})
+		defer s.Close()
+		d := message.Decrypter{Keyrings: []provider.Keyring{s}}
+		asked := func(want int64, what string) {
+			t.Helper()
+			require.Equal(t, want, r.calls.Swap(0), what)
+		}
+		var all [][]byte
+		for range 10 {
+			all = append(all, encrypt(t, s, 10, nil))
+		}
+		asked(1, "one data key for 10 messages")
+		for _, stored := range all {
+			got, _, err := d.Decrypt(t.Context(), stored, nil)
+			require.NoError(t, err)
+			require.Len(t, got, 10)
+		}
+		asked(1, "and one call to read them")
+		require.True(t, closed(r.keys[0]), "used up, the key to encrypt is gone")
+		encrypt(t, s, 10, nil)
+		asked(1, "the 11th message has another")
+
+		encrypt(t, s, 2000, nil)
+		asked(0, "")
+		encrypt(t, s, 10, nil)
+		asked(1, "over MaxBytes")
+
+		encrypt(t, s, 1, map[string]string{"tenant": "1"})
+		encrypt(t, s, 1, map[string]string{"tenant": "2"})
+		asked(2, "another context is another data key")
+		encrypt(t, s, 1, map[string]string{"tenant": "1"})
+		asked(0, "")
+		encrypt(t, s, 1, nil)
+		asked(1, "the one not used for longest gave way")
+
+		time.Sleep(service.DefaultMaxAge + time.Second)
+		synctest.Wait()
+		for _, key := range r.keys {
+			require.True(t, closed(key), "too old, and zeroed without anyone asking")
+		}
+		encrypt(t, s, 1, nil)
+		asked(1, "too old")
+
+		signed := message.Encrypter{Keyring: s, Suite: header.AES256GCMHKDFSHA512CommitKeyECDSAP384}
+		for range 3 {
+			_, err := signed.Encrypt(t.Context(), nil, nil)
+			require.NoError(t, err)
+		}
+		asked(3, "signed messages pass by the cache")
+
+		encrypt(t, s, 1, nil)
+		require.NoError(t, s.Close())
+		for _, key := range r.keys[:len(r.keys)-3] {
+			require.True(t, closed(key))
+		}
+		r.calls.Store(0)
+		encrypt(t, s, 1, nil)
+		encrypt(t, s, 1, nil)
+		asked(2, "closed, it is a service without a cache")
+	})
+}
+
+// A data key that is evicted while a message is under way serves that message to its end.
+func TestEvictionUnderWay(t *testing.T) {
+	r := newRemote(t, 1)
+	s := service.New(r, service.Config{Cache: &service.CacheLimits{MaxMessages: 1}})
+	made, err := s.GenerateDataKey(t.Context(), &provider.GenerateDataKeyRequest{})
+	require.NoError(t, err)
+	require.True(t, closed(r.keys[0]))
+	require.False(t, closed(made.PlaintextKey))
+	require.NoError(t, made.Close())
+}
+
+func TestConcurrentMissesMakeOneCall(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		r := newRemote(t, 1)
+		s := service.New(r, service.Config{Cache: &service.CacheLimits{}})
+		defer s.Close()
+		r.hang(true)
+		leader, giveUp := context.WithCancel(t.Context())
+		var callers sync.WaitGroup
+		callers.Go(func() {
+			_, err := s.GenerateDataKey(leader, &provider.GenerateDataKeyRequest{})
+			require.ErrorIs(t, err, context.Canceled)
+		})
+		synctest.Wait()
+		var failed atomic.Int64
+		for range 100 {
+			callers.Go(func() {
+				key, err := s.GenerateDataKey(t.Context(), &provider.GenerateDataKeyRequest{})
+				if err != nil {
+					failed.Add(1)
+					return
+				}
+				_ = key.Close()
+			})
+		}
+		synctest.Wait()
+		require.EqualValues(t, 1, r.calls.Load())
+		giveUp()
+		synctest.Wait()
+		require.EqualValues(t, 2, r.calls.Load(), "who waited for a caller that gave up asks in its place")
+		r.hang(false)
+		callers.Wait()
+		require.Zero(t, failed.Load())
+		require.EqualValues(t, 2, r.calls.Load())
+
+		r.fail(provider.ErrAccessDenied)
+		_, err := s.GenerateDataKey(t.Context(), &provider.GenerateDataKeyRequest{KeySpec: "AES_128"})
+		require.ErrorIs(t, err, provider.ErrAccessDenied)
+		r.fail(nil)
+		key, err := s.GenerateDataKey(t.Context(), &provider.GenerateDataKeyRequest{KeySpec: "AES_128"})
+		require.NoError(t, err, "a failure is not cached")
+		require.NoError(t, key.Close())
+	})
+}
+
+// A key service that answered once with a wrong data key is asked again, rather than believed until
+// the data key is too old.
+func TestDataKeyThatDoesNotFitIsForgotten(t *testing.T) {
+	r := newRemote(t, 1)
+	s := service.New(r, service.Config{Cache: &service.CacheLimits{}})
+	defer s.Close()
+	stored := encrypt(t, service.New(r, service.Config{}), 10, nil)
+	d := message.Decrypter{Keyrings: []provider.Keyring{s}}
+	r.lie = true
+	r.calls.Store(0)
+	for i := range 3 {
+		_, _, err := d.Decrypt(t.Context(), stored, nil)
+		require.ErrorIs(t, err, provider.ErrDecryptionFailed)
+		require.EqualValues(t, i+1, r.calls.Load())
+	}
+	r.lie = false
+	for range 3 {
+		_, _, err := d.Decrypt(t.Context(), stored, nil)
+		require.NoError(t, err)
+		require.EqualValues(t, 4, r.calls.Load(), "the right one is kept")
+	}
+
+	// Whoever changes a message can't have the key service asked for each reading of it.
+	for i := range stored {
+		forged := bytes.Clone(stored)
+		forged[i] ^= 1
+		_, _, err := d.Decrypt(t.Context(), forged, nil)
+		require.Error(t, err)
+	}
+	r.calls.Store(0)
+	_, _, err := d.Decrypt(t.Context(), stored, nil)
+	require.NoError(t, err)
+	require.Zero(t, r.calls.Load(), "and its data key is still there")
+}
+
+// A caller whose context ends while another one's call is under way gets away at once, and one
+// whose context has ended gets nothing, cached or not.
+func TestWaitingForAnothersCall(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		r := newRemote(t, 1)
+		s := service.New(r, service.Config{Cache: &service.CacheLimits{}})
+		defer s.Close()
+		r.hang(true)
+		var leader sync.WaitGroup
+		leader.Go(func() {
+			key, err := s.GenerateDataKey(t.Context(), &provider.GenerateDataKeyRequest{})
+			require.NoError(t, err)
+			require.NoError(t, key.Close())
+		})
+		synctest.Wait()
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		_, err := s.GenerateDataKey(ctx, &provider.GenerateDataKeyRequest{})
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+		require.EqualValues(t, 1, r.calls.Load())
+		r.hang(false)
+		leader.Wait()
+		_, err = s.GenerateDataKey(ctx, &provider.GenerateDataKeyRequest{})
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+		require.Equal(t, service.StateClosed, s.State())
+	})
+}
+
+// An outage is told to all who wait for the call, not found out by each of them.
+func TestWaitersShareAnOutage(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		r := newRemote(t, 1)
+		s := service.New(r, service.Config{Cache: &service.CacheLimits{}})
+		defer s.Close()
+		r.hang(true)
+		r.fail(context.DeadlineExceeded) // the provider's own
+		var callers sync.WaitGroup
+		for range 100 {
+			callers.Go(func() {
+				_, err := s.GenerateDataKey(t.Context(), &provider.GenerateDataKeyRequest{})
+				require.ErrorIs(t, err, context.DeadlineExceeded)
+			})
+		}
+		synctest.Wait()
+		r.hang(false)
+		callers.Wait()
+		require.EqualValues(t, 1, r.calls.Load())
+	})
+}
+
+func TestWrappingPassesByTheCache(t *testing.T) {
+	r := newRemote(t, 1)
+	s := service.New(r, service.Config{Cache: &service.CacheLimits{MaxMessages: 4}})
+	defer s.Close()
+	e := message.Encrypter{Keyring: newRemote(t, 2), Recipients: []provider.Keyring{s}}
+	for i := range 6 {
+		_, err := e.Encrypt(t.Context(), nil, nil)
+		require.NoError(t, err)
+		require.EqualValues(t, i+1, r.calls.Load())
+	}
+}

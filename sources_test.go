@@ -1,0 +1,203 @@
+package pikokms_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"io/fs"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"piko.sh/pikokms"
+	"piko.sh/pikokms/compress"
+)
+
+var errLost = errors.New("the connection is lost")
+
+// cut is a source that fails after some bytes.
+type cut struct {
+	rest     []byte
+	err      error
+	once     bool // the failure is told once, and then it is io.EOF, as by bodies of net/http
+	withData bool // the failure comes with the last bytes
+	failed   bool
+}
+
+func (c *cut) Read(p []byte) (int, error) {
+	n := copy(p, c.rest)
+	c.rest = c.rest[n:]
+	if len(c.rest) > 0 || n > 0 && !c.withData {
+		return n, nil
+	}
+	if c.failed && c.once {
+		return n, io.EOF
+	}
+	c.failed = true
+	return n, c.err
+}
+
+func (c *cut) Close() error { return nil }
+
+// failures are the ways in which a source fails.
+func failures(b []byte) map[string]*cut {
+	return map[string]*cut{
+		"once":                {rest: b, err: errLost, once: true},
+		"for ever":            {rest: b, err: errLost},
+		"with data":           {rest: b, err: errLost, withData: true},
+		"once, with data":     {rest: b, err: errLost, once: true, withData: true},
+		"as unexpected EOF":   {rest: b, err: io.ErrUnexpectedEOF, once: true},
+		"so, with data, once": {rest: b, err: io.ErrUnexpectedEOF, once: true, withData: true},
+	}
+}
+
+// failing is a storage of one object whose connection is lost.
+type failing struct {
+	*inMemory
+	source io.ReadCloser
+}
+
+func (f *failing) GetVersion(context.Context, string) (io.ReadCloser, string, error) {
+	return f.source, "1", nil
+}
+func (f *failing) Get(context.Context, string) (io.ReadCloser, error) { return f.source, nil }
+
+// A connection that is lost is an error at every door, wherever it is lost and however it says so.
+func TestALostConnectionIsNeverAnEnd(t *testing.T) {
+	content := bytes.Repeat([]byte("content "), 10)
+	cases := 0
+	for _, format := range append([]string{""}, compress.Formats()...) {
+		options := []pikokms.Option{pikokms.AllowPlaintext(), pikokms.AllowPikoV2(), pikokms.AllowForeignMessages()}
+		if format != "" {
+			options = append(options, pikokms.WithEnabledTransformers(format))
+		}
+		f := newFixture(t, options...)
+		require.NoError(t, f.Put(t.Context(), "object", bytes.NewReader(content)))
+		storage := &failing{newInMemory(), nil}
+		host := newFixture(t, append(options, pikokms.WithStorage(storage))...)
+		for name, stored := range map[string][]byte{"message": f.stored(t, "object"), "plaintext": []byte("from before encryption")} {
+			for at := range len(stored) + 1 {
+				for way := range failures(nil) {
+					source := func() *cut { return failures(stored[:at])[way] }
+					lost := source().err
+					check := func(door string, err error) {
+						cases++
+						require.ErrorIs(t, err, lost, "%s of a %s, %s, cut at %d of %d bytes: %s", door, name, format, at, len(stored), way)
+					}
+					storage.source = source()
+					_, err := get(t, host, "object")
+					check("Get", err)
+
+					storage.source = source()
+					r, err := host.Get(t.Context(), "object")
+					if err == nil {
+						_, err = io.Copy(io.Discard, r) // by WriteTo
+					}
+					check("Get and copy", err)
+
+					r2, _, err := host.DecryptObject(t.Context(), "object", source(), int64(len(stored)))
+					if err == nil {
+						_, err = io.ReadAll(r2)
+						_, again := io.ReadAll(r2)
+						if err != nil && again == nil {
+							err = errors.New("after the failure it says that it has ended")
+						}
+					}
+					check("DecryptObject", err)
+
+					storage.source = source()
+					if name == "plaintext" {
+						check("Migrate", host.Migrate(t.Context(), "object"))
+					} else {
+						check("Rewrap", host.Rewrap(t.Context(), "object"))
+					}
+					require.Empty(t, storage.objects)
+
+					// StatedSize reads the header alone.
+					if _, err := host.StatedSize(source(), int64(len(stored))); at < 4 {
+						check("StatedSize", err)
+					}
+				}
+			}
+		}
+		for at := range len(content) + 1 {
+			for way := range failures(nil) {
+				cases++
+				source := failures(content[:at])[way]
+				require.ErrorIs(t, f.Put(t.Context(), "new/object", source), source.err, "Put, %s, cut at %d: %s", format, at, way)
+				_, err := f.folder.Get(t.Context(), "new/object")
+				require.ErrorIs(t, err, fs.ErrNotExist)
+			}
+		}
+		require.Equal(t, []string{"object"}, f.files(t))
+	}
+	t.Logf("%d cases", cases)
+}
+
+// failingAt is random access that fails from an offset on.
+type failingAt struct {
+	*bytes.Reader
+	from int64
+}
+
+func (f failingAt) ReadAt(p []byte, off int64) (int, error) {
+	if off+int64(len(p)) > f.from {
+		n, _ := f.Reader.ReadAt(p[:max(0, min(int64(len(p)), f.from-off))], off)
+		return n, errLost
+	}
+	return f.Reader.ReadAt(p, off)
+}
+
+func TestALostConnectionOfRandomAccess(t *testing.T) {
+	for _, format := range []string{"", compress.ZstdSeekable} {
+		f := newFixture(t, pikokms.AllowPlaintext())
+		if format != "" {
+			f = newFixture(t, pikokms.AllowPlaintext(), pikokms.WithEnabledTransformers(format))
+		}
+		require.NoError(t, f.Put(t.Context(), "object", bytes.NewReader(bytes.Repeat([]byte("content "), 20_000))))
+		for _, stored := range [][]byte{f.stored(t, "object"), []byte("from before encryption")} {
+			for at := 0; at < len(stored); at += 1 + at/50 {
+				r, err := f.OpenObject(t.Context(), "object", failingAt{bytes.NewReader(stored), int64(at)})
+				if err == nil {
+					_, err = io.ReadAll(io.NewSectionReader(r, 0, r.Size()))
+				}
+				require.ErrorIs(t, err, errLost, "cut at %d", at)
+			}
+		}
+	}
+}
+
+// closing counts the calls of Close, and fails each but the first one in another way.
+type closing struct {
+	io.Reader
+	calls int
+}
+
+func (c *closing) Close() error {
+	if c.calls++; c.calls > 1 {
+		return errors.New("closed already")
+	}
+	return errLost
+}
+
+func TestASecondCloseReturnsTheFirstOnesResult(t *testing.T) {
+	f := newFixture(t)
+	require.NoError(t, f.Put(t.Context(), "object", bytes.NewReader([]byte("content"))))
+	storage := &failing{newInMemory(), &closing{Reader: bytes.NewReader(f.stored(t, "object"))}}
+	r, err := newFixture(t, pikokms.WithStorage(storage)).Get(t.Context(), "object")
+	require.NoError(t, err)
+	require.Equal(t, errLost, r.Close())
+	require.Equal(t, errLost, r.Close())
+
+	object, err := f.Open(t.Context(), "object")
+	require.NoError(t, err)
+	stored, err := f.folder.Open(t.Context(), "object")
+	require.NoError(t, err)
+	file, err := f.FS(t.Context()).Open("object")
+	require.NoError(t, err)
+	for _, c := range []io.Closer{object, stored, file, f.Host, f.folder} {
+		require.NoError(t, c.Close())
+		require.NoError(t, c.Close(), "%T", c)
+	}
+}
