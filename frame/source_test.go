@@ -155,8 +155,8 @@ func TestPanicIsNoEnd(t *testing.T) {
 	}
 }
 
-// A destination panics while plaintext goes to it. Who recovers and reads on must not get what comes
-// behind a gap.
+// A destination panics while plaintext goes to it. Who recovers and reads on must not get what
+// comes behind a gap.
 func TestReadingOnAfterAPanic(t *testing.T) {
 	for _, parallelism := range []int{1, 3} {
 		c := beside(config(1000), parallelism)
