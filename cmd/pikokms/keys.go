@@ -79,7 +79,12 @@ func (k *key) opened(ctx context.Context) (provider.Keyring, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if k.keyring == nil && k.failure == nil {
-		k.keyring, k.failure = k.open(ctx)
+		// What comes with an error may be a nil pointer in an interface that is not nil.
+		if opened, err := k.open(ctx); err != nil {
+			k.failure = err
+		} else {
+			k.keyring = opened
+		}
 	}
 	return k.keyring, k.failure
 }
