@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
-	"runtime/debug"
 	"strings"
 	"syscall"
 	"time"
@@ -25,7 +24,9 @@ const long = `Pikokms encrypts and decrypts files under a key of AWS KMS or a lo
 What it writes are AWS Encryption SDK messages, so AWS's own SDKs and
 aws-encryption-cli open them, and it opens theirs.`
 
-const manual = `
+// Manual says what a KEY is, how files are read and written, and what the exit status means. It is a
+// part of the usage of every command that takes keys, and of the man page.
+const Manual = `
 Keys:
   A KEY is a URL, to be quoted for most shells:
     awskms://alias/NAME?region=REGION    an alias of an AWS KMS key
@@ -90,27 +91,12 @@ func Main() {
 
 // run runs the command line and returns the exit status.
 func run(ctx context.Context, arguments []string) int {
-	root := &cobra.Command{
-		Use:           "pikokms",
-		Short:         "Encrypt files under AWS KMS or a local key",
-		Long:          long,
-		Example:       example,
-		Version:       version(),
-		SilenceErrors: true,
-		SilenceUsage:  true,
-	}
+	root := New()
 	parsed := false // whatever cobra refuses before is wrong usage
 	root.PersistentPreRun = func(*cobra.Command, []string) { parsed = true }
 	root.SetArgs(arguments)
-	root.SetVersionTemplate("pikokms {{.Version}}\n")
-	root.SetUsageTemplate(root.UsageTemplate() + `{{if or (not .HasParent) (.Flags.Lookup "key")}}` + manual + `{{end}}`)
-	root.AddCommand(keygenCommand(), encryptCommand(), decryptCommand(), inspectCommand())
-
 	if len(arguments) == 0 {
 		return misuse(root, errors.New("no command; there are keygen, encrypt, decrypt and inspect"))
-	}
-	for _, command := range root.Commands() {
-		takeOnce(command.Flags())
 	}
 	command, err := root.ExecuteContextC(ctx)
 	if err == nil {
@@ -120,6 +106,27 @@ func run(ctx context.Context, arguments []string) int {
 		return misuse(command, err)
 	}
 	return fail(ctx, err)
+}
+
+// New returns the root of the commands.
+func New() *cobra.Command {
+	root := &cobra.Command{
+		Use:           "pikokms",
+		Short:         "Encrypt files under AWS KMS or a local key",
+		Long:          long,
+		Example:       example,
+		Version:       version(),
+		SilenceErrors: true,
+		SilenceUsage:  true,
+	}
+	root.SetVersionTemplate("pikokms {{.Version}}\n")
+	root.SetUsageTemplate(root.UsageTemplate() +
+		`{{if or (not .HasParent) (.Flags.Lookup "key")}}` + Manual + `{{end}}`)
+	root.AddCommand(keygenCommand(), encryptCommand(), decryptCommand(), inspectCommand())
+	for _, command := range root.Commands() {
+		takeOnce(command.Flags())
+	}
+	return root
 }
 
 // takeOnce has flags that hold one value refuse a second one, which would silently replace the first.
@@ -170,11 +177,4 @@ func fail(ctx context.Context, err error) int {
 	}
 	fmt.Fprintf(os.Stderr, "pikokms: %s\n", text)
 	return 1
-}
-
-func version() string {
-	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
-		return info.Main.Version
-	}
-	return "(unknown version)"
 }
