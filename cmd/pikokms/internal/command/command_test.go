@@ -1,4 +1,4 @@
-package main
+package command
 
 import (
 	"bytes"
@@ -24,7 +24,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"pikokms": main})
+	testscript.Main(m, map[string]func(){"pikokms": Main})
 }
 
 // A program under the race detector otherwise sleeps for a second before it exits.
@@ -38,7 +38,7 @@ func TestScripts(t *testing.T) {
 		Setup: func(env *testscript.Env) error {
 			env.Setenv(keyVariable, "")
 			env.Setenv("GORACE", noRaceSleep)
-			root, err := filepath.Abs(filepath.Join("..", ".."))
+			root, err := filepath.Abs(filepath.Join("..", "..", "..", ".."))
 			if err != nil {
 				return err
 			}

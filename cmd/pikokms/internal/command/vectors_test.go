@@ -1,4 +1,4 @@
-package main
+package command
 
 import (
 	"bytes"
@@ -13,7 +13,7 @@ import (
 
 // The vectors are messages of AWS's SDKs, one at least for each suite.
 func TestDecryptVectors(t *testing.T) {
-	folder := filepath.Join("..", "..", "testdata", "vectors")
+	folder := filepath.Join("..", "..", "..", "..", "testdata", "vectors")
 	text, err := os.ReadFile(filepath.Join(folder, "manifest.json"))
 	require.NoError(t, err)
 	var vectors []struct {

@@ -1,0 +1,107 @@
+// Command manual writes what goes beside pikokms in an archive: a man page for each command, and
+// completions for the shells.
+//
+//	manual [-version VERSION] [-date DATE] DIR
+//
+// The man pages are in DIR/man and the completions in DIR/completions. It is a program of its own, so
+// that pikokms does not link what turns help texts into man pages.
+package main
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra/doc"
+
+	"piko.sh/pikokms/cmd/pikokms/internal/command"
+)
+
+func main() {
+	version := flag.String("version", "", "the version in the pages' footers")
+	date := flag.String("date", "", "the date in the pages' footers, as in RFC 3339 (default today)")
+	flag.Parse()
+	if err := run(*version, *date, flag.Args()); err != nil {
+		fmt.Fprintln(os.Stderr, "manual:", err)
+		os.Exit(1)
+	}
+}
+
+func run(version, date string, arguments []string) error {
+	if len(arguments) != 1 {
+		return errors.New("usage: manual [-version VERSION] [-date DATE] DIR")
+	}
+	header := doc.GenManHeader{Section: "1", Manual: "pikokms", Source: strings.TrimSpace("pikokms " + version)}
+	if date != "" {
+		day, err := time.Parse(time.RFC3339, date)
+		if err != nil {
+			return fmt.Errorf("-date: %w", err)
+		}
+		header.Date = &day
+	}
+	return errors.Join(
+		writePages(filepath.Join(arguments[0], "man"), header),
+		writeCompletions(filepath.Join(arguments[0], "completions")),
+	)
+}
+
+func writePages(dir string, header doc.GenManHeader) error {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	root := command.New()
+	root.DisableAutoGenTag = true // it would say today's date once more
+	root.Use, root.DisableFlagsInUseLine = "pikokms COMMAND [ARGUMENT]...", true
+	for _, c := range root.Commands() {
+		c.Long = escape(c.Long)
+		if c.Flags().Lookup("key") != nil {
+			c.Long += "\n\nWhat a `KEY` is, how files are written and the exit status are in **pikokms(1)**."
+		}
+	}
+	root.Long = escape(root.Long) + sections(command.Manual)
+	return doc.GenManTree(root, &header, dir)
+}
+
+// escape returns a help text as Markdown that says the same.
+func escape(text string) string {
+	return strings.NewReplacer(`\`, `\\`, "*", `\*`, "_", `\_`, "<", `\<`, "`", "\\`").Replace(text)
+}
+
+// sections returns the sections of a help text as Markdown. A section has a line with its title and a
+// colon, and then indented lines, which stay as they are.
+func sections(text string) string {
+	var b strings.Builder
+	for section := range strings.SplitSeq(strings.TrimSpace(text), "\n\n") {
+		title, body, _ := strings.Cut(section, ":\n")
+		fmt.Fprintf(&b, "\n\n# %s\n\n```\n%s\n```\n", strings.ToUpper(title), strings.ReplaceAll("\n"+body, "\n  ", "\n")[1:])
+	}
+	return b.String()
+}
+
+func writeCompletions(dir string) error {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	root := command.New()
+	// The names are those under which the shells look for them.
+	for name, generate := range map[string]func(io.Writer) error{
+		"pikokms.bash": func(w io.Writer) error { return root.GenBashCompletionV2(w, true) },
+		"_pikokms":     root.GenZshCompletion,
+		"pikokms.fish": func(w io.Writer) error { return root.GenFishCompletion(w, true) },
+		"pikokms.ps1":  root.GenPowerShellCompletionWithDesc,
+	} {
+		f, err := os.Create(filepath.Join(dir, name))
+		if err != nil {
+			return err
+		}
+		if err := errors.Join(generate(f), f.Close()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
