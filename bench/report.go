@@ -91,7 +91,8 @@ func writeTable(text *strings.Builder, o *options, rows []result) {
 	writeNearest(text, rows)
 }
 
-// writeNearest says for each direction, on as many cores, how pikokms stands to the fastest peer, if both were measured.
+// writeNearest says, for each direction and number of cores, how pikokms compares to the fastest
+// peer, if both were measured.
 func writeNearest(text *strings.Builder, rows []result) {
 	said := false
 	for _, r := range rows {
@@ -128,7 +129,7 @@ func formatCores(n int) string {
 	return fmt.Sprintf("%d cores", n)
 }
 
-// comparison is of speeds, but of wall times end to end.
+// comparison compares speeds in memory, and wall times end to end.
 func comparison(o *options, r result) string {
 	if o.endToEnd {
 		return formatRatio(1/r.ratio, 1/r.top, 1/r.low)

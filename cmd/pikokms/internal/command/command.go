@@ -1,4 +1,4 @@
-// Package command is the command pikokms.
+// Package command implements the command pikokms.
 package command
 
 import (
@@ -24,7 +24,7 @@ const long = `Pikokms encrypts and decrypts files under a key of AWS KMS or a lo
 What it writes are AWS Encryption SDK messages, so AWS's own SDKs and
 aws-encryption-cli open them, and it opens theirs.`
 
-// Manual says what a KEY is, how files are read and written, and what the exit status means. It is a
+// Manual says what a KEY is, how files are read and written, and what the exit status means. It is
 // part of the usage of every command that takes keys, and of the man page.
 const Manual = `
 Keys:
@@ -84,7 +84,7 @@ func Main() {
 	select {
 	case c := <-code:
 		os.Exit(c)
-	case <-time.After(250 * time.Millisecond): // it waits for a pipe or a terminal, which nothing can interrupt
+	case <-time.After(250 * time.Millisecond): // a pipe or a terminal can block run, and nothing interrupts that
 		os.Exit(fail(ctx, ctx.Err()))
 	}
 }
@@ -92,7 +92,7 @@ func Main() {
 // run runs the command line and returns the exit status.
 func run(ctx context.Context, arguments []string) int {
 	root := New()
-	parsed := false // whatever cobra refuses before is wrong usage
+	parsed := false // an error of cobra before this is set is wrong usage
 	root.PersistentPreRun = func(*cobra.Command, []string) { parsed = true }
 	root.SetArgs(arguments)
 	if len(arguments) == 0 {
@@ -129,7 +129,7 @@ func New() *cobra.Command {
 	return root
 }
 
-// takeOnce has flags that hold one value refuse a second one, which would silently replace the first.
+// takeOnce makes flags of one value refuse a second one, which would silently replace the first.
 func takeOnce(flags *pflag.FlagSet) {
 	flags.VisitAll(func(f *pflag.Flag) {
 		if _, several := f.Value.(pflag.SliceValue); !several {
@@ -138,7 +138,7 @@ func takeOnce(flags *pflag.FlagSet) {
 	})
 }
 
-// once is a flag's value that is set once at the most.
+// once is the value of a flag that may be given once.
 type once struct {
 	pflag.Value
 	set bool
@@ -164,7 +164,7 @@ func misuse(command *cobra.Command, err error) int {
 func fail(ctx context.Context, err error) int {
 	text := strings.ReplaceAll(err.Error(), "\n", "; ")
 	switch {
-	case ctx.Err() != nil: // whatever failed, failed for that
+	case ctx.Err() != nil: // the interruption is the cause of any other error
 		text = "interrupted"
 	case errors.Is(err, message.ErrCommitmentPolicy):
 		text += "; --commitment-policy sets the policy"

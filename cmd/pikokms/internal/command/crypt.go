@@ -21,7 +21,8 @@ import (
 	"piko.sh/pikokms/provider"
 )
 
-// options are the flags that encrypt and decrypt share.
+// options are the flags that encrypt and decrypt share. Flags of one command alone are variables of
+// the function that makes the command.
 type options struct {
 	keys           []string
 	pairs          []string
@@ -31,8 +32,8 @@ type options struct {
 	limits         header.Limits
 	timeout        time.Duration
 	encode, decode bool
-	pikoV2         bool     // of decrypt
-	names          []string // of decrypt: pairs that must be there with any value
+	pikoV2         bool     // only for decrypt
+	names          []string // only for decrypt: names of pairs that must be stored, with any value
 }
 
 const defaultTimeout = 10 * time.Second
@@ -184,7 +185,7 @@ func (o *options) encryptionContext() (map[string]string, error) {
 	return pairs, nil
 }
 
-// run reads IN through the transformers that open sets up and writes OUT.
+// run reads IN through the transformers that open sets up, and writes OUT.
 func (o *options) run(command *cobra.Command, arguments []string, encrypter message.Encrypter, open func(context.Context, *pikokms.Registry, io.Reader) (io.Reader, error)) error {
 	ctx, encrypting := command.Context(), command.Name() == "encrypt"
 	keys, err := o.check(encrypting)
@@ -192,7 +193,7 @@ func (o *options) run(command *cobra.Command, arguments []string, encrypter mess
 		return err
 	}
 
-	// All that can fail without a key comes before the key service is asked.
+	// Whatever can fail without a key comes before the key service is asked.
 	in, size, err := openInput(arguments)
 	if err != nil {
 		return err
@@ -245,11 +246,11 @@ func (o *options) run(command *cobra.Command, arguments []string, encrypter mess
 		}
 		return err
 	}
-	in.Close() // it may be what OUT replaces
+	in.Close() // closed first, since OUT may replace it
 	return out.commit(ctx)
 }
 
-// check checks the flags, and returns the keys.
+// check checks the flags and returns the keys.
 func (o *options) check(encrypting bool) ([]*key, error) {
 	if !encrypting {
 		for _, limit := range []struct {
@@ -274,7 +275,7 @@ func (o *options) check(encrypting bool) ([]*key, error) {
 	return keys, nil
 }
 
-// registry returns the transformers, with encryption under keys among them.
+// registry returns a registry of transformers, with encryption under these keys among them.
 func (o *options) registry(encrypting bool, keys []*key, encrypter message.Encrypter) (*pikokms.Registry, error) {
 	policy, err := message.ParseCommitmentPolicy(o.policy)
 	if err != nil {
@@ -297,7 +298,7 @@ func (o *options) registry(encrypting bool, keys []*key, encrypter message.Encry
 	return registry, registry.Register(demanding{transformer, o.names})
 }
 
-// demanding is the encryption transformer of messages that must store pairs of these names.
+// demanding is an encryption transformer that reads only messages that store pairs of these names.
 type demanding struct {
 	*pikokms.CryptoTransformer
 	names []string
@@ -318,9 +319,10 @@ func (d demanding) Reverse(ctx context.Context, input io.Reader, pairs any) (io.
 	return r, nil
 }
 
-// copy writes result to out, as base64 if so wanted.
+// copy writes result to out, as base64 if --encode is given.
 func (o *options) copy(out *output, result io.Reader) (written int64, err error) {
-	// The writer's other methods are hidden, which would copy in smaller pieces when result has no WriteTo.
+	// The struct hides the output's ReadFrom, which would copy in smaller pieces if result has no
+	// WriteTo.
 	dst := struct{ io.Writer }{out}
 	buffer := make([]byte, 256<<10)
 	if !o.encode {
@@ -337,7 +339,7 @@ func (o *options) copy(out *output, result io.Reader) (written int64, err error)
 	return written, err
 }
 
-// decoder gives what its source's base64 text stands for. A failure of the source is no end of it.
+// decoder decodes its source's base64 text. It does not take a failure of the source for its end.
 type decoder struct {
 	source *failing
 	text   io.Reader
@@ -363,10 +365,10 @@ func (d *decoder) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// failing keeps its reader's failure.
+// failing remembers the error that its reader failed with.
 type failing struct {
 	r   io.Reader
-	err error // but for io.EOF
+	err error // never io.EOF
 }
 
 // Read implements io.Reader.

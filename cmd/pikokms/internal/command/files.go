@@ -10,8 +10,7 @@ import (
 	"path/filepath"
 )
 
-// openInput opens IN and returns how many bytes it has from here, or -1 when only reading it will
-// tell.
+// openInput opens IN and returns how many bytes are left in it, or -1 where only reading it tells.
 func openInput(arguments []string) (*os.File, int64, error) {
 	in := os.Stdin
 	if len(arguments) > 0 && arguments[0] != "-" {
@@ -41,17 +40,19 @@ func openInput(arguments []string) (*os.File, int64, error) {
 // output is where a result goes: standard output, a device or a pipe, or a file that appears only
 // when it is whole.
 type output struct {
-	*os.File        // if there is a path, a file without its name yet
-	path     string // of the file to make
+	*os.File        // if path is not empty, a file that does not have its name yet
+	path     string // of the file to make; empty for standard output and devices
 	replace  bool
-	detach   func() bool // frees the file from the context, whose end removes it; false if it has ended
+	// detach keeps the end of the context from removing the file. It returns false if the context
+	// has ended already.
+	detach func() bool
 }
 
 func errExists(path string) error {
 	return fmt.Errorf("%s exists and is kept; -f replaces it", path)
 }
 
-// createOutput opens OUT. The end of ctx removes what has not been committed.
+// createOutput opens OUT. When ctx ends, what has not been committed is removed.
 func createOutput(ctx context.Context, path string, replace bool) (*output, error) {
 	if path == "" || path == "-" {
 		return &output{File: os.Stdout}, nil
@@ -59,7 +60,7 @@ func createOutput(ctx context.Context, path string, replace bool) (*output, erro
 	info, err := os.Stat(path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		if _, err := os.Lstat(path); err == nil && !replace { // a symbolic link to nothing
+		if _, err := os.Lstat(path); err == nil && !replace { // OUT may be a symbolic link to nothing
 			return nil, errExists(path)
 		}
 	case err != nil:
@@ -71,7 +72,7 @@ func createOutput(ctx context.Context, path string, replace bool) (*output, erro
 		return &output{File: f}, err
 	case !replace:
 		return nil, errExists(path)
-	default: // through symbolic links, which stay
+	default: // write where symbolic links lead, and keep the links
 		if path, err = filepath.EvalSymlinks(path); err != nil {
 			return nil, err
 		}
@@ -85,7 +86,8 @@ func createOutput(ctx context.Context, path string, replace bool) (*output, erro
 	return o, nil
 }
 
-// withoutPath returns what failed of a file whose name would tell nobody anything.
+// withoutPath returns the cause of a file's error, without a temporary name that means nothing to
+// the user.
 func withoutPath(err error) error {
 	if named, ok := errors.AsType[*fs.PathError](err); ok {
 		return named.Err
@@ -96,7 +98,7 @@ func withoutPath(err error) error {
 	return err
 }
 
-// blame says of a failed write that it was OUT's.
+// blame says that a write failed because of OUT.
 func (o *output) blame(err error) error {
 	if err == nil || o.path == "" {
 		return err
@@ -115,7 +117,7 @@ func (o *output) remove() {
 	removeUnnamed(o.Name())
 }
 
-// discard ends an output that was not committed; of a file nothing remains.
+// discard ends an output that was not committed. Nothing of a file remains.
 func (o *output) discard() {
 	if o.path != "" {
 		o.detach()

@@ -39,7 +39,7 @@ type report struct {
 	FrameLength       uint32            `json:"frame_length"` // 0 if unframed
 	HeaderSize        int               `json:"header_size"`
 	MessageSize       int64             `json:"message_size"`
-	PlaintextSize     *int64            `json:"plaintext_size"` // before decompression; null if signed, or if no message has MessageSize
+	PlaintextSize     *int64            `json:"plaintext_size"` // before decompression; null if signed, or if no message has this size
 	Transformers      []string          `json:"transformers"`
 }
 
@@ -91,9 +91,10 @@ signed, since signatures vary in size, or IN is cut short or has trailing data.`
 // maxHeader is the most bytes of a header that inspect holds in memory.
 const maxHeader = 16 << 20
 
-// inspect reads a message of size bytes, or to its end if size is negative. The sizeErr says that no message has its size.
+// inspect reads a message of size bytes, or to its end if size is negative. The sizeErr is not nil
+// if no message with this header has that size.
 func inspect(in io.Reader, size int64) (r *report, sizeErr, err error) {
-	// It shows whatever header the format can have, within bounds of its memory.
+	// The limits take every header that the format allows, as far as memory is bounded.
 	h, err := header.Read(in, header.Limits{MaxSize: maxHeader, MaxPairs: math.MaxUint16, MaxEncryptedDataKeys: math.MaxUint16, MaxFrameLength: math.MaxInt32})
 	if err == io.EOF {
 		return nil, nil, errors.New("the input is empty")
@@ -175,7 +176,7 @@ func (r *report) print(w io.Writer) error {
 	return t.Flush()
 }
 
-// first returns the label for the first of several lines.
+// first returns the label for the first of several lines, and nothing for the others.
 func first(i int, label string) string {
 	if i > 0 {
 		return ""
@@ -183,7 +184,8 @@ func first(i int, label string) string {
 	return label
 }
 
-// printable returns s, quoted if it has anything that could be taken for something else or would steer a terminal.
+// printable returns s. It quotes s if it could be taken for something else, or would control a
+// terminal.
 func printable(s string) string {
 	quoted := strconv.Quote(s)
 	if quoted == `"`+s+`"` && s != "" && !strings.ContainsAny(s, " ,=") {
@@ -201,7 +203,8 @@ func (r *report) printJSON(w io.Writer) error {
 	return err
 }
 
-// escapeControls escapes in a JSON text what would steer a terminal and encoding/json leaves as it is.
+// escapeControls escapes the characters in a JSON text that control a terminal and that
+// encoding/json leaves as they are.
 func escapeControls(text []byte) []byte {
 	var b []byte
 	for _, r := range string(text) {

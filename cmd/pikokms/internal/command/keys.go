@@ -58,23 +58,23 @@ file can decrypt, and without it nothing can be decrypted: keep a copy.`,
 	return command
 }
 
-// key is a KEY whose syntax is checked. It is opened when it is first asked for something, so that
-// one which can't be had does not stop the others. It is safe for concurrent use.
+// key is a KEY whose syntax is checked. It is opened when it is first used, so a key that can't be
+// opened does not stop the others. It is safe for concurrent use.
 type key struct {
-	text    string // as given, without what is secret in it
+	text    string // as given, without secret parts
 	scheme  string
 	open    func(context.Context) (provider.Keyring, error)
-	timeout time.Duration // for an answer of its key service, retries included
+	timeout time.Duration // for each answer of its key service, retries included
 
 	mu      sync.Mutex
-	keyring provider.Keyring // once open
+	keyring provider.Keyring // set once opened
 	failure error            // of opening it, which is not tried again
 }
 
-// isRemote tells whether a key service must be asked for a key.
+// isRemote reports whether the key is one of a key service.
 func (k *key) isRemote() bool { return k.scheme != local.Scheme }
 
-// opened returns the KEY's keyring.
+// opened returns the keyring, and opens it if need be.
 func (k *key) opened(ctx context.Context) (provider.Keyring, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -83,13 +83,13 @@ func (k *key) opened(ctx context.Context) (provider.Keyring, error) {
 		if err != nil {
 			k.failure = err
 		} else {
-			k.keyring = keyring // which is a nil pointer, and no nil interface, after an error
+			k.keyring = keyring // not set after an error: a nil pointer would make an interface that is not nil
 		}
 	}
 	return k.keyring, k.failure
 }
 
-// ask calls a KEY's keyring, which has a bounded time for its answer.
+// ask calls the key's keyring, and bounds the time that it may take to answer.
 func ask[T any](ctx context.Context, k *key, call func(context.Context, provider.Keyring) (T, error)) (T, error) {
 	bounded, cancel := context.WithTimeout(ctx, k.timeout)
 	defer cancel()
@@ -102,7 +102,7 @@ func ask[T any](ctx context.Context, k *key, call func(context.Context, provider
 		return answer, err
 	}
 	if failed, ok := errors.AsType[*provider.EncryptionError](err); ok {
-		err = failed.Err // the rest of it names the key once more
+		err = failed.Err // the outer error names the key once more
 	}
 	if ctx.Err() == nil && bounded.Err() != nil {
 		err = fmt.Errorf("%w: no answer within %v; --kms-timeout sets how long to wait", provider.ErrProviderUnavailable, k.timeout)
@@ -124,7 +124,8 @@ func (k *key) WrapDataKey(ctx context.Context, dataKey *provider.SecureBytes, en
 	})
 }
 
-// UnwrapDataKey implements provider.Keyring. AWS KMS is not asked about the data keys of others.
+// UnwrapDataKey implements provider.Keyring. AWS KMS is not asked about data keys that it did not
+// wrap.
 func (k *key) UnwrapDataKey(ctx context.Context, request *provider.UnwrapDataKeyRequest) (*provider.SecureBytes, error) {
 	if k.isRemote() && !strings.HasPrefix(request.EncryptedKey.ProviderID, "aws-kms") {
 		return nil, provider.ErrUntrustedKey
@@ -153,7 +154,7 @@ func (k *key) UnwrapPikoV2(ctx context.Context, wrapped string) (*provider.Secur
 	})
 }
 
-// Close zeroes a key that is in memory.
+// Close zeroes the key if it is in memory.
 func (k *key) Close() error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -163,9 +164,9 @@ func (k *key) Close() error {
 	return nil
 }
 
-// parseKeys checks the syntax of the KEYs given with -k or, without any, in the environment. A key
-// service has timeout for each answer. To check the keys asks more of a key service than the call
-// that decrypts.
+// parseKeys checks the syntax of the keys given by -k or, without any, in the environment. The
+// timeout bounds each answer of a key service. If check is true, a key is checked when it is
+// opened, which takes a permission more than decrypting.
 func parseKeys(given []string, timeout time.Duration, check bool) ([]*key, error) {
 	origin := "-k"
 	if len(given) == 0 {
@@ -214,7 +215,8 @@ func parseKey(text string, timeout time.Duration, check bool) (*key, error) {
 	return nil, fmt.Errorf("%q has the unknown scheme %q; known are %s, %s and %s", u.Redacted(), u.Scheme, awskms.Scheme, awskms.DiscoveryScheme, local.Scheme)
 }
 
-// openAll opens all keys side by side, to encrypt. The error is the first key's that fails.
+// openAll opens all keys side by side, for encrypting. The error is that of the first key that
+// fails.
 func openAll(ctx context.Context, keys []*key) error {
 	failures := make([]error, len(keys))
 	var opening sync.WaitGroup
@@ -227,8 +229,8 @@ func openAll(ctx context.Context, keys []*key) error {
 	return cmp.Or(failures...)
 }
 
-// forDecryption returns keys in the order in which they are tried: those that no key service must
-// be asked for come first.
+// forDecryption returns the keys in the order in which they are tried: first those that need no key
+// service.
 func forDecryption(keys []*key) []provider.Keyring {
 	var here, remote []provider.Keyring
 	for _, k := range keys {

@@ -7,5 +7,6 @@ import "os"
 // lock does nothing where open files can't be removed, as on Windows.
 func lock(*os.File) {}
 
-// isLocked says no where open files can't be removed: to remove one that is written then fails.
+// isLocked returns false. Where open files can't be removed, the attempt to remove one that is
+// being written fails anyway.
 func isLocked(string) bool { return false }

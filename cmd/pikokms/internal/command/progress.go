@@ -24,8 +24,9 @@ func (c *counter) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// showProgress draws a bar on standard error, if that is a terminal, once the work has lasted half a second. The total is
-// in bytes, or -1. The returned function ends and clears the bar, as the end of ctx does.
+// showProgress draws a bar on standard error, if that is a terminal, once the work has lasted half
+// a second. The total is in bytes, or -1 if unknown. The returned function stops and clears the
+// bar, and so does the end of ctx.
 func showProgress(ctx context.Context, what string, work *counter, total int64) (done func()) {
 	if !term.IsTerminal(int(os.Stderr.Fd())) {
 		return func() {}
@@ -46,7 +47,7 @@ func showProgress(ctx context.Context, what string, work *counter, total int64) 
 			progressbar.OptionClearOnFinish(),
 			progressbar.OptionSetSpinnerChangeInterval(0), // no goroutine of its own
 		)
-		bar.StartWithoutRender() // its rate counts from here
+		bar.StartWithoutRender() // the rate counts from here
 		select {
 		case <-ctx.Done():
 			return

@@ -9,15 +9,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// createUnnamed makes a file in dir that has no name, so that nothing of it is left when the process
-// is killed. Where the file system has no such files, it has a temporary name. Only its owner can
-// read it.
+// createUnnamed makes a file in dir that has no name, so nothing of it is left when the process is
+// killed. Where the file system has no such files, it makes one with a temporary name. Only its
+// owner can read it.
 func createUnnamed(dir string) (*os.File, error) {
 	fd, err := unix.Open(dir, unix.O_TMPFILE|unix.O_RDWR|unix.O_CLOEXEC, 0o600)
 	if err != nil {
 		return createTemporary(dir)
 	}
-	if _, err := os.Stat(procPath(fd)); err != nil { // without /proc it could get no name
+	if _, err := os.Stat(procPath(fd)); err != nil { // naming the file later needs /proc
 		_ = unix.Close(fd)
 		return createTemporary(dir)
 	}
@@ -43,7 +43,7 @@ func removeUnnamed(name string) {
 	}
 }
 
-// isUnnamed tells a file without a name, which goes by that of its directory.
+// isUnnamed reports whether a file has no name. The name of such a file is that of its directory.
 func isUnnamed(name string) bool {
 	info, err := os.Stat(name)
 	return err == nil && info.IsDir()

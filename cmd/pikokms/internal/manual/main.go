@@ -1,10 +1,9 @@
-// Command manual writes what goes beside pikokms in an archive: a man page for each command, and
-// completions for the shells.
+// Command manual writes the man pages and shell completions that an archive of pikokms contains.
 //
 //	manual [-version VERSION] [-date DATE] DIR
 //
-// The man pages are in DIR/man and the completions in DIR/completions. It is a program of its own, so
-// that pikokms does not link what turns help texts into man pages.
+// The man pages go to DIR/man and the completions to DIR/completions. It is a program of its own,
+// so that pikokms does not link the libraries that make man pages of help texts.
 package main
 
 import (
@@ -55,7 +54,7 @@ func writePages(dir string, header doc.GenManHeader) error {
 		return err
 	}
 	root := command.New()
-	root.DisableAutoGenTag = true // it would say today's date once more
+	root.DisableAutoGenTag = true // it would add today's date
 	root.Use, root.DisableFlagsInUseLine = "pikokms COMMAND [ARGUMENT]...", true
 	for _, c := range root.Commands() {
 		c.Long = escape(c.Long)
@@ -72,8 +71,8 @@ func escape(text string) string {
 	return strings.NewReplacer(`\`, `\\`, "*", `\*`, "_", `\_`, "<", `\<`, "`", "\\`").Replace(text)
 }
 
-// sections returns the sections of a help text as Markdown. A section has a line with its title and a
-// colon, and then indented lines, which stay as they are.
+// sections returns the sections of a help text as Markdown. A section is a line with its title and
+// a colon, followed by indented lines, which stay as they are.
 func sections(text string) string {
 	var b strings.Builder
 	for section := range strings.SplitSeq(strings.TrimSpace(text), "\n\n") {
@@ -88,7 +87,7 @@ func writeCompletions(dir string) error {
 		return err
 	}
 	root := command.New()
-	// The names are those under which the shells look for them.
+	// The file names are those that the shells look for.
 	for name, generate := range map[string]func(io.Writer) error{
 		"pikokms.bash": func(w io.Writer) error { return root.GenBashCompletionV2(w, true) },
 		"_pikokms":     root.GenZshCompletion,
