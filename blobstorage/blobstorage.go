@@ -123,8 +123,8 @@ type object struct {
 
 func (o *object) ModTime() time.Time { return o.modTime }
 
-// open opens an object for ranges. The frames of a message carry tags that no other message's pass,
-// so ranges of two objects never mix. Anything else is pinned by the ETag that the bucket gives.
+// open opens an object for ranges. The tags of a message's frames keep ranges of two objects from
+// mixing. For anything else, each fetch checks that the object's ETag is still the same.
 func open(ctx context.Context, bucket *blob.Bucket, key string, options *blob.ReaderOptions) (*object, error) {
 	start, o, err := readStart(ctx, bucket, key, options)
 	if err != nil || o.Size() <= int64(len(start)) || header.Sniff(start) {
