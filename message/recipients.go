@@ -11,7 +11,7 @@ import (
 	"piko.sh/pikokms/provider"
 )
 
-// dataKey has the message's data key made, and wrapped for each of its keyrings.
+// dataKey asks the keyrings for the message's data key, and wraps it for each of them.
 func (e *Encrypter) dataKey(ctx context.Context, h *draft) (*provider.DataKey, error) {
 	if len(e.Recipients) == 0 {
 		made, err := e.Keyring.GenerateDataKey(ctx, &provider.GenerateDataKeyRequest{Context: h.all})
@@ -34,8 +34,8 @@ func (e *Encrypter) dataKey(ctx context.Context, h *draft) (*provider.DataKey, e
 	return &provider.DataKey{PlaintextKey: key, EncryptedKey: h.EncryptedDataKeys[0]}, nil
 }
 
-// wrapAll wraps a data key by all keyrings side by side, and returns when none is at work any
-// more. The first error ends the others.
+// wrapAll wraps a data key by all keyrings side by side. It returns when none of them is at work
+// any more. The first error ends the others.
 func wrapAll(ctx context.Context, keyrings []provider.Keyring, key *provider.SecureBytes, encryptionContext map[string]string, wrapped []header.EncryptedDataKey) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
