@@ -103,7 +103,7 @@ func above(folder string) (string, error) {
 
 // start starts a command. It returns the first line that it prints, and a function that ends it.
 func start(command *exec.Cmd) (line string, stop func(), err error) {
-	stderr, err := os.CreateTemp("", "emulator-") // which takes no goroutine
+	stderr, err := os.CreateTemp("", "emulator-") // a file needs no goroutine
 	if err != nil {
 		return "", nil, err
 	}

@@ -12,7 +12,7 @@ import (
 	"golang.org/x/mod/modfile"
 )
 
-// ours is the path of the root module, with which the paths of all published ones begin.
+// ours is the path of the root module. The paths of all published modules begin with it.
 const ours = "piko.sh/pikokms"
 
 // module is a module of the checkout.
