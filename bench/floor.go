@@ -12,7 +12,8 @@ import (
 	"piko.sh/pikokms/provider"
 )
 
-// frameAdditional is the size in bytes of a final frame's additional data: message ID, a text, sequence number, length.
+// frameAdditional is the size in bytes of a final frame's additional data: message ID, a text,
+// sequence number and content length.
 const frameAdditional = 32 + len("AWSKMSEncryptionClient Final Frame") + 4 + 8
 
 // floor does the cryptography that suite 0478 asks of a message of one frame, and nothing else. It

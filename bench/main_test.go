@@ -152,7 +152,7 @@ func TestOnly(t *testing.T) {
 	}
 }
 
-// Nothing is measured here: the subjects are only chosen.
+// The test chooses subjects and measures nothing.
 func TestWholeMessagesAreLeftOutWhenLarge(t *testing.T) {
 	o, err := parseOptions([]string{"-size", "1GiB"}, nil)
 	if err != nil {
@@ -224,7 +224,7 @@ func TestParallelism(t *testing.T) {
 	}
 }
 
-// The sources and destinations differ in nothing else than what their methods let a stream do.
+// Sources and destinations differ only in the methods that a stream can use.
 func TestFeeding(t *testing.T) {
 	for _, copies := range []bool{false, true} {
 		w := newWorkspace(1000, copies)

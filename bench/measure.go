@@ -247,7 +247,8 @@ func (w *workspace) eachDirection(s subject, do func(direction int) error) error
 	return do(1)
 }
 
-// warmUp finds how often the operation must be repeated within a measurement, and what memory it takes.
+// warmUp finds how often to repeat the operation within a measurement, and how much memory it
+// takes.
 func (s *series) warmUp(w *workspace) error {
 	s.times = 1
 	for small := len(w.plaintext) < smallBelow; ; {

@@ -21,8 +21,8 @@ import (
 	"piko.sh/pikokms/header"
 )
 
-// newPeers returns other libraries under local keys, with AES-256 where they can choose, each in the fastest way that it
-// offers.
+// newPeers returns other libraries under local keys, with AES-256 where they have a choice. Each is
+// used in the fastest way that it offers.
 func newPeers(key []byte) ([]subject, error) {
 	var peers []subject
 	for _, newPeer := range []func(key []byte) (subject, error){newSio, newTink, newAge, newESDK, newGoCloud} {

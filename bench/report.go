@@ -34,7 +34,8 @@ func writeJSON(out io.Writer, results []result) error {
 	return encoder.Encode(entries)
 }
 
-// writeMarkdown writes a table for each size. The two directions of a subject follow each other in results.
+// writeMarkdown writes a table for each size. In results, the two directions of a subject are next
+// to each other.
 func writeMarkdown(out io.Writer, o *options, results []result) error {
 	var text strings.Builder
 	for _, size := range o.sizes {

@@ -81,7 +81,8 @@ func Example() {
 	// Output:
 }
 
-// A request may name any key, as after RotateKey of Piko's crypto service: there is one.
+// A request may name any key, as after RotateKey of Piko's crypto service. The provider has only
+// one.
 func TestStrings(t *testing.T) {
 	given := key()
 	p := open(t, crypto_provider_local_aes_gcm.Config{Key: given, KeyID: "dev"})

@@ -46,8 +46,8 @@ func (p *pkcs1) WrapDataKey(_ context.Context, key *provider.SecureBytes, _ map[
 	return wrapped, err
 }
 
-// confused is a keyring that trusts every data key, and has a data key of another message for
-// some: a grant that decrypts what it should not, or a key service that mixes answers up.
+// confused is a keyring that trusts every data key, and returns another message's data key for
+// some. That may be due to a grant that allows too much, or to a key service that mixes up answers.
 type confused struct {
 	provider.Keyring
 	right func(call int) bool

@@ -61,8 +61,8 @@ func ExampleEncrypter_NewReader() {
 	// Attack at dawn.
 }
 
-// Push streams: only a Close that returns nil makes the message, or the plaintext, whole. What returns
-// before it, or panics, leaves no whole message.
+// Push streams. A message, or a plaintext, is complete only when Close returns nil. After an
+// earlier return or a panic it stays incomplete.
 func ExampleEncrypter_NewWriter() {
 	ctx := context.Background()
 	key := demoKey()

@@ -10,7 +10,7 @@ import (
 	"piko.sh/pikokms/internal/exported"
 )
 
-// TestExported holds what users can name against a list, so that nothing is added by accident.
+// TestExported compares the exported identifiers with a list, so that none is exported by accident.
 func TestExported(t *testing.T) {
 	names, err := exported.List(".")
 	require.NoError(t, err)

@@ -56,8 +56,8 @@ func (n *noting) WrapDataKey(ctx context.Context, key *provider.SecureBytes, enc
 	return n.Keyring.WrapDataKey(ctx, key, encryptionContext)
 }
 
-// remains counts where the memory of the process has the plain form of a masked key. It makes no
-// plain copy itself. Freed memory counts, too.
+// remains counts the places where the memory of the process has the plain form of a masked key. It
+// makes no plain copy itself. Freed memory counts, too.
 func remains(t *testing.T, masked [][]byte) (plain, found int) {
 	t.Helper()
 	maps, err := os.ReadFile("/proc/self/maps")

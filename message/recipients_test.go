@@ -16,7 +16,7 @@ import (
 	"piko.sh/pikokms/provider"
 )
 
-// meeting is a keyring that answers once all keyrings of a message are asked, or fails.
+// meeting is a keyring that answers once all keyrings of a message have been asked, or fails.
 type meeting struct {
 	provider.Keyring
 	arrived *atomic.Int32
@@ -71,7 +71,7 @@ func TestRecipientsAreWrappedSideBySide(t *testing.T) {
 func TestARecipientThatFailsEndsTheOthers(t *testing.T) {
 	denied := errors.New("denied")
 	for at := range 4 {
-		keyrings := meetings(t, 5, nil)[:4] // of which the fifth never comes
+		keyrings := meetings(t, 5, nil)[:4] // the fifth never comes
 		keyrings[at] = broken{denied}
 		_, err := (&message.Encrypter{Keyring: keyrings[0], Recipients: keyrings[1:]}).Encrypt(t.Context(), nil, nil)
 		require.ErrorIs(t, err, denied)
@@ -133,7 +133,7 @@ func TestWritersKeepToTheLimitsOfReaders(t *testing.T) {
 		pairs map[string]string
 		want  error // nil if it is written
 		text  string
-		asked bool // the key service, all the same
+		asked bool // the key service is asked nevertheless
 	}{
 		{"1,024 pairs", message.Encrypter{}, pairs(1024, 1), nil, "", false},
 		{"1,025 pairs", message.Encrypter{}, pairs(1025, 1), header.ErrInvalidContext, "1025 pairs, readers take 1024", false},

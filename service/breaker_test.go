@@ -109,8 +109,8 @@ func TestOnlyOutagesCount(t *testing.T) {
 	}
 	require.Equal(t, service.StateClosed, s.State())
 
-	// A cancelled or a refused call between outages does not end their row; one that succeeds, or
-	// is answered, does.
+	// A cancelled or a refused call between outages does not end their row. A call that succeeds or
+	// is answered does.
 	outage := func() {
 		r.fail(context.DeadlineExceeded)
 		require.ErrorIs(t, entries["Encrypt"](t.Context(), s, nil), context.DeadlineExceeded)
@@ -129,13 +129,13 @@ func TestOnlyOutagesCount(t *testing.T) {
 	require.Equal(t, service.StateOpen, s.State())
 }
 
-// patience is a caller, and what its call says of a key service.
+// patience is a caller, and what its call says about the key service.
 type patience struct {
 	caller func(ctx context.Context) (context.Context, context.CancelFunc)
 	err    error // of the key service
-	hangs  bool  // the key service does not answer before its caller gives up
+	hangs  bool  // the key service does not answer before the caller gives up
 	outage bool
-	asks   bool // the key service
+	asks   bool // the key service is asked
 }
 
 func within(d time.Duration) func(context.Context) (context.Context, context.CancelFunc) {

@@ -28,8 +28,8 @@ func ExampleNewDiscovery() {
 	}
 }
 
-// Objects that open in two Regions, whichever of them is up. A process starts and reads while one is
-// down, since the keys are checked when they are first needed.
+// Objects that can be read in two Regions, even if one of them is down. A process can then start,
+// too, since keys are checked when they are first needed.
 func ExampleNewProvider_twoRegions() {
 	ctx := context.Background()
 	here, err := awskms.NewProvider(ctx, awskms.Config{KeyID: "alias/uploads", Region: "eu-west-1", CheckLater: true})

@@ -41,7 +41,7 @@ func closedPort(t *testing.T) string {
 	return "http://" + listener.Addr().String()
 }
 
-// faults are ways in which an AWS KMS can't be had. Each returns the endpoint to ask.
+// faults are ways in which an AWS KMS can fail. Each returns the endpoint to ask.
 var faults = map[string]func(*testing.T, *kmstest.Server, kmstest.Key) string{
 	"stalls":            inject(kmstest.Stall()),
 	"answers by halves": inject(kmstest.HalfOpen()),
@@ -77,8 +77,8 @@ func inject(do kmstest.Action) func(*testing.T, *kmstest.Server, kmstest.Key) st
 	}
 }
 
-// TestKeysThatCannotBeHad decrypts a message of three keys, of which the first is spoilt in each way,
-// the second refuses connections, and the third is good.
+// TestKeysThatCannotBeHad decrypts a message of three keys. The first is broken in each way, the
+// second refuses connections, and the third is good.
 func TestKeysThatCannotBeHad(t *testing.T) {
 	t.Setenv("AWS_ACCESS_KEY_ID", "test")
 	t.Setenv("AWS_SECRET_ACCESS_KEY", "test")
