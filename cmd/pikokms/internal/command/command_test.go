@@ -183,25 +183,6 @@ func TestSignalLeavesNothing(t *testing.T) {
 	}
 }
 
-func TestKillLeavesNoPlaintext(t *testing.T) {
-	if runtime.GOOS != "linux" {
-		t.Skip("only Linux has files without a name; elsewhere the next run sweeps them")
-	}
-	command, stdin, out := start(t, nil, "encrypt", "-o", "out/file")
-	defer stdin.Close()
-	feed(t, stdin, 1<<20)
-	if f, err := createUnnamed(out); err != nil || !isUnnamed(f.Name()) {
-		t.Skip("this file system has only files with a name")
-	}
-	if err := command.Process.Kill(); err != nil {
-		t.Fatal(err)
-	}
-	_ = command.Wait()
-	if names := entries(out); len(names) != 0 {
-		t.Errorf("left behind %q", names)
-	}
-}
-
 func TestLeftoversAreSwept(t *testing.T) {
 	dir := t.TempDir()
 	at := func(name string) string { return filepath.Join(dir, name) }
