@@ -21,7 +21,7 @@ import (
 	"piko.sh/pikokms/provider"
 )
 
-// options are the flags that encrypt and decrypt share.
+// options are the flags of encrypt and decrypt.
 type options struct {
 	keys           []string
 	pairs          []string
@@ -31,8 +31,8 @@ type options struct {
 	limits         header.Limits
 	timeout        time.Duration
 	encode, decode bool
-	pikoV2         bool     // of decrypt
-	names          []string // of decrypt: pairs that must be there with any value
+	pikoV2         bool     // decrypt only
+	names          []string // decrypt only: names of pairs that a message must store
 }
 
 const defaultTimeout = 10 * time.Second
@@ -168,7 +168,7 @@ says that the whole is there.`,
 	return command
 }
 
-// encryptionContext parses the pairs.
+// encryptionContext parses the pairs of -c.
 func (o *options) encryptionContext() (map[string]string, error) {
 	pairs := make(map[string]string)
 	for _, pair := range o.pairs {
@@ -184,7 +184,7 @@ func (o *options) encryptionContext() (map[string]string, error) {
 	return pairs, nil
 }
 
-// run reads IN through the transformers that open sets up and writes OUT.
+// run reads IN, transforms it by the reader that open returns, and writes OUT.
 func (o *options) run(command *cobra.Command, arguments []string, encrypter message.Encrypter, open func(context.Context, *pikokms.Registry, io.Reader) (io.Reader, error)) error {
 	ctx, encrypting := command.Context(), command.Name() == "encrypt"
 	keys, err := o.check(encrypting)
@@ -192,7 +192,7 @@ func (o *options) run(command *cobra.Command, arguments []string, encrypter mess
 		return err
 	}
 
-	// All that can fail without a key comes before the key service is asked.
+	// What can fail without a key is done before the key service is asked.
 	in, size, err := openInput(arguments)
 	if err != nil {
 		return err
@@ -245,11 +245,11 @@ func (o *options) run(command *cobra.Command, arguments []string, encrypter mess
 		}
 		return err
 	}
-	in.Close() // it may be what OUT replaces
+	in.Close() // Windows does not replace an open file, and OUT may replace IN.
 	return out.commit(ctx)
 }
 
-// check checks the flags, and returns the keys.
+// check checks the flags and returns the keys.
 func (o *options) check(encrypting bool) ([]*key, error) {
 	if !encrypting {
 		for _, limit := range []struct {
@@ -274,7 +274,7 @@ func (o *options) check(encrypting bool) ([]*key, error) {
 	return keys, nil
 }
 
-// registry returns the transformers, with encryption under keys among them.
+// registry returns a registry of all transformers, with one that encrypts and decrypts under keys.
 func (o *options) registry(encrypting bool, keys []*key, encrypter message.Encrypter) (*pikokms.Registry, error) {
 	policy, err := message.ParseCommitmentPolicy(o.policy)
 	if err != nil {
@@ -289,7 +289,7 @@ func (o *options) registry(encrypting bool, keys []*key, encrypter message.Encry
 	if err != nil {
 		return nil, err
 	}
-	// What is written are objects, which hosts and buckets read; what is read may be any message.
+	// Encrypt writes objects, which hosts and buckets read too. Decrypt reads any message.
 	transformer := pikokms.NewMessageTransformer(encrypter, decrypter)
 	if encrypting {
 		transformer = pikokms.NewCryptoTransformer(encrypter, decrypter)
@@ -297,7 +297,7 @@ func (o *options) registry(encrypting bool, keys []*key, encrypter message.Encry
 	return registry, registry.Register(demanding{transformer, o.names})
 }
 
-// demanding is the encryption transformer of messages that must store pairs of these names.
+// demanding is a transformer that decrypts only messages that store pairs with these names.
 type demanding struct {
 	*pikokms.CryptoTransformer
 	names []string
@@ -318,9 +318,9 @@ func (d demanding) Reverse(ctx context.Context, input io.Reader, pairs any) (io.
 	return r, nil
 }
 
-// copy writes result to out, as base64 if so wanted.
+// copy writes result to out, as base64 text if --encode says so.
 func (o *options) copy(out *output, result io.Reader) (written int64, err error) {
-	// The writer's other methods are hidden, which would copy in smaller pieces when result has no WriteTo.
+	// Without this, io.CopyBuffer would use out's ReadFrom, which copies in smaller pieces.
 	dst := struct{ io.Writer }{out}
 	buffer := make([]byte, 256<<10)
 	if !o.encode {
@@ -337,7 +337,7 @@ func (o *options) copy(out *output, result io.Reader) (written int64, err error)
 	return written, err
 }
 
-// decoder gives what its source's base64 text stands for. A failure of the source is no end of it.
+// decoder decodes the base64 text of its source. It returns the source's own errors as they are.
 type decoder struct {
 	source *failing
 	text   io.Reader
@@ -363,10 +363,10 @@ func (d *decoder) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// failing keeps its reader's failure.
+// failing remembers the first error of its reader.
 type failing struct {
 	r   io.Reader
-	err error // but for io.EOF
+	err error // never io.EOF
 }
 
 // Read implements io.Reader.
