@@ -66,12 +66,12 @@ func encryptCommand() *cobra.Command {
 		Long: `Encrypt makes an AWS Encryption SDK message of IN. With several keys, the first
 makes the data key, and each of them can decrypt alone.
 
-The pairs of -c, the encryption context, are authenticated but not secret: they
-stand in the message as they are, and in AWS CloudTrail. A pair that --required
-names is left out of the message: decrypt must be told it again.
+The pairs that -c states, the encryption context, are authenticated but not
+secret: the message and AWS CloudTrail show them. The message requires a pair
+that --required names, but does not store it: decrypt must state it again.
 
-Compressed sizes tell something of the content: do not compress when an attacker
-can add text of their own to a secret and watch the size.`,
+The size of compressed data tells something about its content. Do not compress
+when an attacker can add text to a secret and see the size.`,
 		Example: `  pikokms encrypt -k local:dev.key -o notes.enc notes.txt
   pikokms encrypt -k 'awskms://alias/backups?region=eu-west-1' -k local:escrow.key \
       -c purpose=backup --compress zstd -o backup.enc backup.tar`,
@@ -118,8 +118,8 @@ can add text of their own to a secret and watch the size.`,
 	o.add(command, "a `KEY` that can decrypt; may be repeated", "a pair `NAME=VALUE` of encryption context; may be repeated")
 	formats := append([]string{"none"}, compress.Formats()...)
 	command.Flags().StringVar(&compression, "compress", "none", "the compression `FORMAT` to apply first: "+strings.Join(formats, ", "))
-	command.Flags().BoolVar(&sign, "sign", false, "add an ECDSA signature: readers who can decrypt could not have made the message")
-	command.Flags().StringArrayVar(&required, "required", nil, "the `NAME` of a -c pair to authenticate but not to store; may be repeated")
+	command.Flags().BoolVar(&sign, "sign", false, "add an ECDSA signature: those who can only decrypt can't have made the message")
+	command.Flags().StringArrayVar(&required, "required", nil, "the `NAME` of a -c pair that the message requires and does not store; may be repeated")
 	_ = command.RegisterFlagCompletionFunc("compress", cobra.FixedCompletions(formats, cobra.ShellCompDirectiveNoFileComp))
 	return command
 }
@@ -131,13 +131,15 @@ func decryptCommand() *cobra.Command {
 		Short: "Decrypt a file or a stream",
 		Long: `Decrypt gives back what encrypt was given, decompressed. The keys are tried in
 order, local ones first, and only keys that are given are used, whatever the
-message names. A key that can't be had matters only if no other one opens the
-message. Each pair of -c must be the message's: equal to the stored one or, when
-the message does not store it, the one that encrypt was told as a required pair.
-Of -c NAME, without a value, the message must store a pair with any value.
+message names. A key that can't be reached matters only if no other key opens
+the message.
 
-On standard output each part appears once it is verified: only exit status 0
-says that the whole is there.`,
+Each pair that -c states must be one of the message's, either stored in it or
+required by it. With -c NAME, without a value, the message must store a pair of
+that name. All pairs that a message requires must be stated.
+
+On standard output each part appears once it is verified. Only exit status 0
+says that the output is whole.`,
 		Example: `  pikokms decrypt -k local:dev.key -o notes.txt notes.enc
   pikokms decrypt -k 'awskms://alias/backups?region=eu-west-1' -c purpose=backup backup.enc | tar x`,
 		Args:                  cobra.MaximumNArgs(1),
@@ -161,10 +163,10 @@ says that the whole is there.`,
 			})
 		},
 	}
-	o.add(command, "a `KEY` to decrypt with; may be repeated", "a pair `NAME=VALUE` that the message must have, or the NAME of one; may be repeated")
+	o.add(command, "a `KEY` to decrypt with; may be repeated", "a pair `NAME=VALUE` that the message must have, or the NAME of one that it must store; may be repeated")
 	command.Flags().IntVar(&o.limits.MaxEncryptedDataKeys, "max-keys", header.DefaultMaxEncryptedDataKeys, "the most data keys that the message may have")
 	command.Flags().IntVar(&o.limits.MaxPairs, "max-pairs", header.DefaultMaxPairs, "the most pairs of encryption context that the message may have")
-	command.Flags().BoolVar(&o.pikoV2, "allow-piko-v2", false, "also read streams that Piko wrote before pikokms; of such a stream, a cut may go unseen")
+	command.Flags().BoolVar(&o.pikoV2, "allow-piko-v2", false, "also read streams that Piko wrote before pikokms, in which a cut may go unnoticed")
 	return command
 }
 
