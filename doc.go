@@ -13,10 +13,11 @@
 //   - Read parts of an object, or serve it over HTTP: [Host.Open], [Host.FS].
 //   - Encrypt a string, for a column of a database: [Host.Encrypt], [Host.Decrypt].
 //   - Encrypt many strings with one call of the key service: [Host.CryptoService].
-//   - Go over to another key: [Host.RotateKey], then [Host.Rewrap] and [Host.ReEncrypt] for what is
-//     to be moved.
+//   - Go over to another key: [Host.RotateKey], then [Host.Rewrap] for objects and
+//     [Host.ReEncrypt] for strings that are to be moved.
 //   - Bring in objects from before encryption, from before pikokms, or of AWS's tools: read them
-//     with [AllowPlaintext], [AllowPikoV2] or [AllowForeignMessages], move them with [Host.Migrate].
+//     with [AllowPlaintext], [AllowPikoV2] or [AllowForeignMessages], and move them with
+//     [Host.Migrate].
 //   - Compress before encrypting: [WithEnabledTransformers]; own transformers: [WithTransformer].
 //   - Refuse an object that was swapped for another one: [BindObjectName].
 //   - Store in a folder: [NewFolder]; in S3: package s3storage; in other buckets: package

@@ -166,8 +166,8 @@ func TestRangeReaderAt(t *testing.T) {
 	})
 }
 
-// TestRangeReaderAtBrokenAnswers has fetches break off at every offset: a read goes on where a fetch
-// broke, unless every fetch gives nothing.
+// TestRangeReaderAtBrokenAnswers has fetches break off at every offset: a read goes on where a
+// fetch broke, unless every fetch gives nothing.
 func TestRangeReaderAtBrokenAnswers(t *testing.T) {
 	content := []byte("what stands behind a server that hangs up now and then")
 	reset := errors.New("connection reset")

@@ -7,6 +7,7 @@ import (
 	"maps"
 
 	"piko.sh/pikokms/message"
+	"piko.sh/pikokms/provider"
 )
 
 // StreamTransformer is a transformer with the shape of Piko's StreamTransformerPort, for an
@@ -38,16 +39,15 @@ func (s StreamTransformer[T]) Type() T { return T(s.Transformer.Type()) }
 
 // EncryptObjectWith is EncryptObject with pairs that the object also stores in its encryption
 // context, for what a storage records about its objects. The pairs are authenticated, and seen by
-// the key service. The error holds ErrInvalidOptions for a pair that the host states itself.
+// the key service. The error holds ErrInvalidOptions for a pair whose key begins with "piko-",
+// which the host states itself.
 func (h *Host) EncryptObjectWith(ctx context.Context, key string, content io.Reader, stated map[string]string) (*message.EncryptReader, error) {
+	if err := provider.CheckStated(stated); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrInvalidOptions, err)
+	}
 	pairs := make(map[string]string)
 	maps.Copy(pairs, stated)
-	for k, v := range h.bound(key) {
-		if _, taken := pairs[k]; taken {
-			return nil, fmt.Errorf("%w: the encryption context key %q is the host's own", ErrInvalidOptions, k)
-		}
-		pairs[k] = v
-	}
+	maps.Copy(pairs, h.bound(key))
 	stored, err := h.chain.Transform(ctx, content, pairs)
 	if err != nil {
 		return nil, err

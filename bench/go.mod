@@ -14,7 +14,7 @@ require (
 	github.com/tink-crypto/tink-go/v2 v2.9.0
 	gocloud.dev v0.47.0
 	gonum.org/v1/plot v0.17.0
-	piko.sh/pikokms v0.0.0
+	piko.sh/pikokms v0.1.0
 	piko.sh/pikokms/internal/localstack v0.0.0
 	piko.sh/pikokms/s3storage v0.0.0
 )
@@ -108,6 +108,7 @@ require (
 	golang.org/x/crypto v0.58.0 // indirect
 	golang.org/x/image v0.45.0 // indirect
 	golang.org/x/net v0.62.0 // indirect
+	golang.org/x/sync v0.24.0 // indirect
 	golang.org/x/sys v0.49.0 // indirect
 	golang.org/x/text v0.43.0 // indirect
 	golang.org/x/xerrors v0.0.0-20240903120638-7835f813f4da // indirect
@@ -117,8 +118,8 @@ require (
 	google.golang.org/protobuf v1.36.12 // indirect
 )
 
-replace (
-	piko.sh/pikokms => ../
-	piko.sh/pikokms/internal/localstack => ../internal/localstack
-	piko.sh/pikokms/s3storage => ../s3storage
-)
+replace piko.sh/pikokms => ../
+
+replace piko.sh/pikokms/internal/localstack => ../internal/localstack
+
+replace piko.sh/pikokms/s3storage => ../s3storage

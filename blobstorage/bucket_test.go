@@ -10,7 +10,6 @@ import (
 	"net/http"
 	"net/url"
 	"os"
-	"os/exec"
 	"strings"
 	"testing"
 	"testing/iotest"
@@ -34,41 +33,16 @@ import (
 	"piko.sh/pikokms/compress"
 	"piko.sh/pikokms/frame"
 	"piko.sh/pikokms/header"
-	"piko.sh/pikokms/internal/localstack"
+	"piko.sh/pikokms/internal/emulator"
 	"piko.sh/pikokms/provider"
 	"piko.sh/pikokms/provider/awskms"
 	"piko.sh/pikokms/provider/local"
 )
 
-var localStack *localstack.Container // nil without Docker
-
 func TestMain(m *testing.M) {
-	os.Setenv("TESTCONTAINERS_RYUK_DISABLED", "true") // the container is closed below
-	os.Setenv("AWS_ACCESS_KEY_ID", localstack.Credentials)
-	os.Setenv("AWS_SECRET_ACCESS_KEY", localstack.Credentials)
-	if os.Getenv("PIKOKMS_REQUIRE_DOCKER") == "1" || exec.Command("docker", "info").Run() == nil {
-		container, err := localstack.Start(context.Background())
-		if err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			os.Exit(1)
-		}
-		localStack = container
-	}
-	code := m.Run()
-	if localStack != nil {
-		if err := localStack.Close(); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			code = 1
-		}
-	}
-	os.Exit(code)
-}
-
-func needLocalStack(t *testing.T) {
-	t.Helper()
-	if localStack == nil {
-		t.Skip("skipped: LocalStack needs a Docker engine, and none answers (PIKOKMS_REQUIRE_DOCKER=1 makes this a failure)")
-	}
+	os.Setenv("AWS_ACCESS_KEY_ID", emulator.Credentials)
+	os.Setenv("AWS_SECRET_ACCESS_KEY", emulator.Credentials)
+	os.Exit(m.Run())
 }
 
 // underKey are the options of a host under a local key.
@@ -137,26 +111,27 @@ func TestConformance(t *testing.T) {
 // newS3 returns the URL of a new bucket of LocalStack.
 func newS3(t *testing.T) string {
 	t.Helper()
-	needLocalStack(t)
+	endpoint := emulator.LocalStack(t)
 	name := "b-" + strings.ToLower(rand.Text())
 	client := s3.New(s3.Options{
-		Region: localstack.Region, BaseEndpoint: &localStack.Endpoint, UsePathStyle: true,
-		Credentials: credentials.NewStaticCredentialsProvider(localstack.Credentials, localstack.Credentials, ""),
+		Region: emulator.Region, BaseEndpoint: &endpoint, UsePathStyle: true,
+		Credentials: credentials.NewStaticCredentialsProvider(emulator.Credentials, emulator.Credentials, ""),
 	})
 	_, err := client.CreateBucket(t.Context(), &s3.CreateBucketInput{
 		Bucket:                    &name,
-		CreateBucketConfiguration: &s3types.CreateBucketConfiguration{LocationConstraint: localstack.Region},
+		CreateBucketConfiguration: &s3types.CreateBucketConfiguration{LocationConstraint: emulator.Region},
 	})
 	require.NoError(t, err)
-	return "s3://" + name + "?" + url.Values{"region": {localstack.Region}, "endpoint": {localStack.Endpoint}, "use_path_style": {"true"}}.Encode()
+	return "s3://" + name + "?" + url.Values{"region": {emulator.Region}, "endpoint": {endpoint}, "use_path_style": {"true"}}.Encode()
 }
 
 // On S3, under a key of KMS, by URL.
 func TestS3UnderKMS(t *testing.T) {
 	u := newS3(t)
+	endpoint := emulator.LocalStack(t)
 	keys := kms.New(kms.Options{
-		Region: localstack.Region, BaseEndpoint: &localStack.Endpoint,
-		Credentials: credentials.NewStaticCredentialsProvider(localstack.Credentials, localstack.Credentials, ""),
+		Region: emulator.Region, BaseEndpoint: &endpoint,
+		Credentials: credentials.NewStaticCredentialsProvider(emulator.Credentials, emulator.Credentials, ""),
 	})
 	key, err := keys.CreateKey(t.Context(), &kms.CreateKeyInput{})
 	require.NoError(t, err)
@@ -404,5 +379,5 @@ func ExampleEncrypt() {
 		panic(err)
 	}
 	fmt.Printf("%s: %d bytes, %d in the bucket\n", text, len(text), inBucket.Size)
-	// Output: a stored report: 15 bytes, 230 in the bucket
+	// Output: a stored report: 15 bytes, 250 in the bucket
 }

@@ -114,6 +114,9 @@ func TestConnectionLostAnywhere(t *testing.T) {
 	eachFormat(t, func(t *testing.T, format string) {
 		s := newTransformer(t, format, 0)
 		for _, size := range []int{60, 300_000} {
+			if size > 1000 && testing.Short() {
+				continue
+			}
 			plain := noise(2 * size)
 			stored, between := streamOfTwo(t, format, plain[:size])
 			for door, run := range doors {

@@ -16,7 +16,6 @@ require (
 	golang.org/x/sys v0.49.0 // indirect
 )
 
-replace (
-	piko.sh/piko => ../internal/pikocontract
-	piko.sh/pikokms => ..
-)
+replace piko.sh/piko => ../internal/pikocontract
+
+replace piko.sh/pikokms => ..

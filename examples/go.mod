@@ -15,7 +15,7 @@ require (
 	go.opentelemetry.io/otel/sdk v1.47.0
 	go.opentelemetry.io/otel/sdk/metric v1.47.0
 	gocloud.dev v0.47.0
-	piko.sh/pikokms v0.0.0
+	piko.sh/pikokms v0.1.0
 	piko.sh/pikokms/blobstorage v0.0.0
 	piko.sh/pikokms/internal/localstack v0.0.0
 	piko.sh/pikokms/s3storage v0.0.0
@@ -101,9 +101,10 @@ require (
 	google.golang.org/protobuf v1.36.12 // indirect
 )
 
-replace (
-	piko.sh/pikokms => ../
-	piko.sh/pikokms/blobstorage => ../blobstorage
-	piko.sh/pikokms/internal/localstack => ../internal/localstack
-	piko.sh/pikokms/s3storage => ../s3storage
-)
+replace piko.sh/pikokms => ../
+
+replace piko.sh/pikokms/blobstorage => ../blobstorage
+
+replace piko.sh/pikokms/internal/localstack => ../internal/localstack
+
+replace piko.sh/pikokms/s3storage => ../s3storage

@@ -112,7 +112,7 @@ func openPipeline(frames *sequence, src *source) *pipeline {
 	size, stated := frames.regularSize(), frames.config.Parallelism
 	memory := 2 * max(1, longBatch/size) * size // of a batch, as input and as output
 	most := min(cores.Most(stated), min(maxBatches, MaxParallelMemory/memory)-extraBatches)
-	if most < 2 || stated == 0 && !countPipeline() {
+	if most < 2 || stated == 0 && (cores.Free() < 2 || !countPipeline()) {
 		// Ask again after as much plaintext as came before.
 		frames.parallelFrom = frames.number + min(uint32(parallelFrom/frames.config.Length)+1, endMarker-1-frames.number)
 		return nil

@@ -96,7 +96,8 @@ func (r *pull) writeTo(side puller, w io.Writer) (written int64, err error) {
 	}
 }
 
-// writeOut writes out. Should w panic, nobody knows how much of it w took, and the stream is broken.
+// writeOut writes out. Should w panic, nobody knows how much of it w took, and the stream is
+// broken.
 func (r *pull) writeOut(w io.Writer) (n int, err error) {
 	out, kept := r.out, r.err
 	r.out, r.err = nil, ErrAborted

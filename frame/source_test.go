@@ -50,6 +50,9 @@ var losses = map[string]lossy{
 func TestConnectionLostAnywhere(t *testing.T) {
 	cases := 0
 	for _, test := range []struct{ length, size, parallelism int }{{16, 3*16 + 5, 1}, {16, 3 * 16, 1}, {10_000, 2_000_000, 3}} {
+		if test.parallelism > 1 && testing.Short() {
+			continue
+		}
 		c := beside(config(test.length), test.parallelism)
 		plaintext := pattern(test.size)
 		sealed := body(c, plaintext)
@@ -152,8 +155,8 @@ func TestPanicIsNoEnd(t *testing.T) {
 	}
 }
 
-// A destination panics while plaintext goes to it. Who recovers and reads on must not get what comes
-// behind a gap.
+// A destination panics while plaintext goes to it. Who recovers and reads on must not get what
+// comes behind a gap.
 func TestReadingOnAfterAPanic(t *testing.T) {
 	for _, parallelism := range []int{1, 3} {
 		c := beside(config(1000), parallelism)

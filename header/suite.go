@@ -156,8 +156,8 @@ func extract(b []byte, hash func() hash.Hash, salt, dataKey []byte) []byte {
 	return b
 }
 
-// overwrite has a hash that was summed forget the bytes that it gathers for its next block. It has as
-// many of them as it was given, which are fewer than a block.
+// overwrite has a hash that was summed forget the bytes that it gathers for its next block. It has
+// as many of them as it was given, which are fewer than a block.
 func overwrite(h hash.Hash, given int) {
 	var zeros [sha512.BlockSize]byte
 	h.Write(zeros[:h.BlockSize()-given])

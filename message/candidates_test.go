@@ -237,7 +237,7 @@ func TestErrorsOfDataKeysReadWell(t *testing.T) {
 
 	// A data key that is certainly another message's.
 	_, _, err = decrypter(other{ours, make([]byte, 32)}).Decrypt(t.Context(), sealed, nil)
-	require.ErrorContains(t, err, "key commitment does not fit")
+	require.ErrorContains(t, err, "key commitment is another")
 	require.NotContains(t, err.Error(), "pair that was not stated")
 
 	// Signatures are no part of the header.

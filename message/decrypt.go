@@ -88,7 +88,10 @@ func (d *Decrypter) newPikoV2Reader(ctx context.Context, src io.Reader, stated m
 // plaintext is whole when Close returns nil, and only then. Streams that Piko wrote before pikokms
 // are for NewReader. The rest is as in NewReader.
 func (d *Decrypter) NewWriter(ctx context.Context, dst io.Writer, stated map[string]string) *DecryptWriter {
-	return &DecryptWriter{decrypter: d, ctx: ctx, dst: destination{ctx, dst, nil}, stated: maps.Clone(stated), scanner: header.Scanner{Limits: d.Limits}}
+	return &DecryptWriter{
+		decrypter: d, ctx: ctx, dst: destination{ctx, dst, nil}, stated: maps.Clone(stated),
+		scanner: header.Scanner{Limits: d.Limits}, start: make([]byte, 0, 512), // enough for most
+	}
 }
 
 // start checks a header that was read, and gives the cipher of its frames and the whole encryption

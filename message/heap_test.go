@@ -56,8 +56,8 @@ func (n *noting) WrapDataKey(ctx context.Context, key *provider.SecureBytes, enc
 	return n.Keyring.WrapDataKey(ctx, key, encryptionContext)
 }
 
-// remains counts where the memory of the process has the plain form of a masked key. It makes no plain
-// copy itself. Freed memory counts, too.
+// remains counts where the memory of the process has the plain form of a masked key. It makes no
+// plain copy itself. Freed memory counts, too.
 func remains(t *testing.T, masked [][]byte) (plain, found int) {
 	t.Helper()
 	maps, err := os.ReadFile("/proc/self/maps")
@@ -107,8 +107,8 @@ func remains(t *testing.T, masked [][]byte) (plain, found int) {
 	return plain, found
 }
 
-// After messages were encrypted and decrypted, no plain data key is left in the memory of the process,
-// by this module's code or by the standard library's.
+// After messages were encrypted and decrypted, no plain data key is left in the memory of the
+// process, by this module's code or by the standard library's.
 func TestNoPlainDataKeyStays(t *testing.T) {
 	if raceDetector {
 		t.Skip("the race detector keeps memory")

@@ -79,8 +79,8 @@ func shortened(s string) string {
 	return strings.ToValidUTF8(s[:most], "") + "…"
 }
 
-// untrusted is the error of a message of which no keyring trusts a wrapping key, with the reasons of
-// the keyrings that gave one.
+// untrusted is the error of a message of which no keyring trusts a wrapping key, with the reasons
+// of the keyrings that gave one.
 func untrusted(keys []header.EncryptedDataKey, reasons []string) error {
 	advice := ""
 	for _, k := range keys {

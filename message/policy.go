@@ -23,8 +23,8 @@ const (
 	RequireEncryptRequireDecrypt CommitmentPolicy = iota
 	// RequireEncryptAllowDecrypt lets only messages that commit be written, and all be read.
 	RequireEncryptAllowDecrypt
-	// ForbidEncryptAllowDecrypt lets only messages that don't commit be written, which pikokms never
-	// does, and all be read.
+	// ForbidEncryptAllowDecrypt lets only messages that don't commit be written, which pikokms
+	// never does, and all be read.
 	ForbidEncryptAllowDecrypt
 )
 

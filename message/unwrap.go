@@ -88,7 +88,7 @@ func (v *verified) hint(err error) error {
 	return fmt.Errorf("%w; or the message requires a pair that was not stated", err)
 }
 
-var errCommitment = fmt.Errorf("%w: the key commitment does not fit the data key", header.ErrAuthentication)
+var errCommitment = fmt.Errorf("%w: the key commitment is another", header.ErrAuthentication)
 
 // unwrap looks for a data key that fits: a keyring unwraps it, and the header verifies under it.
 // What unwraps and does not fit is no end, since a name does not prove whose a key is, and PKCS #1
@@ -145,7 +145,7 @@ func try(ctx context.Context, keyring provider.Keyring, request *provider.Unwrap
 	}
 	err = dataKey.WithAccess(func(key []byte) error {
 		if size := h.Suite.DataKeySize(); len(key) != size {
-			return fmt.Errorf("%w: the data key has %d bytes, the message's suite takes %d", provider.ErrDecryptionFailed, len(key), size)
+			return fmt.Errorf("%w: it has %d bytes, the message's suite takes %d", header.ErrAuthentication, len(key), size)
 		}
 		aead, commitment, err := h.Suite.DeriveKeys(key, h.MessageID)
 		if err != nil {
@@ -162,7 +162,7 @@ func try(ctx context.Context, keyring provider.Keyring, request *provider.Unwrap
 		request.Verified(err == nil)
 	}
 	if err != nil {
-		return classify(err)
+		return fmt.Errorf("%w: the data key under %s does not fit: %w", provider.ErrDecryptionFailed, describeKeys([]header.EncryptedDataKey{request.EncryptedKey}), err)
 	}
 	v.count = request.Count
 	return nil

@@ -2,11 +2,13 @@ module piko.sh/pikokms/pikostorage
 
 go 1.26.0
 
+toolchain go1.26.11
+
 require (
 	github.com/stretchr/testify v1.12.1
 	go.uber.org/goleak v1.3.0
-	piko.sh/piko v0.0.0
-	piko.sh/pikokms v0.0.0
+	piko.sh/piko v0.0.0-alpha.20
+	piko.sh/pikokms v0.1.0
 )
 
 require (
@@ -38,9 +40,4 @@ require (
 	go.opentelemetry.io/otel/trace v1.47.0 // indirect
 	go.yaml.in/yaml/v3 v3.0.5 // indirect
 	golang.org/x/sys v0.49.0 // indirect
-)
-
-replace (
-	piko.sh/piko => ../internal/pikocontract
-	piko.sh/pikokms => ..
 )

@@ -178,8 +178,8 @@ func (s *SecureBytes) WithAccess(operation func(key []byte) error) error {
 // Len returns the key's size in bytes.
 func (s *SecureBytes) Len() int { return s.size }
 
-// Close zeroes the key and gives its memory back, unless it is shared. It waits for WithAccess calls
-// under way. A second Close returns what the first one returned.
+// Close zeroes the key and gives its memory back, unless it is shared. It waits for WithAccess
+// calls under way. A second Close returns what the first one returned.
 func (s *SecureBytes) Close() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -11,8 +11,6 @@ import (
 	"maps"
 	"net/http"
 	"net/http/httptest"
-	"os"
-	"os/exec"
 	"slices"
 	"strings"
 	"sync"
@@ -32,33 +30,11 @@ import (
 	"piko.sh/pikokms"
 	"piko.sh/pikokms/frame"
 	"piko.sh/pikokms/header"
-	"piko.sh/pikokms/internal/localstack"
+	"piko.sh/pikokms/internal/emulator"
 	"piko.sh/pikokms/provider/awskms"
 	"piko.sh/pikokms/provider/local"
 	"piko.sh/pikokms/s3storage"
 )
-
-var localStack *localstack.Container // nil without Docker
-
-func TestMain(m *testing.M) {
-	os.Setenv("TESTCONTAINERS_RYUK_DISABLED", "true") // the container is closed below
-	if os.Getenv("PIKOKMS_REQUIRE_DOCKER") == "1" || exec.Command("docker", "info").Run() == nil {
-		container, err := localstack.Start(context.Background())
-		if err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			os.Exit(1)
-		}
-		localStack = container
-	}
-	code := m.Run()
-	if localStack != nil {
-		if err := localStack.Close(); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			code = 1
-		}
-	}
-	os.Exit(code)
-}
 
 // requests counts what goes over the wire.
 type requests struct {
@@ -117,24 +93,22 @@ type bucket struct {
 }
 
 func login() aws.CredentialsProvider {
-	return credentials.NewStaticCredentialsProvider(localstack.Credentials, localstack.Credentials, "")
+	return credentials.NewStaticCredentialsProvider(emulator.Credentials, emulator.Credentials, "")
 }
 
 func newBucket(t *testing.T) *bucket {
 	t.Helper()
-	if localStack == nil {
-		t.Skip("skipped: LocalStack needs a Docker engine, and none answers (PIKOKMS_REQUIRE_DOCKER=1 makes this a failure)")
-	}
+	endpoint := emulator.LocalStack(t)
 	b := &bucket{name: "b-" + strings.ToLower(rand.Text())}
 	b.client = s3.New(s3.Options{
-		Region: localstack.Region, BaseEndpoint: &localStack.Endpoint, UsePathStyle: true, Credentials: login(),
+		Region: emulator.Region, BaseEndpoint: &endpoint, UsePathStyle: true, Credentials: login(),
 		HTTPClient: &http.Client{Transport: &b.requests},
 	})
 	b.reset()
 	t.Cleanup(b.CloseIdleConnections)
 	_, err := b.client.CreateBucket(t.Context(), &s3.CreateBucketInput{
 		Bucket:                    &b.name,
-		CreateBucketConfiguration: &s3types.CreateBucketConfiguration{LocationConstraint: localstack.Region},
+		CreateBucketConfiguration: &s3types.CreateBucketConfiguration{LocationConstraint: emulator.Region},
 	})
 	require.NoError(t, err)
 	b.reset()
@@ -178,7 +152,8 @@ func get(t *testing.T, storage pikokms.Storage, key string) []byte {
 
 func TestLargeObjectUnderKMS(t *testing.T) {
 	b := newBucket(t)
-	keys := kms.New(kms.Options{Region: localstack.Region, BaseEndpoint: &localStack.Endpoint, Credentials: login()})
+	endpoint := emulator.LocalStack(t)
+	keys := kms.New(kms.Options{Region: emulator.Region, BaseEndpoint: &endpoint, Credentials: login()})
 	key, err := keys.CreateKey(t.Context(), &kms.CreateKeyInput{})
 	require.NoError(t, err)
 	p, err := awskms.NewProvider(t.Context(), awskms.Config{KeyID: aws.ToString(key.KeyMetadata.KeyId), Client: keys})

@@ -13,7 +13,7 @@ require (
 	github.com/stretchr/testify v1.12.1
 	golang.org/x/sys v0.49.0
 	golang.org/x/term v0.47.0
-	piko.sh/pikokms v0.0.0
+	piko.sh/pikokms v0.1.0
 )
 
 require (
@@ -51,5 +51,3 @@ require (
 	go.yaml.in/yaml/v3 v3.0.5 // indirect
 	golang.org/x/tools v0.26.0 // indirect
 )
-
-replace piko.sh/pikokms => ../..

@@ -2,6 +2,8 @@ module piko.sh/pikokms/examples/piko
 
 go 1.26.0
 
+toolchain go1.26.11
+
 require (
 	piko.sh/piko v0.0.0
 	piko.sh/piko/wdk/crypto/crypto_provider_aws_kms v0.0.0
@@ -36,12 +38,13 @@ require (
 	go.opentelemetry.io/otel/metric v1.47.0 // indirect
 	go.opentelemetry.io/otel/trace v1.47.0 // indirect
 	golang.org/x/sys v0.49.0 // indirect
-	piko.sh/pikokms v0.0.0 // indirect
+	piko.sh/pikokms v0.1.0 // indirect
 )
 
-replace (
-	piko.sh/piko => ../../internal/pikocontract
-	piko.sh/piko/wdk/crypto/crypto_provider_aws_kms => ../../crypto_provider_aws_kms
-	piko.sh/pikokms => ../..
-	piko.sh/pikokms/pikostorage => ../../pikostorage
-)
+replace piko.sh/piko => ../../internal/pikocontract
+
+replace piko.sh/piko/wdk/crypto/crypto_provider_aws_kms => ../../crypto_provider_aws_kms
+
+replace piko.sh/pikokms => ../..
+
+replace piko.sh/pikokms/pikostorage => ../../pikostorage

@@ -53,5 +53,8 @@ func Take(parallelism, most int) int {
 	}
 }
 
+// Free returns how many goroutines [Take] would grant to a parallelism of 0 now.
+func Free() int { return max(0, runtime.GOMAXPROCS(0)-int(taken.Load())) }
+
 // Give gives back n goroutines that [Take] returned.
 func Give(n int) { taken.Add(-int64(n)) }

@@ -4,36 +4,55 @@ package emulator
 
 import (
 	"bufio"
-	"bytes"
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 )
 
+// Region is the Region that tests ask LocalStack in, and Credentials the access key and the secret
+// key: it takes any.
+const (
+	Region      = "eu-west-1"
+	Credentials = "test"
+)
+
 // LocalStack returns the URL of LocalStack: of the running one that PIKOKMS_LOCALSTACK_URL names,
-// or of one in a container, which runs until the test ends. Without a Docker engine the test is
-// skipped, or fails if PIKOKMS_REQUIRE_DOCKER is 1.
+// or of one in a container, which the tests of a process share and which ends with that process.
+// Without a Docker engine the test is skipped, or fails if PIKOKMS_REQUIRE_DOCKER is 1.
 func LocalStack(t testing.TB) string {
 	t.Helper()
 	if url := os.Getenv("PIKOKMS_LOCALSTACK_URL"); url != "" {
 		return url
 	}
+	if testing.Short() {
+		t.Skip("skipped: LocalStack is not for short mode")
+	}
 	if os.Getenv("PIKOKMS_REQUIRE_DOCKER") != "1" && exec.Command("docker", "info").Run() != nil {
 		t.Skip("skipped: LocalStack needs a Docker engine, and none answers (PIKOKMS_REQUIRE_DOCKER=1 makes this a failure)")
 	}
-	module, err := above(filepath.Join("internal", "localstack"))
+	url, err := localStack()
 	if err != nil {
 		t.Fatal(err)
+	}
+	return url
+}
+
+var localStack = sync.OnceValues(func() (string, error) {
+	module, err := above(filepath.Join("internal", "localstack"))
+	if err != nil {
+		return "", err
 	}
 	command := exec.Command("go", "run", "./serve")
 	command.Dir = module
 	command.Env = append(os.Environ(), "GOFLAGS=") // not built with the race detector when the tests are
-	return start(t, command)
-}
+	// Its standard input ends with this process, and so does it.
+	url, _, err := start(command)
+	return url, err
+})
 
 // motoServer prints moto's URL and serves until standard input ends.
 const motoServer = `
@@ -57,7 +76,12 @@ func Moto(t testing.TB) string {
 	if exec.Command(python, "-c", "import moto.server").Run() != nil {
 		t.Skipf("skipped: %s has no moto[server] (PIKOKMS_PYTHON names a Python that has it)", python)
 	}
-	return start(t, exec.Command(python, "-c", motoServer))
+	url, stop, err := start(exec.Command(python, "-c", motoServer))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(stop)
+	return url
 }
 
 // above returns the path of a folder that lies in the working folder or in one above it.
@@ -77,29 +101,36 @@ func above(folder string) (string, error) {
 	return "", err
 }
 
-// start starts a command and returns the line that it prints first.
-func start(t testing.TB, command *exec.Cmd) string {
-	t.Helper()
-	var stderr bytes.Buffer
-	command.Stderr = &stderr
+// start starts a command and returns the line that it prints first, and what ends it.
+func start(command *exec.Cmd) (line string, stop func(), err error) {
+	stderr, err := os.CreateTemp("", "emulator-") // which takes no goroutine
+	if err != nil {
+		return "", nil, err
+	}
+	defer os.Remove(stderr.Name())
+	defer stderr.Close()
+	command.Stderr = stderr
 	stdin, err := command.StdinPipe()
-	stdout, err2 := command.StdoutPipe()
-	if err := errors.Join(err, err2); err != nil {
-		t.Fatal(err)
+	if err != nil {
+		return "", nil, err
+	}
+	stdout, err := command.StdoutPipe()
+	if err != nil {
+		return "", nil, err
 	}
 	if err := command.Start(); err != nil {
-		t.Fatal(err)
+		return "", nil, err
 	}
-	t.Cleanup(func() {
+	stop = func() {
 		_ = stdin.Close()
 		_ = command.Wait()
-	})
-	line, err := bufio.NewReader(stdout).ReadString('\n')
+	}
+	line, err = bufio.NewReader(stdout).ReadString('\n')
 	if err != nil {
-		_ = stdin.Close()
-		_ = command.Wait()
-		lines := strings.Split(strings.TrimSpace(stderr.String()), "\n")
-		t.Fatalf("%s did not start: %s", command, lines[max(0, len(lines)-3):])
+		stop()
+		said, _ := os.ReadFile(stderr.Name())
+		lines := strings.Split(strings.TrimSpace(string(said)), "\n")
+		return "", nil, fmt.Errorf("%s did not start: %s", command, lines[max(0, len(lines)-3):])
 	}
-	return strings.TrimSpace(line)
+	return strings.TrimSpace(line), stop, nil
 }

@@ -1,8 +1,9 @@
-// Command release prepares a release of all modules that are published from this repository. It has
-// three steps, which docs/RELEASE.md puts in order:
+// Command release prepares a release of all modules that are published from this repository. Its
+// steps, which docs/RELEASE.md puts in order, are
 //
-//	release set VERSION      has the modules require each other at VERSION, in their go.mod files
-//	release tags VERSION     prints the tags that VERSION consists of
+//	release tidy               tidies the go.mod and go.sum files of all modules
+//	release set VERSION        has the modules require each other at VERSION, in their go.mod files
+//	release tags VERSION       prints the tags that VERSION consists of
 //	release proxy DIR VERSION  makes a module proxy of the checkout in DIR, for GOPROXY=file://DIR
 package main
 
@@ -24,19 +25,22 @@ func main() {
 	}
 }
 
-var errUsage = errors.New("usage: release set VERSION | release tags VERSION | release proxy DIR VERSION")
+var errUsage = errors.New("usage: release tidy | release set VERSION | release tags VERSION | release proxy DIR VERSION")
 
 func run(arguments []string) error {
+	root, err := repository()
+	if err != nil {
+		return err
+	}
+	if len(arguments) == 1 && arguments[0] == "tidy" {
+		return tidy(root)
+	}
 	if len(arguments) < 2 {
 		return errUsage
 	}
 	version := arguments[len(arguments)-1]
 	if semver.Canonical(version) != version {
 		return fmt.Errorf("%q is not a version such as v0.1.0", version)
-	}
-	root, err := repository()
-	if err != nil {
-		return err
 	}
 	modules, err := published(root)
 	if err != nil {

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"golang.org/x/mod/modfile"
@@ -37,7 +38,13 @@ func (m module) isPublished() bool {
 }
 
 // published returns the modules below root that users can have, the root module first.
-func published(root string) (modules []module, err error) {
+func published(root string) ([]module, error) {
+	modules, err := all(root)
+	return slices.DeleteFunc(modules, func(m module) bool { return !m.isPublished() }), err
+}
+
+// all returns the modules below root, the root module first.
+func all(root string) (modules []module, err error) {
 	err = filepath.WalkDir(root, func(file string, entry fs.DirEntry, err error) error {
 		switch {
 		case err != nil:
@@ -53,9 +60,7 @@ func published(root string) (modules []module, err error) {
 		if err != nil {
 			return err
 		}
-		if m := (module{filepath.Dir(file), modfile.ModulePath(text)}); m.isPublished() {
-			modules = append(modules, m)
-		}
+		modules = append(modules, module{filepath.Dir(file), modfile.ModulePath(text)})
 		return nil
 	})
 	return modules, err

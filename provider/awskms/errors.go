@@ -72,8 +72,10 @@ func (p *Provider) fail(ctx context.Context, operation string, err error) error 
 
 // fail says which operation failed under which key.
 func fail(ctx context.Context, operation, key string, err error) error {
-	if inner, ok := errors.AsType[*provider.EncryptionError](err); ok {
-		err = inner.Err // one frame says it: the operation that the caller asked for
+	// One frame says it: the operation that the caller asked for. What stands around it is kept: a
+	// message's reader says which pair or data key failed.
+	if inner, ok := err.(*provider.EncryptionError); ok {
+		err = inner.Err
 	}
 	return &provider.EncryptionError{Operation: operation, Provider: string(provider.TypeAWSKMS), KeyID: key, Err: judge(ctx, err)}
 }

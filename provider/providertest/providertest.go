@@ -45,8 +45,12 @@ func Run(t *testing.T, open, other func(t *testing.T) provider.EncryptionProvide
 				"another value":   {"tenant": "β", "purpose": "conformance"},
 				"a pair too many": {"tenant": "α", "purpose": "conformance", "more": ""},
 			} {
-				if _, err := p.Decrypt(ctx, &provider.DecryptRequest{Ciphertext: encrypted.Ciphertext, Context: wrong}); err == nil {
+				_, err := p.Decrypt(ctx, &provider.DecryptRequest{Ciphertext: encrypted.Ciphertext, Context: wrong})
+				if err == nil {
 					t.Errorf("%d bytes decrypt under %s", size, name)
+				}
+				if size > 4096 { // so that it is a message, which tells
+					refused(t, err, provider.ErrContextMismatch)
 				}
 			}
 			_, err = other(t).Decrypt(ctx, &provider.DecryptRequest{Ciphertext: encrypted.Ciphertext, Context: pairs})

@@ -130,7 +130,7 @@ func TestKeysThatCannotBeHad(t *testing.T) {
 				require.Equal(t, 1, strings.Count(stderr, "\n"), stderr)
 				require.Contains(t, stderr, keys[1].ARN)
 				if way == "gives another data key" {
-					require.Contains(t, stderr, "the key commitment does not fit the data key")
+					require.Contains(t, stderr, "does not fit: message header failed authentication")
 				} else {
 					require.Contains(t, stderr, keys[0].ARN)
 				}

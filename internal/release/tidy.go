@@ -1,0 +1,105 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/mod/modfile"
+)
+
+// tidy runs go mod tidy in every module below root, with the others from this checkout. The go
+// command alone would look for them in a module proxy: it tidies without regard to go.work.
+func tidy(root string) error {
+	modules, err := all(root)
+	if err != nil {
+		return err
+	}
+	for _, m := range modules {
+		if err := m.tidy(modules); err != nil {
+			return fmt.Errorf("%s: %w", m.path, err)
+		}
+	}
+	return nil
+}
+
+func (m module) tidy(others []module) error {
+	text, err := os.ReadFile(filepath.Join(m.dir, "go.mod"))
+	if err != nil {
+		return err
+	}
+	own, err := modfile.Parse("go.mod", text, nil)
+	if err != nil {
+		return err
+	}
+	replaced, err := modfile.Parse("go.mod", text, nil)
+	if err != nil {
+		return err
+	}
+	for _, other := range others {
+		if other.path == m.path {
+			continue
+		}
+		if err := replaced.AddReplace(other.path, "", other.dir, ""); err != nil {
+			return err
+		}
+	}
+	if text, err = replaced.Format(); err != nil {
+		return err
+	}
+	aside, err := os.MkdirTemp("", "tidy-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(aside)
+	sums, _ := os.ReadFile(filepath.Join(m.dir, "go.sum")) // which may not be there
+	mod, sum := filepath.Join(aside, "go.mod"), filepath.Join(aside, "go.sum")
+	if err := os.WriteFile(mod, text, 0o644); err != nil {
+		return err
+	}
+	if err := os.WriteFile(sum, sums, 0o644); err != nil {
+		return err
+	}
+	command := exec.Command("go", "mod", "tidy", "-modfile="+mod)
+	command.Dir, command.Env = m.dir, append(os.Environ(), "GOWORK=off")
+	if out, err := command.CombinedOutput(); err != nil {
+		return fmt.Errorf("go mod tidy: %w\n%s", err, strings.TrimSpace(string(out)))
+	}
+	return m.take(own, mod, sum)
+}
+
+// take takes what go mod tidy made, with the replacements that the module had before.
+func (m module) take(own *modfile.File, mod, sum string) error {
+	text, err := os.ReadFile(mod)
+	if err != nil {
+		return err
+	}
+	tidied, err := modfile.Parse("go.mod", text, nil)
+	if err != nil {
+		return err
+	}
+	for _, r := range tidied.Replace {
+		if err := tidied.DropReplace(r.Old.Path, r.Old.Version); err != nil {
+			return err
+		}
+	}
+	for _, r := range own.Replace {
+		if err := tidied.AddReplace(r.Old.Path, r.Old.Version, r.New.Path, r.New.Version); err != nil {
+			return err
+		}
+	}
+	tidied.Cleanup()
+	if text, err = tidied.Format(); err != nil {
+		return err
+	}
+	sums, err := os.ReadFile(sum)
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(filepath.Join(m.dir, "go.mod"), text, 0o644); err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(m.dir, "go.sum"), sums, 0o644)
+}
