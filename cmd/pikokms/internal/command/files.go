@@ -10,7 +10,8 @@ import (
 	"path/filepath"
 )
 
-// openInput opens IN and returns how many bytes are left in it, or -1 where only reading it tells.
+// openInput opens IN. It returns how many bytes can be read, or -1 when they can't be known before
+// they are read.
 func openInput(arguments []string) (*os.File, int64, error) {
 	in := os.Stdin
 	if len(arguments) > 0 && arguments[0] != "-" {
@@ -40,11 +41,13 @@ func openInput(arguments []string) (*os.File, int64, error) {
 // output is where a result goes: standard output, a device or a pipe, or a file that appears only
 // when it is whole.
 type output struct {
-	*os.File        // if path is not empty, a file that does not have its name yet
-	path     string // of the file to make; empty for standard output and devices
-	replace  bool
-	// detach keeps the end of the context from removing the file. It returns false if the context
-	// has ended already.
+	// File is open for writing. When there is a path, it does not have that name yet.
+	*os.File
+	// path is the name that the file gets. It is empty for what is written to directly.
+	path    string
+	replace bool
+	// detach keeps the end of the context from removing the file. It returns false when the context
+	// has ended.
 	detach func() bool
 }
 
@@ -52,7 +55,7 @@ func errExists(path string) error {
 	return fmt.Errorf("%s exists and is kept; -f replaces it", path)
 }
 
-// createOutput opens OUT. When ctx ends, what has not been committed is removed.
+// createOutput opens OUT. When ctx ends, a file that has not been committed is removed.
 func createOutput(ctx context.Context, path string, replace bool) (*output, error) {
 	if path == "" || path == "-" {
 		return &output{File: os.Stdout}, nil
@@ -60,7 +63,8 @@ func createOutput(ctx context.Context, path string, replace bool) (*output, erro
 	info, err := os.Stat(path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		if _, err := os.Lstat(path); err == nil && !replace { // OUT may be a symbolic link to nothing
+		if _, err := os.Lstat(path); err == nil && !replace {
+			// It is a symbolic link to nothing.
 			return nil, errExists(path)
 		}
 	case err != nil:
@@ -72,7 +76,8 @@ func createOutput(ctx context.Context, path string, replace bool) (*output, erro
 		return &output{File: f}, err
 	case !replace:
 		return nil, errExists(path)
-	default: // write where symbolic links lead, and keep the links
+	default:
+		// Symbolic links stay, and the file that they lead to is replaced.
 		if path, err = filepath.EvalSymlinks(path); err != nil {
 			return nil, err
 		}
@@ -86,8 +91,8 @@ func createOutput(ctx context.Context, path string, replace bool) (*output, erro
 	return o, nil
 }
 
-// withoutPath returns the cause of a file's error, without a temporary name that means nothing to
-// the user.
+// withoutPath returns the cause of err without the name of a temporary file, which users don't
+// know.
 func withoutPath(err error) error {
 	if named, ok := errors.AsType[*fs.PathError](err); ok {
 		return named.Err
@@ -98,7 +103,7 @@ func withoutPath(err error) error {
 	return err
 }
 
-// blame says that a write failed because of OUT.
+// blame adds the name of OUT to the error of a write.
 func (o *output) blame(err error) error {
 	if err == nil || o.path == "" {
 		return err
@@ -117,7 +122,8 @@ func (o *output) remove() {
 	removeUnnamed(o.Name())
 }
 
-// discard ends an output that was not committed. Nothing of a file remains.
+// discard closes an output that was not committed, and leaves no file behind. After commit it does
+// nothing.
 func (o *output) discard() {
 	if o.path != "" {
 		o.detach()
@@ -125,7 +131,7 @@ func (o *output) discard() {
 	}
 }
 
-// commit makes a file appear under its name.
+// commit closes the output, and makes a file appear under its name.
 func (o *output) commit(ctx context.Context) error {
 	if o.path == "" {
 		return o.Close()
@@ -143,7 +149,7 @@ func (o *output) commit(ctx context.Context) error {
 	if o.replace {
 		return o.place(temporary, os.Rename(temporary, o.path))
 	}
-	// Unlike a rename, a link never takes the place of a file that has come in the meantime.
+	// Unlike a rename, a link never replaces a file that was made in the meantime.
 	if os.Link(temporary, o.path) == nil {
 		return o.place(temporary, os.Remove(temporary))
 	}
@@ -154,7 +160,7 @@ func (o *output) commit(ctx context.Context) error {
 	return o.place(temporary, os.Rename(temporary, o.path))
 }
 
-// place removes what is left of a file that did not get its name.
+// place removes the temporary name if the file did not get its own, which err says.
 func (o *output) place(temporary string, err error) error {
 	if err != nil {
 		_ = os.Remove(temporary)

@@ -77,8 +77,8 @@ func inject(do kmstest.Action) func(*testing.T, *kmstest.Server, kmstest.Key) st
 	}
 }
 
-// TestKeysThatCannotBeHad decrypts a message of three keys. The first is broken in each way, the
-// second refuses connections, and the third is good.
+// TestKeysThatCannotBeHad decrypts a message that has three keys. The first is spoilt in each way,
+// the second refuses connections, and the third is good.
 func TestKeysThatCannotBeHad(t *testing.T) {
 	t.Setenv("AWS_ACCESS_KEY_ID", "test")
 	t.Setenv("AWS_SECRET_ACCESS_KEY", "test")

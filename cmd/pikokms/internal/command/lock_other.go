@@ -4,9 +4,8 @@ package command
 
 import "os"
 
-// lock does nothing where open files can't be removed, as on Windows.
+// lock does nothing: the systems of this file, such as Windows, don't remove open files.
 func lock(*os.File) {}
 
-// isLocked returns false. Where open files can't be removed, the attempt to remove one that is
-// being written fails anyway.
+// isLocked returns false. The removal of a file that is being written fails by itself.
 func isLocked(string) bool { return false }

@@ -1,9 +1,10 @@
-// Command manual writes the man pages and shell completions that an archive of pikokms contains.
+// Command manual writes what goes beside pikokms in an archive: a man page for each command, and
+// completions for the shells.
 //
 //	manual [-version VERSION] [-date DATE] DIR
 //
-// The man pages go to DIR/man and the completions to DIR/completions. It is a program of its own,
-// so that pikokms does not link the libraries that make man pages of help texts.
+// The man pages are in DIR/man and the completions in DIR/completions. It is a program of its own,
+// so that pikokms does not link what turns help texts into man pages.
 package main
 
 import (
@@ -71,8 +72,8 @@ func escape(text string) string {
 	return strings.NewReplacer(`\`, `\\`, "*", `\*`, "_", `\_`, "<", `\<`, "`", "\\`").Replace(text)
 }
 
-// sections returns the sections of a help text as Markdown. A section is a line with its title and
-// a colon, followed by indented lines, which stay as they are.
+// sections returns the sections of a help text as Markdown. A section has a line with its title and
+// a colon, and then indented lines, which stay as they are.
 func sections(text string) string {
 	var b strings.Builder
 	for section := range strings.SplitSeq(strings.TrimSpace(text), "\n\n") {

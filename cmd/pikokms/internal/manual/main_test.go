@@ -13,7 +13,7 @@ import (
 )
 
 // TestArchiveHasManual makes the folder of an archive twice, as a packager does. Every command has
-// a page with all its flags, and every shell its completions. Both times the bytes are the same.
+// a page with all its flags, every shell its completions, and both times give the same bytes.
 func TestArchiveHasManual(t *testing.T) {
 	dir := t.TempDir()
 	read := func(elements ...string) string {
