@@ -17,11 +17,7 @@ import (
 )
 
 func (h *Host) reverse(ctx context.Context, key string, stored io.Reader) (io.Reader, error) {
-	start, whole, err := sniff(stored)
-	if err != nil {
-		return nil, err
-	}
-	kind, err := h.kindOf(start)
+	kind, whole, err := h.kindOf(stored)
 	if err != nil {
 		return nil, err
 	}
@@ -45,20 +41,24 @@ const (
 	plaintext
 )
 
-// kindOf returns the kind of the object that begins with start. It refuses kinds that the host does
-// not read.
-func (h *Host) kindOf(start []byte) (kind, error) {
+// kindOf returns the kind of a stored object, and a reader of the whole object. It refuses kinds
+// that the host does not read.
+func (h *Host) kindOf(stored io.Reader) (kind, io.Reader, error) {
+	start, whole, err := sniff(stored)
+	if err != nil {
+		return 0, nil, err
+	}
 	switch isPikoV2 := pikov2.Sniff(start); {
 	case header.Sniff(start):
-		return encryptedMessage, nil
+		return encryptedMessage, whole, nil
 	case isPikoV2 && h.decrypter.AllowPikoV2:
-		return pikoV2Stream, nil
+		return pikoV2Stream, whole, nil
 	case h.allowPlaintext:
-		return plaintext, nil
+		return plaintext, whole, nil
 	case isPikoV2:
-		return 0, fmt.Errorf("%w: %w: AllowPikoV2 lets it be read", provider.ErrInvalidCiphertext, message.ErrPikoV2)
+		return 0, nil, fmt.Errorf("%w: %w: AllowPikoV2 lets it be read", provider.ErrInvalidCiphertext, message.ErrPikoV2)
 	}
-	return 0, fmt.Errorf("%w: it does not begin as an AWS Encryption SDK message; AllowPlaintext lets objects from before encryption be read", ErrPlaintext)
+	return 0, nil, fmt.Errorf("%w: it does not begin as an AWS Encryption SDK message; AllowPlaintext lets objects from before encryption be read", ErrPlaintext)
 }
 
 // nameLimits names the host's option in the error of an object that exceeds a limit.
@@ -181,11 +181,8 @@ func (h *Host) DecryptObject(ctx context.Context, key string, stored io.Reader, 
 // object, as far as the header's end. If start is no object, the error is one of Get's. Otherwise
 // it is start's own.
 func (h *Host) StatedSize(start io.Reader, size int64) (int64, error) {
-	first, whole, err := sniff(start)
-	if err != nil {
-		return 0, err
-	}
-	switch kind, err := h.kindOf(first); {
+	kind, whole, err := h.kindOf(start)
+	switch {
 	case err != nil:
 		return 0, err
 	case kind == plaintext:
@@ -227,11 +224,8 @@ func (h *Host) BindsNames() bool { return h.bucket != "" }
 // OpenObject opens an object for random access, as Open does, from a stored object that the caller
 // has opened.
 func (h *Host) OpenObject(ctx context.Context, key string, stored SizedReaderAt) (SizedReaderAt, error) {
-	start, _, err := sniff(io.NewSectionReader(stored, 0, stored.Size()))
-	if err != nil {
-		return nil, err
-	}
-	switch kind, err := h.kindOf(start); {
+	kind, _, err := h.kindOf(io.NewSectionReader(stored, 0, stored.Size()))
+	switch {
 	case err != nil:
 		return nil, err
 	case kind == plaintext:

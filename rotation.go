@@ -72,11 +72,7 @@ func (h *Host) Rewrap(ctx context.Context, key string) error {
 // known to be right. The rest is as in Rewrap.
 func (h *Host) Migrate(ctx context.Context, key string) error {
 	return h.renew(ctx, "migrate", key, func(stored io.Reader) (io.Reader, error) {
-		start, whole, err := sniff(stored)
-		if err != nil {
-			return nil, err
-		}
-		kind, err := h.kindOf(start)
+		kind, whole, err := h.kindOf(stored)
 		if err != nil {
 			return nil, err
 		}

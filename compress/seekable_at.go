@@ -191,22 +191,11 @@ func (r *SeekableReader) Size() int64 { return r.table.size }
 // Frames outside the range are not looked at, and neither are those that the table calls empty. If
 // the stream's writer gave such a frame content, [Transformer.Reverse] returns it and ReadAt does
 // not.
-func (r *SeekableReader) ReadAt(p []byte, off int64) (n int, err error) {
+func (r *SeekableReader) ReadAt(p []byte, off int64) (int, error) {
 	if off < 0 {
 		return 0, errors.New("compress: negative offset")
 	}
-	for n < len(p) && off < r.table.size {
-		m, err := r.readBlock(p[n:], off)
-		n += m
-		off += int64(m)
-		if err != nil {
-			return n, err
-		}
-	}
-	if n < len(p) {
-		return n, io.EOF
-	}
-	return n, nil
+	return recent.ReadAt(p, off, r.table.size, r.readBlock)
 }
 
 // readBlock copies to p the bytes from off to the end of their frame.

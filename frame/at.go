@@ -66,22 +66,11 @@ func NewReaderAt(src io.ReaderAt, start, n int64, c Config) (*ReaderAt, error) {
 func (r *ReaderAt) Size() int64 { return r.size }
 
 // ReadAt implements [io.ReaderAt]. It asks readFrame for each frame that p touches.
-func (r *ReaderAt) ReadAt(p []byte, off int64) (n int, err error) {
+func (r *ReaderAt) ReadAt(p []byte, off int64) (int, error) {
 	if off < 0 {
 		return 0, errors.New("frame: negative offset")
 	}
-	for n < len(p) && off < r.size {
-		m, err := r.readFrame(p[n:], off)
-		n += m
-		off += int64(m)
-		if err != nil {
-			return n, err
-		}
-	}
-	if n < len(p) {
-		return n, io.EOF
-	}
-	return n, nil
+	return recent.ReadAt(p, off, r.size, r.readFrame)
 }
 
 // readFrame copies to p the plaintext from off to the end of the frame that contains off.

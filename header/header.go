@@ -54,7 +54,9 @@ const (
 	Framed   ContentType = 0x02
 )
 
-// Frame lengths in bytes of plaintext.
+// DefaultFrameLength is the frame length that pikokms writes unless message.Encrypter.FrameLength
+// says otherwise. MaxFrameLength is the most that readers accept by default, and the most that is
+// written. Both are in bytes of plaintext.
 const (
 	DefaultFrameLength = 64 << 10
 	MaxFrameLength     = 64 << 20

@@ -7,10 +7,24 @@ import (
 	"go/ast"
 	"go/parser"
 	"go/token"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
 )
+
+// Test compares the exported identifiers of the package under test with testdata/exported.txt, so
+// that none is exported by accident.
+func Test(t *testing.T) {
+	names, err := List(".")
+	require.NoError(t, err)
+	want, err := os.ReadFile("testdata/exported.txt")
+	require.NoError(t, err)
+	require.Equal(t, string(want), strings.Join(names, "\n")+"\n")
+}
 
 // List returns the exported constants, variables, functions, types, fields and methods of the
 // package in a folder, sorted, one on each line. It lists every embedded field of an exported type,

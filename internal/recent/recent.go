@@ -2,7 +2,10 @@
 // only once. Packages frame and compress use it for random access, where a part is a frame.
 package recent
 
-import "sync"
+import (
+	"io"
+	"sync"
+)
 
 // Size is the most parts that are kept.
 const Size = 4
@@ -42,4 +45,22 @@ func (r *Parts) Keep(off int64, bytes []byte) {
 	defer r.mu.Unlock()
 	copy(r.kept[1:], r.kept[:])
 	r.kept[0] = part{off, bytes}
+}
+
+// ReadAt fills p with the bytes from off on of a whole of size bytes, as an [io.ReaderAt] does. It
+// calls read for each part that p touches. read copies to p the bytes from off to the end of the
+// part that contains off.
+func ReadAt(p []byte, off, size int64, read func(p []byte, off int64) (int, error)) (n int, err error) {
+	for n < len(p) && off < size {
+		m, err := read(p[n:], off)
+		n += m
+		off += int64(m)
+		if err != nil {
+			return n, err
+		}
+	}
+	if n < len(p) {
+		return n, io.EOF
+	}
+	return n, nil
 }
