@@ -224,7 +224,7 @@ func TestAStringIsNoObjectAndAnObjectNoString(t *testing.T) {
 	})
 }
 
-// With the names of objects as its pairs, a string would pass as the object of that name.
+// If a string could have the names of an object as its pairs, it would pass as that object.
 func TestNoStringStatesReservedPairs(t *testing.T) {
 	everyProvider(t, func(t *testing.T, p provider.EncryptionProvider) {
 		f := hostUnder(t, p, pikokms.BindObjectName("uploads"))

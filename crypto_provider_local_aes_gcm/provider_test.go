@@ -66,7 +66,7 @@ func decryptStream(t *testing.T, p crypto.EncryptionProvider, stored []byte) (st
 	return string(plaintext), err
 }
 
-// The bootstrap differs from production's by the provider alone.
+// The bootstrap differs from that of production only in the provider.
 func Example() {
 	key := make([]byte, crypto_provider_local_aes_gcm.KeySize) // from a file that is yours alone
 	localProvider, err := crypto_provider_local_aes_gcm.NewProvider(crypto_provider_local_aes_gcm.Config{Key: key, KeyID: "dev"})

@@ -157,8 +157,8 @@ func (f *following) UnwrapDataKey(ctx context.Context, request *provider.UnwrapD
 	return f.Keyring.UnwrapDataKey(ctx, request)
 }
 
-// Whoever changes a data key under PKCS #1 v1.5 padding must not learn whether its padding was
-// right (RFC 3218, section 2.3.2).
+// An attacker who changes a data key under PKCS #1 v1.5 padding must not learn whether its padding
+// was right (RFC 3218, section 2.3.2).
 func TestPaddingIsNoOracle(t *testing.T) {
 	ours := newPKCS1(t, "rsa")
 	sealed := encrypt(t, &message.Encrypter{Keyring: ours, Recipients: []provider.Keyring{newKey(t, 5, "nobody's")}}, []byte("text"), nil)
@@ -186,7 +186,7 @@ func TestPaddingIsNoOracle(t *testing.T) {
 	require.Len(t, texts, 1, "the errors tell right padding from wrong: %v", texts)
 }
 
-// A message with many data keys of which none fits costs few calls of the key service.
+// If none of a message's many data keys fits, few calls of the key service are made.
 func TestAttemptsAreBounded(t *testing.T) {
 	ours := newKey(t, 1, "key")
 	twins := make([]provider.Keyring, 15)
@@ -230,7 +230,7 @@ func TestErrorsOfDataKeysReadWell(t *testing.T) {
 	require.ErrorContains(t, err, "or the message requires a pair that was not stated")
 	require.ErrorContains(t, err, `no provider is configured for "other"`)
 
-	// A required pair of which nothing but the header's tag knows.
+	// Only the header's tag knows of this required pair.
 	required := encrypt(t, &message.Encrypter{Keyring: ours, Required: []string{"a"}}, nil, map[string]string{"a": "b"})
 	_, _, err = decrypter(ours).Decrypt(t.Context(), required, nil)
 	require.ErrorContains(t, err, "or the message requires a pair that was not stated")

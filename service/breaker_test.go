@@ -219,7 +219,7 @@ func TestTrialsOfEveryPatience(t *testing.T) {
 				s := service.New(r, service.Config{})
 				open(t, r, s)
 				time.Sleep(service.OpenFor + time.Second)
-				for range 3 { // whoever gives up makes room for another trial
+				for range 3 { // a caller that gives up makes room for another trial
 					require.Equal(t, service.StateHalfOpen, s.State())
 					require.Error(t, p.ask(t, r, s))
 					switch {
@@ -272,8 +272,8 @@ func TestTrialThatIsNeverAnswered(t *testing.T) {
 	})
 }
 
-// In a crowd of callers of which most give up, the breaker stays closed for as long as the key
-// service answers, and opens once it does not.
+// Most callers of a crowd give up. The breaker stays closed while the key service answers, and
+// opens when it does not.
 func TestCrowdOfCallers(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		r := newRemote(t, 1)

@@ -171,7 +171,8 @@ func TestDataKeyThatDoesNotFitIsForgotten(t *testing.T) {
 		require.EqualValues(t, 4, r.calls.Load(), "the right one is kept")
 	}
 
-	// Whoever changes a message can't have the key service asked for each reading of it.
+	// An attacker who changes a message can't cause a call of the key service for each reading of
+	// it.
 	for i := range stored {
 		forged := bytes.Clone(stored)
 		forged[i] ^= 1

@@ -11,7 +11,7 @@ import (
 	"piko.sh/pikokms/provider/awskms"
 )
 
-// A reader that does not know under which key of its company's accounts an object is.
+// The reader does not know under which key of its company's accounts an object is encrypted.
 func ExampleNewDiscovery() {
 	ctx := context.Background()
 	keys, err := awskms.NewDiscovery(ctx, awskms.DiscoveryConfig{Accounts: []string{"111122223333", "444455556666"}, Region: "eu-west-1"})
@@ -55,8 +55,9 @@ func ExampleNewProvider_twoRegions() {
 	}
 }
 
-// A machine that uploads under an RSA key of KMS and cannot read back. It has the public key, as
-// "aws kms get-public-key" gives it, and needs neither credentials nor a way to KMS.
+// A machine uploads under an RSA key of KMS and can't decrypt what it uploads. It has the public
+// key, as "aws kms get-public-key" prints it, and needs neither credentials nor a connection to
+// KMS.
 func ExampleNewProvider_writeOnly() {
 	ctx := context.Background()
 	key, err := awskms.NewProvider(ctx, awskms.Config{
