@@ -172,9 +172,12 @@ func try(ctx context.Context, keyring provider.Keyring, request *provider.Unwrap
 type unwrapError struct{ failures []error }
 
 func (e *unwrapError) Error() string {
-	reasons := make([]string, len(e.failures))
-	for i, err := range e.failures {
-		reasons[i] = err.Error()
+	var reasons []string
+	for _, err := range e.failures {
+		// Several data keys that one keyring was tried on in vain have one reason.
+		if reason := err.Error(); !slices.Contains(reasons, reason) {
+			reasons = append(reasons, reason)
+		}
 	}
 	text := strings.Join(reasons, "; ")
 	// Each reason has the sentinel's text. Once is enough.

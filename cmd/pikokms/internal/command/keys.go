@@ -229,8 +229,7 @@ func openAll(ctx context.Context, keys []*key) error {
 
 // forDecryption returns keys in the order in which they are tried: those that no key service must
 // be asked for come first.
-func forDecryption(keys []*key) []provider.Keyring {
-	var here, remote []provider.Keyring
+func forDecryption(keys []*key) (here []provider.Keyring, remote []*key) {
 	for _, k := range keys {
 		if k.isRemote() {
 			remote = append(remote, k)
@@ -238,5 +237,5 @@ func forDecryption(keys []*key) []provider.Keyring {
 			here = append(here, k)
 		}
 	}
-	return append(here, remote...)
+	return here, remote
 }
