@@ -125,7 +125,7 @@ func AllowPlaintext() Option { return func(s *settings) { s.allowPlaintext = tru
 func AllowPikoV2() Option { return func(s *settings) { s.allowPikoV2 = true } }
 
 // AllowForeignMessages lets messages be read that do not say that they are stored objects: those of
-// AWS's tools, of the command, and of package message. Strings are refused all the same.
+// AWS's tools and of package message. Strings are refused all the same.
 //
 // Whoever can have the key encrypt something else, and can write to the storage, can then pass it
 // off as an object: a message that a tool made for another purpose, or one whose data key is a

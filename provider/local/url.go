@@ -15,15 +15,6 @@ import (
 // Scheme is the scheme of the URLs that name local keys.
 const Scheme = "local"
 
-// OpenURL opens the key that a URL names, as ParseURL says.
-func OpenURL(u *url.URL) (*Provider, error) {
-	c, err := ParseURL(u)
-	if err != nil {
-		return nil, err
-	}
-	return NewProvider(c)
-}
-
 // ParseURL returns the configuration that a URL stands for, without opening the key:
 //
 //	local:///PATH    an absolute path; on Windows local:///C:/PATH

@@ -10,7 +10,7 @@ import (
 	"piko.sh/pikokms/provider/local"
 )
 
-func ExampleOpenURL() {
+func ExampleParseURL() {
 	dir, err := os.MkdirTemp("", "example")
 	if err != nil {
 		panic(err)
@@ -22,7 +22,11 @@ func ExampleOpenURL() {
 	}
 
 	u := &url.URL{Scheme: local.Scheme, Path: filepath.ToSlash(file), RawQuery: "namespace=example&name=dev"}
-	p, err := local.OpenURL(u)
+	c, err := local.ParseURL(u)
+	if err != nil {
+		panic(err)
+	}
+	p, err := local.NewProvider(c)
 	if err != nil {
 		panic(err)
 	}

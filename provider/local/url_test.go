@@ -67,22 +67,27 @@ func TestParseURLRefuses(t *testing.T) {
 	}
 }
 
-func TestOpenURL(t *testing.T) {
+func TestKeyOfAURL(t *testing.T) {
 	t.Chdir(t.TempDir())
 	require.NoError(t, Generate("a key"))
-	u, err := url.Parse("local:a%20key?name=n")
-	require.NoError(t, err)
-	p, err := OpenURL(u)
+	open := func(text string) (*Provider, error) {
+		u, err := url.Parse(text)
+		require.NoError(t, err)
+		c, err := ParseURL(u)
+		if err != nil {
+			return nil, err
+		}
+		return NewProvider(c)
+	}
+	p, err := open("local:a%20key?name=n")
 	require.NoError(t, err)
 	defer p.Close()
 	require.Equal(t, "n", p.name)
 	require.Equal(t, DefaultNamespace, p.namespace)
 
-	u.Opaque = "other"
-	_, err = OpenURL(u)
+	_, err = open("local:other?name=n")
 	require.ErrorIs(t, err, fs.ErrNotExist)
-	u.Scheme = "awskms"
-	_, err = OpenURL(u)
+	_, err = open("awskms:other?name=n")
 	require.ErrorIs(t, err, provider.ErrInvalidKey)
 }
 

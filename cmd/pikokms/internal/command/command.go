@@ -1,4 +1,5 @@
-// Package command is the command pikokms.
+// Package command is the code of the command pikokms, with a file for each of its subcommands'
+// jobs. It is no part of package main so that the generator of its man pages can import it.
 package command
 
 import (
@@ -24,8 +25,8 @@ const long = `Pikokms encrypts and decrypts files under a key of AWS KMS or a lo
 What it writes are AWS Encryption SDK messages, so AWS's own SDKs and
 aws-encryption-cli open them, and it opens theirs.`
 
-// Manual says what a KEY is, how files are read and written, and what the exit status means. It is a
-// part of the usage of every command that takes keys, and of the man page.
+// Manual says what a KEY is, how files are read and written, and what the exit status means. It is
+// a part of the usage of every command that takes keys, and of the man page.
 const Manual = `
 Keys:
   A KEY is a URL, to be quoted for most shells:
@@ -80,11 +81,12 @@ func Main() {
 		os.Exit(c)
 	case <-ctx.Done():
 	}
-	stop() // a second signal kills
+	stop() // From here on a second signal kills the process.
 	select {
 	case c := <-code:
 		os.Exit(c)
-	case <-time.After(250 * time.Millisecond): // it waits for a pipe or a terminal, which nothing can interrupt
+	case <-time.After(250 * time.Millisecond):
+		// The command waits for a pipe or a terminal, and nothing can interrupt that.
 		os.Exit(fail(ctx, ctx.Err()))
 	}
 }
@@ -92,7 +94,7 @@ func Main() {
 // run runs the command line and returns the exit status.
 func run(ctx context.Context, arguments []string) int {
 	root := New()
-	parsed := false // whatever cobra refuses before is wrong usage
+	parsed := false // What cobra refuses before this is true is wrong usage.
 	root.PersistentPreRun = func(*cobra.Command, []string) { parsed = true }
 	root.SetArgs(arguments)
 	if len(arguments) == 0 {
@@ -108,7 +110,7 @@ func run(ctx context.Context, arguments []string) int {
 	return fail(ctx, err)
 }
 
-// New returns the root of the commands.
+// New returns the root command with its subcommands.
 func New() *cobra.Command {
 	root := &cobra.Command{
 		Use:           "pikokms",
@@ -129,7 +131,8 @@ func New() *cobra.Command {
 	return root
 }
 
-// takeOnce has flags that hold one value refuse a second one, which would silently replace the first.
+// takeOnce makes flags that hold one value refuse a second one, which would silently replace the
+// first.
 func takeOnce(flags *pflag.FlagSet) {
 	flags.VisitAll(func(f *pflag.Flag) {
 		if _, several := f.Value.(pflag.SliceValue); !several {
@@ -138,7 +141,7 @@ func takeOnce(flags *pflag.FlagSet) {
 	})
 }
 
-// once is a flag's value that is set once at the most.
+// once is the value of a flag that may be set at most once.
 type once struct {
 	pflag.Value
 	set bool
@@ -156,6 +159,7 @@ func (o *once) Set(text string) error {
 // usageError is a mistake on the command line.
 type usageError struct{ error }
 
+// misuse reports a mistake on the command line, and returns the exit status.
 func misuse(command *cobra.Command, err error) int {
 	fmt.Fprintf(os.Stderr, "pikokms: %s\nRun '%s --help' for usage.\n", strings.TrimSpace(err.Error()), command.CommandPath())
 	return 2
@@ -164,10 +168,12 @@ func misuse(command *cobra.Command, err error) int {
 // limitFlags are the flags of decrypt that set the limits of package header.
 var limitFlags = map[string]string{"MaxPairs": "--max-pairs", "MaxEncryptedDataKeys": "--max-keys", "MaxAttempts": "--max-attempts"}
 
+// fail reports why the work failed, and returns the exit status.
 func fail(ctx context.Context, err error) int {
 	text := strings.ReplaceAll(err.Error(), "\n", "; ")
 	switch {
-	case ctx.Err() != nil: // whatever failed, failed for that
+	case ctx.Err() != nil:
+		// Whatever failed then failed because of the interruption.
 		text = "interrupted"
 	case errors.Is(err, message.ErrCommitmentPolicy):
 		text += "; --commitment-policy sets the policy"

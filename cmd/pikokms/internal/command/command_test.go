@@ -123,7 +123,8 @@ func mode(ts *testscript.TestScript, _ bool, args []string) {
 	}
 }
 
-// start runs the command in a new directory that has a key and an empty folder "out", and returns its standard input.
+// start runs the command in a new folder that has a key and an empty folder "out". It returns the
+// command's standard input.
 func start(t *testing.T, stderr *os.File, arguments ...string) (command *exec.Cmd, stdin io.WriteCloser, out string) {
 	t.Helper()
 	dir := t.TempDir()
@@ -180,25 +181,6 @@ func TestSignalLeavesNothing(t *testing.T) {
 		if names := entries(out); len(names) != 0 {
 			t.Errorf("%v: left behind %q", signal, names)
 		}
-	}
-}
-
-func TestKillLeavesNoPlaintext(t *testing.T) {
-	if runtime.GOOS != "linux" {
-		t.Skip("only Linux has files without a name; elsewhere the next run sweeps them")
-	}
-	command, stdin, out := start(t, nil, "encrypt", "-o", "out/file")
-	defer stdin.Close()
-	feed(t, stdin, 1<<20)
-	if f, err := createUnnamed(out); err != nil || !isUnnamed(f.Name()) {
-		t.Skip("this file system has only files with a name")
-	}
-	if err := command.Process.Kill(); err != nil {
-		t.Fatal(err)
-	}
-	_ = command.Wait()
-	if names := entries(out); len(names) != 0 {
-		t.Errorf("left behind %q", names)
 	}
 }
 

@@ -21,7 +21,7 @@ import (
 	"piko.sh/pikokms/provider"
 )
 
-// options are the flags that encrypt and decrypt share.
+// options are the flags of encrypt and decrypt.
 type options struct {
 	keys           []string
 	pairs          []string
@@ -31,9 +31,9 @@ type options struct {
 	limits         header.Limits
 	timeout        time.Duration
 	encode, decode bool
-	pikoV2         bool     // of decrypt
-	names          []string // of decrypt: pairs that must be there with any value
-	remote         *remoteKeys
+	pikoV2         bool     // decrypt only
+	names          []string // decrypt only: names of pairs that a message must store
+	remote         *remoteKeys // decrypt only: several keys of key services
 }
 
 const defaultTimeout = 10 * time.Second
@@ -67,12 +67,12 @@ func encryptCommand() *cobra.Command {
 		Long: `Encrypt makes an AWS Encryption SDK message of IN. With several keys, the first
 makes the data key, and each of them can decrypt alone.
 
-The pairs of -c, the encryption context, are authenticated but not secret: they
-stand in the message as they are, and in AWS CloudTrail. A pair that --required
-names is left out of the message: decrypt must be told it again.
+The pairs that -c states, the encryption context, are authenticated but not
+secret: the message and AWS CloudTrail show them. The message requires a pair
+that --required names, but does not store it: decrypt must state it again.
 
-Compressed sizes tell something of the content: do not compress when an attacker
-can add text of their own to a secret and watch the size.`,
+The size of compressed data tells something about its content. Do not compress
+when an attacker can add text to a secret and see the size.`,
 		Example: `  pikokms encrypt -k local:dev.key -o notes.enc notes.txt
   pikokms encrypt -k 'awskms://alias/backups?region=eu-west-1' -k local:escrow.key \
       -c purpose=backup --compress zstd -o backup.enc backup.tar`,
@@ -119,8 +119,8 @@ can add text of their own to a secret and watch the size.`,
 	o.add(command, "a `KEY` that can decrypt; may be repeated", "a pair `NAME=VALUE` of encryption context; may be repeated")
 	formats := append([]string{"none"}, compress.Formats()...)
 	command.Flags().StringVar(&compression, "compress", "none", "the compression `FORMAT` to apply first: "+strings.Join(formats, ", "))
-	command.Flags().BoolVar(&sign, "sign", false, "add an ECDSA signature: readers who can decrypt could not have made the message")
-	command.Flags().StringArrayVar(&required, "required", nil, "the `NAME` of a -c pair to authenticate but not to store; may be repeated")
+	command.Flags().BoolVar(&sign, "sign", false, "add an ECDSA signature: those who can only decrypt can't have made the message")
+	command.Flags().StringArrayVar(&required, "required", nil, "the `NAME` of a -c pair that the message requires and does not store; may be repeated")
 	_ = command.RegisterFlagCompletionFunc("compress", cobra.FixedCompletions(formats, cobra.ShellCompDirectiveNoFileComp))
 	return command
 }
@@ -132,13 +132,15 @@ func decryptCommand() *cobra.Command {
 		Short: "Decrypt a file or a stream",
 		Long: `Decrypt gives back what encrypt was given, decompressed. The keys are tried in
 order, local ones first, and only keys that are given are used, whatever the
-message names. A key that can't be had matters only if no other one opens the
-message. Each pair of -c must be the message's: equal to the stored one or, when
-the message does not store it, the one that encrypt was told as a required pair.
-Of -c NAME, without a value, the message must store a pair with any value.
+message names. A key that can't be reached matters only if no other key opens
+the message.
 
-On standard output each part appears once it is verified: only exit status 0
-says that the whole is there.`,
+Each pair that -c states must be one of the message's, either stored in it or
+required by it. With -c NAME, without a value, the message must store a pair of
+that name. All pairs that a message requires must be stated.
+
+On standard output each part appears once it is verified. Only exit status 0
+says that the output is whole.`,
 		Example: `  pikokms decrypt -k local:dev.key -o notes.txt notes.enc
   pikokms decrypt -k 'awskms://alias/backups?region=eu-west-1' -c purpose=backup backup.enc | tar x`,
 		Args:                  cobra.MaximumNArgs(1),
@@ -162,15 +164,15 @@ says that the whole is there.`,
 			})
 		},
 	}
-	o.add(command, "a `KEY` to decrypt with; may be repeated", "a pair `NAME=VALUE` that the message must have, or the NAME of one; may be repeated")
+	o.add(command, "a `KEY` to decrypt with; may be repeated", "a pair `NAME=VALUE` that the message must have, or the NAME of one that it must store; may be repeated")
 	command.Flags().IntVar(&o.limits.MaxEncryptedDataKeys, "max-keys", header.DefaultMaxEncryptedDataKeys, "the most data keys that the message may have")
 	command.Flags().IntVar(&o.limits.MaxPairs, "max-pairs", header.DefaultMaxPairs, "the most pairs of encryption context that the message may have")
 	command.Flags().IntVar(&o.limits.MaxAttempts, "max-attempts", header.DefaultMaxAttempts, "the most data keys of the message that the keys are tried on")
-	command.Flags().BoolVar(&o.pikoV2, "allow-piko-v2", false, "also read streams that Piko wrote before pikokms; of such a stream, a cut may go unseen")
+	command.Flags().BoolVar(&o.pikoV2, "allow-piko-v2", false, "also read streams that Piko wrote before pikokms, in which a cut may go unnoticed")
 	return command
 }
 
-// encryptionContext parses the pairs.
+// encryptionContext parses the pairs of -c.
 func (o *options) encryptionContext() (map[string]string, error) {
 	pairs := make(map[string]string)
 	for _, pair := range o.pairs {
@@ -186,7 +188,7 @@ func (o *options) encryptionContext() (map[string]string, error) {
 	return pairs, nil
 }
 
-// run reads IN through the transformers that open sets up and writes OUT.
+// run reads IN, transforms it by the reader that open returns, and writes OUT.
 func (o *options) run(command *cobra.Command, arguments []string, encrypter message.Encrypter, open func(context.Context, *pikokms.Registry, io.Reader) (io.Reader, error)) error {
 	ctx, encrypting := command.Context(), command.Name() == "encrypt"
 	keys, err := o.check(encrypting)
@@ -194,7 +196,7 @@ func (o *options) run(command *cobra.Command, arguments []string, encrypter mess
 		return err
 	}
 
-	// All that can fail without a key comes before the key service is asked.
+	// What can fail without a key is done before the key service is asked.
 	in, size, err := openInput(arguments)
 	if err != nil {
 		return err
@@ -250,11 +252,11 @@ func (o *options) run(command *cobra.Command, arguments []string, encrypter mess
 		}
 		return err
 	}
-	in.Close() // it may be what OUT replaces
+	in.Close() // Windows does not replace an open file, and OUT may replace IN.
 	return out.commit(ctx)
 }
 
-// check checks the flags, and returns the keys.
+// check checks the flags and returns the keys.
 func (o *options) check(encrypting bool) ([]*key, error) {
 	if !encrypting {
 		for _, limit := range []struct {
@@ -279,7 +281,7 @@ func (o *options) check(encrypting bool) ([]*key, error) {
 	return keys, nil
 }
 
-// registry returns the transformers, with encryption under keys among them.
+// registry returns a registry of all transformers, with one that encrypts and decrypts under keys.
 func (o *options) registry(encrypting bool, keys []*key, encrypter message.Encrypter) (*pikokms.Registry, error) {
 	policy, err := message.ParseCommitmentPolicy(o.policy)
 	if err != nil {
@@ -303,7 +305,7 @@ func (o *options) registry(encrypting bool, keys []*key, encrypter message.Encry
 	if err != nil {
 		return nil, err
 	}
-	// What is written are objects, which hosts and buckets read; what is read may be any message.
+	// Encrypt writes objects, which hosts and buckets read too. Decrypt reads any message.
 	transformer := pikokms.NewMessageTransformer(encrypter, decrypter)
 	if encrypting {
 		transformer = pikokms.NewCryptoTransformer(encrypter, decrypter)
@@ -311,7 +313,7 @@ func (o *options) registry(encrypting bool, keys []*key, encrypter message.Encry
 	return registry, registry.Register(demanding{transformer, o.names})
 }
 
-// demanding is the encryption transformer of messages that must store pairs of these names.
+// demanding is a transformer that decrypts only messages that store pairs with these names.
 type demanding struct {
 	*pikokms.CryptoTransformer
 	names []string
@@ -332,9 +334,9 @@ func (d demanding) Reverse(ctx context.Context, input io.Reader, pairs any) (io.
 	return r, nil
 }
 
-// copy writes result to out, as base64 if so wanted.
+// copy writes result to out, as base64 text if --encode says so.
 func (o *options) copy(out *output, result io.Reader) (written int64, err error) {
-	// The writer's other methods are hidden, which would copy in smaller pieces when result has no WriteTo.
+	// Without this, io.CopyBuffer would use out's ReadFrom, which copies in smaller pieces.
 	dst := struct{ io.Writer }{out}
 	buffer := make([]byte, 256<<10)
 	if !o.encode {
@@ -351,7 +353,7 @@ func (o *options) copy(out *output, result io.Reader) (written int64, err error)
 	return written, err
 }
 
-// decoder gives what its source's base64 text stands for. A failure of the source is no end of it.
+// decoder decodes the base64 text of its source. It returns the source's own errors as they are.
 type decoder struct {
 	source *failing
 	text   io.Reader
@@ -377,10 +379,10 @@ func (d *decoder) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// failing keeps its reader's failure.
+// failing remembers the first error of its reader.
 type failing struct {
 	r   io.Reader
-	err error // but for io.EOF
+	err error // never io.EOF
 }
 
 // Read implements io.Reader.

@@ -77,7 +77,7 @@ func inject(do kmstest.Action) func(*testing.T, *kmstest.Server, kmstest.Key) st
 	}
 }
 
-// TestKeysThatCannotBeHad decrypts a message of three keys, of which the first is spoilt in each way,
+// TestKeysThatCannotBeHad decrypts a message that has three keys. The first is spoilt in each way,
 // the second refuses connections, and the third is good.
 func TestKeysThatCannotBeHad(t *testing.T) {
 	t.Setenv("AWS_ACCESS_KEY_ID", "test")

@@ -3,8 +3,8 @@
 //
 //	manual [-version VERSION] [-date DATE] DIR
 //
-// The man pages are in DIR/man and the completions in DIR/completions. It is a program of its own, so
-// that pikokms does not link what turns help texts into man pages.
+// The man pages are in DIR/man and the completions in DIR/completions. It is a program of its own,
+// so that pikokms does not link what turns help texts into man pages.
 package main
 
 import (
@@ -72,8 +72,8 @@ func escape(text string) string {
 	return strings.NewReplacer(`\`, `\\`, "*", `\*`, "_", `\_`, "<", `\<`, "`", "\\`").Replace(text)
 }
 
-// sections returns the sections of a help text as Markdown. A section has a line with its title and a
-// colon, and then indented lines, which stay as they are.
+// sections returns the sections of a help text as Markdown. A section has a line with its title and
+// a colon, and then indented lines, which stay as they are.
 func sections(text string) string {
 	var b strings.Builder
 	for section := range strings.SplitSeq(strings.TrimSpace(text), "\n\n") {
