@@ -31,8 +31,8 @@ type options struct {
 	limits         header.Limits
 	timeout        time.Duration
 	encode, decode bool
-	pikoV2         bool     // decrypt only
-	names          []string // decrypt only: names of pairs that a message must store
+	pikoV2         bool        // decrypt only
+	names          []string    // decrypt only: names of pairs that a message must store
 	remote         *remoteKeys // decrypt only: several keys of key services
 }
 
