@@ -107,7 +107,7 @@ func (f *Folder) put(ctx context.Context, key string, content io.Reader, check f
 		return fmt.Errorf("folder storage: put %s: %w", key, err)
 	}
 	_, _ = tryLock(file) // it tells sweep that the writer lives; where there are no locks, age does
-	err = writeFile(ctx, file, content)
+	err = withoutPath(writeFile(ctx, file, content), file.Name())
 	if err == nil {
 		err = f.exclusively(ctx, func() error {
 			if err := check(name); err != nil {
@@ -123,6 +123,15 @@ func (f *Folder) put(ctx context.Context, key string, content io.Reader, check f
 		return fmt.Errorf("folder storage: put %s: the object is in place, but syncing its folder failed: %w", key, err)
 	}
 	return nil
+}
+
+// withoutPath returns what failed of the file of this path, whose temporary name tells nobody
+// anything. A failure of what is stored keeps its own path.
+func withoutPath(err error, path string) error {
+	if named, ok := errors.AsType[*fs.PathError](err); ok && named.Path == path {
+		return named.Err
+	}
+	return err
 }
 
 // writeFile fills file with content, syncs and closes it. It ends with ctx, at the next write.
