@@ -53,7 +53,7 @@ var (
 //
 // A blob.Writer that is closed stores what was written to it, also when the source of that failed:
 // gocloud.dev's contract is that its context is cancelled first. blob.Bucket.Upload does that by
-// itself, so prefer it to io.Copy, and see its example. A second Close of a blob.Writer is a fault by
+// itself, so prefer it to io.Copy; the examples show both. A second Close of a blob.Writer is a fault by
 // that contract; what it returns here is what the first one did.
 //
 // S3 takes 10,000 parts, so a blob.Writer's BufferSize bounds what it stores there, 5 MiB parts being
