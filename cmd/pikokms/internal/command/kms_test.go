@@ -203,3 +203,30 @@ func TestOneOfTwoKeysIsEnough(t *testing.T) {
 	require.Equal(t, "hello\n", stdout)
 	require.Equal(t, 1, server.Calls(""))
 }
+
+// TestAKeyServiceThatDoesNotAnswerIsAskedOnce has a message with three data keys that the KEY may
+// open: the wait is for one answer, and not for three.
+func TestAKeyServiceThatDoesNotAnswerIsAskedOnce(t *testing.T) {
+	t.Setenv("AWS_ACCESS_KEY_ID", "test")
+	t.Setenv("AWS_SECRET_ACCESS_KEY", "test")
+	server := kmstest.NewServer(t)
+	var keyrings []provider.Keyring
+	for range 3 {
+		key := server.CreateKey(kmstest.Key{})
+		p, err := awskms.NewProvider(t.Context(), awskms.Config{KeyID: key.ARN, Region: key.Region, Endpoint: server.URL})
+		require.NoError(t, err)
+		keyrings = append(keyrings, p)
+	}
+	encrypter := message.Encrypter{Keyring: keyrings[0], Recipients: keyrings[1:]}
+	encrypted, err := encrypter.Encrypt(t.Context(), []byte("hello\n"), nil)
+	require.NoError(t, err)
+	in := filepath.Join(t.TempDir(), "enc")
+	require.NoError(t, os.WriteFile(in, encrypted, 0o600))
+	server.Inject(kmstest.Fault{Do: kmstest.Stall()})
+	server.Reset()
+	discovery := "awskms-discovery:?accounts=" + kmstest.Account + "&region=" + kmstest.Region + "&endpoint=" + server.URL
+	_, stderr, _, err := execute(t, "decrypt", "--kms-timeout", "1s", "-k", discovery, in)
+	require.Error(t, err)
+	require.Equal(t, 1, server.Calls(""))
+	require.Equal(t, 1, strings.Count(stderr, "no answer within 1s"), stderr)
+}
