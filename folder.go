@@ -106,7 +106,7 @@ func (f *Folder) put(ctx context.Context, key string, content io.Reader, check f
 		return fmt.Errorf("folder storage: put %s: %w", key, err)
 	}
 	_, _ = tryLock(file) // tells sweep that the writer lives; without locks, the file's age does
-	err = writeFile(ctx, file, content)
+	err = withoutPath(writeFile(ctx, file, content), file.Name())
 	if err == nil {
 		err = f.exclusively(ctx, func() error {
 			if err := check(name); err != nil {
@@ -122,6 +122,15 @@ func (f *Folder) put(ctx context.Context, key string, content io.Reader, check f
 		return fmt.Errorf("folder storage: put %s: the object is in place, but syncing its folder failed: %w", key, err)
 	}
 	return nil
+}
+
+// withoutPath returns what failed of the file of this path, whose temporary name tells nobody
+// anything. A failure of what is stored keeps its own path.
+func withoutPath(err error, path string) error {
+	if named, ok := errors.AsType[*fs.PathError](err); ok && named.Path == path {
+		return named.Err
+	}
+	return err
 }
 
 // writeFile copies content to file, syncs and closes it. If ctx ends, the next write fails.

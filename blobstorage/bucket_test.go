@@ -5,7 +5,6 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
-	"fmt"
 	"io"
 	"net/http"
 	"net/url"
@@ -353,32 +352,4 @@ func TestStorage(t *testing.T) {
 	_, err = host.Open(t.Context(), "a/b")
 	require.ErrorIs(t, err, os.ErrNotExist)
 	require.ErrorIs(t, host.Delete(t.Context(), "a/b"), os.ErrNotExist)
-}
-
-// An application changes one line.
-func ExampleEncrypt() {
-	ctx := context.Background()
-	key, err := local.NewProvider(local.Config{Key: bytes.Repeat([]byte{7}, 32)}) // or awskms.NewProvider
-	if err != nil {
-		panic(err)
-	}
-	stored := memblob.OpenBucket(nil) // or blob.OpenBucket(ctx, "s3://uploads?region=eu-west-1")
-	bucket, err := Encrypt(stored, pikokms.WithCryptoProvider("local", key), pikokms.WithDefaultCryptoProvider("local"))
-	if err != nil {
-		panic(err)
-	}
-	defer bucket.Close()
-	if err := bucket.WriteAll(ctx, "report.txt", []byte("a stored report"), nil); err != nil {
-		panic(err)
-	}
-	text, err := bucket.ReadAll(ctx, "report.txt")
-	if err != nil {
-		panic(err)
-	}
-	inBucket, err := stored.Attributes(ctx, "report.txt")
-	if err != nil {
-		panic(err)
-	}
-	fmt.Printf("%s: %d bytes, %d in the bucket\n", text, len(text), inBucket.Size)
-	// Output: a stored report: 15 bytes, 250 in the bucket
 }

@@ -7,11 +7,14 @@ import (
 	"crypto/rsa"
 	"crypto/x509"
 	"encoding/pem"
+	"errors"
 	"io"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
+	"piko.sh/pikokms/frame"
 	"piko.sh/pikokms/header"
 	"piko.sh/pikokms/message"
 	"piko.sh/pikokms/provider"
@@ -186,6 +189,30 @@ func TestPaddingIsNoOracle(t *testing.T) {
 	require.Len(t, texts, 1, "the errors tell right padding from wrong: %v", texts)
 }
 
+// underMany returns a message with a data key under each keyring, more of one name than an Encrypter
+// writes.
+func underMany(t *testing.T, keyrings []provider.Keyring, text string) []byte {
+	t.Helper()
+	raw := bytes.Repeat([]byte{9}, 32)
+	h := &header.Header{
+		Suite: header.AES256GCMHKDFSHA512CommitKey, MessageID: bytes.Repeat([]byte{7}, 32), ContentType: header.Framed, FrameLength: header.DefaultFrameLength,
+	}
+	for _, keyring := range keyrings {
+		key, err := provider.NewSecureBytes(bytes.Clone(raw))
+		require.NoError(t, err)
+		wrapped, err := keyring.WrapDataKey(t.Context(), key, nil)
+		require.NoError(t, errors.Join(err, key.Close()))
+		h.EncryptedDataKeys = append(h.EncryptedDataKeys, wrapped)
+	}
+	aead, commitment, err := h.Suite.DeriveKeys(raw, h.MessageID)
+	require.NoError(t, err)
+	h.Commitment = commitment
+	require.NoError(t, h.Seal(aead, nil))
+	body, err := io.ReadAll(frame.NewSealReader(strings.NewReader(text), frame.Config{AEAD: aead, MessageID: h.MessageID, Length: header.DefaultFrameLength}))
+	require.NoError(t, err)
+	return append(bytes.Clone(h.Bytes()), body...)
+}
+
 // If none of a message's many data keys fits, few calls of the key service are made.
 func TestAttemptsAreBounded(t *testing.T) {
 	ours := newKey(t, 1, "key")
@@ -193,7 +220,7 @@ func TestAttemptsAreBounded(t *testing.T) {
 	for i := range twins {
 		twins[i] = newKey(t, byte(10+i), "key")
 	}
-	sealed := encrypt(t, &message.Encrypter{Keyring: twins[0], Recipients: append(twins[1:], ours)}, []byte("text"), nil)
+	sealed := underMany(t, append(twins, ours), "text")
 	for most, calls := range map[int]int32{0: header.DefaultMaxAttempts, 1: 1, 15: 15} {
 		for name, way := range decryptWays {
 			key := &counting{Keyring: ours}

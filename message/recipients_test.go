@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -120,12 +121,10 @@ func TestWritersKeepToTheLimitsOfReaders(t *testing.T) {
 		return m
 	}
 	ours := newKey(t, 1, "")
-	recipients := func(k provider.Keyring, n int) []provider.Keyring {
-		all := make([]provider.Keyring, n)
-		for i := range all {
-			all[i] = k
-		}
-		return all
+	recipients := func(k provider.Keyring, n int) []provider.Keyring { return slices.Repeat([]provider.Keyring{k}, n) }
+	others := make([]provider.Keyring, 15)
+	for i := range others {
+		others[i] = newKey(t, 2, fmt.Sprint("other ", i))
 	}
 	tests := []struct {
 		name  string
@@ -143,7 +142,9 @@ func TestWritersKeepToTheLimitsOfReaders(t *testing.T) {
 		{"65,535 bytes of pairs", message.Encrypter{}, pairs(1, 65_535-2-2-1-2), nil, "", false},
 		{"65,536 bytes of pairs", message.Encrypter{}, pairs(1, 65_535-2-2-1-1), header.ErrInvalidContext, "65536 bytes serialised", false},
 		{"65,535 bytes of pairs, signed", message.Encrypter{Suite: signedSuite}, pairs(1, 65_535-2-2-1-2), header.ErrInvalidContext, "bytes serialised", false},
-		{"16 keys", message.Encrypter{Recipients: recipients(ours, 15)}, nil, nil, "", false},
+		{"16 keys", message.Encrypter{Recipients: others}, nil, nil, "", false},
+		{"8 keys of one name", message.Encrypter{Recipients: recipients(ours, 7)}, nil, nil, "", false},
+		{"9 keys of one name", message.Encrypter{Recipients: recipients(ours, 8)}, nil, header.ErrLimit, "give each key a name of its own", true},
 		{"17 keys", message.Encrypter{Recipients: recipients(ours, 16)}, nil, header.ErrLimit, "17 encrypted data keys, at most 16 are taken", false},
 		{"256 KiB", message.Encrypter{Recipients: recipients(large{ours, 60_000}, 5)}, nil, header.ErrLimit, "it has over 262144 bytes", true},
 		{"a key that the format can't hold", message.Encrypter{Recipients: recipients(large{ours, 65_536}, 1)}, nil, header.ErrMalformed, "the format holds 65535", true},

@@ -171,9 +171,12 @@ func try(ctx context.Context, keyring provider.Keyring, request *provider.Unwrap
 type unwrapError struct{ failures []error }
 
 func (e *unwrapError) Error() string {
-	reasons := make([]string, len(e.failures))
-	for i, err := range e.failures {
-		reasons[i] = err.Error()
+	var reasons []string
+	for _, err := range e.failures {
+		// Several data keys that one keyring was tried on in vain have one reason.
+		if reason := err.Error(); !slices.Contains(reasons, reason) {
+			reasons = append(reasons, reason)
+		}
 	}
 	text := strings.Join(reasons, "; ")
 	// All reasons begin with the sentinel's text, which is shown only once.

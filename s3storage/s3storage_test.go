@@ -282,7 +282,7 @@ func TestClientsOptionsAreKept(t *testing.T) {
 				}))
 				defer server.Close()
 				client := s3.New(s3.Options{Region: "eu-west-1", BaseEndpoint: &server.URL, UsePathStyle: true, Credentials: login(), RequestChecksumCalculation: want})
-				var content io.Reader = io.MultiReader(bytes.NewReader(noise(size)))
+				content := io.MultiReader(bytes.NewReader(noise(size)))
 				if known {
 					content = sized{bytes.NewReader(noise(size))}
 				}

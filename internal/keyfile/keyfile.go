@@ -24,7 +24,7 @@ const maxSize = 16 << 10
 func Read(path string, isSecret func(text []byte) bool) (text []byte, changed time.Time, err error) {
 	f, err := os.Open(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, changed, fmt.Errorf("key file %s does not exist: %w", path, fs.ErrNotExist)
+		return nil, changed, fmt.Errorf("no key file %s: %w", path, fs.ErrNotExist)
 	}
 	if err != nil {
 		return nil, changed, fmt.Errorf("opening the key file: %w", err)

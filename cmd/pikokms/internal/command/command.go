@@ -165,6 +165,9 @@ func misuse(command *cobra.Command, err error) int {
 	return 2
 }
 
+// limitFlags are the flags of decrypt that set the limits of package header.
+var limitFlags = map[string]string{"MaxPairs": "--max-pairs", "MaxEncryptedDataKeys": "--max-keys", "MaxAttempts": "--max-attempts"}
+
 // fail reports why the work failed, and returns the exit status.
 func fail(ctx context.Context, err error) int {
 	text := strings.ReplaceAll(err.Error(), "\n", "; ")
@@ -178,8 +181,12 @@ func fail(ctx context.Context, err error) int {
 		text += "; --allow-piko-v2 sets it"
 	case errors.Is(err, provider.ErrUntrustedKey):
 		text += "; -k says which keys to use"
-	case errors.Is(err, header.ErrLimit):
-		text += "; --max-keys and --max-pairs raise the limits"
+	}
+	if limit, ok := errors.AsType[*header.LimitError](err); ok && ctx.Err() == nil {
+		text = strings.ReplaceAll(text, fmt.Sprintf(" (%s sets the limit)", limit.Option), "")
+		if flag := limitFlags[limit.Limit]; flag != "" && limit.Option != "" {
+			text += "; " + flag + " sets the limit"
+		}
 	}
 	fmt.Fprintf(os.Stderr, "pikokms: %s\n", text)
 	return 1

@@ -31,8 +31,9 @@ type options struct {
 	limits         header.Limits
 	timeout        time.Duration
 	encode, decode bool
-	pikoV2         bool     // decrypt only
-	names          []string // decrypt only: names of pairs that a message must store
+	pikoV2         bool        // decrypt only
+	names          []string    // decrypt only: names of pairs that a message must store
+	remote         *remoteKeys // decrypt only: several keys of key services
 }
 
 const defaultTimeout = 10 * time.Second
@@ -166,6 +167,7 @@ says that the output is whole.`,
 	o.add(command, "a `KEY` to decrypt with; may be repeated", "a pair `NAME=VALUE` that the message must have, or the NAME of one that it must store; may be repeated")
 	command.Flags().IntVar(&o.limits.MaxEncryptedDataKeys, "max-keys", header.DefaultMaxEncryptedDataKeys, "the most data keys that the message may have")
 	command.Flags().IntVar(&o.limits.MaxPairs, "max-pairs", header.DefaultMaxPairs, "the most pairs of encryption context that the message may have")
+	command.Flags().IntVar(&o.limits.MaxAttempts, "max-attempts", header.DefaultMaxAttempts, "the most data keys of the message that the keys are tried on")
 	command.Flags().BoolVar(&o.pikoV2, "allow-piko-v2", false, "also read streams that Piko wrote before pikokms, in which a cut may go unnoticed")
 	return command
 }
@@ -211,6 +213,9 @@ func (o *options) run(command *cobra.Command, arguments []string, encrypter mess
 	}
 
 	defer func() {
+		if o.remote != nil {
+			_ = o.remote.Close()
+		}
 		for _, k := range keys {
 			_ = k.Close()
 		}
@@ -257,9 +262,9 @@ func (o *options) check(encrypting bool) ([]*key, error) {
 		for _, limit := range []struct {
 			flag string
 			n    int
-		}{{"--max-keys", o.limits.MaxEncryptedDataKeys}, {"--max-pairs", o.limits.MaxPairs}} {
+		}{{"--max-keys", o.limits.MaxEncryptedDataKeys}, {"--max-pairs", o.limits.MaxPairs}, {"--max-attempts", o.limits.MaxAttempts}} {
 			if limit.n < 1 || limit.n > math.MaxUint16 {
-				return nil, usageError{fmt.Errorf("%s is %d; the format has 1 to %d", limit.flag, limit.n, math.MaxUint16)}
+				return nil, usageError{fmt.Errorf("%s is %d; give 1 to %d", limit.flag, limit.n, math.MaxUint16)}
 			}
 		}
 	}
@@ -286,7 +291,16 @@ func (o *options) registry(encrypting bool, keys []*key, encrypter message.Encry
 	for _, k := range keys[1:] {
 		encrypter.Recipients = append(encrypter.Recipients, k)
 	}
-	decrypter := message.Decrypter{Keyrings: forDecryption(keys), CommitmentPolicy: policy, AllowPikoV2: o.pikoV2, Limits: o.limits}
+	here, remote := forDecryption(keys)
+	decrypter := message.Decrypter{Keyrings: here, CommitmentPolicy: policy, AllowPikoV2: o.pikoV2, Limits: o.limits}
+	if len(remote) < 2 || o.pikoV2 { // a stream of Piko's has one data key
+		for _, k := range remote {
+			decrypter.Keyrings = append(decrypter.Keyrings, k)
+		}
+	} else {
+		o.remote = newRemoteKeys(remote, o.limits)
+		decrypter.Keyrings, decrypter.Accept = append(decrypter.Keyrings, o.remote), o.remote.accept
+	}
 	registry, err := pikokms.NewRegistry(0)
 	if err != nil {
 		return nil, err

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -68,7 +69,7 @@ type key struct {
 
 	mu      sync.Mutex
 	keyring provider.Keyring // nil until it is opened
-	failure error            // why it could not be opened; that is not tried again
+	failure error            // why it can't be opened or asked; that is not tried again
 }
 
 // isRemote tells whether the key is in a key service.
@@ -90,6 +91,14 @@ func (k *key) opened(ctx context.Context) (provider.Keyring, error) {
 	return k.keyring, k.failure
 }
 
+// giveUp has a key service that does not answer not asked again, about the other data keys of a
+// message.
+func (k *key) giveUp(err error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.failure = err
+}
+
 // ask makes a call of the keyring of a KEY, and bounds the time of its answer.
 func ask[T any](ctx context.Context, k *key, call func(context.Context, provider.Keyring) (T, error)) (T, error) {
 	bounded, cancel := context.WithTimeout(ctx, k.timeout)
@@ -107,6 +116,10 @@ func ask[T any](ctx context.Context, k *key, call func(context.Context, provider
 	}
 	if ctx.Err() == nil && bounded.Err() != nil {
 		err = fmt.Errorf("%w: no answer within %v; --kms-timeout sets how long to wait", provider.ErrProviderUnavailable, k.timeout)
+		k.giveUp(err)
+	}
+	if _, unreached := errors.AsType[*net.OpError](err); unreached && ctx.Err() == nil {
+		k.giveUp(err)
 	}
 	return answer, fmt.Errorf("key %s: %w", k.text, err)
 }
@@ -231,9 +244,8 @@ func openAll(ctx context.Context, keys []*key) error {
 	return cmp.Or(failures...)
 }
 
-// forDecryption returns keys in the order in which decryption tries them: local keys come first.
-func forDecryption(keys []*key) []provider.Keyring {
-	var here, remote []provider.Keyring
+// forDecryption returns keys by whether a key service must be asked for them.
+func forDecryption(keys []*key) (here []provider.Keyring, remote []*key) {
 	for _, k := range keys {
 		if k.isRemote() {
 			remote = append(remote, k)
@@ -241,5 +253,5 @@ func forDecryption(keys []*key) []provider.Keyring {
 			here = append(here, k)
 		}
 	}
-	return append(here, remote...)
+	return here, remote
 }
