@@ -3,6 +3,7 @@ package main
 import (
 	"encoding/json"
 	"encoding/xml"
+	"fmt"
 	"io"
 	"maps"
 	"os"
@@ -14,6 +15,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"piko.sh/pikokms/internal/race"
 )
 
 // inMemory are the subjects at sizes up to 64 KiB.
@@ -23,6 +26,10 @@ var inMemory = []string{
 }
 
 func TestMain(m *testing.M) {
+	if race.Enabled {
+		fmt.Println("skipped: measuring is tried without the race detector")
+		return
+	}
 	smallLasts = time.Millisecond
 	os.Exit(m.Run())
 }

@@ -16,6 +16,7 @@ import (
 	"pgregory.net/rapid"
 
 	"piko.sh/pikokms/frame"
+	"piko.sh/pikokms/internal/race"
 )
 
 const mebibyte = 1 << 20
@@ -52,6 +53,9 @@ func TestParallelStreamsAreTheSame(t *testing.T) {
 		c := alone(length)
 		whole := (mebibyte + length - 1) / length * length
 		for _, size := range []int{mebibyte - 1, whole + 1, 2 * whole} {
+			if race.Enabled && (length != 64<<10 || size == 2*whole) && size != whole+1 {
+				continue
+			}
 			t.Run(fmt.Sprintf("%d bytes in frames of %d", size, length), func(t *testing.T) {
 				plaintext := pattern(size)
 				sealed := body(c, plaintext)

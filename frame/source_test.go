@@ -9,6 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"piko.sh/pikokms/frame"
+	"piko.sh/pikokms/internal/race"
 )
 
 var errLost = errors.New("connection lost")
@@ -53,6 +54,10 @@ func TestConnectionLostAnywhere(t *testing.T) {
 		if test.parallelism > 1 && testing.Short() {
 			continue
 		}
+		every := 50 // frames
+		if race.Enabled {
+			every = 200
+		}
 		c := beside(config(test.length), test.parallelism)
 		plaintext := pattern(test.size)
 		sealed := body(c, plaintext)
@@ -65,7 +70,7 @@ func TestConnectionLostAnywhere(t *testing.T) {
 			{append(openWays[:len(openWays):len(openWays)], pushWays[1]), sealed, plaintext, test.length + frame.RegularOverhead},
 		} {
 			for cut := 0; cut <= len(direction.in); cut++ {
-				if within := cut % direction.unit; test.parallelism > 1 && (within > 1 || cut/direction.unit%50 > 0) && cut < len(direction.in)-1 {
+				if within := cut % direction.unit; test.parallelism > 1 && (within > 1 || cut/direction.unit%every > 0) && cut < len(direction.in)-1 {
 					continue
 				}
 				for name, l := range losses {

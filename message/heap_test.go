@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"piko.sh/pikokms/header"
+	"piko.sh/pikokms/internal/race"
 	"piko.sh/pikokms/message"
 	"piko.sh/pikokms/provider"
 )
@@ -110,7 +111,7 @@ func remains(t *testing.T, masked [][]byte) (plain, found int) {
 // After messages were encrypted and decrypted, no plain data key is left in the memory of the
 // process, by this module's code or by the standard library's.
 func TestNoPlainDataKeyStays(t *testing.T) {
-	if raceDetector {
+	if race.Enabled {
 		t.Skip("the race detector keeps memory")
 	}
 	key := &noting{Keyring: newKey(t, 1, "")}

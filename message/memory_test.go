@@ -15,6 +15,7 @@ import (
 
 	"piko.sh/pikokms/frame"
 	"piko.sh/pikokms/header"
+	"piko.sh/pikokms/internal/race"
 	"piko.sh/pikokms/message"
 	"piko.sh/pikokms/provider"
 )
@@ -40,7 +41,7 @@ func TestConstantMemory(t *testing.T) {
 	defer debug.SetGCPercent(debug.SetGCPercent(-1))
 	for _, parallelism := range []int{1, 3} {
 		t.Run(fmt.Sprintf("parallelism %d", parallelism), func(t *testing.T) {
-			if raceDetector && parallelism > 1 {
+			if race.Enabled && parallelism > 1 {
 				t.Skip("the race detector makes a sync.Pool drop buffers at random")
 			}
 			testConstantMemory(t, parallelism)
