@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"io"
 	"net/http"
+	"sync"
 	"testing"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -167,14 +168,19 @@ func TestRecipients(t *testing.T) {
 }
 
 // bodyRecorder keeps the bodies of requests.
-type bodyRecorder struct{ bodies []string }
+type bodyRecorder struct {
+	mu     sync.Mutex
+	bodies []string
+}
 
 func (b *bodyRecorder) RoundTrip(r *http.Request) (*http.Response, error) {
 	body, err := io.ReadAll(r.Body)
 	if err != nil {
 		return nil, err
 	}
+	b.mu.Lock()
 	b.bodies = append(b.bodies, string(body))
+	b.mu.Unlock()
 	r = r.Clone(r.Context())
 	r.Body = io.NopCloser(bytes.NewReader(body))
 	return http.DefaultTransport.RoundTrip(r)
