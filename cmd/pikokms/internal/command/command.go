@@ -65,6 +65,9 @@ const example = `  pikokms keygen -o dev.key
   pikokms encrypt -k local:dev.key -c tenant=42 -o report.pdf.enc report.pdf
   pikokms decrypt -k local:dev.key -c tenant=42 -o report.pdf report.pdf.enc
   pikokms inspect report.pdf.enc
+  pikokms verify -k local:dev.key report.pdf.enc
+  pikokms cat -k local:dev.key --range 0-99 report.pdf.enc
+  pikokms ls .
 
   export PIKOKMS_KEY='awskms://alias/backups?region=eu-west-1'
   tar c photos | pikokms encrypt --compress zstd | aws s3 cp - s3://bucket/photos
@@ -96,7 +99,7 @@ func run(ctx context.Context, arguments []string) int {
 	root.PersistentPreRun = func(*cobra.Command, []string) { parsed = true }
 	root.SetArgs(arguments)
 	if len(arguments) == 0 {
-		return misuse(root, errors.New("no command; there are keygen, encrypt, decrypt and inspect"))
+		return misuse(root, errors.New("no command; there are keygen, encrypt, decrypt, verify, cat, ls and inspect"))
 	}
 	command, err := root.ExecuteContextC(ctx)
 	if err == nil {
@@ -121,8 +124,9 @@ func New() *cobra.Command {
 	}
 	root.SetVersionTemplate("pikokms {{.Version}}\n")
 	root.SetUsageTemplate(root.UsageTemplate() +
+		`{{if or (not .HasParent) (.Flags.Lookup "include")}}` + Places + `{{end}}` +
 		`{{if or (not .HasParent) (.Flags.Lookup "key")}}` + Manual + `{{end}}`)
-	root.AddCommand(keygenCommand(), encryptCommand(), decryptCommand(), inspectCommand())
+	root.AddCommand(keygenCommand(), encryptCommand(), decryptCommand(), verifyCommand(), catCommand(), lsCommand(), inspectCommand())
 	for _, command := range root.Commands() {
 		takeOnce(command.Flags())
 	}
@@ -162,10 +166,18 @@ func misuse(command *cobra.Command, err error) int {
 }
 
 func fail(ctx context.Context, err error) int {
+	text := "interrupted"
+	if ctx.Err() == nil { // else whatever failed, failed for that
+		text = explain(err)
+	}
+	fmt.Fprintf(os.Stderr, "pikokms: %s\n", text)
+	return 1
+}
+
+// explain returns an error's text in one line, with the flag that would have helped.
+func explain(err error) string {
 	text := strings.ReplaceAll(err.Error(), "\n", "; ")
 	switch {
-	case ctx.Err() != nil: // whatever failed, failed for that
-		text = "interrupted"
 	case errors.Is(err, message.ErrCommitmentPolicy):
 		text += "; --commitment-policy sets the policy"
 	case errors.Is(err, message.ErrPikoV2):
@@ -175,6 +187,5 @@ func fail(ctx context.Context, err error) int {
 	case errors.Is(err, header.ErrLimit):
 		text += "; --max-keys and --max-pairs raise the limits"
 	}
-	fmt.Fprintf(os.Stderr, "pikokms: %s\n", text)
-	return 1
+	return text
 }

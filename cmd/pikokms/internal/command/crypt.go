@@ -21,7 +21,7 @@ import (
 	"piko.sh/pikokms/provider"
 )
 
-// options are the flags that encrypt and decrypt share.
+// options are the flags of the commands that take keys.
 type options struct {
 	keys           []string
 	pairs          []string
@@ -31,29 +31,48 @@ type options struct {
 	limits         header.Limits
 	timeout        time.Duration
 	encode, decode bool
-	pikoV2         bool     // of decrypt
-	names          []string // of decrypt: pairs that must be there with any value
+	pikoV2         bool     // to decrypt
+	names          []string // to decrypt: pairs that must be there with any value
 }
 
 const defaultTimeout = 10 * time.Second
 
-func (o *options) add(command *cobra.Command, keys, pairs string) {
+// addKeys adds the flags of keys.
+func (o *options) addKeys(command *cobra.Command, keys, pairs string) {
 	flags := command.Flags()
 	flags.SortFlags = false
 	flags.StringArrayVarP(&o.keys, "key", "k", nil, keys)
 	flags.StringArrayVarP(&o.pairs, "context", "c", nil, pairs)
-	flags.StringVarP(&o.out, "out", "o", "", "the `OUT` file; \"-\" or nothing is standard output")
-	flags.BoolVarP(&o.replace, "force", "f", false, "replace an existing OUT")
 	var policies []string
 	for p := message.RequireEncryptRequireDecrypt; p <= message.ForbidEncryptAllowDecrypt; p++ {
 		policies = append(policies, p.String())
 	}
 	flags.StringVar(&o.policy, "commitment-policy", policies[0], "the key commitment `POLICY`: "+strings.Join(policies, ", "))
-	flags.BoolVar(&o.encode, "encode", false, "write OUT as base64")
-	flags.BoolVar(&o.decode, "decode", false, "read IN as base64")
 	flags.DurationVar(&o.timeout, "kms-timeout", defaultTimeout, "how long to wait for each answer of a key service, retries included")
 	_ = command.RegisterFlagCompletionFunc("commitment-policy", cobra.FixedCompletions(policies, cobra.ShellCompDirectiveNoFileComp))
 }
+
+// addOutput adds the flags of where a result goes.
+func (o *options) addOutput(command *cobra.Command) {
+	flags := command.Flags()
+	flags.StringVarP(&o.out, "out", "o", "", "the `OUT` file; \"-\" or nothing is standard output")
+	flags.BoolVarP(&o.replace, "force", "f", false, "replace an existing OUT")
+	flags.BoolVar(&o.encode, "encode", false, "write OUT as base64")
+	flags.BoolVar(&o.decode, "decode", false, "read IN as base64")
+}
+
+// addReading adds the flags of what may be decrypted.
+func (o *options) addReading(command *cobra.Command) {
+	flags := command.Flags()
+	flags.IntVar(&o.limits.MaxEncryptedDataKeys, "max-keys", header.DefaultMaxEncryptedDataKeys, "the most data keys that a message may have")
+	flags.IntVar(&o.limits.MaxPairs, "max-pairs", header.DefaultMaxPairs, "the most pairs of encryption context that a message may have")
+	flags.BoolVar(&o.pikoV2, "allow-piko-v2", false, "also read streams that Piko wrote before pikokms; of such a stream, a cut may go unseen")
+}
+
+const (
+	keyToDecrypt  = "a `KEY` to decrypt with; may be repeated"
+	pairToDecrypt = "a pair `NAME=VALUE` that a message must have, or the NAME of one; may be repeated"
+)
 
 func encryptCommand() *cobra.Command {
 	var o options
@@ -115,7 +134,8 @@ can add text of their own to a secret and watch the size.`,
 			})
 		},
 	}
-	o.add(command, "a `KEY` that can decrypt; may be repeated", "a pair `NAME=VALUE` of encryption context; may be repeated")
+	o.addKeys(command, "a `KEY` that can decrypt; may be repeated", "a pair `NAME=VALUE` of encryption context; may be repeated")
+	o.addOutput(command)
 	formats := append([]string{"none"}, compress.Formats()...)
 	command.Flags().StringVar(&compression, "compress", "none", "the compression `FORMAT` to apply first: "+strings.Join(formats, ", "))
 	command.Flags().BoolVar(&sign, "sign", false, "add an ECDSA signature: readers who can decrypt could not have made the message")
@@ -143,16 +163,7 @@ says that the whole is there.`,
 		Args:                  cobra.MaximumNArgs(1),
 		DisableFlagsInUseLine: true,
 		RunE: func(command *cobra.Command, arguments []string) error {
-			given := o.pairs
-			o.pairs = nil
-			for _, pair := range given {
-				if pair != "" && !strings.Contains(pair, "=") {
-					o.names = append(o.names, pair)
-				} else {
-					o.pairs = append(o.pairs, pair)
-				}
-			}
-			pairs, err := o.encryptionContext()
+			pairs, err := o.requiredContext()
 			if err != nil {
 				return err
 			}
@@ -161,11 +172,25 @@ says that the whole is there.`,
 			})
 		},
 	}
-	o.add(command, "a `KEY` to decrypt with; may be repeated", "a pair `NAME=VALUE` that the message must have, or the NAME of one; may be repeated")
-	command.Flags().IntVar(&o.limits.MaxEncryptedDataKeys, "max-keys", header.DefaultMaxEncryptedDataKeys, "the most data keys that the message may have")
-	command.Flags().IntVar(&o.limits.MaxPairs, "max-pairs", header.DefaultMaxPairs, "the most pairs of encryption context that the message may have")
-	command.Flags().BoolVar(&o.pikoV2, "allow-piko-v2", false, "also read streams that Piko wrote before pikokms; of such a stream, a cut may go unseen")
+	o.addKeys(command, keyToDecrypt, pairToDecrypt)
+	o.addOutput(command)
+	o.addReading(command)
 	return command
+}
+
+// requiredContext parses the pairs that a message must have, and keeps the names of those that may
+// have any value.
+func (o *options) requiredContext() (map[string]string, error) {
+	given := o.pairs
+	o.pairs = nil
+	for _, pair := range given {
+		if pair != "" && !strings.Contains(pair, "=") {
+			o.names = append(o.names, pair)
+		} else {
+			o.pairs = append(o.pairs, pair)
+		}
+	}
+	return o.encryptionContext()
 }
 
 // encryptionContext parses the pairs.
@@ -208,11 +233,7 @@ func (o *options) run(command *cobra.Command, arguments []string, encrypter mess
 		return errors.New("refusing to write ciphertext to a terminal; use -o OUT, a pipe or --encode")
 	}
 
-	defer func() {
-		for _, k := range keys {
-			_ = k.Close()
-		}
-	}()
+	defer closeAll(keys)
 	if encrypting {
 		if err := openAll(ctx, keys); err != nil {
 			return err
@@ -240,8 +261,8 @@ func (o *options) run(command *cobra.Command, arguments []string, encrypter mess
 		done()
 	}
 	if err != nil {
-		if out.path == "" && written > 0 {
-			err = fmt.Errorf("%w; the output so far is not the whole", err)
+		if out.path == "" {
+			return incomplete(written, err)
 		}
 		return err
 	}
@@ -309,13 +330,25 @@ func (d demanding) Reverse(ctx context.Context, input io.Reader, pairs any) (io.
 	if err != nil {
 		return nil, err
 	}
-	stored := r.(*message.DecryptReader).EncryptionContext()
+	return r, d.check(r.(*message.DecryptReader).EncryptionContext())
+}
+
+// Open implements pikokms.SeekableTransformer.
+func (d demanding) Open(ctx context.Context, stored pikokms.SizedReaderAt, pairs any) (pikokms.SizedReaderAt, error) {
+	r, err := d.CryptoTransformer.Open(ctx, stored, pairs)
+	if err != nil {
+		return nil, err
+	}
+	return r, d.check(r.(*message.DecryptReaderAt).EncryptionContext())
+}
+
+func (d demanding) check(stored map[string]string) error {
 	for _, name := range d.names {
 		if _, ok := stored[name]; !ok {
-			return nil, fmt.Errorf("%w: the message has no pair %q, which -c asks for", provider.ErrContextMismatch, name)
+			return fmt.Errorf("%w: the message has no pair %q, which -c asks for", provider.ErrContextMismatch, name)
 		}
 	}
-	return r, nil
+	return nil
 }
 
 // copy writes result to out, as base64 if so wanted.
