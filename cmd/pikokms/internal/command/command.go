@@ -68,6 +68,8 @@ const example = `  pikokms keygen -o dev.key
   pikokms verify -k local:dev.key report.pdf.enc
   pikokms cat -k local:dev.key --range 0-99 report.pdf.enc
   pikokms ls .
+  pikokms encrypt -k local:dev.key --in-place photos
+  pikokms rewrap -k local:dev.key --to local:new.key --in-place photos
 
   export PIKOKMS_KEY='awskms://alias/backups?region=eu-west-1'
   tar c photos | pikokms encrypt --compress zstd | aws s3 cp - s3://bucket/photos
@@ -99,7 +101,7 @@ func run(ctx context.Context, arguments []string) int {
 	root.PersistentPreRun = func(*cobra.Command, []string) { parsed = true }
 	root.SetArgs(arguments)
 	if len(arguments) == 0 {
-		return misuse(root, errors.New("no command; there are keygen, encrypt, decrypt, verify, cat, ls and inspect"))
+		return misuse(root, errors.New("no command; there are keygen, encrypt, decrypt, rewrap, verify, cat, ls and inspect"))
 	}
 	command, err := root.ExecuteContextC(ctx)
 	if err == nil {
@@ -126,7 +128,7 @@ func New() *cobra.Command {
 	root.SetUsageTemplate(root.UsageTemplate() +
 		`{{if or (not .HasParent) (.Flags.Lookup "include")}}` + Places + `{{end}}` +
 		`{{if or (not .HasParent) (.Flags.Lookup "key")}}` + Manual + `{{end}}`)
-	root.AddCommand(keygenCommand(), encryptCommand(), decryptCommand(), verifyCommand(), catCommand(), lsCommand(), inspectCommand())
+	root.AddCommand(keygenCommand(), encryptCommand(), decryptCommand(), rewrapCommand(), verifyCommand(), catCommand(), lsCommand(), inspectCommand())
 	for _, command := range root.Commands() {
 		takeOnce(command.Flags())
 	}

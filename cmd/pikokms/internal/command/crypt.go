@@ -55,7 +55,7 @@ func (o *options) addKeys(command *cobra.Command, keys, pairs string) {
 // addOutput adds the flags of where a result goes.
 func (o *options) addOutput(command *cobra.Command) {
 	flags := command.Flags()
-	flags.StringVarP(&o.out, "out", "o", "", "the `OUT` file; \"-\" or nothing is standard output")
+	flags.StringVarP(&o.out, "out", "o", "", "the `OUT` file, folder or bucket; \"-\" or nothing is standard output")
 	flags.BoolVarP(&o.replace, "force", "f", false, "replace an existing OUT")
 	flags.BoolVar(&o.encode, "encode", false, "write OUT as base64")
 	flags.BoolVar(&o.decode, "decode", false, "read IN as base64")
@@ -76,12 +76,13 @@ const (
 
 func encryptCommand() *cobra.Command {
 	var o options
+	var b bulk
 	var compression string
 	var sign bool
 	var required []string
 	command := &cobra.Command{
-		Use:   "encrypt [-k KEY]... [-c NAME=VALUE]... [--compress FORMAT] [-o OUT] [-f] [IN]",
-		Short: "Encrypt a file or a stream",
+		Use:   "encrypt [-k KEY]... [-c NAME=VALUE]... [--compress FORMAT] [--in-place | -o OUT] [-f] [IN]",
+		Short: "Encrypt a file or a stream, a folder or a bucket",
 		Long: `Encrypt makes an AWS Encryption SDK message of IN. With several keys, the first
 makes the data key, and each of them can decrypt alone.
 
@@ -90,8 +91,14 @@ stand in the message as they are, and in AWS CloudTrail. A pair that --required
 names is left out of the message: decrypt must be told it again.
 
 Compressed sizes tell something of the content: do not compress when an attacker
-can add text of their own to a secret and watch the size.`,
-		Example: `  pikokms encrypt -k local:dev.key -o notes.enc notes.txt
+can add text of their own to a secret and watch the size.
+
+IN may be a PLACE: then each object of it is encrypted to the folder or bucket
+OUT, or in place, with its metadata. What is encrypted already is skipped, so that
+the same command line goes on where it was interrupted.`,
+		Example: `  pikokms encrypt -k local:dev.key -o photos.enc --suffix .enc photos
+  pikokms encrypt -k local:dev.key --in-place --include '*.jpg' photos
+  pikokms encrypt -k local:dev.key -o notes.enc notes.txt
   pikokms encrypt -k 'awskms://alias/backups?region=eu-west-1' -k local:escrow.key \
       -c purpose=backup --compress zstd -o backup.enc backup.tar`,
 		Args:                  cobra.MaximumNArgs(1),
@@ -125,6 +132,9 @@ can add text of their own to a secret and watch the size.`,
 			if sign {
 				encrypter.Suite = header.AES256GCMHKDFSHA512CommitKeyECDSAP384
 			}
+			if b.isWanted(o.out, arguments) {
+				return b.encrypt(command.Context(), &o, arguments, encrypter, transformers, pairs)
+			}
 			return o.run(command, arguments, encrypter, func(ctx context.Context, registry *pikokms.Registry, in io.Reader) (io.Reader, error) {
 				chain, err := registry.NewChain(transformers...)
 				if err != nil {
@@ -140,15 +150,17 @@ can add text of their own to a secret and watch the size.`,
 	command.Flags().StringVar(&compression, "compress", "none", "the compression `FORMAT` to apply first: "+strings.Join(formats, ", "))
 	command.Flags().BoolVar(&sign, "sign", false, "add an ECDSA signature: readers who can decrypt could not have made the message")
 	command.Flags().StringArrayVar(&required, "required", nil, "the `NAME` of a -c pair to authenticate but not to store; may be repeated")
+	b.add(command, "is added to")
 	_ = command.RegisterFlagCompletionFunc("compress", cobra.FixedCompletions(formats, cobra.ShellCompDirectiveNoFileComp))
 	return command
 }
 
 func decryptCommand() *cobra.Command {
 	var o options
+	var b bulk
 	command := &cobra.Command{
-		Use:   "decrypt [-k KEY]... [-c NAME=VALUE]... [-o OUT] [-f] [IN]",
-		Short: "Decrypt a file or a stream",
+		Use:   "decrypt [-k KEY]... [-c NAME=VALUE]... [--in-place | -o OUT] [-f] [IN]",
+		Short: "Decrypt a file or a stream, a folder or a bucket",
 		Long: `Decrypt gives back what encrypt was given, decompressed. The keys are tried in
 order, local ones first, and only keys that are given are used, whatever the
 message names. A key that can't be had matters only if no other one opens the
@@ -157,12 +169,19 @@ the message does not store it, the one that encrypt was told as a required pair.
 Of -c NAME, without a value, the message must store a pair with any value.
 
 On standard output each part appears once it is verified: only exit status 0
-says that the whole is there.`,
-		Example: `  pikokms decrypt -k local:dev.key -o notes.txt notes.enc
+says that the whole is there.
+
+IN may be a PLACE: then each object of it is decrypted to the folder or bucket
+OUT, or in place, with its metadata.`,
+		Example: `  pikokms decrypt -k local:dev.key -o photos.dec --suffix .enc photos.enc
+  pikokms decrypt -k local:dev.key -o notes.txt notes.enc
   pikokms decrypt -k 'awskms://alias/backups?region=eu-west-1' -c purpose=backup backup.enc | tar x`,
 		Args:                  cobra.MaximumNArgs(1),
 		DisableFlagsInUseLine: true,
 		RunE: func(command *cobra.Command, arguments []string) error {
+			if b.isWanted(o.out, arguments) {
+				return b.decrypt(command.Context(), &o, arguments)
+			}
 			pairs, err := o.requiredContext()
 			if err != nil {
 				return err
@@ -175,6 +194,8 @@ says that the whole is there.`,
 	o.addKeys(command, keyToDecrypt, pairToDecrypt)
 	o.addOutput(command)
 	o.addReading(command)
+	b.add(command, "is taken off")
+	addPlain(command, &b.plain)
 	return command
 }
 

@@ -45,7 +45,7 @@ func (i item) title() string { return i.place.title(i.key) }
 type outcome struct {
 	Name   string `json:"name"`
 	Result string `json:"result"`           // "skipped", "failed", or the work's own word for done
-	Bytes  int64  `json:"bytes"`            // of plaintext, if it is done
+	Bytes  int64  `json:"bytes"`            // that were read, or for verify of plaintext, if it is done
 	Reason string `json:"reason,omitempty"` // why it was skipped or failed
 }
 

@@ -101,6 +101,12 @@ func openBucket(ctx context.Context, text string) (*place, error) {
 			p.only, prefix = prefix, ""
 		}
 	}
+	// The AWS SDK else says on standard error of each object without a checksum that it has none.
+	const checksums = "response_checksum_validation"
+	if query := u.Query(); u.Scheme == "s3" && !query.Has(checksums) {
+		query.Set(checksums, "when_required")
+		u.RawQuery = query.Encode()
+	}
 	if p.bucket, err = blob.OpenBucket(ctx, u.String()); err != nil {
 		return nil, fmt.Errorf("%s: %w", p.name, err)
 	}
@@ -123,6 +129,10 @@ func (p *place) Close() error {
 
 // isMany tells whether a place may hold several objects.
 func (p *place) isMany() bool { return p.folder != nil || p.bucket != nil && p.only == "" }
+
+func (p *place) isStandardInput() bool {
+	return p.folder == nil && p.bucket == nil && p.path == ""
+}
 
 // title returns the name of an object, for people.
 func (p *place) title(key string) string {
@@ -192,6 +202,8 @@ func (f *openFile) ModTime() time.Time { return f.info.ModTime() }
 type source struct {
 	*bufio.Reader
 	close      func() error
+	read       counter
+	size       int64            // in bytes, or -1
 	version    string           // of an object in a folder
 	attributes *blob.Attributes // of an object in a bucket
 }
@@ -201,7 +213,7 @@ const peeked = 64 << 10
 
 // read opens an object to be read from its beginning.
 func (p *place) read(ctx context.Context, key string) (*source, error) {
-	s := &source{}
+	s := &source{size: -1}
 	var content io.ReadCloser
 	var err error
 	switch {
@@ -209,6 +221,7 @@ func (p *place) read(ctx context.Context, key string) (*source, error) {
 		if s.attributes, err = p.bucket.Attributes(ctx, key); err != nil {
 			return nil, err
 		}
+		s.size = s.attributes.Size
 		content, err = p.bucket.NewReader(ctx, key, nil)
 	case p.folder != nil:
 		content, s.version, err = p.folder.GetVersion(ctx, key)
@@ -220,8 +233,17 @@ func (p *place) read(ctx context.Context, key string) (*source, error) {
 	if err != nil {
 		return nil, err
 	}
+	switch c := content.(type) {
+	case pikokms.StoredObject:
+		s.size = c.Size()
+	case *os.File:
+		if info, err := c.Stat(); err == nil && info.Mode().IsRegular() {
+			s.size = info.Size()
+		}
+	}
 	s.close = sync.OnceValue(content.Close)
-	s.Reader = bufio.NewReaderSize(content, peeked)
+	s.read.r = content
+	s.Reader = bufio.NewReaderSize(&s.read, peeked)
 	return s, nil
 }
 

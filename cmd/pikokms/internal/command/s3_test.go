@@ -22,6 +22,7 @@ import (
 type s3Server struct {
 	mu      sync.Mutex
 	objects map[string]s3Object // by /BUCKET/KEY
+	got     func(path string)   // is called when an object was read, if it is not nil
 }
 
 type s3Object struct {
@@ -81,6 +82,9 @@ func (s *s3Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 		maps.Copy(w.Header(), object.header)
 		http.ServeContent(w, r, "", object.modTime, bytes.NewReader(object.content))
+		if s.got != nil && r.Method == http.MethodGet {
+			s.got(path)
+		}
 	case http.MethodDelete:
 		delete(s.objects, path)
 		w.WriteHeader(http.StatusNoContent)
