@@ -22,13 +22,11 @@ type bulk struct {
 	dryRun  bool
 	suffix  string
 	plain   string
-	given   func(flag string) bool
 }
 
 // add adds the flags. The rule says what becomes of a suffix, if there is one.
 func (b *bulk) add(command *cobra.Command, rule string) {
 	flags := command.Flags()
-	b.given = flags.Changed
 	flags.BoolVar(&b.inPlace, "in-place", false, "put each result in the place of what it was made of")
 	if rule != "" {
 		flags.StringVar(&b.suffix, "suffix", "", "the `SUFFIX` that "+rule+" the names of several objects")
@@ -40,19 +38,12 @@ func (b *bulk) add(command *cobra.Command, rule string) {
 
 // isWanted tells whether a command line is about places, rather than one file or stream.
 func (b *bulk) isWanted(out string, arguments []string) bool {
-	for _, flag := range []string{"in-place", "suffix", "include", "exclude", "jobs", "dry-run", "report", "plain"} {
+	for _, flag := range []string{"in-place", "suffix", "dry-run", "report", "plain"} {
 		if b.given(flag) {
 			return true
 		}
 	}
-	if strings.Contains(out, "://") {
-		return true
-	}
-	if len(arguments) == 0 || arguments[0] == "-" {
-		return false
-	}
-	info, err := os.Stat(arguments[0])
-	return strings.Contains(arguments[0], "://") || err == nil && info.IsDir()
+	return strings.Contains(out, "://") || b.each.isWanted(arguments)
 }
 
 // check checks the flags that are no use together.

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -19,6 +20,7 @@ import (
 
 	"piko.sh/pikokms"
 	"piko.sh/pikokms/blobstorage"
+	"piko.sh/pikokms/header"
 	"piko.sh/pikokms/provider/local"
 )
 
@@ -152,4 +154,51 @@ func TestObjectThatChangesMeanwhileIsLeft(t *testing.T) {
 	content, err := bucket.ReadAll(t.Context(), "changes")
 	require.NoError(t, err)
 	require.Equal(t, "new", string(content))
+}
+
+func TestNamesSteerNoTerminal(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		t.Skip("Windows has no such names")
+	}
+	dir, key, _ := newFolder(t, 1)
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "\x1b[31mred"), []byte("x"), 0o600))
+	out := filepath.Join(t.TempDir(), "out")
+	_, stderr, _, err := execute(t, "encrypt", "-k", "local:"+key, "-o", out, dir)
+	require.NoError(t, err, stderr)
+	_, stderr, _, err = execute(t, "encrypt", "-k", "local:"+key, "-o", out, dir)
+	require.Error(t, err)
+	require.Contains(t, stderr, "red")
+	require.NotContains(t, stderr, "\x1b")
+	for _, command := range []string{"ls", "inspect"} {
+		stdout, stderr, _, err := execute(t, command, dir)
+		require.NoError(t, err, stderr)
+		require.Contains(t, stdout, "red")
+		require.NotContains(t, stdout, "\x1b")
+	}
+}
+
+// An interrupted command says so, and the same command line goes on.
+func TestInterruptedWorkSaysWhatIsDone(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		t.Skip("Windows sends no such signals")
+	}
+	dir, key, _ := newFolder(t, 1000)
+	var stderr bytes.Buffer
+	arguments := []string{"encrypt", "-k", "local:" + key, "--in-place", "--jobs", "1", dir}
+	command := exec.CommandContext(t.Context(), "pikokms", arguments...)
+	command.Stderr = &stderr
+	require.NoError(t, command.Start())
+	require.Eventually(t, func() bool {
+		content, err := os.ReadFile(filepath.Join(dir, "0"))
+		return err == nil && header.Sniff(content)
+	}, time.Minute, time.Millisecond)
+	require.NoError(t, command.Process.Signal(os.Interrupt))
+	require.Error(t, command.Wait())
+	require.Contains(t, stderr.String(), "pikokms: interrupted\n")
+	_, text, _, err := execute(t, arguments...)
+	require.NoError(t, err, text)
+	require.Contains(t, text, "skipped")
+	_, text, _, err = execute(t, "verify", "-k", "local:"+key, dir)
+	require.NoError(t, err, text)
+	require.Contains(t, text, "verified 1000 objects of ")
 }

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"syscall"
 	"time"
+	"unicode"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -179,6 +180,12 @@ func fail(ctx context.Context, err error) int {
 // explain returns an error's text in one line, with the flag that would have helped.
 func explain(err error) string {
 	text := strings.ReplaceAll(err.Error(), "\n", "; ")
+	text = strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) { // an object's name could steer a terminal
+			return unicode.ReplacementChar
+		}
+		return r
+	}, text)
 	switch {
 	case errors.Is(err, message.ErrCommitmentPolicy):
 		text += "; --commitment-policy sets the policy"

@@ -34,7 +34,6 @@ func TestMain(m *testing.M) {
 const noRaceSleep = "atexit_sleep_ms=0"
 
 func TestScripts(t *testing.T) {
-	_, s3 := newS3Server(t)
 	kms := kmstest.NewServer(t)
 	kms.CreateKey(kmstest.Key{Alias: "alias/backups", Region: "eu-west-1"})
 	testscript.Run(t, testscript.Params{
@@ -44,6 +43,7 @@ func TestScripts(t *testing.T) {
 		Setup: func(env *testscript.Env) error {
 			env.Setenv(keyVariable, "")
 			env.Setenv("GORACE", noRaceSleep)
+			_, s3 := newS3Server(t)
 			env.Setenv("AWS_ENDPOINT_URL_S3", s3)
 			env.Setenv("AWS_ENDPOINT_URL_KMS", kms.URL)
 			env.Setenv("AWS_ACCESS_KEY_ID", "test")

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"strings"
 	"sync"
 	"time"
 
@@ -18,11 +19,13 @@ type each struct {
 	include, exclude []string
 	jobs             int
 	report           string
+	given            func(flag string) bool
 }
 
 // add adds the flags.
 func (e *each) add(command *cobra.Command) {
 	flags := command.Flags()
+	e.given = flags.Changed
 	flags.StringArrayVar(&e.include, "include", nil, "take only objects that this `GLOB` matches; may be repeated")
 	flags.StringArrayVar(&e.exclude, "exclude", nil, "leave out objects that this `GLOB` matches; may be repeated")
 	flags.IntVar(&e.jobs, "jobs", 4*runtime.GOMAXPROCS(0), "the number of objects that are worked on side by side")
@@ -31,6 +34,20 @@ func (e *each) add(command *cobra.Command) {
 // addReport adds the flag of commands whose work has a report.
 func (e *each) addReport(command *cobra.Command) {
 	command.Flags().StringVar(&e.report, "report", "", "write a line of JSON for each object to this `FILE`")
+}
+
+// isWanted tells whether a command line is about places, rather than one file or stream.
+func (e *each) isWanted(arguments []string) bool {
+	for _, flag := range []string{"include", "exclude", "jobs"} {
+		if e.given(flag) {
+			return true
+		}
+	}
+	if len(arguments) == 0 || arguments[0] == "-" {
+		return false
+	}
+	info, err := os.Stat(arguments[0])
+	return strings.Contains(arguments[0], "://") || err == nil && info.IsDir()
 }
 
 // item is an object to work on.
