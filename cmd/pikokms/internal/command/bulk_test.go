@@ -141,16 +141,16 @@ func TestObjectThatChangesMeanwhileIsLeft(t *testing.T) {
 	defer bucket.Close()
 	require.NoError(t, bucket.WriteAll(t.Context(), "changes", []byte("old"), nil))
 	require.NoError(t, bucket.WriteAll(t.Context(), "stays", []byte("same"), nil))
-	server.got = func(path string) {
+	server.onGet(func(path string) {
 		if strings.HasSuffix(path, "/changes") {
 			server.objects[path] = s3Object{[]byte("new"), http.Header{"Etag": {`"new"`}}, time.Now()}
 		}
-	}
+	})
 	_, stderr, _, err := execute(t, "encrypt", "-k", "local:"+key, "--in-place", url)
 	require.Error(t, err)
 	require.Contains(t, stderr, "failed s3://bucket/changes: object was changed meanwhile")
 	require.Contains(t, stderr, "encrypted 1 object of 4 bytes, 1 failed")
-	server.got = nil
+	server.onGet(nil)
 	content, err := bucket.ReadAll(t.Context(), "changes")
 	require.NoError(t, err)
 	require.Equal(t, "new", string(content))

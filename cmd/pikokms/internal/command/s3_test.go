@@ -39,6 +39,13 @@ func newS3Server(t *testing.T) (server *s3Server, url string) {
 	return server, listening.URL
 }
 
+// onGet has got called, or no longer if it is nil, when an object was read.
+func (s *s3Server) onGet(got func(path string)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.got = got
+}
+
 // ServeHTTP implements http.Handler.
 func (s *s3Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s.mu.Lock()
