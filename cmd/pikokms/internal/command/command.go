@@ -20,7 +20,8 @@ import (
 	"piko.sh/pikokms/provider"
 )
 
-const long = `Pikokms encrypts and decrypts files under a key of AWS KMS or a local key.
+const long = `Pikokms encrypts and decrypts files, folders and buckets under a key of AWS KMS
+or a local key.
 
 What it writes are AWS Encryption SDK messages, so AWS's own SDKs and
 aws-encryption-cli open them, and it opens theirs.`
@@ -118,7 +119,7 @@ func run(ctx context.Context, arguments []string) int {
 func New() *cobra.Command {
 	root := &cobra.Command{
 		Use:           "pikokms",
-		Short:         "Encrypt files under AWS KMS or a local key",
+		Short:         "Encrypt files, folders and buckets under AWS KMS or a local key",
 		Long:          long,
 		Example:       example,
 		Version:       version(),
