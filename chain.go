@@ -10,14 +10,14 @@ import (
 	"strings"
 )
 
-// ChainKey is the encryption context key under which an object names the transformers below its
-// encryption, in the order in which they were applied, separated by commas. It is absent when there
-// are none.
+// ChainKey is the encryption context key under which an object names the transformers that were
+// applied before its encryption: in that order, separated by commas. Without such transformers
+// there is no such pair.
 const ChainKey = "piko-transformers"
 
-// MaxChain is the most transformers that an object has below its encryption. At most one of them
-// compresses, and none comes twice, so that what an object says can't make its reader take memory
-// without bound.
+// MaxChain is the most transformers that may come before an object's encryption. At most one of
+// them compresses, and none occurs twice. So an object can't make its reader take memory without
+// bound.
 const MaxChain = 8
 
 // Chain is a sequence of transformers. It is safe for concurrent use.
@@ -26,8 +26,8 @@ type Chain struct {
 }
 
 // NewChain returns the chain of the named transformers, sorted by priority. The error holds
-// ErrUnknownTransformer, or ErrInvalidTransformer for a name that comes twice, for a second
-// compression, and for more than MaxChain transformers below the encryption.
+// ErrUnknownTransformer, or ErrInvalidTransformer for a name that occurs twice, a second
+// compression, or more than MaxChain transformers before the encryption.
 func (r *Registry) NewChain(names ...string) (*Chain, error) {
 	c, err := r.chain(names)
 	if err != nil {
@@ -37,8 +37,8 @@ func (r *Registry) NewChain(names ...string) (*Chain, error) {
 	return c, nil
 }
 
-// chain returns the chain of the named transformers in this order. It is what decides which chains
-// there are, for those that are written and for those that are read.
+// chain returns the chain of the named transformers in this order. Writers and readers both use it,
+// so every chain that can be written can be read.
 func (r *Registry) chain(names []string) (*Chain, error) {
 	c := &Chain{}
 	compression, below := "", 0
@@ -67,7 +67,7 @@ func (r *Registry) chain(names []string) (*Chain, error) {
 	return c, nil
 }
 
-// recordedNames returns the names that an object's ChainKey pair holds, no more than a chain has.
+// recordedNames returns the names in an object's ChainKey pair. It refuses more than a chain holds.
 func recordedNames(recorded string) ([]string, error) {
 	if recorded == "" {
 		return nil, nil
@@ -84,7 +84,7 @@ func recordedNames(recorded string) ([]string, error) {
 	return names, nil
 }
 
-// recorded returns the chain below encryption, as the object names it in its encryption context.
+// recorded returns the chain that an object names in its encryption context.
 func (r *Registry) recorded(decrypted any, encryption Transformer) (*Chain, error) {
 	d, ok := decrypted.(interface{ EncryptionContext() map[string]string })
 	if !ok {
@@ -138,7 +138,7 @@ func (c *Chain) Transform(ctx context.Context, input io.Reader, encryptionContex
 	return input, nil
 }
 
-// Reverse applies every transformer's reverse to input, the last one first.
+// Reverse undoes the transformers, the last one first.
 func (c *Chain) Reverse(ctx context.Context, input io.Reader) (io.Reader, error) {
 	for _, t := range slices.Backward(c.transformers) {
 		output, err := t.Reverse(ctx, input, nil)

@@ -16,8 +16,8 @@ import (
 	"piko.sh/pikokms/provider"
 )
 
-// Whoever has the key can write an object that names transformers without end, or one of 1 MB that
-// a reader would decompress 2,000 times side by side.
+// Anyone with the key can write an object that names transformers without end. They can also write
+// one of 1 MB that a reader would decompress 2,000 times side by side.
 func TestAnObjectThatNamesTooManyTransformersIsRefused(t *testing.T) {
 	everyProvider(t, func(t *testing.T, p provider.EncryptionProvider) {
 		f := hostUnder(t, p)

@@ -18,8 +18,8 @@ import (
 	"piko.sh/pikokms/provider/local"
 )
 
-// The wiring of an encrypting storage; with awskms.NewProvider in place of local.NewProvider the
-// key is one of AWS KMS.
+// An application stores objects through an encrypting storage. With awskms.NewProvider in place of
+// local.NewProvider, the key is one of AWS KMS.
 func ExampleNew() {
 	dir, err := os.MkdirTemp("", "example-*")
 	if err != nil {
@@ -72,7 +72,7 @@ func ExampleNew() {
 	// Output: encrypted at rest <nil>
 }
 
-// Two providers: what was stored under the one stays readable when the other becomes the default.
+// A host has two providers. Objects under one stay readable after the other becomes the default.
 func ExampleHost_RotateKey() {
 	dir, err := os.MkdirTemp("", "example-*")
 	if err != nil {
@@ -123,7 +123,7 @@ func exampleKey(name string) *local.Provider {
 	return key
 }
 
-// A string for a database's column.
+// An application encrypts a string for a column of its database.
 func ExampleHost_Encrypt() {
 	folder, err := pikokms.NewFolder(os.TempDir())
 	if err != nil {
@@ -144,7 +144,7 @@ func ExampleHost_Encrypt() {
 	// Output: DE89 3704 0044 0532 0130 00 <nil>
 }
 
-// Development and production differ in WithDefaultCryptoProvider alone, and each reads what the
+// Development and production differ only in WithDefaultCryptoProvider, and each reads what the
 // other wrote.
 func ExampleWithDefaultCryptoProvider() {
 	dir, err := os.MkdirTemp("", "example-*")
@@ -183,8 +183,8 @@ func ExampleWithDefaultCryptoProvider() {
 	// Output: written in development <nil>
 }
 
-// Transformers sort themselves by priority, compression before encryption, whatever the order in
-// which they are named. An object records its chain, so a reader needs no configuration.
+// A chain sorts its transformers by priority, compression before encryption, in whatever order they
+// are named. An object records its chain, so a reader needs no configuration.
 func ExampleRegistry_NewChain() {
 	registry, err := pikokms.NewRegistry(0)
 	if err != nil {
@@ -226,7 +226,7 @@ func ExampleRegistry_NewChain() {
 	// 100000 <nil>
 }
 
-// Random access: only the frames that a read touches are decrypted.
+// Open gives random access: only the frames that a read touches are decrypted.
 func ExampleHost_Open() {
 	dir, err := os.MkdirTemp("", "example-*")
 	if err != nil {
@@ -257,9 +257,9 @@ func ExampleHost_Open() {
 	// Output: 10000000 34567 <nil>
 }
 
-// What is written piece by piece is handed on by a pipe. A writer that fails says so with
-// CloseWithError, and then nothing is stored: a deferred Close would make what was written so far
-// a whole object.
+// A pipe passes on content that is written piece by piece. A writer that fails calls
+// CloseWithError, and then nothing is stored. A deferred Close instead would store what was written
+// so far as a complete object.
 func ExampleHost_Put() {
 	dir, err := os.MkdirTemp("", "example-*")
 	if err != nil {
@@ -291,7 +291,7 @@ func ExampleHost_Put() {
 	// true
 }
 
-// A storage that is driven by other means stores what EncryptObject gives, and keeps nothing of it
+// The caller drives a storage of its own. It stores what EncryptObject returns, and keeps nothing
 // after an error.
 func ExampleHost_EncryptObject() {
 	folder, err := pikokms.NewFolder(os.TempDir())

@@ -17,31 +17,30 @@ import (
 	"time"
 )
 
-// ErrInvalidKey means a key that no object can have: keys are relative slash-separated paths
-// without "." and ".." parts. In a Folder it also means a part that is longer than the file
-// system's names, and a key that needs a folder where an object stands, or an object where a folder
-// stands.
+// ErrInvalidKey means a key that no object can have. Keys are relative slash-separated paths
+// without "." and ".." parts. In a Folder it also means a part that is longer than the file system
+// allows, a key that needs a folder where an object is, or a key of an object where a folder is.
 var ErrInvalidKey = errors.New("invalid object key")
 
-// Folder is a storage in a folder of the file system: each object is a file, written aside, synced
-// and renamed into place. Keys cannot lead out of the folder, not through symbolic links either.
-// Folders below it are made when they are needed and removed when they are empty. A part of it may
-// be on another device.
+// Folder is a storage in a folder of the file system. Each object is a file. It is written under a
+// temporary name, synced and renamed into place. Keys cannot lead out of the folder, not even
+// through symbolic links. Folders below it are made when they are needed and removed when they are
+// empty. A part of the folder may be on another device.
 //
-// It is safe for concurrent use, by several processes too. They keep out of each other's way by a
-// lock on the folder, which file systems without such locks, among them NFS, and systems other than
-// Linux, macOS and the BSDs do not have: there, processes can undo each other's changes of one
-// object when one of them calls PutIf, and a Put fails when another process deletes the last object
-// in its folder at that moment.
+// A Folder is safe for concurrent use, and so is one folder for several processes. They exclude
+// each other by a lock on the folder. Some file systems have no such locks, NFS among them, and
+// neither have systems other than Linux, macOS and the BSDs. There, a process that calls PutIf can
+// undo another's change of the same object. And a Put fails if another process deletes the last
+// object in its folder at that moment.
 type Folder struct {
 	root     *os.Root
 	changing chan struct{} // holds one token while names change
-	lockable *os.File      // the folder itself, locked while names change
+	lockable *os.File      // the folder itself, which is locked while names change
 	close    func() error
 }
 
-// NewFolder opens a folder as storage and makes it if need be. What writers that crashed left in
-// its top level is removed when it is a day old; List does the same for the folders below.
+// NewFolder opens a folder as storage, and makes it if need be. It removes files from its top level
+// that crashed writers left there at least a day ago. List does the same in the folders below.
 func NewFolder(dir string) (*Folder, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("folder storage: %w", err)
@@ -73,14 +72,14 @@ func localName(key string) (string, error) {
 	return name, nil
 }
 
-// Put implements Storage. The error holds ErrInvalidKey, before content is read, for a key that
-// cannot be stored.
+// Put implements Storage. For a key that cannot be stored, it fails before it reads content, and
+// the error holds ErrInvalidKey.
 func (f *Folder) Put(ctx context.Context, key string, content io.Reader) error {
 	return f.put(ctx, key, content, func(string) error { return nil })
 }
 
-// PutIf implements ConditionalStorage. The version is of one file: a file that is written in place
-// by other programs stays the same version as long as its size and time do.
+// PutIf implements ConditionalStorage. A version is one file with its size and time. A file that
+// other programs write in place stays the same version while these do not change.
 func (f *Folder) PutIf(ctx context.Context, key, version string, content io.Reader) error {
 	return f.put(ctx, key, content, func(name string) error {
 		info, err := f.root.Lstat(name)
@@ -91,7 +90,7 @@ func (f *Folder) PutIf(ctx context.Context, key, version string, content io.Read
 	})
 }
 
-// put stores an object if check allows it, which is asked while no name changes.
+// put stores an object if check allows it. It calls check while no other name can change.
 func (f *Folder) put(ctx context.Context, key string, content io.Reader, check func(name string) error) error {
 	name, err := localName(key)
 	if err != nil {
@@ -106,8 +105,8 @@ func (f *Folder) put(ctx context.Context, key string, content io.Reader, check f
 	if err != nil {
 		return fmt.Errorf("folder storage: put %s: %w", key, err)
 	}
-	_, _ = tryLock(file) // it tells sweep that the writer lives; where there are no locks, age does
-	err = writeFile(ctx, file, content)
+	_, _ = tryLock(file) // tells sweep that the writer lives; without locks, the file's age does
+	err = withoutPath(writeFile(ctx, file, content), file.Name())
 	if err == nil {
 		err = f.exclusively(ctx, func() error {
 			if err := check(name); err != nil {
@@ -125,7 +124,16 @@ func (f *Folder) put(ctx context.Context, key string, content io.Reader, check f
 	return nil
 }
 
-// writeFile fills file with content, syncs and closes it. It ends with ctx, at the next write.
+// withoutPath returns what failed of the file of this path, whose temporary name tells nobody
+// anything. A failure of what is stored keeps its own path.
+func withoutPath(err error, path string) error {
+	if named, ok := errors.AsType[*fs.PathError](err); ok && named.Path == path {
+		return named.Err
+	}
+	return err
+}
+
+// writeFile copies content to file, syncs and closes it. If ctx ends, the next write fails.
 func writeFile(ctx context.Context, file *os.File, content io.Reader) error {
 	stop := context.AfterFunc(ctx, func() { _ = file.Close() })
 	_, err := io.Copy(file, content)
@@ -138,7 +146,7 @@ func writeFile(ctx context.Context, file *os.File, content io.Reader) error {
 	return errors.Join(err, file.Close())
 }
 
-// Get implements Storage. An object that is replaced meanwhile stays the old one.
+// Get implements Storage. If an object is replaced while it is read, the old content is read on.
 func (f *Folder) Get(ctx context.Context, key string) (io.ReadCloser, error) {
 	file, err := f.open(ctx, key)
 	if err != nil {
@@ -156,7 +164,8 @@ func (f *Folder) GetVersion(ctx context.Context, key string) (io.ReadCloser, str
 	return file, versionOf(file.info), nil
 }
 
-// Open implements RangeStorage. An object that is replaced while it is open stays the old one.
+// Open implements RangeStorage. If an object is replaced while it is open, the old content is read
+// on.
 func (f *Folder) Open(ctx context.Context, key string) (StoredObject, error) {
 	file, err := f.open(ctx, key)
 	if err != nil {
@@ -187,8 +196,8 @@ func (f *Folder) open(ctx context.Context, key string) (*storedFile, error) {
 	return &storedFile{file, info, sync.OnceValue(file.Close)}, nil
 }
 
-// isNotExist tells whether err means that there is no such object: a file in the place of one of
-// its folders, and a name that is too long, mean it too.
+// isNotExist reports whether err means that there is no such object. A name that is too long means
+// so, too, and so does a file where one of the object's folders would be.
 func isNotExist(err error) bool {
 	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) || errors.Is(err, syscall.ENAMETOOLONG)
 }
@@ -210,7 +219,7 @@ func (f *storedFile) Size() int64        { return f.info.Size() }
 func (f *storedFile) ModTime() time.Time { return f.info.ModTime() }
 func (f *storedFile) Close() error       { return f.close() }
 
-// Delete implements Storage. Folders that are then empty are removed.
+// Delete implements Storage. It removes folders that are empty afterwards.
 func (f *Folder) Delete(ctx context.Context, key string) error {
 	name, err := localName(key)
 	if err != nil {
@@ -239,7 +248,7 @@ func (f *Folder) Delete(ctx context.Context, key string) error {
 	return nil
 }
 
-// List implements Storage. The keys come in lexical order.
+// List implements Storage. It yields the keys in lexical order.
 func (f *Folder) List(ctx context.Context, prefix string) iter.Seq2[string, error] {
 	return func(yield func(string, error) bool) {
 		err := fs.WalkDir(f.root.FS(), ".", func(name string, entry fs.DirEntry, err error) error {
@@ -248,7 +257,7 @@ func (f *Folder) List(ctx context.Context, prefix string) iter.Seq2[string, erro
 			}
 			switch {
 			case errors.Is(err, fs.ErrNotExist) && name != ".":
-				return nil // removed meanwhile
+				return nil // it was removed meanwhile
 			case err != nil:
 				return err
 			case entry.IsDir():

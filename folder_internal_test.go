@@ -1,7 +1,9 @@
 package pikokms
 
 import (
+	"errors"
 	"io"
+	"io/fs"
 	"os"
 	"syscall"
 	"testing"
@@ -21,4 +23,14 @@ func TestAFileSystemWithoutFsyncStoresAllTheSame(t *testing.T) {
 	for _, err := range []error{syscall.EIO, syscall.ENOSPC, io.ErrUnexpectedEOF} {
 		require.ErrorIs(t, syncFile(unsynced{err}), err)
 	}
+}
+
+// TestFullDiskNamesTheObject: the error of a write says nothing of the temporary file, and the error
+// of a source keeps its path.
+func TestFullDiskNamesTheObject(t *testing.T) {
+	full := &fs.PathError{Op: "write", Path: "/store/" + temporaryPrefix + "X", Err: syscall.ENOSPC}
+	require.Equal(t, error(syscall.ENOSPC), withoutPath(full, full.Path))
+	require.Equal(t, error(syscall.ENOSPC), withoutPath(errors.Join(full), full.Path))
+	require.Equal(t, error(full), withoutPath(full, "/store/other"))
+	require.NoError(t, withoutPath(nil, full.Path))
 }

@@ -10,14 +10,14 @@ import (
 
 const openNow = 0
 
-// tryLock does nothing: only this process keeps out of its own way.
+// tryLock does nothing, so only the goroutines of this process exclude each other.
 func tryLock(*os.File) (bool, error) { return true, nil }
 
 func unlock(*os.File) {}
 
 func onOneDevice(fs.FileInfo, fs.FileInfo) bool { return true }
 
-// versionOf names a file as well as can be done without its number.
+// versionOf describes a file as well as is possible without its inode number.
 func versionOf(info fs.FileInfo) string {
 	return fmt.Sprintf("%d-%d", info.Size(), info.ModTime().UnixNano())
 }

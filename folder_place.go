@@ -14,7 +14,7 @@ import (
 	"time"
 )
 
-// temporaryPrefix begins the names of files that a Put has not finished.
+// temporaryPrefix begins the names of files of unfinished Puts.
 const temporaryPrefix = ".pikokms-tmp-"
 
 // sweepAge is how long a file of an unfinished Put is left alone after its last write.
@@ -22,7 +22,7 @@ const sweepAge = 24 * time.Hour
 
 func isTemporary(name string) bool { return strings.HasPrefix(name, temporaryPrefix) }
 
-// exclusively runs change while no other Put or Delete changes a name, in this process or another.
+// exclusively calls change while no other Put or Delete changes a name, in this process or another.
 func (f *Folder) exclusively(ctx context.Context, change func() error) error {
 	select {
 	case f.changing <- struct{}{}:
@@ -39,7 +39,7 @@ func (f *Folder) exclusively(ctx context.Context, change func() error) error {
 			break
 		}
 		select {
-		case <-time.After(wait): // a lock that is waited for can't be given up
+		case <-time.After(wait): // polls, since a blocking lock can't be given up when ctx ends
 		case <-ctx.Done():
 			return ctx.Err()
 		}
@@ -48,9 +48,9 @@ func (f *Folder) exclusively(ctx context.Context, change func() error) error {
 	return change()
 }
 
-// aside returns the folder to write an object in before it is renamed to name: the top one, or the
-// object's own where that is on another device. The error holds ErrInvalidKey if the object can't
-// have this name, as far as that can be told before.
+// aside returns the folder in which to write an object before it is renamed to name. That is the
+// top one, or the object's own folder if that is on another device. The error holds ErrInvalidKey
+// if the object can't have this name, as far as this can be told beforehand.
 func (f *Folder) aside(ctx context.Context, name string) (string, error) {
 	parts := strings.Split(name, string(filepath.Separator))
 	deepest := "."
@@ -60,7 +60,8 @@ func (f *Folder) aside(ctx context.Context, name string) (string, error) {
 		last := i == len(parts)-1
 		switch {
 		case errors.Is(err, fs.ErrNotExist):
-			// The parts below can't be looked for in their own place.
+			// The folder of the parts below does not exist yet, so their lengths are tested in the
+			// deepest folder that does.
 			for _, below := range parts[i:] {
 				if _, err := f.root.Lstat(filepath.Join(deepest, below)); errors.Is(err, syscall.ENAMETOOLONG) {
 					return "", tooLong(below, err)
@@ -89,7 +90,7 @@ func tooLong(part string, err error) error {
 	return fmt.Errorf("%w: the part %.40q… of %d bytes is too long for this file system: %w", ErrInvalidKey, part, len(part), err)
 }
 
-// sameDevice returns a folder on the device of dir, the top one if it is.
+// sameDevice returns a folder on the device of dir: the top one if that is on it.
 func (f *Folder) sameDevice(dir string) (string, error) {
 	top, err := f.root.Stat(".")
 	if err != nil {
@@ -97,12 +98,12 @@ func (f *Folder) sameDevice(dir string) (string, error) {
 	}
 	own, err := f.root.Stat(dir)
 	if err != nil || onOneDevice(top, own) {
-		return ".", nil // if dir was removed meanwhile, it is made anew, below the top one
+		return ".", nil // if dir was removed meanwhile, moveIn makes it again, on the device of the top one
 	}
 	return dir, nil
 }
 
-// moveIn renames a file to its name and makes the folders above it. The folder is locked.
+// moveIn renames a file to its name and makes the folders above it. The caller holds the lock.
 func (f *Folder) moveIn(temporary, name string) error {
 	if err := f.clear(name); err != nil {
 		return err
@@ -121,11 +122,11 @@ func (f *Folder) moveIn(temporary, name string) error {
 	return err
 }
 
-// clear removes a folder that stands at name and holds nothing but folders. The folder is locked.
+// clear removes a folder at name that holds nothing but folders. The caller holds the lock.
 func (f *Folder) clear(name string) error {
 	info, err := f.root.Lstat(name)
 	if err != nil || !info.IsDir() {
-		return nil // there is nothing to remove; moveIn says what else is wrong
+		return nil // nothing is to be removed; moveIn reports any other fault
 	}
 	if err := f.removeEmpty(name); err != nil {
 		return fmt.Errorf("%w: a folder stands at %q, with something in it: %w", ErrInvalidKey, filepath.ToSlash(name), err)
@@ -161,7 +162,7 @@ func (f *Folder) removeEmpty(dir string) error {
 	return f.root.Remove(dir)
 }
 
-// prune removes dir and the folders above it as long as they are empty. The folder is locked.
+// prune removes dir and the folders above it as long as they are empty. The caller holds the lock.
 func (f *Folder) prune(dir string) {
 	for ; dir != "."; dir = filepath.Dir(dir) {
 		info, err := f.root.Lstat(dir)
@@ -169,13 +170,13 @@ func (f *Folder) prune(dir string) {
 			continue
 		}
 		if err != nil || !info.IsDir() || f.root.Remove(dir) != nil {
-			return // a folder that stays is in nobody's way
+			return // an empty folder that stays does no harm
 		}
 	}
 }
 
-// syncFolders makes a new name durable, with every folder above it that may be new. Windows cannot
-// sync folders.
+// syncFolders makes a new name durable: it syncs every folder above it that may be new. Windows
+// cannot sync folders.
 func (f *Folder) syncFolders(name string) error {
 	if runtime.GOOS == "windows" {
 		return nil
@@ -194,8 +195,8 @@ func (f *Folder) syncFolders(name string) error {
 	}
 }
 
-// syncFile syncs a file or a folder, where its file system has that: some network file systems and
-// those in user space have not.
+// syncFile syncs a file or a folder. It ignores that a file system cannot, as some network file
+// systems and some in user space can't.
 func syncFile(file interface{ Sync() error }) error {
 	err := file.Sync()
 	for _, unsupported := range [...]error{syscall.EINVAL, syscall.ENOTSUP, syscall.EOPNOTSUPP, syscall.ENOSYS} {
@@ -206,7 +207,7 @@ func syncFile(file interface{ Sync() error }) error {
 	return err
 }
 
-// sweepTop removes what writers that crashed left in the top level.
+// sweepTop removes what crashed writers left in the top level.
 func (f *Folder) sweepTop() error {
 	folder, err := f.root.Open(".")
 	if err != nil {
@@ -220,19 +221,19 @@ func (f *Folder) sweepTop() error {
 			}
 		}
 		if err != nil {
-			return folder.Close() // a folder that can't be listed can be used all the same
+			return folder.Close() // a folder that can't be listed can still be used
 		}
 	}
 }
 
-// sweep removes the file of an unfinished Put when it is old and no writer holds its lock. What it
-// cannot remove stays for the next time.
+// sweep removes the file of an unfinished Put if it is old and no writer holds its lock. A file
+// that it cannot remove stays for the next time.
 func (f *Folder) sweep(name string) {
 	info, err := f.root.Lstat(name)
 	if err != nil || !info.Mode().IsRegular() || time.Since(info.ModTime()) < sweepAge {
 		return
 	}
-	file, err := f.root.OpenFile(name, os.O_RDWR|openNow, 0) // some systems lock for writers only
+	file, err := f.root.OpenFile(name, os.O_RDWR|openNow, 0) // some systems give the lock to writers only
 	if err != nil {
 		return
 	}

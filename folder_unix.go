@@ -10,11 +10,11 @@ import (
 	"syscall"
 )
 
-// openNow opens what is no file, such as a named pipe, without waiting for its other end.
+// openNow opens what is not a file, such as a named pipe, without waiting for its other end.
 const openNow = syscall.O_NONBLOCK
 
-// tryLock takes the lock of a file, which closing it releases, and reports whether nobody else
-// holds it. Where the file system has no locks, nobody does.
+// tryLock locks a file and reports whether it could. Closing the file releases the lock. Where the
+// file system has no locks, it returns true.
 func tryLock(file *os.File) (bool, error) {
 	err := flock(file, syscall.LOCK_EX|syscall.LOCK_NB)
 	switch {
@@ -27,7 +27,7 @@ func tryLock(file *os.File) (bool, error) {
 }
 
 // unlock gives a lock back.
-func unlock(file *os.File) { _ = flock(file, syscall.LOCK_UN) } // closing the file does it, too
+func unlock(file *os.File) { _ = flock(file, syscall.LOCK_UN) } // closing the file does so, too
 
 func flock(file *os.File, how int) error {
 	for {
@@ -37,7 +37,7 @@ func flock(file *os.File, how int) error {
 	}
 }
 
-// unlockable tells whether err means that the file system has no such locks.
+// unlockable reports whether err means that the file system has no such locks.
 func unlockable(err error) bool {
 	for _, e := range [...]error{syscall.ENOTSUP, syscall.EOPNOTSUPP, syscall.ENOSYS, syscall.ENOLCK, syscall.EBADF, syscall.EINVAL} {
 		if errors.Is(err, e) {
@@ -53,7 +53,8 @@ func onOneDevice(a, b fs.FileInfo) bool {
 	return !okX || !okY || x.Dev == y.Dev
 }
 
-// versionOf names a file. While it is open, no other file of the device has its number.
+// versionOf describes a file. While the file is open, no other file of the device has its inode
+// number.
 func versionOf(info fs.FileInfo) string {
 	version := fmt.Sprintf("%d-%d", info.Size(), info.ModTime().UnixNano())
 	if s, ok := info.Sys().(*syscall.Stat_t); ok {

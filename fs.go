@@ -11,12 +11,12 @@ import (
 	"time"
 )
 
-// FS returns the objects of a host on a RangeStorage as a file system to be read: for
-// http.FileServerFS, fs.WalkDir and template.ParseFS. Parts of keys between slashes are
-// directories. Its files are Objects, and cost what Open costs; reading a directory lists all keys
-// below it. ctx ends all of it.
+// FS returns the objects of a host as a read-only file system, for http.FileServerFS, fs.WalkDir
+// and template.ParseFS. The host's storage must be a RangeStorage. The parts of a key between
+// slashes are directories. Files are Objects, and opening one costs what Host.Open costs. Reading a
+// directory lists all keys below it. When ctx ends, all calls fail.
 //
-// Errors are *fs.PathError and hold those of Open and List.
+// Errors are *fs.PathError, and hold those of Open and List.
 func (h *Host) FS(ctx context.Context) fs.FS { return &hostFS{ctx, h} }
 
 type hostFS struct {
@@ -56,22 +56,22 @@ func (f *hostFS) open(name string) (fs.File, error) {
 	return &directory{info: fileInfo{name: path.Base(name), dir: true}, path: name, entries: entries}, nil
 }
 
-// readDir returns what stands in a directory, sorted by name.
+// readDir returns the entries of a directory, sorted by name.
 func (f *hostFS) readDir(name string) ([]fs.DirEntry, error) {
 	prefix := name + "/"
 	if name == "." {
 		prefix = ""
 	}
-	found := make(map[string]bool) // by name, whether it is a directory
+	found := make(map[string]bool) // the values say whether the name is a directory
 	for key, err := range f.host.List(f.ctx, prefix) {
 		if err != nil {
 			return nil, err
 		}
 		if !fs.ValidPath(key) {
-			continue // no path of a file system leads to it
+			continue // a key that is no path of a file system can't be opened
 		}
 		first, _, deeper := strings.Cut(strings.TrimPrefix(key, prefix), "/")
-		// An object and a directory of one name: Open gives the object.
+		// If an object and a directory have one name, Open gives the object.
 		if isDir, seen := found[first]; !seen || isDir {
 			found[first] = deeper
 		}
@@ -97,8 +97,8 @@ func (e *entry) Type() fs.FileMode {
 	return fileInfo{dir: e.isDir}.Mode().Type()
 }
 
-// Info implements fs.DirEntry. The size is the one that the object states, so that no key service
-// is asked for it, but for compressed objects.
+// Info implements fs.DirEntry. The size is the one that the object states, so no key service is
+// asked for it, except for compressed objects.
 func (e *entry) Info() (fs.FileInfo, error) {
 	if e.isDir {
 		return fileInfo{name: e.name, dir: true}, nil
@@ -161,7 +161,7 @@ func (f *objectFile) Stat() (fs.FileInfo, error) { return f.info, nil }
 type directory struct {
 	info    fileInfo
 	path    string
-	entries []fs.DirEntry // still to be read
+	entries []fs.DirEntry // not read yet
 }
 
 func (d *directory) Stat() (fs.FileInfo, error) { return d.info, nil }

@@ -19,19 +19,19 @@ import (
 )
 
 var (
-	// ErrConfig means that New's options do not fit together; the error says how.
+	// ErrConfig means that options of New are wrong or do not fit together. The error says how.
 	ErrConfig = errors.New("invalid pikokms configuration")
 	// ErrPlaintext means that a stored object is not an encrypted one.
 	ErrPlaintext = errors.New("stored object is not encrypted")
 )
 
-// Host is a storage that encrypts: what is put through it is stored by its chain of transformers,
-// and what is got through it is the original. It is safe for concurrent use.
+// Host is a storage that encrypts. What is put through it is stored as its chain of transformers
+// makes it, and what is got through it is the original. It is safe for concurrent use.
 type Host struct {
 	registry       *Registry
 	chain          *Chain
 	storage        Storage
-	services       map[string]*service.Service // by the providers' names
+	services       map[string]*service.Service // by the names of their providers
 	current        atomic.Pointer[service.Service]
 	strings        envelope.Decrypter
 	encrypter      message.Encrypter
@@ -41,8 +41,8 @@ type Host struct {
 	close          func() error
 }
 
-// New wires providers, transformers and a storage into a Host. It asks no key service, so a Host
-// starts while one is down. The error holds ErrConfig, ErrInvalidTransformer or
+// New makes a Host of providers, transformers and a storage. It asks no key service, so a Host can
+// start while one is down. The error holds ErrConfig, ErrInvalidTransformer or
 // ErrUnknownTransformer.
 func New(options ...Option) (*Host, error) {
 	s := settings{providers: make(map[string]provider.EncryptionProvider)}
@@ -103,11 +103,11 @@ func New(options ...Option) (*Host, error) {
 	return h, nil
 }
 
-// CryptoService returns the service on the default provider: for batches, and for the state of its
+// CryptoService returns the service of the default provider, for batches and for the state of its
 // circuit breaker.
 func (h *Host) CryptoService() *service.Service { return h.current.Load() }
 
-// currentKeyring is the default provider of the moment.
+// currentKeyring is a keyring of whichever provider is the default at the moment.
 type currentKeyring struct{ h *Host }
 
 func (k currentKeyring) GenerateDataKey(ctx context.Context, request *provider.GenerateDataKeyRequest) (*provider.DataKey, error) {
@@ -137,8 +137,8 @@ func (h *Host) closeServices() error {
 // Chain returns the transformers that Put applies.
 func (h *Host) Chain() *Chain { return h.chain }
 
-// Put implements Storage: it stores content compressed, if so configured, and encrypted, with one
-// call of the key service. When content fails, nothing is stored, and an earlier object stays.
+// Put implements Storage. It compresses content, if so configured, encrypts it with one call of the
+// key service, and stores it. If content fails, nothing is stored, and an earlier object stays.
 func (h *Host) Put(ctx context.Context, key string, content io.Reader) error {
 	stored, err := h.EncryptObject(ctx, key, content)
 	if err != nil {
@@ -147,7 +147,7 @@ func (h *Host) Put(ctx context.Context, key string, content io.Reader) error {
 	return h.storage.Put(ctx, key, stored)
 }
 
-// bound returns the encryption context of an object's name.
+// bound returns the encryption context that binds an object to its name.
 func (h *Host) bound(key string) map[string]string {
 	if h.bucket == "" {
 		return nil
@@ -155,13 +155,13 @@ func (h *Host) bound(key string) map[string]string {
 	return map[string]string{BucketKey: h.bucket, ObjectKey: key}
 }
 
-// Get implements Storage. The content is whole when Read returns io.EOF, and only then. ctx also
-// ends the reading of an encrypted object.
+// Get implements Storage. The content is complete when Read returns io.EOF, and only then. When ctx
+// ends, reading an encrypted object fails.
 //
-// The error, and Read's, holds ErrPlaintext for an object that is not encrypted, ErrNotObject for a
-// message that is no stored object, ErrInvalidTransformer, ErrUnknownTransformer,
-// compress.ErrCorrupt or compress.ErrTooLarge, is one of message.Decrypter's, or is the storage's
-// own.
+// The error, and that of Read, holds ErrPlaintext if the object is not encrypted, and ErrNotObject
+// if it is a message that is no stored object. It holds ErrInvalidTransformer,
+// ErrUnknownTransformer, compress.ErrCorrupt or compress.ErrTooLarge, or is one of
+// message.Decrypter's or the storage's own.
 func (h *Host) Get(ctx context.Context, key string) (io.ReadCloser, error) {
 	stored, err := h.storage.Get(ctx, key)
 	if err != nil {
@@ -174,15 +174,16 @@ func (h *Host) Get(ctx context.Context, key string) (io.ReadCloser, error) {
 	return &object{Reader: content, close: sync.OnceValue(stored.Close)}, nil
 }
 
-// Encrypt encrypts a string to Piko's string envelope under the default provider. Decrypt must be
-// told the same encryption context, which may be nil. Its keys must not begin with "piko-", and
-// objects are never taken for strings. The errors are envelope.Encrypt's.
+// Encrypt encrypts a string under the default provider and returns Piko's string envelope. Decrypt
+// must be given the same encryption context, which may be nil. Its keys must not begin with
+// "piko-", so that an object and a string are never taken for one another. The errors are
+// envelope.Encrypt's.
 func (h *Host) Encrypt(ctx context.Context, plaintext string, encryptionContext map[string]string) (string, error) {
 	return envelope.Encrypt(ctx, h.CryptoService(), &provider.EncryptRequest{Plaintext: plaintext, Context: encryptionContext})
 }
 
-// Decrypt decrypts what Encrypt made, under any registered provider. The errors are those of
-// envelope.Decrypter.
+// Decrypt decrypts a string that Encrypt returned, under any registered provider. The errors are
+// those of envelope.Decrypter.Decrypt.
 func (h *Host) Decrypt(ctx context.Context, text string, encryptionContext map[string]string) (string, error) {
 	return h.strings.Decrypt(ctx, text, encryptionContext)
 }

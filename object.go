@@ -17,11 +17,7 @@ import (
 )
 
 func (h *Host) reverse(ctx context.Context, key string, stored io.Reader) (io.Reader, error) {
-	start, whole, err := sniff(stored)
-	if err != nil {
-		return nil, err
-	}
-	kind, err := h.kindOf(start)
+	kind, whole, err := h.kindOf(stored)
 	if err != nil {
 		return nil, err
 	}
@@ -36,7 +32,7 @@ func (h *Host) reverse(ctx context.Context, key string, stored io.Reader) (io.Re
 	return content, nameLimits(err)
 }
 
-// kind is what a stored object is.
+// kind says what a stored object is.
 type kind int
 
 const (
@@ -45,22 +41,27 @@ const (
 	plaintext
 )
 
-// kindOf tells what the object that begins with start is, of the kinds that the host reads.
-func (h *Host) kindOf(start []byte) (kind, error) {
+// kindOf returns the kind of a stored object, and a reader of the whole object. It refuses kinds
+// that the host does not read.
+func (h *Host) kindOf(stored io.Reader) (kind, io.Reader, error) {
+	start, whole, err := sniff(stored)
+	if err != nil {
+		return 0, nil, err
+	}
 	switch isPikoV2 := pikov2.Sniff(start); {
 	case header.Sniff(start):
-		return encryptedMessage, nil
+		return encryptedMessage, whole, nil
 	case isPikoV2 && h.decrypter.AllowPikoV2:
-		return pikoV2Stream, nil
+		return pikoV2Stream, whole, nil
 	case h.allowPlaintext:
-		return plaintext, nil
+		return plaintext, whole, nil
 	case isPikoV2:
-		return 0, fmt.Errorf("%w: %w: AllowPikoV2 lets it be read", provider.ErrInvalidCiphertext, message.ErrPikoV2)
+		return 0, nil, fmt.Errorf("%w: %w: AllowPikoV2 lets it be read", provider.ErrInvalidCiphertext, message.ErrPikoV2)
 	}
-	return 0, fmt.Errorf("%w: it does not begin as an AWS Encryption SDK message; AllowPlaintext lets objects from before encryption be read", ErrPlaintext)
+	return 0, nil, fmt.Errorf("%w: it does not begin as an AWS Encryption SDK message; AllowPlaintext lets objects from before encryption be read", ErrPlaintext)
 }
 
-// nameLimits names the host's option in the error of an object over a limit.
+// nameLimits names the host's option in the error of an object that exceeds a limit.
 func nameLimits(err error) error {
 	limit, ok := errors.AsType[*header.LimitError](err)
 	if !ok {
@@ -71,15 +72,15 @@ func nameLimits(err error) error {
 	if errors.Is(err, provider.ErrInvalidCiphertext) && limit.Limit != "MaxAttempts" {
 		return fmt.Errorf("%w: %w", provider.ErrInvalidCiphertext, &named)
 	}
-	return fmt.Errorf("%w; %s sets it", err, named.Option) // the reasons of the attempts stay
+	return fmt.Errorf("%w; %s sets it", err, named.Option) // err also holds the errors of the attempts
 }
 
 // unencrypted is an object from before encryption.
 type unencrypted struct{ io.Reader }
 
-// sniff returns the first bytes of a stored object, which are fewer than header.SniffSize only when
-// the object is, and the whole of it. A failure of the storage stays one, even if the storage names
-// it once and then says io.EOF.
+// sniff returns the first bytes of a stored object, and a reader of the whole. There are fewer than
+// header.SniffSize bytes only if the object is smaller. A failure of the storage stays a failure,
+// even if the storage then returns io.EOF.
 func sniff(stored io.Reader) (start []byte, whole io.Reader, err error) {
 	rest := &checked.Reader{Source: stored}
 	start = make([]byte, header.SniffSize)
@@ -99,16 +100,16 @@ type object struct {
 // Close closes the stored object. A second Close returns the first one's result.
 func (o *object) Close() error { return o.close() }
 
-// WriteTo implements io.WriterTo, so that io.Copy takes what the last transformer offers.
+// WriteTo implements io.WriterTo, so that io.Copy uses the WriteTo of the last transformer.
 func (o *object) WriteTo(w io.Writer) (int64, error) { return io.Copy(w, o.Reader) }
 
-// ErrNotSeekable means that an object can only be read from its beginning to its end: it is signed,
-// unframed, compressed by a transformer that has no random access, or of Piko's old format; or its
+// ErrNotSeekable means that an object can only be read from its beginning to its end. It is signed,
+// unframed, of Piko's old format, or compressed by a transformer without random access, or its
 // storage is no RangeStorage.
 var ErrNotSeekable = errors.New("no random access")
 
-// Object is the original of a stored object, open for random access: it is an io.ReadSeeker for one
-// goroutine, and an io.ReaderAt for any number of them. http.ServeContent serves it.
+// Object is the original of a stored object, open for random access. It is an io.ReadSeeker for one
+// goroutine, and an io.ReaderAt that is safe for concurrent use. http.ServeContent serves it.
 type Object struct {
 	*io.SectionReader
 	modTime time.Time
@@ -121,11 +122,12 @@ func (o *Object) ModTime() time.Time { return o.modTime }
 // Close closes the stored object. A second Close returns the first one's result.
 func (o *Object) Close() error { return o.close() }
 
-// Open opens an object for random access, with one call of the key service: each read decrypts the
-// frames that it touches and no others, and of those a few are kept for reads in a row. Each frame
-// is verified when it is read; the size is certain, since the final frame is verified here.
+// Open opens an object for random access, with one call of the key service. Each read decrypts the
+// frames that it touches and no others, found by package frame's ReaderAt. A few of them are kept
+// for reads in a row. Each frame is verified when it is read. The size is certain, since Open
+// verifies the final frame.
 //
-// The error holds ErrNotSeekable, or is one of Get's. ctx also ends the reads. Where the object is
+// The error holds ErrNotSeekable, or is one of Get's. When ctx ends, reads fail. If the object is
 // replaced while it is open, reads give the old one or fail.
 func (h *Host) Open(ctx context.Context, key string) (*Object, error) {
 	storage, ok := h.storage.(RangeStorage)
@@ -143,16 +145,16 @@ func (h *Host) Open(ctx context.Context, key string) (*Object, error) {
 	return &Object{io.NewSectionReader(original, 0, original.Size()), stored.ModTime(), sync.OnceValue(stored.Close)}, nil
 }
 
-// EncryptObject returns what Put stores for content under key, for a storage that is driven by
-// other means. Only what is read to io.EOF is a whole object: after an error, or when the reading
+// EncryptObject returns what Put would store for content under key, for a storage that the caller
+// drives. The object is complete only when it is read to io.EOF. After an error, or if reading
 // stops before, the storage must keep nothing.
 func (h *Host) EncryptObject(ctx context.Context, key string, content io.Reader) (*message.EncryptReader, error) {
 	return h.EncryptObjectWith(ctx, key, content, nil)
 }
 
-// DecryptObject returns what Get returns for an object of size bytes that is stored under key, and
-// the size of it in bytes, or -1 where that is not known beforehand. Until the content is read to
-// its end the size is only as true as the stored one is. The errors are Get's.
+// DecryptObject returns what Get would return for an object of size bytes that is stored under key.
+// It also returns the original's size in bytes, or -1 if it is not known beforehand. That size is
+// only as true as the stated one, until the content is read to its end. The errors are Get's.
 func (h *Host) DecryptObject(ctx context.Context, key string, stored io.Reader, size int64) (content io.Reader, contentSize int64, err error) {
 	content, err = h.reverse(ctx, key, stored)
 	if err != nil {
@@ -173,16 +175,14 @@ func (h *Host) DecryptObject(ctx context.Context, key string, stored io.Reader, 
 	return content, contentSize, nil
 }
 
-// StatedSize returns the size in bytes of what the stored object of size bytes that begins with
-// start decrypts to, as its header states it, or -1 where that is not known without decrypting. It
-// asks no key service, and is only as true as start and size are. start is read as far as the
-// header's end. The errors are those of Get for what is no object, and start's own.
+// StatedSize returns the size in bytes of the original of a stored object of size bytes, as the
+// object's header states it. It returns -1 if the size is not known without decrypting. It asks no
+// key service, so the result is not authenticated. It reads start, the beginning of the stored
+// object, as far as the header's end. If start is no object, the error is one of Get's. Otherwise
+// it is start's own.
 func (h *Host) StatedSize(start io.Reader, size int64) (int64, error) {
-	first, whole, err := sniff(start)
-	if err != nil {
-		return 0, err
-	}
-	switch kind, err := h.kindOf(first); {
+	kind, whole, err := h.kindOf(start)
+	switch {
 	case err != nil:
 		return 0, err
 	case kind == plaintext:
@@ -207,8 +207,8 @@ func (h *Host) StatedSize(start io.Reader, size int64) (int64, error) {
 	return n, nil
 }
 
-// refusedHeader puts the sentinel of a broken object before an error of the format. A failure of
-// the source stays as it is.
+// refusedHeader adds the sentinel of a broken object to an error of the format. It leaves a failure
+// of the source as it is.
 func refusedHeader(err error) error {
 	for _, e := range [...]error{header.ErrNotMessage, header.ErrMalformed, header.ErrUnsupported, header.ErrLimit} {
 		if errors.Is(err, e) {
@@ -218,16 +218,14 @@ func refusedHeader(err error) error {
 	return err
 }
 
-// BindsNames tells whether objects are bound to their keys, as BindObjectName has it.
+// BindsNames reports whether objects are bound to their keys, as by BindObjectName.
 func (h *Host) BindsNames() bool { return h.bucket != "" }
 
-// OpenObject is Open for an object that is stored under key and open already.
+// OpenObject opens an object for random access, as Open does, from a stored object that the caller
+// has opened.
 func (h *Host) OpenObject(ctx context.Context, key string, stored SizedReaderAt) (SizedReaderAt, error) {
-	start, _, err := sniff(io.NewSectionReader(stored, 0, stored.Size()))
-	if err != nil {
-		return nil, err
-	}
-	switch kind, err := h.kindOf(start); {
+	kind, _, err := h.kindOf(io.NewSectionReader(stored, 0, stored.Size()))
+	switch {
 	case err != nil:
 		return nil, err
 	case kind == plaintext:

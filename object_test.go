@@ -166,8 +166,8 @@ func TestRangeReaderAt(t *testing.T) {
 	})
 }
 
-// TestRangeReaderAtBrokenAnswers has fetches break off at every offset: a read goes on where a
-// fetch broke, unless every fetch gives nothing.
+// TestRangeReaderAtBrokenAnswers makes fetches break off at every offset. A read goes on where a
+// fetch broke off, unless every fetch returns nothing.
 func TestRangeReaderAtBrokenAnswers(t *testing.T) {
 	content := []byte("what stands behind a server that hangs up now and then")
 	reset := errors.New("connection reset")
@@ -210,7 +210,7 @@ func TestRangeReaderAtBrokenAnswers(t *testing.T) {
 	require.Equal(t, 3, fetches)
 }
 
-// failsOnce fails, and then ends as if nothing had been.
+// failsOnce fails once, and then returns io.EOF.
 type failsOnce struct{ err error }
 
 func (f *failsOnce) Read([]byte) (int, error) {

@@ -36,8 +36,8 @@ func (s *settings) refuse(format string, arguments ...any) {
 }
 
 // WithCryptoProvider registers an encryption provider under a name. Objects under any registered
-// provider can be read. The host asks it through a service.Service: while the provider's key
-// service is down, calls are refused at once with service.ErrOpen.
+// provider can be read. The host asks the provider through a service.Service: while the key service
+// is down, calls fail at once with service.ErrOpen.
 func WithCryptoProvider(name string, p provider.EncryptionProvider) Option {
 	return func(s *settings) {
 		switch {
@@ -51,21 +51,21 @@ func WithCryptoProvider(name string, p provider.EncryptionProvider) Option {
 	}
 }
 
-// WithDataKeyCache lets each provider's data keys serve several objects and reads, within limits of
-// which a zero field means its default. It saves calls of the key service; Host.Close zeroes what
-// is cached. Under BindObjectName each object has an encryption context of its own, so that only
-// repeated reads of an object share a data key.
+// WithDataKeyCache lets each provider's data keys serve several objects and reads, within limits. A
+// zero field means its default. The cache saves calls of the key service; Host.Close zeroes it.
+// Under BindObjectName each object has an encryption context of its own, so only repeated reads of
+// one object share a data key.
 func WithDataKeyCache(limits service.CacheLimits) Option {
 	return func(s *settings) { s.service.Cache = &limits }
 }
 
-// WithTelemetry says where spans, metrics and events of the calls of key services go. Without it
-// there are none.
+// WithTelemetry says where spans, metrics and events of the calls of key services go. By default
+// they go nowhere.
 func WithTelemetry(t service.Telemetry) Option { return func(s *settings) { s.service.Telemetry = t } }
 
-// WithDefaultCryptoProvider names the registered provider under which objects are written. It is
-// what makes the encryption transformer register itself, and all that changes when an application
-// switches providers.
+// WithDefaultCryptoProvider names the registered provider under which objects are written. With it,
+// New registers the encryption transformer. To switch providers, an application changes this option
+// alone.
 func WithDefaultCryptoProvider(name string) Option {
 	return func(s *settings) { s.defaultProvider = name }
 }
@@ -73,33 +73,33 @@ func WithDefaultCryptoProvider(name string) Option {
 // WithStorage sets the storage that receives the encrypted objects.
 func WithStorage(storage Storage) Option { return func(s *settings) { s.storage = storage } }
 
-// WithTransformer registers a transformer beside the built-in zstd, zstd-seekable, gzip and s2, for
-// reading; WithEnabledTransformers applies it.
+// WithTransformer registers a transformer for reading, beside those for the built-in formats of
+// package compress. To apply it to new objects, name it in WithEnabledTransformers.
 func WithTransformer(t Transformer) Option {
 	return func(s *settings) { s.transformers = append(s.transformers, t) }
 }
 
-// WithEnabledTransformers names the transformers to apply to new objects, besides encryption:
-// WithEnabledTransformers("zstd").
+// WithEnabledTransformers names the transformers that are applied to new objects before encryption,
+// for example WithEnabledTransformers("zstd").
 func WithEnabledTransformers(names ...string) Option {
 	return func(s *settings) { s.enabled = append(s.enabled, names...) }
 }
 
-// WithMaxDecompressedSize bounds the size in bytes of compressed objects before compression, both
-// ways. The default is compress.DefaultMaxSize, 1 TiB.
+// WithMaxDecompressedSize bounds the size in bytes of objects before compression, both when they
+// are written and when they are read. The default is compress.DefaultMaxSize, 1 TiB.
 func WithMaxDecompressedSize(n int64) Option { return func(s *settings) { s.maxSize = n } }
 
-// WithHeaderLimits sets what is read of an object's header, where the defaults are too narrow for
-// messages that others wrote: 16 encrypted data keys, 1,024 pairs of encryption context, 256 KiB. A
+// WithHeaderLimits sets the limits for reading an object's header, for messages of other writers
+// that exceed the defaults: 16 encrypted data keys, 1,024 pairs of encryption context, 256 KiB. A
 // zero field means its default. An object over a limit is refused with header.ErrLimit.
 func WithHeaderLimits(limits header.Limits) Option {
 	return func(s *settings) { s.limits = limits }
 }
 
-// WithParallelism sets how many goroutines encrypt or decrypt one object, as message.Encrypter's
-// Parallelism, and compress it, as compress.Transformer's: 1 keeps each object on one core and its
-// memory at one frame and the compression's window. The default takes the cores that are free, for
-// objects over 1 MiB.
+// WithParallelism sets how many goroutines encrypt, decrypt or compress one object, as Parallelism
+// of message.Encrypter and compress.Transformer does. With 1 each object stays on one core, and
+// takes the memory of one frame and of the compression's window. By default, objects over 1 MiB use
+// the cores that are free.
 func WithParallelism(n int) Option {
 	return func(s *settings) {
 		if n < 0 {
@@ -109,28 +109,29 @@ func WithParallelism(n int) Option {
 	}
 }
 
-// AllowPlaintext lets Get return objects that were stored before encryption as they are. Whoever
-// can write to the storage can then also have plain content read in place of an encrypted object,
-// so set it only while old objects remain, and move them with Host.Migrate.
+// AllowPlaintext lets Get return objects that were stored before encryption as they are. An
+// attacker who can write to the storage can then also plant plain content in place of an encrypted
+// object. Set it only while old objects remain, and move them with Host.Migrate.
 func AllowPlaintext() Option { return func(s *settings) { s.allowPlaintext = true } }
 
-// AllowPikoV2 lets Get and Decrypt read what Piko wrote before it used pikokms, too. Such an object
-// is not bound to its name; cut between two of its chunks, it reads as a shorter one, without an
-// error; and Get does not know which compression Piko applied, so it leaves that to the caller.
+// AllowPikoV2 lets Get and Decrypt also read what Piko wrote before it used pikokms. Such an object
+// is not bound to its name. If it was cut between two of its chunks, it reads as a shorter one,
+// without an error. Get does not know which compression Piko applied, so the caller must undo it.
 //
-// Nothing tells the uses of a key apart in what Piko wrote: who can have the application encrypt a
-// string of their choice under the same key of AWS KMS, and can write to the storage, can make an
-// object of that format. For strings, see envelope.Decrypter.AllowPikoV2. Set it only while such
-// data remain, and move the objects with Host.Migrate.
+// Nothing in what Piko wrote tells the uses of a key apart. An attacker who can have the
+// application encrypt a string of their choice under the same key of AWS KMS, and who can write to
+// the storage, can make an object of that format. For strings, see envelope.Decrypter.AllowPikoV2.
+// Set it only while such data remain, and move the objects with Host.Migrate.
 func AllowPikoV2() Option { return func(s *settings) { s.allowPikoV2 = true } }
 
-// AllowForeignMessages lets messages be read that do not say that they are stored objects: those of
-// AWS's tools, of the command, and of package message. Strings are refused all the same.
+// AllowForeignMessages lets the host read messages that do not say whether they are stored objects:
+// those of AWS's tools and of package message. Strings are still refused.
 //
-// Whoever can have the key encrypt something else, and can write to the storage, can then pass it
-// off as an object: a message that a tool made for another purpose, or one whose data key is a
-// value of 32 bytes that the application had AWS KMS encrypt. Set it only where nothing else is
-// encrypted under the keys, or while such objects remain, and move them with Host.Migrate.
+// An attacker who can have the key encrypt something else, and who can write to the storage, can
+// then pass it off as an object. That may be a message that a tool made for another purpose. It may
+// also be a message whose data key is a value of 32 bytes that the application had AWS KMS encrypt.
+// Set it only if nothing else is encrypted under the keys, or while such objects remain, and move
+// them with Host.Migrate.
 func AllowForeignMessages() Option { return func(s *settings) { s.allowForeign = true } }
 
 // The encryption context keys of BindObjectName.
@@ -139,12 +140,12 @@ const (
 	ObjectKey = "piko-object"
 )
 
-// BindObjectName binds every object to its key and to the name of its bucket, or of whatever the
-// storage is: an object that is moved, copied or swapped for another in the storage is refused with
-// provider.ErrContextMismatch. The names are required encryption context: authenticated, and seen
-// by the key service, but not stored in the object. Whoever reads it with other tools states them
-// again, as BucketKey and ObjectKey. Objects from before, or of another bucket name, are refused
-// too.
+// BindObjectName binds every object to its key and to a name of its bucket or storage. An object
+// that is moved, copied or swapped for another in the storage is refused with
+// provider.ErrContextMismatch. So are objects that were stored without this option or under another
+// bucket name. The names are required pairs of the encryption context: authenticated, and seen by
+// the key service, but not stored in the object. To read the object with other tools, state them
+// again as BucketKey and ObjectKey.
 func BindObjectName(bucket string) Option {
 	return func(s *settings) {
 		if bucket == "" {

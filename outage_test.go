@@ -161,8 +161,9 @@ func TestStreamTransformer(t *testing.T) {
 	}
 }
 
-// The default provider's key service accepts calls and never answers, or refuses them. What is
-// under the other provider's key is read as ever, without a call to the one that is down.
+// The default provider's key service either accepts calls and never answers, or refuses them.
+// Objects under the other provider's key are read as before, and no call goes to the one that is
+// down.
 func TestOneOfTwoKeyServicesIsDown(t *testing.T) {
 	for name, fault := range map[string]kmstest.Action{"stalled": kmstest.Stall(), "refusing": kmstest.Drop()} {
 		t.Run(name, func(t *testing.T) {

@@ -11,8 +11,8 @@ import (
 )
 
 // StreamTransformer is a transformer with the shape of Piko's StreamTransformerPort, for an
-// application that names transformers on each upload. T is Piko's storage.TransformerType, which is
-// not imported here. An application that wants everything encrypted uses package pikostorage.
+// application that names transformers for each upload. T is Piko's storage.TransformerType, which
+// is not imported here. To encrypt everything, use package pikostorage instead.
 //
 // Piko registers a transformer of its own as "crypto-service", so this one needs another name:
 //
@@ -37,10 +37,10 @@ func (s StreamTransformer[T]) Name() string {
 // Type returns the transformer's kind.
 func (s StreamTransformer[T]) Type() T { return T(s.Transformer.Type()) }
 
-// EncryptObjectWith is EncryptObject with pairs that the object also stores in its encryption
+// EncryptObjectWith is EncryptObject with further pairs that the object stores in its encryption
 // context, for what a storage records about its objects. The pairs are authenticated, and seen by
 // the key service. The error holds ErrInvalidOptions for a pair whose key begins with "piko-",
-// which the host states itself.
+// since only the host states those.
 func (h *Host) EncryptObjectWith(ctx context.Context, key string, content io.Reader, stated map[string]string) (*message.EncryptReader, error) {
 	if err := provider.CheckStated(stated); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrInvalidOptions, err)
@@ -52,8 +52,8 @@ func (h *Host) EncryptObjectWith(ctx context.Context, key string, content io.Rea
 	if err != nil {
 		return nil, err
 	}
-	return stored.(*message.EncryptReader), nil // New's encryption transformer comes last
+	return stored.(*message.EncryptReader), nil // the encryption transformer of New comes last
 }
 
-// AllowsPlaintext tells whether objects that are not encrypted are read, as AllowPlaintext has it.
+// AllowsPlaintext reports whether objects that are not encrypted are read, as with AllowPlaintext.
 func (h *Host) AllowsPlaintext() bool { return h.allowPlaintext }

@@ -9,17 +9,20 @@ import (
 	"piko.sh/pikokms/internal/checked"
 )
 
-// RangeReaderAt is random access to something that is fetched by ranges, such as an object behind
-// HTTP. Reads in a row share one fetch, which grows as they go on, so that a run through the whole
-// takes a few. A fetch that breaks off is made again from where it broke, a few times in a row. It
-// is safe for concurrent use; a read that comes while another is under way has a fetch of its own.
+// RangeReaderAt gives random access to something that is fetched in ranges, such as an object
+// behind HTTP. Reads in a row share one fetch. Later fetches are longer, so reading the whole in
+// order takes a few of them. A fetch that breaks off is repeated from where it broke, a few times
+// in a row.
+//
+// A RangeReaderAt is safe for concurrent use. A read that comes during another one makes a fetch of
+// its own.
 type RangeReaderAt struct {
 	size  int64
-	start []byte // the first bytes, fetched already
+	start []byte // the first bytes, which were fetched already
 	fetch func(offset, length int64) (io.ReadCloser, error)
 
 	mu       sync.Mutex
-	stream   *ranged // nil if there is none
+	stream   *ranged // the fetch that reads share; nil if there is none
 	run      int64   // the length of the last fetch
 	next     int64   // where the last read ended
 	expected int64
@@ -28,17 +31,17 @@ type RangeReaderAt struct {
 }
 
 const (
-	firstFetch = 128 << 10 // bytes; a frame and its neighbour
-	lastFetch  = 16 << 20  // bytes; more no longer saves time per byte
+	firstFetch = 128 << 10 // bytes; two frames, and some more
+	lastFetch  = 16 << 20  // bytes; longer fetches save no more time
 
-	// maxBroken is how many fetches in a row may break off before a read fails. One that gave
-	// something begins the count anew.
+	// maxBroken is how many fetches in a row may break off before a read fails. A fetch that
+	// returned some bytes restarts the count.
 	maxBroken = 3
 )
 
-// NewRangeReaderAt returns random access to size bytes, of which start has the first. The function
-// fetch returns length bytes from offset, both of which lie within size. Where what is fetched may be
-// replaced by something else meanwhile, fetch must give the old bytes or fail.
+// NewRangeReaderAt gives random access to size bytes, the first of which are start. The function
+// fetch must return length bytes from offset; both lie within size. If the content may be replaced
+// meanwhile, fetch must return the old bytes or fail.
 func NewRangeReaderAt(size int64, start []byte, fetch func(offset, length int64) (io.ReadCloser, error)) *RangeReaderAt {
 	return &RangeReaderAt{size: size, start: start[:min(int64(len(start)), size)], fetch: fetch}
 }
@@ -46,8 +49,8 @@ func NewRangeReaderAt(size int64, start []byte, fetch func(offset, length int64)
 // Size returns the size in bytes.
 func (r *RangeReaderAt) Size() int64 { return r.size }
 
-// Expect says that the next read elsewhere begins a run of about n bytes, so that one fetch has it
-// all.
+// Expect announces that the next read elsewhere starts a run of about n bytes, so that one fetch
+// gets all of them.
 func (r *RangeReaderAt) Expect(n int64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -92,14 +95,14 @@ func (r *RangeReaderAt) read(p []byte, off int64) (n int, err error) {
 	return n, err
 }
 
-// readAlone reads by a fetch that nobody shares.
+// readAlone reads by a fetch that no other read shares.
 func (r *RangeReaderAt) readAlone(p []byte, off int64) (int, error) {
 	var stream *ranged
 	n, err := r.fill(p, off, &stream, r.newRanged)
 	return n, errors.Join(err, drop(&stream))
 }
 
-// fill reads p from off, from a stream that stands there or that open opens anew.
+// fill reads p from off. It uses the stream if that is at off, and otherwise calls open.
 func (r *RangeReaderAt) fill(p []byte, off int64, stream **ranged, open func(off, need int64) (*ranged, error)) (n int, err error) {
 	for broken := 0; n < len(p); {
 		at, need := off+int64(n), int64(len(p)-n)
@@ -124,7 +127,7 @@ func (r *RangeReaderAt) fill(p []byte, off int64, stream **ranged, open func(off
 		if broken++; broken == maxBroken {
 			return n, errors.Join(cutShort(err), drop(stream))
 		}
-		_ = drop(stream) // it is broken already
+		_ = drop(stream) // the fetch is broken already
 	}
 	if s := *stream; s.pos == s.end {
 		return n, drop(stream)
@@ -132,7 +135,7 @@ func (r *RangeReaderAt) fill(p []byte, off int64, stream **ranged, open func(off
 	return n, nil
 }
 
-// open opens a stream from off that is as long as the reads so far let expect.
+// open opens a stream from off. Its length grows with the run of reads so far.
 func (r *RangeReaderAt) open(off, need int64) (*ranged, error) {
 	length := need
 	switch {
@@ -164,7 +167,7 @@ func (r *RangeReaderAt) Close() error {
 type ranged struct {
 	body     io.Closer
 	source   checked.Reader // of body
-	pos, end int64          // what it still gives
+	pos, end int64          // offsets of the bytes that are left
 }
 
 func (r *RangeReaderAt) newRanged(off, length int64) (*ranged, error) {
@@ -175,7 +178,7 @@ func (r *RangeReaderAt) newRanged(off, length int64) (*ranged, error) {
 	return &ranged{body, checked.Reader{Source: body}, off, off + length}, nil
 }
 
-// read fills p, which is no longer than what the fetch still gives.
+// read fills p, which must not be longer than what is left of the fetch.
 func (s *ranged) read(p []byte) (int, error) {
 	n, err := s.source.ReadFull(p)
 	s.pos += int64(n)
@@ -192,7 +195,7 @@ func drop(stream **ranged) error {
 	return s.body.Close()
 }
 
-// cutShort tells a fetch that ended too early from the end of what is fetched.
+// cutShort turns the end of a fetch that ended too early into io.ErrUnexpectedEOF.
 func cutShort(err error) error {
 	if err == io.EOF {
 		return io.ErrUnexpectedEOF

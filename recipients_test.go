@@ -128,8 +128,8 @@ func TestGrantTokens(t *testing.T) {
 	}
 }
 
-// Two Regions and a recovery key of which the writer has the public half only: each recipient
-// decrypts alone.
+// A message has recipients in two Regions and a recovery key, whose public half the writer has.
+// Each recipient decrypts it alone.
 func TestRecipients(t *testing.T) {
 	first, client, _ := newProvider(t)
 	farClient, _ := newClientIn(t, "us-east-1")

@@ -16,8 +16,8 @@ import (
 var (
 	// ErrUnknownTransformer means that a transformer is not registered; the error names it.
 	ErrUnknownTransformer = errors.New("unknown transformer")
-	// ErrInvalidTransformer means that a transformer can't be registered or can't stand where it
-	// would in a chain.
+	// ErrInvalidTransformer means that a transformer can't be registered, or can't have its place
+	// in a chain.
 	ErrInvalidTransformer = errors.New("invalid transformer")
 )
 
@@ -27,8 +27,8 @@ type Registry struct {
 	transformers map[string]Transformer
 }
 
-// NewRegistry returns a registry with the compression transformers zstd, zstd-seekable, gzip and
-// s2, which refuse streams of more than maxDecompressedSize bytes both ways; 0 means
+// NewRegistry returns a registry with the transformers of all formats of package compress. They
+// refuse streams of more than maxDecompressedSize bytes before compression, both ways; 0 means
 // compress.DefaultMaxSize.
 func NewRegistry(maxDecompressedSize int64) (*Registry, error) {
 	return newRegistry(maxDecompressedSize, 0)
@@ -65,9 +65,9 @@ func (c compression) Open(_ context.Context, stored SizedReaderAt, _ any) (Sized
 	return r, nil
 }
 
-// Register adds a transformer. The error holds ErrInvalidTransformer: its name is taken or has
-// other characters than names may, it is a second encryption transformer, or it would stand behind
-// encryption, where the object itself could not name it.
+// Register adds a transformer. The error holds ErrInvalidTransformer if the name is in use or has
+// characters that names may not have. It also does if t is a second encryption transformer, or if t
+// would come after encryption, where the object could not name it.
 func (r *Registry) Register(t Transformer) error {
 	name := t.Name()
 	if !validName(name) {
@@ -92,7 +92,7 @@ func validName(name string) bool {
 	return name != "" && strings.Trim(name, "abcdefghijklmnopqrstuvwxyz0123456789._-") == ""
 }
 
-// encryption returns the encryption transformer, or nil. The lock is held.
+// encryption returns the encryption transformer, or nil. The caller holds the lock.
 func (r *Registry) encryption() Transformer {
 	for _, t := range r.transformers {
 		if t.Type() == TransformerEncryption {
@@ -111,7 +111,7 @@ func (r *Registry) registeredEncryption() (Transformer, error) {
 	return nil, fmt.Errorf("%w: no encryption transformer is registered", ErrUnknownTransformer)
 }
 
-// Get returns the transformer of that name. The error holds ErrUnknownTransformer.
+// Get returns the transformer of a name. The error holds ErrUnknownTransformer.
 func (r *Registry) Get(name string) (Transformer, error) {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
@@ -128,9 +128,9 @@ func (r *Registry) Names() []string {
 	return slices.Sorted(maps.Keys(r.transformers))
 }
 
-// Reverse returns the original of a stored object. It needs nothing but the object: the encryption
-// transformer verifies and decrypts it, and the chain of further transformers is rebuilt from its
-// encryption context, which must have each of the stated pairs. The error is the encryption
+// Reverse returns the original of a stored object. It needs nothing but the object. The encryption
+// transformer verifies and decrypts it. The encryption context then names the transformers that
+// were applied before. It must also have each of the stated pairs. The error is the encryption
 // transformer's, or holds ErrUnknownTransformer or ErrInvalidTransformer.
 func (r *Registry) Reverse(ctx context.Context, input io.Reader, stated map[string]string) (io.Reader, error) {
 	encryption, err := r.registeredEncryption()
@@ -148,8 +148,8 @@ func (r *Registry) Reverse(ctx context.Context, input io.Reader, stated map[stri
 	return chain.Reverse(ctx, plain)
 }
 
-// Open returns random access to the original of a stored object, with one call of the key service.
-// The rest is Reverse's; the error also holds ErrNotSeekable.
+// Open gives random access to the original of a stored object, with one call of the key service.
+// The rest is as in Reverse. The error may also hold ErrNotSeekable.
 func (r *Registry) Open(ctx context.Context, stored SizedReaderAt, stated map[string]string) (SizedReaderAt, error) {
 	encryption, err := r.registeredEncryption()
 	if err != nil {

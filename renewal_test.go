@@ -100,8 +100,8 @@ func (m *inMemory) List(_ context.Context, prefix string) iter.Seq2[string, erro
 	}
 }
 
-// An application puts and deletes objects while another process rewraps them without pause. Each
-// key has one writer, so after each of its calls it knows what must be there.
+// An application puts and deletes objects while another process rewraps them all the time. Each key
+// has one writer, so that writer knows after each of its calls what must be stored.
 func TestRewrapLosesNoPutAndUndoesNoDelete(t *testing.T) {
 	const writers, operations = 20, 50
 	dir := t.TempDir()

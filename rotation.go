@@ -18,10 +18,10 @@ import (
 	"piko.sh/pikokms/provider"
 )
 
-// RotateKey makes another registered provider the default: from now on objects and strings are
-// written under its key, while those under all registered keys are read as before. Rewrap moves old
-// objects, ReEncrypt old strings. The rotation that AWS KMS does of a key by itself needs none of
-// these. The error holds ErrConfig.
+// RotateKey makes another registered provider the default. From then on, objects and strings are
+// written under its key. Those under all registered keys are read as before. Rewrap moves old
+// objects, and ReEncrypt old strings. None of this is needed when AWS KMS rotates a key itself. The
+// error holds ErrConfig.
 func (h *Host) RotateKey(name string) error {
 	s := h.services[name]
 	if s == nil {
@@ -31,13 +31,14 @@ func (h *Host) RotateKey(name string) error {
 	return nil
 }
 
-// Rewrap moves an object to the default provider's key. The object is replaced in one step, when
-// the whole of it is verified; on an error the old one stays. What is no stored object of a host is
-// refused, whatever New's options let be read: Migrate moves it.
+// Rewrap moves an object to the default provider's key. It replaces the object in one step once the
+// whole of it is verified. On an error the old one stays. It refuses what is not a stored object of
+// a host, whatever New's options allow to be read: Migrate moves that.
 //
 // On a ConditionalStorage, an object that was replaced or deleted meanwhile is left as it is, and
-// the error holds ErrChanged. On another storage Rewrap overwrites a Put, and undoes a Delete, that
-// come while it runs: nothing else may write the object then. The other errors are Get's and Put's.
+// the error holds ErrChanged. On another storage, Rewrap overwrites a Put, and undoes a Delete,
+// that happens while it runs. So nothing else may write the object then. The other errors are Get's
+// and Put's.
 func (h *Host) Rewrap(ctx context.Context, key string) error {
 	return h.renew(ctx, "rewrap", key, func(stored io.Reader) (io.Reader, error) {
 		start, whole, err := sniff(stored)
@@ -63,19 +64,15 @@ func (h *Host) Rewrap(ctx context.Context, key string) error {
 	})
 }
 
-// Migrate makes a stored object of what is none yet: plain content, a stream that Piko wrote before
-// pikokms, or a message of AWS's tools. What the host's AllowPlaintext, AllowPikoV2 and
-// AllowForeignMessages let be read is moved; a stored object is left as it is.
+// Migrate makes a stored object of something else: plain content, a stream that Piko wrote before
+// it used pikokms, or a message of AWS's tools. It moves what the host may read by AllowPlaintext,
+// AllowPikoV2 and AllowForeignMessages. It leaves a stored object as it is.
 //
-// Whatever stands under key becomes authentic for ever, so migrate only keys of which the content
-// is known to be right. The rest is as with Rewrap.
+// Whatever is stored under key becomes authentic for ever. So migrate only keys whose content is
+// known to be right. The rest is as in Rewrap.
 func (h *Host) Migrate(ctx context.Context, key string) error {
 	return h.renew(ctx, "migrate", key, func(stored io.Reader) (io.Reader, error) {
-		start, whole, err := sniff(stored)
-		if err != nil {
-			return nil, err
-		}
-		kind, err := h.kindOf(start)
+		kind, whole, err := h.kindOf(stored)
 		if err != nil {
 			return nil, err
 		}
@@ -90,8 +87,8 @@ func (h *Host) Migrate(ctx context.Context, key string) error {
 	})
 }
 
-// adopt returns a message as a stored object with the same encryption context and its chain, or
-// errStays for one that is a stored object already.
+// adopt returns a message as a stored object, with the same encryption context and chain. It
+// returns errStays if the message is a stored object already.
 func (h *Host) adopt(ctx context.Context, key string, stored io.Reader) (io.Reader, error) {
 	content, err := h.decrypter.NewReader(ctx, stored, h.bound(key))
 	if err != nil {
@@ -112,10 +109,10 @@ func (h *Host) adopt(ctx context.Context, key string, stored io.Reader) (io.Read
 	return h.encrypter.NewReader(ctx, content, pairs)
 }
 
-// errStays means that an object needs no renewal.
+// errStays means that an object is not to be replaced.
 var errStays = errors.New("the object stays as it is")
 
-// renew replaces an object by what renewed makes of it, if it is still the one that was read.
+// renew replaces an object by the result of renewed, if the object is still the one that was read.
 func (h *Host) renew(ctx context.Context, operation, key string, renewed func(stored io.Reader) (io.Reader, error)) error {
 	stored, put, err := h.forRenewal(ctx, key)
 	if err != nil {
@@ -124,7 +121,7 @@ func (h *Host) renew(ctx context.Context, operation, key string, renewed func(st
 	closeStored := sync.OnceValue(stored.Close)
 	content, err := renewed(stored)
 	if err == nil {
-		if runtime.GOOS == "windows" { // where a file that is open can't be replaced
+		if runtime.GOOS == "windows" { // Windows does not replace open files
 			content = &closedAtEOF{content, closeStored}
 		}
 		err = put(ctx, key, content)
@@ -138,7 +135,7 @@ func (h *Host) renew(ctx context.Context, operation, key string, renewed func(st
 	return nil
 }
 
-// forRenewal opens an object, and returns what replaces it.
+// forRenewal opens an object, and returns the function that replaces it.
 func (h *Host) forRenewal(ctx context.Context, key string) (stored io.ReadCloser, put func(context.Context, string, io.Reader) error, err error) {
 	conditional, ok := h.storage.(ConditionalStorage)
 	if !ok {
@@ -166,9 +163,9 @@ func (r *closedAtEOF) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// ReEncrypt moves a string that Encrypt made to the default provider's key. A string that KMS
-// encrypted itself is moved by KMS, and not decrypted here, when both keys are of one Region. The
-// errors are Decrypt's and Encrypt's.
+// ReEncrypt moves a string of Encrypt to the default provider's key. If KMS itself encrypted the
+// string and both keys are of one Region, KMS moves it, and it is not decrypted here. The errors
+// are Decrypt's and Encrypt's.
 func (h *Host) ReEncrypt(ctx context.Context, text string, encryptionContext map[string]string) (string, error) {
 	e, err := envelope.Parse(text)
 	if err != nil {
@@ -186,9 +183,9 @@ func (h *Host) ReEncrypt(ctx context.Context, text string, encryptionContext map
 	return h.Encrypt(ctx, plaintext, encryptionContext)
 }
 
-// DecryptAndReEncrypt decrypts a string and, when it is not under the default provider's key, also
-// returns it moved to that key, to be stored in its place; else moved is text itself. The errors
-// are Decrypt's and Encrypt's.
+// DecryptAndReEncrypt decrypts a string. If the string is not under the default provider's key,
+// moved is the string under that key, to be stored in its place. Otherwise moved is text itself.
+// The errors are Decrypt's and Encrypt's.
 func (h *Host) DecryptAndReEncrypt(ctx context.Context, text string, encryptionContext map[string]string) (plaintext, moved string, err error) {
 	if plaintext, err = h.Decrypt(ctx, text, encryptionContext); err != nil {
 		return "", "", err

@@ -86,8 +86,8 @@ func TestRewrapKeepsWhatItCannotMove(t *testing.T) {
 	require.ErrorIs(t, f.Rewrap(t.Context(), "plain"), pikokms.ErrPlaintext)
 }
 
-// Objects from before encryption, and from before pikokms, become bound messages by Migrate.
-// Rewrap, which runs over everything, refuses them: planted plaintext would be authentic for ever.
+// Migrate makes bound messages of objects from before encryption and from before pikokms. Rewrap,
+// which runs over everything, refuses them: it would make planted plaintext authentic for ever.
 func TestMigrateMovesOldObjects(t *testing.T) {
 	old, _ := pikoKey(t)
 	stream, err := os.ReadFile(filepath.Join("pikov2", "testdata", "local-1.bin"))

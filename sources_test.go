@@ -20,7 +20,7 @@ var errLost = errors.New("the connection is lost")
 type cut struct {
 	rest     []byte
 	err      error
-	once     bool // the failure is told once, and then it is io.EOF, as by bodies of net/http
+	once     bool // the failure is returned once, and then io.EOF, as by bodies of net/http
 	withData bool // the failure comes with the last bytes
 	failed   bool
 }

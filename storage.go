@@ -10,49 +10,48 @@ import (
 
 // Storage stores objects under slash-separated keys. Implementations are safe for concurrent use.
 //
-// A Host's Rewrap and Migrate read an object and put it back. On a Storage that is no
-// ConditionalStorage they overwrite what others put, and bring back what others delete, meanwhile.
+// Host.Rewrap and Host.Migrate read an object and put it back. On a Storage that is no
+// ConditionalStorage, they overwrite what others put meanwhile, and bring back what others delete.
 type Storage interface {
-	// Put stores what content holds, replacing an object of that key in one step. When content or
+	// Put stores what content holds, and replaces an object of that key in one step. If content or
 	// the storage fails, or ctx ends, nothing of it is left behind and an earlier object stays.
 	Put(ctx context.Context, key string, content io.Reader) error
 
-	// Get returns an object's content. The error holds fs.ErrNotExist when there is no such object.
+	// Get returns an object's content. The error holds fs.ErrNotExist if there is no such object.
 	Get(ctx context.Context, key string) (io.ReadCloser, error)
 
-	// Delete removes an object. The error holds fs.ErrNotExist when there is no such object.
+	// Delete removes an object. The error holds fs.ErrNotExist if there is no such object.
 	Delete(ctx context.Context, key string) error
 
 	// List yields the keys that begin with prefix, in any order, and stops at the first error.
 	List(ctx context.Context, prefix string) iter.Seq2[string, error]
 }
 
-// ErrChanged means that an object is no longer the one that was read: it was replaced or deleted
-// meanwhile. It was left as it is.
+// ErrChanged means that an object was replaced or deleted since it was read. It was left as it is.
 var ErrChanged = errors.New("object was changed meanwhile")
 
-// ConditionalStorage is a Storage that can replace an object only while it is the one that was
-// read. A Host on one moves objects without undoing what others do to them at the same time.
+// ConditionalStorage is a Storage that can replace an object on the condition that it is unchanged
+// since it was read. With one, a Host moves objects without undoing what others do to them.
 type ConditionalStorage interface {
 	Storage
 
-	// GetVersion is Get, and names the version of the object that it gives: its ETag, its
-	// generation or its inode. The name is good until content is closed at least.
+	// GetVersion is Get, and also returns the object's version, such as an ETag, a generation or an
+	// inode. It stays valid at least until content is closed.
 	GetVersion(ctx context.Context, key string) (content io.ReadCloser, version string, err error)
 
-	// PutIf is Put in the place of this version. The error holds ErrChanged when the object was
-	// replaced or deleted since.
+	// PutIf is Put for an object that still has this version. The error holds ErrChanged if the
+	// object was replaced or deleted since.
 	PutIf(ctx context.Context, key, version string, content io.Reader) error
 }
 
-// RangeStorage is a Storage whose objects can be read in parts. A Host on one opens objects for
+// RangeStorage is a Storage whose objects can be read in ranges. With one, a Host opens objects for
 // random access.
 type RangeStorage interface {
 	Storage
 
-	// Open returns an object for random access. The error holds fs.ErrNotExist when there is no
-	// such object. ctx also ends the reads. Where an object is replaced while it is open, by one of
-	// the same size and time even, reads give the old one or fail.
+	// Open opens an object for random access. The error holds fs.ErrNotExist if there is no such
+	// object. When ctx ends, reads fail. If an object is replaced while it is open, reads give the
+	// old one or fail, even if the new one has the same size and time.
 	Open(ctx context.Context, key string) (StoredObject, error)
 }
 
@@ -64,7 +63,7 @@ type StoredObject interface {
 	ModTime() time.Time
 }
 
-// SizedReaderAt is random access to something whose size is known. It is safe for concurrent use.
+// SizedReaderAt gives random access to something of known size. It is safe for concurrent use.
 type SizedReaderAt interface {
 	io.ReaderAt
 	Size() int64 // in bytes

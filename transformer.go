@@ -23,21 +23,20 @@ const (
 )
 
 // Transformer is a step of the storage pipeline, with the shape of Piko's port. It is safe for
-// concurrent use, and its readers start no goroutine that outlives them.
+// concurrent use. Its readers leave no goroutine behind.
 type Transformer interface {
-	// Name returns the name that is stored with objects. It has lower-case letters, digits, '.',
-	// '_' and '-'.
+	// Name returns the name that is stored with objects. It consists of lower-case letters, digits,
+	// '.', '_' and '-'.
 	Name() string
 
 	// Type returns the transformer's kind.
 	Type() TransformerType
 
-	// Priority returns the transformer's place: lower ones run first on the way in. Compression has
-	// 100, encryption 250.
+	// Priority returns the transformer's place. Transformers with a lower priority are applied
+	// first, and reversed last. Compression has 100, encryption 250.
 	Priority() int
 
-	// Transform returns input's stored form. If input fails, reading gives its error, never a
-	// short success.
+	// Transform returns the stored form of input. If input fails, reading returns its error.
 	Transform(ctx context.Context, input io.Reader, options any) (io.Reader, error)
 
 	// Reverse returns the original of a stored form. It must read input to its end before it
@@ -52,16 +51,16 @@ const (
 	CryptoTransformerPriority = 250
 )
 
-// The reserved pair of the encryption context that every stored object has. It is stored and
-// authenticated, and the key service binds the object's data key to it. Strings never have it, so
-// neither can be passed off as the other.
+// UseKey and UseObject are the reserved pair of the encryption context that every stored object
+// has. It is stored and authenticated, and the key service binds the object's data key to it.
+// Strings never have it. So nobody can pass one off as the other.
 const (
 	UseKey    = provider.UseKey    // "piko-use"
 	UseObject = provider.UseObject // "object"
 )
 
-// ErrNotObject means that a message is authentic perhaps, but does not say that it is a stored
-// object: a string, or a message that AWS's tools wrote.
+// ErrNotObject means that a message does not say that it is a stored object. It may be authentic,
+// as a string or a message of AWS's tools is.
 var ErrNotObject = errors.New("message is no stored object")
 
 // acceptObject refuses a message that does not say that it is a stored object.
@@ -76,7 +75,7 @@ func acceptObject(h *header.Header) error {
 	return fmt.Errorf("%w: %w: its encryption context has no pair %q, so no host wrote it; AllowForeignMessages lets it be read", ErrNotObject, provider.ErrContextMismatch, UseKey)
 }
 
-// acceptForeign also takes a message that says nothing of its use.
+// acceptForeign also accepts a message that does not say what it is.
 func acceptForeign(h *header.Header) error {
 	if _, stated := h.EncryptionContext[UseKey]; !stated {
 		return nil
@@ -84,20 +83,21 @@ func acceptForeign(h *header.Header) error {
 	return acceptObject(h)
 }
 
-// EncryptionContext is the options argument of CryptoTransformer: on Transform the pairs to store
-// and authenticate, on Reverse the pairs that a message must have.
+// EncryptionContext is the options argument of CryptoTransformer. Transform stores and
+// authenticates these pairs. Reverse refuses a message that does not have them.
 type EncryptionContext map[string]string
 
-// CryptoTransformer is the encryption transformer: what it stores is an AWS Encryption SDK message.
+// CryptoTransformer is the encryption transformer. The stored form is an AWS Encryption SDK
+// message.
 type CryptoTransformer struct {
 	encrypter message.Encrypter
 	decrypter message.Decrypter
-	marks     bool // whether messages say that they are stored objects
+	marks     bool // each message says that it is a stored object
 }
 
 // NewCryptoTransformer returns an encryption transformer for stored objects, which writes with e
-// and reads with d. Each message that it writes has the pair UseKey, and it reads no others, unless
-// d.Accept says which.
+// and reads with d. Each message that it writes has the pair UseKey. It reads only such messages,
+// unless d.Accept is set and decides.
 func NewCryptoTransformer(e message.Encrypter, d message.Decrypter) *CryptoTransformer {
 	if d.Accept == nil {
 		d.Accept = acceptObject
@@ -105,9 +105,9 @@ func NewCryptoTransformer(e message.Encrypter, d message.Decrypter) *CryptoTrans
 	return &CryptoTransformer{encrypter: e, decrypter: d, marks: true}
 }
 
-// NewMessageTransformer returns an encryption transformer for messages of any use: it adds no pair
-// to what it writes, and reads whatever d can decrypt. A Host refuses what it writes, as it does
-// the messages of AWS's tools, unless AllowForeignMessages is given.
+// NewMessageTransformer returns an encryption transformer for messages of any use. It adds no pair
+// to what it writes, and reads whatever d can decrypt. A Host reads its messages only with
+// AllowForeignMessages, as it does those of AWS's tools.
 func NewMessageTransformer(e message.Encrypter, d message.Decrypter) *CryptoTransformer {
 	return &CryptoTransformer{encrypter: e, decrypter: d}
 }
@@ -122,7 +122,7 @@ func (t *CryptoTransformer) Type() TransformerType { return TransformerEncryptio
 func (t *CryptoTransformer) Priority() int { return CryptoTransformerPriority }
 
 // Transform implements Transformer. The options are nil or an EncryptionContext. The result is a
-// *message.EncryptReader. The key service is called once, here.
+// *message.EncryptReader. Transform calls the key service; reading does not.
 func (t *CryptoTransformer) Transform(ctx context.Context, input io.Reader, options any) (io.Reader, error) {
 	pairs, err := asEncryptionContext(options)
 	if err != nil {
@@ -139,14 +139,14 @@ func (t *CryptoTransformer) Transform(ctx context.Context, input io.Reader, opti
 	}
 	r, err := t.encrypter.NewReader(ctx, input, pairs)
 	if err != nil {
-		return nil, err // not r: a nil pointer would make an io.Reader that is not nil
+		return nil, err // r would be an io.Reader that holds a nil pointer, and not nil
 	}
 	return r, nil
 }
 
 // Reverse implements Transformer. The options are nil or an EncryptionContext. The result is a
-// *message.DecryptReader. The key service is called once, here. Errors are those of
-// message.Decrypter, or hold ErrNotObject.
+// *message.DecryptReader. Reverse calls the key service; reading does not. Errors are those of
+// message.Decrypter.NewReader, or hold ErrNotObject.
 func (t *CryptoTransformer) Reverse(ctx context.Context, input io.Reader, options any) (io.Reader, error) {
 	stated, err := asEncryptionContext(options)
 	if err != nil {
@@ -169,19 +169,19 @@ func asEncryptionContext(options any) (map[string]string, error) {
 	return nil, fmt.Errorf("%w: options of %T; the encryption transformer takes nil or an EncryptionContext", ErrInvalidOptions, options)
 }
 
-// ErrInvalidOptions means options that a transformer does not take.
+// ErrInvalidOptions means that a transformer does not accept the options.
 var ErrInvalidOptions = errors.New("invalid transformer options")
 
-// SeekableTransformer is a transformer whose stored form can be read in parts.
+// SeekableTransformer is a transformer whose stored form can be read in ranges.
 type SeekableTransformer interface {
 	Transformer
 
-	// Open returns random access to the original of a stored form. The error holds ErrNotSeekable
-	// for a form that has none.
+	// Open gives random access to the original of a stored form. The error holds ErrNotSeekable if
+	// this stored form has none.
 	Open(ctx context.Context, stored SizedReaderAt, options any) (SizedReaderAt, error)
 }
 
-// Open implements SeekableTransformer. The options are Reverse's; the result is a
+// Open implements SeekableTransformer. The options are those of Reverse. The result is a
 // *message.DecryptReaderAt.
 func (t *CryptoTransformer) Open(ctx context.Context, stored SizedReaderAt, options any) (SizedReaderAt, error) {
 	stated, err := asEncryptionContext(options)

@@ -23,9 +23,8 @@ import (
 	"piko.sh/pikokms/provider/local"
 )
 
-// vector is a message that one of AWS's SDKs wrote. Its file, and that of its key, stand in
-// testdata/vectors; its plaintext is vectorPlaintext. Namespace and name of all keys are "vectors"
-// and "key".
+// vector is a message of one of AWS's SDKs. Its file and that of its key are in testdata/vectors.
+// Its plaintext is vectorPlaintext. All keys have the namespace "vectors" and the name "key".
 type vector struct {
 	File        string            `json:"file"`
 	WrittenBy   string            `json:"written_by"`

@@ -12,16 +12,17 @@ import (
 	"piko.sh/pikokms/provider"
 )
 
-// frameAdditional is the size in bytes of a final frame's additional data: message ID, a text, sequence number, length.
+// frameAdditional is the size in bytes of a final frame's additional data: message ID, a text,
+// sequence number and content length.
 const frameAdditional = 32 + len("AWSKMSEncryptionClient Final Frame") + 4 + 8
 
-// floor does the cryptography that suite 0478 asks of a message of one frame, and nothing else: no data key is made, wrapped
-// or unwrapped, no header is built, nothing is read or written.
+// floor does the cryptography that suite 0478 asks of a message of one frame, and nothing else. It
+// makes, wraps and unwraps no data key, builds no header, and reads and writes nothing.
 type floor struct {
 	dataKey, messageID                []byte
 	headerIV, frameIV                 []byte
 	headerAdditional, frameAdditional []byte
-	room                              []byte // for what is sealed, or opened
+	room                              []byte // what is sealed or opened
 }
 
 func newFloor(key []byte, keyring provider.Keyring) (*floor, error) {
@@ -39,7 +40,7 @@ func newFloor(key []byte, keyring provider.Keyring) (*floor, error) {
 	return f, nil
 }
 
-// deriveKeys is as in header.Suite.
+// deriveKeys derives the cipher as header.Suite.DeriveKeys does.
 func (f *floor) deriveKeys() (cipher.AEAD, error) {
 	prk, err := hkdf.Extract(sha512.New, f.dataKey, f.messageID)
 	if err != nil {

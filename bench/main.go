@@ -1,8 +1,10 @@
-// Command bench measures pikokms beside raw AES-GCM and other libraries that encrypt, on the same bytes in one run.
+// Command bench measures pikokms beside raw AES-GCM and other libraries that encrypt. All encrypt
+// the same bytes in one run.
 //
-//	go run ./bench [-json] [-size LIST] [-only REGEXP] [-copies] [-repeats N] [-parallelism LIST] [-end-to-end] [-plot FILE.svg]
+//	go run ./bench [-json] [-size LIST] [-only REGEXP] [-copies] [-repeats N]
+//		[-parallelism LIST] [-end-to-end] [-plot FILE.svg]
 //
-// go run ./bench -h says what is measured and how.
+// The flag -h prints what is measured and how.
 package main
 
 import (

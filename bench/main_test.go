@@ -3,6 +3,7 @@ package main
 import (
 	"encoding/json"
 	"encoding/xml"
+	"fmt"
 	"io"
 	"maps"
 	"os"
@@ -14,6 +15,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"piko.sh/pikokms/internal/race"
 )
 
 // inMemory are the subjects at sizes up to 64 KiB.
@@ -23,6 +26,10 @@ var inMemory = []string{
 }
 
 func TestMain(m *testing.M) {
+	if race.Enabled {
+		fmt.Println("skipped: measuring is tried without the race detector")
+		return
+	}
 	smallLasts = time.Millisecond
 	os.Exit(m.Run())
 }
@@ -152,7 +159,7 @@ func TestOnly(t *testing.T) {
 	}
 }
 
-// Nothing is measured here: the subjects are only chosen.
+// The test chooses subjects and measures nothing.
 func TestWholeMessagesAreLeftOutWhenLarge(t *testing.T) {
 	o, err := parseOptions([]string{"-size", "1GiB"}, nil)
 	if err != nil {
@@ -224,7 +231,7 @@ func TestParallelism(t *testing.T) {
 	}
 }
 
-// The sources and destinations differ in nothing else than what their methods let a stream do.
+// Sources and destinations differ only in the methods that a stream can use.
 func TestFeeding(t *testing.T) {
 	for _, copies := range []bool{false, true} {
 		w := newWorkspace(1000, copies)

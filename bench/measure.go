@@ -17,8 +17,8 @@ const (
 	peakSamples = 20       // of the heap, at least, to find a subject's peak
 )
 
-// smallLasts is what a measurement of small objects lasts at least, so that the clock and the scheduler don't count. Tests
-// have less patience.
+// smallLasts is how long a measurement of small objects lasts at least, so that the clock and the
+// scheduler hardly count. Tests set less.
 var smallLasts = 30 * time.Millisecond
 
 var errChanged = errors.New("the plaintext came back changed")
@@ -35,7 +35,8 @@ type result struct {
 	peak            uint64    // bytes
 }
 
-// workspace is the memory that subjects encrypt from and decrypt from, and where that goes.
+// workspace is the memory that subjects encrypt from and decrypt from, and the place that their
+// output goes to.
 type workspace struct {
 	plaintext      []byte
 	stored, opened []byte
@@ -44,20 +45,20 @@ type workspace struct {
 	in  []byte // an operation's input: all of plaintext, or of stored
 	out sink   // where its output goes
 
-	// These are interfaces once and for all, so that measuring allocates nothing.
+	// reader, source and destination are made once, so that measuring allocates nothing.
 	reader      bytes.Reader
 	source      io.Reader // of in
 	destination io.Writer // out
 }
 
-// plainReader has no WriteTo: a file or a connection has none that helps either.
+// plainReader has no WriteTo, as most files and connections have none that saves a copy.
 type plainReader struct{ io.Reader }
 
 // sink counts what is written to it. It has no ReadFrom.
 type sink struct {
 	written int    // bytes, of all objects
-	room    []byte // an object's bytes are copied to here; nil: nowhere
-	want    []byte // what must be written; nil: anything
+	room    []byte // takes a copy of an object's bytes; nil copies nothing
+	want    []byte // what must be written; nil allows anything
 }
 
 func (s *sink) Write(p []byte) (int, error) {
@@ -89,11 +90,11 @@ func (w *workspace) begin() {
 	w.out.room = w.out.room[:0]
 }
 
-// An operation does the same to objects of the workspace's size, times over, and says how long that took without whatever it
-// had to prepare.
+// operation encrypts or decrypts objects of the workspace's size, several times over. It returns
+// how long that took, without the time that its preparation took.
 type operation func(w *workspace, times int) (time.Duration, error)
 
-// repeat makes an operation of one that needs no preparation.
+// repeat returns the operation that calls once as often as it is asked to, without preparation.
 func repeat(once func(w *workspace) error) operation {
 	return func(w *workspace, times int) (time.Duration, error) {
 		start := time.Now()
@@ -115,7 +116,8 @@ func (w *workspace) store(s subject) (written int, err error) {
 	return w.out.written, err
 }
 
-// verify compares all that comes back of an object, and returns what an encrypted one has in bytes.
+// verify decrypts an object and compares all of it. It returns the size in bytes of the encrypted
+// object.
 func (w *workspace) verify(s subject) (encrypted int, err error) {
 	if encrypted, err = w.store(s); err != nil {
 		return 0, err
@@ -128,7 +130,8 @@ func (w *workspace) verify(s subject) (encrypted int, err error) {
 	return encrypted, err
 }
 
-// measureAll runs the subjects that -only names, and the base, which comes first, at all sizes.
+// measureAll measures the base and the subjects that -only names at all sizes. The base comes
+// first.
 func measureAll(o *options, subjects []subject, ops [2]string, stderr io.Writer) ([]result, error) {
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(0))
 	var results []result
@@ -150,7 +153,7 @@ func measureAll(o *options, subjects []subject, ops [2]string, stderr io.Writer)
 	return results, nil
 }
 
-// fitting returns the base, which comes first, and the subjects that -only names and that do objects of that size.
+// fitting returns the base, then the subjects that -only names and that take objects of that size.
 func fitting(o *options, subjects []subject, size int, stderr io.Writer) []subject {
 	fit := subjects[:1:1]
 	for _, s := range subjects[1:] {
@@ -167,7 +170,7 @@ func fitting(o *options, subjects []subject, size int, stderr io.Writer) []subje
 	return fit
 }
 
-// series is what the rounds measured of a subject in one direction.
+// series is what the rounds measured for a subject in one direction.
 type series struct {
 	do                    operation
 	times                 int
@@ -176,7 +179,8 @@ type series struct {
 	speeds, allocs, bytes []float64
 }
 
-// measureSize runs all subjects in turn, every second round in reverse. Ratios are to the first.
+// measureSize runs all subjects in turn, in reverse order every second round. Ratios are to the
+// first.
 func measureSize(subjects []subject, ops [2]string, w *workspace, repeats int) ([]result, error) {
 	all := make([][2]series, len(subjects))
 	var order []int
@@ -220,7 +224,8 @@ func measureSize(subjects []subject, ops [2]string, w *workspace, repeats int) (
 	return results, nil
 }
 
-// eachDirection has the workspace ready for encrypting, then for decrypting.
+// eachDirection makes the workspace ready for encrypting and calls do, then the same for
+// decrypting.
 func (w *workspace) eachDirection(s subject, do func(direction int) error) error {
 	copies := w.copies && !s.alone
 	w.in, w.out = w.plaintext, sink{}
@@ -242,7 +247,8 @@ func (w *workspace) eachDirection(s subject, do func(direction int) error) error
 	return do(1)
 }
 
-// warmUp finds how often the operation must be repeated within a measurement, and what memory it takes.
+// warmUp finds how often to repeat the operation within a measurement, and how much memory it
+// takes.
 func (s *series) warmUp(w *workspace) error {
 	s.times = 1
 	for small := len(w.plaintext) < smallBelow; ; {
@@ -276,9 +282,9 @@ func memStats() (m runtime.MemStats) {
 	return m
 }
 
-// measure adds a round.
+// measure measures one more round.
 func (s *series) measure(w *workspace) error {
-	runtime.GC() // what others left behind is not this one's to collect
+	runtime.GC() // what other subjects left behind is not collected in this one's time
 	before := memStats()
 	elapsed, err := s.do(w, s.times)
 	after := memStats()
@@ -295,10 +301,12 @@ func (s *series) measure(w *workspace) error {
 	return nil
 }
 
-// peakMemory returns the most bytes that were reachable on the heap while do ran, beyond what was before. It repeats do until
-// the heap was looked at often enough not to miss what do holds.
+// peakMemory returns the most bytes that were reachable on the heap while do ran, beyond those that
+// were reachable before. It repeats do until it has looked at the heap often enough not to miss
+// what do holds.
 func peakMemory(do func() error) (uint64, error) {
-	// The collector needs a core of its own: what is allocated while it marks counts as reachable.
+	// The collector needs a core of its own, since what is allocated while it marks counts as
+	// reachable.
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(max(2, runtime.GOMAXPROCS(0))))
 	runtime.GC() // with the one to come, it empties every sync.Pool
 	before := reachable()
@@ -340,7 +348,7 @@ func reachable() uint64 {
 	return sample[0].Value.Uint64()
 }
 
-// quotients divides round by round.
+// quotients divides the values by those of the same round.
 func quotients(values, by []float64) []float64 {
 	q := slices.Clone(values)
 	for i := range q {
@@ -349,7 +357,7 @@ func quotients(values, by []float64) []float64 {
 	return q
 }
 
-// quantile interpolates between the values next to it, as a median of an even number does.
+// quantile interpolates between the two nearest values, as the median of an even number does.
 func quantile(values []float64, q float64) float64 {
 	sorted := slices.Sorted(slices.Values(values))
 	at := q * float64(len(sorted)-1)

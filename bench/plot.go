@@ -15,8 +15,9 @@ import (
 	"gonum.org/v1/plot/vg/vgsvg"
 )
 
-// savePlot draws the two directions beside each other, and parallelism below parallelism: lines over the size, or bars if there
-// is only one. The base that was measured on one core stands in all of them.
+// savePlot draws the two directions beside each other, and one row below the other for each
+// parallelism. It draws lines over the size, or bars if there is only one size. Every row shows the
+// base as it was measured on one core.
 func savePlot(file string, o *options, results []result) error {
 	var names []string // a subject looks alike in all panels
 	for _, r := range results {
@@ -101,7 +102,7 @@ func wholeNumbers(low, high float64) []plot.Tick {
 	return ticks
 }
 
-// addLines has logarithmic axes, so that small objects can be told apart.
+// addLines draws with logarithmic axes, so that small objects can be told apart.
 func addLines(p *plot.Plot, rows []result, names []string) error {
 	var sizes plot.ConstantTicks
 	points := make(map[string]plotter.XYs)

@@ -21,9 +21,9 @@ const (
 type raw struct {
 	aead              cipher.AEAD
 	nonce, additional []byte
-	inPlace           bool // else into block
+	inPlace           bool // seal where the plaintext stands, not into block
 
-	// These are kept so that measuring allocates nothing.
+	// The fields below are kept so that measuring allocates nothing.
 	objects [][]byte // laid out in memory
 	block   []byte
 }
@@ -70,8 +70,9 @@ func (r *raw) decrypt(w *workspace, times int) (time.Duration, error) {
 	})
 }
 
-// lay lays plaintext objects out in memory, each block with room for its tag, and hands them to pass until it has had as many
-// as asked for. The memory is that of stored bytes, of which raw needs none.
+// lay lays plaintext objects out in memory, each block with room for its tag. It passes them to
+// pass until it has passed as many as times says. It uses the memory of the stored bytes, which raw
+// has no other use for.
 func (r *raw) lay(w *workspace, times int, pass func(objects [][]byte) (time.Duration, error)) (time.Duration, error) {
 	sealedSize := len(w.plaintext) + (len(w.plaintext)+rawBlock-1)/rawBlock*header.TagSize
 	room := w.stored[:max(1, inPlaceAtOnce/sealedSize)*sealedSize]
@@ -128,8 +129,8 @@ func (r *raw) open(objects [][]byte, inPlace bool) error {
 	return nil
 }
 
-// encryptStream does what a stream cannot do without: it takes its source's memory, or reads where there is none to take, and
-// seals each block into the same room, and writes it.
+// encryptStream does the least that a stream must do. It takes blocks from its source's memory, or
+// reads them where they are not in memory, seals each into the same buffer, and writes it.
 func (r *raw) encryptStream(dst io.Writer, src io.Reader) error {
 	return r.stream(dst, src, rawBlock, func(block []byte) ([]byte, error) {
 		return r.aead.Seal(r.block[:0], r.nonce, block, r.additional), nil
@@ -174,7 +175,7 @@ func (r *raw) stream(dst io.Writer, src io.Reader, size int, pass func(block []b
 	}
 }
 
-// blockWriter is for sources that write all their memory at once.
+// blockWriter takes what a source writes all at once, and hands it on in blocks.
 type blockWriter struct {
 	size  int
 	write func(block []byte) error

@@ -34,7 +34,8 @@ func writeJSON(out io.Writer, results []result) error {
 	return encoder.Encode(entries)
 }
 
-// writeMarkdown writes a table for each size. The two directions of a subject follow each other in results.
+// writeMarkdown writes a table for each size. In results, the two directions of a subject are next
+// to each other.
 func writeMarkdown(out io.Writer, o *options, results []result) error {
 	var text strings.Builder
 	for _, size := range o.sizes {
@@ -91,7 +92,8 @@ func writeTable(text *strings.Builder, o *options, rows []result) {
 	writeNearest(text, rows)
 }
 
-// writeNearest says for each direction, on as many cores, how pikokms stands to the fastest peer, if both were measured.
+// writeNearest says, for each direction and number of cores, how pikokms compares to the fastest
+// peer, if both were measured.
 func writeNearest(text *strings.Builder, rows []result) {
 	said := false
 	for _, r := range rows {
@@ -128,7 +130,7 @@ func formatCores(n int) string {
 	return fmt.Sprintf("%d cores", n)
 }
 
-// comparison is of speeds, but of wall times end to end.
+// comparison compares speeds in memory, and wall times end to end.
 func comparison(o *options, r result) string {
 	if o.endToEnd {
 		return formatRatio(1/r.ratio, 1/r.top, 1/r.low)

@@ -20,16 +20,16 @@ import (
 	"piko.sh/pikokms/s3storage"
 )
 
-// storage opens a place for objects, which is closed after it was measured.
+// storage opens a place for objects. It is closed after it was measured.
 type storage struct {
 	name  string
-	needs string // what a machine may lack; the storage is then left out
+	needs string // what the machine may lack; without it the storage is left out
 	open  func() (pikokms.Storage, func() error, error)
 }
 
 var storages = []storage{{"folder", "", openFolder}, {"s3", "Docker with LocalStack's image", openS3}}
 
-// measureStorages measures uploads and downloads, in one storage after the other.
+// measureStorages measures uploads and downloads, one storage after the other.
 func measureStorages(o *options, stderr io.Writer) ([]result, error) {
 	var results []result
 	for _, s := range storages {
@@ -45,7 +45,8 @@ func measureStorages(o *options, stderr io.Writer) ([]result, error) {
 	return results, nil
 }
 
-// measure has plain objects and encrypted ones take turns. The base is plain on as many cores.
+// measure measures plain objects and encrypted ones in turn. The base is plain objects, on the same
+// number of cores.
 func (s storage) measure(o *options, stderr io.Writer) (results []result, err error) {
 	plain, end, err := s.open()
 	if err != nil && s.needs != "" {
@@ -97,7 +98,8 @@ func openFolder() (pikokms.Storage, func() error, error) {
 
 // openS3 starts LocalStack and makes a bucket.
 func openS3() (_ pikokms.Storage, _ func() error, err error) {
-	// The container is removed in the end, so no second one is needed for that.
+	// The container is removed at the end, so that Ryuk, a second container that would do so, is
+	// not needed.
 	if err := os.Setenv("TESTCONTAINERS_RYUK_DISABLED", "true"); err != nil {
 		return nil, nil, err
 	}
@@ -121,14 +123,15 @@ func openS3() (_ pikokms.Storage, _ func() error, err error) {
 	return s3storage.New(client, bucket), container.Close, nil
 }
 
-// inStorage uploads to an object that is not there, and downloads it.
+// inStorage uploads an object that is not stored yet, and downloads it.
 func inStorage(name string, storage pikokms.Storage, parallelism int) subject {
 	ctx := context.Background()
 	return subject{
 		name: name, parallelism: parallelism,
 		encrypt: func(w *workspace, times int) (elapsed time.Duration, err error) {
 			for range times {
-				// Giving an old object's blocks back to the file system is no part of an upload.
+				// The time to give an old object's blocks back to the file system is no part of an
+				// upload.
 				if err := storage.Delete(ctx, name); err != nil && !errors.Is(err, fs.ErrNotExist) {
 					return 0, err
 				}

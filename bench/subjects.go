@@ -14,7 +14,7 @@ import (
 
 const (
 	mostOneFrame     = 64 << 10  // bytes
-	mostCached       = 1 << 20   // bytes; what a data key costs is lost in larger objects
+	mostCached       = 1 << 20   // bytes; in larger objects the cost of a data key does not show
 	mostWholeMessage = 256 << 20 // bytes
 )
 
@@ -24,11 +24,11 @@ type subject struct {
 	parallelism      int
 	encrypt, decrypt operation
 
-	alone bool // the cipher alone: its output is never copied
+	alone bool // the cipher alone, whose output is never copied
 	peer  bool // another library
 
 	most int    // bytes of an object; 0 is any size
-	why  string // larger ones are left out, for the notes
+	why  string // why larger ones are left out, for the notes
 }
 
 // measureStreams measures encrypting and decrypting in memory.
@@ -50,7 +50,8 @@ func streaming(name, note string, encrypt, decrypt stream) subject {
 	return subject{name: name, note: note, encrypt: pass(encrypt), decrypt: pass(decrypt)}
 }
 
-// wholeMessages begins once it holds its source in memory: it takes the source's memory, or reads to its end.
+// wholeMessages is a subject that needs its source in memory as a whole. It takes the source's
+// memory, or reads the source to its end.
 func wholeMessages(name, note string, encrypt, decrypt func(in []byte) ([]byte, error)) subject {
 	whole := func(do func(in []byte) ([]byte, error)) operation {
 		return repeat(func(w *workspace) (err error) {
@@ -74,7 +75,8 @@ func wholeMessages(name, note string, encrypt, decrypt func(in []byte) ([]byte, 
 	}
 }
 
-// newSubjects begins with the base of all ratios, on one core; the others come once for each parallelism.
+// newSubjects returns the base of all ratios first, on one core, and then the other subjects for
+// each parallelism.
 func newSubjects(parallelism []int) ([]subject, error) {
 	key := make([]byte, 32)
 	_, _ = rand.Read(key) // never fails
@@ -176,11 +178,13 @@ func pull(name string, encrypter *message.Encrypter, decrypter *message.Decrypte
 		})
 }
 
-// copyBuffer is what a copy has in bytes, where neither side has a way without one: a package of sio, and a little more than a
-// chunk of age. With the 32 KiB of io.Copy both are slower. It is made once, as a program would that cares for speed.
+// copyBuffer is the size in bytes of the buffer of a copy where neither side can do without one. It
+// holds a package of sio, and a little more than a chunk of age; both are slower with the 32 KiB of
+// io.Copy. The buffer is made once, as in a program that cares for speed.
 const copyBuffer = 64<<10 + 32
 
-// copyAndClose leaves w unclosed after an error: closing would make a message whole that is not.
+// copyAndClose does not close w after an error, since closing would complete a message whose
+// plaintext is not complete.
 func copyAndClose(w io.WriteCloser, src io.Reader, buf []byte) error {
 	if _, err := io.CopyBuffer(w, src, buf); err != nil {
 		return err

@@ -1,10 +1,10 @@
-// Package blobstorage encrypts buckets of gocloud.dev/blob: S3, GCS, Azure, folders and memory. It
-// stands on a host of package pikokms, which it gives a storage:
+// Package blobstorage encrypts buckets of gocloud.dev/blob: S3, GCS, Azure, folders and memory.
 //
-//	application ── *blob.Bucket of Encrypt ── host: compression, encryption ── *blob.Bucket with the stored objects
+//	application ── *blob.Bucket of Encrypt ── host: compression, encryption ── *blob.Bucket
 //
-// Who wants the methods of [pikokms.Host] on such a bucket uses [New]. The drivers come by blank
-// imports, as gocloud.dev has it.
+// [Encrypt] returns a bucket in front of yours, and needs no other change in a program. To have the
+// methods of [pikokms.Host] on a bucket, give [New] to [pikokms.WithStorage]. As with gocloud.dev,
+// the program imports the drivers that it needs by blank imports.
 package blobstorage
 
 import (
@@ -24,12 +24,12 @@ import (
 	"piko.sh/pikokms/internal/checked"
 )
 
-// Storage is a bucket as a [pikokms.RangeStorage]. Gocloud.dev has no write that is conditional on
-// the object that it replaces, so it is no [pikokms.ConditionalStorage]: where others may put or
-// delete an object while a host rewraps it, use package s3storage.
+// Storage is a bucket as a [pikokms.RangeStorage]. It is no [pikokms.ConditionalStorage], since
+// gocloud.dev cannot replace an object on the condition that it is unchanged. Where others may put
+// or delete an object while a host rewraps it, use package s3storage.
 type Storage struct{ bucket *blob.Bucket }
 
-// New returns the bucket as a storage. Closing the bucket stays with the caller.
+// New returns the bucket as a storage. The caller closes the bucket.
 func New(bucket *blob.Bucket) *Storage { return &Storage{bucket} }
 
 var _ pikokms.RangeStorage = (*Storage)(nil)
@@ -42,8 +42,8 @@ func missing(err error) error {
 	return err
 }
 
-// Put implements [pikokms.Storage]. The content type is application/octet-stream, and there are no
-// metadata: those of an object that it replaces are lost, so it is not for rewrapping what an
+// Put implements [pikokms.Storage]. It sets the content type to application/octet-stream and no
+// metadata. An object that it replaces loses its own, so do not rewrap through it what an
 // application stored through [Encrypt].
 func (s *Storage) Put(ctx context.Context, key string, content io.Reader) error {
 	ctx, cancel := context.WithCancel(ctx)
@@ -55,11 +55,11 @@ func (s *Storage) Put(ctx context.Context, key string, content io.Reader) error 
 	return finish(cancel, w, content)
 }
 
-// finish writes content and closes w, which drops all of it if the context ended before.
+// finish writes content and closes w. If the context has ended by then, the object is dropped.
 func finish(cancel context.CancelFunc, w *blob.Writer, content io.Reader) error {
 	if _, err := io.Copy(w, &checked.Reader{Source: content}); err != nil {
 		cancel()
-		_ = w.Close() // says that the context ended
+		_ = w.Close() // the error says that the context ended
 		return err
 	}
 	return w.Close()
@@ -99,8 +99,8 @@ func (s *Storage) List(ctx context.Context, prefix string) iter.Seq2[string, err
 	}
 }
 
-// Open implements [pikokms.RangeStorage]. It makes one request; reads make more, but for an object
-// of up to 4 KiB.
+// Open implements [pikokms.RangeStorage]. It makes one request, which fetches the first 4 KiB.
+// Reads beyond them make more.
 func (s *Storage) Open(ctx context.Context, key string) (pikokms.StoredObject, error) {
 	o, err := open(ctx, s.bucket, key, nil)
 	if err != nil {
@@ -109,8 +109,8 @@ func (s *Storage) Open(ctx context.Context, key string) (pikokms.StoredObject, e
 	return o, nil
 }
 
-// probe is how much of an object is fetched first: a header under a KMS key, or the whole of a small
-// object.
+// probe is how many bytes of an object are fetched first: enough for a header under a KMS key, or
+// for the whole of a small object.
 const probe = 4 << 10
 
 // object is an open object of the inner bucket.
@@ -123,8 +123,8 @@ type object struct {
 
 func (o *object) ModTime() time.Time { return o.modTime }
 
-// open opens an object for ranges. Those of a message are bound to it by their tags, so that ranges of
-// two objects never mix. Anything else is pinned by the ETag that the bucket gives it.
+// open opens an object for ranges. The tags of a message's frames keep ranges of two objects from
+// mixing. For anything else, each fetch checks that the object's ETag is still the same.
 func open(ctx context.Context, bucket *blob.Bucket, key string, options *blob.ReaderOptions) (*object, error) {
 	start, o, err := readStart(ctx, bucket, key, options)
 	if err != nil || o.Size() <= int64(len(start)) || header.Sniff(start) {
@@ -166,7 +166,7 @@ func readStart(ctx context.Context, bucket *blob.Bucket, key string, options *bl
 		if ctx.Err() != nil || gcerrors.Code(err) == gcerrors.NotFound {
 			return nil, nil, err
 		}
-		// S3 gives no range of an object that is empty.
+		// S3 refuses every range of an empty object.
 		if a, attributesErr := bucket.Attributes(ctx, key); attributesErr == nil && a.Size == 0 {
 			return nil, &object{pikokms.NewRangeReaderAt(0, nil, nil), a.ModTime, a.ContentType, a.As}, nil
 		}
@@ -185,7 +185,7 @@ func readStart(ctx context.Context, bucket *blob.Bucket, key string, options *bl
 	return start, &object{pikokms.NewRangeReaderAt(first.Size(), start, fetch), first.ModTime(), first.ContentType(), first.As}, nil
 }
 
-// rangesOf fetches ranges of an object while it has this size and time.
+// rangesOf fetches ranges of an object as long as it still has this size and time.
 func rangesOf(ctx context.Context, bucket *blob.Bucket, key string, size int64, modTime time.Time) func(offset, length int64) (io.ReadCloser, error) {
 	return func(offset, length int64) (io.ReadCloser, error) {
 		r, err := bucket.NewRangeReader(ctx, key, offset, length, nil)

@@ -22,44 +22,48 @@ import (
 	"piko.sh/pikokms/provider"
 )
 
-// MetadataKey is the metadata key under which an object of known size keeps the number of bytes that its message has beside frames,
-// so that its attributes give the size of the plaintext with no further request. Users of Encrypt's bucket do not see it.
+// MetadataKey is the metadata key under which an object of known size records its message's bytes
+// beside the frames. So its attributes give the plaintext's size without a further request. Users
+// of Encrypt's bucket do not see it.
 const MetadataKey = "pikokms-header-size"
 
 var (
-	// ErrSignedURL means that a signed URL was asked for that would hand out ciphertext or take plaintext: any but one to delete.
-	// Its gcerrors code is Unimplemented.
+	// ErrSignedURL means that the caller asked for a signed URL to get or put an object, which
+	// would hand out ciphertext or store plaintext. Only URLs to delete are signed. The gcerrors
+	// code is Unimplemented.
 	ErrSignedURL = errors.New("a signed URL would hand out or take what is not encrypted or decrypted")
-	// ErrReservedMetadata means that a writer's metadata have MetadataKey.
+	// ErrReservedMetadata means that a writer's metadata contain MetadataKey.
 	ErrReservedMetadata = errors.New("reserved metadata key")
 )
 
-// Encrypt returns a bucket whose objects are stored in inner, encrypted as the options of
-// [pikokms.New] say; [pikokms.WithStorage] is not among them. Closing it closes inner, and zeroes
+// Encrypt returns a bucket that stores its objects in inner, encrypted as the options say. They are
+// those of [pikokms.New], without [pikokms.WithStorage]. Closing the bucket closes inner and zeroes
 // cached data keys.
 //
-// Content is all that is encrypted: keys, content types and other metadata stay as they are.
-// Attributes give plaintext sizes, with no further request for objects that this package stored. A
-// size is -1 where it is not known: in listings, unless they are asked [WithSizes], and of compressed
-// objects. Of those under zstd-seekable it is known, for a call of the key service. MD5 sums are not
-// given, since they would be the ciphertext's. Sizes in attributes are as true as the storage is; what
-// a reader gives is verified.
+// Only the content is encrypted. Keys, content types and other metadata stay as they are.
 //
-// A whole object is read as one stream; a range takes three requests (the header, the final frame and
-// the frames of the range) and decrypts no other frames. Each is one call of the key service, none
-// with [pikokms.WithDataKeyCache]: a seek of a blob.Reader opens a new range. A range of a compressed
-// object is refused with [pikokms.ErrNotSeekable], but for zstd-seekable. Of an object that is
-// replaced while it is read, ranges give the old one or fail.
+// Attributes give the plaintext's size, without a further request for objects that this package
+// stored. The size is -1 where it is not known: in listings without [WithSizes], and for compressed
+// objects. For zstd-seekable it is known, but costs a call of the key service. Sizes in attributes
+// are not authenticated; what a reader gives is. MD5 sums are left out, since they would be those
+// of the ciphertext.
 //
-// A blob.Writer that is closed stores what was written to it, also when the source of that failed:
-// gocloud.dev's contract is that its context is cancelled first. blob.Bucket.Upload does that by
-// itself, so prefer it to io.Copy, and see its example. A second Close of a blob.Writer is a fault by
-// that contract; what it returns here is what the first one did.
+// A whole object is read as one stream. A range takes three requests, for the header, the final
+// frame and the frames of the range, and decrypts no other frames. A blob.Reader that seeks opens a
+// new range. Each stream or range is one call of the key service, or none with
+// [pikokms.WithDataKeyCache]. Ranges of compressed objects are refused with
+// [pikokms.ErrNotSeekable], except for zstd-seekable. If an object is replaced while it is read,
+// ranges give the old object or fail.
 //
-// S3 takes 10,000 parts, so a blob.Writer's BufferSize bounds what it stores there, 5 MiB parts being
-// 48 GiB; Upload chooses larger ones for a source that tells its size.
+// Closing a blob.Writer stores what was written to it, even if the source of those bytes failed.
+// gocloud.dev asks the caller to cancel the writer's context first. blob.Bucket.Upload does so by
+// itself: prefer it to io.Copy; the examples show both. A second Close of a blob.Writer returns what the first one
+// returned, though gocloud.dev does not allow it.
 //
-// The errors of its methods hold those of [pikokms.Host] beside their gcerrors code.
+// S3 takes 10,000 parts, so BufferSize bounds what a blob.Writer can store there: 48 GiB with parts
+// of 5 MiB. Upload chooses larger parts for a source that tells its size.
+//
+// Errors hold those of [pikokms.Host] besides their gcerrors code.
 func Encrypt(inner *blob.Bucket, options ...pikokms.Option) (*blob.Bucket, error) {
 	b, err := newBucket(inner, options)
 	if err != nil {
@@ -68,7 +72,7 @@ func Encrypt(inner *blob.Bucket, options ...pikokms.Option) (*blob.Bucket, error
 	return blob.NewBucket(b), nil
 }
 
-// OpenBucket is blob.OpenBucket and Encrypt.
+// OpenBucket opens the bucket of a URL, as blob.OpenBucket does, and encrypts it as Encrypt does.
 func OpenBucket(ctx context.Context, url string, options ...pikokms.Option) (*blob.Bucket, error) {
 	inner, err := blob.OpenBucket(ctx, url)
 	if err != nil {
@@ -81,12 +85,14 @@ func OpenBucket(ctx context.Context, url string, options ...pikokms.Option) (*bl
 	return b, nil
 }
 
-// Listing is what blob.ListOptions.BeforeList of an encrypting bucket gets by its As function.
+// Listing controls what a listing of an encrypting bucket costs. A blob.ListOptions.BeforeList gets
+// a pointer to one from its As function.
 type Listing struct {
-	Sizes bool // ask for the attributes of each listed object, to give plaintext sizes
+	Sizes bool // give plaintext sizes, with one request for each listed object
 }
 
-// WithSizes is a blob.ListOptions.BeforeList that has a listing give plaintext sizes, at one request for each object.
+// WithSizes makes a listing give plaintext sizes, with one request for each object. Set it as
+// blob.ListOptions.BeforeList.
 func WithSizes(as func(any) bool) error {
 	var l *Listing
 	if !as(&l) {
@@ -96,7 +102,7 @@ func WithSizes(as func(any) bool) error {
 	return nil
 }
 
-// sizeRequests is how many objects' attributes a listing asks for side by side.
+// sizeRequests is how many of those requests a listing makes side by side.
 const sizeRequests = 16
 
 // bucket is a driver.Bucket.
@@ -173,9 +179,9 @@ func (b *bucket) size(ctx context.Context, key string, a *blob.Attributes) (int6
 				return size, nil
 			}
 		}
-		// Whoever changed it, the object itself knows.
+		// Somebody changed the metadata. The object itself tells its size.
 	}
-	if a.Size == 0 { // of which S3 gives no range
+	if a.Size == 0 { // S3 refuses every range of an empty object
 		return b.host.StatedSize(bytes.NewReader(nil), 0)
 	}
 	r, err := b.inner.NewRangeReader(ctx, key, 0, probe, nil)
@@ -197,8 +203,8 @@ func (b *bucket) size(ctx context.Context, key string, a *blob.Attributes) (int6
 	return content.Size(), content.stored.Close()
 }
 
-// isSeekable tells whether the stored object that begins with start is compressed in a way that has
-// random access, by which alone its size is known.
+// isSeekable reports whether the stored object that begins with start is compressed in a format
+// with random access. Of compressed objects, only these tell their size.
 func isSeekable(start []byte) bool {
 	h, _, err := header.Parse(start, header.Limits{})
 	return err == nil && h.EncryptionContext[pikokms.ChainKey] == compress.ZstdSeekable
@@ -231,7 +237,7 @@ func (b *bucket) ListPaged(ctx context.Context, options *driver.ListOptions) (*d
 	if err != nil {
 		return nil, err
 	}
-	// Folders and memory call no BeforeList.
+	// The drivers of folders and memory call no BeforeList.
 	if err := before(func(any) bool { return false }); err != nil {
 		return nil, err
 	}
@@ -257,7 +263,7 @@ func (b *bucket) ListPaged(ctx context.Context, options *driver.ListOptions) (*d
 			switch {
 			case err == nil:
 				o.Size = a.Size
-			case gcerrors.Code(err) == gcerrors.NotFound: // deleted meanwhile
+			case gcerrors.Code(err) == gcerrors.NotFound: // it was deleted meanwhile
 			case isForeign(err): // it does not spoil the listing of the others
 			default:
 				return err
@@ -271,7 +277,7 @@ func (b *bucket) ListPaged(ctx context.Context, options *driver.ListOptions) (*d
 	return page, nil
 }
 
-// isForeign tells whether an error says that an object is not one that can be read here.
+// isForeign reports whether an error says that an object can't be read by this bucket.
 func isForeign(err error) bool {
 	for _, foreign := range [...]error{
 		pikokms.ErrPlaintext, pikokms.ErrUnknownTransformer, provider.ErrInvalidCiphertext, provider.ErrDecryptionFailed,
@@ -284,7 +290,8 @@ func isForeign(err error) bool {
 	return false
 }
 
-// Copy copies an object in the storage, or, where names are bound, encrypts it anew for its new name.
+// Copy copies an object within the storage. Where names are bound, it encrypts the object anew for
+// its new name.
 func (b *bucket) Copy(ctx context.Context, to, from string, options *driver.CopyOptions) error {
 	if !b.host.BindsNames() {
 		return b.inner.Copy(ctx, to, from, &blob.CopyOptions{BeforeCopy: options.BeforeCopy})
@@ -315,7 +322,7 @@ func (b *bucket) Copy(ctx context.Context, to, from string, options *driver.Copy
 	_, err = io.Copy(w, source)
 	if err = errors.Join(err, source.Close()); err != nil {
 		cancel()
-		_ = w.Close() // says that the context ended
+		_ = w.Close() // the error says that the context ended
 		return err
 	}
 	return w.Close()

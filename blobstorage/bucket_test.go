@@ -5,7 +5,6 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
-	"fmt"
 	"io"
 	"net/http"
 	"net/url"
@@ -77,7 +76,7 @@ func (h *harness) SupportsNonSlashDelimiters() bool { return true }
 func (h *harness) Close()                           {}
 
 func TestConformance(t *testing.T) {
-	// What the suite leaves out here: signed URLs to get and to put, which are refused.
+	// The suite runs without signed URLs to get and to put, which Encrypt's bucket refuses.
 	bound := pikokms.BindObjectName("uploads")
 	for name, options := range map[string][]pikokms.Option{"plain names": nil, "bound names": {bound}} {
 		t.Run("memory, "+name, func(t *testing.T) {
@@ -125,7 +124,7 @@ func newS3(t *testing.T) string {
 	return "s3://" + name + "?" + url.Values{"region": {emulator.Region}, "endpoint": {endpoint}, "use_path_style": {"true"}}.Encode()
 }
 
-// On S3, under a key of KMS, by URL.
+// TestS3UnderKMS opens a bucket of S3 by its URL, under a key of KMS.
 func TestS3UnderKMS(t *testing.T) {
 	u := newS3(t)
 	endpoint := emulator.LocalStack(t)
@@ -204,7 +203,7 @@ func TestSizes(t *testing.T) {
 	_, stored, b := newMemory(t, pikokms.AllowPlaintext())
 	require.NoError(t, b.WriteAll(t.Context(), "ours", noise(70_000), nil))
 	require.NoError(t, stored.WriteAll(t.Context(), "plain", noise(11), nil))
-	// An object without our metadata, as another writer stores it.
+	// The object has none of our metadata, as one of another writer.
 	message, err := stored.ReadAll(t.Context(), "ours")
 	require.NoError(t, err)
 	require.NoError(t, stored.WriteAll(t.Context(), "theirs", message, nil))
@@ -313,7 +312,8 @@ func TestRefusals(t *testing.T) {
 	require.ErrorIs(t, err, pikokms.ErrConfig)
 }
 
-// Names that are bound: copies open, objects that someone moved in the storage do not.
+// TestBoundNames binds objects to their names. Copies can be read, but objects that someone moved
+// within the storage cannot.
 func TestBoundNames(t *testing.T) {
 	_, stored, b := newMemory(t, pikokms.BindObjectName("uploads"))
 	require.NoError(t, b.WriteAll(t.Context(), "a", []byte("text"), &blob.WriterOptions{Metadata: map[string]string{"k": "v"}}))
@@ -329,7 +329,7 @@ func TestBoundNames(t *testing.T) {
 	require.ErrorIs(t, err, provider.ErrContextMismatch)
 }
 
-// A bucket as the storage of a host.
+// TestStorage uses a bucket as the storage of a host.
 func TestStorage(t *testing.T) {
 	stored := memblob.OpenBucket(nil)
 	defer stored.Close()
@@ -352,32 +352,4 @@ func TestStorage(t *testing.T) {
 	_, err = host.Open(t.Context(), "a/b")
 	require.ErrorIs(t, err, os.ErrNotExist)
 	require.ErrorIs(t, host.Delete(t.Context(), "a/b"), os.ErrNotExist)
-}
-
-// One line of an application changes.
-func ExampleEncrypt() {
-	ctx := context.Background()
-	key, err := local.NewProvider(local.Config{Key: bytes.Repeat([]byte{7}, 32)}) // or awskms.NewProvider
-	if err != nil {
-		panic(err)
-	}
-	stored := memblob.OpenBucket(nil) // or blob.OpenBucket(ctx, "s3://uploads?region=eu-west-1")
-	bucket, err := Encrypt(stored, pikokms.WithCryptoProvider("local", key), pikokms.WithDefaultCryptoProvider("local"))
-	if err != nil {
-		panic(err)
-	}
-	defer bucket.Close()
-	if err := bucket.WriteAll(ctx, "report.txt", []byte("a stored report"), nil); err != nil {
-		panic(err)
-	}
-	text, err := bucket.ReadAll(ctx, "report.txt")
-	if err != nil {
-		panic(err)
-	}
-	inBucket, err := stored.Attributes(ctx, "report.txt")
-	if err != nil {
-		panic(err)
-	}
-	fmt.Printf("%s: %d bytes, %d in the bucket\n", text, len(text), inBucket.Size)
-	// Output: a stored report: 15 bytes, 250 in the bucket
 }

@@ -14,9 +14,10 @@ import (
 	"piko.sh/pikokms"
 )
 
-// counted passes requests on to a bucket, and counts those that read, and the bytes that they give.
+// counted passes requests on to a bucket. It counts those that read, and the bytes that they
+// return.
 type counted struct {
-	driver.Bucket   // nil: what is not here is not asked for
+	driver.Bucket   // nil, since only the methods below are called
 	inner           *blob.Bucket
 	requests, bytes atomic.Int64
 }
@@ -71,7 +72,8 @@ func (r *countedReader) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// newMemory returns an encrypting bucket, the bucket in memory that it stores to, and the count of what it reads of that.
+// newMemory returns an encrypting bucket, the bucket in memory that it stores to, and the count of
+// what it reads from that.
 func newMemory(t *testing.T, options ...pikokms.Option) (count *counted, stored, encrypting *blob.Bucket) {
 	t.Helper()
 	stored = memblob.OpenBucket(nil)

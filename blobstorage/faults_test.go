@@ -24,8 +24,9 @@ import (
 	"piko.sh/pikokms/compress"
 )
 
-// TestSecondCloseReturnsTheFirstResult is the habit defer w.Close() … return w.Close(), which must not
-// wait for ever, nor say that a failed upload is whole.
+// TestSecondCloseReturnsTheFirstResult closes a writer twice, as "defer w.Close()" and "return
+// w.Close()" do together. The second Close must not wait for ever, nor report a failed upload as
+// complete.
 func TestSecondCloseReturnsTheFirstResult(t *testing.T) {
 	_, stored, b := newMemory(t)
 	for _, n := range []int{0, 1, 300_000} {
@@ -51,8 +52,8 @@ func TestSecondCloseReturnsTheFirstResult(t *testing.T) {
 	require.False(t, exists)
 }
 
-// TestDroppedWriterLeavesNothing drops writers without a Close: their goroutines end with the context,
-// and where that goes on, once the writer is collected.
+// TestDroppedWriterLeavesNothing drops writers without a Close. Their goroutines end with the
+// context or, if that does not end, when the writer is collected.
 func TestDroppedWriterLeavesNothing(t *testing.T) {
 	_, stored, b := newMemory(t)
 	before := goleak.IgnoreCurrent()
@@ -77,8 +78,8 @@ func TestDroppedWriterLeavesNothing(t *testing.T) {
 	require.False(t, exists)
 }
 
-// TestFailedSourceStoresNothing uploads from sources that fail once and then end, as the bodies of
-// requests do, that fail for ever, and that fail with their last bytes.
+// TestFailedSourceStoresNothing uploads from sources that fail in several ways: once before they
+// end, as bodies of requests do, for ever, and with their last bytes.
 func TestFailedSourceStoresNothing(t *testing.T) {
 	lost := errors.New("connection lost")
 	_, stored, b := newMemory(t)
@@ -100,7 +101,7 @@ func TestFailedSourceStoresNothing(t *testing.T) {
 	t.Logf("%d failed uploads, nothing stored", n)
 }
 
-// failsOnce fails, and then ends as if nothing had been.
+// failsOnce fails once, and then returns io.EOF.
 type failsOnce struct{ err error }
 
 func (f *failsOnce) Read([]byte) (int, error) {
@@ -109,7 +110,7 @@ func (f *failsOnce) Read([]byte) (int, error) {
 	return 0, err
 }
 
-// failsWithData fails together with its last bytes, and then ends.
+// failsWithData fails together with its last bytes, and then returns io.EOF.
 type failsWithData struct {
 	*bytes.Reader
 	err error
@@ -127,8 +128,8 @@ func (f *failsWithData) WriteTo(w io.Writer) (int64, error) {
 	return io.Copy(w, struct{ io.Reader }{f})
 }
 
-// TestSeekableCompressedObjects serves objects under zstd-seekable as any other one: they have sizes,
-// are sought and served by ranges.
+// TestSeekableCompressedObjects reads objects under zstd-seekable like any others: they have sizes,
+// can be sought, and are served in ranges.
 func TestSeekableCompressedObjects(t *testing.T) {
 	_, _, b := newMemory(t, pikokms.WithEnabledTransformers(compress.ZstdSeekable))
 	content := bytes.Repeat([]byte("a stored object, "), 100_000)
@@ -179,7 +180,7 @@ func TestSeekableCompressedObjects(t *testing.T) {
 	}
 }
 
-// TestForeignObjectDoesNotSpoilAListing lists with sizes where someone put what is no object of ours.
+// TestForeignObjectDoesNotSpoilAListing lists with sizes, although an object is not ours.
 func TestForeignObjectDoesNotSpoilAListing(t *testing.T) {
 	_, stored, b := newMemory(t)
 	require.NoError(t, b.WriteAll(t.Context(), "ours", noise(100), nil))
@@ -201,7 +202,7 @@ func TestForeignObjectDoesNotSpoilAListing(t *testing.T) {
 	require.Equal(t, map[string]int64{"ours": 100, "text": -1, "empty": -1, "cut": -1}, sizes)
 }
 
-// TestEmptyPlainObjects reads objects without a byte, of which S3 gives no range.
+// TestEmptyPlainObjects reads empty objects, of which S3 refuses every range.
 func TestEmptyPlainObjects(t *testing.T) {
 	buckets := map[string]func(t *testing.T) *blob.Bucket{
 		"memory": func(*testing.T) *blob.Bucket { return memblob.OpenBucket(nil) },
@@ -240,8 +241,9 @@ func TestEmptyPlainObjects(t *testing.T) {
 	}
 }
 
-// TestReplacedWhileItIsRead opens an object for ranges and replaces it by one of the same size, and in
-// memory and files of the same time if the clock allows: ranges give the old object or fail.
+// TestReplacedWhileItIsRead opens an object for ranges, and replaces it by one of the same size. In
+// memory and files the new one has the same time, too, if the clock allows. Ranges give the old
+// object or fail.
 func TestReplacedWhileItIsRead(t *testing.T) {
 	for _, plain := range []bool{false, true} {
 		t.Run(fmt.Sprintf("plaintext %v", plain), func(t *testing.T) {

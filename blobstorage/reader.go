@@ -38,7 +38,7 @@ func (b *bucket) NewRangeReader(ctx context.Context, key string, offset, length 
 	return b.newRangeReader(ctx, key, offset, length, inner)
 }
 
-// opened is the original of a stored object, open for random access.
+// opened is the original of a stored object, opened for random access.
 type opened struct {
 	pikokms.SizedReaderAt
 	stored *object
@@ -66,7 +66,7 @@ func (b *bucket) newRangeReader(ctx context.Context, key string, offset, length 
 	if length < 0 || length > size-offset {
 		length = size - offset
 	}
-	// Frames and their overhead, of which the first and the last may be needed in part.
+	// The fetch takes the range, the overhead of its frames, and the two frames at its ends.
 	stored.Expect(length + length>>10 + 2*header.DefaultFrameLength)
 	return &reader{
 		Reader:     io.NewSectionReader(content, offset, length),
@@ -76,14 +76,14 @@ func (b *bucket) newRangeReader(ctx context.Context, key string, offset, length 
 	}, nil
 }
 
-// newReader reads a whole object, as a stream.
+// newReader reads a whole object as a stream.
 func (b *bucket) newReader(ctx context.Context, key string, options *blob.ReaderOptions) (driver.Reader, error) {
 	stored, err := b.inner.NewReader(ctx, key, options)
 	if err != nil {
 		return nil, err
 	}
 	buffered := bufio.NewReaderSize(stored, probe)
-	// Of what is not seekable the size is not known, and it can't be sought.
+	// An object without random access can't be sought, and its size is not known.
 	if start, _ := buffered.Peek(probe); isSeekable(start) {
 		if err := stored.Close(); err != nil {
 			return nil, err

@@ -17,7 +17,7 @@ import (
 	"piko.sh/pikokms/message"
 )
 
-// upload is an object that is to be stored.
+// upload is an object to be stored.
 type upload struct {
 	bucket  *bucket
 	ctx     context.Context
@@ -43,8 +43,9 @@ func (b *bucket) NewTypedWriter(ctx context.Context, key, contentType string, op
 
 var errDropped = errors.New("blobstorage: a writer was dropped and not closed")
 
-// maxParts is how many parts an S3 object may have (Amazon S3 User Guide, "Amazon S3 multipart upload
-// limits"), with room for what encryption adds; partSize is the size that gocloud.dev chooses.
+// maxParts is how many parts of an S3 object are used, with some left for what encryption adds
+// (Amazon S3 User Guide, "Amazon S3 multipart upload limits"). partSize is the size that
+// gocloud.dev chooses.
 const (
 	maxParts = 9_900
 	partSize = 5 << 20
@@ -71,7 +72,7 @@ func (u *upload) store(cancel context.CancelCauseFunc, content io.Reader) error 
 	return finish(func() { cancel(nil) }, inner, stored)
 }
 
-// bufferSize returns the size of the parts that an object takes, if the one asked for is too small.
+// bufferSize returns the size of parts that the object needs, or asked if that is enough.
 func bufferSize(asked int, stored *message.EncryptReader) int {
 	n, known := stored.ContentLength()
 	if size := n / maxParts; known && size > int64(max(asked, partSize)) {
@@ -80,12 +81,13 @@ func bufferSize(asked int, stored *message.EncryptReader) int {
 	return asked
 }
 
-// writer is a driver.Writer. What is written to it is pulled by the transformers, in a goroutine that
-// begins with the first Write and ends with Close, the context or the writer itself.
+// writer is a driver.Writer. The transformers pull what is written to it. They run in a goroutine
+// that begins with the first Write and ends with Close, with the context, or when the writer is
+// dropped.
 type writer struct {
 	upload
 	cancel context.CancelCauseFunc
-	close  func() error // a sync.OnceValue once something was written
+	close  func() error // wrapped by sync.OnceValue after the first Write
 
 	pipe *io.PipeWriter // nil before the first Write
 	done chan error
@@ -102,18 +104,19 @@ func (w *writer) Write(p []byte) (int, error) {
 func (w *writer) start() {
 	source, pipe := io.Pipe()
 	w.pipe, w.done = pipe, make(chan error, 1)
-	// The goroutine has the upload and not the writer, which it would keep from being dropped.
+	// The goroutine refers to the upload alone. If it referred to the writer, a dropped writer
+	// would never be collected.
 	u, cancel, done := w.upload, w.cancel, w.done
 	stop := context.AfterFunc(u.ctx, func() { _ = source.CloseWithError(context.Cause(u.ctx)) })
 	go func() {
 		err := u.store(cancel, source)
 		stop()
-		_ = source.CloseWithError(err) // a Write that waits, if the storage failed
+		_ = source.CloseWithError(err) // ends a Write that waits, if the storage failed
 		done <- err
 	}()
 }
 
-// Upload implements driver.Uploader. Nothing is stored of a source that fails.
+// Upload implements driver.Uploader. If r fails, nothing is stored.
 func (w *writer) Upload(r io.Reader) error {
 	err := w.store(w.cancel, r)
 	if err == nil {
@@ -123,8 +126,8 @@ func (w *writer) Upload(r io.Reader) error {
 	return err
 }
 
-// Close stores the object, or drops it if the context ended. A second Close returns what the first
-// one did.
+// Close stores the object, or drops it if the context has ended. A second Close returns what the
+// first one returned.
 func (w *writer) Close() error {
 	if w.close == nil {
 		w.close = sync.OnceValue(w.finish)

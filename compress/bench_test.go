@@ -20,8 +20,8 @@ import (
 // on one core and on all. Speeds are in bytes before compression.
 const benchSize = 32 << 20
 
-// prose compresses as text does: words of a language of its own, the frequent ones first, to about
-// a third of the size.
+// prose compresses to about a third of its size, as text does. It has words of a made-up language,
+// some of them more frequent than others.
 var prose = sync.OnceValue(func() []byte {
 	random := rand.New(rand.NewPCG(1, 2))
 	words := make([]string, 20_000)
@@ -40,7 +40,7 @@ var prose = sync.OnceValue(func() []byte {
 	return b[:benchSize]
 })
 
-// onlyReader and onlyWriter are as files and connections are: of no other methods.
+// onlyReader and onlyWriter have no other methods, as files and connections.
 type (
 	onlyReader struct{ io.Reader }
 	onlyWriter struct{ io.Writer }

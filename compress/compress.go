@@ -1,19 +1,22 @@
-// Package compress has the compressing transformers of the storage pipeline: zstd, zstd-seekable,
-// gzip and s2, as pull streams.
+// Package compress implements the compressing transformers of the storage pipeline as pull streams:
+// zstd, zstd-seekable, gzip and s2.
 //
 // The format zstd-seekable is zstd in frames of 256 KiB, with a table of them at the end.
 // [OpenSeekable] reads ranges of it.
 //
-// Compression comes before encryption on the way in and after decryption on the way out, since
-// ciphertext does not compress. A long stream takes several cores (see [Transformer.Parallelism]).
-// It leaves no goroutine behind, and needs no closing, even when it is dropped half-way.
+// Data are compressed before encryption and decompressed after decryption, since ciphertext does
+// not compress. A long stream uses several cores (see [Transformer.Parallelism]). A stream leaves
+// no goroutine behind and needs no Close, even when it is dropped half-way.
 //
-// A stream holds a window of memory whatever its size. Only zstd-seekable gathers its table
-// meanwhile, 12 bytes for each 256 KiB, and as much again where the table grows or is read: 100 MB
-// for a stream of 1 TiB.
+// A stream holds a window of memory, whatever its size. Only zstd-seekable also holds its table, of
+// 12 bytes for each 256 KiB. While the table grows or is read, it takes twice that: 100 MB for a
+// stream of 1 TiB.
 //
-// Compressed sizes tell something of the content. Where an attacker can mix text of their own with
-// a secret in one object, and watch its size, do not compress.
+// Compressed sizes reveal something of the content. Do not compress where an attacker can mix text
+// of their own with a secret in one object and watch its size.
+//
+// To add a format, add its name to the constants and to [Formats], and its encoder and decoder to
+// [New]. A pikokms.Registry and the command take all formats from there.
 package compress
 
 import (
@@ -32,49 +35,49 @@ import (
 )
 
 var (
-	// ErrTooLarge means that a stream has more bytes before compression than the transformer's
-	// bound, on the way in or out. From [OpenSeekable], it can also mean that a frame is too large
-	// to be decompressed as a whole.
+	// ErrTooLarge means that a stream has more bytes before compression than the transformer
+	// allows, when it is compressed or decompressed. From [OpenSeekable], it can also mean that a
+	// frame is too large to be decompressed as a whole.
 	ErrTooLarge = errors.New("stream exceeds the decompressed size bound")
-	// ErrCorrupt means that what stands in place of a compressed stream does not decompress. Where
-	// it was cut short, the error holds [io.ErrUnexpectedEOF], too. A source's own failure is
-	// never ErrCorrupt.
+	// ErrCorrupt means that the input of decompression is damaged or is no stream of the format. If
+	// it was cut short, the error also holds [io.ErrUnexpectedEOF]. A failure of the source itself
+	// is never ErrCorrupt.
 	ErrCorrupt = errors.New("corrupt compressed stream")
-	// ErrUnknownFormat means that a format is none of [Formats].
+	// ErrUnknownFormat means that a format is not one of [Formats].
 	ErrUnknownFormat = errors.New("unknown compression format")
 )
 
-// The formats.
+// The names of the formats.
 const (
 	Zstd = "zstd" // RFC 8878
 	Gzip = "gzip" // RFC 1952
 	S2   = "s2"   // klauspost/compress/s2, an extension of Snappy's framing format
 
 	// ZstdSeekable is zstd's seekable format, version 0.1.0 (contrib/seekable_format in zstd's
-	// repository): zstd frames of 256 KiB before compression each, and a seek table in a skippable
-	// frame, so that any zstd decoder takes it for zstd.
+	// repository). It consists of zstd frames of 256 KiB before compression each, and of a seek
+	// table in a skippable frame, so every zstd decoder reads it as zstd.
 	ZstdSeekable = "zstd-seekable"
 )
 
-// Formats lists the formats' names.
+// Formats returns the names of all formats.
 func Formats() []string { return []string{Zstd, Gzip, S2, ZstdSeekable} }
 
 const (
-	// DefaultMaxSize bounds a stream's size before compression: 1 TiB.
+	// DefaultMaxSize is the default bound of a stream's size in bytes before compression: 1 TiB.
 	DefaultMaxSize = 1 << 40
 
-	// Priority places compression in a chain: before encryption.
+	// Priority is the place of compression in a chain, before encryption.
 	Priority = 100
 
-	// zstdWindow is the largest window that is taken, in bytes. It is the one that RFC 8878,
-	// section 3.1.1.1.2, asks every zstd decoder to take.
+	// zstdWindow is the largest window in bytes that a decoder accepts. RFC 8878, section
+	// 3.1.1.1.2, asks every decoder to accept as much.
 	zstdWindow = 8 << 20
 
-	// parallelFrom is how many bytes of a stream are compressed on one goroutine before it takes
+	// parallelFrom is how many bytes of a stream are compressed on one goroutine before it uses
 	// several.
 	parallelFrom = 1 << 20
 
-	// MaxDefaultParallelism bounds what a [Transformer.Parallelism] of 0 means.
+	// MaxDefaultParallelism is the most goroutines that a [Transformer.Parallelism] of 0 allows.
 	MaxDefaultParallelism = cores.MaxDefault
 
 	chunkSize = 64 << 10
@@ -82,15 +85,16 @@ const (
 
 // Transformer compresses and decompresses streams of one format. It is safe for concurrent use.
 type Transformer struct {
-	// Parallelism is the most goroutines at work on one stream. The caller's is one of them, so 1
-	// means that no other is started. 0 means one for each core, at most [MaxDefaultParallelism],
-	// as far as other streams leave cores free: all streams of the process share one budget, with
-	// those that encrypt. It must be set before the first stream.
+	// Parallelism is the most goroutines that work on one stream, with the caller's among them. 1
+	// means that no other goroutine is started. 0 means one for each core, at most
+	// [MaxDefaultParallelism], as far as other streams leave cores free. All streams of the process
+	// that compress or encrypt share these cores. Set Parallelism before the first stream.
 	//
-	// [ZstdSeekable] and [S2] compress on several goroutines after 1 MiB, with 256 KiB and 1 MiB
-	// before compression in memory for each. [Zstd] compresses on two, from the first block to the
-	// last. S2 is decompressed on several where what Reverse returns is written by its WriteTo, as
-	// [io.Copy] does, with 9 MiB for each. Everything else stays on the caller's.
+	// [ZstdSeekable] and [S2] compress on several goroutines after the first 1 MiB. Each goroutine
+	// holds 256 KiB or 1 MiB before compression in memory. [Zstd] compresses on two goroutines from
+	// the first block to the last. [S2] decompresses on several, with 9 MiB for each, if the reader
+	// that Reverse returns is read by its WriteTo, as [io.Copy] does. Everything else runs on the
+	// caller's goroutine.
 	Parallelism int
 
 	format  string
@@ -98,20 +102,20 @@ type Transformer struct {
 
 	encoder  func(dst io.Writer, goroutines int) (encoder, error)
 	encoders [2]sync.Pool // of encoder: on one goroutine, and on two
-	twofold  bool         // an encoder can be on two
+	twofold  bool         // the encoder can use two goroutines
 
-	// block is how many bytes an encoder compresses on one goroutine, while it compresses those
-	// behind them on others. It is 0 if the format has no such encoder.
+	// block is how many bytes an encoder compresses on one goroutine while others compress the
+	// blocks after it. It is 0 if the format's encoder does not work in blocks.
 	block  int
-	blocks sync.Pool // of *[]byte, for several blocks
+	blocks sync.Pool // of *[]byte, each with room for several blocks
 
 	decoder func(src io.Reader) (io.Reader, error)
 
-	// decodeTo decompresses on several goroutines, none of which outlives it. It is nil if the
-	// format has no such decoder.
+	// decodeTo decompresses on several goroutines, none of which outlives the call. It is nil if
+	// the format has no such decoder.
 	decodeTo func(dst io.Writer, src io.Reader, goroutines int) error
 
-	// end tells whether a stream of size bytes may end with tail. It is nil if any stream may.
+	// end checks that a stream of size bytes may end with tail. It is nil if every end is allowed.
 	end func(tail []byte, size int64) error
 }
 
@@ -121,9 +125,9 @@ type encoder interface {
 }
 
 // New returns the transformer of a format. It refuses streams of more than maxSize bytes before
-// compression, both when they are compressed and when they are decompressed; 0 means
-// [DefaultMaxSize]. The bound of [ZstdSeekable] is at most 32 TiB, since a seek table has at most
-// 0x8000000 frames. The error holds [ErrUnknownFormat].
+// compression, when it compresses and when it decompresses; 0 means [DefaultMaxSize]. For
+// [ZstdSeekable] the bound is at most 32 TiB, since a seek table has at most 0x8000000 frames. The
+// error holds [ErrUnknownFormat].
 func New(format string, maxSize int64) (*Transformer, error) {
 	if maxSize <= 0 {
 		maxSize = DefaultMaxSize
@@ -161,8 +165,8 @@ func newZstdWriter(dst io.Writer, goroutines int) (encoder, error) {
 	return zstd.NewWriter(dst, zstd.WithEncoderConcurrency(goroutines), zstd.WithWindowSize(zstdWindow/2), zstd.WithZeroFrames(true))
 }
 
-// newZstdReader returns a decoder on one goroutine. One on several is slower, at any rate on two
-// cores.
+// newZstdReader returns a decoder on one goroutine. A decoder on two goroutines was slower, at
+// least on two cores.
 func newZstdReader(src io.Reader) (io.Reader, error) {
 	return zstd.NewReader(src, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(zstdWindow))
 }
@@ -170,31 +174,31 @@ func newZstdReader(src io.Reader) (io.Reader, error) {
 // Name returns the format's name.
 func (t *Transformer) Name() string { return t.format }
 
-// MaxSize returns the transformer's bound in bytes.
+// MaxSize returns the transformer's bound: the most bytes that a stream may have before
+// compression.
 func (t *Transformer) MaxSize() int64 { return t.maxSize }
 
 // Priority returns the transformer's place in a chain, the constant [Priority].
 func (t *Transformer) Priority() int { return Priority }
 
-// Transform returns the compressed form of input. The options are not used. Reading fails with
+// Transform returns the compressed form of input. It ignores the options. Reading fails with
 // [ErrTooLarge] over the bound, with input's own error, or with ctx's.
 func (t *Transformer) Transform(ctx context.Context, input io.Reader, _ any) (io.Reader, error) {
 	return &compressor{t: t, src: checked.Reader{Context: ctx, Source: input}}, nil
 }
 
-// Reverse returns the decompressed form of input, which also implements [io.WriterTo]. The options
-// are not used. Reading fails with [ErrTooLarge] over the bound, [ErrCorrupt], input's own error,
-// or ctx's. It takes no more memory than a window, whatever input claims: 8 MiB for [Zstd] and
-// [ZstdSeekable], 32 KiB for [Gzip], and a block of 4 MiB for [S2].
+// Reverse returns the decompressed form of input, which also implements [io.WriterTo]. It ignores
+// the options. Reading fails with [ErrTooLarge] over the bound, [ErrCorrupt], input's own error, or
+// ctx's. Whatever input claims, decompression takes no more memory than a window: 8 MiB for [Zstd]
+// and [ZstdSeekable], 32 KiB for [Gzip], and a block of 4 MiB for [S2].
 //
-// It reads input to its end, so that a transformer below this one has verified all of its own data
-// when Read returns io.EOF. An input that fails once is not asked again, and never passes for one
-// that has ended.
+// It reads input to its end before Read returns io.EOF, so that by then the decryption that
+// produces input has verified all of its own data. After input has failed once, it is not read
+// again, and its failure is never taken for its end.
 //
-// The frames of [ZstdSeekable] are decompressed as those of [Zstd] are, and verified by their own
-// checksums where they have them. The stream must end with the footer of a seek table, so that one
-// which is cut between two frames is refused. The entries of the table are not looked at, and a
-// change in them makes no difference.
+// The frames of [ZstdSeekable] are decompressed like those of [Zstd], and verified by their own
+// checksums where they have them. The stream must end with the footer of a seek table, so a stream
+// that was cut between two frames is refused. The entries of the table are ignored.
 func (t *Transformer) Reverse(ctx context.Context, input io.Reader, _ any) (io.Reader, error) {
 	return &decompressor{t: t, src: watched{reader: checked.Reader{Context: ctx, Source: input}}}, nil
 }

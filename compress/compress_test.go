@@ -89,7 +89,7 @@ func TestRoundTripProperty(t *testing.T) {
 	})
 }
 
-// A source that breaks must never come out as a shorter whole, whichever error it breaks with.
+// A source that fails must never look like a shorter complete one, whatever its error is.
 func TestSourceError(t *testing.T) {
 	eachFormat(t, func(t *testing.T, format string) {
 		s := newTransformer(t, format, 0)

@@ -11,22 +11,22 @@ import (
 	"piko.sh/pikokms/internal/cores"
 )
 
-// compressor turns an encoder, which is written to, into a reader: it feeds the encoder until there
-// is something to read.
+// compressor makes a reader of an encoder, which is written to. It feeds the encoder until the
+// encoder has produced something to read.
 type compressor struct {
 	t       *Transformer
 	src     checked.Reader
 	encoder encoder // nil before the first byte and after the last one
-	twofold bool    // the encoder has two goroutines
+	twofold bool    // the encoder uses two goroutines
 	cleanup runtime.Cleanup
 	out     *compressed
 	chunk   []byte
 	total   int64
-	err     error // the stream's first, which it keeps; returned once out is empty
+	err     error // the stream's first error, returned once out is empty
 }
 
-// compressed is what an encoder made and nobody has read yet. The encoder of Zstd may add to it
-// from another goroutine.
+// compressed holds what an encoder has produced and nobody has read yet. The encoder of Zstd may
+// write to it from another goroutine.
 type compressed struct {
 	mu  sync.Mutex
 	buf bytes.Buffer
@@ -42,7 +42,7 @@ func (c *compressed) Write(p []byte) (int, error) {
 func (c *compressed) Read(p []byte) int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	n, _ := c.buf.Read(p) // the error says that it is empty
+	n, _ := c.buf.Read(p) // the error means that buf is empty
 	return n
 }
 
@@ -67,8 +67,8 @@ func (r *compressor) Read(p []byte) (int, error) {
 	}
 }
 
-// start gets an encoder. If a core is free, it gets one on two goroutines, which has the second one
-// to the end: it works on one block while the next is gathered.
+// start takes an encoder. If a core is free, it takes one on two goroutines, which compresses one
+// block while the next is gathered. That encoder keeps the second goroutine to the end.
 func (r *compressor) start() error {
 	r.out, r.chunk = &compressed{}, make([]byte, chunkSize)
 	goroutines := 1
@@ -88,8 +88,8 @@ func (r *compressor) start() error {
 	return nil
 }
 
-// stop hands the encoder on after the stream's end. After a failure it is dropped, with all that it
-// has made.
+// stop returns the encoder to its pool at the stream's end. After a failure it drops the encoder
+// and its output.
 func (r *compressor) stop() {
 	pool := &r.t.encoders[0]
 	if r.twofold {
@@ -109,7 +109,8 @@ func (r *compressor) stop() {
 	runtime.KeepAlive(r)
 }
 
-// feed compresses what it reads: a chunk or, of a long stream, a block for each core that is free.
+// feed reads and compresses one chunk. Of a long stream it takes one block for each free core
+// instead.
 func (r *compressor) feed() error {
 	block := r.t.block
 	if block == 0 || r.total < parallelFrom {
@@ -125,7 +126,7 @@ func (r *compressor) feed() error {
 	if wide == nil || len(*wide) < size {
 		wide = new(make([]byte, size))
 	}
-	want := size - int(r.total%int64(block)) // the encoder then has whole blocks
+	want := size - int(r.total%int64(block)) // up to the end of a whole block
 	n, err := r.src.ReadFull((*wide)[:want])
 	err = r.compress((*wide)[:n], err)
 	clear((*wide)[:size]) // it is plaintext
@@ -138,7 +139,8 @@ func (r *compressor) feedChunk() error {
 	return r.compress(r.chunk[:n], err)
 }
 
-// compress compresses what was read with an error that may be nil, and returns that error.
+// compress compresses b, which was read together with readErr, and returns readErr if nothing else
+// fails.
 func (r *compressor) compress(b []byte, readErr error) error {
 	if readErr != nil && readErr != io.EOF {
 		return readErr

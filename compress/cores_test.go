@@ -60,10 +60,10 @@ func mostGoroutines(t *testing.T, streams int, run func(looking func(io.Reader) 
 	return int(most.Load()) - streams - 1 // the one that looks
 }
 
-// TestGoroutinesOfStreamsThatCompressAndEncrypt counts them on eight cores. Encryption and
-// compression share eight beside the caller's. Above them is one that writes for each stream that
-// takes several cores to encrypt, of which there are four at most, one that writes for s2, and one
-// that waits for the other in each encoder of zstd that has two.
+// TestGoroutinesOfStreamsThatCompressAndEncrypt counts goroutines on eight cores. Encryption and
+// compression share eight beside the callers' own. There may be more that mostly wait: one that
+// writes for each stream that encrypts on several cores (at most four), one that writes for s2, and
+// one in each encoder of zstd with two goroutines.
 func TestGoroutinesOfStreamsThatCompressAndEncrypt(t *testing.T) {
 	const ncores = 8
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(ncores))
@@ -105,7 +105,7 @@ func TestGoroutinesOfStreamsThatCompressAndEncrypt(t *testing.T) {
 	cores.Give(ncores)
 }
 
-// TestDroppedStreamsGiveTheirCoresBack drops zstd streams half-way, which have a core each.
+// TestDroppedStreamsGiveTheirCoresBack drops zstd streams half-way, each of which has taken a core.
 func TestDroppedStreamsGiveTheirCoresBack(t *testing.T) {
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(4))
 	s := newTransformer(t, compress.Zstd, 0)

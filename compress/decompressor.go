@@ -15,16 +15,16 @@ type decompressor struct {
 	src     watched
 	decoder io.Reader // nil before the first Read
 	total   int64
-	err     error // the stream's first, which it keeps
+	err     error // the stream's first error, kept
 }
 
-// watched is the source of a decoder. It knows how the source ended, whatever the decoder makes of
-// that, and with which bytes.
+// watched is the source of a decoder. It remembers how the source ended and its last bytes,
+// whatever error the decoder makes of that.
 type watched struct {
 	reader checked.Reader
-	ahead  []byte // bytes that were read and come next
+	ahead  []byte // bytes that were read ahead and come next
 	size   int64
-	tail   []byte // the last bytes, up to seekFooterSize
+	tail   []byte // the last bytes read, up to seekFooterSize
 }
 
 func (w *watched) Read(p []byte) (n int, err error) {
@@ -40,7 +40,7 @@ func (w *watched) Read(p []byte) (n int, err error) {
 	return n, err
 }
 
-// isLong tells whether the source has more than one chunk.
+// isLong reports whether the source has more than one chunk.
 func (w *watched) isLong() bool {
 	chunk := make([]byte, chunkSize)
 	n, err := w.reader.ReadFull(chunk)
@@ -62,7 +62,8 @@ func (r *decompressor) Read(p []byte) (int, error) {
 	return within, r.err
 }
 
-// count tells how many of n more bytes are within the bound, with ErrTooLarge if not all are.
+// count returns how many of n more bytes are within the bound, and ErrTooLarge if not all of them
+// are.
 func (r *decompressor) count(n int) (within int, err error) {
 	if r.total += int64(n); r.total > r.t.maxSize {
 		return max(0, n-int(r.total-r.t.maxSize)), fmt.Errorf("%w: over %d bytes", ErrTooLarge, r.t.maxSize)
@@ -88,7 +89,7 @@ func (r *decompressor) read(p []byte) (int, error) {
 	return n, r.blame(err)
 }
 
-// atEnd returns io.EOF if the stream may end where the decoder is, and the source ends there, too.
+// atEnd returns io.EOF if the stream may end where the decoder is and the source ends there, too.
 func (r *decompressor) atEnd() error {
 	var one [1]byte
 	switch n, err := r.src.Read(one[:]); {
@@ -104,8 +105,8 @@ func (r *decompressor) atEnd() error {
 	return io.EOF
 }
 
-// blame returns the source's own error if there is one. Otherwise it says that the stream is
-// corrupt.
+// blame returns the source's own error, if there is one. Otherwise it returns an error that says
+// that the stream is corrupt.
 func (r *decompressor) blame(err error) error {
 	if own := r.src.reader.Err(); own != nil && own != io.EOF {
 		return own
@@ -116,8 +117,8 @@ func (r *decompressor) blame(err error) error {
 	return fmt.Errorf("%w: %s: %w", ErrCorrupt, r.t.format, err)
 }
 
-// WriteTo implements io.WriterTo. If the format has a decoder for that, and cores are free, a long
-// stream is decompressed on several goroutines meanwhile.
+// WriteTo implements io.WriterTo. It decompresses a long stream on several goroutines, if the
+// format has a decoder for that and cores are free.
 func (r *decompressor) WriteTo(dst io.Writer) (int64, error) {
 	if r.err == nil && r.decoder == nil && r.t.decodeTo != nil && cores.Most(r.t.Parallelism) > 1 && r.src.isLong() {
 		others := cores.Take(r.t.Parallelism, cores.Most(r.t.Parallelism)-1)
@@ -149,10 +150,11 @@ func (r *decompressor) writeParallel(dst io.Writer, goroutines int) (int64, erro
 	return w.n, r.err
 }
 
-// errPanicked stops a decoder until its caller panics in its place.
+// errPanicked stops a decoder after a panic in one of its goroutines, until WriteTo panics on the
+// caller's.
 var errPanicked = errors.New("compress: panic in a goroutine of the decoder")
 
-// guarded is a source whose panic is kept for the goroutine that reads the stream.
+// guarded is a source that catches a panic and keeps it for the goroutine that reads the stream.
 type guarded struct {
 	src      io.Reader
 	panicked any
@@ -167,12 +169,12 @@ func (g *guarded) Read(p []byte) (n int, err error) {
 	return g.src.Read(p)
 }
 
-// bounded writes what a stream decompresses to, as far as the bound. Its panic is kept, too.
+// bounded writes decompressed bytes up to the bound. It catches and keeps a panic, too.
 type bounded struct {
 	stream   *decompressor
 	dst      io.Writer
 	n        int64
-	err      error // the last Write's
+	err      error // of the last Write
 	panicked any
 }
 

@@ -43,7 +43,7 @@ func TestParallel(t *testing.T) {
 				for _, parallelism := range []int{0, 5} {
 					several := newParallel(t, format, 0, parallelism)
 					stored := transform(t, several, iotest.HalfReader(bytes.NewReader(original)))
-					if format != compress.S2 { // of which it has several streams in a row
+					if format != compress.S2 { // s2 has several streams in a row
 						require.True(t, bytes.Equal(alone, stored))
 					}
 					got, err := reverse(t, one, bytes.NewReader(stored))
@@ -60,8 +60,8 @@ func TestParallel(t *testing.T) {
 	})
 }
 
-// TestParallelFailures has every failure there is, with several goroutines at work. None may stay
-// behind.
+// TestParallelFailures makes streams fail in every way while several goroutines are at work. None
+// of them may stay behind.
 func TestParallelFailures(t *testing.T) {
 	defer goleak.VerifyNone(t, goleak.IgnoreCurrent())
 	broken := errors.New("mine")
@@ -149,8 +149,8 @@ func TestParallelFailures(t *testing.T) {
 	})
 }
 
-// A source that fails once and then says that it has ended is not taken for a whole one, which s2
-// could not tell.
+// TestSourceThatFailsOnce reads a source that fails once and then returns io.EOF. It must not look
+// complete, though s2 could not tell.
 func TestSourceThatFailsOnce(t *testing.T) {
 	broken := errors.New("mine")
 	s := newParallel(t, compress.S2, 0, 3)
@@ -176,7 +176,7 @@ func TestNegativeParallelismIsOne(t *testing.T) {
 	require.True(t, bytes.Equal(original, got))
 }
 
-// TestParallelismBoundsGoroutines: one core is no goroutine.
+// TestParallelismBoundsGoroutines checks that a parallelism of 1 starts no goroutine.
 func TestParallelismBoundsGoroutines(t *testing.T) {
 	original := mixed(12 << 20)
 	stored := transform(t, newParallel(t, compress.S2, 0, 1), bytes.NewReader(original))

@@ -9,9 +9,9 @@ import (
 
 const s2Block = 1 << 20 // the default of s2.NewWriter
 
-// s2Writer is the encoder of a compressor. An s2.Writer on several goroutines keeps one for as long
-// as it is open. So each large Write borrows such a writer and closes it again: what that adds is a
-// stream of its own behind the last one (framing_format.txt of Snappy, section 4.1).
+// s2Writer is the encoder of format S2. An s2.Writer on several goroutines keeps one of them for as
+// long as it is open. So each large Write takes such a writer from a pool and closes it afterwards,
+// which appends a stream of its own to those before it (framing_format.txt of Snappy, section 4.1).
 type s2Writer struct {
 	*s2.Writer
 	dst io.Writer
@@ -23,13 +23,13 @@ func newS2Writer(dst io.Writer, _ int) (encoder, error) {
 	return &s2Writer{s2.NewWriter(dst, s2.WriterConcurrency(1)), dst}, nil
 }
 
-// Reset makes w as good as new.
+// Reset makes w write a new stream to dst.
 func (w *s2Writer) Reset(dst io.Writer) {
 	w.Writer.Reset(dst)
 	w.dst = dst
 }
 
-// Write compresses the blocks of p side by side if there are several.
+// Write compresses the blocks of p side by side, if there are several.
 func (w *s2Writer) Write(p []byte) (int, error) {
 	if len(p) < 2*s2Block {
 		return w.Writer.Write(p)

@@ -23,41 +23,42 @@ const (
 
 	seekHeaderSize   = 4 + 4     // Skippable_Magic_Number, Frame_Size
 	seekEntrySize    = 4 + 4     // Compressed_Size, Decompressed_Size
-	seekChecksumSize = 4         // Checksum: the low 32 bits of XXH64 of the decompressed frame
+	seekChecksumSize = 4         // the low 32 bits of XXH64 of the decompressed frame
 	seekFooterSize   = 4 + 1 + 4 // Number_Of_Frames, Seek_Table_Descriptor, Seekable_Magic_Number
 
 	seekChecksumFlag = 1 << 7    // Checksum_Flag of Seek_Table_Descriptor
-	seekReservedBits = 0b1111100 // its Reserved_Bits, which must be 0; the other two mean nothing
+	seekReservedBits = 0b1111100 // Reserved_Bits of the descriptor, which must be 0; its other two bits mean nothing
 
 	// maxSeekFrames is ZSTD_SEEKABLE_MAXFRAMES of contrib/seekable_format/zstd_seekable.h.
 	maxSeekFrames = 0x8000000
 
-	// The shortest frame there is, a skippable one with nothing in it (RFC 8878, section 3.1.2),
-	// has 8 bytes.
+	// minFrameSize is the size in bytes of the shortest frame: an empty skippable one (RFC 8878,
+	// section 3.1.2).
 	minFrameSize = 8
 )
 
 const (
-	// seekableBlock is how many bytes before compression a frame of ours has: 256 KiB, the last
-	// one fewer. Smaller frames compress worse, since none refers to another: compared with Zstd,
-	// 64 MiB of Go sources become larger by 20 % in frames of 64 KiB, by 10 % in these, by 3.5 %
-	// in frames of 1 MiB. Larger frames make a small read dearer, which must fetch and decompress
-	// a whole one.
+	// seekableBlock is how many bytes before compression each frame has that is written here, apart
+	// from a shorter last one: 256 KiB. Smaller frames compress worse, since none refers to
+	// another. Compared with Zstd, 64 MiB of Go sources become 20 % larger in frames of 64 KiB, 10
+	// % in frames of 256 KiB, and 3.5 % in frames of 1 MiB. Larger frames make a small read dearer,
+	// since it fetches and decompresses a whole frame.
 	seekableBlock = 256 << 10
 
-	// maxSeekableSize is what a table of frames of seekableBlock bytes can hold: 32 TiB.
+	// maxSeekableSize is how many bytes a table of frames of seekableBlock bytes can describe: 32
+	// TiB.
 	maxSeekableSize = maxSeekFrames * seekableBlock
 
-	// tableKept is how large a table a pooled writer keeps.
+	// tableKept is the size of the largest table buffer in bytes that a pooled writer keeps.
 	tableKept = 64 << 10
 )
 
-// seekableWriter compresses to the seekable format. It is the encoder of a compressor.
+// seekableWriter is the encoder of format ZstdSeekable.
 type seekableWriter struct {
 	dst     io.Writer
-	block   []byte // before compression, not yet full
+	block   []byte // bytes before compression that do not fill a frame yet
 	entries []byte
-	frames  uint32 // New bounds streams so that maxSeekFrames are enough
+	frames  uint32 // at most maxSeekFrames, since New bounds streams
 }
 
 // frameEncoder compresses one frame at a time.
@@ -84,7 +85,7 @@ func newSeekableWriter(dst io.Writer, _ int) (encoder, error) {
 	return &seekableWriter{dst: dst, block: make([]byte, 0, seekableBlock)}, nil
 }
 
-// Reset makes w as good as new.
+// Reset makes w write a new stream to dst.
 func (w *seekableWriter) Reset(dst io.Writer) {
 	w.dst, w.block, w.entries, w.frames = dst, w.block[:0], w.entries[:0], 0
 	if cap(w.entries) > tableKept {
@@ -92,7 +93,7 @@ func (w *seekableWriter) Reset(dst io.Writer) {
 	}
 }
 
-// Write compresses the whole blocks that p has side by side.
+// Write compresses the whole blocks of p side by side.
 func (w *seekableWriter) Write(p []byte) (n int, err error) {
 	for n < len(p) {
 		if whole := (len(p) - n) / seekableBlock; len(w.block) == 0 && whole > 0 {
@@ -115,7 +116,7 @@ func (w *seekableWriter) Write(p []byte) (n int, err error) {
 	return n, nil
 }
 
-// flush writes blocks as frames and notes them in the table.
+// flush writes blocks as frames and adds them to the table.
 func (w *seekableWriter) flush(blocks []byte) error {
 	var encoders []*frameEncoder
 	var others sync.WaitGroup
@@ -143,7 +144,7 @@ func (w *seekableWriter) flush(blocks []byte) error {
 	return nil
 }
 
-// Close writes what is left, and the table. A stream of no bytes is a table of no frames.
+// Close writes what is left, and the table. An empty stream is a table without frames.
 func (w *seekableWriter) Close() error {
 	if len(w.block) > 0 {
 		if err := w.flush(w.block); err != nil {
@@ -163,14 +164,14 @@ func (w *seekableWriter) Close() error {
 	return nil
 }
 
-// seekFooter is what stands at the end of a stream.
+// seekFooter is the content of a stream's last bytes.
 type seekFooter struct {
 	frames    int64
 	checksums bool
 }
 
 // parseSeekFooter reads the footer at the end of tail, which is the end of a stream of size bytes.
-// If it returns no error, the table fits in the stream. The error holds ErrCorrupt.
+// It checks that the table fits in the stream. The error holds ErrCorrupt.
 func parseSeekFooter(tail []byte, size int64) (seekFooter, error) {
 	if len(tail) < seekFooterSize {
 		return seekFooter{}, corruptTable("%d bytes are too few for one", size)
@@ -199,7 +200,7 @@ func (f seekFooter) entrySize() int64 {
 	return seekEntrySize
 }
 
-// tableSize returns the size of the skippable frame.
+// tableSize returns the size in bytes of the skippable frame that holds the table.
 func (f seekFooter) tableSize() int64 {
 	return seekHeaderSize + f.frames*f.entrySize() + seekFooterSize
 }

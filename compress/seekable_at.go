@@ -16,17 +16,17 @@ import (
 )
 
 const (
-	// maxSeekableFrame bounds what a SeekableReader decompresses of one frame, as zstdWindow does
-	// for streams: both are memory that whoever wrote the stream chooses.
+	// maxSeekableFrame is the most bytes that a SeekableReader decompresses of one frame. Like
+	// zstdWindow it bounds memory whose amount the stream's writer chooses.
 	maxSeekableFrame = 8 << 20
 
-	// maxStoredFrame bounds a frame's compressed size, with room for blocks as small as a writer's
-	// flushes make them.
+	// maxStoredFrame bounds a frame's compressed size. It leaves room for blocks as small as a
+	// writer's flushes make them.
 	maxStoredFrame = 2 * maxSeekableFrame
 )
 
-// markEvery is the number of frames between two whose places are kept. To keep all places would
-// take twice the memory of the table, or more.
+// markEvery is how many frames there are between two whose places are kept. All places together
+// would take at least twice the memory of the table.
 const markEvery = 64
 
 // emptyChecksum is the checksum of a frame that decompresses to nothing, as a skippable one does.
@@ -43,15 +43,15 @@ type seekTable struct {
 // seekMark is where a frame begins, compressed and decompressed.
 type seekMark struct{ stored, plain int64 }
 
-// seekFrame is an entry of the table, and its place.
+// seekFrame is an entry of the table, with its place.
 type seekFrame struct {
 	seekMark
 	storedSize, plainSize int64
 	checksum              uint32
 }
 
-// parseSeekTable reads a table, a whole skippable frame before which there are dataSize bytes. The
-// error holds ErrCorrupt or ErrTooLarge.
+// parseSeekTable reads a table. b is the whole skippable frame, and dataSize bytes come before it.
+// The error holds ErrCorrupt or ErrTooLarge.
 func parseSeekTable(b []byte, f seekFooter, dataSize, maxSize int64) (*seekTable, error) {
 	if magic := binary.LittleEndian.Uint32(b); magic != seekTableMagic {
 		return nil, corruptTable("it begins with %#08x, not with %#08x", magic, uint32(seekTableMagic))
@@ -77,7 +77,7 @@ func parseSeekTable(b []byte, f seekFooter, dataSize, maxSize int64) (*seekTable
 			return nil, fmt.Errorf("%w: %s: frame %d has %d bytes compressed, over %d", ErrTooLarge, ZstdSeekable, i, frame.storedSize, maxStoredFrame)
 		}
 		if f.checksums && frame.plainSize == 0 && frame.checksum != emptyChecksum {
-			// Reads leave empty frames out, so this one's content would be missing unseen.
+			// Reads skip empty frames, so content of this one would be missed silently.
 			return nil, corruptTable("frame %d is empty, but its checksum is that of something", i)
 		}
 		at = seekMark{at.stored + frame.storedSize, at.plain + frame.plainSize}
@@ -92,7 +92,7 @@ func parseSeekTable(b []byte, f seekFooter, dataSize, maxSize int64) (*seekTable
 	return t, nil
 }
 
-// entry returns frame i, which begins at at.
+// entry returns frame i, which begins at the place at.
 func (t *seekTable) entry(i int64, at seekMark) seekFrame {
 	e := t.entries[i*t.entrySize():]
 	f := seekFrame{
@@ -106,10 +106,10 @@ func (t *seekTable) entry(i int64, at seekMark) seekFrame {
 	return f
 }
 
-// find returns the frame that has the byte at off, which is from 0 and below t.size.
+// find returns the frame that contains the byte at off, which is at least 0 and below t.size.
 func (t *seekTable) find(off int64) seekFrame {
-	// The last mark that is not behind off; frames with nothing in them may have put others at the
-	// same place.
+	// The search finds the last mark that is not after off. Empty frames can put several marks at
+	// one place.
 	mark := sort.Search(len(t.marks), func(i int) bool { return t.marks[i].plain > off }) - 1
 	i, at := int64(mark)*markEvery, t.marks[mark]
 	for {
@@ -121,13 +121,12 @@ func (t *seekTable) find(off int64) seekFrame {
 	}
 }
 
-// SeekableReader reads ranges of a stream of the format [ZstdSeekable]: it reads and decompresses
-// the frames that a range needs, and no others. It is safe for concurrent use, and needs no
-// closing.
+// SeekableReader reads ranges of a stream of the format [ZstdSeekable]. It reads and decompresses
+// the frames that a range needs, and no others. It is safe for concurrent use and needs no Close.
 //
-// It keeps the table, of 8 or 12 bytes per frame, and the last 4 frames that were decompressed for
-// reads of less than a whole frame: 1 MiB for the frames that this package writes, 32 MiB for the
-// largest that it reads.
+// It keeps the table, of 8 or 12 bytes for each frame. It also keeps the last 4 frames that were
+// decompressed for reads of less than a whole frame: 1 MiB for the frames that this package writes,
+// 32 MiB for the largest that it reads.
 type SeekableReader struct {
 	src     io.ReaderAt
 	table   *seekTable
@@ -136,15 +135,16 @@ type SeekableReader struct {
 	recent  recent.Parts // decompressed frames
 }
 
-// OpenSeekable returns a reader of the ranges of the stream of size bytes in src, of the format
-// [ZstdSeekable], whichever program wrote it. It refuses streams of more than maxSize bytes before
-// compression; 0 means [DefaultMaxSize]. It reads the table at the stream's end, in two reads, and
-// keeps it. The memory taken is in proportion to the table's size, never to what the table claims,
-// and a table that does not fit in size bytes is refused before. src must not change afterwards.
+// OpenSeekable returns a reader of the ranges of the stream of size bytes in src. The stream may be
+// any of the format [ZstdSeekable], whichever program wrote it. OpenSeekable refuses streams of
+// more than maxSize bytes before compression; 0 means [DefaultMaxSize]. It reads the table at the
+// stream's end in two reads and keeps it. It takes memory in proportion to the table's size, never
+// to what the table claims, and first refuses a table that does not fit in size bytes. src must not
+// change afterwards.
 //
 // The error holds [ErrTooLarge] if the stream exceeds maxSize or has a frame of more than 8 MiB. It
-// holds [ErrCorrupt] if size bytes of src do not end with a table, or if the table does not account
-// for each byte before it. Otherwise it is src's own.
+// holds [ErrCorrupt] if the stream does not end with a table, or if the table does not account for
+// each byte before it. Otherwise it is src's own.
 func OpenSeekable(src io.ReaderAt, size int64, maxSize int64) (*SeekableReader, error) {
 	if maxSize <= 0 {
 		maxSize = DefaultMaxSize
@@ -180,35 +180,25 @@ func OpenSeekable(src io.ReaderAt, size int64, maxSize int64) (*SeekableReader, 
 	return r, nil
 }
 
-// Size returns the number of bytes before compression.
+// Size returns the stream's size in bytes before compression.
 func (r *SeekableReader) Size() int64 { return r.table.size }
 
 // ReadAt implements [io.ReaderAt]: it fills p with the bytes before compression that begin at off.
-// A frame that does not decompress to just what the table says of it, by size and by checksum if
-// there is one, gives nothing and an error that holds [ErrCorrupt]. Other errors than io.EOF are
+// A frame must decompress to the size in the table, and match its checksum if it has one. Otherwise
+// ReadAt returns no byte of it, and an error that holds [ErrCorrupt]. Errors other than io.EOF are
 // src's own.
 //
-// Frames outside the range are not looked at, nor are those that are empty by the table: a stream
-// whose author gave them content has it for [Transformer.Reverse] alone.
-func (r *SeekableReader) ReadAt(p []byte, off int64) (n int, err error) {
+// Frames outside the range are not looked at, and neither are those that the table calls empty. If
+// the stream's writer gave such a frame content, [Transformer.Reverse] returns it and ReadAt does
+// not.
+func (r *SeekableReader) ReadAt(p []byte, off int64) (int, error) {
 	if off < 0 {
 		return 0, errors.New("compress: negative offset")
 	}
-	for n < len(p) && off < r.table.size {
-		m, err := r.readBlock(p[n:], off)
-		n += m
-		off += int64(m)
-		if err != nil {
-			return n, err
-		}
-	}
-	if n < len(p) {
-		return n, io.EOF
-	}
-	return n, nil
+	return recent.ReadAt(p, off, r.table.size, r.readBlock)
 }
 
-// readBlock copies to p what the frame at off has from there on.
+// readBlock copies to p the bytes from off to the end of their frame.
 func (r *SeekableReader) readBlock(p []byte, off int64) (int, error) {
 	if n := r.recent.Copy(p, off); n > 0 {
 		return n, nil
@@ -228,7 +218,7 @@ func (r *SeekableReader) readBlock(p []byte, off int64) (int, error) {
 	return copy(p, plain[off-f.plain:]), nil
 }
 
-// open reads and decompresses a frame to dst, which has its size.
+// open reads a frame and decompresses it to dst, which has the frame's size.
 func (r *SeekableReader) open(dst []byte, f seekFrame) error {
 	buf := r.stored.Get().(*[]byte)
 	defer r.stored.Put(buf)
@@ -246,7 +236,7 @@ func (r *SeekableReader) open(dst []byte, f seekFrame) error {
 	if len(plain) != len(dst) {
 		return fmt.Errorf("%w: %s: frame at %d decompresses to %d bytes, %d by its table", ErrCorrupt, ZstdSeekable, f.stored, len(plain), len(dst))
 	}
-	if &plain[0] != &dst[0] { // the decoder has not promised to stay in place
+	if &plain[0] != &dst[0] { // the decoder does not promise to write to dst
 		copy(dst, plain)
 	}
 	if r.table.checksums && uint32(xxhash.Sum64(dst)) != f.checksum {
@@ -255,7 +245,7 @@ func (r *SeekableReader) open(dst []byte, f seekFrame) error {
 	return nil
 }
 
-// readFullAt fills p. The error is src's own, or holds ErrCorrupt if src ends before.
+// readFullAt fills p. The error is src's own, or holds ErrCorrupt if src ends too early.
 func readFullAt(src io.ReaderAt, p []byte, off int64) error {
 	n, err := checked.ReadAt(src, p, off)
 	if err == io.EOF {

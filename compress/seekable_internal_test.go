@@ -9,8 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// 32 TiB are more than a test can compress; that a transformer keeps its bound is tested with
-// smaller ones.
+// A test can't compress 32 TiB, so other tests try that a transformer keeps smaller bounds.
 func TestSeekableBoundIsWhatATableHolds(t *testing.T) {
 	for given, want := range map[int64]int64{0: DefaultMaxSize, 1000: 1000, 1 << 45: 1 << 45, 1<<45 + 1: 1 << 45, math.MaxInt64: 1 << 45} {
 		s, err := New(ZstdSeekable, given)

@@ -28,7 +28,7 @@ const (
 	tableSize = 8 + 9 // of no frames
 )
 
-// mixed is neither as compressible as text nor as little as noise, and differs from place to place.
+// mixed compresses less than text and more than noise, and differs from place to place.
 func mixed(n int) []byte {
 	random := rand.New(rand.NewPCG(1, 2))
 	b := make([]byte, 0, n+32)
@@ -304,7 +304,7 @@ func replace(b []byte, at int, with byte) []byte {
 	return b
 }
 
-// What is wrong is found with no table's checksums, and with sums that are right.
+// TestSeekableRefusesTables refuses wrong tables without checksums, and with correct ones.
 func TestSeekableRefusesTables(t *testing.T) {
 	encoder, err := zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1))
 	require.NoError(t, err)
@@ -382,7 +382,7 @@ func TestSeekableHostileTablesTakeNoMemory(t *testing.T) {
 	encoder, err := zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1))
 	require.NoError(t, err)
 	bomb := encoder.EncodeAll(make([]byte, 64<<20), nil)
-	var streamed bytes.Buffer // without the content's size in front
+	var streamed bytes.Buffer // so the frame's header does not state its content's size
 	w, err := zstd.NewWriter(&streamed, zstd.WithEncoderConcurrency(1), zstd.WithWindowSize(1<<20))
 	require.NoError(t, err)
 	_, err = io.CopyN(w, zeros{}, 64<<20)

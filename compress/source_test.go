@@ -25,11 +25,11 @@ var errLost = errors.New("connection lost")
 
 var bg = context.Background()
 
-// lossy gives its bytes and then loses the connection, in one of the ways that sources have.
+// lossy returns its bytes and then loses the connection, in one of the ways in which sources do.
 type lossy struct {
 	rest     []byte
-	withData bool // says so with its last bytes
-	once     bool // and says io.EOF afterwards, as bodies of net/http requests do
+	withData bool // returns the error with its last bytes
+	once     bool // returns io.EOF after the error, as bodies of net/http requests do
 	said     bool
 }
 
@@ -53,7 +53,7 @@ var losses = map[string]lossy{
 	"for ever, with data": {withData: true},
 }
 
-// doors are the ways through a transformer.
+// doors are all ways to use a transformer.
 var doors = map[string]func(s *compress.Transformer, src io.Reader) ([]byte, error){
 	"Transform": func(s *compress.Transformer, src io.Reader) ([]byte, error) {
 		r, err := s.Transform(bg, src, nil)
@@ -80,8 +80,8 @@ var doors = map[string]func(s *compress.Transformer, src io.Reader) ([]byte, err
 	},
 }
 
-// streamOfTwo is a compressed stream of several frames, streams or blocks of its format, with a
-// place between two of them where it could also end.
+// streamOfTwo returns a compressed stream of several frames, streams or blocks, and a place between
+// two of them where it could also end.
 func streamOfTwo(t testing.TB, format string, part []byte) (stored []byte, between int) {
 	t.Helper()
 	var out bytes.Buffer
@@ -185,12 +185,12 @@ type stuck struct{}
 
 func (stuck) Read([]byte) (int, error) { return 0, nil }
 
-type lying int // is what it adds to the number of bytes that it has room for
+type lying int // how many bytes it adds to those that it has room for
 
 func (l lying) Read(p []byte) (int, error)  { return len(p)*min(1, int(l)+1) + int(l), nil }
 func (l lying) Write(p []byte) (int, error) { return len(p)*min(1, int(l)+1) + int(l), nil }
 
-// A source that gives nothing, or says what can't be, is an error, after any number of bytes.
+// A source that returns nothing, or an impossible count, is an error, after any number of bytes.
 func TestSourcesThatBreakTheReadersContract(t *testing.T) {
 	eachFormat(t, func(t *testing.T, format string) {
 		s := newTransformer(t, format, 0)

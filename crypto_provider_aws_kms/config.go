@@ -26,30 +26,30 @@ type Config struct {
 	UseStaticCredentials bool
 
 	// MaxRetries is how often a failed call is repeated that may succeed later; 0 means 3. The
-	// first call does not count, so 3 are four calls at most. Piko's own provider makes three of
-	// it.
+	// first call does not count, so 3 means four calls at most. With 3, Piko's own provider makes
+	// three calls.
 	MaxRetries int
 
-	// EnableMetrics records the calls of KMS, the bytes encrypted and the circuit breaker's state
-	// with OpenTelemetry's global meter provider, where Piko's own metrics go. Package service
-	// names them.
+	// EnableMetrics records the calls of KMS, the bytes encrypted and the circuit breaker's state.
+	// They go to OpenTelemetry's global meter provider, as Piko's own metrics do. Package service
+	// lists them.
 	EnableMetrics bool
 
-	// TrustedKeys are ARNs of further keys to decrypt under, in the same Region: those that data
-	// were encrypted under before the KeyID changed, and those that another process encrypts under.
-	// The KeyID's key and those that this provider was asked to encrypt under are trusted anyway,
-	// and no others: KMS is never asked about a key only because a ciphertext or its envelope names
-	// it.
+	// TrustedKeys are ARNs of further keys to decrypt under, in the same Region. List those that
+	// data were encrypted under before the KeyID changed, and those that another process encrypts
+	// under. The key of KeyID and those that this provider was asked to encrypt under are trusted
+	// anyway. No other key is trusted, even if a ciphertext or its envelope names it, and KMS is
+	// never asked about it.
 	TrustedKeys []string
 
-	// AllowPikoV2 lets DecryptStream read the streams that Piko's own provider wrote, too. One that
-	// was cut between two chunks reads as a shorter one, without an error, and nothing tells its
-	// data key from a string of 32 characters: set it only while such streams remain. Strings need
-	// no such thing.
+	// AllowPikoV2 lets DecryptStream also read the streams that Piko's own provider wrote. Such a
+	// stream that was cut between two chunks reads as a shorter one, without an error, and nothing
+	// tells its data key from a string of 32 characters. Set it only while such streams remain.
+	// Strings do not need it.
 	AllowPikoV2 bool
 }
 
-// WithDefaults returns the configuration with the default of MaxRetries in place of 0.
+// WithDefaults returns the configuration with its default in place of a MaxRetries of 0.
 func (c Config) WithDefaults() Config {
 	if c.MaxRetries == 0 {
 		c.MaxRetries = awskms.DefaultMaxRetries

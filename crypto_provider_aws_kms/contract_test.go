@@ -15,8 +15,8 @@ import (
 	"piko.sh/piko/wdk/crypto"
 )
 
-// What the drop-ins and their users take from Piko, with its exact types: a Piko in which one of
-// them changed does not compile here.
+// The drop-ins and their users need these of Piko, with their exact types. With a Piko in which one
+// changed, this file does not compile.
 var (
 	_ func(...bootstrap.Option) *piko.SSRServer                           = piko.New
 	_ func(string, crypto_domain.EncryptionProvider) piko.Option          = piko.WithCryptoProvider

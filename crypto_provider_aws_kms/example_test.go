@@ -7,8 +7,8 @@ import (
 	"piko.sh/piko/wdk/crypto/crypto_provider_aws_kms"
 )
 
-// The bootstrap of a Piko application, as Piko documents it. It is not run here, since it asks AWS
-// for the key.
+// This is the bootstrap of a Piko application, as Piko documents it. It does not run here, since it
+// asks AWS for the key.
 func Example() {
 	ctx := context.Background()
 	kmsProvider, err := crypto_provider_aws_kms.NewProvider(ctx, crypto_provider_aws_kms.Config{KeyID: "alias/app-data", Region: "eu-west-1"})

@@ -7,11 +7,11 @@
 //	ssr := piko.New(piko.WithCryptoProvider("kms", kms), piko.WithDefaultCryptoProvider("kms"))
 //
 // It stands between Piko's crypto service and package awskms, and translates requests, responses
-// and errors. Its strings are what Piko's own provider writes and reads, both ways; its streams are
-// AWS Encryption SDK messages.
+// and errors. It reads the strings that Piko's own provider writes, and that one reads its strings.
+// Its streams are AWS Encryption SDK messages.
 //
-// A request to encrypt may name any key that the credentials may use, as after RotateKey of Piko's
-// crypto service. What is trusted to decrypt is said at Config.TrustedKeys.
+// A request to encrypt may name any key that the credentials may use, as Piko's crypto service does
+// after its RotateKey. Config.TrustedKeys says which keys are trusted to decrypt.
 package crypto_provider_aws_kms
 
 import (
@@ -32,7 +32,7 @@ import (
 	"piko.sh/pikokms/service"
 )
 
-// names are the errors that Piko knows under its own names.
+// names are the errors for which Piko has names of its own.
 var names = dropin.Names{
 	{Ours: provider.ErrKeyNotFound, Pikos: crypto.ErrKeyNotFound},
 	{Ours: provider.ErrInvalidKey, Pikos: crypto.ErrInvalidKey},
@@ -54,8 +54,8 @@ type Provider struct {
 	close       func() error
 }
 
-// NewProvider makes a provider and checks its key with one DescribeKey. The error holds one of
-// Piko's and is that of Config.Validate or awskms.NewProvider.
+// NewProvider makes a provider and checks its key with one DescribeKey. The error is that of
+// Config.Validate or awskms.NewProvider, and also holds Piko's own for the same fault.
 func NewProvider(ctx context.Context, c Config) (crypto.EncryptionProvider, error) {
 	c = c.WithDefaults()
 	if err := c.Validate(); err != nil {
@@ -69,14 +69,14 @@ func NewProvider(ctx context.Context, c Config) (crypto.EncryptionProvider, erro
 	return &Provider{guarded, c.AllowPikoV2, sync.OnceValue(guarded.Close)}, nil
 }
 
-// Unwrap returns the provider that stands behind, for packages of pikokms that take one.
+// Unwrap returns the pikokms provider within, for packages of pikokms that take one.
 func (p *Provider) Unwrap() provider.EncryptionProvider { return p.kms }
 
-// Close ends the metric of the circuit breaker's state. Piko calls it at its shutdown.
+// Close ends the metric of the circuit breaker's state. Piko calls it when it shuts down.
 func (p *Provider) Close() error { return p.close() }
 
-// keyID returns the key ID to ask for: none, for the provider's own key, in place of the one that
-// Piko's crypto service states until its keys are rotated.
+// keyID returns the key ID to ask for. Until its keys are rotated, Piko's crypto service states a
+// placeholder, in place of which keyID returns none: the provider's own key.
 func keyID(stated string) string {
 	if stated == crypto.DefaultServiceConfig().ActiveKeyID {
 		return ""
@@ -102,8 +102,8 @@ func (p *Provider) Encrypt(ctx context.Context, request *crypto.EncryptRequest) 
 	return &crypto.EncryptResponse{Ciphertext: response.Ciphertext, KeyID: response.KeyID, Provider: p.Type()}, nil
 }
 
-// Decrypt implements crypto.EncryptionProvider. KMS is called once if the request names a key that
-// is trusted, and not at all if it names another. Where it names none, the trusted keys are tried.
+// Decrypt implements crypto.EncryptionProvider. KMS is called once if the request names a trusted
+// key, and not at all if it names another. If it names none, the trusted keys are tried.
 func (p *Provider) Decrypt(ctx context.Context, request *crypto.DecryptRequest) (*crypto.DecryptResponse, error) {
 	if err := dropin.CheckContext(request.Context); err != nil {
 		return nil, names.Translate(err)
@@ -118,7 +118,7 @@ func (p *Provider) Decrypt(ctx context.Context, request *crypto.DecryptRequest) 
 }
 
 // GenerateDataKey implements crypto.EncryptionProvider. The wrapped key is the base64 text of KMS's
-// ciphertext, which Decrypt takes.
+// ciphertext, which Decrypt accepts.
 func (p *Provider) GenerateDataKey(ctx context.Context, request *crypto.GenerateDataKeyRequest) (*crypto.DataKey, error) {
 	made, err := p.kms.GenerateDataKey(ctx, &provider.GenerateDataKeyRequest{KeyID: keyID(request.KeyID), KeySpec: request.KeySpec})
 	if err != nil {
@@ -135,11 +135,11 @@ func (p *Provider) GenerateDataKey(ctx context.Context, request *crypto.Generate
 	return key, nil
 }
 
-// algorithm is what Piko's own provider calls the algorithm of every key.
+// algorithm is the name that Piko's own provider gives for the algorithm of every key.
 const algorithm = "AWS_KMS_RSAES_OAEP_SHA_256"
 
 // GetKeyInfo implements crypto.EncryptionProvider. The Algorithm is the text that Piko's own
-// provider gives for every key; what KMS says of the key is "key_spec" in Metadata.
+// provider gives for every key; "key_spec" in Metadata is what KMS says of the key.
 func (p *Provider) GetKeyInfo(ctx context.Context, id string) (*crypto.KeyInfo, error) {
 	info, err := p.kms.GetKeyInfo(ctx, keyID(id))
 	if err != nil {
@@ -165,8 +165,8 @@ func (p *Provider) HealthCheck(ctx context.Context) error {
 	return names.Translate(p.kms.HealthCheck(ctx))
 }
 
-// EncryptStream implements crypto.EncryptionProvider with one call of KMS. What it writes is an AWS
-// Encryption SDK message with the pair of package dropin, whole when Close returns nil.
+// EncryptStream implements crypto.EncryptionProvider with one call of KMS. It writes an AWS
+// Encryption SDK message, which is complete when Close returns nil.
 func (p *Provider) EncryptStream(ctx context.Context, output io.Writer, request *crypto.EncryptRequest) (io.WriteCloser, error) {
 	return dropin.EncryptStream(ctx, p.kms, output, &provider.EncryptRequest{Context: request.Context, KeyID: keyID(request.KeyID)}, names)
 }

@@ -1,19 +1,21 @@
-// Package crypto_provider_local_aes_gcm is Piko's encryption provider on a local AES key, built on
-// pikokms, for development and single machines:
+// Package crypto_provider_local_aes_gcm is Piko's encryption provider under a local AES key, built
+// on pikokms. It is for development and single machines:
 //
 //	local, err := crypto_provider_local_aes_gcm.NewProvider(crypto_provider_local_aes_gcm.Config{
 //		Key: key, KeyID: "dev",
 //	})
 //	…
-//	ssr := piko.New(piko.WithCryptoProvider("local", local), piko.WithDefaultCryptoProvider("local"))
+//	ssr := piko.New(
+//		piko.WithCryptoProvider("local", local), piko.WithDefaultCryptoProvider("local"),
+//	)
 //
-// It has the names of Piko's own package and stands between Piko's crypto service and package
-// local. Strings and streams are AWS Encryption SDK messages, so that an application on it does
-// what it does on AWS KMS. AWS's SDKs open them with a raw AES keyring of namespace "piko" and the
-// KeyID as name.
+// It has the names of Piko's own package, and stands between Piko's crypto service and package
+// local. Strings and streams are AWS Encryption SDK messages, so an application behaves with it as
+// with AWS KMS. AWS's SDKs open them with a raw AES keyring of namespace "piko" and the KeyID as
+// name.
 //
-// The import path is not that of Piko's package, since that package is within Piko's main module,
-// and Go refuses a package that two modules have.
+// The import path differs from that of Piko's package, which lies in Piko's main module: Go refuses
+// a package that two modules contain.
 package crypto_provider_local_aes_gcm
 
 import (
@@ -44,7 +46,7 @@ const (
 	defaultKeyID = "local-default"
 )
 
-// The errors of Piko's package.
+// The errors that Piko's package also exports.
 var (
 	ErrInvalidKeySize     = fmt.Errorf("%w: it must have %d bytes", crypto.ErrInvalidKey, KeySize)
 	ErrEmptyPlaintext     = crypto.ErrEmptyPlaintext
@@ -53,7 +55,7 @@ var (
 	ErrInvalidBase64      = fmt.Errorf("%w: it is not base64", crypto.ErrInvalidCiphertext)
 )
 
-// names are the errors that Piko knows under its own names.
+// names are the errors for which Piko has names of its own.
 var names = dropin.Names{
 	{Ours: provider.ErrKeyNotFound, Pikos: crypto.ErrKeyNotFound},
 	{Ours: provider.ErrInvalidKey, Pikos: crypto.ErrInvalidKey},
@@ -71,16 +73,16 @@ type Config struct {
 	KeyID string // default "local-default"
 	Key   []byte // KeySize bytes; the caller may zero them once NewProvider has returned
 
-	// AllowPikoV2 lets Decrypt and DecryptStream read what Piko's own provider encrypted under this
-	// key, too. Package envelope says what an attacker can do while it is set: set it only while
+	// AllowPikoV2 lets Decrypt and DecryptStream also read what Piko's own provider encrypted under
+	// this key. Package envelope says what an attacker can do while it is set. Set it only while
 	// such data remain.
 	AllowPikoV2 bool
 }
 
 // Provider implements crypto.EncryptionProvider. It is safe for concurrent use.
 //
-// It has one key, which it uses whatever key a request names, as Piko's own does; responses name
-// the key that was used. Only GetKeyInfo minds the name.
+// Like Piko's own provider, it has one key and uses it whatever key a request names. Responses name
+// the key that was used. Only GetKeyInfo refuses other names.
 type Provider struct {
 	local       *local.Provider
 	strings     envelope.Decrypter
@@ -89,7 +91,7 @@ type Provider struct {
 }
 
 // NewProvider makes a provider. The error holds ErrInvalidKeySize, or crypto.ErrInvalidKey for a
-// KeyID that is no UTF-8 or has over 1,024 bytes.
+// KeyID that is not UTF-8 or longer than 1,024 bytes.
 func NewProvider(config Config) (crypto.EncryptionProvider, error) {
 	if len(config.Key) != KeySize {
 		return nil, fmt.Errorf("%w, and has %d", ErrInvalidKeySize, len(config.Key))
@@ -109,10 +111,10 @@ func NewProvider(config Config) (crypto.EncryptionProvider, error) {
 	}, nil
 }
 
-// Unwrap returns the provider that stands behind, for packages of pikokms that take one.
+// Unwrap returns the pikokms provider within, for packages of pikokms that take one.
 func (p *Provider) Unwrap() provider.EncryptionProvider { return p.local }
 
-// Close zeroes the key, and the provider is of no use afterwards. Piko calls it at its shutdown.
+// Close zeroes the key. The provider can't be used afterwards. Piko calls it when it shuts down.
 func (p *Provider) Close() error { return p.close() }
 
 // Type implements crypto.EncryptionProvider.
@@ -149,7 +151,7 @@ func (p *Provider) Decrypt(ctx context.Context, request *crypto.DecryptRequest) 
 	return (*crypto.DecryptResponse)(response), nil
 }
 
-// decryptOld decrypts what is no message: what Piko's own provider encrypted, or garbage.
+// decryptOld decrypts a ciphertext that is no message: one of Piko's own provider, or garbage.
 func (p *Provider) decryptOld(ctx context.Context, request *provider.DecryptRequest) (*crypto.DecryptResponse, error) {
 	sealed, err := base64.StdEncoding.DecodeString(request.Ciphertext)
 	if err != nil {
@@ -170,7 +172,7 @@ func (p *Provider) decryptOld(ctx context.Context, request *provider.DecryptRequ
 }
 
 // GenerateDataKey implements crypto.EncryptionProvider. The wrapped key is the data key's base64
-// text, encrypted as a string: Piko has it decrypted by Decrypt.
+// text, encrypted as a string, since Piko passes it to Decrypt.
 func (p *Provider) GenerateDataKey(ctx context.Context, request *crypto.GenerateDataKeyRequest) (*crypto.DataKey, error) {
 	made, err := p.local.GenerateDataKey(ctx, &provider.GenerateDataKeyRequest{KeySpec: request.KeySpec})
 	if err != nil {
@@ -219,8 +221,8 @@ func (p *Provider) HealthCheck(ctx context.Context) error {
 	return names.Translate(p.local.HealthCheck(ctx))
 }
 
-// EncryptStream implements crypto.EncryptionProvider. What it writes is an AWS Encryption SDK
-// message with the pair of package dropin, whole when Close returns nil.
+// EncryptStream implements crypto.EncryptionProvider. It writes an AWS Encryption SDK message,
+// which is complete when Close returns nil.
 func (p *Provider) EncryptStream(ctx context.Context, output io.Writer, request *crypto.EncryptRequest) (io.WriteCloser, error) {
 	return dropin.EncryptStream(ctx, p.local, output, &provider.EncryptRequest{Context: request.Context}, names)
 }

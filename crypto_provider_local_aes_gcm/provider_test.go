@@ -66,7 +66,7 @@ func decryptStream(t *testing.T, p crypto.EncryptionProvider, stored []byte) (st
 	return string(plaintext), err
 }
 
-// The bootstrap differs from production's by the provider alone.
+// The bootstrap differs from that of production only in the provider.
 func Example() {
 	key := make([]byte, crypto_provider_local_aes_gcm.KeySize) // from a file that is yours alone
 	localProvider, err := crypto_provider_local_aes_gcm.NewProvider(crypto_provider_local_aes_gcm.Config{Key: key, KeyID: "dev"})
@@ -81,7 +81,8 @@ func Example() {
 	// Output:
 }
 
-// A request may name any key, as after RotateKey of Piko's crypto service: there is one.
+// A request may name any key, as after RotateKey of Piko's crypto service. The provider has only
+// one.
 func TestStrings(t *testing.T) {
 	given := key()
 	p := open(t, crypto_provider_local_aes_gcm.Config{Key: given, KeyID: "dev"})

@@ -1,9 +1,9 @@
-// Package envelope reads and writes the text in which the web framework Piko keeps an encrypted
-// string: a provider's ciphertext with the name of its key, as base64 of a JSON object.
+// Package envelope reads and writes the text in which the web framework Piko stores an encrypted
+// string: base64 of a JSON object with a provider's ciphertext and the name of its key.
 //
 // It stands between an application that stores strings and the providers' Encrypt and Decrypt. The
-// envelope itself is not authenticated; it says which providers to ask. Streams have no envelope:
-// see packages message and pikov2.
+// envelope itself is not authenticated; it only says which providers to ask. Streams have no
+// envelope: see packages message and pikov2.
 package envelope
 
 import (
@@ -24,11 +24,12 @@ const MaxSize = 16 << 20
 
 const version = 1
 
-// Envelope is an encrypted string and where it comes from. Nothing in it may be believed.
+// Envelope is an encrypted string with the names of its provider and key. Its fields are not
+// authenticated.
 type Envelope struct {
-	KeyID            string `json:"key_id"`        // as the provider names it
-	Provider         string `json:"provider"`      // its provider.Type
-	EncryptedDataKey string `json:"edk,omitempty"` // only of Piko's batches from before pikokms
+	KeyID            string `json:"key_id"`        // as the provider calls it
+	Provider         string `json:"provider"`      // the provider's provider.Type
+	EncryptedDataKey string `json:"edk,omitempty"` // only in batches that Piko wrote before pikokms
 	Ciphertext       string `json:"ct"`            // base64
 	Version          int    `json:"v"`             // 1
 }
@@ -43,7 +44,7 @@ func Parse(text string) (*Envelope, error) {
 		return nil, fmt.Errorf("%w: the envelope is not base64: %w", provider.ErrInvalidCiphertext, err)
 	}
 	e := new(Envelope)
-	if json.Unmarshal(b, e) != nil { // its error may quote the envelope at any length
+	if json.Unmarshal(b, e) != nil { // its error may quote any part of the envelope
 		return nil, fmt.Errorf("%w: the envelope does not hold the JSON object of one", provider.ErrInvalidCiphertext)
 	}
 	if e.Version != version {
@@ -57,7 +58,7 @@ func Parse(text string) (*Envelope, error) {
 
 // String returns the envelope's text, byte for byte as Piko writes it.
 func (e *Envelope) String() string {
-	b, _ := json.Marshal(e) // strings and a number never fail
+	b, _ := json.Marshal(e) // it holds strings and a number, so this never fails
 	return base64.StdEncoding.EncodeToString(b)
 }
 
@@ -70,7 +71,7 @@ func Encrypt(ctx context.Context, p provider.EncryptionProvider, request *provid
 	return New(response.KeyID, response.Provider, response.Ciphertext)
 }
 
-// New returns the text of an envelope around a provider's ciphertext, as its Encrypt gives it. The
+// New returns the text of an envelope around the ciphertext that a provider's Encrypt returned. The
 // error holds provider.ErrEncryptionFailed for an envelope of more than MaxSize bytes.
 func New(keyID string, kind provider.Type, ciphertext string) (string, error) {
 	text := (&Envelope{KeyID: keyID, Provider: string(kind), Ciphertext: ciphertext, Version: version}).String()
@@ -80,35 +81,35 @@ func New(keyID string, kind provider.Type, ciphertext string) (string, error) {
 	return text, nil
 }
 
-// A Decrypter decrypts strings in envelopes. It must not be changed once in use, and is then safe
-// for concurrent use.
+// Decrypter decrypts strings in envelopes. It is safe for concurrent use, but its fields must not
+// change once it is in use.
 type Decrypter struct {
-	// Providers are tried in order, if they are of the envelope's kind. Those that own the
-	// envelope's key, as service.Service tells, come first.
+	// Providers are tried in order, as far as their type is the envelope's. Those with a method
+	// Owns that returns true, as a service.Service has it, come first.
 	Providers []provider.EncryptionProvider
 
-	// AllowPikoV2 lets strings be decrypted that Piko encrypted under a local key, or in a batch,
-	// before it used pikokms, by providers that implement provider.PikoV2Keyring. Piko encrypted
-	// three things under a local key in one and the same way: strings, the data keys of batches and
-	// the chunks of streams. Under AWS KMS a string looks like the data key of a batch. A data key
-	// that package message wraps without an encryption context looks the same again; those of
-	// objects and of strings never do, since they are bound to their use.
+	// AllowPikoV2 also decrypts strings that Piko encrypted before it used pikokms, under a local
+	// key or in a batch. The provider must implement provider.PikoV2Keyring. Piko encrypted three
+	// things under a local key in the same way: strings, the data keys of batches, and the chunks
+	// of streams. Under AWS KMS, a string looks like the data key of a batch. A data key that
+	// package message wraps without an encryption context looks the same again. Data keys of
+	// objects and strings never do, since they are bound to their use.
 	//
-	// So while this is set, whoever can write strings to the application's database and see what it
-	// decrypts can have it decrypt such a data key or a chunk in place of a string; and who can
-	// have it encrypt strings of their choice can make one of them pass as a data key, and strings
-	// under it as the application's. Set it only while such strings remain, and give pikokms
-	// another key than Piko had.
+	// So while this is set, an attacker who can write strings to the application's database and see
+	// what it decrypts can have such a data key or chunk decrypted in place of a string. An
+	// attacker who can have strings of their choice encrypted can pass one of them off as a data
+	// key, and strings under it as the application's. Set it only while old strings remain, and
+	// give pikokms another key than Piko had.
 	AllowPikoV2 bool
 }
 
 // Decrypt decrypts a string whose encryption context equals encryptionContext.
 //
-// The error holds provider.ErrInvalidCiphertext (the text is no envelope, or needs AllowPikoV2),
-// provider.ErrContextMismatch (also for every string from before pikokms when a context is stated,
-// since those authenticate none, and for what was not encrypted as a string),
-// provider.ErrUntrustedKey (no provider is of the envelope's kind), or says why each provider that
-// was tried failed.
+// The error holds provider.ErrInvalidCiphertext if the text is no envelope, or needs AllowPikoV2.
+// It holds provider.ErrContextMismatch if the encryption context differs, or if the ciphertext was
+// not encrypted as a string. Strings from before pikokms have no encryption context, so it holds
+// that for them whenever one is stated. It holds provider.ErrUntrustedKey if no provider has the
+// envelope's type. Otherwise it says why each provider that was tried failed.
 func (d *Decrypter) Decrypt(ctx context.Context, text string, encryptionContext map[string]string) (string, error) {
 	e, err := Parse(text)
 	if err != nil {
@@ -152,8 +153,8 @@ func (d *Decrypter) Decrypt(ctx context.Context, text string, encryptionContext 
 	return "", fmt.Errorf("envelope: under key %.200q of provider %q: %w", e.KeyID, e.Provider, errors.Join(failures...))
 }
 
-// byOwnership returns the providers of the envelope's kind, those that own its key first, so that
-// another one whose key service is down does not keep the string waiting.
+// byOwnership returns the providers of the envelope's type, first those that own its key. So the
+// string does not wait for another provider whose key service is down.
 func (d *Decrypter) byOwnership(e *Envelope) []provider.EncryptionProvider {
 	var owners, others []provider.EncryptionProvider
 	for _, p := range d.Providers {
@@ -169,9 +170,9 @@ func (d *Decrypter) byOwnership(e *Envelope) []provider.EncryptionProvider {
 	return append(owners, others...)
 }
 
-// isPikoV2 tells the strings that Piko encrypted itself from what providers encrypt. They begin
-// with a random IV, of which one in eight million also begins a message: where they are allowed,
-// the whole header decides.
+// isPikoV2 reports whether a ciphertext is a string that Piko encrypted itself. Such a string
+// begins with a random IV, and one IV in eight million looks like the first bytes of a message.
+// Where old strings are allowed, the whole header decides.
 func (e *Envelope) isPikoV2(ciphertext []byte, allowed bool) bool {
 	if e.EncryptedDataKey != "" {
 		return true
@@ -186,7 +187,7 @@ func (e *Envelope) isPikoV2(ciphertext []byte, allowed bool) bool {
 	return err != nil
 }
 
-// decryptPikoV2 opens what Piko sealed as IV, ciphertext and tag, without additional data.
+// decryptPikoV2 opens an IV, ciphertext and tag that Piko sealed without additional data.
 func decryptPikoV2(ctx context.Context, p provider.EncryptionProvider, e *Envelope, sealed []byte) (plaintext string, err error) {
 	keyring, ok := p.(provider.PikoV2Keyring)
 	if !ok {

@@ -51,12 +51,12 @@ func vectors(t testing.TB) map[string][]vector {
 	return all
 }
 
-// fake is a provider of the KMS kind whose ciphertexts are what KMS's look like to pikokms: opaque.
+// fake is a provider of the KMS type. Like KMS's, its ciphertexts are opaque to pikokms.
 type fake struct {
 	provider.EncryptionProvider
 	asked   int
 	request provider.DecryptRequest
-	dataKey []byte // that UnwrapPikoV2 gives
+	dataKey []byte // what UnwrapPikoV2 returns
 	err     error
 }
 

@@ -10,31 +10,32 @@ import (
 	"piko.sh/pikokms/internal/recent"
 )
 
-// ReaderAt opens single frames of a body that is stored at rest: it reads and decrypts the frames
+// ReaderAt gives random access to the plaintext of a stored body. It reads and decrypts the frames
 // that a range needs, and no others. It is safe for concurrent use.
 //
-// The frames outside a range are not looked at, so a change in them goes unseen until they are
-// read. The number of frames is certain: the final frame is verified first, at the place that the
-// body's size gives it.
+// It does not look at frames outside the range, so a change in them goes unseen until they are
+// read. The number of frames is certain, since NewReaderAt verifies the final frame at the place
+// that the body's size gives it.
 type ReaderAt struct {
 	config Config
 	src    io.ReaderAt
 	start  int64 // of the body in src
-	frames int64 // without the final one
+	frames int64 // number of regular frames, which is also the index of the final one
 	size   int64 // of the plaintext
 
 	recent recent.Parts // opened frames
 	pool   sync.Pool    // of *opener
 }
 
-// opener is what opening one frame takes.
+// opener is the state and the buffer for opening one frame.
 type opener struct {
 	sequence sequence
 	buf      []byte
 }
 
 // NewReaderAt returns a ReaderAt of the body of n bytes that begins at start in src. It verifies
-// the final frame. A body that is unframed, or has a footer, can't be read in this way.
+// the final frame. It refuses a body that is unframed or has a footer, since no part of those can
+// be verified alone.
 //
 // The error holds [ErrMalformed], [ErrTruncated], [ErrSequence] or [ErrAuthentication], or is src's
 // own.
@@ -64,26 +65,15 @@ func NewReaderAt(src io.ReaderAt, start, n int64, c Config) (*ReaderAt, error) {
 // Size returns the number of bytes of plaintext.
 func (r *ReaderAt) Size() int64 { return r.size }
 
-// ReadAt implements [io.ReaderAt].
-func (r *ReaderAt) ReadAt(p []byte, off int64) (n int, err error) {
+// ReadAt implements [io.ReaderAt]. It asks readFrame for each frame that p touches.
+func (r *ReaderAt) ReadAt(p []byte, off int64) (int, error) {
 	if off < 0 {
 		return 0, errors.New("frame: negative offset")
 	}
-	for n < len(p) && off < r.size {
-		m, err := r.readFrame(p[n:], off)
-		n += m
-		off += int64(m)
-		if err != nil {
-			return n, err
-		}
-	}
-	if n < len(p) {
-		return n, io.EOF
-	}
-	return n, nil
+	return recent.ReadAt(p, off, r.size, r.readFrame)
 }
 
-// readFrame copies to p what the frame at off has from there on.
+// readFrame copies to p the plaintext from off to the end of the frame that contains off.
 func (r *ReaderAt) readFrame(p []byte, off int64) (int, error) {
 	if n := r.recent.Copy(p, off); n > 0 {
 		return n, nil
@@ -104,7 +94,7 @@ func (r *ReaderAt) readFrame(p []byte, off int64) (int, error) {
 	return copy(p, plaintext[within:]), nil
 }
 
-// open reads and opens one frame, to dst if that is not nil.
+// open reads and opens the frame of an index, counted from 0. It uses dst if that is not nil.
 func (r *ReaderAt) open(dst []byte, index int64) ([]byte, error) {
 	o := r.pool.Get().(*opener)
 	defer r.pool.Put(o)

@@ -1,21 +1,21 @@
 package frame
 
-// batch is some consecutive regular frames of a pipeline, which are sealed or opened in one go.
+// batch is a few consecutive regular frames of a pipeline, which are sealed or opened in one go.
 type batch struct {
 	sequence sequence // of these frames
 	first    uint32   // the number of the first one
 	frames   int
 
-	input  []byte // contents to be sealed, or frames to be opened
+	input  []byte // plaintext to seal, or stored frames to open
 	output []byte // where the result goes; nil if frames are opened in place
 
 	out [][]byte // the result, in order
-	err error    // of the first frame that is not good; out has those before it
+	err error    // of the first bad frame; out has the frames before it
 
 	inBuffer, outBuffer []byte
-	plaintext           int // how many bytes of each may be plaintext
+	plaintext           int // how many first bytes of each buffer may be plaintext
 
-	done chan struct{} // receives an element when the result is there
+	done chan struct{} // receives an element when the result is complete
 }
 
 func newBatch() *batch { return &batch{done: make(chan struct{}, 1)} }
@@ -60,7 +60,7 @@ func (b *batch) open() {
 	}
 }
 
-// reset empties the batch, but for its buffers, for frames of a sequence.
+// reset makes the batch ready for frames of a sequence. It keeps the buffers.
 func (b *batch) reset(s *sequence) {
 	*b = batch{
 		sequence: sequence{config: s.config, opening: s.opening}, out: b.out[:0],
@@ -69,7 +69,7 @@ func (b *batch) reset(s *sequence) {
 	}
 }
 
-// clean empties the batch for another pipeline: it keeps no plaintext, no key, and no large buffer.
+// clean makes the batch ready for another pipeline. It keeps no plaintext, key or large buffer.
 func (b *batch) clean() {
 	clear(b.inBuffer[:min(b.plaintext, len(b.inBuffer))])
 	clear(b.outBuffer[:min(b.plaintext, len(b.outBuffer))])
@@ -81,7 +81,8 @@ func (b *batch) clean() {
 	}
 }
 
-// room returns the first n bytes of a buffer. If that is too small, it makes one of size bytes.
+// room returns the first n bytes of a buffer, which it replaces by one of size bytes if it is too
+// small.
 func room(buffer *[]byte, n, size int) []byte {
 	if len(*buffer) < n {
 		*buffer = make([]byte, size)

@@ -62,7 +62,7 @@ func body(c frame.Config, plaintext []byte) []byte {
 	return bytes.Join(handmade(c, plaintext, false), nil)
 }
 
-// only hides what a reader or writer can do beside Read or Write, such as WriteTo.
+// onlyReader and onlyWriter hide the other methods of a reader or writer, such as WriteTo.
 type onlyReader struct{ io.Reader }
 
 type onlyWriter struct{ io.Writer }
@@ -107,7 +107,7 @@ func writeBy(w io.Writer, b []byte, next sizes) error {
 	return nil
 }
 
-// Each way turns what src gives into what comes out of the package, by pull or push, in pieces.
+// way turns the bytes of src into the package's output, by pull or push, in pieces.
 type way struct {
 	name string
 	run  func(c frame.Config, src io.Reader, next sizes) ([]byte, error)
@@ -234,7 +234,8 @@ func requireSame(t require.TestingT, got []byte, err error, want []byte, name st
 	require.True(t, bytes.Equal(want, got), "%s: %d bytes that are not the %d bytes wanted", name, len(got), len(want))
 }
 
-// Pull ways have a source that only reads, and once more one as it is, which may be in memory.
+// Pull ways have a source that can only be read. Each is added a second time with its source as it
+// is, which may be in memory.
 func init() {
 	for _, ways := range []*[]way{&sealWays, &openWays} {
 		for i, w := range *ways {

@@ -2,8 +2,8 @@ package frame
 
 import "sync"
 
-// pooledSize is the size of the buffers that streams hand on to one another. It fits frames of
-// 64 KiB, the length that is written by default.
+// pooledSize is the size of the buffers that streams share through a pool. It fits frames of
+// header.DefaultFrameLength, 64 KiB. Other frame lengths work, but take a buffer of their own.
 const pooledSize = 64<<10 + FinalOverhead
 
 var pooled = sync.Pool{New: func() any { return new([pooledSize]byte) }}
@@ -11,10 +11,10 @@ var pooled = sync.Pool{New: func() any { return new([pooledSize]byte) }}
 // buffer is a stream's memory.
 type buffer struct {
 	bytes []byte
-	dirty int // how many of its first bytes may have been plaintext
+	dirty int // how many first bytes may be plaintext
 }
 
-// take makes b a buffer of n bytes.
+// take gives b a buffer of n bytes.
 func (b *buffer) take(n int) {
 	if n != pooledSize {
 		b.bytes = make([]byte, n)
@@ -23,10 +23,10 @@ func (b *buffer) take(n int) {
 	b.bytes = pooled.Get().(*[pooledSize]byte)[:]
 }
 
-// soil notes that the first n bytes may be plaintext.
+// soil records that the first n bytes may be plaintext.
 func (b *buffer) soil(n int) { b.dirty = max(b.dirty, n) }
 
-// drop clears the buffer's plaintext and hands the buffer on.
+// drop clears the buffer's plaintext and returns the buffer to its pool.
 func (b *buffer) drop() {
 	clear(b.bytes[:min(b.dirty, len(b.bytes))])
 	if len(b.bytes) == pooledSize {

@@ -12,7 +12,8 @@ import (
 	"piko.sh/pikokms/frame"
 )
 
-// The size of a body is known before a byte of it is sealed, and the other way round.
+// The size of a body is known before any byte of it is sealed. So is the size of its plaintext
+// before it is opened.
 func ExampleEncryptedSize() {
 	const frameLength = 65536
 	for _, n := range []int64{0, 65536, 65537, 1 << 30} {
@@ -40,7 +41,8 @@ func ExamplePlaintextSize() {
 	// malformed message body: no body of frame length 65536 has 65577 bytes
 }
 
-// A body by itself: package message makes the key, and puts the header before it.
+// This makes a body alone. Package message also makes the key, and writes the header before the
+// body.
 func ExampleSealWriter() {
 	block, err := aes.NewCipher(make([]byte, 32)) // a real key is random and for one message only
 	if err != nil {

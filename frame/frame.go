@@ -1,25 +1,23 @@
 // Package frame seals plaintext into the frames of an AWS Encryption SDK message body, and opens
 // them again.
 //
-// It stands between a message's header, which gives it the cipher, the message ID and the frame
-// length, and the bytes of the application. Each direction comes as a push stream (an
-// [io.WriteCloser]) and as a pull stream (an [io.Reader]). A stream holds one frame in memory,
-// whatever the message's size. [Config.Parallelism] says when it takes several cores, and how much
-// memory then.
+// A message's header gives it the cipher, the message ID and the frame length. Each direction comes
+// as a push stream, an [io.WriteCloser], and as a pull stream, an [io.Reader]. A stream holds one
+// frame in memory, whatever the message's size. [Config.Parallelism] says when it uses several
+// cores, and how much memory it takes then.
 //
-// The format is the one of the specification's data-format/message-body.md ("Framed Data") and
+// The format is that of the specification's data-format/message-body.md ("Framed Data") and
 // data-format/message-body-aad.md. These invariants hold:
 //
 //   - Frames count from 1 without a gap.
-//   - A body ends with exactly one final frame. Nothing stands behind it but the footer of a signed
-//     message.
-//   - No byte of a frame is released before its tag is verified, and none of the final frame before
-//     the footer is verified.
+//   - A body ends with exactly one final frame. Only the footer of a signed message may follow it.
+//   - No byte of a frame is released before its tag is verified, and no byte of the final frame
+//     before the footer is verified.
 //   - A source that fails, even once, never leads to a final frame, nor to an io.EOF.
 //
-// The final frame that is written here is always shorter than a regular one, and empty if need be.
-// The specification lets it be full. Such a frame is read, but not written, since AWS's SDK for
-// Python refuses it.
+// The final frame that this package writes is always shorter than a regular one, and empty if need
+// be. The specification also allows a full one. Such a frame is read but not written, since AWS's
+// SDK for Python refuses it.
 package frame
 
 import (
@@ -32,17 +30,18 @@ import (
 )
 
 var (
-	// ErrAuthentication means that a frame's tag or IV does not fit: the frame was changed, comes
-	// from another message, or stands in another place than it was written for.
+	// ErrAuthentication means that a frame's tag or IV is wrong: the frame was changed, belongs to
+	// another message, or was moved within its own.
 	ErrAuthentication = errors.New("frame failed authentication")
 	// ErrSequence means that a frame is missing, repeated or out of order.
 	ErrSequence = errors.New("frame out of sequence")
-	// ErrTruncated means that the body ends before its final frame does. It comes with
+	// ErrTruncated means that the body ends before the end of its final frame. It comes with
 	// [io.ErrUnexpectedEOF].
 	ErrTruncated = errors.New("message body cut short")
 	// ErrTrailingData means that bytes follow the final frame.
 	ErrTrailingData = errors.New("data after the final frame")
-	// ErrMalformed means that a frame breaks the format, or that no body has the stated size.
+	// ErrMalformed means that a frame violates the format, or that no body can have the stated
+	// size.
 	ErrMalformed = errors.New("malformed message body")
 	// ErrTooLong means that the plaintext needs more than the 2³²−1 frames that a message can hold.
 	ErrTooLong = errors.New("plaintext too long for its frame length")
@@ -50,8 +49,8 @@ var (
 	ErrTooLarge = errors.New("unframed message body exceeds the bound")
 	// ErrClosed means a write to a stream that was closed.
 	ErrClosed = errors.New("stream is closed")
-	// ErrAborted means that a stream was given up before its end: by Abort, or by a panic of its
-	// source or destination.
+	// ErrAborted means that a stream ended early, because of Abort or a panic of its source or
+	// destination.
 	ErrAborted = errors.New("stream was aborted")
 )
 
@@ -59,8 +58,8 @@ const (
 	ivSize  = 12
 	tagSize = 16
 
-	// RegularOverhead and FinalOverhead are the bytes that a frame has beside its content.
-	// UnframedOverhead are those that an unframed body has.
+	// RegularOverhead and FinalOverhead are how many bytes a regular and a final frame have beside
+	// their content. UnframedOverhead is the same for an unframed body.
 	RegularOverhead  = 4 + ivSize + tagSize
 	FinalOverhead    = 4 + 4 + ivSize + 4 + tagSize
 	UnframedOverhead = ivSize + 8 + tagSize
@@ -69,52 +68,53 @@ const (
 	finalStart    = 4 + 4 + ivSize + 4 // where the final frame's content begins
 	unframedStart = ivSize + 8         // where an unframed body's content begins
 
-	endMarker = math.MaxUint32 // stands in place of the final frame's number
+	endMarker = math.MaxUint32 // stands where a regular frame has its number
 	maxFrames = math.MaxUint32
 
-	// maxFooter is more than any footer has.
+	// maxFooter is larger than any footer.
 	maxFooter = 1024
 )
 
-// MaxDefaultParallelism bounds what a [Config.Parallelism] of 0 means.
+// MaxDefaultParallelism is the most goroutines that a [Config.Parallelism] of 0 allows.
 const MaxDefaultParallelism = cores.MaxDefault
 
-// Config is what the frames of a body share.
+// Config describes a body. All its frames share it.
 type Config struct {
 	// AEAD is AES-GCM with 12-byte IVs and 16-byte tags, under a key that no other message uses.
 	AEAD cipher.AEAD
 
-	// MessageID is the one in the header.
+	// MessageID is the message ID of the header.
 	MessageID []byte
 
-	// Length is the number of bytes of plaintext in a regular frame. Of an unframed body, it is the
-	// most that is taken.
+	// Length is the number of bytes of plaintext in a regular frame. For an unframed body, it is
+	// the most bytes of plaintext that a reader accepts.
 	Length int
 
-	// Unframed says, for opening, that the body is one sealed block. It is held in memory until its
-	// tag is verified.
+	// Unframed says that the body to be opened is one sealed block. It is held in memory until its
+	// tag is verified. Unframed bodies are not written.
 	Unframed bool
 
 	// Parallelism is the most goroutines that seal or open frames of one stream side by side. 1
-	// means that the caller's goroutine does it all, and no other is started. 0 means one for each
-	// core, at most [MaxDefaultParallelism], as far as other streams leave cores free: all streams
-	// of the process share one budget, with those that compress.
+	// means that the caller's goroutine does all the work and no other is started. 0 means one for
+	// each core, at most [MaxDefaultParallelism], as far as other streams leave cores free. All
+	// streams of the process that encrypt or compress share these cores.
 	//
-	// A stream takes several goroutines once more than 1 MiB of plaintext has passed, or when one
+	// A stream uses several goroutines once more than 1 MiB of plaintext has passed, or when one
 	// Write has as much. It does so only within a call of WriteTo or ReadFrom, or of Read or Write
-	// with 512 KiB or more, and no goroutine outlives its call. The caller's goroutine then reads
-	// the source, and one more writes to the destination at the same time.
+	// with 512 KiB or more. No goroutine outlives its call. Meanwhile the caller's goroutine reads
+	// the source, and one more writes to the destination.
 	//
-	// Each goroutine works on 256 KiB of consecutive frames at a time, on 512 KiB after the first
-	// 16 MiB, or on one frame if that is longer. Parallelism + 4 such pieces are in memory at most,
-	// each once as input and once as output, and no more than [MaxParallelMemory] altogether. A
-	// stream whose frames are too long for that stays on one goroutine, as does one with a Digest.
+	// Each goroutine works on batches of consecutive frames: 256 KiB at a time, 512 KiB after the
+	// first 16 MiB, or one frame if that is longer. At most Parallelism + 4 batches are in memory,
+	// each once as input and once as output, and all together take at most [MaxParallelMemory]. A
+	// stream whose frames are too long for that stays on one goroutine. So does a stream with a
+	// Digest.
 	Parallelism int
 
-	// Digest, if not nil, receives every byte of the body as stored.
+	// Digest, if not nil, receives every stored byte of the body.
 	Digest io.Writer
 
-	// Footer, if not nil, is called when opening, with all that stands behind the body, before the
-	// last plaintext is released.
+	// Footer, if not nil, is called when a body is opened. It gets all bytes after the body, before
+	// the final frame's plaintext is released. Its error refuses the message.
 	Footer func(footer []byte) error
 }

@@ -11,7 +11,7 @@ import (
 	"piko.sh/pikokms/frame"
 )
 
-// openCipher is no encryption: its tags are zeros. With it a fuzzer gets past the tag of a frame
+// openCipher does not encrypt, and its tags are zeros. So a fuzzer gets past the tag of a frame
 // that it made up.
 type openCipher struct{ cipher.AEAD }
 

@@ -6,22 +6,22 @@ import (
 	"piko.sh/pikokms/internal/checked"
 )
 
-// OpenReader is the pull side of opening: it reads a body from its source and gives the plaintext.
-// It returns io.EOF only after a verified final frame that the source's end follows, with a footer
-// between them if there is to be one. It is for one goroutine.
+// OpenReader is the pull side of opening: it reads a body from its source and returns the
+// plaintext. It returns io.EOF only when the final frame is verified, the source has ended right
+// after it or after the footer, and the footer is verified. It is for one goroutine.
 type OpenReader struct {
 	pull   pull
 	intake intake
 }
 
-// NewOpenReader returns an OpenReader of src, which must give the first frame next.
+// NewOpenReader returns an OpenReader of src, whose next byte must be the body's first.
 func NewOpenReader(src io.Reader, c Config) *OpenReader {
 	r := &OpenReader{pull: newPull(src, c, true)}
 	r.pull.buffer.take(r.pull.frames.bufferSize())
 	return r
 }
 
-// Read implements [io.Reader]. A p of at least the frame length receives a frame's plaintext
+// Read implements [io.Reader]. If p has at least the frame length, it receives a frame's plaintext
 // without a copy.
 func (r *OpenReader) Read(p []byte) (int, error) { return r.pull.read(r, p) }
 
@@ -72,8 +72,8 @@ func (r *OpenReader) next(dst []byte) (plaintext []byte, final bool, err error) 
 	return plaintext, true, nil
 }
 
-// footer reads what stands behind the body, of which start was read before, up to the source's end.
-// It must be empty unless there is to be a footer.
+// footer reads everything after the body, up to the source's end. start is the part of it that was
+// read with the body. Without a Config.Footer there must be nothing.
 func (r *OpenReader) footer(start []byte) ([]byte, error) {
 	most := 0
 	if r.pull.frames.config.Footer != nil {
@@ -97,7 +97,8 @@ func (r *OpenReader) footer(start []byte) ([]byte, error) {
 // intake gathers the bytes of the next frame, or of an unframed body, in a stream's buffer.
 type intake struct{ have int }
 
-// read reads the rest of the frame from src. What was read behind the final frame is behind.
+// read reads the rest of the frame from src. It returns bytes that it read after the final frame as
+// behind.
 func (in *intake) read(src *source, frames *sequence, buf *buffer) (frame, behind []byte, final bool, err error) {
 	for {
 		need, final, whole, err := frames.measure(buf.bytes[:in.have])
@@ -113,8 +114,8 @@ func (in *intake) read(src *source, frames *sequence, buf *buffer) (frame, behin
 		end := min(need, len(buf.bytes))
 		atLeast := end - in.have
 		if !frames.config.Unframed && !final {
-			// One read may get the whole frame. Should it be the final frame, which is shorter,
-			// what else is read does not belong to a frame.
+			// One read may get the whole frame. If that is the final frame, which is shorter, the
+			// read may also get bytes that follow it.
 			end = frames.regularSize()
 		}
 		n, err := src.readAtLeast(buf.bytes[in.have:end], atLeast)
@@ -126,7 +127,7 @@ func (in *intake) read(src *source, frames *sequence, buf *buffer) (frame, behin
 	}
 }
 
-// add takes bytes of p towards a frame that needs need bytes.
+// add takes bytes from p until the frame has need bytes. It returns how many it took.
 func (in *intake) add(buf *buffer, p []byte, need int) (used int) {
 	for len(buf.bytes) < min(need, in.have+len(p)) {
 		buf.bytes = grown(buf.bytes, need)
@@ -137,29 +138,29 @@ func (in *intake) add(buf *buffer, p []byte, need int) (used int) {
 	return used
 }
 
-// grow makes room for more of an unframed body in a full buffer.
+// grow enlarges a full buffer for more of an unframed body.
 func (in *intake) grow(buf *buffer, need int) {
 	if in.have == len(buf.bytes) {
 		buf.bytes = grown(buf.bytes, need)
 	}
 }
 
-// grown returns a larger buffer for an unframed body. Nothing proves the body's size, so the buffer
-// grows only as its bytes arrive.
+// grown returns a larger buffer for an unframed body. The body's stated size is not authenticated,
+// so the buffer grows only as its bytes arrive.
 func grown(b []byte, need int) []byte {
 	size := min(need, 2*len(b))
 	return append(make([]byte, 0, size), b...)[:size]
 }
 
-// OpenWriter is the push side of opening: a body that is written to it goes to its destination as
-// plaintext, each frame once its tag is verified, and the final frame at Close. Without a Close
-// that returns nil the plaintext is not whole. It is for one goroutine.
+// OpenWriter is the push side of opening. It opens the body that is written to it, and writes the
+// plaintext to its destination: each frame's once its tag is verified, the final frame's at Close.
+// The plaintext is complete only when Close returns nil. It is for one goroutine.
 type OpenWriter struct {
 	push   push
 	intake intake
-	done   bool   // the final frame is open,
-	last   []byte // this is its plaintext, within the buffer,
-	footer []byte // and this was written behind it
+	done   bool   // the final frame is opened
+	last   []byte // plaintext of the final frame, within the buffer
+	footer []byte // what was written after the final frame
 }
 
 // NewOpenWriter returns an OpenWriter to dst. Closing it does not close dst.
@@ -170,13 +171,12 @@ func NewOpenWriter(dst io.Writer, c Config) *OpenWriter {
 // Write implements [io.Writer].
 func (w *OpenWriter) Write(p []byte) (int, error) { return w.push.write(w, p) }
 
-// ReadFrom implements [io.ReaderFrom]: it reads a body to where it is opened, without a copy. The
-// source's end is not the body's: Close tells whether that is whole.
+// ReadFrom implements [io.ReaderFrom]: it reads a body from r without a copy. The end of r need not
+// be that of the body: Close tells whether the body is complete.
 func (w *OpenWriter) ReadFrom(r io.Reader) (int64, error) { return w.push.readFrom(w, r) }
 
-// Close releases the final frame's plaintext, unless the stream has failed. The error holds
-// [ErrTruncated] when the body has not come to its end. A second Close returns what the first one
-// did.
+// Close releases the final frame's plaintext, unless the stream has failed. If the body is not
+// complete, the error holds [ErrTruncated]. A second Close returns what the first one returned.
 func (w *OpenWriter) Close() error { return w.push.close(w) }
 
 func (w *OpenWriter) parallel() bool { return w.intake.have == 0 && !w.done }
@@ -188,7 +188,7 @@ func (w *OpenWriter) step(p []byte) (used int, err error) {
 	s := &w.push
 	held := s.buffer.bytes[:w.intake.have]
 	if len(held) == 0 {
-		held = p // a frame that p has whole need not be gathered
+		held = p // a frame that is whole within p need not be gathered
 	}
 	need, final, whole, err := s.frames.measure(held)
 	if err != nil {
@@ -227,8 +227,8 @@ func (w *OpenWriter) fill(src *source) error {
 	return err
 }
 
-// release opens a frame to dst, or in place if dst is nil, and writes the plaintext unless it is
-// the final one's.
+// release opens a frame to dst, or in place if dst is nil. It writes the plaintext, but keeps that
+// of the final frame.
 func (w *OpenWriter) release(dst, frame []byte, final bool) error {
 	plaintext, err := w.push.frames.open(dst, frame, final)
 	if err != nil {
@@ -242,7 +242,7 @@ func (w *OpenWriter) release(dst, frame []byte, final bool) error {
 	return err
 }
 
-// behind takes what stands behind the body.
+// behind takes bytes that follow the body.
 func (w *OpenWriter) behind(p []byte) (used int, err error) {
 	if w.push.frames.config.Footer == nil || len(w.footer)+len(p) > maxFooter {
 		return 0, ErrTrailingData

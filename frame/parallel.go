@@ -16,17 +16,18 @@ const (
 	// it takes several.
 	parallelFrom = 1 << 20
 
-	// batchBytes is the size of a batch: four frames of 64 KiB, which are enough work for a
-	// goroutine to be worth starting. After longFrom bytes of a call, batches have longBatch bytes:
-	// that takes more memory, and up to a tenth less time.
+	// batchBytes is the size of a batch: four frames of 64 KiB, which is enough work to start a
+	// goroutine for. After the first longFrom bytes of a call, batches have longBatch bytes. That
+	// takes more memory, and up to a tenth less time.
 	batchBytes = 4 * (64<<10 + RegularOverhead)
 	longBatch  = 2 * batchBytes
 	longFrom   = 16 << 20
 
-	// MaxParallelMemory bounds the memory, in bytes, that a stream takes to work on several cores.
+	// MaxParallelMemory bounds the memory in bytes that a stream takes when it uses several cores.
 	MaxParallelMemory = 32 << 20
 
-	// extraBatches are those that are being read or written, or wait for it.
+	// extraBatches is how many batches there are beside those of the workers: they are being read
+	// or written, or wait for it.
 	extraBatches = 4
 	maxBatches   = MaxParallelMemory / (2 * longBatch)
 )
@@ -42,45 +43,46 @@ const (
 //
 // It leaves the final frame, and whatever is not a whole regular frame, to the stream.
 type pipeline struct {
-	frames *sequence // number is that of the next batch's first frame
+	frames *sequence // its number is that of the first frame of the next batch
 	src    *source
 
-	// The output goes to dst or, if that is nil, to into.
+	// dst receives the output. If it is nil, the output goes to into.
 	dst  io.Writer
 	into []byte
-	used int64 // bytes of into that were written to
+	used int64 // how many bytes of into were written to
 
-	inMemory  bool  // the input is taken from where it stands
-	taken     int64 // bytes of input
-	perBatch  int   // frames of a batch, at most
-	most      int   // workers, at most
-	isDefault bool  // the stream states no parallelism
+	inMemory  bool  // the workers take the input from the source's memory
+	taken     int64 // how many bytes of input were taken
+	perBatch  int   // the most frames in a batch
+	most      int   // the most workers
+	isDefault bool  // the stream's Parallelism is 0
 
-	// What deliver leaves. Workers and run don't touch it before deliver has ended.
+	// deliver sets these four. Nobody else uses them before deliver has ended.
 	delivered int64  // bytes of output that dst took, or that are in into
 	rest      []byte // output that dst did not take
-	dstErr    error  // dst's
-	bad       error  // of a frame that is not good. All output before it was delivered.
+	dstErr    error  // what dst failed with
+	bad       error  // of the first bad frame; all output before it was delivered
 
 	idle    chan *batch
-	filling *batch      // the one that run has in hand
-	started chan *batch // in the order of their frames; nil after the last one
+	filling *batch      // the batch that run is filling
+	started chan *batch // in the order of their frames; nil marks the end
 
 	mu      sync.Mutex
-	queue   chan *batch // waits for a worker
-	working int         // workers that look at the queue once more before they end
+	queue   chan *batch // batches that wait for a worker
+	working int         // workers that will look at the queue once more before they end
 	workers sync.WaitGroup
 
-	failed   atomic.Bool   // dstErr or bad is set, or dst has panicked: the rest is of no use
-	finished chan struct{} // receives an element when deliver has ended,
-	ended    bool          // by itself, and not by a panic or runtime.Goexit of dst
-	panicked any           // dst's
+	failed   atomic.Bool   // the rest is of no use: dstErr or bad is set, or dst has panicked
+	finished chan struct{} // receives an element when deliver has ended
+	ended    bool          // deliver returned, and was not ended by a panic or runtime.Goexit of dst
+	panicked any           // the value that dst panicked with
 
-	// These are the methods, bound once so that starting a goroutine allocates nothing.
+	// workFunc and deliverFunc are the methods work and deliver. They are bound once, so that
+	// starting a goroutine allocates nothing.
 	workFunc, deliverFunc func()
 }
 
-// pipelines keeps pipelines with their batches' buffers.
+// pipelines keeps pipelines, with their batches' buffers, for further streams.
 var pipelines = sync.Pool{New: func() any {
 	p := &pipeline{
 		idle:     make(chan *batch, maxBatches),
@@ -92,15 +94,15 @@ var pipelines = sync.Pool{New: func() any {
 	return p
 }}
 
-// pipelinesOpen counts the pipelines of streams that state no parallelism. There is at most one for
-// two cores, which bounds the memory of many streams at once.
+// pipelinesOpen counts the pipelines of streams whose Parallelism is 0. At most one is open for
+// every two cores, which bounds the memory of many streams at once.
 var pipelinesOpen atomic.Int32
 
-// isSmall tells that a Read or a Write of n bytes is not worth several goroutines.
+// isSmall reports whether a Read or Write of n bytes is too small for several goroutines.
 func (s *sequence) isSmall(n int) bool { return n < 2*max(batchBytes, s.regularSize()) }
 
-// openPipeline returns a pipeline of src if there is enough in it to be worth one, and else nil.
-// The caller sets its output, runs and closes it.
+// openPipeline returns a pipeline of src, or nil if src does not have enough for one. The caller
+// sets its output, runs it and closes it.
 func openPipeline(frames *sequence, src *source) *pipeline {
 	if frames.parallelFrom == never || src.mixed {
 		return nil
@@ -110,10 +112,10 @@ func openPipeline(frames *sequence, src *source) *pipeline {
 		return nil
 	}
 	size, stated := frames.regularSize(), frames.config.Parallelism
-	memory := 2 * max(1, longBatch/size) * size // of a batch, as input and as output
+	memory := 2 * max(1, longBatch/size) * size // of one batch, as input and as output
 	most := min(cores.Most(stated), min(maxBatches, MaxParallelMemory/memory)-extraBatches)
 	if most < 2 || stated == 0 && (cores.Free() < 2 || !countPipeline()) {
-		// Ask again after as much plaintext as came before.
+		// The stream asks again after as much plaintext as came before.
 		frames.parallelFrom = frames.number + min(uint32(parallelFrom/frames.config.Length)+1, endMarker-1-frames.number)
 		return nil
 	}
@@ -137,7 +139,8 @@ func countPipeline() bool {
 	return false
 }
 
-// close hands the pipeline on, without plaintext in its buffers. Nothing is at work any more.
+// close clears the plaintext in the pipeline's buffers and returns it to its pool. No goroutine may
+// use it any more.
 func (p *pipeline) close() {
 	if p.isDefault {
 		pipelinesOpen.Add(-1)
@@ -154,8 +157,8 @@ func (p *pipeline) close() {
 	pipelines.Put(p)
 }
 
-// run seals or opens all whole regular frames that come next. When it returns, nothing is at work
-// any more.
+// run seals or opens all whole regular frames that come next. When it returns, no goroutine is at
+// work any more.
 func (p *pipeline) run() {
 	go p.deliverFunc()
 	defer p.finish()
@@ -174,7 +177,7 @@ func (p *pipeline) run() {
 	}
 }
 
-// hand hands a batch to the workers. It starts one more if the stream may have it. Without a
+// hand gives a batch to the workers, and starts one more if the stream may have it. Without a
 // worker, it does the work itself.
 func (p *pipeline) hand(b *batch) {
 	p.mu.Lock()
@@ -193,7 +196,7 @@ func (p *pipeline) hand(b *batch) {
 	}
 }
 
-// work is a worker: it seals or opens batches until there are none that wait.
+// work is a worker: it seals or opens batches until none is waiting.
 func (p *pipeline) work() {
 	defer p.workers.Done()
 	for {
@@ -210,7 +213,7 @@ func (p *pipeline) work() {
 	}
 }
 
-// finish waits until all output is delivered. It passes a panic of dst on to the caller of run.
+// finish waits until all output is delivered. If dst has panicked, it panics with the same value.
 func (p *pipeline) finish() {
 	if p.filling != nil {
 		p.idle <- p.filling
@@ -226,7 +229,7 @@ func (p *pipeline) finish() {
 	}
 }
 
-// deliver writes the output of all batches. Should dst panic, it only takes them back.
+// deliver writes the output of all batches. If dst panics, it only takes the batches back.
 func (p *pipeline) deliver() {
 	defer func() {
 		if !p.ended {
@@ -270,8 +273,8 @@ func (p *pipeline) give(b *batch) {
 	}
 }
 
-// fill gives a batch its input, and room for its output. It tells whether there may be more for the
-// next one.
+// fill gives a batch its input, and room for its output. It returns false if there is nothing for
+// another batch.
 func (p *pipeline) fill(b *batch) (more bool) {
 	b.reset(p.frames)
 	if p.taken >= longFrom {
@@ -289,7 +292,7 @@ func (p *pipeline) fill(b *batch) (more bool) {
 	case p.into != nil:
 		b.output, p.into = p.into[:outBytes], p.into[outBytes:]
 	case p.frames.opening && !p.inMemory:
-		b.output = nil // in place: the input is the batch's own
+		b.output = nil // opened in place, within input
 	default:
 		b.output = room(&b.outBuffer, outBytes, most*p.frames.regularSize())
 		b.plaintext = max(b.plaintext, outBytes)
@@ -297,8 +300,9 @@ func (p *pipeline) fill(b *batch) (more bool) {
 	return b.frames > 0 && !p.src.mixed && (b.frames == most || p.into == nil)
 }
 
-// takeInput gives a batch the next frames: as many as the source has at once, but at least one. If
-// it has none, or something else comes next, the batch has fewer, and what was read goes back.
+// takeInput gives a batch the next frames: as many as the source has ready, but at least one. At
+// the end of whole regular frames the batch gets fewer or none, and other bytes that were read go
+// back to the source.
 func (p *pipeline) takeInput(b *batch, most int) {
 	size := p.frames.inSize()
 	if p.inMemory {
@@ -319,8 +323,8 @@ func (p *pipeline) takeInput(b *batch, most int) {
 	}
 }
 
-// wholeFrames returns how many of the next regular frames in begins with: as contents if they are
-// sealed, as they are stored if they are opened.
+// wholeFrames returns how many whole regular frames are at the start of in. For sealing these are
+// contents, for opening stored frames.
 func (p *pipeline) wholeFrames(in []byte, most int) (frames int) {
 	if !p.frames.opening {
 		return min(most, len(in)/p.frames.config.Length)

@@ -16,6 +16,7 @@ import (
 	"pgregory.net/rapid"
 
 	"piko.sh/pikokms/frame"
+	"piko.sh/pikokms/internal/race"
 )
 
 const mebibyte = 1 << 20
@@ -52,6 +53,9 @@ func TestParallelStreamsAreTheSame(t *testing.T) {
 		c := alone(length)
 		whole := (mebibyte + length - 1) / length * length
 		for _, size := range []int{mebibyte - 1, whole + 1, 2 * whole} {
+			if race.Enabled && (length != 64<<10 || size == 2*whole) && size != whole+1 {
+				continue
+			}
 			t.Run(fmt.Sprintf("%d bytes in frames of %d", size, length), func(t *testing.T) {
 				plaintext := pattern(size)
 				sealed := body(c, plaintext)
@@ -74,9 +78,8 @@ func TestParallelStreamsAreTheSame(t *testing.T) {
 	}
 }
 
-// TestParallelStreamsRefuseWhatOthersRefuse changes, cuts and reorders bodies: each stream says
-// the same of them, and gives the same plaintext before that, whether it is on one core or on
-// several.
+// TestParallelStreamsRefuseWhatOthersRefuse changes, cuts and reorders bodies. On one core and on
+// several, each stream returns the same error, and the same plaintext before it.
 func TestParallelStreamsRefuseWhatOthersRefuse(t *testing.T) {
 	const length = 10_000
 	c := alone(length)
@@ -220,8 +223,7 @@ type readerFunc func(p []byte) (int, error)
 
 func (f readerFunc) Read(p []byte) (int, error) { return f(p) }
 
-// crowd is a cipher that knows how many goroutines are in it at once, and waits a moment for
-// others to come.
+// crowd is a cipher that counts how many goroutines use it at once. It waits a moment for others.
 type crowd struct {
 	cipher.AEAD
 	now, most atomic.Int32
@@ -293,9 +295,8 @@ func TestParallelism(t *testing.T) {
 	})
 }
 
-// TestReadingAndWritingOverlap would wait for ever if the source were not read while the
-// destination is written to: the destination does not go on before the source has been read
-// further.
+// TestReadingAndWritingOverlap checks that the source is read while the destination is written to.
+// Otherwise it would never end, since the destination waits until the source is read further.
 func TestReadingAndWritingOverlap(t *testing.T) {
 	const size = 4 * mebibyte
 	plaintext := pattern(size)
@@ -349,8 +350,8 @@ func TestReadingAndWritingOverlap(t *testing.T) {
 	}
 }
 
-// TestWritingDoesNotWaitForReading has a source that goes on only when the destination has what
-// came before, but for a run and a frame.
+// TestWritingDoesNotWaitForReading has a source that returns more only when the destination has
+// almost everything before it: all but a batch and a frame.
 func TestWritingDoesNotWaitForReading(t *testing.T) {
 	c := beside(config(1000), 2)
 	plaintext := pattern(3 * mebibyte)
@@ -388,7 +389,7 @@ func TestPanicsReachTheCaller(t *testing.T) {
 	require.PanicsWithValue(t, "destination", func() {
 		_, _ = frame.NewSealReader(bytes.NewReader(pattern(4*mebibyte)), c).WriteTo(destination)
 	})
-	// What is left behind is of use to the next ones.
+	// Later streams can use what this one leaves in the pools.
 	for range 3 {
 		_, err := frame.NewSealReader(bytes.NewReader(pattern(4*mebibyte)), c).WriteTo(io.Discard)
 		require.NoError(t, err)

@@ -6,22 +6,22 @@ import (
 	"piko.sh/pikokms/internal/checked"
 )
 
-// pull is what SealReader and OpenReader have in common.
+// pull is the shared part of SealReader and OpenReader.
 type pull struct {
 	frames sequence
 	src    source
 	buffer buffer
-	out    []byte // output that is still to be read, within buffer
-	err    error  // the stream's first, which it keeps; io.EOF after the final frame
+	out    []byte // output that is not read yet, within buffer
+	err    error  // the stream's first error, kept; io.EOF after the final frame
 }
 
-// puller is what they differ in.
+// puller is the part in which they differ.
 type puller interface {
-	// next makes the output of one more frame, in dst or in the stream's buffer if dst is nil. It
-	// tells whether the frame was the final one.
+	// next produces the output of one more frame, in dst, or in the stream's buffer if dst is nil.
+	// It reports whether the frame was the final one.
 	next(dst []byte) (out []byte, final bool, err error)
 
-	// room is the size that a dst must have.
+	// room returns how many bytes a dst must have.
 	room() int
 }
 
@@ -29,10 +29,10 @@ func newPull(src io.Reader, c Config, opening bool) pull {
 	return pull{frames: newSequence(c, opening), src: newSource(src)}
 }
 
-// next is the puller's, and keeps its error.
+// next calls side.next and keeps its error.
 func (r *pull) next(side puller, dst []byte) ([]byte, error) {
 	if r.err != nil {
-		r.buffer.drop() // all of it was read
+		r.buffer.drop() // all of it has been read
 		return nil, r.err
 	}
 	out, final, err := side.next(dst)
@@ -73,7 +73,7 @@ func (r *pull) read(side puller, p []byte) (int, error) {
 	return n, nil
 }
 
-// writeTo writes the rest of the output frame by frame. What w did not take is read next.
+// writeTo writes the rest of the output frame by frame. What w does not take is read next.
 func (r *pull) writeTo(side puller, w io.Writer) (written int64, err error) {
 	for {
 		if len(r.out) > 0 {
@@ -96,8 +96,8 @@ func (r *pull) writeTo(side puller, w io.Writer) (written int64, err error) {
 	}
 }
 
-// writeOut writes out. Should w panic, nobody knows how much of it w took, and the stream is
-// broken.
+// writeOut writes out to w. If w panics, nobody knows how much it took, so the stream fails from
+// then on.
 func (r *pull) writeOut(w io.Writer) (n int, err error) {
 	out, kept := r.out, r.err
 	r.out, r.err = nil, ErrAborted
@@ -106,7 +106,7 @@ func (r *pull) writeOut(w io.Writer) (n int, err error) {
 	return n, err
 }
 
-// readParallel makes output in b, as much as the source gives input for at once.
+// readParallel produces output in b by several goroutines, as far as the source has input ready.
 func (r *pull) readParallel(b []byte) (n int) {
 	if r.err != nil || r.frames.isSmall(len(b)) {
 		return 0
@@ -117,17 +117,17 @@ func (r *pull) readParallel(b []byte) (n int) {
 	}
 	defer p.close()
 	p.into = b
-	r.err = ErrAborted // after a panic of the source
+	r.err = ErrAborted // stays if the source panics
 	p.run()
 	r.err = p.bad
-	clear(b[p.delivered:p.used]) // plaintext of frames behind a bad one
+	clear(b[p.delivered:p.used]) // plaintext of frames after a bad one
 	return int(p.delivered)
 }
 
-// writeParallel writes to w what whole regular frames give.
+// writeParallel writes the output of whole regular frames to w, by several goroutines.
 func (r *pull) writeParallel(w io.Writer) (written int64, err error) {
 	if r.err != nil {
-		return 0, nil // next returns it
+		return 0, nil // next returns r.err
 	}
 	p := openPipeline(&r.frames, &r.src)
 	if p == nil {
@@ -135,7 +135,7 @@ func (r *pull) writeParallel(w io.Writer) (written int64, err error) {
 	}
 	defer p.close()
 	p.dst = w
-	r.err = ErrAborted // after a panic of the source or of w
+	r.err = ErrAborted // stays if the source or w panics
 	p.run()
 	r.err = p.bad
 	r.out = p.rest

@@ -7,31 +7,31 @@ import (
 	"piko.sh/pikokms/internal/checked"
 )
 
-// push is what SealWriter and OpenWriter have in common.
+// push is the shared part of SealWriter and OpenWriter.
 type push struct {
 	frames sequence
 	dst    io.Writer
 	buffer buffer
-	have   int    // bytes of an incomplete frame that are in buffer
-	src    source // of the call that is under way
+	have   int    // how many bytes of an incomplete frame are in buffer
+	src    source // source of the current call
 
-	// err is the stream's first error, which it keeps, and ErrClosed after a good Close. During a
-	// call it is ErrAborted: a panic of the source or destination leaves it there, so that a
-	// deferred Close does not take what came before for the whole.
+	// err is the stream's first error, kept, and ErrClosed after a successful Close. During a call
+	// it is ErrAborted. A panic of the source or destination leaves that in place, so a deferred
+	// Close does not complete the body.
 	err    error
 	closed bool
-	result error // Close's
+	result error // what Close returned
 }
 
-// pusher is what they differ in.
+// pusher is the part in which they differ.
 type pusher interface {
-	// step takes bytes of p, which is not empty, at most to the end of a frame.
+	// step takes bytes of p, at most to the end of a frame. p is not empty.
 	step(p []byte) (used int, err error)
 
-	// fill reads the rest of a frame from src, and passes it on.
+	// fill reads the rest of a frame from src and processes it.
 	fill(src *source) error
 
-	// parallel tells whether regular frames may come next.
+	// parallel reports whether the next bytes may be whole regular frames.
 	parallel() bool
 
 	// finish writes what is left at the end.
@@ -81,8 +81,8 @@ func (w *push) readFrom(side pusher, r io.Reader) (int64, error) {
 	return n, err
 }
 
-// writeParallel passes on the whole regular frames that b has, and returns how many bytes of b went
-// to the destination with them.
+// writeParallel processes the whole regular frames at the start of b by several goroutines. It
+// returns how many bytes of b it used.
 func (w *push) writeParallel(side pusher, b []byte) (used int, err error) {
 	if w.frames.isSmall(len(b)) || !side.parallel() {
 		return 0, nil
@@ -99,7 +99,8 @@ func (w *push) writeParallel(side pusher, b []byte) (used int, err error) {
 	return int(p.delivered) / w.frames.outSize() * w.frames.inSize(), cmp.Or(p.dstErr, p.bad)
 }
 
-// readFromParallel passes on what src has of whole regular frames, if it is long enough.
+// readFromParallel processes the whole regular frames that src has by several goroutines, if src is
+// long enough.
 func (w *push) readFromParallel(side pusher) error {
 	if !side.parallel() {
 		return nil
@@ -120,7 +121,7 @@ func (w *push) close(side pusher) error {
 	}
 	w.closed, w.result = true, w.err
 	if w.err == nil {
-		w.err, w.result = ErrAborted, ErrAborted // for a panic of the destination
+		w.err, w.result = ErrAborted, ErrAborted // stays if the destination panics
 		w.result = side.finish()
 	}
 	w.err = cmp.Or(w.result, ErrClosed)

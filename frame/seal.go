@@ -7,18 +7,18 @@ import (
 	"piko.sh/pikokms/internal/checked"
 )
 
-// SealReader is the pull side of sealing: it reads plaintext from its source and gives the body's
-// bytes. It is for one goroutine.
+// SealReader is the pull side of sealing: it reads plaintext from its source and returns the bytes
+// of the body. It is for one goroutine.
 type SealReader struct{ pull pull }
 
-// NewSealReader returns a SealReader of src. A source that fails with anything but io.EOF never
-// yields a final frame.
+// NewSealReader returns a SealReader of src. If src fails with anything but io.EOF, the body never
+// gets a final frame.
 func NewSealReader(src io.Reader, c Config) *SealReader {
 	return &SealReader{newPull(src, c, false)}
 }
 
-// Read implements [io.Reader]. A p with room for a whole frame, of the frame length and
-// [FinalOverhead], receives it without a copy.
+// Read implements [io.Reader]. If p has room for the frame length and [FinalOverhead], it receives
+// a whole frame without a copy.
 func (r *SealReader) Read(p []byte) (int, error) { return r.pull.read(r, p) }
 
 // WriteTo implements [io.WriterTo]: it writes the rest of the body frame by frame, without a copy.
@@ -27,7 +27,8 @@ func (r *SealReader) WriteTo(w io.Writer) (int64, error) { return r.pull.writeTo
 
 func (r *SealReader) room() int { return r.pull.frames.bufferSize() }
 
-// next seals a frame where its content was read to, or from the source's memory.
+// next reads the content to its place in the frame and seals it there, or seals it from the
+// source's memory.
 func (r *SealReader) next(buf []byte) (sealed []byte, final bool, err error) {
 	s := &r.pull
 	if buf == nil {
@@ -56,17 +57,17 @@ func (r *SealReader) next(buf []byte) (sealed []byte, final bool, err error) {
 	if err != nil {
 		return nil, false, err
 	}
-	s.buffer.dirty = 0 // sealed in place
+	s.buffer.dirty = 0 // the plaintext was sealed in place
 	return sealed, final, nil
 }
 
-// SealWriter is the push side of sealing: plaintext that is written to it goes to its destination
-// as the body's bytes. It is for one goroutine.
+// SealWriter is the push side of sealing. It seals the plaintext that is written to it, and writes
+// the body to its destination. It is for one goroutine.
 //
-// Only a Close that returns nil makes the body whole. After a Write or a ReadFrom that failed,
-// Close returns that failure and writes nothing more, and every reader refuses what was written. A
-// failure that the SealWriter does not see, such as one of a source that is copied from by its own
-// WriteTo, must be told to it by [SealWriter.Abort]:
+// The body is complete only when Close returns nil. After a Write or a ReadFrom has failed, Close
+// returns that error and writes nothing more, and every reader refuses what was written. Some
+// failures the SealWriter does not see, such as one of a source that is copied by its own WriteTo.
+// Tell it of those by [SealWriter.Abort]:
 //
 //	w := frame.NewSealWriter(dst, c)
 //	defer w.Abort() // does nothing after Close
@@ -84,32 +85,33 @@ func NewSealWriter(dst io.Writer, c Config) *SealWriter {
 // Write implements [io.Writer].
 func (w *SealWriter) Write(p []byte) (int, error) { return w.push.write(w, p) }
 
-// ReadFrom implements [io.ReaderFrom]: it reads plaintext to where it is sealed, without a copy. A
-// failure of r is the SealWriter's own from then on.
+// ReadFrom implements [io.ReaderFrom]: it reads plaintext from r without a copy. If r fails, all
+// further calls fail, Close among them.
 func (w *SealWriter) ReadFrom(r io.Reader) (int64, error) { return w.push.readFrom(w, r) }
 
 // Close seals and writes the final frame, unless the stream has failed or was aborted. A second
-// Close returns what the first one did.
+// Close returns what the first one returned.
 func (w *SealWriter) Close() error { return w.push.close(w) }
 
-// Abort gives the stream up: its body never gets a final frame. Write and Close then return the
-// stream's failure, or [ErrAborted] if it had none. After Close, Abort does nothing.
+// Abort ends the stream without a final frame. Write and Close then return the stream's first
+// error, or [ErrAborted] if it had none. After Close, Abort does nothing.
 func (w *SealWriter) Abort() {
 	if w.push.closed {
 		return
 	}
 	w.push.err = cmp.Or(w.push.err, ErrAborted)
-	_ = w.push.close(w) // returns that error
+	_ = w.push.close(w) // the error is w.push.err
 }
 
 func (w *SealWriter) parallel() bool { return w.push.have == 0 }
 
-// content is where a regular frame has its content.
+// content returns the place of a regular frame's content in the buffer.
 func (w *SealWriter) content() []byte {
 	return w.push.buffer.bytes[regularStart : regularStart+w.push.frames.config.Length]
 }
 
-// step seals a frame from p if that has all of it, or else from the buffer once it is full.
+// step seals a frame from p if p has all of its content. Otherwise it gathers the content in the
+// buffer, and seals it there once it is complete.
 func (w *SealWriter) step(p []byte) (used int, err error) {
 	s := &w.push
 	if length := s.frames.config.Length; s.have == 0 && len(p) >= length {
@@ -139,7 +141,7 @@ func (w *SealWriter) fill(src *source) error {
 	return w.flush(content)
 }
 
-// flush seals a full frame and writes it. The content stands in the buffer or elsewhere.
+// flush seals and writes a regular frame. The content may be in the buffer or elsewhere.
 func (w *SealWriter) flush(content []byte) error {
 	s := &w.push
 	sealed, err := s.frames.sealRegular(s.buffer.bytes, content)

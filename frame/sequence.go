@@ -16,7 +16,7 @@ type sequence struct {
 	number  uint32    // of the next frame
 	scratch [128]byte // holds what additional returns
 
-	parallelFrom uint32 // the number of the first frame that a pipeline may take
+	parallelFrom uint32 // number of the first frame that a pipeline may take
 }
 
 // never is a parallelFrom that no frame reaches.
@@ -30,7 +30,8 @@ func newSequence(c Config, opening bool) sequence {
 	return s
 }
 
-// bufferSize is room for one frame of either kind, or for the beginning of an unframed body.
+// bufferSize returns the size in bytes of a buffer for one frame of either kind, or for the start
+// of an unframed body.
 func (s *sequence) bufferSize() int {
 	if s.config.Unframed {
 		return min(s.config.Length+UnframedOverhead, 64<<10)
@@ -38,10 +39,10 @@ func (s *sequence) bufferSize() int {
 	return s.config.Length + FinalOverhead
 }
 
-// regularSize is the size of a regular frame as stored.
+// regularSize returns the size in bytes of a stored regular frame.
 func (s *sequence) regularSize() int { return s.config.Length + RegularOverhead }
 
-// inSize and outSize are what a regular frame takes of the input, and what it adds to the output.
+// inSize and outSize return how many bytes a regular frame has as input and as output.
 func (s *sequence) inSize() int {
 	if s.opening {
 		return s.regularSize()
@@ -56,7 +57,7 @@ func (s *sequence) outSize() int {
 	return s.regularSize()
 }
 
-// observe passes stored bytes to the digest.
+// observe writes stored bytes to the digest, if there is one.
 func (s *sequence) observe(b []byte) error {
 	if s.config.Digest == nil {
 		return nil
@@ -65,7 +66,7 @@ func (s *sequence) observe(b []byte) error {
 	return err
 }
 
-// additional returns the next frame's additional data. It is valid until the next call.
+// additional returns the next frame's additional data, valid until the next call.
 func (s *sequence) additional(final bool, contentLength int) []byte {
 	kind := "AWSKMSEncryptionClient Frame"
 	switch {
@@ -84,8 +85,8 @@ func putIV(b []byte, number uint32) {
 	binary.BigEndian.PutUint32(b[ivSize-4:], number)
 }
 
-// sealRegular writes the next frame to the start of buf. The content lies either outside buf, or
-// exactly where the frame has it, at buf[regularStart:].
+// sealRegular writes the next frame to the start of buf. The content is either outside buf or at
+// its place in the frame, buf[regularStart:].
 func (s *sequence) sealRegular(buf, content []byte) ([]byte, error) {
 	if s.number == endMarker {
 		return nil, fmt.Errorf("%w: over 2³²−1 frames of %d bytes", ErrTooLong, s.config.Length)
@@ -97,8 +98,7 @@ func (s *sequence) sealRegular(buf, content []byte) ([]byte, error) {
 	return sealed, s.observe(sealed)
 }
 
-// sealFinal is sealRegular for the frame that ends the body. Its content stands at
-// buf[finalStart:].
+// sealFinal does the same for the final frame, whose content is at buf[finalStart:].
 func (s *sequence) sealFinal(buf, content []byte) ([]byte, error) {
 	binary.BigEndian.PutUint32(buf, endMarker)
 	binary.BigEndian.PutUint32(buf[4:], s.number)
@@ -108,8 +108,8 @@ func (s *sequence) sealFinal(buf, content []byte) ([]byte, error) {
 	return sealed, s.observe(sealed)
 }
 
-// measure looks at b, the first bytes of the next frame, and returns how many bytes are needed to
-// go on. Once b has that many, whole tells whether they are the frame or only tell its size.
+// measure looks at b, the first bytes of the next frame, and returns how many bytes are needed
+// next. If whole is true, these are the whole frame; otherwise they only tell its size.
 func (s *sequence) measure(b []byte) (need int, final, whole bool, err error) {
 	if s.config.Unframed {
 		return s.measureUnframed(b)
@@ -149,8 +149,8 @@ func (s *sequence) measureUnframed(b []byte) (need int, final, whole bool, err e
 }
 
 // open verifies b, a whole frame or an unframed body, and decrypts it to dst[:0], or in place if
-// dst is nil. The IV is the stored one: today's writers use the frame's number, early ones drew
-// it.
+// dst is nil. It uses the stored IV: early writers chose IVs at random, today's use the frame's
+// number.
 func (s *sequence) open(dst, b []byte, final bool) ([]byte, error) {
 	iv, content := b[4:regularStart], b[regularStart:]
 	switch {

@@ -6,8 +6,8 @@ import (
 )
 
 // EncryptedSize returns the exact size in bytes of the body that this package makes of n bytes of
-// plaintext. The error holds [ErrTooLong], or [ErrMalformed] if n is negative or there is no frame
-// length.
+// plaintext. The error holds [ErrTooLong], or [ErrMalformed] if n is negative or frameLength is not
+// positive.
 func EncryptedSize(n int64, frameLength int) (int64, error) {
 	if n < 0 || frameLength <= 0 {
 		return 0, fmt.Errorf("%w: plaintext size %d, frame length %d", ErrMalformed, n, frameLength)
@@ -19,9 +19,9 @@ func EncryptedSize(n int64, frameLength int) (int64, error) {
 	return n + regular*RegularOverhead + FinalOverhead, nil
 }
 
-// PlaintextSize returns the exact number of plaintext bytes in a body of n bytes, whoever wrote it:
-// no size has two layouts of frames with different plaintext sizes. The error holds [ErrMalformed]
-// when no body has that size.
+// PlaintextSize returns the exact number of plaintext bytes in a body of n bytes, whoever wrote it.
+// Two bodies of one size never have plaintexts of different sizes. The error holds [ErrMalformed]
+// if no body has that size.
 func PlaintextSize(n int64, frameLength int) (int64, error) {
 	if n < FinalOverhead || frameLength <= 0 {
 		return 0, fmt.Errorf("%w: %d bytes are less than a final frame", ErrMalformed, n)

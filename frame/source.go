@@ -11,18 +11,18 @@ import (
 type source struct {
 	reader checked.Reader
 	memory memory.Source // the reader's source, if its bytes are in memory already
-	given  []byte        // the bytes of a Write, in place of a reader
+	given  []byte        // the bytes of a Write, if there is no reader
 	count  int64         // bytes that the reader gave
 
-	unread []byte // bytes that a pipeline read and has left; they come next
-	mixed  bool   // no more whole regular frames are certain to come, so no pipeline takes them
+	unread []byte // bytes that a pipeline read and gave back; they come next
+	mixed  bool   // whole regular frames may have ended, so no pipeline takes more
 }
 
 func newSource(r io.Reader) source {
 	return source{reader: checked.Reader{Source: r}, memory: memory.Of(r)}
 }
 
-// ahead returns bytes that come next and are in memory. There may be none.
+// ahead returns the next bytes if they are in memory, and otherwise nothing.
 func (s *source) ahead() []byte {
 	switch {
 	case len(s.unread) > 0 || s.reader.Err() != nil:
@@ -33,7 +33,7 @@ func (s *source) ahead() []byte {
 	return s.given
 }
 
-// skip goes on by n bytes of ahead.
+// skip advances by n bytes of ahead.
 func (s *source) skip(n int) {
 	if s.memory != nil {
 		s.memory.Skip(n)
@@ -42,7 +42,7 @@ func (s *source) skip(n int) {
 	s.given = s.given[n:]
 }
 
-// avoid makes what is read next a copy if it overlaps p, to which the output is about to go.
+// avoid makes the stream copy its input if that overlaps p, which output is about to be written to.
 func (s *source) avoid(p []byte) {
 	if memory.Overlap(p, s.ahead()) {
 		s.memory = nil
@@ -64,7 +64,7 @@ func (s *source) readAtLeast(p []byte, atLeast int) (n int, err error) {
 	return n + m, err
 }
 
-// readMultiple reads to p what the source gives at once, and on to a multiple of size.
+// readMultiple reads to p what the source has ready, and then up to a multiple of size bytes.
 func (s *source) readMultiple(p []byte, size int) (n int, err error) {
 	n, err = s.readAtLeast(p, 1)
 	if missing := (size - n%size) % size; err == nil && missing > 0 {

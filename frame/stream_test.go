@@ -30,7 +30,7 @@ var sources = map[string]func([]byte) io.Reader{
 
 var sourceNames = slices.Sorted(maps.Keys(sources))
 
-// hesitant gives nothing and no error before each read that gives something.
+// hesitant returns neither bytes nor an error before each read that returns bytes.
 type hesitant struct {
 	r     io.Reader
 	ready bool
@@ -127,8 +127,7 @@ func TestBothLayoutsOfWholeFrames(t *testing.T) {
 	}
 }
 
-// A source that fails is no source that ends: with a final frame its plaintext would pass for
-// whole.
+// A source that fails has not ended. With a final frame, its plaintext would look complete.
 func TestBrokenPlaintextNeverGetsAFinalFrame(t *testing.T) {
 	c := config(16)
 	whole := pattern(5 * c.Length)
@@ -272,7 +271,7 @@ func TestSourceInMemoryIsLeftAlone(t *testing.T) {
 	}
 }
 
-// endsOnce is a destination that says once that it has come to an end, as connections do.
+// endsOnce is a destination that returns io.EOF once, as connections do.
 type endsOnce struct{ left int }
 
 func (e *endsOnce) Write(p []byte) (int, error) {

@@ -12,11 +12,11 @@ import (
 // ReservedPrefix begins the encryption context keys that the specification keeps for itself.
 const ReservedPrefix = "aws-crypto-"
 
-// AppendContext appends the serialised encryption context to b: nothing when it is empty, else a
+// AppendContext appends the serialised encryption context to b: nothing if it is empty, otherwise a
 // count and length-prefixed pairs sorted by key bytes (specification: framework/structures.md,
-// "Serialization"). These bytes are the additional data under which a raw AES key wraps a data key.
+// "Serialization"). A raw AES key wraps a data key with these bytes as additional data.
 //
-// The error holds [ErrInvalidContext] when the context does not fit the format.
+// The error holds [ErrInvalidContext] if the context does not fit the format.
 func AppendContext(b []byte, context map[string]string) ([]byte, error) {
 	if len(context) == 0 {
 		return b, nil
@@ -24,7 +24,7 @@ func AppendContext(b []byte, context map[string]string) ([]byte, error) {
 	if err := checkFormat(context); err != nil {
 		return nil, err
 	}
-	keys := make([]string, 0, 16) // most often enough, and then on the stack
+	keys := make([]string, 0, 16) // usually enough, and then on the stack
 	for k := range context {
 		keys = append(keys, k)
 	}
@@ -40,7 +40,7 @@ func AppendContext(b []byte, context map[string]string) ([]byte, error) {
 	return b, nil
 }
 
-// contextSize is the size in bytes of what AppendContext appends.
+// contextSize returns how many bytes AppendContext appends.
 func contextSize(context map[string]string) int {
 	if len(context) == 0 {
 		return 0
@@ -52,7 +52,7 @@ func contextSize(context map[string]string) int {
 	return n
 }
 
-// checkFormat reports whether the format can hold an encryption context: it is UTF-8, and fits the
+// checkFormat checks that the format can hold an encryption context: that it is UTF-8 and fits the
 // format's 16-bit lengths.
 func checkFormat(context map[string]string) error {
 	for k, v := range context {
@@ -69,8 +69,8 @@ func checkFormat(context map[string]string) error {
 	return nil
 }
 
-// CheckContext reports whether a caller may encrypt under this context: it fits the format, has at
-// most [DefaultMaxPairs] pairs, and its keys are not empty and not reserved. The error holds
+// CheckContext checks that a caller may encrypt under this context: it fits the format and has at
+// most [DefaultMaxPairs] pairs, and no key is empty or reserved. The error holds
 // [ErrInvalidContext].
 func CheckContext(context map[string]string) error {
 	if len(context) > DefaultMaxPairs {
@@ -87,7 +87,8 @@ func CheckContext(context map[string]string) error {
 	return checkFormat(context)
 }
 
-// pairCount returns how many pairs a serialised encryption context states, if it is long enough to.
+// pairCount returns how many pairs a serialised encryption context states, or 0 if it is too short
+// to state any.
 func pairCount(b []byte) int {
 	if len(b) < 2 {
 		return 0
@@ -95,8 +96,8 @@ func pairCount(b []byte) int {
 	return int(binary.BigEndian.Uint16(b))
 }
 
-// parseContext reads what AppendContext wrote, of which a Scanner has checked the number of pairs.
-// It takes one serialisation only, so that no two headers mean the same.
+// parseContext reads a serialised context whose number of pairs a Scanner has checked. Each context
+// has only one serialisation that it accepts, so that no two headers mean the same.
 func parseContext(b []byte) (map[string]string, error) {
 	if len(b) == 0 {
 		return nil, nil

@@ -9,7 +9,7 @@ import (
 	"piko.sh/pikokms/header"
 )
 
-// A message that an AWS Encryption SDK could have written, up to the end of its header.
+// storedHeader begins like a message that an AWS Encryption SDK wrote, up to the end of its header.
 const storedHeader = `
 	020478 808182838485868788898a8b8c8d8e8f909192939495969798999a9b9c9d9e9f
 	0010 0001 0006 74656e616e74 0004 61636d65
@@ -22,8 +22,7 @@ const storedHeader = `
 	0044369f73b68422adb8d8a412a5689edcdd493729fc8187d2d6a9d00cd16357
 	000102030405060708090a0b0c0d0e0f`
 
-// Looking at a header needs no key. Nothing in it is to be believed before the message is
-// decrypted.
+// Reading a header needs no key. Nothing in it is authenticated before the message is decrypted.
 func ExampleRead() {
 	b, err := hex.DecodeString(strings.Join(strings.Fields(storedHeader), ""))
 	if err != nil {
@@ -48,7 +47,7 @@ func ExampleRead() {
 	// header size: 200
 }
 
-// Limits bound what a stranger's header can make a reader allocate.
+// Limits bound the memory that the header of an untrusted message can take.
 func ExampleLimits() {
 	b, err := hex.DecodeString(strings.Join(strings.Fields(storedHeader), ""))
 	if err != nil {

@@ -1,11 +1,11 @@
-// Package header reads and writes the header of an AWS Encryption SDK message: what a reader must
-// know before it can ask for the data key, and what is checked before a byte of the body is opened.
+// Package header reads and writes the header of an AWS Encryption SDK message. The header contains
+// what a reader needs to ask for the data key, and what it checks before it opens the body.
 //
-// The header stands first in every message. The frames of package frame follow it. The package does
-// no I/O beyond one [io.Reader] and knows nothing of key services.
+// The header is the first part of a message. The frames of package frame follow it. The package
+// does no I/O beyond one [io.Reader] and knows nothing of key services.
 //
-// The format is the specification's data-format/message-header.md. Versions 1 and 2 are read, with
-// all algorithm suites. What pikokms writes is version 2.
+// The format is that of the specification's data-format/message-header.md. The package reads
+// versions 1 and 2 with all algorithm suites. Pikokms writes version 2.
 package header
 
 import (
@@ -20,18 +20,18 @@ import (
 var (
 	// ErrNotMessage means that the input does not begin as an AWS Encryption SDK message does.
 	ErrNotMessage = errors.New("not an AWS Encryption SDK message")
-	// ErrMalformed means that the input begins as a message but breaks the format. The error of a
-	// header that is cut short also holds [io.ErrUnexpectedEOF].
+	// ErrMalformed means that the input begins like a message but violates the format. For a header
+	// that is cut short, the error also holds [io.ErrUnexpectedEOF].
 	ErrMalformed = errors.New("malformed message header")
-	// ErrUnsupported means that the message is of a version, algorithm suite or content type that
-	// is not read here.
+	// ErrUnsupported means that pikokms does not support the message's version, algorithm suite or
+	// content type.
 	ErrUnsupported = errors.New("unsupported message")
 	// ErrInvalidContext means that an encryption context cannot be written.
 	ErrInvalidContext = errors.New("invalid encryption context")
-	// ErrAuthentication means that the header's tag or key commitment does not fit the data key:
-	// the header was changed, or the key is another message's.
+	// ErrAuthentication means that the header's tag or key commitment does not match the data key:
+	// the header was changed, or the data key is another message's.
 	ErrAuthentication = errors.New("message header failed authentication")
-	// ErrFooter means that what stands behind the body of a signed message is no signature.
+	// ErrFooter means that the bytes after the body of a signed message are no signature.
 	ErrFooter = errors.New("malformed message footer")
 	// ErrSignature means that a message's signature does not verify: the message was changed.
 	ErrSignature = errors.New("message signature does not verify")
@@ -43,49 +43,53 @@ const (
 	type1    = 0x80 // of version 1, "Customer Authenticated Encrypted Data"
 )
 
-// ContentType says how the body is laid out (specification: "Supported Content Types").
+// ContentType says how the body is laid out (specification: data-format/message-header.md,
+// "Supported Content Types").
 type ContentType byte
 
-// The content types. Pikokms writes framed messages. The body of an unframed one is a single sealed
+// The content types. Pikokms writes framed messages. The body of an unframed message is one sealed
 // block.
 const (
 	Unframed ContentType = 0x01
 	Framed   ContentType = 0x02
 )
 
-// Frame lengths in bytes of plaintext.
+// DefaultFrameLength is the frame length that pikokms writes unless message.Encrypter.FrameLength
+// says otherwise. MaxFrameLength is the most that readers accept by default, and the most that is
+// written. Both are in bytes of plaintext.
 const (
 	DefaultFrameLength = 64 << 10
 	MaxFrameLength     = 64 << 20
 )
 
-// EncryptedDataKey is the data key under one wrapping key.
+// EncryptedDataKey is the data key, wrapped under one wrapping key.
 type EncryptedDataKey struct {
 	ProviderID   string // "aws-kms", or a raw key's namespace
 	ProviderInfo []byte // the key ARN, or a raw AES key's name, tag length and IV
 	Ciphertext   []byte
 }
 
-// Header is a message's header. A Header that [Parse] or [Read] gave back is as stored. Nothing in
-// it may be believed before [Header.Verify] succeeds.
+// Header is a message's header. [Parse] and [Read] return it as it was stored. Nothing in it is
+// authenticated before [Header.Verify] succeeds.
 type Header struct {
 	Suite             Suite
-	MessageID         []byte // random: 32 bytes, 16 in version 1
+	MessageID         []byte // random: 32 bytes, or 16 in version 1
 	EncryptionContext map[string]string
 	EncryptedDataKeys []EncryptedDataKey
 	ContentType       ContentType
 	FrameLength       uint32       // 0 in an unframed message
-	Commitment        []byte       // of suites that commit: 32 bytes
-	IV                [IVSize]byte // of the tag: zero in version 2
+	Commitment        []byte       // 32 bytes; only of suites with key commitment
+	IV                [IVSize]byte // of the tag: zeros in version 2
 	Tag               [TagSize]byte
 
-	raw []byte // the stored bytes, authentication included, of a header that was read or sealed
+	raw []byte // stored bytes with the authentication; set when read or sealed
 }
 
 // Version returns the version of the message format, 1 or 2, or 0 for an unknown suite.
 func (h *Header) Version() int { return int(h.Suite.algorithms().version) }
 
-// authenticationSize is what follows the header body: the tag, and in version 1 its IV before it.
+// authenticationSize returns the size in bytes of the part after the header body: the tag, and in
+// version 1 its IV before it.
 func (s Suite) authenticationSize() int {
 	if s.algorithms().version == version1 {
 		return IVSize + TagSize
@@ -93,14 +97,13 @@ func (s Suite) authenticationSize() int {
 	return TagSize
 }
 
-// Size returns the header's size in bytes, tag included, or 0 for a header that was neither read
-// nor sealed.
+// Size returns the header's size in bytes with the tag, or 0 if it was neither read nor sealed.
 func (h *Header) Size() int { return len(h.raw) }
 
-// Bytes returns the header as stored, tag included. The caller must not change them.
+// Bytes returns the stored header with the tag. The caller must not change it.
 func (h *Header) Bytes() []byte { return h.raw }
 
-// appendAuthentication appends what follows the header body.
+// appendAuthentication appends the part after the header body.
 func (h *Header) appendAuthentication(b []byte) []byte {
 	if !h.Suite.Commits() {
 		b = append(b, h.IV[:]...)
@@ -151,7 +154,7 @@ func (h *Header) appendBody(b []byte) ([]byte, error) {
 	return append(b, h.Commitment...), nil
 }
 
-// storedSize is the size in bytes of the serialisation, authentication included.
+// storedSize returns the size in bytes of the serialised header with its authentication.
 func (h *Header) storedSize() int {
 	n := 1 + 2 + messageIDSize2 + 2 + contextSize(h.EncryptionContext) + 2
 	for _, k := range h.EncryptedDataKeys {
@@ -164,14 +167,14 @@ func (h *Header) storedSize() int {
 	return n + h.Suite.authenticationSize()
 }
 
-// Seal fills in Tag, and the bytes that [Header.Bytes] and [Header.Size] give, under the message's
-// cipher. All other fields must be final. The pairs of unstored are authenticated with the header
-// but are not part of it (specification: client-apis/encrypt.md, "Encryption Context to Only
-// Authenticate").
+// Seal computes the header's tag under the message's cipher. It sets Tag and the bytes that
+// [Header.Bytes] and [Header.Size] return. All other fields must be final. The pairs of unstored
+// are authenticated with the header but are not part of it (specification: client-apis/encrypt.md,
+// "Encryption Context to Only Authenticate").
 //
-// The error holds [ErrLimit] if readers with default [Limits] would refuse the header,
-// [ErrInvalidContext], [ErrUnsupported] for an unknown suite, or [ErrMalformed] for fields that the
-// format cannot hold.
+// The error holds [ErrLimit] if readers with default [Limits] would refuse the header. It holds
+// [ErrInvalidContext], [ErrUnsupported] for an unknown suite, or [ErrMalformed] if the fields do
+// not fit the format.
 func (h *Header) Seal(aead cipher.AEAD, unstored map[string]string) error {
 	if err := (Limits{}).Check(h); err != nil {
 		return err
@@ -189,9 +192,9 @@ func (h *Header) Seal(aead cipher.AEAD, unstored map[string]string) error {
 	return nil
 }
 
-// Verify checks the stored bytes of a header that was read, and the pairs of unstored, against its
-// tag under the message's cipher. Whoever calls it has compared the key commitment before. The
-// error holds [ErrAuthentication] or [ErrInvalidContext].
+// Verify checks the tag of a header that was read, under the message's cipher. The tag
+// authenticates the stored bytes and the pairs of unstored. The caller must have compared the key
+// commitment before. The error holds [ErrAuthentication] or [ErrInvalidContext].
 func (h *Header) Verify(aead cipher.AEAD, unstored map[string]string) error {
 	end := len(h.raw) - h.Suite.authenticationSize()
 	if end < 0 {

@@ -8,22 +8,22 @@ import (
 // ErrLimit means that a message exceeds a limit of its reader. The error is a [LimitError].
 var ErrLimit = errors.New("message header exceeds a limit")
 
-// Limits bound what a reader takes from a header before it allocates, and the work that a header
-// can ask for. A zero field means its default.
+// Limits bound the memory that a reader takes for a header, and the work that a header can cause. A
+// zero field means its default.
 type Limits struct {
 	MaxSize              int // bytes of the whole header, default DefaultMaxSize
 	MaxPairs             int // encryption context pairs, default DefaultMaxPairs
 	MaxEncryptedDataKeys int // default DefaultMaxEncryptedDataKeys
 	MaxFrameLength       int // bytes, default MaxFrameLength
 
-	// MaxAttempts bounds how often the keyrings of a message's reader are asked to unwrap one of
-	// its data keys, default DefaultMaxAttempts. A keyring that does not trust a data key's
-	// wrapping key answers without work, which does not count. Package message keeps to this
-	// limit.
+	// MaxAttempts bounds how often a message's reader asks keyrings to unwrap one of its data keys;
+	// the default is DefaultMaxAttempts. A keyring that does not trust a data key's wrapping key
+	// refuses without any work, which does not count. Package message applies this limit.
 	MaxAttempts int
 }
 
-// The default limits. Writers keep to them, too, so that default readers take what they write.
+// The default limits. Writers keep to them, too, so that readers with default limits accept what
+// they write.
 const (
 	DefaultMaxSize              = 256 << 10
 	DefaultMaxPairs             = 1024
@@ -31,7 +31,7 @@ const (
 	DefaultMaxAttempts          = 8
 )
 
-// WithDefaults returns the limits with each zero field set to its default.
+// WithDefaults returns the limits with defaults in place of zero fields.
 func (l Limits) WithDefaults() Limits {
 	set := func(field *int, value int) {
 		if *field <= 0 {
@@ -48,12 +48,12 @@ func (l Limits) WithDefaults() Limits {
 
 // LimitError says which limit a message exceeds. [errors.Is] finds [ErrLimit] in it.
 //
-// Whoever sets limits by a name of their own, as a command does by a flag, finds the LimitError
-// with [errors.AsType] and reports a copy with another Option.
+// A program that sets a limit under another name, such as a flag, can find the LimitError with
+// [errors.AsType] and report a copy of it with that name as Option.
 type LimitError struct {
 	Limit  string // the name of the field of Limits
-	Reason string // what the message has, and how much of it is taken
-	Option string // what sets the limit; "Limits." and the field's name
+	Reason string // what the message has, and how much of it is accepted
+	Option string // what sets the limit: "Limits." and the field's name
 }
 
 func (e *LimitError) Error() string {
@@ -70,7 +70,7 @@ func exceeded(limit, format string, values ...any) error {
 	return &LimitError{Limit: limit, Reason: fmt.Sprintf(format, values...), Option: "Limits." + limit}
 }
 
-// The checks of the limits, of what a Scanner finds and of what a Header is to be sealed with.
+// The functions below check each limit, for a Scanner and for a Header that is to be sealed.
 
 func (l *Limits) checkSize(n int) error {
 	if n > l.MaxSize {
@@ -100,10 +100,9 @@ func (l *Limits) checkFrameLength(n uint32) error {
 	return nil
 }
 
-// Check reports whether a reader with these limits takes a header with these fields, and whether
-// the format can hold its encryption context. The fields may be those of a header that is not
-// complete: its encrypted data keys may still be empty. The error holds [ErrLimit] or
-// [ErrInvalidContext].
+// Check checks that a reader with these limits accepts a header with these fields, and that the
+// format can hold its encryption context. The encrypted data keys may still be empty. The error
+// holds [ErrLimit] or [ErrInvalidContext].
 func (l Limits) Check(h *Header) error {
 	l = l.WithDefaults()
 	if err := l.checkPairs(len(h.EncryptionContext)); err != nil {

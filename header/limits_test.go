@@ -74,8 +74,8 @@ func TestWhatIsSealedIsReadByDefault(t *testing.T) {
 	}
 }
 
-// A source that fails once and then ends, as an HTTP request's body does, fails to be read at every
-// cut, the end of the header included.
+// A source fails once and then returns io.EOF, as an HTTP request's body does. Read fails wherever
+// that happens, even at the end of the header.
 func TestReadOfASourceThatFails(t *testing.T) {
 	lost := errors.New("connection lost")
 	b := stored(t, sample())

@@ -10,13 +10,13 @@ import (
 	"piko.sh/pikokms/internal/checked"
 )
 
-// SniffSize is the number of first bytes that [Sniff] needs.
+// SniffSize is how many first bytes of a message [Sniff] needs.
 const SniffSize = 4
 
-// Sniff reports whether b begins as a message of any version and suite of the specification does.
+// Sniff reports whether b begins like a message of any version and suite of the specification.
 func Sniff(b []byte) bool { return len(b) >= SniffSize && checkStart(b) == nil }
 
-// suiteOf returns the suite that a message's first SniffSize bytes name.
+// suiteOf returns the suite in a message's first SniffSize bytes.
 func suiteOf(b []byte) Suite {
 	if b[0] == version1 {
 		return Suite(binary.BigEndian.Uint16(b[2:]))
@@ -24,7 +24,7 @@ func suiteOf(b []byte) Suite {
 	return Suite(binary.BigEndian.Uint16(b[1:]))
 }
 
-// appendStart appends the bytes that messages of the suite begin with.
+// appendStart appends the first bytes of every message of the suite.
 func (s Suite) appendStart(b []byte) []byte {
 	if s.algorithms().version == version1 {
 		return append(b, version1, type1, byte(s>>8), byte(s))
@@ -32,31 +32,32 @@ func (s Suite) appendStart(b []byte) []byte {
 	return append(b, version2, byte(s>>8), byte(s))
 }
 
-// checkStart judges a message's first SniffSize bytes.
+// checkStart checks a message's first SniffSize bytes.
 func checkStart(b []byte) error {
 	if version := suiteOf(b).algorithms().version; version != 0 && version == b[0] && (b[0] != version1 || b[1] == type1) {
 		return nil
 	}
 	if string(b[:3]) == "AgR" || string(b[:3]) == "AgV" || string(b[:2]) == "AY" {
-		// Specification: client-apis/decrypt.md, "Encrypted Message Format", asks for this hint.
+		// The specification asks for this hint (client-apis/decrypt.md, "Encrypted Message
+		// Format").
 		return fmt.Errorf("%w: it looks like the base64 text of one; decode it first", ErrNotMessage)
 	}
 	return fmt.Errorf("%w: it begins with no version and algorithm suite of one, such as 02 04 78", ErrNotMessage)
 }
 
-// Scanner finds the end of a header in bytes that arrive piece by piece. It refuses what is above
-// its Limits before the bytes are asked for. The zero Scanner is ready to use.
+// Scanner finds the end of a header in bytes that arrive piece by piece. It refuses a header over
+// its Limits before it asks for the bytes in question. The zero Scanner is ready to use.
 type Scanner struct {
 	Limits Limits
 
 	state     state
 	suite     Suite
 	contextAt int // where the encryption context begins
-	need      int // bytes from the header's start that the state looks at; 0 before the first Scan
-	fields    int // length-prefixed fields of encrypted data keys still to come
+	need      int // how many bytes from the header's start the state needs; 0 before the first Scan
+	fields    int // how many length-prefixed fields of encrypted data keys are still to come
 }
 
-// state is what a Scanner looks at next.
+// state is the part of the header that a Scanner looks at next.
 type state int
 
 const (
@@ -68,8 +69,8 @@ const (
 	pastEnd
 )
 
-// Scan looks at all bytes of the message so far. It returns done with the header's size, or the
-// number of bytes, from the message's start, that it needs to go on.
+// Scan looks at b, all bytes of the message so far. If done is true, size is the header's size.
+// Otherwise it is how many bytes from the message's start Scan needs next.
 func (s *Scanner) Scan(b []byte) (size int, done bool, err error) {
 	if s.need == 0 {
 		s.Limits = s.Limits.WithDefaults()
@@ -86,8 +87,8 @@ func (s *Scanner) Scan(b []byte) (size int, done bool, err error) {
 	return s.need, s.state == pastEnd, nil
 }
 
-// look goes on to the next state. All but the first and the last end behind a length or count of
-// two bytes.
+// look goes on to the next state. All states but the first and the last end with a length or count
+// of two bytes.
 func (s *Scanner) look(b []byte) error {
 	switch s.state {
 	case atStart:
@@ -142,11 +143,11 @@ func (s *Scanner) look(b []byte) error {
 	return nil
 }
 
-// Read reads a header from r and not a byte beyond it. A failure of r is never taken for its end,
-// even one that comes with the header's last byte.
+// Read reads a header from r, and not a byte more. It never takes a failure of r for its end, even
+// if the failure comes with the header's last byte.
 //
-// The error holds [ErrNotMessage], [ErrMalformed], [ErrUnsupported] or [ErrLimit], is [io.EOF] when
-// r is empty, or holds r's own error.
+// The error holds [ErrNotMessage], [ErrMalformed], [ErrUnsupported] or [ErrLimit], is [io.EOF] if r
+// is empty, or holds r's own error.
 func Read(r io.Reader, limits Limits) (*Header, error) {
 	s := Scanner{Limits: limits}
 	source := checked.Reader{Source: r}
@@ -177,7 +178,7 @@ func Read(r io.Reader, limits Limits) (*Header, error) {
 	}
 }
 
-// cutShort is the error of a header that ends after these bytes.
+// cutShort returns the error of a header that ends after these bytes.
 func cutShort(have []byte) error {
 	if len(have) == 0 {
 		return io.EOF
@@ -188,7 +189,7 @@ func cutShort(have []byte) error {
 	return fmt.Errorf("%w: cut short after %d bytes: %w", ErrMalformed, len(have), io.ErrUnexpectedEOF)
 }
 
-// Parse reads the header at the start of b and returns it with its size in bytes. The Header keeps
+// Parse reads the header at the start of b, and returns it with its size in bytes. The Header keeps
 // no part of b. The errors are those of [Read]. If b ends within the header, the error holds
 // [io.ErrUnexpectedEOF].
 func Parse(b []byte, limits Limits) (*Header, int, error) {
@@ -207,7 +208,7 @@ func Parse(b []byte, limits Limits) (*Header, int, error) {
 	return h, size, nil
 }
 
-// decode reads a whole header whose lengths and counts a Scanner has checked, and keeps raw.
+// decode reads a whole header after a Scanner has checked its lengths and counts. It keeps raw.
 func decode(raw []byte) (*Header, error) {
 	b := raw
 	take := func(n int) []byte {
@@ -217,9 +218,9 @@ func decode(raw []byte) (*Header, error) {
 	}
 	field := func() []byte { return take(int(binary.BigEndian.Uint16(take(2)))) }
 
-	var decoded struct { // in one piece
+	var decoded struct { // one allocation for both
 		Header
-		key [1]EncryptedDataKey // where there is but one
+		key [1]EncryptedDataKey // used if there is only one
 	}
 	h := &decoded.Header
 	h.raw, h.Suite = raw, suiteOf(raw)

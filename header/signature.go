@@ -16,17 +16,17 @@ import (
 // framework/structures.md; SEC 1, section 2.3.3).
 const PublicKeyName = ReservedPrefix + "public-key"
 
-// Signer signs a message: write the whole header and body to it, then ask for the footer.
+// Signer signs a message. Write the whole header and body to it, then ask for the footer.
 type Signer struct {
 	hash hash.Hash
 	key  *ecdsa.PrivateKey
 }
 
-// Write takes bytes of the message. It never fails.
+// Write adds bytes of the message. It never fails.
 func (s *Signer) Write(p []byte) (int, error) { return s.hash.Write(p) }
 
-// NewSigner makes a new signing key for one message of a signed suite. It returns the value of
-// [PublicKeyName] with it.
+// NewSigner makes a new signing key for one message of a signed suite. It also returns the
+// message's value of [PublicKeyName].
 func NewSigner(s Suite) (signer *Signer, publicKey string, err error) {
 	if !s.Signed() {
 		return nil, "", fmt.Errorf("%w: suite %v has no signature", ErrUnsupported, s)
@@ -56,18 +56,18 @@ func (s *Signer) Footer() ([]byte, error) {
 	return append(binary.BigEndian.AppendUint16(nil, uint16(len(signature))), signature...), nil
 }
 
-// Verifier verifies a message's signature: write the whole header and body to it, then give it the
-// footer.
+// Verifier verifies a message's signature. Write the whole header and body to it, then pass the
+// footer to Verify.
 type Verifier struct {
 	hash hash.Hash
 	key  *ecdsa.PublicKey
 }
 
-// Write takes bytes of the message. It never fails.
+// Write adds bytes of the message. It never fails.
 func (v *Verifier) Write(p []byte) (int, error) { return v.hash.Write(p) }
 
 // NewVerifier takes the verification key from the encryption context of a message of a signed
-// suite. The error holds [ErrMalformed], or [ErrUnsupported] for a suite that is not signed.
+// suite. The error holds [ErrMalformed], or [ErrUnsupported] for an unsigned suite.
 func NewVerifier(s Suite, context map[string]string) (*Verifier, error) {
 	if !s.Signed() {
 		return nil, fmt.Errorf("%w: suite %v has no signature", ErrUnsupported, s)
@@ -97,9 +97,9 @@ func NewVerifier(s Suite, context map[string]string) (*Verifier, error) {
 	return &Verifier{hash: a.digest.New(), key: key}, nil
 }
 
-// Verify checks all that stands behind the body. The error holds [ErrFooter] for what is no
-// footer, and [io.ErrUnexpectedEOF] with it for one that is cut short, or [ErrSignature] for a
-// signature that does not fit.
+// Verify checks the signature in footer, which is all bytes after the body. The error holds
+// [ErrFooter] if footer has no signature, with [io.ErrUnexpectedEOF] if it is cut short. It holds
+// [ErrSignature] if the signature does not match.
 func (v *Verifier) Verify(footer []byte) error {
 	if len(footer) < 2 {
 		return fmt.Errorf("%w: the message is cut short before its signature: %w", ErrFooter, io.ErrUnexpectedEOF)

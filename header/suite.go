@@ -27,7 +27,7 @@ const (
 	AES256GCMHKDFSHA512CommitKeyECDSAP384 Suite = 0x0578
 )
 
-// Sizes in bytes that all suites have (specification: framework/algorithm-suites.md,
+// Sizes in bytes that are the same for all suites (specification: framework/algorithm-suites.md,
 // data-format/message-header.md).
 const (
 	TagSize = 16
@@ -38,18 +38,18 @@ const (
 	commitmentSize = 32
 )
 
-// algorithms are what a suite stands for.
+// algorithms are the parameters of a suite.
 type algorithms struct {
 	suite   Suite
 	name    string
 	version byte
-	keySize int                   // bytes, of the data key and of the message's key
-	hash    func() hash.Hash      // of HKDF; nil if the data key is the message's key
-	curve   func() elliptic.Curve // of the signature; nil if there is none
+	keySize int                   // in bytes, of the data key and of the message's key
+	hash    func() hash.Hash      // of HKDF; nil if the data key is used as the message's key
+	curve   func() elliptic.Curve // of the signature; nil if unsigned
 	digest  crypto.Hash           // of the signature
 }
 
-// suites are the specification's for the message format, those that are written first.
+// suites are the specification's suites for this message format, first those that are written.
 var suites = [...]algorithms{
 	{AES256GCMHKDFSHA512CommitKey, "AES-256-GCM, HKDF-SHA512, key commitment", version2, 32, sha512.New, nil, 0},
 	{AES256GCMHKDFSHA512CommitKeyECDSAP384, "AES-256-GCM, HKDF-SHA512, key commitment, ECDSA P-384", version2, 32, sha512.New, elliptic.P384, crypto.SHA384},
@@ -64,7 +64,7 @@ var suites = [...]algorithms{
 	{0x0378, "AES-256-GCM, HKDF-SHA384, ECDSA P-384", version1, 32, sha512.New384, elliptic.P384, crypto.SHA384},
 }
 
-// algorithms returns what the suite stands for: nothing, if it is unknown.
+// algorithms returns the suite's parameters, which are all zero for an unknown suite.
 func (s Suite) algorithms() *algorithms {
 	for i := range suites {
 		if suites[i].suite == s {
@@ -84,7 +84,7 @@ func Suites() []Suite {
 	return ids
 }
 
-// String gives the suite's ID in hex and what it stands for.
+// String returns the suite's ID in hex and the names of its algorithms.
 func (s Suite) String() string {
 	if a := s.algorithms(); a.version != 0 {
 		return fmt.Sprintf("0x%04x (%s)", uint16(s), a.name)
@@ -92,8 +92,8 @@ func (s Suite) String() string {
 	return fmt.Sprintf("0x%04x", uint16(s))
 }
 
-// Commits reports whether the suite has key commitment: a message that commits to its data key
-// decrypts under no other.
+// Commits reports whether the suite has key commitment: a message then decrypts under only one data
+// key.
 func (s Suite) Commits() bool { return s.algorithms().version == version2 }
 
 // Signed reports whether messages of the suite end with a signature.
@@ -102,14 +102,14 @@ func (s Suite) Signed() bool { return s.algorithms().curve != nil }
 // DataKeySize returns the size in bytes of the suite's data keys, or 0 for an unknown suite.
 func (s Suite) DataKeySize() int { return s.algorithms().keySize }
 
-// DeriveKeys derives a message's cipher and, for a suite that commits, its key commitment from a
-// data key of DataKeySize bytes and the message ID (specification:
-// framework/transitive-requirements.md, "HKDF Encryption Key" and "HKDF Commit Key"). The caller
-// keeps the data key and zeroes it. The error holds [ErrUnsupported].
+// DeriveKeys derives a message's cipher and, if the suite has it, the key commitment from a data
+// key of DataKeySize bytes and the message ID (specification: framework/transitive-requirements.md,
+// "HKDF Encryption Key" and "HKDF Commit Key"). The caller zeroes the data key. The error holds
+// [ErrUnsupported].
 //
-// What is derived on the way is zeroed. The cipher holds the message's key for as long as it is in
-// use, and so do, until their memory is used again, the states of the HMACs that derived it; a
-// program that was built with GOEXPERIMENT=runtimesecret erases those, too.
+// Intermediate keys are zeroed. The cipher holds the message's key for as long as it is in use. The
+// states of the HMACs that derived it stay in memory until that is used again. A program built with
+// GOEXPERIMENT=runtimesecret erases those, too.
 func (s Suite) DeriveKeys(dataKey, messageID []byte) (aead cipher.AEAD, commitment []byte, err error) {
 	a := s.algorithms()
 	if a.version == 0 {
@@ -143,8 +143,9 @@ func (a *algorithms) deriveKeys(dataKey, messageID []byte) (aead cipher.AEAD, co
 	return aead, commitment, nil
 }
 
-// extract appends the pseudorandom key of HKDF to b (RFC 5869, section 2.2). It and expand stand in
-// for package crypto/hkdf, which leaves copies of the data key and of what it derives in memory.
+// extract appends the pseudorandom key of HKDF to b (RFC 5869, section 2.2). This function and
+// expand take the place of package crypto/hkdf, which leaves copies of the data key and of derived
+// keys in memory.
 func extract(b []byte, hash func() hash.Hash, salt, dataKey []byte) []byte {
 	if salt == nil {
 		salt = make([]byte, hash().Size())
@@ -156,8 +157,8 @@ func extract(b []byte, hash func() hash.Hash, salt, dataKey []byte) []byte {
 	return b
 }
 
-// overwrite has a hash that was summed forget the bytes that it gathers for its next block. It has
-// as many of them as it was given, which are fewer than a block.
+// overwrite makes a hash forget the bytes that it keeps for its next block, after it was summed.
+// The hash keeps as many as it was given, which are fewer than a block.
 func overwrite(h hash.Hash, given int) {
 	var zeros [sha512.BlockSize]byte
 	h.Write(zeros[:h.BlockSize()-given])
@@ -165,7 +166,7 @@ func overwrite(h hash.Hash, given int) {
 }
 
 // expand returns the first block of HKDF's output (RFC 5869, section 2.3), which is as long as the
-// longest key that a suite derives, in the memory behind the pseudorandom key.
+// longest key of any suite. It uses the memory after the pseudorandom key.
 func expand(prk []byte, hash func() hash.Hash, info ...[]byte) []byte {
 	mac := hmac.New(hash, prk)
 	for _, part := range info {

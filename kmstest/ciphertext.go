@@ -11,9 +11,9 @@ import (
 	"slices"
 )
 
-// material is one backing key. Rotation gives a key another one and keeps those before.
+// material is one backing key. Rotation adds a new one to a key and keeps the old ones.
 type material struct {
-	id   [sha256.Size]byte // KeyMaterialId in hexadecimal
+	id   [sha256.Size]byte // KeyMaterialId, without its hexadecimal form
 	aead cipher.AEAD
 }
 
@@ -32,10 +32,11 @@ func newMaterial() *material {
 	return m
 }
 
-// A ciphertext of a symmetric key is blobVersion, the key's account in 12 bytes, the length of the
-// key's ID in one byte and the ID, the backing key's ID in 32 bytes, then nonce, ciphertext and tag
-// of AES-256-GCM. What stands before the nonce is authenticated, with the encryption context. It
-// names no Region, so the replicas of a multi-Region key read it.
+// blobVersion is the first byte of a ciphertext of a symmetric key. The key's account follows in 12
+// bytes, then the length of the key's ID in one byte, the ID, the backing key's ID in 32 bytes, and
+// nonce, ciphertext and tag of AES-256-GCM. Everything before the nonce is authenticated together
+// with the encryption context. No Region is named, so the replicas of a multi-Region key can read
+// it.
 const blobVersion = 1
 
 type blobName struct {
@@ -51,7 +52,7 @@ func (n *blobName) append(b []byte) []byte {
 	return append(b, n.material[:]...)
 }
 
-// parseBlob splits a ciphertext into what it names and what is sealed.
+// parseBlob splits a ciphertext into the names of its key and the sealed part.
 func parseBlob(blob []byte) (name blobName, sealed []byte, ok bool) {
 	const accountSize = 12
 	if len(blob) < 2+accountSize || blob[0] != blobVersion {
@@ -75,7 +76,7 @@ func (k *key) seal(plaintext []byte, context map[string]string) []byte {
 	return m.aead.Seal(blob, nil, plaintext, authenticated(blob, context))
 }
 
-// open decrypts what seal made under any of a key's backing keys.
+// open decrypts what seal returned, under any of the key's backing keys.
 func (k *key) open(blob []byte, context map[string]string) ([]byte, *material, bool) {
 	name, sealed, ok := parseBlob(blob)
 	if !ok {
@@ -90,7 +91,8 @@ func (k *key) open(blob []byte, context map[string]string) ([]byte, *material, b
 	return nil, nil, false
 }
 
-// authenticated returns a ciphertext's head and its encryption context in one unambiguous form.
+// authenticated returns the additional data of a ciphertext: its head and its encryption context,
+// in one unambiguous form.
 func authenticated(head []byte, context map[string]string) []byte {
 	b := bytes.Clone(head)
 	for _, name := range slices.Sorted(maps.Keys(context)) {

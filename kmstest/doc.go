@@ -1,11 +1,10 @@
-// Package kmstest is an AWS KMS for tests. It runs in the process, answers over HTTP and needs no
-// Docker, no account and no network, so a test that uses it takes milliseconds.
+// Package kmstest is an AWS KMS for tests. It runs in the process and answers over HTTP. It needs
+// no Docker, no account and no network, so a test that uses it takes milliseconds.
 //
-// The real clients talk to it: the AWS SDKs, boto3 and the AWS CLI, given [Server.URL] as the
-// endpoint. It signs in anyone: a request must carry a signature, which is not verified. One
-// server serves every Region, by the Region in the request's credential scope, and every
-// account: an access key ID of twelve digits is the caller's account, any other caller belongs to
-// [Account].
+// Real clients can use it: the AWS SDKs, boto3 and the AWS CLI, with [Server.URL] as the endpoint.
+// A request must carry a signature, but any signature is accepted. One server serves every Region,
+// which it takes from the request's credential scope. It also serves every account: an access key
+// ID of twelve digits is the caller's account, and any other caller belongs to [Account].
 //
 //	server := kmstest.NewServer(t)
 //	key := server.CreateKey(kmstest.Key{Alias: "alias/documents"})
@@ -13,22 +12,22 @@
 //		KeyID: key.ARN, Region: key.Region, Endpoint: server.URL,
 //	})
 //
-// Clients need credentials, and any will do: t.Setenv("AWS_ACCESS_KEY_ID", "test") and
+// Clients need credentials, but any will do. t.Setenv("AWS_ACCESS_KEY_ID", "test") and
 // t.Setenv("AWS_SECRET_ACCESS_KEY", "test") are enough for an SDK's default configuration.
 //
-// It does what AWS documents, errors included: key states, aliases, encryption contexts, key IDs
-// that do not match, sizes, dry runs, rotation and multi-Region keys. Ciphertexts are
-// authenticated with their encryption context under keys that live and die with the server.
+// The server does what AWS documents, errors included: key states, aliases, encryption contexts,
+// key IDs that do not match, sizes, dry runs, rotation and multi-Region keys. Ciphertexts are
+// authenticated with their encryption context, under keys that exist as long as the server.
 //
-// A [Fault] makes calls go wrong as they do in production: denied, throttled, slow, dropped
-// half-way, or answered with a lie. [Server.Calls] and [Server.Requests] tell what was asked.
+// A [Fault] makes calls fail as they do in production. They can be denied, throttled, slow, dropped
+// half-way, or answered wrongly. [Server.Calls] and [Server.Requests] tell which calls arrived.
 //
 // The operations are DescribeKey, Encrypt, Decrypt, ReEncrypt, GenerateDataKey,
 // GenerateDataKeyWithoutPlaintext, GetPublicKey, CreateKey, CreateAlias, UpdateAlias, DeleteAlias,
 // EnableKey, DisableKey, ScheduleKeyDeletion, CancelKeyDeletion, ReplicateKey, EnableKeyRotation,
 // DisableKeyRotation, GetKeyRotationStatus and RotateKeyOnDemand. Keys that sign, agree on secrets
-// or make MACs can be created and described, not used. Policies and grants are not kept: everything
-// is allowed that no Fault denies, and grant tokens are accepted unread. What AWS does in the
-// background happens at once, and no time passes: a key that is pending deletion stays so until
+// or make MACs can be created and described, but not used. There are no policies or grants: without
+// a Fault everything is allowed, and grant tokens are accepted unread. What AWS does in the
+// background happens at once. No time passes, so a key that is pending deletion stays so until
 // [Server.DeleteKey].
 package kmstest

@@ -19,7 +19,7 @@ const (
 	oaepSHA256 = "RSAES_OAEP_SHA_256"
 )
 
-// usable returns a key that the caller names to encrypt or decrypt.
+// usable returns a key that the caller names for encrypting or decrypting.
 func (x *exchange) usable(member, name string) (*key, *failure) {
 	k, failure := x.named(member, name)
 	if failure != nil {
@@ -34,8 +34,8 @@ func (x *exchange) usable(member, name string) (*key, *failure) {
 	return k, nil
 }
 
-// algorithm checks the encryption algorithm that a caller names, whose default is that of
-// symmetric keys, and that only those come with an encryption context.
+// algorithm checks the encryption algorithm that a caller names; the default is that of symmetric
+// keys. It also refuses an encryption context with any other algorithm.
 func (k *key) algorithm(name string, context map[string]string) (string, *failure) {
 	setDefault(&name, symmetric)
 	if (name == symmetric) != (k.Spec == symmetric) || name != symmetric && oaep[name] == nil {
@@ -99,7 +99,7 @@ func (x *exchange) decrypt() (map[string]any, *failure) {
 	return members, x.dryRun()
 }
 
-// opened is a ciphertext that was decrypted.
+// opened is a decrypted ciphertext.
 type opened struct {
 	key       *key
 	algorithm string
@@ -107,8 +107,8 @@ type opened struct {
 	material  *material // nil for asymmetric keys
 }
 
-// open decrypts the request's ciphertext under the key that the request names, or that the
-// ciphertext names if the request does not. Member is the request's member that names the key.
+// open decrypts the request's ciphertext under the key that the request names or, if it names none,
+// the one that the ciphertext names. member is the request's member that names the key.
 func (x *exchange) open(member, name, algorithm string, context map[string]string) (*opened, *failure) {
 	blob := x.input.CiphertextBlob
 	if len(blob) == 0 {
@@ -187,7 +187,7 @@ func (x *exchange) reEncrypt() (map[string]any, *failure) {
 	return members, x.dryRun()
 }
 
-// generateDataKey is GenerateDataKey and GenerateDataKeyWithoutPlaintext.
+// generateDataKey implements GenerateDataKey and GenerateDataKeyWithoutPlaintext.
 func (x *exchange) generateDataKey() (map[string]any, *failure) {
 	k, failure := x.usable("keyId", x.input.KeyId)
 	if failure != nil {

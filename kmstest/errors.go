@@ -5,7 +5,7 @@ import (
 	"net/http"
 )
 
-// failure is an error of KMS.
+// failure is an error that KMS answers with.
 type failure struct{ code, message string }
 
 func fail(code, format string, a ...any) *failure {
@@ -33,7 +33,7 @@ func invalid(format string, a ...any) *failure {
 	return fail("ValidationException", format, a...)
 }
 
-// tooLong is KMS's answer to a member that is over its limit.
+// tooLong is the error for a request's member over its limit.
 func tooLong(member string, limit int) *failure {
 	return invalid("1 validation error detected: Value at '%s' failed to satisfy constraint: Member must have length less than or equal to %d", member, limit)
 }

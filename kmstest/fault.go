@@ -8,22 +8,23 @@ import (
 	"time"
 )
 
-// Fault makes calls go wrong. The zero values of its first fields match every call.
+// Fault makes calls fail. Operation, Key and When select them; with zero values they match every
+// call.
 type Fault struct {
 	Operation string             // of the calls that go wrong, such as "Decrypt"
-	Key       string             // ID or ARN of their key, which may be ReEncrypt's source
-	When      func(Request) bool // reports whether a call goes wrong; it must not call the server
-	After     int                // number of matching calls that go well first
-	Times     int                // number of calls that go wrong then; 0 means all
+	Key       string             // ID or ARN of the key that a call uses; for ReEncrypt also that of its source
+	When      func(Request) bool // reports whether to fail a call; it must not call the server
+	After     int                // number of matching calls that succeed first
+	Times     int                // number of calls that then fail; 0 means all
 
 	Do Action // what goes wrong; required
 
 	seen int
 }
 
-// Inject adds a fault. It stays for the number of calls that it states, or until remove is called.
-// Of several faults that match a call, all act, in the order in which they were added: delays add
-// up, answers are changed one after the other, and the first error is the one that is answered.
+// Inject adds a fault. It stays until it has acted Times times, or until remove is called. If
+// several faults match a call, all of them act in the order in which they were added: delays add
+// up, answers are changed one after the other, and the first error is sent.
 func (s *Server) Inject(f Fault) (remove func()) {
 	if f.Do.before == nil && f.Do.change == nil && f.Do.send == nil {
 		panic("kmstest: a Fault without Do")
@@ -39,14 +40,15 @@ func (s *Server) Inject(f Fault) (remove func()) {
 	}
 }
 
-// Heal removes all faults. Calls that are stalled by one stay so.
+// Heal removes all faults. Calls that a fault has stalled stay stalled.
 func (s *Server) Heal() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.faults = nil
 }
 
-// match returns the faults of a call and counts it for each. The server is locked.
+// match returns the faults that match a call, and counts the call for each. The caller holds the
+// lock.
 func (s *Server) match(r Request) []*Fault {
 	var matching []*Fault
 	for _, f := range s.faults {
@@ -70,15 +72,15 @@ func (f *Fault) concerns(r Request) bool {
 	return false
 }
 
-// Action is what goes wrong in a call. The functions of this package that return one make it.
+// Action is what a fault does to a call. The functions of this package that return an Action make
+// one.
 type Action struct {
-	before func(*exchange) *answer       // comes before the operation; an answer replaces it
-	change func(members map[string]any)  // changes what the operation answers
-	send   func(*exchange, *answer) bool // changes how that is sent; true means that it was sent
+	before func(*exchange) *answer       // runs before the operation; an answer replaces it
+	change func(members map[string]any)  // changes the operation's answer
+	send   func(*exchange, *answer) bool // changes how the answer is sent; true means that it was sent
 }
 
-// Error answers with an error of KMS, such as "KMSInternalException", and the HTTP status that
-// belongs to it.
+// Error answers with an error of KMS, such as "KMSInternalException", and its HTTP status.
 func Error(code, message string) Action {
 	return Action{before: func(*exchange) *answer { return encode(nil, &failure{code, message}) }}
 }
@@ -104,7 +106,7 @@ func Throttle() Action {
 	return Error("ThrottlingException", "You have exceeded the rate at which you may call KMS. Reduce the frequency of your calls.")
 }
 
-// Delay makes the answer late.
+// Delay delays the answer.
 func Delay(d time.Duration) Action {
 	return Action{before: func(x *exchange) *answer {
 		timer := time.NewTimer(d)
@@ -114,8 +116,8 @@ func Delay(d time.Duration) Action {
 	}}
 }
 
-// Stall reads the request and never answers, until the caller gives up or the server is closed. The
-// operation is not carried out.
+// Stall reads the request and does not answer, until the caller gives up or the server is closed.
+// It does not carry out the operation.
 func Stall() Action {
 	return Action{before: func(x *exchange) *answer {
 		x.wait(nil)
@@ -123,7 +125,7 @@ func Stall() Action {
 	}}
 }
 
-// wait waits for a timer, the caller's end or the server's.
+// wait waits until a timer fires, the caller gives up, or the server is closed.
 func (x *exchange) wait(timer <-chan time.Time) {
 	select {
 	case <-timer:
@@ -132,7 +134,7 @@ func (x *exchange) wait(timer <-chan time.Time) {
 	}
 }
 
-// Run calls a function before the operation is carried out, in which a key's state may be changed.
+// Run calls a function before the operation is carried out. The function may change a key's state.
 func Run(f func(Request)) Action {
 	return Action{before: func(x *exchange) *answer { f(*x.request); return nil }}
 }
@@ -149,12 +151,12 @@ func Drop() Action {
 	}}
 }
 
-// HalfOpen carries out the operation, sends half of the answer and then nothing more. The
-// connection stays until the caller ends it or the server is closed.
+// HalfOpen carries out the operation, sends half of the answer, and then nothing more. The
+// connection stays open until the caller closes it or the server is closed.
 func HalfOpen() Action {
 	return Action{send: func(x *exchange, a *answer) bool {
 		// The AWS SDK for Go closes its request's body as soon as an answer begins. If it has not
-		// seen that body's end by then, it closes the connection, too.
+		// seen that body's end by then, it also closes the connection.
 		timer := time.NewTimer(10 * time.Millisecond)
 		defer timer.Stop()
 		x.wait(timer.C)
@@ -167,22 +169,23 @@ func HalfOpen() Action {
 	}}
 }
 
-// Truncate sends half of the answer's body as if it were all.
+// Truncate sends half of the answer's body as if it were the whole.
 func Truncate() Action {
 	return Action{send: func(_ *exchange, a *answer) bool { a.body = a.body[:len(a.body)/2]; return false }}
 }
 
-// Header gives the answer an HTTP header, such as a checksum that is wrong.
+// Header adds an HTTP header to the answer, such as a wrong checksum.
 func Header(name, value string) Action {
 	return Action{send: func(_ *exchange, a *answer) bool { a.header.Set(name, value); return false }}
 }
 
-// Answer changes the members of a successful answer. They have the names that the KMS API Reference
-// gives: "KeyId" is a string, "Plaintext" and "CiphertextBlob" are a []byte, "KeyMetadata" is a
+// Answer changes the members of a successful answer. They are named as in the KMS API Reference.
+// "KeyId" is a string, "Plaintext" and "CiphertextBlob" are a []byte, and "KeyMetadata" is a
 // map[string]any.
 func Answer(change func(members map[string]any)) Action { return Action{change: change} }
 
-// Body answers as something that is no KMS does: a proxy, a load balancer, a captive portal.
+// Body answers like something that is not KMS, such as a proxy, a load balancer or a captive
+// portal.
 func Body(status int, contentType, body string) Action {
 	return Action{before: func(*exchange) *answer {
 		return &answer{status: status, header: http.Header{"Content-Type": {contentType}}, body: []byte(body)}
@@ -198,7 +201,7 @@ func (x *exchange) hijack() net.Conn {
 	return connection
 }
 
-// untilHungUp waits until the other side ends a connection or the server is closed.
+// untilHungUp waits until the client ends the connection or the server is closed.
 func (x *exchange) untilHungUp(connection net.Conn) {
 	hungUp := make(chan struct{})
 	go func() {

@@ -26,23 +26,22 @@ const (
 	Updating               State = "Updating"
 )
 
-// Key says what a KMS key is like. The zero value is an enabled symmetric key in [Region] and
-// [Account].
+// Key describes a KMS key. The zero value is an enabled symmetric key in [Region] and [Account].
 type Key struct {
 	ID          string // a UUID, or mrk- and 32 hexadecimal digits; default: a random one
-	Account     string // of 12 digits
+	Account     string // 12 digits
 	Region      string
 	Partition   string // default "aws"
-	Alias       string // "alias/…", one more name that CreateKey gives it
+	Alias       string // "alias/…", which CreateKey gives the key as a further name
 	Description string
 
 	Spec  string // such as "RSA_2048"; default "SYMMETRIC_DEFAULT"
 	Usage string // default: "ENCRYPT_DECRYPT", or the first use that the spec allows
 	State State  // default Enabled
 
-	MultiRegion bool // the key is a primary key, which Replicate copies to other Regions
+	MultiRegion bool // makes a primary key, which Replicate copies to other Regions
 
-	ARN string // made of the above by CreateKey
+	ARN string // CreateKey makes it of the fields above
 }
 
 const (
@@ -50,12 +49,12 @@ const (
 	encryptDecrypt = "ENCRYPT_DECRYPT"
 )
 
-// key is a key of the server. What it holds changes under the server's lock.
+// key is a key of the server. The server's lock guards its fields.
 type key struct {
 	Key
 	created     time.Time
 	deletion    time.Time // zero unless the key is pending deletion
-	window      int       // days until deletion of a primary key whose replicas are to go first
+	window      int       // in days; kept while the deletion of a primary key waits for that of its replicas
 	rotates     bool
 	period      int // days
 	replica     bool
@@ -63,16 +62,16 @@ type key struct {
 	makePrivate func() *rsa.PrivateKey
 }
 
-// shared is what a multi-Region key and its replicas have in common.
+// shared is what a multi-Region key and its replicas share.
 type shared struct {
-	materials []*material // the newest is the last
-	keys      []*key      // the primary is the first
+	materials []*material // the newest is last
+	keys      []*key      // the primary is first
 }
 
 func (k *key) newest() *material { return k.shared.materials[len(k.shared.materials)-1] }
 
-// CreateKey makes a key and returns it with its ARN and everything else that was left out. It
-// panics if the key cannot be: an unknown spec, an alias that is taken.
+// CreateKey makes a key, and returns it with its ARN and with defaults filled in. It panics if
+// there can't be such a key, as with an unknown spec or an alias that is in use.
 func (s *Server) CreateKey(wanted Key) Key {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -111,7 +110,7 @@ func (s *Server) create(k Key) (*key, *failure) {
 		made.makePrivate = sync.OnceValue(func() *rsa.PrivateKey {
 			private, err := rsa.GenerateKey(rand.Reader, spec.bits)
 			if err != nil {
-				panic(err) // the size is one that RSA keys can have
+				panic(err) // RSA keys can have every size in specs
 			}
 			return private
 		})
@@ -147,23 +146,23 @@ func arnOf(partition, region, account, resource string) string {
 
 func keyIDOf(arn string) string { return arn[strings.LastIndexByte(arn, '/')+1:] }
 
-// Key returns a key as it is now. It panics if there is no key of that ARN.
+// Key returns the current state of a key. It panics if no key has that ARN.
 func (s *Server) Key(keyARN string) Key {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.must(keyARN).Key
 }
 
-// SetState puts a key into any state, also one that no call can bring about. It panics if there is
-// no key of that ARN.
+// SetState puts a key into any state, even one that no call can bring about. It panics if no key
+// has that ARN.
 func (s *Server) SetState(keyARN string, state State) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.must(keyARN).State = state
 }
 
-// Rotate gives a key, and its replicas, a new backing key. Ciphertexts under the backing keys
-// before still decrypt. It panics if there is no key of that ARN.
+// Rotate gives a key and its replicas a new backing key. Ciphertexts under earlier backing keys
+// still decrypt. It panics if no key has that ARN.
 func (s *Server) Rotate(keyARN string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -171,8 +170,8 @@ func (s *Server) Rotate(keyARN string) {
 	k.shared.materials = append(k.shared.materials, newMaterial())
 }
 
-// Replicate copies a multi-Region key to another Region. It panics if the key is none or there is
-// one in that Region.
+// Replicate copies a multi-Region key to another Region. It panics if the key is not multi-Region,
+// or has a replica in that Region.
 func (s *Server) Replicate(keyARN, region string) Key {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -201,8 +200,8 @@ func (s *Server) replicate(primary *key, region string) (*key, *failure) {
 	return k, nil
 }
 
-// DeleteKey removes a key with its aliases, as AWS does when the waiting period of
-// ScheduleKeyDeletion is over. It panics if there is no key of that ARN.
+// DeleteKey removes a key with its aliases, as AWS does after the waiting period of
+// ScheduleKeyDeletion. It panics if no key has that ARN.
 func (s *Server) DeleteKey(keyARN string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -238,7 +237,7 @@ func (s *Server) must(keyARN string) *key {
 	panic("kmstest: no key " + keyARN)
 }
 
-// find returns the key of an ID, or nil.
+// find returns the key with an ID, or nil.
 func (s *Server) find(region, account, id string) *key {
 	for _, k := range s.keys {
 		if k.Region == region && k.Account == account && k.ID == id {
@@ -248,7 +247,7 @@ func (s *Server) find(region, account, id string) *key {
 	return nil
 }
 
-// lookUp finds the key that a caller names in one of the four forms.
+// lookUp finds the key that a caller names by ID, ARN, alias or alias ARN.
 func (s *Server) lookUp(region, account, name string) (*key, *failure) {
 	resource := name
 	if strings.HasPrefix(name, "arn:") {
@@ -289,5 +288,5 @@ func isKeyID(s string) bool {
 	return len(s) == 36 && strings.Count(s, "-") == 4 && strings.Trim(s, "0123456789abcdefABCDEF-") == ""
 }
 
-// materialID returns a KeyMaterialId.
+// materialID returns the KeyMaterialId of a backing key.
 func (m *material) materialID() string { return hex.EncodeToString(m.id[:sha256.Size]) }

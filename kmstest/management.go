@@ -42,7 +42,7 @@ func (x *exchange) createAlias() (map[string]any, *failure) {
 	return nil, x.server.addAlias(x.input.AliasName, k)
 }
 
-// addAlias gives a key one more name.
+// addAlias gives a key a further name.
 func (s *Server) addAlias(alias string, k *key) *failure {
 	const letters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789/_-"
 	name, ok := strings.CutPrefix(alias, "alias/")
@@ -89,7 +89,7 @@ func (x *exchange) deleteAlias() (map[string]any, *failure) {
 	return nil, nil
 }
 
-// alias returns an alias of the caller that exists.
+// alias returns the alias that the caller names, if it exists.
 func (x *exchange) alias() (aliasName, *failure) {
 	name := aliasName{x.request.Region, x.request.Account, x.input.AliasName}
 	if x.server.aliases[name] == nil {
@@ -106,7 +106,7 @@ func (x *exchange) toggle(state State) (map[string]any, *failure) {
 	if failure != nil {
 		return nil, failure
 	}
-	if k.State != Unavailable { // else the call succeeds without effect
+	if k.State != Unavailable { // in that state the call succeeds without effect
 		k.State = state
 	}
 	return nil, nil
@@ -135,7 +135,7 @@ func (x *exchange) scheduleKeyDeletion() (map[string]any, *failure) {
 	return members, nil
 }
 
-// replicasGone starts the waiting period of a primary key whose last replica is deleted.
+// replicasGone starts the waiting period of a primary key once its last replica is deleted.
 func (k *key) replicasGone() {
 	if k.State == PendingReplicaDeletion {
 		k.State, k.deletion = PendingDeletion, time.Now().Add(time.Duration(k.window)*day)
@@ -167,7 +167,7 @@ func (x *exchange) replicateKey() (map[string]any, *failure) {
 	return map[string]any{"ReplicaKeyMetadata": k.metadata(), "ReplicaPolicy": "", "ReplicaTags": []string{}}, nil
 }
 
-// rotatable returns the key whose rotation is asked about. Only symmetric keys rotate.
+// rotatable returns the key whose rotation the caller asks about. Only symmetric keys rotate.
 func (x *exchange) rotatable(states row) (*key, *failure) {
 	k, failure := x.own("keyId", x.input.KeyId, states)
 	if failure != nil {
@@ -179,7 +179,7 @@ func (x *exchange) rotatable(states row) (*key, *failure) {
 	return k, nil
 }
 
-// rotating returns the key whose rotation is to change. A replica's is its primary key's.
+// rotating returns the key whose rotation the caller changes. For a replica, it is the primary key.
 func (x *exchange) rotating(states row) (*key, *failure) {
 	k, failure := x.rotatable(states)
 	if failure == nil && k.replica {

@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// input holds the members of every operation's request.
+// input holds the members of all operations' requests.
 type input struct {
 	KeyId       string
 	GrantTokens []string
@@ -75,8 +75,8 @@ func (x *exchange) run() (map[string]any, *failure) {
 	return members, nil
 }
 
-// maxContext is the largest size of an encryption context, in bytes of its names and values. AWS
-// documents none; a context that is larger than this is taken for a mistake.
+// maxContext is the largest encryption context, in bytes of its names and values. AWS documents no
+// limit; a context larger than this is taken for a mistake.
 const maxContext = 8192
 
 func contextSize(context map[string]string) int {
@@ -87,8 +87,8 @@ func contextSize(context map[string]string) int {
 	return n
 }
 
-// makePrivateKeys makes the RSA keys that the call uses for the first time, which takes up to a
-// second, before the server is locked.
+// makePrivateKeys makes RSA keys that the call uses for the first time. It takes up to a second, so
+// it runs before the server is locked.
 func (x *exchange) makePrivateKeys() {
 	switch x.request.Operation {
 	case "Encrypt", "Decrypt", "ReEncrypt", "GetPublicKey":
@@ -100,7 +100,7 @@ func (x *exchange) makePrivateKeys() {
 	}
 }
 
-// name records which keys the call is about. The server is locked.
+// name records which keys the call uses. The caller holds the lock.
 func (s *Server) name(x *exchange) {
 	r, in := x.request, &x.input
 	arn := func(name string) string {
@@ -141,7 +141,8 @@ func (x *exchange) named(member, name string) (*key, *failure) {
 	return x.server.lookUp(x.request.Region, x.request.Account, name)
 }
 
-// own returns the key that the caller names by ID or ARN, as managing it requires.
+// own returns the key that the caller names by ID or ARN. Operations that manage keys accept no
+// alias.
 func (x *exchange) own(member, name string, states row) (*key, *failure) {
 	if strings.Contains(name, "alias/") {
 		return nil, fail("NotFoundException", "Invalid keyId '%s'", name)
@@ -156,7 +157,7 @@ func (x *exchange) own(member, name string, states row) (*key, *failure) {
 	return k, states.check(k)
 }
 
-// dryRun is the answer to a call that would have succeeded.
+// dryRun is the answer to a dry run that would have succeeded.
 func (x *exchange) dryRun() *failure {
 	if !x.input.DryRun {
 		return nil
@@ -196,7 +197,7 @@ func (k *key) metadata() map[string]any {
 	return m
 }
 
-// origin returns a key's Origin, which its state can tell.
+// origin returns a key's Origin, which follows from its state.
 func (k *key) origin() string {
 	switch k.State {
 	case PendingImport:
@@ -220,5 +221,5 @@ func (k *key) multiRegionConfiguration() map[string]any {
 	return map[string]any{"MultiRegionKeyType": kind, "PrimaryKey": place(k.shared.keys[0]), "ReplicaKeys": replicas}
 }
 
-// seconds is a timestamp of AWS's JSON protocol.
+// seconds returns a timestamp of AWS's JSON protocol.
 func seconds(t time.Time) float64 { return float64(t.UnixMilli()) / 1000 }

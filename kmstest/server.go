@@ -13,8 +13,8 @@ import (
 	"testing"
 )
 
-// Account is the AWS account of keys that state none, and of callers whose access key ID is not
-// an account.
+// Account is the AWS account of keys that state none, and of callers whose access key ID is not an
+// account.
 const Account = "111122223333"
 
 // Region is the Region of keys that state none.
@@ -22,7 +22,7 @@ const Region = "eu-west-1"
 
 const (
 	contentType = "application/x-amz-json-1.1"
-	maxRequest  = 1 << 20 // bytes, far above the largest request of KMS
+	maxRequest  = 1 << 20 // bytes; far more than the largest request of KMS has
 )
 
 // Server is an AWS KMS. It is safe for concurrent use.
@@ -37,14 +37,14 @@ type Server struct {
 	keys     []*key
 	aliases  map[aliasName]*key
 	faults   []*Fault
-	requests []*Request // each written by its call alone, under mu
+	requests []*Request // guarded by mu; only a request's own call changes it
 
-	calls sync.WaitGroup // under way
+	calls sync.WaitGroup // calls that are under way
 }
 
 type aliasName struct{ region, account, name string }
 
-// New starts a server, which the caller closes.
+// New starts a server. The caller closes it.
 func New() *Server {
 	s := &Server{closing: make(chan struct{}), aliases: make(map[aliasName]*key)}
 	s.http = httptest.NewServer(http.HandlerFunc(s.serve))
@@ -59,14 +59,14 @@ func NewServer(t testing.TB) *Server {
 	return s
 }
 
-// Close ends every call that is under way, stalled ones too, and stops the server. Connections are
-// refused from then on. Close returns when no goroutine of the server is left.
+// Close ends all calls that are under way, stalled ones too, and stops the server. It returns when
+// no goroutine of the server is left. Connections are refused from then on.
 func (s *Server) Close() {
 	s.closed.Do(func() {
 		close(s.closing)
 		s.http.CloseClientConnections()
 		s.http.Close()
-		s.calls.Wait() // of connections that the HTTP server no longer knows
+		s.calls.Wait() // the HTTP server does not wait for hijacked connections
 	})
 }
 
@@ -76,9 +76,9 @@ type Request struct {
 	Region    string
 	Account   string // of the caller
 
-	KeyID             string // KeyId as the caller gave it; ReEncrypt's DestinationKeyId
-	KeyARN            string // of the key that it names, or that the ciphertext names; empty if there is none
-	SourceKeyARN      string // of ReEncrypt's source, likewise
+	KeyID             string // KeyId as the caller gave it; for ReEncrypt, DestinationKeyId
+	KeyARN            string // of the key that the caller or the ciphertext names; empty if there is none
+	SourceKeyARN      string // of the key of ReEncrypt's source; empty if there is none
 	EncryptionContext map[string]string
 	GrantTokens       []string
 	DryRun            bool
@@ -86,8 +86,8 @@ type Request struct {
 	Error string // code of the error of KMS that was answered, such as "NotFoundException"
 }
 
-// Calls returns how many calls of an operation reached the server, whatever became of them. A retry
-// is a call. An empty operation counts all calls.
+// Calls returns how many calls of an operation reached the server, successful or not. A retry
+// counts as a call. An empty operation counts all calls.
 func (s *Server) Calls(operation string) int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -100,7 +100,7 @@ func (s *Server) Calls(operation string) int {
 	return n
 }
 
-// Requests returns the calls that reached the server since it started or since [Server.Reset], in
+// Requests returns the calls that reached the server since it started, or since [Server.Reset], in
 // the order of their arrival.
 func (s *Server) Requests() []Request {
 	s.mu.Lock()
@@ -112,24 +112,24 @@ func (s *Server) Requests() []Request {
 	return requests
 }
 
-// Reset forgets the calls so far, so that [Server.Calls] counts from zero. Keys and faults stay.
+// Reset forgets all calls so far, so [Server.Calls] counts from zero again. Keys and faults stay.
 func (s *Server) Reset() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.requests = nil
 }
 
-// exchange is one call under way.
+// exchange is one call that is under way.
 type exchange struct {
 	server  *Server
 	writer  http.ResponseWriter
 	http    *http.Request
 	request *Request
 	input   input
-	rsa     []func() *rsa.PrivateKey // of the keys that the call names
+	rsa     []func() *rsa.PrivateKey // of the keys that the call uses
 }
 
-// answer is what a call is answered with.
+// answer is the answer to a call.
 type answer struct {
 	status int
 	header http.Header
@@ -164,7 +164,7 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 	a.write(w)
 }
 
-// arrive records a call and returns the faults that it meets.
+// arrive records a call and returns the faults that match it.
 func (s *Server) arrive(x *exchange) []*Fault {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -173,7 +173,7 @@ func (s *Server) arrive(x *exchange) []*Fault {
 	return s.match(*x.request)
 }
 
-// carryOut does what a call asks for, unless it was refused.
+// carryOut carries out the operation, unless it was refused.
 func (x *exchange) carryOut(faults []*Fault, refused *failure) *answer {
 	if refused != nil {
 		return encode(nil, refused)
@@ -205,7 +205,7 @@ func (x *exchange) abortIfGone() {
 	panic(http.ErrAbortHandler)
 }
 
-// read fills in what the call says.
+// read parses the request.
 func (x *exchange) read() *failure {
 	r := x.http
 	operation, ok := strings.CutPrefix(r.Header.Get("X-Amz-Target"), "TrentService.")
@@ -253,7 +253,7 @@ func scope(authorization string) (region, account string, ok bool) {
 
 func isAccount(s string) bool { return len(s) == 12 && strings.Trim(s, "0123456789") == "" }
 
-// encode makes the answer of AWS's JSON protocol 1.1.
+// encode returns the answer in AWS's JSON protocol 1.1.
 func encode(members map[string]any, f *failure) *answer {
 	a := &answer{status: http.StatusOK, header: http.Header{
 		"Content-Type": {contentType}, "X-Amzn-Requestid": {requestID()},
@@ -283,7 +283,7 @@ func (a *answer) write(w http.ResponseWriter) {
 	}
 	w.Header().Set("Content-Length", fmt.Sprint(len(a.body)))
 	w.WriteHeader(a.status)
-	_, _ = w.Write(a.body) // the caller may be gone
+	_, _ = w.Write(a.body) // the caller may have given up
 }
 
 func requestID() string {

@@ -5,7 +5,7 @@ import (
 	"slices"
 )
 
-// spec is what a key spec allows (KMS API Reference, CreateKey, KeySpec and KeyUsage).
+// spec is what keys of a key spec can do (KMS API Reference, CreateKey, KeySpec and KeyUsage).
 type spec struct {
 	usages []string // the first is the default of Key.Usage
 	bits   int      // of an RSA key's modulus; 0 for other keys
@@ -37,8 +37,8 @@ func specNames() []string { return slices.Sorted(maps.Keys(specs)) }
 
 func (s *spec) allows(usage string) bool { return slices.Contains(s.usages, usage) }
 
-// algorithms returns the member of KeyMetadata, and of GetPublicKey's answer, that lists what a key
-// can do, and the list.
+// algorithms returns the algorithms of a key, and the name of the member that lists them in
+// KeyMetadata and in GetPublicKey's answer.
 func (k *key) algorithms() (member string, names []string) {
 	switch k.Usage {
 	case encryptDecrypt:

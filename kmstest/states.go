@@ -1,6 +1,6 @@
 package kmstest
 
-// verdict is what a key state means for an operation.
+// verdict is whether a key's state allows an operation, and the error if it does not.
 type verdict int
 
 const (
@@ -17,8 +17,8 @@ const (
 )
 
 // use, toggle, rotation and the others are rows of AWS's table (AWS KMS Developer Guide, "Key
-// states of AWS KMS keys"), for the operations that share them. A state that is missing is
-// allowed. Where the table gives two errors, this is the one that KMS answers.
+// states of AWS KMS keys"), each for the operations that share it. States that a row leaves out are
+// allowed. Where the table lists two errors, the row has the one that KMS answers with.
 var (
 	use = row{
 		Disabled: keyDisabled, PendingDeletion: keyPendingDeletion, PendingReplicaDeletion: keyPendingDeletion,
@@ -56,7 +56,7 @@ var (
 
 type row map[State]verdict
 
-// check says why the state of a key forbids an operation.
+// check returns the error if the key's state forbids the operation.
 func (r row) check(k *key) *failure {
 	const state = "KMSInvalidStateException"
 	switch r[k.State] {

@@ -6,15 +6,14 @@ import (
 	"io"
 )
 
-// Encrypt encrypts a value in memory to one message. It is NewReader for values that are no
-// streams.
+// Encrypt encrypts a value in memory to one message. The errors are those of [Encrypter.NewReader].
 func (e *Encrypter) Encrypt(ctx context.Context, plaintext []byte, encryptionContext map[string]string) ([]byte, error) {
 	r, err := e.NewReader(ctx, bytes.NewReader(plaintext), encryptionContext)
 	if err != nil {
 		return nil, err
 	}
 	out := new(bytes.Buffer)
-	if size, err := r.EncryptedSize(int64(len(plaintext))); err == nil { // a signed message's varies
+	if size, err := r.EncryptedSize(int64(len(plaintext))); err == nil { // the size of a signed message varies
 		out.Grow(int(size))
 	}
 	if _, err := r.WriteTo(out); err != nil {
@@ -23,9 +22,8 @@ func (e *Encrypter) Encrypt(ctx context.Context, plaintext []byte, encryptionCon
 	return out.Bytes(), nil
 }
 
-// Decrypt decrypts a message in memory and returns its plaintext and its encryption context. It is
-// NewReader for values that are no streams, with the same errors; on an error it returns no
-// plaintext.
+// Decrypt decrypts a message in memory, and returns its plaintext and its encryption context. The
+// errors are those of [Decrypter.NewReader]. With an error it returns no plaintext.
 func (d *Decrypter) Decrypt(ctx context.Context, ciphertext []byte, stated map[string]string) ([]byte, map[string]string, error) {
 	r, err := d.NewReader(ctx, bytes.NewReader(ciphertext), stated)
 	if err != nil {

@@ -7,11 +7,14 @@ import (
 	"crypto/rsa"
 	"crypto/x509"
 	"encoding/pem"
+	"errors"
 	"io"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
+	"piko.sh/pikokms/frame"
 	"piko.sh/pikokms/header"
 	"piko.sh/pikokms/message"
 	"piko.sh/pikokms/provider"
@@ -46,8 +49,8 @@ func (p *pkcs1) WrapDataKey(_ context.Context, key *provider.SecureBytes, _ map[
 	return wrapped, err
 }
 
-// confused is a keyring that trusts every data key, and has a data key of another message for
-// some: a grant that decrypts what it should not, or a key service that mixes answers up.
+// confused is a keyring that trusts every data key, and returns another message's data key for
+// some. That may be due to a grant that allows too much, or to a key service that mixes up answers.
 type confused struct {
 	provider.Keyring
 	right func(call int) bool
@@ -157,8 +160,8 @@ func (f *following) UnwrapDataKey(ctx context.Context, request *provider.UnwrapD
 	return f.Keyring.UnwrapDataKey(ctx, request)
 }
 
-// Whoever changes a data key under PKCS #1 v1.5 padding must not learn whether its padding was
-// right (RFC 3218, section 2.3.2).
+// An attacker who changes a data key under PKCS #1 v1.5 padding must not learn whether its padding
+// was right (RFC 3218, section 2.3.2).
 func TestPaddingIsNoOracle(t *testing.T) {
 	ours := newPKCS1(t, "rsa")
 	sealed := encrypt(t, &message.Encrypter{Keyring: ours, Recipients: []provider.Keyring{newKey(t, 5, "nobody's")}}, []byte("text"), nil)
@@ -186,14 +189,38 @@ func TestPaddingIsNoOracle(t *testing.T) {
 	require.Len(t, texts, 1, "the errors tell right padding from wrong: %v", texts)
 }
 
-// A message with many data keys of which none fits costs few calls of the key service.
+// underMany returns a message with a data key under each keyring, more of one name than an Encrypter
+// writes.
+func underMany(t *testing.T, keyrings []provider.Keyring, text string) []byte {
+	t.Helper()
+	raw := bytes.Repeat([]byte{9}, 32)
+	h := &header.Header{
+		Suite: header.AES256GCMHKDFSHA512CommitKey, MessageID: bytes.Repeat([]byte{7}, 32), ContentType: header.Framed, FrameLength: header.DefaultFrameLength,
+	}
+	for _, keyring := range keyrings {
+		key, err := provider.NewSecureBytes(bytes.Clone(raw))
+		require.NoError(t, err)
+		wrapped, err := keyring.WrapDataKey(t.Context(), key, nil)
+		require.NoError(t, errors.Join(err, key.Close()))
+		h.EncryptedDataKeys = append(h.EncryptedDataKeys, wrapped)
+	}
+	aead, commitment, err := h.Suite.DeriveKeys(raw, h.MessageID)
+	require.NoError(t, err)
+	h.Commitment = commitment
+	require.NoError(t, h.Seal(aead, nil))
+	body, err := io.ReadAll(frame.NewSealReader(strings.NewReader(text), frame.Config{AEAD: aead, MessageID: h.MessageID, Length: header.DefaultFrameLength}))
+	require.NoError(t, err)
+	return append(bytes.Clone(h.Bytes()), body...)
+}
+
+// If none of a message's many data keys fits, few calls of the key service are made.
 func TestAttemptsAreBounded(t *testing.T) {
 	ours := newKey(t, 1, "key")
 	twins := make([]provider.Keyring, 15)
 	for i := range twins {
 		twins[i] = newKey(t, byte(10+i), "key")
 	}
-	sealed := encrypt(t, &message.Encrypter{Keyring: twins[0], Recipients: append(twins[1:], ours)}, []byte("text"), nil)
+	sealed := underMany(t, append(twins, ours), "text")
 	for most, calls := range map[int]int32{0: header.DefaultMaxAttempts, 1: 1, 15: 15} {
 		for name, way := range decryptWays {
 			key := &counting{Keyring: ours}
@@ -230,7 +257,7 @@ func TestErrorsOfDataKeysReadWell(t *testing.T) {
 	require.ErrorContains(t, err, "or the message requires a pair that was not stated")
 	require.ErrorContains(t, err, `no provider is configured for "other"`)
 
-	// A required pair of which nothing but the header's tag knows.
+	// Only the header's tag knows of this required pair.
 	required := encrypt(t, &message.Encrypter{Keyring: ours, Required: []string{"a"}}, nil, map[string]string{"a": "b"})
 	_, _, err = decrypter(ours).Decrypt(t.Context(), required, nil)
 	require.ErrorContains(t, err, "or the message requires a pair that was not stated")

@@ -12,43 +12,49 @@ import (
 	"piko.sh/pikokms/provider"
 )
 
-// A Decrypter decrypts messages. It must not be changed once in use, and is then safe for
-// concurrent use.
+// Decrypter decrypts messages. It is safe for concurrent use, but its fields must not change once
+// it is in use.
 type Decrypter struct {
-	// Keyrings are asked in order, each about every data key of a message, until a data key fits:
-	// the message's header verifies under it. Each keyring asks its key service only about
-	// wrapping keys that it trusts. Limits.MaxAttempts bounds how often they are asked.
+	// Keyrings are asked in order, each about every data key of a message, until one returns a data
+	// key under which the message's header verifies. A keyring asks its key service only about
+	// wrapping keys that it trusts. Limits.MaxAttempts bounds how often keyrings are asked.
 	Keyrings []provider.Keyring
 
-	// Limits bound what is taken from a header. MaxFrameLength also bounds unframed messages,
-	// which are held in memory.
+	// Limits bound what is read of a header. MaxFrameLength also bounds unframed messages, which
+	// are held in memory.
 	Limits header.Limits
 
 	CommitmentPolicy CommitmentPolicy
 
-	// Accept, if not nil, looks at each message's header before a key service is asked about it,
-	// and before anything in it is authenticated. Its error refuses the message.
+	// Accept, if not nil, is called with each message's header before any key service is asked
+	// about it. Nothing in the header is authenticated by then. An error of Accept refuses the
+	// message.
 	Accept func(*header.Header) error
 
-	// AllowPikoV2 lets NewReader read the streams that Piko wrote before pikokms, too, under
-	// keyrings that implement provider.PikoV2Keyring. A stream that was cut between two of its
-	// chunks then reads as a shorter one, without an error: package pikov2 says what else its
-	// format lacks. Set it only while such streams remain.
+	// AllowPikoV2 lets NewReader also read the streams that Piko wrote before it used pikokms. The
+	// keyring must implement provider.PikoV2Keyring. Such a stream that was cut between two of its
+	// chunks reads as a shorter one, without an error; package pikov2 lists what else the format
+	// lacks. Set it only while such streams remain.
 	AllowPikoV2 bool
 
-	Parallelism int // goroutines that open a stream's frames, as Encrypter's
+	// Parallelism is the most goroutines that open a stream's frames, as in Encrypter.
+	Parallelism int
 }
 
-// NewReader reads a message's header from src, has its data key unwrapped, verifies the header,
-// and returns the plaintext as a pull stream. Each pair of stated must be the message's: equal to
-// the stored pair or, when the message does not store it, one that was required when it was
-// encrypted. The key service is called here and not again; ctx also ends the stream. The plaintext
-// is whole when Read returns io.EOF, and only then: a signature comes after it.
+// NewReader decrypts the message that src holds, as a pull stream. It reads the header, asks the
+// keyrings for the data key and verifies the header; after that no key service is asked. When ctx
+// ends, reading fails. The plaintext is complete when Read returns io.EOF, and only then: a
+// signature comes last.
 //
-// The error holds provider.ErrInvalidCiphertext (the input is no message, cut short, or over a
-// limit: then also a [header.LimitError]), ErrCommitmentPolicy, provider.ErrContextMismatch,
-// provider.ErrUntrustedKey, provider.ErrDecryptionFailed (it was changed, or no key fits), or is
-// the keyring's or src's own. Read's errors are the same.
+// Every pair of stated must be a pair of the message. If the message stores a pair of that key, the
+// two must be equal. Otherwise it must be a required pair, which the writer authenticated but did
+// not store.
+//
+// The error holds provider.ErrInvalidCiphertext if src is no message, is cut short or exceeds a
+// limit; for a limit it also holds a [header.LimitError]. It holds ErrCommitmentPolicy,
+// provider.ErrContextMismatch, provider.ErrUntrustedKey, or provider.ErrDecryptionFailed if the
+// message was changed or no key fits. Otherwise it is the keyring's or src's own. Read returns the
+// same errors.
 func (d *Decrypter) NewReader(ctx context.Context, src io.Reader, stated map[string]string) (*DecryptReader, error) {
 	r := &DecryptReader{source: messageSource{source: newSource(ctx, src, nil)}}
 	if pikov2.Sniff(r.source.peek(pikov2.SniffSize)) {
@@ -83,19 +89,19 @@ func (d *Decrypter) newPikoV2Reader(ctx context.Context, src io.Reader, stated m
 	return &DecryptReader{body: body}, nil
 }
 
-// NewWriter returns a push stream: a message written to it goes to dst as plaintext, each frame
-// once it is verified. The key service is called during the Write that completes the header. The
-// plaintext is whole when Close returns nil, and only then. Streams that Piko wrote before pikokms
-// are for NewReader. The rest is as in NewReader.
+// NewWriter returns a push stream. A message that is written to it goes to dst as plaintext, each
+// frame once it is verified. The Write that completes the header asks the key service. The
+// plaintext is complete when Close returns nil, and only then. NewWriter does not read Piko's
+// streams. Stated pairs and errors are those of NewReader.
 func (d *Decrypter) NewWriter(ctx context.Context, dst io.Writer, stated map[string]string) *DecryptWriter {
 	return &DecryptWriter{
 		decrypter: d, ctx: ctx, dst: destination{ctx, dst, nil}, stated: maps.Clone(stated),
-		scanner: header.Scanner{Limits: d.Limits}, start: make([]byte, 0, 512), // enough for most
+		scanner: header.Scanner{Limits: d.Limits}, start: make([]byte, 0, 512), // enough for most headers
 	}
 }
 
-// start checks a header that was read, and gives the cipher of its frames and the whole encryption
-// context.
+// start checks a header that was read. It returns the cipher of the message's frames and the whole
+// encryption context.
 func (d *Decrypter) start(ctx context.Context, h *header.Header, stated map[string]string) (frame.Config, map[string]string, error) {
 	v, err := d.verify(ctx, h, stated)
 	if err != nil {

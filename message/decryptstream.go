@@ -10,7 +10,7 @@ import (
 	"piko.sh/pikokms/internal/checked"
 )
 
-// DecryptReader reads as a message's plaintext. It is for one goroutine.
+// DecryptReader is an io.Reader of a message's plaintext. It is for one goroutine.
 type DecryptReader struct {
 	source  messageSource
 	header  *header.Header
@@ -25,7 +25,7 @@ type DecryptReader struct {
 // Header returns the message's verified header, or nil for a stream that Piko wrote before pikokms.
 func (r *DecryptReader) Header() *header.Header { return r.header }
 
-// EncryptionContext returns the message's verified encryption context, with the required pairs
+// EncryptionContext returns the message's verified encryption context, including required pairs
 // that it does not store. The caller must not change it.
 func (r *DecryptReader) EncryptionContext() map[string]string { return r.context }
 
@@ -38,7 +38,7 @@ func (r *DecryptReader) Read(p []byte) (int, error) {
 	return n, classify(err)
 }
 
-// WriteTo implements io.WriterTo, without a copy.
+// WriteTo implements io.WriterTo. It makes no copy.
 func (r *DecryptReader) WriteTo(w io.Writer) (n int64, err error) {
 	defer func() { abandon(w, err) }()
 	if r.closed {
@@ -48,7 +48,7 @@ func (r *DecryptReader) WriteTo(w io.Writer) (n int64, err error) {
 	return n, classify(err)
 }
 
-// Close implements io.Closer. It does not close the source, and a reader that is dropped without it
+// Close implements io.Closer. It does not close the source. A reader that is dropped without Close
 // leaves nothing behind.
 func (r *DecryptReader) Close() error {
 	r.closed = true
@@ -57,8 +57,8 @@ func (r *DecryptReader) Close() error {
 
 // DecryptWriter decrypts the message that is written to it. It is for one goroutine.
 //
-// Until [DecryptWriter.Close] returns nil, what went to the destination is not the whole
-// plaintext. The last frame's plaintext comes with Close.
+// The destination has the whole plaintext only when [DecryptWriter.Close] returns nil. Close writes
+// the last frame's.
 type DecryptWriter struct {
 	decrypter *Decrypter
 	ctx       context.Context
@@ -70,15 +70,15 @@ type DecryptWriter struct {
 	header  *header.Header // once verified
 	body    *frame.OpenWriter
 
-	err    error // the first failure; errClosed after a Close
+	err    error // the first failure; errClosed after a successful Close
 	closed bool
-	result error // of the first Close
+	result error // what the first Close returned
 }
 
-// Header returns the message's verified header, or nil while it is not complete.
+// Header returns the message's verified header, or nil until the header is complete.
 func (w *DecryptWriter) Header() *header.Header { return w.header }
 
-// fail notes the stream's first failure, and returns err.
+// fail keeps the stream's first failure and returns err.
 func (w *DecryptWriter) fail(err error) error {
 	if w.err == nil {
 		w.err = err
@@ -86,7 +86,7 @@ func (w *DecryptWriter) fail(err error) error {
 	return err
 }
 
-// Write implements io.Writer. After an error, all further calls fail, Close among them.
+// Write implements io.Writer. After an error all further calls fail, Close among them.
 func (w *DecryptWriter) Write(p []byte) (n int, err error) {
 	if w.err != nil {
 		return 0, w.err
@@ -109,13 +109,14 @@ func (w *DecryptWriter) Write(p []byte) (n int, err error) {
 	return n + m, w.fail(aborted(classify(err)))
 }
 
-// missing returns how many bytes of the header the next decision takes.
+// missing returns how many more bytes of the header are needed to go on.
 func (w *DecryptWriter) missing() (int, error) {
 	need, _, err := w.scanner.Scan(w.start)
 	return need - len(w.start), classify(err)
 }
 
-// take appends to the header so far, no more than missing, and opens the body once it is whole.
+// take adds bytes to the header, at most as many as missing returned. Once the header is complete,
+// it opens the body.
 func (w *DecryptWriter) take(p []byte) error {
 	w.start = append(w.start, p...)
 	_, done, err := w.scanner.Scan(w.start)
@@ -135,8 +136,8 @@ func (w *DecryptWriter) take(p []byte) error {
 	return nil
 }
 
-// ReadFrom implements io.ReaderFrom: it reads the frames to where they are opened, without a copy.
-// If src fails, Close fails.
+// ReadFrom implements io.ReaderFrom: it decrypts what src returns, without a copy. If src fails,
+// Close fails.
 func (w *DecryptWriter) ReadFrom(src io.Reader) (total int64, err error) {
 	if w.err != nil {
 		return 0, w.err
@@ -164,14 +165,14 @@ func (w *DecryptWriter) ReadFrom(src io.Reader) (total int64, err error) {
 	return total + n, w.fail(aborted(classify(err)))
 }
 
-// Close releases the last plaintext and reports whether the message was whole. If a call has
-// failed before, or the context has ended, it returns that error. It does not close the
-// destination. A second Close returns what the first one returned.
+// Close writes the last plaintext and reports whether the message was complete. If an earlier call
+// has failed, or the context has ended, it returns that error. It does not close the destination. A
+// second Close returns what the first one returned.
 func (w *DecryptWriter) Close() error {
 	if w.closed {
 		return w.result
 	}
-	w.closed, w.result = true, errAborted // for a panic of the destination
+	w.closed, w.result = true, errAborted // stays if the destination panics
 	w.result = w.finish()
 	w.err = cmp.Or(w.result, errClosed)
 	return w.result
@@ -187,7 +188,7 @@ func (w *DecryptWriter) finish() error {
 	_, _, err := header.Parse(w.start, w.decrypter.Limits)
 	switch err {
 	case nil:
-		return errAborted // a keyring panicked
+		return errAborted // a keyring has panicked
 	case io.EOF:
 		return errEmpty
 	}

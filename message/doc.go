@@ -1,21 +1,22 @@
 // Package message encrypts and decrypts whole AWS Encryption SDK messages as streams.
 //
 // It stands between an application, or the transformer of the root package, and a provider. An
-// [Encrypter] has one data key made and wrapped, and writes a header and frames. A [Decrypter]
-// reads and bounds the header, has a data key unwrapped by a keyring that trusts its wrapping key,
-// checks key commitment and header tag, and opens the frames.
+// [Encrypter] asks its keyring for a new data key, plain and wrapped, and writes a header and
+// frames. A [Decrypter] reads a header of bounded size, and asks keyrings that trust a wrapping key
+// to unwrap a data key. Then it checks the key commitment and the header's tag, and opens the
+// frames.
 //
 // Each direction comes as a pull stream (NewReader), as a push stream (NewWriter), and for values
-// in memory ([Encrypter.Encrypt], [Decrypter.Decrypt]); [Decrypter.Open] is random access. All of
-// them call the key service once for a message and hold one frame in memory, or a few on several
-// cores (Encrypter.Parallelism). The messages open with every official AWS Encryption SDK, and the
-// other way round.
+// in memory ([Encrypter.Encrypt], [Decrypter.Decrypt]). [Decrypter.Open] gives random access. Each
+// calls the key service once for a message, and holds one frame in memory, or a few on several
+// cores (Encrypter.Parallelism). Every official AWS Encryption SDK opens the messages, and this
+// package opens theirs.
 //
-// What is incomplete never passes for whole. A pull stream is whole when Read returns [io.EOF], a
-// push stream when Close returns nil. A source that fails ends a stream with its own error, even
-// if it fails once and then says io.EOF, as the bodies of HTTP requests do.
+// Incomplete data never pass for complete. A pull stream is complete when Read returns [io.EOF], a
+// push stream when Close returns nil. If a source fails, the stream fails with the source's error.
+// That holds even if the source fails once and then returns io.EOF, as bodies of HTTP requests do.
 //
-// Plain data keys are held in [provider.SecureBytes] and closed before the first frame. What stays
-// on the heap for as long as a stream lasts is the message's own key, within its
-// [crypto/cipher.AEAD]; [header.Suite.DeriveKeys] says what else does.
+// Plain data keys are held in [provider.SecureBytes], and closed before the first frame. The
+// message's own key stays on the heap for as long as the stream lasts, within its
+// [crypto/cipher.AEAD]. [header.Suite.DeriveKeys] says what else does.
 package message

@@ -15,11 +15,11 @@ import (
 	"piko.sh/pikokms/provider"
 )
 
-// ending is how a source ends behind its bytes.
+// ending is how a source ends after its bytes.
 type ending struct {
 	err      error
 	withData bool // the error comes with the last bytes
-	forEver  bool // else it comes once, and then io.EOF, as of a request's body
+	forEver  bool // otherwise the error comes once, and then io.EOF, as from a request's body
 }
 
 var endings = map[string]ending{
@@ -60,8 +60,8 @@ func (e ending) failure() error {
 	return e.err
 }
 
-// A connection lost at any place of a message, in any way, is the connection's fault, and never an
-// end, an empty input, or a message that is none.
+// A connection may be lost at any place of a message, in any way. The error is then the
+// connection's, and never an end, an empty input, or that the input is no message.
 func TestAConnectionLostAnywhereIsNoEnd(t *testing.T) {
 	key := newKey(t, 1, "")
 	plaintext := pattern(150)
@@ -114,7 +114,7 @@ func TestASourceThatFailsMakesNoMessage(t *testing.T) {
 	t.Logf("%d cases", cases)
 }
 
-// liar says of its reads what is not so, after some bytes.
+// liar reports wrong counts of its reads, after some bytes.
 type liar struct {
 	bytes.Reader
 	after, says int
@@ -129,7 +129,7 @@ func (l *liar) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// ReadAt lies of the reads behind after.
+// ReadAt reports wrong counts of reads that begin after the field after.
 func (l *liar) ReadAt(p []byte, off int64) (int, error) {
 	if off+int64(len(p)) > int64(l.after) {
 		return l.says, nil
@@ -137,8 +137,8 @@ func (l *liar) ReadAt(p []byte, off int64) (int, error) {
 	return l.Reader.ReadAt(p, off)
 }
 
-// Sources that say they read what they can't have read are refused: nothing panics, and nothing
-// that was in memory before passes for theirs.
+// Sources that report more than they can have read are refused. Nothing panics, and bytes that were
+// in memory before are never taken for theirs.
 func TestSourcesThatLie(t *testing.T) {
 	key := newKey(t, 1, "")
 	e := &message.Encrypter{Keyring: key, FrameLength: 64}
@@ -181,8 +181,8 @@ func onlyRead(b []byte, after, says int) io.Reader {
 	return struct{ io.Reader }{l}
 }
 
-// slow sources give nothing at times, a byte at a time, or io.EOF with the last bytes. All that is
-// well.
+// Slow sources work: they return nothing at times, one byte at a time, or io.EOF with the last
+// bytes.
 func TestSourcesThatAreSlow(t *testing.T) {
 	key := newKey(t, 1, "")
 	e := &message.Encrypter{Keyring: key, FrameLength: 64}
@@ -210,7 +210,7 @@ func TestSourcesThatAreSlow(t *testing.T) {
 	}
 }
 
-// idle gives a few bytes at every so many calls, and else nothing.
+// idle returns a few bytes at every few calls, and otherwise nothing.
 type idle struct {
 	bytes.Reader
 	every, calls int
@@ -223,14 +223,14 @@ func (i *idle) Read(p []byte) (int, error) {
 	return i.Reader.Read(p[:min(len(p), 20)])
 }
 
-// answer is what a destination says of a write.
+// answer is what a destination returns from a write.
 type answer struct {
 	n   func(len int) int
 	err error
 }
 
-// Destinations that fail, take less than all, or say what can't be: each door that writes reports
-// it, at each write, and no Close succeeds after it.
+// Destinations may fail, take too little, or report an impossible count. Each way to write reports
+// it, at each write, and no Close succeeds afterwards.
 func TestDestinationsThatFailOrLie(t *testing.T) {
 	key := newKey(t, 1, "")
 	full := errors.New("disk full")
@@ -299,7 +299,7 @@ func TestDestinationsThatFailOrLie(t *testing.T) {
 		}
 		for door, run := range doors {
 			for how, answer := range answers {
-				for at := 0; ; at++ { // the write that it happens to
+				for at := 0; ; at++ { // the number of the write that fails
 					writes := 0
 					err := run(writerFunc(func(p []byte) (int, error) {
 						if writes++; writes == at+1 {

@@ -13,53 +13,55 @@ import (
 	"piko.sh/pikokms/provider"
 )
 
-// An Encrypter encrypts messages. It must not be changed once in use, and is then safe for
-// concurrent use.
+// Encrypter encrypts messages. It is safe for concurrent use, but its fields must not change once
+// it is in use.
 type Encrypter struct {
 	// Keyring makes each message's data key with one call of its key service.
 	Keyring provider.Keyring
 
 	// Recipients are further keyrings, each of which can decrypt alone. The data key of a message
-	// with recipients is made here, from crypto/rand, and wrapped by Keyring and all Recipients
-	// side by side.
+	// with recipients comes from crypto/rand, and Keyring and all Recipients wrap it side by side.
 	Recipients []provider.Keyring
 
-	FrameLength int // bytes of plaintext in a frame, up to 64 MiB; 0 means 65,536
+	// FrameLength is the number of bytes of plaintext in a frame, up to 64 MiB; 0 means
+	// header.DefaultFrameLength, 65,536. A stream on one core holds one frame in memory.
+	FrameLength int
 
-	// Suite is one of the two suites that commit; 0 means header.AES256GCMHKDFSHA512CommitKey. The
-	// signed one costs an ECDSA signature for each message, and a verification for each reading.
+	// Suite is one of the two suites with key commitment; 0 means
+	// header.AES256GCMHKDFSHA512CommitKey. The signed suite costs an ECDSA signature for each
+	// message, and a verification for each reader.
 	Suite header.Suite
 
-	// Required names pairs of the encryption context that are authenticated but not stored in the
-	// message: who decrypts must state them again (specification:
+	// Required are keys of pairs of the encryption context that are authenticated but not stored in
+	// the message. Whoever decrypts must state them again (specification:
 	// framework/required-encryption-context-cmm.md).
 	Required []string
 
 	CommitmentPolicy CommitmentPolicy
 
-	// Parallelism is the most goroutines that seal a stream's frames, as in frame.Config: 1 keeps
-	// every stream on one core and its memory at one frame; 0 takes the cores that are free, at
-	// most frame.MaxDefaultParallelism, once a stream has come past 1 MiB. Signed messages stay on
+	// Parallelism is the most goroutines that seal a stream's frames, as in frame.Config. 1 keeps
+	// every stream on one core, and its memory at one frame. 0 uses the cores that are free, at
+	// most frame.MaxDefaultParallelism, once a stream is longer than 1 MiB. Signed messages stay on
 	// one core.
 	Parallelism int
 }
 
-// started is a message whose header is sealed.
+// started is a message with a sealed header.
 type started struct {
 	header *header.Header
 	frames frame.Config
-	signer *header.Signer  // nil for a suite without a signature
-	count  func(bytes int) // of the data key; may be nil
+	signer *header.Signer  // nil for an unsigned suite
+	count  func(bytes int) // counts the data key's use; may be nil
 }
 
-// draft is a header that has no data key yet.
+// draft is a header without a data key.
 type draft struct {
 	header.Header
 	messageID [32]byte
-	key       [1]header.EncryptedDataKey // where there is but one
+	key       [1]header.EncryptedDataKey // used if there is only one data key
 
-	all, unstored map[string]string // the encryption context, and the required pairs in it
-	signer        *header.Signer    // nil for a suite without a signature
+	all, unstored map[string]string // the encryption context, and those pairs that are not stored
+	signer        *header.Signer    // nil for an unsigned suite
 }
 
 // start makes a message's header and the cipher of its frames.
@@ -90,18 +92,18 @@ func (e *Encrypter) start(ctx context.Context, encryptionContext map[string]stri
 	return started{&h.Header, c, h.signer, dataKey.Count}, nil
 }
 
-// refused is the error of a message that can't be written, or that no reader would take.
+// refused returns the error for a message that can't be written, or that no reader would accept.
 func refused(err error) error {
 	if limit, ok := errors.AsType[*header.LimitError](err); ok {
 		unnamed := *limit
-		unnamed.Option = "" // the limits of writers are not set
+		unnamed.Option = "" // no option sets the limits of writers
 		err = fmt.Errorf("readers would refuse it: %w", &unnamed)
 	}
 	return fmt.Errorf("%w: %w", provider.ErrEncryptionFailed, err)
 }
 
-// draft makes a header as far as it goes without a data key, and checks all that can be checked
-// before a key service is asked.
+// draft makes as much of a header as is possible without a data key. It checks everything that can
+// be checked before a key service is asked.
 func (e *Encrypter) draft(encryptionContext map[string]string) (*draft, error) {
 	h := new(draft)
 	h.Suite, h.MessageID, h.ContentType = e.Suite, h.messageID[:], header.Framed
@@ -157,7 +159,7 @@ func (h *draft) sign() error {
 	return nil
 }
 
-// leaveOut keeps the required pairs out of the stored encryption context.
+// leaveOut moves the required pairs out of the stored encryption context.
 func (h *draft) leaveOut(required []string, stated map[string]string) error {
 	h.EncryptionContext = h.all
 	if len(required) == 0 {
@@ -175,10 +177,10 @@ func (h *draft) leaveOut(required []string, stated map[string]string) error {
 	return nil
 }
 
-// NewReader returns the message that holds src's plaintext, as a pull stream. What is in memory,
-// as in a bytes.Reader or bytes.Buffer, is not copied: leave it as it is meanwhile. The encryption
-// context is authenticated, stored and visible; it may be nil. The key service is called here and
-// not again; ctx also ends the stream.
+// NewReader returns a message with the plaintext of src, as a pull stream. It asks the key service
+// for the data key; after that no key service is asked. When ctx ends, reading fails. Bytes that
+// are in memory already, as those of a bytes.Reader or bytes.Buffer, are not copied: do not change
+// them meanwhile. The encryption context is authenticated, stored and visible. It may be nil.
 //
 // Errors are the keyring's, or hold provider.ErrEncryptionFailed.
 func (e *Encrypter) NewReader(ctx context.Context, src io.Reader, encryptionContext map[string]string) (*EncryptReader, error) {
@@ -191,8 +193,8 @@ func (e *Encrypter) NewReader(ctx context.Context, src io.Reader, encryptionCont
 	return r, nil
 }
 
-// NewWriter writes a header to dst and returns a push stream whose plaintext follows it. Only its
-// Close makes the message whole. Closing it does not close dst. The rest is as in NewReader.
+// NewWriter writes a header to dst and returns a push stream for the plaintext. The message is
+// complete only when Close returns nil. Close does not close dst. The rest is as in NewReader.
 func (e *Encrypter) NewWriter(ctx context.Context, dst io.Writer, encryptionContext map[string]string) (*EncryptWriter, error) {
 	m, err := e.start(ctx, encryptionContext)
 	if err != nil {

@@ -10,28 +10,28 @@ import (
 	"piko.sh/pikokms/internal/checked"
 )
 
-// EncryptReader reads as a message. It is for one goroutine.
+// EncryptReader is an io.Reader of a message. It is for one goroutine.
 type EncryptReader struct {
 	source source
 	header *header.Header
-	out    []byte // of the header, or of the footer, still to be read
+	out    []byte // rest of the header or of the footer, to be read next
 	body   *frame.SealReader
-	signer *header.Signer // nil once the footer is made
+	signer *header.Signer // nil for an unsigned suite, and once the footer is made
 }
 
 // Header returns the message's header.
 func (r *EncryptReader) Header() *header.Header { return r.header }
 
-// EncryptedSize returns the exact size of the whole message if the source has n bytes, as the
-// function does.
+// EncryptedSize returns the exact size in bytes of the whole message if the source has n bytes. The
+// errors are those of the function [EncryptedSize].
 func (r *EncryptReader) EncryptedSize(n int64) (int64, error) { return EncryptedSize(r.header, n) }
 
-// ContentLength returns the exact size in bytes of the whole message, if the source tells now how
-// many bytes it has, before the first Read: by a method Len() int, as bytes.Reader has, or as an
-// io.Seeker. Who passes it on must expect another size still, if the source grows or shrinks
-// meanwhile. A signed message's size is not known.
+// ContentLength returns the exact size in bytes of the whole message, if it is known before the
+// first Read. The source must tell how many bytes it has: by a method Len() int, as that of
+// bytes.Reader, or as an io.Seeker. If the source grows or shrinks later, the message has another
+// size. The size of a signed message is never known.
 func (r *EncryptReader) ContentLength() (n int64, known bool) {
-	if len(r.out) != r.header.Size() { // reading has begun
+	if len(r.out) != r.header.Size() { // Read was called
 		return 0, false
 	}
 	plaintext, known := r.source.remaining()
@@ -58,7 +58,7 @@ func (r *EncryptReader) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// sign makes the footer, behind the whole body.
+// sign makes the footer at the end of the body.
 func (r *EncryptReader) sign() (err error) {
 	if r.out, err = r.signer.Footer(); err == nil {
 		r.signer = nil
@@ -66,7 +66,7 @@ func (r *EncryptReader) sign() (err error) {
 	return err
 }
 
-// WriteTo implements io.WriterTo, without a copy.
+// WriteTo implements io.WriterTo. It makes no copy.
 func (r *EncryptReader) WriteTo(w io.Writer) (written int64, err error) {
 	defer func() { abandon(w, err) }()
 	written, err = r.flush(w)
@@ -96,12 +96,11 @@ func (r *EncryptReader) flush(w io.Writer) (int64, error) {
 
 // EncryptWriter encrypts what is written to it. It is for one goroutine.
 //
-// Until [EncryptWriter.Close] returns nil, what went to the destination is no whole message, and
-// every reader refuses it. Close makes it whole unless the writer knows that something failed: a
-// Write, a ReadFrom, whose source may have failed, or the context. An [io.Copy] from a source that
-// is no io.WriterTo, as connections, files and request bodies, comes down to ReadFrom. Whatever
-// else fails, the writer can't know. So defer [EncryptWriter.Abort], which does nothing after a
-// Close, and call Close where all is written:
+// The message is complete only when [EncryptWriter.Close] returns nil; every reader refuses one
+// that is not. Close completes it unless the writer knows of a failure: of a Write, of a ReadFrom,
+// or of the context. An [io.Copy] calls ReadFrom if its source is no io.WriterTo, as connections,
+// files and request bodies are not. The writer can't know of other failures. So defer
+// [EncryptWriter.Abort], which does nothing after Close, and call Close when everything is written:
 //
 //	w, err := e.NewWriter(ctx, dst, nil)
 //	if err != nil {
@@ -117,17 +116,17 @@ type EncryptWriter struct {
 	dst    destination
 	body   *frame.SealWriter
 	header *header.Header
-	signer *header.Signer // nil for a suite without a signature
+	signer *header.Signer // nil for an unsigned suite
 
-	err    error // the first failure; errClosed after a Close
+	err    error // the first failure; errClosed after a successful Close
 	closed bool
-	result error // of the first Close
+	result error // what the first Close returned
 }
 
 // Header returns the message's header.
 func (w *EncryptWriter) Header() *header.Header { return w.header }
 
-// fail notes the stream's first failure, and returns err.
+// fail keeps the stream's first failure and returns err.
 func (w *EncryptWriter) fail(err error) error {
 	if w.err == nil {
 		w.err = err
@@ -135,7 +134,7 @@ func (w *EncryptWriter) fail(err error) error {
 	return err
 }
 
-// Write implements io.Writer. After an error, all further calls fail, Close among them.
+// Write implements io.Writer. After an error all further calls fail, Close among them.
 func (w *EncryptWriter) Write(p []byte) (int, error) {
 	if w.err != nil {
 		return 0, w.err
@@ -144,7 +143,7 @@ func (w *EncryptWriter) Write(p []byte) (int, error) {
 	return n, w.fail(aborted(err))
 }
 
-// ReadFrom implements io.ReaderFrom: it encrypts what src gives, without a copy. If src fails,
+// ReadFrom implements io.ReaderFrom: it encrypts what src returns, without a copy. If src fails,
 // Close fails.
 func (w *EncryptWriter) ReadFrom(src io.Reader) (int64, error) {
 	if w.err != nil {
@@ -154,14 +153,14 @@ func (w *EncryptWriter) ReadFrom(src io.Reader) (int64, error) {
 	return n, w.fail(aborted(err))
 }
 
-// Close seals the last frame and, in a signed message, writes the signature. If a call has failed
-// before, or the context has ended, the message stays unfinished and Close returns that error. A
+// Close seals the last frame and, in a signed message, writes the signature. If an earlier call has
+// failed, or the context has ended, it leaves the message incomplete and returns that error. A
 // second Close returns what the first one returned.
 func (w *EncryptWriter) Close() error {
 	if w.closed {
 		return w.result
 	}
-	w.closed, w.result = true, errAborted // for a panic of the destination
+	w.closed, w.result = true, errAborted // stays if the destination panics
 	w.result = w.finish()
 	w.err = cmp.Or(w.result, errClosed)
 	return w.result
@@ -186,8 +185,8 @@ func (w *EncryptWriter) finish() error {
 	return err
 }
 
-// Abort ends the stream without making the message whole: a later Close fails. After a Close it
-// does nothing. It does not touch the destination, of which the caller removes what was written.
+// Abort ends the stream and leaves the message incomplete, so a later Close fails. After a Close it
+// does nothing. The caller removes what was written to the destination.
 func (w *EncryptWriter) Abort() {
 	if !w.closed {
 		_ = w.fail(errAborted)

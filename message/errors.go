@@ -10,8 +10,8 @@ import (
 	"piko.sh/pikokms/provider"
 )
 
-// ErrPikoV2 means that the input is no message but begins as a stream that Piko wrote before
-// pikokms, and Decrypter.AllowPikoV2 is not set.
+// ErrPikoV2 means that the input begins like a stream that Piko wrote before it used pikokms, and
+// Decrypter.AllowPikoV2 is not set.
 var ErrPikoV2 = errors.New("not a message but a stream that Piko wrote before pikokms")
 
 var (
@@ -20,8 +20,8 @@ var (
 	errEmpty   = fmt.Errorf("%w: the input is empty", provider.ErrInvalidCiphertext)
 )
 
-// classify puts the port's sentinel before an error of the format. Errors that have one, and those
-// of a source or destination, stay as they are.
+// classify wraps an error of the format with the sentinel of package provider that it belongs to.
+// It leaves errors alone that have one already, or that come from a source or destination.
 func classify(err error) error {
 	if err == nil || err == io.EOF || errors.Is(err, provider.ErrDecryptionFailed) || errors.Is(err, provider.ErrInvalidCiphertext) {
 		return err
@@ -42,8 +42,8 @@ func classify(err error) error {
 	return err
 }
 
-// aborted gives an error of package frame its name in this one: a call of the source or destination
-// that panicked has aborted the stream.
+// aborted returns this package's error for one of package frame that says that the stream was
+// aborted by a panic of the source or destination.
 func aborted(err error) error {
 	if errors.Is(err, frame.ErrAborted) {
 		return errAborted
@@ -51,10 +51,10 @@ func aborted(err error) error {
 	return err
 }
 
-// abandon tells a writer of this package, if w is one, that what is copied to it is not whole. So
-// its Close fails after an io.Copy whose source failed, even where the source does the copying.
+// abandon tells w, if it is a writer of this package, that what is copied to it is incomplete. So
+// its Close fails after an io.Copy whose source has failed, even if the source does the copying.
 func abandon(w io.Writer, err error) {
 	if w, ok := w.(interface{ fail(error) error }); ok && err != nil {
-		_ = w.fail(err) // who copied returns the error
+		_ = w.fail(err) // the caller returns the error
 	}
 }

@@ -25,7 +25,7 @@ func demoKey() *local.Provider {
 	return key
 }
 
-// Pull streams: read a file as a message, read a message as a file.
+// Pull streams read a file as a message, and a message as a file.
 func ExampleEncrypter_NewReader() {
 	ctx := context.Background()
 	key := demoKey()
@@ -61,8 +61,8 @@ func ExampleEncrypter_NewReader() {
 	// Attack at dawn.
 }
 
-// Push streams: only a Close that returns nil makes the message, or the plaintext, whole. What returns
-// before it, or panics, leaves no whole message.
+// With push streams, a message or a plaintext is complete only when Close returns nil. After an
+// earlier return or a panic it stays incomplete.
 func ExampleEncrypter_NewWriter() {
 	ctx := context.Background()
 	key := demoKey()
@@ -101,8 +101,8 @@ func ExampleEncrypter_NewWriter() {
 	// line 2
 }
 
-// With several recipients each key opens the message alone: a key service for every day, a key in a
-// safe for the day when it is gone.
+// Each recipient's key opens the message alone. Here, one is the key of a key service for every
+// day, and the other lies in a safe for the day when that is gone.
 func ExampleEncrypter_recipients() {
 	ctx := context.Background()
 	everyday := demoKey()
@@ -128,7 +128,7 @@ func ExampleEncrypter_recipients() {
 	// Attack at dawn.
 }
 
-// Stated pairs tie an object to its place: a message of another tenant is refused before the key
+// Stated pairs tie an object to its place. A message of another tenant is refused before the key
 // service is asked.
 func ExampleDecrypter_NewReader() {
 	ctx := context.Background()
@@ -167,7 +167,7 @@ func ExamplePlaintextSize() {
 	// 1000000
 }
 
-// An object is moved to another key, in one stream and without its plaintext reaching a disk.
+// Rewrap moves an object to another key, in one stream. Its plaintext reaches no disk.
 func ExampleRewrap() {
 	ctx := context.Background()
 	old, err := local.NewProvider(local.Config{Key: make([]byte, 32), Name: "2025"})

@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"piko.sh/pikokms/header"
+	"piko.sh/pikokms/internal/race"
 	"piko.sh/pikokms/message"
 	"piko.sh/pikokms/provider"
 )
@@ -56,8 +57,8 @@ func (n *noting) WrapDataKey(ctx context.Context, key *provider.SecureBytes, enc
 	return n.Keyring.WrapDataKey(ctx, key, encryptionContext)
 }
 
-// remains counts where the memory of the process has the plain form of a masked key. It makes no
-// plain copy itself. Freed memory counts, too.
+// remains counts the places where the memory of the process has the plain form of a masked key. It
+// makes no plain copy itself. Freed memory counts, too.
 func remains(t *testing.T, masked [][]byte) (plain, found int) {
 	t.Helper()
 	maps, err := os.ReadFile("/proc/self/maps")
@@ -110,7 +111,7 @@ func remains(t *testing.T, masked [][]byte) (plain, found int) {
 // After messages were encrypted and decrypted, no plain data key is left in the memory of the
 // process, by this module's code or by the standard library's.
 func TestNoPlainDataKeyStays(t *testing.T) {
-	if raceDetector {
+	if race.Enabled {
 		t.Skip("the race detector keeps memory")
 	}
 	key := &noting{Keyring: newKey(t, 1, "")}

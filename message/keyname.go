@@ -14,28 +14,28 @@ import (
 	"piko.sh/pikokms/provider"
 )
 
-// keyAgreement are the provider IDs of data keys that pikokms cannot unwrap: their wrapping key
-// comes of a key agreement (specification: framework/raw-ecdh-keyring.md,
+// keyAgreement are the provider IDs of data keys whose wrapping key comes from a key agreement.
+// Pikokms cannot unwrap those (specification: framework/raw-ecdh-keyring.md,
 // framework/aws-kms/aws-kms-ecdh-keyring.md, framework/aws-kms/aws-kms-ml-kem-keyring.md).
 var keyAgreement = map[string]bool{"raw-ecdh": true, "aws-kms-ecdh": true, "aws-kms-ml-kem": true}
 
-// KeyName returns what a wrapped data key says of its wrapping key: a key ARN, a raw key's name,
-// or the recipient's public key in hex of a key agreement. The text is the message's, so nothing
-// vouches for it. It is printable in any case: what is not stands as in a Go string literal.
+// KeyName returns the name of the wrapping key that a wrapped data key states: a key ARN, a raw
+// key's name, or in hex the recipient's public key of a key agreement. The name is not
+// authenticated. It is always printable, since other characters are escaped as in a Go string.
 func KeyName(k header.EncryptedDataKey) string {
 	info := string(k.ProviderInfo)
 	switch {
 	case k.ProviderID == "raw-ecdh" || k.ProviderID == "aws-kms-ecdh":
-		// Version 01, then the recipient's and the sender's compressed public keys, each behind a
-		// length of four bytes (specification: framework/raw-ecdh-keyring.md, "Key Provider
-		// Information").
+		// The information is version 01, then the compressed public keys of recipient and sender,
+		// each after a length of four bytes (specification: framework/raw-ecdh-keyring.md, "Key
+		// Provider Information").
 		if b := k.ProviderInfo; len(b) > 5 && b[0] == 1 {
 			if n := binary.BigEndian.Uint32(b[1:]); uint64(n) <= uint64(len(b)-5) {
 				return "ECDH public key " + hex.EncodeToString(b[5:5+n])
 			}
 		}
 	case k.ProviderID == "aws-kms-ml-kem":
-		// Version 01, then the key ARN behind a length of two bytes.
+		// The information is version 01, then the key ARN after a length of two bytes.
 		if len(info) > 3 && info[0] == 1 {
 			info = info[3:]
 		}
@@ -58,7 +58,7 @@ func printable(s string) string {
 	return quoted[1 : len(quoted)-1]
 }
 
-// describeKeys names the wrapping keys that a header states, for an error.
+// describeKeys lists the names of a header's wrapping keys, for an error.
 func describeKeys(keys []header.EncryptedDataKey) string {
 	names := make([]string, len(keys))
 	for i, k := range keys {
@@ -70,7 +70,7 @@ func describeKeys(keys []header.EncryptedDataKey) string {
 	return strings.Join(names, ", ")
 }
 
-// shortened cuts a text of the message's that would fill an error.
+// shortened cuts a text of the message that is too long for an error.
 func shortened(s string) string {
 	const most = 200
 	if len(s) <= most {
@@ -79,8 +79,8 @@ func shortened(s string) string {
 	return strings.ToValidUTF8(s[:most], "") + "…"
 }
 
-// untrusted is the error of a message of which no keyring trusts a wrapping key, with the reasons
-// of the keyrings that gave one.
+// untrusted returns the error of a message with no wrapping key that a keyring trusts. It includes
+// the reasons that keyrings gave.
 func untrusted(keys []header.EncryptedDataKey, reasons []string) error {
 	advice := ""
 	for _, k := range keys {
@@ -94,7 +94,7 @@ func untrusted(keys []header.EncryptedDataKey, reasons []string) error {
 	return fmt.Errorf("%w: it names %s%s", provider.ErrUntrustedKey, describeKeys(keys), advice)
 }
 
-// appendReason adds what a keyring says beyond that it does not trust a wrapping key.
+// appendReason adds a keyring's reason for not trusting a wrapping key, if it gave one.
 func appendReason(reasons []string, err error) []string {
 	failure, ok := errors.AsType[*provider.EncryptionError](err)
 	if !ok || failure.Err == provider.ErrUntrustedKey {

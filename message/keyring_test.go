@@ -4,8 +4,8 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
-	"slices"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -314,7 +314,10 @@ func TestKeyName(t *testing.T) {
 
 func TestTooManyRecipients(t *testing.T) {
 	p := newKey(t, 1, "")
-	e := message.Encrypter{Keyring: p, Recipients: slices.Repeat([]provider.Keyring{p}, header.DefaultMaxEncryptedDataKeys-1)}
+	e := message.Encrypter{Keyring: p}
+	for i := range header.DefaultMaxEncryptedDataKeys - 1 {
+		e.Recipients = append(e.Recipients, newKey(t, 2, fmt.Sprint("other ", i)))
+	}
 	_, err := e.Encrypt(t.Context(), nil, nil)
 	require.NoError(t, err)
 	e.Recipients = append(e.Recipients, p)

@@ -15,6 +15,7 @@ import (
 
 	"piko.sh/pikokms/frame"
 	"piko.sh/pikokms/header"
+	"piko.sh/pikokms/internal/race"
 	"piko.sh/pikokms/message"
 	"piko.sh/pikokms/provider"
 )
@@ -40,7 +41,7 @@ func TestConstantMemory(t *testing.T) {
 	defer debug.SetGCPercent(debug.SetGCPercent(-1))
 	for _, parallelism := range []int{1, 3} {
 		t.Run(fmt.Sprintf("parallelism %d", parallelism), func(t *testing.T) {
-			if raceDetector && parallelism > 1 {
+			if race.Enabled && parallelism > 1 {
 				t.Skip("the race detector makes a sync.Pool drop buffers at random")
 			}
 			testConstantMemory(t, parallelism)
@@ -53,8 +54,8 @@ func testConstantMemory(t *testing.T, parallelism int) {
 	e := &message.Encrypter{Keyring: key, Parallelism: parallelism}
 	d := decrypter(provider.Keyring(key))
 	d.Parallelism = parallelism
-	// The buffers that a stream finds in the pool, or not, as each collection leaves it: a frame,
-	// and twice the runs of a pipeline, which have four frames and then eight.
+	// A stream may or may not find buffers in the pool. They are a frame, and two sizes of batches,
+	// of four frames and of eight.
 	buffers := uint64(header.DefaultFrameLength + frame.FinalOverhead)
 	if parallelism > 1 {
 		buffers += uint64(2 * (parallelism + 4) * (4 + 8) * (header.DefaultFrameLength + frame.RegularOverhead))
@@ -150,8 +151,8 @@ func testConstantMemory(t *testing.T, parallelism int) {
 				require.Equal(t, n, out.n)
 				return after.Mallocs - before.Mallocs, after.TotalAlloc - before.TotalAlloc
 			}
-			// The runtime allocates a little of its own at times, which only adds: the least of a
-			// few runs is what counts.
+			// The runtime allocates a little of its own at times, so the least of a few runs
+			// counts.
 			least := func(n int64, runs int) (objects, size uint64) {
 				objects, size = measure(n)
 				for range runs - 1 {

@@ -66,7 +66,7 @@ func TestOpen(t *testing.T) {
 	require.ErrorIs(t, err, context.Canceled)
 }
 
-// sparse is a message of 1 TiB of which only the header and some frames were ever written.
+// sparse is a message of 1 TiB whose header and a few frames were written, and nothing else.
 type sparse struct {
 	start  []byte
 	frames map[int64][]byte // by offset

@@ -8,23 +8,23 @@ import (
 	"piko.sh/pikokms/header"
 )
 
-// ErrCommitmentPolicy means that the commitment policy refuses a message's algorithm suite; the
+// ErrCommitmentPolicy means that the commitment policy refuses a message's algorithm suite. The
 // error names both.
 var ErrCommitmentPolicy = errors.New("refused by the commitment policy")
 
-// CommitmentPolicy says whether messages must commit to their data key (specification:
-// framework/commitment-policy.md). A message without commitment can be made to decrypt to
-// different plaintexts under different data keys.
+// CommitmentPolicy says whether messages must have key commitment (specification:
+// framework/commitment-policy.md). Someone can make a message without it that decrypts to different
+// plaintexts under different data keys.
 type CommitmentPolicy int
 
-// The policies, as AWS names them. The first is the default.
+// The policies have AWS's names. The first is the default.
 const (
-	// RequireEncryptRequireDecrypt lets only messages that commit be written and read.
+	// RequireEncryptRequireDecrypt writes and reads only messages with key commitment.
 	RequireEncryptRequireDecrypt CommitmentPolicy = iota
-	// RequireEncryptAllowDecrypt lets only messages that commit be written, and all be read.
+	// RequireEncryptAllowDecrypt writes only messages with key commitment, and reads all.
 	RequireEncryptAllowDecrypt
-	// ForbidEncryptAllowDecrypt lets only messages that don't commit be written, which pikokms
-	// never does, and all be read.
+	// ForbidEncryptAllowDecrypt writes only messages without key commitment, and reads all. Pikokms
+	// never writes such messages, so under this policy it writes none.
 	ForbidEncryptAllowDecrypt
 )
 
@@ -38,8 +38,8 @@ func (p CommitmentPolicy) String() string {
 	return policyNames[p]
 }
 
-// ParseCommitmentPolicy takes a policy's name in any case, with or without '-' and '_' between its
-// words. The error holds ErrCommitmentPolicy.
+// ParseCommitmentPolicy returns the policy of a name. Upper and lower case are equal, and '-' and
+// '_' between words may be left out. The error holds ErrCommitmentPolicy.
 func ParseCommitmentPolicy(text string) (CommitmentPolicy, error) {
 	bare := strings.NewReplacer("-", "", "_", "").Replace(text)
 	for i, name := range policyNames {

@@ -9,26 +9,25 @@ import (
 	"piko.sh/pikokms/header"
 )
 
-// DecryptReaderAt is random access to a message's plaintext. Its Read and Seek are for one
-// goroutine, for http.ServeContent and the like, its ReadAt for any number of them. An
-// io.NewSectionReader over it is a further io.ReadSeeker.
+// DecryptReaderAt gives random access to a message's plaintext. Read and Seek are for one
+// goroutine, such as http.ServeContent. ReadAt is safe for concurrent use. For a further
+// io.ReadSeeker, make an io.SectionReader of it.
 type DecryptReaderAt struct {
 	section *io.SectionReader
 	header  *header.Header
 	context map[string]string
 }
 
-// Open reads the header of the message of size bytes that src holds, has its data key unwrapped,
-// verifies the header and the final frame, and returns random access to the plaintext. The key
-// service is called here and not again; ctx also ends the reads. A range costs the reading of the
-// frames that it touches, of which a few are kept for reads in a row.
+// Open gives random access to the plaintext of the message of size bytes that src holds. It reads
+// the header, asks the keyrings for the data key, and verifies the header and the final frame;
+// after that no key service is asked. When ctx ends, reads fail. A read costs the frames that it
+// touches, found by package frame's ReaderAt. A few of them are kept for reads in a row.
 //
-// Each frame is verified when it is read, at its place; what a range does not touch is not looked
-// at.
+// Each frame is verified when it is read. Frames that no read touches are not looked at.
 //
-// A signed message is refused with header.ErrUnsupported, since its signature is over the whole,
-// and so is an unframed one: read them with NewReader. The other errors, and those of ReadAt, are
-// NewReader's.
+// Open refuses signed messages with header.ErrUnsupported, since the signature is over the whole
+// message. It refuses unframed ones in the same way. Read both with NewReader. The other errors,
+// and those of ReadAt, are NewReader's.
 func (d *Decrypter) Open(ctx context.Context, src io.ReaderAt, size int64, stated map[string]string) (*DecryptReaderAt, error) {
 	source := &sourceAt{ctx, src}
 	h, err := header.Read(io.NewSectionReader(source, 0, size), d.Limits)
@@ -56,10 +55,11 @@ func (d *Decrypter) Open(ctx context.Context, src io.ReaderAt, size int64, state
 // Header returns the message's verified header.
 func (r *DecryptReaderAt) Header() *header.Header { return r.header }
 
-// EncryptionContext returns the message's verified encryption context, as DecryptReader's does.
+// EncryptionContext returns the message's verified encryption context, including required pairs
+// that it does not store. The caller must not change it.
 func (r *DecryptReaderAt) EncryptionContext() map[string]string { return r.context }
 
-// Size returns the number of bytes of plaintext, for which the final frame vouches.
+// Size returns the number of bytes of plaintext, which the verified final frame proves.
 func (r *DecryptReaderAt) Size() int64 { return r.section.Size() }
 
 // ReadAt implements io.ReaderAt.
@@ -73,7 +73,7 @@ func (r *DecryptReaderAt) Seek(offset int64, whence int) (int64, error) {
 	return r.section.Seek(offset, whence)
 }
 
-// classified gives a body's errors the sentinels of this package.
+// classified wraps a body's errors with the sentinels of package provider.
 type classified struct{ body *frame.ReaderAt }
 
 func (c classified) ReadAt(p []byte, off int64) (int, error) {

@@ -11,7 +11,7 @@ import (
 	"piko.sh/pikokms/provider"
 )
 
-// dataKey has the message's data key made, and wrapped for each of its keyrings.
+// dataKey asks the keyrings for the message's data key, and wraps it for each of them.
 func (e *Encrypter) dataKey(ctx context.Context, h *draft) (*provider.DataKey, error) {
 	if len(e.Recipients) == 0 {
 		made, err := e.Keyring.GenerateDataKey(ctx, &provider.GenerateDataKeyRequest{Context: h.all})
@@ -31,11 +31,31 @@ func (e *Encrypter) dataKey(ctx context.Context, h *draft) (*provider.DataKey, e
 	if err := wrapAll(ctx, keyrings, key, h.all, h.EncryptedDataKeys); err != nil {
 		return nil, errors.Join(err, key.Close())
 	}
+	if err := checkNames(h.EncryptedDataKeys); err != nil {
+		return nil, errors.Join(refused(err), key.Close())
+	}
 	return &provider.DataKey{PlaintextKey: key, EncryptedKey: h.EncryptedDataKeys[0]}, nil
 }
 
-// wrapAll wraps a data key by all keyrings side by side, and returns when none is at work any
-// more. The first error ends the others.
+// checkNames refuses data keys under more wrapping keys of one name than a reader tries by default.
+func checkNames(wrapped []header.EncryptedDataKey) error {
+	type name struct {
+		provider, key string
+		size          int // a raw AES key's IV tells it from an RSA key of its name
+	}
+	counts := make(map[name]int)
+	for _, k := range wrapped {
+		n := name{k.ProviderID, KeyName(k), len(k.ProviderInfo)}
+		if counts[n]++; counts[n] > header.DefaultMaxAttempts {
+			reason := fmt.Sprintf("over %d data keys under keys of the same name, %q of provider %q; give each key a name of its own", header.DefaultMaxAttempts, n.key, n.provider)
+			return &header.LimitError{Limit: "MaxAttempts", Reason: reason}
+		}
+	}
+	return nil
+}
+
+// wrapAll wraps a data key by all keyrings side by side. It returns when none of them is at work
+// any more. The first error ends the others.
 func wrapAll(ctx context.Context, keyrings []provider.Keyring, key *provider.SecureBytes, encryptionContext map[string]string, wrapped []header.EncryptedDataKey) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()

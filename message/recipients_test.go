@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -16,7 +17,7 @@ import (
 	"piko.sh/pikokms/provider"
 )
 
-// meeting is a keyring that answers once all keyrings of a message are asked, or fails.
+// meeting is a keyring that answers once all keyrings of a message have been asked, or fails.
 type meeting struct {
 	provider.Keyring
 	arrived *atomic.Int32
@@ -71,7 +72,7 @@ func TestRecipientsAreWrappedSideBySide(t *testing.T) {
 func TestARecipientThatFailsEndsTheOthers(t *testing.T) {
 	denied := errors.New("denied")
 	for at := range 4 {
-		keyrings := meetings(t, 5, nil)[:4] // of which the fifth never comes
+		keyrings := meetings(t, 5, nil)[:4] // the fifth never comes
 		keyrings[at] = broken{denied}
 		_, err := (&message.Encrypter{Keyring: keyrings[0], Recipients: keyrings[1:]}).Encrypt(t.Context(), nil, nil)
 		require.ErrorIs(t, err, denied)
@@ -120,12 +121,10 @@ func TestWritersKeepToTheLimitsOfReaders(t *testing.T) {
 		return m
 	}
 	ours := newKey(t, 1, "")
-	recipients := func(k provider.Keyring, n int) []provider.Keyring {
-		all := make([]provider.Keyring, n)
-		for i := range all {
-			all[i] = k
-		}
-		return all
+	recipients := func(k provider.Keyring, n int) []provider.Keyring { return slices.Repeat([]provider.Keyring{k}, n) }
+	others := make([]provider.Keyring, 15)
+	for i := range others {
+		others[i] = newKey(t, 2, fmt.Sprint("other ", i))
 	}
 	tests := []struct {
 		name  string
@@ -133,7 +132,7 @@ func TestWritersKeepToTheLimitsOfReaders(t *testing.T) {
 		pairs map[string]string
 		want  error // nil if it is written
 		text  string
-		asked bool // the key service, all the same
+		asked bool // the key service is asked nevertheless
 	}{
 		{"1,024 pairs", message.Encrypter{}, pairs(1024, 1), nil, "", false},
 		{"1,025 pairs", message.Encrypter{}, pairs(1025, 1), header.ErrInvalidContext, "1025 pairs, readers take 1024", false},
@@ -143,7 +142,9 @@ func TestWritersKeepToTheLimitsOfReaders(t *testing.T) {
 		{"65,535 bytes of pairs", message.Encrypter{}, pairs(1, 65_535-2-2-1-2), nil, "", false},
 		{"65,536 bytes of pairs", message.Encrypter{}, pairs(1, 65_535-2-2-1-1), header.ErrInvalidContext, "65536 bytes serialised", false},
 		{"65,535 bytes of pairs, signed", message.Encrypter{Suite: signedSuite}, pairs(1, 65_535-2-2-1-2), header.ErrInvalidContext, "bytes serialised", false},
-		{"16 keys", message.Encrypter{Recipients: recipients(ours, 15)}, nil, nil, "", false},
+		{"16 keys", message.Encrypter{Recipients: others}, nil, nil, "", false},
+		{"8 keys of one name", message.Encrypter{Recipients: recipients(ours, 7)}, nil, nil, "", false},
+		{"9 keys of one name", message.Encrypter{Recipients: recipients(ours, 8)}, nil, header.ErrLimit, "give each key a name of its own", true},
 		{"17 keys", message.Encrypter{Recipients: recipients(ours, 16)}, nil, header.ErrLimit, "17 encrypted data keys, at most 16 are taken", false},
 		{"256 KiB", message.Encrypter{Recipients: recipients(large{ours, 60_000}, 5)}, nil, header.ErrLimit, "it has over 262144 bytes", true},
 		{"a key that the format can't hold", message.Encrypter{Recipients: recipients(large{ours, 65_536}, 1)}, nil, header.ErrMalformed, "the format holds 65535", true},

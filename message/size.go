@@ -9,8 +9,9 @@ import (
 )
 
 // EncryptedSize returns the exact size in bytes of a message with this header and n bytes of
-// plaintext, as it is written here. The error holds frame.ErrTooLong, or header.ErrUnsupported for
-// a signed message, since signatures vary in size, and for an unframed one, which is not written.
+// plaintext, as pikokms writes it. The error holds frame.ErrTooLong. It holds header.ErrUnsupported
+// for a signed message, since signatures vary in size, and for an unframed one, which is never
+// written.
 func EncryptedSize(h *header.Header, n int64) (int64, error) {
 	if h.Suite.Signed() || h.ContentType != header.Framed {
 		return 0, fmt.Errorf("%w: signed and unframed messages have no size that can be told in advance", header.ErrUnsupported)
@@ -26,9 +27,9 @@ func EncryptedSize(h *header.Header, n int64) (int64, error) {
 }
 
 // PlaintextSize returns the exact number of plaintext bytes in a message of n bytes with this
-// header, whoever wrote it. Until the message is decrypted the result is only as true as n and the
-// header are. The error holds frame.ErrMalformed when no message has that size, or
-// header.ErrUnsupported for a signed message, since signatures vary in size.
+// header, whoever wrote it. It is not authenticated until the message is decrypted. The error holds
+// frame.ErrMalformed if no message has that size. It holds header.ErrUnsupported for a signed
+// message, since signatures vary in size.
 func PlaintextSize(h *header.Header, n int64) (int64, error) {
 	if h.Suite.Signed() {
 		return 0, fmt.Errorf("%w: a signed message's size does not tell its plaintext's", header.ErrUnsupported)

@@ -9,12 +9,12 @@ import (
 	"piko.sh/pikokms/internal/memory"
 )
 
-// source is where a stream's bytes come from. It ends with its context, at the next read, and is
-// not asked again once it has failed.
+// source is a stream's source. When its context ends, the next read fails. After a failure it is
+// not read again.
 type source struct {
 	checked checked.Reader
-	memory  memory.Source   // the source, if its bytes are in memory
-	count   func(bytes int) // of the data key; may be nil
+	memory  memory.Source   // the source, if its bytes are in memory already
+	count   func(bytes int) // counts the data key's use; may be nil
 }
 
 func newSource(ctx context.Context, r io.Reader, count func(bytes int)) source {
@@ -30,7 +30,7 @@ func (s *source) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// Ahead implements memory.Source. What it does not show is for Read.
+// Ahead implements memory.Source. Bytes that it does not show are returned by Read.
 func (s *source) Ahead() []byte {
 	if s.memory == nil || s.checked.Err() != nil || s.checked.Context.Err() != nil {
 		return nil
@@ -46,14 +46,14 @@ func (s *source) Skip(n int) {
 	}
 }
 
-// remaining returns how many bytes the source still gives, if it tells.
+// remaining returns how many bytes the source still has, if it tells.
 func (s *source) remaining() (n int64, known bool) {
 	switch r := s.checked.Source.(type) {
 	case interface{ Len() int }:
 		return int64(r.Len()), true
 	case *os.File:
 		if info, err := r.Stat(); err != nil || !info.Mode().IsRegular() {
-			return 0, false // devices can be sought, but have no end
+			return 0, false // a device can be sought, but has no end
 		}
 	}
 	seeker, ok := s.checked.Source.(io.Seeker)
@@ -66,7 +66,7 @@ func (s *source) remaining() (n int64, known bool) {
 	}
 	end, err := seeker.Seek(0, io.SeekEnd)
 	if _, back := seeker.Seek(at, io.SeekStart); back != nil {
-		// What it gives now begins who knows where.
+		// The source could not seek back, so its next bytes may be any.
 		s.checked, s.memory = checked.Reader{Context: s.checked.Context, Source: failed{back}}, nil
 		return 0, false
 	}
@@ -78,15 +78,16 @@ type failed struct{ err error }
 
 func (f failed) Read([]byte) (int, error) { return 0, f.err }
 
-// messageSource is the source of a message. It reads ahead a little, so that a header, which is
-// read in small pieces, takes few reads, and so that its first bytes can be looked at.
+// messageSource is the source of a message. It reads ahead a little. So a header, which is parsed
+// in small pieces, takes few reads, and peek can look at the first bytes.
 type messageSource struct {
 	source
 	buf   [512]byte
-	ahead []byte // the bytes of buf that are still to be read
+	ahead []byte // bytes of buf that are still to be read
 }
 
-// peek returns the next n bytes, or fewer where the source ends or fails before. Read tells which.
+// peek returns the next n bytes, or fewer if the source ends or fails before. Read then returns the
+// error.
 func (s *messageSource) peek(n int) []byte {
 	if ahead := s.Ahead(); len(ahead) > 0 {
 		return ahead[:min(n, len(ahead))]
@@ -126,11 +127,11 @@ func (s *messageSource) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// destination is where a stream's bytes go. It ends with its context, at the next write.
+// destination is a stream's destination. When its context ends, the next write fails.
 type destination struct {
 	ctx   context.Context
 	w     io.Writer
-	count func(bytes int) // of the data key; may be nil
+	count func(bytes int) // counts the data key's use; may be nil
 }
 
 func (d *destination) Write(p []byte) (int, error) {
@@ -144,7 +145,7 @@ func (d *destination) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// sourceAt is where the bytes of random access come from. It ends with its context.
+// sourceAt is the source of random access. When its context ends, reads fail.
 type sourceAt struct {
 	ctx context.Context
 	r   io.ReaderAt

@@ -10,9 +10,9 @@ import (
 	"piko.sh/pikokms/provider"
 )
 
-// TextContext returns the encryption context of the message that EncryptText makes: the stated
-// pairs, and provider.UseKey, which says that the message is a string. The error holds
-// header.ErrInvalidContext for a stated pair that is reserved.
+// TextContext returns the encryption context of a message of EncryptText: the stated pairs, and
+// provider.UseKey, which says that the message is a string. The error holds
+// header.ErrInvalidContext for a reserved pair.
 func TextContext(stated map[string]string) (map[string]string, error) {
 	if err := provider.CheckStated(stated); err != nil {
 		return nil, err
@@ -23,9 +23,9 @@ func TextContext(stated map[string]string) (map[string]string, error) {
 	return pairs, nil
 }
 
-// EncryptText encrypts a request's plaintext to the base64 text of one message under keyring's data
-// key. It is Encrypt of the providers whose key service encrypts no values itself, or none of that
-// size. The message's encryption context is TextContext's.
+// EncryptText encrypts a request's plaintext under a data key of keyring, and returns a message as
+// base64 text. Providers use it as their Encrypt if their key service encrypts no values itself, or
+// none of that size. The message has the encryption context of TextContext.
 func EncryptText(ctx context.Context, keyring provider.Keyring, request *provider.EncryptRequest) (string, error) {
 	pairs, err := TextContext(request.Context)
 	if err != nil {
@@ -39,9 +39,9 @@ func EncryptText(ctx context.Context, keyring provider.Keyring, request *provide
 	return base64.StdEncoding.EncodeToString(ciphertext), nil
 }
 
-// DecryptText decrypts a message of EncryptText that was decoded from base64 already. Its
-// encryption context must be the request's. The error of a message that is no string holds
-// provider.ErrContextMismatch, and no key service is asked about its data keys.
+// DecryptText decrypts a message of EncryptText, after base64. Its encryption context must be the
+// request's. For a message that is not a string, the error holds provider.ErrContextMismatch, and
+// no key service is asked.
 func DecryptText(ctx context.Context, keyring provider.Keyring, ciphertext []byte, request *provider.DecryptRequest) (string, error) {
 	pairs, err := TextContext(request.Context)
 	if err != nil {

@@ -14,16 +14,15 @@ import (
 	"piko.sh/pikokms/provider"
 )
 
-// verified is what a header that was checked gives.
+// verified is the result of checking a header.
 type verified struct {
 	aead          cipher.AEAD
-	count         func(bytes int)   // of the data key; may be nil
-	all, unstored map[string]string // the encryption context, and the required pairs in it
-	verifier      *header.Verifier  // nil for a suite without a signature
+	count         func(bytes int)   // counts the data key's use; may be nil
+	all, unstored map[string]string // the encryption context, and those pairs that are not stored
+	verifier      *header.Verifier  // nil for an unsigned suite
 }
 
-// verify checks a header: first all that needs no key service, then whether one of its data keys
-// fits.
+// verify checks a header: first everything that needs no key service, then its data keys.
 func (d *Decrypter) verify(ctx context.Context, h *header.Header, stated map[string]string) (verified, error) {
 	if err := d.CommitmentPolicy.allowDecrypt(h.Suite); err != nil {
 		return verified{}, err
@@ -54,7 +53,7 @@ func (d *Decrypter) verify(ctx context.Context, h *header.Header, stated map[str
 		return verified{}, fmt.Errorf("%w: %w", provider.ErrContextMismatch, err)
 	}
 	if _, signed := h.EncryptionContext[header.PublicKeyName]; signed && !h.Suite.Signed() {
-		// Specification: framework/default-cmm.md, "Decrypt Materials".
+		// The specification asks for this (framework/default-cmm.md, "Decrypt Materials").
 		return verified{}, classify(fmt.Errorf("%w: suite %v has no signature, but the encryption context has a verification key", header.ErrMalformed, h.Suite))
 	}
 	if h.Suite.Signed() {
@@ -69,8 +68,8 @@ func (d *Decrypter) verify(ctx context.Context, h *header.Header, stated map[str
 	return v, nil
 }
 
-// hint says what else the error of a message that does not decrypt may mean: a required pair that
-// is not the message's looks like a wrong key or a changed header.
+// hint adds to the error of a message that does not decrypt that a required pair may be wrong or
+// missing. The tag then fails just as with a wrong key or a changed header.
 func (v *verified) hint(err error) error {
 	switch {
 	case !errors.Is(err, provider.ErrDecryptionFailed):
@@ -79,7 +78,7 @@ func (v *verified) hint(err error) error {
 		names := slices.Sorted(maps.Keys(v.unstored))
 		return fmt.Errorf("%w: the message does not store %q, so what was stated for it was taken as a required pair: %w", provider.ErrContextMismatch, names, err)
 	}
-	// Only where a data key unwraps, and is another than the header commits to, no pair is missing.
+	// If each data key failed only because the header commits to another one, no pair is missing.
 	if unfit, ok := errors.AsType[*unwrapError](err); ok && !slices.ContainsFunc(unfit.failures, func(err error) bool {
 		return errors.Is(err, provider.ErrDecryptionFailed) && !errors.Is(err, errCommitment)
 	}) {
@@ -90,15 +89,15 @@ func (v *verified) hint(err error) error {
 
 var errCommitment = fmt.Errorf("%w: the key commitment is another", header.ErrAuthentication)
 
-// unwrap looks for a data key that fits: a keyring unwraps it, and the header verifies under it.
-// What unwraps and does not fit is no end, since a name does not prove whose a key is, and PKCS #1
-// v1.5 padding unwraps what was never wrapped (RFC 3218, section 2.3.2). The error does not tell
-// the two apart.
+// unwrap looks for a data key that a keyring unwraps and under which the header verifies. It goes
+// on after a data key under which the header does not verify, for two reasons: a name does not
+// prove whose key it is, and PKCS #1 v1.5 padding unwraps what was never wrapped (RFC 3218, section
+// 2.3.2). The error does not tell such a data key from one that does not unwrap.
 func (d *Decrypter) unwrap(ctx context.Context, h *header.Header, v *verified) error {
 	limits := d.Limits.WithDefaults()
 	var (
 		failures []error
-		refused  []bool // of the data keys: a keyring that trusts its wrapping key failed
+		refused  []bool // by data key: a keyring trusts its wrapping key, but failed
 		reasons  []string
 	)
 	for _, keyring := range d.Keyrings {
@@ -137,7 +136,7 @@ func (d *Decrypter) unwrap(ctx context.Context, h *header.Header, v *verified) e
 	return &unwrapError{failures}
 }
 
-// try has one keyring unwrap one data key, and verifies the header under it.
+// try asks one keyring to unwrap one data key, and verifies the header under it.
 func try(ctx context.Context, keyring provider.Keyring, request *provider.UnwrapDataKeyRequest, h *header.Header, v *verified) error {
 	dataKey, err := keyring.UnwrapDataKey(ctx, request)
 	if err != nil {
@@ -157,7 +156,7 @@ func try(ctx context.Context, keyring provider.Keyring, request *provider.Unwrap
 		v.aead = aead
 		return h.Verify(aead, v.unstored)
 	})
-	_ = dataKey.Close() // that memory can't be given back is no failure of the message's
+	_ = dataKey.Close() // memory that can't be given back is no fault of the message
 	if request.Verified != nil {
 		request.Verified(err == nil)
 	}
@@ -172,12 +171,15 @@ func try(ctx context.Context, keyring provider.Keyring, request *provider.Unwrap
 type unwrapError struct{ failures []error }
 
 func (e *unwrapError) Error() string {
-	reasons := make([]string, len(e.failures))
-	for i, err := range e.failures {
-		reasons[i] = err.Error()
+	var reasons []string
+	for _, err := range e.failures {
+		// Several data keys that one keyring was tried on in vain have one reason.
+		if reason := err.Error(); !slices.Contains(reasons, reason) {
+			reasons = append(reasons, reason)
+		}
 	}
 	text := strings.Join(reasons, "; ")
-	// Each reason has the sentinel's text. Once is enough.
+	// All reasons begin with the sentinel's text, which is shown only once.
 	sentinel := provider.ErrDecryptionFailed.Error() + ": "
 	if before, after, found := strings.Cut(text, sentinel); found {
 		text = before + sentinel + strings.ReplaceAll(after, sentinel, "")
@@ -187,8 +189,7 @@ func (e *unwrapError) Error() string {
 
 func (e *unwrapError) Unwrap() []error { return e.failures }
 
-// counted is the cipher of a message whose data key is told of the bytes that are decrypted under
-// it.
+// counted is the cipher of a message. It counts the bytes that are decrypted under the data key.
 type counted struct {
 	cipher.AEAD
 	count func(bytes int)

@@ -18,15 +18,15 @@ import (
 	"piko.sh/pikokms/provider"
 )
 
-// pipeline does to a provider what Piko's own pipeline of transformers does: it names what it
-// applied in the metadata, and reverses what the metadata name.
+// pipeline does to a provider what Piko's own pipeline of transformers does. It names the
+// transformers that it applied in the metadata, and reverses those that the metadata name.
 type pipeline struct {
 	storage.ProviderPort
 	transformers map[string]storage.StreamTransformerPort
 }
 
-// pikos returns the pipeline over a provider. Its crypto-service writes messages under the same key
-// as pikostorage, as it does behind the providers that stand in the place of Piko's.
+// pikos returns that pipeline over a provider. Its crypto-service writes messages under the same
+// key as pikostorage, as it does with the drop-in providers.
 func pikos(p storage.ProviderPort, k keys) *pipeline {
 	crypto := pikokms.NewCryptoTransformer(message.Encrypter{Keyring: k.behind}, message.Decrypter{Keyrings: []provider.Keyring{k.behind}})
 	return &pipeline{p, map[string]storage.StreamTransformerPort{

@@ -9,8 +9,8 @@ import (
 	"piko.sh/pikokms/pikostorage"
 )
 
-// The kms is the provider of crypto_provider_aws_kms or of crypto_provider_local_aes_gcm, the disk
-// and the bucket are providers of Piko.
+// kms is the provider of crypto_provider_aws_kms or of crypto_provider_local_aes_gcm. disk and
+// bucket are providers of Piko.
 func ExampleEncrypt() {
 	start := func(kms crypto.EncryptionProvider, disk, bucket storage.ProviderPort) *piko.SSRServer {
 		return piko.New(

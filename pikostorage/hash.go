@@ -13,9 +13,9 @@ import (
 	"piko.sh/piko/wdk/storage"
 )
 
-// GetHash implements storage.ProviderPort: it returns the hash of what Get gives, in hexadecimal.
-// It reads the whole object. The algorithm is the inner provider's: SHA-256 on disk, MD5 in S3, R2
-// and GCS.
+// GetHash implements storage.ProviderPort. It returns the hash of the content that Get returns, in
+// hexadecimal, and reads the whole object for it. The algorithm is the inner provider's: SHA-256 on
+// disk, MD5 in S3, R2 and GCS.
 func (e *encrypted) GetHash(ctx context.Context, params storage.GetParams) (string, error) {
 	text, err := e.hashOf(ctx, params)
 	if err != nil {
@@ -41,8 +41,8 @@ func (e *encrypted) hashOf(ctx context.Context, params storage.GetParams) (strin
 	return hex.EncodeToString(hash.Sum(nil)), nil
 }
 
-// hashAlgorithm returns the algorithm of the inner provider's hashes, which only their length
-// tells. It asks for one of what is stored, and only once.
+// hashAlgorithm returns the algorithm of the inner provider's hashes. Only their length tells it,
+// so it asks for the hash of one stored object, once.
 func (e *encrypted) hashAlgorithm(ctx context.Context, params storage.GetParams) (crypto.Hash, error) {
 	if known := e.hash.Load(); known != 0 {
 		return crypto.Hash(known), nil

@@ -1,12 +1,12 @@
-// Package pikostorage encrypts what a Piko application stores. It decorates a storage provider, and
-// everything that Piko puts through the decorated one lies encrypted in the inner one:
+// Package pikostorage encrypts what a Piko application stores. It decorates a storage provider:
+// everything that Piko puts through the decorated provider is stored encrypted in the inner one.
 //
 //	piko.WithStorageProvider("default", pikostorage.Encrypt(disk, kms))
 //
 //	application ── Piko's storage service ── Encrypt: compression, encryption ── disk, S3, GCS, R2
 //
-// Uploads name no transformer. What is read is the original: ranges, sizes and hashes too. Content
-// is all that is encrypted: keys, content types and metadata stay as they are.
+// Uploads name no transformer. Reads return the original, and so do ranges, sizes and hashes. Only
+// the content is encrypted. Keys, content types and metadata stay as they are.
 package pikostorage
 
 import (
@@ -20,13 +20,13 @@ import (
 	"piko.sh/pikokms/provider"
 )
 
-// Encrypt returns a storage provider whose objects are stored in inner, encrypted under keys. The
-// keys are a crypto provider that this project has in the place of Piko's own, such as that of
-// crypto_provider_aws_kms, which an application also gives to piko.WithCryptoProvider. The options
-// are those of pikokms.New, of which WithStorage has no effect here.
+// Encrypt returns a storage provider that stores its objects in inner, encrypted under keys. keys
+// is a crypto provider of this project, such as that of crypto_provider_aws_kms. An application
+// also gives it to piko.WithCryptoProvider. The options are those of pikokms.New; WithStorage has
+// no effect here.
 //
-// It calls no key service, and it panics where New returns an error: an application that started
-// all the same would store in the clear.
+// It calls no key service. It panics if New returns an error, since an application that started
+// without encryption would store plaintext.
 func Encrypt(inner storage.ProviderPort, keys crypto.EncryptionProvider, options ...pikokms.Option) storage.ProviderPort {
 	p, err := Keys(keys)
 	if err != nil {
@@ -42,9 +42,9 @@ func Encrypt(inner storage.ProviderPort, keys crypto.EncryptionProvider, options
 	return encrypted
 }
 
-// Keys returns the provider of package pikokms that stands behind a crypto provider of this
-// project, for pikokms.WithCryptoProvider. The error holds pikokms.ErrConfig: Piko's own providers
-// can't bind a data key to an object, and so don't do.
+// Keys returns the pikokms provider within a crypto provider of this project, for
+// pikokms.WithCryptoProvider. The error holds pikokms.ErrConfig for other providers. Piko's own are
+// among those, since they can't bind a data key to an object.
 func Keys(keys crypto.EncryptionProvider) (provider.EncryptionProvider, error) {
 	behind, ok := keys.(interface {
 		Unwrap() provider.EncryptionProvider
@@ -57,22 +57,23 @@ func Keys(keys crypto.EncryptionProvider) (provider.EncryptionProvider, error) {
 	return behind.Unwrap(), nil
 }
 
-// New is Encrypt for keys of any provider of package pikokms, of which there may be several: the
-// options are those of pikokms.New, WithCryptoProvider and WithDefaultCryptoProvider among them.
-// The errors are those of pikokms.New.
+// New is Encrypt for providers of package pikokms. The options are those of pikokms.New. They
+// include WithCryptoProvider, for one or several providers, and WithDefaultCryptoProvider. The
+// errors are those of pikokms.New.
 //
-// With pikokms.BindObjectName each object is bound to its repository and key. An object that is
-// copied or swapped in the storage itself is then refused; Copy and Rename decrypt and encrypt
-// objects, where they are the inner provider's own without it.
+// With pikokms.BindObjectName each object is bound to its repository and key. If an object is
+// copied or swapped within the storage, it is then refused. Copy and Rename then decrypt and
+// encrypt objects anew. Otherwise, they are the inner provider's own.
 //
-// With pikokms.AllowPlaintext objects from before are read: those in plaintext, and those that
-// Piko's own transformers made, which are passed to them. A migration from this provider onto
-// itself, registered under a second name, encrypts them.
+// With pikokms.AllowPlaintext two kinds of earlier objects are read: those in plaintext, and those
+// that Piko's own transformers made, which are passed to them. To encrypt them, migrate this
+// provider onto itself, registered under a second name.
 func New(inner storage.ProviderPort, options ...pikokms.Option) (storage.ProviderPort, error) {
 	if inner == nil {
 		return nil, fmt.Errorf("%w: no storage provider to encrypt", pikokms.ErrConfig)
 	}
-	// The host encrypts and decrypts, and the storing is done here, so that it needs no storage.
+	// The host only encrypts and decrypts. This package does the storing, so the host needs no
+	// storage.
 	host, err := pikokms.New(append(options[:len(options):len(options)],
 		pikokms.WithStorage(struct{ pikokms.Storage }{}))...)
 	if err != nil {
@@ -82,10 +83,10 @@ func New(inner storage.ProviderPort, options ...pikokms.Option) (storage.Provide
 }
 
 var (
-	// ErrPresigned means that a URL was asked for that a backend itself serves: it would hand out
-	// ciphertext and store plaintext. Piko signs URLs of its own in its place.
+	// ErrPresigned means that the caller asked for a URL that a backend itself serves. Such a URL
+	// would hand out ciphertext or store plaintext. Piko signs URLs of its own instead.
 	ErrPresigned = errors.New("a backend's presigned URL is not encrypted or decrypted")
-	// ErrSourceSpent means that an upload failed after its reader had been read in part, and that
-	// the reader can't be rewound. Piko does not try such an upload again.
+	// ErrSourceSpent means that an upload failed after a part of its reader was read, and that the
+	// reader can't be rewound. Piko does not repeat such an upload.
 	ErrSourceSpent = errors.New("the upload can't be tried again: its reader has been read in part and can't be rewound")
 )

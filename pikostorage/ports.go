@@ -18,7 +18,7 @@ type encrypted struct {
 	inner storage.ProviderPort
 	host  *pikokms.Host
 
-	hash atomic.Uint32 // a crypto.Hash, 0 until it is known
+	hash atomic.Uint32 // a crypto.Hash, or 0 until it is known
 
 	closing sync.Once
 	closed  error
@@ -26,10 +26,10 @@ type encrypted struct {
 
 var _ storage.ProviderPort = (*encrypted)(nil)
 
-// Unwrap returns the inner provider. Piko asks it for its health and for its capabilities.
+// Unwrap returns the inner provider, which Piko asks for its health and capabilities.
 func (e *encrypted) Unwrap() storage.ProviderPort { return e.inner }
 
-// The ports that Piko looks for beside storage.ProviderPort.
+// The optional ports that Piko looks for beside storage.ProviderPort.
 type (
 	lister interface {
 		ListKeys(ctx context.Context, repository string) ([]string, error)
@@ -40,7 +40,7 @@ type (
 	}
 )
 
-// description is the inner provider's, with what encryption changes.
+// description adapts the inner provider's description of itself to encryption.
 type description struct {
 	described
 	keys string
@@ -104,8 +104,8 @@ func (e *encrypted) PresignDownloadURL(_ context.Context, params storage.Presign
 	return "", fmt.Errorf("presign the download of %s: %w", params.Key, ErrPresigned)
 }
 
-// Close zeroes cached data keys and closes the inner provider, once: Piko closes a provider several
-// times, and one that is registered under two names more often.
+// Close zeroes cached data keys and closes the inner provider, once. Piko closes a provider several
+// times, and more often if it is registered under two names.
 func (e *encrypted) Close(ctx context.Context) error {
 	e.closing.Do(func() { e.closed = errors.Join(e.host.Close(), e.inner.Close(ctx)) })
 	return e.closed
@@ -117,5 +117,6 @@ func (e *encrypted) SupportsCircuitBreaking() bool { return e.inner.SupportsCirc
 func (e *encrypted) SupportsRateLimiting() bool    { return e.inner.SupportsRateLimiting() }
 func (e *encrypted) SupportsBatchOperations() bool { return e.inner.SupportsBatchOperations() }
 
-// SupportsPresignedURLs has Piko sign URLs of its own, whose handlers come through here.
+// SupportsPresignedURLs returns false. So Piko signs URLs of its own, whose handlers use this
+// provider.
 func (e *encrypted) SupportsPresignedURLs() bool { return false }

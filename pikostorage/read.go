@@ -29,12 +29,12 @@ func newObject(content io.Reader, stored io.Closer) *object {
 // Close closes the stored object. A second Close returns the first one's result.
 func (o *object) Close() error { return o.close() }
 
-// WriteTo implements io.WriterTo, so that io.Copy takes what decryption offers.
+// WriteTo implements io.WriterTo, so that io.Copy uses the WriteTo of decryption.
 func (o *object) WriteTo(w io.Writer) (int64, error) { return io.Copy(w, o.Reader) }
 
-// Get implements storage.ProviderPort. The content is whole when Read returns io.EOF, and only
-// then. ctx also ends the reading. The errors are those of pikokms.Host.Get and the inner
-// provider's.
+// Get implements storage.ProviderPort. The content is complete when Read returns io.EOF, and only
+// then. When ctx ends, reading fails. The errors are those of pikokms.Host.Get and of the inner
+// provider.
 func (e *encrypted) Get(ctx context.Context, params storage.GetParams) (io.ReadCloser, error) {
 	open := e.whole
 	if params.ByteRange != nil {
@@ -59,8 +59,8 @@ func (e *encrypted) whole(ctx context.Context, params storage.GetParams) (io.Rea
 	return newObject(content, stored), nil
 }
 
-// decrypt returns the original of an object, or the object itself if it is one for Piko's own
-// transformers.
+// decrypt returns the original of an object. An object for Piko's own transformers it returns as it
+// is.
 func (e *encrypted) decrypt(ctx context.Context, repository, key string, stored io.Reader) (io.Reader, error) {
 	h, whole, err := sniff(stored)
 	if err != nil {
@@ -79,7 +79,7 @@ func (e *encrypted) decrypt(ctx context.Context, repository, key string, stored 
 	return content, err
 }
 
-// part returns a range of an object. It is empty where it begins at the object's end or behind it.
+// part returns a range of an object. It is empty if it begins at the object's end or after it.
 func (e *encrypted) part(ctx context.Context, params storage.GetParams) (io.ReadCloser, error) {
 	s, err := e.open(ctx, params.Repository, params.Key)
 	if err != nil {
@@ -92,7 +92,8 @@ func (e *encrypted) part(ctx context.Context, params storage.GetParams) (io.Read
 	return o, nil
 }
 
-// partOf returns a range of an open object, which it closes where the range comes another way.
+// partOf returns a range of an open object. It closes the object if it has to read the range in
+// another way.
 func (e *encrypted) partOf(ctx context.Context, params storage.GetParams, s *stored) (io.ReadCloser, error) {
 	passed, err := e.passed(s.header, s.info.Metadata)
 	if err != nil {
@@ -124,12 +125,13 @@ func (e *encrypted) partOf(ctx context.Context, params storage.GetParams, s *sto
 		end = last + 1
 	}
 	first = min(first, end)
-	// Frames and their overhead, of which the first and the last may be needed in part.
+	// The fetch takes the range, the overhead of its frames, and the two frames at its ends.
 	s.Expect(end - first + (end-first)>>10 + 2*header.DefaultFrameLength)
 	return newObject(io.NewSectionReader(content, first, end-first), s), nil
 }
 
-// signed tells whether a message is verified at its end only, so that no part of it can be given.
+// signed reports whether a message has a signature. It is verified only at the message's end, so no
+// part of the message can be returned alone.
 func signed(h *header.Header) bool { return h != nil && h.Suite.Signed() }
 
 // skipTo returns a range of an object that can only be read from its beginning.
@@ -148,9 +150,9 @@ func (e *encrypted) skipTo(ctx context.Context, params storage.GetParams) (io.Re
 	return newObject(io.LimitReader(o, last-first+1), o), nil
 }
 
-// Stat implements storage.ProviderPort. The size is the original's, or -1 where it is not known
-// without decompressing all of it, and only as true as the storage is. It takes a request more than
-// the inner provider's, and for a zstd-seekable object also a call of the key service.
+// Stat implements storage.ProviderPort. The size is the original's, or -1 if only decompressing the
+// whole object would tell. It is not authenticated. Stat makes one request more than the inner
+// provider's, and for a zstd-seekable object a call of the key service, too.
 func (e *encrypted) Stat(ctx context.Context, params storage.GetParams) (*storage.ObjectInfo, error) {
 	info, err := e.stat(ctx, params.Repository, params.Key)
 	if err != nil {

@@ -20,7 +20,9 @@ import (
 
 // shelf is a storage provider in memory, with what the providers of Piko do.
 type shelf struct {
-	native bool // it uploads in parts and in batches, presigns URLs and hashes with MD5, as S3 does
+	// native makes the shelf upload in parts and in batches, presign URLs and hash with MD5, as S3
+	// does.
+	native bool
 
 	mu      sync.Mutex
 	objects map[string]shelved

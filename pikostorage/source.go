@@ -5,9 +5,10 @@ import (
 	"sync/atomic"
 )
 
-// rewindable returns an upload's reader, and what turns the upload's failure into one that Piko
-// treats rightly. Piko tries an upload again with the reader as it stands: what had been read of it
-// would be missing, without an error.
+// rewindable returns an upload's reader, and a function that must see the upload's error. Piko
+// repeats a failed upload with the reader as it stands. Bytes that were read already would be
+// missing, without an error. So the function rewinds the reader, or else returns an error after
+// which Piko does not repeat the upload.
 func rewindable(r io.Reader) (content io.Reader, rewind func(error) error) {
 	if s, ok := r.(io.Seeker); ok {
 		if at, err := s.Seek(0, io.SeekCurrent); err == nil {
@@ -28,7 +29,7 @@ func rewindable(r io.Reader) (content io.Reader, rewind func(error) error) {
 	}
 }
 
-// watched is a reader that knows whether it has been read.
+// watched is a reader that remembers whether it was read.
 type watched struct {
 	io.Reader
 	read atomic.Bool
@@ -39,8 +40,8 @@ func (w *watched) Read(p []byte) (int, error) {
 	return w.Reader.Read(p)
 }
 
-// spentError is the failure of an upload that can't be tried again. Piko's retries stop at an
-// io.ErrUnexpectedEOF, whatever else the error is.
+// spentError is the failure of an upload that can't be repeated. It holds io.ErrUnexpectedEOF,
+// since Piko's retries stop there.
 type spentError struct{ failure error }
 
 func (e *spentError) Error() string   { return ErrSourceSpent.Error() + ": " + e.failure.Error() }

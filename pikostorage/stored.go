@@ -15,38 +15,39 @@ import (
 	"piko.sh/pikokms/header"
 )
 
-// TransformersKey is the encryption context key of every object that is written here. Its value
-// names the transformers of Piko's own pipeline that made the content, as a JSON list that is
-// mostly empty.
+// TransformersKey is an encryption context key of every object that this package writes. Its value
+// is a JSON list of the transformers of Piko's own pipeline that made the content. Usually it is
+// empty.
 //
-// Piko keeps that list under the same key in an object's metadata, where whoever can write to the
-// storage can change it. Piko gets the authenticated one instead. That the pair is there tells the
-// object from one that Piko's own encryption made, which may be a message under the same key.
+// Piko keeps that list under the same key in an object's metadata. Whoever can write to the storage
+// can change those. So this package gives Piko the authenticated list instead. The pair also tells
+// the object from one of Piko's own encryption, which may be a message under the same key.
 const TransformersKey = "x-piko-transformers"
 
 const noTransformers = "[]"
 
-// name returns the name by which the host knows an object. The repository is escaped, so that its
-// end is certain.
+// name returns the name of an object for the host. The repository is escaped, so its end is
+// certain.
 func name(repository, key string) string { return url.PathEscape(repository) + "/" + key }
 
-// at returns the parameters of an object's operations, without what is not for the inner provider.
+// at returns parameters that name an object, without those that the inner provider must not see.
 func at(repository, key string) storage.GetParams {
 	return storage.GetParams{Repository: repository, Key: key}
 }
 
-// probe is how many bytes of an object are fetched first, in bytes: more than most headers have.
+// probe is how many bytes of an object are fetched first: more than most headers have.
 const probe = 4 << 10
 
 // stored is an object of the inner provider, open for random access.
 type stored struct {
 	*pikokms.RangeReaderAt
 	info   *storage.ObjectInfo
-	header *header.Header // nil if it is no message
+	header *header.Header // nil if the object is no message
 }
 
-// open opens an object with two requests, for its size and for its first bytes. Reads of more make
-// more. Where the object is replaced meanwhile they fail, since no frame of another object fits.
+// open opens an object with two requests, for its size and for its first bytes. Reads beyond them
+// make more. If the object is replaced meanwhile, they fail, since frames of another object fail
+// authentication.
 func (e *encrypted) open(ctx context.Context, repository, key string) (*stored, error) {
 	info, err := e.inner.Stat(ctx, at(repository, key))
 	if err != nil {
@@ -58,7 +59,7 @@ func (e *encrypted) open(ctx context.Context, repository, key string) (*stored, 
 		return e.inner.Get(ctx, params)
 	}
 	start := make([]byte, min(info.Size, probe))
-	if len(start) > 0 { // an empty range is an error in S3
+	if len(start) > 0 { // S3 refuses every range of an empty object
 		r, err := fetch(0, int64(len(start)))
 		if err != nil {
 			return nil, err
@@ -75,8 +76,8 @@ func (e *encrypted) open(ctx context.Context, repository, key string) (*stored, 
 	return s, nil
 }
 
-// readHeader reads the header of a message. It returns nil for what is no message, or a damaged
-// one: that is for the host to say.
+// readHeader reads the header of a message. It returns nil if there is no message or a damaged one;
+// the host then reports what is wrong.
 func readHeader(r io.Reader) (*header.Header, error) {
 	h, err := header.Read(r, header.Limits{})
 	if err == io.EOF {
@@ -90,7 +91,7 @@ func readHeader(r io.Reader) (*header.Header, error) {
 	return h, err
 }
 
-// sniff is readHeader of a stream. It also returns the whole of the stream.
+// sniff reads the header of a stream, as readHeader does, and also returns the whole stream.
 func sniff(r io.Reader) (*header.Header, io.Reader, error) {
 	var start bytes.Buffer
 	rest := bufio.NewReaderSize(r, probe)
@@ -98,7 +99,7 @@ func sniff(r io.Reader) (*header.Header, io.Reader, error) {
 	return h, io.MultiReader(&start, rest), err
 }
 
-// ours tells whether an object with this header was written here.
+// ours reports whether this package wrote an object with this header.
 func ours(h *header.Header) bool {
 	if h == nil {
 		return false
@@ -107,8 +108,9 @@ func ours(h *header.Header) bool {
 	return marked
 }
 
-// passed tells whether a stored object goes to Piko's own transformers as it is, which made it
-// before there was encryption here. The error holds pikokms.ErrPlaintext where such are not read.
+// passed reports whether a stored object is passed as it is to Piko's own transformers, which made
+// it before this package was used. The error holds pikokms.ErrPlaintext if such objects are not
+// allowed.
 func (e *encrypted) passed(h *header.Header, metadata map[string]string) (bool, error) {
 	if ours(h) || metadata[TransformersKey] == "" {
 		return false, nil

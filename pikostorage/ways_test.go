@@ -19,7 +19,7 @@ import (
 	"piko.sh/pikokms/service"
 )
 
-// way is a way in which Piko's storage service stores an object: what it asks of a provider.
+// way is a way in which Piko's storage service stores an object, by its calls of a provider.
 type way struct {
 	name       string
 	repository string // "default" if empty

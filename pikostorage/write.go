@@ -14,18 +14,18 @@ import (
 	"piko.sh/piko/wdk/storage"
 )
 
-// Put implements storage.ProviderPort. The key service is called once, before anything is read or
-// stored. An upload that fails leaves its reader where it was, so that Piko can try it again; where
-// the reader can't be rewound the error holds ErrSourceSpent, and Piko does not. The other errors
-// are those of pikokms.Host.Put and the inner provider's.
+// Put implements storage.ProviderPort. It calls the key service once, before it reads or stores
+// anything. If it fails, it rewinds the reader, so that Piko can repeat the upload. If the reader
+// can't be rewound, the error holds ErrSourceSpent, and Piko does not repeat it. The other errors
+// are those of pikokms.Host.Put and of the inner provider.
 func (e *encrypted) Put(ctx context.Context, params *storage.PutParams) error {
 	return e.put(ctx, params, namedBy(params))
 }
 
 // namedBy returns the transformers that Piko's pipeline has applied to an upload's content. Piko
-// names them in the metadata and in the configuration. In the metadata alone they are of another
-// object, from which a migration reads; in the configuration alone they were not applied, since the
-// upload comes from the dispatcher.
+// names them in both the metadata and the configuration. Names in the metadata alone belong to
+// another object, which a migration reads. Names in the configuration alone were not applied, since
+// Piko's dispatcher made the upload.
 func namedBy(params *storage.PutParams) string {
 	if params.TransformConfig == nil || len(params.TransformConfig.EnabledTransformers) == 0 || params.Metadata[TransformersKey] == "" {
 		return noTransformers
@@ -44,7 +44,7 @@ func (e *encrypted) put(ctx context.Context, params *storage.PutParams, transfor
 	return nil
 }
 
-// encrypt stores content as params say.
+// encrypt encrypts and stores content, as params say.
 func (e *encrypted) encrypt(ctx context.Context, params *storage.PutParams, content io.Reader, transformers string) error {
 	sealed, err := e.host.EncryptObjectWith(ctx, name(params.Repository, params.Key), content, map[string]string{TransformersKey: transformers})
 	if err != nil {
@@ -57,7 +57,7 @@ func (e *encrypted) encrypt(ctx context.Context, params *storage.PutParams, cont
 		Metadata:        maps.Clone(params.Metadata),
 		MultipartConfig: params.MultipartConfig,
 		Reader:          sealed,
-		Size:            -1, // the stated one is often a guess, or the most that may come
+		Size:            -1, // the stated size is often a guess, or an upper bound
 	}
 	delete(inner.Metadata, TransformersKey)
 	if e.inner.SupportsMultipart() {
@@ -69,14 +69,14 @@ func (e *encrypted) encrypt(ctx context.Context, params *storage.PutParams, cont
 }
 
 const (
-	smallUpload = 5 << 20   // bytes, the least that a part of S3 may have
-	mostPart    = 100 << 20 // bytes, Piko's default
-	mostParts   = 9_900     // of an upload to S3, with a hundred to spare for what encryption adds
+	smallUpload = 5 << 20   // bytes; the smallest part that S3 allows
+	mostPart    = 100 << 20 // bytes; Piko's default
+	mostParts   = 9_900     // of an upload to S3, which allows 10,000; encryption adds some
 )
 
-// inParts prepares an upload to a provider that uploads in parts: such a one takes 100 MiB of
-// memory for each part of an object whose size it does not know. A small object becomes one
-// request, of known size and with a reader that can be rewound; for others the parts fit the stated
+// inParts prepares an upload for a provider that uploads in parts. Such a provider takes 100 MiB of
+// memory for each part of an object of unknown size. So a small object becomes one request, of
+// known size and with a reader that can be rewound. For other objects the parts fit the stated
 // size.
 func inParts(params *storage.PutParams, stated int64) error {
 	var start bytes.Buffer
@@ -100,8 +100,8 @@ func inParts(params *storage.PutParams, stated int64) error {
 	return nil
 }
 
-// PutMany implements storage.ProviderPort. The objects are put one by one, as many at a time as
-// params say, so that each has parts that fit and is tried again as Put's are.
+// PutMany implements storage.ProviderPort. It puts the objects one by one, as many at a time as
+// params say. So each has parts that fit, and is repeated as Put's are.
 func (e *encrypted) PutMany(ctx context.Context, params *storage.PutManyParams) (*storage.BatchResult, error) {
 	transformers := noTransformers
 	if c := params.TransformConfig; c != nil && len(c.EnabledTransformers) > 0 {
@@ -159,7 +159,7 @@ func (e *encrypted) PutMany(ctx context.Context, params *storage.PutManyParams) 
 	return result, ctx.Err()
 }
 
-// concurrency returns how many objects are put at a time: what is stated, or 10 as Piko has it.
+// concurrency returns how many objects are put at a time. The default is 10, as in Piko.
 func concurrency(stated int) int {
 	if stated <= 0 {
 		return 10
@@ -167,8 +167,8 @@ func concurrency(stated int) int {
 	return stated
 }
 
-// Copy implements storage.ProviderPort. It is the inner provider's, unless objects are bound to
-// their names: then it decrypts and encrypts the object.
+// Copy implements storage.ProviderPort. If objects are bound to their names, it decrypts the object
+// and encrypts it anew. Otherwise it is the inner provider's.
 func (e *encrypted) Copy(ctx context.Context, repository string, from, to string) error {
 	if !e.host.BindsNames() {
 		return e.inner.Copy(ctx, repository, from, to)
@@ -184,9 +184,9 @@ func (e *encrypted) CopyToAnotherRepository(ctx context.Context, fromRepository 
 	return e.copy(ctx, fromRepository, from, toRepository, to)
 }
 
-// Rename implements storage.ProviderPort. It is the inner provider's, unless objects are bound to
-// their names: then it decrypts and encrypts the object, and removes the old one, which is not one
-// step.
+// Rename implements storage.ProviderPort. If objects are bound to their names, it decrypts the
+// object, encrypts it anew and removes the old one, which is not atomic. Otherwise it is the inner
+// provider's.
 func (e *encrypted) Rename(ctx context.Context, repository string, from, to string) error {
 	if !e.host.BindsNames() {
 		return e.inner.Rename(ctx, repository, from, to)
@@ -201,8 +201,8 @@ func (e *encrypted) Rename(ctx context.Context, repository string, from, to stri
 	return e.inner.Remove(ctx, at(repository, from))
 }
 
-// copy decrypts an object and encrypts it under another name. What was not encrypted is bound to no
-// name, and stays as it is.
+// copy decrypts an object and encrypts it under another name. An object that was not encrypted is
+// bound to no name, and is copied as it is.
 func (e *encrypted) copy(ctx context.Context, fromRepository, from, toRepository, to string) (err error) {
 	defer func() {
 		if err != nil {

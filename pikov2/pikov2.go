@@ -1,25 +1,26 @@
 // Package pikov2 reads the encrypted streams that the web framework Piko wrote before it used
-// pikokms, so that an application can go on reading its stored objects while it writes new ones as
-// AWS Encryption SDK messages. It writes none.
+// pikokms. So an application can read its old objects while it writes new ones as AWS Encryption
+// SDK messages. The package writes no streams.
 //
-// It stands where package message stands for new objects: between stored bytes, told apart by
-// Sniff, and the providers, which unwrap the data key (provider.PikoV2Keyring).
+// For old objects it has the place that package message has for new ones. [Sniff] tells the two
+// apart. Providers unwrap the data key (provider.PikoV2Keyring).
 //
 //	stream    02, header length, JSON header, chunks up to the end of the input
 //	chunk     length, AES-256-GCM ciphertext and tag
 //
-// A chunk's IV is 8 bytes of the header's and the chunk's number.
+// A chunk's IV is the first 8 bytes of the header's IV and the chunk's number.
 //
 // Every chunk is verified before its plaintext is released, at its place in its own stream. Beyond
-// that the format can't promise what messages do:
+// that, the format lacks what messages have:
 //
-//   - It has no mark at its end: a stream that was cut between two chunks reads as a shorter one.
-//   - A stream without chunks is plaintext of no bytes that no key vouches for.
-//   - Nothing authenticates the header, and the data key is bound to no encryption context: a whole
-//     stream that was put in the place of another under the same provider reads without an error.
+//   - It has no end mark: a stream that was cut between two chunks reads as a shorter one.
+//   - A stream without chunks reads as an empty plaintext, which no key authenticates.
+//   - The header is not authenticated, and the data key is bound to no encryption context. So a
+//     whole stream that was put in the place of another under the same provider reads without an
+//     error.
 //   - It has no key commitment.
 //
-// So read it only where such streams are stored, and write what is read as messages.
+// So read this format only while such streams are stored, and write what you read as messages.
 package pikov2
 
 import (
@@ -45,20 +46,20 @@ const (
 	ivSize    = 12
 	tagSize   = 16
 
-	// The format's bounds on what a length may state, in bytes.
+	// maxHeaderSize and maxChunkSize bound what a length in the format may state, in bytes.
 	maxHeaderSize = 1 << 20
 	maxChunkSize  = 10 << 20
 
-	// bufferSize is room for a chunk as Piko writes it.
+	// bufferSize fits a chunk of the size that Piko writes.
 	bufferSize = 64<<10 + tagSize
 )
 
-// SniffSize is the number of first bytes that Sniff needs.
+// SniffSize is how many first bytes [Sniff] needs.
 const SniffSize = 2
 
-// Sniff reports whether b begins as a stream does. No AWS Encryption SDK message does: its version
-// 2 goes on with the algorithm suite, 04 or 05, where a stream has the first byte of its header's
-// length.
+// Sniff reports whether b begins like a stream. No AWS Encryption SDK message does: in its version
+// 2, the second byte is that of the algorithm suite, 04 or 05. In a stream it is the first byte of
+// the header's length, which is always 00.
 func Sniff(b []byte) bool { return len(b) >= SniffSize && b[0] == version && b[1] == 0 }
 
 type streamHeader struct {
@@ -70,26 +71,26 @@ type streamHeader struct {
 	Version          int    `json:"version"`
 }
 
-// Reader reads as a stream's plaintext. It is for one goroutine.
+// Reader is an io.Reader of a stream's plaintext. It is for one goroutine.
 type Reader struct {
 	src   checked.Reader
-	aeads []cipher.AEAD // those that may be the stream's; one once a chunk has opened
+	aeads []cipher.AEAD // ciphers that may be the stream's; only one after the first chunk
 	iv    [ivSize]byte  // of the next chunk
-	next  uint64        // its number
+	next  uint64        // number of the next chunk
 	buf   []byte
-	out   []byte // plaintext still to be read, a part of buf
-	err   error  // sticky
+	out   []byte // plaintext still to be read, within buf
+	err   error  // the stream's first error, kept
 }
 
-// NewReader reads a stream's header from src, has its data key unwrapped by the first keyring that
-// can, and returns the plaintext. Only those keyrings are asked that implement
-// provider.PikoV2Keyring and are of the kind that the header names. The key service is called here
-// and not again; ctx also ends the stream.
+// NewReader decrypts the stream that src holds. It reads the header and asks the keyrings for the
+// data key; the first that can unwraps it. It asks only keyrings that implement
+// provider.PikoV2Keyring and have the type that the header names. After that no key service is
+// asked. When ctx ends, reading fails.
 //
-// The error holds provider.ErrInvalidCiphertext (the input is no such stream, or is cut short:
-// then also io.ErrUnexpectedEOF), provider.ErrUntrustedKey (no keyring is of its kind),
-// provider.ErrDecryptionFailed (it was changed, or the key does not fit), or is the keyrings' or
-// src's own. Read's errors are the same.
+// The error holds provider.ErrInvalidCiphertext if src is no such stream or is cut short; then it
+// also holds io.ErrUnexpectedEOF. It holds provider.ErrUntrustedKey if no keyring has the type, or
+// provider.ErrDecryptionFailed if the stream was changed or the key does not fit. Otherwise it is
+// the keyrings' or src's own. Read returns the same errors.
 func NewReader(ctx context.Context, src io.Reader, keyrings []provider.Keyring) (*Reader, error) {
 	r := &Reader{src: checked.Reader{Context: ctx, Source: src}, buf: make([]byte, bufferSize)}
 	h, err := r.readHeader()
@@ -104,8 +105,9 @@ func NewReader(ctx context.Context, src io.Reader, keyrings []provider.Keyring) 
 	if h.Version != version || h.Algorithm != "" && h.Algorithm != algorithm {
 		return nil, fmt.Errorf("%w: version %d with algorithm %.40q, not %d with %q", provider.ErrInvalidCiphertext, h.Version, h.Algorithm, version, algorithm)
 	}
-	// The local provider sealed its streams under its own key. Its wrapped data keys look like its
-	// encrypted strings, so one in a header might be a string that somebody chose.
+	// Piko's local provider sealed its streams under its own key, so no data key is stored. Its
+	// wrapped data keys look like its encrypted strings, so one in a header might be a string that
+	// an attacker chose.
 	if h.Provider == string(provider.TypeLocalAESGCM) && h.EncryptedDataKey != "" {
 		return nil, fmt.Errorf("%w: a stream of provider %q has no wrapped data key, this one has", provider.ErrInvalidCiphertext, h.Provider)
 	}
@@ -140,7 +142,7 @@ func (r *Reader) readHeader() (*streamHeader, error) {
 		return nil, err
 	}
 	h := new(streamHeader)
-	if json.Unmarshal(r.buf[:length], h) != nil { // its error may quote the header at any length
+	if json.Unmarshal(r.buf[:length], h) != nil { // its error may quote any part of the header
 		return nil, fmt.Errorf("%w: the header is not the JSON object of one", provider.ErrInvalidCiphertext)
 	}
 	return h, nil
@@ -150,8 +152,8 @@ func cutShort(where string) error {
 	return fmt.Errorf("%w: cut short within %s: %w", provider.ErrInvalidCiphertext, where, io.ErrUnexpectedEOF)
 }
 
-// unwrap returns the ciphers that may be the stream's. A data key that unwraps is the one; where
-// there is none, it takes the first chunk to tell whose own key it is.
+// unwrap returns the ciphers that may be the stream's. If the stream has a wrapped data key, there
+// is one. If it is sealed under a provider's own key, only the first chunk tells whose.
 func unwrap(ctx context.Context, h *streamHeader, keyrings []provider.Keyring) (aeads []cipher.AEAD, err error) {
 	var failures []error
 	for _, keyring := range keyrings {
@@ -184,7 +186,7 @@ func unwrap(ctx context.Context, h *streamHeader, keyrings []provider.Keyring) (
 	return nil, fmt.Errorf("%w: it names key %.200q of provider %.40q; configure a provider of that kind", provider.ErrUntrustedKey, h.KeyID, h.Provider)
 }
 
-// newCipher closes the key.
+// newCipher returns the cipher of a key, and closes the key.
 func newCipher(key *provider.SecureBytes) (aead cipher.AEAD, err error) {
 	defer key.Close()
 	err = key.WithAccess(func(k []byte) error {
@@ -201,8 +203,8 @@ func newCipher(key *provider.SecureBytes) (aead cipher.AEAD, err error) {
 	return aead, err
 }
 
-// fill reads n bytes to the start of buf, which grows only as they arrive. It returns fewer with
-// io.EOF, which is the source's end: a source's own io.ErrUnexpectedEOF stays apart from it.
+// fill reads n bytes to the start of buf, which grows only as they arrive. At the source's end it
+// returns fewer and io.EOF. So an io.ErrUnexpectedEOF is always the source's own.
 func (r *Reader) fill(n int) (have int, err error) {
 	for have < n {
 		if have == len(r.buf) {
@@ -253,7 +255,7 @@ func (r *Reader) open() ([]byte, error) {
 	for i, aead := range r.aeads {
 		dst := sealed[:0]
 		if i < len(r.aeads)-1 {
-			dst = nil // a key that does not fit would spoil what the next one is to open
+			dst = nil // with several keys, a failed one must not overwrite the chunk
 		}
 		plaintext, err := aead.Open(dst, r.iv[:], sealed, nil)
 		if err != nil {
@@ -282,7 +284,7 @@ func (r *Reader) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// WriteTo implements io.WriterTo, without a copy.
+// WriteTo implements io.WriterTo. It makes no copy.
 func (r *Reader) WriteTo(w io.Writer) (written int64, err error) {
 	for {
 		if len(r.out) > 0 {

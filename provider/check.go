@@ -6,7 +6,7 @@ import (
 	"fmt"
 )
 
-// Check wraps and unwraps a data key: the HealthCheck of a keyring that can do both.
+// Check wraps and unwraps a data key. It is the HealthCheck of a keyring that can do both.
 func Check(ctx context.Context, keyring Keyring) error {
 	encryptionContext := map[string]string{"purpose": "health check"}
 	made, err := keyring.GenerateDataKey(ctx, &GenerateDataKeyRequest{Context: encryptionContext})

@@ -5,8 +5,8 @@ import (
 	"fmt"
 )
 
-// Errors of providers; errors.Is finds them in whatever a provider returns. The names and texts up
-// to ErrContextMismatch are Piko's.
+// Errors of providers. errors.Is finds them in whatever a provider returns. Those up to
+// ErrContextMismatch have Piko's names and texts.
 var (
 	ErrKeyNotFound         = errors.New("encryption key not found")
 	ErrInvalidKey          = errors.New("invalid encryption key")
@@ -17,28 +17,29 @@ var (
 	ErrInvalidProvider     = errors.New("invalid or unsupported provider type")
 	ErrEmptyPlaintext      = errors.New("plaintext cannot be empty")
 	ErrEmptyCiphertext     = errors.New("ciphertext cannot be empty")
-	// ErrContextMismatch means that a pair of encryption context that the caller stated is not the
-	// message's.
+	// ErrContextMismatch means that the message does not have a pair of the encryption context that
+	// the caller stated.
 	ErrContextMismatch = errors.New("decryption context does not match encryption context")
 
-	// ErrUntrustedKey means that a message's data key is wrapped only under keys that the provider
-	// is not configured for. No key service was asked.
+	// ErrUntrustedKey means that the provider is configured for none of the wrapping keys of a
+	// message's data key. No key service was asked.
 	ErrUntrustedKey = errors.New("message is encrypted under no key of this provider")
-	// ErrAccessDenied means missing credentials or a missing permission.
+	// ErrAccessDenied means that credentials or a permission are missing.
 	ErrAccessDenied = errors.New("access to the encryption key denied")
-	// ErrKeyDisabled means that the key exists and is disabled, or in another state in which it
+	// ErrKeyDisabled means that the key exists, but is disabled or in another state in which it
 	// can't be used.
 	ErrKeyDisabled = errors.New("encryption key disabled")
-	// ErrKeyPendingDeletion means that the key waits for its deletion.
+	// ErrKeyPendingDeletion means that the key is about to be deleted.
 	ErrKeyPendingDeletion = errors.New("encryption key pending deletion")
-	// ErrKeyUsage means that the key is not one for what was asked: it signs, or only encrypts.
+	// ErrKeyUsage means that the key can't do what was asked, such as a key that only signs or only
+	// encrypts.
 	ErrKeyUsage = errors.New("encryption key has the wrong usage")
-	// ErrClosed means use of a closed provider or of closed SecureBytes.
+	// ErrClosed means that a provider or SecureBytes was used after Close.
 	ErrClosed = errors.New("closed")
 )
 
-// EncryptionError says which operation of which provider failed under which key. It unwraps to the
-// cause.
+// EncryptionError says which operation of which provider failed, and under which key. It unwraps to
+// its cause.
 type EncryptionError struct {
 	Err       error
 	Operation string

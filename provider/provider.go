@@ -1,9 +1,8 @@
-// Package provider is the port between encryption and key services: what a message or an
-// application asks of a provider, and the vocabulary of requests, responses and errors, which is
-// Piko's.
+// Package provider defines what a key service must do for encryption: the interfaces Keyring and
+// EncryptionProvider, with their requests, responses and errors. Their names are Piko's.
 //
-// Package message stands above it and turns data keys into streams; packages awskms and local
-// implement it; package providertest is the conformance suite of every implementation.
+// Package message uses a Keyring to encrypt streams. Packages awskms and local implement the
+// interfaces. Package providertest tests that an implementation conforms.
 package provider
 
 import (
@@ -13,17 +12,17 @@ import (
 	"piko.sh/pikokms/header"
 )
 
-// Type names a kind of provider.
+// Type is the name of a type of provider.
 type Type string
 
-// The kinds that pikokms implements. The first two names are Piko's.
+// The types that pikokms implements. The first two names are Piko's.
 const (
 	TypeLocalAESGCM Type = "local_aes_gcm"
 	TypeAWSKMS      Type = "aws_kms"
 	TypeLocalRSA    Type = "local_rsa"
 )
 
-// Keyring makes, wraps and unwraps data keys: all that a message needs of a provider. It
+// Keyring makes, wraps and unwraps data keys. A message needs no more of a provider. Keyring
 // corresponds to the specification's keyring (framework/keyring-interface.md). Implementations are
 // safe for concurrent use.
 type Keyring interface {
@@ -34,23 +33,23 @@ type Keyring interface {
 	// WrapDataKey wraps an existing data key, for messages with several recipients.
 	WrapDataKey(ctx context.Context, key *SecureBytes, encryptionContext map[string]string) (header.EncryptedDataKey, error)
 
-	// UnwrapDataKey recovers a data key. When it is not under a key that the provider trusts, no
-	// key service is asked and the error holds ErrUntrustedKey. The caller closes the result.
+	// UnwrapDataKey unwraps a data key. If the provider does not trust the wrapping key, it asks no
+	// key service, and the error holds ErrUntrustedKey. The caller closes the result.
 	UnwrapDataKey(ctx context.Context, request *UnwrapDataKeyRequest) (*SecureBytes, error)
 }
 
-// EncryptionProvider is Piko's provider port over a Keyring. Implementations are safe for
-// concurrent use.
+// EncryptionProvider is a Keyring that also has the methods of Piko's providers. Implementations
+// are safe for concurrent use.
 type EncryptionProvider interface {
 	Keyring
 
-	// Type tells the kind of provider.
+	// Type returns the type of provider.
 	Type() Type
 
 	// Encrypt encrypts a small value to base64 text.
 	Encrypt(ctx context.Context, request *EncryptRequest) (*EncryptResponse, error)
 
-	// Decrypt reverses Encrypt.
+	// Decrypt decrypts the result of Encrypt.
 	Decrypt(ctx context.Context, request *DecryptRequest) (*DecryptResponse, error)
 
 	// GetKeyInfo describes a key; an empty keyID means the provider's own.
@@ -65,7 +64,7 @@ type EncryptRequest struct {
 	// Context is the encryption context. It is authenticated, stored and visible, not encrypted.
 	Context   map[string]string
 	Plaintext string // not empty
-	KeyID     string // empty for the provider's own key, or one that it can use
+	KeyID     string // empty for the provider's own key, or another key that it can use
 }
 
 // EncryptResponse is the result of Encrypt.
@@ -77,7 +76,7 @@ type EncryptResponse struct {
 
 // DecryptRequest asks for decryption.
 type DecryptRequest struct {
-	Context    map[string]string // the encryption context given to Encrypt
+	Context    map[string]string // the encryption context that was given to Encrypt
 	Ciphertext string            // base64
 	KeyID      string            // empty, or a key that the provider trusts
 }
@@ -89,20 +88,20 @@ type DecryptResponse struct {
 
 // GenerateDataKeyRequest asks for a data key.
 type GenerateDataKeyRequest struct {
-	Context map[string]string // encryption context to bind the wrapped key to
-	KeyID   string            // empty for the provider's own key, or one that it can use
+	Context map[string]string // encryption context to which the wrapped key is bound
+	KeyID   string            // empty for the provider's own key, or another key that it can use
 	KeySpec string            // empty or "AES_256", "AES_128"
 }
 
-// UnwrapDataKeyRequest asks for a wrapped data key.
+// UnwrapDataKeyRequest asks to unwrap a data key.
 type UnwrapDataKeyRequest struct {
 	EncryptedKey header.EncryptedDataKey
-	Context      map[string]string // encryption context that the key was wrapped with
+	Context      map[string]string // encryption context with which the key was wrapped
 	Size         int               // of the data key in bytes; a key of another size is refused
 
-	// Verified and Count, if UnwrapDataKey has set them, are told what becomes of the data key:
-	// whether the message's header verifies under it, and the bytes that are decrypted, as they
-	// are. A cache of data keys forgets one that does not fit.
+	// Verified and Count are nil, or set by UnwrapDataKey for the caller to call. Verified takes
+	// whether the message's header verifies under the data key; a cache forgets a data key that
+	// does not fit. Count takes numbers of bytes as they are decrypted.
 	Verified func(fits bool)
 	Count    func(bytes int)
 }
@@ -114,8 +113,8 @@ type DataKey struct {
 	KeyID        string // of the wrapping key
 	Provider     Type
 
-	// Count, if not nil, is told of the bytes that are encrypted under the key, as they are: a
-	// cache of data keys bounds them.
+	// Count is nil, or a function for the caller to call with numbers of bytes as they are
+	// encrypted under the key. A cache of data keys bounds them.
 	Count func(bytes int)
 }
 
@@ -125,7 +124,7 @@ func (k *DataKey) Close() error { return k.PlaintextKey.Close() }
 // KeyStatus is a key's state.
 type KeyStatus string
 
-// Key states.
+// The states of keys.
 const (
 	KeyStatusActive     KeyStatus = "active"
 	KeyStatusDeprecated KeyStatus = "deprecated"

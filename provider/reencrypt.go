@@ -2,7 +2,7 @@ package provider
 
 import "context"
 
-// ReEncrypter is a provider whose key service encrypts small values itself, and can move one from
+// ReEncrypter is a provider whose key service itself encrypts small values, and can move one from
 // another key to the provider's own without showing it to anyone.
 type ReEncrypter interface {
 	EncryptionProvider
@@ -11,7 +11,7 @@ type ReEncrypter interface {
 	// provider.
 	CanReEncrypt(from EncryptionProvider) bool
 
-	// ReEncrypt moves a value that the key service encrypted itself, in one call. CanReEncrypt must
-	// hold for the provider that it comes from. The request's context is the value's and stays so.
+	// ReEncrypt moves a value that the key service itself encrypted, in one call. CanReEncrypt must
+	// be true for the provider that the value comes from. The value keeps the request's context.
 	ReEncrypt(ctx context.Context, from EncryptionProvider, request *DecryptRequest) (*EncryptResponse, error)
 }

@@ -17,10 +17,10 @@ import (
 
 const redacted = "[redacted]"
 
-// SecureBytes holds a key outside the garbage-collected heap, in memory that is locked against
-// swapping where the system allows it (a process may be out of lockable memory; the key is then
-// held unlocked, as are later ones in the same page). Close zeroes it. No print verb, log or
-// encoding shows the key. It is safe for concurrent use.
+// SecureBytes holds a key outside the garbage-collected heap. Where the system allows it, the
+// memory is locked against swapping. When a process is out of lockable memory, the key is held
+// unlocked, and so are later ones in the same page. Close zeroes the key. No print verb, log or
+// encoding shows it. A SecureBytes is safe for concurrent use.
 type SecureBytes struct {
 	mu     sync.RWMutex
 	region *region // nil once closed
@@ -35,7 +35,7 @@ type region struct {
 	cleanup runtime.Cleanup
 }
 
-// place is where a key is: a slot, or pages of its own if it is larger.
+// place is where a key is stored: a slot, or pages of its own for a larger key.
 type place struct {
 	memory []byte
 	pages  *pages
@@ -62,7 +62,7 @@ func (p place) free() error {
 	return p.pages.free()
 }
 
-// pages are memory of the system's.
+// pages is memory from the operating system.
 type pages struct {
 	memory []byte
 	locked bool
@@ -84,11 +84,12 @@ func (p *pages) free() error {
 	return errors.Join(err, memcall.Free(p.memory))
 }
 
-// slotSize is the size in bytes of the places that data keys have: several share a page, since the
-// system locks whole pages, few of them for each process, and takes tens of microseconds for one.
+// slotSize is the size in bytes of a slot, the memory of one data key. Several slots share a page.
+// The system locks whole pages, only few of them for each process, and takes tens of microseconds
+// for one.
 const slotSize = 64
 
-// slots are the places that no key has, all zero. Their pages are kept for the next keys.
+// slots are the free slots. They are all zero, and their pages are never given back.
 var slots struct {
 	sync.Mutex
 	free [][]byte
@@ -123,19 +124,19 @@ func (r *region) share(size int) *SecureBytes {
 	return &SecureBytes{region: r, size: size}
 }
 
-// release frees the memory once no SecureBytes has it.
+// release frees the memory when no SecureBytes uses it any more.
 func (r *region) release() error {
 	if r.shares.Add(-1) > 0 {
 		return nil
 	}
 	r.cleanup.Stop()
 	err := r.free()
-	runtime.KeepAlive(r) // until here, so that the cleanup has not begun
+	runtime.KeepAlive(r) // keeps the cleanup from running before this
 	return err
 }
 
-// NewSecureBytes moves key into secure memory: it is copied there and then zeroed.
-// The error holds ErrInvalidKey when key is empty.
+// NewSecureBytes copies key to secure memory and zeroes key. The error holds ErrInvalidKey if key
+// is empty.
 func NewSecureBytes(key []byte) (*SecureBytes, error) {
 	defer clear(key)
 	if len(key) == 0 {
@@ -147,14 +148,14 @@ func NewSecureBytes(key []byte) (*SecureBytes, error) {
 	}
 	r := &region{place: at}
 	copy(r.memory, key)
-	// A key that an owner forgot to close is zeroed when the last that shares it is collected. To
-	// watch the region instead of each SecureBytes makes Share cheap.
+	// If nobody closes a key, it is zeroed when the last SecureBytes that shares it is collected.
+	// The cleanup watches the region, not each SecureBytes, so Share is cheap.
 	r.cleanup = runtime.AddCleanup(r, func(p place) { _ = p.free() }, at)
 	return r.share(len(key)), nil
 }
 
-// Share returns another SecureBytes of the same memory, which is zeroed when all that share it are
-// closed. The error holds ErrClosed.
+// Share returns another SecureBytes of the same memory. The memory is zeroed when all that share it
+// are closed. The error holds ErrClosed.
 func (s *SecureBytes) Share() (*SecureBytes, error) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
@@ -164,8 +165,8 @@ func (s *SecureBytes) Share() (*SecureBytes, error) {
 	return s.region.share(s.size), nil
 }
 
-// WithAccess calls operation with the key, which it must neither change nor keep. The error is
-// operation's, or holds ErrClosed.
+// WithAccess calls operation with the key, which operation must neither change nor keep. The error
+// is operation's, or holds ErrClosed.
 func (s *SecureBytes) WithAccess(operation func(key []byte) error) error {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
@@ -178,8 +179,8 @@ func (s *SecureBytes) WithAccess(operation func(key []byte) error) error {
 // Len returns the key's size in bytes.
 func (s *SecureBytes) Len() int { return s.size }
 
-// Close zeroes the key and gives its memory back, unless it is shared. It waits for WithAccess
-// calls under way. A second Close returns what the first one returned.
+// Close zeroes the key and frees its memory, unless it is shared. It waits for calls of WithAccess
+// that are under way. A second Close returns what the first one returned.
 func (s *SecureBytes) Close() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -7,9 +7,9 @@ import (
 	"strings"
 )
 
-// URLParameters returns the query parameters of a URL that names a key, each of which is known,
-// not empty and given once. The error holds ErrInvalidKey; so it does for user information and a
-// fragment, which no such URL has.
+// URLParameters returns the query parameters of a URL that names a key. The error holds
+// ErrInvalidKey if a parameter is not known, empty or given twice, or if the URL has user
+// information or a fragment.
 func URLParameters(u *url.URL, known ...string) (url.Values, error) {
 	query, err := url.ParseQuery(u.RawQuery)
 	if err == nil && u.User != nil {

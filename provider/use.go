@@ -7,21 +7,21 @@ import (
 	"piko.sh/pikokms/header"
 )
 
-// The pair of the encryption context that keeps the uses of a key apart. A key service binds a
-// wrapped data key to it, so what was made for one use is refused for another.
+// The pair of the encryption context that tells the uses of a key apart. A key service binds a
+// wrapped data key to the pair, so what was made for one use is refused for another.
 //
-// A value that AWS KMS encrypts itself has no such pair, since Piko wrote such values without one.
-// Its encryption context cannot state the pair either, so a value is never taken for a data key of
+// A value that AWS KMS itself encrypts has no such pair, since Piko wrote such values without one.
+// Its encryption context cannot state the pair either. So a value is never taken for a data key of
 // an object or of a string.
 const (
 	UseKey    = "piko-use"
-	UseObject = "object" // a stored object, of package pikokms
-	UseString = "string" // a string that is encrypted under a data key, of package message
-	UseStream = "stream" // a stream of Piko's crypto service, of a drop-in provider
+	UseObject = "object" // a stored object of package pikokms
+	UseString = "string" // a string that package message encrypted under a data key
+	UseStream = "stream" // a stream that Piko's crypto service writes by a drop-in provider
 )
 
-// ReservedPrefix begins the encryption context keys that pikokms keeps for itself. No string is
-// encrypted or decrypted under a pair that begins so.
+// ReservedPrefix begins the encryption context keys that pikokms reserves for itself. Encryption
+// contexts of strings can't state such pairs.
 const ReservedPrefix = "piko-"
 
 // CheckStated refuses an encryption context of a string that states a reserved pair. Providers call

@@ -13,7 +13,7 @@ import (
 	"piko.sh/pikokms/s3storage"
 )
 
-// An encrypted bucket under a key of AWS KMS.
+// A host encrypts the objects of an S3 bucket under a key of AWS KMS.
 func ExampleNew() {
 	ctx := context.Background()
 	account, err := config.LoadDefaultConfig(ctx)

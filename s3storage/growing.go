@@ -17,30 +17,30 @@ import (
 )
 
 const (
-	// The transfer manager's defaults; sizes are in bytes.
+	// These are the transfer manager's defaults, in bytes except for the concurrency.
 	defaultThreshold   = 16 << 20
 	defaultPartSize    = 8 << 20
 	defaultConcurrency = 5
 
-	// growth has parts grow with what was uploaded: each is at least this part of it. So 9,400 parts
-	// hold 5 TiB, where S3 takes 10,000 parts of up to 5 GiB (Amazon S3 User Guide, "Amazon S3
-	// multipart upload limits").
+	// growth makes parts grow: each part is at least 1/growth of what was uploaded before it. So
+	// 9,400 parts hold 5 TiB. S3 allows 10,000 parts of up to 5 GiB (Amazon S3 User Guide, "Amazon
+	// S3 multipart upload limits").
 	growth      = 1300
 	maxPartSize = 5 << 30
 )
 
-// partSize returns the size in bytes of the part that comes behind the first sent bytes of an object.
+// partSize returns the size in bytes of the next part, after sent bytes of an object.
 func partSize(first, sent int64) int64 {
-	const step = 1 << 20 // so that buffers are of a few sizes
+	const step = 1 << 20 // so that buffers have only a few sizes
 	grown := (sent/growth + step - 1) / step * step
 	return min(max(first, grown), maxPartSize)
 }
 
-// putGrowing is put for content of unknown size.
+// putGrowing puts content of unknown size.
 func (s *Storage) putGrowing(ctx context.Context, key string, ifMatch *string, content *checked.Reader) error {
 	first := cmp.Or(s.upload.PartSizeBytes, defaultPartSize)
 	threshold := max(cmp.Or(s.upload.MultipartUploadThreshold, defaultThreshold), first)
-	// What is small is one request, and takes no more memory than it needs.
+	// Small content becomes one request, and takes no more memory than it needs.
 	start, err := io.ReadAll(io.LimitReader(content, threshold))
 	if err != nil {
 		return err
@@ -85,13 +85,13 @@ type multipart struct {
 	parts []s3types.CompletedPart
 }
 
-// send uploads start and the rest of content, several parts at once, of first bytes to begin with.
+// send uploads start and then content, several parts at once. The first parts have first bytes.
 func (u *multipart) send(ctx context.Context, start []byte, first int64, content *checked.Reader) error {
 	limit := cmp.Or(u.storage.upload.Concurrency, defaultConcurrency)
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(limit)
 	spare := make(chan []byte, limit)
-	content.Context = ctx // a part that fails ends the reading
+	content.Context = ctx // if a part fails, reading ends
 	sent, part := int64(0), start
 	var err error
 	for number := int32(1); len(part) > 0; number++ {
@@ -113,11 +113,11 @@ func (u *multipart) send(ctx context.Context, start []byte, first int64, content
 	if err == io.EOF {
 		err = nil
 	}
-	// A part that failed ended ctx, and so the reading.
+	// If a part fails, ctx ends, and so err is only a consequence.
 	return cmp.Or(group.Wait(), err)
 }
 
-// read reads the next part, which is shorter than size only with an error.
+// read reads the next part. Only with an error is it shorter than size.
 func (u *multipart) read(content *checked.Reader, spare <-chan []byte, size int64) ([]byte, error) {
 	var buffer []byte
 	select {
@@ -149,7 +149,7 @@ func (u *multipart) sendPart(ctx context.Context, number int32, part []byte) err
 	return nil
 }
 
-// abort deletes the parts that were uploaded. What failed before is what the caller is told.
+// abort deletes the uploaded parts. It returns no error, since the caller returns the one before.
 func (u *multipart) abort(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), abortTimeout)
 	defer cancel()

@@ -1,10 +1,10 @@
-// Package s3storage is an S3 bucket as a storage of package pikokms, on AWS's SDK and its transfer
-// manager:
+// Package s3storage makes an S3 bucket a storage of package pikokms, with AWS's SDK and its
+// transfer manager:
 //
 //	upload    host ── frames sealed side by side ── parts, five at once ── bucket
 //	download  host ── one GET, or one for each range ── bucket
 //
-// What it uploads and checks sums of is what the host gives it, which is ciphertext. Package
+// It uploads what the host gives it, which is ciphertext, and checksums are of that. Package
 // blobstorage does the same for every bucket of gocloud.dev, one part after the other.
 package s3storage
 
@@ -32,8 +32,8 @@ import (
 	"piko.sh/pikokms/internal/checked"
 )
 
-// Storage is a bucket as a storage with ranges, whose objects can be replaced on the condition that
-// they are still the same. It is safe for concurrent use.
+// Storage is a bucket as a storage. Its objects can be read in ranges, and replaced on the
+// condition that they are unchanged. It is safe for concurrent use.
 type Storage struct {
 	client   *s3.Client
 	bucket   string
@@ -46,17 +46,20 @@ var (
 	_ pikokms.ConditionalStorage = (*Storage)(nil)
 )
 
-// abortTimeout is what giving up a failed upload may take, also after its context has ended.
+// abortTimeout is how long deleting the parts of a failed upload may take, even after its context
+// has ended.
 const abortTimeout = 30 * time.Second
 
-// New returns the bucket of that name as a storage. The options are those of uploads: of more than
-// MultipartUploadThreshold (16 MiB by default), Concurrency parts (5) of PartSizeBytes (8 MiB) are
-// uploaded at once, for which an upload takes (Concurrency + 1) × PartSizeBytes of memory, and up to
-// MultipartUploadThreshold before it begins. S3 takes 10,000 parts: they are larger where the size of
-// an object is known beforehand and asks for it, as message.EncryptReader.ContentLength says when,
-// and grow with the upload where it is not.
+// New returns the bucket of that name as a storage. The options are those of uploads. Content of
+// more than MultipartUploadThreshold (by default 16 MiB) is uploaded in parts of PartSizeBytes (8
+// MiB), Concurrency (5) of them at once. Such an upload takes (Concurrency + 1) × PartSizeBytes of
+// memory. Up to MultipartUploadThreshold bytes are in memory before it begins.
 //
-// Whether requests and answers have checksums is what the client's options say.
+// S3 allows 10,000 parts. If the size of an object is known beforehand, as by
+// message.EncryptReader.ContentLength, the parts are as large as it needs. Otherwise they grow
+// during the upload.
+//
+// The client's options say whether requests and answers have checksums.
 func New(client *s3.Client, bucket string, options ...func(*transfermanager.Options)) *Storage {
 	defaults := func(o *transfermanager.Options) {
 		o.FailTimeout = abortTimeout
@@ -70,7 +73,8 @@ func New(client *s3.Client, bucket string, options ...func(*transfermanager.Opti
 	return s
 }
 
-// failed says what was done when err came of it. The error holds fs.ErrNotExist where there is no such object.
+// failed adds to err what was being done. The error holds fs.ErrNotExist if there is no such
+// object.
 func (s *Storage) failed(doing, key string, err error) error {
 	if isMissing(err) {
 		err = fmt.Errorf("%w: %w", fs.ErrNotExist, err)
@@ -78,8 +82,9 @@ func (s *Storage) failed(doing, key string, err error) error {
 	return fmt.Errorf("s3 storage: %s s3://%s/%s: %w", doing, s.bucket, key, err)
 }
 
-// isMissing tells whether an object is missing. A missing bucket is a mistake of the configuration,
-// where S3 tells the two apart; its answer can't be read where the key has a control character.
+// isMissing reports whether err means that the object is missing. A missing bucket is a mistake of
+// the configuration instead. S3's answer tells the two apart, but can't be parsed if the key has a
+// control character.
 func isMissing(err error) bool {
 	if answer, ok := errors.AsType[smithy.APIError](err); ok && answer.ErrorCode() == "NoSuchBucket" {
 		return false
@@ -92,11 +97,11 @@ func isStatus(err error, status int) bool {
 	return ok && answer.HTTPStatusCode() == status
 }
 
-// Put implements pikokms.Storage. S3 shows an object once it is whole, and its content type is
-// application/octet-stream; each part, and the whole, has a checksum that S3 verifies, unless the
-// client's options say otherwise. After an error it deletes the parts that were uploaded already;
-// where that fails, too, a lifecycle rule for incomplete uploads does. If S3's last answer is lost,
-// the object may be there.
+// Put implements pikokms.Storage. S3 shows an object once it is complete. Its content type is
+// application/octet-stream. Unless the client's options say otherwise, each part and the whole have
+// a checksum that S3 verifies. After an error, Put deletes the parts that it has uploaded. In case
+// that fails, too, let a lifecycle rule delete incomplete uploads. If S3's last answer is lost, the
+// object may have been stored.
 func (s *Storage) Put(ctx context.Context, key string, content io.Reader) error {
 	if err := s.put(ctx, key, nil, content); err != nil {
 		return s.failed("put", key, err)
@@ -106,7 +111,7 @@ func (s *Storage) Put(ctx context.Context, key string, content io.Reader) error 
 
 const contentType = "application/octet-stream"
 
-// put stores content, in place of the object with the ETag ifMatch if that is not nil.
+// put stores content. If ifMatch is not nil, it only replaces the object with that ETag.
 func (s *Storage) put(ctx context.Context, key string, ifMatch *string, content io.Reader) error {
 	body := &checked.Reader{Context: ctx, Source: content}
 	message, ok := content.(interface{ ContentLength() (int64, bool) })
@@ -132,13 +137,13 @@ func (s *Storage) GetVersion(ctx context.Context, key string) (content io.ReadCl
 	return out.Body, aws.ToString(out.ETag), nil
 }
 
-// PutIf implements pikokms.ConditionalStorage, by the condition If-Match, which AWS has had since
-// November 2024. A service that knows no such condition answers with an error, or ignores it: then
-// what was put meanwhile is lost.
+// PutIf implements pikokms.ConditionalStorage by the condition If-Match, which AWS has had since
+// November 2024. A service without that condition answers with an error or ignores it. If it
+// ignores it, what was put meanwhile is lost.
 func (s *Storage) PutIf(ctx context.Context, key, version string, content io.Reader) error {
 	err := s.put(ctx, key, &version, content)
-	// S3 answers 404 for an object that was deleted, and 409 for one that was while this was uploaded
-	// (Amazon S3 User Guide, "How to prevent object overwrites with conditional writes").
+	// S3 answers 404 for an object that was deleted, and 409 for one that was deleted during the
+	// upload (Amazon S3 User Guide, "How to prevent object overwrites with conditional writes").
 	if isStatus(err, http.StatusPreconditionFailed) || isStatus(err, http.StatusConflict) || isMissing(err) {
 		err = fmt.Errorf("%w: %w", pikokms.ErrChanged, err)
 	}
@@ -154,7 +159,8 @@ func (s *Storage) Get(ctx context.Context, key string) (io.ReadCloser, error) {
 	return content, err
 }
 
-// Delete implements pikokms.Storage, with two requests: S3 deletes what is not there without a word.
+// Delete implements pikokms.Storage. It makes two requests, since S3 reports no missing object when
+// it deletes one.
 func (s *Storage) Delete(ctx context.Context, key string) error {
 	_, err := s.client.HeadObject(ctx, &s3.HeadObjectInput{Bucket: &s.bucket, Key: &key})
 	if err == nil {
@@ -169,7 +175,8 @@ func (s *Storage) Delete(ctx context.Context, key string) error {
 // List implements pikokms.Storage, in the order of the keys.
 func (s *Storage) List(ctx context.Context, prefix string) iter.Seq2[string, error] {
 	return func(yield func(string, error) bool) {
-		// XML has no place for most control characters, which keys may have.
+		// Keys may have control characters, most of which XML can't hold, so they are asked for in
+		// an encoding.
 		pages := s3.NewListObjectsV2Paginator(s.client, &s3.ListObjectsV2Input{Bucket: &s.bucket, Prefix: &prefix, EncodingType: s3types.EncodingTypeUrl})
 		for pages.HasMorePages() {
 			page, err := pages.NextPage(ctx)
@@ -191,7 +198,7 @@ func (s *Storage) List(ctx context.Context, prefix string) iter.Seq2[string, err
 	}
 }
 
-// decodeKey returns a listed object's key. A service that does not know of encodings states none.
+// decodeKey returns a listed object's key. A service without encodings states none.
 func decodeKey(page *s3.ListObjectsV2Output, object s3types.Object) (string, error) {
 	key := aws.ToString(object.Key)
 	if page.EncodingType != s3types.EncodingTypeUrl {
@@ -204,12 +211,13 @@ func decodeKey(page *s3.ListObjectsV2Output, object s3types.Object) (string, err
 	return decoded, nil
 }
 
-// probe is how much of an object is fetched first: a header under a KMS key, or the whole of a small object.
+// probe is how many bytes of an object are fetched first: enough for a header under a KMS key, or
+// for the whole of a small object.
 const probe = 4 << 10
 
-// Open implements pikokms.RangeStorage. It makes one request; reads make more, but for an object of
-// up to 4 KiB. The error of a read holds pikokms.ErrChanged once another object was put in the place
-// of this one.
+// Open implements pikokms.RangeStorage. It makes one request, which fetches the first 4 KiB. Reads
+// beyond them make more. If the object was replaced meanwhile, the error of a read holds
+// pikokms.ErrChanged.
 func (s *Storage) Open(ctx context.Context, key string) (pikokms.StoredObject, error) {
 	o, err := s.open(ctx, key)
 	if err != nil {
@@ -248,7 +256,7 @@ func (s *Storage) open(ctx context.Context, key string) (_ *object, err error) {
 	return &object{pikokms.NewRangeReaderAt(size, start, fetch), aws.ToTime(first.LastModified)}, nil
 }
 
-// openEmpty opens an object of which there are no ranges, since it has no bytes.
+// openEmpty opens an empty object, of which S3 refuses every range.
 func (s *Storage) openEmpty(ctx context.Context, key string) (*object, error) {
 	head, err := s.client.HeadObject(ctx, &s3.HeadObjectInput{Bucket: &s.bucket, Key: &key})
 	if err != nil {
@@ -264,7 +272,8 @@ func byteRange(offset, length int64) *string {
 	return aws.String(fmt.Sprintf("bytes=%d-%d", offset, offset+length-1))
 }
 
-// wholeSize returns the size of the object from a Content-Range such as "bytes 0-4095/10000" (RFC 9110, section 14.4).
+// wholeSize returns the object's size from a Content-Range such as "bytes 0-4095/10000" (RFC 9110,
+// section 14.4).
 func wholeSize(contentRange string) (int64, error) {
 	_, size, _ := strings.Cut(contentRange, "/")
 	n, err := strconv.ParseInt(size, 10, 64)

@@ -213,8 +213,8 @@ func TestPartsGrow(t *testing.T) {
 	require.True(t, bytes.Equal(content, get(t, host, "object")))
 }
 
-// TestReplaceIfUnchanged replaces an object on the condition that it is the one that was read, as one
-// request and in parts, of known and of unknown size.
+// TestReplaceIfUnchanged replaces an object on the condition that it is unchanged. It does so in
+// one request and in parts, of known and of unknown size.
 func TestReplaceIfUnchanged(t *testing.T) {
 	b := newBucket(t)
 	storage := s3storage.New(b.client, b.name)
@@ -257,8 +257,8 @@ type sized struct{ *bytes.Reader }
 
 func (s sized) ContentLength() (int64, bool) { return int64(s.Len()), true }
 
-// TestClientsOptionsAreKept has a client that wants no checksums where none are required, since many
-// services that are like S3 refuse them.
+// TestClientsOptionsAreKept has a client that sends no checksums unless they are required, since
+// many services like S3 refuse them.
 func TestClientsOptionsAreKept(t *testing.T) {
 	for _, want := range []aws.RequestChecksumCalculation{aws.RequestChecksumCalculationWhenRequired, aws.RequestChecksumCalculationWhenSupported} {
 		for _, size := range []int{10, 20 << 20} {
@@ -282,7 +282,7 @@ func TestClientsOptionsAreKept(t *testing.T) {
 				}))
 				defer server.Close()
 				client := s3.New(s3.Options{Region: "eu-west-1", BaseEndpoint: &server.URL, UsePathStyle: true, Credentials: login(), RequestChecksumCalculation: want})
-				var content io.Reader = io.MultiReader(bytes.NewReader(noise(size)))
+				content := io.MultiReader(bytes.NewReader(noise(size)))
 				if known {
 					content = sized{bytes.NewReader(noise(size))}
 				}

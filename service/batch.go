@@ -14,9 +14,9 @@ import (
 	"piko.sh/pikokms/provider"
 )
 
-// BatchError says which items of a batch failed. All others succeeded.
+// BatchError says which items of a batch failed. The other items succeeded.
 type BatchError struct {
-	Errors []error // an item's error in its place; nil for one that succeeded
+	Errors []error // one for each item; nil for an item that succeeded
 }
 
 func (e *BatchError) Error() string {
@@ -40,11 +40,11 @@ func (e *BatchError) Unwrap() []error {
 	return failed
 }
 
-// EncryptBatch encrypts strings to Piko's string envelope under one data key, with one call of the
-// key service, or with a cache none, as far as its limits reach. Each result decrypts alone, too,
-// with envelope.Decrypter or pikokms.Host.Decrypt.
+// EncryptBatch encrypts strings under one data key and returns Piko's string envelopes. It makes
+// one call of the key service, or none if the cache has a data key with uses left. Each result can
+// also be decrypted alone, by envelope.Decrypter or pikokms.Host.Decrypt.
 //
-// When the data key fails there are no results, and the error is the provider's. When items fail,
+// If there is no data key, there are no results, and the error is the provider's. If items fail,
 // the error is a *BatchError, and their results are empty.
 func (s *Service) EncryptBatch(ctx context.Context, plaintexts []string, encryptionContext map[string]string) ([]string, error) {
 	if len(plaintexts) == 0 {
@@ -79,7 +79,7 @@ func (s *Service) EncryptBatch(ctx context.Context, plaintexts []string, encrypt
 	})
 }
 
-// batchKeyring returns the cache, with its limits, or one for the batch alone.
+// batchKeyring returns the cache, with its limits, or a new cache for this batch alone.
 func (s *Service) batchKeyring() (keyring provider.Keyring, done func()) {
 	if s.cache != nil {
 		return s.cache, func() {}
@@ -89,19 +89,19 @@ func (s *Service) batchKeyring() (keyring provider.Keyring, done func()) {
 }
 
 // EncryptBatchDirect is EncryptBatch with a call of the key service for each item, at most
-// concurrency at once: for items that are to be under the key itself, such as those that ReEncrypt
-// is to move within AWS KMS.
+// concurrency at once. Use it for items that must be under the key itself, such as those that
+// ReEncrypt is to move within AWS KMS.
 func (s *Service) EncryptBatchDirect(ctx context.Context, plaintexts []string, encryptionContext map[string]string, concurrency int) ([]string, error) {
 	return each(plaintexts, concurrency, func(plaintext string) (string, error) {
 		return envelope.Encrypt(ctx, s, &provider.EncryptRequest{Plaintext: plaintext, Context: encryptionContext})
 	})
 }
 
-// DecryptBatch decrypts what EncryptBatch and EncryptBatchDirect made. The key service is called
-// once for each data key, or not at all when it is cached; strings without a data key cost a call
-// each, at most concurrency at once.
+// DecryptBatch decrypts results of EncryptBatch and EncryptBatchDirect. It calls the key service
+// once for each data key that is not cached. A string without a data key takes a call of its own.
+// At most concurrency calls are made at once.
 //
-// When items fail, the error is a *BatchError, and their results are empty.
+// If items fail, the error is a *BatchError, and their results are empty.
 func (s *Service) DecryptBatch(ctx context.Context, texts []string, encryptionContext map[string]string, concurrency int) ([]string, error) {
 	keyring, done := s.batchKeyring()
 	defer done()

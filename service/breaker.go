@@ -12,27 +12,28 @@ import (
 	"piko.sh/pikokms/provider"
 )
 
-// The breaker opens after this many outages in a row, and lets one trial through after this long. A
-// trial that has no answer for as long is an outage.
+// The circuit breaker opens after Failures outages in a row. After OpenFor it lets one trial call
+// through. A trial that has no answer for as long is an outage.
 const (
 	Failures = 5
 	OpenFor  = 30 * time.Second
 )
 
-// FairWait is how long a caller must have waited for the end of its context's deadline to be an
-// outage of the key service, rather than a sign of the caller's impatience. AWS KMS takes tens of
-// milliseconds, and gives an external key store 250 ms to answer (AWS KMS Developer Guide,
-// "External key store proxy"); the rest is room for retries.
+// FairWait decides whose fault it is if the deadline of a caller's context ends a call. If the
+// caller has waited as long as this, it is an outage of the key service. Otherwise the caller was
+// impatient. AWS KMS takes tens of milliseconds, and gives an external key store 250 ms to answer
+// (AWS KMS Developer Guide, "External key store proxy"). The rest is for retries.
 const FairWait = 3 * time.Second
 
-// ErrOpen means that the circuit breaker refused the call, and the key service was not asked. It
-// is, by errors.Is, a provider.ErrProviderUnavailable.
+// ErrOpen means that the circuit breaker refused the call without asking the key service. It holds
+// provider.ErrProviderUnavailable.
 var ErrOpen = fmt.Errorf("%w: the circuit breaker is open", provider.ErrProviderUnavailable)
 
 // State is the breaker's state.
 type State = gobreaker.State
 
-// In the states calls pass; or are refused; or one trial is under way and all others are refused.
+// The states of the breaker. StateClosed lets calls pass, and StateOpen refuses them. In
+// StateHalfOpen one trial is under way, and all other calls are refused.
 const (
 	StateClosed   = gobreaker.StateClosed
 	StateOpen     = gobreaker.StateOpen
@@ -47,30 +48,33 @@ func newBreaker(onStateChange func(from, to State)) *gobreaker.CircuitBreaker[an
 		MaxRequests: 1,
 		Timeout:     OpenFor,
 		ReadyToTrip: func(c gobreaker.Counts) bool { return c.ConsecutiveFailures >= Failures },
-		// A call that is excluded makes room for another trial, and leaves a row of outages as it
-		// is.
+		// An excluded call makes room for another trial. It does not end a row of outages.
 		IsExcluded: func(err error) bool { return err != nil && !errors.Is(err, errOutage) },
 	}
 	settings.OnStateChange = func(_ string, from, to State) { onStateChange(from, to) }
 	return gobreaker.NewCircuitBreaker[any](settings)
 }
 
-// What a call says of the key service, apart from nil: that it answers.
+// A call that succeeds, or that the key service answers with an error, shows that it is up. These
+// two are the other verdicts.
 var (
 	errOutage  = errors.New("the key service is down")
 	errNothing = errors.New("the call says nothing of the key service")
 )
 
-// judge returns what a call's error says of the key service: nil, errOutage or errNothing. Evidence
-// of an outage is what the provider calls one (refused and dropped connections, errors of the
-// service, throttling that retries did not get past), a deadline of the provider's own, and a
-// caller's deadline after a fair wait.
+// judge returns what a call's error says about the key service: nil if the service is up, errOutage
+// or errNothing. There are three signs of an outage:
+//
+//   - The provider says so with ErrProviderUnavailable, as for refused and dropped connections,
+//     errors of the service, and throttling that outlasts the retries.
+//   - A deadline of the provider's own has passed.
+//   - A caller's deadline has passed after FairWait.
 func judge(ctx context.Context, err error, waited time.Duration) error {
 	if err == nil {
 		return nil
 	}
 	if ended := ctx.Err(); ended != nil {
-		// Whatever the error is, the caller's end may have caused it.
+		// The end of the caller's context may have caused the error, whatever it is.
 		if errors.Is(ended, context.DeadlineExceeded) && waited >= FairWait {
 			return errOutage
 		}
@@ -85,8 +89,8 @@ func judge(ctx context.Context, err error, waited time.Duration) error {
 	return errNothing
 }
 
-// isAnswer reports whether an error is the key service's answer, which shows that it is up. All
-// others, such as input that is refused before it is asked, say nothing about it.
+// isAnswer reports whether an error is the key service's answer, which shows that it is up. Other
+// errors say nothing about it, such as those for input that is refused before the service is asked.
 func isAnswer(err error) bool {
 	for _, e := range [...]error{
 		provider.ErrAccessDenied, provider.ErrKeyNotFound, provider.ErrKeyDisabled, provider.ErrKeyPendingDeletion,
@@ -99,7 +103,8 @@ func isAnswer(err error) bool {
 	return false
 }
 
-// guard calls the provider through the breaker. A context that has ended gets no further than here.
+// guard calls the provider through the breaker. If the context has ended, it does not make the
+// call.
 func guard[T any](ctx context.Context, s *Service, operation string, call func(context.Context) (T, error)) (result T, err error) {
 	fail := func(err error) error {
 		return &provider.EncryptionError{Operation: operation, Provider: string(s.Type()), Err: err}
@@ -108,7 +113,7 @@ func guard[T any](ctx context.Context, s *Service, operation string, call func(c
 		return result, fail(err)
 	}
 	traced, done := s.instruments.call(ctx, operation)
-	verdict := errNothing // if the call panics
+	verdict := errNothing // stays if the call panics
 	defer func() { done(err, verdict) }()
 	begin := time.Now()
 	_, refused := s.breaker.Execute(func() (any, error) {
@@ -127,7 +132,7 @@ func guard[T any](ctx context.Context, s *Service, operation string, call func(c
 	return result, err
 }
 
-// limitTrial ends a trial in time, since all other calls are refused while it is under way.
+// limitTrial bounds the time of a trial, since all other calls are refused while it is under way.
 func (s *Service) limitTrial(ctx context.Context) (context.Context, context.CancelFunc) {
 	if s.State() != StateHalfOpen {
 		return ctx, func() {}
@@ -135,7 +140,7 @@ func (s *Service) limitTrial(ctx context.Context) (context.Context, context.Canc
 	return context.WithTimeout(ctx, OpenFor)
 }
 
-// broken is a Service's provider behind its breaker, without its cache.
+// broken is a Service's provider behind the breaker, without the cache.
 type broken struct{ s *Service }
 
 func (b broken) GenerateDataKey(ctx context.Context, request *provider.GenerateDataKeyRequest) (*provider.DataKey, error) {
@@ -161,7 +166,7 @@ func (s *Service) WrapDataKey(ctx context.Context, key *provider.SecureBytes, en
 	return broken{s}.WrapDataKey(ctx, key, encryptionContext)
 }
 
-// UnwrapPikoV2 implements provider.PikoV2Keyring if the provider does; else the error holds
+// UnwrapPikoV2 implements provider.PikoV2Keyring, if the provider does. Otherwise the error holds
 // provider.ErrInvalidProvider.
 func (s *Service) UnwrapPikoV2(ctx context.Context, wrapped string) (*provider.SecureBytes, error) {
 	keyring, ok := s.inner.(provider.PikoV2Keyring)

@@ -109,8 +109,8 @@ func TestOnlyOutagesCount(t *testing.T) {
 	}
 	require.Equal(t, service.StateClosed, s.State())
 
-	// A cancelled or a refused call between outages does not end their row; one that succeeds, or
-	// is answered, does.
+	// A cancelled or a refused call between outages does not end their row. A call that succeeds or
+	// is answered does.
 	outage := func() {
 		r.fail(context.DeadlineExceeded)
 		require.ErrorIs(t, entries["Encrypt"](t.Context(), s, nil), context.DeadlineExceeded)
@@ -129,13 +129,13 @@ func TestOnlyOutagesCount(t *testing.T) {
 	require.Equal(t, service.StateOpen, s.State())
 }
 
-// patience is a caller, and what its call says of a key service.
+// patience is a caller, and what its call says about the key service.
 type patience struct {
 	caller func(ctx context.Context) (context.Context, context.CancelFunc)
 	err    error // of the key service
-	hangs  bool  // the key service does not answer before its caller gives up
+	hangs  bool  // the key service does not answer before the caller gives up
 	outage bool
-	asks   bool // the key service
+	asks   bool // the key service is asked
 }
 
 func within(d time.Duration) func(context.Context) (context.Context, context.CancelFunc) {
@@ -219,7 +219,7 @@ func TestTrialsOfEveryPatience(t *testing.T) {
 				s := service.New(r, service.Config{})
 				open(t, r, s)
 				time.Sleep(service.OpenFor + time.Second)
-				for range 3 { // whoever gives up makes room for another trial
+				for range 3 { // a caller that gives up makes room for another trial
 					require.Equal(t, service.StateHalfOpen, s.State())
 					require.Error(t, p.ask(t, r, s))
 					switch {
@@ -272,8 +272,8 @@ func TestTrialThatIsNeverAnswered(t *testing.T) {
 	})
 }
 
-// In a crowd of callers of which most give up, the breaker stays closed for as long as the key
-// service answers, and opens once it does not.
+// Most callers of a crowd give up. The breaker stays closed while the key service answers, and
+// opens when it does not.
 func TestCrowdOfCallers(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		r := newRemote(t, 1)

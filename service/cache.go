@@ -13,22 +13,22 @@ import (
 	"piko.sh/pikokms/provider"
 )
 
-// CacheLimits say how long and how often a cached data key is used (specification:
-// framework/caching-cmm.md). A zero field means its default. Messages that were begun before
-// MaxBytes is reached are finished. Past MaxKeys the data key that has not been used for longest
-// gives way.
+// CacheLimits bound how long and how often a cached data key is used (specification:
+// framework/caching-cmm.md). A zero field means its default. A message that has begun before
+// MaxBytes is reached is finished. When there are MaxKeys data keys, a new one replaces the one
+// that was last used longest ago.
 //
-// Each message derives keys of its own from its data key and its random ID, so that one data key is
-// as safe for many messages as for one; the limits bound what a stolen data key opens, and how long
-// a disabled KMS key still works.
+// Each message derives keys of its own from its data key and its random ID. So one data key is as
+// safe for many messages as for one. The limits bound how much a stolen data key opens, and how
+// long messages can still be read after their KMS key is disabled.
 type CacheLimits struct {
-	MaxAge      time.Duration // age of a data key, default 5 minutes
-	MaxMessages int64         // messages encrypted under a data key, default 2²⁰
-	MaxBytes    int64         // bytes encrypted under a data key, default 2⁴⁰
-	MaxKeys     int           // data keys in the cache, default 100
+	MaxAge      time.Duration // of a data key; default 5 minutes
+	MaxMessages int64         // that are encrypted under a data key; default 2²⁰
+	MaxBytes    int64         // that are encrypted under a data key; default 2⁴⁰
+	MaxKeys     int           // data keys in the cache; default 100
 }
 
-// Defaults of CacheLimits.
+// Defaults of CacheLimits' fields.
 const (
 	DefaultMaxAge      = 5 * time.Minute
 	DefaultMaxMessages = 1 << 20
@@ -36,31 +36,31 @@ const (
 	DefaultMaxKeys     = 100
 )
 
-// cache is a keyring that gives out the data keys of another one again, to encrypt and to decrypt.
+// cache is a keyring that reuses the data keys of another one, for encrypting and decrypting.
 type cache struct {
 	provider.Keyring
 	limits CacheLimits
-	note   func(ctx context.Context, result string) // of each request: hit or miss; may be nil
+	note   func(ctx context.Context, result string) // is called with "hit" or "miss" for each request; may be nil
 
 	mu      sync.Mutex
 	entries map[string]*entry // by identity
-	used    *list.List        // of entries, those used last first
+	used    *list.List        // of entries, last used first
 	closed  bool
 }
 
-// entry is a data key, or the call that is to bring it.
+// entry is a data key, or a call for one that is under way.
 type entry struct {
 	id      string
 	element *list.Element // nil while the call is under way
 	done    chan struct{} // closed when the call is over
 	err     error         // of the call
-	gaveUp  bool          // the caller whose call it was, before it was over
+	gaveUp  bool          // the caller that made the call gave up before it was over
 
 	key             *provider.SecureBytes
-	made            *provider.DataKey // to encrypt; nil to decrypt
+	made            *provider.DataKey // only for encrypting, otherwise nil
 	messages, bytes int64             // encrypted so far
-	fits            bool              // to decrypt: a message's header verified under it
-	verified        func(fits bool)   // to decrypt: takes a message's word
+	fits            bool              // only for decrypting: a message's header has verified under it
+	verified        func(fits bool)   // only for decrypting: the inner keyring's Verified
 	expiry          *time.Timer
 }
 
@@ -72,10 +72,10 @@ func newCache(k provider.Keyring, limits CacheLimits) *cache {
 	return &cache{Keyring: k, limits: limits, entries: make(map[string]*entry), used: list.New()}
 }
 
-// identitySize is room for most identities, which then stay on the stack.
+// identitySize has room for most identities, so they stay on the stack.
 const identitySize = 512
 
-// appendIdentity appends parts, each with its length before it.
+// appendIdentity appends parts, each after its length.
 func appendIdentity(b []byte, parts ...[]byte) []byte {
 	for _, part := range parts {
 		b = binary.BigEndian.AppendUint64(b, uint64(len(part)))
@@ -86,8 +86,8 @@ func appendIdentity(b []byte, parts ...[]byte) []byte {
 
 // GenerateDataKey implements provider.Keyring.
 func (c *cache) GenerateDataKey(ctx context.Context, request *provider.GenerateDataKeyRequest) (*provider.DataKey, error) {
-	// The verification key of a signed message is new each time, so a cache can have no data key
-	// for it.
+	// Every signed message has a new verification key in its encryption context, so no cached data
+	// key can serve it.
 	if _, signed := request.Context[header.PublicKeyName]; signed {
 		return c.Keyring.GenerateDataKey(ctx, request)
 	}
@@ -139,9 +139,10 @@ func (c *cache) UnwrapDataKey(ctx context.Context, request *provider.UnwrapDataK
 	return key, nil
 }
 
-// judge takes a message's word on an unwrapped data key. One that never fitted is forgotten, so
-// that the key service is asked again. One that did fit is right, and the message was changed: if it
-// were forgotten, whoever can change messages could have the key service asked for every reading.
+// judge is called with whether a message's header verified under an unwrapped data key. A data key
+// that never fitted is evicted, so that the key service is asked again. If it did fit before, the
+// message must have been changed, and the data key stays. Otherwise anyone who can change messages
+// could cause a call of the key service for each reading.
 func (c *cache) judge(e *entry, fits bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -151,8 +152,8 @@ func (c *cache) judge(e *entry, fits bool) {
 	}
 }
 
-// get returns the entry of this identity and a share of its data key. Of several callers that find
-// none, one makes the call and the others wait for it.
+// get returns the entry of an identity, and a share of its data key. If several callers find none,
+// one makes the call and the others wait for it.
 func (c *cache) get(ctx context.Context, id []byte, call func() (*entry, error)) (*entry, *provider.SecureBytes, error) {
 	for {
 		if err := ctx.Err(); err != nil {
@@ -178,7 +179,8 @@ func (c *cache) get(ctx context.Context, id []byte, call func() (*entry, error))
 		case <-ctx.Done():
 			return nil, nil, ctx.Err()
 		}
-		// A caller that gave up got no answer for the others: the next one asks.
+		// If the caller that made the call gave up, the others got no answer, and the next one
+		// calls.
 		if e.err != nil && !e.gaveUp {
 			return nil, nil, e.err
 		}
@@ -186,7 +188,7 @@ func (c *cache) get(ctx context.Context, id []byte, call func() (*entry, error))
 	pending := &entry{id: string(id), done: make(chan struct{}), err: errPanic}
 	c.entries[pending.id] = pending
 	c.mu.Unlock()
-	defer func() { // also when the call panics
+	defer func() { // deferred, so that it happens even if the call panics
 		c.mu.Lock()
 		defer c.mu.Unlock()
 		if c.entries[pending.id] == pending {
@@ -238,14 +240,14 @@ func (c *cache) keep(id string, e *entry) {
 	}
 }
 
-// count is what messages under an entry's data key tell of their bytes.
+// count adds bytes that a message encrypted under an entry's data key.
 func (c *cache) count(e *entry, bytes int64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.spend(e, 0, bytes)
 }
 
-// spend notes a use of an entry, and evicts it once it is used up.
+// spend records a use of an entry, and evicts the entry when it is used up.
 func (c *cache) spend(e *entry, messages, bytes int64) {
 	if c.entries[e.id] != e {
 		return
@@ -258,7 +260,8 @@ func (c *cache) spend(e *entry, messages, bytes int64) {
 	}
 }
 
-// evict removes an entry and zeroes its key, once the messages under way have done with it.
+// evict removes an entry. Its key is zeroed when the messages that are under way have closed their
+// shares.
 func (c *cache) evict(e *entry) {
 	if c.entries[e.id] != e {
 		return
@@ -268,10 +271,10 @@ func (c *cache) evict(e *entry) {
 	if e.expiry != nil {
 		e.expiry.Stop()
 	}
-	_ = e.key.Close() // that memory can't be given back is no failure of the caller's
+	_ = e.key.Close() // memory that can't be given back is no fault of the caller
 }
 
-// close evicts all entries, and those that calls under way will bring.
+// close evicts all entries. It also keeps calls that are under way from adding entries.
 func (c *cache) close() {
 	c.mu.Lock()
 	defer c.mu.Unlock()

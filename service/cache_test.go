@@ -149,8 +149,8 @@ func TestConcurrentMissesMakeOneCall(t *testing.T) {
 	})
 }
 
-// A key service that answered once with a wrong data key is asked again, rather than believed until
-// the data key is too old.
+// If a key service answered with a wrong data key once, it is asked again. The wrong one is not
+// used until it expires.
 func TestDataKeyThatDoesNotFitIsForgotten(t *testing.T) {
 	r := newRemote(t, 1)
 	s := service.New(r, service.Config{Cache: &service.CacheLimits{}})
@@ -171,7 +171,8 @@ func TestDataKeyThatDoesNotFitIsForgotten(t *testing.T) {
 		require.EqualValues(t, 4, r.calls.Load(), "the right one is kept")
 	}
 
-	// Whoever changes a message can't have the key service asked for each reading of it.
+	// An attacker who changes a message can't cause a call of the key service for each reading of
+	// it.
 	for i := range stored {
 		forged := bytes.Clone(stored)
 		forged[i] ^= 1
@@ -184,8 +185,8 @@ func TestDataKeyThatDoesNotFitIsForgotten(t *testing.T) {
 	require.Zero(t, r.calls.Load(), "and its data key is still there")
 }
 
-// A caller whose context ends while another one's call is under way gets away at once, and one
-// whose context has ended gets nothing, cached or not.
+// A caller whose context ends while it waits for another's call returns at once. A caller whose
+// context has ended gets nothing, cached or not.
 func TestWaitingForAnothersCall(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		r := newRemote(t, 1)

@@ -9,7 +9,7 @@ import (
 	"piko.sh/pikokms/service"
 )
 
-// Records of a database under one data key, with one call of the key service.
+// EncryptBatch encrypts records of a database under one data key, with one call of the key service.
 func ExampleService_EncryptBatch() {
 	ctx := context.Background()
 	key, err := local.NewProvider(local.Config{Key: make([]byte, 32)}) // or awskms.NewProvider

@@ -9,8 +9,8 @@ import (
 	"piko.sh/pikokms/provider"
 )
 
-// Owns reports whether an envelope names the provider's key and is of a kind that pikokms writes: a
-// message, or a value that the key service of a provider.ReEncrypter encrypted itself.
+// Owns reports whether an envelope names the provider's key and has a ciphertext of pikokms: a
+// message, or a value that the key service of a provider.ReEncrypter itself encrypted.
 func (s *Service) Owns(e *envelope.Envelope) bool {
 	named, ok := s.inner.(interface{ KeyID() string })
 	if !ok || e.Provider != string(s.Type()) || e.KeyID != named.KeyID() || e.EncryptedDataKey != "" {
@@ -21,10 +21,10 @@ func (s *Service) Owns(e *envelope.Envelope) bool {
 	return err == nil && (direct || header.Sniff(ciphertext))
 }
 
-// ReEncrypt moves a string from another service's key to this one's, without decrypting it here. It
-// reports ok only for what the key service can do: the provider is a provider.ReEncrypter that
-// takes values from the other one, and the key service encrypted the string itself, under from's
-// key. The error is the provider's.
+// ReEncrypt moves a string from another service's key to this one's, without decrypting it here. ok
+// is true only if the key service can do so: the provider is a provider.ReEncrypter that accepts
+// values from the other one, and the key service itself encrypted the string under the key of from.
+// The error is the provider's.
 func (s *Service) ReEncrypt(ctx context.Context, from *Service, e *envelope.Envelope, encryptionContext map[string]string) (text string, ok bool, err error) {
 	to, ok := s.inner.(provider.ReEncrypter)
 	if !ok || !from.Owns(e) || !to.CanReEncrypt(from.inner) {

@@ -1,7 +1,8 @@
-// Package service makes a provider fit for production: a circuit breaker that refuses calls at once
-// while the key service is down, an optional cache of data keys, and batches under one data key.
+// Package service makes a provider fit for production. It adds a circuit breaker, which refuses
+// calls at once while the key service is down, an optional cache of data keys, and batches under
+// one data key.
 //
-// It stands between a provider and whatever uses it, and is a provider itself:
+// It stands between a provider and its user, and is a provider itself:
 //
 //	message, host, application ── Service: cache → breaker ── provider ── key service
 package service
@@ -19,7 +20,7 @@ import (
 
 // Config configures a Service. The zero Config has a circuit breaker and no cache.
 type Config struct {
-	Cache *CacheLimits // the data-key cache; nil is none
+	Cache *CacheLimits // limits of the data-key cache; nil means no cache
 
 	// OnStateChange, if not nil, is called when the breaker's state changes. It must not call the
 	// Service.
@@ -36,7 +37,7 @@ type Service struct {
 	instruments *instruments
 }
 
-// New wraps a provider. Whoever made the provider still closes it, after the Service.
+// New wraps a provider. Close the provider after the Service.
 func New(p provider.EncryptionProvider, c Config) *Service {
 	s := &Service{inner: p}
 	s.breaker = newBreaker(func(from, to State) {
@@ -56,7 +57,7 @@ func New(p provider.EncryptionProvider, c Config) *Service {
 }
 
 // Close zeroes the cached data keys and ends the metric of the breaker's state. The Service goes on
-// working, without a cache.
+// working without a cache.
 func (s *Service) Close() error {
 	if s.cache != nil {
 		s.cache.close()
@@ -64,7 +65,7 @@ func (s *Service) Close() error {
 	return s.instruments.close()
 }
 
-// keyring is where data keys come from.
+// keyring returns the keyring that data keys come from: the cache if there is one.
 func (s *Service) keyring() provider.Keyring {
 	if s.cache != nil {
 		return s.cache
@@ -100,8 +101,8 @@ func (s *Service) Encrypt(ctx context.Context, request *provider.EncryptRequest)
 	return guard(ctx, s, "Encrypt", func(ctx context.Context) (*provider.EncryptResponse, error) { return s.inner.Encrypt(ctx, request) })
 }
 
-// Decrypt implements provider.EncryptionProvider. The data key of a value that is under one may
-// come from the cache.
+// Decrypt implements provider.EncryptionProvider. If the value is under a data key, that may come
+// from the cache.
 func (s *Service) Decrypt(ctx context.Context, request *provider.DecryptRequest) (*provider.DecryptResponse, error) {
 	if ciphertext, err := base64.StdEncoding.DecodeString(request.Ciphertext); err == nil && request.KeyID == "" && header.Sniff(ciphertext) {
 		plaintext, err := message.DecryptText(ctx, s, ciphertext, request)
@@ -118,7 +119,7 @@ func (s *Service) GetKeyInfo(ctx context.Context, keyID string) (*provider.KeyIn
 	return guard(ctx, s, "GetKeyInfo", func(ctx context.Context) (*provider.KeyInfo, error) { return s.inner.GetKeyInfo(ctx, keyID) })
 }
 
-// HealthCheck implements provider.EncryptionProvider. It asks the key service whatever is cached.
+// HealthCheck implements provider.EncryptionProvider. It always asks the key service.
 func (s *Service) HealthCheck(ctx context.Context) error {
 	_, err := guard(ctx, s, "HealthCheck", func(ctx context.Context) (struct{}, error) { return struct{}{}, s.inner.HealthCheck(ctx) })
 	return err

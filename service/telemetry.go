@@ -17,28 +17,30 @@ import (
 
 const scope = "piko.sh/pikokms/service"
 
-// Telemetry says where spans, metrics and events go. A nil field means nowhere. None of them ever
-// holds key material, plaintext, an encryption context or the text of an error, which may quote
-// one.
+// Telemetry says where spans, metrics and events go. A nil field means nowhere. They never contain
+// key material, plaintext, an encryption context or the text of an error, which may quote one.
 //
-//	span       each call of the key service, refused ones too, named by its operation;
-//	           provider, and of a failed call error.type, the sentinel that the error holds
-//	metrics    pikokms.key_service.duration   seconds; operation, outcome, provider
-//	           pikokms.encrypted              bytes under data keys of the provider
-//	           pikokms.decrypted              bytes under data keys of the provider
-//	           pikokms.data_key_cache         requests; result (hit, miss), provider
-//	           pikokms.breaker.state          0 closed, 1 half-open, 2 open; provider
-//	events     changes of the breaker's state
+// Each call of the key service is a span with the operation's name, even if the breaker refuses it.
+// It has the attribute provider. If the call failed, error.type is the sentinel that the error
+// holds. The metrics, with their units and attributes, are
 //
-// The outcome of a call is ok, error, outage, refused (by the breaker) or abandoned (its caller's
-// context ended first). A call whose caller's context has ended before is none.
+//	pikokms.key_service.duration   seconds; operation, outcome, provider
+//	pikokms.encrypted              bytes under data keys of the provider
+//	pikokms.decrypted              bytes under data keys of the provider
+//	pikokms.data_key_cache         requests; result (hit, miss), provider
+//	pikokms.breaker.state          0 closed, 1 half-open, 2 open; provider
+//
+// An event is a change of the breaker's state.
+//
+// The outcome of a call is ok, error, outage, refused (by the breaker) or abandoned (the caller's
+// context ended first). If the context has ended before the call, no call is recorded.
 type Telemetry struct {
 	TracerProvider trace.TracerProvider
 	MeterProvider  metric.MeterProvider
 	Logger         *slog.Logger
 }
 
-// instruments are what a Telemetry's providers gave. A nil instrument is not used.
+// instruments are the instruments of a Telemetry's providers. One that is nil is not used.
 type instruments struct {
 	tracer    trace.Tracer
 	duration  metric.Float64Histogram
@@ -49,12 +51,12 @@ type instruments struct {
 	provider  attribute.KeyValue
 }
 
-// durations are the upper bounds in seconds of the duration's buckets: from a local key's
-// milliseconds to a call with all its retries.
+// durations are the upper bounds in seconds of the buckets of durations. They range from the
+// milliseconds of a local key to a call with all its retries.
 var durations = []float64{0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30}
 
-// newInstruments reports what goes wrong to OpenTelemetry's error handler: encryption does not wait
-// for telemetry.
+// newInstruments makes the instruments. It reports failures to OpenTelemetry's error handler, since
+// encryption must not depend on telemetry.
 func newInstruments(t Telemetry, s *Service) *instruments {
 	i := &instruments{provider: attribute.String("provider", string(s.Type()))}
 	if t.TracerProvider != nil {
@@ -86,8 +88,8 @@ func newInstruments(t Telemetry, s *Service) *instruments {
 	return i
 }
 
-// call begins a span, and returns what ends it with the call's error and the breaker's verdict on
-// it.
+// call begins a span. It returns a function that ends the span, with the call's error and the
+// breaker's verdict on it.
 func (i *instruments) call(ctx context.Context, operation string) (context.Context, func(err, verdict error)) {
 	var span trace.Span
 	if i.tracer != nil {
@@ -142,7 +144,7 @@ func kind(err error) string {
 	return "_OTHER" // OpenTelemetry's semantic conventions, "error.type"
 }
 
-// countEncrypted has the bytes under a data key counted.
+// countEncrypted makes key count the bytes that are encrypted under it.
 func (i *instruments) countEncrypted(ctx context.Context, key *provider.DataKey) {
 	if i.encrypted == nil {
 		return
@@ -156,7 +158,7 @@ func (i *instruments) countEncrypted(ctx context.Context, key *provider.DataKey)
 	}
 }
 
-// countDecrypted has the bytes under an unwrapped data key counted.
+// countDecrypted makes request count the bytes that are decrypted under its data key.
 func (i *instruments) countDecrypted(ctx context.Context, request *provider.UnwrapDataKeyRequest) {
 	if i.decrypted == nil {
 		return
@@ -170,7 +172,7 @@ func (i *instruments) countDecrypted(ctx context.Context, request *provider.Unwr
 	}
 }
 
-// countCached notes a request to the cache.
+// countCached counts a request to the cache.
 func (i *instruments) countCached(ctx context.Context, result string) {
 	if i.cached != nil {
 		i.cached.Add(ctx, 1, metric.WithAttributes(i.provider, attribute.String("result", result)))

@@ -1,7 +1,7 @@
-// Command bucket has an application that uses gocloud.dev/blob encrypt its bucket: one line of it
-// changes. By default the bucket is in memory and the key in a file, so that it runs anywhere. With
-// -s3 the bucket is in S3 and the key in AWS KMS, both LocalStack's, in a container that it starts
-// and removes: that needs Docker, and no AWS account.
+// Command bucket encrypts the bucket of an application that uses gocloud.dev/blob, by changing one
+// of its lines. By default the bucket is in memory and the key in a file, so it runs anywhere. With
+// -s3 the bucket is in S3 and the key in AWS KMS. Both are LocalStack's, in a container that it
+// starts and removes, so it needs Docker and no AWS account.
 //
 //	go run ./examples/bucket
 //	go run ./examples/bucket -s3
@@ -57,14 +57,14 @@ func inMemory(ctx context.Context, out io.Writer) error {
 	return application(ctx, out, "mem://uploads", key)
 }
 
-// application stores an object in the bucket of a URL, under a key.
+// application opens the bucket of a URL, encrypts it under a key, and uses it.
 func application(ctx context.Context, out io.Writer, bucketURL string, key provider.EncryptionProvider) (err error) {
-	// What the application had. Against AWS the URL is "s3://uploads?region=eu-west-1".
+	// The application had this line before. Against AWS the URL is "s3://uploads?region=eu-west-1".
 	stored, err := blob.OpenBucket(ctx, bucketURL)
 	if err != nil {
 		return err
 	}
-	// The line that it gains.
+	// This line is new.
 	bucket, err := blobstorage.Encrypt(stored, pikokms.WithCryptoProvider("key", key), pikokms.WithDefaultCryptoProvider("key"))
 	if err != nil {
 		return errors.Join(err, stored.Close())
@@ -73,7 +73,7 @@ func application(ctx context.Context, out io.Writer, bucketURL string, key provi
 	return use(ctx, out, bucket, stored)
 }
 
-// use is the application, which does not know.
+// use is the rest of the application, which does not notice the encryption.
 func use(ctx context.Context, out io.Writer, bucket, stored *blob.Bucket) error {
 	content := make([]byte, 8<<20)
 	_, _ = rand.Read(content) // never fails

@@ -22,8 +22,8 @@ import (
 
 // inS3 runs the application with a bucket in S3 and a key in AWS KMS.
 func inS3(ctx context.Context, out io.Writer) (err error) {
-	// The container is removed here, so no second one is needed for that. The other names are those
-	// of AWS's SDK.
+	// The first variable turns Ryuk off, a second container that would remove the first one: this
+	// program does so itself. The other variables are those of AWS's SDK.
 	for name, value := range map[string]string{
 		"TESTCONTAINERS_RYUK_DISABLED": "true",
 		"AWS_ACCESS_KEY_ID":            localstack.Credentials,
@@ -48,7 +48,7 @@ func inS3(ctx context.Context, out io.Writer) (err error) {
 	}.Encode(), key)
 }
 
-// prepare makes what an operator has: a KMS key with an alias, and a bucket.
+// prepare makes what an operator would provide: a KMS key with an alias, and a bucket.
 func prepare(ctx context.Context, endpoint, name string) (*awskms.Provider, error) {
 	login := credentials.NewStaticCredentialsProvider(localstack.Credentials, localstack.Credentials, "")
 	keys := kms.New(kms.Options{Region: localstack.Region, BaseEndpoint: &endpoint, Credentials: login})

@@ -1,5 +1,6 @@
-// Command localstack stores objects through an encrypting host into S3, under a key of AWS KMS. Both services are
-// LocalStack's, in a container that it starts and removes, so it needs Docker and no AWS account.
+// Command localstack stores objects through an encrypting host in S3, under a key of AWS KMS. Both
+// services are LocalStack's, in a container that it starts and removes, so it needs Docker and no
+// AWS account.
 //
 //	go run ./examples/localstack
 package main
@@ -28,7 +29,8 @@ import (
 )
 
 func main() {
-	// The container is removed at the end of run, so no second one is needed for that.
+	// run removes the container at its end, so Ryuk, a second container that would do so, is not
+	// needed.
 	os.Setenv("TESTCONTAINERS_RYUK_DISABLED", "true")
 	if err := run(context.Background(), os.Stdout); err != nil {
 		fmt.Fprintln(os.Stderr, "localstack:", err)
@@ -44,7 +46,7 @@ func run(ctx context.Context, out io.Writer) (err error) {
 	defer func() { err = errors.Join(err, container.Close()) }()
 	login := credentials.NewStaticCredentialsProvider(localstack.Credentials, localstack.Credentials, "")
 
-	// What an operator has: a KMS key with an alias, and a bucket.
+	// An operator provides a KMS key with an alias, and a bucket.
 	keys := kms.New(kms.Options{Region: localstack.Region, BaseEndpoint: &container.Endpoint, Credentials: login})
 	key, err := keys.CreateKey(ctx, &kms.CreateKeyInput{})
 	if err != nil {
@@ -62,7 +64,8 @@ func run(ctx context.Context, out io.Writer) (err error) {
 		return err
 	}
 
-	// The wiring. Against AWS, awskms.Config{KeyID: "alias/uploads", Region: "eu-west-1"} is all that it takes.
+	// The application connects the parts. Against AWS, this Config is enough: awskms.Config{KeyID:
+	// "alias/uploads", Region: "eu-west-1"}.
 	provider, err := awskms.NewProvider(ctx, awskms.Config{KeyID: "alias/uploads", Client: keys})
 	if err != nil {
 		return err

@@ -32,7 +32,7 @@ func main() {
 	ssr := piko.New(
 		piko.WithCryptoProvider("kms", kms), // strings
 		piko.WithDefaultCryptoProvider("kms"),
-		piko.WithStorageProvider("default", pikostorage.Encrypt(disk, kms)), // everything that is stored
+		piko.WithStorageProvider("default", pikostorage.Encrypt(disk, kms)), // everything that the application stores
 		piko.WithSystemStorageProvider(system),                              // Piko's own assets, without calls of KMS
 	)
 	if err := ssr.Run(piko.RunModeProd); err != nil {

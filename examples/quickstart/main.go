@@ -1,5 +1,5 @@
-// Command quickstart stores a file through an encrypting host into a folder, under a freshly made local key, shows what lies
-// on disk, reads it back and compares. It needs no cloud account.
+// Command quickstart stores a file through an encrypting host in a folder, under a new local key.
+// It shows what lies on disk, reads it back and compares it. It needs no cloud account.
 //
 //	go run ./examples/quickstart [FILE]
 package main
@@ -43,7 +43,8 @@ func run(ctx context.Context, file string) (err error) {
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
 
-	// A key and a provider on it. With AWS KMS these lines are awskms.NewProvider(ctx, awskms.Config{KeyID: …, Region: …}).
+	// A local key takes the place of AWS KMS here. With AWS KMS, use awskms.NewProvider(ctx,
+	// awskms.Config{KeyID: …, Region: …}).
 	keyFile := filepath.Join(dir, "local.key")
 	if err := local.Generate(keyFile); err != nil {
 		return err
@@ -54,7 +55,7 @@ func run(ctx context.Context, file string) (err error) {
 	}
 	defer provider.Close()
 
-	// The wiring: from here on the application says nothing of encryption.
+	// From the next lines on the application does not deal with encryption.
 	folder, err := pikokms.NewFolder(filepath.Join(dir, "objects"))
 	if err != nil {
 		return err
@@ -102,7 +103,7 @@ func run(ctx context.Context, file string) (err error) {
 	return nil
 }
 
-// showStored prints what anyone with the disk can see.
+// showStored prints what anyone who has the disk can see.
 func showStored(path string, original *os.File) error {
 	stored, err := os.Open(path)
 	if err != nil {

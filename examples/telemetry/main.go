@@ -40,7 +40,7 @@ func run(ctx context.Context, out io.Writer) (err error) {
 		return err
 	}
 	meters := sdkmetric.NewMeterProvider(sdkmetric.WithReader(sdkmetric.NewPeriodicReader(values)))
-	defer func() { err = errors.Join(err, meters.Shutdown(ctx)) }() // which prints the metrics
+	defer func() { err = errors.Join(err, meters.Shutdown(ctx)) }() // prints the metrics
 
 	dir, err := os.MkdirTemp("", "pikokms-telemetry")
 	if err != nil {

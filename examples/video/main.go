@@ -1,5 +1,5 @@
-// Command video serves an encrypted file over HTTP with range requests, as a video player makes them: only the frames that a
-// range touches are read and decrypted.
+// Command video serves an encrypted file over HTTP with range requests, as video players make them.
+// It reads and decrypts only the frames that a range touches.
 //
 //	go run ./examples/video FILE     # then open http://localhost:8080/
 package main
@@ -52,7 +52,7 @@ func serve(ctx context.Context, file string) (err error) {
 	return http.ListenAndServe(address, handler(host, filepath.Base(file)))
 }
 
-// newHost returns a host on a folder, under a freshly made local key.
+// newHost returns a host that stores in a folder, under a new local key.
 func newHost(dir string) (*pikokms.Host, error) {
 	keyFile := filepath.Join(dir, "local.key")
 	if err := local.Generate(keyFile); err != nil {
@@ -73,7 +73,7 @@ func newHost(dir string) (*pikokms.Host, error) {
 	)
 }
 
-// handler serves one object, whatever range of it is asked for.
+// handler serves one object, and any range of it.
 func handler(host *pikokms.Host, key string) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		object, err := host.Open(r.Context(), key)

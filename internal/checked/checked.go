@@ -1,12 +1,12 @@
-// Package checked reads from sources and writes to destinations without trust in what they say of
-// it. It is the only place of the module that does either in a loop, so that all streams treat a
-// reader or writer that breaks its contract in the same way.
+// Package checked reads from sources and writes to destinations without trusting what they report.
+// It is the only place of the module that does either in a loop. So all streams treat a reader or
+// writer that breaks its contract in the same way.
 //
-// Its rules are stricter than those of [io.Reader] and [io.Writer]. A source that has failed, or
-// ended, is not asked again: the body of an HTTP request, for one, fails once when its client
-// hangs up, and then returns io.EOF as if it were whole. A source that gives nothing a hundred
-// times in a row fails with [io.ErrNoProgress]. A count that can't be true is an error, and so is
-// a short write.
+// Its rules are stricter than those of [io.Reader] and [io.Writer]. A source that has failed or
+// ended is not read again. For example, the body of an HTTP request fails once when its client
+// hangs up, and then returns io.EOF as if it were complete. A source that returns neither bytes nor
+// an error a hundred times in a row fails with [io.ErrNoProgress]. An impossible count is an error,
+// and so is a short write.
 package checked
 
 import (
@@ -16,27 +16,27 @@ import (
 	"io"
 )
 
-// maxEmptyReads is how often in a row a source may give neither a byte nor an error. Package bufio
-// has the same bound.
+// maxEmptyReads is how often in a row a source may return neither a byte nor an error. Package
+// bufio has the same bound.
 const maxEmptyReads = 100
 
-// errPanicked is what a source leaves behind that panics. The bytes that it read then are lost, so
-// whoever recovers must not go on with those behind them.
+// errPanicked is the error of a Reader whose source has panicked. The bytes of that read are lost,
+// so reading on would leave a gap.
 var errPanicked = errors.New("the source has panicked")
 
-// Reader reads from a source until that fails or ends for the first time. It is for one goroutine.
+// Reader reads from a source until the source first fails or ends. It is for one goroutine.
 type Reader struct {
-	Context context.Context // ends the stream when it ends; nil if nothing does
+	Context context.Context // when it ends, reading fails; may be nil
 	Source  io.Reader
 
-	err error // the source's first
+	err error // the source's first error
 }
 
-// Err returns what the source failed with, io.EOF if it has ended, and nil while it may go on.
+// Err returns the error that the source failed with, io.EOF if it has ended, and otherwise nil.
 func (r *Reader) Err() error { return r.err }
 
-// Read implements [io.Reader]. For a p that is not empty, it returns either bytes or an error,
-// never both and never neither: an error that comes with bytes is returned by the next call.
+// Read implements [io.Reader]. Unless p is empty, it returns either bytes or an error, never both
+// and never neither. An error that comes with bytes is returned by the next call.
 func (r *Reader) Read(p []byte) (int, error) {
 	if len(p) == 0 {
 		return 0, nil
@@ -65,10 +65,10 @@ func (r *Reader) Read(p []byte) (int, error) {
 	return 0, r.err
 }
 
-// ReadAtLeast reads to p until it has atLeast bytes, which may be more than that where one read of
-// the source gives more. It returns fewer only with an error. Unlike [io.ReadAtLeast], it returns
-// io.EOF at the source's end even after some bytes, so that an io.ErrUnexpectedEOF is always the
-// source's own: the sign of a broken connection.
+// ReadAtLeast reads to p until it has atLeast bytes, or more if one read of the source returns
+// more. It returns fewer only with an error. Unlike [io.ReadAtLeast], it returns io.EOF at the
+// source's end even after some bytes. So an io.ErrUnexpectedEOF is always the source's own, the
+// sign of a broken connection.
 func (r *Reader) ReadAtLeast(p []byte, atLeast int) (n int, err error) {
 	for n < atLeast {
 		m, err := r.Read(p[n:])
@@ -86,8 +86,8 @@ func (r *Reader) ReadAtLeast(p []byte, atLeast int) (n int, err error) {
 // ReadFull fills p. It returns fewer bytes only with an error, as [Reader.ReadAtLeast] does.
 func (r *Reader) ReadFull(p []byte) (n int, err error) { return r.ReadAtLeast(p, len(p)) }
 
-// ReadAt fills p from off. It returns fewer bytes only with an error, io.EOF if src ends before,
-// and no error with all of them.
+// ReadAt fills p from off, and returns no error if it could. It returns fewer bytes only with an
+// error, which is io.EOF if src ends before.
 func ReadAt(src io.ReaderAt, p []byte, off int64) (int, error) {
 	n, err := src.ReadAt(p, off)
 	switch {
@@ -101,9 +101,9 @@ func ReadAt(src io.ReaderAt, p []byte, off int64) (int, error) {
 	return n, err
 }
 
-// Write writes p to w and returns how many bytes of it w took: fewer than all only with an error.
-// An io.EOF of w comes back wrapped, since whoever copies from a source takes a bare one for its
-// end.
+// Write writes p to w and returns how many bytes w took. It returns fewer than all only with an
+// error. It wraps an io.EOF of w, since a caller that copies from a source would take a bare one
+// for the source's end.
 func Write(w io.Writer, p []byte) (int, error) {
 	n, err := w.Write(p)
 	switch {
@@ -117,9 +117,9 @@ func Write(w io.Writer, p []byte) (int, error) {
 	return n, err
 }
 
-// Copy writes what src gives to dst until src ends, and returns how many bytes dst took. A dst that
-// implements [io.ReaderFrom] reads for itself. A src that implements [io.WriterTo] is read all the
-// same.
+// Copy copies from src to dst until src ends, and returns how many bytes dst took. If dst
+// implements [io.ReaderFrom], it reads from src itself. Copy ignores that src may implement
+// [io.WriterTo].
 func Copy(dst io.Writer, src *Reader) (written int64, err error) {
 	if r, ok := dst.(io.ReaderFrom); ok {
 		written, err = r.ReadFrom(onlyReader{src})

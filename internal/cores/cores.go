@@ -1,10 +1,10 @@
 // Package cores shares the processor's cores among all streams of the process. Encryption and
-// compression take their goroutines from one budget, so that a stream which does both has no more
-// goroutines at work than one which does either, and many streams at once no more than one.
+// compression take their goroutines from one budget. So a stream that does both has no more
+// goroutines at work than a stream that does one of them, and neither have many streams at once.
 //
-// A stream takes goroutines for one piece of work, such as a few frames, and gives them back when
-// that is done. So a stream that waits for its source or its destination holds none. The exception
-// is an encoder of zstd, which can't be without its second goroutine once it has one.
+// A stream takes goroutines for one piece of work, such as a few frames, and gives them back
+// afterwards. So a stream that waits for its source or its destination holds none. The exception is
+// an encoder of zstd, which keeps its second goroutine once it has one.
 package cores
 
 import (
@@ -12,15 +12,15 @@ import (
 	"sync/atomic"
 )
 
-// MaxDefault is the most goroutines that one stream has at work where its user states no number.
-// More make no stream faster: memory is as fast as eight cores by then.
+// MaxDefault is the most goroutines that work on one stream if its user sets no number. More than
+// eight make no stream faster, since memory is then the limit.
 const MaxDefault = 8
 
-// taken counts the goroutines at work beside those that called a stream.
+// taken counts the goroutines that streams have taken, beside those of their callers.
 var taken atomic.Int64
 
-// Most returns the most goroutines that a stream of a given parallelism has at work, the caller's
-// own included. A parallelism of 0 means one for each core, and at most [MaxDefault]; a negative
+// Most returns the most goroutines that may work on one stream of a given parallelism, with the
+// caller's among them. A parallelism of 0 means one for each core, at most [MaxDefault]. A negative
 // one means 1.
 func Most(parallelism int) int {
 	if parallelism == 0 {
@@ -29,10 +29,10 @@ func Most(parallelism int) int {
 	return max(1, parallelism)
 }
 
-// Take returns how many goroutines, up to most, a stream may start beside the caller's. Where the
-// parallelism is 0, it is as many as are left of one for each core: GOMAXPROCS for all streams of
-// the process together. A stated parallelism is the user's decision, and gets them all. Each must
-// be given back by [Give].
+// Take returns how many goroutines, up to most, a stream may start beside the caller's. If
+// parallelism is 0, all streams of the process share a budget of GOMAXPROCS goroutines, and Take
+// returns what is left of it. Any other parallelism is the user's decision, and Take returns most.
+// The caller must return the goroutines by [Give].
 func Take(parallelism, most int) int {
 	if most <= 0 {
 		return 0
@@ -53,7 +53,7 @@ func Take(parallelism, most int) int {
 	}
 }
 
-// Free returns how many goroutines [Take] would grant to a parallelism of 0 now.
+// Free returns how many goroutines [Take] would now grant at most to a parallelism of 0.
 func Free() int { return max(0, runtime.GOMAXPROCS(0)-int(taken.Load())) }
 
 // Give gives back n goroutines that [Take] returned.

@@ -1,5 +1,5 @@
 // Package emulator starts other programs that emulate AWS KMS, for tests. Each runs in a process of
-// its own, which ends when its standard input does, so it does not outlive the tests.
+// its own that ends when its standard input ends, so it does not outlive the tests.
 package emulator
 
 import (
@@ -13,16 +13,16 @@ import (
 	"testing"
 )
 
-// Region is the Region that tests ask LocalStack in, and Credentials the access key and the secret
-// key: it takes any.
+// Region is the Region in which tests ask LocalStack. Credentials is both the access key ID and the
+// secret key, since LocalStack accepts any.
 const (
 	Region      = "eu-west-1"
 	Credentials = "test"
 )
 
-// LocalStack returns the URL of LocalStack: of the running one that PIKOKMS_LOCALSTACK_URL names,
-// or of one in a container, which the tests of a process share and which ends with that process.
-// Without a Docker engine the test is skipped, or fails if PIKOKMS_REQUIRE_DOCKER is 1.
+// LocalStack returns the URL of LocalStack. It is the running one that PIKOKMS_LOCALSTACK_URL
+// names, or one in a container, which the tests of a process share and which ends with that
+// process. Without a Docker engine the test is skipped, or fails if PIKOKMS_REQUIRE_DOCKER is 1.
 func LocalStack(t testing.TB) string {
 	t.Helper()
 	if url := os.Getenv("PIKOKMS_LOCALSTACK_URL"); url != "" {
@@ -48,8 +48,8 @@ var localStack = sync.OnceValues(func() (string, error) {
 	}
 	command := exec.Command("go", "run", "./serve")
 	command.Dir = module
-	command.Env = append(os.Environ(), "GOFLAGS=") // not built with the race detector when the tests are
-	// Its standard input ends with this process, and so does it.
+	command.Env = append(os.Environ(), "GOFLAGS=") // not built with the race detector, even if the tests are
+	// The command's standard input ends with this process, and so the command ends, too.
 	url, _, err := start(command)
 	return url, err
 })
@@ -101,9 +101,9 @@ func above(folder string) (string, error) {
 	return "", err
 }
 
-// start starts a command and returns the line that it prints first, and what ends it.
+// start starts a command. It returns the first line that it prints, and a function that ends it.
 func start(command *exec.Cmd) (line string, stop func(), err error) {
-	stderr, err := os.CreateTemp("", "emulator-") // which takes no goroutine
+	stderr, err := os.CreateTemp("", "emulator-") // a file needs no goroutine
 	if err != nil {
 		return "", nil, err
 	}

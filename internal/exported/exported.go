@@ -1,5 +1,5 @@
-// Package exported lists what a package shows its users, for tests that hold the list against a
-// file. A name that is added by accident, as by an embedded field, so fails a test.
+// Package exported lists a package's exported identifiers, for tests that compare the list to a
+// file. So an identifier that is exported by accident, such as by an embedded field, fails a test.
 package exported
 
 import (
@@ -7,14 +7,28 @@ import (
 	"go/ast"
 	"go/parser"
 	"go/token"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
 )
 
+// Test compares the exported identifiers of the package under test with testdata/exported.txt, so
+// that none is exported by accident.
+func Test(t *testing.T) {
+	names, err := List(".")
+	require.NoError(t, err)
+	want, err := os.ReadFile("testdata/exported.txt")
+	require.NoError(t, err)
+	require.Equal(t, string(want), strings.Join(names, "\n")+"\n")
+}
+
 // List returns the exported constants, variables, functions, types, fields and methods of the
-// package in a folder, one a line, sorted. Embedded fields of exported types are listed whatever
-// their name, since they bring the methods and fields of their own type with them.
+// package in a folder, sorted, one on each line. It lists every embedded field of an exported type,
+// since the field's own methods and fields come with it.
 func List(folder string) ([]string, error) {
 	files, err := filepath.Glob(filepath.Join(folder, "*.go"))
 	if err != nil {
@@ -93,7 +107,7 @@ func ofType(name string, t ast.Expr) (names []string) {
 	return names
 }
 
-// typeName returns the name of a type, without its package, its parameters or a star.
+// typeName returns the name of a type without its package, type parameters and star.
 func typeName(t ast.Expr) string {
 	switch t := t.(type) {
 	case *ast.StarExpr:

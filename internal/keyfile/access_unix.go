@@ -11,7 +11,7 @@ import (
 	"piko.sh/pikokms/provider"
 )
 
-// refuse says which other user has access to a file.
+// refuse returns an error that names which other user has access to a file, or nil.
 func refuse(path string, info fs.FileInfo, secret bool) error {
 	mode := info.Mode().Perm()
 	if owner, ok := info.Sys().(*syscall.Stat_t); ok && owner.Uid != 0 && int(owner.Uid) != os.Geteuid() {

@@ -1,4 +1,4 @@
-// Package keyfile reads files of keys, and refuses those that others have access to.
+// Package keyfile reads key files. It refuses files that other users have access to.
 package keyfile
 
 import (
@@ -12,19 +12,19 @@ import (
 	"piko.sh/pikokms/provider"
 )
 
-// maxSize bounds a file in bytes; the largest keys take a fifth of it.
+// maxSize bounds a file in bytes. The largest keys take a fifth of it.
 const maxSize = 16 << 10
 
-// Read returns what a key file holds, which the caller clears, and when it was last changed. A file
-// that another user can write, who could put a key of their own there, is refused, and one that
-// isSecret says is secret also if another user can read it. What counts is the file that a symbolic
-// link leads to. Windows is not asked who has access.
+// Read returns the content of a key file, which the caller clears, and the time of its last change.
+// It refuses a file that another user can write, since that user could put another key there. If
+// isSecret says that the content is secret, it also refuses a file that another user can read. For
+// a symbolic link, the file that it leads to counts. On Windows, access is not checked.
 //
 // The error holds provider.ErrInvalidKey, or fs.ErrNotExist or another error of the system.
 func Read(path string, isSecret func(text []byte) bool) (text []byte, changed time.Time, err error) {
 	f, err := os.Open(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, changed, fmt.Errorf("key file %s does not exist: %w", path, fs.ErrNotExist)
+		return nil, changed, fmt.Errorf("no key file %s: %w", path, fs.ErrNotExist)
 	}
 	if err != nil {
 		return nil, changed, fmt.Errorf("opening the key file: %w", err)

@@ -1,6 +1,6 @@
 // Package localstack starts LocalStack, with its KMS and S3, in a container for tests and examples.
-// It is a module of its own so that the library's users have none of its dependencies; tests of
-// other modules run its command serve.
+// It is a module of its own, so the library's users have none of its dependencies. Tests of other
+// modules run its command serve.
 package localstack
 
 import (
@@ -17,19 +17,19 @@ import (
 	"github.com/testcontainers/testcontainers-go/wait"
 )
 
-// Image is the last release that needs no account token.
+// Image is the last release of LocalStack that needs no account token.
 const Image = "localstack/localstack:4.14.0"
 
-// Region is the Region that tests use, and Credentials the access key and secret key: LocalStack
-// takes any.
+// Region is the Region that tests use. Credentials is both the access key ID and the secret key,
+// since LocalStack accepts any.
 const (
 	Region      = "eu-west-1"
 	Credentials = "test"
 )
 
-// Variable is the environment variable with the URL of a LocalStack that is running. Start gives
-// that one, so that the test binaries of a whole run share it: names in it must not be used by two
-// of them.
+// Variable is the environment variable with the URL of a running LocalStack. If it is set, Start
+// returns that one, so the test binaries of a whole run share it. Two of them must not use the same
+// names in it.
 const Variable = "PIKOKMS_LOCALSTACK_URL"
 
 // patience is how long a LocalStack that is ready may take to answer.
@@ -54,7 +54,8 @@ func Start(ctx context.Context) (*Container, error) {
 	container, err := testcontainers.Run(ctx, Image,
 		testcontainers.WithExposedPorts(port),
 		testcontainers.WithEnv(map[string]string{"SERVICES": "kms,s3", "EAGER_SERVICE_LOADING": "1", "DISABLE_EVENTS": "1", "SKIP_SSL_CERT_DOWNLOAD": "1"}),
-		// Unlike a request, the log tells whether LocalStack runs wherever its port can be reached.
+		// LocalStack's log tells that it runs. A request would not, where the tests can't reach its
+		// port.
 		testcontainers.WithWaitStrategyAndDeadline(2*time.Minute, wait.ForLog("Ready.")),
 	)
 	started := &Container{container: container}
@@ -75,8 +76,8 @@ func Start(ctx context.Context) (*Container, error) {
 	return started, nil
 }
 
-// reach checks that a LocalStack which is ready answers at the URL that testcontainers guessed. Its
-// guess is wrong where the tests run in a container beside the engine, for one.
+// reach checks that a ready LocalStack answers at the URL that testcontainers chose. That URL is
+// wrong, for example, if the tests run in a container beside the engine.
 func reach(ctx context.Context, endpoint string, patience time.Duration) error {
 	err := answers(ctx, endpoint, patience)
 	if err == nil || ctx.Err() != nil {
@@ -93,7 +94,7 @@ func reach(ctx context.Context, endpoint string, patience time.Duration) error {
 	return fmt.Errorf("LocalStack is ready, but does not answer at %s, which is a guess; set TESTCONTAINERS_HOST_OVERRIDE to %s: %w", endpoint, where, err)
 }
 
-// answers asks LocalStack for its health until it gives it.
+// answers asks LocalStack for its health until it answers.
 func answers(ctx context.Context, endpoint string, patience time.Duration) error {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
@@ -104,7 +105,7 @@ func answers(ctx context.Context, endpoint string, patience time.Duration) error
 			return nil
 		}
 		if ctx.Err() != nil {
-			return cmp.Or(last, err) // the last says why, rather than that time is up
+			return cmp.Or(last, err) // the last error says why; ctx's only says that time is up
 		}
 		last = err
 		select {

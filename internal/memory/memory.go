@@ -1,5 +1,5 @@
-// Package memory finds sources whose bytes are in memory already, so that packages message and
-// frame can seal and open them from where they stand, without a copy.
+// Package memory finds sources whose bytes are in memory already. Packages message and frame then
+// seal and open them in place, without a copy.
 package memory
 
 import (
@@ -9,15 +9,15 @@ import (
 	"unsafe"
 )
 
-// Source is a reader whose next bytes can be looked at.
+// Source is a reader that shows its next bytes.
 type Source interface {
 	io.Reader
 
-	// Ahead returns bytes that come next, if there are any in memory. They are valid until
-	// something is written to the source.
+	// Ahead returns the next bytes if there are any in memory. They are valid until something is
+	// written to the source.
 	Ahead() []byte
 
-	// Skip leaves out the first n bytes of Ahead.
+	// Skip advances past the first n bytes of Ahead.
 	Skip(n int)
 }
 
@@ -35,7 +35,7 @@ func Of(r io.Reader) Source {
 	return nil
 }
 
-// Overlap tells whether a and b have memory in common. Then the one can't be made from the other
+// Overlap reports whether a and b share memory. Then one can't be written while the other is read,
 // without a copy.
 func Overlap(a, b []byte) bool {
 	return len(a) > 0 && len(b) > 0 &&
@@ -43,7 +43,7 @@ func Overlap(a, b []byte) bool {
 		uintptr(unsafe.Pointer(&b[0])) <= uintptr(unsafe.Pointer(&a[len(a)-1]))
 }
 
-// reader gets its bytes by WriteTo, the only method of a [bytes.Reader] that shows them.
+// reader sees the bytes of a [bytes.Reader] by WriteTo, the only method that shows them.
 type reader struct {
 	*bytes.Reader
 	ahead []byte
@@ -51,7 +51,8 @@ type reader struct {
 
 var errLooked = errors.New("memory: looked at")
 
-// Write takes none of the bytes, so they are still to be read.
+// Write keeps the bytes that WriteTo shows it, and reports that it took none, so that they can
+// still be read.
 func (r *reader) Write(p []byte) (int, error) {
 	r.ahead = p
 	return 0, errLooked
@@ -64,7 +65,7 @@ func (r *reader) Ahead() []byte {
 }
 
 func (r *reader) Skip(n int) {
-	_, _ = r.Seek(int64(n), io.SeekCurrent) // only a place before the beginning is an error
+	_, _ = r.Seek(int64(n), io.SeekCurrent) // only a place before the start is an error
 }
 
 type buffer struct{ *bytes.Buffer }

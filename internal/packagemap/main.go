@@ -1,5 +1,5 @@
-// Command packagemap draws docs/packages.svg: the packages of this repository that users import or
-// run, and which of them imports which. With -check it says whether the picture is what it would draw.
+// Command packagemap draws docs/packages.svg. The picture shows the packages that users import or
+// run, and which of them imports which. With -check it checks that the picture is up to date.
 package main
 
 import (
@@ -51,15 +51,16 @@ func run(check bool) error {
 	return nil
 }
 
-// pkg is a package with those that it imports.
+// pkg is a package with the packages that it imports.
 type pkg struct {
 	name    string // its path below the module's
 	summary string
 	imports []string // names
-	level   int      // one more than the highest of those that it imports
+	level   int      // one more than the highest level of its imports
 }
 
-// list returns the packages of the workspace that are not internal, each before those that import it.
+// list returns the packages of the workspace that are not internal. Each comes before those that
+// import it.
 func list(root string) ([]*pkg, error) {
 	command := exec.Command("go", "list", "-json=ImportPath,Imports,Doc", "work")
 	command.Dir = root
@@ -81,7 +82,7 @@ func list(root string) ([]*pkg, error) {
 		}
 		all[p.ImportPath] = p
 	}
-	// What an internal package imports, its importer does.
+	// Imports of an internal package count as imports of the package that imports it.
 	var reach func(path string, found map[string]bool)
 	reach = func(path string, found map[string]bool) {
 		for _, imported := range all[path].Imports {
@@ -140,7 +141,7 @@ func nameOf(path string) string {
 	return strings.TrimPrefix(path, module+"/")
 }
 
-// summary returns what a package's first sentence says of it, without its name.
+// summary returns the first sentence of a package's documentation, without the package's name.
 func summary(doc string) string {
 	sentence, _, _ := strings.Cut(doc, ". ")
 	words := strings.Fields(strings.TrimSuffix(sentence, "."))
@@ -156,8 +157,8 @@ const (
 	margin              = 24
 )
 
-// draw returns the picture: a row for each level, the lowest at the bottom, and an arrow for each
-// import that no other path of imports implies.
+// draw returns the picture. Each level is a row, the lowest at the bottom. An arrow is an import
+// that no other path of imports implies.
 func draw(packages []*pkg) []byte {
 	rows := make(map[int][]*pkg)
 	byName := make(map[string]*pkg)
@@ -197,7 +198,7 @@ func draw(packages []*pkg) []byte {
 	return b.Bytes()
 }
 
-// direct returns what p imports and reaches by no longer way.
+// direct returns the imports of p that no longer path of imports leads to.
 func direct(p *pkg, byName map[string]*pkg) (names []string) {
 	var reaches func(from, to string) bool
 	reaches = func(from, to string) bool {

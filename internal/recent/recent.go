@@ -1,18 +1,20 @@
-// Package recent keeps the parts of a whole that were read last, so that small reads of the same
-// part open it once. Packages frame and compress use it for random access, where the parts are
-// frames.
+// Package recent keeps the parts of a whole that were read last. So small reads of one part open it
+// only once. Packages frame and compress use it for random access, where a part is a frame.
 package recent
 
-import "sync"
+import (
+	"io"
+	"sync"
+)
 
 // Size is the most parts that are kept.
 const Size = 4
 
-// Parts keeps parts by their place in the whole. The zero Parts is empty and ready to use. It is
+// Parts keeps parts by their offset in the whole. The zero Parts is empty and ready to use. It is
 // safe for concurrent use.
 type Parts struct {
 	mu   sync.Mutex
-	kept [Size]part // the last used first
+	kept [Size]part // last used first
 }
 
 type part struct {
@@ -20,8 +22,8 @@ type part struct {
 	bytes []byte
 }
 
-// Copy copies to p the bytes from off on that one of the kept parts has. It returns their number,
-// which is 0 if no part has any.
+// Copy copies to p the bytes from off to the end of the kept part that contains off. It returns how
+// many it copied, which is 0 if no kept part contains off.
 func (r *Parts) Copy(p []byte, off int64) int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -36,11 +38,29 @@ func (r *Parts) Copy(p []byte, off int64) int {
 	return 0
 }
 
-// Keep keeps a part that begins at off, and drops the one that was not used for longest. The bytes
-// must not change any more.
+// Keep keeps a part that begins at off, and drops the part that was last used longest ago. The
+// bytes must not change any more.
 func (r *Parts) Keep(off int64, bytes []byte) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	copy(r.kept[1:], r.kept[:])
 	r.kept[0] = part{off, bytes}
+}
+
+// ReadAt fills p with the bytes from off on of a whole of size bytes, as an [io.ReaderAt] does. It
+// calls read for each part that p touches. read copies to p the bytes from off to the end of the
+// part that contains off.
+func ReadAt(p []byte, off, size int64, read func(p []byte, off int64) (int, error)) (n int, err error) {
+	for n < len(p) && off < size {
+		m, err := read(p[n:], off)
+		n += m
+		off += int64(m)
+		if err != nil {
+			return n, err
+		}
+	}
+	if n < len(p) {
+		return n, io.EOF
+	}
+	return n, nil
 }

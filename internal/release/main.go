@@ -1,10 +1,10 @@
-// Command release prepares a release of all modules that are published from this repository. Its
-// steps, which docs/RELEASE.md puts in order, are
+// Command release prepares a release of all modules that are published from this repository. These
+// are its steps, which docs/RELEASE.md puts in order:
 //
 //	release tidy               tidies the go.mod and go.sum files of all modules
-//	release set VERSION        has the modules require each other at VERSION, in their go.mod files
+//	release set VERSION        sets VERSION where a go.mod file requires another module
 //	release tags VERSION       prints the tags that VERSION consists of
-//	release proxy DIR VERSION  makes a module proxy of the checkout in DIR, for GOPROXY=file://DIR
+//	release proxy DIR VERSION  makes a module proxy in DIR, for GOPROXY=file://DIR
 package main
 
 import (

@@ -12,7 +12,7 @@ import (
 	"golang.org/x/mod/modfile"
 )
 
-// ours is the path of the root module, with which the paths of all published ones begin.
+// ours is the path of the root module. The paths of all published modules begin with it.
 const ours = "piko.sh/pikokms"
 
 // module is a module of the checkout.
@@ -21,13 +21,13 @@ type module struct {
 	path string
 }
 
-// tag returns the name of the Git tag by which the go command finds a version of the module.
+// tag returns the name of the Git tag with which the go command finds a version of the module.
 func (m module) tag(version string) string {
 	return path.Join(strings.TrimPrefix(strings.TrimPrefix(m.path, ours), "/"), version)
 }
 
-// isPublished tells whether users can have a module: it has a path of ours, and is neither internal
-// nor a program for this repository alone.
+// isPublished reports whether users can get a module. It then has a path of ours, and is neither
+// internal nor a program that only this repository uses.
 func (m module) isPublished() bool {
 	below := strings.TrimPrefix(m.path, ours)
 	switch first, _, _ := strings.Cut(strings.TrimPrefix(below, "/"), "/"); first {
@@ -37,7 +37,7 @@ func (m module) isPublished() bool {
 	return below == "" || strings.HasPrefix(below, "/")
 }
 
-// published returns the modules below root that users can have, the root module first.
+// published returns the published modules below root, the root module first.
 func published(root string) ([]module, error) {
 	modules, err := all(root)
 	return slices.DeleteFunc(modules, func(m module) bool { return !m.isPublished() }), err
@@ -66,8 +66,8 @@ func all(root string) (modules []module, err error) {
 	return modules, err
 }
 
-// released returns the module's go.mod as a version has it: it requires the others at that version,
-// and replaces none of them.
+// released returns the module's go.mod for a version: it requires the others at that version, and
+// has no replace directive for them.
 func (m module) released(version string) ([]byte, error) {
 	file := filepath.Join(m.dir, "go.mod")
 	text, err := os.ReadFile(file)

@@ -13,8 +13,8 @@ import (
 	"golang.org/x/mod/zip"
 )
 
-// writeProxy writes a module proxy with one version of the modules to dir, in the layout that the go
-// command reads from a file:// URL (Go Modules Reference, "GOPROXY protocol").
+// writeProxy writes a module proxy with one version of the modules to dir. It has the layout that
+// the go command reads from a file:// URL (Go Modules Reference, "GOPROXY protocol").
 func writeProxy(dir string, modules []module, version string) error {
 	for _, m := range modules {
 		if err := m.write(dir, version); err != nil {
@@ -53,7 +53,7 @@ func (m module) write(dir, version string) error {
 	if err != nil {
 		return err
 	}
-	// It leaves out what belongs to the modules below this one.
+	// CreateFromDir leaves out the folders of other modules.
 	err = errors.Join(zip.CreateFromDir(archive, xmodule.Version{Path: m.path, Version: version}, tree), archive.Close())
 	return errors.Join(err,
 		os.WriteFile(filepath.Join(at, "list"), []byte(version+"\n"), 0o644),
@@ -62,7 +62,7 @@ func (m module) write(dir, version string) error {
 	)
 }
 
-// checkout returns a folder with the module's files as Git tracks them, and with this go.mod.
+// checkout returns a folder with the module's files that Git tracks, and with this go.mod.
 func (m module) checkout(mod []byte) (string, error) {
 	out, err := exec.Command("git", "-C", m.dir, "ls-files", "-z").Output()
 	if err != nil {
@@ -75,7 +75,7 @@ func (m module) checkout(mod []byte) (string, error) {
 	for name := range strings.SplitSeq(strings.TrimSuffix(string(out), "\x00"), "\x00") {
 		content, err := os.ReadFile(filepath.Join(m.dir, name))
 		if errors.Is(err, os.ErrNotExist) {
-			continue // deleted, and not committed yet
+			continue // it was deleted, and that is not committed yet
 		}
 		to := filepath.Join(tree, name)
 		if err == nil {

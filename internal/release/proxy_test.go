@@ -13,9 +13,9 @@ import (
 	xmodule "golang.org/x/mod/module"
 )
 
-// TestUsersInstallFromProxy is a user with an empty folder and a module proxy that has a version of
-// this checkout: every module is had by go get, tidied, built, vetted and used, and the command is
-// installed.
+// TestUsersInstallFromProxy is a user with an empty folder, and a module proxy with a version of
+// this checkout. The user gets every module by go get, tidies, builds, vets and uses it, and
+// installs the command.
 func TestUsersInstallFromProxy(t *testing.T) {
 	if testing.Short() {
 		t.Skip("builds every module once more; skipped in short mode")
@@ -29,7 +29,7 @@ func TestUsersInstallFromProxy(t *testing.T) {
 		t.Fatal(err)
 	}
 	proxy := t.TempDir()
-	// A version of its own: the go command keeps what it once had of a version.
+	// The version is new, since the go command keeps what it once got of a version.
 	version := "v0.1.0-test." + strings.ToLower(rand.Text())
 	if err := writeProxy(proxy, modules, version); err != nil {
 		t.Fatal(err)

@@ -10,8 +10,8 @@ import (
 	"golang.org/x/mod/modfile"
 )
 
-// tidy runs go mod tidy in every module below root, with the others from this checkout. The go
-// command alone would look for them in a module proxy: it tidies without regard to go.work.
+// tidy runs go mod tidy in every module below root, with the other modules from this checkout. By
+// itself, go mod tidy ignores go.work and looks for them in a module proxy.
 func tidy(root string) error {
 	modules, err := all(root)
 	if err != nil {
@@ -54,7 +54,7 @@ func (m module) tidy(others []module) error {
 		return err
 	}
 	defer os.RemoveAll(aside)
-	sums, _ := os.ReadFile(filepath.Join(m.dir, "go.sum")) // which may not be there
+	sums, _ := os.ReadFile(filepath.Join(m.dir, "go.sum")) // the file may be missing
 	mod, sum := filepath.Join(aside, "go.mod"), filepath.Join(aside, "go.sum")
 	if err := os.WriteFile(mod, text, 0o644); err != nil {
 		return err
@@ -70,7 +70,7 @@ func (m module) tidy(others []module) error {
 	return m.take(own, mod, sum)
 }
 
-// take takes what go mod tidy made, with the replacements that the module had before.
+// take writes the result of go mod tidy, with the replace directives that the module had before.
 func (m module) take(own *modfile.File, mod, sum string) error {
 	text, err := os.ReadFile(mod)
 	if err != nil {

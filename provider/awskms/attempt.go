@@ -16,11 +16,11 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/kms"
 )
 
-// maxAnswer bounds an answer of KMS in bytes; the largest have about 16 KiB.
+// maxAnswer bounds an answer of KMS in bytes. The largest have about 16 KiB.
 const maxAnswer = 1 << 20
 
-// bound returns a client whose attempts take no longer than timeout, whoever made it. The AWS SDK
-// itself bounds connecting, to 30 s, and neither the wait for an answer nor its reading.
+// bound returns a client whose attempts each take at most timeout, whoever made the client. The AWS
+// SDK itself bounds only connecting, to 30 s, but not waiting for an answer or reading it.
 func bound(client *kms.Client, timeout time.Duration) *kms.Client {
 	options := client.Options()
 	options.HTTPClient = &attempts{options.HTTPClient, timeout}
@@ -30,8 +30,8 @@ func bound(client *kms.Client, timeout time.Duration) *kms.Client {
 	return kms.New(options)
 }
 
-// attempts is the HTTP client of a bound KMS client. Each attempt has a time, and is over when its
-// answer is read as a whole.
+// attempts is the HTTP client of a bound KMS client. It bounds the time of each attempt, which ends
+// when its whole answer is read.
 type attempts struct {
 	inner   kms.HTTPClient
 	timeout time.Duration
@@ -48,7 +48,7 @@ func (a *attempts) Do(request *http.Request) (*http.Response, error) {
 	if err == nil {
 		return response, nil
 	}
-	// The error of a caller's own end stays as it is.
+	// If the caller's own context has ended, its error stays as it is.
 	if ctx.Err() != nil && request.Context().Err() == nil {
 		return nil, &timeoutError{request.URL.Host, a.timeout}
 	}
@@ -58,7 +58,7 @@ func (a *attempts) Do(request *http.Request) (*http.Response, error) {
 	return nil, err
 }
 
-// readAnswer reads an answer into memory, from where it can be read again.
+// readAnswer reads an answer into memory, and replaces the response's body by it.
 func readAnswer(response *http.Response, held *held) error {
 	defer response.Body.Close()
 	body, err := readBounded(response.Body, response.ContentLength)
@@ -66,8 +66,8 @@ func readAnswer(response *http.Response, held *held) error {
 		clear(body)
 		return fmt.Errorf("reading the answer: %w", err)
 	}
-	// KMS answers with a JSON object, errors too. What answers otherwise is judged by its status if
-	// it says that it cannot answer now, as load balancers and proxies do.
+	// KMS answers with a JSON object, even for errors. Other answers come from load balancers or
+	// proxies. If their status means that there can be no answer now, it is what counts.
 	start := bytes.TrimLeft(body, " \t\r\n")
 	if response.StatusCode < http.StatusInternalServerError && !bytes.HasPrefix(start, []byte("{")) {
 		return newNoKMSError(response)
@@ -80,7 +80,8 @@ func readAnswer(response *http.Response, held *held) error {
 	return nil
 }
 
-// readBounded reads all, and clears what it leaves behind. The expected length is -1 if unknown.
+// readBounded reads r to its end, and clears the buffers that it outgrows. The expected length is
+// -1 if it is not known.
 func readBounded(r io.Reader, expected int64) ([]byte, error) {
 	if expected > maxAnswer {
 		return nil, fmt.Errorf("it has %d bytes, KMS's have at most %d", expected, maxAnswer)
@@ -105,8 +106,9 @@ func readBounded(r io.Reader, expected int64) ([]byte, error) {
 	}
 }
 
-// timeoutError is an attempt that took too long. It does not hold context.DeadlineExceeded, which
-// would be a caller's. The AWS SDK tries again after it.
+// timeoutError is the error of an attempt that took too long. It does not hold
+// context.DeadlineExceeded, which would mean the caller's deadline. The AWS SDK tries again after
+// it.
 type timeoutError struct {
 	host string
 	time time.Duration
@@ -118,7 +120,7 @@ func (e *timeoutError) Error() string {
 
 func (*timeoutError) Timeout() bool { return true }
 
-// noKMSError is an answer that KMS does not give. The AWS SDK does not try again after it.
+// noKMSError is the error of an answer that is not KMS's. The AWS SDK does not try again after it.
 type noKMSError struct{ status, kind string }
 
 func newNoKMSError(response *http.Response) *noKMSError {
@@ -132,8 +134,8 @@ func (e *noKMSError) Error() string {
 
 func (*noKMSError) RetryableError() bool { return false }
 
-// boundCredentials bounds the wait for credentials, which may come from another service, and marks
-// its failures.
+// boundCredentials bounds the wait for credentials, which may come from another service, and wraps
+// its failures in a credentialsError.
 type boundCredentials struct {
 	inner   aws.CredentialsProvider
 	timeout time.Duration
@@ -150,41 +152,41 @@ func (b *boundCredentials) Retrieve(ctx context.Context) (aws.Credentials, error
 	return got, err
 }
 
-// IsCredentialsProvider lets the AWS SDK see which provider is within.
+// IsCredentialsProvider shows the AWS SDK which provider is within.
 func (b *boundCredentials) IsCredentialsProvider(target aws.CredentialsProvider) bool {
 	return aws.IsCredentialsProvider(b.inner, target)
 }
 
 // credentialsError is a failure of the credential chain. It does not unwrap to its cause, which may
-// hold the end of a context that is not the caller's.
+// hold the error of a context that is not the caller's.
 type credentialsError struct {
 	cause error
-	late  bool // the time was over
+	late  bool // the wait took too long
 }
 
 func (e *credentialsError) Error() string { return e.cause.Error() }
 
-// held is a plaintext of an answer, which the AWS SDK does not get to see: it would leave the
-// base64 text of it in memory, twice. It remains in the buffers of the network connection until
-// these are used again.
+// held is the plaintext of an answer, taken out before the AWS SDK sees the answer. The AWS SDK
+// would leave its base64 text in memory, twice. The plaintext still stays in the buffers of the
+// network connection until these are used again.
 type held struct{ plaintext []byte }
 
 type heldKey struct{}
 
-// hold returns a context under which the plaintext of an answer is held.
+// hold returns a context that carries a place for the plaintext of an answer.
 func hold(ctx context.Context) (context.Context, *held) {
 	h := new(held)
 	return context.WithValue(ctx, heldKey{}, h), h
 }
 
-// heldBy returns what a context holds a plaintext in, or nil.
+// heldBy returns the place for the plaintext that a context carries, or nil.
 func heldBy(ctx context.Context) *held {
 	h, _ := ctx.Value(heldKey{}).(*held)
 	return h
 }
 
-// take returns the plaintext. The argument is what the AWS SDK found, which is nothing unless the
-// answer was written in an uncommon way.
+// take returns the plaintext. found is what the AWS SDK saw of it. That is nothing, unless takeFrom
+// did not recognise the form of the answer.
 func (h *held) take(found []byte) []byte {
 	if len(found) > 0 {
 		clear(h.plaintext)
@@ -193,9 +195,10 @@ func (h *held) take(found []byte) []byte {
 	return h.plaintext
 }
 
-// takeFrom moves the member "Plaintext" from an answer's body, which it changes and returns.
+// takeFrom takes the member "Plaintext" out of an answer's body. It changes the body and returns
+// it.
 func (h *held) takeFrom(body []byte) []byte {
-	clear(h.plaintext) // of an attempt before
+	clear(h.plaintext) // left over from an earlier attempt
 	h.plaintext = nil
 	start, end, ok := member(body, "Plaintext")
 	if !ok {
@@ -214,11 +217,11 @@ func (h *held) takeFrom(body []byte) []byte {
 	return body[:rest]
 }
 
-// member returns where in a JSON object the text of a member is, between its quotes. It finds text
-// without escapes only.
+// member returns where the text of a member is in a JSON object, without its quotes. It finds only
+// text without escapes.
 func member(body []byte, name string) (start, end int, ok bool) {
 	depth := 0
-	isName, found := false, false // what a string that begins would be; whether the last was the name
+	isName, found := false, false // whether the next string is a name; whether the last name was this one
 	for i := 0; i < len(body); i++ {
 		switch body[i] {
 		case '{', '[':

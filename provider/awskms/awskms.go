@@ -1,36 +1,42 @@
 // Package awskms is the encryption provider on AWS KMS.
 //
 // Under a symmetric key it wraps data keys as the AWS Encryption SDK's AWS KMS keyring does
-// (specification: framework/aws-kms/aws-kms-keyring.md): GenerateDataKey to encrypt and Decrypt to
-// decrypt, each with the message's encryption context, which CloudTrail records. Under an RSA key
-// it wraps them as the AWS KMS RSA keyring does (framework/aws-kms/aws-kms-rsa-keyring.md): with
-// the public key and without a call to encrypt, and with Decrypt to decrypt. Whoever has an RSA
-// key's public half can make messages under it: that they decrypt does not tell who wrote them.
+// (specification: framework/aws-kms/aws-kms-keyring.md). It calls GenerateDataKey to encrypt and
+// Decrypt to decrypt, each with the message's encryption context, which CloudTrail records.
 //
-// A Provider encrypts under its own key, or under the one that a request names. To decrypt it asks
-// KMS about keys that it trusts only: its own key (the ARN that DescribeKey gave for the configured
-// key, whatever alias was configured), the TrustedKeys of its Config, the keys that its requests to
-// encrypt have named, and multi-Region replicas of these. What a message or a request to decrypt
-// names is asked about only if it is one of them. A Discovery decrypts under any key of stated
-// accounts.
+// Under an RSA key it wraps them as the AWS KMS RSA keyring does
+// (framework/aws-kms/aws-kms-rsa-keyring.md). It encrypts with the public key, without a call, and
+// calls Decrypt to decrypt. Anyone with the public key can make messages under it, so a message
+// that decrypts does not prove who wrote it.
+//
+// A Provider encrypts under its own key, or under the key that a request names. To decrypt, it asks
+// KMS only about keys that it trusts. Those are its own key (the ARN that DescribeKey returned,
+// whatever alias was configured), the TrustedKeys of its Config, the keys that requests to encrypt
+// have named, and multi-Region replicas of these. A message or a request to decrypt does not make a
+// key trusted by naming it. A Discovery decrypts under any key of stated accounts.
 //
 // # Permissions
 //
-// Whoever encrypts needs kms:GenerateDataKey, and kms:Encrypt for strings and for messages with
-// several recipients; whoever decrypts needs kms:Decrypt. A key that is configured by its ARN takes
-// nothing more. A key that is configured by its ID or an alias takes kms:DescribeKey, too. To
-// encrypt under an RSA key takes kms:DescribeKey and kms:GetPublicKey, or the public key and no
-// permission.
+// Encrypting needs kms:GenerateDataKey. Strings and messages with several recipients also need
+// kms:Encrypt. Decrypting needs kms:Decrypt. If the key is configured by its ARN, nothing else is
+// needed. If it is configured by its ID or an alias, kms:DescribeKey is needed, too. Encrypting
+// under an RSA key needs kms:DescribeKey and kms:GetPublicKey, or no permission if the public key
+// is configured.
 //
 // # Errors
 //
-// An error that KMS or the way to it causes holds one of these: [provider.ErrProviderUnavailable]
-// (no answer in time, a lost connection, throttling that outlasts the retries, a fault of KMS, or
-// an endpoint that is no KMS), [provider.ErrAccessDenied] (no permission, or credentials that are
-// missing, expired or not valid), [provider.ErrKeyNotFound], [provider.ErrKeyDisabled],
-// [provider.ErrKeyPendingDeletion], [provider.ErrKeyUsage], [provider.ErrInvalidKey] (the
-// configuration), [provider.ErrDecryptionFailed] and [provider.ErrEncryptionFailed]. The error of a
-// caller whose context has ended holds the context's error and none of these.
+// If KMS or the way to it fails, the error holds one of these:
+//
+//   - [provider.ErrProviderUnavailable]: no answer in time, a lost connection, throttling that
+//     outlasts the retries, a fault of KMS, or an endpoint that is not KMS
+//   - [provider.ErrAccessDenied]: no permission, or credentials that are missing, expired or not
+//     valid
+//   - [provider.ErrKeyNotFound], [provider.ErrKeyDisabled], [provider.ErrKeyPendingDeletion] or
+//     [provider.ErrKeyUsage]: the state or kind of the key
+//   - [provider.ErrInvalidKey]: the configuration
+//   - [provider.ErrDecryptionFailed] or [provider.ErrEncryptionFailed]: anything else
+//
+// If the caller's context has ended, the error holds the context's error and none of these.
 package awskms
 
 import (
@@ -46,14 +52,14 @@ import (
 	"piko.sh/pikokms/provider"
 )
 
-// providerID is the key provider ID of AWS KMS (specification:
+// providerID is the key provider ID of AWS KMS in messages (specification:
 // framework/aws-kms/aws-kms-keyring.md).
 const providerID = "aws-kms"
 
 // Provider implements provider.EncryptionProvider. It is safe for concurrent use.
 type Provider struct {
 	service
-	configured string // key ID of the configuration
+	configured string // key ID as configured
 	own        shared[ownKey]
 	rsa        rsaKey
 	keys       keys
@@ -73,11 +79,11 @@ type service struct {
 
 func (s *service) region() string { return s.client.Options().Region }
 
-// NewProvider makes a provider and checks its key with one DescribeKey. If the key is given by its
-// ARN and DescribeKey is not permitted, the key is taken for a usable symmetric key. Nothing is
-// asked if the configuration says CheckLater or has a public key.
+// NewProvider makes a provider and checks its key with one DescribeKey. If the key is configured by
+// its ARN and DescribeKey is not permitted, NewProvider assumes a usable symmetric key. With
+// CheckLater or a public key in the configuration, it asks nothing.
 //
-// The error says what stands in the way; it holds one of the errors that the package lists.
+// The error says what is wrong, and holds one of the errors that the package documentation lists.
 func NewProvider(ctx context.Context, c Config) (*Provider, error) {
 	loaded, err := c.load(ctx)
 	if err != nil {
@@ -106,7 +112,7 @@ func NewProvider(ctx context.Context, c Config) (*Provider, error) {
 	return p, nil
 }
 
-// check asks KMS what the provider's own key is.
+// check asks KMS about the provider's own key.
 func (p *Provider) check(ctx context.Context) (ownKey, error) {
 	m, err := p.describe(ctx, p.configured)
 	if err != nil {
@@ -123,8 +129,8 @@ func (p *Provider) check(ctx context.Context) (ownKey, error) {
 	return own, nil
 }
 
-// KeyID returns the key ID that responses carry to requests that name none, which is the key ARN.
-// Before a key that was given by its ID or an alias is checked, that is returned.
+// KeyID returns the key's ARN, which responses carry if the request names no key. If the key was
+// configured by its ID or an alias, KeyID returns that until the key is checked.
 func (p *Provider) KeyID() string {
 	if own, known := p.own.peek(); known {
 		return own.arn
@@ -154,7 +160,7 @@ func (s *service) describe(ctx context.Context, keyID string) (*types.KeyMetadat
 	return out.KeyMetadata, nil
 }
 
-// names reports whether a key ARN in an answer may be that of the key that was asked for.
+// names reports whether a key ARN in an answer may belong to the key that was asked for.
 func names(asked, keyARN string) bool {
 	got, _ := arn.Parse(keyARN)
 	want, err := arn.Parse(asked)
@@ -163,7 +169,7 @@ func names(asked, keyARN string) bool {
 		return false
 	case err == nil && isKeyARN(asked):
 		return keyARN == asked
-	case err == nil: // an alias
+	case err == nil: // asked is an alias, which does not tell the key's ID
 		want.Resource = got.Resource
 		return got == want
 	}
@@ -171,7 +177,7 @@ func names(asked, keyARN string) bool {
 }
 
 // GetKeyInfo implements provider.EncryptionProvider with one call of KMS DescribeKey. It describes
-// any key that the credentials may describe.
+// every key that the credentials may describe.
 func (p *Provider) GetKeyInfo(ctx context.Context, keyID string) (*provider.KeyInfo, error) {
 	if keyID == "" {
 		keyID = p.KeyID()
@@ -198,8 +204,8 @@ func (p *Provider) GetKeyInfo(ctx context.Context, keyID string) (*provider.KeyI
 	}, nil
 }
 
-// HealthCheck implements provider.EncryptionProvider: it makes a data key and decrypts it, which
-// takes the permissions that streams take. Under a symmetric key these are two calls of KMS.
+// HealthCheck implements provider.EncryptionProvider. It makes a data key and decrypts it, which
+// needs the permissions that streams need. Under a symmetric key it makes two calls of KMS.
 func (p *Provider) HealthCheck(ctx context.Context) error {
 	if err := provider.Check(ctx, p); err != nil {
 		return p.fail(ctx, "HealthCheck", err)

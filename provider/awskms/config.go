@@ -17,7 +17,7 @@ import (
 	"piko.sh/pikokms/provider"
 )
 
-// What a zero field of a configuration stands for.
+// The defaults of a configuration's fields.
 const (
 	DefaultMaxRetries = 3
 	DefaultTimeout    = 10 * time.Second
@@ -28,34 +28,34 @@ const maxGrantTokens = 10
 
 // Config says which key to use and how to reach KMS.
 //
-// What it leaves out is found as every AWS tool finds it. Credentials come from the environment, a
-// profile or a role. The Region is that of KeyID if it is an ARN, else that of the environment
-// variable AWS_REGION or AWS_DEFAULT_REGION, else that of the profile.
+// What it leaves out is found as by every AWS tool. Credentials come from the environment, a
+// profile or a role. The Region is that of KeyID if that is an ARN. Otherwise it is that of the
+// environment variable AWS_REGION or AWS_DEFAULT_REGION, or else that of the profile.
 type Config struct {
 	KeyID   string // key ID, key ARN, alias name ("alias/…") or alias ARN; required
 	Region  string // of the key
 	Profile string // of the shared AWS configuration files
 
-	MaxRetries int           // retries after a failed attempt that may succeed later; 0 means 3
-	Timeout    time.Duration // of one attempt, from connecting to the last byte; 0 means 10 s
+	MaxRetries int           // retries of a failed attempt that may succeed later; 0 means 3
+	Timeout    time.Duration // of each attempt, from connecting to the last byte; 0 means 10 s
 
-	// CheckLater makes a provider without asking KMS, so that a process can start while KMS is
+	// CheckLater makes NewProvider ask nothing of KMS, so that a process can start while KMS is
 	// down. The key is checked when it is first needed.
 	CheckLater bool
 
 	TrustedKeys []string    // ARNs of further keys to decrypt under
-	GrantTokens []string    // of grants too new to be known everywhere, at most 10
+	GrantTokens []string    // at most 10, of grants so new that KMS may not know them everywhere
 	Endpoint    string      // URL of another KMS endpoint: a VPC endpoint, LocalStack
-	Client      *kms.Client // a ready client instead of Region, Profile, MaxRetries and Endpoint
+	Client      *kms.Client // used in place of Region, Profile, MaxRetries and Endpoint
 
-	// PublicKey is the public half of an RSA key in PEM, or PublicKeyFile a file of it. With one of
-	// them KMS is not asked to encrypt, so no credentials are needed, and nothing is checked
-	// beforehand. KeyID must then be a key ARN. Without them KMS is asked for the public key when
-	// it is first needed.
+	// PublicKey is the public half of an RSA key in PEM. PublicKeyFile is a file of it. With one of
+	// them, encrypting asks nothing of KMS and needs no credentials, and NewProvider checks
+	// nothing. KeyID must then be a key ARN. Without them, KMS is asked for the public key when it
+	// is first needed.
 	PublicKey     []byte
 	PublicKeyFile string
 
-	// Hash is that of an RSA key's OAEP padding: SHA256, which 0 means, or SHA1.
+	// Hash is the hash of an RSA key's OAEP padding: SHA256 or SHA1; 0 means SHA256.
 	Hash crypto.Hash
 }
 
@@ -84,7 +84,7 @@ func (c *Config) validate() error {
 	return c.connection().validate()
 }
 
-// connection returns what says how to reach KMS.
+// connection returns the fields that say how to reach KMS.
 func (c *Config) connection() *connection {
 	return &connection{
 		region: c.Region, profile: c.Profile, endpoint: c.Endpoint, client: c.Client,
@@ -92,7 +92,7 @@ func (c *Config) connection() *connection {
 	}
 }
 
-// load makes a service in the Region of the configuration's keys.
+// load returns a service in the Region of the configuration's keys.
 func (c *Config) load(ctx context.Context) (service, error) {
 	if err := c.validate(); err != nil {
 		return service{}, err
@@ -116,7 +116,7 @@ func (c *Config) load(ctx context.Context) (service, error) {
 	return loaded, nil
 }
 
-// publicKey returns the public key that the configuration gives, or nil.
+// publicKey returns the configured public key, or nil.
 func (c *Config) publicKey() (*rsa.PublicKey, error) {
 	text := c.PublicKey
 	if c.PublicKeyFile != "" {
@@ -156,7 +156,7 @@ func (c *connection) validate() error {
 	return nil
 }
 
-// load makes a service. Neither KMS nor a source of credentials is asked.
+// load returns a service. It asks neither KMS nor a source of credentials.
 func (c *connection) load(ctx context.Context) (service, error) {
 	client := c.client
 	if client == nil {
@@ -206,7 +206,7 @@ func isARN(text, kind string) bool {
 	return err == nil && ok && name != "" && a.Service == "kms" && a.Partition != "" && a.Region != "" && a.AccountID != ""
 }
 
-// regionOf returns the Region of an ARN, and nothing for what is none.
+// regionOf returns the Region of an ARN, or nothing if text is no ARN.
 func regionOf(text string) string {
 	a, _ := arn.Parse(text)
 	return a.Region

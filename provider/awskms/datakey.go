@@ -13,8 +13,8 @@ import (
 	"piko.sh/pikokms/provider"
 )
 
-// GenerateDataKey implements provider.Keyring with one call of KMS GenerateDataKey, or under an RSA
-// key with none.
+// GenerateDataKey implements provider.Keyring with one call of KMS GenerateDataKey, or none under
+// an RSA key.
 func (p *Provider) GenerateDataKey(ctx context.Context, request *provider.GenerateDataKeyRequest) (*provider.DataKey, error) {
 	under, err := p.encryptionKey(ctx, request.KeyID)
 	if err != nil {
@@ -64,7 +64,8 @@ func (p *Provider) generate(ctx context.Context, asked string, spec types.DataKe
 	return key, wrapped, err
 }
 
-// wrapped returns the wrapped data key of an answer, if that is about the key that was asked for.
+// wrapped returns the wrapped data key of an answer, if the answer is about the key that was asked
+// for.
 func (p *Provider) wrapped(asked, keyARN string, blob []byte) (header.EncryptedDataKey, error) {
 	if err := p.answered(asked, keyARN, blob); err != nil {
 		return header.EncryptedDataKey{}, err
@@ -72,8 +73,7 @@ func (p *Provider) wrapped(asked, keyARN string, blob []byte) (header.EncryptedD
 	return header.EncryptedDataKey{ProviderID: providerID, ProviderInfo: []byte(keyARN), Ciphertext: blob}, nil
 }
 
-// WrapDataKey implements provider.Keyring with one call of KMS Encrypt, or under an RSA key with
-// none.
+// WrapDataKey implements provider.Keyring with one call of KMS Encrypt, or none under an RSA key.
 func (p *Provider) WrapDataKey(ctx context.Context, key *provider.SecureBytes, encryptionContext map[string]string) (header.EncryptedDataKey, error) {
 	own, err := p.own.get(ctx, p.check)
 	if err != nil {
@@ -97,7 +97,7 @@ func (p *Provider) WrapDataKey(ctx context.Context, key *provider.SecureBytes, e
 	return wrapped, nil
 }
 
-// encrypt asks KMS to encrypt under a symmetric key, and returns the key's ARN, too.
+// encrypt asks KMS to encrypt under a symmetric key. It also returns the key's ARN.
 func (p *Provider) encrypt(ctx context.Context, asked string, plaintext []byte, encryptionContext map[string]string) (blob []byte, keyARN string, err error) {
 	out, err := p.client.Encrypt(ctx, &kms.EncryptInput{
 		KeyId: aws.String(asked), Plaintext: plaintext, EncryptionContext: encryptionContext, GrantTokens: p.grantTokens,
@@ -109,9 +109,9 @@ func (p *Provider) encrypt(ctx context.Context, asked string, plaintext []byte, 
 	return out.CiphertextBlob, keyARN, p.answered(asked, keyARN, out.CiphertextBlob)
 }
 
-// UnwrapDataKey implements provider.Keyring with one call of KMS Decrypt, or none when the data key
-// is not under a key that the provider trusts. A data key under a trusted multi-Region key's
-// replica in another Region is under that key.
+// UnwrapDataKey implements provider.Keyring with one call of KMS Decrypt, or none if the provider
+// does not trust the wrapping key. If it trusts a multi-Region key, it trusts the replicas of that
+// key in other Regions.
 func (p *Provider) UnwrapDataKey(ctx context.Context, request *provider.UnwrapDataKeyRequest) (*provider.SecureBytes, error) {
 	keyARN, err := p.trusted(ctx, request.EncryptedKey)
 	if err != nil {
@@ -128,7 +128,7 @@ func (p *Provider) UnwrapDataKey(ctx context.Context, request *provider.UnwrapDa
 	return key, nil
 }
 
-// trusted returns the ARN by which to ask for a wrapped data key.
+// trusted returns the ARN under which to ask KMS for a wrapped data key.
 func (p *Provider) trusted(ctx context.Context, wrapped header.EncryptedDataKey) (string, error) {
 	stated := string(wrapped.ProviderInfo)
 	if wrapped.ProviderID != providerID && wrapped.ProviderID != rsaProviderID || !isKeyARN(stated) {
@@ -157,7 +157,7 @@ func (s *service) unwrap(ctx context.Context, keyARN string, request *provider.U
 	return newDataKey(plain, request.Size)
 }
 
-// newDataKey takes an unwrapped data key if it has the right size.
+// newDataKey checks the size of an unwrapped data key and takes it.
 func newDataKey(plain []byte, size int) (*provider.SecureBytes, error) {
 	defer clear(plain)
 	if len(plain) != size {
@@ -166,8 +166,8 @@ func newDataKey(plain []byte, size int) (*provider.SecureBytes, error) {
 	return provider.NewSecureBytes(plain)
 }
 
-// decrypt asks KMS for what was encrypted under the key with the ARN of the input and no other. The
-// caller clears it.
+// decrypt asks KMS to decrypt under the key whose ARN the input has, and no other. The caller
+// clears the result.
 func (s *service) decrypt(ctx context.Context, input *kms.DecryptInput) ([]byte, error) {
 	ctx, held := hold(ctx)
 	input.GrantTokens = s.grantTokens

@@ -15,28 +15,28 @@ import (
 	"piko.sh/pikokms/provider"
 )
 
-// DefaultPartition is the partition of all Regions but those of China, GovCloud and other separate
-// ones.
+// DefaultPartition is the partition of all Regions except those of China, GovCloud and other
+// separate ones.
 const DefaultPartition = "aws"
 
 // DiscoveryConfig says whose keys to trust and how to reach KMS. Credentials and Region are found
-// as those of a Config are.
+// as for a Config.
 type DiscoveryConfig struct {
 	Accounts  []string // 12-digit IDs of the AWS accounts whose keys are trusted; required
 	Partition string   // of the accounts, default "aws"
 
-	Region  string // in which KMS is asked
+	Region  string // in which to ask KMS
 	Profile string // of the shared AWS configuration files
 
-	MaxRetries int           // retries after a failed attempt that may succeed later; 0 means 3
-	Timeout    time.Duration // of one attempt, from connecting to the last byte; 0 means 10 s
+	MaxRetries int           // retries of a failed attempt that may succeed later; 0 means 3
+	Timeout    time.Duration // of each attempt, from connecting to the last byte; 0 means 10 s
 
-	GrantTokens []string    // of grants too new to be known everywhere, at most 10
+	GrantTokens []string    // at most 10, of grants so new that KMS may not know them everywhere
 	Endpoint    string      // URL of another KMS endpoint: a VPC endpoint, LocalStack
-	Client      *kms.Client // a ready client instead of Region, Profile, MaxRetries and Endpoint
+	Client      *kms.Client // used in place of Region, Profile, MaxRetries and Endpoint
 }
 
-// connection returns what says how to reach KMS.
+// connection returns the fields that say how to reach KMS.
 func (c *DiscoveryConfig) connection() *connection {
 	return &connection{
 		region: c.Region, profile: c.Profile, endpoint: c.Endpoint, client: c.Client,
@@ -44,8 +44,8 @@ func (c *DiscoveryConfig) connection() *connection {
 	}
 }
 
-// Discovery is a keyring that decrypts messages under any symmetric KMS key of stated accounts,
-// without knowing the key beforehand (specification:
+// Discovery is a keyring that decrypts messages under any symmetric KMS key of stated accounts. It
+// need not know the key beforehand (specification:
 // framework/aws-kms/aws-kms-mrk-discovery-keyring.md). It asks KMS in one Region: about keys of
 // that Region, and about multi-Region keys of others by their replica in it. It cannot encrypt. It
 // is safe for concurrent use.
@@ -56,7 +56,7 @@ type Discovery struct {
 	region    string
 }
 
-// NewDiscovery makes a Discovery. Neither KMS nor a source of credentials is asked. The error holds
+// NewDiscovery makes a Discovery. It asks neither KMS nor a source of credentials. The error holds
 // provider.ErrInvalidKey.
 func NewDiscovery(ctx context.Context, c DiscoveryConfig) (*Discovery, error) {
 	if err := c.validate(); err != nil {
@@ -87,8 +87,8 @@ func (c *DiscoveryConfig) validate() error {
 	return nil
 }
 
-// UnwrapDataKey implements provider.Keyring with one call of KMS Decrypt, or none when the data
-// key's key ARN does not pass the filter.
+// UnwrapDataKey implements provider.Keyring with one call of KMS Decrypt, or none if the wrapping
+// key is not one of the stated accounts.
 func (d *Discovery) UnwrapDataKey(ctx context.Context, request *provider.UnwrapDataKeyRequest) (*provider.SecureBytes, error) {
 	keyARN, err := d.trusted(request.EncryptedKey)
 	if err != nil {
@@ -103,7 +103,7 @@ func (d *Discovery) UnwrapDataKey(ctx context.Context, request *provider.UnwrapD
 
 const keyIDCharacters = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-"
 
-// trusted returns the ARN by which to ask for a wrapped data key.
+// trusted returns the ARN under which to ask KMS for a wrapped data key.
 func (d *Discovery) trusted(wrapped header.EncryptedDataKey) (string, error) {
 	if wrapped.ProviderID != providerID {
 		return "", provider.ErrUntrustedKey
@@ -126,12 +126,12 @@ func (d *Discovery) trusted(wrapped header.EncryptedDataKey) (string, error) {
 
 var errDiscovery = fmt.Errorf("%w: discovery only decrypts; encrypt under a key", provider.ErrKeyUsage)
 
-// GenerateDataKey implements provider.Keyring: it fails with provider.ErrKeyUsage.
+// GenerateDataKey implements provider.Keyring. It fails with provider.ErrKeyUsage.
 func (d *Discovery) GenerateDataKey(ctx context.Context, _ *provider.GenerateDataKeyRequest) (*provider.DataKey, error) {
 	return nil, fail(ctx, "GenerateDataKey", "", errDiscovery)
 }
 
-// WrapDataKey implements provider.Keyring: it fails with provider.ErrKeyUsage.
+// WrapDataKey implements provider.Keyring. It fails with provider.ErrKeyUsage.
 func (d *Discovery) WrapDataKey(ctx context.Context, _ *provider.SecureBytes, _ map[string]string) (header.EncryptedDataKey, error) {
 	return header.EncryptedDataKey{}, fail(ctx, "WrapDataKey", "", errDiscovery)
 }

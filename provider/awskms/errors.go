@@ -14,8 +14,13 @@ import (
 	"piko.sh/pikokms/provider"
 )
 
-// codes are the sentinels of error codes (KMS API Reference, "Common Errors" and each operation's
-// own). Codes of throttling and of timeouts are the AWS SDK's.
+// codes maps KMS's error codes to the errors that callers see (KMS API Reference, "Common Errors"
+// and each operation's own). The codes of throttling and of timeouts are those of the AWS SDK; see
+// sentinel.
+//
+// The circuit breaker of package service counts [provider.ErrProviderUnavailable] as an outage.
+// Errors that prove that KMS is up are listed in its isAnswer. Add a new error of package provider
+// there, and to sentinels.
 var codes = map[string]error{
 	"NotFoundException":                   provider.ErrKeyNotFound,
 	"InvalidArnException":                 provider.ErrInvalidKey,
@@ -53,10 +58,10 @@ var codes = map[string]error{
 	"":                                    errNoKMS,
 }
 
-// errNoKMS is an answer that KMS does not give, in KMS's form.
+// errNoKMS is the error for an answer in KMS's form that KMS does not give.
 var errNoKMS = fmt.Errorf("%w: this is no answer of KMS; check the endpoint's URL and proxies on the way", provider.ErrProviderUnavailable)
 
-// sentinels are the errors of which one that is there already is enough.
+// sentinels are the errors that callers look for. An error that holds one gets no second one.
 var sentinels = []error{
 	provider.ErrKeyNotFound, provider.ErrInvalidKey, provider.ErrInvalidCiphertext, provider.ErrDecryptionFailed,
 	provider.ErrEncryptionFailed, provider.ErrProviderUnavailable, provider.ErrEmptyPlaintext, provider.ErrEmptyCiphertext,
@@ -65,23 +70,23 @@ var sentinels = []error{
 	header.ErrInvalidContext,
 }
 
-// fail says which operation failed under the provider's own key.
+// fail returns the error of an operation under the provider's own key.
 func (p *Provider) fail(ctx context.Context, operation string, err error) error {
 	return fail(ctx, operation, p.KeyID(), err)
 }
 
-// fail says which operation failed under which key.
+// fail returns the error of an operation under a key.
 func fail(ctx context.Context, operation, key string, err error) error {
-	// One frame says it: the operation that the caller asked for. What stands around it is kept: a
-	// message's reader says which pair or data key failed.
+	// The operation that the caller asked for replaces an inner one. Wrappers around an
+	// EncryptionError are kept, since they say which pair or data key of a message failed.
 	if inner, ok := err.(*provider.EncryptionError); ok {
 		err = inner.Err
 	}
 	return &provider.EncryptionError{Operation: operation, Provider: string(provider.TypeAWSKMS), KeyID: key, Err: judge(ctx, err)}
 }
 
-// judge puts a sentinel before an error of the AWS SDK that has none yet. When the caller's context
-// has ended, that is the reason, whatever the AWS SDK makes of it.
+// judge adds a sentinel to an error of the AWS SDK that has none yet. If the caller's context has
+// ended, that is the reason, whatever the AWS SDK returns.
 func judge(ctx context.Context, err error) error {
 	for _, s := range sentinels {
 		if errors.Is(err, s) {
@@ -104,7 +109,7 @@ func judge(ctx context.Context, err error) error {
 	return fmt.Errorf("%w: %w", sentinel(operation), err)
 }
 
-// sentinel judges an error of the AWS SDK. What it wraps may say what the error means.
+// sentinel returns the sentinel for an error of the AWS SDK.
 func sentinel(operation *smithy.OperationError) error {
 	api, isAnswer := errors.AsType[smithy.APIError](operation)
 	response, responded := errors.AsType[*smithyhttp.ResponseError](operation)
@@ -113,7 +118,7 @@ func sentinel(operation *smithy.OperationError) error {
 	case !isAnswer && (responded || unsent):
 		return provider.ErrProviderUnavailable // refused, unresolved, timed out, cut off, or garbled
 	case !isAnswer:
-		return provider.ErrInvalidKey // no request was made, since the configuration is of no use
+		return provider.ErrInvalidKey // the configuration is wrong, so no request was made
 	}
 	code := api.ErrorCode()
 	if code == "KMSInvalidStateException" {
@@ -138,15 +143,14 @@ func sentinel(operation *smithy.OperationError) error {
 	return provider.ErrEncryptionFailed
 }
 
-// isDenied reports whether KMS answered that a call is not permitted, to credentials that are
-// valid.
+// isDenied reports whether KMS answered that valid credentials do not permit a call.
 func isDenied(err error) bool {
 	api, ok := errors.AsType[smithy.APIError](err)
 	return ok && (api.ErrorCode() == "AccessDeniedException" || api.ErrorCode() == "AccessDenied")
 }
 
-// judge tells an outage of a service that gives credentials from credentials that are missing. Most
-// machines have no EC2 instance metadata, so that it does not answer means no more than that.
+// judge tells apart an outage of a service that gives credentials, and missing credentials. Most
+// machines have no EC2 instance metadata, so if that does not answer, credentials are missing.
 func (e *credentialsError) judge(err error) error {
 	if service, ok := errors.AsType[*smithy.OperationError](e.cause); e.late || ok && service.Service() != "ec2imds" && sentinel(service) == provider.ErrProviderUnavailable {
 		return fmt.Errorf("%w: the source of the AWS credentials does not give them now: %w", provider.ErrProviderUnavailable, err)

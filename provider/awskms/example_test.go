@@ -11,7 +11,7 @@ import (
 	"piko.sh/pikokms/provider/awskms"
 )
 
-// A reader that does not know under which key of its company's accounts an object is.
+// The reader does not know under which key of its company's accounts an object is encrypted.
 func ExampleNewDiscovery() {
 	ctx := context.Background()
 	keys, err := awskms.NewDiscovery(ctx, awskms.DiscoveryConfig{Accounts: []string{"111122223333", "444455556666"}, Region: "eu-west-1"})
@@ -28,8 +28,8 @@ func ExampleNewDiscovery() {
 	}
 }
 
-// Objects that open in two Regions, whichever of them is up. A process starts and reads while one is
-// down, since the keys are checked when they are first needed.
+// Objects that can be read in two Regions, even if one of them is down. A process can then start,
+// too, since keys are checked when they are first needed.
 func ExampleNewProvider_twoRegions() {
 	ctx := context.Background()
 	here, err := awskms.NewProvider(ctx, awskms.Config{KeyID: "alias/uploads", Region: "eu-west-1", CheckLater: true})
@@ -55,8 +55,9 @@ func ExampleNewProvider_twoRegions() {
 	}
 }
 
-// A machine that uploads under an RSA key of KMS and cannot read back. It has the public key, as
-// "aws kms get-public-key" gives it, and needs neither credentials nor a way to KMS.
+// A machine uploads under an RSA key of KMS and can't decrypt what it uploads. It has the public
+// key, as "aws kms get-public-key" prints it, and needs neither credentials nor a connection to
+// KMS.
 func ExampleNewProvider_writeOnly() {
 	ctx := context.Background()
 	key, err := awskms.NewProvider(ctx, awskms.Config{

@@ -17,19 +17,19 @@ import (
 	"piko.sh/pikokms/provider"
 )
 
-// maxTried is the number of keys that a ciphertext without a key's name is tried under at most.
+// maxTried is the most keys that are tried for a ciphertext whose key is not named.
 const maxTried = 16
 
 // keys are the keys that a Provider trusts: its own, those of Config.TrustedKeys, and those that
-// requests to encrypt have named. What a ciphertext or a request to decrypt names adds none.
+// requests to encrypt have named. A ciphertext or a request to decrypt never adds one.
 type keys struct {
 	mu    sync.RWMutex
-	arns  []string            // each key once, the provider's own first, if it is known
-	known map[string]struct{} // the same
-	names map[string]struct{} // aliases and IDs that a configuration or a request to encrypt gave
+	arns  []string            // each key once; the provider's own is first, if it is known
+	known map[string]struct{} // the same keys
+	names map[string]struct{} // aliases and IDs of a configuration or a request to encrypt
 }
 
-// trust adds the key of an ARN, under the name that it was asked by.
+// trust adds the key of an ARN, and the name with which it was asked for.
 func (k *keys) trust(name, keyARN string) {
 	if k.trusts(name, keyARN) {
 		return
@@ -51,7 +51,7 @@ func (k *keys) trustOwn(name, keyARN string) {
 	k.arns = slices.Insert(k.arns, 0, keyARN)
 }
 
-// add makes a key and its name known, and reports whether the key was. The keys are locked.
+// add adds a key and its name, and reports whether the key was known. The caller holds the lock.
 func (k *keys) add(name, keyARN string) (known bool) {
 	if k.known == nil {
 		k.known, k.names = map[string]struct{}{}, map[string]struct{}{}
@@ -70,7 +70,7 @@ func (k *keys) trusts(name, keyARN string) bool {
 	return named && known
 }
 
-// find returns the trusted key that an ARN names, or the replica of it that is trusted.
+// find returns the trusted key of an ARN, or the trusted key that is a replica of it.
 func (k *keys) find(keyARN string) (string, bool) {
 	k.mu.RLock()
 	defer k.mu.RUnlock()
@@ -84,8 +84,9 @@ func (k *keys) find(keyARN string) (string, bool) {
 	return k.arns[i], true
 }
 
-// candidates returns the trusted keys that a request to decrypt may mean: the one that its key ID
-// names, or without a name, or with an alias, the provider's own and then the newest.
+// candidates returns the trusted keys that a request to decrypt may mean. If it names a key ID,
+// that is the one. If it names none or an alias, they are the provider's own key and then the
+// newest.
 func (k *keys) candidates(keyID string) ([]string, error) {
 	if keyARN, ok := k.find(keyID); ok {
 		return []string{keyARN}, nil
@@ -119,8 +120,8 @@ func sameKey(a, b string) bool {
 
 func isMultiRegion(a arn.ARN) bool { return strings.HasPrefix(a.Resource, "key/mrk-") }
 
-// encryptionKey returns the key of a request to encrypt. What is not the provider's own key has the
-// name in place of its ARN.
+// encryptionKey returns the key of a request to encrypt. If that is not the provider's own key, it
+// has its name in place of its ARN.
 func (p *Provider) encryptionKey(ctx context.Context, keyID string) (ownKey, error) {
 	if keyID == "" || keyID == p.configured {
 		return p.own.get(ctx, p.check)
@@ -131,8 +132,8 @@ func (p *Provider) encryptionKey(ctx context.Context, keyID string) (ownKey, err
 	return ownKey{arn: keyID}, nil
 }
 
-// answered checks what KMS says that it encrypted, and trusts the key, if it is the one that was
-// asked for.
+// answered checks KMS's answer to a request to encrypt. If the answer is about the key that was
+// asked for, the key is trusted from then on.
 func (p *Provider) answered(asked, keyARN string, blob []byte) error {
 	if !names(asked, keyARN) {
 		return fmt.Errorf("%w: KMS was asked about key %q and answered about %q", provider.ErrEncryptionFailed, asked, keyARN)
@@ -155,7 +156,8 @@ func (p *Provider) candidates(ctx context.Context, keyID string) ([]string, erro
 	return p.keys.candidates(keyID)
 }
 
-// learn makes the ARN of the provider's own key known, by asking KMS if it was not configured.
+// learn makes sure that the ARN of the provider's own key is known. It asks KMS, unless the ARN was
+// configured.
 func (p *Provider) learn(ctx context.Context) error {
 	if isKeyARN(p.configured) {
 		return nil
@@ -195,7 +197,7 @@ func (p *Provider) decryptTrusted(ctx context.Context, keyID string, blob []byte
 	return nil, errors.Join(failures...)
 }
 
-// anotherMay reports whether a decryption that failed under one key may succeed under another.
+// anotherMay reports whether another key may decrypt where one key failed with err.
 func anotherMay(err error) bool {
 	_, incorrect := errors.AsType[*types.IncorrectKeyException](err)
 	return incorrect || errors.Is(err, provider.ErrAccessDenied) || errors.Is(err, provider.ErrKeyDisabled) ||
@@ -207,7 +209,7 @@ func anotherMay(err error) bool {
 type requested struct {
 	*Provider
 	keyID string
-	arn   string // of the key, once a data key is made
+	arn   string // of the key; set once a data key is made
 }
 
 func (r *requested) GenerateDataKey(ctx context.Context, request *provider.GenerateDataKeyRequest) (*provider.DataKey, error) {

@@ -9,18 +9,18 @@ import (
 	"piko.sh/pikokms/provider"
 )
 
-// keyState says what a key state means for the use of a key.
+// keyState is the meaning of a key state for the use of a key.
 type keyState struct {
 	sentinel error  // nil if the key can be used
 	reason   string // what it means and what to do
 	status   provider.KeyStatus
-	words    string // by which the message of a KMSInvalidStateException tells of it
+	words    string // part of the message of a KMSInvalidStateException that names the state
 }
 
-// keyStates are all states of a key (AWS KMS Developer Guide, "Key states of AWS KMS keys").
+// keyStates has all states of a key (AWS KMS Developer Guide, "Key states of AWS KMS keys").
 var keyStates = map[types.KeyState]keyState{
 	types.KeyStateEnabled: {status: provider.KeyStatusActive},
-	// Updating is a change of the primary Region, during which cryptographic operations go on.
+	// A key is Updating while its primary Region changes. Cryptographic operations then go on.
 	types.KeyStateUpdating: {status: provider.KeyStatusActive},
 	types.KeyStateDisabled: {
 		provider.ErrKeyDisabled, "the key is disabled; enable it to use it",
@@ -48,10 +48,10 @@ var keyStates = map[types.KeyState]keyState{
 	},
 }
 
-// usable says why a key cannot wrap data keys.
+// usable returns an error that says why a key cannot wrap data keys, or nil.
 func usable(m *types.KeyMetadata) error {
 	symmetric := m.KeySpec == types.KeySpecSymmetricDefault
-	// Some stand-ins of KMS leave out the usage, which a symmetric key has no choice of.
+	// Some emulators of KMS leave out the usage. A symmetric key has only one.
 	encrypts := m.KeyUsage == types.KeyUsageTypeEncryptDecrypt || m.KeyUsage == "" && symmetric
 	if !encrypts || !symmetric && !isRSA(m.KeySpec) {
 		return fmt.Errorf("%w: usage %s, spec %s; data keys take a key for ENCRYPT_DECRYPT that is symmetric or of RSA", provider.ErrKeyUsage, m.KeyUsage, m.KeySpec)
@@ -66,7 +66,7 @@ func usable(m *types.KeyMetadata) error {
 	return nil
 }
 
-// invalidState judges the message of a KMSInvalidStateException.
+// invalidState returns the error for the message of a KMSInvalidStateException.
 func invalidState(message string) error {
 	message = strings.ToLower(message)
 	for _, state := range keyStates {

@@ -136,8 +136,8 @@ func TestADescriptionOfAnotherKeyIsRefused(t *testing.T) {
 	}
 }
 
-// A KMS that does not check the encryption context, or hands out another data key, makes no other
-// message of this one: the header's tag and commitment tell.
+// A KMS that ignores the encryption context, or returns another data key, can't turn this message
+// into another one: the header's tag and commitment fail.
 func TestAKMSThatIgnoresTheContextMakesNoOtherMessage(t *testing.T) {
 	server := kmstest.NewServer(t)
 	key := server.CreateKey(kmstest.Key{})
@@ -169,7 +169,7 @@ func TestAKMSThatIgnoresTheContextMakesNoOtherMessage(t *testing.T) {
 	}))
 }
 
-// Whoever has the AWS SDK log what KMS answers sees no data key, since the SDK has none.
+// If the AWS SDK logs what KMS answers, the log has no data key, since the SDK gets none.
 func TestTheAWSSDKGetsNoDataKey(t *testing.T) {
 	server := kmstest.NewServer(t)
 	key := server.CreateKey(kmstest.Key{})

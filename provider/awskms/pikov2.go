@@ -8,9 +8,9 @@ import (
 	"piko.sh/pikokms/provider"
 )
 
-// UnwrapPikoV2 implements provider.PikoV2Keyring with KMS Decrypt, without an encryption context,
-// under the keys that the provider trusts as Decrypt tries them. It refuses an empty text, since no
-// data is sealed under a KMS key itself.
+// UnwrapPikoV2 implements provider.PikoV2Keyring with KMS Decrypt, without an encryption context.
+// It tries the trusted keys as Decrypt does. It refuses an empty text, since data are never sealed
+// under a KMS key itself.
 func (p *Provider) UnwrapPikoV2(ctx context.Context, wrapped string) (*provider.SecureBytes, error) {
 	key, err := p.unwrapPikoV2(ctx, wrapped)
 	if err != nil {

@@ -5,7 +5,7 @@ import (
 	"crypto"
 	"crypto/rand"
 	"crypto/rsa"
-	_ "crypto/sha1" // KMS's other hash of OAEP
+	_ "crypto/sha1" // the other hash that KMS has for OAEP
 	_ "crypto/sha256"
 	"crypto/sha512"
 	"crypto/subtle"
@@ -23,11 +23,12 @@ import (
 )
 
 const (
-	// rsaProviderID is the key provider ID of RSA keys of AWS KMS (specification:
+	// rsaProviderID is the key provider ID of RSA keys of AWS KMS in messages (specification:
 	// framework/aws-kms/aws-kms-rsa-keyring.md, "OnEncrypt").
 	rsaProviderID = "aws-kms-rsa"
 
-	// minRSABits is the shortest modulus of KMS (AWS KMS Developer Guide, "Key spec reference").
+	// minRSABits is the shortest modulus of KMS in bits (AWS KMS Developer Guide, "Key spec
+	// reference").
 	minRSABits = 2048
 )
 
@@ -35,14 +36,14 @@ func isRSA(spec types.KeySpec) bool {
 	return spec == types.KeySpecRsa2048 || spec == types.KeySpecRsa3072 || spec == types.KeySpecRsa4096
 }
 
-// rsaKey is what is known of an RSA key of KMS beyond its ARN.
+// rsaKey is what a provider knows of an RSA key of KMS beside its ARN.
 type rsaKey struct {
 	public    shared[*rsa.PublicKey]
 	hash      crypto.Hash
 	algorithm types.EncryptionAlgorithmSpec
 }
 
-// init sets a public key that is given, and the hash.
+// init sets the hash, and the public key if it is configured.
 func (k *rsaKey) init(public *rsa.PublicKey, hash crypto.Hash) {
 	if public != nil {
 		k.public.set(public)
@@ -53,10 +54,11 @@ func (k *rsaKey) init(public *rsa.PublicKey, hash crypto.Hash) {
 	}
 }
 
-// digest binds an encryption context to a data key: what is encrypted is the SHA-384 of the
-// context's serialisation and then the data key, since an RSA key of KMS takes no context.
+// digest returns the SHA-384 of a serialised encryption context. An RSA key of KMS takes no
+// context, so this digest and the data key are encrypted together, which binds one to the other.
 func digest(encryptionContext map[string]string) ([]byte, error) {
-	// The Material Providers Library, which readers elsewhere have, refuses signed messages here.
+	// AWS's Material Providers Library refuses signed messages here, so other readers could not
+	// open them.
 	if _, signed := encryptionContext[header.PublicKeyName]; signed {
 		return nil, fmt.Errorf("%w: an RSA key of KMS serves suites without a signature only", provider.ErrKeyUsage)
 	}
@@ -139,7 +141,7 @@ func (s *service) getPublicKey(ctx context.Context, keyARN string) (*rsa.PublicK
 	return public, nil
 }
 
-// readPublicKey reads a file, which others must not be able to change.
+// readPublicKey reads a file, and refuses one that other users can change.
 func readPublicKey(path string) ([]byte, error) {
 	text, _, err := keyfile.Read(path, func([]byte) bool { return false })
 	return text, err

@@ -6,39 +6,39 @@ import (
 )
 
 // shared is a value that is asked for when it is first needed. Callers that need it at the same
-// time share one request, and a request that fails is made again by the next caller.
+// time share one request. If a request fails, the next caller makes another.
 type shared[T any] struct {
 	mu      sync.Mutex
 	value   T
 	known   bool
-	request *request[T] // the one under way
+	request *request[T] // the request under way, if any
 }
 
 // request is one attempt to get a shared value. Its result is set before done is closed.
 type request[T any] struct {
-	waiting int // callers
+	waiting int // number of callers that wait
 	cancel  context.CancelFunc
 	done    chan struct{}
 	value   T
 	err     error
 }
 
-// peek returns the value if it is known.
+// peek returns the value, if it is known.
 func (s *shared[T]) peek() (T, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.value, s.known
 }
 
-// set makes the value known.
+// set sets the value.
 func (s *shared[T]) set(value T) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.value, s.known = value, true
 }
 
-// get returns the value and asks for it if it is not known. A caller whose context ends leaves the
-// request to the other callers; the last to leave ends it.
+// get returns the value. If it is not known, get asks for it. A caller whose context ends leaves
+// the request to the other callers. When the last one leaves, the request ends.
 func (s *shared[T]) get(ctx context.Context, ask func(context.Context) (T, error)) (T, error) {
 	s.mu.Lock()
 	if s.known {
@@ -67,15 +67,15 @@ func (s *shared[T]) get(ctx context.Context, ask func(context.Context) (T, error
 	if r.waiting--; r.waiting == 0 {
 		r.cancel()
 		if s.request == r {
-			s.request = nil // the next caller begins anew
+			s.request = nil // so that the next caller makes another
 		}
 	}
 	var none T
 	return none, ctx.Err()
 }
 
-// begin starts a request. It outlives the caller that began it, whose values it keeps. The caller
-// of begin holds the lock.
+// begin starts a request. The request outlives the caller that began it, but keeps the values of
+// that caller's context. The caller of begin holds the lock.
 func (s *shared[T]) begin(ctx context.Context, ask func(context.Context) (T, error)) *request[T] {
 	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	r := &request[T]{cancel: cancel, done: make(chan struct{})}

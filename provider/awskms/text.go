@@ -19,10 +19,10 @@ import (
 // Encrypt, symmetric keys).
 const MaxDirectSize = 4096
 
-// Encrypt implements provider.EncryptionProvider. Up to MaxDirectSize bytes are encrypted by KMS
-// itself and the result is the base64 text of its ciphertext; more is encrypted under a data key to
-// the text of an AWS Encryption SDK message, and so is everything under an RSA key. KMS is called
-// once, or under an RSA key not at all.
+// Encrypt implements provider.EncryptionProvider. KMS itself encrypts up to MaxDirectSize bytes,
+// and the result is the base64 text of its ciphertext. A longer plaintext is encrypted under a data
+// key, and the result is the base64 text of an AWS Encryption SDK message. Under an RSA key this is
+// so for every size. Encrypt calls KMS once, or not at all under an RSA key.
 func (p *Provider) Encrypt(ctx context.Context, request *provider.EncryptRequest) (*provider.EncryptResponse, error) {
 	if request.Plaintext == "" {
 		return nil, p.fail(ctx, "Encrypt", provider.ErrEmptyPlaintext)
@@ -56,10 +56,10 @@ func (p *Provider) encryptMessage(ctx context.Context, asked string, request *pr
 	return text, under.arn, err
 }
 
-// Decrypt implements provider.EncryptionProvider. The request's context must equal the one given to
-// Encrypt. KMS is called once if the request names the key, or the provider trusts no other than
-// its own. A value that KMS encrypted itself and whose key is not named is tried under the trusted
-// keys one after the other, 16 at most.
+// Decrypt implements provider.EncryptionProvider. The request's context must equal that of Encrypt.
+// It calls KMS once if the request names the key, or if the provider trusts only its own. A value
+// that KMS itself encrypted does not name its key. If the request does not either, Decrypt tries
+// the trusted keys one after the other, 16 at most.
 func (p *Provider) Decrypt(ctx context.Context, request *provider.DecryptRequest) (*provider.DecryptResponse, error) {
 	if request.Ciphertext == "" {
 		return nil, p.fail(ctx, "Decrypt", provider.ErrEmptyCiphertext)
@@ -95,7 +95,7 @@ func (p *Provider) decryptMessage(ctx context.Context, ciphertext []byte, reques
 	return message.DecryptText(ctx, p, ciphertext, request)
 }
 
-// CanReEncrypt implements provider.ReEncrypter: KMS moves values between the symmetric keys of one
+// CanReEncrypt implements provider.ReEncrypter. KMS moves values between symmetric keys of one
 // Region.
 func (p *Provider) CanReEncrypt(from provider.EncryptionProvider) bool {
 	source, ok := from.(*Provider)
@@ -107,8 +107,8 @@ func (p *Provider) hasRSAKey() bool {
 	return own.isRSA
 }
 
-// ReEncrypt implements provider.ReEncrypter with one call of KMS ReEncrypt, for what Encrypt made
-// of up to MaxDirectSize bytes.
+// ReEncrypt implements provider.ReEncrypter with one call of KMS ReEncrypt. It moves values of up
+// to MaxDirectSize bytes, which KMS itself encrypted.
 func (p *Provider) ReEncrypt(ctx context.Context, from provider.EncryptionProvider, request *provider.DecryptRequest) (*provider.EncryptResponse, error) {
 	if !p.CanReEncrypt(from) {
 		return nil, p.fail(ctx, "ReEncrypt", fmt.Errorf("%w: KMS moves values between symmetric keys in Region %s only", provider.ErrInvalidProvider, p.Region()))
@@ -128,7 +128,7 @@ func (p *Provider) ReEncrypt(ctx context.Context, from provider.EncryptionProvid
 }
 
 func (p *Provider) reEncrypt(ctx context.Context, from *Provider, blob []byte, encryptionContext map[string]string) (*provider.EncryptResponse, error) {
-	// Neither key needs a check if it is configured by its ARN.
+	// A key that is configured by its ARN needs no check.
 	if err := from.learn(ctx); err != nil {
 		return nil, err
 	}

@@ -9,10 +9,10 @@ import (
 	"piko.sh/pikokms/provider"
 )
 
-// Schemes of URLs.
+// Schemes of URLs that name keys of AWS KMS.
 const (
-	Scheme          = "awskms"           // of a key
-	DiscoveryScheme = "awskms-discovery" // of all keys of stated accounts
+	Scheme          = "awskms"           // one key
+	DiscoveryScheme = "awskms-discovery" // all keys of stated accounts
 )
 
 // ParseURL returns the configuration that a URL stands for, without asking KMS. URLs are those of
@@ -86,7 +86,7 @@ func ParseURL(u *url.URL) (Config, error) {
 	return c, nil
 }
 
-// list returns what commas separate.
+// list splits a text at commas.
 func list(text string) []string {
 	if text == "" {
 		return nil
@@ -94,7 +94,7 @@ func list(text string) []string {
 	return strings.Split(text, ",")
 }
 
-// isEndpoint reports whether text is empty or may be an endpoint's URL.
+// isEndpoint reports whether text is empty or can be an endpoint's URL.
 func isEndpoint(text string) bool {
 	endpoint, err := url.Parse(text)
 	return text == "" || err == nil && (endpoint.Scheme == "https" || endpoint.Scheme == "http") && endpoint.Host != ""

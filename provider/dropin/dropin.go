@@ -1,11 +1,11 @@
-// Package dropin is what pikokms' drop-in replacements of Piko's crypto providers share: their
-// streams, and the names that Piko has for errors. It knows none of Piko's types; each drop-in has
-// its own module, under an import path of Piko's.
+// Package dropin is the shared part of pikokms' drop-in replacements of Piko's crypto providers:
+// streams, and Piko's names of errors. It uses none of Piko's types. Each drop-in is a module of
+// its own under an import path of Piko's.
 //
-// A stream carries the pair provider.UseKey in its encryption context, which says what it is. A
-// string that a key service encrypts itself carries none, as Piko states none, and callers cannot
-// state the pair. So a string that was encrypted for an attacker cannot serve as the wrapped data
-// key of a stream, and a stream's data key cannot be decrypted as a string.
+// A stream has the pair provider.UseKey in its encryption context, which says that it is a stream.
+// A string that a key service itself encrypts has no such pair, and callers cannot state it. So a
+// string that was encrypted for an attacker cannot serve as the wrapped data key of a stream, and a
+// stream's data key cannot be decrypted as a string.
 package dropin
 
 import (
@@ -19,7 +19,7 @@ import (
 	"piko.sh/pikokms/provider"
 )
 
-// The pair of a stream's encryption context that says what it is.
+// The pair of the encryption context that every stream has.
 const (
 	UseKey    = provider.UseKey
 	UseStream = provider.UseStream
@@ -34,10 +34,10 @@ func CheckContext(encryptionContext map[string]string) error {
 	return nil
 }
 
-// Names are the errors of package provider that Piko knows under names of its own.
+// Names lists errors of package provider, each with Piko's name of the same error.
 type Names []struct{ Ours, Pikos error }
 
-// Translate returns an error with the same text that errors.Is knows by Piko's names, too.
+// Translate returns an error with the same text that holds Piko's error, too.
 func (n Names) Translate(err error) error {
 	if err == nil || err == io.EOF {
 		return err
@@ -59,8 +59,9 @@ type translated struct {
 func (t *translated) Error() string   { return t.err.Error() }
 func (t *translated) Unwrap() []error { return append([]error{t.err}, t.pikos...) }
 
-// EncryptStream returns a writer whose plaintext goes to output as one AWS Encryption SDK message,
-// whole when Close returns nil. The errors are the provider's and CheckContext's, under n's names.
+// EncryptStream returns a writer that encrypts to output as one AWS Encryption SDK message. The
+// message is complete when Close returns nil. The errors are the provider's and CheckContext's,
+// translated by n.
 func EncryptStream(ctx context.Context, p provider.Keyring, output io.Writer, request *provider.EncryptRequest, n Names) (io.WriteCloser, error) {
 	if err := CheckContext(request.Context); err != nil {
 		return nil, n.Translate(err)
@@ -89,10 +90,10 @@ func (n named) GenerateDataKey(ctx context.Context, request *provider.GenerateDa
 	return n.Keyring.GenerateDataKey(ctx, &of)
 }
 
-// DecryptStream returns a reader of what EncryptStream wrote, and where allowPikoV2 is set, of the
-// streams that Piko's own providers wrote; message.Decrypter.AllowPikoV2 says what those lack. A
-// message that is no stream holds provider.ErrContextMismatch; the other errors are those of
-// message.Decrypter.NewReader. All are under n's names.
+// DecryptStream returns a reader of what EncryptStream wrote. If allowPikoV2 is set, it also reads
+// the streams that Piko's own providers wrote; message.Decrypter.AllowPikoV2 says what those lack.
+// For a message that is not a stream, the error holds provider.ErrContextMismatch. The other errors
+// are those of message.Decrypter.NewReader. All are translated by n.
 func DecryptStream(ctx context.Context, p provider.Keyring, input io.Reader, allowPikoV2 bool, n Names) (io.ReadCloser, error) {
 	d := message.Decrypter{Keyrings: []provider.Keyring{p}, AllowPikoV2: allowPikoV2, Accept: acceptStream}
 	r, err := d.NewReader(ctx, input, nil)
@@ -109,7 +110,7 @@ func acceptStream(h *header.Header) error {
 	return nil
 }
 
-// stream gives its errors Piko's names.
+// stream translates the errors of its reader.
 type stream struct {
 	*message.DecryptReader
 	names Names

@@ -27,15 +27,15 @@ func newAESKey(raw []byte) (aesKey, error) {
 
 func (k aesKey) algorithm() string { return fmt.Sprintf("AES-%d-GCM", 8*k.Len()) }
 
-// info returns the key provider information but for the IV, its last part: the key name, the tag
+// info returns the key provider information without its last part, the IV: the key's name, the tag
 // length in bits and the IV length in bytes.
 func (aesKey) info(name string) []byte {
 	b := binary.BigEndian.AppendUint32([]byte(name), header.TagSize*8)
 	return binary.BigEndian.AppendUint32(b, header.IVSize)
 }
 
-// withCipher calls operation with the wrapping cipher and the additional data of an encryption
-// context.
+// withCipher calls operation with the wrapping cipher, and with the additional data that an
+// encryption context gives.
 func (k aesKey) withCipher(encryptionContext map[string]string, operation func(aead cipher.AEAD, additional []byte) error) error {
 	additional, err := header.AppendContext(nil, encryptionContext)
 	if err != nil {

@@ -11,7 +11,7 @@ import (
 	"piko.sh/pikokms/provider/local"
 )
 
-// A machine that uploads and can't read back has the public key only.
+// A machine that has only the public key can upload, and can't decrypt what it uploads.
 func ExampleNewProvider_writeOnly() {
 	ctx := context.Background()
 	public, err := local.NewProvider(local.Config{Key: publicPEM(rsaPair()), Name: "uploads"}) // or KeyFile

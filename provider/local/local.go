@@ -1,13 +1,15 @@
-// Package local is the encryption provider that needs no key service: a key in a file.
+// Package local is the encryption provider on a local key. It needs no key service.
 //
 // An AES key wraps data keys as the AWS Encryption SDK's raw AES keyring does (specification:
-// framework/raw-aes-keyring.md), an RSA key as its raw RSA keyring does
-// (framework/raw-rsa-keyring.md), so AWS's SDKs open its messages with the same key, namespace and
-// name. It serves development, tests and single machines, can be a second recipient of messages
-// that are otherwise under a key service, and with an RSA public key lets a machine encrypt that
-// can't read back.
+// framework/raw-aes-keyring.md). An RSA key wraps them as its raw RSA keyring does
+// (framework/raw-rsa-keyring.md). So AWS's SDKs open its messages with the same key, namespace and
+// name.
 //
-// Each wrap under an AES key draws a random 12-byte IV; one key may wrap 2³² data keys (NIST SP
+// It is for development, tests and single machines. Its key can also be a further recipient of
+// messages under a key service. With an RSA public key, a machine can encrypt what it can't
+// decrypt.
+//
+// Each wrap under an AES key uses a random 12-byte IV. One key may wrap 2³² data keys (NIST SP
 // 800-38D, section 8.3).
 package local
 
@@ -32,10 +34,10 @@ import (
 )
 
 // KeySize is the size in bytes of the AES keys that Generate makes, before base64. Keys of 16 and
-// 24 bytes are taken too.
+// 24 bytes are accepted, too.
 const KeySize = 32
 
-// Defaults of Config.
+// Defaults of Config's fields.
 const (
 	DefaultNamespace = "piko"
 	DefaultName      = "local"
@@ -43,26 +45,27 @@ const (
 
 // Config says where the key is and how messages name it.
 type Config struct {
-	// KeyFile is a file of an AES key's base64 text, as Generate makes it, or of an RSA key in PEM:
-	// a public key (SubjectPublicKeyInfo or PKCS #1) to encrypt, a private key (PKCS #8 or PKCS #1)
-	// to decrypt, or both. Only its owner may have access to it, and must be the process's user or
-	// root. Others may read it if it has nothing but a public key.
+	// KeyFile is a file with a key: the base64 text of an AES key, as Generate makes it, or an RSA
+	// key in PEM. PEM text can have a public key (SubjectPublicKeyInfo or PKCS #1) to encrypt, a
+	// private key (PKCS #8 or PKCS #1) to decrypt, or both. The file's owner must be the process's
+	// user or root, and nobody else may have access to it. Others may read it if it has only a
+	// public key.
 	KeyFile string
 
-	// Key is the key itself, instead of KeyFile: an AES key's 16, 24 or 32 bytes, or PEM text. It
-	// is zeroed.
+	// Key is the key itself, in place of KeyFile: the 16, 24 or 32 bytes of an AES key, or PEM
+	// text. NewProvider zeroes it.
 	Key []byte
 
 	Namespace string // the raw keyring's key namespace, default "piko"
 	Name      string // the raw keyring's key name, default "local"
 
 	Padding Padding     // of an RSA key
-	Hash    crypto.Hash // of an RSA key's OAEP padding: SHA1, SHA256, SHA384 or SHA512; default SHA256
+	Hash    crypto.Hash // of an RSA key's OAEP padding: SHA1, SHA256, SHA384 or SHA512; 0 means SHA256
 }
 
 // Provider implements provider.EncryptionProvider. It is safe for concurrent use.
 //
-// A provider on an RSA public key can only encrypt, one on a private key can only decrypt; the
+// A provider on an RSA public key can only encrypt, and one on a private key can only decrypt. The
 // other direction fails with provider.ErrKeyUsage.
 type Provider struct {
 	key             wrappingKey
@@ -70,8 +73,8 @@ type Provider struct {
 	created         time.Time
 }
 
-// wrappingKey is an aesKey or an rsaKey. The info is the key provider information, by which a
-// message names it.
+// wrappingKey is an aesKey or an rsaKey. The info argument is the key provider information by which
+// a message names the key.
 type wrappingKey interface {
 	algorithm() string
 	wrap(plain []byte, name string, encryptionContext map[string]string) (info, ciphertext []byte, err error)
@@ -79,8 +82,8 @@ type wrappingKey interface {
 	unwrap(request *provider.UnwrapDataKeyRequest, name string) ([]byte, error)
 }
 
-// Generate makes a new random key and writes it to a new file that only its owner can read. An
-// existing file is kept and is an error that holds fs.ErrExist.
+// Generate makes a new random key and writes it to a new file that only its owner can read. If the
+// file exists, it is kept, and the error holds fs.ErrExist.
 func Generate(path string) error {
 	key := make([]byte, KeySize)
 	defer clear(key)
@@ -104,8 +107,9 @@ func Generate(path string) error {
 	return nil
 }
 
-// NewProvider reads the key. The error holds provider.ErrInvalidKey, or fs.ErrNotExist for a
-// missing key file; no error shows a part of the key.
+// NewProvider makes a provider on a key, which it reads if need be. The error holds
+// provider.ErrInvalidKey, or fs.ErrNotExist for a missing key file. No error shows a part of the
+// key.
 func NewProvider(c Config) (*Provider, error) {
 	p := &Provider{namespace: c.Namespace, name: c.Name, created: time.Now()}
 	if p.namespace == "" {
@@ -158,7 +162,8 @@ func NewProvider(c Config) (*Provider, error) {
 	return p, nil
 }
 
-// readKeyFile returns the key of a file, AES keys as bytes and RSA keys as text, and its age.
+// readKeyFile returns the key in a file, and when the file was last changed. An AES key is returned
+// as bytes, an RSA key as text.
 func readKeyFile(path string) ([]byte, time.Time, error) {
 	text, changed, err := keyfile.Read(path, holdsSecret)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -181,7 +186,7 @@ func readKeyFile(path string) ([]byte, time.Time, error) {
 	return key[:n], changed, nil
 }
 
-// holdsSecret reports whether the text of a key file is anything but a public key.
+// holdsSecret reports whether the text of a key file has more than a public key.
 func holdsSecret(text []byte) bool {
 	pair, err := parsePEM(text)
 	return err != nil || pair.private != nil
@@ -195,11 +200,11 @@ func (p *Provider) Type() provider.Type {
 	return provider.TypeLocalAESGCM
 }
 
-// KeyID returns the key ID that responses carry, which is the key's name.
+// KeyID returns the key's name, which responses carry.
 func (p *Provider) KeyID() string { return p.name }
 
-// Close zeroes an AES key, and the provider is of no use afterwards. An RSA key stays in Go's
-// memory until it is collected.
+// Close zeroes an AES key. An RSA key stays in memory until Go collects it. The provider can't be
+// used afterwards.
 func (p *Provider) Close() error {
 	if key, ok := p.key.(aesKey); ok {
 		return key.Close()
@@ -299,8 +304,7 @@ func (p *Provider) Encrypt(ctx context.Context, request *provider.EncryptRequest
 	return &provider.EncryptResponse{Ciphertext: text, KeyID: p.name, Provider: p.Type()}, nil
 }
 
-// Decrypt implements provider.EncryptionProvider. The request's context must equal the one given to
-// Encrypt.
+// Decrypt implements provider.EncryptionProvider. The request's context must equal that of Encrypt.
 func (p *Provider) Decrypt(ctx context.Context, request *provider.DecryptRequest) (*provider.DecryptResponse, error) {
 	if request.Ciphertext == "" {
 		return nil, p.fail("Decrypt", provider.ErrEmptyCiphertext)
@@ -336,7 +340,7 @@ func (p *Provider) GetKeyInfo(ctx context.Context, keyID string) (*provider.KeyI
 }
 
 // HealthCheck implements provider.EncryptionProvider. A provider that can only encrypt wraps a data
-// key; of one that can only decrypt there is nothing to check, since nothing is there to unwrap.
+// key. A provider that can only decrypt checks nothing, since it has nothing to unwrap.
 func (p *Provider) HealthCheck(ctx context.Context) error {
 	var err error
 	switch key, isRSA := p.key.(*rsaKey); {

@@ -11,8 +11,8 @@ import (
 	"piko.sh/pikokms/provider"
 )
 
-// UnwrapPikoV2 implements provider.PikoV2Keyring. Piko's local keys have 32 bytes; the error for
-// another holds provider.ErrInvalidKey.
+// UnwrapPikoV2 implements provider.PikoV2Keyring. Piko's local keys have 32 bytes. For a key of
+// another size the error holds provider.ErrInvalidKey.
 func (p *Provider) UnwrapPikoV2(ctx context.Context, wrapped string) (*provider.SecureBytes, error) {
 	key, err := p.unwrapPikoV2(ctx, wrapped)
 	if err != nil {
@@ -37,7 +37,7 @@ func (p *Provider) unwrapPikoV2(ctx context.Context, wrapped string) (key *provi
 		return key, err
 	}
 
-	// A wrapped data key is IV, ciphertext and tag; what is encrypted is the data key's base64
+	// A wrapped data key consists of IV, ciphertext and tag. The plaintext is the data key's base64
 	// text.
 	size := header.IVSize + base64.StdEncoding.EncodedLen(KeySize) + header.TagSize
 	sealed, err := base64.StdEncoding.DecodeString(wrapped)

@@ -20,19 +20,19 @@ import (
 // "Supported Padding Schemes").
 type Padding int
 
-// The paddings. PKCS #1 v1.5 is for reading old messages only: whoever can have many made-up
-// messages decrypted, and can measure how long that takes, may learn from it (RFC 8017, section
-// 7.2). A data key whose padding is wrong counts as unwrapped until the header's tag tells; a
+// The paddings. PKCS #1 v1.5 is only for reading old messages. An attacker who can have many
+// crafted messages decrypted, and can measure how long that takes, may learn from it (RFC 8017,
+// section 7.2). A data key with wrong padding counts as unwrapped until the header's tag fails. A
 // Decrypter then tries the next one.
 const (
 	PaddingOAEPMGF1 Padding = iota // RFC 8017, section 7.1, with MGF1 on the same hash
 	PaddingPKCS1                   // RFC 8017, section 7.2
 )
 
-// minRSABits is the shortest modulus that is encrypted under (NIST SP 800-57, part 1, table 2).
+// minRSABits is the shortest modulus in bits to encrypt under (NIST SP 800-57, part 1, table 2).
 const minRSABits = 2048
 
-// rsaKey is a wrapping key of which one half may be missing. Go keeps RSA keys on its heap.
+// rsaKey is a wrapping key, either half of which may be missing. Go keeps RSA keys on its heap.
 type rsaKey struct {
 	public  *rsa.PublicKey
 	private *rsa.PrivateKey
@@ -86,7 +86,7 @@ func (k *rsaKey) add(block *pem.Block) error {
 		return errors.New("known are PUBLIC KEY, RSA PUBLIC KEY, PRIVATE KEY and RSA PRIVATE KEY")
 	}
 	if err != nil {
-		return errors.New("it does not parse as a key") // a parser's error might show parts of it
+		return errors.New("it does not parse as a key") // the parser's error might show parts of the key
 	}
 	switch key := key.(type) {
 	case *rsa.PublicKey:
@@ -105,7 +105,7 @@ func (k *rsaKey) add(block *pem.Block) error {
 	return nil
 }
 
-// use sets how the key wraps.
+// use sets how the key wraps data keys.
 func (k *rsaKey) use(padding Padding, hash crypto.Hash) error {
 	switch {
 	case padding == PaddingPKCS1 && hash == 0:
@@ -141,8 +141,8 @@ func (k *rsaKey) algorithm() string {
 	return fmt.Sprintf("RSA-%d-OAEP-%v", size, k.hash)
 }
 
-// The key provider information is the key's name; the encryption context is not bound to the
-// wrapped key, only to the header (specification: framework/raw-rsa-keyring.md, "OnEncrypt").
+// wrap ignores the encryption context, which only the header's tag authenticates (specification:
+// framework/raw-rsa-keyring.md, "OnEncrypt"). The key provider information is the key's name.
 func (k *rsaKey) wrap(plain []byte, name string, _ map[string]string) (info, ciphertext []byte, err error) {
 	if k.padding == PaddingPKCS1 {
 		return nil, nil, fmt.Errorf("%w: PKCS #1 v1.5 padding is only for reading; use OAEP", provider.ErrKeyUsage)
@@ -170,8 +170,8 @@ func (k *rsaKey) unwrap(request *provider.UnwrapDataKeyRequest, _ string) ([]byt
 	return plain, nil
 }
 
-// unwrapPKCS1 gives a random data key for a padding that does not fit, so that the message's header
-// tag decides and no answer tells of the padding (RFC 3218, section 2.3.2).
+// unwrapPKCS1 returns a random data key if the padding is wrong. Then only the message's header tag
+// fails, so no answer tells whether the padding was right (RFC 3218, section 2.3.2).
 func (k *rsaKey) unwrapPKCS1(request *provider.UnwrapDataKeyRequest) ([]byte, error) {
 	plain := make([]byte, request.Size)
 	_, _ = rand.Read(plain) // never fails

@@ -15,20 +15,20 @@ import (
 // Scheme is the scheme of the URLs that name local keys.
 const Scheme = "local"
 
-// ParseURL returns the configuration that a URL stands for, without opening the key:
+// ParseURL returns the configuration that a URL stands for. It does not open the key.
 //
 //	local:///PATH    an absolute path; on Windows local:///C:/PATH
 //	local:PATH       a path relative to the working directory
 //
-// with the optional parameters
+// The optional parameters are
 //
 //	namespace=NAMESPACE    default "piko"
 //	name=NAME              default "local"
 //	padding=PADDING        of an RSA key: "oaep-mgf1", the default, or "pkcs1", which only reads
-//	hash=HASH              of an RSA key with oaep-mgf1: "sha1", "sha256", the default, "sha384" or "sha512"
+//	hash=HASH              of an RSA key with oaep-mgf1: "sha1", "sha256" (the default), "sha384"
+//	                       or "sha512"
 //
-// Everything is percent-encoded as URLs are: a space in a path is %20. The error holds
-// provider.ErrInvalidKey.
+// URLs are percent-encoded: a space in a path is %20. The error holds provider.ErrInvalidKey.
 func ParseURL(u *url.URL) (Config, error) {
 	refuse := func(format string, arguments ...any) (Config, error) {
 		return Config{}, fmt.Errorf("%w: URL %q: %s", provider.ErrInvalidKey, u.Redacted(), fmt.Sprintf(format, arguments...))
@@ -57,7 +57,7 @@ func ParseURL(u *url.URL) (Config, error) {
 		if c.Padding, err = choose("padding", query.Get("padding"), paddings); err != nil {
 			return refuse("%v", err)
 		}
-		// What a URL says outright is for an RSA key, even if it is the default.
+		// A padding or hash in the URL is only for an RSA key, even if it is the default.
 		if c.Hash = crypto.SHA256; c.Padding == PaddingPKCS1 {
 			c.Hash = 0
 		}
@@ -75,7 +75,7 @@ var (
 	hashes   = map[string]crypto.Hash{"sha1": crypto.SHA1, "sha256": crypto.SHA256, "sha384": crypto.SHA384, "sha512": crypto.SHA512}
 )
 
-// choose returns what a parameter's text stands for.
+// choose returns the value of a parameter's text.
 func choose[T any](parameter, text string, known map[string]T) (T, error) {
 	chosen, ok := known[text]
 	if !ok {
@@ -84,7 +84,7 @@ func choose[T any](parameter, text string, known map[string]T) (T, error) {
 	return chosen, nil
 }
 
-// trimDrive removes the slash that stands before a drive letter in a URL.
+// trimDrive removes the slash before a drive letter in a URL's path.
 func trimDrive(path string, windows bool) string {
 	if windows && len(path) >= 3 && path[0] == '/' && path[2] == ':' && strings.ContainsAny(path[1:2], "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ") {
 		return path[1:]

@@ -1,5 +1,5 @@
-// Package providertest is the conformance suite of encryption providers: what every implementation
-// of provider.EncryptionProvider does, whatever its key service.
+// Package providertest is the conformance suite of encryption providers. It tests what every
+// implementation of provider.EncryptionProvider must do, whatever its key service.
 package providertest
 
 import (
@@ -19,8 +19,8 @@ import (
 	"piko.sh/pikokms/provider"
 )
 
-// Run runs the suite. open makes a provider, always on the same key; other makes one of the same
-// kind on another key.
+// Run runs the suite. open makes a provider, always on the same key. other makes a provider of the
+// same type on another key.
 func Run(t *testing.T, open, other func(t *testing.T) provider.EncryptionProvider) {
 	p := open(t)
 	ctx := t.Context()
@@ -49,7 +49,7 @@ func Run(t *testing.T, open, other func(t *testing.T) provider.EncryptionProvide
 				if err == nil {
 					t.Errorf("%d bytes decrypt under %s", size, name)
 				}
-				if size > 4096 { // so that it is a message, which tells
+				if size > 4096 { // so it is a message, which has a use
 					refused(t, err, provider.ErrContextMismatch)
 				}
 			}

@@ -1,5 +1,5 @@
-// Command serve runs LocalStack for another process: it prints its URL on a line and keeps it until
-// standard input ends, which it also does when that process dies.
+// Command serve runs LocalStack for another process. It prints its URL on a line, and runs until
+// standard input ends, which also happens when that process dies.
 package main
 
 import (
@@ -12,7 +12,8 @@ import (
 )
 
 func main() {
-	// This process removes its container itself, so it needs no second one to do so.
+	// This process removes its container itself, so Ryuk, a second container that would do so, is
+	// not needed.
 	os.Setenv("TESTCONTAINERS_RYUK_DISABLED", "true")
 	container, err := localstack.Start(context.Background())
 	if err != nil {

@@ -1,4 +1,5 @@
-// Package command is the command pikokms.
+// Package command is the code of the command pikokms, with a file for each of its subcommands'
+// jobs. It is no part of package main so that the generator of its man pages can import it.
 package command
 
 import (
@@ -26,8 +27,8 @@ or a local key.
 What it writes are AWS Encryption SDK messages, so AWS's own SDKs and
 aws-encryption-cli open them, and it opens theirs.`
 
-// Manual says what a KEY is, how files are read and written, and what the exit status means. It is a
-// part of the usage of every command that takes keys, and of the man page.
+// Manual says what a KEY is, how files are read and written, and what the exit status means. It is
+// a part of the usage of every command that takes keys, and of the man page.
 const Manual = `
 Keys:
   A KEY is a URL, to be quoted for most shells:
@@ -87,11 +88,12 @@ func Main() {
 		os.Exit(c)
 	case <-ctx.Done():
 	}
-	stop() // a second signal kills
+	stop() // From here on a second signal kills the process.
 	select {
 	case c := <-code:
 		os.Exit(c)
-	case <-time.After(250 * time.Millisecond): // it waits for a pipe or a terminal, which nothing can interrupt
+	case <-time.After(250 * time.Millisecond):
+		// The command waits for a pipe or a terminal, and nothing can interrupt that.
 		os.Exit(fail(ctx, ctx.Err()))
 	}
 }
@@ -99,7 +101,7 @@ func Main() {
 // run runs the command line and returns the exit status.
 func run(ctx context.Context, arguments []string) int {
 	root := New()
-	parsed := false // whatever cobra refuses before is wrong usage
+	parsed := false // What cobra refuses before this is true is wrong usage.
 	root.PersistentPreRun = func(*cobra.Command, []string) { parsed = true }
 	root.SetArgs(arguments)
 	if len(arguments) == 0 {
@@ -115,7 +117,7 @@ func run(ctx context.Context, arguments []string) int {
 	return fail(ctx, err)
 }
 
-// New returns the root of the commands.
+// New returns the root command with its subcommands.
 func New() *cobra.Command {
 	root := &cobra.Command{
 		Use:           "pikokms",
@@ -137,7 +139,8 @@ func New() *cobra.Command {
 	return root
 }
 
-// takeOnce has flags that hold one value refuse a second one, which would silently replace the first.
+// takeOnce makes flags that hold one value refuse a second one, which would silently replace the
+// first.
 func takeOnce(flags *pflag.FlagSet) {
 	flags.VisitAll(func(f *pflag.Flag) {
 		if _, several := f.Value.(pflag.SliceValue); !several {
@@ -146,7 +149,7 @@ func takeOnce(flags *pflag.FlagSet) {
 	})
 }
 
-// once is a flag's value that is set once at the most.
+// once is the value of a flag that may be set at most once.
 type once struct {
 	pflag.Value
 	set bool
@@ -164,11 +167,16 @@ func (o *once) Set(text string) error {
 // usageError is a mistake on the command line.
 type usageError struct{ error }
 
+// misuse reports a mistake on the command line, and returns the exit status.
 func misuse(command *cobra.Command, err error) int {
 	fmt.Fprintf(os.Stderr, "pikokms: %s\nRun '%s --help' for usage.\n", strings.TrimSpace(err.Error()), command.CommandPath())
 	return 2
 }
 
+// limitFlags are the flags of decrypt that set the limits of package header.
+var limitFlags = map[string]string{"MaxPairs": "--max-pairs", "MaxEncryptedDataKeys": "--max-keys", "MaxAttempts": "--max-attempts"}
+
+// fail reports why the work failed, and returns the exit status.
 func fail(ctx context.Context, err error) int {
 	text := "interrupted"
 	if ctx.Err() == nil { // else whatever failed, failed for that
@@ -194,8 +202,12 @@ func explain(err error) string {
 		text += "; --allow-piko-v2 sets it"
 	case errors.Is(err, provider.ErrUntrustedKey):
 		text += "; -k says which keys to use"
-	case errors.Is(err, header.ErrLimit):
-		text += "; --max-keys and --max-pairs raise the limits"
+	}
+	if limit, ok := errors.AsType[*header.LimitError](err); ok {
+		text = strings.ReplaceAll(text, fmt.Sprintf(" (%s sets the limit)", limit.Option), "")
+		if flag := limitFlags[limit.Limit]; flag != "" && limit.Option != "" {
+			text += "; " + flag + " sets the limit"
+		}
 	}
 	return text
 }

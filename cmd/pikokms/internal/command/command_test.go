@@ -181,7 +181,8 @@ func mode(ts *testscript.TestScript, _ bool, args []string) {
 	}
 }
 
-// start runs the command in a new directory that has a key and an empty folder "out", and returns its standard input.
+// start runs the command in a new folder that has a key and an empty folder "out". It returns the
+// command's standard input.
 func start(t *testing.T, stderr *os.File, arguments ...string) (command *exec.Cmd, stdin io.WriteCloser, out string) {
 	t.Helper()
 	dir := t.TempDir()

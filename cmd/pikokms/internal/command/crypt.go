@@ -31,8 +31,10 @@ type options struct {
 	limits         header.Limits
 	timeout        time.Duration
 	encode, decode bool
-	pikoV2         bool     // to decrypt
-	names          []string // to decrypt: pairs that must be there with any value
+	pikoV2         bool        // decrypt only
+	names          []string    // names of pairs that a message must store
+	remote         *remoteKeys // several keys of key services, to decrypt one message
+	single         bool        // one message is read, not a place of many
 }
 
 const defaultTimeout = 10 * time.Second
@@ -66,7 +68,8 @@ func (o *options) addReading(command *cobra.Command) {
 	flags := command.Flags()
 	flags.IntVar(&o.limits.MaxEncryptedDataKeys, "max-keys", header.DefaultMaxEncryptedDataKeys, "the most data keys that a message may have")
 	flags.IntVar(&o.limits.MaxPairs, "max-pairs", header.DefaultMaxPairs, "the most pairs of encryption context that a message may have")
-	flags.BoolVar(&o.pikoV2, "allow-piko-v2", false, "also read streams that Piko wrote before pikokms; of such a stream, a cut may go unseen")
+	flags.IntVar(&o.limits.MaxAttempts, "max-attempts", header.DefaultMaxAttempts, "the most data keys of a message that the keys are tried on")
+	flags.BoolVar(&o.pikoV2, "allow-piko-v2", false, "also read streams that Piko wrote before pikokms, in which a cut may go unnoticed")
 }
 
 const (
@@ -86,12 +89,12 @@ func encryptCommand() *cobra.Command {
 		Long: `Encrypt makes an AWS Encryption SDK message of IN. With several keys, the first
 makes the data key, and each of them can decrypt alone.
 
-The pairs of -c, the encryption context, are authenticated but not secret: they
-stand in the message as they are, and in AWS CloudTrail. A pair that --required
-names is left out of the message: decrypt must be told it again.
+The pairs that -c states, the encryption context, are authenticated but not
+secret: the message and AWS CloudTrail show them. The message requires a pair
+that --required names, but does not store it: decrypt must state it again.
 
-Compressed sizes tell something of the content: do not compress when an attacker
-can add text of their own to a secret and watch the size.
+The size of compressed data tells something about its content. Do not compress
+when an attacker can add text to a secret and see the size.
 
 IN may be a PLACE: then each object of it is encrypted to the folder or bucket
 OUT, or in place, with its metadata. What is encrypted already is skipped, so that
@@ -148,8 +151,8 @@ the same command line goes on where it was interrupted.`,
 	o.addOutput(command)
 	formats := append([]string{"none"}, compress.Formats()...)
 	command.Flags().StringVar(&compression, "compress", "none", "the compression `FORMAT` to apply first: "+strings.Join(formats, ", "))
-	command.Flags().BoolVar(&sign, "sign", false, "add an ECDSA signature: readers who can decrypt could not have made the message")
-	command.Flags().StringArrayVar(&required, "required", nil, "the `NAME` of a -c pair to authenticate but not to store; may be repeated")
+	command.Flags().BoolVar(&sign, "sign", false, "add an ECDSA signature: those who can only decrypt can't have made the message")
+	command.Flags().StringArrayVar(&required, "required", nil, "the `NAME` of a -c pair that the message requires and does not store; may be repeated")
 	b.add(command, "is added to")
 	_ = command.RegisterFlagCompletionFunc("compress", cobra.FixedCompletions(formats, cobra.ShellCompDirectiveNoFileComp))
 	return command
@@ -163,13 +166,15 @@ func decryptCommand() *cobra.Command {
 		Short: "Decrypt a file or a stream, a folder or a bucket",
 		Long: `Decrypt gives back what encrypt was given, decompressed. The keys are tried in
 order, local ones first, and only keys that are given are used, whatever the
-message names. A key that can't be had matters only if no other one opens the
-message. Each pair of -c must be the message's: equal to the stored one or, when
-the message does not store it, the one that encrypt was told as a required pair.
-Of -c NAME, without a value, the message must store a pair with any value.
+message names. A key that can't be reached matters only if no other key opens
+the message.
 
-On standard output each part appears once it is verified: only exit status 0
-says that the whole is there.
+Each pair that -c states must be one of the message's, either stored in it or
+required by it. With -c NAME, without a value, the message must store a pair of
+that name. All pairs that a message requires must be stated.
+
+On standard output each part appears once it is verified. Only exit status 0
+says that the output is whole.
 
 IN may be a PLACE: then each object of it is decrypted to the folder or bucket
 OUT, or in place, with its metadata.`,
@@ -230,7 +235,7 @@ func (o *options) encryptionContext() (map[string]string, error) {
 	return pairs, nil
 }
 
-// run reads IN through the transformers that open sets up and writes OUT.
+// run reads IN, transforms it by the reader that open returns, and writes OUT.
 func (o *options) run(command *cobra.Command, arguments []string, encrypter message.Encrypter, open func(context.Context, *pikokms.Registry, io.Reader) (io.Reader, error)) error {
 	ctx, encrypting := command.Context(), command.Name() == "encrypt"
 	keys, err := o.check(encrypting)
@@ -238,7 +243,7 @@ func (o *options) run(command *cobra.Command, arguments []string, encrypter mess
 		return err
 	}
 
-	// All that can fail without a key comes before the key service is asked.
+	// What can fail without a key is done before the key service is asked.
 	in, size, err := openInput(arguments)
 	if err != nil {
 		return err
@@ -254,7 +259,13 @@ func (o *options) run(command *cobra.Command, arguments []string, encrypter mess
 		return errors.New("refusing to write ciphertext to a terminal; use -o OUT, a pipe or --encode")
 	}
 
-	defer closeAll(keys)
+	defer func() {
+		if o.remote != nil {
+			_ = o.remote.Close()
+		}
+		closeAll(keys)
+	}()
+	o.single = true
 	if encrypting {
 		if err := openAll(ctx, keys); err != nil {
 			return err
@@ -287,19 +298,19 @@ func (o *options) run(command *cobra.Command, arguments []string, encrypter mess
 		}
 		return err
 	}
-	in.Close() // it may be what OUT replaces
+	in.Close() // Windows does not replace an open file, and OUT may replace IN.
 	return out.commit(ctx)
 }
 
-// check checks the flags, and returns the keys.
+// check checks the flags and returns the keys.
 func (o *options) check(encrypting bool) ([]*key, error) {
 	if !encrypting {
 		for _, limit := range []struct {
 			flag string
 			n    int
-		}{{"--max-keys", o.limits.MaxEncryptedDataKeys}, {"--max-pairs", o.limits.MaxPairs}} {
+		}{{"--max-keys", o.limits.MaxEncryptedDataKeys}, {"--max-pairs", o.limits.MaxPairs}, {"--max-attempts", o.limits.MaxAttempts}} {
 			if limit.n < 1 || limit.n > math.MaxUint16 {
-				return nil, usageError{fmt.Errorf("%s is %d; the format has 1 to %d", limit.flag, limit.n, math.MaxUint16)}
+				return nil, usageError{fmt.Errorf("%s is %d; give 1 to %d", limit.flag, limit.n, math.MaxUint16)}
 			}
 		}
 	}
@@ -316,7 +327,7 @@ func (o *options) check(encrypting bool) ([]*key, error) {
 	return keys, nil
 }
 
-// registry returns the transformers, with encryption under keys among them.
+// registry returns a registry of all transformers, with one that encrypts and decrypts under keys.
 func (o *options) registry(encrypting bool, keys []*key, encrypter message.Encrypter) (*pikokms.Registry, error) {
 	policy, err := message.ParseCommitmentPolicy(o.policy)
 	if err != nil {
@@ -326,12 +337,21 @@ func (o *options) registry(encrypting bool, keys []*key, encrypter message.Encry
 	for _, k := range keys[1:] {
 		encrypter.Recipients = append(encrypter.Recipients, k)
 	}
-	decrypter := message.Decrypter{Keyrings: forDecryption(keys), CommitmentPolicy: policy, AllowPikoV2: o.pikoV2, Limits: o.limits}
+	here, remote := forDecryption(keys)
+	decrypter := message.Decrypter{Keyrings: here, CommitmentPolicy: policy, AllowPikoV2: o.pikoV2, Limits: o.limits}
+	if len(remote) < 2 || !o.single || o.pikoV2 { // a stream of Piko's has one data key
+		for _, k := range remote {
+			decrypter.Keyrings = append(decrypter.Keyrings, k)
+		}
+	} else {
+		o.remote = newRemoteKeys(remote, o.limits)
+		decrypter.Keyrings, decrypter.Accept = append(decrypter.Keyrings, o.remote), o.remote.accept
+	}
 	registry, err := pikokms.NewRegistry(0)
 	if err != nil {
 		return nil, err
 	}
-	// What is written are objects, which hosts and buckets read; what is read may be any message.
+	// Encrypt writes objects, which hosts and buckets read too. Decrypt reads any message.
 	transformer := pikokms.NewMessageTransformer(encrypter, decrypter)
 	if encrypting {
 		transformer = pikokms.NewCryptoTransformer(encrypter, decrypter)
@@ -339,7 +359,7 @@ func (o *options) registry(encrypting bool, keys []*key, encrypter message.Encry
 	return registry, registry.Register(demanding{transformer, o.names})
 }
 
-// demanding is the encryption transformer of messages that must store pairs of these names.
+// demanding is a transformer that decrypts only messages that store pairs with these names.
 type demanding struct {
 	*pikokms.CryptoTransformer
 	names []string
@@ -372,9 +392,9 @@ func (d demanding) check(stored map[string]string) error {
 	return nil
 }
 
-// copy writes result to out, as base64 if so wanted.
+// copy writes result to out, as base64 text if --encode says so.
 func (o *options) copy(out *output, result io.Reader) (written int64, err error) {
-	// The writer's other methods are hidden, which would copy in smaller pieces when result has no WriteTo.
+	// Without this, io.CopyBuffer would use out's ReadFrom, which copies in smaller pieces.
 	dst := struct{ io.Writer }{out}
 	buffer := make([]byte, 256<<10)
 	if !o.encode {
@@ -391,7 +411,7 @@ func (o *options) copy(out *output, result io.Reader) (written int64, err error)
 	return written, err
 }
 
-// decoder gives what its source's base64 text stands for. A failure of the source is no end of it.
+// decoder decodes the base64 text of its source. It returns the source's own errors as they are.
 type decoder struct {
 	source *failing
 	text   io.Reader
@@ -417,10 +437,10 @@ func (d *decoder) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// failing keeps its reader's failure.
+// failing remembers the first error of its reader.
 type failing struct {
 	r   io.Reader
-	err error // but for io.EOF
+	err error // never io.EOF
 }
 
 // Read implements io.Reader.

@@ -10,8 +10,8 @@ import (
 	"path/filepath"
 )
 
-// openInput opens IN and returns how many bytes it has from here, or -1 when only reading it will
-// tell.
+// openInput opens IN. It returns how many bytes can be read, or -1 when they can't be known before
+// they are read.
 func openInput(arguments []string) (*os.File, int64, error) {
 	in := os.Stdin
 	if len(arguments) > 0 && arguments[0] != "-" {
@@ -41,17 +41,21 @@ func openInput(arguments []string) (*os.File, int64, error) {
 // output is where a result goes: standard output, a device or a pipe, or a file that appears only
 // when it is whole.
 type output struct {
-	*os.File        // if there is a path, a file without its name yet
-	path     string // of the file to make
-	replace  bool
-	detach   func() bool // frees the file from the context, whose end removes it; false if it has ended
+	// File is open for writing. When there is a path, it does not have that name yet.
+	*os.File
+	// path is the name that the file gets. It is empty for what is written to directly.
+	path    string
+	replace bool
+	// detach keeps the end of the context from removing the file. It returns false when the context
+	// has ended.
+	detach func() bool
 }
 
 func errExists(path string) error {
 	return fmt.Errorf("%s exists and is kept; -f replaces it", path)
 }
 
-// createOutput opens OUT. The end of ctx removes what has not been committed.
+// createOutput opens OUT. When ctx ends, a file that has not been committed is removed.
 func createOutput(ctx context.Context, path string, replace bool) (*output, error) {
 	if path == "" || path == "-" {
 		return &output{File: os.Stdout}, nil
@@ -59,7 +63,8 @@ func createOutput(ctx context.Context, path string, replace bool) (*output, erro
 	info, err := os.Stat(path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		if _, err := os.Lstat(path); err == nil && !replace { // a symbolic link to nothing
+		if _, err := os.Lstat(path); err == nil && !replace {
+			// It is a symbolic link to nothing.
 			return nil, errExists(path)
 		}
 	case err != nil:
@@ -71,7 +76,8 @@ func createOutput(ctx context.Context, path string, replace bool) (*output, erro
 		return &output{File: f}, err
 	case !replace:
 		return nil, errExists(path)
-	default: // through symbolic links, which stay
+	default:
+		// Symbolic links stay, and the file that they lead to is replaced.
 		if path, err = filepath.EvalSymlinks(path); err != nil {
 			return nil, err
 		}
@@ -85,7 +91,8 @@ func createOutput(ctx context.Context, path string, replace bool) (*output, erro
 	return o, nil
 }
 
-// withoutPath returns what failed of a file whose name would tell nobody anything.
+// withoutPath returns the cause of err without the name of a temporary file, which users don't
+// know.
 func withoutPath(err error) error {
 	if named, ok := errors.AsType[*fs.PathError](err); ok {
 		return named.Err
@@ -96,7 +103,7 @@ func withoutPath(err error) error {
 	return err
 }
 
-// blame says of a failed write that it was OUT's.
+// blame adds the name of OUT to the error of a write.
 func (o *output) blame(err error) error {
 	if err == nil || o.path == "" {
 		return err
@@ -115,7 +122,8 @@ func (o *output) remove() {
 	removeUnnamed(o.Name())
 }
 
-// discard ends an output that was not committed; of a file nothing remains.
+// discard closes an output that was not committed, and leaves no file behind. After commit it does
+// nothing.
 func (o *output) discard() {
 	if o.path != "" {
 		o.detach()
@@ -123,7 +131,7 @@ func (o *output) discard() {
 	}
 }
 
-// commit makes a file appear under its name.
+// commit closes the output, and makes a file appear under its name.
 func (o *output) commit(ctx context.Context) error {
 	if o.path == "" {
 		return o.Close()
@@ -141,7 +149,7 @@ func (o *output) commit(ctx context.Context) error {
 	if o.replace {
 		return o.place(temporary, os.Rename(temporary, o.path))
 	}
-	// Unlike a rename, a link never takes the place of a file that has come in the meantime.
+	// Unlike a rename, a link never replaces a file that was made in the meantime.
 	if os.Link(temporary, o.path) == nil {
 		return o.place(temporary, os.Remove(temporary))
 	}
@@ -152,7 +160,7 @@ func (o *output) commit(ctx context.Context) error {
 	return o.place(temporary, os.Rename(temporary, o.path))
 }
 
-// place removes what is left of a file that did not get its name.
+// place removes the temporary name if the file did not get its own, which err says.
 func (o *output) place(temporary string, err error) error {
 	if err != nil {
 		_ = os.Remove(temporary)

@@ -36,11 +36,13 @@ type report struct {
 	EncryptionContext map[string]string `json:"encryption_context"`
 	EncryptedDataKeys []reportKey       `json:"encrypted_data_keys"`
 	ContentType       string            `json:"content_type"`
-	FrameLength       uint32            `json:"frame_length"` // 0 if unframed
+	FrameLength       uint32            `json:"frame_length"` // 0 if the message is unframed
 	HeaderSize        int               `json:"header_size"`
 	MessageSize       int64             `json:"message_size"`
-	PlaintextSize     *int64            `json:"plaintext_size"` // before decompression; null if signed, or if no message has MessageSize
-	Transformers      []string          `json:"transformers"`
+	// PlaintextSize is the size before decompression. It is null if the message is signed, or if no
+	// message has MessageSize.
+	PlaintextSize *int64   `json:"plaintext_size"`
+	Transformers  []string `json:"transformers"`
 }
 
 type reportKey struct {
@@ -102,9 +104,10 @@ name, kind and size, what is wrong with it, and its message as above.`,
 // maxHeader is the most bytes of a header that inspect holds in memory.
 const maxHeader = 16 << 20
 
-// inspect reads a message of size bytes, or to its end if size is negative. The sizeErr says that no message has its size.
+// inspect reads a message of size bytes, or to its end if size is negative. It returns sizeErr
+// beside the report if no message has that size.
 func inspect(in io.Reader, size int64) (r *report, sizeErr, err error) {
-	// It shows whatever header the format can have, within bounds of its memory.
+	// These are the limits of the format. Only the size of the header is bounded, for its memory.
 	h, err := header.Read(in, header.Limits{MaxSize: maxHeader, MaxPairs: math.MaxUint16, MaxEncryptedDataKeys: math.MaxUint16, MaxFrameLength: math.MaxInt32})
 	if err == io.EOF {
 		return nil, nil, errors.New("the input is empty")
@@ -186,7 +189,7 @@ func (r *report) print(w io.Writer) error {
 	return t.Flush()
 }
 
-// first returns the label for the first of several lines.
+// first returns the label if it is for the first of several lines, and else nothing.
 func first(i int, label string) string {
 	if i > 0 {
 		return ""
@@ -194,7 +197,7 @@ func first(i int, label string) string {
 	return label
 }
 
-// printable returns s, quoted if it has anything that could be taken for something else or would steer a terminal.
+// printable returns s, in quotes if it could be misread or has characters that control a terminal.
 func printable(s string) string {
 	quoted := strconv.Quote(s)
 	if quoted == `"`+s+`"` && s != "" && !strings.ContainsAny(s, " ,=") {
@@ -212,7 +215,8 @@ func (r *report) printJSON(w io.Writer) error {
 	return err
 }
 
-// escapeControls escapes in a JSON text what would steer a terminal and encoding/json leaves as it is.
+// escapeControls escapes the characters of a JSON text that control a terminal and that
+// encoding/json leaves as they are.
 func escapeControls(text []byte) []byte {
 	var b []byte
 	for _, r := range string(text) {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -48,7 +49,7 @@ file can decrypt, and without it nothing can be decrypted: keep a copy.`,
 			}
 			slashed := filepath.ToSlash(absolute)
 			if !strings.HasPrefix(slashed, "/") {
-				slashed = "/" + slashed // before a drive letter
+				slashed = "/" + slashed // On Windows it begins with the letter of a drive.
 			}
 			u := url.URL{Scheme: local.Scheme, Path: slashed}
 			fmt.Fprintf(os.Stderr, "The key is in %s\nUse it as      %s\n", absolute, &u)
@@ -59,39 +60,48 @@ file can decrypt, and without it nothing can be decrypted: keep a copy.`,
 	return command
 }
 
-// key is a KEY whose syntax is checked. It is opened when it is first asked for something, so that
-// one which can't be had does not stop the others. It is safe for concurrent use.
+// key is a KEY of the command line whose syntax is valid. It is opened when it is first used, so
+// that a key that can't be reached does not stop the others. It is safe for concurrent use.
 type key struct {
-	text    string // as given, without what is secret in it
+	text    string // the URL as given, without its secrets
 	scheme  string
 	open    func(context.Context) (provider.Keyring, error)
-	timeout time.Duration // for an answer of its key service, retries included
+	timeout time.Duration // the time for an answer of the key service, retries included
 	calls   atomic.Int64  // of its key service, but for those that open it
 
 	mu      sync.Mutex
-	keyring provider.Keyring // once open
-	failure error            // of opening it, which is not tried again
+	keyring provider.Keyring // nil until it is opened
+	failure error            // why it can't be opened or asked; that is not tried again
 }
 
-// isRemote tells whether a key service must be asked for a key.
+// isRemote tells whether the key is in a key service.
 func (k *key) isRemote() bool { return k.scheme != local.Scheme }
 
-// opened returns the KEY's keyring.
+// opened returns the keyring of the KEY, which it opens first if need be.
 func (k *key) opened(ctx context.Context) (provider.Keyring, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if k.keyring == nil && k.failure == nil {
 		keyring, err := k.open(ctx)
+		// After an error the keyring is a nil pointer in an interface that is not nil.
 		if err != nil {
 			k.failure = err
 		} else {
-			k.keyring = keyring // which is a nil pointer, and no nil interface, after an error
+			k.keyring = keyring
 		}
 	}
 	return k.keyring, k.failure
 }
 
-// ask calls a KEY's keyring, which has a bounded time for its answer.
+// giveUp has a key service that does not answer not asked again, about the other data keys of a
+// message.
+func (k *key) giveUp(err error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.failure = err
+}
+
+// ask makes a call of the keyring of a KEY, and bounds the time of its answer.
 func ask[T any](ctx context.Context, k *key, call func(context.Context, provider.Keyring) (T, error)) (T, error) {
 	bounded, cancel := context.WithTimeout(ctx, k.timeout)
 	defer cancel()
@@ -104,10 +114,14 @@ func ask[T any](ctx context.Context, k *key, call func(context.Context, provider
 		return answer, err
 	}
 	if failed, ok := errors.AsType[*provider.EncryptionError](err); ok {
-		err = failed.Err // the rest of it names the key once more
+		err = failed.Err // The error around it would name the key once more.
 	}
 	if ctx.Err() == nil && bounded.Err() != nil {
 		err = fmt.Errorf("%w: no answer within %v; --kms-timeout sets how long to wait", provider.ErrProviderUnavailable, k.timeout)
+		k.giveUp(err)
+	}
+	if _, unreached := errors.AsType[*net.OpError](err); unreached && ctx.Err() == nil {
+		k.giveUp(err)
 	}
 	return answer, fmt.Errorf("key %s: %w", k.text, err)
 }
@@ -130,7 +144,8 @@ func (k *key) WrapDataKey(ctx context.Context, dataKey *provider.SecureBytes, en
 	})
 }
 
-// UnwrapDataKey implements provider.Keyring. AWS KMS is not asked about the data keys of others.
+// UnwrapDataKey implements provider.Keyring. It asks AWS KMS only about data keys that it
+// encrypted.
 func (k *key) UnwrapDataKey(ctx context.Context, request *provider.UnwrapDataKeyRequest) (*provider.SecureBytes, error) {
 	if k.isRemote() && !strings.HasPrefix(request.EncryptedKey.ProviderID, "aws-kms") {
 		return nil, provider.ErrUntrustedKey
@@ -161,7 +176,7 @@ func (k *key) UnwrapPikoV2(ctx context.Context, wrapped string) (*provider.Secur
 	})
 }
 
-// Close zeroes a key that is in memory.
+// Close zeroes a local key.
 func (k *key) Close() error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -171,9 +186,9 @@ func (k *key) Close() error {
 	return nil
 }
 
-// parseKeys checks the syntax of the KEYs given with -k or, without any, in the environment. A key
-// service has timeout for each answer. To check the keys asks more of a key service than the call
-// that decrypts.
+// parseKeys parses the KEYs given with -k or, if there are none, in the environment. A key service
+// has timeout for each answer. With check, opening a key asks the key service whether it can be
+// used, which takes a permission that decryption does not need.
 func parseKeys(given []string, timeout time.Duration, check bool) ([]*key, error) {
 	origin := "-k"
 	if len(given) == 0 {
@@ -192,6 +207,7 @@ func parseKeys(given []string, timeout time.Duration, check bool) ([]*key, error
 	return keys, nil
 }
 
+// parseKey parses one KEY, as parseKeys does.
 func parseKey(text string, timeout time.Duration, check bool) (*key, error) {
 	u, err := url.Parse(text)
 	if err != nil {
@@ -245,7 +261,8 @@ func closeAll(keys []*key) {
 	}
 }
 
-// openAll opens all keys side by side, to encrypt. The error is the first key's that fails.
+// openAll opens all keys at the same time. It returns the error of the first key that fails, in the
+// order of keys.
 func openAll(ctx context.Context, keys []*key) error {
 	failures := make([]error, len(keys))
 	var opening sync.WaitGroup
@@ -258,10 +275,18 @@ func openAll(ctx context.Context, keys []*key) error {
 	return cmp.Or(failures...)
 }
 
-// forDecryption returns keys in the order in which they are tried: those that no key service must
-// be asked for come first.
-func forDecryption(keys []*key) []provider.Keyring {
-	var here, remote []provider.Keyring
+// keyringsOf returns keys in the order in which they are tried: those that no key service must be asked
+// for come first.
+func keyringsOf(keys []*key) []provider.Keyring {
+	here, remote := forDecryption(keys)
+	for _, k := range remote {
+		here = append(here, k)
+	}
+	return here
+}
+
+// forDecryption returns keys by whether a key service must be asked for them.
+func forDecryption(keys []*key) (here []provider.Keyring, remote []*key) {
 	for _, k := range keys {
 		if k.isRemote() {
 			remote = append(remote, k)
@@ -269,5 +294,5 @@ func forDecryption(keys []*key) []provider.Keyring {
 			here = append(here, k)
 		}
 	}
-	return append(here, remote...)
+	return here, remote
 }

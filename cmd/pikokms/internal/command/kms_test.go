@@ -41,7 +41,7 @@ func closedPort(t *testing.T) string {
 	return "http://" + listener.Addr().String()
 }
 
-// faults are ways in which an AWS KMS can't be had. Each returns the endpoint to ask.
+// faults are ways in which an AWS KMS can fail. Each returns the endpoint to ask.
 var faults = map[string]func(*testing.T, *kmstest.Server, kmstest.Key) string{
 	"stalls":            inject(kmstest.Stall()),
 	"answers by halves": inject(kmstest.HalfOpen()),
@@ -77,7 +77,7 @@ func inject(do kmstest.Action) func(*testing.T, *kmstest.Server, kmstest.Key) st
 	}
 }
 
-// TestKeysThatCannotBeHad decrypts a message of three keys, of which the first is spoilt in each way,
+// TestKeysThatCannotBeHad decrypts a message that has three keys. The first is spoilt in each way,
 // the second refuses connections, and the third is good.
 func TestKeysThatCannotBeHad(t *testing.T) {
 	t.Setenv("AWS_ACCESS_KEY_ID", "test")
@@ -138,4 +138,95 @@ func TestKeysThatCannotBeHad(t *testing.T) {
 			})
 		}
 	}
+}
+
+// TestTwoOfThreeKeysNeverAnswer decrypts a message whose first two keys are of services that stall,
+// or that stall and refuse, within the time that one of them is given.
+func TestTwoOfThreeKeysNeverAnswer(t *testing.T) {
+	t.Setenv("AWS_ACCESS_KEY_ID", "test")
+	t.Setenv("AWS_SECRET_ACCESS_KEY", "test")
+	server := kmstest.NewServer(t)
+	var keyrings []provider.Keyring
+	var keys []string
+	for range 3 {
+		key := server.CreateKey(kmstest.Key{})
+		p, err := awskms.NewProvider(t.Context(), awskms.Config{KeyID: key.ARN, Region: key.Region, Endpoint: server.URL})
+		require.NoError(t, err)
+		keyrings, keys = append(keyrings, p), append(keys, key.ARN)
+	}
+	encrypter := message.Encrypter{Keyring: keyrings[0], Recipients: keyrings[1:]}
+	encrypted, err := encrypter.Encrypt(t.Context(), []byte("hello\n"), nil)
+	require.NoError(t, err)
+	in := filepath.Join(t.TempDir(), "enc")
+	require.NoError(t, os.WriteFile(in, encrypted, 0o600))
+	for _, key := range keys[:2] {
+		server.Inject(kmstest.Fault{Key: key, Do: kmstest.Stall()})
+	}
+	for name, second := range map[string]string{"both stall": server.URL, "one refuses": closedPort(t)} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			arguments := []string{"decrypt"}
+			for i, endpoint := range []string{server.URL, second, server.URL} {
+				arguments = append(arguments, "-k", "awskms:///"+keys[i]+"?endpoint="+endpoint)
+			}
+			stdout, stderr, took, err := execute(t, append(arguments, in)...)
+			require.NoError(t, err, stderr)
+			require.Equal(t, "hello\n", stdout)
+			require.Less(t, took, defaultTimeout)
+			t.Logf("decrypted after %v", took.Round(time.Millisecond))
+		})
+	}
+}
+
+// TestOneOfTwoKeysIsEnough asks no second key service about what the first one opens.
+func TestOneOfTwoKeysIsEnough(t *testing.T) {
+	t.Setenv("AWS_ACCESS_KEY_ID", "test")
+	t.Setenv("AWS_SECRET_ACCESS_KEY", "test")
+	server := kmstest.NewServer(t)
+	var keyrings []provider.Keyring
+	arguments := []string{"decrypt"}
+	for range 2 {
+		key := server.CreateKey(kmstest.Key{})
+		p, err := awskms.NewProvider(t.Context(), awskms.Config{KeyID: key.ARN, Region: key.Region, Endpoint: server.URL})
+		require.NoError(t, err)
+		keyrings = append(keyrings, p)
+		arguments = append(arguments, "-k", "awskms:///"+key.ARN+"?endpoint="+server.URL)
+	}
+	encrypter := message.Encrypter{Keyring: keyrings[0], Recipients: keyrings[1:]}
+	encrypted, err := encrypter.Encrypt(t.Context(), []byte("hello\n"), nil)
+	require.NoError(t, err)
+	in := filepath.Join(t.TempDir(), "enc")
+	require.NoError(t, os.WriteFile(in, encrypted, 0o600))
+	server.Reset()
+	stdout, stderr, _, err := execute(t, append(arguments, in)...)
+	require.NoError(t, err, stderr)
+	require.Equal(t, "hello\n", stdout)
+	require.Equal(t, 1, server.Calls(""))
+}
+
+// TestAKeyServiceThatDoesNotAnswerIsAskedOnce has a message with three data keys that the KEY may
+// open: the wait is for one answer, and not for three.
+func TestAKeyServiceThatDoesNotAnswerIsAskedOnce(t *testing.T) {
+	t.Setenv("AWS_ACCESS_KEY_ID", "test")
+	t.Setenv("AWS_SECRET_ACCESS_KEY", "test")
+	server := kmstest.NewServer(t)
+	var keyrings []provider.Keyring
+	for range 3 {
+		key := server.CreateKey(kmstest.Key{})
+		p, err := awskms.NewProvider(t.Context(), awskms.Config{KeyID: key.ARN, Region: key.Region, Endpoint: server.URL})
+		require.NoError(t, err)
+		keyrings = append(keyrings, p)
+	}
+	encrypter := message.Encrypter{Keyring: keyrings[0], Recipients: keyrings[1:]}
+	encrypted, err := encrypter.Encrypt(t.Context(), []byte("hello\n"), nil)
+	require.NoError(t, err)
+	in := filepath.Join(t.TempDir(), "enc")
+	require.NoError(t, os.WriteFile(in, encrypted, 0o600))
+	server.Inject(kmstest.Fault{Do: kmstest.Stall()})
+	server.Reset()
+	discovery := "awskms-discovery:?accounts=" + kmstest.Account + "&region=" + kmstest.Region + "&endpoint=" + server.URL
+	_, stderr, _, err := execute(t, "decrypt", "--kms-timeout", "1s", "-k", discovery, in)
+	require.Error(t, err)
+	require.Equal(t, 1, server.Calls(""))
+	require.Equal(t, 1, strings.Count(stderr, "no answer within 1s"), stderr)
 }

@@ -4,8 +4,8 @@ package command
 
 import "os"
 
-// lock does nothing where open files can't be removed, as on Windows.
+// lock does nothing: the systems of this file, such as Windows, don't remove open files.
 func lock(*os.File) {}
 
-// isLocked says no where open files can't be removed: to remove one that is written then fails.
+// isLocked returns false. The removal of a file that is being written fails by itself.
 func isLocked(string) bool { return false }

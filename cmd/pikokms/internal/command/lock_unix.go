@@ -8,10 +8,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// lock marks a file as one that this process writes, until it is closed.
+// lock marks a file as being written by this process, until it is closed.
 func lock(f *os.File) { _ = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) }
 
-// isLocked tells whether a process still writes a file.
+// isLocked reports whether a process still writes a file.
 func isLocked(path string) bool {
 	f, err := os.Open(path)
 	if err != nil {

@@ -12,20 +12,22 @@ import (
 	"golang.org/x/term"
 )
 
-// counter counts what is read through it.
+// counter counts the bytes that are read through it.
 type counter struct {
 	r io.Reader
 	n atomic.Int64
 }
 
+// Read implements io.Reader.
 func (c *counter) Read(p []byte) (int, error) {
 	n, err := c.r.Read(p)
 	c.n.Add(int64(n))
 	return n, err
 }
 
-// showProgress draws a bar on standard error, if that is a terminal, once the work has lasted half a second. The total is
-// in bytes, or -1. The returned function ends and clears the bar, as the end of ctx does.
+// showProgress draws a progress bar on standard error if that is a terminal and the work lasts more
+// than half a second. The total is in bytes, or -1 if it is unknown. The bar goes when ctx ends or
+// done is called.
 func showProgress(ctx context.Context, what string, work *counter, total int64) (done func()) {
 	if !term.IsTerminal(int(os.Stderr.Fd())) {
 		return func() {}
@@ -44,9 +46,9 @@ func showProgress(ctx context.Context, what string, work *counter, total int64) 
 			progressbar.OptionUseIECUnits(true),
 			progressbar.OptionUseANSICodes(true),
 			progressbar.OptionClearOnFinish(),
-			progressbar.OptionSetSpinnerChangeInterval(0), // no goroutine of its own
+			progressbar.OptionSetSpinnerChangeInterval(0), // It then starts no goroutine.
 		)
-		bar.StartWithoutRender() // its rate counts from here
+		bar.StartWithoutRender() // The rate counts from here.
 		select {
 		case <-ctx.Done():
 			return

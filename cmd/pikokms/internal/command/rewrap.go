@@ -119,7 +119,7 @@ func (o *options) moving(ctx context.Context, r *reading, to []string) (*moving,
 	for _, k := range keys[1:] {
 		m.encrypter.Recipients = append(m.encrypter.Recipients, k)
 	}
-	m.decrypter = message.Decrypter{Keyrings: forDecryption(r.keys), CommitmentPolicy: policy, AllowPikoV2: o.pikoV2, Limits: o.limits}
+	m.decrypter = message.Decrypter{Keyrings: keyringsOf(r.keys), CommitmentPolicy: policy, AllowPikoV2: o.pikoV2, Limits: o.limits}
 	m.objects = pikokms.NewCryptoTransformer(m.encrypter, m.decrypter)
 	sample, err := m.encrypter.NewReader(ctx, strings.NewReader(""), nil)
 	if err != nil {

@@ -7,15 +7,15 @@ import (
 	"time"
 )
 
-// temporaryPrefix begins the names of files that are not whole yet, where the system has no files
+// temporaryPrefix begins the names of files that are not whole yet, on systems that have no files
 // without a name.
 const temporaryPrefix = ".pikokms-"
 
-// leftover is the age from which a temporary file may be one that a killed process left behind.
+// leftover is the age from which a temporary file may be left over from a killed process.
 const leftover = time.Minute
 
-// createTemporary makes a file with a name of its own in dir, which the caller has locked against
-// sweep when it returns. Only its owner can read it.
+// createTemporary makes a file with a temporary name in dir, and locks it so that no sweep removes
+// it. Only its owner can read it.
 func createTemporary(dir string) (*os.File, error) {
 	sweep(dir)
 	path := filepath.Join(dir, temporaryPrefix+rand.Text())
@@ -27,7 +27,7 @@ func createTemporary(dir string) (*os.File, error) {
 	return f, nil
 }
 
-// sweep removes what killed processes left in dir. It removes nothing that a process still writes.
+// sweep removes the temporary files that killed processes left in dir.
 func sweep(dir string) {
 	found, _ := filepath.Glob(filepath.Join(dir, temporaryPrefix+"*"))
 	for _, path := range found {

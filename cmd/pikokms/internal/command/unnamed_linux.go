@@ -9,24 +9,27 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// createUnnamed makes a file in dir that has no name, so that nothing of it is left when the process
-// is killed. Where the file system has no such files, it has a temporary name. Only its owner can
-// read it.
+// createUnnamed makes a file in dir that has no name, so that nothing is left of it when the
+// process is killed. On a file system without such files, it has a temporary name. Only its owner
+// can read it.
 func createUnnamed(dir string) (*os.File, error) {
 	fd, err := unix.Open(dir, unix.O_TMPFILE|unix.O_RDWR|unix.O_CLOEXEC, 0o600)
 	if err != nil {
 		return createTemporary(dir)
 	}
-	if _, err := os.Stat(procPath(fd)); err != nil { // without /proc it could get no name
+	if _, err := os.Stat(procPath(fd)); err != nil {
+		// Without /proc the file could not get a name.
 		_ = unix.Close(fd)
 		return createTemporary(dir)
 	}
 	return os.NewFile(uintptr(fd), dir), nil
 }
 
+// procPath returns the path under which the system has an open file.
 func procPath(fd int) string { return fmt.Sprintf("/proc/self/fd/%d", fd) }
 
-// nameUnnamed gives a file of createUnnamed a temporary name, if it has none, and returns the name.
+// nameUnnamed returns the temporary name of a file of createUnnamed, which it gets now if it has
+// none.
 func nameUnnamed(f *os.File) (string, error) {
 	if !isUnnamed(f.Name()) {
 		return f.Name(), nil
@@ -43,7 +46,7 @@ func removeUnnamed(name string) {
 	}
 }
 
-// isUnnamed tells a file without a name, which goes by that of its directory.
+// isUnnamed tells whether a file has no name. It was then opened by the name of its folder.
 func isUnnamed(name string) bool {
 	info, err := os.Stat(name)
 	return err == nil && info.IsDir()

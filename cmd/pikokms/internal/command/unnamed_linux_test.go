@@ -1,8 +1,11 @@
 package command
 
-import "testing"
+import (
+	"testing"
+)
 
-// Only Linux has files without a name; elsewhere the next run sweeps them.
+// TestKillLeavesNoPlaintext kills the command while it writes. Only Linux has files without a name;
+// elsewhere the next run sweeps what is left.
 func TestKillLeavesNoPlaintext(t *testing.T) {
 	command, stdin, out := start(t, nil, "encrypt", "-o", "out/file")
 	defer stdin.Close()

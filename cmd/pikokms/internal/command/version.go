@@ -5,7 +5,7 @@ import (
 	"strings"
 )
 
-// version returns what --version says after the name.
+// version returns what --version prints after the command's name.
 func version() string {
 	info, ok := debug.ReadBuildInfo()
 	if !ok {
@@ -14,8 +14,8 @@ func version() string {
 	return describe(info)
 }
 
-// describe names a build: the version of its module, the commit where the build had a checkout, and
-// the version of Go. A build of "go install …@VERSION" knows no commit.
+// describe describes a build by the version of its module, its commit if it was built in a
+// checkout, and the version of Go. A build of "go install …@VERSION" knows no commit.
 func describe(info *debug.BuildInfo) string {
 	version := info.Main.Version
 	if version == "" {

@@ -3,8 +3,8 @@
 //
 //	manual [-version VERSION] [-date DATE] DIR
 //
-// The man pages are in DIR/man and the completions in DIR/completions. It is a program of its own, so
-// that pikokms does not link what turns help texts into man pages.
+// The man pages are in DIR/man and the completions in DIR/completions. It is a program of its own,
+// so that pikokms does not link what turns help texts into man pages.
 package main
 
 import (
@@ -55,7 +55,7 @@ func writePages(dir string, header doc.GenManHeader) error {
 		return err
 	}
 	root := command.New()
-	root.DisableAutoGenTag = true // it would say today's date once more
+	root.DisableAutoGenTag = true // it would add today's date
 	root.Use, root.DisableFlagsInUseLine = "pikokms COMMAND [ARGUMENT]...", true
 	for _, c := range root.Commands() {
 		c.Long = escape(c.Long)
@@ -75,8 +75,8 @@ func escape(text string) string {
 	return strings.NewReplacer(`\`, `\\`, "*", `\*`, "_", `\_`, "<", `\<`, "`", "\\`").Replace(text)
 }
 
-// sections returns the sections of a help text as Markdown. A section has a line with its title and a
-// colon, and then indented lines, which stay as they are.
+// sections returns the sections of a help text as Markdown. A section has a line with its title and
+// a colon, and then indented lines, which stay as they are.
 func sections(text string) string {
 	var b strings.Builder
 	for section := range strings.SplitSeq(strings.TrimSpace(text), "\n\n") {
@@ -91,7 +91,7 @@ func writeCompletions(dir string) error {
 		return err
 	}
 	root := command.New()
-	// The names are those under which the shells look for them.
+	// The file names are those that the shells look for.
 	for name, generate := range map[string]func(io.Writer) error{
 		"pikokms.bash": func(w io.Writer) error { return root.GenBashCompletionV2(w, true) },
 		"_pikokms":     root.GenZshCompletion,

@@ -12,8 +12,8 @@ import (
 	"piko.sh/pikokms/cmd/pikokms/internal/command"
 )
 
-// TestArchiveHasManual makes the folder of an archive twice, as a packager does. Every command has a
-// page with all its flags, every shell its completions, and both times give the same bytes.
+// TestArchiveHasManual makes the folder of an archive twice, as a packager does. Every command has
+// a page with all its flags, every shell its completions, and both times give the same bytes.
 func TestArchiveHasManual(t *testing.T) {
 	dir := t.TempDir()
 	read := func(elements ...string) string {
