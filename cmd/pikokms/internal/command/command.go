@@ -11,6 +11,7 @@ import (
 	"strings"
 	"syscall"
 	"time"
+	"unicode"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -20,7 +21,8 @@ import (
 	"piko.sh/pikokms/provider"
 )
 
-const long = `Pikokms encrypts and decrypts files under a key of AWS KMS or a local key.
+const long = `Pikokms encrypts and decrypts files, folders and buckets under a key of AWS KMS
+or a local key.
 
 What it writes are AWS Encryption SDK messages, so AWS's own SDKs and
 aws-encryption-cli open them, and it opens theirs.`
@@ -66,6 +68,11 @@ const example = `  pikokms keygen -o dev.key
   pikokms encrypt -k local:dev.key -c tenant=42 -o report.pdf.enc report.pdf
   pikokms decrypt -k local:dev.key -c tenant=42 -o report.pdf report.pdf.enc
   pikokms inspect report.pdf.enc
+  pikokms verify -k local:dev.key report.pdf.enc
+  pikokms cat -k local:dev.key --range 0-99 report.pdf.enc
+  pikokms ls .
+  pikokms encrypt -k local:dev.key --in-place photos
+  pikokms rewrap -k local:dev.key --to local:new.key --in-place photos
 
   export PIKOKMS_KEY='awskms://alias/backups?region=eu-west-1'
   tar c photos | pikokms encrypt --compress zstd | aws s3 cp - s3://bucket/photos
@@ -98,7 +105,7 @@ func run(ctx context.Context, arguments []string) int {
 	root.PersistentPreRun = func(*cobra.Command, []string) { parsed = true }
 	root.SetArgs(arguments)
 	if len(arguments) == 0 {
-		return misuse(root, errors.New("no command; there are keygen, encrypt, decrypt and inspect"))
+		return misuse(root, errors.New("no command; there are keygen, encrypt, decrypt, rewrap, verify, cat, ls and inspect"))
 	}
 	command, err := root.ExecuteContextC(ctx)
 	if err == nil {
@@ -114,7 +121,7 @@ func run(ctx context.Context, arguments []string) int {
 func New() *cobra.Command {
 	root := &cobra.Command{
 		Use:           "pikokms",
-		Short:         "Encrypt files under AWS KMS or a local key",
+		Short:         "Encrypt files, folders and buckets under AWS KMS or a local key",
 		Long:          long,
 		Example:       example,
 		Version:       version(),
@@ -123,8 +130,9 @@ func New() *cobra.Command {
 	}
 	root.SetVersionTemplate("pikokms {{.Version}}\n")
 	root.SetUsageTemplate(root.UsageTemplate() +
+		`{{if or (not .HasParent) (.Flags.Lookup "include")}}` + Places + `{{end}}` +
 		`{{if or (not .HasParent) (.Flags.Lookup "key")}}` + Manual + `{{end}}`)
-	root.AddCommand(keygenCommand(), encryptCommand(), decryptCommand(), inspectCommand())
+	root.AddCommand(keygenCommand(), encryptCommand(), decryptCommand(), rewrapCommand(), verifyCommand(), catCommand(), lsCommand(), inspectCommand())
 	for _, command := range root.Commands() {
 		takeOnce(command.Flags())
 	}
@@ -170,11 +178,24 @@ var limitFlags = map[string]string{"MaxPairs": "--max-pairs", "MaxEncryptedDataK
 
 // fail reports why the work failed, and returns the exit status.
 func fail(ctx context.Context, err error) int {
+	text := "interrupted"
+	if ctx.Err() == nil { // else whatever failed, failed for that
+		text = explain(err)
+	}
+	fmt.Fprintf(os.Stderr, "pikokms: %s\n", text)
+	return 1
+}
+
+// explain returns an error's text in one line, with the flag that would have helped.
+func explain(err error) string {
 	text := strings.ReplaceAll(err.Error(), "\n", "; ")
+	text = strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) { // an object's name could steer a terminal
+			return unicode.ReplacementChar
+		}
+		return r
+	}, text)
 	switch {
-	case ctx.Err() != nil:
-		// Whatever failed then failed because of the interruption.
-		text = "interrupted"
 	case errors.Is(err, message.ErrCommitmentPolicy):
 		text += "; --commitment-policy sets the policy"
 	case errors.Is(err, message.ErrPikoV2):
@@ -182,12 +203,11 @@ func fail(ctx context.Context, err error) int {
 	case errors.Is(err, provider.ErrUntrustedKey):
 		text += "; -k says which keys to use"
 	}
-	if limit, ok := errors.AsType[*header.LimitError](err); ok && ctx.Err() == nil {
+	if limit, ok := errors.AsType[*header.LimitError](err); ok {
 		text = strings.ReplaceAll(text, fmt.Sprintf(" (%s sets the limit)", limit.Option), "")
 		if flag := limitFlags[limit.Limit]; flag != "" && limit.Option != "" {
 			text += "; " + flag + " sets the limit"
 		}
 	}
-	fmt.Fprintf(os.Stderr, "pikokms: %s\n", text)
-	return 1
+	return text
 }

@@ -3,9 +3,11 @@ package command
 import (
 	"bytes"
 	"context"
+	"encoding/hex"
 	"errors"
 	"io"
 	"math/rand/v2"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -20,6 +22,7 @@ import (
 	"github.com/creack/pty"
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"piko.sh/pikokms/kmstest"
 	"piko.sh/pikokms/provider/local"
 )
 
@@ -31,6 +34,8 @@ func TestMain(m *testing.M) {
 const noRaceSleep = "atexit_sleep_ms=0"
 
 func TestScripts(t *testing.T) {
+	kms := kmstest.NewServer(t)
+	kms.CreateKey(kmstest.Key{Alias: "alias/backups", Region: "eu-west-1"})
 	testscript.Run(t, testscript.Params{
 		Dir:                 "testdata/script",
 		RequireExplicitExec: true,
@@ -38,6 +43,12 @@ func TestScripts(t *testing.T) {
 		Setup: func(env *testscript.Env) error {
 			env.Setenv(keyVariable, "")
 			env.Setenv("GORACE", noRaceSleep)
+			_, s3 := newS3Server(t)
+			env.Setenv("AWS_ENDPOINT_URL_S3", s3)
+			env.Setenv("AWS_ENDPOINT_URL_KMS", kms.URL)
+			env.Setenv("AWS_ACCESS_KEY_ID", "test")
+			env.Setenv("AWS_SECRET_ACCESS_KEY", "test")
+			env.Setenv("AWS_EC2_METADATA_DISABLED", "true")
 			root, err := filepath.Abs(filepath.Join("..", "..", "..", ".."))
 			if err != nil {
 				return err
@@ -49,8 +60,12 @@ func TestScripts(t *testing.T) {
 			"fails":  fails,
 			"random": random,
 			"cut":    cut,
+			"slice":  slice,
+			"bytes":  bytesOf,
 			"flip":   flip,
 			"holds":  holds,
+			"upload": upload,
+			"stored": stored,
 			"mode":   mode,
 		},
 	})
@@ -88,6 +103,19 @@ func cut(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Check(os.WriteFile(ts.MkAbs(args[1]), []byte(b[:len(b)-number(ts, args[2])]), 0o666))
 }
 
+// bytes FILE HEX makes a file of these bytes.
+func bytesOf(ts *testscript.TestScript, _ bool, args []string) {
+	b, err := hex.DecodeString(args[1])
+	ts.Check(err)
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]), b, 0o666))
+}
+
+// slice FROM TO BEGIN END copies a part of a file.
+func slice(ts *testscript.TestScript, _ bool, args []string) {
+	b := []byte(ts.ReadFile(args[0]))
+	ts.Check(os.WriteFile(ts.MkAbs(args[1]), b[number(ts, args[2]):number(ts, args[3])], 0o666))
+}
+
 // flip FROM TO OFFSET copies a file with one bit changed; a negative offset counts from the end.
 func flip(ts *testscript.TestScript, _ bool, args []string) {
 	b, offset := []byte(ts.ReadFile(args[0])), number(ts, args[2])
@@ -96,6 +124,36 @@ func flip(ts *testscript.TestScript, _ bool, args []string) {
 	}
 	b[offset] ^= 1
 	ts.Check(os.WriteFile(ts.MkAbs(args[1]), b, 0o666))
+}
+
+// upload FILE PATH [NAME=VALUE...] puts a file into the bucket and under the key of /BUCKET/KEY, with
+// these headers.
+func upload(ts *testscript.TestScript, _ bool, args []string) {
+	request, err := http.NewRequest(http.MethodPut, ts.Getenv("AWS_ENDPOINT_URL_S3")+args[1], strings.NewReader(ts.ReadFile(args[0])))
+	ts.Check(err)
+	for _, header := range args[2:] {
+		name, value, _ := strings.Cut(header, "=")
+		request.Header.Set(name, value)
+	}
+	response, err := http.DefaultClient.Do(request)
+	ts.Check(err)
+	ts.Check(response.Body.Close())
+	if response.StatusCode != http.StatusOK {
+		ts.Fatalf("upload: %s", response.Status)
+	}
+}
+
+// stored PATH NAME=VALUE... checks headers of an object in S3.
+func stored(ts *testscript.TestScript, _ bool, args []string) {
+	response, err := http.Head(ts.Getenv("AWS_ENDPOINT_URL_S3") + args[0])
+	ts.Check(err)
+	ts.Check(response.Body.Close())
+	for _, header := range args[1:] {
+		name, value, _ := strings.Cut(header, "=")
+		if got := response.Header.Get(name); got != value {
+			ts.Fatalf("%s of %s is %q, not %q", name, args[0], got, value)
+		}
+	}
 }
 
 // holds DIRECTORY [NAME...] checks that a directory has these entries and no other.

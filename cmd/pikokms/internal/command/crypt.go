@@ -21,7 +21,7 @@ import (
 	"piko.sh/pikokms/provider"
 )
 
-// options are the flags of encrypt and decrypt.
+// options are the flags of the commands that take keys.
 type options struct {
 	keys           []string
 	pairs          []string
@@ -32,38 +32,60 @@ type options struct {
 	timeout        time.Duration
 	encode, decode bool
 	pikoV2         bool        // decrypt only
-	names          []string    // decrypt only: names of pairs that a message must store
-	remote         *remoteKeys // decrypt only: several keys of key services
+	names          []string    // names of pairs that a message must store
+	remote         *remoteKeys // several keys of key services, to decrypt one message
+	single         bool        // one message is read, not a place of many
 }
 
 const defaultTimeout = 10 * time.Second
 
-func (o *options) add(command *cobra.Command, keys, pairs string) {
+// addKeys adds the flags of keys.
+func (o *options) addKeys(command *cobra.Command, keys, pairs string) {
 	flags := command.Flags()
 	flags.SortFlags = false
 	flags.StringArrayVarP(&o.keys, "key", "k", nil, keys)
 	flags.StringArrayVarP(&o.pairs, "context", "c", nil, pairs)
-	flags.StringVarP(&o.out, "out", "o", "", "the `OUT` file; \"-\" or nothing is standard output")
-	flags.BoolVarP(&o.replace, "force", "f", false, "replace an existing OUT")
 	var policies []string
 	for p := message.RequireEncryptRequireDecrypt; p <= message.ForbidEncryptAllowDecrypt; p++ {
 		policies = append(policies, p.String())
 	}
 	flags.StringVar(&o.policy, "commitment-policy", policies[0], "the key commitment `POLICY`: "+strings.Join(policies, ", "))
-	flags.BoolVar(&o.encode, "encode", false, "write OUT as base64")
-	flags.BoolVar(&o.decode, "decode", false, "read IN as base64")
 	flags.DurationVar(&o.timeout, "kms-timeout", defaultTimeout, "how long to wait for each answer of a key service, retries included")
 	_ = command.RegisterFlagCompletionFunc("commitment-policy", cobra.FixedCompletions(policies, cobra.ShellCompDirectiveNoFileComp))
 }
 
+// addOutput adds the flags of where a result goes.
+func (o *options) addOutput(command *cobra.Command) {
+	flags := command.Flags()
+	flags.StringVarP(&o.out, "out", "o", "", "the `OUT` file, folder or bucket; \"-\" or nothing is standard output")
+	flags.BoolVarP(&o.replace, "force", "f", false, "replace an existing OUT")
+	flags.BoolVar(&o.encode, "encode", false, "write OUT as base64")
+	flags.BoolVar(&o.decode, "decode", false, "read IN as base64")
+}
+
+// addReading adds the flags of what may be decrypted.
+func (o *options) addReading(command *cobra.Command) {
+	flags := command.Flags()
+	flags.IntVar(&o.limits.MaxEncryptedDataKeys, "max-keys", header.DefaultMaxEncryptedDataKeys, "the most data keys that a message may have")
+	flags.IntVar(&o.limits.MaxPairs, "max-pairs", header.DefaultMaxPairs, "the most pairs of encryption context that a message may have")
+	flags.IntVar(&o.limits.MaxAttempts, "max-attempts", header.DefaultMaxAttempts, "the most data keys of a message that the keys are tried on")
+	flags.BoolVar(&o.pikoV2, "allow-piko-v2", false, "also read streams that Piko wrote before pikokms, in which a cut may go unnoticed")
+}
+
+const (
+	keyToDecrypt  = "a `KEY` to decrypt with; may be repeated"
+	pairToDecrypt = "a pair `NAME=VALUE` that a message must have, or the NAME of one; may be repeated"
+)
+
 func encryptCommand() *cobra.Command {
 	var o options
+	var b bulk
 	var compression string
 	var sign bool
 	var required []string
 	command := &cobra.Command{
-		Use:   "encrypt [-k KEY]... [-c NAME=VALUE]... [--compress FORMAT] [-o OUT] [-f] [IN]",
-		Short: "Encrypt a file or a stream",
+		Use:   "encrypt [-k KEY]... [-c NAME=VALUE]... [--compress FORMAT] [--in-place | -o OUT] [-f] [IN]",
+		Short: "Encrypt a file or a stream, a folder or a bucket",
 		Long: `Encrypt makes an AWS Encryption SDK message of IN. With several keys, the first
 makes the data key, and each of them can decrypt alone.
 
@@ -72,8 +94,14 @@ secret: the message and AWS CloudTrail show them. The message requires a pair
 that --required names, but does not store it: decrypt must state it again.
 
 The size of compressed data tells something about its content. Do not compress
-when an attacker can add text to a secret and see the size.`,
-		Example: `  pikokms encrypt -k local:dev.key -o notes.enc notes.txt
+when an attacker can add text to a secret and see the size.
+
+IN may be a PLACE: then each object of it is encrypted to the folder or bucket
+OUT, or in place, with its metadata. What is encrypted already is skipped, so that
+the same command line goes on where it was interrupted.`,
+		Example: `  pikokms encrypt -k local:dev.key -o photos.enc --suffix .enc photos
+  pikokms encrypt -k local:dev.key --in-place --include '*.jpg' photos
+  pikokms encrypt -k local:dev.key -o notes.enc notes.txt
   pikokms encrypt -k 'awskms://alias/backups?region=eu-west-1' -k local:escrow.key \
       -c purpose=backup --compress zstd -o backup.enc backup.tar`,
 		Args:                  cobra.MaximumNArgs(1),
@@ -107,6 +135,9 @@ when an attacker can add text to a secret and see the size.`,
 			if sign {
 				encrypter.Suite = header.AES256GCMHKDFSHA512CommitKeyECDSAP384
 			}
+			if b.isWanted(o.out, arguments) {
+				return b.encrypt(command.Context(), &o, arguments, encrypter, transformers, pairs)
+			}
 			return o.run(command, arguments, encrypter, func(ctx context.Context, registry *pikokms.Registry, in io.Reader) (io.Reader, error) {
 				chain, err := registry.NewChain(transformers...)
 				if err != nil {
@@ -116,20 +147,23 @@ when an attacker can add text to a secret and see the size.`,
 			})
 		},
 	}
-	o.add(command, "a `KEY` that can decrypt; may be repeated", "a pair `NAME=VALUE` of encryption context; may be repeated")
+	o.addKeys(command, "a `KEY` that can decrypt; may be repeated", "a pair `NAME=VALUE` of encryption context; may be repeated")
+	o.addOutput(command)
 	formats := append([]string{"none"}, compress.Formats()...)
 	command.Flags().StringVar(&compression, "compress", "none", "the compression `FORMAT` to apply first: "+strings.Join(formats, ", "))
 	command.Flags().BoolVar(&sign, "sign", false, "add an ECDSA signature: those who can only decrypt can't have made the message")
 	command.Flags().StringArrayVar(&required, "required", nil, "the `NAME` of a -c pair that the message requires and does not store; may be repeated")
+	b.add(command, "is added to")
 	_ = command.RegisterFlagCompletionFunc("compress", cobra.FixedCompletions(formats, cobra.ShellCompDirectiveNoFileComp))
 	return command
 }
 
 func decryptCommand() *cobra.Command {
 	var o options
+	var b bulk
 	command := &cobra.Command{
-		Use:   "decrypt [-k KEY]... [-c NAME=VALUE]... [-o OUT] [-f] [IN]",
-		Short: "Decrypt a file or a stream",
+		Use:   "decrypt [-k KEY]... [-c NAME=VALUE]... [--in-place | -o OUT] [-f] [IN]",
+		Short: "Decrypt a file or a stream, a folder or a bucket",
 		Long: `Decrypt gives back what encrypt was given, decompressed. The keys are tried in
 order, local ones first, and only keys that are given are used, whatever the
 message names. A key that can't be reached matters only if no other key opens
@@ -140,22 +174,20 @@ required by it. With -c NAME, without a value, the message must store a pair of
 that name. All pairs that a message requires must be stated.
 
 On standard output each part appears once it is verified. Only exit status 0
-says that the output is whole.`,
-		Example: `  pikokms decrypt -k local:dev.key -o notes.txt notes.enc
+says that the output is whole.
+
+IN may be a PLACE: then each object of it is decrypted to the folder or bucket
+OUT, or in place, with its metadata.`,
+		Example: `  pikokms decrypt -k local:dev.key -o photos.dec --suffix .enc photos.enc
+  pikokms decrypt -k local:dev.key -o notes.txt notes.enc
   pikokms decrypt -k 'awskms://alias/backups?region=eu-west-1' -c purpose=backup backup.enc | tar x`,
 		Args:                  cobra.MaximumNArgs(1),
 		DisableFlagsInUseLine: true,
 		RunE: func(command *cobra.Command, arguments []string) error {
-			given := o.pairs
-			o.pairs = nil
-			for _, pair := range given {
-				if pair != "" && !strings.Contains(pair, "=") {
-					o.names = append(o.names, pair)
-				} else {
-					o.pairs = append(o.pairs, pair)
-				}
+			if b.isWanted(o.out, arguments) {
+				return b.decrypt(command.Context(), &o, arguments)
 			}
-			pairs, err := o.encryptionContext()
+			pairs, err := o.requiredContext()
 			if err != nil {
 				return err
 			}
@@ -164,15 +196,30 @@ says that the output is whole.`,
 			})
 		},
 	}
-	o.add(command, "a `KEY` to decrypt with; may be repeated", "a pair `NAME=VALUE` that the message must have, or the NAME of one that it must store; may be repeated")
-	command.Flags().IntVar(&o.limits.MaxEncryptedDataKeys, "max-keys", header.DefaultMaxEncryptedDataKeys, "the most data keys that the message may have")
-	command.Flags().IntVar(&o.limits.MaxPairs, "max-pairs", header.DefaultMaxPairs, "the most pairs of encryption context that the message may have")
-	command.Flags().IntVar(&o.limits.MaxAttempts, "max-attempts", header.DefaultMaxAttempts, "the most data keys of the message that the keys are tried on")
-	command.Flags().BoolVar(&o.pikoV2, "allow-piko-v2", false, "also read streams that Piko wrote before pikokms, in which a cut may go unnoticed")
+	o.addKeys(command, keyToDecrypt, pairToDecrypt)
+	o.addOutput(command)
+	o.addReading(command)
+	b.add(command, "is taken off")
+	addPlain(command, &b.plain)
 	return command
 }
 
-// encryptionContext parses the pairs of -c.
+// requiredContext parses the pairs that a message must have, and keeps the names of those that may
+// have any value.
+func (o *options) requiredContext() (map[string]string, error) {
+	given := o.pairs
+	o.pairs = nil
+	for _, pair := range given {
+		if pair != "" && !strings.Contains(pair, "=") {
+			o.names = append(o.names, pair)
+		} else {
+			o.pairs = append(o.pairs, pair)
+		}
+	}
+	return o.encryptionContext()
+}
+
+// encryptionContext parses the pairs.
 func (o *options) encryptionContext() (map[string]string, error) {
 	pairs := make(map[string]string)
 	for _, pair := range o.pairs {
@@ -216,10 +263,9 @@ func (o *options) run(command *cobra.Command, arguments []string, encrypter mess
 		if o.remote != nil {
 			_ = o.remote.Close()
 		}
-		for _, k := range keys {
-			_ = k.Close()
-		}
+		closeAll(keys)
 	}()
+	o.single = true
 	if encrypting {
 		if err := openAll(ctx, keys); err != nil {
 			return err
@@ -247,8 +293,8 @@ func (o *options) run(command *cobra.Command, arguments []string, encrypter mess
 		done()
 	}
 	if err != nil {
-		if out.path == "" && written > 0 {
-			err = fmt.Errorf("%w; the output so far is not the whole", err)
+		if out.path == "" {
+			return incomplete(written, err)
 		}
 		return err
 	}
@@ -293,7 +339,7 @@ func (o *options) registry(encrypting bool, keys []*key, encrypter message.Encry
 	}
 	here, remote := forDecryption(keys)
 	decrypter := message.Decrypter{Keyrings: here, CommitmentPolicy: policy, AllowPikoV2: o.pikoV2, Limits: o.limits}
-	if len(remote) < 2 || o.pikoV2 { // a stream of Piko's has one data key
+	if len(remote) < 2 || !o.single || o.pikoV2 { // a stream of Piko's has one data key
 		for _, k := range remote {
 			decrypter.Keyrings = append(decrypter.Keyrings, k)
 		}
@@ -325,13 +371,25 @@ func (d demanding) Reverse(ctx context.Context, input io.Reader, pairs any) (io.
 	if err != nil {
 		return nil, err
 	}
-	stored := r.(*message.DecryptReader).EncryptionContext()
+	return r, d.check(r.(*message.DecryptReader).EncryptionContext())
+}
+
+// Open implements pikokms.SeekableTransformer.
+func (d demanding) Open(ctx context.Context, stored pikokms.SizedReaderAt, pairs any) (pikokms.SizedReaderAt, error) {
+	r, err := d.CryptoTransformer.Open(ctx, stored, pairs)
+	if err != nil {
+		return nil, err
+	}
+	return r, d.check(r.(*message.DecryptReaderAt).EncryptionContext())
+}
+
+func (d demanding) check(stored map[string]string) error {
 	for _, name := range d.names {
 		if _, ok := stored[name]; !ok {
-			return nil, fmt.Errorf("%w: the message has no pair %q, which -c asks for", provider.ErrContextMismatch, name)
+			return fmt.Errorf("%w: the message has no pair %q, which -c asks for", provider.ErrContextMismatch, name)
 		}
 	}
-	return r, nil
+	return nil
 }
 
 // copy writes result to out, as base64 text if --encode says so.

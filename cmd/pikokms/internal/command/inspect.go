@@ -53,9 +53,10 @@ type reportKey struct {
 
 func inspectCommand() *cobra.Command {
 	var asJSON bool
+	var e each
 	command := &cobra.Command{
-		Use:   "inspect [--json] [IN]",
-		Short: "Show what a message says of itself",
+		Use:   "inspect [--json] [--include GLOB]... [--exclude GLOB]... [IN]",
+		Short: "Show what a message, or each of a folder or a bucket, says of itself",
 		Long: `Inspect shows the header and the sizes of a message. It needs no key, and so
 verifies nothing: whoever could change the message could change all that is
 shown. It fails when no whole message has IN's size, and cannot tell every cut
@@ -63,12 +64,21 @@ from a shorter message.
 
 With --json, sizes are in bytes, and plaintext_size is that of the compressed
 plaintext when transformers names a compression, and null when the message is
-signed, since signatures vary in size, or IN is cut short or has trailing data.`,
+signed, since signatures vary in size, or IN is cut short or has trailing data.
+
+Of a folder or a bucket it shows a line for each object: its size as stored, its
+kind as ls has it, its suite, its name and the keys that can open it; and then how
+many objects are under each key. With --json there is a line of JSON for each: its
+name, kind and size, what is wrong with it, and its message as above.`,
 		Example: `  pikokms inspect notes.enc
-  pikokms inspect --json notes.enc | jq .encryption_context`,
+  pikokms inspect --json notes.enc | jq .encryption_context
+  pikokms inspect --include '*.enc' 's3://bucket/backups/?region=eu-west-1'`,
 		Args:                  cobra.MaximumNArgs(1),
 		DisableFlagsInUseLine: true,
-		RunE: func(_ *cobra.Command, arguments []string) error {
+		RunE: func(command *cobra.Command, arguments []string) error {
+			if e.isWanted(arguments) {
+				return survey(command.Context(), &e, os.Stdout, asJSON, arguments)
+			}
 			in, size, err := openInput(arguments)
 			if err != nil {
 				return err
@@ -87,6 +97,7 @@ signed, since signatures vary in size, or IN is cut short or has trailing data.`
 		},
 	}
 	command.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	e.add(command)
 	return command
 }
 

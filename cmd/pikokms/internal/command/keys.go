@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -66,6 +67,7 @@ type key struct {
 	scheme  string
 	open    func(context.Context) (provider.Keyring, error)
 	timeout time.Duration // the time for an answer of the key service, retries included
+	calls   atomic.Int64  // of its key service, but for those that open it
 
 	mu      sync.Mutex
 	keyring provider.Keyring // nil until it is opened
@@ -127,14 +129,18 @@ func ask[T any](ctx context.Context, k *key, call func(context.Context, provider
 // GenerateDataKey implements provider.Keyring.
 func (k *key) GenerateDataKey(ctx context.Context, request *provider.GenerateDataKeyRequest) (*provider.DataKey, error) {
 	return ask(ctx, k, func(ctx context.Context, keyring provider.Keyring) (*provider.DataKey, error) {
-		return keyring.GenerateDataKey(ctx, request)
+		answer, err := keyring.GenerateDataKey(ctx, request)
+		k.count(err)
+		return answer, err
 	})
 }
 
 // WrapDataKey implements provider.Keyring.
 func (k *key) WrapDataKey(ctx context.Context, dataKey *provider.SecureBytes, encryptionContext map[string]string) (header.EncryptedDataKey, error) {
 	return ask(ctx, k, func(ctx context.Context, keyring provider.Keyring) (header.EncryptedDataKey, error) {
-		return keyring.WrapDataKey(ctx, dataKey, encryptionContext)
+		answer, err := keyring.WrapDataKey(ctx, dataKey, encryptionContext)
+		k.count(err)
+		return answer, err
 	})
 }
 
@@ -145,7 +151,9 @@ func (k *key) UnwrapDataKey(ctx context.Context, request *provider.UnwrapDataKey
 		return nil, provider.ErrUntrustedKey
 	}
 	return ask(ctx, k, func(ctx context.Context, keyring provider.Keyring) (*provider.SecureBytes, error) {
-		return keyring.UnwrapDataKey(ctx, request)
+		answer, err := keyring.UnwrapDataKey(ctx, request)
+		k.count(err)
+		return answer, err
 	})
 }
 
@@ -230,6 +238,29 @@ func parseKey(text string, timeout time.Duration, check bool) (*key, error) {
 	return nil, fmt.Errorf("%q has the unknown scheme %q; known are %s, %s and %s", u.Redacted(), u.Scheme, awskms.Scheme, awskms.DiscoveryScheme, local.Scheme)
 }
 
+// count counts an answer of a key service, which is not asked about keys that are not trusted.
+func (k *key) count(err error) {
+	if k.isRemote() && !errors.Is(err, provider.ErrUntrustedKey) {
+		k.calls.Add(1)
+	}
+}
+
+// callsOf returns how often key services were asked for data keys.
+func callsOf(keys []*key) func() int64 {
+	return func() (n int64) {
+		for _, k := range keys {
+			n += k.calls.Load()
+		}
+		return n
+	}
+}
+
+func closeAll(keys []*key) {
+	for _, k := range keys {
+		_ = k.Close()
+	}
+}
+
 // openAll opens all keys at the same time. It returns the error of the first key that fails, in the
 // order of keys.
 func openAll(ctx context.Context, keys []*key) error {
@@ -242,6 +273,16 @@ func openAll(ctx context.Context, keys []*key) error {
 	}
 	opening.Wait()
 	return cmp.Or(failures...)
+}
+
+// keyringsOf returns keys in the order in which they are tried: those that no key service must be asked
+// for come first.
+func keyringsOf(keys []*key) []provider.Keyring {
+	here, remote := forDecryption(keys)
+	for _, k := range remote {
+		here = append(here, k)
+	}
+	return here
 }
 
 // forDecryption returns keys by whether a key service must be asked for them.

@@ -62,8 +62,11 @@ func writePages(dir string, header doc.GenManHeader) error {
 		if c.Flags().Lookup("key") != nil {
 			c.Long += "\n\nWhat a `KEY` is, how files are written and the exit status are in **pikokms(1)**."
 		}
+		if c.Flags().Lookup("include") != nil {
+			c.Long += "\n\nPlaces and globs are explained in **pikokms(1)**."
+		}
 	}
-	root.Long = escape(root.Long) + sections(command.Manual)
+	root.Long = escape(root.Long) + sections(command.Places+command.Manual)
 	return doc.GenManTree(root, &header, dir)
 }
 

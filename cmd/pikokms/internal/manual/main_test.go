@@ -33,7 +33,7 @@ func TestArchiveHasManual(t *testing.T) {
 	require.Len(t, pages, 1+len(command.New().Commands())+4)
 
 	root := read(dir, "one", "man", "pikokms.1")
-	for _, part := range []string{".SH KEYS", ".SH FILES", ".SH EXIT STATUS", "PIKOKMS_KEY", "pikokms v1.2.3", "Jan 2026"} {
+	for _, part := range []string{".SH FOLDERS AND BUCKETS", ".SH KEYS", ".SH FILES", ".SH EXIT STATUS", "PIKOKMS_KEY", "pikokms v1.2.3", "Jan 2026"} {
 		require.Contains(t, root, part)
 	}
 	for _, c := range command.New().Commands() {

@@ -1,0 +1,215 @@
+package command
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"piko.sh/pikokms/header"
+	"piko.sh/pikokms/message"
+	"piko.sh/pikokms/pikov2"
+)
+
+// bulk is how encrypt, decrypt and rewrap work on places.
+type bulk struct {
+	each
+	inPlace bool
+	dryRun  bool
+	suffix  string
+	plain   string
+}
+
+// add adds the flags. The rule says what becomes of a suffix, if there is one.
+func (b *bulk) add(command *cobra.Command, rule string) {
+	flags := command.Flags()
+	flags.BoolVar(&b.inPlace, "in-place", false, "put each result in the place of what it was made of")
+	if rule != "" {
+		flags.StringVar(&b.suffix, "suffix", "", "the `SUFFIX` that "+rule+" the names of several objects")
+	}
+	b.each.add(command)
+	flags.BoolVar(&b.dryRun, "dry-run", false, "say how many objects there are to work on, and write nothing")
+	b.addReport(command)
+}
+
+// isWanted tells whether a command line is about places, rather than one file or stream.
+func (b *bulk) isWanted(out string, arguments []string) bool {
+	for _, flag := range []string{"in-place", "suffix", "dry-run", "report", "plain"} {
+		if b.given(flag) {
+			return true
+		}
+	}
+	return strings.Contains(out, "://") || b.each.isWanted(arguments)
+}
+
+// check checks the flags that are no use together.
+func (b *bulk) check(o *options) error {
+	switch {
+	case o.encode || o.decode:
+		return usageError{errors.New("--encode and --decode are for one file or stream")}
+	case b.inPlace && o.out != "":
+		return usageError{errors.New("--in-place leaves no use for -o")}
+	case b.inPlace && o.replace:
+		return usageError{errors.New("--in-place leaves no use for -f")}
+	case b.inPlace && b.suffix != "":
+		return usageError{errors.New("--in-place leaves no use for --suffix")}
+	case !b.inPlace && (o.out == "" || o.out == "-"):
+		return usageError{errors.New("name a file, a folder or a bucket with -o, or say --in-place")}
+	case strings.Contains(b.suffix, "/"):
+		return usageError{fmt.Errorf("--suffix %q has a slash", b.suffix)}
+	}
+	return nil
+}
+
+// job is what is done to each object. judge looks at its first bytes and returns why it is left
+// alone, before a key service is asked. convert returns what is stored for it.
+type job struct {
+	done    string // the word for an object that was worked on: "encrypted"
+	rename  func(key string) (string, error)
+	judge   func(ctx context.Context, s *source) error
+	convert func(ctx context.Context, s *source) (io.Reader, error)
+}
+
+// run does a job on each object of IN.
+func (b *bulk) run(ctx context.Context, o *options, arguments []string, keys []*key, j job) error {
+	items, closeItems, err := b.open(ctx, arguments)
+	if err != nil {
+		return err
+	}
+	defer closeItems()
+	t := &target{replace: o.replace, rename: j.rename}
+	if !b.inPlace {
+		if b.dryRun && !strings.Contains(o.out, "://") {
+			if _, err := os.Stat(o.out); err != nil { // opening a folder would make it
+				t.replace = true
+			}
+		}
+		if !b.dryRun || !t.replace {
+			if t.place, err = openTarget(ctx, o.out, items[0].place.isMany()); err != nil {
+				return err
+			}
+			defer t.place.Close()
+		}
+	} else if p := items[0].place; p.isStandardInput() {
+		return usageError{errors.New("--in-place needs a file, a folder or a bucket")}
+	}
+	word := j.done
+	if b.dryRun {
+		word = "planned"
+	}
+	return b.each.run(ctx, word, items, callsOf(keys), func(ctx context.Context, i item) (n int64, err error) {
+		s, err := i.place.read(ctx, i.key)
+		if err != nil {
+			return 0, err
+		}
+		defer func() { err = errors.Join(err, s.Close()) }()
+		if err := j.judge(ctx, s); err != nil {
+			return 0, err
+		}
+		to, err := t.of(i)
+		if err != nil {
+			return 0, err
+		}
+		if b.dryRun {
+			if t.place == nil && !b.inPlace && i.place.isMany() {
+				if _, err := j.rename(i.key); err != nil {
+					return 0, err
+				}
+			}
+			return max(s.size, 0), t.checkFree(ctx, to)
+		}
+		content, err := j.convert(ctx, s)
+		if err != nil {
+			return 0, err
+		}
+		err = t.put(ctx, to, s, content)
+		return s.read.n.Load(), err
+	})
+}
+
+// addSuffix is the rule of encrypt.
+func (b *bulk) addSuffix(key string) (string, error) { return key + b.suffix, nil }
+
+// cutSuffix is the rule of decrypt.
+func (b *bulk) cutSuffix(key string) (string, error) {
+	cut, ok := strings.CutSuffix(key, b.suffix)
+	if !ok || cut == "" || strings.HasSuffix(cut, "/") {
+		return "", fmt.Errorf("its name is not one that ends in %q", b.suffix)
+	}
+	return cut, nil
+}
+
+// refuseEncrypted is the judge of encrypt: nothing is encrypted twice.
+func refuseEncrypted(_ context.Context, s *source) error {
+	start, err := s.start()
+	switch {
+	case err != nil:
+		return err
+	case header.Sniff(start):
+		return skipped("it is encrypted already")
+	case pikov2.Sniff(start):
+		return errors.New("it begins as a stream that Piko wrote before pikokms; rewrap --allow-piko-v2 moves it")
+	}
+	return nil
+}
+
+// encrypt encrypts each object of IN.
+func (b *bulk) encrypt(ctx context.Context, o *options, arguments []string, encrypter message.Encrypter, transformers []string, pairs map[string]string) error {
+	if err := b.check(o); err != nil {
+		return err
+	}
+	keys, err := o.check(true)
+	if err != nil {
+		return err
+	}
+	defer closeAll(keys)
+	registry, err := o.registry(true, keys, encrypter)
+	if err != nil {
+		return err
+	}
+	chain, err := registry.NewChain(transformers...)
+	if err != nil {
+		return err
+	}
+	if !b.dryRun {
+		if err := openAll(ctx, keys); err != nil {
+			return err
+		}
+	}
+	return b.run(ctx, o, arguments, keys, job{
+		done:   "encrypted",
+		rename: b.addSuffix,
+		judge:  refuseEncrypted,
+		convert: func(ctx context.Context, s *source) (io.Reader, error) {
+			return chain.Transform(ctx, s, pairs)
+		},
+	})
+}
+
+// decrypt decrypts each object of IN.
+func (b *bulk) decrypt(ctx context.Context, o *options, arguments []string) error {
+	if err := b.check(o); err != nil {
+		return err
+	}
+	skipPlain, err := parsePlain(b.plain)
+	if err != nil {
+		return err
+	}
+	r, err := o.reading()
+	if err != nil {
+		return err
+	}
+	defer closeAll(r.keys)
+	return b.run(ctx, o, arguments, r.keys, job{
+		done:   "decrypted",
+		rename: b.cutSuffix,
+		judge:  func(_ context.Context, s *source) error { return s.refusePlain(skipPlain) },
+		convert: func(ctx context.Context, s *source) (io.Reader, error) {
+			return r.registry.Reverse(ctx, s, r.pairs)
+		},
+	})
+}

@@ -1,0 +1,142 @@
+package command
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"piko.sh/pikokms/header"
+	"piko.sh/pikokms/pikov2"
+)
+
+func lsCommand() *cobra.Command {
+	var e each
+	command := &cobra.Command{
+		Use:   "ls [--include GLOB]... [--exclude GLOB]... [PLACE]...",
+		Short: "List objects with the sizes of their plaintext",
+		Long: `Ls lists the objects of folders and buckets, or of this folder if it is told of
+none: the size of the plaintext in bytes, whether the object is encrypted, plain,
+piko-v2 (Piko's old format) or damaged, and its name. The size is "-" where the
+header does not tell it: of what is compressed, signed or damaged, and of Piko's
+old format. It needs no key, and so verifies nothing.`,
+		Example: `  pikokms ls photos
+  pikokms ls --include '*.enc' 's3://bucket/backups/?region=eu-west-1'`,
+		DisableFlagsInUseLine: true,
+		RunE: func(command *cobra.Command, arguments []string) error {
+			ctx := command.Context()
+			if len(arguments) == 0 {
+				arguments = []string{"."}
+			}
+			items, closePlaces, err := e.open(ctx, arguments)
+			if err != nil {
+				return err
+			}
+			defer closePlaces()
+			failed := 0
+			err = inOrder(ctx, e.jobs, items, func(i item) *examined { return examine(ctx, i) }, func(x *examined) error {
+				if x.err != nil && x.kind == "" {
+					failed++
+					fmt.Fprintf(os.Stderr, "pikokms: %s: %s\n", printable(x.name), explain(x.err))
+					return nil
+				}
+				size := "-"
+				if n, ok := x.plaintextSize(); ok {
+					size = fmt.Sprint(n)
+				}
+				_, err := fmt.Printf("%14s  %-9s  %s\n", size, x.kind, printable(x.name))
+				return err
+			})
+			if err == nil && failed > 0 {
+				err = fmt.Errorf("%s could not be read", count(int64(failed), "object"))
+			}
+			return err
+		},
+	}
+	e.add(command)
+	return command
+}
+
+// The kinds of objects.
+const (
+	kindEncrypted = "encrypted"
+	kindPikoV2    = "piko-v2"
+	kindPlain     = "plain"
+	kindDamaged   = "damaged"
+)
+
+// examined is what an object says of itself.
+type examined struct {
+	name   string
+	kind   string  // empty if it could not be read
+	size   int64   // in bytes, as stored
+	report *report // of a message whose header can be read
+	err    error   // why it is damaged or could not be read
+}
+
+// plaintextSize returns the size of an object's plaintext, if it is known.
+func (x *examined) plaintextSize() (int64, bool) {
+	switch {
+	case x.kind == kindPlain:
+		return x.size, true
+	case x.kind != kindEncrypted || x.report.PlaintextSize == nil || len(x.report.Transformers) > 0:
+		return 0, false
+	}
+	return *x.report.PlaintextSize, true
+}
+
+// examine reads an object's header.
+func examine(ctx context.Context, i item) *examined {
+	x := &examined{name: i.title()}
+	stored, err := i.place.open(ctx, i.key)
+	if err != nil {
+		x.err = err
+		return x
+	}
+	x.look(io.NewSectionReader(stored, 0, stored.Size()))
+	if err := stored.Close(); err != nil && x.err == nil {
+		x.kind, x.err = "", err
+	}
+	return x
+}
+
+func (x *examined) look(content *io.SectionReader) {
+	x.size = content.Size()
+	start := make([]byte, header.SniffSize)
+	n, err := content.ReadAt(start, 0)
+	if err != nil && err != io.EOF {
+		x.err = err
+		return
+	}
+	switch start = start[:n]; {
+	case pikov2.Sniff(start):
+		x.kind = kindPikoV2
+	case !header.Sniff(start):
+		x.kind = kindPlain
+	default:
+		r, sizeErr, err := inspect(content, x.size)
+		x.report, x.err, x.kind = r, sizeErr, kindEncrypted
+		if err != nil {
+			x.err = err
+		}
+		if x.err != nil {
+			x.kind = kindDamaged
+		}
+		if err != nil && !isFormat(err) {
+			x.kind = "" // the storage failed
+		}
+	}
+}
+
+// isFormat tells whether an error is about what an object holds, and not about reading it.
+func isFormat(err error) bool {
+	for _, e := range [...]error{header.ErrNotMessage, header.ErrMalformed, header.ErrUnsupported, header.ErrLimit} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,113 @@
+package command
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"strings"
+)
+
+// surveyed is an object in the JSON lines of inspect. The form is stable.
+type surveyed struct {
+	Name    string  `json:"name"`
+	Kind    string  `json:"kind"`             // encrypted, plain, piko-v2, damaged, or unreadable
+	Size    int64   `json:"size"`             // in bytes, as stored
+	Error   string  `json:"error,omitempty"`  // why it is damaged or unreadable
+	Message *report `json:"message,omitzero"` // of a header that can be read
+}
+
+// group counts the objects that are under one key, or of one kind that is under none.
+type group struct{ objects, bytes int64 }
+
+// survey shows what the objects of IN say of themselves, and how many are under each key.
+func survey(ctx context.Context, e *each, w io.Writer, asJSON bool, arguments []string) error {
+	items, closePlaces, err := e.open(ctx, arguments)
+	if err != nil {
+		return err
+	}
+	defer closePlaces()
+	groups := make(map[string]*group)
+	failed := int64(0)
+	if !asJSON {
+		if _, err := fmt.Fprintf(w, "%14s  %-10s  %-6s  %s\n", "SIZE", "KIND", "SUITE", "NAME AND KEYS"); err != nil {
+			return err
+		}
+	}
+	err = inOrder(ctx, e.jobs, items, func(i item) *examined { return examine(ctx, i) }, func(x *examined) error {
+		s := surveyed{Name: x.name, Kind: x.kind, Size: x.size, Message: x.report}
+		if s.Kind == "" {
+			s.Kind = "unreadable"
+		}
+		if x.err != nil {
+			failed++
+			s.Error = explain(x.err)
+		}
+		for _, name := range s.groups() {
+			if groups[name] == nil {
+				groups[name] = &group{}
+			}
+			groups[name].objects++
+			groups[name].bytes += x.size
+		}
+		if asJSON {
+			return s.printLine(w)
+		}
+		return s.print(w)
+	})
+	if err == nil && !asJSON {
+		err = printGroups(w, groups)
+	}
+	if err == nil && failed > 0 {
+		err = errors.New(count(failed, "object") + " could not be read or cannot be whole")
+	}
+	return err
+}
+
+// groups returns what an object counts for: each of its keys once, or its kind.
+func (s *surveyed) groups() []string {
+	if s.Message == nil {
+		return []string{"(" + s.Kind + ")"}
+	}
+	names := make([]string, len(s.Message.EncryptedDataKeys))
+	for i, k := range s.Message.EncryptedDataKeys {
+		names[i] = printable(k.Key)
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
+}
+
+func (s *surveyed) print(w io.Writer) error {
+	suite, about := "-", s.Error
+	if s.Message != nil {
+		suite = s.Message.SuiteID
+		about = strings.Join(append(s.groups(), s.Error), " ")
+	}
+	_, err := fmt.Fprintf(w, "%14d  %-10s  %-6s  %s\n", s.Size, s.Kind, suite, strings.TrimSpace(printable(s.Name)+" "+about))
+	return err
+}
+
+func (s *surveyed) printLine(w io.Writer) error {
+	text, err := json.Marshal(s)
+	if err != nil {
+		return err
+	}
+	_, err = w.Write(append(escapeControls(text), '\n'))
+	return err
+}
+
+func printGroups(w io.Writer, groups map[string]*group) error {
+	if _, err := fmt.Fprintf(w, "\n%14s  %14s  %s\n", "OBJECTS", "BYTES", "KEY"); err != nil {
+		return err
+	}
+	for _, name := range slices.Sorted(maps.Keys(groups)) {
+		if _, err := fmt.Fprintf(w, "%14d  %14d  %s\n", groups[name].objects, groups[name].bytes, name); err != nil {
+			return err
+		}
+	}
+	_, err := fmt.Fprintf(w, "\nNot verified: only decrypting with a key tells whether this is true.\n")
+	return err
+}
