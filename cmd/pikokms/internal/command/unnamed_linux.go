@@ -13,6 +13,7 @@ import (
 // process is killed. On a file system without such files, it has a temporary name. Only its owner
 // can read it.
 func createUnnamed(dir string) (*os.File, error) {
+	sweep(dir) // a process may have been killed while it named its file
 	fd, err := unix.Open(dir, unix.O_TMPFILE|unix.O_RDWR|unix.O_CLOEXEC, 0o600)
 	if err != nil {
 		return createTemporary(dir)
