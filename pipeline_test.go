@@ -20,6 +20,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"piko.sh/pikokms"
+	"piko.sh/pikokms/internal/race"
 	"piko.sh/pikokms/provider"
 	"piko.sh/pikokms/provider/awskms"
 	"piko.sh/pikokms/provider/local"
@@ -206,7 +207,11 @@ func TestCommandUnderKMS(t *testing.T) {
 
 func TestBatchesUnderKMS(t *testing.T) {
 	p, _, calls := newProvider(t)
-	records := make([]string, 1000)
+	n := 1000
+	if race.Enabled {
+		n = 100
+	}
+	records := make([]string, n)
 	for i := range records {
 		records[i] = fmt.Sprintf("record %d", i)
 	}
