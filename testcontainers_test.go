@@ -67,9 +67,13 @@ func startLocalStack() {
 	localStack.endpoint = strings.TrimSpace(line)
 }
 
-// endpoint returns LocalStack's URL, or skips the test on a machine without Docker.
+// endpoint returns LocalStack's URL. The test is skipped on a machine without Docker, and in short
+// mode if no LocalStack is running.
 func endpoint(t *testing.T) string {
 	t.Helper()
+	if testing.Short() && os.Getenv("PIKOKMS_LOCALSTACK_URL") == "" {
+		t.Skip("skipped: LocalStack is not started in short mode")
+	}
 	if os.Getenv("PIKOKMS_REQUIRE_DOCKER") != "1" && exec.Command("docker", "info").Run() != nil {
 		t.Skip("skipped: LocalStack needs a Docker engine, and none answers (PIKOKMS_REQUIRE_DOCKER=1 makes this a failure)")
 	}
