@@ -1,13 +1,8 @@
 package pikokms_test
 
 import (
-	"bufio"
-	"bytes"
-	"fmt"
 	"net/http"
 	"os"
-	"os/exec"
-	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -18,68 +13,16 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/kms/types"
 	"github.com/stretchr/testify/require"
 
+	"piko.sh/pikokms/internal/emulator"
 	"piko.sh/pikokms/provider/awskms"
 )
 
 const region = "eu-west-1"
 
-// localStack is the one container of this package's tests: a process of the nested module
-// internal/localstack, which holds the testcontainers dependency, ends the container when its
-// standard input ends.
-var localStack struct {
-	once     sync.Once
-	endpoint string
-	err      error
-	stop     func()
-}
-
-func startLocalStack() {
-	if running := os.Getenv("PIKOKMS_LOCALSTACK_URL"); running != "" {
-		localStack.endpoint = running
-		return
-	}
-	command := exec.Command("go", "run", "./serve")
-	command.Dir = filepath.Join("internal", "localstack")
-	command.Env = append(os.Environ(), "GOFLAGS=") // not built with the race detector when the tests are
-	var stderr bytes.Buffer
-	command.Stderr = &stderr
-	stdin, err := command.StdinPipe()
-	if err != nil {
-		localStack.err = err
-		return
-	}
-	stdout, err := command.StdoutPipe()
-	if err != nil {
-		localStack.err = err
-		return
-	}
-	if localStack.err = command.Start(); localStack.err != nil {
-		return
-	}
-	localStack.stop = func() { _ = stdin.Close(); _ = command.Wait() }
-	line, err := bufio.NewReader(stdout).ReadString('\n')
-	if err != nil {
-		localStack.stop()
-		lines := strings.Split(strings.TrimSpace(stderr.String()), "\n")
-		localStack.err = fmt.Errorf("%s", lines[max(0, len(lines)-2)])
-		return
-	}
-	localStack.endpoint = strings.TrimSpace(line)
-}
-
-// endpoint returns LocalStack's URL. The test is skipped on a machine without Docker, and in short
-// mode if no LocalStack is running.
+// endpoint returns LocalStack's URL, or skips the test where there is none.
 func endpoint(t *testing.T) string {
 	t.Helper()
-	if testing.Short() && os.Getenv("PIKOKMS_LOCALSTACK_URL") == "" {
-		t.Skip("skipped: LocalStack is not started in short mode")
-	}
-	if os.Getenv("PIKOKMS_REQUIRE_DOCKER") != "1" && exec.Command("docker", "info").Run() != nil {
-		t.Skip("skipped: LocalStack needs a Docker engine, and none answers (PIKOKMS_REQUIRE_DOCKER=1 makes this a failure)")
-	}
-	localStack.once.Do(startLocalStack)
-	require.NoError(t, localStack.err, "LocalStack did not start")
-	return localStack.endpoint
+	return emulator.LocalStack(t)
 }
 
 func TestMain(m *testing.M) {
@@ -91,11 +34,7 @@ func TestMain(m *testing.M) {
 	} {
 		os.Setenv(name, value)
 	}
-	code := m.Run()
-	if localStack.stop != nil {
-		localStack.stop()
-	}
-	os.Exit(code)
+	os.Exit(m.Run())
 }
 
 // callCounter counts KMS calls where they leave the process.

@@ -57,8 +57,8 @@ var (
 //
 // Closing a blob.Writer stores what was written to it, even if the source of those bytes failed.
 // gocloud.dev asks the caller to cancel the writer's context first. blob.Bucket.Upload does so by
-// itself: prefer it to io.Copy; the examples show both. A second Close of a blob.Writer returns what the first one
-// returned, though gocloud.dev does not allow it.
+// itself: prefer it to io.Copy; the examples show both. A second Close of a blob.Writer returns
+// what the first one returned, though gocloud.dev does not allow it.
 //
 // S3 takes 10,000 parts, so BufferSize bounds what a blob.Writer can store there: 48 GiB with parts
 // of 5 MiB. Upload chooses larger parts for a source that tells its size.

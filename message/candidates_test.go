@@ -189,8 +189,8 @@ func TestPaddingIsNoOracle(t *testing.T) {
 	require.Len(t, texts, 1, "the errors tell right padding from wrong: %v", texts)
 }
 
-// underMany returns a message with a data key under each keyring, more of one name than an Encrypter
-// writes.
+// underMany returns a message with a data key under each keyring, more of one name than an
+// Encrypter writes.
 func underMany(t *testing.T, keyrings []provider.Keyring, text string) []byte {
 	t.Helper()
 	raw := bytes.Repeat([]byte{9}, 32)

@@ -34,25 +34,31 @@ func LocalStack(t testing.TB) string {
 	if os.Getenv("PIKOKMS_REQUIRE_DOCKER") != "1" && exec.Command("docker", "info").Run() != nil {
 		t.Skip("skipped: LocalStack needs a Docker engine, and none answers (PIKOKMS_REQUIRE_DOCKER=1 makes this a failure)")
 	}
-	url, err := localStack()
+	shared, err := localStack()
 	if err != nil {
 		t.Fatal(err)
 	}
-	return url
+	return shared.url
 }
 
-var localStack = sync.OnceValues(func() (string, error) {
+var localStack = sync.OnceValues(func() (*emulator, error) {
 	module, err := above(filepath.Join("internal", "localstack"))
 	if err != nil {
-		return "", err
+		return nil, err
 	}
 	command := exec.Command("go", "run", "./serve")
 	command.Dir = module
 	command.Env = append(os.Environ(), "GOFLAGS=") // not built with the race detector, even if the tests are
 	// The command's standard input ends with this process, and so the command ends, too.
-	url, _, err := start(command)
-	return url, err
+	return start(command)
 })
+
+// emulator is a program that runs until its standard input is closed: by stop, or by the garbage
+// collector once nothing refers to the emulator any more.
+type emulator struct {
+	url  string
+	stop func()
+}
 
 // motoServer prints moto's URL and serves until standard input ends.
 const motoServer = `
@@ -76,12 +82,12 @@ func Moto(t testing.TB) string {
 	if exec.Command(python, "-c", "import moto.server").Run() != nil {
 		t.Skipf("skipped: %s has no moto[server] (PIKOKMS_PYTHON names a Python that has it)", python)
 	}
-	url, stop, err := start(exec.Command(python, "-c", motoServer))
+	moto, err := start(exec.Command(python, "-c", motoServer))
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(stop)
-	return url
+	t.Cleanup(moto.stop)
+	return moto.url
 }
 
 // above returns the path of a folder that lies in the working folder or in one above it.
@@ -101,36 +107,36 @@ func above(folder string) (string, error) {
 	return "", err
 }
 
-// start starts a command. It returns the first line that it prints, and a function that ends it.
-func start(command *exec.Cmd) (line string, stop func(), err error) {
+// start starts a command. The line that it prints first is its URL.
+func start(command *exec.Cmd) (*emulator, error) {
 	stderr, err := os.CreateTemp("", "emulator-") // a file needs no goroutine
 	if err != nil {
-		return "", nil, err
+		return nil, err
 	}
 	defer os.Remove(stderr.Name())
 	defer stderr.Close()
 	command.Stderr = stderr
 	stdin, err := command.StdinPipe()
 	if err != nil {
-		return "", nil, err
+		return nil, err
 	}
 	stdout, err := command.StdoutPipe()
 	if err != nil {
-		return "", nil, err
+		return nil, err
 	}
 	if err := command.Start(); err != nil {
-		return "", nil, err
+		return nil, err
 	}
-	stop = func() {
+	stop := func() {
 		_ = stdin.Close()
 		_ = command.Wait()
 	}
-	line, err = bufio.NewReader(stdout).ReadString('\n')
+	line, err := bufio.NewReader(stdout).ReadString('\n')
 	if err != nil {
 		stop()
 		said, _ := os.ReadFile(stderr.Name())
 		lines := strings.Split(strings.TrimSpace(string(said)), "\n")
-		return "", nil, fmt.Errorf("%s did not start: %s", command, lines[max(0, len(lines)-3):])
+		return nil, fmt.Errorf("%s did not start: %s", command, lines[max(0, len(lines)-3):])
 	}
-	return strings.TrimSpace(line), stop, nil
+	return &emulator{strings.TrimSpace(line), stop}, nil
 }

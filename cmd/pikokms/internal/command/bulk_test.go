@@ -81,7 +81,8 @@ func TestHostsReadWhatEncryptPutsInPlace(t *testing.T) {
 	}
 }
 
-// What is killed goes on by the same command line: no object is lost, half-written or encrypted twice.
+// What is killed goes on by the same command line: no object is lost, half-written or encrypted
+// twice.
 func TestKilledWorkGoesOn(t *testing.T) {
 	dir, key, contents := newFolder(t, 300)
 	newKey := filepath.Join(t.TempDir(), "new.key")
@@ -128,7 +129,8 @@ func ignoreDone(err error) error {
 	return err
 }
 
-// An object of S3 that another program replaces while it is encrypted is left as that program put it.
+// An object of S3 that another program replaces while it is encrypted is left as that program put
+// it.
 func TestObjectThatChangesMeanwhileIsLeft(t *testing.T) {
 	server, endpoint := newS3Server(t)
 	key := filepath.Join(t.TempDir(), "dev.key")

@@ -126,8 +126,8 @@ func flip(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Check(os.WriteFile(ts.MkAbs(args[1]), b, 0o666))
 }
 
-// upload FILE PATH [NAME=VALUE...] puts a file into the bucket and under the key of /BUCKET/KEY, with
-// these headers.
+// upload FILE PATH [NAME=VALUE...] puts a file into the bucket and under the key of /BUCKET/KEY,
+// with these headers.
 func upload(ts *testscript.TestScript, _ bool, args []string) {
 	request, err := http.NewRequest(http.MethodPut, ts.Getenv("AWS_ENDPOINT_URL_S3")+args[1], strings.NewReader(ts.ReadFile(args[0])))
 	ts.Check(err)

@@ -337,15 +337,11 @@ func (o *options) registry(encrypting bool, keys []*key, encrypter message.Encry
 	for _, k := range keys[1:] {
 		encrypter.Recipients = append(encrypter.Recipients, k)
 	}
-	here, remote := forDecryption(keys)
-	decrypter := message.Decrypter{Keyrings: here, CommitmentPolicy: policy, AllowPikoV2: o.pikoV2, Limits: o.limits}
-	if len(remote) < 2 || !o.single || o.pikoV2 { // a stream of Piko's has one data key
-		for _, k := range remote {
-			decrypter.Keyrings = append(decrypter.Keyrings, k)
-		}
-	} else {
+	decrypter := message.Decrypter{Keyrings: keyringsOf(keys), CommitmentPolicy: policy, AllowPikoV2: o.pikoV2, Limits: o.limits}
+	// A stream of Piko's has one data key, so there is nothing to ask several keys about.
+	if here, remote := forDecryption(keys); len(remote) > 1 && o.single && !o.pikoV2 {
 		o.remote = newRemoteKeys(remote, o.limits)
-		decrypter.Keyrings, decrypter.Accept = append(decrypter.Keyrings, o.remote), o.remote.accept
+		decrypter.Keyrings, decrypter.Accept = append(here, o.remote), o.remote.accept
 	}
 	registry, err := pikokms.NewRegistry(0)
 	if err != nil {

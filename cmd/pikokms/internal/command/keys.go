@@ -275,8 +275,8 @@ func openAll(ctx context.Context, keys []*key) error {
 	return cmp.Or(failures...)
 }
 
-// keyringsOf returns keys in the order in which they are tried: those that no key service must be asked
-// for come first.
+// keyringsOf returns keys in the order in which they are tried: those that no key service must be
+// asked for come first.
 func keyringsOf(keys []*key) []provider.Keyring {
 	here, remote := forDecryption(keys)
 	for _, k := range remote {
