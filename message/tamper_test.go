@@ -11,6 +11,7 @@ import (
 
 	"piko.sh/pikokms/frame"
 	"piko.sh/pikokms/header"
+	"piko.sh/pikokms/internal/race"
 	"piko.sh/pikokms/message"
 	"piko.sh/pikokms/provider"
 )
@@ -82,6 +83,9 @@ func TestTampering(t *testing.T) {
 			changed := bytes.Clone(sealed)
 			for i := range changed {
 				for bit := range 8 {
+					if race.Enabled {
+						break // the inverted byte takes the same way
+					}
 					changed[i] ^= 1 << bit
 					refuse("flipped bit", changed)
 					changed[i] ^= 1 << bit
@@ -90,7 +94,7 @@ func TestTampering(t *testing.T) {
 				refuse("inverted byte", changed)
 				changed[i] ^= 0xff
 			}
-			report("each bit and each whole byte flipped")
+			report("each bit (but for the race detector) and each whole byte flipped")
 
 			for i := range len(sealed) + 1 {
 				for _, b := range []byte{0, 0xff} {
