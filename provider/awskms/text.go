@@ -103,7 +103,7 @@ func (p *Provider) CanReEncrypt(from provider.EncryptionProvider) bool {
 }
 
 func (p *Provider) hasRSAKey() bool {
-	own, _ := p.own.peek()
+	own, _ := p.own.Peek()
 	return own.isRSA
 }
 
