@@ -48,13 +48,14 @@ func TestParseURL(t *testing.T) {
 		keyURL + "?region=x":                         "unknown parameter",
 		keyURL + "?endpoint=":                        "is empty",
 		keyURL + "?endpoint=localhost:9000":          "endpoint",
-		keyURL + "?endpoint=http://user:secret@host": "endpoint",
+		keyURL + "?endpoint=http://user:password@host": "user information",
 		keyURL + "#x":                                "fragment",
 		"gcpkms://projects/p%20/locations/l/keyRings/r/cryptoKeys/k": "",
 	} {
 		_, err := parse(t, text)
 		require.Error(t, err, text)
 		require.ErrorContains(t, err, reason)
+		require.NotContains(t, err.Error(), "password")
 		if reason != "" {
 			require.ErrorIs(t, err, provider.ErrInvalidKey)
 		}
