@@ -169,4 +169,4 @@ func (p *Provider) HealthCheck(ctx context.Context) error {
 	return nil
 }
 
-var _ provider.EncryptionProvider = (*Provider)(nil)
+var _ provider.DirectEncrypter = (*Provider)(nil)

@@ -43,6 +43,9 @@ func (p *Provider) Encrypt(ctx context.Context, request *provider.EncryptRequest
 	return &provider.EncryptResponse{Ciphertext: text, KeyID: under, Provider: p.Type()}, nil
 }
 
+// EncryptsDirectly implements provider.DirectEncrypter. It is true.
+func (p *Provider) EncryptsDirectly() bool { return true }
+
 func (p *Provider) encryptText(ctx context.Context, under string, request *provider.EncryptRequest) (string, error) {
 	plaintext := []byte(request.Plaintext)
 	defer clear(plaintext)
