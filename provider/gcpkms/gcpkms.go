@@ -2,9 +2,9 @@
 //
 // Cloud KMS makes no data keys, so the provider makes them from the system's random numbers, and
 // Cloud KMS encrypts them under the primary version of a symmetric key. The additional
-// authenticated data of each call is the message's serialised encryption context. It is in no log
-// of Google's, unlike the encryption context of AWS KMS. Every call carries CRC32C checksums, and
-// both sides check them (Cloud KMS documentation, "Verifying end-to-end data integrity").
+// authenticated data of each call is the message's serialised encryption context. Every call carries
+// CRC32C checksums, and both sides check them (Cloud KMS documentation, "Verifying end-to-end data
+// integrity").
 //
 // In a message, a data key's provider ID is "gcp-kms" and its provider information is the resource
 // name of the CryptoKey, without a version. The ciphertext is Cloud KMS's, which finds the version.
@@ -21,6 +21,11 @@
 // The role roles/cloudkms.cryptoKeyEncrypterDecrypter on the key suffices. To encrypt only, it is
 // roles/cloudkms.cryptoKeyEncrypter, and to decrypt only, roles/cloudkms.cryptoKeyDecrypter.
 // Describing the key needs cloudkms.cryptoKeys.get, which roles/cloudkms.viewer has.
+//
+// # Memory
+//
+// Keys are kept in provider.SecureBytes and zeroed after use. Copies remain in the buffers of the
+// gRPC connection until these are used again.
 //
 // # Errors
 //

@@ -87,15 +87,21 @@ func judge(ctx context.Context, err error) error {
 	return err
 }
 
-// wayError is an error of the way to the server. It does not unwrap to its cause, which may hold
-// the error of a deadline that is not the caller's.
+// wayError is an error of the way to the server. It unwraps to a refused connection, but not to a
+// cause that holds the error of a deadline, since that is not the caller's.
 type wayError struct{ cause error }
 
 func (e *wayError) Error() string {
 	return fmt.Sprintf("%v: %v", provider.ErrProviderUnavailable, e.cause)
 }
 
-func (*wayError) Unwrap() error { return provider.ErrProviderUnavailable }
+func (e *wayError) Unwrap() []error {
+	refused, ok := errors.AsType[*net.OpError](e.cause)
+	if !ok || errors.Is(refused, context.DeadlineExceeded) {
+		return []error{provider.ErrProviderUnavailable}
+	}
+	return []error{provider.ErrProviderUnavailable, refused}
+}
 
 // outage returns the sentinel for an answer that says nothing of the key.
 //

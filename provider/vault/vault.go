@@ -35,6 +35,11 @@
 // HashiCorp Vault needs the first path, too. Don't give the capability create on the second, which
 // makes a key that does not exist.
 //
+// # Memory
+//
+// Keys are kept in provider.SecureBytes and zeroed after use. Copies remain in the buffers of the
+// HTTP connection until these are used again.
+//
 // # Errors
 //
 // If the server or the way to it fails, the error holds one of these:
