@@ -47,7 +47,14 @@ func attempt[T any](ctx context.Context, timeout time.Duration, ask func(context
 	bounded, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	answer, err := ask(bounded)
-	if err != nil && ctx.Err() == nil && bounded.Err() != nil {
+	// gRPC tells the server the deadline, and may return a moment before the context ends.
+	const moment = 50 * time.Millisecond
+	callers, has := ctx.Deadline()
+	ends, _ := bounded.Deadline()
+	switch late := status.Code(err) == codes.DeadlineExceeded && time.Until(ends) < moment; {
+	case late && has && callers.Equal(ends):
+		<-ctx.Done()
+	case err != nil && ctx.Err() == nil && (late || bounded.Err() != nil):
 		err = status.Errorf(codes.Unavailable, "no answer within %v", timeout)
 	}
 	return answer, err

@@ -125,7 +125,7 @@ func (c *Config) endpoint() (*url.URL, error) {
 	return u, nil
 }
 
-// newClient makes a client. It asks neither Cloud KMS nor a source of credentials.
+// newClient makes a client, and does not ask Cloud KMS.
 func (c *Config) newClient(ctx context.Context, options []option.ClientOption) (*kms.KeyManagementClient, error) {
 	endpoint, err := c.endpoint()
 	if err != nil {

@@ -2,9 +2,9 @@
 //
 // Cloud KMS makes no data keys, so the provider makes them from the system's random numbers, and
 // Cloud KMS encrypts them under the primary version of a symmetric key. The additional
-// authenticated data of each call is the message's serialised encryption context. Every call carries
-// CRC32C checksums, and both sides check them (Cloud KMS documentation, "Verifying end-to-end data
-// integrity").
+// authenticated data of each call is the message's serialised encryption context. Every call
+// carries CRC32C checksums, and both sides check them (Cloud KMS documentation, "Verifying
+// end-to-end data integrity").
 //
 // In a message, a data key's provider ID is "gcp-kms" and its provider information is the resource
 // name of the CryptoKey, without a version. The ciphertext is Cloud KMS's, which finds the version.

@@ -58,12 +58,12 @@ func (p *Provider) ask(ctx context.Context, operation string, q question) (*answ
 	if err != nil {
 		return nil, err
 	}
-	defer clear(body)
 	path := p.mount + "/" + operation + "/" + p.key
 	text, err := p.send(ctx, func(logical *api.Logical) (*api.Response, error) { return logical.WriteRawWithContext(ctx, path, body) })
 	if err != nil {
 		return nil, judgeAnswer(ctx, operation, path, p.id, err)
 	}
+	clear(body) // only now, since an answer before the end of the question leaves it to be sent
 	defer clear(text)
 	a := new(answer)
 	if err := json.Unmarshal(text, a); err != nil {

@@ -203,7 +203,11 @@ func TestErrors(t *testing.T) {
 			failing.Store(true)
 			s := service.New(p, service.Config{})
 			defer s.Close()
-			for i := range service.Failures {
+			times := service.Failures
+			if f.tries > 1 && name != "sealed" {
+				times = 2 // each pauses before it tries again
+			}
+			for i := range times {
 				calls.Store(0)
 				sentinel := f.sentinel
 				if i%2 == 0 {
@@ -222,7 +226,9 @@ func TestErrors(t *testing.T) {
 				require.NotContains(t, err.Error(), "\n")
 				require.EqualValues(t, f.tries, calls.Load(), "MaxRetries is 1")
 			}
-			require.Equal(t, f.state, s.State())
+			if times == service.Failures {
+				require.Equal(t, f.state, s.State())
+			}
 		})
 	}
 }

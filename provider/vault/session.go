@@ -205,9 +205,13 @@ func (s *session) keep(granted lease) {
 	first := granted.ttl
 	failures := 0
 	for expires := time.Now().Add(granted.ttl); ; {
-		pause := time.Until(expires) * 2 / 3
+		left := time.Until(expires)
+		pause := left * 2 / 3
 		if failures > 0 {
-			pause = min(max(pause/2, atLeast), min(atLeast<<min(failures-1, 6), atMost))
+			pause = min(atLeast<<min(failures-1, 6), atMost)
+		}
+		if failures > 0 && left > 0 {
+			pause = min(pause, max(left/3, atLeast))
 		}
 		if !sleep(s.life, pause) {
 			return
@@ -260,8 +264,8 @@ func sleep(ctx context.Context, pause time.Duration) bool {
 func (s *session) ended() bool { return s.life.Err() != nil }
 
 func (s *session) close() {
-	s.mu.Lock()
 	s.end()
+	s.mu.Lock() // what held it, such as the start of renewal, came before
 	s.mu.Unlock()
 	s.renewal.Wait()
 	s.http.CloseIdleConnections()
