@@ -1,8 +1,8 @@
 // Package provider defines what a key service must do for encryption: the interfaces Keyring and
 // EncryptionProvider, with their requests, responses and errors. Their names are Piko's.
 //
-// Package message uses a Keyring to encrypt streams. Packages awskms and local implement the
-// interfaces. Package providertest tests that an implementation conforms.
+// Package message uses a Keyring to encrypt streams. Packages awskms, gcpkms, vault and local
+// implement the interfaces. Package providertest tests that an implementation conforms.
 package provider
 
 import (
@@ -15,11 +15,13 @@ import (
 // Type is the name of a type of provider.
 type Type string
 
-// The types that pikokms implements. The first two names are Piko's.
+// The types that pikokms implements. All names but the last are Piko's.
 const (
-	TypeLocalAESGCM Type = "local_aes_gcm"
-	TypeAWSKMS      Type = "aws_kms"
-	TypeLocalRSA    Type = "local_rsa"
+	TypeLocalAESGCM    Type = "local_aes_gcm"
+	TypeAWSKMS         Type = "aws_kms"
+	TypeGCPKMS         Type = "gcp_kms"
+	TypeHashiCorpVault Type = "hashicorp_vault" // or OpenBao
+	TypeLocalRSA       Type = "local_rsa"
 )
 
 // Keyring makes, wraps and unwraps data keys. A message needs no more of a provider. Keyring

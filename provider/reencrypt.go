@@ -2,10 +2,19 @@ package provider
 
 import "context"
 
-// ReEncrypter is a provider whose key service itself encrypts small values, and can move one from
-// another key to the provider's own without showing it to anyone.
-type ReEncrypter interface {
+// DirectEncrypter is a provider whose key service itself encrypts small values. So its strings need
+// not be messages.
+type DirectEncrypter interface {
 	EncryptionProvider
+
+	// EncryptsDirectly reports whether the key service encrypts values under the provider's key.
+	EncryptsDirectly() bool
+}
+
+// ReEncrypter is a DirectEncrypter whose key service can also move a value from another key to the
+// provider's own without showing it to anyone.
+type ReEncrypter interface {
+	DirectEncrypter
 
 	// CanReEncrypt reports whether the key service can move values from the key of another
 	// provider.

@@ -10,13 +10,14 @@ import (
 )
 
 // Owns reports whether an envelope names the provider's key and has a ciphertext of pikokms: a
-// message, or a value that the key service of a provider.ReEncrypter itself encrypted.
+// message, or a value that the key service of a provider.DirectEncrypter itself encrypted.
 func (s *Service) Owns(e *envelope.Envelope) bool {
 	named, ok := s.inner.(interface{ KeyID() string })
 	if !ok || e.Provider != string(s.Type()) || e.KeyID != named.KeyID() || e.EncryptedDataKey != "" {
 		return false
 	}
-	_, direct := s.inner.(provider.ReEncrypter)
+	d, direct := s.inner.(provider.DirectEncrypter)
+	direct = direct && d.EncryptsDirectly()
 	ciphertext, err := base64.StdEncoding.DecodeString(e.Ciphertext)
 	return err == nil && (direct || header.Sniff(ciphertext))
 }

@@ -1,5 +1,5 @@
-// Package emulator starts other programs that emulate AWS KMS, for tests. Each runs in a process of
-// its own that ends when its standard input ends, so it does not outlive the tests.
+// Package emulator starts other programs that are or emulate key services, for tests. Each runs in
+// a process of its own that ends when its standard input ends, so it does not outlive the tests.
 package emulator
 
 import (

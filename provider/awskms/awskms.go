@@ -49,6 +49,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/kms"
 	"github.com/aws/aws-sdk-go-v2/service/kms/types"
 
+	"piko.sh/pikokms/internal/lazy"
 	"piko.sh/pikokms/provider"
 )
 
@@ -60,7 +61,7 @@ const providerID = "aws-kms"
 type Provider struct {
 	service
 	configured string // key ID as configured
-	own        shared[ownKey]
+	own        lazy.Value[ownKey]
 	rsa        rsaKey
 	keys       keys
 }
@@ -103,9 +104,9 @@ func NewProvider(ctx context.Context, c Config) (*Provider, error) {
 	}
 	switch {
 	case public != nil:
-		p.own.set(ownKey{c.KeyID, true})
+		p.own.Set(ownKey{c.KeyID, true})
 	case !c.CheckLater:
-		if _, err := p.own.get(ctx, p.check); err != nil {
+		if _, err := p.own.Get(ctx, p.check); err != nil {
 			return nil, p.fail(ctx, "NewProvider", fmt.Errorf("checking the key in Region %s: %w", p.region(), err))
 		}
 	}
@@ -132,7 +133,7 @@ func (p *Provider) check(ctx context.Context) (ownKey, error) {
 // KeyID returns the key's ARN, which responses carry if the request names no key. If the key was
 // configured by its ID or an alias, KeyID returns that until the key is checked.
 func (p *Provider) KeyID() string {
-	if own, known := p.own.peek(); known {
+	if own, known := p.own.Peek(); known {
 		return own.arn
 	}
 	return p.configured

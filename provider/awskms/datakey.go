@@ -75,7 +75,7 @@ func (p *Provider) wrapped(asked, keyARN string, blob []byte) (header.EncryptedD
 
 // WrapDataKey implements provider.Keyring with one call of KMS Encrypt, or none under an RSA key.
 func (p *Provider) WrapDataKey(ctx context.Context, key *provider.SecureBytes, encryptionContext map[string]string) (header.EncryptedDataKey, error) {
-	own, err := p.own.get(ctx, p.check)
+	own, err := p.own.Get(ctx, p.check)
 	if err != nil {
 		return header.EncryptedDataKey{}, p.fail(ctx, "WrapDataKey", err)
 	}

@@ -124,9 +124,9 @@ func isMultiRegion(a arn.ARN) bool { return strings.HasPrefix(a.Resource, "key/m
 // has its name in place of its ARN.
 func (p *Provider) encryptionKey(ctx context.Context, keyID string) (ownKey, error) {
 	if keyID == "" || keyID == p.configured {
-		return p.own.get(ctx, p.check)
+		return p.own.Get(ctx, p.check)
 	}
-	if own, known := p.own.peek(); known && (keyID == own.arn || strings.HasSuffix(own.arn, ":key/"+keyID)) {
+	if own, known := p.own.Peek(); known && (keyID == own.arn || strings.HasSuffix(own.arn, ":key/"+keyID)) {
 		return own, nil
 	}
 	return ownKey{arn: keyID}, nil
@@ -162,7 +162,7 @@ func (p *Provider) learn(ctx context.Context) error {
 	if isKeyARN(p.configured) {
 		return nil
 	}
-	_, err := p.own.get(ctx, p.check)
+	_, err := p.own.Get(ctx, p.check)
 	return err
 }
 
@@ -173,7 +173,7 @@ func (p *Provider) decryptTrusted(ctx context.Context, keyID string, blob []byte
 	if err != nil {
 		return nil, err
 	}
-	if own, known := p.own.peek(); known && own.isRSA {
+	if own, known := p.own.Peek(); known && own.isRSA {
 		candidates = slices.DeleteFunc(candidates, func(keyARN string) bool { return keyARN == own.arn })
 	}
 	if len(candidates) == 0 {

@@ -19,6 +19,7 @@ import (
 
 	"piko.sh/pikokms/header"
 	"piko.sh/pikokms/internal/keyfile"
+	"piko.sh/pikokms/internal/lazy"
 	"piko.sh/pikokms/provider"
 )
 
@@ -38,7 +39,7 @@ func isRSA(spec types.KeySpec) bool {
 
 // rsaKey is what a provider knows of an RSA key of KMS beside its ARN.
 type rsaKey struct {
-	public    shared[*rsa.PublicKey]
+	public    lazy.Value[*rsa.PublicKey]
 	hash      crypto.Hash
 	algorithm types.EncryptionAlgorithmSpec
 }
@@ -46,7 +47,7 @@ type rsaKey struct {
 // init sets the hash, and the public key if it is configured.
 func (k *rsaKey) init(public *rsa.PublicKey, hash crypto.Hash) {
 	if public != nil {
-		k.public.set(public)
+		k.public.Set(public)
 	}
 	k.hash, k.algorithm = crypto.SHA256, types.EncryptionAlgorithmSpecRsaesOaepSha256
 	if hash == crypto.SHA1 {
@@ -89,7 +90,7 @@ func (p *Provider) wrapRSA(ctx context.Context, keyARN string, plain []byte, enc
 	if err != nil {
 		return header.EncryptedDataKey{}, err
 	}
-	public, err := p.rsa.public.get(ctx, func(ctx context.Context) (*rsa.PublicKey, error) { return p.getPublicKey(ctx, keyARN) })
+	public, err := p.rsa.public.Get(ctx, func(ctx context.Context) (*rsa.PublicKey, error) { return p.getPublicKey(ctx, keyARN) })
 	if err != nil {
 		return header.EncryptedDataKey{}, err
 	}

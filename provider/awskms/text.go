@@ -95,6 +95,10 @@ func (p *Provider) decryptMessage(ctx context.Context, ciphertext []byte, reques
 	return message.DecryptText(ctx, p, ciphertext, request)
 }
 
+// EncryptsDirectly implements provider.DirectEncrypter. It is true unless the key is known to be of
+// RSA.
+func (p *Provider) EncryptsDirectly() bool { return !p.hasRSAKey() }
+
 // CanReEncrypt implements provider.ReEncrypter. KMS moves values between symmetric keys of one
 // Region.
 func (p *Provider) CanReEncrypt(from provider.EncryptionProvider) bool {
@@ -103,7 +107,7 @@ func (p *Provider) CanReEncrypt(from provider.EncryptionProvider) bool {
 }
 
 func (p *Provider) hasRSAKey() bool {
-	own, _ := p.own.peek()
+	own, _ := p.own.Peek()
 	return own.isRSA
 }
 

@@ -12,6 +12,7 @@ import (
 	"io"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"piko.sh/pikokms/header"
@@ -22,23 +23,22 @@ import (
 // Run runs the suite. open makes a provider, always on the same key. other makes a provider of the
 // same type on another key.
 func Run(t *testing.T, open, other func(t *testing.T) provider.EncryptionProvider) {
+	var counted atomic.Int64
+	defer func() { t.Logf("%d checks", counted.Load()) }()
 	p := open(t)
 	ctx := t.Context()
 	pairs := map[string]string{"tenant": "α", "purpose": "conformance"}
 
 	t.Run("value", func(t *testing.T) {
+		c := checks{t, &counted}
 		for _, size := range []int{1, 4096, 4097, 200_000} {
 			plaintext := strings.Repeat("v", size)
 			encrypted, err := p.Encrypt(ctx, &provider.EncryptRequest{Plaintext: plaintext, Context: pairs})
-			must(t, err)
-			if encrypted.Provider != p.Type() || encrypted.KeyID == "" {
-				t.Errorf("response names provider %q and key %q", encrypted.Provider, encrypted.KeyID)
-			}
+			c.must(err)
+			c.that(encrypted.Provider == p.Type() && encrypted.KeyID != "", "response names provider %q and key %q", encrypted.Provider, encrypted.KeyID)
 			decrypted, err := p.Decrypt(ctx, &provider.DecryptRequest{Ciphertext: encrypted.Ciphertext, Context: pairs})
-			must(t, err)
-			if decrypted.Plaintext != plaintext {
-				t.Errorf("%d bytes come back changed", size)
-			}
+			c.must(err)
+			c.that(decrypted.Plaintext == plaintext, "%d bytes come back changed", size)
 			for name, wrong := range map[string]map[string]string{
 				"no context":      nil,
 				"a pair fewer":    {"tenant": "α"},
@@ -46,54 +46,51 @@ func Run(t *testing.T, open, other func(t *testing.T) provider.EncryptionProvide
 				"a pair too many": {"tenant": "α", "purpose": "conformance", "more": ""},
 			} {
 				_, err := p.Decrypt(ctx, &provider.DecryptRequest{Ciphertext: encrypted.Ciphertext, Context: wrong})
-				if err == nil {
-					t.Errorf("%d bytes decrypt under %s", size, name)
-				}
+				c.that(err != nil, "%d bytes decrypt under %s", size, name)
 				if size > 4096 { // so it is a message, which has a use
-					refused(t, err, provider.ErrContextMismatch)
+					c.refused(err, provider.ErrContextMismatch)
 				}
 			}
 			_, err = other(t).Decrypt(ctx, &provider.DecryptRequest{Ciphertext: encrypted.Ciphertext, Context: pairs})
-			refused(t, err, provider.ErrDecryptionFailed, provider.ErrUntrustedKey)
+			c.refused(err, provider.ErrDecryptionFailed, provider.ErrUntrustedKey)
 		}
 	})
 
 	t.Run("bad value", func(t *testing.T) {
+		c := checks{t, &counted}
 		_, err := p.Encrypt(ctx, &provider.EncryptRequest{})
-		refused(t, err, provider.ErrEmptyPlaintext)
+		c.refused(err, provider.ErrEmptyPlaintext)
 		_, err = p.Encrypt(ctx, &provider.EncryptRequest{Plaintext: "x", Context: map[string]string{"aws-crypto-x": ""}})
-		refused(t, err, header.ErrInvalidContext)
+		c.refused(err, header.ErrInvalidContext)
 		_, err = p.Encrypt(ctx, &provider.EncryptRequest{Plaintext: "x", KeyID: "another-key"})
-		refused(t, err, provider.ErrKeyNotFound)
+		c.refused(err, provider.ErrKeyNotFound)
 		_, err = p.Decrypt(ctx, &provider.DecryptRequest{})
-		refused(t, err, provider.ErrEmptyCiphertext)
+		c.refused(err, provider.ErrEmptyCiphertext)
 		_, err = p.Decrypt(ctx, &provider.DecryptRequest{Ciphertext: "no base64!"})
-		refused(t, err, provider.ErrInvalidCiphertext)
+		c.refused(err, provider.ErrInvalidCiphertext)
 		_, err = p.Decrypt(ctx, &provider.DecryptRequest{Ciphertext: base64.StdEncoding.EncodeToString([]byte("no ciphertext"))})
-		refused(t, err, provider.ErrInvalidCiphertext, provider.ErrDecryptionFailed)
+		c.refused(err, provider.ErrInvalidCiphertext, provider.ErrDecryptionFailed)
 
 		encrypted, err := p.Encrypt(ctx, &provider.EncryptRequest{Plaintext: "secret"})
-		must(t, err)
+		c.must(err)
 		blob, err := base64.StdEncoding.DecodeString(encrypted.Ciphertext)
-		must(t, err)
+		c.must(err)
 		blob[len(blob)-1] ^= 1
 		_, err = p.Decrypt(ctx, &provider.DecryptRequest{Ciphertext: base64.StdEncoding.EncodeToString(blob)})
-		refused(t, err, provider.ErrDecryptionFailed)
-		if strings.Contains(err.Error(), "secret") {
-			t.Errorf("the error shows the plaintext: %v", err)
-		}
+		c.refused(err, provider.ErrDecryptionFailed)
+		c.that(!strings.Contains(err.Error(), "secret"), "the error shows the plaintext: %v", err)
 	})
 
 	t.Run("data key", func(t *testing.T) {
+		c := checks{t, &counted}
 		for _, spec := range []string{"", "AES_256"} {
 			made, err := p.GenerateDataKey(ctx, &provider.GenerateDataKeyRequest{Context: pairs, KeySpec: spec})
-			must(t, err)
+			c.must(err)
 			defer made.Close()
-			if made.PlaintextKey.Len() != 32 || made.Provider != p.Type() || made.KeyID == "" {
-				t.Errorf("key spec %q: %d bytes, provider %q, key %q", spec, made.PlaintextKey.Len(), made.Provider, made.KeyID)
-			}
+			c.that(made.PlaintextKey.Len() == 32 && made.Provider == p.Type() && made.KeyID != "",
+				"key spec %q: %d bytes, provider %q, key %q", spec, made.PlaintextKey.Len(), made.Provider, made.KeyID)
 			rewrapped, err := p.WrapDataKey(ctx, made.PlaintextKey, pairs)
-			must(t, err)
+			c.must(err)
 			for _, wrapped := range []header.EncryptedDataKey{made.EncryptedKey, rewrapped} {
 				request := func(change func(*provider.UnwrapDataKeyRequest)) *provider.UnwrapDataKeyRequest {
 					r := &provider.UnwrapDataKeyRequest{EncryptedKey: wrapped, Context: pairs, Size: 32}
@@ -102,103 +99,130 @@ func Run(t *testing.T, open, other func(t *testing.T) provider.EncryptionProvide
 					return r
 				}
 				got, err := p.UnwrapDataKey(ctx, request(func(*provider.UnwrapDataKeyRequest) {}))
-				must(t, err)
-				equal(t, made.PlaintextKey, got)
-				must(t, got.Close())
+				c.must(err)
+				c.equal(made.PlaintextKey, got)
+				c.must(got.Close())
 
 				_, err = p.UnwrapDataKey(ctx, request(func(r *provider.UnwrapDataKeyRequest) { r.Context = nil }))
-				refused(t, err, provider.ErrDecryptionFailed)
+				c.refused(err, provider.ErrDecryptionFailed)
 				_, err = p.UnwrapDataKey(ctx, request(func(r *provider.UnwrapDataKeyRequest) { r.Size = 16 }))
-				refused(t, err, provider.ErrDecryptionFailed)
+				c.refused(err, provider.ErrDecryptionFailed)
 				_, err = p.UnwrapDataKey(ctx, request(func(r *provider.UnwrapDataKeyRequest) {
 					r.EncryptedKey.Ciphertext[len(wrapped.Ciphertext)-1] ^= 1
 				}))
-				refused(t, err, provider.ErrDecryptionFailed)
+				c.refused(err, provider.ErrDecryptionFailed)
 				_, err = other(t).UnwrapDataKey(ctx, request(func(*provider.UnwrapDataKeyRequest) {}))
-				refused(t, err, provider.ErrUntrustedKey, provider.ErrDecryptionFailed)
+				c.refused(err, provider.ErrUntrustedKey, provider.ErrDecryptionFailed)
 			}
-			must(t, made.Close())
-			if s := fmt.Sprintf("%v %+v %s %x %d", made.PlaintextKey, made, made.PlaintextKey, made.PlaintextKey, made.PlaintextKey); !strings.Contains(s, "[redacted]") {
-				t.Errorf("a data key prints as %s", s)
-			}
+			c.must(made.Close())
+			printed := fmt.Sprintf("%v %+v %s %x %d", made.PlaintextKey, made, made.PlaintextKey, made.PlaintextKey, made.PlaintextKey)
+			c.that(strings.Contains(printed, "[redacted]"), "a data key prints as %s", printed)
 		}
 		_, err := p.GenerateDataKey(ctx, &provider.GenerateDataKeyRequest{KeySpec: "RSA_2048"})
-		refused(t, err, provider.ErrInvalidKey)
+		c.refused(err, provider.ErrInvalidKey)
 		_, err = p.GenerateDataKey(ctx, &provider.GenerateDataKeyRequest{KeyID: "another-key"})
-		refused(t, err, provider.ErrKeyNotFound)
+		c.refused(err, provider.ErrKeyNotFound)
 		_, err = p.UnwrapDataKey(ctx, &provider.UnwrapDataKeyRequest{EncryptedKey: header.EncryptedDataKey{ProviderID: "stranger"}, Size: 32})
-		refused(t, err, provider.ErrUntrustedKey)
+		c.refused(err, provider.ErrUntrustedKey)
+	})
+
+	t.Run("uses", func(t *testing.T) {
+		c := checks{t, &counted}
+		for _, use := range []string{provider.UseObject, provider.UseString, provider.UseStream} {
+			of := map[string]string{provider.UseKey: use}
+			_, err := p.Encrypt(ctx, &provider.EncryptRequest{Plaintext: "x", Context: of})
+			c.refused(err, header.ErrInvalidContext)
+			key, err := p.GenerateDataKey(ctx, &provider.GenerateDataKeyRequest{Context: of})
+			c.must(err)
+			c.must(key.Close())
+			// A data key is handed out for no other use, and not as a string.
+			for _, other := range []string{provider.UseObject, provider.UseString, provider.UseStream, ""} {
+				request := &provider.UnwrapDataKeyRequest{EncryptedKey: key.EncryptedKey, Context: map[string]string{provider.UseKey: other}, Size: 32}
+				if other == "" {
+					request.Context = nil
+				}
+				if got, err := p.UnwrapDataKey(ctx, request); other == use {
+					c.must(err)
+					c.must(got.Close())
+				} else {
+					c.refused(err, provider.ErrDecryptionFailed)
+				}
+			}
+			text := base64.StdEncoding.EncodeToString(key.EncryptedKey.Ciphertext)
+			_, err = p.Decrypt(ctx, &provider.DecryptRequest{Ciphertext: text})
+			c.refused(err, provider.ErrDecryptionFailed, provider.ErrInvalidCiphertext)
+			_, err = p.Decrypt(ctx, &provider.DecryptRequest{Ciphertext: text, Context: of})
+			c.refused(err, provider.ErrContextMismatch, provider.ErrInvalidCiphertext)
+		}
 	})
 
 	t.Run("stream", func(t *testing.T) {
+		c := checks{t, &counted}
 		for _, size := range []int{0, 1, 65536, 300_000} {
 			plaintext := make([]byte, size)
 			_, _ = rand.Read(plaintext)
 			stored := encryptStream(t, p, plaintext, pairs)
 			r, err := decryptStream(ctx, open(t), bytes.NewReader(stored))
-			must(t, err)
+			c.must(err)
 			got, err := io.ReadAll(r)
-			must(t, err)
-			must(t, r.Close())
-			if !bytes.Equal(got, plaintext) {
-				t.Errorf("%d bytes come back changed", size)
-			}
+			c.must(err)
+			c.must(r.Close())
+			c.that(bytes.Equal(got, plaintext), "%d bytes come back changed", size)
 			_, err = decryptStream(ctx, other(t), bytes.NewReader(stored))
-			refused(t, err, provider.ErrUntrustedKey, provider.ErrDecryptionFailed)
+			c.refused(err, provider.ErrUntrustedKey, provider.ErrDecryptionFailed)
 
 			r, err = decryptStream(ctx, p, bytes.NewReader(stored[:len(stored)-1]))
-			must(t, err)
+			c.must(err)
 			_, err = io.ReadAll(r)
-			refused(t, err, provider.ErrInvalidCiphertext)
+			c.refused(err, provider.ErrInvalidCiphertext)
 			stored[len(stored)-1] ^= 1
 			r, err = decryptStream(ctx, p, bytes.NewReader(stored))
-			must(t, err)
+			c.must(err)
 			_, err = io.ReadAll(r)
-			refused(t, err, provider.ErrDecryptionFailed)
+			c.refused(err, provider.ErrDecryptionFailed)
 		}
 		_, err := decryptStream(ctx, p, strings.NewReader("no message"))
-		refused(t, err, provider.ErrInvalidCiphertext)
+		c.refused(err, provider.ErrInvalidCiphertext)
 	})
 
 	t.Run("key", func(t *testing.T) {
+		c := checks{t, &counted}
 		info, err := p.GetKeyInfo(ctx, "")
-		must(t, err)
-		if info.KeyID == "" || info.Provider != p.Type() || info.Status != provider.KeyStatusActive || info.Algorithm == "" || info.CreatedAt.IsZero() {
-			t.Errorf("key info is %+v", info)
-		}
-		must(t, p.HealthCheck(ctx))
+		c.must(err)
+		c.that(info.KeyID != "" && info.Provider == p.Type() && info.Status == provider.KeyStatusActive && info.Algorithm != "" && !info.CreatedAt.IsZero(),
+			"key info is %+v", info)
+		c.must(p.HealthCheck(ctx))
 	})
 
 	t.Run("cancelled", func(t *testing.T) {
+		c := checks{t, &counted}
 		cancelled, cancel := context.WithCancel(ctx)
 		cancel()
 		_, err := p.GenerateDataKey(cancelled, &provider.GenerateDataKeyRequest{})
-		refused(t, err, context.Canceled)
+		c.refused(err, context.Canceled)
 		_, err = p.UnwrapDataKey(cancelled, &provider.UnwrapDataKeyRequest{EncryptedKey: wrapped(t, p), Size: 32})
-		refused(t, err, context.Canceled)
+		c.refused(err, context.Canceled)
 		_, err = p.Encrypt(cancelled, &provider.EncryptRequest{Plaintext: "x"})
-		refused(t, err, context.Canceled)
+		c.refused(err, context.Canceled)
 		_, err = p.GetKeyInfo(cancelled, "")
-		refused(t, err, context.Canceled)
-		refused(t, p.HealthCheck(cancelled), context.Canceled)
-		if errors.Is(err, provider.ErrProviderUnavailable) {
-			t.Errorf("a caller's own cancellation counts as an outage: %v", err)
-		}
+		c.refused(err, context.Canceled)
+		c.refused(p.HealthCheck(cancelled), context.Canceled)
+		c.that(!errors.Is(err, provider.ErrProviderUnavailable), "a caller's own cancellation counts as an outage: %v", err)
 	})
 
 	t.Run("concurrent", func(t *testing.T) {
+		c := checks{t, &counted}
 		var wg sync.WaitGroup
 		for i := range 16 {
 			wg.Go(func() {
 				plaintext := bytes.Repeat([]byte{byte(i)}, 70_000)
 				r, err := decryptStream(ctx, p, bytes.NewReader(encryptStream(t, p, plaintext, nil)))
+				c.that(err == nil, "opening stream %d: %v", i, err)
 				if err != nil {
-					t.Error(err)
 					return
 				}
-				if got, err := io.ReadAll(r); err != nil || !bytes.Equal(got, plaintext) {
-					t.Errorf("stream %d: %d bytes, %v", i, len(got), err)
-				}
+				got, err := io.ReadAll(r)
+				c.that(err == nil && bytes.Equal(got, plaintext), "stream %d: %d bytes, %v", i, len(got), err)
 			})
 		}
 		wg.Wait()
@@ -234,6 +258,26 @@ func encryptStream(t *testing.T, p provider.Keyring, plaintext []byte, pairs map
 	return stored.Bytes()
 }
 
+// checks counts what is checked.
+type checks struct {
+	*testing.T
+	made *atomic.Int64
+}
+
+func (c checks) must(err error) {
+	c.Helper()
+	c.made.Add(1)
+	must(c.T, err)
+}
+
+func (c checks) that(holds bool, format string, arguments ...any) {
+	c.Helper()
+	c.made.Add(1)
+	if !holds {
+		c.Errorf(format, arguments...)
+	}
+}
+
 func must(t *testing.T, err error) {
 	t.Helper()
 	if err != nil {
@@ -242,19 +286,20 @@ func must(t *testing.T, err error) {
 }
 
 // refused checks that err holds one of the sentinels.
-func refused(t *testing.T, err error, sentinels ...error) {
-	t.Helper()
+func (c checks) refused(err error, sentinels ...error) {
+	c.Helper()
+	c.made.Add(1)
 	for _, s := range sentinels {
 		if errors.Is(err, s) {
 			return
 		}
 	}
-	t.Errorf("got error %v, want one of %v", err, sentinels)
+	c.Errorf("got error %v, want one of %v", err, sentinels)
 }
 
-func equal(t *testing.T, a, b *provider.SecureBytes) {
-	t.Helper()
-	must(t, a.WithAccess(func(x []byte) error {
+func (c checks) equal(a, b *provider.SecureBytes) {
+	c.Helper()
+	c.must(a.WithAccess(func(x []byte) error {
 		return b.WithAccess(func(y []byte) error {
 			if !bytes.Equal(x, y) {
 				return errors.New("the data keys differ")

@@ -21,8 +21,8 @@ import (
 	"piko.sh/pikokms/provider"
 )
 
-const long = `Pikokms encrypts and decrypts files, folders and buckets under a key of AWS KMS
-or a local key.
+const long = `Pikokms encrypts and decrypts files, folders and buckets under a key of AWS
+KMS, Google Cloud KMS, HashiCorp Vault or OpenBao, or a local key.
 
 What it writes are AWS Encryption SDK messages, so AWS's own SDKs and
 aws-encryption-cli open them, and it opens theirs.`
@@ -35,6 +35,10 @@ Keys:
     awskms://alias/NAME?region=REGION    an alias of an AWS KMS key
     awskms://KEY-ID?region=REGION        a key ID
     awskms:///ARN                        the ARN of a key or an alias
+    gcpkms://projects/PROJECT/locations/LOCATION/keyRings/RING/cryptoKeys/KEY
+                                         a key of Google Cloud KMS
+    vault://MOUNT/KEY?address=URL        a key of a transit engine of HashiCorp
+                                         Vault or OpenBao
     local:///PATH                        a key file that pikokms keygen made
     local:PATH                           the same, relative to this directory
     awskms-discovery:?accounts=ACCOUNT,ACCOUNT&region=REGION
@@ -43,6 +47,13 @@ Keys:
   &grant-tokens=TOKEN,TOKEN. Credentials, and the Region where the URL names
   none, come from where other AWS tools take them. A multi-Region key (mrk-)
   also decrypts what its replicas encrypted.
+  A gcpkms URL may have ?endpoint=URL. Credentials are Application Default
+  Credentials.
+  A vault URL may have &namespace=PATH. The address, if it is left out, and the
+  token come from where the commands vault and bao take them: VAULT_ADDR,
+  VAULT_TOKEN, vault login. Or it logs in, with &role-id=ID&secret-id-file=PATH by
+  AppRole, or with &kubernetes-role=ROLE by the service account; &auth-mount=PATH
+  says where the auth method is.
   A key file holds the base64 text of an AES key of 16, 24 or 32 bytes, or an RSA
   key in PEM: a public key encrypts, a private key decrypts. A local URL may have
   ?namespace=NAMESPACE&name=NAME (default piko, local) and for RSA
@@ -121,7 +132,7 @@ func run(ctx context.Context, arguments []string) int {
 func New() *cobra.Command {
 	root := &cobra.Command{
 		Use:           "pikokms",
-		Short:         "Encrypt files, folders and buckets under AWS KMS or a local key",
+		Short:         "Encrypt files, folders and buckets under a key service or a local key",
 		Long:          long,
 		Example:       example,
 		Version:       version(),

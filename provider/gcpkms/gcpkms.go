@@ -1,0 +1,177 @@
+// Package gcpkms is the encryption provider on Google Cloud KMS.
+//
+// Cloud KMS makes no data keys, so the provider makes them from the system's random numbers, and
+// Cloud KMS encrypts them under the primary version of a symmetric key. The additional
+// authenticated data of each call is the message's serialised encryption context. Every call
+// carries CRC32C checksums, and both sides check them (Cloud KMS documentation, "Verifying
+// end-to-end data integrity").
+//
+// In a message, a data key's provider ID is "gcp-kms" and its provider information is the resource
+// name of the CryptoKey, without a version. The ciphertext is Cloud KMS's, which finds the version.
+// So rotation of a key needs nothing here. What an old version encrypted can be decrypted for as
+// long as that version is enabled.
+//
+// A Provider encrypts under its own key, or under the key that a request names. To decrypt, it asks
+// Cloud KMS only about keys that it trusts. Those are its own key, the TrustedKeys of its Config
+// and the keys that requests to encrypt have named. A message or a request to decrypt does not make
+// a key trusted by naming it.
+//
+// # Permissions
+//
+// The role roles/cloudkms.cryptoKeyEncrypterDecrypter on the key suffices. To encrypt only, it is
+// roles/cloudkms.cryptoKeyEncrypter, and to decrypt only, roles/cloudkms.cryptoKeyDecrypter.
+// Describing the key needs cloudkms.cryptoKeys.get, which roles/cloudkms.viewer has.
+//
+// # Memory
+//
+// Keys are kept in provider.SecureBytes and zeroed after use. Copies remain in the buffers of the
+// gRPC connection until these are used again.
+//
+// # Errors
+//
+// If Cloud KMS or the way to it fails, the error holds one of these:
+//
+//   - [provider.ErrProviderUnavailable]: no answer in time, a lost connection, an exhausted quota
+//     that outlasts the retries, a fault of Cloud KMS, or answers that arrive damaged
+//   - [provider.ErrAccessDenied]: no permission, an API that is not enabled, or credentials that
+//     are missing or not valid
+//   - [provider.ErrKeyNotFound], [provider.ErrKeyDisabled], [provider.ErrKeyPendingDeletion] or
+//     [provider.ErrKeyUsage]: the state or kind of the key or of its version. A version that is
+//     destroyed is not found.
+//   - [provider.ErrInvalidKey]: the configuration
+//   - [provider.ErrDecryptionFailed] or [provider.ErrEncryptionFailed]: anything else
+//
+// If the caller's context has ended, the error holds the context's error and none of these.
+package gcpkms
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	kms "cloud.google.com/go/kms/apiv1"
+	"cloud.google.com/go/kms/apiv1/kmspb"
+	"google.golang.org/api/option"
+
+	"piko.sh/pikokms/provider"
+)
+
+// ProviderID is the key provider ID of Cloud KMS in messages.
+const ProviderID = "gcp-kms"
+
+// Provider implements provider.EncryptionProvider. It is safe for concurrent use.
+type Provider struct {
+	client     *kms.KeyManagementClient
+	own        string // resource name of the provider's own key
+	maxRetries int
+	timeout    time.Duration
+	keys       keys
+}
+
+// NewProvider makes a provider and checks its key with one GetCryptoKey. If that is not permitted,
+// it tries whether the key may be used, with calls that store nothing. With CheckLater, it asks
+// nothing. The options are those of Google's clients.
+//
+// The error says what is wrong, and holds one of the errors that the package documentation lists.
+// Close the provider when it is not used any more.
+func NewProvider(ctx context.Context, c Config, options ...option.ClientOption) (*Provider, error) {
+	if err := c.validate(); err != nil {
+		return nil, err
+	}
+	client, err := c.newClient(ctx, options)
+	if err != nil {
+		return nil, &provider.EncryptionError{Operation: "NewProvider", Provider: string(provider.TypeGCPKMS), KeyID: c.KeyResourceName(), Err: err}
+	}
+	c = c.WithDefaults()
+	p := &Provider{client: client, own: c.KeyResourceName(), maxRetries: c.MaxRetries, timeout: c.Timeout}
+	p.keys.trust(p.own)
+	for _, name := range c.TrustedKeys {
+		p.keys.trust(name)
+	}
+	if c.CheckLater {
+		return p, nil
+	}
+	if err := p.check(ctx); err != nil {
+		return nil, errors.Join(p.fail(ctx, "NewProvider", p.own, fmt.Errorf("checking the key: %w", err)), client.Close())
+	}
+	return p, nil
+}
+
+// check asks Cloud KMS whether the provider's own key can be used.
+func (p *Provider) check(ctx context.Context) error {
+	key, err := p.describe(ctx, p.own)
+	if err == nil {
+		return usable(key)
+	}
+	if !errors.Is(err, provider.ErrAccessDenied) {
+		return err
+	}
+	// The roles for encryption and decryption don't permit GetCryptoKey. Whoever may use the key is
+	// told that a ciphertext of one byte does not decrypt.
+	_, err = p.decrypt(ctx, p.own, []byte{0}, nil)
+	if !errors.Is(err, provider.ErrAccessDenied) {
+		return unless(err, provider.ErrDecryptionFailed)
+	}
+	if _, encryptErr := p.encrypt(ctx, p.own, []byte{0}, nil); !errors.Is(encryptErr, provider.ErrAccessDenied) {
+		return encryptErr
+	}
+	return err
+}
+
+// unless returns err, or nil if it holds expected.
+func unless(err, expected error) error {
+	if errors.Is(err, expected) {
+		return nil
+	}
+	return err
+}
+
+// KeyID returns the resource name of the provider's own key, which responses carry if the request
+// names no key.
+func (p *Provider) KeyID() string { return p.own }
+
+// Type implements provider.EncryptionProvider.
+func (p *Provider) Type() provider.Type { return provider.TypeGCPKMS }
+
+// Close closes the connections to Cloud KMS. The provider can't be used afterwards.
+func (p *Provider) Close() error { return p.client.Close() }
+
+// describe returns what Cloud KMS says of a key.
+func (p *Provider) describe(ctx context.Context, name string) (*kmspb.CryptoKey, error) {
+	key, err := call(ctx, p, "GetCryptoKey", name, func(ctx context.Context) (*kmspb.CryptoKey, error) {
+		return p.client.GetCryptoKey(ctx, &kmspb.GetCryptoKeyRequest{Name: name}, once)
+	})
+	if err != nil {
+		return nil, err
+	}
+	if key.GetName() != name {
+		return nil, fmt.Errorf("%w: Cloud KMS was asked about key %q and answered about %q", provider.ErrInvalidKey, name, key.GetName())
+	}
+	return key, nil
+}
+
+// GetKeyInfo implements provider.EncryptionProvider with one GetCryptoKey. The status is that of
+// the key's primary version. It describes every key that the credentials may describe.
+func (p *Provider) GetKeyInfo(ctx context.Context, keyID string) (*provider.KeyInfo, error) {
+	name, err := p.named(keyID)
+	if err != nil {
+		return nil, p.fail(ctx, "GetKeyInfo", keyID, err)
+	}
+	key, err := p.describe(ctx, name)
+	if err != nil {
+		return nil, p.fail(ctx, "GetKeyInfo", name, err)
+	}
+	return keyInfo(key), nil
+}
+
+// HealthCheck implements provider.EncryptionProvider. It wraps a data key and unwraps it, which
+// needs the permissions that streams need.
+func (p *Provider) HealthCheck(ctx context.Context) error {
+	if err := provider.Check(ctx, p); err != nil {
+		return p.fail(ctx, "HealthCheck", p.own, err)
+	}
+	return nil
+}
+
+var _ provider.DirectEncrypter = (*Provider)(nil)

@@ -1,0 +1,82 @@
+package gcpkms
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+
+	"piko.sh/pikokms/provider"
+)
+
+// maxTried is the most keys that are tried for a ciphertext whose key is not named.
+const maxTried = 16
+
+// keys are the resource names of the keys that a Provider trusts: its own, those of
+// Config.TrustedKeys, and those that requests to encrypt have named. A ciphertext or a request to
+// decrypt never adds one.
+type keys struct {
+	mu    sync.RWMutex
+	names []string // each key once, the provider's own first
+	known map[string]struct{}
+}
+
+func (k *keys) trust(name string) {
+	if k.trusts(name) {
+		return
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if _, known := k.known[name]; known {
+		return
+	}
+	if k.known == nil {
+		k.known = make(map[string]struct{})
+	}
+	k.known[name] = struct{}{}
+	k.names = append(k.names, name)
+}
+
+func (k *keys) trusts(name string) bool {
+	k.mu.RLock()
+	defer k.mu.RUnlock()
+	_, known := k.known[name]
+	return known
+}
+
+// candidates returns the provider's own key and then the newest.
+func (k *keys) candidates() []string {
+	k.mu.RLock()
+	defer k.mu.RUnlock()
+	newest := slices.Clone(k.names)
+	slices.Reverse(newest[1:])
+	return newest[:min(len(newest), maxTried)]
+}
+
+// named returns the resource name of the key that a request means. A version in it is left out,
+// since Cloud KMS itself finds the version.
+func (p *Provider) named(keyID string) (string, error) {
+	name := withoutVersion(keyID)
+	switch {
+	case keyID == "" || name == p.own || strings.HasSuffix(p.own, "/cryptoKeys/"+keyID):
+		return p.own, nil
+	case !isKeyName(name):
+		return "", fmt.Errorf("%w: %q is not the resource name of a key, projects/PROJECT/locations/LOCATION/keyRings/RING/cryptoKeys/KEY, and the provider's own is %s", provider.ErrKeyNotFound, keyID, p.own)
+	}
+	return name, nil
+}
+
+// candidates returns the keys that a request to decrypt may mean.
+func (p *Provider) candidates(keyID string) ([]string, error) {
+	if keyID == "" {
+		return p.keys.candidates(), nil
+	}
+	name, err := p.named(keyID)
+	if err != nil {
+		return nil, err
+	}
+	if !p.keys.trusts(name) {
+		return nil, fmt.Errorf("%w: %s is not among the keys that this provider trusts; add it to TrustedKeys", provider.ErrUntrustedKey, name)
+	}
+	return []string{name}, nil
+}

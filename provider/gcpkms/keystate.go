@@ -1,0 +1,117 @@
+package gcpkms
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"cloud.google.com/go/kms/apiv1/kmspb"
+
+	"piko.sh/pikokms/provider"
+)
+
+// versionState is the meaning of the state of a key's version.
+type versionState struct {
+	sentinel error  // nil if the version can be used
+	reason   string // what it means and what to do
+	status   provider.KeyStatus
+}
+
+// versionStates has all states of a version (Cloud KMS documentation, "Key version states").
+var versionStates = map[kmspb.CryptoKeyVersion_CryptoKeyVersionState]versionState{
+	kmspb.CryptoKeyVersion_ENABLED: {status: provider.KeyStatusActive},
+	kmspb.CryptoKeyVersion_DISABLED: {
+		provider.ErrKeyDisabled, "it is disabled; enable it to use it", provider.KeyStatusDisabled,
+	},
+	kmspb.CryptoKeyVersion_PENDING_GENERATION: {
+		provider.ErrKeyDisabled, "it is still being made; use it in a few moments", provider.KeyStatusDisabled,
+	},
+	kmspb.CryptoKeyVersion_PENDING_IMPORT: {
+		provider.ErrKeyDisabled, "its key material is still being imported", provider.KeyStatusDisabled,
+	},
+	kmspb.CryptoKeyVersion_IMPORT_FAILED: {
+		provider.ErrKeyDisabled, "the import of its key material failed; import another version", provider.KeyStatusDisabled,
+	},
+	kmspb.CryptoKeyVersion_GENERATION_FAILED: {
+		provider.ErrKeyDisabled, "it could not be made; make another version", provider.KeyStatusDisabled,
+	},
+	kmspb.CryptoKeyVersion_DESTROY_SCHEDULED: {
+		provider.ErrKeyPendingDeletion, "it waits for its destruction; restore and enable it to use it", provider.KeyStatusDestroyed,
+	},
+	kmspb.CryptoKeyVersion_DESTROYED:                    destroyed,
+	kmspb.CryptoKeyVersion_PENDING_EXTERNAL_DESTRUCTION: destroyed,
+	kmspb.CryptoKeyVersion_EXTERNAL_DESTRUCTION_FAILED:  destroyed,
+}
+
+var destroyed = versionState{
+	provider.ErrKeyNotFound, "it is destroyed, and what it encrypted can't be decrypted any more", provider.KeyStatusDestroyed,
+}
+
+// stateOf returns the meaning of a state.
+func stateOf(state kmspb.CryptoKeyVersion_CryptoKeyVersionState) versionState {
+	if known, ok := versionStates[state]; ok {
+		return known
+	}
+	return versionState{provider.ErrKeyDisabled, fmt.Sprintf("it is in state %v", state), provider.KeyStatusDisabled}
+}
+
+// usable returns an error that says why a key cannot wrap data keys, or nil.
+func usable(key *kmspb.CryptoKey) error {
+	if key.GetPurpose() != kmspb.CryptoKey_ENCRYPT_DECRYPT {
+		return fmt.Errorf("%w: its purpose is %v; data keys take a symmetric key for ENCRYPT_DECRYPT", provider.ErrKeyUsage, key.GetPurpose())
+	}
+	primary := key.GetPrimary()
+	if primary == nil {
+		return fmt.Errorf("%w: it has no primary version; set one", provider.ErrKeyDisabled)
+	}
+	if state := stateOf(primary.GetState()); state.sentinel != nil {
+		return fmt.Errorf("%w: the primary version %s: %s", state.sentinel, primary.GetName(), state.reason)
+	}
+	return nil
+}
+
+// unusable returns the error for the message of a FAILED_PRECONDITION, which names the state of the
+// version.
+func unusable(message string) error {
+	for state, meaning := range versionStates {
+		// One name is the beginning or the end of no other: none follows a blank and precedes a
+		// full stop.
+		if meaning.sentinel != nil && strings.Contains(message, " "+state.String()+".") {
+			return fmt.Errorf("%w: the version: %s", meaning.sentinel, meaning.reason)
+		}
+	}
+	return fmt.Errorf("%w: the key, or the version that is needed, is in a state in which it cannot be used", provider.ErrKeyDisabled)
+}
+
+// keyInfo describes a key.
+func keyInfo(key *kmspb.CryptoKey) *provider.KeyInfo {
+	primary := key.GetPrimary()
+	info := &provider.KeyInfo{
+		KeyID:     key.GetName(),
+		Provider:  provider.TypeGCPKMS,
+		Algorithm: key.GetVersionTemplate().GetAlgorithm().String(),
+		Status:    provider.KeyStatusDisabled,
+		CreatedAt: key.GetCreateTime().AsTime(),
+		Origin:    "GOOGLE_CLOUD_KMS",
+		Metadata: map[string]string{
+			"purpose":          key.GetPurpose().String(),
+			"version_template": key.GetVersionTemplate().GetAlgorithm().String(),
+			"protection_level": key.GetVersionTemplate().GetProtectionLevel().String(),
+		},
+	}
+	if primary != nil {
+		info.Status = stateOf(primary.GetState()).status
+		info.Algorithm = primary.GetAlgorithm().String()
+		info.Metadata["primary_version"] = primary.GetName()
+		info.Metadata["primary_state"] = primary.GetState().String()
+		info.Metadata["protection_level"] = primary.GetProtectionLevel().String()
+	}
+	if at := primary.GetDestroyTime(); at != nil {
+		deletion := at.AsTime()
+		info.DeletionDate = &deletion
+	}
+	if at := key.GetNextRotationTime(); at != nil {
+		info.Metadata["next_rotation_time"] = at.AsTime().Format(time.RFC3339)
+	}
+	return info
+}

@@ -1,0 +1,42 @@
+package gcpkms
+
+import (
+	"context"
+	"encoding/base64"
+	"fmt"
+
+	"piko.sh/pikokms/provider"
+)
+
+// UnwrapPikoV2 implements provider.PikoV2Keyring with Cloud KMS Decrypt, without additional
+// authenticated data. It tries the trusted keys as Decrypt does. It refuses an empty text, since
+// data are never sealed under a key of Cloud KMS itself.
+func (p *Provider) UnwrapPikoV2(ctx context.Context, wrapped string) (*provider.SecureBytes, error) {
+	key, err := p.unwrapPikoV2(ctx, wrapped)
+	if err != nil {
+		return nil, p.fail(ctx, "UnwrapPikoV2", p.own, err)
+	}
+	return key, nil
+}
+
+func (p *Provider) unwrapPikoV2(ctx context.Context, wrapped string) (*provider.SecureBytes, error) {
+	const keySize = 32
+	if wrapped == "" {
+		return nil, fmt.Errorf("%w: it has no wrapped data key", provider.ErrInvalidCiphertext)
+	}
+	ciphertext, err := base64.StdEncoding.DecodeString(wrapped)
+	if err != nil || len(ciphertext) == 0 {
+		return nil, fmt.Errorf("%w: the wrapped data key is not base64", provider.ErrInvalidCiphertext)
+	}
+	plain, err := p.tryAll(ctx, p.keys.candidates(), ciphertext, nil)
+	if err != nil {
+		return nil, err
+	}
+	defer clear(plain)
+	if len(plain) != keySize {
+		return nil, fmt.Errorf("%w: what was wrapped is no data key of %d bytes", provider.ErrInvalidCiphertext, keySize)
+	}
+	return provider.NewSecureBytes(plain)
+}
+
+var _ provider.PikoV2Keyring = (*Provider)(nil)

@@ -1,0 +1,50 @@
+package gcpkms
+
+import (
+	"fmt"
+	"net/url"
+
+	"piko.sh/pikokms/provider"
+)
+
+// Scheme is the scheme of the URLs that name keys of Cloud KMS.
+const Scheme = "gcpkms"
+
+// ParseURL returns the configuration that a URL stands for, without asking Cloud KMS. URLs are
+// those of gocloud.dev:
+//
+//	gcpkms://projects/PROJECT/locations/LOCATION/keyRings/RING/cryptoKeys/KEY
+//
+// with the optional parameter
+//
+//	endpoint=URL    another endpoint: https://HOST, or http://HOST:PORT for an emulator
+//
+// The error holds provider.ErrInvalidKey.
+func ParseURL(u *url.URL) (Config, error) {
+	refuse := func(format string, arguments ...any) (Config, error) {
+		return Config{}, fmt.Errorf("%w: URL %q: %s", provider.ErrInvalidKey, u.Redacted(), fmt.Sprintf(format, arguments...))
+	}
+	if u.Scheme != Scheme {
+		return refuse("the scheme is %q, not %q", u.Scheme, Scheme)
+	}
+	query, err := provider.URLParameters(u, "endpoint")
+	if err != nil {
+		return Config{}, err
+	}
+	if endpoint, err := url.Parse(query.Get("endpoint")); err != nil || endpoint.User != nil {
+		return Config{}, fmt.Errorf("%w: the parameter endpoint of a %s URL is not a URL, or has user information", provider.ErrInvalidKey, Scheme)
+	}
+	name := u.Host + u.Path
+	if key := withoutVersion(name); key != name && isKeyName(key) {
+		return refuse("it names a version; leave %s out, since Cloud KMS encrypts under the primary version and finds the one to decrypt", name[len(key):])
+	}
+	parts := cryptoKey.FindStringSubmatch(name)
+	if parts == nil {
+		return refuse("it names no key; write gcpkms://projects/PROJECT/locations/LOCATION/keyRings/RING/cryptoKeys/KEY")
+	}
+	c := Config{ProjectID: parts[1], Location: parts[2], KeyRing: parts[3], KeyName: parts[4], Endpoint: query.Get("endpoint")}
+	if _, err := c.endpoint(); err != nil {
+		return refuse("%v", err)
+	}
+	return c, nil
+}

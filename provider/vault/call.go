@@ -1,0 +1,191 @@
+package vault
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"math"
+	"net/http"
+	"strings"
+
+	"github.com/hashicorp/vault/api"
+
+	"piko.sh/pikokms/provider"
+)
+
+// maxAnswer bounds an answer of the server in bytes. The largest is that about a key with a
+// thousand versions.
+const maxAnswer = 1 << 20
+
+// question is what is posted. Its byte slices become base64 text.
+type question struct {
+	Plaintext      []byte `json:"plaintext,omitempty"`
+	Ciphertext     string `json:"ciphertext,omitempty"`
+	AssociatedData []byte `json:"associated_data,omitempty"`
+	Bits           int    `json:"bits,omitempty"`
+
+	// Unknown is a parameter that no server knows. One that warns of it, and not of
+	// associated_data, knows the latter.
+	Unknown bool `json:"pikokms,omitempty"`
+}
+
+// answer is what is used of an answer.
+type answer struct {
+	Data struct {
+		Plaintext  []byte `json:"plaintext"`
+		Ciphertext string `json:"ciphertext"`
+	} `json:"data"`
+	Warnings []string `json:"warnings"`
+}
+
+// warnsOf reports whether the server said that it ignored a parameter.
+func (a *answer) warnsOf(parameter string) bool {
+	for _, warning := range a.Warnings {
+		_, ignored, found := strings.Cut(warning, "unrecognized parameters: [")
+		for _, name := range strings.Fields(strings.TrimSuffix(ignored, "]")) {
+			if found && name == parameter {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// ask posts a question. The error is one of those that the package documentation lists.
+func (p *Provider) ask(ctx context.Context, operation string, q question) (*answer, error) {
+	body, err := json.Marshal(q)
+	if err != nil {
+		return nil, err
+	}
+	path := p.mount + "/" + operation + "/" + p.key
+	text, err := p.send(ctx, func(logical *api.Logical) (*api.Response, error) { return logical.WriteRawWithContext(ctx, path, body) })
+	if err != nil {
+		return nil, judgeAnswer(ctx, operation, path, p.id, err)
+	}
+	clear(body) // only now, since an answer before the end of the question leaves it to be sent
+	defer clear(text)
+	a := new(answer)
+	if err := json.Unmarshal(text, a); err != nil {
+		return nil, fmt.Errorf("%w: the server's answer is not one of the transit engine; check the address and proxies on the way", provider.ErrProviderUnavailable)
+	}
+	return a, nil
+}
+
+// read asks the server about the key.
+func (p *Provider) read(ctx context.Context) (*keyState, error) {
+	path := p.mount + "/keys/" + p.key
+	text, err := p.send(ctx, func(logical *api.Logical) (*api.Response, error) { return logical.ReadRawWithContext(ctx, path) })
+	if err != nil {
+		return nil, judgeAnswer(ctx, "keys", path, p.id, err)
+	}
+	var a struct {
+		Data keyState `json:"data"`
+	}
+	if err := json.Unmarshal(text, &a); err != nil || a.Data.Name != p.key {
+		return nil, fmt.Errorf("%w: the server's answer is not one of the transit engine; check the address and proxies on the way", provider.ErrProviderUnavailable)
+	}
+	return &a.Data, nil
+}
+
+// send makes a call and returns the body of the answer. If the server refuses the token, it logs in
+// and makes the call again.
+func (p *Provider) send(ctx context.Context, call func(*api.Logical) (*api.Response, error)) ([]byte, error) {
+	client := p.session.client
+	for again := false; ; again = true {
+		token := client.Token()
+		text, err := read(call(client.Logical()))
+		if again || !isStatus(err, http.StatusForbidden) || !p.session.loginAgain(ctx, token) {
+			return text, err
+		}
+	}
+}
+
+// read returns the body of a response.
+func read(response *api.Response, err error) ([]byte, error) {
+	if response != nil && response.Body != nil {
+		defer response.Body.Close()
+	}
+	if err != nil {
+		return nil, err
+	}
+	if response.StatusCode != http.StatusOK {
+		return nil, &api.ResponseError{StatusCode: response.StatusCode, RawError: true}
+	}
+	text, err := io.ReadAll(io.LimitReader(response.Body, maxAnswer+1))
+	if err != nil {
+		return nil, fmt.Errorf("reading the answer: %w", err)
+	}
+	if len(text) > maxAnswer {
+		return nil, fmt.Errorf("%w: the server's answer has over %d bytes", provider.ErrProviderUnavailable, maxAnswer)
+	}
+	return text, nil
+}
+
+// generate returns a new data key and its ciphertext. The caller clears the former.
+func (p *Provider) generate(ctx context.Context, size int, additional []byte) (plain []byte, ciphertext string, err error) {
+	if p.datakeyIgnores.Load() {
+		return p.generateHere(ctx, size, additional)
+	}
+	got, err := p.ask(ctx, "datakey/plaintext", question{AssociatedData: additional, Bits: 8 * size, Unknown: len(additional) > 0 && !p.datakeyBinds.Load()})
+	if err != nil {
+		return nil, "", err
+	}
+	plain = got.Data.Plaintext
+	if len(additional) > 0 && !binds(got, &p.datakeyBinds) {
+		clear(plain)
+		p.datakeyIgnores.Store(true)
+		return p.generateHere(ctx, size, additional)
+	}
+	if len(plain) != size {
+		clear(plain)
+		return nil, "", fmt.Errorf("%w: the server answered with a data key of %d bytes, it was asked for %d", provider.ErrEncryptionFailed, len(plain), size)
+	}
+	return plain, got.Data.Ciphertext, checkCiphertext(got.Data.Ciphertext)
+}
+
+// encrypt asks the server to encrypt.
+func (p *Provider) encrypt(ctx context.Context, plaintext, additional []byte) (string, error) {
+	got, err := p.ask(ctx, "encrypt", question{Plaintext: plaintext, AssociatedData: additional, Unknown: len(additional) > 0 && !p.encryptBinds.Load()})
+	if err != nil {
+		return "", err
+	}
+	if len(additional) > 0 && !binds(got, &p.encryptBinds) {
+		return "", fmt.Errorf("%w: this server does not bind associated data; it takes OpenBao 2.0 or HashiCorp Vault 1.13, or later", provider.ErrInvalidProvider)
+	}
+	return got.Data.Ciphertext, checkCiphertext(got.Data.Ciphertext)
+}
+
+// binds reports whether the server bound the associated data of a question, by an answer with known
+// set, or to a question with an unknown parameter.
+func binds(got *answer, known interface {
+	Load() bool
+	Store(bool)
+}) bool {
+	if got.warnsOf("associated_data") || !known.Load() && !got.warnsOf("pikokms") {
+		return false
+	}
+	known.Store(true)
+	return true
+}
+
+// checkCiphertext checks that a message can hold a ciphertext.
+func checkCiphertext(text string) error {
+	if !strings.HasPrefix(text, "vault:v") || len(text) > math.MaxUint16 {
+		return fmt.Errorf("%w: the server answered with a ciphertext of %d bytes that does not begin with vault:v", provider.ErrEncryptionFailed, len(text))
+	}
+	return nil
+}
+
+// decrypt asks the server to decrypt. The caller clears the result.
+func (p *Provider) decrypt(ctx context.Context, ciphertext string, additional []byte) ([]byte, error) {
+	got, err := p.ask(ctx, "decrypt", question{Ciphertext: ciphertext, AssociatedData: additional})
+	if err != nil {
+		return nil, err
+	}
+	if len(additional) > 0 && got.warnsOf("associated_data") {
+		clear(got.Data.Plaintext)
+		return nil, fmt.Errorf("%w: this server does not check associated data; it takes OpenBao 2.0 or HashiCorp Vault 1.13, or later", provider.ErrInvalidProvider)
+	}
+	return got.Data.Plaintext, nil
+}

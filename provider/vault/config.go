@@ -1,0 +1,149 @@
+package vault
+
+import (
+	"cmp"
+	"fmt"
+	"net/url"
+	"os"
+	"regexp"
+	"strings"
+	"time"
+
+	"github.com/hashicorp/vault/api"
+	"github.com/hashicorp/vault/api/tokenhelper"
+
+	"piko.sh/pikokms/provider"
+)
+
+// The defaults of a configuration's fields.
+const (
+	DefaultMount      = "transit"
+	DefaultMaxRetries = 3
+	DefaultTimeout    = 10 * time.Second
+)
+
+// Config says which key to use and how to reach the server.
+//
+// What it leaves out is found as by the commands vault and bao: the Address in VAULT_ADDR or
+// BAO_ADDR, the Namespace in VAULT_NAMESPACE or BAO_NAMESPACE, and the Token in VAULT_TOKEN,
+// BAO_TOKEN or the file that their login writes. Certificates are those of VAULT_CACERT,
+// VAULT_CAPATH, VAULT_CLIENT_CERT and the others that HashiCorp's client reads.
+type Config struct {
+	Address   string // URL of the server, such as "https://vault.example.com:8200"
+	Namespace string // of the mount; empty for the root namespace
+	Mount     string // path of the transit engine; default "transit"
+	Key       string // name of the key; required
+
+	// At most one of these says how to log in. A provider that logs in also logs in again when its
+	// token can't be renewed any more.
+	Token      string
+	AppRole    *AppRole
+	Kubernetes *Kubernetes
+
+	MaxRetries int           // retries of a failed attempt that may succeed later; 0 means 3
+	Timeout    time.Duration // of each attempt; 0 means 10 s
+
+	// CheckLater makes NewProvider ask nothing of the server, so that a process can start while it
+	// is down or sealed. The key is checked when it is first needed.
+	CheckLater bool
+}
+
+// AppRole is a login by AppRole.
+type AppRole struct {
+	RoleID       string
+	SecretID     string // or SecretIDFile, which is read at each login
+	SecretIDFile string
+	Wrapped      bool   // the secret ID is a response-wrapping token, good for one login only
+	Mount        string // path of the auth method; default "approle"
+}
+
+// Kubernetes is a login by the token of a service account of Kubernetes.
+type Kubernetes struct {
+	Role      string // of the auth method
+	TokenFile string // read at each login; default that of the pod
+	Mount     string // path of the auth method; default "kubernetes"
+}
+
+var (
+	// keyName is what the transit engine takes for the name of a key.
+	keyName = regexp.MustCompile(`^[\w](?:[\w.-]{0,253}[\w])?$`)
+	pathOf  = regexp.MustCompile(`^[\w][\w.-]*(?:/[\w][\w.-]*)*$`)
+)
+
+// complete returns the configuration with its defaults and what the environment says, or what is
+// wrong with it.
+func (c Config) complete() (Config, error) {
+	c.Address = cmp.Or(c.Address, os.Getenv("VAULT_ADDR"), os.Getenv("BAO_ADDR"), api.DefaultAddress)
+	c.Namespace = strings.Trim(cmp.Or(c.Namespace, os.Getenv("VAULT_NAMESPACE"), os.Getenv("BAO_NAMESPACE")), "/")
+	c.Mount = strings.Trim(cmp.Or(c.Mount, DefaultMount), "/")
+	c.Timeout = cmp.Or(c.Timeout, DefaultTimeout)
+	c.MaxRetries = cmp.Or(c.MaxRetries, DefaultMaxRetries)
+	if err := c.validate(); err != nil {
+		return Config{}, err
+	}
+	if c.AppRole == nil && c.Kubernetes == nil && c.Token == "" {
+		c.Token = cmp.Or(os.Getenv("VAULT_TOKEN"), os.Getenv("BAO_TOKEN"))
+	}
+	if c.AppRole == nil && c.Kubernetes == nil && c.Token == "" {
+		stored, err := storedToken()
+		if err != nil {
+			return Config{}, err
+		}
+		c.Token = stored
+	}
+	return c, nil
+}
+
+// storedToken returns the token that vault login or bao login has stored.
+func storedToken() (string, error) {
+	helper, err := tokenhelper.NewInternalTokenHelper()
+	token := ""
+	if err == nil {
+		token, err = helper.Get()
+	}
+	if err != nil {
+		return "", fmt.Errorf("%w: reading the token that vault login stored: %w", provider.ErrAccessDenied, err)
+	}
+	if token == "" {
+		return "", fmt.Errorf("%w: no token; set VAULT_TOKEN, run vault login or bao login, or configure AppRole or Kubernetes", provider.ErrAccessDenied)
+	}
+	return token, nil
+}
+
+func (c *Config) validate() error {
+	refuse := func(format string, arguments ...any) error {
+		return fmt.Errorf("%w: %s", provider.ErrInvalidKey, fmt.Sprintf(format, arguments...))
+	}
+	address, err := url.Parse(c.Address)
+	logins := 0
+	for _, given := range []bool{c.Token != "", c.AppRole != nil, c.Kubernetes != nil} {
+		if given {
+			logins++
+		}
+	}
+	switch {
+	case c.Key == "":
+		return refuse("Key is empty; give the name of a key of the transit engine")
+	case !keyName.MatchString(c.Key):
+		return refuse("%q is not the name of a key of the transit engine", c.Key)
+	case !pathOf.MatchString(c.Mount):
+		return refuse("%q is not the path of a transit engine", c.Mount)
+	case c.Namespace != "" && !pathOf.MatchString(c.Namespace):
+		return refuse("%q is not the path of a namespace", c.Namespace)
+	case err != nil || address.Scheme != "https" && address.Scheme != "http" || address.Host == "" || address.User != nil:
+		return refuse("the address is not an http or https URL such as https://vault.example.com:8200")
+	case logins > 1:
+		return refuse("Token, AppRole and Kubernetes exclude each other")
+	case c.AppRole != nil && c.AppRole.RoleID == "":
+		return refuse("AppRole has no RoleID")
+	case c.AppRole != nil && (c.AppRole.SecretID == "") == (c.AppRole.SecretIDFile == ""):
+		return refuse("AppRole takes either a SecretID or a SecretIDFile")
+	case c.Kubernetes != nil && c.Kubernetes.Role == "":
+		return refuse("Kubernetes has no Role")
+	case c.MaxRetries < 0:
+		return refuse("MaxRetries is %d, it cannot be negative", c.MaxRetries)
+	case c.Timeout < 0:
+		return refuse("Timeout is %v, it cannot be negative", c.Timeout)
+	}
+	return nil
+}

@@ -1,0 +1,170 @@
+package vault
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/url"
+	"strings"
+
+	"github.com/hashicorp/vault/api"
+
+	"piko.sh/pikokms/header"
+	"piko.sh/pikokms/provider"
+)
+
+// sentinels are the errors that callers look for. An error that holds one gets no second one.
+var sentinels = []error{
+	provider.ErrKeyNotFound, provider.ErrInvalidKey, provider.ErrInvalidCiphertext, provider.ErrDecryptionFailed,
+	provider.ErrEncryptionFailed, provider.ErrProviderUnavailable, provider.ErrInvalidProvider, provider.ErrEmptyPlaintext,
+	provider.ErrEmptyCiphertext, provider.ErrContextMismatch, provider.ErrUntrustedKey, provider.ErrAccessDenied,
+	provider.ErrKeyDisabled, provider.ErrKeyPendingDeletion, provider.ErrKeyUsage, provider.ErrClosed, header.ErrInvalidContext,
+}
+
+// fail returns the error of an operation.
+func (p *Provider) fail(ctx context.Context, operation string, err error) error {
+	// The operation that the caller asked for replaces an inner one. Wrappers around an
+	// EncryptionError are kept, since they say which pair or data key of a message failed.
+	if inner, ok := err.(*provider.EncryptionError); ok {
+		err = inner.Err
+	}
+	if p.session.ended() && !errors.Is(err, provider.ErrClosed) {
+		err = fmt.Errorf("the provider: %w: %w", provider.ErrClosed, err)
+	}
+	return &provider.EncryptionError{Operation: operation, Provider: string(p.Type()), KeyID: p.id, Err: judge(ctx, err)}
+}
+
+// answerError is an error that the server answered, in one line.
+type answerError struct{ *api.ResponseError }
+
+func (e *answerError) Error() string {
+	said := strings.Join(strings.Fields(strings.Join(e.Errors, "; ")), " ")
+	if e.RawError || said == "" {
+		said = http.StatusText(e.StatusCode)
+	}
+	return fmt.Sprintf("HTTP %d: %s", e.StatusCode, said)
+}
+
+func (e *answerError) Unwrap() error { return e.ResponseError }
+
+// asAnswer returns an error of HashiCorp's client with a text of one line.
+func asAnswer(err error) error {
+	if answered, ok := errors.AsType[*api.ResponseError](err); ok {
+		return &answerError{answered}
+	}
+	return err
+}
+
+func isStatus(err error, status int) bool {
+	answered, ok := errors.AsType[*api.ResponseError](err)
+	return ok && answered.StatusCode == status
+}
+
+// judge adds a sentinel to an error of the way to the server that has none yet. If the caller's
+// context has ended, that is the reason, whatever HashiCorp's client returns.
+func judge(ctx context.Context, err error) error {
+	for _, s := range sentinels {
+		if errors.Is(err, s) {
+			return err
+		}
+	}
+	if ended := ctx.Err(); ended != nil {
+		if errors.Is(err, ended) {
+			return err
+		}
+		return fmt.Errorf("%w: %w", ended, err)
+	}
+	if answered, ok := errors.AsType[*api.ResponseError](err); ok {
+		return fmt.Errorf("%w: %w", outage(answered), asAnswer(err))
+	}
+	_, unsent := errors.AsType[*url.Error](err)
+	_, cut := errors.AsType[net.Error](err)
+	if unsent || cut || strings.HasPrefix(err.Error(), "reading the answer: ") {
+		return &wayError{err}
+	}
+	return err
+}
+
+// wayError is an error of the way to the server. It unwraps to a refused connection, but not to a
+// cause that holds the error of a deadline, since that is not the caller's.
+type wayError struct{ cause error }
+
+func (e *wayError) Error() string {
+	return fmt.Sprintf("%v: %v", provider.ErrProviderUnavailable, e.cause)
+}
+
+func (e *wayError) Unwrap() []error {
+	refused, ok := errors.AsType[*net.OpError](e.cause)
+	if !ok || errors.Is(refused, context.DeadlineExceeded) {
+		return []error{provider.ErrProviderUnavailable}
+	}
+	return []error{provider.ErrProviderUnavailable, refused}
+}
+
+// outage returns the sentinel for an answer that says nothing of the key.
+//
+// The circuit breaker of package service counts [provider.ErrProviderUnavailable] as an outage.
+// Errors that prove that the server is up are listed in its isAnswer.
+func outage(answered *api.ResponseError) error {
+	switch {
+	case answered.StatusCode == http.StatusServiceUnavailable && strings.Contains(strings.Join(answered.Errors, " "), "sealed"):
+		return fmt.Errorf("%w: the server is sealed; unseal it", provider.ErrProviderUnavailable)
+	case answered.StatusCode == http.StatusTooManyRequests:
+		return fmt.Errorf("%w: a rate limit of the server is exceeded", provider.ErrProviderUnavailable)
+	case answered.StatusCode == http.StatusForbidden:
+		return fmt.Errorf("%w: the token is not valid or has expired", provider.ErrAccessDenied)
+	}
+	return provider.ErrProviderUnavailable
+}
+
+// loginError returns the error of a login.
+func loginError(err error) error {
+	answered, ok := errors.AsType[*api.ResponseError](err)
+	if ok && (answered.StatusCode == http.StatusBadRequest || answered.StatusCode == http.StatusForbidden || answered.StatusCode == http.StatusUnauthorized || answered.StatusCode == http.StatusNotFound) {
+		return fmt.Errorf("%w: the login failed: %w", provider.ErrAccessDenied, asAnswer(err))
+	}
+	return err
+}
+
+// judgeAnswer returns the error for an answer to an operation, with what to do about it.
+func judgeAnswer(ctx context.Context, operation, path, key string, err error) error {
+	answered, ok := errors.AsType[*api.ResponseError](err)
+	if !ok || ctx.Err() != nil {
+		return judge(ctx, err)
+	}
+	return fmt.Errorf("%w: %w", sentinel(operation, path, key, answered), asAnswer(err))
+}
+
+// sentinel returns the sentinel for an answer of the transit engine. What it tells apart by their
+// words are answers with status 400.
+func sentinel(operation, path, key string, answered *api.ResponseError) error {
+	said := strings.Join(answered.Errors, " ")
+	has := func(words string) bool { return strings.Contains(said, words) }
+	switch status := answered.StatusCode; {
+	case answered.RawError && status < http.StatusInternalServerError && status != http.StatusTooManyRequests:
+		return fmt.Errorf("%w: this is no answer of the server; check the address and proxies on the way", provider.ErrProviderUnavailable)
+	case status == http.StatusForbidden:
+		capability := "update"
+		if operation == "keys" {
+			capability = "read"
+		}
+		return fmt.Errorf("%w: the token is not valid or has expired, or its policies lack path %q { capabilities = [%q] }", provider.ErrAccessDenied, path, capability)
+	case status == http.StatusNotFound && has("no handler for route"):
+		return fmt.Errorf("%w: no transit engine is mounted at the path of %s", provider.ErrKeyNotFound, key)
+	case status == http.StatusNotFound, has("encryption key not found"):
+		return fmt.Errorf("%w: there is no key %s", provider.ErrKeyNotFound, key)
+	case status != http.StatusBadRequest && status != http.StatusMethodNotAllowed:
+		return outage(answered)
+	case status == http.StatusMethodNotAllowed, has("unsupported path"), has("non-AEAD"), has("not supported"), has("key derivation"):
+		return fmt.Errorf("%w: it is derived or of a type without associated data, or %s is no transit engine", provider.ErrKeyUsage, path)
+	case has("too old"):
+		return fmt.Errorf("%w: the version that encrypted this is below the key's min_decryption_version; lower that to decrypt it", provider.ErrKeyDisabled)
+	case has("soft-deleted"):
+		return fmt.Errorf("%w: the key is soft-deleted; restore it to use it", provider.ErrKeyPendingDeletion)
+	case operation == "decrypt":
+		return provider.ErrDecryptionFailed
+	}
+	return provider.ErrEncryptionFailed
+}

@@ -1,0 +1,272 @@
+package vault
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/vault/api"
+	"github.com/hashicorp/vault/api/auth/approle"
+	"github.com/hashicorp/vault/api/auth/kubernetes"
+
+	"piko.sh/pikokms/provider"
+)
+
+// session is a client of the server with a token, which it keeps alive until it is closed.
+type session struct {
+	client *api.Client
+	http   *http.Client
+	method func() (api.AuthMethod, error) // nil if a token is configured
+
+	life    context.Context // ends with close
+	end     context.CancelFunc
+	mu      sync.Mutex // guards the start of renewal and the login after a refusal
+	renewal sync.WaitGroup
+	kept    bool      // renewal has started
+	since   time.Time // of the last login after a refusal
+}
+
+func newSession(c Config) (*session, error) {
+	config := api.DefaultConfig()
+	if config.Error != nil {
+		return nil, fmt.Errorf("%w: the environment of HashiCorp's client: %w", provider.ErrInvalidKey, config.Error)
+	}
+	config.Address = c.Address
+	config.MaxRetries = c.MaxRetries
+	config.MinRetryWait, config.MaxRetryWait = 100*time.Millisecond, 400*time.Millisecond // times the number of the attempt
+	// HashiCorp's client bounds a call with all its attempts, this bounds each attempt.
+	config.Timeout = 0
+	config.HttpClient.Timeout = c.Timeout
+	// It also follows redirects itself, but then forgets what it posted.
+	config.DisableRedirects = true
+	config.HttpClient.CheckRedirect = checkRedirect
+	client, err := api.NewClient(config)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", provider.ErrInvalidKey, err)
+	}
+	client.SetToken(c.Token)
+	client.ClearNamespace()
+	if c.Namespace != "" {
+		client.SetNamespace(c.Namespace)
+	}
+	s := &session{client: client, http: config.HttpClient}
+	switch {
+	case c.AppRole != nil:
+		s.method = c.AppRole.method
+	case c.Kubernetes != nil:
+		s.method = c.Kubernetes.method
+	}
+	s.life, s.end = context.WithCancel(context.Background())
+	return s, nil
+}
+
+// checkRedirect follows the redirect of a standby server to the active one, but not to one without
+// TLS.
+func checkRedirect(request *http.Request, via []*http.Request) error {
+	switch {
+	case len(via) > 1:
+		return errors.New("the server redirects twice")
+	case via[0].URL.Scheme == "https" && request.URL.Scheme != "https":
+		return errors.New("the server redirects to an address without TLS")
+	}
+	return nil
+}
+
+func (a *AppRole) method() (api.AuthMethod, error) {
+	var options []approle.LoginOption
+	if a.Mount != "" {
+		options = append(options, approle.WithMountPath(a.Mount))
+	}
+	if a.Wrapped {
+		options = append(options, approle.WithWrappingToken())
+	}
+	return approle.NewAppRoleAuth(a.RoleID, &approle.SecretID{FromString: a.SecretID, FromFile: a.SecretIDFile}, options...)
+}
+
+// method reads the token's file anew, since Kubernetes renews it.
+func (k *Kubernetes) method() (api.AuthMethod, error) {
+	var options []kubernetes.LoginOption
+	if k.Mount != "" {
+		options = append(options, kubernetes.WithMountPath(k.Mount))
+	}
+	if k.TokenFile != "" {
+		options = append(options, kubernetes.WithServiceAccountTokenPath(k.TokenFile))
+	}
+	return kubernetes.NewKubernetesAuth(k.Role, options...)
+}
+
+// lease is how long a token lives, and whether that can be extended.
+type lease struct {
+	ttl       time.Duration // 0 for ever
+	renewable bool
+}
+
+// open makes sure that the client has a token, and begins to keep it alive.
+func (s *session) open(ctx context.Context) error {
+	if s.isKept() {
+		return nil
+	}
+	ctx, cancel := s.bound(ctx)
+	defer cancel()
+	granted, err := s.obtain(ctx)
+	if err != nil {
+		return err
+	}
+	if granted.ttl == 0 || !granted.renewable && s.method == nil {
+		return nil
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.life.Err() == nil && !s.kept {
+		s.kept = true
+		s.renewal.Go(func() { s.keep(granted) })
+	}
+	return nil
+}
+
+func (s *session) isKept() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.kept
+}
+
+// bound returns a context that also ends with the session.
+func (s *session) bound(ctx context.Context) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancel(ctx)
+	stop := context.AfterFunc(s.life, cancel)
+	return ctx, func() {
+		stop()
+		cancel()
+	}
+}
+
+// obtain logs in, or asks what the configured token is good for.
+func (s *session) obtain(ctx context.Context) (lease, error) {
+	if s.method != nil {
+		return s.login(ctx)
+	}
+	found, err := s.client.Auth().Token().LookupSelfWithContext(ctx)
+	if isStatus(err, http.StatusForbidden) {
+		// The token is not valid, or it may not look itself up. The check of the key will tell.
+		return lease{}, nil
+	}
+	if err != nil {
+		return lease{}, asAnswer(err)
+	}
+	ttl, err := found.TokenTTL()
+	if err != nil {
+		return lease{}, fmt.Errorf("%w: the server's answer about the token: %w", provider.ErrProviderUnavailable, err)
+	}
+	renewable, err := found.TokenIsRenewable()
+	return lease{ttl, renewable && err == nil}, nil
+}
+
+func (s *session) login(ctx context.Context) (lease, error) {
+	method, err := s.method()
+	if err != nil {
+		return lease{}, fmt.Errorf("%w: %w", provider.ErrAccessDenied, err)
+	}
+	got, err := s.client.Auth().Login(ctx, method)
+	if err != nil {
+		return lease{}, loginError(err)
+	}
+	return lease{time.Duration(got.Auth.LeaseDuration) * time.Second, got.Auth.Renewable}, nil
+}
+
+// loginAgain logs in after the server refused the token, at most once in a while, and reports
+// whether it did.
+func (s *session) loginAgain(ctx context.Context, refused string) bool {
+	const atMostEvery = 30 * time.Second
+	if s.method == nil {
+		return false
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.client.Token() != refused {
+		return true // another call did
+	}
+	if time.Since(s.since) < atMostEvery {
+		return false
+	}
+	s.since = time.Now()
+	ctx, cancel := s.bound(ctx)
+	defer cancel()
+	_, err := s.login(ctx)
+	return err == nil
+}
+
+// keep renews the token until the session is closed. When the token can't be renewed any more, it
+// logs in again.
+func (s *session) keep(granted lease) {
+	const atLeast, atMost = time.Second, time.Minute // between attempts after a failure
+	first := granted.ttl
+	failures := 0
+	for expires := time.Now().Add(granted.ttl); ; {
+		left := time.Until(expires)
+		pause := left * 2 / 3
+		if failures > 0 {
+			pause = min(atLeast<<min(failures-1, 6), atMost)
+		}
+		if failures > 0 && left > 0 {
+			pause = min(pause, max(left/3, atLeast))
+		}
+		if !sleep(s.life, pause) {
+			return
+		}
+		next, err := s.extend(granted, first)
+		switch {
+		case err == nil && next.ttl == 0:
+			return // it lives for ever
+		case err == nil:
+			granted, failures = next, 0
+			expires = time.Now().Add(next.ttl)
+		case s.method == nil && time.Now().After(expires):
+			return // nothing can bring the token back
+		default:
+			failures++
+		}
+	}
+}
+
+// extend renews the token, or logs in again if that gains less than half of the first time.
+func (s *session) extend(granted lease, first time.Duration) (lease, error) {
+	failure := errors.New("the token can't be renewed")
+	if granted.renewable {
+		var renewed *api.Secret
+		if renewed, failure = s.client.Auth().Token().RenewSelfWithContext(s.life, 0); failure == nil && renewed != nil && renewed.Auth != nil {
+			next := lease{time.Duration(renewed.Auth.LeaseDuration) * time.Second, renewed.Auth.Renewable}
+			if s.method == nil || next.ttl >= first/2 {
+				return next, nil
+			}
+		}
+	}
+	if s.method == nil {
+		return lease{}, failure
+	}
+	return s.login(s.life)
+}
+
+// sleep waits, and reports false if the context ends before.
+func sleep(ctx context.Context, pause time.Duration) bool {
+	timer := time.NewTimer(pause)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+func (s *session) ended() bool { return s.life.Err() != nil }
+
+func (s *session) close() {
+	s.end()
+	s.mu.Lock() // what held it, such as the start of renewal, came before
+	s.mu.Unlock()
+	s.renewal.Wait()
+	s.http.CloseIdleConnections()
+}

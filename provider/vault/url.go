@@ -1,0 +1,72 @@
+package vault
+
+import (
+	"fmt"
+	"net/url"
+	"strings"
+
+	"piko.sh/pikokms/provider"
+)
+
+// Scheme is the scheme of the URLs that name keys of a transit engine.
+const Scheme = "vault"
+
+// ParseURL returns the configuration that a URL stands for, without asking the server:
+//
+//	vault://MOUNT/KEY
+//
+// with the optional parameters
+//
+//	address=URL             of the server; without it, VAULT_ADDR or BAO_ADDR
+//	namespace=PATH          of the mount; without it, VAULT_NAMESPACE or BAO_NAMESPACE
+//	role-id=ID              logs in by AppRole, with the secret ID in a file:
+//	secret-id-file=PATH
+//	kubernetes-role=ROLE    logs in by the pod's service account, or another's token in a file:
+//	kubernetes-token-file=PATH
+//	auth-mount=PATH         of AppRole or Kubernetes; default "approle" or "kubernetes"
+//
+// MOUNT is the path of the transit engine, which may have several parts. Without a role, the token
+// is found as Config says. A URL holds no token and no secret ID.
+//
+// The error holds provider.ErrInvalidKey.
+func ParseURL(u *url.URL) (Config, error) {
+	refuse := func(format string, arguments ...any) (Config, error) {
+		return Config{}, fmt.Errorf("%w: URL %q: %s", provider.ErrInvalidKey, u.Redacted(), fmt.Sprintf(format, arguments...))
+	}
+	switch {
+	case u.Scheme != Scheme:
+		return refuse("the scheme is %q, not %q", u.Scheme, Scheme)
+	case u.Opaque != "":
+		return refuse("slashes are missing; write vault://MOUNT/KEY")
+	}
+	query, err := provider.URLParameters(u, "address", "auth-mount", "kubernetes-role", "kubernetes-token-file", "namespace", "role-id", "secret-id-file")
+	if err != nil {
+		return Config{}, err
+	}
+	if address, err := url.Parse(query.Get("address")); err != nil || address.User != nil {
+		return Config{}, fmt.Errorf("%w: the parameter address of a %s URL is not a URL, or has user information", provider.ErrInvalidKey, Scheme)
+	}
+	whole := u.Host + u.Path
+	slash := strings.LastIndex(whole, "/")
+	if slash < 0 {
+		return refuse("it names a mount and no key; write vault://MOUNT/KEY, such as vault://transit/my-key")
+	}
+	c := Config{Address: query.Get("address"), Namespace: strings.Trim(query.Get("namespace"), "/"), Mount: whole[:slash], Key: whole[slash+1:]}
+	if query.Has("role-id") || query.Has("secret-id-file") {
+		c.AppRole = &AppRole{RoleID: query.Get("role-id"), SecretIDFile: query.Get("secret-id-file"), Mount: query.Get("auth-mount")}
+	}
+	if query.Has("kubernetes-role") || query.Has("kubernetes-token-file") {
+		c.Kubernetes = &Kubernetes{Role: query.Get("kubernetes-role"), TokenFile: query.Get("kubernetes-token-file"), Mount: query.Get("auth-mount")}
+	}
+	if query.Has("auth-mount") && c.AppRole == nil && c.Kubernetes == nil {
+		return refuse("auth-mount is for role-id or kubernetes-role")
+	}
+	checked := c
+	if checked.Address == "" {
+		checked.Address = "https://localhost" // what the environment says is not a matter of the URL
+	}
+	if err := checked.validate(); err != nil {
+		return refuse("%v", strings.TrimPrefix(err.Error(), provider.ErrInvalidKey.Error()+": "))
+	}
+	return c, nil
+}

@@ -1,0 +1,198 @@
+// Package vault is the encryption provider on the transit engine of HashiCorp Vault and OpenBao.
+//
+// A data key is made by the server and wrapped under a key of the engine. Its associated data is
+// the message's serialised encryption context, so the wrapped key is refused under another context.
+// HashiCorp Vault's datakey ignores associated data. There, the provider makes data keys from the
+// system's random numbers and has the server encrypt them. What the server does is found out from
+// its first answer, and a server that binds no associated data at all is refused.
+//
+// In a message, a data key's provider ID is "vault-transit" and its provider information is the
+// path of the key: NAMESPACE/MOUNT/KEY, or MOUNT/KEY without a namespace. The ciphertext is the
+// server's text, such as "vault:v1:…", which says the version of the key. So rotation of a key
+// needs nothing here. What an old version encrypted can be decrypted until the key's
+// min_decryption_version excludes it.
+//
+// A Provider uses one key. It asks the server about no other, whatever a message says.
+//
+// # Keys
+//
+// The key must be of a type that authenticates associated data: aes128-gcm96, aes256-gcm96,
+// chacha20-poly1305 or OpenBao's xchacha20-poly1305. It must not be derived, and so not convergent:
+// those ask for a context of the server's own kind, and convergent keys encrypt equal data keys to
+// equal ciphertexts.
+//
+// # Permissions
+//
+// These are the paths of the policy, with MOUNT and KEY replaced. Encrypting needs the first on
+// OpenBao and the second on HashiCorp Vault; messages with several recipients need the second.
+// Decrypting needs the third. The fourth is for GetKeyInfo and for a better check of the key.
+//
+//	path "MOUNT/datakey/plaintext/KEY" { capabilities = ["update"] }
+//	path "MOUNT/encrypt/KEY"           { capabilities = ["update"] }
+//	path "MOUNT/decrypt/KEY"           { capabilities = ["update"] }
+//	path "MOUNT/keys/KEY"              { capabilities = ["read"] }
+//
+// HashiCorp Vault needs the first path, too. Don't give the capability create on the second, which
+// makes a key that does not exist.
+//
+// # Memory
+//
+// Keys are kept in provider.SecureBytes and zeroed after use. Copies remain in the buffers of the
+// HTTP connection until these are used again.
+//
+// # Errors
+//
+// If the server or the way to it fails, the error holds one of these:
+//
+//   - [provider.ErrProviderUnavailable]: no answer in time, a lost connection, a server that is
+//     sealed, a rate limit that outlasts the retries, a fault of the server, or no such server
+//   - [provider.ErrAccessDenied]: no token, one that is not valid or has expired, a login that
+//     failed, or a policy that does not permit a path
+//   - [provider.ErrKeyNotFound], [provider.ErrKeyDisabled], [provider.ErrKeyPendingDeletion] or
+//     [provider.ErrKeyUsage]: the state or kind of the key or of its version
+//   - [provider.ErrInvalidProvider]: a server that does not bind associated data
+//   - [provider.ErrInvalidKey]: the configuration
+//   - [provider.ErrDecryptionFailed] or [provider.ErrEncryptionFailed]: anything else
+//
+// If the caller's context has ended, the error holds the context's error and none of these.
+package vault
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync/atomic"
+
+	"piko.sh/pikokms/internal/lazy"
+	"piko.sh/pikokms/provider"
+)
+
+// ProviderID is the key provider ID of the transit engine in messages.
+const ProviderID = "vault-transit"
+
+// Provider implements provider.EncryptionProvider. It is safe for concurrent use.
+type Provider struct {
+	session *session
+	mount   string
+	key     string
+	id      string // path of the key, with its namespace
+	opened  lazy.Value[struct{}]
+
+	// What the first answers told. A server that ignores the associated data of datakey may bind
+	// those of encrypt.
+	datakeyBinds, datakeyIgnores, encryptBinds atomic.Bool
+}
+
+// NewProvider makes a provider. It logs in and checks the key by reading it. If that is not
+// permitted, it tries whether the key may be used, with calls that store nothing. With CheckLater,
+// it asks nothing until the key is first needed.
+//
+// The error says what is wrong, and holds one of the errors that the package documentation lists.
+// Close the provider when it is not used any more.
+func NewProvider(ctx context.Context, c Config) (*Provider, error) {
+	c, err := c.complete()
+	if err != nil {
+		return nil, err
+	}
+	s, err := newSession(c)
+	if err != nil {
+		return nil, err
+	}
+	p := &Provider{session: s, mount: c.Mount, key: c.Key, id: strings.TrimPrefix(c.Namespace+"/"+c.Mount+"/"+c.Key, "/")}
+	if c.CheckLater {
+		return p, nil
+	}
+	if err := p.open(ctx); err != nil {
+		return nil, errors.Join(p.fail(ctx, "NewProvider", fmt.Errorf("checking the key at %s: %w", c.Address, err)), p.Close())
+	}
+	return p, nil
+}
+
+// open logs in and checks the key, unless that is done.
+func (p *Provider) open(ctx context.Context) error {
+	if p.session.ended() {
+		return fmt.Errorf("the provider: %w", provider.ErrClosed)
+	}
+	_, err := p.opened.Get(ctx, func(ctx context.Context) (struct{}, error) {
+		if err := p.session.open(ctx); err != nil {
+			return struct{}{}, judge(ctx, err)
+		}
+		return struct{}{}, p.check(ctx)
+	})
+	return err
+}
+
+// check asks the server whether the key can be used.
+func (p *Provider) check(ctx context.Context) error {
+	k, err := p.read(ctx)
+	if err == nil {
+		return k.usable()
+	}
+	if !errors.Is(err, provider.ErrAccessDenied) {
+		return err
+	}
+	// The policies for encryption and decryption need not permit reading the key. Whoever may
+	// decrypt is told that this is no ciphertext, or that the key has no associated data.
+	associated := []byte("check")
+	_, err = p.decrypt(ctx, "vault:v1:AAAA", associated)
+	if !errors.Is(err, provider.ErrAccessDenied) {
+		if errors.Is(err, provider.ErrDecryptionFailed) {
+			return nil
+		}
+		return err
+	}
+	plain, _, encryptErr := p.generate(ctx, 32, associated)
+	clear(plain)
+	if errors.Is(encryptErr, provider.ErrAccessDenied) {
+		return err
+	}
+	return encryptErr
+}
+
+// KeyID returns the path of the key, NAMESPACE/MOUNT/KEY or MOUNT/KEY, which responses carry.
+func (p *Provider) KeyID() string { return p.id }
+
+// Type implements provider.EncryptionProvider. It is the same for OpenBao.
+func (p *Provider) Type() provider.Type { return provider.TypeHashiCorpVault }
+
+// Close ends the renewal of the token and closes the connections. The provider can't be used
+// afterwards. The token is not revoked.
+func (p *Provider) Close() error {
+	p.session.close()
+	return nil
+}
+
+// checkKeyID checks the key that a request names.
+func (p *Provider) checkKeyID(keyID string) error {
+	if keyID != "" && keyID != p.id {
+		return fmt.Errorf("%w: this provider has key %q; make another provider for %q", provider.ErrKeyNotFound, p.id, keyID)
+	}
+	return nil
+}
+
+// GetKeyInfo implements provider.EncryptionProvider with one call of the server.
+func (p *Provider) GetKeyInfo(ctx context.Context, keyID string) (*provider.KeyInfo, error) {
+	if err := p.checkKeyID(keyID); err != nil {
+		return nil, p.fail(ctx, "GetKeyInfo", err)
+	}
+	if err := p.open(ctx); err != nil {
+		return nil, p.fail(ctx, "GetKeyInfo", err)
+	}
+	k, err := p.read(ctx)
+	if err != nil {
+		return nil, p.fail(ctx, "GetKeyInfo", err)
+	}
+	return k.info(p.id), nil
+}
+
+// HealthCheck implements provider.EncryptionProvider. It makes a data key and decrypts it, which
+// needs the permissions that streams need.
+func (p *Provider) HealthCheck(ctx context.Context) error {
+	if err := provider.Check(ctx, p); err != nil {
+		return p.fail(ctx, "HealthCheck", err)
+	}
+	return nil
+}
+
+var _ provider.EncryptionProvider = (*Provider)(nil)
