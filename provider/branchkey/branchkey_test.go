@@ -36,12 +36,14 @@ type testStore struct {
 	kms   *kmstest.Server
 	key   kmstest.Key
 	table branchkey.Table
+	path  string // of the table
 }
 
 func newTestStore(t testing.TB) *testStore {
 	t.Helper()
 	server := kmstest.NewServer(t)
-	s := &testStore{kms: server, key: server.CreateKey(kmstest.Key{}), table: branchkey.NewFile(filepath.Join(t.TempDir(), "keys.db"))}
+	path := filepath.Join(t.TempDir(), "keys.db")
+	s := &testStore{kms: server, key: server.CreateKey(kmstest.Key{}), table: branchkey.NewFile(path), path: path}
 	s.Store = s.open(t, awskms.WrapperConfig{KeyARN: s.key.ARN})
 	require.NoError(t, s.CreateTable(t.Context()))
 	return s

@@ -40,22 +40,23 @@ func (k *countedKMS) Decrypt(ctx context.Context, keyARN string, blob []byte, pa
 }
 
 // newCountedStore returns a key store without a network, for tests of time.
-func newCountedStore(t *testing.T) (*branchkey.Store, *countedKMS) {
+func newCountedStore(t *testing.T) (*testStore, *countedKMS) {
 	t.Helper()
 	keys, err := branchkey.NewLocalKMS(local.Config{Key: make([]byte, 32)})
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, keys.Close()) })
 	counted := &countedKMS{KMS: keys}
-	store, err := branchkey.NewStore(branchkey.StoreConfig{Table: branchkey.NewFile(filepath.Join(t.TempDir(), "keys.db")), KMS: counted})
+	table := branchkey.NewFile(filepath.Join(t.TempDir(), "keys.db"))
+	store, err := branchkey.NewStore(branchkey.StoreConfig{Table: table, KMS: counted})
 	require.NoError(t, err)
 	require.NoError(t, store.CreateTable(t.Context()))
-	return store, counted
+	return &testStore{Store: store, table: table}, counted
 }
 
 func TestOneCallForEachTTL(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		store, keys := newCountedStore(t)
-		p := newProvider(t, branchkey.Config{Store: store, BranchKeyID: create(t, store), TTL: time.Minute})
+		p := newProvider(t, branchkey.Config{Store: store.Store, BranchKeyID: create(t, store.Store), TTL: time.Minute})
 		require.EqualValues(t, 1, keys.decrypted.Load())
 		for i := range 3 {
 			var all sync.WaitGroup
@@ -80,9 +81,9 @@ func TestOneCallForEachTTL(t *testing.T) {
 func TestStaleActiveIsNotUsed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		store, _ := newCountedStore(t)
-		id := create(t, store)
+		id := create(t, store.Store)
 		begin := time.Now()
-		p := newProvider(t, branchkey.Config{Store: store, BranchKeyID: id, TTL: time.Minute})
+		p := newProvider(t, branchkey.Config{Store: store.Store, BranchKeyID: id, TTL: time.Minute})
 		d, err := store.Describe(t.Context(), id)
 		require.NoError(t, err)
 		first := d.Active.ID
@@ -106,8 +107,8 @@ func TestStaleActiveIsNotUsed(t *testing.T) {
 func TestOutage(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		store, keys := newCountedStore(t)
-		id, never := create(t, store), create(t, store)
-		s := service.New(newProvider(t, branchkey.Config{Store: store, Supplier: branchkey.ByPair("tenant"), TTL: time.Hour}), service.Config{})
+		id, never := create(t, store.Store), create(t, store.Store)
+		s := service.New(newProvider(t, branchkey.Config{Store: store.Store, Supplier: branchkey.ByPair("tenant"), TTL: time.Hour}), service.Config{})
 		defer s.Close()
 		pairs, others := map[string]string{"tenant": id}, map[string]string{"tenant": never}
 		begin := time.Now()
@@ -147,9 +148,9 @@ func TestCacheIsBounded(t *testing.T) {
 		store, keys := newCountedStore(t)
 		var ids []string
 		for range 4 {
-			ids = append(ids, create(t, store))
+			ids = append(ids, create(t, store.Store))
 		}
-		p := newProvider(t, branchkey.Config{Store: store, Supplier: branchkey.ByPair("tenant"), Entries: 3})
+		p := newProvider(t, branchkey.Config{Store: store.Store, Supplier: branchkey.ByPair("tenant"), Entries: 3})
 		use := func(id string) { seal(t, p, "x", map[string]string{"tenant": id}) }
 		for _, id := range ids[:3] {
 			use(id)
@@ -169,7 +170,7 @@ func TestCacheIsBounded(t *testing.T) {
 func TestCallersGiveUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		store, keys := newCountedStore(t)
-		p := newProvider(t, branchkey.Config{Store: store, BranchKeyID: create(t, store), CheckLater: true})
+		p := newProvider(t, branchkey.Config{Store: store.Store, BranchKeyID: create(t, store.Store), CheckLater: true})
 		begin := time.Now()
 		impatient, cancel := context.WithTimeout(t.Context(), time.Second/2)
 		defer cancel()
@@ -187,7 +188,7 @@ func TestCallersGiveUp(t *testing.T) {
 		all.Wait()
 
 		// When all have left, the request ends.
-		late := newProvider(t, branchkey.Config{Store: store, BranchKeyID: create(t, store), CheckLater: true})
+		late := newProvider(t, branchkey.Config{Store: store.Store, BranchKeyID: create(t, store.Store), CheckLater: true})
 		leaving, cancel := context.WithCancel(t.Context())
 		go func() { time.Sleep(time.Second / 2); cancel() }()
 		_, err := late.GenerateDataKey(leaving, &provider.GenerateDataKeyRequest{})
@@ -199,7 +200,7 @@ func TestCallersGiveUp(t *testing.T) {
 
 func TestClosed(t *testing.T) {
 	store, _ := newCountedStore(t)
-	p, err := branchkey.NewProvider(t.Context(), branchkey.Config{Store: store, BranchKeyID: create(t, store), TTL: time.Hour})
+	p, err := branchkey.NewProvider(t.Context(), branchkey.Config{Store: store.Store, BranchKeyID: create(t, store.Store), TTL: time.Hour})
 	require.NoError(t, err)
 	stored := seal(t, p, "x", nil)
 	require.NoError(t, p.Close())
