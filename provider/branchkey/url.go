@@ -205,10 +205,12 @@ func OpenStoreURL(ctx context.Context, u *url.URL) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	return c.openStore(ctx)
+	return c.OpenStore(ctx)
 }
 
-func (c *URLConfig) openStore(ctx context.Context) (*Store, error) {
+// OpenStore makes the Store of the configuration. It asks neither the table nor KMS. The caller
+// closes the Store.
+func (c *URLConfig) OpenStore(ctx context.Context) (*Store, error) {
 	if c.File != "" {
 		keys, err := NewLocalKMS(c.Masters[0], c.Masters[1:]...)
 		if err != nil {
@@ -242,7 +244,7 @@ func OpenURL(ctx context.Context, u *url.URL) (*Provider, error) {
 	if c.BranchKeyID == "" && c.By == "" {
 		return nil, fmt.Errorf("%w: URL %q names no branch key; state its ID, or by=NAME", provider.ErrInvalidKey, u.Redacted())
 	}
-	store, err := c.openStore(ctx)
+	store, err := c.OpenStore(ctx)
 	if err != nil {
 		return nil, err
 	}

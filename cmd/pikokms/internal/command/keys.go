@@ -6,10 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -20,6 +22,7 @@ import (
 	"piko.sh/pikokms/header"
 	"piko.sh/pikokms/provider"
 	"piko.sh/pikokms/provider/awskms"
+	"piko.sh/pikokms/provider/branchkey"
 	"piko.sh/pikokms/provider/local"
 )
 
@@ -60,11 +63,26 @@ file can decrypt, and without it nothing can be decrypted: keep a copy.`,
 	return command
 }
 
+// keyService is what the KEYs of a scheme have in common.
+type keyService struct {
+	kind       provider.Type
+	providerID string // begins the provider ID of a data key under such a KEY; empty for any
+}
+
+var keyServices = map[string]keyService{
+	awskms.Scheme:          {provider.TypeAWSKMS, "aws-kms"},
+	awskms.DiscoveryScheme: {provider.TypeAWSKMS, "aws-kms"},
+	branchkey.Scheme:       {branchkey.TypeBranchKey, "aws-kms-hierarchy"},
+	local.Scheme:           {provider.TypeLocalAESGCM, ""},
+}
+
 // key is a KEY of the command line whose syntax is valid. It is opened when it is first used, so
 // that a key that can't be reached does not stop the others. It is safe for concurrent use.
 type key struct {
 	text    string // the URL as given, without its secrets
 	scheme  string
+	by      string // of a branch key: the name of the pair that picks it, if one does
+	inFile  bool   // of a branch key: its table is a file
 	open    func(context.Context) (provider.Keyring, error)
 	timeout time.Duration // the time for an answer of the key service, retries included
 	calls   atomic.Int64  // of its key service, but for those that open it
@@ -75,7 +93,11 @@ type key struct {
 }
 
 // isRemote tells whether the key is in a key service.
-func (k *key) isRemote() bool { return k.scheme != local.Scheme }
+func (k *key) isRemote() bool { return k.scheme != local.Scheme && !k.inFile }
+
+// isAskedEachTime tells whether a key service is asked for each data key. Of a branch key, the
+// service is asked once, and then this process wraps the data keys.
+func (k *key) isAskedEachTime() bool { return k.isRemote() && k.scheme != branchkey.Scheme }
 
 // opened returns the keyring of the KEY, which it opens first if need be.
 func (k *key) opened(ctx context.Context) (provider.Keyring, error) {
@@ -144,10 +166,10 @@ func (k *key) WrapDataKey(ctx context.Context, dataKey *provider.SecureBytes, en
 	})
 }
 
-// UnwrapDataKey implements provider.Keyring. It asks AWS KMS only about data keys that it
+// UnwrapDataKey implements provider.Keyring. It asks a key service only about data keys that it
 // encrypted.
 func (k *key) UnwrapDataKey(ctx context.Context, request *provider.UnwrapDataKeyRequest) (*provider.SecureBytes, error) {
-	if k.isRemote() && !strings.HasPrefix(request.EncryptedKey.ProviderID, "aws-kms") {
+	if !strings.HasPrefix(request.EncryptedKey.ProviderID, keyServices[k.scheme].providerID) {
 		return nil, provider.ErrUntrustedKey
 	}
 	return ask(ctx, k, func(ctx context.Context, keyring provider.Keyring) (*provider.SecureBytes, error) {
@@ -158,12 +180,7 @@ func (k *key) UnwrapDataKey(ctx context.Context, request *provider.UnwrapDataKey
 }
 
 // Type implements provider.PikoV2Keyring.
-func (k *key) Type() provider.Type {
-	if k.isRemote() {
-		return provider.TypeAWSKMS
-	}
-	return provider.TypeLocalAESGCM
-}
+func (k *key) Type() provider.Type { return keyServices[k.scheme].kind }
 
 // UnwrapPikoV2 implements provider.PikoV2Keyring.
 func (k *key) UnwrapPikoV2(ctx context.Context, wrapped string) (*provider.SecureBytes, error) {
@@ -176,7 +193,7 @@ func (k *key) UnwrapPikoV2(ctx context.Context, wrapped string) (*provider.Secur
 	})
 }
 
-// Close zeroes a local key.
+// Close zeroes the keys in memory.
 func (k *key) Close() error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -228,6 +245,8 @@ func parseKey(text string, timeout time.Duration, check bool) (*key, error) {
 		c, err := awskms.ParseDiscoveryURL(u)
 		k.open = func(ctx context.Context) (provider.Keyring, error) { return awskms.NewDiscovery(ctx, c) }
 		return k, err
+	case branchkey.Scheme:
+		return k, k.parseBranchKey(u, check)
 	case local.Scheme:
 		c, err := local.ParseURL(u)
 		k.open = func(context.Context) (provider.Keyring, error) { return local.NewProvider(c) }
@@ -235,12 +254,13 @@ func parseKey(text string, timeout time.Duration, check bool) (*key, error) {
 	case "":
 		return nil, fmt.Errorf("%q is not a URL; a key file is local:PATH, an alias awskms://alias/NAME?region=REGION", text)
 	}
-	return nil, fmt.Errorf("%q has the unknown scheme %q; known are %s, %s and %s", u.Redacted(), u.Scheme, awskms.Scheme, awskms.DiscoveryScheme, local.Scheme)
+	return nil, fmt.Errorf("%q has the unknown scheme %q; known are %s", u.Redacted(), u.Scheme, strings.Join(slices.Sorted(maps.Keys(keyServices)), ", "))
 }
 
 // count counts an answer of a key service, which is not asked about keys that are not trusted.
+// Branch keys count for themselves.
 func (k *key) count(err error) {
-	if k.isRemote() && !errors.Is(err, provider.ErrUntrustedKey) {
+	if k.isAskedEachTime() && !errors.Is(err, provider.ErrUntrustedKey) {
 		k.calls.Add(1)
 	}
 }
