@@ -1,0 +1,253 @@
+package command
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/credentials"
+	"github.com/aws/aws-sdk-go-v2/service/kms"
+	"github.com/creack/pty"
+	"github.com/stretchr/testify/require"
+	"go.etcd.io/bbolt"
+
+	"piko.sh/pikokms/internal/emulator"
+	"piko.sh/pikokms/provider/branchkey"
+	"piko.sh/pikokms/provider/local"
+)
+
+// newBranchKeys makes a table in a file with n branch keys, and two key files. It returns the
+// table's URLs under the first and under the second.
+func newBranchKeys(t *testing.T, n int) (store *branchkey.Store, old, moved string) {
+	t.Helper()
+	dir := filepath.ToSlash(t.TempDir())
+	require.NoError(t, local.Generate(dir+"/old.key"))
+	require.NoError(t, local.Generate(dir+"/new.key"))
+	old = "branchkey:" + dir + "/keys.db?master=local:" + dir + "/old.key"
+	moved = "local:" + dir + "/new.key?name=new"
+	u, err := url.Parse(old)
+	require.NoError(t, err)
+	store, err = branchkey.OpenStoreURL(t.Context(), u)
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, store.Close()) })
+	require.NoError(t, store.CreateTable(t.Context()))
+	for i := range n {
+		_, err := store.Create(t.Context(), fmt.Sprintf("tenant-%d", i), map[string]string{"tenant": fmt.Sprint(i)})
+		require.NoError(t, err)
+	}
+	return store, old, moved
+}
+
+// countUnder counts the branch keys of a table by the name of the local key that they are under.
+func countUnder(t *testing.T, store *branchkey.Store) map[string]int {
+	t.Helper()
+	n := make(map[string]int)
+	for d, err := range store.List(t.Context()) {
+		require.NoError(t, err)
+		n[d.Active.KeyARN[strings.LastIndex(d.Active.KeyARN, "/")+1:]]++
+	}
+	return n
+}
+
+// TestKilledWhileMovingBranchKeys kills a move when it has moved some of the branch keys, and then
+// goes on by the same command line.
+func TestKilledWhileMovingBranchKeys(t *testing.T) {
+	const n = 60
+	store, old, to := newBranchKeys(t, n)
+	move := []string{"branch-keys", "move", "-k", old, "--to", to, "--all"}
+	command := exec.CommandContext(t.Context(), "pikokms", move...)
+	require.NoError(t, command.Start())
+	deadline := time.Now().Add(time.Minute)
+	for countUnder(t, store)["new"] == 0 {
+		require.Less(t, time.Now(), deadline)
+	}
+	require.NoError(t, command.Process.Kill())
+	_ = command.Wait()
+	t.Logf("killed with %v", countUnder(t, store))
+
+	_, stderr, _, err := execute(t, move...)
+	require.NoError(t, err, stderr)
+	require.Contains(t, stderr, fmt.Sprintf("items of %d branch keys, and checked", n))
+	require.Equal(t, map[string]int{"new": n}, countUnder(t, store))
+}
+
+// TestProgressOfBranchKeys has progress on a terminal in one line, which goes at the end.
+func TestProgressOfBranchKeys(t *testing.T) {
+	store, old, _ := newBranchKeys(t, 1)
+	// While a transaction is open, the command waits for the file.
+	file := strings.TrimPrefix(strings.SplitN(old, "?", 2)[0], "branchkey:")
+	terminal, tty, err := pty.Open()
+	if err != nil {
+		t.Skip("no pseudo-terminal: ", err)
+	}
+	defer terminal.Close()
+	release := lockTable(t, file)
+	command := exec.CommandContext(t.Context(), "pikokms", "branch-keys", "check", "-k", old, "--all")
+	command.Stderr = tty
+	require.NoError(t, command.Start())
+	tty.Close()
+	screen := make(chan string)
+	go func() {
+		b, _ := io.ReadAll(terminal) // ends with an error when the last process closes its side
+		screen <- string(b)
+	}()
+	time.Sleep(1500 * time.Millisecond)
+	release()
+	require.NoError(t, command.Wait())
+	got := <-screen
+	require.Contains(t, got, clearLine+"pikokms: checked 0 branch keys, of 0, 0 failed"+clearLine)
+	require.Contains(t, got, clearLine+"pikokms: checked 1 branch key: genuine, complete and under "+store.KeyARN())
+}
+
+// TestDamagedBranchKeys names the branch key whose items are not genuine, and checks the others.
+func TestDamagedBranchKeys(t *testing.T) {
+	store, old, to := newBranchKeys(t, 3)
+	file := strings.TrimPrefix(strings.SplitN(old, "?", 2)[0], "branchkey:")
+	table := branchkey.NewFile(file)
+	items, err := table.All(t.Context(), "tenant-1")
+	require.NoError(t, err)
+	for _, item := range items {
+		if item.Attributes["type"] == "branch:ACTIVE" {
+			before := item.Enc
+			item.Enc = bytes.Clone(before)
+			item.Enc[len(item.Enc)-1] ^= 1
+			require.NoError(t, table.Write(t.Context(), []branchkey.Write{{Item: item, Replaces: before}}))
+		}
+	}
+	_, stderr, _, err := execute(t, "branch-keys", "check", "-k", old, "--all")
+	require.Error(t, err)
+	require.Contains(t, stderr, `pikokms: failed branch key tenant-1: item of the branch key table was changed: "branch:ACTIVE"`)
+	require.Contains(t, stderr, "pikokms: checked 3 branch keys, 1 failed")
+
+	_, stderr, _, err = execute(t, "branch-keys", "move", "-k", old, "--to", to, "--all")
+	require.Error(t, err)
+	require.Contains(t, stderr, "failed branch key tenant-1")
+	require.Contains(t, stderr, "pikokms: moved 6 items of 2 branch keys, 1 failed")
+	require.Equal(t, map[string]int{"new": 2, "local": 1}, countUnder(t, store))
+}
+
+// TestBranchKeysInDynamoDB goes through a branch key's life in moto's DynamoDB and KMS, with the
+// objects of two tenants. The KMS key that is moved away from is disabled in the end.
+func TestBranchKeysInDynamoDB(t *testing.T) {
+	moto := emulator.Moto(t)
+	service := kms.New(kms.Options{
+		Region: emulator.Region, BaseEndpoint: aws.String(moto),
+		Credentials: credentials.NewStaticCredentialsProvider(emulator.Credentials, emulator.Credentials, ""),
+	})
+	var ids, arns [2]string
+	for i := range ids {
+		made, err := service.CreateKey(t.Context(), &kms.CreateKeyInput{})
+		require.NoError(t, err)
+		ids[i], arns[i] = *made.KeyMetadata.KeyId, *made.KeyMetadata.Arn
+	}
+	endpoint, asked := countKMS(t, moto)
+	key := func(id, arn string) string { return "branchkey://keys" + id + "key=" + arn + "&endpoint=" + endpoint }
+	do := func(arguments ...string) (stdout, stderr string) {
+		t.Helper()
+		stdout, stderr, _, err := execute(t, arguments...)
+		require.NoError(t, err, stderr)
+		return stdout, stderr
+	}
+	_, stderr, _, err := execute(t, "branch-keys", "list", "-k", key("?", arns[0]))
+	require.Error(t, err)
+	require.Contains(t, stderr, "'pikokms branch-keys create --table' makes it")
+	do("branch-keys", "create", "--table", "-k", key("?", arns[0]), "-c", "tenant=1", "tenant-1")
+	do("branch-keys", "create", "--table", "-k", key("?", arns[0]), "-c", "tenant=2", "tenant-2")
+	do("branch-keys", "version", "-k", key("?", arns[0]), "tenant-2")
+
+	dir := t.TempDir()
+	const n = 20
+	for _, tenant := range []string{"tenant-1", "tenant-2"} {
+		require.NoError(t, os.MkdirAll(filepath.Join(dir, "plain", tenant), 0o700))
+		for i := range n {
+			require.NoError(t, os.WriteFile(filepath.Join(dir, "plain", tenant, fmt.Sprint(i)), []byte(tenant), 0o600))
+		}
+		_, stderr := do("encrypt", "-k", key("?by=t&", arns[0]), "-c", "t="+tenant, "-o", filepath.Join(dir, "objects", tenant), filepath.Join(dir, "plain", tenant))
+		require.Contains(t, stderr, fmt.Sprintf("encrypted %d objects of %d bytes, 1 KMS call,", n, n*len(tenant)))
+	}
+	objects := filepath.Join(dir, "objects")
+	asked.Store(0)
+	_, stderr = do("verify", "-k", key("?by=t&", arns[0]), objects)
+	require.Contains(t, stderr, fmt.Sprintf("verified %d objects of %d bytes, 2 KMS calls,", 2*n, 2*n*len("tenant-1")))
+	require.EqualValues(t, 2, asked.Load())
+
+	asked.Store(0)
+	_, stderr = do("branch-keys", "move", "-k", key("?", arns[0]), "--to", arns[1], "--all")
+	require.Contains(t, stderr, "moved 7 items of 2 branch keys, and checked that they are under "+arns[1])
+	require.EqualValues(t, 2*7, asked.Load())
+	_, stderr = do("branch-keys", "move", "-k", key("/tenant-1?", arns[0]), "--to", arns[1])
+	require.Contains(t, stderr, "moved 0 items of 1 branch key,")
+	_, err = service.DisableKey(t.Context(), &kms.DisableKeyInput{KeyId: &ids[0]})
+	require.NoError(t, err)
+	do("verify", "-k", key("?by=t&", arns[1]), objects)
+	do("verify", "-k", key("/tenant-2?", arns[1]), filepath.Join(objects, "tenant-2"))
+	do("branch-keys", "check", "-k", key("?", arns[1]), "--all")
+
+	stdout, _ := do("branch-keys", "show", "--json", "-k", key("?", arns[1]), "tenant-2")
+	var shown describedKey
+	require.NoError(t, json.Unmarshal([]byte(stdout), &shown))
+	require.Len(t, shown.Versions, 2)
+	require.Equal(t, shown.Active, shown.Versions[1])
+	require.Equal(t, arns[1], shown.Active.KMSKey)
+	require.Equal(t, map[string]string{"tenant": "2"}, shown.Context)
+	stdout, _ = do("branch-keys", "list", "-k", key("?", arns[1]))
+	require.Contains(t, stdout, "          2  "+arns[1]+"\n")
+
+	// A reader whose KEY does not trust the new KMS key is told so, and KMS is not asked.
+	asked.Store(0)
+	_, stderr, _, err = execute(t, "decrypt", "-k", key("/tenant-1?", arns[0]), filepath.Join(objects, "tenant-1", "0"))
+	require.Error(t, err)
+	require.Contains(t, stderr, "it is wrapped under "+fmt.Sprintf("%q", arns[1]))
+	require.Zero(t, asked.Load())
+
+	// A service that is down ends the work, and does not fail each branch key.
+	_, stderr, _, err = execute(t, "branch-keys", "check", "--all", "-k", "branchkey://keys?key="+arns[1]+"&table-endpoint="+moto+"&kms-endpoint="+closedPort(t))
+	require.Error(t, err)
+	require.Equal(t, 1, strings.Count(stderr, "\n"), stderr)
+	require.Contains(t, stderr, "connection refused")
+}
+
+// countKMS returns the URL of a proxy of moto, and the number of requests to its KMS.
+func countKMS(t *testing.T, moto string) (endpoint string, asked *atomic.Int64) {
+	t.Helper()
+	target, err := url.Parse(moto)
+	require.NoError(t, err)
+	asked = new(atomic.Int64)
+	proxy := &httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) {
+		r.SetURL(target)
+		r.Out.Host = r.In.Host // is signed
+		if strings.HasPrefix(r.In.Header.Get("X-Amz-Target"), "TrentService.") {
+			asked.Add(1)
+		}
+	}, ErrorHandler: func(w http.ResponseWriter, _ *http.Request, err error) {
+		if err != context.Canceled {
+			t.Log(err)
+		}
+		w.WriteHeader(http.StatusBadGateway)
+	}}
+	server := httptest.NewServer(proxy)
+	t.Cleanup(server.Close)
+	return server.URL, asked
+}
+
+// lockTable opens a table in a file as another process would that does not let go of it.
+func lockTable(t *testing.T, file string) (release func()) {
+	t.Helper()
+	db, err := bbolt.Open(file, 0o600, nil)
+	require.NoError(t, err)
+	return func() { require.NoError(t, db.Close()) }
+}
