@@ -2,7 +2,6 @@ package command
 
 import (
 	"bytes"
-	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -52,6 +51,12 @@ func newBranchKeys(t *testing.T, n int) (store *branchkey.Store, old, moved stri
 	return store, old, moved
 }
 
+// tableFile returns the file of a KEY.
+func tableFile(key string) string {
+	file, _, _ := strings.Cut(strings.TrimPrefix(key, "branchkey:"), "?")
+	return file
+}
+
 // countUnder counts the branch keys of a table by the name of the local key that they are under.
 func countUnder(t *testing.T, store *branchkey.Store) map[string]int {
 	t.Helper()
@@ -70,10 +75,18 @@ func TestKilledWhileMovingBranchKeys(t *testing.T) {
 	store, old, to := newBranchKeys(t, n)
 	move := []string{"branch-keys", "move", "-k", old, "--to", to, "--all"}
 	command := exec.CommandContext(t.Context(), "pikokms", move...)
+	written := func() time.Time {
+		info, err := os.Stat(tableFile(old))
+		require.NoError(t, err)
+		return info.ModTime()
+	}
+	last, deadline := written(), time.Now().Add(time.Minute)
 	require.NoError(t, command.Start())
-	deadline := time.Now().Add(time.Minute)
-	for countUnder(t, store)["new"] == 0 {
+	for changes := 0; changes < 6; {
 		require.Less(t, time.Now(), deadline)
+		if now := written(); !now.Equal(last) {
+			last, changes = now, changes+1
+		}
 	}
 	require.NoError(t, command.Process.Kill())
 	_ = command.Wait()
@@ -89,13 +102,12 @@ func TestKilledWhileMovingBranchKeys(t *testing.T) {
 func TestProgressOfBranchKeys(t *testing.T) {
 	store, old, _ := newBranchKeys(t, 1)
 	// While a transaction is open, the command waits for the file.
-	file := strings.TrimPrefix(strings.SplitN(old, "?", 2)[0], "branchkey:")
 	terminal, tty, err := pty.Open()
 	if err != nil {
 		t.Skip("no pseudo-terminal: ", err)
 	}
 	defer terminal.Close()
-	release := lockTable(t, file)
+	release := lockTable(t, tableFile(old))
 	command := exec.CommandContext(t.Context(), "pikokms", "branch-keys", "check", "-k", old, "--all")
 	command.Stderr = tty
 	require.NoError(t, command.Start())
@@ -116,8 +128,7 @@ func TestProgressOfBranchKeys(t *testing.T) {
 // TestDamagedBranchKeys names the branch key whose items are not genuine, and checks the others.
 func TestDamagedBranchKeys(t *testing.T) {
 	store, old, to := newBranchKeys(t, 3)
-	file := strings.TrimPrefix(strings.SplitN(old, "?", 2)[0], "branchkey:")
-	table := branchkey.NewFile(file)
+	table := branchkey.NewFile(tableFile(old))
 	items, err := table.All(t.Context(), "tenant-1")
 	require.NoError(t, err)
 	for _, item := range items {
@@ -154,7 +165,12 @@ func TestBranchKeysInDynamoDB(t *testing.T) {
 		require.NoError(t, err)
 		ids[i], arns[i] = *made.KeyMetadata.KeyId, *made.KeyMetadata.Arn
 	}
-	endpoint, asked := countKMS(t, moto)
+	var asked atomic.Int64
+	var deny atomic.Bool
+	endpoint := beforeKMS(t, moto, func() bool {
+		asked.Add(1)
+		return deny.Load()
+	})
 	key := func(id, arn string) string { return "branchkey://keys" + id + "key=" + arn + "&endpoint=" + endpoint }
 	do := func(arguments ...string) (stdout, stderr string) {
 		t.Helper()
@@ -214,34 +230,31 @@ func TestBranchKeysInDynamoDB(t *testing.T) {
 	require.Contains(t, stderr, "it is wrapped under "+fmt.Sprintf("%q", arns[1]))
 	require.Zero(t, asked.Load())
 
-	// A service that is down ends the work, and does not fail each branch key.
-	_, stderr, _, err = execute(t, "branch-keys", "check", "--all", "-k", "branchkey://keys?key="+arns[1]+"&table-endpoint="+moto+"&kms-endpoint="+closedPort(t))
+	// Where KMS denies, the work ends, and does not fail each branch key.
+	deny.Store(true)
+	_, stderr, _, err = execute(t, "branch-keys", "check", "--all", "--jobs", "1", "-k", key("?", arns[1]))
 	require.Error(t, err)
-	require.Equal(t, 1, strings.Count(stderr, "\n"), stderr)
-	require.Contains(t, stderr, "connection refused")
+	require.Contains(t, stderr, "access to the encryption key denied")
+	require.Equal(t, 1, strings.Count(stderr, "branch key tenant-"), stderr)
 }
 
-// countKMS returns the URL of a proxy of moto, and the number of requests to its KMS.
-func countKMS(t *testing.T, moto string) (endpoint string, asked *atomic.Int64) {
+// beforeKMS returns the URL of a proxy of moto that asks deny at each request to its KMS.
+func beforeKMS(t *testing.T, moto string, deny func() bool) string {
 	t.Helper()
 	target, err := url.Parse(moto)
 	require.NoError(t, err)
-	asked = new(atomic.Int64)
-	proxy := &httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) {
-		r.SetURL(target)
-		r.Out.Host = r.In.Host // is signed
-		if strings.HasPrefix(r.In.Header.Get("X-Amz-Target"), "TrentService.") {
-			asked.Add(1)
+	proxy := httputil.NewSingleHostReverseProxy(target)
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if strings.HasPrefix(r.Header.Get("X-Amz-Target"), "TrentService.") && deny() {
+			w.Header().Set("Content-Type", "application/x-amz-json-1.1")
+			w.WriteHeader(http.StatusBadRequest)
+			fmt.Fprint(w, `{"__type":"AccessDeniedException","message":"no"}`)
+			return
 		}
-	}, ErrorHandler: func(w http.ResponseWriter, _ *http.Request, err error) {
-		if err != context.Canceled {
-			t.Log(err)
-		}
-		w.WriteHeader(http.StatusBadGateway)
-	}}
-	server := httptest.NewServer(proxy)
+		proxy.ServeHTTP(w, r)
+	}))
 	t.Cleanup(server.Close)
-	return server.URL, asked
+	return server.URL
 }
 
 // lockTable opens a table in a file as another process would that does not let go of it.
