@@ -141,6 +141,7 @@ func TestDamagedBranchKeys(t *testing.T) {
 	}
 	_, stderr, _, err := execute(t, "branch-keys", "check", "-k", old, "--all")
 	require.Error(t, err)
+	require.NotContains(t, stderr, "tenant-0")
 	require.Contains(t, stderr, `pikokms: failed branch key tenant-1: item of the branch key table was changed: "branch:ACTIVE"`)
 	require.Contains(t, stderr, "pikokms: checked 3 branch keys, 1 failed")
 
@@ -149,6 +150,20 @@ func TestDamagedBranchKeys(t *testing.T) {
 	require.Contains(t, stderr, "failed branch key tenant-1")
 	require.Contains(t, stderr, "pikokms: moved 6 items of 2 branch keys, 1 failed")
 	require.Equal(t, map[string]int{"new": 2, "local": 1}, countUnder(t, store))
+
+	item, err := table.Get(t.Context(), "tenant-2", "branch:ACTIVE")
+	require.NoError(t, err)
+	item.Attributes["hierarchy-version"] = "2"
+	require.NoError(t, table.Write(t.Context(), []branchkey.Write{{Item: item, Replaces: item.Enc}}))
+	stdout, stderr, _, err := execute(t, "branch-keys", "list", "-k", old)
+	require.Error(t, err)
+	require.Contains(t, stderr, `branch key "tenant-2", item "branch:ACTIVE" has hierarchy-version "2"`)
+	require.Contains(t, stderr, "pikokms: 1 branch key can't be used")
+	require.Contains(t, stdout, "tenant-0 tenant=0")
+	require.Contains(t, stdout, "tenant-1 tenant=1")
+	_, stderr, _, err = execute(t, "branch-keys", "check", "-k", old, "--all")
+	require.Error(t, err)
+	require.Contains(t, stderr, "failed branch key tenant-2: ")
 }
 
 // TestBranchKeysInDynamoDB goes through a branch key's life in moto's DynamoDB and KMS, with the
