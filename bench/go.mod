@@ -123,3 +123,5 @@ replace piko.sh/pikokms => ../
 replace piko.sh/pikokms/internal/localstack => ../internal/localstack
 
 replace piko.sh/pikokms/s3storage => ../s3storage
+
+replace piko.sh/pikokms/provider/branchkey => ../provider/branchkey

@@ -103,9 +103,17 @@ func isAnswer(err error) bool {
 	return false
 }
 
-// guard calls the provider through the breaker. If the context has ended, it does not make the
-// call.
-func guard[T any](ctx context.Context, s *Service, operation string, call func(context.Context) (T, error)) (result T, err error) {
+// guard calls the provider through the breaker, unless the provider itself takes each call of its
+// key service through the breaker.
+func guard[T any](ctx context.Context, s *Service, operation string, call func(context.Context) (T, error)) (T, error) {
+	if s.guardsItself {
+		return call(ctx)
+	}
+	return pass(ctx, s, operation, call)
+}
+
+// pass makes a call through the breaker. If the context has ended, it does not make the call.
+func pass[T any](ctx context.Context, s *Service, operation string, call func(context.Context) (T, error)) (result T, err error) {
 	fail := func(err error) error {
 		return &provider.EncryptionError{Operation: operation, Provider: string(s.Type()), Err: err}
 	}

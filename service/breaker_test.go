@@ -329,3 +329,39 @@ func TestProviderThatIsDownAtStart(t *testing.T) {
 		require.Equal(t, service.StateClosed, s.State())
 	})
 }
+
+// guarded is a provider with keys of its own, which calls its key service only when it is told to.
+type guarded struct {
+	provider.EncryptionProvider
+	guard func(context.Context, string, func(context.Context) error) error
+	call  func(context.Context) error // nil if no call is needed
+}
+
+func (g *guarded) Guard(guard func(context.Context, string, func(context.Context) error) error) {
+	g.guard = guard
+}
+
+func (g *guarded) HealthCheck(ctx context.Context) error {
+	if g.call == nil {
+		return nil
+	}
+	return g.guard(ctx, "Call", g.call)
+}
+
+func TestBreakerOfAProviderThatGuardsItsCalls(t *testing.T) {
+	g := &guarded{EncryptionProvider: newRemote(t, 1)}
+	s := service.New(g, service.Config{})
+	defer s.Close()
+	calls := 0
+	down := func(context.Context) error { calls++; return provider.ErrProviderUnavailable }
+	for range 2 * service.Failures {
+		g.call = down
+		require.ErrorIs(t, s.HealthCheck(t.Context()), provider.ErrProviderUnavailable)
+		g.call = nil
+		require.NoError(t, s.HealthCheck(t.Context()), "what needs no call is never refused, and does not count")
+	}
+	require.Equal(t, service.StateOpen, s.State())
+	require.Equal(t, service.Failures, calls)
+	g.call = down
+	require.ErrorIs(t, s.HealthCheck(t.Context()), service.ErrOpen)
+}

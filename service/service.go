@@ -35,6 +35,8 @@ type Service struct {
 	breaker     *gobreaker.CircuitBreaker[any]
 	cache       *cache // nil if there is none
 	instruments *instruments
+
+	guardsItself bool // the provider takes its calls through the breaker itself
 }
 
 // New wraps a provider. Close the provider after the Service.
@@ -49,6 +51,13 @@ func New(p provider.EncryptionProvider, c Config) *Service {
 		}
 	})
 	s.instruments = newInstruments(c.Telemetry, s)
+	if guarded, ok := p.(provider.Guarded); ok {
+		s.guardsItself = true
+		guarded.Guard(func(ctx context.Context, operation string, call func(context.Context) error) error {
+			_, err := pass(ctx, s, operation, func(ctx context.Context) (struct{}, error) { return struct{}{}, call(ctx) })
+			return err
+		})
+	}
 	if c.Cache != nil {
 		s.cache = newCache(broken{s}, *c.Cache)
 		s.cache.note = s.instruments.countCached

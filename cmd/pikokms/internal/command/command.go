@@ -19,6 +19,7 @@ import (
 	"piko.sh/pikokms/header"
 	"piko.sh/pikokms/message"
 	"piko.sh/pikokms/provider"
+	"piko.sh/pikokms/provider/branchkey"
 )
 
 const long = `Pikokms encrypts and decrypts files, folders and buckets under a key of AWS
@@ -43,6 +44,10 @@ Keys:
     local:PATH                           the same, relative to this directory
     awskms-discovery:?accounts=ACCOUNT,ACCOUNT&region=REGION
                                          to decrypt: any key of these accounts
+    branchkey://TABLE/ID?key=ARN         a branch key, which an AWS KMS key wraps
+    branchkey://TABLE?by=NAME&key=ARN    the one that a message's pair NAME names
+    branchkey:PATH?id=ID&master=local:PATH
+                                         a branch key in a file, under a key file
   An awskms URL may have &profile=NAME, &endpoint=URL and
   &grant-tokens=TOKEN,TOKEN. Credentials, and the Region where the URL names
   none, come from where other AWS tools take them. A multi-Region key (mrk-)
@@ -59,6 +64,8 @@ Keys:
   ?namespace=NAMESPACE&name=NAME (default piko, local) and for RSA
   &padding=oaep-mgf1|pkcs1&hash=sha1|sha256|sha384|sha512 (default oaep-mgf1,
   sha256; pkcs1 only decrypts), all the same to decrypt as to encrypt.
+  Of a branch key, AWS KMS is asked once an hour and not for each message; 'pikokms
+  branch-keys create --help' says how to make one, and what else its URL may have.
   Without -k, keys are taken from the environment variable PIKOKMS_KEY: one URL,
   or several separated by spaces or newlines (a space within one is %20).
 
@@ -87,7 +94,10 @@ const example = `  pikokms keygen -o dev.key
 
   export PIKOKMS_KEY='awskms://alias/backups?region=eu-west-1'
   tar c photos | pikokms encrypt --compress zstd | aws s3 cp - s3://bucket/photos
-  aws s3 cp s3://bucket/photos - | pikokms decrypt | tar x`
+  aws s3 cp s3://bucket/photos - | pikokms decrypt | tar x
+
+  pikokms branch-keys create -k 'branchkey://keys?key=ARN' --table -c tenant=42 tenant-42
+  pikokms encrypt -k 'branchkey://keys/tenant-42?key=ARN' --in-place photos`
 
 // Main runs the command line of the process, and exits.
 func Main() {
@@ -116,7 +126,7 @@ func run(ctx context.Context, arguments []string) int {
 	root.PersistentPreRun = func(*cobra.Command, []string) { parsed = true }
 	root.SetArgs(arguments)
 	if len(arguments) == 0 {
-		return misuse(root, errors.New("no command; there are keygen, encrypt, decrypt, rewrap, verify, cat, ls and inspect"))
+		return misuse(root, errors.New("no command; there are keygen, encrypt, decrypt, rewrap, verify, cat, ls, inspect and branch-keys"))
 	}
 	command, err := root.ExecuteContextC(ctx)
 	if err == nil {
@@ -143,9 +153,12 @@ func New() *cobra.Command {
 	root.SetUsageTemplate(root.UsageTemplate() +
 		`{{if or (not .HasParent) (.Flags.Lookup "include")}}` + Places + `{{end}}` +
 		`{{if or (not .HasParent) (.Flags.Lookup "key")}}` + Manual + `{{end}}`)
-	root.AddCommand(keygenCommand(), encryptCommand(), decryptCommand(), rewrapCommand(), verifyCommand(), catCommand(), lsCommand(), inspectCommand())
+	root.AddCommand(keygenCommand(), encryptCommand(), decryptCommand(), rewrapCommand(), verifyCommand(), catCommand(), lsCommand(), inspectCommand(), branchKeysCommand())
 	for _, command := range root.Commands() {
 		takeOnce(command.Flags())
+		for _, below := range command.Commands() {
+			takeOnce(below.Flags())
+		}
 	}
 	return root
 }
@@ -211,6 +224,8 @@ func explain(err error) string {
 		text += "; --commitment-policy sets the policy"
 	case errors.Is(err, message.ErrPikoV2):
 		text += "; --allow-piko-v2 sets it"
+	case errors.Is(err, branchkey.ErrNoTable):
+		text += "; 'pikokms branch-keys create --table' makes it"
 	case errors.Is(err, provider.ErrUntrustedKey):
 		text += "; -k says which keys to use"
 	}

@@ -123,7 +123,7 @@ func (e *each) open(ctx context.Context, texts []string) (items []item, closeAll
 }
 
 // inOrder has results of work on several items side by side, and gives them to take in their order.
-func inOrder[T any](ctx context.Context, jobs int, items []item, work func(item) T, take func(T) error) error {
+func inOrder[I, T any](ctx context.Context, jobs int, items []I, work func(I) T, take func(T) error) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	var working sync.WaitGroup

@@ -6,10 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -20,6 +22,7 @@ import (
 	"piko.sh/pikokms/header"
 	"piko.sh/pikokms/provider"
 	"piko.sh/pikokms/provider/awskms"
+	"piko.sh/pikokms/provider/branchkey"
 	"piko.sh/pikokms/provider/gcpkms"
 	"piko.sh/pikokms/provider/local"
 	"piko.sh/pikokms/provider/vault"
@@ -62,13 +65,28 @@ file can decrypt, and without it nothing can be decrypted: keep a copy.`,
 	return command
 }
 
+// keyService is what the KEYs of a scheme have in common.
+type keyService struct {
+	kind       provider.Type
+	providerID string // begins the provider ID of a data key under such a KEY; empty for any
+}
+
+var keyServices = map[string]keyService{
+	awskms.Scheme:          {provider.TypeAWSKMS, "aws-kms"},
+	awskms.DiscoveryScheme: {provider.TypeAWSKMS, "aws-kms"},
+	gcpkms.Scheme:          {provider.TypeGCPKMS, gcpkms.ProviderID},
+	vault.Scheme:           {provider.TypeHashiCorpVault, vault.ProviderID},
+	branchkey.Scheme:       {branchkey.TypeBranchKey, "aws-kms-hierarchy"},
+	local.Scheme:           {provider.TypeLocalAESGCM, ""},
+}
+
 // key is a KEY of the command line whose syntax is valid. It is opened when it is first used, so
 // that a key that can't be reached does not stop the others. It is safe for concurrent use.
 type key struct {
 	text    string // the URL as given, without its secrets
 	scheme  string
-	kind    provider.Type
-	wraps   string // what the provider IDs of data keys begin with that its key service encrypted
+	by      string // of a branch key: the name of the pair that picks it, if one does
+	inFile  bool   // of a branch key: its table is a file
 	open    func(context.Context) (provider.Keyring, error)
 	timeout time.Duration // the time for an answer of the key service, retries included
 	calls   atomic.Int64  // of its key service, but for those that open it
@@ -79,7 +97,11 @@ type key struct {
 }
 
 // isRemote tells whether the key is in a key service.
-func (k *key) isRemote() bool { return k.scheme != local.Scheme }
+func (k *key) isRemote() bool { return k.scheme != local.Scheme && !k.inFile }
+
+// isAskedEachTime tells whether a key service is asked for each data key. Of a branch key, the
+// service is asked once, and then this process wraps the data keys.
+func (k *key) isAskedEachTime() bool { return k.isRemote() && k.scheme != branchkey.Scheme }
 
 // opened returns the keyring of the KEY, which it opens first if need be.
 func (k *key) opened(ctx context.Context) (provider.Keyring, error) {
@@ -151,7 +173,7 @@ func (k *key) WrapDataKey(ctx context.Context, dataKey *provider.SecureBytes, en
 // UnwrapDataKey implements provider.Keyring. It asks a key service only about data keys that such a
 // service encrypted.
 func (k *key) UnwrapDataKey(ctx context.Context, request *provider.UnwrapDataKeyRequest) (*provider.SecureBytes, error) {
-	if !strings.HasPrefix(request.EncryptedKey.ProviderID, k.wraps) {
+	if !strings.HasPrefix(request.EncryptedKey.ProviderID, keyServices[k.scheme].providerID) {
 		return nil, provider.ErrUntrustedKey
 	}
 	return ask(ctx, k, func(ctx context.Context, keyring provider.Keyring) (*provider.SecureBytes, error) {
@@ -162,7 +184,7 @@ func (k *key) UnwrapDataKey(ctx context.Context, request *provider.UnwrapDataKey
 }
 
 // Type implements provider.PikoV2Keyring.
-func (k *key) Type() provider.Type { return k.kind }
+func (k *key) Type() provider.Type { return keyServices[k.scheme].kind }
 
 // UnwrapPikoV2 implements provider.PikoV2Keyring.
 func (k *key) UnwrapPikoV2(ctx context.Context, wrapped string) (*provider.SecureBytes, error) {
@@ -175,7 +197,7 @@ func (k *key) UnwrapPikoV2(ctx context.Context, wrapped string) (*provider.Secur
 	})
 }
 
-// Close zeroes a local key and ends the connections to a key service.
+// Close zeroes the keys in memory, and ends the connections to a key service.
 func (k *key) Close() error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -221,41 +243,38 @@ func parseKey(text string, timeout time.Duration, check bool) (*key, error) {
 	case awskms.Scheme:
 		c, err := awskms.ParseURL(u)
 		c.CheckLater = !check
-		k.kind, k.wraps = provider.TypeAWSKMS, "aws-kms"
 		k.open = func(ctx context.Context) (provider.Keyring, error) { return awskms.NewProvider(ctx, c) }
 		return k, err
 	case awskms.DiscoveryScheme:
 		c, err := awskms.ParseDiscoveryURL(u)
-		k.kind, k.wraps = provider.TypeAWSKMS, "aws-kms"
 		k.open = func(ctx context.Context) (provider.Keyring, error) { return awskms.NewDiscovery(ctx, c) }
 		return k, err
 	case gcpkms.Scheme:
 		c, err := gcpkms.ParseURL(u)
 		c.CheckLater = !check
-		k.kind, k.wraps = provider.TypeGCPKMS, gcpkms.ProviderID
 		k.open = func(ctx context.Context) (provider.Keyring, error) { return gcpkms.NewProvider(ctx, c) }
 		return k, err
 	case vault.Scheme:
 		c, err := vault.ParseURL(u)
 		c.CheckLater = !check
-		k.kind, k.wraps = provider.TypeHashiCorpVault, vault.ProviderID
 		k.open = func(ctx context.Context) (provider.Keyring, error) { return vault.NewProvider(ctx, c) }
 		return k, err
+	case branchkey.Scheme:
+		return k, k.parseBranchKey(u, check)
 	case local.Scheme:
 		c, err := local.ParseURL(u)
-		k.kind = provider.TypeLocalAESGCM
 		k.open = func(context.Context) (provider.Keyring, error) { return local.NewProvider(c) }
 		return k, err
 	case "":
 		return nil, fmt.Errorf("%q is not a URL; a key file is local:PATH, an alias awskms://alias/NAME?region=REGION", text)
 	}
-	return nil, fmt.Errorf("%q has the unknown scheme %q; known are %s", u.Redacted(), u.Scheme,
-		strings.Join([]string{awskms.Scheme, awskms.DiscoveryScheme, gcpkms.Scheme, vault.Scheme, local.Scheme}, ", "))
+	return nil, fmt.Errorf("%q has the unknown scheme %q; known are %s", u.Redacted(), u.Scheme, strings.Join(slices.Sorted(maps.Keys(keyServices)), ", "))
 }
 
 // count counts an answer of a key service, which is not asked about keys that are not trusted.
+// Branch keys count for themselves.
 func (k *key) count(err error) {
-	if k.isRemote() && !errors.Is(err, provider.ErrUntrustedKey) {
+	if k.isAskedEachTime() && !errors.Is(err, provider.ErrUntrustedKey) {
 		k.calls.Add(1)
 	}
 }

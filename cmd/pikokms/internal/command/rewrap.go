@@ -6,7 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
+	"slices"
 	"strings"
+	"sync"
 
 	"github.com/spf13/cobra"
 
@@ -92,11 +95,13 @@ type moving struct {
 	decrypter message.Decrypter
 	encrypter message.Encrypter
 	objects   *pikokms.CryptoTransformer // writes what hosts read
-	written   *header.Header             // of a message under the new keys
 	names     []string
+
+	mu      sync.Mutex
+	samples map[string]*header.Header // of messages under the new keys, by the pairs that pick branch keys
 }
 
-// moving opens the keys to move to, which are asked for one data key.
+// moving opens the keys to move to, which are asked for one data key unless the objects pick them.
 func (o *options) moving(ctx context.Context, r *reading, to []string) (*moving, error) {
 	keys, err := parseKeys(to, o.timeout, true)
 	if err != nil {
@@ -114,20 +119,43 @@ func (o *options) moving(ctx context.Context, r *reading, to []string) (*moving,
 		closeAll(keys)
 		return nil, usageError{fmt.Errorf("--commitment-policy: %w", err)}
 	}
-	m := &moving{reading: r, keys: keys, names: o.names}
+	m := &moving{reading: r, keys: keys, names: o.names, samples: make(map[string]*header.Header)}
 	m.encrypter = message.Encrypter{CommitmentPolicy: policy, Keyring: keys[0]}
 	for _, k := range keys[1:] {
 		m.encrypter.Recipients = append(m.encrypter.Recipients, k)
 	}
 	m.decrypter = message.Decrypter{Keyrings: keyringsOf(r.keys), CommitmentPolicy: policy, AllowPikoV2: o.pikoV2, Limits: o.limits}
 	m.objects = pikokms.NewCryptoTransformer(m.encrypter, m.decrypter)
-	sample, err := m.encrypter.NewReader(ctx, strings.NewReader(""), nil)
+	if !slices.ContainsFunc(keys, func(k *key) bool { return k.by != "" }) {
+		if _, err := m.sample(ctx, nil); err != nil {
+			closeAll(keys)
+			return nil, err
+		}
+	}
+	return m, nil
+}
+
+// sample returns the header of a message under the new keys that has the pairs of these by which
+// branch keys are picked.
+func (m *moving) sample(ctx context.Context, pairs map[string]string) (*header.Header, error) {
+	picking := make(map[string]string)
+	for _, k := range m.keys {
+		if value, ok := pairs[k.by]; ok && k.by != "" {
+			picking[k.by] = value
+		}
+	}
+	name := fmt.Sprint(picking) // in the order of the names
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if h := m.samples[name]; h != nil {
+		return h, nil
+	}
+	written, err := m.encrypter.NewReader(ctx, strings.NewReader(""), picking)
 	if err != nil {
-		closeAll(keys)
 		return nil, err
 	}
-	m.written = sample.Header()
-	return m, nil
+	m.samples[name] = written.Header()
+	return written.Header(), nil
 }
 
 // judge returns why an object is left alone: it is as it would be after the move.
@@ -137,18 +165,28 @@ func (m *moving) judge(ctx context.Context, s *source) error {
 		return err
 	}
 	h, _, err := header.Parse(start, m.decrypter.Limits)
-	if err != nil || h.Suite != m.written.Suite || len(h.EncryptedDataKeys) != len(m.written.EncryptedDataKeys) {
+	if err != nil {
 		return nil // what is wrong with it, decryption says
 	}
+	pairs := maps.Clone(m.pairs)
+	maps.Copy(pairs, h.EncryptionContext)
+	written, err := m.sample(ctx, pairs)
+	if err != nil {
+		return err
+	}
+	if h.Suite != written.Suite || len(h.EncryptedDataKeys) != len(written.EncryptedDataKeys) {
+		return nil
+	}
 	for i, k := range h.EncryptedDataKeys {
-		under := m.written.EncryptedDataKeys[i]
+		under := written.EncryptedDataKeys[i]
 		if k.ProviderID != under.ProviderID || message.KeyName(k) != message.KeyName(under) {
 			return nil
 		}
 	}
-	// Two key files may have one name. To try a key in memory costs nothing.
+	// Two key files may have one name, and two branch keys one ID. To try a key in memory costs
+	// nothing.
 	for _, k := range m.keys {
-		if k.isRemote() {
+		if k.isAskedEachTime() {
 			continue
 		}
 		d := m.decrypter

@@ -66,6 +66,14 @@ func writePages(dir string, header doc.GenManHeader) error {
 			c.Long += "\n\nPlaces and globs are explained in **pikokms(1)**."
 		}
 	}
+	for _, c := range root.Commands() {
+		for _, below := range c.Commands() { // they are all of branch-keys
+			below.Long = escape(below.Long) + "\n\nWhat a `KEY` is here and the exit status are in **pikokms-branch-keys(1)**."
+		}
+		if c.HasSubCommands() {
+			c.Long += sections(command.BranchKeysManual)
+		}
+	}
 	root.Long = escape(root.Long) + sections(command.Places+command.Manual)
 	return doc.GenManTree(root, &header, dir)
 }

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 	"github.com/stretchr/testify/require"
 
@@ -30,14 +31,19 @@ func TestArchiveHasManual(t *testing.T) {
 		kind, name := filepath.Base(filepath.Dir(page)), filepath.Base(page)
 		require.Equal(t, read(page), read(dir, "two", kind, name), name)
 	}
-	require.Len(t, pages, 1+len(command.New().Commands())+4)
+	var commands []*cobra.Command
+	for _, c := range command.New().Commands() {
+		commands = append(append(commands, c), c.Commands()...)
+	}
+	require.Len(t, pages, 1+len(commands)+4)
 
 	root := read(dir, "one", "man", "pikokms.1")
 	for _, part := range []string{".SH FOLDERS AND BUCKETS", ".SH KEYS", ".SH FILES", ".SH EXIT STATUS", "PIKOKMS_KEY", "pikokms v1.2.3", "Jan 2026"} {
 		require.Contains(t, root, part)
 	}
-	for _, c := range command.New().Commands() {
-		page := read(dir, "one", "man", "pikokms-"+c.Name()+".1")
+	require.Contains(t, read(dir, "one", "man", "pikokms-branch-keys.1"), ".SH TABLES OF BRANCH KEYS")
+	for _, c := range commands {
+		page := read(dir, "one", "man", strings.ReplaceAll(c.CommandPath(), " ", "-")+".1")
 		c.Flags().VisitAll(func(f *pflag.Flag) {
 			require.Contains(t, page, `\fB--`+f.Name+`\fP`, c.Name())
 		})

@@ -1,0 +1,73 @@
+package command
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/url"
+
+	"piko.sh/pikokms/provider"
+	"piko.sh/pikokms/provider/branchkey"
+)
+
+// branchKeyring is a provider of branch keys with its key store.
+type branchKeyring struct {
+	*branchkey.Provider
+	store *branchkey.Store
+}
+
+// Close zeroes the keys in memory.
+func (b *branchKeyring) Close() error { return errors.Join(b.Provider.Close(), b.store.Close()) }
+
+// parseBranchKey parses the URL of a branch key, as parseKey does.
+func (k *key) parseBranchKey(u *url.URL, check bool) error {
+	c, err := branchkey.ParseURL(u)
+	if err != nil {
+		return err
+	}
+	if c.BranchKeyID == "" && c.By == "" {
+		return fmt.Errorf("%q names no branch key; state its ID, or by=NAME if the value of the pair NAME is the ID", k.text)
+	}
+	k.by, k.inFile = c.By, c.File != ""
+	k.open = func(ctx context.Context) (provider.Keyring, error) {
+		store, err := c.OpenStore(ctx)
+		if err != nil {
+			return nil, err
+		}
+		config := branchkey.Config{Store: store, BranchKeyID: c.BranchKeyID, TTL: c.TTL, Entries: c.Entries, CheckLater: !check}
+		if c.By != "" {
+			config.Supplier = picker(c)
+		}
+		p, err := branchkey.NewProvider(ctx, config)
+		if err != nil {
+			return nil, errors.Join(err, store.Close())
+		}
+		if k.isRemote() {
+			if check && c.BranchKeyID != "" {
+				k.calls.Add(1) // NewProvider asked for the branch key, which is not asked for again
+			}
+			p.Guard(func(ctx context.Context, _ string, call func(context.Context) error) error {
+				err := call(ctx)
+				// The table alone tells that a branch key is not there, or is under another KMS key.
+				if !errors.Is(err, provider.ErrKeyNotFound) && !errors.Is(err, provider.ErrUntrustedKey) {
+					k.calls.Add(1)
+				}
+				return err
+			})
+		}
+		return &branchKeyring{p, store}, nil
+	}
+	return nil
+}
+
+// picker returns what finds the branch key of a message by the value of a pair.
+func picker(c *branchkey.URLConfig) branchkey.Supplier {
+	byPair := branchkey.ByPair(c.By)
+	return func(ctx context.Context, pairs map[string]string) (string, error) {
+		id, err := byPair(ctx, pairs)
+		if err == nil && id == "" && c.BranchKeyID == "" {
+			err = fmt.Errorf("%w: there is no pair %q, whose value is the branch key's ID; -c states one", provider.ErrKeyNotFound, c.By)
+		}
+		return id, err
+	}
+}

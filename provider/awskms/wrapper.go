@@ -1,0 +1,192 @@
+package awskms
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/aws/arn"
+	"github.com/aws/aws-sdk-go-v2/service/kms"
+
+	"piko.sh/pikokms/header"
+	"piko.sh/pikokms/provider"
+)
+
+// WrapperConfig says which KMS keys may wrap the keys of a key store, and how to reach KMS.
+// Credentials and Region are found as for a Config. Either KeyARN or Accounts is required.
+type WrapperConfig struct {
+	KeyARN      string   // ARN of the KMS key that wraps new keys
+	TrustedKeys []string // ARNs of further KMS keys whose keys may be unwrapped
+
+	// MultiRegion takes all ARNs of the configuration as multi-Region keys. A key that a replica of
+	// one wraps is trusted, too. KMS is asked about the configured ARN, which must be in the
+	// Region.
+	MultiRegion bool
+
+	// Accounts are the 12-digit IDs of AWS accounts, all of whose KMS keys are trusted, in place of
+	// KeyARN and TrustedKeys. Partition is theirs, default "aws". Such a Wrapper wraps no new keys.
+	Accounts  []string
+	Partition string
+
+	Region  string // in which to ask KMS
+	Profile string // of the shared AWS configuration files
+
+	MaxRetries int           // retries of a failed attempt that may succeed later; 0 means 3
+	Timeout    time.Duration // of each attempt, from connecting to the last byte; 0 means 10 s
+
+	GrantTokens []string    // at most 10, of grants so new that KMS may not know them everywhere
+	Endpoint    string      // URL of another KMS endpoint: a VPC endpoint, LocalStack
+	Client      *kms.Client // used in place of Region, Profile, MaxRetries and Endpoint
+}
+
+// Wrapper wraps keys that it does not see, and unwraps them. Package provider/branchkey keeps such
+// keys in a table. A Wrapper is safe for concurrent use.
+type Wrapper struct {
+	service
+	keyARN      string
+	trusted     []string // keyARN first
+	multiRegion bool
+	discovery   *Discovery // nil if keys are configured
+}
+
+// NewWrapper makes a Wrapper. It asks neither KMS nor a source of credentials. The error holds
+// provider.ErrInvalidKey.
+func NewWrapper(ctx context.Context, c WrapperConfig) (*Wrapper, error) {
+	if len(c.Accounts) > 0 {
+		return newDiscoveringWrapper(ctx, c)
+	}
+	w := &Wrapper{keyARN: c.KeyARN, trusted: append([]string{c.KeyARN}, c.TrustedKeys...), multiRegion: c.MultiRegion}
+	for _, keyARN := range w.trusted {
+		if !isKeyARN(keyARN) {
+			return nil, fmt.Errorf("%w: %q is not the ARN of a KMS key; key stores take neither aliases nor key IDs", provider.ErrInvalidKey, keyARN)
+		}
+	}
+	how := c.connection()
+	if how.region == "" && how.client == nil {
+		how.region = regionOf(c.KeyARN)
+	}
+	if err := how.validate(); err != nil {
+		return nil, err
+	}
+	var err error
+	if w.service, err = how.load(ctx); err != nil {
+		return nil, err
+	}
+	for _, keyARN := range w.trusted {
+		if regionOf(keyARN) != w.region() {
+			return nil, fmt.Errorf("%w: the ARN %s is in Region %s, and KMS is asked in %s", provider.ErrInvalidKey, keyARN, regionOf(keyARN), w.region())
+		}
+	}
+	return w, nil
+}
+
+func newDiscoveringWrapper(ctx context.Context, c WrapperConfig) (*Wrapper, error) {
+	if c.KeyARN != "" || len(c.TrustedKeys) > 0 || c.MultiRegion {
+		return nil, fmt.Errorf("%w: give either the ARN of a KMS key or the accounts of discovery, not both", provider.ErrInvalidKey)
+	}
+	d, err := NewDiscovery(ctx, DiscoveryConfig{
+		Accounts: c.Accounts, Partition: c.Partition, Region: c.Region, Profile: c.Profile, MaxRetries: c.MaxRetries,
+		Timeout: c.Timeout, GrantTokens: c.GrantTokens, Endpoint: c.Endpoint, Client: c.Client,
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &Wrapper{service: d.service, discovery: d}, nil
+}
+
+// connection returns the fields that say how to reach KMS.
+func (c *WrapperConfig) connection() *connection {
+	return &connection{
+		region: c.Region, profile: c.Profile, endpoint: c.Endpoint, client: c.Client,
+		maxRetries: c.MaxRetries, timeout: c.Timeout, grantTokens: c.GrantTokens,
+	}
+}
+
+// KeyARN returns the ARN of the KMS key that wraps new keys, or nothing for discovery.
+func (w *Wrapper) KeyARN() string { return w.keyARN }
+
+// Trusts returns the ARN under which KMS is asked about a key that is said to be wrapped under
+// another ARN. For a multi-Region key that is the replica in the Wrapper's Region (specification:
+// framework/branch-key-store.md, "AWS Key ARN Compatibility"). The error holds
+// provider.ErrUntrustedKey.
+func (w *Wrapper) Trusts(keyARN string) (string, error) {
+	if w.discovery != nil {
+		return w.discovery.trusted(header.EncryptedDataKey{ProviderID: providerID, ProviderInfo: []byte(keyARN)})
+	}
+	for _, trusted := range w.trusted {
+		if trusted == keyARN || w.multiRegion && areReplicas(trusted, keyARN) {
+			return trusted, nil
+		}
+	}
+	return "", fmt.Errorf("%w: it is wrapped under %q", provider.ErrUntrustedKey, keyARN)
+}
+
+// areReplicas reports whether two ARNs name the same multi-Region key (specification:
+// framework/aws-kms/aws-kms-mrk-match-for-decrypt.md).
+func areReplicas(a, b string) bool {
+	if !isKeyARN(a) || !isKeyARN(b) {
+		return false
+	}
+	x, _ := arn.Parse(a)
+	y, _ := arn.Parse(b)
+	multiRegion := isMultiRegion(x)
+	x.Region = y.Region
+	return multiRegion && x == y
+}
+
+// Generate returns a new random key of 32 bytes, wrapped under a KMS key, with one call of KMS
+// GenerateDataKeyWithoutPlaintext.
+func (w *Wrapper) Generate(ctx context.Context, keyARN string, encryptionContext map[string]string) ([]byte, error) {
+	out, err := w.client.GenerateDataKeyWithoutPlaintext(ctx, &kms.GenerateDataKeyWithoutPlaintextInput{
+		KeyId: aws.String(keyARN), NumberOfBytes: aws.Int32(32), EncryptionContext: encryptionContext, GrantTokens: w.grantTokens,
+	})
+	if err == nil {
+		err = answeredExactly(keyARN, aws.ToString(out.KeyId), out.CiphertextBlob)
+	}
+	if err != nil {
+		return nil, fail(ctx, "Generate", keyARN, err)
+	}
+	return out.CiphertextBlob, nil
+}
+
+// ReEncrypt moves a wrapped key to another KMS key or another encryption context, with one call of
+// KMS ReEncrypt. If both stay the same, it checks that the wrapped key belongs to them.
+func (w *Wrapper) ReEncrypt(ctx context.Context, blob []byte, from string, fromContext map[string]string, to string, toContext map[string]string) ([]byte, error) {
+	out, err := w.client.ReEncrypt(ctx, &kms.ReEncryptInput{
+		CiphertextBlob: blob, SourceKeyId: aws.String(from), SourceEncryptionContext: fromContext,
+		DestinationKeyId: aws.String(to), DestinationEncryptionContext: toContext, GrantTokens: w.grantTokens,
+	})
+	if err == nil {
+		err = cmp.Or(answeredExactly(from, aws.ToString(out.SourceKeyId), blob), answeredExactly(to, aws.ToString(out.KeyId), out.CiphertextBlob))
+	}
+	if err != nil {
+		return nil, fail(ctx, "ReEncrypt", from, err)
+	}
+	return out.CiphertextBlob, nil
+}
+
+// answeredExactly checks that an answer is about the key that was asked for.
+func answeredExactly(asked, keyARN string, blob []byte) error {
+	if asked != keyARN {
+		return fmt.Errorf("%w: KMS was asked about key %q and answered about %q", provider.ErrEncryptionFailed, asked, keyARN)
+	}
+	if len(blob) == 0 {
+		return fmt.Errorf("%w: KMS answered without a wrapped key", provider.ErrEncryptionFailed)
+	}
+	return nil
+}
+
+// Decrypt unwraps a key with one call of KMS Decrypt. The caller closes the result.
+func (w *Wrapper) Decrypt(ctx context.Context, keyARN string, blob []byte, encryptionContext map[string]string) (*provider.SecureBytes, error) {
+	plain, err := w.decrypt(ctx, &kms.DecryptInput{KeyId: aws.String(keyARN), CiphertextBlob: blob, EncryptionContext: encryptionContext})
+	if err != nil {
+		return nil, fail(ctx, "Decrypt", keyARN, err)
+	}
+	key, err := provider.NewSecureBytes(plain)
+	if err != nil {
+		return nil, fail(ctx, "Decrypt", keyARN, err)
+	}
+	return key, nil
+}

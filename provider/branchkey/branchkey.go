@@ -1,0 +1,403 @@
+// Package branchkey is the encryption provider on branch keys: AWS's hierarchical keyring
+// (specification: framework/aws-kms/aws-kms-hierarchical-keyring.md) and its key store
+// (framework/branch-key-store.md).
+//
+// A branch key is a random key that KMS wraps and that a table keeps. A process asks for it once in
+// its TTL and holds it in locked memory. Under it, the process itself wraps a new data key for each
+// message, without a call:
+//
+//	KMS key ── wraps ── branch key, in a table ── wraps ── data key, in a message ── encrypts ── frames
+//
+// So the calls of KMS do not grow with the number of messages. Each tenant can have a branch key of
+// its own, which a [Supplier] picks by a message's encryption context. To change the KMS key,
+// [Store.Move] wraps the branch keys anew. Messages stay as they are.
+//
+// Every official AWS library with the hierarchical keyring opens the messages and uses the table,
+// and this package opens theirs and uses their tables.
+//
+// # Permissions
+//
+// Reading and writing messages needs dynamodb:GetItem on the table, and kms:Decrypt. Making
+// branch keys and versions needs dynamodb:GetItem, dynamodb:PutItem,
+// kms:GenerateDataKeyWithoutPlaintext and kms:ReEncrypt*. Moving and checking needs dynamodb:Query,
+// dynamodb:PutItem and kms:ReEncrypt*. Listing needs dynamodb:Scan. No administrator needs
+// kms:Decrypt.
+//
+// # Errors
+//
+// An error holds one of this package's errors, or one of those of package provider that package
+// awskms lists. That goes for errors of DynamoDB, too: [provider.ErrProviderUnavailable] and
+// [provider.ErrAccessDenied] mean either of the two services, and [provider.ErrKeyNotFound] also
+// means a branch key, a version or a table that does not exist.
+package branchkey
+
+import (
+	"cmp"
+	"context"
+	"crypto/rand"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"math"
+	"time"
+
+	"github.com/google/uuid"
+
+	"piko.sh/pikokms/header"
+	"piko.sh/pikokms/message"
+	"piko.sh/pikokms/provider"
+)
+
+// TypeBranchKey is the type of this package's providers.
+const TypeBranchKey provider.Type = "branch_key"
+
+// DefaultEntries is the number of branch keys that a provider caches by default (specification:
+// framework/aws-kms/aws-kms-hierarchical-keyring.md, "Initialization").
+const DefaultEntries = 1000
+
+// Supplier returns the ID of the branch key of a message with an encryption context, or nothing for
+// the configured one. It is called for each message, to encrypt and to decrypt, with all pairs of
+// its encryption context. It must be safe for concurrent use.
+type Supplier func(ctx context.Context, encryptionContext map[string]string) (string, error)
+
+// ByPair returns a Supplier for which the value of one pair of the encryption context is the branch
+// key ID. So every tenant has its own branch key, if the pair states the tenant.
+func ByPair(name string) Supplier {
+	return func(_ context.Context, encryptionContext map[string]string) (string, error) {
+		return encryptionContext[name], nil
+	}
+}
+
+// Config says which branch keys to use. Store and TTL are required, and BranchKeyID or Supplier.
+type Config struct {
+	Store *Store
+
+	BranchKeyID string   // of all messages, or of those for which the Supplier returns nothing
+	Supplier    Supplier // picks branch keys by encryption context
+
+	// TTL is how long a branch key is used after it was asked for. For as long, the process
+	// encrypts under a version that is no longer active, decrypts after KMS's permission has gone,
+	// and works while KMS or the table is down. AWS suggests an hour.
+	TTL time.Duration
+
+	Entries int // branch keys and versions in the cache; 0 means DefaultEntries
+
+	// CheckLater makes NewProvider ask nothing, so that a process can start while KMS is down. The
+	// branch key is asked for when it is first needed.
+	CheckLater bool
+}
+
+// Provider implements provider.EncryptionProvider. It is safe for concurrent use.
+type Provider struct {
+	store    *Store
+	id       string
+	supplier Supplier
+	cache    *cache
+	close    func() error // closes what was opened with the provider; may be nil
+	guard    func(ctx context.Context, operation string, call func(context.Context) error) error
+}
+
+// NewProvider makes a provider. It asks for the configured branch key, if there is one, which is
+// then cached. The caller closes the provider.
+func NewProvider(ctx context.Context, c Config) (*Provider, error) {
+	switch {
+	case c.Store == nil:
+		return nil, fmt.Errorf("%w: there is no Store", provider.ErrInvalidKey)
+	case c.BranchKeyID == "" && c.Supplier == nil:
+		return nil, fmt.Errorf("%w: give a branch key ID, or a Supplier that picks one", provider.ErrInvalidKey)
+	case c.TTL <= 0:
+		return nil, fmt.Errorf("%w: TTL is %v; give the time for which a branch key may be used, such as an hour", provider.ErrInvalidKey, c.TTL)
+	case c.Entries < 0:
+		return nil, fmt.Errorf("%w: Entries is %d, it cannot be negative", provider.ErrInvalidKey, c.Entries)
+	}
+	p := &Provider{
+		store: c.Store, id: c.BranchKeyID, supplier: c.Supplier,
+		cache: newCache(c.TTL, cmp.Or(c.Entries, DefaultEntries)),
+		guard: func(ctx context.Context, _ string, call func(context.Context) error) error { return call(ctx) },
+	}
+	if p.id == "" || c.CheckLater {
+		return p, nil
+	}
+	m, err := p.active(ctx, p.id)
+	if err != nil {
+		return nil, fail(ctx, "NewProvider", p.id, err)
+	}
+	return p, m.key.Close()
+}
+
+// Close zeroes the cached branch keys. The provider can't be used afterwards.
+func (p *Provider) Close() error {
+	p.cache.close()
+	if p.close == nil {
+		return nil
+	}
+	return p.close()
+}
+
+// Type implements provider.EncryptionProvider.
+func (p *Provider) Type() provider.Type { return TypeBranchKey }
+
+// KeyID returns the ID of the configured branch key, or nothing if a Supplier picks all.
+func (p *Provider) KeyID() string { return p.id }
+
+// Store returns the key store.
+func (p *Provider) Store() *Store { return p.store }
+
+// Guard implements provider.Guarded. It must be called before the provider is used.
+func (p *Provider) Guard(guard func(ctx context.Context, operation string, call func(context.Context) error) error) {
+	p.guard = guard
+}
+
+// pick returns the ID of the branch key of a message.
+func (p *Provider) pick(ctx context.Context, encryptionContext map[string]string) (string, error) {
+	id := ""
+	if p.supplier != nil {
+		var err error
+		if id, err = p.supplier(ctx, encryptionContext); err != nil {
+			return "", fmt.Errorf("picking the branch key: %w", err)
+		}
+	}
+	if id = cmp.Or(id, p.id); id == "" {
+		return "", fmt.Errorf("%w: no branch key belongs to this encryption context", provider.ErrKeyNotFound)
+	}
+	return id, nil
+}
+
+// pickNamed is pick for a request that may name its branch key.
+func (p *Provider) pickNamed(ctx context.Context, named string, encryptionContext map[string]string) (string, error) {
+	id, err := p.pick(ctx, encryptionContext)
+	if err == nil && named != "" && named != id {
+		err = fmt.Errorf("%w: the branch key here is %q, not %q", provider.ErrKeyNotFound, id, named)
+	}
+	return id, err
+}
+
+// active returns the active version of a branch key. The caller closes its key.
+func (p *Provider) active(ctx context.Context, id string) (*material, error) {
+	return p.cache.get(ctx, slot{id: id}, func(ctx context.Context) (*material, error) { return p.ask(ctx, id, kindActive) })
+}
+
+// version returns a version of a branch key. The caller closes its key.
+func (p *Provider) version(ctx context.Context, id string, version uuid.UUID) (*material, error) {
+	return p.cache.get(ctx, slot{id, version}, func(ctx context.Context) (*material, error) {
+		return p.ask(ctx, id, kindVersion+version.String())
+	})
+}
+
+// ask gets a branch key from the table and KMS.
+func (p *Provider) ask(ctx context.Context, id, kind string) (m *material, err error) {
+	err = p.guard(ctx, "GetBranchKey", func(ctx context.Context) error {
+		r, err := p.store.get(ctx, id, kind)
+		if err != nil {
+			return err
+		}
+		key, err := p.store.unwrap(ctx, r)
+		m = &material{r.version, r.created, key}
+		return err
+	})
+	return m, err
+}
+
+// GenerateDataKey implements provider.Keyring. It calls KMS if the branch key is not cached.
+func (p *Provider) GenerateDataKey(ctx context.Context, request *provider.GenerateDataKeyRequest) (*provider.DataKey, error) {
+	id, err := p.pickNamed(ctx, request.KeyID, request.Context)
+	if err != nil {
+		return nil, fail(ctx, "GenerateDataKey", id, err)
+	}
+	size := 32
+	switch request.KeySpec {
+	case "", "AES_256":
+	case "AES_128":
+		size = 16
+	default:
+		return nil, fail(ctx, "GenerateDataKey", id, fmt.Errorf("%w: key spec %q is neither AES_256 nor AES_128", provider.ErrInvalidKey, request.KeySpec))
+	}
+	raw := make([]byte, size)
+	_, _ = rand.Read(raw) // never fails
+	key, err := provider.NewSecureBytes(raw)
+	if err != nil {
+		return nil, fail(ctx, "GenerateDataKey", id, err)
+	}
+	wrapped, err := p.wrap(ctx, id, key, request.Context)
+	if err != nil {
+		return nil, errors.Join(fail(ctx, "GenerateDataKey", id, err), key.Close())
+	}
+	return &provider.DataKey{PlaintextKey: key, EncryptedKey: wrapped, KeyID: id, Provider: p.Type()}, nil
+}
+
+// WrapDataKey implements provider.Keyring. It calls KMS if the branch key is not cached.
+func (p *Provider) WrapDataKey(ctx context.Context, key *provider.SecureBytes, encryptionContext map[string]string) (header.EncryptedDataKey, error) {
+	id, err := p.pick(ctx, encryptionContext)
+	if err != nil {
+		return header.EncryptedDataKey{}, fail(ctx, "WrapDataKey", id, err)
+	}
+	wrapped, err := p.wrap(ctx, id, key, encryptionContext)
+	if err != nil {
+		return header.EncryptedDataKey{}, fail(ctx, "WrapDataKey", id, err)
+	}
+	return wrapped, nil
+}
+
+func (p *Provider) wrap(ctx context.Context, id string, key *provider.SecureBytes, encryptionContext map[string]string) (header.EncryptedDataKey, error) {
+	wrapped := header.EncryptedDataKey{ProviderID: providerID, ProviderInfo: []byte(id)}
+	m, err := p.active(ctx, id)
+	if err != nil {
+		return wrapped, err
+	}
+	defer m.key.Close()
+	err = key.WithAccess(func(plain []byte) (err error) {
+		wrapped.Ciphertext, err = seal(m.key, id, m.version, plain, encryptionContext)
+		return err
+	})
+	return wrapped, err
+}
+
+// UnwrapDataKey implements provider.Keyring. It calls KMS if the version of the branch key is not
+// cached. If the message is not under the branch key that its encryption context wants, it asks
+// nothing, and the error holds provider.ErrUntrustedKey.
+func (p *Provider) UnwrapDataKey(ctx context.Context, request *provider.UnwrapDataKeyRequest) (*provider.SecureBytes, error) {
+	k := request.EncryptedKey
+	if k.ProviderID != providerID {
+		return nil, fail(ctx, "UnwrapDataKey", p.id, provider.ErrUntrustedKey)
+	}
+	id, err := p.pick(ctx, request.Context)
+	if err != nil {
+		return nil, fail(ctx, "UnwrapDataKey", p.id, err)
+	}
+	if string(k.ProviderInfo) != id {
+		return nil, fail(ctx, "UnwrapDataKey", id, fmt.Errorf("%w: it is under branch key %.80q, and its encryption context belongs to %q", provider.ErrUntrustedKey, k.ProviderInfo, id))
+	}
+	key, err := p.unwrap(ctx, id, request)
+	if err != nil {
+		return nil, fail(ctx, "UnwrapDataKey", id, err)
+	}
+	return key, nil
+}
+
+func (p *Provider) unwrap(ctx context.Context, id string, request *provider.UnwrapDataKeyRequest) (*provider.SecureBytes, error) {
+	if request.Size <= 0 || request.Size > math.MaxUint8 {
+		return nil, fmt.Errorf("%w: no data key has %d bytes", provider.ErrDecryptionFailed, request.Size)
+	}
+	w, err := parseWrapped(request.EncryptedKey.Ciphertext, request.Size)
+	if err != nil {
+		return nil, err
+	}
+	m, err := p.version(ctx, id, w.version)
+	if err != nil {
+		return nil, err
+	}
+	defer m.key.Close()
+	plain, err := w.open(m.key, id, request.Context)
+	if err != nil {
+		return nil, err
+	}
+	return provider.NewSecureBytes(plain)
+}
+
+// Encrypt implements provider.EncryptionProvider. The result is the base64 text of an AWS
+// Encryption SDK message.
+func (p *Provider) Encrypt(ctx context.Context, request *provider.EncryptRequest) (*provider.EncryptResponse, error) {
+	if request.Plaintext == "" {
+		return nil, fail(ctx, "Encrypt", p.id, provider.ErrEmptyPlaintext)
+	}
+	id, err := p.pickNamed(ctx, request.KeyID, request.Context)
+	if err != nil {
+		return nil, fail(ctx, "Encrypt", id, err)
+	}
+	text, err := message.EncryptText(ctx, p, request)
+	if err != nil {
+		return nil, fail(ctx, "Encrypt", id, err)
+	}
+	return &provider.EncryptResponse{Ciphertext: text, KeyID: id, Provider: p.Type()}, nil
+}
+
+// Decrypt implements provider.EncryptionProvider. The request's context must equal that of Encrypt.
+func (p *Provider) Decrypt(ctx context.Context, request *provider.DecryptRequest) (*provider.DecryptResponse, error) {
+	if request.Ciphertext == "" {
+		return nil, fail(ctx, "Decrypt", p.id, provider.ErrEmptyCiphertext)
+	}
+	id, err := p.pickNamed(ctx, request.KeyID, request.Context)
+	if err != nil {
+		return nil, fail(ctx, "Decrypt", id, err)
+	}
+	ciphertext, err := base64.StdEncoding.DecodeString(request.Ciphertext)
+	if err != nil {
+		return nil, fail(ctx, "Decrypt", id, fmt.Errorf("%w: not base64: %w", provider.ErrInvalidCiphertext, err))
+	}
+	plaintext, err := message.DecryptText(ctx, p, ciphertext, request)
+	if err != nil {
+		return nil, fail(ctx, "Decrypt", id, err)
+	}
+	return &provider.DecryptResponse{Plaintext: plaintext}, nil
+}
+
+// GetKeyInfo implements provider.EncryptionProvider. It describes any branch key of the table, and
+// asks the table only.
+func (p *Provider) GetKeyInfo(ctx context.Context, keyID string) (*provider.KeyInfo, error) {
+	id := cmp.Or(keyID, p.id)
+	if id == "" {
+		return nil, fail(ctx, "GetKeyInfo", "", fmt.Errorf("%w: a Supplier picks the branch keys; name one", provider.ErrKeyNotFound))
+	}
+	var r *record
+	err := p.guard(ctx, "GetKeyInfo", func(ctx context.Context) (err error) {
+		r, err = p.store.get(ctx, id, kindActive)
+		return err
+	})
+	if err != nil {
+		return nil, fail(ctx, "GetKeyInfo", id, err)
+	}
+	return &provider.KeyInfo{
+		KeyID:     id,
+		Provider:  p.Type(),
+		Algorithm: "AES-256-GCM",
+		Status:    provider.KeyStatusActive,
+		CreatedAt: r.created,
+		Origin:    "BRANCH_KEY",
+		Metadata: map[string]string{
+			"version": r.version.String(), "kms_key": r.keyARN,
+			"table": p.store.table.Name(), "logical_name": p.store.logicalName,
+		},
+	}, nil
+}
+
+// HealthCheck implements provider.EncryptionProvider. It asks the table and KMS for the configured
+// branch key, whether it is cached or not. If a Supplier picks all branch keys, HealthCheck asks
+// the table for one that does not exist, which shows that the table is up.
+func (p *Provider) HealthCheck(ctx context.Context) error {
+	if p.id == "" {
+		err := p.guard(ctx, "HealthCheck", func(ctx context.Context) error {
+			_, err := p.store.table.Get(ctx, "health check", kindActive)
+			return err
+		})
+		if errors.Is(err, provider.ErrKeyNotFound) && !errors.Is(err, ErrNoTable) {
+			err = nil
+		}
+		return fail(ctx, "HealthCheck", "", err)
+	}
+	m, err := p.ask(ctx, p.id, kindActive)
+	if err == nil {
+		err = m.key.Close()
+	}
+	return fail(ctx, "HealthCheck", p.id, err)
+}
+
+// fail returns the error of an operation under a branch key. If the caller's context has ended,
+// that is the reason. Without an error it returns nil.
+func fail(ctx context.Context, operation, id string, err error) error {
+	if err == nil {
+		return nil
+	}
+	// The operation that the caller asked for replaces an inner one.
+	if inner, ok := err.(*provider.EncryptionError); ok && inner.Provider == string(TypeBranchKey) {
+		err = inner.Err
+	}
+	if ended := ctx.Err(); ended != nil && !errors.Is(err, ended) {
+		err = fmt.Errorf("%w: %w", ended, err)
+	}
+	return &provider.EncryptionError{Operation: operation, Provider: string(TypeBranchKey), KeyID: id, Err: err}
+}
+
+var (
+	_ provider.EncryptionProvider = (*Provider)(nil)
+	_ provider.Guarded            = (*Provider)(nil)
+)

@@ -1,0 +1,245 @@
+package branchkey
+
+import (
+	"container/list"
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+
+	"piko.sh/pikokms/provider"
+)
+
+// material is a version of a branch key, unwrapped.
+type material struct {
+	version uuid.UUID
+	created time.Time
+	key     *provider.SecureBytes
+}
+
+func (m *material) share() (*material, error) {
+	key, err := m.key.Share()
+	return &material{m.version, m.created, key}, err
+}
+
+// slot is what a material is cached for: encrypting, if it has no version, or decrypting what was
+// encrypted under a version.
+type slot struct {
+	id      string
+	version uuid.UUID
+}
+
+func (s slot) isActive() bool { return s.version == uuid.Nil }
+
+// cache has the branch keys that were used last. Each is used until its TTL has passed since it was
+// asked for, and then zeroed (specification: framework/local-cryptographic-materials-cache.md).
+type cache struct {
+	ttl time.Duration
+	max int // entries
+
+	mu      sync.Mutex
+	entries map[slot]*entry
+	used    *list.List // of entries, last used first
+	fetches map[slot]*fetch
+	closed  bool
+}
+
+// entry is a cached branch key. Of an active version, the entry stays when its key is zeroed, so
+// that a rolled-back one is noticed.
+type entry struct {
+	slot    slot
+	element *list.Element
+	got     *material // its key is nil once it is zeroed
+	ends    time.Time
+	timer   *time.Timer
+}
+
+// fetch is one request for a branch key that is not cached. Several callers can wait for it. Its
+// result is set before done is closed.
+type fetch struct {
+	waiting int
+	cancel  context.CancelFunc
+	done    chan struct{}
+	got     *material
+	err     error
+}
+
+func newCache(ttl time.Duration, entries int) *cache {
+	return &cache{ttl: ttl, max: entries, entries: make(map[slot]*entry), used: list.New(), fetches: make(map[slot]*fetch)}
+}
+
+// get returns a branch key, whose key the caller closes. If it is not cached, get asks for it.
+// Callers that need it at the same time share one request. A caller whose context ends leaves the
+// request to the others. When the last one leaves, the request ends.
+func (c *cache) get(ctx context.Context, s slot, ask func(context.Context) (*material, error)) (*material, error) {
+	c.mu.Lock()
+	if err := ctx.Err(); err != nil {
+		defer c.mu.Unlock()
+		return nil, err
+	}
+	if got := c.find(s); got != nil {
+		defer c.mu.Unlock()
+		return got.share()
+	}
+	if c.closed {
+		defer c.mu.Unlock()
+		return nil, fmt.Errorf("branch key provider: %w", provider.ErrClosed)
+	}
+	f := c.fetches[s]
+	if f == nil {
+		f = c.begin(ctx, s, ask)
+	}
+	f.waiting++
+	c.mu.Unlock()
+
+	var ended error
+	select {
+	case <-f.done:
+	case <-ctx.Done():
+		ended = ctx.Err()
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	defer c.leave(s, f)
+	if ended != nil {
+		return nil, ended
+	}
+	if f.err != nil {
+		return nil, f.err
+	}
+	return f.got.share()
+}
+
+// find returns a cached branch key whose TTL has not passed, or nil. If the active version is the
+// one that is looked for, it serves to decrypt, too. The caller holds the lock.
+func (c *cache) find(s slot) *material {
+	now := time.Now()
+	for _, at := range [2]slot{s, {id: s.id}} {
+		e := c.entries[at]
+		if e == nil || e.got.key == nil || !s.isActive() && e.got.version != s.version {
+			continue
+		}
+		if !now.Before(e.ends) {
+			c.expire(e)
+			continue
+		}
+		c.used.MoveToFront(e.element)
+		return e.got
+	}
+	return nil
+}
+
+// begin starts a fetch. It outlives the caller that began it, but keeps the values of that caller's
+// context. The caller of begin holds the lock.
+func (c *cache) begin(ctx context.Context, s slot, ask func(context.Context) (*material, error)) *fetch {
+	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	f := &fetch{cancel: cancel, done: make(chan struct{})}
+	c.fetches[s] = f
+	ends := time.Now().Add(c.ttl) // the branch key may be replaced as soon as it is read
+	go func() {
+		defer cancel()
+		got, err := ask(ctx)
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if c.fetches[s] == f {
+			delete(c.fetches, s)
+		}
+		if err == nil {
+			err = c.put(s, got, ends)
+		}
+		if err == nil && f.waiting == 0 {
+			err = got.key.Close()
+		}
+		f.got, f.err = got, err
+		close(f.done)
+	}()
+	return f
+}
+
+// leave is called when a caller needs a fetch no more. The caller holds the lock.
+func (c *cache) leave(s slot, f *fetch) {
+	if f.waiting--; f.waiting > 0 {
+		return
+	}
+	f.cancel()
+	if c.fetches[s] == f {
+		delete(c.fetches, s) // so that the next caller makes another
+	}
+	if f.got != nil && f.err == nil {
+		_ = f.got.key.Close() // memory that can't be given back is no fault of the caller
+	}
+}
+
+// put puts a branch key into the cache, which gets a share of its key. It closes a branch key that
+// it refuses. The caller holds the lock.
+func (c *cache) put(s slot, got *material, ends time.Time) error {
+	old := c.entries[s]
+	if s.isActive() && old != nil && old.got.version != got.version && got.created.Before(old.got.created) {
+		err := fmt.Errorf("%w: this process has seen version %s of %s, and the table now has %s of %s; restart the process if the table was restored from a backup",
+			ErrRolledBack, old.got.version, old.got.created, got.version, got.created)
+		return errors.Join(err, got.key.Close())
+	}
+	if c.closed || !time.Now().Before(ends) {
+		return nil
+	}
+	shared, err := got.share()
+	if err != nil {
+		return err
+	}
+	if old != nil {
+		c.remove(old)
+	}
+	e := &entry{slot: s, got: shared, ends: ends}
+	e.element = c.used.PushFront(e)
+	c.entries[s] = e
+	e.timer = time.AfterFunc(time.Until(ends), func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.expire(e)
+	})
+	for c.used.Len() > c.max {
+		c.remove(c.used.Back().Value.(*entry))
+	}
+	return nil
+}
+
+// expire zeroes the key of an entry. The caller holds the lock.
+func (c *cache) expire(e *entry) {
+	if c.entries[e.slot] != e {
+		return
+	}
+	if !e.slot.isActive() {
+		c.remove(e)
+		return
+	}
+	c.zero(e)
+}
+
+// remove removes an entry and zeroes its key. The caller holds the lock.
+func (c *cache) remove(e *entry) {
+	delete(c.entries, e.slot)
+	c.used.Remove(e.element)
+	c.zero(e)
+}
+
+// zero zeroes the key of an entry, once those who use it now have closed their shares.
+func (c *cache) zero(e *entry) {
+	e.timer.Stop()
+	if e.got.key != nil {
+		_ = e.got.key.Close() // memory that can't be given back is no fault of the caller
+		e.got.key = nil
+	}
+}
+
+// close removes all entries and refuses new ones. It waits for no fetch.
+func (c *cache) close() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.closed = true
+	for c.used.Len() > 0 {
+		c.remove(c.used.Front().Value.(*entry))
+	}
+}

@@ -1,0 +1,265 @@
+package branchkey
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
+	"github.com/aws/aws-sdk-go-v2/config"
+	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
+	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
+
+	"piko.sh/pikokms/provider"
+	"piko.sh/pikokms/provider/awskms"
+)
+
+// DynamoDBConfig says which table to use and how to reach it. Credentials and Region are found as
+// by every AWS tool.
+type DynamoDBConfig struct {
+	Table string // name or ARN; required
+
+	Region  string // of the table
+	Profile string // of the shared AWS configuration files
+
+	MaxRetries int           // retries of a failed attempt that may succeed later; 0 means 3
+	Timeout    time.Duration // of each attempt, from connecting to the last byte; 0 means 10 s
+
+	Endpoint string           // URL of another DynamoDB endpoint: a VPC endpoint, an emulator
+	Client   *dynamodb.Client // used in place of the fields from Region to Endpoint
+}
+
+// DynamoDB is a Table in Amazon DynamoDB, of the form that the libraries of AWS use. It reads
+// consistently. It is safe for concurrent use.
+type DynamoDB struct {
+	client *dynamodb.Client
+	table  string
+}
+
+// NewDynamoDB makes a DynamoDB. It asks neither DynamoDB nor a source of credentials. The error
+// holds provider.ErrInvalidKey.
+func NewDynamoDB(ctx context.Context, c DynamoDBConfig) (*DynamoDB, error) {
+	switch {
+	case c.Table == "":
+		return nil, fmt.Errorf("%w: the table has no name", provider.ErrInvalidKey)
+	case c.MaxRetries < 0 || c.Timeout < 0:
+		return nil, fmt.Errorf("%w: MaxRetries and Timeout cannot be negative", provider.ErrInvalidKey)
+	case c.Client != nil && (c.Region != "" || c.Profile != "" || c.MaxRetries != 0 || c.Timeout != 0 || c.Endpoint != ""):
+		return nil, fmt.Errorf("%w: the fields from Region to Endpoint belong to the given Client; set them there", provider.ErrInvalidKey)
+	case c.Client != nil:
+		return &DynamoDB{c.Client, c.Table}, nil
+	}
+	options := []func(*config.LoadOptions) error{
+		config.WithRegion(c.Region),
+		config.WithRetryMaxAttempts(1 + cmp.Or(c.MaxRetries, awskms.DefaultMaxRetries)),
+		// Without it, the AWS SDK does not bound the wait for an answer.
+		config.WithHTTPClient(awshttp.NewBuildableClient().WithTimeout(cmp.Or(c.Timeout, awskms.DefaultTimeout))),
+	}
+	if c.Profile != "" {
+		options = append(options, config.WithSharedConfigProfile(c.Profile))
+	}
+	loaded, err := config.LoadDefaultConfig(ctx, options...)
+	if err != nil {
+		return nil, fmt.Errorf("%w: loading the AWS configuration: %w", provider.ErrInvalidKey, err)
+	}
+	if loaded.Region == "" {
+		return nil, fmt.Errorf("%w: no Region is configured; give the table's Region, or set AWS_REGION or the profile's region", provider.ErrInvalidKey)
+	}
+	client := dynamodb.NewFromConfig(loaded, func(o *dynamodb.Options) {
+		if c.Endpoint != "" {
+			o.BaseEndpoint = aws.String(c.Endpoint)
+		}
+	})
+	return &DynamoDB{client, c.Table}, nil
+}
+
+// Name implements Table.
+func (d *DynamoDB) Name() string { return d.table }
+
+// createWait bounds how long Create waits for a new table.
+const createWait = 5 * time.Minute
+
+// Create implements Table. A new table is billed by request, and protected against deletion, since
+// without its table no message can be opened. Create waits until the table can be used.
+func (d *DynamoDB) Create(ctx context.Context) error {
+	found, err := d.client.DescribeTable(ctx, &dynamodb.DescribeTableInput{TableName: &d.table})
+	if err == nil {
+		return checkSchema(found.Table)
+	}
+	if _, missing := errors.AsType[*types.ResourceNotFoundException](err); !missing {
+		return d.judge(ctx, err)
+	}
+	_, err = d.client.CreateTable(ctx, &dynamodb.CreateTableInput{
+		TableName: &d.table,
+		KeySchema: []types.KeySchemaElement{
+			{AttributeName: aws.String(attributeID), KeyType: types.KeyTypeHash},
+			{AttributeName: aws.String(attributeKind), KeyType: types.KeyTypeRange},
+		},
+		AttributeDefinitions: []types.AttributeDefinition{
+			{AttributeName: aws.String(attributeID), AttributeType: types.ScalarAttributeTypeS},
+			{AttributeName: aws.String(attributeKind), AttributeType: types.ScalarAttributeTypeS},
+		},
+		BillingMode:               types.BillingModePayPerRequest,
+		DeletionProtectionEnabled: aws.Bool(true),
+	})
+	// Another administrator may create it at the same time.
+	if _, exists := errors.AsType[*types.ResourceInUseException](err); err != nil && !exists {
+		return d.judge(ctx, err)
+	}
+	waiter := dynamodb.NewTableExistsWaiter(d.client, func(o *dynamodb.TableExistsWaiterOptions) { o.MinDelay = time.Second })
+	made, err := waiter.WaitForOutput(ctx, &dynamodb.DescribeTableInput{TableName: &d.table}, createWait)
+	if err != nil {
+		return d.judge(ctx, err)
+	}
+	return checkSchema(made.Table)
+}
+
+// checkSchema checks that a table finds items by their branch key ID and type.
+func checkSchema(table *types.TableDescription) error {
+	names := make(map[types.KeyType]string)
+	for _, element := range table.KeySchema {
+		names[element.KeyType] = aws.ToString(element.AttributeName)
+	}
+	kinds := make(map[string]types.ScalarAttributeType)
+	for _, a := range table.AttributeDefinitions {
+		kinds[aws.ToString(a.AttributeName)] = a.AttributeType
+	}
+	if names[types.KeyTypeHash] != attributeID || names[types.KeyTypeRange] != attributeKind ||
+		kinds[attributeID] != types.ScalarAttributeTypeS || kinds[attributeKind] != types.ScalarAttributeTypeS {
+		return fmt.Errorf("%w: table %s is no table of branch keys: its partition key must be %q and its sort key %q, both strings", provider.ErrInvalidKey, aws.ToString(table.TableName), attributeID, attributeKind)
+	}
+	return nil
+}
+
+// Get implements Table.
+func (d *DynamoDB) Get(ctx context.Context, id, kind string) (Item, error) {
+	out, err := d.client.GetItem(ctx, &dynamodb.GetItemInput{
+		TableName: &d.table, ConsistentRead: aws.Bool(true),
+		Key: map[string]types.AttributeValue{
+			attributeID:   &types.AttributeValueMemberS{Value: id},
+			attributeKind: &types.AttributeValueMemberS{Value: kind},
+		},
+	})
+	if err != nil {
+		return Item{}, d.judge(ctx, err)
+	}
+	if len(out.Item) == 0 {
+		return Item{}, notFound(d, id, kind)
+	}
+	return fromDynamoDB(out.Item)
+}
+
+// All implements Table.
+func (d *DynamoDB) All(ctx context.Context, id string) ([]Item, error) {
+	pages := dynamodb.NewQueryPaginator(d.client, &dynamodb.QueryInput{
+		TableName: &d.table, ConsistentRead: aws.Bool(true),
+		KeyConditionExpression:    aws.String("#id = :id"),
+		ExpressionAttributeNames:  map[string]string{"#id": attributeID},
+		ExpressionAttributeValues: map[string]types.AttributeValue{":id": &types.AttributeValueMemberS{Value: id}},
+	})
+	var all []Item
+	for pages.HasMorePages() {
+		page, err := pages.NextPage(ctx)
+		if err != nil {
+			return nil, d.judge(ctx, err)
+		}
+		for _, attributes := range page.Items {
+			item, err := fromDynamoDB(attributes)
+			if err != nil {
+				return nil, err
+			}
+			all = append(all, item)
+		}
+	}
+	return all, nil
+}
+
+// Active implements Table.
+func (d *DynamoDB) Active(ctx context.Context) iter.Seq2[Item, error] {
+	return func(yield func(Item, error) bool) {
+		pages := dynamodb.NewScanPaginator(d.client, &dynamodb.ScanInput{
+			TableName: &d.table, ConsistentRead: aws.Bool(true),
+			FilterExpression:          aws.String("#type = :active"),
+			ExpressionAttributeNames:  map[string]string{"#type": attributeKind},
+			ExpressionAttributeValues: map[string]types.AttributeValue{":active": &types.AttributeValueMemberS{Value: kindActive}},
+		})
+		for pages.HasMorePages() {
+			page, err := pages.NextPage(ctx)
+			if err != nil {
+				yield(Item{}, d.judge(ctx, err))
+				return
+			}
+			for _, attributes := range page.Items {
+				if !yield(fromDynamoDB(attributes)) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// Write implements Table with one transaction.
+func (d *DynamoDB) Write(ctx context.Context, writes []Write) error {
+	var input dynamodb.TransactWriteItemsInput
+	for _, w := range writes {
+		put := &types.Put{
+			TableName: &d.table, Item: toDynamoDB(w.Item),
+			ConditionExpression:      aws.String("attribute_not_exists(#id)"),
+			ExpressionAttributeNames: map[string]string{"#id": attributeID},
+		}
+		if w.Replaces != nil {
+			put.ConditionExpression = aws.String("attribute_exists(#id) AND #enc = :old")
+			put.ExpressionAttributeNames["#enc"] = attributeEnc
+			put.ExpressionAttributeValues = map[string]types.AttributeValue{":old": &types.AttributeValueMemberB{Value: w.Replaces}}
+		}
+		input.TransactItems = append(input.TransactItems, types.TransactWriteItem{Put: put})
+	}
+	_, err := d.client.TransactWriteItems(ctx, &input)
+	return d.judge(ctx, err)
+}
+
+// fromDynamoDB returns the item that DynamoDB's attributes make. The error holds ErrDamaged.
+func fromDynamoDB(attributes map[string]types.AttributeValue) (Item, error) {
+	item := Item{Attributes: make(map[string]string, len(attributes))}
+	for name, value := range attributes {
+		switch v := value.(type) {
+		case *types.AttributeValueMemberB:
+			if name == attributeEnc {
+				item.Enc = v.Value
+				continue
+			}
+		case *types.AttributeValueMemberN:
+			if name == attributeHierarchy {
+				item.Attributes[name] = v.Value
+				continue
+			}
+		case *types.AttributeValueMemberS:
+			if name != attributeEnc && name != attributeHierarchy {
+				item.Attributes[name] = v.Value
+				continue
+			}
+		}
+		id, _ := attributes[attributeID].(*types.AttributeValueMemberS)
+		kind, _ := attributes[attributeKind].(*types.AttributeValueMemberS)
+		if id == nil || kind == nil {
+			return Item{}, fmt.Errorf("%w: an item's keys are no strings", ErrDamaged)
+		}
+		return Item{}, fmt.Errorf("%w: branch key %q, item %q: attribute %q has type %T", ErrDamaged, id.Value, kind.Value, name, value)
+	}
+	return item, nil
+}
+
+func toDynamoDB(item Item) map[string]types.AttributeValue {
+	attributes := map[string]types.AttributeValue{attributeEnc: &types.AttributeValueMemberB{Value: item.Enc}}
+	for name, value := range item.Attributes {
+		attributes[name] = &types.AttributeValueMemberS{Value: value}
+	}
+	attributes[attributeHierarchy] = &types.AttributeValueMemberN{Value: item.Attributes[attributeHierarchy]}
+	return attributes
+}
+
+var _ Table = (*DynamoDB)(nil)

@@ -1,0 +1,84 @@
+package branchkey_test
+
+import (
+	"context"
+	"fmt"
+	"log"
+	"net/url"
+	"os"
+	"path/filepath"
+	"time"
+
+	"piko.sh/pikokms/message"
+	"piko.sh/pikokms/provider/awskms"
+	"piko.sh/pikokms/provider/branchkey"
+	"piko.sh/pikokms/provider/local"
+)
+
+// Each tenant has a branch key of its own, in a table that AWS's libraries share.
+func Example() {
+	ctx := context.Background()
+	table, err := branchkey.NewDynamoDB(ctx, branchkey.DynamoDBConfig{Table: "branch-keys", Region: "eu-west-1"})
+	if err != nil {
+		log.Fatal(err)
+	}
+	keys, err := awskms.NewWrapper(ctx, awskms.WrapperConfig{KeyARN: "arn:aws:kms:eu-west-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab"})
+	if err != nil {
+		log.Fatal(err)
+	}
+	store, err := branchkey.NewStore(branchkey.StoreConfig{Table: table, KMS: keys})
+	if err != nil {
+		log.Fatal(err)
+	}
+	if _, err := store.Create(ctx, "tenant-42", map[string]string{"tenant": "42"}); err != nil { // once
+		log.Fatal(err)
+	}
+	p, err := branchkey.NewProvider(ctx, branchkey.Config{Store: store, Supplier: branchkey.ByPair("branch-key"), TTL: time.Hour})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer p.Close()
+	e := message.Encrypter{Keyring: p}
+	stored, err := e.Encrypt(ctx, []byte("invoice"), map[string]string{"branch-key": "tenant-42"})
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(len(stored), "bytes")
+}
+
+// Without AWS, branch keys are in a file and a local key wraps them.
+func ExampleOpenURL() {
+	ctx := context.Background()
+	folder, err := os.MkdirTemp("", "example-")
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer os.RemoveAll(folder)
+	master := filepath.Join(folder, "master.key")
+	if err := local.Generate(master); err != nil {
+		log.Fatal(err)
+	}
+	u := &url.URL{
+		Scheme: branchkey.Scheme, Path: filepath.ToSlash(filepath.Join(folder, "keys.db")),
+		RawQuery: url.Values{"id": {"tenant-42"}, "master": {"local://" + filepath.ToSlash(master)}}.Encode(),
+	}
+	store, err := branchkey.OpenStoreURL(ctx, u)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer store.Close()
+	if err := store.CreateTable(ctx); err != nil {
+		log.Fatal(err)
+	}
+	if _, err := store.Create(ctx, "tenant-42", map[string]string{"tenant": "42"}); err != nil {
+		log.Fatal(err)
+	}
+
+	p, err := branchkey.OpenURL(ctx, u)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer p.Close()
+	fmt.Println(p.KeyID())
+	// Output: tenant-42
+}

@@ -1,0 +1,216 @@
+package branchkey
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"iter"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"go.etcd.io/bbolt"
+
+	"piko.sh/pikokms/provider"
+)
+
+// File is a Table in one file, for development, tests and single machines. The file is a database
+// of bbolt. Several processes can use it at once, since each operation opens it anew.
+type File struct{ path string }
+
+// fileWait is how long an operation waits for another process that has the file open.
+const fileWait = 10 * time.Second
+
+// fileBucket has the items in JSON, by branch key ID, a zero byte, and type.
+var fileBucket = []byte("items")
+
+// NewFile makes a File. It does not open the file, which Create makes.
+func NewFile(path string) *File { return &File{path} }
+
+// Name implements Table with the name of the file, without its folder. So the logical name that is
+// made of it stays when the folder is moved.
+func (f *File) Name() string { return filepath.Base(f.path) }
+
+// Create implements Table. Only the file's owner can read it.
+func (f *File) Create(ctx context.Context) error {
+	return f.update(ctx, func(tx *bbolt.Tx) error {
+		_, err := tx.CreateBucketIfNotExists(fileBucket)
+		return err
+	})
+}
+
+// Get implements Table.
+func (f *File) Get(ctx context.Context, id, kind string) (item Item, err error) {
+	err = f.view(ctx, func(items *bbolt.Bucket) error {
+		text := items.Get(fileKey(id, kind))
+		if text == nil {
+			return notFound(f, id, kind)
+		}
+		item, err = readFileItem(text)
+		return err
+	})
+	return item, err
+}
+
+// notFound returns the error for an item that a table does not have.
+func notFound(t Table, id, kind string) error {
+	if version, ok := strings.CutPrefix(kind, kindVersion); ok {
+		return fmt.Errorf("%w: table %s has no version %s of branch key %q", provider.ErrKeyNotFound, t.Name(), version, id)
+	}
+	return fmt.Errorf("%w: table %s has no branch key %q", provider.ErrKeyNotFound, t.Name(), id)
+}
+
+// All implements Table.
+func (f *File) All(ctx context.Context, id string) (all []Item, err error) {
+	err = f.view(ctx, func(items *bbolt.Bucket) error {
+		prefix := fileKey(id, "")
+		cursor := items.Cursor()
+		for key, text := cursor.Seek(prefix); bytes.HasPrefix(key, prefix); key, text = cursor.Next() {
+			item, err := readFileItem(text)
+			if err != nil {
+				return err
+			}
+			all = append(all, item)
+		}
+		return nil
+	})
+	return all, err
+}
+
+// Active implements Table.
+func (f *File) Active(ctx context.Context) iter.Seq2[Item, error] {
+	return func(yield func(Item, error) bool) {
+		var all []Item
+		err := f.view(ctx, func(items *bbolt.Bucket) error {
+			return items.ForEach(func(key, text []byte) error {
+				if !bytes.HasSuffix(key, []byte("\x00"+kindActive)) {
+					return nil
+				}
+				item, err := readFileItem(text)
+				all = append(all, item)
+				return err
+			})
+		})
+		if err != nil {
+			yield(Item{}, err)
+			return
+		}
+		for _, item := range all { // the file is closed while the caller looks at an item
+			if !yield(item, nil) {
+				return
+			}
+		}
+	}
+}
+
+// Write implements Table.
+func (f *File) Write(ctx context.Context, writes []Write) error {
+	if err := f.exists(); err != nil {
+		return err
+	}
+	return f.update(ctx, func(tx *bbolt.Tx) error {
+		items := tx.Bucket(fileBucket)
+		if items == nil {
+			return f.missing(nil)
+		}
+		for _, w := range writes {
+			id, kind := w.Item.Attributes[attributeID], w.Item.Attributes[attributeKind]
+			key := fileKey(id, kind)
+			if err := meets(items.Get(key), w.Replaces); err != nil {
+				return fmt.Errorf("%w: item %q of branch key %q", err, kind, id)
+			}
+			text, err := json.Marshal(w.Item)
+			if err != nil {
+				return err
+			}
+			if err := items.Put(key, text); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// meets checks the condition of a write on what is stored now.
+func meets(stored, replaces []byte) error {
+	if stored == nil && replaces == nil {
+		return nil
+	}
+	if stored == nil || replaces == nil {
+		return ErrConflict
+	}
+	item, err := readFileItem(stored)
+	if err == nil && !bytes.Equal(item.Enc, replaces) {
+		err = ErrConflict
+	}
+	return err
+}
+
+func fileKey(id, kind string) []byte { return []byte(id + "\x00" + kind) }
+
+func readFileItem(text []byte) (item Item, err error) {
+	if err = json.Unmarshal(text, &item); err != nil && !errors.Is(err, ErrDamaged) {
+		err = fmt.Errorf("%w: %w", ErrDamaged, err)
+	}
+	return item, err
+}
+
+// view reads the file.
+func (f *File) view(ctx context.Context, read func(items *bbolt.Bucket) error) error {
+	if err := errors.Join(ctx.Err(), f.exists()); err != nil {
+		return err
+	}
+	return f.open(&bbolt.Options{Timeout: fileWait, ReadOnly: true}, func(db *bbolt.DB) error {
+		return db.View(func(tx *bbolt.Tx) error {
+			items := tx.Bucket(fileBucket)
+			if items == nil {
+				return f.missing(nil)
+			}
+			return read(items)
+		})
+	})
+}
+
+// update changes the file, which it makes if there is none.
+func (f *File) update(ctx context.Context, change func(*bbolt.Tx) error) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	return f.open(&bbolt.Options{Timeout: fileWait}, func(db *bbolt.DB) error { return db.Update(change) })
+}
+
+// exists keeps bbolt from making a file where there is none.
+func (f *File) exists() error {
+	if _, err := os.Stat(f.path); errors.Is(err, fs.ErrNotExist) {
+		return f.missing(err)
+	}
+	return nil
+}
+
+func (f *File) missing(cause error) error {
+	err := fmt.Errorf("%w: file %s has none; create it", ErrNoTable, f.path)
+	if cause != nil {
+		err = fmt.Errorf("%w: %w", err, cause)
+	}
+	return err
+}
+
+func (f *File) open(options *bbolt.Options, use func(*bbolt.DB) error) (err error) {
+	db, err := bbolt.Open(f.path, 0o600, options)
+	switch {
+	case errors.Is(err, bbolt.ErrTimeout):
+		return fmt.Errorf("%w: another process has had the file %s open for %v", provider.ErrProviderUnavailable, f.path, fileWait)
+	case errors.Is(err, bbolt.ErrInvalid), errors.Is(err, bbolt.ErrChecksum), errors.Is(err, bbolt.ErrVersionMismatch):
+		return fmt.Errorf("%w: the file %s is no table: %w", ErrDamaged, f.path, err)
+	case err != nil:
+		return fmt.Errorf("opening the table %s: %w", f.path, err)
+	}
+	defer func() { err = errors.Join(err, db.Close()) }()
+	return use(db)
+}
+
+var _ Table = (*File)(nil)

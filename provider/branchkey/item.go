@@ -1,0 +1,179 @@
+package branchkey
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"strings"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws/arn"
+	"github.com/google/uuid"
+)
+
+// Attributes of an item (specification: framework/branch-key-store.md, "Record Format").
+const (
+	attributeID        = "branch-key-id"
+	attributeKind      = "type"
+	attributeVersion   = "version" // only of the active item
+	attributeEnc       = "enc"
+	attributeKeyARN    = "kms-arn"
+	attributeCreated   = "create-time"
+	attributeHierarchy = "hierarchy-version"
+	attributeContext   = "aws-crypto-ec:" // begins the name of each pair of the branch key's own context
+	attributeTable     = "tablename"      // only in the encryption context, never in an item
+)
+
+// Values of the attribute "type".
+const (
+	kindActive  = "branch:ACTIVE"
+	kindBeacon  = "beacon:ACTIVE"
+	kindVersion = "branch:version:" // then the version's UUID
+)
+
+const hierarchyVersion = "1"
+
+// createdLayout has microseconds, as the specification wants of the attribute "create-time".
+const createdLayout = "2006-01-02T15:04:05.000000Z"
+
+// maxEnc bounds the wrapped key of an item in bytes. KMS takes no larger ciphertext (KMS API
+// Reference, "Decrypt").
+const maxEnc = 6144
+
+// Item is one item of a table: a wrapped key, and the attributes to which KMS binds it. A branch
+// key has an item for each version, a copy of its active version, and a beacon key, which AWS's
+// Database Encryption SDK uses.
+//
+// The JSON form is an object of strings, in which "enc" is base64 (specification:
+// framework/branch-key-store.md, "Example").
+type Item struct {
+	Attributes map[string]string // all but "enc"; the hierarchy version, a number, is its decimal text
+	Enc        []byte            // the wrapped key
+}
+
+// MarshalJSON implements json.Marshaler.
+func (i Item) MarshalJSON() ([]byte, error) {
+	members := make(map[string]any, len(i.Attributes)+1)
+	for name, value := range i.Attributes {
+		members[name] = value
+	}
+	members[attributeEnc] = i.Enc
+	return json.Marshal(members)
+}
+
+// UnmarshalJSON implements json.Unmarshaler. The error holds ErrDamaged.
+func (i *Item) UnmarshalJSON(text []byte) error {
+	var enc struct {
+		Enc []byte `json:"enc"`
+	}
+	attributes := make(map[string]string)
+	if err := errors.Join(json.Unmarshal(text, &attributes), json.Unmarshal(text, &enc)); err != nil {
+		return fmt.Errorf("%w: its JSON is no object of strings: %w", ErrDamaged, err)
+	}
+	delete(attributes, attributeEnc)
+	*i = Item{attributes, enc.Enc}
+	return nil
+}
+
+// record is an item that has the specified form. That its attributes are true is for KMS to tell.
+type record struct {
+	Item
+	id      string
+	kind    string
+	version uuid.UUID // zero for a beacon key
+	keyARN  string
+	created time.Time
+}
+
+// parse checks the form of an item. The error holds ErrDamaged or ErrHierarchyVersion.
+func parse(item Item) (*record, error) {
+	a := item.Attributes
+	r := &record{Item: item, id: a[attributeID], kind: a[attributeKind], keyARN: a[attributeKeyARN]}
+	damaged := func(format string, arguments ...any) (*record, error) {
+		return nil, fmt.Errorf("%w: branch key %q, item %q: %s", ErrDamaged, r.id, r.kind, fmt.Sprintf(format, arguments...))
+	}
+	for _, name := range []string{attributeID, attributeKind, attributeKeyARN, attributeCreated, attributeHierarchy} {
+		if a[name] == "" {
+			return damaged("it has no attribute %q", name)
+		}
+	}
+	if h := a[attributeHierarchy]; h != hierarchyVersion {
+		return nil, fmt.Errorf("%w: branch key %q, item %q has hierarchy-version %q, and this version of pikokms knows hierarchy-version 1", ErrHierarchyVersion, r.id, r.kind, h)
+	}
+	if _, reserved := a[attributeTable]; reserved {
+		return damaged("it has an attribute %q, which only the encryption context has", attributeTable)
+	}
+	if len(item.Enc) == 0 || len(item.Enc) > maxEnc {
+		return damaged("its wrapped key has %d bytes, KMS makes 1 to %d", len(item.Enc), maxEnc)
+	}
+	if !isKeyARN(r.keyARN) {
+		return damaged("%q is not the ARN of a key", r.keyARN)
+	}
+	var err error
+	if r.created, err = time.Parse(time.RFC3339Nano, a[attributeCreated]); err != nil {
+		return damaged("its creation time %q is not of ISO 8601", a[attributeCreated])
+	}
+	versioned, hasVersion := a[attributeVersion]
+	switch {
+	case r.kind == kindActive:
+	case hasVersion:
+		return damaged("only an active item has an attribute %q", attributeVersion)
+	case r.kind == kindBeacon:
+		return r, nil
+	default:
+		versioned = r.kind
+	}
+	if r.version, err = parseVersion(versioned); err != nil {
+		return damaged("%v", err)
+	}
+	return r, nil
+}
+
+// parseVersion returns the UUID of a text like "branch:version:" and a UUID in its usual form.
+func parseVersion(text string) (uuid.UUID, error) {
+	name, ok := strings.CutPrefix(text, kindVersion)
+	id, err := uuid.Parse(name)
+	if !ok || err != nil || id.String() != name {
+		return uuid.Nil, fmt.Errorf("%q is not a version, which is %q and a UUID", text, kindVersion)
+	}
+	return id, nil
+}
+
+func isKeyARN(text string) bool {
+	a, err := arn.Parse(text)
+	name, ok := strings.CutPrefix(a.Resource, "key/")
+	return err == nil && ok && name != "" && a.Service == "kms" && a.Partition != "" && a.Region != "" && a.AccountID != ""
+}
+
+// encryptionContext returns the context to which KMS binds an item's key: all attributes but the
+// key itself, and the table's logical name (specification: framework/branch-key-store.md,
+// "Encryption Context").
+func (i Item) encryptionContext(logicalName string) map[string]string {
+	pairs := maps.Clone(i.Attributes)
+	pairs[attributeTable] = logicalName
+	return pairs
+}
+
+// with returns an item with another wrapped key and other attributes. A change to "" removes an
+// attribute.
+func (i Item) with(enc []byte, changes map[string]string) Item {
+	attributes := maps.Clone(i.Attributes)
+	for name, value := range changes {
+		if attributes[name] = value; value == "" {
+			delete(attributes, name)
+		}
+	}
+	return Item{attributes, enc}
+}
+
+// ownContext returns the branch key's own encryption context, which its creator stated.
+func (i Item) ownContext() map[string]string {
+	pairs := make(map[string]string)
+	for name, value := range i.Attributes {
+		if key, ok := strings.CutPrefix(name, attributeContext); ok {
+			pairs[key] = value
+		}
+	}
+	return pairs
+}

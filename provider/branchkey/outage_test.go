@@ -1,0 +1,143 @@
+package branchkey_test
+
+import (
+	"context"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"testing"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/credentials"
+	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
+	"github.com/aws/aws-sdk-go-v2/service/kms"
+	"github.com/stretchr/testify/require"
+
+	"piko.sh/pikokms/kmstest"
+	"piko.sh/pikokms/provider"
+	"piko.sh/pikokms/provider/awskms"
+	"piko.sh/pikokms/provider/branchkey"
+	"piko.sh/pikokms/service"
+)
+
+// TestKMSFaults checks that messages under cached branch keys are written and read whatever KMS
+// does, and that others fail at once when the breaker is open.
+func TestKMSFaults(t *testing.T) {
+	for name, fault := range map[string]struct {
+		do   kmstest.Action
+		want error
+	}{
+		"error":     {kmstest.Error("KMSInternalException", ""), provider.ErrProviderUnavailable},
+		"throttled": {kmstest.Throttle(), provider.ErrProviderUnavailable},
+		"dropped":   {kmstest.Drop(), provider.ErrProviderUnavailable},
+		"stalled":   {kmstest.Stall(), provider.ErrProviderUnavailable},
+		"half-open": {kmstest.HalfOpen(), provider.ErrProviderUnavailable},
+		"no KMS":    {kmstest.Body(http.StatusOK, "text/html", "<html>"), provider.ErrProviderUnavailable},
+		"denied":    {kmstest.Deny(), provider.ErrAccessDenied},
+		"lies": {kmstest.Answer(func(members map[string]any) {
+			members["KeyId"] = "arn:aws:kms:eu-west-1:111122223333:key/another"
+		}), provider.ErrDecryptionFailed},
+		"short key": {kmstest.Answer(func(members map[string]any) { members["Plaintext"] = make([]byte, 31) }), branchkey.ErrDamaged},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newTestStore(t)
+			cached, uncached := create(t, s.Store), create(t, s.Store)
+			wrapper, err := awskms.NewWrapper(t.Context(), awskms.WrapperConfig{
+				KeyARN: s.key.ARN, Timeout: time.Second / 4, Client: kms.New(kms.Options{
+					Region: kmstest.Region, BaseEndpoint: &s.kms.URL, RetryMaxAttempts: 1, Credentials: credentials.NewStaticCredentialsProvider("test", "test", ""),
+				}),
+			})
+			require.NoError(t, err)
+			store, err := branchkey.NewStore(branchkey.StoreConfig{Table: s.table, KMS: wrapper})
+			require.NoError(t, err)
+			sv := service.New(newProvider(t, branchkey.Config{Store: store, Supplier: branchkey.ByPair("tenant")}), service.Config{})
+			defer sv.Close()
+			pairs, others := map[string]string{"tenant": cached}, map[string]string{"tenant": uncached}
+			stored := seal(t, sv, "before", pairs)
+
+			s.kms.Inject(kmstest.Fault{Operation: "Decrypt", Do: fault.do})
+			s.kms.Reset()
+			for range 2 * service.Failures {
+				_, err := sv.GenerateDataKey(t.Context(), &provider.GenerateDataKeyRequest{Context: others})
+				require.ErrorIs(t, err, fault.want)
+				got, err := open(t.Context(), sv, stored)
+				require.NoError(t, err)
+				require.Equal(t, "before", got)
+				seal(t, sv, "during", pairs)
+			}
+			if fault.want == provider.ErrProviderUnavailable {
+				require.Equal(t, service.StateOpen, sv.State())
+				require.Equal(t, service.Failures, s.kms.Calls("Decrypt"))
+			} else {
+				require.Equal(t, service.StateClosed, sv.State(), "KMS answers")
+			}
+		})
+	}
+}
+
+// TestDynamoDBFaults checks the errors of answers that DynamoDB gives, and of others.
+func TestDynamoDBFaults(t *testing.T) {
+	const prefix = `{"__type":"com.amazonaws.dynamodb.v20120810#`
+	for name, answer := range map[string]struct {
+		status int
+		body   string
+		want   error
+	}{
+		"throttled":   {400, prefix + `ProvisionedThroughputExceededException"}`, provider.ErrProviderUnavailable},
+		"limit":       {400, prefix + `RequestLimitExceeded"}`, provider.ErrProviderUnavailable},
+		"internal":    {500, prefix + `InternalServerError"}`, provider.ErrProviderUnavailable},
+		"unavailable": {503, `<html>`, provider.ErrProviderUnavailable},
+		"denied":      {400, prefix + `AccessDeniedException"}`, provider.ErrAccessDenied},
+		"no table":    {400, prefix + `ResourceNotFoundException"}`, branchkey.ErrNoTable},
+		"expired":     {400, `{"__type":"com.amazon.coral.service#ExpiredTokenException"}`, provider.ErrAccessDenied},
+		"invalid":     {400, prefix + `ValidationException"}`, provider.ErrInvalidKey},
+		"no item":     {200, `{}`, provider.ErrKeyNotFound},
+		"conflict":    {400, prefix + `TransactionConflictException"}`, branchkey.ErrConflict},
+		"a number":    {200, `{"Item":{"branch-key-id":{"S":"x"},"type":{"S":"branch:ACTIVE"},"enc":{"N":"1"}}}`, branchkey.ErrDamaged},
+		"a list":      {200, `{"Item":{"branch-key-id":{"S":"x"},"type":{"S":"branch:ACTIVE"},"more":{"L":[]}}}`, branchkey.ErrDamaged},
+		"keys":        {200, `{"Item":{"branch-key-id":{"N":"1"}}}`, branchkey.ErrDamaged},
+	} {
+		t.Run(name, func(t *testing.T) {
+			server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+				w.Header().Set("Content-Type", "application/x-amz-json-1.0")
+				w.WriteHeader(answer.status)
+				_, _ = w.Write([]byte(answer.body))
+			}))
+			defer server.Close()
+			table := dynamoDBAt(t, server.URL)
+			_, err := table.Get(t.Context(), "x", "branch:ACTIVE")
+			require.ErrorIs(t, err, answer.want)
+			ended, cancel := context.WithCancel(t.Context())
+			cancel()
+			_, err = table.Get(ended, "x", "branch:ACTIVE")
+			require.ErrorIs(t, err, context.Canceled)
+			require.NotErrorIs(t, err, provider.ErrProviderUnavailable)
+		})
+	}
+	_, err := dynamoDBAt(t, "http://127.0.0.1:1").Get(t.Context(), "x", "branch:ACTIVE")
+	require.ErrorIs(t, err, provider.ErrProviderUnavailable)
+
+	stalled := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body) // so that the end of the connection is noticed
+		<-r.Context().Done()
+	}))
+	defer stalled.Close()
+	t.Setenv("AWS_ACCESS_KEY_ID", "test")
+	t.Setenv("AWS_SECRET_ACCESS_KEY", "test")
+	table, err := branchkey.NewDynamoDB(t.Context(), branchkey.DynamoDBConfig{Table: "keys", Region: "eu-west-1", Endpoint: stalled.URL, MaxRetries: 1, Timeout: time.Second / 10})
+	require.NoError(t, err)
+	_, err = table.Get(t.Context(), "x", "branch:ACTIVE")
+	require.ErrorIs(t, err, provider.ErrProviderUnavailable)
+}
+
+// dynamoDBAt returns a table at an endpoint that is asked once.
+func dynamoDBAt(t *testing.T, endpoint string) *branchkey.DynamoDB {
+	t.Helper()
+	client := dynamodb.New(dynamodb.Options{
+		Region: "eu-west-1", BaseEndpoint: aws.String(endpoint), RetryMaxAttempts: 1, Credentials: credentials.NewStaticCredentialsProvider("test", "test", ""),
+	})
+	table, err := branchkey.NewDynamoDB(t.Context(), branchkey.DynamoDBConfig{Table: "keys", Client: client})
+	require.NoError(t, err)
+	return table
+}

@@ -1,0 +1,318 @@
+package branchkey
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"maps"
+	"time"
+	"unicode/utf8"
+
+	"github.com/google/uuid"
+
+	"piko.sh/pikokms/provider"
+)
+
+// maxID bounds a branch key ID in bytes (Amazon DynamoDB Developer Guide, "Quotas", partition keys).
+const maxID = 2048
+
+// StoreConfig says where branch keys are kept and what wraps them.
+type StoreConfig struct {
+	Table Table // required
+	KMS   KMS   // required
+
+	// LogicalName is bound to every key of the table. A table that is restored from a backup under
+	// another name keeps its logical name. The default is the table's name.
+	LogicalName string
+}
+
+// Store keeps branch keys: random keys that KMS wraps, in a table (specification:
+// framework/branch-key-store.md). It is safe for concurrent use, and several processes can use one
+// table.
+type Store struct {
+	table       Table
+	kms         KMS
+	logicalName string
+	close       func() error // closes what was opened with the Store; may be nil
+}
+
+// NewStore makes a Store. It asks neither the table nor KMS. The error holds
+// provider.ErrInvalidKey.
+func NewStore(c StoreConfig) (*Store, error) {
+	if c.Table == nil || c.KMS == nil {
+		return nil, fmt.Errorf("%w: a key store needs a Table and a KMS", provider.ErrInvalidKey)
+	}
+	s := &Store{table: c.Table, kms: c.KMS, logicalName: c.LogicalName}
+	if s.logicalName == "" {
+		s.logicalName = c.Table.Name()
+	}
+	if s.logicalName == "" {
+		return nil, fmt.Errorf("%w: the key store has no logical name", provider.ErrInvalidKey)
+	}
+	return s, nil
+}
+
+// Close closes what OpenStoreURL opened. A Store that NewStore made has nothing to close.
+func (s *Store) Close() error {
+	if s.close == nil {
+		return nil
+	}
+	return s.close()
+}
+
+// LogicalName returns the name that is bound to every key of the table.
+func (s *Store) LogicalName() string { return s.logicalName }
+
+// KeyARN returns the ARN of the KMS key that wraps new keys, or nothing if none may.
+func (s *Store) KeyARN() string { return s.kms.KeyARN() }
+
+// CreateTable makes the table if it does not exist.
+func (s *Store) CreateTable(ctx context.Context) error {
+	return s.fail("CreateTable", "", s.table.Create(ctx))
+}
+
+// Create makes a branch key, its first version and its beacon key, and returns its ID. An empty id
+// means a random UUID. With an ID of one's own, the branch key needs an encryption context of its
+// own, to which KMS binds its items; it is visible in the table and in CloudTrail. The error holds
+// ErrExists if there is a branch key of the same ID.
+//
+// It makes three calls of KMS and one of the table.
+func (s *Store) Create(ctx context.Context, id string, ownContext map[string]string) (string, error) {
+	if id == "" {
+		id = uuid.NewString()
+	} else if len(ownContext) == 0 {
+		return "", s.fail("Create", id, fmt.Errorf("%w: a branch key with an ID of one's own needs an encryption context of its own, such as tenant=42", provider.ErrInvalidKey))
+	}
+	if err := s.create(ctx, id, ownContext); err != nil {
+		return "", s.fail("Create", id, err)
+	}
+	return id, nil
+}
+
+func (s *Store) create(ctx context.Context, id string, ownContext map[string]string) error {
+	if len(id) > maxID || !utf8.ValidString(id) {
+		return fmt.Errorf("%w: a branch key ID is UTF-8 of at most %d bytes", provider.ErrInvalidKey, maxID)
+	}
+	keyARN, err := s.wrappingKey()
+	if err != nil {
+		return err
+	}
+	attributes := map[string]string{
+		attributeID: id, attributeKeyARN: keyARN, attributeHierarchy: hierarchyVersion,
+		attributeCreated: time.Now().UTC().Format(createdLayout),
+	}
+	for name, value := range ownContext {
+		if name == "" || value == "" || !utf8.ValidString(name) || !utf8.ValidString(value) {
+			return fmt.Errorf("%w: a pair of the branch key's encryption context is empty or not UTF-8", provider.ErrInvalidKey)
+		}
+		attributes[attributeContext+name] = value
+	}
+	version, active, err := s.newVersion(ctx, keyARN, Item{Attributes: attributes})
+	if err != nil {
+		return err
+	}
+	beacon := Item{Attributes: attributes}.with(nil, map[string]string{attributeKind: kindBeacon})
+	if beacon.Enc, err = s.kms.Generate(ctx, keyARN, beacon.encryptionContext(s.logicalName)); err != nil {
+		return err
+	}
+	err = s.table.Write(ctx, []Write{{Item: version}, {Item: active}, {Item: beacon}})
+	if errors.Is(err, ErrConflict) {
+		return fmt.Errorf("%w: choose another ID, or make a new version of it", ErrExists)
+	}
+	return err
+}
+
+// wrappingKey returns the ARN of the key that wraps new keys.
+func (s *Store) wrappingKey() (string, error) {
+	keyARN := s.kms.KeyARN()
+	if keyARN == "" {
+		return "", fmt.Errorf("%w: discovery only reads branch keys; state the ARN of the KMS key", provider.ErrKeyUsage)
+	}
+	return keyARN, nil
+}
+
+// newVersion makes the two items of a new version: its own, and the active one. It takes all other
+// attributes from like, and asks KMS under ask.
+func (s *Store) newVersion(ctx context.Context, ask string, like Item) (version, active Item, err error) {
+	kind := kindVersion + uuid.NewString()
+	version = like.with(nil, map[string]string{attributeKind: kind, attributeVersion: ""})
+	active = like.with(nil, map[string]string{attributeKind: kindActive, attributeVersion: kind})
+	from, to := version.encryptionContext(s.logicalName), active.encryptionContext(s.logicalName)
+	if version.Enc, err = s.kms.Generate(ctx, ask, from); err != nil {
+		return version, active, err
+	}
+	active.Enc, err = s.kms.ReEncrypt(ctx, version.Enc, ask, from, ask, to)
+	return version, active, err
+}
+
+// Version makes a new version of a branch key, which is the active one from then on, and returns
+// its UUID. Messages under older versions still open. Processes go on encrypting under the version
+// that they have cached until its TTL has passed.
+//
+// KMS first checks that the active version is genuine. If another administrator makes a version at
+// the same time, one of the two gets an error that holds ErrConflict, and nothing of theirs is
+// written. The branch key stays under its KMS key, which must be the store's own; Move changes it.
+//
+// It makes three calls of KMS and two of the table.
+func (s *Store) Version(ctx context.Context, id string) (string, error) {
+	version, err := s.version(ctx, id)
+	return version, s.fail("Version", id, err)
+}
+
+func (s *Store) version(ctx context.Context, id string) (string, error) {
+	keyARN, err := s.wrappingKey()
+	if err != nil {
+		return "", err
+	}
+	old, err := s.get(ctx, id, kindActive)
+	if err != nil {
+		return "", err
+	}
+	ask, err := s.kms.Trusts(old.keyARN)
+	if err != nil {
+		return "", err
+	}
+	if ask != keyARN {
+		return "", fmt.Errorf("%w: the branch key is under %s and new keys are under %s; move it first", provider.ErrInvalidKey, old.keyARN, keyARN)
+	}
+	if err := s.authenticate(ctx, old, ask); err != nil {
+		return "", err
+	}
+	// A clock that is behind must not make the new version look older than the one before.
+	created := time.Now().UTC().Truncate(time.Microsecond)
+	if !created.After(old.created) {
+		created = old.created.UTC().Add(time.Microsecond)
+	}
+	like := old.with(nil, map[string]string{attributeCreated: created.Format(createdLayout)})
+	version, active, err := s.newVersion(ctx, ask, like)
+	if err != nil {
+		return "", err
+	}
+	if err := s.table.Write(ctx, []Write{{Item: version}, {Item: active, Replaces: old.Enc}}); err != nil {
+		return "", err
+	}
+	return version.Attributes[attributeKind][len(kindVersion):], nil
+}
+
+// get returns an item that has the specified form and is the one that was asked for.
+func (s *Store) get(ctx context.Context, id, kind string) (*record, error) {
+	item, err := s.table.Get(ctx, id, kind)
+	if err != nil {
+		return nil, err
+	}
+	r, err := parse(item)
+	if err != nil {
+		return nil, err
+	}
+	if r.id != id || r.kind != kind {
+		return nil, fmt.Errorf("%w: the table was asked for item %q of branch key %q and answered with %q of %q", ErrDamaged, kind, id, r.kind, r.id)
+	}
+	return r, nil
+}
+
+// authenticate checks by KMS that an item's attributes are those with which its key was wrapped
+// (specification: framework/branch-key-store.md, "Authenticating a Keystore item").
+func (s *Store) authenticate(ctx context.Context, r *record, ask string) error {
+	pairs := r.encryptionContext(s.logicalName)
+	_, err := s.kms.ReEncrypt(ctx, r.Enc, ask, pairs, ask, pairs)
+	return s.judge(r, err)
+}
+
+// judge says which item an error of KMS is about, and that the item is the reason if KMS refused
+// it.
+func (s *Store) judge(r *record, err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, provider.ErrDecryptionFailed):
+		return fmt.Errorf("%w: %q, under the logical name %q: %w", ErrRefused, r.kind, s.logicalName, err)
+	}
+	return fmt.Errorf("item %q: %w", r.kind, err)
+}
+
+// unwrap asks KMS for the key of an item. The caller closes it.
+func (s *Store) unwrap(ctx context.Context, r *record) (*provider.SecureBytes, error) {
+	ask, err := s.kms.Trusts(r.keyARN)
+	if err != nil {
+		return nil, err
+	}
+	key, err := s.kms.Decrypt(ctx, ask, r.Enc, r.encryptionContext(s.logicalName))
+	if err != nil {
+		return nil, s.judge(r, err)
+	}
+	if key.Len() != branchKeySize {
+		return nil, errors.Join(fmt.Errorf("%w: %q holds a key of %d bytes, branch keys have %d", ErrDamaged, r.kind, key.Len(), branchKeySize), key.Close())
+	}
+	return key, nil
+}
+
+// Description describes a branch key, without its keys. What it says is as in the table; only Check
+// asks KMS whether it is true.
+type Description struct {
+	ID       string
+	Context  map[string]string // the branch key's own encryption context
+	Active   Version           // the version under which messages are encrypted
+	Versions []Version         // all versions, the oldest first; List leaves them out
+}
+
+// Version is one version of a branch key.
+type Version struct {
+	ID      string // a UUID
+	KeyARN  string // of the KMS key that wraps it
+	Created time.Time
+}
+
+// Describe describes a branch key. It asks the table only.
+func (s *Store) Describe(ctx context.Context, id string) (*Description, error) {
+	records, err := s.all(ctx, id)
+	if err != nil {
+		return nil, s.fail("Describe", id, err)
+	}
+	d := &Description{ID: id}
+	for _, r := range records {
+		switch r.kind {
+		case kindActive:
+			d.Active, d.Context = r.describe(), r.ownContext()
+		case kindBeacon:
+		default:
+			d.Versions = append(d.Versions, r.describe())
+		}
+	}
+	if d.Active.ID == "" {
+		return nil, s.fail("Describe", id, fmt.Errorf("%w: it has no item %q", ErrIncomplete, kindActive))
+	}
+	return d, nil
+}
+
+func (r *record) describe() Version { return Version{r.version.String(), r.keyARN, r.created} }
+
+// List describes all branch keys, in no order. It reads the whole table.
+func (s *Store) List(ctx context.Context) iter.Seq2[*Description, error] {
+	return func(yield func(*Description, error) bool) {
+		for item, err := range s.table.Active(ctx) {
+			if err != nil {
+				yield(nil, s.fail("List", "", err))
+				return
+			}
+			r, err := parse(item)
+			if err != nil {
+				if !yield(nil, s.fail("List", item.Attributes[attributeID], err)) {
+					return
+				}
+				continue
+			}
+			if !yield(&Description{ID: r.id, Context: maps.Clone(r.ownContext()), Active: r.describe()}, nil) {
+				return
+			}
+		}
+	}
+}
+
+// fail returns the error of an operation, or nil.
+func (s *Store) fail(operation, id string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return &provider.EncryptionError{Operation: operation, Provider: string(TypeBranchKey), KeyID: id, Err: err}
+}

@@ -1,0 +1,70 @@
+package branchkey
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+
+	"piko.sh/pikokms/provider"
+)
+
+// Table is where a Store keeps its items: [DynamoDB], or a [File] for development and tests. It
+// finds an item by two attributes, "branch-key-id" and "type". Implementations are safe for
+// concurrent use.
+type Table interface {
+	// Name returns the table's name.
+	Name() string
+
+	// Create makes the table if it does not exist. If there is one of another form, the error holds
+	// provider.ErrInvalidKey.
+	Create(ctx context.Context) error
+
+	// Get returns one item as it is now. The error holds provider.ErrKeyNotFound if there is none,
+	// ErrNoTable if there is no table, and ErrDamaged if an attribute has a type that no item's attributes have.
+	Get(ctx context.Context, id, kind string) (Item, error)
+
+	// All returns all items of one branch key as they are now.
+	All(ctx context.Context, id string) ([]Item, error)
+
+	// Active returns the active item of every branch key. It reads the whole table.
+	Active(ctx context.Context) iter.Seq2[Item, error]
+
+	// Write writes up to MaxWrites items: all of them, or none if a condition is not met. Then the
+	// error holds ErrConflict.
+	Write(ctx context.Context, writes []Write) error
+}
+
+// Write is one item to write, on the condition that nobody else has written it before.
+type Write struct {
+	Item     Item
+	Replaces []byte // the wrapped key that the item must have now; nil if there must be no item
+}
+
+// MaxWrites is the number of items that are written at once (Amazon DynamoDB API Reference,
+// "TransactWriteItems").
+const MaxWrites = 100
+
+// Errors of key stores. Errors of KMS and of tables hold those of package provider.
+var (
+	// ErrNoTable means that the table does not exist. It holds provider.ErrKeyNotFound.
+	ErrNoTable = fmt.Errorf("%w: no table of branch keys", provider.ErrKeyNotFound)
+	// ErrDamaged means that an item does not have the specified form.
+	ErrDamaged = errors.New("item of the branch key table is damaged")
+	// ErrRefused means that KMS does not unwrap an item's key under the item's attributes. The item
+	// was changed, moved from another branch key or table, or is of a table with another logical
+	// name.
+	ErrRefused = errors.New("item of the branch key table was changed")
+	// ErrHierarchyVersion means that an item has a form that is newer than this package.
+	ErrHierarchyVersion = errors.New("hierarchy-version of a branch key is not supported")
+	// ErrRolledBack means that a branch key's active version is older than another one that it has
+	// or had.
+	ErrRolledBack = errors.New("active version of the branch key was rolled back")
+	// ErrIncomplete means that an item of a branch key is missing.
+	ErrIncomplete = errors.New("branch key is incomplete")
+	// ErrExists means that there is a branch key of the same ID.
+	ErrExists = errors.New("branch key exists")
+	// ErrConflict means that another administrator changed a branch key at the same time. Nothing
+	// was written.
+	ErrConflict = errors.New("branch key was changed at the same time")
+)

@@ -1,0 +1,261 @@
+package branchkey
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/url"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws/arn"
+
+	"piko.sh/pikokms/provider"
+	"piko.sh/pikokms/provider/awskms"
+	"piko.sh/pikokms/provider/local"
+)
+
+// Scheme is the scheme of the URLs that name branch keys.
+const Scheme = "branchkey"
+
+// DefaultTTL is the TTL of a URL that states none.
+const DefaultTTL = time.Hour
+
+// URLConfig is what a URL stands for. Either Table.Table or File is set.
+type URLConfig struct {
+	Table DynamoDBConfig
+	KMS   awskms.WrapperConfig
+
+	File    string         // path of a table in a file
+	Masters []local.Config // local keys in place of KMS; the first wraps new keys
+
+	LogicalName string // empty for the name of the table or file
+	BranchKeyID string
+	By          string // name of the pair whose value is the branch key ID
+	TTL         time.Duration
+	Entries     int // 0 means DefaultEntries
+}
+
+// ParseURL returns the configuration that a URL stands for, without asking anything. A table in
+// DynamoDB is
+//
+//	branchkey://TABLE/BRANCH-KEY-ID?key=KEY-ARN
+//	branchkey://TABLE/BRANCH-KEY-ID?accounts=ACCOUNT,ACCOUNT…
+//
+// with the optional parameters
+//
+//	trusted=KEY-ARN,KEY-ARN…     further KMS keys that may wrap what is read
+//	multi-region=true            KMS keys are multi-Region keys, and their replicas are trusted
+//	partition=PARTITION          of the accounts, default "aws"
+//	region=REGION                of the table and KMS, default that of KEY-ARN
+//	profile=NAME                 of the shared AWS configuration files
+//	endpoint=URL                 another endpoint of both services: an emulator
+//	kms-endpoint=URL             another KMS endpoint: a VPC endpoint
+//	table-endpoint=URL           another DynamoDB endpoint: a VPC endpoint
+//	grant-tokens=TOKEN,TOKEN…    of grants too new to be known everywhere
+//
+// A table in a file, whose branch keys local keys wrap, is
+//
+//	branchkey:///PATH?id=BRANCH-KEY-ID&master=LOCAL-URL      an absolute path
+//	branchkey:PATH?id=BRANCH-KEY-ID&master=LOCAL-URL         a path relative to the working directory
+//
+// where LOCAL-URL is a percent-encoded URL of an AES key (package provider/local), with the
+// optional parameter
+//
+//	trusted-master=LOCAL-URL     a further local key, of another name, that may wrap what is read
+//
+// Both have the optional parameters
+//
+//	by=NAME                      the value of the pair NAME of the encryption context is the branch
+//	                             key ID; the URL's own ID is then for messages without that pair,
+//	                             and can be left out
+//	logical-name=NAME            default the name of the table, or of the file without its folder
+//	ttl=DURATION                 such as 30m, default 1h
+//	entries=NUMBER               of branch keys in the cache, default 1000
+//
+// A URL that only names a key store, for OpenStoreURL, has neither an ID nor a by parameter. The
+// error holds provider.ErrInvalidKey.
+func ParseURL(u *url.URL) (*URLConfig, error) {
+	refuse := func(format string, arguments ...any) (*URLConfig, error) {
+		return nil, fmt.Errorf("%w: URL %q: %s", provider.ErrInvalidKey, u.Redacted(), fmt.Sprintf(format, arguments...))
+	}
+	if u.Scheme != Scheme {
+		return refuse("the scheme is %q, not %q", u.Scheme, Scheme)
+	}
+	parse := parseFileURL
+	if u.Host != "" {
+		parse = parseTableURL
+	}
+	c, query, err := parse(u)
+	if err != nil {
+		return nil, err
+	}
+	c.By, c.LogicalName, c.TTL = query.Get("by"), query.Get("logical-name"), DefaultTTL
+	if query.Has("ttl") {
+		if c.TTL, err = time.ParseDuration(query.Get("ttl")); err != nil || c.TTL <= 0 {
+			return refuse("ttl %q is no duration such as 30m or 1h", query.Get("ttl"))
+		}
+	}
+	if query.Has("entries") {
+		if c.Entries, err = strconv.Atoi(query.Get("entries")); err != nil || c.Entries <= 0 {
+			return refuse("entries %q is no number of branch keys", query.Get("entries"))
+		}
+	}
+	return c, nil
+}
+
+var commonParameters = []string{"by", "entries", "logical-name", "ttl"}
+
+func parseTableURL(u *url.URL) (*URLConfig, url.Values, error) {
+	query, err := provider.URLParameters(u, append(commonParameters[:4:4], "accounts", "endpoint", "grant-tokens", "key", "kms-endpoint",
+		"multi-region", "partition", "profile", "region", "table-endpoint", "trusted")...)
+	if err != nil {
+		return nil, nil, err
+	}
+	refuse := func(format string, arguments ...any) (*URLConfig, url.Values, error) {
+		return nil, nil, fmt.Errorf("%w: URL %q: %s", provider.ErrInvalidKey, u.Redacted(), fmt.Sprintf(format, arguments...))
+	}
+	switch {
+	case query.Has("key") == query.Has("accounts"):
+		return refuse("it needs either key=KEY-ARN or accounts=ACCOUNT")
+	case query.Has("multi-region") && query.Get("multi-region") != "true" && query.Get("multi-region") != "false":
+		return refuse("multi-region %q; known are true, false", query.Get("multi-region"))
+	case query.Has("endpoint") && (query.Has("kms-endpoint") || query.Has("table-endpoint")):
+		return refuse("endpoint stands for kms-endpoint and table-endpoint")
+	}
+	for _, name := range []string{"endpoint", "kms-endpoint", "table-endpoint"} {
+		endpoint, err := url.Parse(query.Get(name))
+		if query.Has(name) && (err != nil || endpoint.Host == "" || endpoint.Scheme != "https" && endpoint.Scheme != "http") {
+			return refuse("the %s %q is not an http or https URL", name, query.Get(name))
+		}
+	}
+	region := query.Get("region")
+	if region == "" {
+		region = regionOf(query.Get("key"))
+	}
+	return &URLConfig{
+		BranchKeyID: strings.TrimPrefix(u.Path, "/"),
+		Table: DynamoDBConfig{
+			Table: u.Host, Region: region, Profile: query.Get("profile"), Endpoint: query.Get("endpoint") + query.Get("table-endpoint"),
+		},
+		KMS: awskms.WrapperConfig{
+			KeyARN: query.Get("key"), TrustedKeys: splitList(query.Get("trusted")), MultiRegion: query.Get("multi-region") == "true",
+			Accounts: splitList(query.Get("accounts")), Partition: query.Get("partition"), Region: region, Profile: query.Get("profile"),
+			Endpoint: query.Get("endpoint") + query.Get("kms-endpoint"), GrantTokens: splitList(query.Get("grant-tokens")),
+		},
+	}, query, nil
+}
+
+func parseFileURL(u *url.URL) (*URLConfig, url.Values, error) {
+	query, err := provider.URLParameters(u, append(commonParameters[:4:4], "id", "master", "trusted-master")...)
+	if err != nil {
+		return nil, nil, err
+	}
+	path := u.Path
+	if u.Opaque != "" {
+		if path, err = url.PathUnescape(u.Opaque); err != nil {
+			return nil, nil, fmt.Errorf("%w: URL %q: %w", provider.ErrInvalidKey, u.Redacted(), err)
+		}
+	}
+	if drive := strings.TrimPrefix(path, "/"); runtime.GOOS == "windows" && filepath.VolumeName(drive) != "" {
+		path = drive
+	}
+	if path == "" || !query.Has("master") {
+		return nil, nil, fmt.Errorf("%w: URL %q: write branchkey://TABLE/ID?key=KEY-ARN, or branchkey:///PATH?id=ID&master=LOCAL-URL", provider.ErrInvalidKey, u.Redacted())
+	}
+	c := &URLConfig{File: path, BranchKeyID: query.Get("id")}
+	for _, name := range []string{"master", "trusted-master"} {
+		if !query.Has(name) {
+			continue
+		}
+		parsed, err := url.Parse(query.Get(name))
+		if err != nil {
+			return nil, nil, fmt.Errorf("%w: URL %q: %s: %w", provider.ErrInvalidKey, u.Redacted(), name, err)
+		}
+		master, err := local.ParseURL(parsed)
+		if err != nil {
+			return nil, nil, fmt.Errorf("URL %q: %s: %w", u.Redacted(), name, err)
+		}
+		c.Masters = append(c.Masters, master)
+	}
+	return c, query, nil
+}
+
+// regionOf returns the Region of an ARN, or nothing if text is no ARN.
+func regionOf(text string) string {
+	a, _ := arn.Parse(text)
+	return a.Region
+}
+
+// splitList splits a text at commas.
+func splitList(text string) []string {
+	if text == "" {
+		return nil
+	}
+	return strings.Split(text, ",")
+}
+
+// OpenStoreURL makes the Store that a URL stands for. It asks neither the table nor KMS. The caller
+// closes the Store.
+func OpenStoreURL(ctx context.Context, u *url.URL) (*Store, error) {
+	c, err := ParseURL(u)
+	if err != nil {
+		return nil, err
+	}
+	return c.OpenStore(ctx)
+}
+
+// OpenStore makes the Store of the configuration. It asks neither the table nor KMS. The caller
+// closes the Store.
+func (c *URLConfig) OpenStore(ctx context.Context) (*Store, error) {
+	if c.File != "" {
+		keys, err := NewLocalKMS(c.Masters[0], c.Masters[1:]...)
+		if err != nil {
+			return nil, err
+		}
+		s, err := NewStore(StoreConfig{Table: NewFile(c.File), KMS: keys, LogicalName: c.LogicalName})
+		if err != nil {
+			return nil, errors.Join(err, keys.Close())
+		}
+		s.close = keys.Close
+		return s, nil
+	}
+	table, err := NewDynamoDB(ctx, c.Table)
+	if err != nil {
+		return nil, err
+	}
+	keys, err := awskms.NewWrapper(ctx, c.KMS)
+	if err != nil {
+		return nil, err
+	}
+	return NewStore(StoreConfig{Table: table, KMS: keys, LogicalName: c.LogicalName})
+}
+
+// OpenURL makes the Provider that a URL stands for, as NewProvider does. The caller closes the
+// Provider.
+func OpenURL(ctx context.Context, u *url.URL) (*Provider, error) {
+	c, err := ParseURL(u)
+	if err != nil {
+		return nil, err
+	}
+	if c.BranchKeyID == "" && c.By == "" {
+		return nil, fmt.Errorf("%w: URL %q names no branch key; state its ID, or by=NAME", provider.ErrInvalidKey, u.Redacted())
+	}
+	store, err := c.OpenStore(ctx)
+	if err != nil {
+		return nil, err
+	}
+	config := Config{Store: store, BranchKeyID: c.BranchKeyID, TTL: c.TTL, Entries: c.Entries}
+	if c.By != "" {
+		config.Supplier = ByPair(c.By)
+	}
+	p, err := NewProvider(ctx, config)
+	if err != nil {
+		return nil, errors.Join(err, store.Close())
+	}
+	p.close = store.Close
+	return p, nil
+}
