@@ -2,6 +2,7 @@ package command
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"os"
 	"sync"
@@ -14,15 +15,51 @@ import (
 
 // counter counts the bytes that are read through it.
 type counter struct {
-	r io.Reader
-	n atomic.Int64
+	r    io.Reader
+	n    atomic.Int64
+	tell func(n int) // is called with each number of bytes, if it is not nil
+	err  error       // of the reader, but for its end
 }
 
 // Read implements io.Reader.
 func (c *counter) Read(p []byte) (int, error) {
 	n, err := c.r.Read(p)
 	c.n.Add(int64(n))
+	if c.tell != nil {
+		c.tell(n)
+	}
+	if err != nil && err != io.EOF {
+		c.err = err
+	}
 	return n, err
+}
+
+// The times of progress: work that is done before the first has none, a bar is drawn anew after
+// the second, and lines come after the third.
+const (
+	progressAfter = 500 * time.Millisecond
+	drawEvery     = 100 * time.Millisecond
+	lineEvery     = 10 * time.Second
+)
+
+// newBar returns a progress bar on standard error. The total is in bytes, and less than 1 if it is
+// unknown.
+func newBar(what string, total int64) *progressbar.ProgressBar {
+	if total < 1 {
+		total = -1
+	}
+	bar := progressbar.NewOptions64(total,
+		progressbar.OptionSetDescription(what),
+		progressbar.OptionSetWriter(os.Stderr),
+		progressbar.OptionShowBytes(true),
+		progressbar.OptionShowCount(),
+		progressbar.OptionUseIECUnits(true),
+		progressbar.OptionUseANSICodes(true),
+		progressbar.OptionClearOnFinish(),
+		progressbar.OptionSetSpinnerChangeInterval(0), // It then starts no goroutine.
+	)
+	bar.StartWithoutRender() // The rate counts from here.
+	return bar
 }
 
 // showProgress draws a progress bar on standard error if that is a terminal and the work lasts more
@@ -35,26 +72,13 @@ func showProgress(ctx context.Context, what string, work *counter, total int64) 
 	ctx, cancel := context.WithCancel(ctx)
 	var drawing sync.WaitGroup
 	drawing.Go(func() {
-		if total == 0 {
-			total = -1
-		}
-		bar := progressbar.NewOptions64(total,
-			progressbar.OptionSetDescription(what),
-			progressbar.OptionSetWriter(os.Stderr),
-			progressbar.OptionShowBytes(true),
-			progressbar.OptionShowCount(),
-			progressbar.OptionUseIECUnits(true),
-			progressbar.OptionUseANSICodes(true),
-			progressbar.OptionClearOnFinish(),
-			progressbar.OptionSetSpinnerChangeInterval(0), // It then starts no goroutine.
-		)
-		bar.StartWithoutRender() // The rate counts from here.
+		bar := newBar(what, total)
 		select {
 		case <-ctx.Done():
 			return
-		case <-time.After(500 * time.Millisecond):
+		case <-time.After(progressAfter):
 		}
-		tick := time.NewTicker(100 * time.Millisecond)
+		tick := time.NewTicker(drawEvery)
 		defer tick.Stop()
 		for {
 			_ = bar.Set64(work.n.Load())
@@ -70,4 +94,124 @@ func showProgress(ctx context.Context, what string, work *counter, total int64) 
 		cancel()
 		drawing.Wait()
 	}
+}
+
+// monitor says on standard error how work on several objects comes on: by a bar on a terminal, and
+// by a line now and then elsewhere.
+type monitor struct {
+	word string
+	plan *plan
+	from time.Time
+	read atomic.Int64 // bytes of what is done and what is being worked on, in this run
+	left int64        // bytes that there were to do when this run began
+
+	mu    sync.Mutex
+	total summary
+	bar   *progressbar.ProgressBar // nil if standard error is no terminal
+	drawn bool
+
+	done    chan struct{}
+	stop    func()
+	showing sync.WaitGroup
+}
+
+func newMonitor(word string, p *plan) *monitor {
+	m := &monitor{word: word, plan: p, from: time.Now(), left: p.bytes, done: make(chan struct{})}
+	m.stop = sync.OnceFunc(func() {
+		close(m.done)
+		m.showing.Wait()
+	})
+	return m
+}
+
+// addBefore counts what an earlier run did.
+func (m *monitor) addBefore(o outcome, i item) {
+	m.total.add(o)
+	m.total.before++
+	m.left -= max(i.size, 0)
+}
+
+// start says what there is to do, and shows from now on how it comes on, until stop is called.
+func (m *monitor) start() {
+	if m.plan.objects > 1 {
+		fmt.Fprintf(os.Stderr, "pikokms: found %s of %s\n", count(m.plan.objects, "object"), count(m.plan.bytes, "byte"))
+	}
+	every := lineEvery
+	if term.IsTerminal(int(os.Stderr.Fd())) {
+		m.bar, every = newBar(m.word, m.left), drawEvery
+	}
+	m.showing.Go(func() {
+		tick := time.NewTicker(every)
+		defer tick.Stop()
+		for {
+			select {
+			case <-m.done:
+				m.mu.Lock()
+				m.clear()
+				m.mu.Unlock()
+				return
+			case <-tick.C:
+				m.show()
+			}
+		}
+	})
+}
+
+func (m *monitor) show() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	elapsed := time.Since(m.from)
+	if m.bar == nil {
+		read := m.read.Load()
+		text := fmt.Sprintf("%s, of %d; %.1f MB/s", m.total.text(m.word), m.plan.objects, float64(read)/1e6/elapsed.Seconds())
+		if read > 0 && read < m.left {
+			text += fmt.Sprintf(", %v left", (time.Duration(float64(elapsed) * float64(m.left-read) / float64(read))).Round(time.Second))
+		}
+		fmt.Fprintf(os.Stderr, "pikokms: %s\n", text)
+		return
+	}
+	if elapsed >= progressAfter {
+		m.drawn = true
+		m.bar.Describe(fmt.Sprintf("%s %d of %d", m.word, m.total.objects(), m.plan.objects))
+		_ = m.bar.Set64(m.read.Load())
+	}
+}
+
+// clear removes the bar. The caller holds the lock.
+func (m *monitor) clear() {
+	if m.drawn {
+		_ = m.bar.Clear()
+		m.drawn = false
+	}
+}
+
+// begin has the bytes counted that are read of an object. The caller calls end when it is over.
+func (m *monitor) begin(i *item) (end func()) {
+	var read atomic.Int64
+	i.tell = func(n int) {
+		read.Add(int64(n))
+		m.read.Add(int64(n))
+	}
+	return func() { m.read.Add(max(i.size, 0) - read.Load()) }
+}
+
+// add counts an outcome, and says what there is to be said of it.
+func (m *monitor) add(o outcome) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.total.add(o)
+	if o.Reason != "" {
+		m.clear()
+		fmt.Fprintf(os.Stderr, "pikokms: %s %s: %s\n", o.Result, printable(o.Name), o.Reason)
+	}
+}
+
+func (m *monitor) sum() summary {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.total
+}
+
+func (m *monitor) took() string {
+	return fmt.Sprintf(", in %v", time.Since(m.from).Round(time.Millisecond))
 }

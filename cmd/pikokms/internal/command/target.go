@@ -62,7 +62,7 @@ func (t *target) of(i item) (to item, err error) {
 		return i, nil
 	}
 	if !t.place.isMany() {
-		return item{t.place, t.place.only}, nil
+		return item{place: t.place, key: t.place.only}, nil
 	}
 	key := i.key
 	switch {
@@ -74,7 +74,7 @@ func (t *target) of(i item) (to item, err error) {
 		}
 	}
 	key, err = t.rename(key)
-	return item{t.place, key}, err
+	return item{place: t.place, key: key}, err
 }
 
 // checkFree returns an error if the result may not be put there because something stands there.
@@ -133,8 +133,18 @@ func (t *target) put(ctx context.Context, to item, s *source, content io.Reader)
 	if _, err := io.Copy(struct{ io.Writer }{out}, content); err != nil {
 		return err
 	}
+	if inPlace {
+		if now, err := os.Stat(to.place.path); err != nil || !isSame(now, s.file) {
+			return errors.Join(pikokms.ErrChanged, err)
+		}
+	}
 	_ = s.Close() // it may be what OUT replaces
 	return out.commit(ctx)
+}
+
+// isSame tells whether a file is as it was.
+func isSame(now, before os.FileInfo) bool {
+	return before != nil && os.SameFile(now, before) && now.Size() == before.Size() && now.ModTime().Equal(before.ModTime())
 }
 
 // closingAtEOF closes a source once its result is read.
@@ -199,7 +209,7 @@ func (p *place) putBlob(ctx context.Context, key string, s *source, content io.R
 		if inPlace {
 			return fmt.Errorf("%w: %w", pikokms.ErrChanged, err)
 		}
-		return errExists(item{p, key}.title())
+		return errExists(p.title(key))
 	}
 	return err
 }

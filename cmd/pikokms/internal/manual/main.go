@@ -65,8 +65,11 @@ func writePages(dir string, header doc.GenManHeader) error {
 		if c.Flags().Lookup("include") != nil {
 			c.Long += "\n\nPlaces and globs are explained in **pikokms(1)**."
 		}
+		if c.Flags().Lookup("resume") != nil {
+			c.Long += "\n\nHow long work is planned, slowed down and resumed is explained there, too."
+		}
 	}
-	root.Long = escape(root.Long) + sections(command.Places+command.Manual)
+	root.Long = escape(root.Long) + sections(command.Places+command.LongWork+command.Manual)
 	return doc.GenManTree(root, &header, dir)
 }
 
