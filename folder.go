@@ -15,6 +15,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"piko.sh/pikokms/internal/writeback"
 )
 
 // ErrInvalidKey means a key that no object can have. Keys are relative slash-separated paths
@@ -136,7 +138,7 @@ func withoutPath(err error, path string) error {
 // writeFile copies content to file, syncs and closes it. If ctx ends, the next write fails.
 func writeFile(ctx context.Context, file *os.File, content io.Reader) error {
 	stop := context.AfterFunc(ctx, func() { _ = file.Close() })
-	_, err := io.Copy(file, content)
+	_, err := io.Copy(writeback.New(file), content)
 	if err == nil {
 		err = syncFile(file)
 	}
