@@ -42,16 +42,11 @@ func (t *target) recognise(ctx context.Context, j job, i, to item) error {
 	return err
 }
 
-// isSince tells whether something was stored after work on an object may have begun. The clocks of
-// buckets count seconds, and may differ from ours.
-func isSince(modTime time.Time, i item) bool {
-	const slack = time.Minute
-	since := i.since
-	if i.place.bucket != nil {
-		since = since.Add(-slack)
-	}
-	return !modTime.Before(since)
-}
+// clockSlack is how much the clock of a bucket or a file system may be behind ours.
+const clockSlack = time.Minute
+
+// isSince tells whether something was stored after work on an object may have begun.
+func isSince(modTime time.Time, i item) bool { return !modTime.Before(i.since.Add(-clockSlack)) }
 
 // sampleOf returns the header of a message that transform makes, of which one is made when it is
 // first asked for.

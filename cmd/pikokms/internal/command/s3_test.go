@@ -63,6 +63,9 @@ func (s *s3Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	switch r.Method {
 	case http.MethodPut:
+		if strings.Count(path, "/") == 1 || strings.HasSuffix(path, "/") && r.ContentLength <= 0 {
+			return // a bucket
+		}
 		if wanted := r.Header.Get("If-Match"); wanted != "" && (!found || wanted != object.header.Get("ETag")) ||
 			r.Header.Get("If-None-Match") == "*" && found {
 			refuse(http.StatusPreconditionFailed, "PreconditionFailed")
