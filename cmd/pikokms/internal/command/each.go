@@ -177,12 +177,12 @@ func (e *each) run(ctx context.Context, word string, p *plan, work func(context.
 	defer stop.release()
 	m.start()
 	defer m.stop()
-	inRow, last := 0, ""
 	err = inOrder(ctx, e.jobs, stop.until(todo), func(i item) outcome {
 		if stop.isAsked() || ctx.Err() != nil {
 			return outcome{} // it was not begun
 		}
-		o := e.workOn(ctx, m, i, work)
+		o := e.workOn(ctx, m, i, stop, work)
+		stop.count(o)
 		if e.journal != nil && (ctx.Err() == nil || o.Result != resultFailed) {
 			e.journal.add(i.index, o)
 		}
@@ -192,14 +192,6 @@ func (e *each) run(ctx context.Context, word string, p *plan, work func(context.
 			return ctx.Err() // its failure is the interruption's
 		}
 		m.add(o)
-		inRow++
-		if !o.passes {
-			inRow = 0
-		}
-		if inRow >= enough {
-			last = o.Reason
-			stop.enough.Store(true)
-		}
 		if e.journal != nil {
 			if err := e.journal.err(); err != nil {
 				cancel()
@@ -212,8 +204,8 @@ func (e *each) run(ctx context.Context, word string, p *plan, work func(context.
 	sum := m.sum()
 	text := sum.text(word) + e.cost() + m.took()
 	switch {
-	case err == nil && last != "" && sum.objects() < p.objects:
-		err = fmt.Errorf("%s, of %d; stopped after %d failures in a row, the last one was: %s; %s", text, p.objects, enough, last, e.advice())
+	case err == nil && stop.enough.Load() && sum.objects() < p.objects:
+		err = fmt.Errorf("%s, of %d; stopped after %d failures in a row that may pass; %s", text, p.objects, enough, e.advice())
 	case err == nil && stop.isAsked() && sum.objects() < p.objects:
 		err = fmt.Errorf("interrupted: %s, of %d; %s", text, p.objects, e.advice())
 	case err == nil && sum.failed > 0:
@@ -226,10 +218,10 @@ func (e *each) run(ctx context.Context, word string, p *plan, work func(context.
 }
 
 // workOn works on one object, again if its failure may pass.
-func (e *each) workOn(ctx context.Context, m *monitor, i item, work func(context.Context, item) (int64, error)) outcome {
+func (e *each) workOn(ctx context.Context, m *monitor, i item, stop *stopping, work func(context.Context, item) (int64, error)) outcome {
 	defer m.begin(&i)()
 	o := outcome{Name: i.title(), Result: m.word}
-	n, err := retry(ctx, i, work)
+	n, err := retry(ctx, i, stop, work)
 	var reason skipped
 	switch {
 	case errors.As(err, &reason):

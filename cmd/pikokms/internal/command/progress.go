@@ -173,7 +173,8 @@ func (m *monitor) show() {
 	if elapsed >= progressAfter {
 		m.drawn = true
 		m.bar.Describe(fmt.Sprintf("%s %d of %d", m.word, m.total.objects(), m.plan.objects))
-		_ = m.bar.Set64(m.read.Load())
+		// A bar that reaches its end is over, and an object may have grown since it was listed.
+		_ = m.bar.Set64(min(m.read.Load(), max(m.left-1, 0)))
 	}
 }
 
@@ -185,14 +186,18 @@ func (m *monitor) clear() {
 	}
 }
 
-// begin has the bytes counted that are read of an object. The caller calls end when it is over.
+// begin has the bytes counted that are read of an object. The caller calls end when it is over. The
+// first ones, which are read before a key service is asked, count at the end: most of the work on a
+// small object is to come when it is read.
 func (m *monitor) begin(i *item) (end func()) {
-	var read atomic.Int64
+	var read, counted atomic.Int64
 	i.tell = func(n int) {
-		read.Add(int64(n))
-		m.read.Add(int64(n))
+		if ahead := read.Add(int64(n)) - peeked - counted.Load(); ahead > 0 {
+			counted.Add(ahead)
+			m.read.Add(ahead)
+		}
 	}
-	return func() { m.read.Add(max(i.size, 0) - read.Load()) }
+	return func() { m.read.Add(max(i.size, 0) - counted.Load()) }
 }
 
 // add counts an outcome, and says what there is to be said of it.

@@ -25,14 +25,14 @@ const (
 	waitVariance = 0.5
 )
 
-// retry works on an object, up to five times if what fails may pass.
-func retry(ctx context.Context, i item, work func(context.Context, item) (int64, error)) (int64, error) {
+// retry works on an object, up to five times if what fails may pass, unless no more is to be begun.
+func retry(ctx context.Context, i item, stop *stopping, work func(context.Context, item) (int64, error)) (int64, error) {
 	waits := backoff.NewExponentialBackOff()
 	waits.InitialInterval, waits.MaxInterval, waits.Multiplier, waits.RandomizationFactor = firstWait, longestWait, growth, waitVariance
 	begun := time.Now()
 	n, err := backoff.Retry(ctx, func() (int64, error) {
 		n, err := work(ctx, i)
-		if err != nil && (i.place.isStandardInput() || !passes(err)) {
+		if err != nil && (i.place.isStandardInput() || stop.isAsked() || !passes(err)) {
 			err = backoff.Permanent(err)
 		}
 		if i.since.IsZero() {

@@ -11,7 +11,8 @@ import (
 type stopping struct {
 	asked     chan struct{} // closed by the first signal
 	finishing atomic.Bool   // whether a first signal is waited for
-	enough    atomic.Bool   // no more objects are to be begun, for another reason
+	inRow     atomic.Int64  // objects that failed one after the other, and may not fail later
+	enough    atomic.Bool   // there were so many of them that no more are to be begun
 }
 
 type stoppingKey struct{}
@@ -41,6 +42,15 @@ func (s *stopping) isAsked() bool {
 		return true
 	default:
 		return s.enough.Load()
+	}
+}
+
+// count counts failures that may pass.
+func (s *stopping) count(o outcome) {
+	if !o.passes {
+		s.inRow.Store(0)
+	} else if s.inRow.Add(1) >= enough {
+		s.enough.Store(true)
 	}
 }
 
