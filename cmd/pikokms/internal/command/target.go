@@ -26,6 +26,7 @@ import (
 
 	"piko.sh/pikokms"
 	"piko.sh/pikokms/blobstorage"
+	"piko.sh/pikokms/internal/parts"
 	"piko.sh/pikokms/message"
 )
 
@@ -164,13 +165,6 @@ func (r *closingAtEOF) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// S3 objects have up to 10,000 parts (Amazon S3 User Guide, "Amazon S3 multipart upload limits"),
-// of which some are left for what encryption adds; gocloud.dev makes parts of 5 MiB.
-const (
-	maxParts = 9_900
-	partSize = 5 << 20
-)
-
 // putBlob stores an object in a bucket, with the metadata of what it was made of.
 func (p *place) putBlob(ctx context.Context, key string, s *source, content io.Reader, inPlace, replace bool) error {
 	ctx, cancel := context.WithCancel(ctx)
@@ -191,9 +185,7 @@ func (p *place) putBlob(ctx context.Context, key string, s *source, content io.R
 			options.Metadata[blobstorage.MetadataKey] = strconv.Itoa(h.Size())
 		}
 	}
-	if part := s.size / maxParts; part > partSize {
-		options.BufferSize = int(part)
-	}
+	options.BufferSize = parts.BufferSize(s.size)
 	options.BeforeWrite = func(as func(any) bool) error { return beforeWrite(as, s.attributes, inPlace) }
 	w, err := p.bucket.NewWriter(ctx, key, &options)
 	if err != nil {
