@@ -39,7 +39,8 @@ Long work:
   one command encrypted. But who gets such a data key opens all those objects, and
   AWS CloudTrail has one entry for them. It does nothing for local keys, signed
   messages, and encryption under several keys.
-  --report FILE has a line of JSON for each object: name, result, bytes, reason.
+  --report FILE has a line of JSON for each object: name, result, bytes, reason. If
+  the work was resumed, it also has what earlier runs did.
 `
 
 // longWork is how long work is done.
@@ -61,7 +62,7 @@ type longWork struct {
 func (l *longWork) addLong(command *cobra.Command) {
 	flags := command.Flags()
 	flags.StringVar(&l.resume, "resume", "", "keep in this `FILE` which objects are done, and go on where it says")
-	flags.Float64Var(&l.kmsRate, "kms-rate", 0, "the most calls of key services in a `SECOND`; 0 is no bound")
+	flags.Float64Var(&l.kmsRate, "kms-rate", 0, "at most so many `CALLS` of key services in a second; 0 is no bound")
 	flags.BoolVar(&l.cacheKeys, "cache-data-keys", false, "use a data key for many objects: fewer calls, but it opens them all")
 	flags.StringVar(&l.report, "report", "", "write a line of JSON for each object to this `FILE`")
 }

@@ -48,7 +48,7 @@ const longWorkVariable = "PIKOKMS_TEST_LONG_WORK"
 // done twice.
 func TestKilledWorkIsResumed(t *testing.T) {
 	t.Setenv("AWS_ACCESS_KEY_ID", "test")
-	t.Setenv("AWS_SECRET_ACCESS_KEY", "testtesttest")
+	t.Setenv("AWS_SECRET_ACCESS_KEY", "test")
 	objects, size, kills := 150, 3000, 2
 	endpoints := strings.Fields(os.Getenv(longWorkVariable))
 	if len(endpoints) == 2 {
@@ -121,12 +121,12 @@ func (k *killed) run(t *testing.T) {
 	plain := k.versions(t, k.place)
 	k.step(t, plain, k.place, "encrypt", "-k", k.old, "--in-place", k.place)
 	encrypted := k.versions(t, k.place)
-	k.step(t, encrypted, k.place, "rewrap", "-k", k.old, "--to", k.renewed, "--in-place", k.place)
-	k.step(t, nil, k.place, "verify", "-k", k.renewed, k.place)
-	k.step(t, nil, k.elsewhere, "decrypt", "-k", k.renewed, "-o", k.elsewhere, k.place)
+	k.step(t, encrypted, k.place, "rewrap", "-k", k.old, "--to", k.renewed, "--cache-data-keys", "--in-place", k.place)
+	k.step(t, nil, k.place, "verify", "-k", k.renewed, "--cache-data-keys", k.place)
+	k.step(t, nil, k.elsewhere, "decrypt", "-k", k.renewed, "--cache-data-keys", "-o", k.elsewhere, k.place)
 	k.check(t, k.elsewhere)
 	rewrapped := k.versions(t, k.place)
-	k.step(t, rewrapped, k.place, "decrypt", "-k", k.renewed, "--in-place", k.place)
+	k.step(t, rewrapped, k.place, "decrypt", "-k", k.renewed, "--cache-data-keys", "--in-place", k.place)
 	k.check(t, k.place)
 }
 
