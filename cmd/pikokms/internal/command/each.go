@@ -8,6 +8,7 @@ import (
 	"iter"
 	"os"
 	"runtime"
+	"runtime/debug"
 	"strings"
 	"sync"
 
@@ -67,6 +68,10 @@ type skipped string
 // Error implements error.
 func (s skipped) Error() string { return string(s) }
 
+// gcWhileListing is by how many percent the garbage may exceed what is in use while objects are
+// listed, of which there may be millions. The usual 100 holds while they are worked on.
+const gcWhileListing = 25
+
 // open opens the places and lists their objects that are wanted. The plan of a job that is resumed
 // is that of its journal.
 func (e *each) open(ctx context.Context, texts []string) (p *plan, err error) {
@@ -106,6 +111,8 @@ func (e *each) open(ctx context.Context, texts []string) (p *plan, err error) {
 	if err != nil || planned {
 		return p, err
 	}
+	// What is listed is garbage at once, but for the names.
+	defer debug.SetGCPercent(debug.SetGCPercent(gcWhileListing))
 	for i := range p.places {
 		if err := p.list(ctx, i, wanted); err != nil {
 			return nil, err
