@@ -7,14 +7,14 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"iter"
 	"os"
-	"path"
 	"path/filepath"
 	"strings"
 	"sync"
 	"syscall"
 	"time"
+
+	"piko.sh/pikokms/internal/writeback"
 )
 
 // ErrInvalidKey means a key that no object can have. Keys are relative slash-separated paths
@@ -136,7 +136,7 @@ func withoutPath(err error, path string) error {
 // writeFile copies content to file, syncs and closes it. If ctx ends, the next write fails.
 func writeFile(ctx context.Context, file *os.File, content io.Reader) error {
 	stop := context.AfterFunc(ctx, func() { _ = file.Close() })
-	_, err := io.Copy(file, content)
+	_, err := io.Copy(writeback.New(file), content)
 	if err == nil {
 		err = syncFile(file)
 	}
@@ -246,37 +246,6 @@ func (f *Folder) Delete(ctx context.Context, key string) error {
 		return fmt.Errorf("folder storage: delete %s: %w", key, err)
 	}
 	return nil
-}
-
-// List implements Storage. It yields the keys in lexical order.
-func (f *Folder) List(ctx context.Context, prefix string) iter.Seq2[string, error] {
-	return func(yield func(string, error) bool) {
-		err := fs.WalkDir(f.root.FS(), ".", func(name string, entry fs.DirEntry, err error) error {
-			if err == nil {
-				err = ctx.Err()
-			}
-			switch {
-			case errors.Is(err, fs.ErrNotExist) && name != ".":
-				return nil // it was removed meanwhile
-			case err != nil:
-				return err
-			case entry.IsDir():
-				if dir := name + "/"; name != "." && !strings.HasPrefix(dir, prefix) && !strings.HasPrefix(prefix, dir) {
-					return fs.SkipDir
-				}
-			case isTemporary(path.Base(name)):
-				f.sweep(filepath.FromSlash(name))
-			case entry.Type().IsRegular() && strings.HasPrefix(name, prefix):
-				if !yield(name, nil) {
-					return fs.SkipAll
-				}
-			}
-			return nil
-		})
-		if err != nil {
-			yield("", fmt.Errorf("folder storage: list %s: %w", prefix, err))
-		}
-	}
 }
 
 var (

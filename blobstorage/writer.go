@@ -14,6 +14,7 @@ import (
 	"gocloud.dev/blob/driver"
 
 	"piko.sh/pikokms"
+	"piko.sh/pikokms/internal/parts"
 	"piko.sh/pikokms/message"
 )
 
@@ -43,14 +44,6 @@ func (b *bucket) NewTypedWriter(ctx context.Context, key, contentType string, op
 
 var errDropped = errors.New("blobstorage: a writer was dropped and not closed")
 
-// maxParts is how many parts of an S3 object are used, with some left for what encryption adds
-// (Amazon S3 User Guide, "Amazon S3 multipart upload limits"). partSize is the size that
-// gocloud.dev chooses.
-const (
-	maxParts = 9_900
-	partSize = 5 << 20
-)
-
 // store encrypts content and stores it.
 func (u *upload) store(cancel context.CancelCauseFunc, content io.Reader) error {
 	stored, err := u.bucket.host.EncryptObject(u.ctx, u.key, content)
@@ -75,10 +68,10 @@ func (u *upload) store(cancel context.CancelCauseFunc, content io.Reader) error 
 // bufferSize returns the size of parts that the object needs, or asked if that is enough.
 func bufferSize(asked int, stored *message.EncryptReader) int {
 	n, known := stored.ContentLength()
-	if size := n / maxParts; known && size > int64(max(asked, partSize)) {
-		return int(size)
+	if !known {
+		return asked
 	}
-	return asked
+	return max(asked, parts.BufferSize(n))
 }
 
 // writer is a driver.Writer. The transformers pull what is written to it. They run in a goroutine

@@ -246,3 +246,26 @@ func TestWrappingPassesByTheCache(t *testing.T) {
 		require.EqualValues(t, i+1, r.calls.Load())
 	}
 }
+
+func TestACachedKeyringHasNoBreaker(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		r := newRemote(t, 1)
+		k := service.NewCachedKeyring(r, service.CacheLimits{MaxMessages: 3})
+		e, d := message.Encrypter{Keyring: k}, message.Decrypter{Keyrings: []provider.Keyring{k}}
+		for range 3 {
+			stored, err := e.Encrypt(t.Context(), []byte("text"), nil)
+			require.NoError(t, err)
+			got, _, err := d.Decrypt(t.Context(), stored, nil)
+			require.NoError(t, err)
+			require.Equal(t, "text", string(got))
+		}
+		require.EqualValues(t, 2, r.calls.Swap(0), "one to encrypt, one to decrypt")
+		require.NoError(t, k.Close())
+		for _, key := range r.keys {
+			require.True(t, closed(key))
+		}
+		_, err := e.Encrypt(t.Context(), []byte("text"), nil)
+		require.NoError(t, err)
+		require.EqualValues(t, 1, r.calls.Load(), "it goes on without a cache")
+	})
+}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -109,7 +110,7 @@ func (j *branchKeyJob) each(ctx context.Context, ids []string, n *tally, work fu
 		err error
 	}
 	n.total.Add(int64(len(ids)))
-	return inOrder(ctx, j.jobs, ids, func(id string) result {
+	return inOrder(ctx, j.jobs, slices.Values(ids), func(id string) result {
 		if ctx.Err() != nil {
 			return result{id, ctx.Err()}
 		}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"piko.sh/pikokms"
 	"piko.sh/pikokms/header"
 	"piko.sh/pikokms/message"
 	"piko.sh/pikokms/pikov2"
@@ -33,12 +34,12 @@ func (b *bulk) add(command *cobra.Command, rule string) {
 	}
 	b.each.add(command)
 	flags.BoolVar(&b.dryRun, "dry-run", false, "say how many objects there are to work on, and write nothing")
-	b.addReport(command)
+	b.addLong(command)
 }
 
 // isWanted tells whether a command line is about places, rather than one file or stream.
 func (b *bulk) isWanted(out string, arguments []string) bool {
-	for _, flag := range []string{"in-place", "suffix", "dry-run", "report", "plain"} {
+	for _, flag := range []string{"in-place", "suffix", "dry-run", "plain"} {
 		if b.given(flag) {
 			return true
 		}
@@ -59,76 +60,115 @@ func (b *bulk) check(o *options) error {
 		return usageError{errors.New("--in-place leaves no use for --suffix")}
 	case !b.inPlace && (o.out == "" || o.out == "-"):
 		return usageError{errors.New("name a file, a folder or a bucket with -o, or say --in-place")}
+	case b.dryRun && b.resume != "":
+		return usageError{errors.New("--dry-run leaves no use for --resume")}
 	case strings.Contains(b.suffix, "/"):
 		return usageError{fmt.Errorf("--suffix %q has a slash", b.suffix)}
 	}
 	return nil
 }
 
-// job is what is done to each object. judge looks at its first bytes and returns why it is left
-// alone, before a key service is asked. convert returns what is stored for it.
+// job is what is done to each object.
 type job struct {
-	done    string // the word for an object that was worked on: "encrypted"
-	rename  func(key string) (string, error)
-	judge   func(ctx context.Context, s *source) error
+	done   string // the word for an object that was worked on: "encrypted"
+	rename func(key string) (string, error)
+	// judge looks at an object's first bytes and returns why it is left alone, before a key service
+	// is asked.
+	judge func(ctx context.Context, i item, s *source) error
+	// convert returns what is stored for an object.
 	convert func(ctx context.Context, s *source) (io.Reader, error)
+	// made tells whether a target may be what convert returned for a source. It is asked about
+	// targets that have come since the job began, when work on the object may have begun before.
+	made func(ctx context.Context, from, to *examined) (bool, error)
 }
 
 // run does a job on each object of IN.
-func (b *bulk) run(ctx context.Context, o *options, arguments []string, keys []*key, j job) error {
-	items, closeItems, err := b.open(ctx, arguments)
+func (b *bulk) run(ctx context.Context, o *options, arguments []string, j job) error {
+	p, err := b.open(ctx, arguments)
 	if err != nil {
 		return err
 	}
-	defer closeItems()
+	defer p.Close()
 	t := &target{replace: o.replace, rename: j.rename}
-	if !b.inPlace {
-		if b.dryRun && !strings.Contains(o.out, "://") {
-			if _, err := os.Stat(o.out); err != nil { // opening a folder would make it
-				t.replace = true
-			}
-		}
-		if !b.dryRun || !t.replace {
-			if t.place, err = openTarget(ctx, o.out, items[0].place.isMany()); err != nil {
-				return err
-			}
-			defer t.place.Close()
-		}
-	} else if p := items[0].place; p.isStandardInput() {
-		return usageError{errors.New("--in-place needs a file, a folder or a bucket")}
+	if err := b.openTarget(ctx, o, p, t); err != nil {
+		return errors.Join(err, b.closeJournal(false))
 	}
-	word := j.done
+	if t.place != nil {
+		defer t.place.Close()
+	}
 	if b.dryRun {
-		word = "planned"
+		return b.each.run(ctx, "planned", p, func(ctx context.Context, i item) (int64, error) { return b.planOne(ctx, t, j, i) })
 	}
-	return b.each.run(ctx, word, items, callsOf(keys), func(ctx context.Context, i item) (n int64, err error) {
-		s, err := i.place.read(ctx, i.key)
-		if err != nil {
+	return b.each.run(ctx, j.done, p, func(ctx context.Context, i item) (int64, error) { return t.workOn(ctx, j, i) })
+}
+
+// openTarget opens the place of t, if the results do not go where they come from.
+func (b *bulk) openTarget(ctx context.Context, o *options, p *plan, t *target) (err error) {
+	if b.inPlace {
+		if p.places[0].isStandardInput() {
+			return usageError{errors.New("--in-place needs a file, a folder or a bucket")}
+		}
+		return nil
+	}
+	if b.dryRun && !strings.Contains(o.out, "://") {
+		if _, err := os.Stat(o.out); err != nil { // opening a folder would make it
+			t.replace = true
+		}
+	}
+	if !b.dryRun || !t.replace {
+		t.place, err = openTarget(ctx, o.out, p.isMany())
+	}
+	return err
+}
+
+// workOn stores what j makes of an object.
+func (t *target) workOn(ctx context.Context, j job, i item) (n int64, err error) {
+	s, err := i.read(ctx)
+	if err != nil {
+		return 0, err
+	}
+	defer func() {
+		err = errors.Join(s.blame(err), s.Close())
+	}()
+	if err := j.judge(ctx, i, s); err != nil {
+		return 0, err
+	}
+	to, err := t.of(i)
+	if err != nil {
+		return 0, err
+	}
+	if err := t.recognise(ctx, j, i, to); err != nil {
+		return 0, err
+	}
+	content, err := j.convert(ctx, s)
+	if err != nil {
+		return 0, err
+	}
+	err = t.put(ctx, to, s, content)
+	return s.read.n.Load(), err
+}
+
+// planOne tells whether workOn would have something to do, as far as can be told without a key
+// service. It returns the number of bytes to be read.
+func (b *bulk) planOne(ctx context.Context, t *target, j job, i item) (n int64, err error) {
+	s, err := i.read(ctx)
+	if err != nil {
+		return 0, err
+	}
+	defer func() { err = errors.Join(s.blame(err), s.Close()) }()
+	if err := j.judge(ctx, i, s); err != nil {
+		return 0, err
+	}
+	to, err := t.of(i)
+	if err != nil {
+		return 0, err
+	}
+	if t.place == nil && !b.inPlace && i.place.isMany() {
+		if _, err := j.rename(i.key); err != nil {
 			return 0, err
 		}
-		defer func() { err = errors.Join(err, s.Close()) }()
-		if err := j.judge(ctx, s); err != nil {
-			return 0, err
-		}
-		to, err := t.of(i)
-		if err != nil {
-			return 0, err
-		}
-		if b.dryRun {
-			if t.place == nil && !b.inPlace && i.place.isMany() {
-				if _, err := j.rename(i.key); err != nil {
-					return 0, err
-				}
-			}
-			return max(s.size, 0), t.checkFree(ctx, to)
-		}
-		content, err := j.convert(ctx, s)
-		if err != nil {
-			return 0, err
-		}
-		err = t.put(ctx, to, s, content)
-		return s.read.n.Load(), err
-	})
+	}
+	return max(s.size, 0), t.checkFree(ctx, to)
 }
 
 // addSuffix is the rule of encrypt.
@@ -144,7 +184,7 @@ func (b *bulk) cutSuffix(key string) (string, error) {
 }
 
 // refuseEncrypted is the judge of encrypt: nothing is encrypted twice.
-func refuseEncrypted(_ context.Context, s *source) error {
+func refuseEncrypted(_ context.Context, _ item, s *source) error {
 	start, err := s.start()
 	switch {
 	case err != nil:
@@ -167,6 +207,10 @@ func (b *bulk) encrypt(ctx context.Context, o *options, arguments []string, encr
 		return err
 	}
 	defer closeAll(keys)
+	if err := b.use("-k", keys); err != nil {
+		return err
+	}
+	b.goesOn = b.inPlace
 	registry, err := o.registry(true, keys, encrypter)
 	if err != nil {
 		return err
@@ -180,12 +224,22 @@ func (b *bulk) encrypt(ctx context.Context, o *options, arguments []string, encr
 			return err
 		}
 	}
-	return b.run(ctx, o, arguments, keys, job{
-		done:   "encrypted",
-		rename: b.addSuffix,
-		judge:  refuseEncrypted,
-		convert: func(ctx context.Context, s *source) (io.Reader, error) {
-			return chain.Transform(ctx, s, pairs)
+	transform := func(ctx context.Context, source io.Reader) (io.Reader, error) {
+		return chain.Transform(ctx, source, pairs)
+	}
+	sample := sampleOf(transform)
+	return b.run(ctx, o, arguments, job{
+		done:    "encrypted",
+		rename:  b.addSuffix,
+		judge:   refuseEncrypted,
+		convert: func(ctx context.Context, s *source) (io.Reader, error) { return transform(ctx, s) },
+		made: func(ctx context.Context, from, to *examined) (bool, error) {
+			h, err := sample(ctx)
+			if err != nil || !to.isUnder(h) {
+				return false, err
+			}
+			size, known := to.plaintextSize()
+			return (!known || size == from.size) && to.hasPairs(h.EncryptionContext), nil
 		},
 	})
 }
@@ -204,12 +258,26 @@ func (b *bulk) decrypt(ctx context.Context, o *options, arguments []string) erro
 		return err
 	}
 	defer closeAll(r.keys)
-	return b.run(ctx, o, arguments, r.keys, job{
+	if err := b.use("-k", r.keys); err != nil {
+		return err
+	}
+	return b.run(ctx, o, arguments, job{
 		done:   "decrypted",
 		rename: b.cutSuffix,
-		judge:  func(_ context.Context, s *source) error { return s.refusePlain(skipPlain) },
+		judge: func(_ context.Context, i item, s *source) error {
+			err := s.refusePlain(skipPlain)
+			// An object that was listed as encrypted had another size than its plaintext.
+			if b.inPlace && errors.Is(err, pikokms.ErrPlaintext) && !i.since.IsZero() && isSince(s.modTime, i) && s.size != i.size {
+				return before
+			}
+			return err
+		},
 		convert: func(ctx context.Context, s *source) (io.Reader, error) {
 			return r.registry.Reverse(ctx, s, r.pairs)
+		},
+		made: func(_ context.Context, from, to *examined) (bool, error) {
+			size, known := from.plaintextSize()
+			return !known || size == to.size, nil
 		},
 	})
 }

@@ -101,15 +101,28 @@ const example = `  pikokms keygen -o dev.key
 
 // Main runs the command line of the process, and exits.
 func Main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	ctx, cancel := context.WithCancel(context.Background())
+	ctx, stopping := withStopping(ctx)
+	signals := make(chan os.Signal, 2)
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
 	code := make(chan int, 1)
 	go func() { code <- run(ctx, os.Args[1:]) }()
 	select {
 	case c := <-code:
 		os.Exit(c)
-	case <-ctx.Done():
+	case <-signals:
 	}
-	stop() // From here on a second signal kills the process.
+	close(stopping.asked)
+	if stopping.finishing.Load() {
+		fmt.Fprintln(os.Stderr, "pikokms: finishing the objects that are being worked on; a second signal stops at once")
+		select {
+		case c := <-code:
+			os.Exit(c)
+		case <-signals:
+		}
+	}
+	cancel()
+	signal.Reset() // From here on a further signal kills the process.
 	select {
 	case c := <-code:
 		os.Exit(c)
@@ -152,6 +165,7 @@ func New() *cobra.Command {
 	root.SetVersionTemplate("pikokms {{.Version}}\n")
 	root.SetUsageTemplate(root.UsageTemplate() +
 		`{{if or (not .HasParent) (.Flags.Lookup "include")}}` + Places + `{{end}}` +
+		`{{if or (not .HasParent) (.Flags.Lookup "resume")}}` + LongWork + `{{end}}` +
 		`{{if or (not .HasParent) (.Flags.Lookup "key")}}` + Manual + `{{end}}`)
 	root.AddCommand(keygenCommand(), encryptCommand(), decryptCommand(), rewrapCommand(), verifyCommand(), catCommand(), lsCommand(), inspectCommand(), branchKeysCommand())
 	for _, command := range root.Commands() {

@@ -67,6 +67,7 @@ func TestScripts(t *testing.T) {
 			"upload": upload,
 			"stored": stored,
 			"mode":   mode,
+			"age":    age,
 		},
 	})
 }
@@ -178,6 +179,14 @@ func mode(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Check(err)
 	if got := strconv.FormatInt(int64(info.Mode().Perm()), 8); got != args[1] && runtime.GOOS != "windows" {
 		ts.Fatalf("%s has mode %s, not %s", args[0], got, args[1])
+	}
+}
+
+// age DIRECTORY makes the files of a directory an hour older.
+func age(ts *testscript.TestScript, _ bool, args []string) {
+	past := time.Now().Add(-time.Hour)
+	for _, name := range entries(ts.MkAbs(args[0])) {
+		ts.Check(os.Chtimes(filepath.Join(ts.MkAbs(args[0]), name), past, past))
 	}
 }
 

@@ -5,11 +5,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"iter"
 	"os"
 	"runtime"
+	"runtime/debug"
 	"strings"
 	"sync"
-	"time"
 
 	"github.com/spf13/cobra"
 )
@@ -18,27 +19,22 @@ import (
 type each struct {
 	include, exclude []string
 	jobs             int
-	report           string
 	given            func(flag string) bool
+	longWork
 }
 
 // add adds the flags.
 func (e *each) add(command *cobra.Command) {
 	flags := command.Flags()
-	e.given = flags.Changed
+	e.given, e.command = flags.Changed, command
 	flags.StringArrayVar(&e.include, "include", nil, "take only objects that this `GLOB` matches; may be repeated")
 	flags.StringArrayVar(&e.exclude, "exclude", nil, "leave out objects that this `GLOB` matches; may be repeated")
 	flags.IntVar(&e.jobs, "jobs", 4*runtime.GOMAXPROCS(0), "the number of objects that are worked on side by side")
 }
 
-// addReport adds the flag of commands whose work has a report.
-func (e *each) addReport(command *cobra.Command) {
-	command.Flags().StringVar(&e.report, "report", "", "write a line of JSON for each object to this `FILE`")
-}
-
 // isWanted tells whether a command line is about places, rather than one file or stream.
 func (e *each) isWanted(arguments []string) bool {
-	for _, flag := range []string{"include", "exclude", "jobs"} {
+	for _, flag := range []string{"include", "exclude", "jobs", "report", "resume", "kms-rate", "cache-data-keys"} {
 		if e.given(flag) {
 			return true
 		}
@@ -50,21 +46,21 @@ func (e *each) isWanted(arguments []string) bool {
 	return strings.Contains(arguments[0], "://") || err == nil && info.IsDir()
 }
 
-// item is an object to work on.
-type item struct {
-	place *place
-	key   string
-}
-
-func (i item) title() string { return i.place.title(i.key) }
-
 // outcome is what came of the work on one object. Its JSON form is stable.
 type outcome struct {
-	Name   string `json:"name"`
+	Name   string `json:"name,omitempty"`   // never empty in a report
 	Result string `json:"result"`           // "skipped", "failed", or the work's own word for done
 	Bytes  int64  `json:"bytes"`            // that were read, or for verify of plaintext, if it is done
 	Reason string `json:"reason,omitempty"` // why it was skipped or failed
+
+	passes bool // the failure may pass, but did not in all tries
 }
+
+// The results that are not the work's own word.
+const (
+	resultSkipped = "skipped"
+	resultFailed  = "failed"
+)
 
 // skipped means that an object needs no work, for this reason.
 type skipped string
@@ -72,29 +68,31 @@ type skipped string
 // Error implements error.
 func (s skipped) Error() string { return string(s) }
 
-// open opens the places, and returns their objects that are wanted.
-func (e *each) open(ctx context.Context, texts []string) (items []item, closeAll func(), err error) {
-	var places []*place
-	closePlaces := func() {
-		for _, p := range places {
-			_ = p.Close()
-		}
-	}
+// gcWhileListing is by how many percent the garbage may exceed what is in use while objects are
+// listed, of which there may be millions. The usual 100 holds while they are worked on.
+const gcWhileListing = 25
+
+// open opens the places and lists their objects that are wanted. The plan of a job that is resumed
+// is that of its journal.
+func (e *each) open(ctx context.Context, texts []string) (p *plan, err error) {
+	opening := new(plan)
+	p = opening
 	defer func() {
 		if err != nil {
-			closePlaces()
+			opening.Close()
+			err = errors.Join(err, e.closeJournal(false))
 		}
 	}()
 	if e.jobs < 1 {
-		return nil, nil, usageError{fmt.Errorf("--jobs is %d; 1 is the least", e.jobs)}
+		return nil, usageError{fmt.Errorf("--jobs is %d; 1 is the least", e.jobs)}
 	}
 	included, err := globs(e.include)
 	if err != nil {
-		return nil, nil, usageError{fmt.Errorf("--include: %w", err)}
+		return nil, usageError{fmt.Errorf("--include: %w", err)}
 	}
 	excluded, err := globs(e.exclude)
 	if err != nil {
-		return nil, nil, usageError{fmt.Errorf("--exclude: %w", err)}
+		return nil, usageError{fmt.Errorf("--exclude: %w", err)}
 	}
 	wanted := func(key string) bool {
 		return (len(e.include) == 0 || included(key)) && !excluded(key)
@@ -103,27 +101,34 @@ func (e *each) open(ctx context.Context, texts []string) (items []item, closeAll
 		texts = []string{"-"}
 	}
 	for _, text := range texts {
-		p, err := openPlace(ctx, text)
+		opened, err := openPlace(ctx, text)
 		if err != nil {
-			return nil, nil, err
+			return nil, err
 		}
-		places = append(places, p)
-		keys, err := p.keys(ctx, wanted)
-		if err != nil {
-			return nil, nil, err
-		}
-		for _, key := range keys {
-			items = append(items, item{p, key})
+		p.places = append(p.places, opened)
+	}
+	planned, err := e.openJournal(p, texts)
+	if err != nil || planned {
+		return p, err
+	}
+	// What is listed is garbage at once, but for the names.
+	defer debug.SetGCPercent(debug.SetGCPercent(gcWhileListing))
+	for i := range p.places {
+		if err := p.list(ctx, i, wanted); err != nil {
+			return nil, err
 		}
 	}
-	if len(items) == 0 {
-		return nil, nil, errors.New("there are no such objects")
+	if p.objects == 0 {
+		return nil, errors.New("there are no such objects")
 	}
-	return items, closePlaces, nil
+	if e.journal != nil {
+		err = e.journal.savePlan(p)
+	}
+	return p, err
 }
 
 // inOrder has results of work on several items side by side, and gives them to take in their order.
-func inOrder[I, T any](ctx context.Context, jobs int, items []I, work func(I) T, take func(T) error) error {
+func inOrder[I, T any](ctx context.Context, jobs int, items iter.Seq[I], work func(I) T, take func(T) error) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	var working sync.WaitGroup
@@ -132,7 +137,7 @@ func inOrder[I, T any](ctx context.Context, jobs int, items []I, work func(I) T,
 	slots := make(chan struct{}, jobs)
 	working.Go(func() {
 		defer close(waiting)
-		for _, i := range items {
+		for i := range items {
 			result := make(chan T, 1)
 			select {
 			case waiting <- result:
@@ -158,91 +163,143 @@ func inOrder[I, T any](ctx context.Context, jobs int, items []I, work func(I) T,
 	return ctx.Err()
 }
 
-// run works on each item. The word says what is done with one: "verified". What failed is said on
-// standard error, and makes the error.
-func (e *each) run(ctx context.Context, word string, items []item, calls func() int64, work func(context.Context, item) (int64, error)) (err error) {
-	begin := time.Now()
-	var report *json.Encoder
-	if e.report != "" {
-		f, err := os.Create(e.report)
-		if err != nil {
-			return usageError{fmt.Errorf("--report: %w", err)}
-		}
-		defer func() {
-			if closeErr := f.Close(); err == nil && closeErr != nil {
-				err = fmt.Errorf("--report: %w", closeErr)
-			}
-		}()
-		report = json.NewEncoder(f)
-		report.SetEscapeHTML(false)
+// run works on each object of a plan. The word says what is done with one: "verified". What failed
+// is said on standard error, and makes the error.
+func (e *each) run(ctx context.Context, word string, p *plan, work func(context.Context, item) (int64, error)) (err error) {
+	finished := false
+	defer func() { err = errors.Join(err, e.closeJournal(finished)) }()
+	m := newMonitor(word, p)
+	report, err := createReport(e.report)
+	if err != nil {
+		return err
 	}
-	var sum summary
-	shown := begin
-	err = inOrder(ctx, e.jobs, items, func(i item) outcome {
-		o := outcome{Name: i.title(), Result: word}
-		if ctx.Err() != nil { // it was not begun
-			o.Result, o.Reason = "failed", "interrupted"
-			return o
+	defer func() { err = errors.Join(err, report.close()) }()
+	todo, err := e.restore(p, m, report)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	stop := finishOnSignal(ctx)
+	defer stop.release()
+	m.start()
+	defer m.stop()
+	err = inOrder(ctx, e.jobs, stop.until(todo), func(i item) outcome {
+		if stop.isAsked() || ctx.Err() != nil {
+			return outcome{} // it was not begun
 		}
-		n, err := work(ctx, i)
-		var reason skipped
-		switch {
-		case errors.As(err, &reason):
-			o.Result, o.Reason = "skipped", string(reason)
-		case err != nil:
-			o.Result, o.Reason = "failed", explain(err)
-		default:
-			o.Bytes = n
+		o := e.workOn(ctx, m, i, stop, work)
+		stop.count(o)
+		if e.journal != nil && (ctx.Err() == nil || o.Result != resultFailed) {
+			e.journal.add(i.index, o)
 		}
 		return o
 	}, func(o outcome) error {
-		if ctx.Err() != nil && o.Result == "failed" {
+		if o.Result == "" || ctx.Err() != nil && o.Result == resultFailed {
 			return ctx.Err() // its failure is the interruption's
 		}
-		sum.add(o)
-		if o.Reason != "" {
-			fmt.Fprintf(os.Stderr, "pikokms: %s %s: %s\n", o.Result, printable(o.Name), o.Reason)
-		}
-		if now := time.Now(); now.Sub(shown) >= progressInterval {
-			shown = now
-			fmt.Fprintf(os.Stderr, "pikokms: %s, of %d\n", sum.text(word), len(items))
-		}
-		if report != nil {
-			if err := report.Encode(o); err != nil {
-				return fmt.Errorf("--report: %w", err)
+		m.add(o)
+		if e.journal != nil {
+			if err := e.journal.err(); err != nil {
+				cancel()
+				return err
 			}
 		}
-		return nil
+		return report.write(o)
 	})
-	text := sum.text(word)
-	if n := calls(); n > 0 {
-		text += fmt.Sprintf(", %s", count(n, "KMS call"))
+	m.stop()
+	sum := m.sum()
+	text := sum.text(word) + e.cost() + m.took()
+	switch {
+	case err == nil && stop.enough.Load() && sum.objects() < p.objects:
+		err = fmt.Errorf("%s, of %d; stopped after %d failures in a row that may pass; %s", text, p.objects, enough, e.advice())
+	case err == nil && stop.isAsked() && sum.objects() < p.objects:
+		err = fmt.Errorf("interrupted: %s, of %d; %s", text, p.objects, e.advice())
+	case err == nil && sum.failed > 0:
+		err = errors.New(text + e.failedAdvice())
+	default:
+		finished = err == nil
+		fmt.Fprintf(os.Stderr, "pikokms: %s\n", text)
 	}
-	text += fmt.Sprintf(", in %v", time.Since(begin).Round(time.Millisecond))
-	if err == nil && sum.failed > 0 {
-		return errors.New(text)
-	}
-	fmt.Fprintf(os.Stderr, "pikokms: %s\n", text)
 	return err
 }
 
-// progressInterval is the time between two lines about long work.
-const progressInterval = 10 * time.Second
+// workOn works on one object, again if its failure may pass.
+func (e *each) workOn(ctx context.Context, m *monitor, i item, stop *stopping, work func(context.Context, item) (int64, error)) outcome {
+	defer m.begin(&i)()
+	o := outcome{Name: i.title(), Result: m.word}
+	n, err := retry(ctx, i, stop, work)
+	var reason skipped
+	switch {
+	case errors.As(err, &reason):
+		o.Result, o.Reason = resultSkipped, string(reason)
+	case err != nil:
+		o.Result, o.Reason, o.passes = resultFailed, explain(err), passes(err)
+	default:
+		o.Bytes = n
+	}
+	return o
+}
+
+// reportFile is the file of --report. It is nil if there is none.
+type reportFile struct {
+	file  *os.File
+	lines *json.Encoder
+}
+
+func createReport(path string) (*reportFile, error) {
+	if path == "" {
+		return nil, nil
+	}
+	f, err := os.Create(path)
+	if err != nil {
+		return nil, usageError{fmt.Errorf("--report: %w", err)}
+	}
+	r := &reportFile{f, json.NewEncoder(f)}
+	r.lines.SetEscapeHTML(false)
+	return r, nil
+}
+
+func (r *reportFile) write(o outcome) error {
+	if r == nil {
+		return nil
+	}
+	return blameReport(r.lines.Encode(o))
+}
+
+func (r *reportFile) close() error {
+	if r == nil {
+		return nil
+	}
+	return blameReport(r.file.Close())
+}
+
+func blameReport(err error) error {
+	if err != nil {
+		err = fmt.Errorf("--report: %w", err)
+	}
+	return err
+}
 
 // summary counts outcomes.
-type summary struct{ done, bytes, skipped, failed int64 }
+type summary struct {
+	done, bytes, skipped, failed int64
+	before                       int64 // objects of done and skipped of which an earlier run's journal says so
+}
 
 func (s *summary) add(o outcome) {
 	switch o.Result {
-	case "skipped":
+	case resultSkipped:
 		s.skipped++
-	case "failed":
+	case resultFailed:
 		s.failed++
 	default:
 		s.done++
 		s.bytes += o.Bytes
 	}
 }
+
+func (s *summary) objects() int64 { return s.done + s.skipped + s.failed }
 
 func (s *summary) text(word string) string {
 	text := fmt.Sprintf("%s %s of %s", word, count(s.done, "object"), count(s.bytes, "byte"))
@@ -251,6 +308,9 @@ func (s *summary) text(word string) string {
 	}
 	if s.failed > 0 {
 		text += fmt.Sprintf(", %d failed", s.failed)
+	}
+	if s.before > 0 {
+		text += fmt.Sprintf(", %d of them before", s.before)
 	}
 	return text
 }

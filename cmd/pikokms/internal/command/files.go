@@ -8,6 +8,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+
+	"piko.sh/pikokms/internal/writeback"
 )
 
 // openInput opens IN. It returns how many bytes can be read, or -1 when they can't be known before
@@ -46,6 +48,8 @@ type output struct {
 	// path is the name that the file gets. It is empty for what is written to directly.
 	path    string
 	replace bool
+	// early has the file written to disk while it is made.
+	early *writeback.Writer
 	// detach keeps the end of the context from removing the file. It returns false when the context
 	// has ended.
 	detach func() bool
@@ -86,7 +90,7 @@ func createOutput(ctx context.Context, path string, replace bool) (*output, erro
 	if err != nil {
 		return nil, fmt.Errorf("making %s: %w", path, withoutPath(err))
 	}
-	o := &output{File: f, path: path, replace: replace}
+	o := &output{File: f, path: path, replace: replace, early: writeback.New(f)}
 	o.detach = context.AfterFunc(ctx, o.remove)
 	return o, nil
 }
@@ -113,7 +117,11 @@ func (o *output) blame(err error) error {
 
 // Write implements io.Writer.
 func (o *output) Write(p []byte) (int, error) {
-	n, err := o.File.Write(p)
+	if o.early == nil {
+		n, err := o.File.Write(p)
+		return n, o.blame(err)
+	}
+	n, err := o.early.Write(p)
 	return n, o.blame(err)
 }
 

@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/time/rate"
 
 	"piko.sh/pikokms/header"
 	"piko.sh/pikokms/provider"
@@ -26,6 +27,7 @@ import (
 	"piko.sh/pikokms/provider/gcpkms"
 	"piko.sh/pikokms/provider/local"
 	"piko.sh/pikokms/provider/vault"
+	"piko.sh/pikokms/service"
 )
 
 const keyVariable = "PIKOKMS_KEY"
@@ -91,6 +93,11 @@ type key struct {
 	timeout time.Duration // the time for an answer of the key service, retries included
 	calls   atomic.Int64  // of its key service, but for those that open it
 
+	// These are set where the key is used for many objects.
+	patient bool                   // whether a key service that did not answer is asked again
+	limiter *rate.Limiter          // of the calls; may be nil
+	cached  *service.CachedKeyring // may be nil
+
 	mu      sync.Mutex
 	keyring provider.Keyring // nil until it is opened
 	failure error            // why it can't be opened or asked; that is not tried again
@@ -110,10 +117,13 @@ func (k *key) opened(ctx context.Context) (provider.Keyring, error) {
 	if k.keyring == nil && k.failure == nil {
 		keyring, err := k.open(ctx)
 		// After an error the keyring is a nil pointer in an interface that is not nil.
-		if err != nil {
-			k.failure = err
-		} else {
+		switch {
+		case err == nil:
 			k.keyring = keyring
+		case k.patient && errors.Is(err, provider.ErrProviderUnavailable):
+			return nil, err
+		default:
+			k.failure = err
 		}
 	}
 	return k.keyring, k.failure
@@ -122,6 +132,9 @@ func (k *key) opened(ctx context.Context) (provider.Keyring, error) {
 // giveUp has a key service that does not answer not asked again, about the other data keys of a
 // message.
 func (k *key) giveUp(err error) {
+	if k.patient {
+		return
+	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.failure = err
@@ -129,9 +142,14 @@ func (k *key) giveUp(err error) {
 
 // ask makes a call of the keyring of a KEY, and bounds the time of its answer.
 func ask[T any](ctx context.Context, k *key, call func(context.Context, provider.Keyring) (T, error)) (T, error) {
+	var answer T
+	if k.limiter != nil {
+		if err := k.limiter.Wait(ctx); err != nil {
+			return answer, err
+		}
+	}
 	bounded, cancel := context.WithTimeout(ctx, k.timeout)
 	defer cancel()
-	var answer T
 	keyring, err := k.opened(bounded)
 	if err == nil {
 		answer, err = call(bounded, keyring)
@@ -152,9 +170,20 @@ func ask[T any](ctx context.Context, k *key, call func(context.Context, provider
 	return answer, fmt.Errorf("key %s: %w", k.text, err)
 }
 
+// asking is a KEY as a keyring that asks the key service each time.
+type asking struct{ *key }
+
 // GenerateDataKey implements provider.Keyring.
 func (k *key) GenerateDataKey(ctx context.Context, request *provider.GenerateDataKeyRequest) (*provider.DataKey, error) {
-	return ask(ctx, k, func(ctx context.Context, keyring provider.Keyring) (*provider.DataKey, error) {
+	if k.cached != nil {
+		return k.cached.GenerateDataKey(ctx, request)
+	}
+	return asking{k}.GenerateDataKey(ctx, request)
+}
+
+// GenerateDataKey implements provider.Keyring.
+func (k asking) GenerateDataKey(ctx context.Context, request *provider.GenerateDataKeyRequest) (*provider.DataKey, error) {
+	return ask(ctx, k.key, func(ctx context.Context, keyring provider.Keyring) (*provider.DataKey, error) {
 		answer, err := keyring.GenerateDataKey(ctx, request)
 		k.count(err)
 		return answer, err
@@ -176,7 +205,15 @@ func (k *key) UnwrapDataKey(ctx context.Context, request *provider.UnwrapDataKey
 	if !strings.HasPrefix(request.EncryptedKey.ProviderID, keyServices[k.scheme].providerID) {
 		return nil, provider.ErrUntrustedKey
 	}
-	return ask(ctx, k, func(ctx context.Context, keyring provider.Keyring) (*provider.SecureBytes, error) {
+	if k.cached != nil {
+		return k.cached.UnwrapDataKey(ctx, request)
+	}
+	return asking{k}.UnwrapDataKey(ctx, request)
+}
+
+// UnwrapDataKey implements provider.Keyring.
+func (k asking) UnwrapDataKey(ctx context.Context, request *provider.UnwrapDataKeyRequest) (*provider.SecureBytes, error) {
+	return ask(ctx, k.key, func(ctx context.Context, keyring provider.Keyring) (*provider.SecureBytes, error) {
 		answer, err := keyring.UnwrapDataKey(ctx, request)
 		k.count(err)
 		return answer, err
@@ -199,6 +236,9 @@ func (k *key) UnwrapPikoV2(ctx context.Context, wrapped string) (*provider.Secur
 
 // Close zeroes the keys in memory, and ends the connections to a key service.
 func (k *key) Close() error {
+	if k.cached != nil {
+		_ = k.cached.Close() // always nil
+	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if c, ok := k.keyring.(io.Closer); ok {
@@ -279,15 +319,8 @@ func (k *key) count(err error) {
 	}
 }
 
-// callsOf returns how often key services were asked for data keys.
-func callsOf(keys []*key) func() int64 {
-	return func() (n int64) {
-		for _, k := range keys {
-			n += k.calls.Load()
-		}
-		return n
-	}
-}
+// isAWS tells whether the key is in AWS KMS.
+func (k *key) isAWS() bool { return strings.HasPrefix(k.scheme, awskms.Scheme) }
 
 func closeAll(keys []*key) {
 	for _, k := range keys {

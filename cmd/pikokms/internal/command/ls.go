@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -31,13 +32,13 @@ old format. It needs no key, and so verifies nothing.`,
 			if len(arguments) == 0 {
 				arguments = []string{"."}
 			}
-			items, closePlaces, err := e.open(ctx, arguments)
+			p, err := e.open(ctx, arguments)
 			if err != nil {
 				return err
 			}
-			defer closePlaces()
+			defer p.Close()
 			failed := 0
-			err = inOrder(ctx, e.jobs, items, func(i item) *examined { return examine(ctx, i) }, func(x *examined) error {
+			err = inOrder(ctx, e.jobs, p.all(), func(i item) *examined { return examine(ctx, i) }, func(x *examined) error {
 				if x.err != nil && x.kind == "" {
 					failed++
 					fmt.Fprintf(os.Stderr, "pikokms: %s: %s\n", printable(x.name), explain(x.err))
@@ -70,11 +71,13 @@ const (
 
 // examined is what an object says of itself.
 type examined struct {
-	name   string
-	kind   string  // empty if it could not be read
-	size   int64   // in bytes, as stored
-	report *report // of a message whose header can be read
-	err    error   // why it is damaged or could not be read
+	name string
+	kind string // empty if it could not be read
+	size int64  // in bytes, as stored
+
+	modTime time.Time
+	report  *report // of a message whose header can be read
+	err     error   // why it is damaged or could not be read
 }
 
 // plaintextSize returns the size of an object's plaintext, if it is known.
@@ -96,6 +99,7 @@ func examine(ctx context.Context, i item) *examined {
 		x.err = err
 		return x
 	}
+	x.modTime = stored.ModTime()
 	x.look(io.NewSectionReader(stored, 0, stored.Size()))
 	if err := stored.Close(); err != nil && x.err == nil {
 		x.kind, x.err = "", err

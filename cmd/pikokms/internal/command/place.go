@@ -142,24 +142,6 @@ func (p *place) title(key string) string {
 	return strings.TrimSuffix(p.name, "/") + "/" + key
 }
 
-// keys returns the keys of a place's objects that are wanted.
-func (p *place) keys(ctx context.Context, wanted func(key string) bool) ([]string, error) {
-	if !p.isMany() {
-		return []string{p.only}, nil
-	}
-	var keys []string
-	for key, err := range p.storage().List(ctx, "") {
-		if err != nil {
-			return nil, fmt.Errorf("%s: %w", p.name, err)
-		}
-		// Consoles of clouds make empty objects of such names to show a folder.
-		if !strings.HasSuffix(key, "/") && wanted(key) {
-			keys = append(keys, key)
-		}
-	}
-	return keys, nil
-}
-
 func (p *place) storage() pikokms.RangeStorage {
 	if p.folder != nil {
 		return p.folder
@@ -204,7 +186,9 @@ type source struct {
 	close      func() error
 	read       counter
 	size       int64            // in bytes, or -1
+	modTime    time.Time        // zero if it has none
 	version    string           // of an object in a folder
+	file       os.FileInfo      // of the one file
 	attributes *blob.Attributes // of an object in a bucket
 }
 
@@ -221,7 +205,7 @@ func (p *place) read(ctx context.Context, key string) (*source, error) {
 		if s.attributes, err = p.bucket.Attributes(ctx, key); err != nil {
 			return nil, err
 		}
-		s.size = s.attributes.Size
+		s.size, s.modTime = s.attributes.Size, s.attributes.ModTime
 		content, err = p.bucket.NewReader(ctx, key, nil)
 	case p.folder != nil:
 		content, s.version, err = p.folder.GetVersion(ctx, key)
@@ -235,16 +219,33 @@ func (p *place) read(ctx context.Context, key string) (*source, error) {
 	}
 	switch c := content.(type) {
 	case pikokms.StoredObject:
-		s.size = c.Size()
+		s.size, s.modTime = c.Size(), c.ModTime()
 	case *os.File:
 		if info, err := c.Stat(); err == nil && info.Mode().IsRegular() {
-			s.size = info.Size()
+			s.size, s.modTime, s.file = info.Size(), info.ModTime(), info
 		}
 	}
 	s.close = sync.OnceValue(content.Close)
 	s.read.r = content
 	s.Reader = bufio.NewReaderSize(&s.read, peeked)
 	return s, nil
+}
+
+// read opens an object to be read from its beginning, and has its bytes counted.
+func (i item) read(ctx context.Context) (*source, error) {
+	s, err := i.place.read(ctx, i.key)
+	if err == nil {
+		s.read.tell = i.tell
+	}
+	return s, err
+}
+
+// blame marks an error that came of an object of a bucket, and not of what it holds.
+func (s *source) blame(err error) error {
+	if s.attributes != nil && s.read.err != nil && errors.Is(err, s.read.err) {
+		return lost{err}
+	}
+	return err
 }
 
 // Close releases what a source reads. A second Close returns the first one's result.

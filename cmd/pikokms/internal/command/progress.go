@@ -15,15 +15,51 @@ import (
 
 // counter counts the bytes that are read through it.
 type counter struct {
-	r io.Reader
-	n atomic.Int64
+	r    io.Reader
+	n    atomic.Int64
+	tell func(n int) // is called with each number of bytes, if it is not nil
+	err  error       // of the reader, but for its end
 }
 
 // Read implements io.Reader.
 func (c *counter) Read(p []byte) (int, error) {
 	n, err := c.r.Read(p)
 	c.n.Add(int64(n))
+	if c.tell != nil {
+		c.tell(n)
+	}
+	if err != nil && err != io.EOF {
+		c.err = err
+	}
 	return n, err
+}
+
+// The times of progress: work that is done before the first has none, a bar is drawn anew after
+// the second, and lines come after the third.
+const (
+	progressAfter = 500 * time.Millisecond
+	drawEvery     = 100 * time.Millisecond
+	lineEvery     = 10 * time.Second
+)
+
+// newBar returns a progress bar on standard error. The total is in bytes, and less than 1 if it is
+// unknown.
+func newBar(what string, total int64) *progressbar.ProgressBar {
+	if total < 1 {
+		total = -1
+	}
+	bar := progressbar.NewOptions64(total,
+		progressbar.OptionSetDescription(what),
+		progressbar.OptionSetWriter(os.Stderr),
+		progressbar.OptionShowBytes(true),
+		progressbar.OptionShowCount(),
+		progressbar.OptionUseIECUnits(true),
+		progressbar.OptionUseANSICodes(true),
+		progressbar.OptionClearOnFinish(),
+		progressbar.OptionSetSpinnerChangeInterval(0), // It then starts no goroutine.
+	)
+	bar.StartWithoutRender() // The rate counts from here.
+	return bar
 }
 
 // showProgress draws a progress bar on standard error if that is a terminal and the work lasts more
@@ -36,26 +72,13 @@ func showProgress(ctx context.Context, what string, work *counter, total int64) 
 	ctx, cancel := context.WithCancel(ctx)
 	var drawing sync.WaitGroup
 	drawing.Go(func() {
-		if total == 0 {
-			total = -1
-		}
-		bar := progressbar.NewOptions64(total,
-			progressbar.OptionSetDescription(what),
-			progressbar.OptionSetWriter(os.Stderr),
-			progressbar.OptionShowBytes(true),
-			progressbar.OptionShowCount(),
-			progressbar.OptionUseIECUnits(true),
-			progressbar.OptionUseANSICodes(true),
-			progressbar.OptionClearOnFinish(),
-			progressbar.OptionSetSpinnerChangeInterval(0), // It then starts no goroutine.
-		)
-		bar.StartWithoutRender() // The rate counts from here.
+		bar := newBar(what, total)
 		select {
 		case <-ctx.Done():
 			return
-		case <-time.After(500 * time.Millisecond):
+		case <-time.After(progressAfter):
 		}
-		tick := time.NewTicker(100 * time.Millisecond)
+		tick := time.NewTicker(drawEvery)
 		defer tick.Stop()
 		for {
 			_ = bar.Set64(work.n.Load())
@@ -73,73 +96,127 @@ func showProgress(ctx context.Context, what string, work *counter, total int64) 
 	}
 }
 
-// clearLine moves a terminal's cursor to the beginning of its line, which it clears.
-const clearLine = "\r\x1b[2K"
-
-// line says on standard error how far work is. On a terminal that is one line, which appears after
-// half a second, is drawn anew, and goes when it is closed. Elsewhere it is a line each
-// progressInterval.
-type line struct {
-	text     func() string
-	terminal bool
-	ended    chan struct{}
-	drawing  sync.WaitGroup
+// monitor says on standard error how work on several objects comes on: by a bar on a terminal, and
+// by a line now and then elsewhere.
+type monitor struct {
+	word string
+	plan *plan
+	from time.Time
+	read atomic.Int64 // bytes of what is done and what is being worked on, in this run
+	left int64        // bytes that there were to do when this run began
 
 	mu    sync.Mutex
+	total summary
+	bar   *progressbar.ProgressBar // nil if standard error is no terminal
 	drawn bool
+
+	done    chan struct{}
+	stop    func()
+	showing sync.WaitGroup
 }
 
-func showLine(text func() string) *line {
-	l := &line{text: text, terminal: term.IsTerminal(int(os.Stderr.Fd())), ended: make(chan struct{})}
-	wait, next := progressInterval, progressInterval
-	if l.terminal {
-		wait, next = 500*time.Millisecond, 100*time.Millisecond
+func newMonitor(word string, p *plan) *monitor {
+	m := &monitor{word: word, plan: p, from: time.Now(), left: p.bytes, done: make(chan struct{})}
+	m.stop = sync.OnceFunc(func() {
+		close(m.done)
+		m.showing.Wait()
+	})
+	return m
+}
+
+// addBefore counts what an earlier run did.
+func (m *monitor) addBefore(o outcome, i item) {
+	m.total.add(o)
+	m.total.before++
+	m.left -= max(i.size, 0)
+}
+
+// start says what there is to do, and shows from now on how it comes on, until stop is called.
+func (m *monitor) start() {
+	if m.plan.objects > 1 {
+		fmt.Fprintf(os.Stderr, "pikokms: found %s of %s\n", count(m.plan.objects, "object"), count(m.plan.bytes, "byte"))
 	}
-	l.drawing.Go(func() {
-		timer := time.NewTimer(wait)
-		defer timer.Stop()
+	every := lineEvery
+	if term.IsTerminal(int(os.Stderr.Fd())) {
+		m.bar, every = newBar(m.word, m.left), drawEvery
+	}
+	m.showing.Go(func() {
+		tick := time.NewTicker(every)
+		defer tick.Stop()
 		for {
 			select {
-			case <-l.ended:
+			case <-m.done:
+				m.mu.Lock()
+				m.clear()
+				m.mu.Unlock()
 				return
-			case <-timer.C:
-				l.draw()
-				timer.Reset(next)
+			case <-tick.C:
+				m.show()
 			}
 		}
 	})
-	return l
 }
 
-func (l *line) draw() {
-	if !l.terminal {
-		l.say(l.text())
+func (m *monitor) show() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	elapsed := time.Since(m.from)
+	if m.bar == nil {
+		read := m.read.Load()
+		text := fmt.Sprintf("%s, of %d; %.1f MB/s", m.total.text(m.word), m.plan.objects, float64(read)/1e6/elapsed.Seconds())
+		if read > 0 && read < m.left {
+			text += fmt.Sprintf(", %v left", (time.Duration(float64(elapsed) * float64(m.left-read) / float64(read))).Round(time.Second))
+		}
+		fmt.Fprintf(os.Stderr, "pikokms: %s\n", text)
 		return
 	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.drawn = true
-	fmt.Fprint(os.Stderr, clearLine, l.text())
-}
-
-// say says something else, in a line of its own.
-func (l *line) say(text string) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.clear()
-	fmt.Fprintln(os.Stderr, text)
-}
-
-func (l *line) clear() {
-	if l.drawn {
-		fmt.Fprint(os.Stderr, clearLine)
+	if elapsed >= progressAfter {
+		m.drawn = true
+		m.bar.Describe(fmt.Sprintf("%s %d of %d", m.word, m.total.objects(), m.plan.objects))
+		// A bar that reaches its end is over, and an object may have grown since it was listed.
+		_ = m.bar.Set64(min(m.read.Load(), max(m.left-1, 0)))
 	}
-	l.drawn = false
 }
 
-// close ends the line.
-func (l *line) close() {
-	close(l.ended)
-	l.drawing.Wait()
-	l.clear()
+// clear removes the bar. The caller holds the lock.
+func (m *monitor) clear() {
+	if m.drawn {
+		_ = m.bar.Clear()
+		m.drawn = false
+	}
+}
+
+// begin has the bytes counted that are read of an object. The caller calls end when it is over. The
+// first ones, which are read before a key service is asked, count at the end: most of the work on a
+// small object is to come when it is read.
+func (m *monitor) begin(i *item) (end func()) {
+	var read, counted atomic.Int64
+	i.tell = func(n int) {
+		if ahead := read.Add(int64(n)) - peeked - counted.Load(); ahead > 0 {
+			counted.Add(ahead)
+			m.read.Add(ahead)
+		}
+	}
+	return func() { m.read.Add(max(i.size, 0) - counted.Load()) }
+}
+
+// add counts an outcome, and says what there is to be said of it.
+func (m *monitor) add(o outcome) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.total.add(o)
+	if o.Reason != "" {
+		m.clear()
+		fmt.Fprintf(os.Stderr, "pikokms: %s %s: %s\n", o.Result, printable(o.Name), o.Reason)
+	}
+}
+
+func (m *monitor) sum() summary {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.total
+}
+
+func (m *monitor) took() string {
+	return fmt.Sprintf(", in %v", time.Since(m.from).Round(time.Millisecond))
 }

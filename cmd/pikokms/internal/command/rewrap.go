@@ -60,21 +60,26 @@ Piko's old format stays compressed, and nothing then says so.`,
 				return err
 			}
 			defer closeAll(r.keys)
-			m, err := o.moving(ctx, r, to)
+			if err := b.use("-k", r.keys); err != nil {
+				return err
+			}
+			b.goesOn = b.inPlace
+			m, err := o.moving(ctx, r, to, b.use)
 			if err != nil {
 				return err
 			}
 			defer closeAll(m.keys)
-			return b.run(ctx, &o, arguments, append(m.keys, r.keys...), job{
+			return b.run(ctx, &o, arguments, job{
 				done:   "rewrapped",
 				rename: func(key string) (string, error) { return key, nil },
-				judge: func(ctx context.Context, s *source) error {
+				judge: func(ctx context.Context, _ item, s *source) error {
 					if err := s.refusePlain(skipPlain); err != nil || !b.inPlace {
 						return err
 					}
 					return m.judge(ctx, s)
 				},
 				convert: m.convert,
+				made:    m.made,
 			})
 		},
 	}
@@ -102,13 +107,16 @@ type moving struct {
 }
 
 // moving opens the keys to move to, which are asked for one data key unless the objects pick them.
-func (o *options) moving(ctx context.Context, r *reading, to []string) (*moving, error) {
+func (o *options) moving(ctx context.Context, r *reading, to []string, use func(flag string, keys []*key) error) (*moving, error) {
 	keys, err := parseKeys(to, o.timeout, true)
 	if err != nil {
 		return nil, err
 	}
 	if len(keys) > header.DefaultMaxEncryptedDataKeys {
 		return nil, usageError{fmt.Errorf("%d keys; a message has at most %d", len(keys), header.DefaultMaxEncryptedDataKeys)}
+	}
+	if err := use("--to", keys); err != nil {
+		return nil, err
 	}
 	if err := openAll(ctx, keys); err != nil {
 		closeAll(keys)
@@ -135,9 +143,14 @@ func (o *options) moving(ctx context.Context, r *reading, to []string) (*moving,
 	return m, nil
 }
 
-// sample returns the header of a message under the new keys that has the pairs of these by which
-// branch keys are picked.
-func (m *moving) sample(ctx context.Context, pairs map[string]string) (*header.Header, error) {
+// sample returns the header of a message under the new keys. Its pairs are those by which branch
+// keys are picked, of what is stated and of a stored encryption context.
+func (m *moving) sample(ctx context.Context, stored map[string]string) (*header.Header, error) {
+	pairs := maps.Clone(m.pairs)
+	if pairs == nil {
+		pairs = make(map[string]string)
+	}
+	maps.Copy(pairs, stored)
 	picking := make(map[string]string)
 	for _, k := range m.keys {
 		if value, ok := pairs[k.by]; ok && k.by != "" {
@@ -168,20 +181,12 @@ func (m *moving) judge(ctx context.Context, s *source) error {
 	if err != nil {
 		return nil // what is wrong with it, decryption says
 	}
-	pairs := maps.Clone(m.pairs)
-	maps.Copy(pairs, h.EncryptionContext)
-	written, err := m.sample(ctx, pairs)
+	written, err := m.sample(ctx, h.EncryptionContext)
 	if err != nil {
 		return err
 	}
-	if h.Suite != written.Suite || len(h.EncryptedDataKeys) != len(written.EncryptedDataKeys) {
+	if h.Suite != written.Suite || !slices.Equal(keyNames(h), keyNames(written)) {
 		return nil
-	}
-	for i, k := range h.EncryptedDataKeys {
-		under := written.EncryptedDataKeys[i]
-		if k.ProviderID != under.ProviderID || message.KeyName(k) != message.KeyName(under) {
-			return nil
-		}
 	}
 	// Two key files may have one name, and two branch keys one ID. To try a key in memory costs
 	// nothing.
@@ -198,6 +203,20 @@ func (m *moving) judge(ctx context.Context, s *source) error {
 		_ = r.Close()
 	}
 	return skipped("it is under these keys already")
+}
+
+// made tells whether a target may be what convert makes of a source.
+func (m *moving) made(ctx context.Context, from, to *examined) (bool, error) {
+	if to.kind != kindEncrypted {
+		return false, nil
+	}
+	written, err := m.sample(ctx, to.report.EncryptionContext)
+	if err != nil {
+		return false, err
+	}
+	before, known := from.plaintextSize()
+	after, alsoKnown := to.plaintextSize()
+	return to.isUnder(written) && (!known || !alsoKnown || before == after), nil
 }
 
 // convert returns an object under the new keys.

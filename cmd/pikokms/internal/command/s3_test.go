@@ -10,6 +10,7 @@ import (
 	"maps"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"slices"
 	"strings"
 	"sync"
@@ -21,8 +22,10 @@ import (
 // bucket.
 type s3Server struct {
 	mu      sync.Mutex
-	objects map[string]s3Object // by /BUCKET/KEY
-	got     func(path string)   // is called when an object was read, if it is not nil
+	objects map[string]s3Object     // by /BUCKET/KEY
+	got     func(path string)       // is called when an object was read, if it is not nil
+	refused func(*http.Request) int // returns the status to answer with, or 0; may be nil
+	sorted  []string                // the keys of objects of many, in order
 }
 
 type s3Object struct {
@@ -31,7 +34,7 @@ type s3Object struct {
 	modTime time.Time
 }
 
-func newS3Server(t *testing.T) (server *s3Server, url string) {
+func newS3Server(t *testing.T) (server *s3Server, endpoint string) {
 	t.Helper()
 	server = &s3Server{objects: make(map[string]s3Object)}
 	listening := httptest.NewServer(server)
@@ -46,16 +49,41 @@ func (s *s3Server) onGet(got func(path string)) {
 	s.got = got
 }
 
+// onRequest has requests refused for which refused returns a status.
+func (s *s3Server) onRequest(refused func(*http.Request) int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.refused = refused
+}
+
+// many gives a bucket n objects, which are listed in pages of 1,000.
+func (s *s3Server) many(n int, content []byte) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	o := s3Object{content, http.Header{"Etag": {`"1"`}}, time.Now()}
+	for i := range n {
+		path := fmt.Sprintf("/bucket/backups/%04d/%08d.parquet", i/1000, i)
+		s.objects[path] = o
+		s.sorted = append(s.sorted, path)
+	}
+}
+
 // ServeHTTP implements http.Handler.
 func (s *s3Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	path := r.URL.Path
 	if r.Method == http.MethodGet && r.URL.Query().Get("list-type") == "2" {
-		s.list(w, strings.TrimSuffix(path, "/")+"/", r.URL.Query().Get("prefix"))
+		s.list(w, strings.TrimSuffix(path, "/")+"/", r.URL.Query())
 		return
 	}
 	object, found := s.objects[path]
+	if s.refused != nil {
+		if status := s.refused(r); status != 0 {
+			w.WriteHeader(status)
+			return
+		}
+	}
 	refuse := func(status int, code string) {
 		w.Header().Set("Content-Type", "application/xml")
 		w.WriteHeader(status)
@@ -63,6 +91,9 @@ func (s *s3Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	switch r.Method {
 	case http.MethodPut:
+		if strings.Count(path, "/") == 1 || strings.HasSuffix(path, "/") && r.ContentLength <= 0 {
+			return // a bucket
+		}
 		if wanted := r.Header.Get("If-Match"); wanted != "" && (!found || wanted != object.header.Get("ETag")) ||
 			r.Header.Get("If-None-Match") == "*" && found {
 			refuse(http.StatusPreconditionFailed, "PreconditionFailed")
@@ -102,7 +133,7 @@ func (s *s3Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 var s3Headers = []string{"Content-Type", "Cache-Control", "Content-Language", "Content-Disposition", "X-Amz-Storage-Class"}
 
-func (s *s3Server) list(w http.ResponseWriter, bucket, prefix string) {
+func (s *s3Server) list(w http.ResponseWriter, bucket string, query url.Values) {
 	type contents struct {
 		Key          string
 		Size         int
@@ -110,15 +141,27 @@ func (s *s3Server) list(w http.ResponseWriter, bucket, prefix string) {
 		LastModified string
 	}
 	var page struct {
-		XMLName     xml.Name `xml:"ListBucketResult"`
-		IsTruncated bool
-		Contents    []contents
+		XMLName               xml.Name `xml:"ListBucketResult"`
+		IsTruncated           bool
+		NextContinuationToken string `xml:",omitempty"`
+		Contents              []contents
 	}
-	for _, path := range slices.Sorted(maps.Keys(s.objects)) {
-		if key, ok := strings.CutPrefix(path, bucket); ok && strings.HasPrefix(key, prefix) {
-			o := s.objects[path]
-			page.Contents = append(page.Contents, contents{key, len(o.content), o.header.Get("ETag"), o.modTime.UTC().Format(time.RFC3339)})
+	paths := s.sorted
+	if paths == nil {
+		paths = slices.Sorted(maps.Keys(s.objects))
+	}
+	first, _ := slices.BinarySearch(paths, query.Get("continuation-token"))
+	for _, path := range paths[first:] {
+		key, ok := strings.CutPrefix(path, bucket)
+		if !ok || !strings.HasPrefix(key, query.Get("prefix")) {
+			continue
 		}
+		if len(page.Contents) == 1000 {
+			page.IsTruncated, page.NextContinuationToken = true, path
+			break
+		}
+		o := s.objects[path]
+		page.Contents = append(page.Contents, contents{key, len(o.content), o.header.Get("ETag"), o.modTime.UTC().Format(time.RFC3339)})
 	}
 	w.Header().Set("Content-Type", "application/xml")
 	_ = xml.NewEncoder(w).Encode(page)

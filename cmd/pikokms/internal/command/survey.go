@@ -25,11 +25,11 @@ type group struct{ objects, bytes int64 }
 
 // survey shows what the objects of IN say of themselves, and how many are under each key.
 func survey(ctx context.Context, e *each, w io.Writer, asJSON bool, arguments []string) error {
-	items, closePlaces, err := e.open(ctx, arguments)
+	p, err := e.open(ctx, arguments)
 	if err != nil {
 		return err
 	}
-	defer closePlaces()
+	defer p.Close()
 	groups := make(map[string]*group)
 	failed := int64(0)
 	if !asJSON {
@@ -37,7 +37,7 @@ func survey(ctx context.Context, e *each, w io.Writer, asJSON bool, arguments []
 			return err
 		}
 	}
-	err = inOrder(ctx, e.jobs, items, func(i item) *examined { return examine(ctx, i) }, func(x *examined) error {
+	err = inOrder(ctx, e.jobs, p.all(), func(i item) *examined { return examine(ctx, i) }, func(x *examined) error {
 		s := surveyed{Name: x.name, Kind: x.kind, Size: x.size, Message: x.report}
 		if s.Kind == "" {
 			s.Kind = "unreadable"

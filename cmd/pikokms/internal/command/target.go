@@ -26,6 +26,7 @@ import (
 
 	"piko.sh/pikokms"
 	"piko.sh/pikokms/blobstorage"
+	"piko.sh/pikokms/internal/parts"
 	"piko.sh/pikokms/message"
 )
 
@@ -62,7 +63,7 @@ func (t *target) of(i item) (to item, err error) {
 		return i, nil
 	}
 	if !t.place.isMany() {
-		return item{t.place, t.place.only}, nil
+		return item{place: t.place, key: t.place.only}, nil
 	}
 	key := i.key
 	switch {
@@ -74,7 +75,7 @@ func (t *target) of(i item) (to item, err error) {
 		}
 	}
 	key, err = t.rename(key)
-	return item{t.place, key}, err
+	return item{place: t.place, key: key}, err
 }
 
 // checkFree returns an error if the result may not be put there because something stands there.
@@ -133,8 +134,18 @@ func (t *target) put(ctx context.Context, to item, s *source, content io.Reader)
 	if _, err := io.Copy(struct{ io.Writer }{out}, content); err != nil {
 		return err
 	}
+	if inPlace {
+		if now, err := os.Stat(to.place.path); err != nil || !isSame(now, s.file) {
+			return errors.Join(pikokms.ErrChanged, err)
+		}
+	}
 	_ = s.Close() // it may be what OUT replaces
 	return out.commit(ctx)
+}
+
+// isSame tells whether a file is as it was.
+func isSame(now, before os.FileInfo) bool {
+	return before != nil && os.SameFile(now, before) && now.Size() == before.Size() && now.ModTime().Equal(before.ModTime())
 }
 
 // closingAtEOF closes a source once its result is read.
@@ -153,13 +164,6 @@ func (r *closingAtEOF) Read(p []byte) (int, error) {
 	}
 	return n, err
 }
-
-// S3 objects have up to 10,000 parts (Amazon S3 User Guide, "Amazon S3 multipart upload limits"),
-// of which some are left for what encryption adds; gocloud.dev makes parts of 5 MiB.
-const (
-	maxParts = 9_900
-	partSize = 5 << 20
-)
 
 // putBlob stores an object in a bucket, with the metadata of what it was made of.
 func (p *place) putBlob(ctx context.Context, key string, s *source, content io.Reader, inPlace, replace bool) error {
@@ -181,9 +185,7 @@ func (p *place) putBlob(ctx context.Context, key string, s *source, content io.R
 			options.Metadata[blobstorage.MetadataKey] = strconv.Itoa(h.Size())
 		}
 	}
-	if part := s.size / maxParts; part > partSize {
-		options.BufferSize = int(part)
-	}
+	options.BufferSize = parts.BufferSize(s.size)
 	options.BeforeWrite = func(as func(any) bool) error { return beforeWrite(as, s.attributes, inPlace) }
 	w, err := p.bucket.NewWriter(ctx, key, &options)
 	if err != nil {
@@ -199,7 +201,7 @@ func (p *place) putBlob(ctx context.Context, key string, s *source, content io.R
 		if inPlace {
 			return fmt.Errorf("%w: %w", pikokms.ErrChanged, err)
 		}
-		return errExists(item{p, key}.title())
+		return errExists(p.title(key))
 	}
 	return err
 }

@@ -40,17 +40,20 @@ standard input.`,
 				return err
 			}
 			defer closeAll(r.keys)
-			items, closePlaces, err := e.open(ctx, arguments)
+			if err := e.use("-k", r.keys); err != nil {
+				return err
+			}
+			p, err := e.open(ctx, arguments)
 			if err != nil {
 				return err
 			}
-			defer closePlaces()
-			return e.run(ctx, "verified", items, callsOf(r.keys), func(ctx context.Context, i item) (n int64, err error) {
-				s, err := i.place.read(ctx, i.key)
+			defer p.Close()
+			return e.run(ctx, "verified", p, func(ctx context.Context, i item) (n int64, err error) {
+				s, err := i.read(ctx)
 				if err != nil {
 					return 0, err
 				}
-				defer func() { err = errors.Join(err, s.Close()) }()
+				defer func() { err = errors.Join(s.blame(err), s.Close()) }()
 				if err := s.refusePlain(skipPlain); err != nil {
 					return 0, err
 				}
@@ -66,7 +69,7 @@ standard input.`,
 	o.addReading(command)
 	e.add(command)
 	addPlain(command, &plain)
-	e.addReport(command)
+	e.addLong(command)
 	return command
 }
 

@@ -65,6 +65,9 @@ func writePages(dir string, header doc.GenManHeader) error {
 		if c.Flags().Lookup("include") != nil {
 			c.Long += "\n\nPlaces and globs are explained in **pikokms(1)**."
 		}
+		if c.Flags().Lookup("resume") != nil {
+			c.Long += "\n\nHow long work is planned, slowed down and resumed is explained there, too."
+		}
 	}
 	for _, c := range root.Commands() {
 		for _, below := range c.Commands() { // they are all of branch-keys
@@ -74,7 +77,7 @@ func writePages(dir string, header doc.GenManHeader) error {
 			c.Long += sections(command.BranchKeysManual)
 		}
 	}
-	root.Long = escape(root.Long) + sections(command.Places+command.Manual)
+	root.Long = escape(root.Long) + sections(command.Places+command.LongWork+command.Manual)
 	return doc.GenManTree(root, &header, dir)
 }
 

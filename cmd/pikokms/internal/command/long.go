@@ -1,0 +1,249 @@
+package command
+
+import (
+	"errors"
+	"fmt"
+	"iter"
+	"math"
+	"net/url"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+	"golang.org/x/time/rate"
+
+	"piko.sh/pikokms/provider/local"
+	"piko.sh/pikokms/service"
+)
+
+// LongWork says how long work is planned, slowed down and resumed. It is a part of the usage of
+// every command that works on several objects with keys, and of its man page.
+const LongWork = `
+Long work:
+  The objects are listed before the work begins. Commands that write show with
+  --dry-run what there is to do: each object is looked at, and none is changed.
+  --resume FILE keeps in FILE which objects are done. After an interruption, a
+  crash or a kill, the same command line goes on: no object is done twice, none is
+  left out. It works on the objects that were listed at first, tries those that
+  failed again, and removes FILE when all are done. Another job is refused.
+  SIGINT and SIGTERM let objects that are being worked on be finished, and a
+  second one stops at once; either way no object is left half-written.
+  What fails for a while (throttling, faults of a service, lost connections) is
+  tried up to 5 times, at growing intervals.
+  Each object takes a call of AWS KMS, and to rewrap takes two. --kms-rate bounds
+  the calls in a second, over all jobs; KMS's own quota is shared by all that use
+  keys in the account and Region. --cache-data-keys uses a data key for up to 5
+  minutes, 1,048,576 objects and 1 TiB: it takes a few calls for all objects that
+  one command encrypted. But who gets such a data key opens all those objects, and
+  AWS CloudTrail has one entry for them. It does nothing for local keys, signed
+  messages, and encryption under several keys.
+  --report FILE has a line of JSON for each object: name, result, bytes, reason. If
+  the work was resumed, it also has what earlier runs did.
+`
+
+// longWork is how long work is done.
+type longWork struct {
+	report    string
+	resume    string
+	kmsRate   float64
+	cacheKeys bool
+
+	command *cobra.Command
+	keys    []*key   // all KEYs of the command
+	about   []string // each KEY after its flag
+	limiter *rate.Limiter
+	journal *journal
+	goesOn  bool // without a journal, the same command line goes on where it was interrupted
+}
+
+// addLong adds the flags.
+func (l *longWork) addLong(command *cobra.Command) {
+	flags := command.Flags()
+	flags.StringVar(&l.resume, "resume", "", "keep in this `FILE` which objects are done, and go on where it says")
+	flags.Float64Var(&l.kmsRate, "kms-rate", 0, "at most so many `CALLS` of key services in a second; 0 is no bound")
+	flags.BoolVar(&l.cacheKeys, "cache-data-keys", false, "use a data key for many objects: fewer calls, but it opens them all")
+	flags.StringVar(&l.report, "report", "", "write a line of JSON for each object to this `FILE`")
+}
+
+// use has the KEYs of a flag used for many objects.
+func (l *longWork) use(flag string, keys []*key) error {
+	if l.kmsRate < 0 || math.IsNaN(l.kmsRate) || math.IsInf(l.kmsRate, 0) {
+		return usageError{fmt.Errorf("--kms-rate is %v; give the calls in a second, or 0 for no bound", l.kmsRate)}
+	}
+	if l.limiter == nil && l.kmsRate > 0 {
+		l.limiter = rate.NewLimiter(rate.Limit(l.kmsRate), 1)
+	}
+	for _, k := range keys {
+		l.keys, l.about = append(l.keys, k), append(l.about, flag+" "+k.identity())
+		if !k.isRemote() {
+			continue
+		}
+		k.limiter, k.patient = l.limiter, true
+		if l.cacheKeys {
+			k.cached = service.NewCachedKeyring(asking{k}, service.CacheLimits{})
+		}
+	}
+	return nil
+}
+
+// identity returns what tells a KEY from others, without what may be another in the next run.
+func (k *key) identity() string {
+	u, err := url.Parse(k.text)
+	if err != nil {
+		return k.text
+	}
+	if u.Scheme == local.Scheme && u.Opaque != "" {
+		if absolute, err := filepath.Abs(u.Opaque); err == nil {
+			u.Opaque = absolute
+		}
+	}
+	query := u.Query()
+	query.Del("grant-tokens")
+	query.Del("profile")
+	u.RawQuery = query.Encode()
+	return u.String()
+}
+
+// howFlags are the flags that say how the work is done, and not what is done. Those of keys and of
+// OUT are told in another way.
+var howFlags = []string{"jobs", "resume", "report", "kms-rate", "kms-timeout", "cache-data-keys", "key", "to", "out", "help"}
+
+// job describes the command line, for the journal.
+func (l *longWork) job(p *plan, texts []string) journaledJob {
+	verb := l.command.Name()
+	what := append([]string{verb}, l.about...)
+	l.command.LocalNonPersistentFlags().VisitAll(func(f *pflag.Flag) {
+		if f.Changed && !slices.Contains(howFlags, f.Name) {
+			what = append(what, "--"+f.Name+" "+f.Value.String())
+		}
+	})
+	about := []string{verb}
+	for i, text := range texts {
+		what, about = append(what, "from "+absolute(text)), append(about, p.places[i].name)
+	}
+	if out := l.command.Flags().Lookup("out"); out != nil && out.Changed {
+		what = append(what, "to "+absolute(out.Value.String()))
+	}
+	return newJournaledJob(strings.Join(about, " "), what)
+}
+
+// absolute returns the name of a place that it has in every folder.
+func absolute(text string) string {
+	if text == "-" || strings.Contains(text, "://") {
+		return text
+	}
+	if path, err := filepath.Abs(text); err == nil {
+		return path
+	}
+	return text
+}
+
+// openJournal opens the journal if there is to be one, and loads its plan if it has one.
+func (l *longWork) openJournal(p *plan, texts []string) (planned bool, err error) {
+	if l.resume == "" {
+		return false, nil
+	}
+	if slices.ContainsFunc(p.places, (*place).isStandardInput) {
+		return false, usageError{errors.New("--resume is no use for standard input, which is read once")}
+	}
+	if l.journal, err = openJournal(l.resume, l.job(p, texts)); err != nil {
+		return false, err
+	}
+	return l.journal.loadPlan(p)
+}
+
+func (l *longWork) closeJournal(finished bool) error {
+	if l.journal == nil {
+		return nil
+	}
+	j := l.journal
+	l.journal = nil
+	return j.close(finished)
+}
+
+// restore reports what the journal says of earlier runs, and returns the objects that are left.
+func (l *longWork) restore(p *plan, m *monitor, report *reportFile) (iter.Seq[item], error) {
+	if l.journal == nil || !l.journal.again {
+		return p.all(), nil
+	}
+	done := make([]uint64, p.objects/64+1) // a bit for each object
+	isDone := func(index int64) bool { return done[index/64]&(1<<(index%64)) != 0 }
+	next, stop := iter.Pull(p.all())
+	defer stop()
+	var i item
+	ok, begun := false, false
+	err := l.journal.outcomes(func(o journaledOutcome) error {
+		if o.Result == resultFailed {
+			return nil // it is tried again
+		}
+		for !begun || ok && i.index < o.index {
+			i, ok = next()
+			begun = true
+		}
+		if !ok || i.index != o.index {
+			return errPlan
+		}
+		done[o.index/64] |= 1 << (o.index % 64)
+		o.Name = i.title()
+		m.addBefore(o.outcome, i)
+		return report.write(o.outcome)
+	})
+	if err != nil {
+		return nil, err
+	}
+	begunBefore := l.journal.job.Begun
+	return func(yield func(item) bool) {
+		for i := range p.all() {
+			if isDone(i.index) {
+				continue
+			}
+			i.since = begunBefore
+			if !yield(i) {
+				return
+			}
+		}
+	}, nil
+}
+
+// price is what a request of AWS KMS about a symmetric key costs in US dollars: $0.03 for 10,000
+// (AWS Key Management Service Pricing, https://aws.amazon.com/kms/pricing/). The free tier and the
+// prices of asymmetric keys are others.
+const price = 0.03 / 10_000
+
+// cost says how often key services were asked for data keys in this run, and what AWS asks for it.
+func (l *longWork) cost() string {
+	calls, ofAWS := int64(0), int64(0)
+	for _, k := range l.keys {
+		n := k.calls.Load()
+		calls += n
+		if k.isAWS() {
+			ofAWS += n
+		}
+	}
+	if calls == 0 {
+		return ""
+	}
+	text := ", " + count(calls, "KMS call")
+	if ofAWS > 0 {
+		text += fmt.Sprintf(" ($%s)", strings.TrimRight(fmt.Sprintf("%.6f", float64(ofAWS)*price), "0"))
+	}
+	return text
+}
+
+// advice says how interrupted work goes on.
+func (l *longWork) advice() string {
+	if l.journal != nil || l.goesOn {
+		return "the same command line goes on"
+	}
+	return "with --resume FILE, a command line can go on where it was interrupted"
+}
+
+// failedAdvice says how failed objects are tried again.
+func (l *longWork) failedAdvice() string {
+	if l.journal != nil {
+		return "; the same command line tries those that failed again"
+	}
+	return ""
+}

@@ -1,0 +1,212 @@
+package command
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+)
+
+// item is an object to work on.
+type item struct {
+	place *place
+	key   string
+	index int64 // in the plan, from 0
+	size  int64 // in bytes, as listed; -1 if it is not known
+
+	since time.Time   // when work on it may have begun before; zero if this is the first try
+	tell  func(n int) // is to be called with each number of bytes that are read of it
+}
+
+func (i item) title() string { return i.place.title(i.key) }
+
+// plan is the objects to work on, as they were listed before the work began. Names that follow each
+// other have much in common, and a name is stored without what it has in common with the one
+// before: a million of them take some tens of MiB.
+type plan struct {
+	places         []*place
+	objects, bytes int64
+
+	blocks   [][]byte
+	inBlock  int    // names in the last block
+	previous string // the name before
+}
+
+// namesInBlock is after how many names one is stored whole.
+const namesInBlock = 1000
+
+// add adds an object of the place of this number.
+func (p *plan) add(place int, key string, size int64) {
+	if len(p.blocks) == 0 || p.inBlock == namesInBlock {
+		p.blocks = append(p.blocks, make([]byte, 0, 16<<10))
+		p.inBlock, p.previous = 0, ""
+	}
+	shared := 0
+	for shared < min(len(key), len(p.previous)) && key[shared] == p.previous[shared] {
+		shared++
+	}
+	b := &p.blocks[len(p.blocks)-1]
+	*b = binary.AppendUvarint(*b, uint64(place))
+	*b = binary.AppendUvarint(*b, uint64(shared))
+	*b = binary.AppendUvarint(*b, uint64(len(key)-shared))
+	*b = append(*b, key[shared:]...)
+	*b = binary.AppendVarint(*b, size)
+	p.inBlock, p.previous = p.inBlock+1, key
+	p.objects++
+	p.bytes += max(size, 0)
+}
+
+// errPlan means that blocks of a plan, which a journal holds, are not what add made.
+var errPlan = errors.New("its plan is damaged")
+
+// load sets the blocks of a plan, and counts what is in them.
+func (p *plan) load(blocks [][]byte) error {
+	p.blocks = blocks
+	for _, b := range blocks {
+		objects, bytes, err := p.walk(b, p.objects, func(item) bool { return true })
+		if err != nil {
+			return err
+		}
+		p.objects += objects
+		p.bytes += bytes
+	}
+	p.inBlock = namesInBlock // a further name begins a block
+	return nil
+}
+
+// walk yields the objects of a block whose first one has this index.
+func (p *plan) walk(b []byte, first int64, yield func(item) bool) (objects, bytes int64, err error) {
+	previous := []byte(nil)
+	for len(b) > 0 {
+		var fields [3]uint64
+		for i := range fields {
+			n := 0
+			if fields[i], n = binary.Uvarint(b); n <= 0 {
+				return 0, 0, errPlan
+			}
+			b = b[n:]
+		}
+		place, shared, length := fields[0], fields[1], fields[2]
+		if place >= uint64(len(p.places)) || shared > uint64(len(previous)) || length > uint64(len(b)) {
+			return 0, 0, errPlan
+		}
+		previous = append(previous[:shared], b[:length]...)
+		size, n := binary.Varint(b[length:])
+		if n <= 0 {
+			return 0, 0, errPlan
+		}
+		b = b[length+uint64(n):]
+		if !yield(item{place: p.places[place], key: string(previous), index: first + objects, size: size}) {
+			return objects, bytes, nil
+		}
+		objects++
+		bytes += max(size, 0)
+	}
+	return objects, bytes, nil
+}
+
+// all yields the objects in the order in which they were added.
+func (p *plan) all() iter.Seq[item] {
+	return func(yield func(item) bool) {
+		first, more := int64(0), true
+		for _, b := range p.blocks {
+			n, _, _ := p.walk(b, first, func(i item) bool { // blocks are whole, add made them or load walked them
+				more = yield(i)
+				return more
+			})
+			if !more {
+				return
+			}
+			first += n
+		}
+	}
+}
+
+// isMany tells whether OUT must have room for several objects.
+func (p *plan) isMany() bool { return p.places[0].isMany() }
+
+// Close closes the places.
+func (p *plan) Close() {
+	for _, place := range p.places {
+		_ = place.Close()
+	}
+}
+
+// list adds the objects of a place that are wanted.
+func (p *plan) list(ctx context.Context, place int, wanted func(key string) bool) error {
+	at := p.places[place]
+	for l, err := range at.list(ctx) {
+		if err != nil {
+			return fmt.Errorf("%s: %w", at.name, err)
+		}
+		if !at.isMany() {
+			p.add(place, l.key, l.size)
+			continue
+		}
+		// Consoles of clouds make empty objects of such names to show a folder.
+		if !strings.HasSuffix(l.key, "/") && wanted(l.key) {
+			p.add(place, l.key, l.size)
+		}
+	}
+	return nil
+}
+
+// listed is an object of a listing.
+type listed struct {
+	key  string
+	size int64 // in bytes; -1 if it is not known
+}
+
+// list yields the objects of a place.
+func (p *place) list(ctx context.Context) iter.Seq2[listed, error] {
+	return func(yield func(listed, error) bool) {
+		switch {
+		case !p.isMany():
+			size := int64(-1)
+			if info, err := os.Stat(p.path); p.path != "" && err == nil && info.Mode().IsRegular() {
+				size = info.Size()
+			}
+			if p.bucket != nil {
+				if a, err := p.bucket.Attributes(ctx, p.only); err == nil {
+					size = a.Size
+				}
+			}
+			yield(listed{p.only, size}, nil)
+		case p.bucket != nil:
+			p.listBucket(ctx, yield)
+		default:
+			for key, err := range p.folder.List(ctx, "") {
+				size := int64(-1)
+				if info, statErr := os.Lstat(filepath.Join(p.name, filepath.FromSlash(key))); err == nil && statErr == nil {
+					size = info.Size()
+				}
+				if !yield(listed{key, size}, err) {
+					return
+				}
+			}
+		}
+	}
+}
+
+func (p *place) listBucket(ctx context.Context, yield func(listed, error) bool) {
+	objects := p.bucket.List(nil)
+	for {
+		object, err := objects.Next(ctx)
+		if err == io.EOF {
+			return
+		}
+		if err != nil {
+			yield(listed{}, err)
+			return
+		}
+		if !yield(listed{object.Key, object.Size}, nil) {
+			return
+		}
+	}
+}

@@ -1,0 +1,109 @@
+package pikokms
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"iter"
+	"path/filepath"
+	"sort"
+	"strings"
+)
+
+// List implements Storage. It yields the keys in lexical order.
+func (f *Folder) List(ctx context.Context, prefix string) iter.Seq2[string, error] {
+	return func(yield func(string, error) bool) {
+		if _, err := f.list(ctx, "", prefix, yield); err != nil {
+			yield("", fmt.Errorf("folder storage: list %s: %w", prefix, err))
+		}
+	}
+}
+
+// list yields the keys that begin with prefix and with dir, which is empty or ends in a slash. It
+// returns false if yield did.
+func (f *Folder) list(ctx context.Context, dir, prefix string, yield func(string, error) bool) (more bool, err error) {
+	here, err := f.names(dir)
+	if errors.Is(err, fs.ErrNotExist) && dir != "" {
+		return true, nil // it was removed meanwhile
+	}
+	if err != nil {
+		return false, err
+	}
+	for i := range here.starts {
+		if err := ctx.Err(); err != nil {
+			return false, err
+		}
+		name := string(here.name(i))
+		key := dir + name
+		switch below := strings.HasSuffix(name, "/"); {
+		case below && (strings.HasPrefix(key, prefix) || strings.HasPrefix(prefix, key)):
+			more, err = f.list(ctx, key, prefix, yield)
+		case below:
+			continue
+		case isTemporary(name):
+			f.sweep(filepath.FromSlash(key))
+			continue
+		case strings.HasPrefix(key, prefix):
+			more = yield(key, nil)
+		default:
+			continue
+		}
+		if !more || err != nil {
+			return false, err
+		}
+	}
+	return true, nil
+}
+
+// names are those of the files and folders in a folder, in lexical order. Those of folders end in a
+// slash. They are in one piece of memory: a folder may have a million, of which fs.ReadDir makes
+// hundreds of MiB.
+type names struct {
+	text   []byte
+	starts []int // of each name in text
+	ends   []int
+}
+
+func (n *names) name(i int) []byte  { return n.text[n.starts[i]:n.ends[i]] }
+func (n *names) Len() int           { return len(n.starts) }
+func (n *names) Less(i, j int) bool { return bytes.Compare(n.name(i), n.name(j)) < 0 }
+
+// Swap implements sort.Interface.
+func (n *names) Swap(i, j int) {
+	n.starts[i], n.starts[j] = n.starts[j], n.starts[i]
+	n.ends[i], n.ends[j] = n.ends[j], n.ends[i]
+}
+
+// names returns what is in a folder below the root.
+func (f *Folder) names(dir string) (*names, error) {
+	folder, err := f.root.Open(filepath.FromSlash("./" + dir))
+	if err != nil {
+		return nil, err
+	}
+	defer folder.Close() // only read
+	n := new(names)
+	for {
+		entries, err := folder.ReadDir(1000)
+		for _, entry := range entries {
+			if !entry.IsDir() && !entry.Type().IsRegular() {
+				continue
+			}
+			n.starts = append(n.starts, len(n.text))
+			n.text = append(n.text, entry.Name()...)
+			if entry.IsDir() {
+				n.text = append(n.text, '/')
+			}
+			n.ends = append(n.ends, len(n.text))
+		}
+		if err == io.EOF {
+			sort.Sort(n)
+			return n, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+}
