@@ -48,7 +48,7 @@ func New(p provider.EncryptionProvider, c Config) *Service {
 			c.OnStateChange(from, to)
 		}
 	})
-	s.instruments = newInstruments(c.Telemetry, s)
+	s.instruments = newInstruments(c.Telemetry, s.Type(), s.State)
 	if c.Cache != nil {
 		s.cache = newCache(broken{s}, *c.Cache)
 		s.cache.note = s.instruments.countCached
