@@ -81,8 +81,8 @@ func TestKeyringReports(t *testing.T) {
 		}
 	}
 	require.Equal(t, map[string]int64{
-		"pikokms.encrypted ":                   1000,
-		"pikokms.decrypted ":                   3000,
+		"pikokms.encrypted ":                  1000,
+		"pikokms.decrypted ":                  3000,
 		"pikokms.data_key_cache miss":         int64(2 + 2*service.Failures),
 		"pikokms.data_key_cache hit":          2,
 		"pikokms.key_service.duration ok":     2,
