@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"runtime"
 	"strings"
@@ -25,7 +26,7 @@ type each struct {
 // add adds the flags.
 func (e *each) add(command *cobra.Command) {
 	flags := command.Flags()
-	e.given = flags.Changed
+	e.given = func(flag string) bool { return isGiven(flags, flag) }
 	flags.StringArrayVar(&e.include, "include", nil, "take only objects that this `GLOB` matches; may be repeated")
 	flags.StringArrayVar(&e.exclude, "exclude", nil, "leave out objects that this `GLOB` matches; may be repeated")
 	flags.IntVar(&e.jobs, "jobs", 4*runtime.GOMAXPROCS(0), "the number of objects that are worked on side by side")
@@ -201,11 +202,15 @@ func (e *each) run(ctx context.Context, word string, items []item, calls func() 
 		}
 		sum.add(o)
 		if o.Reason != "" {
-			fmt.Fprintf(os.Stderr, "pikokms: %s %s: %s\n", o.Result, printable(o.Name), o.Reason)
+			level := slog.LevelError
+			if o.Result == "skipped" {
+				level = slog.LevelInfo
+			}
+			say(level, fmt.Sprintf("%s %s: %s", o.Result, printable(o.Name), o.Reason), "object", o.Name, "result", o.Result, "reason", o.Reason)
 		}
 		if now := time.Now(); now.Sub(shown) >= progressInterval {
 			shown = now
-			fmt.Fprintf(os.Stderr, "pikokms: %s, of %d\n", sum.text(word), len(items))
+			say(slog.LevelInfo, fmt.Sprintf("%s, of %d", sum.text(word), len(items)))
 		}
 		if report != nil {
 			if err := report.Encode(o); err != nil {
@@ -222,7 +227,7 @@ func (e *each) run(ctx context.Context, word string, items []item, calls func() 
 	if err == nil && sum.failed > 0 {
 		return errors.New(text)
 	}
-	fmt.Fprintf(os.Stderr, "pikokms: %s\n", text)
+	say(slog.LevelInfo, text)
 	return err
 }
 

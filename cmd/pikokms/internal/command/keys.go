@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/url"
 	"os"
@@ -21,6 +22,7 @@ import (
 	"piko.sh/pikokms/provider"
 	"piko.sh/pikokms/provider/awskms"
 	"piko.sh/pikokms/provider/local"
+	"piko.sh/pikokms/service"
 )
 
 const keyVariable = "PIKOKMS_KEY"
@@ -52,7 +54,11 @@ file can decrypt, and without it nothing can be decrypted: keep a copy.`,
 				slashed = "/" + slashed // On Windows it begins with the letter of a drive.
 			}
 			u := url.URL{Scheme: local.Scheme, Path: slashed}
-			fmt.Fprintf(os.Stderr, "The key is in %s\nUse it as      %s\n", absolute, &u)
+			if isTextLog() {
+				fmt.Fprintf(os.Stderr, "The key is in %s\nUse it as      %s\n", absolute, &u)
+				return nil
+			}
+			say(slog.LevelInfo, "made a key", "file", absolute, "key", u.String())
 			return nil
 		},
 	}
@@ -68,6 +74,8 @@ type key struct {
 	open    func(context.Context) (provider.Keyring, error)
 	timeout time.Duration // the time for an answer of the key service, retries included
 	calls   atomic.Int64  // of its key service, but for those that open it
+
+	whole *service.Keyring // asks the KEY, with telemetry and, if there is one, a cache of data keys
 
 	mu      sync.Mutex
 	keyring provider.Keyring // nil until it is opened
@@ -128,20 +136,12 @@ func ask[T any](ctx context.Context, k *key, call func(context.Context, provider
 
 // GenerateDataKey implements provider.Keyring.
 func (k *key) GenerateDataKey(ctx context.Context, request *provider.GenerateDataKeyRequest) (*provider.DataKey, error) {
-	return ask(ctx, k, func(ctx context.Context, keyring provider.Keyring) (*provider.DataKey, error) {
-		answer, err := keyring.GenerateDataKey(ctx, request)
-		k.count(err)
-		return answer, err
-	})
+	return k.whole.GenerateDataKey(ctx, request)
 }
 
 // WrapDataKey implements provider.Keyring.
 func (k *key) WrapDataKey(ctx context.Context, dataKey *provider.SecureBytes, encryptionContext map[string]string) (header.EncryptedDataKey, error) {
-	return ask(ctx, k, func(ctx context.Context, keyring provider.Keyring) (header.EncryptedDataKey, error) {
-		answer, err := keyring.WrapDataKey(ctx, dataKey, encryptionContext)
-		k.count(err)
-		return answer, err
-	})
+	return k.whole.WrapDataKey(ctx, dataKey, encryptionContext)
 }
 
 // UnwrapDataKey implements provider.Keyring. It asks AWS KMS only about data keys that it
@@ -150,11 +150,7 @@ func (k *key) UnwrapDataKey(ctx context.Context, request *provider.UnwrapDataKey
 	if k.isRemote() && !strings.HasPrefix(request.EncryptedKey.ProviderID, "aws-kms") {
 		return nil, provider.ErrUntrustedKey
 	}
-	return ask(ctx, k, func(ctx context.Context, keyring provider.Keyring) (*provider.SecureBytes, error) {
-		answer, err := keyring.UnwrapDataKey(ctx, request)
-		k.count(err)
-		return answer, err
-	})
+	return k.whole.UnwrapDataKey(ctx, request)
 }
 
 // Type implements provider.PikoV2Keyring.
@@ -167,7 +163,38 @@ func (k *key) Type() provider.Type {
 
 // UnwrapPikoV2 implements provider.PikoV2Keyring.
 func (k *key) UnwrapPikoV2(ctx context.Context, wrapped string) (*provider.SecureBytes, error) {
-	return ask(ctx, k, func(ctx context.Context, keyring provider.Keyring) (*provider.SecureBytes, error) {
+	return k.whole.UnwrapPikoV2(ctx, wrapped)
+}
+
+// asking is a KEY that is asked for each data key, and its answers counted.
+type asking struct{ *key }
+
+func (k asking) GenerateDataKey(ctx context.Context, request *provider.GenerateDataKeyRequest) (*provider.DataKey, error) {
+	return ask(ctx, k.key, func(ctx context.Context, keyring provider.Keyring) (*provider.DataKey, error) {
+		answer, err := keyring.GenerateDataKey(ctx, request)
+		k.count(err)
+		return answer, err
+	})
+}
+
+func (k asking) WrapDataKey(ctx context.Context, dataKey *provider.SecureBytes, encryptionContext map[string]string) (header.EncryptedDataKey, error) {
+	return ask(ctx, k.key, func(ctx context.Context, keyring provider.Keyring) (header.EncryptedDataKey, error) {
+		answer, err := keyring.WrapDataKey(ctx, dataKey, encryptionContext)
+		k.count(err)
+		return answer, err
+	})
+}
+
+func (k asking) UnwrapDataKey(ctx context.Context, request *provider.UnwrapDataKeyRequest) (*provider.SecureBytes, error) {
+	return ask(ctx, k.key, func(ctx context.Context, keyring provider.Keyring) (*provider.SecureBytes, error) {
+		answer, err := keyring.UnwrapDataKey(ctx, request)
+		k.count(err)
+		return answer, err
+	})
+}
+
+func (k asking) UnwrapPikoV2(ctx context.Context, wrapped string) (*provider.SecureBytes, error) {
+	return ask(ctx, k.key, func(ctx context.Context, keyring provider.Keyring) (*provider.SecureBytes, error) {
 		old, ok := keyring.(provider.PikoV2Keyring)
 		if !ok {
 			return nil, fmt.Errorf("%w: it reads nothing from before pikokms", provider.ErrInvalidProvider)
@@ -176,14 +203,20 @@ func (k *key) UnwrapPikoV2(ctx context.Context, wrapped string) (*provider.Secur
 	})
 }
 
-// Close zeroes a local key.
+// cacheDataKeys has a data key serve several messages and readings. It is called before the first.
+func (k *key) cacheDataKeys(limits service.CacheLimits) {
+	k.whole = service.NewKeyring(asking{k}, k.Type(), service.Config{Cache: &limits, Telemetry: telemetry()})
+}
+
+// Close zeroes a local key and cached data keys.
 func (k *key) Close() error {
+	err := k.whole.Close()
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if c, ok := k.keyring.(io.Closer); ok {
-		return c.Close()
+		err = errors.Join(err, c.Close())
 	}
-	return nil
+	return err
 }
 
 // parseKeys parses the KEYs given with -k or, if there are none, in the environment. A key service
@@ -218,6 +251,7 @@ func parseKey(text string, timeout time.Duration, check bool) (*key, error) {
 		return nil, fmt.Errorf("not a URL: %w%s", err, hint)
 	}
 	k := &key{text: u.Redacted(), scheme: u.Scheme, timeout: timeout}
+	k.whole = service.NewKeyring(asking{k}, k.Type(), service.Config{Telemetry: telemetry()})
 	switch u.Scheme {
 	case awskms.Scheme:
 		c, err := awskms.ParseURL(u)

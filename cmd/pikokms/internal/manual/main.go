@@ -17,6 +17,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/spf13/cobra"
 	"github.com/spf13/cobra/doc"
 
 	"piko.sh/pikokms/cmd/pikokms/internal/command"
@@ -57,17 +58,25 @@ func writePages(dir string, header doc.GenManHeader) error {
 	root := command.New()
 	root.DisableAutoGenTag = true // it would add today's date
 	root.Use, root.DisableFlagsInUseLine = "pikokms COMMAND [ARGUMENT]...", true
+	root.Long = escape(root.Long) + sections(command.Places+command.Configuration+command.Manual)
 	for _, c := range root.Commands() {
-		c.Long = escape(c.Long)
-		if c.Flags().Lookup("key") != nil {
-			c.Long += "\n\nWhat a `KEY` is, how files are written and the exit status are in **pikokms(1)**."
-		}
-		if c.Flags().Lookup("include") != nil {
-			c.Long += "\n\nPlaces and globs are explained in **pikokms(1)**."
-		}
+		refer(c)
 	}
-	root.Long = escape(root.Long) + sections(command.Places+command.Manual)
 	return doc.GenManTree(root, &header, dir)
+}
+
+// refer has the page of a command, and those of the commands below it, refer to the root's.
+func refer(c *cobra.Command) {
+	c.Long = escape(c.Long)
+	if c.Flags().Lookup("key") != nil {
+		c.Long += "\n\nWhat a `KEY` is, how files are written and the exit status are in **pikokms(1)**."
+	}
+	if c.Flags().Lookup("include") != nil {
+		c.Long += "\n\nPlaces and globs are explained in **pikokms(1)**."
+	}
+	for _, below := range c.Commands() {
+		refer(below)
+	}
 }
 
 // escape returns a help text as Markdown that says the same.

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 	"github.com/stretchr/testify/require"
 
@@ -30,14 +31,15 @@ func TestArchiveHasManual(t *testing.T) {
 		kind, name := filepath.Base(filepath.Dir(page)), filepath.Base(page)
 		require.Equal(t, read(page), read(dir, "two", kind, name), name)
 	}
-	require.Len(t, pages, 1+len(command.New().Commands())+4)
+	commands := all(command.New())
+	require.Len(t, pages, 1+len(commands)+4)
 
 	root := read(dir, "one", "man", "pikokms.1")
-	for _, part := range []string{".SH FOLDERS AND BUCKETS", ".SH KEYS", ".SH FILES", ".SH EXIT STATUS", "PIKOKMS_KEY", "pikokms v1.2.3", "Jan 2026"} {
+	for _, part := range []string{".SH FOLDERS AND BUCKETS", ".SH CONFIGURATION", ".SH KEYS", ".SH FILES", ".SH EXIT STATUS", "PIKOKMS_KEY", "pikokms v1.2.3", "Jan 2026"} {
 		require.Contains(t, root, part)
 	}
-	for _, c := range command.New().Commands() {
-		page := read(dir, "one", "man", "pikokms-"+c.Name()+".1")
+	for _, c := range commands {
+		page := read(dir, "one", "man", strings.ReplaceAll(c.CommandPath(), " ", "-")+".1")
 		c.Flags().VisitAll(func(f *pflag.Flag) {
 			require.Contains(t, page, `\fB--`+f.Name+`\fP`, c.Name())
 		})
@@ -47,4 +49,12 @@ func TestArchiveHasManual(t *testing.T) {
 		require.Contains(t, read(dir, "one", "completions", shell), "pikokms")
 	}
 	require.Error(t, run("", "yesterday", []string{dir}))
+}
+
+// all returns the commands below a command.
+func all(c *cobra.Command) (below []*cobra.Command) {
+	for _, b := range c.Commands() {
+		below = append(append(below, b), all(b)...)
+	}
+	return below
 }
