@@ -161,7 +161,7 @@ func New() *cobra.Command {
 	addLogFormat(root)
 	takeOnce(root.PersistentFlags())
 	for _, command := range []*cobra.Command{
-		keygenCommand(), encryptCommand(), decryptCommand(), rewrapCommand(),
+		keygenCommand(), keysCommand(), encryptCommand(), decryptCommand(), rewrapCommand(),
 		verifyCommand(), catCommand(), lsCommand(), inspectCommand(),
 	} {
 		root.AddCommand(command)

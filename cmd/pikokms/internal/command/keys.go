@@ -71,6 +71,7 @@ file can decrypt, and without it nothing can be decrypted: keep a copy.`,
 type key struct {
 	text    string // the URL as given, without its secrets
 	scheme  string
+	url     *url.URL
 	open    func(context.Context) (provider.Keyring, error)
 	timeout time.Duration // the time for an answer of the key service, retries included
 	calls   atomic.Int64  // of its key service, but for those that open it
@@ -250,7 +251,7 @@ func parseKey(text string, timeout time.Duration, check bool) (*key, error) {
 		}
 		return nil, fmt.Errorf("not a URL: %w%s", err, hint)
 	}
-	k := &key{text: u.Redacted(), scheme: u.Scheme, timeout: timeout}
+	k := &key{text: u.Redacted(), scheme: u.Scheme, url: u, timeout: timeout}
 	k.whole = service.NewKeyring(asking{k}, k.Type(), service.Config{Telemetry: telemetry()})
 	switch u.Scheme {
 	case awskms.Scheme:

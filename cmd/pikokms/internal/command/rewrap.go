@@ -96,7 +96,8 @@ type moving struct {
 	names     []string
 }
 
-// moving opens the keys to move to, which are asked for one data key.
+// moving opens the keys to move to, which are asked for one data key, with the stated pairs: policies
+// may depend on them.
 func (o *options) moving(ctx context.Context, r *reading, to []string) (*moving, error) {
 	keys, err := parseKeys(to, o.timeout, true)
 	if err != nil {
@@ -121,7 +122,7 @@ func (o *options) moving(ctx context.Context, r *reading, to []string) (*moving,
 	}
 	m.decrypter = message.Decrypter{Keyrings: keyringsOf(r.keys), CommitmentPolicy: policy, AllowPikoV2: o.pikoV2, Limits: o.limits}
 	m.objects = pikokms.NewCryptoTransformer(m.encrypter, m.decrypter)
-	sample, err := m.encrypter.NewReader(ctx, strings.NewReader(""), nil)
+	sample, err := m.encrypter.NewReader(ctx, strings.NewReader(""), r.pairs)
 	if err != nil {
 		closeAll(keys)
 		return nil, err

@@ -145,4 +145,3 @@ func newMetricExporter(ctx context.Context) (sdkmetric.Exporter, error) {
 	}
 	return otlpmetrichttp.New(ctx)
 }
-
