@@ -162,7 +162,7 @@ func New() *cobra.Command {
 	takeOnce(root.PersistentFlags())
 	for _, command := range []*cobra.Command{
 		keygenCommand(), keysCommand(), encryptCommand(), decryptCommand(), rewrapCommand(),
-		verifyCommand(), catCommand(), lsCommand(), inspectCommand(),
+		verifyCommand(), catCommand(), lsCommand(), inspectCommand(), serveCommand(),
 	} {
 		root.AddCommand(command)
 		takeOnce(command.Flags())
