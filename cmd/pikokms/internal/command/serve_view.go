@@ -245,18 +245,24 @@ func typeOf(name string) string {
 	return mime.TypeByExtension(extension)
 }
 
-// The content security policies. The page may load pictures and media of the view, and has one style
-// sheet. An object's own document runs no script and belongs to no origin, so that it can't read
-// others. A PDF has no script that could, and browsers show none in a sandbox.
+// The content security policies. A page may load pictures and media of the view, and has one style
+// sheet. An object's own document runs no script, and in a sandbox it belongs to no origin, so that
+// it can't read others. Browsers play no media and show no PDF in a sandbox, and those have no
+// script that could read anything.
 const (
 	closedPolicy = "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-	objectPolicy = closedPolicy + "; img-src 'self' data:; media-src 'self'; style-src 'unsafe-inline'; sandbox"
+	mediaPolicy  = closedPolicy + "; img-src 'self' data:; media-src 'self'; style-src 'unsafe-inline'"
 	pdfPolicy    = "script-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+	objectPolicy = mediaPolicy + "; sandbox"
 )
 
+// policyFor returns the policy for an object of a content type, or of one that is not known.
 func policyFor(kind string) string {
-	if kind == "application/pdf" {
+	switch class, _, _ := strings.Cut(kind, "/"); {
+	case kind == "application/pdf":
 		return pdfPolicy
+	case class == "video", class == "audio", class == "image" && !strings.HasPrefix(kind, "image/svg"):
+		return mediaPolicy
 	}
 	return objectPolicy
 }
