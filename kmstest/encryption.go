@@ -111,6 +111,14 @@ type opened struct {
 // the one that the ciphertext names. member is the request's member that names the key.
 func (x *exchange) open(member, name, algorithm string, context map[string]string) (*opened, *failure) {
 	blob := x.input.CiphertextBlob
+	if x.ignoresCiphertext() {
+		k, failure := x.usable(member, name)
+		if failure != nil {
+			return nil, failure
+		}
+		algorithm, failure = k.algorithm(algorithm, context)
+		return &opened{key: k, algorithm: algorithm, plaintext: []byte{0}}, failure
+	}
 	if len(blob) == 0 {
 		return nil, missing("ciphertextBlob")
 	}

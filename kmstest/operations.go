@@ -1,6 +1,7 @@
 package kmstest
 
 import (
+	"slices"
 	"strings"
 	"time"
 )
@@ -10,6 +11,8 @@ type input struct {
 	KeyId       string
 	GrantTokens []string
 	DryRun      bool
+
+	DryRunModifiers []string
 
 	Plaintext, CiphertextBlob []byte
 	EncryptionAlgorithm       string
@@ -163,6 +166,12 @@ func (x *exchange) dryRun() *failure {
 		return nil
 	}
 	return fail("DryRunOperationException", "The request would have succeeded, but the DryRun option is set.")
+}
+
+// ignoresCiphertext reports whether a dry run is about permissions alone, so that its ciphertext is
+// not looked at and may be missing (KMS API Reference, Decrypt and ReEncrypt, DryRunModifiers).
+func (x *exchange) ignoresCiphertext() bool {
+	return x.input.DryRun && slices.Contains(x.input.DryRunModifiers, "IGNORE_CIPHERTEXT")
 }
 
 func (x *exchange) describeKey() (map[string]any, *failure) {

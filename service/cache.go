@@ -48,22 +48,6 @@ type cache struct {
 	closed  bool
 }
 
-// CachedKeyring is a keyring with a cache of data keys and no circuit breaker. A Service has both.
-// Data keys that it wraps for several recipients are not cached. It is safe for concurrent use.
-type CachedKeyring struct{ *cache }
-
-// NewCachedKeyring puts a cache of data keys before a keyring. Close the keyring after it.
-func NewCachedKeyring(k provider.Keyring, limits CacheLimits) *CachedKeyring {
-	return &CachedKeyring{newCache(k, limits)}
-}
-
-// Close zeroes the cached data keys. The CachedKeyring goes on working without a cache. Close
-// always returns nil.
-func (c *CachedKeyring) Close() error {
-	c.close()
-	return nil
-}
-
 // entry is a data key, or a call for one that is under way.
 type entry struct {
 	id      string

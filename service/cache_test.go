@@ -247,10 +247,10 @@ func TestWrappingPassesByTheCache(t *testing.T) {
 	}
 }
 
-func TestACachedKeyringHasNoBreaker(t *testing.T) {
+func TestAKeyringCachesWithoutABreaker(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		r := newRemote(t, 1)
-		k := service.NewCachedKeyring(r, service.CacheLimits{MaxMessages: 3})
+		k := service.NewKeyring(r, provider.TypeAWSKMS, service.Config{Cache: &service.CacheLimits{MaxMessages: 3}})
 		e, d := message.Encrypter{Keyring: k}, message.Decrypter{Keyrings: []provider.Keyring{k}}
 		for range 3 {
 			stored, err := e.Encrypt(t.Context(), []byte("text"), nil)

@@ -50,7 +50,7 @@ func New(p provider.EncryptionProvider, c Config) *Service {
 			c.OnStateChange(from, to)
 		}
 	})
-	s.instruments = newInstruments(c.Telemetry, s)
+	s.instruments = newInstruments(c.Telemetry, s.Type(), s.State)
 	if guarded, ok := p.(provider.Guarded); ok {
 		s.guardsItself = true
 		guarded.Guard(func(ctx context.Context, operation string, call func(context.Context) error) error {

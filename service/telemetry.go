@@ -55,10 +55,11 @@ type instruments struct {
 // milliseconds of a local key to a call with all its retries.
 var durations = []float64{0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30}
 
-// newInstruments makes the instruments. It reports failures to OpenTelemetry's error handler, since
-// encryption must not depend on telemetry.
-func newInstruments(t Telemetry, s *Service) *instruments {
-	i := &instruments{provider: attribute.String("provider", string(s.Type()))}
+// newInstruments makes the instruments. The state is that of the breaker, or nil if there is none.
+// It reports failures to OpenTelemetry's error handler, since encryption must not depend on
+// telemetry.
+func newInstruments(t Telemetry, kind provider.Type, state func() State) *instruments {
+	i := &instruments{provider: attribute.String("provider", string(kind))}
 	if t.TracerProvider != nil {
 		i.tracer = t.TracerProvider.Tracer(scope)
 	}
@@ -66,7 +67,7 @@ func newInstruments(t Telemetry, s *Service) *instruments {
 		return i
 	}
 	meter := t.MeterProvider.Meter(scope)
-	var failures [6]error
+	var failures [5]error
 	i.duration, failures[0] = meter.Float64Histogram("pikokms.key_service.duration", metric.WithUnit("s"),
 		metric.WithDescription("Calls of the key service, refused ones too"), metric.WithExplicitBucketBoundaries(durations...))
 	i.encrypted, failures[1] = meter.Int64Counter("pikokms.encrypted", metric.WithUnit("By"),
@@ -75,17 +76,25 @@ func newInstruments(t Telemetry, s *Service) *instruments {
 		metric.WithDescription("Bytes decrypted under data keys"))
 	i.cached, failures[3] = meter.Int64Counter("pikokms.data_key_cache", metric.WithUnit("{request}"),
 		metric.WithDescription("Data keys asked for"))
-	state, err := meter.Int64ObservableGauge("pikokms.breaker.state", metric.WithDescription("0 closed, 1 half-open, 2 open"))
-	if failures[4] = err; err == nil {
-		i.gauge, failures[5] = meter.RegisterCallback(func(_ context.Context, o metric.Observer) error {
-			o.ObserveInt64(state, int64(s.State()), metric.WithAttributes(i.provider))
-			return nil
-		}, state)
+	if state != nil {
+		i.gauge, failures[4] = i.observe(meter, state)
 	}
 	if err := errors.Join(failures[:]...); err != nil {
 		otel.Handle(err)
 	}
 	return i
+}
+
+// observe has a meter report the breaker's state.
+func (i *instruments) observe(meter metric.Meter, state func() State) (metric.Registration, error) {
+	gauge, err := meter.Int64ObservableGauge("pikokms.breaker.state", metric.WithDescription("0 closed, 1 half-open, 2 open"))
+	if err != nil {
+		return nil, err
+	}
+	return meter.RegisterCallback(func(_ context.Context, o metric.Observer) error {
+		o.ObserveInt64(gauge, int64(state()), metric.WithAttributes(i.provider))
+		return nil
+	}, gauge)
 }
 
 // call begins a span. It returns a function that ends the span, with the call's error and the

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"maps"
 	"os"
 	"slices"
@@ -70,7 +71,7 @@ items are named on standard error, and the exit status is then 1.`,
 			for d, err := range store.List(ctx) {
 				if isAboutItem(err) {
 					damaged++
-					fmt.Fprintf(os.Stderr, "pikokms: %s\n", explain(namingBranchKey("", err)))
+					say(slog.LevelError, explain(namingBranchKey("", err)))
 					continue
 				}
 				if err != nil {

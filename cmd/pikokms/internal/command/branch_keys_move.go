@@ -4,7 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
+	"log/slog"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -127,7 +127,7 @@ func (j *branchKeyJob) each(ctx context.Context, ids []string, n *tally, work fu
 			}
 		}
 		n.failed.Add(1)
-		n.shown.say("pikokms: failed " + explain(err))
+		n.shown.say(slog.LevelError, "failed "+explain(err))
 		return nil
 	})
 }
@@ -182,7 +182,7 @@ calls for each item: a branch key has one for each version, and two more.`,
 func (j *branchKeyJob) move(ctx context.Context, store *branchkey.Store, ids []string) error {
 	begin := time.Now()
 	var n tally
-	n.shown = showLine(func() string { return fmt.Sprintf("pikokms: %s, of %d", n.movedText(), n.total.Load()) })
+	n.shown = showLine(func() string { return fmt.Sprintf("%s, of %d", n.movedText(), n.total.Load()) })
 	err := j.run(ctx, store, ids, &n, func(id string) error {
 		// After a conflict Move begins anew, and says so by what is moved already.
 		before, first := 0, true
@@ -201,13 +201,13 @@ func (j *branchKeyJob) move(ctx context.Context, store *branchkey.Store, ids []s
 	took := time.Since(begin).Round(time.Millisecond)
 	switch {
 	case err != nil:
-		fmt.Fprintf(os.Stderr, "pikokms: %s, of %d; the same command line goes on from here\n", n.movedText(), n.total.Load())
+		say(slog.LevelInfo, fmt.Sprintf("%s, of %d; the same command line goes on from here", n.movedText(), n.total.Load()))
 		return err
 	case n.failed.Load() > 0:
 		return fmt.Errorf("%s, %d failed, in %v; the same command line tries again", n.movedText(), n.failed.Load(), took)
 	}
-	fmt.Fprintf(os.Stderr, "pikokms: %s, and checked that they are under %s and nothing is left under another key, in %v\n",
-		n.movedText(), printable(store.KeyARN()), took)
+	say(slog.LevelInfo, fmt.Sprintf("%s, and checked that they are under %s and nothing is left under another key, in %v",
+		n.movedText(), printable(store.KeyARN()), took))
 	return nil
 }
 
@@ -247,7 +247,7 @@ func (j *branchKeyJob) check(ctx context.Context, store *branchkey.Store, ids []
 	begin := time.Now()
 	var n tally
 	n.shown = showLine(func() string {
-		return fmt.Sprintf("pikokms: %s, of %d, %d failed", n.checkedText(), n.total.Load(), n.failed.Load())
+		return fmt.Sprintf("%s, of %d, %d failed", n.checkedText(), n.total.Load(), n.failed.Load())
 	})
 	err := j.run(ctx, store, ids, &n, func(id string) error { return store.Check(ctx, id) })
 	n.shown.close()
@@ -262,6 +262,6 @@ func (j *branchKeyJob) check(ctx context.Context, store *branchkey.Store, ids []
 	default:
 		text += ": genuine, complete and under " + printable(store.KeyARN())
 	}
-	fmt.Fprintf(os.Stderr, "pikokms: %s, in %v\n", text, took)
+	say(slog.LevelInfo, fmt.Sprintf("%s, in %v", text, took))
 	return nil
 }

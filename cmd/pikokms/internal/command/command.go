@@ -6,9 +6,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"os/signal"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 	"unicode"
@@ -114,7 +116,7 @@ func Main() {
 	}
 	close(stopping.asked)
 	if stopping.finishing.Load() {
-		fmt.Fprintln(os.Stderr, "pikokms: finishing the objects that are being worked on; a second signal stops at once")
+		say(slog.LevelInfo, "finishing the objects that are being worked on; a second signal stops at once")
 		select {
 		case c := <-code:
 			os.Exit(c)
@@ -123,23 +125,45 @@ func Main() {
 	}
 	cancel()
 	signal.Reset() // From here on a further signal kills the process.
+	if endsByItself.Load() {
+		os.Exit(<-code)
+	}
 	select {
 	case c := <-code:
 		os.Exit(c)
 	case <-time.After(250 * time.Millisecond):
-		// The command waits for a pipe or a terminal, and nothing can interrupt that.
-		os.Exit(fail(ctx, ctx.Err()))
+		// The command waits for a pipe or a terminal, and nothing can interrupt that. Or it exports
+		// the rest of its telemetry, which is waited for.
+		c := fail(ctx, ctx.Err())
+		flushTelemetry()
+		os.Exit(c)
 	}
 }
+
+// endsByItself tells that the command ends what it does after a signal, and bounds the time of that.
+var endsByItself atomic.Bool
 
 // run runs the command line and returns the exit status.
 func run(ctx context.Context, arguments []string) int {
 	root := New()
-	parsed := false // What cobra refuses before this is true is wrong usage.
-	root.PersistentPreRun = func(*cobra.Command, []string) { parsed = true }
+	_ = setLogFormat(logFormatOf(arguments)) // It is one of the known formats.
+	parsed := false                          // What fails before this is true is wrong usage.
+	root.PersistentPreRunE = func(command *cobra.Command, _ []string) error {
+		if isConfigurable(command) {
+			if err := configure(command); err != nil {
+				return err
+			}
+		}
+		if err := setLogFormat(command.Flags().Lookup(logFormatFlag).Value.String()); err != nil {
+			return err
+		}
+		parsed = true
+		return startTelemetry(ctx)
+	}
+	defer flushTelemetry()
 	root.SetArgs(arguments)
 	if len(arguments) == 0 {
-		return misuse(root, errors.New("no command; there are keygen, encrypt, decrypt, rewrap, verify, cat, ls, inspect and branch-keys"))
+		return misuse(root, errors.New("no command; there are "+commandNames(root)))
 	}
 	command, err := root.ExecuteContextC(ctx)
 	if err == nil {
@@ -166,15 +190,43 @@ func New() *cobra.Command {
 	root.SetUsageTemplate(root.UsageTemplate() +
 		`{{if or (not .HasParent) (.Flags.Lookup "include")}}` + Places + `{{end}}` +
 		`{{if or (not .HasParent) (.Flags.Lookup "resume")}}` + LongWork + `{{end}}` +
+		`{{if not .HasParent}}` + Configuration + `{{end}}` +
 		`{{if or (not .HasParent) (.Flags.Lookup "key")}}` + Manual + `{{end}}`)
-	root.AddCommand(keygenCommand(), encryptCommand(), decryptCommand(), rewrapCommand(), verifyCommand(), catCommand(), lsCommand(), inspectCommand(), branchKeysCommand())
-	for _, command := range root.Commands() {
+	root.PersistentFlags().String(configFlag, "", "take flags from this `FILE`, in TOML")
+	addLogFormat(root)
+	takeOnce(root.PersistentFlags())
+	for _, command := range []*cobra.Command{
+		keygenCommand(), keysCommand(), encryptCommand(), decryptCommand(), rewrapCommand(),
+		verifyCommand(), catCommand(), lsCommand(), inspectCommand(), serveCommand(), branchKeysCommand(),
+	} {
+		root.AddCommand(command)
 		takeOnce(command.Flags())
 		for _, below := range command.Commands() {
 			takeOnce(below.Flags())
 		}
 	}
 	return root
+}
+
+// commandNames returns the names of the commands, in a sentence.
+func commandNames(root *cobra.Command) string {
+	var names []string
+	for _, command := range root.Commands() {
+		names = append(names, command.Name())
+	}
+	last := len(names) - 1
+	return strings.Join(names[:last], ", ") + " and " + names[last]
+}
+
+// isConfigurable tells whether flags of a command may be configured. Those of cobra's own commands,
+// which complete words, may not: a mistake in the configuration must not keep them from it.
+func isConfigurable(command *cobra.Command) bool {
+	for c := command; c != nil; c = c.Parent() {
+		if c.Name() == "completion" || strings.HasPrefix(c.Name(), "__") {
+			return false
+		}
+	}
+	return true
 }
 
 // takeOnce makes flags that hold one value refuse a second one, which would silently replace the
@@ -207,7 +259,12 @@ type usageError struct{ error }
 
 // misuse reports a mistake on the command line, and returns the exit status.
 func misuse(command *cobra.Command, err error) int {
-	fmt.Fprintf(os.Stderr, "pikokms: %s\nRun '%s --help' for usage.\n", strings.TrimSpace(err.Error()), command.CommandPath())
+	text, help := strings.TrimSpace(err.Error()), fmt.Sprintf("Run '%s --help' for usage.", command.CommandPath())
+	if isTextLog() {
+		fmt.Fprintf(os.Stderr, "pikokms: %s\n%s\n", text, help)
+	} else {
+		say(slog.LevelError, text, "help", help)
+	}
 	return 2
 }
 
@@ -220,7 +277,7 @@ func fail(ctx context.Context, err error) int {
 	if ctx.Err() == nil { // else whatever failed, failed for that
 		text = explain(err)
 	}
-	fmt.Fprintf(os.Stderr, "pikokms: %s\n", text)
+	say(slog.LevelError, text)
 	return 1
 }
 

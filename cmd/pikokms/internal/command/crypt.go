@@ -86,8 +86,8 @@ func encryptCommand() *cobra.Command {
 	command := &cobra.Command{
 		Use:   "encrypt [-k KEY]... [-c NAME=VALUE]... [--compress FORMAT] [--in-place | -o OUT] [-f] [IN]",
 		Short: "Encrypt a file or a stream, a folder or a bucket",
-		Long: `Encrypt makes an AWS Encryption SDK message of IN. With several keys, the first
-makes the data key, and each of them can decrypt alone.
+		Long: `Encrypt makes an AWS Encryption SDK message of IN. With several keys, each
+of them wraps the data key, and can decrypt alone.
 
 The pairs that -c states, the encryption context, are authenticated but not
 secret: the message and AWS CloudTrail show them. The message requires a pair

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"log/slog"
 	"os"
 	"runtime"
 	"runtime/debug"
@@ -26,7 +27,8 @@ type each struct {
 // add adds the flags.
 func (e *each) add(command *cobra.Command) {
 	flags := command.Flags()
-	e.given, e.command = flags.Changed, command
+	e.given = func(flag string) bool { return isGiven(flags, flag) }
+	e.command = command
 	flags.StringArrayVar(&e.include, "include", nil, "take only objects that this `GLOB` matches; may be repeated")
 	flags.StringArrayVar(&e.exclude, "exclude", nil, "leave out objects that this `GLOB` matches; may be repeated")
 	flags.IntVar(&e.jobs, "jobs", 4*runtime.GOMAXPROCS(0), "the number of objects that are worked on side by side")
@@ -219,7 +221,7 @@ func (e *each) run(ctx context.Context, word string, p *plan, work func(context.
 		err = errors.New(text + e.failedAdvice())
 	default:
 		finished = err == nil
-		fmt.Fprintf(os.Stderr, "pikokms: %s\n", text)
+		say(slog.LevelInfo, text)
 	}
 	return err
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"maps"
 	"net"
 	"net/url"
@@ -59,7 +60,11 @@ file can decrypt, and without it nothing can be decrypted: keep a copy.`,
 				slashed = "/" + slashed // On Windows it begins with the letter of a drive.
 			}
 			u := url.URL{Scheme: local.Scheme, Path: slashed}
-			fmt.Fprintf(os.Stderr, "The key is in %s\nUse it as      %s\n", absolute, &u)
+			if isTextLog() {
+				fmt.Fprintf(os.Stderr, "The key is in %s\nUse it as      %s\n", absolute, &u)
+				return nil
+			}
+			say(slog.LevelInfo, "made a key", "file", absolute, "key", u.String())
 			return nil
 		},
 	}
@@ -89,14 +94,16 @@ type key struct {
 	scheme  string
 	by      string // of a branch key: the name of the pair that picks it, if one does
 	inFile  bool   // of a branch key: its table is a file
+	url     *url.URL
 	open    func(context.Context) (provider.Keyring, error)
 	timeout time.Duration // the time for an answer of the key service, retries included
 	calls   atomic.Int64  // of its key service, but for those that open it
 
 	// These are set where the key is used for many objects.
-	patient bool                   // whether a key service that did not answer is asked again
-	limiter *rate.Limiter          // of the calls; may be nil
-	cached  *service.CachedKeyring // may be nil
+	patient bool          // whether a key service that did not answer is asked again
+	limiter *rate.Limiter // of the calls; may be nil
+
+	whole *service.Keyring // asks the KEY, with telemetry and, if there is one, a cache of data keys
 
 	mu      sync.Mutex
 	keyring provider.Keyring // nil until it is opened
@@ -170,33 +177,14 @@ func ask[T any](ctx context.Context, k *key, call func(context.Context, provider
 	return answer, fmt.Errorf("key %s: %w", k.text, err)
 }
 
-// asking is a KEY as a keyring that asks the key service each time.
-type asking struct{ *key }
-
 // GenerateDataKey implements provider.Keyring.
 func (k *key) GenerateDataKey(ctx context.Context, request *provider.GenerateDataKeyRequest) (*provider.DataKey, error) {
-	if k.cached != nil {
-		return k.cached.GenerateDataKey(ctx, request)
-	}
-	return asking{k}.GenerateDataKey(ctx, request)
-}
-
-// GenerateDataKey implements provider.Keyring.
-func (k asking) GenerateDataKey(ctx context.Context, request *provider.GenerateDataKeyRequest) (*provider.DataKey, error) {
-	return ask(ctx, k.key, func(ctx context.Context, keyring provider.Keyring) (*provider.DataKey, error) {
-		answer, err := keyring.GenerateDataKey(ctx, request)
-		k.count(err)
-		return answer, err
-	})
+	return k.whole.GenerateDataKey(ctx, request)
 }
 
 // WrapDataKey implements provider.Keyring.
 func (k *key) WrapDataKey(ctx context.Context, dataKey *provider.SecureBytes, encryptionContext map[string]string) (header.EncryptedDataKey, error) {
-	return ask(ctx, k, func(ctx context.Context, keyring provider.Keyring) (header.EncryptedDataKey, error) {
-		answer, err := keyring.WrapDataKey(ctx, dataKey, encryptionContext)
-		k.count(err)
-		return answer, err
-	})
+	return k.whole.WrapDataKey(ctx, dataKey, encryptionContext)
 }
 
 // UnwrapDataKey implements provider.Keyring. It asks a key service only about data keys that such a
@@ -205,13 +193,36 @@ func (k *key) UnwrapDataKey(ctx context.Context, request *provider.UnwrapDataKey
 	if !strings.HasPrefix(request.EncryptedKey.ProviderID, keyServices[k.scheme].providerID) {
 		return nil, provider.ErrUntrustedKey
 	}
-	if k.cached != nil {
-		return k.cached.UnwrapDataKey(ctx, request)
-	}
-	return asking{k}.UnwrapDataKey(ctx, request)
+	return k.whole.UnwrapDataKey(ctx, request)
 }
 
-// UnwrapDataKey implements provider.Keyring.
+// Type implements provider.PikoV2Keyring.
+func (k *key) Type() provider.Type { return keyServices[k.scheme].kind }
+
+// UnwrapPikoV2 implements provider.PikoV2Keyring.
+func (k *key) UnwrapPikoV2(ctx context.Context, wrapped string) (*provider.SecureBytes, error) {
+	return k.whole.UnwrapPikoV2(ctx, wrapped)
+}
+
+// asking is a KEY that is asked for each data key, and its answers counted.
+type asking struct{ *key }
+
+func (k asking) GenerateDataKey(ctx context.Context, request *provider.GenerateDataKeyRequest) (*provider.DataKey, error) {
+	return ask(ctx, k.key, func(ctx context.Context, keyring provider.Keyring) (*provider.DataKey, error) {
+		answer, err := keyring.GenerateDataKey(ctx, request)
+		k.count(err)
+		return answer, err
+	})
+}
+
+func (k asking) WrapDataKey(ctx context.Context, dataKey *provider.SecureBytes, encryptionContext map[string]string) (header.EncryptedDataKey, error) {
+	return ask(ctx, k.key, func(ctx context.Context, keyring provider.Keyring) (header.EncryptedDataKey, error) {
+		answer, err := keyring.WrapDataKey(ctx, dataKey, encryptionContext)
+		k.count(err)
+		return answer, err
+	})
+}
+
 func (k asking) UnwrapDataKey(ctx context.Context, request *provider.UnwrapDataKeyRequest) (*provider.SecureBytes, error) {
 	return ask(ctx, k.key, func(ctx context.Context, keyring provider.Keyring) (*provider.SecureBytes, error) {
 		answer, err := keyring.UnwrapDataKey(ctx, request)
@@ -220,12 +231,8 @@ func (k asking) UnwrapDataKey(ctx context.Context, request *provider.UnwrapDataK
 	})
 }
 
-// Type implements provider.PikoV2Keyring.
-func (k *key) Type() provider.Type { return keyServices[k.scheme].kind }
-
-// UnwrapPikoV2 implements provider.PikoV2Keyring.
-func (k *key) UnwrapPikoV2(ctx context.Context, wrapped string) (*provider.SecureBytes, error) {
-	return ask(ctx, k, func(ctx context.Context, keyring provider.Keyring) (*provider.SecureBytes, error) {
+func (k asking) UnwrapPikoV2(ctx context.Context, wrapped string) (*provider.SecureBytes, error) {
+	return ask(ctx, k.key, func(ctx context.Context, keyring provider.Keyring) (*provider.SecureBytes, error) {
 		old, ok := keyring.(provider.PikoV2Keyring)
 		if !ok {
 			return nil, fmt.Errorf("%w: it reads nothing from before pikokms", provider.ErrInvalidProvider)
@@ -234,17 +241,20 @@ func (k *key) UnwrapPikoV2(ctx context.Context, wrapped string) (*provider.Secur
 	})
 }
 
+// cacheDataKeys has a data key serve several messages and readings. It is called before the first.
+func (k *key) cacheDataKeys(limits service.CacheLimits) {
+	k.whole = service.NewKeyring(asking{k}, k.Type(), service.Config{Cache: &limits, Telemetry: telemetry()})
+}
+
 // Close zeroes the keys in memory, and ends the connections to a key service.
 func (k *key) Close() error {
-	if k.cached != nil {
-		_ = k.cached.Close() // always nil
-	}
+	err := k.whole.Close()
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if c, ok := k.keyring.(io.Closer); ok {
-		return c.Close()
+		err = errors.Join(err, c.Close())
 	}
-	return nil
+	return err
 }
 
 // parseKeys parses the KEYs given with -k or, if there are none, in the environment. A key service
@@ -278,7 +288,8 @@ func parseKey(text string, timeout time.Duration, check bool) (*key, error) {
 		}
 		return nil, fmt.Errorf("not a URL: %w%s", err, hint)
 	}
-	k := &key{text: u.Redacted(), scheme: u.Scheme, timeout: timeout}
+	k := &key{text: u.Redacted(), scheme: u.Scheme, url: u, timeout: timeout}
+	k.whole = service.NewKeyring(asking{k}, k.Type(), service.Config{Telemetry: telemetry()})
 	switch u.Scheme {
 	case awskms.Scheme:
 		c, err := awskms.ParseURL(u)

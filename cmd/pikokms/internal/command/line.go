@@ -2,6 +2,7 @@ package command
 
 import (
 	"fmt"
+	"log/slog"
 	"os"
 	"sync"
 	"time"
@@ -26,7 +27,7 @@ type line struct {
 }
 
 func showLine(text func() string) *line {
-	l := &line{text: text, terminal: term.IsTerminal(int(os.Stderr.Fd())), ended: make(chan struct{})}
+	l := &line{text: text, terminal: isTextLog() && term.IsTerminal(int(os.Stderr.Fd())), ended: make(chan struct{})}
 	wait, next := lineEvery, lineEvery
 	if l.terminal {
 		wait, next = progressAfter, drawEvery
@@ -49,21 +50,21 @@ func showLine(text func() string) *line {
 
 func (l *line) draw() {
 	if !l.terminal {
-		l.say(l.text())
+		l.say(slog.LevelInfo, l.text())
 		return
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.drawn = true
-	fmt.Fprint(os.Stderr, clearLine, l.text())
+	fmt.Fprint(os.Stderr, clearLine, "pikokms: ", l.text())
 }
 
 // say says something else, in a line of its own.
-func (l *line) say(text string) {
+func (l *line) say(level slog.Level, text string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.clear()
-	fmt.Fprintln(os.Stderr, text)
+	say(level, text)
 }
 
 func (l *line) clear() {

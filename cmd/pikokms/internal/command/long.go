@@ -82,7 +82,7 @@ func (l *longWork) use(flag string, keys []*key) error {
 		}
 		k.limiter, k.patient = l.limiter, true
 		if l.cacheKeys {
-			k.cached = service.NewCachedKeyring(asking{k}, service.CacheLimits{})
+			k.cacheDataKeys(service.CacheLimits{})
 		}
 	}
 	return nil

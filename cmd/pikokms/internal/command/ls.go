@@ -5,7 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
+	"log/slog"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -41,7 +41,7 @@ old format. It needs no key, and so verifies nothing.`,
 			err = inOrder(ctx, e.jobs, p.all(), func(i item) *examined { return examine(ctx, i) }, func(x *examined) error {
 				if x.err != nil && x.kind == "" {
 					failed++
-					fmt.Fprintf(os.Stderr, "pikokms: %s: %s\n", printable(x.name), explain(x.err))
+					say(slog.LevelError, fmt.Sprintf("%s: %s", printable(x.name), explain(x.err)), "object", x.name)
 					return nil
 				}
 				size := "-"

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"sync"
 	"sync/atomic"
@@ -134,10 +135,10 @@ func (m *monitor) addBefore(o outcome, i item) {
 // start says what there is to do, and shows from now on how it comes on, until stop is called.
 func (m *monitor) start() {
 	if m.plan.objects > 1 {
-		fmt.Fprintf(os.Stderr, "pikokms: found %s of %s\n", count(m.plan.objects, "object"), count(m.plan.bytes, "byte"))
+		say(slog.LevelInfo, fmt.Sprintf("found %s of %s", count(m.plan.objects, "object"), count(m.plan.bytes, "byte")))
 	}
 	every := lineEvery
-	if term.IsTerminal(int(os.Stderr.Fd())) {
+	if isTextLog() && term.IsTerminal(int(os.Stderr.Fd())) {
 		m.bar, every = newBar(m.word, m.left), drawEvery
 	}
 	m.showing.Go(func() {
@@ -167,7 +168,7 @@ func (m *monitor) show() {
 		if read > 0 && read < m.left {
 			text += fmt.Sprintf(", %v left", (time.Duration(float64(elapsed) * float64(m.left-read) / float64(read))).Round(time.Second))
 		}
-		fmt.Fprintf(os.Stderr, "pikokms: %s\n", text)
+		say(slog.LevelInfo, text)
 		return
 	}
 	if elapsed >= progressAfter {
@@ -207,7 +208,11 @@ func (m *monitor) add(o outcome) {
 	m.total.add(o)
 	if o.Reason != "" {
 		m.clear()
-		fmt.Fprintf(os.Stderr, "pikokms: %s %s: %s\n", o.Result, printable(o.Name), o.Reason)
+		level := slog.LevelError
+		if o.Result == "skipped" {
+			level = slog.LevelInfo
+		}
+		say(level, fmt.Sprintf("%s %s: %s", o.Result, printable(o.Name), o.Reason), "object", o.Name, "result", o.Result, "reason", o.Reason)
 	}
 }
 

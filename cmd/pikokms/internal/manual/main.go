@@ -17,6 +17,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/spf13/cobra"
 	"github.com/spf13/cobra/doc"
 
 	"piko.sh/pikokms/cmd/pikokms/internal/command"
@@ -57,28 +58,33 @@ func writePages(dir string, header doc.GenManHeader) error {
 	root := command.New()
 	root.DisableAutoGenTag = true // it would add today's date
 	root.Use, root.DisableFlagsInUseLine = "pikokms COMMAND [ARGUMENT]...", true
+	root.Long = escape(root.Long) + sections(command.Places+command.LongWork+command.Configuration+command.Manual)
 	for _, c := range root.Commands() {
-		c.Long = escape(c.Long)
-		if c.Flags().Lookup("key") != nil {
-			c.Long += "\n\nWhat a `KEY` is, how files are written and the exit status are in **pikokms(1)**."
-		}
-		if c.Flags().Lookup("include") != nil {
-			c.Long += "\n\nPlaces and globs are explained in **pikokms(1)**."
-		}
-		if c.Flags().Lookup("resume") != nil {
-			c.Long += "\n\nHow long work is planned, slowed down and resumed is explained there, too."
-		}
+		refer(c, "What a `KEY` is, how files are written and the exit status are in **pikokms(1)**.")
 	}
-	for _, c := range root.Commands() {
-		for _, below := range c.Commands() { // they are all of branch-keys
-			below.Long = escape(below.Long) + "\n\nWhat a `KEY` is here and the exit status are in **pikokms-branch-keys(1)**."
-		}
-		if c.HasSubCommands() {
-			c.Long += sections(command.BranchKeysManual)
-		}
-	}
-	root.Long = escape(root.Long) + sections(command.Places+command.LongWork+command.Manual)
 	return doc.GenManTree(root, &header, dir)
+}
+
+// refer has the page of a command, and those of the commands below it, refer to other pages. The
+// text keys says where KEYs are explained.
+func refer(c *cobra.Command, keys string) {
+	c.Long = escape(c.Long)
+	if c.Flags().Lookup("key") != nil {
+		c.Long += "\n\n" + keys
+	}
+	if c.Flags().Lookup("include") != nil {
+		c.Long += "\n\nPlaces and globs are explained in **pikokms(1)**."
+	}
+	if c.Flags().Lookup("resume") != nil {
+		c.Long += "\n\nHow long work is planned, slowed down and resumed is explained there, too."
+	}
+	if c.Name() == "branch-keys" {
+		c.Long += sections(command.BranchKeysManual)
+		keys = "What a `KEY` is here and the exit status are in **pikokms-branch-keys(1)**."
+	}
+	for _, below := range c.Commands() {
+		refer(below, keys)
+	}
 }
 
 // escape returns a help text as Markdown that says the same.

@@ -31,14 +31,11 @@ func TestArchiveHasManual(t *testing.T) {
 		kind, name := filepath.Base(filepath.Dir(page)), filepath.Base(page)
 		require.Equal(t, read(page), read(dir, "two", kind, name), name)
 	}
-	var commands []*cobra.Command
-	for _, c := range command.New().Commands() {
-		commands = append(append(commands, c), c.Commands()...)
-	}
+	commands := all(command.New())
 	require.Len(t, pages, 1+len(commands)+4)
 
 	root := read(dir, "one", "man", "pikokms.1")
-	for _, part := range []string{".SH FOLDERS AND BUCKETS", ".SH KEYS", ".SH FILES", ".SH EXIT STATUS", "PIKOKMS_KEY", "pikokms v1.2.3", "Jan 2026"} {
+	for _, part := range []string{".SH FOLDERS AND BUCKETS", ".SH CONFIGURATION", ".SH KEYS", ".SH FILES", ".SH EXIT STATUS", "PIKOKMS_KEY", "pikokms v1.2.3", "Jan 2026"} {
 		require.Contains(t, root, part)
 	}
 	require.Contains(t, read(dir, "one", "man", "pikokms-branch-keys.1"), ".SH TABLES OF BRANCH KEYS")
@@ -53,4 +50,12 @@ func TestArchiveHasManual(t *testing.T) {
 		require.Contains(t, read(dir, "one", "completions", shell), "pikokms")
 	}
 	require.Error(t, run("", "yesterday", []string{dir}))
+}
+
+// all returns the commands below a command.
+func all(c *cobra.Command) (below []*cobra.Command) {
+	for _, b := range c.Commands() {
+		below = append(append(below, b), all(b)...)
+	}
+	return below
 }

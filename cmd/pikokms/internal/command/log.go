@@ -1,0 +1,119 @@
+package command
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"strings"
+	"sync"
+
+	"github.com/spf13/cobra"
+)
+
+// The formats of what the command says on standard error.
+const (
+	formatText = "text"
+	formatJSON = "json"
+)
+
+const logFormatFlag = "log-format"
+
+// addLogFormat adds the flag of the format.
+func addLogFormat(root *cobra.Command) {
+	root.PersistentFlags().String(logFormatFlag, formatText, "the `FORMAT` of what is said on standard error: text or json, a JSON object a line")
+	_ = root.RegisterFlagCompletionFunc(logFormatFlag, cobra.FixedCompletions([]string{formatText, formatJSON}, cobra.ShellCompDirectiveNoFileComp))
+}
+
+// setLogFormat sets the format of what is said from here on. All of it goes through slog's default
+// logger, and so does what packages say that know no other.
+func setLogFormat(format string) error {
+	switch format {
+	case formatText:
+		slog.SetDefault(slog.New(&textHandler{w: os.Stderr, mu: new(sync.Mutex)}))
+	case formatJSON:
+		slog.SetDefault(slog.New(slog.NewJSONHandler(os.Stderr, nil)))
+	default:
+		return fmt.Errorf("--%s %q; known are %s, %s", logFormatFlag, format, formatText, formatJSON)
+	}
+	return nil
+}
+
+// logFormatOf returns the format that a command line asks for, so that what is wrong with the
+// command line is said in that format, too.
+func logFormatOf(arguments []string) string {
+	format := os.Getenv(variableOf(logFormatFlag))
+	for i, argument := range arguments {
+		if argument == "--" {
+			break
+		}
+		if value, ok := strings.CutPrefix(argument, "--"+logFormatFlag+"="); ok {
+			format = value
+		} else if argument == "--"+logFormatFlag && i+1 < len(arguments) {
+			format = arguments[i+1]
+		}
+	}
+	if format != formatJSON {
+		return formatText
+	}
+	return formatJSON
+}
+
+// isTextLog tells whether what is said is for people, who may also be shown a progress bar.
+func isTextLog() bool {
+	_, ok := slog.Default().Handler().(*textHandler)
+	return ok
+}
+
+// say says something on standard error. The text alone tells it to people. The attributes, as of
+// slog.Log, tell it to programs, in JSON.
+func say(level slog.Level, text string, attributes ...any) {
+	if isTextLog() {
+		attributes = nil
+	}
+	slog.Log(context.Background(), level, text, attributes...)
+}
+
+// textHandler writes what is said as lines that begin with the command's name.
+type textHandler struct {
+	w      io.Writer
+	mu     *sync.Mutex // shared by handlers with further attributes
+	suffix string      // attributes of all records
+}
+
+// Enabled implements slog.Handler.
+func (h *textHandler) Enabled(_ context.Context, level slog.Level) bool {
+	return level >= slog.LevelInfo
+}
+
+// Handle implements slog.Handler.
+func (h *textHandler) Handle(_ context.Context, r slog.Record) error {
+	var b strings.Builder
+	fmt.Fprintf(&b, "pikokms: %s%s", r.Message, h.suffix)
+	r.Attrs(func(a slog.Attr) bool {
+		b.WriteString(attributeText(a))
+		return true
+	})
+	b.WriteByte('\n')
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	_, err := io.WriteString(h.w, b.String())
+	return err
+}
+
+// WithAttrs implements slog.Handler.
+func (h *textHandler) WithAttrs(attributes []slog.Attr) slog.Handler {
+	more := *h
+	for _, a := range attributes {
+		more.suffix += attributeText(a)
+	}
+	return &more
+}
+
+// WithGroup implements slog.Handler. Groups are not told apart.
+func (h *textHandler) WithGroup(string) slog.Handler { return h }
+
+func attributeText(a slog.Attr) string {
+	return fmt.Sprintf(" %s=%s", a.Key, printable(a.Value.Resolve().String()))
+}

@@ -1,0 +1,94 @@
+package main
+
+import (
+	"context"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	sdkmetric "go.opentelemetry.io/otel/sdk/metric"
+	"go.opentelemetry.io/otel/sdk/metric/metricdata"
+	sdktrace "go.opentelemetry.io/otel/sdk/trace"
+	"go.opentelemetry.io/otel/sdk/trace/tracetest"
+
+	"piko.sh/pikokms/message"
+	"piko.sh/pikokms/provider"
+	"piko.sh/pikokms/provider/local"
+	"piko.sh/pikokms/service"
+)
+
+// failing is a keyring whose key service is out as long as it is told to be.
+type failing struct {
+	provider.Keyring
+	out   *bool
+	calls *int
+}
+
+func (f failing) UnwrapDataKey(ctx context.Context, request *provider.UnwrapDataKeyRequest) (*provider.SecureBytes, error) {
+	*f.calls++
+	if *f.out {
+		return nil, provider.ErrProviderUnavailable
+	}
+	return f.Keyring.UnwrapDataKey(ctx, request)
+}
+
+// TestKeyringReports reads messages through a Keyring whose key service is out for longer than a
+// breaker lets pass. Each reading asks it anew, and once it is back, the cache serves.
+func TestKeyringReports(t *testing.T) {
+	key, err := local.NewProvider(local.Config{Key: make([]byte, 32)})
+	require.NoError(t, err)
+	defer key.Close()
+	spans := tracetest.NewSpanRecorder()
+	reader := sdkmetric.NewManualReader()
+	out, calls := true, 0
+	k := service.NewKeyring(failing{key, &out, &calls}, "test", service.Config{
+		Cache: &service.CacheLimits{},
+		Telemetry: service.Telemetry{
+			TracerProvider: sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(spans)),
+			MeterProvider:  sdkmetric.NewMeterProvider(sdkmetric.WithReader(reader)),
+		},
+	})
+	defer k.Close()
+	stored, err := (&message.Encrypter{Keyring: k}).Encrypt(t.Context(), make([]byte, 1000), nil)
+	require.NoError(t, err)
+	read := func() error {
+		_, _, err := (&message.Decrypter{Keyrings: []provider.Keyring{k}}).Decrypt(t.Context(), stored, nil)
+		return err
+	}
+	for range 2 * service.Failures {
+		require.ErrorIs(t, read(), provider.ErrProviderUnavailable)
+	}
+	require.Equal(t, 2*service.Failures, calls)
+	out = false
+	for range 3 {
+		require.NoError(t, read())
+	}
+	require.Equal(t, 2*service.Failures+1, calls)
+	require.Len(t, spans.Ended(), 1+calls)
+
+	var collected metricdata.ResourceMetrics
+	require.NoError(t, reader.Collect(t.Context(), &collected))
+	got := make(map[string]int64)
+	for _, m := range collected.ScopeMetrics[0].Metrics {
+		switch data := m.Data.(type) {
+		case metricdata.Sum[int64]:
+			for _, p := range data.DataPoints {
+				got[m.Name+" "+value(p.Attributes, "result")] += p.Value
+			}
+		case metricdata.Histogram[float64]:
+			for _, p := range data.DataPoints {
+				got[m.Name+" "+value(p.Attributes, "outcome")] += int64(p.Count)
+			}
+		}
+	}
+	require.Equal(t, map[string]int64{
+		"pikokms.encrypted ":                  1000,
+		"pikokms.decrypted ":                  3000,
+		"pikokms.data_key_cache miss":         int64(2 + 2*service.Failures),
+		"pikokms.data_key_cache hit":          2,
+		"pikokms.key_service.duration ok":     2,
+		"pikokms.key_service.duration outage": int64(2 * service.Failures),
+	}, got)
+
+	_, err = service.NewKeyring(struct{ provider.Keyring }{key}, "test", service.Config{}).UnwrapPikoV2(t.Context(), "")
+	require.ErrorIs(t, err, provider.ErrInvalidProvider)
+}
