@@ -67,7 +67,7 @@ func newBar(what string, total int64) *progressbar.ProgressBar {
 // than half a second. The total is in bytes, or -1 if it is unknown. The bar goes when ctx ends or
 // done is called.
 func showProgress(ctx context.Context, what string, work *counter, total int64) (done func()) {
-	if !term.IsTerminal(int(os.Stderr.Fd())) {
+	if !isTextLog() || !term.IsTerminal(int(os.Stderr.Fd())) {
 		return func() {}
 	}
 	ctx, cancel := context.WithCancel(ctx)
