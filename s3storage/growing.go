@@ -81,7 +81,8 @@ func createLike(in *s3.PutObjectInput) *s3.CreateMultipartUploadInput {
 		StorageClass: in.StorageClass, Tagging: in.Tagging, WebsiteRedirectLocation: in.WebsiteRedirectLocation,
 		ServerSideEncryption: in.ServerSideEncryption, SSEKMSKeyId: in.SSEKMSKeyId, BucketKeyEnabled: in.BucketKeyEnabled,
 		ObjectLockLegalHoldStatus: in.ObjectLockLegalHoldStatus, ObjectLockMode: in.ObjectLockMode,
-		ObjectLockRetainUntilDate: in.ObjectLockRetainUntilDate,
+		ObjectLockRetainUntilDate: in.ObjectLockRetainUntilDate, ObjectLockEventHold: in.ObjectLockEventHold,
+		ObjectLockEventHoldDurationDays: in.ObjectLockEventHoldDurationDays, ObjectLockEventHoldDurationYears: in.ObjectLockEventHoldDurationYears,
 	}
 }
 

@@ -10,6 +10,7 @@ package s3storage
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -125,32 +126,39 @@ func (s *Storage) put(ctx context.Context, key string, content io.Reader) error 
 	return s.putGrowing(ctx, &s3.PutObjectInput{Bucket: &s.bucket, Key: &key, ContentType: aws.String(contentType)}, body)
 }
 
-// GetVersion implements pikokms.ConditionalStorage. The version is the object's ETag.
+// GetVersion implements pikokms.ConditionalStorage. The version holds the object's ETag, and what the
+// object has beside its content.
 func (s *Storage) GetVersion(ctx context.Context, key string) (content io.ReadCloser, version string, err error) {
-	out, err := s.client.GetObject(ctx, &s3.GetObjectInput{Bucket: &s.bucket, Key: &key})
+	v, err := s.OpenVersion(ctx, key, "")
 	if err != nil {
-		return nil, "", s.failed("get", key, err)
+		return nil, "", err
 	}
-	return out.Body, aws.ToString(out.ETag), nil
+	text, err := json.Marshal(v.found)
+	if err != nil {
+		return nil, "", s.failed("get", key, errors.Join(err, v.Close()))
+	}
+	return v.ReadCloser, string(text), nil
 }
 
 // PutIf implements pikokms.ConditionalStorage by the condition If-Match, which AWS has had since
 // November 2024. A service without that condition answers with an error or ignores it. If it
-// ignores it, what was put meanwhile is lost.
-//
-// It asks what the object has beside its content, and the new one keeps it as with Replace.
+// ignores it, what was put meanwhile is lost. The new object keeps what it keeps
+// with Replace.
 func (s *Storage) PutIf(ctx context.Context, key, version string, content io.Reader) error {
-	v, err := s.headOf(ctx, key, version)
-	if err != nil {
-		return s.replaced(key, err)
+	var f found
+	if err := json.Unmarshal([]byte(version), &f); err != nil || f.Kept.IfMatch == nil {
+		return fmt.Errorf("s3 storage: replace s3://%s/%s: the version %.100q is not one of GetVersion", s.bucket, key, version)
 	}
-	return s.Replace(ctx, v, content)
+	return s.replace(ctx, key, f, content)
 }
 
 // Get implements pikokms.Storage, with one request.
 func (s *Storage) Get(ctx context.Context, key string) (io.ReadCloser, error) {
-	content, _, err := s.GetVersion(ctx, key)
-	return content, err
+	v, err := s.OpenVersion(ctx, key, "")
+	if err != nil {
+		return nil, err
+	}
+	return v.ReadCloser, nil
 }
 
 // Delete implements pikokms.Storage. It makes two requests, since S3 reports no missing object when

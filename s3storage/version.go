@@ -28,10 +28,15 @@ type Version struct {
 	Size int64  // in bytes, as stored
 	ID   string // of the version; empty in a bucket that never had versions
 
-	etag *string
-	tags int32
-	kept s3.PutObjectInput // what a replacement has in common with it
-	err  error             // why it can't be replaced by its like
+	found found
+}
+
+// found is what S3 says of a version of an object. Its JSON form is the version of GetVersion.
+type found struct {
+	ID      string
+	Tags    int32             // how many it has; -1 if that is to be asked
+	Kept    s3.PutObjectInput // what a replacement has in common with it, and the condition
+	NotKept string            // what no replacement can have
 }
 
 // OpenVersion opens a version of an object. An empty id means the current one, whose ID the result
@@ -45,31 +50,31 @@ func (s *Storage) OpenVersion(ctx context.Context, key, id string) (*Version, er
 	if err != nil {
 		return nil, s.failed("get", key, err)
 	}
-	v := versionOf(key, out)
-	v.ReadCloser = out.Body
-	return v, nil
+	return &Version{ReadCloser: out.Body, Key: key, Size: aws.ToInt64(out.ContentLength), ID: aws.ToString(out.VersionId), found: foundIn(out)}, nil
 }
 
 // Replace puts content in the place of a version that OpenVersion opened, if that is still the
-// current one. Otherwise the error holds pikokms.ErrChanged. The condition is on its ETag, as that
-// of PutIf.
+// current one. Otherwise the error holds pikokms.ErrChanged. The condition is If-Match on the ETag.
 //
 // The new object keeps the content type, the other headers that S3 stores, user metadata, tags, the
-// storage class, encryption at rest under a key of AWS KMS, and a lock that the old one stated. Tags
-// take the permissions s3:GetObjectTagging and s3:PutObjectTagging, and locks s3:GetObjectRetention,
-// s3:GetObjectLegalHold and those to put them; without the former two, S3 states no lock. S3 has no
-// way to keep the version's ID and time, and access control lists would need requests of their own.
-// The new object is its bucket owner's, or whoever's the bucket says.
+// storage class, encryption at rest under a key of AWS KMS, and a lock. Replace asks for the tags,
+// which takes the permission s3:GetObjectTagging, and putting some takes s3:PutObjectTagging. PutIf
+// asks for them only if S3 said how many there are, as it does to those who may read them. Locks
+// take s3:GetObjectRetention, s3:GetObjectLegalHold and the permissions to put them; without the
+// former two, S3 does not say that there are any, and they are lost. Access control lists are lost,
+// too, and the version's ID and time. The error holds ErrNotKept if a header or metadata would be
+// lost.
 func (s *Storage) Replace(ctx context.Context, v *Version, content io.Reader) error {
-	kept, err := s.keep(ctx, v, content)
+	f := v.found
+	f.Tags = -1
+	return s.replace(ctx, v.Key, f, content)
+}
+
+func (s *Storage) replace(ctx context.Context, key string, f found, content io.Reader) error {
+	kept, err := s.keep(ctx, key, f, content)
 	if err == nil {
 		err = s.putGrowing(ctx, kept, &checked.Reader{Context: ctx, Source: content})
 	}
-	return s.replaced(v.Key, err)
-}
-
-// replaced returns the error of a replacement.
-func (s *Storage) replaced(key string, err error) error {
 	// S3 answers 404 for an object that was deleted, and 409 for one that was deleted during the
 	// upload (Amazon S3 User Guide, "How to prevent object overwrites with conditional writes").
 	if isStatus(err, http.StatusPreconditionFailed) || isStatus(err, http.StatusConflict) || isMissing(err) {
@@ -82,15 +87,15 @@ func (s *Storage) replaced(key string, err error) error {
 }
 
 // ErrNotKept means that an object has something that its replacement could not have.
-var ErrNotKept = errors.New("can't be kept")
+var ErrNotKept = errors.New("a replacement could not keep all of it")
 
 // keep returns how the replacement of a version is put.
-func (s *Storage) keep(ctx context.Context, v *Version, content io.Reader) (*s3.PutObjectInput, error) {
-	if v.err != nil {
-		return nil, v.err
+func (s *Storage) keep(ctx context.Context, key string, f found, content io.Reader) (*s3.PutObjectInput, error) {
+	if f.NotKept != "" {
+		return nil, fmt.Errorf("%w: %s", ErrNotKept, f.NotKept)
 	}
-	kept := v.kept
-	kept.Bucket, kept.Key, kept.IfMatch = &s.bucket, &v.Key, v.etag
+	kept := f.Kept
+	kept.Bucket, kept.Key = &s.bucket, &key
 	kept.Metadata = maps.Clone(kept.Metadata)
 	delete(kept.Metadata, headerSizeKey)
 	if encrypted, ok := content.(*message.EncryptReader); ok {
@@ -102,75 +107,70 @@ func (s *Storage) keep(ctx context.Context, v *Version, content io.Reader) (*s3.
 			kept.Metadata[headerSizeKey] = strconv.Itoa(h.Size())
 		}
 	}
-	if v.tags == 0 {
-		return &kept, nil
+	if f.Tags != 0 {
+		tags, err := s.tags(ctx, key, f.ID)
+		if err != nil {
+			return nil, fmt.Errorf("reading its tags: %w", err)
+		}
+		kept.Tagging = tags
 	}
-	in := &s3.GetObjectTaggingInput{Bucket: &s.bucket, Key: &v.Key}
-	if v.ID != "" {
-		in.VersionId = &v.ID
+	return &kept, nil
+}
+
+// tags returns the tags of a version as they are put.
+func (s *Storage) tags(ctx context.Context, key, id string) (*string, error) {
+	in := &s3.GetObjectTaggingInput{Bucket: &s.bucket, Key: &key}
+	if id != "" {
+		in.VersionId = &id
 	}
 	out, err := s.client.GetObjectTagging(ctx, in)
-	if err != nil {
-		return nil, fmt.Errorf("reading its tags: %w", err)
+	// Directory buckets, and some services like S3, have no tags.
+	if isStatus(err, http.StatusNotImplemented) || isStatus(err, http.StatusMethodNotAllowed) {
+		return nil, nil
+	}
+	if err != nil || len(out.TagSet) == 0 {
+		return nil, err
 	}
 	tags := make(url.Values, len(out.TagSet))
 	for _, tag := range out.TagSet {
 		tags.Set(aws.ToString(tag.Key), aws.ToString(tag.Value))
 	}
-	kept.Tagging = aws.String(tags.Encode())
-	return &kept, nil
+	return aws.String(tags.Encode()), nil
 }
 
 // headerSizeKey is the MetadataKey of package blobstorage, which takes sizes from it. It must not
 // outlive the header that it is about.
 const headerSizeKey = "pikokms-header-size"
 
-// versionOf returns what S3 says of an object.
-func versionOf(key string, out *s3.GetObjectOutput) *Version {
-	v := &Version{
-		Key: key, Size: aws.ToInt64(out.ContentLength), ID: aws.ToString(out.VersionId), etag: out.ETag, tags: aws.ToInt32(out.TagCount),
-		kept: s3.PutObjectInput{
+// foundIn returns what S3 says of an object.
+func foundIn(out *s3.GetObjectOutput) found {
+	f := found{
+		ID: aws.ToString(out.VersionId), Tags: aws.ToInt32(out.TagCount),
+		Kept: s3.PutObjectInput{
+			IfMatch:      out.ETag,
 			CacheControl: out.CacheControl, ContentDisposition: out.ContentDisposition, ContentEncoding: out.ContentEncoding,
 			ContentLanguage: out.ContentLanguage, ContentType: out.ContentType, Metadata: out.Metadata,
 			StorageClass: out.StorageClass, WebsiteRedirectLocation: out.WebsiteRedirectLocation,
-			ObjectLockLegalHoldStatus: out.ObjectLockLegalHoldStatus,
+			ObjectLockLegalHoldStatus: out.ObjectLockLegalHoldStatus, ObjectLockEventHold: out.ObjectLockEventHold,
+			ObjectLockEventHoldDurationDays: out.ObjectLockEventHoldDurationDays, ObjectLockEventHoldDurationYears: out.ObjectLockEventHoldDurationYears,
 		},
 	}
 	if out.ServerSideEncryption == s3types.ServerSideEncryptionAwsKms || out.ServerSideEncryption == s3types.ServerSideEncryptionAwsKmsDsse {
-		v.kept.ServerSideEncryption, v.kept.SSEKMSKeyId, v.kept.BucketKeyEnabled = out.ServerSideEncryption, out.SSEKMSKeyId, out.BucketKeyEnabled
+		f.Kept.ServerSideEncryption, f.Kept.SSEKMSKeyId, f.Kept.BucketKeyEnabled = out.ServerSideEncryption, out.SSEKMSKeyId, out.BucketKeyEnabled
 	}
 	// S3 refuses a lock that has ended.
 	if until := out.ObjectLockRetainUntilDate; until != nil && until.After(time.Now()) {
-		v.kept.ObjectLockMode, v.kept.ObjectLockRetainUntilDate = out.ObjectLockMode, until
+		f.Kept.ObjectLockMode, f.Kept.ObjectLockRetainUntilDate = out.ObjectLockMode, until
 	}
 	if text := aws.ToString(out.ExpiresString); text != "" {
 		if expires, err := http.ParseTime(text); err != nil {
-			v.err = fmt.Errorf("its header Expires, %.100q, %w: it is no date", text, ErrNotKept)
+			f.NotKept = fmt.Sprintf("its header Expires, %.100q, is no date", text)
 		} else {
-			v.kept.Expires = &expires
+			f.Kept.Expires = &expires
 		}
 	}
 	if n := aws.ToInt32(out.MissingMeta); n > 0 {
-		v.err = fmt.Errorf("%d of its metadata, which no HTTP header can hold, %w", n, ErrNotKept)
+		f.NotKept = fmt.Sprintf("%d of its metadata can't be in HTTP headers", n)
 	}
-	return v
-}
-
-// headOf opens nothing, and returns what S3 says of the object that has this ETag.
-func (s *Storage) headOf(ctx context.Context, key, etag string) (*Version, error) {
-	head, err := s.client.HeadObject(ctx, &s3.HeadObjectInput{Bucket: &s.bucket, Key: &key, IfMatch: &etag})
-	if err != nil {
-		return nil, err
-	}
-	v := versionOf(key, &s3.GetObjectOutput{
-		ContentLength: head.ContentLength, VersionId: head.VersionId, TagCount: head.TagCount,
-		CacheControl: head.CacheControl, ContentDisposition: head.ContentDisposition, ContentEncoding: head.ContentEncoding,
-		ContentLanguage: head.ContentLanguage, ContentType: head.ContentType, Metadata: head.Metadata, MissingMeta: head.MissingMeta,
-		StorageClass: head.StorageClass, WebsiteRedirectLocation: head.WebsiteRedirectLocation, ExpiresString: head.ExpiresString,
-		ServerSideEncryption: head.ServerSideEncryption, SSEKMSKeyId: head.SSEKMSKeyId, BucketKeyEnabled: head.BucketKeyEnabled,
-		ObjectLockLegalHoldStatus: head.ObjectLockLegalHoldStatus, ObjectLockMode: head.ObjectLockMode,
-		ObjectLockRetainUntilDate: head.ObjectLockRetainUntilDate,
-	})
-	v.etag = &etag
-	return v, nil
+	return f
 }

@@ -113,19 +113,8 @@ func (b *bucket) open(ctx context.Context, job string, t task) (*s3storage.Versi
 		id = t.version
 	}
 	v, err := b.storage.OpenVersion(ctx, keys[0], id)
-	if len(keys) == 1 || err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return v, err
-	}
-	literal, other := b.storage.OpenVersion(ctx, keys[1], id)
-	switch {
-	case other == nil && err == nil:
-		_, _ = v.Close(), literal.Close()
-		return nil, fmt.Errorf("the manifest has the key %.300q, and there are both %.300q and %.300q; write %%20 or %%2B for the plus", t.key, keys[0], keys[1])
-	case other == nil:
-		return literal, nil
-	case err == nil && !errors.Is(other, fs.ErrNotExist):
-		_ = v.Close()
-		return nil, other // it could be the one that is meant
+	if len(keys) == 2 && errors.Is(err, fs.ErrNotExist) {
+		return b.storage.OpenVersion(ctx, keys[1], id)
 	}
 	return v, err
 }

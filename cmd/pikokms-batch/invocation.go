@@ -69,9 +69,9 @@ func bucketOf(name string) string {
 	return strings.TrimPrefix(a.Resource, "bucket/")
 }
 
-// keys returns the keys that an encoded key may stand for. S3 Inventory and the manifests that S3
-// makes are encoded as HTML forms are, where a plus is a space. Manifests that people make may
-// have a plus that stands for itself, though they should not.
+// keys returns the key of the object, and another one that it has if there is no object of that
+// key. S3 encodes keys as HTML forms are, where a plus is a space. Manifests that people make may
+// have a plus that stands for itself.
 func (t task) keys() ([]string, error) {
 	form, err := url.QueryUnescape(t.key)
 	if err != nil {
