@@ -21,6 +21,7 @@ import (
 	"github.com/aws/aws-lambda-go/events"
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/credentials"
+	"github.com/aws/aws-sdk-go-v2/service/kms"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	s3types "github.com/aws/aws-sdk-go-v2/service/s3/types"
 	"github.com/stretchr/testify/require"
@@ -253,14 +254,24 @@ func (b *bucket) host(t *testing.T, keyURL string, options ...pikokms.Option) *p
 	t.Helper()
 	u, err := url.Parse(keyURL)
 	require.NoError(t, err)
-	c, err := awskms.ParseURL(u)
-	require.NoError(t, err)
-	c.CheckLater = true
-	p, err := awskms.NewProvider(t.Context(), c)
+	p, err := awskms.NewProvider(t.Context(), awskms.Config{
+		KeyID: strings.TrimPrefix(u.Path, "/"), Client: newKMS(t, u.Query().Get("endpoint")), CheckLater: true,
+	})
 	require.NoError(t, err)
 	host, err := pikokms.New(append(options, pikokms.WithCryptoProvider("kms", p), pikokms.WithDefaultCryptoProvider("kms"), pikokms.WithStorage(s3storage.New(b.client, b.name)))...)
 	require.NoError(t, err)
 	return host
+}
+
+// newKMS returns a client of a KMS.
+func newKMS(t *testing.T, endpoint string) *kms.Client {
+	t.Helper()
+	transport := &http.Transport{MaxIdleConnsPerHost: 16}
+	t.Cleanup(transport.CloseIdleConnections)
+	return kms.New(kms.Options{
+		Region: emulator.Region, BaseEndpoint: &endpoint, HTTPClient: &http.Client{Transport: transport},
+		Credentials: credentials.NewStaticCredentialsProvider(emulator.Credentials, emulator.Credentials, ""),
+	})
 }
 
 func read(t *testing.T, host *pikokms.Host, key string) []byte {

@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
-	"github.com/aws/aws-sdk-go-v2/credentials"
 	"github.com/aws/aws-sdk-go-v2/service/kms"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	s3types "github.com/aws/aws-sdk-go-v2/service/s3/types"
@@ -25,7 +24,7 @@ const minute = time.Minute
 func newKMSKey(t *testing.T) (keyURL, arn string) {
 	t.Helper()
 	endpoint := emulator.LocalStack(t)
-	client := kms.New(kms.Options{Region: emulator.Region, BaseEndpoint: &endpoint, Credentials: credentials.NewStaticCredentialsProvider(emulator.Credentials, emulator.Credentials, "")})
+	client := newKMS(t, endpoint)
 	key, err := client.CreateKey(t.Context(), &kms.CreateKeyInput{})
 	require.NoError(t, err)
 	arn = aws.ToString(key.KeyMetadata.Arn)
