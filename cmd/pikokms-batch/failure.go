@@ -85,7 +85,7 @@ const maxReason = 1024
 
 // shorten makes a text one line of at most maxReason bytes.
 func shorten(text string) string {
-	text = strings.Join(strings.FieldsFunc(text, func(r rune) bool { return r == '\n' || r == '\r' }), "; ")
+	text = strings.Join(strings.FieldsFunc(strings.ToValidUTF8(text, "\uFFFD"), func(r rune) bool { return r == '\n' || r == '\r' }), "; ")
 	if len(text) <= maxReason {
 		return text
 	}

@@ -228,8 +228,11 @@ func prepare(t *testing.T, b *bucket, host *pikokms.Host, count int) []*object {
 	putting.SetLimit(8)
 	for _, o := range objects {
 		putting.Go(func() (err error) {
-			if o.name == "large" {
+			switch o.name {
+			case "large":
 				o.content = noise(700_000)
+			case "get-stalled":
+				o.content = o.content[:100] // which is not too large for its short time
 			}
 			o.stored = o.content
 			if o.name == "already" {

@@ -1,5 +1,6 @@
 // Command invoke runs a Lambda function's binary on this machine, as Lambda would. It invokes it
-// with each JSON text of its standard input, one after the other, and prints the answers:
+// with each JSON text of its standard input, one after the other, and prints the
+// answers, and at last the time that it took:
 //
 //	go build -o bootstrap .
 //	PIKOKMS_JOB=verify PIKOKMS_KEY=awskms:///ARN go run ./internal/invoke ./bootstrap <request.json
@@ -39,7 +40,13 @@ func run(ctx context.Context, binary string, timeout time.Duration) (err error) 
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, sandbox.Close()) }()
+	count, begin := 0, time.Now()
+	defer func() {
+		took := time.Since(begin)
+		err = errors.Join(err, sandbox.Close())
+		used := sandbox.Usage()
+		fmt.Fprintf(os.Stderr, "%d invocations in %v, %v of processor time\n", count, took.Round(time.Millisecond), used.UserTime()+used.SystemTime())
+	}()
 	for requests := json.NewDecoder(os.Stdin); ; {
 		var request json.RawMessage
 		if err := requests.Decode(&request); err == io.EOF {
@@ -52,5 +59,6 @@ func run(ctx context.Context, binary string, timeout time.Duration) (err error) 
 			return err
 		}
 		fmt.Printf("%s\n", answer)
+		count++
 	}
 }

@@ -82,8 +82,8 @@ func Start(binary string, variables []string, log io.Writer) (*Sandbox, error) {
 	return s, nil
 }
 
-// Pid returns the process ID of the function.
-func (s *Sandbox) Pid() int { return s.process.Process.Pid }
+// Usage says what the function used, once Close has returned.
+func (s *Sandbox) Usage() *os.ProcessState { return s.process.ProcessState }
 
 // Invoke invokes the function and returns its answer. A function that takes longer than timeout is
 // killed, as Lambda does.
