@@ -7,11 +7,13 @@ import (
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/kms"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	s3types "github.com/aws/aws-sdk-go-v2/service/s3/types"
 	"github.com/stretchr/testify/require"
 
 	"piko.sh/pikokms"
+	"piko.sh/pikokms/internal/emulator"
 	"piko.sh/pikokms/s3storage"
 )
 
@@ -72,4 +74,43 @@ func TestReplacementsKeep(t *testing.T) {
 	require.ErrorIs(t, storage.Replace(t.Context(), v, strings.NewReader("x")), pikokms.ErrChanged)
 	require.ErrorContains(t, storage.PutIf(t.Context(), "object", `"an ETag"`, strings.NewReader("x")), "not one of GetVersion")
 	require.Equal(t, "newer", string(get(t, host, "object")))
+}
+
+// TestReplacementsKeepLocks has an object under Object Lock, which S3 encrypts under a key of KMS.
+func TestReplacementsKeepLocks(t *testing.T) {
+	b := newBucket(t)
+	b.name += "-locked"
+	_, err := b.client.CreateBucket(t.Context(), &s3.CreateBucketInput{
+		Bucket: &b.name, ObjectLockEnabledForBucket: aws.Bool(true),
+		CreateBucketConfiguration: &s3types.CreateBucketConfiguration{LocationConstraint: emulator.Region},
+	})
+	require.NoError(t, err)
+	keys := kms.New(kms.Options{Region: emulator.Region, BaseEndpoint: aws.String(emulator.LocalStack(t)), Credentials: login(), HTTPClient: b.client.Options().HTTPClient})
+	key, err := keys.CreateKey(t.Context(), &kms.CreateKeyInput{})
+	require.NoError(t, err)
+	until := time.Now().Add(24 * time.Hour).UTC().Truncate(time.Second)
+	for _, size := range []int{10, 17 << 20} {
+		_, err = b.client.PutObject(t.Context(), &s3.PutObjectInput{
+			Bucket: &b.name, Key: aws.String("object"), Body: strings.NewReader("plain"), ObjectLockMode: s3types.ObjectLockModeGovernance, ObjectLockRetainUntilDate: &until,
+			ObjectLockLegalHoldStatus: s3types.ObjectLockLegalHoldStatusOn, ServerSideEncryption: s3types.ServerSideEncryptionAwsKms, SSEKMSKeyId: key.KeyMetadata.Arn,
+		})
+		require.NoError(t, err)
+		storage := s3storage.New(b.client, b.name)
+		v, err := storage.OpenVersion(t.Context(), "object", "")
+		require.NoError(t, err)
+		require.NoError(t, storage.Replace(t.Context(), v, bytes.NewReader(noise(size))))
+		require.NoError(t, v.Close())
+		renewed, err := storage.OpenVersion(t.Context(), "object", "")
+		require.NoError(t, err)
+		require.NoError(t, renewed.Close())
+		require.NotEqual(t, v.ID, renewed.ID)
+		require.EqualValues(t, size, renewed.Size)
+		head, err := b.client.HeadObject(t.Context(), &s3.HeadObjectInput{Bucket: &b.name, Key: aws.String("object")})
+		require.NoError(t, err)
+		require.Equal(t, s3types.ObjectLockModeGovernance, head.ObjectLockMode)
+		require.WithinDuration(t, until, aws.ToTime(head.ObjectLockRetainUntilDate), time.Second)
+		require.Equal(t, s3types.ObjectLockLegalHoldStatusOn, head.ObjectLockLegalHoldStatus)
+		require.Equal(t, s3types.ServerSideEncryptionAwsKms, head.ServerSideEncryption)
+		require.Equal(t, aws.ToString(key.KeyMetadata.Arn), aws.ToString(head.SSEKMSKeyId))
+	}
 }

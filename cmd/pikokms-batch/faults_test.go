@@ -309,7 +309,7 @@ func run(t *testing.T, sandboxes []*runtimeapi.Sandbox, objects []*object) {
 			for o := range tasks {
 				timeout := time.Minute
 				if o.name == "get-stalled" {
-					timeout = 2 * time.Second
+					timeout = 5 * time.Second
 				}
 				results, err := tryInvoke(sandbox, request(o.task), timeout)
 				if err != nil {

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"maps"
 	"net/url"
@@ -64,21 +63,6 @@ func openKMS(ctx context.Context, u *url.URL, retries int) (*key, error) {
 		return nil, err
 	}
 	return &key{provider: p, name: c.KeyID, providerIDs: []string{"aws-kms", "aws-kms-rsa"}}, nil
-}
-
-// openKeys opens the KEYs of an environment variable.
-func openKeys(ctx context.Context, variable, text string, attempts int) ([]*key, error) {
-	var keys []*key
-	var failures []error
-	for _, text := range strings.Fields(text) {
-		k, err := openKey(ctx, text, attempts)
-		if err != nil {
-			failures = append(failures, fmt.Errorf("%s: %w", variable, err))
-			continue
-		}
-		keys = append(keys, k)
-	}
-	return keys, errors.Join(failures...)
 }
 
 // isUnder reports whether a message says that it is as a host writes it today under this key

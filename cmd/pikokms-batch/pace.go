@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"sync"
 	"time"
@@ -38,18 +39,15 @@ func (p *pace) bytesPerSecond() (float64, string) {
 	return defaultPace, "as long as none is measured"
 }
 
-// learn takes note of how long an object, or a part of one, took.
+// learn takes note of how long an object, or a part of one, took. It gives each measure the weight
+// of all before, so that one bad moment does not count for long.
 func (p *pace) learn(bytes int64, took time.Duration) {
 	if bytes < telling || took <= 0 {
 		return
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	now := float64(bytes) / took.Seconds()
-	if p.measured > 0 {
-		now = (now + p.measured) / 2
-	}
-	p.measured = now
+	p.measured = (cmp.Or(p.measured, defaultPace) + float64(bytes)/took.Seconds()) / 2
 }
 
 // check returns an error if an object is too large for the time that is left. The error holds

@@ -66,7 +66,7 @@ variable "mb_per_second" {
 }
 
 variable "memory" {
-  description = "In MB. A core comes with 1,769; five parts of an upload take 64 MB, more for objects over 10 GB."
+  description = "In MB. A core comes with 1,769. The function takes up to 140 MB, and 6 parts of an upload more for objects over 10 GB."
   type        = number
   default     = 1024
 }

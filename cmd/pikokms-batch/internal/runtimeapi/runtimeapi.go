@@ -39,10 +39,10 @@ type Sandbox struct {
 }
 
 type invocation struct {
-	id       string
-	payload  []byte
-	deadline time.Time
-	answer   chan answer
+	id      string
+	payload []byte
+	timeout time.Duration
+	answer  chan answer
 }
 
 type answer struct {
@@ -85,14 +85,18 @@ func Start(binary string, variables []string, log io.Writer) (*Sandbox, error) {
 // Usage says what the function used, once Close has returned.
 func (s *Sandbox) Usage() *os.ProcessState { return s.process.ProcessState }
 
+// initTimeout is how long a function may take to start, which is no part of an invocation.
+const initTimeout = time.Minute
+
 // Invoke invokes the function and returns its answer. A function that takes longer than timeout is
 // killed, as Lambda does.
 func (s *Sandbox) Invoke(ctx context.Context, payload []byte, timeout time.Duration) ([]byte, error) {
-	in := &invocation{id: rand.Text(), payload: payload, deadline: time.Now().Add(timeout), answer: make(chan answer, 1)}
-	late := time.NewTimer(timeout)
+	in := &invocation{id: rand.Text(), payload: payload, timeout: timeout, answer: make(chan answer, 1)}
+	late := time.NewTimer(initTimeout)
 	defer late.Stop()
 	select {
 	case s.events <- in:
+		late.Reset(timeout)
 	case <-s.exited:
 		return nil, fmt.Errorf("the function exited: %w", errors.Join(s.err, errExited))
 	case <-ctx.Done():
@@ -132,7 +136,7 @@ func (s *Sandbox) next(w http.ResponseWriter, r *http.Request) {
 		h := w.Header()
 		h.Set("Content-Type", "application/json")
 		h.Set("Lambda-Runtime-Aws-Request-Id", in.id)
-		h.Set("Lambda-Runtime-Deadline-Ms", strconv.FormatInt(in.deadline.UnixMilli(), 10))
+		h.Set("Lambda-Runtime-Deadline-Ms", strconv.FormatInt(time.Now().Add(in.timeout).UnixMilli(), 10))
 		h.Set("Lambda-Runtime-Invoked-Function-Arn", functionARN)
 		h.Set("Lambda-Runtime-Trace-Id", "Root=1-5bef4de7-ad49b0e87f6ef6c87fc2e700;Parent=9a9197af755a6419;Sampled=0")
 		_, _ = w.Write(in.payload)
