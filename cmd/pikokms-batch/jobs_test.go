@@ -152,6 +152,7 @@ func TestRefusals(t *testing.T) {
 	b.mustPut(t, "c+d", plain)
 	b.mustPut(t, "e f", plain)
 	b.mustPut(t, "folder/", nil)
+	b.mustPut(t, "archived", plain, func(in *s3.PutObjectInput) { in.StorageClass = s3types.StorageClassDeepArchive })
 	b.mustPut(t, "deleted", plain)
 	_, err := b.client.DeleteObject(t.Context(), &s3.DeleteObjectInput{Bucket: &b.name, Key: aws.String("deleted")})
 	require.NoError(t, err)
@@ -168,6 +169,7 @@ func TestRefusals(t *testing.T) {
 		{task: task{key: "message"}, code: "PermanentFailure", reason: "header can't be read"},
 		{task: task{key: "missing"}, code: "PermanentFailure", reason: "there is no such object any more"},
 		{task: task{key: "deleted"}, code: "PermanentFailure", reason: "there is no such object any more"},
+		{task: task{key: "archived"}, code: "PermanentFailure", reason: "restore it first"},
 		{task: task{encoded: "%zz"}, code: "PermanentFailure", reason: "not URL-encoded"},
 		{task: task{encoded: "a+b"}, code: "Succeeded"},
 		{task: task{key: "replaced"}, code: "PermanentFailure", reason: "the job encrypt encrypts it", arguments: map[string]string{"job": "rewrap"}},
