@@ -41,27 +41,39 @@ func (h *Host) RotateKey(name string) error {
 // and Put's.
 func (h *Host) Rewrap(ctx context.Context, key string) error {
 	return h.renew(ctx, "rewrap", key, func(stored io.Reader) (io.Reader, error) {
-		start, whole, err := sniff(stored)
+		renewed, err := h.RewrapObject(ctx, key, stored)
 		if err != nil {
-			return nil, err
-		}
-		if pikov2.Sniff(start) {
-			return nil, fmt.Errorf("%w: %w: Migrate moves it", provider.ErrInvalidCiphertext, message.ErrPikoV2)
-		}
-		if !header.Sniff(start) {
-			return nil, fmt.Errorf("%w: it does not begin as an AWS Encryption SDK message; Migrate moves objects from before", ErrPlaintext)
-		}
-		strict := h.decrypter
-		strict.Accept = acceptObject
-		renewed, err := message.Rewrap(ctx, whole, &strict, &h.encrypter, h.bound(key))
-		if err != nil {
-			return nil, nameLimits(err)
-		}
-		if _, err := recordedNames(renewed.Header().EncryptionContext[ChainKey]); err != nil {
-			return nil, err
+			return nil, err // renewed would be an io.Reader that holds a nil pointer, and not nil
 		}
 		return renewed, nil
 	})
+}
+
+// RewrapObject returns what Rewrap would store for the object that is stored under key, for a
+// storage that the caller drives. The object is complete only when it is read to io.EOF. After an
+// error, or if reading stops before, the storage must keep what it has. The errors are Get's and
+// Put's.
+func (h *Host) RewrapObject(ctx context.Context, key string, stored io.Reader) (*message.EncryptReader, error) {
+	start, whole, err := sniff(stored)
+	if err != nil {
+		return nil, err
+	}
+	if pikov2.Sniff(start) {
+		return nil, fmt.Errorf("%w: %w: Migrate moves it", provider.ErrInvalidCiphertext, message.ErrPikoV2)
+	}
+	if !header.Sniff(start) {
+		return nil, fmt.Errorf("%w: it does not begin as an AWS Encryption SDK message; Migrate moves objects from before", ErrPlaintext)
+	}
+	strict := h.decrypter
+	strict.Accept = acceptObject
+	renewed, err := message.Rewrap(ctx, whole, &strict, &h.encrypter, h.bound(key))
+	if err != nil {
+		return nil, nameLimits(err)
+	}
+	if _, err := recordedNames(renewed.Header().EncryptionContext[ChainKey]); err != nil {
+		return nil, err
+	}
+	return renewed, nil
 }
 
 // Migrate makes a stored object of something else: plain content, a stream that Piko wrote before

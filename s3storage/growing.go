@@ -36,8 +36,8 @@ func partSize(first, sent int64) int64 {
 	return min(max(first, grown), maxPartSize)
 }
 
-// putGrowing puts content of unknown size.
-func (s *Storage) putGrowing(ctx context.Context, key string, ifMatch *string, content *checked.Reader) error {
+// putGrowing puts content of unknown size, as in says.
+func (s *Storage) putGrowing(ctx context.Context, in *s3.PutObjectInput, content *checked.Reader) error {
 	first := cmp.Or(s.upload.PartSizeBytes, defaultPartSize)
 	threshold := max(cmp.Or(s.upload.MultipartUploadThreshold, defaultThreshold), first)
 	// Small content becomes one request, and takes no more memory than it needs.
@@ -46,13 +46,11 @@ func (s *Storage) putGrowing(ctx context.Context, key string, ifMatch *string, c
 		return err
 	}
 	if int64(len(start)) < threshold {
-		_, err := s.client.PutObject(ctx, &s3.PutObjectInput{
-			Bucket: &s.bucket, Key: &key, Body: bytes.NewReader(start), ContentLength: aws.Int64(int64(len(start))),
-			ContentType: aws.String(contentType), IfMatch: ifMatch,
-		})
+		in.Body, in.ContentLength = bytes.NewReader(start), aws.Int64(int64(len(start)))
+		_, err := s.client.PutObject(ctx, in)
 		return err
 	}
-	create := &s3.CreateMultipartUploadInput{Bucket: &s.bucket, Key: &key, ContentType: aws.String(contentType)}
+	create := createLike(in)
 	if s.upload.RequestChecksumCalculation != aws.RequestChecksumCalculationWhenRequired {
 		create.ChecksumAlgorithm = s3types.ChecksumAlgorithmCrc32
 	}
@@ -60,18 +58,32 @@ func (s *Storage) putGrowing(ctx context.Context, key string, ifMatch *string, c
 	if err != nil {
 		return err
 	}
-	u := &multipart{storage: s, key: key, id: created.UploadId, algorithm: create.ChecksumAlgorithm}
+	u := &multipart{storage: s, key: *in.Key, id: created.UploadId, algorithm: create.ChecksumAlgorithm}
 	if err := u.send(ctx, start, first, content); err != nil {
 		u.abort(ctx)
 		return err
 	}
 	_, err = s.client.CompleteMultipartUpload(ctx, &s3.CompleteMultipartUploadInput{
-		Bucket: &s.bucket, Key: &key, UploadId: u.id, IfMatch: ifMatch, MultipartUpload: &s3types.CompletedMultipartUpload{Parts: u.parts},
+		Bucket: in.Bucket, Key: in.Key, UploadId: u.id, IfMatch: in.IfMatch, MultipartUpload: &s3types.CompletedMultipartUpload{Parts: u.parts},
 	})
 	if err != nil {
 		u.abort(ctx)
 	}
 	return err
+}
+
+// createLike returns how the upload in parts of an object begins that is put as in says.
+func createLike(in *s3.PutObjectInput) *s3.CreateMultipartUploadInput {
+	return &s3.CreateMultipartUploadInput{
+		Bucket: in.Bucket, Key: in.Key,
+		CacheControl: in.CacheControl, ContentDisposition: in.ContentDisposition, ContentEncoding: in.ContentEncoding,
+		ContentLanguage: in.ContentLanguage, ContentType: in.ContentType, Expires: in.Expires, Metadata: in.Metadata,
+		StorageClass: in.StorageClass, Tagging: in.Tagging, WebsiteRedirectLocation: in.WebsiteRedirectLocation,
+		ServerSideEncryption: in.ServerSideEncryption, SSEKMSKeyId: in.SSEKMSKeyId, BucketKeyEnabled: in.BucketKeyEnabled,
+		ObjectLockLegalHoldStatus: in.ObjectLockLegalHoldStatus, ObjectLockMode: in.ObjectLockMode,
+		ObjectLockRetainUntilDate: in.ObjectLockRetainUntilDate, ObjectLockEventHold: in.ObjectLockEventHold,
+		ObjectLockEventHoldDurationDays: in.ObjectLockEventHoldDurationDays, ObjectLockEventHoldDurationYears: in.ObjectLockEventHoldDurationYears,
+	}
 }
 
 // multipart is an upload in parts.

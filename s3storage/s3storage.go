@@ -10,6 +10,7 @@ package s3storage
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -103,7 +104,7 @@ func isStatus(err error, status int) bool {
 // that fails, too, let a lifecycle rule delete incomplete uploads. If S3's last answer is lost, the
 // object may have been stored.
 func (s *Storage) Put(ctx context.Context, key string, content io.Reader) error {
-	if err := s.put(ctx, key, nil, content); err != nil {
+	if err := s.put(ctx, key, content); err != nil {
 		return s.failed("put", key, err)
 	}
 	return nil
@@ -111,52 +112,53 @@ func (s *Storage) Put(ctx context.Context, key string, content io.Reader) error 
 
 const contentType = "application/octet-stream"
 
-// put stores content. If ifMatch is not nil, it only replaces the object with that ETag.
-func (s *Storage) put(ctx context.Context, key string, ifMatch *string, content io.Reader) error {
+// put stores content.
+func (s *Storage) put(ctx context.Context, key string, content io.Reader) error {
 	body := &checked.Reader{Context: ctx, Source: content}
-	message, ok := content.(interface{ ContentLength() (int64, bool) })
-	if !ok {
-		return s.putGrowing(ctx, key, ifMatch, body)
+	if message, ok := content.(interface{ ContentLength() (int64, bool) }); ok {
+		if n, known := message.ContentLength(); known {
+			_, err := s.transfer.UploadObject(ctx, &transfermanager.UploadObjectInput{
+				Bucket: &s.bucket, Key: &key, Body: body, ContentLength: &n, ContentType: aws.String(contentType),
+			})
+			return err
+		}
 	}
-	n, known := message.ContentLength()
-	if !known {
-		return s.putGrowing(ctx, key, ifMatch, body)
-	}
-	_, err := s.transfer.UploadObject(ctx, &transfermanager.UploadObjectInput{
-		Bucket: &s.bucket, Key: &key, Body: body, ContentLength: &n, ContentType: aws.String(contentType), IfMatch: ifMatch,
-	})
-	return err
+	return s.putGrowing(ctx, &s3.PutObjectInput{Bucket: &s.bucket, Key: &key, ContentType: aws.String(contentType)}, body)
 }
 
-// GetVersion implements pikokms.ConditionalStorage. The version is the object's ETag.
+// GetVersion implements pikokms.ConditionalStorage. The version holds the object's ETag, and what the
+// object has beside its content.
 func (s *Storage) GetVersion(ctx context.Context, key string) (content io.ReadCloser, version string, err error) {
-	out, err := s.client.GetObject(ctx, &s3.GetObjectInput{Bucket: &s.bucket, Key: &key})
+	v, err := s.OpenVersion(ctx, key, "")
 	if err != nil {
-		return nil, "", s.failed("get", key, err)
+		return nil, "", err
 	}
-	return out.Body, aws.ToString(out.ETag), nil
+	text, err := json.Marshal(v.found)
+	if err != nil {
+		return nil, "", s.failed("get", key, errors.Join(err, v.Close()))
+	}
+	return v.ReadCloser, string(text), nil
 }
 
 // PutIf implements pikokms.ConditionalStorage by the condition If-Match, which AWS has had since
 // November 2024. A service without that condition answers with an error or ignores it. If it
-// ignores it, what was put meanwhile is lost.
+// ignores it, what was put meanwhile is lost. The new object keeps what it keeps
+// with Replace.
 func (s *Storage) PutIf(ctx context.Context, key, version string, content io.Reader) error {
-	err := s.put(ctx, key, &version, content)
-	// S3 answers 404 for an object that was deleted, and 409 for one that was deleted during the
-	// upload (Amazon S3 User Guide, "How to prevent object overwrites with conditional writes").
-	if isStatus(err, http.StatusPreconditionFailed) || isStatus(err, http.StatusConflict) || isMissing(err) {
-		err = fmt.Errorf("%w: %w", pikokms.ErrChanged, err)
+	var f found
+	if err := json.Unmarshal([]byte(version), &f); err != nil || f.Kept.IfMatch == nil {
+		return fmt.Errorf("s3 storage: replace s3://%s/%s: the version %.100q is not one of GetVersion", s.bucket, key, version)
 	}
-	if err != nil {
-		return fmt.Errorf("s3 storage: replace s3://%s/%s: %w", s.bucket, key, err)
-	}
-	return nil
+	return s.replace(ctx, key, f, content)
 }
 
 // Get implements pikokms.Storage, with one request.
 func (s *Storage) Get(ctx context.Context, key string) (io.ReadCloser, error) {
-	content, _, err := s.GetVersion(ctx, key)
-	return content, err
+	v, err := s.OpenVersion(ctx, key, "")
+	if err != nil {
+		return nil, err
+	}
+	return v.ReadCloser, nil
 }
 
 // Delete implements pikokms.Storage. It makes two requests, since S3 reports no missing object when

@@ -119,7 +119,9 @@ the same command line goes on where it was interrupted.`,
 				return err
 			}
 			for name := range pairs {
-				if strings.HasPrefix(name, provider.ReservedPrefix) {
+				// A host that binds objects to their names requires these two.
+				bound := (name == pikokms.BucketKey || name == pikokms.ObjectKey) && slices.Contains(required, name)
+				if strings.HasPrefix(name, provider.ReservedPrefix) && !bound {
 					return usageError{fmt.Errorf("-c %s: names that begin with %s are kept for what pikokms itself says of a message", name, provider.ReservedPrefix)}
 				}
 			}

@@ -1,0 +1,220 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/aws/aws-lambda-go/events"
+
+	"piko.sh/pikokms"
+	"piko.sh/pikokms/header"
+	"piko.sh/pikokms/pikov2"
+	"piko.sh/pikokms/provider"
+	"piko.sh/pikokms/s3storage"
+)
+
+// replyTime is how long before an invocation's deadline work ends, so that the answer arrives and
+// the parts of an unfinished upload are deleted. It is a tenth of the time if that is less.
+const replyTime = 10 * time.Second
+
+// log has a line for each task that failed. Successes are in the job's report alone, since a log of
+// a billion lines costs more than the job.
+var log = slog.New(slog.NewJSONHandler(os.Stderr, nil))
+
+// handle does what a request of S3 Batch Operations asks for.
+func (f *function) handle(ctx context.Context, payload json.RawMessage) (*events.S3BatchJobResponse, error) {
+	in, err := parseInvocation(payload)
+	if err != nil {
+		return nil, err
+	}
+	whole := 15 * time.Minute
+	if deadline, ok := ctx.Deadline(); ok {
+		whole = time.Until(deadline)
+		whole -= min(replyTime, whole/10)
+	}
+	ctx, cancel := context.WithTimeout(ctx, whole)
+	defer cancel()
+	job, err := f.jobOf(in.arguments)
+	if f.err != nil {
+		err = f.err
+	}
+	out := in.answer()
+	for _, t := range in.tasks {
+		done, err := "", err
+		if err == nil {
+			done, err = f.do(ctx, job, t, whole)
+		}
+		result := events.S3BatchJobResult{TaskID: t.id, ResultCode: codeOf(ctx, err), ResultString: done}
+		if err != nil {
+			if ctx.Err() != nil {
+				err = fmt.Errorf("the time of the invocation ran out: %w", err)
+			}
+			log.Error("task failed", "job", in.jobID, "task", t.id, "bucket", t.bucket, "key", t.key, "code", result.ResultCode, "reason", err.Error())
+			result.ResultString = shorten(err.Error())
+		}
+		out.Results = append(out.Results, result)
+	}
+	return out, nil
+}
+
+// do does a task and says what was done.
+func (f *function) do(ctx context.Context, job string, t task, whole time.Duration) (done string, err error) {
+	b, err := f.bucket(t.bucket)
+	if err != nil {
+		return "", err
+	}
+	v, err := b.open(ctx, job, t)
+	if err != nil {
+		return "", explain(err)
+	}
+	defer func() { _ = v.Close() }() // it was only read
+	if v.Size == 0 && strings.HasSuffix(v.Key, "/") {
+		return "is the empty object that stands for a folder, and stays so", nil
+	}
+	o := &object{function: f, bucket: b, Version: v, source: &source{Reader: v}}
+	if err := o.look(); err != nil {
+		return "", err
+	}
+	if job != verify {
+		if done, err := o.judge(job, t); done != "" || err != nil {
+			return done, err
+		}
+	}
+	deadline, _ := ctx.Deadline()
+	if err := f.pace.check(v.Size, time.Until(deadline), whole); err != nil {
+		return "", o.adviseFor(job, err)
+	}
+	begin := time.Now()
+	done, err = o.work(ctx, job)
+	if err == nil || ctx.Err() != nil {
+		f.pace.learn(o.source.read, time.Since(begin))
+	}
+	return done, err
+}
+
+// open opens the object of a task: the version that the manifest names if it is only read,
+// otherwise the current one.
+func (b *bucket) open(ctx context.Context, job string, t task) (*s3storage.Version, error) {
+	keys, err := t.keys()
+	if err != nil {
+		return nil, err
+	}
+	id := ""
+	if job == verify {
+		id = t.version
+	}
+	v, err := b.storage.OpenVersion(ctx, keys[0], id)
+	if len(keys) == 2 && errors.Is(err, fs.ErrNotExist) {
+		return b.storage.OpenVersion(ctx, keys[1], id)
+	}
+	return v, err
+}
+
+// object is an object that is worked on.
+type object struct {
+	*s3storage.Version
+	function *function
+	bucket   *bucket
+	source   *source
+	start    io.Reader      // what was read of the source, and then the rest
+	header   *header.Header // nil if it is no message
+	pikoV2   bool
+}
+
+// look reads the object's beginning.
+func (o *object) look() error {
+	start := make([]byte, header.SniffSize)
+	n, err := io.ReadFull(o.source, start)
+	if err != nil && err != io.EOF && err != io.ErrUnexpectedEOF {
+		return err
+	}
+	start = start[:n]
+	read := bytes.NewBuffer(start)
+	whole := io.MultiReader(bytes.NewReader(bytes.Clone(start)), o.source)
+	if o.pikoV2 = pikov2.Sniff(start); !header.Sniff(start) {
+		o.start = whole
+		return nil
+	}
+	read.Reset()
+	o.header, err = header.Read(io.TeeReader(whole, read), header.Limits{})
+	if _, broken := errors.AsType[*sourceError](err); broken {
+		return err
+	}
+	if err != nil {
+		return fmt.Errorf("%w: it begins as an encrypted object, but its header can't be read: %w", provider.ErrInvalidCiphertext, err)
+	}
+	o.start = io.MultiReader(read, o.source)
+	return nil
+}
+
+// judge returns what was done if nothing is left to do, or an error if a job can't replace the
+// object. It asks no key service.
+func (o *object) judge(job string, t task) (done string, err error) {
+	isObject := o.header != nil && o.header.EncryptionContext[pikokms.UseKey] == pikokms.UseObject
+	superseded := t.version != "" && t.version != o.ID && !(t.version == "null" && o.ID == "")
+	switch {
+	case isObject && o.function.key.isUnder(o.header):
+		return "is under " + o.function.key.name + " already", nil
+	case superseded:
+		return "", fmt.Errorf("version %s of the manifest is not the current one any more; it and version %s were left as they are", t.version, o.ID)
+	case job == rewrap && o.header == nil && !o.pikoV2:
+		return "", fmt.Errorf("%w: it does not begin as an AWS Encryption SDK message; the job %s encrypts it", pikokms.ErrPlaintext, encrypt)
+	case job == encrypt && o.pikoV2:
+		return "", fmt.Errorf("it begins as a stream that Piko wrote before pikokms; the job %s moves it, with PIKOKMS_ALLOW_PIKO_V2", rewrap)
+	case job == encrypt && isObject:
+		return "", fmt.Errorf("it is encrypted already, under another key or in an older suite; the job %s moves it", rewrap)
+	case job == encrypt && o.header != nil:
+		return "", fmt.Errorf("it is a message of the AWS Encryption SDK already, and no stored object")
+	}
+	return "", nil
+}
+
+// work does a job on the object.
+func (o *object) work(ctx context.Context, job string) (done string, err error) {
+	var stored io.Reader
+	host := o.bucket.host
+	switch {
+	case job == verify:
+		return o.verify(ctx)
+	case job == encrypt:
+		stored, err = host.EncryptObject(ctx, o.Key, o.start)
+	case o.pikoV2:
+		var content io.Reader
+		if content, _, err = host.DecryptObject(ctx, o.Key, o.start, o.Size); err == nil {
+			stored, err = host.EncryptObject(ctx, o.Key, content)
+		}
+	default:
+		stored, err = host.RewrapObject(ctx, o.Key, o.start)
+	}
+	if err != nil {
+		return "", err
+	}
+	if err := o.bucket.storage.Replace(ctx, o.Version, stored); err != nil {
+		return "", err
+	}
+	return fmt.Sprintf("%s: %d bytes under %s", pastOf[job], o.Size, o.function.key.name), nil
+}
+
+var pastOf = map[string]string{encrypt: "encrypted", rewrap: "rewrapped"}
+
+// verify reads the object to its end.
+func (o *object) verify(ctx context.Context) (done string, err error) {
+	content, _, err := o.bucket.host.DecryptObject(ctx, o.Key, o.start, o.Size)
+	if err != nil {
+		return "", err
+	}
+	n, err := io.Copy(io.Discard, content)
+	if err != nil {
+		return "", err
+	}
+	return fmt.Sprintf("verified: %d bytes of %d", n, o.Size), nil
+}

@@ -1,0 +1,29 @@
+// Command pikokms-batch is an AWS Lambda function for S3 Batch Operations. A job of S3 invokes it
+// for each object of a manifest, and it encrypts the object in its place, moves it to another key,
+// or verifies it. docs/SCALE.md tells how to set it up, and what it costs.
+//
+// Environment variables of the function configure it:
+//
+//	PIKOKMS_JOB               encrypt, rewrap or verify; a job's user argument "job" goes before it
+//	PIKOKMS_KEY               the KEY that objects are to be under
+//	PIKOKMS_OLD_KEYS          KEYs that they may be under until now, separated by spaces
+//	PIKOKMS_BIND_OBJECT_NAMES the name of the bucket that the hosts of the objects state, if they
+//	                          bind objects to their names
+//	PIKOKMS_ALLOW_PIKO_V2     true lets rewrap move, and verify read, what Piko wrote before pikokms
+//	PIKOKMS_DATA_KEY_CACHE    how long a data key serves further objects, such as 5m
+//	PIKOKMS_MB_PER_SECOND     how fast objects are taken to be read and written, in 10⁶ bytes
+//
+// A KEY is awskms:///ARN, with the parameters of awskms.ParseURL. AWS_MAX_ATTEMPTS and the other
+// variables of the AWS SDK work as everywhere.
+package main
+
+import (
+	"context"
+	"os"
+
+	"github.com/aws/aws-lambda-go/lambda"
+)
+
+func main() {
+	lambda.Start(newFunction(context.Background(), os.Getenv).handle)
+}

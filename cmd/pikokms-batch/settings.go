@@ -1,0 +1,169 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/config"
+	"github.com/aws/aws-sdk-go-v2/service/s3"
+
+	"piko.sh/pikokms"
+	"piko.sh/pikokms/s3storage"
+	"piko.sh/pikokms/service"
+)
+
+// What a job does to each object.
+const (
+	encrypt = "encrypt"
+	rewrap  = "rewrap"
+	verify  = "verify"
+)
+
+// jobArgument is the user argument of a job, in requests of schema 2.0, that says what it does.
+const jobArgument = "job"
+
+// function is the Lambda function. It is safe for concurrent use.
+type function struct {
+	job     string // of requests that do not say it
+	key     *key   // that objects are to be under
+	old     []*key // that objects may be under until now
+	bound   string // the bucket's name in the encryption context; empty if objects are not bound to names
+	pikoV2  bool
+	client  *s3.Client
+	options []pikokms.Option
+	pace    pace
+	err     error // what is wrong with the configuration
+
+	mu      sync.Mutex
+	buckets map[string]*bucket // by name
+}
+
+// bucket is a bucket, and the host of its objects.
+type bucket struct {
+	name    string
+	storage *s3storage.Storage
+	host    *pikokms.Host
+}
+
+// newFunction makes the function of its environment. It asks no service. If the configuration is
+// wrong, each task fails and its reason says how, since that is what the job's report shows.
+func newFunction(ctx context.Context, environment func(string) string) *function {
+	f := &function{job: environment("PIKOKMS_JOB"), bound: environment("PIKOKMS_BIND_OBJECT_NAMES"), buckets: make(map[string]*bucket)}
+	if err := f.configure(ctx, environment); err != nil {
+		f.err = fmt.Errorf("the function's configuration: %w", err)
+	}
+	return f
+}
+
+func (f *function) configure(ctx context.Context, environment func(string) string) error {
+	loaded, err := config.LoadDefaultConfig(ctx)
+	if err != nil {
+		return err
+	}
+	f.client = s3.NewFromConfig(loaded, func(o *s3.Options) {
+		o.DisableLogOutputChecksumValidationSkipped = true // it would be a line for each old object
+	})
+	var failures []error
+	refuse := func(name, wanted string) {
+		failures = append(failures, fmt.Errorf("%s is %q; it is %s", name, environment(name), wanted))
+	}
+	if text := environment("PIKOKMS_ALLOW_PIKO_V2"); text != "" {
+		if f.pikoV2, err = strconv.ParseBool(text); err != nil {
+			refuse("PIKOKMS_ALLOW_PIKO_V2", "true or false")
+		}
+	}
+	if f.pikoV2 {
+		f.options = append(f.options, pikokms.AllowPikoV2())
+	}
+	if text := environment("PIKOKMS_DATA_KEY_CACHE"); text != "" {
+		age, err := time.ParseDuration(text)
+		if err != nil || age <= 0 {
+			refuse("PIKOKMS_DATA_KEY_CACHE", "a duration, such as 5m")
+		}
+		f.options = append(f.options, pikokms.WithDataKeyCache(service.CacheLimits{MaxAge: age}))
+	}
+	if text := environment("PIKOKMS_MB_PER_SECOND"); text != "" {
+		rate, err := strconv.ParseFloat(text, 64)
+		if err != nil || !(rate > 0) {
+			refuse("PIKOKMS_MB_PER_SECOND", "a number above 0")
+		}
+		f.pace.stated = rate * 1e6
+	}
+	if f.bound != "" {
+		f.options = append(f.options, pikokms.BindObjectName(f.bound))
+	}
+	if f.job != "" {
+		if _, err := f.jobOf(nil); err != nil {
+			refuse("PIKOKMS_JOB", jobs)
+		}
+	}
+	failures = append(failures, f.openKeys(ctx, environment, loaded.RetryMaxAttempts))
+	return errors.Join(failures...)
+}
+
+// openKeys opens the KEYs.
+func (f *function) openKeys(ctx context.Context, environment func(string) string, attempts int) error {
+	var failures []error
+	open := func(variable, text string) *key {
+		k, err := openKey(ctx, text, attempts)
+		if err != nil {
+			failures = append(failures, fmt.Errorf("%s: %w", variable, err))
+			return nil
+		}
+		f.options = append(f.options, pikokms.WithCryptoProvider(k.name, k.provider))
+		return k
+	}
+	switch given := strings.Fields(environment("PIKOKMS_KEY")); len(given) {
+	case 1:
+		if f.key = open("PIKOKMS_KEY", given[0]); f.key != nil {
+			f.options = append(f.options, pikokms.WithDefaultCryptoProvider(f.key.name))
+		}
+	default:
+		failures = append(failures, fmt.Errorf("PIKOKMS_KEY names %d KEYs, and objects are put under one", len(given)))
+	}
+	for _, text := range strings.Fields(environment("PIKOKMS_OLD_KEYS")) {
+		f.old = append(f.old, open("PIKOKMS_OLD_KEYS", text))
+	}
+	return errors.Join(failures...)
+}
+
+// bucket returns the bucket of a name, with its host.
+func (f *function) bucket(name string) (*bucket, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if b := f.buckets[name]; b != nil {
+		return b, nil
+	}
+	b := &bucket{name: name, storage: s3storage.New(f.client, name)}
+	var err error
+	if b.host, err = pikokms.New(append(f.options[:len(f.options):len(f.options)], pikokms.WithStorage(b.storage))...); err != nil {
+		return nil, fmt.Errorf("the function's configuration: %w", err)
+	}
+	f.buckets[name] = b
+	return b, nil
+}
+
+const jobs = encrypt + ", " + rewrap + " or " + verify
+
+// jobOf returns what is to be done, with the user arguments of a job.
+func (f *function) jobOf(arguments map[string]string) (string, error) {
+	job := f.job
+	for name, value := range arguments {
+		if name != jobArgument {
+			return "", fmt.Errorf("the job has the user argument %.100q; the only one is %q", name, jobArgument)
+		}
+		job = value
+	}
+	switch job {
+	case encrypt, rewrap, verify:
+		return job, nil
+	case "":
+		return "", fmt.Errorf("neither PIKOKMS_JOB nor the job's user argument %q says what to do: %s", jobArgument, jobs)
+	}
+	return "", fmt.Errorf("the job %.100q is not known; it is %s", job, jobs)
+}
