@@ -125,7 +125,7 @@ func (k *key) giveUp(err error) {
 
 // ask makes a call of the keyring of a KEY, and bounds the time of its answer.
 func ask[T any](ctx context.Context, k *key, call func(context.Context, provider.Keyring) (T, error)) (T, error) {
-	bounded, cancel := context.WithTimeout(ctx, k.timeout)
+	bounded, cancel := context.WithTimeout(provider.WithGuard(ctx, k.counted), k.timeout)
 	defer cancel()
 	var answer T
 	keyring, err := k.opened(bounded)
@@ -258,7 +258,7 @@ func parseKey(text string, timeout time.Duration, check bool) (*key, error) {
 }
 
 // count counts an answer of a key service, which is not asked about keys that are not trusted.
-// Branch keys count for themselves.
+// Branch keys are counted by counted.
 func (k *key) count(err error) {
 	if k.isAskedEachTime() && !errors.Is(err, provider.ErrUntrustedKey) {
 		k.calls.Add(1)
