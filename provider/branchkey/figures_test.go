@@ -42,7 +42,7 @@ func processorTime(t *testing.T) time.Duration {
 // can't do without.
 func TestManyMessagesUnderTenantsKeys(t *testing.T) {
 	const tenants, size = 100, 100 // size of a message in bytes
-	messages := 2_000
+	messages := 1_000
 	if full() {
 		messages = 1_000_000
 	}
@@ -60,7 +60,7 @@ func TestManyMessagesUnderTenantsKeys(t *testing.T) {
 
 	// Batches in turn, so that all see the same machine.
 	var took [5]time.Duration
-	const batch = 1000
+	const batch = 500
 	stored := make([][]byte, batch)
 	for done := 0; done < messages; done += batch {
 		for i, p := range []provider.Keyring{branch, key} {
@@ -117,7 +117,7 @@ func floor(t *testing.T, plaintext []byte) {
 // TestObjectsMoveWithTheirBranchKey moves many objects to another KMS key by moving their branch
 // key, and measures that beside rewrapping each.
 func TestObjectsMoveWithTheirBranchKey(t *testing.T) {
-	objects := 200
+	objects := 100
 	if full() {
 		objects = 100_000
 	}
