@@ -103,11 +103,11 @@ func isAnswer(err error) bool {
 	return false
 }
 
-// guard calls the provider through the breaker, unless the provider itself takes each call of its
-// key service through the breaker.
+// guard calls the provider through the breaker, or hands it the breaker for those of its calls that
+// need the key service.
 func guard[T any](ctx context.Context, s *Service, operation string, call func(context.Context) (T, error)) (T, error) {
-	if s.guardsItself {
-		return call(ctx)
+	if s.inside != nil {
+		return call(provider.WithGuard(ctx, s.inside))
 	}
 	return pass(ctx, s, operation, call)
 }

@@ -333,25 +333,23 @@ func TestProviderThatIsDownAtStart(t *testing.T) {
 // guarded is a provider with keys of its own, which calls its key service only when it is told to.
 type guarded struct {
 	provider.EncryptionProvider
-	guard func(context.Context, string, func(context.Context) error) error
-	call  func(context.Context) error // nil if no call is needed
+	call func(context.Context) error // nil if no call is needed
 }
 
-func (g *guarded) Guard(guard func(context.Context, string, func(context.Context) error) error) {
-	g.guard = guard
-}
+func (g *guarded) CallsGuarded() {}
 
 func (g *guarded) HealthCheck(ctx context.Context) error {
 	if g.call == nil {
 		return nil
 	}
-	return g.guard(ctx, "Call", g.call)
+	return provider.CallGuarded(ctx, "Call", g.call)
 }
 
-func TestBreakerOfAProviderThatGuardsItsCalls(t *testing.T) {
+func TestBreakerInsideAProvider(t *testing.T) {
 	g := &guarded{EncryptionProvider: newRemote(t, 1)}
-	s := service.New(g, service.Config{})
+	s, other := service.New(g, service.Config{}), service.New(g, service.Config{})
 	defer s.Close()
+	defer other.Close()
 	calls := 0
 	down := func(context.Context) error { calls++; return provider.ErrProviderUnavailable }
 	for range 2 * service.Failures {
@@ -364,4 +362,7 @@ func TestBreakerOfAProviderThatGuardsItsCalls(t *testing.T) {
 	require.Equal(t, service.Failures, calls)
 	g.call = down
 	require.ErrorIs(t, s.HealthCheck(t.Context()), service.ErrOpen)
+	require.Equal(t, service.StateClosed, other.State(), "each service has a breaker of its own")
+	require.NotErrorIs(t, other.HealthCheck(t.Context()), service.ErrOpen)
+	require.NotErrorIs(t, g.HealthCheck(t.Context()), service.ErrOpen)
 }

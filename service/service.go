@@ -36,7 +36,7 @@ type Service struct {
 	cache       *cache // nil if there is none
 	instruments *instruments
 
-	guardsItself bool // the provider takes its calls through the breaker itself
+	inside provider.Guard // the breaker, if it stands inside the provider; otherwise nil
 }
 
 // New wraps a provider. Close the provider after the Service.
@@ -51,12 +51,11 @@ func New(p provider.EncryptionProvider, c Config) *Service {
 		}
 	})
 	s.instruments = newInstruments(c.Telemetry, s.Type(), s.State)
-	if guarded, ok := p.(provider.Guarded); ok {
-		s.guardsItself = true
-		guarded.Guard(func(ctx context.Context, operation string, call func(context.Context) error) error {
+	if _, ok := p.(provider.Guarded); ok {
+		s.inside = func(ctx context.Context, operation string, call func(context.Context) error) error {
 			_, err := pass(ctx, s, operation, func(ctx context.Context) (struct{}, error) { return struct{}{}, call(ctx) })
 			return err
-		})
+		}
 	}
 	if c.Cache != nil {
 		s.cache = newCache(broken{s}, *c.Cache)

@@ -94,7 +94,6 @@ type Provider struct {
 	supplier Supplier
 	cache    *cache
 	close    func() error // closes what was opened with the provider; may be nil
-	guard    func(ctx context.Context, operation string, call func(context.Context) error) error
 }
 
 // NewProvider makes a provider. It asks for the configured branch key, if there is one, which is
@@ -113,7 +112,6 @@ func NewProvider(ctx context.Context, c Config) (*Provider, error) {
 	p := &Provider{
 		store: c.Store, id: c.BranchKeyID, supplier: c.Supplier,
 		cache: newCache(c.TTL, cmp.Or(c.Entries, DefaultEntries)),
-		guard: func(ctx context.Context, _ string, call func(context.Context) error) error { return call(ctx) },
 	}
 	if p.id == "" || c.CheckLater {
 		return p, nil
@@ -143,10 +141,8 @@ func (p *Provider) KeyID() string { return p.id }
 // Store returns the key store.
 func (p *Provider) Store() *Store { return p.store }
 
-// Guard implements provider.Guarded. It must be called before the provider is used.
-func (p *Provider) Guard(guard func(ctx context.Context, operation string, call func(context.Context) error) error) {
-	p.guard = guard
-}
+// CallsGuarded implements provider.Guarded.
+func (p *Provider) CallsGuarded() {}
 
 // pick returns the ID of the branch key of a message.
 func (p *Provider) pick(ctx context.Context, encryptionContext map[string]string) (string, error) {
@@ -186,14 +182,17 @@ func (p *Provider) version(ctx context.Context, id string, version uuid.UUID) (*
 
 // ask gets a branch key from the table and KMS.
 func (p *Provider) ask(ctx context.Context, id, kind string) (m *material, err error) {
-	err = p.guard(ctx, "GetBranchKey", func(ctx context.Context) error {
+	err = provider.CallGuarded(ctx, "GetBranchKey", func(ctx context.Context) error {
 		r, err := p.store.get(ctx, id, kind)
 		if err != nil {
 			return err
 		}
 		key, err := p.store.unwrap(ctx, r)
+		if err != nil {
+			return err
+		}
 		m = &material{r.version, r.created, key}
-		return err
+		return nil
 	})
 	return m, err
 }
@@ -339,7 +338,7 @@ func (p *Provider) GetKeyInfo(ctx context.Context, keyID string) (*provider.KeyI
 		return nil, fail(ctx, "GetKeyInfo", "", fmt.Errorf("%w: a Supplier picks the branch keys; name one", provider.ErrKeyNotFound))
 	}
 	var r *record
-	err := p.guard(ctx, "GetKeyInfo", func(ctx context.Context) (err error) {
+	err := provider.CallGuarded(ctx, "GetKeyInfo", func(ctx context.Context) (err error) {
 		r, err = p.store.get(ctx, id, kindActive)
 		return err
 	})
@@ -365,7 +364,7 @@ func (p *Provider) GetKeyInfo(ctx context.Context, keyID string) (*provider.KeyI
 // the table for one that does not exist, which shows that the table is up.
 func (p *Provider) HealthCheck(ctx context.Context) error {
 	if p.id == "" {
-		err := p.guard(ctx, "HealthCheck", func(ctx context.Context) error {
+		err := provider.CallGuarded(ctx, "HealthCheck", func(ctx context.Context) error {
 			_, err := p.store.table.Get(ctx, "health check", kindActive)
 			return err
 		})

@@ -150,8 +150,8 @@ func (c *cache) begin(ctx context.Context, s slot, ask func(context.Context) (*m
 		if err == nil {
 			err = c.put(s, got, ends)
 		}
-		if err == nil && f.waiting == 0 {
-			err = got.key.Close()
+		if got != nil && (err != nil || f.waiting == 0) {
+			err = errors.Join(err, got.key.Close())
 		}
 		f.got, f.err = got, err
 		close(f.done)
@@ -173,14 +173,12 @@ func (c *cache) leave(s slot, f *fetch) {
 	}
 }
 
-// put puts a branch key into the cache, which gets a share of its key. It closes a branch key that
-// it refuses. The caller holds the lock.
+// put puts a branch key into the cache, which gets a share of its key. The caller holds the lock.
 func (c *cache) put(s slot, got *material, ends time.Time) error {
 	old := c.entries[s]
 	if s.isActive() && old != nil && old.got.version != got.version && got.created.Before(old.got.created) {
-		err := fmt.Errorf("%w: this process has seen version %s of %s, and the table now has %s of %s; restart the process if the table was restored from a backup",
+		return fmt.Errorf("%w: this process has seen version %s of %s, and the table now has %s of %s; restart the process if the table was restored from a backup",
 			ErrRolledBack, old.got.version, old.got.created, got.version, got.created)
-		return errors.Join(err, got.key.Close())
 	}
 	if c.closed || !time.Now().Before(ends) {
 		return nil

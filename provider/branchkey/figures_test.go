@@ -1,3 +1,5 @@
+//go:build unix
+
 package branchkey_test
 
 import (
@@ -10,6 +12,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"syscall"
 	"testing"
 	"time"
 
@@ -26,12 +29,20 @@ import (
 // full reports whether the figures of docs/KEYS.md are measured. Otherwise few messages have to do.
 func full() bool { return os.Getenv("PIKOKMS_FIGURES") == "1" }
 
+// processorTime returns the time that this process has had processors, so that other processes on a
+// busy machine do not count.
+func processorTime(t *testing.T) time.Duration {
+	var usage syscall.Rusage
+	require.NoError(t, syscall.Getrusage(syscall.RUSAGE_SELF, &usage))
+	return time.Duration(usage.Utime.Nano() + usage.Stime.Nano())
+}
+
 // TestManyMessagesUnderTenantsKeys counts the calls of KMS for many small messages, and measures
 // them beside messages under a local key, and beside the cryptography that a message of one frame
 // can't do without.
 func TestManyMessagesUnderTenantsKeys(t *testing.T) {
 	const tenants, size = 100, 100 // size of a message in bytes
-	messages := 2_000
+	messages := 1_000
 	if full() {
 		messages = 1_000_000
 	}
@@ -49,35 +60,35 @@ func TestManyMessagesUnderTenantsKeys(t *testing.T) {
 
 	// Batches in turn, so that all see the same machine.
 	var took [5]time.Duration
-	const batch = 1000
+	const batch = 500
 	stored := make([][]byte, batch)
 	for done := 0; done < messages; done += batch {
 		for i, p := range []provider.Keyring{branch, key} {
 			e, d := message.Encrypter{Keyring: p}, message.Decrypter{Keyrings: []provider.Keyring{p}}
-			begin := time.Now()
+			begin := processorTime(t)
 			for j := range stored {
 				if stored[j], err = e.Encrypt(t.Context(), plaintext, pairs[j%tenants]); err != nil {
 					t.Fatal(err)
 				}
 			}
-			took[2*i] += time.Since(begin)
-			begin = time.Now()
+			took[2*i] += processorTime(t) - begin
+			begin = processorTime(t)
 			for _, m := range stored {
 				if _, _, err = d.Decrypt(t.Context(), m, nil); err != nil {
 					t.Fatal(err)
 				}
 			}
-			took[2*i+1] += time.Since(begin)
+			took[2*i+1] += processorTime(t) - begin
 		}
-		begin := time.Now()
+		begin := processorTime(t)
 		for range batch {
 			floor(t, plaintext)
 		}
-		took[4] += time.Since(begin)
+		took[4] += processorTime(t) - begin
 	}
 	require.Equal(t, tenants, s.kms.Calls(""), "one call for each tenant, to write and to read")
 	rate := func(i int) string { return fmt.Sprintf("%.0f", float64(messages)/took[i].Seconds()) }
-	t.Logf("%d messages of %d bytes written and read under %d tenants' branch keys: %d calls of KMS in a TTL; written/s and read/s on one core: branch keys %s and %s, local key %s and %s; HKDF and AES alone: %s/s",
+	t.Logf("%d messages of %d bytes written and read under %d tenants' branch keys: %d calls of KMS in a TTL; written and read in a second of one core: branch keys %s and %s, local key %s and %s; HKDF and AES alone %s",
 		messages, size, tenants, s.kms.Calls(""), rate(0), rate(1), rate(2), rate(3), rate(4))
 }
 
@@ -106,7 +117,7 @@ func floor(t *testing.T, plaintext []byte) {
 // TestObjectsMoveWithTheirBranchKey moves many objects to another KMS key by moving their branch
 // key, and measures that beside rewrapping each.
 func TestObjectsMoveWithTheirBranchKey(t *testing.T) {
-	objects := 200
+	objects := 100
 	if full() {
 		objects = 100_000
 	}
@@ -149,7 +160,7 @@ func TestObjectsMoveWithTheirBranchKey(t *testing.T) {
 		return p
 	}
 	from, to := under(b.ARN), under(s.kms.CreateKey(kmstest.Key{}).ARN)
-	direct := make([][]byte, objects)
+	direct := make([][]byte, objects/10)
 	for i := range direct {
 		direct[i] = seal(t, from, fmt.Sprint("object ", i), nil)
 	}
@@ -162,6 +173,6 @@ func TestObjectsMoveWithTheirBranchKey(t *testing.T) {
 		require.NoError(t, err)
 	}
 	rewrapped := time.Since(begin)
-	t.Logf("%d objects moved to another KMS key: %d items of the table, %d calls of KMS, %v; with the old key disabled, all opened in %v with 1 call; rewrapping them in memory: %d objects, %d calls of KMS, %v",
-		objects, items, calls, took.Round(10*time.Microsecond), opened.Round(time.Millisecond), objects, s.kms.Calls(""), rewrapped.Round(time.Millisecond))
+	t.Logf("%d objects moved to another KMS key: %d items of the table, %d calls of KMS, %v; with the old key disabled, all opened in %v with 1 call; rewrapping a tenth of as many in memory, with a KMS that answers at once: %d calls of KMS, %v",
+		objects, items, calls, took.Round(10*time.Microsecond), opened.Round(time.Millisecond), s.kms.Calls(""), rewrapped.Round(time.Millisecond))
 }

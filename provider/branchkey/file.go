@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"go.etcd.io/bbolt"
+	bbolterrors "go.etcd.io/bbolt/errors"
 
 	"piko.sh/pikokms/provider"
 )
@@ -202,9 +203,9 @@ func (f *File) missing(cause error) error {
 func (f *File) open(options *bbolt.Options, use func(*bbolt.DB) error) (err error) {
 	db, err := bbolt.Open(f.path, 0o600, options)
 	switch {
-	case errors.Is(err, bbolt.ErrTimeout):
+	case errors.Is(err, bbolterrors.ErrTimeout):
 		return fmt.Errorf("%w: another process has had the file %s open for %v", provider.ErrProviderUnavailable, f.path, fileWait)
-	case errors.Is(err, bbolt.ErrInvalid), errors.Is(err, bbolt.ErrChecksum), errors.Is(err, bbolt.ErrVersionMismatch):
+	case errors.Is(err, bbolterrors.ErrInvalid), errors.Is(err, bbolterrors.ErrChecksum), errors.Is(err, bbolterrors.ErrVersionMismatch):
 		return fmt.Errorf("%w: the file %s is no table: %w", ErrDamaged, f.path, err)
 	case err != nil:
 		return fmt.Errorf("opening the table %s: %w", f.path, err)

@@ -59,6 +59,10 @@ func FuzzEncryptedDataKey(f *testing.F) {
 	// What seal made once of 32 zero bytes, under a branch key of zeros with the version 01 00 ….
 	sealed, err := hex.DecodeString("f0c7c884bceeed9075a1dc6c92223c41ad68ce1b808ce853ae60325201000000000000000000000000000000713513d1b12a0c3af1ce111a1e23f2df5fb959fc6a0649c59064aada27ee96263daf0847e262fc508a2cb231167ce2f7")
 	require.NoError(f, err)
+	w, err := parseWrapped(sealed, 32)
+	require.NoError(f, err)
+	_, err = w.open(key, "id", nil)
+	require.NoError(f, err)
 	f.Add(sealed, 32)
 	f.Add(sealed, 16)
 	f.Add([]byte{}, 0)

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -32,6 +33,8 @@ type officialSDK struct {
 	out *bufio.Reader
 
 	table, logicalName, key string
+
+	contexts []map[string]string
 }
 
 type sdkRequest struct {
@@ -68,7 +71,7 @@ func startSDK(t *testing.T, command *exec.Cmd, endpoint string) *officialSDK {
 		require.NoError(t, in.Close())
 		require.NoError(t, command.Wait())
 	})
-	return &officialSDK{in: in, out: bufio.NewReader(out)}
+	return &officialSDK{in: in, out: bufio.NewReader(out), contexts: interopContexts}
 }
 
 // try asks the SDK, which may answer with an error.
@@ -111,6 +114,21 @@ func TestPythonSDKBranchKeys(t *testing.T) {
 	}
 	table, endpoint := newMotoTable(t)
 	testInterop(t, startSDK(t, exec.Command(python, filepath.Join("testdata", "interop.py")), endpoint), table, endpoint)
+}
+
+// TestJavaSDKBranchKeys needs a folder of jars that PIKOKMS_JARS names: aws-encryption-sdk-java and
+// aws-cryptographic-material-providers of Maven Central, with what they depend on.
+func TestJavaSDKBranchKeys(t *testing.T) {
+	jars := os.Getenv("PIKOKMS_JARS")
+	if jars == "" {
+		t.Skip("skipped: PIKOKMS_JARS names no folder with the jars of AWS's Encryption SDK for Java")
+	}
+	table, endpoint := newMotoTable(t)
+	sdk := startSDK(t, exec.Command("java", "-cp", filepath.Join(jars, "*"), filepath.Join("testdata", "Interop.java")), endpoint)
+	// The SDK for Java encrypts no pair with an empty value.
+	sdk.contexts = append(interopContexts[:2:2], maps.Clone(interopContexts[2]))
+	delete(sdk.contexts[2], "a")
+	testInterop(t, sdk, table, endpoint)
 }
 
 // testInterop checks messages in both directions, on one table, with branch keys that either side
@@ -204,7 +222,7 @@ func (s *officialSDK) matrix(t *testing.T, store *branchkey.Store, id string, su
 	t.Helper()
 	p := newProvider(t, branchkey.Config{Store: store, BranchKeyID: id})
 	for _, suite := range suites {
-		for _, pairs := range interopContexts {
+		for _, pairs := range s.contexts {
 			plaintext := make([]byte, 300)
 			_, _ = rand.Read(plaintext)
 			written := s.ask(t, sdkRequest{Op: "encrypt", ID: id, Context: pairs, Suite: suite, FrameLength: 128, Data: plaintext}).Data

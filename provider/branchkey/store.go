@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"iter"
-	"maps"
 	"time"
 	"unicode/utf8"
 
@@ -302,7 +301,7 @@ func (s *Store) List(ctx context.Context) iter.Seq2[*Description, error] {
 				}
 				continue
 			}
-			if !yield(&Description{ID: r.id, Context: maps.Clone(r.ownContext()), Active: r.describe()}, nil) {
+			if !yield(&Description{ID: r.id, Context: r.ownContext(), Active: r.describe()}, nil) {
 				return
 			}
 		}

@@ -71,14 +71,14 @@ func testTable(t *testing.T, table branchkey.Table) {
 
 	// Many, larger than one page of an answer (1 MB) of DynamoDB.
 	var many []branchkey.Write
-	for i := range branchkey.MaxWrites {
+	for i := range 60 {
 		many = append(many, branchkey.Write{Item: item("many", fmt.Sprintf("branch:version:%03d", i), "1")})
 		many[i].Item.Enc = bytes.Repeat([]byte{'k'}, 20_000)
 	}
 	require.NoError(t, table.Write(ctx, many))
 	all, err = table.All(ctx, "many")
 	require.NoError(t, err)
-	require.Len(t, all, branchkey.MaxWrites)
+	require.Len(t, all, 60)
 	for range table.Active(ctx) {
 		break // leaves nothing open
 	}

@@ -17,6 +17,7 @@ import (
 	"go.etcd.io/bbolt"
 
 	"piko.sh/pikokms/header"
+	"piko.sh/pikokms/internal/race"
 	"piko.sh/pikokms/message"
 	"piko.sh/pikokms/provider"
 	"piko.sh/pikokms/provider/awskms"
@@ -93,9 +94,12 @@ func TestEveryByteOfAnItem(t *testing.T) {
 	store, table := newAltered(t, s)
 	items, err := s.table.All(t.Context(), id)
 	require.NoError(t, err)
-	changes := 0
+	changes, seen := 0, 0
 	refused := func(asked, name string, alter func(branchkey.Item) branchkey.Item) {
 		t.Helper()
+		if seen++; race.Enabled && seen%16 != 0 { // the race detector learns nothing from more
+			return
+		}
 		table.alter = func(kind string, item branchkey.Item) branchkey.Item {
 			if kind != asked {
 				return item

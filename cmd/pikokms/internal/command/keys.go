@@ -155,7 +155,7 @@ func ask[T any](ctx context.Context, k *key, call func(context.Context, provider
 			return answer, err
 		}
 	}
-	bounded, cancel := context.WithTimeout(ctx, k.timeout)
+	bounded, cancel := context.WithTimeout(provider.WithGuard(ctx, k.counted), k.timeout)
 	defer cancel()
 	keyring, err := k.opened(bounded)
 	if err == nil {
@@ -323,7 +323,7 @@ func parseKey(text string, timeout time.Duration, check bool) (*key, error) {
 }
 
 // count counts an answer of a key service, which is not asked about keys that are not trusted.
-// Branch keys count for themselves.
+// Branch keys are counted by counted.
 func (k *key) count(err error) {
 	if k.isAskedEachTime() && !errors.Is(err, provider.ErrUntrustedKey) {
 		k.calls.Add(1)

@@ -42,22 +42,19 @@ func (k *key) parseBranchKey(u *url.URL, check bool) error {
 		if err != nil {
 			return nil, errors.Join(err, store.Close())
 		}
-		if k.isRemote() {
-			if check && c.BranchKeyID != "" {
-				k.calls.Add(1) // NewProvider asked for the branch key, which is not asked for again
-			}
-			p.Guard(func(ctx context.Context, _ string, call func(context.Context) error) error {
-				err := call(ctx)
-				// The table alone tells that a branch key is not there, or is under another KMS key.
-				if !errors.Is(err, provider.ErrKeyNotFound) && !errors.Is(err, provider.ErrUntrustedKey) {
-					k.calls.Add(1)
-				}
-				return err
-			})
-		}
 		return &branchKeyring{p, store}, nil
 	}
 	return nil
+}
+
+// counted is a provider.Guard that counts the calls for branch keys.
+func (k *key) counted(ctx context.Context, _ string, call func(context.Context) error) error {
+	err := call(ctx)
+	// The table alone tells that a branch key is not there, or is under another KMS key.
+	if k.isRemote() && !errors.Is(err, provider.ErrKeyNotFound) && !errors.Is(err, provider.ErrUntrustedKey) {
+		k.calls.Add(1)
+	}
+	return err
 }
 
 // picker returns what finds the branch key of a message by the value of a pair.

@@ -1,0 +1,61 @@
+package branchkey_test
+
+import (
+	"bytes"
+	"context"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"piko.sh/pikokms"
+	"piko.sh/pikokms/header"
+	"piko.sh/pikokms/provider"
+	"piko.sh/pikokms/provider/branchkey"
+)
+
+// TestHost checks that a host takes the provider as any other, and that a Supplier can pick the
+// branch key by an object's name.
+func TestHost(t *testing.T) {
+	s := newTestStore(t)
+	ctx := t.Context()
+	tenants := map[string]string{"a": create(t, s.Store), "b": create(t, s.Store)}
+	p := newProvider(t, branchkey.Config{Store: s.Store, Supplier: func(_ context.Context, pairs map[string]string) (string, error) {
+		tenant, _, _ := strings.Cut(pairs[pikokms.ObjectKey], "/")
+		return tenants[tenant], nil
+	}})
+	dir := t.TempDir()
+	folder, err := pikokms.NewFolder(dir)
+	require.NoError(t, err)
+	defer folder.Close()
+	newHost := func() *pikokms.Host {
+		host, err := pikokms.New(pikokms.WithCryptoProvider("keys", p), pikokms.WithDefaultCryptoProvider("keys"),
+			pikokms.WithStorage(folder), pikokms.BindObjectName("uploads"), pikokms.WithEnabledTransformers("zstd"))
+		require.NoError(t, err)
+		t.Cleanup(func() { require.NoError(t, host.Close()) })
+		return host
+	}
+	first, second := newHost(), newHost() // which share the provider
+	content := bytes.Repeat([]byte("invoice\n"), 100_000)
+	for tenant, id := range tenants {
+		name := tenant + "/1"
+		require.NoError(t, first.Put(ctx, name, bytes.NewReader(content)))
+		r, err := second.Get(ctx, name)
+		require.NoError(t, err)
+		got, err := io.ReadAll(r)
+		require.NoError(t, err)
+		require.NoError(t, r.Close())
+		require.Equal(t, content, got)
+		stored, err := os.ReadFile(filepath.Join(dir, tenant, "1"))
+		require.NoError(t, err)
+		h, _, err := header.Parse(stored, header.Limits{})
+		require.NoError(t, err)
+		require.Equal(t, id, string(h.EncryptedDataKeys[0].ProviderInfo))
+		require.False(t, bytes.Contains(stored, []byte("invoice")))
+	}
+	err = first.Put(ctx, "c/1", bytes.NewReader(content))
+	require.ErrorIs(t, err, provider.ErrKeyNotFound, "nobody's object is written under somebody's key")
+}
