@@ -71,7 +71,7 @@ func refer(c *cobra.Command) {
 	if c.Flags().Lookup("key") != nil {
 		c.Long += "\n\nWhat a `KEY` is, how files are written and the exit status are in **pikokms(1)**."
 	}
-	if c.Flags().Lookup("include") != nil {
+	if c.Flags().Lookup("include") != nil || c.Flags().Lookup("address") != nil {
 		c.Long += "\n\nPlaces and globs are explained in **pikokms(1)**."
 	}
 	for _, below := range c.Commands() {
