@@ -5,6 +5,8 @@
 // It stands between a provider and its user, and is a provider itself:
 //
 //	message, host, application ── Service: cache → breaker ── provider ── key service
+//
+// A Keyring has the cache and the telemetry, and no breaker.
 package service
 
 import (

@@ -91,6 +91,8 @@ const example = `  pikokms keygen -o dev.key
   pikokms verify -k local:dev.key report.pdf.enc
   pikokms cat -k local:dev.key --range 0-99 report.pdf.enc
   pikokms ls .
+  pikokms serve -k local:dev.key photos
+  pikokms keys check -k 'awskms://alias/backups?region=eu-west-1'
   pikokms encrypt -k local:dev.key --in-place photos
   pikokms rewrap -k local:dev.key --to local:new.key --in-place photos
 
@@ -188,7 +190,7 @@ func New() *cobra.Command {
 	}
 	root.SetVersionTemplate("pikokms {{.Version}}\n")
 	root.SetUsageTemplate(root.UsageTemplate() +
-		`{{if or (not .HasParent) (.Flags.Lookup "include")}}` + Places + `{{end}}` +
+		`{{if or (not .HasParent) (.Flags.Lookup "include") (.Flags.Lookup "address")}}` + Places + `{{end}}` +
 		`{{if or (not .HasParent) (.Flags.Lookup "resume")}}` + LongWork + `{{end}}` +
 		`{{if not .HasParent}}` + Configuration + `{{end}}` +
 		`{{if or (not .HasParent) (.Flags.Lookup "key")}}` + Manual + `{{end}}`)

@@ -149,13 +149,13 @@ func TestPoliciesAreEnoughAndLeast(t *testing.T) {
 				kms.set(all) // to ask for an alias's key
 				asked := append(append([]string{"--role", test.role}, test.keys...), pairs...)
 				statements := policyOf(t, asked...)
-				run := func() (failed error, said string) {
+				run := func() (said string, failed error) {
 					for _, command := range test.commands {
 						if _, stderr, _, err := execute(t, command...); err != nil {
-							return err, stderr
+							return stderr, err
 						}
 					}
-					return nil, ""
+					return "", nil
 				}
 				check := func() (report []checkedKey, err error) {
 					stdout, _, _, err := execute(t, append([]string{"keys", "check", "--json"}, asked...)...)
@@ -163,7 +163,7 @@ func TestPoliciesAreEnoughAndLeast(t *testing.T) {
 					return report, err
 				}
 				kms.set(statements)
-				err, said := run()
+				said, err := run()
 				require.NoError(t, err, said)
 				_, err = check()
 				require.NoError(t, err)
@@ -180,7 +180,7 @@ func TestPoliciesAreEnoughAndLeast(t *testing.T) {
 				for _, action := range actions {
 					rest := without(statements, action)
 					kms.set(rest)
-					err, _ := run()
+					_, err := run()
 					require.Error(t, err, "without %s", action)
 					report, err := check()
 					require.Error(t, err, "without %s", action)
@@ -198,7 +198,7 @@ func TestPoliciesAreEnoughAndLeast(t *testing.T) {
 						continue // without it, the statement can't name the key by its ARN
 					}
 					kms.set(append(rest, added...))
-					err, said := run()
+					said, err := run()
 					require.NoError(t, err, "with what keys check says to add: %s", said)
 				}
 			})

@@ -164,7 +164,7 @@ func listOf(value any) []string {
 }
 
 // administration has the actions by which a key's account keeps the key, none of which uses it (AWS
-// KMS Developer Guide, "Default key policy", "Allows key administrators to administer the KMS key").
+// KMS Developer Guide, "Default key policy", on key administrators).
 var administration = []string{
 	"kms:CancelKeyDeletion", "kms:CreateAlias", "kms:Delete*", "kms:Describe*", "kms:Disable*", "kms:Enable*", "kms:GetKey*",
 	"kms:List*", "kms:Put*", "kms:ReplicateKey", "kms:Revoke*", "kms:RotateKeyOnDemand", "kms:ScheduleKeyDeletion",

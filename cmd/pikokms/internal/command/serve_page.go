@@ -205,8 +205,8 @@ func (v *view) listBucket(ctx context.Context, key, after string) (entries []ent
 	return entries, next, nil
 }
 
-// named returns the name in a folder of what is stored under a key below it, or false if that is not
-// shown.
+// named returns the name that a folder shows for what is stored under a key below it, or false if it
+// is not shown.
 func (v *view) named(stored string) (name string, isFolder, ok bool) {
 	if name, _, isFolder = strings.Cut(stored, "/"); isFolder {
 		return name, true, true

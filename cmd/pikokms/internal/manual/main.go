@@ -72,7 +72,7 @@ func refer(c *cobra.Command, keys string) {
 	if c.Flags().Lookup("key") != nil {
 		c.Long += "\n\n" + keys
 	}
-	if c.Flags().Lookup("include") != nil {
+	if c.Flags().Lookup("include") != nil || c.Flags().Lookup("address") != nil {
 		c.Long += "\n\nPlaces and globs are explained in **pikokms(1)**."
 	}
 	if c.Flags().Lookup("resume") != nil {
