@@ -40,7 +40,7 @@ import (
 )
 
 var (
-	duration = flag.Duration("soak.duration", 3*time.Second, "how long TestSoak runs")
+	duration = flag.Duration("soak.duration", time.Second, "how long TestSoak runs")
 	streams  = flag.Int("soak.streams", 1000, "how many streams TestSoak has at a time")
 )
 
@@ -93,7 +93,7 @@ func newSoak(t *testing.T) *soak {
 		key := s.server.CreateKey(kmstest.Key{})
 		client := kms.New(kms.Options{
 			Region: key.Region, BaseEndpoint: aws.String(s.server.URL), Credentials: credentials.NewStaticCredentialsProvider("test", "test", ""),
-			HTTPClient: &http.Client{Transport: s.http, Timeout: 10 * time.Second},
+			HTTPClient: &http.Client{Transport: s.http, Timeout: 10 * time.Second}, Retryer: aws.NopRetryer{},
 		})
 		p, err := awskms.NewProvider(t.Context(), awskms.Config{KeyID: key.ARN, Client: client})
 		require.NoError(t, err)
@@ -324,7 +324,7 @@ func TestSoak(t *testing.T) {
 		workers[i] = &worker{soak: s, key: fmt.Sprintf("objects/%d", i), r: rand.New(rand.NewPCG(16, uint64(i))), possible: []*content{nil}}
 	}
 	begin := time.Now()
-	epoch := max(time.Second, min(20*time.Second, *duration/6))
+	epoch := max(time.Second/2, min(20*time.Second, *duration/6))
 	var uses []use
 	for turn := 0; time.Since(begin) < *duration || turn < 3; turn++ {
 		s.faulty.Store(true)
