@@ -1,8 +1,3 @@
-// Package soak runs the library for a long time under faults, and kills it while it writes. In CI
-// the tests are short:
-//
-//	go test ./internal/soak -run TestSoak -soak.duration 30m -timeout 1h -v
-//	go test ./internal/soak -run TestKilled -soak.kills 1000 -timeout 1h -v
 package soak
 
 import (
