@@ -148,10 +148,17 @@ func (k keys) WrapDataKey(ctx context.Context, key *provider.SecureBytes, encryp
 }
 
 func (k keys) UnwrapDataKey(ctx context.Context, request *provider.UnwrapDataKeyRequest) (*provider.SecureBytes, error) {
-	if err := k.fail("UnwrapDataKey"); err != nil {
-		return nil, err
+	key, err := k.EncryptionProvider.UnwrapDataKey(ctx, request)
+	if errors.Is(err, provider.ErrUntrustedKey) {
+		return nil, err // no key service is asked
 	}
-	return k.EncryptionProvider.UnwrapDataKey(ctx, request)
+	if failure := k.fail("UnwrapDataKey"); failure != nil {
+		if err == nil {
+			failure = errors.Join(failure, key.Close())
+		}
+		return nil, failure
+	}
+	return key, err
 }
 
 // Storage returns a storage whose operations, and the reads of its objects, are calls. A Put is two
