@@ -18,9 +18,9 @@ import (
 // TestChangedObjects reads stored objects that were changed, by every way out of a host. Each is an
 // error, and Rewrap leaves them as they are.
 func TestChangedObjects(t *testing.T) {
-	total := 20_000
+	total := 5_000
 	if race.Enabled || testing.Short() {
-		total = 2_000
+		total = 500
 	}
 	key := newKey(t, 1, "")
 	r := rand.New(rand.NewPCG(2, 6))

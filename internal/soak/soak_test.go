@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"os"
 	"runtime"
+	"runtime/pprof"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -283,6 +284,7 @@ type use struct {
 
 func (s *soak) rest() use {
 	s.http.CloseIdleConnections()
+	s.server.Reset() // it remembers each call
 	var u use
 	for range 50 {
 		runtime.GC()
@@ -348,7 +350,20 @@ func TestSoak(t *testing.T) {
 		s.most.Load(), s.done.Load(), s.failed.Load(), s.keyOutages.Load(), s.dropped.Load(), gibi(s.bytesIn.Load()), gibi(s.bytesOut.Load()))
 	require.NotZero(t, s.failed.Load())
 	require.Greater(t, s.most.Load(), int64(*streams)*9/10)
+	writeHeapProfile(t)
 	flat(t, uses)
+}
+
+// writeHeapProfile writes what is in memory, if PIKOKMS_SOAK_PROFILE names a file.
+func writeHeapProfile(t *testing.T) {
+	path := os.Getenv("PIKOKMS_SOAK_PROFILE")
+	if path == "" {
+		return
+	}
+	f, err := os.Create(path)
+	require.NoError(t, err)
+	defer f.Close()
+	require.NoError(t, pprof.WriteHeapProfile(f))
 }
 
 func mebi(n uint64) float64 { return float64(n) / (1 << 20) }
