@@ -296,3 +296,37 @@ func TestErrorsOfDataKeysReadWell(t *testing.T) {
 	require.Less(t, len(err.Error()), 700)
 	require.NotContains(t, err.Error(), "\n")
 }
+
+// givingUp is a keyring that trusts nothing, and whose caller gives up while it says so.
+type givingUp struct {
+	provider.Keyring
+	cancel context.CancelFunc
+}
+
+func (g givingUp) UnwrapDataKey(context.Context, *provider.UnwrapDataKeyRequest) (*provider.SecureBytes, error) {
+	g.cancel()
+	return nil, fmt.Errorf("another's: %w", provider.ErrUntrustedKey)
+}
+
+// waiting is a keyring whose key service answers until its caller gives up.
+type waiting struct{ provider.Keyring }
+
+func (w waiting) UnwrapDataKey(ctx context.Context, request *provider.UnwrapDataKeyRequest) (*provider.SecureBytes, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	return w.Keyring.UnwrapDataKey(ctx, request)
+}
+
+// A caller who gives up while one keyring says that it trusts no key of the message is not told
+// that none does.
+func TestGivingUpIsNoMissingKey(t *testing.T) {
+	ours := newKey(t, 1, "")
+	sealed := encrypt(t, &message.Encrypter{Keyring: ours}, []byte("text"), nil)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	d := decrypter(givingUp{ours, cancel}, waiting{ours})
+	_, _, err := d.Decrypt(ctx, sealed, nil)
+	require.ErrorIs(t, err, context.Canceled)
+	require.NotErrorIs(t, err, provider.ErrUntrustedKey)
+}
