@@ -8,6 +8,7 @@ import (
 	"crypto/x509"
 	"encoding/pem"
 	"errors"
+	"fmt"
 	"io"
 	"strings"
 	"testing"
@@ -308,10 +309,10 @@ func (g givingUp) UnwrapDataKey(context.Context, *provider.UnwrapDataKeyRequest)
 	return nil, fmt.Errorf("another's: %w", provider.ErrUntrustedKey)
 }
 
-// waiting is a keyring whose key service answers until its caller gives up.
-type waiting struct{ provider.Keyring }
+// answering is a keyring whose key service answers until its caller gives up.
+type answering struct{ provider.Keyring }
 
-func (w waiting) UnwrapDataKey(ctx context.Context, request *provider.UnwrapDataKeyRequest) (*provider.SecureBytes, error) {
+func (w answering) UnwrapDataKey(ctx context.Context, request *provider.UnwrapDataKeyRequest) (*provider.SecureBytes, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
@@ -325,7 +326,7 @@ func TestGivingUpIsNoMissingKey(t *testing.T) {
 	sealed := encrypt(t, &message.Encrypter{Keyring: ours}, []byte("text"), nil)
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	d := decrypter(givingUp{ours, cancel}, waiting{ours})
+	d := decrypter(givingUp{ours, cancel}, answering{ours})
 	_, _, err := d.Decrypt(ctx, sealed, nil)
 	require.ErrorIs(t, err, context.Canceled)
 	require.NotErrorIs(t, err, provider.ErrUntrustedKey)
