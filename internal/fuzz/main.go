@@ -1,11 +1,11 @@
-// Fuzz runs every fuzz target of every module, each for a share of the time.
+// Fuzz runs the fuzz targets of every module.
 //
-//	go run ./internal/fuzz -total 40s         in CI
-//	go run ./internal/fuzz -each 10m          on a schedule
-//	go run ./internal/fuzz -each 1m -run Open only targets that match
+//	go run ./internal/fuzz -total 60s          as many as the time allows, in another order each time
+//	go run ./internal/fuzz -each 10m           all of them, on a schedule
+//	go run ./internal/fuzz -each 1m -run Open  those that match
 //
-// Building the instrumented programs takes time of its own. What a target fails on is kept in its
-// testdata/fuzz, and is a test from then on. What it learnt is in Go's build cache.
+// What a target fails on is kept in its testdata/fuzz, and is a test from then on. What it learnt is
+// in Go's build cache.
 package main
 
 import (
@@ -15,6 +15,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -27,8 +28,8 @@ import (
 )
 
 func main() {
-	total := flag.Duration("total", 40*time.Second, "time for all targets together")
-	each := flag.Duration("each", 0, "time for each target, in place of -total")
+	total := flag.Duration("total", 0, "time for all together, with that for building them; 0 means any")
+	each := flag.Duration("each", 2*time.Second, "time for each target")
 	pattern := flag.String("run", "", "a regular expression of the targets' names; empty means all")
 	list := flag.Bool("list", false, "only list the targets")
 	flag.Parse()
@@ -55,21 +56,30 @@ func run(ctx context.Context, out io.Writer, total, each time.Duration, pattern 
 	if len(targets) == 0 {
 		return errors.New("no fuzz target matches; run it in the repository's top folder")
 	}
-	if each == 0 {
-		each = total / time.Duration(len(targets))
+	if list {
+		for _, t := range targets {
+			fmt.Fprintln(out, t.dir, t.name)
+		}
+		return nil
+	}
+	if total > 0 {
+		rand.Shuffle(len(targets), func(i, j int) { targets[i], targets[j] = targets[j], targets[i] })
 	}
 	var failures []error
-	for _, t := range targets {
-		if list {
-			fmt.Fprintln(out, t.dir, t.name)
-			continue
-		}
+	begin, longest := time.Now(), each
+	for i, t := range targets {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		begin := time.Now()
+		if total > 0 && time.Since(begin)+longest > total {
+			fmt.Fprintf(out, "%d of %d targets, the time is over\n", i, len(targets))
+			break
+		}
+		began := time.Now()
 		said, err := t.fuzz(ctx, each)
-		fmt.Fprintf(out, "%-32s %-20s %4.0f s  %s\n", t.dir, t.name, time.Since(begin).Seconds(), lastFigures(said))
+		took := time.Since(began)
+		longest = max(longest, took)
+		fmt.Fprintf(out, "%-32s %-20s %4.0f s  %s\n", t.dir, t.name, took.Seconds(), lastFigures(said))
 		if err != nil {
 			failures = append(failures, fmt.Errorf("%s in %s: %w\n%s", t.name, t.dir, err, said))
 		}
