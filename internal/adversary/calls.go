@@ -48,7 +48,8 @@ func (c *Calls) Failed() bool {
 	return false
 }
 
-func (c *Calls) next(what string) error {
+// Call counts a call of what is named, and returns ErrFault if it is to fail.
+func (c *Calls) Call(what string) error {
 	n := int(c.made.Add(1))
 	if c.Fails != nil && c.Fails(n) {
 		return fmt.Errorf("%w: %s, call %d", ErrFault, what, n)
@@ -70,7 +71,7 @@ func (r *reader) Read(p []byte) (int, error) {
 	if r.failed {
 		return 0, io.EOF
 	}
-	if err := r.calls.next("read"); err != nil {
+	if err := r.calls.Call("read"); err != nil {
 		r.failed = true
 		n := 0
 		if len(p) > 0 {
@@ -90,7 +91,7 @@ type readerAt struct {
 }
 
 func (r readerAt) ReadAt(p []byte, off int64) (int, error) {
-	if err := r.calls.next("read at"); err != nil {
+	if err := r.calls.Call("read at"); err != nil {
 		n, _ := r.ReaderAt.ReadAt(p[:len(p)/2], off) // the fault's error takes the place of this one
 		return n, err
 	}
@@ -108,7 +109,7 @@ type writer struct {
 }
 
 func (w writer) Write(p []byte) (int, error) {
-	if err := w.calls.next("write"); err != nil {
+	if err := w.calls.Call("write"); err != nil {
 		n, _ := w.Writer.Write(p[:len(p)/2]) // the fault's error takes the place of this one
 		if w.short {
 			err = nil
@@ -127,7 +128,7 @@ type keys struct {
 }
 
 func (k keys) fail(what string) error {
-	if err := k.calls.next(what); err != nil {
+	if err := k.calls.Call(what); err != nil {
 		return fmt.Errorf("%w: %w", provider.ErrProviderUnavailable, err)
 	}
 	return nil
@@ -177,14 +178,14 @@ type storage struct {
 }
 
 func (s storage) put(content io.Reader, put func() error) error {
-	if err := s.calls.next("put"); err != nil {
+	if err := s.calls.Call("put"); err != nil {
 		_, _ = io.CopyN(io.Discard, content, 100) // the fault's error takes the place of this one
 		return err
 	}
 	if err := put(); err != nil {
 		return err
 	}
-	return s.calls.next("answer to put")
+	return s.calls.Call("answer to put")
 }
 
 func (s storage) Put(ctx context.Context, key string, content io.Reader) error {
@@ -201,7 +202,7 @@ func (s storage) Get(ctx context.Context, key string) (io.ReadCloser, error) {
 }
 
 func (s storage) GetVersion(ctx context.Context, key string) (io.ReadCloser, string, error) {
-	if err := s.calls.next("get"); err != nil {
+	if err := s.calls.Call("get"); err != nil {
 		return nil, "", err
 	}
 	content, version, err := s.FullStorage.GetVersion(ctx, key)
@@ -215,7 +216,7 @@ func (s storage) GetVersion(ctx context.Context, key string) (io.ReadCloser, str
 }
 
 func (s storage) Delete(ctx context.Context, key string) error {
-	if err := s.calls.next("delete"); err != nil {
+	if err := s.calls.Call("delete"); err != nil {
 		return err
 	}
 	return s.FullStorage.Delete(ctx, key)
@@ -225,7 +226,7 @@ func (s storage) List(ctx context.Context, prefix string) iter.Seq2[string, erro
 	return func(yield func(string, error) bool) {
 		for key, err := range s.FullStorage.List(ctx, prefix) {
 			if err == nil {
-				err = s.calls.next("list")
+				err = s.calls.Call("list")
 			}
 			if !yield(key, err) || err != nil {
 				return
@@ -235,7 +236,7 @@ func (s storage) List(ctx context.Context, prefix string) iter.Seq2[string, erro
 }
 
 func (s storage) Open(ctx context.Context, key string) (pikokms.StoredObject, error) {
-	if err := s.calls.next("open"); err != nil {
+	if err := s.calls.Call("open"); err != nil {
 		return nil, err
 	}
 	o, err := s.FullStorage.Open(ctx, key)
