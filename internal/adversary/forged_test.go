@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"crypto/aes"
 	"crypto/cipher"
+	"crypto/elliptic"
+	"encoding/asn1"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -425,4 +427,33 @@ func TestDecompressionBombs(t *testing.T) {
 		require.Less(t, taken, uint64(128<<20))
 		require.NoError(t, h.Close())
 	}
+}
+
+// TestANegatedSignature replaces the signature (r, s) of a signed message by (r, n-s), which is one
+// of the same signer over the same bytes. AWS's SDKs write either form, so both must be read. It is
+// the only change of a message that is not noticed.
+func TestANegatedSignature(t *testing.T) {
+	key := newKey(t, 1, "")
+	sealed, err := (&message.Encrypter{Keyring: key, Suite: signedSuite}).Encrypt(t.Context(), []byte("text"), nil)
+	require.NoError(t, err)
+	m, err := adversary.Split(sealed, []byte("text"))
+	require.NoError(t, err)
+	var signature struct{ R, S *big.Int }
+	_, err = asn1.Unmarshal(m.Footer[2:], &signature)
+	require.NoError(t, err)
+	signature.S.Sub(elliptic.P384().Params().N, signature.S)
+	negated, err := asn1.Marshal(signature)
+	require.NoError(t, err)
+	changed := slices.Concat(m.Head, slices.Concat(m.Frames...), binary.BigEndian.AppendUint16(nil, uint16(len(negated))), negated)
+	require.NotEqual(t, sealed, changed)
+	got, _, err := (&message.Decrypter{Keyrings: []provider.Keyring{key}}).Decrypt(t.Context(), changed, nil)
+	require.NoError(t, err)
+	require.Equal(t, "text", string(got))
+
+	signature.S.Add(signature.S, elliptic.P384().Params().N)
+	negated, err = asn1.Marshal(signature)
+	require.NoError(t, err)
+	changed = slices.Concat(m.Head, slices.Concat(m.Frames...), binary.BigEndian.AppendUint16(nil, uint16(len(negated))), negated)
+	_, _, err = (&message.Decrypter{Keyrings: []provider.Keyring{key}}).Decrypt(t.Context(), changed, nil)
+	require.ErrorIs(t, err, provider.ErrDecryptionFailed, "numbers over the group's order")
 }
