@@ -68,7 +68,8 @@ func (s bucketStore) Delete(ctx context.Context, key string) error {
 func (s bucketStore) Rewrap(ctx context.Context, key string) error { return s.host.Rewrap(ctx, key) }
 func (s bucketStore) Close() error                                 { return s.host.Close() }
 
-// TestModel compares buckets in memory and of files with a map.
+// TestModel compares buckets in memory and of files with a map, and breaks each call of sources and
+// keys in its turn.
 func TestModel(t *testing.T) {
 	for name, open := range map[string]func() (*blob.Bucket, error){
 		"memory": func() (*blob.Bucket, error) { return memblob.OpenBucket(nil), nil },
@@ -90,7 +91,7 @@ func TestModel(t *testing.T) {
 				require.NoError(t, err)
 				keys[name] = p
 			}
-			model.Check(t, model.System{
+			system := model.System{
 				Open: func(faults *adversary.Calls, current string, bound bool) (model.Store, error) {
 					options := []pikokms.Option{pikokms.WithDefaultCryptoProvider(current)}
 					for _, name := range model.Keys {
@@ -130,7 +131,9 @@ func TestModel(t *testing.T) {
 					}
 				},
 				Unconditional: true,
-			})
+			}
+			model.Check(t, system)
+			model.EachFault(t, system)
 		})
 	}
 }

@@ -65,7 +65,47 @@ func (m modelled) Rewrap(ctx context.Context, key string) error { return m.Copy(
 // Close leaves the inner provider open, since the process goes on.
 func (m modelled) Close() error { return nil }
 
-// TestModel compares an encrypting storage provider with a map.
+// breaking is a storage provider whose operations are calls.
+type breaking struct {
+	*shelf
+	faults *adversary.Calls
+}
+
+func (b breaking) Put(ctx context.Context, params *storage.PutParams) error {
+	if err := b.faults.Call("put"); err != nil {
+		_, _ = io.CopyN(io.Discard, params.Reader, 100) // the fault's error takes the place of this one
+		return err
+	}
+	return b.shelf.Put(ctx, params)
+}
+
+func (b breaking) Get(ctx context.Context, params storage.GetParams) (io.ReadCloser, error) {
+	if err := b.faults.Call("get"); err != nil {
+		return nil, err
+	}
+	r, err := b.shelf.Get(ctx, params)
+	if err != nil {
+		return nil, err
+	}
+	return io.NopCloser(b.faults.Reader(r)), nil
+}
+
+func (b breaking) Stat(ctx context.Context, params storage.GetParams) (*storage.ObjectInfo, error) {
+	if err := b.faults.Call("stat"); err != nil {
+		return nil, err
+	}
+	return b.shelf.Stat(ctx, params)
+}
+
+func (b breaking) Copy(ctx context.Context, repository string, from, to string) error {
+	if err := b.faults.Call("copy"); err != nil {
+		return err
+	}
+	return b.shelf.Copy(ctx, repository, from, to)
+}
+
+// TestModel compares an encrypting storage provider with a map, and breaks each call of sources, of
+// keys and of the inner provider in its turn.
 func TestModel(t *testing.T) {
 	var inner *shelf
 	keys := make(map[string]*local.Provider)
@@ -74,7 +114,7 @@ func TestModel(t *testing.T) {
 		require.NoError(t, err)
 		keys[name] = p
 	}
-	model.Check(t, model.System{
+	system := model.System{
 		Open: func(faults *adversary.Calls, current string, bound bool) (model.Store, error) {
 			options := []pikokms.Option{pikokms.WithDefaultCryptoProvider(current)}
 			for _, name := range model.Keys {
@@ -83,7 +123,7 @@ func TestModel(t *testing.T) {
 			if bound {
 				options = append(options, pikokms.BindObjectName("model"))
 			}
-			p, err := pikostorage.New(inner, options...)
+			p, err := pikostorage.New(breaking{inner, faults}, options...)
 			return modelled{p, faults}, err
 		},
 		Reset: func() error {
@@ -106,5 +146,7 @@ func TestModel(t *testing.T) {
 			return keys, nil
 		},
 		Unconditional: true,
-	})
+	}
+	model.Check(t, system)
+	model.EachFault(t, system)
 }
