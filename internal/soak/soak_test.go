@@ -165,7 +165,8 @@ func (w *worker) step(ctx context.Context) error {
 	return nil
 }
 
-// slow gives other streams their turn at each read, so that all are under way at a time.
+// slow gives other streams their turn at each read, so that all are under way at a time. An upload
+// takes 50 reads at most.
 type slow struct{ io.Reader }
 
 func (s slow) Read(p []byte) (int, error) {
@@ -179,7 +180,7 @@ func (w *worker) put(ctx context.Context) error {
 	if w.r.IntN(300) == 0 {
 		c.size += 3 << 20 // enough for several cores
 	}
-	source := &adversary.Source{Rest: c.bytes(), Piece: 1 + w.r.IntN(100_000), Ending: adversary.Ending{Err: io.EOF}}
+	source := &adversary.Source{Rest: c.bytes(), Piece: 1 + c.size/50 + w.r.IntN(100_000), Ending: adversary.Ending{Err: io.EOF}}
 	if w.faulty.Load() && w.r.IntN(10) == 0 {
 		source.Rest = source.Rest[:w.r.IntN(c.size)]
 		source.Ending = adversary.Ending{Err: adversary.ErrLost, WithData: w.r.IntN(2) == 0, ForEver: w.r.IntN(2) == 0}
