@@ -57,18 +57,16 @@ func (c content) bytes() []byte {
 
 // soak is a host under load, on a storage and a key service that fail.
 type soak struct {
-	host    *pikokms.Host
-	memory  *adversary.Memory
-	server  *kmstest.Server
-	http    *http.Transport
-	faults  *adversary.Calls
-	faulty  atomic.Bool
-	stopped atomic.Bool
+	host   *pikokms.Host
+	memory *adversary.Memory
+	server *kmstest.Server
+	http   *http.Transport
+	faults *adversary.Calls
+	faulty atomic.Bool
 
-	underWay, most                  atomic.Int64
-	done, failed, dropped           atomic.Int64
-	bytesIn, bytesOut, keyOutages   atomic.Int64
-	unverified, wrong, disappearing atomic.Int64
+	underWay, most                atomic.Int64
+	done, failed, dropped         atomic.Int64
+	bytesIn, bytesOut, keyOutages atomic.Int64
 }
 
 func newSoak(t *testing.T) *soak {
