@@ -12,44 +12,18 @@ import (
 
 	"piko.sh/pikokms"
 	"piko.sh/pikokms/compress"
+	"piko.sh/pikokms/internal/adversary"
 )
 
-var errLost = errors.New("the connection is lost")
+var errLost = adversary.ErrLost
 
-// cut is a source that fails after some bytes.
-type cut struct {
-	rest     []byte
-	err      error
-	once     bool // the failure is returned once, and then io.EOF, as by bodies of net/http
-	withData bool // the failure comes with the last bytes
-	failed   bool
-}
-
-func (c *cut) Read(p []byte) (int, error) {
-	n := copy(p, c.rest)
-	c.rest = c.rest[n:]
-	if len(c.rest) > 0 || n > 0 && !c.withData {
-		return n, nil
+// failures are the ways in which a source fails after these bytes.
+func failures(b []byte) map[string]*adversary.Source {
+	sources := make(map[string]*adversary.Source)
+	for way, ending := range adversary.Losses {
+		sources[way] = &adversary.Source{Rest: b, Ending: ending}
 	}
-	if c.failed && c.once {
-		return n, io.EOF
-	}
-	c.failed = true
-	return n, c.err
-}
-
-func (c *cut) Close() error { return nil }
-
-// failures are the ways in which a source fails.
-func failures(b []byte) map[string]*cut {
-	return map[string]*cut{
-		"once":                {rest: b, err: errLost, once: true},
-		"for ever":            {rest: b, err: errLost},
-		"with data":           {rest: b, err: errLost, withData: true},
-		"once, with data":     {rest: b, err: errLost, once: true, withData: true},
-		"as unexpected EOF":   {rest: b, err: io.ErrUnexpectedEOF, once: true},
-		"so, with data, once": {rest: b, err: io.ErrUnexpectedEOF, once: true, withData: true},
-	}
+	return sources
 }
 
 // failing is a storage of one object whose connection is lost.
@@ -79,8 +53,8 @@ func TestALostConnectionIsNeverAnEnd(t *testing.T) {
 		for name, stored := range map[string][]byte{"message": f.stored(t, "object"), "plaintext": []byte("from before encryption")} {
 			for at := range len(stored) + 1 {
 				for way := range failures(nil) {
-					source := func() *cut { return failures(stored[:at])[way] }
-					lost := source().err
+					source := func() *adversary.Source { return failures(stored[:at])[way] }
+					lost := source().Ending.Err
 					check := func(door string, err error) {
 						cases++
 						require.ErrorIs(t, err, lost, "%s of a %s, %s, cut at %d of %d bytes: %s", door, name, format, at, len(stored), way)
@@ -125,7 +99,7 @@ func TestALostConnectionIsNeverAnEnd(t *testing.T) {
 			for way := range failures(nil) {
 				cases++
 				source := failures(content[:at])[way]
-				require.ErrorIs(t, f.Put(t.Context(), "new/object", source), source.err, "Put, %s, cut at %d: %s", format, at, way)
+				require.ErrorIs(t, f.Put(t.Context(), "new/object", source), source.Ending.Err, "Put, %s, cut at %d: %s", format, at, way)
 				_, err := f.folder.Get(t.Context(), "new/object")
 				require.ErrorIs(t, err, fs.ErrNotExist)
 			}

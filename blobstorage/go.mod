@@ -21,6 +21,7 @@ require (
 	github.com/google/wire v0.7.0 // indirect
 	go.yaml.in/yaml/v3 v3.0.5 // indirect
 	golang.org/x/crypto v0.58.0 // indirect
+	pgregory.net/rapid v1.3.0 // indirect
 )
 
 require (

@@ -3,7 +3,6 @@ package compress_test
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -19,40 +18,11 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"piko.sh/pikokms/compress"
+	"piko.sh/pikokms/internal/adversary"
 	"piko.sh/pikokms/internal/race"
 )
 
-var errLost = errors.New("connection lost")
-
 var bg = context.Background()
-
-// lossy returns its bytes and then loses the connection, in one of the ways in which sources do.
-type lossy struct {
-	rest     []byte
-	withData bool // returns the error with its last bytes
-	once     bool // returns io.EOF after the error, as bodies of net/http requests do
-	said     bool
-}
-
-func (l *lossy) Read(p []byte) (int, error) {
-	if l.said && l.once {
-		return 0, io.EOF
-	}
-	n := copy(p, l.rest)
-	l.rest = l.rest[n:]
-	if len(l.rest) == 0 && (n == 0 || l.withData) {
-		l.said = true
-		return n, errLost
-	}
-	return n, nil
-}
-
-var losses = map[string]lossy{
-	"once":                {once: true},
-	"for ever":            {},
-	"once, with data":     {once: true, withData: true},
-	"for ever, with data": {withData: true},
-}
 
 // doors are all ways to use a transformer.
 var doors = map[string]func(s *compress.Transformer, src io.Reader) ([]byte, error){
@@ -129,10 +99,12 @@ func TestConnectionLostAnywhere(t *testing.T) {
 					if near := cut < 30 || cut > len(in)-30 || between-3 < cut && cut < between+20; size > 1000 && !near {
 						continue
 					}
-					for name, l := range losses {
-						l.rest = in[:cut]
-						_, err := run(s, &l)
-						require.ErrorIs(t, err, errLost, "%s, %d of %d bytes, error %s", door, cut, len(in), name)
+					for name, ending := range adversary.Losses {
+						if size > 1000 && ending.Err != adversary.ErrLost {
+							continue
+						}
+						_, err := run(s, &adversary.Source{Rest: in[:cut], Ending: ending})
+						require.ErrorIs(t, err, ending.Err, "%s, %d of %d bytes, error %s", door, cut, len(in), name)
 						require.NotErrorIs(t, err, compress.ErrCorrupt)
 						cases++
 					}

@@ -9,41 +9,11 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"piko.sh/pikokms/frame"
+	"piko.sh/pikokms/internal/adversary"
 	"piko.sh/pikokms/internal/race"
 )
 
 var errLost = errors.New("connection lost")
-
-// lossy returns its bytes and then loses the connection, in one of the ways in which sources do.
-type lossy struct {
-	rest     []byte
-	withData bool // returns the error with its last bytes
-	once     bool // returns io.EOF after the error, as bodies of net/http requests do
-	said     bool
-	asked    int // how often it was read after the error
-}
-
-func (l *lossy) Read(p []byte) (int, error) {
-	if l.said {
-		if l.asked++; l.once {
-			return 0, io.EOF
-		}
-	}
-	n := copy(p, l.rest)
-	l.rest = l.rest[n:]
-	if len(l.rest) == 0 && (n == 0 || l.withData) {
-		l.said = true
-		return n, errLost
-	}
-	return n, nil
-}
-
-var losses = map[string]lossy{
-	"once":                {once: true},
-	"for ever":            {},
-	"once, with data":     {once: true, withData: true},
-	"for ever, with data": {withData: true},
-}
 
 // TestConnectionLostAnywhere loses the connection at each byte of short streams, and near the ends
 // of frames of long ones, which use several cores. The output must never look complete. pushWays
@@ -73,18 +43,20 @@ func TestConnectionLostAnywhere(t *testing.T) {
 				if within := cut % direction.unit; test.parallelism > 1 && (within > 1 || cut/direction.unit%every > 0) && cut < len(direction.in)-1 {
 					continue
 				}
-				for name, l := range losses {
+				for name, ending := range adversary.Losses {
+					if test.parallelism > 1 && ending.Err != adversary.ErrLost {
+						continue
+					}
 					for _, way := range direction.ways {
-						l := l
-						l.rest = direction.in[:cut]
-						got, err := way.run(c, &l, always(1+cut%50_000))
-						require.ErrorIs(t, err, errLost, "%s, %d of %d bytes, error %s", way.name, cut, len(direction.in), name)
+						source := &adversary.Source{Rest: direction.in[:cut], Ending: ending}
+						got, err := way.run(c, source, always(1+cut%50_000))
+						require.ErrorIs(t, err, ending.Err, "%s, %d of %d bytes, error %s", way.name, cut, len(direction.in), name)
 						require.NotErrorIs(t, err, frame.ErrTruncated)
 						require.True(t, bytes.HasPrefix(direction.out, got), way.name)
 						if len(sealed) == len(direction.out) {
 							require.Less(t, len(got), len(sealed), "%s: a body that is whole", way.name)
 						}
-						require.Zero(t, l.asked, "%s asks again a source that has failed", way.name)
+						require.Zero(t, source.Asked, "%s asks again a source that has failed", way.name)
 						cases++
 					}
 				}

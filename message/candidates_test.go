@@ -8,6 +8,7 @@ import (
 	"crypto/x509"
 	"encoding/pem"
 	"errors"
+	"fmt"
 	"io"
 	"strings"
 	"testing"
@@ -295,4 +296,38 @@ func TestErrorsOfDataKeysReadWell(t *testing.T) {
 	require.ErrorContains(t, err, "configure a provider for one of them")
 	require.Less(t, len(err.Error()), 700)
 	require.NotContains(t, err.Error(), "\n")
+}
+
+// givingUp is a keyring that trusts nothing, and whose caller gives up while it says so.
+type givingUp struct {
+	provider.Keyring
+	cancel context.CancelFunc
+}
+
+func (g givingUp) UnwrapDataKey(context.Context, *provider.UnwrapDataKeyRequest) (*provider.SecureBytes, error) {
+	g.cancel()
+	return nil, fmt.Errorf("another's: %w", provider.ErrUntrustedKey)
+}
+
+// answering is a keyring whose key service answers until its caller gives up.
+type answering struct{ provider.Keyring }
+
+func (w answering) UnwrapDataKey(ctx context.Context, request *provider.UnwrapDataKeyRequest) (*provider.SecureBytes, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	return w.Keyring.UnwrapDataKey(ctx, request)
+}
+
+// A caller who gives up while one keyring says that it trusts no key of the message is not told
+// that none does.
+func TestGivingUpIsNoMissingKey(t *testing.T) {
+	ours := newKey(t, 1, "")
+	sealed := encrypt(t, &message.Encrypter{Keyring: ours}, []byte("text"), nil)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	d := decrypter(givingUp{ours, cancel}, answering{ours})
+	_, _, err := d.Decrypt(ctx, sealed, nil)
+	require.ErrorIs(t, err, context.Canceled)
+	require.NotErrorIs(t, err, provider.ErrUntrustedKey)
 }

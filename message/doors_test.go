@@ -5,59 +5,32 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
 	"piko.sh/pikokms/header"
+	"piko.sh/pikokms/internal/adversary"
 	"piko.sh/pikokms/message"
 	"piko.sh/pikokms/provider"
 )
 
-// ending is how a source ends after its bytes.
-type ending struct {
-	err      error
-	withData bool // the error comes with the last bytes
-	forEver  bool // otherwise the error comes once, and then io.EOF, as from a request's body
-}
-
-var endings = map[string]ending{
-	"lost once":              {errLost, false, false},
-	"lost once, with data":   {errLost, true, false},
-	"lost for ever":          {errLost, false, true},
-	"lost, for ever, data":   {errLost, true, true},
-	"broken off":             {io.ErrUnexpectedEOF, false, false},
-	"broken off, with data":  {io.ErrUnexpectedEOF, true, false},
-	"nothing more, for ever": {nil, false, true},
-}
-
-// source gives bytes, by the piece, and then its ending.
-type source struct {
-	bytes []byte
-	piece int
-	ending
-}
-
-func (s *source) Read(p []byte) (int, error) {
-	n := copy(p[:min(len(p), s.piece)], s.bytes)
-	s.bytes = s.bytes[n:]
-	if n > 0 && (len(s.bytes) > 0 || !s.withData) {
-		return n, nil
-	}
-	err := s.err
-	if !s.forEver {
-		s.err = io.EOF
-	}
-	return n, err
-}
+// endings are the ways in which a source loses its connection, and one that returns nothing for
+// ever.
+var endings = func() map[string]adversary.Ending {
+	all := maps.Clone(adversary.Losses)
+	all["nothing more, for ever"] = adversary.Ending{}
+	return all
+}()
 
 // failure is what a door must report of an ending.
-func (e ending) failure() error {
-	if e.err == nil {
+func failure(e adversary.Ending) error {
+	if e.Err == nil {
 		return io.ErrNoProgress
 	}
-	return e.err
+	return e.Err
 }
 
 // A connection may be lost at any place of a message, in any way. The error is then the
@@ -74,13 +47,13 @@ func TestAConnectionLostAnywhereIsNoEnd(t *testing.T) {
 					continue
 				}
 				for door, way := range decryptWays {
-					if door == "Write" && ending.err == nil {
+					if door == "Write" && ending.Err == nil {
 						continue // the caller reads the source
 					}
-					src := &source{bytes.Clone(sealed[:cut]), 1 + cut%50, ending}
+					src := &adversary.Source{Rest: sealed[:cut], Piece: 1 + cut%50, Ending: ending}
 					got, err := way(t.Context(), decrypter(key), src, nil, 100)
 					cases++
-					require.ErrorIs(t, err, ending.failure(), "%s, %s after %d bytes", door, how, cut)
+					require.ErrorIs(t, err, failure(ending), "%s, %s after %d bytes", door, how, cut)
 					require.NotErrorIs(t, err, provider.ErrInvalidCiphertext, "%s, %s after %d bytes", door, how, cut)
 					require.True(t, bytes.HasPrefix(plaintext, got))
 				}
@@ -99,12 +72,12 @@ func TestASourceThatFailsMakesNoMessage(t *testing.T) {
 		for how, ending := range endings {
 			for _, size := range []int{0, 1, 63, 64, 65, 128, 200} {
 				for door, way := range encryptWays {
-					if door == "Write" && ending.err == nil {
+					if door == "Write" && ending.Err == nil {
 						continue // the caller reads the source
 					}
-					got, err := way(t.Context(), e, &source{pattern(size), 50, ending}, nil, 100)
+					got, err := way(t.Context(), e, &adversary.Source{Rest: pattern(size), Piece: 50, Ending: ending}, nil, 100)
 					cases++
-					require.ErrorIs(t, err, ending.failure(), "%s, %s after %d bytes", door, how, size)
+					require.ErrorIs(t, err, failure(ending), "%s, %s after %d bytes", door, how, size)
 					_, _, err = decrypter(key).Decrypt(t.Context(), got, nil)
 					require.ErrorIs(t, err, provider.ErrInvalidCiphertext, "%s, %s after %d bytes: it passes for whole", door, how, size)
 				}
@@ -189,8 +162,12 @@ func TestSourcesThatAreSlow(t *testing.T) {
 	plaintext := pattern(200)
 	sealed := encrypt(t, e, plaintext, nil)
 	slow := map[string]func(b []byte) io.Reader{
-		"a byte at a time":     func(b []byte) io.Reader { return &source{bytes.Clone(b), 1, ending{err: io.EOF}} },
-		"the end with data":    func(b []byte) io.Reader { return &source{bytes.Clone(b), 50, ending{err: io.EOF, withData: true}} },
+		"a byte at a time": func(b []byte) io.Reader {
+			return &adversary.Source{Rest: b, Piece: 1, Ending: adversary.Ending{Err: io.EOF}}
+		},
+		"the end with data": func(b []byte) io.Reader {
+			return &adversary.Source{Rest: b, Piece: 50, Ending: adversary.Ending{Err: io.EOF, WithData: true}}
+		},
 		"nothing 99 of 100":    func(b []byte) io.Reader { return &idle{Reader: *bytes.NewReader(b), every: 100} },
 		"nothing, then a byte": func(b []byte) io.Reader { return &idle{Reader: *bytes.NewReader(b), every: 2} },
 	}

@@ -111,12 +111,12 @@ func (d *Decrypter) unwrap(ctx context.Context, h *header.Header, v *verified) e
 			if err == nil {
 				return nil
 			}
+			if errors.Is(err, provider.ErrUntrustedKey) {
+				reasons = appendReason(reasons, err) // which says nothing of the other keyrings, even if ctx has ended
+				continue
+			}
 			if ctx.Err() != nil {
 				return err
-			}
-			if errors.Is(err, provider.ErrUntrustedKey) {
-				reasons = appendReason(reasons, err)
-				continue
 			}
 			if refused == nil {
 				refused = make([]bool, len(h.EncryptedDataKeys))

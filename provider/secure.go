@@ -18,9 +18,10 @@ import (
 const redacted = "[redacted]"
 
 // SecureBytes holds a key outside the garbage-collected heap. Where the system allows it, the
-// memory is locked against swapping. When a process is out of lockable memory, the key is held
-// unlocked, and so are later ones in the same page. Close zeroes the key. No print verb, log or
-// encoding shows it. A SecureBytes is safe for concurrent use.
+// memory is locked against swapping, and on Linux it is left out of core dumps. When a process is
+// out of lockable memory, the key is held unlocked, and so are later ones in the same page; the
+// first time, [slog.Default] gets a warning. Close zeroes the key. No print verb, log or encoding
+// shows it. A SecureBytes is safe for concurrent use.
 type SecureBytes struct {
 	mu     sync.RWMutex
 	region *region // nil once closed
@@ -73,7 +74,20 @@ func newPages(n int) (*pages, error) {
 	if err != nil {
 		return nil, fmt.Errorf("provider: allocating secure memory: %w", err)
 	}
-	return &pages{memory, memcall.Lock(memory) == nil}, nil
+	err = memcall.Lock(memory) // which also keeps the memory out of core dumps, if the system can
+	if err != nil {
+		warnUnlocked(err)
+	}
+	return &pages{memory, err == nil}, nil
+}
+
+var warned sync.Once
+
+// warnUnlocked says once for the process that keys may be swapped to a disk.
+func warnUnlocked(err error) {
+	warned.Do(func() {
+		slog.Warn("pikokms: the memory of keys can't be locked, so the system may swap keys to a disk; raise the limit of locked memory (ulimit -l, LimitMEMLOCK=)", "error", err)
+	})
 }
 
 func (p *pages) free() error {

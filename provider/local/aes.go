@@ -9,6 +9,7 @@ import (
 	"fmt"
 
 	"piko.sh/pikokms/header"
+	"piko.sh/pikokms/internal/secret"
 	"piko.sh/pikokms/provider"
 )
 
@@ -35,23 +36,29 @@ func (aesKey) info(name string) []byte {
 }
 
 // withCipher calls operation with the wrapping cipher, and with the additional data that an
-// encryption context gives.
+// encryption context gives. The cipher, which contains the key, is unreachable afterwards. Package
+// secret says when its memory is erased.
 func (k aesKey) withCipher(encryptionContext map[string]string, operation func(aead cipher.AEAD, additional []byte) error) error {
 	additional, err := header.AppendContext(nil, encryptionContext)
 	if err != nil {
 		return err
 	}
-	return k.WithAccess(func(key []byte) error {
-		block, err := aes.NewCipher(key)
-		if err != nil {
-			return err
-		}
-		aead, err := cipher.NewGCM(block)
-		if err != nil {
-			return err
-		}
-		return operation(aead, additional)
+	return k.WithAccess(func(key []byte) (err error) {
+		secret.Do(func() { err = useCipher(key, additional, operation) })
+		return err
 	})
+}
+
+func useCipher(key, additional []byte, operation func(aead cipher.AEAD, additional []byte) error) error {
+	block, err := aes.NewCipher(key)
+	if err != nil {
+		return err
+	}
+	aead, err := cipher.NewGCM(block)
+	if err != nil {
+		return err
+	}
+	return operation(aead, additional)
 }
 
 func (k aesKey) wrap(plain []byte, name string, encryptionContext map[string]string) (info, ciphertext []byte, err error) {

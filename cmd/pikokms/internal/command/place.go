@@ -14,6 +14,7 @@ import (
 	"strings"
 	"sync"
 	"time"
+	"unicode/utf8"
 
 	"gocloud.dev/blob"
 	_ "gocloud.dev/blob/azureblob"
@@ -266,6 +267,9 @@ func globs(patterns []string) (func(key string) bool, error) {
 	for _, pattern := range patterns {
 		if pattern == "" {
 			return nil, errors.New("an empty glob matches nothing")
+		}
+		if !utf8.ValidString(pattern) {
+			return nil, fmt.Errorf("the glob %q is not UTF-8; ? stands for each such byte", pattern)
 		}
 		compiled := glob(pattern)
 		if strings.Contains(pattern, "/") {

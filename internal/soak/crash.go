@@ -1,0 +1,251 @@
+package soak
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"piko.sh/pikokms"
+	"piko.sh/pikokms/provider/local"
+)
+
+// The environment of a process that writes until it is killed.
+const (
+	writesTo   = "PIKOKMS_CRASH_WRITES_TO"
+	versionsAt = "PIKOKMS_CRASH_VERSIONS_AT"
+)
+
+const (
+	crashWriters = 4
+	crashKeys    = 5 // of each writer
+)
+
+// Crash kills processes that write to a storage, and checks what each of them left.
+type Crash struct {
+	Kills int
+	Place string                                                  // of the storage, such as a folder
+	Open  func(place string) (storage pikokms.Storage, err error) // as a new process opens it
+}
+
+// host returns an encrypting host on the storage.
+func (c Crash) host() (*pikokms.Host, error) {
+	storage, err := c.Open(c.Place)
+	if err != nil {
+		return nil, err
+	}
+	p, err := local.NewProvider(local.Config{Key: bytes.Repeat([]byte{7}, local.KeySize)})
+	if err != nil {
+		return nil, err
+	}
+	return pikokms.New(pikokms.WithCryptoProvider("local", p), pikokms.WithDefaultCryptoProvider("local"), pikokms.WithStorage(storage), pikokms.BindObjectName("crash"))
+}
+
+// Run kills Kills processes, each of which runs the calling test again. A process begins to put,
+// replace, rewrap and delete objects, and says so on its standard output before and after each
+// change. Whatever it said that it had done is done. Of what it had begun, all or nothing is there.
+func (c Crash) Run(t *testing.T) {
+	t.Helper()
+	if place := os.Getenv(writesTo); place != "" {
+		c.Place = place
+		t.Fatal(c.write()) // it never returns but for a failure
+	}
+	state := make(map[string]change)
+	var done, kept int
+	begin := time.Now()
+	for n := range c.Kills {
+		said, err := c.kill(t.Name(), n)
+		if err != nil {
+			t.Fatal(err)
+		}
+		under := make(map[string]change)
+		for _, s := range said {
+			if s.done {
+				state[s.key] = s.change
+				delete(under, s.key)
+				done++
+			} else {
+				under[s.key] = s.change
+			}
+		}
+		found, err := c.look()
+		if err != nil {
+			t.Fatalf("after kill %d: %v", n+1, err)
+		}
+		for key, version := range found {
+			if version != state[key].version && version != under[key].version {
+				t.Fatalf("after kill %d: %s has version %d, not %d, nor %d, which was under way", n+1, key, version, state[key].version, under[key].version)
+			}
+		}
+		for key, is := range state {
+			version := found[key] // 0 if there is none
+			begun, underWay := under[key]
+			switch {
+			case version == is.version:
+			case underWay && version == begun.version:
+				kept++
+			default:
+				t.Fatalf("after kill %d: %s is lost: version %d is there, not %d", n+1, key, version, is.version)
+			}
+		}
+		for key := range under {
+			state[key] = change{found[key]}
+		}
+	}
+	t.Logf("%d processes killed in %.0f s, %d changes done and all there; of those under way, %d came to be and the rest did not; no part of any is seen", c.Kills, time.Since(begin).Seconds(), done, kept)
+	if done < c.Kills {
+		t.Errorf("%d changes of %d processes: they are killed before they write", done, c.Kills)
+	}
+}
+
+// change makes an object have a version, or deletes it: version 0.
+type change struct{ version int }
+
+type statement struct {
+	key string
+	change
+	done bool
+}
+
+// kill starts a process, kills it at some moment, and returns what it said.
+func (c Crash) kill(test string, n int) (said []statement, err error) {
+	command := exec.Command(os.Args[0], "-test.run", "^"+test+"$", "-test.timeout", "1m")
+	command.Env = append(os.Environ(), writesTo+"="+c.Place, versionsAt+"="+strconv.Itoa((n+1)*1_000_000))
+	command.Stderr = os.Stderr
+	out, err := command.StdoutPipe()
+	if err != nil {
+		return nil, err
+	}
+	if err := command.Start(); err != nil {
+		return nil, err
+	}
+	lines := bufio.NewScanner(out)
+	var once sync.Once
+	for lines.Scan() {
+		once.Do(func() { // from the first change on
+			time.AfterFunc(time.Duration(rand.IntN(15_000))*time.Microsecond, func() { _ = command.Process.Kill() })
+		})
+		word := strings.Fields(lines.Text())
+		if len(word) != 3 {
+			_ = command.Process.Kill()
+			return nil, errors.Join(fmt.Errorf("the process said %q", lines.Text()), command.Wait())
+		}
+		version, err := strconv.Atoi(word[2])
+		if err != nil {
+			break // a line that was cut
+		}
+		said = append(said, statement{word[1], change{version}, word[0] == "done"})
+	}
+	if err := command.Wait(); err == nil || command.ProcessState.Exited() {
+		return nil, fmt.Errorf("the process ended by itself: %w", err)
+	}
+	return said, nil
+}
+
+// look opens the storage and returns the version of every object in it. All are whole.
+func (c Crash) look() (map[string]int, error) {
+	host, err := c.host()
+	if err != nil {
+		return nil, err
+	}
+	defer host.Close()
+	found := make(map[string]int)
+	for key, err := range host.List(context.Background(), "") {
+		if err != nil {
+			return nil, err
+		}
+		version, err := readVersion(host, key)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", key, err)
+		}
+		found[key] = version
+	}
+	return found, nil
+}
+
+func readVersion(host *pikokms.Host, key string) (int, error) {
+	r, err := host.Get(context.Background(), key)
+	if err != nil {
+		return 0, err
+	}
+	content, err := io.ReadAll(r)
+	if err := errors.Join(err, r.Close()); err != nil {
+		return 0, err
+	}
+	first, _, _ := strings.Cut(string(content), "\n")
+	version, err := strconv.Atoi(first)
+	if err != nil || !bytes.Equal(content, versionOf(key, version)) {
+		return 0, fmt.Errorf("its content was never put")
+	}
+	return version, nil
+}
+
+// versionOf returns the content of an object of this version.
+func versionOf(key string, version int) []byte {
+	seed := sha256.Sum256(fmt.Appendf(nil, "%s %d", key, version))
+	rest := make([]byte, int(seed[0])*int(seed[1])*4) // up to 260 KB
+	_, _ = rand.NewChaCha8(seed).Read(rest)           // never fails
+	return append(fmt.Appendf(nil, "%d\n", version), rest...)
+}
+
+// write changes objects until it is killed.
+func (c Crash) write() error {
+	host, err := c.host()
+	if err != nil {
+		return err
+	}
+	first, err := strconv.Atoi(os.Getenv(versionsAt))
+	if err != nil {
+		return err
+	}
+	failures := make(chan error)
+	for w := range crashWriters {
+		go func() {
+			for version := first; ; version++ {
+				if err := oneChange(host, fmt.Sprintf("folder/%d/%d", w, rand.IntN(crashKeys)), version); err != nil {
+					failures <- err
+				}
+			}
+		}()
+	}
+	return <-failures
+}
+
+func oneChange(host *pikokms.Host, key string, version int) error {
+	ctx := context.Background()
+	switch rand.IntN(6) {
+	case 0: // the object is the same before and after
+		if err := host.Rewrap(ctx, key); !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		return nil
+	case 1:
+		say("begin", key, 0)
+		if err := host.Delete(ctx, key); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		say("done", key, 0)
+		return nil
+	}
+	say("begin", key, version)
+	if err := host.Put(ctx, key, bytes.NewReader(versionOf(key, version))); err != nil {
+		return err
+	}
+	say("done", key, version)
+	return nil
+}
+
+// say writes a line at once, by one call of the system.
+func say(word, key string, version int) { fmt.Fprintf(os.Stdout, "%s %s %d\n", word, key, version) }

@@ -1,0 +1,259 @@
+package s3storage_test
+
+import (
+	"bytes"
+	"crypto/md5"
+	"encoding/xml"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/feature/s3/transfermanager"
+	"github.com/aws/aws-sdk-go-v2/service/s3"
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+
+	"piko.sh/pikokms"
+	"piko.sh/pikokms/internal/adversary"
+	"piko.sh/pikokms/s3storage"
+)
+
+// bucketInMemory answers those requests of S3 that the storage makes, over HTTP, without a check of
+// signatures and checksums.
+type bucketInMemory struct {
+	mu      sync.Mutex
+	objects map[string][]byte
+	uploads map[string]map[int][]byte // parts, by the upload's ID
+	count   int
+}
+
+func etag(content []byte) string { return fmt.Sprintf(`"%x"`, md5.Sum(content)) }
+
+// plain takes off the chunks of a body with trailing checksums (Amazon S3 User Guide,
+// "aws-chunked").
+func plain(r *http.Request) ([]byte, error) {
+	body, err := io.ReadAll(r.Body)
+	if err != nil || !strings.Contains(r.Header.Get("Content-Encoding"), "aws-chunked") {
+		return body, err
+	}
+	var content []byte
+	for {
+		size, rest, _ := bytes.Cut(body, []byte("\r\n"))
+		n, err := strconv.ParseInt(string(size), 16, 64)
+		if err != nil || n > int64(len(rest)) {
+			return nil, errors.New("no chunk")
+		}
+		if n == 0 {
+			return content, nil
+		}
+		content, body = append(content, rest[:n]...), rest[n+2:]
+	}
+}
+
+func (b *bucketInMemory) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	content, err := plain(r)
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	_, key, _ := strings.Cut(strings.TrimPrefix(r.URL.Path, "/"), "/")
+	id := r.URL.Query().Get("uploadId")
+	old, exists := b.objects[key]
+	unfit := r.Header.Get("If-Match") != "" && r.Header.Get("If-Match") != etag(old)
+	switch {
+	case r.Method == http.MethodPost && r.URL.Query().Has("uploads"):
+		b.count++
+		id = strconv.Itoa(b.count)
+		b.uploads[id] = make(map[int][]byte)
+		fmt.Fprintf(w, "<InitiateMultipartUploadResult><UploadId>%s</UploadId></InitiateMultipartUploadResult>", id)
+	case id != "" && b.uploads[id] == nil:
+		w.WriteHeader(http.StatusNotFound)
+	case r.Method == http.MethodPut && id != "":
+		n, _ := strconv.Atoi(r.URL.Query().Get("partNumber"))
+		b.uploads[id][n] = content
+		w.Header().Set("ETag", etag(content))
+	case r.Method == http.MethodDelete && id != "":
+		delete(b.uploads, id)
+		w.WriteHeader(http.StatusNoContent)
+	case unfit:
+		w.WriteHeader(http.StatusPreconditionFailed)
+	case r.Method == http.MethodPost:
+		var whole []byte
+		for n := range len(b.uploads[id]) {
+			whole = append(whole, b.uploads[id][n+1]...)
+		}
+		delete(b.uploads, id)
+		b.objects[key] = whole
+		fmt.Fprintf(w, "<CompleteMultipartUploadResult><ETag>%s</ETag></CompleteMultipartUploadResult>", etag(whole))
+	case r.Method == http.MethodPut:
+		b.objects[key] = content
+		w.Header().Set("ETag", etag(content))
+	case r.Method == http.MethodGet && r.URL.Query().Has("list-type"):
+		list := struct {
+			XMLName  xml.Name `xml:"ListBucketResult"`
+			Contents []struct{ Key string }
+		}{}
+		for key := range b.objects {
+			list.Contents = append(list.Contents, struct{ Key string }{key})
+		}
+		_ = xml.NewEncoder(w).Encode(list)
+	case !exists:
+		w.WriteHeader(http.StatusNotFound)
+	case r.Method == http.MethodDelete:
+		delete(b.objects, key)
+		w.WriteHeader(http.StatusNoContent)
+	default:
+		w.Header().Set("ETag", etag(old))
+		http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(old))
+	}
+}
+
+// breaking makes requests calls, and fails them in one of several ways.
+type breaking struct {
+	http.Transport
+	calls *adversary.Calls
+	way   string
+
+	unnamed bool // an upload was begun, and its ID is lost
+}
+
+func (b *breaking) RoundTrip(r *http.Request) (*http.Response, error) {
+	failure := b.calls.Call(r.Method)
+	if failure == nil {
+		return b.Transport.RoundTrip(r)
+	}
+	if b.way == "not sent" {
+		if r.Body != nil {
+			_ = r.Body.Close()
+		}
+		return nil, failure
+	}
+	answer, err := b.Transport.RoundTrip(r)
+	if err != nil {
+		return nil, err
+	}
+	b.unnamed = r.URL.Query().Has("uploads")
+	switch b.way {
+	case "answer lost":
+		_ = answer.Body.Close()
+		return nil, failure
+	case "answer cut":
+		answer.Body = struct {
+			io.Reader
+			io.Closer
+		}{io.MultiReader(io.LimitReader(answer.Body, max(0, answer.ContentLength/2)), failed{failure}), answer.Body}
+	default:
+		_ = answer.Body.Close()
+		answer.StatusCode, answer.Status = http.StatusServiceUnavailable, "503 Slow Down"
+		answer.Body = io.NopCloser(strings.NewReader("<Error><Code>SlowDown</Code><Message>fault: slow down</Message></Error>"))
+	}
+	return answer, nil
+}
+
+type failed struct{ err error }
+
+func (f failed) Read([]byte) (int, error) { return 0, f.err }
+
+// TestAFaultAtEachRequest breaks each request to S3 in its turn. The object that was there stays, or
+// the whole new one is there, and no part of an upload stays. (An upload whose ID is lost with S3's answer can't be deleted: a
+// lifecycle rule does that.)
+func TestAFaultAtEachRequest(t *testing.T) {
+	before := goleak.IgnoreCurrent()
+	content := noise(5<<20 + 100_000)
+	faults := 0
+	for _, size := range []int{100_000, len(content)} {
+		content := content[:size]
+		for _, way := range []string{"not sent", "answer lost", "answer cut", "503"} {
+			for name, door := range map[string]func(t *testing.T, s *pikokms.Host) error{
+				"Put": func(t *testing.T, s *pikokms.Host) error {
+					return s.Put(t.Context(), "object", bytes.NewReader(content))
+				},
+				"Put of unknown size": func(t *testing.T, s *pikokms.Host) error {
+					return s.Put(t.Context(), "object", struct{ io.Reader }{bytes.NewReader(content)})
+				},
+				"Get": func(t *testing.T, s *pikokms.Host) error {
+					r, err := s.Get(t.Context(), "object")
+					if err != nil {
+						return err
+					}
+					got, err := io.ReadAll(r)
+					require.True(t, bytes.HasPrefix(content, got))
+					return errors.Join(err, r.Close())
+				},
+				"Open": func(t *testing.T, s *pikokms.Host) error {
+					o, err := s.Open(t.Context(), "object")
+					if err != nil {
+						return err
+					}
+					got, err := io.ReadAll(o)
+					require.True(t, bytes.HasPrefix(content, got))
+					return errors.Join(err, o.Close())
+				},
+				"Rewrap": func(t *testing.T, s *pikokms.Host) error { return s.Rewrap(t.Context(), "object") },
+				"Delete": func(t *testing.T, s *pikokms.Host) error { return s.Delete(t.Context(), "object") },
+				"List": func(t *testing.T, s *pikokms.Host) error {
+					for _, err := range s.List(t.Context(), "") {
+						if err != nil {
+							return err
+						}
+					}
+					return nil
+				},
+			} {
+				if size > 1<<20 && !strings.HasPrefix(name, "Put") {
+					continue // it makes the same requests for an object of any size
+				}
+				faults += adversary.EachCall(func(c *adversary.Calls) {
+					b := &bucketInMemory{objects: make(map[string][]byte), uploads: make(map[string]map[int][]byte)}
+					server := httptest.NewServer(b)
+					defer server.Close()
+					transport := &breaking{calls: &adversary.Calls{}, way: way}
+					defer transport.CloseIdleConnections()
+					client := s3.New(s3.Options{
+						Region: "eu-west-1", BaseEndpoint: &server.URL, UsePathStyle: true, Credentials: login(), Retryer: aws.NopRetryer{},
+						HTTPClient: &http.Client{Transport: transport},
+					})
+					host := newHost(t, s3storage.New(client, "bucket", func(o *transfermanager.Options) {
+						o.MultipartUploadThreshold, o.PartSizeBytes, o.Concurrency = 5<<20, 5<<20, 2
+					}))
+					require.NoError(t, host.Put(t.Context(), "object", bytes.NewReader(content)))
+					transport.calls = c
+					err := door(t, host)
+					what := fmt.Sprintf("%s of %d bytes, request %d: %s", name, size, c.Made(), way)
+					if c.Failed() {
+						if err == nil && way == "answer cut" {
+							return // an answer whose body nobody needs
+						}
+						require.Error(t, err, what)
+					} else {
+						require.NoError(t, err, what)
+					}
+					transport.calls = &adversary.Calls{}
+					b.mu.Lock()
+					if !transport.unnamed {
+						require.Empty(t, b.uploads, what)
+					}
+					_, exists := b.objects["object"]
+					b.mu.Unlock()
+					if !exists {
+						require.Equal(t, "Delete", name, what)
+						return
+					}
+					require.True(t, bytes.Equal(content, get(t, host, "object")), what)
+				})
+			}
+		}
+	}
+	t.Logf("%d faults", faults)
+	goleak.VerifyNone(t, before)
+}
