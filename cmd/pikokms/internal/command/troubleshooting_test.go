@@ -5,6 +5,7 @@ import (
 	"go/parser"
 	"go/token"
 	"io/fs"
+	"net/http"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -104,7 +105,7 @@ func TestTroublesAreProvoked(t *testing.T) {
 		return s.kms.CreateKey(k)
 	}
 	disabled, deleted, stalled := key("disabled", kmstest.Key{}), key("deleted", kmstest.Key{}), key("stalled", kmstest.Key{})
-	denied, down := key("denied", kmstest.Key{}), key("down", kmstest.Key{})
+	denied, down, page := key("denied", kmstest.Key{}), key("down", kmstest.Key{}), key("page", kmstest.Key{})
 	key("signing", kmstest.Key{Spec: "RSA_2048", Usage: "SIGN_VERIFY"})
 	old, err := os.ReadFile(filepath.Join(repository, "testdata", "vectors", "0014-aes-256-300x128-python.msg"))
 	require.NoError(t, err)
@@ -123,7 +124,8 @@ printf '\002\000\000\000\020{}' >mixed/b
 	s.kms.SetState(deleted.ARN, kmstest.PendingDeletion)
 	s.kms.Inject(kmstest.Fault{Key: denied.ARN, Do: kmstest.Deny()})
 	s.kms.Inject(kmstest.Fault{Key: stalled.ARN, Do: kmstest.Stall()})
-	s.kms.Inject(kmstest.Fault{Key: down.ARN, Do: kmstest.Drop()})
+	s.kms.Inject(kmstest.Fault{Key: down.ARN, Do: kmstest.Error("KMSInternalException", "an internal error")})
+	s.kms.Inject(kmstest.Fault{Key: page.ARN, Do: kmstest.Body(http.StatusNotFound, "text/html", "<html>not here</html>")})
 	provoked := 0
 	all := troubles(t)
 	for _, entry := range all {
