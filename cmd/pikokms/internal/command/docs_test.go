@@ -25,9 +25,9 @@ type block struct {
 	setUp bool // it is for the tests alone: what a reader has already
 }
 
-// blocksOf returns the blocks of a Markdown text: those that are fenced as sh, and comments that
-// begin with "sandbox", which set up what the next ones need.
-func blocksOf(text string) (blocks []block) {
+// blocksOf returns the blocks of a Markdown text: those that are fenced as a language, and comments
+// that begin with "sandbox", which set up what the next ones need.
+func blocksOf(text, language string) (blocks []block) {
 	var open *block
 	end := ""
 	for i, line := range strings.Split(text, "\n") {
@@ -37,7 +37,7 @@ func blocksOf(text string) (blocks []block) {
 			blocks, open = append(blocks, *open), nil
 		case open != nil:
 			open.text += line + "\n"
-		case trimmed == "```sh":
+		case trimmed == "```"+language:
 			open, end = &block{line: i + 2}, "```"
 		case trimmed == "<!-- sandbox":
 			open, end = &block{line: i + 2, setUp: true}, "-->"
@@ -104,7 +104,7 @@ func documents(t *testing.T) map[string][]block {
 	for _, page := range append(pages, filepath.Join(repository, "README.md")) {
 		text, err := os.ReadFile(page)
 		require.NoError(t, err)
-		if blocks := blocksOf(string(text)); len(blocks) > 0 {
+		if blocks := blocksOf(string(text), "sh"); len(blocks) > 0 {
 			all[strings.TrimPrefix(filepath.ToSlash(page), "../../../../")] = blocks
 		}
 	}
@@ -214,4 +214,26 @@ func TestEachCommandHasExamples(t *testing.T) {
 			t.Errorf("%s has no example", command.CommandPath())
 		}
 	}
+}
+
+// TestRestoreWithEncryptionCLIAndSDK opens an object as docs/OPERATIONS.md does without pikokms.
+func TestRestoreWithEncryptionCLIAndSDK(t *testing.T) {
+	cli, python := os.Getenv("PIKOKMS_ENCRYPTION_CLI"), os.Getenv("PIKOKMS_PYTHON")
+	if cli == "" || python == "" {
+		t.Skip("skipped: PIKOKMS_ENCRYPTION_CLI and PIKOKMS_PYTHON name no aws-encryption-cli and no Python with AWS's SDK")
+	}
+	page, err := os.ReadFile(filepath.Join(repository, "docs", "OPERATIONS.md"))
+	require.NoError(t, err)
+	find := func(language, program string) string {
+		blocks := blocksOf(string(page), language)
+		i := slices.IndexFunc(blocks, func(b block) bool { return !b.setUp && strings.Contains(b.text, program) })
+		require.GreaterOrEqual(t, i, 0)
+		return blocks[i].text
+	}
+	s := newSandbox(t)
+	setUp(t, s, "pikokms encrypt -f -k awskms:///"+keyARN+" -o 's3://bucket/backups/monday.tar?region=eu-west-1' report.pdf")
+	setUp(t, s, find("sh", "aws-encryption-cli"))
+	setUp(t, s, "cmp monday.tar report.pdf && rm monday.tar")
+	require.NoError(t, os.WriteFile(filepath.Join(s.dir, "restore.py"), []byte(find("python", "aws_encryption_sdk")), 0o666))
+	setUp(t, s, "'"+python+"' restore.py && cmp monday.tar report.pdf")
 }

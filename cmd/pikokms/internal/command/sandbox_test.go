@@ -41,7 +41,7 @@ type sandbox struct {
 // elsewhere are programs that do not run in a sandbox, and why. What they are told of pikokms is
 // parsed.
 var elsewhere = map[string]string{
-	"aws-encryption-cli": "is AWS's command; interop_test.go and CI run it",
+	"aws-encryption-cli": "is AWS's command; see TestRestoreWithEncryptionCLIAndSDK",
 	"cargo":              "is no part of the command",
 	"docker":             "needs a Docker engine; .ci/dist runs the image",
 	"git":                "needs a clone",
@@ -133,6 +133,9 @@ func parseShell(text string) ([]*syntax.Stmt, error) {
 // execute runs a program of a command line, or what stands in for it.
 func (s *sandbox) execute(ctx context.Context, arguments []string, next interp.ExecHandlerFunc) error {
 	shell := interp.HandlerCtx(ctx)
+	if path := os.Getenv("PIKOKMS_ENCRYPTION_CLI"); arguments[0] == "aws-encryption-cli" && path != "" {
+		return next(ctx, append([]string{path}, arguments[1:]...))
+	}
 	why, isElsewhere := elsewhere[arguments[0]]
 	if _, err := exec.LookPath(arguments[0]); errors.Is(err, exec.ErrNotFound) && arguments[0] == "jq" {
 		why, isElsewhere = "jq is not installed", true
@@ -261,27 +264,38 @@ func (s *sandbox) serve(ctx context.Context, shell interp.HandlerContext, argume
 	return nil
 }
 
-// aws stands in for AWS's command: for "aws s3 cp" from and to a stream, and for each call of KMS
+// aws stands in for AWS's command: for "aws s3 cp" from a stream and to a stream or a file, and for each call of KMS
 // that kmstest knows.
 func (s *sandbox) aws(shell interp.HandlerContext, arguments []string) error {
 	switch {
 	case len(arguments) == 4 && arguments[0] == "s3" && arguments[1] == "cp" && arguments[2] == "-":
 		return s.upload(strings.TrimPrefix(arguments[3], "s3://"), shell.Stdin)
-	case len(arguments) == 4 && arguments[0] == "s3" && arguments[1] == "cp" && arguments[3] == "-":
-		response, err := http.Get(s.s3URL + "/" + strings.TrimPrefix(arguments[2], "s3://"))
+	case len(arguments) == 4 && arguments[0] == "s3" && arguments[1] == "cp":
+		content, err := s.download(strings.TrimPrefix(arguments[2], "s3://"))
 		if err != nil {
 			return err
 		}
-		defer response.Body.Close()
-		if response.StatusCode != http.StatusOK {
-			return errors.New(response.Status)
+		if arguments[3] != "-" {
+			return os.WriteFile(filepath.Join(shell.Dir, arguments[3]), content, 0o666)
 		}
-		_, err = io.Copy(shell.Stdout, response.Body)
+		_, err = shell.Stdout.Write(content)
 		return err
 	case len(arguments) > 1 && arguments[0] == "kms":
 		return s.awsKMS(shell.Stdout, arguments[1], arguments[2:])
 	}
 	return fmt.Errorf("%s has no stand-in here", strings.Join(arguments, " "))
+}
+
+func (s *sandbox) download(path string) ([]byte, error) {
+	response, err := http.Get(s.s3URL + "/" + path)
+	if err != nil {
+		return nil, err
+	}
+	defer response.Body.Close()
+	if response.StatusCode != http.StatusOK {
+		return nil, errors.New(response.Status)
+	}
+	return io.ReadAll(response.Body)
 }
 
 func (s *sandbox) upload(path string, content io.Reader) error {
