@@ -136,6 +136,9 @@ func TestDocumentedCommandLines(t *testing.T) {
 			t.Run(name, func(t *testing.T) {
 				t.Parallel()
 				lines, called := runBlocks(t, name, blocks)
+				if name == "README.md" || strings.HasSuffix(name, "--help") {
+					require.NotZero(t, lines)
+				}
 				mu.Lock()
 				defer mu.Unlock()
 				total += lines
@@ -152,9 +155,6 @@ func TestDocumentedCommandLines(t *testing.T) {
 	t.Logf("%d command lines of the documents: %d run, %d only parsed", total, ran, total-ran)
 	for _, why := range slices.Sorted(maps.Keys(parsed)) {
 		t.Logf("%d only parsed: %s", parsed[why], why)
-	}
-	if !t.Failed() {
-		require.Greater(t, ran, 40, "README.md and the help alone have more")
 	}
 }
 
