@@ -1,6 +1,7 @@
 package command
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
@@ -12,6 +13,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -210,16 +212,21 @@ func parseArguments(arguments []string) error {
 	return command.ValidateArgs(command.Flags().Args())
 }
 
-// serve runs a server until it has answered, and then interrupts it.
+// serve runs a server, on any port, until it has answered, and then interrupts it.
 func (s *sandbox) serve(ctx context.Context, shell interp.HandlerContext, arguments []string) error {
-	command := exec.CommandContext(ctx, "pikokms", arguments[1:]...)
+	const address = "127.0.0.1:0"
+	arguments = slices.Clone(arguments)
+	if i := slices.Index(arguments, "--address"); i > 0 {
+		arguments[i+1] = address
+	}
+	command := exec.CommandContext(ctx, arguments[0], arguments[1:]...)
 	command.Dir = shell.Dir
 	for name, variable := range shell.Env.Each {
-		if variable.Exported && name != "PIKOKMS_LISTEN" {
+		if variable.Exported {
 			command.Env = append(command.Env, name+"="+variable.String())
 		}
 	}
-	command.Env = append(command.Env, "PIKOKMS_LISTEN=127.0.0.1:0")
+	command.Env = append(command.Env, "PIKOKMS_ADDRESS="+address)
 	output, err := command.StderrPipe()
 	if err != nil {
 		return err
@@ -227,41 +234,34 @@ func (s *sandbox) serve(ctx context.Context, shell interp.HandlerContext, argume
 	if err := command.Start(); err != nil {
 		return err
 	}
-	text := make([]byte, 0, 4<<10)
-	url := ""
-	for url == "" && len(text) < cap(text) {
-		n, err := output.Read(text[len(text):cap(text)])
-		text = text[:len(text)+n]
-		if _, after, ok := strings.Cut(string(text), "http://"); ok && strings.ContainsAny(after, " \n") {
-			url = "http://" + after[:strings.IndexAny(after, " \n")]
-		}
-		if err != nil {
-			break
-		}
+	said := bufio.NewReader(output)
+	line, err := said.ReadString('\n') // serving photos at http://127.0.0.1:8080/ until it is interrupted
+	if at := strings.Index(line, "http://"); at >= 0 {
+		url, _, _ := strings.Cut(line[at:], " ")
+		err = answers(url)
 	}
-	if url == "" {
-		fmt.Fprintf(shell.Stderr, "serve named no URL: %s\n", text)
-		_ = command.Process.Kill()
-		_ = command.Wait()
-		return interp.ExitStatus(1)
-	}
-	response, err := http.Get(url)
-	if err == nil {
-		err = response.Body.Close()
-		if response.StatusCode != http.StatusOK {
-			err = errors.New(response.Status)
-		}
-	}
-	if signalErr := command.Process.Signal(os.Interrupt); err == nil {
-		err = signalErr
-	}
-	_, _ = io.Copy(io.Discard, output)
-	_ = command.Wait() // An interrupted command has a status of its own.
 	if err != nil {
-		fmt.Fprintf(shell.Stderr, "%s: %v\n", url, err)
+		fmt.Fprintf(shell.Stderr, "%s%v\n", line, err)
+	}
+	_ = command.Process.Signal(os.Interrupt)
+	_, copyErr := io.Copy(shell.Stderr, said)
+	if err := errors.Join(err, copyErr, command.Wait()); err != nil {
+		fmt.Fprintf(shell.Stderr, "serve: %v\n", err)
 		return interp.ExitStatus(1)
 	}
 	return nil
+}
+
+// answers gets a page.
+func answers(url string) error {
+	response, err := http.Get(url)
+	if err != nil {
+		return err
+	}
+	if response.StatusCode != http.StatusOK {
+		return fmt.Errorf("%s: %s", url, response.Status)
+	}
+	return response.Body.Close()
 }
 
 // aws stands in for AWS's command: for "aws s3 cp" from a stream and to a stream or a file, and for each call of KMS
