@@ -77,11 +77,13 @@ func indexOfPikokms(words []string) int {
 // setups are what the examples of a command's help need. Those of other commands find what usual
 // makes.
 var setups = map[string]string{
-	"pikokms":         "pikokms keygen -o new.key",
-	"pikokms keygen":  "true",
-	"pikokms decrypt": usual + "rm notes.txt",
-	"pikokms encrypt": "pikokms keygen -o dev.key && pikokms keygen -o escrow.key",
-	"pikokms rewrap":  "pikokms keygen -o dev.key && pikokms keygen -o old.key && pikokms encrypt -k local:old.key --in-place photos && pikokms encrypt -k local:dev.key --in-place 's3://bucket/backups/?region=eu-west-1'",
+	"pikokms":             "pikokms keygen -o new.key",
+	"pikokms keygen":      "true",
+	"pikokms keys check":  "pikokms keygen -o dev.key",
+	"pikokms keys policy": "true",
+	"pikokms decrypt":     usual + "rm notes.txt",
+	"pikokms encrypt":     "pikokms keygen -o dev.key && pikokms keygen -o escrow.key",
+	"pikokms rewrap":      "pikokms keygen -o dev.key && pikokms keygen -o old.key && pikokms encrypt -k local:old.key --in-place photos && pikokms encrypt -k local:dev.key --in-place 's3://bucket/backups/?region=eu-west-1'",
 }
 
 // usual is what the examples of most commands need.

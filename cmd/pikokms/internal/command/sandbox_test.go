@@ -16,6 +16,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -32,12 +33,34 @@ import (
 type sandbox struct {
 	dir    string
 	shell  *interp.Runner
-	output *bytes.Buffer // of all programs
+	output *transcript
 	s3     *s3Server
 	s3URL  string
 	kms    *kmstest.Server
 
+	mu     sync.Mutex            // programs of a pipe run side by side
 	called map[syntax.Pos]string // calls of pikokms, with why they were only parsed, if they were
+}
+
+// transcript is what all programs of a statement wrote. Those of a pipe write side by side.
+type transcript struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+}
+
+// Write implements io.Writer.
+func (o *transcript) Write(p []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.text.Write(p)
+}
+
+// take returns what was written since the last call.
+func (o *transcript) take() string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	defer o.text.Reset()
+	return o.text.String()
 }
 
 // elsewhere are programs that do not run in a sandbox, and why. What they are told of pikokms is
@@ -59,10 +82,13 @@ const keyARN = "arn:aws:kms:eu-west-1:111122223333:key/1234abcd-12ab-34cd-56ef-1
 
 func newSandbox(t *testing.T) *sandbox {
 	t.Helper()
+	if testing.Short() {
+		t.Skip("skipped: it starts some hundred processes")
+	}
 	if runtime.GOOS != "linux" {
 		t.Skip("the documents' command lines use programs and files as Linux has them")
 	}
-	s := &sandbox{dir: t.TempDir(), output: new(bytes.Buffer), kms: kmstest.NewServer(t), called: make(map[syntax.Pos]string)}
+	s := &sandbox{dir: t.TempDir(), output: new(transcript), kms: kmstest.NewServer(t), called: make(map[syntax.Pos]string)}
 	s.s3, s.s3URL = newS3Server(t)
 	_, id, _ := strings.Cut(keyARN, "key/")
 	s.kms.CreateKey(kmstest.Key{Alias: "alias/backups", ID: id})
@@ -110,11 +136,11 @@ func (s *sandbox) run(ctx context.Context, statements ...*syntax.Stmt) error {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	for _, statement := range statements {
-		s.output.Reset()
+		_ = s.output.take()
 		if err := s.shell.Run(ctx, statement); err != nil {
 			var text strings.Builder
 			_ = syntax.NewPrinter().Print(&text, statement)
-			return fmt.Errorf("%s: %w\n%s", &text, err, s.output)
+			return fmt.Errorf("%s: %w\n%s", &text, err, s.output.take())
 		}
 	}
 	return nil
@@ -145,10 +171,12 @@ func (s *sandbox) execute(ctx context.Context, arguments []string, next interp.E
 	var err error
 	switch {
 	case arguments[0] == "pikokms" && len(arguments) > 1 && arguments[1] == "serve":
-		s.called[shell.Pos] = ""
+		s.note(shell.Pos, "")
 		return s.serve(ctx, shell, arguments)
 	case arguments[0] == "pikokms":
-		if s.called[shell.Pos] = isRemote(arguments); s.called[shell.Pos] == "" {
+		why := isRemote(arguments)
+		s.note(shell.Pos, why)
+		if why == "" {
 			return next(ctx, arguments)
 		}
 		err = parseArguments(arguments)
@@ -156,7 +184,7 @@ func (s *sandbox) execute(ctx context.Context, arguments []string, next interp.E
 		err = s.aws(shell, arguments[1:])
 	case isElsewhere:
 		if i := indexOfPikokms(arguments); i > 0 {
-			s.called[shell.Pos] = arguments[0] + " " + why
+			s.note(shell.Pos, arguments[0]+" "+why)
 			err = parseArguments(arguments[i:])
 		}
 		if shell.Stdin != nil {
@@ -170,6 +198,13 @@ func (s *sandbox) execute(ctx context.Context, arguments []string, next interp.E
 		return interp.ExitStatus(1)
 	}
 	return nil
+}
+
+// note remembers that pikokms was called, and why it was only parsed, if it was.
+func (s *sandbox) note(at syntax.Pos, why string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.called[at] = why
 }
 
 // remotes are what begins URLs of services that have no stand-in here.

@@ -140,8 +140,8 @@ printf '\002\000\000\000\020{}' >mixed/b
 		failure := s.run(t.Context(), statements[last])
 		require.ErrorAs(t, failure, new(interp.ExitStatus), "docs/TROUBLESHOOTING.md:%d: it does not fail", entry.line)
 		wanted := strings.ReplaceAll(regexp.QuoteMeta(entry.text), "…", ".*")
-		if !regexp.MustCompile(wanted).Match(s.output.Bytes()) {
-			t.Errorf("docs/TROUBLESHOOTING.md:%d: it says %q, the command %q", entry.line, entry.text, s.output)
+		if !regexp.MustCompile(wanted).MatchString(failure.Error()) {
+			t.Errorf("docs/TROUBLESHOOTING.md:%d: it says %q, not %v", entry.line, entry.text, failure)
 		}
 	}
 	t.Logf("%d of %d entries of docs/TROUBLESHOOTING.md provoked", provoked, len(all))
