@@ -5,6 +5,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -204,6 +205,52 @@ func runBlocks(t *testing.T, name string, blocks []block) (lines int, called map
 		}
 	}
 	return lines, called
+}
+
+var (
+	links    = regexp.MustCompile(`\]\(([^)\s]+)\)`)
+	headings = regexp.MustCompile(`(?m)^#+ (.*)$`)
+	noAnchor = regexp.MustCompile("[^\\pL\\pN _-]")
+)
+
+// TestLinksOfDocuments has each link within the repository lead to a file, and to a heading of it.
+func TestLinksOfDocuments(t *testing.T) {
+	pages, err := filepath.Glob(filepath.Join(repository, "docs", "*.md"))
+	require.NoError(t, err)
+	top, err := filepath.Glob(filepath.Join(repository, "*.md"))
+	require.NoError(t, err)
+	checked := 0
+	for _, page := range append(pages, top...) {
+		text, err := os.ReadFile(page)
+		require.NoError(t, err)
+		for _, link := range links.FindAllStringSubmatch(string(text), -1) {
+			path, anchor, _ := strings.Cut(link[1], "#")
+			if strings.Contains(path, "://") || strings.HasPrefix(path, "mailto:") {
+				continue
+			}
+			checked++
+			target := page
+			if path != "" {
+				target = filepath.Join(filepath.Dir(page), filepath.FromSlash(path))
+			}
+			info, err := os.Stat(target)
+			if err != nil {
+				t.Errorf("%s: there is no %s", page, link[1])
+				continue
+			}
+			if anchor == "" || info.IsDir() {
+				continue
+			}
+			content, err := os.ReadFile(target)
+			require.NoError(t, err)
+			if !slices.ContainsFunc(headings.FindAllStringSubmatch(string(content), -1), func(heading []string) bool {
+				return strings.ReplaceAll(noAnchor.ReplaceAllString(strings.ToLower(heading[1]), ""), " ", "-") == anchor
+			}) {
+				t.Errorf("%s: %s has no such heading", page, link[1])
+			}
+		}
+	}
+	require.NotZero(t, checked)
 }
 
 // TestEachCommandHasExamples has the help of each command show how to call it.
