@@ -210,7 +210,7 @@ func runBlocks(t *testing.T, name string, blocks []block) (lines int, called map
 var (
 	links    = regexp.MustCompile(`\]\(([^)\s]+)\)`)
 	headings = regexp.MustCompile(`(?m)^#+ (.*)$`)
-	noAnchor = regexp.MustCompile("[^\\pL\\pN _-]")
+	noAnchor = regexp.MustCompile(`[^\pL\pN _-]`)
 )
 
 // TestLinksOfDocuments has each link within the repository lead to a file, and to a heading of it.

@@ -67,14 +67,9 @@ func (o *transcript) take() string {
 // parsed.
 var elsewhere = map[string]string{
 	"aws-encryption-cli": "is AWS's command; see TestRestoreWithEncryptionCLIAndSDK",
-	"cargo":              "is no part of the command",
 	"docker":             "needs a Docker engine; .ci/dist runs the image",
-	"git":                "needs a clone",
 	"go":                 "needs a clone; CI builds and installs the command",
 	"pip":                "needs a package index",
-	"sudo":               "needs rights",
-	"systemctl":          "needs systemd",
-	"terraform":          "needs Terraform",
 }
 
 // keyARN is the key of the documents, with the alias of most of them.
@@ -151,7 +146,8 @@ func parseShell(text string) ([]*syntax.Stmt, error) {
 	if _, err := syntax.NewParser(syntax.Variant(syntax.LangPOSIX)).Parse(strings.NewReader(text), ""); err != nil {
 		return nil, err
 	}
-	file, err := syntax.NewParser().Parse(strings.NewReader(text), "") // The interpreter knows export as Bash has it.
+	// The interpreter knows export only as Bash has it.
+	file, err := syntax.NewParser().Parse(strings.NewReader(text), "")
 	if err != nil {
 		return nil, err
 	}
@@ -299,8 +295,8 @@ func answers(url string) error {
 	return response.Body.Close()
 }
 
-// aws stands in for AWS's command: for "aws s3 cp" from a stream and to a stream or a file, and for each call of KMS
-// that kmstest knows.
+// aws stands in for AWS's command: for "aws s3 cp" from a stream and to a stream or a file, and for
+// each call of KMS that kmstest knows.
 func (s *sandbox) aws(shell interp.HandlerContext, arguments []string) error {
 	switch {
 	case len(arguments) == 4 && arguments[0] == "s3" && arguments[1] == "cp" && arguments[2] == "-":
