@@ -78,14 +78,31 @@ func indexOfPikokms(words []string) int {
 // setups are what the examples of a command's help need. Those of other commands find what usual
 // makes.
 var setups = map[string]string{
-	"pikokms":             "pikokms keygen -o new.key",
-	"pikokms keygen":      "true",
-	"pikokms keys check":  "pikokms keygen -o dev.key",
-	"pikokms keys policy": "true",
-	"pikokms decrypt":     usual + "rm notes.txt",
-	"pikokms encrypt":     "pikokms keygen -o dev.key && pikokms keygen -o escrow.key",
-	"pikokms rewrap":      "pikokms keygen -o dev.key && pikokms keygen -o old.key && pikokms encrypt -k local:old.key --in-place photos && pikokms encrypt -k local:dev.key --in-place 's3://bucket/backups/?region=eu-west-1'",
+	"pikokms":                     "pikokms keygen -o new.key",
+	"pikokms keygen":              "true",
+	"pikokms keys check":          "pikokms keygen -o dev.key",
+	"pikokms keys policy":         "true",
+	"pikokms branch-keys":         "true",
+	"pikokms branch-keys check":   branchKey,
+	"pikokms branch-keys create":  "pikokms keygen -o dev.key",
+	"pikokms branch-keys list":    branchKey,
+	"pikokms branch-keys show":    branchKey,
+	"pikokms branch-keys version": branchKey,
+	"pikokms branch-keys move": branchKey + `pikokms keygen -o dev.key
+pikokms keygen -o new.key
+pikokms branch-keys create -k branchkey:keys.db?master=local:dev.key --table
+`,
+	"pikokms decrypt": usual + "rm notes.txt",
+	"pikokms encrypt": "pikokms keygen -o dev.key && pikokms keygen -o escrow.key",
+	"pikokms rewrap": `pikokms keygen -o dev.key
+pikokms keygen -o old.key
+pikokms encrypt -k local:old.key --in-place photos
+pikokms encrypt -k local:dev.key --in-place 's3://bucket/backups/?region=eu-west-1'
+`,
 }
+
+// branchKey is what the examples about branch keys need.
+const branchKey = "pikokms branch-keys create --table -k 'branchkey://keys?key=ARN' -c tenant=42 tenant-42\n"
 
 // usual is what the examples of most commands need.
 const usual = `tar cf backup.tar photos

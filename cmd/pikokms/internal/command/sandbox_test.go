@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -26,6 +27,7 @@ import (
 	"mvdan.cc/sh/v3/syntax"
 
 	"piko.sh/pikokms/kmstest"
+	"piko.sh/pikokms/provider/local"
 )
 
 // sandbox is a place in which the command lines of a document run: a folder with some files, a
@@ -109,6 +111,7 @@ func newSandbox(t *testing.T) *sandbox {
 	for _, key := range []string{"backups/monday.tar", "backups/2025/tuesday.tar", "backups/notes.txt"} {
 		require.NoError(t, s.upload("bucket/"+key, strings.NewReader("what is stored as "+key+"\n")))
 	}
+	require.NoError(t, local.Generate(filepath.Join(s.dir, branchKeyMaster)))
 	s.shell, err = interp.New(
 		interp.Dir(s.dir),
 		interp.Env(expand.ListEnviron(append(os.Environ(),
@@ -173,7 +176,7 @@ func (s *sandbox) execute(ctx context.Context, arguments []string, next interp.E
 		why := isRemote(arguments)
 		s.note(shell.Pos, why)
 		if why == "" {
-			return next(ctx, arguments)
+			return next(ctx, withTableInFile(arguments))
 		}
 		err = parseArguments(arguments)
 	case arguments[0] == "aws":
@@ -186,6 +189,9 @@ func (s *sandbox) execute(ctx context.Context, arguments []string, next interp.E
 		if shell.Stdin != nil {
 			_, _ = io.Copy(io.Discard, shell.Stdin)
 		}
+	case indexOfPikokms(arguments) > 0: // as with xargs
+		s.note(shell.Pos, "")
+		return next(ctx, withTableInFile(arguments))
 	default:
 		return next(ctx, arguments)
 	}
@@ -205,7 +211,8 @@ func (s *sandbox) note(at syntax.Pos, why string) {
 
 // remotes are what begins URLs of services that have no stand-in here.
 var remotes = map[string]string{
-	"gs://": "needs Google Cloud", "gcpkms://": "needs Google Cloud", "azblob://": "needs Azure", "vault://": "needs Vault",
+	"gs://": "needs Google Cloud", "gcpkms://": "needs Google Cloud", "azblob://": "needs Azure",
+	"vault://": "needs Vault",
 }
 
 // isRemote says why a command line of pikokms can't run in a sandbox.
@@ -219,6 +226,31 @@ func isRemote(arguments []string) string {
 	}
 	return ""
 }
+
+// withTableInFile returns a command line whose branch keys are in a file and under local keys, which
+// stand in for a table of DynamoDB and for keys of KMS.
+func withTableInFile(arguments []string) []string {
+	arguments = slices.Clone(arguments)
+	for i, argument := range arguments {
+		u, err := url.Parse(argument)
+		switch {
+		case err == nil && u.Scheme == "branchkey" && u.Host != "":
+			query := u.Query()
+			query.Del("key")
+			query.Set("master", "local:"+branchKeyMaster)
+			if id := strings.TrimPrefix(u.Path, "/"); id != "" {
+				query.Set("id", id)
+			}
+			arguments[i] = "branchkey:table.db?" + query.Encode()
+		case strings.HasSuffix(argument, "-ARN"):
+			arguments[i] = "local:" + branchKeyMaster + "?name=next"
+		}
+	}
+	return arguments
+}
+
+// branchKeyMaster is the file of the key that wraps branch keys in a sandbox.
+const branchKeyMaster = "master.key"
 
 // parseArguments parses a command line of pikokms: commands, flags and KEYs are such as there are.
 func parseArguments(arguments []string) error {
@@ -268,8 +300,8 @@ func (s *sandbox) serve(ctx context.Context, shell interp.HandlerContext, argume
 	said := bufio.NewReader(output)
 	line, err := said.ReadString('\n') // serving photos at http://127.0.0.1:8080/ until it is interrupted
 	if at := strings.Index(line, "http://"); at >= 0 {
-		url, _, _ := strings.Cut(line[at:], " ")
-		err = answers(url)
+		page, _, _ := strings.Cut(line[at:], " ")
+		err = answers(page)
 	}
 	if err != nil {
 		fmt.Fprintf(shell.Stderr, "%s%v\n", line, err)
@@ -284,13 +316,13 @@ func (s *sandbox) serve(ctx context.Context, shell interp.HandlerContext, argume
 }
 
 // answers gets a page.
-func answers(url string) error {
-	response, err := http.Get(url)
+func answers(page string) error {
+	response, err := http.Get(page)
 	if err != nil {
 		return err
 	}
 	if response.StatusCode != http.StatusOK {
-		return fmt.Errorf("%s: %s", url, response.Status)
+		return fmt.Errorf("%s: %s", page, response.Status)
 	}
 	return response.Body.Close()
 }
