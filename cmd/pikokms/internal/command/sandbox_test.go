@@ -279,7 +279,7 @@ func parseArguments(arguments []string) error {
 func (s *sandbox) serve(ctx context.Context, shell interp.HandlerContext, arguments []string) error {
 	const address = "127.0.0.1:0"
 	arguments = slices.Clone(arguments)
-	if i := slices.Index(arguments, "--address"); i > 0 {
+	if i := slices.Index(arguments, "--address"); i > 0 && strings.HasPrefix(arguments[i+1], "127.0.0.1:") {
 		arguments[i+1] = address
 	}
 	command := exec.CommandContext(ctx, arguments[0], arguments[1:]...)
@@ -299,13 +299,15 @@ func (s *sandbox) serve(ctx context.Context, shell interp.HandlerContext, argume
 	}
 	said := bufio.NewReader(output)
 	line, err := said.ReadString('\n') // serving photos at http://127.0.0.1:8080/ until it is interrupted
-	if at := strings.Index(line, "http://"); at >= 0 {
+	at := strings.Index(line, "http://")
+	switch {
+	case err == nil && at < 0:
+		err = errors.New("it names no page")
+	case err == nil:
 		page, _, _ := strings.Cut(line[at:], " ")
 		err = answers(page)
 	}
-	if err != nil {
-		fmt.Fprintf(shell.Stderr, "%s%v\n", line, err)
-	}
+	fmt.Fprint(shell.Stderr, line)
 	_ = command.Process.Signal(os.Interrupt)
 	_, copyErr := io.Copy(shell.Stderr, said)
 	if err := errors.Join(err, copyErr, command.Wait()); err != nil {
