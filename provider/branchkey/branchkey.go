@@ -238,7 +238,7 @@ func (p *Provider) WrapDataKey(ctx context.Context, key *provider.SecureBytes, e
 }
 
 func (p *Provider) wrap(ctx context.Context, id string, key *provider.SecureBytes, encryptionContext map[string]string) (header.EncryptedDataKey, error) {
-	wrapped := header.EncryptedDataKey{ProviderID: providerID, ProviderInfo: []byte(id)}
+	wrapped := header.EncryptedDataKey{ProviderID: ProviderID, ProviderInfo: []byte(id)}
 	m, err := p.active(ctx, id)
 	if err != nil {
 		return wrapped, err
@@ -256,7 +256,7 @@ func (p *Provider) wrap(ctx context.Context, id string, key *provider.SecureByte
 // nothing, and the error holds provider.ErrUntrustedKey.
 func (p *Provider) UnwrapDataKey(ctx context.Context, request *provider.UnwrapDataKeyRequest) (*provider.SecureBytes, error) {
 	k := request.EncryptedKey
-	if k.ProviderID != providerID {
+	if k.ProviderID != ProviderID {
 		return nil, fail(ctx, "UnwrapDataKey", p.id, provider.ErrUntrustedKey)
 	}
 	id, err := p.pick(ctx, request.Context)

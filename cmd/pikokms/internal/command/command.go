@@ -86,7 +86,7 @@ Exit status:
 
 const example = `  pikokms keygen -o dev.key
   pikokms encrypt -k local:dev.key -c tenant=42 -o report.pdf.enc report.pdf
-  pikokms decrypt -k local:dev.key -c tenant=42 -o report.pdf report.pdf.enc
+  pikokms decrypt -k local:dev.key -c tenant=42 -o copy.pdf report.pdf.enc
   pikokms inspect report.pdf.enc
   pikokms verify -k local:dev.key report.pdf.enc
   pikokms cat -k local:dev.key --range 0-99 report.pdf.enc
