@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"net/url"
@@ -14,6 +15,7 @@ import (
 	"piko.sh/pikokms/message"
 	"piko.sh/pikokms/provider"
 	"piko.sh/pikokms/provider/awskms"
+	"piko.sh/pikokms/provider/branchkey"
 )
 
 // key is a KEY of the configuration.
@@ -26,14 +28,15 @@ type key struct {
 
 // schemes has a function for each scheme of KEYs. None of them asks a key service.
 var schemes = map[string]func(ctx context.Context, u *url.URL, retries int) (*key, error){
-	awskms.Scheme: openKMS,
+	awskms.Scheme:    openKMS,
+	branchkey.Scheme: openBranchKey,
 }
 
 // openKey opens a KEY. Attempts is how often the key service is asked, or 0 for the default.
 func openKey(ctx context.Context, text string, attempts int) (*key, error) {
 	u, err := url.Parse(text)
 	if err != nil {
-		return nil, fmt.Errorf("%q is not a URL: %w; a KEY is awskms:///ARN", text, err)
+		return nil, fmt.Errorf("%q is not a URL: %w; a KEY is awskms:///ARN or branchkey://TABLE/ID?key=ARN", text, err)
 	}
 	open := schemes[u.Scheme]
 	if open == nil {
@@ -63,6 +66,29 @@ func openKMS(ctx context.Context, u *url.URL, retries int) (*key, error) {
 		return nil, err
 	}
 	return &key{provider: p, name: c.KeyID, providerIDs: []string{"aws-kms", "aws-kms-rsa"}}, nil
+}
+
+// openBranchKey opens one branch key of a table in DynamoDB. How often KMS and the table are asked
+// again is the AWS SDK's default.
+func openBranchKey(ctx context.Context, u *url.URL, _ int) (*key, error) {
+	c, err := branchkey.ParseURL(u)
+	if err != nil {
+		return nil, err
+	}
+	if c.File != "" || c.BranchKeyID == "" || c.By != "" {
+		return nil, fmt.Errorf("%w: %q does not name one branch key of a table; write branchkey://TABLE/ID?key=ARN", provider.ErrInvalidKey, u.Redacted())
+	}
+	store, err := c.OpenStore(ctx)
+	if err != nil {
+		return nil, err
+	}
+	p, err := branchkey.NewProvider(ctx, branchkey.Config{
+		Store: store, BranchKeyID: c.BranchKeyID, TTL: c.TTL, Entries: c.Entries, CheckLater: true,
+	})
+	if err != nil {
+		return nil, errors.Join(err, store.Close())
+	}
+	return &key{provider: p, name: c.BranchKeyID, providerIDs: []string{branchkey.ProviderID}}, nil
 }
 
 // isUnder reports whether a message says that it is as a host writes it today under this key

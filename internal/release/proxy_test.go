@@ -67,9 +67,10 @@ func TestUsersInstallFromProxy(t *testing.T) {
 	}
 	t.Cleanup(removeLater)
 
-	t.Run("go install the command", func(t *testing.T) {
+	t.Run("go install the commands", func(t *testing.T) {
 		dir := t.TempDir()
 		do(t, dir, "install", "-ldflags=-s -w", ours+"/cmd/pikokms@"+version)
+		do(t, dir, "install", "-ldflags=-s -w", ours+"/cmd/pikokms-batch@"+version)
 		out, err := exec.Command(filepath.Join(dir, "bin", "pikokms"), "--version").CombinedOutput()
 		if err != nil || !strings.Contains(string(out), version) {
 			t.Fatalf("it says %q (%v), not version %s", out, err, version)

@@ -143,17 +143,15 @@ func (o *options) moving(ctx context.Context, r *reading, to []string, use func(
 	return m, nil
 }
 
-// sample returns the header of a message under the new keys. Its pairs are those by which branch
-// keys are picked, of what is stated and of a stored encryption context.
+// sample returns the header of a message under the new keys. It has the stated pairs, since policies
+// may depend on them, and of a stored encryption context those by which branch keys are picked.
 func (m *moving) sample(ctx context.Context, stored map[string]string) (*header.Header, error) {
-	pairs := maps.Clone(m.pairs)
-	if pairs == nil {
-		pairs = make(map[string]string)
+	picking := maps.Clone(m.pairs)
+	if picking == nil {
+		picking = make(map[string]string)
 	}
-	maps.Copy(pairs, stored)
-	picking := make(map[string]string)
 	for _, k := range m.keys {
-		if value, ok := pairs[k.by]; ok && k.by != "" {
+		if value, ok := stored[k.by]; ok && k.by != "" {
 			picking[k.by] = value
 		}
 	}
