@@ -281,9 +281,8 @@ func TestServe(t *testing.T) {
 				require.NotContains(t, body, secret)
 			}
 		}
-		said := s.stderr()
 		for _, name := range []string{"video.mp4: ", "page.html: ", "plain.txt: it is not encrypted"} {
-			require.Contains(t, said, "photos/"+name)
+			require.Eventually(t, func() bool { return strings.Contains(s.stderr(), "photos/"+name) }, 10*time.Second, 10*time.Millisecond, name)
 		}
 		_, page := s.ask(http.MethodGet, "/")
 		require.Contains(t, page, "<td>plain.txt <small>not encrypted</small></td>")
