@@ -134,9 +134,6 @@ func (c Crash) kill(test string, n int) (said []statement, err error) {
 	lines := bufio.NewScanner(out)
 	var once sync.Once
 	for lines.Scan() {
-		once.Do(func() { // from the first change on
-			time.AfterFunc(time.Duration(rand.IntN(15_000))*time.Microsecond, func() { _ = command.Process.Kill() })
-		})
 		word := strings.Fields(lines.Text())
 		if len(word) != 3 {
 			_ = command.Process.Kill()
@@ -147,6 +144,11 @@ func (c Crash) kill(test string, n int) (said []statement, err error) {
 			break // a line that was cut
 		}
 		said = append(said, statement{word[1], change{version}, word[0] == "done"})
+		if word[0] == "done" {
+			once.Do(func() {
+				time.AfterFunc(time.Duration(rand.IntN(15_000))*time.Microsecond, func() { _ = command.Process.Kill() })
+			})
+		}
 	}
 	if err := command.Wait(); err == nil || command.ProcessState.Exited() {
 		return nil, fmt.Errorf("the process ended by itself: %w", err)

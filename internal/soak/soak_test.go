@@ -316,6 +316,9 @@ func TestSoak(t *testing.T) {
 		t.Skip("takes seconds")
 	}
 	s := newSoak(t)
+	if race.Enabled && *duration < time.Minute {
+		*streams /= 4
+	}
 	workers := make([]*worker, *streams)
 	for i := range workers {
 		workers[i] = &worker{soak: s, key: fmt.Sprintf("objects/%d", i), r: rand.New(rand.NewPCG(16, uint64(i))), possible: []*content{nil}}
