@@ -265,7 +265,8 @@ func (s *session) ended() bool { return s.life.Err() != nil }
 
 func (s *session) close() {
 	s.end()
-	s.mu.Lock() // what held it, such as the start of renewal, came before
+	//lint:ignore SA2001 What holds the lock, such as the start of renewal, comes before the Wait.
+	s.mu.Lock()
 	s.mu.Unlock()
 	s.renewal.Wait()
 	s.http.CloseIdleConnections()
