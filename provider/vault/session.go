@@ -265,8 +265,8 @@ func (s *session) ended() bool { return s.life.Err() != nil }
 
 func (s *session) close() {
 	s.end()
-	//lint:ignore SA2001 What holds the lock, such as the start of renewal, comes before the Wait.
 	s.mu.Lock()
+	//lint:ignore SA2001 What holds the lock, such as the start of renewal, comes before the Wait.
 	s.mu.Unlock()
 	s.renewal.Wait()
 	s.http.CloseIdleConnections()
