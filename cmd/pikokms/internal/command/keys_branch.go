@@ -28,7 +28,10 @@ func (k *key) parseBranchKey(u *url.URL, check bool) error {
 	if c.BranchKeyID == "" && c.By == "" {
 		return fmt.Errorf("%q names no branch key; state its ID, or by=NAME if the value of the pair NAME is the ID", k.text)
 	}
-	k.by, k.inFile = c.By, c.File != ""
+	k.by, k.inFile, k.files = c.By, c.File != "", []string{c.File}
+	for _, master := range c.Masters {
+		k.files = append(k.files, master.KeyFile)
+	}
 	k.open = func(ctx context.Context) (provider.Keyring, error) {
 		store, err := c.OpenStore(ctx)
 		if err != nil {
