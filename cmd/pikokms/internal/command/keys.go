@@ -151,7 +151,7 @@ func (k *key) giveUp(err error) {
 // ask makes a call of the keyring of a KEY, and bounds the time of its answer.
 func ask[T any](ctx context.Context, k *key, call func(context.Context, provider.Keyring) (T, error)) (T, error) {
 	var answer T
-	if k.limiter != nil {
+	if k.limiter != nil && k.isAskedEachTime() { // Calls for branch keys wait in counted.
 		if err := k.limiter.Wait(ctx); err != nil {
 			return answer, err
 		}

@@ -50,8 +50,14 @@ func (k *key) parseBranchKey(u *url.URL, check bool) error {
 	return nil
 }
 
-// counted is a provider.Guard that counts the calls for branch keys.
+// counted is a provider.Guard that counts the calls for branch keys, and has them wait for their
+// turn if their rate is bounded. Most messages need no call.
 func (k *key) counted(ctx context.Context, _ string, call func(context.Context) error) error {
+	if k.limiter != nil && k.isRemote() {
+		if err := k.limiter.Wait(ctx); err != nil {
+			return fmt.Errorf("%w: --kms-rate leaves no room for a call within %v: %w", provider.ErrProviderUnavailable, k.timeout, err)
+		}
+	}
 	err := call(ctx)
 	// The table alone tells that a branch key is not there, or is under another KMS key.
 	if k.isRemote() && !errors.Is(err, provider.ErrKeyNotFound) && !errors.Is(err, provider.ErrUntrustedKey) {
