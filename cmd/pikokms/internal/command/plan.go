@@ -39,10 +39,10 @@ type plan struct {
 	previous string // the name before
 }
 
-// namesInBlock is after how many names one is stored whole.
+// namesInBlock is how many names a block of a plan has. The first of them is stored whole.
 const namesInBlock = 1000
 
-// add adds an object of the place of this number.
+// add adds an object. The number place is the index of its place in places.
 func (p *plan) add(place int, key string, size int64) {
 	if len(p.blocks) == 0 || p.inBlock == namesInBlock {
 		p.blocks = append(p.blocks, make([]byte, 0, 16<<10))
