@@ -13,6 +13,7 @@ import (
 	"sync"
 	"syscall"
 	"time"
+	"unicode/utf8"
 
 	"piko.sh/pikokms/internal/writeback"
 )
@@ -65,6 +66,9 @@ func NewFolder(dir string) (*Folder, error) {
 func (f *Folder) Close() error { return f.close() }
 
 func localName(key string) (string, error) {
+	if !utf8.ValidString(key) {
+		return "", fmt.Errorf("%w: %q is not UTF-8", ErrInvalidKey, key)
+	}
 	name, err := filepath.Localize(key)
 	if err != nil || key == "." || isTemporary(key) || strings.Contains(key, "/"+temporaryPrefix) {
 		return "", fmt.Errorf("%w: %q", ErrInvalidKey, key)

@@ -17,7 +17,7 @@ import (
 func (f *Folder) List(ctx context.Context, prefix string) iter.Seq2[string, error] {
 	return func(yield func(string, error) bool) {
 		if _, err := f.list(ctx, "", prefix, yield); err != nil {
-			yield("", fmt.Errorf("folder storage: list %s: %w", prefix, err))
+			yield("", fmt.Errorf("folder storage: list %q: %w", prefix, err))
 		}
 	}
 }

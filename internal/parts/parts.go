@@ -2,15 +2,16 @@
 package parts
 
 // most is how many parts of an object are used: S3 takes 10,000 (Amazon S3 User Guide, "Amazon S3
-// multipart upload limits"), of which some are left for what encryption adds. usual is the size in
-// bytes that gocloud.dev chooses.
+// multipart upload limits"), of which some are left for what encryption adds. usual is the
+// size of a part in bytes that gocloud.dev has: that of the AWS SDK's transfer manager, which
+// makes parts of what has 16 MiB or more.
 const (
 	most  = 9_900
-	usual = 5 << 20
+	usual = 8 << 20
 )
 
 // BufferSize returns the blob.WriterOptions.BufferSize that an object of about n bytes needs: the
-// size of a part in bytes, or 0 if what gocloud.dev chooses will do.
+// size of a part in bytes, or 0 if the usual one will do.
 func BufferSize(n int64) int {
 	if part := n / most; part > usual {
 		return int(part)

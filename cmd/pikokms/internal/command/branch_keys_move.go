@@ -149,7 +149,7 @@ the branch keys, so that neither this process nor the network sees them.
   3. Put the new ARN in place of the old one in all KEYs. Then the old key can be
      disabled, and deleted when nothing has missed it.
 
-A move that was interrupted is gone on with by the same command line. It makes two KMS
+The same command line goes on with a move that was interrupted. It makes two KMS
 calls for each item: a branch key has one for each version, and two more.`,
 		Example: `  pikokms branch-keys move -k 'branchkey://keys?key=ARN' --to NEW-ARN --all
   pikokms branch-keys move -k branchkey:keys.db?master=local:dev.key \

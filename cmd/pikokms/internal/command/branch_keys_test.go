@@ -207,12 +207,16 @@ func TestBranchKeysInDynamoDB(t *testing.T) {
 		for i := range n {
 			require.NoError(t, os.WriteFile(filepath.Join(dir, "plain", tenant, fmt.Sprint(i)), []byte(tenant), 0o600))
 		}
-		_, stderr := do("encrypt", "-k", key("?by=t&", arns[0]), "-c", "t="+tenant, "-o", filepath.Join(dir, "objects", tenant), filepath.Join(dir, "plain", tenant))
+		begin := time.Now()
+		_, stderr := do("encrypt", "-k", key("?by=t&", arns[0]), "-c", "t="+tenant, "--kms-rate", "0.5", "-o", filepath.Join(dir, "objects", tenant), filepath.Join(dir, "plain", tenant))
+		require.Less(t, time.Since(begin), n*time.Second, "only the call for the branch key counts for the rate")
 		require.Contains(t, stderr, fmt.Sprintf("encrypted %d objects of %d bytes, 1 KMS call,", n, n*len(tenant)))
 	}
 	objects := filepath.Join(dir, "objects")
 	asked.Store(0)
-	_, stderr = do("verify", "-k", key("?by=t&", arns[0]), objects)
+	begin := time.Now()
+	_, stderr = do("verify", "-k", key("?by=t&", arns[0]), "--kms-rate", "1", objects)
+	require.GreaterOrEqual(t, time.Since(begin), time.Second)
 	require.Contains(t, stderr, fmt.Sprintf("verified %d objects of %d bytes, 2 KMS calls,", 2*n, 2*n*len("tenant-1")))
 	require.EqualValues(t, 2, asked.Load())
 

@@ -54,7 +54,7 @@ func (o *options) addKeys(command *cobra.Command, keys, pairs string) {
 	_ = command.RegisterFlagCompletionFunc("commitment-policy", cobra.FixedCompletions(policies, cobra.ShellCompDirectiveNoFileComp))
 }
 
-// addOutput adds the flags of where a result goes.
+// addOutput adds the flags that say where a result goes.
 func (o *options) addOutput(command *cobra.Command) {
 	flags := command.Flags()
 	flags.StringVarP(&o.out, "out", "o", "", "the `OUT` file, folder or bucket; \"-\" or nothing is standard output")
@@ -63,7 +63,7 @@ func (o *options) addOutput(command *cobra.Command) {
 	flags.BoolVar(&o.decode, "decode", false, "read IN as base64")
 }
 
-// addReading adds the flags of what may be decrypted.
+// addReading adds the flags that say what may be decrypted.
 func (o *options) addReading(command *cobra.Command) {
 	flags := command.Flags()
 	flags.IntVar(&o.limits.MaxEncryptedDataKeys, "max-keys", header.DefaultMaxEncryptedDataKeys, "the most data keys that a message may have")

@@ -115,8 +115,9 @@ func (e *each) open(ctx context.Context, texts []string) (p *plan, err error) {
 	}
 	// What is listed is garbage at once, but for the names.
 	defer debug.SetGCPercent(debug.SetGCPercent(gcWhileListing))
+	own := e.ownFiles()
 	for i := range p.places {
-		if err := p.list(ctx, i, wanted); err != nil {
+		if err := p.list(ctx, i, wanted, own); err != nil {
 			return nil, err
 		}
 	}

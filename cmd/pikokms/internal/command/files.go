@@ -168,7 +168,7 @@ func (o *output) commit(ctx context.Context) error {
 	return o.place(temporary, os.Rename(temporary, o.path))
 }
 
-// place removes the temporary name if the file did not get its own, which err says.
+// place removes the temporary name if err says that the file did not get its own name.
 func (o *output) place(temporary string, err error) error {
 	if err != nil {
 		_ = os.Remove(temporary)

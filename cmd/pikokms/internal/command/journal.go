@@ -67,7 +67,7 @@ const saveEvery = 200 * time.Millisecond
 // blocksInSave is how many blocks of the plan are stored at once.
 const blocksInSave = 50
 
-// newJournaledJob describes a job by what says what is done.
+// newJournaledJob describes a job. The texts of what, all together, say what is done.
 func newJournaledJob(about string, what []string) journaledJob {
 	text, err := json.Marshal(what)
 	if err != nil {

@@ -92,8 +92,9 @@ var keyServices = map[string]keyService{
 type key struct {
 	text    string // the URL as given, without its secrets
 	scheme  string
-	by      string // of a branch key: the name of the pair that picks it, if one does
-	inFile  bool   // of a branch key: its table is a file
+	by      string   // of a branch key: the name of the pair that picks it, if one does
+	inFile  bool     // of a branch key: its table is a file
+	files   []string // on this computer, that hold the key or give access to it
 	url     *url.URL
 	open    func(context.Context) (provider.Keyring, error)
 	timeout time.Duration // the time for an answer of the key service, retries included
@@ -150,7 +151,7 @@ func (k *key) giveUp(err error) {
 // ask makes a call of the keyring of a KEY, and bounds the time of its answer.
 func ask[T any](ctx context.Context, k *key, call func(context.Context, provider.Keyring) (T, error)) (T, error) {
 	var answer T
-	if k.limiter != nil {
+	if k.limiter != nil && k.isAskedEachTime() { // Calls for branch keys wait in counted.
 		if err := k.limiter.Wait(ctx); err != nil {
 			return answer, err
 		}
@@ -294,6 +295,7 @@ func parseKey(text string, timeout time.Duration, check bool) (*key, error) {
 	case awskms.Scheme:
 		c, err := awskms.ParseURL(u)
 		c.CheckLater = !check
+		k.files = []string{c.PublicKeyFile}
 		k.open = func(ctx context.Context) (provider.Keyring, error) { return awskms.NewProvider(ctx, c) }
 		return k, err
 	case awskms.DiscoveryScheme:
@@ -308,12 +310,19 @@ func parseKey(text string, timeout time.Duration, check bool) (*key, error) {
 	case vault.Scheme:
 		c, err := vault.ParseURL(u)
 		c.CheckLater = !check
+		if c.AppRole != nil {
+			k.files = []string{c.AppRole.SecretIDFile}
+		}
+		if c.Kubernetes != nil {
+			k.files = []string{c.Kubernetes.TokenFile}
+		}
 		k.open = func(ctx context.Context) (provider.Keyring, error) { return vault.NewProvider(ctx, c) }
 		return k, err
 	case branchkey.Scheme:
 		return k, k.parseBranchKey(u, check)
 	case local.Scheme:
 		c, err := local.ParseURL(u)
+		k.files = []string{c.KeyFile}
 		k.open = func(context.Context) (provider.Keyring, error) { return local.NewProvider(c) }
 		return k, err
 	case "":

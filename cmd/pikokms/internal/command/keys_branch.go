@@ -28,7 +28,10 @@ func (k *key) parseBranchKey(u *url.URL, check bool) error {
 	if c.BranchKeyID == "" && c.By == "" {
 		return fmt.Errorf("%q names no branch key; state its ID, or by=NAME if the value of the pair NAME is the ID", k.text)
 	}
-	k.by, k.inFile = c.By, c.File != ""
+	k.by, k.inFile, k.files = c.By, c.File != "", []string{c.File}
+	for _, master := range c.Masters {
+		k.files = append(k.files, master.KeyFile)
+	}
 	k.open = func(ctx context.Context) (provider.Keyring, error) {
 		store, err := c.OpenStore(ctx)
 		if err != nil {
@@ -47,8 +50,14 @@ func (k *key) parseBranchKey(u *url.URL, check bool) error {
 	return nil
 }
 
-// counted is a provider.Guard that counts the calls for branch keys.
+// counted is a provider.Guard that counts the calls for branch keys, and has them wait for their
+// turn if their rate is bounded. Most messages need no call.
 func (k *key) counted(ctx context.Context, _ string, call func(context.Context) error) error {
+	if k.limiter != nil && k.isRemote() {
+		if err := k.limiter.Wait(ctx); err != nil {
+			return fmt.Errorf("%w: --kms-rate leaves no room for a call within %v: %w", provider.ErrProviderUnavailable, k.timeout, err)
+		}
+	}
 	err := call(ctx)
 	// The table alone tells that a branch key is not there, or is under another KMS key.
 	if k.isRemote() && !errors.Is(err, provider.ErrKeyNotFound) && !errors.Is(err, provider.ErrUntrustedKey) {

@@ -56,7 +56,9 @@ func keysCheckCommand() *cobra.Command {
 		Long: `Check asks each key service about its key: its state, its kind, its rotation, and
 by dry runs, which change nothing, what the credentials may do with it. It says
 what does not work without each permission, and which statement to add to an IAM
-policy. A local key is read, and used once.
+policy. A local key is read, and used once. So are a branch key and a key of Google
+Cloud KMS, Vault or OpenBao: a random data key is wrapped and unwrapped, which
+changes nothing and is logged as any other use.
 
 The exit status is 1 if something that is needed is missing. With --role, that is
 what a reader (decrypt, verify, cat, serve), a writer (encrypt) or a rewrapper
@@ -177,8 +179,10 @@ func checkKey(ctx context.Context, k *key, pairs map[string]string, needed []str
 		err = c.checkLocal(ctx, k, needed)
 	case awskms.Scheme:
 		err = c.checkKMS(ctx, k, pairs, needed)
-	default:
+	case awskms.DiscoveryScheme:
 		err = fmt.Errorf("%s names no key; name one with %s", k.text, awskms.Scheme)
+	default:
+		c.checkByUse(ctx, k, pairs, needed)
 	}
 	if err != nil {
 		c.Problems = append(c.Problems, explain(err))
@@ -298,16 +302,35 @@ func (c *checkedKey) checkLocal(ctx context.Context, k *key, needed []string) er
 		return err
 	}
 	c.Spec = info.Algorithm
-	wrapped, encryptErr := wrapOnce(ctx, p)
+	wrapped, encryptErr := wrapOnce(ctx, p, nil)
 	if encryptErr != nil {
 		wrapped = header.EncryptedDataKey{
 			ProviderID: info.Metadata["namespace"], ProviderInfo: []byte(info.Metadata["name"]), Ciphertext: make([]byte, 256),
 		}
 	}
-	decryptErr := unwrapOnce(ctx, p, wrapped)
+	decryptErr := unwrapOnce(ctx, p, nil, wrapped)
 	if encryptErr != nil && !errors.Is(decryptErr, provider.ErrKeyUsage) {
 		decryptErr = nil // There is nothing that it encrypted to be tried on.
 	}
+	c.addUses(needed, encryptErr, decryptErr)
+	return nil
+}
+
+// errNotTried means that nothing was there that a key could be tried on.
+var errNotTried = errors.New("it could not be tried, since the key encrypted nothing")
+
+// checkByUse checks a KEY by wrapping a data key under it and unwrapping that again.
+func (c *checkedKey) checkByUse(ctx context.Context, k *key, pairs map[string]string, needed []string) {
+	wrapped, encryptErr := wrapOnce(ctx, k, pairs)
+	decryptErr := errNotTried
+	if encryptErr == nil {
+		decryptErr = unwrapOnce(ctx, k, pairs, wrapped)
+	}
+	c.addUses(needed, encryptErr, decryptErr)
+}
+
+// addUses adds what came of encrypting and decrypting with a key.
+func (c *checkedKey) addUses(needed []string, encryptErr, decryptErr error) {
 	decrypts := slices.Contains(needed, awskms.ActionDecrypt)
 	encrypts := slices.ContainsFunc(needed, func(action string) bool { return action != awskms.ActionDecrypt })
 	for _, use := range []struct {
@@ -320,27 +343,36 @@ func (c *checkedKey) checkLocal(ctx context.Context, k *key, needed []string) er
 		{"decrypt", decrypts, decryptErr, breaks(awskms.ActionDecrypt, true)},
 	} {
 		one := checkedPermission{Action: use.action, Allowed: "yes", Needed: use.needed, Breaks: use.breaks}
-		if use.err != nil {
+		switch {
+		case errors.Is(use.err, errNotTried):
+			one.Allowed, one.Reason = "unknown", use.err.Error()
+			if use.needed && !encrypts {
+				c.Problems = append(c.Problems, "whether it decrypts is not known: "+strings.TrimPrefix(explain(encryptErr), "key "+c.Key+": "))
+			}
+		case use.err != nil:
 			one.Allowed = "no"
+			reason := strings.TrimPrefix(explain(use.err), "key "+c.Key+": ")
+			if errors.Is(use.err, provider.ErrProviderUnavailable) {
+				one.Allowed, one.Reason = "unknown", reason
+			}
 			if use.needed {
-				c.Problems = append(c.Problems, fmt.Sprintf("it does not %s: %s", use.action, explain(use.err)))
+				c.Problems = append(c.Problems, fmt.Sprintf("it does not %s: %s", use.action, reason))
 			}
 		}
 		c.Permissions = append(c.Permissions, one)
 	}
-	return nil
 }
 
-func wrapOnce(ctx context.Context, p *local.Provider) (header.EncryptedDataKey, error) {
-	made, err := p.GenerateDataKey(ctx, &provider.GenerateDataKeyRequest{KeySpec: "AES_256"})
+func wrapOnce(ctx context.Context, k provider.Keyring, pairs map[string]string) (header.EncryptedDataKey, error) {
+	made, err := k.GenerateDataKey(ctx, &provider.GenerateDataKeyRequest{KeySpec: "AES_256", Context: pairs})
 	if err != nil {
 		return header.EncryptedDataKey{}, err
 	}
 	return made.EncryptedKey, made.PlaintextKey.Close()
 }
 
-func unwrapOnce(ctx context.Context, p *local.Provider, wrapped header.EncryptedDataKey) error {
-	dataKey, err := p.UnwrapDataKey(ctx, &provider.UnwrapDataKeyRequest{EncryptedKey: wrapped, Size: 32})
+func unwrapOnce(ctx context.Context, k provider.Keyring, pairs map[string]string, wrapped header.EncryptedDataKey) error {
+	dataKey, err := k.UnwrapDataKey(ctx, &provider.UnwrapDataKeyRequest{EncryptedKey: wrapped, Context: pairs, Size: 32})
 	if err != nil {
 		return err
 	}

@@ -13,6 +13,7 @@ import (
 
 	"piko.sh/pikokms/provider"
 	"piko.sh/pikokms/provider/awskms"
+	"piko.sh/pikokms/provider/branchkey"
 )
 
 func keysPolicyCommand() *cobra.Command {
@@ -114,6 +115,9 @@ KMS is only asked for the ARN of a KEY that is an alias or an ID.`,
 
 // neededOf returns the ARN of a KEY, and the actions that are needed on it.
 func neededOf(ctx context.Context, k *key, actions []string, isRSA bool) (keyARN string, needed []string, err error) {
+	if k.scheme == branchkey.Scheme && !k.inFile {
+		return "", nil, usageError{fmt.Errorf("%s is a branch key: its policy is about a table, too, and is written by hand; docs/KEYS.md has one", k.text)}
+	}
 	if k.scheme != awskms.Scheme {
 		return "", nil, usageError{fmt.Errorf("%s is no key of AWS KMS, so no policy is about it", k.text)}
 	}

@@ -48,6 +48,9 @@ func TestKeyServices(t *testing.T) {
 		"local":  "local:" + filepath.Join(dir, "dev.key"),
 	}
 	t.Run("gcpkms", func(t *testing.T) {
+		stdout, _, _, err := execute(t, "keys", "check", "-k", urls["gcpkms"])
+		require.NoError(t, err)
+		require.Regexp(t, `can be used\n  encrypt +allowed .*\n  decrypt +allowed `, stdout)
 		requireRoundTrip(t, urls, "gcpkms", "projects/test-project/locations/europe-west1/keyRings/test-ring/cryptoKeys/backups")
 	})
 	t.Run("vault", func(t *testing.T) {
@@ -102,6 +105,13 @@ func TestKeyServicesThatRefuse(t *testing.T) {
 	_, stderr, _, err = execute(t, "encrypt", "-k", "vault://transit/backups?address="+closedPort(t), "--kms-timeout", "2s", plain)
 	require.Error(t, err)
 	require.Regexp(t, `^pikokms: .*\n$`, stderr)
+
+	stdout, _, _, err := execute(t, "keys", "check", "-k", url)
+	require.Error(t, err)
+	require.Regexp(t, `Problem +it does not encrypt: encryption key disabled: .*\n  encrypt +denied .*\n  decrypt +unknown `, stdout)
+	stdout, _, _, err = execute(t, "keys", "check", "-k", "vault://transit/backups?address="+closedPort(t), "--kms-timeout", "2s")
+	require.Error(t, err)
+	require.Contains(t, stdout, " cannot be used")
 	for text, reason := range map[string]string{
 		"gcpkms://backups":           "write gcpkms://projects/PROJECT/locations/LOCATION/keyRings/RING/cryptoKeys/KEY",
 		"vault://backups":            "write vault://MOUNT/KEY",

@@ -41,6 +41,8 @@ Long work:
   messages, and encryption under several keys.
   --report FILE has a line of JSON for each object: name, result, bytes, reason. If
   the work was resumed, it also has what earlier runs did.
+  Key files, the configuration and the FILEs of --resume and --report are left out
+  where they are in a folder that is worked on.
 `
 
 // longWork is how long work is done.

@@ -42,7 +42,8 @@ Folders and buckets:
   so on. Credentials come from where each cloud's own tools take them.
   --include and --exclude take globs: * is any text without a slash, ** any text,
   ? one character. A glob without a slash is for the last part of a name.
-  Symbolic links in folders are not followed.
+  Symbolic links in folders are not followed. What is written into folders, also in
+  place of a file that others could read, is readable by its owner alone (mode 0600).
 `
 
 // place is where objects are: standard input, a file, a folder or a bucket. A bucket, and a file,

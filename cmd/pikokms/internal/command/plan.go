@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"iter"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -38,10 +39,10 @@ type plan struct {
 	previous string // the name before
 }
 
-// namesInBlock is after how many names one is stored whole.
+// namesInBlock is how many names a block of a plan has. The first of them is stored whole.
 const namesInBlock = 1000
 
-// add adds an object of the place of this number.
+// add adds an object. The number place is the index of its place in places.
 func (p *plan) add(place int, key string, size int64) {
 	if len(p.blocks) == 0 || p.inBlock == namesInBlock {
 		p.blocks = append(p.blocks, make([]byte, 0, 16<<10))
@@ -138,12 +139,16 @@ func (p *plan) Close() {
 	}
 }
 
-// list adds the objects of a place that are wanted.
-func (p *plan) list(ctx context.Context, place int, wanted func(key string) bool) error {
+// list adds the objects of a place that are wanted. The command line's own files are left out.
+func (p *plan) list(ctx context.Context, place int, wanted func(key string) bool, own []os.FileInfo) error {
 	at := p.places[place]
 	for l, err := range at.list(ctx) {
 		if err != nil {
 			return fmt.Errorf("%s: %w", at.name, err)
+		}
+		if isOneOf(l.info, own) {
+			say(slog.LevelInfo, "left out "+printable(at.title(l.key))+": this command line uses it", "object", at.title(l.key))
+			continue
 		}
 		if !at.isMany() {
 			p.add(place, l.key, l.size)
@@ -160,7 +165,8 @@ func (p *plan) list(ctx context.Context, place int, wanted func(key string) bool
 // listed is an object of a listing.
 type listed struct {
 	key  string
-	size int64 // in bytes; -1 if it is not known
+	size int64       // in bytes; -1 if it is not known
+	info os.FileInfo // of a file; nil if it is not known
 }
 
 // list yields the objects of a place.
@@ -168,25 +174,26 @@ func (p *place) list(ctx context.Context) iter.Seq2[listed, error] {
 	return func(yield func(listed, error) bool) {
 		switch {
 		case !p.isMany():
-			size := int64(-1)
+			one := listed{key: p.only, size: -1}
 			if info, err := os.Stat(p.path); p.path != "" && err == nil && info.Mode().IsRegular() {
-				size = info.Size()
+				one.size, one.info = info.Size(), info
 			}
 			if p.bucket != nil {
 				if a, err := p.bucket.Attributes(ctx, p.only); err == nil {
-					size = a.Size
+					one.size = a.Size
+					a.As(&one.info)
 				}
 			}
-			yield(listed{p.only, size}, nil)
+			yield(one, nil)
 		case p.bucket != nil:
 			p.listBucket(ctx, yield)
 		default:
 			for key, err := range p.folder.List(ctx, "") {
-				size := int64(-1)
+				one := listed{key: key, size: -1}
 				if info, statErr := os.Lstat(filepath.Join(p.name, filepath.FromSlash(key))); err == nil && statErr == nil {
-					size = info.Size()
+					one.size, one.info = info.Size(), info
 				}
-				if !yield(listed{key, size}, err) {
+				if !yield(one, err) {
 					return
 				}
 			}
@@ -205,7 +212,9 @@ func (p *place) listBucket(ctx context.Context, yield func(listed, error) bool) 
 			yield(listed{}, err)
 			return
 		}
-		if !yield(listed{object.Key, object.Size}, nil) {
+		one := listed{key: object.Key, size: object.Size}
+		object.As(&one.info) // in a folder that gocloud.dev keeps
+		if !yield(one, nil) {
 			return
 		}
 	}

@@ -187,9 +187,9 @@ func (m *monitor) clear() {
 	}
 }
 
-// begin has the bytes counted that are read of an object. The caller calls end when it is over. The
-// first ones, which are read before a key service is asked, count at the end: most of the work on a
-// small object is to come when it is read.
+// begin has the bytes of an object counted as they are read. The caller calls end when the work on
+// it is over. The first bytes, which are read before a key service is asked, are counted only then:
+// most of the work on a small object comes after it was read.
 func (m *monitor) begin(i *item) (end func()) {
 	var read, counted atomic.Int64
 	i.tell = func(n int) {

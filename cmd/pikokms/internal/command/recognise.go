@@ -48,8 +48,8 @@ const clockSlack = time.Minute
 // isSince tells whether something was stored after work on an object may have begun.
 func isSince(modTime time.Time, i item) bool { return !modTime.Before(i.since.Add(-clockSlack)) }
 
-// sampleOf returns the header of a message that transform makes, of which one is made when it is
-// first asked for.
+// sampleOf returns a function that returns the header of a message as transform makes them. One
+// message is made, at the first call.
 func sampleOf(transform func(context.Context, io.Reader) (io.Reader, error)) func(context.Context) (*header.Header, error) {
 	var mu sync.Mutex
 	var made *header.Header

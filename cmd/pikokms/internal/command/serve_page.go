@@ -174,7 +174,7 @@ func (v *view) list(ctx context.Context, key, after string) (entries []entry, ne
 	return entries, next, nil
 }
 
-// sorted returns what entries are sorted by, and pages begin with.
+// sorted returns the text that entries are sorted by. The link to a page has that of its first one.
 func (e entry) sorted() string {
 	if e.IsFolder {
 		return e.key + "/"

@@ -168,7 +168,8 @@ func (v *view) object(w http.ResponseWriter, r *http.Request, key string) error 
 	return nil
 }
 
-// told is content whose first failure is told. The client notices it by the answer's length.
+// told is content whose first failure is said on standard error. The client notices it by the
+// answer's length.
 type told struct {
 	*io.SectionReader
 	tell func(error)
