@@ -126,8 +126,8 @@ func (s *Storage) put(ctx context.Context, key string, content io.Reader) error 
 	return s.putGrowing(ctx, &s3.PutObjectInput{Bucket: &s.bucket, Key: &key, ContentType: aws.String(contentType)}, body)
 }
 
-// GetVersion implements pikokms.ConditionalStorage. The version holds the object's ETag, and what the
-// object has beside its content.
+// GetVersion implements pikokms.ConditionalStorage. The version holds the object's ETag, and what
+// the object has beside its content.
 func (s *Storage) GetVersion(ctx context.Context, key string) (content io.ReadCloser, version string, err error) {
 	v, err := s.OpenVersion(ctx, key, "")
 	if err != nil {
@@ -142,8 +142,7 @@ func (s *Storage) GetVersion(ctx context.Context, key string) (content io.ReadCl
 
 // PutIf implements pikokms.ConditionalStorage by the condition If-Match, which AWS has had since
 // November 2024. A service without that condition answers with an error or ignores it. If it
-// ignores it, what was put meanwhile is lost. The new object keeps what it keeps
-// with Replace.
+// ignores it, what was put meanwhile is lost. The new object keeps what Replace keeps.
 func (s *Storage) PutIf(ctx context.Context, key, version string, content io.Reader) error {
 	var f found
 	if err := json.Unmarshal([]byte(version), &f); err != nil || f.Kept.IfMatch == nil {

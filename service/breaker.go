@@ -73,9 +73,10 @@ func judge(ctx context.Context, err error, waited time.Duration) error {
 	if err == nil {
 		return nil
 	}
-	if ended := ctx.Err(); ended != nil {
-		// The end of the caller's context may have caused the error, whatever it is.
-		if errors.Is(ended, context.DeadlineExceeded) && waited >= FairWait {
+	if ctx.Err() != nil {
+		// The end of the caller's context may have caused the error, whatever it is. Its cause is a
+		// deadline, too, if a caller's deadline ended a call that a provider makes for several.
+		if errors.Is(context.Cause(ctx), context.DeadlineExceeded) && waited >= FairWait {
 			return errOutage
 		}
 		return errNothing

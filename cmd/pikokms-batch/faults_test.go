@@ -354,8 +354,8 @@ func (o *object) check(t *testing.T, b *bucket, host *pikokms.Host, encrypted bo
 	}
 }
 
-// TestBreaker has something else answer in place of KMS. The function does not ask it for each object, and each task is tried
-// again by S3.
+// TestBreaker has something else answer in place of KMS. The function does not ask it for each
+// object, and S3 tries each task again.
 func TestBreaker(t *testing.T) {
 	b := newBucket(t, false)
 	kms := kmstest.NewServer(t)

@@ -32,7 +32,7 @@ var schemes = map[string]func(ctx context.Context, u *url.URL, retries int) (*ke
 	branchkey.Scheme: openBranchKey,
 }
 
-// openKey opens a KEY. Attempts is how often the key service is asked, or 0 for the default.
+// openKey opens a KEY. Services are asked up to attempts times; 0 means the default.
 func openKey(ctx context.Context, text string, attempts int) (*key, error) {
 	u, err := url.Parse(text)
 	if err != nil {
@@ -68,9 +68,8 @@ func openKMS(ctx context.Context, u *url.URL, retries int) (*key, error) {
 	return &key{provider: p, name: c.KeyID, providerIDs: []string{"aws-kms", "aws-kms-rsa"}}, nil
 }
 
-// openBranchKey opens one branch key of a table in DynamoDB. How often KMS and the table are asked
-// again is the AWS SDK's default.
-func openBranchKey(ctx context.Context, u *url.URL, _ int) (*key, error) {
+// openBranchKey opens one branch key of a table in DynamoDB.
+func openBranchKey(ctx context.Context, u *url.URL, retries int) (*key, error) {
 	c, err := branchkey.ParseURL(u)
 	if err != nil {
 		return nil, err
@@ -78,6 +77,7 @@ func openBranchKey(ctx context.Context, u *url.URL, _ int) (*key, error) {
 	if c.File != "" || c.BranchKeyID == "" || c.By != "" {
 		return nil, fmt.Errorf("%w: %q does not name one branch key of a table; write branchkey://TABLE/ID?key=ARN", provider.ErrInvalidKey, u.Redacted())
 	}
+	c.KMS.MaxRetries, c.Table.MaxRetries = retries, retries
 	store, err := c.OpenStore(ctx)
 	if err != nil {
 		return nil, err

@@ -13,8 +13,9 @@
 //	PIKOKMS_DATA_KEY_CACHE    how long a data key serves further objects, such as 5m
 //	PIKOKMS_MB_PER_SECOND     how fast objects are taken to be read and written, in 10⁶ bytes
 //
-// A KEY is awskms:///ARN, with the parameters of awskms.ParseURL. AWS_MAX_ATTEMPTS and the other
-// variables of the AWS SDK work as everywhere.
+// A KEY is awskms:///ARN, with the parameters of awskms.ParseURL, or branchkey://TABLE/ID?key=ARN,
+// with those of branchkey.ParseURL. AWS_MAX_ATTEMPTS and the other variables of the AWS SDK work as
+// everywhere.
 package main
 
 import (

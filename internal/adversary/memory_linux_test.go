@@ -124,7 +124,8 @@ func use(t *testing.T) {
 		require.NoError(t, r.Close())
 		messages = append(messages, memory.Bytes(name))
 	}
-	// Strings have data keys of their own, and so have signed messages, and those of several recipients.
+	// Strings have data keys of their own. So have signed messages, and those of several
+	// recipients.
 	text, err := h.Encrypt(t.Context(), strings.Repeat("large", 2000), nil)
 	require.NoError(t, err)
 	_, err = h.Decrypt(t.Context(), text, nil)

@@ -48,7 +48,8 @@ type verdict struct {
 // dudect measures an operation on two inputs in random order, and compares the times as dudect does
 // (Reparaz, Balasch, Verbauwhede: "Dude, is my code constant time?", 2017): by Welch's t of all
 // times, and of those below each of many percentiles, since interrupts make long tails. A |t| over
-// 4.5 is a leak for certain enough, and over 10 one beyond doubt. Both inputs are given in the same memory.
+// 4.5 is taken for a leak, and one over 10 is beyond doubt. Both inputs are given in the same
+// memory.
 func dudect(n int, inputs [2][]byte, operation func(input []byte)) verdict {
 	shared := make([]byte, max(len(inputs[0]), len(inputs[1])))
 	for range 20 {

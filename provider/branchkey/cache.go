@@ -61,7 +61,7 @@ type entry struct {
 // result is set before done is closed.
 type fetch struct {
 	waiting int
-	cancel  context.CancelFunc
+	cancel  context.CancelCauseFunc
 	done    chan struct{}
 	got     *material
 	err     error
@@ -103,7 +103,7 @@ func (c *cache) get(ctx context.Context, s slot, ask func(context.Context) (*mat
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	defer c.leave(s, f)
+	defer c.leave(s, f, ended)
 	if ended != nil {
 		return nil, ended
 	}
@@ -135,12 +135,12 @@ func (c *cache) find(s slot) *material {
 // begin starts a fetch. It outlives the caller that began it, but keeps the values of that caller's
 // context. The caller of begin holds the lock.
 func (c *cache) begin(ctx context.Context, s slot, ask func(context.Context) (*material, error)) *fetch {
-	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	ctx, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
 	f := &fetch{cancel: cancel, done: make(chan struct{})}
 	c.fetches[s] = f
 	ends := time.Now().Add(c.ttl) // the branch key may be replaced as soon as it is read
 	go func() {
-		defer cancel()
+		defer cancel(nil)
 		got, err := ask(ctx)
 		c.mu.Lock()
 		defer c.mu.Unlock()
@@ -159,12 +159,13 @@ func (c *cache) begin(ctx context.Context, s slot, ask func(context.Context) (*m
 	return f
 }
 
-// leave is called when a caller needs a fetch no more. The caller holds the lock.
-func (c *cache) leave(s slot, f *fetch) {
+// leave is called when a caller needs a fetch no more, with the error of its context if that has
+// ended. The caller holds the lock.
+func (c *cache) leave(s slot, f *fetch, ended error) {
 	if f.waiting--; f.waiting > 0 {
 		return
 	}
-	f.cancel()
+	f.cancel(ended) // the circuit breaker judges a deadline otherwise than a caller who gives up
 	if c.fetches[s] == f {
 		delete(c.fetches, s) // so that the next caller makes another
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/config"
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
+	"github.com/aws/smithy-go"
 
 	"piko.sh/pikokms/provider"
 	"piko.sh/pikokms/provider/awskms"
@@ -112,7 +113,11 @@ func (d *DynamoDB) Create(ctx context.Context) error {
 	}
 	waiter := dynamodb.NewTableExistsWaiter(d.client, func(o *dynamodb.TableExistsWaiterOptions) { o.MinDelay = time.Second })
 	made, err := waiter.WaitForOutput(ctx, &dynamodb.DescribeTableInput{TableName: &d.table}, createWait)
-	if err != nil {
+	_, asked := errors.AsType[*smithy.OperationError](err)
+	switch waitedEnough := !asked || errors.Is(err, context.DeadlineExceeded); {
+	case err != nil && waitedEnough && ctx.Err() == nil:
+		return fmt.Errorf("table %s: %w: it is not ready after %v: %v", d.table, provider.ErrProviderUnavailable, createWait, err)
+	case err != nil:
 		return d.judge(ctx, err)
 	}
 	return checkSchema(made.Table)
@@ -222,7 +227,8 @@ func (d *DynamoDB) Write(ctx context.Context, writes []Write) error {
 	return d.judge(ctx, err)
 }
 
-// fromDynamoDB returns the item that DynamoDB's attributes make. The error holds ErrDamaged.
+// fromDynamoDB returns the item that DynamoDB's attributes make. The error holds ErrDamaged; the
+// item then has its keys alone.
 func fromDynamoDB(attributes map[string]types.AttributeValue) (Item, error) {
 	item := Item{Attributes: make(map[string]string, len(attributes))}
 	for name, value := range attributes {
@@ -248,7 +254,8 @@ func fromDynamoDB(attributes map[string]types.AttributeValue) (Item, error) {
 		if id == nil || kind == nil {
 			return Item{}, fmt.Errorf("%w: an item's keys are no strings", ErrDamaged)
 		}
-		return Item{}, fmt.Errorf("%w: branch key %q, item %q: attribute %q has type %T", ErrDamaged, id.Value, kind.Value, name, value)
+		keys := Item{Attributes: map[string]string{attributeID: id.Value, attributeKind: kind.Value}}
+		return keys, fmt.Errorf("%w: branch key %q, item %q: attribute %q has type %T", ErrDamaged, id.Value, kind.Value, name, value)
 	}
 	return item, nil
 }

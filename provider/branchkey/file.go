@@ -85,23 +85,25 @@ func (f *File) All(ctx context.Context, id string) (all []Item, err error) {
 // Active implements Table.
 func (f *File) Active(ctx context.Context) iter.Seq2[Item, error] {
 	return func(yield func(Item, error) bool) {
-		var all []Item
+		all := make(map[string][]byte) // the items' JSON by branch key ID
 		err := f.view(ctx, func(items *bbolt.Bucket) error {
 			return items.ForEach(func(key, text []byte) error {
-				if !bytes.HasSuffix(key, []byte("\x00"+kindActive)) {
-					return nil
+				if id, active := strings.CutSuffix(string(key), "\x00"+kindActive); active {
+					all[id] = bytes.Clone(text)
 				}
-				item, err := readFileItem(text)
-				all = append(all, item)
-				return err
+				return nil
 			})
 		})
 		if err != nil {
 			yield(Item{}, err)
 			return
 		}
-		for _, item := range all { // the file is closed while the caller looks at an item
-			if !yield(item, nil) {
+		for id, text := range all { // the file is closed while the caller looks at an item
+			item, err := readFileItem(text)
+			if err != nil {
+				item = Item{Attributes: map[string]string{attributeID: id, attributeKind: kindActive}}
+			}
+			if !yield(item, err) {
 				return
 			}
 		}

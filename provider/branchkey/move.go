@@ -104,9 +104,10 @@ func (s *Store) underKey(ctx context.Context, r *record, keyARN string) (Write, 
 }
 
 // Check checks a branch key. It asks KMS whether each item is genuine, by KMS ReEncrypt. The items
-// must be complete and under the store's own KMS key, and the active version must be the newest. If the branch key can't be trusted or is not all under
-// the store's key, the error says every reason. It holds ErrDamaged, ErrRefused,
-// ErrHierarchyVersion, ErrRolledBack, ErrIncomplete or provider.ErrUntrustedKey.
+// must be complete and under the store's own KMS key, and the active version must be the newest. If
+// the branch key can't be trusted or is not all under the store's key, the error says every reason.
+// It holds ErrDamaged, ErrRefused, ErrHierarchyVersion, ErrRolledBack, ErrIncomplete or
+// provider.ErrUntrustedKey.
 //
 // A table that was rolled back as a whole, with all its items, can't be told from one that never
 // changed.

@@ -2,10 +2,13 @@ package branchkey_test
 
 import (
 	"context"
+	"errors"
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -13,11 +16,13 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
 	"github.com/aws/aws-sdk-go-v2/service/kms"
 	"github.com/stretchr/testify/require"
+	"go.etcd.io/bbolt"
 
 	"piko.sh/pikokms/kmstest"
 	"piko.sh/pikokms/provider"
 	"piko.sh/pikokms/provider/awskms"
 	"piko.sh/pikokms/provider/branchkey"
+	"piko.sh/pikokms/provider/local"
 	"piko.sh/pikokms/service"
 )
 
@@ -140,4 +145,136 @@ func dynamoDBAt(t *testing.T, endpoint string) *branchkey.DynamoDB {
 	table, err := branchkey.NewDynamoDB(t.Context(), branchkey.DynamoDBConfig{Table: "keys", Client: client})
 	require.NoError(t, err)
 	return table
+}
+
+// always answers each request alike after a moment, without a network.
+type always string
+
+func (answer always) Do(*http.Request) (*http.Response, error) {
+	time.Sleep(time.Millisecond)
+	return &http.Response{StatusCode: http.StatusOK, Body: io.NopCloser(strings.NewReader(string(answer)))}, nil
+}
+
+func TestTableThatIsNeverReady(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		client := dynamodb.New(dynamodb.Options{
+			Region: "eu-west-1", Credentials: credentials.NewStaticCredentialsProvider("test", "test", ""),
+			HTTPClient: creating{always(`{"Table":{"TableStatus":"CREATING"}}`), new(bool)},
+		})
+		table, err := branchkey.NewDynamoDB(t.Context(), branchkey.DynamoDBConfig{Table: "keys", Client: client})
+		require.NoError(t, err)
+		err = table.Create(t.Context())
+		require.ErrorIs(t, err, provider.ErrProviderUnavailable)
+		require.NotErrorIs(t, err, provider.ErrAccessDenied)
+		ended, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		client = dynamodb.New(client.Options(), func(o *dynamodb.Options) { o.HTTPClient = creating{always(`{"Table":{}}`), new(bool)} })
+		table, err = branchkey.NewDynamoDB(t.Context(), branchkey.DynamoDBConfig{Table: "keys", Client: client})
+		require.NoError(t, err)
+		require.ErrorIs(t, table.Create(ended), context.DeadlineExceeded)
+	})
+}
+
+// creating has no table at first, and then one that is being made.
+type creating struct {
+	always
+	asked *bool
+}
+
+func (c creating) Do(r *http.Request) (*http.Response, error) {
+	if *c.asked {
+		return c.always.Do(r)
+	}
+	*c.asked = true
+	answer, err := always(`{"__type":"com.amazonaws.dynamodb.v20120810#ResourceNotFoundException"}`).Do(r)
+	answer.StatusCode = http.StatusBadRequest
+	return answer, err
+}
+
+// TestListGoesOn checks that a damaged item hides no other branch key.
+func TestListGoesOn(t *testing.T) {
+	const good = `"create-time":{"S":"2026-01-01T00:00:00.000000Z"},"kms-arn":{"S":"arn:aws:kms:eu-west-1:111122223333:key/1"},
+		"version":{"S":"branch:version:00000000-0000-4000-8000-000000000001"},"enc":{"B":"eA=="},"type":{"S":"branch:ACTIVE"}`
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		_, _ = io.WriteString(w, `{"Items":[
+			{"branch-key-id":{"S":"wrong type"},"hierarchy-version":{"S":"1"},`+good+`},
+			{"branch-key-id":{"S":"newer"},"hierarchy-version":{"N":"2"},`+good+`},
+			{"branch-key-id":{"S":"good"},"hierarchy-version":{"N":"1"},`+good+`}]}`)
+	}))
+	defer server.Close()
+	keys, err := branchkey.NewLocalKMS(local.Config{Key: make([]byte, 32)})
+	require.NoError(t, err)
+	defer keys.Close()
+	store, err := branchkey.NewStore(branchkey.StoreConfig{Table: dynamoDBAt(t, server.URL), KMS: keys})
+	require.NoError(t, err)
+	listed, damaged := list(t, store)
+	require.Equal(t, []string{"good"}, listed)
+	require.Len(t, damaged, 2)
+	require.ErrorIs(t, damaged["wrong type"], branchkey.ErrDamaged)
+	require.ErrorIs(t, damaged["newer"], branchkey.ErrHierarchyVersion)
+
+	inFile := newTestStore(t)
+	id := create(t, inFile.Store)
+	db, err := bbolt.Open(inFile.path, 0o600, nil)
+	require.NoError(t, err)
+	require.NoError(t, db.Update(func(tx *bbolt.Tx) error {
+		return tx.Bucket([]byte("items")).Put([]byte("damaged\x00branch:ACTIVE"), []byte(`{"enc":1}`))
+	}))
+	require.NoError(t, db.Close())
+	listed, damaged = list(t, inFile.Store)
+	require.Equal(t, []string{id}, listed)
+	require.Len(t, damaged, 1)
+	require.ErrorIs(t, damaged["damaged"], branchkey.ErrDamaged)
+}
+
+// list returns the IDs that a store lists, and the errors by ID.
+func list(t *testing.T, store *branchkey.Store) (ids []string, damaged map[string]error) {
+	t.Helper()
+	damaged = make(map[string]error)
+	for d, err := range store.List(t.Context()) {
+		if err == nil {
+			ids = append(ids, d.ID)
+			continue
+		}
+		failed, ok := errors.AsType[*provider.EncryptionError](err)
+		require.True(t, ok)
+		damaged[failed.KeyID] = err
+	}
+	return ids, damaged
+}
+
+// TestDeadlinesOfCallersOpenTheBreaker has a KMS that never answers, and callers who wait for it for
+// a fair time. It is one request that they wait for.
+func TestDeadlinesOfCallersOpenTheBreaker(t *testing.T) {
+	for patience, want := range map[time.Duration]service.State{
+		service.FairWait: service.StateOpen, service.FairWait - time.Millisecond: service.StateClosed,
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			store, _ := newCountedStore(t)
+			id := create(t, store.Store)
+			keys, err := branchkey.NewLocalKMS(local.Config{Key: make([]byte, 32)})
+			require.NoError(t, err)
+			defer keys.Close()
+			silent, err := branchkey.NewStore(branchkey.StoreConfig{Table: store.table, KMS: silentKMS{keys}})
+			require.NoError(t, err)
+			sv := service.New(newProvider(t, branchkey.Config{Store: silent, BranchKeyID: id, CheckLater: true}), service.Config{})
+			defer sv.Close()
+			for range service.Failures {
+				ctx, cancel := context.WithTimeout(t.Context(), patience)
+				_, err := sv.GenerateDataKey(ctx, &provider.GenerateDataKeyRequest{})
+				require.ErrorIs(t, err, context.DeadlineExceeded)
+				cancel()
+				synctest.Wait()
+			}
+			require.Equal(t, want, sv.State())
+		})
+	}
+}
+
+// silentKMS never answers.
+type silentKMS struct{ branchkey.KMS }
+
+func (silentKMS) Decrypt(ctx context.Context, _ string, _ []byte, _ map[string]string) (*provider.SecureBytes, error) {
+	<-ctx.Done()
+	return nil, ctx.Err()
 }

@@ -286,22 +286,20 @@ func (s *Store) Describe(ctx context.Context, id string) (*Description, error) {
 
 func (r *record) describe() Version { return Version{r.version.String(), r.keyARN, r.created} }
 
-// List describes all branch keys, in no order. It reads the whole table.
+// List describes all branch keys, in no order. It reads the whole table. After an error that holds
+// ErrDamaged or ErrHierarchyVersion, which is about one branch key, it goes on with the others.
 func (s *Store) List(ctx context.Context) iter.Seq2[*Description, error] {
 	return func(yield func(*Description, error) bool) {
 		for item, err := range s.table.Active(ctx) {
-			if err != nil {
-				yield(nil, s.fail("List", "", err))
-				return
+			var r *record
+			if err == nil {
+				r, err = parse(item)
 			}
-			r, err := parse(item)
-			if err != nil {
-				if !yield(nil, s.fail("List", item.Attributes[attributeID], err)) {
-					return
-				}
-				continue
+			var d *Description
+			if err == nil {
+				d = &Description{ID: r.id, Context: r.ownContext(), Active: r.describe()}
 			}
-			if !yield(&Description{ID: r.id, Context: r.ownContext(), Active: r.describe()}, nil) {
+			if !yield(d, s.fail("List", item.Attributes[attributeID], err)) {
 				return
 			}
 		}

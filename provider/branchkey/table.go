@@ -21,13 +21,15 @@ type Table interface {
 	Create(ctx context.Context) error
 
 	// Get returns one item as it is now. The error holds provider.ErrKeyNotFound if there is none,
-	// ErrNoTable if there is no table, and ErrDamaged if an attribute has a type that no item's attributes have.
+	// ErrNoTable if there is no table, and ErrDamaged if an attribute has a wrong type.
 	Get(ctx context.Context, id, kind string) (Item, error)
 
 	// All returns all items of one branch key as they are now.
 	All(ctx context.Context, id string) ([]Item, error)
 
-	// Active returns the active item of every branch key. It reads the whole table.
+	// Active returns the active item of every branch key. It reads the whole table. With an error
+	// that holds ErrDamaged comes an item that has its keys alone, and Active goes on with the
+	// others. Any other error is the end.
 	Active(ctx context.Context) iter.Seq2[Item, error]
 
 	// Write writes up to MaxWrites items: all of them, or none if a condition is not met. Then the

@@ -11,6 +11,7 @@ import (
 	"github.com/google/uuid"
 
 	"piko.sh/pikokms/header"
+	"piko.sh/pikokms/internal/secret"
 	"piko.sh/pikokms/provider"
 )
 
@@ -89,8 +90,14 @@ func additionalData(id string, version uuid.UUID, encryptionContext map[string]s
 
 // derive derives the key that wraps one data key from a branch key: one block of a KDF in counter
 // mode with HMAC-SHA-256 (NIST SP 800-108r1, section 4.1). The input is the counter, the label, a
-// zero byte, the salt, and the length in bits.
-func derive(key *provider.SecureBytes, salt []byte) (cipher.AEAD, error) {
+// zero byte, the salt, and the length in bits. Package secret says when the memory of the HMAC's
+// state and of the cipher is erased.
+func derive(key *provider.SecureBytes, salt []byte) (aead cipher.AEAD, err error) {
+	secret.Do(func() { aead, err = deriveCipher(key, salt) })
+	return aead, err
+}
+
+func deriveCipher(key *provider.SecureBytes, salt []byte) (cipher.AEAD, error) {
 	var derived [sha256.Size]byte
 	defer clear(derived[:])
 	err := key.WithAccess(func(branchKey []byte) error {

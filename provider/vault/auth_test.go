@@ -1,6 +1,7 @@
 package vault_test
 
 import (
+	"context"
 	"crypto/rand"
 	"crypto/rsa"
 	"encoding/base64"
@@ -214,6 +215,45 @@ func TestRevoked(t *testing.T) {
 	// A second one within seconds is not: a policy that refuses would cause a login for each call.
 	b.write("sys/leases/revoke-prefix/auth/"+c.AppRole.Mount, nil)
 	require.ErrorIs(t, unseal(t, p, sealed), provider.ErrAccessDenied)
+}
+
+// A caller whose deadline cuts off the login after a refusal does not keep others from logging in.
+// While a login is under way, others wait no longer than their own deadlines.
+func TestImpatientLogin(t *testing.T) {
+	b := newBao(t)
+	c := b.createKey("app-data", nil)
+	sealed := seal(t, open(t, c), nil)
+	c.Token, c.AppRole = "", b.appRole(nil)
+	var stalls atomic.Bool
+	begun := make(chan struct{}, 1)
+	c = between(t, c, func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+		if strings.HasSuffix(r.URL.Path, "/login") && stalls.Load() {
+			_, _ = io.Copy(io.Discard, r.Body) // so that the end of the connection is noticed
+			begun <- struct{}{}
+			<-r.Context().Done()
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
+	p := open(t, c)
+	require.NoError(t, unseal(t, p, sealed))
+	b.write("sys/leases/revoke-prefix/auth/"+c.AppRole.Mount, nil)
+	stalls.Store(true)
+	generate := func(ctx context.Context) error {
+		_, err := p.GenerateDataKey(ctx, &provider.GenerateDataKeyRequest{})
+		return err
+	}
+	first, cancelFirst := context.WithCancel(t.Context())
+	failed := make(chan error, 1)
+	go func() { failed <- generate(first) }()
+	<-begun
+	second, cancelSecond := context.WithTimeout(t.Context(), time.Second/10)
+	defer cancelSecond()
+	require.ErrorIs(t, generate(second), context.DeadlineExceeded, "while the first one logs in")
+	cancelFirst()
+	require.ErrorIs(t, <-failed, context.Canceled)
+	stalls.Store(false)
+	require.NoError(t, unseal(t, p, sealed))
 }
 
 // The server asks Kubernetes, which the test stands in for, whose a service account's token is.

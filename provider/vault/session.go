@@ -23,10 +23,12 @@ type session struct {
 
 	life    context.Context // ends with close
 	end     context.CancelFunc
-	mu      sync.Mutex // guards the start of renewal and the login after a refusal
+	mu      sync.Mutex // guards the start of renewal
 	renewal sync.WaitGroup
-	kept    bool      // renewal has started
-	since   time.Time // of the last login after a refusal
+	kept    bool // renewal has started
+
+	again chan struct{} // holds one element while a call logs in after a refusal
+	since time.Time     // of the last such login; who has put the element may use it
 }
 
 func newSession(c Config) (*session, error) {
@@ -52,7 +54,7 @@ func newSession(c Config) (*session, error) {
 	if c.Namespace != "" {
 		client.SetNamespace(c.Namespace)
 	}
-	s := &session{client: client, http: config.HttpClient}
+	s := &session{client: client, http: config.HttpClient, again: make(chan struct{}, 1)}
 	switch {
 	case c.AppRole != nil:
 		s.method = c.AppRole.method
@@ -177,24 +179,33 @@ func (s *session) login(ctx context.Context) (lease, error) {
 }
 
 // loginAgain logs in after the server refused the token, at most once in a while, and reports
-// whether it did.
+// whether it or another call did. A login that the end of the caller's context cut off does not
+// count, so that one impatient caller does not keep all others from logging in.
 func (s *session) loginAgain(ctx context.Context, refused string) bool {
 	const atMostEvery = 30 * time.Second
 	if s.method == nil {
 		return false
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	select {
+	case s.again <- struct{}{}:
+		defer func() { <-s.again }()
+	case <-ctx.Done():
+		return false
+	case <-s.life.Done():
+		return false
+	}
 	if s.client.Token() != refused {
 		return true // another call did
 	}
 	if time.Since(s.since) < atMostEvery {
 		return false
 	}
-	s.since = time.Now()
-	ctx, cancel := s.bound(ctx)
+	bounded, cancel := s.bound(ctx)
 	defer cancel()
-	_, err := s.login(ctx)
+	_, err := s.login(bounded)
+	if err == nil || ctx.Err() == nil {
+		s.since = time.Now()
+	}
 	return err == nil
 }
 
