@@ -27,10 +27,20 @@ import (
 // Storage is a bucket as a [pikokms.RangeStorage]. It is no [pikokms.ConditionalStorage], since
 // gocloud.dev cannot replace an object on the condition that it is unchanged. Where others may put
 // or delete an object while a host rewraps it, use package s3storage.
-type Storage struct{ bucket *blob.Bucket }
+type Storage struct {
+	bucket  *blob.Bucket
+	reading *blob.ReaderOptions
+}
 
 // New returns the bucket as a storage. The caller closes the bucket.
-func New(bucket *blob.Bucket) *Storage { return &Storage{bucket} }
+func New(bucket *blob.Bucket) *Storage { return &Storage{bucket: bucket} }
+
+// WithReaderOptions returns the storage with options for all that is read of the bucket. For
+// objects in GCS of content encoding gzip, BeforeRead must choose ReadCompressed: GCS decompresses
+// them else, and what is encrypted is none of gzip's.
+func (s *Storage) WithReaderOptions(options *blob.ReaderOptions) *Storage {
+	return &Storage{s.bucket, options}
+}
 
 var _ pikokms.RangeStorage = (*Storage)(nil)
 
@@ -48,26 +58,23 @@ func missing(err error) error {
 func (s *Storage) Put(ctx context.Context, key string, content io.Reader) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	w, err := s.bucket.NewWriter(ctx, key, &blob.WriterOptions{ContentType: "application/octet-stream"})
-	if err != nil {
-		return err
-	}
-	return finish(cancel, w, content)
+	return put(ctx, cancel, s.bucket, key, content, &blob.WriterOptions{ContentType: "application/octet-stream"})
 }
 
-// finish writes content and closes w. If the context has ended by then, the object is dropped.
-func finish(cancel context.CancelFunc, w *blob.Writer, content io.Reader) error {
-	if _, err := io.Copy(w, &checked.Reader{Source: content}); err != nil {
-		cancel()
-		_ = w.Close() // the error says that the context ended
-		return err
+// put stores content. If it fails, the context is cancelled and nothing is stored. It uploads, since
+// a writer of gocloud.dev v0.47.0 panics when Azure refuses what was written to it.
+func put(ctx context.Context, cancel context.CancelFunc, bucket *blob.Bucket, key string, content io.Reader, options *blob.WriterOptions) error {
+	if options.ContentType == "" { // Upload demands one
+		options.ContentType = "application/octet-stream"
 	}
-	return w.Close()
+	source := &checked.Upload{Source: &checked.Reader{Source: content}, Drop: cancel}
+	err := bucket.Upload(ctx, key, source, options)
+	return source.Blame(err)
 }
 
 // Get implements pikokms.Storage.
 func (s *Storage) Get(ctx context.Context, key string) (io.ReadCloser, error) {
-	r, err := s.bucket.NewReader(ctx, key, nil)
+	r, err := s.bucket.NewReader(ctx, key, s.reading)
 	if err != nil {
 		return nil, missing(err)
 	}
@@ -102,7 +109,7 @@ func (s *Storage) List(ctx context.Context, prefix string) iter.Seq2[string, err
 // Open implements [pikokms.RangeStorage]. It makes one request, which fetches the first 4 KiB.
 // Reads beyond them make more.
 func (s *Storage) Open(ctx context.Context, key string) (pikokms.StoredObject, error) {
-	o, err := open(ctx, s.bucket, key, nil)
+	o, err := open(ctx, s.bucket, key, s.reading)
 	if err != nil {
 		return nil, missing(err)
 	}
@@ -137,7 +144,7 @@ func open(ctx context.Context, bucket *blob.Bucket, key string, options *blob.Re
 	if start, o, err = readStart(ctx, bucket, key, options); err != nil {
 		return nil, err
 	}
-	fetch := rangesOf(ctx, bucket, key, o.Size(), o.modTime)
+	fetch := rangesOf(ctx, bucket, key, o.Size(), o.modTime, options)
 	o.RangeReaderAt = pikokms.NewRangeReaderAt(o.Size(), start, func(offset, length int64) (io.ReadCloser, error) {
 		r, err := fetch(offset, length)
 		if err != nil {
@@ -181,14 +188,14 @@ func readStart(ctx context.Context, bucket *blob.Bucket, key string, options *bl
 		}
 		return nil, nil, fmt.Errorf("blobstorage: %s: after %d bytes: %w", key, n, err)
 	}
-	fetch := rangesOf(ctx, bucket, key, first.Size(), first.ModTime())
+	fetch := rangesOf(ctx, bucket, key, first.Size(), first.ModTime(), options)
 	return start, &object{pikokms.NewRangeReaderAt(first.Size(), start, fetch), first.ModTime(), first.ContentType(), first.As}, nil
 }
 
 // rangesOf fetches ranges of an object as long as it still has this size and time.
-func rangesOf(ctx context.Context, bucket *blob.Bucket, key string, size int64, modTime time.Time) func(offset, length int64) (io.ReadCloser, error) {
+func rangesOf(ctx context.Context, bucket *blob.Bucket, key string, size int64, modTime time.Time, options *blob.ReaderOptions) func(offset, length int64) (io.ReadCloser, error) {
 	return func(offset, length int64) (io.ReadCloser, error) {
-		r, err := bucket.NewRangeReader(ctx, key, offset, length, nil)
+		r, err := bucket.NewRangeReader(ctx, key, offset, length, options)
 		if err != nil {
 			return nil, missing(err)
 		}

@@ -58,11 +58,7 @@ func (u *upload) store(cancel context.CancelCauseFunc, content io.Reader) error 
 		options.Metadata[MetadataKey] = strconv.Itoa(stored.Header().Size())
 	}
 	options.BufferSize = bufferSize(options.BufferSize, stored)
-	inner, err := u.bucket.inner.NewWriter(u.ctx, u.key, &options)
-	if err != nil {
-		return err
-	}
-	return finish(func() { cancel(nil) }, inner, stored)
+	return put(u.ctx, func() { cancel(nil) }, u.bucket.inner, u.key, stored, &options)
 }
 
 // bufferSize returns the size of parts that the object needs, or asked if that is enough.

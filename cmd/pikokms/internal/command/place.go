@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -16,6 +17,8 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"cloud.google.com/go/storage"
+	azurepolicy "github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
 	"gocloud.dev/blob"
 	_ "gocloud.dev/blob/azureblob"
 	_ "gocloud.dev/blob/fileblob"
@@ -109,6 +112,11 @@ func openBucket(ctx context.Context, text string) (*place, error) {
 		query.Set(checksums, "when_required")
 		u.RawQuery = query.Encode()
 	}
+	if u.Scheme == "gs" { // gocloud.dev v0.47.0 warns on standard output that there are no credentials
+		stdout := os.Stdout
+		os.Stdout = os.Stderr
+		defer func() { os.Stdout = stdout }()
+	}
 	if p.bucket, err = blob.OpenBucket(ctx, u.String()); err != nil {
 		return nil, fmt.Errorf("%s: %w", p.name, err)
 	}
@@ -148,14 +156,14 @@ func (p *place) storage() pikokms.RangeStorage {
 	if p.folder != nil {
 		return p.folder
 	}
-	return blobstorage.New(p.bucket)
+	return blobstorage.New(p.bucket).WithReaderOptions(asStored)
 }
 
 // open opens an object for random access.
 func (p *place) open(ctx context.Context, key string) (pikokms.StoredObject, error) {
 	switch {
 	case p.folder != nil || p.bucket != nil:
-		return p.storage().Open(ctx, key)
+		return p.storage().Open(undecoded(ctx), key)
 	case p.path == "":
 		return nil, errors.New("standard input can only be read from its beginning; name a file")
 	}
@@ -181,6 +189,21 @@ type openFile struct {
 
 func (f *openFile) Size() int64        { return f.info.Size() }
 func (f *openFile) ModTime() time.Time { return f.info.ModTime() }
+
+// asStored has GCS give objects of content encoding gzip as they are stored. It would decompress
+// them, and what is encrypted is none of gzip's any more.
+var asStored = &blob.ReaderOptions{BeforeRead: func(as func(any) bool) error {
+	var handle **storage.ObjectHandle
+	if as(&handle) {
+		*handle = (*handle).ReadCompressed(true)
+	}
+	return nil
+}}
+
+// undecoded has Azure's client do the same: without a header of ours net/http decompresses.
+func undecoded(ctx context.Context) context.Context {
+	return azurepolicy.WithHTTPHeader(ctx, http.Header{"Accept-Encoding": {"identity"}})
+}
 
 // source is an object that is read from its beginning to its end.
 type source struct {
@@ -208,7 +231,7 @@ func (p *place) read(ctx context.Context, key string) (*source, error) {
 			return nil, err
 		}
 		s.size, s.modTime = s.attributes.Size, s.attributes.ModTime
-		content, err = p.bucket.NewReader(ctx, key, nil)
+		content, err = p.bucket.NewReader(undecoded(ctx), key, asStored)
 	case p.folder != nil:
 		content, s.version, err = p.folder.GetVersion(ctx, key)
 	case p.path != "":

@@ -26,6 +26,7 @@ import (
 
 	"piko.sh/pikokms"
 	"piko.sh/pikokms/blobstorage"
+	"piko.sh/pikokms/internal/checked"
 	"piko.sh/pikokms/internal/parts"
 	"piko.sh/pikokms/message"
 )
@@ -187,16 +188,12 @@ func (p *place) putBlob(ctx context.Context, key string, s *source, content io.R
 	}
 	options.BufferSize = parts.BufferSize(s.size)
 	options.BeforeWrite = func(as func(any) bool) error { return beforeWrite(as, s.attributes, inPlace) }
-	w, err := p.bucket.NewWriter(ctx, key, &options)
-	if err != nil {
-		return err
+	if options.ContentType == "" { // Upload demands one
+		options.ContentType = "application/octet-stream"
 	}
-	if _, err := io.Copy(w, content); err != nil {
-		cancel()
-		_ = w.Close() // says that the context ended
-		return err
-	}
-	err = w.Close()
+	// A writer of gocloud.dev v0.47.0 panics when Azure refuses what was written to it.
+	upload := &checked.Upload{Source: content, Drop: cancel}
+	err := upload.Blame(p.bucket.Upload(ctx, key, upload, &options))
 	if gcerrors.Code(err) == gcerrors.FailedPrecondition {
 		if inPlace {
 			return fmt.Errorf("%w: %w", pikokms.ErrChanged, err)
@@ -242,7 +239,8 @@ func beforeWrite(as func(any) bool, a *blob.Attributes, inPlace bool) error {
 	var stream *azblob.UploadStreamOptions
 	if as(&stream) {
 		var old azure.GetPropertiesResponse
-		if a.As(&old) && old.AccessTier != nil {
+		// A tier that is inferred is the account's, and follows it.
+		if a.As(&old) && old.AccessTier != nil && (old.AccessTierInferred == nil || !*old.AccessTierInferred) {
 			tier := azure.AccessTier(*old.AccessTier)
 			stream.AccessTier = &tier
 		}
