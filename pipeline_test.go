@@ -180,7 +180,9 @@ func TestCommandUnderKMS(t *testing.T) {
 	require.NoError(t, err)
 	dir := t.TempDir()
 	binary := filepath.Join(dir, "pikokms.exe")
-	out, err := exec.Command("go", "build", "-o", binary, "./cmd/pikokms").CombinedOutput()
+	build := exec.Command("go", "build", "-o", binary, "./cmd/pikokms")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=") // as it is shipped, even if the tests are built otherwise
+	out, err := build.CombinedOutput()
 	require.NoError(t, err, string(out))
 	query := "?region=" + region + "&endpoint=" + endpoint(t)
 
