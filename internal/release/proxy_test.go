@@ -38,7 +38,7 @@ func TestUsersInstallFromProxy(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	environment := append(os.Environ(), "GOWORK=off", "GOFLAGS=-mod=mod", "GONOSUMDB=piko.sh", "GONOSUMCHECK=1",
+	environment := append(os.Environ(), "GOWORK=off", "CGO_ENABLED=0", "GOFLAGS=-mod=mod", "GONOSUMDB=piko.sh", "GONOSUMCHECK=1",
 		"GOPROXY=file://"+filepath.ToSlash(proxy)+","+strings.TrimSpace(string(behind)))
 	do := func(t *testing.T, dir string, arguments ...string) string {
 		t.Helper()
