@@ -278,21 +278,27 @@ func (p *pipeline) give(b *batch) {
 func (p *pipeline) fill(b *batch) (more bool) {
 	b.reset(p.frames)
 	if p.taken >= longFrom {
-		p.perBatch = max(1, longBatch/p.frames.regularSize())
+		p.perBatch = longBatch / p.frames.regularSize()
+		if p.isGathered() {
+			p.perBatch-- // with the gap, the buffer is as large as other batches have it
+		}
+		p.perBatch = max(1, p.perBatch)
 	}
 	most := min(p.perBatch, int(endMarker-p.frames.number))
 	if most == 0 || p.into != nil && len(p.into) < most*p.frames.regularSize() {
 		return false
 	}
-	p.takeInput(b, most)
+	gap := p.takeInput(b, most)
 	outBytes := b.frames * p.frames.outSize()
 	p.taken += int64(len(b.input))
 	p.used += int64(outBytes)
 	switch {
 	case p.into != nil:
 		b.output, p.into = p.into[:outBytes], p.into[outBytes:]
-	case p.frames.opening && !p.inMemory:
-		b.output = nil // opened in place, within input
+	case gap > 0:
+		b.output = b.inBuffer[:outBytes]
+	case p.isGathered():
+		b.output = nil // a single frame is opened in place, within input
 	default:
 		b.output = room(&b.outBuffer, outBytes, most*p.frames.regularSize())
 		b.plaintext = max(b.plaintext, outBytes)
@@ -300,27 +306,38 @@ func (p *pipeline) fill(b *batch) (more bool) {
 	return b.frames > 0 && !p.src.mixed && (b.frames == most || p.into == nil)
 }
 
+// isGathered reports whether frames are opened within the buffer that they were read to, and then
+// written. Stored frames have headers and tags between them, so what is opened in place is as many
+// pieces as there are frames, and as many writes. Therefore the frames of a batch are read behind a
+// gap of one frame's plaintext. Each is opened to where the one before it was, and all of the
+// batch's plaintext ends up in one piece at the start of the buffer.
+func (p *pipeline) isGathered() bool { return p.frames.opening && !p.inMemory && p.into == nil }
+
 // takeInput gives a batch the next frames: as many as the source has ready, but at least one. At
 // the end of whole regular frames the batch gets fewer or none, and other bytes that were read go
-// back to the source.
-func (p *pipeline) takeInput(b *batch, most int) {
+// back to the source. It returns the size of the gap before the frames in the batch's inBuffer.
+func (p *pipeline) takeInput(b *batch, most int) (gap int) {
 	size := p.frames.inSize()
 	if p.inMemory {
 		ahead := p.src.ahead()
 		b.frames = p.wholeFrames(ahead, most)
 		b.input = ahead[:b.frames*size]
 		p.src.skip(len(b.input))
-		return
+		return 0
 	}
-	in := room(&b.inBuffer, most*size, most*p.frames.regularSize())
+	if p.isGathered() && most > 1 {
+		gap = p.frames.config.Length
+	}
+	in := room(&b.inBuffer, gap+most*size, gap+most*p.frames.regularSize())[gap:]
 	n, err := p.src.readMultiple(in, size)
-	b.plaintext = max(b.plaintext, n)
+	b.plaintext = max(b.plaintext, gap+n)
 	b.frames = p.wholeFrames(in[:n], most)
 	b.input = in[:b.frames*size]
 	if tail := in[len(b.input):n]; err != nil || len(tail) > 0 {
 		p.src.unread = append([]byte(nil), tail...)
 		p.src.mixed = true
 	}
+	return gap
 }
 
 // wholeFrames returns how many whole regular frames are at the start of in. For sealing these are

@@ -395,3 +395,45 @@ func TestPanicsReachTheCaller(t *testing.T) {
 		require.NoError(t, err)
 	}
 }
+
+// TestOpenedFramesAreWrittenTogether counts the writes of a long body. Files take few large pieces
+// in less time than many small ones.
+func TestOpenedFramesAreWrittenTogether(t *testing.T) {
+	if testing.Short() {
+		t.Skip("long")
+	}
+	plaintext := pattern(24*mebibyte + 5)
+	for length, most := range map[int]int{1000: 100, 64 << 10: 120, 100_000: 130, 174_700: 145, 262_144: 97} {
+		c := alone(length)
+		sealed := body(c, plaintext)
+		for name, open := range map[string]func(dst io.Writer) error{
+			"OpenReader": func(dst io.Writer) error {
+				_, err := frame.NewOpenReader(onlyReader{bytes.NewReader(sealed)}, beside(c, 2)).WriteTo(dst)
+				return err
+			},
+			"OpenWriter": func(dst io.Writer) error {
+				w := frame.NewOpenWriter(dst, beside(c, 2))
+				if _, err := w.ReadFrom(onlyReader{bytes.NewReader(sealed)}); err != nil {
+					return err
+				}
+				return w.Close()
+			},
+		} {
+			var got countingWriter
+			err := open(&got)
+			requireSame(t, got.Bytes(), err, plaintext, fmt.Sprintf("%s, frames of %d", name, length))
+			alone := mebibyte/length + 3 // before the stream takes several cores, and the final frame
+			require.LessOrEqual(t, got.writes, most+alone, "%s, frames of %d", name, length)
+		}
+	}
+}
+
+type countingWriter struct {
+	bytes.Buffer
+	writes int
+}
+
+func (w *countingWriter) Write(p []byte) (int, error) {
+	w.writes++
+	return w.Buffer.Write(p)
+}
