@@ -22,6 +22,7 @@ import (
 	"github.com/creack/pty"
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"piko.sh/pikokms/internal/race"
 	"piko.sh/pikokms/kmstest"
 	"piko.sh/pikokms/provider/local"
 )
@@ -332,5 +333,14 @@ func TestProgress(t *testing.T) {
 				t.Errorf("the terminal got %q", got)
 			}
 		})
+	}
+}
+
+// startsManyProcesses skips a test under the race detector, which makes each process of the command
+// several times as slow.
+func startsManyProcesses(t *testing.T) {
+	t.Helper()
+	if race.Enabled {
+		t.Skip("skipped: it starts many processes, and runs without the race detector")
 	}
 }

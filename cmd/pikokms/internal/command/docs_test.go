@@ -148,6 +148,7 @@ func documents(t *testing.T) map[string][]block {
 // TestDocumentedCommandLines runs each command line of pikokms that README.md, docs and the help
 // have, in the order of the document, with what is around it.
 func TestDocumentedCommandLines(t *testing.T) {
+	startsManyProcesses(t)
 	t.Parallel()
 	var mu sync.Mutex
 	total, ran := 0, 0

@@ -97,6 +97,7 @@ func policyOf(t *testing.T, arguments ...string) []statement {
 // TestPoliciesAreEnoughAndLeast runs each role's commands against a KMS that allows what the role's
 // policy allows. They do, and no action can be left out. Keys check says the same.
 func TestPoliciesAreEnoughAndLeast(t *testing.T) {
+	startsManyProcesses(t)
 	kms := enforce(t)
 	one, two := kms.CreateKey(kmstest.Key{Alias: "alias/one"}), kms.CreateKey(kmstest.Key{})
 	url := func(name string) string { return "awskms:///" + name + "?endpoint=" + kms.URL }

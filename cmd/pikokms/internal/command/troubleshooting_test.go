@@ -99,6 +99,7 @@ func constant(node ast.Node) (string, bool) {
 
 // TestTroublesAreProvoked has each entry that says how fail as it says.
 func TestTroublesAreProvoked(t *testing.T) {
+	startsManyProcesses(t)
 	t.Parallel()
 	s := newSandbox(t)
 	key := func(alias string, k kmstest.Key) kmstest.Key {
