@@ -2,6 +2,7 @@ package branchkey_test
 
 import (
 	"context"
+	"crypto/fips140"
 	"fmt"
 	"path/filepath"
 	"sync"
@@ -53,8 +54,16 @@ func newCountedStore(t *testing.T) (*testStore, *countedKMS) {
 	return &testStore{Store: store, table: table}, counted
 }
 
+// bubble runs a test whose clock is its own.
+func bubble(t *testing.T, f func(t *testing.T)) {
+	if fips140.Enabled() {
+		t.Skip("skipped: FIPS mode gathers entropy from the jitter of the clock, and a bubble's clock has none")
+	}
+	synctest.Test(t, f)
+}
+
 func TestOneCallForEachTTL(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		store, keys := newCountedStore(t)
 		p := newProvider(t, branchkey.Config{Store: store.Store, BranchKeyID: create(t, store.Store), TTL: time.Minute})
 		require.EqualValues(t, 1, keys.decrypted.Load())
@@ -79,7 +88,7 @@ func TestOneCallForEachTTL(t *testing.T) {
 }
 
 func TestStaleActiveIsNotUsed(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		store, _ := newCountedStore(t)
 		id := create(t, store.Store)
 		begin := time.Now()
@@ -105,7 +114,7 @@ func TestStaleActiveIsNotUsed(t *testing.T) {
 }
 
 func TestOutage(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		store, keys := newCountedStore(t)
 		id, never := create(t, store.Store), create(t, store.Store)
 		s := service.New(newProvider(t, branchkey.Config{Store: store.Store, Supplier: branchkey.ByPair("tenant"), TTL: time.Hour}), service.Config{})
@@ -144,7 +153,7 @@ func TestOutage(t *testing.T) {
 }
 
 func TestCacheIsBounded(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		store, keys := newCountedStore(t)
 		var ids []string
 		for range 4 {
@@ -168,7 +177,7 @@ func TestCacheIsBounded(t *testing.T) {
 }
 
 func TestCallersGiveUp(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		store, keys := newCountedStore(t)
 		p := newProvider(t, branchkey.Config{Store: store.Store, BranchKeyID: create(t, store.Store), CheckLater: true})
 		begin := time.Now()

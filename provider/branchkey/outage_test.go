@@ -156,7 +156,7 @@ func (answer always) Do(*http.Request) (*http.Response, error) {
 }
 
 func TestTableThatIsNeverReady(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		client := dynamodb.New(dynamodb.Options{
 			Region: "eu-west-1", Credentials: credentials.NewStaticCredentialsProvider("test", "test", ""),
 			HTTPClient: creating{always(`{"Table":{"TableStatus":"CREATING"}}`), new(bool)},
@@ -249,7 +249,7 @@ func TestDeadlinesOfCallersOpenTheBreaker(t *testing.T) {
 	for patience, want := range map[time.Duration]service.State{
 		service.FairWait: service.StateOpen, service.FairWait - time.Millisecond: service.StateClosed,
 	} {
-		synctest.Test(t, func(t *testing.T) {
+		bubble(t, func(t *testing.T) {
 			store, _ := newCountedStore(t)
 			id := create(t, store.Store)
 			keys, err := branchkey.NewLocalKMS(local.Config{Key: make([]byte, 32)})

@@ -9,7 +9,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/google/uuid"
@@ -226,7 +225,7 @@ func TestRolledBack(t *testing.T) {
 }
 
 func TestRolledBackInAProcess(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		store, _ := newCountedStore(t)
 		ctx := t.Context()
 		id := create(t, store.Store)
