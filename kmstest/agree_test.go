@@ -70,8 +70,10 @@ func outcome(err error, noted ...any) string {
 	case code(err) != "":
 		return code(err)
 	}
-	return "no answer of KMS"
+	return noAnswer
 }
+
+const noAnswer = "no answer of KMS"
 
 // The three must agree. Where they do not, differences says who is right by AWS's documentation.
 func TestEmulatorsAgree(t *testing.T) {
@@ -88,7 +90,11 @@ func TestEmulatorsAgree(t *testing.T) {
 					want = all[question].want
 				}
 				e := (&emulated{t: t, endpoint: endpoint}).in("eu-west-1")
-				require.Equal(t, want, all[question].ask(e, t.Context()))
+				got := all[question].ask(e, t.Context())
+				if got == noAnswer && want != noAnswer { // moto's server drops connections on a busy machine
+					got = all[question].ask(e, t.Context())
+				}
+				require.Equal(t, want, got)
 			})
 		}
 	}
