@@ -6,8 +6,6 @@ import (
 	"os"
 	"sync"
 	"time"
-
-	"golang.org/x/term"
 )
 
 // clearLine moves a terminal's cursor to the beginning of its line, which it clears.
@@ -27,7 +25,7 @@ type line struct {
 }
 
 func showLine(text func() string) *line {
-	l := &line{text: text, terminal: isTextLog() && term.IsTerminal(int(os.Stderr.Fd())), ended: make(chan struct{})}
+	l := &line{text: text, terminal: isWatched(), ended: make(chan struct{})}
 	wait, next := lineEvery, lineEvery
 	if l.terminal {
 		wait, next = progressAfter, drawEvery

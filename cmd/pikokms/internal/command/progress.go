@@ -63,11 +63,15 @@ func newBar(what string, total int64) *progressbar.ProgressBar {
 	return bar
 }
 
+// isWatched tells whether standard error is a terminal on which progress may be drawn, for it has no
+// lines of JSON.
+func isWatched() bool { return isTextLog() && term.IsTerminal(int(os.Stderr.Fd())) }
+
 // showProgress draws a progress bar on standard error if that is a terminal and the work lasts more
 // than half a second. The total is in bytes, or -1 if it is unknown. The bar goes when ctx ends or
 // done is called.
 func showProgress(ctx context.Context, what string, work *counter, total int64) (done func()) {
-	if !isTextLog() || !term.IsTerminal(int(os.Stderr.Fd())) {
+	if !isWatched() {
 		return func() {}
 	}
 	ctx, cancel := context.WithCancel(ctx)
@@ -138,7 +142,7 @@ func (m *monitor) start() {
 		say(slog.LevelInfo, fmt.Sprintf("found %s of %s", count(m.plan.objects, "object"), count(m.plan.bytes, "byte")))
 	}
 	every := lineEvery
-	if isTextLog() && term.IsTerminal(int(os.Stderr.Fd())) {
+	if isWatched() {
 		m.bar, every = newBar(m.word, m.left), drawEvery
 	}
 	m.showing.Go(func() {
