@@ -30,7 +30,7 @@ import (
 func main() {
 	total := flag.Duration("total", 0, "time for all together, with that for building them; 0 means any")
 	each := flag.Duration("each", 2*time.Second, "time for each target")
-	pattern := flag.String("run", "", "a regular expression of the targets' names; empty means all")
+	pattern := flag.String("run", "", "a regular expression of the lines that -list prints; empty means all")
 	list := flag.Bool("list", false, "only list the targets")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -106,8 +106,8 @@ func find(root string, wanted *regexp.Regexp) ([]target, error) {
 			return err
 		}
 		for _, found := range declaration.FindAllSubmatch(text, -1) {
-			if name := string(found[1]); wanted.MatchString(name) {
-				targets = append(targets, target{filepath.Dir(path), name})
+			if t := (target{filepath.Dir(path), string(found[1])}); wanted.MatchString(t.dir + " " + t.name) {
+				targets = append(targets, t)
 			}
 		}
 		return nil
