@@ -230,7 +230,7 @@ func TestForeignDataKeysAskNothing(t *testing.T) {
 // A KMS that takes a connection and then says nothing, or stops in the middle, costs a bounded
 // time.
 func TestAKMSThatNeverAnswersIsWaitedForNoLongerThanTheTimeout(t *testing.T) {
-	const timeout = 50 * time.Millisecond
+	const timeout = time.Second // for an answer that comes, on a machine that is busy
 	for name, action := range map[string]kmstest.Action{"stall": kmstest.Stall(), "half an answer": kmstest.HalfOpen()} {
 		for operation, try := range map[string]func(context.Context, *awskms.Provider) error{
 			"DescribeKey": func(ctx context.Context, p *awskms.Provider) error { _, err := p.GetKeyInfo(ctx, ""); return err },
@@ -240,6 +240,7 @@ func TestAKMSThatNeverAnswersIsWaitedForNoLongerThanTheTimeout(t *testing.T) {
 			},
 		} {
 			t.Run(name+"/"+operation, func(t *testing.T) {
+				t.Parallel()
 				server := kmstest.NewServer(t)
 				key := server.CreateKey(kmstest.Key{})
 				p, err := awskms.NewProvider(t.Context(), awskms.Config{KeyID: key.ARN, Client: newClient(t, server.URL, 3), Timeout: timeout})
@@ -251,7 +252,7 @@ func TestAKMSThatNeverAnswersIsWaitedForNoLongerThanTheTimeout(t *testing.T) {
 				require.ErrorIs(t, err, provider.ErrProviderUnavailable)
 				require.NotErrorIs(t, err, context.DeadlineExceeded, "that would be the caller's")
 				require.ErrorContains(t, err, "no whole answer of 127.0.0.1")
-				require.ErrorContains(t, err, "within 50ms")
+				require.ErrorContains(t, err, "within 1s")
 				require.Equal(t, 3, server.Calls(operation), "a timeout is tried again")
 				require.GreaterOrEqual(t, time.Since(begin), 3*timeout)
 

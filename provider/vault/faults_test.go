@@ -275,7 +275,7 @@ func TestLies(t *testing.T) {
 func TestLatency(t *testing.T) {
 	b := newBao(t)
 	c := b.createKey("app-data", nil)
-	c.MaxRetries, c.Timeout = 1, 100*time.Millisecond
+	c.MaxRetries, c.Timeout = 1, 2*time.Second
 	var failing atomic.Bool
 	p := open(t, between(t, c, func(w http.ResponseWriter, r *http.Request, next http.Handler) {
 		if failing.Load() {
