@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
-	"io"
 	"net/http"
 	"net/http/httptest"
 	"net/http/httputil"
@@ -112,12 +111,8 @@ func TestProgressOfBranchKeys(t *testing.T) {
 	command.Stderr = tty
 	require.NoError(t, command.Start())
 	tty.Close()
-	screen := make(chan string)
-	go func() {
-		b, _ := io.ReadAll(terminal) // ends with an error when the last process closes its side
-		screen <- string(b)
-	}()
-	time.Sleep(1500 * time.Millisecond)
+	drawn, screen := watch(terminal, "checked 0 branch keys")
+	<-drawn
 	release()
 	require.NoError(t, command.Wait())
 	got := <-screen

@@ -15,6 +15,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -311,28 +312,10 @@ func TestProgress(t *testing.T) {
 			begin := time.Now()
 			command, stdin, _ := start(t, tty, "encrypt", "-o", "out/file")
 			tty.Close()
-			all, screen := make(chan struct{}, 1), make(chan string)
-			go func() {
-				var got []byte
-				piece := make([]byte, 1000)
-				for {
-					n, err := terminal.Read(piece)
-					got = append(got, piece[:n]...)
-					if err != nil { // the last process has closed its side
-						screen <- string(got)
-						return
-					}
-					if bytes.Contains(got, []byte("3.0 MiB")) {
-						select {
-						case all <- struct{}{}:
-						default:
-						}
-					}
-				}
-			}()
+			drawn, screen := watch(terminal, "3.0 MiB")
 			feed(t, stdin, 3<<20)
 			if long {
-				<-all
+				<-drawn
 			}
 			stdin.Close()
 			if err := command.Wait(); err != nil {
@@ -347,6 +330,27 @@ func TestProgress(t *testing.T) {
 			}
 		})
 	}
+}
+
+// watch reads what processes write to a terminal. The first channel is closed when the text is on it,
+// or when the last process has closed its side. The second gives all that was written.
+func watch(terminal io.Reader, text string) (seen <-chan struct{}, screen <-chan string) {
+	found, all := make(chan struct{}), make(chan string, 1)
+	go func() {
+		var got []byte
+		tell := sync.OnceFunc(func() { close(found) })
+		defer func() { tell(); all <- string(got) }()
+		for piece := make([]byte, 1000); ; {
+			n, err := terminal.Read(piece)
+			if got = append(got, piece[:n]...); bytes.Contains(got, []byte(text)) {
+				tell()
+			}
+			if err != nil {
+				return
+			}
+		}
+	}()
+	return found, all
 }
 
 // startsManyProcesses skips a test under the race detector, which makes each process of the command
