@@ -51,3 +51,10 @@ func TestChecks(t *testing.T) {
 		require.Equal(t, codes.InvalidArgument, status.Code(err))
 	}
 }
+
+// A server may end before it has begun to serve.
+func TestServersThatEndAtOnce(t *testing.T) {
+	for range 200 {
+		t.Run("", func(t *testing.T) { gcpkmstest.NewServer(t) })
+	}
+}
