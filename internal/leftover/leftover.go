@@ -1,0 +1,95 @@
+// Package leftover finds the copies of keys that a process leaves in its memory. It is for tests,
+// and for Linux.
+//
+// The memory is read from another process, so that the keys that are looked for are not in it. The
+// process under observation is the test again, with something in its environment that tells it so:
+//
+//	func TestNoKeyStaysInMemory(t *testing.T) {
+//		if os.Getenv("OBSERVED") != "" {
+//			… // use keys
+//			leftover.Tell(t, phase{Name: "closed"})
+//			return
+//		}
+//		p := leftover.Start(t, "TestNoKeyStaysInMemory", "OBSERVED=1")
+//		var told phase
+//		p.Next(t, &told)
+//		found := p.Search(t, leftover.Secrets{"key": key})
+//		…
+//	}
+package leftover
+
+import (
+	"bufio"
+	"encoding/json"
+	"io"
+	"os"
+	"os/exec"
+	"runtime"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// Tell tells the observer what the process says of itself, and waits until the observer lets it go
+// on. Before that it has Go collect its garbage.
+func Tell(t testing.TB, phase any) {
+	t.Helper()
+	for range 3 {
+		runtime.GC()
+	}
+	require.NoError(t, json.NewEncoder(os.Stdout).Encode(phase))
+	_, err := os.Stdin.Read(make([]byte, 1))
+	require.NoError(t, err)
+}
+
+// Process is a process under observation.
+type Process struct {
+	command *exec.Cmd
+	in      io.Writer
+	out     *bufio.Reader
+}
+
+// steady are settings of Go's runtime for the process under observation. Otherwise Go saves
+// registers where it interrupts a goroutine, and leaves the old place of a stack that it makes
+// smaller as it is. Which keys that hits is chance, and nothing but package runtime/secret erases
+// them.
+const steady = "asyncpreemptoff=1,gcshrinkstackoff=1"
+
+// Start starts the test that calls it in a process of its own, with further variables in its
+// environment. The process ends with the test.
+func Start(t testing.TB, test string, environment ...string) *Process {
+	t.Helper()
+	p := &Process{command: exec.Command(os.Args[0], "-test.run", "^"+test+"$")}
+	p.command.Env = append(os.Environ(), environment...)
+	if !strings.Contains(runtime.Version(), "runtimesecret") {
+		p.command.Env = append(p.command.Env, "GODEBUG="+strings.Trim(os.Getenv("GODEBUG")+","+steady, ","))
+	}
+	p.command.Stderr = os.Stderr
+	in, err := p.command.StdinPipe()
+	require.NoError(t, err)
+	out, err := p.command.StdoutPipe()
+	require.NoError(t, err)
+	p.in, p.out = in, bufio.NewReader(out)
+	require.NoError(t, p.command.Start())
+	t.Cleanup(func() {
+		_ = p.command.Process.Kill()
+		_ = p.command.Wait() // it was killed
+	})
+	return p
+}
+
+// Next waits until the process tells something. It stands still until GoOn.
+func (p *Process) Next(t testing.TB, phase any) {
+	t.Helper()
+	line, err := p.out.ReadBytes('\n')
+	require.NoError(t, err, "%s", line)
+	require.NoError(t, json.Unmarshal(line, phase), "%s", line)
+}
+
+// GoOn lets the process go on.
+func (p *Process) GoOn(t testing.TB) {
+	t.Helper()
+	_, err := p.in.Write([]byte{'\n'})
+	require.NoError(t, err)
+}
