@@ -31,12 +31,18 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
+// erasing reports whether package runtime/secret is built in. It erases memory when Go collects it
+// as garbage.
+var erasing = strings.Contains(runtime.Version(), "runtimesecret")
+
 // Tell tells the observer what the process says of itself, and waits until the observer lets it go
-// on. Before that it has Go collect its garbage.
+// on.
 func Tell(t testing.TB, phase any) {
 	t.Helper()
-	for range 3 {
-		runtime.GC()
+	if erasing {
+		for range 3 {
+			runtime.GC()
+		}
 	}
 	require.NoError(t, json.NewEncoder(os.Stdout).Encode(phase))
 	_, err := os.Stdin.Read(make([]byte, 1))
@@ -50,20 +56,16 @@ type Process struct {
 	out     *bufio.Reader
 }
 
-// steady are settings of Go's runtime for the process under observation. Otherwise Go saves
-// registers where it interrupts a goroutine, and leaves the old place of a stack that it makes
-// smaller as it is. Which keys that hits is chance, and nothing but package runtime/secret erases
-// them.
-const steady = "asyncpreemptoff=1,gcshrinkstackoff=1"
-
 // Start starts the test that calls it in a process of its own, with further variables in its
 // environment. The process ends with the test.
 func Start(t testing.TB, test string, environment ...string) *Process {
 	t.Helper()
 	p := &Process{command: exec.Command(os.Args[0], "-test.run", "^"+test+"$")}
 	p.command.Env = append(os.Environ(), environment...)
-	if !strings.Contains(runtime.Version(), "runtimesecret") {
-		p.command.Env = append(p.command.Env, "GODEBUG="+strings.Trim(os.Getenv("GODEBUG")+","+steady, ","))
+	if !erasing {
+		// No memory is used again, and Go neither moves stacks nor saves registers where it interrupts
+		// a goroutine. That would leave copies by chance.
+		p.command.Env = append(p.command.Env, "GOGC=off", "GODEBUG="+strings.Trim(os.Getenv("GODEBUG")+",asyncpreemptoff=1", ","))
 	}
 	p.command.Stderr = os.Stderr
 	in, err := p.command.StdinPipe()

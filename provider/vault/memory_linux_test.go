@@ -1,9 +1,16 @@
 package vault_test
 
 import (
+	"bytes"
 	"encoding/base64"
 	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
 	"os"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -57,7 +64,7 @@ func TestNoKeyStaysInMemory(t *testing.T) {
 		t.Skip("the race detector keeps memory")
 	}
 	c := newBao(t).createKey("memory", nil)
-	process := leftover.Start(t, "TestNoKeyStaysInMemory", memoryVault+"="+strings.Join([]string{c.Address, c.Token, c.Mount, c.Key}, " "))
+	process := leftover.Start(t, "TestNoKeyStaysInMemory", memoryVault+"="+strings.Join([]string{longAnswers(t, c.Address), c.Token, c.Mount, c.Key}, " "))
 	observed := func(phase string) (leftover.Found, map[string]leftover.Count) {
 		var masked [][]byte
 		process.Next(t, &masked)
@@ -81,4 +88,27 @@ func TestNoKeyStaysInMemory(t *testing.T) {
 	_, counts = observed("closed")
 	require.Zero(t, counts["data key"].Alone)
 	require.Less(t, counts["data key as text"].Alone, 10)
+}
+
+// longAnswers is the URL of a proxy that adds 4 KiB to each answer. Whoever reads that needs more
+// than a first small buffer.
+func longAnswers(t *testing.T, address string) string {
+	t.Helper()
+	server, err := url.Parse(address)
+	require.NoError(t, err)
+	transport := &http.Transport{}
+	t.Cleanup(transport.CloseIdleConnections)
+	proxy := httptest.NewServer(&httputil.ReverseProxy{
+		Transport: transport,
+		Rewrite:   func(r *httputil.ProxyRequest) { r.SetURL(server) },
+		ModifyResponse: func(r *http.Response) error {
+			text, err := io.ReadAll(r.Body)
+			text = append(text, strings.Repeat(" ", 4<<10)...)
+			r.Body, r.ContentLength = io.NopCloser(bytes.NewReader(text)), int64(len(text))
+			r.Header.Set("Content-Length", strconv.Itoa(len(text)))
+			return err
+		},
+	})
+	t.Cleanup(proxy.Close)
+	return proxy.URL
 }
