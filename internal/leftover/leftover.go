@@ -63,8 +63,8 @@ func Start(t testing.TB, test string, environment ...string) *Process {
 	p := &Process{command: exec.Command(os.Args[0], "-test.run", "^"+test+"$")}
 	p.command.Env = append(os.Environ(), environment...)
 	if !erasing {
-		// No memory is used again, and Go neither moves stacks nor saves registers where it interrupts
-		// a goroutine. That would leave copies by chance.
+		// No memory is used again, and Go neither shrinks stacks nor saves registers where it interrupts
+		// a goroutine. That would leave or hide copies by chance.
 		p.command.Env = append(p.command.Env, "GOGC=off", "GODEBUG="+strings.Trim(os.Getenv("GODEBUG")+",asyncpreemptoff=1", ","))
 	}
 	p.command.Stderr = os.Stderr
