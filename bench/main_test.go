@@ -3,6 +3,7 @@ package main
 import (
 	"encoding/json"
 	"encoding/xml"
+	"flag"
 	"fmt"
 	"io"
 	"maps"
@@ -26,8 +27,9 @@ var inMemory = []string{
 }
 
 func TestMain(m *testing.M) {
-	if race.Enabled {
-		fmt.Println("skipped: measuring is tried without the race detector")
+	flag.Parse()
+	if race.Enabled || testing.Short() {
+		fmt.Println("skipped: measuring is tried without the race detector, and not in short mode")
 		return
 	}
 	smallLasts = time.Millisecond

@@ -2,13 +2,13 @@ package crypto_provider_aws_kms_test
 
 import (
 	"bufio"
+	"crypto/rand"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
 
-	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/kms"
 	"github.com/stretchr/testify/require"
 
@@ -49,9 +49,10 @@ func TestLocalStack(t *testing.T) {
 		require.NoError(t, err)
 		keys = append(keys, *created.KeyMetadata.Arn)
 	}
-	_, err := client(server).CreateAlias(t.Context(), &kms.CreateAliasInput{AliasName: aws.String("alias/app-data"), TargetKeyId: &keys[0]})
+	alias := "alias/" + strings.ToLower(rand.Text()) // another test may have had the same LocalStack
+	_, err := client(server).CreateAlias(t.Context(), &kms.CreateAliasInput{AliasName: &alias, TargetKeyId: &keys[0]})
 	require.NoError(t, err)
-	p := open(t, config(server, "alias/app-data"))
+	p := open(t, config(server, alias))
 	require.NoError(t, p.HealthCheck(t.Context()))
 
 	for i, keyID := range []string{pikosDefault, keys[1]} {

@@ -24,8 +24,8 @@
 //
 // # Memory
 //
-// Keys are kept in provider.SecureBytes and zeroed after use. Copies remain in the buffers of the
-// gRPC connection until these are used again.
+// Keys are kept in provider.SecureBytes and zeroed after use. Copies remain in messages that gRPC
+// sent and received, whose memory Go frees, until that memory is used again.
 //
 // # Errors
 //

@@ -1,6 +1,7 @@
 package vault
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -112,8 +113,13 @@ func read(response *api.Response, err error) ([]byte, error) {
 	if response.StatusCode != http.StatusOK {
 		return nil, &api.ResponseError{StatusCode: response.StatusCode, RawError: true}
 	}
-	text, err := io.ReadAll(io.LimitReader(response.Body, maxAnswer+1))
+	// An answer with a key is far smaller than this buffer, so that no part of a key is in one that
+	// was outgrown.
+	buffer := bytes.NewBuffer(make([]byte, 0, 16<<10))
+	_, err = buffer.ReadFrom(io.LimitReader(response.Body, maxAnswer+1))
+	text := buffer.Bytes()
 	if err != nil {
+		clear(text)
 		return nil, fmt.Errorf("reading the answer: %w", err)
 	}
 	if len(text) > maxAnswer {

@@ -1,0 +1,59 @@
+package leftover
+
+import (
+	"context"
+	"sync"
+
+	"piko.sh/pikokms/header"
+	"piko.sh/pikokms/provider"
+)
+
+// Mask returns a key with all bits inverted, or what it was made of.
+func Mask(key []byte) []byte {
+	masked := make([]byte, len(key))
+	for i, b := range key {
+		masked[i] = ^b
+	}
+	return masked
+}
+
+// Masking is a provider that keeps a masked copy of each data key that is made by it or wrapped, so
+// that the process under observation can tell its data keys.
+type Masking struct {
+	provider.EncryptionProvider
+	mu     sync.Mutex
+	masked [][]byte
+}
+
+// Masked returns the data keys in the order in which they were made.
+func (m *Masking) Masked() [][]byte {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.masked
+}
+
+func (m *Masking) note(key *provider.SecureBytes) error {
+	return key.WithAccess(func(plain []byte) error {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		m.masked = append(m.masked, Mask(plain))
+		return nil
+	})
+}
+
+// GenerateDataKey implements provider.Keyring.
+func (m *Masking) GenerateDataKey(ctx context.Context, request *provider.GenerateDataKeyRequest) (*provider.DataKey, error) {
+	made, err := m.EncryptionProvider.GenerateDataKey(ctx, request)
+	if err == nil {
+		err = m.note(made.PlaintextKey)
+	}
+	return made, err
+}
+
+// WrapDataKey implements provider.Keyring.
+func (m *Masking) WrapDataKey(ctx context.Context, key *provider.SecureBytes, encryptionContext map[string]string) (header.EncryptedDataKey, error) {
+	if err := m.note(key); err != nil {
+		return header.EncryptedDataKey{}, err
+	}
+	return m.EncryptionProvider.WrapDataKey(ctx, key, encryptionContext)
+}
