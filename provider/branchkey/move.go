@@ -14,36 +14,43 @@ import (
 // moveAttempts is how often Move begins anew after another administrator changed the branch key.
 const moveAttempts = 5
 
-// all returns the items of a branch key: its versions, the oldest first, then the beacon key, then
-// the active version.
-func (s *Store) all(ctx context.Context, id string) ([]*record, error) {
-	items, err := s.table.All(ctx, id)
-	if err != nil {
-		return nil, err
-	}
-	if len(items) == 0 {
-		return nil, fmt.Errorf("%w: table %s has no branch key %q", provider.ErrKeyNotFound, s.table.Name(), id)
-	}
-	records := make([]*record, len(items))
-	for i, item := range items {
-		if records[i], err = parse(item); err != nil {
-			return nil, err
+// all returns the items of a branch key that have the specified form: its versions, the oldest
+// first, then the beacon key, then the active version. For each other item, faults has the reason.
+func (s *Store) all(ctx context.Context, id string) (records []*record, faults []error, err error) {
+	for item, err := range s.table.All(ctx, id) {
+		var r *record
+		if err == nil {
+			r, err = parse(item)
 		}
-		if records[i].id != id {
-			return nil, fmt.Errorf("%w: the table was asked for branch key %q and answered with %q", ErrDamaged, id, records[i].id)
+		if err == nil && r.id != id {
+			err = fmt.Errorf("%w: the table was asked for branch key %q and answered with %q", ErrDamaged, id, r.id)
 		}
+		switch {
+		case err == nil:
+			records = append(records, r)
+		case isFault(err):
+			faults = append(faults, err)
+		default:
+			return nil, nil, err
+		}
+	}
+	if len(records)+len(faults) == 0 {
+		return nil, nil, fmt.Errorf("%w: table %s has no branch key %q", provider.ErrKeyNotFound, s.table.Name(), id)
 	}
 	order := func(r *record) int { return slices.Index([]string{kindBeacon, kindActive}, r.kind) }
 	slices.SortFunc(records, func(a, b *record) int {
 		return cmp.Or(order(a)-order(b), a.created.Compare(b.created), cmp.Compare(a.kind, b.kind))
 	})
-	return records, nil
+	return records, faults, nil
 }
 
 // Move brings all items of a branch key under the store's own KMS key, by KMS ReEncrypt. Neither
 // messages nor their data keys change. The store must trust the KMS key that the items are under
 // now, and so must all who read meanwhile; afterwards nobody needs it any more. progress, if not
 // nil, is called with the number of items that are under the store's key, and of all.
+//
+// KMS re-encrypts all items before the first is written. If items are damaged, or refused by KMS,
+// nothing is written, and the error has the reason for each.
 //
 // A transaction has at most MaxWrites items, and the active version is in the last one. If Move is
 // interrupted, all messages still open, and Move can be called again. If another administrator
@@ -68,28 +75,41 @@ func (s *Store) move(ctx context.Context, id string, progress func(moved, total 
 	if err != nil {
 		return err
 	}
-	records, err := s.all(ctx, id)
+	records, faults, err := s.all(ctx, id)
 	if err != nil {
 		return err
 	}
-	total := len(records)
+	total := len(records) + len(faults)
 	records = slices.DeleteFunc(records, func(r *record) bool { return r.keyARN == keyARN })
-	moved := total - len(records)
+	moved := total - len(records) - len(faults)
 	progress(moved, total)
-	for chunk := range slices.Chunk(records, MaxWrites) {
-		writes := make([]Write, len(chunk))
-		for i, r := range chunk {
-			if writes[i], err = s.underKey(ctx, r, keyARN); err != nil {
-				return err
-			}
+	writes := make([]Write, 0, len(records))
+	for _, r := range records {
+		w, err := s.underKey(ctx, r, keyARN)
+		if err != nil && !isFault(err) {
+			return err
 		}
-		if err := s.table.Write(ctx, writes); err != nil {
+		if err != nil {
+			faults = append(faults, err)
+		}
+		writes = append(writes, w)
+	}
+	if len(faults) > 0 {
+		return errors.Join(faults...)
+	}
+	for chunk := range slices.Chunk(writes, MaxWrites) {
+		if err := s.table.Write(ctx, chunk); err != nil {
 			return err
 		}
 		moved += len(chunk)
 		progress(moved, total)
 	}
 	return nil
+}
+
+// isFault reports whether an error is about one item alone, so that others can be looked at.
+func isFault(err error) bool {
+	return errors.Is(err, ErrDamaged) || errors.Is(err, ErrHierarchyVersion) || errors.Is(err, ErrRefused)
 }
 
 // underKey returns the write that brings an item under a key.
@@ -118,47 +138,37 @@ func (s *Store) Check(ctx context.Context, id string) error {
 }
 
 func (s *Store) check(ctx context.Context, id string) error {
-	items, err := s.table.All(ctx, id)
+	records, faults, err := s.all(ctx, id)
 	if err != nil {
 		return err
 	}
-	if len(items) == 0 {
-		return fmt.Errorf("%w: table %s has no branch key %q", provider.ErrKeyNotFound, s.table.Name(), id)
-	}
-	var errs []error
-	records := make(map[string]*record)
-	for _, item := range items {
-		r, err := s.checkItem(ctx, id, item)
-		if outage := errors.Is(err, provider.ErrProviderUnavailable) || ctx.Err() != nil; err != nil && outage {
-			return err
+	isWhole := len(faults) == 0
+	byKind := make(map[string]*record)
+	for _, r := range records {
+		err := s.checkItem(ctx, r)
+		if errors.Is(err, provider.ErrProviderUnavailable) || ctx.Err() != nil {
+			return cmp.Or(err, ctx.Err())
 		}
-		if errs = append(errs, err); err == nil {
-			records[r.kind] = r
-		}
+		faults = append(faults, err)
+		byKind[r.kind] = r
+		isWhole = isWhole && err == nil
 	}
-	if len(records) == len(items) { // otherwise what is said above is the reason
-		errs = append(errs, checkTogether(records))
+	if isWhole { // otherwise what is said above is the reason
+		faults = append(faults, checkTogether(byKind))
 	}
-	return errors.Join(errs...)
+	return errors.Join(faults...)
 }
 
 // checkItem checks one item by itself.
-func (s *Store) checkItem(ctx context.Context, id string, item Item) (*record, error) {
-	r, err := parse(item)
-	if err != nil {
-		return nil, err
-	}
-	if r.id != id {
-		return nil, fmt.Errorf("%w: the table was asked for branch key %q and answered with %q", ErrDamaged, id, r.id)
-	}
+func (s *Store) checkItem(ctx context.Context, r *record) error {
 	ask, err := s.kms.Trusts(r.keyARN)
 	if err != nil {
-		return nil, fmt.Errorf("item %q: %w", r.kind, err)
+		return fmt.Errorf("item %q: %w", r.kind, err)
 	}
 	if own := s.kms.KeyARN(); own != "" && ask != own {
-		return nil, fmt.Errorf("%w: item %q is under %s, not under %s; move the branch key", provider.ErrUntrustedKey, r.kind, r.keyARN, own)
+		return fmt.Errorf("%w: item %q is under %s, not under %s; move the branch key", provider.ErrUntrustedKey, r.kind, r.keyARN, own)
 	}
-	return r, s.authenticate(ctx, r, ask)
+	return s.authenticate(ctx, r, ask)
 }
 
 // checkTogether checks that genuine items belong together.

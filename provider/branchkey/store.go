@@ -262,9 +262,10 @@ type Version struct {
 	Created time.Time
 }
 
-// Describe describes a branch key. It asks the table only.
+// Describe describes a branch key. It asks the table only. If items are damaged, the error has the
+// reason for each, and the description has the others. It is nil if the active item is damaged.
 func (s *Store) Describe(ctx context.Context, id string) (*Description, error) {
-	records, err := s.all(ctx, id)
+	records, faults, err := s.all(ctx, id)
 	if err != nil {
 		return nil, s.fail("Describe", id, err)
 	}
@@ -279,9 +280,12 @@ func (s *Store) Describe(ctx context.Context, id string) (*Description, error) {
 		}
 	}
 	if d.Active.ID == "" {
-		return nil, s.fail("Describe", id, fmt.Errorf("%w: it has no item %q", ErrIncomplete, kindActive))
+		d = nil
+		if len(faults) == 0 {
+			faults = append(faults, fmt.Errorf("%w: it has no item %q", ErrIncomplete, kindActive))
+		}
 	}
-	return d, nil
+	return d, s.fail("Describe", id, errors.Join(faults...))
 }
 
 func (r *record) describe() Version { return Version{r.version.String(), r.keyARN, r.created} }
