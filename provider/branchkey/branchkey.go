@@ -154,7 +154,7 @@ func (p *Provider) pick(ctx context.Context, encryptionContext map[string]string
 		}
 	}
 	if id = cmp.Or(id, p.id); id == "" {
-		return "", fmt.Errorf("%w: no branch key belongs to this encryption context", provider.ErrKeyNotFound)
+		return "", fmt.Errorf("%w: no branch key belongs to this encryption context: the Supplier returned no ID, and there is no BranchKeyID", provider.ErrKeyNotFound)
 	}
 	return id, nil
 }

@@ -60,7 +60,7 @@ func (f *File) Get(ctx context.Context, id, kind string) (item Item, err error) 
 // notFound returns the error for an item that a table does not have.
 func notFound(t Table, id, kind string) error {
 	if version, ok := strings.CutPrefix(kind, kindVersion); ok {
-		return fmt.Errorf("%w: table %s has no version %s of branch key %q", provider.ErrKeyNotFound, t.Name(), version, id)
+		return fmt.Errorf("%w: table %s has no version %s of branch key %q; if it was deleted, restore it from a backup", provider.ErrKeyNotFound, t.Name(), version, id)
 	}
 	return fmt.Errorf("%w: table %s has no branch key %q", provider.ErrKeyNotFound, t.Name(), id)
 }
@@ -203,9 +203,9 @@ func (f *File) open(options *bbolt.Options, use func(*bbolt.DB) error) (err erro
 	db, err := bbolt.Open(f.path, 0o600, options)
 	switch {
 	case errors.Is(err, bbolterrors.ErrTimeout):
-		return fmt.Errorf("%w: another process has had the file %s open for %v", provider.ErrProviderUnavailable, f.path, fileWait)
+		return fmt.Errorf("%w: another process has had the file %s open for %v; try again when it has ended", provider.ErrProviderUnavailable, f.path, fileWait)
 	case errors.Is(err, bbolterrors.ErrInvalid), errors.Is(err, bbolterrors.ErrChecksum), errors.Is(err, bbolterrors.ErrVersionMismatch):
-		return fmt.Errorf("%w: the file %s is no table: %w", ErrDamaged, f.path, err)
+		return fmt.Errorf("%w: the file %s is no table; name another one, or restore it from a backup: %w", ErrDamaged, f.path, err)
 	case err != nil:
 		return fmt.Errorf("opening the table %s: %w", f.path, err)
 	}

@@ -157,16 +157,16 @@ func (i Item) encryptionContext(logicalName string) map[string]string {
 	return pairs
 }
 
-// with returns an item with another wrapped key and other attributes. A change to "" removes an
-// attribute.
-func (i Item) with(enc []byte, changes map[string]string) Item {
+// with returns an item with other attributes, for which no key is wrapped yet. A change to ""
+// removes an attribute.
+func (i Item) with(changes map[string]string) Item {
 	attributes := maps.Clone(i.Attributes)
 	for name, value := range changes {
 		if attributes[name] = value; value == "" {
 			delete(attributes, name)
 		}
 	}
-	return Item{attributes, enc}
+	return Item{Attributes: attributes}
 }
 
 // ownContext returns the branch key's own encryption context, which its creator stated.
