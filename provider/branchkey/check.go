@@ -66,7 +66,7 @@ func checkTogether(records map[string]*record) error {
 	}
 	version := records[kindVersion+active.version.String()]
 	if version == nil {
-		return fmt.Errorf("%w: the active version %s has no item of its own, so what is encrypted now can't be read later; restore it from a backup, and make no new version before", ErrIncomplete, active.version)
+		return incomplete(active)
 	}
 	var errs []error
 	for _, r := range records {
@@ -78,4 +78,9 @@ func checkTogether(records map[string]*record) error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// incomplete returns the error for an active version that has no item of its own.
+func incomplete(active *record) error {
+	return fmt.Errorf("%w: the active version %s has no item of its own, so what is encrypted now can't be read later; restore it from a backup", ErrIncomplete, active.version)
 }

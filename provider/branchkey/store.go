@@ -151,11 +151,13 @@ func (s *Store) newVersion(ctx context.Context, keyARN string, like Item) (versi
 // its UUID. Messages under older versions still open. Processes go on encrypting under the version
 // that they have cached until its TTL has passed.
 //
-// KMS first checks that the active version is genuine. If another administrator makes a version at
-// the same time, one of the two gets an error that holds ErrConflict, and nothing of theirs is
-// written. The branch key stays under its KMS key, which must be the store's own; Move changes it.
+// KMS first checks that the active version is genuine. The active item is replaced only if its
+// version has an item of its own, too: otherwise it is the last copy of that version's key, and the
+// error holds ErrIncomplete. If another administrator makes a version at the same time, one of the
+// two gets an error that holds ErrConflict, and nothing of theirs is written. The branch key stays
+// under its KMS key, which must be the store's own; Move changes it.
 //
-// It makes three calls of KMS and two of the table.
+// It makes three calls of KMS and three of the table.
 func (s *Store) Version(ctx context.Context, id string) (string, error) {
 	version, err := s.version(ctx, id)
 	return version, s.fail("Version", id, err)
@@ -178,6 +180,12 @@ func (s *Store) version(ctx context.Context, id string) (string, error) {
 		return "", fmt.Errorf("%w: the branch key is under %s and new keys are under %s; move it first", provider.ErrInvalidKey, old.keyARN, keyARN)
 	}
 	if err := s.authenticate(ctx, old, under); err != nil {
+		return "", err
+	}
+	if _, err := s.get(ctx, id, kindVersion+old.version.String()); err != nil {
+		if errors.Is(err, provider.ErrKeyNotFound) {
+			err = incomplete(old)
+		}
 		return "", err
 	}
 	// A clock that is behind must not make the new version look older than the one before.
