@@ -14,7 +14,8 @@
 //   - Encrypt a string, for a column of a database: [Host.Encrypt], [Host.Decrypt].
 //   - Encrypt many strings with one call of the key service: [Host.CryptoService].
 //   - Go over to another key: [Host.RotateKey], then [Host.Rewrap] for objects and
-//     [Host.ReEncrypt] for strings that are to be moved.
+//     [Host.ReEncrypt] for strings that are to be moved. To the newest version of a key goes what
+//     is not [Host.IsCurrent].
 //   - Bring in objects from before encryption, from before pikokms, or of AWS's tools: read them
 //     with [AllowPlaintext], [AllowPikoV2] or [AllowForeignMessages], and move them with
 //     [Host.Migrate].

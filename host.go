@@ -122,6 +122,11 @@ func (k currentKeyring) UnwrapDataKey(ctx context.Context, request *provider.Unw
 	return k.h.CryptoService().UnwrapDataKey(ctx, request)
 }
 
+// IsCurrent implements provider.VersionedKeyring.
+func (k currentKeyring) IsCurrent(ctx context.Context, request *provider.UnwrapDataKeyRequest) (bool, error) {
+	return k.h.CryptoService().IsCurrent(ctx, request)
+}
+
 // Close zeroes cached data keys. It closes neither the providers nor the storage. A second Close
 // returns the first one's result.
 func (h *Host) Close() error { return h.close() }

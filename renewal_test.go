@@ -3,23 +3,20 @@ package pikokms_test
 import (
 	"bytes"
 	"context"
-	"errors"
-	"fmt"
 	"io"
 	"io/fs"
 	"iter"
 	"maps"
-	"math/rand/v2"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
 	"piko.sh/pikokms"
+	"piko.sh/pikokms/internal/adversary"
 )
 
 // inMemory is a ConditionalStorage whose versions are counted.
@@ -100,10 +97,7 @@ func (m *inMemory) List(_ context.Context, prefix string) iter.Seq2[string, erro
 	}
 }
 
-// An application puts and deletes objects while another process rewraps them all the time. Each key
-// has one writer, so that writer knows after each of its calls what must be stored.
 func TestRewrapLosesNoPutAndUndoesNoDelete(t *testing.T) {
-	const writers, operations = 20, 50
 	dir := t.TempDir()
 	folder := func(t *testing.T) pikokms.Storage {
 		f, err := pikokms.NewFolder(dir)
@@ -119,67 +113,7 @@ func TestRewrapLosesNoPutAndUndoesNoDelete(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			application := newFixture(t, pikokms.WithStorage(storage(t)))
 			rewrapper := newFixture(t, pikokms.WithStorage(storage(t)))
-			key := func(i int) string { return fmt.Sprintf("folder-%d/object", i) }
-			done := make(chan struct{})
-			var rewrapped, changed atomic.Int64
-			var rewrapping sync.WaitGroup
-			for range 4 {
-				rewrapping.Go(func() {
-					for {
-						select {
-						case <-done:
-							return
-						default:
-						}
-						err := rewrapper.Rewrap(t.Context(), key(rand.IntN(writers)))
-						switch {
-						case err == nil:
-							rewrapped.Add(1)
-						case errors.Is(err, pikokms.ErrChanged):
-							changed.Add(1)
-						case !errors.Is(err, fs.ErrNotExist):
-							t.Errorf("rewrap: %v", err)
-						}
-					}
-				})
-			}
-			var writing sync.WaitGroup
-			for i := range writers {
-				writing.Go(func() {
-					for n := range operations {
-						want := fmt.Sprintf("%d", n)
-						if n%3 == 2 {
-							if err := application.Delete(t.Context(), key(i)); err != nil {
-								t.Errorf("delete: %v", err)
-							}
-						} else if err := application.Put(t.Context(), key(i), strings.NewReader(want)); err != nil {
-							t.Errorf("put: %v", err)
-						}
-						for range 3 { // a rewrapping that had begun would end now
-							r, err := application.Get(t.Context(), key(i))
-							if n%3 == 2 {
-								if !errors.Is(err, fs.ErrNotExist) {
-									t.Errorf("a deleted object came back: %v", err)
-								}
-								continue
-							}
-							if err != nil {
-								t.Errorf("an object that was put is lost: %v", err)
-								continue
-							}
-							got, err := io.ReadAll(r)
-							if err := errors.Join(err, r.Close()); err != nil || string(got) != want {
-								t.Errorf("%q is there, %q was put: %v", got, want, err)
-							}
-						}
-					}
-				})
-			}
-			writing.Wait()
-			close(done)
-			rewrapping.Wait()
-			t.Logf("%d puts and deletes beside %d rewrappings and %d that found the object changed", writers*operations, rewrapped.Load(), changed.Load())
-			require.NotZero(t, rewrapped.Load())
+			adversary.RewrapBeside(t, application.Host, rewrapper.Host, 20, 50)
 		})
 	}
 }

@@ -31,7 +31,8 @@ func (h *Host) RotateKey(name string) error {
 	return nil
 }
 
-// Rewrap moves an object to the default provider's key. It replaces the object in one step once the
+// Rewrap moves an object to the default provider's key, in its newest version. It does so even if
+// the object IsCurrent, which then has a new data key. It replaces the object in one step once the
 // whole of it is verified. On an error the old one stays. It refuses what is not a stored object of
 // a host, whatever New's options allow to be read: Migrate moves that.
 //
@@ -47,6 +48,34 @@ func (h *Host) Rewrap(ctx context.Context, key string) error {
 		}
 		return renewed, nil
 	})
+}
+
+// IsCurrent reports whether an object is under the default provider's key and no other, in the
+// version with which the key service wraps now, and in today's format. Rewrap need not move it,
+// though it would. IsCurrent reads the object's header, and most providers ask no key service for
+// it: [provider.VersionedKeyring] says more. The header is not verified, which Get and Rewrap do.
+//
+// It is false for what is no stored object of a host. The error is the storage's or the provider's.
+func (h *Host) IsCurrent(ctx context.Context, key string) (current bool, err error) {
+	stored, err := h.storage.Get(ctx, key)
+	if err != nil {
+		return false, err
+	}
+	defer func() {
+		if err = errors.Join(err, stored.Close()); err != nil {
+			current, err = false, fmt.Errorf("is current %s: %w", key, err)
+		}
+	}()
+	parsed, err := header.Read(stored, h.decrypter.Limits)
+	switch {
+	case err == io.EOF || errors.Is(refusedHeader(err), provider.ErrInvalidCiphertext):
+		return false, nil
+	case err != nil:
+		return false, err
+	case acceptObject(parsed) != nil:
+		return false, nil
+	}
+	return h.encrypter.IsCurrent(ctx, parsed, h.bound(key))
 }
 
 // RewrapObject returns what Rewrap would store for the object that is stored under key, for a

@@ -42,8 +42,10 @@ func TestRotation(t *testing.T) {
 			require.NoError(t, f.Put(t.Context(), "new", strings.NewReader("content")))
 			require.Equal(t, []string{"local"}, keyNames(t, f.stored(t, "old")))
 			require.Equal(t, []string{"next"}, keyNames(t, f.stored(t, "new")))
+			requireCurrent(t, f.Host, map[string]bool{"old": false, "new": true})
 
 			require.NoError(t, f.Rewrap(t.Context(), "old"))
+			requireCurrent(t, f.Host, map[string]bool{"old": true, "new": true})
 			require.Equal(t, []string{"next"}, keyNames(t, f.stored(t, "old")))
 			for _, key := range []string{"old", "new"} {
 				content, err := get(t, f, key)
@@ -148,4 +150,30 @@ func TestReEncryptUnderKMS(t *testing.T) {
 	plaintext, err = f.Decrypt(t.Context(), moved, pairs)
 	require.NoError(t, err)
 	require.Len(t, plaintext, 5000)
+}
+
+func requireCurrent(t *testing.T, host *pikokms.Host, want map[string]bool) {
+	t.Helper()
+	for key, current := range want {
+		got, err := host.IsCurrent(t.Context(), key)
+		require.NoError(t, err)
+		require.Equal(t, current, got, key)
+	}
+}
+
+// What is no stored object of a host, and what another key of the same name wrapped, is not current.
+func TestIsCurrent(t *testing.T) {
+	f := newFixture(t, pikokms.WithCryptoProvider("twin", newLocal(t, "local", 2)))
+	require.NoError(t, f.Put(t.Context(), "object", strings.NewReader("content")))
+	stored := f.stored(t, "object")
+	foreign, err := (&message.Encrypter{Keyring: newLocal(t, "local", 1)}).Encrypt(t.Context(), []byte("content"), nil)
+	require.NoError(t, err)
+	for name, content := range map[string][]byte{"empty": nil, "plain": []byte("content"), "cut": stored[:40], "foreign": foreign} {
+		require.NoError(t, f.folder.Put(t.Context(), name, bytes.NewReader(content)))
+	}
+	requireCurrent(t, f.Host, map[string]bool{"object": true, "empty": false, "plain": false, "cut": false, "foreign": false})
+	_, err = f.IsCurrent(t.Context(), "none")
+	require.ErrorIs(t, err, os.ErrNotExist)
+	require.NoError(t, f.RotateKey("twin"))
+	requireCurrent(t, f.Host, map[string]bool{"object": false})
 }

@@ -1,7 +1,6 @@
 package blobstorage
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -11,7 +10,6 @@ import (
 	"path/filepath"
 	"testing"
 
-	"github.com/stretchr/testify/require"
 	"gocloud.dev/blob"
 	"gocloud.dev/blob/fileblob"
 	"gocloud.dev/blob/memblob"
@@ -21,7 +19,6 @@ import (
 	"piko.sh/pikokms/internal/adversary"
 	"piko.sh/pikokms/internal/model"
 	"piko.sh/pikokms/provider"
-	"piko.sh/pikokms/provider/local"
 	"piko.sh/pikokms/service"
 )
 
@@ -85,21 +82,8 @@ func TestModel(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			var inner *blob.Bucket
-			keys := make(map[string]*local.Provider)
-			for i, name := range model.Keys {
-				p, err := local.NewProvider(local.Config{Key: bytes.Repeat([]byte{byte(i + 1)}, 32), Name: name})
-				require.NoError(t, err)
-				keys[name] = p
-			}
 			system := model.System{
-				Open: func(faults *adversary.Calls, current string, bound bool) (model.Store, error) {
-					options := []pikokms.Option{pikokms.WithDefaultCryptoProvider(current)}
-					for _, name := range model.Keys {
-						options = append(options, pikokms.WithCryptoProvider(name, faults.Keys(keys[name])))
-					}
-					if bound {
-						options = append(options, pikokms.BindObjectName("model"))
-					}
+				Open: func(faults *adversary.Calls, options []pikokms.Option) (model.Store, error) {
 					// It is not closed, since that would close the bucket in it.
 					bucket, err := Encrypt(inner, options...)
 					if err != nil {

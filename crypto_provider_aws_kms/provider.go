@@ -17,8 +17,6 @@ package crypto_provider_aws_kms
 import (
 	"context"
 	"encoding/base64"
-	"errors"
-	"fmt"
 	"io"
 	"maps"
 	"sync"
@@ -49,9 +47,8 @@ var names = dropin.Names{
 
 // Provider implements crypto.EncryptionProvider. It is safe for concurrent use.
 type Provider struct {
-	kms         *service.Service
-	allowPikoV2 bool
-	close       func() error
+	kms   dropin.Forwarder
+	close func() error
 }
 
 // NewProvider makes a provider and checks its key with one DescribeKey. The error is that of
@@ -66,38 +63,27 @@ func NewProvider(ctx context.Context, c Config) (crypto.EncryptionProvider, erro
 		return nil, names.Translate(err)
 	}
 	guarded := service.New(kms, service.Config{Telemetry: c.telemetry()})
-	return &Provider{guarded, c.AllowPikoV2, sync.OnceValue(guarded.Close)}, nil
+	forwarder := dropin.Forwarder{
+		To: guarded, Names: names, OwnKeyID: crypto.DefaultServiceConfig().ActiveKeyID, AllowPikoV2: c.AllowPikoV2,
+	}
+	return &Provider{forwarder, sync.OnceValue(guarded.Close)}, nil
 }
 
 // Unwrap returns the pikokms provider within, for packages of pikokms that take one.
-func (p *Provider) Unwrap() provider.EncryptionProvider { return p.kms }
+func (p *Provider) Unwrap() provider.EncryptionProvider { return p.kms.To }
 
 // Close ends the metric of the circuit breaker's state. Piko calls it when it shuts down.
 func (p *Provider) Close() error { return p.close() }
 
-// keyID returns the key ID to ask for. Until its keys are rotated, Piko's crypto service states a
-// placeholder, in place of which keyID returns none: the provider's own key.
-func keyID(stated string) string {
-	if stated == crypto.DefaultServiceConfig().ActiveKeyID {
-		return ""
-	}
-	return stated
-}
-
 // Type implements crypto.EncryptionProvider.
-func (p *Provider) Type() crypto.ProviderType { return crypto.ProviderType(p.kms.Type()) }
+func (p *Provider) Type() crypto.ProviderType { return crypto.ProviderType(p.kms.To.Type()) }
 
 // Encrypt implements crypto.EncryptionProvider with one call of KMS. The response names the key by
 // its ARN.
 func (p *Provider) Encrypt(ctx context.Context, request *crypto.EncryptRequest) (*crypto.EncryptResponse, error) {
-	if err := dropin.CheckContext(request.Context); err != nil {
-		return nil, names.Translate(err)
-	}
-	ours := provider.EncryptRequest(*request)
-	ours.KeyID = keyID(request.KeyID)
-	response, err := p.kms.Encrypt(ctx, &ours)
+	response, err := p.kms.Encrypt(ctx, provider.EncryptRequest(*request))
 	if err != nil {
-		return nil, names.Translate(err)
+		return nil, err
 	}
 	return &crypto.EncryptResponse{Ciphertext: response.Ciphertext, KeyID: response.KeyID, Provider: p.Type()}, nil
 }
@@ -105,32 +91,22 @@ func (p *Provider) Encrypt(ctx context.Context, request *crypto.EncryptRequest) 
 // Decrypt implements crypto.EncryptionProvider. KMS is called once if the request names a trusted
 // key, and not at all if it names another. If it names none, the trusted keys are tried.
 func (p *Provider) Decrypt(ctx context.Context, request *crypto.DecryptRequest) (*crypto.DecryptResponse, error) {
-	if err := dropin.CheckContext(request.Context); err != nil {
-		return nil, names.Translate(err)
-	}
-	ours := provider.DecryptRequest(*request)
-	ours.KeyID = keyID(request.KeyID)
-	response, err := p.kms.Decrypt(ctx, &ours)
-	if err != nil {
-		return nil, names.Translate(err)
-	}
-	return (*crypto.DecryptResponse)(response), nil
+	response, err := p.kms.Decrypt(ctx, provider.DecryptRequest(*request))
+	return (*crypto.DecryptResponse)(response), err
 }
 
 // GenerateDataKey implements crypto.EncryptionProvider. The wrapped key is the base64 text of KMS's
 // ciphertext, which Decrypt accepts.
 func (p *Provider) GenerateDataKey(ctx context.Context, request *crypto.GenerateDataKeyRequest) (*crypto.DataKey, error) {
-	made, err := p.kms.GenerateDataKey(ctx, &provider.GenerateDataKeyRequest{KeyID: keyID(request.KeyID), KeySpec: request.KeySpec})
-	if err != nil {
-		return nil, names.Translate(err)
-	}
-	key := &crypto.DataKey{EncryptedKey: base64.StdEncoding.EncodeToString(made.EncryptedKey.Ciphertext), KeyID: made.KeyID, Provider: p.Type()}
-	err = made.PlaintextKey.WithAccess(func(plain []byte) (err error) {
-		key.PlaintextKey, err = crypto_dto.NewSecureBytesFromSlice(plain, crypto_dto.WithID("data key of "+made.KeyID))
+	var key *crypto.DataKey
+	ours := provider.GenerateDataKeyRequest{KeyID: request.KeyID, KeySpec: request.KeySpec}
+	err := p.kms.GenerateDataKey(ctx, ours, func(made *provider.DataKey, plain []byte) error {
+		secret, err := crypto_dto.NewSecureBytesFromSlice(plain, crypto_dto.WithID("data key of "+made.KeyID))
+		key = &crypto.DataKey{PlaintextKey: secret, EncryptedKey: base64.StdEncoding.EncodeToString(made.EncryptedKey.Ciphertext), KeyID: made.KeyID, Provider: p.Type()}
 		return err
 	})
-	if err := errors.Join(err, made.Close()); err != nil {
-		return nil, fmt.Errorf("%w: secure memory: %w", crypto.ErrEncryptionFailed, err)
+	if err != nil {
+		return nil, err
 	}
 	return key, nil
 }
@@ -141,9 +117,9 @@ const algorithm = "AWS_KMS_RSAES_OAEP_SHA_256"
 // GetKeyInfo implements crypto.EncryptionProvider. The Algorithm is the text that Piko's own
 // provider gives for every key; "key_spec" in Metadata is what KMS says of the key.
 func (p *Provider) GetKeyInfo(ctx context.Context, id string) (*crypto.KeyInfo, error) {
-	info, err := p.kms.GetKeyInfo(ctx, keyID(id))
+	info, err := p.kms.GetKeyInfo(ctx, id)
 	if err != nil {
-		return nil, names.Translate(err)
+		return nil, err
 	}
 	metadata := map[string]string{"key_spec": info.Algorithm}
 	maps.Copy(metadata, info.Metadata)
@@ -161,19 +137,17 @@ func (p *Provider) GetKeyInfo(ctx context.Context, id string) (*crypto.KeyInfo, 
 }
 
 // HealthCheck implements crypto.EncryptionProvider.
-func (p *Provider) HealthCheck(ctx context.Context) error {
-	return names.Translate(p.kms.HealthCheck(ctx))
-}
+func (p *Provider) HealthCheck(ctx context.Context) error { return p.kms.HealthCheck(ctx) }
 
 // EncryptStream implements crypto.EncryptionProvider with one call of KMS. It writes an AWS
 // Encryption SDK message, which is complete when Close returns nil.
 func (p *Provider) EncryptStream(ctx context.Context, output io.Writer, request *crypto.EncryptRequest) (io.WriteCloser, error) {
-	return dropin.EncryptStream(ctx, p.kms, output, &provider.EncryptRequest{Context: request.Context, KeyID: keyID(request.KeyID)}, names)
+	return p.kms.EncryptStream(ctx, output, provider.EncryptRequest{Context: request.Context, KeyID: request.KeyID})
 }
 
 // DecryptStream implements crypto.EncryptionProvider with one call of KMS.
 func (p *Provider) DecryptStream(ctx context.Context, input io.Reader) (io.ReadCloser, error) {
-	return dropin.DecryptStream(ctx, p.kms, input, p.allowPikoV2, names)
+	return p.kms.DecryptStream(ctx, input)
 }
 
 var _ crypto.EncryptionProvider = (*Provider)(nil)

@@ -50,6 +50,29 @@ func KeyName(k header.EncryptedDataKey) string {
 	return printable(info)
 }
 
+// KeyVersion returns the version of the wrapping key that a wrapped data key states: of a branch key
+// its UUID, of a key of Vault or OpenBao a number such as "v2". It is empty for the keys of other
+// services, which don't say it. The version is not authenticated. It is printable, as KeyName is.
+func KeyVersion(k header.EncryptedDataKey) string {
+	switch k.ProviderID {
+	case "aws-kms-hierarchy":
+		// The ciphertext has the version's 16 bytes after a salt and an IV, of 16 and 12 bytes
+		// (specification: framework/aws-kms/aws-kms-hierarchical-keyring.md, "Ciphertext").
+		const start, end = 16 + header.IVSize, 16 + header.IVSize + 16
+		if v := k.Ciphertext; len(v) > end {
+			return fmt.Sprintf("%x-%x-%x-%x-%x", v[start:start+4], v[start+4:start+6], v[start+6:start+8], v[start+8:start+10], v[start+10:end])
+		}
+	case "vault-transit":
+		// The ciphertext is "vault:v", the number, and a colon.
+		if text, ok := strings.CutPrefix(string(k.Ciphertext), "vault:"); ok {
+			if version, _, ok := strings.Cut(text, ":"); ok {
+				return printable(version)
+			}
+		}
+	}
+	return ""
+}
+
 func printable(s string) string {
 	if utf8.ValidString(s) && strings.IndexFunc(s, func(r rune) bool { return !unicode.IsPrint(r) }) < 0 {
 		return s

@@ -1,14 +1,11 @@
 package pikostorage_test
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"io"
 	"strings"
 	"testing"
-
-	"github.com/stretchr/testify/require"
 
 	"piko.sh/piko/wdk/storage"
 
@@ -17,7 +14,6 @@ import (
 	"piko.sh/pikokms/internal/model"
 	"piko.sh/pikokms/pikostorage"
 	"piko.sh/pikokms/provider"
-	"piko.sh/pikokms/provider/local"
 	"piko.sh/pikokms/service"
 )
 
@@ -108,21 +104,8 @@ func (b breaking) Copy(ctx context.Context, repository string, from, to string) 
 // keys and of the inner provider in its turn.
 func TestModel(t *testing.T) {
 	var inner *shelf
-	keys := make(map[string]*local.Provider)
-	for i, name := range model.Keys {
-		p, err := local.NewProvider(local.Config{Key: bytes.Repeat([]byte{byte(i + 1)}, 32), Name: name})
-		require.NoError(t, err)
-		keys[name] = p
-	}
 	system := model.System{
-		Open: func(faults *adversary.Calls, current string, bound bool) (model.Store, error) {
-			options := []pikokms.Option{pikokms.WithDefaultCryptoProvider(current)}
-			for _, name := range model.Keys {
-				options = append(options, pikokms.WithCryptoProvider(name, faults.Keys(keys[name])))
-			}
-			if bound {
-				options = append(options, pikokms.BindObjectName("model"))
-			}
+		Open: func(faults *adversary.Calls, options []pikokms.Option) (model.Store, error) {
 			p, err := pikostorage.New(breaking{inner, faults}, options...)
 			return modelled{p, faults}, err
 		},

@@ -175,6 +175,15 @@ func (s *Service) WrapDataKey(ctx context.Context, key *provider.SecureBytes, en
 	return broken{s}.WrapDataKey(ctx, key, encryptionContext)
 }
 
+// IsCurrent implements provider.VersionedKeyring, if the provider does. Otherwise it returns false.
+func (s *Service) IsCurrent(ctx context.Context, request *provider.UnwrapDataKeyRequest) (bool, error) {
+	versioned, ok := s.inner.(provider.VersionedKeyring)
+	if !ok {
+		return false, nil
+	}
+	return guard(ctx, s, "IsCurrent", func(ctx context.Context) (bool, error) { return versioned.IsCurrent(ctx, request) })
+}
+
 // UnwrapPikoV2 implements provider.PikoV2Keyring, if the provider does. Otherwise the error holds
 // provider.ErrInvalidProvider.
 func (s *Service) UnwrapPikoV2(ctx context.Context, wrapped string) (*provider.SecureBytes, error) {

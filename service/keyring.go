@@ -74,6 +74,15 @@ func (k *Keyring) UnwrapDataKey(ctx context.Context, request *provider.UnwrapDat
 	return key, nil
 }
 
+// IsCurrent implements provider.VersionedKeyring, if the keyring does. Otherwise it returns false.
+func (k *Keyring) IsCurrent(ctx context.Context, request *provider.UnwrapDataKeyRequest) (bool, error) {
+	versioned, ok := k.observed.inner.(provider.VersionedKeyring)
+	if !ok {
+		return false, nil
+	}
+	return observe(ctx, k.instruments, "IsCurrent", func(ctx context.Context) (bool, error) { return versioned.IsCurrent(ctx, request) })
+}
+
 // UnwrapPikoV2 implements provider.PikoV2Keyring, if the keyring does. Otherwise the error holds
 // provider.ErrInvalidProvider.
 func (k *Keyring) UnwrapPikoV2(ctx context.Context, wrapped string) (*provider.SecureBytes, error) {
@@ -122,6 +131,7 @@ func (o observed) UnwrapDataKey(ctx context.Context, request *provider.UnwrapDat
 }
 
 var (
-	_ provider.Keyring       = (*Keyring)(nil)
-	_ provider.PikoV2Keyring = (*Keyring)(nil)
+	_ provider.Keyring          = (*Keyring)(nil)
+	_ provider.PikoV2Keyring    = (*Keyring)(nil)
+	_ provider.VersionedKeyring = (*Keyring)(nil)
 )

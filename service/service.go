@@ -135,4 +135,7 @@ func (s *Service) HealthCheck(ctx context.Context) error {
 	return err
 }
 
-var _ provider.EncryptionProvider = (*Service)(nil)
+var (
+	_ provider.EncryptionProvider = (*Service)(nil)
+	_ provider.VersionedKeyring   = (*Service)(nil)
+)

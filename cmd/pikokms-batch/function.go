@@ -85,7 +85,7 @@ func (f *function) do(ctx context.Context, job string, t task, whole time.Durati
 		return "", err
 	}
 	if job != verify {
-		if done, err := o.judge(job, t); done != "" || err != nil {
+		if done, err := o.judge(ctx, job, t); done != "" || err != nil {
 			return done, err
 		}
 	}
@@ -157,12 +157,18 @@ func (o *object) look() error {
 }
 
 // judge returns what was done if nothing is left to do, or an error if a job can't replace the
-// object. It asks no key service.
-func (o *object) judge(job string, t task) (done string, err error) {
+// object. It asks no key service, but for the active version of a branch key.
+func (o *object) judge(ctx context.Context, job string, t task) (done string, err error) {
 	isObject := o.header != nil && o.header.EncryptionContext[pikokms.UseKey] == pikokms.UseObject
+	isDone := isObject && o.function.key.isUnder(o.header)
+	if isDone && job == rewrap {
+		if isDone, err = o.function.key.isCurrent(ctx, o.header); err != nil {
+			return "", err
+		}
+	}
 	superseded := t.version != "" && t.version != o.ID && !(t.version == "null" && o.ID == "")
 	switch {
-	case isObject && o.function.key.isUnder(o.header):
+	case isDone:
 		return "is under " + o.function.key.name + " already", nil
 	case superseded:
 		return "", fmt.Errorf("version %s of the manifest is not the current one any more; it and version %s were left as they are", t.version, o.ID)

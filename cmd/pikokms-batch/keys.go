@@ -100,3 +100,8 @@ func (k *key) isUnder(h *header.Header) bool {
 	wrapped := h.EncryptedDataKeys[0]
 	return slices.Contains(k.providerIDs, wrapped.ProviderID) && message.KeyName(wrapped) == k.name
 }
+
+// isCurrent reports whether a message that is under this key is under its newest version.
+func (k *key) isCurrent(ctx context.Context, h *header.Header) (bool, error) {
+	return (&message.Encrypter{Keyring: k.provider}).IsCurrent(ctx, h, nil)
+}

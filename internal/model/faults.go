@@ -29,10 +29,10 @@ func EachFault(t *testing.T, s System) {
 		} {
 			faults := adversary.EachCall(func(c *adversary.Calls) {
 				check(t, s.Reset())
-				whole, err := s.Open(&adversary.Calls{}, Keys[0], bound)
+				whole, err := s.open(&adversary.Calls{}, firstKey, bound)
 				check(t, err)
 				check(t, whole.Put(ctx, "folder/0", bytes.NewReader(content)))
-				store, err := s.Open(c, Keys[1], bound)
+				store, err := s.open(c, secondKey, bound)
 				check(t, err)
 				got, err := operation(store)
 				check(t, store.Close())

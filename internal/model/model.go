@@ -18,6 +18,7 @@ import (
 
 	"piko.sh/pikokms"
 	"piko.sh/pikokms/internal/adversary"
+	"piko.sh/pikokms/provider/local"
 )
 
 // Store is what is compared. Its errors hold fs.ErrNotExist for an object that does not exist.
@@ -31,14 +32,11 @@ type Store interface {
 	Close() error
 }
 
-// Keys are the names of the wrapping keys, of which one at a time is current.
-var Keys = []string{"first", "second"}
-
 // A System makes stores over one storage, as a process does that is started again.
 type System struct {
-	// Open opens the store, with a current key, and with faults in its parts. Whether names are
-	// bound is the same for all stores over one storage.
-	Open func(faults *adversary.Calls, current string, bound bool) (Store, error)
+	// Open opens the store, with faults in its parts. The options are of its keys, which have the
+	// faults already. The slice is Open's own.
+	Open func(faults *adversary.Calls, options []pikokms.Option) (Store, error)
 
 	Reset   func() error             // empties the storage
 	Expects func(err error) bool     // reports whether an error is one of concurrent use; may be nil
@@ -46,6 +44,36 @@ type System struct {
 
 	// Unconditional is true if a Rewrap can bring back what was replaced or deleted meanwhile.
 	Unconditional bool
+}
+
+// The names of the wrapping keys, of which one at a time is current.
+const (
+	firstKey  = "first"
+	secondKey = "second"
+)
+
+var wrappingKeys = sync.OnceValue(func() map[string]*local.Provider {
+	keys := make(map[string]*local.Provider)
+	for i, name := range []string{firstKey, secondKey} {
+		var err error
+		if keys[name], err = local.NewProvider(local.Config{Key: bytes.Repeat([]byte{byte(i + 1)}, 32), Name: name}); err != nil {
+			panic(err)
+		}
+	}
+	return keys
+})
+
+// open opens a store with a current key. Whether names are bound is the same for all stores over one
+// storage.
+func (s System) open(faults *adversary.Calls, current string, bound bool) (Store, error) {
+	options := []pikokms.Option{pikokms.WithDefaultCryptoProvider(current)}
+	for name, key := range wrappingKeys() {
+		options = append(options, pikokms.WithCryptoProvider(name, faults.Keys(key)))
+	}
+	if bound {
+		options = append(options, pikokms.BindObjectName("model"))
+	}
+	return s.Open(faults, options)
 }
 
 const (
@@ -88,10 +116,10 @@ func Check(t *testing.T, s System) {
 		bound := rapid.Bool().Draw(t, "bound names")
 		state := make(map[string][]byte) // of objects that exist
 		for range rapid.IntRange(1, 8).Draw(t, "batches") {
-			current := rapid.SampledFrom(Keys).Draw(t, "current key")
+			current := rapid.SampledFrom([]string{firstKey, secondKey}).Draw(t, "current key")
 			share := rapid.SampledFrom([]int{0, 0, 30, 8}).Draw(t, "one call of so many fails")
 			calls := &adversary.Calls{Fails: func(int) bool { return share > 0 && rand.IntN(share) == 0 }}
-			store, err := s.Open(calls, current, bound)
+			store, err := s.open(calls, current, bound)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -203,7 +231,7 @@ func settle(t *rapid.T, s System, batch []*operation, state map[string][]byte, f
 			t.Fatalf("%s: the range %d+%d was never put", o.key, o.from, o.length)
 		}
 	}
-	store, err := s.Open(&adversary.Calls{}, Keys[0], bound)
+	store, err := s.open(&adversary.Calls{}, firstKey, bound)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,7 +1,6 @@
 package model_test
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -16,7 +15,6 @@ import (
 	"piko.sh/pikokms/compress"
 	"piko.sh/pikokms/internal/adversary"
 	"piko.sh/pikokms/internal/model"
-	"piko.sh/pikokms/provider/local"
 	"piko.sh/pikokms/service"
 )
 
@@ -57,22 +55,9 @@ func (s hostStore) Copy(ctx context.Context, from, to string) error {
 
 func check(t *testing.T, storage func() (adversary.FullStorage, error), options ...pikokms.Option) {
 	var inner adversary.FullStorage
-	keys := make(map[string]*local.Provider)
-	for i, name := range model.Keys {
-		p, err := local.NewProvider(local.Config{Key: bytes.Repeat([]byte{byte(i + 1)}, 32), Name: name})
-		require.NoError(t, err)
-		keys[name] = p
-	}
 	model.Check(t, model.System{
-		Open: func(faults *adversary.Calls, current string, bound bool) (model.Store, error) {
-			all := append([]pikokms.Option{pikokms.WithStorage(faults.Storage(inner)), pikokms.WithDefaultCryptoProvider(current)}, options...)
-			for _, name := range model.Keys {
-				all = append(all, pikokms.WithCryptoProvider(name, faults.Keys(keys[name])))
-			}
-			if bound {
-				all = append(all, pikokms.BindObjectName("model"))
-			}
-			h, err := pikokms.New(all...)
+		Open: func(faults *adversary.Calls, keys []pikokms.Option) (model.Store, error) {
+			h, err := pikokms.New(append(append(keys, pikokms.WithStorage(faults.Storage(inner))), options...)...)
 			return hostStore{h, inner}, err
 		},
 		Reset: func() (err error) {

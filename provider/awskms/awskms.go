@@ -214,4 +214,7 @@ func (p *Provider) HealthCheck(ctx context.Context) error {
 	return nil
 }
 
-var _ provider.ReEncrypter = (*Provider)(nil)
+var (
+	_ provider.ReEncrypter      = (*Provider)(nil)
+	_ provider.VersionedKeyring = (*Provider)(nil)
+)

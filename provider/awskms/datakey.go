@@ -128,6 +128,24 @@ func (p *Provider) UnwrapDataKey(ctx context.Context, request *provider.UnwrapDa
 	return key, nil
 }
 
+// IsCurrent implements provider.VersionedKeyring by the ARN that the data key names. It asks KMS
+// only for the ARN of a key that was configured otherwise.
+func (p *Provider) IsCurrent(ctx context.Context, request *provider.UnwrapDataKeyRequest) (bool, error) {
+	wrapped := request.EncryptedKey
+	if wrapped.ProviderID != providerID && wrapped.ProviderID != rsaProviderID {
+		return false, nil
+	}
+	own := p.configured
+	if !isKeyARN(own) {
+		checked, err := p.own.Get(ctx, p.check)
+		if err != nil {
+			return false, p.fail(ctx, "IsCurrent", err)
+		}
+		own = checked.arn
+	}
+	return string(wrapped.ProviderInfo) == own, nil
+}
+
 // trusted returns the ARN under which to ask KMS for a wrapped data key.
 func (p *Provider) trusted(ctx context.Context, wrapped header.EncryptedDataKey) (string, error) {
 	stated := string(wrapped.ProviderInfo)

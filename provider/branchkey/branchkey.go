@@ -154,7 +154,7 @@ func (p *Provider) pick(ctx context.Context, encryptionContext map[string]string
 		}
 	}
 	if id = cmp.Or(id, p.id); id == "" {
-		return "", fmt.Errorf("%w: no branch key belongs to this encryption context", provider.ErrKeyNotFound)
+		return "", fmt.Errorf("%w: no branch key belongs to this encryption context: the Supplier returned no ID, and there is no BranchKeyID", provider.ErrKeyNotFound)
 	}
 	return id, nil
 }
@@ -293,6 +293,31 @@ func (p *Provider) unwrap(ctx context.Context, id string, request *provider.Unwr
 	return provider.NewSecureBytes(plain)
 }
 
+// IsCurrent implements provider.VersionedKeyring: a data key is current under the active version of
+// its branch key. It calls KMS if that is not cached.
+func (p *Provider) IsCurrent(ctx context.Context, request *provider.UnwrapDataKeyRequest) (bool, error) {
+	k := request.EncryptedKey
+	if k.ProviderID != ProviderID {
+		return false, nil
+	}
+	id, err := p.pick(ctx, request.Context)
+	if err != nil {
+		return false, fail(ctx, "IsCurrent", p.id, err)
+	}
+	if string(k.ProviderInfo) != id {
+		return false, nil
+	}
+	w, err := parseWrapped(k.Ciphertext, request.Size)
+	if err != nil {
+		return false, fail(ctx, "IsCurrent", id, err)
+	}
+	m, err := p.active(ctx, id)
+	if err != nil {
+		return false, fail(ctx, "IsCurrent", id, err)
+	}
+	return w.version == m.version, m.key.Close()
+}
+
 // Encrypt implements provider.EncryptionProvider. The result is the base64 text of an AWS
 // Encryption SDK message.
 func (p *Provider) Encrypt(ctx context.Context, request *provider.EncryptRequest) (*provider.EncryptResponse, error) {
@@ -399,4 +424,5 @@ func fail(ctx context.Context, operation, id string, err error) error {
 var (
 	_ provider.EncryptionProvider = (*Provider)(nil)
 	_ provider.Guarded            = (*Provider)(nil)
+	_ provider.VersionedKeyring   = (*Provider)(nil)
 )

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"strings"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -159,28 +160,25 @@ func (d *DynamoDB) Get(ctx context.Context, id, kind string) (Item, error) {
 }
 
 // All implements Table.
-func (d *DynamoDB) All(ctx context.Context, id string) ([]Item, error) {
-	pages := dynamodb.NewQueryPaginator(d.client, &dynamodb.QueryInput{
-		TableName: &d.table, ConsistentRead: aws.Bool(true),
-		KeyConditionExpression:    aws.String("#id = :id"),
-		ExpressionAttributeNames:  map[string]string{"#id": attributeID},
-		ExpressionAttributeValues: map[string]types.AttributeValue{":id": &types.AttributeValueMemberS{Value: id}},
-	})
-	var all []Item
-	for pages.HasMorePages() {
-		page, err := pages.NextPage(ctx)
-		if err != nil {
-			return nil, d.judge(ctx, err)
-		}
-		for _, attributes := range page.Items {
-			item, err := fromDynamoDB(attributes)
+func (d *DynamoDB) All(ctx context.Context, id string) iter.Seq2[Item, error] {
+	return func(yield func(Item, error) bool) {
+		pages := dynamodb.NewQueryPaginator(d.client, &dynamodb.QueryInput{
+			TableName: &d.table, ConsistentRead: aws.Bool(true),
+			KeyConditionExpression:    aws.String("#id = :id"),
+			ExpressionAttributeNames:  map[string]string{"#id": attributeID},
+			ExpressionAttributeValues: map[string]types.AttributeValue{":id": &types.AttributeValueMemberS{Value: id}},
+		})
+		for pages.HasMorePages() {
+			page, err := pages.NextPage(ctx)
 			if err != nil {
-				return nil, err
+				yield(Item{}, d.judge(ctx, err))
+				return
 			}
-			all = append(all, item)
+			if !yieldItems(page.Items, yield) {
+				return
+			}
 		}
 	}
-	return all, nil
 }
 
 // Active implements Table.
@@ -198,13 +196,21 @@ func (d *DynamoDB) Active(ctx context.Context) iter.Seq2[Item, error] {
 				yield(Item{}, d.judge(ctx, err))
 				return
 			}
-			for _, attributes := range page.Items {
-				if !yield(fromDynamoDB(attributes)) {
-					return
-				}
+			if !yieldItems(page.Items, yield) {
+				return
 			}
 		}
 	}
+}
+
+// yieldItems yields the items of a page, and reports whether more are wanted.
+func yieldItems(page []map[string]types.AttributeValue, yield func(Item, error) bool) bool {
+	for _, attributes := range page {
+		if !yield(fromDynamoDB(attributes)) {
+			return false
+		}
+	}
+	return true
 }
 
 // Write implements Table with one transaction.
@@ -230,32 +236,33 @@ func (d *DynamoDB) Write(ctx context.Context, writes []Write) error {
 // fromDynamoDB returns the item that DynamoDB's attributes make. The error holds ErrDamaged; the
 // item then has its keys alone.
 func fromDynamoDB(attributes map[string]types.AttributeValue) (Item, error) {
+	id, _ := attributes[attributeID].(*types.AttributeValueMemberS)
+	kind, _ := attributes[attributeKind].(*types.AttributeValueMemberS)
+	if id == nil || kind == nil {
+		return Item{}, fmt.Errorf("%w: its attributes %q and %q must be strings", ErrDamaged, attributeID, attributeKind)
+	}
 	item := Item{Attributes: make(map[string]string, len(attributes))}
 	for name, value := range attributes {
+		want := "S"
+		switch name {
+		case attributeEnc:
+			want = "B"
+		case attributeHierarchy:
+			want = "N"
+		}
+		_, got, _ := strings.Cut(fmt.Sprintf("%T", value), "AttributeValueMember")
+		if got != want {
+			keys := Item{Attributes: map[string]string{attributeID: id.Value, attributeKind: kind.Value}}
+			return keys, damaged(keys, "its attribute %q is of DynamoDB's type %s, and must be of type %s", name, got, want)
+		}
 		switch v := value.(type) {
-		case *types.AttributeValueMemberB:
-			if name == attributeEnc {
-				item.Enc = v.Value
-				continue
-			}
-		case *types.AttributeValueMemberN:
-			if name == attributeHierarchy {
-				item.Attributes[name] = v.Value
-				continue
-			}
 		case *types.AttributeValueMemberS:
-			if name != attributeEnc && name != attributeHierarchy {
-				item.Attributes[name] = v.Value
-				continue
-			}
+			item.Attributes[name] = v.Value
+		case *types.AttributeValueMemberN:
+			item.Attributes[name] = v.Value
+		case *types.AttributeValueMemberB:
+			item.Enc = v.Value
 		}
-		id, _ := attributes[attributeID].(*types.AttributeValueMemberS)
-		kind, _ := attributes[attributeKind].(*types.AttributeValueMemberS)
-		if id == nil || kind == nil {
-			return Item{}, fmt.Errorf("%w: an item's keys are no strings", ErrDamaged)
-		}
-		keys := Item{Attributes: map[string]string{attributeID: id.Value, attributeKind: kind.Value}}
-		return keys, fmt.Errorf("%w: branch key %q, item %q: attribute %q has type %T", ErrDamaged, id.Value, kind.Value, name, value)
 	}
 	return item, nil
 }

@@ -51,7 +51,7 @@ func (f *File) Get(ctx context.Context, id, kind string) (item Item, err error) 
 		if text == nil {
 			return notFound(f, id, kind)
 		}
-		item, err = readFileItem(text)
+		item, err = readFileItem(id, kind, text)
 		return err
 	})
 	return item, err
@@ -60,50 +60,47 @@ func (f *File) Get(ctx context.Context, id, kind string) (item Item, err error) 
 // notFound returns the error for an item that a table does not have.
 func notFound(t Table, id, kind string) error {
 	if version, ok := strings.CutPrefix(kind, kindVersion); ok {
-		return fmt.Errorf("%w: table %s has no version %s of branch key %q", provider.ErrKeyNotFound, t.Name(), version, id)
+		return fmt.Errorf("%w: table %s has no version %s of branch key %q; if it was deleted, restore it from a backup", provider.ErrKeyNotFound, t.Name(), version, id)
 	}
 	return fmt.Errorf("%w: table %s has no branch key %q", provider.ErrKeyNotFound, t.Name(), id)
 }
 
 // All implements Table.
-func (f *File) All(ctx context.Context, id string) (all []Item, err error) {
-	err = f.view(ctx, func(items *bbolt.Bucket) error {
-		prefix := fileKey(id, "")
-		cursor := items.Cursor()
-		for key, text := cursor.Seek(prefix); bytes.HasPrefix(key, prefix); key, text = cursor.Next() {
-			item, err := readFileItem(text)
-			if err != nil {
-				return err
-			}
-			all = append(all, item)
-		}
-		return nil
-	})
-	return all, err
+func (f *File) All(ctx context.Context, id string) iter.Seq2[Item, error] {
+	return f.items(ctx, fileKey(id, ""), func(string) bool { return true })
 }
 
 // Active implements Table.
 func (f *File) Active(ctx context.Context) iter.Seq2[Item, error] {
+	return f.items(ctx, nil, func(kind string) bool { return kind == kindActive })
+}
+
+// items yields the items of the wanted types whose keys begin with prefix. They are read at once, so
+// that the file is closed while the caller looks at them.
+func (f *File) items(ctx context.Context, prefix []byte, wanted func(kind string) bool) iter.Seq2[Item, error] {
 	return func(yield func(Item, error) bool) {
-		all := make(map[string][]byte) // the items' JSON by branch key ID
+		type stored struct {
+			id, kind string
+			text     []byte
+		}
+		var all []stored
 		err := f.view(ctx, func(items *bbolt.Bucket) error {
-			return items.ForEach(func(key, text []byte) error {
-				if id, active := strings.CutSuffix(string(key), "\x00"+kindActive); active {
-					all[id] = bytes.Clone(text)
+			cursor := items.Cursor()
+			for key, text := cursor.Seek(prefix); bytes.HasPrefix(key, prefix) && key != nil; key, text = cursor.Next() {
+				end := bytes.LastIndexByte(key, 0)
+				if s := (stored{string(key[:max(0, end)]), string(key[end+1:]), text}); wanted(s.kind) {
+					s.text = bytes.Clone(text)
+					all = append(all, s)
 				}
-				return nil
-			})
+			}
+			return nil
 		})
 		if err != nil {
 			yield(Item{}, err)
 			return
 		}
-		for id, text := range all { // the file is closed while the caller looks at an item
-			item, err := readFileItem(text)
-			if err != nil {
-				item = Item{Attributes: map[string]string{attributeID: id, attributeKind: kindActive}}
-			}
-			if !yield(item, err) {
+		for _, s := range all {
+			if !yield(readFileItem(s.id, s.kind, s.text)) {
 				return
 			}
 		}
@@ -123,8 +120,8 @@ func (f *File) Write(ctx context.Context, writes []Write) error {
 		for _, w := range writes {
 			id, kind := w.Item.Attributes[attributeID], w.Item.Attributes[attributeKind]
 			key := fileKey(id, kind)
-			if err := meets(items.Get(key), w.Replaces); err != nil {
-				return fmt.Errorf("%w: item %q of branch key %q", err, kind, id)
+			if !meets(items.Get(key), w.Replaces) {
+				return fmt.Errorf("%w: item %q of branch key %q", ErrConflict, kind, id)
 			}
 			text, err := json.Marshal(w.Item)
 			if err != nil {
@@ -138,28 +135,28 @@ func (f *File) Write(ctx context.Context, writes []Write) error {
 	})
 }
 
-// meets checks the condition of a write on what is stored now.
-func meets(stored, replaces []byte) error {
-	if stored == nil && replaces == nil {
-		return nil
+// meets reports whether the condition of a write holds for the text that is stored now.
+func meets(text, replaces []byte) bool {
+	if text == nil || replaces == nil {
+		return text == nil && replaces == nil
 	}
-	if stored == nil || replaces == nil {
-		return ErrConflict
-	}
-	item, err := readFileItem(stored)
-	if err == nil && !bytes.Equal(item.Enc, replaces) {
-		err = ErrConflict
-	}
-	return err
+	var item Item
+	return json.Unmarshal(text, &item) == nil && bytes.Equal(item.Enc, replaces)
 }
 
 func fileKey(id, kind string) []byte { return []byte(id + "\x00" + kind) }
 
-func readFileItem(text []byte) (item Item, err error) {
-	if err = json.Unmarshal(text, &item); err != nil && !errors.Is(err, ErrDamaged) {
+// readFileItem returns the item of a text. The error holds ErrDamaged; the item then has its keys
+// alone.
+func readFileItem(id, kind string, text []byte) (item Item, err error) {
+	if err = json.Unmarshal(text, &item); err == nil {
+		return item, nil
+	}
+	if !errors.Is(err, ErrDamaged) {
 		err = fmt.Errorf("%w: %w", ErrDamaged, err)
 	}
-	return item, err
+	keys := Item{Attributes: map[string]string{attributeID: id, attributeKind: kind}}
+	return keys, fmt.Errorf("branch key %q, item %q: %w", id, kind, err)
 }
 
 // view reads the file.
@@ -206,9 +203,9 @@ func (f *File) open(options *bbolt.Options, use func(*bbolt.DB) error) (err erro
 	db, err := bbolt.Open(f.path, 0o600, options)
 	switch {
 	case errors.Is(err, bbolterrors.ErrTimeout):
-		return fmt.Errorf("%w: another process has had the file %s open for %v", provider.ErrProviderUnavailable, f.path, fileWait)
+		return fmt.Errorf("%w: another process has had the file %s open for %v; try again when it has ended", provider.ErrProviderUnavailable, f.path, fileWait)
 	case errors.Is(err, bbolterrors.ErrInvalid), errors.Is(err, bbolterrors.ErrChecksum), errors.Is(err, bbolterrors.ErrVersionMismatch):
-		return fmt.Errorf("%w: the file %s is no table: %w", ErrDamaged, f.path, err)
+		return fmt.Errorf("%w: the file %s is no table; name another one, or restore it from a backup: %w", ErrDamaged, f.path, err)
 	case err != nil:
 		return fmt.Errorf("opening the table %s: %w", f.path, err)
 	}

@@ -27,14 +27,14 @@ func FuzzItem(f *testing.F) {
 	f.Add([]byte(`{"enc":null}`))
 	f.Add([]byte(`{"branch-key-id":"x","type":"branch:ACTIVE","enc":"AA==","hierarchy-version":"2"}`))
 	f.Fuzz(func(t *testing.T, text []byte) {
-		item, err := readFileItem(text)
+		item, err := readFileItem("x", "branch:ACTIVE", text)
 		if err != nil {
 			require.ErrorIs(t, err, ErrDamaged)
 			return
 		}
 		again, err := json.Marshal(item)
 		require.NoError(t, err)
-		same, err := readFileItem(again)
+		same, err := readFileItem("x", "branch:ACTIVE", again)
 		require.NoError(t, err)
 		require.Equal(t, item.Attributes, same.Attributes)
 		require.True(t, bytes.Equal(item.Enc, same.Enc))

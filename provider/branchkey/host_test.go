@@ -13,6 +13,7 @@ import (
 
 	"piko.sh/pikokms"
 	"piko.sh/pikokms/header"
+	"piko.sh/pikokms/message"
 	"piko.sh/pikokms/provider"
 	"piko.sh/pikokms/provider/branchkey"
 )
@@ -58,4 +59,53 @@ func TestHost(t *testing.T) {
 	}
 	err = first.Put(ctx, "c/1", bytes.NewReader(content))
 	require.ErrorIs(t, err, provider.ErrKeyNotFound, "nobody's object is written under somebody's key")
+}
+
+// TestRewrapToTheActiveVersion checks that a host finds what is under older versions of a branch key,
+// and moves it to the active one.
+func TestRewrapToTheActiveVersion(t *testing.T) {
+	s := newTestStore(t)
+	ctx := t.Context()
+	id := create(t, s.Store)
+	dir := t.TempDir()
+	folder, err := pikokms.NewFolder(dir)
+	require.NoError(t, err)
+	defer folder.Close()
+	versionIn := func(name string) string {
+		stored, err := os.ReadFile(filepath.Join(dir, name))
+		require.NoError(t, err)
+		h, _, err := header.Parse(stored, header.Limits{})
+		require.NoError(t, err)
+		require.Equal(t, versionOf(h.EncryptedDataKeys[0].Ciphertext), message.KeyVersion(h.EncryptedDataKeys[0]))
+		return message.KeyVersion(h.EncryptedDataKeys[0])
+	}
+	newHost := func() *pikokms.Host {
+		p := newProvider(t, branchkey.Config{Store: s.Store, BranchKeyID: id})
+		host, err := pikokms.New(pikokms.WithCryptoProvider("keys", p), pikokms.WithDefaultCryptoProvider("keys"), pikokms.WithStorage(folder))
+		require.NoError(t, err)
+		t.Cleanup(func() { require.NoError(t, host.Close()) })
+		return host
+	}
+	host := newHost()
+	require.NoError(t, host.Put(ctx, "a", strings.NewReader("content")))
+	requireCurrent(t, true, host, "a")
+	second, err := s.Version(ctx, id)
+	require.NoError(t, err)
+	require.NotEqual(t, second, versionIn("a"))
+	requireCurrent(t, true, host, "a") // for its TTL, a process knows of no newer version
+
+	host = newHost()
+	requireCurrent(t, false, host, "a")
+	require.NoError(t, host.Rewrap(ctx, "a"))
+	require.Equal(t, second, versionIn("a"))
+	calls := s.kms.Calls("")
+	requireCurrent(t, true, host, "a")
+	require.Equal(t, calls, s.kms.Calls(""), "the active version is cached")
+}
+
+func requireCurrent(t *testing.T, want bool, host *pikokms.Host, key string) {
+	t.Helper()
+	got, err := host.IsCurrent(t.Context(), key)
+	require.NoError(t, err)
+	require.Equal(t, want, got)
 }

@@ -90,44 +90,46 @@ type record struct {
 func parse(item Item) (*record, error) {
 	a := item.Attributes
 	r := &record{Item: item, id: a[attributeID], kind: a[attributeKind], keyARN: a[attributeKeyARN]}
-	damaged := func(format string, arguments ...any) (*record, error) {
-		return nil, fmt.Errorf("%w: branch key %q, item %q: %s", ErrDamaged, r.id, r.kind, fmt.Sprintf(format, arguments...))
-	}
 	for _, name := range []string{attributeID, attributeKind, attributeKeyARN, attributeCreated, attributeHierarchy} {
 		if a[name] == "" {
-			return damaged("it has no attribute %q", name)
+			return nil, damaged(item, "it has no attribute %q", name)
 		}
 	}
 	if h := a[attributeHierarchy]; h != hierarchyVersion {
 		return nil, fmt.Errorf("%w: branch key %q, item %q has hierarchy-version %q, and this version of pikokms knows hierarchy-version 1", ErrHierarchyVersion, r.id, r.kind, h)
 	}
 	if _, reserved := a[attributeTable]; reserved {
-		return damaged("it has an attribute %q, which only the encryption context has", attributeTable)
+		return nil, damaged(item, "it has an attribute %q, which only the encryption context has", attributeTable)
 	}
 	if len(item.Enc) == 0 || len(item.Enc) > maxEnc {
-		return damaged("its wrapped key has %d bytes, KMS makes 1 to %d", len(item.Enc), maxEnc)
+		return nil, damaged(item, "its wrapped key has %d bytes, KMS makes 1 to %d", len(item.Enc), maxEnc)
 	}
 	if !isKeyARN(r.keyARN) {
-		return damaged("%q is not the ARN of a key", r.keyARN)
+		return nil, damaged(item, "%q is not the ARN of a key", r.keyARN)
 	}
 	var err error
 	if r.created, err = time.Parse(time.RFC3339Nano, a[attributeCreated]); err != nil {
-		return damaged("its creation time %q is not of ISO 8601", a[attributeCreated])
+		return nil, damaged(item, "its creation time %q is not of ISO 8601", a[attributeCreated])
 	}
 	versioned, hasVersion := a[attributeVersion]
 	switch {
 	case r.kind == kindActive:
 	case hasVersion:
-		return damaged("only an active item has an attribute %q", attributeVersion)
+		return nil, damaged(item, "only an active item has an attribute %q", attributeVersion)
 	case r.kind == kindBeacon:
 		return r, nil
 	default:
 		versioned = r.kind
 	}
 	if r.version, err = parseVersion(versioned); err != nil {
-		return damaged("%v", err)
+		return nil, damaged(item, "%v", err)
 	}
 	return r, nil
+}
+
+// damaged returns the error of an item that does not have the specified form.
+func damaged(item Item, format string, arguments ...any) error {
+	return fmt.Errorf("%w: branch key %q, item %q: %s", ErrDamaged, item.Attributes[attributeID], item.Attributes[attributeKind], fmt.Sprintf(format, arguments...))
 }
 
 // parseVersion returns the UUID of a text like "branch:version:" and a UUID in its usual form.
@@ -155,16 +157,16 @@ func (i Item) encryptionContext(logicalName string) map[string]string {
 	return pairs
 }
 
-// with returns an item with another wrapped key and other attributes. A change to "" removes an
-// attribute.
-func (i Item) with(enc []byte, changes map[string]string) Item {
+// with returns an item with other attributes, for which no key is wrapped yet. A change to ""
+// removes an attribute.
+func (i Item) with(changes map[string]string) Item {
 	attributes := maps.Clone(i.Attributes)
 	for name, value := range changes {
 		if attributes[name] = value; value == "" {
 			delete(attributes, name)
 		}
 	}
-	return Item{attributes, enc}
+	return Item{Attributes: attributes}
 }
 
 // ownContext returns the branch key's own encryption context, which its creator stated.

@@ -86,7 +86,7 @@ func (k *LocalKMS) KeyARN() string { return k.first }
 // Trusts implements KMS.
 func (k *LocalKMS) Trusts(keyARN string) (string, error) {
 	if _, ok := k.keys[keyARN]; !ok {
-		return "", fmt.Errorf("%w: it is wrapped under %q", provider.ErrUntrustedKey, keyARN)
+		return "", fmt.Errorf("%w: it is wrapped under %q; give that local key, too", provider.ErrUntrustedKey, keyARN)
 	}
 	return keyARN, nil
 }

@@ -1,10 +1,12 @@
 package branchkey
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"iter"
+	"slices"
 	"time"
 	"unicode/utf8"
 
@@ -111,7 +113,7 @@ func (s *Store) create(ctx context.Context, id string, ownContext map[string]str
 	if err != nil {
 		return err
 	}
-	beacon := Item{Attributes: attributes}.with(nil, map[string]string{attributeKind: kindBeacon})
+	beacon := Item{Attributes: attributes}.with(map[string]string{attributeKind: kindBeacon})
 	if beacon.Enc, err = s.kms.Generate(ctx, keyARN, beacon.encryptionContext(s.logicalName)); err != nil {
 		return err
 	}
@@ -131,17 +133,17 @@ func (s *Store) wrappingKey() (string, error) {
 	return keyARN, nil
 }
 
-// newVersion makes the two items of a new version: its own, and the active one. It takes all other
-// attributes from like, and asks KMS under ask.
-func (s *Store) newVersion(ctx context.Context, ask string, like Item) (version, active Item, err error) {
+// newVersion makes the two items of a new version, its own and the active one, under a KMS key. It
+// takes all other attributes from like.
+func (s *Store) newVersion(ctx context.Context, keyARN string, like Item) (version, active Item, err error) {
 	kind := kindVersion + uuid.NewString()
-	version = like.with(nil, map[string]string{attributeKind: kind, attributeVersion: ""})
-	active = like.with(nil, map[string]string{attributeKind: kindActive, attributeVersion: kind})
+	version = like.with(map[string]string{attributeKind: kind, attributeVersion: ""})
+	active = like.with(map[string]string{attributeKind: kindActive, attributeVersion: kind})
 	from, to := version.encryptionContext(s.logicalName), active.encryptionContext(s.logicalName)
-	if version.Enc, err = s.kms.Generate(ctx, ask, from); err != nil {
+	if version.Enc, err = s.kms.Generate(ctx, keyARN, from); err != nil {
 		return version, active, err
 	}
-	active.Enc, err = s.kms.ReEncrypt(ctx, version.Enc, ask, from, ask, to)
+	active.Enc, err = s.kms.ReEncrypt(ctx, version.Enc, keyARN, from, keyARN, to)
 	return version, active, err
 }
 
@@ -149,11 +151,13 @@ func (s *Store) newVersion(ctx context.Context, ask string, like Item) (version,
 // its UUID. Messages under older versions still open. Processes go on encrypting under the version
 // that they have cached until its TTL has passed.
 //
-// KMS first checks that the active version is genuine. If another administrator makes a version at
-// the same time, one of the two gets an error that holds ErrConflict, and nothing of theirs is
-// written. The branch key stays under its KMS key, which must be the store's own; Move changes it.
+// KMS first checks that the active version is genuine. The active item is replaced only if its
+// version has an item of its own, too: otherwise it is the last copy of that version's key, and the
+// error holds ErrIncomplete. If another administrator makes a version at the same time, one of the
+// two gets an error that holds ErrConflict, and nothing of theirs is written. The branch key stays
+// under its KMS key, which must be the store's own; Move changes it.
 //
-// It makes three calls of KMS and two of the table.
+// It makes three calls of KMS and three of the table.
 func (s *Store) Version(ctx context.Context, id string) (string, error) {
 	version, err := s.version(ctx, id)
 	return version, s.fail("Version", id, err)
@@ -168,14 +172,20 @@ func (s *Store) version(ctx context.Context, id string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	ask, err := s.kms.Trusts(old.keyARN)
+	under, err := s.kms.Trusts(old.keyARN)
 	if err != nil {
 		return "", err
 	}
-	if ask != keyARN {
+	if under != keyARN {
 		return "", fmt.Errorf("%w: the branch key is under %s and new keys are under %s; move it first", provider.ErrInvalidKey, old.keyARN, keyARN)
 	}
-	if err := s.authenticate(ctx, old, ask); err != nil {
+	if err := s.authenticate(ctx, old, under); err != nil {
+		return "", err
+	}
+	if _, err := s.get(ctx, id, kindVersion+old.version.String()); err != nil {
+		if errors.Is(err, provider.ErrKeyNotFound) {
+			err = incomplete(old)
+		}
 		return "", err
 	}
 	// A clock that is behind must not make the new version look older than the one before.
@@ -183,8 +193,8 @@ func (s *Store) version(ctx context.Context, id string) (string, error) {
 	if !created.After(old.created) {
 		created = old.created.UTC().Add(time.Microsecond)
 	}
-	like := old.with(nil, map[string]string{attributeCreated: created.Format(createdLayout)})
-	version, active, err := s.newVersion(ctx, ask, like)
+	like := old.with(map[string]string{attributeCreated: created.Format(createdLayout)})
+	version, active, err := s.newVersion(ctx, keyARN, like)
 	if err != nil {
 		return "", err
 	}
@@ -210,35 +220,70 @@ func (s *Store) get(ctx context.Context, id, kind string) (*record, error) {
 	return r, nil
 }
 
-// authenticate checks by KMS that an item's attributes are those with which its key was wrapped
-// (specification: framework/branch-key-store.md, "Authenticating a Keystore item").
-func (s *Store) authenticate(ctx context.Context, r *record, ask string) error {
-	pairs := r.encryptionContext(s.logicalName)
-	_, err := s.kms.ReEncrypt(ctx, r.Enc, ask, pairs, ask, pairs)
-	return s.judge(r, err)
+// all returns the items of a branch key that have the specified form: its versions, the oldest
+// first, then the beacon key, then the active version. For each other item, faults has the reason.
+func (s *Store) all(ctx context.Context, id string) (records []*record, faults []error, err error) {
+	for item, err := range s.table.All(ctx, id) {
+		var r *record
+		if err == nil {
+			r, err = parse(item)
+		}
+		if err == nil && r.id != id {
+			err = fmt.Errorf("%w: the table was asked for branch key %q and answered with %q", ErrDamaged, id, r.id)
+		}
+		switch {
+		case err == nil:
+			records = append(records, r)
+		case isFault(err):
+			faults = append(faults, err)
+		default:
+			return nil, nil, err
+		}
+	}
+	if len(records)+len(faults) == 0 {
+		return nil, nil, fmt.Errorf("%w: table %s has no branch key %q", provider.ErrKeyNotFound, s.table.Name(), id)
+	}
+	order := func(r *record) int { return slices.Index([]string{kindBeacon, kindActive}, r.kind) }
+	slices.SortFunc(records, func(a, b *record) int {
+		return cmp.Or(order(a)-order(b), a.created.Compare(b.created), cmp.Compare(a.kind, b.kind))
+	})
+	return records, faults, nil
 }
 
-// judge says which item an error of KMS is about, and that the item is the reason if KMS refused
-// it.
-func (s *Store) judge(r *record, err error) error {
+// isFault reports whether an error is about one item alone, so that others can be looked at.
+func isFault(err error) bool {
+	return errors.Is(err, ErrDamaged) || errors.Is(err, ErrHierarchyVersion) || errors.Is(err, ErrRefused)
+}
+
+// authenticate checks by KMS, which is asked under an ARN, that an item's attributes are those with which its key was wrapped
+// (specification: framework/branch-key-store.md, "Authenticating a Keystore item").
+func (s *Store) authenticate(ctx context.Context, r *record, under string) error {
+	pairs := r.encryptionContext(s.logicalName)
+	_, err := s.kms.ReEncrypt(ctx, r.Enc, under, pairs, under, pairs)
+	return s.aboutItem(r, err)
+}
+
+// aboutItem says which item an error of KMS is about, and that the item is the reason if KMS
+// refused it.
+func (s *Store) aboutItem(r *record, err error) error {
 	switch {
 	case err == nil:
 		return nil
 	case errors.Is(err, provider.ErrDecryptionFailed):
-		return fmt.Errorf("%w: %q, under the logical name %q: %w", ErrRefused, r.kind, s.logicalName, err)
+		return fmt.Errorf("%w: %q, under the logical name %q; restore it from a backup, or state the table's own logical name: %w", ErrRefused, r.kind, s.logicalName, err)
 	}
 	return fmt.Errorf("item %q: %w", r.kind, err)
 }
 
 // unwrap asks KMS for the key of an item. The caller closes it.
 func (s *Store) unwrap(ctx context.Context, r *record) (*provider.SecureBytes, error) {
-	ask, err := s.kms.Trusts(r.keyARN)
+	under, err := s.kms.Trusts(r.keyARN)
 	if err != nil {
 		return nil, err
 	}
-	key, err := s.kms.Decrypt(ctx, ask, r.Enc, r.encryptionContext(s.logicalName))
+	key, err := s.kms.Decrypt(ctx, under, r.Enc, r.encryptionContext(s.logicalName))
 	if err != nil {
-		return nil, s.judge(r, err)
+		return nil, s.aboutItem(r, err)
 	}
 	if key.Len() != branchKeySize {
 		return nil, errors.Join(fmt.Errorf("%w: %q holds a key of %d bytes, branch keys have %d", ErrDamaged, r.kind, key.Len(), branchKeySize), key.Close())
@@ -262,9 +307,10 @@ type Version struct {
 	Created time.Time
 }
 
-// Describe describes a branch key. It asks the table only.
+// Describe describes a branch key. It asks the table only. If items are damaged, the error has the
+// reason for each, and the description has the others. It is nil if the active item is damaged.
 func (s *Store) Describe(ctx context.Context, id string) (*Description, error) {
-	records, err := s.all(ctx, id)
+	records, faults, err := s.all(ctx, id)
 	if err != nil {
 		return nil, s.fail("Describe", id, err)
 	}
@@ -279,9 +325,12 @@ func (s *Store) Describe(ctx context.Context, id string) (*Description, error) {
 		}
 	}
 	if d.Active.ID == "" {
-		return nil, s.fail("Describe", id, fmt.Errorf("%w: it has no item %q", ErrIncomplete, kindActive))
+		d = nil
+		if len(faults) == 0 {
+			faults = append(faults, fmt.Errorf("%w: it has no item %q; restore it from a backup", ErrIncomplete, kindActive))
+		}
 	}
-	return d, nil
+	return d, s.fail("Describe", id, errors.Join(faults...))
 }
 
 func (r *record) describe() Version { return Version{r.version.String(), r.keyARN, r.created} }

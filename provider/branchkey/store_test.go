@@ -1,6 +1,7 @@
 package branchkey_test
 
 import (
+	"context"
 	"fmt"
 	"sync"
 	"testing"
@@ -143,21 +144,31 @@ func TestMove(t *testing.T) {
 			require.Equal(t, fmt.Sprint(i), got)
 		}
 	}
-	// KMS fails in the second transaction.
+	// KMS fails after more items than one transaction takes.
 	s.kms.Reset()
 	s.kms.Inject(kmstest.Fault{Operation: "ReEncrypt", After: 110, Do: kmstest.Deny()})
 	require.ErrorIs(t, to.Move(ctx, id, nil), provider.ErrAccessDenied)
 	s.kms.Heal()
+	opensAll(s.Store)
+	require.NoError(t, s.Check(ctx, id), "nothing was moved")
+
+	// The table fails in the second transaction.
+	var steps []int
+	progress := func(moved, total int) {
+		steps = append(steps, moved)
+		require.Equal(t, versions+2, total)
+	}
+	table := s.table
+	s.table = &failingTable{Table: table, works: 1}
+	require.ErrorIs(t, s.open(t, both).Move(ctx, id, progress), provider.ErrProviderUnavailable)
+	s.table = table
 	opensAll(to)
 	require.Error(t, to.Check(ctx, id))
 
-	var steps []int
-	require.NoError(t, to.Move(ctx, id, func(moved, total int) {
-		steps = append(steps, moved)
-		require.Equal(t, versions+2, total)
-	}))
-	require.Equal(t, []int{100, 122}, steps, "the first hundred are not moved again")
-	require.Equal(t, 110+1+22, s.kms.Calls("ReEncrypt")-checks(s))
+	s.kms.Reset()
+	require.NoError(t, to.Move(ctx, id, progress))
+	require.Equal(t, []int{0, 100, 100, 122}, steps, "the first hundred are not moved again")
+	require.Equal(t, 22, s.kms.Calls("ReEncrypt")-checks(s))
 	require.NoError(t, to.Check(ctx, id))
 	require.NoError(t, to.Move(ctx, id, nil), "there is nothing left to do")
 
@@ -171,6 +182,19 @@ func TestMove(t *testing.T) {
 	require.ErrorIs(t, err, provider.ErrUntrustedKey)
 	require.ErrorIs(t, alone.Move(ctx, untouched, nil), provider.ErrUntrustedKey)
 	require.ErrorIs(t, to.Move(ctx, untouched, nil), provider.ErrKeyDisabled)
+}
+
+// failingTable is a table in which only so many writes work.
+type failingTable struct {
+	branchkey.Table
+	works int
+}
+
+func (f *failingTable) Write(ctx context.Context, writes []branchkey.Write) error {
+	if f.works--; f.works < 0 {
+		return provider.ErrProviderUnavailable
+	}
+	return f.Table.Write(ctx, writes)
 }
 
 // checks returns the number of calls of ReEncrypt that only checked an item.

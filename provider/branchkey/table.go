@@ -24,12 +24,12 @@ type Table interface {
 	// ErrNoTable if there is no table, and ErrDamaged if an attribute has a wrong type.
 	Get(ctx context.Context, id, kind string) (Item, error)
 
-	// All returns all items of one branch key as they are now.
-	All(ctx context.Context, id string) ([]Item, error)
-
-	// Active returns the active item of every branch key. It reads the whole table. With an error
-	// that holds ErrDamaged comes an item that has its keys alone, and Active goes on with the
+	// All yields all items of one branch key as they are now, in any order. With an error that
+	// holds ErrDamaged comes an item that has the two attributes alone, and All goes on with the
 	// others. Any other error is the end.
+	All(ctx context.Context, id string) iter.Seq2[Item, error]
+
+	// Active yields the active item of every branch key, as All does. It reads the whole table.
 	Active(ctx context.Context) iter.Seq2[Item, error]
 
 	// Write writes up to MaxWrites items: all of them, or none if a condition is not met. Then the
@@ -67,6 +67,6 @@ var (
 	// ErrExists means that there is a branch key of the same ID.
 	ErrExists = errors.New("branch key exists")
 	// ErrConflict means that another administrator changed a branch key at the same time. Nothing
-	// was written.
+	// was written. Whether what was asked for is still needed, only a look at it tells.
 	ErrConflict = errors.New("branch key was changed at the same time")
 )

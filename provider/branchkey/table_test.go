@@ -34,8 +34,7 @@ func testTable(t *testing.T, table branchkey.Table) {
 	_, err = table.Get(ctx, "a", "branch:ACTIVE")
 	require.ErrorIs(t, err, provider.ErrKeyNotFound)
 	require.NotErrorIs(t, err, branchkey.ErrNoTable)
-	all, err := table.All(ctx, "a")
-	require.NoError(t, err)
+	all := itemsOf(t, table, "a")
 	require.Empty(t, all)
 
 	first := []branchkey.Write{{Item: item("a", "branch:ACTIVE", "1")}, {Item: item("a", "branch:version:1", "1")}, {Item: item("b", "branch:ACTIVE", "1")}}
@@ -59,8 +58,7 @@ func testTable(t *testing.T, table branchkey.Table) {
 	require.Equal(t, "1", string(got.Enc))
 	require.NoError(t, table.Write(ctx, []branchkey.Write{{Item: item("a", "branch:ACTIVE", "2"), Replaces: []byte("1")}}))
 
-	all, err = table.All(ctx, "a")
-	require.NoError(t, err)
+	all = itemsOf(t, table, "a")
 	require.ElementsMatch(t, []branchkey.Item{item("a", "branch:ACTIVE", "2"), first[1].Item}, all)
 	var active []branchkey.Item
 	for item, err := range table.Active(ctx) {
@@ -76,8 +74,7 @@ func testTable(t *testing.T, table branchkey.Table) {
 		many[i].Item.Enc = bytes.Repeat([]byte{'k'}, 20_000)
 	}
 	require.NoError(t, table.Write(ctx, many))
-	all, err = table.All(ctx, "many")
-	require.NoError(t, err)
+	all = itemsOf(t, table, "many")
 	require.Len(t, all, 60)
 	for range table.Active(ctx) {
 		break // leaves nothing open

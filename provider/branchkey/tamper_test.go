@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"maps"
 	"slices"
 	"strings"
@@ -45,12 +46,24 @@ func (a *alteredTable) Get(ctx context.Context, id, kind string) (branchkey.Item
 	return a.alter(kind, item), err
 }
 
-func (a *alteredTable) All(ctx context.Context, id string) ([]branchkey.Item, error) {
-	all, err := a.Table.All(ctx, id)
-	for i, item := range all {
-		all[i] = a.alter(item.Attributes["type"], item)
+func (a *alteredTable) All(ctx context.Context, id string) iter.Seq2[branchkey.Item, error] {
+	return func(yield func(branchkey.Item, error) bool) {
+		for item, err := range a.Table.All(ctx, id) {
+			if !yield(a.alter(item.Attributes["type"], item), err) {
+				return
+			}
+		}
 	}
-	return all, err
+}
+
+// itemsOf returns all items of a branch key.
+func itemsOf(t testing.TB, table branchkey.Table, id string) (all []branchkey.Item) {
+	t.Helper()
+	for item, err := range table.All(t.Context(), id) {
+		require.NoError(t, err)
+		all = append(all, item)
+	}
+	return all
 }
 
 // refusesItem checks that every use of a branch key is refused for the sake of an item, and returns
@@ -91,8 +104,7 @@ func TestEveryByteOfAnItem(t *testing.T) {
 	require.NoError(t, err)
 	stored := seal(t, newProvider(t, branchkey.Config{Store: s.Store, BranchKeyID: id}), "x", nil)
 	store, table := newAltered(t, s)
-	items, err := s.table.All(t.Context(), id)
-	require.NoError(t, err)
+	items := itemsOf(t, s.table, id)
 	changes, seen := 0, 0
 	refused := func(asked, name string, alter func(branchkey.Item) branchkey.Item) {
 		t.Helper()
@@ -160,15 +172,11 @@ func TestSwappedItems(t *testing.T) {
 	require.NoError(t, err)
 	stored := seal(t, newProvider(t, branchkey.Config{Store: s.Store, BranchKeyID: a}), "x", nil)
 	others := make(map[string]branchkey.Item)
-	items, err := s.table.All(ctx, b)
-	require.NoError(t, err)
-	for _, item := range items {
+	for _, item := range itemsOf(t, s.table, b) {
 		others[strings.SplitAfter(item.Attributes["type"], ":version:")[0]] = item
 	}
 	store, table := newAltered(t, s)
-	items, err = s.table.All(ctx, a)
-	require.NoError(t, err)
-	for _, item := range items {
+	for _, item := range itemsOf(t, s.table, a) {
 		asked := item.Attributes["type"]
 		other := others[strings.SplitAfter(asked, ":version:")[0]]
 		for name, alter := range map[string]func(branchkey.Item) branchkey.Item{
@@ -218,6 +226,11 @@ func TestRolledBack(t *testing.T) {
 	require.NoError(t, s.Check(ctx, id))
 	deleteItem(t, s, id, now.Attributes["version"])
 	require.ErrorIs(t, s.Check(ctx, id), branchkey.ErrIncomplete)
+	_, err = s.Version(ctx, id)
+	require.ErrorIs(t, err, branchkey.ErrIncomplete, "the active item is the last copy of its key")
+	last, err := s.table.Get(ctx, id, "branch:ACTIVE")
+	require.NoError(t, err)
+	require.Equal(t, now, last)
 	deleteItem(t, s, id, "branch:ACTIVE")
 	require.ErrorIs(t, s.Check(ctx, id), branchkey.ErrIncomplete)
 	_, err = s.Describe(ctx, id)

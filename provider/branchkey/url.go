@@ -7,6 +7,7 @@ import (
 	"net/url"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -110,8 +111,8 @@ func ParseURL(u *url.URL) (*URLConfig, error) {
 var commonParameters = []string{"by", "entries", "logical-name", "ttl"}
 
 func parseTableURL(u *url.URL) (*URLConfig, url.Values, error) {
-	query, err := provider.URLParameters(u, append(commonParameters[:4:4], "accounts", "endpoint", "grant-tokens", "key", "kms-endpoint",
-		"multi-region", "partition", "profile", "region", "table-endpoint", "trusted")...)
+	query, err := provider.URLParameters(u, slices.Concat(commonParameters, []string{"accounts", "endpoint", "grant-tokens", "key", "kms-endpoint",
+		"multi-region", "partition", "profile", "region", "table-endpoint", "trusted"})...)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -150,7 +151,7 @@ func parseTableURL(u *url.URL) (*URLConfig, url.Values, error) {
 }
 
 func parseFileURL(u *url.URL) (*URLConfig, url.Values, error) {
-	query, err := provider.URLParameters(u, append(commonParameters[:4:4], "id", "master", "trusted-master")...)
+	query, err := provider.URLParameters(u, slices.Concat(commonParameters, []string{"id", "master", "trusted-master"})...)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -147,9 +147,7 @@ func TestWriteVectors(t *testing.T) {
 		}
 	}
 	for _, id := range ids {
-		items, err := table.All(ctx, id)
-		require.NoError(t, err)
-		for _, item := range items {
+		for _, item := range itemsOf(t, table, id) {
 			pairs := maps.Clone(item.Attributes)
 			pairs["tablename"] = v.LogicalName
 			opened, err := client.Decrypt(ctx, &kms.DecryptInput{KeyId: &v.KeyARN, CiphertextBlob: item.Enc, EncryptionContext: pairs})

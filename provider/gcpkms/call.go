@@ -132,8 +132,8 @@ func (p *Provider) encrypt(ctx context.Context, key string, plaintext []byte, en
 	return answer.Ciphertext, nil
 }
 
-// decrypt asks Cloud KMS to decrypt under a key. The caller clears the result.
-func (p *Provider) decrypt(ctx context.Context, key string, ciphertext []byte, encryptionContext map[string]string) ([]byte, error) {
+// decrypt asks Cloud KMS to decrypt under a key. The caller clears the answer's plaintext.
+func (p *Provider) decrypt(ctx context.Context, key string, ciphertext []byte, encryptionContext map[string]string) (*kmspb.DecryptResponse, error) {
 	additional, err := header.AppendContext(nil, encryptionContext)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", provider.ErrDecryptionFailed, err)
@@ -142,7 +142,7 @@ func (p *Provider) decrypt(ctx context.Context, key string, ciphertext []byte, e
 		Name: key, Ciphertext: ciphertext, CiphertextCrc32C: checksum(ciphertext),
 		AdditionalAuthenticatedData: additional, AdditionalAuthenticatedDataCrc32C: checksumOf(additional),
 	}
-	return call(ctx, p, "Decrypt", key, func(ctx context.Context) ([]byte, error) {
+	return call(ctx, p, "Decrypt", key, func(ctx context.Context) (*kmspb.DecryptResponse, error) {
 		answer, err := p.client.Decrypt(ctx, request, once)
 		if err != nil {
 			return nil, err
@@ -151,6 +151,6 @@ func (p *Provider) decrypt(ctx context.Context, key string, ciphertext []byte, e
 			clear(answer.Plaintext)
 			return nil, fmt.Errorf("the answer: %w", errDamaged)
 		}
-		return answer.Plaintext, nil
+		return answer, nil
 	})
 }

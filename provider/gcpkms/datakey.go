@@ -63,10 +63,11 @@ func (p *Provider) UnwrapDataKey(ctx context.Context, request *provider.UnwrapDa
 	if request.EncryptedKey.ProviderID != ProviderID || !p.keys.trusts(under) {
 		return nil, p.fail(ctx, "UnwrapDataKey", p.own, provider.ErrUntrustedKey)
 	}
-	plain, err := p.decrypt(ctx, under, request.EncryptedKey.Ciphertext, request.Context)
+	answer, err := p.decrypt(ctx, under, request.EncryptedKey.Ciphertext, request.Context)
 	if err != nil {
 		return nil, p.fail(ctx, "UnwrapDataKey", under, err)
 	}
+	plain := answer.Plaintext
 	defer clear(plain)
 	if len(plain) != request.Size {
 		return nil, p.fail(ctx, "UnwrapDataKey", under, fmt.Errorf("%w: the data key has %d bytes, the message's suite takes %d", provider.ErrDecryptionFailed, len(plain), request.Size))
@@ -76,4 +77,18 @@ func (p *Provider) UnwrapDataKey(ctx context.Context, request *provider.UnwrapDa
 		return nil, p.fail(ctx, "UnwrapDataKey", under, err)
 	}
 	return key, nil
+}
+
+// IsCurrent implements provider.VersionedKeyring with one call of Cloud KMS, or none for a data key
+// under another key. Only Cloud KMS can tell the version of a ciphertext, when it decrypts it.
+func (p *Provider) IsCurrent(ctx context.Context, request *provider.UnwrapDataKeyRequest) (bool, error) {
+	if request.EncryptedKey.ProviderID != ProviderID || string(request.EncryptedKey.ProviderInfo) != p.own {
+		return false, nil
+	}
+	answer, err := p.decrypt(ctx, p.own, request.EncryptedKey.Ciphertext, request.Context)
+	if err != nil {
+		return false, p.fail(ctx, "IsCurrent", p.own, err)
+	}
+	clear(answer.Plaintext)
+	return answer.UsedPrimary, nil
 }

@@ -9,7 +9,8 @@
 // In a message, a data key's provider ID is "gcp-kms" and its provider information is the resource
 // name of the CryptoKey, without a version. The ciphertext is Cloud KMS's, which finds the version.
 // So rotation of a key needs nothing here. What an old version encrypted can be decrypted for as
-// long as that version is enabled.
+// long as that version is enabled. Before it is disabled, messages are rewrapped, and
+// [Provider.IsCurrent] tells which.
 //
 // A Provider encrypts under its own key, or under the key that a request names. To decrypt, it asks
 // Cloud KMS only about keys that it trusts. Those are its own key, the TrustedKeys of its Config
@@ -174,4 +175,7 @@ func (p *Provider) HealthCheck(ctx context.Context) error {
 	return nil
 }
 
-var _ provider.DirectEncrypter = (*Provider)(nil)
+var (
+	_ provider.DirectEncrypter  = (*Provider)(nil)
+	_ provider.VersionedKeyring = (*Provider)(nil)
+)

@@ -164,6 +164,22 @@ func TestVersions(t *testing.T) {
 	current := seal()
 	require.NoError(t, decrypt(old))
 	require.NoError(t, decrypt(current))
+	for _, c := range []struct {
+		sealed    []byte
+		isCurrent bool
+	}{{old, false}, {current, true}} {
+		h, _, err := header.Parse(c.sealed, header.Limits{})
+		require.NoError(t, err)
+		server.Reset()
+		got, err := (&message.Encrypter{Keyring: p}).IsCurrent(t.Context(), h, nil)
+		require.NoError(t, err)
+		require.Equal(t, c.isCurrent, got)
+		require.Equal(t, 1, server.Calls(""))
+		h.EncryptedDataKeys[0].Ciphertext[0] ^= 1
+		got, err = (&message.Encrypter{Keyring: p}).IsCurrent(t.Context(), h, nil)
+		require.NoError(t, err, "decryption tells what is wrong")
+		require.False(t, got)
+	}
 
 	for _, c := range []struct {
 		state    kmspb.CryptoKeyVersion_CryptoKeyVersionState

@@ -104,9 +104,9 @@ func (p *Provider) Decrypt(ctx context.Context, request *provider.DecryptRequest
 func (p *Provider) tryAll(ctx context.Context, candidates []string, ciphertext []byte, encryptionContext map[string]string) ([]byte, error) {
 	var failures []error
 	for _, key := range candidates {
-		plaintext, err := p.decrypt(ctx, key, ciphertext, encryptionContext)
+		answer, err := p.decrypt(ctx, key, ciphertext, encryptionContext)
 		if err == nil {
-			return plaintext, nil
+			return answer.Plaintext, nil
 		}
 		if len(candidates) > 1 {
 			err = fmt.Errorf("key %s: %w", key, err)

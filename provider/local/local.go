@@ -288,6 +288,22 @@ func (p *Provider) UnwrapDataKey(ctx context.Context, request *provider.UnwrapDa
 	return key, nil
 }
 
+// IsCurrent implements provider.VersionedKeyring. Keys may have one name, so it unwraps the data
+// key. An RSA public key can't, and goes by the name alone.
+func (p *Provider) IsCurrent(ctx context.Context, request *provider.UnwrapDataKeyRequest) (bool, error) {
+	if request.EncryptedKey.ProviderID != p.namespace || !p.key.trusts(request.EncryptedKey.ProviderInfo, p.name) {
+		return false, nil
+	}
+	if pair, isRSA := p.key.(*rsaKey); isRSA && pair.private == nil {
+		return true, nil
+	}
+	key, err := p.UnwrapDataKey(ctx, request)
+	if err != nil {
+		return false, err
+	}
+	return true, key.Close()
+}
+
 // Encrypt implements provider.EncryptionProvider. The result is the base64 text of an AWS
 // Encryption SDK message.
 func (p *Provider) Encrypt(ctx context.Context, request *provider.EncryptRequest) (*provider.EncryptResponse, error) {
@@ -360,4 +376,7 @@ func (p *Provider) HealthCheck(ctx context.Context) error {
 	return nil
 }
 
-var _ provider.EncryptionProvider = (*Provider)(nil)
+var (
+	_ provider.EncryptionProvider = (*Provider)(nil)
+	_ provider.VersionedKeyring   = (*Provider)(nil)
+)

@@ -116,6 +116,27 @@ func TestRSAWrappedKeyLayout(t *testing.T) {
 	require.Equal(t, "RSA-2048-OAEP-SHA-256", info.Algorithm)
 }
 
+// A public key can't try whether another key of its name wrapped a data key.
+func TestPublicKeyIsCurrentByItsName(t *testing.T) {
+	p := open(t, local.Config{Key: publicPEM(rsaPair())})
+	made, err := p.GenerateDataKey(t.Context(), &provider.GenerateDataKeyRequest{})
+	require.NoError(t, err)
+	require.NoError(t, made.Close())
+	request := &provider.UnwrapDataKeyRequest{EncryptedKey: made.EncryptedKey, Size: 32}
+	for _, c := range []struct {
+		config local.Config
+		want   bool
+	}{
+		{local.Config{Key: publicPEM(rsaPair())}, true},
+		{local.Config{Key: publicPEM(otherPair())}, true},
+		{local.Config{Key: publicPEM(rsaPair()), Name: "another"}, false},
+	} {
+		got, err := open(t, c.config).IsCurrent(t.Context(), request)
+		require.NoError(t, err)
+		require.Equal(t, c.want, got)
+	}
+}
+
 func TestPKCS1IsForReading(t *testing.T) {
 	p := open(t, local.Config{Key: bothPEM(rsaPair()), Padding: local.PaddingPKCS1})
 	require.NoError(t, p.HealthCheck(t.Context()))

@@ -126,6 +126,31 @@ func Run(t *testing.T, open, other func(t *testing.T) provider.EncryptionProvide
 		c.refused(err, provider.ErrUntrustedKey)
 	})
 
+	t.Run("current", func(t *testing.T) {
+		versioned, ok := p.(provider.VersionedKeyring)
+		if !ok {
+			t.Skip("skipped: the provider is no provider.VersionedKeyring")
+		}
+		c := checks{t, &counted}
+		made, err := p.GenerateDataKey(ctx, &provider.GenerateDataKeyRequest{Context: pairs})
+		c.must(err)
+		defer made.Close()
+		rewrapped, err := p.WrapDataKey(ctx, made.PlaintextKey, pairs)
+		c.must(err)
+		for _, wrapped := range []header.EncryptedDataKey{made.EncryptedKey, rewrapped} {
+			request := &provider.UnwrapDataKeyRequest{EncryptedKey: wrapped, Context: pairs, Size: 32}
+			current, err := versioned.IsCurrent(ctx, request)
+			c.that(err == nil && current, "a data key that was just made is current: %t, %v", current, err)
+			current, err = other(t).(provider.VersionedKeyring).IsCurrent(ctx, request)
+			c.that(!current, "a data key is current under another key")
+			if err != nil {
+				c.refused(err, provider.ErrDecryptionFailed)
+			}
+		}
+		current, err := versioned.IsCurrent(ctx, &provider.UnwrapDataKeyRequest{EncryptedKey: header.EncryptedDataKey{ProviderID: "stranger"}, Size: 32})
+		c.that(err == nil && !current, "a stranger's data key is current: %t, %v", current, err)
+	})
+
 	t.Run("uses", func(t *testing.T) {
 		c := checks{t, &counted}
 		for _, use := range []string{provider.UseObject, provider.UseString, provider.UseStream} {

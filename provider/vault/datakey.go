@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"piko.sh/pikokms/header"
+	"piko.sh/pikokms/message"
 	"piko.sh/pikokms/provider"
 )
 
@@ -109,4 +110,18 @@ func (p *Provider) unwrap(ctx context.Context, request *provider.UnwrapDataKeyRe
 		return nil, fmt.Errorf("%w: the data key has %d bytes, the message's suite takes %d", provider.ErrDecryptionFailed, len(plain), request.Size)
 	}
 	return provider.NewSecureBytes(plain)
+}
+
+// IsCurrent implements provider.VersionedKeyring with one call of the server, or none for a data
+// key under another key. It has the server make a data key, which shows the version with which it
+// wraps now.
+func (p *Provider) IsCurrent(ctx context.Context, request *provider.UnwrapDataKeyRequest) (bool, error) {
+	if request.EncryptedKey.ProviderID != ProviderID || string(request.EncryptedKey.ProviderInfo) != p.id {
+		return false, nil
+	}
+	key, made, err := p.generateDataKey(ctx, &provider.GenerateDataKeyRequest{Context: request.Context})
+	if err != nil {
+		return false, p.fail(ctx, "IsCurrent", err)
+	}
+	return message.KeyVersion(request.EncryptedKey) == message.KeyVersion(made), key.Close()
 }

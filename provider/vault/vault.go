@@ -10,7 +10,8 @@
 // path of the key: NAMESPACE/MOUNT/KEY, or MOUNT/KEY without a namespace. The ciphertext is the
 // server's text, such as "vault:v1:…", which says the version of the key. So rotation of a key
 // needs nothing here. What an old version encrypted can be decrypted until the key's
-// min_decryption_version excludes it.
+// min_decryption_version excludes it. Before that, messages are rewrapped, and
+// [Provider.IsCurrent] tells which.
 //
 // A Provider uses one key. It asks the server about no other, whatever a message says.
 //
@@ -195,4 +196,7 @@ func (p *Provider) HealthCheck(ctx context.Context) error {
 	return nil
 }
 
-var _ provider.EncryptionProvider = (*Provider)(nil)
+var (
+	_ provider.EncryptionProvider = (*Provider)(nil)
+	_ provider.VersionedKeyring   = (*Provider)(nil)
+)

@@ -179,6 +179,16 @@ func TestRotation(t *testing.T) {
 	var renewed strings.Builder
 	_, err = moved.WriteTo(&renewed)
 	require.NoError(t, err)
+	requireCurrent := func(want bool, sealed []byte) {
+		h, _, err := header.Parse(sealed, header.Limits{})
+		require.NoError(t, err)
+		got, err := (&message.Encrypter{Keyring: p2}).IsCurrent(t.Context(), h, nil)
+		require.NoError(t, err)
+		require.Equal(t, want, got, message.KeyVersion(h.EncryptedDataKeys[0]))
+	}
+	requireCurrent(false, old)
+	requireCurrent(true, current)
+	requireCurrent(true, []byte(renewed.String()))
 	b.write(b.mount+"/keys/rotated/config", map[string]any{"min_decryption_version": 2})
 	require.NoError(t, unseal(t, p2, []byte(renewed.String())))
 	require.ErrorIs(t, unseal(t, p2, old), provider.ErrKeyDisabled)

@@ -1,6 +1,7 @@
 package command
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -138,7 +139,8 @@ func branchKeysShow() *cobra.Command {
 		Short: "Show a branch key with all its versions",
 		Long: `Show shows a branch key with all its versions, the newest first, and the KMS key that
 wraps each. Without an ID it is that of the KEY. It asks no KMS, so it verifies
-nothing: check does.`,
+nothing: check does. Damaged items are named on standard error, and the exit status
+is then 1.`,
 		Example: `  pikokms branch-keys show -k 'branchkey://keys?key=ARN' tenant-42
   pikokms branch-keys show -k 'branchkey://keys/tenant-42?key=ARN' --json`,
 		Args: cobra.MaximumNArgs(1),
@@ -154,17 +156,12 @@ nothing: check does.`,
 			}
 			d, err := store.Describe(ctx, ids[0])
 			if err != nil {
-				return namingBranchKey(ids[0], err)
+				err = namingBranchKey(ids[0], err)
 			}
-			if !asJSON {
-				return printShown(os.Stdout, d, store.LogicalName())
-			}
-			text, err := json.MarshalIndent(describeKey(d), "", "  ")
-			if err != nil {
+			if d == nil {
 				return err
 			}
-			_, err = os.Stdout.Write(append(escapeControls(text), '\n'))
-			return err
+			return cmp.Or(printShown(os.Stdout, d, store.LogicalName(), asJSON), err)
 		},
 	}
 	s.add(command)
@@ -172,7 +169,15 @@ nothing: check does.`,
 	return command
 }
 
-func printShown(w io.Writer, d *branchkey.Description, logicalName string) error {
+func printShown(w io.Writer, d *branchkey.Description, logicalName string, asJSON bool) error {
+	if asJSON {
+		text, err := json.MarshalIndent(describeKey(d), "", "  ")
+		if err != nil {
+			return err
+		}
+		_, err = w.Write(append(escapeControls(text), '\n'))
+		return err
+	}
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintf(t, "Branch key\t%s\n", printable(d.ID))
 	fmt.Fprintf(t, "Table's logical name\t%s\n", printable(logicalName))

@@ -182,7 +182,7 @@ calls for each item: a branch key has one for each version, and two more.`,
 func (j *branchKeyJob) move(ctx context.Context, store *branchkey.Store, ids []string) error {
 	begin := time.Now()
 	var n tally
-	n.shown = showLine(func() string { return fmt.Sprintf("%s, of %d", n.movedText(), n.total.Load()) })
+	n.shown = showText(func() string { return fmt.Sprintf("%s, of %d", n.movedText(), n.total.Load()) })
 	err := j.run(ctx, store, ids, &n, func(id string) error {
 		// After a conflict Move begins anew, and says so by what is moved already.
 		before, first := 0, true
@@ -246,7 +246,7 @@ It makes one KMS call for each item, and needs no permission to decrypt.`,
 func (j *branchKeyJob) check(ctx context.Context, store *branchkey.Store, ids []string) error {
 	begin := time.Now()
 	var n tally
-	n.shown = showLine(func() string {
+	n.shown = showText(func() string {
 		return fmt.Sprintf("%s, of %d, %d failed", n.checkedText(), n.total.Load(), n.failed.Load())
 	})
 	err := j.run(ctx, store, ids, &n, func(id string) error { return store.Check(ctx, id) })

@@ -288,7 +288,7 @@ func (o *options) run(command *cobra.Command, arguments []string, encrypter mess
 	}
 	var done func()
 	if !toTerminal {
-		done = showProgress(ctx, command.Name()+"ing", counted, size)
+		done = showProgress(command.Name()+"ing", counted, size)
 	}
 	written, err := o.copy(out, result)
 	if done != nil {

@@ -186,7 +186,7 @@ func (e *each) run(ctx context.Context, word string, p *plan, work func(context.
 	stop := finishOnSignal(ctx)
 	defer stop.release()
 	m.start()
-	defer m.stop()
+	defer m.shown.close()
 	err = inOrder(ctx, e.jobs, stop.until(todo), func(i item) outcome {
 		if stop.isAsked() || ctx.Err() != nil {
 			return outcome{} // it was not begun
@@ -210,7 +210,7 @@ func (e *each) run(ctx context.Context, word string, p *plan, work func(context.
 		}
 		return report.write(o)
 	})
-	m.stop()
+	m.shown.close()
 	sum := m.sum()
 	text := sum.text(word) + e.cost() + m.took()
 	switch {

@@ -48,7 +48,16 @@ type report struct {
 type reportKey struct {
 	ProviderID     string `json:"provider_id"`
 	Key            string `json:"key"`
+	KeyVersion     string `json:"key_version,omitempty"` // if the data key states one
 	CiphertextSize int    `json:"ciphertext_size"`
+}
+
+// name returns the name of the key, with its version if that is known.
+func (k reportKey) name() string {
+	if k.KeyVersion == "" {
+		return printable(k.Key)
+	}
+	return printable(k.Key) + " version " + printable(k.KeyVersion)
 }
 
 func inspectCommand() *cobra.Command {
@@ -68,7 +77,8 @@ signed, since signatures vary in size, or IN is cut short or has trailing data.
 
 Of a folder or a bucket it shows a line for each object: its size as stored, its
 kind as ls has it, its suite, its name and the keys that can open it; and then how
-many objects are under each key. With --json there is a line of JSON for each: its
+many objects are under each key. Data keys under branch keys, Vault and OpenBao say
+the version of the key, too. With --json there is a line of JSON for each: its
 name, kind and size, what is wrong with it, and its message as above.`,
 		Example: `  pikokms inspect notes.enc
   pikokms inspect --json notes.enc | jq .encryption_context
@@ -143,7 +153,7 @@ func inspect(in io.Reader, size int64) (r *report, sizeErr, err error) {
 		r.Transformers = strings.Split(chain, ",")
 	}
 	for _, k := range h.EncryptedDataKeys {
-		r.EncryptedDataKeys = append(r.EncryptedDataKeys, reportKey{k.ProviderID, message.KeyName(k), len(k.Ciphertext)})
+		r.EncryptedDataKeys = append(r.EncryptedDataKeys, reportKey{k.ProviderID, message.KeyName(k), message.KeyVersion(k), len(k.Ciphertext)})
 	}
 	if r.Signed {
 		return r, nil, nil
@@ -168,7 +178,7 @@ func (r *report) print(w io.Writer) error {
 		fmt.Fprintf(t, "Encryption context\tnone\n")
 	}
 	for i, k := range r.EncryptedDataKeys {
-		fmt.Fprintf(t, "%s\t%s, key %s, %d bytes\n", first(i, "Encrypted data keys"), printable(k.ProviderID), printable(k.Key), k.CiphertextSize)
+		fmt.Fprintf(t, "%s\t%s, key %s, %d bytes\n", first(i, "Encrypted data keys"), printable(k.ProviderID), k.name(), k.CiphertextSize)
 	}
 	if r.FrameLength > 0 {
 		fmt.Fprintf(t, "Frame length\t%d bytes\n", r.FrameLength)

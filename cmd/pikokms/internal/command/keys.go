@@ -197,6 +197,11 @@ func (k *key) UnwrapDataKey(ctx context.Context, request *provider.UnwrapDataKey
 	return k.whole.UnwrapDataKey(ctx, request)
 }
 
+// IsCurrent implements provider.VersionedKeyring.
+func (k *key) IsCurrent(ctx context.Context, request *provider.UnwrapDataKeyRequest) (bool, error) {
+	return k.whole.IsCurrent(ctx, request)
+}
+
 // Type implements provider.PikoV2Keyring.
 func (k *key) Type() provider.Type { return keyServices[k.scheme].kind }
 
@@ -227,6 +232,29 @@ func (k asking) WrapDataKey(ctx context.Context, dataKey *provider.SecureBytes, 
 func (k asking) UnwrapDataKey(ctx context.Context, request *provider.UnwrapDataKeyRequest) (*provider.SecureBytes, error) {
 	return ask(ctx, k.key, func(ctx context.Context, keyring provider.Keyring) (*provider.SecureBytes, error) {
 		answer, err := keyring.UnwrapDataKey(ctx, request)
+		k.count(err)
+		return answer, err
+	})
+}
+
+// IsCurrent asks no key service about a key of AWS KMS, since a data key names it.
+func (k asking) IsCurrent(ctx context.Context, request *provider.UnwrapDataKeyRequest) (bool, error) {
+	judge := func(ctx context.Context, keyring provider.Keyring) (bool, error) {
+		versioned, ok := keyring.(provider.VersionedKeyring)
+		if !ok {
+			return false, nil
+		}
+		return versioned.IsCurrent(ctx, request)
+	}
+	if k.isAWS() {
+		keyring, err := k.opened(ctx)
+		if err != nil {
+			return false, err
+		}
+		return judge(ctx, keyring)
+	}
+	return ask(ctx, k.key, func(ctx context.Context, keyring provider.Keyring) (bool, error) {
+		answer, err := judge(ctx, keyring)
 		k.count(err)
 		return answer, err
 	})

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -17,8 +18,8 @@ import (
 	"piko.sh/pikokms/provider/local"
 )
 
-// vaultURL makes a key of an OpenBao server and returns its URL.
-func vaultURL(t *testing.T, name string) string {
+// vaultURL makes a key of an OpenBao server, and returns its URL and what makes a new version of it.
+func vaultURL(t *testing.T, name string) (keyURL string, rotate func()) {
 	t.Helper()
 	config := api.DefaultConfig()
 	require.NoError(t, config.Error)
@@ -31,7 +32,10 @@ func vaultURL(t *testing.T, name string) string {
 	require.NoError(t, err)
 	_, err = client.Logical().Write(mount+"/keys/"+name, nil)
 	require.NoError(t, err)
-	return fmt.Sprintf("vault://%s/%s?address=%s", mount, name, config.Address)
+	return fmt.Sprintf("vault://%s/%s?address=%s", mount, name, config.Address), func() {
+		_, err := client.Logical().Write(mount+"/keys/"+name+"/rotate", nil)
+		require.NoError(t, err)
+	}
 }
 
 // A file moves from key service to key service, and each decrypts it.
@@ -54,7 +58,7 @@ func TestKeyServices(t *testing.T) {
 		requireRoundTrip(t, urls, "gcpkms", "projects/test-project/locations/europe-west1/keyRings/test-ring/cryptoKeys/backups")
 	})
 	t.Run("vault", func(t *testing.T) {
-		urls["vault"] = vaultURL(t, "backups")
+		urls["vault"], _ = vaultURL(t, "backups")
 		requireRoundTrip(t, urls, "vault", "/backups")
 	})
 }
@@ -121,4 +125,79 @@ func TestKeyServicesThatRefuse(t *testing.T) {
 		require.Error(t, err)
 		require.Contains(t, stderr, reason)
 	}
+}
+
+// After a rotation, rewrap moves what is under the older version of a key to the newest one, and
+// leaves the rest alone.
+func TestRewrapToTheNewestVersion(t *testing.T) {
+	t.Run("branch key", func(t *testing.T) {
+		store, table, _ := newBranchKeys(t, 1)
+		key := table + "&id=tenant-0"
+		before, err := store.Describe(t.Context(), "tenant-0")
+		require.NoError(t, err)
+		after := ""
+		testRewrapToTheNewestVersion(t, key, func() {
+			stdout, _, _, err := execute(t, "branch-keys", "version", "-k", table, "tenant-0")
+			require.NoError(t, err)
+			after = strings.TrimSpace(stdout)
+		}, func() (string, string) { return "tenant-0 version " + before.Active.ID, "tenant-0 version " + after })
+	})
+	t.Run("vault", func(t *testing.T) {
+		t.Setenv("VAULT_TOKEN", emulator.OpenBaoToken)
+		key, rotate := vaultURL(t, "backups")
+		testRewrapToTheNewestVersion(t, key, rotate, func() (string, string) { return "/backups version v1", "/backups version v2" })
+	})
+	t.Run("gcpkms", func(t *testing.T) {
+		google := gcpkmstest.NewServer(t)
+		name := google.CreateKey(gcpkmstest.Key{Name: "backups"})
+		testRewrapToTheNewestVersion(t, "gcpkms://"+name+"?endpoint="+google.URL, func() { google.Rotate(name) }, nil)
+	})
+}
+
+// testRewrapToTheNewestVersion rotates a key of two objects, and encrypts a third. If names is not
+// nil, it returns how inspect names the versions before and after.
+func testRewrapToTheNewestVersion(t *testing.T, key string, rotate func(), names func() (before, after string)) {
+	dir := t.TempDir()
+	run := func(arguments ...string) (stdout, stderr string) {
+		t.Helper()
+		stdout, stderr, _, err := execute(t, arguments...)
+		require.NoError(t, err, stderr)
+		return stdout, stderr
+	}
+	add := func(name string) {
+		t.Helper()
+		require.NoError(t, os.WriteFile(filepath.Join(dir, name), []byte("hello"), 0o600))
+		run("encrypt", "-k", key, "--in-place", dir)
+	}
+	add("a")
+	add("b")
+	rotate()
+	add("c")
+	count := func(older, newer int) {
+		t.Helper()
+		if names == nil {
+			return
+		}
+		stdout, _ := run("inspect", dir)
+		before, after := names()
+		for name, n := range map[string]int{before: older, after: newer} {
+			require.Equal(t, n > 0, strings.Contains(stdout, name), stdout)
+			if n > 0 {
+				require.Regexp(t, fmt.Sprintf(`(?m)^ +%d +\d+  \S*%s$`, n, name), stdout)
+			}
+		}
+	}
+	count(2, 1)
+	rewrap := func(wantDone int, more ...string) {
+		t.Helper()
+		_, stderr := run(append([]string{"rewrap", "-k", key, "--to", key, "--in-place", dir}, more...)...)
+		require.Contains(t, stderr, fmt.Sprintf(" %d objects of", wantDone), stderr)
+		require.Equal(t, 3-wantDone, strings.Count(stderr, "it is under these keys already"), stderr)
+	}
+	rewrap(2, "--dry-run")
+	count(2, 1)
+	rewrap(2)
+	count(0, 3)
+	rewrap(0)
+	run("verify", "-k", key, dir)
 }

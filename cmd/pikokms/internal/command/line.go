@@ -8,27 +8,47 @@ import (
 	"time"
 )
 
+// The times of progress: work that is done before the first has none, on a terminal it is drawn anew
+// after the second, and lines come after the third.
+const (
+	progressAfter = 500 * time.Millisecond
+	drawEvery     = 100 * time.Millisecond
+	lineEvery     = 10 * time.Second
+)
+
 // clearLine moves a terminal's cursor to the beginning of its line, which it clears.
 const clearLine = "\r\x1b[2K"
 
-// line says on standard error how far work is. On a terminal that is one line, which appears after
-// progressAfter, is drawn anew, and goes when it is closed. Elsewhere it is a line each
-// lineEvery.
+// line shows on standard error how far work is. On a terminal it is drawn where the cursor is, from
+// progressAfter on, and is wiped when it is closed or something else is said. Elsewhere its text is
+// said each lineEvery.
 type line struct {
-	text     func() string
-	terminal bool
-	ended    chan struct{}
-	drawing  sync.WaitGroup
+	text       func() string // may be nil
+	draw, wipe func()
+
+	ended   chan struct{}
+	close   func() // ends the line
+	drawing sync.WaitGroup
 
 	mu    sync.Mutex
 	drawn bool
 }
 
-func showLine(text func() string) *line {
-	l := &line{text: text, terminal: isWatched(), ended: make(chan struct{})}
-	wait, next := lineEvery, lineEvery
-	if l.terminal {
-		wait, next = progressAfter, drawEvery
+func showLine(text func() string, draw, wipe func()) *line {
+	l := &line{text: text, draw: draw, wipe: wipe, ended: make(chan struct{})}
+	l.close = sync.OnceFunc(func() {
+		close(l.ended)
+		l.drawing.Wait()
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.clear()
+	})
+	show, wait, next := l.redraw, progressAfter, drawEvery
+	if !isWatched() {
+		if text == nil {
+			return l
+		}
+		show, wait, next = func() { l.say(slog.LevelInfo, l.text()) }, lineEvery, lineEvery
 	}
 	l.drawing.Go(func() {
 		timer := time.NewTimer(wait)
@@ -38,7 +58,7 @@ func showLine(text func() string) *line {
 			case <-l.ended:
 				return
 			case <-timer.C:
-				l.draw()
+				show()
 				timer.Reset(next)
 			}
 		}
@@ -46,35 +66,30 @@ func showLine(text func() string) *line {
 	return l
 }
 
-func (l *line) draw() {
-	if !l.terminal {
-		l.say(slog.LevelInfo, l.text())
-		return
-	}
+// showText shows a line that is text on a terminal, too.
+func showText(text func() string) *line {
+	return showLine(text, func() { fmt.Fprint(os.Stderr, clearLine, "pikokms: ", text()) }, func() { fmt.Fprint(os.Stderr, clearLine) })
+}
+
+func (l *line) redraw() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.drawn = true
-	fmt.Fprint(os.Stderr, clearLine, "pikokms: ", l.text())
+	l.draw()
 }
 
 // say says something else, in a line of its own.
-func (l *line) say(level slog.Level, text string) {
+func (l *line) say(level slog.Level, text string, attributes ...any) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.clear()
-	say(level, text)
+	say(level, text, attributes...)
 }
 
+// clear wipes what is drawn. The caller holds the lock.
 func (l *line) clear() {
 	if l.drawn {
-		fmt.Fprint(os.Stderr, clearLine)
+		l.wipe()
 	}
 	l.drawn = false
-}
-
-// close ends the line.
-func (l *line) close() {
-	close(l.ended)
-	l.drawing.Wait()
-	l.clear()
 }

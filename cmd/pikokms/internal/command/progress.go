@@ -1,7 +1,6 @@
 package command
 
 import (
-	"context"
 	"fmt"
 	"io"
 	"log/slog"
@@ -35,14 +34,6 @@ func (c *counter) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// The times of progress: work that is done before the first has none, a bar is drawn anew after
-// the second, and lines come after the third.
-const (
-	progressAfter = 500 * time.Millisecond
-	drawEvery     = 100 * time.Millisecond
-	lineEvery     = 10 * time.Second
-)
-
 // newBar returns a progress bar on standard error. The total is in bytes, and less than 1 if it is
 // unknown.
 func newBar(what string, total int64) *progressbar.ProgressBar {
@@ -68,37 +59,12 @@ func newBar(what string, total int64) *progressbar.ProgressBar {
 func isWatched() bool { return isTextLog() && term.IsTerminal(int(os.Stderr.Fd())) }
 
 // showProgress draws a progress bar on standard error if that is a terminal and the work lasts more
-// than half a second. The total is in bytes, or -1 if it is unknown. The bar goes when ctx ends or
-// done is called.
-func showProgress(ctx context.Context, what string, work *counter, total int64) (done func()) {
-	if !isWatched() {
-		return func() {}
-	}
-	ctx, cancel := context.WithCancel(ctx)
-	var drawing sync.WaitGroup
-	drawing.Go(func() {
-		bar := newBar(what, total)
-		select {
-		case <-ctx.Done():
-			return
-		case <-time.After(progressAfter):
-		}
-		tick := time.NewTicker(drawEvery)
-		defer tick.Stop()
-		for {
-			_ = bar.Set64(work.n.Load())
-			select {
-			case <-ctx.Done():
-				_ = bar.Clear()
-				return
-			case <-tick.C:
-			}
-		}
-	})
-	return func() {
-		cancel()
-		drawing.Wait()
-	}
+// than half a second. The total is in bytes, or -1 if it is unknown. The bar goes when done is
+// called.
+func showProgress(what string, work *counter, total int64) (done func()) {
+	bar := newBar(what, total)
+	l := showLine(nil, func() { _ = bar.Set64(work.n.Load()) }, func() { _ = bar.Clear() })
+	return l.close
 }
 
 // monitor says on standard error how work on several objects comes on: by a bar on a terminal, and
@@ -112,21 +78,12 @@ type monitor struct {
 
 	mu    sync.Mutex
 	total summary
-	bar   *progressbar.ProgressBar // nil if standard error is no terminal
-	drawn bool
 
-	done    chan struct{}
-	stop    func()
-	showing sync.WaitGroup
+	shown *line
 }
 
 func newMonitor(word string, p *plan) *monitor {
-	m := &monitor{word: word, plan: p, from: time.Now(), left: p.bytes, done: make(chan struct{})}
-	m.stop = sync.OnceFunc(func() {
-		close(m.done)
-		m.showing.Wait()
-	})
-	return m
+	return &monitor{word: word, plan: p, from: time.Now(), left: p.bytes}
 }
 
 // addBefore counts what an earlier run did.
@@ -136,59 +93,28 @@ func (m *monitor) addBefore(o outcome, i item) {
 	m.left -= max(i.size, 0)
 }
 
-// start says what there is to do, and shows from now on how it comes on, until stop is called.
+// start says what there is to do, and shows from now on how it comes on, until shown is closed.
 func (m *monitor) start() {
 	if m.plan.objects > 1 {
 		say(slog.LevelInfo, fmt.Sprintf("found %s of %s", count(m.plan.objects, "object"), count(m.plan.bytes, "byte")))
 	}
-	every := lineEvery
-	if isWatched() {
-		m.bar, every = newBar(m.word, m.left), drawEvery
-	}
-	m.showing.Go(func() {
-		tick := time.NewTicker(every)
-		defer tick.Stop()
-		for {
-			select {
-			case <-m.done:
-				m.mu.Lock()
-				m.clear()
-				m.mu.Unlock()
-				return
-			case <-tick.C:
-				m.show()
-			}
-		}
-	})
-}
-
-func (m *monitor) show() {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	elapsed := time.Since(m.from)
-	if m.bar == nil {
-		read := m.read.Load()
-		text := fmt.Sprintf("%s, of %d; %.1f MB/s", m.total.text(m.word), m.plan.objects, float64(read)/1e6/elapsed.Seconds())
-		if read > 0 && read < m.left {
-			text += fmt.Sprintf(", %v left", (time.Duration(float64(elapsed) * float64(m.left-read) / float64(read))).Round(time.Second))
-		}
-		say(slog.LevelInfo, text)
-		return
-	}
-	if elapsed >= progressAfter {
-		m.drawn = true
-		m.bar.Describe(fmt.Sprintf("%s %d of %d", m.word, m.total.objects(), m.plan.objects))
+	bar := newBar(m.word, m.left)
+	m.shown = showLine(m.text, func() {
+		sum := m.sum()
+		bar.Describe(fmt.Sprintf("%s %d of %d", m.word, sum.objects(), m.plan.objects))
 		// A bar that reaches its end is over, and an object may have grown since it was listed.
-		_ = m.bar.Set64(min(m.read.Load(), max(m.left-1, 0)))
-	}
+		_ = bar.Set64(min(m.read.Load(), max(m.left-1, 0)))
+	}, func() { _ = bar.Clear() })
 }
 
-// clear removes the bar. The caller holds the lock.
-func (m *monitor) clear() {
-	if m.drawn {
-		_ = m.bar.Clear()
-		m.drawn = false
+// text says how far the work is.
+func (m *monitor) text() string {
+	sum, elapsed, read := m.sum(), time.Since(m.from), m.read.Load()
+	text := fmt.Sprintf("%s, of %d; %.1f MB/s", sum.text(m.word), m.plan.objects, float64(read)/1e6/elapsed.Seconds())
+	if read > 0 && read < m.left {
+		text += fmt.Sprintf(", %v left", (time.Duration(float64(elapsed) * float64(m.left-read) / float64(read))).Round(time.Second))
 	}
+	return text
 }
 
 // begin has the bytes of an object counted as they are read. The caller calls end when the work on
@@ -208,15 +134,14 @@ func (m *monitor) begin(i *item) (end func()) {
 // add counts an outcome, and says what there is to be said of it.
 func (m *monitor) add(o outcome) {
 	m.mu.Lock()
-	defer m.mu.Unlock()
 	m.total.add(o)
+	m.mu.Unlock()
 	if o.Reason != "" {
-		m.clear()
 		level := slog.LevelError
 		if o.Result == "skipped" {
 			level = slog.LevelInfo
 		}
-		say(level, fmt.Sprintf("%s %s: %s", o.Result, printable(o.Name), o.Reason), "object", o.Name, "result", o.Result, "reason", o.Reason)
+		m.shown.say(level, fmt.Sprintf("%s %s: %s", o.Result, printable(o.Name), o.Reason), "object", o.Name, "result", o.Result, "reason", o.Reason)
 	}
 }
 

@@ -1,7 +1,6 @@
 package command
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -17,7 +16,6 @@ import (
 	"piko.sh/pikokms/header"
 	"piko.sh/pikokms/message"
 	"piko.sh/pikokms/pikov2"
-	"piko.sh/pikokms/provider"
 )
 
 // rewrapCommand moves messages to other keys.
@@ -34,13 +32,16 @@ object is replaced in one step, when the whole of it is verified. In a folder an
 in S3, GCS and Azure one that was changed meanwhile is left as it is, and named.
 
 In place, what is under the keys of --to already is skipped, so that the same
-command line goes on where it was interrupted.
+command line goes on where it was interrupted. What is under an older version of
+a branch key, or of a key of Google Cloud KMS, Vault or OpenBao, is moved to the
+newest one; -k and --to may then be the same KEY.
 
 Messages without key commitment need --commitment-policy. A compressed stream of
 Piko's old format stays compressed, and nothing then says so.`,
 		Example: `  pikokms rewrap -k local:old.key --to local:dev.key --in-place photos
   pikokms rewrap -k local:dev.key --to 'awskms://alias/backups?region=eu-west-1' \
-      --in-place --dry-run 's3://bucket/backups/?region=eu-west-1'`,
+      --in-place --dry-run 's3://bucket/backups/?region=eu-west-1'
+  pikokms rewrap -k vault://transit/backups --to vault://transit/backups --in-place photos`,
 		Args:                  cobra.ExactArgs(1),
 		DisableFlagsInUseLine: true,
 		RunE: func(command *cobra.Command, arguments []string) error {
@@ -186,19 +187,10 @@ func (m *moving) judge(ctx context.Context, s *source) error {
 	if h.Suite != written.Suite || !slices.Equal(keyNames(h), keyNames(written)) {
 		return nil
 	}
-	// Two key files may have one name, and two branch keys one ID. To try a key in memory costs
-	// nothing.
-	for _, k := range m.keys {
-		if k.isAskedEachTime() {
-			continue
-		}
-		d := m.decrypter
-		d.Keyrings = []provider.Keyring{k}
-		r, err := d.NewReader(ctx, bytes.NewReader(start), m.pairs)
-		if err != nil {
-			return nil
-		}
-		_ = r.Close()
+	// Two key files may have one name, and a key may have a newer version.
+	current, err := m.encrypter.IsCurrent(ctx, h, m.pairs)
+	if err != nil || !current {
+		return err
 	}
 	return skipped("it is under these keys already")
 }

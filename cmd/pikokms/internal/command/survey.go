@@ -74,7 +74,7 @@ func (s *surveyed) groups() []string {
 	}
 	names := make([]string, len(s.Message.EncryptedDataKeys))
 	for i, k := range s.Message.EncryptedDataKeys {
-		names[i] = printable(k.Key)
+		names[i] = k.name()
 	}
 	slices.Sort(names)
 	return slices.Compact(names)

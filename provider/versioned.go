@@ -1,0 +1,18 @@
+package provider
+
+import "context"
+
+// VersionedKeyring is a Keyring that tells whether a data key is wrapped as it would wrap one now.
+// So what a rotation left under older versions of its key can be found, and rewrapped. All
+// providers of pikokms are VersionedKeyrings.
+type VersionedKeyring interface {
+	Keyring
+
+	// IsCurrent reports whether a data key is under the keyring's own key, in the version with
+	// which the keyring wraps now. Of a key that a data key names without a version, as it does
+	// under AWS KMS, every version is current.
+	//
+	// It asks no key service about a data key that says it is under another key. The result is no
+	// proof that the data key unwraps. The errors are those of UnwrapDataKey.
+	IsCurrent(ctx context.Context, request *UnwrapDataKeyRequest) (bool, error)
+}
