@@ -46,11 +46,10 @@ func TestKMSFaults(t *testing.T) {
 		"short key": {kmstest.Answer(func(members map[string]any) { members["Plaintext"] = make([]byte, 31) }), branchkey.ErrDamaged},
 	} {
 		t.Run(name, func(t *testing.T) {
-			t.Parallel()
 			s := newTestStore(t)
 			cached, uncached := create(t, s.Store), create(t, s.Store)
 			wrapper, err := awskms.NewWrapper(t.Context(), awskms.WrapperConfig{
-				KeyARN: s.key.ARN, Timeout: time.Second, Client: kms.New(kms.Options{
+				KeyARN: s.key.ARN, Timeout: time.Second / 2, Client: kms.New(kms.Options{
 					Region: kmstest.Region, BaseEndpoint: &s.kms.URL, RetryMaxAttempts: 1, Credentials: credentials.NewStaticCredentialsProvider("test", "test", ""),
 				}),
 			})

@@ -37,7 +37,7 @@ type wrapped struct {
 // parseWrapped parses a ciphertext whose data key has a known size. The error holds
 // provider.ErrDecryptionFailed.
 func parseWrapped(ciphertext []byte, size int) (wrapped, error) {
-	if want := prefixSize + size + header.TagSize; len(ciphertext) != want {
+	if want := prefixSize + size + header.TagSize; size < 0 || len(ciphertext) != want {
 		return wrapped{}, fmt.Errorf("%w: the wrapped data key has %d bytes, with a data key of %d bytes it has %d", provider.ErrDecryptionFailed, len(ciphertext), size, want)
 	}
 	version := uuid.UUID(ciphertext[saltSize+header.IVSize : prefixSize])
