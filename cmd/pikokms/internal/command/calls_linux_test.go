@@ -104,7 +104,8 @@ type response struct {
 // calls counts the calls that a process makes of the file system below a folder, and makes one fail.
 type calls struct {
 	below  string
-	fails  int // the number of the call, from 1; 0 for none
+	only   string // the name of the calls that are counted, if it is not any
+	fails  int    // the number of the call, from 1; 0 for none
 	made   int
 	failed string // what failed
 	err    syscall.Errno
@@ -165,9 +166,9 @@ func (c *calls) answer(listener int) error {
 			return errno
 		}
 		answer := response{id: asked.id, flags: unix.SECCOMP_USER_NOTIF_FLAG_CONTINUE}
-		if path := asked.path(); strings.HasPrefix(path, c.below) {
+		call := fileCalls[asked.call]
+		if path := asked.path(); strings.HasPrefix(path, c.below) && (c.only == "" || c.only == call.name) {
 			if c.made++; c.made == c.fails {
-				call := fileCalls[asked.call]
 				c.failed, c.err = fmt.Sprintf("call %d, %s of %s", c.made, call.name, path), call.err
 				answer = response{id: asked.id, err: -int32(call.err)}
 			}
@@ -218,7 +219,7 @@ func (n *notification) path() string {
 func TestAFaultAtEachCallOfTheFileSystem(t *testing.T) {
 	startsManyProcesses(t)
 	f := newFaultyFiles(t)
-	every := 31
+	every := 61
 	if *allFaults {
 		every = 1
 	}
@@ -242,7 +243,7 @@ func TestAFaultAtEachCallOfTheFileSystem(t *testing.T) {
 	}
 	for i, w := range works {
 		for k := 1 + i%every; ; k += every {
-			failed, wasSeen, leftovers := f.tryFiles(t, w, k)
+			failed, wasSeen, leftovers := f.tryFiles(t, w, &calls{below: f.dir, fails: k})
 			if !failed {
 				break
 			}
@@ -279,8 +280,27 @@ func newFaultyFiles(t *testing.T) *faulty {
 // mustBeSeen are the calls whose failure no command may pass over.
 var mustBeSeen = []string{"read", "write", "pwrite64", "fsync", "fdatasync", "ftruncate", "renameat"}
 
-// tryFiles makes the kth call of a command line fail. It is false if there was none.
-func (f *faulty) tryFiles(t *testing.T, w work, k int) (failed, seen bool, left int) {
+// TestAFileThatCannotBeClosed makes OUT and the report of a command fail at last.
+func TestAFileThatCannotBeClosed(t *testing.T) {
+	startsManyProcesses(t)
+	f := newFaultyFiles(t)
+	for w, below := range map[*work]string{
+		{verb: "encrypt", from: "file", to: "file"}:                    "out",
+		{verb: "encrypt", from: "folder", to: "folder", resumed: true}: "report",
+	} {
+		tried := 0
+		for k := 1; ; k++ {
+			if failed, _, _ := f.tryFiles(t, *w, &calls{below: filepath.Join(f.dir, below), only: "close", fails: k}); !failed {
+				break
+			}
+			tried++
+		}
+		require.NotZero(t, tried, w)
+	}
+}
+
+// tryFiles makes a call of a command line fail. It is false if there was no such call.
+func (f *faulty) tryFiles(t *testing.T, w work, c *calls) (failed, seen bool, left int) {
 	t.Helper()
 	f.reset(t, f.source(w))
 	if w.replaces {
@@ -289,7 +309,6 @@ func (f *faulty) tryFiles(t *testing.T, w work, k int) (failed, seen bool, left 
 	report, journal := filepath.Join(f.dir, "report"), filepath.Join(f.dir, "journal")
 	require.NoError(t, os.RemoveAll(report))
 	arguments := f.arguments(w, report, journal)
-	c := &calls{below: f.dir, fails: k}
 	code, stdout, stderr := c.run(t, arguments...)
 	what := fmt.Sprintf("%s, %s: exit status %d: %s", w, c.failed, code, stderr)
 	// Where a report can't be made, another name for it is asked for.

@@ -23,7 +23,7 @@ import (
 	"piko.sh/pikokms/provider/local"
 )
 
-var journalKills = flag.Int("journal.kills", 10, "the `NUMBER` of processes that are killed while they write a journal, and of commands with one")
+var journalKills = flag.Int("journal.kills", 6, "the `NUMBER` of processes that are killed while they write a journal, and of commands with one")
 
 // journalVariable names the environment variable with the journal that a process writes until it is
 // killed.
