@@ -52,12 +52,12 @@ func NewFolder(dir string) (*Folder, error) {
 	}
 	lockable, err := root.Open(".")
 	if err != nil {
-		return nil, fmt.Errorf("folder storage: %w", errors.Join(err, root.Close()))
+		return nil, fmt.Errorf("folder storage: %s: %w", dir, errors.Join(err, root.Close()))
 	}
 	f := &Folder{root: root, changing: make(chan struct{}, 1), lockable: lockable}
 	f.close = sync.OnceValue(func() error { return errors.Join(lockable.Close(), root.Close()) })
 	if err := f.sweepTop(); err != nil {
-		return nil, fmt.Errorf("folder storage: %w", errors.Join(err, f.Close()))
+		return nil, fmt.Errorf("folder storage: %s: %w", dir, errors.Join(err, f.Close()))
 	}
 	return f, nil
 }

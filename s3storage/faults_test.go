@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/aws/retry"
 	"github.com/aws/aws-sdk-go-v2/feature/s3/transfermanager"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/stretchr/testify/require"
@@ -256,4 +257,35 @@ func TestAFaultAtEachRequest(t *testing.T) {
 	}
 	t.Logf("%d faults", faults)
 	goleak.VerifyNone(t, before)
+}
+
+// TestALostAnswerToAReplacement has the AWS SDK send a conditional put a second time, whose condition
+// the first one has made false. That is no change by another.
+func TestALostAnswerToAReplacement(t *testing.T) {
+	content := noise(100_000)
+	b := &bucketInMemory{objects: make(map[string][]byte), uploads: make(map[string]map[int][]byte)}
+	server := httptest.NewServer(b)
+	defer server.Close()
+	transport := &breaking{calls: &adversary.Calls{}, way: "answer lost"}
+	defer transport.CloseIdleConnections()
+	client := s3.New(s3.Options{
+		Region: "eu-west-1", BaseEndpoint: &server.URL, UsePathStyle: true, Credentials: login(),
+		Retryer:    retry.NewStandard(func(o *retry.StandardOptions) { o.MaxBackoff = time.Millisecond }),
+		HTTPClient: &http.Client{Transport: transport},
+	})
+	storage := s3storage.New(client, "bucket")
+	require.NoError(t, storage.Put(t.Context(), "object", bytes.NewReader(content)))
+	r, version, err := storage.GetVersion(t.Context(), "object")
+	require.NoError(t, err)
+	require.NoError(t, r.Close())
+	transport.calls = &adversary.Calls{Fails: func(n int) bool { return n == 1 }}
+	require.NoError(t, storage.PutIf(t.Context(), "object", version, bytes.NewReader([]byte("new"))))
+	require.Equal(t, 3, transport.calls.Made(), "the put, the put again, and what is there")
+	require.Equal(t, []byte("new"), b.objects["object"])
+
+	// What another has put is another's.
+	transport.calls = &adversary.Calls{}
+	err = storage.PutIf(t.Context(), "object", version, bytes.NewReader([]byte("mine")))
+	require.ErrorIs(t, err, pikokms.ErrChanged)
+	require.Equal(t, []byte("new"), b.objects["object"])
 }

@@ -72,8 +72,19 @@ func (s *Storage) Replace(ctx context.Context, v *Version, content io.Reader) er
 
 func (s *Storage) replace(ctx context.Context, key string, f found, content io.Reader) error {
 	kept, err := s.keep(ctx, key, f, content)
+	sent := &checked.Sent{Source: content}
 	if err == nil {
-		err = s.putGrowing(ctx, kept, &checked.Reader{Context: ctx, Source: content})
+		err = s.putGrowing(ctx, kept, &checked.Reader{Context: ctx, Source: sent})
+	}
+	stored := func() (io.ReadCloser, error) {
+		out, err := s.client.GetObject(ctx, &s3.GetObjectInput{Bucket: &s.bucket, Key: &key})
+		if err != nil {
+			return nil, err
+		}
+		return out.Body, nil
+	}
+	if isStatus(err, http.StatusPreconditionFailed) && sent.Is(stored) {
+		return nil // the answer was lost, and what is refused is a second request
 	}
 	// S3 answers 404 for an object that was deleted, and 409 for one that was deleted during the
 	// upload (Amazon S3 User Guide, "How to prevent object overwrites with conditional writes").

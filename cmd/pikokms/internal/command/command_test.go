@@ -28,9 +28,10 @@ import (
 	"piko.sh/pikokms/provider/local"
 )
 
-func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"pikokms": Main})
-}
+// programs are what tests start as programs of their own.
+var programs = map[string]func(){"pikokms": Main}
+
+func TestMain(m *testing.M) { testscript.Main(m, programs) }
 
 // A program under the race detector otherwise sleeps for a second before it exits.
 const noRaceSleep = "atexit_sleep_ms=0"

@@ -170,7 +170,8 @@ func inOrder[I, T any](ctx context.Context, jobs int, items iter.Seq[I], work fu
 // is said on standard error, and makes the error.
 func (e *each) run(ctx context.Context, word string, p *plan, work func(context.Context, item) (int64, error)) (err error) {
 	finished := false
-	defer func() { err = errors.Join(err, e.closeJournal(finished)) }()
+	// A report that could not be written is written by the same command line, of a journal that stays.
+	defer func() { err = errors.Join(err, e.closeJournal(finished && err == nil)) }()
 	m := newMonitor(word, p)
 	report, err := createReport(e.report)
 	if err != nil {

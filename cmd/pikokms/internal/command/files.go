@@ -152,7 +152,7 @@ func (o *output) commit(ctx context.Context) error {
 	}
 	temporary, err := nameUnnamed(o.File)
 	if err = errors.Join(err, o.Close()); err != nil {
-		return o.blame(err)
+		return o.place(temporary, o.blame(err))
 	}
 	if o.replace {
 		return o.place(temporary, os.Rename(temporary, o.path))

@@ -99,6 +99,7 @@ var journalOptions = bolt.Options{Timeout: time.Second, NoFreelistSync: true, Fr
 
 // makeJournal makes a journal, which appears under its name when it is whole.
 func makeJournal(path string, job journaledJob) error {
+	sweep(filepath.Dir(path)) // a process may have been killed while it made its journal
 	temporary := filepath.Join(filepath.Dir(path), temporaryPrefix+rand.Text())
 	defer os.Remove(temporary)
 	options := journalOptions

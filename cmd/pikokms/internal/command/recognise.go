@@ -32,7 +32,8 @@ func (t *target) recognise(ctx context.Context, j job, i, to item) error {
 		return nil // what is to be said of it, put says
 	}
 	from := examine(ctx, i)
-	if from.err != nil || stored.modTime.Before(from.modTime) {
+	// Buckets have times in whole seconds.
+	if from.err != nil || stored.modTime.Before(from.modTime.Truncate(time.Second)) {
 		return nil
 	}
 	made, err := j.made(ctx, from, stored)

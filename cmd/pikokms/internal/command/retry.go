@@ -16,10 +16,14 @@ import (
 	"piko.sh/pikokms/provider"
 )
 
-// The tries of an object, and the times between them, which double and vary by half.
+// The tries of an object, and the time before the second one. Tests have others.
+var (
+	tries     uint = 5
+	firstWait      = 500 * time.Millisecond
+)
+
+// The times between tries double and vary by half.
 const (
-	tries        = 5
-	firstWait    = 500 * time.Millisecond
 	longestWait  = 20 * time.Second
 	growth       = 2
 	waitVariance = 0.5

@@ -192,9 +192,15 @@ func (p *place) putBlob(ctx context.Context, key string, s *source, content io.R
 		options.ContentType = "application/octet-stream"
 	}
 	// A writer of gocloud.dev v0.47.0 panics when Azure refuses what was written to it.
-	upload := &checked.Upload{Source: content, Drop: cancel}
+	sent := &checked.Sent{Source: content}
+	upload := &checked.Upload{Source: sent, Drop: cancel}
 	err := upload.Blame(p.bucket.Upload(ctx, key, upload, &options))
-	if gcerrors.Code(err) == gcerrors.FailedPrecondition {
+	refused := gcerrors.Code(err) == gcerrors.FailedPrecondition
+	stored := func() (io.ReadCloser, error) { return p.bucket.NewReader(undecoded(ctx), key, asStored) }
+	if (refused || passes(err)) && sent.Is(stored) {
+		return nil // the answer was lost; what is refused is a second request
+	}
+	if refused {
 		if inPlace {
 			return fmt.Errorf("%w: %w", pikokms.ErrChanged, err)
 		}
