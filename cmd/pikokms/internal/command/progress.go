@@ -168,7 +168,7 @@ func (m *monitor) show() {
 	elapsed := time.Since(m.from)
 	if m.bar == nil {
 		read := m.read.Load()
-		text := fmt.Sprintf("%s, of %d; %.1f MB/s", m.total.text(m.word), m.plan.objects, float64(read)/1e6/elapsed.Seconds())
+		text := fmt.Sprintf("%s, of %d; %.1f MB/s", m.total.text(m.word), m.plan.total(), float64(read)/1e6/elapsed.Seconds())
 		if read > 0 && read < m.left {
 			text += fmt.Sprintf(", %v left", (time.Duration(float64(elapsed) * float64(m.left-read) / float64(read))).Round(time.Second))
 		}
@@ -177,7 +177,7 @@ func (m *monitor) show() {
 	}
 	if elapsed >= progressAfter {
 		m.drawn = true
-		m.bar.Describe(fmt.Sprintf("%s %d of %d", m.word, m.total.objects(), m.plan.objects))
+		m.bar.Describe(fmt.Sprintf("%s %d of %d", m.word, m.total.objects(), m.plan.total()))
 		// A bar that reaches its end is over, and an object may have grown since it was listed.
 		_ = m.bar.Set64(min(m.read.Load(), max(m.left-1, 0)))
 	}
