@@ -102,9 +102,15 @@ func (e *each) open(ctx context.Context, texts []string) (p *plan, err error) {
 		}
 		p.places = append(p.places, opened)
 	}
+	if p.report, err = openReport(e.report); err != nil {
+		return nil, err
+	}
 	planned, err := e.openJournal(p, texts)
-	if err != nil || planned && len(p.unlisted) == 0 {
-		return p, err
+	if err != nil {
+		return nil, err
+	}
+	if planned && len(p.unlisted) == 0 {
+		return p, nil
 	}
 	todo := p.unlisted // what could not be listed before
 	p.unlisted = nil
@@ -196,11 +202,12 @@ func (e *each) run(ctx context.Context, word string, p *plan, work func(context.
 	finished := false
 	defer func() { err = errors.Join(err, e.closeJournal(finished)) }()
 	m := newMonitor(word, p)
-	report, err := createReport(e.report)
-	if err != nil {
+	report := p.report
+	p.report = nil // Close need not close it
+	defer func() { err = errors.Join(err, report.close()) }()
+	if err := report.begin(); err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, report.close()) }()
 	todo, err := e.restore(p, m, report)
 	if err != nil {
 		return err
@@ -281,17 +288,30 @@ type reportFile struct {
 	lines *json.Encoder
 }
 
-func createReport(path string) (*reportFile, error) {
+// openReport opens the file, or makes it. What an earlier command wrote stays until begin.
+func openReport(path string) (*reportFile, error) {
 	if path == "" {
 		return nil, nil
 	}
-	f, err := os.Create(path)
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE, 0o666)
 	if err != nil {
-		return nil, usageError{fmt.Errorf("--report: %w", err)}
+		return nil, blameReport(err)
 	}
 	r := &reportFile{f, json.NewEncoder(f)}
 	r.lines.SetEscapeHTML(false)
 	return r, nil
+}
+
+// begin empties the file.
+func (r *reportFile) begin() error {
+	if r == nil {
+		return nil
+	}
+	info, err := r.file.Stat()
+	if err == nil && info.Mode().IsRegular() {
+		err = r.file.Truncate(0)
+	}
+	return blameReport(err)
 }
 
 func (r *reportFile) write(o outcome) error {

@@ -37,6 +37,7 @@ type plan struct {
 	places         []*place
 	objects, bytes int64
 	unlisted       []unlisted
+	report         *reportFile // of the work on them
 
 	blocks   [][]byte
 	inBlock  int    // names in the last block
@@ -148,8 +149,9 @@ func (p *plan) all() iter.Seq[item] {
 // isMany tells whether OUT must have room for several objects.
 func (p *plan) isMany() bool { return p.places[0].isMany() }
 
-// Close closes the places.
+// Close closes the places, and a report that was not begun.
 func (p *plan) Close() {
+	_ = p.report.close()
 	for _, place := range p.places {
 		_ = place.Close()
 	}
