@@ -19,6 +19,7 @@ import (
 
 	"cloud.google.com/go/storage"
 	azurepolicy "github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
+	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"gocloud.dev/blob"
 	_ "gocloud.dev/blob/azureblob"
 	_ "gocloud.dev/blob/fileblob"
@@ -28,6 +29,7 @@ import (
 	"piko.sh/pikokms"
 	"piko.sh/pikokms/blobstorage"
 	"piko.sh/pikokms/header"
+	"piko.sh/pikokms/internal/awslog"
 )
 
 // Places says what IN and OUT may be besides files. It is a part of the usage of every command that
@@ -121,6 +123,10 @@ func openBucket(ctx context.Context, text string) (*place, error) {
 	}
 	if p.bucket, err = blob.OpenBucket(ctx, u.String()); err != nil {
 		return nil, fmt.Errorf("%s: %w", p.name, err)
+	}
+	var client *s3.Client
+	if p.bucket.As(&client) { // gocloud.dev's URLs leave no other way to its logger
+		awslog.Redirect(client.Options().Logger)
 	}
 	if prefix != "" {
 		p.bucket = blob.PrefixedBucket(p.bucket, prefix)
