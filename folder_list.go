@@ -13,7 +13,9 @@ import (
 	"strings"
 )
 
-// List implements Storage. It yields the keys in lexical order.
+// List implements Storage. It yields the keys in lexical order. A folder below that cannot be read
+// is an error with that folder's key, which ends in a slash. A caller that goes on then gets the
+// rest. All other errors come without a key, and are the last.
 func (f *Folder) List(ctx context.Context, prefix string) iter.Seq2[string, error] {
 	return func(yield func(string, error) bool) {
 		if _, err := f.list(ctx, "", prefix, yield); err != nil {
@@ -28,6 +30,9 @@ func (f *Folder) list(ctx context.Context, dir, prefix string, yield func(string
 	here, err := f.names(dir)
 	if errors.Is(err, fs.ErrNotExist) && dir != "" {
 		return true, nil // it was removed meanwhile
+	}
+	if err != nil && dir != "" {
+		return yield(dir, fmt.Errorf("folder storage: list %q: %w", dir, err)), nil
 	}
 	if err != nil {
 		return false, err

@@ -8,12 +8,14 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 
 	"piko.sh/pikokms"
 )
@@ -54,6 +56,62 @@ func TestAPartOfTheFolderOnAnotherDevice(t *testing.T) {
 	require.Equal(t, []string{"mounted"}, filesIn(t, dir), "what is mounted stays")
 	require.True(t, errors.Is(folder.Delete(t.Context(), "mounted"), fs.ErrNotExist))
 	require.ErrorIs(t, folder.Put(t.Context(), "mounted", strings.NewReader("")), pikokms.ErrInvalidKey)
+}
+
+// What the system does not let us read is named, and the rest is listed.
+func TestListOfAFolderThatCannotBeRead(t *testing.T) {
+	folder, dir := newFolder(t)
+	for _, key := range []string{"a", "private/x", "public/deep/y", "public/secret/z", "z"} {
+		require.NoError(t, folder.Put(t.Context(), key, strings.NewReader("")))
+	}
+	for _, unreadable := range []string{"private", "public/secret"} {
+		require.NoError(t, os.Chmod(filepath.Join(dir, unreadable), 0))
+		t.Cleanup(func() { require.NoError(t, os.Chmod(filepath.Join(dir, unreadable), 0o700)) })
+	}
+	asOwner(t, dir)
+	list := func(prefix string, most int) (keys, failed []string) {
+		for key, err := range folder.List(t.Context(), prefix) {
+			if err != nil {
+				require.ErrorIs(t, err, fs.ErrPermission)
+				failed = append(failed, key)
+			} else {
+				keys = append(keys, key)
+			}
+			if most--; most == 0 {
+				break
+			}
+		}
+		return keys, failed
+	}
+	keys, failed := list("", -1)
+	require.Equal(t, []string{"a", "public/deep/y", "z"}, keys)
+	require.Equal(t, []string{"private/", "public/secret/"}, failed)
+	keys, failed = list("public/", -1)
+	require.Equal(t, []string{"public/deep/y"}, keys)
+	require.Equal(t, []string{"public/secret/"}, failed)
+	keys, failed = list("", 2)
+	require.Equal(t, []string{"a"}, keys)
+	require.Equal(t, []string{"private/"}, failed)
+}
+
+// asOwner gives what is in a folder to a user without root's rights, and has the rest of the test
+// read files as that user.
+func asOwner(t *testing.T, dir string) {
+	if os.Geteuid() != 0 {
+		return
+	}
+	const nobody = 65534
+	require.NoError(t, filepath.WalkDir(dir, func(path string, _ fs.DirEntry, err error) error {
+		return errors.Join(err, os.Chown(path, nobody, -1))
+	}))
+	runtime.LockOSThread() // the thread ends with the test
+	_, err := unix.SetfsuidRetUid(nobody)
+	require.NoError(t, err)
+	t.Cleanup(func() {
+		_, err := unix.SetfsuidRetUid(0)
+		require.NoError(t, err)
+		runtime.UnlockOSThread()
+	})
 }
 
 // Another process that was stopped holds the folder's lock.

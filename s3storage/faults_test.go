@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log"
 	"net/http"
 	"net/http/httptest"
 	"strconv"
@@ -26,6 +27,9 @@ import (
 	"piko.sh/pikokms/internal/adversary"
 	"piko.sh/pikokms/s3storage"
 )
+
+// The transfer manager says through package log what it also returns.
+func init() { log.SetOutput(io.Discard) }
 
 // bucketInMemory answers those requests of S3 that the storage makes, over HTTP, without a check of
 // signatures and checksums.

@@ -20,11 +20,13 @@ package main
 
 import (
 	"context"
+	"log/slog"
 	"os"
 
 	"github.com/aws/aws-lambda-go/lambda"
 )
 
 func main() {
+	slog.SetDefault(log) // for what the AWS SDK logs
 	lambda.Start(newFunction(context.Background(), os.Getenv).handle)
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 
 	"piko.sh/pikokms"
+	"piko.sh/pikokms/internal/awslog"
 	"piko.sh/pikokms/s3storage"
 	"piko.sh/pikokms/service"
 )
@@ -61,7 +62,7 @@ func newFunction(ctx context.Context, environment func(string) string) *function
 }
 
 func (f *function) configure(ctx context.Context, environment func(string) string) error {
-	loaded, err := config.LoadDefaultConfig(ctx)
+	loaded, err := config.LoadDefaultConfig(ctx, config.WithLogger(awslog.Logger))
 	if err != nil {
 		return err
 	}

@@ -14,6 +14,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/config"
 	"github.com/aws/aws-sdk-go-v2/service/kms"
 
+	"piko.sh/pikokms/internal/awslog"
 	"piko.sh/pikokms/provider"
 )
 
@@ -30,7 +31,8 @@ const maxGrantTokens = 10
 //
 // What it leaves out is found as by every AWS tool. Credentials come from the environment, a
 // profile or a role. The Region is that of KeyID if that is an ARN. Otherwise it is that of the
-// environment variable AWS_REGION or AWS_DEFAULT_REGION, or else that of the profile.
+// environment variable AWS_REGION or AWS_DEFAULT_REGION, or else that of the profile. What the AWS
+// SDK logs goes to slog's default logger.
 type Config struct {
 	KeyID   string // key ID, key ARN, alias name ("alias/…") or alias ARN; required
 	Region  string // of the key
@@ -180,7 +182,7 @@ func (c *connection) newClient(ctx context.Context) (*kms.Client, error) {
 	if retries == 0 {
 		retries = DefaultMaxRetries
 	}
-	options := []func(*config.LoadOptions) error{config.WithRegion(c.region), config.WithRetryMaxAttempts(1 + retries)}
+	options := []func(*config.LoadOptions) error{config.WithRegion(c.region), config.WithRetryMaxAttempts(1 + retries), config.WithLogger(awslog.Logger)}
 	if c.profile != "" {
 		options = append(options, config.WithSharedConfigProfile(c.profile))
 	}

@@ -10,6 +10,7 @@ import (
 	"iter"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"strings"
 	"time"
 
@@ -39,6 +40,9 @@ func (f *File) Name() string { return filepath.Base(f.path) }
 // Create implements Table. Only the file's owner can read it.
 func (f *File) Create(ctx context.Context) error {
 	return f.update(ctx, func(tx *bbolt.Tx) error {
+		if tx.Bucket(fileBucket) == nil && hasBuckets(tx) {
+			return f.isOther("it is a database of something else")
+		}
 		_, err := tx.CreateBucketIfNotExists(fileBucket)
 		return err
 	})
@@ -113,9 +117,9 @@ func (f *File) Write(ctx context.Context, writes []Write) error {
 		return err
 	}
 	return f.update(ctx, func(tx *bbolt.Tx) error {
-		items := tx.Bucket(fileBucket)
-		if items == nil {
-			return f.missing(nil)
+		items, err := f.bucket(tx)
+		if err != nil {
+			return err
 		}
 		for _, w := range writes {
 			id, kind := w.Item.Attributes[attributeID], w.Item.Attributes[attributeKind]
@@ -166,9 +170,9 @@ func (f *File) view(ctx context.Context, read func(items *bbolt.Bucket) error) e
 	}
 	return f.open(&bbolt.Options{Timeout: fileWait, ReadOnly: true}, func(db *bbolt.DB) error {
 		return db.View(func(tx *bbolt.Tx) error {
-			items := tx.Bucket(fileBucket)
-			if items == nil {
-				return f.missing(nil)
+			items, err := f.bucket(tx)
+			if err != nil {
+				return err
 			}
 			return read(items)
 		})
@@ -183,10 +187,36 @@ func (f *File) update(ctx context.Context, change func(*bbolt.Tx) error) error {
 	return f.open(&bbolt.Options{Timeout: fileWait}, func(db *bbolt.DB) error { return db.Update(change) })
 }
 
+// bucket returns the bucket with the items.
+func (f *File) bucket(tx *bbolt.Tx) (*bbolt.Bucket, error) {
+	items := tx.Bucket(fileBucket)
+	switch {
+	case items != nil:
+		return items, nil
+	case hasBuckets(tx):
+		return nil, f.isOther("it is a database of something else")
+	}
+	return nil, f.missing(nil)
+}
+
+func hasBuckets(tx *bbolt.Tx) bool {
+	name, _ := tx.Cursor().First()
+	return name != nil
+}
+
+// isOther returns the error for a file that is something else.
+func (f *File) isOther(what string) error {
+	return fmt.Errorf("%w: the file %s is no table of branch keys: %s; name the file that Create made, or get it from a backup", provider.ErrInvalidKey, f.path, what)
+}
+
 // exists keeps bbolt from making a file where there is none.
 func (f *File) exists() error {
-	if _, err := os.Stat(f.path); errors.Is(err, fs.ErrNotExist) {
+	info, err := os.Stat(f.path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
 		return f.missing(err)
+	case err == nil && info.Mode().IsRegular() && info.Size() == 0:
+		return f.missing(nil)
 	}
 	return nil
 }
@@ -200,12 +230,22 @@ func (f *File) missing(cause error) error {
 }
 
 func (f *File) open(options *bbolt.Options, use func(*bbolt.DB) error) (err error) {
+	// What is wrong with a page, or beyond the end of a file that was cut, bbolt says by a panic.
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	defer func() {
+		if fault := recover(); fault != nil {
+			err = f.isOther(fmt.Sprintf("its pages are damaged: %v", fault))
+		}
+	}()
+	if info, err := os.Stat(f.path); err == nil && info.IsDir() {
+		return f.isOther("it is a folder")
+	}
 	db, err := bbolt.Open(f.path, 0o600, options)
 	switch {
 	case errors.Is(err, bbolterrors.ErrTimeout):
 		return fmt.Errorf("%w: another process has had the file %s open for %v; try again when it has ended", provider.ErrProviderUnavailable, f.path, fileWait)
 	case errors.Is(err, bbolterrors.ErrInvalid), errors.Is(err, bbolterrors.ErrChecksum), errors.Is(err, bbolterrors.ErrVersionMismatch):
-		return fmt.Errorf("%w: the file %s is no table; name another one, or restore it from a backup: %w", ErrDamaged, f.path, err)
+		return fmt.Errorf("%w (%w)", f.isOther("it is no database"), err)
 	case err != nil:
 		return fmt.Errorf("opening the table %s: %w", f.path, err)
 	}

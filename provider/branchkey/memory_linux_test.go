@@ -181,9 +181,8 @@ func observe(t *testing.T, kms string, secrets leftover.Secrets) {
 	numbers := make(map[string][]string) // of the keys by branch key ID
 	wrapping := make(map[string][]byte)  // branch keys by version
 	for _, id := range p.IDs {
-		items, err := branchkey.NewFile(path).All(t.Context(), id)
-		require.NoError(t, err)
-		for _, item := range items {
+		for item, err := range branchkey.NewFile(path).All(t.Context(), id) {
+			require.NoError(t, err)
 			kind := item.Attributes["type"]
 			if kind == "branch:ACTIVE" {
 				continue // a copy of the version

@@ -3,10 +3,13 @@ package branchkey_test
 import (
 	"bytes"
 	"fmt"
+	"os"
 	"path/filepath"
+	"runtime"
 	"testing"
 
 	"github.com/stretchr/testify/require"
+	"go.etcd.io/bbolt"
 
 	"piko.sh/pikokms/provider"
 	"piko.sh/pikokms/provider/branchkey"
@@ -14,6 +17,77 @@ import (
 
 func TestFile(t *testing.T) {
 	testTable(t, branchkey.NewFile(filepath.Join(t.TempDir(), "keys.db")))
+}
+
+// What stands where the table should be is not changed, and the error says what it is.
+func TestFilesThatAreNoTable(t *testing.T) {
+	table := filepath.Join(t.TempDir(), "keys.db")
+	require.NoError(t, branchkey.NewFile(table).Create(t.Context()))
+	require.NoError(t, branchkey.NewFile(table).Write(t.Context(), []branchkey.Write{{Item: item("a", "branch:ACTIVE", "1")}}))
+	whole, err := os.ReadFile(table)
+	require.NoError(t, err)
+	page := os.Getpagesize()
+	overwritten := append([]byte(nil), whole...)
+	for i := 2 * page; i < len(overwritten); i++ {
+		overwritten[i] = 0xff
+	}
+	other := filepath.Join(t.TempDir(), "other.db")
+	db, err := bbolt.Open(other, 0o600, nil)
+	require.NoError(t, err)
+	require.NoError(t, db.Update(func(tx *bbolt.Tx) error {
+		_, err := tx.CreateBucket([]byte("other"))
+		return err
+	}))
+	require.NoError(t, db.Close())
+	of, err := os.ReadFile(other)
+	require.NoError(t, err)
+
+	for name, c := range map[string]struct {
+		content []byte
+		says    string
+	}{
+		"text":        {[]byte("text"), "it is no database"},
+		"noise":       {bytes.Repeat([]byte("noise"), 10_000), "it is no database"},
+		"other.db":    {of, "it is a database of something else"},
+		"overwritten": {overwritten, "its pages are damaged"},
+		"cut":         {whole[:2*page], "its pages are damaged"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if runtime.GOOS == "windows" && name == "cut" {
+				t.Skip("Windows makes the file longer again")
+			}
+			path := filepath.Join(t.TempDir(), name)
+			require.NoError(t, os.WriteFile(path, c.content, 0o600))
+			f := branchkey.NewFile(path)
+			_, err := f.Get(t.Context(), "a", "branch:ACTIVE")
+			require.ErrorIs(t, err, provider.ErrInvalidKey)
+			require.ErrorContains(t, err, name+" is no table of branch keys: "+c.says)
+			for _, err := range f.Active(t.Context()) {
+				require.ErrorIs(t, err, provider.ErrInvalidKey)
+				require.NotErrorIs(t, err, branchkey.ErrDamaged, "it is not about one item")
+			}
+			if c.says == "its pages are damaged" {
+				return // bbolt, which panics at them, would keep the file locked
+			}
+			require.ErrorIs(t, f.Create(t.Context()), provider.ErrInvalidKey)
+			require.ErrorIs(t, f.Write(t.Context(), []branchkey.Write{{Item: item("a", "branch:ACTIVE", "1")}}), provider.ErrInvalidKey)
+			now, err := os.ReadFile(path)
+			require.NoError(t, err)
+			require.True(t, bytes.Equal(c.content, now))
+		})
+	}
+	t.Run("folder", func(t *testing.T) {
+		_, err := branchkey.NewFile(t.TempDir()).Get(t.Context(), "a", "branch:ACTIVE")
+		require.ErrorContains(t, err, "is no table of branch keys: it is a folder")
+	})
+	t.Run("empty file", func(t *testing.T) {
+		path := filepath.Join(t.TempDir(), "empty")
+		require.NoError(t, os.WriteFile(path, nil, 0o600))
+		f := branchkey.NewFile(path)
+		_, err := f.Get(t.Context(), "a", "branch:ACTIVE")
+		require.ErrorIs(t, err, branchkey.ErrNoTable)
+		require.NoError(t, f.Create(t.Context()))
+	})
 }
 
 func TestDynamoDB(t *testing.T) {

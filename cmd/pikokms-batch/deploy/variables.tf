@@ -5,7 +5,7 @@ variable "name" {
 }
 
 variable "zip" {
-  description = "The path of the function's zip file."
+  description = "The path of the function's zip file, which each release has."
   type        = string
   default     = "pikokms-batch_linux_arm64.zip"
 }

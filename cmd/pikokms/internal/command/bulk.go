@@ -219,10 +219,12 @@ func (b *bulk) encrypt(ctx context.Context, o *options, arguments []string, encr
 	if err != nil {
 		return err
 	}
-	if !b.dryRun {
-		if err := openAll(ctx, keys); err != nil {
-			return err
-		}
+	open := openAll
+	if b.dryRun {
+		open = openHere
+	}
+	if err := open(ctx, keys); err != nil {
+		return err
 	}
 	transform := func(ctx context.Context, source io.Reader) (io.Reader, error) {
 		return chain.Transform(ctx, source, pairs)
@@ -259,6 +261,9 @@ func (b *bulk) decrypt(ctx context.Context, o *options, arguments []string) erro
 	}
 	defer closeAll(r.keys)
 	if err := b.use("-k", r.keys); err != nil {
+		return err
+	}
+	if err := openAny(ctx, r.keys); err != nil {
 		return err
 	}
 	return b.run(ctx, o, arguments, job{

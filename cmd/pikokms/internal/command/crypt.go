@@ -343,7 +343,7 @@ func (o *options) registry(encrypting bool, keys []*key, encrypter message.Encry
 	// A stream of Piko's has one data key, so there is nothing to ask several keys about.
 	if here, remote := forDecryption(keys); len(remote) > 1 && o.single && !o.pikoV2 {
 		o.remote = newRemoteKeys(remote, o.limits)
-		decrypter.Keyrings, decrypter.Accept = append(here, o.remote), o.remote.accept
+		decrypter.Keyrings, decrypter.Accept = append(keyringsOf(here), o.remote), o.remote.accept
 	}
 	registry, err := pikokms.NewRegistry(0)
 	if err != nil {

@@ -76,8 +76,9 @@ func indexOfPikokms(words []string) int {
 }
 
 // setups are what the examples of a command's help need. Those of other commands find what usual
-// makes.
+// makes, and pages have more in comments of their own.
 var setups = map[string]string{
+	"README.md":                   "pikokms keygen -o old.key",
 	"pikokms":                     "pikokms keygen -o new.key",
 	"pikokms keygen":              "true",
 	"pikokms keys check":          "pikokms keygen -o dev.key",
@@ -124,8 +125,12 @@ func documents(t *testing.T) map[string][]block {
 	for _, page := range append(pages, filepath.Join(repository, "README.md")) {
 		text, err := os.ReadFile(page)
 		require.NoError(t, err)
+		name := strings.TrimPrefix(filepath.ToSlash(page), "../../../../")
 		if blocks := blocksOf(string(text), "sh"); len(blocks) > 0 {
-			all[strings.TrimPrefix(filepath.ToSlash(page), "../../../../")] = blocks
+			if setup := setups[name]; setup != "" {
+				blocks = append([]block{{text: setup, setUp: true}}, blocks...)
+			}
+			all[name] = blocks
 		}
 	}
 	var add func(*cobra.Command)

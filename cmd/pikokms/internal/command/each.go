@@ -88,16 +88,9 @@ func (e *each) open(ctx context.Context, texts []string) (p *plan, err error) {
 	if e.jobs < 1 {
 		return nil, usageError{fmt.Errorf("--jobs is %d; 1 is the least", e.jobs)}
 	}
-	included, err := globs(e.include)
+	wanted, err := e.wanted()
 	if err != nil {
-		return nil, usageError{fmt.Errorf("--include: %w", err)}
-	}
-	excluded, err := globs(e.exclude)
-	if err != nil {
-		return nil, usageError{fmt.Errorf("--exclude: %w", err)}
-	}
-	wanted := func(key string) bool {
-		return (len(e.include) == 0 || included(key)) && !excluded(key)
+		return nil, err
 	}
 	if len(texts) == 0 {
 		texts = []string{"-"}
@@ -109,19 +102,32 @@ func (e *each) open(ctx context.Context, texts []string) (p *plan, err error) {
 		}
 		p.places = append(p.places, opened)
 	}
+	if p.report, err = openReport(e.report); err != nil {
+		return nil, err
+	}
 	planned, err := e.openJournal(p, texts)
-	if err != nil || planned {
-		return p, err
+	if err != nil {
+		return nil, err
+	}
+	if planned && len(p.unlisted) == 0 {
+		return p, nil
+	}
+	todo := p.unlisted // what could not be listed before
+	p.unlisted = nil
+	for i := range p.places {
+		if !planned {
+			todo = append(todo, unlisted{Place: i})
+		}
 	}
 	// What is listed is garbage at once, but for the names.
 	defer debug.SetGCPercent(debug.SetGCPercent(gcWhileListing))
 	own := e.ownFiles()
-	for i := range p.places {
-		if err := p.list(ctx, i, wanted, own); err != nil {
+	for _, u := range todo {
+		if err := p.list(ctx, u.Place, u.Key, wanted, own); err != nil {
 			return nil, err
 		}
 	}
-	if p.objects == 0 {
+	if p.total() == 0 {
 		return nil, errors.New("there are no such objects")
 	}
 	if e.journal != nil {
@@ -129,6 +135,30 @@ func (e *each) open(ctx context.Context, texts []string) (p *plan, err error) {
 	}
 	return p, err
 }
+
+// wanted tells which objects --include and --exclude take.
+type wanted struct {
+	all                bool
+	included, excluded func(key string) bool
+}
+
+func (e *each) wanted() (*wanted, error) {
+	included, err := globs(e.include)
+	if err != nil {
+		return nil, usageError{fmt.Errorf("--include: %w", err)}
+	}
+	excluded, err := globs(e.exclude)
+	if err != nil {
+		return nil, usageError{fmt.Errorf("--exclude: %w", err)}
+	}
+	return &wanted{len(e.include) == 0, included, excluded}, nil
+}
+
+func (w *wanted) is(key string) bool { return (w.all || w.included(key)) && !w.excluded(key) }
+
+// isNothingIn tells whether --exclude leaves out all that a folder may hold. The name of what it
+// holds is one that only the wildcards match.
+func (w *wanted) isNothingIn(folder string) bool { return w.excluded(folder + "\x00/\x00") }
 
 // inOrder has results of work on several items side by side, and gives them to take in their order.
 func inOrder[I, T any](ctx context.Context, jobs int, items iter.Seq[I], work func(I) T, take func(T) error) error {
@@ -173,11 +203,12 @@ func (e *each) run(ctx context.Context, word string, p *plan, work func(context.
 	// A report that could not be written is written by the same command line, of a journal that stays.
 	defer func() { err = errors.Join(err, e.closeJournal(finished && err == nil)) }()
 	m := newMonitor(word, p)
-	report, err := createReport(e.report)
-	if err != nil {
+	report := p.report
+	p.report = nil // Close need not close it
+	defer func() { err = errors.Join(err, report.close()) }()
+	if err := report.begin(); err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, report.close()) }()
 	todo, err := e.restore(p, m, report)
 	if err != nil {
 		return err
@@ -188,6 +219,13 @@ func (e *each) run(ctx context.Context, word string, p *plan, work func(context.
 	defer stop.release()
 	m.start()
 	defer m.shown.close()
+	for _, u := range p.unlisted {
+		o := outcome{Name: p.titleOf(u), Result: resultFailed, Reason: u.Reason}
+		m.add(o)
+		if err := report.write(o); err != nil {
+			return err
+		}
+	}
 	err = inOrder(ctx, e.jobs, stop.until(todo), func(i item) outcome {
 		if stop.isAsked() || ctx.Err() != nil {
 			return outcome{} // it was not begun
@@ -215,10 +253,10 @@ func (e *each) run(ctx context.Context, word string, p *plan, work func(context.
 	sum := m.sum()
 	text := sum.text(word) + e.cost() + m.took()
 	switch {
-	case err == nil && stop.enough.Load() && sum.objects() < p.objects:
-		err = fmt.Errorf("%s, of %d; stopped after %d failures in a row that may pass; %s", text, p.objects, enough, e.advice())
-	case err == nil && stop.isAsked() && sum.objects() < p.objects:
-		err = fmt.Errorf("interrupted: %s, of %d; %s", text, p.objects, e.advice())
+	case err == nil && stop.enough.Load() && sum.objects() < p.total():
+		err = fmt.Errorf("%s, of %d; stopped after %d failures in a row that may pass; %s", text, p.total(), enough, e.advice())
+	case err == nil && stop.isAsked() && sum.objects() < p.total():
+		err = fmt.Errorf("interrupted: %s, of %d; %s", text, p.total(), e.advice())
 	case err == nil && sum.failed > 0:
 		err = errors.New(text + e.failedAdvice())
 	default:
@@ -251,17 +289,30 @@ type reportFile struct {
 	lines *json.Encoder
 }
 
-func createReport(path string) (*reportFile, error) {
+// openReport opens the file, or makes it. What an earlier command wrote stays until begin.
+func openReport(path string) (*reportFile, error) {
 	if path == "" {
 		return nil, nil
 	}
-	f, err := os.Create(path)
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE, 0o666)
 	if err != nil {
-		return nil, usageError{fmt.Errorf("--report: %w", err)}
+		return nil, blameReport(err)
 	}
 	r := &reportFile{f, json.NewEncoder(f)}
 	r.lines.SetEscapeHTML(false)
 	return r, nil
+}
+
+// begin empties the file.
+func (r *reportFile) begin() error {
+	if r == nil {
+		return nil
+	}
+	info, err := r.file.Stat()
+	if err == nil && info.Mode().IsRegular() {
+		err = r.file.Truncate(0)
+	}
+	return blameReport(err)
 }
 
 func (r *reportFile) write(o outcome) error {

@@ -11,6 +11,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -42,6 +43,9 @@ type journaledJob struct {
 	ID      string    `json:"id"`      // tells jobs apart: SHA-256 of all that says what is done
 	Begun   time.Time `json:"begun"`   // when the plan was made
 	Planned bool      `json:"planned"` // whether the whole plan is stored
+
+	Blocks   int        `json:"blocks"`   // of the plan
+	Unlisted []unlisted `json:"unlisted"` // of the plan
 }
 
 // journaledOutcome is what came of the object of this index.
@@ -50,7 +54,7 @@ type journaledOutcome struct {
 	outcome
 }
 
-const journalVersion = 1
+const journalVersion = 2
 
 // The buckets of the database: the job under the key "job", the plan's blocks by number, and the
 // outcomes as JSON by index. Numbers have 8 bytes, in big endian.
@@ -160,7 +164,7 @@ func (j *journal) open(job journaledJob) (err error) {
 	switch {
 	case err != nil:
 	case j.job.Version != journalVersion:
-		err = fmt.Errorf("its version is %d, and this command knows %d", j.job.Version, journalVersion)
+		err = fmt.Errorf("its version is %d, and this command knows %d; the version of pikokms that began the job goes on with it, or name another file", j.job.Version, journalVersion)
 	case j.job.ID != job.ID:
 		err = usageError{fmt.Errorf("it is the journal of another job: %s, begun on %s with other keys, places or options; give its command line, or name another file",
 			j.job.About, j.job.Begun.Local().Format(time.DateTime))}
@@ -173,9 +177,9 @@ func (j *journal) open(job journaledJob) (err error) {
 
 func numberKey(n int64) []byte { return binary.BigEndian.AppendUint64(nil, uint64(n)) }
 
-// savePlan stores the plan.
+// savePlan stores what the stored plan does not have yet.
 func (j *journal) savePlan(p *plan) error {
-	for first := 0; first < len(p.blocks); first += blocksInSave {
+	for first := j.job.Blocks; first < len(p.blocks); first += blocksInSave {
 		err := j.db.Update(func(tx *bolt.Tx) error {
 			bucket := tx.Bucket(planBucket)
 			bucket.FillPercent = 0.9 // they come in order
@@ -190,7 +194,10 @@ func (j *journal) savePlan(p *plan) error {
 			return j.blame(err)
 		}
 	}
-	j.job.Planned, j.job.Begun = true, time.Now()
+	if !j.job.Planned {
+		j.job.Planned, j.job.Begun = true, time.Now()
+	}
+	j.job.Blocks, j.job.Unlisted = len(p.blocks), p.unlisted
 	return j.blame(j.db.Update(j.job.put))
 }
 
@@ -212,8 +219,14 @@ func (j *journal) loadPlan(p *plan) (bool, error) {
 			return nil
 		})
 	})
-	if err == nil {
-		err = p.load(blocks)
+	switch {
+	case err != nil:
+	case len(blocks) < j.job.Blocks || slices.ContainsFunc(j.job.Unlisted, func(u unlisted) bool { return u.Place < 0 || u.Place >= len(p.places) }):
+		err = errPlan
+	default:
+		// Blocks behind these are of a listing that was not stored to its end.
+		p.unlisted = j.job.Unlisted
+		err = p.load(blocks[:j.job.Blocks])
 	}
 	return true, j.blame(err)
 }

@@ -165,9 +165,6 @@ func ask[T any](ctx context.Context, k *key, call func(context.Context, provider
 	if err == nil || errors.Is(err, provider.ErrUntrustedKey) {
 		return answer, err
 	}
-	if failed, ok := errors.AsType[*provider.EncryptionError](err); ok {
-		err = failed.Err // The error around it would name the key once more.
-	}
 	if ctx.Err() == nil && bounded.Err() != nil {
 		err = fmt.Errorf("%w: no answer within %v; --kms-timeout sets how long to wait", provider.ErrProviderUnavailable, k.timeout)
 		k.giveUp(err)
@@ -175,7 +172,15 @@ func ask[T any](ctx context.Context, k *key, call func(context.Context, provider
 	if _, unreached := errors.AsType[*net.OpError](err); unreached && ctx.Err() == nil {
 		k.giveUp(err)
 	}
-	return answer, fmt.Errorf("key %s: %w", k.text, err)
+	return answer, k.blame(err)
+}
+
+// blame adds the KEY to an error of its keyring.
+func (k *key) blame(err error) error {
+	if failed, ok := errors.AsType[*provider.EncryptionError](err); ok {
+		err = failed.Err // The error around it would name the key once more.
+	}
+	return fmt.Errorf("key %s: %w", k.text, err)
 }
 
 // GenerateDataKey implements provider.Keyring.
@@ -390,18 +395,40 @@ func openAll(ctx context.Context, keys []*key) error {
 	return cmp.Or(failures...)
 }
 
+// openAny returns an error if no KEY can be used to decrypt, as far as can be told without a call of
+// a key service: each object would fail for that.
+func openAny(ctx context.Context, keys []*key) error {
+	here, remote := forDecryption(keys)
+	var failures []error
+	for _, k := range append(here, remote...) {
+		_, err := k.opened(ctx)
+		if err == nil || errors.Is(err, provider.ErrProviderUnavailable) {
+			return nil
+		}
+		failures = append(failures, k.blame(err))
+	}
+	return errors.Join(failures...)
+}
+
+// openHere returns an error if a KEY that no key service must be asked for cannot be used.
+func openHere(ctx context.Context, keys []*key) error {
+	here, _ := forDecryption(keys)
+	return openAll(ctx, here)
+}
+
 // keyringsOf returns keys in the order in which they are tried: those that no key service must be
 // asked for come first.
 func keyringsOf(keys []*key) []provider.Keyring {
 	here, remote := forDecryption(keys)
-	for _, k := range remote {
-		here = append(here, k)
+	keyrings := make([]provider.Keyring, 0, len(keys))
+	for _, k := range append(here, remote...) {
+		keyrings = append(keyrings, k)
 	}
-	return here
+	return keyrings
 }
 
 // forDecryption returns keys by whether a key service must be asked for them.
-func forDecryption(keys []*key) (here []provider.Keyring, remote []*key) {
+func forDecryption(keys []*key) (here, remote []*key) {
 	for _, k := range keys {
 		if k.isRemote() {
 			remote = append(remote, k)

@@ -29,6 +29,7 @@ func addLogFormat(root *cobra.Command) {
 // setLogFormat sets the format of what is said from here on. All of it goes through slog's default
 // logger, and so does what packages say that know no other.
 func setLogFormat(format string) error {
+	slog.SetLogLoggerLevel(slog.LevelWarn) // of package log, through which S3's upload manager warns
 	switch format {
 	case formatText:
 		slog.SetDefault(slog.New(&textHandler{w: os.Stderr, mu: new(sync.Mutex)}))

@@ -37,7 +37,10 @@ old format. It needs no key, and so verifies nothing.`,
 				return err
 			}
 			defer p.Close()
-			failed := 0
+			for _, u := range p.unlisted {
+				say(slog.LevelError, fmt.Sprintf("%s: %s", printable(p.titleOf(u)), u.Reason), "object", p.titleOf(u))
+			}
+			failed := int64(0)
 			err = inOrder(ctx, e.jobs, p.all(), func(i item) *examined { return examine(ctx, i) }, func(x *examined) error {
 				if x.err != nil && x.kind == "" {
 					failed++
@@ -51,8 +54,8 @@ old format. It needs no key, and so verifies nothing.`,
 				_, err := fmt.Printf("%14s  %-9s  %s\n", size, x.kind, printable(x.name))
 				return err
 			})
-			if err == nil && failed > 0 {
-				err = fmt.Errorf("%s could not be read", count(int64(failed), "object"))
+			if err == nil {
+				err = p.unread(failed, "could not be read")
 			}
 			return err
 		},

@@ -19,6 +19,7 @@ import (
 
 	"cloud.google.com/go/storage"
 	azurepolicy "github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
+	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"gocloud.dev/blob"
 	_ "gocloud.dev/blob/azureblob"
 	_ "gocloud.dev/blob/fileblob"
@@ -28,6 +29,7 @@ import (
 	"piko.sh/pikokms"
 	"piko.sh/pikokms/blobstorage"
 	"piko.sh/pikokms/header"
+	"piko.sh/pikokms/internal/awslog"
 )
 
 // Places says what IN and OUT may be besides files. It is a part of the usage of every command that
@@ -45,7 +47,8 @@ Folders and buckets:
   so on. Credentials come from where each cloud's own tools take them.
   --include and --exclude take globs: * is any text without a slash, ** any text,
   ? one character. A glob without a slash is for the last part of a name.
-  Symbolic links in folders are not followed. What is written into folders, also in
+  Symbolic links in folders are not followed. A folder that cannot be listed is
+  named, and fails on its own; the rest goes on, and the exit status is 1. What is written into folders, also in
   place of a file that others could read, is readable by its owner alone (mode 0600).
 `
 
@@ -56,6 +59,7 @@ type place struct {
 	path   string // of the one file, if it is a file
 	folder *pikokms.Folder
 	bucket *blob.Bucket
+	dir    string // of a bucket that gocloud.dev keeps in a folder: the one with its objects
 	only   string // the key of the one object, if it is one of a bucket
 }
 
@@ -120,10 +124,31 @@ func openBucket(ctx context.Context, text string) (*place, error) {
 	if p.bucket, err = blob.OpenBucket(ctx, u.String()); err != nil {
 		return nil, fmt.Errorf("%s: %w", p.name, err)
 	}
+	var client *s3.Client
+	if p.bucket.As(&client) { // gocloud.dev's URLs leave no other way to its logger
+		awslog.Redirect(client.Options().Logger)
+	}
 	if prefix != "" {
 		p.bucket = blob.PrefixedBucket(p.bucket, prefix)
 	}
+	if u.Scheme == "file" && p.only == "" {
+		p.dir = folderOf(u)
+	}
 	return p, nil
+}
+
+// folderOf returns the folder with the objects of a bucket that gocloud.dev keeps in one. It is empty
+// if the URL names a part of one.
+func folderOf(u *url.URL) string {
+	prefix := u.Query().Get("prefix")
+	if u.Query().Has("key") || prefix != "" && !strings.HasSuffix(prefix, "/") {
+		return ""
+	}
+	path := u.Path
+	if u.Host == "." || os.PathSeparator != '/' { // as fileblob.URLOpener does
+		path = strings.TrimPrefix(path, "/")
+	}
+	return filepath.Join(filepath.FromSlash(path), filepath.FromSlash(prefix))
 }
 
 // Close releases a place.

@@ -6,12 +6,15 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"iter"
 	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
 	"time"
+
+	"gocloud.dev/blob"
 )
 
 // item is an object to work on.
@@ -33,11 +36,25 @@ func (i item) title() string { return i.place.title(i.key) }
 type plan struct {
 	places         []*place
 	objects, bytes int64
+	unlisted       []unlisted
+	report         *reportFile // of the work on them
 
 	blocks   [][]byte
 	inBlock  int    // names in the last block
 	previous string // the name before
 }
+
+// unlisted is a folder of a place that could not be listed, so that nothing in it is in the plan.
+type unlisted struct {
+	Place  int    `json:"place"` // its index in places
+	Key    string `json:"key"`   // ends in a slash
+	Reason string `json:"reason"`
+}
+
+func (p *plan) titleOf(u unlisted) string { return p.places[u.Place].title(u.Key) }
+
+// total is how many outcomes there are of the whole plan.
+func (p *plan) total() int64 { return p.objects + int64(len(p.unlisted)) }
 
 // namesInBlock is how many names a block of a plan has. The first of them is stored whole.
 const namesInBlock = 1000
@@ -132,19 +149,27 @@ func (p *plan) all() iter.Seq[item] {
 // isMany tells whether OUT must have room for several objects.
 func (p *plan) isMany() bool { return p.places[0].isMany() }
 
-// Close closes the places.
+// Close closes the places, and a report that was not begun.
 func (p *plan) Close() {
+	_ = p.report.close()
 	for _, place := range p.places {
 		_ = place.Close()
 	}
 }
 
-// list adds the objects of a place that are wanted. The command line's own files are left out.
-func (p *plan) list(ctx context.Context, place int, wanted func(key string) bool, own []os.FileInfo) error {
+// list adds the objects of a place that begin with a prefix and are wanted. The command line's own
+// files are left out.
+func (p *plan) list(ctx context.Context, place int, prefix string, wanted *wanted, own []os.FileInfo) error {
 	at := p.places[place]
-	for l, err := range at.list(ctx) {
-		if err != nil {
+	for l, err := range at.list(ctx, prefix) {
+		switch {
+		case err != nil && l.key == "":
 			return fmt.Errorf("%s: %w", at.name, err)
+		case err != nil:
+			if !wanted.isNothingIn(l.key) {
+				p.unlisted = append(p.unlisted, unlisted{place, l.key, "the folder cannot be listed: " + explain(withoutPath(err))})
+			}
+			continue
 		}
 		if isOneOf(l.info, own) {
 			say(slog.LevelInfo, "left out "+printable(at.title(l.key))+": this command line uses it", "object", at.title(l.key))
@@ -155,7 +180,7 @@ func (p *plan) list(ctx context.Context, place int, wanted func(key string) bool
 			continue
 		}
 		// Consoles of clouds make empty objects of such names to show a folder.
-		if !strings.HasSuffix(l.key, "/") && wanted(l.key) {
+		if !strings.HasSuffix(l.key, "/") && wanted.is(l.key) {
 			p.add(place, l.key, l.size)
 		}
 	}
@@ -169,8 +194,9 @@ type listed struct {
 	info os.FileInfo // of a file; nil if it is not known
 }
 
-// list yields the objects of a place.
-func (p *place) list(ctx context.Context) iter.Seq2[listed, error] {
+// list yields the objects of a place that begin with a prefix. An error with a key, which ends in a
+// slash, is that of a folder, and the rest follows.
+func (p *place) list(ctx context.Context, prefix string) iter.Seq2[listed, error] {
 	return func(yield func(listed, error) bool) {
 		switch {
 		case !p.isMany():
@@ -186,9 +212,9 @@ func (p *place) list(ctx context.Context) iter.Seq2[listed, error] {
 			}
 			yield(one, nil)
 		case p.bucket != nil:
-			p.listBucket(ctx, yield)
+			p.listBucket(ctx, prefix, yield)
 		default:
-			for key, err := range p.folder.List(ctx, "") {
+			for key, err := range p.folder.List(ctx, prefix) {
 				one := listed{key: key, size: -1}
 				if info, statErr := os.Lstat(filepath.Join(p.name, filepath.FromSlash(key))); err == nil && statErr == nil {
 					one.size, one.info = info.Size(), info
@@ -201,8 +227,11 @@ func (p *place) list(ctx context.Context) iter.Seq2[listed, error] {
 	}
 }
 
-func (p *place) listBucket(ctx context.Context, yield func(listed, error) bool) {
-	objects := p.bucket.List(nil)
+func (p *place) listBucket(ctx context.Context, prefix string, yield func(listed, error) bool) {
+	if p.dir != "" && !p.listUnreadable(prefix, yield) {
+		return
+	}
+	objects := p.bucket.List(&blob.ListOptions{Prefix: prefix})
 	for {
 		object, err := objects.Next(ctx)
 		if err == io.EOF {
@@ -218,4 +247,30 @@ func (p *place) listBucket(ctx context.Context, yield func(listed, error) bool) 
 			return
 		}
 	}
+}
+
+// listUnreadable yields the folders that can't be read in a folder that gocloud.dev keeps, whose own
+// listing passes over them (v0.47.0). It returns false if there is nothing more to list.
+func (p *place) listUnreadable(prefix string, yield func(listed, error) bool) (more bool) {
+	more = true
+	_ = filepath.WalkDir(p.dir, func(path string, entry fs.DirEntry, err error) error {
+		relative, _ := filepath.Rel(p.dir, path) // path begins with p.dir
+		key := filepath.ToSlash(relative) + "/"
+		switch {
+		case relative == "." && err != nil:
+			yield(listed{}, err)
+			more = false
+		case relative == "." || entry == nil || !entry.IsDir():
+			return nil
+		case !strings.HasPrefix(key, prefix) && !strings.HasPrefix(prefix, key):
+			return fs.SkipDir
+		case err != nil && !errors.Is(err, fs.ErrNotExist):
+			more = yield(listed{key: key}, err)
+		}
+		if !more {
+			return fs.SkipAll
+		}
+		return nil
+	})
+	return more
 }

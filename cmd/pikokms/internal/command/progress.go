@@ -101,7 +101,7 @@ func (m *monitor) start() {
 	bar := newBar(m.word, m.left)
 	m.shown = showLine(m.text, func() {
 		sum := m.sum()
-		bar.Describe(fmt.Sprintf("%s %d of %d", m.word, sum.objects(), m.plan.objects))
+		bar.Describe(fmt.Sprintf("%s %d of %d", m.word, sum.objects(), m.plan.total()))
 		// A bar that reaches its end is over, and an object may have grown since it was listed.
 		_ = bar.Set64(min(m.read.Load(), max(m.left-1, 0)))
 	}, func() { _ = bar.Clear() })
@@ -110,7 +110,7 @@ func (m *monitor) start() {
 // text says how far the work is.
 func (m *monitor) text() string {
 	sum, elapsed, read := m.sum(), time.Since(m.from), m.read.Load()
-	text := fmt.Sprintf("%s, of %d; %.1f MB/s", sum.text(m.word), m.plan.objects, float64(read)/1e6/elapsed.Seconds())
+	text := fmt.Sprintf("%s, of %d; %.1f MB/s", sum.text(m.word), m.plan.total(), float64(read)/1e6/elapsed.Seconds())
 	if read > 0 && read < m.left {
 		text += fmt.Sprintf(", %v left", (time.Duration(float64(elapsed) * float64(m.left-read) / float64(read))).Round(time.Second))
 	}

@@ -64,6 +64,9 @@ Piko's old format stays compressed, and nothing then says so.`,
 			if err := b.use("-k", r.keys); err != nil {
 				return err
 			}
+			if err := openAny(ctx, r.keys); err != nil {
+				return err
+			}
 			b.goesOn = b.inPlace
 			m, err := o.moving(ctx, r, to, b.use)
 			if err != nil {

@@ -70,7 +70,7 @@ the whole object. What is not encrypted is listed, and not shown.`,
 				return err
 			}
 			defer closeAll(r.keys)
-			if err := openLocal(ctx, r.keys); err != nil {
+			if err := openAny(ctx, r.keys); err != nil {
 				return err
 			}
 			for _, k := range r.keys {
@@ -95,23 +95,6 @@ the whole object. What is not encrypted is listed, and not shown.`,
 	flags.StringVar(&s.suffix, "suffix", "", "show only objects whose names end in this `SUFFIX`, and without it")
 	o.addReading(command)
 	return command
-}
-
-// openLocal returns an error if no KEY can be used, which only local keys can tell without a call.
-func openLocal(ctx context.Context, keys []*key) (first error) {
-	for _, k := range keys {
-		if k.isRemote() {
-			return nil
-		}
-		_, err := k.opened(ctx)
-		if err == nil {
-			return nil
-		}
-		if first == nil {
-			first = fmt.Errorf("key %s: %w", k.text, err)
-		}
-	}
-	return first
 }
 
 // run serves a view until ctx ends.

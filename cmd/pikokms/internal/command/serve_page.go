@@ -156,11 +156,15 @@ func (v *view) list(ctx context.Context, key, after string) (entries []entry, ne
 	}
 	found := make(map[entry]bool)
 	for stored, err := range v.place.storage().List(ctx, key) {
-		if err != nil {
+		if err != nil && (stored == "" || stored == key) {
 			return nil, "", err
 		}
 		name, isFolder, ok := v.named(strings.TrimPrefix(stored, key))
-		if ok {
+		switch {
+		case err != nil && stored == key+name+"/":
+			v.tell(stored, err)
+			found[entry{key: name, IsFolder: true, Note: "cannot be read"}] = true
+		case ok:
 			found[entry{key: name, IsFolder: isFolder}] = true
 		}
 	}
@@ -218,6 +222,9 @@ func (v *view) named(stored string) (name string, isFolder, ok bool) {
 // link fills in an entry's name and the link to it.
 func (e *entry) link() {
 	e.Name = shown(e.key)
+	if e.Note != "" {
+		return
+	}
 	if e.key == "." || e.key == ".." {
 		e.Note = "no address leads to it"
 		return

@@ -41,9 +41,14 @@ type served struct {
 
 func serve(t *testing.T, arguments ...string) *served {
 	t.Helper()
-	s := &served{t: t, ended: make(chan error, 1)}
-	s.command = exec.Command("pikokms", append([]string{"serve", "--address", "127.0.0.1:0"}, arguments...)...)
-	s.command.Env = append(os.Environ(), "GORACE="+noRaceSleep, "AWS_ACCESS_KEY_ID=test", "AWS_SECRET_ACCESS_KEY=test", "AWS_EC2_METADATA_DISABLED=true")
+	command := exec.Command("pikokms", append([]string{"serve", "--address", "127.0.0.1:0"}, arguments...)...)
+	command.Env = append(os.Environ(), "GORACE="+noRaceSleep, "AWS_ACCESS_KEY_ID=test", "AWS_SECRET_ACCESS_KEY=test", "AWS_EC2_METADATA_DISABLED=true")
+	return startServing(t, command)
+}
+
+func startServing(t *testing.T, command *exec.Cmd) *served {
+	t.Helper()
+	s := &served{t: t, command: command, ended: make(chan error, 1)}
 	stderr, err := s.command.StderrPipe()
 	require.NoError(t, err)
 	require.NoError(t, s.command.Start())

@@ -37,6 +37,12 @@ func survey(ctx context.Context, e *each, w io.Writer, asJSON bool, arguments []
 			return err
 		}
 	}
+	for _, u := range p.unlisted {
+		s := surveyed{Name: p.titleOf(u), Kind: "unreadable", Error: u.Reason}
+		if err := s.show(w, asJSON); err != nil {
+			return err
+		}
+	}
 	err = inOrder(ctx, e.jobs, p.all(), func(i item) *examined { return examine(ctx, i) }, func(x *examined) error {
 		s := surveyed{Name: x.name, Kind: x.kind, Size: x.size, Message: x.report}
 		if s.Kind == "" {
@@ -53,18 +59,37 @@ func survey(ctx context.Context, e *each, w io.Writer, asJSON bool, arguments []
 			groups[name].objects++
 			groups[name].bytes += x.size
 		}
-		if asJSON {
-			return s.printLine(w)
-		}
-		return s.print(w)
+		return s.show(w, asJSON)
 	})
 	if err == nil && !asJSON {
 		err = printGroups(w, groups)
 	}
-	if err == nil && failed > 0 {
-		err = errors.New(count(failed, "object") + " could not be read or cannot be whole")
+	if err == nil {
+		err = p.unread(failed, "could not be read or cannot be whole")
 	}
 	return err
+}
+
+// unread returns an error if so many objects failed, which the words say, or folders were not listed.
+func (p *plan) unread(failed int64, words string) error {
+	var all []string
+	if failed > 0 {
+		all = append(all, count(failed, "object")+" "+words)
+	}
+	if n := int64(len(p.unlisted)); n > 0 {
+		all = append(all, count(n, "folder")+" could not be listed")
+	}
+	if all == nil {
+		return nil
+	}
+	return errors.New(strings.Join(all, ", "))
+}
+
+func (s *surveyed) show(w io.Writer, asJSON bool) error {
+	if asJSON {
+		return s.printLine(w)
+	}
+	return s.print(w)
 }
 
 // groups returns what an object counts for: each of its keys once, or its kind.

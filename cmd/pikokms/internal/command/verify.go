@@ -43,6 +43,9 @@ standard input.`,
 			if err := e.use("-k", r.keys); err != nil {
 				return err
 			}
+			if err := openAny(ctx, r.keys); err != nil {
+				return err
+			}
 			p, err := e.open(ctx, arguments)
 			if err != nil {
 				return err

@@ -1,0 +1,25 @@
+package awskms
+
+import (
+	"bytes"
+	"log/slog"
+	"testing"
+
+	"github.com/aws/smithy-go/logging"
+	"github.com/stretchr/testify/require"
+)
+
+// The AWS SDK would write lines on standard error, and a program that logs JSON could not tell them
+// from its own.
+func TestTheSDKLogsToSlog(t *testing.T) {
+	c := &connection{region: "eu-west-1"}
+	client, err := c.newClient(t.Context())
+	require.NoError(t, err)
+	var text bytes.Buffer
+	before := slog.Default()
+	defer slog.SetDefault(before)
+	slog.SetDefault(slog.New(slog.NewJSONHandler(&text, nil)))
+	client.Options().Logger.Logf(logging.Warn, "%d attempts", 3)
+	client.Options().Logger.Logf(logging.Debug, "a request")
+	require.Regexp(t, `^{"time":"[^"]+","level":"WARN","msg":"3 attempts"}\n$`, text.String())
+}
