@@ -9,6 +9,7 @@ import (
 	"crypto/x509"
 	"encoding/json"
 	"encoding/pem"
+	"flag"
 	"fmt"
 	"io"
 	"os"
@@ -130,13 +131,18 @@ var interopSizes = []struct{ size, frameLength int }{
 	{0, 0}, {1, 0}, {100_000, 0},
 }
 
+var interopAll = flag.Bool("interop.all", false, "messages of all sizes under keys of all kinds")
+
 // testInterop checks both directions over suites, contexts, frame lengths and sizes around frame
-// boundaries.
+// boundaries. Keys of other kinds than AES-256 change the header alone, so that fewer sizes will do.
 func testInterop(t *testing.T, sdk *officialSDK, keyring provider.Keyring, key sdkKey, suites []header.Suite) {
 	ours, theirs := 0, 0
 	for _, suite := range suites {
 		for _, context := range interopContexts {
-			for _, c := range interopSizes {
+			for i, c := range interopSizes {
+				if i%3 > 0 && len(key.Key) != 32 && !*interopAll {
+					continue
+				}
 				t.Run(fmt.Sprintf("%04x/%d/%dx%d", uint16(suite), len(context), c.size, c.frameLength), func(t *testing.T) {
 					plaintext := make([]byte, c.size)
 					_, _ = rand.Read(plaintext)
