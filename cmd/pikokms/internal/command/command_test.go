@@ -354,11 +354,11 @@ func watch(terminal io.Reader, text string) (seen <-chan struct{}, screen <-chan
 	return found, all
 }
 
-// startsManyProcesses skips a test under the race detector, which makes each process of the command
-// several times as slow.
+// startsManyProcesses skips a test in short mode, and under the race detector, which makes each
+// process of the command several times as slow.
 func startsManyProcesses(t *testing.T) {
 	t.Helper()
-	if race.Enabled {
-		t.Skip("skipped: it starts many processes, and runs without the race detector")
+	if race.Enabled || testing.Short() {
+		t.Skip("skipped: it starts many processes, and runs without -short and the race detector")
 	}
 }
