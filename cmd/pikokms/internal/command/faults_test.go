@@ -37,8 +37,8 @@ import (
 	"piko.sh/pikokms/provider/awskms"
 )
 
-// allFaults has everything tried. Otherwise each command line is broken in some of the ways alone, and
-// what the AWS SDK tries again is left out: it waits for up to a second before each try.
+// allFaults has everything tried. Otherwise each command line is broken in some of the ways alone,
+// and what the AWS SDK tries again is left out: it waits for up to a second before each try.
 var allFaults = flag.Bool("faults.all", false, "break each request of each command line in each way, also with the retries of the AWS SDK")
 
 // The ways in which a request fails.
@@ -131,7 +131,7 @@ func (b *breaking) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	_ = connection.(*net.TCPConn).SetLinger(0) // a reset, not an end
 }
 
-// faulty is what commands work on under faults: buckets and folders of two objects, under keys of KMS.
+// faulty has what commands work on under faults: buckets, folders of two objects, and KMS keys.
 type faulty struct {
 	*breaking
 	s3         *s3Server
@@ -490,7 +490,7 @@ func (w work) isCovered(how tried, way, request string) (must, may bool) {
 	ofKMS := strings.HasPrefix(request, "TrentService.")
 	switch {
 	case way == denied:
-		// Keys are asked what they are, which some may not be told. Of one object, the size is asked.
+		// DescribeKey may be denied. Of one object, the size is asked first, and need not be told.
 		may = request == "TrentService.DescribeKey" || w.from == "object" && strings.HasPrefix(request, "HEAD /in/")
 		return false, may
 	case ofKMS:
@@ -651,7 +651,12 @@ func TestAFaultAtEachCallOfTheCommand(t *testing.T) {
 	}
 	t.Logf("%d faults in %d command lines in %.0f s: %d errors that name them, %d covered; no object is lost or in part, and the same command line goes on",
 		faults, len(worksUnderFaults), time.Since(begin).Seconds(), seen, faults-seen)
-	goleak.VerifyNone(t, before)
+	// On a busy machine the connections of the last requests may take some time to go.
+	leak := goleak.Find(before)
+	for end := time.Now().Add(time.Minute); leak != nil && time.Now().Before(end); {
+		leak = goleak.Find(before)
+	}
+	require.NoError(t, leak)
 }
 
 // TestALostAnswerToAPut has the AWS SDK send a conditional put a second time, whose condition the

@@ -11,8 +11,10 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -180,6 +182,7 @@ func TestServedFolderThatCannotBeRead(t *testing.T) {
 	require.Contains(t, text, `<td>secret <small>cannot be read</small></td>`)
 	_, status = get("/secret/")
 	require.Equal(t, http.StatusInternalServerError, status)
-	require.Contains(t, s.stderr(), "photos/secret/: ")
-	require.Contains(t, s.stderr(), "permission denied")
+	for _, part := range []string{"photos/secret/: ", "permission denied"} {
+		require.Eventually(t, func() bool { return strings.Contains(s.stderr(), part) }, time.Minute, 10*time.Millisecond, part)
+	}
 }
