@@ -148,8 +148,8 @@ func (t *target) workOn(ctx context.Context, j job, i item) (n int64, err error)
 	return s.read.n.Load(), err
 }
 
-// planOne tells whether workOn would have something to do, as far as can be told without a key
-// service. It returns the number of bytes to be read.
+// planOne tells whether workOn would have something to do, as far as can be told without
+// decrypting or encrypting the object. It returns the number of bytes to be read.
 func (b *bulk) planOne(ctx context.Context, t *target, j job, i item) (n int64, err error) {
 	s, err := i.read(ctx)
 	if err != nil {
