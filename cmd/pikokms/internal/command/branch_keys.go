@@ -247,9 +247,9 @@ func branchKeysVersion() *cobra.Command {
 		Short: "Make new versions of branch keys",
 		Long: `Version makes a new version of each branch key, which new messages are encrypted
 under from then on, and writes the version's UUID on standard output. Messages
-under older versions still open, so nothing must be encrypted anew. Rewrap does so
-if others may know an older version. Processes go on under the version that they
-know until its TTL has passed, an hour by default.
+under older versions still open, so nothing must be encrypted anew. If others may
+know an older version, rewrap encrypts the messages under it anew. Processes go on
+under the version that they know until its TTL has passed, an hour by default.
 
 It makes three KMS calls for each branch key. Without an ID it is about that of the
 KEY.`,

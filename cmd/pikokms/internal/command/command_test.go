@@ -333,8 +333,8 @@ func TestProgress(t *testing.T) {
 	}
 }
 
-// watch reads what processes write to a terminal. The first channel is closed when the text is on it,
-// or when the last process has closed its side. The second gives all that was written.
+// watch reads what processes write to a terminal. The first channel is closed when the text is on
+// it, or when the last process has closed its side. The second gives all that was written.
 func watch(terminal io.Reader, text string) (seen <-chan struct{}, screen <-chan string) {
 	found, all := make(chan struct{}), make(chan string, 1)
 	go func() {

@@ -200,7 +200,7 @@ func inOrder[I, T any](ctx context.Context, jobs int, items iter.Seq[I], work fu
 // is said on standard error, and makes the error.
 func (e *each) run(ctx context.Context, word string, p *plan, work func(context.Context, item) (int64, error)) (err error) {
 	finished := false
-	// A report that could not be written is written by the same command line, of a journal that stays.
+	// If the report can't be written, the journal stays. The same command line then writes the report.
 	defer func() { err = errors.Join(err, e.closeJournal(finished && err == nil)) }()
 	m := newMonitor(word, p)
 	report := p.report

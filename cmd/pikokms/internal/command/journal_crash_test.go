@@ -34,8 +34,8 @@ const killsOfAJournal = 25
 
 var crashJob = newJournaledJob("a test", []string{"crash"})
 
-// TestKilledJournals kills processes that write a journal, and say on standard output what is saved.
-// All of that is in the journal afterwards, and nothing that was not written.
+// TestKilledJournals kills processes that write a journal, and say on standard output what is
+// saved. All of that is in the journal afterwards, and nothing that was not written.
 func TestKilledJournals(t *testing.T) {
 	if path := os.Getenv(journalVariable); path != "" {
 		t.Fatal(writeJournal(path)) // it never returns but for a failure
@@ -96,8 +96,8 @@ func checkDatabase(tx *bolt.Tx) (err error) {
 	return err
 }
 
-// killWriter starts a process that writes a journal, kills it, and returns how many outcomes it said
-// were saved. The moment is soon after a save, or if so wanted, soon after the process began.
+// killWriter starts a process that writes a journal, kills it, and returns how many outcomes it
+// said were saved. The moment is soon after a save, or if so wanted, soon after the process began.
 func killWriter(t *testing.T, path string, early bool) (saved int64) {
 	t.Helper()
 	command := exec.CommandContext(t.Context(), os.Args[0], "-test.run", "^"+t.Name()+"$", "-test.timeout", "1m")
@@ -148,8 +148,8 @@ func writeJournal(path string) error {
 }
 
 // TestKilledCommandsWithAJournal kills a command at any moment and begins it again, until all is
-// done, and then another one. What a journal says is done is whole, stays in the journal, and is not
-// done again.
+// done, and then another one. What a journal says is done is whole, stays in the journal, and is
+// not done again.
 func TestKilledCommandsWithAJournal(t *testing.T) {
 	startsManyProcesses(t)
 	dir := t.TempDir()

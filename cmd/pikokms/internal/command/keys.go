@@ -395,8 +395,8 @@ func openAll(ctx context.Context, keys []*key) error {
 	return cmp.Or(failures...)
 }
 
-// openAny returns an error if no KEY can be used to decrypt, as far as can be told without a call of
-// a key service: each object would fail for that.
+// openAny returns an error if no KEY can be used to decrypt, as far as can be told without a call
+// of a key service: each object would fail for that.
 func openAny(ctx context.Context, keys []*key) error {
 	here, remote := forDecryption(keys)
 	var failures []error

@@ -18,7 +18,7 @@ import (
 	"piko.sh/pikokms/provider/local"
 )
 
-// vaultURL makes a key of an OpenBao server, and returns its URL and what makes a new version of it.
+// vaultURL makes a key of an OpenBao server. It returns the key's URL, and what rotates the key.
 func vaultURL(t *testing.T, name string) (keyURL string, rotate func()) {
 	t.Helper()
 	config := api.DefaultConfig()

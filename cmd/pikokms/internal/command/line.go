@@ -8,12 +8,11 @@ import (
 	"time"
 )
 
-// The times of progress: work that is done before the first has none, on a terminal it is drawn anew
-// after the second, and lines come after the third.
+// The times of progress.
 const (
-	progressAfter = 500 * time.Millisecond
-	drawEvery     = 100 * time.Millisecond
-	lineEvery     = 10 * time.Second
+	progressAfter = 500 * time.Millisecond // work that ends before has none on a terminal
+	drawEvery     = 100 * time.Millisecond // on a terminal
+	lineEvery     = 10 * time.Second       // elsewhere
 )
 
 // clearLine moves a terminal's cursor to the beginning of its line, which it clears.

@@ -48,8 +48,9 @@ Folders and buckets:
   --include and --exclude take globs: * is any text without a slash, ** any text,
   ? one character. A glob without a slash is for the last part of a name.
   Symbolic links in folders are not followed. A folder that cannot be listed is
-  named, and fails on its own; the rest goes on, and the exit status is 1. What is written into folders, also in
-  place of a file that others could read, is readable by its owner alone (mode 0600).
+  named, and fails on its own; the rest goes on, and the exit status is 1.
+  What is written into folders, also in place of a file that others could read, is
+  readable by its owner alone (mode 0600).
 `
 
 // place is where objects are: standard input, a file, a folder or a bucket. A bucket, and a file,
@@ -137,8 +138,8 @@ func openBucket(ctx context.Context, text string) (*place, error) {
 	return p, nil
 }
 
-// folderOf returns the folder with the objects of a bucket that gocloud.dev keeps in one. It is empty
-// if the URL names a part of one.
+// folderOf returns the folder with the objects of a bucket that gocloud.dev keeps in one. It is
+// empty if the URL has a key, or a prefix that does not end in a slash.
 func folderOf(u *url.URL) string {
 	prefix := u.Query().Get("prefix")
 	if u.Query().Has("key") || prefix != "" && !strings.HasSuffix(prefix, "/") {

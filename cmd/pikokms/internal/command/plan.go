@@ -249,8 +249,8 @@ func (p *place) listBucket(ctx context.Context, prefix string, yield func(listed
 	}
 }
 
-// listUnreadable yields the folders that can't be read in a folder that gocloud.dev keeps, whose own
-// listing passes over them (v0.47.0). It returns false if there is nothing more to list.
+// listUnreadable yields the folders that can't be read in a folder that gocloud.dev keeps, whose
+// own listing passes over them (v0.47.0). It returns false if there is nothing more to list.
 func (p *place) listUnreadable(prefix string, yield func(listed, error) bool) (more bool) {
 	more = true
 	_ = filepath.WalkDir(p.dir, func(path string, entry fs.DirEntry, err error) error {

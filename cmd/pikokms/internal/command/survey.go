@@ -70,7 +70,8 @@ func survey(ctx context.Context, e *each, w io.Writer, asJSON bool, arguments []
 	return err
 }
 
-// unread returns an error if so many objects failed, which the words say, or folders were not listed.
+// unread returns an error if objects failed, in the way that the words say, or if folders could not
+// be listed.
 func (p *plan) unread(failed int64, words string) error {
 	var all []string
 	if failed > 0 {
