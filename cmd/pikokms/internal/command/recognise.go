@@ -32,8 +32,11 @@ func (t *target) recognise(ctx context.Context, j job, i, to item) error {
 		return nil // what is to be said of it, put says
 	}
 	from := examine(ctx, i)
-	// Buckets have times in whole seconds.
-	if from.err != nil || stored.modTime.Before(from.modTime.Truncate(time.Second)) {
+	changed := from.modTime
+	if stored.modTime.Nanosecond() == 0 { // buckets have times in whole seconds
+		changed = changed.Truncate(time.Second)
+	}
+	if from.err != nil || stored.modTime.Before(changed) {
 		return nil
 	}
 	made, err := j.made(ctx, from, stored)
