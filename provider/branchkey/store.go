@@ -314,7 +314,7 @@ type Version struct {
 }
 
 // Describe describes a branch key. It asks the table only. If items are damaged, the error has the
-// reason for each, and the description has the others. It is nil if the active item is damaged.
+// reason for each, and the description has the others. It is nil without a whole active item.
 func (s *Store) Describe(ctx context.Context, id string) (*Description, error) {
 	records, faults, err := s.all(ctx, id)
 	if err != nil {
