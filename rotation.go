@@ -36,6 +36,9 @@ func (h *Host) RotateKey(name string) error {
 // whole of it is verified. On an error the old one stays. It refuses what is not a stored object of
 // a host, whatever New's options allow to be read: Migrate moves that.
 //
+// A cache of branch keys or of data keys goes on with the version that it has, for as long as its
+// limits say. Rewrap after that, or on a host without such a cache.
+//
 // On a ConditionalStorage, an object that was replaced or deleted meanwhile is left as it is, and
 // the error holds ErrChanged. On another storage, Rewrap overwrites a Put, and undoes a Delete,
 // that happens while it runs. So nothing else may write the object then. The other errors are Get's
@@ -51,9 +54,10 @@ func (h *Host) Rewrap(ctx context.Context, key string) error {
 }
 
 // IsCurrent reports whether an object is under the default provider's key and no other, in the
-// version with which the key service wraps now, and in today's format. Rewrap need not move it,
-// though it would. IsCurrent reads the object's header, and most providers ask no key service for
-// it: [provider.VersionedKeyring] says more. The header is not verified, which Get and Rewrap do.
+// version with which the provider wraps now, and in today's format. Under branch keys, that is the
+// version in the provider's cache. Rewrap need not move the object, though it would. IsCurrent reads
+// the object's header, which it does not verify, as Get and Rewrap do. Some providers ask their key
+// service: [provider.VersionedKeyring] says more.
 //
 // It is false for what is no stored object of a host. The error is the storage's or the provider's.
 func (h *Host) IsCurrent(ctx context.Context, key string) (current bool, err error) {

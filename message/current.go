@@ -12,9 +12,9 @@ import (
 
 // IsCurrent reports whether a message of this header is as e would write it today: in e's suite,
 // and with a data key under the key of each of e's keyrings and no other, in the versions with
-// which the keyrings wrap now. To Rewrap it would do nothing but exchange its data key. IsCurrent is
-// false if a keyring is no [provider.VersionedKeyring], and if the pairs of stated, which are as for
-// Decrypter.NewReader, are not those of the message.
+// which the keyrings wrap now. Rewrap would only give it another data key. IsCurrent is false if a
+// keyring is no [provider.VersionedKeyring]. It is also false if the message has other values than
+// stated for the pairs of stated, which are as for Decrypter.NewReader.
 //
 // The header is not authenticated. The error is a keyring's.
 func (e *Encrypter) IsCurrent(ctx context.Context, h *header.Header, stated map[string]string) (bool, error) {

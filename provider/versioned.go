@@ -9,8 +9,8 @@ type VersionedKeyring interface {
 	Keyring
 
 	// IsCurrent reports whether a data key is under the keyring's own key, in the version with
-	// which the keyring wraps now. Of a key that a data key names without a version, as it does
-	// under AWS KMS, every version is current.
+	// which the keyring wraps now. It is false if the keyring can't tell. Of a key that a data key
+	// names without a version, as it does under AWS KMS, every version is current.
 	//
 	// It asks no key service about a data key that says it is under another key. The result is no
 	// proof that the data key unwraps. The errors are those of UnwrapDataKey.

@@ -263,8 +263,8 @@ func TestAFaultAtEachRequest(t *testing.T) {
 	goleak.VerifyNone(t, before)
 }
 
-// TestALostAnswerToAReplacement has the AWS SDK send a conditional put a second time, whose condition
-// the first one has made false. That is no change by another.
+// TestALostAnswerToAReplacement has the AWS SDK send a conditional put a second time. The first one
+// has made its condition false, or has ended the upload in parts. That is no change by another.
 func TestALostAnswerToAReplacement(t *testing.T) {
 	content := noise(100_000)
 	b := &bucketInMemory{objects: make(map[string][]byte), uploads: make(map[string]map[int][]byte)}
@@ -277,19 +277,33 @@ func TestALostAnswerToAReplacement(t *testing.T) {
 		Retryer:    retry.NewStandard(func(o *retry.StandardOptions) { o.MaxBackoff = time.Millisecond }),
 		HTTPClient: &http.Client{Transport: transport},
 	})
-	storage := s3storage.New(client, "bucket")
-	require.NoError(t, storage.Put(t.Context(), "object", bytes.NewReader(content)))
-	r, version, err := storage.GetVersion(t.Context(), "object")
-	require.NoError(t, err)
-	require.NoError(t, r.Close())
-	transport.calls = &adversary.Calls{Fails: func(n int) bool { return n == 1 }}
-	require.NoError(t, storage.PutIf(t.Context(), "object", version, bytes.NewReader([]byte("new"))))
-	require.Equal(t, 3, transport.calls.Made(), "the put, the put again, and what is there")
-	require.Equal(t, []byte("new"), b.objects["object"])
+	storage := s3storage.New(client, "bucket", func(o *transfermanager.Options) {
+		o.MultipartUploadThreshold, o.PartSizeBytes = 5<<20, 5<<20
+	})
+	for name, c := range map[string]struct {
+		replacement []byte
+		loses, made int
+		says        string
+	}{
+		"in one request": {[]byte("new"), 1, 3, "the put, the put again, and what is there"},
+		"in parts":       {noise(6 << 20), 4, 7, "begin, two parts, end, end again, abort, and what is there"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			transport.calls = &adversary.Calls{}
+			require.NoError(t, storage.Put(t.Context(), "object", bytes.NewReader(content)))
+			r, version, err := storage.GetVersion(t.Context(), "object")
+			require.NoError(t, err)
+			require.NoError(t, r.Close())
+			transport.calls = &adversary.Calls{Fails: func(n int) bool { return n == c.loses }}
+			require.NoError(t, storage.PutIf(t.Context(), "object", version, bytes.NewReader(c.replacement)))
+			require.Equal(t, c.made, transport.calls.Made(), c.says)
+			require.True(t, bytes.Equal(c.replacement, b.objects["object"]))
 
-	// What another has put is another's.
-	transport.calls = &adversary.Calls{}
-	err = storage.PutIf(t.Context(), "object", version, bytes.NewReader([]byte("mine")))
-	require.ErrorIs(t, err, pikokms.ErrChanged)
-	require.Equal(t, []byte("new"), b.objects["object"])
+			// What another has put is another's.
+			transport.calls = &adversary.Calls{}
+			err = storage.PutIf(t.Context(), "object", version, bytes.NewReader([]byte("mine")))
+			require.ErrorIs(t, err, pikokms.ErrChanged)
+			require.True(t, bytes.Equal(c.replacement, b.objects["object"]))
+		})
+	}
 }

@@ -83,12 +83,13 @@ func (s *Storage) replace(ctx context.Context, key string, f found, content io.R
 		}
 		return out.Body, nil
 	}
-	if isStatus(err, http.StatusPreconditionFailed) && sent.Is(stored) {
-		return nil // the answer was lost, and what is refused is a second request
-	}
 	// S3 answers 404 for an object that was deleted, and 409 for one that was deleted during the
-	// upload (Amazon S3 User Guide, "How to prevent object overwrites with conditional writes").
+	// upload (Amazon S3 User Guide, "How to prevent object overwrites with conditional writes"). 404
+	// is also its answer for an upload in parts that was completed before.
 	if isStatus(err, http.StatusPreconditionFailed) || isStatus(err, http.StatusConflict) || isMissing(err) {
+		if sent.Is(stored) {
+			return nil // the answer was lost, and what is refused is a second request
+		}
 		err = fmt.Errorf("%w: %w", pikokms.ErrChanged, err)
 	}
 	if err != nil {

@@ -294,7 +294,8 @@ func (p *Provider) unwrap(ctx context.Context, id string, request *provider.Unwr
 }
 
 // IsCurrent implements provider.VersionedKeyring: a data key is current under the active version of
-// its branch key. It calls KMS if that is not cached.
+// its branch key. It calls KMS if that is not cached. If another process makes a new version, the
+// cached one counts as the active one until its TTL has passed.
 func (p *Provider) IsCurrent(ctx context.Context, request *provider.UnwrapDataKeyRequest) (bool, error) {
 	k := request.EncryptedKey
 	if k.ProviderID != ProviderID {

@@ -151,13 +151,14 @@ func (s *Store) newVersion(ctx context.Context, keyARN string, like Item) (versi
 // its UUID. Messages under older versions still open. Processes go on encrypting under the version
 // that they have cached until its TTL has passed.
 //
-// KMS first checks that the active version is genuine. The active item is replaced only if its
-// version has an item of its own, too: otherwise it is the last copy of that version's key, and the
-// error holds ErrIncomplete. If another administrator makes a version at the same time, one of the
-// two gets an error that holds ErrConflict, and nothing of theirs is written. The branch key stays
-// under its KMS key, which must be the store's own; Move changes it.
+// KMS first checks that the active version is genuine, and so is the item of its own that it must
+// have, too. Otherwise the active item may be the last copy of that version's key, and is not
+// replaced. If there is no such item, the error holds ErrIncomplete. If another administrator makes
+// a version at the same time, one of the two gets an error that holds ErrConflict, and nothing of
+// theirs is written. The branch key stays under its KMS key, which must be the store's own; Move
+// changes it.
 //
-// It makes three calls of KMS and three of the table.
+// It makes four calls of KMS and three of the table.
 func (s *Store) Version(ctx context.Context, id string) (string, error) {
 	version, err := s.version(ctx, id)
 	return version, s.fail("Version", id, err)
@@ -182,10 +183,14 @@ func (s *Store) version(ctx context.Context, id string) (string, error) {
 	if err := s.authenticate(ctx, old, under); err != nil {
 		return "", err
 	}
-	if _, err := s.get(ctx, id, kindVersion+old.version.String()); err != nil {
-		if errors.Is(err, provider.ErrKeyNotFound) {
-			err = incomplete(old)
-		}
+	ownItem, err := s.get(ctx, id, kindVersion+old.version.String())
+	if errors.Is(err, provider.ErrKeyNotFound) {
+		return "", incomplete(old)
+	}
+	if err != nil {
+		return "", err
+	}
+	if err := s.checkItem(ctx, ownItem); err != nil {
 		return "", err
 	}
 	// A clock that is behind must not make the new version look older than the one before.
@@ -255,8 +260,9 @@ func isFault(err error) bool {
 	return errors.Is(err, ErrDamaged) || errors.Is(err, ErrHierarchyVersion) || errors.Is(err, ErrRefused)
 }
 
-// authenticate checks by KMS, which is asked under an ARN, that an item's attributes are those with which its key was wrapped
-// (specification: framework/branch-key-store.md, "Authenticating a Keystore item").
+// authenticate checks by KMS, which is asked under an ARN, that an item's attributes are those with
+// which its key was wrapped (specification: framework/branch-key-store.md, "Authenticating a
+// Keystore item").
 func (s *Store) authenticate(ctx context.Context, r *record, under string) error {
 	pairs := r.encryptionContext(s.logicalName)
 	_, err := s.kms.ReEncrypt(ctx, r.Enc, under, pairs, under, pairs)
@@ -308,7 +314,7 @@ type Version struct {
 }
 
 // Describe describes a branch key. It asks the table only. If items are damaged, the error has the
-// reason for each, and the description has the others. It is nil if the active item is damaged.
+// reason for each, and the description has the others. It is nil without a whole active item.
 func (s *Store) Describe(ctx context.Context, id string) (*Description, error) {
 	records, faults, err := s.all(ctx, id)
 	if err != nil {

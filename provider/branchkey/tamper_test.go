@@ -224,13 +224,23 @@ func TestRolledBack(t *testing.T) {
 	// An item of a version is gone.
 	require.NoError(t, s.table.Write(ctx, []branchkey.Write{{Item: now, Replaces: old.Enc}}))
 	require.NoError(t, s.Check(ctx, id))
+	requireNoVersion := func(want error) {
+		t.Helper()
+		_, err := s.Version(ctx, id)
+		require.ErrorIs(t, err, want, "the active item is the last copy of its key")
+		last, err := s.table.Get(ctx, id, "branch:ACTIVE")
+		require.NoError(t, err)
+		require.Equal(t, now, last)
+	}
+	version, err := s.table.Get(ctx, id, now.Attributes["version"])
+	require.NoError(t, err)
+	damaged := branchkey.Item{Attributes: version.Attributes, Enc: bytes.Clone(version.Enc)}
+	damaged.Enc[len(damaged.Enc)-1] ^= 1
+	require.NoError(t, s.table.Write(ctx, []branchkey.Write{{Item: damaged, Replaces: version.Enc}}))
+	requireNoVersion(branchkey.ErrRefused)
 	deleteItem(t, s, id, now.Attributes["version"])
 	require.ErrorIs(t, s.Check(ctx, id), branchkey.ErrIncomplete)
-	_, err = s.Version(ctx, id)
-	require.ErrorIs(t, err, branchkey.ErrIncomplete, "the active item is the last copy of its key")
-	last, err := s.table.Get(ctx, id, "branch:ACTIVE")
-	require.NoError(t, err)
-	require.Equal(t, now, last)
+	requireNoVersion(branchkey.ErrIncomplete)
 	deleteItem(t, s, id, "branch:ACTIVE")
 	require.ErrorIs(t, s.Check(ctx, id), branchkey.ErrIncomplete)
 	_, err = s.Describe(ctx, id)

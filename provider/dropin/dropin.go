@@ -1,6 +1,6 @@
 // Package dropin is the shared part of pikokms' drop-in replacements of Piko's crypto providers:
-// streams, what key services' drop-ins do with a request, and Piko's names of errors. It uses none of Piko's types. Each drop-in is a module of
-// its own under an import path of Piko's.
+// streams, what key services' drop-ins do with a request, and Piko's names of errors. It uses none
+// of Piko's types. Each drop-in is a module of its own under an import path of Piko's.
 //
 // A stream has the pair provider.UseKey in its encryption context, which says that it is a stream.
 // A string that a key service itself encrypts has no such pair, and callers cannot state it. So a

@@ -288,14 +288,15 @@ func (p *Provider) UnwrapDataKey(ctx context.Context, request *provider.UnwrapDa
 	return key, nil
 }
 
-// IsCurrent implements provider.VersionedKeyring. Keys may have one name, so it unwraps the data
-// key. An RSA public key can't, and goes by the name alone.
+// IsCurrent implements provider.VersionedKeyring. Two keys may have one name, so IsCurrent unwraps
+// the data key. It is false under an RSA public key, which can't unwrap, and with PKCS #1 padding,
+// where another key's data key seems to unwrap.
 func (p *Provider) IsCurrent(ctx context.Context, request *provider.UnwrapDataKeyRequest) (bool, error) {
 	if request.EncryptedKey.ProviderID != p.namespace || !p.key.trusts(request.EncryptedKey.ProviderInfo, p.name) {
 		return false, nil
 	}
-	if pair, isRSA := p.key.(*rsaKey); isRSA && pair.private == nil {
-		return true, nil
+	if pair, isRSA := p.key.(*rsaKey); isRSA && (pair.private == nil || pair.padding == PaddingPKCS1) {
+		return false, nil
 	}
 	key, err := p.UnwrapDataKey(ctx, request)
 	if err != nil {

@@ -116,24 +116,27 @@ func TestRSAWrappedKeyLayout(t *testing.T) {
 	require.Equal(t, "RSA-2048-OAEP-SHA-256", info.Algorithm)
 }
 
-// A public key can't try whether another key of its name wrapped a data key.
-func TestPublicKeyIsCurrentByItsName(t *testing.T) {
+// Two keys may have one name. What can't be told apart is moved once more, rather than left under a
+// key that is going to be deleted.
+func TestIsCurrentUnderRSAKeys(t *testing.T) {
 	p := open(t, local.Config{Key: publicPEM(rsaPair())})
 	made, err := p.GenerateDataKey(t.Context(), &provider.GenerateDataKeyRequest{})
 	require.NoError(t, err)
 	require.NoError(t, made.Close())
 	request := &provider.UnwrapDataKeyRequest{EncryptedKey: made.EncryptedKey, Size: 32}
-	for _, c := range []struct {
+	for name, c := range map[string]struct {
 		config local.Config
 		want   bool
 	}{
-		{local.Config{Key: publicPEM(rsaPair())}, true},
-		{local.Config{Key: publicPEM(otherPair())}, true},
-		{local.Config{Key: publicPEM(rsaPair()), Name: "another"}, false},
+		"both keys":     {local.Config{Key: bothPEM(rsaPair())}, true},
+		"another name":  {local.Config{Key: bothPEM(rsaPair()), Name: "another"}, false},
+		"public key":    {local.Config{Key: publicPEM(rsaPair())}, false},
+		"another's":     {local.Config{Key: publicPEM(otherPair())}, false},
+		"other padding": {local.Config{Key: bothPEM(otherPair()), Padding: local.PaddingPKCS1}, false},
 	} {
 		got, err := open(t, c.config).IsCurrent(t.Context(), request)
-		require.NoError(t, err)
-		require.Equal(t, c.want, got)
+		require.NoError(t, err, name)
+		require.Equal(t, c.want, got, name)
 	}
 }
 

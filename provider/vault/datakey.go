@@ -3,6 +3,7 @@ package vault
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
 
 	"piko.sh/pikokms/header"
@@ -112,9 +113,10 @@ func (p *Provider) unwrap(ctx context.Context, request *provider.UnwrapDataKeyRe
 	return provider.NewSecureBytes(plain)
 }
 
-// IsCurrent implements provider.VersionedKeyring with one call of the server, or none for a data
-// key under another key. It has the server make a data key, which shows the version with which it
-// wraps now.
+// IsCurrent implements provider.VersionedKeyring with one or two calls of the server, or none for a
+// data key under another key. It has the server make a data key, which shows the version with which
+// it wraps now. If that is the data key's own, it has the server unwrap the data key, since keys of
+// two servers may have one path and the same versions. It is false if the policy forbids that.
 func (p *Provider) IsCurrent(ctx context.Context, request *provider.UnwrapDataKeyRequest) (bool, error) {
 	if request.EncryptedKey.ProviderID != ProviderID || string(request.EncryptedKey.ProviderInfo) != p.id {
 		return false, nil
@@ -123,5 +125,15 @@ func (p *Provider) IsCurrent(ctx context.Context, request *provider.UnwrapDataKe
 	if err != nil {
 		return false, p.fail(ctx, "IsCurrent", err)
 	}
-	return message.KeyVersion(request.EncryptedKey) == message.KeyVersion(made), key.Close()
+	if err := key.Close(); err != nil || message.KeyVersion(request.EncryptedKey) != message.KeyVersion(made) {
+		return false, err
+	}
+	key, err = p.unwrap(ctx, request)
+	if errors.Is(err, provider.ErrAccessDenied) {
+		return false, nil
+	}
+	if err != nil {
+		return false, p.fail(ctx, "IsCurrent", err)
+	}
+	return true, key.Close()
 }

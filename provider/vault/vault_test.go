@@ -194,6 +194,39 @@ func TestRotation(t *testing.T) {
 	require.ErrorIs(t, unseal(t, p2, old), provider.ErrKeyDisabled)
 }
 
+// Another key has the path of the one before, as one on another server does.
+func TestIsCurrentUnderAnotherKeyOfThePath(t *testing.T) {
+	b := newBao(t)
+	c := b.createKey("twice", nil)
+	isCurrent := func(c vault.Config, sealed []byte) bool {
+		h, _, err := header.Parse(sealed, header.Limits{})
+		require.NoError(t, err)
+		require.Equal(t, "v1", message.KeyVersion(h.EncryptedDataKeys[0]))
+		got, err := (&message.Encrypter{Keyring: open(t, c)}).IsCurrent(t.Context(), h, nil)
+		require.NoError(t, err)
+		return got
+	}
+	old := seal(t, open(t, c), map[string]string{"tenant": "42"})
+	require.True(t, isCurrent(c, old))
+
+	b.write("sys/policies/acl/"+b.mount, map[string]any{
+		"policy": `path "` + b.mount + `/datakey/plaintext/twice" { capabilities = ["update"] }
+			path "` + b.mount + `/encrypt/twice" { capabilities = ["update"] }
+			path "` + b.mount + `/keys/twice" { capabilities = ["read"] }`,
+	})
+	writer := b.write("auth/token/create", map[string]any{"policies": []string{b.mount}})
+	encrypts := c
+	encrypts.Token = writer.Auth.ClientToken
+	require.False(t, isCurrent(encrypts, old), "who may not decrypt can't tell")
+
+	b.write(b.mount+"/keys/twice/config", map[string]any{"deletion_allowed": true})
+	_, err := b.client.Logical().Delete(b.mount + "/keys/twice")
+	require.NoError(t, err)
+	c = b.createKey("twice", nil)
+	require.False(t, isCurrent(c, old))
+	require.True(t, isCurrent(c, seal(t, open(t, c), map[string]string{"tenant": "42"})))
+}
+
 func TestRefusedKeys(t *testing.T) {
 	b := newBao(t)
 	for name, c := range map[string]struct {

@@ -251,7 +251,7 @@ under older versions still open, so nothing must be encrypted anew. If others ma
 know an older version, rewrap encrypts the messages under it anew. Processes go on
 under the version that they know until its TTL has passed, an hour by default.
 
-It makes three KMS calls for each branch key. Without an ID it is about that of the
+It makes four KMS calls for each branch key. Without an ID it is about that of the
 KEY.`,
 		Example: `  pikokms branch-keys version -k 'branchkey://keys?key=ARN' tenant-42
   pikokms branch-keys list -k 'branchkey://keys?key=ARN' --json |
