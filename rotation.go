@@ -55,9 +55,9 @@ func (h *Host) Rewrap(ctx context.Context, key string) error {
 
 // IsCurrent reports whether an object is under the default provider's key and no other, in the
 // version with which the provider wraps now, and in today's format. Under branch keys, that is the
-// version in the provider's cache. Rewrap need not move the object, though it would. IsCurrent reads
-// the object's header, which it does not verify, as Get and Rewrap do. Some providers ask their key
-// service: [provider.VersionedKeyring] says more.
+// version in the provider's cache. Rewrap need not move the object, though it would. IsCurrent
+// reads the object's header, which it does not verify, as Get and Rewrap do. Some providers ask
+// their key service: [provider.VersionedKeyring] says more.
 //
 // It is false for what is no stored object of a host. The error is the storage's or the provider's.
 func (h *Host) IsCurrent(ctx context.Context, key string) (current bool, err error) {

@@ -161,7 +161,8 @@ func requireCurrent(t *testing.T, host *pikokms.Host, want map[string]bool) {
 	}
 }
 
-// What is no stored object of a host, and what another key of the same name wrapped, is not current.
+// What is no stored object of a host, and what another key of the same name wrapped, is not
+// current.
 func TestIsCurrent(t *testing.T) {
 	f := newFixture(t, pikokms.WithCryptoProvider("twin", newLocal(t, "local", 2)))
 	require.NoError(t, f.Put(t.Context(), "object", strings.NewReader("content")))

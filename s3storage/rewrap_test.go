@@ -32,8 +32,9 @@ func TestRewrapBesidePutsAndDeletes(t *testing.T) {
 	adversary.RewrapBeside(t, application, rewrapper, 10, operations)
 }
 
-// oneWrite lets one request at a time write. S3 decides on a conditional write in one step. LocalStack
-// 4.14 does not: it takes a lock for it, and none for a DELETE or another PUT, which can come between.
+// oneWrite lets one request at a time write. S3 decides on a conditional write in one step.
+// LocalStack 4.14 does not: it takes a lock for it, and none for a DELETE or another PUT, which can
+// come between.
 type oneWrite struct {
 	s3.HTTPClient
 	writing sync.Mutex

@@ -60,9 +60,9 @@ const abortTimeout = 30 * time.Second
 // message.EncryptReader.ContentLength, the parts are as large as it needs. Otherwise they grow
 // during the upload.
 //
-// The client's options say whether requests and answers have checksums. If S3 refuses to complete an
-// upload, the transfer manager (v0.5.5) says so through package log, too, which slog.SetDefault leads
-// to a logger of slog.
+// The client's options say whether requests and answers have checksums. If S3 refuses to complete
+// an upload, the transfer manager (v0.5.5) says so through package log, too, which slog.SetDefault
+// leads to a logger of slog.
 func New(client *s3.Client, bucket string, options ...func(*transfermanager.Options)) *Storage {
 	defaults := func(o *transfermanager.Options) {
 		o.FailTimeout = abortTimeout

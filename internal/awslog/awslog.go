@@ -1,5 +1,5 @@
-// Package awslog sends what the AWS SDK logs to log/slog. On its own the SDK writes lines of text on
-// standard error, whatever a program makes of its logs.
+// Package awslog sends what the AWS SDK logs to log/slog. On its own the SDK writes lines of text
+// on standard error, whatever a program makes of its logs.
 package awslog
 
 import (

@@ -5,9 +5,9 @@ import (
 	"io"
 )
 
-// Sent is the content of an object that is sent to a service, which may carry out a request and lose
-// its answer. A client then sends it again, and the service refuses the second request because of
-// what the first one stored. Sent remembers enough to tell that from another's object.
+// Sent is the content of an object that is sent to a service, which may carry out a request and
+// lose its answer. A client then sends it again, and the service refuses the second request because
+// of what the first one stored. Sent remembers enough to tell that from another's object.
 type Sent struct {
 	Source io.Reader
 	sum    maphash.Hash

@@ -63,8 +63,8 @@ var wrappingKeys = sync.OnceValue(func() map[string]*local.Provider {
 	return keys
 })
 
-// open opens a store with a current key. Whether names are bound is the same for all stores over one
-// storage.
+// open opens a store with a current key. Whether names are bound is the same for all stores over
+// one storage.
 func (s System) open(faults *adversary.Calls, current string, bound bool) (Store, error) {
 	options := []pikokms.Option{pikokms.WithDefaultCryptoProvider(current)}
 	for name, key := range wrappingKeys() {

@@ -16,8 +16,8 @@ import (
 	"piko.sh/pikokms/provider/local"
 )
 
-// stored returns the texts of a table's file by their keys. If change is not nil, it can change them
-// before.
+// stored returns the texts of a table's file by their keys. If change is not nil, it can change
+// them before.
 func (s *testStore) stored(t *testing.T, change func(id, kind, text string) string) map[string]string {
 	t.Helper()
 	all := make(map[string]string)
@@ -40,8 +40,8 @@ func (s *testStore) stored(t *testing.T, change func(id, kind, text string) stri
 	return all
 }
 
-// TestEveryDamagedItemIsNamed checks that a damaged item hides no other fault of its branch key, and
-// that nothing of such a branch key is moved.
+// TestEveryDamagedItemIsNamed checks that a damaged item hides no other fault of its branch key,
+// and that nothing of such a branch key is moved.
 func TestEveryDamagedItemIsNamed(t *testing.T) {
 	s := newTestStore(t)
 	ctx := t.Context()

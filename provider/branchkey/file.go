@@ -79,8 +79,8 @@ func (f *File) Active(ctx context.Context) iter.Seq2[Item, error] {
 	return f.items(ctx, nil, func(kind string) bool { return kind == kindActive })
 }
 
-// items yields the items of the wanted types whose keys begin with prefix. They are read at once, so
-// that the file is closed while the caller looks at them.
+// items yields the items of the wanted types whose keys begin with prefix. They are read at once,
+// so that the file is closed while the caller looks at them.
 func (f *File) items(ctx context.Context, prefix []byte, wanted func(kind string) bool) iter.Seq2[Item, error] {
 	return func(yield func(Item, error) bool) {
 		type stored struct {

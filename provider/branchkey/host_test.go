@@ -61,8 +61,8 @@ func TestHost(t *testing.T) {
 	require.ErrorIs(t, err, provider.ErrKeyNotFound, "nobody's object is written under somebody's key")
 }
 
-// TestRewrapToTheActiveVersion checks that a host finds what is under older versions of a branch key,
-// and moves it to the active one.
+// TestRewrapToTheActiveVersion checks that a host finds what is under older versions of a branch
+// key, and moves it to the active one.
 func TestRewrapToTheActiveVersion(t *testing.T) {
 	s := newTestStore(t)
 	ctx := t.Context()

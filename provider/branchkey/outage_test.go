@@ -247,8 +247,8 @@ func list(t *testing.T, store *branchkey.Store) (ids []string, damaged map[strin
 	return ids, damaged
 }
 
-// TestDeadlinesOfCallersOpenTheBreaker has a KMS that never answers, and callers who wait for it for
-// a fair time. It is one request that they wait for.
+// TestDeadlinesOfCallersOpenTheBreaker has a KMS that never answers, and callers who wait for it
+// for a fair time. It is one request that they wait for.
 func TestDeadlinesOfCallersOpenTheBreaker(t *testing.T) {
 	for patience, want := range map[time.Duration]service.State{
 		service.FairWait: service.StateOpen, service.FairWait - time.Millisecond: service.StateClosed,

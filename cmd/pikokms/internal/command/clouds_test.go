@@ -165,8 +165,8 @@ func TestCloudsInPlace(t *testing.T) {
 	})
 }
 
-// An object of GCS or Azure that was changed meanwhile, or is there already, is not overwritten. One
-// whose content fails is not stored.
+// An object of GCS or Azure that was changed meanwhile, or is there already, is not overwritten.
+// One whose content fails is not stored.
 func TestCloudsRefuse(t *testing.T) {
 	inEachCloud(t, func(t *testing.T, place string) {
 		p, err := openBucket(t.Context(), place)

@@ -54,8 +54,8 @@ func newBar(what string, total int64) *progressbar.ProgressBar {
 	return bar
 }
 
-// isWatched tells whether standard error is a terminal on which progress may be drawn, for it has no
-// lines of JSON.
+// isWatched tells whether standard error is a terminal on which progress may be drawn, for it has
+// no lines of JSON.
 func isWatched() bool { return isTextLog() && term.IsTerminal(int(os.Stderr.Fd())) }
 
 // showProgress draws a progress bar on standard error if that is a terminal and the work lasts more
