@@ -10,8 +10,6 @@ import (
 
 	"piko.sh/pikokms/internal/leftover"
 	"piko.sh/pikokms/internal/race"
-	"piko.sh/pikokms/message"
-	"piko.sh/pikokms/provider"
 	"piko.sh/pikokms/provider/gcpkms"
 	"piko.sh/pikokms/provider/gcpkms/gcpkmstest"
 )
@@ -28,21 +26,7 @@ func use(t *testing.T) {
 		Endpoint: url,
 	})
 	require.NoError(t, err)
-	keys := &leftover.Masking{EncryptionProvider: p}
-	e, d := message.Encrypter{Keyring: keys}, message.Decrypter{Keyrings: []provider.Keyring{keys}}
-	for range 20 {
-		sealed, err := e.Encrypt(t.Context(), []byte("text"), map[string]string{"tenant": "42"})
-		require.NoError(t, err)
-		_, _, err = d.Decrypt(t.Context(), sealed, nil)
-		require.NoError(t, err)
-	}
-	require.NoError(t, p.HealthCheck(t.Context()))
-	held, err := keys.GenerateDataKey(t.Context(), &provider.GenerateDataKeyRequest{})
-	require.NoError(t, err)
-	leftover.Tell(t, keys.Masked())
-	require.NoError(t, held.Close())
-	require.NoError(t, p.Close())
-	leftover.Tell(t, keys.Masked())
+	leftover.Use(t, &leftover.Masking{EncryptionProvider: p}, p)
 }
 
 // TestNoKeyStaysInMemory reads the whole memory of a process that has encrypted and decrypted, in
