@@ -60,7 +60,7 @@ var (
 // itself: prefer it to io.Copy; the examples show both. A second Close of a blob.Writer returns
 // what the first one returned, though gocloud.dev does not allow it.
 //
-// S3 takes 10,000 parts, so BufferSize bounds what a blob.Writer can store there: 77 GiB with the
+// S3 takes 10,000 parts, so BufferSize bounds what a blob.Writer can store there: 78 GiB with the
 // usual parts of 8 MiB. Upload chooses larger parts for a source that tells its size.
 //
 // Errors hold those of [pikokms.Host] besides their gcerrors code.

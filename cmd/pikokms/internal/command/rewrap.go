@@ -34,7 +34,8 @@ in S3, GCS and Azure one that was changed meanwhile is left as it is, and named.
 In place, what is under the keys of --to already is skipped, so that the same
 command line goes on where it was interrupted. What is under an older version of
 a branch key, or of a key of Google Cloud KMS, Vault or OpenBao, is moved to the
-newest one; -k and --to may then be the same KEY.
+newest one; -k and --to may then be the same KEY. An RSA public key can't tell what
+is under it, so all is moved; --resume goes on where it was.
 
 Messages without key commitment need --commitment-policy. A compressed stream of
 Piko's old format stays compressed, and nothing then says so.`,
