@@ -64,10 +64,10 @@ type objects interface {
 	// open opens an object for random access.
 	open(ctx context.Context, key string) (pikokms.StoredObject, error)
 	// read opens an object to be read from its beginning.
-	read(ctx context.Context, key string) (*stored, error)
+	read(ctx context.Context, key string) (*opened, error)
 	// put stores an object, with what from has beside its content. If another object may not be
 	// replaced, and there is one, the error holds fs.ErrExist.
-	put(ctx context.Context, key string, from *stored, content io.Reader, replace bool) error
+	put(ctx context.Context, key string, from *opened, content io.Reader, replace bool) error
 	io.Closer
 }
 
@@ -84,8 +84,8 @@ func (l listed) isMarker() bool {
 	return l.size == 0 && (l.key == "" || strings.HasSuffix(l.key, "/"))
 }
 
-// stored is an object that is open to be read from its beginning.
-type stored struct {
+// opened is an object that is open to be read from its beginning.
+type opened struct {
 	io.ReadCloser
 	size    int64     // in bytes, or -1
 	modTime time.Time // zero if it has none
@@ -283,7 +283,7 @@ func (f *openFile) ModTime() time.Time { return f.info.ModTime() }
 // source is an object that is read from its beginning to its end.
 type source struct {
 	*bufio.Reader
-	*stored
+	*opened
 	close func() error
 	read  counter
 }
@@ -296,27 +296,27 @@ func (p *place) read(ctx context.Context, key string) (_ *source, err error) {
 	s := new(source)
 	switch {
 	case p.objects != nil:
-		s.stored, err = p.objects.read(ctx, key)
+		s.opened, err = p.objects.read(ctx, key)
 	case p.path != "":
-		s.stored, err = readFile(p.path)
+		s.opened, err = readFile(p.path)
 	default:
-		s.stored = &stored{ReadCloser: io.NopCloser(os.Stdin), size: -1}
+		s.opened = &opened{ReadCloser: io.NopCloser(os.Stdin), size: -1}
 	}
 	if err != nil {
 		return nil, err
 	}
-	s.close = sync.OnceValue(s.stored.Close)
-	s.read.r = s.stored
+	s.close = sync.OnceValue(s.opened.Close)
+	s.read.r = s.opened
 	s.Reader = bufio.NewReaderSize(&s.read, peeked)
 	return s, nil
 }
 
-func readFile(path string) (*stored, error) {
+func readFile(path string) (*opened, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, err
 	}
-	s := &stored{ReadCloser: f, size: -1}
+	s := &opened{ReadCloser: f, size: -1}
 	if info, err := f.Stat(); err == nil && info.Mode().IsRegular() {
 		s.size, s.modTime, s.file = info.Size(), info.ModTime(), info
 	}

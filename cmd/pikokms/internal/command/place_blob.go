@@ -173,7 +173,7 @@ func undecoded(ctx context.Context) context.Context {
 	return azurepolicy.WithHTTPHeader(ctx, http.Header{"Accept-Encoding": {"identity"}})
 }
 
-func (b *blobObjects) read(ctx context.Context, key string) (*stored, error) {
+func (b *blobObjects) read(ctx context.Context, key string) (*opened, error) {
 	a, err := b.bucket.Attributes(ctx, key)
 	if err != nil {
 		return nil, err
@@ -182,11 +182,13 @@ func (b *blobObjects) read(ctx context.Context, key string) (*stored, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &stored{ReadCloser: r, size: a.Size, modTime: a.ModTime, attributes: a}
-	s.replace = func(ctx context.Context, content io.Reader) error { return b.putBlob(ctx, key, s, content, true, false) }
+	s := &opened{ReadCloser: r, size: a.Size, modTime: a.ModTime, attributes: a}
+	s.replace = func(ctx context.Context, content io.Reader) error {
+		return b.putBlob(ctx, key, s, content, true, false)
+	}
 	return s, nil
 }
 
-func (b *blobObjects) put(ctx context.Context, key string, from *stored, content io.Reader, replace bool) error {
+func (b *blobObjects) put(ctx context.Context, key string, from *opened, content io.Reader, replace bool) error {
 	return b.putBlob(ctx, key, from, content, false, replace)
 }

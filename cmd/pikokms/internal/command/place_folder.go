@@ -54,12 +54,12 @@ func (f *folderObjects) open(ctx context.Context, key string) (pikokms.StoredObj
 	return f.Open(ctx, key)
 }
 
-func (f *folderObjects) read(ctx context.Context, key string) (*stored, error) {
+func (f *folderObjects) read(ctx context.Context, key string) (*opened, error) {
 	content, version, err := f.GetVersion(ctx, key)
 	if err != nil {
 		return nil, err
 	}
-	s := &stored{ReadCloser: content, size: -1}
+	s := &opened{ReadCloser: content, size: -1}
 	if object, ok := content.(pikokms.StoredObject); ok {
 		s.size, s.modTime = object.Size(), object.ModTime()
 	}
@@ -67,7 +67,7 @@ func (f *folderObjects) read(ctx context.Context, key string) (*stored, error) {
 	return s, nil
 }
 
-func (f *folderObjects) put(ctx context.Context, key string, _ *stored, content io.Reader, replace bool) error {
+func (f *folderObjects) put(ctx context.Context, key string, _ *opened, content io.Reader, replace bool) error {
 	if !replace {
 		if _, err := f.stat(ctx, key); err == nil {
 			return fmt.Errorf("%s: %w", key, fs.ErrExist)

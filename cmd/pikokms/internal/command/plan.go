@@ -9,7 +9,6 @@ import (
 	"log/slog"
 	"os"
 	"time"
-
 )
 
 // item is an object to work on.

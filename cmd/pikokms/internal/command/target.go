@@ -103,7 +103,7 @@ func (t *target) put(ctx context.Context, to item, s *source, content io.Reader)
 		}
 		return s.replace(ctx, content)
 	case to.place.objects != nil:
-		err := to.place.objects.put(ctx, to.key, s.stored, content, t.replace)
+		err := to.place.objects.put(ctx, to.key, s.opened, content, t.replace)
 		if errors.Is(err, fs.ErrExist) {
 			err = errExists(to.title())
 		}
@@ -149,7 +149,7 @@ func (r *closingAtEOF) Read(p []byte) (int, error) {
 }
 
 // putBlob stores an object in a bucket, with the metadata of what it was made of.
-func (b *blobObjects) putBlob(ctx context.Context, key string, s *stored, content io.Reader, inPlace, replace bool) error {
+func (b *blobObjects) putBlob(ctx context.Context, key string, s *opened, content io.Reader, inPlace, replace bool) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	options := blob.WriterOptions{ContentType: "application/octet-stream", IfNotExist: !inPlace && !replace}
