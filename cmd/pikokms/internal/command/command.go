@@ -279,7 +279,11 @@ func fail(ctx context.Context, err error) int {
 	if ctx.Err() == nil { // else whatever failed, failed for that
 		text = explain(err)
 	}
-	say(slog.LevelError, text)
+	var fields []any
+	if told, ok := errors.AsType[*toldError](err); ok {
+		fields = told.fields
+	}
+	say(slog.LevelError, text, fields...)
 	return 1
 }
 

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"path"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -145,11 +146,11 @@ func folderOf(u *url.URL) string {
 	if u.Query().Has("key") || prefix != "" && !strings.HasSuffix(prefix, "/") {
 		return ""
 	}
-	path := u.Path
+	dir := u.Path
 	if u.Host == "." || os.PathSeparator != '/' { // as fileblob.URLOpener does
-		path = strings.TrimPrefix(path, "/")
+		dir = strings.TrimPrefix(dir, "/")
 	}
-	return filepath.Join(filepath.FromSlash(path), filepath.FromSlash(prefix))
+	return filepath.Join(filepath.FromSlash(dir), filepath.FromSlash(prefix))
 }
 
 // Close releases a place.
@@ -168,6 +169,17 @@ func (p *place) isMany() bool { return p.folder != nil || p.bucket != nil && p.o
 
 func (p *place) isStandardInput() bool {
 	return p.folder == nil && p.bucket == nil && p.path == ""
+}
+
+// base returns the last part of a place's name.
+func (p *place) base() string {
+	switch {
+	case p.path != "":
+		return filepath.Base(p.path)
+	case p.folder != nil:
+		return filepath.Base(absolute(p.name))
+	}
+	return path.Base(p.name)
 }
 
 // title returns the name of an object, for people.
