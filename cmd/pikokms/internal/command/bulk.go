@@ -89,7 +89,10 @@ func (b *bulk) run(ctx context.Context, o *options, arguments []string, j job) e
 		return err
 	}
 	defer p.Close()
-	t := &target{replace: o.replace, rename: j.rename}
+	if err := checkSeveral(p, b.inPlace); err != nil {
+		return errors.Join(err, b.closeJournal(false))
+	}
+	t := &target{several: len(p.places) > 1, replace: o.replace, rename: j.rename}
 	if err := b.openTarget(ctx, o, p, t); err != nil {
 		return errors.Join(err, b.closeJournal(false))
 	}
@@ -100,6 +103,28 @@ func (b *bulk) run(ctx context.Context, o *options, arguments []string, j job) e
 		return b.each.run(ctx, "planned", p, func(ctx context.Context, i item) (int64, error) { return b.planOne(ctx, t, j, i) })
 	}
 	return b.each.run(ctx, j.done, p, func(ctx context.Context, i item) (int64, error) { return t.workOn(ctx, j, i) })
+}
+
+// checkSeveral checks the places of several INs. Results must have different names.
+func checkSeveral(p *plan, inPlace bool) error {
+	if len(p.places) < 2 {
+		return nil
+	}
+	first := make(map[string]*place)
+	for _, place := range p.places {
+		if place.isStandardInput() {
+			return usageError{errors.New("standard input cannot be one of several INs")}
+		}
+		name := absolute(place.name)
+		if !inPlace {
+			name = place.base()
+		}
+		if other := first[name]; other != nil {
+			return usageError{fmt.Errorf("%s and %s would have one name; do them one after the other", printable(other.name), printable(place.name))}
+		}
+		first[name] = place
+	}
+	return nil
 }
 
 // openTarget opens the place of t, if the results do not go where they come from.

@@ -41,6 +41,9 @@ func (e *each) isWanted(arguments []string) bool {
 			return true
 		}
 	}
+	if len(arguments) > 1 {
+		return true
+	}
 	if len(arguments) == 0 || arguments[0] == "-" {
 		return false
 	}
@@ -130,7 +133,7 @@ func (e *each) open(ctx context.Context, texts []string) (p *plan, err error) {
 	if !planned {
 		wanted.sayUnused()
 	}
-	if p.total() == 0 && p.leftText() == "" {
+	if p.total() == 0 && p.leftText() == "" && (len(e.include) > 0 || len(e.exclude) > 0) {
 		return nil, errors.New("there are no such objects")
 	}
 	if e.journal != nil {
@@ -201,6 +204,9 @@ func (e *each) run(ctx context.Context, word string, p *plan, work func(context.
 	defer cancel()
 	stop := finishOnSignal(ctx)
 	defer stop.release()
+	if p.total() == 0 {
+		say(slog.LevelInfo, "there is nothing in "+p.names())
+	}
 	m.start()
 	defer m.shown.close()
 	for _, u := range p.unlisted {
@@ -242,6 +248,7 @@ func (e *each) run(ctx context.Context, word string, p *plan, work func(context.
 		return report.write(o)
 	})
 	m.shown.close()
+	m.sayRest()
 	sum := m.sum()
 	text := sum.text(word) + e.cost() + m.took() + p.leftText()
 	switch {
@@ -253,7 +260,10 @@ func (e *each) run(ctx context.Context, word string, p *plan, work func(context.
 		err = errors.New(text + e.failedAdvice())
 	default:
 		finished = err == nil
-		say(slog.LevelInfo, text)
+		say(slog.LevelInfo, text, m.fields(e.calls())...)
+	}
+	if err != nil {
+		err = &toldError{err, m.fields(e.calls())}
 	}
 	return err
 }
@@ -331,7 +341,7 @@ func blameReport(err error) error {
 // summary counts outcomes.
 type summary struct {
 	done, bytes, skipped, failed int64
-	before                       int64 // objects of done and skipped of which an earlier run's journal says so
+	before, skippedBefore        int64 // objects of done and of skipped of which an earlier run's journal says so
 }
 
 func (s *summary) add(o outcome) {
@@ -349,15 +359,19 @@ func (s *summary) add(o outcome) {
 func (s *summary) objects() int64 { return s.done + s.skipped + s.failed }
 
 func (s *summary) text(word string) string {
-	text := fmt.Sprintf("%s %s of %s", word, count(s.done, "object"), count(s.bytes, "byte"))
+	text := word + " " + count(s.done, "object")
+	if s.before > 0 {
+		text += fmt.Sprintf(" (%d of them before)", s.before)
+	}
+	text += " of " + sizeText(s.bytes)
 	if s.skipped > 0 {
 		text += fmt.Sprintf(", %d skipped", s.skipped)
 	}
+	if s.skippedBefore > 0 {
+		text += fmt.Sprintf(" (%d of them before)", s.skippedBefore)
+	}
 	if s.failed > 0 {
 		text += fmt.Sprintf(", %d failed", s.failed)
-	}
-	if s.before > 0 {
-		text += fmt.Sprintf(", %d of them before", s.before)
 	}
 	return text
 }

@@ -10,6 +10,8 @@ import (
 	"iter"
 	"net/url"
 	"os"
+	"path"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -228,6 +230,17 @@ func (p *place) isBucket() bool {
 }
 
 func (p *place) isStandardInput() bool { return p.objects == nil && p.path == "" }
+
+// base returns the last part of a place's name.
+func (p *place) base() string {
+	switch {
+	case p.path != "":
+		return filepath.Base(p.path)
+	case p.isMany() && !p.isBucket():
+		return filepath.Base(absolute(p.name))
+	}
+	return path.Base(p.name)
+}
 
 // title returns the name of an object, for people.
 func (p *place) title(key string) string {

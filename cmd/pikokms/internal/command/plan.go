@@ -8,6 +8,7 @@ import (
 	"iter"
 	"log/slog"
 	"os"
+	"strings"
 	"time"
 )
 
@@ -191,7 +192,16 @@ func (p *plan) everything() iter.Seq[item] {
 }
 
 // isMany tells whether OUT must have room for several objects.
-func (p *plan) isMany() bool { return p.places[0].isMany() }
+func (p *plan) isMany() bool { return len(p.places) > 1 || p.places[0].isMany() }
+
+// names returns the names of the places, in a sentence.
+func (p *plan) names() string {
+	names := make([]string, len(p.places))
+	for i, place := range p.places {
+		names[i] = printable(place.name)
+	}
+	return strings.Join(names, ", ")
+}
 
 // Close closes the places, and a report that was not begun.
 func (p *plan) Close() {
