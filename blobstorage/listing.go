@@ -17,6 +17,8 @@ import (
 // not confirm. Perhaps it is a proxy's, or that of a service that imitates S3 in part.
 var ErrAnswer = errors.New("the storage's answer can't be right")
 
+var errSameToken = fmt.Errorf("%w: a listing gives the same token again, and has no end", ErrAnswer)
+
 // errPageToken means that a page token is none. The gcerrors code is InvalidArgument.
 var errPageToken = errors.New("blobstorage: unknown page token")
 
@@ -55,7 +57,9 @@ func (l *listing) page(ctx context.Context, bucket *blob.Bucket, token []byte, o
 				return err
 			}
 		}
-		asked.ask(as)
+		if err := asked.ask(as); err != nil {
+			return err
+		}
 		if requests++; requests > most {
 			return fmt.Errorf("%w: %d parts of a listing in a row name nothing, and it goes on", ErrAnswer, most)
 		}
@@ -95,7 +99,7 @@ func (l *listing) resume(token []byte) ([]byte, error) {
 
 func (l *listing) check(objects []*blob.ListObject, next []byte, asked s3Listing) error {
 	if len(next) > 0 && !l.isNew("t"+string(next)) {
-		return fmt.Errorf("%w: a listing gives the same token again, and has no end", ErrAnswer)
+		return errSameToken
 	}
 	for i, o := range objects {
 		name, prefix := o.Key, l.prefix

@@ -72,23 +72,38 @@ type s3Listing struct {
 	asked   bool
 	prefix  string
 	ordered bool // S3 lists by the bytes of names, but not in directory buckets
+	tokens  map[string]bool
 }
 
 // ask takes note of a request for a part of a listing. It makes an answer fail that is cut short.
-func (l *s3Listing) ask(as func(any) bool) {
+func (l *s3Listing) ask(as func(any) bool) error {
+	var old *s3.ListObjectsInput
+	if as(&old) {
+		*l = s3Listing{asked: true, prefix: aws.ToString(old.Prefix), ordered: true, tokens: l.tokens}
+		return l.goOn(old.Marker)
+	}
 	var in *s3.ListObjectsV2Input
 	if !as(&in) {
-		var old *s3.ListObjectsInput
-		if as(&old) {
-			*l = s3Listing{true, aws.ToString(old.Prefix), true}
-		}
-		return
+		return nil
 	}
-	*l = s3Listing{true, aws.ToString(in.Prefix), !strings.HasSuffix(aws.ToString(in.Bucket), "--x-s3")}
+	*l = s3Listing{asked: true, prefix: aws.ToString(in.Prefix), ordered: !strings.HasSuffix(aws.ToString(in.Bucket), "--x-s3"), tokens: l.tokens}
 	var options *[]func(*s3.Options)
 	if as(&options) {
 		*options = append(*options, func(o *s3.Options) { o.APIOptions = append(o.APIOptions, refuseCut) })
 	}
+	return l.goOn(in.ContinuationToken)
+}
+
+// goOn refuses a token that was sent before. A page takes several requests if parts are small.
+func (l *s3Listing) goOn(token *string) error {
+	if l.tokens[aws.ToString(token)] {
+		return errSameToken
+	}
+	if l.tokens == nil {
+		l.tokens = make(map[string]bool)
+	}
+	l.tokens[aws.ToString(token)] = true
+	return nil
 }
 
 // refuseCut refuses an answer that says that there is more, and not how to get it. gocloud.dev takes
