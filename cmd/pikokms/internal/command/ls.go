@@ -76,7 +76,8 @@ const (
 	kindPikoV2    = "piko-v2"
 	kindPlain     = "plain"
 	kindDamaged   = "damaged"
-	kindLeftOut   = "left-out" // it is no object
+	kindS3Client  = "s3-client" // AWS's S3 Encryption Client wrote it
+	kindLeftOut   = "left-out"  // it is no object
 )
 
 // examined is what an object says of itself.
@@ -111,6 +112,7 @@ func examine(ctx context.Context, i item) *examined {
 	}
 	x.modTime = stored.ModTime()
 	x.look(io.NewSectionReader(stored, 0, stored.Size()))
+	x.lookForS3Client(ctx, i, stored)
 	if err := stored.Close(); err != nil && x.err == nil {
 		x.kind, x.err = "", err
 	}

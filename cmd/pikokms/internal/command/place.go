@@ -102,6 +102,11 @@ type opened struct {
 
 	attributes *blob.Attributes   // of an object in a bucket of gocloud.dev
 	version    *s3storage.Version // of an object in S3
+	// losses returns what a replacement could not keep. It is nil if all is kept, or nothing.
+	losses func(ctx context.Context) ([]s3storage.Loss, error)
+	// s3Client tells whether the S3 Encryption Client wrote the object though its metadata do not say
+	// so. It is nil for what is not in S3.
+	s3Client func(ctx context.Context, start []byte) (bool, error)
 }
 
 // schemes are those of bucket URLs.
@@ -340,13 +345,18 @@ func readFile(path string) (*opened, error) {
 	return s, nil
 }
 
-// read opens an object to be read from its beginning, and has its bytes counted.
+// read opens an object to be read from its beginning, and has its bytes counted. It refuses one that
+// the S3 Encryption Client wrote.
 func (i item) read(ctx context.Context) (*source, error) {
 	s, err := i.place.read(ctx, i.key)
-	if err == nil {
-		s.read.tell = i.tell
+	if err != nil {
+		return nil, err
 	}
-	return s, err
+	s.read.tell = i.tell
+	if err := s.refuseS3Client(ctx); err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
+	return s, nil
 }
 
 // blame marks an error that came of an object of a bucket, and not of what it holds.

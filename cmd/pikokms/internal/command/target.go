@@ -34,6 +34,9 @@ type target struct {
 	several bool   // whether what a folder or a bucket holds goes below its own name
 	replace bool   // whether a result may take the place of another object
 	rename  func(key string) (string, error)
+	writing
+	dryRun bool
+	lost   losses
 }
 
 // openTarget opens OUT. Several sources need a folder or a bucket.
