@@ -10,6 +10,7 @@ import (
 	"os"
 	"runtime"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"sync"
 
@@ -133,7 +134,9 @@ func (e *each) open(ctx context.Context, texts []string) (p *plan, err error) {
 	if !planned {
 		wanted.sayUnused()
 	}
-	if p.total() == 0 && p.leftText() == "" && (len(e.include) > 0 || len(e.exclude) > 0) {
+	// A prefix of a bucket exists only in what is below it.
+	isSought := len(e.include) > 0 || len(e.exclude) > 0 || slices.ContainsFunc(p.places, func(at *place) bool { return at.prefix != "" })
+	if p.total() == 0 && p.leftText() == "" && isSought {
 		return nil, errors.New("there are no such objects")
 	}
 	if e.journal != nil {

@@ -57,6 +57,7 @@ type place struct {
 	path    string  // of the one file, if it is a file
 	objects objects // of a folder or a bucket; otherwise nil
 	only    string  // the key of the one object, if it is one of a bucket
+	prefix  string  // of the keys of a bucket's objects
 }
 
 // objects is where several objects are. Keys are those below the place, and may be empty.
@@ -174,7 +175,7 @@ func below(u *url.URL) *url.URL {
 }
 
 func openURL(ctx context.Context, u *url.URL) (*place, error) {
-	p := &place{name: strings.TrimSuffix((&url.URL{Scheme: u.Scheme, Host: u.Host, Path: u.Path}).String(), "/")}
+	p := &place{name: strings.TrimSuffix(u.Scheme+"://"+u.Host+(&url.URL{Path: u.Path}).EscapedPath(), "/")}
 	open := openBlobs
 	if u.Scheme == "s3" {
 		open = openS3
@@ -182,6 +183,9 @@ func openURL(ctx context.Context, u *url.URL) (*place, error) {
 	var err error
 	if p.objects, p.only, err = open(ctx, u); err != nil {
 		return nil, fmt.Errorf("%s: %w", p.name, err)
+	}
+	if u.Scheme != "file" {
+		p.prefix, _ = keyOf(u)
 	}
 	return p, nil
 }
