@@ -158,6 +158,8 @@ func (b *bucketInMemory) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		w.WriteHeader(http.StatusNoContent)
 	default:
 		w.Header().Set("ETag", etag(old))
+		b.mu.Unlock() // the client may read slowly
+		defer b.mu.Lock()
 		http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(old))
 	}
 }
