@@ -134,8 +134,11 @@ func (o *object) ModTime() time.Time { return o.modTime }
 // mixing. For anything else, each fetch checks that the object's ETag is still the same.
 func open(ctx context.Context, bucket *blob.Bucket, key string, options *blob.ReaderOptions) (*object, error) {
 	start, o, err := readStart(ctx, bucket, key, options)
-	if err != nil || o.Size() <= int64(len(start)) || header.Sniff(start) {
+	if err != nil || o.Size() <= int64(len(start)) {
 		return o, err
+	}
+	if _, _, err := header.Parse(start, header.Limits{}); err == nil {
+		return o, nil
 	}
 	a, err := bucket.Attributes(ctx, key)
 	if err != nil {

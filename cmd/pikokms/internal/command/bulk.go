@@ -11,9 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"piko.sh/pikokms"
-	"piko.sh/pikokms/header"
 	"piko.sh/pikokms/message"
-	"piko.sh/pikokms/pikov2"
 )
 
 // bulk is how encrypt, decrypt and rewrap work on places.
@@ -23,6 +21,8 @@ type bulk struct {
 	dryRun  bool
 	suffix  string
 	plain   string
+
+	malformed bool // what begins as a message and is none is plaintext
 }
 
 // add adds the flags. The rule says what becomes of a suffix, if there is one.
@@ -184,17 +184,15 @@ func (b *bulk) cutSuffix(key string) (string, error) {
 }
 
 // refuseEncrypted is the judge of encrypt: nothing is encrypted twice.
-func refuseEncrypted(_ context.Context, _ item, s *source) error {
-	start, err := s.start()
+func (b *bulk) refuseEncrypted(ctx context.Context, _ item, s *source) error {
+	r, err := plaintext(ctx, s.Reader, b.malformed)
 	switch {
-	case err != nil:
-		return err
-	case header.Sniff(start):
-		return skipped("it is encrypted already")
-	case pikov2.Sniff(start):
-		return errors.New("it begins as a stream that Piko wrote before pikokms; rewrap --allow-piko-v2 moves it")
+	case errors.Is(err, errAlready):
+		return skipped(errAlready.Error())
+	case err == nil:
+		s.Reader = r
 	}
-	return nil
+	return err
 }
 
 // encrypt encrypts each object of IN.
@@ -233,7 +231,7 @@ func (b *bulk) encrypt(ctx context.Context, o *options, arguments []string, encr
 	return b.run(ctx, o, arguments, job{
 		done:    "encrypted",
 		rename:  b.addSuffix,
-		judge:   refuseEncrypted,
+		judge:   b.refuseEncrypted,
 		convert: func(ctx context.Context, s *source) (io.Reader, error) { return transform(ctx, s) },
 		made: func(ctx context.Context, from, to *examined) (bool, error) {
 			h, err := sample(ctx)

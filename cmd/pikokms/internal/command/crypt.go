@@ -1,6 +1,7 @@
 package command
 
 import (
+	"bufio"
 	"context"
 	"encoding/base64"
 	"errors"
@@ -98,7 +99,9 @@ when an attacker can add text to a secret and see the size.
 
 IN may be a PLACE: then each object of it is encrypted to the folder or bucket
 OUT, or in place, with its metadata. What is encrypted already is skipped, so that
-the same command line goes on where it was interrupted.`,
+the same command line goes on where it was interrupted. What begins as a message
+and has no whole header fails: --malformed-as-plaintext encrypts binary files that
+happen to begin so. Of one file or stream, what is encrypted already is refused.`,
 		Example: `  pikokms encrypt -k local:dev.key -o photos.enc --suffix .enc photos
   pikokms encrypt -k local:dev.key --in-place --include '*.jpg' photos
   pikokms encrypt -k local:dev.key -o notes.enc notes.txt
@@ -145,7 +148,11 @@ the same command line goes on where it was interrupted.`,
 				if err != nil {
 					return nil, err
 				}
-				return chain.Transform(ctx, in, pairs)
+				content, err := plaintext(ctx, bufio.NewReader(in), b.malformed)
+				if err != nil {
+					return nil, err
+				}
+				return chain.Transform(ctx, content, pairs)
 			})
 		},
 	}
@@ -156,6 +163,7 @@ the same command line goes on where it was interrupted.`,
 	command.Flags().BoolVar(&sign, "sign", false, "add an ECDSA signature: those who can only decrypt can't have made the message")
 	command.Flags().StringArrayVar(&required, "required", nil, "the `NAME` of a -c pair that the message requires and does not store; may be repeated")
 	b.add(command, "is added to")
+	command.Flags().BoolVar(&b.malformed, "malformed-as-plaintext", false, "encrypt what begins as a message, but has no whole header")
 	_ = command.RegisterFlagCompletionFunc("compress", cobra.FixedCompletions(formats, cobra.ShellCompDirectiveNoFileComp))
 	return command
 }
