@@ -89,7 +89,10 @@ func (b *bulk) run(ctx context.Context, o *options, arguments []string, j job) e
 		return err
 	}
 	defer p.Close()
-	t := &target{replace: o.replace, rename: j.rename}
+	t := &target{replace: o.replace, rename: j.rename, placed: newPlaced(p)}
+	if b.journal != nil && b.journal.again {
+		t.placed.since = b.journal.job.Begun
+	}
 	if err := b.openTarget(ctx, o, p, t); err != nil {
 		return errors.Join(err, b.closeJournal(false))
 	}
@@ -144,7 +147,7 @@ func (t *target) workOn(ctx context.Context, j job, i item) (n int64, err error)
 	if err != nil {
 		return 0, err
 	}
-	err = t.put(ctx, to, s, content)
+	err = t.put(ctx, to, i, s, content)
 	return s.read.n.Load(), err
 }
 
@@ -269,8 +272,8 @@ func (b *bulk) decrypt(ctx context.Context, o *options, arguments []string) erro
 		rename: b.cutSuffix,
 		judge: func(_ context.Context, i item, s *source) error {
 			err := s.refusePlain(skipPlain)
-			// An object that was listed as encrypted had another size than its plaintext.
-			if b.inPlace && errors.Is(err, pikokms.ErrPlaintext) && !i.since.IsZero() && isSince(s.modTime, i) && s.size != i.size {
+			// An object that was listed as encrypted had another size than its plaintext. A file keeps its time.
+			if b.inPlace && errors.Is(err, pikokms.ErrPlaintext) && !i.since.IsZero() && (s.file != nil || isSince(s.modTime, i)) && s.size != i.size {
 				return before
 			}
 			return err

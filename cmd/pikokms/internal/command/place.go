@@ -52,8 +52,9 @@ Folders and buckets:
   If it may hold content (a link to a file elsewhere), it is named, and the exit
   status is 1 unless --exclude leaves it out. A folder that cannot be listed fails
   on its own; the rest goes on, and the exit status is 1.
-  What is written into folders, also in place of a file that others could read, is
-  readable by its owner alone (mode 0600).
+  What is written into folders is readable by its owner alone (mode 0600). Work in
+  place keeps a file's owner, group, mode and modification time, but neither ACLs nor
+  extended attributes; who could read what was encrypted can read what is decrypted.
 `
 
 // place is where objects are: standard input, a file, a folder or a bucket. A bucket, and a file,
@@ -241,8 +242,7 @@ type source struct {
 	read       counter
 	size       int64            // in bytes, or -1
 	modTime    time.Time        // zero if it has none
-	version    string           // of an object in a folder
-	file       os.FileInfo      // of the one file
+	file       os.FileInfo      // of an object in a folder, and of the one file
 	attributes *blob.Attributes // of an object in a bucket
 }
 
@@ -262,7 +262,7 @@ func (p *place) read(ctx context.Context, key string) (*source, error) {
 		s.size, s.modTime = s.attributes.Size, s.attributes.ModTime
 		content, err = p.bucket.NewReader(undecoded(ctx), key, asStored)
 	case p.folder != nil:
-		content, s.version, err = p.folder.GetVersion(ctx, key)
+		content, err = p.folder.Get(ctx, key)
 	case p.path != "":
 		content, err = os.Open(p.path)
 	default:
@@ -274,6 +274,11 @@ func (p *place) read(ctx context.Context, key string) (*source, error) {
 	switch c := content.(type) {
 	case pikokms.StoredObject:
 		s.size, s.modTime = c.Size(), c.ModTime()
+		if f, ok := content.(interface{ Stat() (os.FileInfo, error) }); ok {
+			if s.file, err = f.Stat(); err != nil {
+				return nil, errors.Join(err, content.Close())
+			}
+		}
 	case *os.File:
 		if info, err := c.Stat(); err == nil && info.Mode().IsRegular() {
 			s.size, s.modTime, s.file = info.Size(), info.ModTime(), info

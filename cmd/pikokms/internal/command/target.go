@@ -27,6 +27,7 @@ import (
 	"piko.sh/pikokms"
 	"piko.sh/pikokms/blobstorage"
 	"piko.sh/pikokms/internal/checked"
+	"piko.sh/pikokms/internal/kept"
 	"piko.sh/pikokms/internal/parts"
 	"piko.sh/pikokms/message"
 )
@@ -36,6 +37,7 @@ type target struct {
 	place   *place // nil if each result takes the place of its source
 	replace bool   // whether a result may take the place of another object
 	rename  func(key string) (string, error)
+	placed  *placed
 }
 
 // openTarget opens OUT. Several sources need a folder or a bucket.
@@ -111,21 +113,29 @@ func (t *target) checkFree(ctx context.Context, to item) error {
 
 // put stores the result that was made of s. It appears when it is whole. What it replaces is what
 // was read, or nothing, or, if so wanted, anything.
-func (t *target) put(ctx context.Context, to item, s *source, content io.Reader) error {
+func (t *target) put(ctx context.Context, to, from item, s *source, content io.Reader) error {
 	inPlace := t.place == nil
 	switch {
 	case to.place.bucket != nil:
+		if !inPlace {
+			if err := t.placed.check(to.key, from); err != nil {
+				return fmt.Errorf("%s: %w", to.title(), err)
+			}
+			t.placed.note(to.key, from)
+		}
 		return to.place.putBlob(ctx, to.key, s, content, inPlace, t.replace)
 	case to.place.folder != nil && inPlace:
 		if runtime.GOOS == "windows" { // where a file that is open can't be replaced
 			content = &closingAtEOF{content, s}
 		}
-		return to.place.folder.PutIf(ctx, to.key, s.version, content)
+		return to.place.folder.PutFunc(ctx, to.key, content, func(old fs.FileInfo, file *os.File) error {
+			return keep(file, old, s.file)
+		})
 	case to.place.folder != nil:
 		if err := t.checkFree(ctx, to); err != nil {
 			return err
 		}
-		return to.place.folder.Put(ctx, to.key, content)
+		return t.putFile(ctx, to, from, content)
 	}
 	out, err := createOutput(ctx, to.place.path, inPlace || t.replace)
 	if err != nil {
@@ -136,12 +146,28 @@ func (t *target) put(ctx context.Context, to item, s *source, content io.Reader)
 		return err
 	}
 	if inPlace {
-		if now, err := os.Stat(to.place.path); err != nil || !isSame(now, s.file) {
+		now, err := os.Stat(to.place.path)
+		if err != nil {
 			return errors.Join(pikokms.ErrChanged, err)
+		}
+		if err := keep(out.File, now, s.file); err != nil {
+			return err
 		}
 	}
 	_ = s.Close() // it may be what OUT replaces
 	return out.commit(ctx)
+}
+
+// keep gives a file that is to take the place of another its owner, group, mode and time. It refuses
+// if that one, as it is now, is not as it was when it was read.
+func keep(file *os.File, now, before os.FileInfo) error {
+	if now == nil || !isSame(now, before) {
+		return pikokms.ErrChanged
+	}
+	if err := kept.Owner(file, now); err != nil {
+		return err
+	}
+	return kept.ModTime(file, now)
 }
 
 // isSame tells whether a file is as it was.
