@@ -90,8 +90,8 @@ func (b *bulk) run(ctx context.Context, o *options, arguments []string, j job) e
 	}
 	defer p.Close()
 	t := &target{replace: o.replace, rename: j.rename, placed: newPlaced(p)}
-	if b.journal != nil && b.journal.again {
-		t.placed.since = b.journal.job.Begun
+	if b.resumed {
+		t.placed.since = b.journal.planned.Begun
 	}
 	if err := b.openTarget(ctx, o, p, t); err != nil {
 		return errors.Join(err, b.closeJournal(false))
