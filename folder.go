@@ -19,7 +19,7 @@ import (
 )
 
 // ErrInvalidKey means a key that no object can have. Keys are relative slash-separated paths
-// without "." and ".." parts. In a Folder it also means a part that is longer than the file system
+// without "." and ".." parts. In a Folder of Windows or macOS they are UTF-8. In a Folder it also means a part that is longer than the file system
 // allows, a key that needs a folder where an object is, or a key of an object where a folder is.
 var ErrInvalidKey = errors.New("invalid object key")
 
@@ -71,7 +71,12 @@ func (f *Folder) Close() error { return f.close() }
 
 func localName(key string) (string, error) {
 	if !utf8.ValidString(key) {
-		return "", fmt.Errorf("%w: %q is not UTF-8", ErrInvalidKey, key)
+		// Where names are bytes, files have such names, which Localize refuses.
+		valid, err := filepath.Localize(strings.ToValidUTF8(key, string(utf8.RuneError)))
+		if err != nil || !namesAreBytes || valid == "." || isTemporary(key) || strings.Contains(key, "/"+temporaryPrefix) {
+			return "", fmt.Errorf("%w: %q is not UTF-8", ErrInvalidKey, key)
+		}
+		return key, nil
 	}
 	name, err := filepath.Localize(key)
 	if err != nil || key == "." || isTemporary(key) || strings.Contains(key, "/"+temporaryPrefix) {

@@ -10,6 +10,8 @@ import (
 
 const openNow = 0
 
+const namesAreBytes = false
+
 // tryLock returns errNoLocks, so only the goroutines of this process exclude each other.
 func tryLock(*os.File) (bool, error) { return false, errNoLocks }
 

@@ -7,8 +7,12 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"runtime"
 	"syscall"
 )
+
+// namesAreBytes tells whether a file's name may be any bytes but a slash and a zero.
+const namesAreBytes = runtime.GOOS != "darwin"
 
 // openNow opens what is not a file, such as a named pipe, without waiting for its other end.
 const openNow = syscall.O_NONBLOCK

@@ -239,3 +239,24 @@ func TestPutFunc(t *testing.T) {
 	require.Equal(t, "theirs", got)
 	require.ElementsMatch(t, []string{"a", "b"}, filesIn(t, dir))
 }
+
+// Where a file's name is bytes, it is a key whatever they are.
+func TestNamesThatAreNotUTF8(t *testing.T) {
+	if runtime.GOOS == "darwin" {
+		t.Skip("macOS has no such names")
+	}
+	folder, dir := newFolder(t)
+	const key = "\xe4/caf\xe9"
+	require.NoError(t, os.Mkdir(filepath.Join(dir, "\xe4"), 0o700))
+	require.NoError(t, os.WriteFile(filepath.Join(dir, key), []byte("old"), 0o600))
+	require.Equal(t, []string{key}, keys(t, folder, ""))
+	r, version, err := folder.GetVersion(t.Context(), key)
+	require.NoError(t, err)
+	require.NoError(t, r.Close())
+	require.NoError(t, folder.PutIf(t.Context(), key, version, strings.NewReader("new")))
+	got, err := get(t, folder, key)
+	require.NoError(t, err)
+	require.Equal(t, "new", got)
+	require.NoError(t, folder.Delete(t.Context(), key))
+	require.Empty(t, filesIn(t, dir))
+}

@@ -33,7 +33,7 @@ func (b *bulk) add(command *cobra.Command, rule string) {
 		flags.StringVar(&b.suffix, "suffix", "", "the `SUFFIX` that "+rule+" the names of several objects")
 	}
 	b.each.add(command)
-	flags.BoolVar(&b.dryRun, "dry-run", false, "say how many objects there are to work on, and write nothing")
+	flags.BoolVar(&b.dryRun, "dry-run", false, "name each object that there is to work on, and write nothing")
 	b.addLong(command)
 }
 
@@ -100,7 +100,7 @@ func (b *bulk) run(ctx context.Context, o *options, arguments []string, j job) e
 		defer t.place.Close()
 	}
 	if b.dryRun {
-		return b.each.run(ctx, "planned", p, func(ctx context.Context, i item) (int64, error) { return b.planOne(ctx, t, j, i) })
+		return b.each.run(ctx, resultPlanned, p, func(ctx context.Context, i item) (int64, error) { return b.planOne(ctx, t, j, i) })
 	}
 	return b.each.run(ctx, j.done, p, func(ctx context.Context, i item) (int64, error) { return t.workOn(ctx, j, i) })
 }

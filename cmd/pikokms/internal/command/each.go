@@ -13,6 +13,7 @@ import (
 	"runtime/debug"
 	"strings"
 	"sync"
+	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 	"gocloud.dev/gcerrors"
@@ -67,6 +68,9 @@ const (
 	resultSkipped = "skipped"
 	resultFailed  = "failed"
 )
+
+// resultPlanned is the word of --dry-run for an object that would be worked on.
+const resultPlanned = "planned"
 
 // skipped means that an object needs no work, for this reason.
 type skipped string
@@ -238,6 +242,9 @@ func (e *each) run(ctx context.Context, word string, p *plan, work func(context.
 			return ctx.Err() // its failure is the interruption's
 		}
 		m.add(o)
+		if o.Result == resultPlanned {
+			m.shown.say(slog.LevelInfo, fmt.Sprintf("%s %s: %s", resultPlanned, printable(o.Name), count(o.Bytes, "byte")), "object", o.Name, "result", o.Result, "bytes", o.Bytes)
+		}
 		if e.journal != nil {
 			if err := e.journal.err(); err != nil {
 				cancel()
@@ -339,6 +346,9 @@ func (r *reportFile) begin() error {
 func (r *reportFile) write(o outcome) error {
 	if r == nil {
 		return nil
+	}
+	if !utf8.ValidString(o.Name) {
+		o.Name = printable(o.Name) // JSON has no such names
 	}
 	return blameReport(r.lines.Encode(o))
 }

@@ -2,7 +2,6 @@ package command
 
 import (
 	"bytes"
-	"crypto/rand"
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
@@ -107,12 +106,11 @@ func openJournal(path string, job journaledJob) (*journal, error) {
 
 // makeJournal makes a journal, which appears under its name when it is whole.
 func makeJournal(path string, job journaledJob) (err error) {
-	sweep(filepath.Dir(path)) // a process may have been killed while it made its journal
-	temporary := filepath.Join(filepath.Dir(path), temporaryPrefix+rand.Text())
-	file, err := os.OpenFile(temporary, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	file, err := createTemporary(filepath.Dir(path))
 	if err != nil {
 		return err
 	}
+	temporary := file.Name()
 	defer os.Remove(temporary)
 	job.Begun = time.Now()
 	text, err := json.Marshal(job)

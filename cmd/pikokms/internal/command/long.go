@@ -27,7 +27,7 @@ import (
 const LongWork = `
 Long work:
   The objects are listed before the work begins. Commands that write show with
-  --dry-run what there is to do: each object is looked at, and none is changed.
+  --dry-run what there is to do: each object is looked at and named, none is changed.
   --resume FILE keeps in FILE which objects are done. After an interruption, a
   crash or a kill, the same command line goes on: no object is done twice, none is
   left out. It works on the objects that were listed at first, tries those that
