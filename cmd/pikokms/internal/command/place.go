@@ -46,8 +46,9 @@ Folders and buckets:
   If it may hold content (a link to a file elsewhere), it is named, and the exit
   status is 1 unless --exclude leaves it out. A folder that cannot be listed fails
   on its own; the rest goes on, and the exit status is 1.
-  What is written into folders, also in place of a file that others could read, is
-  readable by its owner alone (mode 0600).
+  What is written into folders is readable by its owner alone (mode 0600). Work in
+  place keeps a file's owner, group, mode and modification time, but neither ACLs nor
+  extended attributes; who could read what was encrypted can read what is decrypted.
 `
 
 // place is where objects are: standard input, a file, a folder or a bucket. A bucket, and a file,
@@ -71,10 +72,15 @@ type objects interface {
 	open(ctx context.Context, key string) (pikokms.StoredObject, error)
 	// read opens an object to be read from its beginning.
 	read(ctx context.Context, key string) (*opened, error)
+	io.Closer
+}
+
+// bucket is objects in a bucket.
+type bucket interface {
+	objects
 	// put stores an object, with what from has beside its content. If another object may not be
 	// replaced, and there is one, the error holds fs.ErrExist.
 	put(ctx context.Context, key string, from *opened, content io.Reader, replace bool) error
-	io.Closer
 }
 
 // listed is what a listing found.
@@ -234,8 +240,8 @@ func (p *place) isMany() bool { return p.objects != nil && p.only == "" }
 
 // isBucket tells whether a place is in a bucket.
 func (p *place) isBucket() bool {
-	_, isFolder := p.objects.(*folderObjects)
-	return p.objects != nil && !isFolder
+	_, ok := p.objects.(bucket)
+	return ok
 }
 
 func (p *place) isStandardInput() bool { return p.objects == nil && p.path == "" }

@@ -24,6 +24,7 @@ import (
 	"piko.sh/pikokms"
 	"piko.sh/pikokms/blobstorage"
 	"piko.sh/pikokms/internal/checked"
+	"piko.sh/pikokms/internal/kept"
 	"piko.sh/pikokms/internal/parts"
 	"piko.sh/pikokms/message"
 )
@@ -37,6 +38,7 @@ type target struct {
 	writing
 	dryRun bool
 	lost   losses
+	placed *placed
 }
 
 // openTarget opens OUT. Several sources need a folder or a bucket.
@@ -103,7 +105,7 @@ func (t *target) checkFree(ctx context.Context, to item) error {
 
 // put stores the result that was made of s. It appears when it is whole. What it replaces is what
 // was read, or nothing, or, if so wanted, anything.
-func (t *target) put(ctx context.Context, to item, s *source, content io.Reader) error {
+func (t *target) put(ctx context.Context, to, from item, s *source, content io.Reader) error {
 	inPlace := t.place == nil
 	switch {
 	case to.place.objects != nil && inPlace:
@@ -111,12 +113,21 @@ func (t *target) put(ctx context.Context, to item, s *source, content io.Reader)
 			content = &closingAtEOF{content, s}
 		}
 		return s.replace(ctx, content)
-	case to.place.objects != nil:
-		err := to.place.objects.put(ctx, to.key, s.opened, content, t.replace)
+	case to.place.isBucket():
+		if err := t.placed.check(to.key, from); err != nil {
+			return fmt.Errorf("%s: %w", to.title(), err)
+		}
+		t.placed.note(to.key, from)
+		err := to.place.objects.(bucket).put(ctx, to.key, s.opened, content, t.replace)
 		if errors.Is(err, fs.ErrExist) {
 			err = errExists(to.title())
 		}
 		return err
+	case to.place.objects != nil:
+		if err := t.checkFree(ctx, to); err != nil {
+			return err
+		}
+		return t.putFile(ctx, to, from, content)
 	}
 	out, err := createOutput(ctx, to.place.path, inPlace || t.replace)
 	if err != nil {
@@ -127,12 +138,28 @@ func (t *target) put(ctx context.Context, to item, s *source, content io.Reader)
 		return err
 	}
 	if inPlace {
-		if now, err := os.Stat(to.place.path); err != nil || !isSame(now, s.file) {
+		now, err := os.Stat(to.place.path)
+		if err != nil {
 			return errors.Join(pikokms.ErrChanged, err)
+		}
+		if err := keep(out.File, now, s.file); err != nil {
+			return err
 		}
 	}
 	_ = s.Close() // it may be what OUT replaces
 	return out.commit(ctx)
+}
+
+// keep gives a file that is to take the place of another its owner, group, mode and time. It refuses
+// if that one, as it is now, is not as it was when it was read.
+func keep(file *os.File, now, before os.FileInfo) error {
+	if now == nil || !isSame(now, before) {
+		return pikokms.ErrChanged
+	}
+	if err := kept.Owner(file, now); err != nil {
+		return err
+	}
+	return kept.ModTime(file, now)
 }
 
 // isSame tells whether a file is as it was.
