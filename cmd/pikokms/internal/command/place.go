@@ -17,6 +17,7 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"cloud.google.com/go/storage"
 	"gocloud.dev/blob"
 
 	"piko.sh/pikokms"
@@ -94,7 +95,12 @@ type opened struct {
 	// holds pikokms.ErrChanged. It is nil for the one file and for standard input.
 	replace func(ctx context.Context, content io.Reader) error
 
-	attributes *blob.Attributes   // of an object in a bucket of gocloud.dev
+	// notKept returns what a replacement in its place could not keep of an object in GCS or Azure.
+	notKept func(ctx context.Context) ([]s3storage.Loss, error)
+
+	attributes *blob.Attributes // of an object in GCS, in Azure, or in a folder of gocloud.dev
+	gcs        *storage.ObjectAttrs
+	azure      *azureBlob
 	version    *s3storage.Version // of an object in S3
 }
 
@@ -164,9 +170,12 @@ func below(u *url.URL) *url.URL {
 
 func openURL(ctx context.Context, u *url.URL) (*place, error) {
 	p := &place{name: strings.TrimSuffix((&url.URL{Scheme: u.Scheme, Host: u.Host, Path: u.Path}).String(), "/")}
-	open := openBlobs
-	if u.Scheme == "s3" {
+	open := openCloud
+	switch u.Scheme {
+	case "s3":
 		open = openS3
+	case "file":
+		open = openBlobs
 	}
 	var err error
 	if p.objects, p.only, err = open(ctx, u); err != nil {

@@ -53,8 +53,14 @@ const (
 	partsAtOnce   = 8 * partsOfUpload
 )
 
-// setWriting sets how objects are put, if a place is in S3.
+// setWriting sets how objects are put, if a place is in a cloud.
 func (p *place) setWriting(w writing) {
+	switch b := p.objects.(type) {
+	case *azureObjects:
+		b.allowed = w.losses
+	case *gcsObjects:
+		b.allowed = w.losses
+	}
 	b, ok := p.objects.(*s3Objects)
 	if !ok {
 		return
