@@ -36,7 +36,7 @@ func (b *bulk) add(command *cobra.Command, rule string) {
 	}
 	b.each.add(command)
 	flags.BoolVar(&b.dryRun, "dry-run", false, "name each object that there is to work on, and write nothing")
-	flags.StringArrayVar(&b.allowed, "allow-loss", nil, "replace objects of S3 though this `KIND` of what they have can't be kept: "+strings.Join(lossKinds, ", ")+"; may be repeated")
+	flags.StringArrayVar((*[]string)(&b.allowed), "allow-loss", nil, "replace objects of buckets though this `KIND` of what they have can't be kept: "+strings.Join(lossKinds, ", ")+"; may be repeated")
 	flags.BoolVar(&b.soleWriter, "sole-writer", false, "nothing else writes to the bucket now: look before writing, where S3 has no conditional writes")
 	_ = command.RegisterFlagCompletionFunc("allow-loss", cobra.FixedCompletions(lossKinds, cobra.ShellCompDirectiveNoFileComp))
 	b.addLong(command)
@@ -112,10 +112,11 @@ func (b *bulk) run(ctx context.Context, o *options, arguments []string, j job) e
 	}
 	if t.place != nil {
 		defer t.place.Close()
-		t.place.setWriting(b.writing)
 	}
-	for _, place := range p.places {
-		place.setWriting(b.writing)
+	for _, place := range append(slices.Clone(p.places), t.place) {
+		if place != nil && place.isBucket() {
+			place.objects.(bucket).setWriting(b.writing)
+		}
 	}
 	if b.dryRun {
 		err = b.each.run(ctx, resultPlanned, p, func(ctx context.Context, i item) (int64, error) { return b.planOne(ctx, t, j, i) })

@@ -17,6 +17,7 @@ import (
 	"sync"
 	"time"
 
+	"cloud.google.com/go/storage"
 	"gocloud.dev/blob"
 
 	"piko.sh/pikokms"
@@ -81,6 +82,8 @@ type bucket interface {
 	// put stores an object, with what from has beside its content. If another object may not be
 	// replaced, and there is one, the error holds fs.ErrExist.
 	put(ctx context.Context, key string, from *opened, content io.Reader, replace bool) error
+	// setWriting sets how objects are put from now on.
+	setWriting(w writing)
 }
 
 // listed is what a listing found.
@@ -107,10 +110,14 @@ type opened struct {
 	// holds pikokms.ErrChanged. It is nil for the one file and for standard input.
 	replace func(ctx context.Context, content io.Reader) error
 
-	attributes *blob.Attributes   // of an object in a bucket of gocloud.dev
+	// notKept returns what a replacement in its place could not keep. It is nil for a file, which has
+	// no more than content.
+	notKept func(ctx context.Context) ([]s3storage.Loss, error)
+
+	attributes *blob.Attributes // of an object in GCS, in Azure, or in a folder of gocloud.dev
+	gcs        *storage.ObjectAttrs
+	azure      *azureBlob
 	version    *s3storage.Version // of an object in S3
-	// losses returns what a replacement could not keep. It is nil if all is kept, or nothing.
-	losses func(ctx context.Context) ([]s3storage.Loss, error)
 	// s3Client tells whether the S3 Encryption Client wrote the object though its metadata do not say
 	// so. It is nil for what is not in S3.
 	s3Client func(ctx context.Context, start []byte) (bool, error)
@@ -182,9 +189,12 @@ func below(u *url.URL) *url.URL {
 
 func openURL(ctx context.Context, u *url.URL) (*place, error) {
 	p := &place{name: strings.TrimSuffix(u.Scheme+"://"+u.Host+(&url.URL{Path: u.Path}).EscapedPath(), "/")}
-	open := openBlobs
-	if u.Scheme == "s3" {
+	open := openCloud
+	switch u.Scheme {
+	case "s3":
 		open = openS3
+	case "file":
+		open = openBlobs
 	}
 	var err error
 	if p.objects, p.only, err = open(ctx, u); err != nil {

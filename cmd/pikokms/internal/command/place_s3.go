@@ -37,11 +37,11 @@ func openS3(ctx context.Context, u *url.URL) (_ objects, only string, err error)
 	return b, only, nil
 }
 
-// writing is how objects are put in S3.
+// writing is how objects are put in buckets.
 type writing struct {
 	jobs       int
 	soleWriter bool
-	allowed    []string // kinds of losses
+	allowed    allowedLosses
 }
 
 // The parts of an upload to S3, and how many are under way at once. All jobs together have
@@ -52,12 +52,8 @@ const (
 	partsAtOnce   = 8 * partsOfUpload
 )
 
-// setWriting sets how objects are put, if a place is in S3.
-func (p *place) setWriting(w writing) {
-	b, ok := p.objects.(*s3Objects)
-	if !ok {
-		return
-	}
+// setWriting implements bucket.
+func (b *s3Objects) setWriting(w writing) {
 	options := append(b.options, s3storage.WithAllowedLosses(w.allowed...),
 		s3storage.WithParts(partSize, min(max(partsAtOnce/w.jobs, 1), partsOfUpload)))
 	if w.soleWriter {
@@ -136,7 +132,7 @@ func (b *s3Objects) read(ctx context.Context, key string) (*opened, error) {
 	}
 	s := &opened{ReadCloser: v, size: v.Size, modTime: v.ModTime(), version: v}
 	s.replace = func(ctx context.Context, content io.Reader) error { return unnamed(b.Replace(ctx, v, content)) }
-	s.losses = func(ctx context.Context) ([]s3storage.Loss, error) {
+	s.notKept = func(ctx context.Context) ([]s3storage.Loss, error) {
 		found, err := b.NotKept(ctx, v)
 		return found, unnamed(err)
 	}
@@ -146,11 +142,8 @@ func (b *s3Objects) read(ctx context.Context, key string) (*opened, error) {
 
 func (b *s3Objects) put(ctx context.Context, key string, from *opened, content io.Reader, replace bool) error {
 	like := from.version
-	if a := from.attributes; a != nil {
-		like = s3storage.Like(s3storage.Headers{
-			CacheControl: a.CacheControl, ContentDisposition: a.ContentDisposition, ContentEncoding: a.ContentEncoding,
-			ContentLanguage: a.ContentLanguage, ContentType: a.ContentType, Metadata: a.Metadata,
-		})
+	if like == nil && from.attributes != nil {
+		like = s3storage.Like(headersOf(from))
 	}
 	if replace {
 		return unnamed(b.PutLike(ctx, b.prefix+key, like, content))

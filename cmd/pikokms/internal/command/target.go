@@ -6,27 +6,14 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"maps"
 	"os"
 	"path"
 	"path/filepath"
 	"runtime"
-	"strconv"
 	"strings"
 
-	"cloud.google.com/go/storage"
-	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
-	"github.com/Azure/azure-sdk-for-go/sdk/storage/azblob"
-	azure "github.com/Azure/azure-sdk-for-go/sdk/storage/azblob/blob"
-	"gocloud.dev/blob"
-	"gocloud.dev/gcerrors"
-
 	"piko.sh/pikokms"
-	"piko.sh/pikokms/blobstorage"
-	"piko.sh/pikokms/internal/checked"
 	"piko.sh/pikokms/internal/kept"
-	"piko.sh/pikokms/internal/parts"
-	"piko.sh/pikokms/message"
 )
 
 // target is where results go.
@@ -182,90 +169,4 @@ func (r *closingAtEOF) Read(p []byte) (int, error) {
 		}
 	}
 	return n, err
-}
-
-// putBlob stores an object in a bucket, with the metadata of what it was made of.
-func (b *blobObjects) putBlob(ctx context.Context, key string, s *opened, content io.Reader, inPlace, replace bool) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	options := blob.WriterOptions{ContentType: "application/octet-stream", IfNotExist: !inPlace && !replace}
-	if v := s.version; v != nil {
-		h := v.Headers()
-		options.ContentType, options.CacheControl, options.ContentLanguage = h.ContentType, h.CacheControl, h.ContentLanguage
-		options.ContentDisposition, options.ContentEncoding, options.Metadata = h.ContentDisposition, h.ContentEncoding, h.Metadata
-	}
-	if a := s.attributes; a != nil {
-		options.ContentType, options.CacheControl, options.ContentLanguage = a.ContentType, a.CacheControl, a.ContentLanguage
-		options.ContentDisposition, options.ContentEncoding = a.ContentDisposition, a.ContentEncoding
-		options.Metadata = maps.Clone(a.Metadata)
-	}
-	delete(options.Metadata, blobstorage.MetadataKey)
-	if encrypted, ok := content.(*message.EncryptReader); ok {
-		h := encrypted.Header()
-		if _, compressed := h.EncryptionContext[pikokms.ChainKey]; !compressed && !h.Suite.Signed() {
-			if options.Metadata == nil {
-				options.Metadata = make(map[string]string, 1)
-			}
-			options.Metadata[blobstorage.MetadataKey] = strconv.Itoa(h.Size())
-		}
-	}
-	options.BufferSize = parts.BufferSize(s.size)
-	options.BeforeWrite = func(as func(any) bool) error { return beforeWrite(as, s.attributes, inPlace) }
-	if options.ContentType == "" { // Upload demands one
-		options.ContentType = "application/octet-stream"
-	}
-	// A writer of gocloud.dev v0.47.0 panics when Azure refuses what was written to it.
-	sent := &checked.Sent{Source: content}
-	upload := &checked.Upload{Source: sent, Drop: cancel}
-	err := upload.Blame(b.bucket.Upload(ctx, key, upload, &options))
-	refused := gcerrors.Code(err) == gcerrors.FailedPrecondition
-	stored := func() (io.ReadCloser, error) { return b.bucket.NewReader(undecoded(ctx), key, asStored) }
-	if (refused || passes(err)) && sent.Is(stored) {
-		return nil // the answer was lost; what is refused is a second request
-	}
-	if refused {
-		if inPlace {
-			return fmt.Errorf("%w: %w", pikokms.ErrChanged, err)
-		}
-		return fmt.Errorf("%w: %w", fs.ErrExist, err)
-	}
-	return err
-}
-
-// beforeWrite keeps an object's storage class, and makes its replacement depend on that it is still
-// the one that was read. Gocloud.dev's own folders have neither.
-func beforeWrite(as func(any) bool, a *blob.Attributes, inPlace bool) error {
-	if a == nil {
-		return nil
-	}
-	var handle **storage.ObjectHandle
-	if as(&handle) {
-		var old storage.ObjectAttrs
-		known := a.As(&old)
-		if inPlace {
-			if !known {
-				return errors.New("the object's generation is not known")
-			}
-			*handle = (*handle).If(storage.Conditions{GenerationMatch: old.Generation})
-		}
-		var w *storage.Writer
-		if as(&w) && known {
-			w.StorageClass = old.StorageClass
-		}
-		return nil
-	}
-	var stream *azblob.UploadStreamOptions
-	if as(&stream) {
-		var old azure.GetPropertiesResponse
-		// A tier that is inferred is the account's, and follows it.
-		if a.As(&old) && old.AccessTier != nil && (old.AccessTierInferred == nil || !*old.AccessTierInferred) {
-			tier := azure.AccessTier(*old.AccessTier)
-			stream.AccessTier = &tier
-		}
-		if inPlace {
-			etag := azcore.ETag(a.ETag)
-			stream.AccessConditions = &azure.AccessConditions{ModifiedAccessConditions: &azure.ModifiedAccessConditions{IfMatch: &etag}}
-		}
-	}
-	return nil
 }
