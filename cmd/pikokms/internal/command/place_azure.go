@@ -15,6 +15,7 @@ import (
 	"strings"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
+	azurepolicy "github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/runtime"
 	azure "github.com/Azure/azure-sdk-for-go/sdk/storage/azblob/blob"
 	"github.com/Azure/azure-sdk-for-go/sdk/storage/azblob/bloberror"
@@ -283,38 +284,65 @@ func likeBlob(ctx context.Context, p *azureBlob) (*blockblob.UploadStreamOptions
 	return options, losses, nil
 }
 
-// azureMetadata returns the metadata for a new object. Net/http writes the names of headers in its
-// own way, so a listing is asked how they are stored: programs may tell them apart.
+// azureMetadata returns the metadata for a new object.
 func azureMetadata(ctx context.Context, from *opened, content io.Reader) (map[string]*string, error) {
 	h := headersOf(from)
 	setHeaderSize(h.Metadata, azureSizeKey, nil)
-	stored := make(map[string]string)
-	if p := from.azure; p != nil && len(h.Metadata) > 0 {
-		one := int32(1)
-		page, err := p.container.NewListBlobsFlatPager(&container.ListBlobsFlatOptions{
-			Prefix: &p.name, MaxResults: &one, Include: container.ListBlobsInclude{Metadata: true},
-		}).NextPage(ctx)
-		if err != nil {
+	exact := make(map[string]string)
+	if from.azure != nil && len(h.Metadata) > 0 {
+		var err error
+		if exact, err = from.azure.metadataNames(ctx); err != nil {
 			return nil, fmt.Errorf("reading the names of its metadata: %w", err)
-		}
-		for _, item := range page.Segment.BlobItems {
-			if item.Name == nil || *item.Name != p.name {
-				continue
-			}
-			for name := range item.Metadata {
-				stored[strings.ToLower(name)] = name
-			}
 		}
 	}
 	setHeaderSize(h.Metadata, azureSizeKey, content)
 	metadata := make(map[string]*string, len(h.Metadata))
 	for name, value := range h.Metadata {
-		if exact, ok := stored[strings.ToLower(name)]; ok {
-			name = exact
+		if stored, ok := exact[strings.ToLower(name)]; ok {
+			name = stored
 		}
 		metadata[name] = &value
 	}
 	return metadata, nil
+}
+
+// metadataNames returns the names of a blob's metadata by their lower case. Programs may tell upper
+// from lower case, but net/http has its own way with the names of headers, and the client (v1.8.2)
+// with those of a listing, of which this reads the text.
+func (p *azureBlob) metadataNames(ctx context.Context) (map[string]string, error) {
+	var answer *http.Response
+	one := int32(1)
+	_, err := p.container.NewListBlobsFlatPager(&container.ListBlobsFlatOptions{
+		Prefix: &p.name, MaxResults: &one, Include: container.ListBlobsInclude{Metadata: true},
+	}).NextPage(azurepolicy.WithCaptureResponse(ctx, &answer))
+	if err != nil {
+		return nil, err
+	}
+	body, err := runtime.Payload(answer)
+	if err != nil {
+		return nil, err
+	}
+	var listing struct {
+		Blobs []struct {
+			Name     string
+			Metadata struct {
+				Pairs []struct{ XMLName xml.Name } `xml:",any"`
+			}
+		} `xml:"Blobs>Blob"`
+	}
+	if err := xml.Unmarshal(body, &listing); err != nil {
+		return nil, err
+	}
+	names := make(map[string]string)
+	for _, blob := range listing.Blobs {
+		if blob.Name != p.name {
+			continue // the name begins with it
+		}
+		for _, pair := range blob.Metadata.Pairs {
+			names[strings.ToLower(pair.XMLName.Local)] = pair.XMLName.Local
+		}
+	}
+	return names, nil
 }
 
 func (b *azureObjects) put(ctx context.Context, key string, from *opened, content io.Reader, replace bool) error {
@@ -323,7 +351,7 @@ func (b *azureObjects) put(ctx context.Context, key string, from *opened, conten
 		switch {
 		case err == nil && p.BlobType != nil && *p.BlobType != azure.BlobTypeBlockBlob:
 			return fmt.Errorf("%w: what would be replaced is of type %s", errNotBlockBlob, *p.BlobType)
-		case err != nil && !bloberror.HasCode(err, bloberror.BlobNotFound):
+		case err != nil && !isStatus(err, http.StatusNotFound):
 			return azureError(err)
 		}
 	}
