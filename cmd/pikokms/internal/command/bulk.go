@@ -112,11 +112,10 @@ func (b *bulk) run(ctx context.Context, o *options, arguments []string, j job) e
 	}
 	if t.place != nil {
 		defer t.place.Close()
+		t.place.setWriting(b.writing)
 	}
-	for _, place := range append(slices.Clone(p.places), t.place) {
-		if place != nil && place.isBucket() {
-			place.objects.(bucket).setWriting(b.writing)
-		}
+	for _, place := range p.places {
+		place.setWriting(b.writing)
 	}
 	if b.dryRun {
 		err = b.each.run(ctx, resultPlanned, p, func(ctx context.Context, i item) (int64, error) { return b.planOne(ctx, t, j, i) })

@@ -254,6 +254,13 @@ func (p *place) isBucket() bool {
 	return ok
 }
 
+// setWriting sets how objects are put, if the place is a bucket.
+func (p *place) setWriting(w writing) {
+	if b, ok := p.objects.(bucket); ok {
+		b.setWriting(w)
+	}
+}
+
 func (p *place) isStandardInput() bool { return p.objects == nil && p.path == "" }
 
 // base returns the last part of a place's name.
