@@ -189,7 +189,11 @@ func (p *place) storage() pikokms.RangeStorage {
 func (p *place) open(ctx context.Context, key string) (pikokms.StoredObject, error) {
 	switch {
 	case p.folder != nil || p.bucket != nil:
-		return p.storage().Open(undecoded(ctx), key)
+		stored, err := p.storage().Open(undecoded(ctx), key)
+		if err != nil {
+			return nil, ofStorage(err)
+		}
+		return asked{stored, p.bucket != nil}, nil
 	case p.path == "":
 		return nil, errors.New("standard input can only be read from its beginning; name a file")
 	}
@@ -254,7 +258,7 @@ func (p *place) read(ctx context.Context, key string) (*source, error) {
 	switch {
 	case p.bucket != nil:
 		if s.attributes, err = p.bucket.Attributes(ctx, key); err != nil {
-			return nil, err
+			return nil, ofStorage(err)
 		}
 		s.size, s.modTime = s.attributes.Size, s.attributes.ModTime
 		content, err = p.bucket.NewReader(undecoded(ctx), key, asStored)
@@ -266,7 +270,7 @@ func (p *place) read(ctx context.Context, key string) (*source, error) {
 		content = io.NopCloser(os.Stdin)
 	}
 	if err != nil {
-		return nil, err
+		return nil, ofStorage(err)
 	}
 	switch c := content.(type) {
 	case pikokms.StoredObject:
@@ -277,7 +281,7 @@ func (p *place) read(ctx context.Context, key string) (*source, error) {
 		}
 	}
 	s.close = sync.OnceValue(content.Close)
-	s.read.r = content
+	s.read.r = &download{content: content, isRemote: p.bucket != nil}
 	s.Reader = bufio.NewReaderSize(&s.read, peeked)
 	return s, nil
 }
@@ -289,14 +293,6 @@ func (i item) read(ctx context.Context) (*source, error) {
 		s.read.tell = i.tell
 	}
 	return s, err
-}
-
-// blame marks an error that came of an object of a bucket, and not of what it holds.
-func (s *source) blame(err error) error {
-	if s.attributes != nil && s.read.err != nil && errors.Is(err, s.read.err) {
-		return lost{err}
-	}
-	return err
 }
 
 // Close releases what a source reads. A second Close returns the first one's result.

@@ -1,0 +1,80 @@
+package command
+
+import (
+	"context"
+	"fmt"
+	"io"
+
+	"piko.sh/pikokms"
+)
+
+// download is the content of an object as a storage gives it. It tells what the storage failed to
+// give from what the object does not have.
+type download struct {
+	content  io.Reader
+	isRemote bool // of a bucket
+	n        int64
+}
+
+// Read implements io.Reader.
+func (d *download) Read(p []byte) (int, error) {
+	n, err := d.content.Read(p)
+	d.n += int64(n)
+	sized, ok := d.content.(interface{ Size() int64 })
+	switch {
+	case err == io.EOF && d.isRemote && ok && d.n < sized.Size():
+		err = fmt.Errorf("the download ended after %d of %d bytes: %w", d.n, sized.Size(), io.ErrUnexpectedEOF)
+	case err == nil || err == io.EOF:
+		return n, err
+	}
+	return n, storageError{err, d.isRemote}
+}
+
+// asked is an object that is open for random access.
+type asked struct {
+	pikokms.StoredObject
+	isRemote bool // of a bucket
+}
+
+// ReadAt implements io.ReaderAt.
+func (a asked) ReadAt(p []byte, off int64) (int, error) {
+	n, err := a.StoredObject.ReadAt(p, off)
+	if err != nil && err != io.EOF {
+		err = storageError{err, a.isRemote}
+	}
+	return n, err
+}
+
+// steady is an object that is open for random access. It goes on where a download broke off.
+type steady struct {
+	pikokms.StoredObject
+	ctx context.Context
+}
+
+// ReadAt implements io.ReaderAt.
+func (s steady) ReadAt(p []byte, off int64) (n int, err error) {
+	for {
+		got := 0
+		_, err = again(s.ctx, func() (struct{}, bool, error) {
+			var err error
+			got, err = s.StoredObject.ReadAt(p[n:], off+int64(n))
+			return struct{}{}, got == 0 && passes(err), err
+		})
+		if n += got; got == 0 || err == nil || !passes(err) {
+			return n, err
+		}
+	}
+}
+
+// openSteady opens an object for random access, whose opening and reading are tried again where that
+// may help.
+func (p *place) openSteady(ctx context.Context, key string) (pikokms.StoredObject, error) {
+	stored, err := again(ctx, func() (pikokms.StoredObject, bool, error) {
+		stored, err := p.open(ctx, key)
+		return stored, passes(err), err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return steady{stored, ctx}, nil
+}
