@@ -147,4 +147,5 @@ require (
 	gocloud.dev v0.47.0
 	golang.org/x/tools v0.51.0 // indirect
 	piko.sh/pikokms/blobstorage v0.1.0
+	piko.sh/pikokms/s3storage v0.1.0
 )

@@ -2,8 +2,11 @@ package command
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"iter"
+	"time"
 
 	"piko.sh/pikokms"
 )
@@ -12,7 +15,8 @@ import (
 // give from what the object does not have.
 type download struct {
 	content  io.Reader
-	isRemote bool // of a bucket
+	size     int64 // in bytes, or -1
+	isRemote bool  // of a bucket
 	n        int64
 }
 
@@ -20,10 +24,9 @@ type download struct {
 func (d *download) Read(p []byte) (int, error) {
 	n, err := d.content.Read(p)
 	d.n += int64(n)
-	sized, ok := d.content.(interface{ Size() int64 })
 	switch {
-	case err == io.EOF && d.isRemote && ok && d.n < sized.Size():
-		err = fmt.Errorf("the download ended after %d of %d bytes: %w", d.n, sized.Size(), io.ErrUnexpectedEOF)
+	case err == io.EOF && d.isRemote && d.n < d.size:
+		err = fmt.Errorf("the download ended after %d of %d bytes: %w", d.n, d.size, io.ErrUnexpectedEOF)
 	case err == nil || err == io.EOF:
 		return n, err
 	}
@@ -77,4 +80,57 @@ func (p *place) openSteady(ctx context.Context, key string) (pikokms.StoredObjec
 		return nil, err
 	}
 	return steady{stored, ctx}, nil
+}
+
+// errDisordered means that a listing can't be taken up again where it broke off.
+var errDisordered = errors.New("the listing is in no order, so it cannot go on where it broke off")
+
+// listSteadily yields the objects of a bucket or a folder that begin with a prefix, as objects.list
+// does. A listing that breaks off begins anew, and what was yielded is passed over.
+func listSteadily(ctx context.Context, from objects, prefix string) iter.Seq2[listed, error] {
+	return func(yield func(listed, error) bool) {
+		last, ordered, any := "", true, false
+		waits, left := newWaits(), tries
+		for {
+			var broken error
+			moved := false
+			for one, err := range from.list(ctx, prefix) {
+				if err != nil && one.key == "" {
+					broken = ofStorage(err)
+					break
+				}
+				if err == nil {
+					if any && one.key <= last && !moved && ordered {
+						continue // it was yielded
+					}
+					ordered = ordered && (!any || one.key > last)
+					last, any, moved = one.key, true, true
+				}
+				if !yield(one, err) {
+					return
+				}
+			}
+			if broken == nil {
+				return
+			}
+			if moved {
+				waits.Reset()
+				left = tries
+			}
+			if left--; left == 0 || !passes(broken) {
+				yield(listed{}, broken)
+				return
+			}
+			if !ordered {
+				yield(listed{}, fmt.Errorf("%w: %w", errDisordered, broken))
+				return
+			}
+			select {
+			case <-time.After(waits.NextBackOff()):
+			case <-ctx.Done():
+				yield(listed{}, ctx.Err())
+				return
+			}
+		}
+	}
 }

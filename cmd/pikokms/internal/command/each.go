@@ -32,6 +32,7 @@ func (e *each) add(command *cobra.Command) {
 	flags.StringArrayVar(&e.include, "include", nil, "take only objects that this `GLOB` matches; may be repeated")
 	flags.StringArrayVar(&e.exclude, "exclude", nil, "leave out objects that this `GLOB` matches; may be repeated")
 	flags.IntVar(&e.jobs, "jobs", 4*runtime.GOMAXPROCS(0), "the number of objects that are worked on side by side")
+	addStorageTimeout(command)
 }
 
 // isWanted tells whether a command line is about places, rather than one file or stream.

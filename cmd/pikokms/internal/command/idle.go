@@ -50,7 +50,7 @@ func (c impatient) Do(r *http.Request) (*http.Response, error) {
 		return c.send(r)
 	}
 	ctx, cancel := context.WithCancel(r.Context())
-	w := &watch{limit: storageTimeout, cancel: cancel, idle: &idleError{r.URL.Host, storageTimeout}}
+	w := &clock{limit: storageTimeout, cancel: cancel, idle: &idleError{r.URL.Host, storageTimeout}}
 	w.timer = time.AfterFunc(w.limit, w.expire)
 	r = r.WithContext(ctx)
 	if r.Body != nil && r.Body != http.NoBody {
@@ -58,7 +58,7 @@ func (c impatient) Do(r *http.Request) (*http.Response, error) {
 		r.GetBody = watched(r.GetBody, w)
 	}
 	answer, err := c.send(r)
-	w.pause()
+	w.answered()
 	if err != nil {
 		cancel()
 		return nil, w.blame(err)
@@ -67,7 +67,7 @@ func (c impatient) Do(r *http.Request) (*http.Response, error) {
 	return answer, nil
 }
 
-func watched(get func() (io.ReadCloser, error), w *watch) func() (io.ReadCloser, error) {
+func watched(get func() (io.ReadCloser, error), w *clock) func() (io.ReadCloser, error) {
 	if get == nil {
 		return nil
 	}
@@ -80,8 +80,8 @@ func watched(get func() (io.ReadCloser, error), w *watch) func() (io.ReadCloser,
 	}
 }
 
-// watch cancels a request that stands still.
-type watch struct {
+// clock cancels a request that stands still.
+type clock struct {
 	limit  time.Duration
 	cancel context.CancelFunc
 	idle   error
@@ -89,11 +89,12 @@ type watch struct {
 
 	mu      sync.Mutex
 	waiting bool // for the source of an upload, or for who reads a download
+	sent    bool // the answer has begun, whatever is still read of the request's body
 	begun   time.Time
 	expired bool
 }
 
-func (w *watch) expire() {
+func (w *clock) expire() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if !w.waiting && time.Since(w.begun) >= w.limit {
@@ -103,7 +104,7 @@ func (w *watch) expire() {
 }
 
 // pause lets the time stand still.
-func (w *watch) pause() {
+func (w *clock) pause() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.waiting = true
@@ -111,7 +112,7 @@ func (w *watch) pause() {
 }
 
 // start begins a new time.
-func (w *watch) start() {
+func (w *clock) start() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.waiting, w.begun = false, time.Now()
@@ -120,8 +121,23 @@ func (w *watch) start() {
 	}
 }
 
+// answered notes that the answer has begun, or that there is none.
+func (w *clock) answered() {
+	w.pause()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.sent = true
+}
+
+// isSent tells whether the answer has begun.
+func (w *clock) isSent() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.sent
+}
+
 // blame returns why a request that was cancelled failed.
-func (w *watch) blame(err error) error {
+func (w *clock) blame(err error) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if err != nil && err != io.EOF && w.expired {
@@ -133,20 +149,23 @@ func (w *watch) blame(err error) error {
 // sentBody is the body of a request.
 type sentBody struct {
 	io.ReadCloser
-	w *watch
+	w *clock
 }
 
 // Read implements io.Reader.
 func (b *sentBody) Read(p []byte) (int, error) {
 	b.w.pause()
-	defer b.w.start()
-	return b.ReadCloser.Read(p)
+	n, err := b.ReadCloser.Read(p)
+	if !b.w.isSent() {
+		b.w.start()
+	}
+	return n, err
 }
 
 // answerBody is the body of an answer.
 type answerBody struct {
 	io.ReadCloser
-	w *watch
+	w *clock
 }
 
 // Read implements io.Reader.
@@ -184,4 +203,3 @@ func (e *idleError) CanceledError() bool { return true }
 
 // NonRetriable keeps Azure's client from sending the request again.
 func (e *idleError) NonRetriable() {}
-

@@ -5,16 +5,10 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"io"
-	"io/fs"
 	"iter"
 	"log/slog"
 	"os"
-	"path/filepath"
-	"strings"
 	"time"
-
-	"gocloud.dev/blob"
 )
 
 // item is an object to work on.
@@ -179,98 +173,9 @@ func (p *plan) list(ctx context.Context, place int, prefix string, wanted *wante
 			p.add(place, l.key, l.size)
 			continue
 		}
-		// Consoles of clouds make empty objects of such names to show a folder.
-		if !strings.HasSuffix(l.key, "/") && wanted.is(l.key) {
+		if wanted.is(l.key) && !l.isMarker() {
 			p.add(place, l.key, l.size)
 		}
 	}
 	return nil
-}
-
-// listed is an object of a listing.
-type listed struct {
-	key  string
-	size int64       // in bytes; -1 if it is not known
-	info os.FileInfo // of a file; nil if it is not known
-}
-
-// list yields the objects of a place that begin with a prefix. An error with a key, which ends in a
-// slash, is that of a folder, and the rest follows.
-func (p *place) list(ctx context.Context, prefix string) iter.Seq2[listed, error] {
-	return func(yield func(listed, error) bool) {
-		switch {
-		case !p.isMany():
-			one := listed{key: p.only, size: -1}
-			if info, err := os.Stat(p.path); p.path != "" && err == nil && info.Mode().IsRegular() {
-				one.size, one.info = info.Size(), info
-			}
-			if p.bucket != nil {
-				if a, err := p.bucket.Attributes(ctx, p.only); err == nil {
-					one.size = a.Size
-					a.As(&one.info)
-				}
-			}
-			yield(one, nil)
-		case p.bucket != nil:
-			p.listBucket(ctx, prefix, yield)
-		default:
-			for key, err := range p.folder.List(ctx, prefix) {
-				one := listed{key: key, size: -1}
-				if info, statErr := os.Lstat(filepath.Join(p.name, filepath.FromSlash(key))); err == nil && statErr == nil {
-					one.size, one.info = info.Size(), info
-				}
-				if !yield(one, err) {
-					return
-				}
-			}
-		}
-	}
-}
-
-func (p *place) listBucket(ctx context.Context, prefix string, yield func(listed, error) bool) {
-	if p.dir != "" && !p.listUnreadable(prefix, yield) {
-		return
-	}
-	objects := p.bucket.List(&blob.ListOptions{Prefix: prefix})
-	for {
-		object, err := objects.Next(ctx)
-		if err == io.EOF {
-			return
-		}
-		if err != nil {
-			yield(listed{}, err)
-			return
-		}
-		one := listed{key: object.Key, size: object.Size}
-		object.As(&one.info) // in a folder that gocloud.dev keeps
-		if !yield(one, nil) {
-			return
-		}
-	}
-}
-
-// listUnreadable yields the folders that can't be read in a folder that gocloud.dev keeps, whose
-// own listing passes over them (v0.47.0). It returns false if there is nothing more to list.
-func (p *place) listUnreadable(prefix string, yield func(listed, error) bool) (more bool) {
-	more = true
-	_ = filepath.WalkDir(p.dir, func(path string, entry fs.DirEntry, err error) error {
-		relative, _ := filepath.Rel(p.dir, path) // path begins with p.dir
-		key := filepath.ToSlash(relative) + "/"
-		switch {
-		case relative == "." && err != nil:
-			yield(listed{}, err)
-			more = false
-		case relative == "." || entry == nil || !entry.IsDir():
-			return nil
-		case !strings.HasPrefix(key, prefix) && !strings.HasPrefix(prefix, key):
-			return fs.SkipDir
-		case err != nil && !errors.Is(err, fs.ErrNotExist):
-			more = yield(listed{key: key}, err)
-		}
-		if !more {
-			return fs.SkipAll
-		}
-		return nil
-	})
-	return more
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"net"
 	"net/http"
 	"slices"
 	"time"
@@ -86,6 +87,17 @@ func ofStorage(err error) error {
 	return storageError{error: err}
 }
 
+// ofUpload marks an error of a Put that the storage made. It leaves those of the content, which is read
+// meanwhile, as they are: they hold no error of a client of a storage.
+func ofUpload(err error) error {
+	_, ofAWS := errors.AsType[*smithy.OperationError](err)
+	_, ofNet := errors.AsType[net.Error](err)
+	if ofAWS || ofNet || errors.Is(err, pikokms.ErrStorageIdle) {
+		return ofStorage(err)
+	}
+	return err
+}
+
 func isOfStorage(err error) bool {
 	_, ok := errors.AsType[storageError](err)
 	return ok
@@ -113,7 +125,7 @@ func (e storageError) passes() bool {
 	case gcerrors.NotFound, gcerrors.FailedPrecondition, gcerrors.PermissionDenied, gcerrors.InvalidArgument, gcerrors.Canceled:
 		return false
 	}
-	if status := statusOf(err); status >= http.StatusBadRequest && !isThrottled(err) {
+	if status := statusIn(err); status >= http.StatusBadRequest && !isThrottled(err) {
 		return status >= http.StatusInternalServerError && status != http.StatusNotImplemented ||
 			status == http.StatusTooManyRequests || status == http.StatusRequestTimeout
 	}
@@ -132,8 +144,8 @@ func isThrottled(err error) bool {
 	return throttled || timedOut
 }
 
-// statusOf returns the HTTP status with which a storage refused a request, or 0.
-func statusOf(err error) int {
+// statusIn returns the HTTP status with which a storage refused a request, or 0.
+func statusIn(err error) int {
 	if answer, ok := errors.AsType[*azcore.ResponseError](err); ok {
 		return answer.StatusCode
 	}
@@ -173,7 +185,7 @@ func refusalOf(err error) refusal {
 	if !ofKey && !isOfStorage(err) {
 		return notRefused
 	}
-	status := statusOf(err)
+	status := statusIn(err)
 	if answer, ok := errors.AsType[smithy.APIError](err); ok && slices.Contains(credentialCodes, answer.ErrorCode()) || status == http.StatusUnauthorized {
 		return refusedCredentials
 	}
