@@ -31,6 +31,9 @@ type session struct {
 	since time.Time     // of the last such login; who has put the element may use it
 }
 
+// minRetryWait is the shortest time before an attempt is made again.
+const minRetryWait = 100 * time.Millisecond
+
 func newSession(c Config) (*session, error) {
 	config := api.DefaultConfig()
 	if config.Error != nil {
@@ -38,7 +41,7 @@ func newSession(c Config) (*session, error) {
 	}
 	config.Address = c.Address
 	config.MaxRetries = c.MaxRetries
-	config.MinRetryWait, config.MaxRetryWait = 100*time.Millisecond, 400*time.Millisecond // times the number of the attempt
+	config.MinRetryWait, config.MaxRetryWait = minRetryWait, 4*minRetryWait // times the number of the attempt
 	// HashiCorp's client bounds a call with all its attempts, this bounds each attempt.
 	config.Timeout = 0
 	config.HttpClient.Timeout = c.Timeout
@@ -156,7 +159,7 @@ func (s *session) obtain(ctx context.Context) (lease, error) {
 		return lease{}, nil
 	}
 	if err != nil {
-		return lease{}, asAnswer(err)
+		return lease{}, strange(err)
 	}
 	ttl, err := found.TokenTTL()
 	if err != nil {

@@ -67,7 +67,7 @@ func (s *stopping) count(err error) {
 	defer s.mu.Unlock()
 	refused := refusalOf(err)
 	switch {
-	case isSkipped:
+	case isSkipped || s.enough != "":
 	case err == nil:
 		s.inRow, s.done = 0, true
 	case passes(err):
