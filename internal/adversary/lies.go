@@ -80,11 +80,11 @@ type Liar struct {
 	lie http.HandlerFunc
 }
 
-// NewLiar starts a server that hands requests to honest.
+// NewLiar starts a server that hands requests to honest. It also speaks HTTP/2 without TLS.
 func NewLiar(t testing.TB, honest http.Handler) *Liar {
 	t.Helper()
 	l := new(Liar)
-	l.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	l.Server = httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		l.mu.Lock()
 		lie := l.lie
 		l.mu.Unlock()
@@ -95,6 +95,10 @@ func NewLiar(t testing.TB, honest http.Handler) *Liar {
 		l.Requests.Add(1)
 		lie(w, r)
 	}))
+	l.Config.Protocols = new(http.Protocols)
+	l.Config.Protocols.SetHTTP1(true)
+	l.Config.Protocols.SetUnencryptedHTTP2(true)
+	l.Start()
 	t.Cleanup(l.Close)
 	return l
 }
