@@ -14,6 +14,8 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/kms"
+
+	"piko.sh/pikokms/provider"
 )
 
 // maxAnswer bounds an answer of KMS in bytes. The largest have about 16 KiB.
@@ -48,12 +50,16 @@ func (a *attempts) Do(request *http.Request) (*http.Response, error) {
 		}
 	}
 	if err == nil {
+		if response.StatusCode != http.StatusOK {
+			provider.ReportAttempt(request.Context(), fmt.Errorf("HTTP %s", response.Status))
+		}
 		return response, nil
 	}
 	// If the caller's own context has ended, its error stays as it is.
 	if ctx.Err() != nil && request.Context().Err() == nil {
-		return nil, &timeoutError{request.URL.Host, a.timeout}
+		err = &timeoutError{request.URL.Host, a.timeout}
 	}
+	provider.ReportAttempt(request.Context(), err)
 	return nil, err
 }
 

@@ -13,6 +13,8 @@ import (
 	"strings"
 
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
+
+	"piko.sh/pikokms/provider"
 )
 
 // maxAnswer bounds an answer of DynamoDB in bytes. A page of items has at most 1 MB of them (Amazon
@@ -37,13 +39,18 @@ func (a *answers) Do(request *http.Request) (*http.Response, error) {
 	if err == nil {
 		err = readAnswer(request, response)
 	}
-	switch {
-	case err == nil:
+	if err == nil {
+		if response.StatusCode != http.StatusOK {
+			provider.ReportAttempt(request.Context(), fmt.Errorf("HTTP %s", response.Status))
+		}
 		return response, nil
-	case request.Context().Err() == nil && errors.Is(err, context.DeadlineExceeded):
-		return nil, &lateError{request.URL.Host} // the deadline is not the caller's
 	}
-	return nil, fmt.Errorf("%s: %w", request.URL.Host, err)
+	err = fmt.Errorf("%s: %w", request.URL.Host, err)
+	if request.Context().Err() == nil && errors.Is(err, context.DeadlineExceeded) {
+		err = &lateError{request.URL.Host} // the deadline is not the caller's
+	}
+	provider.ReportAttempt(request.Context(), err)
+	return nil, err
 }
 
 func readAnswer(request *http.Request, response *http.Response) error {

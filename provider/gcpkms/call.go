@@ -36,6 +36,7 @@ func call[T any](ctx context.Context, p *Provider, operation, key string, ask fu
 		if err == nil {
 			return answer, nil
 		}
+		provider.ReportAttempt(ctx, err)
 		if left <= 0 || !mayPass(err) || gax.Sleep(ctx, pause.Pause()) != nil {
 			return answer, judge(ctx, operation, key, p.purpose(ctx, operation, key, err))
 		}

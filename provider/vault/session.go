@@ -42,6 +42,15 @@ func newSession(c Config) (*session, error) {
 	config.Address = c.Address
 	config.MaxRetries = c.MaxRetries
 	config.MinRetryWait, config.MaxRetryWait = minRetryWait, 4*minRetryWait // times the number of the attempt
+	config.CheckRetry = func(ctx context.Context, response *http.Response, err error) (bool, error) {
+		switch {
+		case err != nil:
+			provider.ReportAttempt(ctx, err)
+		case response.StatusCode >= http.StatusInternalServerError || response.StatusCode == http.StatusTooManyRequests:
+			provider.ReportAttempt(ctx, fmt.Errorf("HTTP %s", response.Status))
+		}
+		return api.DefaultRetryPolicy(ctx, response, err)
+	}
 	// HashiCorp's client bounds a call with all its attempts, this bounds each attempt.
 	config.Timeout = 0
 	config.HttpClient.Timeout = c.Timeout
