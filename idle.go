@@ -21,7 +21,7 @@ const idleGrace = time.Second
 // limit. Without it, a server that takes a request and never answers, or a network file system whose
 // server is away, keeps a caller waiting for as long as the storage itself does, which may be for
 // ever. A limit of 0 is none, and returns storage as it is. The result is a ConditionalStorage and
-// a RangeStorage if storage is one.
+// a RangeStorage if storage is one, and has the Entries of a Folder.
 //
 // What moves is what can be seen from here: a call that returns, each Read and each ReadAt of
 // content, each key of List, and each piece that Put reads of its content, whose own time does not
@@ -39,7 +39,15 @@ func LimitIdle(storage Storage, limit time.Duration) Storage {
 	l := &limited{storage, limit}
 	conditional, isConditional := storage.(ConditionalStorage)
 	ranged, isRange := storage.(RangeStorage)
+	folder, isFolder := storage.(*Folder)
 	switch {
+	case isFolder:
+		return struct {
+			*limited
+			limitedVersions
+			limitedRanges
+			limitedFolder
+		}{l, limitedVersions{l, folder}, limitedRanges{l, folder}, limitedFolder{l, folder}}
 	case isConditional && isRange:
 		return struct {
 			*limited
@@ -386,19 +394,35 @@ func (l *limited) Delete(ctx context.Context, key string) error {
 
 // List implements Storage.
 func (l *limited) List(ctx context.Context, prefix string) iter.Seq2[string, error] {
-	return func(yield func(string, error) bool) {
+	return limitedList(ctx, l, prefix, l.inner.List)
+}
+
+// limitedFolder is a Folder that is given up when it stands still.
+type limitedFolder struct {
+	l     *limited
+	inner *Folder
+}
+
+// Entries is Folder.Entries.
+func (f limitedFolder) Entries(ctx context.Context, prefix string) iter.Seq2[FolderEntry, error] {
+	return limitedList(ctx, f.l, prefix, f.inner.Entries)
+}
+
+// limitedList yields what list does.
+func limitedList[T any](ctx context.Context, l *limited, prefix string, list func(context.Context, string) iter.Seq2[T, error]) iter.Seq2[T, error] {
+	return func(yield func(T, error) bool) {
 		ctx, cancel := context.WithCancel(ctx)
 		defer cancel()
 		type listed struct {
-			key string
+			one T
 			err error
 		}
-		keys, stop := make(chan listed), make(chan struct{})
+		all, stop := make(chan listed), make(chan struct{})
 		go func() {
-			defer close(keys)
-			for key, err := range l.inner.List(ctx, prefix) {
+			defer close(all)
+			for one, err := range list(ctx, prefix) {
 				select {
-				case keys <- listed{key, err}:
+				case all <- listed{one, err}:
 				case <-stop:
 					return
 				}
@@ -408,7 +432,7 @@ func (l *limited) List(ctx context.Context, prefix string) iter.Seq2[string, err
 			close(stop)
 			cancel()
 			select {
-			case <-keys:
+			case <-all:
 			case <-time.After(min(idleGrace, l.limit)):
 			}
 		}()
@@ -416,13 +440,14 @@ func (l *limited) List(ctx context.Context, prefix string) iter.Seq2[string, err
 		defer timer.Stop()
 		for {
 			select {
-			case one, ok := <-keys:
-				if !ok || !yield(one.key, one.err) {
+			case next, ok := <-all:
+				if !ok || !yield(next.one, next.err) {
 					return
 				}
 				timer.Reset(l.limit)
 			case <-timer.C:
-				yield("", l.idle("list", prefix))
+				var none T
+				yield(none, l.idle("list", prefix))
 				return
 			}
 		}

@@ -10,12 +10,12 @@ import (
 	"iter"
 	"net/url"
 	"os"
-	"regexp"
+	"path"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
 	"time"
-	"unicode/utf8"
 
 	"gocloud.dev/blob"
 
@@ -38,9 +38,14 @@ Folders and buckets:
   URLs have the parameters of gocloud.dev: endpoint, profile, use_path_style and
   so on. Credentials come from where each cloud's own tools take them.
   --include and --exclude take globs: * is any text without a slash, ** any text,
-  ? one character. A glob without a slash is for the last part of a name.
-  Symbolic links in folders are not followed. A folder that cannot be listed is
-  named, and fails on its own; the rest goes on, and the exit status is 1.
+  ? one character. A glob with a slash is for a whole name, as from the PLACE on,
+  and one without for any part of it: a folder that it matches is taken or left out
+  with all below it. One that ends in a slash is for folders alone.
+  Symbolic links are not followed, and pipes, devices and the like are left out, as
+  are empty folders. The last line counts what is left out, and --report names it.
+  If it may hold content (a link to a file elsewhere), it is named, and the exit
+  status is 1 unless --exclude leaves it out. A folder that cannot be listed fails
+  on its own; the rest goes on, and the exit status is 1.
   What is written into folders, also in place of a file that others could read, is
   readable by its owner alone (mode 0600).
 `
@@ -56,8 +61,8 @@ type place struct {
 
 // objects is where several objects are. Keys are those below the place, and may be empty.
 type objects interface {
-	// list yields the objects that begin with a prefix. An error with a key, which ends in a slash,
-	// is that of a folder, and the rest follows.
+	// list yields the objects that begin with a prefix, and what is left out there. An error with a
+	// key, which ends in a slash, is that of a folder, and the rest follows.
 	list(ctx context.Context, prefix string) iter.Seq2[listed, error]
 	// stat returns what a listing says of an object. The error holds fs.ErrNotExist if there is none.
 	stat(ctx context.Context, key string) (listed, error)
@@ -71,11 +76,12 @@ type objects interface {
 	io.Closer
 }
 
-// listed is an object of a listing.
+// listed is what a listing found.
 type listed struct {
 	key  string
 	size int64       // in bytes; -1 if it is not known
 	info os.FileInfo // of a file; nil if it is not known
+	left left        // why it is no object
 }
 
 // isMarker tells whether an object is an empty one that stands for a folder, as consoles of clouds
@@ -96,6 +102,11 @@ type opened struct {
 
 	attributes *blob.Attributes   // of an object in a bucket of gocloud.dev
 	version    *s3storage.Version // of an object in S3
+	// losses returns what a replacement could not keep. It is nil if all is kept, or nothing.
+	losses func(ctx context.Context) ([]s3storage.Loss, error)
+	// s3Client tells whether the S3 Encryption Client wrote the object though its metadata do not say
+	// so. It is nil for what is not in S3.
+	s3Client func(ctx context.Context, start []byte) (bool, error)
 }
 
 // schemes are those of bucket URLs.
@@ -225,6 +236,17 @@ func (p *place) isBucket() bool {
 
 func (p *place) isStandardInput() bool { return p.objects == nil && p.path == "" }
 
+// base returns the last part of a place's name.
+func (p *place) base() string {
+	switch {
+	case p.path != "":
+		return filepath.Base(p.path)
+	case p.isMany() && !p.isBucket():
+		return filepath.Base(absolute(p.name))
+	}
+	return path.Base(p.name)
+}
+
 // title returns the name of an object, for people.
 func (p *place) title(key string) string {
 	if !p.isMany() {
@@ -327,13 +349,18 @@ func readFile(path string) (*opened, error) {
 	return s, nil
 }
 
-// read opens an object to be read from its beginning, and has its bytes counted.
+// read opens an object to be read from its beginning, and has its bytes counted. It refuses one that
+// the S3 Encryption Client wrote.
 func (i item) read(ctx context.Context) (*source, error) {
 	s, err := i.place.read(ctx, i.key)
-	if err == nil {
-		s.read.tell = i.tell
+	if err != nil {
+		return nil, err
 	}
-	return s, err
+	s.read.tell = i.tell
+	if err := s.refuseS3Client(ctx); err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
+	return s, nil
 }
 
 // Close releases what a source reads. A second Close returns the first one's result.
@@ -346,60 +373,4 @@ func (s *source) start() ([]byte, error) {
 		return nil, err
 	}
 	return b, nil
-}
-
-// globs returns what matches one of the patterns.
-func globs(patterns []string) (func(key string) bool, error) {
-	var whole, last []*regexp.Regexp
-	for _, pattern := range patterns {
-		if pattern == "" {
-			return nil, errors.New("an empty glob matches nothing")
-		}
-		if !utf8.ValidString(pattern) {
-			return nil, fmt.Errorf("the glob %q is not UTF-8; ? stands for each such byte", pattern)
-		}
-		compiled := glob(pattern)
-		if strings.Contains(pattern, "/") {
-			whole = append(whole, compiled)
-		} else {
-			last = append(last, compiled)
-		}
-	}
-	return func(key string) bool {
-		matches := func(text string) func(*regexp.Regexp) bool {
-			return func(r *regexp.Regexp) bool { return r.MatchString(text) }
-		}
-		base := key[strings.LastIndex(key, "/")+1:]
-		return slices.ContainsFunc(whole, matches(key)) || slices.ContainsFunc(last, matches(base))
-	}, nil
-}
-
-func glob(pattern string) *regexp.Regexp {
-	var b strings.Builder
-	b.WriteString(`(?s)\A`)
-	for rest := pattern; rest != ""; {
-		switch {
-		case strings.HasPrefix(rest, "**/"):
-			b.WriteString(`(?:.*/)?`)
-			rest = rest[3:]
-		case strings.HasPrefix(rest, "**"):
-			b.WriteString(`.*`)
-			rest = rest[2:]
-		case rest[0] == '*':
-			b.WriteString(`[^/]*`)
-			rest = rest[1:]
-		case rest[0] == '?':
-			b.WriteString(`[^/]`)
-			rest = rest[1:]
-		default:
-			n := strings.IndexAny(rest, "*?")
-			if n < 0 {
-				n = len(rest)
-			}
-			b.WriteString(regexp.QuoteMeta(rest[:n]))
-			rest = rest[n:]
-		}
-	}
-	b.WriteString(`\z`)
-	return regexp.MustCompile(b.String())
 }

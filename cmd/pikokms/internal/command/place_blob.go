@@ -79,7 +79,7 @@ func (b *blobObjects) Close() error { return b.bucket.Close() }
 
 func (b *blobObjects) list(ctx context.Context, prefix string) iter.Seq2[listed, error] {
 	return func(yield func(listed, error) bool) {
-		if b.dir != "" && !b.listUnreadable(prefix, yield) {
+		if b.dir != "" && !b.listPassedOver(prefix, yield) {
 			return
 		}
 		objects := b.bucket.List(&blob.ListOptions{Prefix: prefix})
@@ -94,6 +94,9 @@ func (b *blobObjects) list(ctx context.Context, prefix string) iter.Seq2[listed,
 			}
 			one := listed{key: object.Key, size: object.Size}
 			object.As(&one.info) // in a folder that gocloud.dev keeps
+			if one.info != nil && !one.info.Mode().IsRegular() {
+				continue // listPassedOver has it
+			}
 			if !yield(one, nil) {
 				return
 			}
@@ -101,23 +104,43 @@ func (b *blobObjects) list(ctx context.Context, prefix string) iter.Seq2[listed,
 	}
 }
 
-// listUnreadable yields the folders that can't be read in a folder that gocloud.dev keeps, whose
-// own listing passes over them (v0.47.0). It returns false if there is nothing more to list.
-func (b *blobObjects) listUnreadable(prefix string, yield func(listed, error) bool) (more bool) {
+// metadataSuffix ends the names of the files in which gocloud.dev keeps metadata of objects
+// (v0.47.0, fileblob's attrsExt).
+const metadataSuffix = ".attrs"
+
+// listPassedOver yields what gocloud.dev's own listing of a folder passes over (v0.47.0), or takes
+// for objects though it is none: folders that can't be read, and what is no file with content of its
+// own. It returns false if there is nothing more to list.
+func (b *blobObjects) listPassedOver(prefix string, yield func(listed, error) bool) (more bool) {
 	more = true
 	_ = filepath.WalkDir(b.dir, func(path string, entry fs.DirEntry, err error) error {
 		relative, _ := filepath.Rel(b.dir, path) // path begins with b.dir
-		key := filepath.ToSlash(relative) + "/"
+		key := filepath.ToSlash(relative)
 		switch {
 		case relative == "." && err != nil:
 			yield(listed{}, err)
 			more = false
-		case relative == "." || entry == nil || !entry.IsDir():
+		case relative == "." || entry == nil:
 			return nil
-		case !strings.HasPrefix(key, prefix) && !strings.HasPrefix(prefix, key):
-			return fs.SkipDir
-		case err != nil && !errors.Is(err, fs.ErrNotExist):
-			more = yield(listed{key: key}, err)
+		case entry.IsDir():
+			key += "/"
+			if !strings.HasPrefix(key, prefix) && !strings.HasPrefix(prefix, key) {
+				return fs.SkipDir
+			}
+			if err != nil && !errors.Is(err, fs.ErrNotExist) {
+				more = yield(listed{key: key}, err)
+			}
+		case strings.HasPrefix(key, prefix):
+			kind := leftOfFile(b.dir, path, entry.Type())
+			if object, ok := strings.CutSuffix(path, metadataSuffix); ok && kind == 0 {
+				kind = leftMetadata
+				if _, err := os.Lstat(object); err != nil {
+					kind = leftLikeMetadata
+				}
+			}
+			if kind != 0 {
+				more = yield(listed{key: key, size: -1, left: kind}, nil)
+			}
 		}
 		if !more {
 			return fs.SkipAll

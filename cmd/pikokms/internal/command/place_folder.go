@@ -24,6 +24,7 @@ type folderObjects struct {
 type folderStorage interface {
 	pikokms.ConditionalStorage
 	pikokms.RangeStorage
+	Entries(ctx context.Context, prefix string) iter.Seq2[pikokms.FolderEntry, error]
 }
 
 // Close implements io.Closer.
@@ -41,10 +42,19 @@ func openFolder(path string) (*place, error) {
 
 func (f *folderObjects) list(ctx context.Context, prefix string) iter.Seq2[listed, error] {
 	return func(yield func(listed, error) bool) {
-		for key, err := range f.List(ctx, prefix) {
-			one := listed{key: key, size: -1}
-			if info, statErr := os.Lstat(filepath.Join(f.path, filepath.FromSlash(key))); err == nil && statErr == nil {
-				one.size, one.info = info.Size(), info
+		for entry, err := range f.Entries(ctx, prefix) {
+			one := listed{key: entry.Key, size: -1}
+			path := filepath.Join(f.path, filepath.FromSlash(entry.Key))
+			switch {
+			case err != nil:
+			case entry.Unfinished:
+				one.left = leftUnfinished
+			case entry.Type != 0:
+				one.left = leftOfFile(f.path, path, entry.Type)
+			default:
+				if info, err := os.Lstat(path); err == nil {
+					one.size, one.info = info.Size(), info
+				}
 			}
 			if !yield(one, err) {
 				return

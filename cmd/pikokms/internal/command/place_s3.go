@@ -21,9 +21,7 @@ type s3Objects struct {
 	prefix  string
 	options []s3storage.Option // that the URL asks for
 
-	// instructions are the names that a listing had of objects with instructions beside them. It is
-	// nil before the first listing.
-	instructions map[string]bool
+	instructions instructions
 }
 
 // openS3 opens the bucket of a URL, and returns the key of the one object that it names, if it
@@ -42,7 +40,7 @@ func openS3(ctx context.Context, u *url.URL) (_ objects, only string, err error)
 type writing struct {
 	jobs       int
 	soleWriter bool
-	losses     []string // that are allowed
+	allowed    []string // kinds of losses
 }
 
 // The parts of an upload to S3, and how many are under way at once. All jobs together have
@@ -59,7 +57,7 @@ func (p *place) setWriting(w writing) {
 	if !ok {
 		return
 	}
-	options := append(b.options, s3storage.WithAllowedLosses(w.losses...),
+	options := append(b.options, s3storage.WithAllowedLosses(w.allowed...),
 		s3storage.WithParts(partSize, min(max(partsAtOnce/w.jobs, 1), partsOfUpload)))
 	if w.soleWriter {
 		options = append(options, s3storage.WithSoleWriter())
@@ -77,9 +75,14 @@ func (b *s3Objects) list(ctx context.Context, prefix string) iter.Seq2[listed, e
 				yield(listed{}, err)
 				return
 			}
-			if !yield(b.listed(object), nil) {
+			one := b.listed(object)
+			b.instructions.note(one.key)
+			if !yield(one, nil) {
 				return
 			}
+		}
+		if prefix == "" {
+			b.instructions.end()
 		}
 	}
 }
@@ -121,6 +124,8 @@ func (b *s3Objects) read(ctx context.Context, key string) (*opened, error) {
 	}
 	s := &opened{ReadCloser: v, size: v.Size, modTime: v.ModTime(), version: v}
 	s.replace = func(ctx context.Context, content io.Reader) error { return b.Replace(ctx, v, content) }
+	s.losses = func(ctx context.Context) ([]s3storage.Loss, error) { return b.NotKept(ctx, v) }
+	s.s3Client = func(ctx context.Context, start []byte) (bool, error) { return b.isS3Client(ctx, key, start) }
 	return s, nil
 }
 

@@ -31,8 +31,12 @@ import (
 // target is where results go.
 type target struct {
 	place   *place // nil if each result takes the place of its source
+	several bool   // whether what a folder or a bucket holds goes below its own name
 	replace bool   // whether a result may take the place of another object
 	rename  func(key string) (string, error)
+	writing
+	dryRun bool
+	lost   losses
 }
 
 // openTarget opens OUT. Several sources need a folder or a bucket.
@@ -45,6 +49,9 @@ func openTarget(ctx context.Context, out string, several bool) (*place, error) {
 		return p, err
 	}
 	info, err := os.Stat(out)
+	if several && err == nil && !info.IsDir() {
+		return nil, usageError{fmt.Errorf("-o %s is a file; name a folder to have several below it", out)}
+	}
 	if several || err == nil && info.IsDir() || os.IsPathSeparator(out[len(out)-1]) {
 		return openFolder(out)
 	}
@@ -67,6 +74,8 @@ func (t *target) of(i item) (to item, err error) {
 		if key = path.Base(i.key); i.key == "" {
 			return to, usageError{errors.New("standard input has no name; -o names an object")}
 		}
+	case t.several:
+		key = i.place.base() + "/" + key
 	}
 	key, err = t.rename(key)
 	return item{place: t.place, key: key}, err
