@@ -174,7 +174,7 @@ func (t *target) workOn(ctx context.Context, j job, i item) (n int64, err error)
 		return 0, err
 	}
 	defer func() {
-		err = errors.Join(s.blame(err), s.Close())
+		err = errors.Join(err, s.Close())
 	}()
 	if err := j.judge(ctx, i, s); err != nil {
 		return 0, err
@@ -204,7 +204,7 @@ func (b *bulk) planOne(ctx context.Context, t *target, j job, i item) (n int64, 
 	if err != nil {
 		return 0, err
 	}
-	defer func() { err = errors.Join(s.blame(err), s.Close()) }()
+	defer func() { err = errors.Join(err, s.Close()) }()
 	if err := j.judge(ctx, i, s); err != nil {
 		return 0, err
 	}
