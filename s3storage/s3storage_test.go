@@ -84,7 +84,7 @@ func (c *counted) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// bucket is a new bucket of LocalStack, and the requests that are made to it.
+// bucket is a new bucket, and the requests that are made to it.
 type bucket struct {
 	name   string
 	client *s3.Client
@@ -95,9 +95,14 @@ func login() aws.CredentialsProvider {
 	return credentials.NewStaticCredentialsProvider(emulator.Credentials, emulator.Credentials, "")
 }
 
+// newBucket makes a bucket of Versity's gateway.
 func newBucket(t *testing.T) *bucket {
 	t.Helper()
-	endpoint := emulator.VersityGW(t)
+	return newBucketAt(t, emulator.VersityGW(t))
+}
+
+func newBucketAt(t *testing.T, endpoint string, options ...func(*s3.CreateBucketInput)) *bucket {
+	t.Helper()
 	b := &bucket{name: "b-" + strings.ToLower(rand.Text())}
 	b.client = s3.New(s3.Options{
 		Region: emulator.Region, BaseEndpoint: &endpoint, UsePathStyle: true, Credentials: login(),
@@ -105,10 +110,14 @@ func newBucket(t *testing.T) *bucket {
 	})
 	b.reset()
 	t.Cleanup(b.CloseIdleConnections)
-	_, err := b.client.CreateBucket(t.Context(), &s3.CreateBucketInput{
+	in := &s3.CreateBucketInput{
 		Bucket:                    &b.name,
 		CreateBucketConfiguration: &s3types.CreateBucketConfiguration{LocationConstraint: emulator.Region},
-	})
+	}
+	for _, o := range options {
+		o(in)
+	}
+	_, err := b.client.CreateBucket(t.Context(), in)
 	require.NoError(t, err)
 	b.reset()
 	return b

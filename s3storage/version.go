@@ -59,6 +59,9 @@ func (s *Storage) OpenVersion(ctx context.Context, key, id string) (*Version, er
 	if id != "" {
 		in.VersionId = &id
 	}
+	if s.client.Options().ResponseChecksumValidation != aws.ResponseChecksumValidationWhenRequired {
+		in.ChecksumMode = s3types.ChecksumModeEnabled
+	}
 	out, err := s.client.GetObject(ctx, in)
 	if err != nil {
 		return nil, s.failed("get", key, err)
