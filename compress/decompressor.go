@@ -66,7 +66,7 @@ func (r *decompressor) Read(p []byte) (int, error) {
 // are.
 func (r *decompressor) count(n int) (within int, err error) {
 	if r.total += int64(n); r.total > r.t.maxSize {
-		return max(0, n-int(r.total-r.t.maxSize)), fmt.Errorf("%w: over %d bytes", ErrTooLarge, r.t.maxSize)
+		return int(max(0, int64(n)-(r.total-r.t.maxSize))), fmt.Errorf("%w: over %d bytes", ErrTooLarge, r.t.maxSize)
 	}
 	return n, nil
 }
