@@ -54,7 +54,12 @@ func WithCryptoProvider(name string, p provider.EncryptionProvider) Option {
 // WithDataKeyCache lets each provider's data keys serve several objects and reads, within limits. A
 // zero field means its default. The cache saves calls of the key service; Host.Close zeroes it.
 // Under BindObjectName each object has an encryption context of its own, so only repeated reads of
-// one object share a data key.
+// one object share a data key. Nor are messages served that are written for several recipients or
+// signed, which service.CacheLimits explains.
+//
+// A provider that decides by a caller's ctx whose data key it gives, as branchkey.Provider does with a
+// Supplier, decides on each request, also if the cache has the data key. A provider of one's own that
+// does so must be a provider.ScopedKeyring.
 func WithDataKeyCache(limits service.CacheLimits) Option {
 	return func(s *settings) { s.service.Cache = &limits }
 }
