@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"piko.sh/pikokms/header"
+	"piko.sh/pikokms/message"
 	"piko.sh/pikokms/provider"
 	"piko.sh/pikokms/service"
 )
@@ -22,6 +23,7 @@ type settings struct {
 	enabled         []string
 	maxSize         int64
 	limits          header.Limits
+	commitment      message.CommitmentPolicy
 	allowPlaintext  bool
 	allowPikoV2     bool
 	allowForeign    bool
@@ -99,6 +101,21 @@ func WithMaxDecompressedSize(n int64) Option { return func(s *settings) { s.maxS
 // zero field means its default. An object over a limit is refused with header.ErrLimit.
 func WithHeaderLimits(limits header.Limits) Option {
 	return func(s *settings) { s.limits = limits }
+}
+
+// WithCommitmentPolicy sets whether objects may be read that do not commit to their key, as messages of
+// the nine oldest of the eleven algorithm suites. With message.RequireEncryptAllowDecrypt they are
+// read. Since no host has written such a message, it takes AllowForeignMessages, too. Whoever has the
+// data key of one can make it open to two contents under two keys; move such objects with
+// Host.Migrate. The default refuses them with message.ErrCommitmentPolicy. What is written always
+// commits, so message.ForbidEncryptAllowDecrypt is refused.
+func WithCommitmentPolicy(policy message.CommitmentPolicy) Option {
+	return func(s *settings) {
+		if policy != message.RequireEncryptRequireDecrypt && policy != message.RequireEncryptAllowDecrypt {
+			s.refuse("the commitment policy %v; a host writes only messages with key commitment, so it takes %v or %v", policy, message.RequireEncryptRequireDecrypt, message.RequireEncryptAllowDecrypt)
+		}
+		s.commitment = policy
+	}
 }
 
 // WithParallelism sets how many goroutines encrypt, decrypt or compress one object, as Parallelism
