@@ -63,7 +63,7 @@ func New(options ...Option) (*Host, error) {
 		return nil, err
 	}
 
-	registry, err := newRegistry(s.maxSize, s.parallelism)
+	registry, err := newRegistry(s.maxSize, s.maxWindow, s.parallelism)
 	if err != nil {
 		return nil, err
 	}
@@ -167,7 +167,7 @@ func (h *Host) bound(key string) map[string]string {
 // The error, and that of Read, holds ErrPlaintext if the object is not encrypted, and ErrNotObject
 // if it is a message that is no stored object. It holds message.ErrCommitmentPolicy for a message of
 // an old suite, without WithCommitmentPolicy. It holds ErrInvalidTransformer,
-// ErrUnknownTransformer, compress.ErrCorrupt or compress.ErrTooLarge, or is one of
+// ErrUnknownTransformer, compress.ErrCorrupt, compress.ErrTooLarge or compress.ErrWindow, or is one of
 // message.Decrypter's or the storage's own.
 func (h *Host) Get(ctx context.Context, key string) (io.ReadCloser, error) {
 	stored, err := h.storage.Get(ctx, key)

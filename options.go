@@ -22,6 +22,7 @@ type settings struct {
 	transformers    []Transformer
 	enabled         []string
 	maxSize         int64
+	maxWindow       int
 	limits          header.Limits
 	commitment      message.CommitmentPolicy
 	allowPlaintext  bool
@@ -95,6 +96,19 @@ func WithEnabledTransformers(names ...string) Option {
 // WithMaxDecompressedSize bounds the size in bytes of objects before compression, both when they
 // are written and when they are read. The default is compress.DefaultMaxSize, 1 TiB.
 func WithMaxDecompressedSize(n int64) Option { return func(s *settings) { s.maxSize = n } }
+
+// WithMaxWindow bounds the memory in bytes that reading an object takes if it was compressed by zstd or
+// zstd-seekable, as MaxWindow of compress.Transformer does: the window that its writer chose. The
+// default is compress.DefaultMaxWindow, 8 MiB, which is twice what hosts write. An object over it is
+// refused with compress.ErrWindow.
+func WithMaxWindow(n int) Option {
+	return func(s *settings) {
+		if n < 0 {
+			s.refuse("a window of at most %d bytes", n)
+		}
+		s.maxWindow = n
+	}
+}
 
 // WithHeaderLimits sets the limits for reading an object's header, for messages of other writers
 // that exceed the defaults: 16 encrypted data keys, 1,024 pairs of encryption context, 256 KiB. A
