@@ -87,15 +87,9 @@ func (h *Host) IsCurrent(ctx context.Context, key string) (current bool, err err
 // error, or if reading stops before, the storage must keep what it has. The errors are Get's and
 // Put's.
 func (h *Host) RewrapObject(ctx context.Context, key string, stored io.Reader) (*message.EncryptReader, error) {
-	start, whole, err := sniff(stored)
+	whole, err := sniffObject(stored)
 	if err != nil {
 		return nil, err
-	}
-	if pikov2.Sniff(start) {
-		return nil, fmt.Errorf("%w: %w: Migrate moves it", provider.ErrInvalidCiphertext, message.ErrPikoV2)
-	}
-	if !header.Sniff(start) {
-		return nil, fmt.Errorf("%w: it does not begin as an AWS Encryption SDK message; Migrate moves objects from before", ErrPlaintext)
 	}
 	strict := h.decrypter
 	strict.Accept = acceptObject
@@ -107,6 +101,55 @@ func (h *Host) RewrapObject(ctx context.Context, key string, stored io.Reader) (
 		return nil, err
 	}
 	return renewed, nil
+}
+
+// BindObject returns what RewrapObject would for an object that is bound to no name, bound to key as
+// BindObjectName says. Use it after that option was added, for each object once.
+//
+// An object without a name is authentic wherever it lies. So whoever can write to the storage may
+// have put another object of the same keys under key, and that is then authentic under key for ever.
+// The error holds ErrConfig if the host binds no names, and provider.ErrContextMismatch if the object
+// stores a name. The other errors are RewrapObject's.
+func (h *Host) BindObject(ctx context.Context, key string, stored io.Reader) (*message.EncryptReader, error) {
+	if h.bucket == "" {
+		return nil, fmt.Errorf("%w: BindObject needs a host with BindObjectName", ErrConfig)
+	}
+	whole, err := sniffObject(stored)
+	if err != nil {
+		return nil, err
+	}
+	strict := h.decrypter
+	strict.Accept = acceptObject
+	content, err := strict.NewReader(ctx, whole, nil)
+	if err != nil {
+		return nil, nameLimits(err)
+	}
+	pairs := maps.Clone(content.EncryptionContext())
+	if _, err := recordedNames(pairs[ChainKey]); err != nil {
+		return nil, err
+	}
+	delete(pairs, header.PublicKeyName)
+	for name, value := range h.bound(key) {
+		if stored, ok := pairs[name]; ok {
+			return nil, fmt.Errorf("%w: the object stores the name %q as %q already", provider.ErrContextMismatch, stored, name)
+		}
+		pairs[name] = value
+	}
+	return h.encrypter.NewReader(ctx, content, pairs)
+}
+
+// sniffObject returns a reader of the whole of what is stored, if it begins as an object of a host.
+func sniffObject(stored io.Reader) (io.Reader, error) {
+	start, whole, err := sniff(stored)
+	switch {
+	case err != nil:
+		return nil, err
+	case pikov2.Sniff(start):
+		return nil, fmt.Errorf("%w: %w: Migrate moves it", provider.ErrInvalidCiphertext, message.ErrPikoV2)
+	case !header.Sniff(start):
+		return nil, fmt.Errorf("%w: it does not begin as an AWS Encryption SDK message; Migrate moves objects from before", ErrPlaintext)
+	}
+	return whole, nil
 }
 
 // Migrate makes a stored object of something else: plain content, a stream that Piko wrote before
