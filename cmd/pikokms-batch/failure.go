@@ -35,7 +35,7 @@ var passing = map[string]bool{
 	"RequestTimeTooSkewed": true, "RequestExpired": true, "RequestInTheFuture": true,
 	// The request arrived cut or damaged, or in the middle of something else.
 	"BadDigest": true, "IncompleteBody": true, "InvalidPart": true, "XAmzContentChecksumMismatch": true,
-	"XAmzContentSHA256Mismatch": true, "RequestAbortedException": true, "Redirect": true, "TemporaryRedirect": true,
+	"XAmzContentSHA256Mismatch": true, "RequestAbortedException": true, "IDPCommunicationError": true, "Redirect": true, "TemporaryRedirect": true,
 	"OperationAborted": true, "ConditionalRequestConflict": true, "TransactionConflictException": true,
 }
 
