@@ -84,16 +84,18 @@ func (o *object) commandLine(job string) (line string, ok bool) {
 	return line, ok
 }
 
-// place returns the URL of the object. The command takes a URL that ends in a slash for all objects
-// below it, and one of an access point for no URL at all.
+// place returns the URL of the object. The command takes one that ends in a slash for all objects
+// below it.
 func (o *object) place() (place string, ok bool) {
-	u := url.URL{Scheme: "s3", Host: o.bucket.name, Path: "/" + o.Key}
+	query := make(url.Values)
 	if region := o.function.client.Options().Region; region != "" {
-		u.RawQuery = "region=" + url.QueryEscape(region)
+		query.Set("region", region)
 	}
-	place = u.String()
-	parsed, err := url.Parse(place)
-	return place, err == nil && parsed.Host == u.Host && parsed.Path == u.Path && !strings.HasSuffix(o.Key, "/")
+	if o.function.requesterPays {
+		query.Set("request_payer", "requester")
+	}
+	u := url.URL{Path: "/" + o.Key, RawQuery: query.Encode()}
+	return "s3://" + o.bucket.name + u.EscapedPath() + "?" + u.RawQuery, !strings.HasSuffix(o.Key, "/")
 }
 
 // quote quotes a word for a POSIX shell, on one line. It can't quote what is no UTF-8, since the

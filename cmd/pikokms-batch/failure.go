@@ -17,6 +17,7 @@ import (
 
 	"piko.sh/pikokms"
 	"piko.sh/pikokms/provider"
+	"piko.sh/pikokms/s3storage"
 )
 
 // errLater is an error that another attempt may not meet.
@@ -48,7 +49,7 @@ func codeOf(ctx context.Context, err error) string {
 		return temporaryFailure
 	case isNotImplemented(err):
 		return permanentFailure
-	case errors.Is(err, provider.ErrProviderUnavailable), isAWSTrouble(err), isS3Trouble(err):
+	case errors.Is(err, provider.ErrProviderUnavailable), errors.Is(err, s3storage.ErrAnswer), isAWSTrouble(err), isS3Trouble(err):
 		return temporaryFailure
 	}
 	return permanentFailure

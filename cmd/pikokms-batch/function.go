@@ -87,6 +87,9 @@ func (f *function) do(ctx context.Context, job string, t task, whole time.Durati
 	if err := o.look(); err != nil {
 		return "", err
 	}
+	if err := o.refuseForeign(ctx, job); err != nil {
+		return "", err
+	}
 	if job != verify {
 		if done, err := o.judge(ctx, job, t); done != "" || err != nil {
 			return done, err
@@ -197,6 +200,26 @@ func (o *object) look() error {
 	o.start = io.MultiReader(read, o.source)
 	return nil
 }
+
+// refuseForeign returns an error for an object that AWS's S3 Encryption Client wrote. That client's
+// metadata show it, or those of an object beside it, for which a plain object is looked at.
+func (o *object) refuseForeign(ctx context.Context, job string) error {
+	wrote := o.S3EncryptionClient()
+	if !wrote && job == encrypt && o.header == nil {
+		var err error
+		if wrote, err = o.bucket.has(ctx, o.Key+instruction, ""); err != nil {
+			return err
+		}
+	}
+	if wrote {
+		return fmt.Errorf("it was left as it is: %w", s3storage.ErrS3EncryptionClient)
+	}
+	return nil
+}
+
+// instruction is what the S3 Encryption Client adds to the key of an object for the key of its
+// metadata, if these are an object of their own.
+const instruction = ".instruction"
 
 // judge returns what was done if nothing is left to do, or an error if a job can't replace the
 // object. It asks the key service only for the active version of a branch key, and if objects are
