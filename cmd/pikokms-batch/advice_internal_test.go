@@ -2,7 +2,6 @@ package main
 
 import (
 	"fmt"
-	"math/rand/v2"
 	"net/url"
 	"os"
 	"os/exec"
@@ -13,27 +12,9 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/stretchr/testify/require"
 
+	"piko.sh/pikokms/cmd/pikokms-batch/internal/oddkeys"
 	"piko.sh/pikokms/s3storage"
 )
-
-// oddKeys returns keys of S3 that something on the way of a command line could take for another one.
-func oddKeys(n int) []string {
-	keys := []string{
-		"a", "it's", "'", `"`, `\`, `\\n`, "$HOME", "`id`", "$(id)", "a b", "a  b", " a", "a ", "-k", "--help", "a+b", "a%20b", "%", "%zz", "a;b", "a&b", "a|b",
-		"a>b", "*", "?", "[a]", "{a,b}", "~", "!", "#a", "a#b", "a?region=us-east-1", "a\nb", "\n", "a\n", "a\r\nb", "\ta", "\x01\x1b[31m\x7f", "é", "日本語", "\u2028", "\u0085",
-		"\U0001F600", "/", "//", "/a", "a//b", "./a", "../a", "a/../b", "a/.", "folder/", "=", "a=b", ":", "@", "user@host:1/a", "http://a", strings.Repeat("a", 1024),
-		strings.Repeat("'", 1024), strings.Repeat("é", 512), strings.Repeat("\x01", 1024), "a; run pikokms b", "a\xffb",
-	}
-	alphabet := []rune("aé日 \t\n\r'\"\\$`%+?#&;|<>()[]{}*~!=:@,./-_0\x01\x1b\x7f\u2028")
-	for len(keys) < n {
-		key := make([]rune, 1+rand.IntN(40))
-		for i := range key {
-			key[i] = alphabet[rand.IntN(len(alphabet))]
-		}
-		keys = append(keys, string(key))
-	}
-	return keys
-}
 
 // TestCommandLines runs the command lines of a thousand odd keys in a shell, with printf in the
 // place of pikokms: all words must arrive as they are. A reason has the whole line or none of it.
@@ -45,8 +26,8 @@ func TestCommandLines(t *testing.T) {
 	}
 	var lines []expected
 	var without []string
-	for i, key := range oddKeys(1000) {
-		f := &function{key: &theKey{url: keyURL}, old: []*theKey{{url: keyURL + "&old=it's"}}, client: s3.New(s3.Options{Region: "eu-west-1"})}
+	for i, name := range oddkeys.Some(1000) {
+		f := &function{key: &key{url: keyURL}, old: []*key{{url: keyURL + "&old=it's"}}, client: s3.New(s3.Options{Region: "eu-west-1"})}
 		job := []string{encrypt, rewrap, verify}[i%3]
 		words := map[string][]string{
 			encrypt: {"encrypt", "-k", keyURL},
@@ -55,7 +36,7 @@ func TestCommandLines(t *testing.T) {
 		}[job]
 		if i%2 == 0 {
 			f.bound = "photos's"
-			words = append(words, "-c", "piko-bucket=photos's", "-c", "piko-object="+key)
+			words = append(words, "-c", "piko-bucket=photos's", "-c", "piko-object="+name)
 			if job == encrypt {
 				words = append(words, "--required", "piko-bucket", "--required", "piko-object")
 			}
@@ -63,14 +44,14 @@ func TestCommandLines(t *testing.T) {
 		if job != verify {
 			words = append(words, "--in-place")
 		}
-		o := &object{function: f, bucket: &bucket{name: "photos"}, Version: &s3storage.Version{Key: key}}
+		o := &object{function: f, bucket: &bucket{name: "photos"}, Version: &s3storage.Version{Key: name}}
 		err := o.adviseFor(job, &tooLargeError{"40.00 GB take 1600 s"})
 		line, ok := o.commandLine(job)
 		reason := reasonOf(err)
 		require.LessOrEqual(t, len(reason), maxReason)
 		require.True(t, strings.HasPrefix(reason, "it is too large: 40.00 GB take 1600 s; "), reason)
 		if !ok {
-			without = append(without, key)
+			without = append(without, name)
 			require.Contains(t, reason, "no command line can name this object")
 			continue
 		}
@@ -82,7 +63,7 @@ func TestCommandLines(t *testing.T) {
 			require.Contains(t, reason, "log has the command line")
 			require.Greater(t, len(line), 700)
 		}
-		lines = append(lines, expected{key, line, words})
+		lines = append(lines, expected{name, line, words})
 	}
 	require.Greater(t, len(lines), 900, "%q have none", without)
 	for _, key := range without {
@@ -116,8 +97,6 @@ func TestCommandLines(t *testing.T) {
 	require.NoError(t, err)
 	require.Len(t, left, 1, "nothing else was run")
 }
-
-type theKey = key // key is a key of S3 there
 
 // What no command line can name has a reason without one.
 func TestNoCommandLine(t *testing.T) {

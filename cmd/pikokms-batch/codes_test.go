@@ -115,19 +115,19 @@ func oneObject(t *testing.T) string {
 		switch {
 		case r.URL.Query().Has("tagging"):
 			_, _ = io.WriteString(w, "<Tagging><TagSet></TagSet></Tagging>")
-		case r.URL.Query().Has("retention"), r.URL.Query().Has("legal-hold"):
-			w.WriteHeader(http.StatusNotFound)
-			_, _ = io.WriteString(w, "<Error><Code>NoSuchObjectLockConfiguration</Code></Error>")
+		case r.URL.Query().Has("ownershipControls"):
+			_, _ = io.WriteString(w, "<OwnershipControls><Rule><ObjectOwnership>BucketOwnerEnforced</ObjectOwnership></Rule></OwnershipControls>")
 		case parts[0] == r.Method:
 			var status int
 			_, _ = fmt.Sscan(parts[1], &status)
 			w.WriteHeader(status)
 			fmt.Fprintf(w, "<Error><Code>%s</Code><Message>a fault</Message></Error>", parts[2])
-		case r.Method == http.MethodHead:
+		case r.Method == http.MethodHead && (strings.Contains(key, "+") || strings.HasSuffix(key, ".instruction")):
 			w.WriteHeader(http.StatusNotFound)
 		default:
 			w.Header().Set("ETag", `"5d41402abc4b2a76b9719d911017c592"`)
-			if r.Method == http.MethodGet {
+			if r.Method != http.MethodPut {
+				w.Header().Set("Content-Length", "5")
 				_, _ = io.WriteString(w, "hello")
 			}
 		}
