@@ -47,7 +47,7 @@ func TestCommandLines(t *testing.T) {
 		o := &object{function: f, bucket: &bucket{name: "photos"}, Version: &s3storage.Version{Key: name}}
 		err := o.adviseFor(job, &tooLargeError{"40.00 GB take 1600 s"})
 		line, ok := o.commandLine(job)
-		reason := reasonOf(err)
+		reason := reasonOf(err, task{bucket: "photos", key: url.QueryEscape(name)})
 		require.LessOrEqual(t, len(reason), maxReason)
 		require.True(t, strings.HasPrefix(reason, "it is too large: 40.00 GB take 1600 s; "), reason)
 		if !ok {
@@ -102,5 +102,5 @@ func TestCommandLines(t *testing.T) {
 func TestNoCommandLine(t *testing.T) {
 	f := &function{key: &key{url: "awskms:///arn"}, client: s3.New(s3.Options{})}
 	o := &object{function: f, bucket: &bucket{name: "photos"}, Version: &s3storage.Version{Key: "folder/"}}
-	require.Equal(t, "it is too large: 9 GB; no command line can name this object", reasonOf(o.adviseFor(encrypt, &tooLargeError{"9 GB"})))
+	require.Equal(t, "it is too large: 9 GB; no command line can name this object", reasonOf(o.adviseFor(encrypt, &tooLargeError{"9 GB"}), task{}))
 }

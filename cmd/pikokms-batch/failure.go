@@ -135,17 +135,28 @@ func explain(err error) error {
 // each task, with a key of up to 1,024 bytes.
 const maxReason = 1024
 
-// reasonOf returns an error as the text of a result: one line of at most maxReason bytes. A command
-// line is there whole or not at all, since a part of one does something else.
-func reasonOf(err error) string {
+// reasonOf returns the error of a task as the text of its result: one line of at most maxReason
+// bytes, without the object's name, which the report has beside it. A command line is there whole or
+// not at all, since a part of one does something else.
+func reasonOf(err error, t task) string {
 	advised, ok := errors.AsType[*advice](err)
 	if !ok {
-		return shorten(err.Error())
+		return shorten(t.unnamed(err.Error()))
 	}
-	if text := oneLine(advised.err.Error()) + "; run " + advised.commandLine; len(text) <= maxReason {
+	text := t.unnamed(advised.err.Error())
+	if whole := oneLine(text) + "; run " + advised.commandLine; len(whole) <= maxReason {
+		return whole
+	}
+	return shorten(text + "; the function's log has the command line that does it, which is too long for this report")
+}
+
+// unnamed leaves the name of the object out of a text.
+func (t task) unnamed(text string) string {
+	key, _, err := t.keys()
+	if err != nil {
 		return text
 	}
-	return shorten(advised.err.Error() + "; the function's log has the command line that does it, which is too long for this report")
+	return strings.ReplaceAll(text, "s3://"+t.bucket+"/"+key, "the object")
 }
 
 // oneLine makes a text one line of UTF-8.

@@ -62,7 +62,7 @@ func (f *function) handle(ctx context.Context, payload json.RawMessage) (*events
 				err = fmt.Errorf("the time of the invocation ran out: %w", err)
 			}
 			log.Error("task failed", "job", in.jobID, "task", t.id, "bucket", t.bucket, "key", t.key, "code", result.ResultCode, "reason", err.Error())
-			result.ResultString = reasonOf(err)
+			result.ResultString = reasonOf(err, t)
 		}
 		out.Results = append(out.Results, result)
 	}
@@ -141,8 +141,15 @@ func (b *bucket) open(ctx context.Context, job string, t task) (*s3storage.Versi
 	return v, err
 }
 
+// maxKey is the size in bytes of S3's longest keys (Amazon S3 User Guide, "Naming Amazon S3
+// objects").
+const maxKey = 1024
+
 // has reports whether there is an object of a key, or that version of it if there is an id.
 func (b *bucket) has(ctx context.Context, key, id string) (bool, error) {
+	if len(key) > maxKey {
+		return false, nil // S3 would answer with an error
+	}
 	in := &s3.HeadObjectInput{Bucket: &b.name, Key: &key}
 	if id != "" {
 		in.VersionId = &id
