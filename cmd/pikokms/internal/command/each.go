@@ -41,6 +41,9 @@ func (e *each) isWanted(arguments []string) bool {
 			return true
 		}
 	}
+	if len(arguments) > 1 {
+		return true
+	}
 	if len(arguments) == 0 || arguments[0] == "-" {
 		return false
 	}
@@ -51,9 +54,9 @@ func (e *each) isWanted(arguments []string) bool {
 // outcome is what came of the work on one object. Its JSON form is stable.
 type outcome struct {
 	Name   string `json:"name,omitempty"`   // never empty in a report
-	Result string `json:"result"`           // "skipped", "failed", or the work's own word for done
+	Result string `json:"result"`           // "skipped", "failed", "left out", or the work's own word for done
 	Bytes  int64  `json:"bytes"`            // that were read, or for verify of plaintext, if it is done
-	Reason string `json:"reason,omitempty"` // why it was skipped or failed
+	Reason string `json:"reason,omitempty"` // why it was skipped, failed, or left out
 
 	passes bool // the failure may pass, but did not in all tries
 }
@@ -127,7 +130,10 @@ func (e *each) open(ctx context.Context, texts []string) (p *plan, err error) {
 			return nil, err
 		}
 	}
-	if p.total() == 0 {
+	if !planned {
+		wanted.sayUnused()
+	}
+	if p.total() == 0 && p.leftText() == "" && (len(e.include) > 0 || len(e.exclude) > 0) {
 		return nil, errors.New("there are no such objects")
 	}
 	if e.journal != nil {
@@ -135,30 +141,6 @@ func (e *each) open(ctx context.Context, texts []string) (p *plan, err error) {
 	}
 	return p, err
 }
-
-// wanted tells which objects --include and --exclude take.
-type wanted struct {
-	all                bool
-	included, excluded func(key string) bool
-}
-
-func (e *each) wanted() (*wanted, error) {
-	included, err := globs(e.include)
-	if err != nil {
-		return nil, usageError{fmt.Errorf("--include: %w", err)}
-	}
-	excluded, err := globs(e.exclude)
-	if err != nil {
-		return nil, usageError{fmt.Errorf("--exclude: %w", err)}
-	}
-	return &wanted{len(e.include) == 0, included, excluded}, nil
-}
-
-func (w *wanted) is(key string) bool { return (w.all || w.included(key)) && !w.excluded(key) }
-
-// isNothingIn tells whether --exclude leaves out all that a folder may hold. The name of what it
-// holds is one that only the wildcards match.
-func (w *wanted) isNothingIn(folder string) bool { return w.excluded(folder + "\x00/\x00") }
 
 // inOrder has results of work on several items side by side, and gives them to take in their order.
 func inOrder[I, T any](ctx context.Context, jobs int, items iter.Seq[I], work func(I) T, take func(T) error) error {
@@ -201,7 +183,12 @@ func inOrder[I, T any](ctx context.Context, jobs int, items iter.Seq[I], work fu
 func (e *each) run(ctx context.Context, word string, p *plan, work func(context.Context, item) (int64, error)) (err error) {
 	finished := false
 	// If the report can't be written, the journal stays. The same command line then writes the report.
-	defer func() { err = errors.Join(err, e.closeJournal(finished && err == nil)) }()
+	defer func() {
+		err = errors.Join(err, e.closeJournal(finished && err == nil))
+		if finished && err == nil && p.leftContent() > 0 {
+			err = errors.New(p.leftAdvice())
+		}
+	}()
 	m := newMonitor(word, p)
 	report := p.report
 	p.report = nil // Close need not close it
@@ -217,6 +204,9 @@ func (e *each) run(ctx context.Context, word string, p *plan, work func(context.
 	defer cancel()
 	stop := finishOnSignal(ctx)
 	defer stop.release()
+	if p.total() == 0 {
+		say(slog.LevelInfo, "there is nothing in "+p.names())
+	}
 	m.start()
 	defer m.shown.close()
 	for _, u := range p.unlisted {
@@ -224,6 +214,14 @@ func (e *each) run(ctx context.Context, word string, p *plan, work func(context.
 		m.add(o)
 		if err := report.write(o); err != nil {
 			return err
+		}
+	}
+	p.sayLeft(m.shown.say)
+	if report != nil {
+		for i := range p.leftOut() {
+			if err := report.write(outcome{Name: i.title(), Result: resultLeftOut, Reason: leftKinds[i.left].reason}); err != nil {
+				return err
+			}
 		}
 	}
 	err = inOrder(ctx, e.jobs, stop.until(todo), func(i item) outcome {
@@ -250,8 +248,9 @@ func (e *each) run(ctx context.Context, word string, p *plan, work func(context.
 		return report.write(o)
 	})
 	m.shown.close()
+	m.sayRest()
 	sum := m.sum()
-	text := sum.text(word) + e.cost() + m.took()
+	text := sum.text(word) + e.cost() + m.took() + p.leftText()
 	switch {
 	case err == nil && stop.enough.Load() && sum.objects() < p.total():
 		err = fmt.Errorf("%s, of %d; stopped after %d failures in a row that may pass; %s", text, p.total(), enough, e.advice())
@@ -261,7 +260,10 @@ func (e *each) run(ctx context.Context, word string, p *plan, work func(context.
 		err = errors.New(text + e.failedAdvice())
 	default:
 		finished = err == nil
-		say(slog.LevelInfo, text)
+		say(slog.LevelInfo, text, m.fields(e.calls())...)
+	}
+	if err != nil {
+		err = &toldError{err, m.fields(e.calls())}
 	}
 	return err
 }
@@ -339,7 +341,7 @@ func blameReport(err error) error {
 // summary counts outcomes.
 type summary struct {
 	done, bytes, skipped, failed int64
-	before                       int64 // objects of done and skipped of which an earlier run's journal says so
+	before, skippedBefore        int64 // objects of done and of skipped of which an earlier run's journal says so
 }
 
 func (s *summary) add(o outcome) {
@@ -357,15 +359,19 @@ func (s *summary) add(o outcome) {
 func (s *summary) objects() int64 { return s.done + s.skipped + s.failed }
 
 func (s *summary) text(word string) string {
-	text := fmt.Sprintf("%s %s of %s", word, count(s.done, "object"), count(s.bytes, "byte"))
+	text := word + " " + count(s.done, "object")
+	if s.before > 0 {
+		text += fmt.Sprintf(" (%d of them before)", s.before)
+	}
+	text += " of " + sizeText(s.bytes)
 	if s.skipped > 0 {
 		text += fmt.Sprintf(", %d skipped", s.skipped)
 	}
+	if s.skippedBefore > 0 {
+		text += fmt.Sprintf(" (%d of them before)", s.skippedBefore)
+	}
 	if s.failed > 0 {
 		text += fmt.Sprintf(", %d failed", s.failed)
-	}
-	if s.before > 0 {
-		text += fmt.Sprintf(", %d of them before", s.before)
 	}
 	return text
 }

@@ -214,14 +214,20 @@ func (l *longWork) restore(p *plan, m *monitor, report *reportFile) (iter.Seq[it
 // prices of asymmetric keys are others.
 const price = 0.03 / 10_000
 
+// calls returns how often key services were asked for data keys in this run.
+func (l *longWork) calls() (n int64) {
+	for _, k := range l.keys {
+		n += k.calls.Load()
+	}
+	return n
+}
+
 // cost says how often key services were asked for data keys in this run, and what AWS asks for it.
 func (l *longWork) cost() string {
-	calls, ofAWS := int64(0), int64(0)
+	calls, ofAWS := l.calls(), int64(0)
 	for _, k := range l.keys {
-		n := k.calls.Load()
-		calls += n
 		if k.isAWS() {
-			ofAWS += n
+			ofAWS += k.calls.Load()
 		}
 	}
 	if calls == 0 {
