@@ -14,6 +14,8 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/kms"
+
+	"piko.sh/pikokms/provider"
 )
 
 // maxAnswer bounds an answer of KMS in bytes. The largest have about 16 KiB.
@@ -39,6 +41,7 @@ type attempts struct {
 
 // Do implements kms.HTTPClient.
 func (a *attempts) Do(request *http.Request) (*http.Response, error) {
+	provider.CountRequest(request.Context())
 	ctx, cancel := context.WithTimeout(request.Context(), a.timeout)
 	defer cancel()
 	response, err := a.inner.Do(request.WithContext(ctx))

@@ -155,6 +155,7 @@ func ask[T any](ctx context.Context, k *key, call func(context.Context, provider
 		if err := k.limiter.Wait(ctx); err != nil {
 			return answer, err
 		}
+		ctx = provider.WithRequests(ctx, k.pay())
 	}
 	bounded, cancel := context.WithTimeout(provider.WithGuard(ctx, k.counted), k.timeout)
 	defer cancel()
@@ -173,6 +174,17 @@ func ask[T any](ctx context.Context, k *key, call func(context.Context, provider
 		k.giveUp(err)
 	}
 	return answer, k.blame(err)
+}
+
+// pay returns a function to call before each request of one call, for which the rate has room
+// already. Further requests, which try again, take the room of the calls to come.
+func (k *key) pay() func() {
+	var requests atomic.Int64
+	return func() {
+		if requests.Add(1) > 1 {
+			k.limiter.Reserve()
+		}
+	}
 }
 
 // blame adds the KEY to an error of its keyring.
