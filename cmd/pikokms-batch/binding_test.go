@@ -2,7 +2,6 @@ package main_test
 
 import (
 	"bytes"
-	"io"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -90,31 +89,4 @@ func TestBinding(t *testing.T) {
 			require.Equal(t, 1, kms.Calls("")-calls)
 		}
 	}
-}
-
-// TestBindObject has the same by the library.
-func TestBindObject(t *testing.T) {
-	kms := kmstest.NewServer(t)
-	b := &bucket{name: "none"}
-	key := newKEY(kms)
-	unbound, bound := b.host(t, key), b.host(t, key, pikokms.BindObjectName(boundName))
-	stored, err := unbound.EncryptObject(t.Context(), "a", bytes.NewReader([]byte("content")))
-	require.NoError(t, err)
-	whole, err := io.ReadAll(stored)
-	require.NoError(t, err)
-	_, err = unbound.BindObject(t.Context(), "a", bytes.NewReader(whole))
-	require.ErrorIs(t, err, pikokms.ErrConfig)
-	_, err = bound.BindObject(t.Context(), "a", bytes.NewReader([]byte("plain")))
-	require.ErrorIs(t, err, pikokms.ErrPlaintext)
-	renewed, err := bound.BindObject(t.Context(), "a", bytes.NewReader(whole))
-	require.NoError(t, err)
-	twice, err := io.ReadAll(renewed)
-	require.NoError(t, err)
-	content, _, err := bound.DecryptObject(t.Context(), "a", bytes.NewReader(twice), int64(len(twice)))
-	require.NoError(t, err)
-	got, err := io.ReadAll(content)
-	require.NoError(t, err)
-	require.Equal(t, "content", string(got))
-	_, err = bound.BindObject(t.Context(), "a", bytes.NewReader(twice))
-	require.ErrorIs(t, err, provider.ErrDecryptionFailed, "it is bound already")
 }
