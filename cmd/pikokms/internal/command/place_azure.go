@@ -217,17 +217,25 @@ func (b *azureObjects) read(ctx context.Context, key string) (*opened, error) {
 		a.Metadata[name] = textOf(value)
 	}
 	s := &opened{ReadCloser: r.NewRetryReader(undecoded(ctx), nil), size: *p.ContentLength, modTime: *p.LastModified, attributes: a, azure: &azureBlob{p, b.client, b.prefix + key}}
+	var options *blockblob.UploadStreamOptions // once they are known
+	var losses []s3storage.Loss
+	keep := func(ctx context.Context) (err error) {
+		if options == nil {
+			options, losses, err = keepBlob(ctx, s.azure)
+		}
+		return azureError(err)
+	}
 	s.notKept = func(ctx context.Context) ([]s3storage.Loss, error) {
-		_, losses, err := keepBlob(ctx, s.azure)
-		return losses, azureError(err)
+		err := keep(ctx)
+		return losses, err
 	}
 	s.replace = func(ctx context.Context, content io.Reader) error {
-		options, losses, err := keepBlob(ctx, s.azure)
+		err := keep(ctx)
 		if err == nil {
 			err = b.allowed.refuse(losses)
 		}
 		if err != nil {
-			return azureError(err)
+			return err
 		}
 		options.AccessConditions = ifUnchanged(*p.ETag)
 		return b.upload(ctx, key, s, content, options, pikokms.ErrChanged)
