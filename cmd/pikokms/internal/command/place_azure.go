@@ -2,6 +2,7 @@ package command
 
 import (
 	"context"
+	"crypto/fips140"
 	"crypto/md5"
 	"encoding/xml"
 	"errors"
@@ -255,6 +256,9 @@ func keepBlob(ctx context.Context, p *azureBlob) (*blockblob.UploadStreamOptions
 	if p.LegalHold != nil && *p.LegalHold || p.ImmutabilityPolicyMode != nil && p.ImmutabilityPolicyExpiresOn != nil {
 		losses = append(losses, s3storage.Loss{Kind: s3storage.LossLock, Reason: "it has a legal hold or an immutability policy, which a new version could not have"})
 	}
+	if p.ContentMD5 != nil && fips140.Enforced() {
+		losses = append(losses, s3storage.Loss{Kind: s3storage.LossChecksum, Reason: "it has an MD5 sum, which may not be computed in this FIPS mode"})
+	}
 	if p.ExpiresOn != nil {
 		losses = append(losses, s3storage.Loss{Kind: lossTime, Reason: "it ends at a time of its own, " + p.ExpiresOn.String()})
 	}
@@ -400,7 +404,7 @@ func (b *azureObjects) upload(ctx context.Context, key string, from *opened, con
 	sent := &checked.Sent{Source: content}
 	upload := &checked.Upload{Source: sent, Drop: cancel}
 	var source io.Reader = upload
-	if from.azure != nil && from.azure.ContentMD5 != nil {
+	if from.azure != nil && from.azure.ContentMD5 != nil && !fips140.Enforced() {
 		source = &summed{upload, md5.New(), options.HTTPHeaders}
 	}
 	answer, err := b.client.NewBlockBlobClient(b.prefix+key).UploadStream(ctx, source, options)
