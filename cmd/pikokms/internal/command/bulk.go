@@ -112,11 +112,10 @@ func (b *bulk) run(ctx context.Context, o *options, arguments []string, j job) e
 	}
 	if t.place != nil {
 		defer t.place.Close()
+		t.place.setWriting(b.writing)
 	}
-	for _, place := range append(slices.Clone(p.places), t.place) {
-		if place != nil && place.isBucket() {
-			place.objects.(bucket).setWriting(b.writing)
-		}
+	for _, place := range p.places {
+		place.setWriting(b.writing)
 	}
 	if b.dryRun {
 		err = b.each.run(ctx, resultPlanned, p, func(ctx context.Context, i item) (int64, error) { return b.planOne(ctx, t, j, i) })
@@ -175,7 +174,7 @@ func (t *target) workOn(ctx context.Context, j job, i item) (n int64, err error)
 		return 0, err
 	}
 	defer func() {
-		err = errors.Join(s.blame(err), s.Close())
+		err = errors.Join(err, s.Close())
 	}()
 	if err := j.judge(ctx, i, s); err != nil {
 		return 0, err
@@ -205,7 +204,7 @@ func (b *bulk) planOne(ctx context.Context, t *target, j job, i item) (n int64, 
 	if err != nil {
 		return 0, err
 	}
-	defer func() { err = errors.Join(s.blame(err), s.Close()) }()
+	defer func() { err = errors.Join(err, s.Close()) }()
 	if err := j.judge(ctx, i, s); err != nil {
 		return 0, err
 	}

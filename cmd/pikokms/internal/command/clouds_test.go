@@ -214,6 +214,9 @@ func TestCloudsInPlace(t *testing.T) {
 		} {
 			contents[name] = append(bytes.Clone(marker), name...)
 		}
+		if c.gcs != nil {
+			contents["x/../y"] = append(bytes.Clone(marker), "x/../y"...)
+		}
 		before := make(map[string]map[string]any)
 		for name, content := range contents {
 			encoding := ""

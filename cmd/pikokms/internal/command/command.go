@@ -161,6 +161,9 @@ func run(ctx context.Context, arguments []string) int {
 		if err := setLogFormat(command.Flags().Lookup(logFormatFlag).Value.String()); err != nil {
 			return err
 		}
+		if err := checkStorageTimeout(); err != nil {
+			return err
+		}
 		parsed = true
 		return startTelemetry(ctx)
 	}

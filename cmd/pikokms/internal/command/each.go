@@ -38,6 +38,7 @@ func (e *each) add(command *cobra.Command) {
 	flags.StringArrayVar(&e.include, "include", nil, "take only objects that this `GLOB` matches; may be repeated")
 	flags.StringArrayVar(&e.exclude, "exclude", nil, "leave out objects that this `GLOB` matches; may be repeated")
 	flags.IntVar(&e.jobs, "jobs", 4*runtime.GOMAXPROCS(0), "the number of objects that are worked on side by side")
+	addStorageTimeout(command)
 }
 
 // isWanted tells whether a command line is about places, rather than one file or stream.
@@ -64,7 +65,7 @@ type outcome struct {
 	Bytes  int64  `json:"bytes"`            // that were read, or for verify of plaintext, if it is done
 	Reason string `json:"reason,omitempty"` // why it was skipped, failed, or left out
 
-	passes bool // the failure may pass, but did not in all tries
+	err error // of the last try
 }
 
 // The results that are not the work's own word.
@@ -241,7 +242,7 @@ func (e *each) run(ctx context.Context, word string, p *plan, work func(context.
 			return outcome{} // it was not begun
 		}
 		o := e.workOn(ctx, m, i, stop, work)
-		stop.count(o)
+		stop.count(o.err)
 		if e.journal != nil && o.Result != resultFailed {
 			e.journal.add(i.index, o)
 		}
@@ -267,8 +268,8 @@ func (e *each) run(ctx context.Context, word string, p *plan, work func(context.
 	sum := m.sum()
 	text := sum.text(word) + e.cost() + m.took() + p.leftText()
 	switch {
-	case err == nil && stop.enough.Load() && sum.objects() < p.total():
-		err = fmt.Errorf("%s, of %d; stopped after %d failures in a row that may pass; %s", text, p.total(), enough, e.advice())
+	case err == nil && stop.reason() != "" && sum.objects() < p.total():
+		err = fmt.Errorf("%s, of %d; stopped after %s; %s", text, p.total(), stop.reason(), e.advice())
 	case err == nil && stop.isAsked() && sum.objects() < p.total():
 		err = fmt.Errorf("interrupted: %s, of %d; %s", text, p.total(), e.advice())
 	case err == nil && sum.failed > 0:
@@ -294,12 +295,13 @@ func (e *each) workOn(ctx context.Context, m *monitor, i item, stop *stopping, w
 	if isGone(ctx, i, err) {
 		err = skipped("it was deleted after it was listed")
 	}
+	o.err = err
 	var reason skipped
 	switch {
 	case errors.As(err, &reason):
 		o.Result, o.Reason = resultSkipped, string(reason)
 	case err != nil:
-		o.Result, o.Reason, o.passes = resultFailed, explain(err), passes(err)
+		o.Result, o.Reason = resultFailed, explain(err)
 	default:
 		o.Bytes = n
 	}

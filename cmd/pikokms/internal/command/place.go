@@ -254,6 +254,13 @@ func (p *place) isBucket() bool {
 	return ok
 }
 
+// setWriting sets how objects are put, if the place is a bucket.
+func (p *place) setWriting(w writing) {
+	if b, ok := p.objects.(bucket); ok {
+		b.setWriting(w)
+	}
+}
+
 func (p *place) isStandardInput() bool { return p.objects == nil && p.path == "" }
 
 // base returns the last part of a place's name.
@@ -278,7 +285,7 @@ func (p *place) title(key string) string {
 // list yields the objects of a place that begin with a prefix, as objects.list does.
 func (p *place) list(ctx context.Context, prefix string) iter.Seq2[listed, error] {
 	if p.isMany() {
-		return p.objects.list(ctx, prefix)
+		return listSteadily(ctx, p.objects, prefix)
 	}
 	one := listed{key: p.only, size: -1}
 	if p.objects != nil {
@@ -295,7 +302,11 @@ func (p *place) list(ctx context.Context, prefix string) iter.Seq2[listed, error
 func (p *place) open(ctx context.Context, key string) (pikokms.StoredObject, error) {
 	switch {
 	case p.objects != nil:
-		return p.objects.open(ctx, key)
+		stored, err := p.objects.open(ctx, key)
+		if err != nil {
+			return nil, ofStorage(err)
+		}
+		return asked{stored, p.isBucket()}, nil
 	case p.path == "":
 		return nil, errors.New("standard input can only be read from its beginning; name a file")
 	}
@@ -345,10 +356,10 @@ func (p *place) read(ctx context.Context, key string) (_ *source, err error) {
 		s.opened = &opened{ReadCloser: io.NopCloser(os.Stdin), size: -1}
 	}
 	if err != nil {
-		return nil, err
+		return nil, ofStorage(err)
 	}
 	s.close = sync.OnceValue(s.opened.Close)
-	s.read.r = s.opened
+	s.read.r = &download{content: s.opened, size: s.size, isRemote: p.isBucket()}
 	s.Reader = bufio.NewReaderSize(&s.read, peeked)
 	return s, nil
 }
@@ -377,14 +388,6 @@ func (i item) read(ctx context.Context) (*source, error) {
 		return nil, errors.Join(err, s.Close())
 	}
 	return s, nil
-}
-
-// blame marks an error that came of an object of a bucket, and not of what it holds.
-func (s *source) blame(err error) error {
-	if (s.attributes != nil || s.version != nil) && s.read.err != nil && errors.Is(err, s.read.err) {
-		return lost{err}
-	}
-	return err
 }
 
 // Close releases what a source reads. A second Close returns the first one's result.

@@ -35,7 +35,7 @@ func openBlobs(ctx context.Context, u *url.URL) (_ objects, only string, err err
 		at.Path, only = filepath.Split(u.Path)
 	}
 	b := new(blobObjects)
-	if b.bucket, err = blob.OpenBucket(ctx, at.String()); err != nil {
+	if b.bucket, err = openBlob(ctx, &at); err != nil {
 		return nil, "", err
 	}
 	if only == "" {

@@ -17,7 +17,6 @@ import (
 	"cloud.google.com/go/storage"
 	azurepolicy "github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
 	"github.com/Azure/azure-sdk-for-go/sdk/storage/azblob/container"
-	"gocloud.dev/blob"
 	_ "gocloud.dev/blob/azureblob"
 	_ "gocloud.dev/blob/gcsblob"
 
@@ -45,7 +44,7 @@ func openCloud(ctx context.Context, u *url.URL) (_ objects, only string, err err
 		os.Stdout = os.Stderr
 		defer func() { os.Stdout = stdout }()
 	}
-	bucket, err := blob.OpenBucket(ctx, at.String())
+	bucket, err := openBlob(ctx, &at)
 	if err != nil {
 		return nil, "", err
 	}
@@ -78,7 +77,7 @@ func newOpenObject(first io.ReadCloser, size int64, modTime time.Time, fetch fun
 		err = io.ErrUnexpectedEOF
 	}
 	if err != nil {
-		return nil, lost{fmt.Errorf("after %d bytes: %w", n, errors.Join(err, first.Close()))}
+		return nil, storageError{fmt.Errorf("after %d bytes: %w", n, errors.Join(err, first.Close())), true}
 	}
 	if err := first.Close(); err != nil {
 		return nil, err

@@ -14,9 +14,21 @@ import (
 
 // folderObjects are the files of a folder and of those below it.
 type folderObjects struct {
-	*pikokms.Folder
-	path string
+	folderStorage // with a limit to how long it may stand still, as on a network file system
+	folder        *pikokms.Folder
+	path          string
 }
+
+// folderStorage is what a folder is.
+type folderStorage interface {
+	pikokms.ConditionalStorage
+	pikokms.RangeStorage
+	Entries(ctx context.Context, prefix string) iter.Seq2[pikokms.FolderEntry, error]
+	PutFunc(ctx context.Context, key string, content io.Reader, place func(old fs.FileInfo, file *os.File) error) error
+}
+
+// Close implements io.Closer.
+func (f *folderObjects) Close() error { return f.folder.Close() }
 
 // openFolder opens a folder, or makes it.
 func openFolder(path string) (*place, error) {
@@ -24,7 +36,8 @@ func openFolder(path string) (*place, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &place{name: path, objects: &folderObjects{folder, path}}, nil
+	limited := pikokms.LimitIdle(folder, storageTimeout).(folderStorage)
+	return &place{name: path, objects: &folderObjects{limited, folder, path}}, nil
 }
 
 func (f *folderObjects) list(ctx context.Context, prefix string) iter.Seq2[listed, error] {

@@ -68,7 +68,7 @@ func s3Client(ctx context.Context, u *url.URL) (*s3.Client, []s3storage.Option, 
 	default:
 		return nil, nil, usageError{fmt.Errorf("request_payer is %q; only requester is known", payer)}
 	}
-	return s3.NewFromConfig(loaded, set.apply), options, nil
+	return s3.NewFromConfig(loaded, set.apply, bePatient), options, nil
 }
 
 // s3Settings are what the parameters of a URL say.

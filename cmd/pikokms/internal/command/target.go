@@ -87,7 +87,7 @@ func (t *target) checkFree(ctx context.Context, to item) error {
 	case errors.Is(err, fs.ErrNotExist):
 		return nil
 	}
-	return err
+	return ofStorage(err)
 }
 
 // put stores the result that was made of s. It appears when it is whole. What it replaces is what
@@ -99,7 +99,7 @@ func (t *target) put(ctx context.Context, to, from item, s *source, content io.R
 		if runtime.GOOS == "windows" { // where a file that is open can't be replaced
 			content = &closingAtEOF{content, s}
 		}
-		return s.replace(ctx, content)
+		return ofUpload(s.replace(ctx, content))
 	case to.place.isBucket():
 		if err := t.placed.check(to.key, from); err != nil {
 			return fmt.Errorf("%s: %w", to.title(), err)
@@ -109,7 +109,7 @@ func (t *target) put(ctx context.Context, to, from item, s *source, content io.R
 		if errors.Is(err, fs.ErrExist) {
 			err = errExists(to.title())
 		}
-		return err
+		return ofUpload(err)
 	case to.place.objects != nil:
 		if err := t.checkFree(ctx, to); err != nil {
 			return err
