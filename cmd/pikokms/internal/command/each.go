@@ -10,6 +10,7 @@ import (
 	"os"
 	"runtime"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"sync"
 
@@ -130,7 +131,8 @@ func (e *each) open(ctx context.Context, texts []string) (p *plan, err error) {
 			return nil, err
 		}
 	}
-	if p.total() == 0 && (len(e.include) > 0 || len(e.exclude) > 0) {
+	mayBeEmpty := len(e.include) == 0 && len(e.exclude) == 0 && !slices.ContainsFunc(p.places, func(at *place) bool { return !at.mayBeEmpty() })
+	if p.total() == 0 && !mayBeEmpty {
 		return nil, errors.New("there are no such objects")
 	}
 	if e.journal != nil {

@@ -167,6 +167,12 @@ func (p *place) Close() error {
 // isMany tells whether a place may hold several objects.
 func (p *place) isMany() bool { return p.folder != nil || p.bucket != nil && p.only == "" }
 
+// mayBeEmpty tells whether a place is there though nothing is in it. A prefix of a bucket is not.
+func (p *place) mayBeEmpty() bool {
+	u, err := url.Parse(p.name)
+	return p.folder != nil || p.dir != "" || p.isMany() && err == nil && u.Path == ""
+}
+
 func (p *place) isStandardInput() bool {
 	return p.folder == nil && p.bucket == nil && p.path == ""
 }
