@@ -31,6 +31,7 @@ import (
 	"piko.sh/pikokms/blobstorage"
 	"piko.sh/pikokms/header"
 	"piko.sh/pikokms/internal/awslog"
+	"piko.sh/pikokms/provider"
 )
 
 // Places says what IN and OUT may be besides files. It is a part of the usage of every command that
@@ -91,12 +92,12 @@ func openPlace(ctx context.Context, text string) (*place, error) {
 }
 
 func openBucket(ctx context.Context, text string) (*place, error) {
-	u, err := url.Parse(text)
+	u, err := parseURL(text)
 	if err != nil {
 		return nil, usageError{fmt.Errorf("not a URL: %w", err)}
 	}
 	if !slices.Contains(schemes, u.Scheme) {
-		return nil, usageError{fmt.Errorf("%q has the unknown scheme %q; known are %s", u.Redacted(), u.Scheme, strings.Join(schemes, ", "))}
+		return nil, usageError{fmt.Errorf("%q has the unknown scheme %q; known are %s", provider.RedactURL(u.String()), u.Scheme, strings.Join(schemes, ", "))}
 	}
 	p := &place{name: strings.TrimSuffix((&url.URL{Scheme: u.Scheme, Host: u.Host, Path: u.Path}).String(), "/")}
 	prefix := ""
@@ -124,6 +125,9 @@ func openBucket(ctx context.Context, text string) (*place, error) {
 		defer func() { os.Stdout = stdout }()
 	}
 	if p.bucket, err = blob.OpenBucket(ctx, u.String()); err != nil {
+		if strings.Contains(err.Error(), u.String()) { // gocloud.dev's own text has all of it
+			err = errors.New(strings.ReplaceAll(err.Error(), u.String(), provider.RedactURL(u.String())))
+		}
 		return nil, fmt.Errorf("%s: %w", p.name, err)
 	}
 	var client *s3.Client
