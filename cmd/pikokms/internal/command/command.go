@@ -163,7 +163,10 @@ func run(ctx context.Context, arguments []string) int {
 			return err
 		}
 		parsed = true
-		return startTelemetry(ctx)
+		tracesNames.Store(command.Flags().Lookup(traceNamesFlag).Value.String() == "true")
+		startTelemetry(ctx)
+		traceCommand(command)
+		return nil
 	}
 	defer flushTelemetry()
 	root.SetArgs(arguments)
@@ -171,6 +174,7 @@ func run(ctx context.Context, arguments []string) int {
 		return misuse(root, errors.New("no command; there are "+commandNames(root)))
 	}
 	command, err := root.ExecuteContextC(ctx)
+	endCommand(err)
 	if err == nil {
 		return 0
 	}
@@ -197,6 +201,7 @@ func New() *cobra.Command {
 	root.PersistentFlags().String(configFlag, "", "take flags from this `FILE`, in TOML")
 	addLogFormat(root)
 	addQuiet(root)
+	addTraceNames(root)
 	takeOnce(root.PersistentFlags())
 	for _, command := range []*cobra.Command{
 		keygenCommand(), keysCommand(), encryptCommand(), decryptCommand(), rewrapCommand(),

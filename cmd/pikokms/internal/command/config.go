@@ -39,7 +39,7 @@ Configuration:
     [keys.check]
     role = "writer"
   Traces and metrics go where the variables OTEL_EXPORTER_OTLP_… of OpenTelemetry
-  say, and nowhere without them.
+  say, and nowhere without them. Traces number objects; --trace-names names them.
 `
 
 const (

@@ -282,6 +282,7 @@ func (e *each) run(ctx context.Context, word string, p *plan, work func(context.
 func (e *each) workOn(ctx context.Context, m *monitor, i item, stop *stopping, work func(context.Context, item) (int64, error)) outcome {
 	defer m.begin(&i)()
 	o := outcome{Name: i.title(), Result: m.word}
+	ctx, end := traceObject(ctx, i.index, o.Name, i.size)
 	n, err := retry(ctx, i, stop, work)
 	var reason skipped
 	switch {
@@ -292,6 +293,10 @@ func (e *each) workOn(ctx context.Context, m *monitor, i item, stop *stopping, w
 	default:
 		o.Bytes = n
 	}
+	if o.Result != resultFailed {
+		err = nil
+	}
+	end(o.Result, err)
 	return o
 }
 
