@@ -226,20 +226,22 @@ func (f *Folder) sweepTop() error {
 	}
 }
 
-// sweep removes the file of an unfinished Put if it is old and no writer holds its lock. A file
-// that it cannot remove stays for the next time.
-func (f *Folder) sweep(name string) {
+// sweep removes the file of an unfinished Put if it is old and no writer holds its lock, and reports
+// whether it is gone. A file that it cannot remove stays for the next time.
+func (f *Folder) sweep(name string) (gone bool) {
 	info, err := f.root.Lstat(name)
-	if err != nil || !info.Mode().IsRegular() || time.Since(info.ModTime()) < sweepAge {
-		return
+	if err != nil {
+		return errors.Is(err, fs.ErrNotExist)
+	}
+	if !info.Mode().IsRegular() || time.Since(info.ModTime()) < sweepAge {
+		return false
 	}
 	file, err := f.root.OpenFile(name, os.O_RDWR|openNow, 0) // some systems give the lock to writers only
 	if err != nil {
-		return
+		return false
 	}
 	held, err := tryLock(file)
-	if err == nil && held {
-		_ = f.root.Remove(name)
-	}
+	gone = err == nil && held && f.root.Remove(name) == nil
 	_ = file.Close()
+	return gone
 }

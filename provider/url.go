@@ -46,7 +46,8 @@ var open = []string{
 	"public-key", "region", "role-id", "secret-id-file", "table-endpoint", "trusted", "trusted-master", "ttl",
 	// of buckets
 	"accelerate", "anonymous", "awssdk", "create_dir", "disable_https", "domain", "dualstack", "fips", "hostname_immutable",
-	"metadata", "no_tmp_dir", "prefix", "protocol", "request_checksum_calculation", "response_checksum_validation",
+	"kmskeyid", "metadata", "no_tmp_dir", "prefix", "protocol", "rate_limiter_capacity", "request_checksum_calculation",
+	"request_payer", "response_checksum_validation", "role", "ssetype",
 	"s3ForcePathStyle", "storage_account", "use_path_style",
 }
 

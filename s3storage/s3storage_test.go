@@ -20,7 +20,6 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/credentials"
-	"github.com/aws/aws-sdk-go-v2/feature/s3/transfermanager"
 	"github.com/aws/aws-sdk-go-v2/service/kms"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	s3types "github.com/aws/aws-sdk-go-v2/service/s3/types"
@@ -200,19 +199,6 @@ func TestSmallObjectsAreOneRequest(t *testing.T) {
 	}
 }
 
-// TestPartsGrow has a size that is known beforehand, and parts that are too small for it.
-func TestPartsGrow(t *testing.T) {
-	b := newBucket(t)
-	few := func(o *transfermanager.Options) {
-		o.PartSizeBytes, o.MultipartUploadThreshold, o.MaxUploadParts = 5<<20, 5<<20, 2
-	}
-	host := newHost(t, s3storage.New(b.client, b.name, few))
-	content := noise(20 << 20)
-	require.NoError(t, host.Put(t.Context(), "object", bytes.NewReader(content)))
-	require.Equal(t, 2, b.made["PUT partNumber"])
-	require.True(t, bytes.Equal(content, get(t, host, "object")))
-}
-
 // TestReplaceIfUnchanged replaces an object on the condition that it is unchanged. It does so in
 // one request and in parts, of known and of unknown size.
 func TestReplaceIfUnchanged(t *testing.T) {
@@ -277,7 +263,7 @@ func TestClientsOptionsAreKept(t *testing.T) {
 					case r.URL.Query().Has("uploads"):
 						_, _ = io.WriteString(w, "<InitiateMultipartUploadResult><UploadId>u</UploadId></InitiateMultipartUploadResult>")
 					case r.Method == http.MethodPost:
-						_, _ = io.WriteString(w, "<CompleteMultipartUploadResult/>")
+						_, _ = io.WriteString(w, "<CompleteMultipartUploadResult><ETag>x</ETag></CompleteMultipartUploadResult>")
 					}
 				}))
 				defer server.Close()

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -23,6 +24,7 @@ type bulk struct {
 	dryRun  bool
 	suffix  string
 	plain   string
+	writing
 }
 
 // add adds the flags. The rule says what becomes of a suffix, if there is one.
@@ -34,6 +36,9 @@ func (b *bulk) add(command *cobra.Command, rule string) {
 	}
 	b.each.add(command)
 	flags.BoolVar(&b.dryRun, "dry-run", false, "say how many objects there are to work on, and write nothing")
+	flags.StringArrayVar(&b.allowed, "allow-loss", nil, "replace objects of S3 though this `KIND` of what they have can't be kept: "+strings.Join(lossKinds, ", ")+"; may be repeated")
+	flags.BoolVar(&b.soleWriter, "sole-writer", false, "nothing else writes to the bucket now: look before writing, where S3 has no conditional writes")
+	_ = command.RegisterFlagCompletionFunc("allow-loss", cobra.FixedCompletions(lossKinds, cobra.ShellCompDirectiveNoFileComp))
 	b.addLong(command)
 }
 
@@ -65,6 +70,11 @@ func (b *bulk) check(o *options) error {
 	case strings.Contains(b.suffix, "/"):
 		return usageError{fmt.Errorf("--suffix %q has a slash", b.suffix)}
 	}
+	for _, kind := range b.allowed {
+		if !slices.Contains(lossKinds, kind) {
+			return usageError{fmt.Errorf("--allow-loss %q; known are %s", kind, strings.Join(lossKinds, ", "))}
+		}
+	}
 	return nil
 }
 
@@ -92,17 +102,25 @@ func (b *bulk) run(ctx context.Context, o *options, arguments []string, j job) e
 	if err := checkSeveral(p, b.inPlace); err != nil {
 		return errors.Join(err, b.closeJournal(false))
 	}
-	t := &target{several: len(p.places) > 1, replace: o.replace, rename: j.rename}
+	b.writing.jobs = b.each.jobs
+	t := &target{several: len(p.places) > 1, replace: o.replace, rename: j.rename, writing: b.writing, dryRun: b.dryRun}
 	if err := b.openTarget(ctx, o, p, t); err != nil {
 		return errors.Join(err, b.closeJournal(false))
 	}
 	if t.place != nil {
 		defer t.place.Close()
+		t.place.setWriting(b.writing)
+	}
+	for _, place := range p.places {
+		place.setWriting(b.writing)
 	}
 	if b.dryRun {
-		return b.each.run(ctx, "planned", p, func(ctx context.Context, i item) (int64, error) { return b.planOne(ctx, t, j, i) })
+		err = b.each.run(ctx, "planned", p, func(ctx context.Context, i item) (int64, error) { return b.planOne(ctx, t, j, i) })
+	} else {
+		err = b.each.run(ctx, j.done, p, func(ctx context.Context, i item) (int64, error) { return t.workOn(ctx, j, i) })
 	}
-	return b.each.run(ctx, j.done, p, func(ctx context.Context, i item) (int64, error) { return t.workOn(ctx, j, i) })
+	t.lost.say(b.dryRun)
+	return err
 }
 
 // checkSeveral checks the places of several INs. Results must have different names.
@@ -165,6 +183,9 @@ func (t *target) workOn(ctx context.Context, j job, i item) (n int64, err error)
 	if err := t.recognise(ctx, j, i, to); err != nil {
 		return 0, err
 	}
+	if err := t.checkKept(ctx, s); err != nil {
+		return 0, err
+	}
 	content, err := j.convert(ctx, s)
 	if err != nil {
 		return 0, err
@@ -193,6 +214,11 @@ func (b *bulk) planOne(ctx context.Context, t *target, j job, i item) (n int64, 
 			return 0, err
 		}
 	}
+	if b.inPlace {
+		if err := t.checkKept(ctx, s); err != nil {
+			return 0, err
+		}
+	}
 	return max(s.size, 0), t.checkFree(ctx, to)
 }
 
@@ -202,7 +228,7 @@ func (b *bulk) addSuffix(key string) (string, error) { return key + b.suffix, ni
 // cutSuffix is the rule of decrypt.
 func (b *bulk) cutSuffix(key string) (string, error) {
 	cut, ok := strings.CutSuffix(key, b.suffix)
-	if !ok || cut == "" || strings.HasSuffix(cut, "/") {
+	if !ok || cut == "" && key != "" {
 		return "", fmt.Errorf("its name is not one that ends in %q", b.suffix)
 	}
 	return cut, nil

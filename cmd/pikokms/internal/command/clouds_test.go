@@ -7,6 +7,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -172,19 +173,20 @@ func TestCloudsRefuse(t *testing.T) {
 		p, err := openBucket(t.Context(), place)
 		require.NoError(t, err)
 		defer p.Close()
-		require.NoError(t, p.bucket.WriteAll(t.Context(), "a", []byte("before"), nil))
+		b := p.objects.(*blobObjects)
+		require.NoError(t, b.bucket.WriteAll(t.Context(), "a", []byte("before"), nil))
 		s, err := p.read(t.Context(), "a")
 		require.NoError(t, err)
 		defer s.Close()
-		require.NoError(t, p.bucket.WriteAll(t.Context(), "a", []byte("meanwhile"), nil))
-		require.ErrorIs(t, p.putBlob(t.Context(), "a", s, strings.NewReader("ours"), true, false), pikokms.ErrChanged)
-		require.ErrorContains(t, p.putBlob(t.Context(), "a", s, strings.NewReader("ours"), false, false), "exists")
-		got, err := p.bucket.ReadAll(t.Context(), "a")
+		require.NoError(t, b.bucket.WriteAll(t.Context(), "a", []byte("meanwhile"), nil))
+		require.ErrorIs(t, b.putBlob(t.Context(), "a", s.opened, strings.NewReader("ours"), true, false), pikokms.ErrChanged)
+		require.ErrorIs(t, b.putBlob(t.Context(), "a", s.opened, strings.NewReader("ours"), false, false), fs.ErrExist)
+		got, err := b.bucket.ReadAll(t.Context(), "a")
 		require.NoError(t, err)
 		require.Equal(t, "meanwhile", string(got))
 		failing := iotest.TimeoutReader(iotest.OneByteReader(strings.NewReader("some text")))
-		require.ErrorIs(t, p.putBlob(t.Context(), "b", s, failing, false, false), iotest.ErrTimeout)
-		exists, err := p.bucket.Exists(context.WithoutCancel(t.Context()), "b")
+		require.ErrorIs(t, b.putBlob(t.Context(), "b", s.opened, failing, false, false), iotest.ErrTimeout)
+		exists, err := b.bucket.Exists(context.WithoutCancel(t.Context()), "b")
 		require.NoError(t, err)
 		require.False(t, exists)
 	})

@@ -24,6 +24,7 @@ import (
 	"piko.sh/pikokms/message"
 	"piko.sh/pikokms/provider"
 	"piko.sh/pikokms/provider/branchkey"
+	"piko.sh/pikokms/s3storage"
 )
 
 const long = `Pikokms encrypts and decrypts files, folders and buckets under a key of AWS
@@ -316,6 +317,10 @@ func explain(err error) string {
 		text += "; -k says which keys to use"
 	case isSSOExpired(err):
 		text += "; run 'aws sso login', with --profile if the URL has a profile"
+	case errors.Is(err, s3storage.ErrNotKept):
+		text += "; --allow-loss KIND allows that"
+	case errors.Is(err, s3storage.ErrNoConditions):
+		text += "; if nothing else writes to the bucket now, --sole-writer does without"
 	}
 	if limit, ok := errors.AsType[*header.LimitError](err); ok {
 		text = strings.ReplaceAll(text, fmt.Sprintf(" (%s sets the limit)", limit.Option), "")

@@ -55,9 +55,9 @@ func (e *each) isWanted(arguments []string) bool {
 // outcome is what came of the work on one object. Its JSON form is stable.
 type outcome struct {
 	Name   string `json:"name,omitempty"`   // never empty in a report
-	Result string `json:"result"`           // "skipped", "failed", or the work's own word for done
+	Result string `json:"result"`           // "skipped", "failed", "left out", or the work's own word for done
 	Bytes  int64  `json:"bytes"`            // that were read, or for verify of plaintext, if it is done
-	Reason string `json:"reason,omitempty"` // why it was skipped or failed
+	Reason string `json:"reason,omitempty"` // why it was skipped, failed, or left out
 
 	passes bool // the failure may pass, but did not in all tries
 }
@@ -131,8 +131,11 @@ func (e *each) open(ctx context.Context, texts []string) (p *plan, err error) {
 			return nil, err
 		}
 	}
+	if !planned {
+		wanted.sayUnused()
+	}
 	mayBeEmpty := len(e.include) == 0 && len(e.exclude) == 0 && !slices.ContainsFunc(p.places, func(at *place) bool { return !at.mayBeEmpty() })
-	if p.total() == 0 && !mayBeEmpty {
+	if p.total() == 0 && p.leftText() == "" && !mayBeEmpty {
 		return nil, errors.New("there are no such objects")
 	}
 	if e.journal != nil {
@@ -140,30 +143,6 @@ func (e *each) open(ctx context.Context, texts []string) (p *plan, err error) {
 	}
 	return p, err
 }
-
-// wanted tells which objects --include and --exclude take.
-type wanted struct {
-	all                bool
-	included, excluded func(key string) bool
-}
-
-func (e *each) wanted() (*wanted, error) {
-	included, err := globs(e.include)
-	if err != nil {
-		return nil, usageError{fmt.Errorf("--include: %w", err)}
-	}
-	excluded, err := globs(e.exclude)
-	if err != nil {
-		return nil, usageError{fmt.Errorf("--exclude: %w", err)}
-	}
-	return &wanted{len(e.include) == 0, included, excluded}, nil
-}
-
-func (w *wanted) is(key string) bool { return (w.all || w.included(key)) && !w.excluded(key) }
-
-// isNothingIn tells whether --exclude leaves out all that a folder may hold. The name of what it
-// holds is one that only the wildcards match.
-func (w *wanted) isNothingIn(folder string) bool { return w.excluded(folder + "\x00/\x00") }
 
 // inOrder has results of work on several items side by side, and gives them to take in their order.
 func inOrder[I, T any](ctx context.Context, jobs int, items iter.Seq[I], work func(I) T, take func(T) error) error {
@@ -206,7 +185,12 @@ func inOrder[I, T any](ctx context.Context, jobs int, items iter.Seq[I], work fu
 func (e *each) run(ctx context.Context, word string, p *plan, work func(context.Context, item) (int64, error)) (err error) {
 	finished := false
 	// If the report can't be written, the journal stays. The same command line then writes the report.
-	defer func() { err = errors.Join(err, e.closeJournal(finished && err == nil)) }()
+	defer func() {
+		err = errors.Join(err, e.closeJournal(finished && err == nil))
+		if finished && err == nil && p.leftContent() > 0 {
+			err = errors.New(p.leftAdvice())
+		}
+	}()
 	m := newMonitor(word, p)
 	report := p.report
 	p.report = nil // Close need not close it
@@ -232,6 +216,14 @@ func (e *each) run(ctx context.Context, word string, p *plan, work func(context.
 		m.add(o)
 		if err := report.write(o); err != nil {
 			return err
+		}
+	}
+	p.sayLeft(m.shown.say)
+	if report != nil {
+		for i := range p.leftOut() {
+			if err := report.write(outcome{Name: i.title(), Result: resultLeftOut, Reason: leftKinds[i.left].reason}); err != nil {
+				return err
+			}
 		}
 	}
 	err = inOrder(ctx, e.jobs, stop.until(todo), func(i item) outcome {
@@ -260,7 +252,7 @@ func (e *each) run(ctx context.Context, word string, p *plan, work func(context.
 	m.shown.close()
 	m.sayRest()
 	sum := m.sum()
-	text := sum.text(word) + e.cost() + m.took()
+	text := sum.text(word) + e.cost() + m.took() + p.leftText()
 	switch {
 	case err == nil && stop.enough.Load() && sum.objects() < p.total():
 		err = fmt.Errorf("%s, of %d; stopped after %d failures in a row that may pass; %s", text, p.total(), enough, e.advice())

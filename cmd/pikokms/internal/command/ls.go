@@ -23,7 +23,8 @@ func lsCommand() *cobra.Command {
 none: the size of the plaintext in bytes, whether the object is encrypted, plain,
 piko-v2 (Piko's old format) or damaged, and its name. The size is "-" where the
 header does not tell it: of what is compressed, signed or damaged, and of Piko's
-old format. It needs no key, and so verifies nothing.`,
+old format. What the other commands leave out (symbolic links, empty folders) is
+named as left-out. It needs no key, and so verifies nothing.`,
 		Example: `  pikokms ls photos
   pikokms ls --include '*.enc' 's3://bucket/backups/?region=eu-west-1'`,
 		DisableFlagsInUseLine: true,
@@ -39,6 +40,11 @@ old format. It needs no key, and so verifies nothing.`,
 			defer p.Close()
 			for _, u := range p.unlisted {
 				say(slog.LevelError, fmt.Sprintf("%s: %s", printable(p.titleOf(u)), u.Reason), "object", p.titleOf(u))
+			}
+			for i := range p.leftOut() {
+				if _, err := fmt.Printf("%14s  %-9s  %s\n", "-", kindLeftOut, printable(i.title())); err != nil {
+					return err
+				}
 			}
 			failed := int64(0)
 			err = inOrder(ctx, e.jobs, p.all(), func(i item) *examined { return examine(ctx, i) }, func(x *examined) error {
@@ -70,6 +76,8 @@ const (
 	kindPikoV2    = "piko-v2"
 	kindPlain     = "plain"
 	kindDamaged   = "damaged"
+	kindS3Client  = "s3-client" // AWS's S3 Encryption Client wrote it
+	kindLeftOut   = "left-out"  // it is no object
 )
 
 // examined is what an object says of itself.
@@ -104,6 +112,7 @@ func examine(ctx context.Context, i item) *examined {
 	}
 	x.modTime = stored.ModTime()
 	x.look(io.NewSectionReader(stored, 0, stored.Size()))
+	x.lookForS3Client(ctx, i, stored)
 	if err := stored.Close(); err != nil && x.err == nil {
 		x.kind, x.err = "", err
 	}

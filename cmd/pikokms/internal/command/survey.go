@@ -14,9 +14,9 @@ import (
 // surveyed is an object in the JSON lines of inspect. The form is stable.
 type surveyed struct {
 	Name    string  `json:"name"`
-	Kind    string  `json:"kind"`             // encrypted, plain, piko-v2, damaged, or unreadable
+	Kind    string  `json:"kind"`             // encrypted, plain, piko-v2, damaged, unreadable, or left-out
 	Size    int64   `json:"size"`             // in bytes, as stored
-	Error   string  `json:"error,omitempty"`  // why it is damaged or unreadable
+	Error   string  `json:"error,omitempty"`  // why it is damaged, unreadable or left out
 	Message *report `json:"message,omitzero"` // of a header that can be read
 }
 
@@ -39,6 +39,12 @@ func survey(ctx context.Context, e *each, w io.Writer, asJSON bool, arguments []
 	}
 	for _, u := range p.unlisted {
 		s := surveyed{Name: p.titleOf(u), Kind: "unreadable", Error: u.Reason}
+		if err := s.show(w, asJSON); err != nil {
+			return err
+		}
+	}
+	for i := range p.leftOut() {
+		s := surveyed{Name: i.title(), Kind: kindLeftOut, Error: leftKinds[i.left].reason}
 		if err := s.show(w, asJSON); err != nil {
 			return err
 		}
@@ -66,6 +72,9 @@ func survey(ctx context.Context, e *each, w io.Writer, asJSON bool, arguments []
 	}
 	if err == nil {
 		err = p.unread(failed, "could not be read or cannot be whole")
+	}
+	if err == nil && p.leftContent() > 0 {
+		err = errors.New(p.leftAdvice())
 	}
 	return err
 }

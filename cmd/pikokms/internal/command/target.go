@@ -18,9 +18,6 @@ import (
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
 	"github.com/Azure/azure-sdk-for-go/sdk/storage/azblob"
 	azure "github.com/Azure/azure-sdk-for-go/sdk/storage/azblob/blob"
-	"github.com/aws/aws-sdk-go-v2/feature/s3/transfermanager"
-	"github.com/aws/aws-sdk-go-v2/feature/s3/transfermanager/types"
-	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"gocloud.dev/blob"
 	"gocloud.dev/gcerrors"
 
@@ -37,6 +34,9 @@ type target struct {
 	several bool   // whether what a folder or a bucket holds goes below its own name
 	replace bool   // whether a result may take the place of another object
 	rename  func(key string) (string, error)
+	writing
+	dryRun bool
+	lost   losses
 }
 
 // openTarget opens OUT. Several sources need a folder or a bucket.
@@ -53,11 +53,7 @@ func openTarget(ctx context.Context, out string, several bool) (*place, error) {
 		return nil, usageError{fmt.Errorf("-o %s is a file; name a folder to have several below it", out)}
 	}
 	if several || err == nil && info.IsDir() || os.IsPathSeparator(out[len(out)-1]) {
-		folder, err := pikokms.NewFolder(out)
-		if err != nil {
-			return nil, err
-		}
-		return &place{name: out, folder: folder}, nil
+		return openFolder(out)
 	}
 	return &place{name: out, path: out}, nil
 }
@@ -91,19 +87,9 @@ func (t *target) checkFree(ctx context.Context, to item) error {
 		return nil
 	}
 	var err error
-	switch {
-	case to.place.bucket != nil:
-		exists, err := to.place.bucket.Exists(ctx, to.key)
-		if err == nil && exists {
-			err = errExists(to.title())
-		}
-		return err
-	case to.place.folder != nil:
-		var stored pikokms.StoredObject
-		if stored, err = to.place.folder.Open(ctx, to.key); err == nil {
-			_ = stored.Close()
-		}
-	default:
+	if to.place.objects != nil {
+		_, err = to.place.objects.stat(ctx, to.key)
+	} else {
 		_, err = os.Lstat(to.place.path)
 	}
 	switch {
@@ -120,18 +106,17 @@ func (t *target) checkFree(ctx context.Context, to item) error {
 func (t *target) put(ctx context.Context, to item, s *source, content io.Reader) error {
 	inPlace := t.place == nil
 	switch {
-	case to.place.bucket != nil:
-		return to.place.putBlob(ctx, to.key, s, content, inPlace, t.replace)
-	case to.place.folder != nil && inPlace:
+	case to.place.objects != nil && inPlace:
 		if runtime.GOOS == "windows" { // where a file that is open can't be replaced
 			content = &closingAtEOF{content, s}
 		}
-		return to.place.folder.PutIf(ctx, to.key, s.version, content)
-	case to.place.folder != nil:
-		if err := t.checkFree(ctx, to); err != nil {
-			return err
+		return s.replace(ctx, content)
+	case to.place.objects != nil:
+		err := to.place.objects.put(ctx, to.key, s.opened, content, t.replace)
+		if errors.Is(err, fs.ErrExist) {
+			err = errExists(to.title())
 		}
-		return to.place.folder.Put(ctx, to.key, content)
+		return err
 	}
 	out, err := createOutput(ctx, to.place.path, inPlace || t.replace)
 	if err != nil {
@@ -173,16 +158,21 @@ func (r *closingAtEOF) Read(p []byte) (int, error) {
 }
 
 // putBlob stores an object in a bucket, with the metadata of what it was made of.
-func (p *place) putBlob(ctx context.Context, key string, s *source, content io.Reader, inPlace, replace bool) error {
+func (b *blobObjects) putBlob(ctx context.Context, key string, s *opened, content io.Reader, inPlace, replace bool) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	options := blob.WriterOptions{ContentType: "application/octet-stream", IfNotExist: !inPlace && !replace}
+	if v := s.version; v != nil {
+		h := v.Headers()
+		options.ContentType, options.CacheControl, options.ContentLanguage = h.ContentType, h.CacheControl, h.ContentLanguage
+		options.ContentDisposition, options.ContentEncoding, options.Metadata = h.ContentDisposition, h.ContentEncoding, h.Metadata
+	}
 	if a := s.attributes; a != nil {
 		options.ContentType, options.CacheControl, options.ContentLanguage = a.ContentType, a.CacheControl, a.ContentLanguage
 		options.ContentDisposition, options.ContentEncoding = a.ContentDisposition, a.ContentEncoding
 		options.Metadata = maps.Clone(a.Metadata)
-		delete(options.Metadata, blobstorage.MetadataKey)
 	}
+	delete(options.Metadata, blobstorage.MetadataKey)
 	if encrypted, ok := content.(*message.EncryptReader); ok {
 		h := encrypted.Header()
 		if _, compressed := h.EncryptionContext[pikokms.ChainKey]; !compressed && !h.Suite.Signed() {
@@ -200,9 +190,9 @@ func (p *place) putBlob(ctx context.Context, key string, s *source, content io.R
 	// A writer of gocloud.dev v0.47.0 panics when Azure refuses what was written to it.
 	sent := &checked.Sent{Source: content}
 	upload := &checked.Upload{Source: sent, Drop: cancel}
-	err := upload.Blame(p.bucket.Upload(ctx, key, upload, &options))
+	err := upload.Blame(b.bucket.Upload(ctx, key, upload, &options))
 	refused := gcerrors.Code(err) == gcerrors.FailedPrecondition
-	stored := func() (io.ReadCloser, error) { return p.bucket.NewReader(undecoded(ctx), key, asStored) }
+	stored := func() (io.ReadCloser, error) { return b.bucket.NewReader(undecoded(ctx), key, asStored) }
 	if (refused || passes(err)) && sent.Is(stored) {
 		return nil // the answer was lost; what is refused is a second request
 	}
@@ -210,7 +200,7 @@ func (p *place) putBlob(ctx context.Context, key string, s *source, content io.R
 		if inPlace {
 			return fmt.Errorf("%w: %w", pikokms.ErrChanged, err)
 		}
-		return errExists(p.title(key))
+		return fmt.Errorf("%w: %w", fs.ErrExist, err)
 	}
 	return err
 }
@@ -219,17 +209,6 @@ func (p *place) putBlob(ctx context.Context, key string, s *source, content io.R
 // the one that was read. Gocloud.dev's own folders have neither.
 func beforeWrite(as func(any) bool, a *blob.Attributes, inPlace bool) error {
 	if a == nil {
-		return nil
-	}
-	var upload *transfermanager.UploadObjectInput
-	if as(&upload) {
-		var head s3.HeadObjectOutput
-		if a.As(&head) {
-			upload.StorageClass = types.StorageClass(head.StorageClass)
-		}
-		if inPlace {
-			upload.IfMatch = &a.ETag
-		}
 		return nil
 	}
 	var handle **storage.ObjectHandle

@@ -37,8 +37,8 @@ type collector struct {
 }
 
 type received struct {
-	spans   map[string]int   // by name
-	sums    map[string]int64 // by the metric's name
+	spans   map[string]int    // by name
+	sums    map[string]int64  // by the metric's name
 	parents map[string]string // by the name of a span, the name of its parent
 	failed  map[string]string // by the index of an object, the error.type of its span
 	names   []string          // of objects
