@@ -296,6 +296,8 @@ func (e *each) workOn(ctx context.Context, m *monitor, i item, stop *stopping, w
 type reportFile struct {
 	file  *os.File
 	lines *json.Encoder
+
+	empties bool // whether begin empties the file
 }
 
 // openReport opens the file, or makes it. What an earlier command wrote stays until begin.
@@ -303,13 +305,30 @@ func openReport(path string) (*reportFile, error) {
 	if path == "" {
 		return nil, nil
 	}
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE, 0o666)
+	if info, err := os.Stat(path); err == nil && info.Mode().IsRegular() {
+		if own := ownStream(path, info); own != nil {
+			return newReport(own, false), nil
+		}
+	}
+	path, err := resolveOutput(path, true)
 	if err != nil {
 		return nil, blameReport(err)
 	}
-	r := &reportFile{f, json.NewEncoder(f)}
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|noFollow, 0o666)
+	if err != nil {
+		return nil, blameReport(err)
+	}
+	info, err := f.Stat()
+	if err != nil {
+		return nil, blameReport(errors.Join(err, f.Close()))
+	}
+	return newReport(f, info.Mode().IsRegular()), nil
+}
+
+func newReport(f *os.File, empties bool) *reportFile {
+	r := &reportFile{f, json.NewEncoder(f), empties}
 	r.lines.SetEscapeHTML(false)
-	return r, nil
+	return r
 }
 
 // begin empties the file.
@@ -317,11 +336,10 @@ func (r *reportFile) begin() error {
 	if r == nil {
 		return nil
 	}
-	info, err := r.file.Stat()
-	if err == nil && info.Mode().IsRegular() {
-		err = r.file.Truncate(0)
+	if !r.empties {
+		return nil
 	}
-	return blameReport(err)
+	return blameReport(r.file.Truncate(0))
 }
 
 func (r *reportFile) write(o outcome) error {
