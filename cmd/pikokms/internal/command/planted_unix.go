@@ -31,13 +31,17 @@ func resolveOutput(path string, existing bool) (string, error) {
 	if err != nil {
 		return "", err
 	}
+	if path == "" {
+		return path, nil
+	}
 	done, rest, links := "/", strings.Split(absolute[1:], "/"), 0
 	for len(rest) > 0 {
 		at := filepath.Join(done, rest[0])
 		info, err := os.Lstat(at)
 		switch {
 		case errors.Is(err, fs.ErrNotExist):
-			return filepath.Join(append([]string{done}, rest...)...), nil // who opens it says what is missing
+			done, rest = filepath.Join(append([]string{done}, rest...)...), nil // who opens it says what is missing
+			continue
 		case err != nil:
 			return "", err
 		case info.Mode().Type() == fs.ModeSymlink:
@@ -63,6 +67,9 @@ func resolveOutput(path string, existing bool) (string, error) {
 			return "", fmt.Errorf("%s is a file: %w", at, errPlanted)
 		}
 		done, rest = at, rest[1:]
+	}
+	if links == 0 {
+		return path, nil // as its user knows it
 	}
 	return done, nil
 }

@@ -394,7 +394,7 @@ func (v *view) look(ctx context.Context, folder string, e *entry) error {
 		e.Target, e.Note = "", x.kind
 	}
 	if n, ok := x.plaintextSize(); ok {
-		e.Size, e.Bytes = readable(n), fmt.Sprintf("%d bytes", n)
+		e.Size, e.Bytes = readable(n), count(n, "byte")
 	}
 	return nil
 }

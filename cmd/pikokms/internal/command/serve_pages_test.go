@@ -2,6 +2,7 @@ package command
 
 import (
 	"fmt"
+	"html"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -186,7 +187,7 @@ func TestServeForPeople(t *testing.T) {
 	command.Env = append(os.Environ(), "GORACE="+noRaceSleep, "TZ=Asia/Tokyo")
 	s := startServing(t, command)
 	_, page := s.ask(http.MethodGet, "/")
-	require.Contains(t, page, `<time datetime="2026-01-03T05:30:00+09:00" title="2026-01-03T05:30:00+09:00">2026-01-03 05:30</time>`)
+	require.Contains(t, html.UnescapeString(page), `<time datetime="2026-01-03T05:30:00+09:00" title="2026-01-03T05:30:00+09:00">2026-01-03 05:30</time>`)
 	require.Contains(t, page, "IMG_<wbr>2026-<wbr>01-<wbr>02_<wbr>very-<wbr>long.<wbr>name.<wbr>jpg</a>")
 	require.Contains(t, page, `name="viewport" content="width=device-width`)
 }
