@@ -90,6 +90,7 @@ var keyServices = map[string]keyService{
 // key is a KEY of the command line whose syntax is valid. It is opened when it is first used, so
 // that a key that can't be reached does not stop the others. It is safe for concurrent use.
 type key struct {
+	given   string // as its user wrote it
 	text    string // the URL as given, without its secrets
 	scheme  string
 	by      string   // of a branch key: the name of the pair that picks it, if one does
@@ -318,7 +319,7 @@ func parseKey(text string, timeout time.Duration, check bool) (*key, error) {
 	if err != nil {
 		return nil, err
 	}
-	k := &key{text: keyText(u), scheme: u.Scheme, url: u, timeout: timeout}
+	k := &key{given: text, text: keyText(u), scheme: u.Scheme, url: u, timeout: timeout}
 	k.whole = service.NewKeyring(asking{k}, k.Type(), service.Config{Telemetry: telemetry()})
 	switch u.Scheme {
 	case awskms.Scheme:
