@@ -135,7 +135,7 @@ func (e *each) open(ctx context.Context, texts []string) (p *plan, err error) {
 		wanted.sayUnused()
 	}
 	mayBeEmpty := len(e.include) == 0 && len(e.exclude) == 0 && !slices.ContainsFunc(p.places, func(at *place) bool { return !at.mayBeEmpty() })
-	if p.total() == 0 && p.leftText() == "" && !mayBeEmpty {
+	if p.total() == 0 && !mayBeEmpty && (p.leftText() == "" || !slices.ContainsFunc(p.places, (*place).isMany)) {
 		return nil, errors.New("there are no such objects")
 	}
 	if e.journal != nil {
