@@ -163,6 +163,9 @@ func run(ctx context.Context, arguments []string) int {
 		if err := setLogFormat(command.Flags().Lookup(logFormatFlag).Value.String()); err != nil {
 			return err
 		}
+		if err := checkStorageTimeout(); err != nil {
+			return err
+		}
 		parsed = true
 		tracesNames.Store(command.Flags().Lookup(traceNamesFlag).Value.String() == "true")
 		startTelemetry(ctx)

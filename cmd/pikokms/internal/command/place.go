@@ -17,6 +17,7 @@ import (
 	"sync"
 	"time"
 
+	"cloud.google.com/go/storage"
 	"gocloud.dev/blob"
 
 	"piko.sh/pikokms"
@@ -47,8 +48,9 @@ Folders and buckets:
   If it may hold content (a link to a file elsewhere), it is named, and the exit
   status is 1 unless --exclude leaves it out. A folder that cannot be listed fails
   on its own; the rest goes on, and the exit status is 1.
-  What is written into folders, also in place of a file that others could read, is
-  readable by its owner alone (mode 0600).
+  What is written into folders is readable by its owner alone (mode 0600). Work in
+  place keeps a file's owner, group, mode and modification time, but neither ACLs nor
+  extended attributes; who could read what was encrypted can read what is decrypted.
 `
 
 // place is where objects are: standard input, a file, a folder or a bucket. A bucket, and a file,
@@ -58,6 +60,7 @@ type place struct {
 	path    string  // of the one file, if it is a file
 	objects objects // of a folder or a bucket; otherwise nil
 	only    string  // the key of the one object, if it is one of a bucket
+	prefix  string  // of the keys of a bucket's objects
 }
 
 // objects is where several objects are. Keys are those below the place, and may be empty.
@@ -71,10 +74,17 @@ type objects interface {
 	open(ctx context.Context, key string) (pikokms.StoredObject, error)
 	// read opens an object to be read from its beginning.
 	read(ctx context.Context, key string) (*opened, error)
+	io.Closer
+}
+
+// bucket is objects in a bucket.
+type bucket interface {
+	objects
 	// put stores an object, with what from has beside its content. If another object may not be
 	// replaced, and there is one, the error holds fs.ErrExist.
 	put(ctx context.Context, key string, from *opened, content io.Reader, replace bool) error
-	io.Closer
+	// setWriting sets how objects are put from now on.
+	setWriting(w writing)
 }
 
 // listed is what a listing found.
@@ -101,10 +111,14 @@ type opened struct {
 	// holds pikokms.ErrChanged. It is nil for the one file and for standard input.
 	replace func(ctx context.Context, content io.Reader) error
 
-	attributes *blob.Attributes   // of an object in a bucket of gocloud.dev
+	// notKept returns what a replacement in its place could not keep. It is nil for a file, which has
+	// no more than content.
+	notKept func(ctx context.Context) ([]s3storage.Loss, error)
+
+	attributes *blob.Attributes // of an object in GCS, in Azure, or in a folder of gocloud.dev
+	gcs        *storage.ObjectAttrs
+	azure      *azureBlob
 	version    *s3storage.Version // of an object in S3
-	// losses returns what a replacement could not keep. It is nil if all is kept, or nothing.
-	losses func(ctx context.Context) ([]s3storage.Loss, error)
 	// s3Client tells whether the S3 Encryption Client wrote the object though its metadata do not say
 	// so. It is nil for what is not in S3.
 	s3Client func(ctx context.Context, start []byte) (bool, error)
@@ -175,14 +189,21 @@ func below(u *url.URL) *url.URL {
 }
 
 func openURL(ctx context.Context, u *url.URL) (*place, error) {
-	p := &place{name: strings.TrimSuffix((&url.URL{Scheme: u.Scheme, Host: u.Host, Path: u.Path}).String(), "/")}
-	open := openBlobs
-	if u.Scheme == "s3" {
+	p := &place{name: strings.TrimSuffix(u.Scheme+"://"+u.Host+(&url.URL{Path: u.Path}).EscapedPath(), "/")}
+	open := openCloud
+	switch u.Scheme {
+	case "s3":
 		open = openS3
+	case "file":
+		open = openBlobs
 	}
 	var err error
 	if p.objects, p.only, err = open(ctx, u); err != nil {
+		err = withoutQuery(err, u)
 		return nil, fmt.Errorf("%s: %w", p.name, err)
+	}
+	if u.Scheme != "file" {
+		p.prefix, _ = keyOf(u)
 	}
 	return p, nil
 }
@@ -218,6 +239,16 @@ func keyOf(u *url.URL) (prefix, only string) {
 	return prefix, ""
 }
 
+// withoutQuery returns an error that shows no secret of a URL's parameters. Texts of gocloud.dev
+// have all of a URL.
+func withoutQuery(err error, u *url.URL) error {
+	if u.RawQuery == "" || !strings.Contains(err.Error(), u.RawQuery) {
+		return err
+	}
+	_, shown, _ := strings.Cut(provider.RedactURL(u.String()), "?")
+	return errors.New(strings.ReplaceAll(err.Error(), u.RawQuery, shown))
+}
+
 // Close releases a place.
 func (p *place) Close() error {
 	if p.objects == nil {
@@ -231,14 +262,15 @@ func (p *place) isMany() bool { return p.objects != nil && p.only == "" }
 
 // isBucket tells whether a place is in a bucket.
 func (p *place) isBucket() bool {
-	_, isFolder := p.objects.(*folderObjects)
-	return p.objects != nil && !isFolder
+	_, ok := p.objects.(bucket)
+	return ok
 }
 
-// mayBeEmpty tells whether a place is there though nothing is in it. A prefix of a bucket is not.
-func (p *place) mayBeEmpty() bool {
-	u, err := url.Parse(p.name)
-	return p.isMany() && (!p.isBucket() || err == nil && (u.Path == "" || u.Scheme == "file"))
+// setWriting sets how objects are put, if the place is a bucket.
+func (p *place) setWriting(w writing) {
+	if b, ok := p.objects.(bucket); ok {
+		b.setWriting(w)
+	}
 }
 
 func (p *place) isStandardInput() bool { return p.objects == nil && p.path == "" }
@@ -265,7 +297,7 @@ func (p *place) title(key string) string {
 // list yields the objects of a place that begin with a prefix, as objects.list does.
 func (p *place) list(ctx context.Context, prefix string) iter.Seq2[listed, error] {
 	if p.isMany() {
-		return p.objects.list(ctx, prefix)
+		return listSteadily(ctx, p.objects, prefix)
 	}
 	one := listed{key: p.only, size: -1}
 	if p.objects != nil {
@@ -282,7 +314,11 @@ func (p *place) list(ctx context.Context, prefix string) iter.Seq2[listed, error
 func (p *place) open(ctx context.Context, key string) (pikokms.StoredObject, error) {
 	switch {
 	case p.objects != nil:
-		return p.objects.open(ctx, key)
+		stored, err := p.objects.open(ctx, key)
+		if err != nil {
+			return nil, ofStorage(err)
+		}
+		return asked{stored, p.isBucket()}, nil
 	case p.path == "":
 		return nil, errors.New("standard input can only be read from its beginning; name a file")
 	}
@@ -332,10 +368,10 @@ func (p *place) read(ctx context.Context, key string) (_ *source, err error) {
 		s.opened = &opened{ReadCloser: io.NopCloser(os.Stdin), size: -1}
 	}
 	if err != nil {
-		return nil, err
+		return nil, ofStorage(err)
 	}
 	s.close = sync.OnceValue(s.opened.Close)
-	s.read.r = s.opened
+	s.read.r = &download{content: s.opened, size: s.size, isRemote: p.isBucket()}
 	s.Reader = bufio.NewReaderSize(&s.read, peeked)
 	return s, nil
 }
@@ -364,14 +400,6 @@ func (i item) read(ctx context.Context) (*source, error) {
 		return nil, errors.Join(err, s.Close())
 	}
 	return s, nil
-}
-
-// blame marks an error that came of an object of a bucket, and not of what it holds.
-func (s *source) blame(err error) error {
-	if (s.attributes != nil || s.version != nil) && s.read.err != nil && errors.Is(err, s.read.err) {
-		return lost{err}
-	}
-	return err
 }
 
 // Close releases what a source reads. A second Close returns the first one's result.

@@ -19,7 +19,6 @@ type counter struct {
 	r    io.Reader
 	n    atomic.Int64
 	tell func(n int) // is called with each number of bytes, if it is not nil
-	err  error       // of the reader, but for its end
 }
 
 // Read implements io.Reader.
@@ -28,9 +27,6 @@ func (c *counter) Read(p []byte) (int, error) {
 	c.n.Add(int64(n))
 	if c.tell != nil {
 		c.tell(n)
-	}
-	if err != nil && err != io.EOF {
-		c.err = err
 	}
 	return n, err
 }
