@@ -269,7 +269,7 @@ func (v *view) entries(ctx context.Context, key string) (entries iter.Seq2[entry
 	for object, err := range v.place.list(ctx, key) {
 		stored := object.key
 		if err != nil && (stored == "" || stored == key) {
-			return nil, false, err
+			return nil, false, ofStorage(err)
 		}
 		name, isFolder, ok := v.named(strings.TrimPrefix(stored, key))
 		switch {
@@ -316,7 +316,7 @@ func (v *view) pages(ctx context.Context, bucket paged, key string) iter.Seq2[en
 		for token, begun := []byte(nil), false; !begun || len(token) > 0; begun = true {
 			objects, next, err := bucket.page(ctx, key, token, bucketPage)
 			if err != nil {
-				yield(entry{}, err)
+				yield(entry{}, ofStorage(err))
 				return
 			}
 			for _, object := range objects {

@@ -17,8 +17,6 @@ import (
 	"strings"
 	"time"
 
-	"gocloud.dev/gcerrors"
-
 	"piko.sh/pikokms"
 	"piko.sh/pikokms/header"
 	"piko.sh/pikokms/provider"
@@ -107,12 +105,8 @@ func answerTo(err error) (text string, status int) {
 			return a.text, a.status
 		}
 	}
-	switch response, _ := errors.AsType[interface {
-		error
-		HTTPStatusCode() int
-	}](err); {
-	case errors.Is(err, fs.ErrPermission), gcerrors.Code(err) == gcerrors.PermissionDenied,
-		response != nil && response.HTTPStatusCode() == http.StatusForbidden:
+	switch {
+	case errors.Is(err, fs.ErrPermission), refusalOf(err) != notRefused:
 		return "The storage does not let this view read this object.", http.StatusForbidden
 	case passes(err):
 		return "The storage cannot be read now. Try again in a while.", http.StatusServiceUnavailable
