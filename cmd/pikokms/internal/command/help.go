@@ -19,7 +19,7 @@ const (
 // everyday are the flags that a help names when not all of them fit on a screen.
 var everyday = []string{
 	"key", "to", "context", "out", "force", "in-place", "suffix", "compress", "include", "exclude", "dry-run", "resume", "report",
-	"range", "plain", "json", "address", "allow-remote", "role", "principal",
+	"range", "plain", "json", "address", "allow-remote", "role", "principal", "config", "log-format", "quiet",
 }
 
 // topic is a text that concerns several commands.
@@ -155,7 +155,9 @@ func helpOf(c *cobra.Command, everything, allFlags bool) string {
 	}
 	shown, hidden := flagsOf(c, allFlags), false
 	c.LocalFlags().VisitAll(func(f *pflag.Flag) { hidden = hidden || !f.Hidden && shown.Lookup(f.Name) == nil })
-	fmt.Fprintf(&b, "\nFlags:\n%s", shown.FlagUsagesWrapped(helpColumns))
+	if shown.HasAvailableFlags() {
+		fmt.Fprintf(&b, "\nFlags:\n%s", shown.FlagUsagesWrapped(helpColumns))
+	}
 	if everything && c.HasParent() {
 		fmt.Fprintf(&b, "\nFlags of all commands:\n%s", c.InheritedFlags().FlagUsagesWrapped(helpColumns))
 	}

@@ -64,7 +64,7 @@ func parseURL(text string) (*url.URL, error) {
 
 var (
 	uuid    = regexp.MustCompile(`^(mrk-[0-9a-f]{32}|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12})$`)
-	windows = regexp.MustCompile(`^[A-Za-z]:[\\/]`)
+	drive   = regexp.MustCompile(`^[A-Za-z]:[\\/]`)
 	account = regexp.MustCompile(`^arn:[^:]*:kms:`)
 )
 
@@ -80,7 +80,7 @@ func meantBy(text string) string {
 		return awskms.Scheme + "://" + text + "?region=REGION"
 	case strings.HasPrefix(text, "projects/"):
 		return gcpkms.Scheme + "://" + text
-	case windows.MatchString(text):
+	case drive.MatchString(text):
 		return local.Scheme + ":///" + (&url.URL{Path: strings.ReplaceAll(text, `\`, "/")}).EscapedPath()
 	case strings.HasPrefix(text, "~/"), !strings.Contains(text, ":") && isFile():
 		return local.Scheme + ":" + (&url.URL{Path: text}).EscapedPath()

@@ -46,7 +46,7 @@ const traceNamesFlag = "trace-names"
 
 // addTraceNames adds the flag that puts names into traces.
 func addTraceNames(root *cobra.Command) {
-	root.PersistentFlags().Bool(traceNamesFlag, false, "put the names of objects into traces, which else number them")
+	root.PersistentFlags().Bool(traceNamesFlag, false, "name objects in traces, which else number them")
 }
 
 // tracesNames is whether traces have the names of objects.
