@@ -99,6 +99,7 @@ places, long-work, configuration, files or branch-keys.`,
 			}
 			if err == nil {
 				about.InitDefaultHelpFlag()
+				about.InitDefaultVersionFlag()
 				if err := writeHelp(out, about, all); err != nil {
 					return err
 				}

@@ -183,7 +183,7 @@ func TestServedFolderThatCannotBeRead(t *testing.T) {
 	require.Equal(t, http.StatusOK, status)
 	require.Contains(t, text, `<td>secret <small>cannot be read</small></td>`)
 	_, status = get("/secret/")
-	require.Equal(t, http.StatusInternalServerError, status)
+	require.Equal(t, http.StatusForbidden, status)
 	for _, part := range []string{"photos/secret/: ", "permission denied"} {
 		require.Eventually(t, func() bool { return strings.Contains(s.stderr(), part) }, time.Minute, 10*time.Millisecond, part)
 	}
