@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"iter"
+	"os"
 	"sync"
 	"time"
 )
@@ -21,7 +23,8 @@ const idleGrace = time.Second
 // limit. Without it, a server that takes a request and never answers, or a network file system whose
 // server is away, keeps a caller waiting for as long as the storage itself does, which may be for
 // ever. A limit of 0 is none, and returns storage as it is. The result is a ConditionalStorage and
-// a RangeStorage if storage is one, and has the Entries of a Folder.
+// a RangeStorage if storage is one, and has the Entries and the PutFunc of
+// a Folder.
 //
 // What moves is what can be seen from here: a call that returns, each Read and each ReadAt of
 // content, each key of List, and each piece that Put reads of its content, whose own time does not
@@ -335,6 +338,15 @@ type limitedFile struct {
 func (f *limitedFile) Size() int64        { return f.stored.Size() }
 func (f *limitedFile) ModTime() time.Time { return f.stored.ModTime() }
 
+// Stat returns what a Folder's content says of its file.
+func (f *limitedFile) Stat() (fs.FileInfo, error) {
+	file, ok := f.stored.(interface{ Stat() (fs.FileInfo, error) })
+	if !ok {
+		return nil, fmt.Errorf("a %T is no file", f.stored)
+	}
+	return file.Stat()
+}
+
 // ReadAt implements io.ReaderAt.
 func (f *limitedFile) ReadAt(p []byte, off int64) (int, error) {
 	return f.l.readAt(f.stored, f.cancel, f.idle, p, off)
@@ -406,6 +418,13 @@ type limitedFolder struct {
 // Entries is Folder.Entries.
 func (f limitedFolder) Entries(ctx context.Context, prefix string) iter.Seq2[FolderEntry, error] {
 	return limitedList(ctx, f.l, prefix, f.inner.Entries)
+}
+
+// PutFunc is Folder.PutFunc.
+func (f limitedFolder) PutFunc(ctx context.Context, key string, content io.Reader, place func(old fs.FileInfo, file *os.File) error) error {
+	return f.l.put(ctx, key, content, func(ctx context.Context, content io.Reader) error {
+		return f.inner.PutFunc(ctx, key, content, place)
+	})
 }
 
 // limitedList yields what list does.

@@ -151,13 +151,15 @@ func TestAStorageThatNeverAnswers(t *testing.T) {
 	for at, operation := range map[string]func(pikokms.Storage) error{
 		"put":                       put,
 		"put, before the last byte": put,
-		"put, at the end":           func(s pikokms.Storage) error { return s.(pikokms.ConditionalStorage).PutIf(t.Context(), "key", "1", content()) },
-		"get":                       readAll,
-		"read":                      readAll,
-		"close":                     readAll,
-		"open":                      readAt,
-		"read at":                   readAt,
-		"delete":                    func(s pikokms.Storage) error { return s.Delete(t.Context(), "key") },
+		"put, at the end": func(s pikokms.Storage) error {
+			return s.(pikokms.ConditionalStorage).PutIf(t.Context(), "key", "1", content())
+		},
+		"get":     readAll,
+		"read":    readAll,
+		"close":   readAll,
+		"open":    readAt,
+		"read at": readAt,
+		"delete":  func(s pikokms.Storage) error { return s.Delete(t.Context(), "key") },
 		"list": func(s pikokms.Storage) (err error) {
 			n := 0
 			for _, err = range s.List(t.Context(), "") {

@@ -159,8 +159,11 @@ func (o *object) ModTime() time.Time { return o.modTime }
 // mixing. For anything else, each fetch checks that the object's ETag is still the same.
 func open(ctx context.Context, bucket *blob.Bucket, key string, options *blob.ReaderOptions) (*object, error) {
 	start, o, err := readStart(ctx, bucket, key, options)
-	if err != nil || header.Sniff(start) {
+	if err != nil {
 		return o, err
+	}
+	if _, _, err := header.Parse(start, header.Limits{}); err == nil {
+		return o, nil
 	}
 	if err := refuseClientEncrypted(ctx, bucket, key); err != nil {
 		return nil, err

@@ -2,18 +2,12 @@ package s3storage_test
 
 import (
 	"bytes"
-	"crypto/md5"
-	"encoding/xml"
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"net/http"
 	"net/http/httptest"
-	"slices"
-	"strconv"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -27,111 +21,6 @@ import (
 	"piko.sh/pikokms/internal/adversary"
 	"piko.sh/pikokms/s3storage"
 )
-
-// bucketInMemory answers those requests of S3 that the storage makes, over HTTP, without a check of
-// signatures and checksums.
-type bucketInMemory struct {
-	mu      sync.Mutex
-	objects map[string][]byte
-	uploads map[string]map[int][]byte // parts, by the upload's ID
-	count   int
-}
-
-func etag(content []byte) string { return fmt.Sprintf(`"%x"`, md5.Sum(content)) }
-
-// plain takes off the chunks of a body with trailing checksums (Amazon S3 User Guide,
-// "aws-chunked").
-func plain(r *http.Request) ([]byte, error) {
-	body, err := io.ReadAll(r.Body)
-	if err != nil || !strings.Contains(r.Header.Get("Content-Encoding"), "aws-chunked") {
-		return body, err
-	}
-	var content []byte
-	for {
-		size, rest, _ := bytes.Cut(body, []byte("\r\n"))
-		n, err := strconv.ParseInt(string(size), 16, 64)
-		if err != nil || n > int64(len(rest)) {
-			return nil, errors.New("no chunk")
-		}
-		if n == 0 {
-			return content, nil
-		}
-		content, body = append(content, rest[:n]...), rest[n+2:]
-	}
-}
-
-func (b *bucketInMemory) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	content, err := plain(r)
-	if err != nil {
-		http.Error(w, err.Error(), http.StatusBadRequest)
-		return
-	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	_, key, _ := strings.Cut(strings.TrimPrefix(r.URL.Path, "/"), "/")
-	id := r.URL.Query().Get("uploadId")
-	old, exists := b.objects[key]
-	unfit := r.Header.Get("If-Match") != "" && r.Header.Get("If-Match") != etag(old) || r.Header.Get("If-None-Match") != "" && exists
-	for _, property := range []string{"tagging", "acl", "ownershipControls"} {
-		if r.URL.Query().Has(property) {
-			w.WriteHeader(http.StatusNotImplemented)
-			return
-		}
-	}
-	switch {
-	case r.Method == http.MethodPost && r.URL.Query().Has("uploads"):
-		b.count++
-		id = strconv.Itoa(b.count)
-		b.uploads[id] = make(map[int][]byte)
-		fmt.Fprintf(w, "<InitiateMultipartUploadResult><UploadId>%s</UploadId></InitiateMultipartUploadResult>", id)
-	case id != "" && b.uploads[id] == nil:
-		w.WriteHeader(http.StatusNotFound)
-	case r.Method == http.MethodPut && id != "":
-		n, _ := strconv.Atoi(r.URL.Query().Get("partNumber"))
-		b.uploads[id][n] = content
-		w.Header().Set("ETag", etag(content))
-	case r.Method == http.MethodDelete && id != "":
-		delete(b.uploads, id)
-		w.WriteHeader(http.StatusNoContent)
-	case unfit:
-		w.WriteHeader(http.StatusPreconditionFailed)
-	case r.Method == http.MethodPost:
-		var whole []byte
-		for n := range len(b.uploads[id]) {
-			whole = append(whole, b.uploads[id][n+1]...)
-		}
-		delete(b.uploads, id)
-		b.objects[key] = whole
-		fmt.Fprintf(w, "<CompleteMultipartUploadResult><ETag>%s</ETag></CompleteMultipartUploadResult>", etag(whole))
-	case r.Method == http.MethodPut:
-		b.objects[key] = content
-		w.Header().Set("ETag", etag(content))
-	case r.Method == http.MethodGet && r.URL.Query().Has("list-type"):
-		list := struct {
-			XMLName     xml.Name `xml:"ListBucketResult"`
-			IsTruncated bool
-			Contents    []struct {
-				Key  string
-				Size int
-			}
-		}{}
-		for _, key := range slices.Sorted(maps.Keys(b.objects)) {
-			list.Contents = append(list.Contents, struct {
-				Key  string
-				Size int
-			}{key, len(b.objects[key])})
-		}
-		_ = xml.NewEncoder(w).Encode(list)
-	case !exists:
-		w.WriteHeader(http.StatusNotFound)
-	case r.Method == http.MethodDelete:
-		delete(b.objects, key)
-		w.WriteHeader(http.StatusNoContent)
-	default:
-		w.Header().Set("ETag", etag(old))
-		http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(old))
-	}
-}
 
 // breaking makes requests calls, and fails them in one of several ways.
 type breaking struct {
@@ -229,7 +118,7 @@ func TestAFaultAtEachRequest(t *testing.T) {
 					continue // it makes the same requests for an object of any size
 				}
 				faults += adversary.EachCall(func(c *adversary.Calls) {
-					b := &bucketInMemory{objects: make(map[string][]byte), uploads: make(map[string]map[int][]byte)}
+					b := newBucketInMemory()
 					server := httptest.NewServer(b)
 					defer server.Close()
 					transport := &breaking{calls: &adversary.Calls{}, way: way}
@@ -275,7 +164,7 @@ func TestAFaultAtEachRequest(t *testing.T) {
 // has made its condition false, or has ended the upload in parts. That is no change by another.
 func TestALostAnswerToAReplacement(t *testing.T) {
 	content := noise(100_000)
-	b := &bucketInMemory{objects: make(map[string][]byte), uploads: make(map[string]map[int][]byte)}
+	b := newBucketInMemory()
 	server := httptest.NewServer(b)
 	defer server.Close()
 	transport := &breaking{calls: &adversary.Calls{}, way: "answer lost"}

@@ -8,6 +8,7 @@ import (
 	"net/url"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
@@ -164,6 +165,10 @@ func (l *listing) object(page *s3.ListObjectsV2Output, object s3types.Object) (L
 func decodeKey(page *s3.ListObjectsV2Output, object s3types.Object) (string, error) {
 	key := aws.ToString(object.Key)
 	if page.EncodingType != s3types.EncodingTypeUrl {
+		// XML can't hold most control characters. Servers put this character in their place.
+		if strings.ContainsRune(key, utf8.RuneError) {
+			return "", fmt.Errorf("%w: it does not encode the keys of its listing, and %q is what is left of one", ErrAnswer, key)
+		}
 		return key, nil
 	}
 	decoded, err := url.QueryUnescape(key)

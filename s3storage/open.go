@@ -41,6 +41,9 @@ func (s *Storage) open(ctx context.Context, key string) (_ *object, err error) {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, first.Body.Close()) }()
+	if first.ContentRange == nil && first.ContentLength != nil && *first.ContentLength == 0 && checkWhole(first, "") == nil {
+		return emptyObject(first.LastModified), nil // some services satisfy every range of an empty object
+	}
 	size, length, err := rangeOf(first, 0, probe)
 	if err != nil {
 		return nil, err
@@ -92,7 +95,11 @@ func (s *Storage) openEmpty(ctx context.Context, key string) (*object, error) {
 	if head.ContentLength == nil || *head.ContentLength != 0 {
 		return nil, pikokms.ErrChanged
 	}
-	return &object{pikokms.NewRangeReaderAt(0, nil, nil), aws.ToTime(head.LastModified), false}, nil
+	return emptyObject(head.LastModified), nil
+}
+
+func emptyObject(modTime *time.Time) *object {
+	return &object{pikokms.NewRangeReaderAt(0, nil, nil), aws.ToTime(modTime), false}
 }
 
 func byteRange(offset, length int64) *string {

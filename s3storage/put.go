@@ -105,7 +105,7 @@ func (s *Storage) putLike(ctx context.Context, doing, key string, like *Version,
 // ErrS3EncryptionClient if that client wrote the object.
 func (s *Storage) Replace(ctx context.Context, v *Version, content io.Reader) error {
 	if err := s.replace(ctx, v, content); err != nil {
-		return fmt.Errorf("s3 storage: replace s3://%s/%s: %w", s.bucket, v.Key, err)
+		return s.named("replace", v.Key, err)
 	}
 	return nil
 }

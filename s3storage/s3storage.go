@@ -110,6 +110,11 @@ func (s *Storage) failed(doing, key string, err error) error {
 	if isMissing(err) {
 		err = fmt.Errorf("%w: %w", fs.ErrNotExist, err)
 	}
+	return s.named(doing, key, err)
+}
+
+// named adds to err what was being done, and the bucket's Region if S3 names it as another one.
+func (s *Storage) named(doing, key string, err error) error {
 	if region := headerOf(err, "X-Amz-Bucket-Region"); region != "" && region != s.client.Options().Region {
 		err = fmt.Errorf("the bucket is in Region %s, and was asked for in %s: %w", region, s.client.Options().Region, err)
 	}

@@ -97,7 +97,7 @@ func login() aws.CredentialsProvider {
 
 func newBucket(t *testing.T) *bucket {
 	t.Helper()
-	endpoint := emulator.LocalStack(t)
+	endpoint := emulator.VersityGW(t)
 	b := &bucket{name: "b-" + strings.ToLower(rand.Text())}
 	b.client = s3.New(s3.Options{
 		Region: emulator.Region, BaseEndpoint: &endpoint, UsePathStyle: true, Credentials: login(),

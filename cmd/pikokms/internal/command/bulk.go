@@ -12,9 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"piko.sh/pikokms"
-	"piko.sh/pikokms/header"
 	"piko.sh/pikokms/message"
-	"piko.sh/pikokms/pikov2"
 )
 
 // bulk is how encrypt, decrypt and rewrap work on places.
@@ -25,6 +23,8 @@ type bulk struct {
 	suffix  string
 	plain   string
 	writing
+
+	malformed bool // what begins as a message and is none is plaintext
 }
 
 // add adds the flags. The rule says what becomes of a suffix, if there is one.
@@ -35,8 +35,8 @@ func (b *bulk) add(command *cobra.Command, rule string) {
 		flags.StringVar(&b.suffix, "suffix", "", "the `SUFFIX` that "+rule+" the names of several objects")
 	}
 	b.each.add(command)
-	flags.BoolVar(&b.dryRun, "dry-run", false, "say how many objects there are to work on, and write nothing")
-	flags.StringArrayVar(&b.allowed, "allow-loss", nil, "replace objects of S3 though this `KIND` of what they have can't be kept: "+strings.Join(lossKinds, ", ")+"; may be repeated")
+	flags.BoolVar(&b.dryRun, "dry-run", false, "name each object that there is to work on, and write nothing")
+	flags.StringArrayVar((*[]string)(&b.allowed), "allow-loss", nil, "replace objects of buckets though this `KIND` of what they have can't be kept: "+strings.Join(lossKinds, ", ")+"; may be repeated")
 	flags.BoolVar(&b.soleWriter, "sole-writer", false, "nothing else writes to the bucket now: look before writing, where S3 has no conditional writes")
 	_ = command.RegisterFlagCompletionFunc("allow-loss", cobra.FixedCompletions(lossKinds, cobra.ShellCompDirectiveNoFileComp))
 	b.addLong(command)
@@ -103,7 +103,10 @@ func (b *bulk) run(ctx context.Context, o *options, arguments []string, j job) e
 		return errors.Join(err, b.closeJournal(false))
 	}
 	b.writing.jobs = b.each.jobs
-	t := &target{several: len(p.places) > 1, replace: o.replace, rename: j.rename, writing: b.writing, dryRun: b.dryRun}
+	t := &target{several: len(p.places) > 1, replace: o.replace, rename: j.rename, writing: b.writing, dryRun: b.dryRun, placed: newPlaced(p)}
+	if b.resumed {
+		t.placed.since = b.journal.planned.Begun
+	}
 	if err := b.openTarget(ctx, o, p, t); err != nil {
 		return errors.Join(err, b.closeJournal(false))
 	}
@@ -115,7 +118,7 @@ func (b *bulk) run(ctx context.Context, o *options, arguments []string, j job) e
 		place.setWriting(b.writing)
 	}
 	if b.dryRun {
-		err = b.each.run(ctx, "planned", p, func(ctx context.Context, i item) (int64, error) { return b.planOne(ctx, t, j, i) })
+		err = b.each.run(ctx, resultPlanned, p, func(ctx context.Context, i item) (int64, error) { return b.planOne(ctx, t, j, i) })
 	} else {
 		err = b.each.run(ctx, j.done, p, func(ctx context.Context, i item) (int64, error) { return t.workOn(ctx, j, i) })
 	}
@@ -190,7 +193,7 @@ func (t *target) workOn(ctx context.Context, j job, i item) (n int64, err error)
 	if err != nil {
 		return 0, err
 	}
-	err = t.put(ctx, to, s, content)
+	err = t.put(ctx, to, i, s, content)
 	return s.read.n.Load(), err
 }
 
@@ -235,17 +238,15 @@ func (b *bulk) cutSuffix(key string) (string, error) {
 }
 
 // refuseEncrypted is the judge of encrypt: nothing is encrypted twice.
-func refuseEncrypted(_ context.Context, _ item, s *source) error {
-	start, err := s.start()
+func (b *bulk) refuseEncrypted(ctx context.Context, _ item, s *source) error {
+	r, err := plaintext(ctx, s.Reader, b.malformed)
 	switch {
-	case err != nil:
-		return err
-	case header.Sniff(start):
-		return skipped("it is encrypted already")
-	case pikov2.Sniff(start):
-		return errors.New("it begins as a stream that Piko wrote before pikokms; rewrap --allow-piko-v2 moves it")
+	case errors.Is(err, errAlready):
+		return skipped(errAlready.Error())
+	case err == nil:
+		s.Reader = r
 	}
-	return nil
+	return err
 }
 
 // encrypt encrypts each object of IN.
@@ -284,7 +285,7 @@ func (b *bulk) encrypt(ctx context.Context, o *options, arguments []string, encr
 	return b.run(ctx, o, arguments, job{
 		done:    "encrypted",
 		rename:  b.addSuffix,
-		judge:   refuseEncrypted,
+		judge:   b.refuseEncrypted,
 		convert: func(ctx context.Context, s *source) (io.Reader, error) { return transform(ctx, s) },
 		made: func(ctx context.Context, from, to *examined) (bool, error) {
 			h, err := sample(ctx)
@@ -322,8 +323,8 @@ func (b *bulk) decrypt(ctx context.Context, o *options, arguments []string) erro
 		rename: b.cutSuffix,
 		judge: func(_ context.Context, i item, s *source) error {
 			err := s.refusePlain(skipPlain)
-			// An object that was listed as encrypted had another size than its plaintext.
-			if b.inPlace && errors.Is(err, pikokms.ErrPlaintext) && !i.since.IsZero() && isSince(s.modTime, i) && s.size != i.size {
+			// An object that was listed as encrypted had another size than its plaintext. A file keeps its time.
+			if b.inPlace && errors.Is(err, pikokms.ErrPlaintext) && !i.since.IsZero() && (s.file != nil || isSince(s.modTime, i)) && s.size != i.size {
 				return before
 			}
 			return err

@@ -1,6 +1,7 @@
 package command
 
 import (
+	"bufio"
 	"context"
 	"encoding/base64"
 	"errors"
@@ -99,7 +100,10 @@ when an attacker can add text to a secret and see the size.
 IN may be a PLACE: then each object of it is encrypted to the folder or bucket
 OUT, or in place, with its metadata. What is encrypted already is skipped, so that
 the same command line goes on where it was interrupted. Several INs go to a folder
-or a bucket, too: a file by its name, what a folder holds below the folder's.`,
+or a bucket, too: a file by its name, what a folder holds below the folder's. What
+begins as a message and has no whole header fails: --malformed-as-plaintext encrypts
+binary files that happen to begin so. Of one file or stream, what is encrypted
+already is refused.`,
 		Example: `  pikokms encrypt -k local:dev.key -o photos.enc --suffix .enc photos
   pikokms encrypt -k local:dev.key --in-place --include '*.jpg' photos
   pikokms encrypt -k local:dev.key -o encrypted *.txt
@@ -146,7 +150,11 @@ or a bucket, too: a file by its name, what a folder holds below the folder's.`,
 				if err != nil {
 					return nil, err
 				}
-				return chain.Transform(ctx, in, pairs)
+				content, err := plaintext(ctx, bufio.NewReader(in), b.malformed)
+				if err != nil {
+					return nil, err
+				}
+				return chain.Transform(ctx, content, pairs)
 			})
 		},
 	}
@@ -157,6 +165,7 @@ or a bucket, too: a file by its name, what a folder holds below the folder's.`,
 	command.Flags().BoolVar(&sign, "sign", false, "add an ECDSA signature: those who can only decrypt can't have made the message")
 	command.Flags().StringArrayVar(&required, "required", nil, "the `NAME` of a -c pair that the message requires and does not store; may be repeated")
 	b.add(command, "is added to")
+	command.Flags().BoolVar(&b.malformed, "malformed-as-plaintext", false, "encrypt what begins as a message, but has no whole header")
 	_ = command.RegisterFlagCompletionFunc("compress", cobra.FixedCompletions(formats, cobra.ShellCompDirectiveNoFileComp))
 	return command
 }

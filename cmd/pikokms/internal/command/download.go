@@ -39,6 +39,12 @@ type asked struct {
 	isRemote bool // of a bucket
 }
 
+// S3EncryptionClient tells whether an object's metadata say that the S3 Encryption Client wrote it.
+func (a asked) S3EncryptionClient() bool {
+	client, ok := a.StoredObject.(interface{ S3EncryptionClient() bool })
+	return ok && client.S3EncryptionClient()
+}
+
 // ReadAt implements io.ReaderAt.
 func (a asked) ReadAt(p []byte, off int64) (int, error) {
 	n, err := a.StoredObject.ReadAt(p, off)

@@ -5,15 +5,21 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"iter"
 	"log/slog"
 	"os"
 	"runtime"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"sync"
+	"unicode/utf8"
 
 	"github.com/spf13/cobra"
+	"gocloud.dev/gcerrors"
+
+	"piko.sh/pikokms"
 )
 
 // each is how a command works on several objects: the flags, and what came of it.
@@ -67,6 +73,9 @@ const (
 	resultSkipped = "skipped"
 	resultFailed  = "failed"
 )
+
+// resultPlanned is the word of --dry-run for an object that would be worked on.
+const resultPlanned = "planned"
 
 // skipped means that an object needs no work, for this reason.
 type skipped string
@@ -134,7 +143,9 @@ func (e *each) open(ctx context.Context, texts []string) (p *plan, err error) {
 	if !planned {
 		wanted.sayUnused()
 	}
-	if p.total() == 0 && p.leftText() == "" && (len(e.include) > 0 || len(e.exclude) > 0) {
+	// A prefix of a bucket exists only in what is below it.
+	isSought := len(e.include) > 0 || len(e.exclude) > 0 || slices.ContainsFunc(p.places, func(at *place) bool { return at.prefix != "" })
+	if p.total() == 0 && p.leftText() == "" && isSought {
 		return nil, errors.New("there are no such objects")
 	}
 	if e.journal != nil {
@@ -182,13 +193,14 @@ func inOrder[I, T any](ctx context.Context, jobs int, items iter.Seq[I], work fu
 // run works on each object of a plan. The word says what is done with one: "verified". What failed
 // is said on standard error, and makes the error.
 func (e *each) run(ctx context.Context, word string, p *plan, work func(context.Context, item) (int64, error)) (err error) {
-	finished := false
+	finished, come := false, error(nil)
 	// If the report can't be written, the journal stays. The same command line then writes the report.
 	defer func() {
 		err = errors.Join(err, e.closeJournal(finished && err == nil))
 		if finished && err == nil && p.leftContent() > 0 {
 			err = errors.New(p.leftAdvice())
 		}
+		err = errors.Join(err, come)
 	}()
 	m := newMonitor(word, p)
 	report := p.report
@@ -231,7 +243,7 @@ func (e *each) run(ctx context.Context, word string, p *plan, work func(context.
 		}
 		o := e.workOn(ctx, m, i, stop, work)
 		stop.count(o.err)
-		if e.journal != nil && (ctx.Err() == nil || o.Result != resultFailed) {
+		if e.journal != nil && o.Result != resultFailed {
 			e.journal.add(i.index, o)
 		}
 		return o
@@ -240,6 +252,9 @@ func (e *each) run(ctx context.Context, word string, p *plan, work func(context.
 			return ctx.Err() // its failure is the interruption's
 		}
 		m.add(o)
+		if o.Result == resultPlanned {
+			m.shown.say(slog.LevelInfo, fmt.Sprintf("%s %s: %s", resultPlanned, printable(o.Name), count(o.Bytes, "byte")), "object", o.Name, "result", o.Result, "bytes", o.Bytes)
+		}
 		if e.journal != nil {
 			if err := e.journal.err(); err != nil {
 				cancel()
@@ -266,6 +281,9 @@ func (e *each) run(ctx context.Context, word string, p *plan, work func(context.
 	if err != nil {
 		err = &toldError{err, m.fields(e.calls())}
 	}
+	if finished && e.resumed {
+		come = e.newcomers(ctx, p)
+	}
 	return err
 }
 
@@ -274,6 +292,9 @@ func (e *each) workOn(ctx context.Context, m *monitor, i item, stop *stopping, w
 	defer m.begin(&i)()
 	o := outcome{Name: i.title(), Result: m.word}
 	n, err := retry(ctx, i, stop, work)
+	if isGone(ctx, i, err) {
+		err = skipped("it was deleted after it was listed")
+	}
 	o.err = err
 	var reason skipped
 	switch {
@@ -285,6 +306,24 @@ func (e *each) workOn(ctx context.Context, m *monitor, i item, stop *stopping, w
 		o.Bytes = n
 	}
 	return o
+}
+
+// isGone tells whether the work on an object failed because it is no longer there. That is asked of
+// the listing that had it: what is listed, and can't be found, has failed.
+func isGone(ctx context.Context, i item, err error) bool {
+	missing := errors.Is(err, fs.ErrNotExist) || errors.Is(err, pikokms.ErrChanged) || gcerrors.Code(err) == gcerrors.NotFound
+	if err == nil || !missing || !i.place.isMany() {
+		return false
+	}
+	for l, err := range i.place.list(ctx, i.key) {
+		switch {
+		case err != nil || l.key == i.key:
+			return false
+		case l.left == 0:
+			return true // keys are listed in their order
+		}
+	}
+	return true
 }
 
 // reportFile is the file of --report. It is nil if there is none.
@@ -322,6 +361,9 @@ func (r *reportFile) begin() error {
 func (r *reportFile) write(o outcome) error {
 	if r == nil {
 		return nil
+	}
+	if !utf8.ValidString(o.Name) {
+		o.Name = printable(o.Name) // JSON has no such names
 	}
 	return blameReport(r.lines.Encode(o))
 }

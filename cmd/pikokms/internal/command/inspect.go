@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"maps"
-	"math"
 	"os"
 	"slices"
 	"strconv"
@@ -116,8 +115,7 @@ const maxHeader = 16 << 20
 // inspect reads a message of size bytes, or to its end if size is negative. It returns sizeErr
 // beside the report if no message has that size.
 func inspect(in io.Reader, size int64) (r *report, sizeErr, err error) {
-	// These are the limits of the format. Only the size of the header is bounded, for its memory.
-	h, err := header.Read(in, header.Limits{MaxSize: maxHeader, MaxPairs: math.MaxUint16, MaxEncryptedDataKeys: math.MaxUint16, MaxFrameLength: math.MaxInt32})
+	h, err := header.Read(in, formatLimits)
 	if err == io.EOF {
 		return nil, nil, errors.New("the input is empty")
 	}

@@ -6,14 +6,13 @@ import (
 	"log/slog"
 	"maps"
 	"slices"
-	"strings"
 	"sync"
 
 	"piko.sh/pikokms/s3storage"
 )
 
 // lossKinds are what --allow-loss takes.
-var lossKinds = []string{s3storage.LossACL, s3storage.LossChecksum, s3storage.LossLock, s3storage.LossMetadata, s3storage.LossTags}
+var lossKinds = []string{s3storage.LossACL, s3storage.LossChecksum, s3storage.LossLock, s3storage.LossMetadata, s3storage.LossTags, lossTime}
 
 // losses counts the objects whose replacements can't keep something, by its kind.
 type losses struct {
@@ -47,24 +46,16 @@ func (l *losses) say(dryRun bool) {
 // checkKept returns an error if the result could not have what the object has that it takes the
 // place of, and if that is not allowed. It counts what could not be kept.
 func (t *target) checkKept(ctx context.Context, s *source) error {
-	if t.place != nil || s.losses == nil {
+	if t.place != nil || s.notKept == nil {
 		return nil
 	}
-	found, err := s.losses(ctx)
+	found, err := s.notKept(ctx)
 	if err != nil {
 		return err
 	}
-	var refused []string
-	for _, loss := range found {
-		if !slices.Contains(t.allowed, loss.Kind) {
-			refused = append(refused, loss.Kind+": "+loss.Reason)
-		}
-	}
-	if t.dryRun || refused == nil {
+	err = t.allowed.refuse(found)
+	if t.dryRun || err == nil {
 		t.lost.add(found)
 	}
-	if refused != nil {
-		return fmt.Errorf("%w: %s", s3storage.ErrNotKept, strings.Join(refused, "; "))
-	}
-	return nil
+	return err
 }

@@ -17,6 +17,7 @@ import (
 	"sync"
 	"time"
 
+	"cloud.google.com/go/storage"
 	"gocloud.dev/blob"
 
 	"piko.sh/pikokms"
@@ -46,8 +47,9 @@ Folders and buckets:
   If it may hold content (a link to a file elsewhere), it is named, and the exit
   status is 1 unless --exclude leaves it out. A folder that cannot be listed fails
   on its own; the rest goes on, and the exit status is 1.
-  What is written into folders, also in place of a file that others could read, is
-  readable by its owner alone (mode 0600).
+  What is written into folders is readable by its owner alone (mode 0600). Work in
+  place keeps a file's owner, group, mode and modification time, but neither ACLs nor
+  extended attributes; who could read what was encrypted can read what is decrypted.
 `
 
 // place is where objects are: standard input, a file, a folder or a bucket. A bucket, and a file,
@@ -57,6 +59,7 @@ type place struct {
 	path    string  // of the one file, if it is a file
 	objects objects // of a folder or a bucket; otherwise nil
 	only    string  // the key of the one object, if it is one of a bucket
+	prefix  string  // of the keys of a bucket's objects
 }
 
 // objects is where several objects are. Keys are those below the place, and may be empty.
@@ -70,10 +73,17 @@ type objects interface {
 	open(ctx context.Context, key string) (pikokms.StoredObject, error)
 	// read opens an object to be read from its beginning.
 	read(ctx context.Context, key string) (*opened, error)
+	io.Closer
+}
+
+// bucket is objects in a bucket.
+type bucket interface {
+	objects
 	// put stores an object, with what from has beside its content. If another object may not be
 	// replaced, and there is one, the error holds fs.ErrExist.
 	put(ctx context.Context, key string, from *opened, content io.Reader, replace bool) error
-	io.Closer
+	// setWriting sets how objects are put from now on.
+	setWriting(w writing)
 }
 
 // listed is what a listing found.
@@ -100,10 +110,14 @@ type opened struct {
 	// holds pikokms.ErrChanged. It is nil for the one file and for standard input.
 	replace func(ctx context.Context, content io.Reader) error
 
-	attributes *blob.Attributes   // of an object in a bucket of gocloud.dev
+	// notKept returns what a replacement in its place could not keep. It is nil for a file, which has
+	// no more than content.
+	notKept func(ctx context.Context) ([]s3storage.Loss, error)
+
+	attributes *blob.Attributes // of an object in GCS, in Azure, or in a folder of gocloud.dev
+	gcs        *storage.ObjectAttrs
+	azure      *azureBlob
 	version    *s3storage.Version // of an object in S3
-	// losses returns what a replacement could not keep. It is nil if all is kept, or nothing.
-	losses func(ctx context.Context) ([]s3storage.Loss, error)
 	// s3Client tells whether the S3 Encryption Client wrote the object though its metadata do not say
 	// so. It is nil for what is not in S3.
 	s3Client func(ctx context.Context, start []byte) (bool, error)
@@ -174,14 +188,20 @@ func below(u *url.URL) *url.URL {
 }
 
 func openURL(ctx context.Context, u *url.URL) (*place, error) {
-	p := &place{name: strings.TrimSuffix((&url.URL{Scheme: u.Scheme, Host: u.Host, Path: u.Path}).String(), "/")}
-	open := openBlobs
-	if u.Scheme == "s3" {
+	p := &place{name: strings.TrimSuffix(u.Scheme+"://"+u.Host+(&url.URL{Path: u.Path}).EscapedPath(), "/")}
+	open := openCloud
+	switch u.Scheme {
+	case "s3":
 		open = openS3
+	case "file":
+		open = openBlobs
 	}
 	var err error
 	if p.objects, p.only, err = open(ctx, u); err != nil {
 		return nil, fmt.Errorf("%s: %w", p.name, err)
+	}
+	if u.Scheme != "file" {
+		p.prefix, _ = keyOf(u)
 	}
 	return p, nil
 }
@@ -230,8 +250,15 @@ func (p *place) isMany() bool { return p.objects != nil && p.only == "" }
 
 // isBucket tells whether a place is in a bucket.
 func (p *place) isBucket() bool {
-	_, isFolder := p.objects.(*folderObjects)
-	return p.objects != nil && !isFolder
+	_, ok := p.objects.(bucket)
+	return ok
+}
+
+// setWriting sets how objects are put, if the place is a bucket.
+func (p *place) setWriting(w writing) {
+	if b, ok := p.objects.(bucket); ok {
+		b.setWriting(w)
+	}
 }
 
 func (p *place) isStandardInput() bool { return p.objects == nil && p.path == "" }

@@ -7,54 +7,38 @@ import (
 	"io"
 	"io/fs"
 	"iter"
-	"net/http"
 	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
 
-	"cloud.google.com/go/storage"
-	azurepolicy "github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
 	"gocloud.dev/blob"
 	_ "gocloud.dev/blob/fileblob"
 	"gocloud.dev/gcerrors"
 
 	"piko.sh/pikokms"
 	"piko.sh/pikokms/blobstorage"
+	"piko.sh/pikokms/internal/checked"
 )
 
-// blobObjects are the objects of a bucket of gocloud.dev.
+// blobObjects are the objects of a bucket that gocloud.dev keeps in a folder.
 type blobObjects struct {
 	bucket *blob.Bucket
-	dir    string // of a bucket that gocloud.dev keeps in a folder: the one with its objects
+	dir    string // the folder with the objects; empty if the URL has a prefix that is none
 }
 
-// openBlobs opens the bucket of a URL, and returns the key of the one object that it names, if it
-// names one.
+// openBlobs opens the bucket that gocloud.dev keeps in a folder, and returns the key of the one
+// object that its URL names, if it names one.
 func openBlobs(ctx context.Context, u *url.URL) (_ objects, only string, err error) {
 	at := *u
-	prefix := ""
-	if u.Scheme == "file" {
-		if info, err := os.Stat(filepath.FromSlash(u.Path)); err == nil && !info.IsDir() {
-			at.Path, only = filepath.Split(u.Path)
-		}
-	} else {
-		prefix, only = keyOf(u)
-		at.Path = ""
-	}
-	if u.Scheme == "gs" { // gocloud.dev v0.47.0 warns on standard output that there are no credentials
-		stdout := os.Stdout
-		os.Stdout = os.Stderr
-		defer func() { os.Stdout = stdout }()
+	if info, err := os.Stat(filepath.FromSlash(u.Path)); err == nil && !info.IsDir() {
+		at.Path, only = filepath.Split(u.Path)
 	}
 	b := new(blobObjects)
 	if b.bucket, err = openBlob(ctx, &at); err != nil {
 		return nil, "", err
 	}
-	if prefix != "" {
-		b.bucket = blob.PrefixedBucket(b.bucket, prefix)
-	}
-	if u.Scheme == "file" && only == "" {
+	if only == "" {
 		b.dir = folderOf(u)
 	}
 	return b, only, nil
@@ -105,10 +89,10 @@ func (b *blobObjects) list(ctx context.Context, prefix string) iter.Seq2[listed,
 }
 
 // metadataSuffix ends the names of the files in which gocloud.dev keeps metadata of objects
-// (v0.47.0, fileblob's attrsExt).
+// (v0.49.0, fileblob's attrsExt).
 const metadataSuffix = ".attrs"
 
-// listPassedOver yields what gocloud.dev's own listing of a folder passes over (v0.47.0), or takes
+// listPassedOver yields what gocloud.dev's own listing of a folder passes over (v0.49.0), or takes
 // for objects though it is none: folders that can't be read, and what is no file with content of its
 // own. It returns false if there is nothing more to list.
 func (b *blobObjects) listPassedOver(prefix string, yield func(listed, error) bool) (more bool) {
@@ -176,22 +160,7 @@ func (b *blobObjects) stat(ctx context.Context, key string) (listed, error) {
 }
 
 func (b *blobObjects) open(ctx context.Context, key string) (pikokms.StoredObject, error) {
-	return blobstorage.New(b.bucket).WithReaderOptions(asStored).Open(undecoded(ctx), key)
-}
-
-// asStored has GCS give objects of content encoding gzip as they are stored. It would decompress
-// them, and what is encrypted is none of gzip's any more.
-var asStored = &blob.ReaderOptions{BeforeRead: func(as func(any) bool) error {
-	var handle **storage.ObjectHandle
-	if as(&handle) {
-		*handle = (*handle).ReadCompressed(true)
-	}
-	return nil
-}}
-
-// undecoded has Azure's client do the same: without a header of ours net/http decompresses.
-func undecoded(ctx context.Context) context.Context {
-	return azurepolicy.WithHTTPHeader(ctx, http.Header{"Accept-Encoding": {"identity"}})
+	return blobstorage.New(b.bucket).Open(ctx, key)
 }
 
 func (b *blobObjects) read(ctx context.Context, key string) (*opened, error) {
@@ -199,7 +168,7 @@ func (b *blobObjects) read(ctx context.Context, key string) (*opened, error) {
 	if err != nil {
 		return nil, err
 	}
-	r, err := b.bucket.NewReader(undecoded(ctx), key, asStored)
+	r, err := b.bucket.NewReader(ctx, key, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -213,3 +182,23 @@ func (b *blobObjects) read(ctx context.Context, key string) (*opened, error) {
 func (b *blobObjects) put(ctx context.Context, key string, from *opened, content io.Reader, replace bool) error {
 	return b.putBlob(ctx, key, from, content, false, replace)
 }
+
+// putBlob stores an object, with the metadata of what it was made of.
+func (b *blobObjects) putBlob(ctx context.Context, key string, from *opened, content io.Reader, inPlace, replace bool) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	h := headersOf(from)
+	setHeaderSize(h.Metadata, blobstorage.MetadataKey, content)
+	upload := &checked.Upload{Source: content, Drop: cancel}
+	err := upload.Blame(b.bucket.Upload(ctx, key, upload, &blob.WriterOptions{
+		IfNotExist: !inPlace && !replace, Metadata: h.Metadata, CacheControl: h.CacheControl, ContentDisposition: h.ContentDisposition,
+		ContentEncoding: h.ContentEncoding, ContentLanguage: h.ContentLanguage, ContentType: h.ContentType,
+	}))
+	if gcerrors.Code(err) == gcerrors.FailedPrecondition {
+		err = fmt.Errorf("%w: %w", fs.ErrExist, err)
+	}
+	return err
+}
+
+// setWriting implements bucket. All that gocloud.dev knows is kept.
+func (b *blobObjects) setWriting(writing) {}

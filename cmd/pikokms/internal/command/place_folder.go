@@ -3,7 +3,6 @@ package command
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"io/fs"
 	"iter"
@@ -25,6 +24,7 @@ type folderStorage interface {
 	pikokms.ConditionalStorage
 	pikokms.RangeStorage
 	Entries(ctx context.Context, prefix string) iter.Seq2[pikokms.FolderEntry, error]
+	PutFunc(ctx context.Context, key string, content io.Reader, place func(old fs.FileInfo, file *os.File) error) error
 }
 
 // Close implements io.Closer.
@@ -76,7 +76,7 @@ func (f *folderObjects) open(ctx context.Context, key string) (pikokms.StoredObj
 }
 
 func (f *folderObjects) read(ctx context.Context, key string) (*opened, error) {
-	content, version, err := f.GetVersion(ctx, key)
+	content, err := f.Get(ctx, key)
 	if err != nil {
 		return nil, err
 	}
@@ -84,17 +84,13 @@ func (f *folderObjects) read(ctx context.Context, key string) (*opened, error) {
 	if object, ok := content.(pikokms.StoredObject); ok {
 		s.size, s.modTime = object.Size(), object.ModTime()
 	}
-	s.replace = func(ctx context.Context, content io.Reader) error { return f.PutIf(ctx, key, version, content) }
-	return s, nil
-}
-
-func (f *folderObjects) put(ctx context.Context, key string, _ *opened, content io.Reader, replace bool) error {
-	if !replace {
-		if _, err := f.stat(ctx, key); err == nil {
-			return fmt.Errorf("%s: %w", key, fs.ErrExist)
-		} else if !errors.Is(err, fs.ErrNotExist) {
-			return err
+	if file, ok := content.(interface{ Stat() (os.FileInfo, error) }); ok {
+		if s.file, err = file.Stat(); err != nil {
+			return nil, errors.Join(err, content.Close())
 		}
 	}
-	return f.Put(ctx, key, content)
+	s.replace = func(ctx context.Context, content io.Reader) error {
+		return f.PutFunc(ctx, key, content, func(old fs.FileInfo, file *os.File) error { return keep(file, old, s.file) })
+	}
+	return s, nil
 }

@@ -2,6 +2,7 @@ package command
 
 import (
 	"context"
+	"errors"
 	"io"
 	"iter"
 	"net/url"
@@ -36,11 +37,11 @@ func openS3(ctx context.Context, u *url.URL) (_ objects, only string, err error)
 	return b, only, nil
 }
 
-// writing is how objects are put in S3.
+// writing is how objects are put in buckets.
 type writing struct {
 	jobs       int
 	soleWriter bool
-	allowed    []string // kinds of losses
+	allowed    allowedLosses
 }
 
 // The parts of an upload to S3, and how many are under way at once. All jobs together have
@@ -51,12 +52,8 @@ const (
 	partsAtOnce   = 8 * partsOfUpload
 )
 
-// setWriting sets how objects are put, if a place is in S3.
-func (p *place) setWriting(w writing) {
-	b, ok := p.objects.(*s3Objects)
-	if !ok {
-		return
-	}
+// setWriting implements bucket.
+func (b *s3Objects) setWriting(w writing) {
 	options := append(b.options, s3storage.WithAllowedLosses(w.allowed...),
 		s3storage.WithParts(partSize, min(max(partsAtOnce/w.jobs, 1), partsOfUpload)))
 	if w.soleWriter {
@@ -68,11 +65,21 @@ func (p *place) setWriting(w writing) {
 // Close implements io.Closer.
 func (b *s3Objects) Close() error { return nil }
 
+// unnamed returns an error of the storage without the object's name, which who asked says.
+func unnamed(err error) error {
+	if err != nil && strings.HasPrefix(err.Error(), "s3 storage: ") {
+		if cause := errors.Unwrap(err); cause != nil {
+			return cause
+		}
+	}
+	return err
+}
+
 func (b *s3Objects) list(ctx context.Context, prefix string) iter.Seq2[listed, error] {
 	return func(yield func(listed, error) bool) {
 		for object, err := range b.Objects(ctx, b.prefix+prefix) {
 			if err != nil {
-				yield(listed{}, err)
+				yield(listed{}, unnamed(err))
 				return
 			}
 			one := b.listed(object)
@@ -95,7 +102,7 @@ func (b *s3Objects) listed(object s3storage.Listed) listed {
 func (b *s3Objects) page(ctx context.Context, folder string, token []byte, n int) (keys []listed, next []byte, err error) {
 	page, err := b.Folder(ctx, b.prefix+folder, string(token), n)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, unnamed(err)
 	}
 	for _, object := range page.Objects {
 		if one := b.listed(object); !one.isMarker() {
@@ -110,35 +117,36 @@ func (b *s3Objects) page(ctx context.Context, folder string, token []byte, n int
 
 func (b *s3Objects) stat(ctx context.Context, key string) (listed, error) {
 	object, err := b.Stat(ctx, b.prefix+key)
-	return listed{key: key, size: object.Size}, err
+	return listed{key: key, size: object.Size}, unnamed(err)
 }
 
 func (b *s3Objects) open(ctx context.Context, key string) (pikokms.StoredObject, error) {
-	return b.Open(ctx, b.prefix+key)
+	object, err := b.Open(ctx, b.prefix+key)
+	return object, unnamed(err)
 }
 
 func (b *s3Objects) read(ctx context.Context, key string) (*opened, error) {
 	v, err := b.OpenVersion(ctx, b.prefix+key, "")
 	if err != nil {
-		return nil, err
+		return nil, unnamed(err)
 	}
 	s := &opened{ReadCloser: v, size: v.Size, modTime: v.ModTime(), version: v}
-	s.replace = func(ctx context.Context, content io.Reader) error { return b.Replace(ctx, v, content) }
-	s.losses = func(ctx context.Context) ([]s3storage.Loss, error) { return b.NotKept(ctx, v) }
+	s.replace = func(ctx context.Context, content io.Reader) error { return unnamed(b.Replace(ctx, v, content)) }
+	s.notKept = func(ctx context.Context) ([]s3storage.Loss, error) {
+		found, err := b.NotKept(ctx, v)
+		return found, unnamed(err)
+	}
 	s.s3Client = func(ctx context.Context, start []byte) (bool, error) { return b.isS3Client(ctx, key, start) }
 	return s, nil
 }
 
 func (b *s3Objects) put(ctx context.Context, key string, from *opened, content io.Reader, replace bool) error {
 	like := from.version
-	if a := from.attributes; a != nil {
-		like = s3storage.Like(s3storage.Headers{
-			CacheControl: a.CacheControl, ContentDisposition: a.ContentDisposition, ContentEncoding: a.ContentEncoding,
-			ContentLanguage: a.ContentLanguage, ContentType: a.ContentType, Metadata: a.Metadata,
-		})
+	if like == nil && from.attributes != nil {
+		like = s3storage.Like(headersOf(from))
 	}
 	if replace {
-		return b.PutLike(ctx, b.prefix+key, like, content)
+		return unnamed(b.PutLike(ctx, b.prefix+key, like, content))
 	}
-	return b.PutNew(ctx, b.prefix+key, like, content)
+	return unnamed(b.PutNew(ctx, b.prefix+key, like, content))
 }

@@ -70,9 +70,9 @@ func (b *s3Objects) isS3Client(ctx context.Context, key string, start []byte) (i
 		return false, nil
 	}
 	if err != nil {
-		return false, err
+		return false, ofStorage(unnamed(err))
 	}
-	defer func() { err = errors.Join(err, v.Close()) }()
+	defer func() { err = ofStorage(errors.Join(err, v.Close())) }()
 	if v.S3EncryptionClient() {
 		return true, nil
 	}

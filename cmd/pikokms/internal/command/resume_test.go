@@ -236,6 +236,11 @@ func bucketOf(t *testing.T, place string) *blob.Bucket {
 	require.NoError(t, err)
 	prefix := strings.TrimPrefix(u.Path, "/")
 	u.Path = ""
+	if u.Scheme == "s3" {
+		query := u.Query()
+		query.Set("response_checksum_validation", "when_required")
+		u.RawQuery = query.Encode()
+	}
 	bucket, err := blob.OpenBucket(t.Context(), u.String())
 	require.NoError(t, err)
 	if prefix != "" {
