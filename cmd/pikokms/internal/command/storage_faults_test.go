@@ -499,3 +499,36 @@ func TestAFolderIsLimited(t *testing.T) {
 	require.Equal(t, 2, code, stderr)
 	require.Contains(t, stderr, "--storage-timeout is -1s")
 }
+
+// TestCloudsThatStaySilent has requests to Google's and Azure's storage given up as those to S3 are.
+func TestCloudsThatStaySilent(t *testing.T) {
+	tryQuickly(t, 2)
+	key, _ := newDevKey(t, nil)
+	u := newUnwell(t)
+	u.is(always(adversary.Lies["silence"]))
+	host := strings.TrimPrefix(u.url, "http://")
+	t.Setenv("STORAGE_EMULATOR_HOST", host)
+	t.Setenv("AZURE_STORAGE_ACCOUNT", "devstoreaccount1")
+	t.Setenv("AZURE_STORAGE_KEY", "c2VjcmV0")
+	t.Setenv("AZURE_STORAGE_SAS_TOKEN", "")
+	t.Setenv("AZURE_STORAGE_CONNECTION_STRING", "")
+	plain := filepath.Join(t.TempDir(), "plain")
+	require.NoError(t, os.WriteFile(plain, []byte("hello"), 0o600))
+	for _, where := range []string{"gs://bucket/", "azblob://bucket/?protocol=http&localemu=true&domain=" + host} {
+		path, query, _ := strings.Cut(where, "?")
+		if query != "" {
+			query = "?" + query
+		}
+		for _, arguments := range [][]string{
+			{"ls", path + query}, {"cat", "-k", key, path + "a" + query}, {"verify", "-k", key, path + "a" + query}, {"encrypt", "-k", key, "-o", path + "a" + query, plain},
+		} {
+			t.Run(arguments[0]+" "+path, func(t *testing.T) {
+				begin := time.Now()
+				code, _, stderr := here(t, append([]string{arguments[0], "--storage-timeout", "200ms"}, arguments[1:]...)...)
+				require.Equal(t, 1, code, stderr)
+				require.Contains(t, stderr, host+" moved no byte for 200ms")
+				require.Less(t, time.Since(begin), 20*time.Second)
+			})
+		}
+	}
+}
