@@ -8,10 +8,8 @@ import (
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
-	awsmiddleware "github.com/aws/aws-sdk-go-v2/aws/middleware"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	s3types "github.com/aws/aws-sdk-go-v2/service/s3/types"
-	smithyhttp "github.com/aws/smithy-go/transport/http"
 )
 
 // Version is one version of an object, open to be read from its beginning to its end. The caller
@@ -44,14 +42,14 @@ func (v *Version) ModTime() time.Time { return v.found.ModTime }
 // S3EncryptionClient reports whether the version's metadata say that AWS's S3 Encryption Client
 // wrote it, in any of its three formats (Amazon S3 Encryption Client Developer Guide). Who encrypts
 // it again takes it from its owner, who could not read it any more. The client can also keep its
-// metadata in another object, whose name ends in ".instruction".
+// metadata in another object, whose name ends in ".instruction". That one is recognised, too.
 func (v *Version) S3EncryptionClient() bool { return isS3EncryptionClients(v.found.Kept.Metadata) }
 
 // isS3EncryptionClients tells by user metadata whether the S3 Encryption Client wrote an object, or
 // the object beside one that has its metadata.
 func isS3EncryptionClients(metadata map[string]string) bool {
 	has := func(name string) bool { _, ok := metadata[name]; return ok }
-	return has("x-amz-key") || has("x-amz-key-v2") || has("x-amz-3") && has("x-amz-c") || has("x-amz-crypto-instr-file")
+	return has("x-amz-key") || has("x-amz-key-v2") || has("x-amz-c") && (has("x-amz-3") || has("x-amz-i")) || has("x-amz-crypto-instr-file")
 }
 
 // OpenVersion opens a version of an object. An empty id means the current one, whose ID the result
@@ -61,6 +59,9 @@ func (s *Storage) OpenVersion(ctx context.Context, key, id string) (*Version, er
 	if id != "" {
 		in.VersionId = &id
 	}
+	if s.client.Options().ResponseChecksumValidation != aws.ResponseChecksumValidationWhenRequired {
+		in.ChecksumMode = s3types.ChecksumModeEnabled
+	}
 	out, err := s.client.GetObject(ctx, in)
 	if err != nil {
 		return nil, s.failed("get", key, err)
@@ -69,25 +70,24 @@ func (s *Storage) OpenVersion(ctx context.Context, key, id string) (*Version, er
 		return nil, s.failed("get", key, errors.Join(err, out.Body.Close()))
 	}
 	return &Version{
-		ReadCloser: out.Body, Key: key, Size: aws.ToInt64(out.ContentLength), ID: aws.ToString(out.VersionId), ETag: aws.ToString(out.ETag),
+		ReadCloser: out.Body, Key: key, Size: *out.ContentLength, ID: aws.ToString(out.VersionId), ETag: aws.ToString(out.ETag),
 		storage: s, found: foundIn(out),
 	}, nil
 }
 
 // checkWhole checks that an answer is the whole of the version that was asked for. The page of a
-// proxy has no ETag. An answer that states no size ends where the connection does, so a cut one
+// proxy has no ETag. An answer that states no size may end where the connection does, so a cut one
 // can't be told from a whole one.
 func checkWhole(out *s3.GetObjectOutput, id string) error {
 	switch {
 	case out.ETag == nil && out.LastModified == nil:
 		return fmt.Errorf("%w: it states neither an ETag nor a time, so it is no object", ErrAnswer)
+	case out.ContentLength == nil || *out.ContentLength < 0:
+		return fmt.Errorf("%w: it states no size", ErrAnswer)
 	case out.ContentRange != nil:
 		return fmt.Errorf("%w: it gives %.100q, and the whole was asked for", ErrAnswer, *out.ContentRange)
 	case id != "" && aws.ToString(out.VersionId) != id:
 		return fmt.Errorf("%w: it gives version %.100q", ErrAnswer, aws.ToString(out.VersionId))
-	}
-	if raw, ok := awsmiddleware.GetRawResponse(out.ResultMetadata).(*smithyhttp.Response); ok && raw.ContentLength < 0 && len(raw.TransferEncoding) == 0 {
-		return fmt.Errorf("%w: it states no size", ErrAnswer)
 	}
 	return nil
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"net/http"
 	"strings"
 	"time"
 
@@ -74,6 +75,7 @@ func NewDynamoDB(ctx context.Context, c DynamoDBConfig) (*DynamoDB, error) {
 		return nil, fmt.Errorf("%w: no Region is configured; give the table's Region, or set AWS_REGION or the profile's region", provider.ErrInvalidKey)
 	}
 	client := dynamodb.NewFromConfig(loaded, func(o *dynamodb.Options) {
+		o.HTTPClient = counting{o.HTTPClient}
 		if c.Endpoint != "" {
 			o.BaseEndpoint = aws.String(c.Endpoint)
 		}
@@ -81,8 +83,23 @@ func NewDynamoDB(ctx context.Context, c DynamoDBConfig) (*DynamoDB, error) {
 	return &DynamoDB{checkingAnswers(client), c.Table}, nil
 }
 
+// counting is an HTTP client that counts the requests, retries included.
+type counting struct{ dynamodb.HTTPClient }
+
+// Do implements aws.HTTPClient.
+func (c counting) Do(request *http.Request) (*http.Response, error) {
+	provider.CountRequest(request.Context())
+	return c.HTTPClient.Do(request)
+}
+
 // Name implements Table.
 func (d *DynamoDB) Name() string { return d.table }
+
+// place implements placed.
+func (d *DynamoDB) place() string {
+	o := d.client.Options()
+	return strings.Join([]string{"dynamodb", o.Region, aws.ToString(o.BaseEndpoint), d.table}, "\x00")
+}
 
 // createWait bounds how long Create waits for a new table.
 const createWait = 5 * time.Minute
