@@ -106,7 +106,10 @@ func (k *kept) lose(kind, format string, args ...any) {
 }
 
 // features is what is known of a bucket, so that it is asked once.
-type features struct{ tags, locks, acls feature }
+type features struct {
+	tags, locks, acls feature
+	newObjects        proof // that it honours the condition of PutNew
+}
 
 // feature is whether the objects of a bucket may have something. It begins with yes.
 type feature struct {
@@ -129,7 +132,7 @@ func (f *feature) possible(ask func() (bool, error)) (bool, error) {
 	return !f.none, nil
 }
 
-// rule out the feature, since the service does not know it.
+// ruleOut rules out the feature, since the service does not know it.
 func (f *feature) ruleOut() {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -24,7 +24,7 @@ import (
 	"piko.sh/pikokms/s3storage"
 )
 
-// servers are S3 servers, and what they have not.
+// servers are S3 servers, and what they have.
 var servers = []struct {
 	name           string
 	start          func(t testing.TB) string

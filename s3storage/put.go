@@ -47,7 +47,9 @@ func (s *Storage) PutLike(ctx context.Context, key string, like *Version, conten
 
 // PutNew is PutLike for an object that does not exist yet, by the condition If-None-Match. If there
 // is one, the error holds fs.ErrExist. It holds ErrNoConditions if the service has no such
-// condition.
+// condition. A service may also ignore it. So if the client's endpoint is not AWS's own, PutNew
+// looks whether there is an object just before it writes, until it has seen the service refuse: it
+// puts the first small object twice.
 func (s *Storage) PutNew(ctx context.Context, key string, like *Version, content io.Reader) error {
 	return s.putLike(ctx, "put new", key, like, condition{absent: true}, content)
 }
