@@ -50,6 +50,9 @@ func TestUploadsAreThereOrAnError(t *testing.T) {
 	} {
 		for _, size := range []int{1000, inParts} {
 			for _, known := range []bool{true, false} {
+				if size == inParts && !known && body != "" {
+					continue // it makes the same requests
+				}
 				for _, stored := range []bool{true, false} {
 					content := noise(size)
 					b := newBucketInMemory()
