@@ -125,6 +125,10 @@ func (s *Storage) replace(ctx context.Context, v *Version, content io.Reader) er
 	if v.S3EncryptionClient() {
 		return ErrS3EncryptionClient
 	}
+	c := condition{etag: aws.ToString(v.found.Kept.IfMatch), modTime: v.found.ModTime}
+	if c.etag == "" && (c.modTime.IsZero() || !s.soleWriter) {
+		return fmt.Errorf("%w: it states no ETag", ErrNoConditions)
+	}
 	k, err := v.keep(ctx)
 	if isMissing(err) {
 		return fmt.Errorf("%w: %w", pikokms.ErrChanged, err)
@@ -136,7 +140,7 @@ func (s *Storage) replace(ctx context.Context, v *Version, content io.Reader) er
 		return err
 	}
 	in := k.in
-	err = s.store(ctx, v.Key, &in, v.found.Expires, condition{etag: aws.ToString(v.found.Kept.IfMatch), modTime: v.found.ModTime}, content)
+	err = s.store(ctx, v.Key, &in, v.found.Expires, c, content)
 	if err != nil {
 		return err
 	}
@@ -182,9 +186,6 @@ func (s *Storage) check(ctx context.Context, key string, c condition) error {
 
 // store puts content as in says, and with the header Expires.
 func (s *Storage) store(ctx context.Context, key string, in *s3.PutObjectInput, expires string, c condition, content io.Reader) error {
-	if c.any() && !c.absent && c.etag == "" && !s.soleWriter {
-		return fmt.Errorf("%w: it states no ETag", ErrNoConditions)
-	}
 	in.Bucket, in.Key = &s.bucket, &key
 	in.Metadata = maps.Clone(in.Metadata)
 	delete(in.Metadata, headerSizeKey)
@@ -207,8 +208,11 @@ func (s *Storage) store(ctx context.Context, key string, in *s3.PutObjectInput, 
 	// first one stored. 412 is for a condition, 404 for an object that was deleted or an upload that
 	// was completed, and 409 for an object that was deleted or put during the upload (Amazon S3 User
 	// Guide, "How to prevent object overwrites with conditional writes").
-	refused := u.last && (isStatus(err, http.StatusPreconditionFailed, http.StatusConflict) || isMissing(err))
-	if (refused || errors.Is(err, ErrAnswer)) && sent.Is(func() (io.ReadCloser, error) { return s.Get(ctx, key) }) {
+	refused := isStatus(err, http.StatusPreconditionFailed, http.StatusConflict) || isMissing(err)
+	if !u.last || !refused && !errors.Is(err, ErrAnswer) {
+		return err
+	}
+	if sent.Is(func() (io.ReadCloser, error) { return s.Get(ctx, key) }) {
 		return nil
 	}
 	if refused && c.any() {
