@@ -22,6 +22,8 @@ const probe = 4 << 10
 // Open implements pikokms.RangeStorage. It makes one request, which fetches the first 4 KiB. Reads
 // beyond them make more. If the object was replaced meanwhile, the error of a read holds
 // pikokms.ErrChanged. It holds ErrAnswer if the service does not answer with the range.
+//
+// The object has a method S3EncryptionClient() bool, too, which is that of Version.
 func (s *Storage) Open(ctx context.Context, key string) (pikokms.StoredObject, error) {
 	o, err := s.open(ctx, key)
 	if err != nil {
@@ -58,7 +60,7 @@ func (s *Storage) open(ctx context.Context, key string) (_ *object, err error) {
 		}
 		return body, nil
 	}
-	return &object{pikokms.NewRangeReaderAt(size, start, fetch), aws.ToTime(first.LastModified)}, nil
+	return &object{pikokms.NewRangeReaderAt(size, start, fetch), aws.ToTime(first.LastModified), isS3EncryptionClients(first.Metadata)}, nil
 }
 
 // fetch returns a range of the object whose first answer is first.
@@ -97,7 +99,7 @@ func (s *Storage) openEmpty(ctx context.Context, key string) (*object, error) {
 }
 
 func emptyObject(modTime *time.Time) *object {
-	return &object{pikokms.NewRangeReaderAt(0, nil, nil), aws.ToTime(modTime)}
+	return &object{pikokms.NewRangeReaderAt(0, nil, nil), aws.ToTime(modTime), false}
 }
 
 func byteRange(offset, length int64) *string {
@@ -139,6 +141,8 @@ func cutShort(err error) error {
 type object struct {
 	*pikokms.RangeReaderAt
 	modTime time.Time
+	foreign bool
 }
 
-func (o *object) ModTime() time.Time { return o.modTime }
+func (o *object) ModTime() time.Time       { return o.modTime }
+func (o *object) S3EncryptionClient() bool { return o.foreign }

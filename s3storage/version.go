@@ -43,11 +43,13 @@ func (v *Version) ModTime() time.Time { return v.found.ModTime }
 // wrote it, in any of its three formats (Amazon S3 Encryption Client Developer Guide). Who encrypts
 // it again takes it from its owner, who could not read it any more. The client can also keep its
 // metadata in another object, whose name ends in ".instruction".
-func (v *Version) S3EncryptionClient() bool { return v.found.s3EncryptionClient() }
+func (v *Version) S3EncryptionClient() bool { return isS3EncryptionClients(v.found.Kept.Metadata) }
 
-func (f *found) s3EncryptionClient() bool {
-	has := func(name string) bool { _, ok := f.Kept.Metadata[name]; return ok }
-	return has("x-amz-key") || has("x-amz-key-v2") || has("x-amz-3") && has("x-amz-c")
+// isS3EncryptionClients tells by user metadata whether the S3 Encryption Client wrote an object, or
+// the object beside one that has its metadata.
+func isS3EncryptionClients(metadata map[string]string) bool {
+	has := func(name string) bool { _, ok := metadata[name]; return ok }
+	return has("x-amz-key") || has("x-amz-key-v2") || has("x-amz-3") && has("x-amz-c") || has("x-amz-crypto-instr-file")
 }
 
 // OpenVersion opens a version of an object. An empty id means the current one, whose ID the result
