@@ -420,7 +420,7 @@ func TestCopiesKeepWhatIsNotTheBucketsOwn(t *testing.T) {
 		} {
 			require.NoError(t, put(key))
 			if key == "new" {
-				require.ErrorIs(t, put(key), fs.ErrExist)
+				require.ErrorIs(t, storage.PutNew(t.Context(), fmt.Sprint(key, size), v, bytes.NewReader(noise(size))), fs.ErrExist)
 				key = fmt.Sprint(key, size)
 			}
 			require.True(t, bytes.Equal(content, get(t, storage, key)))

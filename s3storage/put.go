@@ -49,7 +49,8 @@ func (s *Storage) PutLike(ctx context.Context, key string, like *Version, conten
 // is one, the error holds fs.ErrExist. It holds ErrNoConditions if the service has no such
 // condition. A service may also ignore it. So if the client's endpoint is not AWS's own, PutNew
 // looks whether there is an object just before it writes, until it has seen the service refuse: it
-// puts the first small object twice.
+// puts the first small object twice. One that has the same content is taken for what an earlier
+// request of this PutNew stored, whose answer was lost.
 func (s *Storage) PutNew(ctx context.Context, key string, like *Version, content io.Reader) error {
 	return s.putLike(ctx, "put new", key, like, condition{absent: true}, content)
 }
