@@ -40,6 +40,7 @@ const (
 	// abortTimeout is how long deleting the parts of a failed upload may take, even after its context
 	// has ended.
 	abortTimeout = 30 * time.Second
+	abortPause   = 50 * time.Millisecond
 )
 
 // growingPart returns the size in bytes of the next part, after sent bytes of an object.
@@ -290,8 +291,16 @@ func (u *upload) complete(ctx context.Context) error {
 }
 
 // abort deletes the uploaded parts. It returns no error, since the caller returns the one before.
+// A part that was under way may still arrive, so S3 wants to be asked until it knows of no upload
+// (Amazon S3 API Reference, "AbortMultipartUpload").
 func (u *upload) abort(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), abortTimeout)
 	defer cancel()
-	_, _ = u.storage.client.AbortMultipartUpload(ctx, &s3.AbortMultipartUploadInput{Bucket: u.in.Bucket, Key: u.in.Key, UploadId: u.id})
+	for range 3 {
+		_, err := u.storage.client.AbortMultipartUpload(ctx, &s3.AbortMultipartUploadInput{Bucket: u.in.Bucket, Key: u.in.Key, UploadId: u.id})
+		if err != nil {
+			return
+		}
+		time.Sleep(abortPause)
+	}
 }
