@@ -2,7 +2,6 @@ package pikokms
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
@@ -15,18 +14,22 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"piko.sh/pikokms/internal/kept"
 	"piko.sh/pikokms/internal/writeback"
 )
 
 // ErrInvalidKey means a key that no object can have. Keys are relative slash-separated paths
-// without "." and ".." parts. In a Folder it also means a part that is longer than the file system
+// without "." and ".." parts. In a Folder of Windows or macOS they are UTF-8. In a Folder it also means a part that is longer than the file system
 // allows, a key that needs a folder where an object is, or a key of an object where a folder is.
 var ErrInvalidKey = errors.New("invalid object key")
 
-// Folder is a storage in a folder of the file system. Each object is a file. It is written under a
-// temporary name, synced and renamed into place. Keys cannot lead out of the folder, not even
-// through symbolic links. Folders below it are made when they are needed and removed when they are
-// empty. A part of the folder may be on another device.
+// Folder is a storage in a folder of the file system. Each object is a file. On Linux it is written
+// without a name, so that nothing is left of it when the process is killed, elsewhere under a
+// temporary name. When it is whole it is synced and put into place. Keys cannot lead out of the
+// folder, not even through symbolic links. Folders below it are made when they are needed and
+// removed when they are empty. A part of the folder may be on another device. Where the file system
+// takes two names for one, as those of Windows and macOS take "a" and "A", two such keys are one
+// object, unless PutFunc refuses.
 //
 // A Folder is safe for concurrent use, and so is one folder for several processes. They exclude
 // each other by a lock on the folder. Some file systems have no such locks, NFS among them, and
@@ -41,7 +44,8 @@ type Folder struct {
 }
 
 // NewFolder opens a folder as storage, and makes it if need be. It removes files from its top level
-// that crashed writers left there at least a day ago. List does the same in the folders below.
+// that killed writers left there: at once if the file system has locks, which tell whether a writer
+// lives, and else a day after the last write. List does the same in the folders below.
 func NewFolder(dir string) (*Folder, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("folder storage: %w", err)
@@ -67,7 +71,12 @@ func (f *Folder) Close() error { return f.close() }
 
 func localName(key string) (string, error) {
 	if !utf8.ValidString(key) {
-		return "", fmt.Errorf("%w: %q is not UTF-8", ErrInvalidKey, key)
+		// Where names are bytes, files have such names, which Localize refuses.
+		valid, err := filepath.Localize(strings.ToValidUTF8(key, string(utf8.RuneError)))
+		if err != nil || !namesAreBytes || valid == "." || isTemporary(key) || strings.Contains(key, "/"+temporaryPrefix) {
+			return "", fmt.Errorf("%w: %q is not UTF-8", ErrInvalidKey, key)
+		}
+		return key, nil
 	}
 	name, err := filepath.Localize(key)
 	if err != nil || key == "." || isTemporary(key) || strings.Contains(key, "/"+temporaryPrefix) {
@@ -79,51 +88,76 @@ func localName(key string) (string, error) {
 // Put implements Storage. For a key that cannot be stored, it fails before it reads content, and
 // the error holds ErrInvalidKey.
 func (f *Folder) Put(ctx context.Context, key string, content io.Reader) error {
-	return f.put(ctx, key, content, func(string) error { return nil })
+	return f.put(ctx, key, content, nil)
 }
 
 // PutIf implements ConditionalStorage. A version is one file with its size and time. A file that
-// other programs write in place stays the same version while these do not change.
+// other programs write in place stays the same version while these do not change. The new file has
+// the owner, the group and the permissions of the old one, as far as the system lets it.
 func (f *Folder) PutIf(ctx context.Context, key, version string, content io.Reader) error {
-	return f.put(ctx, key, content, func(name string) error {
-		info, err := f.root.Lstat(name)
-		if isNotExist(err) || err == nil && versionOf(info) != version {
+	return f.PutFunc(ctx, key, content, func(old fs.FileInfo, file *os.File) error {
+		if old == nil || versionOf(old) != version {
 			return ErrChanged
 		}
-		return err
+		if err := kept.Owner(file, old); err != nil && !errors.Is(err, fs.ErrPermission) {
+			return err
+		}
+		return nil
 	})
 }
 
-// put stores an object if check allows it. It calls check while no other name can change.
-func (f *Folder) put(ctx context.Context, key string, content io.Reader, check func(name string) error) error {
+// PutFunc stores an object as Put does, if place lets it. Place is called once content is written,
+// while no other name in the folder changes. It gets what stands under key, which is nil if nothing
+// does, and the file that is to stand there, whose owner, permissions and times it may set. If it
+// returns an error, nothing changes, and PutFunc's error holds that one. If nothing stood there and
+// another program puts something there at that moment, that is kept, and the error holds
+// [fs.ErrExist].
+func (f *Folder) PutFunc(ctx context.Context, key string, content io.Reader, place func(old fs.FileInfo, file *os.File) error) error {
+	return f.put(ctx, key, content, place)
+}
+
+func (f *Folder) put(ctx context.Context, key string, content io.Reader, place func(old fs.FileInfo, file *os.File) error) (err error) {
 	name, err := localName(key)
 	if err != nil {
 		return err
 	}
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("folder storage: put %s: %w", key, err)
+		}
+	}()
 	aside, err := f.aside(ctx, name)
 	if err != nil {
-		return fmt.Errorf("folder storage: put %s: %w", key, err)
+		return err
 	}
-	temporary := filepath.Join(aside, temporaryPrefix+rand.Text())
-	file, err := f.root.OpenFile(temporary, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	u, err := f.create(aside)
 	if err != nil {
-		return fmt.Errorf("folder storage: put %s: %w", key, err)
+		return err
 	}
-	_, _ = tryLock(file) // tells sweep that the writer lives; without locks, the file's age does
-	err = withoutPath(writeFile(ctx, file, content), file.Name())
-	if err == nil {
-		err = f.exclusively(ctx, func() error {
-			if err := check(name); err != nil {
-				return err
-			}
-			return f.moveIn(temporary, name)
-		})
+	defer func() { err = errors.Join(err, u.discard()) }()
+	if err := withoutPath(writeFile(ctx, u.file, content), u.file.Name()); err != nil {
+		return err
 	}
+	err = f.exclusively(ctx, func() error {
+		old, err := f.root.Lstat(name)
+		switch {
+		case place == nil:
+			return u.moveIn(name, true)
+		case isNotExist(err) || err == nil && old.IsDir(): // moveIn says what is wrong with a folder
+			old = nil
+		case err != nil:
+			return err
+		}
+		if err := place(old, u.file); err != nil {
+			return err
+		}
+		return u.moveIn(name, old != nil)
+	})
 	if err != nil {
-		return fmt.Errorf("folder storage: put %s: %w", key, errors.Join(err, f.root.Remove(temporary)))
+		return err
 	}
 	if err := f.syncFolders(name); err != nil {
-		return fmt.Errorf("folder storage: put %s: the object is in place, but syncing its folder failed: %w", key, err)
+		return fmt.Errorf("the object is in place, but syncing its folder failed: %w", err)
 	}
 	return nil
 }
@@ -137,7 +171,7 @@ func withoutPath(err error, path string) error {
 	return err
 }
 
-// writeFile copies content to file, syncs and closes it. If ctx ends, the next write fails.
+// writeFile copies content to file and syncs it. If ctx ends, the next write fails.
 func writeFile(ctx context.Context, file *os.File, content io.Reader) error {
 	stop := context.AfterFunc(ctx, func() { _ = file.Close() })
 	_, err := io.Copy(writeback.New(file), content)
@@ -147,7 +181,7 @@ func writeFile(ctx context.Context, file *os.File, content io.Reader) error {
 	if !stop() {
 		return ctx.Err()
 	}
-	return errors.Join(err, file.Close())
+	return err
 }
 
 // Get implements Storage. If an object is replaced while it is read, the old content is read on.

@@ -18,24 +18,53 @@ import (
 // rest. All other errors come without a key, and are the last.
 func (f *Folder) List(ctx context.Context, prefix string) iter.Seq2[string, error] {
 	return func(yield func(string, error) bool) {
-		if _, err := f.list(ctx, "", prefix, yield); err != nil {
-			yield("", fmt.Errorf("folder storage: list %q: %w", prefix, err))
+		for entry, err := range f.Entries(ctx, prefix) {
+			if (err != nil || entry.isObject()) && !yield(entry.Key, err) {
+				return
+			}
 		}
 	}
 }
 
-// list yields the keys that begin with prefix and with dir, which is empty or ends in a slash. It
-// returns false if yield did.
-func (f *Folder) list(ctx context.Context, dir, prefix string, yield func(string, error) bool) (more bool, err error) {
+// FolderEntry is what stands in a Folder: an object, or something that List does not yield.
+type FolderEntry struct {
+	Key string // ends in a slash if it is a folder's
+
+	// Type is that of the file: 0 of an object, [fs.ModeDir] of a folder with nothing in it, and
+	// that of a symbolic link, a named pipe, a socket, a device or what else is no regular file.
+	Type fs.FileMode
+
+	// Unfinished means that it is the file of a Put that has not ended, in this process or another.
+	Unfinished bool
+}
+
+func (e *FolderEntry) isObject() bool { return e.Type == 0 && !e.Unfinished }
+
+// Entries yields the objects as List does, and among them what List passes over. Folders with
+// something in them are no entries of their own. The errors are List's.
+func (f *Folder) Entries(ctx context.Context, prefix string) iter.Seq2[FolderEntry, error] {
+	return func(yield func(FolderEntry, error) bool) {
+		if _, err := f.list(ctx, "", prefix, yield); err != nil {
+			yield(FolderEntry{}, fmt.Errorf("folder storage: list %q: %w", prefix, err))
+		}
+	}
+}
+
+// list yields the entries whose keys begin with prefix and with dir, which is empty or ends in a
+// slash. It returns false if yield did.
+func (f *Folder) list(ctx context.Context, dir, prefix string, yield func(FolderEntry, error) bool) (more bool, err error) {
 	here, err := f.names(dir)
 	if errors.Is(err, fs.ErrNotExist) && dir != "" {
 		return true, nil // it was removed meanwhile
 	}
 	if err != nil && dir != "" {
-		return yield(dir, fmt.Errorf("folder storage: list %q: %w", dir, err)), nil
+		return yield(FolderEntry{Key: dir}, fmt.Errorf("folder storage: list %q: %w", dir, err)), nil
 	}
 	if err != nil {
 		return false, err
+	}
+	if len(here.starts) == 0 && dir != "" && strings.HasPrefix(dir, prefix) {
+		return yield(FolderEntry{Key: dir, Type: fs.ModeDir}, nil), nil
 	}
 	for i := range here.starts {
 		if err := ctx.Err(); err != nil {
@@ -48,13 +77,10 @@ func (f *Folder) list(ctx context.Context, dir, prefix string, yield func(string
 			more, err = f.list(ctx, key, prefix, yield)
 		case below:
 			continue
-		case isTemporary(name):
-			f.sweep(filepath.FromSlash(key))
+		case isTemporary(name) && f.sweep(filepath.FromSlash(key)), !strings.HasPrefix(key, prefix):
 			continue
-		case strings.HasPrefix(key, prefix):
-			more = yield(key, nil)
 		default:
-			continue
+			more = yield(FolderEntry{key, here.types[i], isTemporary(name)}, nil)
 		}
 		if !more || err != nil {
 			return false, err
@@ -63,13 +89,13 @@ func (f *Folder) list(ctx context.Context, dir, prefix string, yield func(string
 	return true, nil
 }
 
-// names are those of the files and folders in a folder, in lexical order. Those of folders end in a
-// slash. They are in one piece of memory: a folder may have a million, of which fs.ReadDir makes
+// names are those of what is in a folder, in lexical order. Those of folders end in a slash. They are in one piece of memory: a folder may have a million, of which fs.ReadDir makes
 // hundreds of MiB.
 type names struct {
 	text   []byte
 	starts []int // of each name in text
 	ends   []int
+	types  []fs.FileMode
 }
 
 func (n *names) name(i int) []byte  { return n.text[n.starts[i]:n.ends[i]] }
@@ -80,6 +106,7 @@ func (n *names) Less(i, j int) bool { return bytes.Compare(n.name(i), n.name(j))
 func (n *names) Swap(i, j int) {
 	n.starts[i], n.starts[j] = n.starts[j], n.starts[i]
 	n.ends[i], n.ends[j] = n.ends[j], n.ends[i]
+	n.types[i], n.types[j] = n.types[j], n.types[i]
 }
 
 // names returns what is in a folder below the root.
@@ -93,15 +120,13 @@ func (f *Folder) names(dir string) (*names, error) {
 	for {
 		entries, err := folder.ReadDir(1000)
 		for _, entry := range entries {
-			if !entry.IsDir() && !entry.Type().IsRegular() {
-				continue
-			}
 			n.starts = append(n.starts, len(n.text))
 			n.text = append(n.text, entry.Name()...)
 			if entry.IsDir() {
 				n.text = append(n.text, '/')
 			}
 			n.ends = append(n.ends, len(n.text))
+			n.types = append(n.types, entry.Type())
 		}
 		if err == io.EOF {
 			sort.Sort(n)

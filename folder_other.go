@@ -10,8 +10,10 @@ import (
 
 const openNow = 0
 
-// tryLock does nothing, so only the goroutines of this process exclude each other.
-func tryLock(*os.File) (bool, error) { return true, nil }
+const namesAreBytes = false
+
+// tryLock returns errNoLocks, so only the goroutines of this process exclude each other.
+func tryLock(*os.File) (bool, error) { return false, errNoLocks }
 
 func unlock(*os.File) {}
 

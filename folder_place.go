@@ -2,6 +2,7 @@ package pikokms
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
@@ -17,7 +18,8 @@ import (
 // temporaryPrefix begins the names of files of unfinished Puts.
 const temporaryPrefix = ".pikokms-tmp-"
 
-// sweepAge is how long a file of an unfinished Put is left alone after its last write.
+// sweepAge is how long a file of an unfinished Put is left alone after its last write, where no lock
+// tells whether its writer lives.
 const sweepAge = 24 * time.Hour
 
 func isTemporary(name string) bool { return strings.HasPrefix(name, temporaryPrefix) }
@@ -32,11 +34,11 @@ func (f *Folder) exclusively(ctx context.Context, change func() error) error {
 	defer func() { <-f.changing }()
 	for wait := time.Millisecond; ; wait = min(2*wait, 50*time.Millisecond) {
 		held, err := tryLock(f.lockable)
+		if held || err == errNoLocks {
+			break
+		}
 		if err != nil {
 			return fmt.Errorf("locking the folder: %w", err)
-		}
-		if held {
-			break
 		}
 		select {
 		case <-time.After(wait): // polls, since a blocking lock can't be given up when ctx ends
@@ -103,21 +105,83 @@ func (f *Folder) sameDevice(dir string) (string, error) {
 	return dir, nil
 }
 
-// moveIn renames a file to its name and makes the folders above it. The caller holds the lock.
-func (f *Folder) moveIn(temporary, name string) error {
+// errNoLocks means that a file system or a system has no locks of files.
+var errNoLocks = errors.New("there are no such locks")
+
+// unplaced is the file of a Put that has not ended. It has a temporary name, or none.
+type unplaced struct {
+	folder    *Folder
+	file      *os.File
+	temporary string
+}
+
+// createNamed makes a file with a temporary name in dir.
+func (f *Folder) createNamed(dir string) (*unplaced, error) {
+	for {
+		temporary := filepath.Join(dir, temporaryPrefix+rand.Text())
+		file, err := f.root.OpenFile(temporary, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+		if err != nil {
+			return nil, err
+		}
+		// The lock tells sweep that the writer lives. A sweep that came before it took the file away.
+		held, lockErr := tryLock(file)
+		info, err := file.Stat()
+		if now, statErr := f.root.Lstat(temporary); err == nil && statErr == nil && os.SameFile(now, info) && (held || lockErr != nil) {
+			return &unplaced{f, file, temporary}, nil
+		}
+		if err := errors.Join(err, file.Close()); err != nil {
+			return nil, errors.Join(err, f.root.Remove(temporary))
+		}
+	}
+}
+
+// discard closes a file and removes the temporary name that it may have.
+func (u *unplaced) discard() error {
+	err := u.file.Close()
+	if errors.Is(err, fs.ErrClosed) {
+		err = nil
+	}
+	if u.temporary != "" {
+		err = errors.Join(err, u.folder.root.Remove(u.temporary))
+	}
+	return err
+}
+
+// moveIn gives a file its name and makes the folders above it. The caller holds the lock.
+func (u *unplaced) moveIn(name string, replace bool) error {
+	f := u.folder
 	if err := f.clear(name); err != nil {
 		return err
 	}
 	dir := filepath.Dir(name)
 	err := f.root.MkdirAll(dir, 0o700)
 	if err == nil {
-		err = f.root.Rename(temporary, name)
+		err = u.name(name, replace)
 	}
 	if errors.Is(err, syscall.ENOTDIR) {
 		err = fmt.Errorf("%w: an object stands where a folder must be: %w", ErrInvalidKey, err)
 	}
 	if err != nil {
 		f.prune(dir)
+	}
+	return err
+}
+
+// rename moves a file from its temporary name to its own.
+func (u *unplaced) rename(name string, replace bool) (err error) {
+	if runtime.GOOS == "windows" { // which renames no open file
+		if err := u.file.Close(); err != nil {
+			return err
+		}
+	}
+	if !replace {
+		// Unlike a rename, a link never replaces a file that another program has just made.
+		if err = u.folder.root.Link(u.temporary, name); err == nil || errors.Is(err, fs.ErrExist) {
+			return err // discard removes the temporary name
+		}
+	}
+	if err = u.folder.root.Rename(u.temporary, name); err == nil {
+		u.temporary = ""
 	}
 	return err
 }
@@ -226,20 +290,25 @@ func (f *Folder) sweepTop() error {
 	}
 }
 
-// sweep removes the file of an unfinished Put if it is old and no writer holds its lock. A file
-// that it cannot remove stays for the next time.
-func (f *Folder) sweep(name string) {
+// sweep removes the file of an unfinished Put if its writer does not live, and reports whether it is
+// gone. A file that it cannot remove stays for the next time.
+func (f *Folder) sweep(name string) (gone bool) {
 	info, err := f.root.Lstat(name)
-	if err != nil || !info.Mode().IsRegular() || time.Since(info.ModTime()) < sweepAge {
-		return
+	if err != nil {
+		return errors.Is(err, fs.ErrNotExist)
+	}
+	if !info.Mode().IsRegular() {
+		return false
 	}
 	file, err := f.root.OpenFile(name, os.O_RDWR|openNow, 0) // some systems give the lock to writers only
 	if err != nil {
-		return
+		return false
 	}
 	held, err := tryLock(file)
-	if err == nil && held {
-		_ = f.root.Remove(name)
+	if err == errNoLocks {
+		held = time.Since(info.ModTime()) >= sweepAge
 	}
+	gone = held && f.root.Remove(name) == nil
 	_ = file.Close()
+	return gone
 }

@@ -164,7 +164,7 @@ func TestKeysThatCannotBeStoredAreRefusedBeforeTheUpload(t *testing.T) {
 		"folder":                  "a folder stands at \"folder\"",
 		"folder/.pikokms-tmp-x":   "invalid object key",
 		"a\x00b":                  "invalid object key",
-		"a\xffb":                  `"a\xffb" is not UTF-8`,
+		"a/../\xff":               `"a/../\xff" is not UTF-8`,
 	} {
 		err := folder.Put(t.Context(), key, unread{t})
 		require.ErrorIs(t, err, pikokms.ErrInvalidKey, key)
@@ -237,23 +237,22 @@ func TestLeftoversOfACrashAreSwept(t *testing.T) {
 	go func() { finished <- folder.Put(t.Context(), "slow", reading) }()
 	_, err := write.Write([]byte("the first half"))
 	require.NoError(t, err)
-	var slow string
-	require.Eventually(t, func() bool {
-		for _, name := range filesIn(t, dir) {
-			if strings.HasPrefix(name, ".pikokms-tmp-") && name != ".pikokms-tmp-old" && name != ".pikokms-tmp-new" {
-				slow = name
-			}
+	for _, name := range filesIn(t, dir) {
+		if strings.HasPrefix(name, ".pikokms-tmp-") && name != ".pikokms-tmp-old" && name != ".pikokms-tmp-new" {
+			when := time.Now().Add(-48 * time.Hour)
+			require.NoError(t, os.Chtimes(filepath.Join(dir, name), when, when))
 		}
-		return slow != ""
-	}, 10*time.Second, time.Millisecond)
-	when := time.Now().Add(-48 * time.Hour)
-	require.NoError(t, os.Chtimes(filepath.Join(dir, slow), when, when))
+	}
 
 	again, err := pikokms.NewFolder(dir)
 	require.NoError(t, err)
 	require.NoError(t, again.Close())
 	require.NoFileExists(t, filepath.Join(dir, ".pikokms-tmp-old"))
-	require.FileExists(t, filepath.Join(dir, ".pikokms-tmp-new"))
+	if hasLocks {
+		require.NoFileExists(t, filepath.Join(dir, ".pikokms-tmp-new"))
+	} else {
+		require.FileExists(t, filepath.Join(dir, ".pikokms-tmp-new"))
+	}
 	require.Equal(t, []string{"a/b"}, keys(t, folder, ""))
 	require.NoFileExists(t, filepath.Join(dir, "a", ".pikokms-tmp-old"))
 

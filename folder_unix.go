@@ -7,19 +7,25 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"runtime"
 	"syscall"
 )
+
+// namesAreBytes tells whether a file's name may be any bytes but a slash and a zero.
+const namesAreBytes = runtime.GOOS != "darwin"
 
 // openNow opens what is not a file, such as a named pipe, without waiting for its other end.
 const openNow = syscall.O_NONBLOCK
 
 // tryLock locks a file and reports whether it could. Closing the file releases the lock. Where the
-// file system has no locks, it returns true.
+// file system has no locks, it returns errNoLocks.
 func tryLock(file *os.File) (bool, error) {
 	err := flock(file, syscall.LOCK_EX|syscall.LOCK_NB)
 	switch {
-	case err == nil, unlockable(err):
+	case err == nil:
 		return true, nil
+	case unlockable(err):
+		return false, errNoLocks
 	case errors.Is(err, syscall.EWOULDBLOCK):
 		return false, nil
 	}

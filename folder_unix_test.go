@@ -5,6 +5,8 @@ package pikokms_test
 import (
 	"context"
 	"errors"
+	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -130,5 +132,131 @@ func TestAPutThatWaitsForAnotherProcessEndsWithItsContext(t *testing.T) {
 	require.Equal(t, "old", got)
 	time.AfterFunc(20*time.Millisecond, func() { _ = other.Close() })
 	require.NoError(t, folder.Delete(t.Context(), "a"))
+	require.Empty(t, filesIn(t, dir))
+}
+
+// A process that is killed while it puts leaves no part of an object under any name.
+func TestAPutHasNoNameUntilItIsWhole(t *testing.T) {
+	folder, dir := newFolder(t)
+	require.NoError(t, folder.Put(t.Context(), "a/b", strings.NewReader("old")))
+	for _, key := range []string{"a/b", "a/new"} {
+		reading, write := io.Pipe()
+		finished := make(chan error)
+		go func() { finished <- folder.Put(t.Context(), key, reading) }()
+		_, err := write.Write([]byte("secret"))
+		require.NoError(t, err)
+		require.NotContains(t, strings.Join(filesIn(t, dir), " "), ".pikokms-tmp-")
+		require.NoError(t, write.Close())
+		require.NoError(t, <-finished)
+		got, err := get(t, folder, key)
+		require.NoError(t, err)
+		require.Equal(t, "secret", got)
+	}
+}
+
+// What is rewrapped stays the file of whose it was.
+func TestPutIfKeepsOwnerAndMode(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("only root gives files away")
+	}
+	folder, dir := newFolder(t)
+	path := filepath.Join(dir, "a")
+	require.NoError(t, folder.Put(t.Context(), "a", strings.NewReader("old")))
+	require.NoError(t, os.Chown(path, 65534, 1234))
+	require.NoError(t, os.Chmod(path, 0o664))
+	r, version, err := folder.GetVersion(t.Context(), "a")
+	require.NoError(t, err)
+	require.NoError(t, r.Close())
+	require.NoError(t, folder.PutIf(t.Context(), "a", version, strings.NewReader("new")))
+	info, err := os.Stat(path)
+	require.NoError(t, err)
+	require.Equal(t, fs.FileMode(0o664), info.Mode().Perm())
+	stat := info.Sys().(*syscall.Stat_t)
+	require.Equal(t, []uint32{65534, 1234}, []uint32{stat.Uid, stat.Gid})
+}
+
+// Entries names what List passes over.
+func TestEntries(t *testing.T) {
+	folder, dir := newFolder(t)
+	require.NoError(t, folder.Put(t.Context(), "a/b", strings.NewReader("")))
+	require.NoError(t, os.Mkdir(filepath.Join(dir, "a", "empty"), 0o700))
+	require.NoError(t, os.Symlink("b", filepath.Join(dir, "a", "link")))
+	require.NoError(t, syscall.Mkfifo(filepath.Join(dir, "pipe"), 0o600))
+	locked, err := os.Create(filepath.Join(dir, ".pikokms-tmp-locked"))
+	require.NoError(t, err)
+	defer locked.Close()
+	require.NoError(t, syscall.Flock(int(locked.Fd()), syscall.LOCK_EX))
+	var got []pikokms.FolderEntry
+	for entry, err := range folder.Entries(t.Context(), "") {
+		require.NoError(t, err)
+		got = append(got, entry)
+	}
+	require.Equal(t, []pikokms.FolderEntry{
+		{Key: ".pikokms-tmp-locked", Unfinished: true},
+		{Key: "a/b"},
+		{Key: "a/empty/", Type: fs.ModeDir},
+		{Key: "a/link", Type: fs.ModeSymlink},
+		{Key: "pipe", Type: fs.ModeNamedPipe},
+	}, got)
+	require.Equal(t, []string{"a/b"}, keys(t, folder, ""))
+}
+
+// PutFunc decides about what it replaces while no other Put can come between.
+func TestPutFunc(t *testing.T) {
+	folder, dir := newFolder(t)
+	refused := errors.New("refused")
+	put := func(content string) error {
+		return folder.PutFunc(t.Context(), "a", strings.NewReader(content), func(old fs.FileInfo, file *os.File) error {
+			if old != nil {
+				return refused
+			}
+			return nil
+		})
+	}
+	errs := make(chan error)
+	for i := range 20 {
+		go func() { errs <- put(fmt.Sprint(i)) }()
+	}
+	placed := 0
+	for range 20 {
+		if err := <-errs; err == nil {
+			placed++
+		} else {
+			require.ErrorIs(t, err, refused)
+		}
+	}
+	require.Equal(t, 1, placed)
+	require.Equal(t, []string{"a"}, filesIn(t, dir))
+
+	// Another program makes the file between the question and the link.
+	err := folder.PutFunc(t.Context(), "b", strings.NewReader("ours"), func(old fs.FileInfo, _ *os.File) error {
+		require.Nil(t, old)
+		return os.WriteFile(filepath.Join(dir, "b"), []byte("theirs"), 0o600)
+	})
+	require.ErrorIs(t, err, fs.ErrExist)
+	got, err := get(t, folder, "b")
+	require.NoError(t, err)
+	require.Equal(t, "theirs", got)
+	require.ElementsMatch(t, []string{"a", "b"}, filesIn(t, dir))
+}
+
+// Where a file's name is bytes, it is a key whatever they are.
+func TestNamesThatAreNotUTF8(t *testing.T) {
+	if runtime.GOOS == "darwin" {
+		t.Skip("macOS has no such names")
+	}
+	folder, dir := newFolder(t)
+	const key = "\xe4/caf\xe9"
+	require.NoError(t, os.Mkdir(filepath.Join(dir, "\xe4"), 0o700))
+	require.NoError(t, os.WriteFile(filepath.Join(dir, key), []byte("old"), 0o600))
+	require.Equal(t, []string{key}, keys(t, folder, ""))
+	r, version, err := folder.GetVersion(t.Context(), key)
+	require.NoError(t, err)
+	require.NoError(t, r.Close())
+	require.NoError(t, folder.PutIf(t.Context(), key, version, strings.NewReader("new")))
+	got, err := get(t, folder, key)
+	require.NoError(t, err)
+	require.Equal(t, "new", got)
+	require.NoError(t, folder.Delete(t.Context(), key))
 	require.Empty(t, filesIn(t, dir))
 }

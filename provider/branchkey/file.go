@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"runtime/debug"
 	"strings"
+	"sync"
 	"time"
 
 	"go.etcd.io/bbolt"
@@ -22,7 +23,12 @@ import (
 
 // File is a Table in one file, for development, tests and single machines. The file is a database
 // of bbolt. Several processes can use it at once, since each operation opens it anew.
-type File struct{ path string }
+type File struct {
+	path string
+
+	mu      sync.Mutex
+	checked os.FileInfo // of the file when its pages were checked
+}
 
 // fileWait is how long an operation waits for another process that has the file open.
 const fileWait = 10 * time.Second
@@ -31,7 +37,7 @@ const fileWait = 10 * time.Second
 var fileBucket = []byte("items")
 
 // NewFile makes a File. It does not open the file, which Create makes.
-func NewFile(path string) *File { return &File{path} }
+func NewFile(path string) *File { return &File{path: path} }
 
 // Name implements Table with the name of the file, without its folder. So the logical name that is
 // made of it stays when the folder is moved.
@@ -193,7 +199,40 @@ func (f *File) update(ctx context.Context, change func(*bbolt.Tx) error) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
+	if f.exists() == nil {
+		// To open the file for reading reads no page that may be damaged but for the first two.
+		if err := f.open(&bbolt.Options{Timeout: fileWait, ReadOnly: true}, func(*bbolt.DB) error { return nil }); err != nil {
+			return err
+		}
+	}
 	return f.open(&bbolt.Options{Timeout: fileWait}, func(db *bbolt.DB) error { return db.Update(change) })
+}
+
+// check checks the pages of the file, which no process changes meanwhile, unless they are those that
+// were checked before.
+func (f *File) check() error {
+	file, err := os.Open(f.path)
+	if err != nil {
+		return err
+	}
+	defer file.Close() // only read
+	now, err := file.Stat()
+	if err != nil {
+		return err
+	}
+	f.mu.Lock()
+	last := f.checked
+	f.mu.Unlock()
+	if last != nil && os.SameFile(last, now) && last.Size() == now.Size() && last.ModTime().Equal(now.ModTime()) {
+		return nil
+	}
+	if err := checkPages(file); err != nil {
+		return f.isOther(fmt.Sprintf("its pages are damaged: %v", err))
+	}
+	f.mu.Lock()
+	f.checked = now
+	f.mu.Unlock()
+	return nil
 }
 
 // bucket returns the bucket with the items.
@@ -259,6 +298,11 @@ func (f *File) open(options *bbolt.Options, use func(*bbolt.DB) error) (err erro
 		return fmt.Errorf("opening the table %s: %w", f.path, err)
 	}
 	defer func() { err = errors.Join(err, db.Close()) }()
+	if options.ReadOnly {
+		if err := f.check(); err != nil {
+			return err
+		}
+	}
 	return use(db)
 }
 

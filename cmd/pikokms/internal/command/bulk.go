@@ -6,14 +6,13 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
 
 	"piko.sh/pikokms"
-	"piko.sh/pikokms/header"
 	"piko.sh/pikokms/message"
-	"piko.sh/pikokms/pikov2"
 )
 
 // bulk is how encrypt, decrypt and rewrap work on places.
@@ -23,6 +22,9 @@ type bulk struct {
 	dryRun  bool
 	suffix  string
 	plain   string
+	writing
+
+	malformed bool // what begins as a message and is none is plaintext
 }
 
 // add adds the flags. The rule says what becomes of a suffix, if there is one.
@@ -33,7 +35,10 @@ func (b *bulk) add(command *cobra.Command, rule string) {
 		flags.StringVar(&b.suffix, "suffix", "", "the `SUFFIX` that "+rule+" the names of several objects")
 	}
 	b.each.add(command)
-	flags.BoolVar(&b.dryRun, "dry-run", false, "say how many objects there are to work on, and write nothing")
+	flags.BoolVar(&b.dryRun, "dry-run", false, "name each object that there is to work on, and write nothing")
+	flags.StringArrayVar((*[]string)(&b.allowed), "allow-loss", nil, "replace objects of buckets though this `KIND` of what they have can't be kept: "+strings.Join(lossKinds, ", ")+"; may be repeated")
+	flags.BoolVar(&b.soleWriter, "sole-writer", false, "nothing else writes to the bucket now: look before writing, where S3 has no conditional writes")
+	_ = command.RegisterFlagCompletionFunc("allow-loss", cobra.FixedCompletions(lossKinds, cobra.ShellCompDirectiveNoFileComp))
 	b.addLong(command)
 }
 
@@ -65,6 +70,11 @@ func (b *bulk) check(o *options) error {
 	case strings.Contains(b.suffix, "/"):
 		return usageError{fmt.Errorf("--suffix %q has a slash", b.suffix)}
 	}
+	for _, kind := range b.allowed {
+		if !slices.Contains(lossKinds, kind) {
+			return usageError{fmt.Errorf("--allow-loss %q; known are %s", kind, strings.Join(lossKinds, ", "))}
+		}
+	}
 	return nil
 }
 
@@ -89,17 +99,53 @@ func (b *bulk) run(ctx context.Context, o *options, arguments []string, j job) e
 		return err
 	}
 	defer p.Close()
-	t := &target{replace: o.replace, rename: j.rename}
+	if err := checkSeveral(p, b.inPlace); err != nil {
+		return errors.Join(err, b.closeJournal(false))
+	}
+	b.writing.jobs = b.each.jobs
+	t := &target{several: len(p.places) > 1, replace: o.replace, rename: j.rename, writing: b.writing, dryRun: b.dryRun, placed: newPlaced(p)}
+	if b.resumed {
+		t.placed.since = b.journal.planned.Begun
+	}
 	if err := b.openTarget(ctx, o, p, t); err != nil {
 		return errors.Join(err, b.closeJournal(false))
 	}
 	if t.place != nil {
 		defer t.place.Close()
+		t.place.setWriting(b.writing)
+	}
+	for _, place := range p.places {
+		place.setWriting(b.writing)
 	}
 	if b.dryRun {
-		return b.each.run(ctx, "planned", p, func(ctx context.Context, i item) (int64, error) { return b.planOne(ctx, t, j, i) })
+		err = b.each.run(ctx, resultPlanned, p, func(ctx context.Context, i item) (int64, error) { return b.planOne(ctx, t, j, i) })
+	} else {
+		err = b.each.run(ctx, j.done, p, func(ctx context.Context, i item) (int64, error) { return t.workOn(ctx, j, i) })
 	}
-	return b.each.run(ctx, j.done, p, func(ctx context.Context, i item) (int64, error) { return t.workOn(ctx, j, i) })
+	t.lost.say(b.dryRun)
+	return err
+}
+
+// checkSeveral checks the places of several INs. Results must have different names.
+func checkSeveral(p *plan, inPlace bool) error {
+	if len(p.places) < 2 {
+		return nil
+	}
+	first := make(map[string]*place)
+	for _, place := range p.places {
+		if place.isStandardInput() {
+			return usageError{errors.New("standard input cannot be one of several INs")}
+		}
+		name := absolute(place.name)
+		if !inPlace {
+			name = place.base()
+		}
+		if other := first[name]; other != nil {
+			return usageError{fmt.Errorf("%s and %s would have one name; do them one after the other", printable(other.name), printable(place.name))}
+		}
+		first[name] = place
+	}
+	return nil
 }
 
 // openTarget opens the place of t, if the results do not go where they come from.
@@ -128,7 +174,7 @@ func (t *target) workOn(ctx context.Context, j job, i item) (n int64, err error)
 		return 0, err
 	}
 	defer func() {
-		err = errors.Join(s.blame(err), s.Close())
+		err = errors.Join(err, s.Close())
 	}()
 	if err := j.judge(ctx, i, s); err != nil {
 		return 0, err
@@ -140,11 +186,14 @@ func (t *target) workOn(ctx context.Context, j job, i item) (n int64, err error)
 	if err := t.recognise(ctx, j, i, to); err != nil {
 		return 0, err
 	}
+	if err := t.checkKept(ctx, s); err != nil {
+		return 0, err
+	}
 	content, err := j.convert(ctx, s)
 	if err != nil {
 		return 0, err
 	}
-	err = t.put(ctx, to, s, content)
+	err = t.put(ctx, to, i, s, content)
 	return s.read.n.Load(), err
 }
 
@@ -155,7 +204,7 @@ func (b *bulk) planOne(ctx context.Context, t *target, j job, i item) (n int64, 
 	if err != nil {
 		return 0, err
 	}
-	defer func() { err = errors.Join(s.blame(err), s.Close()) }()
+	defer func() { err = errors.Join(err, s.Close()) }()
 	if err := j.judge(ctx, i, s); err != nil {
 		return 0, err
 	}
@@ -168,6 +217,11 @@ func (b *bulk) planOne(ctx context.Context, t *target, j job, i item) (n int64, 
 			return 0, err
 		}
 	}
+	if b.inPlace {
+		if err := t.checkKept(ctx, s); err != nil {
+			return 0, err
+		}
+	}
 	return max(s.size, 0), t.checkFree(ctx, to)
 }
 
@@ -177,24 +231,22 @@ func (b *bulk) addSuffix(key string) (string, error) { return key + b.suffix, ni
 // cutSuffix is the rule of decrypt.
 func (b *bulk) cutSuffix(key string) (string, error) {
 	cut, ok := strings.CutSuffix(key, b.suffix)
-	if !ok || cut == "" || strings.HasSuffix(cut, "/") {
+	if !ok || cut == "" && key != "" {
 		return "", fmt.Errorf("its name is not one that ends in %q", b.suffix)
 	}
 	return cut, nil
 }
 
 // refuseEncrypted is the judge of encrypt: nothing is encrypted twice.
-func refuseEncrypted(_ context.Context, _ item, s *source) error {
-	start, err := s.start()
+func (b *bulk) refuseEncrypted(ctx context.Context, _ item, s *source) error {
+	r, err := plaintext(ctx, s.Reader, b.malformed)
 	switch {
-	case err != nil:
-		return err
-	case header.Sniff(start):
-		return skipped("it is encrypted already")
-	case pikov2.Sniff(start):
-		return errors.New("it begins as a stream that Piko wrote before pikokms; rewrap --allow-piko-v2 moves it")
+	case errors.Is(err, errAlready):
+		return skipped(errAlready.Error())
+	case err == nil:
+		s.Reader = r
 	}
-	return nil
+	return err
 }
 
 // encrypt encrypts each object of IN.
@@ -233,7 +285,7 @@ func (b *bulk) encrypt(ctx context.Context, o *options, arguments []string, encr
 	return b.run(ctx, o, arguments, job{
 		done:    "encrypted",
 		rename:  b.addSuffix,
-		judge:   refuseEncrypted,
+		judge:   b.refuseEncrypted,
 		convert: func(ctx context.Context, s *source) (io.Reader, error) { return transform(ctx, s) },
 		made: func(ctx context.Context, from, to *examined) (bool, error) {
 			h, err := sample(ctx)
@@ -271,8 +323,8 @@ func (b *bulk) decrypt(ctx context.Context, o *options, arguments []string) erro
 		rename: b.cutSuffix,
 		judge: func(_ context.Context, i item, s *source) error {
 			err := s.refusePlain(skipPlain)
-			// An object that was listed as encrypted had another size than its plaintext.
-			if b.inPlace && errors.Is(err, pikokms.ErrPlaintext) && !i.since.IsZero() && isSince(s.modTime, i) && s.size != i.size {
+			// An object that was listed as encrypted had another size than its plaintext. A file keeps its time.
+			if b.inPlace && errors.Is(err, pikokms.ErrPlaintext) && !i.since.IsZero() && (s.file != nil || isSince(s.modTime, i)) && s.size != i.size {
 				return before
 			}
 			return err

@@ -5,15 +5,21 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"iter"
 	"log/slog"
 	"os"
 	"runtime"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"sync"
+	"unicode/utf8"
 
 	"github.com/spf13/cobra"
+	"gocloud.dev/gcerrors"
+
+	"piko.sh/pikokms"
 )
 
 // each is how a command works on several objects: the flags, and what came of it.
@@ -32,6 +38,7 @@ func (e *each) add(command *cobra.Command) {
 	flags.StringArrayVar(&e.include, "include", nil, "take only objects that this `GLOB` matches; may be repeated")
 	flags.StringArrayVar(&e.exclude, "exclude", nil, "leave out objects that this `GLOB` matches; may be repeated")
 	flags.IntVar(&e.jobs, "jobs", 4*runtime.GOMAXPROCS(0), "the number of objects that are worked on side by side")
+	addStorageTimeout(command)
 }
 
 // isWanted tells whether a command line is about places, rather than one file or stream.
@@ -40,6 +47,9 @@ func (e *each) isWanted(arguments []string) bool {
 		if e.given(flag) {
 			return true
 		}
+	}
+	if len(arguments) > 1 {
+		return true
 	}
 	if len(arguments) == 0 || arguments[0] == "-" {
 		return false
@@ -51,11 +61,11 @@ func (e *each) isWanted(arguments []string) bool {
 // outcome is what came of the work on one object. Its JSON form is stable.
 type outcome struct {
 	Name   string `json:"name,omitempty"`   // never empty in a report
-	Result string `json:"result"`           // "skipped", "failed", or the work's own word for done
+	Result string `json:"result"`           // "skipped", "failed", "left out", or the work's own word for done
 	Bytes  int64  `json:"bytes"`            // that were read, or for verify of plaintext, if it is done
-	Reason string `json:"reason,omitempty"` // why it was skipped or failed
+	Reason string `json:"reason,omitempty"` // why it was skipped, failed, or left out
 
-	passes bool // the failure may pass, but did not in all tries
+	err error // of the last try
 }
 
 // The results that are not the work's own word.
@@ -63,6 +73,9 @@ const (
 	resultSkipped = "skipped"
 	resultFailed  = "failed"
 )
+
+// resultPlanned is the word of --dry-run for an object that would be worked on.
+const resultPlanned = "planned"
 
 // skipped means that an object needs no work, for this reason.
 type skipped string
@@ -127,7 +140,12 @@ func (e *each) open(ctx context.Context, texts []string) (p *plan, err error) {
 			return nil, err
 		}
 	}
-	if p.total() == 0 {
+	if !planned {
+		wanted.sayUnused()
+	}
+	// A prefix of a bucket exists only in what is below it.
+	isSought := len(e.include) > 0 || len(e.exclude) > 0 || slices.ContainsFunc(p.places, func(at *place) bool { return at.prefix != "" })
+	if p.total() == 0 && p.leftText() == "" && isSought {
 		return nil, errors.New("there are no such objects")
 	}
 	if e.journal != nil {
@@ -135,30 +153,6 @@ func (e *each) open(ctx context.Context, texts []string) (p *plan, err error) {
 	}
 	return p, err
 }
-
-// wanted tells which objects --include and --exclude take.
-type wanted struct {
-	all                bool
-	included, excluded func(key string) bool
-}
-
-func (e *each) wanted() (*wanted, error) {
-	included, err := globs(e.include)
-	if err != nil {
-		return nil, usageError{fmt.Errorf("--include: %w", err)}
-	}
-	excluded, err := globs(e.exclude)
-	if err != nil {
-		return nil, usageError{fmt.Errorf("--exclude: %w", err)}
-	}
-	return &wanted{len(e.include) == 0, included, excluded}, nil
-}
-
-func (w *wanted) is(key string) bool { return (w.all || w.included(key)) && !w.excluded(key) }
-
-// isNothingIn tells whether --exclude leaves out all that a folder may hold. The name of what it
-// holds is one that only the wildcards match.
-func (w *wanted) isNothingIn(folder string) bool { return w.excluded(folder + "\x00/\x00") }
 
 // inOrder has results of work on several items side by side, and gives them to take in their order.
 func inOrder[I, T any](ctx context.Context, jobs int, items iter.Seq[I], work func(I) T, take func(T) error) error {
@@ -199,9 +193,15 @@ func inOrder[I, T any](ctx context.Context, jobs int, items iter.Seq[I], work fu
 // run works on each object of a plan. The word says what is done with one: "verified". What failed
 // is said on standard error, and makes the error.
 func (e *each) run(ctx context.Context, word string, p *plan, work func(context.Context, item) (int64, error)) (err error) {
-	finished := false
+	finished, come := false, error(nil)
 	// If the report can't be written, the journal stays. The same command line then writes the report.
-	defer func() { err = errors.Join(err, e.closeJournal(finished && err == nil)) }()
+	defer func() {
+		err = errors.Join(err, e.closeJournal(finished && err == nil))
+		if finished && err == nil && p.leftContent() > 0 {
+			err = errors.New(p.leftAdvice())
+		}
+		err = errors.Join(err, come)
+	}()
 	m := newMonitor(word, p)
 	report := p.report
 	p.report = nil // Close need not close it
@@ -217,6 +217,9 @@ func (e *each) run(ctx context.Context, word string, p *plan, work func(context.
 	defer cancel()
 	stop := finishOnSignal(ctx)
 	defer stop.release()
+	if p.total() == 0 {
+		say(slog.LevelInfo, "there is nothing in "+p.names())
+	}
 	m.start()
 	defer m.shown.close()
 	for _, u := range p.unlisted {
@@ -226,13 +229,21 @@ func (e *each) run(ctx context.Context, word string, p *plan, work func(context.
 			return err
 		}
 	}
+	p.sayLeft(m.shown.say)
+	if report != nil {
+		for i := range p.leftOut() {
+			if err := report.write(outcome{Name: i.title(), Result: resultLeftOut, Reason: leftKinds[i.left].reason}); err != nil {
+				return err
+			}
+		}
+	}
 	err = inOrder(ctx, e.jobs, stop.until(todo), func(i item) outcome {
 		if stop.isAsked() || ctx.Err() != nil {
 			return outcome{} // it was not begun
 		}
 		o := e.workOn(ctx, m, i, stop, work)
-		stop.count(o)
-		if e.journal != nil && (ctx.Err() == nil || o.Result != resultFailed) {
+		stop.count(o.err)
+		if e.journal != nil && o.Result != resultFailed {
 			e.journal.add(i.index, o)
 		}
 		return o
@@ -241,6 +252,9 @@ func (e *each) run(ctx context.Context, word string, p *plan, work func(context.
 			return ctx.Err() // its failure is the interruption's
 		}
 		m.add(o)
+		if o.Result == resultPlanned {
+			m.shown.say(slog.LevelInfo, fmt.Sprintf("%s %s: %s", resultPlanned, printable(o.Name), count(o.Bytes, "byte")), "object", o.Name, "result", o.Result, "bytes", o.Bytes)
+		}
 		if e.journal != nil {
 			if err := e.journal.err(); err != nil {
 				cancel()
@@ -250,18 +264,25 @@ func (e *each) run(ctx context.Context, word string, p *plan, work func(context.
 		return report.write(o)
 	})
 	m.shown.close()
+	m.sayRest()
 	sum := m.sum()
-	text := sum.text(word) + e.cost() + m.took()
+	text := sum.text(word) + e.cost() + m.took() + p.leftText()
 	switch {
-	case err == nil && stop.enough.Load() && sum.objects() < p.total():
-		err = fmt.Errorf("%s, of %d; stopped after %d failures in a row that may pass; %s", text, p.total(), enough, e.advice())
+	case err == nil && stop.reason() != "" && sum.objects() < p.total():
+		err = fmt.Errorf("%s, of %d; stopped after %s; %s", text, p.total(), stop.reason(), e.advice())
 	case err == nil && stop.isAsked() && sum.objects() < p.total():
 		err = fmt.Errorf("interrupted: %s, of %d; %s", text, p.total(), e.advice())
 	case err == nil && sum.failed > 0:
 		err = errors.New(text + e.failedAdvice())
 	default:
 		finished = err == nil
-		say(slog.LevelInfo, text)
+		say(slog.LevelInfo, text, m.fields(e.calls())...)
+	}
+	if err != nil {
+		err = &toldError{err, m.fields(e.calls())}
+	}
+	if finished && e.resumed {
+		come = e.newcomers(ctx, p)
 	}
 	return err
 }
@@ -271,16 +292,38 @@ func (e *each) workOn(ctx context.Context, m *monitor, i item, stop *stopping, w
 	defer m.begin(&i)()
 	o := outcome{Name: i.title(), Result: m.word}
 	n, err := retry(ctx, i, stop, work)
+	if isGone(ctx, i, err) {
+		err = skipped("it was deleted after it was listed")
+	}
+	o.err = err
 	var reason skipped
 	switch {
 	case errors.As(err, &reason):
 		o.Result, o.Reason = resultSkipped, string(reason)
 	case err != nil:
-		o.Result, o.Reason, o.passes = resultFailed, explain(err), passes(err)
+		o.Result, o.Reason = resultFailed, explain(err)
 	default:
 		o.Bytes = n
 	}
 	return o
+}
+
+// isGone tells whether the work on an object failed because it is no longer there. That is asked of
+// the listing that had it: what is listed, and can't be found, has failed.
+func isGone(ctx context.Context, i item, err error) bool {
+	missing := errors.Is(err, fs.ErrNotExist) || errors.Is(err, pikokms.ErrChanged) || gcerrors.Code(err) == gcerrors.NotFound
+	if err == nil || !missing || !i.place.isMany() {
+		return false
+	}
+	for l, err := range i.place.list(ctx, i.key) {
+		switch {
+		case err != nil || l.key == i.key:
+			return false
+		case l.left == 0:
+			return true // keys are listed in their order
+		}
+	}
+	return true
 }
 
 // reportFile is the file of --report. It is nil if there is none.
@@ -319,6 +362,9 @@ func (r *reportFile) write(o outcome) error {
 	if r == nil {
 		return nil
 	}
+	if !utf8.ValidString(o.Name) {
+		o.Name = printable(o.Name) // JSON has no such names
+	}
 	return blameReport(r.lines.Encode(o))
 }
 
@@ -339,7 +385,7 @@ func blameReport(err error) error {
 // summary counts outcomes.
 type summary struct {
 	done, bytes, skipped, failed int64
-	before                       int64 // objects of done and skipped of which an earlier run's journal says so
+	before, skippedBefore        int64 // objects of done and of skipped of which an earlier run's journal says so
 }
 
 func (s *summary) add(o outcome) {
@@ -357,15 +403,19 @@ func (s *summary) add(o outcome) {
 func (s *summary) objects() int64 { return s.done + s.skipped + s.failed }
 
 func (s *summary) text(word string) string {
-	text := fmt.Sprintf("%s %s of %s", word, count(s.done, "object"), count(s.bytes, "byte"))
+	text := word + " " + count(s.done, "object")
+	if s.before > 0 {
+		text += fmt.Sprintf(" (%d of them before)", s.before)
+	}
+	text += " of " + sizeText(s.bytes)
 	if s.skipped > 0 {
 		text += fmt.Sprintf(", %d skipped", s.skipped)
 	}
+	if s.skippedBefore > 0 {
+		text += fmt.Sprintf(" (%d of them before)", s.skippedBefore)
+	}
 	if s.failed > 0 {
 		text += fmt.Sprintf(", %d failed", s.failed)
-	}
-	if s.before > 0 {
-		text += fmt.Sprintf(", %d of them before", s.before)
 	}
 	return text
 }

@@ -55,8 +55,8 @@ func FuzzArguments(f *testing.F) {
 					require.Len(t, values.GetSlice(), len(pairs)+len(o.names))
 				}
 			case "include", "exclude":
-				if matches, err := globs(values.GetSlice()); err == nil {
-					matches("a/b/c.enc")
+				if all, err := parseGlobs(values.GetSlice()); err == nil {
+					all.match("a/b/c.enc")
 				}
 			}
 		})

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"maps"
-	"math"
 	"os"
 	"slices"
 	"strconv"
@@ -64,7 +63,7 @@ func inspectCommand() *cobra.Command {
 	var asJSON bool
 	var e each
 	command := &cobra.Command{
-		Use:   "inspect [--json] [--include GLOB]... [--exclude GLOB]... [IN]",
+		Use:   "inspect [--json] [--include GLOB]... [--exclude GLOB]... [IN]...",
 		Short: "Show what a message, or each of a folder or a bucket, says of itself",
 		Long: `Inspect shows the header and the sizes of a message. It needs no key, and so
 verifies nothing: whoever could change the message could change all that is
@@ -83,7 +82,6 @@ name, kind and size, what is wrong with it, and its message as above.`,
 		Example: `  pikokms inspect notes.enc
   pikokms inspect --json notes.enc | jq .encryption_context
   pikokms inspect --include '*.enc' 's3://bucket/backups/?region=eu-west-1'`,
-		Args:                  cobra.MaximumNArgs(1),
 		DisableFlagsInUseLine: true,
 		RunE: func(command *cobra.Command, arguments []string) error {
 			if e.isWanted(arguments) {
@@ -117,8 +115,7 @@ const maxHeader = 16 << 20
 // inspect reads a message of size bytes, or to its end if size is negative. It returns sizeErr
 // beside the report if no message has that size.
 func inspect(in io.Reader, size int64) (r *report, sizeErr, err error) {
-	// These are the limits of the format. Only the size of the header is bounded, for its memory.
-	h, err := header.Read(in, header.Limits{MaxSize: maxHeader, MaxPairs: math.MaxUint16, MaxEncryptedDataKeys: math.MaxUint16, MaxFrameLength: math.MaxInt32})
+	h, err := header.Read(in, formatLimits)
 	if err == io.EOF {
 		return nil, nil, errors.New("the input is empty")
 	}

@@ -1,7 +1,7 @@
 package command
 
 import (
-	"crypto/rand"
+	"bytes"
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
@@ -9,25 +9,28 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
 	"os"
 	"path/filepath"
-	"slices"
 	"sync"
 	"time"
-
-	bolt "go.etcd.io/bbolt"
-	bolterrors "go.etcd.io/bbolt/errors"
 )
 
 // journal is the file of --resume: which job it is, the plan, and what came of each object. It is
-// a database, so that whatever moment the process is killed at, the file is as it was at the last
-// save. What was done after that, and is not in the journal, is recognised by what it left. The
-// journal holds no key and no content.
+// only ever appended to, in records with a checksum. So whatever moment the process is killed at,
+// the file has all that was saved before, and at most a part of a record behind that, which the next
+// process takes off. What was done after the last save is recognised by what it left. The journal
+// holds no key and no content.
 type journal struct {
-	db    *bolt.DB
+	file  *os.File
 	path  string
 	job   journaledJob
 	again bool // the job was begun by a process before this one
+
+	records recordWriter
+	blocks  [][]byte       // of the stored plan
+	planned *journaledPlan // nil if the stored plan is not whole
+	earlier earlierOutcomes
 
 	mu      sync.Mutex
 	unsaved []journaledOutcome
@@ -39,37 +42,39 @@ type journal struct {
 // journaledJob says which job a journal is of.
 type journaledJob struct {
 	Version int       `json:"version"`
-	About   string    `json:"about"`   // for people: the verb and the places
-	ID      string    `json:"id"`      // tells jobs apart: SHA-256 of all that says what is done
-	Begun   time.Time `json:"begun"`   // when the plan was made
-	Planned bool      `json:"planned"` // whether the whole plan is stored
+	About   string    `json:"about"` // for people: the verb and the places
+	ID      string    `json:"id"`    // tells jobs apart: SHA-256 of all that says what is done
+	Begun   time.Time `json:"begun"` // when the journal was made
+}
 
-	Blocks   int        `json:"blocks"`   // of the plan
-	Unlisted []unlisted `json:"unlisted"` // of the plan
+// journaledPlan says that the plan is whole.
+type journaledPlan struct {
+	Begun    time.Time  `json:"begun"`  // when the work on it began: all was listed
+	Blocks   int        `json:"blocks"` // of the plan, as many of the first ones
+	Unlisted []unlisted `json:"unlisted"`
 }
 
 // journaledOutcome is what came of the object of this index.
 type journaledOutcome struct {
-	index int64
+	Index int64 `json:"index"`
 	outcome
 }
 
-const journalVersion = 2
+const journalVersion = 3
 
-// The buckets of the database: the job under the key "job", the plan's blocks by number, and the
-// outcomes as JSON by index. Numbers have 8 bytes, in big endian.
-var (
-	jobBucket      = []byte("job")
-	planBucket     = []byte("plan")
-	outcomesBucket = []byte("outcomes")
-	jobKey         = []byte("job")
+// The kinds of records. Each is a record's first byte.
+const (
+	jobRecord      = 'j' // the journaledJob in JSON; the first record
+	blockRecord    = 'b' // a block of the plan behind its number, in 4 bytes; a later one of a number counts
+	planRecord     = 'p' // a journaledPlan in JSON; the last one counts
+	outcomesRecord = 'o' // journaledOutcomes in JSON; the last one of an index counts
 )
 
 // saveEvery is the time between two saves: one sync of the disk for all that is done in it.
 const saveEvery = 200 * time.Millisecond
 
-// blocksInSave is how many blocks of the plan are stored at once.
-const blocksInSave = 50
+// blocksInWrite is how many blocks of the plan are written at once.
+const blocksInWrite = 50
 
 // newJournaledJob describes a job. The texts of what, all together, say what is done.
 func newJournaledJob(about string, what []string) journaledJob {
@@ -99,28 +104,23 @@ func openJournal(path string, job journaledJob) (*journal, error) {
 	return j, nil
 }
 
-var journalOptions = bolt.Options{Timeout: time.Second, NoFreelistSync: true, FreelistType: bolt.FreelistMapType}
-
 // makeJournal makes a journal, which appears under its name when it is whole.
-func makeJournal(path string, job journaledJob) error {
-	sweep(filepath.Dir(path)) // a process may have been killed while it made its journal
-	temporary := filepath.Join(filepath.Dir(path), temporaryPrefix+rand.Text())
-	defer os.Remove(temporary)
-	options := journalOptions
-	db, err := bolt.Open(temporary, 0o600, &options)
+func makeJournal(path string, job journaledJob) (err error) {
+	file, err := createTemporary(filepath.Dir(path))
 	if err != nil {
 		return err
 	}
+	temporary := file.Name()
+	defer os.Remove(temporary)
 	job.Begun = time.Now()
-	err = db.Update(func(tx *bolt.Tx) error {
-		for _, name := range [][]byte{jobBucket, planBucket, outcomesBucket} {
-			if _, err := tx.CreateBucket(name); err != nil {
-				return err
-			}
-		}
-		return job.put(tx)
-	})
-	if err := errors.Join(err, db.Close()); err != nil {
+	text, err := json.Marshal(job)
+	if err != nil {
+		return errors.Join(err, file.Close())
+	}
+	w := recordWriter{file: file}
+	w.begin()
+	w.add(jobRecord, text)
+	if err := errors.Join(w.write(), file.Close()); err != nil {
 		return err
 	}
 	if os.Link(temporary, path) == nil {
@@ -132,119 +132,147 @@ func makeJournal(path string, job journaledJob) error {
 	return os.Rename(temporary, path) // the file system has no hard links
 }
 
-func (job journaledJob) put(tx *bolt.Tx) error {
-	text, err := json.Marshal(job)
-	if err != nil {
-		return err
-	}
-	return tx.Bucket(jobBucket).Put(jobKey, text)
-}
+// lockWait is how long to wait for another process that has the journal open.
+const lockWait = time.Second
 
 func (j *journal) open(job journaledJob) (err error) {
-	options := journalOptions
-	j.db, err = bolt.Open(j.path, 0o600, &options)
-	switch {
-	case errors.Is(err, bolterrors.ErrTimeout):
-		return errors.New("another process works with it")
-	case errors.Is(err, bolterrors.ErrInvalid), errors.Is(err, bolterrors.ErrVersionMismatch), errors.Is(err, bolterrors.ErrChecksum):
-		return fmt.Errorf("%w: it is no journal of pikokms; name a file that does not exist yet", err)
-	case err != nil:
+	if j.file, err = os.OpenFile(j.path, os.O_RDWR, 0); err != nil {
 		return err
 	}
-	err = j.db.View(func(tx *bolt.Tx) error {
-		bucket := tx.Bucket(jobBucket)
-		if bucket == nil || tx.Bucket(planBucket) == nil || tx.Bucket(outcomesBucket) == nil {
-			return errors.New("it is no journal of pikokms; name a file that does not exist yet")
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, j.file.Close())
 		}
-		if err := json.Unmarshal(bucket.Get(jobKey), &j.job); err != nil {
-			return fmt.Errorf("it does not say which job it is of: %w", err)
+	}()
+	for begin := time.Now(); !lockAlone(j.file); time.Sleep(10 * time.Millisecond) {
+		if time.Since(begin) > lockWait {
+			return errors.New("another process works with it")
 		}
-		return nil
-	})
-	switch {
-	case err != nil:
-	case j.job.Version != journalVersion:
-		err = fmt.Errorf("its version is %d, and this command knows %d; the version of pikokms that began the job goes on with it, or name another file", j.job.Version, journalVersion)
-	case j.job.ID != job.ID:
-		err = usageError{fmt.Errorf("it is the journal of another job: %s, begun on %s with other keys, places or options; give its command line, or name another file",
-			j.job.About, j.job.Begun.Local().Format(time.DateTime))}
 	}
-	if err != nil {
-		return errors.Join(err, j.db.Close())
+	if err := j.read(); err != nil {
+		return err
+	}
+	switch {
+	case j.job.Version != journalVersion:
+		return errJournalVersion(j.job.Version)
+	case j.job.ID != job.ID:
+		return usageError{fmt.Errorf("it is the journal of another job: %s, begun on %s with other keys, places or options; give its command line, or name another file",
+			j.job.About, j.job.Begun.Local().Format(time.DateTime))}
 	}
 	return nil
 }
 
-func numberKey(n int64) []byte { return binary.BigEndian.AppendUint64(nil, uint64(n)) }
+func errJournalVersion(version int) error {
+	return fmt.Errorf("its version is %d, and this command knows %d; the version of pikokms that began the job goes on with it, or name another file", version, journalVersion)
+}
+
+var errNoJournal = errors.New("it is no journal of pikokms; name a file that does not exist yet")
+
+// errDamaged means that a journal is not what was written.
+func errDamaged(what string) error {
+	return fmt.Errorf("it is damaged: %s; name another file, and the job begins anew, or get it from a backup", what)
+}
+
+// read reads all records, and takes off what a process that was killed left of one.
+func (j *journal) read() error {
+	end, err := readRecords(j.file, j.take)
+	if err != nil {
+		return err
+	}
+	if j.job.ID == "" {
+		return errDamaged("it does not say which job it is of")
+	}
+	j.records.file, j.records.end, j.records.number = j.file, end.offset, end.number
+	return j.file.Truncate(end.offset)
+}
+
+// take takes a record in.
+func (j *journal) take(kind byte, content []byte) (err error) {
+	switch kind {
+	case jobRecord:
+		err = json.Unmarshal(content, &j.job)
+	case blockRecord:
+		if len(content) < 4 || uint64(binary.BigEndian.Uint32(content)) > uint64(len(j.blocks)) {
+			return errDamaged(errPlan.Error())
+		}
+		n := int(binary.BigEndian.Uint32(content))
+		j.blocks = append(j.blocks[:n], bytes.Clone(content[4:]))
+	case planRecord:
+		j.planned = new(journaledPlan)
+		if err = json.Unmarshal(content, j.planned); err == nil && j.planned.Blocks > len(j.blocks) {
+			return errDamaged(errPlan.Error())
+		}
+	case outcomesRecord:
+		var all []journaledOutcome
+		if err = json.Unmarshal(content, &all); err != nil {
+			break
+		}
+		for _, o := range all {
+			if o.Index < 0 || o.Index > math.MaxUint32 {
+				return errDamaged(errPlan.Error())
+			}
+			j.earlier.add(o)
+		}
+	default:
+		return errDamaged(fmt.Sprintf("it has a record of the unknown kind %q", kind))
+	}
+	if err != nil {
+		return errDamaged(err.Error())
+	}
+	return nil
+}
 
 // savePlan stores what the stored plan does not have yet.
 func (j *journal) savePlan(p *plan) error {
-	for first := j.job.Blocks; first < len(p.blocks); first += blocksInSave {
-		err := j.db.Update(func(tx *bolt.Tx) error {
-			bucket := tx.Bucket(planBucket)
-			bucket.FillPercent = 0.9 // they come in order
-			for i, b := range p.blocks[first:min(first+blocksInSave, len(p.blocks))] {
-				if err := bucket.Put(numberKey(int64(first+i)), b); err != nil {
-					return err
-				}
-			}
-			return nil
-		})
-		if err != nil {
+	first := 0
+	if j.planned != nil {
+		first = j.planned.Blocks
+	}
+	for ; first < len(p.blocks); first += blocksInWrite {
+		for i, b := range p.blocks[first:min(first+blocksInWrite, len(p.blocks))] {
+			j.records.add(blockRecord, append(binary.BigEndian.AppendUint32(nil, uint32(first+i)), b...))
+		}
+		if err := j.records.write(); err != nil {
 			return j.blame(err)
 		}
 	}
-	if !j.job.Planned {
-		j.job.Planned, j.job.Begun = true, time.Now()
+	planned := journaledPlan{Begun: time.Now(), Blocks: len(p.blocks), Unlisted: p.unlisted}
+	if j.planned != nil {
+		planned.Begun = j.planned.Begun
 	}
-	j.job.Blocks, j.job.Unlisted = len(p.blocks), p.unlisted
-	return j.blame(j.db.Update(j.job.put))
+	text, err := json.Marshal(planned)
+	if err != nil {
+		return err
+	}
+	j.planned = &planned
+	j.records.add(planRecord, text)
+	return j.blame(j.records.write())
 }
 
 // loadPlan loads the plan. It returns false if there is none yet.
 func (j *journal) loadPlan(p *plan) (bool, error) {
-	if !j.job.Planned {
-		return false, j.blame(j.db.Update(func(tx *bolt.Tx) error { // there may be a part of one
-			if err := tx.DeleteBucket(planBucket); err != nil {
-				return err
-			}
-			_, err := tx.CreateBucket(planBucket)
-			return err
-		}))
+	if j.planned == nil {
+		j.blocks = nil // there may be a part of one
+		return false, nil
 	}
-	var blocks [][]byte
-	err := j.db.View(func(tx *bolt.Tx) error {
-		return tx.Bucket(planBucket).ForEach(func(_, b []byte) error {
-			blocks = append(blocks, append([]byte(nil), b...))
-			return nil
-		})
-	})
-	switch {
-	case err != nil:
-	case len(blocks) < j.job.Blocks || slices.ContainsFunc(j.job.Unlisted, func(u unlisted) bool { return u.Place < 0 || u.Place >= len(p.places) }):
-		err = errPlan
-	default:
-		// Blocks behind these are of a listing that was not stored to its end.
-		p.unlisted = j.job.Unlisted
-		err = p.load(blocks[:j.job.Blocks])
+	for _, u := range j.planned.Unlisted {
+		if u.Place < 0 || u.Place >= len(p.places) {
+			return true, j.blame(errDamaged(errPlan.Error()))
+		}
 	}
-	return true, j.blame(err)
+	// Blocks behind these are of a listing that was not stored to its end.
+	blocks := j.blocks[:j.planned.Blocks]
+	j.blocks = nil
+	p.unlisted = j.planned.Unlisted
+	if err := p.load(blocks); err != nil {
+		return true, j.blame(errDamaged(err.Error()))
+	}
+	return true, nil
 }
 
 // outcomes calls yield with each stored outcome, in the order of the plan.
 func (j *journal) outcomes(yield func(journaledOutcome) error) error {
-	return j.blame(j.db.View(func(tx *bolt.Tx) error {
-		return tx.Bucket(outcomesBucket).ForEach(func(k, v []byte) error {
-			if len(k) != 8 {
-				return errPlan
-			}
-			o := journaledOutcome{index: int64(binary.BigEndian.Uint64(k))}
-			if err := json.Unmarshal(v, &o.outcome); err != nil {
-				return err
-			}
-			return yield(o)
-		})
-	}))
+	return j.blame(j.earlier.each(yield))
 }
 
 // add has an outcome stored with the next save. Its name is in the plan.
@@ -264,20 +292,12 @@ func (j *journal) save() error {
 	if len(unsaved) == 0 {
 		return nil
 	}
-	return j.db.Update(func(tx *bolt.Tx) error {
-		bucket := tx.Bucket(outcomesBucket)
-		bucket.FillPercent = 0.9
-		for _, o := range unsaved {
-			text, err := json.Marshal(o.outcome)
-			if err != nil {
-				return err
-			}
-			if err := bucket.Put(numberKey(o.index), text); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
+	text, err := json.Marshal(unsaved)
+	if err != nil {
+		return err
+	}
+	j.records.add(outcomesRecord, text)
+	return j.records.write()
 }
 
 func (j *journal) saveOften() {
@@ -321,8 +341,51 @@ func (j *journal) close(finished bool) error {
 	if err == nil {
 		err = j.blame(j.save())
 	}
-	if err := errors.Join(err, j.blame(j.db.Close())); err != nil || !finished {
+	if err := errors.Join(err, j.blame(j.file.Close())); err != nil || !finished {
 		return err
 	}
 	return j.blame(os.Remove(j.path))
+}
+
+// earlierOutcomes are the outcomes of earlier runs, by the index of their objects. There may be
+// millions, so that texts, of which there are few, are held once.
+type earlierOutcomes struct {
+	all     []earlierOutcome
+	texts   []string
+	numbers map[string]uint32 // of texts, from 1
+}
+
+type earlierOutcome struct {
+	bytes          int64
+	result, reason uint32 // numbers of texts; the result is 0 if there is none
+}
+
+func (e *earlierOutcomes) add(o journaledOutcome) {
+	for int64(len(e.all)) <= o.Index {
+		e.all = append(e.all, earlierOutcome{})
+	}
+	e.all[o.Index] = earlierOutcome{o.Bytes, e.number(o.Result), e.number(o.Reason)}
+}
+
+func (e *earlierOutcomes) number(text string) uint32 {
+	if e.numbers == nil {
+		e.numbers = make(map[string]uint32)
+	}
+	if e.numbers[text] == 0 {
+		e.texts = append(e.texts, text)
+		e.numbers[text] = uint32(len(e.texts))
+	}
+	return e.numbers[text]
+}
+
+func (e *earlierOutcomes) each(yield func(journaledOutcome) error) error {
+	for i, o := range e.all {
+		if o.result == 0 {
+			continue
+		}
+		if err := yield(journaledOutcome{int64(i), outcome{Result: e.texts[o.result-1], Bytes: o.bytes, Reason: e.texts[o.reason-1]}}); err != nil {
+			return err
+		}
+	}
+	return nil
 }

@@ -4,8 +4,6 @@ import (
 	"bufio"
 	"bytes"
 	"crypto/rand"
-	"encoding/json"
-	"errors"
 	"flag"
 	"fmt"
 	mathrand "math/rand/v2"
@@ -18,7 +16,6 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
-	bolt "go.etcd.io/bbolt"
 
 	"piko.sh/pikokms/provider/local"
 )
@@ -77,23 +74,14 @@ func TestKilledJournals(t *testing.T) {
 // many.
 func checkJournal(t *testing.T, j *journal) (n int64) {
 	t.Helper()
-	require.NoError(t, j.db.View(checkDatabase))
 	require.NoError(t, j.outcomes(func(o journaledOutcome) error {
-		if o.index != n || o.Result != "tested" || o.Bytes != n*n {
+		if o.Index != n || o.Result != "tested" || o.Bytes != n*n {
 			return fmt.Errorf("outcome %d is %+v", n, o)
 		}
 		n++
 		return nil
 	}))
 	return n
-}
-
-// checkDatabase returns what is wrong with the pages of a database.
-func checkDatabase(tx *bolt.Tx) (err error) {
-	for found := range tx.Check() {
-		err = errors.Join(err, found)
-	}
-	return err
 }
 
 // killWriter starts a process that writes a journal, kills it, and returns how many outcomes it
@@ -277,17 +265,11 @@ func doneOf(t *testing.T, path, in string) map[string]bool {
 	require.NoError(t, err)
 	copied := filepath.Join(t.TempDir(), "journal")
 	require.NoError(t, os.WriteFile(copied, content, 0o600))
-	options := journalOptions
-	db, err := bolt.Open(copied, 0o600, &options)
+	file, err := os.OpenFile(copied, os.O_RDWR, 0)
 	require.NoError(t, err)
-	defer db.Close()
-	j := &journal{db: db, path: copied}
-	require.NoError(t, db.View(func(tx *bolt.Tx) error {
-		if err := checkDatabase(tx); err != nil {
-			return err
-		}
-		return json.Unmarshal(tx.Bucket(jobBucket).Get(jobKey), &j.job)
-	}))
+	defer file.Close()
+	j := &journal{file: file, path: copied}
+	require.NoError(t, j.read())
 	opened, err := openPlace(t.Context(), in)
 	require.NoError(t, err)
 	defer opened.Close()
@@ -301,10 +283,71 @@ func doneOf(t *testing.T, path, in string) map[string]bool {
 	done := make(map[string]bool)
 	require.NoError(t, j.outcomes(func(o journaledOutcome) error {
 		if o.Result == resultFailed {
-			return fmt.Errorf("%s failed: %s", names[o.index], o.Reason)
+			return fmt.Errorf("%s failed: %s", names[o.Index], o.Reason)
 		}
-		done[names[o.index]] = true
+		done[names[o.Index]] = true
 		return nil
 	}))
 	return done
+}
+
+// TestDamagedJournals changes a journal in many ways. A command that is given it goes on, or says in
+// one line what is wrong, and all that it says is done is done.
+func TestDamagedJournals(t *testing.T) {
+	dir, key, _ := newFolder(t, 60)
+	path := filepath.Join(t.TempDir(), "journal")
+	arguments := []string{"encrypt", "-k", "local:" + key, "--in-place", "--resume", path, dir}
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "0"), []byte{2, 5, 0x78, 0}, 0o600)) // fails, and the journal stays
+	_, stderr, _, err := execute(t, arguments...)
+	require.Error(t, err)
+	require.Contains(t, stderr, "1 failed")
+	good, err := os.ReadFile(path)
+	require.NoError(t, err)
+	random := mathrand.New(mathrand.NewPCG(1, 2))
+	damaged, wentOn := 0, 0
+	for range 200 {
+		bad := bytes.Clone(good)
+		switch at := random.IntN(len(bad)); random.IntN(5) {
+		case 0:
+			bad[at] ^= 1 << random.IntN(8)
+		case 1:
+			bad = bad[:at]
+		case 2:
+			from, n := random.IntN(len(bad)), random.IntN(64)
+			copy(bad[at:min(at+n, len(bad))], bad[from:])
+		case 3:
+			clear(bad[at:min(at+random.IntN(512), len(bad))])
+		case 4:
+			bad = append(bad[:at:at], append([]byte("more"), bad[at:]...)...)
+		}
+		require.NoError(t, os.WriteFile(path, bad, 0o600))
+		j, err := openJournal(path, journaledJob{})
+		if err == nil {
+			t.Fatal("a journal of another job was opened")
+		}
+		require.Nil(t, j)
+		file, err := os.OpenFile(path, os.O_RDWR, 0)
+		require.NoError(t, err)
+		j = &journal{file: file, path: path}
+		if err := j.read(); err != nil {
+			require.NotContains(t, err.Error(), "\n")
+			damaged++
+		} else {
+			wentOn++
+			p := &plan{places: []*place{{name: "d"}}}
+			if planned, err := j.loadPlan(p); planned {
+				require.NoError(t, err)
+				require.EqualValues(t, 60, p.objects)
+			}
+			require.NoError(t, j.outcomes(func(o journaledOutcome) error {
+				require.Less(t, o.Index, int64(60))
+				require.Equal(t, "encrypted", o.Result)
+				return nil
+			}))
+		}
+		require.NoError(t, file.Close())
+	}
+	require.Positive(t, wentOn)
+	require.Greater(t, damaged, 50)
+	t.Logf("of 200 damaged journals %d were refused in one line, and %d went on with what was whole", damaged, wentOn)
 }

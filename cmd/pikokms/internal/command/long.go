@@ -1,14 +1,18 @@
 package command
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"iter"
+	"log/slog"
 	"math"
 	"net/url"
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -23,15 +27,21 @@ import (
 const LongWork = `
 Long work:
   The objects are listed before the work begins. Commands that write show with
-  --dry-run what there is to do: each object is looked at, and none is changed.
+  --dry-run what there is to do: each object is looked at and named, none is changed.
   --resume FILE keeps in FILE which objects are done. After an interruption, a
   crash or a kill, the same command line goes on: no object is done twice, none is
   left out. It works on the objects that were listed at first, tries those that
-  failed again, and removes FILE when all are done. Another job is refused.
+  failed again, and removes FILE when all are done. What was deleted meanwhile is
+  done; what has come since is counted at the end, with exit status 1, and the same
+  command line then takes it in. Another job is refused.
   SIGINT and SIGTERM let objects that are being worked on be finished, and a
   second one stops at once; either way no object is left half-written.
-  What fails for a while (throttling, faults of a service, lost connections) is
-  tried up to 5 times, at growing intervals.
+  What fails for a while (throttling, faults of a service, lost connections, a
+  storage that does not answer within --storage-timeout) is tried up to 5 times, at
+  growing intervals. Damaged objects are named, and the rest goes on, whatever
+  their number. After 20 such failures in a row no more objects are begun, and
+  after 5 that are denied if none was done before: credentials may have expired,
+  or a permission may be missing.
   Each object takes a call of AWS KMS, and to rewrap takes two. --kms-rate bounds
   the calls in a second, over all jobs; KMS's own quota is shared by all that use
   keys in the account and Region. --cache-data-keys uses a data key for up to 5
@@ -40,7 +50,8 @@ Long work:
   AWS CloudTrail has one entry for them. It does nothing for local keys, signed
   messages, and encryption under several keys.
   --report FILE has a line of JSON for each object: name, result, bytes, reason. If
-  the work was resumed, it also has what earlier runs did.
+  the work was resumed, it also has what earlier runs did. What is left out has one,
+  too.
   Key files, the configuration and the FILEs of --resume and --report are left out
   where they are in a folder that is worked on.
 `
@@ -57,6 +68,7 @@ type longWork struct {
 	about   []string // each KEY after its flag
 	limiter *rate.Limiter
 	journal *journal
+	resumed bool // the plan is the journal's
 	goesOn  bool // without a journal, the same command line goes on where it was interrupted
 }
 
@@ -110,7 +122,7 @@ func (k *key) identity() string {
 
 // howFlags are the flags that say how the work is done, and not what is done. Those of keys and of
 // OUT are told in another way.
-var howFlags = []string{"jobs", "resume", "report", "kms-rate", "kms-timeout", "cache-data-keys", "key", "to", "out", "help"}
+var howFlags = []string{"jobs", "resume", "report", "kms-rate", "kms-timeout", "storage-timeout", "cache-data-keys", "key", "to", "out", "help"}
 
 // job describes the command line, for the journal.
 func (l *longWork) job(p *plan, texts []string) journaledJob {
@@ -153,7 +165,15 @@ func (l *longWork) openJournal(p *plan, texts []string) (planned bool, err error
 	if l.journal, err = openJournal(l.resume, l.job(p, texts)); err != nil {
 		return false, err
 	}
-	return l.journal.loadPlan(p)
+	if l.resumed, err = l.journal.loadPlan(p); err == nil && l.resumed {
+		say(slog.LevelInfo, fmt.Sprintf("going on with the %s that were listed on %s", count(p.objects, "object"), l.listed()))
+	}
+	return l.resumed, err
+}
+
+// listed says when the objects of a job that is resumed were listed.
+func (l *longWork) listed() string {
+	return l.journal.planned.Begun.Local().Format(time.DateTime)
 }
 
 func (l *longWork) closeJournal(finished bool) error {
@@ -180,14 +200,14 @@ func (l *longWork) restore(p *plan, m *monitor, report *reportFile) (iter.Seq[it
 		if o.Result == resultFailed {
 			return nil // it is tried again
 		}
-		for !begun || ok && i.index < o.index {
+		for !begun || ok && i.index < o.Index {
 			i, ok = next()
 			begun = true
 		}
-		if !ok || i.index != o.index {
-			return errPlan
+		if !ok || i.index != o.Index {
+			return errDamaged(errPlan.Error())
 		}
-		done[o.index/64] |= 1 << (o.index % 64)
+		done[o.Index/64] |= 1 << (o.Index % 64)
 		o.Name = i.title()
 		m.addBefore(o.outcome, i)
 		return report.write(o.outcome)
@@ -195,7 +215,7 @@ func (l *longWork) restore(p *plan, m *monitor, report *reportFile) (iter.Seq[it
 	if err != nil {
 		return nil, err
 	}
-	begunBefore := l.journal.job.Begun
+	begunBefore := l.journal.planned.Begun
 	return func(yield func(item) bool) {
 		for i := range p.all() {
 			if isDone(i.index) {
@@ -214,14 +234,20 @@ func (l *longWork) restore(p *plan, m *monitor, report *reportFile) (iter.Seq[it
 // prices of asymmetric keys are others.
 const price = 0.03 / 10_000
 
+// calls returns how often key services were asked for data keys in this run.
+func (l *longWork) calls() (n int64) {
+	for _, k := range l.keys {
+		n += k.calls.Load()
+	}
+	return n
+}
+
 // cost says how often key services were asked for data keys in this run, and what AWS asks for it.
 func (l *longWork) cost() string {
-	calls, ofAWS := int64(0), int64(0)
+	calls, ofAWS := l.calls(), int64(0)
 	for _, k := range l.keys {
-		n := k.calls.Load()
-		calls += n
 		if k.isAWS() {
-			ofAWS += n
+			ofAWS += k.calls.Load()
 		}
 	}
 	if calls == 0 {
@@ -248,4 +274,51 @@ func (l *longWork) failedAdvice() string {
 		return "; the same command line tries those that failed again"
 	}
 	return ""
+}
+
+// newcomers returns an error if there are objects that have come since a job that was resumed listed
+// them.
+func (e *each) newcomers(ctx context.Context, p *plan) error {
+	wanted, err := e.wanted()
+	if err != nil {
+		return err
+	}
+	type name struct {
+		place int
+		key   string
+	}
+	seed, known, places := maphash.MakeSeed(), make([]uint64, 0, p.objects), make(map[*place]int)
+	for i, at := range p.places {
+		places[at] = i
+	}
+	for i := range p.everything() {
+		known = append(known, maphash.Comparable(seed, name{places[i.place], i.key}))
+	}
+	slices.Sort(known)
+	now := &plan{places: p.places}
+	for i := range p.places {
+		if err := now.list(ctx, i, "", wanted, nil); err != nil { // the plan has the command line's own files
+			return fmt.Errorf("what has come since it was listed: %w", err)
+		}
+	}
+	out := ""
+	if flag := e.command.Flags().Lookup("out"); flag != nil && flag.Changed {
+		out = strings.TrimSuffix(absolute(flag.Value.String()), "/")
+	}
+	come, example := int64(0), ""
+	for i := range now.all() {
+		if _, ok := slices.BinarySearch(known, maphash.Comparable(seed, name{places[i.place], i.key})); ok {
+			continue
+		}
+		if out != "" && strings.HasPrefix(absolute(i.title()), out+"/") {
+			continue // the job made it
+		}
+		if come++; come == 1 {
+			example = printable(i.title())
+		}
+	}
+	if come == 0 {
+		return nil
+	}
+	return fmt.Errorf("%s came since the objects were listed on %s, %s among them; the same command line now takes in what has come", count(come, "object"), e.listed(), example)
 }

@@ -2,7 +2,6 @@ package command
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -23,7 +22,8 @@ func lsCommand() *cobra.Command {
 none: the size of the plaintext in bytes, whether the object is encrypted, plain,
 piko-v2 (Piko's old format) or damaged, and its name. The size is "-" where the
 header does not tell it: of what is compressed, signed or damaged, and of Piko's
-old format. It needs no key, and so verifies nothing.`,
+old format. What the other commands leave out (symbolic links, empty folders) is
+named as left-out. It needs no key, and so verifies nothing.`,
 		Example: `  pikokms ls photos
   pikokms ls --include '*.enc' 's3://bucket/backups/?region=eu-west-1'`,
 		DisableFlagsInUseLine: true,
@@ -40,8 +40,13 @@ old format. It needs no key, and so verifies nothing.`,
 			for _, u := range p.unlisted {
 				say(slog.LevelError, fmt.Sprintf("%s: %s", printable(p.titleOf(u)), u.Reason), "object", p.titleOf(u))
 			}
+			for i := range p.leftOut() {
+				if _, err := fmt.Printf("%14s  %-9s  %s\n", "-", kindLeftOut, printable(i.title())); err != nil {
+					return err
+				}
+			}
 			failed := int64(0)
-			err = inOrder(ctx, e.jobs, p.all(), func(i item) *examined { return examine(ctx, i) }, func(x *examined) error {
+			err = e.examineAll(ctx, p, func(x *examined) error {
 				if x.err != nil && x.kind == "" {
 					failed++
 					say(slog.LevelError, fmt.Sprintf("%s: %s", printable(x.name), explain(x.err)), "object", x.name)
@@ -70,6 +75,8 @@ const (
 	kindPikoV2    = "piko-v2"
 	kindPlain     = "plain"
 	kindDamaged   = "damaged"
+	kindS3Client  = "s3-client" // AWS's S3 Encryption Client wrote it
+	kindLeftOut   = "left-out"  // it is no object
 )
 
 // examined is what an object says of itself.
@@ -104,6 +111,7 @@ func examine(ctx context.Context, i item) *examined {
 	}
 	x.modTime = stored.ModTime()
 	x.look(io.NewSectionReader(stored, 0, stored.Size()))
+	x.lookForS3Client(ctx, i, stored)
 	if err := stored.Close(); err != nil && x.err == nil {
 		x.kind, x.err = "", err
 	}
@@ -132,18 +140,29 @@ func (x *examined) look(content *io.SectionReader) {
 		if x.err != nil {
 			x.kind = kindDamaged
 		}
-		if err != nil && !isFormat(err) {
-			x.kind = "" // the storage failed
+		if isOfStorage(err) {
+			x.kind = ""
 		}
 	}
 }
 
-// isFormat tells whether an error is about what an object holds, and not about reading it.
-func isFormat(err error) bool {
-	for _, e := range [...]error{header.ErrNotMessage, header.ErrMalformed, header.ErrUnsupported, header.ErrLimit} {
-		if errors.Is(err, e) {
-			return true
-		}
+// examineAll examines the objects of a plan side by side, again where that may help, and gives them
+// to take in their order. It ends when all objects fail.
+func (e *each) examineAll(ctx context.Context, p *plan, take func(*examined) error) error {
+	stop := new(stopping)
+	err := inOrder(ctx, e.jobs, stop.until(p.all()), func(i item) *examined {
+		x, err := retry(ctx, i, stop, func(ctx context.Context, i item) (*examined, error) {
+			x := examine(ctx, i)
+			if x.kind == "" {
+				return x, x.err
+			}
+			return x, nil
+		})
+		stop.count(err)
+		return x
+	}, take)
+	if err == nil && stop.reason() != "" {
+		err = fmt.Errorf("stopped after %s", stop.reason())
 	}
-	return false
+	return err
 }

@@ -5,16 +5,11 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"io"
-	"io/fs"
 	"iter"
 	"log/slog"
 	"os"
-	"path/filepath"
 	"strings"
 	"time"
-
-	"gocloud.dev/blob"
 )
 
 // item is an object to work on.
@@ -23,6 +18,7 @@ type item struct {
 	key   string
 	index int64 // in the plan, from 0
 	size  int64 // in bytes, as listed; -1 if it is not known
+	left  left  // why it is no object to work on; it then has neither index nor size
 
 	since time.Time   // when work on it may have begun before; zero if this is the first try
 	tell  func(n int) // is to be called with each number of bytes that are read of it
@@ -32,10 +28,12 @@ func (i item) title() string { return i.place.title(i.key) }
 
 // plan is the objects to work on, as they were listed before the work began. Names that follow each
 // other have much in common, and a name is stored without what it has in common with the one
-// before: a million of them take some tens of MiB.
+// before: a million of them take some tens of MiB. What is left out stands among them, with its
+// kind in place of a size.
 type plan struct {
 	places         []*place
 	objects, bytes int64
+	left           [len(leftKinds)]int64 // how many things of each kind are left out
 	unlisted       []unlisted
 	report         *reportFile // of the work on them
 
@@ -76,8 +74,23 @@ func (p *plan) add(place int, key string, size int64) {
 	*b = append(*b, key[shared:]...)
 	*b = binary.AppendVarint(*b, size)
 	p.inBlock, p.previous = p.inBlock+1, key
+	if kind := leftOfSize(size); kind != 0 {
+		p.left[kind]++
+		return
+	}
 	p.objects++
 	p.bytes += max(size, 0)
+}
+
+// leaveOut adds what is no object to work on.
+func (p *plan) leaveOut(place int, key string, kind left) { p.add(place, key, -1-int64(kind)) }
+
+// leftOfSize returns the kind of what was added by leaveOut, and 0 for the size of an object.
+func leftOfSize(size int64) left {
+	if size >= -1 || size < -int64(len(leftKinds)) {
+		return 0
+	}
+	return left(-1 - size)
 }
 
 // errPlan means that blocks of a plan, which a journal holds, are not what add made.
@@ -87,54 +100,86 @@ var errPlan = errors.New("its plan is damaged")
 func (p *plan) load(blocks [][]byte) error {
 	p.blocks = blocks
 	for _, b := range blocks {
-		objects, bytes, err := p.walk(b, p.objects, func(item) bool { return true })
+		objects, err := p.walk(b, p.objects, func(i item) bool {
+			p.left[i.left]++
+			p.bytes += max(i.size, 0)
+			return true
+		})
 		if err != nil {
 			return err
 		}
 		p.objects += objects
-		p.bytes += bytes
 	}
+	p.left[0] = 0
 	p.inBlock = namesInBlock // a further name begins a block
 	return nil
 }
 
-// walk yields the objects of a block whose first one has this index.
-func (p *plan) walk(b []byte, first int64, yield func(item) bool) (objects, bytes int64, err error) {
+// walk yields what is in a block whose first object has this index.
+func (p *plan) walk(b []byte, first int64, yield func(item) bool) (objects int64, err error) {
 	previous := []byte(nil)
 	for len(b) > 0 {
 		var fields [3]uint64
 		for i := range fields {
 			n := 0
 			if fields[i], n = binary.Uvarint(b); n <= 0 {
-				return 0, 0, errPlan
+				return 0, errPlan
 			}
 			b = b[n:]
 		}
 		place, shared, length := fields[0], fields[1], fields[2]
 		if place >= uint64(len(p.places)) || shared > uint64(len(previous)) || length > uint64(len(b)) {
-			return 0, 0, errPlan
+			return 0, errPlan
 		}
 		previous = append(previous[:shared], b[:length]...)
 		size, n := binary.Varint(b[length:])
 		if n <= 0 {
-			return 0, 0, errPlan
+			return 0, errPlan
 		}
 		b = b[length+uint64(n):]
-		if !yield(item{place: p.places[place], key: string(previous), index: first + objects, size: size}) {
-			return objects, bytes, nil
+		i := item{place: p.places[place], key: string(previous), index: first + objects, size: size, left: leftOfSize(size)}
+		switch {
+		case i.left != 0:
+			i.index, i.size = -1, -1
+		case size < -1:
+			return 0, errPlan
+		default:
+			objects++
 		}
-		objects++
-		bytes += max(size, 0)
+		if !yield(i) {
+			return objects, nil
+		}
 	}
-	return objects, bytes, nil
+	return objects, nil
 }
 
 // all yields the objects in the order in which they were added.
 func (p *plan) all() iter.Seq[item] {
 	return func(yield func(item) bool) {
+		for i := range p.everything() {
+			if i.left == 0 && !yield(i) {
+				return
+			}
+		}
+	}
+}
+
+// leftOut yields what is left out, in the order in which it was listed.
+func (p *plan) leftOut() iter.Seq[item] {
+	return func(yield func(item) bool) {
+		for i := range p.everything() {
+			if i.left != 0 && !yield(i) {
+				return
+			}
+		}
+	}
+}
+
+func (p *plan) everything() iter.Seq[item] {
+	return func(yield func(item) bool) {
 		first, more := int64(0), true
 		for _, b := range p.blocks {
-			n, _, _ := p.walk(b, first, func(i item) bool { // blocks are whole, add made them or load walked them
+			n, _ := p.walk(b, first, func(i item) bool { // blocks are whole, add made them or load walked them
 				more = yield(i)
 				return more
 			})
@@ -147,7 +192,16 @@ func (p *plan) all() iter.Seq[item] {
 }
 
 // isMany tells whether OUT must have room for several objects.
-func (p *plan) isMany() bool { return p.places[0].isMany() }
+func (p *plan) isMany() bool { return len(p.places) > 1 || p.places[0].isMany() }
+
+// names returns the names of the places, in a sentence.
+func (p *plan) names() string {
+	names := make([]string, len(p.places))
+	for i, place := range p.places {
+		names[i] = printable(place.name)
+	}
+	return strings.Join(names, ", ")
+}
 
 // Close closes the places, and a report that was not begun.
 func (p *plan) Close() {
@@ -171,106 +225,20 @@ func (p *plan) list(ctx context.Context, place int, prefix string, wanted *wante
 			}
 			continue
 		}
-		if isOneOf(l.info, own) {
-			say(slog.LevelInfo, "left out "+printable(at.title(l.key))+": this command line uses it", "object", at.title(l.key))
+		if at.isMany() && !wanted.is(l.key) {
 			continue
 		}
-		if !at.isMany() {
-			p.add(place, l.key, l.size)
-			continue
-		}
-		// Consoles of clouds make empty objects of such names to show a folder.
-		if !strings.HasSuffix(l.key, "/") && wanted.is(l.key) {
+		switch {
+		case l.left != 0:
+			p.leaveOut(place, l.key, l.left)
+		case isOneOf(l.info, own):
+			p.leaveOut(place, l.key, leftOwn)
+			say(slog.LevelInfo, "left out "+printable(at.title(l.key))+": "+leftKinds[leftOwn].reason, "object", at.title(l.key))
+		case at.isMany() && l.isMarker():
+			p.leaveOut(place, l.key, leftEmptyFolder)
+		default:
 			p.add(place, l.key, l.size)
 		}
 	}
 	return nil
-}
-
-// listed is an object of a listing.
-type listed struct {
-	key  string
-	size int64       // in bytes; -1 if it is not known
-	info os.FileInfo // of a file; nil if it is not known
-}
-
-// list yields the objects of a place that begin with a prefix. An error with a key, which ends in a
-// slash, is that of a folder, and the rest follows.
-func (p *place) list(ctx context.Context, prefix string) iter.Seq2[listed, error] {
-	return func(yield func(listed, error) bool) {
-		switch {
-		case !p.isMany():
-			one := listed{key: p.only, size: -1}
-			if info, err := os.Stat(p.path); p.path != "" && err == nil && info.Mode().IsRegular() {
-				one.size, one.info = info.Size(), info
-			}
-			if p.bucket != nil {
-				if a, err := p.bucket.Attributes(ctx, p.only); err == nil {
-					one.size = a.Size
-					a.As(&one.info)
-				}
-			}
-			yield(one, nil)
-		case p.bucket != nil:
-			p.listBucket(ctx, prefix, yield)
-		default:
-			for key, err := range p.folder.List(ctx, prefix) {
-				one := listed{key: key, size: -1}
-				if info, statErr := os.Lstat(filepath.Join(p.name, filepath.FromSlash(key))); err == nil && statErr == nil {
-					one.size, one.info = info.Size(), info
-				}
-				if !yield(one, err) {
-					return
-				}
-			}
-		}
-	}
-}
-
-func (p *place) listBucket(ctx context.Context, prefix string, yield func(listed, error) bool) {
-	if p.dir != "" && !p.listUnreadable(prefix, yield) {
-		return
-	}
-	objects := p.bucket.List(&blob.ListOptions{Prefix: prefix})
-	for {
-		object, err := objects.Next(ctx)
-		if err == io.EOF {
-			return
-		}
-		if err != nil {
-			yield(listed{}, err)
-			return
-		}
-		one := listed{key: object.Key, size: object.Size}
-		object.As(&one.info) // in a folder that gocloud.dev keeps
-		if !yield(one, nil) {
-			return
-		}
-	}
-}
-
-// listUnreadable yields the folders that can't be read in a folder that gocloud.dev keeps, whose
-// own listing passes over them (v0.47.0). It returns false if there is nothing more to list.
-func (p *place) listUnreadable(prefix string, yield func(listed, error) bool) (more bool) {
-	more = true
-	_ = filepath.WalkDir(p.dir, func(path string, entry fs.DirEntry, err error) error {
-		relative, _ := filepath.Rel(p.dir, path) // path begins with p.dir
-		key := filepath.ToSlash(relative) + "/"
-		switch {
-		case relative == "." && err != nil:
-			yield(listed{}, err)
-			more = false
-		case relative == "." || entry == nil || !entry.IsDir():
-			return nil
-		case !strings.HasPrefix(key, prefix) && !strings.HasPrefix(prefix, key):
-			return fs.SkipDir
-		case err != nil && !errors.Is(err, fs.ErrNotExist):
-			more = yield(listed{key: key}, err)
-		}
-		if !more {
-			return fs.SkipAll
-		}
-		return nil
-	})
-	return more
 }

@@ -14,9 +14,9 @@ import (
 // surveyed is an object in the JSON lines of inspect. The form is stable.
 type surveyed struct {
 	Name    string  `json:"name"`
-	Kind    string  `json:"kind"`             // encrypted, plain, piko-v2, damaged, or unreadable
+	Kind    string  `json:"kind"`             // encrypted, plain, piko-v2, damaged, unreadable, or left-out
 	Size    int64   `json:"size"`             // in bytes, as stored
-	Error   string  `json:"error,omitempty"`  // why it is damaged or unreadable
+	Error   string  `json:"error,omitempty"`  // why it is damaged, unreadable or left out
 	Message *report `json:"message,omitzero"` // of a header that can be read
 }
 
@@ -43,7 +43,13 @@ func survey(ctx context.Context, e *each, w io.Writer, asJSON bool, arguments []
 			return err
 		}
 	}
-	err = inOrder(ctx, e.jobs, p.all(), func(i item) *examined { return examine(ctx, i) }, func(x *examined) error {
+	for i := range p.leftOut() {
+		s := surveyed{Name: i.title(), Kind: kindLeftOut, Error: leftKinds[i.left].reason}
+		if err := s.show(w, asJSON); err != nil {
+			return err
+		}
+	}
+	err = e.examineAll(ctx, p, func(x *examined) error {
 		s := surveyed{Name: x.name, Kind: x.kind, Size: x.size, Message: x.report}
 		if s.Kind == "" {
 			s.Kind = "unreadable"
@@ -66,6 +72,9 @@ func survey(ctx context.Context, e *each, w io.Writer, asJSON bool, arguments []
 	}
 	if err == nil {
 		err = p.unread(failed, "could not be read or cannot be whole")
+	}
+	if err == nil && p.leftContent() > 0 {
+		err = errors.New(p.leftAdvice())
 	}
 	return err
 }

@@ -8,8 +8,8 @@ import (
 )
 
 // temporaryPrefix begins the names of files that are not whole yet, on systems that have no files
-// without a name.
-const temporaryPrefix = ".pikokms-"
+// without a name. It is that of a pikokms.Folder, whose listing does not take them for objects.
+const temporaryPrefix = ".pikokms-tmp-"
 
 // leftover is the age from which a temporary file may be left over from a killed process.
 const leftover = time.Minute
@@ -18,13 +18,19 @@ const leftover = time.Minute
 // it. Only its owner can read it.
 func createTemporary(dir string) (*os.File, error) {
 	sweep(dir)
-	path := filepath.Join(dir, temporaryPrefix+rand.Text())
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
-		return nil, err
+	for {
+		path := filepath.Join(dir, temporaryPrefix+rand.Text())
+		f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+		if err != nil {
+			return nil, err
+		}
+		lock(f)
+		// A sweep that came before the lock has removed it.
+		if _, err := os.Lstat(path); err == nil {
+			return f, nil
+		}
+		_ = f.Close() // nothing was written to it
 	}
-	lock(f)
-	return f, nil
 }
 
 // sweep removes the temporary files that killed processes left in dir.

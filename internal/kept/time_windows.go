@@ -1,0 +1,18 @@
+package kept
+
+import (
+	"fmt"
+	"io/fs"
+	"os"
+
+	"golang.org/x/sys/windows"
+)
+
+// ModTime gives file the modification time of old. Nothing may be written to it afterwards.
+func ModTime(file *os.File, old fs.FileInfo) error {
+	t := windows.NsecToFiletime(old.ModTime().UnixNano())
+	if err := windows.SetFileTime(windows.Handle(file.Fd()), nil, nil, &t); err != nil {
+		return fmt.Errorf("keeping its time: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,202 @@
+package branchkey
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/fnv"
+	"io"
+	"os"
+)
+
+// The layout of a database's file, as of bbolt v1.4 (internal/common: page.go, meta.go, bucket.go).
+// Numbers are in the byte order of the computer.
+const (
+	pageHeaderSize  = 16 // ID 8, flags 2, number of elements 2, pages that follow and belong to it 4
+	pageElementSize = 16
+	bucketSize      = 16 // root page 8, sequence 8
+
+	branchPage, leafPage, freePage = 0x01, 0x02, 0x10
+
+	leafIsBucket = 0x01
+
+	metaMagic    = 0xED0CDAED
+	metaSummed   = 56 // of a meta's bytes, behind the page's header: those before the checksum
+	metaSize     = metaSummed + 8
+	leastPage    = 1 << 10
+	greatestPage = 64 << 10
+	noFreePage   = 1<<64 - 1 // the list of free pages is not stored
+	manyFree     = 0xFFFF    // the number of free pages is in the first 8 bytes of the list
+)
+
+// pages checks the pages of a database before bbolt reads them. What is wrong with one, bbolt says
+// by a panic, maybe in a goroutine of its own, and it follows a circle of them without end.
+type pages struct {
+	file *os.File
+	size uint64          // of a page, in bytes
+	end  uint64          // the number of the first page that is not used
+	seen map[uint64]bool // pages that something leads to
+}
+
+// checkPages returns what is wrong with the pages of a database.
+func checkPages(file *os.File) error {
+	p := pages{file: file, seen: make(map[uint64]bool)}
+	root, free, err := p.meta()
+	if err != nil {
+		return err
+	}
+	if err := p.tree(root); err != nil {
+		return err
+	}
+	if free == noFreePage {
+		return nil
+	}
+	return p.free(free)
+}
+
+// meta returns the root page and that of the free pages, of the later one of two metas.
+func (p *pages) meta() (root, free uint64, err error) {
+	found, last := false, uint64(0)
+	for at := int64(0); at <= greatestPage; at = max(2*at, leastPage) {
+		b := make([]byte, pageHeaderSize+metaSize)
+		if _, err := p.file.ReadAt(b, at); err == io.EOF {
+			break
+		} else if err != nil {
+			return 0, 0, err
+		}
+		b = b[pageHeaderSize:]
+		sum := fnv.New64a()
+		_, _ = sum.Write(b[:metaSummed]) // never fails
+		size := uint64(binary.NativeEndian.Uint32(b[8:]))
+		isMeta := binary.NativeEndian.Uint32(b) == metaMagic && binary.NativeEndian.Uint64(b[metaSummed:]) == sum.Sum64()
+		if transaction := binary.NativeEndian.Uint64(b[48:]); isMeta && (at == 0 || uint64(at) == size) && (!found || transaction > last) {
+			found, last, p.size = true, transaction, size
+			root, free, p.end = binary.NativeEndian.Uint64(b[16:]), binary.NativeEndian.Uint64(b[32:]), binary.NativeEndian.Uint64(b[40:])
+		}
+	}
+	if !found || p.size < leastPage || p.size > greatestPage {
+		return 0, 0, errors.New("it has no valid meta page")
+	}
+	info, err := p.file.Stat()
+	if err == nil && p.end > uint64(info.Size())/p.size {
+		err = fmt.Errorf("it has %d bytes, and pages for more", info.Size())
+	}
+	return root, free, err
+}
+
+// read returns a page with those that belong to it.
+func (p *pages) read(id uint64) ([]byte, error) {
+	if id < 2 || id >= p.end {
+		return nil, fmt.Errorf("there is no page %d", id)
+	}
+	b := make([]byte, p.size)
+	if _, err := p.file.ReadAt(b, int64(id*p.size)); err != nil {
+		return nil, err
+	}
+	more := uint64(binary.NativeEndian.Uint32(b[12:]))
+	if binary.NativeEndian.Uint64(b) != id || more >= p.end-id {
+		return nil, fmt.Errorf("page %d is another one", id)
+	}
+	for n := id; n <= id+more; n++ {
+		if p.seen[n] {
+			return nil, fmt.Errorf("two ways lead to page %d", n)
+		}
+		p.seen[n] = true
+	}
+	b = append(b, make([]byte, more*p.size)...)
+	_, err := p.file.ReadAt(b[p.size:], int64((id+1)*p.size))
+	if more == 0 {
+		err = nil
+	}
+	return b, err
+}
+
+// tree checks a page and all below it.
+func (p *pages) tree(id uint64) error {
+	b, err := p.read(id)
+	if err != nil {
+		return err
+	}
+	if err := p.elements(b); err != nil {
+		return fmt.Errorf("page %d: %w", id, err)
+	}
+	return nil
+}
+
+func (p *pages) elements(b []byte) error {
+	flags, n := binary.NativeEndian.Uint16(b[8:]), int(binary.NativeEndian.Uint16(b[10:]))
+	if flags != branchPage && flags != leafPage || flags == branchPage && n == 0 || pageHeaderSize+n*pageElementSize > len(b) {
+		return fmt.Errorf("its kind is %#x, and it has %d elements", flags, n)
+	}
+	var previous []byte
+	for i := range n {
+		at := pageHeaderSize + i*pageElementSize
+		e := b[at:]
+		var offset, key, value uint64
+		if flags == branchPage {
+			offset, key = uint64(binary.NativeEndian.Uint32(e)), uint64(binary.NativeEndian.Uint32(e[4:]))
+		} else {
+			offset, key, value = uint64(binary.NativeEndian.Uint32(e[4:])), uint64(binary.NativeEndian.Uint32(e[8:])), uint64(binary.NativeEndian.Uint32(e[12:]))
+		}
+		if offset+key+value > uint64(len(e)) || offset < uint64((n-i)*pageElementSize) {
+			return fmt.Errorf("its element %d is not in it", i)
+		}
+		name := e[offset : offset+key]
+		if i > 0 && bytes.Compare(previous, name) >= 0 {
+			return fmt.Errorf("its element %d is not in its order", i)
+		}
+		previous = name
+		var err error
+		switch {
+		case flags == branchPage:
+			err = p.tree(binary.NativeEndian.Uint64(e[8:]))
+		case binary.NativeEndian.Uint32(e)&leafIsBucket != 0:
+			err = p.bucket(e[offset+key : offset+key+value])
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// bucket checks a bucket, which is in a page of its own, or behind its header if it is small.
+func (p *pages) bucket(b []byte) error {
+	if len(b) < bucketSize {
+		return errors.New("a bucket is cut short")
+	}
+	if root := binary.NativeEndian.Uint64(b); root != 0 {
+		return p.tree(root)
+	}
+	if b = b[bucketSize:]; len(b) < pageHeaderSize || binary.NativeEndian.Uint16(b[8:]) != leafPage {
+		return errors.New("a small bucket is no page")
+	}
+	return p.elements(b)
+}
+
+// free checks the list of free pages: what is in use is overwritten if it is in it.
+func (p *pages) free(id uint64) error {
+	b, err := p.read(id)
+	if err != nil {
+		return err
+	}
+	if flags := binary.NativeEndian.Uint16(b[8:]); flags != freePage {
+		return fmt.Errorf("page %d is of kind %#x, and no list of free ones", id, flags)
+	}
+	list, n := b[pageHeaderSize:], uint64(binary.NativeEndian.Uint16(b[10:]))
+	if n == manyFree {
+		n, list = binary.NativeEndian.Uint64(list), list[8:]
+	}
+	if n > uint64(len(list))/8 {
+		return fmt.Errorf("page %d lists more free ones than it can", id)
+	}
+	for i := range n {
+		page := binary.NativeEndian.Uint64(list[8*i:])
+		if page < 2 || page >= p.end || p.seen[page] {
+			return fmt.Errorf("page %d is listed as free", page)
+		}
+		p.seen[page] = true
+	}
+	return nil
+}
