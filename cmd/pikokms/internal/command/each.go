@@ -11,6 +11,7 @@ import (
 	"os"
 	"runtime"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"sync"
 	"unicode/utf8"
@@ -138,7 +139,7 @@ func (e *each) open(ctx context.Context, texts []string) (p *plan, err error) {
 	if !planned {
 		wanted.sayUnused()
 	}
-	if p.total() == 0 && p.leftText() == "" {
+	if p.total() == 0 && (p.leftText() == "" || !slices.ContainsFunc(p.places, (*place).isMany)) {
 		return nil, errors.New("there are no such objects")
 	}
 	if e.journal != nil {

@@ -81,8 +81,9 @@ func (t *target) of(i item) (to item, err error) {
 	return item{place: t.place, key: key}, err
 }
 
-// checkFree returns an error if the result may not be put there because something stands there.
-func (t *target) checkFree(ctx context.Context, to item) error {
+// checkFree returns an error if the result of an item may not be put there because something stands
+// there.
+func (t *target) checkFree(ctx context.Context, to, from item) error {
 	if t.place == nil || t.replace {
 		return nil
 	}
@@ -97,7 +98,12 @@ func (t *target) checkFree(ctx context.Context, to item) error {
 	case to.place.folder != nil:
 		var stored pikokms.StoredObject
 		if stored, err = to.place.folder.Open(ctx, to.key); err == nil {
-			_ = stored.Close()
+			defer stored.Close() // only looked at
+			if info, err := stored.(interface{ Stat() (os.FileInfo, error) }).Stat(); err == nil {
+				if err := t.placed.check(identity(info), from); err != nil {
+					return fmt.Errorf("%s: %w", to.title(), err)
+				}
+			}
 		}
 	default:
 		_, err = os.Lstat(to.place.path)
@@ -132,7 +138,7 @@ func (t *target) put(ctx context.Context, to, from item, s *source, content io.R
 			return keep(file, old, s.file)
 		})
 	case to.place.folder != nil:
-		if err := t.checkFree(ctx, to); err != nil {
+		if err := t.checkFree(ctx, to, from); err != nil {
 			return err
 		}
 		return t.putFile(ctx, to, from, content)
