@@ -87,26 +87,34 @@ func (h *Host) IsCurrent(ctx context.Context, key string) (current bool, err err
 // error, or if reading stops before, the storage must keep what it has. The errors are Get's and
 // Put's.
 func (h *Host) RewrapObject(ctx context.Context, key string, stored io.Reader) (*message.EncryptReader, error) {
-	start, whole, err := sniff(stored)
+	whole, err := sniffObject(stored)
 	if err != nil {
 		return nil, err
-	}
-	if pikov2.Sniff(start) {
-		return nil, fmt.Errorf("%w: %w: Migrate moves it", provider.ErrInvalidCiphertext, message.ErrPikoV2)
-	}
-	if !header.Sniff(start) {
-		return nil, fmt.Errorf("%w: it does not begin as an AWS Encryption SDK message; Migrate moves objects from before", ErrPlaintext)
 	}
 	strict := h.decrypter
 	strict.Accept = acceptObject
 	renewed, err := message.Rewrap(ctx, whole, &strict, &h.encrypter, h.bound(key))
 	if err != nil {
-		return nil, nameLimits(err)
+		return nil, nameOptions(err)
 	}
 	if _, err := recordedNames(renewed.Header().EncryptionContext[ChainKey]); err != nil {
 		return nil, err
 	}
 	return renewed, nil
+}
+
+// sniffObject returns a reader of the whole of what is stored, if it begins as an object of a host.
+func sniffObject(stored io.Reader) (io.Reader, error) {
+	start, whole, err := sniff(stored)
+	switch {
+	case err != nil:
+		return nil, err
+	case pikov2.Sniff(start):
+		return nil, fmt.Errorf("%w: %w: Migrate moves it", provider.ErrInvalidCiphertext, message.ErrPikoV2)
+	case !header.Sniff(start):
+		return nil, fmt.Errorf("%w: it does not begin as an AWS Encryption SDK message; Migrate moves objects from before", ErrPlaintext)
+	}
+	return whole, nil
 }
 
 // Migrate makes a stored object of something else: plain content, a stream that Piko wrote before
@@ -137,7 +145,7 @@ func (h *Host) Migrate(ctx context.Context, key string) error {
 func (h *Host) adopt(ctx context.Context, key string, stored io.Reader) (io.Reader, error) {
 	content, err := h.decrypter.NewReader(ctx, stored, h.bound(key))
 	if err != nil {
-		return nil, nameLimits(err)
+		return nil, nameOptions(err)
 	}
 	pairs := maps.Clone(content.EncryptionContext())
 	if pairs[UseKey] == UseObject {

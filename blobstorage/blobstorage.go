@@ -8,6 +8,7 @@
 package blobstorage
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -54,31 +55,52 @@ func missing(err error) error {
 
 // Put implements [pikokms.Storage]. It sets the content type to application/octet-stream and no
 // metadata. An object that it replaces loses its own, so do not rewrap through it what an
-// application stored through [Encrypt].
+// application stored through [Encrypt]. The error holds [ErrAnswer] if S3's answer does not confirm
+// that the object is stored.
 func (s *Storage) Put(ctx context.Context, key string, content io.Reader) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	return put(ctx, cancel, s.bucket, key, content, &blob.WriterOptions{ContentType: "application/octet-stream"})
 }
 
-// put stores content. If it fails, the context is cancelled and nothing is stored. It uploads,
-// since a writer of gocloud.dev v0.47.0 panics when Azure refuses what was written to it.
+// put stores content. If it fails, the context is cancelled and nothing is stored. It uploads, since
+// closing a blob.Writer stores what was written to it.
 func put(ctx context.Context, cancel context.CancelFunc, bucket *blob.Bucket, key string, content io.Reader, options *blob.WriterOptions) error {
 	if options.ContentType == "" { // Upload demands one
 		options.ContentType = "application/octet-stream"
+	}
+	before := options.BeforeWrite
+	options.BeforeWrite = func(as func(any) bool) error {
+		if err := confirmWrites(ctx, bucket, as); err != nil || before == nil {
+			return err
+		}
+		return before(as)
 	}
 	source := &checked.Upload{Source: &checked.Reader{Source: content}, Drop: cancel}
 	err := bucket.Upload(ctx, key, source, options)
 	return source.Blame(err)
 }
 
-// Get implements pikokms.Storage.
+// Get implements pikokms.Storage. What begins as no message is read on only after requests that
+// tell whether AWS's S3 Encryption Client wrote it; the error then holds [ErrS3EncryptionClient].
 func (s *Storage) Get(ctx context.Context, key string) (io.ReadCloser, error) {
 	r, err := s.bucket.NewReader(ctx, key, s.reading)
 	if err != nil {
 		return nil, missing(err)
 	}
-	return r, nil
+	stored := &buffered{bufio.NewReaderSize(&checked.Reader{Source: r}, probe), r}
+	if start, _ := stored.Peek(header.SniffSize); !header.Sniff(start) {
+		if err := refuseClientEncrypted(ctx, s.bucket, key); err != nil {
+			return nil, errors.Join(missing(err), r.Close())
+		}
+	}
+	return stored, nil
+}
+
+// buffered is an object whose first bytes were looked at.
+type buffered struct {
+	*bufio.Reader
+	io.Closer
 }
 
 // Delete implements pikokms.Storage.
@@ -86,21 +108,24 @@ func (s *Storage) Delete(ctx context.Context, key string) error {
 	return missing(s.bucket.Delete(ctx, key))
 }
 
-// List implements pikokms.Storage.
+// List implements pikokms.Storage. The listing is whole, or its error holds [ErrAnswer] as far as
+// gocloud.dev lets what is wrong be seen: in S3 a part that is cut short, goes backwards or repeats
+// itself, in every cloud a token or an end of a part that comes again, and keys outside of prefix.
 func (s *Storage) List(ctx context.Context, prefix string) iter.Seq2[string, error] {
 	return func(yield func(string, error) bool) {
-		objects := s.bucket.List(&blob.ListOptions{Prefix: prefix})
-		for {
-			object, err := objects.Next(ctx)
-			if err == io.EOF {
-				return
-			}
-			if err != nil {
+		options := blob.ListOptions{Prefix: prefix}
+		whole := newListing(options)
+		for token := blob.FirstPageToken; len(token) > 0; {
+			var objects []*blob.ListObject
+			var err error
+			if objects, token, err = whole.page(ctx, s.bucket, token, options, pageSize); err != nil {
 				yield("", err)
 				return
 			}
-			if !yield(object.Key, nil) {
-				return
+			for _, object := range objects {
+				if !yield(object.Key, nil) {
+					return
+				}
 			}
 		}
 	}
@@ -134,10 +159,16 @@ func (o *object) ModTime() time.Time { return o.modTime }
 // mixing. For anything else, each fetch checks that the object's ETag is still the same.
 func open(ctx context.Context, bucket *blob.Bucket, key string, options *blob.ReaderOptions) (*object, error) {
 	start, o, err := readStart(ctx, bucket, key, options)
-	if err != nil || o.Size() <= int64(len(start)) {
+	if err != nil {
 		return o, err
 	}
 	if _, _, err := header.Parse(start, header.Limits{}); err == nil {
+		return o, nil
+	}
+	if err := refuseClientEncrypted(ctx, bucket, key); err != nil {
+		return nil, err
+	}
+	if o.Size() <= int64(len(start)) {
 		return o, nil
 	}
 	a, err := bucket.Attributes(ctx, key)

@@ -139,12 +139,16 @@ func (b *bucket) ErrorCode(err error) gcerrors.ErrorCode {
 		{ErrSignedURL, gcerrors.Unimplemented},
 		{pikokms.ErrNotSeekable, gcerrors.Unimplemented},
 		{ErrReservedMetadata, gcerrors.InvalidArgument},
+		{errPageToken, gcerrors.InvalidArgument},
 		{provider.ErrAccessDenied, gcerrors.PermissionDenied},
 		{provider.ErrUntrustedKey, gcerrors.PermissionDenied},
 		{provider.ErrContextMismatch, gcerrors.FailedPrecondition},
 		{provider.ErrDecryptionFailed, gcerrors.FailedPrecondition},
 		{provider.ErrInvalidCiphertext, gcerrors.FailedPrecondition},
 		{pikokms.ErrPlaintext, gcerrors.FailedPrecondition},
+		{pikokms.ErrNotObject, gcerrors.FailedPrecondition},
+		{ErrS3EncryptionClient, gcerrors.FailedPrecondition},
+		{ErrAnswer, gcerrors.Internal},
 	} {
 		if errors.Is(err, c.err) {
 			return c.code
@@ -192,6 +196,11 @@ func (b *bucket) size(ctx context.Context, key string, a *blob.Attributes) (int6
 	if err := errors.Join(err, r.Close()); err != nil {
 		return 0, err
 	}
+	if !header.Sniff(start) && b.host.AllowsPlaintext() {
+		if err := refuseClientMetadata(ctx, b.inner, key, a.Metadata); err != nil {
+			return 0, err
+		}
+	}
 	size, err := b.host.StatedSize(bytes.NewReader(start), a.Size)
 	if err != nil || size >= 0 || !isSeekable(start) {
 		return size, err
@@ -226,14 +235,19 @@ func (b *bucket) ListPaged(ctx context.Context, options *driver.ListOptions) (*d
 			return as(i)
 		})
 	}
-	token, pageSize := options.PageToken, options.PageSize
-	if len(token) == 0 {
-		token = blob.FirstPageToken
+	inner := blob.ListOptions{Prefix: options.Prefix, Delimiter: options.Delimiter, BeforeList: before}
+	whole := newListing(inner)
+	token, size := blob.FirstPageToken, pageSize
+	if options.PageSize != 0 {
+		size = options.PageSize
 	}
-	if pageSize == 0 {
-		pageSize = 1000
+	if len(options.PageToken) > 0 {
+		var err error
+		if token, err = whole.resume(options.PageToken); err != nil {
+			return nil, err
+		}
 	}
-	objects, next, err := b.inner.ListPage(ctx, token, pageSize, &blob.ListOptions{Prefix: options.Prefix, Delimiter: options.Delimiter, BeforeList: before})
+	objects, next, err := whole.page(ctx, b.inner, token, inner, size)
 	if err != nil {
 		return nil, err
 	}
@@ -241,7 +255,7 @@ func (b *bucket) ListPaged(ctx context.Context, options *driver.ListOptions) (*d
 	if err := before(func(any) bool { return false }); err != nil {
 		return nil, err
 	}
-	page := &driver.ListPage{NextPageToken: next}
+	page := &driver.ListPage{NextPageToken: whole.token(next)}
 	for _, o := range objects {
 		listed := &driver.ListObject{Key: o.Key, IsDir: o.IsDir, ModTime: o.ModTime, AsFunc: o.As}
 		if !o.IsDir {
@@ -280,7 +294,7 @@ func (b *bucket) ListPaged(ctx context.Context, options *driver.ListOptions) (*d
 // isForeign reports whether an error says that an object can't be read by this bucket.
 func isForeign(err error) bool {
 	for _, foreign := range [...]error{
-		pikokms.ErrPlaintext, pikokms.ErrUnknownTransformer, provider.ErrInvalidCiphertext, provider.ErrDecryptionFailed,
+		pikokms.ErrPlaintext, pikokms.ErrUnknownTransformer, ErrS3EncryptionClient, provider.ErrInvalidCiphertext, provider.ErrDecryptionFailed,
 		provider.ErrUntrustedKey, provider.ErrContextMismatch, compress.ErrCorrupt,
 	} {
 		if errors.Is(err, foreign) {
@@ -291,7 +305,7 @@ func isForeign(err error) bool {
 }
 
 // Copy copies an object within the storage. Where names are bound, it encrypts the object anew for
-// its new name.
+// its new name, and refuses what no host stored: the copy of anything else would be authentic.
 func (b *bucket) Copy(ctx context.Context, to, from string, options *driver.CopyOptions) error {
 	if !b.host.BindsNames() {
 		return b.inner.Copy(ctx, to, from, &blob.CopyOptions{BeforeCopy: options.BeforeCopy})
@@ -305,27 +319,22 @@ func (b *bucket) Copy(ctx context.Context, to, from string, options *driver.Copy
 			return err
 		}
 	}
-	source, err := b.newReader(ctx, from, nil)
+	source, err := b.inner.NewReader(ctx, from, nil)
 	if err != nil {
 		return err
 	}
-	delete(a.Metadata, MetadataKey)
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	w, err := b.NewTypedWriter(ctx, to, a.ContentType, &driver.WriterOptions{
-		CacheControl: a.CacheControl, ContentDisposition: a.ContentDisposition, ContentEncoding: a.ContentEncoding,
-		ContentLanguage: a.ContentLanguage, Metadata: a.Metadata,
-	})
-	if err != nil {
-		return errors.Join(err, source.Close())
+	copied, err := b.host.CopyObject(ctx, to, from, source)
+	if err == nil {
+		delete(a.Metadata, MetadataKey)
+		ctx, cancel := context.WithCancelCause(ctx)
+		defer cancel(nil)
+		u := upload{b, ctx, to, blob.WriterOptions{
+			CacheControl: a.CacheControl, ContentDisposition: a.ContentDisposition, ContentEncoding: a.ContentEncoding,
+			ContentLanguage: a.ContentLanguage, ContentType: a.ContentType, DisableContentTypeDetection: true, Metadata: a.Metadata,
+		}}
+		err = u.put(cancel, copied)
 	}
-	_, err = io.Copy(w, source)
-	if err = errors.Join(err, source.Close()); err != nil {
-		cancel()
-		_ = w.Close() // the error says that the context ended
-		return err
-	}
-	return w.Close()
+	return errors.Join(err, source.Close())
 }
 
 func (b *bucket) Delete(ctx context.Context, key string, options *driver.DeleteOptions) error {

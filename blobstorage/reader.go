@@ -11,6 +11,7 @@ import (
 
 	"piko.sh/pikokms"
 	"piko.sh/pikokms/header"
+	"piko.sh/pikokms/internal/checked"
 )
 
 // reader is a driver.Reader.
@@ -82,9 +83,15 @@ func (b *bucket) newReader(ctx context.Context, key string, options *blob.Reader
 	if err != nil {
 		return nil, err
 	}
-	buffered := bufio.NewReaderSize(stored, probe)
+	buffered := bufio.NewReaderSize(&checked.Reader{Source: stored}, probe)
+	start, _ := buffered.Peek(probe)
+	if !header.Sniff(start) && b.host.AllowsPlaintext() {
+		if err := refuseClientEncrypted(ctx, b.inner, key); err != nil {
+			return nil, errors.Join(err, stored.Close())
+		}
+	}
 	// An object without random access can't be sought, and its size is not known.
-	if start, _ := buffered.Peek(probe); isSeekable(start) {
+	if isSeekable(start) {
 		if err := stored.Close(); err != nil {
 			return nil, err
 		}

@@ -50,6 +50,11 @@ func (u *upload) store(cancel context.CancelCauseFunc, content io.Reader) error 
 	if err != nil {
 		return err
 	}
+	return u.put(cancel, stored)
+}
+
+// put stores what is encrypted.
+func (u *upload) put(cancel context.CancelCauseFunc, stored *message.EncryptReader) error {
 	options := u.options
 	if _, compressed := stored.Header().EncryptionContext[pikokms.ChainKey]; !compressed {
 		if options.Metadata == nil {

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"piko.sh/piko/wdk/storage"
+
+	"piko.sh/pikokms"
 )
 
 // Put implements storage.ProviderPort. It calls the key service once, before it reads or stores
@@ -50,6 +52,11 @@ func (e *encrypted) encrypt(ctx context.Context, params *storage.PutParams, cont
 	if err != nil {
 		return err
 	}
+	return e.store(ctx, params, sealed)
+}
+
+// store stores what is encrypted, as params say.
+func (e *encrypted) store(ctx context.Context, params *storage.PutParams, sealed io.Reader) error {
 	inner := &storage.PutParams{
 		Repository:      params.Repository,
 		Key:             params.Key,
@@ -201,8 +208,9 @@ func (e *encrypted) Rename(ctx context.Context, repository string, from, to stri
 	return e.inner.Remove(ctx, at(repository, from))
 }
 
-// copy decrypts an object and encrypts it under another name. An object that was not encrypted is
-// bound to no name, and is copied as it is.
+// copy decrypts an object and encrypts it under another name. What no host stored is bound to no
+// name, and is copied as it is: encrypted anew it would be authentic, though nobody knows who made
+// it.
 func (e *encrypted) copy(ctx context.Context, fromRepository, from, toRepository, to string) (err error) {
 	defer func() {
 		if err != nil {
@@ -218,22 +226,22 @@ func (e *encrypted) copy(ctx context.Context, fromRepository, from, toRepository
 	switch {
 	case err != nil:
 		return err
-	case !passed && s.header != nil:
+	case !passed && s.header != nil && s.header.EncryptionContext[pikokms.UseKey] == pikokms.UseObject:
 	case fromRepository == toRepository:
 		return e.inner.Copy(ctx, fromRepository, from, to)
 	default:
 		return e.inner.CopyToAnotherRepository(ctx, fromRepository, from, toRepository, to)
 	}
-	o, err := e.whole(ctx, at(fromRepository, from))
+	stored, err := e.inner.Get(ctx, at(fromRepository, from))
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, o.Close()) }()
-	transformers := noTransformers
-	if ours(s.header) {
-		transformers = s.header.EncryptionContext[TransformersKey]
+	defer func() { err = errors.Join(err, stored.Close()) }()
+	sealed, err := e.host.CopyObject(ctx, name(toRepository, to), name(fromRepository, from), stored)
+	if err != nil {
+		return err
 	}
-	return e.encrypt(ctx, &storage.PutParams{
+	return e.store(ctx, &storage.PutParams{
 		Repository: toRepository, Key: to, ContentType: s.info.ContentType, Metadata: s.info.Metadata, Size: s.info.Size,
-	}, o, transformers)
+	}, sealed)
 }

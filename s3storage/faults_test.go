@@ -2,23 +2,17 @@ package s3storage_test
 
 import (
 	"bytes"
-	"crypto/md5"
-	"encoding/xml"
 	"errors"
 	"fmt"
 	"io"
-	"log"
 	"net/http"
 	"net/http/httptest"
-	"strconv"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/aws/retry"
-	"github.com/aws/aws-sdk-go-v2/feature/s3/transfermanager"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
@@ -27,101 +21,6 @@ import (
 	"piko.sh/pikokms/internal/adversary"
 	"piko.sh/pikokms/s3storage"
 )
-
-// The transfer manager says through package log what it also returns.
-func init() { log.SetOutput(io.Discard) }
-
-// bucketInMemory answers those requests of S3 that the storage makes, over HTTP, without a check of
-// signatures and checksums.
-type bucketInMemory struct {
-	mu      sync.Mutex
-	objects map[string][]byte
-	uploads map[string]map[int][]byte // parts, by the upload's ID
-	count   int
-}
-
-func etag(content []byte) string { return fmt.Sprintf(`"%x"`, md5.Sum(content)) }
-
-// plain takes off the chunks of a body with trailing checksums (Amazon S3 User Guide,
-// "aws-chunked").
-func plain(r *http.Request) ([]byte, error) {
-	body, err := io.ReadAll(r.Body)
-	if err != nil || !strings.Contains(r.Header.Get("Content-Encoding"), "aws-chunked") {
-		return body, err
-	}
-	var content []byte
-	for {
-		size, rest, _ := bytes.Cut(body, []byte("\r\n"))
-		n, err := strconv.ParseInt(string(size), 16, 64)
-		if err != nil || n > int64(len(rest)) {
-			return nil, errors.New("no chunk")
-		}
-		if n == 0 {
-			return content, nil
-		}
-		content, body = append(content, rest[:n]...), rest[n+2:]
-	}
-}
-
-func (b *bucketInMemory) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	content, err := plain(r)
-	if err != nil {
-		http.Error(w, err.Error(), http.StatusBadRequest)
-		return
-	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	_, key, _ := strings.Cut(strings.TrimPrefix(r.URL.Path, "/"), "/")
-	id := r.URL.Query().Get("uploadId")
-	old, exists := b.objects[key]
-	unfit := r.Header.Get("If-Match") != "" && r.Header.Get("If-Match") != etag(old)
-	switch {
-	case r.Method == http.MethodPost && r.URL.Query().Has("uploads"):
-		b.count++
-		id = strconv.Itoa(b.count)
-		b.uploads[id] = make(map[int][]byte)
-		fmt.Fprintf(w, "<InitiateMultipartUploadResult><UploadId>%s</UploadId></InitiateMultipartUploadResult>", id)
-	case id != "" && b.uploads[id] == nil:
-		w.WriteHeader(http.StatusNotFound)
-	case r.Method == http.MethodPut && id != "":
-		n, _ := strconv.Atoi(r.URL.Query().Get("partNumber"))
-		b.uploads[id][n] = content
-		w.Header().Set("ETag", etag(content))
-	case r.Method == http.MethodDelete && id != "":
-		delete(b.uploads, id)
-		w.WriteHeader(http.StatusNoContent)
-	case unfit:
-		w.WriteHeader(http.StatusPreconditionFailed)
-	case r.Method == http.MethodPost:
-		var whole []byte
-		for n := range len(b.uploads[id]) {
-			whole = append(whole, b.uploads[id][n+1]...)
-		}
-		delete(b.uploads, id)
-		b.objects[key] = whole
-		fmt.Fprintf(w, "<CompleteMultipartUploadResult><ETag>%s</ETag></CompleteMultipartUploadResult>", etag(whole))
-	case r.Method == http.MethodPut:
-		b.objects[key] = content
-		w.Header().Set("ETag", etag(content))
-	case r.Method == http.MethodGet && r.URL.Query().Has("list-type"):
-		list := struct {
-			XMLName  xml.Name `xml:"ListBucketResult"`
-			Contents []struct{ Key string }
-		}{}
-		for key := range b.objects {
-			list.Contents = append(list.Contents, struct{ Key string }{key})
-		}
-		_ = xml.NewEncoder(w).Encode(list)
-	case !exists:
-		w.WriteHeader(http.StatusNotFound)
-	case r.Method == http.MethodDelete:
-		delete(b.objects, key)
-		w.WriteHeader(http.StatusNoContent)
-	default:
-		w.Header().Set("ETag", etag(old))
-		http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(old))
-	}
-}
 
 // breaking makes requests calls, and fails them in one of several ways.
 type breaking struct {
@@ -174,7 +73,7 @@ func (f failed) Read([]byte) (int, error) { return 0, f.err }
 // answer can't be deleted: a lifecycle rule does that.)
 func TestAFaultAtEachRequest(t *testing.T) {
 	before := goleak.IgnoreCurrent()
-	content := noise(5<<20 + 100_000)
+	content := noise(10<<20 + 100_000)
 	faults := 0
 	for _, size := range []int{100_000, len(content)} {
 		content := content[:size]
@@ -219,7 +118,7 @@ func TestAFaultAtEachRequest(t *testing.T) {
 					continue // it makes the same requests for an object of any size
 				}
 				faults += adversary.EachCall(func(c *adversary.Calls) {
-					b := &bucketInMemory{objects: make(map[string][]byte), uploads: make(map[string]map[int][]byte)}
+					b := newBucketInMemory()
 					server := httptest.NewServer(b)
 					defer server.Close()
 					transport := &breaking{calls: &adversary.Calls{}, way: way}
@@ -228,9 +127,7 @@ func TestAFaultAtEachRequest(t *testing.T) {
 						Region: "eu-west-1", BaseEndpoint: &server.URL, UsePathStyle: true, Credentials: login(), Retryer: aws.NopRetryer{},
 						HTTPClient: &http.Client{Transport: transport},
 					})
-					host := newHost(t, s3storage.New(client, "bucket", func(o *transfermanager.Options) {
-						o.MultipartUploadThreshold, o.PartSizeBytes, o.Concurrency = 5<<20, 5<<20, 2
-					}))
+					host := newHost(t, s3storage.New(client, "bucket", s3storage.WithParts(5<<20, 2)))
 					require.NoError(t, host.Put(t.Context(), "object", bytes.NewReader(content)))
 					transport.calls = c
 					err := door(t, host)
@@ -267,7 +164,7 @@ func TestAFaultAtEachRequest(t *testing.T) {
 // has made its condition false, or has ended the upload in parts. That is no change by another.
 func TestALostAnswerToAReplacement(t *testing.T) {
 	content := noise(100_000)
-	b := &bucketInMemory{objects: make(map[string][]byte), uploads: make(map[string]map[int][]byte)}
+	b := newBucketInMemory()
 	server := httptest.NewServer(b)
 	defer server.Close()
 	transport := &breaking{calls: &adversary.Calls{}, way: "answer lost"}
@@ -277,18 +174,16 @@ func TestALostAnswerToAReplacement(t *testing.T) {
 		Retryer:    retry.NewStandard(func(o *retry.StandardOptions) { o.MaxBackoff = time.Millisecond }),
 		HTTPClient: &http.Client{Transport: transport},
 	})
-	storage := s3storage.New(client, "bucket", func(o *transfermanager.Options) {
-		o.MultipartUploadThreshold, o.PartSizeBytes = 5<<20, 5<<20
-	})
 	for name, c := range map[string]struct {
 		replacement []byte
 		loses, made int
 		says        string
 	}{
-		"in one request": {[]byte("new"), 1, 3, "the put, the put again, and what is there"},
-		"in parts":       {noise(6 << 20), 4, 7, "begin, two parts, end, end again, abort, and what is there"},
+		"in one request": {[]byte("new"), 5, 7, "tags, owners, ACL, a look, the put, the put again, and what is there"},
+		"in parts":       {noise(11 << 20), 8, 11, "tags, owners, ACL, begin, two parts, a look, end, end again, abort, and what is there"},
 	} {
 		t.Run(name, func(t *testing.T) {
+			storage := s3storage.New(client, "bucket", s3storage.WithParts(5<<20, 5))
 			transport.calls = &adversary.Calls{}
 			require.NoError(t, storage.Put(t.Context(), "object", bytes.NewReader(content)))
 			r, version, err := storage.GetVersion(t.Context(), "object")

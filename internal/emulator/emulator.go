@@ -41,17 +41,39 @@ func LocalStack(t testing.TB) string {
 	return shared.url
 }
 
-var localStack = sync.OnceValues(func() (*emulator, error) {
-	module, err := above(filepath.Join("internal", "localstack"))
+var localStack = sync.OnceValues(func() (*emulator, error) { return startModule("localstack") })
+
+// VersityGW returns the URL of an S3 server over a temporary folder, with versions and locks and
+// without encryption. The tests of a process share it, and it ends with that process. Its Region
+// and login are those of LocalStack. Since it takes a while to build, the test is skipped in short
+// mode.
+func VersityGW(t testing.TB) string {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("skipped: Versity's gateway is not for short mode")
+	}
+	shared, err := versityGW()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return shared.url
+}
+
+var versityGW = sync.OnceValues(func() (*emulator, error) { return startModule("versitygw", "GOWORK=off") })
+
+// startModule starts the command serve of an internal module.
+func startModule(name string, environment ...string) (*emulator, error) {
+	module, err := above(filepath.Join("internal", name))
 	if err != nil {
 		return nil, err
 	}
 	command := exec.Command("go", "run", "./serve")
 	command.Dir = module
-	command.Env = append(os.Environ(), "GOFLAGS=") // not built with the race detector, even if the tests are
+	// It is not built with the race detector, even if the tests are.
+	command.Env = append(append(os.Environ(), "GOFLAGS="), environment...)
 	// The command's standard input ends with this process, and so the command ends, too.
 	return start(command)
-})
+}
 
 // emulator is a program that runs until its standard input is closed: by stop, or by the garbage
 // collector once nothing refers to the emulator any more.

@@ -5,15 +5,17 @@ import (
 	"cmp"
 	"context"
 	"encoding/base64"
-	"errors"
 	"fmt"
 	"io"
 	"mime"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/kms"
+
+	"piko.sh/pikokms/provider"
 )
 
 // maxAnswer bounds an answer of KMS in bytes. The largest have about 16 KiB.
@@ -43,18 +45,21 @@ func (a *attempts) Do(request *http.Request) (*http.Response, error) {
 	defer cancel()
 	response, err := a.inner.Do(request.WithContext(ctx))
 	if err == nil {
-		err = readAnswer(response, heldBy(ctx))
+		if err = readAnswer(response, heldBy(ctx)); err != nil {
+			err = fmt.Errorf("%s: %w", request.URL.Host, err)
+		}
 	}
 	if err == nil {
+		if response.StatusCode != http.StatusOK {
+			provider.ReportAttempt(request.Context(), fmt.Errorf("HTTP %s", response.Status))
+		}
 		return response, nil
 	}
 	// If the caller's own context has ended, its error stays as it is.
 	if ctx.Err() != nil && request.Context().Err() == nil {
-		return nil, &timeoutError{request.URL.Host, a.timeout}
+		err = &timeoutError{request.URL.Host, a.timeout}
 	}
-	if _, ok := errors.AsType[*noKMSError](err); ok {
-		return nil, fmt.Errorf("%s: %w", request.URL.Host, err)
-	}
+	provider.ReportAttempt(request.Context(), err)
 	return nil, err
 }
 
@@ -67,9 +72,9 @@ func readAnswer(response *http.Response, held *held) error {
 		return fmt.Errorf("reading the answer: %w", err)
 	}
 	// KMS answers with a JSON object, even for errors. Other answers come from load balancers or
-	// proxies. If their status means that there can be no answer now, it is what counts.
+	// proxies.
 	start := bytes.TrimLeft(body, " \t\r\n")
-	if response.StatusCode < http.StatusInternalServerError && !bytes.HasPrefix(start, []byte("{")) {
+	if !bytes.HasPrefix(start, []byte("{")) || response.StatusCode == http.StatusOK && !isOfKMS(response.Request, body) {
 		return newNoKMSError(response)
 	}
 	if held != nil && response.StatusCode == http.StatusOK {
@@ -78,6 +83,22 @@ func readAnswer(response *http.Response, held *held) error {
 	response.Body = io.NopCloser(bytes.NewReader(body))
 	response.ContentLength = int64(len(body))
 	return nil
+}
+
+// isOfKMS reports whether an answer has what KMS's all have: of a key that was asked about a
+// description, and of one that was used its ARN.
+func isOfKMS(request *http.Request, body []byte) bool {
+	if request == nil {
+		return true
+	}
+	_, operation, _ := strings.Cut(request.Header.Get("X-Amz-Target"), ".")
+	switch operation {
+	case "DescribeKey":
+		return bytes.Contains(body, []byte(`"KeyMetadata"`))
+	case "GenerateDataKey", "Encrypt", "Decrypt", "ReEncrypt":
+		return bytes.Contains(body, []byte(`"KeyId"`)) || bytes.Contains(body, []byte(`"CiphertextBlob"`)) || bytes.Contains(body, []byte(`"Plaintext"`))
+	}
+	return true
 }
 
 // readBounded reads r to its end, and clears the buffers that it outgrows. The expected length is
@@ -120,19 +141,23 @@ func (e *timeoutError) Error() string {
 
 func (*timeoutError) Timeout() bool { return true }
 
-// noKMSError is the error of an answer that is not KMS's. The AWS SDK does not try again after it.
-type noKMSError struct{ status, kind string }
+// noKMSError is the error of an answer that is not KMS's. The AWS SDK tries again after it if its
+// status is that of a fault.
+type noKMSError struct {
+	code         int
+	status, kind string
+}
 
 func newNoKMSError(response *http.Response) *noKMSError {
 	kind, _, _ := mime.ParseMediaType(response.Header.Get("Content-Type"))
-	return &noKMSError{response.Status, cmp.Or(kind, "no content type")}
+	return &noKMSError{response.StatusCode, response.Status, cmp.Or(kind, "no content type")}
 }
 
 func (e *noKMSError) Error() string {
 	return fmt.Sprintf("HTTP %s with %q is no answer of KMS; check the endpoint's URL and proxies on the way", e.status, e.kind)
 }
 
-func (*noKMSError) RetryableError() bool { return false }
+func (e *noKMSError) RetryableError() bool { return e.code >= http.StatusInternalServerError }
 
 // boundCredentials bounds the wait for credentials, which may come from another service, and wraps
 // its failures in a credentialsError.

@@ -54,7 +54,7 @@ func NewDynamoDB(ctx context.Context, c DynamoDBConfig) (*DynamoDB, error) {
 	case c.Client != nil && (c.Region != "" || c.Profile != "" || c.MaxRetries != 0 || c.Timeout != 0 || c.Endpoint != ""):
 		return nil, fmt.Errorf("%w: the fields from Region to Endpoint belong to the given Client; set them there", provider.ErrInvalidKey)
 	case c.Client != nil:
-		return &DynamoDB{c.Client, c.Table}, nil
+		return &DynamoDB{checkingAnswers(c.Client), c.Table}, nil
 	}
 	options := []func(*config.LoadOptions) error{
 		config.WithRegion(c.Region),
@@ -78,11 +78,17 @@ func NewDynamoDB(ctx context.Context, c DynamoDBConfig) (*DynamoDB, error) {
 			o.BaseEndpoint = aws.String(c.Endpoint)
 		}
 	})
-	return &DynamoDB{client, c.Table}, nil
+	return &DynamoDB{checkingAnswers(client), c.Table}, nil
 }
 
 // Name implements Table.
 func (d *DynamoDB) Name() string { return d.table }
+
+// place implements placed.
+func (d *DynamoDB) place() string {
+	o := d.client.Options()
+	return strings.Join([]string{"dynamodb", o.Region, aws.ToString(o.BaseEndpoint), d.table}, "\x00")
+}
 
 // createWait bounds how long Create waits for a new table.
 const createWait = 5 * time.Minute

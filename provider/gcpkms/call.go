@@ -36,10 +36,29 @@ func call[T any](ctx context.Context, p *Provider, operation, key string, ask fu
 		if err == nil {
 			return answer, nil
 		}
+		provider.ReportAttempt(ctx, err)
 		if left <= 0 || !mayPass(err) || gax.Sleep(ctx, pause.Pause()) != nil {
-			return answer, judge(ctx, operation, key, err)
+			return answer, judge(ctx, operation, key, p.purpose(ctx, operation, key, err))
 		}
 	}
+}
+
+// purpose adds to a FAILED_PRECONDITION that the key has another purpose, which has the same code as
+// a version that can't be used, if the key may be described.
+func (p *Provider) purpose(ctx context.Context, operation, key string, err error) error {
+	if status.Code(err) != codes.FailedPrecondition || operation == "GetCryptoKey" {
+		return err
+	}
+	described, failed := attempt(ctx, p.timeout, func(ctx context.Context) (*kmspb.CryptoKey, error) {
+		return p.client.GetCryptoKey(ctx, &kmspb.GetCryptoKeyRequest{Name: key}, once)
+	})
+	if failed != nil {
+		return err // this is what is known
+	}
+	if unfit := fitting(described); unfit != nil {
+		return fmt.Errorf("%w: %w", unfit, err)
+	}
+	return err
 }
 
 // attempt makes a call once, and bounds its time.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/googleapis/gax-go/v2/apierror"
 	"google.golang.org/grpc/codes"
@@ -36,7 +37,11 @@ func (p *Provider) fail(ctx context.Context, operation, key string, err error) e
 	if inner, ok := err.(*provider.EncryptionError); ok {
 		err = inner.Err
 	}
-	return &provider.EncryptionError{Operation: operation, Provider: string(provider.TypeGCPKMS), KeyID: key, Err: judge(ctx, operation, key, err)}
+	err = judge(ctx, operation, key, err)
+	if errors.Is(err, provider.ErrProviderUnavailable) && !strings.Contains(err.Error(), p.address) {
+		err = fmt.Errorf("%s: %w", p.address, err) // what answers there may not be Cloud KMS
+	}
+	return &provider.EncryptionError{Operation: operation, Provider: string(provider.TypeGCPKMS), KeyID: key, Err: err}
 }
 
 // judge adds a sentinel to an error of Cloud KMS that has none yet. If the caller's context has

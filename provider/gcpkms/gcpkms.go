@@ -49,6 +49,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	kms "cloud.google.com/go/kms/apiv1"
@@ -65,6 +66,7 @@ const ProviderID = "gcp-kms"
 type Provider struct {
 	client     *kms.KeyManagementClient
 	own        string // resource name of the provider's own key
+	address    string // of Cloud KMS, as the client was told it
 	maxRetries int
 	timeout    time.Duration
 	keys       keys
@@ -85,7 +87,7 @@ func NewProvider(ctx context.Context, c Config, options ...option.ClientOption) 
 		return nil, &provider.EncryptionError{Operation: "NewProvider", Provider: string(provider.TypeGCPKMS), KeyID: c.KeyResourceName(), Err: err}
 	}
 	c = c.WithDefaults()
-	p := &Provider{client: client, own: c.KeyResourceName(), maxRetries: c.MaxRetries, timeout: c.Timeout}
+	p := &Provider{client: client, own: c.KeyResourceName(), address: addressOf(client), maxRetries: c.MaxRetries, timeout: c.Timeout}
 	p.keys.trust(p.own)
 	for _, name := range c.TrustedKeys {
 		p.keys.trust(name)
@@ -97,6 +99,13 @@ func NewProvider(ctx context.Context, c Config, options ...option.ClientOption) 
 		return nil, errors.Join(p.fail(ctx, "NewProvider", p.own, fmt.Errorf("checking the key: %w", err)), client.Close())
 	}
 	return p, nil
+}
+
+// addressOf returns where a client asks, whatever options or environment said so.
+func addressOf(client *kms.KeyManagementClient) string {
+	//lint:ignore SA1019 It may be any of a pool of connections, which all have one target.
+	target := client.Connection().Target()
+	return target[strings.LastIndex(target, "/")+1:]
 }
 
 // check asks Cloud KMS whether the provider's own key can be used.

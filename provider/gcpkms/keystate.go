@@ -57,8 +57,8 @@ func stateOf(state kmspb.CryptoKeyVersion_CryptoKeyVersionState) versionState {
 
 // usable returns an error that says why a key cannot wrap data keys, or nil.
 func usable(key *kmspb.CryptoKey) error {
-	if key.GetPurpose() != kmspb.CryptoKey_ENCRYPT_DECRYPT {
-		return fmt.Errorf("%w: its purpose is %v; data keys take a symmetric key for ENCRYPT_DECRYPT", provider.ErrKeyUsage, key.GetPurpose())
+	if err := fitting(key); err != nil {
+		return err
 	}
 	primary := key.GetPrimary()
 	if primary == nil {
@@ -66,6 +66,14 @@ func usable(key *kmspb.CryptoKey) error {
 	}
 	if state := stateOf(primary.GetState()); state.sentinel != nil {
 		return fmt.Errorf("%w: the primary version %s: %s", state.sentinel, primary.GetName(), state.reason)
+	}
+	return nil
+}
+
+// fitting returns an error if a key has another purpose than to wrap data keys.
+func fitting(key *kmspb.CryptoKey) error {
+	if key.GetPurpose() != kmspb.CryptoKey_ENCRYPT_DECRYPT {
+		return fmt.Errorf("%w: its purpose is %v; data keys take a symmetric key for ENCRYPT_DECRYPT", provider.ErrKeyUsage, key.GetPurpose())
 	}
 	return nil
 }

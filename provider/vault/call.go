@@ -4,11 +4,13 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"math"
 	"net/http"
 	"strings"
+	"time"
 
 	"github.com/hashicorp/vault/api"
 
@@ -67,8 +69,11 @@ func (p *Provider) ask(ctx context.Context, operation string, q question) (*answ
 	clear(body) // only now, since an answer before the end of the question leaves it to be sent
 	defer clear(text)
 	a := new(answer)
-	if err := json.Unmarshal(text, a); err != nil {
-		return nil, fmt.Errorf("%w: the server's answer is not one of the transit engine; check the address and proxies on the way", provider.ErrProviderUnavailable)
+	var is struct {
+		Data *struct{} `json:"data"`
+	}
+	if json.Unmarshal(text, &is) != nil || is.Data == nil || json.Unmarshal(text, a) != nil {
+		return nil, errNoTransit
 	}
 	return a, nil
 }
@@ -84,10 +89,13 @@ func (p *Provider) read(ctx context.Context) (*keyState, error) {
 		Data keyState `json:"data"`
 	}
 	if err := json.Unmarshal(text, &a); err != nil || a.Data.Name != p.key {
-		return nil, fmt.Errorf("%w: the server's answer is not one of the transit engine; check the address and proxies on the way", provider.ErrProviderUnavailable)
+		return nil, errNoTransit
 	}
 	return &a.Data, nil
 }
+
+// errNoTransit is the error of an answer that the transit engine does not give.
+var errNoTransit = fmt.Errorf("%w: the server's answer is not one of the transit engine; check the address and proxies on the way", provider.ErrProviderUnavailable)
 
 // send makes a call and returns the body of the answer. If the server refuses the token, it logs in
 // and makes the call again.
@@ -95,12 +103,30 @@ func (p *Provider) send(ctx context.Context, call func(*api.Logical) (*api.Respo
 	client := p.session.client
 	for again := false; ; again = true {
 		token := client.Token()
-		text, err := read(call(client.Logical()))
+		text, err := p.attempt(ctx, call)
 		if again || !isStatus(err, http.StatusForbidden) || !p.session.loginAgain(ctx, token) {
 			return text, err
 		}
 	}
 }
+
+// attempt makes a call, and makes it again if its answer breaks off. HashiCorp's client does so only
+// if no answer begins.
+func (p *Provider) attempt(ctx context.Context, call func(*api.Logical) (*api.Response, error)) ([]byte, error) {
+	for n := 1; ; n++ {
+		text, err := read(call(p.session.client.Logical()))
+		if _, cut := errors.AsType[*cutError](err); !cut || n > p.session.client.MaxRetries() || !sleep(ctx, time.Duration(n)*minRetryWait) {
+			return text, err
+		}
+	}
+}
+
+// cutError is the error of an answer that broke off.
+type cutError struct{ cause error }
+
+func (e *cutError) Error() string { return "reading the answer: " + e.cause.Error() }
+
+func (e *cutError) Unwrap() error { return e.cause }
 
 // read returns the body of a response.
 func read(response *api.Response, err error) ([]byte, error) {
@@ -120,7 +146,7 @@ func read(response *api.Response, err error) ([]byte, error) {
 	text := buffer.Bytes()
 	if err != nil {
 		clear(text)
-		return nil, fmt.Errorf("reading the answer: %w", err)
+		return nil, &cutError{err}
 	}
 	if len(text) > maxAnswer {
 		return nil, fmt.Errorf("%w: the server's answer has over %d bytes", provider.ErrProviderUnavailable, maxAnswer)

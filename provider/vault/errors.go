@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/url"
@@ -33,7 +34,11 @@ func (p *Provider) fail(ctx context.Context, operation string, err error) error 
 	if p.session.ended() && !errors.Is(err, provider.ErrClosed) {
 		err = fmt.Errorf("the provider: %w: %w", provider.ErrClosed, err)
 	}
-	return &provider.EncryptionError{Operation: operation, Provider: string(p.Type()), KeyID: p.id, Err: judge(ctx, err)}
+	err = judge(ctx, err)
+	if at := p.session.client.Address(); errors.Is(err, provider.ErrProviderUnavailable) && !strings.Contains(err.Error(), at) {
+		err = fmt.Errorf("%s: %w", at, err) // what answers there may not be the server
+	}
+	return &provider.EncryptionError{Operation: operation, Provider: string(p.Type()), KeyID: p.id, Err: err}
 }
 
 // answerError is an error that the server answered, in one line.
@@ -80,8 +85,9 @@ func judge(ctx context.Context, err error) error {
 		return fmt.Errorf("%w: %w", outage(answered), asAnswer(err))
 	}
 	_, unsent := errors.AsType[*url.Error](err)
-	_, cut := errors.AsType[net.Error](err)
-	if unsent || cut || strings.HasPrefix(err.Error(), "reading the answer: ") {
+	_, broken := errors.AsType[net.Error](err)
+	_, cut := errors.AsType[*cutError](err)
+	if unsent || broken || cut {
 		return &wayError{err}
 	}
 	return err
@@ -125,7 +131,21 @@ func loginError(err error) error {
 	if ok && (answered.StatusCode == http.StatusBadRequest || answered.StatusCode == http.StatusForbidden || answered.StatusCode == http.StatusUnauthorized || answered.StatusCode == http.StatusNotFound) {
 		return fmt.Errorf("%w: the login failed: %w", provider.ErrAccessDenied, asAnswer(err))
 	}
-	return err
+	return strange(err)
+}
+
+// strange returns the error of a call by HashiCorp's client, which reads the answer itself. What it
+// can't read is an answer that broke off, or no answer of the server.
+func strange(err error) error {
+	_, answered := errors.AsType[*api.ResponseError](err)
+	_, unsent := errors.AsType[*url.Error](err)
+	switch {
+	case answered || unsent || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded):
+		return asAnswer(err)
+	case errors.Is(err, io.ErrUnexpectedEOF):
+		return &cutError{err}
+	}
+	return fmt.Errorf("%w: this is no answer of the server; check the address and proxies on the way: %w", provider.ErrProviderUnavailable, err)
 }
 
 // judgeAnswer returns the error for an answer to an operation, with what to do about it.

@@ -31,6 +31,9 @@ type session struct {
 	since time.Time     // of the last such login; who has put the element may use it
 }
 
+// minRetryWait is the shortest time before an attempt is made again.
+const minRetryWait = 100 * time.Millisecond
+
 func newSession(c Config) (*session, error) {
 	config := api.DefaultConfig()
 	if config.Error != nil {
@@ -38,7 +41,16 @@ func newSession(c Config) (*session, error) {
 	}
 	config.Address = c.Address
 	config.MaxRetries = c.MaxRetries
-	config.MinRetryWait, config.MaxRetryWait = 100*time.Millisecond, 400*time.Millisecond // times the number of the attempt
+	config.MinRetryWait, config.MaxRetryWait = minRetryWait, 4*minRetryWait // times the number of the attempt
+	config.CheckRetry = func(ctx context.Context, response *http.Response, err error) (bool, error) {
+		switch {
+		case err != nil:
+			provider.ReportAttempt(ctx, err)
+		case response.StatusCode >= http.StatusInternalServerError || response.StatusCode == http.StatusTooManyRequests:
+			provider.ReportAttempt(ctx, fmt.Errorf("HTTP %s", response.Status))
+		}
+		return api.DefaultRetryPolicy(ctx, response, err)
+	}
 	// HashiCorp's client bounds a call with all its attempts, this bounds each attempt.
 	config.Timeout = 0
 	config.HttpClient.Timeout = c.Timeout
@@ -156,7 +168,7 @@ func (s *session) obtain(ctx context.Context) (lease, error) {
 		return lease{}, nil
 	}
 	if err != nil {
-		return lease{}, asAnswer(err)
+		return lease{}, strange(err)
 	}
 	ttl, err := found.TokenTTL()
 	if err != nil {

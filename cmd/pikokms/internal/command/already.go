@@ -56,3 +56,13 @@ func plaintext(ctx context.Context, r *bufio.Reader, malformed bool) (*bufio.Rea
 	}
 	return nil, fmt.Errorf("%w: %w", errMalformed, err)
 }
+
+// isFormat tells whether an error is about what an object holds, and not about reading it.
+func isFormat(err error) bool {
+	for _, e := range [...]error{header.ErrNotMessage, header.ErrMalformed, header.ErrUnsupported, header.ErrLimit} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return false
+}

@@ -27,7 +27,7 @@ whose branch keys local keys wrap: for development, tests and single machines.
 
 To use branch keys, give a branchkey URL as the KEY of other commands.`
 
-// BranchKeysManual says how a table of branch keys is named. It is a part of the usage of
+// BranchKeysManual says how a table of branch keys is named. It is a part of the whole help of
 // branch-keys and its subcommands, and of the man page.
 const BranchKeysManual = `
 Tables of branch keys:
@@ -76,7 +76,6 @@ func branchKeysCommand() *cobra.Command {
 			return usageError{errors.New("no command; there are create, version, list, show, move and check")}
 		},
 	}
-	command.SetUsageTemplate(command.UsageTemplate() + BranchKeysManual)
 	command.AddCommand(branchKeysCreate(), branchKeysVersion(), branchKeysList(), branchKeysShow(), branchKeysMove(), branchKeysCheck())
 	return command
 }

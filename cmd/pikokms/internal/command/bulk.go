@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -21,6 +22,7 @@ type bulk struct {
 	dryRun  bool
 	suffix  string
 	plain   string
+	writing
 
 	malformed bool // what begins as a message and is none is plaintext
 }
@@ -34,6 +36,9 @@ func (b *bulk) add(command *cobra.Command, rule string) {
 	}
 	b.each.add(command)
 	flags.BoolVar(&b.dryRun, "dry-run", false, "name each object that there is to work on, and write nothing")
+	flags.StringArrayVar((*[]string)(&b.allowed), "allow-loss", nil, "replace objects of buckets though this `KIND` of what they have can't be kept: "+strings.Join(lossKinds, ", ")+"; may be repeated")
+	flags.BoolVar(&b.soleWriter, "sole-writer", false, "nothing else writes to the bucket now: look before writing, where S3 has no conditional writes")
+	_ = command.RegisterFlagCompletionFunc("allow-loss", cobra.FixedCompletions(lossKinds, cobra.ShellCompDirectiveNoFileComp))
 	b.addLong(command)
 }
 
@@ -65,6 +70,11 @@ func (b *bulk) check(o *options) error {
 	case strings.Contains(b.suffix, "/"):
 		return usageError{fmt.Errorf("--suffix %q has a slash", b.suffix)}
 	}
+	for _, kind := range b.allowed {
+		if !slices.Contains(lossKinds, kind) {
+			return usageError{fmt.Errorf("--allow-loss %q; known are %s", kind, strings.Join(lossKinds, ", "))}
+		}
+	}
 	return nil
 }
 
@@ -89,7 +99,11 @@ func (b *bulk) run(ctx context.Context, o *options, arguments []string, j job) e
 		return err
 	}
 	defer p.Close()
-	t := &target{replace: o.replace, rename: j.rename, placed: newPlaced(p)}
+	if err := checkSeveral(p, b.inPlace); err != nil {
+		return errors.Join(err, b.closeJournal(false))
+	}
+	b.writing.jobs = b.each.jobs
+	t := &target{several: len(p.places) > 1, replace: o.replace, rename: j.rename, writing: b.writing, dryRun: b.dryRun, placed: newPlaced(p)}
 	if b.resumed {
 		t.placed.since = b.journal.planned.Begun
 	}
@@ -98,11 +112,40 @@ func (b *bulk) run(ctx context.Context, o *options, arguments []string, j job) e
 	}
 	if t.place != nil {
 		defer t.place.Close()
+		t.place.setWriting(b.writing)
+	}
+	for _, place := range p.places {
+		place.setWriting(b.writing)
 	}
 	if b.dryRun {
-		return b.each.run(ctx, resultPlanned, p, func(ctx context.Context, i item) (int64, error) { return b.planOne(ctx, t, j, i) })
+		err = b.each.run(ctx, resultPlanned, p, func(ctx context.Context, i item) (int64, error) { return b.planOne(ctx, t, j, i) })
+	} else {
+		err = b.each.run(ctx, j.done, p, func(ctx context.Context, i item) (int64, error) { return t.workOn(ctx, j, i) })
 	}
-	return b.each.run(ctx, j.done, p, func(ctx context.Context, i item) (int64, error) { return t.workOn(ctx, j, i) })
+	t.lost.say(b.dryRun)
+	return err
+}
+
+// checkSeveral checks the places of several INs. Results must have different names.
+func checkSeveral(p *plan, inPlace bool) error {
+	if len(p.places) < 2 {
+		return nil
+	}
+	first := make(map[string]*place)
+	for _, place := range p.places {
+		if place.isStandardInput() {
+			return usageError{errors.New("standard input cannot be one of several INs")}
+		}
+		name := absolute(place.name)
+		if !inPlace {
+			name = place.base()
+		}
+		if other := first[name]; other != nil {
+			return usageError{fmt.Errorf("%s and %s would have one name; do them one after the other", printable(other.name), printable(place.name))}
+		}
+		first[name] = place
+	}
+	return nil
 }
 
 // openTarget opens the place of t, if the results do not go where they come from.
@@ -131,7 +174,7 @@ func (t *target) workOn(ctx context.Context, j job, i item) (n int64, err error)
 		return 0, err
 	}
 	defer func() {
-		err = errors.Join(s.blame(err), s.Close())
+		err = errors.Join(err, s.Close())
 	}()
 	if err := j.judge(ctx, i, s); err != nil {
 		return 0, err
@@ -141,6 +184,9 @@ func (t *target) workOn(ctx context.Context, j job, i item) (n int64, err error)
 		return 0, err
 	}
 	if err := t.recognise(ctx, j, i, to); err != nil {
+		return 0, err
+	}
+	if err := t.checkKept(ctx, s); err != nil {
 		return 0, err
 	}
 	content, err := j.convert(ctx, s)
@@ -158,7 +204,7 @@ func (b *bulk) planOne(ctx context.Context, t *target, j job, i item) (n int64, 
 	if err != nil {
 		return 0, err
 	}
-	defer func() { err = errors.Join(s.blame(err), s.Close()) }()
+	defer func() { err = errors.Join(err, s.Close()) }()
 	if err := j.judge(ctx, i, s); err != nil {
 		return 0, err
 	}
@@ -171,6 +217,11 @@ func (b *bulk) planOne(ctx context.Context, t *target, j job, i item) (n int64, 
 			return 0, err
 		}
 	}
+	if b.inPlace {
+		if err := t.checkKept(ctx, s); err != nil {
+			return 0, err
+		}
+	}
 	return max(s.size, 0), t.checkFree(ctx, to, i)
 }
 
@@ -180,7 +231,7 @@ func (b *bulk) addSuffix(key string) (string, error) { return key + b.suffix, ni
 // cutSuffix is the rule of decrypt.
 func (b *bulk) cutSuffix(key string) (string, error) {
 	cut, ok := strings.CutSuffix(key, b.suffix)
-	if !ok || cut == "" || strings.HasSuffix(cut, "/") {
+	if !ok || cut == "" && key != "" {
 		return "", fmt.Errorf("its name is not one that ends in %q", b.suffix)
 	}
 	return cut, nil

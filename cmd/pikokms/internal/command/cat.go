@@ -1,6 +1,7 @@
 package command
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -18,7 +19,8 @@ func catCommand() *cobra.Command {
 		Short: "Write a file's or an object's plaintext, or a part of it, to standard output",
 		Long: `Cat decrypts IN, a file or one object of a bucket, to standard output. With
 --range it reads and decrypts no more than the frames that the part touches, and
-verifies those: the exit status then says nothing of the rest.
+verifies those: the exit status then says nothing of the rest. A download from a
+bucket that breaks off goes on where it broke.
 
 A range is FROM-TO, FROM- or -N: from byte FROM, counted from 0, to byte TO or
 the end, or the last N bytes. Signed and unframed messages have no ranges, and
@@ -59,11 +61,15 @@ compressed ones only if the compression is zstd-seekable.`,
 	}
 	o.addKeys(command, keyToDecrypt, pairToDecrypt)
 	o.addReading(command)
+	addStorageTimeout(command)
 	command.Flags().StringVar(&part, "range", "", "write only this `RANGE` of bytes: FROM-TO, FROM- or -N")
 	return command
 }
 
 func (r *reading) writeWhole(ctx context.Context, w io.Writer, p *place) (err error) {
+	if p.isBucket() {
+		return r.writeDownload(ctx, w, p)
+	}
 	s, err := p.read(ctx, p.only)
 	if err != nil {
 		return err
@@ -76,8 +82,23 @@ func (r *reading) writeWhole(ctx context.Context, w io.Writer, p *place) (err er
 	return incomplete(io.Copy(struct{ io.Writer }{w}, content))
 }
 
+// writeDownload writes the plaintext of an object of a bucket. It goes on where a download broke off.
+func (r *reading) writeDownload(ctx context.Context, w io.Writer, p *place) (err error) {
+	stored, err := p.openSteady(ctx, p.only)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, stored.Close()) }()
+	whole := bufio.NewReaderSize(io.NewSectionReader(stored, 0, stored.Size()), 256<<10)
+	content, err := r.registry.Reverse(ctx, whole, r.pairs)
+	if err != nil {
+		return err
+	}
+	return incomplete(io.Copy(struct{ io.Writer }{w}, content))
+}
+
 func (r *reading) writePart(ctx context.Context, w io.Writer, p *place, wanted byteRange) (err error) {
-	stored, err := p.open(ctx, p.only)
+	stored, err := p.openSteady(ctx, p.only)
 	if err != nil {
 		return err
 	}

@@ -22,6 +22,7 @@ import (
 	"piko.sh/pikokms/message"
 	"piko.sh/pikokms/provider"
 	"piko.sh/pikokms/provider/branchkey"
+	"piko.sh/pikokms/s3storage"
 )
 
 const long = `Pikokms encrypts and decrypts files, folders and buckets under a key of AWS
@@ -31,7 +32,7 @@ What it writes are AWS Encryption SDK messages, so AWS's own SDKs and
 aws-encryption-cli open them, and it opens theirs.`
 
 // Manual says what a KEY is, how files are read and written, and what the exit status means. It is
-// a part of the usage of every command that takes keys, and of the man page.
+// a part of the man page, and topics of help.
 const Manual = `
 Keys:
   A KEY is a URL, to be quoted for most shells:
@@ -156,7 +157,11 @@ func run(ctx context.Context, arguments []string) int {
 				return err
 			}
 		}
+		quiet.Store(command.Flags().Lookup(quietFlag).Value.String() == "true")
 		if err := setLogFormat(command.Flags().Lookup(logFormatFlag).Value.String()); err != nil {
+			return err
+		}
+		if err := checkStorageTimeout(); err != nil {
 			return err
 		}
 		parsed = true
@@ -189,17 +194,15 @@ func New() *cobra.Command {
 		SilenceUsage:  true,
 	}
 	root.SetVersionTemplate("pikokms {{.Version}}\n")
-	root.SetUsageTemplate(root.UsageTemplate() +
-		`{{if or (not .HasParent) (.Flags.Lookup "include") (.Flags.Lookup "address")}}` + Places + `{{end}}` +
-		`{{if or (not .HasParent) (.Flags.Lookup "resume")}}` + LongWork + `{{end}}` +
-		`{{if not .HasParent}}` + Configuration + `{{end}}` +
-		`{{if or (not .HasParent) (.Flags.Lookup "key")}}` + Manual + `{{end}}`)
+	root.SetHelpFunc(showHelp)
+	root.SetHelpCommand(helpCommand())
 	root.PersistentFlags().String(configFlag, "", "take flags from this `FILE`, in TOML")
 	addLogFormat(root)
+	addQuiet(root)
 	takeOnce(root.PersistentFlags())
 	for _, command := range []*cobra.Command{
 		keygenCommand(), keysCommand(), encryptCommand(), decryptCommand(), rewrapCommand(),
-		verifyCommand(), catCommand(), lsCommand(), inspectCommand(), serveCommand(), branchKeysCommand(),
+		verifyCommand(), catCommand(), lsCommand(), inspectCommand(), serveCommand(), branchKeysCommand(), versionCommand(),
 	} {
 		root.AddCommand(command)
 		takeOnce(command.Flags())
@@ -221,10 +224,11 @@ func commandNames(root *cobra.Command) string {
 }
 
 // isConfigurable tells whether flags of a command may be configured. Those of cobra's own commands,
-// which complete words, may not: a mistake in the configuration must not keep them from it.
+// which complete words, may not, nor those that only explain: a mistake in the configuration must
+// not keep them from it.
 func isConfigurable(command *cobra.Command) bool {
 	for c := command; c != nil; c = c.Parent() {
-		if c.Name() == "completion" || strings.HasPrefix(c.Name(), "__") {
+		if name := c.Name(); name == "completion" || name == "help" || name == "version" || strings.HasPrefix(name, "__") {
 			return false
 		}
 	}
@@ -279,7 +283,11 @@ func fail(ctx context.Context, err error) int {
 	if ctx.Err() == nil { // else whatever failed, failed for that
 		text = explain(err)
 	}
-	say(slog.LevelError, text)
+	var fields []any
+	if told, ok := errors.AsType[*toldError](err); ok {
+		fields = told.fields
+	}
+	say(slog.LevelError, text, fields...)
 	return 1
 }
 
@@ -301,6 +309,10 @@ func explain(err error) string {
 		text += "; 'pikokms branch-keys create --table' makes it"
 	case errors.Is(err, provider.ErrUntrustedKey):
 		text += "; -k says which keys to use"
+	case errors.Is(err, s3storage.ErrNotKept):
+		text += "; --allow-loss KIND allows that"
+	case errors.Is(err, s3storage.ErrNoConditions):
+		text += "; if nothing else writes to the bucket now, --sole-writer does without"
 	}
 	if limit, ok := errors.AsType[*header.LimitError](err); ok {
 		text = strings.ReplaceAll(text, fmt.Sprintf(" (%s sets the limit)", limit.Option), "")

@@ -85,7 +85,7 @@ func encryptCommand() *cobra.Command {
 	var sign bool
 	var required []string
 	command := &cobra.Command{
-		Use:   "encrypt [-k KEY]... [-c NAME=VALUE]... [--compress FORMAT] [--in-place | -o OUT] [-f] [IN]",
+		Use:   "encrypt [-k KEY]... [-c NAME=VALUE]... [--compress FORMAT] [--in-place | -o OUT] [-f] [IN]...",
 		Short: "Encrypt a file or a stream, a folder or a bucket",
 		Long: `Encrypt makes an AWS Encryption SDK message of IN. With several keys, each
 of them wraps the data key, and can decrypt alone.
@@ -99,15 +99,17 @@ when an attacker can add text to a secret and see the size.
 
 IN may be a PLACE: then each object of it is encrypted to the folder or bucket
 OUT, or in place, with its metadata. What is encrypted already is skipped, so that
-the same command line goes on where it was interrupted. What begins as a message
-and has no whole header fails: --malformed-as-plaintext encrypts binary files that
-happen to begin so. Of one file or stream, what is encrypted already is refused.`,
+the same command line goes on where it was interrupted. Several INs go to a folder
+or a bucket, too: a file by its name, what a folder holds below the folder's. What
+begins as a message and has no whole header fails: --malformed-as-plaintext encrypts
+binary files that happen to begin so. Of one file or stream, what is encrypted
+already is refused.`,
 		Example: `  pikokms encrypt -k local:dev.key -o photos.enc --suffix .enc photos
   pikokms encrypt -k local:dev.key --in-place --include '*.jpg' photos
+  pikokms encrypt -k local:dev.key -o encrypted *.txt
   pikokms encrypt -k local:dev.key -o notes.enc notes.txt
   pikokms encrypt -k 'awskms://alias/backups?region=eu-west-1' -k local:escrow.key \
       -c purpose=backup --compress zstd -o backup.enc backup.tar`,
-		Args:                  cobra.MaximumNArgs(1),
 		DisableFlagsInUseLine: true,
 		RunE: func(command *cobra.Command, arguments []string) error {
 			transformers := []string{pikokms.CryptoTransformerName}
@@ -172,7 +174,7 @@ func decryptCommand() *cobra.Command {
 	var o options
 	var b bulk
 	command := &cobra.Command{
-		Use:   "decrypt [-k KEY]... [-c NAME=VALUE]... [--in-place | -o OUT] [-f] [IN]",
+		Use:   "decrypt [-k KEY]... [-c NAME=VALUE]... [--in-place | -o OUT] [-f] [IN]...",
 		Short: "Decrypt a file or a stream, a folder or a bucket",
 		Long: `Decrypt gives back what encrypt was given, decompressed. The keys are tried in
 order, local ones first, and only keys that are given are used, whatever the
@@ -187,11 +189,11 @@ On standard output each part appears once it is verified. Only exit status 0
 says that the output is whole.
 
 IN may be a PLACE: then each object of it is decrypted to the folder or bucket
-OUT, or in place, with its metadata.`,
+OUT, or in place, with its metadata. Several INs go there, too: a file by its name,
+what a folder holds below the folder's.`,
 		Example: `  pikokms decrypt -k local:dev.key -o photos.dec --suffix .enc photos.enc
   pikokms decrypt -k local:dev.key -o notes.txt notes.enc
   pikokms decrypt -k 'awskms://alias/backups?region=eu-west-1' -c purpose=backup backup.enc | tar x`,
-		Args:                  cobra.MaximumNArgs(1),
 		DisableFlagsInUseLine: true,
 		RunE: func(command *cobra.Command, arguments []string) error {
 			if b.isWanted(o.out, arguments) {

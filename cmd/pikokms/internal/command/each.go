@@ -38,6 +38,7 @@ func (e *each) add(command *cobra.Command) {
 	flags.StringArrayVar(&e.include, "include", nil, "take only objects that this `GLOB` matches; may be repeated")
 	flags.StringArrayVar(&e.exclude, "exclude", nil, "leave out objects that this `GLOB` matches; may be repeated")
 	flags.IntVar(&e.jobs, "jobs", 4*runtime.GOMAXPROCS(0), "the number of objects that are worked on side by side")
+	addStorageTimeout(command)
 }
 
 // isWanted tells whether a command line is about places, rather than one file or stream.
@@ -46,6 +47,9 @@ func (e *each) isWanted(arguments []string) bool {
 		if e.given(flag) {
 			return true
 		}
+	}
+	if len(arguments) > 1 {
+		return true
 	}
 	if len(arguments) == 0 || arguments[0] == "-" {
 		return false
@@ -61,7 +65,7 @@ type outcome struct {
 	Bytes  int64  `json:"bytes"`            // that were read, or for verify of plaintext, if it is done
 	Reason string `json:"reason,omitempty"` // why it was skipped, failed, or left out
 
-	passes bool // the failure may pass, but did not in all tries
+	err error // of the last try
 }
 
 // The results that are not the work's own word.
@@ -139,7 +143,13 @@ func (e *each) open(ctx context.Context, texts []string) (p *plan, err error) {
 	if !planned {
 		wanted.sayUnused()
 	}
-	if p.total() == 0 && (p.leftText() == "" || !slices.ContainsFunc(p.places, (*place).isMany)) {
+	// A prefix of a bucket exists only in what is below it.
+	isSought := len(e.include) > 0 || len(e.exclude) > 0 || slices.ContainsFunc(p.places, func(at *place) bool { return at.prefix != "" })
+	isNothing := isSought
+	if p.leftText() != "" {
+		isNothing = !slices.ContainsFunc(p.places, (*place).isMany)
+	}
+	if p.total() == 0 && isNothing {
 		return nil, errors.New("there are no such objects")
 	}
 	if e.journal != nil {
@@ -211,6 +221,9 @@ func (e *each) run(ctx context.Context, word string, p *plan, work func(context.
 	defer cancel()
 	stop := finishOnSignal(ctx)
 	defer stop.release()
+	if p.total() == 0 {
+		say(slog.LevelInfo, "there is nothing in "+p.names())
+	}
 	m.start()
 	defer m.shown.close()
 	for _, u := range p.unlisted {
@@ -233,7 +246,7 @@ func (e *each) run(ctx context.Context, word string, p *plan, work func(context.
 			return outcome{} // it was not begun
 		}
 		o := e.workOn(ctx, m, i, stop, work)
-		stop.count(o)
+		stop.count(o.err)
 		if e.journal != nil && o.Result != resultFailed {
 			e.journal.add(i.index, o)
 		}
@@ -255,18 +268,22 @@ func (e *each) run(ctx context.Context, word string, p *plan, work func(context.
 		return report.write(o)
 	})
 	m.shown.close()
+	m.sayRest()
 	sum := m.sum()
 	text := sum.text(word) + e.cost() + m.took() + p.leftText()
 	switch {
-	case err == nil && stop.enough.Load() && sum.objects() < p.total():
-		err = fmt.Errorf("%s, of %d; stopped after %d failures in a row that may pass; %s", text, p.total(), enough, e.advice())
+	case err == nil && stop.reason() != "" && sum.objects() < p.total():
+		err = fmt.Errorf("%s, of %d; stopped after %s; %s", text, p.total(), stop.reason(), e.advice())
 	case err == nil && stop.isAsked() && sum.objects() < p.total():
 		err = fmt.Errorf("interrupted: %s, of %d; %s", text, p.total(), e.advice())
 	case err == nil && sum.failed > 0:
 		err = errors.New(text + e.failedAdvice())
 	default:
 		finished = err == nil
-		say(slog.LevelInfo, text)
+		say(slog.LevelInfo, text, m.fields(e.calls())...)
+	}
+	if err != nil {
+		err = &toldError{err, m.fields(e.calls())}
 	}
 	if finished && e.resumed {
 		come = e.newcomers(ctx, p)
@@ -282,12 +299,13 @@ func (e *each) workOn(ctx context.Context, m *monitor, i item, stop *stopping, w
 	if isGone(ctx, i, err) {
 		err = skipped("it was deleted after it was listed")
 	}
+	o.err = err
 	var reason skipped
 	switch {
 	case errors.As(err, &reason):
 		o.Result, o.Reason = resultSkipped, string(reason)
 	case err != nil:
-		o.Result, o.Reason, o.passes = resultFailed, explain(err), passes(err)
+		o.Result, o.Reason = resultFailed, explain(err)
 	default:
 		o.Bytes = n
 	}
@@ -371,7 +389,7 @@ func blameReport(err error) error {
 // summary counts outcomes.
 type summary struct {
 	done, bytes, skipped, failed int64
-	before                       int64 // objects of done and skipped of which an earlier run's journal says so
+	before, skippedBefore        int64 // objects of done and of skipped of which an earlier run's journal says so
 }
 
 func (s *summary) add(o outcome) {
@@ -389,15 +407,19 @@ func (s *summary) add(o outcome) {
 func (s *summary) objects() int64 { return s.done + s.skipped + s.failed }
 
 func (s *summary) text(word string) string {
-	text := fmt.Sprintf("%s %s of %s", word, count(s.done, "object"), count(s.bytes, "byte"))
+	text := word + " " + count(s.done, "object")
+	if s.before > 0 {
+		text += fmt.Sprintf(" (%d of them before)", s.before)
+	}
+	text += " of " + sizeText(s.bytes)
 	if s.skipped > 0 {
 		text += fmt.Sprintf(", %d skipped", s.skipped)
 	}
+	if s.skippedBefore > 0 {
+		text += fmt.Sprintf(" (%d of them before)", s.skippedBefore)
+	}
 	if s.failed > 0 {
 		text += fmt.Sprintf(", %d failed", s.failed)
-	}
-	if s.before > 0 {
-		text += fmt.Sprintf(", %d of them before", s.before)
 	}
 	return text
 }

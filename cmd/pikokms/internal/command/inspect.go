@@ -63,7 +63,7 @@ func inspectCommand() *cobra.Command {
 	var asJSON bool
 	var e each
 	command := &cobra.Command{
-		Use:   "inspect [--json] [--include GLOB]... [--exclude GLOB]... [IN]",
+		Use:   "inspect [--json] [--include GLOB]... [--exclude GLOB]... [IN]...",
 		Short: "Show what a message, or each of a folder or a bucket, says of itself",
 		Long: `Inspect shows the header and the sizes of a message. It needs no key, and so
 verifies nothing: whoever could change the message could change all that is
@@ -82,7 +82,6 @@ name, kind and size, what is wrong with it, and its message as above.`,
 		Example: `  pikokms inspect notes.enc
   pikokms inspect --json notes.enc | jq .encryption_context
   pikokms inspect --include '*.enc' 's3://bucket/backups/?region=eu-west-1'`,
-		Args:                  cobra.MaximumNArgs(1),
 		DisableFlagsInUseLine: true,
 		RunE: func(command *cobra.Command, arguments []string) error {
 			if e.isWanted(arguments) {

@@ -156,7 +156,8 @@ func ask[T any](ctx context.Context, k *key, call func(context.Context, provider
 			return answer, err
 		}
 	}
-	bounded, cancel := context.WithTimeout(provider.WithGuard(ctx, k.counted), k.timeout)
+	var met attempts
+	bounded, cancel := context.WithTimeout(provider.WithAttempts(provider.WithGuard(ctx, k.counted), met.add), k.timeout)
 	defer cancel()
 	keyring, err := k.opened(bounded)
 	if err == nil {
@@ -166,13 +167,47 @@ func ask[T any](ctx context.Context, k *key, call func(context.Context, provider
 		return answer, err
 	}
 	if ctx.Err() == nil && bounded.Err() != nil {
-		err = fmt.Errorf("%w: no answer within %v; --kms-timeout sets how long to wait", provider.ErrProviderUnavailable, k.timeout)
+		err = fmt.Errorf("%w: no answer within %v%s; --kms-timeout sets how long to wait", provider.ErrProviderUnavailable, k.timeout, met.text())
 		k.giveUp(err)
 	}
 	if _, unreached := errors.AsType[*net.OpError](err); unreached && ctx.Err() == nil {
 		k.giveUp(err)
 	}
 	return answer, k.blame(err)
+}
+
+// attempts are what the attempts of a call met that failed.
+type attempts struct {
+	mu    sync.Mutex
+	texts []string
+}
+
+func (a *attempts) add(err error) {
+	if sent, ok := errors.AsType[*url.Error](err); ok {
+		err = sent.Err // The rest names the URL, as the KEY does.
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.texts = append(a.texts, err.Error())
+}
+
+// text says what the attempts met, each cause once.
+func (a *attempts) text() string {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if len(a.texts) == 0 {
+		return ""
+	}
+	var causes []string
+	for _, text := range a.texts {
+		if !slices.Contains(causes, text) {
+			causes = append(causes, text)
+		}
+	}
+	if len(a.texts) == 1 {
+		return "; a try met: " + causes[0]
+	}
+	return fmt.Sprintf("; %d tries met: %s", len(a.texts), strings.Join(causes, ", "))
 }
 
 // blame adds the KEY to an error of its keyring.

@@ -8,6 +8,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"github.com/spf13/cobra"
 )
@@ -26,6 +27,24 @@ func addLogFormat(root *cobra.Command) {
 	_ = root.RegisterFlagCompletionFunc(logFormatFlag, cobra.FixedCompletions([]string{formatText, formatJSON}, cobra.ShellCompDirectiveNoFileComp))
 }
 
+const quietFlag = "quiet"
+
+// addQuiet adds the flag that leaves only errors to be said.
+func addQuiet(root *cobra.Command) {
+	root.PersistentFlags().BoolP(quietFlag, "q", false, "say nothing on standard error but errors")
+}
+
+// quiet is whether only errors are said.
+var quiet atomic.Bool
+
+// leastLevel returns the level from which on something is said.
+func leastLevel() slog.Level {
+	if quiet.Load() {
+		return slog.LevelError
+	}
+	return slog.LevelInfo
+}
+
 // setLogFormat sets the format of what is said from here on. All of it goes through slog's default
 // logger, and so does what packages say that know no other.
 func setLogFormat(format string) error {
@@ -34,7 +53,7 @@ func setLogFormat(format string) error {
 	case formatText:
 		slog.SetDefault(slog.New(&textHandler{w: os.Stderr, mu: new(sync.Mutex)}))
 	case formatJSON:
-		slog.SetDefault(slog.New(slog.NewJSONHandler(os.Stderr, nil)))
+		slog.SetDefault(slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: leastLevel()})))
 	default:
 		return fmt.Errorf("--%s %q; known are %s, %s", logFormatFlag, format, formatText, formatJSON)
 	}
@@ -85,7 +104,7 @@ type textHandler struct {
 
 // Enabled implements slog.Handler.
 func (h *textHandler) Enabled(_ context.Context, level slog.Level) bool {
-	return level >= slog.LevelInfo
+	return level >= leastLevel()
 }
 
 // Handle implements slog.Handler.

@@ -36,8 +36,12 @@ Long work:
   command line then takes it in. Another job is refused.
   SIGINT and SIGTERM let objects that are being worked on be finished, and a
   second one stops at once; either way no object is left half-written.
-  What fails for a while (throttling, faults of a service, lost connections) is
-  tried up to 5 times, at growing intervals.
+  What fails for a while (throttling, faults of a service, lost connections, a
+  storage that does not answer within --storage-timeout) is tried up to 5 times, at
+  growing intervals. Damaged objects are named, and the rest goes on, whatever
+  their number. After 20 such failures in a row no more objects are begun, and
+  after 5 that are denied if none was done before: credentials may have expired,
+  or a permission may be missing.
   Each object takes a call of AWS KMS, and to rewrap takes two. --kms-rate bounds
   the calls in a second, over all jobs; KMS's own quota is shared by all that use
   keys in the account and Region. --cache-data-keys uses a data key for up to 5
@@ -118,7 +122,7 @@ func (k *key) identity() string {
 
 // howFlags are the flags that say how the work is done, and not what is done. Those of keys and of
 // OUT are told in another way.
-var howFlags = []string{"jobs", "resume", "report", "kms-rate", "kms-timeout", "cache-data-keys", "key", "to", "out", "help"}
+var howFlags = []string{"jobs", "resume", "report", "kms-rate", "kms-timeout", "storage-timeout", "cache-data-keys", "key", "to", "out", "help"}
 
 // job describes the command line, for the journal.
 func (l *longWork) job(p *plan, texts []string) journaledJob {
@@ -230,14 +234,20 @@ func (l *longWork) restore(p *plan, m *monitor, report *reportFile) (iter.Seq[it
 // prices of asymmetric keys are others.
 const price = 0.03 / 10_000
 
+// calls returns how often key services were asked for data keys in this run.
+func (l *longWork) calls() (n int64) {
+	for _, k := range l.keys {
+		n += k.calls.Load()
+	}
+	return n
+}
+
 // cost says how often key services were asked for data keys in this run, and what AWS asks for it.
 func (l *longWork) cost() string {
-	calls, ofAWS := int64(0), int64(0)
+	calls, ofAWS := l.calls(), int64(0)
 	for _, k := range l.keys {
-		n := k.calls.Load()
-		calls += n
 		if k.isAWS() {
-			ofAWS += n
+			ofAWS += k.calls.Load()
 		}
 	}
 	if calls == 0 {

@@ -2,7 +2,6 @@ package command
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -47,7 +46,7 @@ named as left-out. It needs no key, and so verifies nothing.`,
 				}
 			}
 			failed := int64(0)
-			err = inOrder(ctx, e.jobs, p.all(), func(i item) *examined { return examine(ctx, i) }, func(x *examined) error {
+			err = e.examineAll(ctx, p, func(x *examined) error {
 				if x.err != nil && x.kind == "" {
 					failed++
 					say(slog.LevelError, fmt.Sprintf("%s: %s", printable(x.name), explain(x.err)), "object", x.name)
@@ -76,7 +75,8 @@ const (
 	kindPikoV2    = "piko-v2"
 	kindPlain     = "plain"
 	kindDamaged   = "damaged"
-	kindLeftOut   = "left-out" // it is no object
+	kindS3Client  = "s3-client" // AWS's S3 Encryption Client wrote it
+	kindLeftOut   = "left-out"  // it is no object
 )
 
 // examined is what an object says of itself.
@@ -111,6 +111,7 @@ func examine(ctx context.Context, i item) *examined {
 	}
 	x.modTime = stored.ModTime()
 	x.look(io.NewSectionReader(stored, 0, stored.Size()))
+	x.lookForS3Client(ctx, i, stored)
 	if err := stored.Close(); err != nil && x.err == nil {
 		x.kind, x.err = "", err
 	}
@@ -139,18 +140,29 @@ func (x *examined) look(content *io.SectionReader) {
 		if x.err != nil {
 			x.kind = kindDamaged
 		}
-		if err != nil && !isFormat(err) {
-			x.kind = "" // the storage failed
+		if isOfStorage(err) {
+			x.kind = ""
 		}
 	}
 }
 
-// isFormat tells whether an error is about what an object holds, and not about reading it.
-func isFormat(err error) bool {
-	for _, e := range [...]error{header.ErrNotMessage, header.ErrMalformed, header.ErrUnsupported, header.ErrLimit} {
-		if errors.Is(err, e) {
-			return true
-		}
+// examineAll examines the objects of a plan side by side, again where that may help, and gives them
+// to take in their order. It ends when all objects fail.
+func (e *each) examineAll(ctx context.Context, p *plan, take func(*examined) error) error {
+	stop := new(stopping)
+	err := inOrder(ctx, e.jobs, stop.until(p.all()), func(i item) *examined {
+		x, err := retry(ctx, i, stop, func(ctx context.Context, i item) (*examined, error) {
+			x := examine(ctx, i)
+			if x.kind == "" {
+				return x, x.err
+			}
+			return x, nil
+		})
+		stop.count(err)
+		return x
+	}, take)
+	if err == nil && stop.reason() != "" {
+		err = fmt.Errorf("stopped after %s", stop.reason())
 	}
-	return false
+	return err
 }

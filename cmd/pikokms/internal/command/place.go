@@ -6,9 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/http"
+	"io/fs"
+	"iter"
 	"net/url"
 	"os"
+	"path"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -16,18 +18,11 @@ import (
 	"time"
 
 	"cloud.google.com/go/storage"
-	azurepolicy "github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
-	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"gocloud.dev/blob"
-	_ "gocloud.dev/blob/azureblob"
-	_ "gocloud.dev/blob/fileblob"
-	_ "gocloud.dev/blob/gcsblob"
-	_ "gocloud.dev/blob/s3blob"
 
 	"piko.sh/pikokms"
-	"piko.sh/pikokms/blobstorage"
 	"piko.sh/pikokms/header"
-	"piko.sh/pikokms/internal/awslog"
+	"piko.sh/pikokms/s3storage"
 )
 
 // Places says what IN and OUT may be besides files. It is a part of the usage of every command that
@@ -60,12 +55,72 @@ Folders and buckets:
 // place is where objects are: standard input, a file, a folder or a bucket. A bucket, and a file,
 // may be meant for one object alone.
 type place struct {
-	name   string // as given, without what is secret in it
-	path   string // of the one file, if it is a file
-	folder *pikokms.Folder
-	bucket *blob.Bucket
-	dir    string // of a bucket that gocloud.dev keeps in a folder: the one with its objects
-	only   string // the key of the one object, if it is one of a bucket
+	name    string  // as given, without what is secret in it
+	path    string  // of the one file, if it is a file
+	objects objects // of a folder or a bucket; otherwise nil
+	only    string  // the key of the one object, if it is one of a bucket
+	prefix  string  // of the keys of a bucket's objects
+}
+
+// objects is where several objects are. Keys are those below the place, and may be empty.
+type objects interface {
+	// list yields the objects that begin with a prefix, and what is left out there. An error with a
+	// key, which ends in a slash, is that of a folder, and the rest follows.
+	list(ctx context.Context, prefix string) iter.Seq2[listed, error]
+	// stat returns what a listing says of an object. The error holds fs.ErrNotExist if there is none.
+	stat(ctx context.Context, key string) (listed, error)
+	// open opens an object for random access.
+	open(ctx context.Context, key string) (pikokms.StoredObject, error)
+	// read opens an object to be read from its beginning.
+	read(ctx context.Context, key string) (*opened, error)
+	io.Closer
+}
+
+// bucket is objects in a bucket.
+type bucket interface {
+	objects
+	// put stores an object, with what from has beside its content. If another object may not be
+	// replaced, and there is one, the error holds fs.ErrExist.
+	put(ctx context.Context, key string, from *opened, content io.Reader, replace bool) error
+	// setWriting sets how objects are put from now on.
+	setWriting(w writing)
+}
+
+// listed is what a listing found.
+type listed struct {
+	key  string
+	size int64       // in bytes; -1 if it is not known
+	info os.FileInfo // of a file; nil if it is not known
+	left left        // why it is no object
+}
+
+// isMarker tells whether an object is an empty one that stands for a folder, as consoles of clouds
+// make them.
+func (l listed) isMarker() bool {
+	return l.size == 0 && (l.key == "" || strings.HasSuffix(l.key, "/"))
+}
+
+// opened is an object that is open to be read from its beginning.
+type opened struct {
+	io.ReadCloser
+	size    int64     // in bytes, or -1
+	modTime time.Time // zero if it has none
+	file    os.FileInfo
+	// replace puts content in the object's place if it is still what is read. Otherwise the error
+	// holds pikokms.ErrChanged. It is nil for the one file and for standard input.
+	replace func(ctx context.Context, content io.Reader) error
+
+	// notKept returns what a replacement in its place could not keep. It is nil for a file, which has
+	// no more than content.
+	notKept func(ctx context.Context) ([]s3storage.Loss, error)
+
+	attributes *blob.Attributes // of an object in GCS, in Azure, or in a folder of gocloud.dev
+	gcs        *storage.ObjectAttrs
+	azure      *azureBlob
+	version    *s3storage.Version // of an object in S3
+	// s3Client tells whether the S3 Encryption Client wrote the object though its metadata do not say
+	// so. It is nil for what is not in S3.
+	s3Client func(ctx context.Context, start []byte) (bool, error)
 }
 
 // schemes are those of bucket URLs.
@@ -77,7 +132,7 @@ func openPlace(ctx context.Context, text string) (*place, error) {
 		return &place{name: "standard input"}, nil
 	}
 	if strings.Contains(text, "://") {
-		return openBucket(ctx, text)
+		return openSource(ctx, text)
 	}
 	info, err := os.Stat(text)
 	if err != nil {
@@ -86,92 +141,137 @@ func openPlace(ctx context.Context, text string) (*place, error) {
 	if !info.IsDir() {
 		return &place{name: text, path: text}, nil
 	}
-	folder, err := pikokms.NewFolder(text)
+	return openFolder(text)
+}
+
+// openSource opens a bucket to read from. If there is no object of the name that its URL ends in, but
+// some below that name, those are meant.
+func openSource(ctx context.Context, text string) (*place, error) {
+	p, err := openBucket(ctx, text)
+	if err != nil || p.only == "" {
+		return p, err
+	}
+	if _, err := p.objects.stat(ctx, p.only); !errors.Is(err, fs.ErrNotExist) {
+		return p, nil // what else is wrong, the work on the object says
+	}
+	u, err := parsePlace(text)
+	if err != nil {
+		return nil, errors.Join(err, p.Close())
+	}
+	folder, err := openURL(ctx, below(u))
+	if err != nil {
+		return nil, errors.Join(err, p.Close())
+	}
+	for _, err := range folder.objects.list(ctx, "") {
+		if err == nil {
+			return folder, p.Close()
+		}
+		break
+	}
+	return p, folder.Close()
+}
+
+// openBucket opens the bucket of a URL. A path without a slash at its end names one object.
+func openBucket(ctx context.Context, text string) (*place, error) {
+	u, err := parsePlace(text)
 	if err != nil {
 		return nil, err
 	}
-	return &place{name: text, folder: folder}, nil
+	return openURL(ctx, u)
 }
 
-func openBucket(ctx context.Context, text string) (*place, error) {
-	u, err := url.Parse(text)
-	if err != nil {
-		return nil, usageError{fmt.Errorf("not a URL: %w", err)}
+// below returns the URL of what is below the name of an object.
+func below(u *url.URL) *url.URL {
+	folder := *u
+	folder.Path, folder.RawPath = u.Path+"/", ""
+	return &folder
+}
+
+func openURL(ctx context.Context, u *url.URL) (*place, error) {
+	p := &place{name: strings.TrimSuffix(u.Scheme+"://"+u.Host+(&url.URL{Path: u.Path}).EscapedPath(), "/")}
+	open := openCloud
+	switch u.Scheme {
+	case "s3":
+		open = openS3
+	case "file":
+		open = openBlobs
 	}
-	if !slices.Contains(schemes, u.Scheme) {
-		return nil, usageError{fmt.Errorf("%q has the unknown scheme %q; known are %s", u.Redacted(), u.Scheme, strings.Join(schemes, ", "))}
-	}
-	p := &place{name: strings.TrimSuffix((&url.URL{Scheme: u.Scheme, Host: u.Host, Path: u.Path}).String(), "/")}
-	prefix := ""
-	if u.Scheme == "file" {
-		if info, err := os.Stat(filepath.FromSlash(u.Path)); err == nil && !info.IsDir() {
-			dir, key := filepath.Split(u.Path)
-			u.Path, p.only = dir, key
-		}
-	} else {
-		prefix = strings.TrimPrefix(u.Path, "/")
-		u.Path = ""
-		if prefix != "" && !strings.HasSuffix(prefix, "/") {
-			p.only, prefix = prefix, ""
-		}
-	}
-	// The AWS SDK else says on standard error of each object without a checksum that it has none.
-	const checksums = "response_checksum_validation"
-	if query := u.Query(); u.Scheme == "s3" && !query.Has(checksums) {
-		query.Set(checksums, "when_required")
-		u.RawQuery = query.Encode()
-	}
-	if u.Scheme == "gs" { // gocloud.dev v0.47.0 warns on standard output that there are no credentials
-		stdout := os.Stdout
-		os.Stdout = os.Stderr
-		defer func() { os.Stdout = stdout }()
-	}
-	if p.bucket, err = blob.OpenBucket(ctx, u.String()); err != nil {
+	var err error
+	if p.objects, p.only, err = open(ctx, u); err != nil {
 		return nil, fmt.Errorf("%s: %w", p.name, err)
 	}
-	var client *s3.Client
-	if p.bucket.As(&client) { // gocloud.dev's URLs leave no other way to its logger
-		awslog.Redirect(client.Options().Logger)
-	}
-	if prefix != "" {
-		p.bucket = blob.PrefixedBucket(p.bucket, prefix)
-	}
-	if u.Scheme == "file" && p.only == "" {
-		p.dir = folderOf(u)
+	if u.Scheme != "file" {
+		p.prefix, _ = keyOf(u)
 	}
 	return p, nil
 }
 
-// folderOf returns the folder with the objects of a bucket that gocloud.dev keeps in one. It is
-// empty if the URL has a key, or a prefix that does not end in a slash.
-func folderOf(u *url.URL) string {
-	prefix := u.Query().Get("prefix")
-	if u.Query().Has("key") || prefix != "" && !strings.HasSuffix(prefix, "/") {
-		return ""
+// parsePlace parses the URL of a bucket. In place of its name, the ARN of an access point of S3 may
+// be the host, though it is none.
+func parsePlace(text string) (*url.URL, error) {
+	arn, rest := "", text
+	if after, ok := strings.CutPrefix(text, "s3://"); ok {
+		if arn = accessPoint.FindString(after); arn != "" {
+			rest = "s3://" + strings.TrimPrefix(after, arn)
+		}
 	}
-	path := u.Path
-	if u.Host == "." || os.PathSeparator != '/' { // as fileblob.URLOpener does
-		path = strings.TrimPrefix(path, "/")
+	u, err := url.Parse(rest)
+	if err != nil {
+		return nil, usageError{fmt.Errorf("not a URL: %w", err)}
 	}
-	return filepath.Join(filepath.FromSlash(path), filepath.FromSlash(prefix))
+	if arn != "" {
+		u.Host = arn
+	}
+	if !slices.Contains(schemes, u.Scheme) {
+		return nil, usageError{fmt.Errorf("%q has the unknown scheme %q; known are %s", u.Redacted(), u.Scheme, strings.Join(schemes, ", "))}
+	}
+	return u, nil
+}
+
+// keyOf returns the prefix of the keys that a URL of a bucket stands for, or the key of one object.
+func keyOf(u *url.URL) (prefix, only string) {
+	prefix = strings.TrimPrefix(u.Path, "/")
+	if prefix != "" && !strings.HasSuffix(prefix, "/") {
+		return "", prefix
+	}
+	return prefix, ""
 }
 
 // Close releases a place.
 func (p *place) Close() error {
-	switch {
-	case p.bucket != nil:
-		return p.bucket.Close()
-	case p.folder != nil:
-		return p.folder.Close()
+	if p.objects == nil {
+		return nil
 	}
-	return nil
+	return p.objects.Close()
 }
 
 // isMany tells whether a place may hold several objects.
-func (p *place) isMany() bool { return p.folder != nil || p.bucket != nil && p.only == "" }
+func (p *place) isMany() bool { return p.objects != nil && p.only == "" }
 
-func (p *place) isStandardInput() bool {
-	return p.folder == nil && p.bucket == nil && p.path == ""
+// isBucket tells whether a place is in a bucket.
+func (p *place) isBucket() bool {
+	_, ok := p.objects.(bucket)
+	return ok
+}
+
+// setWriting sets how objects are put, if the place is a bucket.
+func (p *place) setWriting(w writing) {
+	if b, ok := p.objects.(bucket); ok {
+		b.setWriting(w)
+	}
+}
+
+func (p *place) isStandardInput() bool { return p.objects == nil && p.path == "" }
+
+// base returns the last part of a place's name.
+func (p *place) base() string {
+	switch {
+	case p.path != "":
+		return filepath.Base(p.path)
+	case p.isMany() && !p.isBucket():
+		return filepath.Base(absolute(p.name))
+	}
+	return path.Base(p.name)
 }
 
 // title returns the name of an object, for people.
@@ -182,18 +282,31 @@ func (p *place) title(key string) string {
 	return strings.TrimSuffix(p.name, "/") + "/" + key
 }
 
-func (p *place) storage() pikokms.RangeStorage {
-	if p.folder != nil {
-		return p.folder
+// list yields the objects of a place that begin with a prefix, as objects.list does.
+func (p *place) list(ctx context.Context, prefix string) iter.Seq2[listed, error] {
+	if p.isMany() {
+		return listSteadily(ctx, p.objects, prefix)
 	}
-	return blobstorage.New(p.bucket).WithReaderOptions(asStored)
+	one := listed{key: p.only, size: -1}
+	if p.objects != nil {
+		if found, err := p.objects.stat(ctx, p.only); err == nil {
+			one = found
+		}
+	} else if info, err := os.Stat(p.path); p.path != "" && err == nil && info.Mode().IsRegular() {
+		one.size, one.info = info.Size(), info
+	}
+	return func(yield func(listed, error) bool) { yield(one, nil) }
 }
 
 // open opens an object for random access.
 func (p *place) open(ctx context.Context, key string) (pikokms.StoredObject, error) {
 	switch {
-	case p.folder != nil || p.bucket != nil:
-		return p.storage().Open(undecoded(ctx), key)
+	case p.objects != nil:
+		stored, err := p.objects.open(ctx, key)
+		if err != nil {
+			return nil, ofStorage(err)
+		}
+		return asked{stored, p.isBucket()}, nil
 	case p.path == "":
 		return nil, errors.New("standard input can only be read from its beginning; name a file")
 	}
@@ -220,91 +333,61 @@ type openFile struct {
 func (f *openFile) Size() int64        { return f.info.Size() }
 func (f *openFile) ModTime() time.Time { return f.info.ModTime() }
 
-// asStored has GCS give objects of content encoding gzip as they are stored. It would decompress
-// them, and what is encrypted is none of gzip's any more.
-var asStored = &blob.ReaderOptions{BeforeRead: func(as func(any) bool) error {
-	var handle **storage.ObjectHandle
-	if as(&handle) {
-		*handle = (*handle).ReadCompressed(true)
-	}
-	return nil
-}}
-
-// undecoded has Azure's client do the same: without a header of ours net/http decompresses.
-func undecoded(ctx context.Context) context.Context {
-	return azurepolicy.WithHTTPHeader(ctx, http.Header{"Accept-Encoding": {"identity"}})
-}
-
 // source is an object that is read from its beginning to its end.
 type source struct {
 	*bufio.Reader
-	close      func() error
-	read       counter
-	size       int64            // in bytes, or -1
-	modTime    time.Time        // zero if it has none
-	file       os.FileInfo      // of an object in a folder, and of the one file
-	attributes *blob.Attributes // of an object in a bucket
+	*opened
+	close func() error
+	read  counter
 }
 
 // peeked is how much of an object can be looked at before it is read.
 const peeked = 64 << 10
 
 // read opens an object to be read from its beginning.
-func (p *place) read(ctx context.Context, key string) (*source, error) {
-	s := &source{size: -1}
-	var content io.ReadCloser
-	var err error
+func (p *place) read(ctx context.Context, key string) (_ *source, err error) {
+	s := new(source)
 	switch {
-	case p.bucket != nil:
-		if s.attributes, err = p.bucket.Attributes(ctx, key); err != nil {
-			return nil, err
-		}
-		s.size, s.modTime = s.attributes.Size, s.attributes.ModTime
-		content, err = p.bucket.NewReader(undecoded(ctx), key, asStored)
-	case p.folder != nil:
-		content, err = p.folder.Get(ctx, key)
+	case p.objects != nil:
+		s.opened, err = p.objects.read(ctx, key)
 	case p.path != "":
-		content, err = os.Open(p.path)
+		s.opened, err = readFile(p.path)
 	default:
-		content = io.NopCloser(os.Stdin)
+		s.opened = &opened{ReadCloser: io.NopCloser(os.Stdin), size: -1}
 	}
 	if err != nil {
-		return nil, err
+		return nil, ofStorage(err)
 	}
-	switch c := content.(type) {
-	case pikokms.StoredObject:
-		s.size, s.modTime = c.Size(), c.ModTime()
-		if f, ok := content.(interface{ Stat() (os.FileInfo, error) }); ok {
-			if s.file, err = f.Stat(); err != nil {
-				return nil, errors.Join(err, content.Close())
-			}
-		}
-	case *os.File:
-		if info, err := c.Stat(); err == nil && info.Mode().IsRegular() {
-			s.size, s.modTime, s.file = info.Size(), info.ModTime(), info
-		}
-	}
-	s.close = sync.OnceValue(content.Close)
-	s.read.r = content
+	s.close = sync.OnceValue(s.opened.Close)
+	s.read.r = &download{content: s.opened, size: s.size, isRemote: p.isBucket()}
 	s.Reader = bufio.NewReaderSize(&s.read, peeked)
 	return s, nil
 }
 
-// read opens an object to be read from its beginning, and has its bytes counted.
-func (i item) read(ctx context.Context) (*source, error) {
-	s, err := i.place.read(ctx, i.key)
-	if err == nil {
-		s.read.tell = i.tell
+func readFile(path string) (*opened, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
 	}
-	return s, err
+	s := &opened{ReadCloser: f, size: -1}
+	if info, err := f.Stat(); err == nil && info.Mode().IsRegular() {
+		s.size, s.modTime, s.file = info.Size(), info.ModTime(), info
+	}
+	return s, nil
 }
 
-// blame marks an error that came of an object of a bucket, and not of what it holds.
-func (s *source) blame(err error) error {
-	if s.attributes != nil && s.read.err != nil && errors.Is(err, s.read.err) {
-		return lost{err}
+// read opens an object to be read from its beginning, and has its bytes counted. It refuses one that
+// the S3 Encryption Client wrote.
+func (i item) read(ctx context.Context) (*source, error) {
+	s, err := i.place.read(ctx, i.key)
+	if err != nil {
+		return nil, err
 	}
-	return err
+	s.read.tell = i.tell
+	if err := s.refuseS3Client(ctx); err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
+	return s, nil
 }
 
 // Close releases what a source reads. A second Close returns the first one's result.

@@ -5,16 +5,11 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"io"
-	"io/fs"
 	"iter"
 	"log/slog"
 	"os"
-	"path/filepath"
 	"strings"
 	"time"
-
-	"gocloud.dev/blob"
 )
 
 // item is an object to work on.
@@ -197,7 +192,16 @@ func (p *plan) everything() iter.Seq[item] {
 }
 
 // isMany tells whether OUT must have room for several objects.
-func (p *plan) isMany() bool { return p.places[0].isMany() }
+func (p *plan) isMany() bool { return len(p.places) > 1 || p.places[0].isMany() }
+
+// names returns the names of the places, in a sentence.
+func (p *plan) names() string {
+	names := make([]string, len(p.places))
+	for i, place := range p.places {
+		names[i] = printable(place.name)
+	}
+	return strings.Join(names, ", ")
+}
 
 // Close closes the places, and a report that was not begun.
 func (p *plan) Close() {
@@ -230,162 +234,11 @@ func (p *plan) list(ctx context.Context, place int, prefix string, wanted *wante
 		case isOneOf(l.info, own):
 			p.leaveOut(place, l.key, leftOwn)
 			say(slog.LevelInfo, "left out "+printable(at.title(l.key))+": "+leftKinds[leftOwn].reason, "object", at.title(l.key))
-		case at.isMany() && strings.HasSuffix(l.key, "/") && l.size == 0:
-			p.leaveOut(place, l.key, leftEmptyFolder) // consoles of clouds make such objects to show a folder
+		case at.isMany() && l.isMarker():
+			p.leaveOut(place, l.key, leftEmptyFolder)
 		default:
 			p.add(place, l.key, l.size)
 		}
 	}
 	return nil
-}
-
-// listed is what a listing found.
-type listed struct {
-	key  string
-	size int64       // in bytes; -1 if it is not known
-	info os.FileInfo // of a file; nil if it is not known
-	left left        // why it is no object
-}
-
-// list yields the objects of a place that begin with a prefix, and what is left out there. An error
-// with a key, which ends in a slash, is that of a folder, and the rest follows.
-func (p *place) list(ctx context.Context, prefix string) iter.Seq2[listed, error] {
-	return func(yield func(listed, error) bool) {
-		switch {
-		case !p.isMany():
-			one := listed{key: p.only, size: -1}
-			if info, err := os.Stat(p.path); p.path != "" && err == nil && info.Mode().IsRegular() {
-				one.size, one.info = info.Size(), info
-			}
-			if p.bucket != nil {
-				if a, err := p.bucket.Attributes(ctx, p.only); err == nil {
-					one.size = a.Size
-					a.As(&one.info)
-				}
-			}
-			yield(one, nil)
-		case p.bucket != nil:
-			p.listBucket(ctx, prefix, yield)
-		default:
-			p.listFolder(ctx, prefix, yield)
-		}
-	}
-}
-
-func (p *place) listFolder(ctx context.Context, prefix string, yield func(listed, error) bool) {
-	for entry, err := range p.folder.Entries(ctx, prefix) {
-		one := listed{key: entry.Key, size: -1}
-		path := filepath.Join(p.name, filepath.FromSlash(entry.Key))
-		switch {
-		case err != nil:
-		case entry.Unfinished:
-			one.left = leftUnfinished
-		case entry.Type != 0:
-			one.left = leftOfFile(p.name, path, entry.Type)
-		default:
-			if info, err := os.Lstat(path); err == nil {
-				one.size, one.info = info.Size(), info
-			}
-			if isMetadata(path) {
-				one.left = leftMetadata
-			}
-		}
-		if !yield(one, err) {
-			return
-		}
-	}
-}
-
-func (p *place) listBucket(ctx context.Context, prefix string, yield func(listed, error) bool) {
-	if p.dir != "" && !p.listPassedOver(prefix, yield) {
-		return
-	}
-	objects := p.bucket.List(&blob.ListOptions{Prefix: prefix})
-	for {
-		object, err := objects.Next(ctx)
-		if err == io.EOF {
-			return
-		}
-		if err != nil {
-			yield(listed{}, err)
-			return
-		}
-		one := listed{key: object.Key, size: object.Size}
-		object.As(&one.info) // in a folder that gocloud.dev keeps
-		if one.info != nil && !one.info.Mode().IsRegular() {
-			continue // listPassedOver has it
-		}
-		if !yield(one, nil) {
-			return
-		}
-	}
-}
-
-// metadataSuffix ends the names of the files in which gocloud.dev keeps metadata of objects
-// (v0.47.0, fileblob's attrsExt).
-const metadataSuffix = ".attrs"
-
-// metadataStart begins such a file.
-const metadataStart = `{"user.cache_control":`
-
-// isMetadata tells whether a file has the metadata of another one that stands beside it. If that was
-// encrypted, gocloud.dev could not read the other one.
-func isMetadata(path string) bool {
-	object, ok := strings.CutSuffix(path, metadataSuffix)
-	if !ok {
-		return false
-	}
-	if info, err := os.Lstat(object); err != nil || !info.Mode().IsRegular() {
-		return false
-	}
-	f, err := os.Open(path)
-	if err != nil {
-		return false
-	}
-	defer f.Close() // only read
-	start := make([]byte, len(metadataStart))
-	_, err = io.ReadFull(f, start)
-	return err == nil && string(start) == metadataStart
-}
-
-// listPassedOver yields what gocloud.dev's own listing of a folder passes over (v0.47.0), or takes
-// for objects though it is none: folders that can't be read, and what is no file with content of its
-// own. It returns false if there is nothing more to list.
-func (p *place) listPassedOver(prefix string, yield func(listed, error) bool) (more bool) {
-	more = true
-	_ = filepath.WalkDir(p.dir, func(path string, entry fs.DirEntry, err error) error {
-		relative, _ := filepath.Rel(p.dir, path) // path begins with p.dir
-		key := filepath.ToSlash(relative)
-		switch {
-		case relative == "." && err != nil:
-			yield(listed{}, err)
-			more = false
-		case relative == "." || entry == nil:
-			return nil
-		case entry.IsDir():
-			key += "/"
-			if !strings.HasPrefix(key, prefix) && !strings.HasPrefix(prefix, key) {
-				return fs.SkipDir
-			}
-			if err != nil && !errors.Is(err, fs.ErrNotExist) {
-				more = yield(listed{key: key}, err)
-			}
-		case strings.HasPrefix(key, prefix):
-			kind := leftOfFile(p.dir, path, entry.Type())
-			if object, ok := strings.CutSuffix(path, metadataSuffix); ok && kind == 0 {
-				kind = leftMetadata
-				if _, err := os.Lstat(object); err != nil {
-					kind = leftLikeMetadata
-				}
-			}
-			if kind != 0 {
-				more = yield(listed{key: key, size: -1, left: kind}, nil)
-			}
-		}
-		if !more {
-			return fs.SkipAll
-		}
-		return nil
-	})
-	return more
 }

@@ -25,6 +25,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/stretchr/testify/require"
 	"gocloud.dev/blob"
+	_ "gocloud.dev/blob/s3blob"
 	"golang.org/x/sync/errgroup"
 
 	"piko.sh/pikokms/kmstest"
@@ -228,13 +229,25 @@ func (k *killed) checkReport(t *testing.T, path string) {
 	require.Len(t, names, k.objects)
 }
 
-// bucketOf opens a place as a bucket.
+// bucketOf opens a place as a bucket of gocloud.dev.
 func bucketOf(t *testing.T, place string) *blob.Bucket {
 	t.Helper()
-	p, err := openBucket(t.Context(), place)
+	u, err := neturl.Parse(place)
 	require.NoError(t, err)
-	t.Cleanup(func() { _ = p.Close() })
-	return p.bucket
+	prefix := strings.TrimPrefix(u.Path, "/")
+	u.Path = ""
+	if u.Scheme == "s3" {
+		query := u.Query()
+		query.Set("response_checksum_validation", "when_required")
+		u.RawQuery = query.Encode()
+	}
+	bucket, err := blob.OpenBucket(t.Context(), u.String())
+	require.NoError(t, err)
+	if prefix != "" {
+		bucket = blob.PrefixedBucket(bucket, prefix)
+	}
+	t.Cleanup(func() { _ = bucket.Close() })
+	return bucket
 }
 
 // writer returns a function that stores an object.

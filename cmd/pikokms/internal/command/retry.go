@@ -3,16 +3,22 @@ package command
 import (
 	"context"
 	"errors"
+	"io"
+	"net"
 	"net/http"
+	"slices"
 	"time"
 
 	"cloud.google.com/go/storage"
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
 	"github.com/aws/aws-sdk-go-v2/aws"
 	awsretry "github.com/aws/aws-sdk-go-v2/aws/retry"
+	"github.com/aws/smithy-go"
 	"github.com/cenkalti/backoff/v5"
 	"gocloud.dev/gcerrors"
+	"google.golang.org/api/googleapi"
 
+	"piko.sh/pikokms"
 	"piko.sh/pikokms/provider"
 )
 
@@ -29,41 +35,88 @@ const (
 	waitVariance = 0.5
 )
 
-// retry works on an object, up to five times if what fails may pass, unless no more is to be begun.
-func retry(ctx context.Context, i item, stop *stopping, work func(context.Context, item) (int64, error)) (int64, error) {
+// newWaits returns the times between tries.
+func newWaits() *backoff.ExponentialBackOff {
 	waits := backoff.NewExponentialBackOff()
 	waits.InitialInterval, waits.MaxInterval, waits.Multiplier, waits.RandomizationFactor = firstWait, longestWait, growth, waitVariance
+	return waits
+}
+
+// retry works on an object, up to five times if what fails may pass, unless no more is to be begun.
+func retry[T any](ctx context.Context, i item, stop *stopping, work func(context.Context, item) (T, error)) (T, error) {
 	begun := time.Now()
-	n, err := backoff.Retry(ctx, func() (int64, error) {
+	return again(ctx, func() (T, bool, error) {
 		n, err := work(ctx, i)
-		if err != nil && (i.place.isStandardInput() || stop.isAsked() || !passes(err)) {
-			err = backoff.Permanent(err)
-		}
 		if i.since.IsZero() {
 			i.since = begun
 		}
+		return n, !i.place.isStandardInput() && !stop.isAsked() && passes(err), err
+	})
+}
+
+// again calls try up to five times while it fails and returns true for that a further call may not.
+func again[T any](ctx context.Context, try func() (T, bool, error)) (T, error) {
+	n, err := backoff.Retry(ctx, func() (T, error) {
+		n, more, err := try()
+		if err != nil && !more {
+			err = backoff.Permanent(err)
+		}
 		return n, err
-	}, backoff.WithBackOff(waits), backoff.WithMaxTries(tries), backoff.WithMaxElapsedTime(0))
+	}, backoff.WithBackOff(newWaits()), backoff.WithMaxTries(tries), backoff.WithMaxElapsedTime(0))
 	if permanent, ok := errors.AsType[*backoff.PermanentError](err); ok {
 		err = permanent.Unwrap()
 	}
 	return n, err
 }
 
-// lost is the error of an object's content that a service did not send to its end.
-type lost struct{ error }
+// storageError is an error that a storage returned, and not one of what an object in it holds. An
+// object that is cut short in its storage comes whole from there, as far as it goes.
+type storageError struct {
+	error
+	download bool // it came while the content of an object of a bucket was on its way
+}
 
 // Unwrap returns the cause.
-func (l lost) Unwrap() error { return l.error }
+func (e storageError) Unwrap() error { return e.error }
 
-// enough is how many objects in a row may fail in all their tries before no more are begun: what
-// all of them need is then away for longer.
-const enough = 20
+// ofStorage marks an error that a storage returned.
+func ofStorage(err error) error {
+	if err == nil || err == io.EOF || isOfStorage(err) {
+		return err
+	}
+	return storageError{error: err}
+}
 
-// passes tells whether an error is of a kind that may pass: throttling, faults of a service, and
-// connections that break.
+// ofUpload marks an error of a Put that the storage made. It leaves those of the content, which is read
+// meanwhile, as they are: they hold no error of a client of a storage.
+func ofUpload(err error) error {
+	_, ofAWS := errors.AsType[*smithy.OperationError](err)
+	_, ofNet := errors.AsType[net.Error](err)
+	if ofAWS || ofNet || errors.Is(err, pikokms.ErrStorageIdle) {
+		return ofStorage(err)
+	}
+	return err
+}
+
+func isOfStorage(err error) bool {
+	_, ok := errors.AsType[storageError](err)
+	return ok
+}
+
+// passes tells whether an error is of a kind that may pass: throttling and faults of a key service
+// or of a storage, and connections to them that break.
 func passes(err error) bool {
-	if _, ok := errors.AsType[lost](err); ok || errors.Is(err, provider.ErrProviderUnavailable) {
+	if errors.Is(err, provider.ErrProviderUnavailable) {
+		return true
+	}
+	failed, ok := errors.AsType[storageError](err)
+	return ok && failed.passes()
+}
+
+// passes tells whether an error of a storage is of a kind that may pass.
+func (e storageError) passes() bool {
+	err := e.error
+	if errors.Is(err, pikokms.ErrStorageIdle) {
 		return true
 	}
 	switch gcerrors.Code(err) {
@@ -72,8 +125,73 @@ func passes(err error) bool {
 	case gcerrors.NotFound, gcerrors.FailedPrecondition, gcerrors.PermissionDenied, gcerrors.InvalidArgument, gcerrors.Canceled:
 		return false
 	}
-	if response, ok := errors.AsType[*azcore.ResponseError](err); ok {
-		return response.StatusCode >= http.StatusInternalServerError || response.StatusCode == http.StatusTooManyRequests
+	if status := statusIn(err); status >= http.StatusBadRequest && !isThrottled(err) {
+		return status >= http.StatusInternalServerError && status != http.StatusNotImplemented ||
+			status == http.StatusTooManyRequests || status == http.StatusRequestTimeout
 	}
-	return storage.ShouldRetry(err) || awsretry.IsErrorRetryables(awsretry.DefaultRetryables).IsErrorRetryable(err) == aws.TrueTernary
+	return e.download || errors.Is(err, io.ErrUnexpectedEOF) || storage.ShouldRetry(err) ||
+		awsretry.IsErrorRetryables(awsretry.DefaultRetryables).IsErrorRetryable(err) == aws.TrueTernary
+}
+
+// isThrottled tells whether an answer of S3 is one that passes, whatever its status.
+func isThrottled(err error) bool {
+	answer, ok := errors.AsType[smithy.APIError](err)
+	if !ok {
+		return false
+	}
+	_, throttled := awsretry.DefaultThrottleErrorCodes[answer.ErrorCode()]
+	_, timedOut := awsretry.DefaultRetryableErrorCodes[answer.ErrorCode()]
+	return throttled || timedOut
+}
+
+// statusIn returns the HTTP status with which a storage refused a request, or 0.
+func statusIn(err error) int {
+	if answer, ok := errors.AsType[*azcore.ResponseError](err); ok {
+		return answer.StatusCode
+	}
+	if answer, ok := errors.AsType[*googleapi.Error](err); ok {
+		return answer.Code
+	}
+	if answer, ok := errors.AsType[interface {
+		error
+		HTTPStatusCode() int
+	}](err); ok {
+		return answer.HTTPStatusCode()
+	}
+	return 0
+}
+
+// refusal is how far an error speaks against all objects, and not against the one that was asked for.
+type refusal int
+
+const (
+	notRefused         refusal = iota
+	refusedPermission          // which may be missing for this object alone
+	refusedCredentials         // which no object can be read with
+)
+
+// credentialCodes are the codes of AWS for credentials that are refused, whatever is asked for
+// (Amazon S3 API Reference, "Error responses"; AWS KMS API Reference, "Common Errors").
+var credentialCodes = []string{
+	"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "InvalidToken", "InvalidAccessKeyId", "InvalidClientTokenId",
+	"UnrecognizedClientException", "SignatureDoesNotMatch", "InvalidSignatureException", "RequestExpired", "RequestTimeTooSkewed",
+	"MissingAuthenticationToken", "MissingAuthenticationTokenException", "IncompleteSignature", "IncompleteSignatureException",
+	"NotSignedUp", "AccountProblem",
+}
+
+// refusalOf tells whether a key service or a storage denied what was asked for.
+func refusalOf(err error) refusal {
+	ofKey := errors.Is(err, provider.ErrAccessDenied)
+	if !ofKey && !isOfStorage(err) {
+		return notRefused
+	}
+	status := statusIn(err)
+	if answer, ok := errors.AsType[smithy.APIError](err); ok && slices.Contains(credentialCodes, answer.ErrorCode()) || status == http.StatusUnauthorized {
+		return refusedCredentials
+	}
+	// S3 answers to HEAD without a code: 400 is that of credentials that have expired.
+	if ofKey || status == http.StatusForbidden || status == http.StatusBadRequest || gcerrors.Code(err) == gcerrors.PermissionDenied {
+		return refusedPermission
+	}
+	return notRefused
 }

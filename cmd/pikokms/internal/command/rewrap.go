@@ -24,7 +24,7 @@ func rewrapCommand() *cobra.Command {
 	var b bulk
 	var to []string
 	command := &cobra.Command{
-		Use:   "rewrap [-k KEY]... --to KEY... [-c NAME=VALUE]... {--in-place | -o OUT} PLACE",
+		Use:   "rewrap [-k KEY]... --to KEY... [-c NAME=VALUE]... {--in-place | -o OUT} PLACE...",
 		Short: "Move files, folders and buckets to other keys",
 		Long: `Rewrap decrypts each object with the keys of -k, verifies it, and encrypts it anew
 under those of --to, in the current format, with the same encryption context. An
@@ -43,7 +43,7 @@ Piko's old format stays compressed, and nothing then says so.`,
   pikokms rewrap -k local:dev.key --to 'awskms://alias/backups?region=eu-west-1' \
       --in-place --dry-run 's3://bucket/backups/?region=eu-west-1'
   pikokms rewrap -k vault://transit/backups --to vault://transit/backups --in-place photos`,
-		Args:                  cobra.ExactArgs(1),
+		Args:                  cobra.MinimumNArgs(1),
 		DisableFlagsInUseLine: true,
 		RunE: func(command *cobra.Command, arguments []string) error {
 			ctx := command.Context()

@@ -78,6 +78,12 @@ func (s *s3Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	object, found := s.objects[path]
+	for _, part := range []string{"acl", "legal-hold", "object-lock", "ownershipControls", "retention", "tagging"} {
+		if r.URL.Query().Has(part) { // some services have none
+			w.WriteHeader(http.StatusNotImplemented)
+			return
+		}
+	}
 	if s.refused != nil {
 		if status := s.refused(r); status != 0 {
 			w.WriteHeader(status)

@@ -94,6 +94,7 @@ the whole object. What is not encrypted is listed, and not shown.`,
 	flags.StringArrayVar(&s.hosts, "host", nil, "also answer requests for this host `NAME`; may be repeated")
 	flags.StringVar(&s.suffix, "suffix", "", "show only objects whose names end in this `SUFFIX`, and without it")
 	o.addReading(command)
+	addStorageTimeout(command)
 	return command
 }
 

@@ -19,7 +19,6 @@ import (
 	"time"
 	"unicode"
 
-	"gocloud.dev/blob"
 	"golang.org/x/sync/errgroup"
 )
 
@@ -151,11 +150,13 @@ func (v *view) list(ctx context.Context, key, after string) (entries []entry, ne
 	switch {
 	case !v.place.isMany():
 		return []entry{{key: v.onlyName()}}, "", nil
-	case v.place.bucket != nil:
-		return v.listBucket(ctx, key, after)
+	}
+	if bucket, ok := v.place.objects.(paged); ok {
+		return v.listBucket(ctx, bucket, key, after)
 	}
 	found := make(map[entry]bool)
-	for stored, err := range v.place.storage().List(ctx, key) {
+	for object, err := range v.place.list(ctx, key) {
+		stored := object.key
 		if err != nil && (stored == "" || stored == key) {
 			return nil, "", err
 		}
@@ -186,20 +187,25 @@ func (e entry) sorted() string {
 	return e.key
 }
 
+// paged are objects of which a page of what is directly below a folder can be asked for.
+type paged interface {
+	// page returns at most n keys. Those that end in a slash may be of folders. The token is where
+	// the page begins, or empty, and next is that of the page that follows, if one does.
+	page(ctx context.Context, folder string, token []byte, n int) (keys []listed, next []byte, err error)
+}
+
 // listBucket lists as list does. It asks for no more of the bucket than the page has.
-func (v *view) listBucket(ctx context.Context, key, after string) (entries []entry, next string, err error) {
-	token := blob.FirstPageToken
-	if after != "" {
-		if token, err = base64.RawURLEncoding.DecodeString(after); err != nil {
-			return nil, "", fs.ErrNotExist
-		}
+func (v *view) listBucket(ctx context.Context, bucket paged, key, after string) (entries []entry, next string, err error) {
+	token, err := base64.RawURLEncoding.DecodeString(after)
+	if err != nil {
+		return nil, "", fs.ErrNotExist
 	}
-	objects, following, err := v.place.bucket.ListPage(ctx, token, pageSize, &blob.ListOptions{Prefix: key, Delimiter: "/"})
+	objects, following, err := bucket.page(ctx, key, token, pageSize)
 	if err != nil {
 		return nil, "", err
 	}
 	for _, object := range objects {
-		if name, isFolder, ok := v.named(strings.TrimPrefix(object.Key, key)); ok {
+		if name, isFolder, ok := v.named(strings.TrimPrefix(object.key, key)); ok {
 			entries = append(entries, entry{key: name, IsFolder: isFolder})
 		}
 	}

@@ -221,8 +221,8 @@ func (v *view) isFolder(ctx context.Context, key string) bool {
 	if !v.place.isMany() {
 		return false
 	}
-	for stored, err := range v.place.storage().List(ctx, key+"/") {
-		return err == nil || stored != "" // what can't be read is below it
+	for object, err := range v.place.list(ctx, key+"/") {
+		return err == nil || object.key != "" // what can't be read is below it
 	}
 	return false
 }

@@ -2,7 +2,10 @@ package command
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"iter"
+	"sync"
 	"sync/atomic"
 )
 
@@ -11,9 +14,21 @@ import (
 type stopping struct {
 	asked     chan struct{} // closed by the first signal
 	finishing atomic.Bool   // whether a first signal is waited for
-	inRow     atomic.Int64  // objects that failed one after the other, and may not fail later
-	enough    atomic.Bool   // there were so many of them that no more are to be begun
+
+	mu     sync.Mutex // of what follows
+	inRow  int        // objects that failed one after the other, for what is not theirs
+	done   bool       // whether an object was worked on to its end
+	enough string     // why no more objects are to be begun, if there were too many of these failures
 }
+
+// How many objects in a row may fail before no more are begun, in all their tries or because they are
+// denied. What all of them need is then away for longer. A single object may be denied among others
+// that are not, and so may a folder of them. But if none was done, or the credentials are refused,
+// more would only be the same.
+const (
+	enough       = 20
+	enoughDenied = 5
+)
 
 type stoppingKey struct{}
 
@@ -41,17 +56,39 @@ func (s *stopping) isAsked() bool {
 	case <-s.asked:
 		return true
 	default:
-		return s.enough.Load()
+		return s.reason() != ""
 	}
 }
 
-// count counts failures that may pass.
-func (s *stopping) count(o outcome) {
-	if !o.passes {
-		s.inRow.Store(0)
-	} else if s.inRow.Add(1) >= enough {
-		s.enough.Store(true)
+// count counts the outcome of an object. One that was skipped says nothing of what it did not need.
+func (s *stopping) count(err error) {
+	_, isSkipped := errors.AsType[skipped](err)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	refused := refusalOf(err)
+	switch {
+	case isSkipped || s.enough != "":
+	case err == nil:
+		s.inRow, s.done = 0, true
+	case passes(err):
+		if s.inRow++; s.inRow >= enough {
+			s.enough = fmt.Sprintf("%d failures in a row that may pass", s.inRow)
+		}
+	case refused == notRefused:
+		s.inRow = 0
+	default:
+		s.inRow++
+		if s.inRow >= enough || s.inRow >= enoughDenied && (refused == refusedCredentials || !s.done) {
+			s.enough = fmt.Sprintf("%d objects in a row that were denied: check the credentials and the permissions", s.inRow)
+		}
 	}
+}
+
+// reason returns why no more objects are to be begun, though no signal asked for that.
+func (s *stopping) reason() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.enough
 }
 
 // until yields items until no more are to be begun.

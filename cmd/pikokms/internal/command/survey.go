@@ -49,7 +49,7 @@ func survey(ctx context.Context, e *each, w io.Writer, asJSON bool, arguments []
 			return err
 		}
 	}
-	err = inOrder(ctx, e.jobs, p.all(), func(i item) *examined { return examine(ctx, i) }, func(x *examined) error {
+	err = e.examineAll(ctx, p, func(x *examined) error {
 		s := surveyed{Name: x.name, Kind: x.kind, Size: x.size, Message: x.report}
 		if s.Kind == "" {
 			s.Kind = "unreadable"

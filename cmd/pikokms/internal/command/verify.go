@@ -56,7 +56,7 @@ standard input.`,
 				if err != nil {
 					return 0, err
 				}
-				defer func() { err = errors.Join(s.blame(err), s.Close()) }()
+				defer func() { err = errors.Join(err, s.Close()) }()
 				if err := s.refusePlain(skipPlain); err != nil {
 					return 0, err
 				}

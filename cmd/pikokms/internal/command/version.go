@@ -1,9 +1,27 @@
 package command
 
 import (
+	"fmt"
 	"runtime/debug"
 	"strings"
+
+	"github.com/spf13/cobra"
 )
+
+func versionCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:                   "version",
+		Short:                 "Print the version, as --version does",
+		Long:                  `Version prints the version of the command, its commit and that of Go.`,
+		Example:               `  pikokms version`,
+		Args:                  cobra.NoArgs,
+		DisableFlagsInUseLine: true,
+		RunE: func(command *cobra.Command, _ []string) error {
+			_, err := fmt.Fprintf(command.OutOrStdout(), "pikokms %s\n", version())
+			return err
+		},
+	}
+}
 
 // version returns what --version prints after the command's name.
 func version() string {

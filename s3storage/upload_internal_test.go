@@ -11,7 +11,7 @@ func TestPartsHoldTheLargestObject(t *testing.T) {
 	const largest = 5 << 40
 	parts := 0
 	for sent := int64(0); sent < largest; parts++ {
-		size := partSize(defaultPartSize, sent)
+		size := growingPart(defaultPartSize, sent)
 		require.LessOrEqual(t, size, int64(maxPartSize))
 		require.GreaterOrEqual(t, size, int64(defaultPartSize))
 		sent += size

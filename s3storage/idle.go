@@ -1,0 +1,102 @@
+package s3storage
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/service/s3"
+)
+
+// ErrIdle means that the service did not take or send anything for longer than WithIdleLimit says.
+var ErrIdle = errors.New("the service neither takes nor sends anything")
+
+// WithIdleLimit limits how long the service may neither take nor send a byte of one request, even
+// if its context goes on. A request that is redirected for ever ends, too. The SDK tries again as
+// often as the client's options say, unless content was being read: then its Read fails. The error
+// holds ErrIdle. Without this option, there is no limit.
+func WithIdleLimit(limit time.Duration) Option {
+	return func(s *Storage) {
+		s.client = s3.New(s.client.Options(), func(o *s3.Options) { o.HTTPClient = &idleClient{o.HTTPClient, limit} })
+	}
+}
+
+type idleClient struct {
+	s3.HTTPClient
+	limit time.Duration
+}
+
+// Do implements s3.HTTPClient.
+func (c *idleClient) Do(request *http.Request) (*http.Response, error) {
+	ctx, cancel := context.WithCancelCause(request.Context())
+	w := &watch{ctx: ctx, cancel: cancel, limit: c.limit}
+	w.timer = time.AfterFunc(c.limit, func() { cancel(fmt.Errorf("%w for %v", ErrIdle, c.limit)) })
+	request = request.WithContext(ctx)
+	if request.Body != nil && request.Body != http.NoBody {
+		request.Body = &watchedRequest{request.Body, w}
+	}
+	response, err := c.HTTPClient.Do(request)
+	if err != nil {
+		return nil, w.end(err)
+	}
+	w.timer.Stop()
+	response.Body = &watchedAnswer{response.Body, w}
+	return response, nil
+}
+
+// watch ends a request if its timer runs out.
+type watch struct {
+	ctx    context.Context
+	cancel context.CancelCauseFunc
+	timer  *time.Timer
+	limit  time.Duration
+}
+
+// end ends the request, and returns why it failed.
+func (w *watch) end(err error) error {
+	w.timer.Stop()
+	if cause := context.Cause(w.ctx); errors.Is(cause, ErrIdle) {
+		err = cause
+	}
+	w.cancel(nil)
+	return err
+}
+
+// watchedRequest is the body of a request. Each read of it is progress.
+type watchedRequest struct {
+	io.ReadCloser
+	watch *watch
+}
+
+func (b *watchedRequest) Read(p []byte) (int, error) {
+	// A timer that has run out has ended the request already.
+	if b.watch.timer.Stop() {
+		b.watch.timer.Reset(b.watch.limit)
+	}
+	return b.ReadCloser.Read(p)
+}
+
+// watchedAnswer is the body of an answer. The time between two reads is the caller's own.
+type watchedAnswer struct {
+	io.ReadCloser
+	watch *watch
+}
+
+func (b *watchedAnswer) Read(p []byte) (int, error) {
+	b.watch.timer.Reset(b.watch.limit)
+	n, err := b.ReadCloser.Read(p)
+	b.watch.timer.Stop()
+	if err != nil && err != io.EOF {
+		err = b.watch.end(err)
+	}
+	return n, err
+}
+
+func (b *watchedAnswer) Close() error {
+	b.watch.timer.Stop()
+	defer b.watch.cancel(nil)
+	return b.ReadCloser.Close()
+}

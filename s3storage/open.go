@@ -1,0 +1,148 @@
+package s3storage
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/s3"
+
+	"piko.sh/pikokms"
+	"piko.sh/pikokms/internal/checked"
+)
+
+// probe is how many bytes of an object are fetched first: enough for a header under a KMS key, or
+// for the whole of a small object.
+const probe = 4 << 10
+
+// Open implements pikokms.RangeStorage. It makes one request, which fetches the first 4 KiB. Reads
+// beyond them make more. If the object was replaced meanwhile, the error of a read holds
+// pikokms.ErrChanged. It holds ErrAnswer if the service does not answer with the range.
+//
+// The object has a method S3EncryptionClient() bool, too, which is that of Version.
+func (s *Storage) Open(ctx context.Context, key string) (pikokms.StoredObject, error) {
+	o, err := s.open(ctx, key)
+	if err != nil {
+		return nil, s.failed("open", key, err)
+	}
+	return o, nil
+}
+
+func (s *Storage) open(ctx context.Context, key string) (_ *object, err error) {
+	first, err := s.client.GetObject(ctx, &s3.GetObjectInput{Bucket: &s.bucket, Key: &key, Range: byteRange(0, probe)})
+	if isStatus(err, http.StatusRequestedRangeNotSatisfiable) {
+		return s.openEmpty(ctx, key)
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, first.Body.Close()) }()
+	if first.ContentRange == nil && first.ContentLength != nil && *first.ContentLength == 0 && checkWhole(first, "") == nil {
+		return emptyObject(first.LastModified), nil // some services satisfy every range of an empty object
+	}
+	size, length, err := rangeOf(first, 0, probe)
+	if err != nil {
+		return nil, err
+	}
+	start := make([]byte, length)
+	body := checked.Reader{Context: ctx, Source: first.Body}
+	if _, err := body.ReadFull(start); err != nil {
+		return nil, cutShort(err)
+	}
+	fetch := func(offset, length int64) (io.ReadCloser, error) {
+		body, err := s.fetch(ctx, key, first, size, offset, length)
+		if err != nil {
+			return nil, s.failed("read", key, err)
+		}
+		return body, nil
+	}
+	return &object{pikokms.NewRangeReaderAt(size, start, fetch), aws.ToTime(first.LastModified), isS3EncryptionClients(first.Metadata)}, nil
+}
+
+// fetch returns a range of the object whose first answer is first.
+func (s *Storage) fetch(ctx context.Context, key string, first *s3.GetObjectOutput, size, offset, length int64) (io.ReadCloser, error) {
+	out, err := s.client.GetObject(ctx, &s3.GetObjectInput{Bucket: &s.bucket, Key: &key, Range: byteRange(offset, length), IfMatch: first.ETag})
+	if isStatus(err, http.StatusPreconditionFailed, http.StatusRequestedRangeNotSatisfiable) {
+		err = fmt.Errorf("%w: %w", pikokms.ErrChanged, err)
+	}
+	if err != nil {
+		return nil, err
+	}
+	now, got, err := rangeOf(out, offset, length)
+	switch {
+	case err != nil:
+	case now != size || aws.ToString(out.ETag) != aws.ToString(first.ETag) || !aws.ToTime(out.LastModified).Equal(aws.ToTime(first.LastModified)):
+		err = pikokms.ErrChanged // a service that ignores conditions gives another object's range
+	case got != length:
+		err = fmt.Errorf("%w: it gives %d bytes of a range of %d", ErrAnswer, got, length)
+	}
+	if err != nil {
+		return nil, errors.Join(err, out.Body.Close())
+	}
+	return out.Body, nil
+}
+
+// openEmpty opens an empty object, of which S3 refuses every range.
+func (s *Storage) openEmpty(ctx context.Context, key string) (*object, error) {
+	head, err := s.client.HeadObject(ctx, &s3.HeadObjectInput{Bucket: &s.bucket, Key: &key})
+	if err != nil {
+		return nil, err
+	}
+	if head.ContentLength == nil || *head.ContentLength != 0 {
+		return nil, pikokms.ErrChanged
+	}
+	return emptyObject(head.LastModified), nil
+}
+
+func emptyObject(modTime *time.Time) *object {
+	return &object{pikokms.NewRangeReaderAt(0, nil, nil), aws.ToTime(modTime), false}
+}
+
+func byteRange(offset, length int64) *string {
+	return aws.String(fmt.Sprintf("bytes=%d-%d", offset, offset+length-1))
+}
+
+// rangeOf returns the size of an object and the length of the range that an answer has, which was
+// asked for from offset, with this length at most. Content-Range is as in "bytes 0-4095/10000" (RFC
+// 9110, section 14.4).
+func rangeOf(out *s3.GetObjectOutput, offset, most int64) (size, length int64, err error) {
+	said := aws.ToString(out.ContentRange)
+	if said == "" {
+		return 0, 0, fmt.Errorf("%w: it ignored the range, and states no Content-Range", ErrAnswer)
+	}
+	var first, last int64
+	n, err := fmt.Sscanf(said+"\n", "bytes %d-%d/%d\n", &first, &last, &size)
+	switch {
+	case n < 3 || err != nil || first < 0 || last < first || size <= last:
+		return 0, 0, fmt.Errorf("%w: it has Content-Range %.100q, which does not tell the object's size", ErrAnswer, said)
+	case first != offset || last != min(offset+most, size)-1:
+		return 0, 0, fmt.Errorf("%w: asked for %d bytes from %d, it gives %.100q", ErrAnswer, most, offset, said)
+	case out.ContentLength != nil && *out.ContentLength != last-first+1:
+		return 0, 0, fmt.Errorf("%w: it has %d bytes for Content-Range %.100q", ErrAnswer, *out.ContentLength, said)
+	case out.ETag == nil && out.LastModified == nil:
+		return 0, 0, fmt.Errorf("%w: it states neither an ETag nor a time", ErrAnswer)
+	}
+	return size, last - first + 1, nil
+}
+
+// cutShort turns the end of an answer that ended too early into io.ErrUnexpectedEOF.
+func cutShort(err error) error {
+	if err == io.EOF {
+		return io.ErrUnexpectedEOF
+	}
+	return err
+}
+
+// object is an open object.
+type object struct {
+	*pikokms.RangeReaderAt
+	modTime time.Time
+	foreign bool
+}
+
+func (o *object) ModTime() time.Time       { return o.modTime }
+func (o *object) S3EncryptionClient() bool { return o.foreign }

@@ -1,0 +1,247 @@
+package s3storage
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"maps"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/s3"
+
+	"piko.sh/pikokms"
+	"piko.sh/pikokms/internal/checked"
+	"piko.sh/pikokms/message"
+)
+
+// ErrS3EncryptionClient means that AWS's S3 Encryption Client wrote the object. It was left as it
+// is, since the client could not read a replacement.
+var ErrS3EncryptionClient = errors.New("AWS's S3 Encryption Client wrote it, and could not read it any more")
+
+const contentType = "application/octet-stream"
+
+// Put implements pikokms.Storage. S3 shows an object once it is complete. Its content type is
+// application/octet-stream. Unless the client's options say otherwise, each part and the whole have
+// a checksum that S3 verifies. After an error, Put deletes the parts that it has uploaded. In case
+// that fails, too, let a lifecycle rule delete incomplete uploads. If S3's last answer is lost, the
+// object may have been stored. If S3's answer does not say that the object is there, Put reads it
+// back.
+func (s *Storage) Put(ctx context.Context, key string, content io.Reader) error {
+	return s.PutLike(ctx, key, nil, content)
+}
+
+// PutLike is Put, and the new object has the content type, the other headers that S3 stores, user
+// metadata, tags, the storage class and the checksum algorithm of like, which may be a version in
+// another bucket. It has neither its lock nor its KMS key, which are the bucket's affair. PutLike
+// asks for the tags. The error holds ErrNotKept, as in Replace, or ErrS3EncryptionClient. A like of
+// nil has nothing to keep.
+func (s *Storage) PutLike(ctx context.Context, key string, like *Version, content io.Reader) error {
+	return s.putLike(ctx, "put", key, like, condition{}, content)
+}
+
+// PutNew is PutLike for an object that does not exist yet, by the condition If-None-Match. If there
+// is one, the error holds fs.ErrExist. It holds ErrNoConditions if the service has no such
+// condition.
+func (s *Storage) PutNew(ctx context.Context, key string, like *Version, content io.Reader) error {
+	return s.putLike(ctx, "put new", key, like, condition{absent: true}, content)
+}
+
+func (s *Storage) putLike(ctx context.Context, doing, key string, like *Version, c condition, content io.Reader) error {
+	if like == nil {
+		if err := s.store(ctx, key, &s3.PutObjectInput{ContentType: aws.String(contentType)}, "", c, content); err != nil {
+			return s.named(doing, key, err)
+		}
+		return nil
+	}
+	if like.S3EncryptionClient() {
+		return s.named(doing, key, ErrS3EncryptionClient)
+	}
+	k := like.copied()
+	err := k.addTags(ctx, like)
+	if err != nil {
+		err = fmt.Errorf("reading the tags of s3://%s/%s: %w", like.storage.bucket, onOneLine(like.Key), err)
+	} else {
+		err = s.refuse(k.losses)
+	}
+	if err != nil {
+		return s.named(doing, key, err)
+	}
+	in := s3.PutObjectInput{
+		CacheControl: k.in.CacheControl, ContentDisposition: k.in.ContentDisposition, ContentEncoding: k.in.ContentEncoding,
+		ContentLanguage: k.in.ContentLanguage, ContentType: k.in.ContentType, Metadata: k.in.Metadata, Tagging: k.in.Tagging,
+		WebsiteRedirectLocation: k.in.WebsiteRedirectLocation, ChecksumAlgorithm: k.in.ChecksumAlgorithm,
+	}
+	if isDirectory(s.bucket) == isDirectory(like.storage.bucket) { // the one's classes are not the other's
+		in.StorageClass = k.in.StorageClass
+	}
+	if err := s.store(ctx, key, &in, like.found.Expires, c, content); err != nil {
+		return s.named(doing, key, err)
+	}
+	return nil
+}
+
+// Replace puts content in the place of a version that OpenVersion opened, if that is still the
+// current one. Otherwise the error holds pikokms.ErrChanged. The condition is If-Match on the ETag,
+// which AWS has had since November 2024. A service without that condition answers with an error,
+// which holds ErrNoConditions, or ignores it. So if the client's endpoint is not AWS's own, Replace
+// also looks at the object just before it writes, and what another puts between the two may be lost.
+//
+// The new object keeps the content type, the other headers that S3 stores, user metadata, tags, the
+// storage class, the checksum algorithm, encryption at rest under a key of AWS KMS, and a lock. The
+// permissions for that are s3:GetObjectTagging, and in buckets with access control lists or locks
+// s3:GetObjectAcl, s3:GetObjectRetention and s3:GetObjectLegalHold; to put them, s3:PutObjectTagging,
+// s3:PutObjectRetention and s3:PutObjectLegalHold. Once for a bucket, Replace asks whether it has
+// lists and locks at all, by s3:GetBucketOwnershipControls and, if it has versions,
+// s3:GetBucketObjectLockConfiguration.
+//
+// If something can't be kept or seen, the error holds ErrNotKept, unless WithAllowedLosses names
+// it. NotKept returns that beforehand. The version's ID and time are never kept. The error holds
+// ErrS3EncryptionClient if that client wrote the object.
+func (s *Storage) Replace(ctx context.Context, v *Version, content io.Reader) error {
+	if err := s.replace(ctx, v, content); err != nil {
+		return s.named("replace", v.Key, err)
+	}
+	return nil
+}
+
+// PutIf implements pikokms.ConditionalStorage. It does what Replace does.
+func (s *Storage) PutIf(ctx context.Context, key, version string, content io.Reader) error {
+	var f found
+	if err := json.Unmarshal([]byte(version), &f); err != nil || f.ModTime.IsZero() && f.Kept.IfMatch == nil {
+		return s.named("replace", key, fmt.Errorf("the version %.100q is not one of GetVersion", version))
+	}
+	return s.Replace(ctx, &Version{Key: key, ID: f.ID, storage: s, found: f}, content)
+}
+
+func (s *Storage) replace(ctx context.Context, v *Version, content io.Reader) error {
+	if v.S3EncryptionClient() {
+		return ErrS3EncryptionClient
+	}
+	k, err := v.keep(ctx)
+	if isMissing(err) {
+		return fmt.Errorf("%w: %w", pikokms.ErrChanged, err)
+	}
+	if err != nil {
+		return err
+	}
+	if err := s.refuse(k.losses); err != nil {
+		return err
+	}
+	in := k.in
+	err = s.store(ctx, v.Key, &in, v.found.Expires, condition{etag: aws.ToString(v.found.Kept.IfMatch), modTime: v.found.ModTime}, content)
+	if err != nil {
+		return err
+	}
+	return s.confirmLock(ctx, v.Key, &in)
+}
+
+// condition is the condition on which an object is put. The zero value is none.
+type condition struct {
+	absent  bool // there is no object
+	etag    string
+	modTime time.Time // if the service has no ETag
+}
+
+func (c condition) any() bool { return c != condition{} }
+
+// broken returns the error of a condition that does not hold.
+func (c condition) broken(cause error) error {
+	what := pikokms.ErrChanged
+	if c.absent {
+		what = fs.ErrExist
+	}
+	if cause == nil {
+		return what
+	}
+	return fmt.Errorf("%w: %w", what, cause)
+}
+
+// check looks whether the condition holds.
+func (s *Storage) check(ctx context.Context, key string, c condition) error {
+	now, err := s.Stat(ctx, key)
+	switch missing := errors.Is(err, fs.ErrNotExist); {
+	case missing && c.absent:
+		return nil
+	case missing:
+		return c.broken(err)
+	case err != nil:
+		return err
+	case c.absent || c.etag != now.ETag || c.etag == "" && !c.modTime.Equal(now.ModTime):
+		return c.broken(nil)
+	}
+	return nil
+}
+
+// store puts content as in says, and with the header Expires.
+func (s *Storage) store(ctx context.Context, key string, in *s3.PutObjectInput, expires string, c condition, content io.Reader) error {
+	if c.any() && !c.absent && c.etag == "" && !s.soleWriter {
+		return fmt.Errorf("%w: it states no ETag", ErrNoConditions)
+	}
+	in.Bucket, in.Key = &s.bucket, &key
+	in.Metadata = maps.Clone(in.Metadata)
+	delete(in.Metadata, headerSizeKey)
+	if size := headerSize(content); size > 0 {
+		if in.Metadata == nil {
+			in.Metadata = make(map[string]string, 1)
+		}
+		in.Metadata[headerSizeKey] = strconv.Itoa(size)
+	}
+	sent := &checked.Sent{Source: content}
+	u := &upload{storage: s, in: in, expires: expires, condition: c}
+	err := u.put(ctx, lengthOf(content), &checked.Reader{Context: ctx, Source: sent})
+	if err == nil {
+		return nil
+	}
+	if u.condition.any() && isStatus(err, http.StatusNotImplemented) {
+		return fmt.Errorf("%w: %w", ErrNoConditions, err)
+	}
+	// If an answer is lost, the SDK sends the request again, and S3 refuses it because of what the
+	// first one stored. 412 is for a condition, 404 for an object that was deleted or an upload that
+	// was completed, and 409 for an object that was deleted or put during the upload (Amazon S3 User
+	// Guide, "How to prevent object overwrites with conditional writes").
+	refused := u.last && (isStatus(err, http.StatusPreconditionFailed, http.StatusConflict) || isMissing(err))
+	if (refused || errors.Is(err, ErrAnswer)) && sent.Is(func() (io.ReadCloser, error) { return s.Get(ctx, key) }) {
+		return nil
+	}
+	if refused && c.any() {
+		if _, missing := s.Stat(ctx, key); c.absent && errors.Is(missing, fs.ErrNotExist) {
+			return err // it was deleted meanwhile
+		}
+		return c.broken(err)
+	}
+	return err
+}
+
+// headerSizeKey is the MetadataKey of package blobstorage, which takes sizes from it. It must not
+// outlive the header that it is about.
+const headerSizeKey = "pikokms-header-size"
+
+// headerSize returns the size in bytes of the header of a message whose plaintext's size follows
+// from its own, or 0.
+func headerSize(content io.Reader) int {
+	encrypted, ok := content.(*message.EncryptReader)
+	if !ok {
+		return 0
+	}
+	h := encrypted.Header()
+	if _, compressed := h.EncryptionContext[pikokms.ChainKey]; compressed || h.Suite.Signed() {
+		return 0
+	}
+	return h.Size()
+}
+
+// lengthOf returns the size of content in bytes, or -1 if it is not known.
+func lengthOf(content io.Reader) int64 {
+	if sized, ok := content.(interface{ ContentLength() (int64, bool) }); ok {
+		if n, known := sized.ContentLength(); known {
+			return n
+		}
+	}
+	return -1
+}
