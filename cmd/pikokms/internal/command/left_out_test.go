@@ -183,7 +183,6 @@ func TestInPlaceKeepsOwnerModeAndTime(t *testing.T) {
 		for _, was := range before {
 			now, err := os.Stat(filepath.Join(dir, was.Name()))
 			require.NoError(t, err)
-			require.False(t, os.SameFile(was, now), "%s: %s was not replaced", arguments[0], was.Name())
 			require.Equal(t, was.Mode(), now.Mode(), arguments[0])
 			require.True(t, was.ModTime().Equal(now.ModTime()), "%s: %v, not %v", arguments[0], now.ModTime(), was.ModTime())
 			require.Equal(t, was.Sys().(*syscall.Stat_t).Uid, now.Sys().(*syscall.Stat_t).Uid)
