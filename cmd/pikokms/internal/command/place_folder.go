@@ -55,6 +55,9 @@ func (f *folderObjects) list(ctx context.Context, prefix string) iter.Seq2[liste
 				if info, err := os.Lstat(path); err == nil {
 					one.size, one.info = info.Size(), info
 				}
+				if isMetadata(path) {
+					one.left = leftMetadata
+				}
 			}
 			if !yield(one, err) {
 				return
@@ -68,7 +71,11 @@ func (f *folderObjects) stat(ctx context.Context, key string) (listed, error) {
 	if err != nil {
 		return listed{}, err
 	}
-	return listed{key: key, size: object.Size()}, object.Close()
+	one := listed{key: key, size: object.Size()}
+	if info, err := os.Lstat(filepath.Join(f.path, filepath.FromSlash(key))); err == nil {
+		one.info = info
+	}
+	return one, object.Close()
 }
 
 func (f *folderObjects) open(ctx context.Context, key string) (pikokms.StoredObject, error) {
