@@ -27,7 +27,7 @@ func (h *Host) CopyObject(ctx context.Context, to, from string, stored io.Reader
 	strict.Accept = acceptObject
 	content, err := strict.NewReader(ctx, whole, h.bound(from))
 	if err != nil {
-		return nil, nameLimits(err)
+		return nil, nameOptions(err)
 	}
 	pairs := maps.Clone(content.EncryptionContext())
 	if _, err := recordedNames(pairs[ChainKey]); err != nil {

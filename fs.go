@@ -12,11 +12,15 @@ import (
 )
 
 // FS returns the objects of a host as a read-only file system, for http.FileServerFS, fs.WalkDir
-// and template.ParseFS. The host's storage must be a RangeStorage. The parts of a key between
-// slashes are directories. Files are Objects, and opening one costs what Host.Open costs. Reading a
-// directory lists all keys below it. When ctx ends, all calls fail.
+// and template.ParseFS. The parts of a key between slashes are directories. Files are Objects, and
+// opening one costs what Host.Open costs. Reading a directory lists all keys below it. When ctx ends,
+// all calls fail.
 //
-// Errors are *fs.PathError, and hold those of Open and List.
+// An object for which Open has ErrNotSeekable, or whose storage is no RangeStorage, opens as a file
+// that is read forward by Host.Get and is no io.Seeker, so http.FileServerFS does not serve it. If its
+// size is known only at its end, Stat reads the whole object once more.
+//
+// Errors are *fs.PathError, and hold those of Open, Get and List.
 func (h *Host) FS(ctx context.Context) fs.FS { return &hostFS{ctx, h} }
 
 type hostFS struct {
@@ -41,6 +45,13 @@ func (f *hostFS) open(name string) (fs.File, error) {
 		object, err := f.host.Open(f.ctx, name)
 		if err == nil {
 			return &objectFile{object, fileInfo{name: path.Base(name), size: object.Size(), modTime: object.ModTime()}}, nil
+		}
+		if errors.Is(err, ErrNotSeekable) {
+			content, forwardErr := f.host.Get(f.ctx, name)
+			if forwardErr == nil {
+				return &forwardFile{content, f, name}, nil
+			}
+			err = forwardErr
 		}
 		if !errors.Is(err, fs.ErrNotExist) {
 			return nil, err
@@ -98,14 +109,20 @@ func (e *entry) Type() fs.FileMode {
 }
 
 // Info implements fs.DirEntry. The size is the one that the object states, so no key service is
-// asked for it, except for compressed objects.
+// asked for it, except for compressed and signed objects. Those that can only be read forward are
+// read to their end.
 func (e *entry) Info() (fs.FileInfo, error) {
 	if e.isDir {
 		return fileInfo{name: e.name, dir: true}, nil
 	}
-	info, err := e.fs.host.stat(e.fs.ctx, e.key)
+	return e.fs.stat(e.key)
+}
+
+// stat returns the fs.FileInfo of an object.
+func (f *hostFS) stat(key string) (fs.FileInfo, error) {
+	info, err := f.host.stat(f.ctx, key)
 	if err != nil {
-		return nil, &fs.PathError{Op: "stat", Path: e.key, Err: err}
+		return nil, &fs.PathError{Op: "stat", Path: key, Err: err}
 	}
 	return info, nil
 }
@@ -113,7 +130,8 @@ func (e *entry) Info() (fs.FileInfo, error) {
 func (h *Host) stat(ctx context.Context, key string) (info fileInfo, err error) {
 	storage, ok := h.storage.(RangeStorage)
 	if !ok {
-		return fileInfo{}, ErrNotSeekable
+		size, err := h.count(ctx, key)
+		return fileInfo{name: path.Base(key), size: size}, err
 	}
 	stored, err := storage.Open(ctx, key)
 	if err != nil {
@@ -125,11 +143,25 @@ func (h *Host) stat(ctx context.Context, key string) (info fileInfo, err error) 
 		return info, err
 	}
 	original, err := h.OpenObject(ctx, key, stored)
+	if errors.Is(err, ErrNotSeekable) {
+		info.size, err = h.count(ctx, key)
+		return info, err
+	}
 	if err != nil {
 		return fileInfo{}, err
 	}
 	info.size = original.Size()
 	return info, nil
+}
+
+// count returns the size in bytes of an object that it reads to its end.
+func (h *Host) count(ctx context.Context, key string) (n int64, err error) {
+	content, err := h.Get(ctx, key)
+	if err != nil {
+		return 0, err
+	}
+	defer func() { err = errors.Join(err, content.Close()) }()
+	return io.Copy(io.Discard, content)
 }
 
 type fileInfo struct {
@@ -157,6 +189,36 @@ type objectFile struct {
 }
 
 func (f *objectFile) Stat() (fs.FileInfo, error) { return f.info, nil }
+
+// forwardFile is a file that is read from its beginning to its end.
+type forwardFile struct {
+	io.ReadCloser
+	fs   *hostFS
+	name string
+}
+
+func (f *forwardFile) Stat() (fs.FileInfo, error) { return f.fs.stat(f.name) }
+
+// ReadFile implements fs.ReadFileFS, without asking for the file's size.
+func (f *hostFS) ReadFile(name string) (b []byte, err error) {
+	file, err := f.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, file.Close()) }()
+	if b, err = io.ReadAll(file); err != nil {
+		err = asPathError("read", name, err)
+	}
+	return b, err
+}
+
+// asPathError returns err as a *fs.PathError, if it is none.
+func asPathError(op, name string, err error) error {
+	if _, ok := errors.AsType[*fs.PathError](err); ok {
+		return err
+	}
+	return &fs.PathError{Op: op, Path: name, Err: err}
+}
 
 type directory struct {
 	info    fileInfo

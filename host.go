@@ -63,7 +63,7 @@ func New(options ...Option) (*Host, error) {
 		return nil, err
 	}
 
-	registry, err := newRegistry(s.maxSize, s.parallelism)
+	registry, err := newRegistry(s.maxSize, s.maxWindow, s.parallelism)
 	if err != nil {
 		return nil, err
 	}
@@ -78,6 +78,7 @@ func New(options ...Option) (*Host, error) {
 	}
 	h.encrypter.Parallelism, h.decrypter.Parallelism = s.parallelism, s.parallelism
 	h.decrypter.Limits = s.limits
+	h.decrypter.CommitmentPolicy = s.commitment
 	h.decrypter.AllowPikoV2, h.strings.AllowPikoV2 = s.allowPikoV2, s.allowPikoV2
 	h.decrypter.Accept = acceptObject
 	if s.allowForeign {
@@ -164,8 +165,9 @@ func (h *Host) bound(key string) map[string]string {
 // ends, reading an encrypted object fails.
 //
 // The error, and that of Read, holds ErrPlaintext if the object is not encrypted, and ErrNotObject
-// if it is a message that is no stored object. It holds ErrInvalidTransformer,
-// ErrUnknownTransformer, compress.ErrCorrupt or compress.ErrTooLarge, or is one of
+// if it is a message that is no stored object. It holds message.ErrCommitmentPolicy for a message of
+// an old suite, without WithCommitmentPolicy. It holds ErrInvalidTransformer,
+// ErrUnknownTransformer, compress.ErrCorrupt, compress.ErrTooLarge or compress.ErrWindow, or is one of
 // message.Decrypter's or the storage's own.
 func (h *Host) Get(ctx context.Context, key string) (io.ReadCloser, error) {
 	stored, err := h.storage.Get(ctx, key)

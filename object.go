@@ -29,7 +29,7 @@ func (h *Host) reverse(ctx context.Context, key string, stored io.Reader) (io.Re
 		stated = nil // it is bound to no name
 	}
 	content, err := h.registry.Reverse(ctx, whole, stated)
-	return content, nameLimits(err)
+	return content, nameOptions(err)
 }
 
 // kind says what a stored object is.
@@ -61,8 +61,12 @@ func (h *Host) kindOf(stored io.Reader) (kind, io.Reader, error) {
 	return 0, nil, fmt.Errorf("%w: it does not begin as an AWS Encryption SDK message; AllowPlaintext lets objects from before encryption be read", ErrPlaintext)
 }
 
-// nameLimits names the host's option in the error of an object that exceeds a limit.
-func nameLimits(err error) error {
+// nameOptions names the host's option in the error of an object that exceeds a limit, or that the
+// commitment policy refuses.
+func nameOptions(err error) error {
+	if errors.Is(err, message.ErrCommitmentPolicy) {
+		return fmt.Errorf("%w; WithCommitmentPolicy sets the policy", err)
+	}
 	limit, ok := errors.AsType[*header.LimitError](err)
 	if !ok {
 		return err
@@ -192,7 +196,7 @@ func (h *Host) StatedSize(start io.Reader, size int64) (int64, error) {
 	}
 	parsed, err := header.Read(whole, h.decrypter.Limits)
 	if err != nil {
-		return 0, nameLimits(refusedHeader(err))
+		return 0, nameOptions(refusedHeader(err))
 	}
 	if err := h.decrypter.Accept(parsed); err != nil {
 		return 0, err
@@ -234,5 +238,5 @@ func (h *Host) OpenObject(ctx context.Context, key string, stored SizedReaderAt)
 		return nil, fmt.Errorf("%w: Piko's old format can only be read from its beginning", ErrNotSeekable)
 	}
 	original, err := h.registry.Open(ctx, stored, h.bound(key))
-	return original, nameLimits(err)
+	return original, nameOptions(err)
 }

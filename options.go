@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"piko.sh/pikokms/header"
+	"piko.sh/pikokms/message"
 	"piko.sh/pikokms/provider"
 	"piko.sh/pikokms/service"
 )
@@ -21,7 +22,9 @@ type settings struct {
 	transformers    []Transformer
 	enabled         []string
 	maxSize         int64
+	maxWindow       int
 	limits          header.Limits
+	commitment      message.CommitmentPolicy
 	allowPlaintext  bool
 	allowPikoV2     bool
 	allowForeign    bool
@@ -54,7 +57,12 @@ func WithCryptoProvider(name string, p provider.EncryptionProvider) Option {
 // WithDataKeyCache lets each provider's data keys serve several objects and reads, within limits. A
 // zero field means its default. The cache saves calls of the key service; Host.Close zeroes it.
 // Under BindObjectName each object has an encryption context of its own, so only repeated reads of
-// one object share a data key.
+// one object share a data key. Nor are messages served that are written for several recipients or
+// signed, which service.CacheLimits explains.
+//
+// A provider that decides by a caller's ctx whose data key it gives, as branchkey.Provider does with a
+// Supplier, decides on each request, also if the cache has the data key. A provider of one's own that
+// does so must be a provider.ScopedKeyring.
 func WithDataKeyCache(limits service.CacheLimits) Option {
 	return func(s *settings) { s.service.Cache = &limits }
 }
@@ -89,11 +97,39 @@ func WithEnabledTransformers(names ...string) Option {
 // are written and when they are read. The default is compress.DefaultMaxSize, 1 TiB.
 func WithMaxDecompressedSize(n int64) Option { return func(s *settings) { s.maxSize = n } }
 
+// WithMaxWindow bounds the memory in bytes that reading an object takes if it was compressed by zstd or
+// zstd-seekable, as MaxWindow of compress.Transformer does: the window that its writer chose. The
+// default is compress.DefaultMaxWindow, 8 MiB, which is twice what hosts write. An object over it is
+// refused with compress.ErrWindow.
+func WithMaxWindow(n int) Option {
+	return func(s *settings) {
+		if n < 0 {
+			s.refuse("a window of at most %d bytes", n)
+		}
+		s.maxWindow = n
+	}
+}
+
 // WithHeaderLimits sets the limits for reading an object's header, for messages of other writers
 // that exceed the defaults: 16 encrypted data keys, 1,024 pairs of encryption context, 256 KiB. A
 // zero field means its default. An object over a limit is refused with header.ErrLimit.
 func WithHeaderLimits(limits header.Limits) Option {
 	return func(s *settings) { s.limits = limits }
+}
+
+// WithCommitmentPolicy sets whether objects may be read that do not commit to their key, as messages of
+// the nine oldest of the eleven algorithm suites. With message.RequireEncryptAllowDecrypt they are
+// read. Since no host has written such a message, it takes AllowForeignMessages, too. Whoever has the
+// data key of one can make it open to two contents under two keys; move such objects with
+// Host.Migrate. The default refuses them with message.ErrCommitmentPolicy. What is written always
+// commits, so message.ForbidEncryptAllowDecrypt is refused.
+func WithCommitmentPolicy(policy message.CommitmentPolicy) Option {
+	return func(s *settings) {
+		if policy != message.RequireEncryptRequireDecrypt && policy != message.RequireEncryptAllowDecrypt {
+			s.refuse("the commitment policy %v; a host writes only messages with key commitment, so it takes %v or %v", policy, message.RequireEncryptRequireDecrypt, message.RequireEncryptAllowDecrypt)
+		}
+		s.commitment = policy
+	}
 }
 
 // WithParallelism sets how many goroutines encrypt, decrypt or compress one object, as Parallelism

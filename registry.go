@@ -31,17 +31,17 @@ type Registry struct {
 // refuse streams of more than maxDecompressedSize bytes before compression, both ways; 0 means
 // compress.DefaultMaxSize.
 func NewRegistry(maxDecompressedSize int64) (*Registry, error) {
-	return newRegistry(maxDecompressedSize, 0)
+	return newRegistry(maxDecompressedSize, 0, 0)
 }
 
-func newRegistry(maxDecompressedSize int64, parallelism int) (*Registry, error) {
+func newRegistry(maxDecompressedSize int64, maxWindow, parallelism int) (*Registry, error) {
 	r := &Registry{transformers: make(map[string]Transformer)}
 	for _, format := range compress.Formats() {
 		t, err := compress.New(format, maxDecompressedSize)
 		if err != nil {
 			return nil, err
 		}
-		t.Parallelism = parallelism
+		t.MaxWindow, t.Parallelism = maxWindow, parallelism
 		if err := r.Register(compression{t}); err != nil {
 			return nil, err
 		}
@@ -58,7 +58,7 @@ func (c compression) Open(_ context.Context, stored SizedReaderAt, _ any) (Sized
 	if c.Name() != compress.ZstdSeekable {
 		return nil, fmt.Errorf("%w: the object was compressed by %s, which can only be read from its beginning; %s has random access", ErrNotSeekable, c.Name(), compress.ZstdSeekable)
 	}
-	r, err := compress.OpenSeekable(stored, stored.Size(), c.MaxSize())
+	r, err := c.OpenSeekable(stored, stored.Size())
 	if err != nil {
 		return nil, err
 	}

@@ -95,7 +95,7 @@ func (h *Host) RewrapObject(ctx context.Context, key string, stored io.Reader) (
 	strict.Accept = acceptObject
 	renewed, err := message.Rewrap(ctx, whole, &strict, &h.encrypter, h.bound(key))
 	if err != nil {
-		return nil, nameLimits(err)
+		return nil, nameOptions(err)
 	}
 	if _, err := recordedNames(renewed.Header().EncryptionContext[ChainKey]); err != nil {
 		return nil, err
@@ -145,7 +145,7 @@ func (h *Host) Migrate(ctx context.Context, key string) error {
 func (h *Host) adopt(ctx context.Context, key string, stored io.Reader) (io.Reader, error) {
 	content, err := h.decrypter.NewReader(ctx, stored, h.bound(key))
 	if err != nil {
-		return nil, nameLimits(err)
+		return nil, nameOptions(err)
 	}
 	pairs := maps.Clone(content.EncryptionContext())
 	if pairs[UseKey] == UseObject {

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -17,6 +18,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"piko.sh/pikokms"
 	"piko.sh/pikokms/header"
 	"piko.sh/pikokms/message"
 	"piko.sh/pikokms/provider"
@@ -65,6 +67,49 @@ func vectorProvider(t *testing.T, v vector) *local.Provider {
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, p.Close()) })
 	return p
+}
+
+// A host that is allowed to reads objects of all eleven suites. Otherwise its error names the option.
+func TestAHostReadsEverySuite(t *testing.T) {
+	text, err := os.ReadFile(filepath.Join(vectorFolder, "manifest.json"))
+	require.NoError(t, err)
+	var vectors []vector
+	require.NoError(t, json.Unmarshal(text, &vectors))
+	read := make(map[header.Suite]bool)
+	for _, v := range vectors {
+		if len(v.Required) > 0 {
+			continue // a host states no pairs
+		}
+		stored, err := os.ReadFile(filepath.Join(vectorFolder, v.File))
+		require.NoError(t, err)
+		h, _, err := header.Parse(stored, header.Limits{})
+		require.NoError(t, err)
+		get := func(options ...pikokms.Option) ([]byte, error) {
+			f := newFixture(t, append(options, pikokms.WithCryptoProvider("vectors", vectorProvider(t, v)), pikokms.AllowForeignMessages())...)
+			require.NoError(t, os.MkdirAll(f.dir, 0o700))
+			require.NoError(t, os.WriteFile(filepath.Join(f.dir, "object"), stored, 0o600))
+			r, err := f.Get(t.Context(), "object")
+			if err != nil {
+				return nil, err
+			}
+			b, err := io.ReadAll(r)
+			return b, errors.Join(err, r.Close())
+		}
+		got, err := get(pikokms.WithCommitmentPolicy(message.RequireEncryptAllowDecrypt))
+		require.NoError(t, err, v.File)
+		require.True(t, bytes.Equal(vectorPlaintext(v.Size), got), v.File)
+		read[h.Suite] = true
+		if _, err = get(); h.Suite.Commits() {
+			require.NoError(t, err, v.File)
+			continue
+		}
+		require.ErrorIs(t, err, message.ErrCommitmentPolicy)
+		require.ErrorContains(t, err, "WithCommitmentPolicy")
+	}
+	require.Len(t, read, len(header.Suites()))
+	_, err = pikokms.New(pikokms.WithCommitmentPolicy(message.ForbidEncryptAllowDecrypt))
+	require.ErrorIs(t, err, pikokms.ErrConfig)
+	require.ErrorContains(t, err, "ForbidEncryptAllowDecrypt")
 }
 
 func TestVectors(t *testing.T) {

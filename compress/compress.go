@@ -24,6 +24,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"sync"
 
 	"github.com/klauspost/compress/gzip"
@@ -36,11 +37,14 @@ import (
 
 var (
 	// ErrTooLarge means that a stream has more bytes before compression than the transformer
-	// allows, when it is compressed or decompressed. From [OpenSeekable], it can also mean that a
-	// frame is too large to be decompressed as a whole.
+	// allows, when it is compressed or decompressed.
 	ErrTooLarge = errors.New("stream exceeds the decompressed size bound")
-	// ErrCorrupt means that the input of decompression is damaged or is no stream of the format. If
-	// it was cut short, the error also holds [io.ErrUnexpectedEOF]. A failure of the source itself
+	// ErrWindow means that the writer of a stream of zstd chose a window, or a frame of
+	// [ZstdSeekable], that takes more memory than [Transformer.MaxWindow] allows. The stream may be
+	// in order.
+	ErrWindow = errors.New("compressed stream needs more memory than is allowed")
+	// ErrCorrupt means that the input of decompression is damaged or is no stream of the format, as
+	// an empty one is not. It never means a limit. If it was cut short, the error also holds [io.ErrUnexpectedEOF]. A failure of the source itself
 	// is never ErrCorrupt.
 	ErrCorrupt = errors.New("corrupt compressed stream")
 	// ErrUnknownFormat means that a format is not one of [Formats].
@@ -69,9 +73,15 @@ const (
 	// Priority is the place of compression in a chain, before encryption.
 	Priority = 100
 
-	// zstdWindow is the largest window in bytes that a decoder accepts. RFC 8878, section
+	// DefaultMaxWindow is the default of [Transformer.MaxWindow] in bytes: 8 MiB. RFC 8878, section
 	// 3.1.1.1.2, asks every decoder to accept as much.
-	zstdWindow = 8 << 20
+	DefaultMaxWindow = 8 << 20
+
+	// mostWindow is the largest window that a frame can state (RFC 8878, section 3.1.1.1.2).
+	mostWindow = 1<<41 + 7<<38
+
+	// zstdWindow is the window in bytes of what is written: 4 MiB.
+	zstdWindow = 4 << 20
 
 	// parallelFrom is how many bytes of a stream are compressed on one goroutine before it uses
 	// several.
@@ -97,6 +107,13 @@ type Transformer struct {
 	// caller's goroutine.
 	Parallelism int
 
+	// MaxWindow is the largest window in bytes that a stream of [Zstd] or [ZstdSeekable] may have to
+	// be decompressed: its writer chooses it, and its reader takes as much memory. For random access
+	// to [ZstdSeekable] it bounds a frame before compression. 0 means [DefaultMaxWindow]. The
+	// programs zstd -19 and above, and zstd --long, choose larger ones, up to 2 GiB. Set MaxWindow
+	// before the first stream.
+	MaxWindow int
+
 	format  string
 	maxSize int64
 
@@ -109,7 +126,7 @@ type Transformer struct {
 	block  int
 	blocks sync.Pool // of *[]byte, each with room for several blocks
 
-	decoder func(src io.Reader) (io.Reader, error)
+	decoder func(src io.Reader, maxWindow int) (io.Reader, error)
 
 	// decodeTo decompresses on several goroutines, none of which outlives the call. It is nil if
 	// the format has no such decoder.
@@ -147,10 +164,10 @@ func New(format string, maxSize int64) (*Transformer, error) {
 		}
 	case Gzip:
 		t.encoder = func(dst io.Writer, _ int) (encoder, error) { return gzip.NewWriter(dst), nil }
-		t.decoder = func(src io.Reader) (io.Reader, error) { return gzip.NewReader(src) }
+		t.decoder = func(src io.Reader, _ int) (io.Reader, error) { return gzip.NewReader(src) }
 	case S2:
 		t.encoder, t.block = newS2Writer, s2Block
-		t.decoder = func(src io.Reader) (io.Reader, error) { return s2.NewReader(src), nil }
+		t.decoder = func(src io.Reader, _ int) (io.Reader, error) { return s2.NewReader(src), nil }
 		t.decodeTo = func(dst io.Writer, src io.Reader, goroutines int) error {
 			_, err := s2.NewReader(src).DecodeConcurrent(dst, goroutines)
 			return err
@@ -162,13 +179,22 @@ func New(format string, maxSize int64) (*Transformer, error) {
 }
 
 func newZstdWriter(dst io.Writer, goroutines int) (encoder, error) {
-	return zstd.NewWriter(dst, zstd.WithEncoderConcurrency(goroutines), zstd.WithWindowSize(zstdWindow/2), zstd.WithZeroFrames(true))
+	return zstd.NewWriter(dst, zstd.WithEncoderConcurrency(goroutines), zstd.WithWindowSize(zstdWindow), zstd.WithZeroFrames(true))
 }
 
 // newZstdReader returns a decoder on one goroutine. A decoder on two goroutines was slower, at
 // least on two cores.
-func newZstdReader(src io.Reader) (io.Reader, error) {
-	return zstd.NewReader(src, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(zstdWindow))
+func newZstdReader(src io.Reader, maxWindow int) (io.Reader, error) {
+	// MaxMemory bounds what the decoder itself would hold. The stream's size is not its business.
+	return zstd.NewReader(src, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(min(uint64(maxWindow), mostWindow)), zstd.WithDecoderMaxMemory(math.MaxInt64))
+}
+
+// maxWindow returns the bound of windows, with its default.
+func (t *Transformer) maxWindow() int {
+	if t.MaxWindow <= 0 {
+		return DefaultMaxWindow
+	}
+	return max(t.MaxWindow, zstd.MinWindowSize)
 }
 
 // Name returns the format's name.
@@ -188,9 +214,9 @@ func (t *Transformer) Transform(ctx context.Context, input io.Reader, _ any) (io
 }
 
 // Reverse returns the decompressed form of input, which also implements [io.WriterTo]. It ignores
-// the options. Reading fails with [ErrTooLarge] over the bound, [ErrCorrupt], input's own error, or
-// ctx's. Whatever input claims, decompression takes no more memory than a window: 8 MiB for [Zstd]
-// and [ZstdSeekable], 32 KiB for [Gzip], and a block of 4 MiB for [S2].
+// the options. Reading fails with [ErrTooLarge] over the bound, [ErrWindow], [ErrCorrupt], input's own
+// error, or ctx's. Whatever input claims, decompression takes no more memory than a window:
+// MaxWindow for [Zstd] and [ZstdSeekable], 32 KiB for [Gzip], and a block of 4 MiB for [S2].
 //
 // It reads input to its end before Read returns io.EOF, so that by then the decryption that
 // produces input has verified all of its own data. After input has failed once, it is not read

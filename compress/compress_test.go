@@ -153,15 +153,64 @@ func TestBound(t *testing.T) {
 	})
 }
 
+// A window over the bound is a limit and no damage: it has a sentinel, a number and an option, in the
+// first frame of a stream and in a later one, whether the frame states a window or its size.
 func TestZstdWindowBound(t *testing.T) {
-	var stored bytes.Buffer
-	w, err := zstd.NewWriter(&stored, zstd.WithWindowSize(64<<20))
-	require.NoError(t, err)
-	_, err = io.CopyN(w, zeros{}, 100<<20)
-	require.NoError(t, err)
-	require.NoError(t, w.Close())
-	_, err = reverse(t, newTransformer(t, compress.Zstd, 0), &stored)
-	require.ErrorIs(t, err, zstd.ErrWindowSizeExceeded)
+	compressed := func(window int, single bool) []byte {
+		var stored bytes.Buffer
+		w, err := zstd.NewWriter(&stored, zstd.WithWindowSize(window), zstd.WithSingleSegment(single))
+		require.NoError(t, err)
+		if single {
+			return w.EncodeAll(make([]byte, window), nil)
+		}
+		_, err = io.CopyN(w, zeros{}, int64(window)+1)
+		require.NoError(t, err)
+		require.NoError(t, w.Close())
+		return stored.Bytes()
+	}
+	first := transform(t, newTransformer(t, compress.Zstd, 0), bytes.NewReader(text(100)))
+	for _, single := range []bool{false, true} {
+		wide := compressed(64<<20, single)
+		for name, stored := range map[string][]byte{"first": wide, "later": append(bytes.Clone(first), wide...)} {
+			_, err := reverse(t, newTransformer(t, compress.Zstd, 0), bytes.NewReader(stored))
+			require.ErrorIs(t, err, compress.ErrWindow, name)
+			require.NotErrorIs(t, err, compress.ErrCorrupt, name)
+			require.ErrorContains(t, err, "67108864 bytes, at most 8388608", name)
+			require.ErrorContains(t, err, "MaxWindow", name)
+			allowing := newTransformer(t, compress.Zstd, 0)
+			allowing.MaxWindow = 64 << 20
+			got, err := reverse(t, allowing, bytes.NewReader(stored))
+			require.NoError(t, err, name)
+			require.GreaterOrEqual(t, len(got), 64<<20)
+		}
+	}
+	// A block that is larger than its frame's window is damage. This one of 2,000 bytes is raw, in a
+	// window of 1 KiB.
+	_, err := reverse(t, newTransformer(t, compress.Zstd, 0), bytes.NewReader(append([]byte{0x28, 0xb5, 0x2f, 0xfd, 0, 0, 0x81, 0x3e, 0}, make([]byte, 2000)...)))
+	require.ErrorIs(t, err, compress.ErrCorrupt)
+	require.NotErrorIs(t, err, compress.ErrWindow)
+}
+
+// An empty stream is no stream of any format: what was cut to nothing is not what was empty.
+func TestEmptyStreamIsNone(t *testing.T) {
+	eachFormat(t, func(t *testing.T, format string) {
+		s := newTransformer(t, format, 0)
+		r, err := s.Reverse(t.Context(), bytes.NewReader(nil), nil)
+		require.NoError(t, err)
+		got, err := io.ReadAll(r)
+		require.ErrorIs(t, err, compress.ErrCorrupt)
+		require.Empty(t, got)
+		r, err = s.Reverse(t.Context(), bytes.NewReader(nil), nil)
+		require.NoError(t, err)
+		_, err = r.(io.WriterTo).WriteTo(io.Discard)
+		require.ErrorIs(t, err, compress.ErrCorrupt)
+
+		empty := transform(t, s, bytes.NewReader(nil))
+		require.NotEmpty(t, empty)
+		got, err = reverse(t, s, bytes.NewReader(empty))
+		require.NoError(t, err)
+		require.Empty(t, got)
+	})
 }
 
 type zeros struct{}
@@ -205,7 +254,7 @@ func FuzzReverse(f *testing.F) {
 			return
 		}
 		got, err := reverse(t, s, bytes.NewReader(stored))
-		if err != nil && !errors.Is(err, compress.ErrCorrupt) && !errors.Is(err, compress.ErrTooLarge) {
+		if err != nil && !errors.Is(err, compress.ErrCorrupt) && !errors.Is(err, compress.ErrTooLarge) && !errors.Is(err, compress.ErrWindow) {
 			t.Fatalf("unexpected error %v", err)
 		}
 		if len(got) > 1<<20 {

@@ -146,7 +146,7 @@ func (r *compressor) compress(b []byte, readErr error) error {
 		return readErr
 	}
 	if r.total += int64(len(b)); r.total > r.t.maxSize {
-		return fmt.Errorf("%w: over %d bytes, and as much would be refused on the way out", ErrTooLarge, r.t.maxSize)
+		return fmt.Errorf("%w, and as much would be refused on the way out", tooLarge(r.t.maxSize))
 	}
 	if _, err := checked.Write(r.encoder, b); err != nil {
 		return fmt.Errorf("compress: %s: %w", r.t.format, err)

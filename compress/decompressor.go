@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 
+	"github.com/klauspost/compress/zstd"
+
 	"piko.sh/pikokms/internal/checked"
 	"piko.sh/pikokms/internal/cores"
 )
@@ -24,7 +26,7 @@ type watched struct {
 	reader checked.Reader
 	ahead  []byte // bytes that were read ahead and come next
 	size   int64
-	tail   []byte // the last bytes read, up to seekFooterSize
+	tail   []byte // the last bytes read, up to tailSize
 }
 
 func (w *watched) Read(p []byte) (n int, err error) {
@@ -35,10 +37,13 @@ func (w *watched) Read(p []byte) (n int, err error) {
 		n, err = w.reader.Read(p)
 	}
 	w.size += int64(n)
-	w.tail = append(w.tail, p[max(0, n-seekFooterSize):n]...)
-	w.tail = append(w.tail[:0], w.tail[max(0, len(w.tail)-seekFooterSize):]...)
+	w.tail = append(w.tail, p[max(0, n-tailSize):n]...)
+	w.tail = append(w.tail[:0], w.tail[max(0, len(w.tail)-tailSize):]...)
 	return n, err
 }
+
+// tailSize is enough for the footer of a seek table, and for the longest header of a frame of zstd.
+const tailSize = max(seekFooterSize, zstd.HeaderMaxSize)
 
 // isLong reports whether the source has more than one chunk.
 func (w *watched) isLong() bool {
@@ -66,14 +71,19 @@ func (r *decompressor) Read(p []byte) (int, error) {
 // are.
 func (r *decompressor) count(n int) (within int, err error) {
 	if r.total += int64(n); r.total > r.t.maxSize {
-		return max(0, n-int(r.total-r.t.maxSize)), fmt.Errorf("%w: over %d bytes", ErrTooLarge, r.t.maxSize)
+		return int(max(0, int64(n)-(r.total-r.t.maxSize))), tooLarge(r.t.maxSize)
 	}
 	return n, nil
 }
 
+// tooLarge returns the error of a stream over the bound of its size.
+func tooLarge(maxSize int64) error {
+	return fmt.Errorf("%w: over %d bytes (the maxSize of New sets the limit; WithMaxDecompressedSize that of a host)", ErrTooLarge, maxSize)
+}
+
 func (r *decompressor) read(p []byte) (int, error) {
 	if r.decoder == nil {
-		decoder, err := r.t.decoder(&r.src)
+		decoder, err := r.t.decoder(&r.src, r.t.maxWindow())
 		if err != nil {
 			return 0, r.blame(err)
 		}
@@ -97,6 +107,8 @@ func (r *decompressor) atEnd() error {
 		return fmt.Errorf("%w: %s: data follows its end", ErrCorrupt, r.t.format)
 	case err != io.EOF:
 		return err
+	case r.src.size == 0: // which even a compressed stream of nothing is not
+		return fmt.Errorf("%w: %s: it is empty: %w", ErrCorrupt, r.t.format, io.ErrUnexpectedEOF)
 	case r.t.end != nil:
 		if err := r.t.end(r.src.tail, r.src.size); err != nil {
 			return err
@@ -114,7 +126,35 @@ func (r *decompressor) blame(err error) error {
 	if err == io.EOF {
 		err = io.ErrUnexpectedEOF
 	}
+	if errors.Is(err, zstd.ErrWindowSizeExceeded) || errors.Is(err, zstd.ErrDecoderSizeExceeded) {
+		// The decoder has the first of these for a block that is larger than its frame's window,
+		// too, which is damage.
+		if stated := statedWindow(r.src.tail); stated > uint64(r.t.maxWindow()) {
+			return windowError(r.t.format, "a window", stated, r.t.maxWindow())
+		}
+	}
 	return fmt.Errorf("%w: %s: %w", ErrCorrupt, r.t.format, err)
+}
+
+// windowError returns the error of what takes more memory than a Transformer's MaxWindow.
+func windowError(format, what string, stated uint64, most int) error {
+	return fmt.Errorf("%w: %s: %s of %d bytes, at most %d are taken (Transformer.MaxWindow sets the limit; WithMaxWindow that of a host)", ErrWindow, format, what, stated, most)
+}
+
+// statedWindow returns the window that the frame header at the end of b states, if there is one. A
+// decoder that refuses a frame for its window has read no further (RFC 8878, section 3.1.1.1).
+func statedWindow(b []byte) uint64 {
+	for start := range b {
+		var h zstd.Header
+		if err := h.Decode(b[start:]); err != nil || h.Skippable || h.HeaderSize != len(b)-start {
+			continue
+		}
+		if h.SingleSegment {
+			return h.FrameContentSize
+		}
+		return h.WindowSize
+	}
+	return 0
 }
 
 // WriteTo implements io.WriterTo. It decompresses a long stream on several goroutines, if the

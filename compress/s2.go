@@ -14,23 +14,39 @@ const s2Block = 1 << 20 // the default of s2.NewWriter
 // which appends a stream of its own to those before it (framing_format.txt of Snappy, section 4.1).
 type s2Writer struct {
 	*s2.Writer
-	dst io.Writer
+	dst   io.Writer
+	begun bool // something was written
 }
+
+// s2Start is the stream identifier, with which every stream begins (S2_STREAM_FORMAT of
+// klauspost/compress/s2, after framing_format.txt of Snappy, section 4.1). An s2.Writer of an empty
+// stream writes nothing at all, which could not be told from a stream that was cut to nothing.
+const s2Start = "\xff\x06\x00\x00S2sTwO"
 
 var parallelS2 = sync.Pool{New: func() any { return s2.NewWriter(nil, s2.WriterConcurrency(MaxDefaultParallelism)) }}
 
 func newS2Writer(dst io.Writer, _ int) (encoder, error) {
-	return &s2Writer{s2.NewWriter(dst, s2.WriterConcurrency(1)), dst}, nil
+	return &s2Writer{Writer: s2.NewWriter(dst, s2.WriterConcurrency(1)), dst: dst}, nil
 }
 
 // Reset makes w write a new stream to dst.
 func (w *s2Writer) Reset(dst io.Writer) {
 	w.Writer.Reset(dst)
-	w.dst = dst
+	w.dst, w.begun = dst, false
+}
+
+// Close ends the stream. An empty one is the stream identifier alone.
+func (w *s2Writer) Close() error {
+	if err := w.Writer.Close(); err != nil || w.begun {
+		return err
+	}
+	_, err := io.WriteString(w.dst, s2Start)
+	return err
 }
 
 // Write compresses the blocks of p side by side, if there are several.
 func (w *s2Writer) Write(p []byte) (int, error) {
+	w.begun = w.begun || len(p) > 0
 	if len(p) < 2*s2Block {
 		return w.Writer.Write(p)
 	}

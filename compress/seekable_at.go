@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"sort"
 	"sync"
 
@@ -13,16 +14,6 @@ import (
 
 	"piko.sh/pikokms/internal/checked"
 	"piko.sh/pikokms/internal/recent"
-)
-
-const (
-	// maxSeekableFrame is the most bytes that a SeekableReader decompresses of one frame. Like
-	// zstdWindow it bounds memory whose amount the stream's writer chooses.
-	maxSeekableFrame = 8 << 20
-
-	// maxStoredFrame bounds a frame's compressed size. It leaves room for blocks as small as a
-	// writer's flushes make them.
-	maxStoredFrame = 2 * maxSeekableFrame
 )
 
 // markEvery is how many frames there are between two whose places are kept. All places together
@@ -51,8 +42,8 @@ type seekFrame struct {
 }
 
 // parseSeekTable reads a table. b is the whole skippable frame, and dataSize bytes come before it.
-// The error holds ErrCorrupt or ErrTooLarge.
-func parseSeekTable(b []byte, f seekFooter, dataSize, maxSize int64) (*seekTable, error) {
+// The error holds ErrCorrupt, ErrTooLarge or ErrWindow.
+func parseSeekTable(b []byte, f seekFooter, dataSize, maxSize int64, maxFrame int) (*seekTable, error) {
 	if magic := binary.LittleEndian.Uint32(b); magic != seekTableMagic {
 		return nil, corruptTable("it begins with %#08x, not with %#08x", magic, uint32(seekTableMagic))
 	}
@@ -70,11 +61,12 @@ func parseSeekTable(b []byte, f seekFooter, dataSize, maxSize int64) (*seekTable
 			t.marks = append(t.marks, at)
 		}
 		frame := t.entry(i, at)
-		if frame.plainSize > maxSeekableFrame {
-			return nil, fmt.Errorf("%w: %s: frame %d decompresses to %d bytes, over %d", ErrTooLarge, ZstdSeekable, i, frame.plainSize, maxSeekableFrame)
+		if frame.plainSize > int64(maxFrame) {
+			return nil, windowError(ZstdSeekable, fmt.Sprintf("frame %d", i), uint64(frame.plainSize), maxFrame)
 		}
-		if frame.plainSize > 0 && frame.storedSize > maxStoredFrame {
-			return nil, fmt.Errorf("%w: %s: frame %d has %d bytes compressed, over %d", ErrTooLarge, ZstdSeekable, i, frame.storedSize, maxStoredFrame)
+		// Twice as much leaves room for blocks as small as a writer's flushes make them.
+		if frame.plainSize > 0 && frame.storedSize/2 > int64(maxFrame) {
+			return nil, windowError(ZstdSeekable, fmt.Sprintf("frame %d, compressed,", i), uint64(frame.storedSize), 2*maxFrame)
 		}
 		if f.checksums && frame.plainSize == 0 && frame.checksum != emptyChecksum {
 			// Reads skip empty frames, so content of this one would be missed silently.
@@ -82,7 +74,7 @@ func parseSeekTable(b []byte, f seekFooter, dataSize, maxSize int64) (*seekTable
 		}
 		at = seekMark{at.stored + frame.storedSize, at.plain + frame.plainSize}
 		if at.plain > maxSize {
-			return nil, fmt.Errorf("%w: over %d bytes", ErrTooLarge, maxSize)
+			return nil, tooLarge(maxSize)
 		}
 	}
 	if at.stored != dataSize {
@@ -126,7 +118,7 @@ func (t *seekTable) find(off int64) seekFrame {
 //
 // It keeps the table, of 8 or 12 bytes for each frame. It also keeps the last 4 frames that were
 // decompressed for reads of less than a whole frame: 1 MiB for the frames that this package writes,
-// 32 MiB for the largest that it reads.
+// 32 MiB for the largest that it reads by default.
 type SeekableReader struct {
 	src     io.ReaderAt
 	table   *seekTable
@@ -135,20 +127,27 @@ type SeekableReader struct {
 	recent  recent.Parts // decompressed frames
 }
 
+// OpenSeekable is [Transformer.OpenSeekable] of a transformer of maxSize, with the default
+// MaxWindow.
+func OpenSeekable(src io.ReaderAt, size int64, maxSize int64) (*SeekableReader, error) {
+	t, err := New(ZstdSeekable, maxSize)
+	if err != nil {
+		return nil, err
+	}
+	return t.OpenSeekable(src, size)
+}
+
 // OpenSeekable returns a reader of the ranges of the stream of size bytes in src. The stream may be
 // any of the format [ZstdSeekable], whichever program wrote it. OpenSeekable refuses streams of
-// more than maxSize bytes before compression; 0 means [DefaultMaxSize]. It reads the table at the
+// more bytes before compression than the transformer's bound. It reads the table at the
 // stream's end in two reads and keeps it. It takes memory in proportion to the table's size, never
 // to what the table claims, and first refuses a table that does not fit in size bytes. src must not
 // change afterwards.
 //
-// The error holds [ErrTooLarge] if the stream exceeds maxSize or has a frame of more than 8 MiB. It
-// holds [ErrCorrupt] if the stream does not end with a table, or if the table does not account for
+// The error holds [ErrTooLarge] if the stream exceeds the bound, and [ErrWindow] if it has a frame of
+// more than MaxWindow bytes before compression, or twice as many after it. It holds [ErrCorrupt] if the stream does not end with a table, or if the table does not account for
 // each byte before it. Otherwise it is src's own.
-func OpenSeekable(src io.ReaderAt, size int64, maxSize int64) (*SeekableReader, error) {
-	if maxSize <= 0 {
-		maxSize = DefaultMaxSize
-	}
+func (t *Transformer) OpenSeekable(src io.ReaderAt, size int64) (*SeekableReader, error) {
 	tail := make([]byte, seekFooterSize)
 	if size < seekHeaderSize+seekFooterSize {
 		return nil, corruptTable("%d bytes are too few for one", size)
@@ -167,11 +166,12 @@ func OpenSeekable(src io.ReaderAt, size int64, maxSize int64) (*SeekableReader, 
 	if string(b[len(b)-seekFooterSize:]) != string(tail) {
 		return nil, corruptTable("its footer changed between two reads")
 	}
-	table, err := parseSeekTable(b, footer, size-int64(len(b)), maxSize)
+	table, err := parseSeekTable(b, footer, size-int64(len(b)), t.maxSize, t.maxWindow())
 	if err != nil {
 		return nil, err
 	}
-	decoder, err := zstd.NewReader(nil, zstd.WithDecoderMaxWindow(zstdWindow), zstd.WithDecoderMaxMemory(maxSeekableFrame), zstd.WithDecodeAllCapLimit(true))
+	// A frame is decompressed to a buffer of its size, which is bounded, and needs no window beside it.
+	decoder, err := zstd.NewReader(nil, zstd.WithDecoderMaxWindow(mostWindow), zstd.WithDecoderMaxMemory(math.MaxInt64), zstd.WithDecodeAllCapLimit(true))
 	if err != nil {
 		return nil, fmt.Errorf("compress: %s: %w", ZstdSeekable, err)
 	}

@@ -276,7 +276,7 @@ func TestSeekableRefusesDamage(t *testing.T) {
 			changed[at] ^= byte(change)
 			got, err := readSeekable(changed, 0)
 			if err != nil {
-				require.True(t, errors.Is(err, compress.ErrCorrupt) || errors.Is(err, compress.ErrTooLarge), "%v", err)
+				require.True(t, errors.Is(err, compress.ErrCorrupt) || errors.Is(err, compress.ErrTooLarge) || errors.Is(err, compress.ErrWindow), "%v", err)
 				require.True(t, bytes.HasPrefix(original, got))
 				refused++
 				continue
@@ -328,11 +328,11 @@ func TestSeekableRefusesTables(t *testing.T) {
 		"a stored byte moved over":     {[]entry{{first - 1, 1000, 0}, {second + 1, 500, 0}}, compress.ErrCorrupt},
 		"a frame is missing":           {[]entry{{first, 1000, 0}}, compress.ErrCorrupt},
 		"a frame too many":             {[]entry{{first, 1000, 0}, {second, 500, 0}, {1, 0, 0}}, compress.ErrCorrupt},
-		"frames over what stands here": {[]entry{{first, 1000, 0}, {1 << 31, 500, 0}}, compress.ErrTooLarge},
+		"frames over what stands here": {[]entry{{first, 1000, 0}, {1 << 31, 500, 0}}, compress.ErrWindow},
 		"skipped over what stands":     {[]entry{{first, 1000, 0}, {1 << 31, 0, 0}}, compress.ErrCorrupt},
 		"less than the frame has":      {[]entry{{first, 1, 0}, {second, 500, 0}}, compress.ErrCorrupt},
 		"more than the frame has":      {[]entry{{first, 8 << 20, 0}, {second, 500, 0}}, compress.ErrCorrupt},
-		"a frame over the bound":       {[]entry{{first, 8<<20 + 1, 0}, {second, 500, 0}}, compress.ErrTooLarge},
+		"a frame over the bound":       {[]entry{{first, 8<<20 + 1, 0}, {second, 500, 0}}, compress.ErrWindow},
 		"in all over the bound":        {[]entry{{first, 8 << 20, 0}, {second, 8 << 20, 0}}, compress.ErrTooLarge},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -534,7 +534,7 @@ func FuzzOpenSeekable(f *testing.F) {
 	f.Fuzz(func(t *testing.T, stored []byte, off int64, length uint16) {
 		const bound = 1 << 20
 		known := func(err error) {
-			if err != nil && !errors.Is(err, compress.ErrCorrupt) && !errors.Is(err, compress.ErrTooLarge) {
+			if err != nil && !errors.Is(err, compress.ErrCorrupt) && !errors.Is(err, compress.ErrTooLarge) && !errors.Is(err, compress.ErrWindow) {
 				t.Fatalf("unexpected error %v", err)
 			}
 		}

@@ -50,9 +50,7 @@ func NewReaderAt(src io.ReaderAt, start, n int64, c Config) (*ReaderAt, error) {
 	frames := (n - FinalOverhead) / (int64(c.Length) + RegularOverhead)
 	r := &ReaderAt{config: c, src: src, start: start, size: size, frames: frames}
 	r.pool.New = func() any {
-		o := &opener{sequence: newSequence(c, true)}
-		o.buf = make([]byte, o.sequence.bufferSize())
-		return o
+		return &opener{sequence: newSequence(c, true)}
 	}
 	plaintext, err := r.open(nil, r.frames)
 	if err != nil {
@@ -94,17 +92,34 @@ func (r *ReaderAt) readFrame(p []byte, off int64) (int, error) {
 	return copy(p, plaintext[within:]), nil
 }
 
+// read reads n bytes of src from off to the opener's buffer. A frame in a buffer that is too small
+// for it is read in pieces, the first of 64 KiB and each as long as all before it. So a ReaderAt,
+// too, takes memory for what arrives, whatever the body's size and the header state.
+func (o *opener) read(src io.ReaderAt, n int, off int64) ([]byte, error) {
+	for have := 0; have < n; {
+		if size := min(n, max(pooledSize, have+min(have, n-have))); len(o.buf) < size {
+			o.buf = append(make([]byte, 0, size), o.buf[:have]...)[:size]
+		}
+		end := min(n, len(o.buf))
+		if _, err := checked.ReadAt(src, o.buf[have:end], off+int64(have)); err != nil {
+			return nil, err
+		}
+		have = end
+	}
+	return o.buf[:n], nil
+}
+
 // open reads and opens the frame of an index, counted from 0. It uses dst if that is not nil.
 func (r *ReaderAt) open(dst []byte, index int64) ([]byte, error) {
 	o := r.pool.Get().(*opener)
 	defer r.pool.Put(o)
 	o.sequence.number = uint32(index + 1)
 	regular, isFinal := int64(o.sequence.regularSize()), index == r.frames
-	stored := o.buf[:regular]
+	size := regular
 	if isFinal {
-		stored = o.buf[:FinalOverhead+int(r.size-r.frames*int64(r.config.Length))]
+		size = FinalOverhead + r.size - r.frames*int64(r.config.Length)
 	}
-	_, err := checked.ReadAt(r.src, stored, r.start+index*regular)
+	stored, err := o.read(r.src, int(size), r.start+index*regular)
 	if err == io.EOF {
 		return nil, o.sequence.truncated()
 	}

@@ -23,6 +23,25 @@ func (b *buffer) take(n int) {
 	b.bytes = pooled.Get().(*[pooledSize]byte)[:]
 }
 
+// grow enlarges the buffer up to most bytes, and keeps its content. A frame's size is not
+// authenticated before the whole frame is there, so a buffer at most doubles: a message takes memory
+// for what arrives of it, not for what its header states.
+func (b *buffer) grow(most int) {
+	old := *b
+	*b = buffer{dirty: old.dirty}
+	b.take(len(old.bytes) + min(len(old.bytes), most-len(old.bytes)))
+	copy(b.bytes, old.bytes)
+	old.drop()
+}
+
+// fit makes room for n bytes of a frame that has arrived. It keeps no content.
+func (b *buffer) fit(n int) {
+	if len(b.bytes) < n {
+		b.drop()
+		b.take(n)
+	}
+}
+
 // soil records that the first n bytes may be plaintext.
 func (b *buffer) soil(n int) { b.dirty = max(b.dirty, n) }
 

@@ -3,16 +3,19 @@
 //
 // A message's header gives it the cipher, the message ID and the frame length. Each direction comes
 // as a push stream, an [io.WriteCloser], and as a pull stream, an [io.Reader]. A stream holds one
-// frame in memory, whatever the message's size. [Config.Parallelism] says when it uses several
-// cores, and how much memory it takes then.
+// frame in memory, whatever the message's size; of a signed message that is opened, two. One that
+// opens frames takes memory as their bytes arrive, at most twice as much, whatever frame length the
+// header states. [Config.Parallelism] says when a stream uses several cores, and how much memory it
+// takes then.
 //
 // The format is that of the specification's data-format/message-body.md ("Framed Data") and
 // data-format/message-body-aad.md. These invariants hold:
 //
 //   - Frames count from 1 without a gap.
 //   - A body ends with exactly one final frame. Only the footer of a signed message may follow it.
-//   - No byte of a frame is released before its tag is verified, and no byte of the final frame
-//     before the footer is verified.
+//   - No byte of a frame is released before its tag is verified. Of a signed message, no byte of the
+//     last frame that has content is released before the footer is verified. The final frame may be
+//     empty, so that can be the frame before it.
 //   - A source that fails, even once, never leads to a final frame, nor to an io.EOF.
 //
 // The final frame that this package writes is always shorter than a regular one, and empty if need
@@ -115,6 +118,6 @@ type Config struct {
 	Digest io.Writer
 
 	// Footer, if not nil, is called when a body is opened. It gets all bytes after the body, before
-	// the final frame's plaintext is released. Its error refuses the message.
+	// the last plaintext is released. Its error refuses the message.
 	Footer func(footer []byte) error
 }

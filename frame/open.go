@@ -12,12 +12,16 @@ import (
 type OpenReader struct {
 	pull   pull
 	intake intake
+
+	// The next two are only of a message with a footer.
+	held  []byte // plaintext of the regular frame that was opened last, within pull.held
+	final []byte // plaintext of the final frame, within pull.buffer; nil until the footer is verified
 }
 
 // NewOpenReader returns an OpenReader of src, whose next byte must be the body's first.
 func NewOpenReader(src io.Reader, c Config) *OpenReader {
 	r := &OpenReader{pull: newPull(src, c, true)}
-	r.pull.buffer.take(r.pull.frames.bufferSize())
+	r.pull.buffer.take(r.pull.frames.firstSize())
 	return r
 }
 
@@ -31,12 +35,53 @@ func (r *OpenReader) WriteTo(w io.Writer) (int64, error) { return r.pull.writeTo
 
 func (r *OpenReader) room() int { return r.pull.frames.config.Length }
 
-// next opens a frame to dst[:0], or to the stream's buffer if dst is nil.
+// next implements puller.
 func (r *OpenReader) next(dst []byte) (plaintext []byte, final bool, err error) {
+	if r.pull.frames.config.Footer == nil {
+		return r.open(dst)
+	}
+	plaintext, final, err = r.nextSigned()
+	if dst != nil {
+		plaintext = dst[:copy(dst, plaintext)]
+	}
+	return plaintext, final, err
+}
+
+// nextSigned opens one frame more than it returns. The final frame may be empty, and then the frame
+// before it has the last content, which must not be released before the footer is verified.
+func (r *OpenReader) nextSigned() (plaintext []byte, final bool, err error) {
+	s := &r.pull
+	for r.final == nil {
+		opened, final, err := r.open(nil)
+		if err != nil {
+			clear(r.held)
+			return nil, false, err
+		}
+		if final {
+			r.final = opened
+			break
+		}
+		plaintext, r.held = r.held, opened
+		s.buffer, s.held = s.held, s.buffer
+		s.buffer.fit(s.frames.firstSize())
+		if plaintext != nil {
+			return plaintext, false, nil
+		}
+	}
+	if plaintext = r.held; len(plaintext) > 0 {
+		r.held = nil
+		return plaintext, len(r.final) == 0, nil
+	}
+	return r.final, true, nil
+}
+
+// open opens a frame to dst[:0], or to the stream's buffer if dst is nil.
+func (r *OpenReader) open(dst []byte) (plaintext []byte, final bool, err error) {
 	s := &r.pull
 	ahead := s.src.ahead()
 	if need, final, whole, err := s.frames.measure(ahead); err == nil && whole && !final && len(ahead) >= need {
 		if dst == nil {
+			s.buffer.fit(s.frames.config.Length)
 			dst = s.buffer.bytes
 			s.buffer.soil(s.frames.config.Length)
 		}
@@ -110,13 +155,15 @@ func (in *intake) read(src *source, frames *sequence, buf *buffer) (frame, behin
 			in.have = 0
 			return frame, behind, final, nil
 		}
-		in.grow(buf, need)
+		if in.have == len(buf.bytes) {
+			buf.grow(frames.bufferSize())
+		}
 		end := min(need, len(buf.bytes))
 		atLeast := end - in.have
 		if !frames.config.Unframed && !final {
 			// One read may get the whole frame. If that is the final frame, which is shorter, the
 			// read may also get bytes that follow it.
-			end = frames.regularSize()
+			end = min(frames.regularSize(), len(buf.bytes))
 		}
 		n, err := src.readAtLeast(buf.bytes[in.have:end], atLeast)
 		in.have += n
@@ -130,26 +177,12 @@ func (in *intake) read(src *source, frames *sequence, buf *buffer) (frame, behin
 // add takes bytes from p until the frame has need bytes. It returns how many it took.
 func (in *intake) add(buf *buffer, p []byte, need int) (used int) {
 	for len(buf.bytes) < min(need, in.have+len(p)) {
-		buf.bytes = grown(buf.bytes, need)
+		buf.grow(need)
 	}
 	used = copy(buf.bytes[in.have:min(need, len(buf.bytes))], p)
 	in.have += used
 	buf.soil(in.have)
 	return used
-}
-
-// grow enlarges a full buffer for more of an unframed body.
-func (in *intake) grow(buf *buffer, need int) {
-	if in.have == len(buf.bytes) {
-		buf.bytes = grown(buf.bytes, need)
-	}
-}
-
-// grown returns a larger buffer for an unframed body. The body's stated size is not authenticated,
-// so the buffer grows only as its bytes arrive.
-func grown(b []byte, need int) []byte {
-	size := min(need, 2*len(b))
-	return append(make([]byte, 0, size), b...)[:size]
 }
 
 // OpenWriter is the push side of opening. It opens the body that is written to it, and writes the
@@ -159,6 +192,7 @@ type OpenWriter struct {
 	push   push
 	intake intake
 	done   bool   // the final frame is opened
+	held   []byte // in a message with a footer, plaintext of the regular frame before, within push.held
 	last   []byte // plaintext of the final frame, within the buffer
 	footer []byte // what was written after the final frame
 }
@@ -195,6 +229,7 @@ func (w *OpenWriter) step(p []byte) (used int, err error) {
 		return 0, err
 	}
 	if w.intake.have == 0 && len(p) >= need {
+		s.buffer.fit(need)
 		s.buffer.soil(need)
 		return need, w.release(s.buffer.bytes, p[:need], final)
 	}
@@ -228,9 +263,11 @@ func (w *OpenWriter) fill(src *source) error {
 }
 
 // release opens a frame to dst, or in place if dst is nil. It writes the plaintext, but keeps that
-// of the final frame.
+// of the final frame, and in a message with a footer that of the frame before it: if the final frame
+// is empty, that one has the last content.
 func (w *OpenWriter) release(dst, frame []byte, final bool) error {
-	plaintext, err := w.push.frames.open(dst, frame, final)
+	s := &w.push
+	plaintext, err := s.frames.open(dst, frame, final)
 	if err != nil {
 		return err
 	}
@@ -238,7 +275,20 @@ func (w *OpenWriter) release(dst, frame []byte, final bool) error {
 		w.last, w.done = plaintext, true
 		return nil
 	}
-	_, err = checked.Write(w.push.dst, plaintext)
+	if s.frames.config.Footer != nil {
+		w.held, plaintext = plaintext, w.held
+		s.buffer, s.held = s.held, s.buffer
+		s.buffer.fit(s.frames.firstSize())
+	}
+	return w.write(plaintext)
+}
+
+// write writes plaintext to the destination, if there is any.
+func (w *OpenWriter) write(plaintext []byte) error {
+	if len(plaintext) == 0 {
+		return nil
+	}
+	_, err := checked.Write(w.push.dst, plaintext)
 	return err
 }
 
@@ -257,13 +307,13 @@ func (w *OpenWriter) finish() error {
 	}
 	if verify := w.push.frames.config.Footer; verify != nil {
 		if err := verify(w.footer); err != nil {
+			clear(w.held)
 			clear(w.last)
 			return err
 		}
 	}
-	if len(w.last) == 0 {
-		return nil
+	if err := w.write(w.held); err != nil {
+		return err
 	}
-	_, err := checked.Write(w.push.dst, w.last)
-	return err
+	return w.write(w.last)
 }

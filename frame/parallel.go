@@ -284,7 +284,7 @@ func (p *pipeline) fill(b *batch) (more bool) {
 		}
 		p.perBatch = max(1, p.perBatch)
 	}
-	most := min(p.perBatch, int(endMarker-p.frames.number))
+	most := int(min(uint32(p.perBatch), endMarker-p.frames.number)) // an int has 31 bits on some systems
 	if most == 0 || p.into != nil && len(p.into) < most*p.frames.regularSize() {
 		return false
 	}

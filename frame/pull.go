@@ -11,6 +11,7 @@ type pull struct {
 	frames sequence
 	src    source
 	buffer buffer
+	held   buffer // of the frame before, in a signed message that is opened
 	out    []byte // output that is not read yet, within buffer
 	err    error  // the stream's first error, kept; io.EOF after the final frame
 }
@@ -33,6 +34,7 @@ func newPull(src io.Reader, c Config, opening bool) pull {
 func (r *pull) next(side puller, dst []byte) ([]byte, error) {
 	if r.err != nil {
 		r.buffer.drop() // all of it has been read
+		r.held.drop()
 		return nil, r.err
 	}
 	out, final, err := side.next(dst)

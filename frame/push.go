@@ -12,6 +12,7 @@ type push struct {
 	frames sequence
 	dst    io.Writer
 	buffer buffer
+	held   buffer // of the frame before, in a signed message that is opened
 	have   int    // how many bytes of an incomplete frame are in buffer
 	src    source // source of the current call
 
@@ -40,7 +41,7 @@ type pusher interface {
 
 func newPush(dst io.Writer, c Config, opening bool) push {
 	w := push{frames: newSequence(c, opening), dst: dst}
-	w.buffer.take(w.frames.bufferSize())
+	w.buffer.take(w.frames.firstSize())
 	return w
 }
 
@@ -96,7 +97,7 @@ func (w *push) writeParallel(side pusher, b []byte) (used int, err error) {
 	defer p.close()
 	p.dst = w.dst
 	p.run()
-	return int(p.delivered) / w.frames.outSize() * w.frames.inSize(), cmp.Or(p.dstErr, p.bad)
+	return int(p.delivered / int64(w.frames.outSize()) * int64(w.frames.inSize())), cmp.Or(p.dstErr, p.bad)
 }
 
 // readFromParallel processes the whole regular frames that src has by several goroutines, if src is
@@ -126,5 +127,6 @@ func (w *push) close(side pusher) error {
 	}
 	w.err = cmp.Or(w.result, ErrClosed)
 	w.buffer.drop()
+	w.held.drop()
 	return w.result
 }

@@ -24,19 +24,28 @@ const never = math.MaxUint32
 
 func newSequence(c Config, opening bool) sequence {
 	s := sequence{config: c, opening: opening, number: 1, parallelFrom: never}
-	if c.Parallelism != 1 && !c.Unframed && c.Digest == nil && c.Length > 0 {
-		s.parallelFrom = 1 + uint32(parallelFrom/c.Length)
+	if c.Parallelism != 1 && !c.Unframed && c.Digest == nil && c.Footer == nil && 0 < c.Length && c.Length <= MaxParallelMemory {
+		s.parallelFrom = 1 + uint32((parallelFrom+c.Length-1)/c.Length)
 	}
 	return s
 }
 
-// bufferSize returns the size in bytes of a buffer for one frame of either kind, or for the start
-// of an unframed body.
+// bufferSize returns the size in bytes of a buffer for one frame of either kind, or for an unframed
+// body of the most bytes.
 func (s *sequence) bufferSize() int {
 	if s.config.Unframed {
-		return min(s.config.Length+UnframedOverhead, 64<<10)
+		return s.config.Length + UnframedOverhead
 	}
 	return s.config.Length + FinalOverhead
+}
+
+// firstSize returns the size in bytes of a stream's first buffer. One for frames to be opened grows
+// with what arrives.
+func (s *sequence) firstSize() int {
+	if s.opening {
+		return min(s.bufferSize(), pooledSize)
+	}
+	return s.bufferSize()
 }
 
 // regularSize returns the size in bytes of a stored regular frame.

@@ -3,6 +3,7 @@ package header
 import (
 	"errors"
 	"fmt"
+	"math"
 )
 
 // ErrLimit means that a message exceeds a limit of its reader. The error is a [LimitError].
@@ -37,6 +38,7 @@ func (l Limits) WithDefaults() Limits {
 		if *field <= 0 {
 			*field = value
 		}
+		*field = min(*field, math.MaxInt-1<<20) // so that no sum of a limit and a few sizes overflows
 	}
 	set(&l.MaxSize, DefaultMaxSize)
 	set(&l.MaxPairs, DefaultMaxPairs)

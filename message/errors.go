@@ -31,9 +31,13 @@ func classify(err error) error {
 			return fmt.Errorf("%w: %w", provider.ErrDecryptionFailed, err)
 		}
 	}
+	if errors.Is(err, frame.ErrTooLarge) {
+		limit := &header.LimitError{Limit: "MaxFrameLength", Reason: "an unframed message counts as one frame", Option: "Limits.MaxFrameLength"}
+		return fmt.Errorf("%w: %w: %w", provider.ErrInvalidCiphertext, err, limit)
+	}
 	for _, e := range [...]error{
 		header.ErrNotMessage, header.ErrMalformed, header.ErrUnsupported, header.ErrLimit, header.ErrFooter,
-		frame.ErrTruncated, frame.ErrMalformed, frame.ErrTooLarge,
+		frame.ErrTruncated, frame.ErrMalformed,
 	} {
 		if errors.Is(err, e) {
 			return fmt.Errorf("%w: %w", provider.ErrInvalidCiphertext, err)

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -96,7 +97,7 @@ func TestReservedContextKeys(t *testing.T) {
 
 func TestFrameLengths(t *testing.T) {
 	key := &counting{Keyring: newKey(t, 1, "")}
-	for _, length := range []int{-1, header.MaxFrameLength + 1, 1 << 40} {
+	for _, length := range []int{-1, header.MaxFrameLength + 1, math.MaxInt} {
 		_, err := (&message.Encrypter{Keyring: key, FrameLength: length}).Encrypt(context.Background(), nil, nil)
 		require.ErrorIs(t, err, provider.ErrEncryptionFailed)
 	}

@@ -129,7 +129,7 @@ func TestOpenReadsWhatARangeNeeds(t *testing.T) {
 
 	r, err := decrypter(key).Open(t.Context(), s, stored, nil)
 	require.NoError(t, err)
-	require.EqualValues(t, size, r.Size())
+	require.Equal(t, int64(size), r.Size())
 	p := make([]byte, 1<<20)
 	_, err = r.ReadAt(p, 1001*length+5)
 	require.NoError(t, err)

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"runtime"
 	"testing"
 
@@ -40,17 +41,24 @@ func TestSignedEveryWayWithEveryOther(t *testing.T) {
 	}
 }
 
-// The last frame's plaintext is held back until the signature is verified.
+// The last content is held back until the signature is verified, also if the final frame is empty and
+// the frame before it has the last content.
 func TestSignatureIsWhatEndsASignedMessage(t *testing.T) {
+	for size, released := range map[int]int{50: 0, 100: 0, 200: 100, 250: 100} {
+		t.Run(fmt.Sprint(size), func(t *testing.T) { testSignatureEnds(t, size, released) })
+	}
+}
+
+func testSignatureEnds(t *testing.T, size, released int) {
 	key := newKey(t, 1, "")
 	e := &message.Encrypter{Keyring: key, FrameLength: 100, Suite: signedSuite}
-	sealed, another := encrypt(t, e, pattern(250), nil), encrypt(t, e, pattern(250), nil)
+	sealed, another := encrypt(t, e, pattern(size), nil), encrypt(t, e, pattern(size), nil)
 	footer := func(b []byte) int {
-		h, size, err := header.Parse(b, header.Limits{})
+		h, start, err := header.Parse(b, header.Limits{})
 		require.NoError(t, err)
-		body, err := frame.EncryptedSize(250, int(h.FrameLength))
+		body, err := frame.EncryptedSize(int64(size), int(h.FrameLength))
 		require.NoError(t, err)
-		return size + int(body)
+		return start + int(body)
 	}
 	start := footer(sealed)
 	with := func(footer []byte) []byte { return append(bytes.Clone(sealed[:start]), footer...) }
@@ -65,10 +73,12 @@ func TestSignatureIsWhatEndsASignedMessage(t *testing.T) {
 		"two footers":         with(append(bytes.Clone(sealed[start:]), sealed[start:]...)),
 	} {
 		for way, decrypt := range decryptWays {
-			got, err := decrypt(context.Background(), decrypter(key), bytes.NewReader(changed), nil, 1000)
-			require.Error(t, err, "%s, %s", name, way)
-			require.True(t, errors.Is(err, provider.ErrDecryptionFailed) || errors.Is(err, provider.ErrInvalidCiphertext), "%s: %v", name, err)
-			require.True(t, bytes.Equal(pattern(250)[:200], got), "%s, %s: %d bytes are released", name, way, len(got))
+			for _, piece := range []int{7, 1000} {
+				got, err := decrypt(context.Background(), decrypter(key), bytes.NewReader(changed), nil, piece)
+				require.Error(t, err, "%s, %s", name, way)
+				require.True(t, errors.Is(err, provider.ErrDecryptionFailed) || errors.Is(err, provider.ErrInvalidCiphertext), "%s: %v", name, err)
+				require.True(t, bytes.Equal(pattern(size)[:released], got), "%s, %s: %d bytes are released", name, way, len(got))
+			}
 		}
 	}
 }
@@ -129,13 +139,16 @@ func TestCommitmentPolicy(t *testing.T) {
 	}
 }
 
-// unframed makes a message of suite 0478 whose body states a size, which its writer need not have.
-func unframed(t *testing.T, key provider.Keyring, stated uint64, body []byte) []byte {
+// lying makes the header of a message of suite 0478 with a content type and a frame length.
+func lying(t *testing.T, key provider.Keyring, content header.ContentType, frameLength uint32, pairs map[string]string) []byte {
 	t.Helper()
-	made, err := key.GenerateDataKey(t.Context(), &provider.GenerateDataKeyRequest{})
+	made, err := key.GenerateDataKey(t.Context(), &provider.GenerateDataKeyRequest{Context: pairs})
 	require.NoError(t, err)
 	defer made.Close()
-	h := &header.Header{Suite: header.AES256GCMHKDFSHA512CommitKey, MessageID: make([]byte, 32), ContentType: header.Unframed, EncryptedDataKeys: []header.EncryptedDataKey{made.EncryptedKey}}
+	h := &header.Header{
+		Suite: header.AES256GCMHKDFSHA512CommitKey, MessageID: make([]byte, 32), ContentType: content, FrameLength: frameLength,
+		EncryptedDataKeys: []header.EncryptedDataKey{made.EncryptedKey}, EncryptionContext: pairs,
+	}
 	require.NoError(t, made.PlaintextKey.WithAccess(func(key []byte) error {
 		aead, commitment, err := h.Suite.DeriveKeys(key, h.MessageID)
 		if err != nil {
@@ -144,7 +157,13 @@ func unframed(t *testing.T, key provider.Keyring, stated uint64, body []byte) []
 		h.Commitment = commitment
 		return h.Seal(aead, nil)
 	}))
-	b := append(bytes.Clone(h.Bytes()), make([]byte, 12)...)
+	return bytes.Clone(h.Bytes())
+}
+
+// unframed makes a message of suite 0478 whose body states a size, which its writer need not have.
+func unframed(t *testing.T, key provider.Keyring, stated uint64, body []byte) []byte {
+	t.Helper()
+	b := append(lying(t, key, header.Unframed, 0, nil), make([]byte, 12)...)
 	for shift := 56; shift >= 0; shift -= 8 {
 		b = append(b, byte(stated>>shift))
 	}
@@ -168,13 +187,75 @@ func TestUnframedMessagesAreBounded(t *testing.T) {
 	require.ErrorIs(t, err, frame.ErrTooLarge)
 
 	d.Limits.MaxFrameLength = 0
-	lying := unframed(t, key, header.MaxFrameLength, make([]byte, 1000))
+	requireLittleMemory(t, d, unframed(t, key, header.MaxFrameLength, make([]byte, 1000)), frame.ErrTruncated)
+}
+
+// requireLittleMemory checks that no way to decrypt a message takes memory that its few bytes do not
+// justify.
+func requireLittleMemory(t *testing.T, d *message.Decrypter, sealed []byte, want error) {
+	t.Helper()
 	for name, way := range decryptWays {
 		var before, after runtime.MemStats
 		runtime.ReadMemStats(&before)
-		_, err := way(context.Background(), d, bytes.NewReader(lying), nil, 100)
+		_, err := way(context.Background(), d, bytes.NewReader(sealed), nil, 100)
 		runtime.ReadMemStats(&after)
-		require.ErrorIs(t, err, frame.ErrTruncated, name)
-		require.Less(t, after.TotalAlloc-before.TotalAlloc, uint64(1<<20), name)
+		require.ErrorIs(t, err, want, name)
+		require.Less(t, after.TotalAlloc-before.TotalAlloc, uint64(1<<20+4*len(sealed)), name)
+	}
+}
+
+// A frame length of 64 MiB, which anyone can state who has the public half of a recovery key, takes
+// no memory until a frame arrives.
+func TestStatedFrameLengthTakesNoMemory(t *testing.T) {
+	key := newKey(t, 1, "")
+	for _, parallelism := range []int{0, 1} {
+		d := decrypter(key)
+		d.Parallelism = parallelism
+		for _, length := range []uint32{1 << 20, 2600 << 10, header.MaxFrameLength} {
+			start := lying(t, key, header.Framed, length, nil)
+			regular := []byte{0, 0, 0, 1}
+			requireLittleMemory(t, d, append(bytes.Clone(start), regular...), frame.ErrTruncated)
+			requireLittleMemory(t, d, append(append(bytes.Clone(start), regular...), make([]byte, 200_000)...), frame.ErrTruncated)
+			final := append([]byte{255, 255, 255, 255, 0, 0, 0, 1}, make([]byte, 12)...)
+			requireLittleMemory(t, d, append(append(bytes.Clone(start), final...), byte(length>>24), byte(length>>16), byte(length>>8), byte(length), 1, 2, 3), frame.ErrTruncated)
+			requireLittleMemory(t, d, append(append(bytes.Clone(start), final...), make([]byte, 4+16)...), frame.ErrAuthentication)
+		}
+	}
+
+	// Random access knows the size of the object; one of 64 MiB that gives a few bytes only is the
+	// source's lie.
+	start := lying(t, key, header.Framed, header.MaxFrameLength, nil)
+	for _, size := range []int64{int64(len(start)) + frame.FinalOverhead, int64(len(start)) + header.MaxFrameLength + frame.FinalOverhead} {
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		_, err := decrypter(key).Open(t.Context(), bytes.NewReader(append(bytes.Clone(start), make([]byte, frame.FinalOverhead)...)), size, nil)
+		runtime.ReadMemStats(&after)
+		require.Error(t, err)
+		require.Less(t, after.TotalAlloc-before.TotalAlloc, uint64(1<<20))
+	}
+}
+
+// Long frames are read as they were written, by every way, and in ranges.
+func TestLongFrames(t *testing.T) {
+	key := newKey(t, 1, "")
+	for _, length := range []int{65_536 + 1, 200_000, 3 << 20} {
+		for _, suite := range []header.Suite{0, signedSuite} {
+			plaintext := pattern(2*length + length/3)
+			sealed := encrypt(t, &message.Encrypter{Keyring: key, FrameLength: length, Suite: suite}, plaintext, nil)
+			for name, way := range decryptWays {
+				got, err := way(t.Context(), decrypter(key), bytes.NewReader(sealed), nil, 10_000)
+				require.NoError(t, err, name)
+				require.True(t, bytes.Equal(plaintext, got), name)
+			}
+			if suite != 0 {
+				continue
+			}
+			r, err := decrypter(key).Open(t.Context(), bytes.NewReader(sealed), int64(len(sealed)), nil)
+			require.NoError(t, err)
+			got := make([]byte, len(plaintext)-length/2)
+			_, err = r.ReadAt(got, int64(length/2))
+			require.NoError(t, err)
+			require.True(t, bytes.Equal(plaintext[length/2:], got))
+		}
 	}
 }

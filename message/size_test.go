@@ -8,6 +8,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -58,9 +59,12 @@ func TestSizeErrors(t *testing.T) {
 		require.ErrorIs(t, err, frame.ErrMalformed, "%d", n)
 	}
 	// The body alone fits an int64, the header does not.
+	if strconv.IntSize == 32 {
+		return // the longest frames that an int can count are too many there
+	}
 	h := *r.Header()
 	h.FrameLength = math.MaxUint32
-	most, err := frame.PlaintextSize(math.MaxInt64-1000, math.MaxUint32)
+	most, err := frame.PlaintextSize(math.MaxInt64-1000, int(h.FrameLength))
 	require.NoError(t, err)
 	for n := most; n < most+1000; n += 50 {
 		if size, err := message.EncryptedSize(&h, n); err == nil {

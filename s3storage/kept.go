@@ -2,6 +2,7 @@ package s3storage
 
 import (
 	"context"
+	"encoding/xml"
 	"errors"
 	"fmt"
 	"net/http"
@@ -249,11 +250,44 @@ func (k *kept) askLock(ctx context.Context, v *Version) error {
 			s.features.locks.ruleOut()
 		case denied(err):
 			k.lose(LossLock, "it may be locked, and the permission %s is missing (s3:GetBucketObjectLockConfiguration shows whether the bucket has locks)", permission)
+		case isGarbage(err):
+			k.lose(LossLock, "it may be locked, and the service does not answer %s", strings.TrimPrefix(permission, "s3:"))
 		default:
 			return err
 		}
 	}
 	return nil
+}
+
+// confirmLock looks whether an object that was put with a lock has it, and otherwise locks it. Some
+// services forget the lock of an upload in parts.
+func (s *Storage) confirmLock(ctx context.Context, key string, put *s3.PutObjectInput) error {
+	if put.ObjectLockMode == "" && put.ObjectLockLegalHoldStatus != s3types.ObjectLockLegalHoldStatusOn {
+		return nil
+	}
+	head, err := s.client.HeadObject(ctx, &s3.HeadObjectInput{Bucket: &s.bucket, Key: &key})
+	if err == nil && head.ObjectLockMode != put.ObjectLockMode {
+		_, err = s.client.PutObjectRetention(ctx, &s3.PutObjectRetentionInput{
+			Bucket: &s.bucket, Key: &key, VersionId: head.VersionId,
+			Retention: &s3types.ObjectLockRetention{Mode: s3types.ObjectLockRetentionMode(put.ObjectLockMode), RetainUntilDate: put.ObjectLockRetainUntilDate},
+		})
+	}
+	if err == nil && put.ObjectLockLegalHoldStatus == s3types.ObjectLockLegalHoldStatusOn && head.ObjectLockLegalHoldStatus != put.ObjectLockLegalHoldStatus {
+		_, err = s.client.PutObjectLegalHold(ctx, &s3.PutObjectLegalHoldInput{
+			Bucket: &s.bucket, Key: &key, VersionId: head.VersionId, LegalHold: &s3types.ObjectLockLegalHold{Status: put.ObjectLockLegalHoldStatus},
+		})
+	}
+	if err != nil {
+		return fmt.Errorf("it was replaced, but whether it is locked again is not known: %w", err)
+	}
+	return nil
+}
+
+// isGarbage reports whether err means that a service did not understand what it was asked, and
+// answered with the object, say.
+func isGarbage(err error) bool {
+	_, ok := errors.AsType[*xml.SyntaxError](err)
+	return ok
 }
 
 // addACL asks for the access control list, in a bucket that has them. It can't be put together with

@@ -98,7 +98,7 @@ func (b *bucketInMemory) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	id := r.URL.Query().Get("uploadId")
 	old, exists := b.objects[key]
 	unfit := r.Header.Get("If-Match") != "" && r.Header.Get("If-Match") != etag(old) || r.Header.Get("If-None-Match") != "" && exists
-	for _, property := range []string{"tagging", "acl", "ownershipControls"} {
+	for _, property := range []string{"tagging", "acl", "ownershipControls", "object-lock", "retention", "legal-hold"} {
 		if r.URL.Query().Has(property) {
 			w.WriteHeader(http.StatusNotImplemented)
 			return
@@ -157,6 +157,11 @@ func (b *bucketInMemory) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		delete(b.objects, key)
 		w.WriteHeader(http.StatusNoContent)
 	default:
+		for name, values := range b.headers[key] {
+			if name == "Expires" || strings.HasPrefix(name, "X-Amz-Meta-") || strings.HasPrefix(name, "Content-") && name != "Content-Length" && name != "Content-Md5" {
+				w.Header()[name] = values
+			}
+		}
 		w.Header().Set("ETag", etag(old))
 		b.mu.Unlock() // the client may read slowly
 		defer b.mu.Lock()

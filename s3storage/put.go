@@ -55,22 +55,22 @@ func (s *Storage) PutNew(ctx context.Context, key string, like *Version, content
 func (s *Storage) putLike(ctx context.Context, doing, key string, like *Version, c condition, content io.Reader) error {
 	if like == nil {
 		if err := s.store(ctx, key, &s3.PutObjectInput{ContentType: aws.String(contentType)}, "", c, content); err != nil {
-			return s.failed(doing, key, err)
+			return s.named(doing, key, err)
 		}
 		return nil
 	}
 	if like.S3EncryptionClient() {
-		return s.failed(doing, key, ErrS3EncryptionClient)
+		return s.named(doing, key, ErrS3EncryptionClient)
 	}
 	k := like.copied()
 	err := k.addTags(ctx, like)
 	if err != nil {
-		err = fmt.Errorf("reading the tags of s3://%s/%s: %w", like.storage.bucket, like.Key, err)
+		err = fmt.Errorf("reading the tags of s3://%s/%s: %w", like.storage.bucket, onOneLine(like.Key), err)
 	} else {
 		err = s.refuse(k.losses)
 	}
 	if err != nil {
-		return s.failed(doing, key, err)
+		return s.named(doing, key, err)
 	}
 	in := s3.PutObjectInput{
 		CacheControl: k.in.CacheControl, ContentDisposition: k.in.ContentDisposition, ContentEncoding: k.in.ContentEncoding,
@@ -81,7 +81,7 @@ func (s *Storage) putLike(ctx context.Context, doing, key string, like *Version,
 		in.StorageClass = k.in.StorageClass
 	}
 	if err := s.store(ctx, key, &in, like.found.Expires, c, content); err != nil {
-		return s.failed(doing, key, err)
+		return s.named(doing, key, err)
 	}
 	return nil
 }
@@ -114,7 +114,7 @@ func (s *Storage) Replace(ctx context.Context, v *Version, content io.Reader) er
 func (s *Storage) PutIf(ctx context.Context, key, version string, content io.Reader) error {
 	var f found
 	if err := json.Unmarshal([]byte(version), &f); err != nil || f.ModTime.IsZero() && f.Kept.IfMatch == nil {
-		return fmt.Errorf("s3 storage: replace s3://%s/%s: the version %.100q is not one of GetVersion", s.bucket, key, version)
+		return s.named("replace", key, fmt.Errorf("the version %.100q is not one of GetVersion", version))
 	}
 	return s.Replace(ctx, &Version{Key: key, ID: f.ID, storage: s, found: f}, content)
 }
@@ -134,7 +134,11 @@ func (s *Storage) replace(ctx context.Context, v *Version, content io.Reader) er
 		return err
 	}
 	in := k.in
-	return s.store(ctx, v.Key, &in, v.found.Expires, condition{etag: aws.ToString(v.found.Kept.IfMatch), modTime: v.found.ModTime}, content)
+	err = s.store(ctx, v.Key, &in, v.found.Expires, condition{etag: aws.ToString(v.found.Kept.IfMatch), modTime: v.found.ModTime}, content)
+	if err != nil {
+		return err
+	}
+	return s.confirmLock(ctx, v.Key, &in)
 }
 
 // condition is the condition on which an object is put. The zero value is none.

@@ -18,6 +18,9 @@ import (
 	"io"
 	"io/fs"
 	"net/http"
+	"strconv"
+	"strings"
+	"unicode"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
@@ -118,7 +121,15 @@ func (s *Storage) named(doing, key string, err error) error {
 	if region := headerOf(err, "X-Amz-Bucket-Region"); region != "" && region != s.client.Options().Region {
 		err = fmt.Errorf("the bucket is in Region %s, and was asked for in %s: %w", region, s.client.Options().Region, err)
 	}
-	return fmt.Errorf("s3 storage: %s s3://%s/%s: %w", doing, s.bucket, key, err)
+	return fmt.Errorf("s3 storage: %s s3://%s/%s: %w", doing, s.bucket, onOneLine(key), err)
+}
+
+// onOneLine returns a key as a terminal and a log can show it.
+func onOneLine(key string) string {
+	if strings.ContainsFunc(key, func(r rune) bool { return !unicode.IsPrint(r) }) {
+		key = strconv.Quote(key)
+	}
+	return key
 }
 
 // isMissing reports whether err means that the object is missing. A missing bucket is a mistake of

@@ -8,10 +8,8 @@ import (
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
-	awsmiddleware "github.com/aws/aws-sdk-go-v2/aws/middleware"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	s3types "github.com/aws/aws-sdk-go-v2/service/s3/types"
-	smithyhttp "github.com/aws/smithy-go/transport/http"
 )
 
 // Version is one version of an object, open to be read from its beginning to its end. The caller
@@ -61,6 +59,9 @@ func (s *Storage) OpenVersion(ctx context.Context, key, id string) (*Version, er
 	if id != "" {
 		in.VersionId = &id
 	}
+	if s.client.Options().ResponseChecksumValidation != aws.ResponseChecksumValidationWhenRequired {
+		in.ChecksumMode = s3types.ChecksumModeEnabled
+	}
 	out, err := s.client.GetObject(ctx, in)
 	if err != nil {
 		return nil, s.failed("get", key, err)
@@ -69,25 +70,24 @@ func (s *Storage) OpenVersion(ctx context.Context, key, id string) (*Version, er
 		return nil, s.failed("get", key, errors.Join(err, out.Body.Close()))
 	}
 	return &Version{
-		ReadCloser: out.Body, Key: key, Size: aws.ToInt64(out.ContentLength), ID: aws.ToString(out.VersionId), ETag: aws.ToString(out.ETag),
+		ReadCloser: out.Body, Key: key, Size: *out.ContentLength, ID: aws.ToString(out.VersionId), ETag: aws.ToString(out.ETag),
 		storage: s, found: foundIn(out),
 	}, nil
 }
 
 // checkWhole checks that an answer is the whole of the version that was asked for. The page of a
-// proxy has no ETag. An answer that states no size ends where the connection does, so a cut one
+// proxy has no ETag. An answer that states no size may end where the connection does, so a cut one
 // can't be told from a whole one.
 func checkWhole(out *s3.GetObjectOutput, id string) error {
 	switch {
 	case out.ETag == nil && out.LastModified == nil:
 		return fmt.Errorf("%w: it states neither an ETag nor a time, so it is no object", ErrAnswer)
+	case out.ContentLength == nil || *out.ContentLength < 0:
+		return fmt.Errorf("%w: it states no size", ErrAnswer)
 	case out.ContentRange != nil:
 		return fmt.Errorf("%w: it gives %.100q, and the whole was asked for", ErrAnswer, *out.ContentRange)
 	case id != "" && aws.ToString(out.VersionId) != id:
 		return fmt.Errorf("%w: it gives version %.100q", ErrAnswer, aws.ToString(out.VersionId))
-	}
-	if raw, ok := awsmiddleware.GetRawResponse(out.ResultMetadata).(*smithyhttp.Response); ok && raw.ContentLength < 0 && len(raw.TransferEncoding) == 0 {
-		return fmt.Errorf("%w: it states no size", ErrAnswer)
 	}
 	return nil
 }

@@ -170,6 +170,16 @@ func (b broken) UnwrapDataKey(ctx context.Context, request *provider.UnwrapDataK
 	})
 }
 
+// CacheScope implements provider.ScopedKeyring.
+func (b broken) CacheScope(ctx context.Context, encryptionContext map[string]string) (string, error) {
+	return provider.CacheScope(ctx, b.s.inner, encryptionContext)
+}
+
+// CacheScope implements provider.ScopedKeyring. The scope is the provider's.
+func (s *Service) CacheScope(ctx context.Context, encryptionContext map[string]string) (string, error) {
+	return provider.CacheScope(ctx, s.inner, encryptionContext)
+}
+
 // WrapDataKey implements provider.Keyring.
 func (s *Service) WrapDataKey(ctx context.Context, key *provider.SecureBytes, encryptionContext map[string]string) (header.EncryptedDataKey, error) {
 	return broken{s}.WrapDataKey(ctx, key, encryptionContext)
@@ -196,4 +206,8 @@ func (s *Service) UnwrapPikoV2(ctx context.Context, wrapped string) (*provider.S
 	})
 }
 
-var _ provider.PikoV2Keyring = (*Service)(nil)
+var (
+	_ provider.PikoV2Keyring = (*Service)(nil)
+	_ provider.ScopedKeyring = (*Service)(nil)
+	_ provider.ScopedKeyring = broken{}
+)

@@ -15,8 +15,14 @@ import (
 
 // CacheLimits bound how long and how often a cached data key is used (specification:
 // framework/caching-cmm.md). A zero field means its default. A message that has begun before
-// MaxBytes is reached is finished. When there are MaxKeys data keys, a new one replaces the one
-// that was last used longest ago.
+// MaxBytes is reached is finished. When there are MaxKeys data keys for encrypting, or as many for
+// decrypting, a new one replaces the one of its kind that was last used longest ago.
+//
+// A data key serves all requests with the same encryption context, and of a
+// [provider.ScopedKeyring] those in the same scope. Two kinds of messages get nothing from the cache
+// when they are encrypted: signed ones, each of which has a new verification key in its encryption
+// context, and those for several recipients, whose data key no single key service makes. Repeated
+// reads of one of them are served.
 //
 // Each message derives keys of its own from its data key and its random ID. So one data key is as
 // safe for many messages as for one. The limits bound how much a stolen data key opens, and how
@@ -25,7 +31,7 @@ type CacheLimits struct {
 	MaxAge      time.Duration // of a data key; default 5 minutes
 	MaxMessages int64         // that are encrypted under a data key; default 2²⁰
 	MaxBytes    int64         // that are encrypted under a data key; default 2⁴⁰
-	MaxKeys     int           // data keys in the cache; default 100
+	MaxKeys     int           // data keys for encrypting, and as many for decrypting; default 100
 }
 
 // Defaults of CacheLimits' fields.
@@ -44,7 +50,7 @@ type cache struct {
 
 	mu      sync.Mutex
 	entries map[string]*entry // by identity
-	used    *list.List        // of entries, last used first
+	used    [2]*list.List     // of entries for encrypting and for decrypting, last used first
 	closed  bool
 }
 
@@ -64,12 +70,21 @@ type entry struct {
 	expiry          *time.Timer
 }
 
+// use returns the list in which an entry is. Encrypting and decrypting evict none of one another's
+// data keys: whoever does both needs as many of each.
+func (c *cache) use(e *entry) *list.List {
+	if e.made != nil {
+		return c.used[0]
+	}
+	return c.used[1]
+}
+
 func newCache(k provider.Keyring, limits CacheLimits) *cache {
 	limits.MaxAge = cmp.Or(max(limits.MaxAge, 0), DefaultMaxAge)
 	limits.MaxMessages = cmp.Or(max(limits.MaxMessages, 0), DefaultMaxMessages)
 	limits.MaxBytes = cmp.Or(max(limits.MaxBytes, 0), DefaultMaxBytes)
 	limits.MaxKeys = cmp.Or(max(limits.MaxKeys, 0), DefaultMaxKeys)
-	return &cache{Keyring: k, limits: limits, entries: make(map[string]*entry), used: list.New()}
+	return &cache{Keyring: k, limits: limits, entries: make(map[string]*entry), used: [2]*list.List{list.New(), list.New()}}
 }
 
 // identitySize has room for most identities, so they stay on the stack.
@@ -91,11 +106,11 @@ func (c *cache) GenerateDataKey(ctx context.Context, request *provider.GenerateD
 	if _, signed := request.Context[header.PublicKeyName]; signed {
 		return c.Keyring.GenerateDataKey(ctx, request)
 	}
-	pairs, err := header.AppendContext(nil, request.Context)
+	scope, pairs, err := c.scope(ctx, request.Context)
 	if err != nil {
 		return nil, err
 	}
-	id := appendIdentity(make([]byte, 0, identitySize), []byte("encrypt"), []byte(request.KeyID), []byte(request.KeySpec), pairs)
+	id := appendIdentity(make([]byte, 0, identitySize), []byte("encrypt"), scope, []byte(request.KeyID), []byte(request.KeySpec), pairs)
 	e, key, err := c.get(ctx, id, func() (*entry, error) {
 		made, err := c.Keyring.GenerateDataKey(ctx, request)
 		if err != nil {
@@ -113,16 +128,27 @@ func (c *cache) GenerateDataKey(ctx context.Context, request *provider.GenerateD
 	return &shared, nil
 }
 
+// scope returns the keyring's scope of a request, and the request's encryption context as bytes. It
+// is called for hits, too, so a keyring that decides by ctx decides on each request.
+func (c *cache) scope(ctx context.Context, encryptionContext map[string]string) (scope, pairs []byte, err error) {
+	name, err := provider.CacheScope(ctx, c.Keyring, encryptionContext)
+	if err != nil {
+		return nil, nil, err
+	}
+	pairs, err = header.AppendContext(nil, encryptionContext)
+	return []byte(name), pairs, err
+}
+
 // UnwrapDataKey implements provider.Keyring.
 func (c *cache) UnwrapDataKey(ctx context.Context, request *provider.UnwrapDataKeyRequest) (*provider.SecureBytes, error) {
-	pairs, err := header.AppendContext(nil, request.Context)
+	scope, pairs, err := c.scope(ctx, request.Context)
 	if err != nil {
 		return nil, err
 	}
 	k := request.EncryptedKey
 	var size [8]byte
 	binary.BigEndian.PutUint64(size[:], uint64(request.Size))
-	id := appendIdentity(make([]byte, 0, identitySize), []byte("decrypt"), []byte(k.ProviderID), k.ProviderInfo, k.Ciphertext, pairs, size[:])
+	id := appendIdentity(make([]byte, 0, identitySize), []byte("decrypt"), scope, []byte(k.ProviderID), k.ProviderInfo, k.Ciphertext, pairs, size[:])
 	e, key, err := c.get(ctx, id, func() (*entry, error) {
 		key, err := c.Keyring.UnwrapDataKey(ctx, request)
 		if err != nil {
@@ -225,7 +251,8 @@ var errPanic = errors.New("service: the call for a data key panicked")
 func (c *cache) keep(id string, e *entry) {
 	e.id = id
 	c.entries[id] = e
-	e.element = c.used.PushFront(e)
+	used := c.use(e)
+	e.element = used.PushFront(e)
 	if c.closed {
 		c.evict(e)
 		return
@@ -235,8 +262,8 @@ func (c *cache) keep(id string, e *entry) {
 		defer c.mu.Unlock()
 		c.evict(e)
 	})
-	for c.used.Len() > c.limits.MaxKeys {
-		c.evict(c.used.Back().Value.(*entry))
+	for used.Len() > c.limits.MaxKeys {
+		c.evict(used.Back().Value.(*entry))
 	}
 }
 
@@ -252,7 +279,7 @@ func (c *cache) spend(e *entry, messages, bytes int64) {
 	if c.entries[e.id] != e {
 		return
 	}
-	c.used.MoveToFront(e.element)
+	c.use(e).MoveToFront(e.element)
 	e.messages += messages
 	e.bytes += bytes
 	if e.made != nil && (e.messages >= c.limits.MaxMessages || e.bytes >= c.limits.MaxBytes) {
@@ -267,7 +294,7 @@ func (c *cache) evict(e *entry) {
 		return
 	}
 	delete(c.entries, e.id)
-	c.used.Remove(e.element)
+	c.use(e).Remove(e.element)
 	if e.expiry != nil {
 		e.expiry.Stop()
 	}
@@ -279,7 +306,9 @@ func (c *cache) close() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.closed = true
-	for c.used.Len() > 0 {
-		c.evict(c.used.Front().Value.(*entry))
+	for _, used := range c.used {
+		for used.Len() > 0 {
+			c.evict(used.Front().Value.(*entry))
+		}
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -268,4 +269,22 @@ func TestAKeyringCachesWithoutABreaker(t *testing.T) {
 		require.NoError(t, err)
 		require.EqualValues(t, 1, r.calls.Load(), "it goes on without a cache")
 	})
+}
+
+// A process that writes and reads for T tenants needs room for T data keys, not for twice as many.
+func TestReadingEvictsNothingOfWriting(t *testing.T) {
+	const tenants = 100
+	r := newRemote(t, 1)
+	s := service.New(r, service.Config{Cache: &service.CacheLimits{MaxKeys: tenants}})
+	defer s.Close()
+	for range 3 {
+		for i := range tenants {
+			pairs := map[string]string{"tenant": fmt.Sprint(i)}
+			sealed, err := (&message.Encrypter{Keyring: s}).Encrypt(t.Context(), []byte("x"), pairs)
+			require.NoError(t, err)
+			_, _, err = (&message.Decrypter{Keyrings: []provider.Keyring{s}}).Decrypt(t.Context(), sealed, nil)
+			require.NoError(t, err)
+		}
+	}
+	require.EqualValues(t, 2*tenants, r.calls.Load())
 }

@@ -130,8 +130,19 @@ func (o observed) UnwrapDataKey(ctx context.Context, request *provider.UnwrapDat
 	})
 }
 
+// CacheScope implements provider.ScopedKeyring.
+func (o observed) CacheScope(ctx context.Context, encryptionContext map[string]string) (string, error) {
+	return provider.CacheScope(ctx, o.inner, encryptionContext)
+}
+
+// CacheScope implements provider.ScopedKeyring. The scope is the keyring's.
+func (k *Keyring) CacheScope(ctx context.Context, encryptionContext map[string]string) (string, error) {
+	return k.observed.CacheScope(ctx, encryptionContext)
+}
+
 var (
-	_ provider.Keyring          = (*Keyring)(nil)
+	_ provider.ScopedKeyring    = observed{}
+	_ provider.ScopedKeyring    = (*Keyring)(nil)
 	_ provider.PikoV2Keyring    = (*Keyring)(nil)
 	_ provider.VersionedKeyring = (*Keyring)(nil)
 )

@@ -57,7 +57,8 @@ const DefaultEntries = 1000
 
 // Supplier returns the ID of the branch key of a message with an encryption context, or nothing for
 // the configured one. It is called for each message, to encrypt and to decrypt, with all pairs of
-// its encryption context. It must be safe for concurrent use.
+// its encryption context, also if a cache has the message's data key. It may take a tenant from ctx.
+// It must be safe for concurrent use.
 type Supplier func(ctx context.Context, encryptionContext map[string]string) (string, error)
 
 // ByPair returns a Supplier for which the value of one pair of the encryption context is the branch
@@ -173,14 +174,53 @@ func (p *Provider) active(ctx context.Context, id string) (*material, error) {
 	return p.cache.get(ctx, slot{id: id}, func(ctx context.Context) (*material, error) { return p.ask(ctx, id, kindActive) })
 }
 
-// version returns a version of a branch key. The caller closes its key.
+// version returns a version of a branch key. The caller closes its key. The active version is asked
+// for by its active item, so that one request serves to encrypt and to decrypt.
 func (p *Provider) version(ctx context.Context, id string, version uuid.UUID) (*material, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	if m := p.cache.peek(slot{id, version}); m != nil {
+		return m, nil
+	}
+	isActive, err := p.isActive(ctx, id, version)
+	if isActive {
+		var m *material
+		if m, err = p.active(ctx, id); err == nil && m.version == version {
+			return m, nil
+		} else if err == nil {
+			err = m.key.Close()
+		}
+	}
+	if err := cmp.Or(ctx.Err(), err); ctx.Err() != nil || errors.Is(err, provider.ErrProviderUnavailable) {
+		return nil, err
+	}
+	// Whatever else is wrong with the active item, the version has an item of its own.
 	return p.cache.get(ctx, slot{id, version}, func(ctx context.Context) (*material, error) {
 		return p.ask(ctx, id, kindVersion+version.String())
 	})
 }
 
-// ask gets a branch key from the table and KMS.
+// isActive reports whether a version of a branch key is probably the active one. If the process has
+// not seen the branch key before, it asks the table, whose answer nothing depends on.
+func (p *Provider) isActive(ctx context.Context, id string, version uuid.UUID) (bool, error) {
+	if active, known := p.store.newest.called(id); known {
+		return active == version, nil
+	}
+	var r *record
+	err := provider.CallGuarded(ctx, "GetBranchKey", func(ctx context.Context) (err error) {
+		r, err = p.store.get(ctx, id, kindActive)
+		return err
+	})
+	if err != nil {
+		return false, err
+	}
+	p.store.newest.call(r)
+	return r.version == version, nil
+}
+
+// ask gets a branch key from the table and KMS. An active version must not be older than one that
+// the process has seen.
 func (p *Provider) ask(ctx context.Context, id, kind string) (m *material, err error) {
 	err = provider.CallGuarded(ctx, "GetBranchKey", func(ctx context.Context) error {
 		r, err := p.store.get(ctx, id, kind)
@@ -191,10 +231,22 @@ func (p *Provider) ask(ctx context.Context, id, kind string) (m *material, err e
 		if err != nil {
 			return err
 		}
-		m = &material{r.version, r.created, key}
+		if err := p.store.newest.admit(r); err != nil {
+			return errors.Join(err, key.Close())
+		}
+		if kind == kindActive {
+			p.store.newest.call(r)
+		}
+		m = &material{r.version, key}
 		return nil
 	})
 	return m, err
+}
+
+// CacheScope implements provider.ScopedKeyring: the Supplier may pick the branch key by ctx.
+func (p *Provider) CacheScope(ctx context.Context, encryptionContext map[string]string) (string, error) {
+	id, err := p.pick(ctx, encryptionContext)
+	return id, fail(ctx, "CacheScope", p.id, err)
 }
 
 // GenerateDataKey implements provider.Keyring. It calls KMS if the branch key is not cached.
@@ -387,7 +439,8 @@ func (p *Provider) GetKeyInfo(ctx context.Context, keyID string) (*provider.KeyI
 
 // HealthCheck implements provider.EncryptionProvider. It asks the table and KMS for the configured
 // branch key, whether it is cached or not. If a Supplier picks all branch keys, HealthCheck asks
-// the table for one that does not exist, which shows that the table is up.
+// the table for one of the ID "health check", which need not exist, so that shows that the table is
+// up. A policy that names the IDs that may be asked for must have this one, too.
 func (p *Provider) HealthCheck(ctx context.Context) error {
 	if p.id == "" {
 		err := provider.CallGuarded(ctx, "HealthCheck", func(ctx context.Context) error {
@@ -426,4 +479,5 @@ var (
 	_ provider.EncryptionProvider = (*Provider)(nil)
 	_ provider.Guarded            = (*Provider)(nil)
 	_ provider.VersionedKeyring   = (*Provider)(nil)
+	_ provider.ScopedKeyring      = (*Provider)(nil)
 )

@@ -16,13 +16,12 @@ import (
 // material is a version of a branch key, unwrapped.
 type material struct {
 	version uuid.UUID
-	created time.Time
 	key     *provider.SecureBytes
 }
 
 func (m *material) share() (*material, error) {
 	key, err := m.key.Share()
-	return &material{m.version, m.created, key}, err
+	return &material{m.version, key}, err
 }
 
 // slot is what a material is cached for: encrypting, if it has no version, or decrypting what was
@@ -47,12 +46,11 @@ type cache struct {
 	closed  bool
 }
 
-// entry is a cached branch key. Of an active version, the entry stays when its key is zeroed, so
-// that a rolled-back one is noticed.
+// entry is a cached branch key.
 type entry struct {
 	slot    slot
 	element *list.Element
-	got     *material // its key is nil once it is zeroed
+	got     *material
 	ends    time.Time
 	timer   *time.Timer
 }
@@ -113,17 +111,32 @@ func (c *cache) get(ctx context.Context, s slot, ask func(context.Context) (*mat
 	return f.got.share()
 }
 
+// peek returns a branch key that is cached, whose key the caller closes, or nil.
+func (c *cache) peek(s slot) *material {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	got := c.find(s)
+	if got == nil {
+		return nil
+	}
+	shared, err := got.share()
+	if err != nil {
+		return nil
+	}
+	return shared
+}
+
 // find returns a cached branch key whose TTL has not passed, or nil. If the active version is the
 // one that is looked for, it serves to decrypt, too. The caller holds the lock.
 func (c *cache) find(s slot) *material {
 	now := time.Now()
 	for _, at := range [2]slot{s, {id: s.id}} {
 		e := c.entries[at]
-		if e == nil || e.got.key == nil || !s.isActive() && e.got.version != s.version {
+		if e == nil || !s.isActive() && e.got.version != s.version {
 			continue
 		}
 		if !now.Before(e.ends) {
-			c.expire(e)
+			c.remove(e)
 			continue
 		}
 		c.used.MoveToFront(e.element)
@@ -176,11 +189,6 @@ func (c *cache) leave(s slot, f *fetch, ended error) {
 
 // put puts a branch key into the cache, which gets a share of its key. The caller holds the lock.
 func (c *cache) put(s slot, got *material, ends time.Time) error {
-	old := c.entries[s]
-	if s.isActive() && old != nil && old.got.version != got.version && got.created.Before(old.got.created) {
-		return fmt.Errorf("%w: this process has seen version %s of %s, and the table now has %s of %s; restart the process if the table was restored from a backup",
-			ErrRolledBack, old.got.version, old.got.created, got.version, got.created)
-	}
 	if c.closed || !time.Now().Before(ends) {
 		return nil
 	}
@@ -188,7 +196,7 @@ func (c *cache) put(s slot, got *material, ends time.Time) error {
 	if err != nil {
 		return err
 	}
-	if old != nil {
+	if old := c.entries[s]; old != nil {
 		c.remove(old)
 	}
 	e := &entry{slot: s, got: shared, ends: ends}
@@ -197,7 +205,7 @@ func (c *cache) put(s slot, got *material, ends time.Time) error {
 	e.timer = time.AfterFunc(time.Until(ends), func() {
 		c.mu.Lock()
 		defer c.mu.Unlock()
-		c.expire(e)
+		c.remove(e)
 	})
 	for c.used.Len() > c.max {
 		c.remove(c.used.Back().Value.(*entry))
@@ -205,32 +213,16 @@ func (c *cache) put(s slot, got *material, ends time.Time) error {
 	return nil
 }
 
-// expire zeroes the key of an entry. The caller holds the lock.
-func (c *cache) expire(e *entry) {
+// remove removes an entry, unless it was removed before. Its key is zeroed once those who use it now
+// have closed their shares. The caller holds the lock.
+func (c *cache) remove(e *entry) {
 	if c.entries[e.slot] != e {
 		return
 	}
-	if !e.slot.isActive() {
-		c.remove(e)
-		return
-	}
-	c.zero(e)
-}
-
-// remove removes an entry and zeroes its key. The caller holds the lock.
-func (c *cache) remove(e *entry) {
 	delete(c.entries, e.slot)
 	c.used.Remove(e.element)
-	c.zero(e)
-}
-
-// zero zeroes the key of an entry, once those who use it now have closed their shares.
-func (c *cache) zero(e *entry) {
 	e.timer.Stop()
-	if e.got.key != nil {
-		_ = e.got.key.Close() // memory that can't be given back is no fault of the caller
-		e.got.key = nil
-	}
+	_ = e.got.key.Close() // memory that can't be given back is no fault of the caller
 }
 
 // close removes all entries and refuses new ones. It waits for no fetch.

@@ -84,6 +84,12 @@ func NewDynamoDB(ctx context.Context, c DynamoDBConfig) (*DynamoDB, error) {
 // Name implements Table.
 func (d *DynamoDB) Name() string { return d.table }
 
+// place implements placed.
+func (d *DynamoDB) place() string {
+	o := d.client.Options()
+	return strings.Join([]string{"dynamodb", o.Region, aws.ToString(o.BaseEndpoint), d.table}, "\x00")
+}
+
 // createWait bounds how long Create waits for a new table.
 const createWait = 5 * time.Minute
 

@@ -43,6 +43,15 @@ func NewFile(path string) *File { return &File{path: path} }
 // made of it stays when the folder is moved.
 func (f *File) Name() string { return filepath.Base(f.path) }
 
+// place implements placed.
+func (f *File) place() string {
+	path, err := filepath.Abs(f.path)
+	if err != nil {
+		path = f.path // without a working folder, as good as any other
+	}
+	return "file:" + path
+}
+
 // Create implements Table. Only the file's owner can read it.
 func (f *File) Create(ctx context.Context) error {
 	return f.update(ctx, func(tx *bbolt.Tx) error {

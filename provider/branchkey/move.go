@@ -15,8 +15,9 @@ const moveAttempts = 5
 // now, and so must all who read meanwhile; afterwards nobody needs it any more. progress, if not
 // nil, is called with the number of items that are under the store's key, and of all.
 //
-// KMS re-encrypts all items before the first is written. If items are damaged, or refused by KMS,
-// nothing is written, and the error has the reason for each.
+// KMS re-encrypts all items before the first is written, and authenticates those that are under the
+// store's key already. If items are damaged, or refused by KMS, nothing is written, and the error has
+// the reason for each.
 //
 // A transaction has at most MaxWrites items, and the active version is in the last one. If Move is
 // interrupted, all messages still open, and Move can be called again. If another administrator
@@ -45,21 +46,26 @@ func (s *Store) move(ctx context.Context, id string, progress func(moved, total 
 	if err != nil {
 		return err
 	}
-	total := len(records) + len(faults)
-	records = slices.DeleteFunc(records, func(r *record) bool { return r.keyARN == keyARN })
-	moved := total - len(records) - len(faults)
-	progress(moved, total)
+	total, moved := len(records)+len(faults), 0
 	writes := make([]Write, 0, len(records))
 	for _, r := range records {
-		w, err := s.underKey(ctx, r, keyARN)
+		var w Write
+		var err error
+		if r.keyARN == keyARN { // which the item only says until KMS has looked at it
+			err = s.authenticate(ctx, r, keyARN)
+			moved++
+		} else {
+			w, err = s.underKey(ctx, r, keyARN)
+			writes = append(writes, w)
+		}
 		if err != nil && !isFault(err) {
 			return err
 		}
 		if err != nil {
 			faults = append(faults, err)
 		}
-		writes = append(writes, w)
 	}
+	progress(moved, total)
 	if len(faults) > 0 {
 		return errors.Join(faults...)
 	}

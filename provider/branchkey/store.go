@@ -7,10 +7,13 @@ import (
 	"fmt"
 	"iter"
 	"slices"
+	"strings"
 	"time"
+	"unicode"
 	"unicode/utf8"
 
 	"github.com/google/uuid"
+	"golang.org/x/text/unicode/norm"
 
 	"piko.sh/pikokms/provider"
 )
@@ -35,6 +38,7 @@ type Store struct {
 	table       Table
 	kms         KMS
 	logicalName string
+	newest      *newest
 	close       func() error // closes what was opened with the Store; may be nil
 }
 
@@ -51,6 +55,7 @@ func NewStore(c StoreConfig) (*Store, error) {
 	if s.logicalName == "" {
 		return nil, fmt.Errorf("%w: the key store has no logical name", provider.ErrInvalidKey)
 	}
+	s.newest = newNewest(c.Table, c.KMS, s.logicalName)
 	return s, nil
 }
 
@@ -78,6 +83,10 @@ func (s *Store) CreateTable(ctx context.Context) error {
 // own, to which KMS binds its items; it is visible in the table and in CloudTrail. The error holds
 // ErrExists if there is a branch key of the same ID.
 //
+// An ID has no invisible characters, no blanks but single spaces within, and is in the normal form
+// NFKC of Unicode, so that no two IDs look the same. Otherwise the error holds
+// provider.ErrInvalidKey. IDs are compared byte by byte, so "acme" and "Acme" are two.
+//
 // It makes three calls of KMS and one of the table.
 func (s *Store) Create(ctx context.Context, id string, ownContext map[string]string) (string, error) {
 	if id == "" {
@@ -92,8 +101,8 @@ func (s *Store) Create(ctx context.Context, id string, ownContext map[string]str
 }
 
 func (s *Store) create(ctx context.Context, id string, ownContext map[string]string) error {
-	if len(id) > maxID || !utf8.ValidString(id) {
-		return fmt.Errorf("%w: a branch key ID is UTF-8 of at most %d bytes", provider.ErrInvalidKey, maxID)
+	if err := checkID(id); err != nil {
+		return err
 	}
 	keyARN, err := s.wrappingKey()
 	if err != nil {
@@ -122,6 +131,22 @@ func (s *Store) create(ctx context.Context, id string, ownContext map[string]str
 		return fmt.Errorf("%w: choose another ID, or make a new version of it", ErrExists)
 	}
 	return err
+}
+
+// checkID refuses an ID that people could not tell from another one. Whoever picks branch keys by ID
+// would otherwise pick another tenant's, or none.
+func checkID(id string) error {
+	switch {
+	case len(id) > maxID || !utf8.ValidString(id):
+		return fmt.Errorf("%w: a branch key ID is UTF-8 of at most %d bytes", provider.ErrInvalidKey, maxID)
+	case strings.TrimSpace(id) != id || strings.Contains(id, "  "):
+		return fmt.Errorf("%w: branch key ID %q has blanks at an end, or several in a row", provider.ErrInvalidKey, id)
+	case strings.ContainsFunc(id, func(r rune) bool { return !unicode.IsPrint(r) }):
+		return fmt.Errorf("%w: branch key ID %q has a character that can't be seen", provider.ErrInvalidKey, id)
+	case !norm.NFKC.IsNormalString(id):
+		return fmt.Errorf("%w: branch key ID %q looks like %q and is written otherwise; use that one", provider.ErrInvalidKey, id, norm.NFKC.String(id))
+	}
+	return nil
 }
 
 // wrappingKey returns the ARN of the key that wraps new keys.

@@ -3,6 +3,8 @@ package branchkey_test
 import (
 	"context"
 	"fmt"
+	"maps"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -85,6 +87,25 @@ func TestCreate(t *testing.T) {
 	}
 }
 
+// IDs that look like another one, or whose look hides what they are, are not made.
+func TestIDsThatCannotBeToldApart(t *testing.T) {
+	s := newTestStore(t)
+	own := map[string]string{"tenant": "42"}
+	for _, id := range []string{
+		" acme", "acme ", "\tacme", "acme\n", "ac  me", "ac\u00a0me", "ac\u2003me", "ac\x00me", "ac\x1b[31mme", "ac\x7fme",
+		"ac\u200bme", "ac\u200dme", "ac\u202eme", "\ufeffacme", "ac\u00adme", "cafe\u0301", "\u212aelvin", "\uff41cme", "\ufb01rm", "ac\ue000me", "\xff",
+		strings.Repeat("x", 2049),
+	} {
+		_, err := s.Create(t.Context(), id, own)
+		require.ErrorIs(t, err, provider.ErrInvalidKey, "%q", id)
+	}
+	require.Zero(t, s.kms.Calls(""))
+	for _, id := range []string{"acme", "Acme", "ac me", "café", "клиент/42", "顧客-42", "ผู้ใช้", "01J9ZK3V", "a:b@c.example"} {
+		_, err := s.Create(t.Context(), id, own)
+		require.NoError(t, err, id)
+	}
+}
+
 func TestVersionsAtOnce(t *testing.T) {
 	s := newTestStore(t)
 	id := create(t, s.Store)
@@ -112,6 +133,29 @@ func TestVersionsAtOnce(t *testing.T) {
 	require.NoError(t, err)
 	require.Len(t, d.Versions, 1+len(made), "who got no error has its version, and no other was written")
 	require.NoError(t, s.Check(t.Context(), id))
+}
+
+// An item that says it is under the new key already is believed once KMS has said so.
+func TestMoveBelievesNoItem(t *testing.T) {
+	s := newTestStore(t)
+	ctx := t.Context()
+	id := create(t, s.Store)
+	_, err := s.Version(ctx, id)
+	require.NoError(t, err)
+	next := s.kms.CreateKey(kmstest.Key{})
+	to := s.open(t, awskms.WrapperConfig{KeyARN: next.ARN, TrustedKeys: []string{s.key.ARN}})
+	for _, item := range itemsOf(t, s.table, id) {
+		lying := branchkey.Item{Attributes: maps.Clone(item.Attributes), Enc: append([]byte(nil), item.Enc...)}
+		lying.Attributes["kms-arn"] = next.ARN
+		require.NoError(t, s.table.Write(ctx, []branchkey.Write{{Item: lying, Replaces: item.Enc}}))
+		before := itemsOf(t, s.table, id)
+		require.ErrorIs(t, to.Move(ctx, id, nil), branchkey.ErrRefused)
+		require.Equal(t, before, itemsOf(t, s.table, id), "nothing is written")
+		require.NoError(t, s.table.Write(ctx, []branchkey.Write{{Item: item, Replaces: item.Enc}}))
+	}
+	require.NoError(t, to.Move(ctx, id, nil))
+	require.NoError(t, to.Move(ctx, id, nil))
+	require.NoError(t, to.Check(ctx, id))
 }
 
 func TestMove(t *testing.T) {

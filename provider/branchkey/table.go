@@ -59,8 +59,8 @@ var (
 	ErrRefused = errors.New("item of the branch key table was changed")
 	// ErrHierarchyVersion means that an item has a form that is newer than this package.
 	ErrHierarchyVersion = errors.New("hierarchy-version of a branch key is not supported")
-	// ErrRolledBack means that a branch key's active version is older than another one that it has
-	// or had.
+	// ErrRolledBack means that a branch key's active version is older than another one that it has,
+	// or that this process has seen of it.
 	ErrRolledBack = errors.New("active version of the branch key was rolled back")
 	// ErrIncomplete means that an item of a branch key is missing.
 	ErrIncomplete = errors.New("branch key is incomplete")

@@ -42,7 +42,7 @@ data "aws_iam_policy_document" "function" {
   }
   statement {
     sid       = "List" # a missing object is then told from a forbidden one
-    actions   = ["s3:ListBucket"]
+    actions   = ["s3:ListBucket", "s3:GetBucketOwnershipControls", "s3:GetBucketObjectLockConfiguration"]
     resources = [local.objects]
   }
   statement {
@@ -52,6 +52,8 @@ data "aws_iam_policy_document" "function" {
       "s3:GetObjectVersion",
       "s3:GetObjectTagging",
       "s3:GetObjectVersionTagging",
+      "s3:GetObjectAcl",
+      "s3:GetObjectVersionAcl",
       "s3:GetObjectRetention",
       "s3:GetObjectLegalHold",
     ]

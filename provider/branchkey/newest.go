@@ -1,0 +1,81 @@
+package branchkey
+
+import (
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws/arn"
+	"github.com/google/uuid"
+)
+
+// newest has the newest version of each branch key of one table that KMS has unwrapped in this
+// process, for encrypting or decrypting. An older active version is then a rollback. It takes some
+// 200 bytes for each branch key that the process has used, and forgets none.
+type newest struct {
+	mu   sync.Mutex
+	seen map[string]seen // by branch key ID
+
+	// active is what the table last called the active version, by branch key ID. It is not
+	// authenticated, and only says which item is worth asking for.
+	active map[string]uuid.UUID
+}
+
+type seen struct {
+	version uuid.UUID
+	created time.Time
+}
+
+// newestOf keeps the newest versions for as long as the process lives, by table. So all Stores and
+// Providers share them.
+var newestOf sync.Map // of *newest, by place
+
+// place says which table it is. Tables of one name in two Regions, two accounts or two folders have
+// nothing in common.
+type place struct{ table, account, logicalName string }
+
+// placed is a Table that can be told from all others by a text. Of another Table, each Store keeps
+// the newest versions for itself.
+type placed interface{ place() string }
+
+func newNewest(t Table, k KMS, logicalName string) *newest {
+	n := &newest{seen: make(map[string]seen), active: make(map[string]uuid.UUID)}
+	p, ok := t.(placed)
+	if !ok {
+		return n
+	}
+	own, _ := arn.Parse(k.KeyARN()) // without a key of its own, the account is not known
+	shared, _ := newestOf.LoadOrStore(place{p.place(), own.AccountID, logicalName}, n)
+	return shared.(*newest)
+}
+
+// called returns what the table last called the active version of a branch key.
+func (n *newest) called(id string) (version uuid.UUID, known bool) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	version, known = n.active[id]
+	return version, known
+}
+
+// call records what the table calls the active version.
+func (n *newest) call(r *record) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.active[r.id] = r.version
+}
+
+// admit records a version that KMS has authenticated. It refuses one that is the active one, but
+// older than one that was seen. The error holds ErrRolledBack.
+func (n *newest) admit(r *record) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	s, known := n.seen[r.id]
+	switch {
+	case !known || r.created.After(s.created):
+		n.seen[r.id] = seen{r.version, r.created}
+	case r.kind == kindActive && r.version != s.version && r.created.Before(s.created):
+		return fmt.Errorf("%w: this process has seen version %s of %s, and the table now has %s of %s; restart the process if the table was restored from a backup",
+			ErrRolledBack, s.version, s.created, r.version, r.created)
+	}
+	return nil
+}

@@ -1,0 +1,270 @@
+package branchkey_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"piko.sh/pikokms"
+	"piko.sh/pikokms/header"
+	"piko.sh/pikokms/message"
+	"piko.sh/pikokms/provider"
+	"piko.sh/pikokms/provider/awskms"
+	"piko.sh/pikokms/provider/branchkey"
+	"piko.sh/pikokms/service"
+)
+
+type tenantKey struct{}
+
+var errNobody = errors.New("nobody is logged in")
+
+// byCaller is a Supplier that takes the tenant from the caller, whatever a message says.
+func byCaller(ctx context.Context, _ map[string]string) (string, error) {
+	id, _ := ctx.Value(tenantKey{}).(string)
+	if id == "" {
+		return "", errNobody
+	}
+	return id, nil
+}
+
+func as(ctx context.Context, id string) context.Context {
+	return context.WithValue(ctx, tenantKey{}, id)
+}
+
+// A Supplier that takes the tenant from the caller decides at every door, also behind the cache of
+// data keys, which has just served the tenant whose data it is.
+func TestATenantOfTheCallerBehindADataKeyCache(t *testing.T) {
+	for _, cached := range []bool{false, true} {
+		t.Run(fmt.Sprint("cache ", cached), func(t *testing.T) { testTenantOfTheCaller(t, cached) })
+	}
+}
+
+func testTenantOfTheCaller(t *testing.T, cached bool) {
+	s := newTestStore(t)
+	for _, id := range []string{"alice", "mallory"} {
+		_, err := s.Create(t.Context(), id, map[string]string{"tenant": id})
+		require.NoError(t, err)
+	}
+	p := newProvider(t, branchkey.Config{Store: s.Store, Supplier: byCaller})
+	folder, err := pikokms.NewFolder(t.TempDir())
+	require.NoError(t, err)
+	options := []pikokms.Option{pikokms.WithCryptoProvider("b", p), pikokms.WithDefaultCryptoProvider("b"), pikokms.WithStorage(folder)}
+	if cached {
+		options = append(options, pikokms.WithDataKeyCache(service.CacheLimits{}))
+	}
+	host, err := pikokms.New(options...)
+	require.NoError(t, err)
+	defer host.Close()
+	alice, mallory, nobody := as(t.Context(), "alice"), as(t.Context(), "mallory"), t.Context()
+	crypto := host.CryptoService()
+
+	require.NoError(t, host.Put(alice, "a.txt", strings.NewReader("alice's secret")))
+	text, err := host.Encrypt(alice, "alice's token", nil)
+	require.NoError(t, err)
+	texts, err := crypto.EncryptBatch(alice, []string{"one", "two"}, nil)
+	require.NoError(t, err)
+	doors := map[string]func(ctx context.Context) error{
+		"Get": func(ctx context.Context) error {
+			r, err := host.Get(ctx, "a.txt")
+			if err != nil {
+				return err
+			}
+			_, err = io.Copy(io.Discard, r)
+			return errors.Join(err, r.Close())
+		},
+		"Open": func(ctx context.Context) error {
+			o, err := host.Open(ctx, "a.txt")
+			if err != nil {
+				return err
+			}
+			return o.Close()
+		},
+		"Decrypt":      func(ctx context.Context) error { _, err := host.Decrypt(ctx, text, nil); return err },
+		"DecryptBatch": func(ctx context.Context) error { _, err := crypto.DecryptBatch(ctx, texts, nil, 2); return err },
+	}
+	for name, door := range doors {
+		require.NoError(t, door(alice), name)
+		require.NoError(t, door(alice), name)
+		require.ErrorIs(t, door(mallory), provider.ErrUntrustedKey, name)
+		require.ErrorIs(t, door(nobody), errNobody, name)
+		require.NoError(t, door(alice), name)
+	}
+
+	branchKeyOf := func(sealed []byte) string {
+		h, _, err := header.Parse(sealed, header.Limits{})
+		require.NoError(t, err)
+		return string(h.EncryptedDataKeys[0].ProviderInfo)
+	}
+	require.NoError(t, host.Put(mallory, "m.txt", strings.NewReader("mallory's")))
+	r, err := folder.Get(nobody, "m.txt")
+	require.NoError(t, err)
+	stored, err := io.ReadAll(r)
+	require.NoError(t, errors.Join(err, r.Close()))
+	require.Equal(t, "mallory", branchKeyOf(stored))
+	require.ErrorIs(t, host.Put(nobody, "n.txt", strings.NewReader("nobody's")), errNobody)
+	_, err = host.Encrypt(nobody, "x", nil)
+	require.ErrorIs(t, err, errNobody)
+	_, err = crypto.EncryptBatch(nobody, []string{"x"}, nil)
+	require.ErrorIs(t, err, errNobody)
+	text, err = host.Encrypt(mallory, "x", nil)
+	require.NoError(t, err)
+	_, err = host.Decrypt(alice, text, nil)
+	require.ErrorIs(t, err, provider.ErrUntrustedKey)
+
+	// A Keyring, and a Service within another, pass the decision on.
+	for name, keyring := range map[string]provider.Keyring{
+		"Keyring": service.NewKeyring(p, "b", service.Config{Cache: &service.CacheLimits{}}),
+		"nested":  service.New(service.New(p, service.Config{}), service.Config{Cache: &service.CacheLimits{}}),
+	} {
+		e, d := message.Encrypter{Keyring: keyring}, message.Decrypter{Keyrings: []provider.Keyring{keyring}}
+		sealed, err := e.Encrypt(alice, []byte("x"), nil)
+		require.NoError(t, err, name)
+		_, _, err = d.Decrypt(alice, sealed, nil)
+		require.NoError(t, err, name)
+		_, _, err = d.Decrypt(mallory, sealed, nil)
+		require.ErrorIs(t, err, provider.ErrUntrustedKey, name)
+		_, err = e.Encrypt(nobody, []byte("x"), nil)
+		require.ErrorIs(t, err, errNobody, name)
+		sealed, err = e.Encrypt(mallory, []byte("x"), nil)
+		require.NoError(t, err, name)
+		require.Equal(t, "mallory", branchKeyOf(sealed), name)
+		require.NoError(t, keyring.(io.Closer).Close())
+	}
+}
+
+// A tenant who is denied their key, or whose items are damaged, opens no circuit breaker for others.
+func TestADeniedTenantStopsNoOther(t *testing.T) {
+	s := newTestStore(t)
+	good, bad := create(t, s.Store), create(t, s.Store)
+	store, table := newAltered(t, s)
+	table.alter = func(_ string, item branchkey.Item) branchkey.Item {
+		if item.Attributes["branch-key-id"] == bad {
+			item.Attributes["kms-arn"] = s.key.ARN + "0"
+		}
+		return item
+	}
+	denied := service.New(newProvider(t, branchkey.Config{Store: store, Supplier: byCaller}), service.Config{Cache: &service.CacheLimits{}})
+	defer denied.Close()
+	for range 3 * service.Failures {
+		_, err := denied.GenerateDataKey(as(t.Context(), bad), &provider.GenerateDataKeyRequest{})
+		require.Error(t, err)
+		_, err = denied.GenerateDataKey(t.Context(), &provider.GenerateDataKeyRequest{})
+		require.ErrorIs(t, err, errNobody)
+	}
+	require.Equal(t, service.StateClosed, denied.State())
+	k, err := denied.GenerateDataKey(as(t.Context(), good), &provider.GenerateDataKeyRequest{})
+	require.NoError(t, err)
+	require.NoError(t, k.Close())
+}
+
+// One entry of the cache serves to write and to read, whichever comes first.
+func TestReadingAndWritingAskOnce(t *testing.T) {
+	s := newTestStore(t)
+	id := create(t, s.Store)
+	older := seal(t, newProvider(t, branchkey.Config{Store: s.Store, BranchKeyID: id}), "older", nil)
+	_, err := s.Version(t.Context(), id)
+	require.NoError(t, err)
+	newer := seal(t, newProvider(t, branchkey.Config{Store: s.Store, BranchKeyID: id}), "newer", nil)
+	read := func(stored []byte) func(p *branchkey.Provider) error {
+		return func(p *branchkey.Provider) error { _, err := open(t.Context(), p, stored); return err }
+	}
+	write := func(p *branchkey.Provider) error {
+		made, err := p.GenerateDataKey(t.Context(), &provider.GenerateDataKeyRequest{})
+		if err != nil {
+			return err
+		}
+		return made.Close()
+	}
+	for name, tt := range map[string]struct {
+		does []func(*branchkey.Provider) error
+		want int
+	}{
+		"read, write":              {[]func(*branchkey.Provider) error{read(newer), write, read(newer), write}, 1},
+		"write, read":              {[]func(*branchkey.Provider) error{write, read(newer)}, 1},
+		"read an old one alone":    {[]func(*branchkey.Provider) error{read(older), read(older)}, 1},
+		"read both and write":      {[]func(*branchkey.Provider) error{read(older), read(newer), write, read(older)}, 2},
+		"write, and then read old": {[]func(*branchkey.Provider) error{write, read(older), read(newer)}, 2},
+	} {
+		for _, processSawIt := range []bool{true, false} {
+			store := s.Store
+			if !processSawIt { // a Store of a table that nobody knows starts anew
+				var table *alteredTable
+				store, table = newAltered(t, s)
+				table.alter = func(_ string, item branchkey.Item) branchkey.Item { return item }
+			}
+			p := newProvider(t, branchkey.Config{Store: store, BranchKeyID: id, CheckLater: true})
+			before := s.kms.Calls("")
+			for _, do := range tt.does {
+				require.NoError(t, do(p), name)
+			}
+			require.Equal(t, tt.want, s.kms.Calls("")-before, "%s, seen %v", name, processSawIt)
+		}
+	}
+}
+
+// A branch key whose active version was put back is refused by every Provider of the process, however
+// the process came to see the newer version.
+func TestRolledBackInAnyOrder(t *testing.T) {
+	generate := func(p *branchkey.Provider) error {
+		k, err := p.GenerateDataKey(t.Context(), &provider.GenerateDataKeyRequest{Context: map[string]string{}})
+		if err != nil {
+			return err
+		}
+		return k.Close()
+	}
+	for name, see := range map[string]func(t *testing.T, s *testStore, id string, newer []byte){
+		"written by another Provider, now closed": func(t *testing.T, s *testStore, id string, _ []byte) {
+			p, err := branchkey.NewProvider(t.Context(), branchkey.Config{Store: s.Store, BranchKeyID: id, TTL: time.Hour})
+			require.NoError(t, err)
+			require.NoError(t, generate(p))
+			require.NoError(t, p.Close())
+		},
+		"read only": func(t *testing.T, s *testStore, id string, newer []byte) {
+			_, err := open(t.Context(), newProvider(t, branchkey.Config{Store: s.Store, BranchKeyID: id, CheckLater: true}), newer)
+			require.NoError(t, err)
+		},
+		"evicted": func(t *testing.T, s *testStore, id string, _ []byte) {
+			p := newProvider(t, branchkey.Config{Store: s.Store, Supplier: byCaller, Entries: 1})
+			other := create(t, s.Store)
+			for _, id := range []string{id, other} {
+				k, err := p.GenerateDataKey(as(t.Context(), id), &provider.GenerateDataKeyRequest{})
+				require.NoError(t, err)
+				require.NoError(t, k.Close())
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newTestStore(t)
+			ctx := t.Context()
+			id := create(t, s.Store)
+			old, err := s.table.Get(ctx, id, "branch:ACTIVE")
+			require.NoError(t, err)
+			_, err = s.Version(ctx, id)
+			require.NoError(t, err)
+			now, err := s.table.Get(ctx, id, "branch:ACTIVE")
+			require.NoError(t, err)
+			// Whoever wrote this is another process: its Store shares nothing with the others.
+			elsewhere, table := newAltered(t, s)
+			table.alter = func(_ string, item branchkey.Item) branchkey.Item { return item }
+			newer := seal(t, newProvider(t, branchkey.Config{Store: elsewhere, BranchKeyID: id}), "x", nil)
+
+			see(t, s, id, newer)
+			require.NoError(t, s.table.Write(ctx, []branchkey.Write{{Item: old, Replaces: now.Enc}}))
+			again := s.open(t, awskms.WrapperConfig{KeyARN: s.key.ARN})
+			p := newProvider(t, branchkey.Config{Store: again, BranchKeyID: id, CheckLater: true})
+			require.ErrorIs(t, generate(p), branchkey.ErrRolledBack)
+			require.ErrorIs(t, p.HealthCheck(ctx), branchkey.ErrRolledBack)
+			got, err := open(ctx, p, newer)
+			require.NoError(t, err, "what was written under the newer version is still read")
+			require.Equal(t, "x", got)
+			require.NoError(t, s.table.Write(ctx, []branchkey.Write{{Item: now, Replaces: old.Enc}}))
+			require.NoError(t, generate(p))
+		})
+	}
+}
