@@ -144,8 +144,8 @@ func (e *each) open(ctx context.Context, texts []string) (p *plan, err error) {
 		wanted.sayUnused()
 	}
 	// A prefix of a bucket exists only in what is below it.
-	isSought := len(e.include) > 0 || len(e.exclude) > 0 || slices.ContainsFunc(p.places, func(at *place) bool { return at.prefix != "" })
-	if p.total() == 0 && p.leftText() == "" && isSought {
+	isSought := len(e.include) > 0 || len(e.exclude) > 0 || slices.ContainsFunc(p.places, func(at *place) bool { return at.prefix != "" || !at.isMany() })
+	if p.total() == 0 && isSought && (p.leftText() == "" || !slices.ContainsFunc(p.places, (*place).isMany)) {
 		return nil, errors.New("there are no such objects")
 	}
 	if e.journal != nil {
