@@ -22,6 +22,7 @@ import (
 
 	"piko.sh/pikokms"
 	"piko.sh/pikokms/header"
+	"piko.sh/pikokms/provider"
 	"piko.sh/pikokms/s3storage"
 )
 
@@ -202,6 +203,7 @@ func openURL(ctx context.Context, u *url.URL) (*place, error) {
 	}
 	var err error
 	if p.objects, p.only, err = open(ctx, u); err != nil {
+		err = withoutQuery(err, u)
 		return nil, fmt.Errorf("%s: %w", p.name, err)
 	}
 	if u.Scheme != "file" {
@@ -219,7 +221,7 @@ func parsePlace(text string) (*url.URL, error) {
 			rest = "s3://" + strings.TrimPrefix(after, arn)
 		}
 	}
-	u, err := url.Parse(rest)
+	u, err := parseURL(rest)
 	if err != nil {
 		return nil, usageError{fmt.Errorf("not a URL: %w", err)}
 	}
@@ -227,7 +229,7 @@ func parsePlace(text string) (*url.URL, error) {
 		u.Host = arn
 	}
 	if !slices.Contains(schemes, u.Scheme) {
-		return nil, usageError{fmt.Errorf("%q has the unknown scheme %q; known are %s", u.Redacted(), u.Scheme, strings.Join(schemes, ", "))}
+		return nil, usageError{fmt.Errorf("%q has the unknown scheme %q; known are %s", provider.RedactURL(u.String()), u.Scheme, strings.Join(schemes, ", "))}
 	}
 	return u, nil
 }
@@ -239,6 +241,16 @@ func keyOf(u *url.URL) (prefix, only string) {
 		return "", prefix
 	}
 	return prefix, ""
+}
+
+// withoutQuery returns an error that shows no secret of a URL's parameters. Texts of gocloud.dev
+// have all of a URL.
+func withoutQuery(err error, u *url.URL) error {
+	if u.RawQuery == "" || !strings.Contains(err.Error(), u.RawQuery) {
+		return err
+	}
+	_, shown, _ := strings.Cut(provider.RedactURL(u.String()), "?")
+	return errors.New(strings.ReplaceAll(err.Error(), u.RawQuery, shown))
 }
 
 // Close releases a place.
