@@ -179,7 +179,7 @@ const (
 // BindObjectName binds every object to its key and to a name of its bucket or storage. An object
 // that is moved, copied or swapped for another in the storage is refused with
 // provider.ErrContextMismatch. So are objects that were stored without this option or under another
-// bucket name. The names are required pairs of the encryption context: authenticated, and seen by
+// bucket name; [Host.BindObject] binds the former. The names are required pairs of the encryption context: authenticated, and seen by
 // the key service, but not stored in the object. To read the object with other tools, state them
 // again as BucketKey and ObjectKey.
 func BindObjectName(bucket string) Option {

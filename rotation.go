@@ -103,6 +103,41 @@ func (h *Host) RewrapObject(ctx context.Context, key string, stored io.Reader) (
 	return renewed, nil
 }
 
+// BindObject returns what RewrapObject would for an object that is bound to no name, bound to key as
+// BindObjectName says. Use it after that option was added, for each object once.
+//
+// An object without a name is authentic wherever it lies. So whoever can write to the storage may
+// have put another object of the same keys under key, and that is then authentic under key for ever.
+// The error holds ErrConfig if the host binds no names, and provider.ErrContextMismatch if the object
+// stores a name. The other errors are RewrapObject's.
+func (h *Host) BindObject(ctx context.Context, key string, stored io.Reader) (*message.EncryptReader, error) {
+	if h.bucket == "" {
+		return nil, fmt.Errorf("%w: BindObject needs a host with BindObjectName", ErrConfig)
+	}
+	whole, err := sniffObject(stored)
+	if err != nil {
+		return nil, err
+	}
+	strict := h.decrypter
+	strict.Accept = acceptObject
+	content, err := strict.NewReader(ctx, whole, nil)
+	if err != nil {
+		return nil, nameOptions(err)
+	}
+	pairs := maps.Clone(content.EncryptionContext())
+	if _, err := recordedNames(pairs[ChainKey]); err != nil {
+		return nil, err
+	}
+	delete(pairs, header.PublicKeyName)
+	for name, value := range h.bound(key) {
+		if stored, ok := pairs[name]; ok {
+			return nil, fmt.Errorf("%w: the object stores the name %q as %q already", provider.ErrContextMismatch, stored, name)
+		}
+		pairs[name] = value
+	}
+	return h.encrypter.NewReader(ctx, content, pairs)
+}
+
 // sniffObject returns a reader of the whole of what is stored, if it begins as an object of a host.
 func sniffObject(stored io.Reader) (io.Reader, error) {
 	start, whole, err := sniff(stored)

@@ -42,7 +42,7 @@ func (s *Storage) open(ctx context.Context, key string) (_ *object, err error) {
 	}
 	defer func() { err = errors.Join(err, first.Body.Close()) }()
 	if first.ContentRange == nil && first.ContentLength != nil && *first.ContentLength == 0 && checkWhole(first, "") == nil {
-		return emptyObject(first.LastModified), nil // some services satisfy every range of an empty object
+		return emptyObject(first.LastModified, first.Metadata), nil // some services satisfy every range of an empty object
 	}
 	size, length, err := rangeOf(first, 0, probe)
 	if err != nil {
@@ -95,11 +95,11 @@ func (s *Storage) openEmpty(ctx context.Context, key string) (*object, error) {
 	if head.ContentLength == nil || *head.ContentLength != 0 {
 		return nil, pikokms.ErrChanged
 	}
-	return emptyObject(head.LastModified), nil
+	return emptyObject(head.LastModified, head.Metadata), nil
 }
 
-func emptyObject(modTime *time.Time) *object {
-	return &object{pikokms.NewRangeReaderAt(0, nil, nil), aws.ToTime(modTime), false}
+func emptyObject(modTime *time.Time, metadata map[string]string) *object {
+	return &object{pikokms.NewRangeReaderAt(0, nil, nil), aws.ToTime(modTime), isS3EncryptionClients(metadata)}
 }
 
 func byteRange(offset, length int64) *string {

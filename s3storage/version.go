@@ -42,14 +42,14 @@ func (v *Version) ModTime() time.Time { return v.found.ModTime }
 // S3EncryptionClient reports whether the version's metadata say that AWS's S3 Encryption Client
 // wrote it, in any of its three formats (Amazon S3 Encryption Client Developer Guide). Who encrypts
 // it again takes it from its owner, who could not read it any more. The client can also keep its
-// metadata in another object, whose name ends in ".instruction".
+// metadata in another object, whose name ends in ".instruction". That one is recognised, too.
 func (v *Version) S3EncryptionClient() bool { return isS3EncryptionClients(v.found.Kept.Metadata) }
 
 // isS3EncryptionClients tells by user metadata whether the S3 Encryption Client wrote an object, or
 // the object beside one that has its metadata.
 func isS3EncryptionClients(metadata map[string]string) bool {
 	has := func(name string) bool { _, ok := metadata[name]; return ok }
-	return has("x-amz-key") || has("x-amz-key-v2") || has("x-amz-3") && has("x-amz-c") || has("x-amz-crypto-instr-file")
+	return has("x-amz-key") || has("x-amz-key-v2") || has("x-amz-c") && (has("x-amz-3") || has("x-amz-i")) || has("x-amz-crypto-instr-file")
 }
 
 // OpenVersion opens a version of an object. An empty id means the current one, whose ID the result

@@ -4,9 +4,20 @@ import (
 	"fmt"
 	"net/url"
 	"strings"
+	"time"
+	"unicode/utf8"
 
 	"piko.sh/pikokms"
 )
+
+// advice is an error with the command line that does what the function can't.
+type advice struct {
+	err         error
+	commandLine string
+}
+
+func (a *advice) Error() string { return a.err.Error() + "; run " + a.commandLine }
+func (a *advice) Unwrap() error { return a.err }
 
 // adviseFor adds to the error of an object that is too large the command line that does the job.
 func (o *object) adviseFor(job string, err error) error {
@@ -14,28 +25,44 @@ func (o *object) adviseFor(job string, err error) error {
 	if !ok {
 		return err
 	}
-	return fmt.Errorf("it is too large: %w; run %s", large, o.commandLine(job))
+	err = fmt.Errorf("it is too large: %w", large)
+	if line, ok := o.commandLine(job); ok {
+		return &advice{err, line}
+	}
+	return fmt.Errorf("%w; no command line can name this object", err)
 }
 
-// commandLine returns the command line of pikokms that does a job on the object.
-func (o *object) commandLine(job string) string {
+// adviseLate adds to the error of an object whose time ran out how far it came, and the command line
+// that does the job. What was slow may be S3 for a moment, so S3 tries the task again.
+func (o *object) adviseLate(job string, took time.Duration, err error) error {
+	line, ok := o.commandLine(job)
+	if !ok || o.source.read < telling {
+		return err
+	}
+	read := float64(o.source.read)
+	return &advice{fmt.Errorf("the time of the invocation ran out when %.2f of %.2f GB were read, at %.1f MB/s, which a further attempt may not meet: %w", read/1e9, float64(o.Size)/1e9, read/1e6/took.Seconds(), err), line}
+}
+
+// commandLine returns the command line of pikokms that does a job on the object, for a POSIX shell,
+// on one line. It is not ok if there is none.
+func (o *object) commandLine(job string) (line string, ok bool) {
 	f := o.function
 	words := []string{"pikokms", job}
 	switch job {
 	case encrypt:
-		words = append(words, "-k", quote(f.key.url))
+		words = append(words, "-k", f.key.url)
 	case rewrap:
-		for _, k := range f.old {
-			words = append(words, "-k", quote(k.url))
+		for _, k := range f.readable() {
+			words = append(words, "-k", k.url)
 		}
-		words = append(words, "--to", quote(f.key.url))
+		words = append(words, "--to", f.key.url)
 	case verify:
-		for _, k := range append([]*key{f.key}, f.old...) {
-			words = append(words, "-k", quote(k.url))
+		for _, k := range f.readable() {
+			words = append(words, "-k", k.url)
 		}
 	}
 	if f.bound != "" {
-		words = append(words, "-c", quote(pikokms.BucketKey+"="+f.bound), "-c", quote(pikokms.ObjectKey+"="+o.Key))
+		words = append(words, "-c", pikokms.BucketKey+"="+f.bound, "-c", pikokms.ObjectKey+"="+o.Key)
 		if job == encrypt {
 			words = append(words, "--required", pikokms.BucketKey, "--required", pikokms.ObjectKey)
 		}
@@ -46,14 +73,51 @@ func (o *object) commandLine(job string) string {
 	if job != verify {
 		words = append(words, "--in-place")
 	}
-	place := url.URL{Scheme: "s3", Host: o.bucket.name, Path: "/" + o.Key}
-	if region := f.client.Options().Region; region != "" {
-		place.RawQuery = "region=" + url.QueryEscape(region)
+	place, ok := o.place()
+	for i, word := range append(words, place) {
+		quoted, can := quote(word)
+		if ok = ok && can; i > 0 {
+			line += " "
+		}
+		line += quoted
 	}
-	return strings.Join(append(words, quote(place.String())), " ")
+	return line, ok
 }
 
-// quote quotes a word for a POSIX shell.
-func quote(word string) string {
-	return "'" + strings.ReplaceAll(word, "'", `'\''`) + "'"
+// place returns the URL of the object. The command takes one that ends in a slash for all objects
+// below it.
+func (o *object) place() (place string, ok bool) {
+	query := make(url.Values)
+	if region := o.function.client.Options().Region; region != "" {
+		query.Set("region", region)
+	}
+	if o.function.requesterPays {
+		query.Set("request_payer", "requester")
+	}
+	u := url.URL{Path: "/" + o.Key, RawQuery: query.Encode()}
+	return "s3://" + o.bucket.name + u.EscapedPath() + "?" + u.RawQuery, !strings.HasSuffix(o.Key, "/")
+}
+
+// quote quotes a word for a POSIX shell, on one line. It can't quote what is no UTF-8, since the
+// reports are, nor what no argument of a program can be. A shell cuts line ends off what printf
+// writes.
+func quote(word string) (quoted string, ok bool) {
+	isControl := func(r rune) bool { return r < ' ' || r == '\x7f' }
+	switch {
+	case !utf8.ValidString(word) || strings.Contains(word, "\x00"):
+		return "", false
+	case word != "" && strings.Trim(word, "abcdefghijklmnopqrstuvwxyz-") == "":
+		return word, true
+	case !strings.ContainsFunc(word, isControl):
+		return "'" + strings.ReplaceAll(word, "'", `'\''`) + "'", true
+	}
+	var b strings.Builder
+	for _, c := range []byte(word) {
+		if c < ' ' || c == '\x7f' || c == '\\' || c == '%' || c == '\'' {
+			fmt.Fprintf(&b, `\%03o`, c)
+		} else {
+			b.WriteByte(c)
+		}
+	}
+	return `"$(printf '` + b.String() + `')"`, !strings.HasSuffix(word, "\n")
 }

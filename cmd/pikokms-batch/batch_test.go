@@ -185,26 +185,33 @@ func tryInvoke(sandbox *runtimeapi.Sandbox, request any, timeout time.Duration) 
 	return out.Results, nil
 }
 
-// bucket is a new bucket of LocalStack.
+// bucket is a new bucket.
 type bucket struct {
-	name   string
-	client *s3.Client
+	name     string
+	endpoint string
+	client   *s3.Client
 }
 
+// newBucket makes a bucket in LocalStack.
 func newBucket(t *testing.T, versions bool) *bucket {
 	t.Helper()
-	endpoint := emulator.LocalStack(t)
+	return newBucketOf(t, emulator.LocalStack(t), versions)
+}
+
+func newBucketOf(t *testing.T, endpoint string, versions bool, changes ...func(*s3.CreateBucketInput)) *bucket {
+	t.Helper()
 	transport := &http.Transport{MaxIdleConnsPerHost: 16}
 	t.Cleanup(transport.CloseIdleConnections)
-	b := &bucket{name: "b-" + strings.ToLower(rand.Text())}
+	b := &bucket{name: "b-" + strings.ToLower(rand.Text()), endpoint: endpoint}
 	b.client = s3.New(s3.Options{
 		Region: emulator.Region, BaseEndpoint: &endpoint, UsePathStyle: true, HTTPClient: &http.Client{Transport: transport},
 		Credentials: credentials.NewStaticCredentialsProvider(emulator.Credentials, emulator.Credentials, ""),
 	})
-	_, err := b.client.CreateBucket(t.Context(), &s3.CreateBucketInput{
-		Bucket:                    &b.name,
-		CreateBucketConfiguration: &s3types.CreateBucketConfiguration{LocationConstraint: emulator.Region},
-	})
+	in := &s3.CreateBucketInput{Bucket: &b.name, CreateBucketConfiguration: &s3types.CreateBucketConfiguration{LocationConstraint: emulator.Region}}
+	for _, change := range changes {
+		change(in)
+	}
+	_, err := b.client.CreateBucket(t.Context(), in)
 	require.NoError(t, err)
 	if versions {
 		_, err := b.client.PutBucketVersioning(t.Context(), &s3.PutBucketVersioningInput{

@@ -17,20 +17,64 @@ import (
 
 	"piko.sh/pikokms"
 	"piko.sh/pikokms/provider"
+	"piko.sh/pikokms/s3storage"
 )
 
 // errLater is an error that another attempt may not meet.
 var errLater = errors.New("try again")
+
+// passing are the codes of errors that pass, beside those of throttling and of status 500 and
+// above: another instance of the function has other credentials and another clock, and what arrived
+// damaged is sent again (Amazon S3 API Reference, "Error responses"; AWS KMS API Reference, "Common
+// Error Types"; Amazon DynamoDB Developer Guide, "Error handling with DynamoDB").
+var passing = map[string]bool{
+	// The credentials of this instance have ended, or are not known everywhere yet.
+	"ExpiredToken": true, "ExpiredTokenException": true, "TokenRefreshRequired": true, "InvalidToken": true,
+	"InvalidAccessKeyId": true, "InvalidClientTokenId": true, "UnrecognizedClient": true, "UnrecognizedClientException": true,
+	"InvalidSecurity": true,
+	// The clock of this instance is wrong, or the request took long to arrive.
+	"RequestTimeTooSkewed": true, "RequestExpired": true, "RequestInTheFuture": true,
+	// The request arrived cut or damaged, or in the middle of something else.
+	"BadDigest": true, "IncompleteBody": true, "InvalidPart": true, "XAmzContentChecksumMismatch": true,
+	"XAmzContentSHA256Mismatch": true, "RequestAbortedException": true, "IDPCommunicationError": true, "Redirect": true, "TemporaryRedirect": true,
+	"OperationAborted": true, "ConditionalRequestConflict": true, "TransactionConflictException": true,
+}
 
 // codeOf returns the code of a task's error. ctx is the task's.
 func codeOf(ctx context.Context, err error) string {
 	switch {
 	case err == nil:
 		return succeeded
-	case ctx.Err() != nil, errors.Is(err, errLater), errors.Is(err, pikokms.ErrChanged), errors.Is(err, provider.ErrProviderUnavailable), isS3Trouble(err):
+	case ctx.Err() != nil, errors.Is(err, errLater), errors.Is(err, pikokms.ErrChanged):
+		return temporaryFailure
+	case isNotImplemented(err):
+		return permanentFailure
+	case errors.Is(err, provider.ErrProviderUnavailable), errors.Is(err, s3storage.ErrAnswer), isAWSTrouble(err), isS3Trouble(err):
 		return temporaryFailure
 	}
 	return permanentFailure
+}
+
+// isNotImplemented reports whether a service answered that it can't do what was asked. Its status
+// is one of those from 500 on, but a further attempt meets it again.
+func isNotImplemented(err error) bool {
+	answer, ok := errors.AsType[*smithyhttp.ResponseError](err)
+	return ok && (answer.HTTPStatusCode() == http.StatusNotImplemented || answer.HTTPStatusCode() == http.StatusHTTPVersionNotSupported)
+}
+
+// isAWSTrouble reports whether a service of AWS answered with the code of an error that may pass.
+func isAWSTrouble(err error) bool {
+	answer, ok := errors.AsType[smithy.APIError](err)
+	if !ok {
+		return false
+	}
+	code := answer.ErrorCode()
+	// KMS and DynamoDB have one code for signatures that are wrong and for those of another time.
+	if code == "InvalidSignatureException" || code == "SignatureDoesNotMatch" {
+		text := answer.ErrorMessage()
+		return strings.Contains(text, "Signature expired") || strings.Contains(text, "Signature not yet current")
+	}
+	return passing[code]
 }
 
 // sourceError is a failure while an object was read, such as a connection that broke.
@@ -60,11 +104,19 @@ func isS3Trouble(err error) bool {
 			return true
 		}
 	}
-	// S3 hands on that AWS KMS throttles it, in objects that S3 itself encrypts.
-	if answer, ok := errors.AsType[smithy.APIError](operation); ok && strings.Contains(answer.ErrorCode(), "Throttl") {
-		return true
+	// S3 hands on the errors of AWS KMS, in objects that S3 itself encrypts.
+	if answer, ok := errors.AsType[smithy.APIError](operation); ok {
+		code := strings.TrimPrefix(answer.ErrorCode(), "KMS.")
+		if strings.Contains(code, "Throttl") || passing[code] || passingOfKMS[code] {
+			return true
+		}
 	}
 	return retryable.IsErrorRetryable(operation) == aws.TrueTernary
+}
+
+// passingOfKMS are the codes of KMS's own errors that pass, as S3 hands them on.
+var passingOfKMS = map[string]bool{
+	"KMSInternalException": true, "InternalException": true, "DependencyTimeoutException": true, "KeyUnavailableException": true,
 }
 
 // explain adds to an error what to do about it.
@@ -83,9 +135,38 @@ func explain(err error) error {
 // each task, with a key of up to 1,024 bytes.
 const maxReason = 1024
 
+// reasonOf returns the error of a task as the text of its result: one line of at most maxReason
+// bytes, without the object's name, which the report has beside it. A command line is there whole or
+// not at all, since a part of one does something else.
+func reasonOf(err error, t task) string {
+	advised, ok := errors.AsType[*advice](err)
+	if !ok {
+		return shorten(t.unnamed(err.Error()))
+	}
+	text := t.unnamed(advised.err.Error())
+	if whole := oneLine(text) + "; run " + advised.commandLine; len(whole) <= maxReason {
+		return whole
+	}
+	return shorten(text + "; the function's log has the command line that does it, which is too long for this report")
+}
+
+// unnamed leaves the name of the object out of a text.
+func (t task) unnamed(text string) string {
+	key, _, err := t.keys()
+	if err != nil {
+		return text
+	}
+	return strings.ReplaceAll(text, "s3://"+t.bucket+"/"+key, "the object")
+}
+
+// oneLine makes a text one line of UTF-8.
+func oneLine(text string) string {
+	return strings.Join(strings.FieldsFunc(strings.ToValidUTF8(text, "\uFFFD"), func(r rune) bool { return r == '\n' || r == '\r' }), "; ")
+}
+
 // shorten makes a text one line of at most maxReason bytes.
 func shorten(text string) string {
-	text = strings.Join(strings.FieldsFunc(strings.ToValidUTF8(text, "\uFFFD"), func(r rune) bool { return r == '\n' || r == '\r' }), "; ")
+	text = oneLine(text)
 	if len(text) <= maxReason {
 		return text
 	}

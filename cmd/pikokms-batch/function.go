@@ -9,11 +9,14 @@ import (
 	"io"
 	"io/fs"
 	"log/slog"
+	"net/http"
 	"os"
 	"strings"
 	"time"
 
 	"github.com/aws/aws-lambda-go/events"
+	"github.com/aws/aws-sdk-go-v2/service/s3"
+	smithyhttp "github.com/aws/smithy-go/transport/http"
 
 	"piko.sh/pikokms"
 	"piko.sh/pikokms/header"
@@ -55,11 +58,11 @@ func (f *function) handle(ctx context.Context, payload json.RawMessage) (*events
 		}
 		result := events.S3BatchJobResult{TaskID: t.id, ResultCode: codeOf(ctx, err), ResultString: done}
 		if err != nil {
-			if ctx.Err() != nil {
+			if _, advised := errors.AsType[*advice](err); ctx.Err() != nil && !advised {
 				err = fmt.Errorf("the time of the invocation ran out: %w", err)
 			}
 			log.Error("task failed", "job", in.jobID, "task", t.id, "bucket", t.bucket, "key", t.key, "code", result.ResultCode, "reason", err.Error())
-			result.ResultString = shorten(err.Error())
+			result.ResultString = reasonOf(err, t)
 		}
 		out.Results = append(out.Results, result)
 	}
@@ -76,12 +79,15 @@ func (f *function) do(ctx context.Context, job string, t task, whole time.Durati
 	if err != nil {
 		return "", explain(err)
 	}
-	defer func() { _ = v.Close() }() // it was only read
+	o := &object{function: f, bucket: b, Version: v, source: &source{Reader: v}}
+	defer func() { _ = o.Version.Close() }() // it was only read
 	if v.Size == 0 && strings.HasSuffix(v.Key, "/") {
 		return "is the empty object that stands for a folder, and stays so", nil
 	}
-	o := &object{function: f, bucket: b, Version: v, source: &source{Reader: v}}
 	if err := o.look(); err != nil {
+		return "", err
+	}
+	if err := o.refuseForeign(ctx, job); err != nil {
 		return "", err
 	}
 	if job != verify {
@@ -95,8 +101,10 @@ func (f *function) do(ctx context.Context, job string, t task, whole time.Durati
 	}
 	begin := time.Now()
 	done, err = o.work(ctx, job)
-	if err == nil || ctx.Err() != nil {
+	if err == nil {
 		f.pace.learn(o.source.read, time.Since(begin))
+	} else if ctx.Err() != nil {
+		err = o.adviseLate(job, time.Since(begin), err)
 	}
 	return done, err
 }
@@ -104,7 +112,7 @@ func (f *function) do(ctx context.Context, job string, t task, whole time.Durati
 // open opens the object of a task: the version that the manifest names if it is only read,
 // otherwise the current one.
 func (b *bucket) open(ctx context.Context, job string, t task) (*s3storage.Version, error) {
-	keys, err := t.keys()
+	key, plus, err := t.keys()
 	if err != nil {
 		return nil, err
 	}
@@ -112,11 +120,54 @@ func (b *bucket) open(ctx context.Context, job string, t task) (*s3storage.Versi
 	if job == verify {
 		id = t.version
 	}
-	v, err := b.storage.OpenVersion(ctx, keys[0], id)
-	if len(keys) == 2 && errors.Is(err, fs.ErrNotExist) {
-		return b.storage.OpenVersion(ctx, keys[1], id)
+	if key == plus {
+		return b.storage.OpenVersion(ctx, key, id)
+	}
+	other, err := b.has(ctx, plus, t.version)
+	if err != nil {
+		return nil, err
+	}
+	// No two objects have one version, but for those from before there were versions.
+	if other && t.version != "" && t.version != "null" {
+		return b.storage.OpenVersion(ctx, plus, id)
+	}
+	v, err := b.storage.OpenVersion(ctx, key, id)
+	switch {
+	case other && err == nil:
+		return nil, errors.Join(fmt.Errorf("the manifest has the key %.300q, and there are both the object %.300q and %.300q; write a space as %%20 and a plus as %%2B", t.key, key, plus), v.Close())
+	case other && errors.Is(err, fs.ErrNotExist):
+		return nil, fmt.Errorf("the manifest has the key %.300q, in which a plus is a space; there is no such object, but there is %.300q, which has to be written with %%2B", t.key, plus)
 	}
 	return v, err
+}
+
+// maxKey is the size in bytes of S3's longest keys (Amazon S3 User Guide, "Naming Amazon S3
+// objects").
+const maxKey = 1024
+
+// has reports whether there is an object of a key, or that version of it if there is an id.
+func (b *bucket) has(ctx context.Context, key, id string) (bool, error) {
+	if len(key) > maxKey {
+		return false, nil // S3 would answer with an error
+	}
+	in := &s3.HeadObjectInput{Bucket: &b.name, Key: &key}
+	if id != "" {
+		in.VersionId = &id
+	}
+	_, err := b.client.HeadObject(ctx, in)
+	answer, ok := errors.AsType[*smithyhttp.ResponseError](err)
+	if !ok {
+		return err == nil, err
+	}
+	switch answer.HTTPStatusCode() {
+	case http.StatusNotFound, http.StatusMethodNotAllowed: // the latter is the answer for a version that is a delete marker
+		return false, nil
+	case http.StatusBadRequest: // the answer for what can't be an id
+		if id != "" {
+			return false, nil
+		}
+	}
+	return false, fmt.Errorf("looking for the object %.300q: %w", key, err)
 }
 
 // object is an object that is worked on.
@@ -128,6 +179,7 @@ type object struct {
 	start    io.Reader      // what was read of the source, and then the rest
 	header   *header.Header // nil if it is no message
 	pikoV2   bool
+	unbound  bool // it is bound to no name, and to be bound to its own
 }
 
 // look reads the object's beginning.
@@ -156,8 +208,29 @@ func (o *object) look() error {
 	return nil
 }
 
+// refuseForeign returns an error for an object that AWS's S3 Encryption Client wrote. That client's
+// metadata show it, or those of an object beside it, for which a plain object is looked at.
+func (o *object) refuseForeign(ctx context.Context, job string) error {
+	wrote := o.S3EncryptionClient()
+	if !wrote && job == encrypt && o.header == nil {
+		var err error
+		if wrote, err = o.bucket.has(ctx, o.Key+instruction, ""); err != nil {
+			return err
+		}
+	}
+	if wrote {
+		return fmt.Errorf("it was left as it is: %w", s3storage.ErrS3EncryptionClient)
+	}
+	return nil
+}
+
+// instruction is what the S3 Encryption Client adds to the key of an object for the key of its
+// metadata, if these are an object of their own.
+const instruction = ".instruction"
+
 // judge returns what was done if nothing is left to do, or an error if a job can't replace the
-// object. It asks no key service, but for the active version of a branch key.
+// object. It asks the key service only for the active version of a branch key, and if objects are
+// bound to their names, which nothing in an object shows.
 func (o *object) judge(ctx context.Context, job string, t task) (done string, err error) {
 	isObject := o.header != nil && o.header.EncryptionContext[pikokms.UseKey] == pikokms.UseObject
 	isDone := isObject && o.function.key.isUnder(o.header)
@@ -165,6 +238,16 @@ func (o *object) judge(ctx context.Context, job string, t task) (done string, er
 		if isDone, err = o.function.key.isCurrent(ctx, o.header); err != nil {
 			return "", err
 		}
+	}
+	if isDone && o.function.bound != "" {
+		_, _, err := o.bucket.host.DecryptObject(ctx, o.Key, o.start, o.Size)
+		switch o.unbound = isUnbound(err); {
+		case o.unbound && job == encrypt:
+			return "", fmt.Errorf("it is under %s already, but bound to no name; the job %s binds it, with %s", o.function.key.name, rewrap, bindUnbound)
+		case err != nil && !o.unbound:
+			return "", err
+		}
+		isDone = !o.unbound
 	}
 	superseded := t.version != "" && t.version != o.ID && !(t.version == "null" && o.ID == "")
 	switch {
@@ -199,7 +282,7 @@ func (o *object) work(ctx context.Context, job string) (done string, err error) 
 			stored, err = host.EncryptObject(ctx, o.Key, content)
 		}
 	default:
-		stored, err = host.RewrapObject(ctx, o.Key, o.start)
+		stored, err = o.rewrap(ctx)
 	}
 	if err != nil {
 		return "", err
@@ -207,7 +290,38 @@ func (o *object) work(ctx context.Context, job string) (done string, err error) 
 	if err := o.bucket.storage.Replace(ctx, o.Version, stored); err != nil {
 		return "", err
 	}
-	return fmt.Sprintf("%s: %d bytes under %s", pastOf[job], o.Size, o.function.key.name), nil
+	done = fmt.Sprintf("%s: %d bytes under %s", pastOf[job], o.Size, o.function.key.name)
+	if o.unbound {
+		done += ", and bound to its name"
+	}
+	return done, nil
+}
+
+// rewrap returns the object under the key, and bound to its name if objects are.
+func (o *object) rewrap(ctx context.Context) (io.Reader, error) {
+	host := o.bucket.host
+	if !o.unbound {
+		stored, err := host.RewrapObject(ctx, o.Key, o.start)
+		if o.unbound = o.function.bound != "" && isUnbound(err); !o.unbound {
+			return stored, err
+		}
+	}
+	if !o.function.bindUnbound {
+		return nil, fmt.Errorf("%w: it is not bound to its name, or not authentic; if whatever is stored under this name may become its content for good, set %s=true", provider.ErrContextMismatch, bindUnbound)
+	}
+	// What was read of it is gone.
+	v, err := o.bucket.storage.OpenVersion(ctx, o.Key, o.ID)
+	if err != nil {
+		return nil, err
+	}
+	_ = o.Version.Close() // it was only read
+	o.Version, o.source.Reader = v, v
+	return host.BindObject(ctx, o.Key, o.source)
+}
+
+// isUnbound reports whether err is the one of an object that may be bound to no name.
+func isUnbound(err error) bool {
+	return errors.Is(err, provider.ErrContextMismatch) && errors.Is(err, provider.ErrDecryptionFailed)
 }
 
 var pastOf = map[string]string{encrypt: "encrypted", rewrap: "rewrapped"}
@@ -215,6 +329,9 @@ var pastOf = map[string]string{encrypt: "encrypted", rewrap: "rewrapped"}
 // verify reads the object to its end.
 func (o *object) verify(ctx context.Context) (done string, err error) {
 	content, _, err := o.bucket.host.DecryptObject(ctx, o.Key, o.start, o.Size)
+	if isUnbound(err) {
+		err = fmt.Errorf("if it is bound to no name, the job %s binds it, with %s: %w", rewrap, bindUnbound, err)
+	}
 	if err != nil {
 		return "", err
 	}

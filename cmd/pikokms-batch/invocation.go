@@ -69,25 +69,18 @@ func bucketOf(name string) string {
 	return strings.TrimPrefix(a.Resource, "bucket/")
 }
 
-// keys returns the key of the object, and another one that it has if there is no object of that
-// key. S3 encodes keys as HTML forms are, where a plus is a space. Manifests that people make may
-// have a plus that stands for itself.
-func (t task) keys() ([]string, error) {
-	form, err := url.QueryUnescape(t.key)
-	if err != nil {
-		return nil, fmt.Errorf("the manifest has the key %.300q, which is not URL-encoded: %w", t.key, err)
+// keys returns the key of the object, and the one that the same text is if a plus stands for
+// itself, which is another one only if the text has one. S3 Inventory and S3's own lists encode keys
+// as HTML forms are, where a plus is a space. Manifests that people make may have it otherwise.
+func (t task) keys() (key, plus string, err error) {
+	if key, err = url.QueryUnescape(t.key); err != nil {
+		return "", "", fmt.Errorf("the manifest has the key %.300q, which is not URL-encoded: %w", t.key, err)
 	}
-	if form == "" {
-		return nil, fmt.Errorf("the manifest has an empty key")
+	if key == "" {
+		return "", "", fmt.Errorf("the manifest has an empty key")
 	}
-	if !strings.Contains(t.key, "+") {
-		return []string{form}, nil
-	}
-	path, err := url.PathUnescape(t.key)
-	if err != nil {
-		return nil, err
-	}
-	return []string{form, path}, nil
+	plus, err = url.PathUnescape(t.key)
+	return key, plus, err
 }
 
 // The codes of results.

@@ -151,6 +151,8 @@ func TestRefusals(t *testing.T) {
 	b.mustPut(t, "a+b", []byte("a+b"))
 	b.mustPut(t, "c+d", plain)
 	b.mustPut(t, "e f", plain)
+	spaced := b.mustPut(t, "g h", plain)
+	plus := b.mustPut(t, "g+h", []byte("g+h"))
 	b.mustPut(t, "folder/", nil)
 	b.mustPut(t, "archived", plain, func(in *s3.PutObjectInput) { in.StorageClass = s3types.StorageClassDeepArchive })
 	b.mustPut(t, "deleted", plain)
@@ -171,14 +173,17 @@ func TestRefusals(t *testing.T) {
 		{task: task{key: "deleted"}, code: "PermanentFailure", reason: "there is no such object any more"},
 		{task: task{key: "archived"}, code: "PermanentFailure", reason: "restore it first"},
 		{task: task{encoded: "%zz"}, code: "PermanentFailure", reason: "not URL-encoded"},
-		{task: task{encoded: "a+b"}, code: "Succeeded"},
+		{task: task{encoded: "a+b"}, code: "PermanentFailure", reason: `there are both the object "a b" and "a+b"; write a space as %20 and a plus as %2B`},
+		{task: task{encoded: "a%20b"}, code: "Succeeded", reason: "encrypted"},
+		{task: task{encoded: "g+h", version: plus}, code: "Succeeded", reason: "encrypted: 3 bytes"},
+		{task: task{encoded: "g+h", version: spaced}, code: "Succeeded", reason: "encrypted: 500 bytes"},
 		{task: task{key: "replaced"}, code: "PermanentFailure", reason: "the job encrypt encrypts it", arguments: map[string]string{"job": "rewrap"}},
 		{task: task{key: "replaced"}, code: "PermanentFailure", reason: `the job "shred" is not known`, arguments: map[string]string{"job": "shred"}},
 		{task: task{key: "replaced"}, code: "PermanentFailure", reason: `the only one is "job"`, arguments: map[string]string{"key": keyURL}},
 		{task: task{key: "it's large"}, code: "PermanentFailure", reason: `run pikokms encrypt -k '` + keyURL + `' --in-place 's3://` + b.name + `/it%27s%20large?region=eu-west-1'`},
 		{task: task{bucket: "no-such-bucket-" + b.name[:10], key: "x"}, code: "PermanentFailure", reason: "NoSuchBucket"},
 		{task: task{key: "folder/"}, code: "Succeeded", reason: "stands for a folder"},
-		{task: task{encoded: "c+d"}, code: "Succeeded"},
+		{task: task{encoded: "c+d"}, code: "PermanentFailure", reason: `there is no such object, but there is "c+d", which has to be written with %2B`},
 		{task: task{encoded: "e+f"}, code: "Succeeded"},
 		{task: task{key: "replaced", version: second}, code: "Succeeded"},
 	} {
@@ -190,7 +195,7 @@ func TestRefusals(t *testing.T) {
 		require.Equal(t, c.code, result.ResultCode, name)
 		require.Contains(t, strings.ReplaceAll(result.ResultString, `'\''`, "%27"), c.reason, name)
 	}
-	for _, key := range []string{"it's large", "a+b"} {
+	for _, key := range []string{"it's large", "a+b", "c+d"} {
 		stored, _ := b.get(t, key, "")
 		require.False(t, bytes.HasPrefix(stored, []byte{2, 4}), key)
 	}
@@ -198,7 +203,9 @@ func TestRefusals(t *testing.T) {
 	require.Equal(t, plain, stored)
 	host := b.host(t, keyURL)
 	require.Equal(t, "newer", string(read(t, host, "replaced")))
-	require.Equal(t, plain, read(t, host, "c+d"))
+	require.Equal(t, plain, read(t, host, "a b"))
+	require.Equal(t, plain, read(t, host, "g h"))
+	require.Equal(t, "g+h", string(read(t, host, "g+h")))
 	require.Equal(t, plain, read(t, host, "e f"))
 	require.Contains(t, log.String(), `"key":"it%27s+large"`)
 }
@@ -219,7 +226,8 @@ func TestRequestsThatAreNone(t *testing.T) {
 	var wrong strings.Builder
 	for name, value := range map[string]string{
 		"PIKOKMS_JOB": "shred", "PIKOKMS_KEY": "awskms://alias/x", "PIKOKMS_OLD_KEYS": "local:key azure:k", "PIKOKMS_ALLOW_PIKO_V2": "7",
-		"PIKOKMS_DATA_KEY_CACHE": "soon", "PIKOKMS_MB_PER_SECOND": "-1",
+		"PIKOKMS_DATA_KEY_CACHE": "soon", "PIKOKMS_MB_PER_SECOND": "-1", "PIKOKMS_BIND_UNBOUND": "true", "PIKOKMS_ALLOW_LOSSES": "acl everything",
+		"PIKOKMS_REQUESTER_PAYS": "perhaps",
 	} {
 		sandbox, _ := start(t, bootstrap(t), "http://127.0.0.1:1", map[string]string{name: value})
 		result := invoke(t, sandbox, request(task{bucket: "b", key: "k"}), minute)[0]

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"fmt"
 	"sync"
 	"time"
@@ -18,12 +17,14 @@ const (
 	telling = 16 << 20
 )
 
-// pace is how fast a function reads objects and writes them back.
+// pace is how fast a function reads objects and writes them back when S3 is at its best. Slow
+// minutes of S3 pass, so they make no object too large: it is tried, and if its time runs out, tried
+// again.
 type pace struct {
 	stated float64 // bytes a second; 0 if it is measured
 
 	mu       sync.Mutex
-	measured float64 // bytes a second; 0 if none was yet
+	measured float64 // bytes a second; 0 if none was above the default
 }
 
 // bytesPerSecond returns the pace, and where it is from.
@@ -36,18 +37,21 @@ func (p *pace) bytesPerSecond() (float64, string) {
 	case p.measured > 0:
 		return p.measured, "as measured"
 	}
-	return defaultPace, "as long as none is measured"
+	return defaultPace, "unless PIKOKMS_MB_PER_SECOND says otherwise"
 }
 
-// learn takes note of how long an object, or a part of one, took. It gives each measure the weight
-// of all before, so that one bad moment does not count for long.
+// learn takes note of how long an object took. A measure counts as much as all before, so that one
+// good moment does not raise the pace for long objects too far.
 func (p *pace) learn(bytes int64, took time.Duration) {
 	if bytes < telling || took <= 0 {
 		return
 	}
+	before, _ := p.bytesPerSecond()
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.measured = (cmp.Or(p.measured, defaultPace) + float64(bytes)/took.Seconds()) / 2
+	if now := (before + float64(bytes)/took.Seconds()) / 2; now > before {
+		p.measured = now
+	}
 }
 
 // check returns an error if an object is too large for the time that is left. The error holds

@@ -1,9 +1,11 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -11,6 +13,7 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/config"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
+	smithyhttp "github.com/aws/smithy-go/transport/http"
 
 	"piko.sh/pikokms"
 	"piko.sh/pikokms/internal/awslog"
@@ -25,16 +28,26 @@ const (
 	verify  = "verify"
 )
 
+// bindUnbound is the variable that lets rewrap bind objects.
+const bindUnbound = "PIKOKMS_BIND_UNBOUND"
+
+// allowLosses is the variable that names what objects may lose.
+const allowLosses = "PIKOKMS_ALLOW_LOSSES"
+
 // jobArgument is the user argument of a job, in requests of schema 2.0, that says what it does.
 const jobArgument = "job"
 
 // function is the Lambda function. It is safe for concurrent use.
 type function struct {
-	job     string // of requests that do not say it
-	key     *key   // that objects are to be under
-	old     []*key // that objects may be under until now
-	bound   string // the bucket's name in the encryption context; empty if objects are not bound to names
-	pikoV2  bool
+	job           string // of requests that do not say it
+	key           *key   // that objects are to be under
+	old           []*key // that objects may be under until now
+	bound         string // the bucket's name in the encryption context; empty if objects are not bound to names
+	bindUnbound   bool   // whether objects that are bound to no name may become so
+	pikoV2        bool
+	losses        []string // that a replacement may have
+	requesterPays bool
+
 	client  *s3.Client
 	options []pikokms.Option
 	pace    pace
@@ -47,6 +60,7 @@ type function struct {
 // bucket is a bucket, and the host of its objects.
 type bucket struct {
 	name    string
+	client  *s3.Client
 	storage *s3storage.Storage
 	host    *pikokms.Host
 }
@@ -66,19 +80,34 @@ func (f *function) configure(ctx context.Context, environment func(string) strin
 	if err != nil {
 		return err
 	}
-	f.client = s3.NewFromConfig(loaded, func(o *s3.Options) {
-		o.DisableLogOutputChecksumValidationSkipped = true // it would be a line for each old object
-	})
 	var failures []error
 	refuse := func(name, wanted string) {
 		failures = append(failures, fmt.Errorf("%s is %q; it is %s", name, environment(name), wanted))
 	}
-	if text := environment("PIKOKMS_ALLOW_PIKO_V2"); text != "" {
-		if f.pikoV2, err = strconv.ParseBool(text); err != nil {
-			refuse("PIKOKMS_ALLOW_PIKO_V2", "true or false")
+	is := func(name string) bool {
+		value, err := strconv.ParseBool(cmp.Or(environment(name), "false"))
+		if err != nil {
+			refuse(name, "true or false")
 		}
+		return value
 	}
-	if f.pikoV2 {
+	f.requesterPays = is("PIKOKMS_REQUESTER_PAYS")
+	f.client = s3.NewFromConfig(loaded, func(o *s3.Options) {
+		o.DisableLogOutputChecksumValidationSkipped = true // it would be a line for each old object
+		o.UseARNRegion = true
+		if f.requesterPays {
+			o.APIOptions = append(o.APIOptions, smithyhttp.SetHeaderValue("x-amz-request-payer", "requester"))
+		}
+	})
+	if f.bindUnbound = is(bindUnbound); f.bindUnbound && f.bound == "" {
+		refuse(bindUnbound, "for objects that PIKOKMS_BIND_OBJECT_NAMES binds, which is not set")
+	}
+	known := []string{s3storage.LossACL, s3storage.LossChecksum, s3storage.LossLock, s3storage.LossMetadata, s3storage.LossTags}
+	f.losses = strings.Fields(environment(allowLosses))
+	if slices.ContainsFunc(f.losses, func(kind string) bool { return !slices.Contains(known, kind) }) {
+		refuse(allowLosses, "some of "+strings.Join(known, ", ")+", separated by spaces")
+	}
+	if f.pikoV2 = is("PIKOKMS_ALLOW_PIKO_V2"); f.pikoV2 {
 		f.options = append(f.options, pikokms.AllowPikoV2())
 	}
 	if text := environment("PIKOKMS_DATA_KEY_CACHE"); text != "" {
@@ -133,6 +162,9 @@ func (f *function) openKeys(ctx context.Context, environment func(string) string
 	return errors.Join(failures...)
 }
 
+// readable returns the KEYs that objects may be under.
+func (f *function) readable() []*key { return append([]*key{f.key}, f.old...) }
+
 // bucket returns the bucket of a name, with its host.
 func (f *function) bucket(name string) (*bucket, error) {
 	f.mu.Lock()
@@ -140,7 +172,7 @@ func (f *function) bucket(name string) (*bucket, error) {
 	if b := f.buckets[name]; b != nil {
 		return b, nil
 	}
-	b := &bucket{name: name, storage: s3storage.New(f.client, name)}
+	b := &bucket{name: name, client: f.client, storage: s3storage.New(f.client, name, s3storage.WithAllowedLosses(f.losses...))}
 	var err error
 	if b.host, err = pikokms.New(append(f.options[:len(f.options):len(f.options)], pikokms.WithStorage(b.storage))...); err != nil {
 		return nil, fmt.Errorf("the function's configuration: %w", err)

@@ -41,6 +41,7 @@ type attempts struct {
 
 // Do implements kms.HTTPClient.
 func (a *attempts) Do(request *http.Request) (*http.Response, error) {
+	provider.CountRequest(request.Context())
 	ctx, cancel := context.WithTimeout(request.Context(), a.timeout)
 	defer cancel()
 	response, err := a.inner.Do(request.WithContext(ctx))

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"net/http"
 	"strings"
 	"time"
 
@@ -74,11 +75,21 @@ func NewDynamoDB(ctx context.Context, c DynamoDBConfig) (*DynamoDB, error) {
 		return nil, fmt.Errorf("%w: no Region is configured; give the table's Region, or set AWS_REGION or the profile's region", provider.ErrInvalidKey)
 	}
 	client := dynamodb.NewFromConfig(loaded, func(o *dynamodb.Options) {
+		o.HTTPClient = counting{o.HTTPClient}
 		if c.Endpoint != "" {
 			o.BaseEndpoint = aws.String(c.Endpoint)
 		}
 	})
 	return &DynamoDB{checkingAnswers(client), c.Table}, nil
+}
+
+// counting is an HTTP client that counts the requests, retries included.
+type counting struct{ dynamodb.HTTPClient }
+
+// Do implements aws.HTTPClient.
+func (c counting) Do(request *http.Request) (*http.Response, error) {
+	provider.CountRequest(request.Context())
+	return c.HTTPClient.Do(request)
 }
 
 // Name implements Table.

@@ -32,6 +32,7 @@ var errDamaged = fmt.Errorf("%w: its CRC32C does not fit: it was damaged on the 
 func call[T any](ctx context.Context, p *Provider, operation, key string, ask func(context.Context) (T, error)) (T, error) {
 	pause := gax.Backoff{Initial: 100 * time.Millisecond, Max: 5 * time.Second, Multiplier: 2}
 	for left := p.maxRetries; ; left-- {
+		provider.CountRequest(ctx)
 		answer, err := attempt(ctx, p.timeout, ask)
 		if err == nil {
 			return answer, nil

@@ -61,6 +61,7 @@ func newSession(c Config) (*session, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", provider.ErrInvalidKey, err)
 	}
+	config.HttpClient.Transport = counting{config.HttpClient.Transport}
 	client.SetToken(c.Token)
 	client.ClearNamespace()
 	if c.Namespace != "" {
@@ -75,6 +76,22 @@ func newSession(c Config) (*session, error) {
 	}
 	s.life, s.end = context.WithCancel(context.Background())
 	return s, nil
+}
+
+// counting is a transport that counts the requests, retries included.
+type counting struct{ http.RoundTripper }
+
+// RoundTrip implements http.RoundTripper.
+func (t counting) RoundTrip(request *http.Request) (*http.Response, error) {
+	provider.CountRequest(request.Context())
+	return t.RoundTripper.RoundTrip(request)
+}
+
+// CloseIdleConnections is for http.Client.CloseIdleConnections.
+func (t counting) CloseIdleConnections() {
+	if transport, ok := t.RoundTripper.(interface{ CloseIdleConnections() }); ok {
+		transport.CloseIdleConnections()
+	}
 }
 
 // checkRedirect follows the redirect of a standby server to the active one, but not to one without

@@ -41,8 +41,8 @@ data "aws_iam_policy_document" "function" {
     resources = ["${aws_cloudwatch_log_group.function.arn}:*"]
   }
   statement {
-    sid       = "List" # a missing object is then told from a forbidden one
-    actions   = ["s3:ListBucket", "s3:GetBucketOwnershipControls", "s3:GetBucketObjectLockConfiguration"]
+    sid       = "Bucket" # a missing object is told from a forbidden one; whether objects may have locks and access control lists
+    actions   = ["s3:ListBucket", "s3:GetBucketObjectLockConfiguration", "s3:GetBucketOwnershipControls"]
     resources = [local.objects]
   }
   statement {
@@ -52,10 +52,10 @@ data "aws_iam_policy_document" "function" {
       "s3:GetObjectVersion",
       "s3:GetObjectTagging",
       "s3:GetObjectVersionTagging",
-      "s3:GetObjectAcl",
-      "s3:GetObjectVersionAcl",
       "s3:GetObjectRetention",
       "s3:GetObjectLegalHold",
+      "s3:GetObjectAcl",
+      "s3:GetObjectVersionAcl",
     ]
     resources = ["${local.objects}/*"]
   }
@@ -121,7 +121,10 @@ resource "aws_lambda_function" "this" {
       PIKOKMS_KEY               = "awskms:///${var.key_arn}"
       PIKOKMS_OLD_KEYS          = var.old_key_arn == "" ? "" : "awskms:///${var.old_key_arn}"
       PIKOKMS_BIND_OBJECT_NAMES = var.bind_object_names
+      PIKOKMS_BIND_UNBOUND      = tostring(var.bind_unbound)
       PIKOKMS_ALLOW_PIKO_V2     = tostring(var.allow_piko_v2)
+      PIKOKMS_ALLOW_LOSSES      = var.allow_losses
+      PIKOKMS_REQUESTER_PAYS    = tostring(var.requester_pays)
       PIKOKMS_DATA_KEY_CACHE    = var.data_key_cache
       PIKOKMS_MB_PER_SECOND     = var.mb_per_second
     }
@@ -155,9 +158,14 @@ data "aws_iam_policy_document" "job" {
     resources = ["${local.manifests}/*"]
   }
   statement {
+    sid       = "MakeManifest" # --manifest-generator
+    actions   = ["s3:PutInventoryConfiguration"]
+    resources = [local.objects]
+  }
+  statement {
     sid       = "Report"
     actions   = ["s3:PutObject"]
-    resources = ["${local.manifests}/*"]
+    resources = ["${local.manifests}/${var.report_prefix}/*", "${local.manifests}/${var.manifest_prefix}/*"]
   }
 }
 

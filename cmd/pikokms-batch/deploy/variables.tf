@@ -20,6 +20,18 @@ variable "manifest_bucket" {
   type        = string
 }
 
+variable "report_prefix" {
+  description = "Where in manifest_bucket the jobs' reports go. A job may write nowhere else, so that it changes neither manifests nor other reports."
+  type        = string
+  default     = "reports/pikokms-batch"
+}
+
+variable "manifest_prefix" {
+  description = "Where in manifest_bucket the lists go that S3 makes itself for a job, with EnableManifestOutput."
+  type        = string
+  default     = "manifests/pikokms-batch"
+}
+
 variable "key_arn" {
   description = "The ARN of the KMS key that objects are to be under."
   type        = string
@@ -47,6 +59,12 @@ variable "bind_object_names" {
   default     = ""
 }
 
+variable "bind_unbound" {
+  description = "Whether rewrap binds objects that are bound to no name. Whatever lies under a name then becomes its content for good."
+  type        = bool
+  default     = false
+}
+
 variable "allow_piko_v2" {
   description = "Whether rewrap moves, and verify reads, what Piko wrote before pikokms."
   type        = bool
@@ -57,6 +75,18 @@ variable "data_key_cache" {
   description = "How long a data key serves further objects, such as 5m; empty for a data key for each object."
   type        = string
   default     = ""
+}
+
+variable "allow_losses" {
+  description = "What objects may lose when they are replaced, and are refused otherwise, such as \"acl checksum\"."
+  type        = string
+  default     = ""
+}
+
+variable "requester_pays" {
+  description = "Whether the function pays for requests to a Requester Pays bucket of another account."
+  type        = bool
+  default     = false
 }
 
 variable "mb_per_second" {

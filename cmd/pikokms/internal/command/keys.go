@@ -156,6 +156,7 @@ func ask[T any](ctx context.Context, k *key, call func(context.Context, provider
 		if err := k.limiter.Wait(ctx); err != nil {
 			return answer, err
 		}
+		ctx = provider.WithRequests(ctx, k.pay())
 	}
 	var met attempts
 	bounded, cancel := context.WithTimeout(provider.WithAttempts(provider.WithGuard(ctx, k.counted), met.add), k.timeout)
@@ -209,6 +210,17 @@ func (a *attempts) text() string {
 		return "; a try met: " + causes[0]
 	}
 	return fmt.Sprintf("; %d tries met: %s", len(a.texts), strings.Join(causes, ", "))
+}
+
+// pay returns a function to call before each request of one call, for which the rate has room
+// already. Further requests, which try again, take the room of the calls to come.
+func (k *key) pay() func() {
+	var requests atomic.Int64
+	return func() {
+		if requests.Add(1) > 1 {
+			k.limiter.Reserve()
+		}
+	}
 }
 
 // blame adds the KEY to an error of its keyring.

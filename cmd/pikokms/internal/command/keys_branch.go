@@ -57,6 +57,7 @@ func (k *key) counted(ctx context.Context, _ string, call func(context.Context) 
 		if err := k.limiter.Wait(ctx); err != nil {
 			return fmt.Errorf("%w: --kms-rate leaves no room for a call within %v: %w", provider.ErrProviderUnavailable, k.timeout, err)
 		}
+		ctx = provider.WithRequests(ctx, k.pay())
 	}
 	err := call(ctx)
 	// The table alone tells that a branch key is not there, or is under another KMS key.

@@ -84,6 +84,20 @@ func TestTheRateOfCallsIsBounded(t *testing.T) {
 	require.GreaterOrEqual(t, took, time.Second)
 }
 
+// Each request counts, also of a call that is tried again.
+func TestTheRateCountsRetries(t *testing.T) {
+	t.Parallel()
+	server, key := kmsKey(t)
+	server.Inject(kmstest.Fault{Operation: "GenerateDataKey", Times: 8, Do: kmstest.Error("KMSInternalException", "a fault")})
+	dir, _, _ := newFolder(t, 8)
+	begin := time.Now()
+	_, stderr, _, err := execute(t, "encrypt", "-k", key, "--in-place", "--jobs", "8", "--kms-rate", "8", dir)
+	require.NoError(t, err, stderr)
+	calls := server.Calls("GenerateDataKey")
+	require.GreaterOrEqual(t, calls, 16)
+	require.GreaterOrEqual(t, time.Since(begin), time.Duration(calls-8)*time.Second/8, "%d requests", calls)
+}
+
 // The first signal lets what is being worked on be finished, the second one does not.
 func TestASecondSignalStopsAtOnce(t *testing.T) {
 	t.Parallel()
