@@ -38,7 +38,11 @@ Folders and buckets:
                                        the same in GCS, in Azure, and in a folder
                                        that gocloud.dev keeps, with metadata
   URLs have the parameters of gocloud.dev: endpoint, profile, use_path_style and
-  so on. Credentials come from where each cloud's own tools take them.
+  so on. Credentials come from where each cloud's own tools take them. Of a name in
+  a URL, %, ? and # are written %25, %3F and %23. Where there is no object KEY, what
+  is below KEY/ is meant. S3 also has request_payer=requester, and the ARN of an
+  access point stands in place of BUCKET. An object whose name ends in a slash is one
+  like others; only an empty one, which stands for a folder, is left out.
   --include and --exclude take globs: * is any text without a slash, ** any text,
   ? one character. A glob with a slash is for a whole name, as from the PLACE on,
   and one without for any part of it: a folder that it matches is taken or left out

@@ -72,10 +72,10 @@ func (f *folderObjects) stat(ctx context.Context, key string) (listed, error) {
 		return listed{}, err
 	}
 	one := listed{key: key, size: object.Size()}
-	if info, err := os.Lstat(filepath.Join(f.path, filepath.FromSlash(key))); err == nil {
-		one.info = info
+	if file, ok := object.(interface{ Stat() (os.FileInfo, error) }); ok {
+		one.info, err = file.Stat()
 	}
-	return one, object.Close()
+	return one, errors.Join(err, object.Close())
 }
 
 func (f *folderObjects) open(ctx context.Context, key string) (pikokms.StoredObject, error) {

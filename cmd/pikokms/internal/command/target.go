@@ -78,9 +78,9 @@ func (t *target) checkFree(ctx context.Context, to, from item) error {
 	}
 	var err error
 	if to.place.objects != nil {
-		var there listed
-		if there, err = to.place.objects.stat(ctx, to.key); err == nil && there.info != nil {
-			if err := t.placed.check(identity(there.info), from); err != nil {
+		var found listed
+		if found, err = to.place.objects.stat(ctx, to.key); err == nil && found.info != nil && !to.place.isBucket() {
+			if err := t.placed.check(identity(found.info), from); err != nil {
 				return fmt.Errorf("%s: %w", to.title(), err)
 			}
 		}
