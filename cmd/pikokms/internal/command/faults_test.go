@@ -498,6 +498,8 @@ func (w work) isCovered(how tried, way, request string) (must, may bool) {
 		return true, true // the AWS SDK tries four times
 	case strings.HasPrefix(request, "PUT ") && (way == answerLost || way == answerCut):
 		return true, true // the object is there
+	case strings.HasPrefix(request, "list ") && how.tries > 1:
+		return way != answerCut, true // a listing goes on where it broke off
 	case way == answerCut && (strings.HasPrefix(request, "list ") || !w.isMany()):
 		return false, w.from == "object" // of what is read later, only the beginning may be asked for
 	case how.sdk == "":
