@@ -492,7 +492,8 @@ func (w work) isCovered(how tried, way, request string) (must, may bool) {
 	switch {
 	case way == denied:
 		// DescribeKey may be denied. Of one object, the size is asked first, and need not be told.
-		may = request == "TrentService.DescribeKey" || w.from == "object" && strings.HasPrefix(request, "HEAD /in/")
+		// The first PUT of a new object may be one that asks whether the service has conditions.
+		may = request == "TrentService.DescribeKey" || strings.HasPrefix(request, "PUT /out/") || w.from == "object" && strings.HasPrefix(request, "HEAD /in/")
 		return false, may
 	case ofKMS:
 		return true, true // the AWS SDK tries four times
