@@ -130,7 +130,7 @@ func (f *Folder) createNamed(dir string) (*unplaced, error) {
 			return &unplaced{f, file, temporary}, nil
 		}
 		if err := errors.Join(err, file.Close()); err != nil {
-			return nil, errors.Join(err, f.root.Remove(temporary))
+			return nil, errors.Join(err, f.removeTemporary(temporary))
 		}
 	}
 }
@@ -142,7 +142,17 @@ func (u *unplaced) discard() error {
 		err = nil
 	}
 	if u.temporary != "" {
-		err = errors.Join(err, u.folder.root.Remove(u.temporary))
+		err = errors.Join(err, u.folder.removeTemporary(u.temporary))
+	}
+	return err
+}
+
+// removeTemporary removes a file of a temporary name.
+func (f *Folder) removeTemporary(name string) error {
+	err := f.root.Remove(name)
+	// Not every file system of Windows, nor Wine, knows the way in which a Root removes a file.
+	if err != nil && runtime.GOOS == "windows" && os.Remove(filepath.Join(f.root.Name(), name)) == nil {
+		return nil
 	}
 	return err
 }
@@ -308,7 +318,7 @@ func (f *Folder) sweep(name string) (gone bool) {
 	if err == errNoLocks {
 		held = time.Since(info.ModTime()) >= sweepAge
 	}
-	gone = held && f.root.Remove(name) == nil
+	gone = held && f.removeTemporary(name) == nil
 	_ = file.Close()
 	return gone
 }

@@ -339,10 +339,15 @@ func (f *limitedFile) Size() int64        { return f.stored.Size() }
 func (f *limitedFile) ModTime() time.Time { return f.stored.ModTime() }
 
 // Stat returns what a Folder's content says of its file.
-func (f *limitedFile) Stat() (fs.FileInfo, error) {
-	file, ok := f.stored.(interface{ Stat() (fs.FileInfo, error) })
+func (f *limitedFile) Stat() (fs.FileInfo, error) { return statOf(f.stored) }
+
+// Stat returns what a Folder's object says of its file.
+func (o *limitedObject) Stat() (fs.FileInfo, error) { return statOf(o.StoredObject) }
+
+func statOf(object StoredObject) (fs.FileInfo, error) {
+	file, ok := object.(interface{ Stat() (fs.FileInfo, error) })
 	if !ok {
-		return nil, fmt.Errorf("a %T is no file", f.stored)
+		return nil, fmt.Errorf("a %T is no file", object)
 	}
 	return file.Stat()
 }

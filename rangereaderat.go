@@ -43,6 +43,7 @@ const (
 // fetch must return length bytes from offset; both lie within size. If the content may be replaced
 // meanwhile, fetch must return the old bytes or fail.
 func NewRangeReaderAt(size int64, start []byte, fetch func(offset, length int64) (io.ReadCloser, error)) *RangeReaderAt {
+	size = max(size, 0) // a server that states less states nothing
 	return &RangeReaderAt{size: size, start: start[:min(int64(len(start)), size)], fetch: fetch}
 }
 

@@ -5,6 +5,13 @@
 // [Encrypt] returns a bucket in front of yours, and needs no other change in a program. To have the
 // methods of [pikokms.Host] on a bucket, give [New] to [pikokms.WithStorage]. As with gocloud.dev,
 // the program imports the drivers that it needs by blank imports.
+//
+// Keys and metadata are those of gocloud.dev's drivers, which escape some characters: in Azure, for
+// example, the key "50% off" is the blob "50__0x25__ off". What other programs stored under names
+// that a driver would escape can't be reached. The command works on such objects.
+//
+// Listings and uploads are whole or an error, which holds [ErrAnswer], as far as gocloud.dev lets a
+// wrong answer be seen.
 package blobstorage
 
 import (

@@ -34,7 +34,7 @@ func PlaintextSize(h *header.Header, n int64) (int64, error) {
 	if h.Suite.Signed() {
 		return 0, fmt.Errorf("%w: a signed message's size does not tell its plaintext's", header.ErrUnsupported)
 	}
-	body := n - int64(h.Size())
+	body := max(n, 0) - int64(h.Size())
 	if h.ContentType == header.Framed {
 		return frame.PlaintextSize(body, int(h.FrameLength))
 	}

@@ -15,7 +15,8 @@ import (
 	"github.com/awnumar/memcall"
 )
 
-const redacted = "[redacted]"
+// Redacted is what prints, logs and encodings show in place of a secret.
+const Redacted = "[redacted]"
 
 // SecureBytes holds a key outside the garbage-collected heap. Where the system allows it, the
 // memory is locked against swapping, and on Linux it is left out of core dumps. When a process is
@@ -210,16 +211,16 @@ func (s *SecureBytes) Close() error {
 }
 
 // Format implements fmt.Formatter for every verb.
-func (s *SecureBytes) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, redacted) }
+func (s *SecureBytes) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, Redacted) }
 
 // String implements fmt.Stringer.
-func (s *SecureBytes) String() string { return redacted }
+func (s *SecureBytes) String() string { return Redacted }
 
 // LogValue implements slog.LogValuer.
-func (s *SecureBytes) LogValue() slog.Value { return slog.StringValue(redacted) }
+func (s *SecureBytes) LogValue() slog.Value { return slog.StringValue(Redacted) }
 
 // MarshalJSON implements json.Marshaler.
-func (s *SecureBytes) MarshalJSON() ([]byte, error) { return json.Marshal(redacted) }
+func (s *SecureBytes) MarshalJSON() ([]byte, error) { return json.Marshal(Redacted) }
 
 // MarshalText implements encoding.TextMarshaler.
-func (s *SecureBytes) MarshalText() ([]byte, error) { return []byte(redacted), nil }
+func (s *SecureBytes) MarshalText() ([]byte, error) { return []byte(Redacted), nil }

@@ -29,7 +29,62 @@ func URLParameters(u *url.URL, known ...string) (url.Values, error) {
 		}
 	}
 	if err != nil {
-		return nil, fmt.Errorf("%w: URL %q: %w", ErrInvalidKey, u.Redacted(), err)
+		return nil, fmt.Errorf("%w: URL %q: %w", ErrInvalidKey, RedactURL(u.String()), err)
 	}
 	return query, nil
+}
+
+// hidden stands in a URL for what may be secret, as in [url.URL.Redacted].
+const hidden = "xxxxx"
+
+// open are the parameters of URLs of keys and buckets whose values are no secrets. Passwords in
+// those that are URLs are.
+var open = []string{
+	// of keys
+	"accounts", "address", "auth-mount", "by", "endpoint", "entries", "hash", "id", "key", "kms-endpoint", "kubernetes-role",
+	"kubernetes-token-file", "logical-name", "master", "multi-region", "name", "namespace", "padding", "partition", "profile",
+	"public-key", "region", "role-id", "secret-id-file", "table-endpoint", "trusted", "trusted-master", "ttl",
+	// of buckets
+	"accelerate", "anonymous", "awssdk", "create_dir", "disable_https", "domain", "dualstack", "fips", "hostname_immutable",
+	"kmskeyid", "metadata", "no_tmp_dir", "prefix", "protocol", "rate_limiter_capacity", "request_checksum_calculation",
+	"request_payer", "response_checksum_validation", "role", "ssetype",
+	"s3ForcePathStyle", "storage_account", "use_path_style",
+}
+
+// RedactURL returns the text of a URL as errors and logs may show it. The user information, here
+// and in URLs that are values of parameters, the fragment, and the values of parameters that no URL
+// of a key or a bucket has are replaced by "xxxxx", and so is all of a text that is no URL.
+func RedactURL(text string) string {
+	u, err := url.Parse(text)
+	if err != nil {
+		return hidden
+	}
+	if u.User != nil {
+		u.User = url.User(hidden)
+	}
+	if u.Fragment != "" {
+		u.Fragment, u.RawFragment = hidden, ""
+	}
+	if u.RawQuery == "" {
+		return u.String()
+	}
+	parts := strings.Split(u.RawQuery, "&")
+	for i, part := range parts {
+		name, value, ok := strings.Cut(part, "=")
+		if !ok && !strings.ContainsAny(name, "%;") {
+			continue
+		}
+		plain, nameErr := url.QueryUnescape(name)
+		unescaped, err := url.QueryUnescape(value)
+		switch {
+		case nameErr != nil || err != nil || strings.Contains(value, ";") || !slices.Contains(open, plain):
+			parts[i] = name + "=" + hidden
+		case strings.ContainsAny(unescaped, "@:"):
+			if shown := RedactURL(unescaped); shown != unescaped {
+				parts[i] = name + "=" + url.QueryEscape(shown)
+			}
+		}
+	}
+	u.RawQuery = strings.Join(parts, "&")
+	return u.String()
 }

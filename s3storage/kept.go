@@ -106,7 +106,10 @@ func (k *kept) lose(kind, format string, args ...any) {
 }
 
 // features is what is known of a bucket, so that it is asked once.
-type features struct{ tags, locks, acls feature }
+type features struct {
+	tags, locks, acls feature
+	newObjects        proof // that it honours the condition of PutNew
+}
 
 // feature is whether the objects of a bucket may have something. It begins with yes.
 type feature struct {
@@ -129,7 +132,7 @@ func (f *feature) possible(ask func() (bool, error)) (bool, error) {
 	return !f.none, nil
 }
 
-// rule out the feature, since the service does not know it.
+// ruleOut rules out the feature, since the service does not know it.
 func (f *feature) ruleOut() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -137,10 +140,9 @@ func (f *feature) ruleOut() {
 }
 
 // unsupported reports whether err means that the bucket, or the service, does not have what was
-// asked for: directory buckets, access points and services like S3 answer in these ways.
-func unsupported(err error) bool {
-	return isStatus(err, http.StatusNotImplemented, http.StatusMethodNotAllowed) ||
-		isStatus(err, http.StatusBadRequest) && isCode(err, "InvalidRequest", "InvalidArgument", "NotImplemented", "UnsupportedOperation", "MethodNotAllowed")
+// asked for. Some features have a code of their own for that.
+func unsupported(err error, codes ...string) bool {
+	return !isMissing(err) && (isStatus(err, http.StatusNotImplemented, http.StatusMethodNotAllowed) || isCode(err, codes...))
 }
 
 func denied(err error) bool { return isStatus(err, http.StatusForbidden) }
@@ -218,7 +220,7 @@ func (s *Storage) mayLock(ctx context.Context) (bool, error) {
 	switch {
 	case isCode(err, "ObjectLockConfigurationNotFoundError"):
 		return false, nil
-	case denied(err) || unsupported(err):
+	case denied(err) || unsupported(err) || isStatus(err, http.StatusBadRequest): // access points do not answer
 		return true, nil
 	case err != nil:
 		return false, err
@@ -246,7 +248,7 @@ func (k *kept) askLock(ctx context.Context, v *Version) error {
 	for i, permission := range []string{"s3:GetObjectRetention", "s3:GetObjectLegalHold"} {
 		switch err := failures[i]; {
 		case err == nil || isCode(err, "NoSuchObjectLockConfiguration", "ObjectLockConfigurationNotFoundError"):
-		case unsupported(err):
+		case unsupported(err, "InvalidRequest"): // the bucket has no locks
 			s.features.locks.ruleOut()
 		case denied(err):
 			k.lose(LossLock, "it may be locked, and the permission %s is missing (s3:GetBucketObjectLockConfiguration shows whether the bucket has locks)", permission)
@@ -300,7 +302,7 @@ func (k *kept) addACL(ctx context.Context, v *Version) error {
 	}
 	out, err := s.client.GetObjectAcl(ctx, &s3.GetObjectAclInput{Bucket: &s.bucket, Key: &v.Key, VersionId: optional(v.ID)})
 	switch {
-	case unsupported(err):
+	case unsupported(err, "AccessControlListNotSupported"):
 		s.features.acls.ruleOut()
 		return nil
 	case denied(err):
@@ -329,7 +331,7 @@ func (s *Storage) mayGrant(ctx context.Context) (bool, error) {
 	}
 	out, err := s.client.GetBucketOwnershipControls(ctx, &s3.GetBucketOwnershipControlsInput{Bucket: &s.bucket})
 	switch {
-	case isCode(err, "OwnershipControlsNotFoundError") || denied(err) || unsupported(err):
+	case isCode(err, "OwnershipControlsNotFoundError") || denied(err) || unsupported(err) || isStatus(err, http.StatusBadRequest):
 		return true, nil
 	case err != nil:
 		return false, err

@@ -24,7 +24,7 @@ import (
 	"piko.sh/pikokms/s3storage"
 )
 
-// servers are S3 servers, and what they have not.
+// servers are S3 servers, and what they have.
 var servers = []struct {
 	name           string
 	start          func(t testing.TB) string
@@ -420,7 +420,7 @@ func TestCopiesKeepWhatIsNotTheBucketsOwn(t *testing.T) {
 		} {
 			require.NoError(t, put(key))
 			if key == "new" {
-				require.ErrorIs(t, put(key), fs.ErrExist)
+				require.ErrorIs(t, storage.PutNew(t.Context(), fmt.Sprint(key, size), v, bytes.NewReader(noise(size))), fs.ErrExist)
 				key = fmt.Sprint(key, size)
 			}
 			require.True(t, bytes.Equal(content, get(t, storage, key)))
@@ -431,4 +431,40 @@ func TestCopiesKeepWhatIsNotTheBucketsOwn(t *testing.T) {
 			require.NotContains(t, head.Metadata, "pikokms-header-size", "that is another content's")
 		}
 	}
+}
+
+// TestOneRefusedQuestionIsNoAnswerForAll has a service that takes one key's question for tags amiss.
+// The tags of the others are still asked for, and that object is left as it is.
+func TestOneRefusedQuestionIsNoAnswerForAll(t *testing.T) {
+	b := newBucketInMemory()
+	storage := s3storage.New(b.serve(t), "bucket")
+	for _, key := range []string{"amiss", "object"} {
+		require.NoError(t, storage.Put(t.Context(), key, strings.NewReader("first")))
+	}
+	b.lie = func(w http.ResponseWriter, r *http.Request) bool {
+		if !r.URL.Query().Has("tagging") {
+			return false
+		}
+		if strings.HasSuffix(r.URL.Path, "amiss") {
+			w.WriteHeader(http.StatusBadRequest)
+			_, _ = io.WriteString(w, "<Error><Code>InvalidArgument</Code></Error>")
+		} else {
+			_, _ = io.WriteString(w, "<Tagging><TagSet><Tag><Key>a</Key><Value>b</Value></Tag></TagSet></Tagging>")
+		}
+		return true
+	}
+	for _, key := range []string{"amiss", "object"} {
+		v, err := storage.OpenVersion(t.Context(), key, "")
+		require.NoError(t, err)
+		require.NoError(t, v.Close())
+		err = storage.Replace(t.Context(), v, strings.NewReader("second"))
+		if key == "amiss" {
+			require.ErrorContains(t, err, "InvalidArgument")
+			require.Equal(t, "first", string(b.content(key)))
+			continue
+		}
+		require.NoError(t, err)
+		require.Equal(t, "a=b", b.headers[key].Get("X-Amz-Tagging"))
+	}
+	require.ErrorIs(t, storage.Replace(t.Context(), &s3storage.Version{Key: "object"}, strings.NewReader("x")), s3storage.ErrNoConditions, "it was not opened")
 }

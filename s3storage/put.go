@@ -47,7 +47,10 @@ func (s *Storage) PutLike(ctx context.Context, key string, like *Version, conten
 
 // PutNew is PutLike for an object that does not exist yet, by the condition If-None-Match. If there
 // is one, the error holds fs.ErrExist. It holds ErrNoConditions if the service has no such
-// condition.
+// condition. A service may also ignore it. So if the client's endpoint is not AWS's own, PutNew
+// looks whether there is an object just before it writes, until it has seen the service refuse: it
+// puts the first small object twice. One that has the same content is taken for what an earlier
+// request of this PutNew stored, whose answer was lost.
 func (s *Storage) PutNew(ctx context.Context, key string, like *Version, content io.Reader) error {
 	return s.putLike(ctx, "put new", key, like, condition{absent: true}, content)
 }
@@ -123,6 +126,10 @@ func (s *Storage) replace(ctx context.Context, v *Version, content io.Reader) er
 	if v.S3EncryptionClient() {
 		return ErrS3EncryptionClient
 	}
+	c := condition{etag: aws.ToString(v.found.Kept.IfMatch), modTime: v.found.ModTime}
+	if c.etag == "" && (c.modTime.IsZero() || !s.soleWriter) {
+		return fmt.Errorf("%w: it states no ETag", ErrNoConditions)
+	}
 	k, err := v.keep(ctx)
 	if isMissing(err) {
 		return fmt.Errorf("%w: %w", pikokms.ErrChanged, err)
@@ -134,7 +141,7 @@ func (s *Storage) replace(ctx context.Context, v *Version, content io.Reader) er
 		return err
 	}
 	in := k.in
-	err = s.store(ctx, v.Key, &in, v.found.Expires, condition{etag: aws.ToString(v.found.Kept.IfMatch), modTime: v.found.ModTime}, content)
+	err = s.store(ctx, v.Key, &in, v.found.Expires, c, content)
 	if err != nil {
 		return err
 	}
@@ -180,9 +187,6 @@ func (s *Storage) check(ctx context.Context, key string, c condition) error {
 
 // store puts content as in says, and with the header Expires.
 func (s *Storage) store(ctx context.Context, key string, in *s3.PutObjectInput, expires string, c condition, content io.Reader) error {
-	if c.any() && !c.absent && c.etag == "" && !s.soleWriter {
-		return fmt.Errorf("%w: it states no ETag", ErrNoConditions)
-	}
 	in.Bucket, in.Key = &s.bucket, &key
 	in.Metadata = maps.Clone(in.Metadata)
 	delete(in.Metadata, headerSizeKey)
@@ -205,8 +209,11 @@ func (s *Storage) store(ctx context.Context, key string, in *s3.PutObjectInput, 
 	// first one stored. 412 is for a condition, 404 for an object that was deleted or an upload that
 	// was completed, and 409 for an object that was deleted or put during the upload (Amazon S3 User
 	// Guide, "How to prevent object overwrites with conditional writes").
-	refused := u.last && (isStatus(err, http.StatusPreconditionFailed, http.StatusConflict) || isMissing(err))
-	if (refused || errors.Is(err, ErrAnswer)) && sent.Is(func() (io.ReadCloser, error) { return s.Get(ctx, key) }) {
+	refused := isStatus(err, http.StatusPreconditionFailed, http.StatusConflict) || isMissing(err)
+	if !u.last || !refused && !errors.Is(err, ErrAnswer) {
+		return err
+	}
+	if sent.Is(func() (io.ReadCloser, error) { return s.Get(ctx, key) }) {
 		return nil
 	}
 	if refused && c.any() {

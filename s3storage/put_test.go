@@ -50,6 +50,9 @@ func TestUploadsAreThereOrAnError(t *testing.T) {
 	} {
 		for _, size := range []int{1000, inParts} {
 			for _, known := range []bool{true, false} {
+				if size == inParts && !known && body != "" {
+					continue // it makes the same requests
+				}
 				for _, stored := range []bool{true, false} {
 					content := noise(size)
 					b := newBucketInMemory()
@@ -111,8 +114,8 @@ func TestPartsAreThereOrAnError(t *testing.T) {
 	}
 }
 
-// doors are the ways to put an object on a condition, with an object whose condition holds and one
-// for which it does not.
+// conditionalDoors are the ways to put an object on a condition. Those that replace one do so with
+// the object "object" as it is now.
 func conditionalDoors(t *testing.T, storage *s3storage.Storage) map[string]func(key string, content []byte) error {
 	open := func() *s3storage.Version {
 		v, err := storage.OpenVersion(t.Context(), "object", "")
@@ -274,7 +277,7 @@ func TestALostAnswerToANewObject(t *testing.T) {
 	}
 }
 
-// TestSmallObjectsNameTheirChecksum looks at the requests of small and large objects.
+// TestObjectsNameTheirChecksum looks at the requests of small and large objects.
 func TestObjectsNameTheirChecksum(t *testing.T) {
 	for _, want := range []aws.RequestChecksumCalculation{aws.RequestChecksumCalculationWhenRequired, aws.RequestChecksumCalculationWhenSupported} {
 		for _, size := range []int{0, 1000, inParts} {
@@ -328,4 +331,32 @@ func TestRequesterPays(t *testing.T) {
 	}
 	require.NoError(t, storage.Delete(t.Context(), "object"))
 	require.Greater(t, requests, 15)
+}
+
+// TestNewObjectsOfServicesThatKeepTheCondition counts the requests for new objects: each is one, once
+// the service has refused to put an object twice.
+func TestNewObjectsOfServicesThatKeepTheCondition(t *testing.T) {
+	for name, ignored := range map[string]bool{"kept": false, "ignored": true} {
+		b := newBucketInMemory()
+		var made []string
+		b.lie = func(_ http.ResponseWriter, r *http.Request) bool {
+			made = append(made, r.Method)
+			if ignored {
+				r.Header.Del("If-None-Match")
+			}
+			return false
+		}
+		storage := s3storage.New(b.serve(t), "bucket")
+		require.NoError(t, storage.PutNew(t.Context(), "a", nil, strings.NewReader("a")))
+		require.Equal(t, []string{"HEAD", "PUT", "PUT"}, made)
+		made = nil
+		require.NoError(t, storage.PutNew(t.Context(), "b", nil, strings.NewReader("b")))
+		require.ErrorIs(t, storage.PutNew(t.Context(), "b", nil, strings.NewReader("other")), fs.ErrExist)
+		require.Equal(t, "b", string(b.content("b")))
+		if ignored {
+			require.Equal(t, []string{"HEAD", "PUT", "HEAD"}, made, name)
+		} else {
+			require.Equal(t, []string{"PUT", "PUT", "GET", "HEAD"}, made, "the last is asked whether it is the same, and whether it is there")
+		}
+	}
 }

@@ -6,8 +6,10 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"net/http"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -38,6 +40,7 @@ const (
 	// abortTimeout is how long deleting the parts of a failed upload may take, even after its context
 	// has ended.
 	abortTimeout = 30 * time.Second
+	abortPause   = 50 * time.Millisecond
 )
 
 // growingPart returns the size in bytes of the next part, after sent bytes of an object.
@@ -75,14 +78,24 @@ func (u *upload) put(ctx context.Context, size int64, content *checked.Reader) e
 		threshold = part
 	}
 	// Small content becomes one request, and takes no more memory than it needs.
-	start := bytes.NewBuffer(make([]byte, 0, min(max(size, 0), threshold)+bytes.MinRead))
-	if _, err := start.ReadFrom(io.LimitReader(content, threshold)); err != nil {
+	start, err := readAll(io.LimitReader(content, threshold), min(size, threshold))
+	if err != nil {
 		return err
 	}
-	if int64(start.Len()) < threshold {
-		return u.putOnce(ctx, start.Bytes())
+	if int64(len(start)) < threshold {
+		return u.putOnce(ctx, start)
 	}
-	return u.putParts(ctx, start.Bytes(), next, content)
+	return u.putParts(ctx, start, next, content)
+}
+
+// readAll reads content of about size bytes, or of unknown size if that is negative.
+func readAll(content io.Reader, size int64) ([]byte, error) {
+	if size < 0 {
+		return io.ReadAll(content)
+	}
+	b := bytes.NewBuffer(make([]byte, 0, size+bytes.MinRead))
+	_, err := b.ReadFrom(content)
+	return b.Bytes(), err
 }
 
 // checksum returns the algorithm of the checksums that are sent: the object's own one if it
@@ -108,8 +121,7 @@ func (u *upload) conditions(ctx context.Context) (ifMatch, ifNoneMatch *string, 
 	if !u.condition.any() {
 		return nil, nil, nil
 	}
-	// Other services than AWS's may ignore a condition.
-	if u.storage.soleWriter || u.storage.client.Options().BaseEndpoint != nil {
+	if u.storage.mayIgnore(u.condition) {
 		if err := u.storage.check(ctx, *u.in.Key, u.condition); err != nil {
 			return nil, nil, err
 		}
@@ -135,8 +147,24 @@ func (u *upload) putOnce(ctx context.Context, content []byte) (err error) {
 	if err == nil && aws.ToString(out.ETag) == "" {
 		err = fmt.Errorf("%w: its answer to the upload has no ETag, and the object is not there as it was sent", ErrAnswer)
 	}
+	if err == nil && u.in.IfNoneMatch != nil && u.storage.mayIgnore(u.condition) && u.storage.features.newObjects.begin() {
+		u.in.Body = bytes.NewReader(content)
+		_, again := u.storage.client.PutObject(ctx, u.in, u.options)
+		u.storage.features.newObjects.honoured.Store(isStatus(again, http.StatusPreconditionFailed))
+	}
 	return err
 }
+
+// mayIgnore reports whether the service may ignore a condition, as others than AWS's do.
+func (s *Storage) mayIgnore(c condition) bool {
+	return s.soleWriter || s.client.Options().BaseEndpoint != nil && !(c.absent && s.features.newObjects.honoured.Load())
+}
+
+// proof is whether a service was seen to refuse a write because of its condition. It is asked once,
+// by putting an object again that was new a moment ago, with the same content.
+type proof struct{ asked, honoured atomic.Bool }
+
+func (p *proof) begin() bool { return !p.asked.Swap(true) }
 
 // putParts puts start and then content in parts.
 func (u *upload) putParts(ctx context.Context, start []byte, size func(sent int64) int64, content *checked.Reader) error {
@@ -263,8 +291,16 @@ func (u *upload) complete(ctx context.Context) error {
 }
 
 // abort deletes the uploaded parts. It returns no error, since the caller returns the one before.
+// A part that was under way may still arrive, so S3 wants to be asked until it knows of no upload
+// (Amazon S3 API Reference, "AbortMultipartUpload").
 func (u *upload) abort(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), abortTimeout)
 	defer cancel()
-	_, _ = u.storage.client.AbortMultipartUpload(ctx, &s3.AbortMultipartUploadInput{Bucket: u.in.Bucket, Key: u.in.Key, UploadId: u.id})
+	for range 3 {
+		_, err := u.storage.client.AbortMultipartUpload(ctx, &s3.AbortMultipartUploadInput{Bucket: u.in.Bucket, Key: u.in.Key, UploadId: u.id})
+		if err != nil {
+			return
+		}
+		time.Sleep(abortPause)
+	}
 }

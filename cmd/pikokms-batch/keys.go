@@ -36,17 +36,17 @@ var schemes = map[string]func(ctx context.Context, u *url.URL, retries int) (*ke
 func openKey(ctx context.Context, text string, attempts int) (*key, error) {
 	u, err := url.Parse(text)
 	if err != nil {
-		return nil, fmt.Errorf("%q is not a URL: %w; a KEY is awskms:///ARN or branchkey://TABLE/ID?key=ARN", text, err)
+		return nil, fmt.Errorf("%q is not a URL; a KEY is awskms:///ARN or branchkey://TABLE/ID?key=ARN", provider.RedactURL(text))
 	}
 	open := schemes[u.Scheme]
 	if open == nil {
-		return nil, fmt.Errorf("%q has the unknown scheme %q; known are %s", u.Redacted(), u.Scheme, strings.Join(slices.Sorted(maps.Keys(schemes)), ", "))
+		return nil, fmt.Errorf("%q has the unknown scheme %q; known are %s", provider.RedactURL(u.String()), u.Scheme, strings.Join(slices.Sorted(maps.Keys(schemes)), ", "))
 	}
 	k, err := open(ctx, u, max(0, attempts-1))
 	if err != nil {
 		return nil, err
 	}
-	k.url = u.Redacted()
+	k.url = provider.RedactURL(u.String())
 	return k, nil
 }
 
@@ -58,7 +58,7 @@ func openKMS(ctx context.Context, u *url.URL, retries int) (*key, error) {
 		return nil, err
 	}
 	if a, err := arn.Parse(c.KeyID); err != nil || !strings.HasPrefix(a.Resource, "key/") {
-		return nil, fmt.Errorf("%w: %q does not name the key by its ARN; write awskms:///arn:aws:kms:REGION:ACCOUNT:key/ID", provider.ErrInvalidKey, u.Redacted())
+		return nil, fmt.Errorf("%w: %q does not name the key by its ARN; write awskms:///arn:aws:kms:REGION:ACCOUNT:key/ID", provider.ErrInvalidKey, provider.RedactURL(u.String()))
 	}
 	c.CheckLater, c.MaxRetries = true, retries
 	p, err := awskms.NewProvider(ctx, c)
@@ -75,7 +75,7 @@ func openBranchKey(ctx context.Context, u *url.URL, retries int) (*key, error) {
 		return nil, err
 	}
 	if c.File != "" || c.BranchKeyID == "" || c.By != "" {
-		return nil, fmt.Errorf("%w: %q does not name one branch key of a table; write branchkey://TABLE/ID?key=ARN", provider.ErrInvalidKey, u.Redacted())
+		return nil, fmt.Errorf("%w: %q does not name one branch key of a table; write branchkey://TABLE/ID?key=ARN", provider.ErrInvalidKey, provider.RedactURL(u.String()))
 	}
 	c.KMS.MaxRetries, c.Table.MaxRetries = retries, retries
 	store, err := c.OpenStore(ctx)

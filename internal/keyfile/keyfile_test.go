@@ -6,6 +6,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
+	"syscall"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -41,7 +43,7 @@ func TestFilesThatOthersHaveAccessTo(t *testing.T) {
 			require.False(t, changed.IsZero())
 		}
 		_, _, err = keyfile.Read(name, secret)
-		if mode&0o077 != 0 {
+		if mode&0o077 != 0 && mode != 0o440 { // the file has our own group
 			require.ErrorIs(t, err, provider.ErrInvalidKey, "%o", mode)
 			require.ErrorContains(t, err, "run chmod 600 on it")
 		} else {
@@ -59,6 +61,50 @@ func TestTheTargetOfALinkCounts(t *testing.T) {
 	require.NoError(t, os.Symlink(write(t, "text", 0o600), link)) // a link itself has mode 0777
 	_, _, err = keyfile.Read(link, func([]byte) bool { return true })
 	require.NoError(t, err)
+}
+
+// Kubernetes mounts a secret as root's, readable by a group that the pod's processes are in.
+func TestFilesOfAGroup(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("skipped: only root can give a file away")
+	}
+	secret := func([]byte) bool { return true }
+	name := write(t, "text", 0o440)
+	require.NoError(t, os.Chown(name, 0, 54321))
+	_, _, err := keyfile.Read(name, secret)
+	require.ErrorIs(t, err, provider.ErrInvalidKey, "a group that this process is not in")
+
+	before, err := os.Getgroups()
+	require.NoError(t, err)
+	require.NoError(t, syscall.Setgroups(append(slices.Clone(before), 54321)))
+	defer func() { require.NoError(t, syscall.Setgroups(before)) }()
+	text, _, err := keyfile.Read(name, secret)
+	require.NoError(t, err)
+	require.Equal(t, "text", string(text))
+	for _, mode := range []fs.FileMode{0o460, 0o444, 0o450, 0o640} {
+		require.NoError(t, os.Chmod(name, mode))
+		_, _, err := keyfile.Read(name, secret)
+		require.ErrorIs(t, err, provider.ErrInvalidKey, "%o", mode)
+	}
+}
+
+// Windows' editors and shells write byte order marks, and UTF-16.
+func TestTextOfWindows(t *testing.T) {
+	const text = "AAECAwQFBgcICQoLDA0ODw==\r\n"
+	little, big := "\xff\xfe", "\xfe\xff"
+	for _, c := range text {
+		little, big = little+string(c)+"\x00", big+"\x00"+string(c)
+	}
+	for name, written := range map[string]string{"UTF-8": text, "UTF-8 with a mark": "\ufeff" + text, "UTF-16LE": little, "UTF-16BE": big} {
+		got, _, err := keyfile.Read(write(t, written, 0o600), func(decoded []byte) bool { return string(decoded) == text })
+		require.NoError(t, err, name)
+		require.Equal(t, text, string(got), name)
+	}
+	for name, written := range map[string]string{"cut": little[:7], "not ASCII": "\xff\xfe\xe9\x00", "Chinese": "\xff\xfe\x2d\x4e"} {
+		_, _, err := keyfile.Read(write(t, written, 0o600), func([]byte) bool { return true })
+		require.ErrorIs(t, err, provider.ErrInvalidKey, name)
+		require.ErrorContains(t, err, "save it as UTF-8")
+	}
 }
 
 // The owner of a file can change it, whatever its mode says.

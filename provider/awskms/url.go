@@ -34,7 +34,7 @@ const (
 // The error holds provider.ErrInvalidKey.
 func ParseURL(u *url.URL) (Config, error) {
 	refuse := func(format string, arguments ...any) (Config, error) {
-		return Config{}, fmt.Errorf("%w: URL %q: %s", provider.ErrInvalidKey, u.Redacted(), fmt.Sprintf(format, arguments...))
+		return Config{}, fmt.Errorf("%w: URL %q: %s", provider.ErrInvalidKey, provider.RedactURL(u.String()), fmt.Sprintf(format, arguments...))
 	}
 	switch {
 	case u.Scheme != Scheme:
@@ -78,7 +78,7 @@ func ParseURL(u *url.URL) (Config, error) {
 		return refuse("hash %q; known are sha1, sha256", hash)
 	}
 	if !isEndpoint(c.Endpoint) {
-		return refuse("the endpoint %q is not an http or https URL", c.Endpoint)
+		return refuse("the endpoint %q is not an http or https URL", provider.RedactURL(c.Endpoint))
 	}
 	if err := c.validate(); err != nil {
 		return Config{}, err
@@ -115,7 +115,7 @@ func isEndpoint(text string) bool {
 // The error holds provider.ErrInvalidKey.
 func ParseDiscoveryURL(u *url.URL) (DiscoveryConfig, error) {
 	refuse := func(format string, arguments ...any) (DiscoveryConfig, error) {
-		return DiscoveryConfig{}, fmt.Errorf("%w: URL %q: %s", provider.ErrInvalidKey, u.Redacted(), fmt.Sprintf(format, arguments...))
+		return DiscoveryConfig{}, fmt.Errorf("%w: URL %q: %s", provider.ErrInvalidKey, provider.RedactURL(u.String()), fmt.Sprintf(format, arguments...))
 	}
 	switch {
 	case u.Scheme != DiscoveryScheme:
@@ -136,7 +136,7 @@ func ParseDiscoveryURL(u *url.URL) (DiscoveryConfig, error) {
 		GrantTokens: list(query.Get("grant-tokens")),
 	}
 	if !isEndpoint(c.Endpoint) {
-		return refuse("the endpoint %q is not an http or https URL", c.Endpoint)
+		return refuse("the endpoint %q is not an http or https URL", provider.RedactURL(c.Endpoint))
 	}
 	if err := c.validate(); err != nil {
 		return DiscoveryConfig{}, err

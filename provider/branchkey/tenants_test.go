@@ -85,6 +85,7 @@ func testTenantOfTheCaller(t *testing.T, cached bool) {
 			}
 			return o.Close()
 		},
+		"Rewrap":       func(ctx context.Context) error { return host.Rewrap(ctx, "a.txt") },
 		"Decrypt":      func(ctx context.Context) error { _, err := host.Decrypt(ctx, text, nil); return err },
 		"DecryptBatch": func(ctx context.Context) error { _, err := crypto.DecryptBatch(ctx, texts, nil, 2); return err },
 	}

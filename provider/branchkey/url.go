@@ -81,7 +81,7 @@ type URLConfig struct {
 // error holds provider.ErrInvalidKey.
 func ParseURL(u *url.URL) (*URLConfig, error) {
 	refuse := func(format string, arguments ...any) (*URLConfig, error) {
-		return nil, fmt.Errorf("%w: URL %q: %s", provider.ErrInvalidKey, u.Redacted(), fmt.Sprintf(format, arguments...))
+		return nil, fmt.Errorf("%w: URL %q: %s", provider.ErrInvalidKey, provider.RedactURL(u.String()), fmt.Sprintf(format, arguments...))
 	}
 	if u.Scheme != Scheme {
 		return refuse("the scheme is %q, not %q", u.Scheme, Scheme)
@@ -117,7 +117,7 @@ func parseTableURL(u *url.URL) (*URLConfig, url.Values, error) {
 		return nil, nil, err
 	}
 	refuse := func(format string, arguments ...any) (*URLConfig, url.Values, error) {
-		return nil, nil, fmt.Errorf("%w: URL %q: %s", provider.ErrInvalidKey, u.Redacted(), fmt.Sprintf(format, arguments...))
+		return nil, nil, fmt.Errorf("%w: URL %q: %s", provider.ErrInvalidKey, provider.RedactURL(u.String()), fmt.Sprintf(format, arguments...))
 	}
 	switch {
 	case query.Has("key") == query.Has("accounts"):
@@ -130,7 +130,7 @@ func parseTableURL(u *url.URL) (*URLConfig, url.Values, error) {
 	for _, name := range []string{"endpoint", "kms-endpoint", "table-endpoint"} {
 		endpoint, err := url.Parse(query.Get(name))
 		if query.Has(name) && (err != nil || endpoint.Host == "" || endpoint.Scheme != "https" && endpoint.Scheme != "http") {
-			return refuse("the %s %q is not an http or https URL", name, query.Get(name))
+			return refuse("the %s %q is not an http or https URL", name, provider.RedactURL(query.Get(name)))
 		}
 	}
 	region := query.Get("region")
@@ -158,14 +158,14 @@ func parseFileURL(u *url.URL) (*URLConfig, url.Values, error) {
 	path := u.Path
 	if u.Opaque != "" {
 		if path, err = url.PathUnescape(u.Opaque); err != nil {
-			return nil, nil, fmt.Errorf("%w: URL %q: %w", provider.ErrInvalidKey, u.Redacted(), err)
+			return nil, nil, fmt.Errorf("%w: URL %q: %w", provider.ErrInvalidKey, provider.RedactURL(u.String()), err)
 		}
 	}
 	if drive := strings.TrimPrefix(path, "/"); runtime.GOOS == "windows" && filepath.VolumeName(drive) != "" {
 		path = drive
 	}
 	if path == "" || !query.Has("master") {
-		return nil, nil, fmt.Errorf("%w: URL %q: write branchkey://TABLE/ID?key=KEY-ARN, or branchkey:///PATH?id=ID&master=LOCAL-URL", provider.ErrInvalidKey, u.Redacted())
+		return nil, nil, fmt.Errorf("%w: URL %q: write branchkey://TABLE/ID?key=KEY-ARN, or branchkey:///PATH?id=ID&master=LOCAL-URL", provider.ErrInvalidKey, provider.RedactURL(u.String()))
 	}
 	c := &URLConfig{File: path, BranchKeyID: query.Get("id")}
 	for _, name := range []string{"master", "trusted-master"} {
@@ -174,11 +174,11 @@ func parseFileURL(u *url.URL) (*URLConfig, url.Values, error) {
 		}
 		parsed, err := url.Parse(query.Get(name))
 		if err != nil {
-			return nil, nil, fmt.Errorf("%w: URL %q: %s: %w", provider.ErrInvalidKey, u.Redacted(), name, err)
+			return nil, nil, fmt.Errorf("%w: URL %q: %s is no URL", provider.ErrInvalidKey, provider.RedactURL(u.String()), name)
 		}
 		master, err := local.ParseURL(parsed)
 		if err != nil {
-			return nil, nil, fmt.Errorf("URL %q: %s: %w", u.Redacted(), name, err)
+			return nil, nil, fmt.Errorf("URL %q: %s: %w", provider.RedactURL(u.String()), name, err)
 		}
 		c.Masters = append(c.Masters, master)
 	}
@@ -243,7 +243,7 @@ func OpenURL(ctx context.Context, u *url.URL) (*Provider, error) {
 		return nil, err
 	}
 	if c.BranchKeyID == "" && c.By == "" {
-		return nil, fmt.Errorf("%w: URL %q names no branch key; state its ID, or by=NAME", provider.ErrInvalidKey, u.Redacted())
+		return nil, fmt.Errorf("%w: URL %q names no branch key; state its ID, or by=NAME", provider.ErrInvalidKey, provider.RedactURL(u.String()))
 	}
 	store, err := c.OpenStore(ctx)
 	if err != nil {

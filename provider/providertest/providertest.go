@@ -7,9 +7,11 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/base64"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -332,4 +334,43 @@ func (c checks) equal(a, b *provider.SecureBytes) {
 			return nil
 		})
 	}))
+}
+
+// Conceals tests that no print verb, log or encoding of a configuration shows a text of it that is
+// secret, also not within other values, and that what is not secret is shown.
+func Conceals[C any](t *testing.T, config C, secret, shown string) {
+	t.Helper()
+	within := struct {
+		Config  C
+		Pointer *C
+		List    []C
+	}{config, &config, []C{config}}
+	var texts []string
+	for _, value := range []any{config, &config, within, &within, []C{config}, map[string]C{"a": config}} {
+		for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x", "%d"} {
+			texts = append(texts, fmt.Sprintf(verb, value))
+		}
+		encoded, err := json.Marshal(value)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var logged bytes.Buffer
+		slog.New(slog.NewTextHandler(&logged, nil)).Info("x", "config", value)
+		slog.New(slog.NewJSONHandler(&logged, nil)).Info("x", "config", value)
+		texts = append(texts, string(encoded), logged.String())
+	}
+	bytesOf := strings.Trim(fmt.Sprint([]byte(secret)), "[]")
+	hidden := []string{secret, bytesOf, fmt.Sprintf("%x", secret), base64.StdEncoding.EncodeToString([]byte(secret)), fmt.Sprintf("%#v", []byte(secret))}
+	found := false
+	for _, text := range texts {
+		for _, h := range hidden {
+			if strings.Contains(text, h) {
+				t.Errorf("shown: %s", text)
+			}
+		}
+		found = found || strings.Contains(text, shown)
+	}
+	if !found {
+		t.Errorf("nothing shows %q", shown)
+	}
 }

@@ -53,7 +53,7 @@ func (b *bao) named(paths map[string]string) string {
 }
 
 func TestTokens(t *testing.T) {
-	b := newBao(t)
+	b := newOpenBao(t)
 	c := b.createKey("app-data", nil)
 	sealed := seal(t, open(t, c), nil)
 
@@ -109,7 +109,7 @@ func TestRenewal(t *testing.T) {
 		t.Skip("skipped: it waits for seconds")
 	}
 	t.Parallel()
-	b := newBao(t)
+	b := newOpenBao(t)
 	c := b.createKey("app-data", nil)
 	sealed := seal(t, open(t, c), nil)
 
@@ -171,7 +171,7 @@ func (b *bao) appRole(settings map[string]any) *vault.AppRole {
 }
 
 func TestAppRole(t *testing.T) {
-	b := newBao(t)
+	b := newOpenBao(t)
 	c := b.createKey("app-data", nil)
 	sealed := seal(t, open(t, c), nil)
 	c.Token, c.AppRole = "", b.appRole(nil)
@@ -204,7 +204,7 @@ func TestAppRole(t *testing.T) {
 
 // A token that was revoked is replaced at the next call.
 func TestRevoked(t *testing.T) {
-	b := newBao(t)
+	b := newOpenBao(t)
 	c := b.createKey("app-data", nil)
 	sealed := seal(t, open(t, c), nil)
 	c.Token, c.AppRole = "", b.appRole(nil)
@@ -220,7 +220,7 @@ func TestRevoked(t *testing.T) {
 // A caller whose deadline cuts off the login after a refusal does not keep others from logging in.
 // While a login is under way, others wait no longer than their own deadlines.
 func TestImpatientLogin(t *testing.T) {
-	b := newBao(t)
+	b := newOpenBao(t)
 	c := b.createKey("app-data", nil)
 	sealed := seal(t, open(t, c), nil)
 	c.Token, c.AppRole = "", b.appRole(nil)
@@ -258,7 +258,7 @@ func TestImpatientLogin(t *testing.T) {
 
 // The server asks Kubernetes, which the test stands in for, whose a service account's token is.
 func TestKubernetes(t *testing.T) {
-	b := newBao(t)
+	b := newOpenBao(t)
 	c := b.createKey("app-data", nil)
 	sealed := seal(t, open(t, c), nil)
 

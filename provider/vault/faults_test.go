@@ -179,7 +179,7 @@ func TestErrors(t *testing.T) {
 		"cut off": {func(w http.ResponseWriter, _ *http.Request, _ http.Handler) {
 			w.Header().Set("Content-Length", "100")
 			_, _ = io.WriteString(w, "{")
-		}, provider.ErrProviderUnavailable, "reading the answer", 1, service.StateOpen},
+		}, provider.ErrProviderUnavailable, "reading the answer", 2, service.StateOpen},
 		"denied":    {refuse(403, "permission denied"), provider.ErrAccessDenied, "capabilities", 1, service.StateClosed},
 		"no mount":  {refuse(404, "no handler for route \"x\""), provider.ErrKeyNotFound, "no transit engine is mounted", 1, service.StateClosed},
 		"no key":    {refuse(400, "encryption key not found"), provider.ErrKeyNotFound, "there is no key", 1, service.StateClosed},

@@ -52,7 +52,7 @@ func TestNoKeyStaysInMemory(t *testing.T) {
 	if race.Enabled {
 		t.Skip("the race detector keeps memory")
 	}
-	c := newBao(t).createKey("memory", nil)
+	c := newOpenBao(t).createKey("memory", nil)
 	process := leftover.Start(t, "TestNoKeyStaysInMemory", memoryVault+"="+strings.Join([]string{longAnswers(t, c.Address), c.Token, c.Mount, c.Key}, " "))
 	observed := func(phase string) (leftover.Found, map[string]leftover.Count) {
 		var masked [][]byte

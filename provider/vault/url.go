@@ -31,7 +31,7 @@ const Scheme = "vault"
 // The error holds provider.ErrInvalidKey.
 func ParseURL(u *url.URL) (Config, error) {
 	refuse := func(format string, arguments ...any) (Config, error) {
-		return Config{}, fmt.Errorf("%w: URL %q: %s", provider.ErrInvalidKey, u.Redacted(), fmt.Sprintf(format, arguments...))
+		return Config{}, fmt.Errorf("%w: URL %q: %s", provider.ErrInvalidKey, provider.RedactURL(u.String()), fmt.Sprintf(format, arguments...))
 	}
 	switch {
 	case u.Scheme != Scheme:

@@ -30,7 +30,7 @@ func TestMain(m *testing.M) {
 
 func TestExported(t *testing.T) { exported.Test(t) }
 
-// bao is an OpenBao server with a transit engine of one test.
+// bao is a server with a transit engine of one test.
 type bao struct {
 	t      testing.TB
 	url    string
@@ -40,9 +40,23 @@ type bao struct {
 
 var mounts atomic.Int64
 
+// newBao returns a server of OpenBao, or else one in the process with its rules.
 func newBao(t testing.TB) *bao {
 	t.Helper()
-	url := emulator.OpenBao(t)
+	if emulator.HasOpenBao() {
+		return newOpenBao(t)
+	}
+	return baoAt(t, newTransit(t))
+}
+
+// newOpenBao returns a server of OpenBao. Without one, the test is skipped.
+func newOpenBao(t testing.TB) *bao {
+	t.Helper()
+	return baoAt(t, emulator.OpenBao(t))
+}
+
+func baoAt(t testing.TB, url string) *bao {
+	t.Helper()
 	b := &bao{t, url, newClient(t, url), fmt.Sprintf("transit-%d", mounts.Add(1))}
 	b.write("sys/mounts/"+b.mount, map[string]any{"type": "transit"})
 	return b

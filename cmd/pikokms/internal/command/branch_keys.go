@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/url"
 	"os"
 	"slices"
 	"strings"
@@ -105,12 +104,12 @@ func (s *keyStore) parse() (*branchkey.URLConfig, error) {
 		}
 		text = urls[0]
 	}
-	u, err := url.Parse(text)
+	u, err := parseKeyURL(text)
 	if err != nil {
-		return nil, usageError{fmt.Errorf("%s: not a URL: %w", origin, err)}
+		return nil, usageError{fmt.Errorf("%s: %w", origin, err)}
 	}
 	if u.Scheme != branchkey.Scheme {
-		return nil, usageError{fmt.Errorf("%s: %q names no table of branch keys, branchkey://TABLE?key=ARN does", origin, u.Redacted())}
+		return nil, usageError{fmt.Errorf("%s: %q names no table of branch keys, branchkey://TABLE?key=ARN does", origin, keyText(u))}
 	}
 	c, err := branchkey.ParseURL(u)
 	if err != nil {
@@ -148,12 +147,15 @@ func under(c *branchkey.URLConfig, to string) error {
 		c.KMS.KeyARN, c.KMS.TrustedKeys = to, slices.DeleteFunc(before, func(a string) bool { return a == to })
 		return nil
 	}
-	u, err := url.Parse(to)
+	u, err := parseURL(to)
+	if err == nil {
+		err = expandHome(u)
+	}
 	if err != nil {
-		return fmt.Errorf("--to: not a URL: %w", err)
+		return fmt.Errorf("--to: %w", err)
 	}
 	if u.Scheme != local.Scheme {
-		return fmt.Errorf("--to: %q is not a local key, which a table in a file needs: local:PATH", u.Redacted())
+		return fmt.Errorf("--to: %q is not a local key, which a table in a file needs: local:PATH", keyText(u))
 	}
 	master, err := local.ParseURL(u)
 	if err != nil {

@@ -222,7 +222,7 @@ func (b *bulk) planOne(ctx context.Context, t *target, j job, i item) (n int64, 
 			return 0, err
 		}
 	}
-	return max(s.size, 0), t.checkFree(ctx, to)
+	return max(s.size, 0), t.checkFree(ctx, to, i)
 }
 
 // addSuffix is the rule of encrypt.

@@ -30,8 +30,9 @@ compressed ones only if the compression is zstd-seekable.`,
   pikokms cat -k local:dev.key --range -100 's3://bucket/notes.enc?region=eu-west-1'`,
 		Args:                  cobra.ExactArgs(1),
 		DisableFlagsInUseLine: true,
-		RunE: func(command *cobra.Command, arguments []string) error {
-			ctx := command.Context()
+		RunE: func(command *cobra.Command, arguments []string) (err error) {
+			ctx, end := traceObject(command.Context(), 0, arguments[0], -1)
+			defer func() { end("read", err) }()
 			ranged := command.Flags().Changed("range")
 			var wanted byteRange
 			if ranged {

@@ -80,7 +80,7 @@ func TestLossesInClouds(t *testing.T) {
 			}
 		}
 		for _, lost := range cases {
-			p.setWriting(writing{jobs: 1})
+			p.objects.(bucket).setWriting(writing{jobs: 1})
 			c.put(t, "a", []byte("before"), "")
 			s, err := p.read(t.Context(), "a")
 			require.NoError(t, err)
@@ -92,7 +92,7 @@ func TestLossesInClouds(t *testing.T) {
 			require.ErrorIs(t, s.replace(t.Context(), strings.NewReader("after")), s3storage.ErrNotKept)
 			got, _ := c.state(t, "a")
 			require.Equal(t, "before", string(got))
-			p.setWriting(writing{jobs: 1, allowed: []string{"acl", lost.kind}})
+			p.objects.(bucket).setWriting(writing{jobs: 1, allowed: allowedLosses{"acl", lost.kind}})
 			require.NoError(t, s.replace(t.Context(), strings.NewReader("after")))
 			got, _ = c.state(t, "a")
 			require.Equal(t, "after", string(got))

@@ -214,6 +214,9 @@ func TestCloudsInPlace(t *testing.T) {
 		} {
 			contents[name] = append(bytes.Clone(marker), name...)
 		}
+		if c.gcs != nil {
+			contents["x/../y"] = append(bytes.Clone(marker), "x/../y"...)
+		}
 		before := make(map[string]map[string]any)
 		for name, content := range contents {
 			encoding := ""
@@ -255,7 +258,7 @@ func TestCloudsInPlace(t *testing.T) {
 		require.NoError(t, err, stderr)
 		require.Equal(t, string(contents["large"][17000000:17000100]), part)
 		out := t.TempDir()
-		_, stderr, _, err = execute(t, "decrypt", "-k", "local:"+renewed, "-o", out, "--include", "a*", c.place)
+		_, stderr, _, err = execute(t, "decrypt", "-k", "local:"+renewed, "-o", out, "--include", "a__*", c.place)
 		require.NoError(t, err, stderr)
 		got, err := os.ReadFile(filepath.Join(out, "a__0x2b__b"))
 		require.NoError(t, err)

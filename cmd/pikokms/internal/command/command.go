@@ -15,9 +15,11 @@ import (
 	"time"
 	"unicode"
 
+	"github.com/aws/aws-sdk-go-v2/credentials/ssocreds"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"piko.sh/pikokms"
 	"piko.sh/pikokms/header"
 	"piko.sh/pikokms/message"
 	"piko.sh/pikokms/provider"
@@ -165,7 +167,10 @@ func run(ctx context.Context, arguments []string) int {
 			return err
 		}
 		parsed = true
-		return startTelemetry(ctx)
+		tracesNames.Store(command.Flags().Lookup(traceNamesFlag).Value.String() == "true")
+		startTelemetry(ctx)
+		traceCommand(command)
+		return nil
 	}
 	defer flushTelemetry()
 	root.SetArgs(arguments)
@@ -173,6 +178,7 @@ func run(ctx context.Context, arguments []string) int {
 		return misuse(root, errors.New("no command; there are "+commandNames(root)))
 	}
 	command, err := root.ExecuteContextC(ctx)
+	endCommand(err)
 	if err == nil {
 		return 0
 	}
@@ -199,6 +205,7 @@ func New() *cobra.Command {
 	root.PersistentFlags().String(configFlag, "", "take flags from this `FILE`, in TOML")
 	addLogFormat(root)
 	addQuiet(root)
+	addTraceNames(root)
 	takeOnce(root.PersistentFlags())
 	for _, command := range []*cobra.Command{
 		keygenCommand(), keysCommand(), encryptCommand(), decryptCommand(), rewrapCommand(),
@@ -294,6 +301,8 @@ func fail(ctx context.Context, err error) int {
 // explain returns an error's text in one line, with the flag that would have helped.
 func explain(err error) string {
 	text := strings.ReplaceAll(err.Error(), "\n", "; ")
+	// What transforms streams is no matter of who encrypts and decrypts them.
+	text = strings.ReplaceAll(text, "transformer "+pikokms.CryptoTransformerName+": ", "")
 	text = strings.Map(func(r rune) rune {
 		if !unicode.IsPrint(r) { // an object's name could steer a terminal
 			return unicode.ReplacementChar
@@ -309,6 +318,8 @@ func explain(err error) string {
 		text += "; 'pikokms branch-keys create --table' makes it"
 	case errors.Is(err, provider.ErrUntrustedKey):
 		text += "; -k says which keys to use"
+	case isSSOExpired(err):
+		text += "; run 'aws sso login', with --profile if the URL has a profile"
 	case errors.Is(err, s3storage.ErrNotKept):
 		text += "; --allow-loss KIND allows that"
 	case errors.Is(err, s3storage.ErrNoConditions):
@@ -321,4 +332,11 @@ func explain(err error) string {
 		}
 	}
 	return text
+}
+
+// isSSOExpired tells whether an error came of a login of IAM Identity Center that has ended, or of
+// none. The AWS SDK (v1.47.8) has a type for one of the cases, and texts for the others.
+func isSSOExpired(err error) bool {
+	_, expired := errors.AsType[*ssocreds.InvalidTokenError](err)
+	return expired || strings.Contains(err.Error(), "cached SSO token") || strings.Contains(err.Error(), "the SSO session has expired")
 }

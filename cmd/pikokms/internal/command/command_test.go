@@ -29,7 +29,14 @@ import (
 )
 
 // programs are what tests start as programs of their own.
-var programs = map[string]func(){"pikokms": Main}
+var programs = map[string]func(){"pikokms": func() {
+	for _, variable := range []string{"PIKOKMS_PYTHON", "PIKOKMS_REQUIRE_DOCKER", "PIKOKMS_OPENBAO", "PIKOKMS_LOCALSTACK_URL",
+		"PIKOKMS_ENCRYPTION_CLI", "PIKOKMS_NODE_MODULES", "PIKOKMS_AZURE_URL", "PIKOKMS_GCS_URL", "PIKOKMS_JARS",
+		"PIKOKMS_TEST_MILLION", "PIKOKMS_TEST_LONG_WORK", "PIKOKMS_TEST_JOURNAL"} {
+		_ = os.Unsetenv(variable) // it is for tests, and the command refuses what it does not know
+	}
+	Main()
+}}
 
 func TestMain(m *testing.M) { testscript.Main(m, programs) }
 

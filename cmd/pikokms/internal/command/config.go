@@ -15,6 +15,8 @@ import (
 	"github.com/agnivade/levenshtein"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+	"golang.org/x/text/encoding/unicode"
+	"golang.org/x/text/transform"
 )
 
 // Configuration says where flags come from that the command line does not have. It is a part of the
@@ -23,7 +25,8 @@ const Configuration = `
 Configuration:
   A flag that the command line does not have is taken from the environment:
   --kms-timeout from PIKOKMS_KMS_TIMEOUT, and so on. Several values of one flag
-  are separated by newlines, KEYs also by spaces.
+  are separated by newlines, KEYs also by spaces. A variable PIKOKMS_… that no flag
+  has is refused.
   What the environment does not have either is taken from a file in TOML: the one
   that --config or PIKOKMS_CONFIG names, or else pikokms.toml in the user's
   configuration folder (~/.config on Linux). A flag is a name in it, without its
@@ -36,7 +39,7 @@ Configuration:
     [keys.check]
     role = "writer"
   Traces and metrics go where the variables OTEL_EXPORTER_OTLP_… of OpenTelemetry
-  say, and nowhere without them.
+  say, and nowhere without them. Traces number objects; --trace-names names them.
 `
 
 const (
@@ -51,6 +54,9 @@ func variableOf(flag string) string {
 
 // configure sets the flags of a command that the command line does not have.
 func configure(command *cobra.Command) error {
+	if err := checkEnvironment(command.Root()); err != nil {
+		return err
+	}
 	fromFile, err := readConfig(command)
 	if err != nil {
 		return err
@@ -75,6 +81,47 @@ func configure(command *cobra.Command) error {
 	return errors.Join(failures...)
 }
 
+// variablesOfLambda are the variables of pikokms-batch, which this command does not read. An
+// environment may hold those of both.
+var variablesOfLambda = []string{
+	"PIKOKMS_ALLOW_PIKO_V2", "PIKOKMS_BIND_OBJECT_NAMES", "PIKOKMS_COMPRESS", "PIKOKMS_CONTEXT", "PIKOKMS_DATA_KEY_CACHE",
+	"PIKOKMS_JOB", "PIKOKMS_MB_PER_SECOND", "PIKOKMS_OLD_KEYS", "PIKOKMS_TASKS",
+}
+
+// checkEnvironment returns an error if a variable has the form of a flag's and no flag has its
+// name: what is misspelled would have no effect, without a word.
+func checkEnvironment(root *cobra.Command) error {
+	flags, _ := namesAt(root)
+	known := append([]string{variableOf(configFlag)}, variablesOfLambda...)
+	for name := range flags {
+		known = append(known, variableOf(name))
+	}
+	var failures []error
+	for _, variable := range slices.Sorted(slices.Values(os.Environ())) {
+		name, value, _ := strings.Cut(variable, "=")
+		if !strings.HasPrefix(name, "PIKOKMS_") || value == "" || slices.Contains(known, name) {
+			continue
+		}
+		failures = append(failures, fmt.Errorf("nothing reads the environment variable %s%s", name, nearestTo(name, known)))
+	}
+	return errors.Join(failures...)
+}
+
+// nearestTo names the one of several names that is most like another, if any is.
+func nearestTo(name string, known []string) string {
+	nearest, distance := "", len(name)
+	slices.Sort(known)
+	for _, other := range known {
+		if d := levenshtein.ComputeDistance(name, other); d < distance {
+			nearest, distance = other, d
+		}
+	}
+	if nearest == "" {
+		return ""
+	}
+	return fmt.Sprintf("; the nearest is %q", nearest)
+}
+
 // split splits the text of an environment variable into the values of a flag.
 func split(f *pflag.Flag, text string) []string {
 	switch _, several := f.Value.(pflag.SliceValue); {
@@ -83,7 +130,7 @@ func split(f *pflag.Flag, text string) []string {
 	case !several:
 		return []string{text}
 	case f.Name == "key" || f.Name == "to":
-		return strings.Fields(text)
+		return strings.Fields(strings.TrimPrefix(text, markUTF8))
 	}
 	return slices.DeleteFunc(strings.Split(text, "\n"), func(line string) bool { return strings.TrimSpace(line) == "" })
 }
@@ -143,6 +190,10 @@ func readConfig(command *cobra.Command) (*fileConfig, error) {
 		return nil, fmt.Errorf("configuration: %w", err)
 	}
 	table := make(map[string]any)
+	// Editors and shells of Windows write byte order marks, and UTF-16.
+	if text, _, err = transform.Bytes(unicode.BOMOverride(transform.Nop), text); err != nil {
+		return nil, fmt.Errorf("configuration %s: %w", path, err)
+	}
 	if err := toml.Unmarshal(text, &table); err != nil {
 		return nil, fmt.Errorf("configuration %s: %w", path, err)
 	}
@@ -231,17 +282,7 @@ func unknown(at *cobra.Command, name string, isTable bool, flags map[string]bool
 	if at.HasParent() {
 		of = " of " + at.CommandPath()
 	}
-	nearest, distance := "", len(name)
-	slices.Sort(known)
-	for _, other := range known {
-		if d := levenshtein.ComputeDistance(name, other); d < distance {
-			nearest, distance = other, d
-		}
-	}
-	if nearest == "" {
-		return fmt.Errorf("%q is no %s%s", name, kind, of)
-	}
-	return fmt.Errorf("%q is no %s%s; the nearest is %q", name, kind, of, nearest)
+	return fmt.Errorf("%q is no %s%s%s", name, kind, of, nearestTo(name, known))
 }
 
 // valuesOf returns the values of a flag as they are on a command line.

@@ -248,8 +248,13 @@ func (o *options) encryptionContext() (map[string]string, error) {
 }
 
 // run reads IN, transforms it by the reader that open returns, and writes OUT.
-func (o *options) run(command *cobra.Command, arguments []string, encrypter message.Encrypter, open func(context.Context, *pikokms.Registry, io.Reader) (io.Reader, error)) error {
-	ctx, encrypting := command.Context(), command.Name() == "encrypt"
+func (o *options) run(command *cobra.Command, arguments []string, encrypter message.Encrypter, open func(context.Context, *pikokms.Registry, io.Reader) (io.Reader, error)) (err error) {
+	encrypting, name := command.Name() == "encrypt", "standard input"
+	if len(arguments) > 0 {
+		name = arguments[0]
+	}
+	ctx, end := traceObject(command.Context(), 0, name, -1)
+	defer func() { end(command.Name()+"ed", err) }()
 	keys, err := o.check(encrypting)
 	if err != nil {
 		return err

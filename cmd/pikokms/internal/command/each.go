@@ -144,8 +144,8 @@ func (e *each) open(ctx context.Context, texts []string) (p *plan, err error) {
 		wanted.sayUnused()
 	}
 	// A prefix of a bucket exists only in what is below it.
-	isSought := len(e.include) > 0 || len(e.exclude) > 0 || slices.ContainsFunc(p.places, func(at *place) bool { return at.prefix != "" })
-	if p.total() == 0 && p.leftText() == "" && isSought {
+	isSought := len(e.include) > 0 || len(e.exclude) > 0 || slices.ContainsFunc(p.places, func(at *place) bool { return at.prefix != "" || !at.isMany() })
+	if p.total() == 0 && isSought && (p.leftText() == "" || !slices.ContainsFunc(p.places, (*place).isMany)) {
 		return nil, errors.New("there are no such objects")
 	}
 	if e.journal != nil {
@@ -291,6 +291,7 @@ func (e *each) run(ctx context.Context, word string, p *plan, work func(context.
 func (e *each) workOn(ctx context.Context, m *monitor, i item, stop *stopping, work func(context.Context, item) (int64, error)) outcome {
 	defer m.begin(&i)()
 	o := outcome{Name: i.title(), Result: m.word}
+	ctx, end := traceObject(ctx, i.index, o.Name, i.size)
 	n, err := retry(ctx, i, stop, work)
 	if isGone(ctx, i, err) {
 		err = skipped("it was deleted after it was listed")
@@ -305,6 +306,10 @@ func (e *each) workOn(ctx context.Context, m *monitor, i item, stop *stopping, w
 	default:
 		o.Bytes = n
 	}
+	if o.Result != resultFailed {
+		err = nil
+	}
+	end(o.Result, err)
 	return o
 }
 
@@ -330,6 +335,8 @@ func isGone(ctx context.Context, i item, err error) bool {
 type reportFile struct {
 	file  *os.File
 	lines *json.Encoder
+
+	empties bool // whether begin empties the file
 }
 
 // openReport opens the file, or makes it. What an earlier command wrote stays until begin.
@@ -337,13 +344,30 @@ func openReport(path string) (*reportFile, error) {
 	if path == "" {
 		return nil, nil
 	}
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE, 0o666)
+	if info, err := os.Stat(path); err == nil && info.Mode().IsRegular() {
+		if own := ownStream(path, info); own != nil {
+			return newReport(own, false), nil
+		}
+	}
+	path, err := resolveOutput(path, true)
 	if err != nil {
 		return nil, blameReport(err)
 	}
-	r := &reportFile{f, json.NewEncoder(f)}
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|noFollow, 0o666)
+	if err != nil {
+		return nil, blameReport(err)
+	}
+	info, err := f.Stat()
+	if err != nil {
+		return nil, blameReport(errors.Join(err, f.Close()))
+	}
+	return newReport(f, info.Mode().IsRegular()), nil
+}
+
+func newReport(f *os.File, empties bool) *reportFile {
+	r := &reportFile{f, json.NewEncoder(f), empties}
 	r.lines.SetEscapeHTML(false)
-	return r, nil
+	return r
 }
 
 // begin empties the file.
@@ -351,11 +375,10 @@ func (r *reportFile) begin() error {
 	if r == nil {
 		return nil
 	}
-	info, err := r.file.Stat()
-	if err == nil && info.Mode().IsRegular() {
-		err = r.file.Truncate(0)
+	if !r.empties {
+		return nil
 	}
-	return blameReport(err)
+	return blameReport(r.file.Truncate(0))
 }
 
 func (r *reportFile) write(o outcome) error {

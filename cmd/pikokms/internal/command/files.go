@@ -76,12 +76,16 @@ func createOutput(ctx context.Context, path string, replace bool) (*output, erro
 	case info.IsDir():
 		return nil, fmt.Errorf("%s is a directory; -o names a file", path)
 	case !info.Mode().IsRegular():
-		f, err := os.OpenFile(path, os.O_WRONLY, 0)
-		return &output{File: f}, err
+		return openDirectly(path, info)
+	case ownStream(path, info) != nil:
+		return &output{File: ownStream(path, info)}, nil
 	case !replace:
 		return nil, errExists(path)
 	default:
 		// Symbolic links stay, and the file that they lead to is replaced.
+		if _, err := resolveOutput(path, false); err != nil {
+			return nil, fmt.Errorf("-o: %w", err)
+		}
 		if path, err = filepath.EvalSymlinks(path); err != nil {
 			return nil, err
 		}
@@ -93,6 +97,21 @@ func createOutput(ctx context.Context, path string, replace bool) (*output, erro
 	o := &output{File: f, path: path, replace: replace, early: writeback.New(f)}
 	o.detach = context.AfterFunc(ctx, o.remove)
 	return o, nil
+}
+
+// openDirectly opens a device or a named pipe, unless another user may have planted it.
+func openDirectly(path string, info os.FileInfo) (*output, error) {
+	if _, err := resolveOutput(path, false); err != nil {
+		return nil, fmt.Errorf("-o: %w", err)
+	}
+	f, err := os.OpenFile(path, os.O_WRONLY, 0)
+	if err != nil {
+		return nil, err
+	}
+	if opened, err := f.Stat(); err != nil || !os.SameFile(opened, info) {
+		return nil, errors.Join(fmt.Errorf("-o: %s was changed meanwhile", path), err, f.Close())
+	}
+	return &output{File: f}, nil
 }
 
 // withoutPath returns the cause of err without the name of a temporary file, which users don't

@@ -19,7 +19,7 @@ const (
 // everyday are the flags that a help names when not all of them fit on a screen.
 var everyday = []string{
 	"key", "to", "context", "out", "force", "in-place", "suffix", "compress", "include", "exclude", "dry-run", "resume", "report",
-	"range", "plain", "json", "address", "allow-remote", "role", "principal",
+	"range", "plain", "json", "address", "allow-remote", "role", "principal", "config", "log-format", "quiet",
 }
 
 // topic is a text that concerns several commands.
@@ -34,11 +34,15 @@ func topics() []topic {
 		{"long-work", "many objects: plans, speed, going on after an interruption", LongWork},
 		{"configuration", "flags in the environment and in a file; telemetry", Configuration},
 		{"files", "IN and OUT, and what the exit status means", "\nFiles:" + rest},
+		{"branch-keys", "tables of branch keys", BranchKeysManual},
 	}
 }
 
 // topicsOf returns the names of the topics that a command's usage needs.
 func topicsOf(c *cobra.Command) []string {
+	if strings.HasPrefix(c.CommandPath(), "pikokms branch-keys") {
+		return []string{"branch-keys"}
+	}
 	has := func(flag string) bool { return c.Flags().Lookup(flag) != nil }
 	names := []string{}
 	if has("key") {
@@ -63,7 +67,7 @@ func helpCommand() *cobra.Command {
 		Short: "Explain a command, or what several commands have in common",
 		Long: `Help explains a command on a screen, and with --all says everything about it: the
 whole text and all flags. A topic is what several commands have in common: keys,
-places, long-work, configuration or files.`,
+places, long-work, configuration, files or branch-keys.`,
 		Example: `  pikokms help --all encrypt
   pikokms help keys`,
 		DisableFlagsInUseLine: true,
@@ -95,6 +99,7 @@ places, long-work, configuration or files.`,
 			}
 			if err == nil {
 				about.InitDefaultHelpFlag()
+				about.InitDefaultVersionFlag()
 				if err := writeHelp(out, about, all); err != nil {
 					return err
 				}
@@ -133,11 +138,12 @@ func helpOf(c *cobra.Command, everything, allFlags bool) string {
 	if !everything {
 		about, _, _ = strings.Cut(about, "\n\n")
 	}
-	fmt.Fprintf(&b, "%s\n\nUsage:\n%s", about, fold("  "+c.UseLine()))
+	use := c.UseLine()
 	if c.HasAvailableSubCommands() {
-		if !c.HasParent() {
-			b.WriteString("  pikokms COMMAND [ARGUMENT]...\n")
-		}
+		use = c.CommandPath() + " COMMAND [ARGUMENT]..."
+	}
+	fmt.Fprintf(&b, "%s\n\nUsage:\n%s", about, fold("  "+use))
+	if c.HasAvailableSubCommands() {
 		b.WriteString("\nCommands:\n")
 		for _, below := range c.Commands() {
 			if below.IsAvailableCommand() || below.Name() == "help" {
@@ -150,18 +156,17 @@ func helpOf(c *cobra.Command, everything, allFlags bool) string {
 	}
 	shown, hidden := flagsOf(c, allFlags), false
 	c.LocalFlags().VisitAll(func(f *pflag.Flag) { hidden = hidden || !f.Hidden && shown.Lookup(f.Name) == nil })
-	fmt.Fprintf(&b, "\nFlags:\n%s", shown.FlagUsagesWrapped(helpColumns))
+	if shown.HasAvailableFlags() {
+		fmt.Fprintf(&b, "\nFlags:\n%s", shown.FlagUsagesWrapped(helpColumns))
+	}
 	if everything && c.HasParent() {
 		fmt.Fprintf(&b, "\nFlags of all commands:\n%s", c.InheritedFlags().FlagUsagesWrapped(helpColumns))
 	}
 	names := topicsOf(c)
 	for _, t := range topics() {
-		if everything && (!c.HasParent() || slices.Contains(names, t.name)) {
+		if everything && (!c.HasParent() && t.name != "branch-keys" || slices.Contains(names, t.name)) {
 			b.WriteString(t.text)
 		}
-	}
-	if strings.HasPrefix(c.CommandPath(), "pikokms branch-keys") && everything {
-		b.WriteString(BranchKeysManual)
 	}
 	switch {
 	case everything:

@@ -60,7 +60,7 @@ file can decrypt, and without it nothing can be decrypted: keep a copy.`,
 				slashed = "/" + slashed // On Windows it begins with the letter of a drive.
 			}
 			u := url.URL{Scheme: local.Scheme, Path: slashed}
-			if isTextLog() {
+			if isTextLog() && !quiet.Load() {
 				fmt.Fprintf(os.Stderr, "The key is in %s\nUse it as      %s\n", absolute, &u)
 				return nil
 			}
@@ -90,6 +90,7 @@ var keyServices = map[string]keyService{
 // key is a KEY of the command line whose syntax is valid. It is opened when it is first used, so
 // that a key that can't be reached does not stop the others. It is safe for concurrent use.
 type key struct {
+	given   string // as its user wrote it
 	text    string // the URL as given, without its secrets
 	scheme  string
 	by      string   // of a branch key: the name of the pair that picks it, if one does
@@ -344,7 +345,7 @@ func (k *key) Close() error {
 func parseKeys(given []string, timeout time.Duration, check bool) ([]*key, error) {
 	origin := "-k"
 	if len(given) == 0 {
-		origin, given = keyVariable, strings.Fields(os.Getenv(keyVariable))
+		origin, given = keyVariable, strings.Fields(strings.TrimPrefix(os.Getenv(keyVariable), markUTF8))
 	}
 	if len(given) == 0 {
 		return nil, usageError{fmt.Errorf("no key; name one with -k KEY or in the environment variable %s", keyVariable)}
@@ -361,15 +362,11 @@ func parseKeys(given []string, timeout time.Duration, check bool) ([]*key, error
 
 // parseKey parses one KEY, as parseKeys does.
 func parseKey(text string, timeout time.Duration, check bool) (*key, error) {
-	u, err := url.Parse(text)
+	u, err := parseKeyURL(text)
 	if err != nil {
-		hint := ""
-		if strings.HasPrefix(text, "awskms://arn:") {
-			hint = "; an ARN stands behind three slashes, awskms:///ARN"
-		}
-		return nil, fmt.Errorf("not a URL: %w%s", err, hint)
+		return nil, err
 	}
-	k := &key{text: u.Redacted(), scheme: u.Scheme, url: u, timeout: timeout}
+	k := &key{given: text, text: keyText(u), scheme: u.Scheme, url: u, timeout: timeout}
 	k.whole = service.NewKeyring(asking{k}, k.Type(), service.Config{Telemetry: telemetry()})
 	switch u.Scheme {
 	case awskms.Scheme:
@@ -406,9 +403,9 @@ func parseKey(text string, timeout time.Duration, check bool) (*key, error) {
 		k.open = func(context.Context) (provider.Keyring, error) { return local.NewProvider(c) }
 		return k, err
 	case "":
-		return nil, fmt.Errorf("%q is not a URL; a key file is local:PATH, an alias awskms://alias/NAME?region=REGION", text)
+		return nil, fmt.Errorf("%q is not a URL; a key file is local:PATH, an alias awskms://alias/NAME?region=REGION", keyText(u))
 	}
-	return nil, fmt.Errorf("%q has the unknown scheme %q; known are %s", u.Redacted(), u.Scheme, strings.Join(slices.Sorted(maps.Keys(keyServices)), ", "))
+	return nil, fmt.Errorf("%q has the unknown scheme %q; known are %s", keyText(u), u.Scheme, strings.Join(slices.Sorted(maps.Keys(keyServices)), ", "))
 }
 
 // count counts an answer of a key service, which is not asked about keys that are not trusted.

@@ -20,9 +20,9 @@ func keysPolicyCommand() *cobra.Command {
 	var o options
 	var to, principals []string
 	var role string
-	var isRSA bool
+	var rsaKeys []string
 	command := &cobra.Command{
-		Use:   "policy --role ROLE [-k KEY]... [--to KEY]... [-c NAME=VALUE]... [--principal ARN]... [--rsa]",
+		Use:   "policy --role ROLE [-k KEY]... [--to KEY]... [-c NAME=VALUE]... [--principal ARN]... [--rsa[=KEY]]...",
 		Short: "Print the least policy that a role needs",
 		Long: `Policy prints the JSON of an IAM policy that allows what a role needs of keys of
 AWS KMS, and nothing else:
@@ -32,10 +32,16 @@ AWS KMS, and nothing else:
     rewrapper  rewrap: what a reader needs of the KEYs of -k, and a writer of those
                of --to, which are the same ones if it is left out
 A KEY that is an alias or an ID takes kms:DescribeKey, too. Of an ARN pikokms asks
-the key's state before it encrypts, and goes on where it may not.
+the key's state before it encrypts, and goes on where it may not. Give all KEYs of
+the command line, since several of them are used in another way than one. KEYs that
+are not of AWS KMS, such as a local key for recovery, count, and need no policy.
 
 With -c, calls must have that pair in their encryption context, as by -c of
-encrypt and rewrap.
+encrypt and rewrap. KMS sees none of calls of RSA keys.
+
+RSA keys need other permissions. An alias and an ID are looked up, and a URL with
+public-key or hash tells. Of other KEYs, --rsa says that all of them are RSA keys, or
+--rsa=KEY that this one is.
 
 With --principal it prints the policy of the one key: the principals have the role,
 and the key's account administers the key, but its IAM policies allow no use of it.
@@ -57,8 +63,6 @@ KMS is only asked for the ARN of a KEY that is an alias or an ID.`,
 				return err
 			case len(to) > 0 && role != roleRewrapper:
 				return usageError{errors.New("--to is for --role rewrapper")}
-			case isRSA && len(pairs) > 0:
-				return usageError{errors.New("-c is no use with --rsa: KMS sees no encryption context under an RSA key")}
 			}
 			for _, principal := range principals {
 				if !arn.IsARN(principal) {
@@ -77,19 +81,35 @@ KMS is only asked for the ARN of a KEY that is an alias or an ID.`,
 				}
 			}
 			defer closeAll(targets)
-			if len(principals) > 0 && len(keys)+len(targets) > 1 {
-				return usageError{errors.New("with --principal it is the policy of one key; name one")}
+			all := append(slices.Clone(keys), targets...)
+			if err := checkPolicyKeys(all, rsaKeys, len(principals) > 0); err != nil {
+				return usageError{err}
 			}
 			var statements []statement
-			for i, k := range append(slices.Clone(keys), targets...) {
-				keyARN, actions, err := neededOf(command.Context(), k, actionsOf(role, i >= len(keys), len(keys), len(targets)), isRSA)
-				if err != nil {
-					return err
+			for i, k := range all {
+				if k.scheme != awskms.Scheme {
+					continue // It is only used together with the others.
 				}
+				actions := actionsOf(role, i >= len(keys), len(keys), len(targets))
 				if len(actions) == 0 {
 					continue
 				}
-				statements = merge(statements, allow("Pikokms"+strings.ToUpper(role[:1])+role[1:], actions, []string{keyARN}, pairs))
+				isRSA := slices.ContainsFunc(rsaKeys, func(named string) bool { return named == allKeys || named == "true" || named == k.given })
+				needed, err := neededOf(command.Context(), k, actions, isRSA)
+				if err != nil {
+					return err
+				}
+				if len(needed.actions) == 0 {
+					continue
+				}
+				of := pairs
+				if needed.isRSA {
+					of = nil
+				}
+				statements = merge(statements, allow("Pikokms"+strings.ToUpper(role[:1])+role[1:], needed.actions, []string{needed.keyARN}, of))
+			}
+			if len(pairs) > 0 && len(statements) > 0 && !slices.ContainsFunc(statements, func(s statement) bool { return s.Condition != nil }) {
+				return usageError{errors.New("-c is no use with RSA keys alone: KMS sees no encryption context under an RSA key")}
 			}
 			if len(statements) == 0 {
 				return errors.New("no permission is needed: whoever has the public key can encrypt")
@@ -107,38 +127,78 @@ KMS is only asked for the ARN of a KEY that is an alias or an ID.`,
 	addTargets(command, &to)
 	flags.StringArrayVarP(&o.pairs, "context", "c", nil, "a pair `NAME=VALUE` that calls must have in their encryption context; may be repeated")
 	flags.StringArrayVar(&principals, "principal", nil, "print a key policy for this user or role, an `ARN`; may be repeated")
-	flags.BoolVar(&isRSA, "rsa", false, "the keys are RSA keys")
+	flags.StringArrayVar(&rsaKeys, "rsa", nil, "all keys, or this `KEY`, are RSA keys; may be repeated")
+	flags.Lookup("rsa").NoOptDefVal = allKeys
 	flags.DurationVar(&o.timeout, "kms-timeout", defaultTimeout, "how long to wait for each answer of a key service, retries included")
 	_ = command.RegisterFlagCompletionFunc("role", cobra.FixedCompletions(roles, cobra.ShellCompDirectiveNoFileComp))
 	return command
 }
 
-// neededOf returns the ARN of a KEY, and the actions that are needed on it.
-func neededOf(ctx context.Context, k *key, actions []string, isRSA bool) (keyARN string, needed []string, err error) {
-	if k.scheme == branchkey.Scheme && !k.inFile {
-		return "", nil, usageError{fmt.Errorf("%s is a branch key: its policy is about a table, too, and is written by hand; docs/KEYS.md has one", k.text)}
+// allKeys is the value of --rsa that stands for all keys.
+const allKeys = "all"
+
+// checkPolicyKeys checks that there is a policy about keys.
+func checkPolicyKeys(keys []*key, rsaKeys []string, ofOne bool) error {
+	ofKMS := 0
+	for _, k := range keys {
+		switch {
+		case k.scheme == branchkey.Scheme && !k.inFile:
+			return fmt.Errorf("%s is a branch key: its policy is about a table, too, and is written by hand; docs/KEYS.md has one", k.text)
+		case k.scheme == awskms.DiscoveryScheme:
+			return fmt.Errorf("%s names no key of AWS KMS that a policy could be about", k.text)
+		case k.scheme == awskms.Scheme:
+			ofKMS++
+		}
 	}
-	if k.scheme != awskms.Scheme {
-		return "", nil, usageError{fmt.Errorf("%s is no key of AWS KMS, so no policy is about it", k.text)}
+	for _, named := range rsaKeys {
+		if named != allKeys && named != "true" && !slices.ContainsFunc(keys, func(k *key) bool { return k.given == named }) {
+			return fmt.Errorf("--rsa=%s is none of the KEYs; write it as there", named)
+		}
 	}
+	switch {
+	case ofKMS == 0 && len(keys) == 1:
+		return fmt.Errorf("%s is no key of AWS KMS, so no policy is about it", keys[0].text)
+	case ofKMS == 0:
+		return errors.New("none of the KEYs is one of AWS KMS, so no policy is about them")
+	case ofOne && ofKMS > 1:
+		return errors.New("with --principal it is the policy of one key; name one")
+	}
+	return nil
+}
+
+// needed is what a role needs of a key.
+type needed struct {
+	keyARN  string
+	actions []string
+	isRSA   bool
+}
+
+// neededOf returns what is needed of a KEY for the actions that are needed of a symmetric one.
+func neededOf(ctx context.Context, k *key, actions []string, isRSA bool) (*needed, error) {
 	config, err := awskms.ParseURL(k.url)
 	if err != nil {
-		return "", nil, err
+		return nil, err
 	}
-	if isRSA {
-		actions = rsaActionsOf(actions, config.PublicKeyFile != "")
-	}
-	if a, err := arn.Parse(config.KeyID); err == nil && strings.HasPrefix(a.Resource, "key/") {
-		return config.KeyID, actions, nil
-	}
-	keyARN, err = ask(ctx, k, func(ctx context.Context, keyring provider.Keyring) (string, error) {
-		info, err := keyring.(*awskms.Provider).GetKeyInfo(ctx, config.KeyID)
+	n := &needed{keyARN: config.KeyID, isRSA: isRSA || config.PublicKeyFile != "" || config.Hash != 0}
+	looksUp := false
+	if a, err := arn.Parse(config.KeyID); err != nil || !strings.HasPrefix(a.Resource, "key/") {
+		looksUp = true
+		info, err := ask(ctx, k, func(ctx context.Context, keyring provider.Keyring) (*provider.KeyInfo, error) {
+			return keyring.(*awskms.Provider).GetKeyInfo(ctx, config.KeyID)
+		})
 		if err != nil {
-			return "", err
+			return nil, err
 		}
-		return info.Metadata["arn"], nil
-	})
-	return keyARN, append(actions, awskms.ActionDescribeKey), err
+		n.keyARN, n.isRSA = info.Metadata["arn"], n.isRSA || strings.HasPrefix(info.Algorithm, "RSA_")
+	}
+	n.actions = slices.Clone(actions)
+	if n.isRSA {
+		n.actions = rsaActionsOf(actions, config.PublicKeyFile != "")
+	}
+	if looksUp {
+		n.actions = append(n.actions, awskms.ActionDescribeKey)
+	}
+	return n, nil
 }
 
 // merge adds statements to a policy. One that allows the same as another adds its resource to it.

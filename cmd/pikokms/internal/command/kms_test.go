@@ -23,8 +23,15 @@ import (
 // execute runs the command, and returns what it wrote and how long it took.
 func execute(t *testing.T, arguments ...string) (stdout, stderr string, took time.Duration, err error) {
 	t.Helper()
+	return executeWith(t, nil, arguments...)
+}
+
+// executeWith runs the command with variables in its environment.
+func executeWith(t *testing.T, environment []string, arguments ...string) (stdout, stderr string, took time.Duration, err error) {
+	t.Helper()
 	command := exec.CommandContext(t.Context(), "pikokms", arguments...)
 	command.Env = append(os.Environ(), "GORACE="+noRaceSleep, "AWS_ACCESS_KEY_ID=test", "AWS_SECRET_ACCESS_KEY=test", "AWS_EC2_METADATA_DISABLED=true")
+	command.Env = append(command.Env, environment...)
 	var out, errs bytes.Buffer
 	command.Stdout, command.Stderr = &out, &errs
 	begin := time.Now()

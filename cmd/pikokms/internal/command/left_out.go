@@ -114,6 +114,17 @@ func (p *plan) leftText() string {
 	return "; left out " + strings.Join(all, ", ")
 }
 
+// leftFields returns what leftText says, for programs: how many of each kind are left out.
+func (p *plan) leftFields() map[string]int64 {
+	fields := make(map[string]int64)
+	for kind, n := range p.left {
+		if n > 0 {
+			fields[leftKinds[kind].many] = n
+		}
+	}
+	return fields
+}
+
 // leftContent returns how many things are left out that may hold content.
 func (p *plan) leftContent() (n int64) {
 	for kind, many := range p.left {

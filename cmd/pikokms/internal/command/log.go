@@ -23,7 +23,7 @@ const logFormatFlag = "log-format"
 
 // addLogFormat adds the flag of the format.
 func addLogFormat(root *cobra.Command) {
-	root.PersistentFlags().String(logFormatFlag, formatText, "the `FORMAT` of what is said on standard error: text or json, a JSON object a line")
+	root.PersistentFlags().String(logFormatFlag, formatText, "say things as this `FORMAT`: text or json")
 	_ = root.RegisterFlagCompletionFunc(logFormatFlag, cobra.FixedCompletions([]string{formatText, formatJSON}, cobra.ShellCompDirectiveNoFileComp))
 }
 

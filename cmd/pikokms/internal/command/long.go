@@ -162,6 +162,9 @@ func (l *longWork) openJournal(p *plan, texts []string) (planned bool, err error
 	if slices.ContainsFunc(p.places, (*place).isStandardInput) {
 		return false, usageError{errors.New("--resume is no use for standard input, which is read once")}
 	}
+	if _, err := resolveOutput(l.resume, true); err != nil {
+		return false, fmt.Errorf("--resume: %w", err)
+	}
 	if l.journal, err = openJournal(l.resume, l.job(p, texts)); err != nil {
 		return false, err
 	}

@@ -22,6 +22,7 @@ import (
 
 	"piko.sh/pikokms"
 	"piko.sh/pikokms/header"
+	"piko.sh/pikokms/provider"
 	"piko.sh/pikokms/s3storage"
 )
 
@@ -37,7 +38,11 @@ Folders and buckets:
                                        the same in GCS, in Azure, and in a folder
                                        that gocloud.dev keeps, with metadata
   URLs have the parameters of gocloud.dev: endpoint, profile, use_path_style and
-  so on. Credentials come from where each cloud's own tools take them.
+  so on. Credentials come from where each cloud's own tools take them. Of a name in
+  a URL, %, ? and # are written %25, %3F and %23. Where there is no object KEY, what
+  is below KEY/ is meant. S3 also has request_payer=requester, and the ARN of an
+  access point stands in place of BUCKET. An object whose name ends in a slash is one
+  like others; only an empty one, which stands for a folder, is left out.
   --include and --exclude take globs: * is any text without a slash, ** any text,
   ? one character. A glob with a slash is for a whole name, as from the PLACE on,
   and one without for any part of it: a folder that it matches is taken or left out
@@ -198,6 +203,7 @@ func openURL(ctx context.Context, u *url.URL) (*place, error) {
 	}
 	var err error
 	if p.objects, p.only, err = open(ctx, u); err != nil {
+		err = withoutQuery(err, u)
 		return nil, fmt.Errorf("%s: %w", p.name, err)
 	}
 	if u.Scheme != "file" {
@@ -215,7 +221,7 @@ func parsePlace(text string) (*url.URL, error) {
 			rest = "s3://" + strings.TrimPrefix(after, arn)
 		}
 	}
-	u, err := url.Parse(rest)
+	u, err := parseURL(rest)
 	if err != nil {
 		return nil, usageError{fmt.Errorf("not a URL: %w", err)}
 	}
@@ -223,7 +229,7 @@ func parsePlace(text string) (*url.URL, error) {
 		u.Host = arn
 	}
 	if !slices.Contains(schemes, u.Scheme) {
-		return nil, usageError{fmt.Errorf("%q has the unknown scheme %q; known are %s", u.Redacted(), u.Scheme, strings.Join(schemes, ", "))}
+		return nil, usageError{fmt.Errorf("%q has the unknown scheme %q; known are %s", provider.RedactURL(u.String()), u.Scheme, strings.Join(schemes, ", "))}
 	}
 	return u, nil
 }
@@ -235,6 +241,16 @@ func keyOf(u *url.URL) (prefix, only string) {
 		return "", prefix
 	}
 	return prefix, ""
+}
+
+// withoutQuery returns an error that shows no secret of a URL's parameters. Texts of gocloud.dev
+// have all of a URL.
+func withoutQuery(err error, u *url.URL) error {
+	if u.RawQuery == "" || !strings.Contains(err.Error(), u.RawQuery) {
+		return err
+	}
+	_, shown, _ := strings.Cut(provider.RedactURL(u.String()), "?")
+	return errors.New(strings.ReplaceAll(err.Error(), u.RawQuery, shown))
 }
 
 // Close releases a place.

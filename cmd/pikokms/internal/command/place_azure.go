@@ -2,6 +2,7 @@ package command
 
 import (
 	"context"
+	"crypto/fips140"
 	"crypto/md5"
 	"encoding/xml"
 	"errors"
@@ -217,17 +218,25 @@ func (b *azureObjects) read(ctx context.Context, key string) (*opened, error) {
 		a.Metadata[name] = textOf(value)
 	}
 	s := &opened{ReadCloser: r.NewRetryReader(undecoded(ctx), nil), size: *p.ContentLength, modTime: *p.LastModified, attributes: a, azure: &azureBlob{p, b.client, b.prefix + key}}
+	var options *blockblob.UploadStreamOptions // once they are known
+	var losses []s3storage.Loss
+	keep := func(ctx context.Context) (err error) {
+		if options == nil {
+			options, losses, err = keepBlob(ctx, s.azure)
+		}
+		return azureError(err)
+	}
 	s.notKept = func(ctx context.Context) ([]s3storage.Loss, error) {
-		_, losses, err := keepBlob(ctx, s.azure)
-		return losses, azureError(err)
+		err := keep(ctx)
+		return losses, err
 	}
 	s.replace = func(ctx context.Context, content io.Reader) error {
-		options, losses, err := keepBlob(ctx, s.azure)
+		err := keep(ctx)
 		if err == nil {
 			err = b.allowed.refuse(losses)
 		}
 		if err != nil {
-			return azureError(err)
+			return err
 		}
 		options.AccessConditions = ifUnchanged(*p.ETag)
 		return b.upload(ctx, key, s, content, options, pikokms.ErrChanged)
@@ -246,6 +255,9 @@ func keepBlob(ctx context.Context, p *azureBlob) (*blockblob.UploadStreamOptions
 	}
 	if p.LegalHold != nil && *p.LegalHold || p.ImmutabilityPolicyMode != nil && p.ImmutabilityPolicyExpiresOn != nil {
 		losses = append(losses, s3storage.Loss{Kind: s3storage.LossLock, Reason: "it has a legal hold or an immutability policy, which a new version could not have"})
+	}
+	if p.ContentMD5 != nil && fips140.Enforced() {
+		losses = append(losses, s3storage.Loss{Kind: s3storage.LossChecksum, Reason: "it has an MD5 sum, which may not be computed in this FIPS mode"})
 	}
 	if p.ExpiresOn != nil {
 		losses = append(losses, s3storage.Loss{Kind: lossTime, Reason: "it ends at a time of its own, " + p.ExpiresOn.String()})
@@ -392,7 +404,7 @@ func (b *azureObjects) upload(ctx context.Context, key string, from *opened, con
 	sent := &checked.Sent{Source: content}
 	upload := &checked.Upload{Source: sent, Drop: cancel}
 	var source io.Reader = upload
-	if from.azure != nil && from.azure.ContentMD5 != nil {
+	if from.azure != nil && from.azure.ContentMD5 != nil && !fips140.Enforced() {
 		source = &summed{upload, md5.New(), options.HTTPHeaders}
 	}
 	answer, err := b.client.NewBlockBlobClient(b.prefix+key).UploadStream(ctx, source, options)

@@ -92,6 +92,29 @@ func (b *blobObjects) list(ctx context.Context, prefix string) iter.Seq2[listed,
 // (v0.49.0, fileblob's attrsExt).
 const metadataSuffix = ".attrs"
 
+// metadataStart begins such a file.
+const metadataStart = `{"user.cache_control":`
+
+// isMetadata tells whether a file has the metadata of another one that stands beside it. If that was
+// encrypted, gocloud.dev could not read the other one.
+func isMetadata(path string) bool {
+	object, ok := strings.CutSuffix(path, metadataSuffix)
+	if !ok {
+		return false
+	}
+	if info, err := os.Lstat(object); err != nil || !info.Mode().IsRegular() {
+		return false
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return false
+	}
+	defer f.Close() // only read
+	start := make([]byte, len(metadataStart))
+	_, err = io.ReadFull(f, start)
+	return err == nil && string(start) == metadataStart
+}
+
 // listPassedOver yields what gocloud.dev's own listing of a folder passes over (v0.49.0), or takes
 // for objects though it is none: folders that can't be read, and what is no file with content of its
 // own. It returns false if there is nothing more to list.

@@ -55,6 +55,9 @@ func (f *folderObjects) list(ctx context.Context, prefix string) iter.Seq2[liste
 				if info, err := os.Lstat(path); err == nil {
 					one.size, one.info = info.Size(), info
 				}
+				if isMetadata(path) {
+					one.left = leftMetadata
+				}
 			}
 			if !yield(one, err) {
 				return
@@ -68,7 +71,11 @@ func (f *folderObjects) stat(ctx context.Context, key string) (listed, error) {
 	if err != nil {
 		return listed{}, err
 	}
-	return listed{key: key, size: object.Size()}, object.Close()
+	one := listed{key: key, size: object.Size()}
+	if file, ok := object.(interface{ Stat() (os.FileInfo, error) }); ok {
+		one.info, err = file.Stat()
+	}
+	return one, errors.Join(err, object.Close())
 }
 
 func (f *folderObjects) open(ctx context.Context, key string) (pikokms.StoredObject, error) {

@@ -276,6 +276,7 @@ func (m *monitor) fields(calls int64) []any {
 	return []any{
 		"result", m.word, "objects", sum.done, "bytes", sum.bytes, "skipped", sum.skipped, "failed", sum.failed,
 		"before", sum.before + sum.skippedBefore, "total", m.plan.total(), "calls", calls, "seconds", time.Since(m.from).Seconds(),
+		"left_out", m.plan.leftFields(),
 	}
 }
 

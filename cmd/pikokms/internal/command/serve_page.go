@@ -11,10 +11,13 @@ import (
 	"html/template"
 	"io"
 	"io/fs"
+	"iter"
 	"maps"
+	"math"
 	"net/http"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 	"unicode"
@@ -28,12 +31,24 @@ var pageText string
 //go:embed serve_page.css
 var pageStyle string
 
-var pageTemplate = template.Must(template.New("page").Parse(pageText))
+var pageTemplate = template.Must(template.New("page").Funcs(template.FuncMap{"breakable": breakable}).Parse(pageText))
+
+// breakable returns a name as HTML that a narrow screen breaks where its parts end.
+func breakable(name string) template.HTML {
+	var b strings.Builder
+	for _, r := range name {
+		b.WriteString(template.HTMLEscapeString(string(r)))
+		if strings.ContainsRune("-_.,+=@~/", r) {
+			b.WriteString("<wbr>")
+		}
+	}
+	return template.HTML(b.String())
+}
 
 // pagePolicy is the content security policy of a page, which names its style sheet by the hash.
 var pagePolicy = func() string {
 	sum := sha256.Sum256([]byte(pageStyle))
-	return closedPolicy + "; img-src 'self' data:; media-src 'self'; style-src 'sha256-" + base64.StdEncoding.EncodeToString(sum[:]) + "'"
+	return strings.Replace(closedPolicy, "form-action 'none'", "form-action 'self'", 1) + "; img-src 'self' data:; media-src 'self'; style-src 'sha256-" + base64.StdEncoding.EncodeToString(sum[:]) + "'"
 }()
 
 // pageSize is how many entries a page of a folder has. Each object's header is read for its size.
@@ -46,9 +61,17 @@ type page struct {
 	Style   template.CSS
 	Way     []link // from the place to here
 	Entries []entry
+	Range   string // which entries these are: "101–200 of 1234"
+	Before  string // the link to the page before, if there is one
 	Next    string // the link to the next page, if there is one
+	Filter  string
+	Filters bool // whether there is something to filter
 	Media   *media
+	Failure *failure
 }
+
+// failure is why there is nothing to show.
+type failure struct{ Status, Reason string }
 
 type link struct{ Name, Target string }
 
@@ -60,42 +83,65 @@ type entry struct {
 	Target   string // empty if no URL leads to it
 	Size     string
 	Bytes    string
-	Modified string
+	Modified string // in the time of this computer
+	Stored   string // the same, as HTML's time has it
 	Note     string // what is to be said of an object that is not shown
 }
 
 // media is what a page plays or shows.
 type media struct{ Kind, Source, Name string }
 
-// folder sends the page of a folder, whose key is empty or ends in a slash.
+// folder sends a page of a folder, whose key is empty or ends in a slash. The query says which page,
+// from 1, and what the names of its entries have in them.
 func (v *view) folder(w http.ResponseWriter, r *http.Request, key string) error {
-	ctx := r.Context()
-	entries, next, err := v.list(ctx, key, r.URL.Query().Get("after"))
+	ctx, query := r.Context(), r.URL.Query()
+	number := 1
+	if text := query.Get("page"); text != "" {
+		var err error
+		if number, err = strconv.Atoi(text); err != nil || number < 1 || number > math.MaxInt32/pageSize {
+			return fs.ErrNotExist
+		}
+	}
+	filter := query.Get("filter")
+	l, err := v.list(ctx, key, filter, (number-1)*pageSize)
 	if err != nil {
 		return err
 	}
-	if len(entries) == 0 && key != "" && r.URL.RawQuery == "" {
+	if len(l.entries) == 0 && (number > 1 || key != "" && r.URL.RawQuery == "") {
 		return fs.ErrNotExist
 	}
 	group, looking := errgroup.WithContext(ctx)
 	group.SetLimit(16)
-	for i := range entries {
+	for i := range l.entries {
 		group.Go(func() error {
-			entries[i].link()
-			if entries[i].IsFolder {
+			l.entries[i].link()
+			if l.entries[i].IsFolder {
 				return nil
 			}
-			return v.look(looking, key, &entries[i])
+			return v.look(looking, key, &l.entries[i])
 		})
 	}
 	if err := group.Wait(); err != nil {
 		return err
 	}
-	p := &page{Title: shown(v.place.title(strings.TrimSuffix(key, "/"))), Way: v.way(key), Entries: entries}
-	if next != "" {
-		p.Next = "./?" + url.Values{"after": {next}}.Encode()
+	p := &page{
+		Title: shown(v.place.title(strings.TrimSuffix(key, "/"))), Way: v.way(key), Entries: l.entries, Range: l.text(),
+		Filter: filter, Filters: filter != "" || l.more || number > 1 || len(l.entries) > 10,
 	}
-	return p.send(w, r)
+	link := func(number int) string {
+		values := url.Values{"page": {strconv.Itoa(number)}}
+		if filter != "" {
+			values.Set("filter", filter)
+		}
+		return "./?" + values.Encode()
+	}
+	if number > 1 {
+		p.Before = link(number - 1)
+	}
+	if l.more {
+		p.Next = link(number + 1)
+	}
+	return p.send(w, r, http.StatusOK)
 }
 
 // player sends the page of one object.
@@ -120,10 +166,10 @@ func (v *view) player(w http.ResponseWriter, r *http.Request, key string) error 
 		Way:   append(v.way(folder), link{shown(name), "./" + url.PathEscape(name) + "?view"}),
 		Media: &media{kind, "./" + url.PathEscape(name), shown(name)},
 	}
-	return p.send(w, r)
+	return p.send(w, r, http.StatusOK)
 }
 
-func (p *page) send(w http.ResponseWriter, r *http.Request) error {
+func (p *page) send(w http.ResponseWriter, r *http.Request, status int) error {
 	p.Style = template.CSS(pageStyle)
 	var text bytes.Buffer
 	if err := pageTemplate.Execute(&text, p); err != nil {
@@ -131,8 +177,22 @@ func (p *page) send(w http.ResponseWriter, r *http.Request) error {
 	}
 	w.Header().Set("Content-Security-Policy", pagePolicy)
 	w.Header().Set("Content-Type", "text/html; charset=utf-8")
-	http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(text.Bytes()))
+	w.Header().Set("Content-Length", strconv.Itoa(text.Len()))
+	w.WriteHeader(status)
+	if r.Method != http.MethodHead {
+		_, _ = w.Write(text.Bytes()) // The client notices by the length that it is not the whole.
+	}
 	return nil
+}
+
+// fail sends the page of a request that failed, which leads back to the folder.
+func (v *view) fail(w http.ResponseWriter, r *http.Request, key, reason string, status int) error {
+	p := &page{
+		Title:   http.StatusText(status),
+		Way:     v.way(key[:strings.LastIndex(key, "/")+1]),
+		Failure: &failure{http.StatusText(status), reason},
+	}
+	return p.send(w, r, status)
 }
 
 // way returns the links from the place to a folder.
@@ -145,41 +205,92 @@ func (v *view) way(key string) []link {
 	return links
 }
 
-// list returns entries of a folder, and where the next page begins if there are more.
-func (v *view) list(ctx context.Context, key, after string) (entries []entry, next string, err error) {
-	switch {
-	case !v.place.isMany():
-		return []entry{{key: v.onlyName()}}, "", nil
+// listing is a part of what a folder shows.
+type listing struct {
+	entries []entry
+	before  int  // how many entries come before these
+	more    bool // whether others follow
+	total   int  // of all entries; -1 if it is not known
+}
+
+// text says which entries these are.
+func (l *listing) text() string {
+	switch first, last := l.before+1, l.before+len(l.entries); {
+	case len(l.entries) == 0:
+		return ""
+	case l.total >= 0:
+		return fmt.Sprintf("%d–%d of %d", first, last, l.total)
+	default:
+		return fmt.Sprintf("%d–%d, and more", first, last)
+	}
+}
+
+// list lists a page of the entries of a folder with a text in their names, whatever its case, behind
+// so many others.
+func (v *view) list(ctx context.Context, key, filter string, before int) (*listing, error) {
+	l, n := &listing{before: before, total: -1}, 0
+	filter = strings.ToLower(filter)
+	entries, isWhole, err := v.entries(ctx, key)
+	if err != nil {
+		return nil, err
+	}
+	for e, err := range entries {
+		switch {
+		case err != nil:
+			return nil, err
+		case !strings.Contains(strings.ToLower(e.key), filter):
+			continue
+		}
+		n++
+		switch {
+		case n <= before:
+		case n <= before+pageSize:
+			l.entries = append(l.entries, e)
+		case !isWhole:
+			l.more = true
+			return l, nil
+		default:
+			l.more = true
+		}
+	}
+	l.total = n
+	return l, nil
+}
+
+// entries yields what a folder shows, in order. If isWhole says so, all of it has been listed.
+func (v *view) entries(ctx context.Context, key string) (entries iter.Seq2[entry, error], isWhole bool, err error) {
+	if !v.place.isMany() {
+		return func(yield func(entry, error) bool) { yield(entry{key: v.onlyName()}, nil) }, true, nil
 	}
 	if bucket, ok := v.place.objects.(paged); ok {
-		return v.listBucket(ctx, bucket, key, after)
+		return v.pages(ctx, bucket, key), false, nil
 	}
 	found := make(map[entry]bool)
 	for object, err := range v.place.list(ctx, key) {
 		stored := object.key
 		if err != nil && (stored == "" || stored == key) {
-			return nil, "", err
+			return nil, false, ofStorage(err)
 		}
 		name, isFolder, ok := v.named(strings.TrimPrefix(stored, key))
 		switch {
 		case err != nil && stored == key+name+"/":
 			v.tell(stored, err)
 			found[entry{key: name, IsFolder: true, Note: "cannot be read"}] = true
-		case ok:
+		case ok && object.left == 0:
 			found[entry{key: name, IsFolder: isFolder}] = true
 		}
 	}
-	entries = slices.SortedFunc(maps.Keys(found), func(a, b entry) int { return strings.Compare(a.sorted(), b.sorted()) })
-	first, _ := slices.BinarySearchFunc(entries, after, func(e entry, after string) int { return strings.Compare(e.sorted(), after) })
-	entries = entries[first:]
-	if len(entries) > pageSize {
-		next = entries[pageSize].sorted()
-		entries = entries[:pageSize]
-	}
-	return entries, next, nil
+	sorted := slices.SortedFunc(maps.Keys(found), func(a, b entry) int { return strings.Compare(a.sorted(), b.sorted()) })
+	return func(yield func(entry, error) bool) {
+		for _, e := range sorted {
+			if !yield(e, nil) {
+				return
+			}
+		}
+	}, true, nil
 }
 
-// sorted returns the text that entries are sorted by. The link to a page has that of its first one.
+// sorted returns the text that entries are sorted by.
 func (e entry) sorted() string {
 	if e.IsFolder {
 		return e.key + "/"
@@ -194,25 +305,31 @@ type paged interface {
 	page(ctx context.Context, folder string, token []byte, n int) (keys []listed, next []byte, err error)
 }
 
-// listBucket lists as list does. It asks for no more of the bucket than the page has.
-func (v *view) listBucket(ctx context.Context, bucket paged, key, after string) (entries []entry, next string, err error) {
-	token, err := base64.RawURLEncoding.DecodeString(after)
-	if err != nil {
-		return nil, "", fs.ErrNotExist
-	}
-	objects, following, err := bucket.page(ctx, key, token, pageSize)
-	if err != nil {
-		return nil, "", err
-	}
-	for _, object := range objects {
-		if name, isFolder, ok := v.named(strings.TrimPrefix(object.key, key)); ok {
-			entries = append(entries, entry{key: name, IsFolder: isFolder})
+// bucketPage is how many names a bucket is asked for at once (Amazon S3 API Reference,
+// ListObjectsV2, MaxKeys).
+const bucketPage = 1000
+
+// pages yields what a folder of a bucket shows. It asks for no more pages than are read.
+func (v *view) pages(ctx context.Context, bucket paged, key string) iter.Seq2[entry, error] {
+	return func(yield func(entry, error) bool) {
+		previous := entry{}
+		for token, begun := []byte(nil), false; !begun || len(token) > 0; begun = true {
+			objects, next, err := bucket.page(ctx, key, token, bucketPage)
+			if err != nil {
+				yield(entry{}, ofStorage(err))
+				return
+			}
+			for _, object := range objects {
+				name, isFolder, ok := v.named(strings.TrimPrefix(object.key, key))
+				e := entry{key: name, IsFolder: isFolder}
+				if ok && e != previous && !yield(e, nil) {
+					return
+				}
+				previous = e
+			}
+			token = next
 		}
 	}
-	if len(following) > 0 {
-		next = base64.RawURLEncoding.EncodeToString(following)
-	}
-	return entries, next, nil
 }
 
 // named returns the name that a folder shows for what is stored under a key below it, or false if it
@@ -263,7 +380,8 @@ func (v *view) look(ctx context.Context, folder string, e *entry) error {
 	}
 	var x examined
 	x.look(io.NewSectionReader(stored, 0, stored.Size()))
-	e.Modified = stored.ModTime().UTC().Format("2006-01-02 15:04")
+	modified := stored.ModTime().Local() // The view is for who is at this computer.
+	e.Modified, e.Stored = modified.Format("2006-01-02 15:04"), modified.Format(time.RFC3339)
 	if err := errors.Join(x.err, stored.Close()); err != nil {
 		v.tell(folder+e.key, err)
 	}
@@ -276,7 +394,7 @@ func (v *view) look(ctx context.Context, folder string, e *entry) error {
 		e.Target, e.Note = "", x.kind
 	}
 	if n, ok := x.plaintextSize(); ok {
-		e.Size, e.Bytes = readable(n), fmt.Sprintf("%d bytes", n)
+		e.Size, e.Bytes = readable(n), count(n, "byte")
 	}
 	return nil
 }

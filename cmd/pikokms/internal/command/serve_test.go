@@ -290,7 +290,7 @@ func TestServe(t *testing.T) {
 			require.Eventually(t, func() bool { return strings.Contains(s.stderr(), "photos/"+name) }, 10*time.Second, 10*time.Millisecond, name)
 		}
 		_, page := s.ask(http.MethodGet, "/")
-		require.Contains(t, page, "<td>plain.txt <small>not encrypted</small></td>")
+		require.Contains(t, page, "<td>plain.<wbr>txt <small>not encrypted</small></td>")
 	})
 	t.Run("the key service is down", func(t *testing.T) {
 		dir := fill(t, map[string]string{"a": "a", "b": "b"}, "-k", kek)
@@ -300,6 +300,7 @@ func TestServe(t *testing.T) {
 		kms.Inject(kmstest.Fault{Operation: "Decrypt", Do: kmstest.Error("KMSInternalException", "down")})
 		response, _ := s.ask(http.MethodGet, "/b")
 		require.Equal(t, http.StatusServiceUnavailable, response.StatusCode)
+		require.NotEmpty(t, response.Header.Get("Retry-After"))
 		_, body = s.ask(http.MethodGet, "/a")
 		require.Equal(t, "a", body)
 	})
@@ -351,7 +352,7 @@ func TestServeWithoutRanges(t *testing.T) {
 		require.Equal(t, map[string]string{"notes.txt": content}, one.crawl())
 		other := serve(t, "-k", key, "-c", "tenant=43", "--suffix", ".enc", folder)
 		response, _ = other.ask(http.MethodGet, "/notes.txt")
-		require.Equal(t, http.StatusInternalServerError, response.StatusCode)
+		require.Equal(t, http.StatusForbidden, response.StatusCode)
 	}
 }
 

@@ -13,7 +13,9 @@ import (
 	"net/url"
 	"path"
 	"path/filepath"
+	"strconv"
 	"strings"
+	"time"
 
 	"piko.sh/pikokms"
 	"piko.sh/pikokms/header"
@@ -35,7 +37,10 @@ var errPlain = errors.New("it is not encrypted")
 // ServeHTTP implements http.Handler.
 func (v *view) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	key := strings.TrimPrefix(r.URL.Path, "/")
+	ctx, end := traceObject(r.Context(), 0, v.place.title(key), -1)
+	r = r.WithContext(ctx)
 	var err error
+	defer func() { end("served", err) }()
 	switch {
 	case key == "" || strings.HasSuffix(key, "/"):
 		err = v.folder(w, r, key)
@@ -57,23 +62,56 @@ func (v *view) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if status != http.StatusNotFound {
 		v.tell(key, err)
 	}
+	if status == http.StatusServiceUnavailable {
+		w.Header().Set("Retry-After", strconv.Itoa(int(retryAfter.Seconds())))
+	}
+	if strings.Contains(r.Header.Get("Accept"), "text/html") && v.fail(w, r, key, text, status) == nil {
+		return
+	}
 	http.Error(w, text, status)
 }
+
+// retryAfter is when a client may ask again after a service was away.
+const retryAfter = 10 * time.Second
 
 // tell says on standard error what went wrong. The client is not told.
 func (v *view) tell(key string, err error) {
 	say(slog.LevelError, fmt.Sprintf("%s: %s", printable(v.place.title(key)), explain(err)), "object", v.place.title(key))
 }
 
+// clientAnswers are what a client is told of errors, in the order in which they are looked for. An error's
+// own text names keys and places, which are no matter of who may only look.
+var clientAnswers = []struct {
+	err    error
+	text   string
+	status int
+}{
+	{fs.ErrNotExist, "There is no such object.", http.StatusNotFound},
+	{errPlain, "This object is not encrypted, so it is not shown.", http.StatusForbidden},
+	{provider.ErrAccessDenied, "The key service does not let this view use the object's key.", http.StatusForbidden},
+	{provider.ErrKeyDisabled, "The object's key is disabled.", http.StatusForbidden},
+	{provider.ErrKeyPendingDeletion, "The object's key is being deleted.", http.StatusForbidden},
+	{provider.ErrKeyNotFound, "The object's key is not there any more.", http.StatusForbidden},
+	{provider.ErrUntrustedKey, "This object is under a key that this view was not given.", http.StatusForbidden},
+	{provider.ErrContextMismatch, "This object has other pairs than this view asks for.", http.StatusForbidden},
+	{provider.ErrProviderUnavailable, "The key service cannot be asked now. Try again in a while.", http.StatusServiceUnavailable},
+	{provider.ErrDecryptionFailed, "This object is damaged, or is under another key.", http.StatusInternalServerError},
+}
+
 // answerTo returns what a client is told of an error.
 func answerTo(err error) (text string, status int) {
+	for _, a := range clientAnswers {
+		if errors.Is(err, a.err) {
+			return a.text, a.status
+		}
+	}
 	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		return "There is no such object.", http.StatusNotFound
-	case errors.Is(err, errPlain):
-		return "This object is not encrypted, so it is not shown.", http.StatusForbidden
-	case errors.Is(err, provider.ErrProviderUnavailable):
-		return "The key service cannot be asked now.", http.StatusServiceUnavailable
+	case errors.Is(err, fs.ErrPermission), refusalOf(err) != notRefused:
+		return "The storage does not let this view read this object.", http.StatusForbidden
+	case passes(err):
+		return "The storage cannot be read now. Try again in a while.", http.StatusServiceUnavailable
+	case isFormat(err):
+		return "This object is damaged.", http.StatusInternalServerError
 	}
 	return "This object cannot be read.", http.StatusInternalServerError
 }

@@ -70,14 +70,20 @@ func (t *target) of(i item) (to item, err error) {
 	return item{place: t.place, key: key}, err
 }
 
-// checkFree returns an error if the result may not be put there because something stands there.
-func (t *target) checkFree(ctx context.Context, to item) error {
+// checkFree returns an error if the result of an item may not be put there because something stands
+// there.
+func (t *target) checkFree(ctx context.Context, to, from item) error {
 	if t.place == nil || t.replace {
 		return nil
 	}
 	var err error
 	if to.place.objects != nil {
-		_, err = to.place.objects.stat(ctx, to.key)
+		var found listed
+		if found, err = to.place.objects.stat(ctx, to.key); err == nil && found.info != nil && !to.place.isBucket() {
+			if err := t.placed.check(identity(found.info), from); err != nil {
+				return fmt.Errorf("%s: %w", to.title(), err)
+			}
+		}
 	} else {
 		_, err = os.Lstat(to.place.path)
 	}
@@ -111,7 +117,7 @@ func (t *target) put(ctx context.Context, to, from item, s *source, content io.R
 		}
 		return ofUpload(err)
 	case to.place.objects != nil:
-		if err := t.checkFree(ctx, to); err != nil {
+		if err := t.checkFree(ctx, to, from); err != nil {
 			return err
 		}
 		return t.putFile(ctx, to, from, content)

@@ -2,14 +2,21 @@ package command
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"os"
+	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"github.com/spf13/cobra"
 	"go.opentelemetry.io/otel"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/codes"
 	"go.opentelemetry.io/otel/exporters/otlp/otlpmetric/otlpmetricgrpc"
 	"go.opentelemetry.io/otel/exporters/otlp/otlpmetric/otlpmetrichttp"
 	"go.opentelemetry.io/otel/exporters/otlp/otlptrace"
@@ -19,7 +26,10 @@ import (
 	"go.opentelemetry.io/otel/sdk/resource"
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
+	"go.opentelemetry.io/otel/trace"
 
+	"piko.sh/pikokms"
+	"piko.sh/pikokms/provider"
 	"piko.sh/pikokms/service"
 )
 
@@ -32,11 +42,86 @@ func telemetry() service.Telemetry {
 	return service.Telemetry{TracerProvider: otel.GetTracerProvider(), MeterProvider: otel.GetMeterProvider(), Logger: slog.Default()}
 }
 
+const traceNamesFlag = "trace-names"
+
+// addTraceNames adds the flag that puts names into traces.
+func addTraceNames(root *cobra.Command) {
+	root.PersistentFlags().Bool(traceNamesFlag, false, "name objects in traces, which else number them")
+}
+
+// tracesNames is whether traces have the names of objects.
+var tracesNames atomic.Bool
+
+func tracer() trace.Tracer { return otel.GetTracerProvider().Tracer("piko.sh/pikokms/cmd/pikokms") }
+
+// traceCommand begins the span of a command, which is the parent of all others. It ends with
+// telemetry.
+func traceCommand(command *cobra.Command) {
+	ctx, span := tracer().Start(command.Context(), command.CommandPath())
+	command.SetContext(ctx)
+	commandSpan.Store(&span)
+}
+
+// commandSpan is the span of the command. It is nil before there is one.
+var commandSpan atomic.Pointer[trace.Span]
+
+// endCommand ends the span of the command.
+func endCommand(err error) {
+	if span := commandSpan.Load(); span != nil {
+		setFailure(*span, err)
+		(*span).End()
+	}
+}
+
+// traceObject begins the span of the work on an object, which is the parent of those of the calls
+// that it takes. The index is the object's number, from 0, and the size is in bytes or -1. The
+// caller calls end with the outcome.
+func traceObject(ctx context.Context, index int64, name string, size int64) (of context.Context, end func(result string, err error)) {
+	attributes := []attribute.KeyValue{attribute.Int64("pikokms.object.index", index)}
+	if size >= 0 {
+		attributes = append(attributes, attribute.Int64("pikokms.object.size", size))
+	}
+	if tracesNames.Load() {
+		attributes = append(attributes, attribute.String("pikokms.object.name", name))
+	}
+	of, span := tracer().Start(ctx, "object", trace.WithAttributes(attributes...))
+	return of, func(result string, err error) {
+		if err != nil {
+			result = resultFailed
+		}
+		span.SetAttributes(attribute.String("pikokms.result", result))
+		setFailure(span, err)
+		span.End()
+	}
+}
+
+// failures are the errors that traces name, in the order in which they are looked for. An error's
+// own text may quote names and encryption contexts.
+var failures = []error{
+	provider.ErrAccessDenied, provider.ErrKeyDisabled, provider.ErrKeyPendingDeletion, provider.ErrKeyNotFound, provider.ErrUntrustedKey,
+	provider.ErrProviderUnavailable, provider.ErrContextMismatch, provider.ErrDecryptionFailed, provider.ErrInvalidCiphertext,
+	pikokms.ErrPlaintext, pikokms.ErrChanged, fs.ErrNotExist, fs.ErrPermission, context.Canceled, context.DeadlineExceeded,
+}
+
+// setFailure marks a span as failed if there is an error.
+func setFailure(span trace.Span, err error) {
+	if err == nil {
+		return
+	}
+	kind := "other"
+	if i := slices.IndexFunc(failures, func(one error) bool { return errors.Is(err, one) }); i >= 0 {
+		kind = failures[i].Error()
+	}
+	span.SetAttributes(attribute.String("error.type", kind))
+	span.SetStatus(codes.Error, kind)
+}
+
 // flush exports what is still to be exported, and stops telemetry. It is nil if there is none.
 var flush atomic.Pointer[func()]
 
 // flushTelemetry ends telemetry, if there is any. It returns when that is done, or after flushTime.
 func flushTelemetry() {
+	endCommand(nil) // unless it has ended
 	if f := flush.Load(); f != nil {
 		(*f)()
 	}
@@ -44,40 +129,41 @@ func flushTelemetry() {
 
 // startTelemetry exports traces and metrics by OTLP if the environment says where to, or else does
 // nothing (OpenTelemetry specification, "OpenTelemetry Protocol Exporter" and "Environment Variable
-// Specification"). What goes wrong in exporting is said, and fails nothing.
-func startTelemetry(ctx context.Context) error {
+// Specification"). What goes wrong with it is said, and fails nothing.
+func startTelemetry(ctx context.Context) {
 	traced, measured := isExported("TRACES"), isExported("METRICS")
 	if !traced && !measured {
-		return nil
+		return
 	}
-	otel.SetErrorHandler(otel.ErrorHandlerFunc(func(err error) {
-		say(slog.LevelWarn, "telemetry: "+explain(err))
-	}))
+	warn := func(err error) {
+		say(slog.LevelWarn, fmt.Sprintf("telemetry to %s: %s", endpoints(), explain(err)), "endpoint", endpoints())
+	}
+	otel.SetErrorHandler(otel.ErrorHandlerFunc(warn))
 	process, err := resource.New(ctx,
 		resource.WithTelemetrySDK(),
 		resource.WithAttributes(semconv.ServiceName("pikokms"), semconv.ServiceVersion(version())),
 		resource.WithFromEnv()) // which goes before the attributes above
 	if err != nil {
-		return fmt.Errorf("telemetry: %w", err)
+		warn(err) // the resource has what could be understood
 	}
 	var stops []func(context.Context) error
 	if traced {
-		exporter, err := newSpanExporter(ctx)
-		if err != nil {
-			return fmt.Errorf("telemetry: %w", err)
+		if exporter, err := newSpanExporter(ctx); err != nil {
+			warn(err)
+		} else {
+			spans := sdktrace.NewTracerProvider(sdktrace.WithBatcher(exporter), sdktrace.WithResource(process))
+			stops = append(stops, spans.Shutdown)
+			otel.SetTracerProvider(spans)
 		}
-		spans := sdktrace.NewTracerProvider(sdktrace.WithBatcher(exporter), sdktrace.WithResource(process))
-		stops = append(stops, spans.Shutdown)
-		otel.SetTracerProvider(spans)
 	}
 	if measured {
-		exporter, err := newMetricExporter(ctx)
-		if err != nil {
-			return fmt.Errorf("telemetry: %w", err)
+		if exporter, err := newMetricExporter(ctx); err != nil {
+			warn(err)
+		} else {
+			metrics := sdkmetric.NewMeterProvider(sdkmetric.WithReader(sdkmetric.NewPeriodicReader(exporter)), sdkmetric.WithResource(process))
+			stops = append(stops, metrics.Shutdown)
+			otel.SetMeterProvider(metrics)
 		}
-		metrics := sdkmetric.NewMeterProvider(sdkmetric.WithReader(sdkmetric.NewPeriodicReader(exporter)), sdkmetric.WithResource(process))
-		stops = append(stops, metrics.Shutdown)
-		otel.SetMeterProvider(metrics)
 	}
 	stop := sync.OnceFunc(func() {
 		// The work may have ended because ctx did.
@@ -90,7 +176,20 @@ func startTelemetry(ctx context.Context) error {
 		}
 	})
 	flush.Store(&stop)
-	return nil
+}
+
+// endpoints names where telemetry goes, in the order in which a user would look.
+func endpoints() string {
+	var named []string
+	for _, variable := range []string{"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"} {
+		if url := os.Getenv(variable); url != "" {
+			named = append(named, variable+"="+provider.RedactURL(url))
+		}
+	}
+	if named == nil {
+		return "the usual endpoint on this computer"
+	}
+	return strings.Join(named, " ")
 }
 
 // isExported tells whether the environment says where to export a kind of telemetry.

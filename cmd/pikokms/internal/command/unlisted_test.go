@@ -149,13 +149,13 @@ func TestFoldersThatCannotBeRead(t *testing.T) {
 	t.Run("resumed", func(t *testing.T) {
 		command := []string{"encrypt", "-k", "local:key", "--resume", "job", "--in-place", "photos"}
 		fails(t, "encrypted 0 objects of 0 bytes, 2 skipped, 2 failed", command...)
-		both(t, fails(t, "2 failed, 2 of them before", command...))
+		both(t, fails(t, "2 skipped (2 of them before), 2 failed", command...))
 		require.NoError(t, os.Chmod(filepath.Join(u.dir, "photos", "secret"), 0o700))
-		fails(t, "encrypted 1 object of 15 bytes, 2 skipped, 1 failed, 2 of them before", command...)
+		fails(t, "encrypted 1 object of 15 bytes, 2 skipped (2 of them before), 1 failed", command...)
 		require.NoError(t, os.Chmod(filepath.Join(u.dir, "photos", "a", "secret"), 0o700))
 		_, stderr, status := u.run(t, command...)
 		require.Equal(t, 0, status, stderr)
-		require.Contains(t, stderr, "encrypted 2 objects of 37 bytes, 2 skipped, 3 of them before")
+		require.Contains(t, stderr, "encrypted 2 objects (1 of them before) of 37 bytes, 2 skipped (2 of them before)")
 		require.NoFileExists(t, filepath.Join(u.dir, "job"))
 		_, stderr, status = u.run(t, "verify", "-k", "local:key", "photos")
 		require.Equal(t, 0, status, stderr)
@@ -183,7 +183,7 @@ func TestServedFolderThatCannotBeRead(t *testing.T) {
 	require.Equal(t, http.StatusOK, status)
 	require.Contains(t, text, `<td>secret <small>cannot be read</small></td>`)
 	_, status = get("/secret/")
-	require.Equal(t, http.StatusInternalServerError, status)
+	require.Equal(t, http.StatusForbidden, status)
 	for _, part := range []string{"photos/secret/: ", "permission denied"} {
 		require.Eventually(t, func() bool { return strings.Contains(s.stderr(), part) }, time.Minute, 10*time.Millisecond, part)
 	}

@@ -1,0 +1,28 @@
+package crypto_provider_local_aes_gcm
+
+import (
+	"encoding/json"
+	"fmt"
+	"log/slog"
+)
+
+// shownConfig is a Config as prints, logs and encodings show it.
+type shownConfig Config
+
+func (c Config) shown() shownConfig {
+	if c.Key != nil {
+		c.Key = []byte{}
+	}
+	return shownConfig(c)
+}
+
+// Format implements fmt.Formatter. It shows no secret.
+func (c Config) Format(f fmt.State, verb rune) {
+	_, _ = fmt.Fprintf(f, fmt.FormatString(f, verb), c.shown())
+}
+
+// LogValue implements slog.LogValuer. It shows no secret.
+func (c Config) LogValue() slog.Value { return slog.AnyValue(c.shown()) }
+
+// MarshalJSON implements json.Marshaler. It shows no secret.
+func (c Config) MarshalJSON() ([]byte, error) { return json.Marshal(c.shown()) }

@@ -1,0 +1,16 @@
+package vault_test
+
+import (
+	"testing"
+
+	"piko.sh/pikokms/provider/providertest"
+	"piko.sh/pikokms/provider/vault"
+)
+
+// TestConfigsShowNoSecret prints, logs and encodes configurations.
+func TestConfigsShowNoSecret(t *testing.T) {
+	providertest.Conceals(t, vault.Config{Key: "orders", Token: "hvs.SECRET"}, "hvs.SECRET", "orders")
+	providertest.Conceals(t, vault.Config{Key: "orders", Address: "https://user:SECRET@vault.example"}, "SECRET", "vault.example")
+	providertest.Conceals(t, vault.Config{Key: "orders", AppRole: &vault.AppRole{RoleID: "r", SecretID: "SECRET"}}, "SECRET", "orders")
+	providertest.Conceals(t, vault.AppRole{RoleID: "reader", SecretID: "SECRET"}, "SECRET", "reader")
+}
