@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
+	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 
 	"piko.sh/pikokms"
@@ -209,7 +210,7 @@ func (s *Storage) store(ctx context.Context, key string, in *s3.PutObjectInput, 
 	// was completed, and 409 for an object that was deleted or put during the upload (Amazon S3 User
 	// Guide, "How to prevent object overwrites with conditional writes").
 	refused := isStatus(err, http.StatusPreconditionFailed, http.StatusConflict) || isMissing(err)
-	if !u.last || !refused && !errors.Is(err, ErrAnswer) {
+	if !u.last || !refused && !errors.Is(err, ErrAnswer) && !isLost(err) {
 		return err
 	}
 	if sent.Is(func() (io.ReadCloser, error) { return s.Get(ctx, key) }) {
@@ -222,6 +223,13 @@ func (s *Storage) store(ctx context.Context, key string, in *s3.PutObjectInput, 
 		return c.broken(err)
 	}
 	return err
+}
+
+// isLost reports whether the answer to a request did not come whole, so that what it asked for may be
+// done.
+func isLost(err error) bool {
+	answer, ok := errors.AsType[*awshttp.ResponseError](err)
+	return ok && (answer.HTTPStatusCode() == 0 || answer.HTTPStatusCode() >= http.StatusInternalServerError)
 }
 
 // headerSizeKey is the MetadataKey of package blobstorage, which takes sizes from it. It must not

@@ -151,6 +151,7 @@ func newFaulty(t *testing.T) *faulty {
 	t.Setenv("AWS_SECRET_ACCESS_KEY", "test")
 	t.Setenv("AWS_EC2_METADATA_DISABLED", "true")
 	t.Setenv("AWS_CA_BUNDLE", "")
+	t.Setenv("PIKOKMS_PYTHON", "") // it is for tests, and the command refuses what it does not know
 	t.Setenv(keyVariable, "")
 	f := &faulty{dir: t.TempDir(), kms: kmstest.NewServer(t), decrypters: make(map[string]*message.Decrypter)}
 	f.s3 = &s3Server{objects: make(map[string]s3Object)}
@@ -491,16 +492,21 @@ func (w work) isCovered(how tried, way, request string) (must, may bool) {
 	switch {
 	case way == denied:
 		// DescribeKey may be denied. Of one object, the size is asked first, and need not be told.
-		may = request == "TrentService.DescribeKey" || w.from == "object" && strings.HasPrefix(request, "HEAD /in/")
+		// The first PUT of a new object may be one that asks whether the service has conditions.
+		may = request == "TrentService.DescribeKey" || strings.HasPrefix(request, "PUT /out/") || w.from == "object" && strings.HasPrefix(request, "HEAD /in/")
 		return false, may
 	case ofKMS:
 		return true, true // the AWS SDK tries four times
 	case strings.HasPrefix(request, "PUT ") && (way == answerLost || way == answerCut):
 		return true, true // the object is there
+	case strings.HasPrefix(request, "list ") && how.tries > 1:
+		return way != answerCut, true // a listing goes on where it broke off
 	case way == answerCut && (strings.HasPrefix(request, "list ") || !w.isMany()):
 		return false, w.from == "object" // of what is read later, only the beginning may be asked for
 	case how.sdk == "":
 		return way != answerCut || w.needsKey(), true
+	case strings.HasPrefix(request, "PUT /out/") && how.tries == 1:
+		return false, true // the first of two that ask whether the service has conditions may fail
 	case strings.HasPrefix(request, "list ") || how.tries == 1 || !w.isMany() || !w.needsKey():
 		return false, w.from == "object" && (strings.HasPrefix(request, "HEAD /in/") || way == answerCut)
 	}

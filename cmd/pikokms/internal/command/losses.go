@@ -51,7 +51,7 @@ func (t *target) checkKept(ctx context.Context, s *source) error {
 	}
 	found, err := s.notKept(ctx)
 	if err != nil {
-		return err
+		return ofStorage(err)
 	}
 	err = t.allowed.refuse(found)
 	if t.dryRun || err == nil {
