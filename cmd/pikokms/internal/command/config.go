@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"maps"
 	"os"
+	"regexp"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -81,25 +82,29 @@ func configure(command *cobra.Command) error {
 	return errors.Join(failures...)
 }
 
-// variablesOfLambda are the variables of pikokms-batch, which this command does not read. An
-// environment may hold those of both.
-var variablesOfLambda = []string{
-	"PIKOKMS_ALLOW_PIKO_V2", "PIKOKMS_BIND_OBJECT_NAMES", "PIKOKMS_COMPRESS", "PIKOKMS_CONTEXT", "PIKOKMS_DATA_KEY_CACHE",
-	"PIKOKMS_JOB", "PIKOKMS_MB_PER_SECOND", "PIKOKMS_OLD_KEYS", "PIKOKMS_TASKS",
+// otherVariables are variables that this command does not read, and that an environment may hold
+// all the same: those of pikokms-batch.
+var otherVariables = []string{
+	"PIKOKMS_ALLOW_LOSSES", "PIKOKMS_ALLOW_PIKO_V2", "PIKOKMS_BIND_OBJECT_NAMES", "PIKOKMS_BIND_UNBOUND",
+	"PIKOKMS_DATA_KEY_CACHE", "PIKOKMS_JOB", "PIKOKMS_MB_PER_SECOND", "PIKOKMS_OLD_KEYS", "PIKOKMS_REQUESTER_PAYS",
 }
+
+// serviceVariables are the variables that Kubernetes sets for a Service named pikokms (Kubernetes
+// documentation, "Discovering services").
+var serviceVariables = regexp.MustCompile(`^PIKOKMS_(SERVICE|PORT)(_|$)`)
 
 // checkEnvironment returns an error if a variable has the form of a flag's and no flag has its
 // name: what is misspelled would have no effect, without a word.
 func checkEnvironment(root *cobra.Command) error {
 	flags, _ := namesAt(root)
-	known := append([]string{variableOf(configFlag)}, variablesOfLambda...)
+	known := append([]string{variableOf(configFlag)}, otherVariables...)
 	for name := range flags {
 		known = append(known, variableOf(name))
 	}
 	var failures []error
 	for _, variable := range slices.Sorted(slices.Values(os.Environ())) {
 		name, value, _ := strings.Cut(variable, "=")
-		if !strings.HasPrefix(name, "PIKOKMS_") || value == "" || slices.Contains(known, name) {
+		if !strings.HasPrefix(name, "PIKOKMS_") || value == "" || slices.Contains(known, name) || serviceVariables.MatchString(name) {
 			continue
 		}
 		failures = append(failures, fmt.Errorf("nothing reads the environment variable %s%s", name, nearestTo(name, known)))

@@ -151,7 +151,6 @@ func newFaulty(t *testing.T) *faulty {
 	t.Setenv("AWS_SECRET_ACCESS_KEY", "test")
 	t.Setenv("AWS_EC2_METADATA_DISABLED", "true")
 	t.Setenv("AWS_CA_BUNDLE", "")
-	t.Setenv("PIKOKMS_PYTHON", "") // it is for tests, and the command refuses what it does not know
 	t.Setenv(keyVariable, "")
 	f := &faulty{dir: t.TempDir(), kms: kmstest.NewServer(t), decrypters: make(map[string]*message.Decrypter)}
 	f.s3 = &s3Server{objects: make(map[string]s3Object)}

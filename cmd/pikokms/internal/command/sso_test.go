@@ -58,7 +58,7 @@ sso_region = eu-west-1
 }
 
 // The command knows the variables of pikokms-batch, which one environment may hold beside its own.
-func TestVariablesOfTheLambdaAreKnown(t *testing.T) {
+func TestVariablesOfOthersAreKnown(t *testing.T) {
 	sources, err := filepath.Glob(filepath.Join(repository, "cmd", "pikokms-batch", "*.go"))
 	require.NoError(t, err)
 	found := 0
@@ -74,5 +74,8 @@ func TestVariablesOfTheLambdaAreKnown(t *testing.T) {
 		}
 	}
 	require.NotZero(t, found)
+	t.Setenv("PIKOKMS_SERVICE_HOST", "10.0.0.1") // as Kubernetes sets them for a Service of this name
+	t.Setenv("PIKOKMS_PORT", "tcp://10.0.0.1:80")
+	t.Setenv("PIKOKMS_PORT_80_TCP_ADDR", "10.0.0.1")
 	require.NoError(t, checkEnvironment(New()))
 }
