@@ -335,7 +335,10 @@ func (w work) String() string {
 	return strings.Join(append([]string{text}, w.with...), " ")
 }
 
-// isMany tells whether the work is on several objects, each of which is tried again.
+// isTriedAgain tells whether what can't be read is tried again, as it is but for inspect of one object.
+func (w work) isTriedAgain() bool { return w.needsKey() || w.from == "bucket" }
+
+// isMany tells whether the work is on objects, as if on several.
 func (w work) isMany() bool {
 	return w.from == "bucket" || w.from == "folder" || w.inPlace || w.to != "" && w.to != "file" || w.from == "object" && w.verb != "cat"
 }
@@ -522,11 +525,11 @@ func (w work) isCovered(how tried, way, request string) (must, may bool) {
 		return true, true // the object is there, and is looked for
 	case verb == "list" && how.tries > 1:
 		return true, true // a listing goes on where it broke off
-	case way == answerCut && (verb == "list" || !w.isMany()):
+	case way == answerCut && (verb == "list" || !w.isTriedAgain()):
 		return false, w.from == "object" // of what is read later, only the beginning may be asked for
 	case how.sdk == "":
-		return way != answerCut || w.needsKey(), true
-	case verb == "list" || how.tries == 1 || !w.isMany() || !w.needsKey():
+		return way != answerCut || w.isTriedAgain(), true
+	case verb == "list" || how.tries == 1 || !w.isTriedAgain():
 		return false, w.from == "object" && (strings.HasPrefix(request, "HEAD /in/") || way == answerCut)
 	}
 	return true, true
