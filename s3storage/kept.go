@@ -59,15 +59,16 @@ func (s *Storage) refuse(losses []Loss) error {
 // NotKept returns what Replace could not keep of a version, whether it is allowed or not. It asks
 // S3 for what the version has, and Replace does not ask again.
 func (s *Storage) NotKept(ctx context.Context, v *Version) ([]Loss, error) {
-	k, err := v.keep(ctx)
+	k, err := v.keep(ctx, true)
 	if err != nil {
 		return nil, s.failed("look at", v.Key, err)
 	}
 	return slices.Clone(k.losses), nil
 }
 
-// keep asks S3 what a replacement of v in its place has in common with it.
-func (v *Version) keep(ctx context.Context) (*kept, error) {
+// keep asks S3 what a replacement of v in its place has in common with it. It asks for the access
+// control list only if acl is true, since that is never kept.
+func (v *Version) keep(ctx context.Context, acl bool) (*kept, error) {
 	if v.kept != nil {
 		return v.kept, nil
 	}
@@ -77,6 +78,9 @@ func (v *Version) keep(ctx context.Context) (*kept, error) {
 	}
 	if err := k.addLock(ctx, v); err != nil {
 		return nil, fmt.Errorf("reading its lock: %w", err)
+	}
+	if !acl {
+		return k, nil
 	}
 	if err := k.addACL(ctx, v); err != nil {
 		return nil, fmt.Errorf("reading its access control list: %w", err)

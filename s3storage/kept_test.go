@@ -7,6 +7,7 @@ import (
 	"io"
 	"io/fs"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -285,6 +286,7 @@ func TestWhatCannotBeKeptIsRefused(t *testing.T) {
 			client := b.serve(t)
 			storage := s3storage.New(client, "bucket")
 			require.NoError(t, storage.Put(t.Context(), "object", strings.NewReader("first")))
+			var questions []string
 			b.lie = func(w http.ResponseWriter, r *http.Request) bool {
 				w.Header().Set("X-Amz-Version-Id", "1")
 				for name, values := range c.headers {
@@ -294,6 +296,7 @@ func TestWhatCannotBeKeptIsRefused(t *testing.T) {
 					if !r.URL.Query().Has(asked) {
 						continue
 					}
+					questions = append(questions, asked)
 					answer, ok := c.answers[asked]
 					if !ok {
 						answer = plain[asked]
@@ -339,7 +342,14 @@ func TestWhatCannotBeKeptIsRefused(t *testing.T) {
 			another := s3storage.New(client, "bucket", s3storage.WithAllowedLosses("unknown"))
 			require.ErrorIs(t, another.Replace(t.Context(), v, strings.NewReader("second")), s3storage.ErrNotKept)
 			allowed := s3storage.New(client, "bucket", s3storage.WithAllowedLosses(kinds...))
+			questions = nil
 			require.NoError(t, allowed.PutIf(t.Context(), "object", version, strings.NewReader("second")))
+			require.Contains(t, questions, "tagging", "what can be kept is kept")
+			require.Contains(t, questions, "object-lock")
+			if slices.Contains(kinds, s3storage.LossACL) {
+				require.NotContains(t, questions, "acl")
+				require.NotContains(t, questions, "ownershipControls")
+			}
 			require.Equal(t, "second", string(b.content("object")))
 		})
 	}

@@ -30,9 +30,9 @@ const contentType = "application/octet-stream"
 // Put implements pikokms.Storage. S3 shows an object once it is complete. Its content type is
 // application/octet-stream. Unless the client's options say otherwise, each part and the whole have
 // a checksum that S3 verifies. After an error, Put deletes the parts that it has uploaded. In case
-// that fails, too, let a lifecycle rule delete incomplete uploads. If S3's last answer is lost, the
-// object may have been stored. If S3's answer does not say that the object is there, Put reads it
-// back.
+// that fails, too, let a lifecycle rule delete incomplete uploads. If S3's last answer is lost, is an
+// error of the server, or does not say that the object is there, Put reads it back: the same content
+// is no error. If it can't be read either, it may have been stored in spite of the error.
 func (s *Storage) Put(ctx context.Context, key string, content io.Reader) error {
 	return s.PutLike(ctx, key, nil, content)
 }
@@ -130,7 +130,7 @@ func (s *Storage) replace(ctx context.Context, v *Version, content io.Reader) er
 	if c.etag == "" && (c.modTime.IsZero() || !s.soleWriter) {
 		return fmt.Errorf("%w: it states no ETag", ErrNoConditions)
 	}
-	k, err := v.keep(ctx)
+	k, err := v.keep(ctx, !s.allowed[LossACL])
 	if isMissing(err) {
 		return fmt.Errorf("%w: %w", pikokms.ErrChanged, err)
 	}
@@ -225,11 +225,11 @@ func (s *Storage) store(ctx context.Context, key string, in *s3.PutObjectInput, 
 	return err
 }
 
-// isLost reports whether the answer to a request did not come whole, so that what it asked for may be
-// done.
+// isLost reports whether no whole answer came to a request, or one of a server that failed, so that
+// what was asked for may be done all the same. An answer of 200 is in err if it was cut.
 func isLost(err error) bool {
 	answer, ok := errors.AsType[*awshttp.ResponseError](err)
-	return ok && (answer.HTTPStatusCode() == 0 || answer.HTTPStatusCode() >= http.StatusInternalServerError)
+	return ok && (answer.HTTPStatusCode() < http.StatusMultipleChoices || answer.HTTPStatusCode() >= http.StatusInternalServerError)
 }
 
 // headerSizeKey is the MetadataKey of package blobstorage, which takes sizes from it. It must not

@@ -73,7 +73,8 @@ func WithSoleWriter() Option {
 }
 
 // WithAllowedLosses lets objects be replaced that have something which the replacement can't have.
-// The kinds are those of [Loss].
+// The kinds are those of [Loss]. Tags and locks that can be read are kept all the same. For an access
+// control list, which never is, Replace does not ask then.
 func WithAllowedLosses(kinds ...string) Option {
 	return func(s *Storage) {
 		for _, kind := range kinds {

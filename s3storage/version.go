@@ -10,6 +10,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	s3types "github.com/aws/aws-sdk-go-v2/service/s3/types"
+	smithyhttp "github.com/aws/smithy-go/transport/http"
 )
 
 // Version is one version of an object, open to be read from its beginning to its end. The caller
@@ -59,10 +60,15 @@ func (s *Storage) OpenVersion(ctx context.Context, key, id string) (*Version, er
 	if id != "" {
 		in.VersionId = &id
 	}
-	if s.client.Options().ResponseChecksumValidation != aws.ResponseChecksumValidationWhenRequired {
+	// S3 states the checksum, which a replacement has of the same algorithm, only if it is asked. The
+	// SDK verifies what ChecksumMode asks for, so a client that does not want that sets the header.
+	ask := func(*s3.Options) {}
+	if s.client.Options().ResponseChecksumValidation == aws.ResponseChecksumValidationWhenRequired {
+		ask = s3.WithAPIOptions(smithyhttp.SetHeaderValue("X-Amz-Checksum-Mode", string(s3types.ChecksumModeEnabled)))
+	} else {
 		in.ChecksumMode = s3types.ChecksumModeEnabled
 	}
-	out, err := s.client.GetObject(ctx, in)
+	out, err := s.client.GetObject(ctx, in, ask)
 	if err != nil {
 		return nil, s.failed("get", key, err)
 	}

@@ -261,7 +261,7 @@ func TestAFaultAtEachCallOfTheFileSystem(t *testing.T) {
 func newFaultyFiles(t *testing.T) *faulty {
 	t.Helper()
 	t.Setenv(keyVariable, "")
-	f := &faulty{breaking: &breaking{}, s3: &s3Server{objects: make(map[string]s3Object)}, dir: t.TempDir(), decrypters: make(map[string]*message.Decrypter)}
+	f := &faulty{breaking: &breaking{s3: &s3Server{objects: make(map[string]s3Object)}}, dir: t.TempDir(), decrypters: make(map[string]*message.Decrypter)}
 	f.content()
 	for name, k := range map[string]*string{"old.key": &f.old, "next.key": &f.next} {
 		path := filepath.Join(f.dir, name)

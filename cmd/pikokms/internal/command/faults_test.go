@@ -54,7 +54,7 @@ var waysOfRequests = []string{notServed, answerLost, answerCut, broken, denied}
 
 // breaking passes requests to S3 and to KMS on, and breaks those that calls names.
 type breaking struct {
-	s3    http.Handler
+	s3    *s3Server
 	kms   http.Handler
 	mu    sync.Mutex // of what follows, and of what is in S3
 	calls *adversary.Calls
@@ -71,17 +71,36 @@ func (b *breaking) breaks(calls *adversary.Calls) {
 	b.calls = calls
 }
 
+// ofS3 names a request to S3: by its method, by what it asks for beside an object's content, and as
+// "again" if it puts a new object a second time, which s3storage does once to see it refused.
+func (b *breaking) ofS3(r *http.Request) string {
+	_, stored := b.s3.objects[r.URL.Path]
+	verb := r.Method
+	switch query := r.URL.Query(); {
+	case query.Has("list-type"):
+		verb = "list"
+	case query.Has("tagging"):
+		verb = "tags"
+	case query.Has("acl"):
+		verb = "acl"
+	case query.Has("ownershipControls"):
+		verb = "owners"
+	case stored && r.Header.Get("If-None-Match") == "*":
+		verb = "again"
+	}
+	return verb + " " + r.URL.Path
+}
+
 // ServeHTTP implements http.Handler.
 func (b *breaking) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	handler, what := b.s3, r.Method+" "+r.URL.Path
-	if target := r.Header.Get("X-Amz-Target"); target != "" {
+	target := r.Header.Get("X-Amz-Target")
+	handler, what := http.Handler(b.s3), b.ofS3(r)
+	if target != "" {
 		handler, what = b.kms, target
-	} else if r.URL.Query().Has("list-type") {
-		what = "list " + r.URL.Path
 	}
-	if handler == b.kms && b.spare && b.way != denied || b.only != "" && r.Method != b.only || b.calls.Call(what) == nil {
+	if target != "" && b.spare && b.way != denied || b.only != "" && r.Method != b.only || b.calls.Call(what) == nil {
 		handler.ServeHTTP(w, r)
 		return
 	}
@@ -92,7 +111,7 @@ func (b *breaking) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		if b.way == denied {
 			status, code = http.StatusForbidden, "AccessDenied"
 		}
-		if handler == b.kms {
+		if target != "" {
 			w.Header().Set("Content-Type", "application/x-amz-json-1.1")
 			w.WriteHeader(status)
 			fmt.Fprintf(w, `{"__type":%q,"message":"fault"}`, map[string]string{broken: "KMSInternalException", denied: "AccessDeniedException"}[b.way])
@@ -134,7 +153,6 @@ func (b *breaking) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // faulty has what commands work on under faults: buckets, folders of two objects, and KMS keys.
 type faulty struct {
 	*breaking
-	s3         *s3Server
 	url        string
 	retries    string // a parameter of URLs of buckets
 	dir        string // a folder with what is below
@@ -153,13 +171,12 @@ func newFaulty(t *testing.T) *faulty {
 	t.Setenv("AWS_CA_BUNDLE", "")
 	t.Setenv(keyVariable, "")
 	f := &faulty{dir: t.TempDir(), kms: kmstest.NewServer(t), decrypters: make(map[string]*message.Decrypter)}
-	f.s3 = &s3Server{objects: make(map[string]s3Object)}
 	at, err := url.Parse(f.kms.URL)
 	require.NoError(t, err)
 	once := &http.Transport{DisableKeepAlives: true} // so that no connection stays
 	proxy := httputil.NewSingleHostReverseProxy(at)
 	proxy.Transport = once
-	f.breaking = &breaking{s3: f.s3, kms: proxy, calls: &adversary.Calls{}}
+	f.breaking = &breaking{s3: &s3Server{objects: make(map[string]s3Object)}, kms: proxy, calls: &adversary.Calls{}}
 	server := httptest.NewUnstartedServer(f.breaking)
 	server.Config.SetKeepAlivesEnabled(false) // net/http tries again by itself what fails on a used connection
 	server.Start()
@@ -318,7 +335,10 @@ func (w work) String() string {
 	return strings.Join(append([]string{text}, w.with...), " ")
 }
 
-// isMany tells whether the work is on several objects, each of which is tried again.
+// isTriedAgain tells whether what can't be read is tried again, as it is but for inspect of one object.
+func (w work) isTriedAgain() bool { return w.needsKey() || w.from == "bucket" }
+
+// isMany tells whether the work is on objects, as if on several.
 func (w work) isMany() bool {
 	return w.from == "bucket" || w.from == "folder" || w.inPlace || w.to != "" && w.to != "file" || w.from == "object" && w.verb != "cat"
 }
@@ -487,26 +507,29 @@ var (
 
 // isCovered tells whether a broken request must do no harm, and whether it may do none.
 func (w work) isCovered(how tried, way, request string) (must, may bool) {
+	verb, _, _ := strings.Cut(request, " ")
 	ofKMS := strings.HasPrefix(request, "TrentService.")
 	switch {
+	case verb == "again":
+		// The put before it was answered, and check has seen the object whole. If this one does not come
+		// to be refused, s3storage goes on looking before each put of a new object.
+		return true, true
+	case way == denied && verb == "owners":
+		return true, true // the object is asked for its list instead
 	case way == denied:
 		// DescribeKey may be denied. Of one object, the size is asked first, and need not be told.
-		// The first PUT of a new object may be one that asks whether the service has conditions.
-		may = request == "TrentService.DescribeKey" || strings.HasPrefix(request, "PUT /out/") || w.from == "object" && strings.HasPrefix(request, "HEAD /in/")
-		return false, may
+		return false, request == "TrentService.DescribeKey" || w.from == "object" && strings.HasPrefix(request, "HEAD /in/")
 	case ofKMS:
 		return true, true // the AWS SDK tries four times
-	case strings.HasPrefix(request, "PUT ") && (way == answerLost || way == answerCut):
-		return true, true // the object is there
-	case strings.HasPrefix(request, "list ") && how.tries > 1:
-		return way != answerCut, true // a listing goes on where it broke off
-	case way == answerCut && (strings.HasPrefix(request, "list ") || !w.isMany()):
+	case verb == "PUT" && (way == answerLost || way == answerCut):
+		return true, true // the object is there, and is looked for
+	case verb == "list" && how.tries > 1:
+		return true, true // a listing goes on where it broke off
+	case way == answerCut && (verb == "list" || !w.isTriedAgain()):
 		return false, w.from == "object" // of what is read later, only the beginning may be asked for
 	case how.sdk == "":
-		return way != answerCut || w.needsKey(), true
-	case strings.HasPrefix(request, "PUT /out/") && how.tries == 1:
-		return false, true // the first of two that ask whether the service has conditions may fail
-	case strings.HasPrefix(request, "list ") || how.tries == 1 || !w.isMany() || !w.needsKey():
+		return way != answerCut || w.isTriedAgain(), true
+	case verb == "list" || how.tries == 1 || !w.isTriedAgain():
 		return false, w.from == "object" && (strings.HasPrefix(request, "HEAD /in/") || way == answerCut)
 	}
 	return true, true
@@ -520,6 +543,9 @@ var causes = map[string]string{
 	broken:     "500|KMSInternalException",
 	denied:     "403|denied",
 }
+
+// hidden is what errors say of what an object has, if it may not be asked for.
+const hidden = `the permission s3:GetObject(Tagging|Acl) is missing`
 
 // tryWith runs a command line once for each of its requests, which is broken.
 func (f *faulty) tryWith(t *testing.T, w work, how tried, way string) (faults, seen int) {
@@ -619,7 +645,11 @@ func (f *faulty) checkError(t *testing.T, stderr, what string) {
 		name = path[strings.Index(path[1:], "/")+2:]
 	}
 	require.Contains(t, stderr, name, what)
-	require.Regexp(t, causes[f.way], stderr, what)
+	cause := causes[f.way]
+	if verb, _, _ := strings.Cut(request, " "); f.way == denied && (verb == "tags" || verb == "acl") {
+		cause = hidden
+	}
+	require.Regexp(t, cause, stderr, what)
 }
 
 // TestAFaultAtEachCallOfTheCommand breaks each request of a command to S3 and to KMS in its turn.

@@ -2,6 +2,7 @@ package command
 
 import (
 	"context"
+	"encoding/xml"
 	"errors"
 	"io"
 	"net"
@@ -128,6 +129,9 @@ func (e storageError) passes() bool {
 	if status := statusIn(err); status >= http.StatusBadRequest && !isThrottled(err) {
 		return status >= http.StatusInternalServerError && status != http.StatusNotImplemented ||
 			status == http.StatusTooManyRequests || status == http.StatusRequestTimeout
+	}
+	if syntax, ok := errors.AsType[*xml.SyntaxError](err); ok && syntax.Msg == "unexpected EOF" {
+		return true // an answer without a size was cut
 	}
 	return e.download || errors.Is(err, io.ErrUnexpectedEOF) || storage.ShouldRetry(err) ||
 		awsretry.IsErrorRetryables(awsretry.DefaultRetryables).IsErrorRetryable(err) == aws.TrueTernary
