@@ -105,6 +105,7 @@ func TestJobAndCommandKeepTheSame(t *testing.T) {
 		"sse": func(in *s3.PutObjectInput) {
 			in.ServerSideEncryption, in.SSEKMSKeyId, in.BucketKeyEnabled = s3types.ServerSideEncryptionAwsKms, aws.String("arn:aws:kms:eu-west-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab"), aws.Bool(true)
 		},
+		"sha256": func(in *s3.PutObjectInput) { in.ChecksumAlgorithm = s3types.ChecksumAlgorithmSha256 },
 	}
 	before := make(map[string]map[string]string)
 	contents := make(map[string][]byte)
