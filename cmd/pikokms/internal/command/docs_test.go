@@ -78,7 +78,6 @@ func indexOfPikokms(words []string) int {
 // setups are what the examples of a command's help need. Those of other commands find what usual
 // makes, and pages have more in comments of their own.
 var setups = map[string]string{
-	"README.md":                   "pikokms keygen -o old.key",
 	"pikokms":                     "pikokms keygen -o new.key",
 	"pikokms keygen":              "true",
 	"pikokms keys check":          "pikokms keygen -o dev.key",
