@@ -19,8 +19,9 @@ import (
 )
 
 // ErrInvalidKey means a key that no object can have. Keys are relative slash-separated paths
-// without "." and ".." parts. In a Folder of Windows or macOS they are UTF-8. In a Folder it also means a part that is longer than the file system
-// allows, a key that needs a folder where an object is, or a key of an object where a folder is.
+// without "." and ".." parts. In a Folder of Windows or macOS they are UTF-8. In a Folder it also
+// means a part that is longer than the file system allows, a key that needs a folder where an
+// object is, or a key of an object where a folder is.
 var ErrInvalidKey = errors.New("invalid object key")
 
 // Folder is a storage in a folder of the file system. Each object is a file. On Linux it is written

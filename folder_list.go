@@ -89,8 +89,9 @@ func (f *Folder) list(ctx context.Context, dir, prefix string, yield func(Folder
 	return true, nil
 }
 
-// names are those of what is in a folder, in lexical order. Those of folders end in a slash. They are in one piece of memory: a folder may have a million, of which fs.ReadDir makes
-// hundreds of MiB.
+// names are those of what is in a folder, in lexical order. Those of folders end in a slash. They
+// are in one piece of memory: a folder may have a million, of which fs.ReadDir makes hundreds of
+// MiB.
 type names struct {
 	text   []byte
 	starts []int // of each name in text

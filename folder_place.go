@@ -18,8 +18,8 @@ import (
 // temporaryPrefix begins the names of files of unfinished Puts.
 const temporaryPrefix = ".pikokms-tmp-"
 
-// sweepAge is how long a file of an unfinished Put is left alone after its last write, where no lock
-// tells whether its writer lives.
+// sweepAge is how long a file of an unfinished Put is left alone after its last write, where no
+// lock tells whether its writer lives.
 const sweepAge = 24 * time.Hour
 
 func isTemporary(name string) bool { return strings.HasPrefix(name, temporaryPrefix) }
@@ -123,7 +123,8 @@ func (f *Folder) createNamed(dir string) (*unplaced, error) {
 		if err != nil {
 			return nil, err
 		}
-		// The lock tells sweep that the writer lives. A sweep that came before it took the file away.
+		// The lock tells sweep that the writer lives. A sweep that came before it took the file
+		// away.
 		held, lockErr := tryLock(file)
 		info, err := file.Stat()
 		if now, statErr := f.root.Lstat(temporary); err == nil && statErr == nil && os.SameFile(now, info) && (held || lockErr != nil) {
@@ -300,8 +301,8 @@ func (f *Folder) sweepTop() error {
 	}
 }
 
-// sweep removes the file of an unfinished Put if its writer does not live, and reports whether it is
-// gone. A file that it cannot remove stays for the next time.
+// sweep removes the file of an unfinished Put if its writer does not live, and reports whether it
+// is gone. A file that it cannot remove stays for the next time.
 func (f *Folder) sweep(name string) (gone bool) {
 	info, err := f.root.Lstat(name)
 	if err != nil {

@@ -13,12 +13,12 @@ import (
 
 // FS returns the objects of a host as a read-only file system, for http.FileServerFS, fs.WalkDir
 // and template.ParseFS. The parts of a key between slashes are directories. Files are Objects, and
-// opening one costs what Host.Open costs. Reading a directory lists all keys below it. When ctx ends,
-// all calls fail.
+// opening one costs what Host.Open costs. Reading a directory lists all keys below it. When ctx
+// ends, all calls fail.
 //
 // An object for which Open has ErrNotSeekable, or whose storage is no RangeStorage, opens as a file
-// that is read forward by Host.Get and is no io.Seeker, so http.FileServerFS does not serve it. If its
-// size is known only at its end, Stat reads the whole object once more.
+// that is read forward by Host.Get and is no io.Seeker, so http.FileServerFS does not serve it. If
+// its size is known only at its end, Stat reads the whole object once more.
 //
 // Errors are *fs.PathError, and hold those of Open, Get and List.
 func (h *Host) FS(ctx context.Context) fs.FS { return &hostFS{ctx, h} }

@@ -165,10 +165,10 @@ func (h *Host) bound(key string) map[string]string {
 // ends, reading an encrypted object fails.
 //
 // The error, and that of Read, holds ErrPlaintext if the object is not encrypted, and ErrNotObject
-// if it is a message that is no stored object. It holds message.ErrCommitmentPolicy for a message of
-// an old suite, without WithCommitmentPolicy. It holds ErrInvalidTransformer,
-// ErrUnknownTransformer, compress.ErrCorrupt, compress.ErrTooLarge or compress.ErrWindow, or is one of
-// message.Decrypter's or the storage's own.
+// if it is a message that is no stored object. It holds message.ErrCommitmentPolicy for a message
+// of an old suite, without WithCommitmentPolicy. It holds ErrInvalidTransformer,
+// ErrUnknownTransformer, compress.ErrCorrupt, compress.ErrTooLarge or compress.ErrWindow, or is one
+// of message.Decrypter's or the storage's own.
 func (h *Host) Get(ctx context.Context, key string) (io.ReadCloser, error) {
 	stored, err := h.storage.Get(ctx, key)
 	if err != nil {

@@ -12,29 +12,29 @@ import (
 	"time"
 )
 
-// ErrStorageIdle means that a storage was given up because nothing of an operation moved for a time.
-// Trying again may help.
+// ErrStorageIdle means that a storage was given up because nothing of an operation moved for a
+// time. Trying again may help.
 var ErrStorageIdle = errors.New("the storage does not answer")
 
 // idleGrace is how long a storage that was given up has to return, which lets it clean up.
 const idleGrace = time.Second
 
 // LimitIdle returns a storage whose operations fail with ErrStorageIdle when they stand still for
-// limit. Without it, a server that takes a request and never answers, or a network file system whose
-// server is away, keeps a caller waiting for as long as the storage itself does, which may be for
-// ever. A limit of 0 is none, and returns storage as it is. The result is a ConditionalStorage and
-// a RangeStorage if storage is one, and has the Entries and the PutFunc of
-// a Folder.
+// limit. Without it, a server that takes a request and never answers, or a network file system
+// whose server is away, keeps a caller waiting for as long as the storage itself does, which may be
+// for ever. A limit of 0 is none, and returns storage as it is. The result is a ConditionalStorage
+// and a RangeStorage if storage is one, and has the Entries and the PutFunc of a Folder.
 //
 // What moves is what can be seen from here: a call that returns, each Read and each ReadAt of
 // content, each key of List, and each piece that Put reads of its content, whose own time does not
-// count. So the limit must be longer than the longest of these takes, such as sending one part of an
-// upload, or syncing what is left of a file; a minute suits most.
+// count. So the limit must be longer than the longest of these takes, such as sending one part of
+// an upload, or syncing what is left of a file; a minute suits most.
 //
 // An operation that is given up has its context cancelled, and content is closed. A storage that
 // honours its context leaves nothing behind. What waits in the operating system, as for a file of a
 // network file system, can't be interrupted: its goroutine, and the file it holds, stay until the
-// system returns. A Put that is given up after it has read all its content may still be carried out.
+// system returns. A Put that is given up after it has read all its content may still be carried
+// out.
 func LimitIdle(storage Storage, limit time.Duration) Storage {
 	if limit <= 0 {
 		return storage
@@ -270,8 +270,8 @@ type answer[T any] struct {
 	version string
 }
 
-// idleBuffers are buffers of *[]byte into which a storage reads: never that of a caller, who goes on
-// while a read that was given up is still under way.
+// idleBuffers are buffers of *[]byte into which a storage reads: never that of a caller, who goes
+// on while a read that was given up is still under way.
 var idleBuffers = sync.Pool{New: func() any { b := make([]byte, 64<<10); return &b }}
 
 // read calls a read of the storage with a buffer of its own.

@@ -17,8 +17,8 @@ import (
 	"piko.sh/pikokms"
 )
 
-// stuckStorage is a storage that at one point waits for what never comes: until its context ends, or
-// its content is closed, if it is a polite one, and else until the test ends.
+// stuckStorage is a storage that at one point waits for what never comes: until its context ends,
+// or its content is closed, if it is a polite one, and else until the test ends.
 type stuckStorage struct {
 	pikokms.Folder
 	at     string

@@ -60,9 +60,9 @@ func WithCryptoProvider(name string, p provider.EncryptionProvider) Option {
 // one object share a data key. Nor are messages served that are written for several recipients or
 // signed, which service.CacheLimits explains.
 //
-// A provider that decides by a caller's ctx whose data key it gives, as branchkey.Provider does with a
-// Supplier, decides on each request, also if the cache has the data key. A provider of one's own that
-// does so must be a provider.ScopedKeyring.
+// A provider that decides by a caller's ctx whose data key it gives, as branchkey.Provider does
+// with a Supplier, decides on each request, also if the cache has the data key. A provider of one's
+// own that does so must be a provider.ScopedKeyring.
 func WithDataKeyCache(limits service.CacheLimits) Option {
 	return func(s *settings) { s.service.Cache = &limits }
 }
@@ -97,10 +97,10 @@ func WithEnabledTransformers(names ...string) Option {
 // are written and when they are read. The default is compress.DefaultMaxSize, 1 TiB.
 func WithMaxDecompressedSize(n int64) Option { return func(s *settings) { s.maxSize = n } }
 
-// WithMaxWindow bounds the memory in bytes that reading an object takes if it was compressed by zstd or
-// zstd-seekable, as MaxWindow of compress.Transformer does: the window that its writer chose. The
-// default is compress.DefaultMaxWindow, 8 MiB, which is twice what hosts write. An object over it is
-// refused with compress.ErrWindow.
+// WithMaxWindow bounds the memory in bytes that reading an object takes if it was compressed by
+// zstd or zstd-seekable, as MaxWindow of compress.Transformer does: the window that its writer
+// chose. The default is compress.DefaultMaxWindow, 8 MiB, which is twice what hosts write. An
+// object over it is refused with compress.ErrWindow.
 func WithMaxWindow(n int) Option {
 	return func(s *settings) {
 		if n < 0 {
@@ -117,12 +117,13 @@ func WithHeaderLimits(limits header.Limits) Option {
 	return func(s *settings) { s.limits = limits }
 }
 
-// WithCommitmentPolicy sets whether objects may be read that do not commit to their key, as messages of
-// the nine oldest of the eleven algorithm suites. With message.RequireEncryptAllowDecrypt they are
-// read. Since no host has written such a message, it takes AllowForeignMessages, too. Whoever has the
-// data key of one can make it open to two contents under two keys; move such objects with
-// Host.Migrate. The default refuses them with message.ErrCommitmentPolicy. What is written always
-// commits, so message.ForbidEncryptAllowDecrypt is refused.
+// WithCommitmentPolicy sets whether objects may be read that do not commit to their key, as
+// messages of the nine oldest of the eleven algorithm suites. With
+// message.RequireEncryptAllowDecrypt they are read. Since no host has written such a message, it
+// takes AllowForeignMessages, too. Whoever has the data key of one can make it open to two contents
+// under two keys; move such objects with Host.Migrate. The default refuses them with
+// message.ErrCommitmentPolicy. What is written always commits, so message.ForbidEncryptAllowDecrypt
+// is refused.
 func WithCommitmentPolicy(policy message.CommitmentPolicy) Option {
 	return func(s *settings) {
 		if policy != message.RequireEncryptRequireDecrypt && policy != message.RequireEncryptAllowDecrypt {
@@ -179,9 +180,9 @@ const (
 // BindObjectName binds every object to its key and to a name of its bucket or storage. An object
 // that is moved, copied or swapped for another in the storage is refused with
 // provider.ErrContextMismatch. So are objects that were stored without this option or under another
-// bucket name; [Host.BindObject] binds the former. The names are required pairs of the encryption context: authenticated, and seen by
-// the key service, but not stored in the object. To read the object with other tools, state them
-// again as BucketKey and ObjectKey.
+// bucket name; [Host.BindObject] binds the former. The names are required pairs of the encryption
+// context: authenticated, and seen by the key service, but not stored in the object. To read the
+// object with other tools, state them again as BucketKey and ObjectKey.
 func BindObjectName(bucket string) Option {
 	return func(s *settings) {
 		if bucket == "" {

@@ -103,13 +103,13 @@ func (h *Host) RewrapObject(ctx context.Context, key string, stored io.Reader) (
 	return renewed, nil
 }
 
-// BindObject returns what RewrapObject would for an object that is bound to no name, bound to key as
-// BindObjectName says. Use it after that option was added, for each object once.
+// BindObject returns what RewrapObject would for an object that is bound to no name, bound to key
+// as BindObjectName says. Use it after that option was added, for each object once.
 //
 // An object without a name is authentic wherever it lies. So whoever can write to the storage may
-// have put another object of the same keys under key, and that is then authentic under key for ever.
-// The error holds ErrConfig if the host binds no names, and provider.ErrContextMismatch if the object
-// stores a name. The other errors are RewrapObject's.
+// have put another object of the same keys under key, and that is then authentic under key for
+// ever. The error holds ErrConfig if the host binds no names, and provider.ErrContextMismatch if
+// the object stores a name. The other errors are RewrapObject's.
 func (h *Host) BindObject(ctx context.Context, key string, stored io.Reader) (*message.EncryptReader, error) {
 	if h.bucket == "" {
 		return nil, fmt.Errorf("%w: BindObject needs a host with BindObjectName", ErrConfig)

@@ -84,7 +84,8 @@ func closeOf(v any) error {
 // withoutRanges is a storage that only has the methods of Storage.
 type withoutRanges struct{ pikokms.Storage }
 
-// FS opens what can only be read forward, too, and such a file does not claim that it can be sought.
+// FS opens what can only be read forward, too, and such a file does not claim that it can be
+// sought.
 func TestFSOfWhatIsReadForward(t *testing.T) {
 	forward := map[string]pikokms.Option{"no ranges": nil}
 	for _, format := range []string{compress.Zstd, compress.Gzip, compress.S2} {

@@ -69,7 +69,8 @@ func vectorProvider(t *testing.T, v vector) *local.Provider {
 	return p
 }
 
-// A host that is allowed to reads objects of all eleven suites. Otherwise its error names the option.
+// A host that is allowed to reads objects of all eleven suites. Otherwise its error names the
+// option.
 func TestAHostReadsEverySuite(t *testing.T) {
 	text, err := os.ReadFile(filepath.Join(vectorFolder, "manifest.json"))
 	require.NoError(t, err)

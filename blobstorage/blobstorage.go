@@ -70,8 +70,8 @@ func (s *Storage) Put(ctx context.Context, key string, content io.Reader) error 
 	return put(ctx, cancel, s.bucket, key, content, &blob.WriterOptions{ContentType: "application/octet-stream"})
 }
 
-// put stores content. If it fails, the context is cancelled and nothing is stored. It uploads, since
-// closing a blob.Writer stores what was written to it.
+// put stores content. If it fails, the context is cancelled and nothing is stored. It uploads,
+// since closing a blob.Writer stores what was written to it.
 func put(ctx context.Context, cancel context.CancelFunc, bucket *blob.Bucket, key string, content io.Reader, options *blob.WriterOptions) error {
 	if options.ContentType == "" { // Upload demands one
 		options.ContentType = "application/octet-stream"

@@ -9,8 +9,8 @@ import (
 )
 
 // ErrS3EncryptionClient means that AWS's S3 Encryption Client wrote an object, or the keys of one.
-// It is no plaintext, so AllowPlaintext does not let it be read, copied or migrated. Decrypt it with
-// that client.
+// It is no plaintext, so AllowPlaintext does not let it be read, copied or migrated. Decrypt it
+// with that client.
 var ErrS3EncryptionClient = errors.New("AWS's S3 Encryption Client wrote it")
 
 // instructionSuffix ends the key of the object in which that client keeps the keys of another one,

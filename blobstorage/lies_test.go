@@ -185,8 +185,8 @@ func TestAnyCloudsListings(t *testing.T) {
 	}
 }
 
-// listed is a bucket that only lists. It gives one key more than a page may have, so that gocloud.dev
-// shows each of its tokens.
+// listed is a bucket that only lists. It gives one key more than a page may have, so that
+// gocloud.dev shows each of its tokens.
 type listed struct {
 	driver.Bucket
 	parts map[string]part
@@ -307,8 +307,8 @@ func TestCopyMakesNothingAuthentic(t *testing.T) {
 	require.Equal(t, []any{"a/b", map[string]string{"owner": "me"}, int64(len(content))}, []any{a.ContentType, a.Metadata, a.Size})
 }
 
-// foreign returns a message under the key of underKey that no host wrote, bound to a name as a host's
-// objects are.
+// foreign returns a message under the key of underKey that no host wrote, bound to a name as a
+// host's objects are.
 func foreign(t *testing.T) []byte {
 	p, err := local.NewProvider(local.Config{Key: bytes.Repeat([]byte{7}, 32)})
 	require.NoError(t, err)
@@ -320,8 +320,8 @@ func foreign(t *testing.T) []byte {
 	return text
 }
 
-// TestObjectsOfTheS3EncryptionClient reads, copies and migrates what AWS's S3 Encryption Client wrote
-// while plaintext is allowed.
+// TestObjectsOfTheS3EncryptionClient reads, copies and migrates what AWS's S3 Encryption Client
+// wrote while plaintext is allowed.
 func TestObjectsOfTheS3EncryptionClient(t *testing.T) {
 	ctx := t.Context()
 	inner := memblob.OpenBucket(nil)

@@ -13,8 +13,8 @@ import (
 )
 
 // ErrAnswer means that an answer of the storage can't be right: a part of a listing that repeats
-// itself, goes backwards, has keys that were not asked for or is cut short, or an upload that S3 did
-// not confirm. Perhaps it is a proxy's, or that of a service that imitates S3 in part.
+// itself, goes backwards, has keys that were not asked for or is cut short, or an upload that S3
+// did not confirm. Perhaps it is a proxy's, or that of a service that imitates S3 in part.
 var ErrAnswer = errors.New("the storage's answer can't be right")
 
 var errSameToken = fmt.Errorf("%w: a listing gives the same token again, and has no end", ErrAnswer)

@@ -15,8 +15,8 @@ import (
 
 // confirmWrites makes an upload to S3 fail unless S3's answer has the ETag of what it stored. With
 // neither, nobody knows whether there is an object: a proxy may have answered. It also leaves out
-// checksums where the client's options say RequestChecksumCalculationWhenRequired, which gocloud.dev
-// takes from its own options alone. In other clouds it changes nothing.
+// checksums where the client's options say RequestChecksumCalculationWhenRequired, which
+// gocloud.dev takes from its own options alone. In other clouds it changes nothing.
 func confirmWrites(ctx context.Context, bucket *blob.Bucket, as func(any) bool) error {
 	var client *s3.Client
 	var upload *transfermanager.Client
@@ -106,8 +106,8 @@ func (l *s3Listing) goOn(token *string) error {
 	return nil
 }
 
-// refuseCut refuses an answer that says that there is more, and not how to get it. gocloud.dev takes
-// it for the end.
+// refuseCut refuses an answer that says that there is more, and not how to get it. gocloud.dev
+// takes it for the end.
 func refuseCut(stack *middleware.Stack) error {
 	return stack.Initialize.Add(middleware.InitializeMiddlewareFunc("pikokms.RefuseCut",
 		func(ctx context.Context, in middleware.InitializeInput, next middleware.InitializeHandler) (middleware.InitializeOutput, middleware.Metadata, error) {

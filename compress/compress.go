@@ -46,8 +46,8 @@ var (
 	// in order.
 	ErrWindow = errors.New("compressed stream needs more memory than is allowed")
 	// ErrCorrupt means that the input of decompression is damaged or is no stream of the format, as
-	// an empty one is not. It never means a limit. If it was cut short, the error also holds [io.ErrUnexpectedEOF]. A failure of the source itself
-	// is never ErrCorrupt.
+	// an empty one is not. It never means a limit. If it was cut short, the error also holds
+	// [io.ErrUnexpectedEOF]. A failure of the source itself is never ErrCorrupt.
 	ErrCorrupt = errors.New("corrupt compressed stream")
 	// ErrUnknownFormat means that a format is not one of [Formats].
 	ErrUnknownFormat = errors.New("unknown compression format")
@@ -109,11 +109,11 @@ type Transformer struct {
 	// caller's goroutine.
 	Parallelism int
 
-	// MaxWindow is the largest window in bytes that a stream of [Zstd] or [ZstdSeekable] may have to
-	// be decompressed: its writer chooses it, and its reader takes as much memory. For random access
-	// to [ZstdSeekable] it bounds a frame before compression. 0 means [DefaultMaxWindow]. The
-	// programs zstd -19 and above, and zstd --long, choose larger ones, up to 2 GiB. Set MaxWindow
-	// before the first stream.
+	// MaxWindow is the largest window in bytes that a stream of [Zstd] or [ZstdSeekable] may have
+	// to be decompressed: its writer chooses it, and its reader takes as much memory. For random
+	// access to [ZstdSeekable] it bounds a frame before compression. 0 means [DefaultMaxWindow].
+	// The programs zstd -19 and above, and zstd --long, choose larger ones, up to 2 GiB. Set
+	// MaxWindow before the first stream.
 	MaxWindow int
 
 	format  string
@@ -216,8 +216,8 @@ func (t *Transformer) Transform(ctx context.Context, input io.Reader, _ any) (io
 }
 
 // Reverse returns the decompressed form of input, which also implements [io.WriterTo]. It ignores
-// the options. Reading fails with [ErrTooLarge] over the bound, [ErrWindow], [ErrCorrupt], input's own
-// error, or ctx's. Whatever input claims, decompression takes no more memory than a window:
+// the options. Reading fails with [ErrTooLarge] over the bound, [ErrWindow], [ErrCorrupt], input's
+// own error, or ctx's. Whatever input claims, decompression takes no more memory than a window:
 // MaxWindow for [Zstd] and [ZstdSeekable], 32 KiB for [Gzip], and a block of 4 MiB for [S2].
 //
 // It reads input to its end before Read returns io.EOF, so that by then the decryption that

@@ -153,8 +153,8 @@ func TestBound(t *testing.T) {
 	})
 }
 
-// A window over the bound is a limit and no damage: it has a sentinel, a number and an option, in the
-// first frame of a stream and in a later one, whether the frame states a window or its size.
+// A window over the bound is a limit and no damage: it has a sentinel, a number and an option, in
+// the first frame of a stream and in a later one, whether the frame states a window or its size.
 func TestZstdWindowBound(t *testing.T) {
 	compressed := func(window int, single bool) []byte {
 		var stored bytes.Buffer
@@ -184,8 +184,8 @@ func TestZstdWindowBound(t *testing.T) {
 			require.GreaterOrEqual(t, len(got), 64<<20)
 		}
 	}
-	// A block that is larger than its frame's window is damage. This one of 2,000 bytes is raw, in a
-	// window of 1 KiB.
+	// A block that is larger than its frame's window is damage. This one of 2,000 bytes is raw, in
+	// a window of 1 KiB.
 	_, err := reverse(t, newTransformer(t, compress.Zstd, 0), bytes.NewReader(append([]byte{0x28, 0xb5, 0x2f, 0xfd, 0, 0, 0x81, 0x3e, 0}, make([]byte, 2000)...)))
 	require.ErrorIs(t, err, compress.ErrCorrupt)
 	require.NotErrorIs(t, err, compress.ErrWindow)

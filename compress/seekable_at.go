@@ -144,9 +144,10 @@ func OpenSeekable(src io.ReaderAt, size int64, maxSize int64) (*SeekableReader, 
 // to what the table claims, and first refuses a table that does not fit in size bytes. src must not
 // change afterwards.
 //
-// The error holds [ErrTooLarge] if the stream exceeds the bound, and [ErrWindow] if it has a frame of
-// more than MaxWindow bytes before compression, or twice as many after it. It holds [ErrCorrupt] if the stream does not end with a table, or if the table does not account for
-// each byte before it. Otherwise it is src's own.
+// The error holds [ErrTooLarge] if the stream exceeds the bound, and [ErrWindow] if it has a frame
+// of more than MaxWindow bytes before compression, or twice as many after it. It holds [ErrCorrupt]
+// if the stream does not end with a table, or if the table does not account for each byte before
+// it. Otherwise it is src's own.
 func (t *Transformer) OpenSeekable(src io.ReaderAt, size int64) (*SeekableReader, error) {
 	tail := make([]byte, seekFooterSize)
 	if size < seekHeaderSize+seekFooterSize {
@@ -170,7 +171,8 @@ func (t *Transformer) OpenSeekable(src io.ReaderAt, size int64) (*SeekableReader
 	if err != nil {
 		return nil, err
 	}
-	// A frame is decompressed to a buffer of its size, which is bounded, and needs no window beside it.
+	// A frame is decompressed to a buffer of its size, which is bounded, and needs no window beside
+	// it.
 	decoder, err := zstd.NewReader(nil, zstd.WithDecoderMaxWindow(mostWindow), zstd.WithDecoderMaxMemory(math.MaxInt64), zstd.WithDecodeAllCapLimit(true))
 	if err != nil {
 		return nil, fmt.Errorf("compress: %s: %w", ZstdSeekable, err)

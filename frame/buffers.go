@@ -24,8 +24,8 @@ func (b *buffer) take(n int) {
 }
 
 // grow enlarges the buffer up to most bytes, and keeps its content. A frame's size is not
-// authenticated before the whole frame is there, so a buffer at most doubles: a message takes memory
-// for what arrives of it, not for what its header states.
+// authenticated before the whole frame is there, so a buffer at most doubles: a message takes
+// memory for what arrives of it, not for what its header states.
 func (b *buffer) grow(most int) {
 	old := *b
 	*b = buffer{dirty: old.dirty}

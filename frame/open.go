@@ -263,8 +263,8 @@ func (w *OpenWriter) fill(src *source) error {
 }
 
 // release opens a frame to dst, or in place if dst is nil. It writes the plaintext, but keeps that
-// of the final frame, and in a message with a footer that of the frame before it: if the final frame
-// is empty, that one has the last content.
+// of the final frame, and in a message with a footer that of the frame before it: if the final
+// frame is empty, that one has the last content.
 func (w *OpenWriter) release(dst, frame []byte, final bool) error {
 	s := &w.push
 	plaintext, err := s.frames.open(dst, frame, final)

@@ -41,8 +41,8 @@ func TestSignedEveryWayWithEveryOther(t *testing.T) {
 	}
 }
 
-// The last content is held back until the signature is verified, also if the final frame is empty and
-// the frame before it has the last content.
+// The last content is held back until the signature is verified, also if the final frame is empty
+// and the frame before it has the last content.
 func TestSignatureIsWhatEndsASignedMessage(t *testing.T) {
 	for size, released := range map[int]int{50: 0, 100: 0, 200: 100, 250: 100} {
 		t.Run(fmt.Sprint(size), func(t *testing.T) { testSignatureEnds(t, size, released) })
@@ -190,8 +190,8 @@ func TestUnframedMessagesAreBounded(t *testing.T) {
 	requireLittleMemory(t, d, unframed(t, key, header.MaxFrameLength, make([]byte, 1000)), frame.ErrTruncated)
 }
 
-// requireLittleMemory checks that no way to decrypt a message takes memory that its few bytes do not
-// justify.
+// requireLittleMemory checks that no way to decrypt a message takes memory that its few bytes do
+// not justify.
 func requireLittleMemory(t *testing.T, d *message.Decrypter, sealed []byte, want error) {
 	t.Helper()
 	for name, way := range decryptWays {

@@ -7,9 +7,9 @@ import (
 
 type attemptsKey struct{}
 
-// WithAttempts returns a context whose calls of a key service report each attempt that failed, before
-// it is made again. A caller whose patience ends before the attempts do can say why they failed. The
-// function may be called by several goroutines.
+// WithAttempts returns a context whose calls of a key service report each attempt that failed,
+// before it is made again. A caller whose patience ends before the attempts do can say why they
+// failed. The function may be called by several goroutines.
 func WithAttempts(ctx context.Context, failed func(error)) context.Context {
 	return context.WithValue(ctx, attemptsKey{}, failed)
 }

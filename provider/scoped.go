@@ -7,13 +7,13 @@ import "context"
 // refuses some callers. What keeps its answers, as the data-key cache of package service does, asks
 // it before each use, and keeps the answers of different scopes apart.
 //
-// A Keyring that decides by context and stands behind a cache must be a ScopedKeyring. One that wraps
-// a ScopedKeyring must be one, too, and pass CacheScope on.
+// A Keyring that decides by context and stands behind a cache must be a ScopedKeyring. One that
+// wraps a ScopedKeyring must be one, too, and pass CacheScope on.
 type ScopedKeyring interface {
 	Keyring
 
-	// CacheScope returns a name for whatever the keyring takes from ctx to answer a request with this
-	// encryption context. If it would refuse the caller, it returns its error. It asks no key
+	// CacheScope returns a name for whatever the keyring takes from ctx to answer a request with
+	// this encryption context. If it would refuse the caller, it returns its error. It asks no key
 	// service.
 	CacheScope(ctx context.Context, encryptionContext map[string]string) (string, error)
 }

@@ -66,8 +66,8 @@ func checksums(t *testing.T, b *bucket, key string) map[s3types.ChecksumAlgorith
 	return found
 }
 
-// TestAClientDecidesWhetherChecksumsAreVerified has a checksum that is wrong. It is asked for in any
-// case.
+// TestAClientDecidesWhetherChecksumsAreVerified has a checksum that is wrong. It is asked for in
+// any case.
 func TestAClientDecidesWhetherChecksumsAreVerified(t *testing.T) {
 	b := newBucketInMemory()
 	var asked []string

@@ -443,8 +443,8 @@ func TestCopiesKeepWhatIsNotTheBucketsOwn(t *testing.T) {
 	}
 }
 
-// TestOneRefusedQuestionIsNoAnswerForAll has a service that takes one key's question for tags amiss.
-// The tags of the others are still asked for, and that object is left as it is.
+// TestOneRefusedQuestionIsNoAnswerForAll has a service that takes one key's question for tags
+// amiss. The tags of the others are still asked for, and that object is left as it is.
 func TestOneRefusedQuestionIsNoAnswerForAll(t *testing.T) {
 	b := newBucketInMemory()
 	storage := s3storage.New(b.serve(t), "bucket")

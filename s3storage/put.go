@@ -30,9 +30,9 @@ const contentType = "application/octet-stream"
 // Put implements pikokms.Storage. S3 shows an object once it is complete. Its content type is
 // application/octet-stream. Unless the client's options say otherwise, each part and the whole have
 // a checksum that S3 verifies. After an error, Put deletes the parts that it has uploaded. In case
-// that fails, too, let a lifecycle rule delete incomplete uploads. If S3's last answer is lost, is an
-// error of the server, or does not say that the object is there, Put reads it back: the same content
-// is no error. If it can't be read either, it may have been stored in spite of the error.
+// that fails, too, let a lifecycle rule delete incomplete uploads. If S3's last answer is lost, is
+// an error of the server, or does not say that the object is there, Put reads it back: the same
+// content is no error. If it can't be read either, it may have been stored in spite of the error.
 func (s *Storage) Put(ctx context.Context, key string, content io.Reader) error {
 	return s.PutLike(ctx, key, nil, content)
 }
@@ -94,14 +94,15 @@ func (s *Storage) putLike(ctx context.Context, doing, key string, like *Version,
 // current one. Otherwise the error holds pikokms.ErrChanged. The condition is If-Match on the ETag,
 // which AWS has had since November 2024. A service without that condition answers with an error,
 // which holds ErrNoConditions, or ignores it. So if the client's endpoint is not AWS's own, Replace
-// also looks at the object just before it writes, and what another puts between the two may be lost.
+// also looks at the object just before it writes, and what another puts between the two may be
+// lost.
 //
 // What the new object keeps is in the table of docs/OPERATIONS.md, "What an object keeps". The
 // permissions for that are s3:GetObjectTagging, and in buckets with access control lists or locks
-// s3:GetObjectAcl, s3:GetObjectRetention and s3:GetObjectLegalHold; to put them, s3:PutObjectTagging,
-// s3:PutObjectRetention and s3:PutObjectLegalHold. Once for a bucket, Replace asks whether it has
-// lists and locks at all, by s3:GetBucketOwnershipControls and, if it has versions,
-// s3:GetBucketObjectLockConfiguration.
+// s3:GetObjectAcl, s3:GetObjectRetention and s3:GetObjectLegalHold; to put them,
+// s3:PutObjectTagging, s3:PutObjectRetention and s3:PutObjectLegalHold. Once for a bucket, Replace
+// asks whether it has lists and locks at all, by s3:GetBucketOwnershipControls and, if it has
+// versions, s3:GetBucketObjectLockConfiguration.
 //
 // If something can't be kept or seen, the error holds ErrNotKept, unless WithAllowedLosses names
 // it. NotKept returns that beforehand. The version's ID and time are never kept. The error holds
@@ -206,9 +207,9 @@ func (s *Storage) store(ctx context.Context, key string, in *s3.PutObjectInput, 
 		return fmt.Errorf("%w: %w", ErrNoConditions, err)
 	}
 	// If an answer is lost, the SDK sends the request again, and S3 refuses it because of what the
-	// first one stored. 412 is for a condition, 404 for an object that was deleted or an upload that
-	// was completed, and 409 for an object that was deleted or put during the upload (Amazon S3 User
-	// Guide, "How to prevent object overwrites with conditional writes").
+	// first one stored. 412 is for a condition, 404 for an object that was deleted or an upload
+	// that was completed, and 409 for an object that was deleted or put during the upload (Amazon
+	// S3 User Guide, "How to prevent object overwrites with conditional writes").
 	refused := isStatus(err, http.StatusPreconditionFailed, http.StatusConflict) || isMissing(err)
 	if !u.last || !refused && !errors.Is(err, ErrAnswer) && !isLost(err) {
 		return err

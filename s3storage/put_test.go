@@ -333,8 +333,8 @@ func TestRequesterPays(t *testing.T) {
 	require.Greater(t, requests, 15)
 }
 
-// TestNewObjectsOfServicesThatKeepTheCondition counts the requests for new objects: each is one, once
-// the service has refused to put an object twice.
+// TestNewObjectsOfServicesThatKeepTheCondition counts the requests for new objects: each is one,
+// once the service has refused to put an object twice.
 func TestNewObjectsOfServicesThatKeepTheCondition(t *testing.T) {
 	for name, ignored := range map[string]bool{"kept": false, "ignored": true} {
 		b := newBucketInMemory()

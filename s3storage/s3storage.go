@@ -73,8 +73,8 @@ func WithSoleWriter() Option {
 }
 
 // WithAllowedLosses lets objects be replaced that have something which the replacement can't have.
-// The kinds are those of [Loss]. Tags and locks that can be read are kept all the same. For an access
-// control list, which never is, Replace does not ask then.
+// The kinds are those of [Loss]. Tags and locks that can be read are kept all the same. For an
+// access control list, which never is, Replace does not ask then.
 func WithAllowedLosses(kinds ...string) Option {
 	return func(s *Storage) {
 		for _, kind := range kinds {
@@ -85,10 +85,10 @@ func WithAllowedLosses(kinds ...string) Option {
 
 // New returns the bucket of that name as a storage. The name may be the ARN of an access point.
 //
-// Content of the size of two parts or more is uploaded in parts, several of them at once. Such an upload
-// takes (concurrency + 1) × part size of memory. S3 allows 10,000 parts. If the size of an object
-// is known beforehand, as by message.EncryptReader.ContentLength, the parts are as large as it
-// needs. Otherwise they grow during the upload.
+// Content of the size of two parts or more is uploaded in parts, several of them at once. Such an
+// upload takes (concurrency + 1) × part size of memory. S3 allows 10,000 parts. If the size of an
+// object is known beforehand, as by message.EncryptReader.ContentLength, the parts are as large as
+// it needs. Otherwise they grow during the upload.
 //
 // The client's options say whether requests and answers have checksums.
 func New(client *s3.Client, bucket string, options ...Option) *Storage {
@@ -103,8 +103,8 @@ var (
 	// ErrAnswer means that the service's answer does not say what S3 says: a part of a listing is
 	// missing, an upload may not be there, or a range is another one.
 	ErrAnswer = errors.New("the service did not answer as S3 does")
-	// ErrNoConditions means that the service can't write on a condition, or that there is no ETag to
-	// make one of. WithSoleWriter does without.
+	// ErrNoConditions means that the service can't write on a condition, or that there is no ETag
+	// to make one of. WithSoleWriter does without.
 	ErrNoConditions = errors.New("the service has no conditional writes")
 )
 

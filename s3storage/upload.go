@@ -26,8 +26,8 @@ const (
 	defaultPartSize    = 8 << 20
 	defaultConcurrency = 5
 
-	// These are S3's limits (Amazon S3 User Guide, "Amazon S3 multipart upload limits"). Sizes are in
-	// bytes.
+	// These are S3's limits (Amazon S3 User Guide, "Amazon S3 multipart upload limits"). Sizes are
+	// in bytes.
 	minPartSize = 5 << 20
 	maxPartSize = 5 << 30
 	maxParts    = 10_000
@@ -37,8 +37,8 @@ const (
 	growth = 1300
 	step   = 1 << 20 // part sizes are multiples of it, so that buffers have only a few sizes
 
-	// abortTimeout is how long deleting the parts of a failed upload may take, even after its context
-	// has ended.
+	// abortTimeout is how long deleting the parts of a failed upload may take, even after its
+	// context has ended.
 	abortTimeout = 30 * time.Second
 	abortPause   = 50 * time.Millisecond
 )

@@ -60,8 +60,9 @@ func (s *Storage) OpenVersion(ctx context.Context, key, id string) (*Version, er
 	if id != "" {
 		in.VersionId = &id
 	}
-	// S3 states the checksum, which a replacement has of the same algorithm, only if it is asked. The
-	// SDK verifies what ChecksumMode asks for, so a client that does not want that sets the header.
+	// S3 states the checksum, which a replacement has of the same algorithm, only if it is asked.
+	// The SDK verifies what ChecksumMode asks for, so a client that does not want that sets the
+	// header.
 	ask := func(*s3.Options) {}
 	if s.client.Options().ResponseChecksumValidation == aws.ResponseChecksumValidationWhenRequired {
 		ask = s3.WithAPIOptions(smithyhttp.SetHeaderValue("X-Amz-Checksum-Mode", string(s3types.ChecksumModeEnabled)))

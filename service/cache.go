@@ -19,10 +19,10 @@ import (
 // decrypting, a new one replaces the one of its kind that was last used longest ago.
 //
 // A data key serves all requests with the same encryption context, and of a
-// [provider.ScopedKeyring] those in the same scope. Two kinds of messages get nothing from the cache
-// when they are encrypted: signed ones, each of which has a new verification key in its encryption
-// context, and those for several recipients, whose data key no single key service makes. Repeated
-// reads of one of them are served.
+// [provider.ScopedKeyring] those in the same scope. Two kinds of messages get nothing from the
+// cache when they are encrypted: signed ones, each of which has a new verification key in its
+// encryption context, and those for several recipients, whose data key no single key service makes.
+// Repeated reads of one of them are served.
 //
 // Each message derives keys of its own from its data key and its random ID. So one data key is as
 // safe for many messages as for one. The limits bound how much a stolen data key opens, and how

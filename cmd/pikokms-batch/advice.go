@@ -32,8 +32,8 @@ func (o *object) adviseFor(job string, err error) error {
 	return fmt.Errorf("%w; no command line can name this object", err)
 }
 
-// adviseLate adds to the error of an object whose time ran out how far it came, and the command line
-// that does the job. What was slow may be S3 for a moment, so S3 tries the task again.
+// adviseLate adds to the error of an object whose time ran out how far it came, and the command
+// line that does the job. What was slow may be S3 for a moment, so S3 tries the task again.
 func (o *object) adviseLate(job string, took time.Duration, err error) error {
 	line, ok := o.commandLine(job)
 	if !ok || o.source.read < telling {

@@ -60,8 +60,8 @@ var s3Answers = []answer{
 	{400, "KMS.DisabledException", "", never}, {400, "KMS.NotFoundException", "", never}, {400, "KMS.KMSInvalidStateException", "", never},
 }
 
-// s3Readings are answers of which one to a PUT means something else: that the object was replaced or
-// deleted, which another attempt sees.
+// s3Readings are answers of which one to a PUT means something else: that the object was replaced
+// or deleted, which another attempt sees.
 var s3Readings = []answer{{404, "NoSuchKey", "", never}, {404, "NoSuchVersion", "", never}, {416, "InvalidRange", "", never}}
 
 var s3Writings = []answer{{404, "NoSuchKey", "", later}, {404, "NoSuchUpload", "", later}, {412, "PreconditionFailed", "", later}}
@@ -150,8 +150,9 @@ func failing(t *testing.T, answer func(w http.ResponseWriter, r *http.Request)) 
 	return server.URL
 }
 
-// TestCodes has S3, KMS, DynamoDB and STS answer with each of their error codes. A task is temporary
-// if another attempt, or another instance of the function, may pass, and permanent otherwise.
+// TestCodes has S3, KMS, DynamoDB and STS answer with each of their error codes. A task is
+// temporary if another attempt, or another instance of the function, may pass, and permanent
+// otherwise.
 func TestCodes(t *testing.T) {
 	binary := bootstrap(t)
 	storage := oneObject(t)

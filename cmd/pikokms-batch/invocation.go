@@ -70,8 +70,9 @@ func bucketOf(name string) string {
 }
 
 // keys returns the key of the object, and the one that the same text is if a plus stands for
-// itself, which is another one only if the text has one. S3 Inventory and S3's own lists encode keys
-// as HTML forms are, where a plus is a space. Manifests that people make may have it otherwise.
+// itself, which is another one only if the text has one. S3 Inventory and S3's own lists encode
+// keys as HTML forms are, where a plus is a space. Manifests that people make may have it
+// otherwise.
 func (t task) keys() (key, plus string, err error) {
 	if key, err = url.QueryUnescape(t.key); err != nil {
 		return "", "", fmt.Errorf("the manifest has the key %.300q, which is not URL-encoded: %w", t.key, err)

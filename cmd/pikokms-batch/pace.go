@@ -18,8 +18,8 @@ const (
 )
 
 // pace is how fast a function reads objects and writes them back when S3 is at its best. Slow
-// minutes of S3 pass, so they make no object too large: it is tried, and if its time runs out, tried
-// again.
+// minutes of S3 pass, so they make no object too large: it is tried, and if its time runs out,
+// tried again.
 type pace struct {
 	stated float64 // bytes a second; 0 if it is measured
 

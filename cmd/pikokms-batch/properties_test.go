@@ -79,9 +79,9 @@ func runProgram(t *testing.T, name string, arguments ...string) string {
 	return string(out)
 }
 
-// TestJobAndCommandKeepTheSame has objects with every property but locks, for which moto is no S3, twice. A job encrypts
-// and rewraps the ones in their places, and the command the others. The AWS SDK then reads the same
-// properties of both, which are those from before.
+// TestJobAndCommandKeepTheSame has objects with every property but locks, for which moto is no S3,
+// twice. A job encrypts and rewraps the ones in their places, and the command the others. The AWS
+// SDK then reads the same properties of both, which are those from before.
 func TestJobAndCommandKeepTheSame(t *testing.T) {
 	endpoint := emulator.Moto(t)
 	binary, command := bootstrap(t), builtCommand(t)
@@ -171,8 +171,8 @@ func behind(t *testing.T, endpoint string, answer func(w http.ResponseWriter, r 
 }
 
 // TestLocksThatTheGETDoesNotState has an S3 that does not state locks with the content, as to those
-// who lack a permission for it. The function asks for them, and a lock that it may not see keeps the
-// object from being replaced.
+// who lack a permission for it. The function asks for them, and a lock that it may not see keeps
+// the object from being replaced.
 func TestLocksThatTheGETDoesNotState(t *testing.T) {
 	moto := emulator.Moto(t)
 	b := newBucketOf(t, moto, false, withLocks)

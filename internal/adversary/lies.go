@@ -12,8 +12,8 @@ import (
 	"testing"
 )
 
-// Lies are the ways in which something on the way to a service answers for it, or breaks off what it
-// answers. None of them is an answer of a service.
+// Lies are the ways in which something on the way to a service answers for it, or breaks off what
+// it answers. None of them is an answer of a service.
 var Lies = map[string]http.HandlerFunc{
 	"a body that is cut": func(w http.ResponseWriter, r *http.Request) {
 		_, _ = io.Copy(io.Discard, r.Body)

@@ -9,8 +9,9 @@ import (
 )
 
 // Owner gives file the owner, the group and the permissions of old. The error holds
-// [fs.ErrPermission] if the system does not let the process keep the owner; the rest is kept all the
-// same. If it does not let it keep the group, the new group gets no rights that all others lack.
+// [fs.ErrPermission] if the system does not let the process keep the owner; the rest is kept all
+// the same. If it does not let it keep the group, the new group gets no rights that all others
+// lack.
 func Owner(file *os.File, old fs.FileInfo) error {
 	now, err := file.Stat()
 	if err != nil {

@@ -16,8 +16,8 @@ import (
 	"piko.sh/pikokms/provider/awskms"
 )
 
-// Whatever answers in place of KMS, the error is ErrProviderUnavailable, which callers take for what
-// may pass, and names the address. What breaks off is tried again, and a page is not.
+// Whatever answers in place of KMS, the error is ErrProviderUnavailable, which callers take for
+// what may pass, and names the address. What breaks off is tried again, and a page is not.
 func TestWhatAnswersInPlaceOfKMS(t *testing.T) {
 	server := kmstest.NewServer(t)
 	key := server.CreateKey(kmstest.Key{})

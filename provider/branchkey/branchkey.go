@@ -57,8 +57,8 @@ const DefaultEntries = 1000
 
 // Supplier returns the ID of the branch key of a message with an encryption context, or nothing for
 // the configured one. It is called for each message, to encrypt and to decrypt, with all pairs of
-// its encryption context, also if a cache has the message's data key. It may take a tenant from ctx.
-// It must be safe for concurrent use.
+// its encryption context, also if a cache has the message's data key. It may take a tenant from
+// ctx. It must be safe for concurrent use.
 type Supplier func(ctx context.Context, encryptionContext map[string]string) (string, error)
 
 // ByPair returns a Supplier for which the value of one pair of the encryption context is the branch
@@ -174,8 +174,8 @@ func (p *Provider) active(ctx context.Context, id string) (*material, error) {
 	return p.cache.get(ctx, slot{id: id}, func(ctx context.Context) (*material, error) { return p.ask(ctx, id) })
 }
 
-// version returns a version of a branch key. The caller closes its key. If it is the active version,
-// one request serves to encrypt and to decrypt.
+// version returns a version of a branch key. The caller closes its key. If it is the active
+// version, one request serves to encrypt and to decrypt.
 func (p *Provider) version(ctx context.Context, id string, version uuid.UUID) (*material, error) {
 	if active, known := p.store.newest.called(id); known && active == version {
 		m, err := p.active(ctx, id)

@@ -202,8 +202,8 @@ func (c *cache) put(s slot, got *material, ends time.Time) error {
 	return nil
 }
 
-// remove removes an entry, unless it was removed before. Its key is zeroed once those who use it now
-// have closed their shares. The caller holds the lock.
+// remove removes an entry, unless it was removed before. Its key is zeroed once those who use it
+// now have closed their shares. The caller holds the lock.
 func (c *cache) remove(e *entry) {
 	if c.entries[e.slot] != e {
 		return

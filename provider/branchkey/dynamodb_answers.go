@@ -21,8 +21,9 @@ import (
 // DynamoDB API Reference, "Query"), which JSON makes longer.
 const maxAnswer = 16 << 20
 
-// checkingAnswers returns a client that takes for DynamoDB's only what can be that, whoever made the
-// client. The AWS SDK takes an empty page for an item that is not there, or for one that was written.
+// checkingAnswers returns a client that takes for DynamoDB's only what can be that, whoever made
+// the client. The AWS SDK takes an empty page for an item that is not there, or for one that was
+// written.
 func checkingAnswers(client *dynamodb.Client) *dynamodb.Client {
 	options := client.Options()
 	options.HTTPClient = &answers{options.HTTPClient}
@@ -99,8 +100,8 @@ func isDynamoDBs(operation string, status int, body []byte) bool {
 	return len(object) > 0 || operation == "GetItem" || operation == "TransactWriteItems"
 }
 
-// strangeError is the error of an answer that is not DynamoDB's. The AWS SDK tries again after it if
-// its status is that of a fault.
+// strangeError is the error of an answer that is not DynamoDB's. The AWS SDK tries again after it
+// if its status is that of a fault.
 type strangeError struct {
 	status int
 	text   string

@@ -208,8 +208,8 @@ func (f *File) update(ctx context.Context, change func(*bbolt.Tx) error) error {
 	return f.open(&bbolt.Options{Timeout: fileWait}, func(db *bbolt.DB) error { return db.Update(change) })
 }
 
-// check checks the pages of the file, which no process changes meanwhile, unless they are those that
-// were checked before.
+// check checks the pages of the file, which no process changes meanwhile, unless they are those
+// that were checked before.
 func (f *File) check() error {
 	file, err := os.Open(f.path)
 	if err != nil {

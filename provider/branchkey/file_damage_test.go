@@ -15,8 +15,8 @@ import (
 	"piko.sh/pikokms/provider/branchkey"
 )
 
-// TestDamagedFiles changes a table's file in many ways. Each operation then succeeds, or says in one
-// line what is wrong.
+// TestDamagedFiles changes a table's file in many ways. Each operation then succeeds, or says in
+// one line what is wrong.
 func TestDamagedFiles(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "keys.db")
 	table := branchkey.NewFile(path)

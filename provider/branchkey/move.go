@@ -16,8 +16,8 @@ const moveAttempts = 5
 // nil, is called with the number of items that are under the store's key, and of all.
 //
 // KMS re-encrypts all items before the first is written, and authenticates those that are under the
-// store's key already. If items are damaged, or refused by KMS, nothing is written, and the error has
-// the reason for each.
+// store's key already. If items are damaged, or refused by KMS, nothing is written, and the error
+// has the reason for each.
 //
 // A transaction has at most MaxWrites items, and the active version is in the last one. If Move is
 // interrupted, all messages still open, and Move can be called again. If another administrator

@@ -29,7 +29,8 @@ func (c DynamoDBConfig) LogValue() slog.Value { return slog.AnyValue(c.shown()) 
 // MarshalJSON implements json.Marshaler. It shows no secret.
 func (c DynamoDBConfig) MarshalJSON() ([]byte, error) { return json.Marshal(c.shown()) }
 
-// shownURLConfig, whose fields conceal what is secret in them, is a URLConfig as prints, logs and encodings show it.
+// shownURLConfig, whose fields conceal what is secret in them, is a URLConfig as prints, logs and
+// encodings show it.
 type shownURLConfig URLConfig
 
 func (c URLConfig) shown() shownURLConfig {

@@ -18,7 +18,8 @@ import (
 	"piko.sh/pikokms/provider"
 )
 
-// maxID bounds a branch key ID in bytes (Amazon DynamoDB Developer Guide, "Quotas", partition keys).
+// maxID bounds a branch key ID in bytes (Amazon DynamoDB Developer Guide, "Quotas", partition
+// keys).
 const maxID = 2048
 
 // StoreConfig says where branch keys are kept and what wraps them.
@@ -133,8 +134,8 @@ func (s *Store) create(ctx context.Context, id string, ownContext map[string]str
 	return err
 }
 
-// checkID refuses an ID that people could not tell from another one. Whoever picks branch keys by ID
-// would otherwise pick another tenant's, or none.
+// checkID refuses an ID that people could not tell from another one. Whoever picks branch keys by
+// ID would otherwise pick another tenant's, or none.
 func checkID(id string) error {
 	switch {
 	case len(id) > maxID || !utf8.ValidString(id):

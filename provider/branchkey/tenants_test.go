@@ -139,7 +139,8 @@ func testTenantOfTheCaller(t *testing.T, cached bool) {
 	}
 }
 
-// A tenant who is denied their key, or whose items are damaged, opens no circuit breaker for others.
+// A tenant who is denied their key, or whose items are damaged, opens no circuit breaker for
+// others.
 func TestADeniedTenantStopsNoOther(t *testing.T) {
 	s := newTestStore(t)
 	good, bad := create(t, s.Store), create(t, s.Store)
@@ -209,8 +210,8 @@ func TestReadingAndWritingAskOnce(t *testing.T) {
 	}
 }
 
-// A branch key whose active version was put back is refused by every Provider of the process, however
-// the process came to see the newer version.
+// A branch key whose active version was put back is refused by every Provider of the process,
+// however the process came to see the newer version.
 func TestRolledBackInAnyOrder(t *testing.T) {
 	generate := func(p *branchkey.Provider) error {
 		k, err := p.GenerateDataKey(t.Context(), &provider.GenerateDataKeyRequest{Context: map[string]string{}})

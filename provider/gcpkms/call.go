@@ -44,8 +44,8 @@ func call[T any](ctx context.Context, p *Provider, operation, key string, ask fu
 	}
 }
 
-// purpose adds to a FAILED_PRECONDITION that the key has another purpose, which has the same code as
-// a version that can't be used, if the key may be described.
+// purpose adds to a FAILED_PRECONDITION that the key has another purpose, which has the same code
+// as a version that can't be used, if the key may be described.
 func (p *Provider) purpose(ctx context.Context, operation, key string, err error) error {
 	if status.Code(err) != codes.FailedPrecondition || operation == "GetCryptoKey" {
 		return err

@@ -17,7 +17,8 @@ import (
 	"piko.sh/pikokms/provider/gcpkms/gcpkmstest"
 )
 
-// Whatever answers in place of Cloud KMS, the error is ErrProviderUnavailable and names the address.
+// Whatever answers in place of Cloud KMS, the error is ErrProviderUnavailable and names the
+// address.
 func TestWhatAnswersInPlaceOfCloudKMS(t *testing.T) {
 	server := gcpkmstest.NewServer(t)
 	c := config(server, server.CreateKey(gcpkmstest.Key{}))

@@ -110,8 +110,8 @@ func (p *Provider) send(ctx context.Context, call func(*api.Logical) (*api.Respo
 	}
 }
 
-// attempt makes a call, and makes it again if its answer breaks off. HashiCorp's client does so only
-// if no answer begins.
+// attempt makes a call, and makes it again if its answer breaks off. HashiCorp's client does so
+// only if no answer begins.
 func (p *Provider) attempt(ctx context.Context, call func(*api.Logical) (*api.Response, error)) ([]byte, error) {
 	for n := 1; ; n++ {
 		text, err := read(call(p.session.client.Logical()))

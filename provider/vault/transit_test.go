@@ -23,8 +23,8 @@ import (
 	"piko.sh/pikokms/internal/emulator"
 )
 
-// transit is a server in the process with the rules of OpenBao's transit engine, as far as the tests
-// ask for them, and answers in its words. TestTheServerOfTheTests compares the two.
+// transit is a server in the process with the rules of OpenBao's transit engine, as far as the
+// tests ask for them, and answers in its words. TestTheServerOfTheTests compares the two.
 type transit struct {
 	mu       sync.Mutex
 	mounts   map[string]map[string]*transitKey // by NAMESPACE/MOUNT/

@@ -16,8 +16,9 @@ import (
 	"piko.sh/pikokms/provider/vault"
 )
 
-// Whatever answers in place of the server, the error is ErrProviderUnavailable and names the address:
-// at the login, when the key is checked, and when it is used. What breaks off is tried again.
+// Whatever answers in place of the server, the error is ErrProviderUnavailable and names the
+// address: at the login, when the key is checked, and when it is used. What breaks off is tried
+// again.
 func TestWhatAnswersInPlaceOfTheServer(t *testing.T) {
 	honest := func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "application/json")

@@ -24,8 +24,8 @@ var errAlready = errors.New("it is encrypted already")
 var errMalformed = errors.New("it begins as an encrypted object, but its header is none, so nothing tells whether it is damaged or plaintext; --malformed-as-plaintext encrypts it")
 
 // plaintext returns a reader of r, which is to be encrypted, from its beginning. The error holds
-// errAlready if it is a message. If it only begins as one, the error holds errMalformed, unless that
-// is to be taken for plaintext.
+// errAlready if it is a message. If it only begins as one, the error holds errMalformed, unless
+// that is to be taken for plaintext.
 func plaintext(ctx context.Context, r *bufio.Reader, malformed bool) (*bufio.Reader, error) {
 	start, err := r.Peek(max(header.SniffSize, pikov2.SniffSize))
 	switch {

@@ -323,7 +323,8 @@ func (b *bulk) decrypt(ctx context.Context, o *options, arguments []string) erro
 		rename: b.cutSuffix,
 		judge: func(_ context.Context, i item, s *source) error {
 			err := s.refusePlain(skipPlain)
-			// An object that was listed as encrypted had another size than its plaintext. A file keeps its time.
+			// An object that was listed as encrypted had another size than its plaintext. A file
+			// keeps its time.
 			if b.inPlace && errors.Is(err, pikokms.ErrPlaintext) && !i.since.IsZero() && (s.file != nil || isSince(s.modTime, i)) && s.size != i.size {
 				return before
 			}

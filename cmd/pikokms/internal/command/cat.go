@@ -83,7 +83,8 @@ func (r *reading) writeWhole(ctx context.Context, w io.Writer, p *place) (err er
 	return incomplete(io.Copy(struct{ io.Writer }{w}, content))
 }
 
-// writeDownload writes the plaintext of an object of a bucket. It goes on where a download broke off.
+// writeDownload writes the plaintext of an object of a bucket. It goes on where a download broke
+// off.
 func (r *reading) writeDownload(ctx context.Context, w io.Writer, p *place) (err error) {
 	stored, err := p.openSteady(ctx, p.only)
 	if err != nil {

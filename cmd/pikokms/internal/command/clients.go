@@ -30,8 +30,8 @@ func bePatient(o *s3.Options) {
 	o.Retryer = brokenAnswers{o.Retryer}
 }
 
-// brokenAnswers is the AWS SDK's judge of what is tried again. The SDK takes an answer that breaks off
-// for one that can't be read.
+// brokenAnswers is the AWS SDK's judge of what is tried again. The SDK takes an answer that breaks
+// off for one that can't be read.
 type brokenAnswers struct{ aws.Retryer }
 
 // IsErrorRetryable implements aws.Retryer.
@@ -47,8 +47,8 @@ func (r brokenAnswers) GetAttemptToken(ctx context.Context) (func(error) error, 
 	return r.GetInitialToken(), nil
 }
 
-// openBlob opens a bucket of gocloud.dev, as blob.OpenBucket does, with clients that give up a request
-// that stands still.
+// openBlob opens a bucket of gocloud.dev, as blob.OpenBucket does, with clients that give up a
+// request that stands still.
 func openBlob(ctx context.Context, u *url.URL) (*blob.Bucket, error) {
 	switch u.Scheme {
 	case gcsblob.Scheme:

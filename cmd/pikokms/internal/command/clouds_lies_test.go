@@ -197,8 +197,8 @@ func TestSmallUploadsTakeLittleMemory(t *testing.T) {
 	}
 }
 
-// TestMetadataNamesInAzure replaces a blob whose metadata have names that net/http writes in its own
-// way.
+// TestMetadataNamesInAzure replaces a blob whose metadata have names that net/http writes in its
+// own way.
 func TestMetadataNamesInAzure(t *testing.T) {
 	l := &lyingCloud{
 		parts:    map[string]listedPart{"": {[]string{"p/k"}, ""}},

@@ -75,8 +75,8 @@ func (s steady) ReadAt(p []byte, off int64) (n int, err error) {
 	}
 }
 
-// openSteady opens an object for random access, whose opening and reading are tried again where that
-// may help.
+// openSteady opens an object for random access, whose opening and reading are tried again where
+// that may help.
 func (p *place) openSteady(ctx context.Context, key string) (pikokms.StoredObject, error) {
 	stored, err := again(ctx, func() (pikokms.StoredObject, bool, error) {
 		stored, err := p.open(ctx, key)

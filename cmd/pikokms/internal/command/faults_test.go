@@ -335,7 +335,8 @@ func (w work) String() string {
 	return strings.Join(append([]string{text}, w.with...), " ")
 }
 
-// isTriedAgain tells whether what can't be read is tried again, as it is but for inspect of one object.
+// isTriedAgain tells whether what can't be read is tried again, as it is but for inspect of one
+// object.
 func (w work) isTriedAgain() bool { return w.needsKey() || w.from == "bucket" }
 
 // isMany tells whether the work is on objects, as if on several.
@@ -511,8 +512,8 @@ func (w work) isCovered(how tried, way, request string) (must, may bool) {
 	ofKMS := strings.HasPrefix(request, "TrentService.")
 	switch {
 	case verb == "again":
-		// The put before it was answered, and check has seen the object whole. If this one does not come
-		// to be refused, s3storage goes on looking before each put of a new object.
+		// The put before it was answered, and check has seen the object whole. If this one does not
+		// come to be refused, s3storage goes on looking before each put of a new object.
 		return true, true
 	case way == denied && verb == "owners":
 		return true, true // the object is asked for its list instead

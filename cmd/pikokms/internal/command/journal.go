@@ -18,9 +18,9 @@ import (
 
 // journal is the file of --resume: which job it is, the plan, and what came of each object. It is
 // only ever appended to, in records with a checksum. So whatever moment the process is killed at,
-// the file has all that was saved before, and at most a part of a record behind that, which the next
-// process takes off. What was done after the last save is recognised by what it left. The journal
-// holds no key and no content.
+// the file has all that was saved before, and at most a part of a record behind that, which the
+// next process takes off. What was done after the last save is recognised by what it left. The
+// journal holds no key and no content.
 type journal struct {
 	file  *os.File
 	path  string

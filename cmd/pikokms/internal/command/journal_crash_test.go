@@ -291,8 +291,8 @@ func doneOf(t *testing.T, path, in string) map[string]bool {
 	return done
 }
 
-// TestDamagedJournals changes a journal in many ways. A command that is given it goes on, or says in
-// one line what is wrong, and all that it says is done is done.
+// TestDamagedJournals changes a journal in many ways. A command that is given it goes on, or says
+// in one line what is wrong, and all that it says is done is done.
 func TestDamagedJournals(t *testing.T) {
 	dir, key, _ := newFolder(t, 60)
 	path := filepath.Join(t.TempDir(), "journal")

@@ -29,8 +29,8 @@ const (
 	leftOwn
 )
 
-// leftKinds describes what is left out: how it is counted, why, and whether it may hold content that
-// nothing else in the place holds.
+// leftKinds describes what is left out: how it is counted, why, and whether it may hold content
+// that nothing else in the place holds.
 var leftKinds = [...]struct {
 	one, many, reason string
 	mayHold           bool

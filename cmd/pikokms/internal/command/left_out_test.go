@@ -220,8 +220,8 @@ func TestAGroupThatIsNotKept(t *testing.T) {
 	require.Equal(t, os.FileMode(0o664), now.Mode())
 }
 
-// A folder in which two names are one: no object takes the place of another, whatever --jobs, with -f
-// and without.
+// A folder in which two names are one: no object takes the place of another, whatever --jobs, with
+// -f and without.
 func TestTwoNamesForOneFile(t *testing.T) {
 	dir, key := t.TempDir(), filepath.Join(t.TempDir(), "dev.key")
 	require.NoError(t, local.Generate(key))

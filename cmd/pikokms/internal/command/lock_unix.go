@@ -21,8 +21,8 @@ func isLocked(path string) bool {
 	return unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) != nil
 }
 
-// lockAlone locks a file until it is closed. It returns false if another process has it locked. On a
-// file system without locks it returns true.
+// lockAlone locks a file until it is closed. It returns false if another process has it locked. On
+// a file system without locks it returns true.
 func lockAlone(f *os.File) bool {
 	return unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) != unix.EWOULDBLOCK
 }

@@ -279,8 +279,8 @@ func (l *longWork) failedAdvice() string {
 	return ""
 }
 
-// newcomers returns an error if there are objects that have come since a job that was resumed listed
-// them.
+// newcomers returns an error if there are objects that have come since a job that was resumed
+// listed them.
 func (e *each) newcomers(ctx context.Context, p *plan) error {
 	wanted, err := e.wanted()
 	if err != nil {

@@ -7,9 +7,9 @@ import (
 )
 
 // ownStream returns the stream of this process that a path names, or nil. Such a path is
-// /dev/stdout, or one of /dev/fd or /proc/self/fd, or the name of the very file that standard output
-// or standard error goes to. The stream may be a file, which is to be written on and not replaced:
-// what started this process goes on writing to it.
+// /dev/stdout, or one of /dev/fd or /proc/self/fd, or the name of the very file that standard
+// output or standard error goes to. The stream may be a file, which is to be written on and not
+// replaced: what started this process goes on writing to it.
 func ownStream(path string, info os.FileInfo) *os.File {
 	for _, stream := range []*os.File{os.Stdout, os.Stderr} {
 		if own, err := stream.Stat(); err == nil && os.SameFile(own, info) {

@@ -72,7 +72,8 @@ type objects interface {
 	// list yields the objects that begin with a prefix, and what is left out there. An error with a
 	// key, which ends in a slash, is that of a folder, and the rest follows.
 	list(ctx context.Context, prefix string) iter.Seq2[listed, error]
-	// stat returns what a listing says of an object. The error holds fs.ErrNotExist if there is none.
+	// stat returns what a listing says of an object. The error holds fs.ErrNotExist if there is
+	// none.
 	stat(ctx context.Context, key string) (listed, error)
 	// open opens an object for random access.
 	open(ctx context.Context, key string) (pikokms.StoredObject, error)
@@ -115,16 +116,16 @@ type opened struct {
 	// holds pikokms.ErrChanged. It is nil for the one file and for standard input.
 	replace func(ctx context.Context, content io.Reader) error
 
-	// notKept returns what a replacement in its place could not keep. It is nil for a file, which has
-	// no more than content.
+	// notKept returns what a replacement in its place could not keep. It is nil for a file, which
+	// has no more than content.
 	notKept func(ctx context.Context) ([]s3storage.Loss, error)
 
 	attributes *blob.Attributes // of an object in GCS, in Azure, or in a folder of gocloud.dev
 	gcs        *storage.ObjectAttrs
 	azure      *azureBlob
 	version    *s3storage.Version // of an object in S3
-	// s3Client tells whether the S3 Encryption Client wrote the object though its metadata do not say
-	// so. It is nil for what is not in S3.
+	// s3Client tells whether the S3 Encryption Client wrote the object though its metadata do not
+	// say so. It is nil for what is not in S3.
 	s3Client func(ctx context.Context, start []byte) (bool, error)
 }
 
@@ -149,8 +150,8 @@ func openPlace(ctx context.Context, text string) (*place, error) {
 	return openFolder(text)
 }
 
-// openSource opens a bucket to read from. If there is no object of the name that its URL ends in, but
-// some below that name, those are meant.
+// openSource opens a bucket to read from. If there is no object of the name that its URL ends in,
+// but some below that name, those are meant.
 func openSource(ctx context.Context, text string) (*place, error) {
 	p, err := openBucket(ctx, text)
 	if err != nil || p.only == "" {
@@ -392,8 +393,8 @@ func readFile(path string) (*opened, error) {
 	return s, nil
 }
 
-// read opens an object to be read from its beginning, and has its bytes counted. It refuses one that
-// the S3 Encryption Client wrote.
+// read opens an object to be read from its beginning, and has its bytes counted. It refuses one
+// that the S3 Encryption Client wrote.
 func (i item) read(ctx context.Context) (*source, error) {
 	s, err := i.place.read(ctx, i.key)
 	if err != nil {

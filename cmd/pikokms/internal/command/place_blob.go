@@ -95,8 +95,8 @@ const metadataSuffix = ".attrs"
 // metadataStart begins such a file.
 const metadataStart = `{"user.cache_control":`
 
-// isMetadata tells whether a file has the metadata of another one that stands beside it. If that was
-// encrypted, gocloud.dev could not read the other one.
+// isMetadata tells whether a file has the metadata of another one that stands beside it. If that
+// was encrypted, gocloud.dev could not read the other one.
 func isMetadata(path string) bool {
 	object, ok := strings.CutSuffix(path, metadataSuffix)
 	if !ok {
@@ -116,8 +116,8 @@ func isMetadata(path string) bool {
 }
 
 // listPassedOver yields what gocloud.dev's own listing of a folder passes over (v0.49.0), or takes
-// for objects though it is none: folders that can't be read, and what is no file with content of its
-// own. It returns false if there is nothing more to list.
+// for objects though it is none: folders that can't be read, and what is no file with content of
+// its own. It returns false if there is nothing more to list.
 func (b *blobObjects) listPassedOver(prefix string, yield func(listed, error) bool) (more bool) {
 	more = true
 	_ = filepath.WalkDir(b.dir, func(path string, entry fs.DirEntry, err error) error {

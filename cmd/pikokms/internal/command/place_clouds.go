@@ -31,9 +31,9 @@ import (
 // most headers have.
 const probe = 4 << 10
 
-// openCloud opens the bucket of a URL in GCS or Azure, and returns the key of the one object that it
-// names, if it names one. Gocloud.dev knows URLs and credentials. Names and metadata it changes, so
-// objects are worked on by the client that it made.
+// openCloud opens the bucket of a URL in GCS or Azure, and returns the key of the one object that
+// it names, if it names one. Gocloud.dev knows URLs and credentials. Names and metadata it changes,
+// so objects are worked on by the client that it made.
 func openCloud(ctx context.Context, u *url.URL) (_ objects, only string, err error) {
 	at := *u
 	var prefix string

@@ -189,8 +189,8 @@ const (
 	gcsChunkUnit = 256 << 10
 )
 
-// keyVersion ends the name of the key under which GCS stored an object. New ones are under the key's
-// current version.
+// keyVersion ends the name of the key under which GCS stored an object. New ones are under the
+// key's current version.
 var keyVersion = regexp.MustCompile(`/cryptoKeyVersions/[^/]*$`)
 
 // upload stores content. If a condition does not hold, the error holds refused.

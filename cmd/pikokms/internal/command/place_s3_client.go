@@ -56,8 +56,8 @@ func (n *instructions) mayBeBeside(key string) bool {
 	return !n.whole || n.beside[key]
 }
 
-// isS3Client tells whether the S3 Encryption Client wrote an object that begins with start and whose
-// metadata do not say so: with instructions beside it, or as such.
+// isS3Client tells whether the S3 Encryption Client wrote an object that begins with start and
+// whose metadata do not say so: with instructions beside it, or as such.
 func (b *s3Objects) isS3Client(ctx context.Context, key string, start []byte) (is bool, err error) {
 	if strings.HasSuffix(key, instructionSuffix) && isInstruction(start) {
 		return true, nil
@@ -80,7 +80,8 @@ func (b *s3Objects) isS3Client(ctx context.Context, key string, start []byte) (i
 	return isInstruction(content), err
 }
 
-// isInstruction tells whether content is the JSON that the S3 Encryption Client has beside an object.
+// isInstruction tells whether content is the JSON that the S3 Encryption Client has beside an
+// object.
 func isInstruction(content []byte) bool {
 	var metadata map[string]any
 	if json.Unmarshal(content, &metadata) != nil {

@@ -160,7 +160,8 @@ func TestPrefixOfS3WithoutSlash(t *testing.T) {
 	require.Contains(t, said, "nothing")
 }
 
-// An object's headers, user metadata and tags stay as they are, byte by byte, in place and in a copy.
+// An object's headers, user metadata and tags stay as they are, byte by byte, in place and in a
+// copy.
 func TestPropertiesOfS3Stay(t *testing.T) {
 	b := newMotoBucket(t)
 	k := kms.New(kms.Options{Region: "us-east-1", BaseEndpoint: &b.endpoint, Credentials: credentials.NewStaticCredentialsProvider("test", "test", "")})

@@ -27,8 +27,8 @@ import (
 )
 
 // accessPoint matches the ARN of an access point, an Object Lambda access point or a Multi-Region
-// Access Point, also on Outposts (Amazon S3 User Guide, "Referencing access points with ARNs, access
-// point aliases, or virtual-hosted-style URIs").
+// Access Point, also on Outposts (Amazon S3 User Guide, "Referencing access points with ARNs,
+// access point aliases, or virtual-hosted-style URIs").
 var accessPoint = regexp.MustCompile(`\Aarn:[^:/?#]*:s3[^:/?#]*:[^:/?#]*:[^:/?#]*:(?:outpost[/:][^:/?#]+[/:])?accesspoint[/:][^:/?#]+`)
 
 // s3Parameters are the parameters of S3 URLs. Those but request_payer are gocloud.dev's.

@@ -10,7 +10,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// TestProgramOfReadme builds and runs the Go program of README.md with the go.mod that stands there.
+// TestProgramOfReadme builds and runs the Go program of README.md with the go.mod that stands
+// there.
 func TestProgramOfReadme(t *testing.T) {
 	if testing.Short() {
 		t.Skip("skipped: it builds a program with its own go.mod")

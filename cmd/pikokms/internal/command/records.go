@@ -12,8 +12,8 @@ import (
 
 // A file of records begins with recordsMagic. Each record is the length of its content in 4 bytes,
 // in big endian, a checksum of that, the content, and a checksum of the content. Both checksums are
-// of the record's number, too, so that no record can stand in another's place. The first byte of the
-// content is the record's kind.
+// of the record's number, too, so that no record can stand in another's place. The first byte of
+// the content is the record's kind.
 const recordsMagic = "pikokms journal\n"
 
 const checksumSize = crc32.Size
@@ -65,8 +65,9 @@ type recordsEnd struct {
 	number uint64 // of records
 }
 
-// readRecords calls take with each record of a file, and returns where they end. What is behind that
-// is a part of a record that was being written when a process was killed or a computer went down.
+// readRecords calls take with each record of a file, and returns where they end. What is behind
+// that is a part of a record that was being written when a process was killed or a computer went
+// down.
 func readRecords(file *os.File, take func(kind byte, content []byte) error) (end recordsEnd, err error) {
 	info, err := file.Stat()
 	if err != nil {

@@ -88,8 +88,8 @@ func ofStorage(err error) error {
 	return storageError{error: err}
 }
 
-// ofUpload marks an error of a Put that the storage made. It leaves those of the content, which is read
-// meanwhile, as they are: they hold no error of a client of a storage.
+// ofUpload marks an error of a Put that the storage made. It leaves those of the content, which is
+// read meanwhile, as they are: they hold no error of a client of a storage.
 func ofUpload(err error) error {
 	_, ofAWS := errors.AsType[*smithy.OperationError](err)
 	_, ofNet := errors.AsType[net.Error](err)
@@ -165,7 +165,8 @@ func statusIn(err error) int {
 	return 0
 }
 
-// refusal is how far an error speaks against all objects, and not against the one that was asked for.
+// refusal is how far an error speaks against all objects, and not against the one that was asked
+// for.
 type refusal int
 
 const (

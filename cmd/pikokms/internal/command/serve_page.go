@@ -91,8 +91,8 @@ type entry struct {
 // media is what a page plays or shows.
 type media struct{ Kind, Source, Name string }
 
-// folder sends a page of a folder, whose key is empty or ends in a slash. The query says which page,
-// from 1, and what the names of its entries have in them.
+// folder sends a page of a folder, whose key is empty or ends in a slash. The query says which
+// page, from 1, and what the names of its entries have in them.
 func (v *view) folder(w http.ResponseWriter, r *http.Request, key string) error {
 	ctx, query := r.Context(), r.URL.Query()
 	number := 1
@@ -225,8 +225,8 @@ func (l *listing) text() string {
 	}
 }
 
-// list lists a page of the entries of a folder with a text in their names, whatever its case, behind
-// so many others.
+// list lists a page of the entries of a folder with a text in their names, whatever its case,
+// behind so many others.
 func (v *view) list(ctx context.Context, key, filter string, before int) (*listing, error) {
 	l, n := &listing{before: before, total: -1}, 0
 	filter = strings.ToLower(filter)
@@ -332,8 +332,8 @@ func (v *view) pages(ctx context.Context, bucket paged, key string) iter.Seq2[en
 	}
 }
 
-// named returns the name that a folder shows for what is stored under a key below it, or false if it
-// is not shown.
+// named returns the name that a folder shows for what is stored under a key below it, or false if
+// it is not shown.
 func (v *view) named(stored string) (name string, isFolder, ok bool) {
 	if name, _, isFolder = strings.Cut(stored, "/"); isFolder {
 		return name, true, true

@@ -79,8 +79,8 @@ func (v *view) tell(key string, err error) {
 	say(slog.LevelError, fmt.Sprintf("%s: %s", printable(v.place.title(key)), explain(err)), "object", v.place.title(key))
 }
 
-// clientAnswers are what a client is told of errors, in the order in which they are looked for. An error's
-// own text names keys and places, which are no matter of who may only look.
+// clientAnswers are what a client is told of errors, in the order in which they are looked for. An
+// error's own text names keys and places, which are no matter of who may only look.
 var clientAnswers = []struct {
 	err    error
 	text   string

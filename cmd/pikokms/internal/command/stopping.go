@@ -21,10 +21,10 @@ type stopping struct {
 	enough string     // why no more objects are to be begun, if there were too many of these failures
 }
 
-// How many objects in a row may fail before no more are begun, in all their tries or because they are
-// denied. What all of them need is then away for longer. A single object may be denied among others
-// that are not, and so may a folder of them. But if none was done, or the credentials are refused,
-// more would only be the same.
+// How many objects in a row may fail before no more are begun, in all their tries or because they
+// are denied. What all of them need is then away for longer. A single object may be denied among
+// others that are not, and so may a folder of them. But if none was done, or the credentials are
+// refused, more would only be the same.
 const (
 	enough       = 20
 	enoughDenied = 5

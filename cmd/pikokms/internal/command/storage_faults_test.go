@@ -500,7 +500,8 @@ func TestAFolderIsLimited(t *testing.T) {
 	require.Contains(t, stderr, "--storage-timeout is -1s")
 }
 
-// TestCloudsThatStaySilent has requests to Google's and Azure's storage given up as those to S3 are.
+// TestCloudsThatStaySilent has requests to Google's and Azure's storage given up as those to S3
+// are.
 func TestCloudsThatStaySilent(t *testing.T) {
 	tryQuickly(t, 2)
 	key, _ := newDevKey(t, nil)

@@ -143,8 +143,8 @@ func (t *target) put(ctx context.Context, to, from item, s *source, content io.R
 	return out.commit(ctx)
 }
 
-// keep gives a file that is to take the place of another its owner, group, mode and time. It refuses
-// if that one, as it is now, is not as it was when it was read.
+// keep gives a file that is to take the place of another its owner, group, mode and time. It
+// refuses if that one, as it is now, is not as it was when it was read.
 func keep(file *os.File, now, before os.FileInfo) error {
 	if now == nil || !isSame(now, before) {
 		return pikokms.ErrChanged

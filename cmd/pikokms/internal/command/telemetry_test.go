@@ -221,7 +221,8 @@ func TestTelemetryIsExported(t *testing.T) {
 		`OTEL_EXPORTER_OTLP_PROTOCOL is "http/json"; known are http/protobuf, grpc`)
 }
 
-// A trace of a folder shows which object was denied, by its number, or by its name if that is wanted.
+// A trace of a folder shows which object was denied, by its number, or by its name if that is
+// wanted.
 func TestTracesShowWhichObjectFailed(t *testing.T) {
 	kms := kmstest.NewServer(t)
 	kms.CreateKey(kmstest.Key{})
