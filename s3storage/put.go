@@ -96,8 +96,7 @@ func (s *Storage) putLike(ctx context.Context, doing, key string, like *Version,
 // which holds ErrNoConditions, or ignores it. So if the client's endpoint is not AWS's own, Replace
 // also looks at the object just before it writes, and what another puts between the two may be lost.
 //
-// The new object keeps the content type, the other headers that S3 stores, user metadata, tags, the
-// storage class, the checksum algorithm, encryption at rest under a key of AWS KMS, and a lock. The
+// What the new object keeps is in the table of docs/OPERATIONS.md, "What an object keeps". The
 // permissions for that are s3:GetObjectTagging, and in buckets with access control lists or locks
 // s3:GetObjectAcl, s3:GetObjectRetention and s3:GetObjectLegalHold; to put them, s3:PutObjectTagging,
 // s3:PutObjectRetention and s3:PutObjectLegalHold. Once for a bucket, Replace asks whether it has

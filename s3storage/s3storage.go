@@ -85,7 +85,7 @@ func WithAllowedLosses(kinds ...string) Option {
 
 // New returns the bucket of that name as a storage. The name may be the ARN of an access point.
 //
-// Content of more than two parts is uploaded in parts, several of them at once. Such an upload
+// Content of the size of two parts or more is uploaded in parts, several of them at once. Such an upload
 // takes (concurrency + 1) × part size of memory. S3 allows 10,000 parts. If the size of an object
 // is known beforehand, as by message.EncryptReader.ContentLength, the parts are as large as it
 // needs. Otherwise they grow during the upload.

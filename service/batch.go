@@ -41,7 +41,8 @@ func (e *BatchError) Unwrap() []error {
 }
 
 // EncryptBatch encrypts strings under one data key and returns Piko's string envelopes. It makes
-// one call of the key service, or none if the cache has a data key with uses left. Each result can
+// one call of the key service, or none if the cache has a data key with uses left. If the strings
+// reach a limit of the cache, it makes one more for each data key that they use up. Each result can
 // also be decrypted alone, by envelope.Decrypter or pikokms.Host.Decrypt.
 //
 // If there is no data key, there are no results, and the error is the provider's. If items fail,

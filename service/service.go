@@ -129,7 +129,8 @@ func (s *Service) GetKeyInfo(ctx context.Context, keyID string) (*provider.KeyIn
 	return guard(ctx, s, "GetKeyInfo", func(ctx context.Context) (*provider.KeyInfo, error) { return s.inner.GetKeyInfo(ctx, keyID) })
 }
 
-// HealthCheck implements provider.EncryptionProvider. It always asks the key service.
+// HealthCheck implements provider.EncryptionProvider. It asks the key service, whatever is cached,
+// unless the breaker is open.
 func (s *Service) HealthCheck(ctx context.Context) error {
 	_, err := guard(ctx, s, "HealthCheck", func(ctx context.Context) (struct{}, error) { return struct{}{}, s.inner.HealthCheck(ctx) })
 	return err

@@ -171,76 +171,80 @@ func (p *Provider) pickNamed(ctx context.Context, named string, encryptionContex
 
 // active returns the active version of a branch key. The caller closes its key.
 func (p *Provider) active(ctx context.Context, id string) (*material, error) {
-	return p.cache.get(ctx, slot{id: id}, func(ctx context.Context) (*material, error) { return p.ask(ctx, id, kindActive) })
+	return p.cache.get(ctx, slot{id: id}, func(ctx context.Context) (*material, error) { return p.ask(ctx, id) })
 }
 
-// version returns a version of a branch key. The caller closes its key. The active version is asked
-// for by its active item, so that one request serves to encrypt and to decrypt.
+// version returns a version of a branch key. The caller closes its key. If it is the active version,
+// one request serves to encrypt and to decrypt.
 func (p *Provider) version(ctx context.Context, id string, version uuid.UUID) (*material, error) {
-	if err := ctx.Err(); err != nil {
-		return nil, err
-	}
-	if m := p.cache.peek(slot{id, version}); m != nil {
-		return m, nil
-	}
-	isActive, err := p.isActive(ctx, id, version)
-	if isActive {
-		var m *material
-		if m, err = p.active(ctx, id); err == nil && m.version == version {
+	if active, known := p.store.newest.called(id); known && active == version {
+		m, err := p.active(ctx, id)
+		if err == nil && m.version == version {
 			return m, nil
-		} else if err == nil {
+		}
+		if err == nil {
 			err = m.key.Close()
 		}
+		if ctx.Err() != nil || errors.Is(err, provider.ErrProviderUnavailable) {
+			return nil, err
+		}
+		// Whatever else is wrong with the active item, the version has an item of its own.
 	}
-	if err := cmp.Or(ctx.Err(), err); ctx.Err() != nil || errors.Is(err, provider.ErrProviderUnavailable) {
-		return nil, err
-	}
-	// Whatever else is wrong with the active item, the version has an item of its own.
-	return p.cache.get(ctx, slot{id, version}, func(ctx context.Context) (*material, error) {
-		return p.ask(ctx, id, kindVersion+version.String())
-	})
+	return p.cache.get(ctx, slot{id, version}, func(ctx context.Context) (*material, error) { return p.askVersion(ctx, id, version) })
 }
 
-// isActive reports whether a version of a branch key is probably the active one. If the process has
-// not seen the branch key before, it asks the table, whose answer nothing depends on.
-func (p *Provider) isActive(ctx context.Context, id string, version uuid.UUID) (bool, error) {
-	if active, known := p.store.newest.called(id); known {
-		return active == version, nil
-	}
-	var r *record
-	err := provider.CallGuarded(ctx, "GetBranchKey", func(ctx context.Context) (err error) {
-		r, err = p.store.get(ctx, id, kindActive)
+// ask gets the active version of a branch key from the table and KMS.
+func (p *Provider) ask(ctx context.Context, id string) (m *material, err error) {
+	err = provider.CallGuarded(ctx, "GetBranchKey", func(ctx context.Context) error {
+		r, err := p.store.get(ctx, id, kindActive)
+		if err == nil {
+			m, err = p.open(ctx, r)
+		}
 		return err
 	})
-	if err != nil {
-		return false, err
-	}
-	p.store.newest.call(r)
-	return r.version == version, nil
+	return m, err
 }
 
-// ask gets a branch key from the table and KMS. An active version must not be older than one that
-// the process has seen.
-func (p *Provider) ask(ctx context.Context, id, kind string) (m *material, err error) {
+// askVersion gets a version of a branch key from the table and KMS. The first time that the process
+// needs a branch key, it looks at the active item first. If that has the version, it serves to
+// encrypt, too.
+func (p *Provider) askVersion(ctx context.Context, id string, version uuid.UUID) (m *material, err error) {
 	err = provider.CallGuarded(ctx, "GetBranchKey", func(ctx context.Context) error {
-		r, err := p.store.get(ctx, id, kind)
-		if err != nil {
-			return err
+		if _, known := p.store.newest.called(id); !known {
+			r, err := p.store.get(ctx, id, kindActive)
+			if err == nil {
+				p.store.newest.call(r)
+				if r.version == version {
+					m, err = p.open(ctx, r)
+				}
+			}
+			if m != nil || ctx.Err() != nil || errors.Is(err, provider.ErrProviderUnavailable) {
+				return err
+			}
 		}
-		key, err := p.store.unwrap(ctx, r)
-		if err != nil {
-			return err
+		r, err := p.store.get(ctx, id, kindVersion+version.String())
+		if err == nil {
+			m, err = p.open(ctx, r)
 		}
-		if err := p.store.newest.admit(r); err != nil {
-			return errors.Join(err, key.Close())
-		}
-		if kind == kindActive {
-			p.store.newest.call(r)
-		}
-		m = &material{r.version, key}
-		return nil
+		return err
 	})
 	return m, err
+}
+
+// open asks KMS for the branch key of an item. An active version must not be older than one that
+// the process has seen.
+func (p *Provider) open(ctx context.Context, r *record) (*material, error) {
+	key, err := p.store.unwrap(ctx, r)
+	if err != nil {
+		return nil, err
+	}
+	if err := p.store.newest.admit(r); err != nil {
+		return nil, errors.Join(err, key.Close())
+	}
+	if r.kind == kindActive {
+		p.store.newest.call(r)
+	}
+	return &material{r.version, r.kind == kindActive, key}, nil
 }
 
 // CacheScope implements provider.ScopedKeyring: the Supplier may pick the branch key by ctx.
@@ -452,7 +456,7 @@ func (p *Provider) HealthCheck(ctx context.Context) error {
 		}
 		return fail(ctx, "HealthCheck", "", err)
 	}
-	m, err := p.ask(ctx, p.id, kindActive)
+	m, err := p.ask(ctx, p.id)
 	if err == nil {
 		err = m.key.Close()
 	}

@@ -16,12 +16,13 @@ import (
 // material is a version of a branch key, unwrapped.
 type material struct {
 	version uuid.UUID
+	active  bool // it came of the active item
 	key     *provider.SecureBytes
 }
 
 func (m *material) share() (*material, error) {
 	key, err := m.key.Share()
-	return &material{m.version, key}, err
+	return &material{m.version, m.active, key}, err
 }
 
 // slot is what a material is cached for: encrypting, if it has no version, or decrypting what was
@@ -111,21 +112,6 @@ func (c *cache) get(ctx context.Context, s slot, ask func(context.Context) (*mat
 	return f.got.share()
 }
 
-// peek returns a branch key that is cached, whose key the caller closes, or nil.
-func (c *cache) peek(s slot) *material {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	got := c.find(s)
-	if got == nil {
-		return nil
-	}
-	shared, err := got.share()
-	if err != nil {
-		return nil
-	}
-	return shared
-}
-
 // find returns a cached branch key whose TTL has not passed, or nil. If the active version is the
 // one that is looked for, it serves to decrypt, too. The caller holds the lock.
 func (c *cache) find(s slot) *material {
@@ -195,6 +181,9 @@ func (c *cache) put(s slot, got *material, ends time.Time) error {
 	shared, err := got.share()
 	if err != nil {
 		return err
+	}
+	if got.active {
+		s = slot{id: s.id} // where it is found to encrypt and to decrypt
 	}
 	if old := c.entries[s]; old != nil {
 		c.remove(old)

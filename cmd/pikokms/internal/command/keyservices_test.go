@@ -192,7 +192,12 @@ func testRewrapToTheNewestVersion(t *testing.T, key string, rotate func(), names
 		t.Helper()
 		_, stderr := run(append([]string{"rewrap", "-k", key, "--to", key, "--in-place", dir}, more...)...)
 		require.Contains(t, stderr, fmt.Sprintf(" %d objects of", wantDone), stderr)
-		require.Equal(t, 3-wantDone, strings.Count(stderr, "it is under these keys already"), stderr)
+		skipped := fmt.Sprintf("skipped %d objects, such as ", 3-wantDone)
+		if wantDone == 2 {
+			skipped = "skipped " + filepath.Join(dir, "c")
+		}
+		require.Contains(t, stderr, skipped)
+		require.Equal(t, 1, strings.Count(stderr, "it is under these keys already"), stderr)
 	}
 	rewrap(2, "--dry-run")
 	count(2, 1)

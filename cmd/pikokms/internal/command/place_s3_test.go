@@ -411,3 +411,28 @@ func TestLargeObjectOfS3(t *testing.T) {
 	got, _ := b.get("again")
 	require.True(t, got == string(content))
 }
+
+// The algorithm of an object's checksum is kept in place and by -o, and an algorithm that can't be
+// kept is a loss.
+func TestChecksumsOfS3AreKept(t *testing.T) {
+	b := newMotoBucket(t)
+	b.put("in/a", "hello", func(in *s3.PutObjectInput) { in.ChecksumAlgorithm = s3types.ChecksumAlgorithmSha256 })
+	b.put("in/b", "hello", func(in *s3.PutObjectInput) { in.ChecksumAlgorithm = s3types.ChecksumAlgorithmSha1 })
+	check := func(prefix string) {
+		t.Helper()
+		for key, has := range map[string]func(*s3.HeadObjectOutput) *string{
+			"a": func(out *s3.HeadObjectOutput) *string { return out.ChecksumSHA256 },
+			"b": func(out *s3.HeadObjectOutput) *string { return out.ChecksumSHA1 },
+		} {
+			out, err := b.client.HeadObject(t.Context(), &s3.HeadObjectInput{Bucket: &b.name, Key: aws.String(prefix + key), ChecksumMode: s3types.ChecksumModeEnabled})
+			require.NoError(t, err)
+			require.NotNil(t, has(out), prefix+key)
+		}
+	}
+	check("in/")
+	_, stderr := b.run(true, "encrypt", "--in-place", "-k", b.key, b.url("in/"))
+	require.NotContains(t, stderr, "checksum")
+	check("in/")
+	b.run(true, "decrypt", "-k", b.key, "-o", b.url("out/"), b.url("in/"))
+	check("out/")
+}

@@ -141,8 +141,6 @@ func (set *s3Settings) load(ctx context.Context, bucket string) (aws.Config, err
 		config.WithRetryer(func() aws.Retryer {
 			return awsretry.NewStandard(func(o *awsretry.StandardOptions) { o.RateLimiter = limit })
 		}),
-		// The AWS SDK otherwise logs of each object without a checksum that it has none.
-		config.WithResponseChecksumValidation(aws.ResponseChecksumValidationWhenRequired),
 	}
 	region := set.text["region"]
 	if point, err := arn.Parse(bucket); err == nil && region == "" {
@@ -163,8 +161,11 @@ func (set *s3Settings) load(ctx context.Context, bucket string) (aws.Config, err
 	if set.fips {
 		options = append(options, config.WithUseFIPSEndpoint(aws.FIPSEndpointStateEnabled))
 	}
-	if strings.EqualFold(set.text["response_checksum_validation"], "when_supported") {
+	switch strings.ToLower(set.text["response_checksum_validation"]) {
+	case "when_supported":
 		options = append(options, config.WithResponseChecksumValidation(aws.ResponseChecksumValidationWhenSupported))
+	case "when_required":
+		options = append(options, config.WithResponseChecksumValidation(aws.ResponseChecksumValidationWhenRequired))
 	}
 	switch strings.ToLower(set.text["request_checksum_calculation"]) {
 	case "when_supported":
@@ -209,6 +210,7 @@ func (set *s3Settings) apply(o *s3.Options) {
 	}
 	o.UsePathStyle, o.UseAccelerate, o.EndpointOptions.DisableHTTPS = set.pathStyle, set.accelerate, set.disableHTTPS
 	o.UseARNRegion = true
+	o.DisableLogOutputChecksumValidationSkipped = true // it would be a line for each object without one
 	if set.encryption != "" || set.text["kmskeyid"] != "" {
 		o.APIOptions = append(o.APIOptions, func(stack *middleware.Stack) error {
 			return stack.Initialize.Add(middleware.InitializeMiddlewareFunc("ServerSideEncryption", set.encrypt), middleware.Before)

@@ -207,7 +207,7 @@ func TestTelemetryIsExported(t *testing.T) {
 
 	// A collector that does not answer is said, and the work is done all the same.
 	said := run([]string{"OTEL_EXPORTER_OTLP_ENDPOINT=" + closedPort(t)}, "verify", "-k", kek, out)
-	require.Contains(t, said, "pikokms: telemetry: ")
+	require.Contains(t, said, "pikokms: telemetry to OTEL_EXPORTER_OTLP_ENDPOINT=http://127.0.0.1:")
 	require.Contains(t, said, "verified 1 object")
 
 	// What is wrong with telemetry fails nothing, and its endpoint is named.
