@@ -100,9 +100,8 @@ func TestJobAndCommandKeepTheSame(t *testing.T) {
 		"metadata": func(in *s3.PutObjectInput) {
 			in.Metadata = map[string]string{"name": "My photo (1)/2.jpg", "percent": "100%", "with_underscore": "x=y; z", "pikokms-header-size": "7"}
 		},
-		"tags":   func(in *s3.PutObjectInput) { in.Tagging = aws.String("team=a%2Bb+c&empty=") },
-		"sha256": func(in *s3.PutObjectInput) { in.ChecksumAlgorithm = s3types.ChecksumAlgorithmSha256 },
-		"class":  func(in *s3.PutObjectInput) { in.StorageClass = s3types.StorageClassStandardIa },
+		"tags":  func(in *s3.PutObjectInput) { in.Tagging = aws.String("team=a%2Bb+c&empty=") },
+		"class": func(in *s3.PutObjectInput) { in.StorageClass = s3types.StorageClassStandardIa },
 		"sse": func(in *s3.PutObjectInput) {
 			in.ServerSideEncryption, in.SSEKMSKeyId, in.BucketKeyEnabled = s3types.ServerSideEncryptionAwsKms, aws.String("arn:aws:kms:eu-west-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab"), aws.Bool(true)
 		},

@@ -70,7 +70,7 @@ func (b *s3Objects) isS3Client(ctx context.Context, key string, start []byte) (i
 		return false, nil
 	}
 	if err != nil {
-		return false, ofStorage(unnamed(err))
+		return false, ofStorage(err) // with its name, which is not the object's
 	}
 	defer func() { err = ofStorage(errors.Join(err, v.Close())) }()
 	if v.S3EncryptionClient() {
