@@ -242,9 +242,6 @@ func TestPutFunc(t *testing.T) {
 
 // Where a file's name is bytes, it is a key whatever they are.
 func TestNamesThatAreNotUTF8(t *testing.T) {
-	if runtime.GOOS == "darwin" {
-		t.Skip("macOS has no such names")
-	}
 	folder, dir := newFolder(t)
 	const key = "\xe4/caf\xe9"
 	require.NoError(t, os.Mkdir(filepath.Join(dir, "\xe4"), 0o700))

@@ -32,23 +32,23 @@ func (c Config) LogValue() slog.Value { return slog.AnyValue(c.shown()) }
 // MarshalJSON implements json.Marshaler. It shows no secret.
 func (c Config) MarshalJSON() ([]byte, error) { return json.Marshal(c.shown()) }
 
-// shownAppRole is a AppRole as prints, logs and encodings show it.
+// shownAppRole is an AppRole as prints, logs and encodings show it.
 type shownAppRole AppRole
 
-func (c AppRole) shown() shownAppRole {
-	if c.SecretID != "" {
-		c.SecretID = provider.Redacted
+func (a AppRole) shown() shownAppRole {
+	if a.SecretID != "" {
+		a.SecretID = provider.Redacted
 	}
-	return shownAppRole(c)
+	return shownAppRole(a)
 }
 
 // Format implements fmt.Formatter. It shows no secret.
-func (c AppRole) Format(f fmt.State, verb rune) {
-	_, _ = fmt.Fprintf(f, fmt.FormatString(f, verb), c.shown())
+func (a AppRole) Format(f fmt.State, verb rune) {
+	_, _ = fmt.Fprintf(f, fmt.FormatString(f, verb), a.shown())
 }
 
 // LogValue implements slog.LogValuer. It shows no secret.
-func (c AppRole) LogValue() slog.Value { return slog.AnyValue(c.shown()) }
+func (a AppRole) LogValue() slog.Value { return slog.AnyValue(a.shown()) }
 
 // MarshalJSON implements json.Marshaler. It shows no secret.
-func (c AppRole) MarshalJSON() ([]byte, error) { return json.Marshal(c.shown()) }
+func (a AppRole) MarshalJSON() ([]byte, error) { return json.Marshal(a.shown()) }

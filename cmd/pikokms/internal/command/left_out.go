@@ -49,8 +49,6 @@ var leftKinds = [...]struct {
 	leftOwn:          {"file of this command line", "files of this command line", "this command line uses it", false},
 }
 
-func (l left) isKnown() bool { return 0 < l && int(l) < len(leftKinds) }
-
 // resultLeftOut is the result of what is left out, in a report.
 const resultLeftOut = "left out"
 
