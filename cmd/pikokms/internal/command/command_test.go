@@ -38,12 +38,7 @@ var programs = map[string]func(){"pikokms": func() {
 	Main()
 }}
 
-func TestMain(m *testing.M) {
-	// The tests' own variables reach the command, which they run in this process and in others.
-	otherVariables = append(otherVariables, "PIKOKMS_AZURE_URL", "PIKOKMS_ENCRYPTION_CLI", "PIKOKMS_GCS_URL", "PIKOKMS_LOCALSTACK_URL",
-		"PIKOKMS_NODE_MODULES", "PIKOKMS_OPENBAO", "PIKOKMS_PYTHON", "PIKOKMS_REQUIRE_DOCKER")
-	testscript.Main(m, programs)
-}
+func TestMain(m *testing.M) { testscript.Main(m, programs) }
 
 // A program under the race detector otherwise sleeps for a second before it exits.
 const noRaceSleep = "atexit_sleep_ms=0"

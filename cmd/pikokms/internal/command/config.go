@@ -83,8 +83,12 @@ func configure(command *cobra.Command) error {
 }
 
 // otherVariables are variables that this command does not read, and that an environment may hold
-// all the same: those of pikokms-batch.
+// all the same: those of pikokms-batch, and those of the project's tests, which run this command.
 var otherVariables = []string{
+	"PIKOKMS_AZURE_URL", "PIKOKMS_BOOTSTRAP", "PIKOKMS_ENCRYPTION_CLI", "PIKOKMS_FIGURES", "PIKOKMS_GCS_URL", "PIKOKMS_GORELEASER",
+	"PIKOKMS_JARS", "PIKOKMS_LOCALSTACK_URL", "PIKOKMS_NODE_MODULES", "PIKOKMS_OPENBAO", "PIKOKMS_PYTHON", "PIKOKMS_REQUIRE_DOCKER",
+	"PIKOKMS_SOAK_PROFILE", "PIKOKMS_TASKS", "PIKOKMS_TEST_JOURNAL", "PIKOKMS_TEST_LONG_WORK", "PIKOKMS_TEST_MILLION",
+
 	"PIKOKMS_ALLOW_LOSSES", "PIKOKMS_ALLOW_PIKO_V2", "PIKOKMS_BIND_OBJECT_NAMES", "PIKOKMS_BIND_UNBOUND",
 	"PIKOKMS_DATA_KEY_CACHE", "PIKOKMS_JOB", "PIKOKMS_MB_PER_SECOND", "PIKOKMS_OLD_KEYS", "PIKOKMS_REQUESTER_PAYS",
 }
