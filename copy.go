@@ -19,21 +19,31 @@ import (
 // is read to io.EOF. After an error, or if reading stops before, the storage must keep what it has.
 // The errors are Get's and Put's.
 func (h *Host) CopyObject(ctx context.Context, to, from string, stored io.Reader) (*message.EncryptReader, error) {
-	whole, err := sniffObject(stored)
+	content, pairs, err := h.readStrictly(ctx, stored, h.bound(from))
 	if err != nil {
 		return nil, err
+	}
+	maps.Copy(pairs, h.bound(to))
+	return h.encrypter.NewReader(ctx, content, pairs)
+}
+
+// readStrictly opens a stored object of a host, whatever New's options allow to be read. It returns
+// the content below encryption, and the encryption context with which it can be encrypted anew.
+func (h *Host) readStrictly(ctx context.Context, stored io.Reader, stated map[string]string) (io.Reader, map[string]string, error) {
+	whole, err := sniffObject(stored)
+	if err != nil {
+		return nil, nil, err
 	}
 	strict := h.decrypter
 	strict.Accept = acceptObject
-	content, err := strict.NewReader(ctx, whole, h.bound(from))
+	content, err := strict.NewReader(ctx, whole, stated)
 	if err != nil {
-		return nil, nameOptions(err)
+		return nil, nil, nameOptions(err)
 	}
 	pairs := maps.Clone(content.EncryptionContext())
 	if _, err := recordedNames(pairs[ChainKey]); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	delete(pairs, header.PublicKeyName)
-	maps.Copy(pairs, h.bound(to))
-	return h.encrypter.NewReader(ctx, content, pairs)
+	return content, pairs, nil
 }

@@ -114,21 +114,10 @@ func (h *Host) BindObject(ctx context.Context, key string, stored io.Reader) (*m
 	if h.bucket == "" {
 		return nil, fmt.Errorf("%w: BindObject needs a host with BindObjectName", ErrConfig)
 	}
-	whole, err := sniffObject(stored)
+	content, pairs, err := h.readStrictly(ctx, stored, nil)
 	if err != nil {
 		return nil, err
 	}
-	strict := h.decrypter
-	strict.Accept = acceptObject
-	content, err := strict.NewReader(ctx, whole, nil)
-	if err != nil {
-		return nil, nameOptions(err)
-	}
-	pairs := maps.Clone(content.EncryptionContext())
-	if _, err := recordedNames(pairs[ChainKey]); err != nil {
-		return nil, err
-	}
-	delete(pairs, header.PublicKeyName)
 	for name, value := range h.bound(key) {
 		if stored, ok := pairs[name]; ok {
 			return nil, fmt.Errorf("%w: the object stores the name %q as %q already", provider.ErrContextMismatch, stored, name)
