@@ -15,6 +15,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
+	smithyhttp "github.com/aws/smithy-go/transport/http"
 
 	"piko.sh/pikokms"
 	"piko.sh/pikokms/internal/checked"
@@ -229,6 +230,9 @@ func (s *Storage) store(ctx context.Context, key string, in *s3.PutObjectInput, 
 // isLost reports whether no whole answer came to a request, or one of a server that failed, so that
 // what was asked for may be done all the same. An answer of 200 is in err if it was cut.
 func isLost(err error) bool {
+	if _, unanswered := errors.AsType[*smithyhttp.RequestSendError](err); unanswered {
+		return true
+	}
 	answer, ok := errors.AsType[*awshttp.ResponseError](err)
 	return ok && (answer.HTTPStatusCode() < http.StatusMultipleChoices || answer.HTTPStatusCode() >= http.StatusInternalServerError)
 }

@@ -244,7 +244,7 @@ func (f *faulty) reset(t *testing.T, contents map[string][]byte) {
 	require.NoError(t, os.MkdirAll(filepath.Join(f.dir, "out", "sub"), 0o700))
 	for name, content := range contents {
 		sum := md5.Sum(content)
-		f.s3.objects["/in/"+name] = s3Object{content, http.Header{"Etag": {`"` + hex.EncodeToString(sum[:]) + `"`}}, time.Now()}
+		f.s3.put("/in/"+name, s3Object{content, http.Header{"Etag": {`"` + hex.EncodeToString(sum[:]) + `"`}}, time.Now()})
 		path := filepath.Join(f.dir, "in", filepath.FromSlash(name))
 		require.NoError(t, os.MkdirAll(filepath.Dir(path), 0o700))
 		require.NoError(t, os.WriteFile(path, content, 0o600))

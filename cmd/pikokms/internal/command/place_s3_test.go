@@ -13,6 +13,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -285,7 +286,7 @@ func TestServiceWithoutConditions(t *testing.T) {
 	setCredentials(t)
 	key := filepath.Join(t.TempDir(), "key")
 	require.NoError(t, local.Generate(key))
-	server.objects["/bucket/in/a"] = s3Object{[]byte("hello"), http.Header{"Etag": {`"1"`}}, time.Now()}
+	server.put("/bucket/in/a", s3Object{[]byte("hello"), http.Header{"Etag": {`"1"`}}, time.Now()})
 	server.onRequest(func(r *http.Request) int {
 		if r.Header.Get("If-Match") != "" || r.Header.Get("If-None-Match") != "" {
 			return http.StatusNotImplemented
@@ -300,13 +301,13 @@ func TestServiceWithoutConditions(t *testing.T) {
 		require.Contains(t, said, "the service has no conditional writes")
 		require.Contains(t, said, "--sole-writer")
 	}
-	require.Equal(t, "hello", string(server.objects["/bucket/in/a"].content))
+	require.Equal(t, "hello", string(server.content("/bucket/in/a")))
 	for _, where := range [][]string{{"-o", out}, {"--in-place"}} {
 		_, said, _, err := execute(t, append([]string{"encrypt", "-k", "local:" + key, "--sole-writer", in}, where...)...)
 		require.NoError(t, err, said)
 	}
 	for _, path := range []string{"/bucket/in/a", "/bucket/out/a"} {
-		require.Equal(t, byte(2), server.objects[path].content[0])
+		require.Equal(t, byte(2), server.content(path)[0])
 	}
 	_, said, _, err := execute(t, "encrypt", "-k", "local:"+key, "--sole-writer", "-o", out, in)
 	require.NoError(t, err)
@@ -315,9 +316,12 @@ func TestServiceWithoutConditions(t *testing.T) {
 
 // What a URL of S3 says reaches the requests.
 func TestURLsOfS3(t *testing.T) {
+	var mu sync.Mutex
 	var seen []*http.Request
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		mu.Lock()
 		seen = append(seen, r)
+		mu.Unlock()
 		if strings.HasPrefix(r.URL.Path, "/elsewhere") {
 			w.Header().Set("X-Amz-Bucket-Region", "us-west-2")
 			w.WriteHeader(http.StatusMovedPermanently)
@@ -335,13 +339,19 @@ func TestURLsOfS3(t *testing.T) {
 	}
 	said, err := ls("s3://bucket/?region=eu-west-1&s3ForcePathStyle=true&awssdk=v2&rate_limiter_capacity=100&request_payer=requester&endpoint=" + server.URL)
 	require.NoError(t, err, said)
-	require.Equal(t, "requester", seen[0].Header.Get("X-Amz-Request-Payer"))
-	require.Contains(t, seen[0].Header.Get("Authorization"), "x-amz-request-payer")
-	require.Equal(t, "/bucket", strings.TrimSuffix(seen[0].URL.Path, "/"))
-	seen = nil
+	first := func() *http.Request {
+		mu.Lock()
+		defer mu.Unlock()
+		defer func() { seen = nil }()
+		return seen[0]
+	}
+	r := first()
+	require.Equal(t, "requester", r.Header.Get("X-Amz-Request-Payer"))
+	require.Contains(t, r.Header.Get("Authorization"), "x-amz-request-payer")
+	require.Equal(t, "/bucket", strings.TrimSuffix(r.URL.Path, "/"))
 	said, err = ls("s3://bucket/?region=eu-west-1&anonymous=true&use_path_style=true&endpoint=" + server.URL)
 	require.NoError(t, err, said)
-	require.Empty(t, seen[0].Header.Get("Authorization"))
+	require.Empty(t, first().Header.Get("Authorization"))
 	for place, wrong := range map[string]string{
 		"s3://bucket/?regoin=eu-west-1":                      `s3:// has no parameter "regoin"; known are accelerate, anonymous, awssdk,`,
 		"s3://bucket/?region=eu-west-1&use_path_style=maybe": `use_path_style is "maybe"`,

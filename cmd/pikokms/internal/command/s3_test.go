@@ -56,6 +56,20 @@ func (s *s3Server) onRequest(refused func(*http.Request) int) {
 	s.refused = refused
 }
 
+// put stores an object.
+func (s *s3Server) put(path string, o s3Object) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.objects[path] = o
+}
+
+// content returns what an object holds.
+func (s *s3Server) content(path string) []byte {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.objects[path].content
+}
+
 // many gives a bucket n objects, which are listed in pages of 1,000.
 func (s *s3Server) many(n int, content []byte) {
 	s.mu.Lock()

@@ -110,9 +110,7 @@ func always(lie http.HandlerFunc) func(*http.Request) http.HandlerFunc {
 }
 
 func (u *unwell) put(bucket, key string, content []byte) {
-	u.s3.mu.Lock()
-	defer u.s3.mu.Unlock()
-	u.s3.objects["/"+bucket+"/"+key] = s3Object{content, http.Header{"Etag": {fmt.Sprintf(`"%x"`, len(content))}}, time.Now()}
+	u.s3.put("/"+bucket+"/"+key, s3Object{content, http.Header{"Etag": {fmt.Sprintf(`"%x"`, len(content))}}, time.Now()})
 }
 
 func (u *unwell) place(path string) string {
