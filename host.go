@@ -108,19 +108,15 @@ func New(options ...Option) (*Host, error) {
 // circuit breaker.
 func (h *Host) CryptoService() *service.Service { return h.current.Load() }
 
-// currentKeyring is a keyring of whichever provider is the default at the moment.
+// currentKeyring encrypts under whichever provider is the default at the moment.
 type currentKeyring struct{ h *Host }
 
-func (k currentKeyring) GenerateDataKey(ctx context.Context, request *provider.GenerateDataKeyRequest) (*provider.DataKey, error) {
-	return k.h.CryptoService().GenerateDataKey(ctx, request)
+func (k currentKeyring) GenerateDataKey(ctx context.Context, encryptionContext map[string]string) (*provider.DataKey, error) {
+	return k.h.CryptoService().GenerateDataKey(ctx, encryptionContext)
 }
 
 func (k currentKeyring) WrapDataKey(ctx context.Context, key *provider.SecureBytes, encryptionContext map[string]string) (header.EncryptedDataKey, error) {
 	return k.h.CryptoService().WrapDataKey(ctx, key, encryptionContext)
-}
-
-func (k currentKeyring) UnwrapDataKey(ctx context.Context, request *provider.UnwrapDataKeyRequest) (*provider.SecureBytes, error) {
-	return k.h.CryptoService().UnwrapDataKey(ctx, request)
 }
 
 // IsCurrent implements provider.VersionedKeyring.
@@ -186,7 +182,7 @@ func (h *Host) Get(ctx context.Context, key string) (io.ReadCloser, error) {
 // "piko-", so that an object and a string are never taken for one another. The errors are
 // envelope.Encrypt's.
 func (h *Host) Encrypt(ctx context.Context, plaintext string, encryptionContext map[string]string) (string, error) {
-	return envelope.Encrypt(ctx, h.CryptoService(), &provider.EncryptRequest{Plaintext: plaintext, Context: encryptionContext})
+	return envelope.Encrypt(ctx, h.CryptoService(), plaintext, encryptionContext)
 }
 
 // Decrypt decrypts a string that Encrypt returned, under any registered provider. The errors are

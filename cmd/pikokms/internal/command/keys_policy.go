@@ -183,7 +183,7 @@ func neededOf(ctx context.Context, k *key, actions []string, isRSA bool) (*neede
 	looksUp := false
 	if a, err := arn.Parse(config.KeyID); err != nil || !strings.HasPrefix(a.Resource, "key/") {
 		looksUp = true
-		info, err := ask(ctx, k, func(ctx context.Context, keyring provider.Keyring) (*provider.KeyInfo, error) {
+		info, err := ask(ctx, k, func(ctx context.Context, keyring provider.Unwrapper) (*provider.KeyInfo, error) {
 			return keyring.(*awskms.Provider).GetKeyInfo(ctx, config.KeyID)
 		})
 		if err != nil {
