@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"sync"
 	"time"
 
@@ -156,6 +157,24 @@ func (h *Host) EncryptObject(ctx context.Context, key string, content io.Reader)
 	return h.EncryptObjectWith(ctx, key, content, nil)
 }
 
+// EncryptObjectWith is EncryptObject with further pairs that the object stores in its encryption
+// context, for what a storage records about its objects. The pairs are authenticated, and seen by
+// the key service. The error holds ErrInvalidOptions for a pair whose key begins with "piko-",
+// since only the host states those.
+func (h *Host) EncryptObjectWith(ctx context.Context, key string, content io.Reader, stated map[string]string) (*message.EncryptReader, error) {
+	if err := provider.CheckStated(stated); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrInvalidOptions, err)
+	}
+	pairs := make(map[string]string)
+	maps.Copy(pairs, stated)
+	maps.Copy(pairs, h.bound(key))
+	stored, err := h.chain.Transform(ctx, content, pairs)
+	if err != nil {
+		return nil, err
+	}
+	return stored.(*message.EncryptReader), nil // the encryption transformer of New comes last
+}
+
 // DecryptObject returns what Get would return for an object of size bytes that is stored under key.
 // It also returns the original's size in bytes, or -1 if it is not known beforehand. That size is
 // only as true as the stated one, until the content is read to its end. The errors are Get's.
@@ -224,6 +243,9 @@ func refusedHeader(err error) error {
 
 // BindsNames reports whether objects are bound to their keys, as by BindObjectName.
 func (h *Host) BindsNames() bool { return h.bucket != "" }
+
+// AllowsPlaintext reports whether objects that are not encrypted are read, as with AllowPlaintext.
+func (h *Host) AllowsPlaintext() bool { return h.allowPlaintext }
 
 // OpenObject opens an object for random access, as Open does, from a stored object that the caller
 // has opened.
