@@ -213,9 +213,9 @@ func (h *Host) StatedSize(start io.Reader, size int64) (int64, error) {
 	case kind == pikoV2Stream:
 		return -1, nil
 	}
-	parsed, err := header.Read(whole, h.decrypter.Limits)
+	parsed, err := message.ReadHeader(whole, h.decrypter.Limits)
 	if err != nil {
-		return 0, nameOptions(refusedHeader(err))
+		return 0, nameOptions(err)
 	}
 	if err := h.decrypter.Accept(parsed); err != nil {
 		return 0, err
@@ -228,17 +228,6 @@ func (h *Host) StatedSize(start io.Reader, size int64) (int64, error) {
 		return 0, fmt.Errorf("%w: %w", provider.ErrInvalidCiphertext, err)
 	}
 	return n, nil
-}
-
-// refusedHeader adds the sentinel of a broken object to an error of the format. It leaves a failure
-// of the source as it is.
-func refusedHeader(err error) error {
-	for _, e := range [...]error{header.ErrNotMessage, header.ErrMalformed, header.ErrUnsupported, header.ErrLimit} {
-		if errors.Is(err, e) {
-			return fmt.Errorf("%w: %w", provider.ErrInvalidCiphertext, err)
-		}
-	}
-	return err
 }
 
 // BindsNames reports whether objects are bound to their keys, as by BindObjectName.
