@@ -146,7 +146,15 @@ func (h *Host) Chain() *Chain { return h.chain }
 // Put implements Storage. It compresses content, if so configured, encrypts it with one call of the
 // key service, and stores it. If content fails, nothing is stored, and an earlier object stays.
 func (h *Host) Put(ctx context.Context, key string, content io.Reader) error {
-	stored, err := h.EncryptObject(ctx, key, content)
+	return h.PutWith(ctx, key, content, nil)
+}
+
+// PutWith is Put, and the object stores the pairs of encryptionContext, which may be nil, in its
+// encryption context: authenticated, visible to those who can read the object, and seen by the key
+// service, whose policies and logs can use them. The error holds ErrInvalidOptions for a pair whose
+// name begins with "piko-", since only the host states those.
+func (h *Host) PutWith(ctx context.Context, key string, content io.Reader, encryptionContext map[string]string) error {
+	stored, err := h.EncryptObject(ctx, key, content, encryptionContext)
 	if err != nil {
 		return fmt.Errorf("put %s: %w", key, err)
 	}

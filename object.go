@@ -150,23 +150,15 @@ func (h *Host) Open(ctx context.Context, key string) (*Object, error) {
 	return &Object{io.NewSectionReader(original, 0, original.Size()), stored.ModTime(), sync.OnceValue(stored.Close)}, nil
 }
 
-// EncryptObject returns what Put would store for content under key, for a storage that the caller
-// drives. The object is complete only when it is read to io.EOF. After an error, or if reading
-// stops before, the storage must keep nothing.
-func (h *Host) EncryptObject(ctx context.Context, key string, content io.Reader) (*message.EncryptReader, error) {
-	return h.EncryptObjectWith(ctx, key, content, nil)
-}
-
-// EncryptObjectWith is EncryptObject with further pairs that the object stores in its encryption
-// context, for what a storage records about its objects. The pairs are authenticated, and seen by
-// the key service. The error holds ErrInvalidOptions for a pair whose key begins with "piko-",
-// since only the host states those.
-func (h *Host) EncryptObjectWith(ctx context.Context, key string, content io.Reader, stated map[string]string) (*message.EncryptReader, error) {
-	if err := provider.CheckStated(stated); err != nil {
+// EncryptObject returns what PutWith would store for content under key, for a storage that the
+// caller drives. The object is complete only when it is read to io.EOF. After an error, or if
+// reading stops before, the storage must keep nothing. The errors are PutWith's.
+func (h *Host) EncryptObject(ctx context.Context, key string, content io.Reader, encryptionContext map[string]string) (*message.EncryptReader, error) {
+	if err := provider.CheckStated(encryptionContext); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrInvalidOptions, err)
 	}
-	pairs := make(map[string]string)
-	maps.Copy(pairs, stated)
+	pairs := make(map[string]string, len(encryptionContext)+2)
+	maps.Copy(pairs, encryptionContext)
 	maps.Copy(pairs, h.bound(key))
 	stored, err := h.chain.Transform(ctx, content, pairs)
 	if err != nil {
