@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"maps"
+	"path"
 	"sync"
 	"time"
 
@@ -135,11 +137,7 @@ func (o *Object) Close() error { return o.close() }
 // The error holds ErrNotSeekable, or is one of Get's. When ctx ends, reads fail. If the object is
 // replaced while it is open, reads give the old one or fail.
 func (h *Host) Open(ctx context.Context, key string) (*Object, error) {
-	storage, ok := h.storage.(RangeStorage)
-	if !ok {
-		return nil, fmt.Errorf("open %s: %w: the storage %T is no RangeStorage", key, ErrNotSeekable, h.storage)
-	}
-	stored, err := storage.Open(ctx, key)
+	stored, err := h.openStored(ctx, "open", key)
 	if err != nil {
 		return nil, err
 	}
@@ -148,6 +146,39 @@ func (h *Host) Open(ctx context.Context, key string) (*Object, error) {
 		return nil, fmt.Errorf("open %s: %w", key, errors.Join(err, stored.Close()))
 	}
 	return &Object{io.NewSectionReader(original, 0, original.Size()), stored.ModTime(), sync.OnceValue(stored.Close)}, nil
+}
+
+// Stat returns the size and the time of an object, and the last part of its key as its name. It
+// reads the beginning of the stored object and asks no key service, so the size is not
+// authenticated. It is -1 if only decrypting the object would tell: for compressed and signed
+// objects, and those of Piko's old format.
+//
+// The error holds ErrNotSeekable if the storage is no RangeStorage, or is one of Get's.
+func (h *Host) Stat(ctx context.Context, key string) (fs.FileInfo, error) {
+	stored, err := h.openStored(ctx, "stat", key)
+	if err != nil {
+		return nil, err
+	}
+	info, err := h.statStored(key, stored)
+	if err != nil {
+		return nil, fmt.Errorf("stat %s: %w", key, err)
+	}
+	return info, nil
+}
+
+// statStored returns what a stored object states, and closes it.
+func (h *Host) statStored(key string, stored StoredObject) (fileInfo, error) {
+	size, err := h.StatedSize(io.NewSectionReader(stored, 0, stored.Size()), stored.Size())
+	return fileInfo{name: path.Base(key), size: size, modTime: stored.ModTime()}, errors.Join(err, stored.Close())
+}
+
+// openStored opens what is stored under key.
+func (h *Host) openStored(ctx context.Context, doing, key string) (StoredObject, error) {
+	storage, ok := h.storage.(RangeStorage)
+	if !ok {
+		return nil, fmt.Errorf("%s %s: %w: the storage %T is no RangeStorage", doing, key, ErrNotSeekable, h.storage)
+	}
+	return storage.Open(ctx, key)
 }
 
 // EncryptObject returns what PutWith would store for content under key, for a storage that the
