@@ -188,7 +188,17 @@ func (h *Host) Get(ctx context.Context, key string) (io.ReadCloser, error) {
 // must not begin with "piko-", so that an object and a string are never taken for one another. The
 // errors are envelope.Encrypt's.
 //
-// LENGTHS
+// A column must have room for more than the string. The result is ASCII, and has 16/9 characters
+// for each byte of the string, and besides:
+//
+//	400  if AWS KMS itself encrypts it: a string of 1 to 4,096 bytes under a symmetric key
+//	550  under a local key
+//	900  if it is empty, longer, or one of a batch, and under AWS KMS
+//
+// All but the first also store the encryption context, which takes 16/9 characters for each byte of
+// its names and values, and of 4 more for each pair. The names of local keys, and those of other
+// key services' keys, count so twice. A column of 16/9 n + 1,000 characters suits strings of up to
+// n bytes in most cases.
 func (h *Host) Encrypt(ctx context.Context, plaintext string, encryptionContext map[string]string) (string, error) {
 	s := h.CryptoService()
 	request := &provider.EncryptRequest{Plaintext: plaintext, Context: encryptionContext}

@@ -69,6 +69,28 @@ func TestTheEmptyStringUnderKMS(t *testing.T) {
 	require.Equal(t, text, same)
 }
 
+// What a column must have room for, as Encrypt's documentation says.
+func TestTheLengthOfEncryptedStrings(t *testing.T) {
+	p, _ := newKMS(t)
+	pairs := map[string]string{"column": "email"}
+	for _, n := range []int{0, 1, 19, 100, 1000, 4096, 4097, 50_000} {
+		for more, crypto := range map[int]provider.EncryptionProvider{550: newLocal(t, "key", 1), 400: p} {
+			host, err := pikokms.New(pikokms.WithCryptoProvider("key", crypto))
+			require.NoError(t, err)
+			text, err := host.Encrypt(t.Context(), strings.Repeat("x", n), pairs)
+			require.NoError(t, err)
+			require.NoError(t, host.Close())
+			if crypto == p && (n == 0 || n > 4096) {
+				more = 900
+			}
+			stored := n + len("column") + len("email") + 4
+			require.LessOrEqual(t, len(text), stored*16/9+more, "%d bytes", n)
+			require.Greater(t, len(text), n*16/9+more-100, "%d bytes", n)
+			require.LessOrEqual(t, len(text), n*16/9+1000, "%d bytes", n)
+		}
+	}
+}
+
 func TestStat(t *testing.T) {
 	for name, size := range map[string]int64{"": 100_000, "zstd": -1, "zstd-seekable": -1} {
 		var options []pikokms.Option
