@@ -258,7 +258,7 @@ func TestNoStringStatesReservedPairs(t *testing.T) {
 				_, err = service.EncryptBatch(t.Context(), []string{text}, pairs)
 				require.ErrorIs(t, err, header.ErrInvalidContext)
 			}
-			_, err := f.EncryptObjectWith(t.Context(), "invoice", strings.NewReader("text"), pairs)
+			_, err := f.EncryptObject(t.Context(), "invoice", strings.NewReader("text"), pairs)
 			require.ErrorIs(t, err, pikokms.ErrInvalidOptions)
 			_, err = envelope.Open(t.Context(), p, e.Ciphertext, pairs)
 			require.ErrorIs(t, err, provider.ErrContextMismatch)

@@ -230,10 +230,10 @@ func TestBatches(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, records[:20], got)
 
-	texts, err = plain.EncryptBatch(t.Context(), []string{"a", "", "c"}, nil)
-	require.ErrorIs(t, err, provider.ErrEmptyPlaintext)
+	texts, err = plain.EncryptBatch(t.Context(), []string{"a", strings.Repeat("x", 10<<20), ""}, nil)
+	require.ErrorIs(t, err, provider.ErrEncryptionFailed)
 	require.NotEmpty(t, texts[0])
-	require.Empty(t, texts[1])
+	require.Empty(t, texts[1], "it is too large for an envelope")
 	require.NotEmpty(t, texts[2])
 	r.calls.Store(0)
 	_, err = plain.EncryptBatch(t.Context(), []string{"a"}, map[string]string{"aws-crypto-x": ""})
