@@ -259,7 +259,7 @@ func (l *limited) get(ctx context.Context, key string, get func(context.Context)
 	}
 	version = content.version
 	r := &limitedReader{l: l, timer: timer, cancel: cancel, content: content.content, idle: l.idle("get", key)}
-	if stored, ok := content.content.(StoredObject); ok {
+	if stored, ok := content.content.(Object); ok {
 		return &limitedFile{r, stored}, version, nil
 	}
 	return r, version, nil
@@ -332,19 +332,22 @@ func (r *limitedReader) Close() error {
 // limitedFile is content that can also be read at any place.
 type limitedFile struct {
 	*limitedReader
-	stored StoredObject
+	stored Object
 }
 
 func (f *limitedFile) Size() int64        { return f.stored.Size() }
 func (f *limitedFile) ModTime() time.Time { return f.stored.ModTime() }
 
+// Seek implements io.Seeker. It waits for no storage.
+func (f *limitedFile) Seek(offset int64, whence int) (int64, error) { return f.stored.Seek(offset, whence) }
+
 // Stat returns what a Folder's content says of its file.
 func (f *limitedFile) Stat() (fs.FileInfo, error) { return statOf(f.stored) }
 
 // Stat returns what a Folder's object says of its file.
-func (o *limitedObject) Stat() (fs.FileInfo, error) { return statOf(o.StoredObject) }
+func (o *limitedObject) Stat() (fs.FileInfo, error) { return statOf(o.Object) }
 
-func statOf(object StoredObject) (fs.FileInfo, error) {
+func statOf(object Object) (fs.FileInfo, error) {
 	file, ok := object.(interface{ Stat() (fs.FileInfo, error) })
 	if !ok {
 		return nil, fmt.Errorf("a %T is no file", object)
@@ -358,28 +361,28 @@ func (f *limitedFile) ReadAt(p []byte, off int64) (int, error) {
 }
 
 // readAt reads from an object. It is safe for concurrent use.
-func (l *limited) readAt(stored StoredObject, cancel context.CancelFunc, errIdle error, p []byte, off int64) (int, error) {
+func (l *limited) readAt(stored Object, cancel context.CancelFunc, errIdle error, p []byte, off int64) (int, error) {
 	timer := time.NewTimer(l.limit)
 	return l.read(timer, cancel, errIdle, p, func(p []byte) (int, error) { return stored.ReadAt(p, off) })
 }
 
 // Open implements RangeStorage.
-func (r limitedRanges) Open(ctx context.Context, key string) (StoredObject, error) {
+func (r limitedRanges) Open(ctx context.Context, key string) (Object, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	errIdle := r.l.idle("open", key)
 	stored, err := run(r.l, time.NewTimer(r.l.limit), cancel, errIdle,
-		func() (StoredObject, error) { return r.inner.Open(ctx, key) },
-		func(stored StoredObject) { _ = stored.Close() })
+		func() (Object, error) { return r.inner.Open(ctx, key) },
+		func(stored Object) { _ = stored.Close() })
 	if err != nil {
 		cancel()
 		return nil, err
 	}
-	return &limitedObject{StoredObject: stored, l: r.l, cancel: cancel, idle: errIdle}, nil
+	return &limitedObject{Object: stored, l: r.l, cancel: cancel, idle: errIdle}, nil
 }
 
 // limitedObject is an object that is open for random access.
 type limitedObject struct {
-	StoredObject
+	Object
 	l      *limited
 	cancel context.CancelFunc
 	idle   error
@@ -389,14 +392,14 @@ type limitedObject struct {
 
 // ReadAt implements io.ReaderAt. A read that is given up ends the others, too.
 func (o *limitedObject) ReadAt(p []byte, off int64) (int, error) {
-	return o.l.readAt(o.StoredObject, o.cancel, o.idle, p, off)
+	return o.l.readAt(o.Object, o.cancel, o.idle, p, off)
 }
 
 // Close implements io.Closer. A second Close returns the first one's result.
 func (o *limitedObject) Close() error {
 	o.close.Do(func() {
 		defer o.cancel()
-		_, o.closed = run(o.l, time.NewTimer(o.l.limit), o.cancel, o.idle, func() (struct{}, error) { return struct{}{}, o.StoredObject.Close() }, nil)
+		_, o.closed = run(o.l, time.NewTimer(o.l.limit), o.cancel, o.idle, func() (struct{}, error) { return struct{}{}, o.Object.Close() }, nil)
 	})
 	return o.closed
 }

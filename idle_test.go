@@ -73,7 +73,7 @@ func (s *stuckStorage) GetVersion(ctx context.Context, key string) (io.ReadClose
 	return content, "1", err
 }
 
-func (s *stuckStorage) Open(ctx context.Context, key string) (pikokms.StoredObject, error) {
+func (s *stuckStorage) Open(ctx context.Context, key string) (pikokms.Object, error) {
 	if err := s.wait(ctx, "open"); err != nil {
 		return nil, err
 	}
@@ -115,9 +115,11 @@ func (c *stuckContent) ReadAt(p []byte, off int64) (int, error) {
 	return c.start.ReadAt(p, off)
 }
 
-func (c *stuckContent) Close() error       { return c.s.wait(c.ctx, "close") }
-func (c *stuckContent) Size() int64        { return 5 }
-func (c *stuckContent) ModTime() time.Time { return time.Time{} }
+func (c *stuckContent) Close() error { return c.s.wait(c.ctx, "close") }
+func (c *stuckContent) Size() int64  { return 5 }
+
+func (c *stuckContent) Seek(int64, int) (int64, error) { return 0, errors.ErrUnsupported }
+func (c *stuckContent) ModTime() time.Time             { return time.Time{} }
 
 // TestAStorageThatNeverAnswers has each operation of a storage return within its limit, whether the
 // storage honours its context or not. Nothing stays of one that does.
@@ -231,7 +233,7 @@ func TestAFolderWithAnIdleLimit(t *testing.T) {
 	require.NoError(t, s.Put(t.Context(), "a/b", bytes.NewReader(content)))
 	r, version, err := s.(pikokms.ConditionalStorage).GetVersion(t.Context(), "a/b")
 	require.NoError(t, err)
-	require.EqualValues(t, len(content), r.(pikokms.StoredObject).Size())
+	require.EqualValues(t, len(content), r.(pikokms.Object).Size())
 	got, err := io.ReadAll(r)
 	require.NoError(t, err)
 	require.True(t, bytes.Equal(content, got))

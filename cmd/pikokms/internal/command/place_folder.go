@@ -78,7 +78,7 @@ func (f *folderObjects) stat(ctx context.Context, key string) (listed, error) {
 	return one, errors.Join(err, object.Close())
 }
 
-func (f *folderObjects) open(ctx context.Context, key string) (pikokms.StoredObject, error) {
+func (f *folderObjects) open(ctx context.Context, key string) (pikokms.Object, error) {
 	return f.Open(ctx, key)
 }
 
@@ -88,7 +88,7 @@ func (f *folderObjects) read(ctx context.Context, key string) (*opened, error) {
 		return nil, err
 	}
 	s := &opened{ReadCloser: content, size: -1}
-	if object, ok := content.(pikokms.StoredObject); ok {
+	if object, ok := content.(pikokms.Object); ok {
 		s.size, s.modTime = object.Size(), object.ModTime()
 	}
 	if file, ok := content.(interface{ Stat() (os.FileInfo, error) }); ok {
