@@ -1,4 +1,4 @@
-package pikokms_test
+package idle_test
 
 import (
 	"bytes"
@@ -15,6 +15,7 @@ import (
 	"go.uber.org/goleak"
 
 	"piko.sh/pikokms"
+	"piko.sh/pikokms/cmd/pikokms/internal/idle"
 )
 
 // stuckStorage is a storage that at one point waits for what never comes: until its context ends,
@@ -176,8 +177,8 @@ func TestAStorageThatNeverAnswers(t *testing.T) {
 				before := goleak.IgnoreCurrent()
 				s := &stuckStorage{at: at, polite: polite, end: make(chan struct{})}
 				begin := time.Now()
-				err := operation(pikokms.LimitIdle(s, limit))
-				require.ErrorIs(t, err, pikokms.ErrStorageIdle)
+				err := operation(idle.Limit(s, limit))
+				require.ErrorIs(t, err, idle.ErrIdle)
 				require.ErrorContains(t, err, "stuckStorage")
 				require.GreaterOrEqual(t, time.Since(begin), limit)
 				require.Less(t, time.Since(begin), 10*time.Second)
@@ -190,7 +191,7 @@ func TestAStorageThatNeverAnswers(t *testing.T) {
 				}
 
 				s = &stuckStorage{end: make(chan struct{})}
-				require.NoError(t, operation(pikokms.LimitIdle(s, time.Minute)), "nothing is stuck")
+				require.NoError(t, operation(idle.Limit(s, time.Minute)), "nothing is stuck")
 				require.NoError(t, goleak.Find(before))
 			})
 		}
@@ -209,7 +210,7 @@ func (r *slowReader) Read(p []byte) (int, error) {
 }
 
 func TestTheTimeOfContentIsNotTheStorages(t *testing.T) {
-	s := pikokms.LimitIdle(&stuckStorage{}, 100*time.Millisecond)
+	s := idle.Limit(&stuckStorage{}, 100*time.Millisecond)
 	require.NoError(t, s.Put(t.Context(), "key", &slowReader{left: 3}))
 	r, err := s.Get(t.Context(), "key")
 	require.NoError(t, err)
@@ -225,8 +226,8 @@ func TestAFolderWithAnIdleLimit(t *testing.T) {
 	folder, err := pikokms.NewFolder(t.TempDir())
 	require.NoError(t, err)
 	defer folder.Close()
-	require.Same(t, folder, pikokms.LimitIdle(folder, 0), "no limit")
-	s := pikokms.LimitIdle(folder, time.Minute)
+	require.Same(t, folder, idle.Limit(folder, 0), "no limit")
+	s := idle.Limit(folder, time.Minute)
 	require.Implements(t, (*pikokms.ConditionalStorage)(nil), s)
 	require.Implements(t, (*pikokms.RangeStorage)(nil), s)
 	content := bytes.Repeat([]byte("0123456789"), 300_000)
