@@ -73,6 +73,13 @@ func (e *encrypted) open(ctx context.Context, repository, key string) (*stored, 
 	if s.header, err = readHeader(io.NewSectionReader(s, 0, info.Size)); err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
+	if s.header != nil && len(s.header.Bytes()) > len(start) {
+		// Whoever decrypts the object must verify this header, and not one of a later fetch.
+		if err := s.Close(); err != nil {
+			return nil, err
+		}
+		s.RangeReaderAt = pikokms.NewRangeReaderAt(info.Size, s.header.Bytes(), fetch)
+	}
 	return s, nil
 }
 
@@ -106,6 +113,14 @@ func ours(h *header.Header) bool {
 	}
 	_, marked := h.EncryptionContext[TransformersKey]
 	return marked
+}
+
+// namesIn returns the list of Piko's transformers in a header.
+func namesIn(h *header.Header) string {
+	if !ours(h) {
+		return noTransformers
+	}
+	return h.EncryptionContext[TransformersKey]
 }
 
 // passed reports whether a stored object is passed as it is to Piko's own transformers, which made
