@@ -22,7 +22,7 @@ import (
 // Piko keeps that list under the same key in an object's metadata. Whoever can write to the storage
 // can change those. So this package gives Piko the authenticated list instead. The pair also tells
 // the object from one of Piko's own encryption, which may be a message under the same key.
-const TransformersKey = "x-piko-transformers"
+const TransformersKey string = "x-piko-transformers"
 
 const noTransformers = "[]"
 
