@@ -13,6 +13,8 @@ import (
 
 	"piko.sh/pikokms"
 	"piko.sh/pikokms/header"
+	"piko.sh/pikokms/message"
+	"piko.sh/pikokms/provider"
 )
 
 // TransformersKey is an encryption context key of every object that this package writes. Its value
@@ -86,14 +88,9 @@ func (e *encrypted) open(ctx context.Context, repository, key string) (*stored, 
 // readHeader reads the header of a message. It returns nil if there is no message or a damaged one;
 // the host then reports what is wrong.
 func readHeader(r io.Reader) (*header.Header, error) {
-	h, err := header.Read(r, header.Limits{})
-	if err == io.EOF {
+	h, err := message.ReadHeader(r, header.Limits{})
+	if errors.Is(err, provider.ErrInvalidCiphertext) {
 		return nil, nil
-	}
-	for _, ofContent := range []error{header.ErrNotMessage, header.ErrMalformed, header.ErrUnsupported, header.ErrLimit} {
-		if errors.Is(err, ofContent) {
-			return nil, nil
-		}
 	}
 	return h, err
 }

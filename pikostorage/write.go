@@ -52,7 +52,7 @@ func (e *encrypted) put(ctx context.Context, params *storage.PutParams, transfor
 
 // encrypt encrypts and stores content, as params say.
 func (e *encrypted) encrypt(ctx context.Context, params *storage.PutParams, content io.Reader, transformers string) error {
-	sealed, err := e.host.EncryptObjectWith(ctx, name(params.Repository, params.Key), content, map[string]string{TransformersKey: transformers})
+	sealed, err := e.host.EncryptObject(ctx, name(params.Repository, params.Key), content, map[string]string{TransformersKey: transformers})
 	if err != nil {
 		return err
 	}
