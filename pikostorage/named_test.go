@@ -241,7 +241,7 @@ func TestObjectsCompressedOtherwise(t *testing.T) {
 			pikokms.WithStorage(struct{ pikokms.Storage }{}), pikokms.WithEnabledTransformers(format))
 		require.NoError(t, err)
 		content := document(200_000)
-		sealed, err := host.EncryptObjectWith(t.Context(), "default/a", bytes.NewReader(content), map[string]string{pikostorage.TransformersKey: "[]"})
+		sealed, err := host.EncryptObject(t.Context(), "default/a", bytes.NewReader(content), map[string]string{pikostorage.TransformersKey: "[]"})
 		require.NoError(t, err)
 		stored, err := io.ReadAll(sealed)
 		require.NoError(t, err)

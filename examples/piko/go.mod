@@ -5,7 +5,7 @@ go 1.26.0
 toolchain go1.26.11
 
 require (
-	piko.sh/piko v0.0.0
+	piko.sh/piko v0.0.0-alpha.20
 	piko.sh/piko/wdk/crypto/crypto_provider_aws_kms v0.0.0
 	piko.sh/pikokms/pikostorage v0.0.0
 )
