@@ -8,7 +8,7 @@ import (
 	"io"
 	"os"
 
-	"piko.sh/pikokms/internal/localstack"
+	"piko.sh/pikokms/lab/localstack"
 )
 
 func main() {

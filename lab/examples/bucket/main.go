@@ -3,8 +3,8 @@
 // -s3 the bucket is in S3 and the key in AWS KMS. Both are LocalStack's, in a container that it
 // starts and removes, so it needs Docker and no AWS account.
 //
-//	go run ./examples/bucket
-//	go run ./examples/bucket -s3
+//	go run ./lab/examples/bucket
+//	go run ./lab/examples/bucket -s3
 package main
 
 import (

@@ -16,7 +16,7 @@ import (
 	s3types "github.com/aws/aws-sdk-go-v2/service/s3/types"
 	_ "gocloud.dev/blob/s3blob"
 
-	"piko.sh/pikokms/internal/localstack"
+	"piko.sh/pikokms/lab/localstack"
 	"piko.sh/pikokms/provider/awskms"
 )
 

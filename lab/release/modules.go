@@ -23,15 +23,20 @@ type module struct {
 
 // tag returns the name of the Git tag with which the go command finds a version of the module.
 func (m module) tag(version string) string {
-	return path.Join(strings.TrimPrefix(strings.TrimPrefix(m.path, ours), "/"), version)
+	return path.Join(m.name(), version)
+}
+
+// name returns the module's path below that of the root module.
+func (m module) name() string {
+	return strings.TrimPrefix(strings.TrimPrefix(m.path, ours), "/")
 }
 
 // isPublished reports whether users can get a module. It then has a path of ours, and is neither
-// internal nor a program that only this repository uses.
+// internal nor lab, which only this repository uses.
 func (m module) isPublished() bool {
 	below := strings.TrimPrefix(m.path, ours)
 	switch first, _, _ := strings.Cut(strings.TrimPrefix(below, "/"), "/"); first {
-	case "internal", "examples", "bench":
+	case "internal", "lab":
 		return false
 	}
 	return below == "" || strings.HasPrefix(below, "/")

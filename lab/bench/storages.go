@@ -15,7 +15,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/s3/types"
 
 	"piko.sh/pikokms"
-	"piko.sh/pikokms/internal/localstack"
+	"piko.sh/pikokms/lab/localstack"
 	"piko.sh/pikokms/provider/local"
 	"piko.sh/pikokms/s3storage"
 )

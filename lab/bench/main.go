@@ -1,7 +1,7 @@
 // Command bench measures pikokms beside raw AES-GCM and other libraries that encrypt. All encrypt
 // the same bytes in one run.
 //
-//	go run ./bench [-json] [-size LIST] [-only REGEXP] [-copies] [-repeats N]
+//	go run ./lab/bench [-json] [-size LIST] [-only REGEXP] [-copies] [-repeats N]
 //		[-parallelism LIST] [-end-to-end] [-plot FILE.svg]
 //
 // The flag -h prints what is measured and how.

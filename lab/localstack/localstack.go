@@ -1,5 +1,5 @@
 // Package localstack starts LocalStack, with its KMS and S3, in a container for tests and examples.
-// It is a module of its own, so the library's users have none of its dependencies. Tests of other
+// It is in the module lab, so the library's users have none of its dependencies. Tests of other
 // modules run its command serve.
 package localstack
 

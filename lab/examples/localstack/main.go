@@ -2,7 +2,7 @@
 // services are LocalStack's, in a container that it starts and removes, so it needs Docker and no
 // AWS account.
 //
-//	go run ./examples/localstack
+//	go run ./lab/examples/localstack
 package main
 
 import (
@@ -22,7 +22,7 @@ import (
 
 	"piko.sh/pikokms"
 	"piko.sh/pikokms/header"
-	"piko.sh/pikokms/internal/localstack"
+	"piko.sh/pikokms/lab/localstack"
 	"piko.sh/pikokms/message"
 	"piko.sh/pikokms/provider/awskms"
 	"piko.sh/pikokms/s3storage"

@@ -4,12 +4,15 @@ import (
 	"bytes"
 	"crypto/rand"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
+	"path"
 	"path/filepath"
 	"strings"
 	"testing"
 
+	"github.com/stretchr/testify/require"
 	xmodule "golang.org/x/mod/module"
 )
 
@@ -77,12 +80,19 @@ func TestUsersInstallFromProxy(t *testing.T) {
 		}
 		t.Logf("%s", out)
 	})
+	programs := os.DirFS(filepath.Join("testdata", "users"))
 	for _, m := range modules {
-		name := strings.TrimPrefix(strings.TrimPrefix(m.path, ours), "/")
-		if strings.HasPrefix(name, "cmd/") {
-			continue
+		if name := m.name(); !strings.HasPrefix(name, "cmd/") {
+			_, err := fs.Stat(programs, path.Join(name, "main.go.txt"))
+			require.NoError(t, err, "no program of a user of %s", m.path)
 		}
-		t.Run("go get "+m.path, func(t *testing.T) {
+	}
+	err = fs.WalkDir(programs, ".", func(file string, entry fs.DirEntry, err error) error {
+		if err != nil || entry.IsDir() {
+			return err
+		}
+		name := path.Dir(file) // of a package
+		t.Run("go get "+path.Join(ours, name), func(t *testing.T) {
 			if name == "pikostorage" {
 				lookup := exec.Command("go", "list", "-m", "piko.sh/piko@latest")
 				lookup.Dir, lookup.Env = t.TempDir(), append(os.Environ(), "GOWORK=off")
@@ -90,7 +100,7 @@ func TestUsersInstallFromProxy(t *testing.T) {
 					t.Skip("skipped: Piko itself can't be had from the module proxy here")
 				}
 			}
-			program, err := os.ReadFile(filepath.Join("testdata", "users", filepath.FromSlash(name), "main.go.txt"))
+			program, err := fs.ReadFile(programs, file)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -99,7 +109,7 @@ func TestUsersInstallFromProxy(t *testing.T) {
 				t.Fatal(err)
 			}
 			do(t, dir, "mod", "init", "example.com/user")
-			do(t, dir, "get", m.path+"@"+version)
+			do(t, dir, "get", path.Join(ours, name)+"@"+version)
 			do(t, dir, "mod", "tidy")
 			do(t, dir, "build", "./...")
 			do(t, dir, "vet", "./...")
@@ -110,13 +120,15 @@ func TestUsersInstallFromProxy(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			for _, tests := range []string{"testcontainers", ours + "/internal/"} {
+			for _, tests := range []string{"testcontainers", ours + "/internal/", ours + "/lab"} {
 				if strings.Contains(string(required), tests) {
 					t.Errorf("a user's go.mod has what only tests need:\n%s", required)
 				}
 			}
-			t.Logf("%s: %d modules required", m.path, strings.Count(string(required), "\n\t"))
+			t.Logf("%s: %d modules required", path.Join(ours, name), strings.Count(string(required), "\n\t"))
 		})
-	}
+		return nil
+	})
+	require.NoError(t, err)
 	fmt.Printf("installed from a module proxy: %d modules\n", len(modules))
 }
