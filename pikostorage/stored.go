@@ -24,7 +24,7 @@ import (
 // Piko keeps that list under the same key in an object's metadata. Whoever can write to the storage
 // can change those. So this package gives Piko the authenticated list instead. The pair also tells
 // the object from one of Piko's own encryption, which may be a message under the same key.
-const TransformersKey = "x-piko-transformers"
+const TransformersKey string = "x-piko-transformers"
 
 const noTransformers = "[]"
 
@@ -72,6 +72,13 @@ func (e *encrypted) open(ctx context.Context, repository, key string) (*stored, 
 	if s.header, err = readHeader(io.NewSectionReader(s, 0, info.Size)); err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
+	if s.header != nil && len(s.header.Bytes()) > len(start) {
+		// Whoever decrypts the object must verify this header, and not one of a later fetch.
+		if err := s.Close(); err != nil {
+			return nil, err
+		}
+		s.RangeReaderAt = pikokms.NewRangeReaderAt(info.Size, s.header.Bytes(), fetch)
+	}
 	return s, nil
 }
 
@@ -100,6 +107,14 @@ func ours(h *header.Header) bool {
 	}
 	_, marked := h.EncryptionContext[TransformersKey]
 	return marked
+}
+
+// namesIn returns the list of Piko's transformers in a header.
+func namesIn(h *header.Header) string {
+	if !ours(h) {
+		return noTransformers
+	}
+	return h.EncryptionContext[TransformersKey]
 }
 
 // passed reports whether a stored object is passed as it is to Piko's own transformers, which made
