@@ -77,7 +77,7 @@ func (e *encrypted) open(ctx context.Context, repository, key string) (*stored, 
 		if err := s.Close(); err != nil {
 			return nil, err
 		}
-		s.RangeReaderAt = pikokms.NewRangeReaderAt(info.Size, s.header.Bytes(), fetch)
+		s.RangeObject = pikokms.NewRangeObject(info.Size, info.LastModified, s.header.Bytes(), fetch)
 	}
 	return s, nil
 }
