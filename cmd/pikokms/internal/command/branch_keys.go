@@ -72,7 +72,7 @@ func branchKeysCommand() *cobra.Command {
 			return nil
 		},
 		RunE: func(*cobra.Command, []string) error {
-			return usageError{errors.New("no command; there are create, version, list, show, move and check")}
+			return usage(errors.New("no command; there are create, version, list, show, move and check"))
 		},
 	}
 	command.AddCommand(branchKeysCreate(), branchKeysVersion(), branchKeysList(), branchKeysShow(), branchKeysMove(), branchKeysCheck())
@@ -100,20 +100,20 @@ func (s *keyStore) parse() (*branchkey.URLConfig, error) {
 			return !strings.HasPrefix(text, branchkey.Scheme+":")
 		})
 		if len(urls) != 1 {
-			return nil, usageError{fmt.Errorf("no table of branch keys; name one with -k branchkey://TABLE?key=ARN, or by one such URL in the environment variable %s", keyVariable)}
+			return nil, usage(fmt.Errorf("no table of branch keys; name one with -k branchkey://TABLE?key=ARN, or by one such URL in the environment variable %s", keyVariable))
 		}
 		text = urls[0]
 	}
 	u, err := parseKeyURL(text)
 	if err != nil {
-		return nil, usageError{fmt.Errorf("%s: %w", origin, err)}
+		return nil, usage(fmt.Errorf("%s: %w", origin, err))
 	}
 	if u.Scheme != branchkey.Scheme {
-		return nil, usageError{fmt.Errorf("%s: %q names no table of branch keys, branchkey://TABLE?key=ARN does", origin, keyText(u))}
+		return nil, usage(fmt.Errorf("%s: %q names no table of branch keys, branchkey://TABLE?key=ARN does", origin, keyText(u)))
 	}
 	c, err := branchkey.ParseURL(u)
 	if err != nil {
-		return nil, usageError{fmt.Errorf("%s: %w", origin, err)}
+		return nil, usage(fmt.Errorf("%s: %w", origin, err))
 	}
 	return c, nil
 }
@@ -187,7 +187,7 @@ func namingBranchKey(id string, err error) error {
 
 func branchKeysCreate() *cobra.Command {
 	var s keyStore
-	var o options
+	var stated []string
 	var table bool
 	command := &cobra.Command{
 		Use:   "create [-k KEY] [--table] [-c NAME=VALUE]... [ID]",
@@ -204,7 +204,7 @@ It makes three KMS calls. An existing branch key is left as it is.`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(command *cobra.Command, arguments []string) error {
 			ctx := command.Context()
-			pairs, err := o.encryptionContext()
+			pairs, err := parsePairs(stated)
 			if err != nil {
 				return err
 			}
@@ -216,10 +216,10 @@ It makes three KMS calls. An existing branch key is left as it is.`,
 			id := ""
 			if len(ids) > 0 {
 				if id = ids[0]; id == "" {
-					return usageError{errors.New("the branch key ID is empty; leave it out for a random one")}
+					return usage(errors.New("the branch key ID is empty; leave it out for a random one"))
 				}
 				if len(pairs) == 0 {
-					return usageError{fmt.Errorf("a branch key with an ID of your own needs an encryption context: state a pair with -c, such as -c tenant=%s", printable(id))}
+					return usage(fmt.Errorf("a branch key with an ID of your own needs an encryption context: state a pair with -c, such as -c tenant=%s", printable(id)))
 				}
 			}
 			if table {
@@ -236,7 +236,7 @@ It makes three KMS calls. An existing branch key is left as it is.`,
 		},
 	}
 	s.add(command)
-	command.Flags().StringArrayVarP(&o.pairs, "context", "c", nil, "a pair `NAME=VALUE` of the branch key's own encryption context; may be repeated")
+	command.Flags().StringArrayVarP(&stated, "context", "c", nil, "a pair `NAME=VALUE` of the branch key's own encryption context; may be repeated")
 	command.Flags().BoolVar(&table, "table", false, "make the table first if there is none; one in DynamoDB is billed by request and protected against deletion")
 	return command
 }
@@ -265,7 +265,7 @@ KEY.`,
 			}
 			defer store.Close()
 			if len(ids) == 0 {
-				return usageError{errors.New("name the branch keys to make new versions of")}
+				return usage(errors.New("name the branch keys to make new versions of"))
 			}
 			for _, id := range ids {
 				version, err := store.Version(ctx, id)

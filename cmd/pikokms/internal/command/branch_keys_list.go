@@ -152,7 +152,7 @@ is then 1.`,
 			}
 			defer store.Close()
 			if len(ids) == 0 {
-				return usageError{errors.New("name the branch key to show")}
+				return usage(errors.New("name the branch key to show"))
 			}
 			d, err := store.Describe(ctx, ids[0])
 			if err != nil {

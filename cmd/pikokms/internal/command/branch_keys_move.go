@@ -36,14 +36,14 @@ func (j *branchKeyJob) parse(arguments []string) (*branchkey.URLConfig, []string
 		return nil, nil, err
 	}
 	if j.all && len(arguments) > 0 {
-		return nil, nil, usageError{errors.New("--all leaves no use for IDs")}
+		return nil, nil, usage(errors.New("--all leaves no use for IDs"))
 	}
 	ids := idsOf(c, arguments)
 	if !j.all && len(ids) == 0 {
-		return nil, nil, usageError{errors.New("name branch keys, or take all of the table with --all")}
+		return nil, nil, usage(errors.New("name branch keys, or take all of the table with --all"))
 	}
 	if j.jobs < 1 {
-		return nil, nil, usageError{fmt.Errorf("--jobs is %d; 1 is the least", j.jobs)}
+		return nil, nil, usage(fmt.Errorf("--jobs is %d; 1 is the least", j.jobs))
 	}
 	if c.File != "" {
 		j.jobs = 1 // only one can have the file open
@@ -157,14 +157,14 @@ calls for each item: a branch key has one for each version, and two more.`,
 		RunE: func(command *cobra.Command, arguments []string) error {
 			ctx := command.Context()
 			if to == "" {
-				return usageError{errors.New("no KMS key to move to; name one with --to")}
+				return usage(errors.New("no KMS key to move to; name one with --to"))
 			}
 			c, ids, err := j.parse(arguments)
 			if err != nil {
 				return err
 			}
 			if err := under(c, to); err != nil {
-				return usageError{err}
+				return usage(err)
 			}
 			store, err := c.OpenStore(ctx)
 			if err != nil {

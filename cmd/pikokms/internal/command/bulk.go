@@ -53,26 +53,26 @@ func (b *bulk) isWanted(out string, arguments []string) bool {
 }
 
 // check checks the flags that are no use together.
-func (b *bulk) check(o *options) error {
+func (b *bulk) check(out string, replace, coded bool) error {
 	switch {
-	case o.encode || o.decode:
-		return usageError{errors.New("--encode and --decode are for one file or stream")}
-	case b.inPlace && o.out != "":
-		return usageError{errors.New("--in-place leaves no use for -o")}
-	case b.inPlace && o.replace:
-		return usageError{errors.New("--in-place leaves no use for -f")}
+	case coded:
+		return usage(errors.New("--encode and --decode are for one file or stream"))
+	case b.inPlace && out != "":
+		return usage(errors.New("--in-place leaves no use for -o"))
+	case b.inPlace && replace:
+		return usage(errors.New("--in-place leaves no use for -f"))
 	case b.inPlace && b.suffix != "":
-		return usageError{errors.New("--in-place leaves no use for --suffix")}
-	case !b.inPlace && (o.out == "" || o.out == "-"):
-		return usageError{errors.New("name a file, a folder or a bucket with -o, or say --in-place")}
+		return usage(errors.New("--in-place leaves no use for --suffix"))
+	case !b.inPlace && (out == "" || out == "-"):
+		return usage(errors.New("name a file, a folder or a bucket with -o, or say --in-place"))
 	case b.dryRun && b.resume != "":
-		return usageError{errors.New("--dry-run leaves no use for --resume")}
+		return usage(errors.New("--dry-run leaves no use for --resume"))
 	case strings.Contains(b.suffix, "/"):
-		return usageError{fmt.Errorf("--suffix %q has a slash", b.suffix)}
+		return usage(fmt.Errorf("--suffix %q has a slash", b.suffix))
 	}
 	for _, kind := range b.allowed {
 		if !slices.Contains(lossKinds, kind) {
-			return usageError{fmt.Errorf("--allow-loss %q; known are %s", kind, strings.Join(lossKinds, ", "))}
+			return usage(fmt.Errorf("--allow-loss %q; known are %s", kind, strings.Join(lossKinds, ", ")))
 		}
 	}
 	return nil
@@ -93,7 +93,7 @@ type job struct {
 }
 
 // run does a job on each object of IN.
-func (b *bulk) run(ctx context.Context, o *options, arguments []string, j job) error {
+func (b *bulk) run(ctx context.Context, out string, replace bool, arguments []string, j job) error {
 	p, err := b.open(ctx, arguments)
 	if err != nil {
 		return err
@@ -103,11 +103,11 @@ func (b *bulk) run(ctx context.Context, o *options, arguments []string, j job) e
 		return errors.Join(err, b.closeJournal(false))
 	}
 	b.writing.jobs = b.each.jobs
-	t := &target{several: len(p.places) > 1, replace: o.replace, rename: j.rename, writing: b.writing, dryRun: b.dryRun, placed: newPlaced(p)}
+	t := &target{several: len(p.places) > 1, replace: replace, rename: j.rename, writing: b.writing, dryRun: b.dryRun, placed: newPlaced(p)}
 	if b.resumed {
 		t.placed.since = b.journal.planned.Begun
 	}
-	if err := b.openTarget(ctx, o, p, t); err != nil {
+	if err := b.openTarget(ctx, out, p, t); err != nil {
 		return errors.Join(err, b.closeJournal(false))
 	}
 	if t.place != nil {
@@ -134,14 +134,14 @@ func checkSeveral(p *plan, inPlace bool) error {
 	first := make(map[string]*place)
 	for _, place := range p.places {
 		if place.isStandardInput() {
-			return usageError{errors.New("standard input cannot be one of several INs")}
+			return usage(errors.New("standard input cannot be one of several INs"))
 		}
 		name := absolute(place.name)
 		if !inPlace {
 			name = place.base()
 		}
 		if other := first[name]; other != nil {
-			return usageError{fmt.Errorf("%s and %s would have one name; do them one after the other", printable(other.name), printable(place.name))}
+			return usage(fmt.Errorf("%s and %s would have one name; do them one after the other", printable(other.name), printable(place.name)))
 		}
 		first[name] = place
 	}
@@ -149,20 +149,20 @@ func checkSeveral(p *plan, inPlace bool) error {
 }
 
 // openTarget opens the place of t, if the results do not go where they come from.
-func (b *bulk) openTarget(ctx context.Context, o *options, p *plan, t *target) (err error) {
+func (b *bulk) openTarget(ctx context.Context, out string, p *plan, t *target) (err error) {
 	if b.inPlace {
 		if p.places[0].isStandardInput() {
-			return usageError{errors.New("--in-place needs a file, a folder or a bucket")}
+			return usage(errors.New("--in-place needs a file, a folder or a bucket"))
 		}
 		return nil
 	}
-	if b.dryRun && !strings.Contains(o.out, "://") {
-		if _, err := os.Stat(o.out); err != nil { // opening a folder would make it
+	if b.dryRun && !strings.Contains(out, "://") {
+		if _, err := os.Stat(out); err != nil { // opening a folder would make it
 			t.replace = true
 		}
 	}
 	if !b.dryRun || !t.replace {
-		t.place, err = openTarget(ctx, o.out, p.isMany())
+		t.place, err = openTarget(ctx, out, p.isMany())
 	}
 	return err
 }
@@ -194,7 +194,7 @@ func (t *target) workOn(ctx context.Context, j job, i item) (n int64, err error)
 		return 0, err
 	}
 	err = t.put(ctx, to, i, s, content)
-	return s.read.n.Load(), err
+	return s.counted.n.Load(), err
 }
 
 // planOne tells whether workOn would have something to do, as far as can be told without
@@ -238,8 +238,8 @@ func (b *bulk) cutSuffix(key string) (string, error) {
 }
 
 // refuseEncrypted is the judge of encrypt: nothing is encrypted twice.
-func (b *bulk) refuseEncrypted(ctx context.Context, _ item, s *source) error {
-	r, err := plaintext(ctx, s.Reader, b.malformed)
+func refuseEncrypted(ctx context.Context, s *source, malformed bool) error {
+	r, err := plaintext(ctx, s.Reader, malformed)
 	switch {
 	case errors.Is(err, errAlready):
 		return skipped(errAlready.Error())
@@ -249,9 +249,9 @@ func (b *bulk) refuseEncrypted(ctx context.Context, _ item, s *source) error {
 	return err
 }
 
-// encrypt encrypts each object of IN.
-func (b *bulk) encrypt(ctx context.Context, o *options, arguments []string, encrypter message.Encrypter, transformers []string, pairs map[string]string) error {
-	if err := b.check(o); err != nil {
+// encryptEach encrypts each object of IN.
+func encryptEach(ctx context.Context, b *bulk, o *options, arguments []string, encrypter message.Encrypter, transformers []string, pairs map[string]string) error {
+	if err := b.check(o.out, o.replace, o.encode || o.decode); err != nil {
 		return err
 	}
 	keys, err := o.check(true)
@@ -282,10 +282,10 @@ func (b *bulk) encrypt(ctx context.Context, o *options, arguments []string, encr
 		return chain.Transform(ctx, source, pairs)
 	}
 	sample := sampleOf(transform)
-	return b.run(ctx, o, arguments, job{
+	return b.run(ctx, o.out, o.replace, arguments, job{
 		done:    "encrypted",
 		rename:  b.addSuffix,
-		judge:   b.refuseEncrypted,
+		judge:   func(ctx context.Context, _ item, s *source) error { return refuseEncrypted(ctx, s, b.malformed) },
 		convert: func(ctx context.Context, s *source) (io.Reader, error) { return transform(ctx, s) },
 		made: func(ctx context.Context, from, to *examined) (bool, error) {
 			h, err := sample(ctx)
@@ -298,9 +298,9 @@ func (b *bulk) encrypt(ctx context.Context, o *options, arguments []string, encr
 	})
 }
 
-// decrypt decrypts each object of IN.
-func (b *bulk) decrypt(ctx context.Context, o *options, arguments []string) error {
-	if err := b.check(o); err != nil {
+// decryptEach decrypts each object of IN.
+func decryptEach(ctx context.Context, b *bulk, o *options, arguments []string) error {
+	if err := b.check(o.out, o.replace, o.encode || o.decode); err != nil {
 		return err
 	}
 	skipPlain, err := parsePlain(b.plain)
@@ -318,11 +318,11 @@ func (b *bulk) decrypt(ctx context.Context, o *options, arguments []string) erro
 	if err := openAny(ctx, r.keys); err != nil {
 		return err
 	}
-	return b.run(ctx, o, arguments, job{
+	return b.run(ctx, o.out, o.replace, arguments, job{
 		done:   "decrypted",
 		rename: b.cutSuffix,
 		judge: func(_ context.Context, i item, s *source) error {
-			err := s.refusePlain(skipPlain)
+			err := refusePlain(s, skipPlain)
 			// An object that was listed as encrypted had another size than its plaintext. A file
 			// keeps its time.
 			if b.inPlace && errors.Is(err, pikokms.ErrPlaintext) && !i.since.IsZero() && (s.file != nil || isSince(s.modTime, i)) && s.size != i.size {

@@ -38,7 +38,7 @@ compressed ones only if the compression is zstd-seekable.`,
 			if ranged {
 				var err error
 				if wanted, err = parseRange(part); err != nil {
-					return usageError{fmt.Errorf("--range %q: %w", part, err)}
+					return usage(fmt.Errorf("--range %q: %w", part, err))
 				}
 			}
 			r, err := o.reading()

@@ -182,7 +182,7 @@ func run(ctx context.Context, arguments []string) int {
 	if err == nil {
 		return 0
 	}
-	if _, ok := errors.AsType[usageError](err); ok || !parsed {
+	if isUsage(err) || !parsed {
 		return misuse(command, err)
 	}
 	return fail(ctx, err)
@@ -270,6 +270,18 @@ func (o *once) Set(text string) error {
 // usageError is a mistake on the command line.
 type usageError struct{ error }
 
+// Unwrap returns the mistake.
+func (e usageError) Unwrap() error { return e.error }
+
+// usage marks an error as a mistake on the command line.
+func usage(err error) error { return usageError{err} }
+
+// isUsage reports whether an error is a mistake on the command line.
+func isUsage(err error) bool {
+	_, ok := errors.AsType[usageError](err)
+	return ok
+}
+
 // misuse reports a mistake on the command line, and returns the exit status.
 func misuse(command *cobra.Command, err error) int {
 	text, help := strings.TrimSpace(err.Error()), fmt.Sprintf("Run '%s --help' for usage.", command.CommandPath())
@@ -290,11 +302,7 @@ func fail(ctx context.Context, err error) int {
 	if ctx.Err() == nil { // else whatever failed, failed for that
 		text = explain(err)
 	}
-	var fields []any
-	if told, ok := errors.AsType[*toldError](err); ok {
-		fields = told.fields
-	}
-	say(slog.LevelError, text, fields...)
+	say(slog.LevelError, text, fieldsOf(err)...)
 	return 1
 }
 

@@ -115,7 +115,7 @@ already is refused.`,
 			transformers := []string{pikokms.CryptoTransformerName}
 			if compression != "none" {
 				if !slices.Contains(compress.Formats(), compression) {
-					return usageError{fmt.Errorf("--compress %q; known are none, %s", compression, strings.Join(compress.Formats(), ", "))}
+					return usage(fmt.Errorf("--compress %q; known are none, %s", compression, strings.Join(compress.Formats(), ", ")))
 				}
 				transformers = append(transformers, compression)
 			}
@@ -127,15 +127,15 @@ already is refused.`,
 				// A host that binds objects to their names requires these two.
 				bound := (name == pikokms.BucketKey || name == pikokms.ObjectKey) && slices.Contains(required, name)
 				if strings.HasPrefix(name, provider.ReservedPrefix) && !bound {
-					return usageError{fmt.Errorf("-c %s: names that begin with %s are kept for what pikokms itself says of a message", name, provider.ReservedPrefix)}
+					return usage(fmt.Errorf("-c %s: names that begin with %s are kept for what pikokms itself says of a message", name, provider.ReservedPrefix))
 				}
 			}
 			if err := header.CheckContext(pairs); err != nil {
-				return usageError{fmt.Errorf("-c: %w", err)}
+				return usage(fmt.Errorf("-c: %w", err))
 			}
 			for _, name := range required {
 				if _, ok := pairs[name]; !ok {
-					return usageError{fmt.Errorf("--required %q: there is no such pair; give it with -c", name)}
+					return usage(fmt.Errorf("--required %q: there is no such pair; give it with -c", name))
 				}
 			}
 			encrypter := message.Encrypter{Required: required}
@@ -143,9 +143,9 @@ already is refused.`,
 				encrypter.Suite = header.AES256GCMHKDFSHA512CommitKeyECDSAP384
 			}
 			if b.isWanted(o.out, arguments) {
-				return b.encrypt(command.Context(), &o, arguments, encrypter, transformers, pairs)
+				return encryptEach(command.Context(), &b, &o, arguments, encrypter, transformers, pairs)
 			}
-			return o.run(command, arguments, encrypter, func(ctx context.Context, registry *pikokms.Registry, in io.Reader) (io.Reader, error) {
+			return runStream(&o, command, arguments, encrypter, func(ctx context.Context, registry *pikokms.Registry, in io.Reader) (io.Reader, error) {
 				chain, err := registry.NewChain(transformers...)
 				if err != nil {
 					return nil, err
@@ -197,13 +197,13 @@ what a folder holds below the folder's.`,
 		DisableFlagsInUseLine: true,
 		RunE: func(command *cobra.Command, arguments []string) error {
 			if b.isWanted(o.out, arguments) {
-				return b.decrypt(command.Context(), &o, arguments)
+				return decryptEach(command.Context(), &b, &o, arguments)
 			}
 			pairs, err := o.requiredContext()
 			if err != nil {
 				return err
 			}
-			return o.run(command, arguments, message.Encrypter{}, func(ctx context.Context, registry *pikokms.Registry, in io.Reader) (io.Reader, error) {
+			return runStream(&o, command, arguments, message.Encrypter{}, func(ctx context.Context, registry *pikokms.Registry, in io.Reader) (io.Reader, error) {
 				return registry.Reverse(ctx, in, pairs)
 			})
 		},
@@ -233,22 +233,27 @@ func (o *options) requiredContext() (map[string]string, error) {
 
 // encryptionContext parses the pairs.
 func (o *options) encryptionContext() (map[string]string, error) {
+	return parsePairs(o.pairs)
+}
+
+// parsePairs parses the pairs of -c.
+func parsePairs(given []string) (map[string]string, error) {
 	pairs := make(map[string]string)
-	for _, pair := range o.pairs {
+	for _, pair := range given {
 		name, value, ok := strings.Cut(pair, "=")
 		if !ok || name == "" {
-			return nil, usageError{fmt.Errorf("-c %q is not NAME=VALUE", pair)}
+			return nil, usage(fmt.Errorf("-c %q is not NAME=VALUE", pair))
 		}
 		if _, ok := pairs[name]; ok {
-			return nil, usageError{fmt.Errorf("-c %q is given twice", name)}
+			return nil, usage(fmt.Errorf("-c %q is given twice", name))
 		}
 		pairs[name] = value
 	}
 	return pairs, nil
 }
 
-// run reads IN, transforms it by the reader that open returns, and writes OUT.
-func (o *options) run(command *cobra.Command, arguments []string, encrypter message.Encrypter, open func(context.Context, *pikokms.Registry, io.Reader) (io.Reader, error)) (err error) {
+// runStream reads IN, transforms it by the reader that open returns, and writes OUT.
+func runStream(o *options, command *cobra.Command, arguments []string, encrypter message.Encrypter, open func(context.Context, *pikokms.Registry, io.Reader) (io.Reader, error)) (err error) {
 	encrypting, name := command.Name() == "encrypt", "standard input"
 	if len(arguments) > 0 {
 		name = arguments[0]
@@ -303,7 +308,7 @@ func (o *options) run(command *cobra.Command, arguments []string, encrypter mess
 	}
 	var done func()
 	if !toTerminal {
-		done = showProgress(command.Name()+"ing", counted, size)
+		done = showProgress(command.Name()+"ing", counted.n.Load, size)
 	}
 	written, err := o.copy(out, result)
 	if done != nil {
@@ -327,19 +332,19 @@ func (o *options) check(encrypting bool) ([]*key, error) {
 			n    int
 		}{{"--max-keys", o.limits.MaxEncryptedDataKeys}, {"--max-pairs", o.limits.MaxPairs}, {"--max-attempts", o.limits.MaxAttempts}} {
 			if limit.n < 1 || limit.n > math.MaxUint16 {
-				return nil, usageError{fmt.Errorf("%s is %d; give 1 to %d", limit.flag, limit.n, math.MaxUint16)}
+				return nil, usage(fmt.Errorf("%s is %d; give 1 to %d", limit.flag, limit.n, math.MaxUint16))
 			}
 		}
 	}
 	if o.timeout <= 0 {
-		return nil, usageError{fmt.Errorf("--kms-timeout is %v; give a time such as 10s", o.timeout)}
+		return nil, usage(fmt.Errorf("--kms-timeout is %v; give a time such as 10s", o.timeout))
 	}
 	keys, err := parseKeys(o.keys, o.timeout, encrypting)
 	if err != nil {
 		return nil, err
 	}
 	if encrypting && len(keys) > header.DefaultMaxEncryptedDataKeys {
-		return nil, usageError{fmt.Errorf("%d keys; a message has at most %d", len(keys), header.DefaultMaxEncryptedDataKeys)}
+		return nil, usage(fmt.Errorf("%d keys; a message has at most %d", len(keys), header.DefaultMaxEncryptedDataKeys))
 	}
 	return keys, nil
 }
@@ -348,7 +353,7 @@ func (o *options) check(encrypting bool) ([]*key, error) {
 func (o *options) registry(encrypting bool, keys []*key, encrypter message.Encrypter) (*pikokms.Registry, error) {
 	policy, err := message.ParseCommitmentPolicy(o.policy)
 	if err != nil {
-		return nil, usageError{fmt.Errorf("--commitment-policy: %w", err)}
+		return nil, usage(fmt.Errorf("--commitment-policy: %w", err))
 	}
 	encrypter.CommitmentPolicy, encrypter.Keyring = policy, keys[0]
 	for _, k := range keys[1:] {

@@ -99,7 +99,7 @@ func (e *each) open(ctx context.Context, texts []string) (p *plan, err error) {
 		}
 	}()
 	if e.jobs < 1 {
-		return nil, usageError{fmt.Errorf("--jobs is %d; 1 is the least", e.jobs)}
+		return nil, usage(fmt.Errorf("--jobs is %d; 1 is the least", e.jobs))
 	}
 	wanted, err := e.wanted()
 	if err != nil {
@@ -279,7 +279,7 @@ func (e *each) run(ctx context.Context, word string, p *plan, work func(context.
 		say(slog.LevelInfo, text, m.fields(e.calls())...)
 	}
 	if err != nil {
-		err = &toldError{err, m.fields(e.calls())}
+		err = withFields(err, m.fields(e.calls()))
 	}
 	if finished && e.resumed {
 		come = e.newcomers(ctx, p)

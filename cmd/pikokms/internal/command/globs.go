@@ -15,10 +15,10 @@ type wanted struct{ included, excluded globs }
 func (e *each) wanted() (w *wanted, err error) {
 	w = new(wanted)
 	if w.included, err = parseGlobs(e.include); err != nil {
-		return nil, usageError{fmt.Errorf("--include: %w", err)}
+		return nil, usage(fmt.Errorf("--include: %w", err))
 	}
 	if w.excluded, err = parseGlobs(e.exclude); err != nil {
-		return nil, usageError{fmt.Errorf("--exclude: %w", err)}
+		return nil, usage(fmt.Errorf("--exclude: %w", err))
 	}
 	return w, nil
 }

@@ -95,7 +95,7 @@ places, long-work, configuration, files or branch-keys.`,
 				err = fmt.Errorf("there is no %s", strings.Join(arguments, " "))
 			}
 			if err != nil && isTopic < 0 {
-				return usageError{err}
+				return usage(err)
 			}
 			if err == nil {
 				about.InitDefaultHelpFlag()

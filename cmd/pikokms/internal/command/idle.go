@@ -27,7 +27,7 @@ func addStorageTimeout(command *cobra.Command) {
 
 func checkStorageTimeout() error {
 	if storageTimeout < 0 {
-		return usageError{fmt.Errorf("--storage-timeout is %v; give a time such as 1m, or 0 to wait for ever", storageTimeout)}
+		return usage(fmt.Errorf("--storage-timeout is %v; give a time such as 1m, or 0 to wait for ever", storageTimeout))
 	}
 	return nil
 }

@@ -156,8 +156,9 @@ func (j *journal) open(job journaledJob) (err error) {
 	case j.job.Version != journalVersion:
 		return errJournalVersion(j.job.Version)
 	case j.job.ID != job.ID:
-		return usageError{fmt.Errorf("it is the journal of another job: %s, begun on %s with other keys, places or options; give its command line, or name another file",
-			j.job.About, j.job.Begun.Local().Format(time.DateTime))}
+		return usage(fmt.Errorf("it is the journal of another job: %s, begun on %s with other keys, places or options; give its command line, or name another file",
+			j.job.About, j.job.Begun.Local().Format(time.DateTime)))
+
 	}
 	return nil
 }

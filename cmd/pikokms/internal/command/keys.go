@@ -46,7 +46,7 @@ file can decrypt, and without it nothing can be decrypted: keep a copy.`,
 		DisableFlagsInUseLine: true,
 		RunE: func(*cobra.Command, []string) error {
 			if path == "" || path == "-" {
-				return usageError{errors.New("keygen writes to a file; name it with -o FILE")}
+				return usage(errors.New("keygen writes to a file; name it with -o FILE"))
 			}
 			if err := local.Generate(path); err != nil {
 				return err
@@ -348,13 +348,13 @@ func parseKeys(given []string, timeout time.Duration, check bool) ([]*key, error
 		origin, given = keyVariable, strings.Fields(strings.TrimPrefix(os.Getenv(keyVariable), markUTF8))
 	}
 	if len(given) == 0 {
-		return nil, usageError{fmt.Errorf("no key; name one with -k KEY or in the environment variable %s", keyVariable)}
+		return nil, usage(fmt.Errorf("no key; name one with -k KEY or in the environment variable %s", keyVariable))
 	}
 	keys := make([]*key, len(given))
 	for i, text := range given {
 		var err error
 		if keys[i], err = parseKey(text, timeout, check); err != nil {
-			return nil, usageError{fmt.Errorf("%s: %w", origin, err)}
+			return nil, usage(fmt.Errorf("%s: %w", origin, err))
 		}
 	}
 	return keys, nil

@@ -32,7 +32,7 @@ func keysCommand() *cobra.Command {
 		Long:  "Keys check tells whether keys can be used, and keys policy who is to be allowed what.",
 		Args:  cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
-			return usageError{errors.New("no command; there are check and policy")}
+			return usage(errors.New("no command; there are check and policy"))
 		},
 		DisableFlagsInUseLine: true,
 	}
@@ -46,7 +46,8 @@ func addTargets(command *cobra.Command, to *[]string) {
 }
 
 func keysCheckCommand() *cobra.Command {
-	var o options
+	var given, stated []string
+	var timeout time.Duration
 	var to []string
 	var role string
 	var asJSON bool
@@ -78,20 +79,20 @@ Policies may depend on the encryption context that -c states.`,
 				}
 			}
 			if len(to) > 0 && role != roleRewrapper {
-				return usageError{errors.New("--to is for --role rewrapper")}
+				return usage(errors.New("--to is for --role rewrapper"))
 			}
-			pairs, err := o.encryptionContext()
+			pairs, err := parsePairs(stated)
 			if err != nil {
 				return err
 			}
-			keys, err := parseKeys(o.keys, o.timeout, false)
+			keys, err := parseKeys(given, timeout, false)
 			if err != nil {
 				return err
 			}
 			defer closeAll(keys)
 			var targets []*key
 			if len(to) > 0 {
-				if targets, err = parseKeys(to, o.timeout, false); err != nil {
+				if targets, err = parseKeys(to, timeout, false); err != nil {
 					return err
 				}
 			}
@@ -119,11 +120,11 @@ Policies may depend on the encryption context that -c states.`,
 	}
 	flags := command.Flags()
 	flags.SortFlags = false
-	flags.StringArrayVarP(&o.keys, "key", "k", nil, "a `KEY` to check; may be repeated")
+	flags.StringArrayVarP(&given, "key", "k", nil, "a `KEY` to check; may be repeated")
 	addTargets(command, &to)
 	flags.StringVar(&role, "role", "", "check only what this `ROLE` needs: "+strings.Join(roles, ", "))
-	flags.StringArrayVarP(&o.pairs, "context", "c", nil, "a pair `NAME=VALUE` of the encryption context of the dry runs; may be repeated")
-	flags.DurationVar(&o.timeout, "kms-timeout", defaultTimeout, "how long to wait for each answer of a key service, retries included")
+	flags.StringArrayVarP(&stated, "context", "c", nil, "a pair `NAME=VALUE` of the encryption context of the dry runs; may be repeated")
+	flags.DurationVar(&timeout, "kms-timeout", defaultTimeout, "how long to wait for each answer of a key service, retries included")
 	flags.BoolVar(&asJSON, "json", false, "print JSON")
 	_ = command.RegisterFlagCompletionFunc("role", cobra.FixedCompletions(roles, cobra.ShellCompDirectiveNoFileComp))
 	return command

@@ -7,6 +7,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws/arn"
 	"github.com/spf13/cobra"
@@ -17,7 +18,8 @@ import (
 )
 
 func keysPolicyCommand() *cobra.Command {
-	var o options
+	var given, stated []string
+	var timeout time.Duration
 	var to, principals []string
 	var role string
 	var rsaKeys []string
@@ -57,33 +59,33 @@ KMS is only asked for the ARN of a KEY that is an alias or an ID.`,
 			if err := checkRole(role); err != nil {
 				return err
 			}
-			pairs, err := o.encryptionContext()
+			pairs, err := parsePairs(stated)
 			switch {
 			case err != nil:
 				return err
 			case len(to) > 0 && role != roleRewrapper:
-				return usageError{errors.New("--to is for --role rewrapper")}
+				return usage(errors.New("--to is for --role rewrapper"))
 			}
 			for _, principal := range principals {
 				if !arn.IsARN(principal) {
-					return usageError{fmt.Errorf("--principal %q is not an ARN", principal)}
+					return usage(fmt.Errorf("--principal %q is not an ARN", principal))
 				}
 			}
-			keys, err := parseKeys(o.keys, o.timeout, false)
+			keys, err := parseKeys(given, timeout, false)
 			if err != nil {
 				return err
 			}
 			defer closeAll(keys)
 			var targets []*key
 			if len(to) > 0 {
-				if targets, err = parseKeys(to, o.timeout, false); err != nil {
+				if targets, err = parseKeys(to, timeout, false); err != nil {
 					return err
 				}
 			}
 			defer closeAll(targets)
 			all := append(slices.Clone(keys), targets...)
 			if err := checkPolicyKeys(all, rsaKeys, len(principals) > 0); err != nil {
-				return usageError{err}
+				return usage(err)
 			}
 			var statements []statement
 			for i, k := range all {
@@ -109,7 +111,7 @@ KMS is only asked for the ARN of a KEY that is an alias or an ID.`,
 				statements = merge(statements, allow("Pikokms"+strings.ToUpper(role[:1])+role[1:], needed.actions, []string{needed.keyARN}, of))
 			}
 			if len(pairs) > 0 && len(statements) > 0 && !slices.ContainsFunc(statements, func(s statement) bool { return s.Condition != nil }) {
-				return usageError{errors.New("-c is no use with RSA keys alone: KMS sees no encryption context under an RSA key")}
+				return usage(errors.New("-c is no use with RSA keys alone: KMS sees no encryption context under an RSA key"))
 			}
 			if len(statements) == 0 {
 				return errors.New("no permission is needed: whoever has the public key can encrypt")
@@ -123,13 +125,13 @@ KMS is only asked for the ARN of a KEY that is an alias or an ID.`,
 	flags := command.Flags()
 	flags.SortFlags = false
 	flags.StringVar(&role, "role", "", "the `ROLE`: "+strings.Join(roles, ", "))
-	flags.StringArrayVarP(&o.keys, "key", "k", nil, "a `KEY` of AWS KMS; may be repeated")
+	flags.StringArrayVarP(&given, "key", "k", nil, "a `KEY` of AWS KMS; may be repeated")
 	addTargets(command, &to)
-	flags.StringArrayVarP(&o.pairs, "context", "c", nil, "a pair `NAME=VALUE` that calls must have in their encryption context; may be repeated")
+	flags.StringArrayVarP(&stated, "context", "c", nil, "a pair `NAME=VALUE` that calls must have in their encryption context; may be repeated")
 	flags.StringArrayVar(&principals, "principal", nil, "print a key policy for this user or role, an `ARN`; may be repeated")
 	flags.StringArrayVar(&rsaKeys, "rsa", nil, "all keys, or this `KEY`, are RSA keys; may be repeated")
 	flags.Lookup("rsa").NoOptDefVal = allKeys
-	flags.DurationVar(&o.timeout, "kms-timeout", defaultTimeout, "how long to wait for each answer of a key service, retries included")
+	flags.DurationVar(&timeout, "kms-timeout", defaultTimeout, "how long to wait for each answer of a key service, retries included")
 	_ = command.RegisterFlagCompletionFunc("role", cobra.FixedCompletions(roles, cobra.ShellCompDirectiveNoFileComp))
 	return command
 }

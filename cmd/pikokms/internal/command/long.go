@@ -84,7 +84,7 @@ func (l *longWork) addLong(command *cobra.Command) {
 // use has the KEYs of a flag used for many objects.
 func (l *longWork) use(flag string, keys []*key) error {
 	if l.kmsRate < 0 || math.IsNaN(l.kmsRate) || math.IsInf(l.kmsRate, 0) {
-		return usageError{fmt.Errorf("--kms-rate is %v; give the calls in a second, or 0 for no bound", l.kmsRate)}
+		return usage(fmt.Errorf("--kms-rate is %v; give the calls in a second, or 0 for no bound", l.kmsRate))
 	}
 	if l.limiter == nil && l.kmsRate > 0 {
 		l.limiter = rate.NewLimiter(rate.Limit(l.kmsRate), 1)
@@ -160,7 +160,7 @@ func (l *longWork) openJournal(p *plan, texts []string) (planned bool, err error
 		return false, nil
 	}
 	if slices.ContainsFunc(p.places, (*place).isStandardInput) {
-		return false, usageError{errors.New("--resume is no use for standard input, which is read once")}
+		return false, usage(errors.New("--resume is no use for standard input, which is read once"))
 	}
 	if _, err := resolveOutput(l.resume, true); err != nil {
 		return false, fmt.Errorf("--resume: %w", err)

@@ -102,16 +102,23 @@ func (x *examined) plaintextSize() (int64, bool) {
 }
 
 // examine reads an object's header.
-func examine(ctx context.Context, i item) *examined {
-	x := &examined{name: i.title()}
-	stored, err := i.place.open(ctx, i.key)
+func examine(ctx context.Context, p *place, key string) *examined {
+	x := &examined{name: p.title(key)}
+	stored, err := p.open(ctx, key)
 	if err != nil {
 		x.err = err
 		return x
 	}
 	x.modTime = stored.ModTime()
 	x.look(io.NewSectionReader(stored, 0, stored.Size()))
-	x.lookForS3Client(ctx, i, stored)
+	if x.kind == kindPlain {
+		switch is, err := p.isS3Client(ctx, key, stored); {
+		case err != nil:
+			x.kind, x.err = "", err
+		case is:
+			x.kind = kindS3Client
+		}
+	}
 	if err := stored.Close(); err != nil && x.err == nil {
 		x.kind, x.err = "", err
 	}
@@ -152,7 +159,7 @@ func (e *each) examineAll(ctx context.Context, p *plan, take func(*examined) err
 	stop := new(stopping)
 	err := inOrder(ctx, e.jobs, stop.until(p.all()), func(i item) *examined {
 		x, err := retry(ctx, i, stop, func(ctx context.Context, i item) (*examined, error) {
-			x := examine(ctx, i)
+			x := examine(ctx, i.place, i.key)
 			if x.kind == "" {
 				return x, x.err
 			}

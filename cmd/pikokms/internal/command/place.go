@@ -224,13 +224,13 @@ func parsePlace(text string) (*url.URL, error) {
 	}
 	u, err := parseURL(rest)
 	if err != nil {
-		return nil, usageError{fmt.Errorf("not a URL: %w", err)}
+		return nil, usage(fmt.Errorf("not a URL: %w", err))
 	}
 	if arn != "" {
 		u.Host = arn
 	}
 	if !slices.Contains(schemes, u.Scheme) {
-		return nil, usageError{fmt.Errorf("%q has the unknown scheme %q; known are %s", provider.RedactURL(u.String()), u.Scheme, strings.Join(schemes, ", "))}
+		return nil, usage(fmt.Errorf("%q has the unknown scheme %q; known are %s", provider.RedactURL(u.String()), u.Scheme, strings.Join(schemes, ", ")))
 	}
 	return u, nil
 }
@@ -315,6 +315,35 @@ func (p *place) list(ctx context.Context, prefix string) iter.Seq2[listed, error
 	return func(yield func(listed, error) bool) { yield(one, nil) }
 }
 
+// isOfObjects tells whether a place is a folder or is in a bucket.
+func (p *place) isOfObjects() bool { return p.objects != nil }
+
+// stat returns what a listing of a folder or a bucket says of an object.
+func (p *place) stat(ctx context.Context, key string) (listed, error) {
+	return p.objects.stat(ctx, key)
+}
+
+// put stores an object in a bucket, as bucket.put does.
+func (p *place) put(ctx context.Context, key string, from *source, content io.Reader, replace bool) error {
+	return p.objects.(bucket).put(ctx, key, from.opened, content, replace)
+}
+
+// putFile stores a file in a folder, as pikokms.Folder's PutFunc does.
+func (p *place) putFile(ctx context.Context, key string, content io.Reader, decide func(old fs.FileInfo, file *os.File) error) error {
+	return p.objects.(*folderObjects).PutFunc(ctx, key, content, decide)
+}
+
+// isPaged tells whether a page of a folder of the place can be asked for.
+func (p *place) isPaged() bool {
+	_, ok := p.objects.(paged)
+	return ok
+}
+
+// page returns a page of what is directly below a folder, as paged.page does.
+func (p *place) page(ctx context.Context, folder string, token []byte, n int) (keys []listed, next []byte, err error) {
+	return p.objects.(paged).page(ctx, folder, token, n)
+}
+
 // open opens an object for random access.
 func (p *place) open(ctx context.Context, key string) (pikokms.StoredObject, error) {
 	switch {
@@ -354,8 +383,8 @@ func (f *openFile) ModTime() time.Time { return f.info.ModTime() }
 type source struct {
 	*bufio.Reader
 	*opened
-	close func() error
-	read  counter
+	close   func() error
+	counted counter
 }
 
 // peeked is how much of an object can be looked at before it is read.
@@ -376,8 +405,8 @@ func (p *place) read(ctx context.Context, key string) (_ *source, err error) {
 		return nil, ofStorage(err)
 	}
 	s.close = sync.OnceValue(s.opened.Close)
-	s.read.r = &download{content: s.opened, size: s.size, isRemote: p.isBucket()}
-	s.Reader = bufio.NewReaderSize(&s.read, peeked)
+	s.counted.r = &download{content: s.opened, size: s.size, isRemote: p.isBucket()}
+	s.Reader = bufio.NewReaderSize(&s.counted, peeked)
 	return s, nil
 }
 
@@ -400,7 +429,7 @@ func (i item) read(ctx context.Context) (*source, error) {
 	if err != nil {
 		return nil, err
 	}
-	s.read.tell = i.tell
+	s.counted.tell = i.tell
 	if err := s.refuseS3Client(ctx); err != nil {
 		return nil, errors.Join(err, s.Close())
 	}

@@ -119,29 +119,22 @@ func (s *source) refuseS3Client(ctx context.Context) error {
 	return nil
 }
 
-// lookForS3Client corrects the kind of an object in S3 that seems to be plain.
-func (x *examined) lookForS3Client(ctx context.Context, i item, open pikokms.StoredObject) {
-	b, ok := i.place.objects.(*s3Objects)
-	if !ok || x.kind != kindPlain {
-		return
+// isS3Client tells whether the S3 Encryption Client wrote an object that is open and does not begin
+// as one of pikokms.
+func (p *place) isS3Client(ctx context.Context, key string, open pikokms.StoredObject) (bool, error) {
+	b, ok := p.objects.(*s3Objects)
+	if !ok {
+		return false, nil
 	}
-	client, ok := open.(interface{ S3EncryptionClient() bool })
-	is := ok && client.S3EncryptionClient()
-	if !is {
-		var start []byte
-		if strings.HasSuffix(i.key, instructionSuffix) {
-			start = make([]byte, min(open.Size(), maxInstruction))
-			if _, err := open.ReadAt(start, 0); err != nil && err != io.EOF {
-				x.kind, x.err = "", err
-				return
-			}
-		}
-		var err error
-		if is, err = b.isS3Client(ctx, i.key, start); err != nil {
-			x.kind, x.err = "", err
+	if client, ok := open.(interface{ S3EncryptionClient() bool }); ok && client.S3EncryptionClient() {
+		return true, nil
+	}
+	var start []byte
+	if strings.HasSuffix(key, instructionSuffix) {
+		start = make([]byte, min(open.Size(), maxInstruction))
+		if _, err := open.ReadAt(start, 0); err != nil && err != io.EOF {
+			return false, err
 		}
 	}
-	if is {
-		x.kind = kindS3Client
-	}
+	return b.isS3Client(ctx, key, start)
 }

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/aws/arn"
@@ -42,19 +43,19 @@ var s3Parameters = []string{
 func s3Client(ctx context.Context, u *url.URL) (*s3.Client, []s3storage.Option, error) {
 	query, err := url.ParseQuery(u.RawQuery)
 	if err != nil {
-		return nil, nil, usageError{fmt.Errorf("the parameters of the URL: %w", err)}
+		return nil, nil, usage(fmt.Errorf("the parameters of the URL: %w", err))
 	}
 	if u.Host == "" {
-		return nil, nil, usageError{errors.New("the URL names no bucket")}
+		return nil, nil, usage(errors.New("the URL names no bucket"))
 	}
 	for name := range query {
 		if !slices.Contains(s3Parameters, name) {
-			return nil, nil, usageError{fmt.Errorf("s3:// has no parameter %q; known are %s", name, strings.Join(s3Parameters, ", "))}
+			return nil, nil, usage(fmt.Errorf("s3:// has no parameter %q; known are %s", name, strings.Join(s3Parameters, ", ")))
 		}
 	}
 	var set s3Settings
 	if err := set.parse(query); err != nil {
-		return nil, nil, usageError{err}
+		return nil, nil, usage(err)
 	}
 	loaded, err := set.load(ctx, u.Host)
 	if err != nil {
@@ -66,7 +67,7 @@ func s3Client(ctx context.Context, u *url.URL) (*s3.Client, []s3storage.Option, 
 	case "requester":
 		options = append(options, s3storage.WithRequesterPays())
 	default:
-		return nil, nil, usageError{fmt.Errorf("request_payer is %q; only requester is known", payer)}
+		return nil, nil, usage(fmt.Errorf("request_payer is %q; only requester is known", payer))
 	}
 	return s3.NewFromConfig(loaded, set.apply, bePatient), options, nil
 }
@@ -178,7 +179,7 @@ func (set *s3Settings) load(ctx context.Context, bucket string) (aws.Config, err
 		return loaded, err
 	}
 	if loaded.Region == "" {
-		return loaded, usageError{errors.New("no Region is configured; give the bucket's as ?region=, or set AWS_REGION or the profile's region")}
+		return loaded, usage(errors.New("no Region is configured; give the bucket's as ?region=, or set AWS_REGION or the profile's region"))
 	}
 	if role := set.text["role"]; role != "" {
 		loaded.Credentials = aws.NewCredentialsCache(stscreds.NewAssumeRoleProvider(sts.NewFromConfig(loaded), role))
@@ -189,9 +190,12 @@ func (set *s3Settings) load(ctx context.Context, bucket string) (aws.Config, err
 	return loaded, checkCredentials(ctx, loaded.Credentials)
 }
 
+// credentialsTime is how long the source of credentials may take.
+const credentialsTime = 10 * time.Second
+
 // checkCredentials asks for credentials, so that there is one error if there are none.
 func checkCredentials(ctx context.Context, credentials aws.CredentialsProvider) error {
-	bounded, cancel := context.WithTimeout(ctx, defaultTimeout)
+	bounded, cancel := context.WithTimeout(ctx, credentialsTime)
 	defer cancel()
 	_, err := credentials.Retrieve(bounded)
 	switch {

@@ -63,7 +63,7 @@ var errPlacedBefore = errors.New("it was written since this job began, maybe for
 func (t *target) putFile(ctx context.Context, to, from item, content io.Reader) error {
 	var made any
 	var refused error
-	err := to.place.objects.(*folderObjects).PutFunc(ctx, to.key, content, func(old fs.FileInfo, file *os.File) error {
+	err := to.place.putFile(ctx, to.key, content, func(old fs.FileInfo, file *os.File) error {
 		if old != nil {
 			refused = t.placed.check(identity(old), from)
 			switch {

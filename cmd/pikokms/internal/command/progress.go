@@ -1,6 +1,7 @@
 package command
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -87,7 +88,7 @@ func newBar(what string, numbers int, total int64) *bar {
 	}
 	b := &bar{layout: layoutFor(columns, len(what), numbers, total > 0), what: what}
 	options := []progressbar.Option{
-		progressbar.OptionSetDescription(b.describe("")),
+		progressbar.OptionSetDescription(b.description("")),
 		progressbar.OptionSetWriter(os.Stderr),
 		progressbar.OptionShowBytes(b.counts),
 		progressbar.OptionUseIECUnits(true),
@@ -105,11 +106,17 @@ func newBar(what string, numbers int, total int64) *bar {
 	return b
 }
 
-func (b *bar) describe(numbers string) string {
+func (b *bar) description(numbers string) string {
 	if b.word {
 		return strings.TrimSpace(b.what + " " + numbers)
 	}
 	return numbers
+}
+
+// draw draws the bar with numbers in its description, at n bytes.
+func (b *bar) draw(numbers string, n int64) {
+	b.Describe(b.description(numbers))
+	_ = b.Set64(n)
 }
 
 // isWatched tells whether standard error is a terminal on which progress may be drawn, for it has
@@ -119,9 +126,9 @@ func isWatched() bool { return isTextLog() && !quiet.Load() && term.IsTerminal(i
 // showProgress draws a progress bar on standard error if that is a terminal and the work lasts more
 // than half a second. The total is in bytes, or -1 if it is unknown. The bar goes when done is
 // called.
-func showProgress(what string, work *counter, total int64) (done func()) {
+func showProgress(what string, read func() int64, total int64) (done func()) {
 	bar := newBar(what, 0, total)
-	l := showLine(nil, func() { _ = bar.Set64(work.n.Load()) }, func() { _ = bar.Clear() })
+	l := showLine(nil, func() { _ = bar.Set64(read()) }, func() { _ = bar.Clear() })
 	return l.close
 }
 
@@ -164,9 +171,8 @@ func (m *monitor) start() {
 	bar := newBar(m.word, len(m.progress(m.plan.total())), m.left)
 	m.shown = showLine(m.text, func() {
 		sum := m.sum()
-		bar.Describe(bar.describe(m.progress(sum.objects())))
 		// A bar that reaches its end is over, and an object may have grown since it was listed.
-		_ = bar.Set64(min(m.read.Load(), max(m.left-1, 0)))
+		bar.draw(m.progress(sum.objects()), min(m.read.Load(), max(m.left-1, 0)))
 	}, func() { _ = bar.Clear() })
 }
 
@@ -288,3 +294,14 @@ type toldError struct {
 
 // Unwrap returns the error.
 func (t *toldError) Unwrap() error { return t.error }
+
+// withFields returns an error with what programs are told beside it.
+func withFields(err error, fields []any) error { return &toldError{err, fields} }
+
+// fieldsOf returns what programs are told beside an error.
+func fieldsOf(err error) []any {
+	if t, ok := errors.AsType[*toldError](err); ok {
+		return t.fields
+	}
+	return nil
+}

@@ -24,14 +24,14 @@ func (t *target) recognise(ctx context.Context, j job, i, to item) error {
 	if t.place == nil || i.since.IsZero() {
 		return nil // in place, judge tells
 	}
-	stored := examine(ctx, to)
+	stored := examine(ctx, to.place, to.key)
 	if stored.kind == "" && errors.Is(stored.err, fs.ErrNotExist) {
 		return nil
 	}
 	if stored.err != nil || !isSince(stored.modTime, i) {
 		return nil // what is to be said of it, put says
 	}
-	from := examine(ctx, i)
+	from := examine(ctx, i.place, i.key)
 	changed := from.modTime
 	if stored.modTime.Nanosecond() == 0 { // buckets have times in whole seconds
 		changed = changed.Truncate(time.Second)

@@ -47,7 +47,7 @@ Piko's old format stays compressed, and nothing then says so.`,
 		DisableFlagsInUseLine: true,
 		RunE: func(command *cobra.Command, arguments []string) error {
 			ctx := command.Context()
-			if err := b.check(&o); err != nil {
+			if err := b.check(o.out, o.replace, o.encode || o.decode); err != nil {
 				return err
 			}
 			skipPlain, err := parsePlain(b.plain)
@@ -55,7 +55,7 @@ Piko's old format stays compressed, and nothing then says so.`,
 				return err
 			}
 			if len(to) == 0 {
-				return usageError{errors.New("no key to move to; name one with --to KEY")}
+				return usage(errors.New("no key to move to; name one with --to KEY"))
 			}
 			r, err := o.reading()
 			if err != nil {
@@ -74,11 +74,11 @@ Piko's old format stays compressed, and nothing then says so.`,
 				return err
 			}
 			defer closeAll(m.keys)
-			return b.run(ctx, &o, arguments, job{
+			return b.run(ctx, o.out, o.replace, arguments, job{
 				done:   "rewrapped",
 				rename: func(key string) (string, error) { return key, nil },
 				judge: func(ctx context.Context, _ item, s *source) error {
-					if err := s.refusePlain(skipPlain); err != nil || !b.inPlace {
+					if err := refusePlain(s, skipPlain); err != nil || !b.inPlace {
 						return err
 					}
 					return m.judge(ctx, s)
@@ -118,7 +118,7 @@ func (o *options) moving(ctx context.Context, r *reading, to []string, use func(
 		return nil, err
 	}
 	if len(keys) > header.DefaultMaxEncryptedDataKeys {
-		return nil, usageError{fmt.Errorf("%d keys; a message has at most %d", len(keys), header.DefaultMaxEncryptedDataKeys)}
+		return nil, usage(fmt.Errorf("%d keys; a message has at most %d", len(keys), header.DefaultMaxEncryptedDataKeys))
 	}
 	if err := use("--to", keys); err != nil {
 		return nil, err
@@ -130,7 +130,7 @@ func (o *options) moving(ctx context.Context, r *reading, to []string, use func(
 	policy, err := message.ParseCommitmentPolicy(o.policy)
 	if err != nil {
 		closeAll(keys)
-		return nil, usageError{fmt.Errorf("--commitment-policy: %w", err)}
+		return nil, usage(fmt.Errorf("--commitment-policy: %w", err))
 	}
 	m := &moving{reading: r, keys: keys, names: o.names, samples: make(map[string]*header.Header)}
 	m.encrypter = message.Encrypter{CommitmentPolicy: policy, Keyring: keys[0]}

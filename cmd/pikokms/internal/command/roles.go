@@ -20,7 +20,7 @@ var roles = []string{roleReader, roleWriter, roleRewrapper}
 
 func checkRole(role string) error {
 	if !slices.Contains(roles, role) {
-		return usageError{fmt.Errorf("--role %q; known are %s", role, strings.Join(roles, ", "))}
+		return usage(fmt.Errorf("--role %q; known are %s", role, strings.Join(roles, ", ")))
 	}
 	return nil
 }

@@ -82,9 +82,10 @@ the whole object. What is not encrypted is listed, and not shown.`,
 			}
 			defer p.Close()
 			if p.isStandardInput() {
-				return usageError{errors.New("standard input cannot be served; name a file, a folder or a bucket")}
+				return usage(errors.New("standard input cannot be served; name a file, a folder or a bucket"))
 			}
-			return s.run(ctx, &view{place: p, reading: r, limits: o.limits, suffix: s.suffix})
+			endsByItself.Store(true)
+			return s.run(ctx, &view{place: p, registry: r.registry, pairs: r.pairs, limits: o.limits, suffix: s.suffix})
 		},
 	}
 	o.addKeys(command, keyToDecrypt, pairToDecrypt)
@@ -100,7 +101,6 @@ the whole object. What is not encrypted is listed, and not shown.`,
 
 // run serves a view until ctx ends.
 func (s *serving) run(ctx context.Context, v *view) error {
-	endsByItself.Store(true)
 	listener, err := s.listen(ctx)
 	if err != nil {
 		return err
@@ -133,7 +133,7 @@ func (s *serving) run(ctx context.Context, v *view) error {
 func (s *serving) listen(ctx context.Context) (net.Listener, error) {
 	host, _, err := net.SplitHostPort(s.address)
 	if err != nil {
-		return nil, usageError{fmt.Errorf("--address %q is not HOST:PORT: %w", s.address, err)}
+		return nil, usage(fmt.Errorf("--address %q is not HOST:PORT: %w", s.address, err))
 	}
 	var config net.ListenConfig
 	listener, err := config.Listen(ctx, "tcp", s.address)
@@ -146,7 +146,7 @@ func (s *serving) listen(ctx context.Context) (net.Listener, error) {
 		if host == "" {
 			err = fmt.Errorf("--address %q is every address of this computer; name one, such as %s, or --allow-remote lets other computers reach it", s.address, defaultAddress)
 		}
-		return nil, usageError{errors.Join(err, listener.Close())}
+		return nil, usage(errors.Join(err, listener.Close()))
 	}
 	return listener, nil
 }

@@ -262,8 +262,8 @@ func (v *view) entries(ctx context.Context, key string) (entries iter.Seq2[entry
 	if !v.place.isMany() {
 		return func(yield func(entry, error) bool) { yield(entry{key: v.onlyName()}, nil) }, true, nil
 	}
-	if bucket, ok := v.place.objects.(paged); ok {
-		return v.pages(ctx, bucket, key), false, nil
+	if v.place.isPaged() {
+		return v.pages(ctx, key), false, nil
 	}
 	found := make(map[entry]bool)
 	for object, err := range v.place.list(ctx, key) {
@@ -310,11 +310,11 @@ type paged interface {
 const bucketPage = 1000
 
 // pages yields what a folder of a bucket shows. It asks for no more pages than are read.
-func (v *view) pages(ctx context.Context, bucket paged, key string) iter.Seq2[entry, error] {
+func (v *view) pages(ctx context.Context, key string) iter.Seq2[entry, error] {
 	return func(yield func(entry, error) bool) {
 		previous := entry{}
 		for token, begun := []byte(nil), false; !begun || len(token) > 0; begun = true {
-			objects, next, err := bucket.page(ctx, key, token, bucketPage)
+			objects, next, err := v.place.page(ctx, key, token, bucketPage)
 			if err != nil {
 				yield(entry{}, ofStorage(err))
 				return

@@ -25,10 +25,11 @@ import (
 // view answers requests for a place. The path of a URL is an object's key, or a folder's if it ends
 // in a slash.
 type view struct {
-	place   *place
-	reading *reading
-	limits  header.Limits
-	suffix  string // of the keys of objects, which their URLs do not have
+	place    *place
+	registry *pikokms.Registry
+	pairs    map[string]string
+	limits   header.Limits
+	suffix   string // of the keys of objects, which their URLs do not have
 }
 
 // errPlain means that an object is not encrypted.
@@ -180,7 +181,7 @@ func (v *view) object(w http.ResponseWriter, r *http.Request, key string) error 
 	isWhole := h.Suite.Signed() || h.ContentType != header.Framed
 	var content pikokms.SizedReaderAt
 	if !isWhole {
-		content, err = v.reading.registry.Open(ctx, stored, v.reading.pairs)
+		content, err = v.registry.Open(ctx, stored, v.pairs)
 		if isWhole = errors.Is(err, pikokms.ErrNotSeekable); err != nil && !isWhole {
 			return err
 		}
@@ -234,7 +235,7 @@ func (v *view) whole(w http.ResponseWriter, r *http.Request, key string, describ
 		return err
 	}
 	defer func() { err = errors.Join(err, s.Close()) }()
-	content, err := v.reading.registry.Reverse(ctx, s, v.reading.pairs)
+	content, err := v.registry.Reverse(ctx, s, v.pairs)
 	if err != nil {
 		return err
 	}

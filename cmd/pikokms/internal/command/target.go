@@ -33,13 +33,13 @@ func openTarget(ctx context.Context, out string, several bool) (*place, error) {
 	if strings.Contains(out, "://") {
 		p, err := openBucket(ctx, out)
 		if err == nil && several && !p.isMany() {
-			return nil, usageError{errors.Join(fmt.Errorf("-o %s names one object; end it in a slash to have several below it", p.name), p.Close())}
+			return nil, usage(errors.Join(fmt.Errorf("-o %s names one object; end it in a slash to have several below it", p.name), p.Close()))
 		}
 		return p, err
 	}
 	info, err := os.Stat(out)
 	if several && err == nil && !info.IsDir() {
-		return nil, usageError{fmt.Errorf("-o %s is a file; name a folder to have several below it", out)}
+		return nil, usage(fmt.Errorf("-o %s is a file; name a folder to have several below it", out))
 	}
 	if several || err == nil && info.IsDir() || os.IsPathSeparator(out[len(out)-1]) {
 		return openFolder(out)
@@ -61,7 +61,7 @@ func (t *target) of(i item) (to item, err error) {
 		key = filepath.Base(i.place.path)
 	case !i.place.isMany():
 		if key = path.Base(i.key); i.key == "" {
-			return to, usageError{errors.New("standard input has no name; -o names an object")}
+			return to, usage(errors.New("standard input has no name; -o names an object"))
 		}
 	case t.several:
 		key = i.place.base() + "/" + key
@@ -77,9 +77,9 @@ func (t *target) checkFree(ctx context.Context, to, from item) error {
 		return nil
 	}
 	var err error
-	if to.place.objects != nil {
+	if to.place.isOfObjects() {
 		var found listed
-		if found, err = to.place.objects.stat(ctx, to.key); err == nil && found.info != nil && !to.place.isBucket() {
+		if found, err = to.place.stat(ctx, to.key); err == nil && found.info != nil && !to.place.isBucket() {
 			if err := t.placed.check(identity(found.info), from); err != nil {
 				return fmt.Errorf("%s: %w", to.title(), err)
 			}
@@ -101,7 +101,7 @@ func (t *target) checkFree(ctx context.Context, to, from item) error {
 func (t *target) put(ctx context.Context, to, from item, s *source, content io.Reader) error {
 	inPlace := t.place == nil
 	switch {
-	case to.place.objects != nil && inPlace:
+	case to.place.isOfObjects() && inPlace:
 		if runtime.GOOS == "windows" { // where a file that is open can't be replaced
 			content = &closingAtEOF{content, s}
 		}
@@ -111,12 +111,12 @@ func (t *target) put(ctx context.Context, to, from item, s *source, content io.R
 			return fmt.Errorf("%s: %w", to.title(), err)
 		}
 		t.placed.note(to.key, from)
-		err := to.place.objects.(bucket).put(ctx, to.key, s.opened, content, t.replace)
+		err := to.place.put(ctx, to.key, s, content, t.replace)
 		if errors.Is(err, fs.ErrExist) {
 			err = errExists(to.title())
 		}
 		return ofUpload(err)
-	case to.place.objects != nil:
+	case to.place.isOfObjects():
 		if err := t.checkFree(ctx, to, from); err != nil {
 			return err
 		}

@@ -87,7 +87,7 @@ func traceObject(ctx context.Context, index int64, name string, size int64) (of 
 	of, span := tracer().Start(ctx, "object", trace.WithAttributes(attributes...))
 	return of, func(result string, err error) {
 		if err != nil {
-			result = resultFailed
+			result = "failed"
 		}
 		span.SetAttributes(attribute.String("pikokms.result", result))
 		setFailure(span, err)

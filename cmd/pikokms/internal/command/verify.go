@@ -57,7 +57,7 @@ standard input.`,
 					return 0, err
 				}
 				defer func() { err = errors.Join(err, s.Close()) }()
-				if err := s.refusePlain(skipPlain); err != nil {
+				if err := refusePlain(s, skipPlain); err != nil {
 					return 0, err
 				}
 				content, err := r.registry.Reverse(ctx, s, r.pairs)
@@ -84,13 +84,13 @@ func addPlain(command *cobra.Command, plain *string) {
 
 func parsePlain(plain string) (skip bool, err error) {
 	if plain != "refuse" && plain != "skip" {
-		return false, usageError{fmt.Errorf("--plain %q; known are refuse, skip", plain)}
+		return false, usage(fmt.Errorf("--plain %q; known are refuse, skip", plain))
 	}
 	return plain == "skip", nil
 }
 
 // refusePlain returns an error for an object that does not begin as an encrypted one.
-func (s *source) refusePlain(skip bool) error {
+func refusePlain(s *source, skip bool) error {
 	start, err := s.start()
 	switch {
 	case err != nil:
