@@ -104,7 +104,7 @@ func (j *branchKeyJob) run(ctx context.Context, store *branchkey.Store, ids []st
 	}
 }
 
-func (j *branchKeyJob) each(ctx context.Context, ids []string, n *tally, work func(id string) error) error {
+func (j *branchKeyJob) each(ctx context.Context, ids []string, n *tally, do func(id string) error) error {
 	type result struct {
 		id  string
 		err error
@@ -114,7 +114,7 @@ func (j *branchKeyJob) each(ctx context.Context, ids []string, n *tally, work fu
 		if ctx.Err() != nil {
 			return result{id, ctx.Err()}
 		}
-		return result{id, work(id)}
+		return result{id, do(id)}
 	}, func(r result) error {
 		if r.err == nil {
 			n.keys.Add(1)

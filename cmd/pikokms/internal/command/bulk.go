@@ -254,16 +254,16 @@ func encryptEach(ctx context.Context, b *bulk, o *options, arguments []string, e
 	if err := b.check(o.out, o.replace, o.encode || o.decode); err != nil {
 		return err
 	}
-	keys, err := o.check(true)
+	ks, err := o.check(true)
 	if err != nil {
 		return err
 	}
-	defer closeAll(keys)
-	if err := b.use("-k", keys); err != nil {
+	defer closeAll(ks)
+	if err := b.use("-k", ks); err != nil {
 		return err
 	}
 	b.goesOn = b.inPlace
-	registry, err := o.registry(true, keys, encrypter)
+	registry, err := o.registry(true, ks, encrypter)
 	if err != nil {
 		return err
 	}
@@ -275,7 +275,7 @@ func encryptEach(ctx context.Context, b *bulk, o *options, arguments []string, e
 	if b.dryRun {
 		open = openHere
 	}
-	if err := open(ctx, keys); err != nil {
+	if err := open(ctx, ks); err != nil {
 		return err
 	}
 	transform := func(ctx context.Context, source io.Reader) (io.Reader, error) {

@@ -41,11 +41,11 @@ type options struct {
 const defaultTimeout = 10 * time.Second
 
 // addKeys adds the flags of keys.
-func (o *options) addKeys(command *cobra.Command, keys, pairs string) {
+func (o *options) addKeys(command *cobra.Command, ofKeys, ofPairs string) {
 	flags := command.Flags()
 	flags.SortFlags = false
-	flags.StringArrayVarP(&o.keys, "key", "k", nil, keys)
-	flags.StringArrayVarP(&o.pairs, "context", "c", nil, pairs)
+	flags.StringArrayVarP(&o.keys, "key", "k", nil, ofKeys)
+	flags.StringArrayVarP(&o.pairs, "context", "c", nil, ofPairs)
 	var policies []string
 	for p := message.RequireEncryptRequireDecrypt; p <= message.ForbidEncryptAllowDecrypt; p++ {
 		policies = append(policies, p.String())
@@ -260,7 +260,7 @@ func runStream(o *options, command *cobra.Command, arguments []string, encrypter
 	}
 	ctx, end := traceObject(command.Context(), 0, name, -1)
 	defer func() { end(command.Name()+"ed", err) }()
-	keys, err := o.check(encrypting)
+	ks, err := o.check(encrypting)
 	if err != nil {
 		return err
 	}
@@ -285,15 +285,15 @@ func runStream(o *options, command *cobra.Command, arguments []string, encrypter
 		if o.remote != nil {
 			_ = o.remote.Close()
 		}
-		closeAll(keys)
+		closeAll(ks)
 	}()
 	o.single = true
 	if encrypting {
-		if err := openAll(ctx, keys); err != nil {
+		if err := openAll(ctx, ks); err != nil {
 			return err
 		}
 	}
-	registry, err := o.registry(encrypting, keys, encrypter)
+	registry, err := o.registry(encrypting, ks, encrypter)
 	if err != nil {
 		return err
 	}
@@ -339,29 +339,29 @@ func (o *options) check(encrypting bool) ([]*key, error) {
 	if o.timeout <= 0 {
 		return nil, usage(fmt.Errorf("--kms-timeout is %v; give a time such as 10s", o.timeout))
 	}
-	keys, err := parseKeys(o.keys, o.timeout, encrypting)
+	ks, err := parseKeys(o.keys, o.timeout, encrypting)
 	if err != nil {
 		return nil, err
 	}
-	if encrypting && len(keys) > header.DefaultMaxEncryptedDataKeys {
-		return nil, usage(fmt.Errorf("%d keys; a message has at most %d", len(keys), header.DefaultMaxEncryptedDataKeys))
+	if encrypting && len(ks) > header.DefaultMaxEncryptedDataKeys {
+		return nil, usage(fmt.Errorf("%d keys; a message has at most %d", len(ks), header.DefaultMaxEncryptedDataKeys))
 	}
-	return keys, nil
+	return ks, nil
 }
 
 // registry returns a registry of all transformers, with one that encrypts and decrypts under keys.
-func (o *options) registry(encrypting bool, keys []*key, encrypter message.Encrypter) (*pikokms.Registry, error) {
+func (o *options) registry(encrypting bool, ks []*key, encrypter message.Encrypter) (*pikokms.Registry, error) {
 	policy, err := message.ParseCommitmentPolicy(o.policy)
 	if err != nil {
 		return nil, usage(fmt.Errorf("--commitment-policy: %w", err))
 	}
-	encrypter.CommitmentPolicy, encrypter.Keyring = policy, keys[0]
-	for _, k := range keys[1:] {
+	encrypter.CommitmentPolicy, encrypter.Keyring = policy, ks[0]
+	for _, k := range ks[1:] {
 		encrypter.Recipients = append(encrypter.Recipients, k)
 	}
-	decrypter := message.Decrypter{Keyrings: keyringsOf(keys), CommitmentPolicy: policy, AllowPikoV2: o.pikoV2, Limits: o.limits}
+	decrypter := message.Decrypter{Keyrings: keyringsOf(ks), CommitmentPolicy: policy, AllowPikoV2: o.pikoV2, Limits: o.limits}
 	// A stream of Piko's has one data key, so there is nothing to ask several keys about.
-	if here, remote := forDecryption(keys); len(remote) > 1 && o.single && !o.pikoV2 {
+	if here, remote := forDecryption(ks); len(remote) > 1 && o.single && !o.pikoV2 {
 		o.remote = newRemoteKeys(remote, o.limits)
 		decrypter.Keyrings, decrypter.Accept = append(keyringsOf(here), o.remote), o.remote.accept
 	}

@@ -43,9 +43,9 @@ func FuzzArguments(f *testing.F) {
 			}
 			switch flag.Name {
 			case "key", "to":
-				keys, err := parseKeys(values.GetSlice(), time.Second, true)
-				require.Equal(t, err == nil, len(keys) > 0)
-				for _, k := range keys {
+				ks, err := parseKeys(values.GetSlice(), time.Second, true)
+				require.Equal(t, err == nil, len(ks) > 0)
+				for _, k := range ks {
 					require.Contains(t, []string{"awskms", "awskms-discovery", "local"}, k.scheme)
 				}
 			case "context":

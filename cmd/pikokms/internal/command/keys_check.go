@@ -85,11 +85,11 @@ Policies may depend on the encryption context that -c states.`,
 			if err != nil {
 				return err
 			}
-			keys, err := parseKeys(given, timeout, false)
+			ks, err := parseKeys(given, timeout, false)
 			if err != nil {
 				return err
 			}
-			defer closeAll(keys)
+			defer closeAll(ks)
 			var targets []*key
 			if len(to) > 0 {
 				if targets, err = parseKeys(to, timeout, false); err != nil {
@@ -99,8 +99,8 @@ Policies may depend on the encryption context that -c states.`,
 			defer closeAll(targets)
 			var checked []*checkedKey
 			unusable := 0
-			for i, k := range append(slices.Clone(keys), targets...) {
-				c := checkKey(command.Context(), k, pairs, actionsOf(role, i >= len(keys), len(keys), len(targets)))
+			for i, k := range append(slices.Clone(ks), targets...) {
+				c := checkKey(command.Context(), k, pairs, actionsOf(role, i >= len(ks), len(ks), len(targets)))
 				if command.Context().Err() != nil {
 					return command.Context().Err()
 				}

@@ -71,11 +71,11 @@ KMS is only asked for the ARN of a KEY that is an alias or an ID.`,
 					return usage(fmt.Errorf("--principal %q is not an ARN", principal))
 				}
 			}
-			keys, err := parseKeys(given, timeout, false)
+			ks, err := parseKeys(given, timeout, false)
 			if err != nil {
 				return err
 			}
-			defer closeAll(keys)
+			defer closeAll(ks)
 			var targets []*key
 			if len(to) > 0 {
 				if targets, err = parseKeys(to, timeout, false); err != nil {
@@ -83,7 +83,7 @@ KMS is only asked for the ARN of a KEY that is an alias or an ID.`,
 				}
 			}
 			defer closeAll(targets)
-			all := append(slices.Clone(keys), targets...)
+			all := append(slices.Clone(ks), targets...)
 			if err := checkPolicyKeys(all, rsaKeys, len(principals) > 0); err != nil {
 				return usage(err)
 			}
@@ -92,7 +92,7 @@ KMS is only asked for the ARN of a KEY that is an alias or an ID.`,
 				if k.scheme != awskms.Scheme {
 					continue // It is only used together with the others.
 				}
-				actions := actionsOf(role, i >= len(keys), len(keys), len(targets))
+				actions := actionsOf(role, i >= len(ks), len(ks), len(targets))
 				if len(actions) == 0 {
 					continue
 				}
@@ -140,9 +140,9 @@ KMS is only asked for the ARN of a KEY that is an alias or an ID.`,
 const allKeys = "all"
 
 // checkPolicyKeys checks that there is a policy about keys.
-func checkPolicyKeys(keys []*key, rsaKeys []string, ofOne bool) error {
+func checkPolicyKeys(ks []*key, rsaKeys []string, ofOne bool) error {
 	ofKMS := 0
-	for _, k := range keys {
+	for _, k := range ks {
 		switch {
 		case k.scheme == branchkey.Scheme && !k.inFile:
 			return fmt.Errorf("%s is a branch key: its policy is about a table, too, and is written by hand; docs/KEYS.md has one", k.text)
@@ -153,13 +153,13 @@ func checkPolicyKeys(keys []*key, rsaKeys []string, ofOne bool) error {
 		}
 	}
 	for _, named := range rsaKeys {
-		if named != allKeys && named != "true" && !slices.ContainsFunc(keys, func(k *key) bool { return k.given == named }) {
+		if named != allKeys && named != "true" && !slices.ContainsFunc(ks, func(k *key) bool { return k.given == named }) {
 			return fmt.Errorf("--rsa=%s is none of the KEYs; write it as there", named)
 		}
 	}
 	switch {
-	case ofKMS == 0 && len(keys) == 1:
-		return fmt.Errorf("%s is no key of AWS KMS, so no policy is about it", keys[0].text)
+	case ofKMS == 0 && len(ks) == 1:
+		return fmt.Errorf("%s is no key of AWS KMS, so no policy is about it", ks[0].text)
 	case ofKMS == 0:
 		return errors.New("none of the KEYs is one of AWS KMS, so no policy is about them")
 	case ofOne && ofKMS > 1:

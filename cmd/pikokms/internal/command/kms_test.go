@@ -154,19 +154,19 @@ func TestTwoOfThreeKeysNeverAnswer(t *testing.T) {
 	t.Setenv("AWS_SECRET_ACCESS_KEY", "test")
 	server := kmstest.NewServer(t)
 	var keyrings []provider.Keyring
-	var keys []string
+	var ks []string
 	for range 3 {
 		key := server.CreateKey(kmstest.Key{})
 		p, err := awskms.NewProvider(t.Context(), awskms.Config{KeyID: key.ARN, Region: key.Region, Endpoint: server.URL})
 		require.NoError(t, err)
-		keyrings, keys = append(keyrings, p), append(keys, key.ARN)
+		keyrings, ks = append(keyrings, p), append(ks, key.ARN)
 	}
 	encrypter := message.Encrypter{Keyring: keyrings[0], Recipients: keyrings[1:]}
 	encrypted, err := encrypter.Encrypt(t.Context(), []byte("hello\n"), nil)
 	require.NoError(t, err)
 	in := filepath.Join(t.TempDir(), "enc")
 	require.NoError(t, os.WriteFile(in, encrypted, 0o600))
-	for _, key := range keys[:2] {
+	for _, key := range ks[:2] {
 		server.Inject(kmstest.Fault{Key: key, Do: kmstest.Stall()})
 	}
 	for name, second := range map[string]string{"both stall": server.URL, "one refuses": closedPort(t)} {
@@ -174,7 +174,7 @@ func TestTwoOfThreeKeysNeverAnswer(t *testing.T) {
 			t.Parallel()
 			arguments := []string{"decrypt"}
 			for i, endpoint := range []string{server.URL, second, server.URL} {
-				arguments = append(arguments, "-k", "awskms:///"+keys[i]+"?endpoint="+endpoint)
+				arguments = append(arguments, "-k", "awskms:///"+ks[i]+"?endpoint="+endpoint)
 			}
 			stdout, stderr, took, err := execute(t, append(arguments, in)...)
 			require.NoError(t, err, stderr)

@@ -290,12 +290,12 @@ func (e *each) newcomers(ctx context.Context, p *plan) error {
 		place int
 		key   string
 	}
-	seed, known, places := maphash.MakeSeed(), make([]uint64, 0, p.objects), make(map[*place]int)
+	seed, known, numbers := maphash.MakeSeed(), make([]uint64, 0, p.objects), make(map[*place]int)
 	for i, at := range p.places {
-		places[at] = i
+		numbers[at] = i
 	}
 	for i := range p.everything() {
-		known = append(known, maphash.Comparable(seed, name{places[i.place], i.key}))
+		known = append(known, maphash.Comparable(seed, name{numbers[i.place], i.key}))
 	}
 	slices.Sort(known)
 	now := &plan{places: p.places}
@@ -310,7 +310,7 @@ func (e *each) newcomers(ctx context.Context, p *plan) error {
 	}
 	come, example := int64(0), ""
 	for i := range now.all() {
-		if _, ok := slices.BinarySearch(known, maphash.Comparable(seed, name{places[i.place], i.key})); ok {
+		if _, ok := slices.BinarySearch(known, maphash.Comparable(seed, name{numbers[i.place], i.key})); ok {
 			continue
 		}
 		if out != "" && strings.HasPrefix(absolute(i.title()), out+"/") {

@@ -374,7 +374,9 @@ func TestURLsOfS3(t *testing.T) {
 
 // The ARN of an access point stands where a bucket's name does.
 func TestAccessPoints(t *testing.T) {
-	setCredentials(t)
+	t.Setenv("AWS_ACCESS_KEY_ID", "test")
+	t.Setenv("AWS_SECRET_ACCESS_KEY", "test")
+	t.Setenv("AWS_EC2_METADATA_DISABLED", "true")
 	for text, want := range map[string][3]string{ // the bucket, the prefix and the key
 		"s3://arn:aws:s3:eu-west-1:123456789012:accesspoint/mine/prefix/":                           {"arn:aws:s3:eu-west-1:123456789012:accesspoint/mine", "prefix/", ""},
 		"s3://arn:aws:s3:eu-west-1:123456789012:accesspoint/mine":                                   {"arn:aws:s3:eu-west-1:123456789012:accesspoint/mine", "", ""},

@@ -112,36 +112,36 @@ type moving struct {
 }
 
 // moving opens the keys to move to, which are asked for one data key unless the objects pick them.
-func (o *options) moving(ctx context.Context, r *reading, to []string, use func(flag string, keys []*key) error) (*moving, error) {
-	keys, err := parseKeys(to, o.timeout, true)
+func (o *options) moving(ctx context.Context, r *reading, to []string, use func(flag string, ks []*key) error) (*moving, error) {
+	ks, err := parseKeys(to, o.timeout, true)
 	if err != nil {
 		return nil, err
 	}
-	if len(keys) > header.DefaultMaxEncryptedDataKeys {
-		return nil, usage(fmt.Errorf("%d keys; a message has at most %d", len(keys), header.DefaultMaxEncryptedDataKeys))
+	if len(ks) > header.DefaultMaxEncryptedDataKeys {
+		return nil, usage(fmt.Errorf("%d keys; a message has at most %d", len(ks), header.DefaultMaxEncryptedDataKeys))
 	}
-	if err := use("--to", keys); err != nil {
+	if err := use("--to", ks); err != nil {
 		return nil, err
 	}
-	if err := openAll(ctx, keys); err != nil {
-		closeAll(keys)
+	if err := openAll(ctx, ks); err != nil {
+		closeAll(ks)
 		return nil, err
 	}
 	policy, err := message.ParseCommitmentPolicy(o.policy)
 	if err != nil {
-		closeAll(keys)
+		closeAll(ks)
 		return nil, usage(fmt.Errorf("--commitment-policy: %w", err))
 	}
-	m := &moving{reading: r, keys: keys, names: o.names, samples: make(map[string]*header.Header)}
-	m.encrypter = message.Encrypter{CommitmentPolicy: policy, Keyring: keys[0]}
-	for _, k := range keys[1:] {
+	m := &moving{reading: r, keys: ks, names: o.names, samples: make(map[string]*header.Header)}
+	m.encrypter = message.Encrypter{CommitmentPolicy: policy, Keyring: ks[0]}
+	for _, k := range ks[1:] {
 		m.encrypter.Recipients = append(m.encrypter.Recipients, k)
 	}
 	m.decrypter = message.Decrypter{Keyrings: keyringsOf(r.keys), CommitmentPolicy: policy, AllowPikoV2: o.pikoV2, Limits: o.limits}
 	m.objects = pikokms.NewCryptoTransformer(m.encrypter, m.decrypter)
-	if !slices.ContainsFunc(keys, func(k *key) bool { return k.by != "" }) {
+	if !slices.ContainsFunc(ks, func(k *key) bool { return k.by != "" }) {
 		if _, err := m.sample(ctx, nil); err != nil {
-			closeAll(keys)
+			closeAll(ks)
 			return nil, err
 		}
 	}

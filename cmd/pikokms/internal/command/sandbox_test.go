@@ -262,12 +262,12 @@ func parseArguments(arguments []string) error {
 		return err
 	}
 	for _, flag := range []string{"key", "to"} {
-		keys, err := command.Flags().GetStringArray(flag)
+		given, err := command.Flags().GetStringArray(flag)
 		if err != nil {
 			continue // The command has no such flag.
 		}
-		for _, text := range keys {
-			if _, err := parseKey(text, time.Second, false); err != nil {
+		for _, text := range given {
+			if _, err := parseKeys([]string{text}, time.Second, false); err != nil {
 				return err
 			}
 		}

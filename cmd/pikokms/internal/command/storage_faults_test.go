@@ -493,6 +493,10 @@ func TestAFolderIsLimited(t *testing.T) {
 	require.True(t, ok)
 	require.NotEqual(t, fmt.Sprintf("%T", inner.folder), fmt.Sprintf("%T", inner.folderStorage))
 	require.NoError(t, inner.Put(context.Background(), "a", strings.NewReader("hello")))
+}
+
+// The limit of time is not negative.
+func TestAStorageTimeoutIsNotNegative(t *testing.T) {
 	code, _, stderr := here(t, "ls", "--storage-timeout", "-1s", t.TempDir())
 	require.Equal(t, 2, code, stderr)
 	require.Contains(t, stderr, "--storage-timeout is -1s")

@@ -116,13 +116,13 @@ func (o *options) reading() (*reading, error) {
 	if err != nil {
 		return nil, err
 	}
-	keys, err := o.check(false)
+	ks, err := o.check(false)
 	if err != nil {
 		return nil, err
 	}
-	registry, err := o.registry(false, keys, message.Encrypter{})
+	registry, err := o.registry(false, ks, message.Encrypter{})
 	if err != nil {
 		return nil, err
 	}
-	return &reading{keys, registry, pairs}, nil
+	return &reading{ks, registry, pairs}, nil
 }
