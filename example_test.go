@@ -304,7 +304,7 @@ func ExampleHost_EncryptObject() {
 		log.Fatal(err)
 	}
 	ctx := context.Background()
-	sealed, err := host.EncryptObject(ctx, "notes/1", strings.NewReader("for a store of my own"))
+	sealed, err := host.EncryptObject(ctx, "notes/1", strings.NewReader("for a store of my own"), nil)
 	if err != nil {
 		log.Fatal(err)
 	}

@@ -118,40 +118,32 @@ func (e *entry) Info() (fs.FileInfo, error) {
 	return e.fs.stat(e.key)
 }
 
-// stat returns the fs.FileInfo of an object.
+// stat returns the fs.FileInfo of an object, with its size.
 func (f *hostFS) stat(key string) (fs.FileInfo, error) {
-	info, err := f.host.stat(f.ctx, key)
+	info, err := f.host.statWhole(f.ctx, key)
 	if err != nil {
 		return nil, &fs.PathError{Op: "stat", Path: key, Err: err}
 	}
 	return info, nil
 }
 
-func (h *Host) stat(ctx context.Context, key string) (info fileInfo, err error) {
-	storage, ok := h.storage.(RangeStorage)
-	if !ok {
-		size, err := h.count(ctx, key)
-		return fileInfo{name: path.Base(key), size: size}, err
+// statWhole returns the fs.FileInfo of an object. It decrypts what does not state its size.
+func (h *Host) statWhole(ctx context.Context, key string) (fileInfo, error) {
+	info := fileInfo{name: path.Base(key)}
+	stored, err := h.openStored(ctx, "stat", key)
+	if err == nil {
+		info, err = h.statStored(key, stored)
 	}
-	stored, err := storage.Open(ctx, key)
-	if err != nil {
-		return fileInfo{}, err
+	if err == nil && info.size < 0 {
+		var original *Object
+		if original, err = h.Open(ctx, key); err == nil {
+			info.size, err = original.Size(), original.Close()
+		}
 	}
-	defer func() { err = errors.Join(err, stored.Close()) }()
-	info = fileInfo{name: path.Base(key), modTime: stored.ModTime()}
-	if info.size, err = h.StatedSize(io.NewSectionReader(stored, 0, stored.Size()), stored.Size()); err != nil || info.size >= 0 {
-		return info, err
-	}
-	original, err := h.OpenObject(ctx, key, stored)
 	if errors.Is(err, ErrNotSeekable) {
 		info.size, err = h.count(ctx, key)
-		return info, err
 	}
-	if err != nil {
-		return fileInfo{}, err
-	}
-	info.size = original.Size()
-	return info, nil
+	return info, err
 }
 
 // count returns the size in bytes of an object that it reads to its end.

@@ -49,15 +49,9 @@ func New(options ...Option) (*Host, error) {
 	for _, o := range options {
 		o(&s)
 	}
-	crypto := s.providers[s.defaultProvider]
-	switch {
-	case s.defaultProvider == "":
-		s.refuse("no default crypto provider; name one of %s with WithDefaultCryptoProvider", s.providerNames())
-	case crypto == nil:
-		s.refuse("default crypto provider %q is not registered; registered are %s", s.defaultProvider, s.providerNames())
-	}
+	s.chooseDefault()
 	if s.storage == nil {
-		s.refuse("no storage; give one with WithStorage")
+		s.storage = noStorage{}
 	}
 	if err := errors.Join(s.failures...); err != nil {
 		return nil, err
@@ -72,26 +66,13 @@ func New(options ...Option) (*Host, error) {
 		bucket: s.bucket, allowPlaintext: s.allowPlaintext,
 	}
 	h.close = sync.OnceValue(h.closeServices)
-	h.encrypter.Keyring = currentKeyring{h}
-	if s.bucket != "" {
-		h.encrypter.Required = []string{BucketKey, ObjectKey}
+	h.strings.AllowPikoV2 = s.allowPikoV2
+	if s.encrypter != nil {
+		h.encrypter, h.decrypter = *s.encrypter, *s.decrypter
+	} else {
+		h.addServices(&s)
 	}
-	h.encrypter.Parallelism, h.decrypter.Parallelism = s.parallelism, s.parallelism
-	h.decrypter.Limits = s.limits
-	h.decrypter.CommitmentPolicy = s.commitment
-	h.decrypter.AllowPikoV2, h.strings.AllowPikoV2 = s.allowPikoV2, s.allowPikoV2
-	h.decrypter.Accept = acceptObject
-	if s.allowForeign {
-		h.decrypter.Accept = acceptForeign
-	}
-	others := slices.DeleteFunc(slices.Sorted(maps.Keys(s.providers)), func(name string) bool { return name == s.defaultProvider })
-	for _, name := range append([]string{s.defaultProvider}, others...) {
-		behind := service.New(s.providers[name], s.service)
-		h.services[name] = behind
-		h.strings.Providers = append(h.strings.Providers, behind)
-		h.decrypter.Keyrings = append(h.decrypter.Keyrings, behind)
-	}
-	h.current.Store(h.services[s.defaultProvider])
+	s.configure(h)
 	encryption := NewCryptoTransformer(h.encrypter, h.decrypter)
 	for _, t := range append([]Transformer{encryption}, s.transformers...) {
 		if err := registry.Register(t); err != nil {
@@ -104,8 +85,21 @@ func New(options ...Option) (*Host, error) {
 	return h, nil
 }
 
+// addServices puts a service in front of each provider, the default one first.
+func (h *Host) addServices(s *settings) {
+	h.encrypter.Keyring = currentKeyring{h}
+	others := slices.DeleteFunc(slices.Sorted(maps.Keys(s.providers)), func(name string) bool { return name == s.defaultProvider })
+	for _, name := range append([]string{s.defaultProvider}, others...) {
+		behind := service.New(s.providers[name], s.service)
+		h.services[name] = behind
+		h.strings.Providers = append(h.strings.Providers, behind)
+		h.decrypter.Keyrings = append(h.decrypter.Keyrings, behind)
+	}
+	h.current.Store(h.services[s.defaultProvider])
+}
+
 // CryptoService returns the service of the default provider, for batches and for the state of its
-// circuit breaker.
+// circuit breaker. It is nil on a host of WithMessages.
 func (h *Host) CryptoService() *service.Service { return h.current.Load() }
 
 // currentKeyring is a keyring of whichever provider is the default at the moment.
@@ -146,7 +140,15 @@ func (h *Host) Chain() *Chain { return h.chain }
 // Put implements Storage. It compresses content, if so configured, encrypts it with one call of the
 // key service, and stores it. If content fails, nothing is stored, and an earlier object stays.
 func (h *Host) Put(ctx context.Context, key string, content io.Reader) error {
-	stored, err := h.EncryptObject(ctx, key, content)
+	return h.PutWith(ctx, key, content, nil)
+}
+
+// PutWith is Put, and the object stores the pairs of encryptionContext, which may be nil, in its
+// encryption context: authenticated, visible to those who can read the object, and seen by the key
+// service, whose policies and logs can use them. The error holds ErrInvalidOptions for a pair whose
+// name begins with "piko-", since only the host states those.
+func (h *Host) PutWith(ctx context.Context, key string, content io.Reader, encryptionContext map[string]string) error {
+	stored, err := h.EncryptObject(ctx, key, content, encryptionContext)
 	if err != nil {
 		return fmt.Errorf("put %s: %w", key, err)
 	}
@@ -181,12 +183,56 @@ func (h *Host) Get(ctx context.Context, key string) (io.ReadCloser, error) {
 	return &object{Reader: content, close: sync.OnceValue(stored.Close)}, nil
 }
 
-// Encrypt encrypts a string under the default provider and returns Piko's string envelope. Decrypt
-// must be given the same encryption context, which may be nil. Its keys must not begin with
-// "piko-", so that an object and a string are never taken for one another. The errors are
-// envelope.Encrypt's.
+// Encrypt encrypts a string, which may be empty, under the default provider and returns Piko's
+// string envelope. Decrypt must be given the same encryption context, which may be nil. Its keys
+// must not begin with "piko-", so that an object and a string are never taken for one another. The
+// errors are envelope.Encrypt's.
+//
+// A column must have room for more than the string. The result is ASCII, and has 16/9 characters
+// for each byte of the string, and besides:
+//
+//	400  if AWS KMS itself encrypts it: a string of 1 to 4,096 bytes under a symmetric key
+//	550  under a local key
+//	900  if it is empty, longer, or one of a batch, and under AWS KMS
+//
+// All but the first also store the encryption context, which takes 16/9 characters for each byte of
+// its names and values, and of 4 more for each pair. The names of local keys, and those of other
+// key services' keys, count so twice. A column of 16/9 n + 1,000 characters suits strings of up to
+// n bytes in most cases.
 func (h *Host) Encrypt(ctx context.Context, plaintext string, encryptionContext map[string]string) (string, error) {
-	return envelope.Encrypt(ctx, h.CryptoService(), &provider.EncryptRequest{Plaintext: plaintext, Context: encryptionContext})
+	s := h.CryptoService()
+	request := &provider.EncryptRequest{Plaintext: plaintext, Context: encryptionContext}
+	switch {
+	case s == nil:
+		return "", fmt.Errorf("%w: a host of WithMessages has no crypto provider for strings", ErrConfig)
+	case plaintext == "":
+		return encryptEmpty(ctx, s, request)
+	}
+	return envelope.Encrypt(ctx, s, request)
+}
+
+// encryptEmpty encrypts the empty string under a data key. Key services encrypt no empty values.
+func encryptEmpty(ctx context.Context, s *service.Service, request *provider.EncryptRequest) (string, error) {
+	keyring := &namingKeyring{Keyring: s}
+	text, err := message.EncryptText(ctx, keyring, request)
+	if err != nil {
+		return "", err
+	}
+	return envelope.New(keyring.keyID, s.Type(), text)
+}
+
+// namingKeyring remembers the ID of the wrapping key under which it made a data key.
+type namingKeyring struct {
+	provider.Keyring
+	keyID string
+}
+
+func (k *namingKeyring) GenerateDataKey(ctx context.Context, request *provider.GenerateDataKeyRequest) (*provider.DataKey, error) {
+	key, err := k.Keyring.GenerateDataKey(ctx, request)
+	if err == nil {
+		k.keyID = key.KeyID
+	}
+	return key, err
 }
 
 // Decrypt decrypts a string that Encrypt returned, under any registered provider. The errors are

@@ -6,6 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
+	"maps"
+	"path"
 	"sync"
 	"time"
 
@@ -134,11 +137,7 @@ func (o *Object) Close() error { return o.close() }
 // The error holds ErrNotSeekable, or is one of Get's. When ctx ends, reads fail. If the object is
 // replaced while it is open, reads give the old one or fail.
 func (h *Host) Open(ctx context.Context, key string) (*Object, error) {
-	storage, ok := h.storage.(RangeStorage)
-	if !ok {
-		return nil, fmt.Errorf("open %s: %w: the storage %T is no RangeStorage", key, ErrNotSeekable, h.storage)
-	}
-	stored, err := storage.Open(ctx, key)
+	stored, err := h.openStored(ctx, "open", key)
 	if err != nil {
 		return nil, err
 	}
@@ -149,11 +148,54 @@ func (h *Host) Open(ctx context.Context, key string) (*Object, error) {
 	return &Object{io.NewSectionReader(original, 0, original.Size()), stored.ModTime(), sync.OnceValue(stored.Close)}, nil
 }
 
-// EncryptObject returns what Put would store for content under key, for a storage that the caller
-// drives. The object is complete only when it is read to io.EOF. After an error, or if reading
-// stops before, the storage must keep nothing.
-func (h *Host) EncryptObject(ctx context.Context, key string, content io.Reader) (*message.EncryptReader, error) {
-	return h.EncryptObjectWith(ctx, key, content, nil)
+// Stat returns the size and the time of an object, and the last part of its key as its name. It
+// reads the beginning of the stored object and asks no key service, so the size is not
+// authenticated. It is -1 if only decrypting the object would tell: for compressed and signed
+// objects, and those of Piko's old format.
+//
+// The error holds ErrNotSeekable if the storage is no RangeStorage, or is one of Get's.
+func (h *Host) Stat(ctx context.Context, key string) (fs.FileInfo, error) {
+	stored, err := h.openStored(ctx, "stat", key)
+	if err != nil {
+		return nil, err
+	}
+	info, err := h.statStored(key, stored)
+	if err != nil {
+		return nil, fmt.Errorf("stat %s: %w", key, err)
+	}
+	return info, nil
+}
+
+// statStored returns what a stored object states, and closes it.
+func (h *Host) statStored(key string, stored StoredObject) (fileInfo, error) {
+	size, err := h.StatedSize(io.NewSectionReader(stored, 0, stored.Size()), stored.Size())
+	return fileInfo{name: path.Base(key), size: size, modTime: stored.ModTime()}, errors.Join(err, stored.Close())
+}
+
+// openStored opens what is stored under key.
+func (h *Host) openStored(ctx context.Context, doing, key string) (StoredObject, error) {
+	storage, ok := h.storage.(RangeStorage)
+	if !ok {
+		return nil, fmt.Errorf("%s %s: %w: the storage %T is no RangeStorage", doing, key, ErrNotSeekable, h.storage)
+	}
+	return storage.Open(ctx, key)
+}
+
+// EncryptObject returns what PutWith would store for content under key, for a storage that the
+// caller drives. The object is complete only when it is read to io.EOF. After an error, or if
+// reading stops before, the storage must keep nothing. The errors are PutWith's.
+func (h *Host) EncryptObject(ctx context.Context, key string, content io.Reader, encryptionContext map[string]string) (*message.EncryptReader, error) {
+	if err := provider.CheckStated(encryptionContext); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrInvalidOptions, err)
+	}
+	pairs := make(map[string]string, len(encryptionContext)+2)
+	maps.Copy(pairs, encryptionContext)
+	maps.Copy(pairs, h.bound(key))
+	stored, err := h.chain.Transform(ctx, content, pairs)
+	if err != nil {
+		return nil, err
+	}
+	return stored.(*message.EncryptReader), nil // the encryption transformer of New comes last
 }
 
 // DecryptObject returns what Get would return for an object of size bytes that is stored under key.
@@ -194,9 +236,9 @@ func (h *Host) StatedSize(start io.Reader, size int64) (int64, error) {
 	case kind == pikoV2Stream:
 		return -1, nil
 	}
-	parsed, err := header.Read(whole, h.decrypter.Limits)
+	parsed, err := message.ReadHeader(whole, h.decrypter.Limits)
 	if err != nil {
-		return 0, nameOptions(refusedHeader(err))
+		return 0, nameOptions(err)
 	}
 	if err := h.decrypter.Accept(parsed); err != nil {
 		return 0, err
@@ -211,19 +253,11 @@ func (h *Host) StatedSize(start io.Reader, size int64) (int64, error) {
 	return n, nil
 }
 
-// refusedHeader adds the sentinel of a broken object to an error of the format. It leaves a failure
-// of the source as it is.
-func refusedHeader(err error) error {
-	for _, e := range [...]error{header.ErrNotMessage, header.ErrMalformed, header.ErrUnsupported, header.ErrLimit} {
-		if errors.Is(err, e) {
-			return fmt.Errorf("%w: %w", provider.ErrInvalidCiphertext, err)
-		}
-	}
-	return err
-}
-
 // BindsNames reports whether objects are bound to their keys, as by BindObjectName.
 func (h *Host) BindsNames() bool { return h.bucket != "" }
+
+// AllowsPlaintext reports whether objects that are not encrypted are read, as with AllowPlaintext.
+func (h *Host) AllowsPlaintext() bool { return h.allowPlaintext }
 
 // OpenObject opens an object for random access, as Open does, from a stored object that the caller
 // has opened.

@@ -31,6 +31,8 @@ type settings struct {
 	bucket          string // of BindObjectName
 	parallelism     int
 	service         service.Config
+	encrypter       *message.Encrypter // of WithMessages
+	decrypter       *message.Decrypter
 	failures        []error
 }
 
@@ -71,14 +73,24 @@ func WithDataKeyCache(limits service.CacheLimits) Option {
 // they go nowhere.
 func WithTelemetry(t service.Telemetry) Option { return func(s *settings) { s.service.Telemetry = t } }
 
-// WithDefaultCryptoProvider names the registered provider under which objects are written. With it,
-// New registers the encryption transformer. To switch providers, an application changes this option
-// alone.
+// WithDefaultCryptoProvider names the registered provider under which objects and strings are
+// written. It is needed only if several providers are registered. To switch providers, an
+// application changes this option alone.
 func WithDefaultCryptoProvider(name string) Option {
 	return func(s *settings) { s.defaultProvider = name }
 }
 
-// WithStorage sets the storage that receives the encrypted objects.
+// WithMessages writes messages with e and reads them with d, instead of with providers. It is for
+// programs that need what the other options do not offer, such as recipients, signatures or
+// required pairs. If d.Accept is nil, only stored objects are read. The host then encrypts no
+// strings, since it has no provider, and Host.RotateKey has nothing to choose from.
+func WithMessages(e message.Encrypter, d message.Decrypter) Option {
+	return func(s *settings) { s.encrypter, s.decrypter = &e, &d }
+}
+
+// WithStorage sets the storage that receives the encrypted objects. A host without a storage
+// encrypts strings, and objects for a storage that the caller drives. What needs a storage then
+// fails with ErrConfig.
 func WithStorage(storage Storage) Option { return func(s *settings) { s.storage = storage } }
 
 // WithTransformer registers a transformer for reading, beside those for the built-in formats of
@@ -189,6 +201,47 @@ func BindObjectName(bucket string) Option {
 			s.refuse("BindObjectName needs the bucket's name")
 		}
 		s.bucket = bucket
+	}
+}
+
+// chooseDefault chooses the default provider, and refuses what names none.
+func (s *settings) chooseDefault() {
+	switch {
+	case s.encrypter != nil && len(s.providers) > 0:
+		s.refuse("WithMessages takes the place of crypto providers; leave one of them out")
+	case s.encrypter != nil:
+	case s.defaultProvider != "" && s.providers[s.defaultProvider] == nil:
+		s.refuse("default crypto provider %q is not registered; registered are %s", s.defaultProvider, s.providerNames())
+	case s.defaultProvider != "":
+	case len(s.providers) == 1:
+		for name := range s.providers {
+			s.defaultProvider = name
+		}
+	default:
+		s.refuse("no default crypto provider; name one of %s with WithDefaultCryptoProvider", s.providerNames())
+	}
+}
+
+// configure sets what the options say about messages.
+func (s *settings) configure(h *Host) {
+	if s.bucket != "" {
+		h.encrypter.Required = append(slices.Clone(h.encrypter.Required), BucketKey, ObjectKey)
+	}
+	if s.parallelism != 0 {
+		h.encrypter.Parallelism, h.decrypter.Parallelism = s.parallelism, s.parallelism
+	}
+	if s.limits != (header.Limits{}) {
+		h.decrypter.Limits = s.limits
+	}
+	if s.commitment != message.RequireEncryptRequireDecrypt {
+		h.decrypter.CommitmentPolicy = s.commitment
+	}
+	h.decrypter.AllowPikoV2 = h.decrypter.AllowPikoV2 || s.allowPikoV2
+	if h.decrypter.Accept == nil {
+		h.decrypter.Accept = acceptObject
+		if s.allowForeign {
+			h.decrypter.Accept = acceptForeign
+		}
 	}
 }
 

@@ -22,8 +22,8 @@ func TestStreamTransformerBesidePikos(t *testing.T) {
 	require.Equal(t, "pikokms", pikokms.StreamTransformer[pikosKind]{Transformer: crypto, As: "pikokms"}.Name())
 }
 
-// TestEncryptObjectWith has a storage state pairs of its own about an object.
-func TestEncryptObjectWith(t *testing.T) {
+// A storage states pairs of its own about an object.
+func TestEncryptObjectWithPairs(t *testing.T) {
 	folder, err := pikokms.NewFolder(t.TempDir())
 	require.NoError(t, err)
 	for _, bound := range [][]pikokms.Option{nil, {pikokms.BindObjectName("app")}} {
@@ -32,7 +32,7 @@ func TestEncryptObjectWith(t *testing.T) {
 		require.NoError(t, err)
 		require.False(t, host.AllowsPlaintext())
 		stated := map[string]string{"kind": "invoice"}
-		r, err := host.EncryptObjectWith(t.Context(), "a", strings.NewReader("content"), stated)
+		r, err := host.EncryptObject(t.Context(), "a", strings.NewReader("content"), stated)
 		require.NoError(t, err)
 		require.Equal(t, map[string]string{"kind": "invoice"}, stated)
 		stored, err := io.ReadAll(r)
@@ -55,7 +55,7 @@ func TestEncryptObjectWith(t *testing.T) {
 			reserved = append(reserved, pikokms.BucketKey, pikokms.ObjectKey)
 		}
 		for _, name := range reserved {
-			_, err := host.EncryptObjectWith(t.Context(), "a", strings.NewReader("content"), map[string]string{name: "x"})
+			_, err := host.EncryptObject(t.Context(), "a", strings.NewReader("content"), map[string]string{name: "x"})
 			require.ErrorIs(t, err, pikokms.ErrInvalidOptions, name)
 		}
 	}

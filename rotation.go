@@ -70,9 +70,9 @@ func (h *Host) IsCurrent(ctx context.Context, key string) (current bool, err err
 			current, err = false, fmt.Errorf("is current %s: %w", key, err)
 		}
 	}()
-	parsed, err := header.Read(stored, h.decrypter.Limits)
+	parsed, err := message.ReadHeader(stored, h.decrypter.Limits)
 	switch {
-	case err == io.EOF || errors.Is(refusedHeader(err), provider.ErrInvalidCiphertext):
+	case errors.Is(err, provider.ErrInvalidCiphertext):
 		return false, nil
 	case err != nil:
 		return false, err

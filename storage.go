@@ -3,6 +3,7 @@ package pikokms
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"iter"
 	"time"
@@ -25,6 +26,19 @@ type Storage interface {
 
 	// List yields the keys that begin with prefix, in any order, and stops at the first error.
 	List(ctx context.Context, prefix string) iter.Seq2[string, error]
+}
+
+// noStorage is the storage of a host that has none.
+type noStorage struct{}
+
+var errNoStorage = fmt.Errorf("%w: no storage; give one with WithStorage", ErrConfig)
+
+func (noStorage) Put(context.Context, string, io.Reader) error       { return errNoStorage }
+func (noStorage) Get(context.Context, string) (io.ReadCloser, error) { return nil, errNoStorage }
+func (noStorage) Open(context.Context, string) (StoredObject, error) { return nil, errNoStorage }
+func (noStorage) Delete(context.Context, string) error               { return errNoStorage }
+func (noStorage) List(context.Context, string) iter.Seq2[string, error] {
+	return func(yield func(string, error) bool) { yield("", errNoStorage) }
 }
 
 // ErrChanged means that an object was replaced or deleted since it was read. It was left as it is.

@@ -197,3 +197,30 @@ func (t *CryptoTransformer) Open(ctx context.Context, stored SizedReaderAt, opti
 	}
 	return r, nil
 }
+
+// StreamTransformer is a transformer with the shape of Piko's StreamTransformerPort, for an
+// application that names transformers for each upload. T is Piko's storage.TransformerType, which
+// is not imported here. To encrypt everything, use package pikostorage instead.
+//
+// Piko registers a transformer of its own as "crypto-service", so this one needs another name:
+//
+//	transformer := pikokms.StreamTransformer[storage.TransformerType]{
+//		Transformer: pikokms.NewCryptoTransformer(encrypter, decrypter),
+//		As:          "pikokms",
+//	}
+//	err := service.RegisterTransformer(ctx, transformer)
+type StreamTransformer[T ~string] struct {
+	Transformer
+	As string // the name to register under; empty means the transformer's own
+}
+
+// Name returns the name to register under.
+func (s StreamTransformer[T]) Name() string {
+	if s.As != "" {
+		return s.As
+	}
+	return s.Transformer.Name()
+}
+
+// Type returns the transformer's kind.
+func (s StreamTransformer[T]) Type() T { return T(s.Transformer.Type()) }

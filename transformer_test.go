@@ -324,9 +324,8 @@ func TestBadWiring(t *testing.T) {
 		says    string
 	}{
 		"nothing":             {nil, pikokms.ErrConfig, "WithCryptoProvider"},
-		"no default":          {[]pikokms.Option{good[0], good[2]}, pikokms.ErrConfig, "WithDefaultCryptoProvider"},
+		"no default":          {[]pikokms.Option{good[0], pikokms.WithCryptoProvider("q", p), good[2]}, pikokms.ErrConfig, "WithDefaultCryptoProvider"},
 		"unknown default":     {append(good[:3:3], pikokms.WithDefaultCryptoProvider("q")), pikokms.ErrConfig, `"q"`},
-		"no storage":          {good[:2], pikokms.ErrConfig, "WithStorage"},
 		"twice":               {append(good[:3:3], good[0]), pikokms.ErrConfig, "twice"},
 		"nil provider":        {append(good[:3:3], pikokms.WithCryptoProvider("q", nil)), pikokms.ErrConfig, "needs"},
 		"unknown transformer": {append(good[:3:3], pikokms.WithEnabledTransformers("lzma")), pikokms.ErrUnknownTransformer, "lzma"},

@@ -261,7 +261,7 @@ func TestNoStringStatesReservedPairs(t *testing.T) {
 				_, err = service.EncryptBatchDirect(t.Context(), []string{text}, pairs, 1)
 				require.ErrorIs(t, err, header.ErrInvalidContext)
 			}
-			_, err := f.EncryptObjectWith(t.Context(), "invoice", strings.NewReader("text"), pairs)
+			_, err := f.EncryptObject(t.Context(), "invoice", strings.NewReader("text"), pairs)
 			require.ErrorIs(t, err, pikokms.ErrInvalidOptions)
 			_, err = p.Decrypt(t.Context(), &provider.DecryptRequest{Ciphertext: e.Ciphertext, Context: pairs})
 			require.ErrorIs(t, err, provider.ErrContextMismatch)

@@ -22,17 +22,12 @@ import (
 	"piko.sh/pikokms/provider"
 )
 
-// MetadataKey is the metadata key under which an object of known size records its message's bytes
-// beside the frames. So its attributes give the plaintext's size without a further request. Users
-// of Encrypt's bucket do not see it.
-const MetadataKey = "pikokms-header-size"
-
 var (
 	// ErrSignedURL means that the caller asked for a signed URL to get or put an object, which
 	// would hand out ciphertext or store plaintext. Only URLs to delete are signed. The gcerrors
 	// code is Unimplemented.
 	ErrSignedURL = errors.New("a signed URL would hand out or take what is not encrypted or decrypted")
-	// ErrReservedMetadata means that a writer's metadata contain MetadataKey.
+	// ErrReservedMetadata means that a writer's metadata contain pikokms.MetadataKey.
 	ErrReservedMetadata = errors.New("reserved metadata key")
 )
 
@@ -166,7 +161,7 @@ func (b *bucket) Attributes(ctx context.Context, key string) (*driver.Attributes
 	if err != nil {
 		return nil, err
 	}
-	delete(a.Metadata, MetadataKey)
+	delete(a.Metadata, pikokms.MetadataKey)
 	return &driver.Attributes{
 		CacheControl: a.CacheControl, ContentDisposition: a.ContentDisposition, ContentEncoding: a.ContentEncoding,
 		ContentLanguage: a.ContentLanguage, ContentType: a.ContentType, Metadata: a.Metadata,
@@ -176,7 +171,7 @@ func (b *bucket) Attributes(ctx context.Context, key string) (*driver.Attributes
 
 // size returns the size of an object's plaintext, or -1.
 func (b *bucket) size(ctx context.Context, key string, a *blob.Attributes) (int64, error) {
-	if text, ok := a.Metadata[MetadataKey]; ok {
+	if text, ok := a.Metadata[pikokms.MetadataKey]; ok {
 		n, err := strconv.ParseUint(text, 10, 32)
 		if err == nil {
 			if size, err := frame.PlaintextSize(a.Size-int64(n), header.DefaultFrameLength); err == nil {
@@ -325,7 +320,6 @@ func (b *bucket) Copy(ctx context.Context, to, from string, options *driver.Copy
 	}
 	copied, err := b.host.CopyObject(ctx, to, from, source)
 	if err == nil {
-		delete(a.Metadata, MetadataKey)
 		ctx, cancel := context.WithCancelCause(ctx)
 		defer cancel(nil)
 		u := upload{b, ctx, to, blob.WriterOptions{

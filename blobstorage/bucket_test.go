@@ -208,7 +208,7 @@ func TestSizes(t *testing.T) {
 	message, err := stored.ReadAll(t.Context(), "ours")
 	require.NoError(t, err)
 	require.NoError(t, stored.WriteAll(t.Context(), "theirs", message, nil))
-	require.NoError(t, stored.WriteAll(t.Context(), "wrong", message, &blob.WriterOptions{Metadata: map[string]string{MetadataKey: "x"}}))
+	require.NoError(t, stored.WriteAll(t.Context(), "wrong", message, &blob.WriterOptions{Metadata: map[string]string{pikokms.MetadataKey: "x"}}))
 	want := map[string]int64{"ours": 70_000, "plain": 11, "theirs": 70_000, "wrong": 70_000}
 	for key, size := range want {
 		a, err := b.Attributes(t.Context(), key)
@@ -273,7 +273,7 @@ func TestRefusals(t *testing.T) {
 		require.ErrorIs(t, err, ErrSignedURL)
 		require.Equal(t, gcerrors.Unimplemented, gcerrors.Code(err))
 	}
-	err := b.WriteAll(t.Context(), "b", nil, &blob.WriterOptions{Metadata: map[string]string{MetadataKey: "1"}})
+	err := b.WriteAll(t.Context(), "b", nil, &blob.WriterOptions{Metadata: map[string]string{pikokms.MetadataKey: "1"}})
 	require.ErrorIs(t, err, ErrReservedMetadata)
 	require.NoError(t, stored.WriteAll(t.Context(), "plain", []byte("plain"), nil))
 	_, err = b.ReadAll(t.Context(), "plain")

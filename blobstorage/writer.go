@@ -7,7 +7,6 @@ import (
 	"io"
 	"maps"
 	"runtime"
-	"strconv"
 	"sync"
 
 	"gocloud.dev/blob"
@@ -27,8 +26,8 @@ type upload struct {
 }
 
 func (b *bucket) NewTypedWriter(ctx context.Context, key, contentType string, options *driver.WriterOptions) (driver.Writer, error) {
-	if _, taken := options.Metadata[MetadataKey]; taken {
-		return nil, fmt.Errorf("%w: %q is the encryption's own", ErrReservedMetadata, MetadataKey)
+	if _, taken := options.Metadata[pikokms.MetadataKey]; taken {
+		return nil, fmt.Errorf("%w: %q is the encryption's own", ErrReservedMetadata, pikokms.MetadataKey)
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	w := &writer{cancel: cancel, upload: upload{b, ctx, key, blob.WriterOptions{
@@ -46,7 +45,7 @@ var errDropped = errors.New("blobstorage: a writer was dropped and not closed")
 
 // store encrypts content and stores it.
 func (u *upload) store(cancel context.CancelCauseFunc, content io.Reader) error {
-	stored, err := u.bucket.host.EncryptObject(u.ctx, u.key, content)
+	stored, err := u.bucket.host.EncryptObject(u.ctx, u.key, content, nil)
 	if err != nil {
 		return err
 	}
@@ -56,12 +55,7 @@ func (u *upload) store(cancel context.CancelCauseFunc, content io.Reader) error 
 // put stores what is encrypted.
 func (u *upload) put(cancel context.CancelCauseFunc, stored *message.EncryptReader) error {
 	options := u.options
-	if _, compressed := stored.Header().EncryptionContext[pikokms.ChainKey]; !compressed {
-		if options.Metadata == nil {
-			options.Metadata = make(map[string]string)
-		}
-		options.Metadata[MetadataKey] = strconv.Itoa(stored.Header().Size())
-	}
+	options.Metadata = pikokms.SetHeaderSize(options.Metadata, pikokms.MetadataKey, stored)
 	options.BufferSize = bufferSize(options.BufferSize, stored)
 	return put(u.ctx, func() { cancel(nil) }, u.bucket.inner, u.key, stored, &options)
 }

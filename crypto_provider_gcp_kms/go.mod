@@ -8,7 +8,7 @@ require (
 	cloud.google.com/go/kms v1.37.0
 	github.com/stretchr/testify v1.12.1
 	google.golang.org/api v0.304.0
-	piko.sh/piko v0.0.0
+	piko.sh/piko v0.0.0-alpha.20
 	piko.sh/pikokms v0.1.0
 	piko.sh/pikokms/provider/gcpkms v0.0.0
 )
@@ -40,7 +40,7 @@ require (
 	golang.org/x/crypto v0.58.0 // indirect
 	golang.org/x/net v0.61.0 // indirect
 	golang.org/x/oauth2 v0.37.0 // indirect
-	golang.org/x/sync v0.24.0 // indirect
+	golang.org/x/sync v0.25.0 // indirect
 	golang.org/x/sys v0.49.0 // indirect
 	golang.org/x/text v0.43.0 // indirect
 	golang.org/x/time v0.16.0 // indirect

@@ -41,6 +41,17 @@ type Decrypter struct {
 	Parallelism int
 }
 
+// ReadHeader reads the header of the message that r holds, and no more. It asks no key service, so
+// nothing in the header is authenticated. The error holds provider.ErrInvalidCiphertext if r does
+// not begin with a whole header within the limits. Otherwise it is r's own.
+func ReadHeader(r io.Reader, limits header.Limits) (*header.Header, error) {
+	h, err := header.Read(r, limits)
+	if err == io.EOF {
+		return nil, errEmpty
+	}
+	return h, classify(err)
+}
+
 // NewReader decrypts the message that src holds, as a pull stream. It reads the header, asks the
 // keyrings for the data key and verifies the header; after that no key service is asked. When ctx
 // ends, reading fails. The plaintext is complete when Read returns io.EOF, and only then: a
@@ -60,12 +71,9 @@ func (d *Decrypter) NewReader(ctx context.Context, src io.Reader, stated map[str
 	if pikov2.Sniff(r.source.peek(pikov2.SniffSize)) {
 		return d.newPikoV2Reader(ctx, &r.source, stated)
 	}
-	h, err := header.Read(&r.source, d.Limits)
-	if err == io.EOF {
-		return nil, errEmpty
-	}
+	h, err := ReadHeader(&r.source, d.Limits)
 	if err != nil {
-		return nil, classify(err)
+		return nil, err
 	}
 	c, all, err := d.start(ctx, h, stated)
 	if err != nil {

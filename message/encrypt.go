@@ -16,7 +16,8 @@ import (
 // Encrypter encrypts messages. It is safe for concurrent use, but its fields must not change once
 // it is in use.
 type Encrypter struct {
-	// Keyring makes each message's data key with one call of its key service.
+	// Keyring makes each message's data key with one call of its key service. Without one, nothing
+	// is encrypted, and the error holds provider.ErrInvalidProvider.
 	Keyring provider.Keyring
 
 	// Recipients are further keyrings, each of which can decrypt alone. The data key of a message

@@ -30,12 +30,9 @@ type DecryptReaderAt struct {
 // and those of ReadAt, are NewReader's.
 func (d *Decrypter) Open(ctx context.Context, src io.ReaderAt, size int64, stated map[string]string) (*DecryptReaderAt, error) {
 	source := &sourceAt{ctx, src}
-	h, err := header.Read(io.NewSectionReader(source, 0, size), d.Limits)
-	if err == io.EOF {
-		return nil, errEmpty
-	}
+	h, err := ReadHeader(io.NewSectionReader(source, 0, size), d.Limits)
 	if err != nil {
-		return nil, classify(err)
+		return nil, err
 	}
 	if h.Suite.Signed() || h.ContentType != header.Framed {
 		return nil, classify(fmt.Errorf("%w: a signed or an unframed message can only be read from its beginning to its end", header.ErrUnsupported))

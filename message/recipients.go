@@ -13,6 +13,9 @@ import (
 
 // dataKey asks the keyrings for the message's data key, and wraps it for each of them.
 func (e *Encrypter) dataKey(ctx context.Context, h *draft) (*provider.DataKey, error) {
+	if e.Keyring == nil {
+		return nil, fmt.Errorf("%w: %w: the Encrypter has no Keyring", provider.ErrEncryptionFailed, provider.ErrInvalidProvider)
+	}
 	if len(e.Recipients) == 0 {
 		made, err := e.Keyring.GenerateDataKey(ctx, &provider.GenerateDataKeyRequest{Context: h.all})
 		if err != nil {

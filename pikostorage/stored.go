@@ -13,6 +13,8 @@ import (
 
 	"piko.sh/pikokms"
 	"piko.sh/pikokms/header"
+	"piko.sh/pikokms/message"
+	"piko.sh/pikokms/provider"
 )
 
 // TransformersKey is an encryption context key of every object that this package writes. Its value
@@ -22,7 +24,7 @@ import (
 // Piko keeps that list under the same key in an object's metadata. Whoever can write to the storage
 // can change those. So this package gives Piko the authenticated list instead. The pair also tells
 // the object from one of Piko's own encryption, which may be a message under the same key.
-const TransformersKey = "x-piko-transformers"
+const TransformersKey string = "x-piko-transformers"
 
 const noTransformers = "[]"
 
@@ -73,20 +75,22 @@ func (e *encrypted) open(ctx context.Context, repository, key string) (*stored, 
 	if s.header, err = readHeader(io.NewSectionReader(s, 0, info.Size)); err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
+	if s.header != nil && len(s.header.Bytes()) > len(start) {
+		// Whoever decrypts the object must verify this header, and not one of a later fetch.
+		if err := s.Close(); err != nil {
+			return nil, err
+		}
+		s.RangeReaderAt = pikokms.NewRangeReaderAt(info.Size, s.header.Bytes(), fetch)
+	}
 	return s, nil
 }
 
 // readHeader reads the header of a message. It returns nil if there is no message or a damaged one;
 // the host then reports what is wrong.
 func readHeader(r io.Reader) (*header.Header, error) {
-	h, err := header.Read(r, header.Limits{})
-	if err == io.EOF {
+	h, err := message.ReadHeader(r, header.Limits{})
+	if errors.Is(err, provider.ErrInvalidCiphertext) {
 		return nil, nil
-	}
-	for _, ofContent := range []error{header.ErrNotMessage, header.ErrMalformed, header.ErrUnsupported, header.ErrLimit} {
-		if errors.Is(err, ofContent) {
-			return nil, nil
-		}
 	}
 	return h, err
 }
@@ -106,6 +110,14 @@ func ours(h *header.Header) bool {
 	}
 	_, marked := h.EncryptionContext[TransformersKey]
 	return marked
+}
+
+// namesIn returns the list of Piko's transformers in a header.
+func namesIn(h *header.Header) string {
+	if !ours(h) {
+		return noTransformers
+	}
+	return h.EncryptionContext[TransformersKey]
 }
 
 // passed reports whether a stored object is passed as it is to Piko's own transformers, which made

@@ -173,7 +173,7 @@ func TestReplacementsKeepWhatTheObjectHas(t *testing.T) {
 // encrypted returns what a host stores.
 func encrypted(t *testing.T, host *pikokms.Host, key string, content []byte) []byte {
 	t.Helper()
-	r, err := host.EncryptObject(t.Context(), key, bytes.NewReader(content))
+	r, err := host.EncryptObject(t.Context(), key, bytes.NewReader(content), nil)
 	require.NoError(t, err)
 	stored, err := io.ReadAll(r)
 	require.NoError(t, err)

@@ -64,7 +64,7 @@ func TestOddKeys(t *testing.T) {
 				require.Equal(t, stat.ETag, v.ETag)
 				require.Equal(t, stat.Size, v.Size)
 				require.Equal(t, stat.ModTime, v.ModTime())
-				content, err := host.EncryptObject(t.Context(), key, v)
+				content, err := host.EncryptObject(t.Context(), key, v, nil)
 				require.NoError(t, err)
 				require.NoError(t, storage.Replace(t.Context(), v, content), "%q", key)
 				require.NoError(t, v.Close())

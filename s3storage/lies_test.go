@@ -131,7 +131,7 @@ func TestNoLieIsTakenForTruth(t *testing.T) {
 	}
 	put := func(replacement []byte, do func(ctx context.Context, x *setting, content io.Reader) error) func(context.Context, *testing.T, *setting) error {
 		return func(ctx context.Context, t *testing.T, x *setting) error {
-			content, err := x.host.EncryptObject(ctx, "object", bytes.NewReader(replacement))
+			content, err := x.host.EncryptObject(ctx, "object", bytes.NewReader(replacement), nil)
 			require.NoError(t, err)
 			if err := do(ctx, x, content); err != nil {
 				return err

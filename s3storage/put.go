@@ -9,7 +9,6 @@ import (
 	"io/fs"
 	"maps"
 	"net/http"
-	"strconv"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -19,7 +18,6 @@ import (
 
 	"piko.sh/pikokms"
 	"piko.sh/pikokms/internal/checked"
-	"piko.sh/pikokms/message"
 )
 
 // ErrS3EncryptionClient means that AWS's S3 Encryption Client wrote the object. It was left as it
@@ -190,14 +188,7 @@ func (s *Storage) check(ctx context.Context, key string, c condition) error {
 // store puts content as in says, and with the header Expires.
 func (s *Storage) store(ctx context.Context, key string, in *s3.PutObjectInput, expires string, c condition, content io.Reader) error {
 	in.Bucket, in.Key = &s.bucket, &key
-	in.Metadata = maps.Clone(in.Metadata)
-	delete(in.Metadata, headerSizeKey)
-	if size := headerSize(content); size > 0 {
-		if in.Metadata == nil {
-			in.Metadata = make(map[string]string, 1)
-		}
-		in.Metadata[headerSizeKey] = strconv.Itoa(size)
-	}
+	in.Metadata = pikokms.SetHeaderSize(maps.Clone(in.Metadata), pikokms.MetadataKey, content)
 	sent := &checked.Sent{Source: content}
 	u := &upload{storage: s, in: in, expires: expires, condition: c}
 	err := u.put(ctx, lengthOf(content), &checked.Reader{Context: ctx, Source: sent})
@@ -235,24 +226,6 @@ func isLost(err error) bool {
 	}
 	answer, ok := errors.AsType[*awshttp.ResponseError](err)
 	return ok && (answer.HTTPStatusCode() < http.StatusMultipleChoices || answer.HTTPStatusCode() >= http.StatusInternalServerError)
-}
-
-// headerSizeKey is the MetadataKey of package blobstorage, which takes sizes from it. It must not
-// outlive the header that it is about.
-const headerSizeKey = "pikokms-header-size"
-
-// headerSize returns the size in bytes of the header of a message whose plaintext's size follows
-// from its own, or 0.
-func headerSize(content io.Reader) int {
-	encrypted, ok := content.(*message.EncryptReader)
-	if !ok {
-		return 0
-	}
-	h := encrypted.Header()
-	if _, compressed := h.EncryptionContext[pikokms.ChainKey]; compressed || h.Suite.Signed() {
-		return 0
-	}
-	return h.Size()
 }
 
 // lengthOf returns the size of content in bytes, or -1 if it is not known.

@@ -7,6 +7,7 @@ import (
 	"io"
 	"io/fs"
 	"net/http"
+	"strconv"
 	"strings"
 	"unicode/utf8"
 
@@ -150,13 +151,15 @@ func reasonOf(err error, t task) string {
 	return shorten(text + "; the function's log has the command line that does it, which is too long for this report")
 }
 
-// unnamed leaves the name of the object out of a text.
+// unnamed leaves the name of the object out of a text, which a long name would fill. Errors quote
+// names that cannot be printed.
 func (t task) unnamed(text string) string {
 	key, _, err := t.keys()
 	if err != nil {
 		return text
 	}
-	return strings.ReplaceAll(text, "s3://"+t.bucket+"/"+key, "the object")
+	bucket := "s3://" + t.bucket + "/"
+	return strings.NewReplacer(bucket+key, "the object", bucket+strconv.Quote(key), "the object").Replace(text)
 }
 
 // oneLine makes a text one line of UTF-8.

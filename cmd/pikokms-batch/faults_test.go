@@ -236,7 +236,7 @@ func prepare(t *testing.T, b *bucket, host *pikokms.Host, count int) []*object {
 			}
 			o.stored = o.content
 			if o.name == "already" {
-				encrypted, err := host.EncryptObject(context.Background(), o.key, bytes.NewReader(o.content))
+				encrypted, err := host.EncryptObject(context.Background(), o.key, bytes.NewReader(o.content), nil)
 				if err != nil {
 					return err
 				}

@@ -275,11 +275,11 @@ func (o *object) work(ctx context.Context, job string) (done string, err error) 
 	case job == verify:
 		return o.verify(ctx)
 	case job == encrypt:
-		stored, err = host.EncryptObject(ctx, o.Key, o.start)
+		stored, err = host.EncryptObject(ctx, o.Key, o.start, nil)
 	case o.pikoV2:
 		var content io.Reader
 		if content, _, err = host.DecryptObject(ctx, o.Key, o.start, o.Size); err == nil {
-			stored, err = host.EncryptObject(ctx, o.Key, content)
+			stored, err = host.EncryptObject(ctx, o.Key, content, nil)
 		}
 	default:
 		stored, err = o.rewrap(ctx)

@@ -16,8 +16,6 @@ require (
 	go.uber.org/goleak v1.3.0
 	golang.org/x/sync v0.25.0
 	piko.sh/pikokms v0.1.0
-	piko.sh/pikokms/provider/branchkey v0.1.0
-	piko.sh/pikokms/s3storage v0.1.0
 )
 
 require (

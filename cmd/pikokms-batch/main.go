@@ -1,6 +1,6 @@
 // Command pikokms-batch is an AWS Lambda function for S3 Batch Operations. A job of S3 invokes it
 // for each object of a manifest, and it encrypts the object in its place, moves it to another key,
-// or verifies it. docs/SCALE.md tells how to set it up, and what it costs.
+// or verifies it. docs/OPERATIONS.md, "A billion objects", shows how to set it up.
 //
 // Environment variables of the function configure it:
 //

@@ -213,7 +213,7 @@ var hostDoors = map[string]func(ctx context.Context, h *pikokms.Host, source fun
 		return fs.ReadFile(h.FS(ctx), "object")
 	},
 	"EncryptObject": func(ctx context.Context, h *pikokms.Host, source func([]byte) io.Reader) ([]byte, error) {
-		r, err := h.EncryptObject(ctx, "object", source(hostContent))
+		r, err := h.EncryptObject(ctx, "object", source(hostContent), nil)
 		if err == nil {
 			_, err = io.Copy(io.Discard, r)
 		}

@@ -41,7 +41,7 @@ func LocalStack(t testing.TB) string {
 	return shared.url
 }
 
-var localStack = sync.OnceValues(func() (*emulator, error) { return startModule("localstack") })
+var localStack = sync.OnceValues(func() (*emulator, error) { return startServer("localstack") })
 
 // VersityGW returns the URL of an S3 server over a temporary folder, with versions and locks and
 // without encryption. The tests of a process share it, and it ends with that process. Its Region
@@ -59,18 +59,18 @@ func VersityGW(t testing.TB) string {
 	return shared.url
 }
 
-var versityGW = sync.OnceValues(func() (*emulator, error) { return startModule("versitygw", "GOWORK=off") })
+var versityGW = sync.OnceValues(func() (*emulator, error) { return startServer("versitygw") })
 
-// startModule starts the command serve of an internal module.
-func startModule(name string, environment ...string) (*emulator, error) {
-	module, err := above(filepath.Join("internal", name))
+// startServer starts the command serve of a package of the module lab.
+func startServer(name string) (*emulator, error) {
+	dir, err := above(filepath.Join("lab", name))
 	if err != nil {
 		return nil, err
 	}
 	command := exec.Command("go", "run", "./serve")
-	command.Dir = module
+	command.Dir = dir
 	// It is not built with the race detector, even if the tests are.
-	command.Env = append(append(os.Environ(), "GOFLAGS="), environment...)
+	command.Env = append(os.Environ(), "GOFLAGS=")
 	// The command's standard input ends with this process, and so the command ends, too.
 	return start(command)
 }

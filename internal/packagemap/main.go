@@ -131,7 +131,7 @@ func list(root string) ([]*pkg, error) {
 func isShown(path string) bool {
 	below, ours := strings.CutPrefix(path+"/", module+"/")
 	first, _, _ := strings.Cut(below, "/")
-	return ours && !strings.Contains("/"+below, "/internal/") && first != "examples" && first != "bench"
+	return ours && !strings.Contains("/"+below, "/internal/") && first != "examples" && first != "lab"
 }
 
 func nameOf(path string) string {

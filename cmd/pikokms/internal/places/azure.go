@@ -50,7 +50,7 @@ type azureBlob struct {
 // to a log fails from then on, and a page blob is a disk.
 var errNotBlockBlob = errors.New("a replacement would be a block blob, and it is none")
 
-// azureSizeKey is blobstorage.MetadataKey as gocloud.dev stores it in Azure.
+// azureSizeKey is pikokms.MetadataKey as gocloud.dev stores it in Azure.
 const azureSizeKey = "pikokms__0x2d__header__0x2d__size"
 
 // Close implements io.Closer.
@@ -299,7 +299,7 @@ func likeBlob(ctx context.Context, p *azureBlob) (*blockblob.UploadStreamOptions
 // azureMetadata returns the metadata for a new object.
 func azureMetadata(ctx context.Context, from *opened, content io.Reader) (map[string]*string, error) {
 	h := headersOf(from)
-	setHeaderSize(h.Metadata, azureSizeKey, nil)
+	h.Metadata = pikokms.SetHeaderSize(h.Metadata, azureSizeKey, nil)
 	exact := make(map[string]string)
 	if from.azure != nil && len(h.Metadata) > 0 {
 		var err error
@@ -307,7 +307,7 @@ func azureMetadata(ctx context.Context, from *opened, content io.Reader) (map[st
 			return nil, fmt.Errorf("reading the names of its metadata: %w", err)
 		}
 	}
-	setHeaderSize(h.Metadata, azureSizeKey, content)
+	h.Metadata = pikokms.SetHeaderSize(h.Metadata, azureSizeKey, content)
 	metadata := make(map[string]*string, len(h.Metadata))
 	for name, value := range h.Metadata {
 		if stored, ok := exact[strings.ToLower(name)]; ok {

@@ -10,7 +10,6 @@ import (
 	"net/url"
 	"os"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -23,7 +22,6 @@ import (
 	"piko.sh/pikokms"
 	"piko.sh/pikokms/blobstorage"
 	"piko.sh/pikokms/internal/checked"
-	"piko.sh/pikokms/message"
 	"piko.sh/pikokms/s3storage"
 )
 
@@ -110,18 +108,6 @@ func headersOf(from *opened) s3storage.Headers {
 		h.Metadata = make(map[string]string, 1)
 	}
 	return h
-}
-
-// setHeaderSize sets the metadata by which package blobstorage knows the size of an object's
-// original, or removes it. The key is as gocloud.dev escapes it.
-func setHeaderSize(metadata map[string]string, key string, content io.Reader) {
-	maps.DeleteFunc(metadata, func(name, _ string) bool { return strings.EqualFold(name, key) })
-	if encrypted, ok := content.(*message.EncryptReader); ok {
-		h := encrypted.Header()
-		if _, compressed := h.EncryptionContext[pikokms.ChainKey]; !compressed && !h.Suite.Signed() {
-			metadata[key] = strconv.Itoa(h.Size())
-		}
-	}
 }
 
 // allowedLosses are the kinds of losses that a replacement may have.

@@ -205,7 +205,7 @@ func (b *gcsObjects) upload(ctx context.Context, key string, from *opened, conte
 	h := headersOf(from)
 	w.CacheControl, w.ContentDisposition, w.ContentEncoding = h.CacheControl, h.ContentDisposition, h.ContentEncoding
 	w.ContentLanguage, w.ContentType, w.Metadata = h.ContentLanguage, h.ContentType, h.Metadata
-	setHeaderSize(w.Metadata, blobstorage.MetadataKey, content)
+	w.Metadata = pikokms.SetHeaderSize(w.Metadata, pikokms.MetadataKey, content)
 	if a := from.gcs; a != nil {
 		w.StorageClass, w.CustomTime, w.Contexts = a.StorageClass, a.CustomTime, contextsOf(a)
 		if conditions.GenerationMatch != 0 { // elsewhere, these are the bucket's affair

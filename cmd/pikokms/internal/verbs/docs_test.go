@@ -115,13 +115,23 @@ pikokms encrypt -k 'awskms://alias/backups?region=eu-west-1' -o 's3://bucket/bac
 pikokms encrypt -k local:dev.key -o 's3://bucket/notes.enc?region=eu-west-1' notes.txt
 `
 
+// pages returns the documents in folders of the repository.
+func pages(t *testing.T, folders ...string) (all []string) {
+	t.Helper()
+	for _, folder := range folders {
+		found, err := filepath.Glob(filepath.Join(repository, folder, "*.md"))
+		require.NoError(t, err)
+		require.NotEmpty(t, found, folder)
+		all = append(all, found...)
+	}
+	return all
+}
+
 // documents returns the blocks of README.md, of docs, and of the examples of the command's help.
 func documents(t *testing.T) map[string][]block {
 	t.Helper()
-	pages, err := filepath.Glob(filepath.Join(repository, "docs", "*.md"))
-	require.NoError(t, err)
 	all := make(map[string][]block)
-	for _, page := range append(pages, filepath.Join(repository, "README.md")) {
+	for _, page := range append(pages(t, "docs", "docs/notes"), filepath.Join(repository, "README.md")) {
 		text, err := os.ReadFile(page)
 		require.NoError(t, err)
 		name := strings.TrimPrefix(filepath.ToSlash(page), "../../../../")
@@ -238,12 +248,8 @@ var (
 
 // TestLinksOfDocuments has each link within the repository lead to a file, and to a heading of it.
 func TestLinksOfDocuments(t *testing.T) {
-	pages, err := filepath.Glob(filepath.Join(repository, "docs", "*.md"))
-	require.NoError(t, err)
-	top, err := filepath.Glob(filepath.Join(repository, "*.md"))
-	require.NoError(t, err)
 	checked := 0
-	for _, page := range append(pages, top...) {
+	for _, page := range pages(t, ".", "docs", "docs/notes") {
 		text, err := os.ReadFile(page)
 		require.NoError(t, err)
 		for _, link := range links.FindAllStringSubmatch(string(text), -1) {

@@ -1,0 +1,134 @@
+package main
+
+import (
+	"bytes"
+	"crypto/rand"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	xmodule "golang.org/x/mod/module"
+)
+
+// TestUsersInstallFromProxy is a user with an empty folder, and a module proxy with a version of
+// this checkout. The user gets every module by go get, tidies, builds, vets and uses it, and
+// installs the command.
+func TestUsersInstallFromProxy(t *testing.T) {
+	if testing.Short() {
+		t.Skip("builds every module once more; skipped in short mode")
+	}
+	root, err := repository()
+	if err != nil {
+		t.Fatal(err)
+	}
+	modules, err := published(root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	proxy := t.TempDir()
+	// The version is new, since the go command keeps what it once got of a version.
+	version := "v0.1.0-test." + strings.ToLower(rand.Text())
+	if err := writeProxy(proxy, modules, version); err != nil {
+		t.Fatal(err)
+	}
+	behind, err := exec.Command("go", "env", "GOPROXY").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	environment := append(os.Environ(), "GOWORK=off", "CGO_ENABLED=0", "GOFLAGS=-mod=mod", "GONOSUMDB=piko.sh", "GONOSUMCHECK=1",
+		"GOPROXY=file://"+filepath.ToSlash(proxy)+","+strings.TrimSpace(string(behind)))
+	do := func(t *testing.T, dir string, arguments ...string) string {
+		t.Helper()
+		command := exec.Command("go", arguments...)
+		command.Dir, command.Env = dir, append(environment, "GOBIN="+filepath.Join(dir, "bin"))
+		var out bytes.Buffer
+		command.Stdout, command.Stderr = &out, &out
+		if err := command.Run(); err != nil {
+			t.Fatalf("go %s: %v\n%s", strings.Join(arguments, " "), err, out.String())
+		}
+		return out.String()
+	}
+	removeLater := func() {
+		cache, err := exec.Command("go", "env", "GOMODCACHE").Output()
+		if err != nil {
+			return
+		}
+		for _, m := range modules {
+			escaped, _ := xmodule.EscapePath(m.path)
+			for _, dir := range []string{filepath.FromSlash(escaped) + "@" + version, filepath.Join("cache", "download", filepath.FromSlash(escaped), "@v")} {
+				dir = filepath.Join(strings.TrimSpace(string(cache)), dir)
+				_ = filepath.Walk(dir, func(name string, _ os.FileInfo, _ error) error { return os.Chmod(name, 0o755) })
+				_ = os.RemoveAll(dir)
+			}
+		}
+	}
+	t.Cleanup(removeLater)
+
+	t.Run("go install the commands", func(t *testing.T) {
+		dir := t.TempDir()
+		do(t, dir, "install", "-ldflags=-s -w", ours+"/cmd/pikokms@"+version)
+		do(t, dir, "install", "-ldflags=-s -w", ours+"/cmd/pikokms-batch@"+version)
+		out, err := exec.Command(filepath.Join(dir, "bin", "pikokms"), "--version").CombinedOutput()
+		if err != nil || !strings.Contains(string(out), version) {
+			t.Fatalf("it says %q (%v), not version %s", out, err, version)
+		}
+		t.Logf("%s", out)
+	})
+	programs := os.DirFS(filepath.Join("testdata", "users"))
+	for _, m := range modules {
+		if name := m.name(); !strings.HasPrefix(name, "cmd/") {
+			_, err := fs.Stat(programs, path.Join(name, "main.go.txt"))
+			require.NoError(t, err, "no program of a user of %s", m.path)
+		}
+	}
+	err = fs.WalkDir(programs, ".", func(file string, entry fs.DirEntry, err error) error {
+		if err != nil || entry.IsDir() {
+			return err
+		}
+		name := path.Dir(file) // of a package
+		t.Run("go get "+path.Join(ours, name), func(t *testing.T) {
+			if name == "pikostorage" {
+				lookup := exec.Command("go", "list", "-m", "piko.sh/piko@latest")
+				lookup.Dir, lookup.Env = t.TempDir(), append(os.Environ(), "GOWORK=off")
+				if lookup.Run() != nil {
+					t.Skip("skipped: Piko itself can't be had from the module proxy here")
+				}
+			}
+			program, err := fs.ReadFile(programs, file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			dir := t.TempDir()
+			if err := os.WriteFile(filepath.Join(dir, "main.go"), program, 0o644); err != nil {
+				t.Fatal(err)
+			}
+			do(t, dir, "mod", "init", "example.com/user")
+			do(t, dir, "get", path.Join(ours, name)+"@"+version)
+			do(t, dir, "mod", "tidy")
+			do(t, dir, "build", "./...")
+			do(t, dir, "vet", "./...")
+			if out := do(t, dir, "run", "."); out != "hello\n" {
+				t.Fatalf("the program says %q", out)
+			}
+			required, err := os.ReadFile(filepath.Join(dir, "go.mod"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, tests := range []string{"testcontainers", ours + "/internal/", ours + "/lab"} {
+				if strings.Contains(string(required), tests) {
+					t.Errorf("a user's go.mod has what only tests need:\n%s", required)
+				}
+			}
+			t.Logf("%s: %d modules required", path.Join(ours, name), strings.Count(string(required), "\n\t"))
+		})
+		return nil
+	})
+	require.NoError(t, err)
+	fmt.Printf("installed from a module proxy: %d modules\n", len(modules))
+}
