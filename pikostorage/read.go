@@ -142,8 +142,7 @@ func (e *encrypted) partOf(ctx context.Context, params storage.GetParams, s *sto
 		end = last + 1
 	}
 	first = min(first, end)
-	// The fetch takes the range, the overhead of its frames, and the two frames at its ends.
-	s.Expect(end - first + (end-first)>>10 + 2*header.DefaultFrameLength)
+	s.Expect(end - first)
 	return newObject(io.NewSectionReader(content, first, end-first), s), namesIn(s.header), nil
 }
 

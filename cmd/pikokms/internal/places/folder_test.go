@@ -19,6 +19,6 @@ func TestAFolderIsLimited(t *testing.T) {
 	defer p.Close()
 	inner, ok := p.objects.(*folderObjects)
 	require.True(t, ok)
-	require.NotEqual(t, fmt.Sprintf("%T", inner.folder), fmt.Sprintf("%T", inner.folderStorage))
+	require.NotEqual(t, fmt.Sprintf("%T", inner.folder), fmt.Sprintf("%T", inner.Folder))
 	require.NoError(t, inner.Put(context.Background(), "a", strings.NewReader("hello")))
 }

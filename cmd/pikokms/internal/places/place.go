@@ -90,7 +90,7 @@ type objects interface {
 	// none.
 	stat(ctx context.Context, key string) (Listed, error)
 	// open opens an object for random access.
-	open(ctx context.Context, key string) (pikokms.StoredObject, error)
+	open(ctx context.Context, key string) (pikokms.Object, error)
 	// read opens an object to be read from its beginning.
 	read(ctx context.Context, key string) (*opened, error)
 	io.Closer
@@ -359,7 +359,7 @@ func (p *Place) Page(ctx context.Context, folder string, token []byte, n int) (k
 }
 
 // Open opens an object for random access.
-func (p *Place) Open(ctx context.Context, key string) (pikokms.StoredObject, error) {
+func (p *Place) Open(ctx context.Context, key string) (pikokms.Object, error) {
 	switch {
 	case p.objects != nil:
 		stored, err := p.objects.open(ctx, key)
@@ -384,7 +384,7 @@ func (p *Place) Open(ctx context.Context, key string) (pikokms.StoredObject, err
 	return &openFile{f, info}, nil
 }
 
-// openFile is a pikokms.StoredObject.
+// openFile is a pikokms.Object.
 type openFile struct {
 	*os.File
 	info os.FileInfo

@@ -121,7 +121,7 @@ func (s *Source) RefuseS3Client(ctx context.Context) error {
 
 // IsS3Client tells whether the S3 Encryption Client wrote an object that is open and does not begin
 // as one of pikokms.
-func (p *Place) IsS3Client(ctx context.Context, key string, open pikokms.StoredObject) (bool, error) {
+func (p *Place) IsS3Client(ctx context.Context, key string, open pikokms.Object) (bool, error) {
 	b, ok := p.objects.(*s3Objects)
 	if !ok {
 		return false, nil
