@@ -2,7 +2,7 @@
 // streams, what key services' drop-ins do with a request, and Piko's names of errors. It uses none
 // of Piko's types. Each drop-in is a module of its own under an import path of Piko's.
 //
-// A stream has the pair provider.UseKey in its encryption context, which says that it is a stream.
+// A stream has the pair provider.PairUse in its encryption context, which says that it is a stream.
 // A string that a key service itself encrypts has no such pair, and callers cannot state it. So a
 // string that was encrypted for an attacker cannot serve as the wrapped data key of a stream, and a
 // stream's data key cannot be decrypted as a string.
@@ -21,7 +21,7 @@ import (
 
 // The pair of the encryption context that every stream has.
 const (
-	UseKey    = provider.UseKey
+	PairUse   = provider.PairUse
 	UseStream = provider.UseStream
 )
 
@@ -66,7 +66,7 @@ func EncryptStream(ctx context.Context, p provider.Keyring, output io.Writer, re
 	if err := CheckContext(request.Context); err != nil {
 		return nil, n.Translate(err)
 	}
-	pairs := map[string]string{UseKey: UseStream}
+	pairs := map[string]string{PairUse: UseStream}
 	for key, value := range request.Context {
 		pairs[key] = value
 	}
@@ -104,8 +104,8 @@ func DecryptStream(ctx context.Context, p provider.Keyring, input io.Reader, all
 }
 
 func acceptStream(h *header.Header) error {
-	if h.EncryptionContext[UseKey] != UseStream {
-		return fmt.Errorf("%w: the message is not a stream of Piko's crypto service, which has the pair %s=%s", provider.ErrContextMismatch, UseKey, UseStream)
+	if h.EncryptionContext[PairUse] != UseStream {
+		return fmt.Errorf("%w: the message is not a stream of Piko's crypto service, which has the pair %s=%s", provider.ErrContextMismatch, PairUse, UseStream)
 	}
 	return nil
 }
