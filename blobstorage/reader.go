@@ -11,7 +11,7 @@ import (
 
 	"piko.sh/pikokms"
 	"piko.sh/pikokms/header"
-	"piko.sh/pikokms/internal/checked"
+	"piko.sh/pikokms/transfer"
 )
 
 // reader is a driver.Reader.
@@ -83,7 +83,7 @@ func (b *bucket) newReader(ctx context.Context, key string, options *blob.Reader
 	if err != nil {
 		return nil, err
 	}
-	buffered := bufio.NewReaderSize(&checked.Reader{Source: stored}, probe)
+	buffered := bufio.NewReaderSize(transfer.NewReader(stored), probe)
 	start, _ := buffered.Peek(probe)
 	if !header.Sniff(start) && b.host.AllowsPlaintext() {
 		if err := refuseClientEncrypted(ctx, b.inner, key); err != nil {
