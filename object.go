@@ -115,19 +115,15 @@ func (o *object) WriteTo(w io.Writer) (int64, error) { return io.Copy(w, o.Reade
 // storage is no RangeStorage.
 var ErrNotSeekable = errors.New("no random access")
 
-// Object is the original of a stored object, open for random access. It is an io.ReadSeeker for one
-// goroutine, and an io.ReaderAt that is safe for concurrent use. http.ServeContent serves it.
-type Object struct {
+// original is the original of a stored object.
+type original struct {
 	*io.SectionReader
 	modTime time.Time
 	close   func() error
 }
 
-// ModTime returns when the object was stored.
-func (o *Object) ModTime() time.Time { return o.modTime }
-
-// Close closes the stored object. A second Close returns the first one's result.
-func (o *Object) Close() error { return o.close() }
+func (o *original) ModTime() time.Time { return o.modTime }
+func (o *original) Close() error       { return o.close() }
 
 // Open opens an object for random access, with one call of the key service. Each read decrypts the
 // frames that it touches and no others, found by package frame's ReaderAt. A few of them are kept
@@ -136,16 +132,16 @@ func (o *Object) Close() error { return o.close() }
 //
 // The error holds ErrNotSeekable, or is one of Get's. When ctx ends, reads fail. If the object is
 // replaced while it is open, reads give the old one or fail.
-func (h *Host) Open(ctx context.Context, key string) (*Object, error) {
+func (h *Host) Open(ctx context.Context, key string) (Object, error) {
 	stored, err := h.openStored(ctx, "open", key)
 	if err != nil {
 		return nil, err
 	}
-	original, err := h.OpenObject(ctx, key, stored)
+	opened, err := h.OpenObject(ctx, key, stored)
 	if err != nil {
 		return nil, fmt.Errorf("open %s: %w", key, errors.Join(err, stored.Close()))
 	}
-	return &Object{io.NewSectionReader(original, 0, original.Size()), stored.ModTime(), sync.OnceValue(stored.Close)}, nil
+	return opened, nil
 }
 
 // Stat returns the size and the time of an object, and the last part of its key as its name. It
@@ -167,13 +163,13 @@ func (h *Host) Stat(ctx context.Context, key string) (fs.FileInfo, error) {
 }
 
 // statStored returns what a stored object states, and closes it.
-func (h *Host) statStored(key string, stored StoredObject) (fileInfo, error) {
+func (h *Host) statStored(key string, stored Object) (fileInfo, error) {
 	size, err := h.StatedSize(io.NewSectionReader(stored, 0, stored.Size()), stored.Size())
 	return fileInfo{name: path.Base(key), size: size, modTime: stored.ModTime()}, errors.Join(err, stored.Close())
 }
 
 // openStored opens what is stored under key.
-func (h *Host) openStored(ctx context.Context, doing, key string) (StoredObject, error) {
+func (h *Host) openStored(ctx context.Context, doing, key string) (Object, error) {
 	storage, ok := h.storage.(RangeStorage)
 	if !ok {
 		return nil, fmt.Errorf("%s %s: %w: the storage %T is no RangeStorage", doing, key, ErrNotSeekable, h.storage)
@@ -260,8 +256,8 @@ func (h *Host) BindsNames() bool { return h.bucket != "" }
 func (h *Host) AllowsPlaintext() bool { return h.allowPlaintext }
 
 // OpenObject opens an object for random access, as Open does, from a stored object that the caller
-// has opened.
-func (h *Host) OpenObject(ctx context.Context, key string, stored SizedReaderAt) (SizedReaderAt, error) {
+// has opened. Closing the result closes stored. If there is an error, stored stays open.
+func (h *Host) OpenObject(ctx context.Context, key string, stored Object) (Object, error) {
 	kind, _, err := h.kindOf(io.NewSectionReader(stored, 0, stored.Size()))
 	switch {
 	case err != nil:
@@ -271,6 +267,9 @@ func (h *Host) OpenObject(ctx context.Context, key string, stored SizedReaderAt)
 	case kind == pikoV2Stream:
 		return nil, fmt.Errorf("%w: Piko's old format can only be read from its beginning", ErrNotSeekable)
 	}
-	original, err := h.registry.Open(ctx, stored, h.bound(key))
-	return original, nameOptions(err)
+	content, err := h.registry.Open(ctx, stored, h.bound(key))
+	if err != nil {
+		return nil, nameOptions(err)
+	}
+	return &original{io.NewSectionReader(content, 0, content.Size()), stored.ModTime(), sync.OnceValue(stored.Close)}, nil
 }

@@ -11,7 +11,7 @@ require (
 	github.com/stretchr/testify v1.12.1
 	go.opentelemetry.io/otel v1.47.0
 	go.opentelemetry.io/otel/metric v1.47.0
-	piko.sh/piko v0.0.0
+	piko.sh/piko v0.0.0-alpha.20
 	piko.sh/pikokms v0.0.0
 )
 

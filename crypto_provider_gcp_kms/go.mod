@@ -8,7 +8,7 @@ require (
 	cloud.google.com/go/kms v1.37.0
 	github.com/stretchr/testify v1.12.1
 	google.golang.org/api v0.304.0
-	piko.sh/piko v0.0.0
+	piko.sh/piko v0.0.0-alpha.20
 	piko.sh/pikokms v0.1.0
 	piko.sh/pikokms/provider/gcpkms v0.0.0
 )

@@ -6,7 +6,7 @@ toolchain go1.26.11
 
 require (
 	github.com/stretchr/testify v1.12.1
-	piko.sh/piko v0.0.0
+	piko.sh/piko v0.0.0-alpha.20
 	piko.sh/pikokms v0.0.0
 )
 

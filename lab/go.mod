@@ -26,7 +26,7 @@ require (
 	gocloud.dev v0.49.0
 	golang.org/x/mod v0.42.0
 	gonum.org/v1/plot v0.17.0
-	piko.sh/piko v0.0.0
+	piko.sh/piko v0.0.0-alpha.20
 	piko.sh/piko/wdk/crypto/crypto_provider_aws_kms v0.0.0
 	piko.sh/pikokms v0.1.0
 	piko.sh/pikokms/blobstorage v0.1.0

@@ -19,6 +19,7 @@ import (
 	"piko.sh/pikokms/pikostorage"
 	"piko.sh/pikokms/provider"
 	"piko.sh/pikokms/provider/awskms"
+	"piko.sh/pikokms/service"
 )
 
 func encryptWith(t testing.TB, inner storage.ProviderPort, k keys, options ...pikokms.Option) storage.ProviderPort {
@@ -134,7 +135,11 @@ func TestKeyServiceDown(t *testing.T) {
 	require.Len(t, inner.objects, 1)
 	_, err = p.Get(t.Context(), at("default", "a"))
 	require.ErrorIs(t, err, provider.ErrProviderUnavailable)
-	info, err := p.Stat(t.Context(), at("default", "a"))
+	_, err = p.Stat(t.Context(), at("default", "a"))
+	require.ErrorIs(t, err, service.ErrOpen, "Piko sends an error before it has sent a size")
+
+	again := encryptWith(t, inner, k)
+	info, err := again.Stat(t.Context(), at("default", "a"))
 	require.NoError(t, err, "a size needs no key")
 	require.EqualValues(t, len(content), info.Size)
 }

@@ -29,7 +29,7 @@ func (e *encrypted) hashOf(ctx context.Context, params storage.GetParams) (strin
 	if err != nil {
 		return "", err
 	}
-	o, err := e.whole(ctx, params)
+	o, _, err := e.whole(ctx, params)
 	if err != nil {
 		return "", err
 	}

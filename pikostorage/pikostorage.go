@@ -12,11 +12,13 @@ package pikostorage
 import (
 	"errors"
 	"fmt"
+	"slices"
 
 	"piko.sh/piko/wdk/crypto"
 	"piko.sh/piko/wdk/storage"
 
 	"piko.sh/pikokms"
+	"piko.sh/pikokms/compress"
 	"piko.sh/pikokms/provider"
 )
 
@@ -61,6 +63,10 @@ func Keys(keys crypto.EncryptionProvider) (provider.EncryptionProvider, error) {
 // include WithCryptoProvider, for one or several providers, and WithDefaultCryptoProvider. The
 // errors are those of pikokms.New.
 //
+// Of the compressions only zstd-seekable can be enabled. Piko states an object's size before it
+// sends the object, and the others would have to be decompressed for that. The error then holds
+// pikokms.ErrConfig. Objects that were compressed otherwise before are still read.
+//
 // With pikokms.BindObjectName each object is bound to its repository and key. If an object is
 // copied or swapped within the storage, it is then refused. Copy and Rename then decrypt and
 // encrypt objects anew. Otherwise, they are the inner provider's own.
@@ -79,13 +85,22 @@ func New(inner storage.ProviderPort, options ...pikokms.Option) (storage.Provide
 	if err != nil {
 		return nil, err
 	}
-	return withOptionalPorts(&encrypted{inner: inner, host: host}), nil
+	for _, name := range host.Chain().Names() {
+		if name != compress.ZstdSeekable && slices.Contains(compress.Formats(), name) {
+			return nil, fmt.Errorf("%w: the size of an object that %s compressed is not known before its end, and Piko states it; "+
+				"enable %s instead", pikokms.ErrConfig, name, compress.ZstdSeekable)
+		}
+	}
+	return withDescription(&encrypted{inner: inner, host: host}), nil
 }
 
 var (
 	// ErrPresigned means that the caller asked for a URL that a backend itself serves. Such a URL
 	// would hand out ciphertext or store plaintext. Piko signs URLs of its own instead.
 	ErrPresigned = errors.New("a backend's presigned URL is not encrypted or decrypted")
+	// ErrReplaced means that an object was replaced between two requests, the first of which looked
+	// up the transformers of Piko that made it. Piko would have applied those to other content.
+	ErrReplaced = errors.New("the object was replaced while it was being read")
 	// ErrSourceSpent means that an upload failed after a part of its reader was read, and that the
 	// reader can't be rewound. Piko does not repeat such an upload.
 	ErrSourceSpent = errors.New("the upload can't be tried again: its reader has been read in part and can't be rewound")

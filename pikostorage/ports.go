@@ -19,6 +19,7 @@ type encrypted struct {
 	host  *pikokms.Host
 
 	hash atomic.Uint32 // a crypto.Hash, or 0 until it is known
+	seen seen
 
 	closing sync.Once
 	closed  error
@@ -29,57 +30,37 @@ var _ storage.ProviderPort = (*encrypted)(nil)
 // Unwrap returns the inner provider, which Piko asks for its health and capabilities.
 func (e *encrypted) Unwrap() storage.ProviderPort { return e.inner }
 
-// The optional ports that Piko looks for beside storage.ProviderPort.
-type (
-	lister interface {
-		ListKeys(ctx context.Context, repository string) ([]string, error)
-	}
-	described interface {
-		GetProviderType() string
-		GetProviderMetadata() map[string]any
-	}
-)
-
-// description adapts the inner provider's description of itself to encryption.
-type description struct {
-	described
-	keys string
+// described is an optional port by which Piko shows a provider.
+type described interface {
+	GetProviderType() string
+	GetProviderMetadata() map[string]any
 }
 
-func (d description) GetProviderMetadata() map[string]any {
+// describing is an encrypted provider whose inner provider describes itself.
+type describing struct {
+	*encrypted
+	described
+}
+
+// GetProviderMetadata adapts the inner provider's description to encryption.
+func (d describing) GetProviderMetadata() map[string]any {
 	metadata := maps.Clone(d.described.GetProviderMetadata())
 	if metadata == nil {
 		metadata = make(map[string]any)
 	}
-	metadata["encryption"] = d.keys
-	if _, told := metadata["supports_presigned"]; told {
+	metadata["encryption"] = string(d.host.CryptoService().Type())
+	if _, stated := metadata["supports_presigned"]; stated {
 		metadata["supports_presigned"] = false
 	}
 	return metadata
 }
 
-// withOptionalPorts returns e with those optional ports that the inner provider has.
-func withOptionalPorts(e *encrypted) storage.ProviderPort {
-	keys, listed := e.inner.(lister)
-	inner, told := e.inner.(described)
-	d := description{inner, string(e.host.CryptoService().Type())}
-	switch {
-	case listed && told:
-		return struct {
-			*encrypted
-			lister
-			description
-		}{e, keys, d}
-	case listed:
-		return struct {
-			*encrypted
-			lister
-		}{e, keys}
-	case told:
-		return struct {
-			*encrypted
-			description
-		}{e, d}
+// withDescription returns e with the inner provider's description, if it has one. It leaves out
+// Piko's other optional port, ListKeys: only the garbage collector of Piko's asset registry calls
+// it, and deletes each key that is no asset, which an application's objects are not.
+func withDescription(e *encrypted) storage.ProviderPort {
+	if d, ok := e.inner.(described); ok {
+		return describing{e, d}
 	}
 	return e
 }

@@ -5,14 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"math"
 	"sync"
 
 	"piko.sh/piko/wdk/storage"
 
 	"piko.sh/pikokms"
-	"piko.sh/pikokms/compress"
 	"piko.sh/pikokms/header"
 )
 
@@ -34,100 +32,118 @@ func (o *object) WriteTo(w io.Writer) (int64, error) { return io.Copy(w, o.Reade
 
 // Get implements storage.ProviderPort. The content is complete when Read returns io.EOF, and only
 // then. When ctx ends, reading fails. The errors are those of pikokms.Host.Get and of the inner
-// provider.
+// provider, or hold ErrReplaced.
 func (e *encrypted) Get(ctx context.Context, params storage.GetParams) (io.ReadCloser, error) {
-	open := e.whole
-	if params.ByteRange != nil {
-		open = e.part
-	}
-	o, err := open(ctx, params)
+	o, err := e.get(ctx, params)
 	if err != nil {
 		return nil, fmt.Errorf("get %s: %w", params.Key, err)
 	}
 	return o, nil
 }
 
-func (e *encrypted) whole(ctx context.Context, params storage.GetParams) (io.ReadCloser, error) {
-	stored, err := e.inner.Get(ctx, at(params.Repository, params.Key))
-	if err != nil {
-		return nil, err
+func (e *encrypted) get(ctx context.Context, params storage.GetParams) (io.ReadCloser, error) {
+	open := e.whole
+	if params.ByteRange != nil {
+		open = e.part
 	}
-	content, err := e.decrypt(ctx, params.Repository, params.Key, stored)
-	if err != nil {
-		return nil, errors.Join(err, stored.Close())
+	o, names, err := open(ctx, params)
+	if err != nil || names == "" {
+		return o, err
 	}
-	return newObject(content, stored), nil
-}
-
-// decrypt returns the original of an object. An object for Piko's own transformers it returns as it
-// is.
-func (e *encrypted) decrypt(ctx context.Context, repository, key string, stored io.Reader) (io.Reader, error) {
-	h, whole, err := sniff(stored)
-	if err != nil {
-		return nil, err
+	if reported := e.seen.names(name(params.Repository, params.Key)); reported != names {
+		err := fmt.Errorf("%w: its transformers are %s, and were %s when they were looked up", ErrReplaced, names, reported)
+		return nil, errors.Join(err, o.Close())
 	}
-	if !ours(h) {
-		info, err := e.inner.Stat(ctx, at(repository, key))
-		if err != nil {
-			return nil, err
-		}
-		if passed, err := e.passed(h, info.Metadata); passed || err != nil {
-			return whole, err
-		}
-	}
-	content, _, err := e.host.DecryptObject(ctx, name(repository, key), whole, -1)
-	return content, err
-}
-
-// part returns a range of an object. It is empty if it begins at the object's end or after it.
-func (e *encrypted) part(ctx context.Context, params storage.GetParams) (io.ReadCloser, error) {
-	s, err := e.open(ctx, params.Repository, params.Key)
-	if err != nil {
-		return nil, err
-	}
-	o, err := e.partOf(ctx, params, s)
-	if err != nil {
-		return nil, errors.Join(err, s.Close())
+	if names == noTransformers && namesCrypto(params.TransformConfig) {
+		return e.putOn(ctx, o)
 	}
 	return o, nil
 }
 
+// whole returns the original of an object, and the verified list of Piko's transformers that made
+// it. The list is empty if the object is passed to those as it is.
+func (e *encrypted) whole(ctx context.Context, params storage.GetParams) (o io.ReadCloser, names string, err error) {
+	stored, err := e.inner.Get(ctx, at(params.Repository, params.Key))
+	if err != nil {
+		return nil, "", err
+	}
+	content, names, err := e.decrypt(ctx, params.Repository, params.Key, stored)
+	if err != nil {
+		return nil, "", errors.Join(err, stored.Close())
+	}
+	return newObject(content, stored), names, nil
+}
+
+// decrypt returns what whole does, of an object that is open.
+func (e *encrypted) decrypt(ctx context.Context, repository, key string, stored io.Reader) (io.Reader, string, error) {
+	h, whole, err := sniff(stored)
+	if err != nil {
+		return nil, "", err
+	}
+	if !ours(h) {
+		info, err := e.inner.Stat(ctx, at(repository, key))
+		if err != nil {
+			return nil, "", err
+		}
+		if passed, err := e.passed(h, info.Metadata); passed || err != nil {
+			return whole, "", err
+		}
+	}
+	// The host parses the same bytes again, and verifies them.
+	content, _, err := e.host.DecryptObject(ctx, name(repository, key), whole, -1)
+	return content, namesIn(h), err
+}
+
+// part returns what whole does, of a range. The range is empty if it begins at the object's end or
+// after it.
+func (e *encrypted) part(ctx context.Context, params storage.GetParams) (io.ReadCloser, string, error) {
+	s, err := e.open(ctx, params.Repository, params.Key)
+	if err != nil {
+		return nil, "", err
+	}
+	o, names, err := e.partOf(ctx, params, s)
+	if err != nil {
+		return nil, "", errors.Join(err, s.Close())
+	}
+	return o, names, nil
+}
+
 // partOf returns a range of an open object. It closes the object if it has to read the range in
 // another way.
-func (e *encrypted) partOf(ctx context.Context, params storage.GetParams, s *stored) (io.ReadCloser, error) {
+func (e *encrypted) partOf(ctx context.Context, params storage.GetParams, s *stored) (io.ReadCloser, string, error) {
 	passed, err := e.passed(s.header, s.info.Metadata)
 	if err != nil {
-		return nil, err
+		return nil, "", err
 	}
 	if passed {
 		if err := s.Close(); err != nil {
-			return nil, err
+			return nil, "", err
 		}
 		params.TransformConfig = nil
-		return e.inner.Get(ctx, params)
+		o, err := e.inner.Get(ctx, params)
+		return o, "", err
 	}
 	first, last := params.ByteRange.Start, params.ByteRange.End
 	if first < 0 || last >= 0 && last < first {
-		return nil, fmt.Errorf("there is no range from byte %d to byte %d", first, last)
+		return nil, "", fmt.Errorf("there is no range from byte %d to byte %d", first, last)
 	}
 	content, err := e.host.OpenObject(ctx, name(params.Repository, params.Key), s)
 	if errors.Is(err, pikokms.ErrNotSeekable) && !signed(s.header) {
 		if err := s.Close(); err != nil {
-			return nil, err
+			return nil, "", err
 		}
 		return e.skipTo(ctx, params)
 	}
 	if err != nil {
-		return nil, err
+		return nil, "", err
 	}
 	end := content.Size()
 	if last >= 0 && last < end-1 {
 		end = last + 1
 	}
 	first = min(first, end)
-	// The fetch takes the range, the overhead of its frames, and the two frames at its ends.
-	s.Expect(end - first + (end-first)>>10 + 2*header.DefaultFrameLength)
-	return newObject(io.NewSectionReader(content, first, end-first), s), nil
+	s.Expect(end - first)
+	return newObject(io.NewSectionReader(content, first, end-first), s), namesIn(s.header), nil
 }
 
 // signed reports whether a message has a signature. It is verified only at the message's end, so no
@@ -135,60 +151,17 @@ func (e *encrypted) partOf(ctx context.Context, params storage.GetParams, s *sto
 func signed(h *header.Header) bool { return h != nil && h.Suite.Signed() }
 
 // skipTo returns a range of an object that can only be read from its beginning.
-func (e *encrypted) skipTo(ctx context.Context, params storage.GetParams) (io.ReadCloser, error) {
-	o, err := e.whole(ctx, params)
+func (e *encrypted) skipTo(ctx context.Context, params storage.GetParams) (io.ReadCloser, string, error) {
+	o, names, err := e.whole(ctx, params)
 	if err != nil {
-		return nil, err
+		return nil, "", err
 	}
 	first, last := params.ByteRange.Start, params.ByteRange.End
 	if _, err := io.CopyN(io.Discard, o, first); err != nil && err != io.EOF {
-		return nil, errors.Join(err, o.Close())
+		return nil, "", errors.Join(err, o.Close())
 	}
 	if last < 0 || last-first == math.MaxInt64 {
-		return o, nil
+		return o, names, nil
 	}
-	return newObject(io.LimitReader(o, last-first+1), o), nil
-}
-
-// Stat implements storage.ProviderPort. The size is the original's, or -1 if only decompressing the
-// whole object would tell. It is not authenticated. Stat makes one request more than the inner
-// provider's, and for a zstd-seekable object a call of the key service, too.
-func (e *encrypted) Stat(ctx context.Context, params storage.GetParams) (*storage.ObjectInfo, error) {
-	info, err := e.stat(ctx, params.Repository, params.Key)
-	if err != nil {
-		return nil, fmt.Errorf("stat %s: %w", params.Key, err)
-	}
-	return info, nil
-}
-
-func (e *encrypted) stat(ctx context.Context, repository, key string) (_ *storage.ObjectInfo, err error) {
-	s, err := e.open(ctx, repository, key)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { err = errors.Join(err, s.Close()) }()
-	if passed, err := e.passed(s.header, s.info.Metadata); passed || err != nil {
-		return s.info, err
-	}
-	info := *s.info
-	info.Metadata = maps.Clone(info.Metadata)
-	delete(info.Metadata, TransformersKey)
-	if ours(s.header) {
-		if names := s.header.EncryptionContext[TransformersKey]; names != noTransformers {
-			if info.Metadata == nil {
-				info.Metadata = make(map[string]string)
-			}
-			info.Metadata[TransformersKey] = names
-		}
-	}
-	if s.header != nil && s.header.EncryptionContext[pikokms.ChainKey] == compress.ZstdSeekable {
-		content, err := e.host.OpenObject(ctx, name(repository, key), s)
-		if err != nil {
-			return nil, err
-		}
-		info.Size = content.Size()
-		return &info, nil
-	}
-	info.Size, err = e.host.StatedSize(io.NewSectionReader(s, 0, s.Size()), s.Size())
-	return &info, err
+	return newObject(io.LimitReader(o, last-first+1), o), names, nil
 }

@@ -40,6 +40,10 @@ func (e *encrypted) put(ctx context.Context, params *storage.PutParams, transfor
 		return fmt.Errorf("put %s: no reader", params.Key)
 	}
 	content, rewind := rewindable(params.Reader)
+	content, transformers, err := e.takeOff(ctx, content, transformers)
+	if err != nil {
+		return fmt.Errorf("put %s: %w", params.Key, rewind(err))
+	}
 	if err := e.encrypt(ctx, params, content, transformers); err != nil {
 		return fmt.Errorf("put %s: %w", params.Key, rewind(err))
 	}
@@ -77,13 +81,14 @@ func (e *encrypted) store(ctx context.Context, params *storage.PutParams, sealed
 
 const (
 	smallUpload = 5 << 20   // bytes; the smallest part that S3 allows
-	mostPart    = 100 << 20 // bytes; Piko's default
+	unknownPart = 16 << 20  // bytes; of an object of unknown size, which may have up to 154 GiB
+	largestPart = 100 << 20 // bytes; Piko's default
 	mostParts   = 9_900     // of an upload to S3, which allows 10,000; encryption adds some
 )
 
-// inParts prepares an upload for a provider that uploads in parts. Such a provider takes 100 MiB of
-// memory for each part of an object of unknown size. So a small object becomes one request, of
-// known size and with a reader that can be rewound. For other objects the parts fit the stated
+// inParts prepares an upload for a provider that uploads in parts. Such a provider holds several
+// parts in memory, of 100 MiB each unless it is configured. So a small object becomes one request,
+// of known size and with a reader that can be rewound. For other objects the parts fit the stated
 // size.
 func inParts(params *storage.PutParams, stated int64) error {
 	var start bytes.Buffer
@@ -100,7 +105,9 @@ func inParts(params *storage.PutParams, stated int64) error {
 	case params.MultipartConfig != nil:
 		config = *params.MultipartConfig
 	case stated > 0:
-		config.PartSize = min(max(stated/64, smallUpload), mostPart)
+		config.PartSize = min(max(stated/64, smallUpload), largestPart)
+	default:
+		config.PartSize = unknownPart
 	}
 	config.PartSize = max(config.PartSize, stated/mostParts)
 	params.MultipartConfig = &config

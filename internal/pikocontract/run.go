@@ -2,8 +2,13 @@ package piko
 
 import "errors"
 
-// RunModeProd is the run mode of production.
-const RunModeProd = "prod"
+// The run modes. RunModeDevInterpreted interprets the application's pages, and the packages of the
+// application that they import.
+const (
+	RunModeProd           = "prod"
+	RunModeDev            = "dev"
+	RunModeDevInterpreted = "dev-i"
+)
 
 // Run is declared only: it returns an error.
 func (*SSRServer) Run(string) error {

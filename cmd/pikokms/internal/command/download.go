@@ -35,19 +35,19 @@ func (d *download) Read(p []byte) (int, error) {
 
 // asked is an object that is open for random access.
 type asked struct {
-	pikokms.StoredObject
+	pikokms.Object
 	isRemote bool // of a bucket
 }
 
 // S3EncryptionClient tells whether an object's metadata say that the S3 Encryption Client wrote it.
 func (a asked) S3EncryptionClient() bool {
-	client, ok := a.StoredObject.(interface{ S3EncryptionClient() bool })
+	client, ok := a.Object.(interface{ S3EncryptionClient() bool })
 	return ok && client.S3EncryptionClient()
 }
 
 // ReadAt implements io.ReaderAt.
 func (a asked) ReadAt(p []byte, off int64) (int, error) {
-	n, err := a.StoredObject.ReadAt(p, off)
+	n, err := a.Object.ReadAt(p, off)
 	if err != nil && err != io.EOF {
 		err = storageError{err, a.isRemote}
 	}
@@ -56,7 +56,7 @@ func (a asked) ReadAt(p []byte, off int64) (int, error) {
 
 // steady is an object that is open for random access. It goes on where a download broke off.
 type steady struct {
-	pikokms.StoredObject
+	pikokms.Object
 	ctx context.Context
 }
 
@@ -66,7 +66,7 @@ func (s steady) ReadAt(p []byte, off int64) (n int, err error) {
 		got := 0
 		_, err = again(s.ctx, func() (struct{}, bool, error) {
 			var err error
-			got, err = s.StoredObject.ReadAt(p[n:], off+int64(n))
+			got, err = s.Object.ReadAt(p[n:], off+int64(n))
 			return struct{}{}, got == 0 && passes(err), err
 		})
 		if n += got; got == 0 || err == nil || !passes(err) {
@@ -77,8 +77,8 @@ func (s steady) ReadAt(p []byte, off int64) (n int, err error) {
 
 // openSteady opens an object for random access, whose opening and reading are tried again where
 // that may help.
-func (p *place) openSteady(ctx context.Context, key string) (pikokms.StoredObject, error) {
-	stored, err := again(ctx, func() (pikokms.StoredObject, bool, error) {
+func (p *place) openSteady(ctx context.Context, key string) (pikokms.Object, error) {
+	stored, err := again(ctx, func() (pikokms.Object, bool, error) {
 		stored, err := p.open(ctx, key)
 		return stored, passes(err), err
 	})

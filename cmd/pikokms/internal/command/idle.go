@@ -10,7 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"piko.sh/pikokms"
+	"piko.sh/pikokms/cmd/pikokms/internal/idle"
 )
 
 // defaultStorageTimeout is how long a storage may stand still. AWS's own tools wait as long for
@@ -192,11 +192,11 @@ type idleError struct {
 
 // Error implements error.
 func (e *idleError) Error() string {
-	return fmt.Sprintf("%v: %s moved no byte for %v; --storage-timeout sets how long to wait", pikokms.ErrStorageIdle, e.host, e.limit)
+	return fmt.Sprintf("%v: %s moved no byte for %v; --storage-timeout sets how long to wait", idle.ErrIdle, e.host, e.limit)
 }
 
-// Is makes it pikokms.ErrStorageIdle.
-func (e *idleError) Is(target error) bool { return target == pikokms.ErrStorageIdle }
+// Is makes it idle.ErrIdle.
+func (e *idleError) Is(target error) bool { return target == idle.ErrIdle }
 
 // CanceledError keeps the AWS SDK from sending the request again.
 func (e *idleError) CanceledError() bool { return true }

@@ -76,7 +76,7 @@ type objects interface {
 	// none.
 	stat(ctx context.Context, key string) (listed, error)
 	// open opens an object for random access.
-	open(ctx context.Context, key string) (pikokms.StoredObject, error)
+	open(ctx context.Context, key string) (pikokms.Object, error)
 	// read opens an object to be read from its beginning.
 	read(ctx context.Context, key string) (*opened, error)
 	io.Closer
@@ -316,7 +316,7 @@ func (p *place) list(ctx context.Context, prefix string) iter.Seq2[listed, error
 }
 
 // open opens an object for random access.
-func (p *place) open(ctx context.Context, key string) (pikokms.StoredObject, error) {
+func (p *place) open(ctx context.Context, key string) (pikokms.Object, error) {
 	switch {
 	case p.objects != nil:
 		stored, err := p.objects.open(ctx, key)
@@ -341,7 +341,7 @@ func (p *place) open(ctx context.Context, key string) (pikokms.StoredObject, err
 	return &openFile{f, info}, nil
 }
 
-// openFile is a pikokms.StoredObject.
+// openFile is a pikokms.Object.
 type openFile struct {
 	*os.File
 	info os.FileInfo

@@ -141,9 +141,9 @@ func (b *azureObjects) stat(ctx context.Context, key string) (listed, error) {
 	return listed{key: key, size: *p.ContentLength}, nil
 }
 
-func (b *azureObjects) open(ctx context.Context, key string) (pikokms.StoredObject, error) {
+func (b *azureObjects) open(ctx context.Context, key string) (pikokms.Object, error) {
 	client := b.blob(key)
-	first, err := client.DownloadStream(undecoded(ctx), &azure.DownloadStreamOptions{Range: azure.HTTPRange{Count: probe}})
+	first, err := client.DownloadStream(undecoded(ctx), &azure.DownloadStreamOptions{Range: azure.HTTPRange{Count: pikokms.ProbeSize}})
 	if bloberror.HasCode(err, bloberror.InvalidRange) { // it is empty
 		p, err := client.GetProperties(ctx, nil)
 		if err == nil && (p.ContentLength == nil || *p.ContentLength != 0 || p.LastModified == nil) {
@@ -152,7 +152,7 @@ func (b *azureObjects) open(ctx context.Context, key string) (pikokms.StoredObje
 		if err != nil {
 			return nil, azureError(err)
 		}
-		return &openObject{pikokms.NewRangeReaderAt(0, nil, nil), *p.LastModified}, nil
+		return pikokms.NewRangeObject(0, *p.LastModified, nil, nil), nil
 	}
 	if err != nil {
 		return nil, azureError(err)

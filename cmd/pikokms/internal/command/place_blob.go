@@ -182,7 +182,7 @@ func (b *blobObjects) stat(ctx context.Context, key string) (listed, error) {
 	return one, nil
 }
 
-func (b *blobObjects) open(ctx context.Context, key string) (pikokms.StoredObject, error) {
+func (b *blobObjects) open(ctx context.Context, key string) (pikokms.Object, error) {
 	return blobstorage.New(b.bucket).Open(ctx, key)
 }
 

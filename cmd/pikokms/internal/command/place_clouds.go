@@ -25,10 +25,6 @@ import (
 	"piko.sh/pikokms/s3storage"
 )
 
-// probe is how many bytes of an object are fetched when it is opened for random access: more than
-// most headers have.
-const probe = 4 << 10
-
 // openCloud opens the bucket of a URL in GCS or Azure, and returns the key of the one object that
 // it names, if it names one. Gocloud.dev knows URLs and credentials. Names and metadata it changes,
 // so objects are worked on by the client that it made.
@@ -57,19 +53,10 @@ func openCloud(ctx context.Context, u *url.URL) (_ objects, only string, err err
 	return nil, "", errors.Join(errors.New("gocloud.dev gave no client of this cloud"), bucket.Close())
 }
 
-// openObject is an object of a cloud that is open for random access.
-type openObject struct {
-	*pikokms.RangeReaderAt
-	modTime time.Time
-}
-
-// ModTime implements pikokms.StoredObject.
-func (o *openObject) ModTime() time.Time { return o.modTime }
-
 // newOpenObject opens an object whose first bytes are on their way. It reads no more than those.
-func newOpenObject(first io.ReadCloser, size int64, modTime time.Time, fetch func(offset, length int64) (io.ReadCloser, error)) (pikokms.StoredObject, error) {
+func newOpenObject(first io.ReadCloser, size int64, modTime time.Time, fetch func(offset, length int64) (io.ReadCloser, error)) (pikokms.Object, error) {
 	source := checked.Reader{Source: first}
-	start := make([]byte, min(size, probe))
+	start := make([]byte, min(size, pikokms.ProbeSize))
 	n, err := source.ReadFull(start)
 	if err == io.EOF {
 		err = io.ErrUnexpectedEOF
@@ -80,7 +67,7 @@ func newOpenObject(first io.ReadCloser, size int64, modTime time.Time, fetch fun
 	if err := first.Close(); err != nil {
 		return nil, err
 	}
-	return &openObject{pikokms.NewRangeReaderAt(size, start, fetch), modTime}, nil
+	return pikokms.NewRangeObject(size, modTime, start, fetch), nil
 }
 
 // undecoded makes clients get objects as they are stored. Without a header of ours net/http

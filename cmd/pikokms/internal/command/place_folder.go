@@ -10,21 +10,14 @@ import (
 	"path/filepath"
 
 	"piko.sh/pikokms"
+	"piko.sh/pikokms/cmd/pikokms/internal/idle"
 )
 
 // folderObjects are the files of a folder and of those below it.
 type folderObjects struct {
-	folderStorage // with a limit to how long it may stand still, as on a network file system
-	folder        *pikokms.Folder
-	path          string
-}
-
-// folderStorage is what a folder is.
-type folderStorage interface {
-	pikokms.ConditionalStorage
-	pikokms.RangeStorage
-	Entries(ctx context.Context, prefix string) iter.Seq2[pikokms.FolderEntry, error]
-	PutFunc(ctx context.Context, key string, content io.Reader, place func(old fs.FileInfo, file *os.File) error) error
+	idle.Folder // with a limit to how long it may stand still, as on a network file system
+	folder      *pikokms.Folder
+	path        string
 }
 
 // Close implements io.Closer.
@@ -36,7 +29,7 @@ func openFolder(path string) (*place, error) {
 	if err != nil {
 		return nil, err
 	}
-	limited := pikokms.LimitIdle(folder, storageTimeout).(folderStorage)
+	limited := idle.Limit(folder, storageTimeout)
 	return &place{name: path, objects: &folderObjects{limited, folder, path}}, nil
 }
 
@@ -78,7 +71,7 @@ func (f *folderObjects) stat(ctx context.Context, key string) (listed, error) {
 	return one, errors.Join(err, object.Close())
 }
 
-func (f *folderObjects) open(ctx context.Context, key string) (pikokms.StoredObject, error) {
+func (f *folderObjects) open(ctx context.Context, key string) (pikokms.Object, error) {
 	return f.Open(ctx, key)
 }
 
@@ -88,7 +81,7 @@ func (f *folderObjects) read(ctx context.Context, key string) (*opened, error) {
 		return nil, err
 	}
 	s := &opened{ReadCloser: content, size: -1}
-	if object, ok := content.(pikokms.StoredObject); ok {
+	if object, ok := content.(pikokms.Object); ok {
 		s.size, s.modTime = object.Size(), object.ModTime()
 	}
 	if file, ok := content.(interface{ Stat() (os.FileInfo, error) }); ok {

@@ -96,9 +96,9 @@ func (b *gcsObjects) stat(ctx context.Context, key string) (listed, error) {
 // encrypted is none of gzip's any more.
 const compressed = true
 
-func (b *gcsObjects) open(ctx context.Context, key string) (pikokms.StoredObject, error) {
+func (b *gcsObjects) open(ctx context.Context, key string) (pikokms.Object, error) {
 	object := b.object(key).ReadCompressed(compressed)
-	first, err := object.NewRangeReader(ctx, 0, probe)
+	first, err := object.NewRangeReader(ctx, 0, pikokms.ProbeSize)
 	if isGCSStatus(err, http.StatusRequestedRangeNotSatisfiable) { // it is empty
 		a, err := object.Attrs(ctx)
 		if err == nil && a.Size != 0 {
@@ -107,7 +107,7 @@ func (b *gcsObjects) open(ctx context.Context, key string) (pikokms.StoredObject
 		if err != nil {
 			return nil, gcsError(err)
 		}
-		return &openObject{pikokms.NewRangeReaderAt(0, nil, nil), a.Updated}, nil
+		return pikokms.NewRangeObject(0, a.Updated, nil, nil), nil
 	}
 	if err != nil {
 		return nil, gcsError(err)

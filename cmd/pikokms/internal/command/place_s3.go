@@ -120,7 +120,7 @@ func (b *s3Objects) stat(ctx context.Context, key string) (listed, error) {
 	return listed{key: key, size: object.Size}, unnamed(err)
 }
 
-func (b *s3Objects) open(ctx context.Context, key string) (pikokms.StoredObject, error) {
+func (b *s3Objects) open(ctx context.Context, key string) (pikokms.Object, error) {
 	object, err := b.Open(ctx, b.prefix+key)
 	return object, unnamed(err)
 }

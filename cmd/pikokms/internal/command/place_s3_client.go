@@ -120,7 +120,7 @@ func (s *source) refuseS3Client(ctx context.Context) error {
 }
 
 // lookForS3Client corrects the kind of an object in S3 that seems to be plain.
-func (x *examined) lookForS3Client(ctx context.Context, i item, open pikokms.StoredObject) {
+func (x *examined) lookForS3Client(ctx context.Context, i item, open pikokms.Object) {
 	b, ok := i.place.objects.(*s3Objects)
 	if !ok || x.kind != kindPlain {
 		return

@@ -19,7 +19,7 @@ import (
 	"gocloud.dev/gcerrors"
 	"google.golang.org/api/googleapi"
 
-	"piko.sh/pikokms"
+	"piko.sh/pikokms/cmd/pikokms/internal/idle"
 	"piko.sh/pikokms/provider"
 )
 
@@ -93,7 +93,7 @@ func ofStorage(err error) error {
 func ofUpload(err error) error {
 	_, ofAWS := errors.AsType[*smithy.OperationError](err)
 	_, ofNet := errors.AsType[net.Error](err)
-	if ofAWS || ofNet || errors.Is(err, pikokms.ErrStorageIdle) {
+	if ofAWS || ofNet || errors.Is(err, idle.ErrIdle) {
 		return ofStorage(err)
 	}
 	return err
@@ -117,7 +117,7 @@ func passes(err error) bool {
 // passes tells whether an error of a storage is of a kind that may pass.
 func (e storageError) passes() bool {
 	err := e.error
-	if errors.Is(err, pikokms.ErrStorageIdle) {
+	if errors.Is(err, idle.ErrIdle) {
 		return true
 	}
 	switch gcerrors.Code(err) {

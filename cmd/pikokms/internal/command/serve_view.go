@@ -138,7 +138,7 @@ func (v *view) onlyName() string {
 
 // open opens a stored object, and reads its header. The object need not be encrypted if the header
 // is nil.
-func (v *view) open(ctx context.Context, key string) (pikokms.StoredObject, *header.Header, error) {
+func (v *view) open(ctx context.Context, key string) (pikokms.Object, *header.Header, error) {
 	name, err := v.stored(key)
 	if err != nil {
 		return nil, nil, err

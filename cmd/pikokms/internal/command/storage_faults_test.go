@@ -491,7 +491,7 @@ func TestAFolderIsLimited(t *testing.T) {
 	defer p.Close()
 	inner, ok := p.objects.(*folderObjects)
 	require.True(t, ok)
-	require.NotEqual(t, fmt.Sprintf("%T", inner.folder), fmt.Sprintf("%T", inner.folderStorage))
+	require.NotEqual(t, fmt.Sprintf("%T", inner.folder), fmt.Sprintf("%T", inner.Folder))
 	require.NoError(t, inner.Put(context.Background(), "a", strings.NewReader("hello")))
 	code, _, stderr := here(t, "ls", "--storage-timeout", "-1s", t.TempDir())
 	require.Equal(t, 2, code, stderr)

@@ -2,7 +2,10 @@
 // application is. A Piko application has Piko's own in its place.
 package bootstrap
 
-import "piko.sh/piko/internal/crypto/crypto_domain"
+import (
+	"piko.sh/piko/internal/crypto/crypto_domain"
+	"piko.sh/piko/wdk/storage"
+)
 
 // Option configures a Container.
 type Option func(*Container)
@@ -11,6 +14,8 @@ type Option func(*Container)
 type Container struct {
 	cryptoProviders map[string]crypto_domain.EncryptionProvider
 	cryptoDefault   string
+
+	storageProviders map[string]storage.ProviderPort // pikostorage reads it by this name
 }
 
 // AddCryptoProvider registers a provider by name.
@@ -23,3 +28,11 @@ func (c *Container) AddCryptoProvider(name string, provider crypto_domain.Encryp
 
 // SetCryptoDefaultProvider names the provider to use.
 func (c *Container) SetCryptoDefaultProvider(name string) { c.cryptoDefault = name }
+
+// AddStorageProvider registers a storage provider by name.
+func (c *Container) AddStorageProvider(name string, provider storage.ProviderPort) {
+	if c.storageProviders == nil {
+		c.storageProviders = map[string]storage.ProviderPort{}
+	}
+	c.storageProviders[name] = provider
+}

@@ -2,16 +2,18 @@
 // bootstrap of an application names.
 package storage_provider_disk
 
-import (
-	"errors"
-
-	"piko.sh/piko/wdk/storage"
-)
+import "piko.sh/piko/wdk/storage"
 
 // Config says where objects are stored.
 type Config struct{ BaseDirectory string }
 
-// NewDiskProvider is declared only: it returns an error.
-func NewDiskProvider(Config, ...storage.ProviderOption) (storage.ProviderPort, error) {
-	return nil, errors.New("storage_provider_disk: this is a declaration; build with Piko's own package")
+// NewDiskProvider is declared only: it returns a provider whose methods panic.
+func NewDiskProvider(c Config, _ ...storage.ProviderOption) (storage.ProviderPort, error) {
+	return Declared{Config: c}, nil
+}
+
+// Declared is the provider that NewDiskProvider returns here.
+type Declared struct {
+	storage.ProviderPort
+	Config Config
 }

@@ -5,30 +5,41 @@ import (
 	"io"
 	"io/fs"
 	"sync"
+	"time"
 
+	"piko.sh/pikokms/header"
 	"piko.sh/pikokms/internal/checked"
 )
 
-// RangeReaderAt gives random access to something that is fetched in ranges, such as an object
-// behind HTTP. Reads in a row share one fetch. Later fetches are longer, so reading the whole in
-// order takes a few of them. A fetch that breaks off is repeated from where it broke, a few times
-// in a row.
-//
-// A RangeReaderAt is safe for concurrent use. A read that comes during another one makes a fetch of
-// its own.
-type RangeReaderAt struct {
+// RangeObject is an Object that is fetched in ranges, such as one behind HTTP, for a RangeStorage
+// to return. Reads in a row share one fetch. Later fetches are longer, so reading the whole in order
+// takes a few of them. A fetch that breaks off is repeated from where it broke, a few times in a
+// row. A ReadAt during another one makes a fetch of its own.
+type RangeObject struct {
+	*io.SectionReader // of ranges
+	modTime           time.Time
+	ranges            *ranges
+}
+
+// ranges is the io.ReaderAt of a RangeObject.
+type ranges struct {
 	size  int64
 	start []byte // the first bytes, which were fetched already
 	fetch func(offset, length int64) (io.ReadCloser, error)
 
 	mu       sync.Mutex
 	stream   *ranged // the fetch that reads share; nil if there is none
+	whole    *ranged // the fetch of Continue, until a read takes it up
 	run      int64   // the length of the last fetch
 	next     int64   // where the last read ended
 	expected int64
 	closed   bool
 	closeErr error
 }
+
+// ProbeSize is how many bytes of an object a RangeStorage fetches when it opens one: enough for a
+// header under a KMS key, or for the whole of a small object.
+const ProbeSize = 4 << 10
 
 const (
 	firstFetch = 128 << 10 // bytes; two frames, and some more
@@ -39,27 +50,40 @@ const (
 	maxBroken = 3
 )
 
-// NewRangeReaderAt gives random access to size bytes, the first of which are start. The function
-// fetch must return length bytes from offset; both lie within size. If the content may be replaced
-// meanwhile, fetch must return the old bytes or fail.
-func NewRangeReaderAt(size int64, start []byte, fetch func(offset, length int64) (io.ReadCloser, error)) *RangeReaderAt {
+// NewRangeObject returns an object of size bytes, the first of which are start: ProbeSize of them,
+// or all. The function fetch must return length bytes from offset; both lie within size. If the
+// object may be replaced meanwhile, fetch must return the old bytes or fail.
+func NewRangeObject(size int64, modTime time.Time, start []byte, fetch func(offset, length int64) (io.ReadCloser, error)) *RangeObject {
 	size = max(size, 0) // a server that states less states nothing
-	return &RangeReaderAt{size: size, start: start[:min(int64(len(start)), size)], fetch: fetch}
+	r := &ranges{size: size, start: start[:min(int64(len(start)), size)], fetch: fetch}
+	return &RangeObject{io.NewSectionReader(r, 0, size), modTime, r}
 }
 
-// Size returns the size in bytes.
-func (r *RangeReaderAt) Size() int64 { return r.size }
+// ModTime returns when the object was stored.
+func (o *RangeObject) ModTime() time.Time { return o.modTime }
 
-// Expect announces that the next read elsewhere starts a run of about n bytes, so that one fetch
-// gets all of them.
-func (r *RangeReaderAt) Expect(n int64) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.expected = n
+// Close ends the fetch that is open. Reads that need a fetch then fail with [fs.ErrClosed]. A
+// second Close returns what the first one did.
+func (o *RangeObject) Close() error { return o.ranges.close() }
+
+// Expect announces that the next read elsewhere begins a run through n bytes of the original, so
+// that one fetch gets what is stored of them.
+func (o *RangeObject) Expect(n int64) {
+	o.ranges.mu.Lock()
+	defer o.ranges.mu.Unlock()
+	// These are the bytes, the overhead of their frames, and the rest of the frames at both ends.
+	o.ranges.expected = n + n>>10 + 2*header.DefaultFrameLength
 }
 
-// ReadAt implements [io.ReaderAt]. After Close, the error holds [fs.ErrClosed].
-func (r *RangeReaderAt) ReadAt(p []byte, off int64) (int, error) {
+// Continue takes over a fetch of the whole object that is under way, from which the first bytes
+// were read: body holds all that follows those. A read from there on uses it. It must come before
+// the first read.
+func (o *RangeObject) Continue(body io.ReadCloser) {
+	r := o.ranges
+	r.whole = &ranged{body: body, source: checked.Reader{Source: body}, pos: int64(len(r.start)), end: r.size}
+}
+
+func (r *ranges) ReadAt(p []byte, off int64) (int, error) {
 	if off < 0 {
 		return 0, errors.New("pikokms: negative offset")
 	}
@@ -83,7 +107,7 @@ func (r *RangeReaderAt) ReadAt(p []byte, off int64) (int, error) {
 	return n, atEnd
 }
 
-func (r *RangeReaderAt) read(p []byte, off int64) (n int, err error) {
+func (r *ranges) read(p []byte, off int64) (n int, err error) {
 	if !r.mu.TryLock() {
 		return r.readAlone(p, off)
 	}
@@ -97,14 +121,14 @@ func (r *RangeReaderAt) read(p []byte, off int64) (n int, err error) {
 }
 
 // readAlone reads by a fetch that no other read shares.
-func (r *RangeReaderAt) readAlone(p []byte, off int64) (int, error) {
+func (r *ranges) readAlone(p []byte, off int64) (int, error) {
 	var stream *ranged
 	n, err := r.fill(p, off, &stream, r.newRanged)
 	return n, errors.Join(err, drop(&stream))
 }
 
 // fill reads p from off. It uses the stream if that is at off, and otherwise calls open.
-func (r *RangeReaderAt) fill(p []byte, off int64, stream **ranged, open func(off, need int64) (*ranged, error)) (n int, err error) {
+func (r *ranges) fill(p []byte, off int64, stream **ranged, open func(off, need int64) (*ranged, error)) (n int, err error) {
 	for broken := 0; n < len(p); {
 		at, need := off+int64(n), int64(len(p)-n)
 		if s := *stream; s == nil || s.pos != at || s.end-s.pos < need {
@@ -137,7 +161,11 @@ func (r *RangeReaderAt) fill(p []byte, off int64, stream **ranged, open func(off
 }
 
 // open opens a stream from off. Its length grows with the run of reads so far.
-func (r *RangeReaderAt) open(off, need int64) (*ranged, error) {
+func (r *ranges) open(off, need int64) (*ranged, error) {
+	if whole := r.whole; whole != nil && whole.pos == off {
+		r.whole = nil
+		return whole, nil
+	}
 	length := need
 	switch {
 	case r.run > 0 && off == r.next: // the run goes on
@@ -154,12 +182,11 @@ func (r *RangeReaderAt) open(off, need int64) (*ranged, error) {
 	return stream, nil
 }
 
-// Close ends the fetch that is open. A second Close returns what the first one did.
-func (r *RangeReaderAt) Close() error {
+func (r *ranges) close() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if !r.closed {
-		r.closed, r.closeErr = true, drop(&r.stream)
+		r.closed, r.closeErr = true, errors.Join(drop(&r.stream), drop(&r.whole))
 	}
 	return r.closeErr
 }
@@ -171,7 +198,7 @@ type ranged struct {
 	pos, end int64          // offsets of the bytes that are left
 }
 
-func (r *RangeReaderAt) newRanged(off, length int64) (*ranged, error) {
+func (r *ranges) newRanged(off, length int64) (*ranged, error) {
 	body, err := r.fetch(off, length)
 	if err != nil {
 		return nil, err

@@ -1,4 +1,4 @@
-package pikokms_test
+package idle_test
 
 import (
 	"bytes"
@@ -15,6 +15,7 @@ import (
 	"go.uber.org/goleak"
 
 	"piko.sh/pikokms"
+	"piko.sh/pikokms/cmd/pikokms/internal/idle"
 )
 
 // stuckStorage is a storage that at one point waits for what never comes: until its context ends,
@@ -73,7 +74,7 @@ func (s *stuckStorage) GetVersion(ctx context.Context, key string) (io.ReadClose
 	return content, "1", err
 }
 
-func (s *stuckStorage) Open(ctx context.Context, key string) (pikokms.StoredObject, error) {
+func (s *stuckStorage) Open(ctx context.Context, key string) (pikokms.Object, error) {
 	if err := s.wait(ctx, "open"); err != nil {
 		return nil, err
 	}
@@ -115,9 +116,11 @@ func (c *stuckContent) ReadAt(p []byte, off int64) (int, error) {
 	return c.start.ReadAt(p, off)
 }
 
-func (c *stuckContent) Close() error       { return c.s.wait(c.ctx, "close") }
-func (c *stuckContent) Size() int64        { return 5 }
-func (c *stuckContent) ModTime() time.Time { return time.Time{} }
+func (c *stuckContent) Close() error { return c.s.wait(c.ctx, "close") }
+func (c *stuckContent) Size() int64  { return 5 }
+
+func (c *stuckContent) Seek(int64, int) (int64, error) { return 0, errors.ErrUnsupported }
+func (c *stuckContent) ModTime() time.Time             { return time.Time{} }
 
 // TestAStorageThatNeverAnswers has each operation of a storage return within its limit, whether the
 // storage honours its context or not. Nothing stays of one that does.
@@ -174,8 +177,8 @@ func TestAStorageThatNeverAnswers(t *testing.T) {
 				before := goleak.IgnoreCurrent()
 				s := &stuckStorage{at: at, polite: polite, end: make(chan struct{})}
 				begin := time.Now()
-				err := operation(pikokms.LimitIdle(s, limit))
-				require.ErrorIs(t, err, pikokms.ErrStorageIdle)
+				err := operation(idle.Limit(s, limit))
+				require.ErrorIs(t, err, idle.ErrIdle)
 				require.ErrorContains(t, err, "stuckStorage")
 				require.GreaterOrEqual(t, time.Since(begin), limit)
 				require.Less(t, time.Since(begin), 10*time.Second)
@@ -188,7 +191,7 @@ func TestAStorageThatNeverAnswers(t *testing.T) {
 				}
 
 				s = &stuckStorage{end: make(chan struct{})}
-				require.NoError(t, operation(pikokms.LimitIdle(s, time.Minute)), "nothing is stuck")
+				require.NoError(t, operation(idle.Limit(s, time.Minute)), "nothing is stuck")
 				require.NoError(t, goleak.Find(before))
 			})
 		}
@@ -207,7 +210,7 @@ func (r *slowReader) Read(p []byte) (int, error) {
 }
 
 func TestTheTimeOfContentIsNotTheStorages(t *testing.T) {
-	s := pikokms.LimitIdle(&stuckStorage{}, 100*time.Millisecond)
+	s := idle.Limit(&stuckStorage{}, 100*time.Millisecond)
 	require.NoError(t, s.Put(t.Context(), "key", &slowReader{left: 3}))
 	r, err := s.Get(t.Context(), "key")
 	require.NoError(t, err)
@@ -223,15 +226,15 @@ func TestAFolderWithAnIdleLimit(t *testing.T) {
 	folder, err := pikokms.NewFolder(t.TempDir())
 	require.NoError(t, err)
 	defer folder.Close()
-	require.Same(t, folder, pikokms.LimitIdle(folder, 0), "no limit")
-	s := pikokms.LimitIdle(folder, time.Minute)
+	require.Same(t, folder, idle.Limit(folder, 0), "no limit")
+	s := idle.Limit(folder, time.Minute)
 	require.Implements(t, (*pikokms.ConditionalStorage)(nil), s)
 	require.Implements(t, (*pikokms.RangeStorage)(nil), s)
 	content := bytes.Repeat([]byte("0123456789"), 300_000)
 	require.NoError(t, s.Put(t.Context(), "a/b", bytes.NewReader(content)))
 	r, version, err := s.(pikokms.ConditionalStorage).GetVersion(t.Context(), "a/b")
 	require.NoError(t, err)
-	require.EqualValues(t, len(content), r.(pikokms.StoredObject).Size())
+	require.EqualValues(t, len(content), r.(pikokms.Object).Size())
 	got, err := io.ReadAll(r)
 	require.NoError(t, err)
 	require.True(t, bytes.Equal(content, got))

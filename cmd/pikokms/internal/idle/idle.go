@@ -1,4 +1,6 @@
-package pikokms
+// Package idle gives up a folder that stands still, as one of a network file system does whose
+// server is away.
+package idle
 
 import (
 	"context"
@@ -10,85 +12,52 @@ import (
 	"os"
 	"sync"
 	"time"
+
+	"piko.sh/pikokms"
 )
 
-// ErrStorageIdle means that a storage was given up because nothing of an operation moved for a
-// time. Trying again may help.
-var ErrStorageIdle = errors.New("the storage does not answer")
+// ErrIdle means that a storage was given up because nothing of an operation moved for a time.
+// Trying again may help.
+var ErrIdle = errors.New("the storage does not answer")
 
-// idleGrace is how long a storage that was given up has to return, which lets it clean up.
-const idleGrace = time.Second
+// grace is how long a folder that was given up has to return, which lets it clean up.
+const grace = time.Second
 
-// LimitIdle returns a storage whose operations fail with ErrStorageIdle when they stand still for
-// limit. Without it, a server that takes a request and never answers, or a network file system
-// whose server is away, keeps a caller waiting for as long as the storage itself does, which may be
-// for ever. A limit of 0 is none, and returns storage as it is. The result is a ConditionalStorage
-// and a RangeStorage if storage is one, and has the Entries and the PutFunc of a Folder.
+// Folder has the methods of a pikokms.Folder, but for Close.
+type Folder interface {
+	pikokms.ConditionalStorage
+	pikokms.RangeStorage
+	Entries(ctx context.Context, prefix string) iter.Seq2[pikokms.FolderEntry, error]
+	PutFunc(ctx context.Context, key string, content io.Reader, place func(old fs.FileInfo, file *os.File) error) error
+}
+
+// Limit returns a folder whose operations fail with ErrIdle when they stand still for limit, which
+// may be for ever without it. A limit of 0 is none, and returns folder as it is.
 //
 // What moves is what can be seen from here: a call that returns, each Read and each ReadAt of
 // content, each key of List, and each piece that Put reads of its content, whose own time does not
-// count. So the limit must be longer than the longest of these takes, such as sending one part of
-// an upload, or syncing what is left of a file; a minute suits most.
+// count. So the limit must be longer than the longest of these takes, such as syncing what is left
+// of a file; a minute suits most.
 //
-// An operation that is given up has its context cancelled, and content is closed. A storage that
-// honours its context leaves nothing behind. What waits in the operating system, as for a file of a
-// network file system, can't be interrupted: its goroutine, and the file it holds, stay until the
+// An operation that is given up has its context cancelled, and its content is closed. What waits in
+// the operating system can't be interrupted: its goroutine, and the file it holds, stay until the
 // system returns. A Put that is given up after it has read all its content may still be carried
 // out.
-func LimitIdle(storage Storage, limit time.Duration) Storage {
+func Limit(folder Folder, limit time.Duration) Folder {
 	if limit <= 0 {
-		return storage
+		return folder
 	}
-	l := &limited{storage, limit}
-	conditional, isConditional := storage.(ConditionalStorage)
-	ranged, isRange := storage.(RangeStorage)
-	folder, isFolder := storage.(*Folder)
-	switch {
-	case isFolder:
-		return struct {
-			*limited
-			limitedVersions
-			limitedRanges
-			limitedFolder
-		}{l, limitedVersions{l, folder}, limitedRanges{l, folder}, limitedFolder{l, folder}}
-	case isConditional && isRange:
-		return struct {
-			*limited
-			limitedVersions
-			limitedRanges
-		}{l, limitedVersions{l, conditional}, limitedRanges{l, ranged}}
-	case isConditional:
-		return struct {
-			*limited
-			limitedVersions
-		}{l, limitedVersions{l, conditional}}
-	case isRange:
-		return struct {
-			*limited
-			limitedRanges
-		}{l, limitedRanges{l, ranged}}
-	}
-	return l
+	return &limited{folder, limit}
 }
 
-// limited is a Storage that is given up when it stands still.
+// limited is a Folder that is given up when it stands still.
 type limited struct {
-	inner Storage
+	inner Folder
 	limit time.Duration
 }
 
-type limitedVersions struct {
-	l     *limited
-	inner ConditionalStorage
-}
-
-type limitedRanges struct {
-	l     *limited
-	inner RangeStorage
-}
-
 func (l *limited) idle(operation, key string) error {
-	return fmt.Errorf("%s %s: %w: nothing moved for %v in %T", operation, key, ErrStorageIdle, l.limit, l.inner)
+	return fmt.Errorf("%s %s: %w: nothing moved for %v in %T", operation, key, ErrIdle, l.limit, l.inner)
 }
 
 // run makes a call of the storage, and returns errIdle if it stands still. What it opened comes too
@@ -117,7 +86,7 @@ func run[T any](l *limited, timer *time.Timer, cancel context.CancelFunc, errIdl
 	case <-timer.C:
 	}
 	cancel()
-	timer.Reset(min(idleGrace, l.limit))
+	timer.Reset(min(grace, l.limit))
 	defer close(abandoned)
 	var none T
 	select {
@@ -141,9 +110,9 @@ func (l *limited) Put(ctx context.Context, key string, content io.Reader) error 
 }
 
 // PutIf implements ConditionalStorage.
-func (v limitedVersions) PutIf(ctx context.Context, key, version string, content io.Reader) error {
-	return v.l.put(ctx, key, content, func(ctx context.Context, content io.Reader) error {
-		return v.inner.PutIf(ctx, key, version, content)
+func (l *limited) PutIf(ctx context.Context, key, version string, content io.Reader) error {
+	return l.put(ctx, key, content, func(ctx context.Context, content io.Reader) error {
+		return l.inner.PutIf(ctx, key, version, content)
 	})
 }
 
@@ -171,7 +140,7 @@ func (l *limited) put(ctx context.Context, key string, content io.Reader, put fu
 				return nil // it came at the last moment
 			}
 			return fmt.Errorf("%w: %w", sent.idle, err)
-		case <-time.After(min(idleGrace, l.limit)):
+		case <-time.After(min(grace, l.limit)):
 			return sent.idle
 		}
 	}
@@ -241,8 +210,8 @@ func (l *limited) Get(ctx context.Context, key string) (io.ReadCloser, error) {
 }
 
 // GetVersion implements ConditionalStorage.
-func (v limitedVersions) GetVersion(ctx context.Context, key string) (io.ReadCloser, string, error) {
-	return v.l.get(ctx, key, func(ctx context.Context) (io.ReadCloser, string, error) { return v.inner.GetVersion(ctx, key) })
+func (l *limited) GetVersion(ctx context.Context, key string) (io.ReadCloser, string, error) {
+	return l.get(ctx, key, func(ctx context.Context) (io.ReadCloser, string, error) { return l.inner.GetVersion(ctx, key) })
 }
 
 func (l *limited) get(ctx context.Context, key string, get func(context.Context) (io.ReadCloser, string, error)) (io.ReadCloser, string, error) {
@@ -259,7 +228,7 @@ func (l *limited) get(ctx context.Context, key string, get func(context.Context)
 	}
 	version = content.version
 	r := &limitedReader{l: l, timer: timer, cancel: cancel, content: content.content, idle: l.idle("get", key)}
-	if stored, ok := content.content.(StoredObject); ok {
+	if stored, ok := content.content.(pikokms.Object); ok {
 		return &limitedFile{r, stored}, version, nil
 	}
 	return r, version, nil
@@ -281,7 +250,7 @@ func (l *limited) read(timer *time.Timer, cancel context.CancelFunc, errIdle err
 		*buffer = make([]byte, len(p))
 	}
 	n, err := run(l, timer, cancel, errIdle, func() (int, error) { return read((*buffer)[:len(p)]) }, nil)
-	if errors.Is(err, ErrStorageIdle) {
+	if errors.Is(err, ErrIdle) {
 		return 0, err // the buffer may still be read to
 	}
 	copied := copy(p, (*buffer)[:max(0, min(n, len(p)))])
@@ -332,19 +301,24 @@ func (r *limitedReader) Close() error {
 // limitedFile is content that can also be read at any place.
 type limitedFile struct {
 	*limitedReader
-	stored StoredObject
+	stored pikokms.Object
 }
 
 func (f *limitedFile) Size() int64        { return f.stored.Size() }
 func (f *limitedFile) ModTime() time.Time { return f.stored.ModTime() }
 
+// Seek implements io.Seeker. It waits for no storage.
+func (f *limitedFile) Seek(offset int64, whence int) (int64, error) {
+	return f.stored.Seek(offset, whence)
+}
+
 // Stat returns what a Folder's content says of its file.
 func (f *limitedFile) Stat() (fs.FileInfo, error) { return statOf(f.stored) }
 
 // Stat returns what a Folder's object says of its file.
-func (o *limitedObject) Stat() (fs.FileInfo, error) { return statOf(o.StoredObject) }
+func (o *limitedObject) Stat() (fs.FileInfo, error) { return statOf(o.Object) }
 
-func statOf(object StoredObject) (fs.FileInfo, error) {
+func statOf(object pikokms.Object) (fs.FileInfo, error) {
 	file, ok := object.(interface{ Stat() (fs.FileInfo, error) })
 	if !ok {
 		return nil, fmt.Errorf("a %T is no file", object)
@@ -358,28 +332,28 @@ func (f *limitedFile) ReadAt(p []byte, off int64) (int, error) {
 }
 
 // readAt reads from an object. It is safe for concurrent use.
-func (l *limited) readAt(stored StoredObject, cancel context.CancelFunc, errIdle error, p []byte, off int64) (int, error) {
+func (l *limited) readAt(stored pikokms.Object, cancel context.CancelFunc, errIdle error, p []byte, off int64) (int, error) {
 	timer := time.NewTimer(l.limit)
 	return l.read(timer, cancel, errIdle, p, func(p []byte) (int, error) { return stored.ReadAt(p, off) })
 }
 
 // Open implements RangeStorage.
-func (r limitedRanges) Open(ctx context.Context, key string) (StoredObject, error) {
+func (l *limited) Open(ctx context.Context, key string) (pikokms.Object, error) {
 	ctx, cancel := context.WithCancel(ctx)
-	errIdle := r.l.idle("open", key)
-	stored, err := run(r.l, time.NewTimer(r.l.limit), cancel, errIdle,
-		func() (StoredObject, error) { return r.inner.Open(ctx, key) },
-		func(stored StoredObject) { _ = stored.Close() })
+	errIdle := l.idle("open", key)
+	stored, err := run(l, time.NewTimer(l.limit), cancel, errIdle,
+		func() (pikokms.Object, error) { return l.inner.Open(ctx, key) },
+		func(stored pikokms.Object) { _ = stored.Close() })
 	if err != nil {
 		cancel()
 		return nil, err
 	}
-	return &limitedObject{StoredObject: stored, l: r.l, cancel: cancel, idle: errIdle}, nil
+	return &limitedObject{Object: stored, l: l, cancel: cancel, idle: errIdle}, nil
 }
 
 // limitedObject is an object that is open for random access.
 type limitedObject struct {
-	StoredObject
+	pikokms.Object
 	l      *limited
 	cancel context.CancelFunc
 	idle   error
@@ -389,14 +363,14 @@ type limitedObject struct {
 
 // ReadAt implements io.ReaderAt. A read that is given up ends the others, too.
 func (o *limitedObject) ReadAt(p []byte, off int64) (int, error) {
-	return o.l.readAt(o.StoredObject, o.cancel, o.idle, p, off)
+	return o.l.readAt(o.Object, o.cancel, o.idle, p, off)
 }
 
 // Close implements io.Closer. A second Close returns the first one's result.
 func (o *limitedObject) Close() error {
 	o.close.Do(func() {
 		defer o.cancel()
-		_, o.closed = run(o.l, time.NewTimer(o.l.limit), o.cancel, o.idle, func() (struct{}, error) { return struct{}{}, o.StoredObject.Close() }, nil)
+		_, o.closed = run(o.l, time.NewTimer(o.l.limit), o.cancel, o.idle, func() (struct{}, error) { return struct{}{}, o.Object.Close() }, nil)
 	})
 	return o.closed
 }
@@ -414,21 +388,15 @@ func (l *limited) List(ctx context.Context, prefix string) iter.Seq2[string, err
 	return limitedList(ctx, l, prefix, l.inner.List)
 }
 
-// limitedFolder is a Folder that is given up when it stands still.
-type limitedFolder struct {
-	l     *limited
-	inner *Folder
-}
-
 // Entries is Folder.Entries.
-func (f limitedFolder) Entries(ctx context.Context, prefix string) iter.Seq2[FolderEntry, error] {
-	return limitedList(ctx, f.l, prefix, f.inner.Entries)
+func (l *limited) Entries(ctx context.Context, prefix string) iter.Seq2[pikokms.FolderEntry, error] {
+	return limitedList(ctx, l, prefix, l.inner.Entries)
 }
 
 // PutFunc is Folder.PutFunc.
-func (f limitedFolder) PutFunc(ctx context.Context, key string, content io.Reader, place func(old fs.FileInfo, file *os.File) error) error {
-	return f.l.put(ctx, key, content, func(ctx context.Context, content io.Reader) error {
-		return f.inner.PutFunc(ctx, key, content, place)
+func (l *limited) PutFunc(ctx context.Context, key string, content io.Reader, place func(old fs.FileInfo, file *os.File) error) error {
+	return l.put(ctx, key, content, func(ctx context.Context, content io.Reader) error {
+		return l.inner.PutFunc(ctx, key, content, place)
 	})
 }
 
@@ -457,7 +425,7 @@ func limitedList[T any](ctx context.Context, l *limited, prefix string, list fun
 			cancel()
 			select {
 			case <-all:
-			case <-time.After(min(idleGrace, l.limit)):
+			case <-time.After(min(grace, l.limit)):
 			}
 		}()
 		timer := time.NewTimer(l.limit)

@@ -1,0 +1,88 @@
+package pikostorage
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+
+	"piko.sh/piko/wdk/storage"
+
+	"piko.sh/pikokms"
+	"piko.sh/pikokms/header"
+	"piko.sh/pikokms/message"
+	"piko.sh/pikokms/provider"
+)
+
+// takeOff takes the encryption of Piko's transformer "crypto-service" off an upload's content, and
+// its name off the list of transformers. The object's own encryption takes its place, so ranges,
+// sizes, hashes and URLs are the original's. It does so if that transformer was the last one, and
+// if a crypto provider of pikokms wrote the content under a key of this storage. Otherwise it
+// returns content and list as they are.
+func (e *encrypted) takeOff(ctx context.Context, content io.Reader, transformers string) (io.Reader, string, error) {
+	var names []string
+	if transformers == noTransformers || json.Unmarshal([]byte(transformers), &names) != nil {
+		return content, transformers, nil
+	}
+	at := slices.Index(names, pikokms.CryptoTransformerName)
+	if at < 0 {
+		return content, transformers, nil
+	}
+	recorded := &recorder{Reader: content}
+	d := message.Decrypter{Keyrings: []provider.Keyring{e.host.CryptoService()}, Accept: acceptStream}
+	plain, err := d.NewReader(ctx, recorded, nil)
+	for _, other := range []error{provider.ErrInvalidCiphertext, provider.ErrContextMismatch, provider.ErrUntrustedKey} {
+		if errors.Is(err, other) {
+			return io.MultiReader(&recorded.start, content), transformers, nil
+		}
+	}
+	if err != nil {
+		return nil, "", err
+	}
+	recorded.done = true
+	left, err := json.Marshal(slices.Delete(names, at, at+1))
+	return plain, string(left), err
+}
+
+// acceptStream accepts what Piko's crypto service encrypted as a stream.
+func acceptStream(h *header.Header) error {
+	if h.EncryptionContext[provider.UseKey] != provider.UseStream {
+		return fmt.Errorf("%w: no stream of Piko's crypto service", provider.ErrContextMismatch)
+	}
+	return nil
+}
+
+// recorder keeps what is read, until done is set.
+type recorder struct {
+	io.Reader
+	start bytes.Buffer
+	done  bool
+}
+
+// Read implements io.Reader.
+func (r *recorder) Read(p []byte) (int, error) {
+	n, err := r.Reader.Read(p)
+	if !r.done {
+		r.start.Write(p[:n])
+	}
+	return n, err
+}
+
+// namesCrypto reports whether a request names Piko's transformer "crypto-service", and no other.
+func namesCrypto(c *storage.TransformConfig) bool {
+	return c != nil && slices.Equal(c.EnabledTransformers, []string{pikokms.CryptoTransformerName})
+}
+
+// putOn encrypts content for Piko's transformer "crypto-service", which a request names. Piko then
+// applies that transformer to an object that names none.
+func (e *encrypted) putOn(ctx context.Context, content io.ReadCloser) (io.ReadCloser, error) {
+	m := message.Encrypter{Keyring: e.host.CryptoService()}
+	r, err := m.NewReader(ctx, content, map[string]string{provider.UseKey: provider.UseStream})
+	if err != nil {
+		return nil, errors.Join(err, content.Close())
+	}
+	return newObject(r, content), nil
+}
