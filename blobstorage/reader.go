@@ -50,7 +50,7 @@ func (b *bucket) newRangeReader(ctx context.Context, key string, offset, length 
 
 // section reads a range of the original of a stored object, which it closes.
 func (b *bucket) section(ctx context.Context, key string, stored *object, offset, length int64) (driver.Reader, error) {
-	content, err := b.host.OpenObject(ctx, key, stored)
+	content, err := b.host.OpenObject(ctx, key, stored, nil)
 	if err != nil {
 		return nil, errors.Join(err, stored.Close())
 	}
@@ -89,7 +89,7 @@ func (b *bucket) newReader(ctx context.Context, key string, options *blob.Reader
 		o.Continue(peeked)
 		return b.section(ctx, key, o, 0, -1)
 	}
-	content, size, err := b.host.DecryptObject(ctx, key, peeked, stored.Size())
+	content, size, err := b.host.DecryptObject(ctx, key, peeked, stored.Size(), nil)
 	if err != nil {
 		return nil, errors.Join(err, stored.Close())
 	}
