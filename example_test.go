@@ -312,7 +312,7 @@ func ExampleHost_EncryptObject() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	content, size, err := host.DecryptObject(ctx, "notes/1", bytes.NewReader(stored), int64(len(stored)))
+	content, size, err := host.DecryptObject(ctx, "notes/1", bytes.NewReader(stored), int64(len(stored)), nil)
 	if err != nil {
 		log.Fatal(err)
 	}

@@ -205,7 +205,7 @@ func (f *Folder) GetVersion(ctx context.Context, key string) (io.ReadCloser, str
 
 // Open implements RangeStorage. If an object is replaced while it is open, the old content is read
 // on.
-func (f *Folder) Open(ctx context.Context, key string) (StoredObject, error) {
+func (f *Folder) Open(ctx context.Context, key string) (Object, error) {
 	file, err := f.open(ctx, key)
 	if err != nil {
 		return nil, fmt.Errorf("folder storage: open %s: %w", key, err)

@@ -135,7 +135,7 @@ func (h *Host) statWhole(ctx context.Context, key string) (fileInfo, error) {
 		info, err = h.statStored(key, stored)
 	}
 	if err == nil && info.size < 0 {
-		var original *Object
+		var original Object
 		if original, err = h.Open(ctx, key); err == nil {
 			info.size, err = original.Size(), original.Close()
 		}
@@ -176,7 +176,7 @@ func (i fileInfo) Mode() fs.FileMode {
 }
 
 type objectFile struct {
-	*Object
+	Object
 	info fileInfo
 }
 

@@ -31,7 +31,7 @@ type Host struct {
 	registry       *Registry
 	chain          *Chain
 	storage        Storage
-	services       map[string]*service.Service // by the names of their providers
+	services       map[string]*service.Service // by the names of their providers; nil on a host of WithMessages
 	current        atomic.Pointer[service.Service]
 	strings        envelope.Decrypter
 	encrypter      message.Encrypter
@@ -62,7 +62,7 @@ func New(options ...Option) (*Host, error) {
 		return nil, err
 	}
 	h := &Host{
-		registry: registry, services: make(map[string]*service.Service), storage: s.storage,
+		registry: registry, storage: s.storage,
 		bucket: s.bucket, allowPlaintext: s.allowPlaintext,
 	}
 	h.close = sync.OnceValue(h.closeServices)
@@ -87,7 +87,7 @@ func New(options ...Option) (*Host, error) {
 
 // addServices puts a service in front of each provider, the default one first.
 func (h *Host) addServices(s *settings) {
-	h.encrypter.Keyring = currentKeyring{h}
+	h.encrypter.Keyring, h.services = currentKeyring{h}, make(map[string]*service.Service)
 	others := slices.DeleteFunc(slices.Sorted(maps.Keys(s.providers)), func(name string) bool { return name == s.defaultProvider })
 	for _, name := range append([]string{s.defaultProvider}, others...) {
 		behind := service.New(s.providers[name], s.service)
@@ -176,7 +176,7 @@ func (h *Host) Get(ctx context.Context, key string) (io.ReadCloser, error) {
 	if err != nil {
 		return nil, err
 	}
-	content, err := h.reverse(ctx, key, stored)
+	content, err := h.reverse(ctx, key, stored, nil)
 	if err != nil {
 		return nil, fmt.Errorf("get %s: %w", key, errors.Join(err, stored.Close()))
 	}

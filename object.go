@@ -19,20 +19,38 @@ import (
 	"piko.sh/pikokms/provider"
 )
 
-func (h *Host) reverse(ctx context.Context, key string, stored io.Reader) (io.Reader, error) {
+// reverse returns the original of a stored object, whose encryption context must have the stated
+// pairs.
+func (h *Host) reverse(ctx context.Context, key string, stored io.Reader, stated map[string]string) (io.Reader, error) {
 	kind, whole, err := h.kindOf(stored)
-	if err != nil {
+	switch {
+	case err != nil:
 		return nil, err
-	}
-	if kind == plaintext {
+	case kind == plaintext && len(stated) > 0:
+		return nil, errNoPairs
+	case kind == plaintext:
 		return &unencrypted{whole}, nil
-	}
-	stated := h.bound(key)
-	if kind == pikoV2Stream {
-		stated = nil // it is bound to no name
+	case kind == encryptedMessage: // a stream of Piko's is bound to no name
+		stated = h.withName(key, stated)
 	}
 	content, err := h.registry.Reverse(ctx, whole, stated)
-	return content, nameOptions(err)
+	return content, h.nameOptions(err)
+}
+
+var errNoPairs = fmt.Errorf("%w: the object is not encrypted, so it has no pairs", provider.ErrContextMismatch)
+
+// withName returns pairs and those that bind an object to its name.
+func (h *Host) withName(key string, pairs map[string]string) map[string]string {
+	all := h.bound(key)
+	if all == nil {
+		all = make(map[string]string, len(pairs))
+	}
+	for name, value := range pairs {
+		if _, bound := all[name]; !bound {
+			all[name] = value
+		}
+	}
+	return all
 }
 
 // kind says what a stored object is.
@@ -58,6 +76,8 @@ func (h *Host) kindOf(stored io.Reader) (kind, io.Reader, error) {
 		return pikoV2Stream, whole, nil
 	case h.allowPlaintext:
 		return plaintext, whole, nil
+	case h.services == nil: // the Decrypter of WithMessages says what is wrong
+		return encryptedMessage, whole, nil
 	case isPikoV2:
 		return 0, nil, fmt.Errorf("%w: %w: AllowPikoV2 lets it be read", provider.ErrInvalidCiphertext, message.ErrPikoV2)
 	}
@@ -66,7 +86,10 @@ func (h *Host) kindOf(stored io.Reader) (kind, io.Reader, error) {
 
 // nameOptions names the host's option in the error of an object that exceeds a limit, or that the
 // commitment policy refuses.
-func nameOptions(err error) error {
+func (h *Host) nameOptions(err error) error {
+	if h.services == nil { // those of WithMessages are not the host's
+		return err
+	}
 	if errors.Is(err, message.ErrCommitmentPolicy) {
 		return fmt.Errorf("%w; WithCommitmentPolicy sets the policy", err)
 	}
@@ -115,19 +138,15 @@ func (o *object) WriteTo(w io.Writer) (int64, error) { return io.Copy(w, o.Reade
 // storage is no RangeStorage.
 var ErrNotSeekable = errors.New("no random access")
 
-// Object is the original of a stored object, open for random access. It is an io.ReadSeeker for one
-// goroutine, and an io.ReaderAt that is safe for concurrent use. http.ServeContent serves it.
-type Object struct {
+// original is the original of a stored object.
+type original struct {
 	*io.SectionReader
 	modTime time.Time
 	close   func() error
 }
 
-// ModTime returns when the object was stored.
-func (o *Object) ModTime() time.Time { return o.modTime }
-
-// Close closes the stored object. A second Close returns the first one's result.
-func (o *Object) Close() error { return o.close() }
+func (o *original) ModTime() time.Time { return o.modTime }
+func (o *original) Close() error       { return o.close() }
 
 // Open opens an object for random access, with one call of the key service. Each read decrypts the
 // frames that it touches and no others, found by package frame's ReaderAt. A few of them are kept
@@ -136,16 +155,16 @@ func (o *Object) Close() error { return o.close() }
 //
 // The error holds ErrNotSeekable, or is one of Get's. When ctx ends, reads fail. If the object is
 // replaced while it is open, reads give the old one or fail.
-func (h *Host) Open(ctx context.Context, key string) (*Object, error) {
+func (h *Host) Open(ctx context.Context, key string) (Object, error) {
 	stored, err := h.openStored(ctx, "open", key)
 	if err != nil {
 		return nil, err
 	}
-	original, err := h.OpenObject(ctx, key, stored)
+	opened, err := h.OpenObject(ctx, key, stored, nil)
 	if err != nil {
 		return nil, fmt.Errorf("open %s: %w", key, errors.Join(err, stored.Close()))
 	}
-	return &Object{io.NewSectionReader(original, 0, original.Size()), stored.ModTime(), sync.OnceValue(stored.Close)}, nil
+	return opened, nil
 }
 
 // Stat returns the size and the time of an object, and the last part of its key as its name. It
@@ -167,13 +186,13 @@ func (h *Host) Stat(ctx context.Context, key string) (fs.FileInfo, error) {
 }
 
 // statStored returns what a stored object states, and closes it.
-func (h *Host) statStored(key string, stored StoredObject) (fileInfo, error) {
+func (h *Host) statStored(key string, stored Object) (fileInfo, error) {
 	size, err := h.StatedSize(io.NewSectionReader(stored, 0, stored.Size()), stored.Size())
 	return fileInfo{name: path.Base(key), size: size, modTime: stored.ModTime()}, errors.Join(err, stored.Close())
 }
 
 // openStored opens what is stored under key.
-func (h *Host) openStored(ctx context.Context, doing, key string) (StoredObject, error) {
+func (h *Host) openStored(ctx context.Context, doing, key string) (Object, error) {
 	storage, ok := h.storage.(RangeStorage)
 	if !ok {
 		return nil, fmt.Errorf("%s %s: %w: the storage %T is no RangeStorage", doing, key, ErrNotSeekable, h.storage)
@@ -185,24 +204,28 @@ func (h *Host) openStored(ctx context.Context, doing, key string) (StoredObject,
 // caller drives. The object is complete only when it is read to io.EOF. After an error, or if
 // reading stops before, the storage must keep nothing. The errors are PutWith's.
 func (h *Host) EncryptObject(ctx context.Context, key string, content io.Reader, encryptionContext map[string]string) (*message.EncryptReader, error) {
-	if err := provider.CheckStated(encryptionContext); err != nil {
+	stated := maps.Clone(encryptionContext)
+	if h.services == nil && h.bucket == "" {
+		for _, required := range h.encrypter.Required { // what another host requires, BindObjectName perhaps
+			delete(stated, required)
+		}
+	}
+	if err := provider.CheckStated(stated); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrInvalidOptions, err)
 	}
-	pairs := make(map[string]string, len(encryptionContext)+2)
-	maps.Copy(pairs, encryptionContext)
-	maps.Copy(pairs, h.bound(key))
-	stored, err := h.chain.Transform(ctx, content, pairs)
+	sealed, err := h.chain.Transform(ctx, content, h.withName(key, encryptionContext))
 	if err != nil {
 		return nil, err
 	}
-	return stored.(*message.EncryptReader), nil // the encryption transformer of New comes last
+	return sealed.(*message.EncryptReader), nil // the encryption transformer of New comes last
 }
 
 // DecryptObject returns what Get would return for an object of size bytes that is stored under key.
-// It also returns the original's size in bytes, or -1 if it is not known beforehand. That size is
+// The object's encryption context must have each pair of encryptionContext, which may be nil, or
+// the error holds provider.ErrContextMismatch. DecryptObject also returns the original's size in bytes, or -1 if it is not known beforehand. That size is
 // only as true as the stated one, until the content is read to its end. The errors are Get's.
-func (h *Host) DecryptObject(ctx context.Context, key string, stored io.Reader, size int64) (content io.Reader, contentSize int64, err error) {
-	content, err = h.reverse(ctx, key, stored)
+func (h *Host) DecryptObject(ctx context.Context, key string, stored io.Reader, size int64, encryptionContext map[string]string) (content io.Reader, contentSize int64, err error) {
+	content, err = h.reverse(ctx, key, stored, encryptionContext)
 	if err != nil {
 		return nil, 0, err
 	}
@@ -238,7 +261,7 @@ func (h *Host) StatedSize(start io.Reader, size int64) (int64, error) {
 	}
 	parsed, err := message.ReadHeader(whole, h.decrypter.Limits)
 	if err != nil {
-		return 0, nameOptions(err)
+		return 0, h.nameOptions(err)
 	}
 	if err := h.decrypter.Accept(parsed); err != nil {
 		return 0, err
@@ -260,17 +283,23 @@ func (h *Host) BindsNames() bool { return h.bucket != "" }
 func (h *Host) AllowsPlaintext() bool { return h.allowPlaintext }
 
 // OpenObject opens an object for random access, as Open does, from a stored object that the caller
-// has opened.
-func (h *Host) OpenObject(ctx context.Context, key string, stored SizedReaderAt) (SizedReaderAt, error) {
+// has opened. The encryption context is as in DecryptObject. Closing the result closes stored. If
+// there is an error, stored stays open.
+func (h *Host) OpenObject(ctx context.Context, key string, stored Object, encryptionContext map[string]string) (Object, error) {
 	kind, _, err := h.kindOf(io.NewSectionReader(stored, 0, stored.Size()))
 	switch {
 	case err != nil:
 		return nil, err
+	case kind == plaintext && len(encryptionContext) > 0:
+		return nil, errNoPairs
 	case kind == plaintext:
 		return stored, nil
 	case kind == pikoV2Stream:
 		return nil, fmt.Errorf("%w: Piko's old format can only be read from its beginning", ErrNotSeekable)
 	}
-	original, err := h.registry.Open(ctx, stored, h.bound(key))
-	return original, nameOptions(err)
+	content, err := h.registry.Open(ctx, stored, h.withName(key, encryptionContext))
+	if err != nil {
+		return nil, h.nameOptions(err)
+	}
+	return &original{io.NewSectionReader(content, 0, content.Size()), stored.ModTime(), sync.OnceValue(stored.Close)}, nil
 }

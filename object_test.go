@@ -15,6 +15,7 @@ import (
 	"testing"
 	"testing/fstest"
 	"testing/iotest"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -90,14 +91,14 @@ func TestOpenRefuses(t *testing.T) {
 	require.NoError(t, iotest.TestReader(plain, []byte("plain text")))
 }
 
-func TestRangeReaderAt(t *testing.T) {
+func TestRangeObject(t *testing.T) {
 	content := make([]byte, 3<<20)
 	for i := range content {
 		content[i] = byte(i >> 8 * 7)
 	}
 	var fetches, open atomic.Int64
-	newReader := func(t *testing.T) *pikokms.RangeReaderAt {
-		r := pikokms.NewRangeReaderAt(int64(len(content)), content[:1000], func(offset, length int64) (io.ReadCloser, error) {
+	newReader := func(t *testing.T) *pikokms.RangeObject {
+		r := pikokms.NewRangeObject(int64(len(content)), time.Time{}, content[:1000], func(offset, length int64) (io.ReadCloser, error) {
 			fetches.Add(1)
 			open.Add(1)
 			return closer{io.NewSectionReader(bytes.NewReader(content), offset, length), func() { open.Add(-1) }}, nil
@@ -149,7 +150,7 @@ func TestRangeReaderAt(t *testing.T) {
 	})
 	t.Run("failures", func(t *testing.T) {
 		gone := errors.New("gone")
-		r := pikokms.NewRangeReaderAt(100, nil, func(offset, _ int64) (io.ReadCloser, error) {
+		r := pikokms.NewRangeObject(100, time.Time{}, nil, func(offset, _ int64) (io.ReadCloser, error) {
 			if offset > 50 {
 				return nil, gone
 			}
@@ -166,9 +167,9 @@ func TestRangeReaderAt(t *testing.T) {
 	})
 }
 
-// TestRangeReaderAtBrokenAnswers makes fetches break off at every offset. A read goes on where a
+// TestRangeObjectBrokenAnswers makes fetches break off at every offset. A read goes on where a
 // fetch broke off, unless every fetch returns nothing.
-func TestRangeReaderAtBrokenAnswers(t *testing.T) {
+func TestRangeObjectBrokenAnswers(t *testing.T) {
 	content := []byte("what stands behind a server that hangs up now and then")
 	reset := errors.New("connection reset")
 	for cut := range content {
@@ -178,7 +179,7 @@ func TestRangeReaderAtBrokenAnswers(t *testing.T) {
 			"fails once, then ends": &failsOnce{err: reset},
 		} {
 			breaks, fetches, open := 2, 0, 0
-			r := pikokms.NewRangeReaderAt(int64(len(content)), nil, func(offset, length int64) (io.ReadCloser, error) {
+			r := pikokms.NewRangeObject(int64(len(content)), time.Time{}, nil, func(offset, length int64) (io.ReadCloser, error) {
 				fetches++
 				open++
 				source := io.Reader(bytes.NewReader(content[offset : offset+length]))
@@ -201,7 +202,7 @@ func TestRangeReaderAtBrokenAnswers(t *testing.T) {
 		}
 	}
 	fetches := 0
-	r := pikokms.NewRangeReaderAt(int64(len(content)), nil, func(int64, int64) (io.ReadCloser, error) {
+	r := pikokms.NewRangeObject(int64(len(content)), time.Time{}, nil, func(int64, int64) (io.ReadCloser, error) {
 		fetches++
 		return io.NopCloser(iotest.ErrReader(reset)), nil
 	})

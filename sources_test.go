@@ -7,6 +7,7 @@ import (
 	"io"
 	"io/fs"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -70,7 +71,7 @@ func TestALostConnectionIsNeverAnEnd(t *testing.T) {
 					}
 					check("Get and copy", err)
 
-					r2, _, err := host.DecryptObject(t.Context(), "object", source(), int64(len(stored)))
+					r2, _, err := host.DecryptObject(t.Context(), "object", source(), int64(len(stored)), nil)
 					if err == nil {
 						_, err = io.ReadAll(r2)
 						_, again := io.ReadAll(r2)
@@ -111,16 +112,16 @@ func TestALostConnectionIsNeverAnEnd(t *testing.T) {
 
 // failingAt is random access that fails from an offset on.
 type failingAt struct {
-	*bytes.Reader
+	inMemoryObject
 	from int64
 }
 
 func (f failingAt) ReadAt(p []byte, off int64) (int, error) {
 	if off+int64(len(p)) > f.from {
-		n, _ := f.Reader.ReadAt(p[:max(0, min(int64(len(p)), f.from-off))], off)
+		n, _ := f.inMemoryObject.ReadAt(p[:max(0, min(int64(len(p)), f.from-off))], off)
 		return n, errLost
 	}
-	return f.Reader.ReadAt(p, off)
+	return f.inMemoryObject.ReadAt(p, off)
 }
 
 func TestALostConnectionOfRandomAccess(t *testing.T) {
@@ -132,7 +133,7 @@ func TestALostConnectionOfRandomAccess(t *testing.T) {
 		require.NoError(t, f.Put(t.Context(), "object", bytes.NewReader(bytes.Repeat([]byte("content "), 20_000))))
 		for _, stored := range [][]byte{f.stored(t, "object"), []byte("from before encryption")} {
 			for at := 0; at < len(stored); at += 1 + at/50 {
-				r, err := f.OpenObject(t.Context(), "object", failingAt{bytes.NewReader(stored), int64(at)})
+				r, err := f.OpenObject(t.Context(), "object", failingAt{inMemoryObject{bytes.NewReader(stored)}, int64(at)}, nil)
 				if err == nil {
 					_, err = io.ReadAll(io.NewSectionReader(r, 0, r.Size()))
 				}
@@ -175,3 +176,9 @@ func TestASecondCloseReturnsTheFirstOnesResult(t *testing.T) {
 		require.NoError(t, c.Close(), "%T", c)
 	}
 }
+
+// inMemoryObject is an open object in memory.
+type inMemoryObject struct{ *bytes.Reader }
+
+func (inMemoryObject) Close() error       { return nil }
+func (inMemoryObject) ModTime() time.Time { return time.Time{} }

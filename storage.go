@@ -35,7 +35,7 @@ var errNoStorage = fmt.Errorf("%w: no storage; give one with WithStorage", ErrCo
 
 func (noStorage) Put(context.Context, string, io.Reader) error       { return errNoStorage }
 func (noStorage) Get(context.Context, string) (io.ReadCloser, error) { return nil, errNoStorage }
-func (noStorage) Open(context.Context, string) (StoredObject, error) { return nil, errNoStorage }
+func (noStorage) Open(context.Context, string) (Object, error)       { return nil, errNoStorage }
 func (noStorage) Delete(context.Context, string) error               { return errNoStorage }
 func (noStorage) List(context.Context, string) iter.Seq2[string, error] {
 	return func(yield func(string, error) bool) { yield("", errNoStorage) }
@@ -66,14 +66,16 @@ type RangeStorage interface {
 	// Open opens an object for random access. The error holds fs.ErrNotExist if there is no such
 	// object. When ctx ends, reads fail. If an object is replaced while it is open, reads give the
 	// old one or fail, even if the new one has the same size and time.
-	Open(ctx context.Context, key string) (StoredObject, error)
+	Open(ctx context.Context, key string) (Object, error)
 }
 
-// StoredObject is an object of a RangeStorage. ReadAt is safe for concurrent use.
-type StoredObject interface {
+// Object is an object that is open for random access: a stored one of a RangeStorage, or the
+// original of one, as Host.Open returns it. Read and Seek are for one goroutine. The rest is safe
+// for concurrent use. http.ServeContent takes an Object.
+type Object interface {
+	io.ReadSeekCloser // a second Close returns the first one's result
 	io.ReaderAt
-	io.Closer
-	Size() int64 // in bytes, as stored
+	Size() int64 // in bytes
 	ModTime() time.Time
 }
 

@@ -104,11 +104,11 @@ func refusedAtEveryDoor(t *testing.T, f fixture, key string, planted []byte) {
 		"Get":  func() error { _, err := get(t, f, key); return err },
 		"Open": func() error { _, err := f.Open(t.Context(), key); return err },
 		"OpenObject": func() error {
-			_, err := f.OpenObject(t.Context(), key, bytes.NewReader(planted))
+			_, err := f.OpenObject(t.Context(), key, inMemoryObject{bytes.NewReader(planted)}, nil)
 			return err
 		},
 		"DecryptObject": func() error {
-			_, _, err := f.DecryptObject(t.Context(), key, bytes.NewReader(planted), int64(len(planted)))
+			_, _, err := f.DecryptObject(t.Context(), key, bytes.NewReader(planted), int64(len(planted)), nil)
 			return err
 		},
 		"StatedSize": func() error {

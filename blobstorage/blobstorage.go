@@ -95,7 +95,7 @@ func (s *Storage) Get(ctx context.Context, key string) (io.ReadCloser, error) {
 	if err != nil {
 		return nil, missing(err)
 	}
-	stored := &buffered{bufio.NewReaderSize(&checked.Reader{Source: r}, probe), r}
+	stored := &buffered{bufio.NewReaderSize(&checked.Reader{Source: r}, pikokms.ProbeSize), r}
 	if start, _ := stored.Peek(header.SniffSize); !header.Sniff(start) {
 		if err := refuseClientEncrypted(ctx, s.bucket, key); err != nil {
 			return nil, errors.Join(missing(err), r.Close())
@@ -140,7 +140,7 @@ func (s *Storage) List(ctx context.Context, prefix string) iter.Seq2[string, err
 
 // Open implements [pikokms.RangeStorage]. It makes one request, which fetches the first 4 KiB.
 // Reads beyond them make more.
-func (s *Storage) Open(ctx context.Context, key string) (pikokms.StoredObject, error) {
+func (s *Storage) Open(ctx context.Context, key string) (pikokms.Object, error) {
 	o, err := open(ctx, s.bucket, key, s.reading)
 	if err != nil {
 		return nil, missing(err)
@@ -148,19 +148,12 @@ func (s *Storage) Open(ctx context.Context, key string) (pikokms.StoredObject, e
 	return o, nil
 }
 
-// probe is how many bytes of an object are fetched first: enough for a header under a KMS key, or
-// for the whole of a small object.
-const probe = 4 << 10
-
 // object is an open object of the inner bucket.
 type object struct {
-	*pikokms.RangeReaderAt
-	modTime     time.Time
+	*pikokms.RangeObject
 	contentType string
 	as          func(any) bool
 }
-
-func (o *object) ModTime() time.Time { return o.modTime }
 
 // open opens an object for ranges. The tags of a message's frames keep ranges of two objects from
 // mixing. For anything else, each fetch checks that the object's ETag is still the same.
@@ -185,8 +178,8 @@ func open(ctx context.Context, bucket *blob.Bucket, key string, options *blob.Re
 	if start, o, err = readStart(ctx, bucket, key, options); err != nil {
 		return nil, err
 	}
-	fetch := rangesOf(ctx, bucket, key, o.Size(), o.modTime, options)
-	o.RangeReaderAt = pikokms.NewRangeReaderAt(o.Size(), start, func(offset, length int64) (io.ReadCloser, error) {
+	fetch := rangesOf(ctx, bucket, key, o.Size(), o.ModTime(), options)
+	o.RangeObject = pikokms.NewRangeObject(o.Size(), o.ModTime(), start, func(offset, length int64) (io.ReadCloser, error) {
 		r, err := fetch(offset, length)
 		if err != nil {
 			return nil, err
@@ -209,20 +202,20 @@ func replaced(key string) error {
 
 // readStart reads the first bytes of an object.
 func readStart(ctx context.Context, bucket *blob.Bucket, key string, options *blob.ReaderOptions) (start []byte, _ *object, err error) {
-	first, err := bucket.NewRangeReader(ctx, key, 0, probe, options)
+	first, err := bucket.NewRangeReader(ctx, key, 0, pikokms.ProbeSize, options)
 	if err != nil {
 		if ctx.Err() != nil || gcerrors.Code(err) == gcerrors.NotFound {
 			return nil, nil, err
 		}
 		// S3 refuses every range of an empty object.
 		if a, attributesErr := bucket.Attributes(ctx, key); attributesErr == nil && a.Size == 0 {
-			return nil, &object{pikokms.NewRangeReaderAt(0, nil, nil), a.ModTime, a.ContentType, a.As}, nil
+			return nil, &object{pikokms.NewRangeObject(0, a.ModTime, nil, nil), a.ContentType, a.As}, nil
 		}
 		return nil, nil, err
 	}
 	defer func() { err = errors.Join(err, first.Close()) }()
 	source := checked.Reader{Source: first}
-	start = make([]byte, min(first.Size(), probe))
+	start = make([]byte, min(first.Size(), pikokms.ProbeSize))
 	if n, err := source.ReadFull(start); err != nil {
 		if err == io.EOF {
 			err = io.ErrUnexpectedEOF
@@ -230,7 +223,7 @@ func readStart(ctx context.Context, bucket *blob.Bucket, key string, options *bl
 		return nil, nil, fmt.Errorf("blobstorage: %s: after %d bytes: %w", key, n, err)
 	}
 	fetch := rangesOf(ctx, bucket, key, first.Size(), first.ModTime(), options)
-	return start, &object{pikokms.NewRangeReaderAt(first.Size(), start, fetch), first.ModTime(), first.ContentType(), first.As}, nil
+	return start, &object{pikokms.NewRangeObject(first.Size(), first.ModTime(), start, fetch), first.ContentType(), first.As}, nil
 }
 
 // rangesOf fetches ranges of an object as long as it still has this size and time.

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"net/http"
 	"strconv"
@@ -170,7 +169,7 @@ func (b *bucket) Attributes(ctx context.Context, key string) (*driver.Attributes
 }
 
 // size returns the size of an object's plaintext, or -1.
-func (b *bucket) size(ctx context.Context, key string, a *blob.Attributes) (int64, error) {
+func (b *bucket) size(ctx context.Context, key string, a *blob.Attributes) (size int64, err error) {
 	if text, ok := a.Metadata[pikokms.MetadataKey]; ok {
 		n, err := strconv.ParseUint(text, 10, 32)
 		if err == nil {
@@ -183,28 +182,25 @@ func (b *bucket) size(ctx context.Context, key string, a *blob.Attributes) (int6
 	if a.Size == 0 { // S3 refuses every range of an empty object
 		return b.host.StatedSize(bytes.NewReader(nil), 0)
 	}
-	r, err := b.inner.NewRangeReader(ctx, key, 0, probe, nil)
+	start, stored, err := readStart(ctx, b.inner, key, nil)
 	if err != nil {
 		return 0, err
 	}
-	start, err := io.ReadAll(r)
-	if err := errors.Join(err, r.Close()); err != nil {
-		return 0, err
-	}
+	defer func() { err = errors.Join(err, stored.Close()) }()
 	if !header.Sniff(start) && b.host.AllowsPlaintext() {
 		if err := refuseClientMetadata(ctx, b.inner, key, a.Metadata); err != nil {
 			return 0, err
 		}
 	}
-	size, err := b.host.StatedSize(bytes.NewReader(start), a.Size)
+	size, err = b.host.StatedSize(bytes.NewReader(start), a.Size)
 	if err != nil || size >= 0 || !isSeekable(start) {
 		return size, err
 	}
-	content, err := b.open(ctx, key, nil)
+	content, err := b.host.OpenObject(ctx, key, stored, nil)
 	if err != nil {
 		return 0, err
 	}
-	return content.Size(), content.stored.Close()
+	return content.Size(), nil
 }
 
 // isSeekable reports whether the stored object that begins with start is compressed in a format

@@ -189,7 +189,7 @@ func TestRangesReadFewBytes(t *testing.T) {
 		require.True(t, bytes.Equal(want, got))
 		require.EqualValues(t, len(content), r.Size())
 		require.LessOrEqual(t, c.requests.Load(), int64(3))
-		require.LessOrEqual(t, c.bytes.Load(), int64(len(want))+3*(header.DefaultFrameLength+frame.RegularOverhead)+probe+1024)
+		require.LessOrEqual(t, c.bytes.Load(), int64(len(want))+3*(header.DefaultFrameLength+frame.RegularOverhead)+pikokms.ProbeSize+1024)
 	}
 
 	// A whole object is one stream.
@@ -198,6 +198,34 @@ func TestRangesReadFewBytes(t *testing.T) {
 	require.NoError(t, err)
 	require.True(t, bytes.Equal(content, got))
 	require.EqualValues(t, 1, c.requests.Load())
+}
+
+// An object with random access is opened once, whether its size or its content is asked for.
+func TestAWholeSeekableObjectIsReadOnce(t *testing.T) {
+	c, _, b := newMemory(t, pikokms.WithEnabledTransformers(compress.ZstdSeekable))
+	for _, size := range []int{0, 1, 100_000, 20 << 20} {
+		content := noise(size)
+		require.NoError(t, b.WriteAll(t.Context(), "a", content, nil))
+		stored, err := c.inner.Attributes(t.Context(), "a")
+		require.NoError(t, err)
+
+		c.requests.Store(0)
+		c.bytes.Store(0)
+		r, err := b.NewReader(t.Context(), "a", nil)
+		require.NoError(t, err)
+		require.EqualValues(t, size, r.Size())
+		got, err := io.ReadAll(r)
+		require.NoError(t, errors.Join(err, r.Close()))
+		require.True(t, bytes.Equal(content, got))
+		require.LessOrEqual(t, c.requests.Load(), int64(2), "the whole, and its end for the size")
+		require.LessOrEqual(t, c.bytes.Load(), stored.Size+2*(header.DefaultFrameLength+frame.RegularOverhead))
+
+		c.requests.Store(0)
+		attributes, err := b.Attributes(t.Context(), "a")
+		require.NoError(t, err)
+		require.EqualValues(t, size, attributes.Size)
+		require.LessOrEqual(t, c.requests.Load(), int64(3), "the attributes, the beginning and the end")
+	}
 }
 
 func TestSizes(t *testing.T) {

@@ -2,6 +2,7 @@ package blobstorage
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -39,40 +40,30 @@ func (b *bucket) NewRangeReader(ctx context.Context, key string, offset, length 
 	return b.newRangeReader(ctx, key, offset, length, inner)
 }
 
-// opened is the original of a stored object, opened for random access.
-type opened struct {
-	pikokms.SizedReaderAt
-	stored *object
-}
-
-func (b *bucket) open(ctx context.Context, key string, options *blob.ReaderOptions) (*opened, error) {
+func (b *bucket) newRangeReader(ctx context.Context, key string, offset, length int64, options *blob.ReaderOptions) (driver.Reader, error) {
 	stored, err := open(ctx, b.inner, key, options)
 	if err != nil {
 		return nil, err
 	}
-	content, err := b.host.OpenObject(ctx, key, stored)
+	return b.section(ctx, key, stored, offset, length)
+}
+
+// section reads a range of the original of a stored object, which it closes.
+func (b *bucket) section(ctx context.Context, key string, stored *object, offset, length int64) (driver.Reader, error) {
+	content, err := b.host.OpenObject(ctx, key, stored, nil)
 	if err != nil {
 		return nil, errors.Join(err, stored.Close())
 	}
-	return &opened{content, stored}, nil
-}
-
-func (b *bucket) newRangeReader(ctx context.Context, key string, offset, length int64, options *blob.ReaderOptions) (driver.Reader, error) {
-	content, err := b.open(ctx, key, options)
-	if err != nil {
-		return nil, err
-	}
-	stored, size := content.stored, content.Size()
+	size := content.Size()
 	offset = min(offset, size)
 	if length < 0 || length > size-offset {
 		length = size - offset
 	}
-	// The fetch takes the range, the overhead of its frames, and the two frames at its ends.
-	stored.Expect(length + length>>10 + 2*header.DefaultFrameLength)
+	stored.Expect(length)
 	return &reader{
 		Reader:     io.NewSectionReader(content, offset, length),
 		Closer:     stored,
-		attributes: driver.ReaderAttributes{ContentType: stored.contentType, ModTime: stored.modTime, Size: size},
+		attributes: driver.ReaderAttributes{ContentType: stored.contentType, ModTime: stored.ModTime(), Size: size},
 		as:         stored.as,
 	}, nil
 }
@@ -83,21 +74,22 @@ func (b *bucket) newReader(ctx context.Context, key string, options *blob.Reader
 	if err != nil {
 		return nil, err
 	}
-	buffered := bufio.NewReaderSize(&checked.Reader{Source: stored}, probe)
-	start, _ := buffered.Peek(probe)
+	peeked := &buffered{bufio.NewReaderSize(&checked.Reader{Source: stored}, pikokms.ProbeSize), stored}
+	start, _ := peeked.Peek(pikokms.ProbeSize)
 	if !header.Sniff(start) && b.host.AllowsPlaintext() {
 		if err := refuseClientEncrypted(ctx, b.inner, key); err != nil {
 			return nil, errors.Join(err, stored.Close())
 		}
 	}
-	// An object without random access can't be sought, and its size is not known.
-	if isSeekable(start) {
-		if err := stored.Close(); err != nil {
-			return nil, err
-		}
-		return b.newRangeReader(ctx, key, 0, -1, options)
+	if isSeekable(start) { // random access knows its size
+		start = bytes.Clone(start)
+		_, _ = peeked.Discard(len(start)) // it is there
+		fetch := rangesOf(ctx, b.inner, key, stored.Size(), stored.ModTime(), options)
+		o := &object{pikokms.NewRangeObject(stored.Size(), stored.ModTime(), start, fetch), stored.ContentType(), stored.As}
+		o.Continue(peeked)
+		return b.section(ctx, key, o, 0, -1)
 	}
-	content, size, err := b.host.DecryptObject(ctx, key, buffered, stored.Size())
+	content, size, err := b.host.DecryptObject(ctx, key, peeked, stored.Size(), nil)
 	if err != nil {
 		return nil, errors.Join(err, stored.Close())
 	}

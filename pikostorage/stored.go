@@ -37,12 +37,9 @@ func at(repository, key string) storage.GetParams {
 	return storage.GetParams{Repository: repository, Key: key}
 }
 
-// probe is how many bytes of an object are fetched first: more than most headers have.
-const probe = 4 << 10
-
 // stored is an object of the inner provider, open for random access.
 type stored struct {
-	*pikokms.RangeReaderAt
+	*pikokms.RangeObject
 	info   *storage.ObjectInfo
 	header *header.Header // nil if the object is no message
 }
@@ -60,7 +57,7 @@ func (e *encrypted) open(ctx context.Context, repository, key string) (*stored, 
 		params.ByteRange = &storage.ByteRange{Start: offset, End: offset + length - 1}
 		return e.inner.Get(ctx, params)
 	}
-	start := make([]byte, min(info.Size, probe))
+	start := make([]byte, min(info.Size, pikokms.ProbeSize))
 	if len(start) > 0 { // S3 refuses every range of an empty object
 		r, err := fetch(0, int64(len(start)))
 		if err != nil {
@@ -71,7 +68,7 @@ func (e *encrypted) open(ctx context.Context, repository, key string) (*stored, 
 			return nil, fmt.Errorf("its first bytes: %w", err)
 		}
 	}
-	s := &stored{RangeReaderAt: pikokms.NewRangeReaderAt(info.Size, start, fetch), info: info}
+	s := &stored{RangeObject: pikokms.NewRangeObject(info.Size, info.LastModified, start, fetch), info: info}
 	if s.header, err = readHeader(io.NewSectionReader(s, 0, info.Size)); err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
@@ -80,7 +77,7 @@ func (e *encrypted) open(ctx context.Context, repository, key string) (*stored, 
 		if err := s.Close(); err != nil {
 			return nil, err
 		}
-		s.RangeReaderAt = pikokms.NewRangeReaderAt(info.Size, s.header.Bytes(), fetch)
+		s.RangeObject = pikokms.NewRangeObject(info.Size, info.LastModified, s.header.Bytes(), fetch)
 	}
 	return s, nil
 }
@@ -98,7 +95,7 @@ func readHeader(r io.Reader) (*header.Header, error) {
 // sniff reads the header of a stream, as readHeader does, and also returns the whole stream.
 func sniff(r io.Reader) (*header.Header, io.Reader, error) {
 	var start bytes.Buffer
-	rest := bufio.NewReaderSize(r, probe)
+	rest := bufio.NewReaderSize(r, pikokms.ProbeSize)
 	h, err := readHeader(io.TeeReader(rest, &start))
 	return h, io.MultiReader(&start, rest), err
 }

@@ -15,16 +15,12 @@ import (
 	"piko.sh/pikokms/internal/checked"
 )
 
-// probe is how many bytes of an object are fetched first: enough for a header under a KMS key, or
-// for the whole of a small object.
-const probe = 4 << 10
-
 // Open implements pikokms.RangeStorage. It makes one request, which fetches the first 4 KiB. Reads
 // beyond them make more. If the object was replaced meanwhile, the error of a read holds
 // pikokms.ErrChanged. It holds ErrAnswer if the service does not answer with the range.
 //
 // The object has a method S3EncryptionClient() bool, too, which is that of Version.
-func (s *Storage) Open(ctx context.Context, key string) (pikokms.StoredObject, error) {
+func (s *Storage) Open(ctx context.Context, key string) (pikokms.Object, error) {
 	o, err := s.open(ctx, key)
 	if err != nil {
 		return nil, s.failed("open", key, err)
@@ -33,7 +29,7 @@ func (s *Storage) Open(ctx context.Context, key string) (pikokms.StoredObject, e
 }
 
 func (s *Storage) open(ctx context.Context, key string) (_ *object, err error) {
-	first, err := s.client.GetObject(ctx, &s3.GetObjectInput{Bucket: &s.bucket, Key: &key, Range: byteRange(0, probe)})
+	first, err := s.client.GetObject(ctx, &s3.GetObjectInput{Bucket: &s.bucket, Key: &key, Range: byteRange(0, pikokms.ProbeSize)})
 	if isStatus(err, http.StatusRequestedRangeNotSatisfiable) {
 		return s.openEmpty(ctx, key)
 	}
@@ -44,7 +40,7 @@ func (s *Storage) open(ctx context.Context, key string) (_ *object, err error) {
 	if first.ContentRange == nil && first.ContentLength != nil && *first.ContentLength == 0 && checkWhole(first, "") == nil {
 		return emptyObject(first.LastModified, first.Metadata), nil // some services satisfy every range of an empty object
 	}
-	size, length, err := rangeOf(first, 0, probe)
+	size, length, err := rangeOf(first, 0, pikokms.ProbeSize)
 	if err != nil {
 		return nil, err
 	}
@@ -60,7 +56,7 @@ func (s *Storage) open(ctx context.Context, key string) (_ *object, err error) {
 		}
 		return body, nil
 	}
-	return &object{pikokms.NewRangeReaderAt(size, start, fetch), aws.ToTime(first.LastModified), isS3EncryptionClients(first.Metadata)}, nil
+	return &object{pikokms.NewRangeObject(size, aws.ToTime(first.LastModified), start, fetch), isS3EncryptionClients(first.Metadata)}, nil
 }
 
 // fetch returns a range of the object whose first answer is first.
@@ -99,7 +95,7 @@ func (s *Storage) openEmpty(ctx context.Context, key string) (*object, error) {
 }
 
 func emptyObject(modTime *time.Time, metadata map[string]string) *object {
-	return &object{pikokms.NewRangeReaderAt(0, nil, nil), aws.ToTime(modTime), isS3EncryptionClients(metadata)}
+	return &object{pikokms.NewRangeObject(0, aws.ToTime(modTime), nil, nil), isS3EncryptionClients(metadata)}
 }
 
 func byteRange(offset, length int64) *string {
@@ -139,10 +135,8 @@ func cutShort(err error) error {
 
 // object is an open object.
 type object struct {
-	*pikokms.RangeReaderAt
-	modTime time.Time
+	*pikokms.RangeObject
 	foreign bool
 }
 
-func (o *object) ModTime() time.Time       { return o.modTime }
 func (o *object) S3EncryptionClient() bool { return o.foreign }

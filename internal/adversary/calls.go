@@ -235,7 +235,7 @@ func (s storage) List(ctx context.Context, prefix string) iter.Seq2[string, erro
 	}
 }
 
-func (s storage) Open(ctx context.Context, key string) (pikokms.StoredObject, error) {
+func (s storage) Open(ctx context.Context, key string) (pikokms.Object, error) {
 	if err := s.calls.Call("open"); err != nil {
 		return nil, err
 	}
@@ -247,7 +247,7 @@ func (s storage) Open(ctx context.Context, key string) (pikokms.StoredObject, er
 }
 
 type storedObject struct {
-	pikokms.StoredObject
+	pikokms.Object
 	at io.ReaderAt
 }
 

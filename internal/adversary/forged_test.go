@@ -409,7 +409,7 @@ func TestDecompressionBombs(t *testing.T) {
 				return io.Copy(io.Discard, o)
 			},
 			"DecryptObject": func() (int64, error) {
-				r, _, err := h.DecryptObject(t.Context(), "bomb", bytes.NewReader(stored), int64(len(stored)))
+				r, _, err := h.DecryptObject(t.Context(), "bomb", bytes.NewReader(stored), int64(len(stored)), nil)
 				if err != nil {
 					return 0, err
 				}

@@ -96,7 +96,7 @@ func (m *Memory) GetVersion(_ context.Context, key string) (io.ReadCloser, strin
 }
 
 // Open implements pikokms.RangeStorage.
-func (m *Memory) Open(_ context.Context, key string) (pikokms.StoredObject, error) {
+func (m *Memory) Open(_ context.Context, key string) (pikokms.Object, error) {
 	o, err := m.find(key)
 	if err != nil {
 		return nil, err

@@ -1,0 +1,447 @@
+// Package idle gives up a folder that stands still, as one of a network file system does whose
+// server is away.
+package idle
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"iter"
+	"os"
+	"sync"
+	"time"
+
+	"piko.sh/pikokms"
+)
+
+// ErrIdle means that a storage was given up because nothing of an operation moved for a time.
+// Trying again may help.
+var ErrIdle = errors.New("the storage does not answer")
+
+// grace is how long a folder that was given up has to return, which lets it clean up.
+const grace = time.Second
+
+// Folder has the methods of a pikokms.Folder, but for Close.
+type Folder interface {
+	pikokms.ConditionalStorage
+	pikokms.RangeStorage
+	Entries(ctx context.Context, prefix string) iter.Seq2[pikokms.FolderEntry, error]
+	PutFunc(ctx context.Context, key string, content io.Reader, place func(old fs.FileInfo, file *os.File) error) error
+}
+
+// Limit returns a folder whose operations fail with ErrIdle when they stand still for limit, which
+// may be for ever without it. A limit of 0 is none, and returns folder as it is.
+//
+// What moves is what can be seen from here: a call that returns, each Read and each ReadAt of
+// content, each key of List, and each piece that Put reads of its content, whose own time does not
+// count. So the limit must be longer than the longest of these takes, such as syncing what is left
+// of a file; a minute suits most.
+//
+// An operation that is given up has its context cancelled, and its content is closed. What waits in
+// the operating system can't be interrupted: its goroutine, and the file it holds, stay until the
+// system returns. A Put that is given up after it has read all its content may still be carried
+// out.
+func Limit(folder Folder, limit time.Duration) Folder {
+	if limit <= 0 {
+		return folder
+	}
+	return &limited{folder, limit}
+}
+
+// limited is a Folder that is given up when it stands still.
+type limited struct {
+	inner Folder
+	limit time.Duration
+}
+
+func (l *limited) idle(operation, key string) error {
+	return fmt.Errorf("%s %s: %w: nothing moved for %v in %T", operation, key, ErrIdle, l.limit, l.inner)
+}
+
+// run makes a call of the storage, and returns errIdle if it stands still. What it opened comes too
+// late then, and is dropped; drop is nil for a call that opens nothing.
+func run[T any](l *limited, timer *time.Timer, cancel context.CancelFunc, errIdle error, call func() (T, error), drop func(T)) (T, error) {
+	type result struct {
+		value T
+		err   error
+	}
+	results, abandoned := make(chan result), make(chan struct{})
+	go func() {
+		value, err := call()
+		select {
+		case results <- result{value, err}:
+		case <-abandoned:
+			if err == nil && drop != nil {
+				drop(value)
+			}
+		}
+	}()
+	timer.Reset(l.limit)
+	defer timer.Stop()
+	select {
+	case r := <-results:
+		return r.value, r.err
+	case <-timer.C:
+	}
+	cancel()
+	timer.Reset(min(grace, l.limit))
+	defer close(abandoned)
+	var none T
+	select {
+	case r := <-results:
+		switch {
+		case r.err != nil:
+			return none, fmt.Errorf("%w: %w", errIdle, r.err)
+		case drop != nil:
+			drop(r.value) // its context has ended
+			return none, errIdle
+		}
+		return r.value, nil // it came at the last moment
+	case <-timer.C:
+		return none, errIdle
+	}
+}
+
+// Put implements Storage.
+func (l *limited) Put(ctx context.Context, key string, content io.Reader) error {
+	return l.put(ctx, key, content, func(ctx context.Context, content io.Reader) error { return l.inner.Put(ctx, key, content) })
+}
+
+// PutIf implements ConditionalStorage.
+func (l *limited) PutIf(ctx context.Context, key, version string, content io.Reader) error {
+	return l.put(ctx, key, content, func(ctx context.Context, content io.Reader) error {
+		return l.inner.PutIf(ctx, key, version, content)
+	})
+}
+
+func (l *limited) put(ctx context.Context, key string, content io.Reader, put func(context.Context, io.Reader) error) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	timer := time.NewTimer(l.limit)
+	sent := &sending{content: content, timer: timer, limit: l.limit, idle: l.idle("put", key)}
+	done := make(chan error, 1)
+	go func() { done <- put(ctx, sent) }()
+	defer timer.Stop()
+	for {
+		select {
+		case err := <-done:
+			return err
+		case <-timer.C:
+		}
+		if !sent.giveUp() {
+			continue // it reads, and then sets the timer again
+		}
+		cancel()
+		select {
+		case err := <-done:
+			if err == nil {
+				return nil // it came at the last moment
+			}
+			return fmt.Errorf("%w: %w", sent.idle, err)
+		case <-time.After(min(grace, l.limit)):
+			return sent.idle
+		}
+	}
+}
+
+// sending is the content of a Put. While it is read, the storage does not stand still.
+type sending struct {
+	content io.Reader
+	timer   *time.Timer
+	limit   time.Duration
+	idle    error
+
+	mu      sync.Mutex
+	reading bool
+	moved   time.Time // when the last read ended
+	given   bool      // the Put was given up, and its caller may use content for something else
+}
+
+// giveUp ends the Put, unless its content is being read.
+func (s *sending) giveUp() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.given = !s.reading && time.Since(s.moved) >= s.limit
+	return s.given
+}
+
+func (s *sending) begin() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.given {
+		return s.idle
+	}
+	s.reading = true
+	s.timer.Stop()
+	return nil
+}
+
+// Read implements io.Reader.
+func (s *sending) Read(p []byte) (int, error) {
+	if err := s.begin(); err != nil {
+		return 0, err
+	}
+	defer func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.reading, s.moved = false, time.Now()
+		s.timer.Reset(s.limit)
+	}()
+	return s.content.Read(p)
+}
+
+// ContentLength returns how many bytes there will be, if the content tells.
+func (s *sending) ContentLength() (int64, bool) {
+	if message, ok := s.content.(interface{ ContentLength() (int64, bool) }); ok {
+		return message.ContentLength()
+	}
+	return 0, false
+}
+
+// Get implements Storage.
+func (l *limited) Get(ctx context.Context, key string) (io.ReadCloser, error) {
+	content, _, err := l.get(ctx, key, func(ctx context.Context) (io.ReadCloser, string, error) {
+		content, err := l.inner.Get(ctx, key)
+		return content, "", err
+	})
+	return content, err
+}
+
+// GetVersion implements ConditionalStorage.
+func (l *limited) GetVersion(ctx context.Context, key string) (io.ReadCloser, string, error) {
+	return l.get(ctx, key, func(ctx context.Context) (io.ReadCloser, string, error) { return l.inner.GetVersion(ctx, key) })
+}
+
+func (l *limited) get(ctx context.Context, key string, get func(context.Context) (io.ReadCloser, string, error)) (io.ReadCloser, string, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	timer := time.NewTimer(l.limit)
+	version := ""
+	content, err := run(l, timer, cancel, l.idle("get", key), func() (answer[io.ReadCloser], error) {
+		content, version, err := get(ctx)
+		return answer[io.ReadCloser]{content, version}, err
+	}, func(a answer[io.ReadCloser]) { _ = a.content.Close() })
+	if err != nil {
+		cancel()
+		return nil, "", err
+	}
+	version = content.version
+	r := &limitedReader{l: l, timer: timer, cancel: cancel, content: content.content, idle: l.idle("get", key)}
+	if stored, ok := content.content.(pikokms.Object); ok {
+		return &limitedFile{r, stored}, version, nil
+	}
+	return r, version, nil
+}
+
+type answer[T any] struct {
+	content T
+	version string
+}
+
+// idleBuffers are buffers of *[]byte into which a storage reads: never that of a caller, who goes
+// on while a read that was given up is still under way.
+var idleBuffers = sync.Pool{New: func() any { b := make([]byte, 64<<10); return &b }}
+
+// read calls a read of the storage with a buffer of its own.
+func (l *limited) read(timer *time.Timer, cancel context.CancelFunc, errIdle error, p []byte, read func(p []byte) (int, error)) (int, error) {
+	buffer := idleBuffers.Get().(*[]byte)
+	if len(*buffer) < len(p) {
+		*buffer = make([]byte, len(p))
+	}
+	n, err := run(l, timer, cancel, errIdle, func() (int, error) { return read((*buffer)[:len(p)]) }, nil)
+	if errors.Is(err, ErrIdle) {
+		return 0, err // the buffer may still be read to
+	}
+	copied := copy(p, (*buffer)[:max(0, min(n, len(p)))])
+	clear((*buffer)[:copied]) // what the storage holds may be plaintext
+	idleBuffers.Put(buffer)
+	return n, err // an impossible count is refused by who reads from this
+}
+
+// limitedReader is the content of an object. It is for one goroutine.
+type limitedReader struct {
+	l       *limited
+	timer   *time.Timer
+	cancel  context.CancelFunc
+	content io.ReadCloser
+	idle    error
+	failed  error // of the read that was given up
+	close   sync.Once
+	closed  error
+}
+
+// Read implements io.Reader.
+func (r *limitedReader) Read(p []byte) (int, error) {
+	if r.failed != nil {
+		return 0, r.failed
+	}
+	return r.l.read(r.timer, r.giveUp, r.idle, p, r.content.Read)
+}
+
+// giveUp has a read return, if the storage lets it.
+func (r *limitedReader) giveUp() {
+	r.failed = r.idle
+	r.cancel()
+	go r.content.Close() // which may wait for the read
+}
+
+// Close implements io.Closer. A second Close returns the first one's result.
+func (r *limitedReader) Close() error {
+	r.close.Do(func() {
+		defer r.cancel()
+		if r.failed != nil {
+			return // it is closed
+		}
+		_, r.closed = run(r.l, r.timer, r.cancel, r.idle, func() (struct{}, error) { return struct{}{}, r.content.Close() }, nil)
+	})
+	return r.closed
+}
+
+// limitedFile is content that can also be read at any place.
+type limitedFile struct {
+	*limitedReader
+	stored pikokms.Object
+}
+
+func (f *limitedFile) Size() int64        { return f.stored.Size() }
+func (f *limitedFile) ModTime() time.Time { return f.stored.ModTime() }
+
+// Seek implements io.Seeker. It waits for no storage.
+func (f *limitedFile) Seek(offset int64, whence int) (int64, error) {
+	return f.stored.Seek(offset, whence)
+}
+
+// Stat returns what a Folder's content says of its file.
+func (f *limitedFile) Stat() (fs.FileInfo, error) { return statOf(f.stored) }
+
+// Stat returns what a Folder's object says of its file.
+func (o *limitedObject) Stat() (fs.FileInfo, error) { return statOf(o.Object) }
+
+func statOf(object pikokms.Object) (fs.FileInfo, error) {
+	file, ok := object.(interface{ Stat() (fs.FileInfo, error) })
+	if !ok {
+		return nil, fmt.Errorf("a %T is no file", object)
+	}
+	return file.Stat()
+}
+
+// ReadAt implements io.ReaderAt.
+func (f *limitedFile) ReadAt(p []byte, off int64) (int, error) {
+	return f.l.readAt(f.stored, f.cancel, f.idle, p, off)
+}
+
+// readAt reads from an object. It is safe for concurrent use.
+func (l *limited) readAt(stored pikokms.Object, cancel context.CancelFunc, errIdle error, p []byte, off int64) (int, error) {
+	timer := time.NewTimer(l.limit)
+	return l.read(timer, cancel, errIdle, p, func(p []byte) (int, error) { return stored.ReadAt(p, off) })
+}
+
+// Open implements RangeStorage.
+func (l *limited) Open(ctx context.Context, key string) (pikokms.Object, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	errIdle := l.idle("open", key)
+	stored, err := run(l, time.NewTimer(l.limit), cancel, errIdle,
+		func() (pikokms.Object, error) { return l.inner.Open(ctx, key) },
+		func(stored pikokms.Object) { _ = stored.Close() })
+	if err != nil {
+		cancel()
+		return nil, err
+	}
+	return &limitedObject{Object: stored, l: l, cancel: cancel, idle: errIdle}, nil
+}
+
+// limitedObject is an object that is open for random access.
+type limitedObject struct {
+	pikokms.Object
+	l      *limited
+	cancel context.CancelFunc
+	idle   error
+	close  sync.Once
+	closed error
+}
+
+// ReadAt implements io.ReaderAt. A read that is given up ends the others, too.
+func (o *limitedObject) ReadAt(p []byte, off int64) (int, error) {
+	return o.l.readAt(o.Object, o.cancel, o.idle, p, off)
+}
+
+// Close implements io.Closer. A second Close returns the first one's result.
+func (o *limitedObject) Close() error {
+	o.close.Do(func() {
+		defer o.cancel()
+		_, o.closed = run(o.l, time.NewTimer(o.l.limit), o.cancel, o.idle, func() (struct{}, error) { return struct{}{}, o.Object.Close() }, nil)
+	})
+	return o.closed
+}
+
+// Delete implements Storage.
+func (l *limited) Delete(ctx context.Context, key string) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	_, err := run(l, time.NewTimer(l.limit), cancel, l.idle("delete", key), func() (struct{}, error) { return struct{}{}, l.inner.Delete(ctx, key) }, nil)
+	return err
+}
+
+// List implements Storage.
+func (l *limited) List(ctx context.Context, prefix string) iter.Seq2[string, error] {
+	return limitedList(ctx, l, prefix, l.inner.List)
+}
+
+// Entries is Folder.Entries.
+func (l *limited) Entries(ctx context.Context, prefix string) iter.Seq2[pikokms.FolderEntry, error] {
+	return limitedList(ctx, l, prefix, l.inner.Entries)
+}
+
+// PutFunc is Folder.PutFunc.
+func (l *limited) PutFunc(ctx context.Context, key string, content io.Reader, place func(old fs.FileInfo, file *os.File) error) error {
+	return l.put(ctx, key, content, func(ctx context.Context, content io.Reader) error {
+		return l.inner.PutFunc(ctx, key, content, place)
+	})
+}
+
+// limitedList yields what list does.
+func limitedList[T any](ctx context.Context, l *limited, prefix string, list func(context.Context, string) iter.Seq2[T, error]) iter.Seq2[T, error] {
+	return func(yield func(T, error) bool) {
+		ctx, cancel := context.WithCancel(ctx)
+		defer cancel()
+		type listed struct {
+			one T
+			err error
+		}
+		all, stop := make(chan listed), make(chan struct{})
+		go func() {
+			defer close(all)
+			for one, err := range list(ctx, prefix) {
+				select {
+				case all <- listed{one, err}:
+				case <-stop:
+					return
+				}
+			}
+		}()
+		defer func() { // waits for the storage, if it ends
+			close(stop)
+			cancel()
+			select {
+			case <-all:
+			case <-time.After(min(grace, l.limit)):
+			}
+		}()
+		timer := time.NewTimer(l.limit)
+		defer timer.Stop()
+		for {
+			select {
+			case next, ok := <-all:
+				if !ok || !yield(next.one, next.err) {
+					return
+				}
+				timer.Reset(l.limit)
+			case <-timer.C:
+				var none T
+				yield(none, l.idle("list", prefix))
+				return
+			}
+		}
+	}
+}
