@@ -17,7 +17,7 @@ import (
 // TestStreamTransformerBesidePikos: Piko has taken the name crypto-service.
 func TestStreamTransformerBesidePikos(t *testing.T) {
 	key := newLocal(t, "local", 1)
-	crypto := pikokms.NewCryptoTransformer(message.Encrypter{Keyring: key}, message.Decrypter{Keyrings: []provider.Keyring{key}})
+	crypto := pikokms.NewCryptoTransformer(message.Encrypter{Keyring: key}, message.Decrypter{Keyrings: []provider.Unwrapper{key}})
 	require.Equal(t, "crypto-service", pikokms.StreamTransformer[pikosKind]{Transformer: crypto}.Name())
 	require.Equal(t, "pikokms", pikokms.StreamTransformer[pikosKind]{Transformer: crypto, As: "pikokms"}.Name())
 }

@@ -144,7 +144,7 @@ func TestAStringOfTheAttackerIsNoDataKey(t *testing.T) {
 		forged := forge(t, []byte(chosen), wrapped, pairs, "the attacker's")
 
 		// As a message it is whole: only its use tells it from an object.
-		plain, _, err := (&message.Decrypter{Keyrings: []provider.Keyring{p}}).Decrypt(t.Context(), forged, nil)
+		plain, _, err := (&message.Decrypter{Keyrings: []provider.Unwrapper{p}}).Decrypt(t.Context(), forged, nil)
 		require.NoError(t, err)
 		require.Equal(t, "the attacker's", string(plain))
 		server.Reset()
@@ -249,21 +249,18 @@ func TestNoStringStatesReservedPairs(t *testing.T) {
 		} {
 			service := f.CryptoService()
 			for _, text := range []string{"text", strings.Repeat("text", 2000)} {
-				request := &provider.EncryptRequest{Plaintext: text, Context: pairs}
 				_, err := f.Encrypt(t.Context(), text, pairs)
 				require.ErrorIs(t, err, header.ErrInvalidContext)
-				_, err = p.Encrypt(t.Context(), request)
+				_, err = envelope.Seal(t.Context(), p, text, pairs)
 				require.ErrorIs(t, err, header.ErrInvalidContext)
-				_, err = service.Encrypt(t.Context(), request)
+				_, err = envelope.Seal(t.Context(), service, text, pairs)
 				require.ErrorIs(t, err, header.ErrInvalidContext)
 				_, err = service.EncryptBatch(t.Context(), []string{text}, pairs)
-				require.ErrorIs(t, err, header.ErrInvalidContext)
-				_, err = service.EncryptBatchDirect(t.Context(), []string{text}, pairs, 1)
 				require.ErrorIs(t, err, header.ErrInvalidContext)
 			}
 			_, err := f.EncryptObject(t.Context(), "invoice", strings.NewReader("text"), pairs)
 			require.ErrorIs(t, err, pikokms.ErrInvalidOptions)
-			_, err = p.Decrypt(t.Context(), &provider.DecryptRequest{Ciphertext: e.Ciphertext, Context: pairs})
+			_, err = envelope.Open(t.Context(), p, e.Ciphertext, pairs)
 			require.ErrorIs(t, err, provider.ErrContextMismatch)
 			_, err = f.Decrypt(t.Context(), plain, pairs)
 			require.ErrorIs(t, err, provider.ErrContextMismatch)
