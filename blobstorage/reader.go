@@ -12,7 +12,7 @@ import (
 
 	"piko.sh/pikokms"
 	"piko.sh/pikokms/header"
-	"piko.sh/pikokms/internal/checked"
+	"piko.sh/pikokms/transfer"
 )
 
 // reader is a driver.Reader.
@@ -74,7 +74,7 @@ func (b *bucket) newReader(ctx context.Context, key string, options *blob.Reader
 	if err != nil {
 		return nil, err
 	}
-	peeked := &buffered{bufio.NewReaderSize(&checked.Reader{Source: stored}, pikokms.ProbeSize), stored}
+	peeked := &buffered{bufio.NewReaderSize(transfer.NewReader(stored), pikokms.ProbeSize), stored}
 	start, _ := peeked.Peek(pikokms.ProbeSize)
 	if !header.Sniff(start) && b.host.AllowsPlaintext() {
 		if err := refuseClientEncrypted(ctx, b.inner, key); err != nil {

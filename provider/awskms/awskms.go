@@ -49,8 +49,8 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/kms"
 	"github.com/aws/aws-sdk-go-v2/service/kms/types"
 
-	"piko.sh/pikokms/internal/lazy"
 	"piko.sh/pikokms/provider"
+	"piko.sh/pikokms/provider/lazy"
 )
 
 // providerID is the key provider ID of AWS KMS in messages (specification:

@@ -19,8 +19,8 @@ import (
 
 	"piko.sh/pikokms/header"
 	"piko.sh/pikokms/internal/keyfile"
-	"piko.sh/pikokms/internal/lazy"
 	"piko.sh/pikokms/provider"
+	"piko.sh/pikokms/provider/lazy"
 )
 
 const (

@@ -65,8 +65,8 @@ import (
 	"strings"
 	"sync/atomic"
 
-	"piko.sh/pikokms/internal/lazy"
 	"piko.sh/pikokms/provider"
+	"piko.sh/pikokms/provider/lazy"
 )
 
 // ProviderID is the key provider ID of the transit engine in messages.
