@@ -193,7 +193,6 @@ func (f *Folder) Get(ctx context.Context, key string) (io.ReadCloser, error) {
 	return file, nil
 }
 
-// GetVersion implements ConditionalStorage.
 func (f *Folder) GetVersion(ctx context.Context, key string) (io.ReadCloser, string, error) {
 	file, err := f.open(ctx, key)
 	if err != nil {

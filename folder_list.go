@@ -103,7 +103,6 @@ func (n *names) name(i int) []byte  { return n.text[n.starts[i]:n.ends[i]] }
 func (n *names) Len() int           { return len(n.starts) }
 func (n *names) Less(i, j int) bool { return bytes.Compare(n.name(i), n.name(j)) < 0 }
 
-// Swap implements sort.Interface.
 func (n *names) Swap(i, j int) {
 	n.starts[i], n.starts[j] = n.starts[j], n.starts[i]
 	n.ends[i], n.ends[j] = n.ends[j], n.ends[i]

@@ -28,7 +28,6 @@ type hostFS struct {
 	host *Host
 }
 
-// Open implements fs.FS.
 func (f *hostFS) Open(name string) (fs.File, error) {
 	file, err := f.open(name)
 	if err != nil {
@@ -224,7 +223,6 @@ func (d *directory) Read([]byte) (int, error) {
 	return 0, &fs.PathError{Op: "read", Path: d.path, Err: errors.New("is a directory")}
 }
 
-// ReadDir implements fs.ReadDirFile.
 func (d *directory) ReadDir(n int) ([]fs.DirEntry, error) {
 	if n > 0 && len(d.entries) == 0 {
 		return nil, io.EOF

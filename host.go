@@ -113,7 +113,6 @@ func (k currentKeyring) WrapDataKey(ctx context.Context, key *provider.SecureByt
 	return k.h.CryptoService().WrapDataKey(ctx, key, encryptionContext)
 }
 
-// IsCurrent implements provider.VersionedKeyring.
 func (k currentKeyring) IsCurrent(ctx context.Context, request *provider.UnwrapDataKeyRequest) (bool, error) {
 	return k.h.CryptoService().IsCurrent(ctx, request)
 }
@@ -209,10 +208,8 @@ func (h *Host) Decrypt(ctx context.Context, text string, encryptionContext map[s
 	return h.strings.Decrypt(ctx, text, encryptionContext)
 }
 
-// Delete implements Storage.
 func (h *Host) Delete(ctx context.Context, key string) error { return h.storage.Delete(ctx, key) }
 
-// List implements Storage.
 func (h *Host) List(ctx context.Context, prefix string) iter.Seq2[string, error] {
 	return h.storage.List(ctx, prefix)
 }

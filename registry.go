@@ -53,7 +53,6 @@ type compression struct{ *compress.Transformer }
 
 func (compression) Type() TransformerType { return TransformerCompression }
 
-// Open implements SeekableTransformer.
 func (c compression) Open(_ context.Context, stored SizedReaderAt, _ any) (SizedReaderAt, error) {
 	if c.Name() != compress.ZstdSeekable {
 		return nil, fmt.Errorf("%w: the object was compressed by %s, which can only be read from its beginning; %s has random access", ErrNotSeekable, c.Name(), compress.ZstdSeekable)

@@ -104,13 +104,10 @@ func NewMessageTransformer(e message.Encrypter, d message.Decrypter) *CryptoTran
 	return &CryptoTransformer{encrypter: e, decrypter: d}
 }
 
-// Name implements Transformer.
 func (t *CryptoTransformer) Name() string { return CryptoTransformerName }
 
-// Type implements Transformer.
 func (t *CryptoTransformer) Type() TransformerType { return TransformerEncryption }
 
-// Priority implements Transformer.
 func (t *CryptoTransformer) Priority() int { return CryptoTransformerPriority }
 
 // Transform implements Transformer. The options are nil or an EncryptionContext. The result is a

@@ -110,7 +110,6 @@ type buffered struct {
 	io.Closer
 }
 
-// Delete implements pikokms.Storage.
 func (s *Storage) Delete(ctx context.Context, key string) error {
 	return missing(s.bucket.Delete(ctx, key))
 }

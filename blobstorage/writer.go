@@ -81,7 +81,6 @@ type writer struct {
 	done chan error
 }
 
-// Write implements io.Writer.
 func (w *writer) Write(p []byte) (int, error) {
 	if w.pipe == nil {
 		w.start()

@@ -53,7 +53,6 @@ func (w *watched) isLong() bool {
 	return err == nil
 }
 
-// Read implements io.Reader.
 func (r *decompressor) Read(p []byte) (int, error) {
 	if r.err != nil {
 		return 0, r.err

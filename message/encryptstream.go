@@ -42,7 +42,6 @@ func (r *EncryptReader) ContentLength() (n int64, known bool) {
 	return n, err == nil
 }
 
-// Read implements io.Reader.
 func (r *EncryptReader) Read(p []byte) (int, error) {
 	if len(r.out) == 0 {
 		n, err := r.body.Read(p)

@@ -38,7 +38,6 @@ func (s *source) Ahead() []byte {
 	return s.memory.Ahead()
 }
 
-// Skip implements memory.Source.
 func (s *source) Skip(n int) {
 	s.memory.Skip(n)
 	if s.count != nil {
@@ -102,7 +101,6 @@ func (s *messageSource) peek(n int) []byte {
 	return s.ahead[:min(n, len(s.ahead))]
 }
 
-// Ahead implements memory.Source.
 func (s *messageSource) Ahead() []byte {
 	if len(s.ahead) > 0 {
 		return nil
@@ -110,7 +108,6 @@ func (s *messageSource) Ahead() []byte {
 	return s.source.Ahead()
 }
 
-// Read implements io.Reader.
 func (s *messageSource) Read(p []byte) (int, error) {
 	if len(s.ahead) == 0 {
 		if len(p) >= len(s.buf) || s.memory != nil {

@@ -29,7 +29,6 @@ type idleClient struct {
 	limit time.Duration
 }
 
-// Do implements s3.HTTPClient.
 func (c *idleClient) Do(request *http.Request) (*http.Response, error) {
 	ctx, cancel := context.WithCancelCause(request.Context())
 	w := &watch{ctx: ctx, cancel: cancel, limit: c.limit}
