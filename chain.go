@@ -67,7 +67,8 @@ func (r *Registry) chain(names []string) (*Chain, error) {
 	return c, nil
 }
 
-// recordedNames returns the names in an object's PairTransformers pair. It refuses more than a chain holds.
+// recordedNames returns the names in an object's PairTransformers pair. It refuses more than a
+// chain holds.
 func recordedNames(recorded string) ([]string, error) {
 	if recorded == "" {
 		return nil, nil

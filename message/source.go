@@ -21,7 +21,7 @@ func newSource(ctx context.Context, r io.Reader, count func(bytes int)) source {
 	return source{checked.Reader{Context: ctx, Source: r}, memory.Of(r), count}
 }
 
-// Read implements io.Reader. It returns either bytes or an error.
+// Read returns either bytes or an error.
 func (s *source) Read(p []byte) (int, error) {
 	n, err := s.checked.Read(p)
 	if s.count != nil && n > 0 {
@@ -30,7 +30,7 @@ func (s *source) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// Ahead implements memory.Source. Bytes that it does not show are returned by Read.
+// Ahead returns bytes that are in memory already. Read returns all others.
 func (s *source) Ahead() []byte {
 	if s.memory == nil || s.checked.Err() != nil || s.checked.Context.Err() != nil {
 		return nil
@@ -45,7 +45,7 @@ func (s *source) Skip(n int) {
 	}
 }
 
-// remaining returns how many bytes the source still has, if it tells.
+// remaining returns how many bytes the source still has, if that is known.
 func (s *source) remaining() (n int64, known bool) {
 	switch r := s.checked.Source.(type) {
 	case interface{ Len() int }:
