@@ -44,12 +44,11 @@ type Transformer interface {
 	Reverse(ctx context.Context, input io.Reader, options any) (io.Reader, error)
 }
 
-const (
-	// CryptoTransformerName is the name of the encryption transformer.
-	CryptoTransformerName = "crypto-service"
-	// CryptoTransformerPriority is the place of the encryption transformer in a chain.
-	CryptoTransformerPriority = 250
-)
+// CryptoTransformerName is the name of the encryption transformer.
+const CryptoTransformerName = "crypto-service"
+
+// cryptoPriority is the place of the encryption transformer in a chain.
+const cryptoPriority = 250
 
 // ErrNotObject means that a message does not state that it is a stored object. It may still be
 // authentic, such as a string or a message of AWS's tools.
@@ -108,7 +107,7 @@ func (t *CryptoTransformer) Name() string { return CryptoTransformerName }
 
 func (t *CryptoTransformer) Type() TransformerType { return TransformerEncryption }
 
-func (t *CryptoTransformer) Priority() int { return CryptoTransformerPriority }
+func (t *CryptoTransformer) Priority() int { return cryptoPriority }
 
 // Transform encrypts input. The options are nil or an EncryptionContext. The result is a
 // *message.EncryptReader. Transform calls the key service; reading does not.
