@@ -12,6 +12,7 @@ import (
 	"piko.sh/piko/wdk/storage"
 
 	"piko.sh/pikokms"
+	"piko.sh/pikokms/message"
 	"piko.sh/pikokms/service"
 )
 
@@ -87,7 +88,12 @@ func (e *encrypted) look(ctx context.Context, repository, key string) (f facts, 
 		return f, err
 	}
 	f.names = namesIn(s.header)
-	if f.names == noTransformers {
+	if h := s.header; f.names == noTransformers {
+		if ours(h) && h.EncryptionContext[pikokms.UseKey] == pikokms.UseObject && h.EncryptionContext[pikokms.ChainKey] == "" && !signed(h) {
+			if f.size, err = message.PlaintextSize(h, s.Size()); err == nil {
+				return f, nil
+			}
+		}
 		f.size, err = e.host.StatedSize(io.NewSectionReader(s, 0, s.Size()), s.Size())
 		if err != nil || f.size >= 0 {
 			return f, err

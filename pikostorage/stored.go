@@ -100,6 +100,35 @@ func sniff(r io.Reader) (*header.Header, io.Reader, error) {
 	return h, io.MultiReader(&start, rest), err
 }
 
+// recorder keeps what is read from it until stop is called.
+type recorder struct {
+	io.Reader
+	start   bytes.Buffer
+	stopped bool
+}
+
+// Read implements io.Reader.
+func (r *recorder) Read(p []byte) (int, error) {
+	n, err := r.Reader.Read(p)
+	if !r.stopped {
+		r.start.Write(p[:n])
+	}
+	return n, err
+}
+
+func (r *recorder) stop() { r.stopped, r.start = true, bytes.Buffer{} }
+
+// header stops the recording, and returns the header of the message that was decrypted from r to
+// content. It is parsed again only if content does not have it. It is nil if r is no message.
+func (r *recorder) header(content io.Reader) *header.Header {
+	defer r.stop()
+	if m, ok := content.(*message.DecryptReader); ok {
+		return m.Header()
+	}
+	h, _ := readHeader(&r.start)
+	return h
+}
+
 // ours reports whether this package wrote an object with this header.
 func ours(h *header.Header) bool {
 	if h == nil {
