@@ -2,6 +2,6 @@
 // Encryption SDK message format, under AWS KMS or a local key. Run pikokms help.
 package main
 
-import "piko.sh/pikokms/cmd/pikokms/internal/command"
+import "piko.sh/pikokms/cmd/pikokms/internal/verbs"
 
-func main() { command.Main() }
+func main() { verbs.Main() }

@@ -20,7 +20,11 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/cobra/doc"
 
-	"piko.sh/pikokms/cmd/pikokms/internal/command"
+	"piko.sh/pikokms/cmd/pikokms/internal/admin"
+	"piko.sh/pikokms/cmd/pikokms/internal/config"
+	"piko.sh/pikokms/cmd/pikokms/internal/places"
+	"piko.sh/pikokms/cmd/pikokms/internal/verbs"
+	"piko.sh/pikokms/cmd/pikokms/internal/work"
 )
 
 func main() {
@@ -55,10 +59,10 @@ func writePages(dir string, header doc.GenManHeader) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
-	root := command.New()
+	root := verbs.New()
 	root.DisableAutoGenTag = true // it would add today's date
 	root.Use, root.DisableFlagsInUseLine = "pikokms COMMAND [ARGUMENT]...", true
-	root.Long = escape(root.Long) + sections(command.Places+command.LongWork+command.Configuration+command.Manual)
+	root.Long = escape(root.Long) + sections(places.Manual+work.Manual+config.Manual+verbs.Manual)
 	for _, c := range root.Commands() {
 		refer(c, "What a `KEY` is, how files are written and the exit status are in **pikokms(1)**.")
 	}
@@ -79,7 +83,7 @@ func refer(c *cobra.Command, keys string) {
 		c.Long += "\n\nHow long work is planned, slowed down and resumed is explained there, too."
 	}
 	if c.Name() == "branch-keys" {
-		c.Long += sections(command.BranchKeysManual)
+		c.Long += sections(admin.Manual)
 		keys = "What a `KEY` is here and the exit status are in **pikokms-branch-keys(1)**."
 	}
 	for _, below := range c.Commands() {
@@ -107,7 +111,7 @@ func writeCompletions(dir string) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
-	root := command.New()
+	root := verbs.New()
 	// The file names are those that the shells look for.
 	for name, generate := range map[string]func(io.Writer) error{
 		"pikokms.bash": func(w io.Writer) error { return root.GenBashCompletionV2(w, true) },

@@ -10,7 +10,7 @@ import (
 	"github.com/spf13/pflag"
 	"github.com/stretchr/testify/require"
 
-	"piko.sh/pikokms/cmd/pikokms/internal/command"
+	"piko.sh/pikokms/cmd/pikokms/internal/verbs"
 )
 
 // TestArchiveHasManual makes the folder of an archive twice, as a packager does. Every command has
@@ -31,7 +31,7 @@ func TestArchiveHasManual(t *testing.T) {
 		kind, name := filepath.Base(filepath.Dir(page)), filepath.Base(page)
 		require.Equal(t, read(page), read(dir, "two", kind, name), name)
 	}
-	commands := all(command.New())
+	commands := all(verbs.New())
 	require.Len(t, pages, 1+len(commands)+4)
 
 	root := read(dir, "one", "man", "pikokms.1")

@@ -1,0 +1,256 @@
+package admin
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws/arn"
+	"github.com/spf13/cobra"
+
+	"piko.sh/pikokms/cmd/pikokms/internal/console"
+	"piko.sh/pikokms/cmd/pikokms/internal/keys"
+	"piko.sh/pikokms/provider"
+	"piko.sh/pikokms/provider/awskms"
+	"piko.sh/pikokms/provider/branchkey"
+)
+
+func keysPolicyCommand() *cobra.Command {
+	var given, stated []string
+	var timeout time.Duration
+	var to, principals []string
+	var role string
+	var rsaKeys []string
+	command := &cobra.Command{
+		Use:   "policy --role ROLE [-k KEY]... [--to KEY]... [-c NAME=VALUE]... [--principal ARN]... [--rsa[=KEY]]...",
+		Short: "Print the least policy that a role needs",
+		Long: `Policy prints the JSON of an IAM policy that allows what a role needs of keys of
+AWS KMS, and nothing else:
+    reader     decrypt, verify, cat, serve: kms:Decrypt
+    writer     encrypt: kms:GenerateDataKey, or for messages under several KEYs
+               kms:Encrypt of each
+    rewrapper  rewrap: what a reader needs of the KEYs of -k, and a writer of those
+               of --to, which are the same ones if it is left out
+A KEY that is an alias or an ID takes kms:DescribeKey, too. Of an ARN pikokms asks
+the key's state before it encrypts, and goes on where it may not. Give all KEYs of
+the command line, since several of them are used in another way than one. KEYs that
+are not of AWS KMS, such as a local key for recovery, count, and need no policy.
+
+With -c, calls must have that pair in their encryption context, as by -c of
+encrypt and rewrap. KMS sees none of calls of RSA keys.
+
+RSA keys need other permissions. An alias and an ID are looked up, and a URL with
+public-key or hash tells. Of other KEYs, --rsa says that all of them are RSA keys, or
+--rsa=KEY that this one is.
+
+With --principal it prints the policy of the one key: the principals have the role,
+and the key's account administers the key, but its IAM policies allow no use of it.
+
+KMS is only asked for the ARN of a KEY that is an alias or an ID.`,
+		Example: `  pikokms keys policy --role reader -c tenant=42 \
+      -k 'awskms:///arn:aws:kms:eu-west-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab'
+  pikokms keys policy --role writer --principal arn:aws:iam::111122223333:role/backup \
+      -k 'awskms:///arn:aws:kms:eu-west-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab'`,
+		Args:                  cobra.NoArgs,
+		DisableFlagsInUseLine: true,
+		RunE: func(command *cobra.Command, _ []string) error {
+			if err := checkRole(role); err != nil {
+				return err
+			}
+			pairs, err := keys.ParsePairs(stated)
+			switch {
+			case err != nil:
+				return err
+			case len(to) > 0 && role != roleRewrapper:
+				return console.Usage(errors.New("--to is for --role rewrapper"))
+			}
+			for _, principal := range principals {
+				if !arn.IsARN(principal) {
+					return console.Usage(fmt.Errorf("--principal %q is not an ARN", principal))
+				}
+			}
+			ks, err := keys.Parse(given, timeout, false)
+			if err != nil {
+				return err
+			}
+			defer keys.CloseAll(ks)
+			var targets []*keys.Key
+			if len(to) > 0 {
+				if targets, err = keys.Parse(to, timeout, false); err != nil {
+					return err
+				}
+			}
+			defer keys.CloseAll(targets)
+			all := append(slices.Clone(ks), targets...)
+			if err := checkPolicyKeys(all, rsaKeys, len(principals) > 0); err != nil {
+				return console.Usage(err)
+			}
+			var statements []Statement
+			for i, k := range all {
+				if k.Scheme != awskms.Scheme {
+					continue // It is only used together with the others.
+				}
+				actions := actionsOf(role, i >= len(ks), len(ks), len(targets))
+				if len(actions) == 0 {
+					continue
+				}
+				isRSA := slices.ContainsFunc(rsaKeys, func(named string) bool { return named == allKeys || named == "true" || named == k.Given })
+				needed, err := neededOf(command.Context(), k, actions, isRSA)
+				if err != nil {
+					return err
+				}
+				if len(needed.actions) == 0 {
+					continue
+				}
+				of := pairs
+				if needed.isRSA {
+					of = nil
+				}
+				statements = merge(statements, allow("Pikokms"+strings.ToUpper(role[:1])+role[1:], needed.actions, []string{needed.keyARN}, of))
+			}
+			if len(pairs) > 0 && len(statements) > 0 && !slices.ContainsFunc(statements, func(s Statement) bool { return s.Condition != nil }) {
+				return console.Usage(errors.New("-c is no use with RSA keys alone: KMS sees no encryption context under an RSA key"))
+			}
+			if len(statements) == 0 {
+				return errors.New("no permission is needed: whoever has the public key can encrypt")
+			}
+			if len(principals) > 0 {
+				statements = ofKey(statements, principals)
+			}
+			return encodeJSON(os.Stdout, Policy{PolicyVersion, statements})
+		},
+	}
+	flags := command.Flags()
+	flags.SortFlags = false
+	flags.StringVar(&role, "role", "", "the `ROLE`: "+strings.Join(roles, ", "))
+	flags.StringArrayVarP(&given, "key", "k", nil, "a `KEY` of AWS KMS; may be repeated")
+	addTargets(command, &to)
+	flags.StringArrayVarP(&stated, "context", "c", nil, "a pair `NAME=VALUE` that calls must have in their encryption context; may be repeated")
+	flags.StringArrayVar(&principals, "principal", nil, "print a key policy for this user or role, an `ARN`; may be repeated")
+	flags.StringArrayVar(&rsaKeys, "rsa", nil, "all keys, or this `KEY`, are RSA keys; may be repeated")
+	flags.Lookup("rsa").NoOptDefVal = allKeys
+	flags.DurationVar(&timeout, "kms-timeout", keys.DefaultTimeout, "how long to wait for each answer of a key service, retries included")
+	_ = command.RegisterFlagCompletionFunc("role", cobra.FixedCompletions(roles, cobra.ShellCompDirectiveNoFileComp))
+	return command
+}
+
+// allKeys is the value of --rsa that stands for all keys.
+const allKeys = "all"
+
+// checkPolicyKeys checks that there is a policy about keys.
+func checkPolicyKeys(ks []*keys.Key, rsaKeys []string, ofOne bool) error {
+	ofKMS := 0
+	for _, k := range ks {
+		switch {
+		case k.Scheme == branchkey.Scheme && !k.InFile:
+			return fmt.Errorf("%s is a branch key: its policy is about a table, too, and is written by hand; docs/KEYS.md has one", k.Text)
+		case k.Scheme == awskms.DiscoveryScheme:
+			return fmt.Errorf("%s names no key of AWS KMS that a policy could be about", k.Text)
+		case k.Scheme == awskms.Scheme:
+			ofKMS++
+		}
+	}
+	for _, named := range rsaKeys {
+		if named != allKeys && named != "true" && !slices.ContainsFunc(ks, func(k *keys.Key) bool { return k.Given == named }) {
+			return fmt.Errorf("--rsa=%s is none of the KEYs; write it as there", named)
+		}
+	}
+	switch {
+	case ofKMS == 0 && len(ks) == 1:
+		return fmt.Errorf("%s is no key of AWS KMS, so no policy is about it", ks[0].Text)
+	case ofKMS == 0:
+		return errors.New("none of the KEYs is one of AWS KMS, so no policy is about them")
+	case ofOne && ofKMS > 1:
+		return errors.New("with --principal it is the policy of one key; name one")
+	}
+	return nil
+}
+
+// needed is what a role needs of a key.
+type needed struct {
+	keyARN  string
+	actions []string
+	isRSA   bool
+}
+
+// neededOf returns what is needed of a KEY for the actions that are needed of a symmetric one.
+func neededOf(ctx context.Context, k *keys.Key, actions []string, isRSA bool) (*needed, error) {
+	config, err := awskms.ParseURL(k.URL)
+	if err != nil {
+		return nil, err
+	}
+	n := &needed{keyARN: config.KeyID, isRSA: isRSA || config.PublicKeyFile != "" || config.Hash != 0}
+	looksUp := false
+	if a, err := arn.Parse(config.KeyID); err != nil || !strings.HasPrefix(a.Resource, "key/") {
+		looksUp = true
+		info, err := keys.Ask(ctx, k, func(ctx context.Context, keyring provider.Keyring) (*provider.KeyInfo, error) {
+			return keyring.(*awskms.Provider).GetKeyInfo(ctx, config.KeyID)
+		})
+		if err != nil {
+			return nil, err
+		}
+		n.keyARN, n.isRSA = info.Metadata["arn"], n.isRSA || strings.HasPrefix(info.Algorithm, "RSA_")
+	}
+	n.actions = slices.Clone(actions)
+	if n.isRSA {
+		n.actions = rsaActionsOf(actions, config.PublicKeyFile != "")
+	}
+	if looksUp {
+		n.actions = append(n.actions, awskms.ActionDescribeKey)
+	}
+	return n, nil
+}
+
+// merge adds statements to a policy. One that allows the same as another adds its resource to it.
+func merge(to, more []Statement) []Statement {
+	for _, s := range more {
+		i := slices.IndexFunc(to, func(other Statement) bool {
+			return fmt.Sprint(other.Action, other.Condition) == fmt.Sprint(s.Action, s.Condition)
+		})
+		if i < 0 {
+			if n := len(to); n > 0 {
+				s.Sid += fmt.Sprint(n + 1) // unique in a policy
+			}
+			to = append(to, s)
+			continue
+		}
+		resources := append(listOf(to[i].Resource), listOf(s.Resource)...)
+		to[i].Resource = one(slices.Compact(slices.Sorted(slices.Values(resources))))
+	}
+	return to
+}
+
+func listOf(value any) []string {
+	if text, ok := value.(string); ok {
+		return []string{text}
+	}
+	return value.([]string)
+}
+
+// administration has the actions by which a key's account keeps the key, none of which uses it (AWS
+// KMS Developer Guide, "Default key policy", on key administrators).
+var administration = []string{
+	"kms:CancelKeyDeletion", "kms:CreateAlias", "kms:Delete*", "kms:Describe*", "kms:Disable*", "kms:Enable*", "kms:GetKey*",
+	"kms:List*", "kms:Put*", "kms:ReplicateKey", "kms:Revoke*", "kms:RotateKeyOnDemand", "kms:ScheduleKeyDeletion",
+	"kms:TagResource", "kms:UntagResource", "kms:Update*",
+}
+
+// ofKey returns the statements of a key's own policy. It replaces the whole of the earlier policy,
+// so it keeps the key's account in charge.
+func ofKey(statements []Statement, principals []string) []Statement {
+	a, _ := arn.Parse(listOf(statements[0].Resource)[0])
+	root := arn.ARN{Partition: a.Partition, Service: "iam", AccountID: a.AccountID, Resource: "root"}
+	whole := []Statement{{
+		Sid: "Administration", Effect: "Allow", Principal: map[string]any{"AWS": root.String()},
+		Action: administration, Resource: "*",
+	}}
+	for _, s := range statements {
+		s.Principal, s.Resource = map[string]any{"AWS": one(principals)}, "*"
+		whole = append(whole, s)
+	}
+	return whole
+}

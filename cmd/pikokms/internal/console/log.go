@@ -1,0 +1,121 @@
+// Package text is what the command says: its errors, its log, sizes and names as people read them,
+// and the progress of work on a terminal.
+package console
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"strings"
+	"sync"
+	"sync/atomic"
+
+	"github.com/spf13/cobra"
+)
+
+// The formats of what the command says on standard error.
+const (
+	FormatText = "text"
+	FormatJSON = "json"
+)
+
+const LogFormatFlag = "log-format"
+
+// AddLogFormat adds the flag of the format.
+func AddLogFormat(root *cobra.Command) {
+	root.PersistentFlags().String(LogFormatFlag, FormatText, "say things as this `FORMAT`: text or json")
+	_ = root.RegisterFlagCompletionFunc(LogFormatFlag, cobra.FixedCompletions([]string{FormatText, FormatJSON}, cobra.ShellCompDirectiveNoFileComp))
+}
+
+const QuietFlag = "quiet"
+
+// AddQuiet adds the flag that leaves only errors to be said.
+func AddQuiet(root *cobra.Command) {
+	root.PersistentFlags().BoolP(QuietFlag, "q", false, "say nothing on standard error but errors")
+}
+
+// Quiet is whether only errors are said.
+var Quiet atomic.Bool
+
+// leastLevel returns the level from which on something is said.
+func leastLevel() slog.Level {
+	if Quiet.Load() {
+		return slog.LevelError
+	}
+	return slog.LevelInfo
+}
+
+// SetLogFormat sets the format of what is said from here on. All of it goes through slog's default
+// logger, and so does what packages say that know no other.
+func SetLogFormat(format string) error {
+	slog.SetLogLoggerLevel(slog.LevelWarn) // of package log, through which S3's upload manager warns
+	switch format {
+	case FormatText:
+		slog.SetDefault(slog.New(&textHandler{w: os.Stderr, mu: new(sync.Mutex)}))
+	case FormatJSON:
+		slog.SetDefault(slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: leastLevel()})))
+	default:
+		return fmt.Errorf("--%s %q; known are %s, %s", LogFormatFlag, format, FormatText, FormatJSON)
+	}
+	return nil
+}
+
+// IsTextLog tells whether what is said is for people, who may also be shown a progress bar.
+func IsTextLog() bool {
+	_, ok := slog.Default().Handler().(*textHandler)
+	return ok
+}
+
+// Say says something on standard error. The text alone tells it to people. The attributes, as of
+// slog.Log, tell it to programs, in JSON.
+func Say(level slog.Level, text string, attributes ...any) {
+	if IsTextLog() {
+		attributes = nil
+	}
+	slog.Log(context.Background(), level, text, attributes...)
+}
+
+// textHandler writes what is said as lines that begin with the command's name.
+type textHandler struct {
+	w      io.Writer
+	mu     *sync.Mutex // shared by handlers with further attributes
+	suffix string      // attributes of all records
+}
+
+// Enabled implements slog.Handler.
+func (h *textHandler) Enabled(_ context.Context, level slog.Level) bool {
+	return level >= leastLevel()
+}
+
+// Handle implements slog.Handler.
+func (h *textHandler) Handle(_ context.Context, r slog.Record) error {
+	var b strings.Builder
+	fmt.Fprintf(&b, "pikokms: %s%s", r.Message, h.suffix)
+	r.Attrs(func(a slog.Attr) bool {
+		b.WriteString(attributeText(a))
+		return true
+	})
+	b.WriteByte('\n')
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	_, err := io.WriteString(h.w, b.String())
+	return err
+}
+
+// WithAttrs implements slog.Handler.
+func (h *textHandler) WithAttrs(attributes []slog.Attr) slog.Handler {
+	more := *h
+	for _, a := range attributes {
+		more.suffix += attributeText(a)
+	}
+	return &more
+}
+
+// WithGroup implements slog.Handler. Groups are not told apart.
+func (h *textHandler) WithGroup(string) slog.Handler { return h }
+
+func attributeText(a slog.Attr) string {
+	return fmt.Sprintf(" %s=%s", a.Key, Printable(a.Value.Resolve().String()))
+}

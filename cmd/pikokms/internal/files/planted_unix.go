@@ -1,0 +1,87 @@
+//go:build unix
+
+package files
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+)
+
+// NoFollow makes an open fail for a symbolic link.
+const NoFollow = syscall.O_NOFOLLOW
+
+// maxLinks is how many symbolic links of one path are followed, as on Linux.
+const maxLinks = 40
+
+// errPlanted means that another user has put something where a result is to go.
+var errPlanted = errors.New("another user has put it there, in a folder that everyone can write to; choose another name")
+
+// ResolveOutput returns the path that a path of an output leads to, which has no symbolic links. In
+// folders that everyone can write to, such as /tmp, it refuses the links, named pipes and, if
+// existing says so, files of other users, as Linux does where fs.protected_symlinks,
+// fs.protected_fifos and fs.protected_regular are 1 (proc_sys_fs(5)): they could have others read
+// the output, or have a file of this user overwritten.
+func ResolveOutput(path string, existing bool) (string, error) {
+	absolute, err := filepath.Abs(path)
+	if err != nil {
+		return "", err
+	}
+	if path == "" {
+		return path, nil
+	}
+	done, rest, links := "/", strings.Split(absolute[1:], "/"), 0
+	for len(rest) > 0 {
+		at := filepath.Join(done, rest[0])
+		info, err := os.Lstat(at)
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+			done, rest = filepath.Join(append([]string{done}, rest...)...), nil // who opens it says what is missing
+			continue
+		case err != nil:
+			return "", err
+		case info.Mode().Type() == fs.ModeSymlink:
+			if links++; links > maxLinks {
+				return "", &fs.PathError{Op: "open", Path: path, Err: syscall.ELOOP}
+			}
+			if isPlanted(done, info) {
+				return "", fmt.Errorf("%s is a symbolic link: %w", at, errPlanted)
+			}
+			target, err := os.Readlink(at)
+			if err != nil {
+				return "", err
+			}
+			if filepath.IsAbs(target) {
+				done = "/"
+			}
+			rest = append(strings.Split(strings.Trim(target, "/"), "/"), rest[1:]...)
+			continue
+		case len(rest) > 1:
+		case info.Mode().Type() == fs.ModeNamedPipe && isPlanted(done, info):
+			return "", fmt.Errorf("%s is a named pipe: %w", at, errPlanted)
+		case info.Mode().IsRegular() && existing && isPlanted(done, info):
+			return "", fmt.Errorf("%s is a file: %w", at, errPlanted)
+		}
+		done, rest = at, rest[1:]
+	}
+	if links == 0 {
+		return path, nil // as its user knows it
+	}
+	return done, nil
+}
+
+// isPlanted tells whether something in a folder is another user's than this one's and the folder's
+// own, and the folder is one in which everyone can make files and nobody can remove others'.
+func isPlanted(dir string, info fs.FileInfo) bool {
+	of, err := os.Stat(dir)
+	if err != nil || of.Mode()&fs.ModeSticky == 0 || of.Mode().Perm()&0o002 == 0 {
+		return false
+	}
+	owner, ok := info.Sys().(*syscall.Stat_t)
+	folder, alsoOK := of.Sys().(*syscall.Stat_t)
+	return ok && alsoOK && int(owner.Uid) != os.Geteuid() && owner.Uid != folder.Uid
+}

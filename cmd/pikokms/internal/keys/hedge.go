@@ -1,0 +1,189 @@
+package keys
+
+import (
+	"bytes"
+	"context"
+	"crypto/subtle"
+	"errors"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"piko.sh/pikokms/header"
+	"piko.sh/pikokms/provider"
+)
+
+// patience is how long a key service is waited for before the next one is asked beside it. AWS KMS
+// takes tens of milliseconds for an answer.
+const patience = time.Second
+
+// Remote are the KEYs of key services as one keyring, for one message. They are asked one after
+// the other, and beside each other where one keeps the message waiting: services that are down then
+// cost a second each, and not the whole wait for an answer.
+type Remote struct {
+	keys []*Key       // those that are still to be asked
+	left atomic.Int32 // of the attempts that header.Limits.MaxAttempts allows
+
+	message *header.Header
+	ctx     context.Context // of the questions, from the first one on
+	cancel  context.CancelFunc
+	working int                     // the keys that are being asked
+	answers chan answer             // has room for all of them
+	failed  [][]error               // for each data key of the message
+	unfit   []*provider.SecureBytes // what was unwrapped of each and is not the message's data key
+}
+
+// answer is what a KEY says of a data key, or that it has no more to say.
+type answer struct {
+	wrapped int // the place of the data key in the message; -1 at the end
+	key     *provider.SecureBytes
+	err     error
+}
+
+func NewRemote(keys []*Key, limits header.Limits) *Remote {
+	r := &Remote{keys: keys}
+	r.left.Store(int32(limits.WithDefaults().MaxAttempts))
+	return r
+}
+
+// Accept is a message.Decrypter's Accept. It takes every message, and remembers what it is to ask.
+func (r *Remote) Accept(h *header.Header) error {
+	n := len(h.EncryptedDataKeys)
+	r.message, r.failed, r.unfit = h, make([][]error, n), make([]*provider.SecureBytes, n)
+	r.answers = make(chan answer, len(r.keys)*(n+1))
+	return nil
+}
+
+// GenerateDataKey implements provider.Keyring. These keys only decrypt.
+func (r *Remote) GenerateDataKey(context.Context, *provider.GenerateDataKeyRequest) (*provider.DataKey, error) {
+	return nil, provider.ErrInvalidProvider
+}
+
+// WrapDataKey implements provider.Keyring. These keys only decrypt.
+func (r *Remote) WrapDataKey(context.Context, *provider.SecureBytes, map[string]string) (header.EncryptedDataKey, error) {
+	return header.EncryptedDataKey{}, provider.ErrInvalidProvider
+}
+
+// UnwrapDataKey implements provider.Keyring. All data keys of an honest message are the same one,
+// so the first that fits will do, whichever was asked for. Where none does, the answer is about the
+// one that was asked for.
+func (r *Remote) UnwrapDataKey(ctx context.Context, request *provider.UnwrapDataKeyRequest) (*provider.SecureBytes, error) {
+	if r.ctx == nil {
+		r.ctx, r.cancel = context.WithCancel(ctx)
+	}
+	request.Verified = func(fits bool) {
+		if fits {
+			r.cancel()
+		}
+	}
+	asked := slices.IndexFunc(r.message.EncryptedDataKeys, func(k header.EncryptedDataKey) bool {
+		return bytes.Equal(k.Ciphertext, request.EncryptedKey.Ciphertext) && bytes.Equal(k.ProviderInfo, request.EncryptedKey.ProviderInfo)
+	})
+	for r.working > 0 || r.askNext(*request) {
+		impatient := time.NewTimer(patience)
+		select {
+		case a := <-r.answers:
+			if key := r.take(a, *request); key != nil {
+				impatient.Stop()
+				return key, nil
+			}
+		case <-impatient.C:
+			r.askNext(*request)
+		}
+		impatient.Stop()
+	}
+	if key := r.unfit[asked]; key != nil {
+		r.unfit[asked] = nil
+		return key, nil // the message's reader says what is wrong with it
+	}
+	if err := errors.Join(r.failed[asked]...); err != nil {
+		return nil, err
+	}
+	return nil, provider.ErrUntrustedKey
+}
+
+// take remembers an answer, or returns the message's data key.
+func (r *Remote) take(a answer, request provider.UnwrapDataKeyRequest) *provider.SecureBytes {
+	switch {
+	case a.wrapped < 0:
+		r.working--
+		r.askNext(request)
+	case a.err != nil:
+		r.failed[a.wrapped] = append(r.failed[a.wrapped], a.err)
+	case r.fits(a.key):
+		return a.key
+	case r.unfit[a.wrapped] == nil:
+		r.unfit[a.wrapped] = a.key
+	default:
+		_ = a.key.Close()
+	}
+	return nil
+}
+
+// fits tells whether the message commits to a data key. Of a message of before key commitment, its
+// reader tells.
+func (r *Remote) fits(key *provider.SecureBytes) bool {
+	h := r.message
+	if !h.Suite.Commits() {
+		return true
+	}
+	return key.WithAccess(func(b []byte) error {
+		_, commitment, err := h.Suite.DeriveKeys(b, h.MessageID)
+		if err == nil && subtle.ConstantTimeCompare(commitment, h.Commitment) != 1 {
+			err = provider.ErrDecryptionFailed
+		}
+		return err
+	}) == nil
+}
+
+// askNext asks the next KEY about all data keys. It returns false if there is none.
+func (r *Remote) askNext(request provider.UnwrapDataKeyRequest) bool {
+	if len(r.keys) == 0 {
+		return false
+	}
+	k := r.keys[0]
+	r.keys, r.working = r.keys[1:], r.working+1
+	go func() {
+		for i, wrapped := range r.message.EncryptedDataKeys {
+			if r.ctx.Err() != nil {
+				break
+			}
+			if r.left.Add(-1) < 0 {
+				r.answers <- answer{i, nil, &header.LimitError{Limit: "MaxAttempts", Reason: "the message's data keys take more attempts than were made", Option: "Limits.MaxAttempts"}}
+				break
+			}
+			one := request
+			one.EncryptedKey = wrapped
+			dataKey, err := k.UnwrapDataKey(r.ctx, &one)
+			if errors.Is(err, provider.ErrUntrustedKey) {
+				r.left.Add(1) // no key service was asked
+				continue
+			}
+			r.answers <- answer{i, dataKey, err}
+		}
+		r.answers <- answer{wrapped: -1}
+	}()
+	return true
+}
+
+// Close ends the questions that are under way, and zeroes what comes of them.
+func (r *Remote) Close() error {
+	if r.cancel == nil {
+		return nil
+	}
+	r.cancel()
+	for _, key := range r.unfit {
+		if key != nil {
+			_ = key.Close()
+		}
+	}
+	for r.working > 0 {
+		switch a := <-r.answers; {
+		case a.wrapped < 0:
+			r.working--
+		case a.key != nil:
+			_ = a.key.Close()
+		}
+	}
+	return nil
+}

@@ -1,0 +1,26 @@
+package keys
+
+import (
+	"net/url"
+	"path/filepath"
+
+	"piko.sh/pikokms/provider/local"
+)
+
+// Identity returns what tells a KEY from others, without what may be another in the next run.
+func (k *Key) Identity() string {
+	u, err := url.Parse(k.Text)
+	if err != nil {
+		return k.Text
+	}
+	if u.Scheme == local.Scheme && u.Opaque != "" {
+		if absolute, err := filepath.Abs(u.Opaque); err == nil {
+			u.Opaque = absolute
+		}
+	}
+	query := u.Query()
+	query.Del("grant-tokens")
+	query.Del("profile")
+	u.RawQuery = query.Encode()
+	return u.String()
+}

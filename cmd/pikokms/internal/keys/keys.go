@@ -1,0 +1,447 @@
+// Package keys makes keyrings of the URLs that name keys.
+package keys
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"net"
+	"net/url"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/time/rate"
+
+	"piko.sh/pikokms/cmd/pikokms/internal/console"
+	"piko.sh/pikokms/cmd/pikokms/internal/telemetry"
+	"piko.sh/pikokms/header"
+	"piko.sh/pikokms/provider"
+	"piko.sh/pikokms/provider/awskms"
+	"piko.sh/pikokms/provider/branchkey"
+	"piko.sh/pikokms/provider/gcpkms"
+	"piko.sh/pikokms/provider/local"
+	"piko.sh/pikokms/provider/vault"
+	"piko.sh/pikokms/service"
+)
+
+const DefaultTimeout = 10 * time.Second
+
+const Variable = "PIKOKMS_KEY"
+
+// keyService is what the KEYs of a scheme have in common.
+type keyService struct {
+	kind       provider.Type
+	providerID string // begins the provider ID of a data key under such a KEY; empty for any
+}
+
+var keyServices = map[string]keyService{
+	awskms.Scheme:          {provider.TypeAWSKMS, "aws-kms"},
+	awskms.DiscoveryScheme: {provider.TypeAWSKMS, "aws-kms"},
+	gcpkms.Scheme:          {provider.TypeGCPKMS, gcpkms.ProviderID},
+	vault.Scheme:           {provider.TypeHashiCorpVault, vault.ProviderID},
+	branchkey.Scheme:       {branchkey.TypeBranchKey, "aws-kms-hierarchy"},
+	local.Scheme:           {provider.TypeLocalAESGCM, ""},
+}
+
+// Key is a KEY of the command line whose syntax is valid. It is opened when it is first used, so
+// that a key that can't be reached does not stop the others. It is safe for concurrent use.
+type Key struct {
+	Given   string // as its user wrote it
+	Text    string // the URL as given, without its secrets
+	Scheme  string
+	By      string   // of a branch key: the name of the pair that picks it, if one does
+	InFile  bool     // of a branch key: its table is a file
+	Files   []string // on this computer, that hold the key or give access to it
+	URL     *url.URL
+	open    func(context.Context) (provider.Keyring, error)
+	Timeout time.Duration // the time for an answer of the key service, retries included
+	Calls   atomic.Int64  // of its key service, but for those that open it
+
+	// These are set where the key is used for many objects.
+	Patient bool          // whether a key service that did not answer is asked again
+	Limiter *rate.Limiter // of the calls; may be nil
+
+	whole *service.Keyring // asks the KEY, with telemetry and, if there is one, a cache of data keys
+
+	mu      sync.Mutex
+	keyring provider.Keyring // nil until it is opened
+	failure error            // why it can't be opened or asked; that is not tried again
+}
+
+// IsRemote tells whether the key is in a key service.
+func (k *Key) IsRemote() bool { return k.Scheme != local.Scheme && !k.InFile }
+
+// isAskedEachTime tells whether a key service is asked for each data key. Of a branch key, the
+// service is asked once, and then this process wraps the data keys.
+func (k *Key) isAskedEachTime() bool { return k.IsRemote() && k.Scheme != branchkey.Scheme }
+
+// Opened returns the keyring of the KEY, which it opens first if need be.
+func (k *Key) Opened(ctx context.Context) (provider.Keyring, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.keyring == nil && k.failure == nil {
+		keyring, err := k.open(ctx)
+		// After an error the keyring is a nil pointer in an interface that is not nil.
+		switch {
+		case err == nil:
+			k.keyring = keyring
+		case k.Patient && errors.Is(err, provider.ErrProviderUnavailable):
+			return nil, err
+		default:
+			k.failure = err
+		}
+	}
+	return k.keyring, k.failure
+}
+
+// giveUp has a key service that does not answer not asked again, about the other data keys of a
+// message.
+func (k *Key) giveUp(err error) {
+	if k.Patient {
+		return
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.failure = err
+}
+
+// Ask makes a call of the keyring of a KEY, and bounds the time of its answer.
+func Ask[T any](ctx context.Context, k *Key, call func(context.Context, provider.Keyring) (T, error)) (T, error) {
+	var answer T
+	if k.Limiter != nil && k.isAskedEachTime() { // Calls for branch keys wait in counted.
+		if err := k.Limiter.Wait(ctx); err != nil {
+			return answer, err
+		}
+		ctx = provider.WithRequests(ctx, k.pay())
+	}
+	var met attempts
+	bounded, cancel := context.WithTimeout(provider.WithAttempts(provider.WithGuard(ctx, k.counted), met.add), k.Timeout)
+	defer cancel()
+	keyring, err := k.Opened(bounded)
+	if err == nil {
+		answer, err = call(bounded, keyring)
+	}
+	if err == nil || errors.Is(err, provider.ErrUntrustedKey) {
+		return answer, err
+	}
+	if ctx.Err() == nil && bounded.Err() != nil {
+		err = fmt.Errorf("%w: no answer within %v%s; --kms-timeout sets how long to wait", provider.ErrProviderUnavailable, k.Timeout, met.text())
+		k.giveUp(err)
+	}
+	if _, unreached := errors.AsType[*net.OpError](err); unreached && ctx.Err() == nil {
+		k.giveUp(err)
+	}
+	return answer, k.blame(err)
+}
+
+// attempts are what the attempts of a call met that failed.
+type attempts struct {
+	mu    sync.Mutex
+	texts []string
+}
+
+func (a *attempts) add(err error) {
+	if sent, ok := errors.AsType[*url.Error](err); ok {
+		err = sent.Err // The rest names the URL, as the KEY does.
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.texts = append(a.texts, err.Error())
+}
+
+// text says what the attempts met, each cause once.
+func (a *attempts) text() string {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if len(a.texts) == 0 {
+		return ""
+	}
+	var causes []string
+	for _, text := range a.texts {
+		if !slices.Contains(causes, text) {
+			causes = append(causes, text)
+		}
+	}
+	if len(a.texts) == 1 {
+		return "; a try met: " + causes[0]
+	}
+	return fmt.Sprintf("; %d tries met: %s", len(a.texts), strings.Join(causes, ", "))
+}
+
+// pay returns a function to call before each request of one call, for which the rate has room
+// already. Further requests, which try again, take the room of the calls to come.
+func (k *Key) pay() func() {
+	var requests atomic.Int64
+	return func() {
+		if requests.Add(1) > 1 {
+			k.Limiter.Reserve()
+		}
+	}
+}
+
+// blame adds the KEY to an error of its keyring.
+func (k *Key) blame(err error) error {
+	if failed, ok := errors.AsType[*provider.EncryptionError](err); ok {
+		err = failed.Err // The error around it would name the key once more.
+	}
+	return fmt.Errorf("key %s: %w", k.Text, err)
+}
+
+// GenerateDataKey implements provider.Keyring.
+func (k *Key) GenerateDataKey(ctx context.Context, request *provider.GenerateDataKeyRequest) (*provider.DataKey, error) {
+	return k.whole.GenerateDataKey(ctx, request)
+}
+
+// WrapDataKey implements provider.Keyring.
+func (k *Key) WrapDataKey(ctx context.Context, dataKey *provider.SecureBytes, encryptionContext map[string]string) (header.EncryptedDataKey, error) {
+	return k.whole.WrapDataKey(ctx, dataKey, encryptionContext)
+}
+
+// UnwrapDataKey implements provider.Keyring. It asks a key service only about data keys that such a
+// service encrypted.
+func (k *Key) UnwrapDataKey(ctx context.Context, request *provider.UnwrapDataKeyRequest) (*provider.SecureBytes, error) {
+	if !strings.HasPrefix(request.EncryptedKey.ProviderID, keyServices[k.Scheme].providerID) {
+		return nil, provider.ErrUntrustedKey
+	}
+	return k.whole.UnwrapDataKey(ctx, request)
+}
+
+// IsCurrent implements provider.VersionedKeyring.
+func (k *Key) IsCurrent(ctx context.Context, request *provider.UnwrapDataKeyRequest) (bool, error) {
+	return k.whole.IsCurrent(ctx, request)
+}
+
+// Type implements provider.PikoV2Keyring.
+func (k *Key) Type() provider.Type { return keyServices[k.Scheme].kind }
+
+// UnwrapPikoV2 implements provider.PikoV2Keyring.
+func (k *Key) UnwrapPikoV2(ctx context.Context, wrapped string) (*provider.SecureBytes, error) {
+	return k.whole.UnwrapPikoV2(ctx, wrapped)
+}
+
+// asking is a KEY that is asked for each data key, and its answers counted.
+type asking struct{ *Key }
+
+func (k asking) GenerateDataKey(ctx context.Context, request *provider.GenerateDataKeyRequest) (*provider.DataKey, error) {
+	return Ask(ctx, k.Key, func(ctx context.Context, keyring provider.Keyring) (*provider.DataKey, error) {
+		answer, err := keyring.GenerateDataKey(ctx, request)
+		k.count(err)
+		return answer, err
+	})
+}
+
+func (k asking) WrapDataKey(ctx context.Context, dataKey *provider.SecureBytes, encryptionContext map[string]string) (header.EncryptedDataKey, error) {
+	return Ask(ctx, k.Key, func(ctx context.Context, keyring provider.Keyring) (header.EncryptedDataKey, error) {
+		answer, err := keyring.WrapDataKey(ctx, dataKey, encryptionContext)
+		k.count(err)
+		return answer, err
+	})
+}
+
+func (k asking) UnwrapDataKey(ctx context.Context, request *provider.UnwrapDataKeyRequest) (*provider.SecureBytes, error) {
+	return Ask(ctx, k.Key, func(ctx context.Context, keyring provider.Keyring) (*provider.SecureBytes, error) {
+		answer, err := keyring.UnwrapDataKey(ctx, request)
+		k.count(err)
+		return answer, err
+	})
+}
+
+// IsCurrent asks no key service about a key of AWS KMS, since a data key names it.
+func (k asking) IsCurrent(ctx context.Context, request *provider.UnwrapDataKeyRequest) (bool, error) {
+	judge := func(ctx context.Context, keyring provider.Keyring) (bool, error) {
+		versioned, ok := keyring.(provider.VersionedKeyring)
+		if !ok {
+			return false, nil
+		}
+		return versioned.IsCurrent(ctx, request)
+	}
+	if k.IsAWS() {
+		keyring, err := k.Opened(ctx)
+		if err != nil {
+			return false, err
+		}
+		return judge(ctx, keyring)
+	}
+	return Ask(ctx, k.Key, func(ctx context.Context, keyring provider.Keyring) (bool, error) {
+		answer, err := judge(ctx, keyring)
+		k.count(err)
+		return answer, err
+	})
+}
+
+func (k asking) UnwrapPikoV2(ctx context.Context, wrapped string) (*provider.SecureBytes, error) {
+	return Ask(ctx, k.Key, func(ctx context.Context, keyring provider.Keyring) (*provider.SecureBytes, error) {
+		old, ok := keyring.(provider.PikoV2Keyring)
+		if !ok {
+			return nil, fmt.Errorf("%w: it reads nothing from before pikokms", provider.ErrInvalidProvider)
+		}
+		return old.UnwrapPikoV2(ctx, wrapped)
+	})
+}
+
+// CacheDataKeys has a data key serve several messages and readings. It is called before the first.
+func (k *Key) CacheDataKeys(limits service.CacheLimits) {
+	k.whole = service.NewKeyring(asking{k}, k.Type(), service.Config{Cache: &limits, Telemetry: telemetry.Providers()})
+}
+
+// Close zeroes the keys in memory, and ends the connections to a key service.
+func (k *Key) Close() error {
+	err := k.whole.Close()
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if c, ok := k.keyring.(io.Closer); ok {
+		err = errors.Join(err, c.Close())
+	}
+	return err
+}
+
+// Parse parses the KEYs given with -k or, if there are none, in the environment. A key service
+// has timeout for each answer. With check, opening a key asks the key service whether it can be
+// used, which takes a permission that decryption does not need.
+func Parse(given []string, timeout time.Duration, check bool) ([]*Key, error) {
+	origin := "-k"
+	if len(given) == 0 {
+		origin, given = Variable, strings.Fields(strings.TrimPrefix(os.Getenv(Variable), ByteOrderMark))
+	}
+	if len(given) == 0 {
+		return nil, console.Usage(fmt.Errorf("no key; name one with -k KEY or in the environment variable %s", Variable))
+	}
+	keys := make([]*Key, len(given))
+	for i, text := range given {
+		var err error
+		if keys[i], err = parseKey(text, timeout, check); err != nil {
+			return nil, console.Usage(fmt.Errorf("%s: %w", origin, err))
+		}
+	}
+	return keys, nil
+}
+
+// parseKey parses one KEY, as parseKeys does.
+func parseKey(text string, timeout time.Duration, check bool) (*Key, error) {
+	u, err := ParseURL(text)
+	if err != nil {
+		return nil, err
+	}
+	k := &Key{Given: text, Text: Redact(u), Scheme: u.Scheme, URL: u, Timeout: timeout}
+	k.whole = service.NewKeyring(asking{k}, k.Type(), service.Config{Telemetry: telemetry.Providers()})
+	switch u.Scheme {
+	case awskms.Scheme:
+		c, err := awskms.ParseURL(u)
+		c.CheckLater = !check
+		k.Files = []string{c.PublicKeyFile}
+		k.open = func(ctx context.Context) (provider.Keyring, error) { return awskms.NewProvider(ctx, c) }
+		return k, err
+	case awskms.DiscoveryScheme:
+		c, err := awskms.ParseDiscoveryURL(u)
+		k.open = func(ctx context.Context) (provider.Keyring, error) { return awskms.NewDiscovery(ctx, c) }
+		return k, err
+	case gcpkms.Scheme:
+		c, err := gcpkms.ParseURL(u)
+		c.CheckLater = !check
+		k.open = func(ctx context.Context) (provider.Keyring, error) { return gcpkms.NewProvider(ctx, c) }
+		return k, err
+	case vault.Scheme:
+		c, err := vault.ParseURL(u)
+		c.CheckLater = !check
+		if c.AppRole != nil {
+			k.Files = []string{c.AppRole.SecretIDFile}
+		}
+		if c.Kubernetes != nil {
+			k.Files = []string{c.Kubernetes.TokenFile}
+		}
+		k.open = func(ctx context.Context) (provider.Keyring, error) { return vault.NewProvider(ctx, c) }
+		return k, err
+	case branchkey.Scheme:
+		return k, k.parseBranchKey(u, check)
+	case local.Scheme:
+		c, err := local.ParseURL(u)
+		k.Files = []string{c.KeyFile}
+		k.open = func(context.Context) (provider.Keyring, error) { return local.NewProvider(c) }
+		return k, err
+	case "":
+		return nil, fmt.Errorf("%q is not a URL; a key file is local:PATH, an alias awskms://alias/NAME?region=REGION", Redact(u))
+	}
+	return nil, fmt.Errorf("%q has the unknown scheme %q; known are %s", Redact(u), u.Scheme, strings.Join(slices.Sorted(maps.Keys(keyServices)), ", "))
+}
+
+// count counts an answer of a key service, which is not asked about keys that are not trusted.
+// Branch keys are counted by counted.
+func (k *Key) count(err error) {
+	if k.isAskedEachTime() && !errors.Is(err, provider.ErrUntrustedKey) {
+		k.Calls.Add(1)
+	}
+}
+
+// IsAWS tells whether the key is in AWS KMS.
+func (k *Key) IsAWS() bool { return strings.HasPrefix(k.Scheme, awskms.Scheme) }
+
+func CloseAll(keys []*Key) {
+	for _, k := range keys {
+		_ = k.Close()
+	}
+}
+
+// OpenAll opens all keys at the same time. It returns the error of the first key that fails, in the
+// order of keys.
+func OpenAll(ctx context.Context, keys []*Key) error {
+	failures := make([]error, len(keys))
+	var opening sync.WaitGroup
+	for i, k := range keys {
+		opening.Go(func() {
+			_, failures[i] = Ask(ctx, k, func(context.Context, provider.Keyring) (struct{}, error) { return struct{}{}, nil })
+		})
+	}
+	opening.Wait()
+	return cmp.Or(failures...)
+}
+
+// OpenAny returns an error if no KEY can be used to decrypt, as far as can be told without a call
+// of a key service: each object would fail for that.
+func OpenAny(ctx context.Context, keys []*Key) error {
+	here, remote := ForDecryption(keys)
+	var failures []error
+	for _, k := range append(here, remote...) {
+		_, err := k.Opened(ctx)
+		if err == nil || errors.Is(err, provider.ErrProviderUnavailable) {
+			return nil
+		}
+		failures = append(failures, k.blame(err))
+	}
+	return errors.Join(failures...)
+}
+
+// OpenHere returns an error if a KEY that no key service must be asked for cannot be used.
+func OpenHere(ctx context.Context, keys []*Key) error {
+	here, _ := ForDecryption(keys)
+	return OpenAll(ctx, here)
+}
+
+// Keyrings returns keys in the order in which they are tried: those that no key service must be
+// asked for come first.
+func Keyrings(keys []*Key) []provider.Keyring {
+	here, remote := ForDecryption(keys)
+	keyrings := make([]provider.Keyring, 0, len(keys))
+	for _, k := range append(here, remote...) {
+		keyrings = append(keyrings, k)
+	}
+	return keyrings
+}
+
+// ForDecryption returns keys by whether a key service must be asked for them.
+func ForDecryption(keys []*Key) (here, remote []*Key) {
+	for _, k := range keys {
+		if k.IsRemote() {
+			remote = append(remote, k)
+		} else {
+			here = append(here, k)
+		}
+	}
+	return here, remote
+}

@@ -1,0 +1,129 @@
+package look
+
+import (
+	"context"
+	"io"
+	"slices"
+	"time"
+
+	"piko.sh/pikokms/cmd/pikokms/internal/places"
+	"piko.sh/pikokms/header"
+	"piko.sh/pikokms/message"
+	"piko.sh/pikokms/pikov2"
+)
+
+// The kinds of objects.
+const (
+	KindEncrypted = "encrypted"
+	kindPikoV2    = "piko-v2"
+	KindPlain     = "plain"
+	kindDamaged   = "damaged"
+	kindS3Client  = "s3-client" // AWS's S3 Encryption Client wrote it
+	KindLeftOut   = "left-out"  // it is no object
+)
+
+// Object is what an object says of itself.
+type Object struct {
+	Name string
+	Kind string // empty if it could not be read
+	Size int64  // in bytes, as stored
+
+	ModTime time.Time
+	Report  *Report // of a message whose header can be read
+	Err     error   // why it is damaged or could not be read
+}
+
+// PlaintextSize returns the size of an object's plaintext, if it is known.
+func (x *Object) PlaintextSize() (int64, bool) {
+	switch {
+	case x.Kind == KindPlain:
+		return x.Size, true
+	case x.Kind != KindEncrypted || x.Report.PlaintextSize == nil || len(x.Report.Transformers) > 0:
+		return 0, false
+	}
+	return *x.Report.PlaintextSize, true
+}
+
+// Examine reads an object's header.
+func Examine(ctx context.Context, p *places.Place, key string) *Object {
+	x := &Object{Name: p.Title(key)}
+	stored, err := p.Open(ctx, key)
+	if err != nil {
+		x.Err = err
+		return x
+	}
+	x.ModTime = stored.ModTime()
+	x.Look(io.NewSectionReader(stored, 0, stored.Size()))
+	if x.Kind == KindPlain {
+		switch is, err := p.IsS3Client(ctx, key, stored); {
+		case err != nil:
+			x.Kind, x.Err = "", err
+		case is:
+			x.Kind = kindS3Client
+		}
+	}
+	if err := stored.Close(); err != nil && x.Err == nil {
+		x.Kind, x.Err = "", err
+	}
+	return x
+}
+
+func (x *Object) Look(content *io.SectionReader) {
+	x.Size = content.Size()
+	start := make([]byte, header.SniffSize)
+	n, err := content.ReadAt(start, 0)
+	if err != nil && err != io.EOF {
+		x.Err = err
+		return
+	}
+	switch start = start[:n]; {
+	case pikov2.Sniff(start):
+		x.Kind = kindPikoV2
+	case !header.Sniff(start):
+		x.Kind = KindPlain
+	default:
+		r, sizeErr, err := Inspect(content, x.Size)
+		x.Report, x.Err, x.Kind = r, sizeErr, KindEncrypted
+		if err != nil {
+			x.Err = err
+		}
+		if x.Err != nil {
+			x.Kind = kindDamaged
+		}
+		if places.IsOfStorage(err) {
+			x.Kind = ""
+		}
+	}
+}
+
+// KeyNames returns what the data keys of a message say of the keys that they are under.
+func KeyNames(h *header.Header) []string {
+	names := make([]string, len(h.EncryptedDataKeys))
+	for i, k := range h.EncryptedDataKeys {
+		names[i] = k.ProviderID + " " + message.KeyName(k)
+	}
+	return names
+}
+
+// IsUnder tells whether an object says that it is in the suite and under the keys of a header.
+func (x *Object) IsUnder(h *header.Header) bool {
+	if x.Kind != KindEncrypted || x.Report.Suite != h.Suite.String() {
+		return false
+	}
+	names := make([]string, len(x.Report.EncryptedDataKeys))
+	for i, k := range x.Report.EncryptedDataKeys {
+		names[i] = k.ProviderID + " " + k.Key
+	}
+	return slices.Equal(names, KeyNames(h))
+}
+
+// HasPairs tells whether an object says that it has an encryption context, but for the key of its
+// signature.
+func (x *Object) HasPairs(pairs map[string]string) bool {
+	for name, value := range pairs {
+		if stored, ok := x.Report.EncryptionContext[name]; name != header.PublicKeyName && (!ok || stored != value) {
+			return false
+		}
+	}
+	return true
+}

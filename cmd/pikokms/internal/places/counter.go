@@ -1,0 +1,23 @@
+package places
+
+import (
+	"io"
+	"sync/atomic"
+)
+
+// Counter counts the bytes that are read through it.
+type Counter struct {
+	R    io.Reader
+	N    atomic.Int64
+	Tell func(n int) // is called with each number of bytes, if it is not nil
+}
+
+// Read implements io.Reader.
+func (c *Counter) Read(p []byte) (int, error) {
+	n, err := c.R.Read(p)
+	c.N.Add(int64(n))
+	if c.Tell != nil {
+		c.Tell(n)
+	}
+	return n, err
+}

@@ -1,0 +1,142 @@
+package places
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+	"time"
+
+	"piko.sh/pikokms"
+)
+
+// download is the content of an object as a storage gives it. It tells what the storage failed to
+// give from what the object does not have.
+type download struct {
+	content  io.Reader
+	size     int64 // in bytes, or -1
+	isRemote bool  // of a bucket
+	n        int64
+}
+
+// Read implements io.Reader.
+func (d *download) Read(p []byte) (int, error) {
+	n, err := d.content.Read(p)
+	d.n += int64(n)
+	switch {
+	case err == io.EOF && d.isRemote && d.n < d.size:
+		err = fmt.Errorf("the download ended after %d of %d bytes: %w", d.n, d.size, io.ErrUnexpectedEOF)
+	case err == nil || err == io.EOF:
+		return n, err
+	}
+	return n, storageError{err, d.isRemote}
+}
+
+// asked is an object that is open for random access.
+type asked struct {
+	pikokms.Object
+	isRemote bool // of a bucket
+}
+
+// S3EncryptionClient tells whether an object's metadata say that the S3 Encryption Client wrote it.
+func (a asked) S3EncryptionClient() bool {
+	client, ok := a.Object.(interface{ S3EncryptionClient() bool })
+	return ok && client.S3EncryptionClient()
+}
+
+// ReadAt implements io.ReaderAt.
+func (a asked) ReadAt(p []byte, off int64) (int, error) {
+	n, err := a.Object.ReadAt(p, off)
+	if err != nil && err != io.EOF {
+		err = storageError{err, a.isRemote}
+	}
+	return n, err
+}
+
+// steady is an object that is open for random access. It goes on where a download broke off.
+type steady struct {
+	pikokms.Object
+	ctx context.Context
+}
+
+// ReadAt implements io.ReaderAt.
+func (s steady) ReadAt(p []byte, off int64) (n int, err error) {
+	for {
+		got := 0
+		_, err = Again(s.ctx, func() (struct{}, bool, error) {
+			var err error
+			got, err = s.Object.ReadAt(p[n:], off+int64(n))
+			return struct{}{}, got == 0 && Passes(err), err
+		})
+		if n += got; got == 0 || err == nil || !Passes(err) {
+			return n, err
+		}
+	}
+}
+
+// OpenSteady opens an object for random access, whose opening and reading are tried again where
+// that may help.
+func (p *Place) OpenSteady(ctx context.Context, key string) (pikokms.Object, error) {
+	stored, err := Again(ctx, func() (pikokms.Object, bool, error) {
+		stored, err := p.Open(ctx, key)
+		return stored, Passes(err), err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return steady{stored, ctx}, nil
+}
+
+// errDisordered means that a listing can't be taken up again where it broke off.
+var errDisordered = errors.New("the listing is in no order, so it cannot go on where it broke off")
+
+// listSteadily yields the objects of a bucket or a folder that begin with a prefix, as objects.list
+// does. A listing that breaks off begins anew, and what was yielded is passed over.
+func listSteadily(ctx context.Context, from objects, prefix string) iter.Seq2[Listed, error] {
+	return func(yield func(Listed, error) bool) {
+		last, ordered, any := "", true, false
+		waits, left := newWaits(), Tries
+		for {
+			var broken error
+			moved := false
+			for one, err := range from.list(ctx, prefix) {
+				if err != nil && one.Key == "" {
+					broken = OfStorage(err)
+					break
+				}
+				if err == nil {
+					if any && one.Key <= last && !moved && ordered {
+						continue // it was yielded
+					}
+					ordered = ordered && (!any || one.Key > last)
+					last, any, moved = one.Key, true, true
+				}
+				if !yield(one, err) {
+					return
+				}
+			}
+			if broken == nil {
+				return
+			}
+			if moved {
+				waits.Reset()
+				left = Tries
+			}
+			if left--; left == 0 || !Passes(broken) {
+				yield(Listed{}, broken)
+				return
+			}
+			if !ordered {
+				yield(Listed{}, fmt.Errorf("%w: %w", errDisordered, broken))
+				return
+			}
+			select {
+			case <-time.After(waits.NextBackOff()):
+			case <-ctx.Done():
+				yield(Listed{}, ctx.Err())
+				return
+			}
+		}
+	}
+}

@@ -1,0 +1,190 @@
+package places
+
+import (
+	"context"
+	"encoding/xml"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"slices"
+	"time"
+
+	"cloud.google.com/go/storage"
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
+	"github.com/aws/aws-sdk-go-v2/aws"
+	awsretry "github.com/aws/aws-sdk-go-v2/aws/retry"
+	"github.com/aws/smithy-go"
+	"github.com/cenkalti/backoff/v5"
+	"gocloud.dev/gcerrors"
+	"google.golang.org/api/googleapi"
+
+	"piko.sh/pikokms/cmd/pikokms/internal/idle"
+	"piko.sh/pikokms/provider"
+)
+
+// The Tries of an object, and the time before the second one. Tests have others.
+var (
+	Tries     uint = 5
+	FirstWait      = 500 * time.Millisecond
+)
+
+// The times between tries double and vary by half.
+const (
+	longestWait  = 20 * time.Second
+	growth       = 2
+	waitVariance = 0.5
+)
+
+// newWaits returns the times between tries.
+func newWaits() *backoff.ExponentialBackOff {
+	waits := backoff.NewExponentialBackOff()
+	waits.InitialInterval, waits.MaxInterval, waits.Multiplier, waits.RandomizationFactor = FirstWait, longestWait, growth, waitVariance
+	return waits
+}
+
+// Again calls try up to five times while it fails and returns true for that a further call may not.
+func Again[T any](ctx context.Context, try func() (T, bool, error)) (T, error) {
+	n, err := backoff.Retry(ctx, func() (T, error) {
+		n, more, err := try()
+		if err != nil && !more {
+			err = backoff.Permanent(err)
+		}
+		return n, err
+	}, backoff.WithBackOff(newWaits()), backoff.WithMaxTries(Tries), backoff.WithMaxElapsedTime(0))
+	if permanent, ok := errors.AsType[*backoff.PermanentError](err); ok {
+		err = permanent.Unwrap()
+	}
+	return n, err
+}
+
+// storageError is an error that a storage returned, and not one of what an object in it holds. An
+// object that is cut short in its storage comes whole from there, as far as it goes.
+type storageError struct {
+	error
+	download bool // it came while the content of an object of a bucket was on its way
+}
+
+// Unwrap returns the cause.
+func (e storageError) Unwrap() error { return e.error }
+
+// OfStorage marks an error that a storage returned.
+func OfStorage(err error) error {
+	if err == nil || err == io.EOF || IsOfStorage(err) {
+		return err
+	}
+	return storageError{error: err}
+}
+
+// OfUpload marks an error of a Put that the storage made. It leaves those of the content, which is
+// read meanwhile, as they are: they hold no error of a client of a storage.
+func OfUpload(err error) error {
+	_, ofAWS := errors.AsType[*smithy.OperationError](err)
+	_, ofNet := errors.AsType[net.Error](err)
+	if ofAWS || ofNet || errors.Is(err, idle.ErrIdle) {
+		return OfStorage(err)
+	}
+	return err
+}
+
+func IsOfStorage(err error) bool {
+	_, ok := errors.AsType[storageError](err)
+	return ok
+}
+
+// Passes tells whether an error is of a kind that may pass: throttling and faults of a key service
+// or of a storage, and connections to them that break.
+func Passes(err error) bool {
+	if errors.Is(err, provider.ErrProviderUnavailable) {
+		return true
+	}
+	failed, ok := errors.AsType[storageError](err)
+	return ok && failed.passes()
+}
+
+// passes tells whether an error of a storage is of a kind that may pass.
+func (e storageError) passes() bool {
+	err := e.error
+	if errors.Is(err, idle.ErrIdle) {
+		return true
+	}
+	switch gcerrors.Code(err) {
+	case gcerrors.ResourceExhausted, gcerrors.Internal, gcerrors.DeadlineExceeded:
+		return true
+	case gcerrors.NotFound, gcerrors.FailedPrecondition, gcerrors.PermissionDenied, gcerrors.InvalidArgument, gcerrors.Canceled:
+		return false
+	}
+	if status := statusIn(err); status >= http.StatusBadRequest && !isThrottled(err) {
+		return status >= http.StatusInternalServerError && status != http.StatusNotImplemented ||
+			status == http.StatusTooManyRequests || status == http.StatusRequestTimeout
+	}
+	if syntax, ok := errors.AsType[*xml.SyntaxError](err); ok && syntax.Msg == "unexpected EOF" {
+		return true // an answer without a size was cut
+	}
+	return e.download || errors.Is(err, io.ErrUnexpectedEOF) || storage.ShouldRetry(err) ||
+		awsretry.IsErrorRetryables(awsretry.DefaultRetryables).IsErrorRetryable(err) == aws.TrueTernary
+}
+
+// isThrottled tells whether an answer of S3 is one that passes, whatever its status.
+func isThrottled(err error) bool {
+	answer, ok := errors.AsType[smithy.APIError](err)
+	if !ok {
+		return false
+	}
+	_, throttled := awsretry.DefaultThrottleErrorCodes[answer.ErrorCode()]
+	_, timedOut := awsretry.DefaultRetryableErrorCodes[answer.ErrorCode()]
+	return throttled || timedOut
+}
+
+// statusIn returns the HTTP status with which a storage refused a request, or 0.
+func statusIn(err error) int {
+	if answer, ok := errors.AsType[*azcore.ResponseError](err); ok {
+		return answer.StatusCode
+	}
+	if answer, ok := errors.AsType[*googleapi.Error](err); ok {
+		return answer.Code
+	}
+	if answer, ok := errors.AsType[interface {
+		error
+		HTTPStatusCode() int
+	}](err); ok {
+		return answer.HTTPStatusCode()
+	}
+	return 0
+}
+
+// refusal is how far an error speaks against all objects, and not against the one that was asked
+// for.
+type refusal int
+
+const (
+	NotRefused         refusal = iota
+	refusedPermission          // which may be missing for this object alone
+	RefusedCredentials         // which no object can be read with
+)
+
+// credentialCodes are the codes of AWS for credentials that are refused, whatever is asked for
+// (Amazon S3 API Reference, "Error responses"; AWS KMS API Reference, "Common Errors").
+var credentialCodes = []string{
+	"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "InvalidToken", "InvalidAccessKeyId", "InvalidClientTokenId",
+	"UnrecognizedClientException", "SignatureDoesNotMatch", "InvalidSignatureException", "RequestExpired", "RequestTimeTooSkewed",
+	"MissingAuthenticationToken", "MissingAuthenticationTokenException", "IncompleteSignature", "IncompleteSignatureException",
+	"NotSignedUp", "AccountProblem",
+}
+
+// RefusalOf tells whether a key service or a storage denied what was asked for.
+func RefusalOf(err error) refusal {
+	ofKey := errors.Is(err, provider.ErrAccessDenied)
+	if !ofKey && !IsOfStorage(err) {
+		return NotRefused
+	}
+	status := statusIn(err)
+	if answer, ok := errors.AsType[smithy.APIError](err); ok && slices.Contains(credentialCodes, answer.ErrorCode()) || status == http.StatusUnauthorized {
+		return RefusedCredentials
+	}
+	// S3 answers to HEAD without a code: 400 is that of credentials that have expired.
+	if ofKey || status == http.StatusForbidden || status == http.StatusBadRequest || gcerrors.Code(err) == gcerrors.PermissionDenied {
+		return refusedPermission
+	}
+	return NotRefused
+}

@@ -1,0 +1,97 @@
+package places
+
+import (
+	"context"
+	"errors"
+	"io"
+	"io/fs"
+	"iter"
+	"os"
+	"path/filepath"
+
+	"piko.sh/pikokms"
+	"piko.sh/pikokms/cmd/pikokms/internal/files"
+	"piko.sh/pikokms/cmd/pikokms/internal/idle"
+)
+
+// folderObjects are the files of a folder and of those below it.
+type folderObjects struct {
+	idle.Folder // with a limit to how long it may stand still, as on a network file system
+	folder      *pikokms.Folder
+	path        string
+}
+
+// Close implements io.Closer.
+func (f *folderObjects) Close() error { return f.folder.Close() }
+
+// OpenFolder opens a folder, or makes it.
+func OpenFolder(path string) (*Place, error) {
+	folder, err := pikokms.NewFolder(path)
+	if err != nil {
+		return nil, err
+	}
+	limited := idle.Limit(folder, storageTimeout)
+	return &Place{Name: path, objects: &folderObjects{limited, folder, path}}, nil
+}
+
+func (f *folderObjects) list(ctx context.Context, prefix string) iter.Seq2[Listed, error] {
+	return func(yield func(Listed, error) bool) {
+		for entry, err := range f.Entries(ctx, prefix) {
+			one := Listed{Key: entry.Key, Size: -1}
+			path := filepath.Join(f.path, filepath.FromSlash(entry.Key))
+			switch {
+			case err != nil:
+			case entry.Unfinished:
+				one.Left = leftUnfinished
+			case entry.Type != 0:
+				one.Left = leftOfFile(f.path, path, entry.Type)
+			default:
+				if info, err := os.Lstat(path); err == nil {
+					one.Size, one.Info = info.Size(), info
+				}
+				if isMetadata(path) {
+					one.Left = leftMetadata
+				}
+			}
+			if !yield(one, err) {
+				return
+			}
+		}
+	}
+}
+
+func (f *folderObjects) stat(ctx context.Context, key string) (Listed, error) {
+	object, err := f.Open(ctx, key)
+	if err != nil {
+		return Listed{}, err
+	}
+	one := Listed{Key: key, Size: object.Size()}
+	if file, ok := object.(interface{ Stat() (os.FileInfo, error) }); ok {
+		one.Info, err = file.Stat()
+	}
+	return one, errors.Join(err, object.Close())
+}
+
+func (f *folderObjects) open(ctx context.Context, key string) (pikokms.Object, error) {
+	return f.Open(ctx, key)
+}
+
+func (f *folderObjects) read(ctx context.Context, key string) (*opened, error) {
+	content, err := f.Get(ctx, key)
+	if err != nil {
+		return nil, err
+	}
+	s := &opened{ReadCloser: content, Length: -1}
+	if object, ok := content.(pikokms.Object); ok {
+		s.Length, s.ModTime = object.Size(), object.ModTime()
+	}
+	if file, ok := content.(interface{ Stat() (os.FileInfo, error) }); ok {
+		if s.File, err = file.Stat(); err != nil {
+			return nil, errors.Join(err, content.Close())
+		}
+	}
+	s.Replace = func(ctx context.Context, content io.Reader) error {
+		return f.PutFunc(ctx, key, content, func(old fs.FileInfo, file *os.File) error { return files.Keep(file, old, s.File) })
+	}
+	return s, nil
+}

@@ -1,0 +1,24 @@
+package places
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// A folder on a system that has gone silent is given up, too.
+func TestAFolderIsLimited(t *testing.T) {
+	defer func(d time.Duration) { storageTimeout = d }(storageTimeout)
+	storageTimeout = time.Minute
+	p, err := OpenFolder(t.TempDir())
+	require.NoError(t, err)
+	defer p.Close()
+	inner, ok := p.objects.(*folderObjects)
+	require.True(t, ok)
+	require.NotEqual(t, fmt.Sprintf("%T", inner.folder), fmt.Sprintf("%T", inner.Folder))
+	require.NoError(t, inner.Put(context.Background(), "a", strings.NewReader("hello")))
+}

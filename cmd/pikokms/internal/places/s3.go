@@ -1,0 +1,152 @@
+package places
+
+import (
+	"context"
+	"errors"
+	"io"
+	"iter"
+	"net/url"
+	"strings"
+
+	"github.com/aws/aws-sdk-go-v2/service/s3"
+
+	"piko.sh/pikokms"
+	"piko.sh/pikokms/s3storage"
+)
+
+// s3Objects are the objects of a bucket in S3 whose keys begin with a prefix.
+type s3Objects struct {
+	*s3storage.Storage
+	client  *s3.Client
+	bucket  string
+	prefix  string
+	options []s3storage.Option // that the URL asks for
+
+	instructions instructions
+}
+
+// openS3 opens the bucket of a URL, and returns the key of the one object that it names, if it
+// names one.
+func openS3(ctx context.Context, u *url.URL) (_ objects, only string, err error) {
+	b := &s3Objects{bucket: u.Host}
+	b.prefix, only = keyOf(u)
+	if b.client, b.options, err = s3Client(ctx, u); err != nil {
+		return nil, "", err
+	}
+	b.Storage = s3storage.New(b.client, b.bucket, b.options...)
+	return b, only, nil
+}
+
+// Writing is how objects are put in buckets.
+type Writing struct {
+	Jobs       int
+	SoleWriter bool
+	Allowed    allowedLosses
+}
+
+// The parts of an upload to S3, and how many are under way at once. All jobs together have
+// partsAtOnce, or one each if there are more jobs.
+const (
+	partSize      = 8 << 20
+	partsOfUpload = 5
+	partsAtOnce   = 8 * partsOfUpload
+)
+
+// setWriting implements bucket.
+func (b *s3Objects) setWriting(w Writing) {
+	options := append(b.options, s3storage.WithAllowedLosses(w.Allowed...),
+		s3storage.WithParts(partSize, min(max(partsAtOnce/w.Jobs, 1), partsOfUpload)))
+	if w.SoleWriter {
+		options = append(options, s3storage.WithSoleWriter())
+	}
+	b.Storage = s3storage.New(b.client, b.bucket, options...)
+}
+
+// Close implements io.Closer.
+func (b *s3Objects) Close() error { return nil }
+
+// unnamed returns an error of the storage without the object's name, which who asked says.
+func unnamed(err error) error {
+	if err != nil && strings.HasPrefix(err.Error(), "s3 storage: ") {
+		if cause := errors.Unwrap(err); cause != nil {
+			return cause
+		}
+	}
+	return err
+}
+
+func (b *s3Objects) list(ctx context.Context, prefix string) iter.Seq2[Listed, error] {
+	return func(yield func(Listed, error) bool) {
+		for object, err := range b.Objects(ctx, b.prefix+prefix) {
+			if err != nil {
+				yield(Listed{}, unnamed(err))
+				return
+			}
+			one := b.listed(object)
+			b.instructions.note(one.Key)
+			if !yield(one, nil) {
+				return
+			}
+		}
+		if prefix == "" {
+			b.instructions.end()
+		}
+	}
+}
+
+func (b *s3Objects) listed(object s3storage.Listed) Listed {
+	return Listed{Key: strings.TrimPrefix(object.Key, b.prefix), Size: object.Size}
+}
+
+// page implements paged.
+func (b *s3Objects) page(ctx context.Context, folder string, token []byte, n int) (keys []Listed, next []byte, err error) {
+	page, err := b.Folder(ctx, b.prefix+folder, string(token), n)
+	if err != nil {
+		return nil, nil, unnamed(err)
+	}
+	for _, object := range page.Objects {
+		if one := b.listed(object); !one.IsMarker() {
+			keys = append(keys, one)
+		}
+	}
+	for _, folder := range page.Folders {
+		keys = append(keys, Listed{Key: strings.TrimPrefix(folder, b.prefix)})
+	}
+	return keys, []byte(page.Next), nil
+}
+
+func (b *s3Objects) stat(ctx context.Context, key string) (Listed, error) {
+	object, err := b.Stat(ctx, b.prefix+key)
+	return Listed{Key: key, Size: object.Size}, unnamed(err)
+}
+
+func (b *s3Objects) open(ctx context.Context, key string) (pikokms.Object, error) {
+	object, err := b.Open(ctx, b.prefix+key)
+	return object, unnamed(err)
+}
+
+func (b *s3Objects) read(ctx context.Context, key string) (*opened, error) {
+	v, err := b.OpenVersion(ctx, b.prefix+key, "")
+	if err != nil {
+		return nil, unnamed(err)
+	}
+	s := &opened{ReadCloser: v, Length: v.Size, ModTime: v.ModTime(), version: v}
+	s.Replace = func(ctx context.Context, content io.Reader) error { return unnamed(b.Replace(ctx, v, content)) }
+	s.NotKept = func(ctx context.Context) ([]s3storage.Loss, error) {
+		found, err := b.NotKept(ctx, v)
+		return found, unnamed(err)
+	}
+	s.s3Client = func(ctx context.Context, start []byte) (bool, error) { return b.isS3Client(ctx, key, start) }
+	return s, nil
+}
+
+func (b *s3Objects) put(ctx context.Context, key string, from *opened, content io.Reader, replace bool) error {
+	like := from.version
+	if like == nil && from.attributes != nil {
+		like = s3storage.Like(headersOf(from))
+	}
+	if replace {
+		return unnamed(b.PutLike(ctx, b.prefix+key, like, content))
+	}
+	return unnamed(b.PutNew(ctx, b.prefix+key, like, content))
+}

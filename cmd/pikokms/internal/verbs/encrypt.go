@@ -1,0 +1,204 @@
+package verbs
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/spf13/cobra"
+
+	"piko.sh/pikokms"
+	"piko.sh/pikokms/cmd/pikokms/internal/console"
+	"piko.sh/pikokms/cmd/pikokms/internal/keys"
+	"piko.sh/pikokms/cmd/pikokms/internal/look"
+	"piko.sh/pikokms/cmd/pikokms/internal/places"
+	"piko.sh/pikokms/cmd/pikokms/internal/work"
+	"piko.sh/pikokms/compress"
+	"piko.sh/pikokms/header"
+	"piko.sh/pikokms/message"
+	"piko.sh/pikokms/provider"
+)
+
+// refuseEncrypted is the judge of encrypt: nothing is encrypted twice.
+func refuseEncrypted(ctx context.Context, s *places.Source, malformed bool) error {
+	r, err := look.Plaintext(ctx, s.Reader, malformed)
+	switch {
+	case errors.Is(err, look.ErrAlready):
+		return work.Skipped(look.ErrAlready.Error())
+	case err == nil:
+		s.Reader = r
+	}
+	return err
+}
+
+// encryptEach encrypts each object of IN.
+func encryptEach(ctx context.Context, b *work.Bulk, o *options, arguments []string, encrypter message.Encrypter, transformers []string, pairs map[string]string) error {
+	if err := b.Check(o.out, o.replace, o.encode || o.decode); err != nil {
+		return err
+	}
+	ks, err := o.check(true)
+	if err != nil {
+		return err
+	}
+	defer keys.CloseAll(ks)
+	if err := b.Use("-k", ks); err != nil {
+		return err
+	}
+	b.GoesOn = b.InPlace
+	registry, err := o.registry(true, ks, encrypter)
+	if err != nil {
+		return err
+	}
+	chain, err := registry.NewChain(transformers...)
+	if err != nil {
+		return err
+	}
+	open := keys.OpenAll
+	if b.DryRun {
+		open = keys.OpenHere
+	}
+	if err := open(ctx, ks); err != nil {
+		return err
+	}
+	transform := func(ctx context.Context, source io.Reader) (io.Reader, error) {
+		return chain.Transform(ctx, source, pairs)
+	}
+	sample := sampleOf(transform)
+	return b.Run(ctx, o.out, o.replace, arguments, work.Job{
+		Done:   "encrypted",
+		Rename: b.AddSuffix,
+		Judge: func(ctx context.Context, _ work.Item, s *places.Source) error {
+			return refuseEncrypted(ctx, s, b.Malformed)
+		},
+		Convert: func(ctx context.Context, s *places.Source) (io.Reader, error) { return transform(ctx, s) },
+		Made: func(ctx context.Context, from, to *look.Object) (bool, error) {
+			h, err := sample(ctx)
+			if err != nil || !to.IsUnder(h) {
+				return false, err
+			}
+			size, known := to.PlaintextSize()
+			return (!known || size == from.Size) && to.HasPairs(h.EncryptionContext), nil
+		},
+	})
+}
+
+func encryptCommand() *cobra.Command {
+	var o options
+	var b work.Bulk
+	var compression string
+	var sign bool
+	var required []string
+	command := &cobra.Command{
+		Use:   "encrypt [-k KEY]... [-c NAME=VALUE]... [--compress FORMAT] [--in-place | -o OUT] [-f] [IN]...",
+		Short: "Encrypt a file or a stream, a folder or a bucket",
+		Long: `Encrypt makes an AWS Encryption SDK message of IN. With several keys, each
+of them wraps the data key, and can decrypt alone.
+
+The pairs that -c states, the encryption context, are authenticated but not
+secret: the message and AWS CloudTrail show them. The message requires a pair
+that --required names, but does not store it: decrypt must state it again.
+
+The size of compressed data tells something about its content. Do not compress
+when an attacker can add text to a secret and see the size.
+
+IN may be a PLACE: then each object of it is encrypted to the folder or bucket
+OUT, or in place, with its metadata. What is encrypted already is skipped, so that
+the same command line goes on where it was interrupted. Several INs go to a folder
+or a bucket, too: a file by its name, what a folder holds below the folder's. What
+begins as a message and has no whole header fails: --malformed-as-plaintext encrypts
+binary files that happen to begin so. Of one file or stream, what is encrypted
+already is refused.`,
+		Example: `  pikokms encrypt -k local:dev.key -o photos.enc --suffix .enc photos
+  pikokms encrypt -k local:dev.key --in-place --include '*.jpg' photos
+  pikokms encrypt -k local:dev.key -o encrypted *.txt
+  pikokms encrypt -k local:dev.key -o notes.enc notes.txt
+  pikokms encrypt -k 'awskms://alias/backups?region=eu-west-1' -k local:escrow.key \
+      -c purpose=backup --compress zstd -o backup.enc backup.tar`,
+		DisableFlagsInUseLine: true,
+		RunE: func(command *cobra.Command, arguments []string) error {
+			transformers := []string{pikokms.CryptoTransformerName}
+			if compression != "none" {
+				if !slices.Contains(compress.Formats(), compression) {
+					return console.Usage(fmt.Errorf("--compress %q; known are none, %s", compression, strings.Join(compress.Formats(), ", ")))
+				}
+				transformers = append(transformers, compression)
+			}
+			pairs, err := o.encryptionContext()
+			if err != nil {
+				return err
+			}
+			for name := range pairs {
+				// A host that binds objects to their names requires these two.
+				bound := (name == pikokms.BucketKey || name == pikokms.ObjectKey) && slices.Contains(required, name)
+				if strings.HasPrefix(name, provider.ReservedPrefix) && !bound {
+					return console.Usage(fmt.Errorf("-c %s: names that begin with %s are kept for what pikokms itself says of a message", name, provider.ReservedPrefix))
+				}
+			}
+			if err := header.CheckContext(pairs); err != nil {
+				return console.Usage(fmt.Errorf("-c: %w", err))
+			}
+			for _, name := range required {
+				if _, ok := pairs[name]; !ok {
+					return console.Usage(fmt.Errorf("--required %q: there is no such pair; give it with -c", name))
+				}
+			}
+			encrypter := message.Encrypter{Required: required}
+			if sign {
+				encrypter.Suite = header.AES256GCMHKDFSHA512CommitKeyECDSAP384
+			}
+			if b.IsWanted(o.out, arguments) {
+				return encryptEach(command.Context(), &b, &o, arguments, encrypter, transformers, pairs)
+			}
+			return runStream(&o, command, arguments, encrypter, func(ctx context.Context, registry *pikokms.Registry, in io.Reader) (io.Reader, error) {
+				chain, err := registry.NewChain(transformers...)
+				if err != nil {
+					return nil, err
+				}
+				content, err := look.Plaintext(ctx, bufio.NewReader(in), b.Malformed)
+				if err != nil {
+					return nil, err
+				}
+				return chain.Transform(ctx, content, pairs)
+			})
+		},
+	}
+	o.addKeys(command, "a `KEY` that can decrypt; may be repeated", "a pair `NAME=VALUE` of encryption context; may be repeated")
+	o.addOutput(command)
+	formats := append([]string{"none"}, compress.Formats()...)
+	command.Flags().StringVar(&compression, "compress", "none", "the compression `FORMAT` to apply first: "+strings.Join(formats, ", "))
+	command.Flags().BoolVar(&sign, "sign", false, "add an ECDSA signature: those who can only decrypt can't have made the message")
+	command.Flags().StringArrayVar(&required, "required", nil, "the `NAME` of a -c pair that the message requires and does not store; may be repeated")
+	b.Add(command, "is added to")
+	command.Flags().BoolVar(&b.Malformed, "malformed-as-plaintext", false, "encrypt what begins as a message, but has no whole header")
+	_ = command.RegisterFlagCompletionFunc("compress", cobra.FixedCompletions(formats, cobra.ShellCompDirectiveNoFileComp))
+	return command
+}
+
+// sampleOf returns a function that returns the header of a message as transform makes them. One
+// message is made, at the first call.
+func sampleOf(transform func(context.Context, io.Reader) (io.Reader, error)) func(context.Context) (*header.Header, error) {
+	var mu sync.Mutex
+	var made *header.Header
+	return func(ctx context.Context) (*header.Header, error) {
+		mu.Lock()
+		defer mu.Unlock()
+		if made != nil {
+			return made, nil
+		}
+		r, err := transform(ctx, strings.NewReader(""))
+		if err != nil {
+			return nil, err
+		}
+		encrypted, ok := r.(*message.EncryptReader)
+		if !ok {
+			return nil, fmt.Errorf("no message but a %T", r)
+		}
+		made = encrypted.Header()
+		return made, nil
+	}
+}

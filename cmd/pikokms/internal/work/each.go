@@ -1,0 +1,273 @@
+// Package work does a job on each of many objects: it plans the work, tries again what fails for a
+// while, keeps a journal, and reports.
+package work
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"runtime"
+	"runtime/debug"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"gocloud.dev/gcerrors"
+
+	"piko.sh/pikokms"
+	"piko.sh/pikokms/cmd/pikokms/internal/config"
+	"piko.sh/pikokms/cmd/pikokms/internal/console"
+	"piko.sh/pikokms/cmd/pikokms/internal/places"
+	"piko.sh/pikokms/cmd/pikokms/internal/telemetry"
+)
+
+// Each is how a command works on several objects: the flags, and what came of it.
+type Each struct {
+	include, exclude []string
+	jobs             int
+	given            func(flag string) bool
+	longWork
+}
+
+// Add adds the flags.
+func (e *Each) Add(command *cobra.Command) {
+	flags := command.Flags()
+	e.given = func(flag string) bool { return config.IsGiven(flags, flag) }
+	e.command = command
+	flags.StringArrayVar(&e.include, "include", nil, "take only objects that this `GLOB` matches; may be repeated")
+	flags.StringArrayVar(&e.exclude, "exclude", nil, "leave out objects that this `GLOB` matches; may be repeated")
+	flags.IntVar(&e.jobs, "jobs", 4*runtime.GOMAXPROCS(0), "the number of objects that are worked on side by side")
+	places.AddTimeout(command)
+}
+
+// IsWanted tells whether a command line is about places, rather than one file or stream.
+func (e *Each) IsWanted(arguments []string) bool {
+	for _, flag := range []string{"include", "exclude", "jobs", "report", "resume", "kms-rate", "cache-data-keys"} {
+		if e.given(flag) {
+			return true
+		}
+	}
+	if len(arguments) > 1 {
+		return true
+	}
+	if len(arguments) == 0 || arguments[0] == "-" {
+		return false
+	}
+	info, err := os.Stat(arguments[0])
+	return strings.Contains(arguments[0], "://") || err == nil && info.IsDir()
+}
+
+// gcWhileListing is by how many percent the garbage may exceed what is in use while objects are
+// listed, of which there may be millions. The usual 100 holds while they are worked on.
+const gcWhileListing = 25
+
+// Open opens the places and lists their objects that are wanted. The plan of a job that is resumed
+// is that of its journal.
+func (e *Each) Open(ctx context.Context, texts []string) (p *Plan, err error) {
+	opening := new(Plan)
+	p = opening
+	defer func() {
+		if err != nil {
+			opening.Close()
+			err = errors.Join(err, e.closeJournal(false))
+		}
+	}()
+	if e.jobs < 1 {
+		return nil, console.Usage(fmt.Errorf("--jobs is %d; 1 is the least", e.jobs))
+	}
+	wanted, err := e.wanted()
+	if err != nil {
+		return nil, err
+	}
+	if len(texts) == 0 {
+		texts = []string{"-"}
+	}
+	for _, text := range texts {
+		opened, err := places.Open(ctx, text)
+		if err != nil {
+			return nil, err
+		}
+		p.Places = append(p.Places, opened)
+	}
+	if p.report, err = openReport(e.report); err != nil {
+		return nil, err
+	}
+	planned, err := e.openJournal(p, texts)
+	if err != nil {
+		return nil, err
+	}
+	if planned && len(p.Unlisted) == 0 {
+		return p, nil
+	}
+	todo := p.Unlisted // what could not be listed before
+	p.Unlisted = nil
+	for i := range p.Places {
+		if !planned {
+			todo = append(todo, unlisted{Place: i})
+		}
+	}
+	// What is listed is garbage at once, but for the names.
+	defer debug.SetGCPercent(debug.SetGCPercent(gcWhileListing))
+	own := e.ownFiles()
+	for _, u := range todo {
+		if err := p.list(ctx, u.Place, u.Key, wanted, own); err != nil {
+			return nil, err
+		}
+	}
+	if !planned {
+		wanted.sayUnused()
+	}
+	// A prefix of a bucket exists only in what is below it.
+	isSought := len(e.include) > 0 || len(e.exclude) > 0 || slices.ContainsFunc(p.Places, func(at *places.Place) bool { return at.Prefix != "" || !at.IsMany() })
+	if p.total() == 0 && isSought && (p.leftText() == "" || !slices.ContainsFunc(p.Places, (*places.Place).IsMany)) {
+		return nil, errors.New("there are no such objects")
+	}
+	if e.journal != nil {
+		err = e.journal.savePlan(p)
+	}
+	return p, err
+}
+
+// Run works on each object of a plan. The word says what is done with one: "verified". What failed
+// is said on standard error, and makes the error.
+func (e *Each) Run(ctx context.Context, word string, p *Plan, work func(context.Context, Item) (int64, error)) (err error) {
+	finished, come := false, error(nil)
+	// If the report can't be written, the journal stays. The same command line then writes the report.
+	defer func() {
+		err = errors.Join(err, e.closeJournal(finished && err == nil))
+		if finished && err == nil && p.LeftContent() > 0 {
+			err = errors.New(p.LeftAdvice())
+		}
+		err = errors.Join(err, come)
+	}()
+	m := newMonitor(word, p)
+	report := p.report
+	p.report = nil // Close need not close it
+	defer func() { err = errors.Join(err, report.close()) }()
+	if err := report.begin(); err != nil {
+		return err
+	}
+	todo, err := e.restore(p, m, report)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	stop := finishOnSignal(ctx)
+	defer stop.release()
+	if p.total() == 0 {
+		console.Say(slog.LevelInfo, "there is nothing in "+p.names())
+	}
+	m.start()
+	defer m.shown.Close()
+	for _, u := range p.Unlisted {
+		o := Outcome{Name: p.TitleOf(u), Result: ResultFailed, Reason: u.Reason}
+		m.add(o)
+		if err := report.write(o); err != nil {
+			return err
+		}
+	}
+	p.sayLeft(m.shown.Say)
+	if report != nil {
+		for i := range p.LeftOut() {
+			if err := report.write(Outcome{Name: i.Title(), Result: resultLeftOut, Reason: places.LeftKinds[i.Left].Reason}); err != nil {
+				return err
+			}
+		}
+	}
+	err = InOrder(ctx, e.jobs, stop.until(todo), func(i Item) Outcome {
+		if stop.isAsked() || ctx.Err() != nil {
+			return Outcome{} // it was not begun
+		}
+		o := e.workOn(ctx, m, i, stop, work)
+		stop.count(o.err)
+		if e.journal != nil && o.Result != ResultFailed {
+			e.journal.Add(i.Index, o)
+		}
+		return o
+	}, func(o Outcome) error {
+		if o.Result == "" || ctx.Err() != nil && o.Result == ResultFailed {
+			return ctx.Err() // its failure is the interruption's
+		}
+		m.add(o)
+		if o.Result == resultPlanned {
+			m.shown.Say(slog.LevelInfo, fmt.Sprintf("%s %s: %s", resultPlanned, console.Printable(o.Name), console.Count(o.Bytes, "byte")), "object", o.Name, "result", o.Result, "bytes", o.Bytes)
+		}
+		if e.journal != nil {
+			if err := e.journal.err(); err != nil {
+				cancel()
+				return err
+			}
+		}
+		return report.write(o)
+	})
+	m.shown.Close()
+	m.sayRest()
+	sum := m.sum()
+	text := sum.text(word) + e.cost() + m.took() + p.leftText()
+	switch {
+	case err == nil && stop.reason() != "" && sum.objects() < p.total():
+		err = fmt.Errorf("%s, of %d; stopped after %s; %s", text, p.total(), stop.reason(), e.advice())
+	case err == nil && stop.isAsked() && sum.objects() < p.total():
+		err = fmt.Errorf("interrupted: %s, of %d; %s", text, p.total(), e.advice())
+	case err == nil && sum.failed > 0:
+		err = errors.New(text + e.failedAdvice())
+	default:
+		finished = err == nil
+		console.Say(slog.LevelInfo, text, m.fields(e.calls())...)
+	}
+	if err != nil {
+		err = console.WithFields(err, m.fields(e.calls()))
+	}
+	if finished && e.resumed {
+		come = e.newcomers(ctx, p)
+	}
+	return err
+}
+
+// workOn works on one object, again if its failure may pass.
+func (e *Each) workOn(ctx context.Context, m *monitor, i Item, stop *stopping, work func(context.Context, Item) (int64, error)) Outcome {
+	defer m.begin(&i)()
+	o := Outcome{Name: i.Title(), Result: m.word}
+	ctx, end := telemetry.TraceObject(ctx, i.Index, o.Name, i.Size)
+	n, err := retry(ctx, i, stop, work)
+	if isGone(ctx, i, err) {
+		err = Skipped("it was deleted after it was listed")
+	}
+	o.err = err
+	var reason Skipped
+	switch {
+	case errors.As(err, &reason):
+		o.Result, o.Reason = resultSkipped, string(reason)
+	case err != nil:
+		o.Result, o.Reason = ResultFailed, console.Explain(err)
+	default:
+		o.Bytes = n
+	}
+	if o.Result != ResultFailed {
+		err = nil
+	}
+	end(o.Result, err)
+	return o
+}
+
+// isGone tells whether the work on an object failed because it is no longer there. That is asked of
+// the listing that had it: what is listed, and can't be found, has failed.
+func isGone(ctx context.Context, i Item, err error) bool {
+	missing := errors.Is(err, fs.ErrNotExist) || errors.Is(err, pikokms.ErrChanged) || gcerrors.Code(err) == gcerrors.NotFound
+	if err == nil || !missing || !i.place.IsMany() {
+		return false
+	}
+	for l, err := range i.place.List(ctx, i.Key) {
+		switch {
+		case err != nil || l.Key == i.Key:
+			return false
+		case l.Left == 0:
+			return true // keys are listed in their order
+		}
+	}
+	return true
+}

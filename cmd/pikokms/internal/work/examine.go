@@ -1,0 +1,29 @@
+package work
+
+import (
+	"context"
+	"fmt"
+
+	"piko.sh/pikokms/cmd/pikokms/internal/look"
+)
+
+// ExamineAll examines the objects of a plan side by side, again where that may help, and gives them
+// to take in their order. It ends when all objects fail.
+func (e *Each) ExamineAll(ctx context.Context, p *Plan, take func(*look.Object) error) error {
+	stop := new(stopping)
+	err := InOrder(ctx, e.jobs, stop.until(p.All()), func(i Item) *look.Object {
+		x, err := retry(ctx, i, stop, func(ctx context.Context, i Item) (*look.Object, error) {
+			x := look.Examine(ctx, i.place, i.Key)
+			if x.Kind == "" {
+				return x, x.Err
+			}
+			return x, nil
+		})
+		stop.count(err)
+		return x
+	}, take)
+	if err == nil && stop.reason() != "" {
+		err = fmt.Errorf("stopped after %s", stop.reason())
+	}
+	return err
+}

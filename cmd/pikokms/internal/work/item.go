@@ -1,0 +1,37 @@
+package work
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"piko.sh/pikokms/cmd/pikokms/internal/places"
+)
+
+// Read opens an object to be read from its beginning, and has its bytes counted. It refuses one
+// that the S3 Encryption Client wrote.
+func (i Item) Read(ctx context.Context) (*places.Source, error) {
+	s, err := i.place.Read(ctx, i.Key)
+	if err != nil {
+		return nil, err
+	}
+	s.Counted.Tell = i.tell
+	if err := s.RefuseS3Client(ctx); err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
+	return s, nil
+}
+
+// Item is an object to work on.
+type Item struct {
+	place *places.Place
+	Key   string
+	Index int64       // in the plan, from 0
+	Size  int64       // in bytes, as listed; -1 if it is not known
+	Left  places.Left // why it is no object to work on; it then has neither index nor size
+
+	Since time.Time   // when work on it may have begun before; zero if this is the first try
+	tell  func(n int) // is to be called with each number of bytes that are read of it
+}
+
+func (i Item) Title() string { return i.place.Title(i.Key) }

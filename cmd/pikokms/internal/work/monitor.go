@@ -1,0 +1,158 @@
+package work
+
+import (
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"piko.sh/pikokms/cmd/pikokms/internal/console"
+	"piko.sh/pikokms/cmd/pikokms/internal/places"
+)
+
+// monitor says on standard error how work on several objects comes on: by a bar on a terminal, and
+// by a line now and then elsewhere.
+type monitor struct {
+	word string
+	plan *Plan
+	from time.Time
+	read atomic.Int64 // bytes of what is done and what is being worked on, in this run
+	left int64        // bytes that there were to do when this run began
+
+	mu    sync.Mutex
+	total summary
+	skips skips
+
+	shown *console.Line
+}
+
+func newMonitor(word string, p *Plan) *monitor {
+	return &monitor{word: word, plan: p, from: time.Now(), left: p.bytes}
+}
+
+// addBefore counts what an earlier run did.
+func (m *monitor) addBefore(o Outcome, i Item) {
+	m.total.add(o)
+	if o.Result == resultSkipped {
+		m.total.skippedBefore++
+	} else {
+		m.total.before++
+	}
+	m.left -= max(i.Size, 0)
+}
+
+// start says what there is to do, and shows from now on how it comes on, until shown is closed.
+func (m *monitor) start() {
+	if m.plan.Objects > 1 {
+		console.Say(slog.LevelInfo, fmt.Sprintf("found %s of %s", console.Count(m.plan.Objects, "object"), console.SizeText(m.plan.bytes)), "objects", m.plan.Objects, "bytes", m.plan.bytes)
+	}
+	bar := console.NewBar(m.word, len(m.progress(m.plan.total())), m.left)
+	m.shown = console.ShowLine(m.text, func() {
+		sum := m.sum()
+		// A bar that reaches its end is over, and an object may have grown since it was listed.
+		bar.Draw(m.progress(sum.objects()), min(m.read.Load(), max(m.left-1, 0)))
+	}, func() { _ = bar.Clear() })
+}
+
+// progress says how many objects of all there are to come to an end have done so.
+func (m *monitor) progress(objects int64) string {
+	return fmt.Sprintf("%d of %d", objects, m.plan.total())
+}
+
+// text says how far the work is.
+func (m *monitor) text() string {
+	sum, elapsed, read := m.sum(), time.Since(m.from), m.read.Load()
+	text := fmt.Sprintf("%s, of %d; %.1f MB/s", sum.text(m.word), m.plan.total(), float64(read)/1e6/elapsed.Seconds())
+	if read > 0 && read < m.left {
+		text += fmt.Sprintf(", %v left", (time.Duration(float64(elapsed) * float64(m.left-read) / float64(read))).Round(time.Second))
+	}
+	return text
+}
+
+// begin has the bytes of an object counted as they are read. The caller calls end when the work on
+// it is over. The first bytes, which are read before a key service is asked, are counted only then:
+// most of the work on a small object comes after it was read.
+func (m *monitor) begin(i *Item) (end func()) {
+	var read, counted atomic.Int64
+	i.tell = func(n int) {
+		if ahead := read.Add(int64(n)) - places.Peeked - counted.Load(); ahead > 0 {
+			counted.Add(ahead)
+			m.read.Add(ahead)
+		}
+	}
+	return func() { m.read.Add(max(i.Size, 0) - counted.Load()) }
+}
+
+// add counts an outcome, and says at once why an object failed. Of those that were skipped, sayRest
+// speaks.
+func (m *monitor) add(o Outcome) {
+	m.mu.Lock()
+	m.total.add(o)
+	if o.Result == resultSkipped {
+		m.skips.add(o)
+	}
+	m.mu.Unlock()
+	if o.Reason != "" && o.Result != resultSkipped {
+		m.shown.Say(slog.LevelError, fmt.Sprintf("%s %s: %s", o.Result, console.Printable(o.Name), o.Reason), "object", o.Name, "result", o.Result, "reason", o.Reason)
+	}
+}
+
+// skips counts the objects that were skipped for each reason.
+type skips struct {
+	reasons []string // in the order in which they came
+	byWhy   map[string]*skip
+}
+
+// skip is what was skipped for one reason.
+type skip struct {
+	objects int64
+	name    string // of the first one
+}
+
+func (s *skips) add(o Outcome) {
+	one := s.byWhy[o.Reason]
+	if one == nil {
+		if s.byWhy == nil {
+			s.byWhy = make(map[string]*skip)
+		}
+		one = &skip{name: o.Name}
+		s.byWhy[o.Reason] = one
+		s.reasons = append(s.reasons, o.Reason)
+	}
+	one.objects++
+}
+
+// sayRest says how many objects were skipped, in a line for each reason. The report names each.
+func (m *monitor) sayRest() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, why := range m.skips.reasons {
+		one := m.skips.byWhy[why]
+		text := fmt.Sprintf("skipped %s: %s", console.Printable(one.name), why)
+		if one.objects > 1 {
+			text = fmt.Sprintf("skipped %d objects, such as %s: %s", one.objects, console.Printable(one.name), why)
+		}
+		console.Say(slog.LevelInfo, text, "result", resultSkipped, "objects", one.objects, "object", one.name, "reason", why)
+	}
+}
+
+func (m *monitor) sum() summary {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.total
+}
+
+func (m *monitor) took() string {
+	return fmt.Sprintf(", in %v", time.Since(m.from).Round(time.Millisecond))
+}
+
+// fields returns what the last line says, for programs.
+func (m *monitor) fields(calls int64) []any {
+	sum := m.sum()
+	return []any{
+		"result", m.word, "objects", sum.done, "bytes", sum.bytes, "skipped", sum.skipped, "failed", sum.failed,
+		"before", sum.before + sum.skippedBefore, "total", m.plan.total(), "calls", calls, "seconds", time.Since(m.from).Seconds(),
+		"left_out", m.plan.leftFields(),
+	}
+}
