@@ -42,7 +42,7 @@ func TestAnObjectThatNamesTooManyTransformersIsRefused(t *testing.T) {
 			runtime.ReadMemStats(&before)
 			_, getErr := f.Get(t.Context(), "object")
 			_, openErr := f.Open(t.Context(), "object")
-			_, _, decryptErr := f.DecryptObject(t.Context(), "object", bytes.NewReader(sealed), int64(len(sealed)))
+			_, _, decryptErr := f.DecryptObject(t.Context(), "object", bytes.NewReader(sealed), int64(len(sealed)), nil)
 			runtime.ReadMemStats(&after)
 			for _, err := range []error{getErr, openErr, decryptErr} {
 				require.Error(t, err, name)

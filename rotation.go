@@ -95,7 +95,7 @@ func (h *Host) RewrapObject(ctx context.Context, key string, stored io.Reader) (
 	strict.Accept = acceptObject
 	renewed, err := message.Rewrap(ctx, whole, &strict, &h.encrypter, h.bound(key))
 	if err != nil {
-		return nil, nameOptions(err)
+		return nil, h.nameOptions(err)
 	}
 	if _, err := recordedNames(renewed.Header().EncryptionContext[ChainKey]); err != nil {
 		return nil, err
@@ -156,7 +156,7 @@ func (h *Host) Migrate(ctx context.Context, key string) error {
 		if kind == encryptedMessage {
 			return h.adopt(ctx, key, whole)
 		}
-		content, err := h.reverse(ctx, key, whole)
+		content, err := h.reverse(ctx, key, whole, nil)
 		if err != nil {
 			return nil, err
 		}
@@ -169,7 +169,7 @@ func (h *Host) Migrate(ctx context.Context, key string) error {
 func (h *Host) adopt(ctx context.Context, key string, stored io.Reader) (io.Reader, error) {
 	content, err := h.decrypter.NewReader(ctx, stored, h.bound(key))
 	if err != nil {
-		return nil, nameOptions(err)
+		return nil, h.nameOptions(err)
 	}
 	pairs := maps.Clone(content.EncryptionContext())
 	if pairs[UseKey] == UseObject {

@@ -272,7 +272,7 @@ func TestBoundObjectNames(t *testing.T) {
 			require.ErrorIs(t, err, provider.ErrDecryptionFailed)
 
 			// With the names stated, anyone with the key can read it.
-			d := message.Decrypter{Keyrings: []provider.Keyring{p}}
+			d := message.Decrypter{Keyrings: []provider.Unwrapper{p}}
 			_, context, err := d.Decrypt(t.Context(), bound.stored(t, "a/2.pdf"), map[string]string{pikokms.BucketKey: "invoices", pikokms.ObjectKey: "a/1.pdf"})
 			require.NoError(t, err)
 			require.Equal(t, "a/1.pdf", context[pikokms.ObjectKey])
@@ -359,7 +359,7 @@ func (renamed) Reverse(_ context.Context, input io.Reader, _ any) (io.Reader, er
 
 func TestCryptoTransformer(t *testing.T) {
 	p := newLocal(t, "local", 1)
-	var transformer pikokms.Transformer = pikokms.NewCryptoTransformer(message.Encrypter{Keyring: p}, message.Decrypter{Keyrings: []provider.Keyring{p}})
+	var transformer pikokms.Transformer = pikokms.NewCryptoTransformer(message.Encrypter{Keyring: p}, message.Decrypter{Keyrings: []provider.Unwrapper{p}})
 	require.Equal(t, pikokms.TransformerEncryption, transformer.Type())
 	require.Equal(t, 250, transformer.Priority())
 

@@ -104,11 +104,11 @@ func refusedAtEveryDoor(t *testing.T, f fixture, key string, planted []byte) {
 		"Get":  func() error { _, err := get(t, f, key); return err },
 		"Open": func() error { _, err := f.Open(t.Context(), key); return err },
 		"OpenObject": func() error {
-			_, err := f.OpenObject(t.Context(), key, inMemoryObject{bytes.NewReader(planted)})
+			_, err := f.OpenObject(t.Context(), key, inMemoryObject{bytes.NewReader(planted)}, nil)
 			return err
 		},
 		"DecryptObject": func() error {
-			_, _, err := f.DecryptObject(t.Context(), key, bytes.NewReader(planted), int64(len(planted)))
+			_, _, err := f.DecryptObject(t.Context(), key, bytes.NewReader(planted), int64(len(planted)), nil)
 			return err
 		},
 		"StatedSize": func() error {
@@ -144,7 +144,7 @@ func TestAStringOfTheAttackerIsNoDataKey(t *testing.T) {
 		forged := forge(t, []byte(chosen), wrapped, pairs, "the attacker's")
 
 		// As a message it is whole: only its use tells it from an object.
-		plain, _, err := (&message.Decrypter{Keyrings: []provider.Keyring{p}}).Decrypt(t.Context(), forged, nil)
+		plain, _, err := (&message.Decrypter{Keyrings: []provider.Unwrapper{p}}).Decrypt(t.Context(), forged, nil)
 		require.NoError(t, err)
 		require.Equal(t, "the attacker's", string(plain))
 		server.Reset()
@@ -249,21 +249,18 @@ func TestNoStringStatesReservedPairs(t *testing.T) {
 		} {
 			service := f.CryptoService()
 			for _, text := range []string{"text", strings.Repeat("text", 2000)} {
-				request := &provider.EncryptRequest{Plaintext: text, Context: pairs}
 				_, err := f.Encrypt(t.Context(), text, pairs)
 				require.ErrorIs(t, err, header.ErrInvalidContext)
-				_, err = p.Encrypt(t.Context(), request)
+				_, err = envelope.Seal(t.Context(), p, text, pairs)
 				require.ErrorIs(t, err, header.ErrInvalidContext)
-				_, err = service.Encrypt(t.Context(), request)
+				_, err = envelope.Seal(t.Context(), service, text, pairs)
 				require.ErrorIs(t, err, header.ErrInvalidContext)
 				_, err = service.EncryptBatch(t.Context(), []string{text}, pairs)
-				require.ErrorIs(t, err, header.ErrInvalidContext)
-				_, err = service.EncryptBatchDirect(t.Context(), []string{text}, pairs, 1)
 				require.ErrorIs(t, err, header.ErrInvalidContext)
 			}
 			_, err := f.EncryptObject(t.Context(), "invoice", strings.NewReader("text"), pairs)
 			require.ErrorIs(t, err, pikokms.ErrInvalidOptions)
-			_, err = p.Decrypt(t.Context(), &provider.DecryptRequest{Ciphertext: e.Ciphertext, Context: pairs})
+			_, err = envelope.Open(t.Context(), p, e.Ciphertext, pairs)
 			require.ErrorIs(t, err, provider.ErrContextMismatch)
 			_, err = f.Decrypt(t.Context(), plain, pairs)
 			require.ErrorIs(t, err, provider.ErrContextMismatch)

@@ -196,7 +196,7 @@ func (b *bucket) size(ctx context.Context, key string, a *blob.Attributes) (size
 	if err != nil || size >= 0 || !isSeekable(start) {
 		return size, err
 	}
-	content, err := b.host.OpenObject(ctx, key, stored)
+	content, err := b.host.OpenObject(ctx, key, stored, nil)
 	if err != nil {
 		return 0, err
 	}

@@ -31,7 +31,7 @@ func (e *encrypted) takeOff(ctx context.Context, content io.Reader, transformers
 		return content, transformers, nil
 	}
 	recorded := &recorder{Reader: content}
-	d := message.Decrypter{Keyrings: []provider.Keyring{e.host.CryptoService()}, Accept: acceptStream}
+	d := message.Decrypter{Keyrings: []provider.Unwrapper{e.host.CryptoService()}, Accept: acceptStream}
 	plain, err := d.NewReader(ctx, recorded, nil)
 	for _, other := range []error{provider.ErrInvalidCiphertext, provider.ErrContextMismatch, provider.ErrUntrustedKey} {
 		if errors.Is(err, other) {

@@ -121,7 +121,7 @@ func TestRequestsThatNameCryptoService(t *testing.T) {
 		params.ByteRange = r
 		sealed, err := read(t, p, params)
 		require.NoError(t, err)
-		d := message.Decrypter{Keyrings: []provider.Keyring{behind}}
+		d := message.Decrypter{Keyrings: []provider.Unwrapper{behind}}
 		got, pairs, err := d.Decrypt(t.Context(), sealed, nil)
 		require.NoError(t, err)
 		require.Equal(t, provider.UseStream, pairs[provider.UseKey])

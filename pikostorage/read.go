@@ -87,7 +87,7 @@ func (e *encrypted) decrypt(ctx context.Context, repository, key string, stored 
 		stored = whole
 	}
 	recorded := &recorder{Reader: stored}
-	content, _, err := e.host.DecryptObject(ctx, name(repository, key), recorded, -1)
+	content, _, err := e.host.DecryptObject(ctx, name(repository, key), recorded, -1, nil)
 	h := recorded.header(content)
 	if _, refused := e.passedUnlessOurs(ctx, h, repository, key); refused != nil {
 		return nil, "", refused
@@ -140,7 +140,7 @@ func (e *encrypted) partOf(ctx context.Context, params storage.GetParams, s *sto
 	if first < 0 || last >= 0 && last < first {
 		return nil, "", fmt.Errorf("there is no range from byte %d to byte %d", first, last)
 	}
-	content, err := e.host.OpenObject(ctx, name(params.Repository, params.Key), s)
+	content, err := e.host.OpenObject(ctx, name(params.Repository, params.Key), s, nil)
 	if errors.Is(err, pikokms.ErrNotSeekable) && !signed(s.header) {
 		if err := s.Close(); err != nil {
 			return nil, "", err
