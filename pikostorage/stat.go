@@ -43,7 +43,7 @@ func (e *encrypted) stat(ctx context.Context, repository, key string) (*storage.
 	}
 	f, known := e.seen.facts(name(repository, key), stored)
 	if !known {
-		if f, err = e.look(ctx, repository, key); err != nil {
+		if f, err = e.look(ctx, repository, key, stored); err != nil {
 			return nil, err
 		}
 	}
@@ -73,8 +73,8 @@ type facts struct {
 }
 
 // look opens an object, and returns what Stat says of it.
-func (e *encrypted) look(ctx context.Context, repository, key string) (f facts, err error) {
-	s, err := e.open(ctx, repository, key)
+func (e *encrypted) look(ctx context.Context, repository, key string, info *storage.ObjectInfo) (f facts, err error) {
+	s, err := e.openAs(ctx, repository, key, info)
 	if err != nil {
 		return f, err
 	}

@@ -52,6 +52,11 @@ func (e *encrypted) open(ctx context.Context, repository, key string) (*stored, 
 	if err != nil {
 		return nil, err
 	}
+	return e.openAs(ctx, repository, key, info)
+}
+
+// openAs is open for an object whose size is known.
+func (e *encrypted) openAs(ctx context.Context, repository, key string, info *storage.ObjectInfo) (_ *stored, err error) {
 	fetch := func(offset, length int64) (io.ReadCloser, error) {
 		params := at(repository, key)
 		params.ByteRange = &storage.ByteRange{Start: offset, End: offset + length - 1}
