@@ -156,7 +156,7 @@ func (h *Host) bound(key string) map[string]string {
 	if h.bucket == "" {
 		return nil
 	}
-	return map[string]string{BucketKey: h.bucket, ObjectKey: key}
+	return map[string]string{PairBucket: h.bucket, PairObject: key}
 }
 
 // Get implements Storage. The content is complete when Read returns io.EOF, and only then. When ctx

@@ -240,7 +240,7 @@ func TestAStringIsNoDataKeyOfAStream(t *testing.T) {
 	blob, err := base64.StdEncoding.DecodeString(encrypted.Ciphertext)
 	require.NoError(t, err)
 
-	for _, pairs := range []map[string]string{nil, {provider.UseKey: provider.UseStream}} {
+	for _, pairs := range []map[string]string{nil, {provider.PairUse: provider.UseStream}} {
 		e := message.Encrypter{Keyring: forger{plain: []byte(chosen), wrapped: header.EncryptedDataKey{ProviderID: "aws-kms", ProviderInfo: []byte(key.ARN), Ciphertext: blob}}}
 		forged, err := e.Encrypt(t.Context(), []byte("the attacker's"), pairs)
 		require.NoError(t, err)
@@ -263,7 +263,7 @@ func TestAStreamsDataKeyIsNoString(t *testing.T) {
 	}
 	_, err = p.Encrypt(t.Context(), &crypto.EncryptRequest{Plaintext: "x", Context: h.EncryptionContext})
 	require.ErrorIs(t, err, crypto.ErrContextMismatch)
-	_, err = p.EncryptStream(t.Context(), io.Discard, &crypto.EncryptRequest{Context: map[string]string{provider.UseKey: "x"}})
+	_, err = p.EncryptStream(t.Context(), io.Discard, &crypto.EncryptRequest{Context: map[string]string{provider.PairUse: "x"}})
 	require.ErrorIs(t, err, crypto.ErrContextMismatch)
 }
 

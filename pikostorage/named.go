@@ -48,7 +48,7 @@ func (e *encrypted) takeOff(ctx context.Context, content io.Reader, transformers
 
 // acceptStream accepts what Piko's crypto service encrypted as a stream.
 func acceptStream(h *header.Header) error {
-	if h.EncryptionContext[provider.UseKey] != provider.UseStream {
+	if h.EncryptionContext[provider.PairUse] != provider.UseStream {
 		return fmt.Errorf("%w: no stream of Piko's crypto service", provider.ErrContextMismatch)
 	}
 	return nil
@@ -63,7 +63,7 @@ func namesCrypto(c *storage.TransformConfig) bool {
 // applies that transformer to an object that names none.
 func (e *encrypted) putOn(ctx context.Context, content io.ReadCloser) (io.ReadCloser, error) {
 	m := message.Encrypter{Keyring: e.host.CryptoService()}
-	r, err := m.NewReader(ctx, content, map[string]string{provider.UseKey: provider.UseStream})
+	r, err := m.NewReader(ctx, content, map[string]string{provider.PairUse: provider.UseStream})
 	if err != nil {
 		return nil, errors.Join(err, content.Close())
 	}
