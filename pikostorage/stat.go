@@ -13,6 +13,7 @@ import (
 
 	"piko.sh/pikokms"
 	"piko.sh/pikokms/message"
+	"piko.sh/pikokms/provider"
 	"piko.sh/pikokms/service"
 )
 
@@ -89,7 +90,7 @@ func (e *encrypted) look(ctx context.Context, repository, key string, info *stor
 	}
 	f.names = namesIn(s.header)
 	if h := s.header; f.names == noTransformers {
-		if ours(h) && h.EncryptionContext[pikokms.UseKey] == pikokms.UseObject && h.EncryptionContext[pikokms.ChainKey] == "" && !signed(h) {
+		if ours(h) && h.EncryptionContext[provider.PairUse] == provider.UseObject && h.EncryptionContext[pikokms.PairTransformers] == "" && !signed(h) {
 			if f.size, err = message.PlaintextSize(h, s.Size()); err == nil {
 				return f, nil
 			}
