@@ -193,7 +193,7 @@ func ExampleRegistry_NewChain() {
 	key := exampleKey("dev")
 	err = registry.Register(pikokms.NewCryptoTransformer(
 		message.Encrypter{Keyring: key},
-		message.Decrypter{Keyrings: []provider.Keyring{key}},
+		message.Decrypter{Keyrings: []provider.Unwrapper{key}},
 	))
 	if err != nil {
 		log.Fatal(err)

@@ -266,7 +266,7 @@ func (h *Host) StatedSize(start io.Reader, size int64) (int64, error) {
 	if err := h.decrypter.Accept(parsed); err != nil {
 		return 0, err
 	}
-	if parsed.EncryptionContext[ChainKey] != "" || parsed.Suite.Signed() {
+	if parsed.EncryptionContext[PairTransformers] != "" || parsed.Suite.Signed() {
 		return -1, nil
 	}
 	n, err := message.PlaintextSize(parsed, size)

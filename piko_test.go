@@ -17,7 +17,7 @@ import (
 // TestStreamTransformerBesidePikos: Piko has taken the name crypto-service.
 func TestStreamTransformerBesidePikos(t *testing.T) {
 	key := newLocal(t, "local", 1)
-	crypto := pikokms.NewCryptoTransformer(message.Encrypter{Keyring: key}, message.Decrypter{Keyrings: []provider.Keyring{key}})
+	crypto := pikokms.NewCryptoTransformer(message.Encrypter{Keyring: key}, message.Decrypter{Keyrings: []provider.Unwrapper{key}})
 	require.Equal(t, "crypto-service", pikokms.StreamTransformer[pikosKind]{Transformer: crypto}.Name())
 	require.Equal(t, "pikokms", pikokms.StreamTransformer[pikosKind]{Transformer: crypto, As: "pikokms"}.Name())
 }
@@ -50,9 +50,9 @@ func TestEncryptObjectWithPairs(t *testing.T) {
 		_, _, err = host.DecryptObject(t.Context(), "a", bytes.NewReader(forged), int64(len(forged)), nil)
 		require.Error(t, err, "the pair is authenticated")
 
-		reserved := []string{pikokms.ChainKey, pikokms.UseKey}
+		reserved := []string{pikokms.PairTransformers, provider.PairUse}
 		if bound != nil {
-			reserved = append(reserved, pikokms.BucketKey, pikokms.ObjectKey)
+			reserved = append(reserved, pikokms.PairBucket, pikokms.PairObject)
 		}
 		for _, name := range reserved {
 			_, err := host.EncryptObject(t.Context(), "a", strings.NewReader("content"), map[string]string{name: "x"})

@@ -97,7 +97,7 @@ func (h *Host) RewrapObject(ctx context.Context, key string, stored io.Reader) (
 	if err != nil {
 		return nil, h.nameOptions(err)
 	}
-	if _, err := recordedNames(renewed.Header().EncryptionContext[ChainKey]); err != nil {
+	if _, err := recordedNames(renewed.Header().EncryptionContext[PairTransformers]); err != nil {
 		return nil, err
 	}
 	return renewed, nil
@@ -172,17 +172,17 @@ func (h *Host) adopt(ctx context.Context, key string, stored io.Reader) (io.Read
 		return nil, h.nameOptions(err)
 	}
 	pairs := maps.Clone(content.EncryptionContext())
-	if pairs[UseKey] == UseObject {
+	if pairs[provider.PairUse] == provider.UseObject {
 		return nil, errStays
 	}
-	if _, err := recordedNames(pairs[ChainKey]); err != nil {
+	if _, err := recordedNames(pairs[PairTransformers]); err != nil {
 		return nil, err
 	}
 	delete(pairs, header.PublicKeyName)
 	if pairs == nil {
 		pairs = make(map[string]string, 1)
 	}
-	pairs[UseKey] = UseObject
+	pairs[provider.PairUse] = provider.UseObject
 	return h.encrypter.NewReader(ctx, content, pairs)
 }
 

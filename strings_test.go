@@ -155,8 +155,8 @@ func TestWithMessages(t *testing.T) {
 	require.NoError(t, err)
 	defer folder.Close()
 	first, second := newLocal(t, "first", 1), newLocal(t, "second", 2)
-	e := message.Encrypter{Keyring: first, Recipients: []provider.Keyring{second}, Suite: header.AES256GCMHKDFSHA512CommitKeyECDSAP384}
-	d := message.Decrypter{Keyrings: []provider.Keyring{second}}
+	e := message.Encrypter{Keyring: first, Recipients: []provider.Wrapper{second}, Suite: header.AES256GCMHKDFSHA512CommitKeyECDSAP384}
+	d := message.Decrypter{Keyrings: []provider.Unwrapper{second}}
 	host, err := pikokms.New(pikokms.WithMessages(e, d), pikokms.WithStorage(folder), pikokms.WithEnabledTransformers("zstd"))
 	require.NoError(t, err)
 	defer host.Close()

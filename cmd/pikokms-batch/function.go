@@ -232,7 +232,7 @@ const instruction = ".instruction"
 // object. It asks the key service only for the active version of a branch key, and if objects are
 // bound to their names, which nothing in an object shows.
 func (o *object) judge(ctx context.Context, job string, t task) (done string, err error) {
-	isObject := o.header != nil && o.header.EncryptionContext[pikokms.UseKey] == pikokms.UseObject
+	isObject := o.header != nil && o.header.EncryptionContext[provider.PairUse] == provider.UseObject
 	isDone := isObject && o.function.key.isUnder(o.header)
 	if isDone && job == rewrap {
 		if isDone, err = o.function.key.isCurrent(ctx, o.header); err != nil {
