@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"maps"
 	"net/url"
@@ -78,15 +77,9 @@ func openBranchKey(ctx context.Context, u *url.URL, retries int) (*key, error) {
 		return nil, fmt.Errorf("%w: %q does not name one branch key of a table; write branchkey://TABLE/ID?key=ARN", provider.ErrInvalidKey, provider.RedactURL(u.String()))
 	}
 	c.KMS.MaxRetries, c.Table.MaxRetries = retries, retries
-	store, err := c.OpenStore(ctx)
+	p, err := c.Open(ctx, func(config *branchkey.Config) { config.CheckLater = true })
 	if err != nil {
 		return nil, err
-	}
-	p, err := branchkey.NewProvider(ctx, branchkey.Config{
-		Store: store, BranchKeyID: c.BranchKeyID, TTL: c.TTL, Entries: c.Entries, CheckLater: true,
-	})
-	if err != nil {
-		return nil, errors.Join(err, store.Close())
 	}
 	return &key{provider: p, name: c.BranchKeyID, providerIDs: []string{branchkey.ProviderID}}, nil
 }
