@@ -21,8 +21,8 @@ import (
 
 	"piko.sh/pikokms"
 	"piko.sh/pikokms/blobstorage"
-	"piko.sh/pikokms/internal/checked"
 	"piko.sh/pikokms/s3storage"
+	"piko.sh/pikokms/transfer"
 )
 
 // openCloud opens the bucket of a URL in GCS or Azure, and returns the key of the one object that
@@ -55,9 +55,8 @@ func openCloud(ctx context.Context, u *url.URL) (_ objects, only string, err err
 
 // newOpenObject opens an object whose first bytes are on their way. It reads no more than those.
 func newOpenObject(first io.ReadCloser, size int64, modTime time.Time, fetch func(offset, length int64) (io.ReadCloser, error)) (pikokms.Object, error) {
-	source := checked.Reader{Source: first}
 	start := make([]byte, min(size, pikokms.ProbeSize))
-	n, err := source.ReadFull(start)
+	n, err := io.ReadFull(transfer.NewReader(first), start)
 	if err == io.EOF {
 		err = io.ErrUnexpectedEOF
 	}
