@@ -138,9 +138,9 @@ func idsOf(c *branchkey.URLConfig, arguments []string) []string {
 	return arguments
 }
 
-// under makes a KMS key the one that wraps the branch keys of a table. The key that did so before
+// wrapUnder makes a KMS key the one that wraps the branch keys of a table. The key that did so before
 // is trusted.
-func under(c *branchkey.URLConfig, to string) error {
+func wrapUnder(c *branchkey.URLConfig, to string) error {
 	if c.File == "" {
 		if len(c.KMS.Accounts) > 0 {
 			return errors.New("-k: name the KMS key that the branch keys are under with key=ARN in place of accounts")

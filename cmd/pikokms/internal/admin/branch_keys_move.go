@@ -165,7 +165,7 @@ calls for each item: a branch key has one for each version, and two more.`,
 			if err != nil {
 				return err
 			}
-			if err := under(c, to); err != nil {
+			if err := wrapUnder(c, to); err != nil {
 				return console.Usage(err)
 			}
 			store, err := c.OpenStore(ctx)

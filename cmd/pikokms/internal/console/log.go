@@ -1,5 +1,5 @@
-// Package text is what the command says: its errors, its log, sizes and names as people read them,
-// and the progress of work on a terminal.
+// Package console writes what the command says: its log and errors, and the progress of work on a
+// terminal.
 package console
 
 import (

@@ -1,4 +1,4 @@
-// Package work does a job on each of many objects: it plans the work, tries again what fails for a
+// Package work does a job on each of many objects: it lists them, tries again what fails for a
 // while, keeps a journal, and reports.
 package work
 
@@ -270,4 +270,15 @@ func isGone(ctx context.Context, i Item, err error) bool {
 		}
 	}
 	return true
+}
+
+func (e *Each) wanted() (w *selection, err error) {
+	w = new(selection)
+	if w.included, err = ParseGlobs(e.include); err != nil {
+		return nil, console.Usage(fmt.Errorf("--include: %w", err))
+	}
+	if w.excluded, err = ParseGlobs(e.exclude); err != nil {
+		return nil, console.Usage(fmt.Errorf("--exclude: %w", err))
+	}
+	return w, nil
 }
