@@ -97,7 +97,7 @@ func (b *Bar) Draw(numbers string, n int64) {
 
 // isWatched tells whether standard error is a terminal on which progress may be drawn, for it has
 // no lines of JSON.
-func isWatched() bool { return IsTextLog() && !Quiet.Load() && term.IsTerminal(int(os.Stderr.Fd())) }
+func isWatched() bool { return IsTextLog() && !IsQuiet() && term.IsTerminal(int(os.Stderr.Fd())) }
 
 // ShowProgress draws a progress bar on standard error if that is a terminal and the work lasts more
 // than half a second. The total is in bytes, or -1 if it is unknown. The bar goes when done is

@@ -22,7 +22,7 @@ import (
 // One whose content fails is not stored.
 func TestCloudsRefuse(t *testing.T) {
 	cloudtest.InEach(t, func(t *testing.T, c cloudtest.Cloud) {
-		p, err := OpenBucket(t.Context(), c.Place)
+		p, err := Opener{}.OpenBucket(t.Context(), c.Place)
 		require.NoError(t, err)
 		defer p.Close()
 		c.Put(t, "a", []byte("before"), "")
@@ -59,7 +59,7 @@ func TestCloudsRefuse(t *testing.T) {
 // Ranges of an object that was replaced give the old one or fail.
 func TestCloudsReplacedWhileOpen(t *testing.T) {
 	cloudtest.InEach(t, func(t *testing.T, c cloudtest.Cloud) {
-		p, err := OpenBucket(t.Context(), c.Place)
+		p, err := Opener{}.OpenBucket(t.Context(), c.Place)
 		require.NoError(t, err)
 		defer p.Close()
 		c.Put(t, "a", bytes.Repeat([]byte("before"), 10_000), "")
@@ -80,7 +80,7 @@ func TestCloudsReplacedWhileOpen(t *testing.T) {
 // What a replacement could not keep is refused, unless its kind is allowed.
 func TestLossesInClouds(t *testing.T) {
 	cloudtest.InEach(t, func(t *testing.T, c cloudtest.Cloud) {
-		p, err := OpenBucket(t.Context(), c.Place)
+		p, err := Opener{}.OpenBucket(t.Context(), c.Place)
 		require.NoError(t, err)
 		defer p.Close()
 		soon, yes, mode := time.Now().Add(time.Hour), true, azure.ImmutabilityPolicyModeUnlocked

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"cloud.google.com/go/storage"
 	"github.com/Azure/azure-sdk-for-go/sdk/storage/azblob/container"
@@ -21,15 +22,20 @@ import (
 	"piko.sh/pikokms/s3storage"
 )
 
+// Opener opens places. Its storages fail when they stand still.
+type Opener struct {
+	Timeout time.Duration // how long a storage may stand still; 0 is for ever
+}
+
 // openBlobs opens the bucket that gocloud.dev keeps in a folder, and returns the key of the one
 // object that its URL names, if it names one.
-func openBlobs(ctx context.Context, u *url.URL) (_ store, only string, err error) {
+func (o Opener) openBlobs(ctx context.Context, u *url.URL) (_ store, only string, err error) {
 	at := *u
 	if info, err := os.Stat(filepath.FromSlash(u.Path)); err == nil && !info.IsDir() {
 		at.Path, only = filepath.Split(u.Path)
 	}
 	b := new(blobObjects)
-	if b.bucket, err = openBlob(ctx, &at); err != nil {
+	if b.bucket, err = o.openBlob(ctx, &at); err != nil {
 		return nil, "", err
 	}
 	if only == "" {
@@ -55,17 +61,12 @@ func folderOf(u *url.URL) string {
 // openCloud opens the bucket of a URL in GCS or Azure, and returns the key of the one object that
 // it names, if it names one. Gocloud.dev knows URLs and credentials. Names and metadata it changes,
 // so objects are worked on by the client that it made.
-func openCloud(ctx context.Context, u *url.URL) (_ store, only string, err error) {
+func (o Opener) openCloud(ctx context.Context, u *url.URL) (_ store, only string, err error) {
 	at := *u
 	var prefix string
 	prefix, only = keyOf(u)
 	at.Path, at.RawPath = "", ""
-	if u.Scheme == "gs" { // gocloud.dev v0.49.0 warns on standard output that there are no credentials
-		stdout := os.Stdout
-		os.Stdout = os.Stderr
-		defer func() { os.Stdout = stdout }()
-	}
-	bucket, err := openBlob(ctx, &at)
+	bucket, err := o.openBlob(ctx, &at)
 	if err != nil {
 		return nil, "", err
 	}
@@ -81,12 +82,12 @@ func openCloud(ctx context.Context, u *url.URL) (_ store, only string, err error
 }
 
 // OpenFolder opens a folder, or makes it.
-func OpenFolder(path string) (*Place, error) {
+func (o Opener) OpenFolder(path string) (*Place, error) {
 	folder, err := pikokms.NewFolder(path)
 	if err != nil {
 		return nil, err
 	}
-	limited := idle.Limit(folder, storageTimeout)
+	limited := idle.Limit(folder, o.Timeout)
 	return &Place{Name: path, objects: &folderObjects{limited, folder, path}}, nil
 }
 
@@ -94,12 +95,12 @@ func OpenFolder(path string) (*Place, error) {
 var schemes = []string{"s3", "gs", "azblob", "file"}
 
 // Open opens what is to be read.
-func Open(ctx context.Context, text string) (*Place, error) {
+func (o Opener) Open(ctx context.Context, text string) (*Place, error) {
 	if text == "-" {
 		return &Place{Name: "standard input"}, nil
 	}
 	if strings.Contains(text, "://") {
-		return openSource(ctx, text)
+		return o.openSource(ctx, text)
 	}
 	info, err := os.Stat(text)
 	if err != nil {
@@ -108,13 +109,13 @@ func Open(ctx context.Context, text string) (*Place, error) {
 	if !info.IsDir() {
 		return &Place{Name: text, Path: text}, nil
 	}
-	return OpenFolder(text)
+	return o.OpenFolder(text)
 }
 
 // openSource opens a bucket to read from. If there is no object of the name that its URL ends in,
 // but some below that name, those are meant.
-func openSource(ctx context.Context, text string) (*Place, error) {
-	p, err := OpenBucket(ctx, text)
+func (o Opener) openSource(ctx context.Context, text string) (*Place, error) {
+	p, err := o.OpenBucket(ctx, text)
 	if err != nil || p.Only == "" {
 		return p, err
 	}
@@ -125,7 +126,7 @@ func openSource(ctx context.Context, text string) (*Place, error) {
 	if err != nil {
 		return nil, errors.Join(err, p.Close())
 	}
-	folder, err := openURL(ctx, belowObject(u))
+	folder, err := o.openURL(ctx, belowObject(u))
 	if err != nil {
 		return nil, errors.Join(err, p.Close())
 	}
@@ -139,12 +140,12 @@ func openSource(ctx context.Context, text string) (*Place, error) {
 }
 
 // OpenBucket opens the bucket of a URL. A path without a slash at its end names one object.
-func OpenBucket(ctx context.Context, text string) (*Place, error) {
+func (o Opener) OpenBucket(ctx context.Context, text string) (*Place, error) {
 	u, err := parsePlace(text)
 	if err != nil {
 		return nil, err
 	}
-	return openURL(ctx, u)
+	return o.openURL(ctx, u)
 }
 
 // belowObject returns the URL of what is below the name of an object.
@@ -154,14 +155,14 @@ func belowObject(u *url.URL) *url.URL {
 	return &folder
 }
 
-func openURL(ctx context.Context, u *url.URL) (*Place, error) {
+func (o Opener) openURL(ctx context.Context, u *url.URL) (*Place, error) {
 	p := &Place{Name: strings.TrimSuffix(u.Scheme+"://"+u.Host+(&url.URL{Path: u.Path}).EscapedPath(), "/")}
-	open := openCloud
+	open := o.openCloud
 	switch u.Scheme {
 	case "s3":
-		open = openS3
+		open = o.openS3
 	case "file":
-		open = openBlobs
+		open = o.openBlobs
 	}
 	var err error
 	if p.objects, p.Only, err = open(ctx, u); err != nil {
@@ -208,10 +209,10 @@ func withoutQuery(err error, u *url.URL) error {
 
 // openS3 opens the bucket of a URL, and returns the key of the one object that it names, if it
 // names one.
-func openS3(ctx context.Context, u *url.URL) (_ store, only string, err error) {
+func (o Opener) openS3(ctx context.Context, u *url.URL) (_ store, only string, err error) {
 	b := &s3Objects{bucket: u.Host}
 	b.prefix, only = keyOf(u)
-	if b.client, b.options, err = s3Client(ctx, u); err != nil {
+	if b.client, b.options, err = o.s3Client(ctx, u); err != nil {
 		return nil, "", err
 	}
 	b.Storage = s3storage.New(b.client, b.bucket, b.options...)

@@ -163,7 +163,7 @@ func (b *Bulk) openTarget(ctx context.Context, out string, p *Plan, t *target) (
 		}
 	}
 	if !b.DryRun || !t.replace {
-		t.place, err = openTarget(ctx, out, p.isMany())
+		t.place, err = openTarget(ctx, b.storages, out, p.isMany())
 	}
 	return err
 }

@@ -29,6 +29,7 @@ type Each struct {
 	include, exclude []string
 	jobs             int
 	given            func(flag string) bool
+	storages         places.Opener
 	longWork
 }
 
@@ -40,7 +41,7 @@ func (e *Each) Add(command *cobra.Command) {
 	flags.StringArrayVar(&e.include, "include", nil, "take only objects that this `GLOB` matches; may be repeated")
 	flags.StringArrayVar(&e.exclude, "exclude", nil, "leave out objects that this `GLOB` matches; may be repeated")
 	flags.IntVar(&e.jobs, "jobs", 4*runtime.GOMAXPROCS(0), "the number of objects that are worked on side by side")
-	places.AddTimeout(command)
+	e.storages.AddTimeout(command)
 }
 
 // IsWanted tells whether a command line is about places, rather than one file or stream.
@@ -86,7 +87,7 @@ func (e *Each) Open(ctx context.Context, texts []string) (p *Plan, err error) {
 		texts = []string{"-"}
 	}
 	for _, text := range texts {
-		opened, err := places.Open(ctx, text)
+		opened, err := e.storages.Open(ctx, text)
 		if err != nil {
 			return nil, err
 		}
