@@ -132,6 +132,8 @@ KMS is only asked for the ARN of a KEY that is an alias or an ID.`,
 	flags.StringArrayVarP(&stated, "context", "c", nil, "a pair `NAME=VALUE` that calls must have in their encryption context; may be repeated")
 	flags.StringArrayVar(&principals, "principal", nil, "print a key policy for this user or role, an `ARN`; may be repeated")
 	flags.StringArrayVar(&rsaKeys, "rsa", nil, "all keys, or this `KEY`, are RSA keys; may be repeated")
+	console.ShowInShortHelp(flags, "role", "key", "to", "context", "principal")
+	console.AddTopics(command, "keys", "files")
 	flags.Lookup("rsa").NoOptDefVal = allKeys
 	flags.DurationVar(&timeout, "kms-timeout", keys.DefaultTimeout, "how long to wait for each answer of a key service, retries included")
 	_ = command.RegisterFlagCompletionFunc("role", cobra.FixedCompletions(roles, cobra.ShellCompDirectiveNoFileComp))

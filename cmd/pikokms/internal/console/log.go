@@ -25,6 +25,7 @@ const LogFormatFlag = "log-format"
 // AddLogFormat adds the flag of the format.
 func AddLogFormat(root *cobra.Command) {
 	root.PersistentFlags().String(LogFormatFlag, FormatText, "say things as this `FORMAT`: text or json")
+	ShowInShortHelp(root.PersistentFlags(), LogFormatFlag)
 	_ = root.RegisterFlagCompletionFunc(LogFormatFlag, cobra.FixedCompletions([]string{FormatText, FormatJSON}, cobra.ShellCompDirectiveNoFileComp))
 }
 
@@ -33,6 +34,7 @@ const QuietFlag = "quiet"
 // AddQuiet adds the flag that leaves only errors to be said.
 func AddQuiet(root *cobra.Command) {
 	root.PersistentFlags().BoolP(QuietFlag, "q", false, "say nothing on standard error but errors")
+	ShowInShortHelp(root.PersistentFlags(), QuietFlag)
 }
 
 // IsQuiet reports whether only errors are said.

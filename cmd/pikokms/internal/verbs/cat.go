@@ -70,6 +70,7 @@ compressed ones only if the compression is zstd-seekable.`,
 	o.addReading(command)
 	at.AddTimeout(command)
 	command.Flags().StringVar(&part, "range", "", "write only this `RANGE` of bytes: FROM-TO, FROM- or -N")
+	console.ShowInShortHelp(command.Flags(), "range")
 	return command
 }
 

@@ -197,6 +197,7 @@ func New() *cobra.Command {
 	root.SetHelpFunc(showHelp)
 	root.SetHelpCommand(helpCommand())
 	root.PersistentFlags().String(config.Flag, "", "take flags from this `FILE`, in TOML")
+	console.ShowInShortHelp(root.PersistentFlags(), config.Flag)
 	console.AddLogFormat(root)
 	console.AddQuiet(root)
 	telemetry.AddNames(root)

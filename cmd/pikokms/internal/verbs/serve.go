@@ -70,8 +70,11 @@ the whole object. What is not encrypted is listed, and not shown.`,
 	flags := command.Flags()
 	flags.StringVar(&s.Address, "address", web.DefaultAddress, "the `HOST:PORT` to listen on; port 0 is any that is free")
 	flags.BoolVar(&s.Remote, "allow-remote", false, "listen on an address that other computers reach")
+	console.ShowInShortHelp(flags, "address", "allow-remote")
+	console.AddTopics(command, "places")
 	flags.StringArrayVar(&s.Hosts, "host", nil, "also answer requests for this host `NAME`; may be repeated")
 	flags.StringVar(&s.Suffix, "suffix", "", "show only objects whose names end in this `SUFFIX`, and without it")
+	console.ShowInShortHelp(flags, "suffix")
 	o.addReading(command)
 	at.AddTimeout(command)
 	return command

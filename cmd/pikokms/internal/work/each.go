@@ -40,6 +40,8 @@ func (e *Each) Add(command *cobra.Command) {
 	e.command = command
 	flags.StringArrayVar(&e.include, "include", nil, "take only objects that this `GLOB` matches; may be repeated")
 	flags.StringArrayVar(&e.exclude, "exclude", nil, "leave out objects that this `GLOB` matches; may be repeated")
+	console.ShowInShortHelp(flags, "include", "exclude")
+	console.AddTopics(command, "places", "files")
 	flags.IntVar(&e.jobs, "jobs", 4*runtime.GOMAXPROCS(0), "the number of objects that are worked on side by side")
 	e.storages.AddTimeout(command)
 }

@@ -78,6 +78,8 @@ func (l *longWork) AddLong(command *cobra.Command) {
 	flags.Float64Var(&l.kmsRate, "kms-rate", 0, "at most so many `CALLS` of key services in a second; 0 is no bound")
 	flags.BoolVar(&l.cacheKeys, "cache-data-keys", false, "use a data key for many objects: fewer calls, but it opens them all")
 	flags.StringVar(&l.report, "report", "", "write a line of JSON for each object to this `FILE`")
+	console.ShowInShortHelp(flags, "resume", "report")
+	console.AddTopics(command, "long-work")
 }
 
 // Use has the KEYs of a flag used for many objects.
