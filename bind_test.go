@@ -34,16 +34,16 @@ func TestBindObject(t *testing.T) {
 			require.NoError(t, err)
 			h, _, err := header.Parse(after, header.Limits{})
 			require.NoError(t, err)
-			_, compressed := h.EncryptionContext[pikokms.ChainKey]
+			_, compressed := h.EncryptionContext[pikokms.PairTransformers]
 			require.Equal(t, options != nil, compressed)
-			require.NotContains(t, h.EncryptionContext, pikokms.ObjectKey, "it is required, and not stored")
+			require.NotContains(t, h.EncryptionContext, pikokms.PairObject, "it is required, and not stored")
 
-			got, _, err := bound.DecryptObject(t.Context(), "a", bytes.NewReader(after), int64(len(after)))
+			got, _, err := bound.DecryptObject(t.Context(), "a", bytes.NewReader(after), int64(len(after)), nil)
 			require.NoError(t, err)
 			text, err := io.ReadAll(got)
 			require.NoError(t, err)
 			require.Equal(t, content, string(text))
-			_, _, err = bound.DecryptObject(t.Context(), "another", bytes.NewReader(after), int64(len(after)))
+			_, _, err = bound.DecryptObject(t.Context(), "another", bytes.NewReader(after), int64(len(after)), nil)
 			require.ErrorIs(t, err, provider.ErrContextMismatch)
 			_, err = bound.BindObject(t.Context(), "a", bytes.NewReader(after))
 			require.ErrorIs(t, err, provider.ErrDecryptionFailed, "it is bound already")

@@ -10,10 +10,10 @@ import (
 	"strings"
 )
 
-// ChainKey is the encryption context key under which an object names the transformers that were
-// applied before its encryption: in that order, separated by commas. Without such transformers
-// there is no such pair.
-const ChainKey = "piko-transformers"
+// PairTransformers is the name of the pair of the encryption context in which an object lists the
+// transformers that were applied before its encryption: in that order, separated by commas. Without
+// such transformers there is no such pair.
+const PairTransformers = "piko-transformers"
 
 // MaxChain is the most transformers that may come before an object's encryption. At most one of
 // them compresses, and none occurs twice. So an object can't make its reader take memory without
@@ -67,7 +67,7 @@ func (r *Registry) chain(names []string) (*Chain, error) {
 	return c, nil
 }
 
-// recordedNames returns the names in an object's ChainKey pair. It refuses more than a chain holds.
+// recordedNames returns the names in an object's PairTransformers pair. It refuses more than a chain holds.
 func recordedNames(recorded string) ([]string, error) {
 	if recorded == "" {
 		return nil, nil
@@ -90,7 +90,7 @@ func (r *Registry) recorded(decrypted any, encryption Transformer) (*Chain, erro
 	if !ok {
 		return nil, fmt.Errorf("%w: %s gives a reader that has no EncryptionContext method", ErrInvalidTransformer, encryption.Name())
 	}
-	names, err := recordedNames(d.EncryptionContext()[ChainKey])
+	names, err := recordedNames(d.EncryptionContext()[PairTransformers])
 	if err != nil {
 		return nil, err
 	}
@@ -116,8 +116,8 @@ func (c *Chain) Names() []string {
 // Transform applies every transformer to input. An encryption transformer receives the encryption
 // context and the names of the transformers before it.
 func (c *Chain) Transform(ctx context.Context, input io.Reader, encryptionContext map[string]string) (io.Reader, error) {
-	if _, taken := encryptionContext[ChainKey]; taken {
-		return nil, fmt.Errorf("%w: the encryption context key %q is the chain's own", ErrInvalidOptions, ChainKey)
+	if _, taken := encryptionContext[PairTransformers]; taken {
+		return nil, fmt.Errorf("%w: the encryption context key %q is the chain's own", ErrInvalidOptions, PairTransformers)
 	}
 	for i, t := range c.transformers {
 		var options any
@@ -125,7 +125,7 @@ func (c *Chain) Transform(ctx context.Context, input io.Reader, encryptionContex
 			full := EncryptionContext{}
 			maps.Copy(full, encryptionContext)
 			if i > 0 {
-				full[ChainKey] = strings.Join(c.Names()[:i], ",")
+				full[PairTransformers] = strings.Join(c.Names()[:i], ",")
 			}
 			options = full
 		}

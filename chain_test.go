@@ -32,7 +32,7 @@ func TestAnObjectThatNamesTooManyTransformersIsRefused(t *testing.T) {
 			"encryption":             pikokms.CryptoTransformerName,
 			"a name of 60,000 bytes": strings.Repeat("s", 60_000),
 		} {
-			sealed, err := e.Encrypt(t.Context(), make([]byte, 1<<20), map[string]string{pikokms.UseKey: pikokms.UseObject, pikokms.ChainKey: chain})
+			sealed, err := e.Encrypt(t.Context(), make([]byte, 1<<20), map[string]string{provider.PairUse: provider.UseObject, pikokms.PairTransformers: chain})
 			if len(chain) > 8192 && p.Type() == provider.TypeAWSKMS && err != nil {
 				continue // AWS KMS takes less
 			}
@@ -42,7 +42,7 @@ func TestAnObjectThatNamesTooManyTransformersIsRefused(t *testing.T) {
 			runtime.ReadMemStats(&before)
 			_, getErr := f.Get(t.Context(), "object")
 			_, openErr := f.Open(t.Context(), "object")
-			_, _, decryptErr := f.DecryptObject(t.Context(), "object", bytes.NewReader(sealed), int64(len(sealed)))
+			_, _, decryptErr := f.DecryptObject(t.Context(), "object", bytes.NewReader(sealed), int64(len(sealed)), nil)
 			runtime.ReadMemStats(&after)
 			for _, err := range []error{getErr, openErr, decryptErr} {
 				require.Error(t, err, name)
@@ -86,7 +86,7 @@ func TestAChainIsBounded(t *testing.T) {
 // Messages of others may have more recipients and pairs than pikokms writes.
 func TestHeaderLimitsOfAHost(t *testing.T) {
 	key := newLocal(t, "local", 1)
-	pairs := map[string]string{pikokms.UseKey: pikokms.UseObject}
+	pairs := map[string]string{provider.PairUse: provider.UseObject}
 	for i := range 1500 {
 		pairs[fmt.Sprintf("k%d", i)] = ""
 	}

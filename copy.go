@@ -38,10 +38,10 @@ func (h *Host) readStrictly(ctx context.Context, stored io.Reader, stated map[st
 	strict.Accept = acceptObject
 	content, err := strict.NewReader(ctx, whole, stated)
 	if err != nil {
-		return nil, nil, nameOptions(err)
+		return nil, nil, h.nameOptions(err)
 	}
 	pairs := maps.Clone(content.EncryptionContext())
-	if _, err := recordedNames(pairs[ChainKey]); err != nil {
+	if _, err := recordedNames(pairs[PairTransformers]); err != nil {
 		return nil, nil, err
 	}
 	delete(pairs, header.PublicKeyName)

@@ -193,7 +193,7 @@ func ExampleRegistry_NewChain() {
 	key := exampleKey("dev")
 	err = registry.Register(pikokms.NewCryptoTransformer(
 		message.Encrypter{Keyring: key},
-		message.Decrypter{Keyrings: []provider.Keyring{key}},
+		message.Decrypter{Keyrings: []provider.Unwrapper{key}},
 	))
 	if err != nil {
 		log.Fatal(err)
@@ -312,7 +312,7 @@ func ExampleHost_EncryptObject() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	content, size, err := host.DecryptObject(ctx, "notes/1", bytes.NewReader(stored), int64(len(stored)))
+	content, size, err := host.DecryptObject(ctx, "notes/1", bytes.NewReader(stored), int64(len(stored)), nil)
 	if err != nil {
 		log.Fatal(err)
 	}

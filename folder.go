@@ -14,8 +14,7 @@ import (
 	"time"
 	"unicode/utf8"
 
-	"piko.sh/pikokms/internal/kept"
-	"piko.sh/pikokms/internal/writeback"
+	"piko.sh/pikokms/outfile"
 )
 
 // ErrInvalidKey means a key that no object can have. Keys are relative slash-separated paths
@@ -100,7 +99,7 @@ func (f *Folder) PutIf(ctx context.Context, key, version string, content io.Read
 		if old == nil || versionOf(old) != version {
 			return ErrChanged
 		}
-		if err := kept.Owner(file, old); err != nil && !errors.Is(err, fs.ErrPermission) {
+		if err := outfile.KeepOwner(file, old); err != nil && !errors.Is(err, fs.ErrPermission) {
 			return err
 		}
 		return nil
@@ -175,7 +174,7 @@ func withoutPath(err error, path string) error {
 // writeFile copies content to file and syncs it. If ctx ends, the next write fails.
 func writeFile(ctx context.Context, file *os.File, content io.Reader) error {
 	stop := context.AfterFunc(ctx, func() { _ = file.Close() })
-	_, err := io.Copy(writeback.New(file), content)
+	_, err := io.Copy(outfile.NewWriter(file), content)
 	if err == nil {
 		err = syncFile(file)
 	}

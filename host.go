@@ -31,7 +31,7 @@ type Host struct {
 	registry       *Registry
 	chain          *Chain
 	storage        Storage
-	services       map[string]*service.Service // by the names of their providers
+	services       map[string]*service.Service // by the names of their providers; nil on a host of WithMessages
 	current        atomic.Pointer[service.Service]
 	strings        envelope.Decrypter
 	encrypter      message.Encrypter
@@ -62,7 +62,7 @@ func New(options ...Option) (*Host, error) {
 		return nil, err
 	}
 	h := &Host{
-		registry: registry, services: make(map[string]*service.Service), storage: s.storage,
+		registry: registry, storage: s.storage,
 		bucket: s.bucket, allowPlaintext: s.allowPlaintext,
 	}
 	h.close = sync.OnceValue(h.closeServices)
@@ -87,7 +87,7 @@ func New(options ...Option) (*Host, error) {
 
 // addServices puts a service in front of each provider, the default one first.
 func (h *Host) addServices(s *settings) {
-	h.encrypter.Keyring = currentKeyring{h}
+	h.encrypter.Keyring, h.services = currentKeyring{h}, make(map[string]*service.Service)
 	others := slices.DeleteFunc(slices.Sorted(maps.Keys(s.providers)), func(name string) bool { return name == s.defaultProvider })
 	for _, name := range append([]string{s.defaultProvider}, others...) {
 		behind := service.New(s.providers[name], s.service)
@@ -102,19 +102,15 @@ func (h *Host) addServices(s *settings) {
 // circuit breaker. It is nil on a host of WithMessages.
 func (h *Host) CryptoService() *service.Service { return h.current.Load() }
 
-// currentKeyring is a keyring of whichever provider is the default at the moment.
+// currentKeyring encrypts under whichever provider is the default at the moment.
 type currentKeyring struct{ h *Host }
 
-func (k currentKeyring) GenerateDataKey(ctx context.Context, request *provider.GenerateDataKeyRequest) (*provider.DataKey, error) {
-	return k.h.CryptoService().GenerateDataKey(ctx, request)
+func (k currentKeyring) GenerateDataKey(ctx context.Context, encryptionContext map[string]string) (*provider.DataKey, error) {
+	return k.h.CryptoService().GenerateDataKey(ctx, encryptionContext)
 }
 
 func (k currentKeyring) WrapDataKey(ctx context.Context, key *provider.SecureBytes, encryptionContext map[string]string) (header.EncryptedDataKey, error) {
 	return k.h.CryptoService().WrapDataKey(ctx, key, encryptionContext)
-}
-
-func (k currentKeyring) UnwrapDataKey(ctx context.Context, request *provider.UnwrapDataKeyRequest) (*provider.SecureBytes, error) {
-	return k.h.CryptoService().UnwrapDataKey(ctx, request)
 }
 
 // IsCurrent implements provider.VersionedKeyring.
@@ -160,7 +156,7 @@ func (h *Host) bound(key string) map[string]string {
 	if h.bucket == "" {
 		return nil
 	}
-	return map[string]string{BucketKey: h.bucket, ObjectKey: key}
+	return map[string]string{PairBucket: h.bucket, PairObject: key}
 }
 
 // Get implements Storage. The content is complete when Read returns io.EOF, and only then. When ctx
@@ -176,7 +172,7 @@ func (h *Host) Get(ctx context.Context, key string) (io.ReadCloser, error) {
 	if err != nil {
 		return nil, err
 	}
-	content, err := h.reverse(ctx, key, stored)
+	content, err := h.reverse(ctx, key, stored, nil)
 	if err != nil {
 		return nil, fmt.Errorf("get %s: %w", key, errors.Join(err, stored.Close()))
 	}
@@ -201,38 +197,10 @@ func (h *Host) Get(ctx context.Context, key string) (io.ReadCloser, error) {
 // n bytes in most cases.
 func (h *Host) Encrypt(ctx context.Context, plaintext string, encryptionContext map[string]string) (string, error) {
 	s := h.CryptoService()
-	request := &provider.EncryptRequest{Plaintext: plaintext, Context: encryptionContext}
-	switch {
-	case s == nil:
+	if s == nil {
 		return "", fmt.Errorf("%w: a host of WithMessages has no crypto provider for strings", ErrConfig)
-	case plaintext == "":
-		return encryptEmpty(ctx, s, request)
 	}
-	return envelope.Encrypt(ctx, s, request)
-}
-
-// encryptEmpty encrypts the empty string under a data key. Key services encrypt no empty values.
-func encryptEmpty(ctx context.Context, s *service.Service, request *provider.EncryptRequest) (string, error) {
-	keyring := &namingKeyring{Keyring: s}
-	text, err := message.EncryptText(ctx, keyring, request)
-	if err != nil {
-		return "", err
-	}
-	return envelope.New(keyring.keyID, s.Type(), text)
-}
-
-// namingKeyring remembers the ID of the wrapping key under which it made a data key.
-type namingKeyring struct {
-	provider.Keyring
-	keyID string
-}
-
-func (k *namingKeyring) GenerateDataKey(ctx context.Context, request *provider.GenerateDataKeyRequest) (*provider.DataKey, error) {
-	key, err := k.Keyring.GenerateDataKey(ctx, request)
-	if err == nil {
-		k.keyID = key.KeyID
-	}
-	return key, err
+	return envelope.Encrypt(ctx, s, plaintext, encryptionContext)
 }
 
 // Decrypt decrypts a string that Encrypt returned, under any registered provider. The errors are

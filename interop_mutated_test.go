@@ -27,7 +27,7 @@ func TestPythonSDKRefusesWhatWeRefuse(t *testing.T) {
 	require.NoError(t, err)
 	sdk := newPythonSDK(t)
 	key := sdkKey{Namespace: "interop", Name: "key", Key: raw}
-	d := message.Decrypter{Keyrings: []provider.Keyring{p}, CommitmentPolicy: message.RequireEncryptAllowDecrypt}
+	d := message.Decrypter{Keyrings: []provider.Unwrapper{p}, CommitmentPolicy: message.RequireEncryptAllowDecrypt}
 	for _, suite := range []header.Suite{0x0478, 0x0578, 0x0178, 0x0378} {
 		var messages []*adversary.Message
 		for i, size := range []int{0, 1, 128, 300, 515} {

@@ -179,7 +179,7 @@ func readByUs(t *testing.T, sdk *officialSDK, keyring provider.Keyring, key sdkK
 	t.Helper()
 	stored := sdk.ask(sdkRequest{Op: "encrypt", Key: key, Suite: suite, Context: context, FrameLength: frameLength, Data: plaintext})
 	require.Empty(t, stored.Error)
-	d := message.Decrypter{Keyrings: []provider.Keyring{keyring}, CommitmentPolicy: message.RequireEncryptAllowDecrypt}
+	d := message.Decrypter{Keyrings: []provider.Unwrapper{keyring}, CommitmentPolicy: message.RequireEncryptAllowDecrypt}
 	got, gotContext, err := d.Decrypt(t.Context(), stored.Data, context)
 	require.NoError(t, err)
 	require.True(t, bytes.Equal(plaintext, got))
@@ -326,7 +326,7 @@ func TestPythonSDKRequiredContext(t *testing.T) {
 				require.NoError(t, err)
 				delete(h.EncryptionContext, header.PublicKeyName)
 				require.Equal(t, stored, h.EncryptionContext)
-				d := message.Decrypter{Keyrings: []provider.Keyring{k.keyring}}
+				d := message.Decrypter{Keyrings: []provider.Unwrapper{k.keyring}}
 				for _, stated := range []map[string]string{context, {"bucket": "invoices", "key": "7.pdf"}} {
 					got, all, err := d.Decrypt(t.Context(), theirs.Data, stated)
 					require.NoError(t, err)
@@ -395,7 +395,7 @@ func TestEncryptionCLI(t *testing.T) {
 		h, _, err := header.Parse(theirs, header.Limits{})
 		require.NoError(t, err)
 		require.Equal(t, suite, h.Suite)
-		d := message.Decrypter{Keyrings: []provider.Keyring{p}}
+		d := message.Decrypter{Keyrings: []provider.Unwrapper{p}}
 		got, _, err := d.Decrypt(t.Context(), theirs, context)
 		require.NoError(t, err)
 		require.True(t, bytes.Equal(plaintext, got))

@@ -13,6 +13,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/kms/types"
 	"github.com/stretchr/testify/require"
 
+	"piko.sh/pikokms/envelope"
 	"piko.sh/pikokms/header"
 	"piko.sh/pikokms/message"
 	"piko.sh/pikokms/provider"
@@ -43,7 +44,7 @@ func TestKMSKeyForms(t *testing.T) {
 		require.NoError(t, err, form)
 		require.Equal(t, *key.Arn, p.KeyID())
 		for _, keyID := range []string{"", form, *key.Arn} {
-			_, err = p.Encrypt(t.Context(), &provider.EncryptRequest{Plaintext: "x", KeyID: keyID})
+			_, err = envelope.Seal(t.Context(), p.Under(keyID), "x", nil)
 			require.NoError(t, err)
 		}
 		info, err := p.GetKeyInfo(t.Context(), "")
@@ -61,7 +62,7 @@ func TestKMSKeyForms(t *testing.T) {
 		p, err := awskms.NewProvider(t.Context(), awskms.Config{KeyID: form, Client: client})
 		require.NoError(t, err)
 		for i, ciphertext := range stored {
-			d := message.Decrypter{Keyrings: []provider.Keyring{p}}
+			d := message.Decrypter{Keyrings: []provider.Unwrapper{p}}
 			plaintext, _, err := d.Decrypt(t.Context(), ciphertext, nil)
 			require.NoError(t, err)
 			require.Equal(t, forms[i], string(plaintext))
@@ -84,7 +85,7 @@ func TestKMSCallsPerOperation(t *testing.T) {
 		require.NoError(t, w.Close())
 		require.Equal(t, map[string]int{"GenerateDataKey": 1}, counter.take(), "encrypting a stream of %d bytes", size)
 
-		r, err := (&message.Decrypter{Keyrings: []provider.Keyring{p}}).NewReader(t.Context(), &stored, nil)
+		r, err := (&message.Decrypter{Keyrings: []provider.Unwrapper{p}}).NewReader(t.Context(), &stored, nil)
 		require.NoError(t, err)
 		n, err := io.Copy(io.Discard, r)
 		require.NoError(t, err)
@@ -94,10 +95,10 @@ func TestKMSCallsPerOperation(t *testing.T) {
 
 	// A value of up to 4,096 bytes goes to KMS itself, a larger one under a data key.
 	for size, operation := range map[int]string{1: "Encrypt", 4096: "Encrypt", 4097: "GenerateDataKey"} {
-		encrypted, err := p.Encrypt(t.Context(), &provider.EncryptRequest{Plaintext: strings.Repeat("x", size), Context: pairs})
+		encrypted, err := envelope.Seal(t.Context(), p, strings.Repeat("x", size), pairs)
 		require.NoError(t, err)
 		require.Equal(t, map[string]int{operation: 1}, counter.take())
-		_, err = p.Decrypt(t.Context(), &provider.DecryptRequest{Ciphertext: encrypted.Ciphertext, Context: pairs})
+		_, err = envelope.Open(t.Context(), p, encrypted.Ciphertext, pairs)
 		require.NoError(t, err)
 		require.Equal(t, map[string]int{"Decrypt": 1}, counter.take())
 	}
@@ -113,7 +114,7 @@ func TestKMSCallsPerOperation(t *testing.T) {
 	own, err := e.Encrypt(t.Context(), []byte("secret"), pairs)
 	require.NoError(t, err)
 	counter.take()
-	d := message.Decrypter{Keyrings: []provider.Keyring{p}}
+	d := message.Decrypter{Keyrings: []provider.Unwrapper{p}}
 	_, _, err = d.Decrypt(t.Context(), foreign, nil)
 	require.ErrorIs(t, err, provider.ErrUntrustedKey)
 	require.ErrorContains(t, err, stranger.KeyID())
@@ -134,7 +135,7 @@ func TestKMSTamperedHeader(t *testing.T) {
 	require.NoError(t, err)
 	counter.take()
 
-	d := message.Decrypter{Keyrings: []provider.Keyring{p}}
+	d := message.Decrypter{Keyrings: []provider.Unwrapper{p}}
 	for at := range size {
 		changed := bytes.Clone(stored)
 		changed[at] ^= 0x01
@@ -156,7 +157,7 @@ func TestKMSTamperedHeader(t *testing.T) {
 func TestKMSKeyStates(t *testing.T) {
 	p, client, _ := newProvider(t)
 	e := message.Encrypter{Keyring: p}
-	d := message.Decrypter{Keyrings: []provider.Keyring{p}}
+	d := message.Decrypter{Keyrings: []provider.Unwrapper{p}}
 	stored, err := e.Encrypt(t.Context(), []byte("secret"), nil)
 	require.NoError(t, err)
 	refused := func(want error) {
@@ -165,9 +166,9 @@ func TestKMSKeyStates(t *testing.T) {
 		require.ErrorIs(t, err, want)
 		_, _, err = d.Decrypt(t.Context(), stored, nil)
 		require.ErrorIs(t, err, want)
-		_, err = p.Encrypt(t.Context(), &provider.EncryptRequest{Plaintext: "more"})
+		_, err = envelope.Seal(t.Context(), p, "more", nil)
 		require.ErrorIs(t, err, want)
-		require.ErrorIs(t, p.HealthCheck(t.Context()), want)
+		require.ErrorIs(t, provider.Check(t.Context(), p), want)
 		_, err = awskms.NewProvider(t.Context(), awskms.Config{KeyID: p.KeyID(), Client: client})
 		require.ErrorIs(t, err, want)
 	}
@@ -197,7 +198,7 @@ func TestKMSKeyStates(t *testing.T) {
 func TestKMSRotationKeepsOldObjectsReadable(t *testing.T) {
 	p, client, _ := newProvider(t)
 	e := message.Encrypter{Keyring: p}
-	d := message.Decrypter{Keyrings: []provider.Keyring{p}}
+	d := message.Decrypter{Keyrings: []provider.Unwrapper{p}}
 	var stored [][]byte
 	for i := range 3 {
 		ciphertext, err := e.Encrypt(t.Context(), fmt.Appendf(nil, "generation %d", i), nil)
@@ -246,7 +247,7 @@ func TestKMSRSAKey(t *testing.T) {
 	require.NoError(t, err)
 	calls.take()
 	e := message.Encrypter{Keyring: p}
-	d := message.Decrypter{Keyrings: []provider.Keyring{p}}
+	d := message.Decrypter{Keyrings: []provider.Unwrapper{p}}
 	for range 3 {
 		stored, err := e.Encrypt(t.Context(), []byte("content"), map[string]string{"tenant": "42"})
 		require.NoError(t, err)

@@ -19,20 +19,38 @@ import (
 	"piko.sh/pikokms/provider"
 )
 
-func (h *Host) reverse(ctx context.Context, key string, stored io.Reader) (io.Reader, error) {
+// reverse returns the original of a stored object, whose encryption context must have the stated
+// pairs.
+func (h *Host) reverse(ctx context.Context, key string, stored io.Reader, stated map[string]string) (io.Reader, error) {
 	kind, whole, err := h.kindOf(stored)
-	if err != nil {
+	switch {
+	case err != nil:
 		return nil, err
-	}
-	if kind == plaintext {
+	case kind == plaintext && len(stated) > 0:
+		return nil, errNoPairs
+	case kind == plaintext:
 		return &unencrypted{whole}, nil
-	}
-	stated := h.bound(key)
-	if kind == pikoV2Stream {
-		stated = nil // it is bound to no name
+	case kind == encryptedMessage: // a stream of Piko's is bound to no name
+		stated = h.withName(key, stated)
 	}
 	content, err := h.registry.Reverse(ctx, whole, stated)
-	return content, nameOptions(err)
+	return content, h.nameOptions(err)
+}
+
+var errNoPairs = fmt.Errorf("%w: the object is not encrypted, so it has no pairs", provider.ErrContextMismatch)
+
+// withName returns pairs and those that bind an object to its name.
+func (h *Host) withName(key string, pairs map[string]string) map[string]string {
+	all := h.bound(key)
+	if all == nil {
+		all = make(map[string]string, len(pairs))
+	}
+	for name, value := range pairs {
+		if _, bound := all[name]; !bound {
+			all[name] = value
+		}
+	}
+	return all
 }
 
 // kind says what a stored object is.
@@ -58,6 +76,8 @@ func (h *Host) kindOf(stored io.Reader) (kind, io.Reader, error) {
 		return pikoV2Stream, whole, nil
 	case h.allowPlaintext:
 		return plaintext, whole, nil
+	case h.services == nil: // the Decrypter of WithMessages says what is wrong
+		return encryptedMessage, whole, nil
 	case isPikoV2:
 		return 0, nil, fmt.Errorf("%w: %w: AllowPikoV2 lets it be read", provider.ErrInvalidCiphertext, message.ErrPikoV2)
 	}
@@ -66,7 +86,10 @@ func (h *Host) kindOf(stored io.Reader) (kind, io.Reader, error) {
 
 // nameOptions names the host's option in the error of an object that exceeds a limit, or that the
 // commitment policy refuses.
-func nameOptions(err error) error {
+func (h *Host) nameOptions(err error) error {
+	if h.services == nil { // those of WithMessages are not the host's
+		return err
+	}
 	if errors.Is(err, message.ErrCommitmentPolicy) {
 		return fmt.Errorf("%w; WithCommitmentPolicy sets the policy", err)
 	}
@@ -137,7 +160,7 @@ func (h *Host) Open(ctx context.Context, key string) (Object, error) {
 	if err != nil {
 		return nil, err
 	}
-	opened, err := h.OpenObject(ctx, key, stored)
+	opened, err := h.OpenObject(ctx, key, stored, nil)
 	if err != nil {
 		return nil, fmt.Errorf("open %s: %w", key, errors.Join(err, stored.Close()))
 	}
@@ -181,24 +204,28 @@ func (h *Host) openStored(ctx context.Context, doing, key string) (Object, error
 // caller drives. The object is complete only when it is read to io.EOF. After an error, or if
 // reading stops before, the storage must keep nothing. The errors are PutWith's.
 func (h *Host) EncryptObject(ctx context.Context, key string, content io.Reader, encryptionContext map[string]string) (*message.EncryptReader, error) {
-	if err := provider.CheckStated(encryptionContext); err != nil {
+	stated := maps.Clone(encryptionContext)
+	if h.services == nil && h.bucket == "" {
+		for _, required := range h.encrypter.Required { // what another host requires, BindObjectName perhaps
+			delete(stated, required)
+		}
+	}
+	if err := provider.CheckStated(stated); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrInvalidOptions, err)
 	}
-	pairs := make(map[string]string, len(encryptionContext)+2)
-	maps.Copy(pairs, encryptionContext)
-	maps.Copy(pairs, h.bound(key))
-	stored, err := h.chain.Transform(ctx, content, pairs)
+	sealed, err := h.chain.Transform(ctx, content, h.withName(key, encryptionContext))
 	if err != nil {
 		return nil, err
 	}
-	return stored.(*message.EncryptReader), nil // the encryption transformer of New comes last
+	return sealed.(*message.EncryptReader), nil // the encryption transformer of New comes last
 }
 
 // DecryptObject returns what Get would return for an object of size bytes that is stored under key.
-// It also returns the original's size in bytes, or -1 if it is not known beforehand. That size is
+// The object's encryption context must have each pair of encryptionContext, which may be nil, or
+// the error holds provider.ErrContextMismatch. DecryptObject also returns the original's size in bytes, or -1 if it is not known beforehand. That size is
 // only as true as the stated one, until the content is read to its end. The errors are Get's.
-func (h *Host) DecryptObject(ctx context.Context, key string, stored io.Reader, size int64) (content io.Reader, contentSize int64, err error) {
-	content, err = h.reverse(ctx, key, stored)
+func (h *Host) DecryptObject(ctx context.Context, key string, stored io.Reader, size int64, encryptionContext map[string]string) (content io.Reader, contentSize int64, err error) {
+	content, err = h.reverse(ctx, key, stored, encryptionContext)
 	if err != nil {
 		return nil, 0, err
 	}
@@ -234,12 +261,12 @@ func (h *Host) StatedSize(start io.Reader, size int64) (int64, error) {
 	}
 	parsed, err := message.ReadHeader(whole, h.decrypter.Limits)
 	if err != nil {
-		return 0, nameOptions(err)
+		return 0, h.nameOptions(err)
 	}
 	if err := h.decrypter.Accept(parsed); err != nil {
 		return 0, err
 	}
-	if parsed.EncryptionContext[ChainKey] != "" || parsed.Suite.Signed() {
+	if parsed.EncryptionContext[PairTransformers] != "" || parsed.Suite.Signed() {
 		return -1, nil
 	}
 	n, err := message.PlaintextSize(parsed, size)
@@ -256,20 +283,23 @@ func (h *Host) BindsNames() bool { return h.bucket != "" }
 func (h *Host) AllowsPlaintext() bool { return h.allowPlaintext }
 
 // OpenObject opens an object for random access, as Open does, from a stored object that the caller
-// has opened. Closing the result closes stored. If there is an error, stored stays open.
-func (h *Host) OpenObject(ctx context.Context, key string, stored Object) (Object, error) {
+// has opened. The encryption context is as in DecryptObject. Closing the result closes stored. If
+// there is an error, stored stays open.
+func (h *Host) OpenObject(ctx context.Context, key string, stored Object, encryptionContext map[string]string) (Object, error) {
 	kind, _, err := h.kindOf(io.NewSectionReader(stored, 0, stored.Size()))
 	switch {
 	case err != nil:
 		return nil, err
+	case kind == plaintext && len(encryptionContext) > 0:
+		return nil, errNoPairs
 	case kind == plaintext:
 		return stored, nil
 	case kind == pikoV2Stream:
 		return nil, fmt.Errorf("%w: Piko's old format can only be read from its beginning", ErrNotSeekable)
 	}
-	content, err := h.registry.Open(ctx, stored, h.bound(key))
+	content, err := h.registry.Open(ctx, stored, h.withName(key, encryptionContext))
 	if err != nil {
-		return nil, nameOptions(err)
+		return nil, h.nameOptions(err)
 	}
 	return &original{io.NewSectionReader(content, 0, content.Size()), stored.ModTime(), sync.OnceValue(stored.Close)}, nil
 }

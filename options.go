@@ -183,10 +183,10 @@ func AllowPikoV2() Option { return func(s *settings) { s.allowPikoV2 = true } }
 // them with Host.Migrate.
 func AllowForeignMessages() Option { return func(s *settings) { s.allowForeign = true } }
 
-// The encryption context keys of BindObjectName.
+// The names of the pairs of the encryption context that BindObjectName requires.
 const (
-	BucketKey = "piko-bucket"
-	ObjectKey = "piko-object"
+	PairBucket = "piko-bucket"
+	PairObject = "piko-object"
 )
 
 // BindObjectName binds every object to its key and to a name of its bucket or storage. An object
@@ -194,7 +194,7 @@ const (
 // provider.ErrContextMismatch. So are objects that were stored without this option or under another
 // bucket name; [Host.BindObject] binds the former. The names are required pairs of the encryption
 // context: authenticated, and seen by the key service, but not stored in the object. To read the
-// object with other tools, state them again as BucketKey and ObjectKey.
+// object with other tools, state them again as PairBucket and PairObject.
 func BindObjectName(bucket string) Option {
 	return func(s *settings) {
 		if bucket == "" {
@@ -225,7 +225,7 @@ func (s *settings) chooseDefault() {
 // configure sets what the options say about messages.
 func (s *settings) configure(h *Host) {
 	if s.bucket != "" {
-		h.encrypter.Required = append(slices.Clone(h.encrypter.Required), BucketKey, ObjectKey)
+		h.encrypter.Required = append(slices.Clone(h.encrypter.Required), PairBucket, PairObject)
 	}
 	if s.parallelism != 0 {
 		h.encrypter.Parallelism, h.decrypter.Parallelism = s.parallelism, s.parallelism

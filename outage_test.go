@@ -54,11 +54,11 @@ func (u *unreliable) call(ctx context.Context) error {
 	return nil
 }
 
-func (u *unreliable) GenerateDataKey(ctx context.Context, request *provider.GenerateDataKeyRequest) (*provider.DataKey, error) {
+func (u *unreliable) GenerateDataKey(ctx context.Context, encryptionContext map[string]string) (*provider.DataKey, error) {
 	if err := u.call(ctx); err != nil {
 		return nil, err
 	}
-	return u.Provider.GenerateDataKey(ctx, request)
+	return u.Provider.GenerateDataKey(ctx, encryptionContext)
 }
 
 func TestUploadsThroughAnUnreliableKMS(t *testing.T) {
@@ -129,7 +129,7 @@ func TestStreamTransformer(t *testing.T) {
 	key := newLocal(t, "local", 1)
 	registry, err := pikokms.NewRegistry(0)
 	require.NoError(t, err)
-	require.NoError(t, registry.Register(pikokms.NewCryptoTransformer(message.Encrypter{Keyring: key}, message.Decrypter{Keyrings: []provider.Keyring{key}})))
+	require.NoError(t, registry.Register(pikokms.NewCryptoTransformer(message.Encrypter{Keyring: key}, message.Decrypter{Keyrings: []provider.Unwrapper{key}})))
 	text := strings.Repeat("a stored object, ", 20_000)
 	for _, format := range compress.Formats() {
 		var transformers []streamTransformerPort

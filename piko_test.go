@@ -17,7 +17,7 @@ import (
 // TestStreamTransformerBesidePikos: Piko has taken the name crypto-service.
 func TestStreamTransformerBesidePikos(t *testing.T) {
 	key := newLocal(t, "local", 1)
-	crypto := pikokms.NewCryptoTransformer(message.Encrypter{Keyring: key}, message.Decrypter{Keyrings: []provider.Keyring{key}})
+	crypto := pikokms.NewCryptoTransformer(message.Encrypter{Keyring: key}, message.Decrypter{Keyrings: []provider.Unwrapper{key}})
 	require.Equal(t, "crypto-service", pikokms.StreamTransformer[pikosKind]{Transformer: crypto}.Name())
 	require.Equal(t, "pikokms", pikokms.StreamTransformer[pikosKind]{Transformer: crypto, As: "pikokms"}.Name())
 }
@@ -40,19 +40,19 @@ func TestEncryptObjectWithPairs(t *testing.T) {
 		h, _, err := header.Parse(stored, header.Limits{})
 		require.NoError(t, err)
 		require.Equal(t, "invoice", h.EncryptionContext["kind"])
-		content, _, err := host.DecryptObject(t.Context(), "a", bytes.NewReader(stored), int64(len(stored)))
+		content, _, err := host.DecryptObject(t.Context(), "a", bytes.NewReader(stored), int64(len(stored)), nil)
 		require.NoError(t, err)
 		text, err := io.ReadAll(content)
 		require.NoError(t, err)
 		require.Equal(t, "content", string(text))
 
 		forged := bytes.Replace(stored, []byte("invoice"), []byte("receipt"), 1)
-		_, _, err = host.DecryptObject(t.Context(), "a", bytes.NewReader(forged), int64(len(forged)))
+		_, _, err = host.DecryptObject(t.Context(), "a", bytes.NewReader(forged), int64(len(forged)), nil)
 		require.Error(t, err, "the pair is authenticated")
 
-		reserved := []string{pikokms.ChainKey, pikokms.UseKey}
+		reserved := []string{pikokms.PairTransformers, provider.PairUse}
 		if bound != nil {
-			reserved = append(reserved, pikokms.BucketKey, pikokms.ObjectKey)
+			reserved = append(reserved, pikokms.PairBucket, pikokms.PairObject)
 		}
 		for _, name := range reserved {
 			_, err := host.EncryptObject(t.Context(), "a", strings.NewReader("content"), map[string]string{name: "x"})

@@ -67,7 +67,7 @@ func TestObjectsFromBeforePikokms(t *testing.T) {
 	require.ErrorIs(t, err, provider.ErrInvalidCiphertext)
 	require.ErrorContains(t, err, "AllowPikoV2")
 
-	d := message.Decrypter{Keyrings: []provider.Keyring{old}, AllowPikoV2: true}
+	d := message.Decrypter{Keyrings: []provider.Unwrapper{old}, AllowPikoV2: true}
 	_, _, err = d.Decrypt(t.Context(), stream, map[string]string{"tenant": "42"})
 	require.ErrorIs(t, err, provider.ErrContextMismatch)
 	r, err := d.NewReader(t.Context(), bytes.NewReader(stream), nil)
@@ -131,7 +131,7 @@ func TestPikoV2UnderKMS(t *testing.T) {
 		stream = append(binary.BigEndian.AppendUint32(stream, uint32(len(sealed))), sealed...)
 	}
 	calls.take()
-	d := message.Decrypter{Keyrings: []provider.Keyring{newLocal(t, "other", 3), p}, AllowPikoV2: true}
+	d := message.Decrypter{Keyrings: []provider.Unwrapper{newLocal(t, "other", 3), p}, AllowPikoV2: true}
 	got, _, err := d.Decrypt(t.Context(), stream, nil)
 	require.NoError(t, err)
 	require.Equal(t, "one two", string(got))

@@ -95,9 +95,9 @@ func (h *Host) RewrapObject(ctx context.Context, key string, stored io.Reader) (
 	strict.Accept = acceptObject
 	renewed, err := message.Rewrap(ctx, whole, &strict, &h.encrypter, h.bound(key))
 	if err != nil {
-		return nil, nameOptions(err)
+		return nil, h.nameOptions(err)
 	}
-	if _, err := recordedNames(renewed.Header().EncryptionContext[ChainKey]); err != nil {
+	if _, err := recordedNames(renewed.Header().EncryptionContext[PairTransformers]); err != nil {
 		return nil, err
 	}
 	return renewed, nil
@@ -156,7 +156,7 @@ func (h *Host) Migrate(ctx context.Context, key string) error {
 		if kind == encryptedMessage {
 			return h.adopt(ctx, key, whole)
 		}
-		content, err := h.reverse(ctx, key, whole)
+		content, err := h.reverse(ctx, key, whole, nil)
 		if err != nil {
 			return nil, err
 		}
@@ -169,20 +169,20 @@ func (h *Host) Migrate(ctx context.Context, key string) error {
 func (h *Host) adopt(ctx context.Context, key string, stored io.Reader) (io.Reader, error) {
 	content, err := h.decrypter.NewReader(ctx, stored, h.bound(key))
 	if err != nil {
-		return nil, nameOptions(err)
+		return nil, h.nameOptions(err)
 	}
 	pairs := maps.Clone(content.EncryptionContext())
-	if pairs[UseKey] == UseObject {
+	if pairs[provider.PairUse] == provider.UseObject {
 		return nil, errStays
 	}
-	if _, err := recordedNames(pairs[ChainKey]); err != nil {
+	if _, err := recordedNames(pairs[PairTransformers]); err != nil {
 		return nil, err
 	}
 	delete(pairs, header.PublicKeyName)
 	if pairs == nil {
 		pairs = make(map[string]string, 1)
 	}
-	pairs[UseKey] = UseObject
+	pairs[provider.PairUse] = provider.UseObject
 	return h.encrypter.NewReader(ctx, content, pairs)
 }
 

@@ -36,7 +36,7 @@ func TestSeekersAreAsThoseOfAllPackages(t *testing.T) {
 			return file.(io.ReadSeeker), nil
 		},
 		"message": func() (io.ReadSeeker, error) {
-			d := message.Decrypter{Keyrings: []provider.Keyring{newLocal(t, "local", 1)}}
+			d := message.Decrypter{Keyrings: []provider.Unwrapper{newLocal(t, "local", 1)}}
 			stored := f.stored(t, "a")
 			return d.Open(t.Context(), bytes.NewReader(stored), int64(len(stored)), nil)
 		},

@@ -71,7 +71,7 @@ func TestALostConnectionIsNeverAnEnd(t *testing.T) {
 					}
 					check("Get and copy", err)
 
-					r2, _, err := host.DecryptObject(t.Context(), "object", source(), int64(len(stored)))
+					r2, _, err := host.DecryptObject(t.Context(), "object", source(), int64(len(stored)), nil)
 					if err == nil {
 						_, err = io.ReadAll(r2)
 						_, again := io.ReadAll(r2)
@@ -133,7 +133,7 @@ func TestALostConnectionOfRandomAccess(t *testing.T) {
 		require.NoError(t, f.Put(t.Context(), "object", bytes.NewReader(bytes.Repeat([]byte("content "), 20_000))))
 		for _, stored := range [][]byte{f.stored(t, "object"), []byte("from before encryption")} {
 			for at := 0; at < len(stored); at += 1 + at/50 {
-				r, err := f.OpenObject(t.Context(), "object", failingAt{inMemoryObject{bytes.NewReader(stored)}, int64(at)})
+				r, err := f.OpenObject(t.Context(), "object", failingAt{inMemoryObject{bytes.NewReader(stored)}, int64(at)}, nil)
 				if err == nil {
 					_, err = io.ReadAll(io.NewSectionReader(r, 0, r.Size()))
 				}

@@ -35,7 +35,7 @@ var errNoStorage = fmt.Errorf("%w: no storage; give one with WithStorage", ErrCo
 
 func (noStorage) Put(context.Context, string, io.Reader) error       { return errNoStorage }
 func (noStorage) Get(context.Context, string) (io.ReadCloser, error) { return nil, errNoStorage }
-func (noStorage) Open(context.Context, string) (Object, error) { return nil, errNoStorage }
+func (noStorage) Open(context.Context, string) (Object, error)       { return nil, errNoStorage }
 func (noStorage) Delete(context.Context, string) error               { return errNoStorage }
 func (noStorage) List(context.Context, string) iter.Seq2[string, error] {
 	return func(yield func(string, error) bool) { yield("", errNoStorage) }

@@ -132,6 +132,20 @@ func TestPutWith(t *testing.T) {
 	h, _, err = header.Parse(f.stored(t, "a"), header.Limits{})
 	require.NoError(t, err)
 	require.Equal(t, "acme", h.EncryptionContext["tenant"], "Rewrap keeps it")
+
+	// Whoever reads can ask for the pairs.
+	for tenant, want := range map[string]error{"acme": nil, "other": provider.ErrContextMismatch} {
+		stored, err := f.folder.Open(t.Context(), "a")
+		require.NoError(t, err)
+		_, err = f.OpenObject(t.Context(), "a", stored, map[string]string{"tenant": tenant})
+		require.ErrorIs(t, err, want)
+		_, _, err = f.DecryptObject(t.Context(), "a", stored, stored.Size(), map[string]string{"tenant": tenant})
+		require.ErrorIs(t, err, want)
+		require.NoError(t, stored.Close())
+	}
+	plain := newFixture(t, pikokms.AllowPlaintext())
+	_, _, err = plain.DecryptObject(t.Context(), "a", strings.NewReader("plain"), 5, map[string]string{"tenant": "acme"})
+	require.ErrorIs(t, err, provider.ErrContextMismatch, "what is not encrypted has no pairs")
 	require.ErrorIs(t, f.PutWith(t.Context(), "b", strings.NewReader("x"), map[string]string{"piko-use": "string"}), header.ErrInvalidContext)
 }
 
@@ -141,8 +155,8 @@ func TestWithMessages(t *testing.T) {
 	require.NoError(t, err)
 	defer folder.Close()
 	first, second := newLocal(t, "first", 1), newLocal(t, "second", 2)
-	e := message.Encrypter{Keyring: first, Recipients: []provider.Keyring{second}, Suite: header.AES256GCMHKDFSHA512CommitKeyECDSAP384}
-	d := message.Decrypter{Keyrings: []provider.Keyring{second}}
+	e := message.Encrypter{Keyring: first, Recipients: []provider.Wrapper{second}, Suite: header.AES256GCMHKDFSHA512CommitKeyECDSAP384}
+	d := message.Decrypter{Keyrings: []provider.Unwrapper{second}}
 	host, err := pikokms.New(pikokms.WithMessages(e, d), pikokms.WithStorage(folder), pikokms.WithEnabledTransformers("zstd"))
 	require.NoError(t, err)
 	defer host.Close()
@@ -162,6 +176,11 @@ func TestWithMessages(t *testing.T) {
 	require.ErrorIs(t, err, pikokms.ErrConfig)
 	_, err = pikokms.New(pikokms.WithMessages(e, d), pikokms.WithCryptoProvider("first", first))
 	require.ErrorIs(t, err, pikokms.ErrConfig)
+
+	// What is wrong with a message, the Decrypter says, and no option of the host is named.
+	_, _, err = host.DecryptObject(t.Context(), "a", strings.NewReader("plain"), 5, nil)
+	require.ErrorIs(t, err, provider.ErrInvalidCiphertext)
+	require.NotContains(t, err.Error(), "Allow")
 
 	// Without a Keyring, what is stored can be read, and nothing is encrypted.
 	reader, err := pikokms.New(pikokms.WithMessages(message.Encrypter{}, d), pikokms.WithStorage(folder))

@@ -51,33 +51,25 @@ const (
 	CryptoTransformerPriority = 250
 )
 
-// UseKey and UseObject are the reserved pair of the encryption context that every stored object
-// has. It is stored and authenticated, and the key service binds the object's data key to it.
-// Strings never have it. So nobody can pass one off as the other.
-const (
-	UseKey    = provider.UseKey    // "piko-use"
-	UseObject = provider.UseObject // "object"
-)
-
 // ErrNotObject means that a message does not say that it is a stored object. It may be authentic,
 // as a string or a message of AWS's tools is.
 var ErrNotObject = errors.New("message is no stored object")
 
 // acceptObject refuses a message that does not say that it is a stored object.
 func acceptObject(h *header.Header) error {
-	use, stated := h.EncryptionContext[UseKey]
+	use, stated := h.EncryptionContext[provider.PairUse]
 	switch {
-	case use == UseObject:
+	case use == provider.UseObject:
 		return nil
 	case stated:
-		return fmt.Errorf("%w: %w: the pair %q of its encryption context is %.40q, not %q", ErrNotObject, provider.ErrContextMismatch, UseKey, use, UseObject)
+		return fmt.Errorf("%w: %w: the pair %q of its encryption context is %.40q, not %q", ErrNotObject, provider.ErrContextMismatch, provider.PairUse, use, provider.UseObject)
 	}
-	return fmt.Errorf("%w: %w: its encryption context has no pair %q, so no host wrote it; AllowForeignMessages lets it be read", ErrNotObject, provider.ErrContextMismatch, UseKey)
+	return fmt.Errorf("%w: %w: its encryption context has no pair %q, so no host wrote it; AllowForeignMessages lets it be read", ErrNotObject, provider.ErrContextMismatch, provider.PairUse)
 }
 
 // acceptForeign also accepts a message that does not say what it is.
 func acceptForeign(h *header.Header) error {
-	if _, stated := h.EncryptionContext[UseKey]; !stated {
+	if _, stated := h.EncryptionContext[provider.PairUse]; !stated {
 		return nil
 	}
 	return acceptObject(h)
@@ -96,7 +88,7 @@ type CryptoTransformer struct {
 }
 
 // NewCryptoTransformer returns an encryption transformer for stored objects, which writes with e
-// and reads with d. Each message that it writes has the pair UseKey. It reads only such messages,
+// and reads with d. Each message that it writes has the pair provider.PairUse. It reads only such messages,
 // unless d.Accept is set and decides.
 func NewCryptoTransformer(e message.Encrypter, d message.Decrypter) *CryptoTransformer {
 	if d.Accept == nil {
@@ -129,13 +121,13 @@ func (t *CryptoTransformer) Transform(ctx context.Context, input io.Reader, opti
 		return nil, err
 	}
 	if t.marks {
-		if _, taken := pairs[UseKey]; taken {
-			return nil, fmt.Errorf("%w: the encryption context key %q is the transformer's own", ErrInvalidOptions, UseKey)
+		if _, taken := pairs[provider.PairUse]; taken {
+			return nil, fmt.Errorf("%w: the encryption context key %q is the transformer's own", ErrInvalidOptions, provider.PairUse)
 		}
 		if pairs == nil {
 			pairs = make(map[string]string, 1)
 		}
-		pairs[UseKey] = UseObject
+		pairs[provider.PairUse] = provider.UseObject
 	}
 	r, err := t.encrypter.NewReader(ctx, input, pairs)
 	if err != nil {

@@ -104,11 +104,11 @@ func refusedAtEveryDoor(t *testing.T, f fixture, key string, planted []byte) {
 		"Get":  func() error { _, err := get(t, f, key); return err },
 		"Open": func() error { _, err := f.Open(t.Context(), key); return err },
 		"OpenObject": func() error {
-			_, err := f.OpenObject(t.Context(), key, inMemoryObject{bytes.NewReader(planted)})
+			_, err := f.OpenObject(t.Context(), key, inMemoryObject{bytes.NewReader(planted)}, nil)
 			return err
 		},
 		"DecryptObject": func() error {
-			_, _, err := f.DecryptObject(t.Context(), key, bytes.NewReader(planted), int64(len(planted)))
+			_, _, err := f.DecryptObject(t.Context(), key, bytes.NewReader(planted), int64(len(planted)), nil)
 			return err
 		},
 		"StatedSize": func() error {
@@ -144,7 +144,7 @@ func TestAStringOfTheAttackerIsNoDataKey(t *testing.T) {
 		forged := forge(t, []byte(chosen), wrapped, pairs, "the attacker's")
 
 		// As a message it is whole: only its use tells it from an object.
-		plain, _, err := (&message.Decrypter{Keyrings: []provider.Keyring{p}}).Decrypt(t.Context(), forged, nil)
+		plain, _, err := (&message.Decrypter{Keyrings: []provider.Unwrapper{p}}).Decrypt(t.Context(), forged, nil)
 		require.NoError(t, err)
 		require.Equal(t, "the attacker's", string(plain))
 		server.Reset()
@@ -153,7 +153,7 @@ func TestAStringOfTheAttackerIsNoDataKey(t *testing.T) {
 
 		// Nor does it help to say so, since KMS bound the string to other pairs.
 		for _, use := range []string{provider.UseObject, provider.UseString} {
-			stored := map[string]string{pikokms.UseKey: use}
+			stored := map[string]string{provider.PairUse: use}
 			for k, v := range pairs {
 				stored[k] = v
 			}
@@ -196,7 +196,7 @@ func TestADataKeyIsNoString(t *testing.T) {
 				for _, ciphertext := range [][]byte{k.Ciphertext, withIV} {
 					text, err := envelope.New("", p.Type(), base64.StdEncoding.EncodeToString(ciphertext))
 					require.NoError(t, err)
-					for _, pairs := range []map[string]string{nil, h.EncryptionContext, {pikokms.BucketKey: "uploads", pikokms.ObjectKey: "object"}} {
+					for _, pairs := range []map[string]string{nil, h.EncryptionContext, {pikokms.PairBucket: "uploads", pikokms.PairObject: "object"}} {
 						got, err := f.Decrypt(t.Context(), text, pairs)
 						require.Error(t, err)
 						require.Empty(t, got)
@@ -223,7 +223,7 @@ func TestAStringIsNoObjectAndAnObjectNoString(t *testing.T) {
 			require.NoError(t, f.Put(t.Context(), "real", strings.NewReader("content")))
 			served, err := envelope.New(e.KeyID, p.Type(), base64.StdEncoding.EncodeToString(f.stored(t, "real")))
 			require.NoError(t, err)
-			for _, pairs := range []map[string]string{nil, {pikokms.UseKey: pikokms.UseObject}, {pikokms.BucketKey: "uploads", pikokms.ObjectKey: "real"}} {
+			for _, pairs := range []map[string]string{nil, {provider.PairUse: provider.UseObject}, {pikokms.PairBucket: "uploads", pikokms.PairObject: "real"}} {
 				_, err = f.Decrypt(t.Context(), served, pairs)
 				require.ErrorIs(t, err, provider.ErrContextMismatch)
 				_, err = f.CryptoService().DecryptBatch(t.Context(), []string{served}, pairs, 1)
@@ -242,28 +242,25 @@ func TestNoStringStatesReservedPairs(t *testing.T) {
 		e, err := envelope.Parse(plain)
 		require.NoError(t, err)
 		for _, pairs := range []map[string]string{
-			{pikokms.BucketKey: "uploads", pikokms.ObjectKey: "invoice"},
-			{pikokms.UseKey: pikokms.UseObject},
-			{pikokms.UseKey: provider.UseString},
+			{pikokms.PairBucket: "uploads", pikokms.PairObject: "invoice"},
+			{provider.PairUse: provider.UseObject},
+			{provider.PairUse: provider.UseString},
 			{"column": "name", "piko-anything": ""},
 		} {
 			service := f.CryptoService()
 			for _, text := range []string{"text", strings.Repeat("text", 2000)} {
-				request := &provider.EncryptRequest{Plaintext: text, Context: pairs}
 				_, err := f.Encrypt(t.Context(), text, pairs)
 				require.ErrorIs(t, err, header.ErrInvalidContext)
-				_, err = p.Encrypt(t.Context(), request)
+				_, err = envelope.Seal(t.Context(), p, text, pairs)
 				require.ErrorIs(t, err, header.ErrInvalidContext)
-				_, err = service.Encrypt(t.Context(), request)
+				_, err = envelope.Seal(t.Context(), service, text, pairs)
 				require.ErrorIs(t, err, header.ErrInvalidContext)
 				_, err = service.EncryptBatch(t.Context(), []string{text}, pairs)
-				require.ErrorIs(t, err, header.ErrInvalidContext)
-				_, err = service.EncryptBatchDirect(t.Context(), []string{text}, pairs, 1)
 				require.ErrorIs(t, err, header.ErrInvalidContext)
 			}
 			_, err := f.EncryptObject(t.Context(), "invoice", strings.NewReader("text"), pairs)
 			require.ErrorIs(t, err, pikokms.ErrInvalidOptions)
-			_, err = p.Decrypt(t.Context(), &provider.DecryptRequest{Ciphertext: e.Ciphertext, Context: pairs})
+			_, err = envelope.Open(t.Context(), p, e.Ciphertext, pairs)
 			require.ErrorIs(t, err, provider.ErrContextMismatch)
 			_, err = f.Decrypt(t.Context(), plain, pairs)
 			require.ErrorIs(t, err, provider.ErrContextMismatch)
@@ -272,8 +269,8 @@ func TestNoStringStatesReservedPairs(t *testing.T) {
 		}
 
 		// A message that was made with the names all the same is not the object.
-		e2 := message.Encrypter{Keyring: p, Required: []string{pikokms.BucketKey, pikokms.ObjectKey}}
-		sealed, err := e2.Encrypt(t.Context(), []byte("text"), map[string]string{pikokms.BucketKey: "uploads", pikokms.ObjectKey: "invoice"})
+		e2 := message.Encrypter{Keyring: p, Required: []string{pikokms.PairBucket, pikokms.PairObject}}
+		sealed, err := e2.Encrypt(t.Context(), []byte("text"), map[string]string{pikokms.PairBucket: "uploads", pikokms.PairObject: "invoice"})
 		require.NoError(t, err)
 		refusedAtEveryDoor(t, f, "invoice", sealed)
 	})
@@ -307,7 +304,7 @@ func TestForeignMessages(t *testing.T) {
 		require.NoError(t, f.Rewrap(t.Context(), "a"))
 		h, _, err := header.Parse(f.stored(t, "a"), header.Limits{})
 		require.NoError(t, err)
-		require.Equal(t, map[string]string{"tenant": "42", pikokms.UseKey: pikokms.UseObject}, h.EncryptionContext)
+		require.Equal(t, map[string]string{"tenant": "42", provider.PairUse: provider.UseObject}, h.EncryptionContext)
 
 		strict := hostUnder(t, p)
 		require.NoError(t, strict.folder.Put(t.Context(), "a", bytes.NewReader(migrated)))

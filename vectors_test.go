@@ -138,7 +138,7 @@ func TestVectors(t *testing.T) {
 			}
 			seen[h.Suite] = true
 
-			d := message.Decrypter{Keyrings: []provider.Keyring{vectorProvider(t, v)}, CommitmentPolicy: message.RequireEncryptAllowDecrypt}
+			d := message.Decrypter{Keyrings: []provider.Unwrapper{vectorProvider(t, v)}, CommitmentPolicy: message.RequireEncryptAllowDecrypt}
 			got, context, err := d.Decrypt(t.Context(), stored, v.Context)
 			require.NoError(t, err)
 			require.True(t, bytes.Equal(vectorPlaintext(v.Size), got))

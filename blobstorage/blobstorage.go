@@ -29,7 +29,7 @@ import (
 
 	"piko.sh/pikokms"
 	"piko.sh/pikokms/header"
-	"piko.sh/pikokms/internal/checked"
+	"piko.sh/pikokms/transfer"
 )
 
 // Storage is a bucket as a [pikokms.RangeStorage]. It is no [pikokms.ConditionalStorage], since
@@ -83,7 +83,7 @@ func put(ctx context.Context, cancel context.CancelFunc, bucket *blob.Bucket, ke
 		}
 		return before(as)
 	}
-	source := &checked.Upload{Source: &checked.Reader{Source: content}, Drop: cancel}
+	source := &transfer.Upload{Source: transfer.NewReader(content), Drop: cancel}
 	err := bucket.Upload(ctx, key, source, options)
 	return source.Blame(err)
 }
@@ -95,7 +95,7 @@ func (s *Storage) Get(ctx context.Context, key string) (io.ReadCloser, error) {
 	if err != nil {
 		return nil, missing(err)
 	}
-	stored := &buffered{bufio.NewReaderSize(&checked.Reader{Source: r}, pikokms.ProbeSize), r}
+	stored := &buffered{bufio.NewReaderSize(transfer.NewReader(r), pikokms.ProbeSize), r}
 	if start, _ := stored.Peek(header.SniffSize); !header.Sniff(start) {
 		if err := refuseClientEncrypted(ctx, s.bucket, key); err != nil {
 			return nil, errors.Join(missing(err), r.Close())
@@ -214,9 +214,8 @@ func readStart(ctx context.Context, bucket *blob.Bucket, key string, options *bl
 		return nil, nil, err
 	}
 	defer func() { err = errors.Join(err, first.Close()) }()
-	source := checked.Reader{Source: first}
 	start = make([]byte, min(first.Size(), pikokms.ProbeSize))
-	if n, err := source.ReadFull(start); err != nil {
+	if n, err := io.ReadFull(transfer.NewReader(first), start); err != nil {
 		if err == io.EOF {
 			err = io.ErrUnexpectedEOF
 		}

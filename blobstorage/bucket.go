@@ -196,7 +196,7 @@ func (b *bucket) size(ctx context.Context, key string, a *blob.Attributes) (size
 	if err != nil || size >= 0 || !isSeekable(start) {
 		return size, err
 	}
-	content, err := b.host.OpenObject(ctx, key, stored)
+	content, err := b.host.OpenObject(ctx, key, stored, nil)
 	if err != nil {
 		return 0, err
 	}
@@ -207,7 +207,7 @@ func (b *bucket) size(ctx context.Context, key string, a *blob.Attributes) (size
 // with random access. Of compressed objects, only these tell their size.
 func isSeekable(start []byte) bool {
 	h, _, err := header.Parse(start, header.Limits{})
-	return err == nil && h.EncryptionContext[pikokms.ChainKey] == compress.ZstdSeekable
+	return err == nil && h.EncryptionContext[pikokms.PairTransformers] == compress.ZstdSeekable
 }
 
 func (b *bucket) ListPaged(ctx context.Context, options *driver.ListOptions) (*driver.ListPage, error) {

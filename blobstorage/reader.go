@@ -12,7 +12,7 @@ import (
 
 	"piko.sh/pikokms"
 	"piko.sh/pikokms/header"
-	"piko.sh/pikokms/internal/checked"
+	"piko.sh/pikokms/transfer"
 )
 
 // reader is a driver.Reader.
@@ -50,7 +50,7 @@ func (b *bucket) newRangeReader(ctx context.Context, key string, offset, length 
 
 // section reads a range of the original of a stored object, which it closes.
 func (b *bucket) section(ctx context.Context, key string, stored *object, offset, length int64) (driver.Reader, error) {
-	content, err := b.host.OpenObject(ctx, key, stored)
+	content, err := b.host.OpenObject(ctx, key, stored, nil)
 	if err != nil {
 		return nil, errors.Join(err, stored.Close())
 	}
@@ -74,7 +74,7 @@ func (b *bucket) newReader(ctx context.Context, key string, options *blob.Reader
 	if err != nil {
 		return nil, err
 	}
-	peeked := &buffered{bufio.NewReaderSize(&checked.Reader{Source: stored}, pikokms.ProbeSize), stored}
+	peeked := &buffered{bufio.NewReaderSize(transfer.NewReader(stored), pikokms.ProbeSize), stored}
 	start, _ := peeked.Peek(pikokms.ProbeSize)
 	if !header.Sniff(start) && b.host.AllowsPlaintext() {
 		if err := refuseClientEncrypted(ctx, b.inner, key); err != nil {
@@ -89,7 +89,7 @@ func (b *bucket) newReader(ctx context.Context, key string, options *blob.Reader
 		o.Continue(peeked)
 		return b.section(ctx, key, o, 0, -1)
 	}
-	content, size, err := b.host.DecryptObject(ctx, key, peeked, stored.Size())
+	content, size, err := b.host.DecryptObject(ctx, key, peeked, stored.Size(), nil)
 	if err != nil {
 		return nil, errors.Join(err, stored.Close())
 	}

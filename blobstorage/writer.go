@@ -13,8 +13,8 @@ import (
 	"gocloud.dev/blob/driver"
 
 	"piko.sh/pikokms"
-	"piko.sh/pikokms/internal/parts"
 	"piko.sh/pikokms/message"
+	"piko.sh/pikokms/transfer"
 )
 
 // upload is an object to be stored.
@@ -66,7 +66,7 @@ func bufferSize(asked int, stored *message.EncryptReader) int {
 	if !known {
 		return asked
 	}
-	return max(asked, parts.BufferSize(n))
+	return max(asked, transfer.PartSize(n))
 }
 
 // writer is a driver.Writer. The transformers pull what is written to it. They run in a goroutine

@@ -24,7 +24,7 @@ func localStack(t *testing.T) (endpoint string) {
 		t.Skip("skipped: LocalStack needs a Docker engine, and none answers (PIKOKMS_REQUIRE_DOCKER=1 makes this a failure)")
 	}
 	command := exec.Command("go", "run", "./serve") // it ends the container when its standard input ends
-	command.Dir = filepath.Join("..", "internal", "localstack")
+	command.Dir = filepath.Join("..", "lab", "localstack")
 	command.Env = append(os.Environ(), "GOFLAGS=")
 	command.Stderr = os.Stderr
 	stdin, err := command.StdinPipe()

@@ -26,7 +26,6 @@ import (
 	"piko.sh/pikokms/kmstest"
 	"piko.sh/pikokms/message"
 	"piko.sh/pikokms/provider"
-	"piko.sh/pikokms/provider/dropin"
 )
 
 // pikosDefault is the key ID that Piko's crypto service states until its keys are rotated.
@@ -241,7 +240,7 @@ func TestAStringIsNoDataKeyOfAStream(t *testing.T) {
 	blob, err := base64.StdEncoding.DecodeString(encrypted.Ciphertext)
 	require.NoError(t, err)
 
-	for _, pairs := range []map[string]string{nil, {dropin.UseKey: dropin.UseStream}} {
+	for _, pairs := range []map[string]string{nil, {provider.PairUse: provider.UseStream}} {
 		e := message.Encrypter{Keyring: forger{plain: []byte(chosen), wrapped: header.EncryptedDataKey{ProviderID: "aws-kms", ProviderInfo: []byte(key.ARN), Ciphertext: blob}}}
 		forged, err := e.Encrypt(t.Context(), []byte("the attacker's"), pairs)
 		require.NoError(t, err)
@@ -264,7 +263,7 @@ func TestAStreamsDataKeyIsNoString(t *testing.T) {
 	}
 	_, err = p.Encrypt(t.Context(), &crypto.EncryptRequest{Plaintext: "x", Context: h.EncryptionContext})
 	require.ErrorIs(t, err, crypto.ErrContextMismatch)
-	_, err = p.EncryptStream(t.Context(), io.Discard, &crypto.EncryptRequest{Context: map[string]string{dropin.UseKey: "x"}})
+	_, err = p.EncryptStream(t.Context(), io.Discard, &crypto.EncryptRequest{Context: map[string]string{provider.PairUse: "x"}})
 	require.ErrorIs(t, err, crypto.ErrContextMismatch)
 }
 
@@ -275,7 +274,7 @@ type forger struct {
 	wrapped header.EncryptedDataKey
 }
 
-func (f forger) GenerateDataKey(ctx context.Context, request *provider.GenerateDataKeyRequest) (*provider.DataKey, error) {
+func (f forger) GenerateDataKey(ctx context.Context, encryptionContext map[string]string) (*provider.DataKey, error) {
 	key, err := provider.NewSecureBytes(bytes.Clone(f.plain))
 	return &provider.DataKey{PlaintextKey: key, EncryptedKey: f.wrapped}, err
 }

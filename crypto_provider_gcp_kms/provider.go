@@ -49,7 +49,7 @@ var names = dropin.Names{
 
 // Provider implements crypto.EncryptionProvider. It is safe for concurrent use.
 type Provider struct {
-	kms   dropin.Forwarder
+	kms   dropin.Adapter
 	close func() error
 }
 
@@ -67,45 +67,49 @@ func NewProvider(ctx context.Context, c Config, options ...option.ClientOption) 
 	}
 	guarded := service.New(kms, service.Config{})
 	closing := func() error { return errors.Join(guarded.Close(), kms.Close()) }
-	forwarder := dropin.Forwarder{
-		To: guarded, Names: names, OwnKeyID: crypto.DefaultServiceConfig().ActiveKeyID, AllowPikoV2: c.AllowPikoV2,
+	adapter := dropin.Adapter{
+		Service: guarded, Describe: kms.GetKeyInfo,
+		Under: func(keyID string) provider.EncryptionProvider { return kms.Under(keyID) },
+		Names: names, OwnKeyID: crypto.DefaultServiceConfig().ActiveKeyID, AllowPikoV2: c.AllowPikoV2,
 	}
-	return &Provider{forwarder, sync.OnceValue(closing)}, nil
+	return &Provider{adapter, sync.OnceValue(closing)}, nil
 }
 
 // Unwrap returns the pikokms provider within, for packages of pikokms that take one.
-func (p *Provider) Unwrap() provider.EncryptionProvider { return p.kms.To }
+func (p *Provider) Unwrap() provider.EncryptionProvider { return p.kms.Service }
 
 // Close closes the connections to Cloud KMS. Piko calls it when it shuts down.
 func (p *Provider) Close() error { return p.close() }
 
 // Type implements crypto.EncryptionProvider.
-func (p *Provider) Type() crypto.ProviderType { return crypto.ProviderType(p.kms.To.Type()) }
+func (p *Provider) Type() crypto.ProviderType { return crypto.ProviderType(p.kms.Service.Type()) }
 
 // Encrypt implements crypto.EncryptionProvider with one call of Cloud KMS. The response names the
 // key by its resource name, without a version.
 func (p *Provider) Encrypt(ctx context.Context, request *crypto.EncryptRequest) (*crypto.EncryptResponse, error) {
-	response, err := p.kms.Encrypt(ctx, provider.EncryptRequest(*request))
+	sealed, err := p.kms.Encrypt(ctx, request.Plaintext, request.KeyID, request.Context)
 	if err != nil {
 		return nil, err
 	}
-	return &crypto.EncryptResponse{Ciphertext: response.Ciphertext, KeyID: response.KeyID, Provider: p.Type()}, nil
+	return &crypto.EncryptResponse{Ciphertext: sealed.Ciphertext, KeyID: sealed.KeyID, Provider: p.Type()}, nil
 }
 
 // Decrypt implements crypto.EncryptionProvider. Cloud KMS is called once if the request names a
 // trusted key or a version of one, and not at all if it names another. If it names none, the
 // trusted keys are tried.
 func (p *Provider) Decrypt(ctx context.Context, request *crypto.DecryptRequest) (*crypto.DecryptResponse, error) {
-	response, err := p.kms.Decrypt(ctx, provider.DecryptRequest(*request))
-	return (*crypto.DecryptResponse)(response), err
+	plaintext, err := p.kms.Decrypt(ctx, request.Ciphertext, request.KeyID, request.Context)
+	if err != nil {
+		return nil, err
+	}
+	return &crypto.DecryptResponse{Plaintext: plaintext}, nil
 }
 
 // GenerateDataKey implements crypto.EncryptionProvider. The wrapped key is the base64 text of Cloud
 // KMS's ciphertext, which Decrypt accepts.
 func (p *Provider) GenerateDataKey(ctx context.Context, request *crypto.GenerateDataKeyRequest) (*crypto.DataKey, error) {
 	var key *crypto.DataKey
-	ours := provider.GenerateDataKeyRequest{KeyID: request.KeyID, KeySpec: request.KeySpec}
-	err := p.kms.GenerateDataKey(ctx, ours, func(made *provider.DataKey, plain []byte) error {
+	err := p.kms.GenerateDataKey(ctx, request.KeyID, request.KeySpec, func(made *provider.DataKey, plain []byte) error {
 		secret, err := crypto_dto.NewSecureBytesFromSlice(plain, crypto_dto.WithID("data key of "+made.KeyID))
 		key = &crypto.DataKey{PlaintextKey: secret, EncryptedKey: base64.StdEncoding.EncodeToString(made.EncryptedKey.Ciphertext), KeyID: made.KeyID, Provider: p.Type()}
 		return err
@@ -141,7 +145,7 @@ func (p *Provider) HealthCheck(ctx context.Context) error { return p.kms.HealthC
 // EncryptStream implements crypto.EncryptionProvider with one call of Cloud KMS. It writes an AWS
 // Encryption SDK message, which is complete when Close returns nil.
 func (p *Provider) EncryptStream(ctx context.Context, output io.Writer, request *crypto.EncryptRequest) (io.WriteCloser, error) {
-	return p.kms.EncryptStream(ctx, output, provider.EncryptRequest{Context: request.Context, KeyID: request.KeyID})
+	return p.kms.EncryptStream(ctx, output, request.KeyID, request.Context)
 }
 
 // DecryptStream implements crypto.EncryptionProvider with one call of Cloud KMS.

@@ -37,6 +37,7 @@ import (
 	"piko.sh/pikokms/provider"
 	"piko.sh/pikokms/provider/dropin"
 	"piko.sh/pikokms/provider/local"
+	"piko.sh/pikokms/service"
 )
 
 const (
@@ -84,10 +85,10 @@ type Config struct {
 // Like Piko's own provider, it has one key and uses it whatever key a request names. Responses name
 // the key that was used. Only GetKeyInfo refuses other names.
 type Provider struct {
-	local       *local.Provider
-	strings     envelope.Decrypter
-	allowPikoV2 bool
-	close       func() error
+	local   *local.Provider
+	adapter dropin.Adapter
+	old     envelope.Decrypter // of what Piko's own provider encrypted
+	close   func() error
 }
 
 // NewProvider makes a provider. The error holds ErrInvalidKeySize, or crypto.ErrInvalidKey for a
@@ -103,11 +104,15 @@ func NewProvider(config Config) (crypto.EncryptionProvider, error) {
 	if err != nil {
 		return nil, names.Translate(err)
 	}
+	guarded := service.New(key, service.Config{})
 	return &Provider{
-		local:       key,
-		strings:     envelope.Decrypter{Providers: []provider.EncryptionProvider{key}, AllowPikoV2: config.AllowPikoV2},
-		allowPikoV2: config.AllowPikoV2,
-		close:       sync.OnceValue(key.Close),
+		local: key,
+		adapter: dropin.Adapter{
+			Service: guarded, Describe: key.GetKeyInfo, Names: names,
+			OwnKeyID: crypto.DefaultServiceConfig().ActiveKeyID, AllowPikoV2: config.AllowPikoV2,
+		},
+		old:   envelope.Decrypter{Providers: []provider.EncryptionProvider{key}, AllowPikoV2: config.AllowPikoV2},
+		close: sync.OnceValue(func() error { return errors.Join(guarded.Close(), key.Close()) }),
 	}, nil
 }
 
@@ -122,86 +127,66 @@ func (p *Provider) Type() crypto.ProviderType { return crypto.ProviderType(p.loc
 
 // Encrypt implements crypto.EncryptionProvider.
 func (p *Provider) Encrypt(ctx context.Context, request *crypto.EncryptRequest) (*crypto.EncryptResponse, error) {
-	if err := dropin.CheckContext(request.Context); err != nil {
-		return nil, names.Translate(err)
-	}
-	ours := provider.EncryptRequest(*request)
-	ours.KeyID = ""
-	response, err := p.local.Encrypt(ctx, &ours)
+	sealed, err := p.adapter.Encrypt(ctx, request.Plaintext, request.KeyID, request.Context)
 	if err != nil {
-		return nil, names.Translate(err)
+		return nil, err
 	}
-	return &crypto.EncryptResponse{Ciphertext: response.Ciphertext, KeyID: response.KeyID, Provider: p.Type()}, nil
+	return &crypto.EncryptResponse{Ciphertext: sealed.Ciphertext, KeyID: sealed.KeyID, Provider: p.Type()}, nil
 }
 
 // Decrypt implements crypto.EncryptionProvider.
 func (p *Provider) Decrypt(ctx context.Context, request *crypto.DecryptRequest) (*crypto.DecryptResponse, error) {
-	if err := dropin.CheckContext(request.Context); err != nil {
-		return nil, names.Translate(err)
-	}
-	ours := provider.DecryptRequest(*request)
-	ours.KeyID = ""
-	response, err := p.local.Decrypt(ctx, &ours)
+	plaintext, err := p.adapter.Decrypt(ctx, request.Ciphertext, request.KeyID, request.Context)
 	if errors.Is(err, provider.ErrInvalidCiphertext) {
-		return p.decryptOld(ctx, &ours)
+		plaintext, err = p.decryptOld(ctx, request)
 	}
 	if err != nil {
-		return nil, names.Translate(err)
+		return nil, err
 	}
-	return (*crypto.DecryptResponse)(response), nil
+	return &crypto.DecryptResponse{Plaintext: plaintext}, nil
 }
 
 // decryptOld decrypts a ciphertext that is no message: one of Piko's own provider, or garbage.
-func (p *Provider) decryptOld(ctx context.Context, request *provider.DecryptRequest) (*crypto.DecryptResponse, error) {
+func (p *Provider) decryptOld(ctx context.Context, request *crypto.DecryptRequest) (string, error) {
 	sealed, err := base64.StdEncoding.DecodeString(request.Ciphertext)
 	if err != nil {
-		return nil, names.Translate(fmt.Errorf("%w: %w", ErrInvalidBase64, err))
+		return "", names.Translate(fmt.Errorf("%w: %w", ErrInvalidBase64, err))
 	}
 	if len(sealed) < IVSize+header.TagSize {
-		return nil, names.Translate(fmt.Errorf("%w: %d bytes", ErrCiphertextTooShort, len(sealed)))
+		return "", names.Translate(fmt.Errorf("%w: %d bytes", ErrCiphertextTooShort, len(sealed)))
 	}
 	text, err := envelope.New(p.local.KeyID(), p.local.Type(), request.Ciphertext)
 	if err != nil {
-		return nil, names.Translate(err)
+		return "", names.Translate(err)
 	}
-	plaintext, err := p.strings.Decrypt(ctx, text, request.Context)
-	if err != nil {
-		return nil, names.Translate(err)
-	}
-	return &crypto.DecryptResponse{Plaintext: plaintext}, nil
+	plaintext, err := p.old.Decrypt(ctx, text, request.Context)
+	return plaintext, names.Translate(err)
 }
 
 // GenerateDataKey implements crypto.EncryptionProvider. The wrapped key is the data key's base64
 // text, encrypted as a string, since Piko passes it to Decrypt.
 func (p *Provider) GenerateDataKey(ctx context.Context, request *crypto.GenerateDataKeyRequest) (*crypto.DataKey, error) {
-	made, err := p.local.GenerateDataKey(ctx, &provider.GenerateDataKeyRequest{KeySpec: request.KeySpec})
-	if err != nil {
-		return nil, names.Translate(err)
-	}
-	key := &crypto.DataKey{KeyID: made.KeyID, Provider: p.Type()}
-	err = made.PlaintextKey.WithAccess(func(plain []byte) error {
-		wrapped, err := p.local.Encrypt(ctx, &provider.EncryptRequest{Plaintext: base64.StdEncoding.EncodeToString(plain)})
+	var key *crypto.DataKey
+	err := p.adapter.GenerateDataKey(ctx, request.KeyID, request.KeySpec, func(made *provider.DataKey, plain []byte) error {
+		wrapped, err := envelope.Seal(ctx, p.local, base64.StdEncoding.EncodeToString(plain), nil)
 		if err != nil {
 			return err
 		}
-		key.EncryptedKey = wrapped.Ciphertext
-		key.PlaintextKey, err = crypto_dto.NewSecureBytesFromSlice(plain, crypto_dto.WithID("data key of "+made.KeyID))
+		secret, err := crypto_dto.NewSecureBytesFromSlice(plain, crypto_dto.WithID("data key of "+made.KeyID))
+		key = &crypto.DataKey{PlaintextKey: secret, EncryptedKey: wrapped.Ciphertext, KeyID: made.KeyID, Provider: p.Type()}
 		return err
 	})
-	if err := errors.Join(err, made.Close()); err != nil {
-		return nil, names.Translate(fmt.Errorf("%w: %w", provider.ErrEncryptionFailed, err))
+	if err != nil {
+		return nil, err
 	}
 	return key, nil
 }
 
 // GetKeyInfo implements crypto.EncryptionProvider.
 func (p *Provider) GetKeyInfo(ctx context.Context, keyID string) (*crypto.KeyInfo, error) {
-	if keyID == crypto.DefaultServiceConfig().ActiveKeyID {
-		keyID = ""
-	}
-	info, err := p.local.GetKeyInfo(ctx, keyID)
+	info, err := p.adapter.GetKeyInfo(ctx, keyID)
 	if err != nil {
-		return nil, names.Translate(err)
+		return nil, err
 	}
 	metadata := map[string]string{"iv_size": strconv.Itoa(IVSize), "tag_size": strconv.Itoa(header.TagSize)}
 	maps.Copy(metadata, info.Metadata)
@@ -218,18 +203,18 @@ func (p *Provider) GetKeyInfo(ctx context.Context, keyID string) (*crypto.KeyInf
 
 // HealthCheck implements crypto.EncryptionProvider.
 func (p *Provider) HealthCheck(ctx context.Context) error {
-	return names.Translate(p.local.HealthCheck(ctx))
+	return p.adapter.HealthCheck(ctx)
 }
 
 // EncryptStream implements crypto.EncryptionProvider. It writes an AWS Encryption SDK message,
 // which is complete when Close returns nil.
 func (p *Provider) EncryptStream(ctx context.Context, output io.Writer, request *crypto.EncryptRequest) (io.WriteCloser, error) {
-	return dropin.EncryptStream(ctx, p.local, output, &provider.EncryptRequest{Context: request.Context}, names)
+	return p.adapter.EncryptStream(ctx, output, request.KeyID, request.Context)
 }
 
 // DecryptStream implements crypto.EncryptionProvider.
 func (p *Provider) DecryptStream(ctx context.Context, input io.Reader) (io.ReadCloser, error) {
-	return dropin.DecryptStream(ctx, p.local, input, p.allowPikoV2, names)
+	return p.adapter.DecryptStream(ctx, input)
 }
 
 var _ crypto.EncryptionProvider = (*Provider)(nil)

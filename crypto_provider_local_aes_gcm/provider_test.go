@@ -22,7 +22,6 @@ import (
 	"piko.sh/pikokms/header"
 	"piko.sh/pikokms/message"
 	"piko.sh/pikokms/provider"
-	"piko.sh/pikokms/provider/dropin"
 	"piko.sh/pikokms/provider/local"
 )
 
@@ -197,11 +196,11 @@ func TestStreams(t *testing.T) {
 	// AWS's SDKs, as package local, open them with a raw AES keyring.
 	keyring, err := local.NewProvider(local.Config{Key: key(), Namespace: "piko", Name: "dev"})
 	require.NoError(t, err)
-	d := message.Decrypter{Keyrings: []provider.Keyring{keyring}}
+	d := message.Decrypter{Keyrings: []provider.Unwrapper{keyring}}
 	plaintext, pairs, err := d.Decrypt(t.Context(), encryptStream(t, p, "uploaded"), nil)
 	require.NoError(t, err)
 	require.Equal(t, "uploaded", string(plaintext))
-	require.Equal(t, map[string]string{dropin.UseKey: dropin.UseStream}, pairs)
+	require.Equal(t, map[string]string{provider.PairUse: provider.UseStream}, pairs)
 }
 
 // Strings, data keys and streams are kept apart, though all are under one key.

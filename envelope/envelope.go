@@ -1,8 +1,9 @@
 // Package envelope reads and writes the text in which the web framework Piko stores an encrypted
 // string: base64 of a JSON object with a provider's ciphertext and the name of its key.
 //
-// It stands between an application that stores strings and the providers' Encrypt and Decrypt. The
-// envelope itself is not authenticated; it only says which providers to ask. Streams have no
+// It stands between an application that stores strings and the providers of data keys. Only [Seal]
+// and [Open] know how Piko encrypts a string: the key service itself encrypts a small one, if it
+// can, and any other is a message under a data key. The envelope itself is not authenticated; it only says which providers to ask. Streams have no
 // envelope: see packages message and pikov2.
 package envelope
 
@@ -62,17 +63,16 @@ func (e *Envelope) String() string {
 	return base64.StdEncoding.EncodeToString(b)
 }
 
-// Encrypt encrypts a string and returns it in an envelope. The error is the provider's or New's.
-func Encrypt(ctx context.Context, p provider.EncryptionProvider, request *provider.EncryptRequest) (string, error) {
-	response, err := p.Encrypt(ctx, request)
+// Encrypt encrypts a string and returns the text of its envelope. The errors are Seal's and New's.
+func Encrypt(ctx context.Context, p provider.EncryptionProvider, plaintext string, encryptionContext map[string]string) (string, error) {
+	e, err := Seal(ctx, p, plaintext, encryptionContext)
 	if err != nil {
 		return "", err
 	}
-	return New(response.KeyID, response.Provider, response.Ciphertext)
+	return New(e.KeyID, p.Type(), e.Ciphertext)
 }
 
-// New returns the text of an envelope around the ciphertext that a provider's Encrypt returned. The
-// error holds provider.ErrEncryptionFailed for an envelope of more than MaxSize bytes.
+// New returns the text of an envelope around the ciphertext of another, of Seal's form. The error holds provider.ErrEncryptionFailed for an envelope of more than MaxSize bytes.
 func New(keyID string, kind provider.Type, ciphertext string) (string, error) {
 	text := (&Envelope{KeyID: keyID, Provider: string(kind), Ciphertext: ciphertext, Version: version}).String()
 	if len(text) > MaxSize {
@@ -120,11 +120,7 @@ func (d *Decrypter) Decrypt(ctx context.Context, text string, encryptionContext 
 		return "", fmt.Errorf("%w: the ciphertext is not base64: %w", provider.ErrInvalidCiphertext, err)
 	}
 	decrypt := func(p provider.EncryptionProvider) (string, error) {
-		response, err := p.Decrypt(ctx, &provider.DecryptRequest{Ciphertext: e.Ciphertext, Context: encryptionContext})
-		if err != nil {
-			return "", err
-		}
-		return response.Plaintext, nil
+		return open(ctx, p, ciphertext, encryptionContext)
 	}
 	if e.isPikoV2(ciphertext, d.AllowPikoV2 && len(encryptionContext) == 0) {
 		if !d.AllowPikoV2 {

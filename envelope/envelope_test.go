@@ -55,28 +55,29 @@ func vectors(t testing.TB) map[string][]vector {
 type fake struct {
 	provider.EncryptionProvider
 	asked   int
-	request provider.DecryptRequest
-	dataKey []byte // what UnwrapPikoV2 returns
+	stated  map[string]string // by the last DecryptDirectly
+	dataKey []byte            // what UnwrapPikoV2 returns
 	err     error
 }
 
 func (f *fake) Type() provider.Type { return provider.TypeAWSKMS }
 
-func (f *fake) Encrypt(_ context.Context, r *provider.EncryptRequest) (*provider.EncryptResponse, error) {
+func (f *fake) EncryptsDirectly() bool { return true }
+
+func (f *fake) EncryptDirectly(_ context.Context, value []byte, _ map[string]string) (*provider.DirectValue, error) {
 	if f.err != nil {
 		return nil, f.err
 	}
-	return &provider.EncryptResponse{Ciphertext: base64.StdEncoding.EncodeToString([]byte(r.Plaintext)), KeyID: "arn:<1>", Provider: f.Type()}, nil
+	return &provider.DirectValue{Ciphertext: bytes.Clone(value), KeyID: "arn:<1>"}, nil
 }
 
-func (f *fake) Decrypt(_ context.Context, r *provider.DecryptRequest) (*provider.DecryptResponse, error) {
+func (f *fake) DecryptDirectly(_ context.Context, ciphertext []byte, stated map[string]string) ([]byte, error) {
 	f.asked++
-	f.request = *r
+	f.stated = stated
 	if f.err != nil {
 		return nil, f.err
 	}
-	b, err := base64.StdEncoding.DecodeString(r.Ciphertext)
-	return &provider.DecryptResponse{Plaintext: string(b)}, err
+	return bytes.Clone(ciphertext), nil
 }
 
 func (f *fake) UnwrapPikoV2(_ context.Context, wrapped string) (*provider.SecureBytes, error) {
@@ -142,7 +143,7 @@ func TestRoundTrip(t *testing.T) {
 	kms := &fake{}
 	for _, encryptionContext := range []map[string]string{nil, {"tenant": "acme"}} {
 		for _, from := range []provider.EncryptionProvider{p, kms} {
-			text, err := envelope.Encrypt(t.Context(), from, &provider.EncryptRequest{Plaintext: "naïve ☃", Context: encryptionContext})
+			text, err := envelope.Encrypt(t.Context(), from, "naïve ☃", encryptionContext)
 			require.NoError(t, err)
 			for _, allow := range []bool{false, true} {
 				d := &envelope.Decrypter{Providers: []provider.EncryptionProvider{other, kms, p}, AllowPikoV2: allow}
@@ -150,8 +151,7 @@ func TestRoundTrip(t *testing.T) {
 				require.NoError(t, err)
 				require.Equal(t, "naïve ☃", got)
 				if from == kms {
-					require.Equal(t, encryptionContext, kms.request.Context)
-					require.Empty(t, kms.request.KeyID, "the key that the envelope names was believed")
+					require.Equal(t, encryptionContext, kms.stated)
 					continue
 				}
 				_, err = d.Decrypt(t.Context(), text, map[string]string{"tenant": "other"})
@@ -159,16 +159,19 @@ func TestRoundTrip(t *testing.T) {
 			}
 		}
 	}
-	text, err := envelope.Encrypt(t.Context(), kms, &provider.EncryptRequest{Plaintext: "text"})
+	text, err := envelope.Encrypt(t.Context(), kms, "text", nil)
 	require.NoError(t, err)
 	json, err := base64.StdEncoding.DecodeString(text)
 	require.NoError(t, err)
 	require.Equal(t, `{"key_id":"arn:\u003c1\u003e","provider":"aws_kms","ct":"dGV4dA==","v":1}`, string(json))
 
-	_, err = envelope.Encrypt(t.Context(), p, &provider.EncryptRequest{})
-	require.ErrorIs(t, err, provider.ErrEmptyPlaintext)
+	text, err = envelope.Encrypt(t.Context(), p, "", nil)
+	require.NoError(t, err)
+	got, err := (&envelope.Decrypter{Providers: []provider.EncryptionProvider{p}}).Decrypt(t.Context(), text, nil)
+	require.NoError(t, err)
+	require.Empty(t, got)
 	large := strings.Repeat("x", 10<<20)
-	_, err = envelope.Encrypt(t.Context(), kms, &provider.EncryptRequest{Plaintext: large})
+	_, err = envelope.Encrypt(t.Context(), kms, large, nil)
 	require.ErrorIs(t, err, provider.ErrEncryptionFailed)
 	require.ErrorContains(t, err, "as a stream")
 }

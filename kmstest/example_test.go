@@ -10,6 +10,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/credentials"
 	"github.com/aws/aws-sdk-go-v2/service/kms"
 
+	"piko.sh/pikokms/envelope"
 	"piko.sh/pikokms/kmstest"
 	"piko.sh/pikokms/provider"
 	"piko.sh/pikokms/provider/awskms"
@@ -31,7 +32,7 @@ func Example() {
 		fmt.Println(err)
 		return
 	}
-	encrypted, err := p.Encrypt(ctx, &provider.EncryptRequest{Plaintext: "a secret", Context: map[string]string{"tenant": "42"}})
+	encrypted, err := envelope.Seal(ctx, p, "a secret", map[string]string{"tenant": "42"})
 	if err != nil {
 		fmt.Println(err)
 		return
@@ -40,7 +41,7 @@ func Example() {
 
 	// Somebody disables the key.
 	server.SetState(key.ARN, kmstest.Disabled)
-	_, err = p.Decrypt(ctx, &provider.DecryptRequest{Ciphertext: encrypted.Ciphertext, Context: map[string]string{"tenant": "42"}})
+	_, err = envelope.Open(ctx, p, encrypted.Ciphertext, map[string]string{"tenant": "42"})
 	fmt.Println(errors.Is(err, provider.ErrKeyDisabled))
 	// Output:
 	// true 1

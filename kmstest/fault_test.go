@@ -134,7 +134,7 @@ func TestLies(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			server.Inject(kmstest.Fault{Operation: "GenerateDataKey", Times: 1, Do: kmstest.Answer(lie)})
-			_, err := p.GenerateDataKey(t.Context(), &provider.GenerateDataKeyRequest{})
+			_, err := p.GenerateDataKey(t.Context(), nil)
 			require.ErrorIs(t, err, provider.ErrEncryptionFailed)
 		})
 	}

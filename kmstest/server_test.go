@@ -73,7 +73,7 @@ func TestProviderOnServer(t *testing.T) {
 	e := message.Encrypter{Keyring: p}
 	ciphertext, err := e.Encrypt(t.Context(), []byte("secret"), map[string]string{"tenant": "42"})
 	require.NoError(t, err)
-	d := message.Decrypter{Keyrings: []provider.Keyring{p}}
+	d := message.Decrypter{Keyrings: []provider.Unwrapper{p}}
 	plaintext, _, err := d.Decrypt(t.Context(), ciphertext, nil)
 	require.NoError(t, err)
 	require.Equal(t, "secret", string(plaintext))

@@ -196,6 +196,6 @@ func TestAPanicWithinADecryptWriterIsNoSuccess(t *testing.T) {
 
 type panickingUnwrap struct{ provider.Keyring }
 
-func (panickingUnwrap) UnwrapDataKey(context.Context, *provider.UnwrapDataKeyRequest) (*provider.SecureBytes, error) {
+func (panickingUnwrap) UnwrapDataKey(context.Context, *provider.UnwrapDataKeyRequest) (*provider.DataKey, error) {
 	panic("keyring")
 }

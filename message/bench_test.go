@@ -266,7 +266,7 @@ func BenchmarkSmall(b *testing.B) {
 	ctx := context.Background()
 	key, second := newKey(b, 1, ""), newKey(b, 2, "second")
 	plaintext, pairs := pattern(1024), map[string]string{"tenant": "acme", "object": "42"}
-	for name, e := range map[string]*message.Encrypter{"": {Keyring: key}, "Recipients": {Keyring: key, Recipients: []provider.Keyring{second}}} {
+	for name, e := range map[string]*message.Encrypter{"": {Keyring: key}, "Recipients": {Keyring: key, Recipients: []provider.Wrapper{second}}} {
 		sealed := encrypt(b, e, plaintext, pairs)
 		bench(b, "Encrypt"+name, 1024, func() error {
 			_, err := e.Encrypt(ctx, plaintext, pairs)

@@ -58,19 +58,20 @@ type confused struct {
 	calls int
 }
 
-func (c *confused) UnwrapDataKey(ctx context.Context, request *provider.UnwrapDataKeyRequest) (*provider.SecureBytes, error) {
+func (c *confused) UnwrapDataKey(ctx context.Context, request *provider.UnwrapDataKeyRequest) (*provider.DataKey, error) {
 	c.calls++
 	if c.right(c.calls) {
 		return c.Keyring.UnwrapDataKey(ctx, request)
 	}
-	return provider.NewSecureBytes(bytes.Repeat([]byte{7}, request.Size))
+	key, err := provider.NewSecureBytes(bytes.Repeat([]byte{7}, request.Size))
+	return &provider.DataKey{PlaintextKey: key}, err
 }
 
 // everyDoor opens a message through every door of a Decrypter.
 func everyDoor(t *testing.T, sealed []byte, keyrings func() []provider.Keyring, check func(door string, got []byte, err error)) {
 	t.Helper()
 	decrypter := func() *message.Decrypter {
-		return &message.Decrypter{Keyrings: keyrings(), CommitmentPolicy: message.RequireEncryptAllowDecrypt}
+		return &message.Decrypter{Keyrings: unwrappers(keyrings()), CommitmentPolicy: message.RequireEncryptAllowDecrypt}
 	}
 	for name, way := range decryptWays {
 		got, err := way(t.Context(), decrypter(), bytes.NewReader(sealed), nil, 100)
@@ -89,7 +90,7 @@ func everyDoor(t *testing.T, sealed []byte, keyrings func() []provider.Keyring, 
 		var moved []byte
 		moved, err = io.ReadAll(m)
 		require.NoError(t, err)
-		got, _, err = (&message.Decrypter{Keyrings: []provider.Keyring{renewed}}).Decrypt(t.Context(), moved, nil)
+		got, _, err = (&message.Decrypter{Keyrings: []provider.Unwrapper{renewed}}).Decrypt(t.Context(), moved, nil)
 	}
 	check("Rewrap", got, err)
 }
@@ -119,9 +120,9 @@ func TestADataKeyThatDoesNotFitIsNotTheEnd(t *testing.T) {
 	doors := 0
 	for _, tt := range tests {
 		for _, suite := range []header.Suite{0, signedSuite} {
-			e := &message.Encrypter{Keyring: tt.recipients[0], Recipients: tt.recipients[1:], Suite: suite}
+			e := &message.Encrypter{Keyring: tt.recipients[0], Recipients: wrappers(tt.recipients[1:]), Suite: suite}
 			if len(tt.recipients) == 1 {
-				e.Recipients = []provider.Keyring{newKey(t, 5, "nobody's")}
+				e.Recipients = []provider.Wrapper{newKey(t, 5, "nobody's")}
 			}
 			sealed := encrypt(t, e, []byte("text"), nil)
 			everyDoor(t, sealed, tt.keyrings, func(door string, got []byte, err error) {
@@ -141,7 +142,7 @@ func TestADataKeyThatDoesNotFitIsNotTheEnd(t *testing.T) {
 // The data keys that do not fit are zeroed, and their keyring is told.
 func TestDataKeysThatDoNotFitAreClosed(t *testing.T) {
 	ours, other := newKey(t, 1, "key"), newKey(t, 3, "other")
-	sealed := encrypt(t, &message.Encrypter{Keyring: other, Recipients: []provider.Keyring{ours}}, []byte("text"), nil)
+	sealed := encrypt(t, &message.Encrypter{Keyring: other, Recipients: []provider.Wrapper{ours}}, []byte("text"), nil)
 	wrong := &counting{Keyring: &confused{Keyring: ours, right: func(int) bool { return false }}}
 	told := &following{Keyring: wrong}
 	_, _, err := decrypter(told, ours).Decrypt(t.Context(), sealed, nil)
@@ -156,16 +157,19 @@ type following struct {
 	fits []bool
 }
 
-func (f *following) UnwrapDataKey(ctx context.Context, request *provider.UnwrapDataKeyRequest) (*provider.SecureBytes, error) {
-	request.Verified = func(fits bool) { f.fits = append(f.fits, fits) }
-	return f.Keyring.UnwrapDataKey(ctx, request)
+func (f *following) UnwrapDataKey(ctx context.Context, request *provider.UnwrapDataKeyRequest) (*provider.DataKey, error) {
+	key, err := f.Keyring.UnwrapDataKey(ctx, request)
+	if err == nil {
+		key.Verified = func(fits bool) { f.fits = append(f.fits, fits) }
+	}
+	return key, err
 }
 
 // An attacker who changes a data key under PKCS #1 v1.5 padding must not learn whether its padding
 // was right (RFC 3218, section 2.3.2).
 func TestPaddingIsNoOracle(t *testing.T) {
 	ours := newPKCS1(t, "rsa")
-	sealed := encrypt(t, &message.Encrypter{Keyring: ours, Recipients: []provider.Keyring{newKey(t, 5, "nobody's")}}, []byte("text"), nil)
+	sealed := encrypt(t, &message.Encrypter{Keyring: ours, Recipients: []provider.Wrapper{newKey(t, 5, "nobody's")}}, []byte("text"), nil)
 	h, size, err := header.Parse(sealed, header.Limits{})
 	require.NoError(t, err)
 	with := func(wrapped []byte) []byte {
@@ -252,7 +256,7 @@ func TestAttemptsAreBounded(t *testing.T) {
 
 func TestErrorsOfDataKeysReadWell(t *testing.T) {
 	ours, twin := newKey(t, 1, "key"), newKey(t, 2, "key")
-	sealed := encrypt(t, &message.Encrypter{Keyring: twin, Recipients: []provider.Keyring{newKey(t, 3, "key"), newKey(t, 4, "other")}}, nil, nil)
+	sealed := encrypt(t, &message.Encrypter{Keyring: twin, Recipients: []provider.Wrapper{newKey(t, 3, "key"), newKey(t, 4, "other")}}, nil, nil)
 	_, _, err := decrypter(ours).Decrypt(t.Context(), sealed, nil)
 	require.Equal(t, 1, bytes.Count([]byte(err.Error()), []byte("decryption failed:")), "%v", err)
 	require.ErrorContains(t, err, "or the message requires a pair that was not stated")
@@ -304,7 +308,7 @@ type givingUp struct {
 	cancel context.CancelFunc
 }
 
-func (g givingUp) UnwrapDataKey(context.Context, *provider.UnwrapDataKeyRequest) (*provider.SecureBytes, error) {
+func (g givingUp) UnwrapDataKey(context.Context, *provider.UnwrapDataKeyRequest) (*provider.DataKey, error) {
 	g.cancel()
 	return nil, fmt.Errorf("another's: %w", provider.ErrUntrustedKey)
 }
@@ -312,7 +316,7 @@ func (g givingUp) UnwrapDataKey(context.Context, *provider.UnwrapDataKeyRequest)
 // answering is a keyring whose key service answers until its caller gives up.
 type answering struct{ provider.Keyring }
 
-func (w answering) UnwrapDataKey(ctx context.Context, request *provider.UnwrapDataKeyRequest) (*provider.SecureBytes, error) {
+func (w answering) UnwrapDataKey(ctx context.Context, request *provider.UnwrapDataKeyRequest) (*provider.DataKey, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}

@@ -18,7 +18,7 @@ import (
 //
 // The header is not authenticated. The error is a keyring's.
 func (e *Encrypter) IsCurrent(ctx context.Context, h *header.Header, stated map[string]string) (bool, error) {
-	keyrings := append([]provider.Keyring{e.Keyring}, e.Recipients...)
+	keyrings := append([]provider.Wrapper{e.Keyring}, e.Recipients...)
 	if h.Suite != cmp.Or(e.Suite, header.AES256GCMHKDFSHA512CommitKey) || len(h.EncryptedDataKeys) != len(keyrings) {
 		return false, nil
 	}

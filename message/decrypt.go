@@ -18,7 +18,7 @@ type Decrypter struct {
 	// Keyrings are asked in order, each about every data key of a message, until one returns a data
 	// key under which the message's header verifies. A keyring asks its key service only about
 	// wrapping keys that it trusts. Limits.MaxAttempts bounds how often keyrings are asked.
-	Keyrings []provider.Keyring
+	Keyrings []provider.Unwrapper
 
 	// Limits bound what is read of a header. MaxFrameLength also bounds unframed messages, which
 	// are held in memory.

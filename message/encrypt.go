@@ -18,11 +18,11 @@ import (
 type Encrypter struct {
 	// Keyring makes each message's data key with one call of its key service. Without one, nothing
 	// is encrypted, and the error holds provider.ErrInvalidProvider.
-	Keyring provider.Keyring
+	Keyring provider.Wrapper
 
 	// Recipients are further keyrings, each of which can decrypt alone. The data key of a message
 	// with recipients comes from crypto/rand, and Keyring and all Recipients wrap it side by side.
-	Recipients []provider.Keyring
+	Recipients []provider.Wrapper
 
 	// FrameLength is the number of bytes of plaintext in a frame, up to 64 MiB; 0 means
 	// header.DefaultFrameLength, 65,536. A stream on one core holds one frame in memory.

@@ -46,7 +46,7 @@ func ExampleEncrypter_NewReader() {
 	}
 	fmt.Println("as stated:", int64(object.Len()) == size)
 
-	d := &message.Decrypter{Keyrings: []provider.Keyring{key}}
+	d := &message.Decrypter{Keyrings: []provider.Unwrapper{key}}
 	opened, err := d.NewReader(ctx, &object, map[string]string{"tenant": "acme"})
 	if err != nil {
 		panic(err)
@@ -87,7 +87,7 @@ func ExampleEncrypter_NewWriter() {
 		panic(err)
 	}
 
-	d := &message.Decrypter{Keyrings: []provider.Keyring{key}}
+	d := &message.Decrypter{Keyrings: []provider.Unwrapper{key}}
 	o := d.NewWriter(ctx, os.Stdout, nil)
 	if _, err := o.Write(object.Bytes()); err != nil {
 		panic(err)
@@ -113,12 +113,12 @@ func ExampleEncrypter_recipients() {
 	}
 	defer escrow.Close()
 
-	e := &message.Encrypter{Keyring: everyday, Recipients: []provider.Keyring{escrow}}
+	e := &message.Encrypter{Keyring: everyday, Recipients: []provider.Wrapper{escrow}}
 	sealed, err := e.Encrypt(ctx, []byte("Attack at dawn."), nil)
 	if err != nil {
 		panic(err)
 	}
-	d := &message.Decrypter{Keyrings: []provider.Keyring{escrow}}
+	d := &message.Decrypter{Keyrings: []provider.Unwrapper{escrow}}
 	plaintext, _, err := d.Decrypt(ctx, sealed, nil)
 	if err != nil {
 		panic(err)
@@ -138,7 +138,7 @@ func ExampleDecrypter_NewReader() {
 	if err != nil {
 		panic(err)
 	}
-	d := &message.Decrypter{Keyrings: []provider.Keyring{key}}
+	d := &message.Decrypter{Keyrings: []provider.Unwrapper{key}}
 	_, err = d.NewReader(ctx, bytes.NewReader(sealed), map[string]string{"tenant": "other"})
 	fmt.Println(errors.Is(err, provider.ErrContextMismatch))
 	// Output:
@@ -183,7 +183,7 @@ func ExampleRewrap() {
 		log.Fatal(err)
 	}
 
-	moved, err := message.Rewrap(ctx, bytes.NewReader(stored), &message.Decrypter{Keyrings: []provider.Keyring{old}}, &message.Encrypter{Keyring: renewed}, nil)
+	moved, err := message.Rewrap(ctx, bytes.NewReader(stored), &message.Decrypter{Keyrings: []provider.Unwrapper{old}}, &message.Encrypter{Keyring: renewed}, nil)
 	if err != nil {
 		log.Fatal(err)
 	}

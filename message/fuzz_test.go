@@ -30,7 +30,7 @@ func FuzzDecrypt(f *testing.F) {
 		e := &message.Encrypter{Keyring: key, FrameLength: 16}
 		encryptionContext := map[string]string{"tenant": "acme"}
 		if i%2 == 0 {
-			e.Recipients = []provider.Keyring{stranger}
+			e.Recipients = []provider.Wrapper{stranger}
 			encryptionContext = nil
 		}
 		sealed := encrypt(f, e, plaintext, encryptionContext)

@@ -113,7 +113,7 @@ func TestRecipients(t *testing.T) {
 	alpha, beta, gamma := newKey(t, 1, "alpha"), newKey(t, 2, "beta"), newKey(t, 3, "gamma")
 	betasDouble := newKey(t, 4, "beta")
 	first, second := &counting{Keyring: alpha}, &counting{Keyring: beta}
-	e := &message.Encrypter{Keyring: first, Recipients: []provider.Keyring{second}}
+	e := &message.Encrypter{Keyring: first, Recipients: []provider.Wrapper{second}}
 	sealed := encrypt(t, e, []byte("text"), map[string]string{"tenant": "acme"})
 	for _, keyring := range []*counting{first, second} {
 		require.EqualValues(t, 1, keyring.wrapped.Load())
@@ -161,7 +161,7 @@ func TestRecipients(t *testing.T) {
 // broken fails at whatever it is asked.
 type broken struct{ err error }
 
-func (b broken) GenerateDataKey(context.Context, *provider.GenerateDataKeyRequest) (*provider.DataKey, error) {
+func (b broken) GenerateDataKey(context.Context, map[string]string) (*provider.DataKey, error) {
 	return nil, b.err
 }
 
@@ -169,7 +169,7 @@ func (b broken) WrapDataKey(context.Context, *provider.SecureBytes, map[string]s
 	return header.EncryptedDataKey{}, b.err
 }
 
-func (b broken) UnwrapDataKey(context.Context, *provider.UnwrapDataKeyRequest) (*provider.SecureBytes, error) {
+func (b broken) UnwrapDataKey(context.Context, *provider.UnwrapDataKeyRequest) (*provider.DataKey, error) {
 	return nil, b.err
 }
 
@@ -177,7 +177,7 @@ func TestKeyringErrors(t *testing.T) {
 	key := &counting{Keyring: newKey(t, 1, "")}
 	down := broken{provider.ErrProviderUnavailable}
 	sealed := encrypt(t, &message.Encrypter{Keyring: key}, []byte("text"), nil)
-	for _, e := range []*message.Encrypter{{Keyring: down}, {Keyring: key, Recipients: []provider.Keyring{down}}, {Keyring: down, Recipients: []provider.Keyring{key}}} {
+	for _, e := range []*message.Encrypter{{Keyring: down}, {Keyring: key, Recipients: []provider.Wrapper{down}}, {Keyring: down, Recipients: []provider.Wrapper{key}}} {
 		for name, way := range encryptWays {
 			got, err := way(context.Background(), e, bytes.NewReader(nil), nil, 100)
 			require.ErrorIs(t, err, provider.ErrProviderUnavailable, name)
@@ -201,8 +201,13 @@ func TestKeyringErrors(t *testing.T) {
 // wrongSize gives data keys of another algorithm's size.
 type wrongSize struct{ provider.Keyring }
 
-func (w wrongSize) GenerateDataKey(ctx context.Context, request *provider.GenerateDataKeyRequest) (*provider.DataKey, error) {
-	return w.Keyring.GenerateDataKey(ctx, &provider.GenerateDataKeyRequest{Context: request.Context, KeySpec: "AES_128"})
+func (w wrongSize) GenerateDataKey(ctx context.Context, encryptionContext map[string]string) (*provider.DataKey, error) {
+	key, err := provider.NewSecureBytes(make([]byte, 16))
+	if err != nil {
+		return nil, err
+	}
+	wrapped, err := w.Keyring.WrapDataKey(ctx, key, encryptionContext)
+	return &provider.DataKey{PlaintextKey: key, EncryptedKey: wrapped}, err
 }
 
 // other gives the data key of another message.
@@ -211,8 +216,9 @@ type other struct {
 	key []byte
 }
 
-func (o other) UnwrapDataKey(context.Context, *provider.UnwrapDataKeyRequest) (*provider.SecureBytes, error) {
-	return provider.NewSecureBytes(bytes.Clone(o.key))
+func (o other) UnwrapDataKey(context.Context, *provider.UnwrapDataKeyRequest) (*provider.DataKey, error) {
+	key, err := provider.NewSecureBytes(bytes.Clone(o.key))
+	return &provider.DataKey{PlaintextKey: key}, err
 }
 
 func TestDataKeysThatDoNotFit(t *testing.T) {
@@ -233,7 +239,7 @@ func TestDataKeysThatDoNotFit(t *testing.T) {
 
 func TestLimits(t *testing.T) {
 	inner := newKey(t, 1, "")
-	e := &message.Encrypter{Keyring: inner, Recipients: []provider.Keyring{newKey(t, 2, "second")}, FrameLength: 64}
+	e := &message.Encrypter{Keyring: inner, Recipients: []provider.Wrapper{newKey(t, 2, "second")}, FrameLength: 64}
 	sealed := encrypt(t, e, pattern(100), map[string]string{"a": "1", "b": "2"})
 	h, _, err := header.Parse(sealed, header.Limits{})
 	require.NoError(t, err)
@@ -252,7 +258,7 @@ func TestLimits(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			for name, way := range decryptWays {
 				key := &counting{Keyring: inner}
-				d := &message.Decrypter{Keyrings: []provider.Keyring{key}, Limits: tt.limits}
+				d := &message.Decrypter{Keyrings: []provider.Unwrapper{key}, Limits: tt.limits}
 				got, err := way(context.Background(), d, bytes.NewReader(sealed), nil, 100)
 				if tt.ok {
 					require.NoError(t, err, name)

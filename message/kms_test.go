@@ -44,7 +44,7 @@ func TestFourKMSKeysTakeTheTimeOfOne(t *testing.T) {
 	_, keyrings := kmsKeys(t, server, 4)
 	server.Inject(kmstest.Fault{Do: kmstest.Delay(300 * time.Millisecond)})
 	begin := time.Now()
-	sealed := encrypt(t, &message.Encrypter{Keyring: keyrings[0], Recipients: keyrings[1:]}, []byte("text"), nil)
+	sealed := encrypt(t, &message.Encrypter{Keyring: keyrings[0], Recipients: wrappers(keyrings[1:])}, []byte("text"), nil)
 	t.Logf("4 keys, each of 300 ms, take %v", time.Since(begin).Round(time.Millisecond))
 	require.Equal(t, 4, server.Calls("Encrypt"))
 	require.Equal(t, 4, server.Calls(""))
@@ -68,7 +68,7 @@ func TestAKMSThatDeniesEndsTheOthers(t *testing.T) {
 		for _, i := range []int{0, 1, 3} {
 			server.Inject(kmstest.Fault{Key: keys[i].ARN, Do: kmstest.Stall()})
 		}
-		_, err := (&message.Encrypter{Keyring: keyrings[0], Recipients: keyrings[1:]}).Encrypt(t.Context(), nil, nil)
+		_, err := (&message.Encrypter{Keyring: keyrings[0], Recipients: wrappers(keyrings[1:])}).Encrypt(t.Context(), nil, nil)
 		require.ErrorIs(t, err, want)
 		require.ErrorContains(t, err, keys[2].ARN)
 	}
@@ -87,7 +87,7 @@ func TestAKMSThatFailsUnderOneKey(t *testing.T) {
 	} {
 		server := kmstest.NewServer(t)
 		keys, keyrings := kmsKeys(t, server, 3)
-		sealed := encrypt(t, &message.Encrypter{Keyring: keyrings[0], Recipients: keyrings[1:]}, []byte("text"), nil)
+		sealed := encrypt(t, &message.Encrypter{Keyring: keyrings[0], Recipients: wrappers(keyrings[1:])}, []byte("text"), nil)
 		server.Inject(kmstest.Fault{Key: keys[0].ARN, Do: action})
 		server.Inject(kmstest.Fault{Key: keys[1].ARN, Do: action})
 		everyDoor(t, sealed, func() []provider.Keyring { return keyrings }, func(door string, got []byte, err error) {

@@ -90,7 +90,7 @@ func (s *sparse) ReadAt(p []byte, off int64) (int, error) {
 func TestOpenReadsWhatARangeNeeds(t *testing.T) {
 	key := newKey(t, 1, "")
 	const size, length = 1 << 40, header.DefaultFrameLength
-	made, err := key.GenerateDataKey(t.Context(), &provider.GenerateDataKeyRequest{})
+	made, err := key.GenerateDataKey(t.Context(), nil)
 	require.NoError(t, err)
 	h := &header.Header{Suite: header.AES256GCMHKDFSHA512CommitKey, MessageID: make([]byte, 32), ContentType: header.Framed, FrameLength: length, EncryptedDataKeys: []header.EncryptedDataKey{made.EncryptedKey}}
 	s := &sparse{frames: make(map[int64][]byte)}

@@ -17,7 +17,7 @@ func (e *Encrypter) dataKey(ctx context.Context, h *draft) (*provider.DataKey, e
 		return nil, fmt.Errorf("%w: %w: the Encrypter has no Keyring", provider.ErrEncryptionFailed, provider.ErrInvalidProvider)
 	}
 	if len(e.Recipients) == 0 {
-		made, err := e.Keyring.GenerateDataKey(ctx, &provider.GenerateDataKeyRequest{Context: h.all})
+		made, err := e.Keyring.GenerateDataKey(ctx, h.all)
 		if err != nil {
 			return nil, err
 		}
@@ -30,7 +30,7 @@ func (e *Encrypter) dataKey(ctx context.Context, h *draft) (*provider.DataKey, e
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", provider.ErrEncryptionFailed, err)
 	}
-	keyrings := append([]provider.Keyring{e.Keyring}, e.Recipients...)
+	keyrings := append([]provider.Wrapper{e.Keyring}, e.Recipients...)
 	if err := wrapAll(ctx, keyrings, key, h.all, h.EncryptedDataKeys); err != nil {
 		return nil, errors.Join(err, key.Close())
 	}
@@ -59,7 +59,7 @@ func checkNames(wrapped []header.EncryptedDataKey) error {
 
 // wrapAll wraps a data key by all keyrings side by side. It returns when none of them is at work
 // any more. The first error ends the others.
-func wrapAll(ctx context.Context, keyrings []provider.Keyring, key *provider.SecureBytes, encryptionContext map[string]string, wrapped []header.EncryptedDataKey) error {
+func wrapAll(ctx context.Context, keyrings []provider.Wrapper, key *provider.SecureBytes, encryptionContext map[string]string, wrapped []header.EncryptedDataKey) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	var (

@@ -56,7 +56,7 @@ func TestRecipientsAreWrappedSideBySide(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	keyrings := meetings(t, 4, nil)
-	sealed, err := (&message.Encrypter{Keyring: keyrings[0], Recipients: keyrings[1:]}).Encrypt(ctx, []byte("text"), map[string]string{"a": "b"})
+	sealed, err := (&message.Encrypter{Keyring: keyrings[0], Recipients: wrappers(keyrings[1:])}).Encrypt(ctx, []byte("text"), map[string]string{"a": "b"})
 	require.NoError(t, err)
 	h, _, err := header.Parse(sealed, header.Limits{})
 	require.NoError(t, err)
@@ -74,14 +74,14 @@ func TestARecipientThatFailsEndsTheOthers(t *testing.T) {
 	for at := range 4 {
 		keyrings := meetings(t, 5, nil)[:4] // the fifth never comes
 		keyrings[at] = broken{denied}
-		_, err := (&message.Encrypter{Keyring: keyrings[0], Recipients: keyrings[1:]}).Encrypt(t.Context(), nil, nil)
+		_, err := (&message.Encrypter{Keyring: keyrings[0], Recipients: wrappers(keyrings[1:])}).Encrypt(t.Context(), nil, nil)
 		require.ErrorIs(t, err, denied)
 		require.NotErrorIs(t, err, context.Canceled)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	keyrings := meetings(t, 5, nil)[:4]
 	time.AfterFunc(10*time.Millisecond, cancel)
-	_, err := (&message.Encrypter{Keyring: keyrings[0], Recipients: keyrings[1:]}).Encrypt(ctx, nil, nil)
+	_, err := (&message.Encrypter{Keyring: keyrings[0], Recipients: wrappers(keyrings[1:])}).Encrypt(ctx, nil, nil)
 	require.ErrorIs(t, err, context.Canceled)
 }
 
@@ -94,7 +94,7 @@ func (panicking) WrapDataKey(context.Context, *provider.SecureBytes, map[string]
 func TestARecipientThatPanicsPanicsInItsCaller(t *testing.T) {
 	key := newKey(t, 1, "")
 	require.PanicsWithValue(t, "keyring", func() {
-		_, _ = (&message.Encrypter{Keyring: key, Recipients: []provider.Keyring{panicking{key}}}).Encrypt(t.Context(), nil, nil)
+		_, _ = (&message.Encrypter{Keyring: key, Recipients: []provider.Wrapper{panicking{key}}}).Encrypt(t.Context(), nil, nil)
 	})
 }
 
@@ -121,8 +121,8 @@ func TestWritersKeepToTheLimitsOfReaders(t *testing.T) {
 		return m
 	}
 	ours := newKey(t, 1, "")
-	recipients := func(k provider.Keyring, n int) []provider.Keyring { return slices.Repeat([]provider.Keyring{k}, n) }
-	others := make([]provider.Keyring, 15)
+	recipients := func(k provider.Wrapper, n int) []provider.Wrapper { return slices.Repeat([]provider.Wrapper{k}, n) }
+	others := make([]provider.Wrapper, 15)
 	for i := range others {
 		others[i] = newKey(t, 2, fmt.Sprint("other ", i))
 	}

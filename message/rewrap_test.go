@@ -18,7 +18,7 @@ import (
 
 func TestRewrap(t *testing.T) {
 	old, renewed, second := newKey(t, 1, "old"), newKey(t, 2, "new"), newKey(t, 3, "second")
-	to := &message.Encrypter{Keyring: renewed, Recipients: []provider.Keyring{second}}
+	to := &message.Encrypter{Keyring: renewed, Recipients: []provider.Wrapper{second}}
 	pairs := map[string]string{"bucket": "b", "tenant": "42"}
 	for _, e := range []*message.Encrypter{
 		{Keyring: old, FrameLength: 100},
@@ -75,7 +75,7 @@ func TestRewrapMovesOldFormats(t *testing.T) {
 	defer piko.Close()
 	stored, err := os.ReadFile(filepath.Join("..", "pikov2", "testdata", "local-65537.bin"))
 	require.NoError(t, err)
-	d := &message.Decrypter{Keyrings: []provider.Keyring{piko}, AllowPikoV2: true}
+	d := &message.Decrypter{Keyrings: []provider.Unwrapper{piko}, AllowPikoV2: true}
 	want, _, err := d.Decrypt(context.Background(), stored, nil)
 	require.NoError(t, err)
 	r, err := message.Rewrap(t.Context(), bytes.NewReader(stored), d, &message.Encrypter{Keyring: renewed}, nil)

@@ -142,7 +142,7 @@ func TestCommitmentPolicy(t *testing.T) {
 // lying makes the header of a message of suite 0478 with a content type and a frame length.
 func lying(t *testing.T, key provider.Keyring, content header.ContentType, frameLength uint32, pairs map[string]string) []byte {
 	t.Helper()
-	made, err := key.GenerateDataKey(t.Context(), &provider.GenerateDataKeyRequest{Context: pairs})
+	made, err := key.GenerateDataKey(t.Context(), pairs)
 	require.NoError(t, err)
 	defer made.Close()
 	h := &header.Header{

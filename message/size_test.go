@@ -25,7 +25,7 @@ func TestSizes(t *testing.T) {
 	for _, e := range []*message.Encrypter{
 		{Keyring: key, FrameLength: 64},
 		{Keyring: key, FrameLength: 1},
-		{Keyring: key, FrameLength: 100, Recipients: []provider.Keyring{newKey(t, 2, "a longer name")}},
+		{Keyring: key, FrameLength: 100, Recipients: []provider.Wrapper{newKey(t, 2, "a longer name")}},
 	} {
 		for n := range 4 * 64 {
 			r, err := e.NewReader(context.Background(), bytes.NewReader(pattern(n)), map[string]string{"tenant": "acme"})

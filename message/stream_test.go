@@ -135,7 +135,7 @@ func TestClosedDecryptReader(t *testing.T) {
 
 func TestConcurrentUse(t *testing.T) {
 	key, second := newKey(t, 1, "first"), newKey(t, 2, "second")
-	e := &message.Encrypter{Keyring: key, Recipients: []provider.Keyring{second}, FrameLength: 100}
+	e := &message.Encrypter{Keyring: key, Recipients: []provider.Wrapper{second}, FrameLength: 100}
 	d := decrypter(second, key)
 	shared := map[string]string{"shared": "by all"}
 	var group sync.WaitGroup

@@ -34,7 +34,7 @@ func split(t *testing.T, sealed []byte) (head []byte, frames [][]byte) {
 
 func TestTampering(t *testing.T) {
 	key := newKey(t, 1, "first")
-	e := &message.Encrypter{Keyring: key, Recipients: []provider.Keyring{newKey(t, 2, "second")}, FrameLength: tamperFrame}
+	e := &message.Encrypter{Keyring: key, Recipients: []provider.Wrapper{newKey(t, 2, "second")}, FrameLength: tamperFrame}
 	encryptionContext := map[string]string{"tenant": "acme"}
 	for name, n := range map[string]int{"last frame partial": 5*tamperFrame + 21, "whole frames": 5 * tamperFrame, "one frame": 30, "no plaintext": 0} {
 		t.Run(name, func(t *testing.T) {

@@ -137,12 +137,12 @@ func (d *Decrypter) unwrap(ctx context.Context, h *header.Header, v *verified) e
 }
 
 // try asks one keyring to unwrap one data key, and verifies the header under it.
-func try(ctx context.Context, keyring provider.Keyring, request *provider.UnwrapDataKeyRequest, h *header.Header, v *verified) error {
+func try(ctx context.Context, keyring provider.Unwrapper, request *provider.UnwrapDataKeyRequest, h *header.Header, v *verified) error {
 	dataKey, err := keyring.UnwrapDataKey(ctx, request)
 	if err != nil {
 		return classify(err)
 	}
-	err = dataKey.WithAccess(func(key []byte) error {
+	err = dataKey.PlaintextKey.WithAccess(func(key []byte) error {
 		if size := h.Suite.DataKeySize(); len(key) != size {
 			return fmt.Errorf("%w: it has %d bytes, the message's suite takes %d", header.ErrAuthentication, len(key), size)
 		}
@@ -157,13 +157,13 @@ func try(ctx context.Context, keyring provider.Keyring, request *provider.Unwrap
 		return h.Verify(aead, v.unstored)
 	})
 	_ = dataKey.Close() // memory that can't be given back is no fault of the message
-	if request.Verified != nil {
-		request.Verified(err == nil)
+	if dataKey.Verified != nil {
+		dataKey.Verified(err == nil)
 	}
 	if err != nil {
 		return fmt.Errorf("%w: the data key under %s does not fit: %w", provider.ErrDecryptionFailed, describeKeys([]header.EncryptedDataKey{request.EncryptedKey}), err)
 	}
-	v.count = request.Count
+	v.count = dataKey.Count
 	return nil
 }
 

@@ -46,9 +46,9 @@ func (c *counting) keep(key *provider.SecureBytes) {
 	c.keys = append(c.keys, key)
 }
 
-func (c *counting) GenerateDataKey(ctx context.Context, request *provider.GenerateDataKeyRequest) (*provider.DataKey, error) {
+func (c *counting) GenerateDataKey(ctx context.Context, encryptionContext map[string]string) (*provider.DataKey, error) {
 	c.generated.Add(1)
-	key, err := c.Keyring.GenerateDataKey(ctx, request)
+	key, err := c.Keyring.GenerateDataKey(ctx, encryptionContext)
 	if err == nil {
 		c.keep(key.PlaintextKey)
 	}
@@ -61,11 +61,11 @@ func (c *counting) WrapDataKey(ctx context.Context, key *provider.SecureBytes, e
 	return c.Keyring.WrapDataKey(ctx, key, encryptionContext)
 }
 
-func (c *counting) UnwrapDataKey(ctx context.Context, request *provider.UnwrapDataKeyRequest) (*provider.SecureBytes, error) {
+func (c *counting) UnwrapDataKey(ctx context.Context, request *provider.UnwrapDataKeyRequest) (*provider.DataKey, error) {
 	c.unwrapped.Add(1)
 	key, err := c.Keyring.UnwrapDataKey(ctx, request)
 	if err == nil {
-		c.keep(key)
+		c.keep(key.PlaintextKey)
 	}
 	return key, err
 }
@@ -104,8 +104,26 @@ func encrypt(t testing.TB, e *message.Encrypter, plaintext []byte, encryptionCon
 	return sealed
 }
 
+// unwrappers returns the halves of keyrings that decrypt.
+func unwrappers(keyrings []provider.Keyring) []provider.Unwrapper {
+	halves := make([]provider.Unwrapper, len(keyrings))
+	for i, k := range keyrings {
+		halves[i] = k
+	}
+	return halves
+}
+
+// wrappers returns the halves of keyrings that encrypt.
+func wrappers(keyrings []provider.Keyring) []provider.Wrapper {
+	halves := make([]provider.Wrapper, len(keyrings))
+	for i, k := range keyrings {
+		halves[i] = k
+	}
+	return halves
+}
+
 func decrypter(keyrings ...provider.Keyring) *message.Decrypter {
-	return &message.Decrypter{Keyrings: keyrings}
+	return &message.Decrypter{Keyrings: unwrappers(keyrings)}
 }
 
 // encryptWays and decryptWays are every public door of each direction. They return what came out

@@ -28,7 +28,7 @@ type pipeline struct {
 // pikos returns that pipeline over a provider. Its crypto-service writes messages under the same
 // key as pikostorage, as it does with the drop-in providers.
 func pikos(p storage.ProviderPort, k keys) *pipeline {
-	crypto := pikokms.NewCryptoTransformer(message.Encrypter{Keyring: k.behind}, message.Decrypter{Keyrings: []provider.Keyring{k.behind}})
+	crypto := pikokms.NewCryptoTransformer(message.Encrypter{Keyring: k.behind}, message.Decrypter{Keyrings: []provider.Unwrapper{k.behind}})
 	return &pipeline{p, map[string]storage.StreamTransformerPort{
 		"gzip":           gzipped{},
 		"crypto-service": pikokms.StreamTransformer[storage.TransformerType]{Transformer: crypto},

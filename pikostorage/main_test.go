@@ -38,14 +38,14 @@ type keyService struct {
 	calls atomic.Int64
 }
 
-func (s *keyService) GenerateDataKey(ctx context.Context, request *provider.GenerateDataKeyRequest) (*provider.DataKey, error) {
+func (s *keyService) GenerateDataKey(ctx context.Context, encryptionContext map[string]string) (*provider.DataKey, error) {
 	if s.calls.Add(1); s.down.Load() {
 		return nil, fmt.Errorf("%w: connection refused", provider.ErrProviderUnavailable)
 	}
-	return s.EncryptionProvider.GenerateDataKey(ctx, request)
+	return s.EncryptionProvider.GenerateDataKey(ctx, encryptionContext)
 }
 
-func (s *keyService) UnwrapDataKey(ctx context.Context, request *provider.UnwrapDataKeyRequest) (*provider.SecureBytes, error) {
+func (s *keyService) UnwrapDataKey(ctx context.Context, request *provider.UnwrapDataKeyRequest) (*provider.DataKey, error) {
 	if s.calls.Add(1); s.down.Load() {
 		return nil, fmt.Errorf("%w: connection refused", provider.ErrProviderUnavailable)
 	}

@@ -32,7 +32,7 @@ func (e *encrypted) takeOff(ctx context.Context, content io.Reader, transformers
 		return content, transformers, nil
 	}
 	recorded := &recorder{Reader: content}
-	d := message.Decrypter{Keyrings: []provider.Keyring{e.host.CryptoService()}, Accept: acceptStream}
+	d := message.Decrypter{Keyrings: []provider.Unwrapper{e.host.CryptoService()}, Accept: acceptStream}
 	plain, err := d.NewReader(ctx, recorded, nil)
 	for _, other := range []error{provider.ErrInvalidCiphertext, provider.ErrContextMismatch, provider.ErrUntrustedKey} {
 		if errors.Is(err, other) {
@@ -49,7 +49,7 @@ func (e *encrypted) takeOff(ctx context.Context, content io.Reader, transformers
 
 // acceptStream accepts what Piko's crypto service encrypted as a stream.
 func acceptStream(h *header.Header) error {
-	if h.EncryptionContext[provider.UseKey] != provider.UseStream {
+	if h.EncryptionContext[provider.PairUse] != provider.UseStream {
 		return fmt.Errorf("%w: no stream of Piko's crypto service", provider.ErrContextMismatch)
 	}
 	return nil
@@ -80,7 +80,7 @@ func namesCrypto(c *storage.TransformConfig) bool {
 // applies that transformer to an object that names none.
 func (e *encrypted) putOn(ctx context.Context, content io.ReadCloser) (io.ReadCloser, error) {
 	m := message.Encrypter{Keyring: e.host.CryptoService()}
-	r, err := m.NewReader(ctx, content, map[string]string{provider.UseKey: provider.UseStream})
+	r, err := m.NewReader(ctx, content, map[string]string{provider.PairUse: provider.UseStream})
 	if err != nil {
 		return nil, errors.Join(err, content.Close())
 	}

@@ -90,7 +90,7 @@ func (e *encrypted) decrypt(ctx context.Context, repository, key string, stored 
 		}
 	}
 	// The host parses the same bytes again, and verifies them.
-	content, _, err := e.host.DecryptObject(ctx, name(repository, key), whole, -1)
+	content, _, err := e.host.DecryptObject(ctx, name(repository, key), whole, -1, nil)
 	return content, namesIn(h), err
 }
 
@@ -127,7 +127,7 @@ func (e *encrypted) partOf(ctx context.Context, params storage.GetParams, s *sto
 	if first < 0 || last >= 0 && last < first {
 		return nil, "", fmt.Errorf("there is no range from byte %d to byte %d", first, last)
 	}
-	content, err := e.host.OpenObject(ctx, name(params.Repository, params.Key), s)
+	content, err := e.host.OpenObject(ctx, name(params.Repository, params.Key), s, nil)
 	if errors.Is(err, pikokms.ErrNotSeekable) && !signed(s.header) {
 		if err := s.Close(); err != nil {
 			return nil, "", err

@@ -94,7 +94,7 @@ func (e *encrypted) look(ctx context.Context, repository, key string) (f facts, 
 		}
 	}
 	// Decrypting verifies the header, and the names with it.
-	content, err := e.host.OpenObject(ctx, name(repository, key), s)
+	content, err := e.host.OpenObject(ctx, name(repository, key), s, nil)
 	if err == nil {
 		f.size = content.Size()
 		return f, nil

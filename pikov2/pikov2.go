@@ -91,7 +91,7 @@ type Reader struct {
 // also holds io.ErrUnexpectedEOF. It holds provider.ErrUntrustedKey if no keyring has the type, or
 // provider.ErrDecryptionFailed if the stream was changed or the key does not fit. Otherwise it is
 // the keyrings' or src's own. Read returns the same errors.
-func NewReader(ctx context.Context, src io.Reader, keyrings []provider.Keyring) (*Reader, error) {
+func NewReader(ctx context.Context, src io.Reader, keyrings []provider.Unwrapper) (*Reader, error) {
 	r := &Reader{src: checked.Reader{Context: ctx, Source: src}, buf: make([]byte, bufferSize)}
 	h, err := r.readHeader()
 	if err != nil {
@@ -154,7 +154,7 @@ func cutShort(where string) error {
 
 // unwrap returns the ciphers that may be the stream's. If the stream has a wrapped data key, there
 // is one. If it is sealed under a provider's own key, only the first chunk tells whose.
-func unwrap(ctx context.Context, h *streamHeader, keyrings []provider.Keyring) (aeads []cipher.AEAD, err error) {
+func unwrap(ctx context.Context, h *streamHeader, keyrings []provider.Unwrapper) (aeads []cipher.AEAD, err error) {
 	var failures []error
 	for _, keyring := range keyrings {
 		k, ok := keyring.(provider.PikoV2Keyring)

@@ -123,7 +123,7 @@ var ways = map[string]func(*pikov2.Reader) ([]byte, error){
 	},
 }
 
-func read(src io.Reader, keyrings ...provider.Keyring) ([]byte, error) {
+func read(src io.Reader, keyrings ...provider.Unwrapper) ([]byte, error) {
 	r, err := pikov2.NewReader(context.Background(), src, keyrings)
 	if err != nil {
 		return nil, err
@@ -172,7 +172,7 @@ func TestStreamsOfPiko(t *testing.T) {
 			stored := vector(t, name+".bin")
 			require.True(t, pikov2.Sniff(stored))
 			require.False(t, header.Sniff(stored))
-			r, err := pikov2.NewReader(t.Context(), bytes.NewReader(stored), []provider.Keyring{p, k})
+			r, err := pikov2.NewReader(t.Context(), bytes.NewReader(stored), []provider.Unwrapper{p, k})
 			require.NoError(t, err, name)
 			got, err := run(r)
 			require.NoError(t, err, "%s, %s", name, way)
@@ -206,7 +206,7 @@ func TestStreamsOfPikoBySum(t *testing.T) {
 		sum := sha256.Sum256(stored)
 		require.Equal(t, s.SHA256, hex.EncodeToString(sum[:]), s.Size)
 		for way, run := range ways {
-			r, err := pikov2.NewReader(t.Context(), iotest.DataErrReader(bytes.NewReader(stored)), []provider.Keyring{p})
+			r, err := pikov2.NewReader(t.Context(), iotest.DataErrReader(bytes.NewReader(stored)), []provider.Unwrapper{p})
 			require.NoError(t, err)
 			got, err := run(r)
 			require.NoError(t, err, way)
@@ -276,7 +276,7 @@ func TestChangedStreams(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			for way, run := range ways {
-				r, err := pikov2.NewReader(t.Context(), bytes.NewReader(s.stored), []provider.Keyring{p})
+				r, err := pikov2.NewReader(t.Context(), bytes.NewReader(s.stored), []provider.Unwrapper{p})
 				require.NoError(t, err)
 				got, err := run(r)
 				require.ErrorIs(t, err, s.want, way)
@@ -304,22 +304,22 @@ func TestKeyrings(t *testing.T) {
 
 	for name, s := range map[string]struct {
 		stored   []byte
-		keyrings []provider.Keyring
+		keyrings []provider.Unwrapper
 		want     error
 	}{
-		"own key":                          {ofLocal, []provider.Keyring{own}, nil},
-		"another key":                      {ofLocal, []provider.Keyring{other}, provider.ErrDecryptionFailed},
-		"own key second":                   {ofLocal, []provider.Keyring{short, other, own, other}, nil},
-		"own key second, changed":          {changed, []provider.Keyring{other, own, other}, provider.ErrDecryptionFailed},
-		"key of 16 bytes":                  {ofLocal, []provider.Keyring{short}, provider.ErrInvalidKey},
-		"closed":                           {ofLocal, []provider.Keyring{closed}, provider.ErrClosed},
+		"own key":                          {ofLocal, []provider.Unwrapper{own}, nil},
+		"another key":                      {ofLocal, []provider.Unwrapper{other}, provider.ErrDecryptionFailed},
+		"own key second":                   {ofLocal, []provider.Unwrapper{short, other, own, other}, nil},
+		"own key second, changed":          {changed, []provider.Unwrapper{other, own, other}, provider.ErrDecryptionFailed},
+		"key of 16 bytes":                  {ofLocal, []provider.Unwrapper{short}, provider.ErrInvalidKey},
+		"closed":                           {ofLocal, []provider.Unwrapper{closed}, provider.ErrClosed},
 		"none":                             {ofLocal, nil, provider.ErrUntrustedKey},
-		"another kind":                     {ofLocal, []provider.Keyring{kms()}, provider.ErrUntrustedKey},
-		"that can't":                       {ofLocal, []provider.Keyring{struct{ provider.Keyring }{own}}, provider.ErrUntrustedKey},
-		"KMS":                              {ofKMS, []provider.Keyring{own, kms()}, nil},
-		"KMS second":                       {ofKMS, []provider.Keyring{unavailable, kms()}, nil},
-		"KMS unavailable":                  {ofKMS, []provider.Keyring{unavailable, own}, provider.ErrProviderUnavailable},
-		"KMS gives a data key of 16 bytes": {ofKMS, []provider.Keyring{shortKey}, provider.ErrInvalidKey},
+		"another kind":                     {ofLocal, []provider.Unwrapper{kms()}, provider.ErrUntrustedKey},
+		"that can't":                       {ofLocal, []provider.Unwrapper{struct{ provider.Keyring }{own}}, provider.ErrUntrustedKey},
+		"KMS":                              {ofKMS, []provider.Unwrapper{own, kms()}, nil},
+		"KMS second":                       {ofKMS, []provider.Unwrapper{unavailable, kms()}, nil},
+		"KMS unavailable":                  {ofKMS, []provider.Unwrapper{unavailable, own}, provider.ErrProviderUnavailable},
+		"KMS gives a data key of 16 bytes": {ofKMS, []provider.Unwrapper{shortKey}, provider.ErrInvalidKey},
 	} {
 		t.Run(name, func(t *testing.T) {
 			got, err := read(bytes.NewReader(s.stored), s.keyrings...)
@@ -431,7 +431,7 @@ func TestConstantMemory(t *testing.T) {
 	var before, after runtime.MemStats
 	var out sink
 	runtime.ReadMemStats(&before)
-	r, err := pikov2.NewReader(t.Context(), bytes.NewReader(stored), []provider.Keyring{p})
+	r, err := pikov2.NewReader(t.Context(), bytes.NewReader(stored), []provider.Unwrapper{p})
 	require.NoError(t, err)
 	_, err = r.WriteTo(&out)
 	runtime.ReadMemStats(&after)
@@ -498,7 +498,7 @@ func (n lying) Read([]byte) (int, error) { return int(n), nil }
 func TestContextEndsTheStream(t *testing.T) {
 	stored := vector(t, "kms-chunks-of-16.bin")
 	ctx, cancel := context.WithCancel(t.Context())
-	r, err := pikov2.NewReader(ctx, bytes.NewReader(stored), []provider.Keyring{kms()})
+	r, err := pikov2.NewReader(ctx, bytes.NewReader(stored), []provider.Unwrapper{kms()})
 	require.NoError(t, err)
 	_, err = io.ReadFull(r, make([]byte, 10))
 	require.NoError(t, err)
@@ -507,11 +507,11 @@ func TestContextEndsTheStream(t *testing.T) {
 	require.Equal(t, context.Canceled, err)
 	require.Len(t, got, 6, "the rest of the verified chunk")
 
-	_, err = pikov2.NewReader(ctx, bytes.NewReader(stored), []provider.Keyring{kms()})
+	_, err = pikov2.NewReader(ctx, bytes.NewReader(stored), []provider.Unwrapper{kms()})
 	require.ErrorIs(t, err, context.Canceled)
 	ctx, cancel = context.WithCancel(t.Context())
 	key := kms()
-	_, err = pikov2.NewReader(ctx, bytes.NewReader(stored), []provider.Keyring{cancelling{&fake{kind: key.kind, err: context.Canceled}, cancel}, key})
+	_, err = pikov2.NewReader(ctx, bytes.NewReader(stored), []provider.Unwrapper{cancelling{&fake{kind: key.kind, err: context.Canceled}, cancel}, key})
 	require.ErrorIs(t, err, context.Canceled)
 	require.Zero(t, key.asked, "a key service was asked after the context's end")
 }
@@ -548,7 +548,7 @@ func TestDestinationFails(t *testing.T) {
 	full := errors.New("full")
 	for n := range 40 {
 		for e, want := range map[error]error{full: full, nil: io.ErrShortWrite} {
-			r, err := pikov2.NewReader(t.Context(), bytes.NewReader(vector(t, "local-chunks-of-16.bin")), []provider.Keyring{p})
+			r, err := pikov2.NewReader(t.Context(), bytes.NewReader(vector(t, "local-chunks-of-16.bin")), []provider.Unwrapper{p})
 			require.NoError(t, err)
 			var out bytes.Buffer
 			written, err := r.WriteTo(&taking{&out, n, e})

@@ -6,10 +6,29 @@ import (
 	"fmt"
 )
 
-// Check wraps and unwraps a data key. It is the HealthCheck of a keyring that can do both.
+// HealthChecker is a keyring that checks itself otherwise than Check does, as one that can only
+// encrypt, or that keeps keys of its own.
+type HealthChecker interface {
+	// HealthCheck reports why the keyring can't be used, or nil.
+	HealthCheck(ctx context.Context) error
+}
+
+// Check checks that a keyring can be used. Unless it is a HealthChecker, Check wraps and unwraps a
+// data key, which needs the permissions that streams need.
 func Check(ctx context.Context, keyring Keyring) error {
+	if h, ok := keyring.(HealthChecker); ok {
+		return h.HealthCheck(ctx)
+	}
+	err := check(ctx, keyring)
+	if inner, ok := err.(*EncryptionError); ok {
+		return &EncryptionError{Operation: "HealthCheck", Provider: inner.Provider, KeyID: inner.KeyID, Err: inner.Err}
+	}
+	return err
+}
+
+func check(ctx context.Context, keyring Keyring) error {
 	encryptionContext := map[string]string{"purpose": "health check"}
-	made, err := keyring.GenerateDataKey(ctx, &GenerateDataKeyRequest{Context: encryptionContext})
+	made, err := keyring.GenerateDataKey(ctx, encryptionContext)
 	if err != nil {
 		return err
 	}
@@ -20,7 +39,7 @@ func Check(ctx context.Context, keyring Keyring) error {
 	}
 	defer got.Close()
 	return made.PlaintextKey.WithAccess(func(want []byte) error {
-		return got.WithAccess(func(key []byte) error {
+		return got.PlaintextKey.WithAccess(func(key []byte) error {
 			if subtle.ConstantTimeCompare(want, key) != 1 {
 				return fmt.Errorf("%w: the data key came back changed", ErrDecryptionFailed)
 			}

@@ -33,11 +33,11 @@ func (e *echo) give(b []byte) *provider.SecureBytes {
 	return key
 }
 
-func (e *echo) GenerateDataKey(_ context.Context, request *provider.GenerateDataKeyRequest) (*provider.DataKey, error) {
+func (e *echo) GenerateDataKey(_ context.Context, encryptionContext map[string]string) (*provider.DataKey, error) {
 	if e.refuses != nil {
 		return nil, e.refuses
 	}
-	e.contexts = append(e.contexts, request.Context)
+	e.contexts = append(e.contexts, encryptionContext)
 	return &provider.DataKey{PlaintextKey: e.give(e.made), EncryptedKey: header.EncryptedDataKey{ProviderID: "echo", Ciphertext: []byte("wrapped")}}, nil
 }
 
@@ -45,12 +45,12 @@ func (e *echo) WrapDataKey(context.Context, *provider.SecureBytes, map[string]st
 	return header.EncryptedDataKey{}, errors.New("a check wraps nothing")
 }
 
-func (e *echo) UnwrapDataKey(_ context.Context, request *provider.UnwrapDataKeyRequest) (*provider.SecureBytes, error) {
+func (e *echo) UnwrapDataKey(_ context.Context, request *provider.UnwrapDataKeyRequest) (*provider.DataKey, error) {
 	e.contexts, e.size, e.wrapped = append(e.contexts, request.Context), request.Size, request.EncryptedKey
 	if e.fails != nil {
 		return nil, e.fails
 	}
-	return e.give(e.unwraps), nil
+	return &provider.DataKey{PlaintextKey: e.give(e.unwraps)}, nil
 }
 
 // A check is passed by the data key that comes back as it was made, and by no other.

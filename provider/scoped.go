@@ -2,7 +2,7 @@ package provider
 
 import "context"
 
-// ScopedKeyring is a Keyring that answers two callers with the same request differently, because it
+// ScopedKeyring is a keyring that answers two callers with the same request differently, because it
 // looks at their contexts: one that takes a tenant's key from the caller who is logged in, or that
 // refuses some callers. What keeps its answers, as the data-key cache of package service does, asks
 // it before each use, and keeps the answers of different scopes apart.
@@ -10,8 +10,6 @@ import "context"
 // A Keyring that decides by context and stands behind a cache must be a ScopedKeyring. One that
 // wraps a ScopedKeyring must be one, too, and pass CacheScope on.
 type ScopedKeyring interface {
-	Keyring
-
 	// CacheScope returns a name for whatever the keyring takes from ctx to answer a request with
 	// this encryption context. If it would refuse the caller, it returns its error. It asks no key
 	// service.
@@ -19,7 +17,7 @@ type ScopedKeyring interface {
 }
 
 // CacheScope returns the scope of a request, which is empty if the keyring is no ScopedKeyring.
-func CacheScope(ctx context.Context, keyring Keyring, encryptionContext map[string]string) (string, error) {
+func CacheScope(ctx context.Context, keyring any, encryptionContext map[string]string) (string, error) {
 	if scoped, ok := keyring.(ScopedKeyring); ok {
 		return scoped.CacheScope(ctx, encryptionContext)
 	}

@@ -14,7 +14,7 @@ import (
 // Its encryption context cannot state the pair either. So a value is never taken for a data key of
 // an object or of a string.
 const (
-	UseKey    = "piko-use"
+	PairUse   = "piko-use"
 	UseObject = "object" // a stored object of package pikokms
 	UseString = "string" // a string that package message encrypted under a data key
 	UseStream = "stream" // a stream that Piko's crypto service writes by a drop-in provider
@@ -24,8 +24,8 @@ const (
 // contexts of strings can't state such pairs.
 const ReservedPrefix = "piko-"
 
-// CheckStated refuses an encryption context of a string that states a reserved pair. Providers call
-// it before they encrypt or decrypt a string. The error holds header.ErrInvalidContext.
+// CheckStated refuses an encryption context of a string that states a reserved pair. It is called
+// before a string is encrypted or decrypted. The error holds header.ErrInvalidContext.
 func CheckStated(encryptionContext map[string]string) error {
 	for name := range encryptionContext {
 		if strings.HasPrefix(name, ReservedPrefix) {

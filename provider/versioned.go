@@ -2,11 +2,11 @@ package provider
 
 import "context"
 
-// VersionedKeyring is a Keyring that tells whether a data key is wrapped as it would wrap one now.
+// VersionedKeyring is a keyring that knows whether a data key is wrapped as it would wrap one now.
 // So what a rotation left under older versions of its key can be found, and rewrapped. All
 // providers of pikokms are VersionedKeyrings.
 type VersionedKeyring interface {
-	Keyring
+	Wrapper
 
 	// IsCurrent reports whether a data key is under the keyring's own key, in the version with
 	// which the keyring wraps now. It is false if the keyring can't tell. Of a key that a data key

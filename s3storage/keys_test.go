@@ -77,7 +77,7 @@ func TestOddKeys(t *testing.T) {
 				stored, err := io.ReadAll(out.Body)
 				require.NoError(t, err)
 				require.False(t, bytes.Contains(stored, []byte("plain")), "%q", key)
-				original, _, err := host.DecryptObject(t.Context(), key, bytes.NewReader(stored), int64(len(stored)))
+				original, _, err := host.DecryptObject(t.Context(), key, bytes.NewReader(stored), int64(len(stored)), nil)
 				require.NoError(t, err, "%q", key)
 				got, err := io.ReadAll(original)
 				require.NoError(t, err)

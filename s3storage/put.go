@@ -18,6 +18,7 @@ import (
 
 	"piko.sh/pikokms"
 	"piko.sh/pikokms/internal/checked"
+	"piko.sh/pikokms/transfer"
 )
 
 // ErrS3EncryptionClient means that AWS's S3 Encryption Client wrote the object. It was left as it
@@ -189,7 +190,7 @@ func (s *Storage) check(ctx context.Context, key string, c condition) error {
 func (s *Storage) store(ctx context.Context, key string, in *s3.PutObjectInput, expires string, c condition, content io.Reader) error {
 	in.Bucket, in.Key = &s.bucket, &key
 	in.Metadata = pikokms.SetHeaderSize(maps.Clone(in.Metadata), pikokms.MetadataKey, content)
-	sent := &checked.Sent{Source: content}
+	sent := &transfer.Sent{Source: content}
 	u := &upload{storage: s, in: in, expires: expires, condition: c}
 	err := u.put(ctx, lengthOf(content), &checked.Reader{Context: ctx, Source: sent})
 	if err == nil {

@@ -60,7 +60,7 @@ func (s *Service) EncryptBatch(ctx context.Context, plaintexts []string, encrypt
 	}
 	keyring, done := s.batchKeyring()
 	defer done()
-	first, err := keyring.GenerateDataKey(ctx, &provider.GenerateDataKeyRequest{Context: pairs})
+	first, err := keyring.GenerateDataKey(ctx, pairs)
 	if err != nil {
 		return nil, err
 	}
@@ -69,14 +69,11 @@ func (s *Service) EncryptBatch(ctx context.Context, plaintexts []string, encrypt
 		return nil, err
 	}
 	return each(plaintexts, 1, func(plaintext string) (string, error) {
-		if plaintext == "" {
-			return "", provider.ErrEmptyPlaintext
-		}
-		text, err := message.EncryptText(ctx, keyring, &provider.EncryptRequest{Plaintext: plaintext, Context: encryptionContext})
+		ciphertext, err := message.EncryptText(ctx, keyring, plaintext, encryptionContext)
 		if err != nil {
 			return "", err
 		}
-		return envelope.New(keyID, s.Type(), text)
+		return envelope.New(keyID, s.Type(), base64.StdEncoding.EncodeToString(ciphertext))
 	})
 }
 
@@ -89,16 +86,7 @@ func (s *Service) batchKeyring() (keyring provider.Keyring, done func()) {
 	return c, c.close
 }
 
-// EncryptBatchDirect is EncryptBatch with a call of the key service for each item, at most
-// concurrency at once. Use it for items that must be under the key itself, such as those that
-// ReEncrypt is to move within AWS KMS.
-func (s *Service) EncryptBatchDirect(ctx context.Context, plaintexts []string, encryptionContext map[string]string, concurrency int) ([]string, error) {
-	return each(plaintexts, concurrency, func(plaintext string) (string, error) {
-		return envelope.Encrypt(ctx, s, &provider.EncryptRequest{Plaintext: plaintext, Context: encryptionContext})
-	})
-}
-
-// DecryptBatch decrypts results of EncryptBatch and EncryptBatchDirect. It calls the key service
+// DecryptBatch decrypts results of EncryptBatch, and other envelopes of the same type. It calls the key service
 // once for each data key that is not cached. A string without a data key takes a call of its own.
 // At most concurrency calls are made at once.
 //
@@ -114,19 +102,14 @@ func (s *Service) DecryptBatch(ctx context.Context, texts []string, encryptionCo
 		if e.Provider != string(s.Type()) {
 			return "", fmt.Errorf("%w: the envelope names provider %.40q, this is %q", provider.ErrUntrustedKey, e.Provider, s.Type())
 		}
-		request := &provider.DecryptRequest{Ciphertext: e.Ciphertext, Context: encryptionContext}
 		ciphertext, err := base64.StdEncoding.DecodeString(e.Ciphertext)
 		if err != nil {
 			return "", fmt.Errorf("%w: the ciphertext is not base64: %w", provider.ErrInvalidCiphertext, err)
 		}
 		if header.Sniff(ciphertext) {
-			return message.DecryptText(ctx, keyring, ciphertext, request)
+			return message.DecryptText(ctx, keyring, ciphertext, encryptionContext)
 		}
-		response, err := s.Decrypt(ctx, request)
-		if err != nil {
-			return "", err
-		}
-		return response.Plaintext, nil
+		return envelope.Open(ctx, s, e.Ciphertext, encryptionContext)
 	})
 }
 

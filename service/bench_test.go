@@ -32,7 +32,7 @@ func BenchmarkOpenBreaker(b *testing.B) {
 func smallObjects(t testing.TB) (encrypt, decrypt func() error) {
 	s := service.New(newRemote(t, 1), service.Config{Cache: &service.CacheLimits{MaxMessages: 1 << 40}})
 	t.Cleanup(func() { require.NoError(t, s.Close()) })
-	e, d := &message.Encrypter{Keyring: s}, &message.Decrypter{Keyrings: []provider.Keyring{s}}
+	e, d := &message.Encrypter{Keyring: s}, &message.Decrypter{Keyrings: []provider.Unwrapper{s}}
 	ctx, plaintext := t.Context(), make([]byte, 1024)
 	var src bytes.Reader
 	var stored, opened bytes.Buffer

@@ -152,9 +152,9 @@ func (s *Service) limitTrial(ctx context.Context) (context.Context, context.Canc
 // broken is a Service's provider behind the breaker, without the cache.
 type broken struct{ s *Service }
 
-func (b broken) GenerateDataKey(ctx context.Context, request *provider.GenerateDataKeyRequest) (*provider.DataKey, error) {
+func (b broken) GenerateDataKey(ctx context.Context, encryptionContext map[string]string) (*provider.DataKey, error) {
 	return guard(ctx, b.s, "GenerateDataKey", func(ctx context.Context) (*provider.DataKey, error) {
-		return b.s.inner.GenerateDataKey(ctx, request)
+		return b.s.inner.GenerateDataKey(ctx, encryptionContext)
 	})
 }
 
@@ -164,8 +164,8 @@ func (b broken) WrapDataKey(ctx context.Context, key *provider.SecureBytes, encr
 	})
 }
 
-func (b broken) UnwrapDataKey(ctx context.Context, request *provider.UnwrapDataKeyRequest) (*provider.SecureBytes, error) {
-	return guard(ctx, b.s, "UnwrapDataKey", func(ctx context.Context) (*provider.SecureBytes, error) {
+func (b broken) UnwrapDataKey(ctx context.Context, request *provider.UnwrapDataKeyRequest) (*provider.DataKey, error) {
+	return guard(ctx, b.s, "UnwrapDataKey", func(ctx context.Context) (*provider.DataKey, error) {
 		return b.s.inner.UnwrapDataKey(ctx, request)
 	})
 }

@@ -94,7 +94,7 @@ func TestOnlyOutagesCount(t *testing.T) {
 	tampered[len(tampered)-1] ^= 1
 	foreign, err := (&message.Encrypter{Keyring: newRemote(t, 9)}).Encrypt(t.Context(), []byte("text"), nil)
 	require.NoError(t, err)
-	d := message.Decrypter{Keyrings: []provider.Keyring{s}}
+	d := message.Decrypter{Keyrings: []provider.Unwrapper{s}}
 	for range 3 * service.Failures {
 		require.ErrorIs(t, entries["GenerateDataKey"](cancelled, s, nil), context.Canceled)
 		for _, b := range [][]byte{tampered, foreign, []byte("no message")} {

@@ -66,7 +66,7 @@ type entry struct {
 	made            *provider.DataKey // only for encrypting, otherwise nil
 	messages, bytes int64             // encrypted so far
 	fits            bool              // only for decrypting: a message's header has verified under it
-	verified        func(fits bool)   // only for decrypting: the inner keyring's Verified
+	verified        func(fits bool)   // only for decrypting: the Verified of its DataKeys
 	expiry          *time.Timer
 }
 
@@ -100,19 +100,19 @@ func appendIdentity(b []byte, parts ...[]byte) []byte {
 }
 
 // GenerateDataKey implements provider.Keyring.
-func (c *cache) GenerateDataKey(ctx context.Context, request *provider.GenerateDataKeyRequest) (*provider.DataKey, error) {
+func (c *cache) GenerateDataKey(ctx context.Context, encryptionContext map[string]string) (*provider.DataKey, error) {
 	// Every signed message has a new verification key in its encryption context, so no cached data
 	// key can serve it.
-	if _, signed := request.Context[header.PublicKeyName]; signed {
-		return c.Keyring.GenerateDataKey(ctx, request)
+	if _, signed := encryptionContext[header.PublicKeyName]; signed {
+		return c.Keyring.GenerateDataKey(ctx, encryptionContext)
 	}
-	scope, pairs, err := c.scope(ctx, request.Context)
+	scope, pairs, err := c.scope(ctx, encryptionContext)
 	if err != nil {
 		return nil, err
 	}
-	id := appendIdentity(make([]byte, 0, identitySize), []byte("encrypt"), scope, []byte(request.KeyID), []byte(request.KeySpec), pairs)
+	id := appendIdentity(make([]byte, 0, identitySize), []byte("encrypt"), scope, pairs)
 	e, key, err := c.get(ctx, id, func() (*entry, error) {
-		made, err := c.Keyring.GenerateDataKey(ctx, request)
+		made, err := c.Keyring.GenerateDataKey(ctx, encryptionContext)
 		if err != nil {
 			return nil, err
 		}
@@ -140,7 +140,7 @@ func (c *cache) scope(ctx context.Context, encryptionContext map[string]string) 
 }
 
 // UnwrapDataKey implements provider.Keyring.
-func (c *cache) UnwrapDataKey(ctx context.Context, request *provider.UnwrapDataKeyRequest) (*provider.SecureBytes, error) {
+func (c *cache) UnwrapDataKey(ctx context.Context, request *provider.UnwrapDataKeyRequest) (*provider.DataKey, error) {
 	scope, pairs, err := c.scope(ctx, request.Context)
 	if err != nil {
 		return nil, err
@@ -154,15 +154,14 @@ func (c *cache) UnwrapDataKey(ctx context.Context, request *provider.UnwrapDataK
 		if err != nil {
 			return nil, err
 		}
-		e := &entry{key: key}
+		e := &entry{key: key.PlaintextKey}
 		e.verified = func(fits bool) { c.judge(e, fits) }
 		return e, nil
 	})
 	if err != nil {
 		return nil, err
 	}
-	request.Verified = e.verified
-	return key, nil
+	return &provider.DataKey{PlaintextKey: key, Verified: e.verified}, nil
 }
 
 // judge is called with whether a message's header verified under an unwrapped data key. A data key

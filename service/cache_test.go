@@ -35,7 +35,7 @@ func TestCache(t *testing.T) {
 		r := newRemote(t, 1)
 		s := service.New(r, service.Config{Cache: &service.CacheLimits{MaxKeys: 2, MaxMessages: 10, MaxBytes: 1000}})
 		defer s.Close()
-		d := message.Decrypter{Keyrings: []provider.Keyring{s}}
+		d := message.Decrypter{Keyrings: []provider.Unwrapper{s}}
 		asked := func(want int64, what string) {
 			t.Helper()
 			require.Equal(t, want, r.calls.Swap(0), what)
@@ -99,7 +99,7 @@ func TestCache(t *testing.T) {
 func TestEvictionUnderWay(t *testing.T) {
 	r := newRemote(t, 1)
 	s := service.New(r, service.Config{Cache: &service.CacheLimits{MaxMessages: 1}})
-	made, err := s.GenerateDataKey(t.Context(), &provider.GenerateDataKeyRequest{})
+	made, err := s.GenerateDataKey(t.Context(), nil)
 	require.NoError(t, err)
 	require.True(t, closed(r.keys[0]))
 	require.False(t, closed(made.PlaintextKey))
@@ -115,14 +115,14 @@ func TestConcurrentMissesMakeOneCall(t *testing.T) {
 		leader, giveUp := context.WithCancel(t.Context())
 		var callers sync.WaitGroup
 		callers.Go(func() {
-			_, err := s.GenerateDataKey(leader, &provider.GenerateDataKeyRequest{})
+			_, err := s.GenerateDataKey(leader, nil)
 			require.ErrorIs(t, err, context.Canceled)
 		})
 		synctest.Wait()
 		var failed atomic.Int64
 		for range 100 {
 			callers.Go(func() {
-				key, err := s.GenerateDataKey(t.Context(), &provider.GenerateDataKeyRequest{})
+				key, err := s.GenerateDataKey(t.Context(), nil)
 				if err != nil {
 					failed.Add(1)
 					return
@@ -141,10 +141,10 @@ func TestConcurrentMissesMakeOneCall(t *testing.T) {
 		require.EqualValues(t, 2, r.calls.Load())
 
 		r.fail(provider.ErrAccessDenied)
-		_, err := s.GenerateDataKey(t.Context(), &provider.GenerateDataKeyRequest{KeySpec: "AES_128"})
+		_, err := s.GenerateDataKey(t.Context(), map[string]string{"another": "context"})
 		require.ErrorIs(t, err, provider.ErrAccessDenied)
 		r.fail(nil)
-		key, err := s.GenerateDataKey(t.Context(), &provider.GenerateDataKeyRequest{KeySpec: "AES_128"})
+		key, err := s.GenerateDataKey(t.Context(), map[string]string{"another": "context"})
 		require.NoError(t, err, "a failure is not cached")
 		require.NoError(t, key.Close())
 	})
@@ -157,7 +157,7 @@ func TestDataKeyThatDoesNotFitIsForgotten(t *testing.T) {
 	s := service.New(r, service.Config{Cache: &service.CacheLimits{}})
 	defer s.Close()
 	stored := encrypt(t, service.New(r, service.Config{}), 10, nil)
-	d := message.Decrypter{Keyrings: []provider.Keyring{s}}
+	d := message.Decrypter{Keyrings: []provider.Unwrapper{s}}
 	r.lie = true
 	r.calls.Store(0)
 	for i := range 3 {
@@ -196,19 +196,19 @@ func TestWaitingForAnothersCall(t *testing.T) {
 		r.hang(true)
 		var leader sync.WaitGroup
 		leader.Go(func() {
-			key, err := s.GenerateDataKey(t.Context(), &provider.GenerateDataKeyRequest{})
+			key, err := s.GenerateDataKey(t.Context(), nil)
 			require.NoError(t, err)
 			require.NoError(t, key.Close())
 		})
 		synctest.Wait()
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
-		_, err := s.GenerateDataKey(ctx, &provider.GenerateDataKeyRequest{})
+		_, err := s.GenerateDataKey(ctx, nil)
 		require.ErrorIs(t, err, context.DeadlineExceeded)
 		require.EqualValues(t, 1, r.calls.Load())
 		r.hang(false)
 		leader.Wait()
-		_, err = s.GenerateDataKey(ctx, &provider.GenerateDataKeyRequest{})
+		_, err = s.GenerateDataKey(ctx, nil)
 		require.ErrorIs(t, err, context.DeadlineExceeded)
 		require.Equal(t, service.StateClosed, s.State())
 	})
@@ -225,7 +225,7 @@ func TestWaitersShareAnOutage(t *testing.T) {
 		var callers sync.WaitGroup
 		for range 100 {
 			callers.Go(func() {
-				_, err := s.GenerateDataKey(t.Context(), &provider.GenerateDataKeyRequest{})
+				_, err := s.GenerateDataKey(t.Context(), nil)
 				require.ErrorIs(t, err, context.DeadlineExceeded)
 			})
 		}
@@ -240,7 +240,7 @@ func TestWrappingPassesByTheCache(t *testing.T) {
 	r := newRemote(t, 1)
 	s := service.New(r, service.Config{Cache: &service.CacheLimits{MaxMessages: 4}})
 	defer s.Close()
-	e := message.Encrypter{Keyring: newRemote(t, 2), Recipients: []provider.Keyring{s}}
+	e := message.Encrypter{Keyring: newRemote(t, 2), Recipients: []provider.Wrapper{s}}
 	for i := range 6 {
 		_, err := e.Encrypt(t.Context(), nil, nil)
 		require.NoError(t, err)
@@ -252,7 +252,7 @@ func TestAKeyringCachesWithoutABreaker(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		r := newRemote(t, 1)
 		k := service.NewKeyring(r, provider.TypeAWSKMS, service.Config{Cache: &service.CacheLimits{MaxMessages: 3}})
-		e, d := message.Encrypter{Keyring: k}, message.Decrypter{Keyrings: []provider.Keyring{k}}
+		e, d := message.Encrypter{Keyring: k}, message.Decrypter{Keyrings: []provider.Unwrapper{k}}
 		for range 3 {
 			stored, err := e.Encrypt(t.Context(), []byte("text"), nil)
 			require.NoError(t, err)
@@ -282,7 +282,7 @@ func TestReadingEvictsNothingOfWriting(t *testing.T) {
 			pairs := map[string]string{"tenant": fmt.Sprint(i)}
 			sealed, err := (&message.Encrypter{Keyring: s}).Encrypt(t.Context(), []byte("x"), pairs)
 			require.NoError(t, err)
-			_, _, err = (&message.Decrypter{Keyrings: []provider.Keyring{s}}).Decrypt(t.Context(), sealed, nil)
+			_, _, err = (&message.Decrypter{Keyrings: []provider.Unwrapper{s}}).Decrypt(t.Context(), sealed, nil)
 			require.NoError(t, err)
 		}
 	}

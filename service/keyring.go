@@ -50,8 +50,8 @@ func (k *Keyring) keyring() provider.Keyring {
 }
 
 // GenerateDataKey implements provider.Keyring.
-func (k *Keyring) GenerateDataKey(ctx context.Context, request *provider.GenerateDataKeyRequest) (*provider.DataKey, error) {
-	key, err := k.keyring().GenerateDataKey(ctx, request)
+func (k *Keyring) GenerateDataKey(ctx context.Context, encryptionContext map[string]string) (*provider.DataKey, error) {
+	key, err := k.keyring().GenerateDataKey(ctx, encryptionContext)
 	if err != nil {
 		return nil, err
 	}
@@ -65,12 +65,12 @@ func (k *Keyring) WrapDataKey(ctx context.Context, key *provider.SecureBytes, en
 }
 
 // UnwrapDataKey implements provider.Keyring.
-func (k *Keyring) UnwrapDataKey(ctx context.Context, request *provider.UnwrapDataKeyRequest) (*provider.SecureBytes, error) {
+func (k *Keyring) UnwrapDataKey(ctx context.Context, request *provider.UnwrapDataKeyRequest) (*provider.DataKey, error) {
 	key, err := k.keyring().UnwrapDataKey(ctx, request)
 	if err != nil {
 		return nil, err
 	}
-	k.instruments.countDecrypted(ctx, request)
+	k.instruments.countDecrypted(ctx, key)
 	return key, nil
 }
 
@@ -112,9 +112,9 @@ func observe[T any](ctx context.Context, i *instruments, operation string, call 
 	return result, err
 }
 
-func (o observed) GenerateDataKey(ctx context.Context, request *provider.GenerateDataKeyRequest) (*provider.DataKey, error) {
+func (o observed) GenerateDataKey(ctx context.Context, encryptionContext map[string]string) (*provider.DataKey, error) {
 	return observe(ctx, o.instruments, "GenerateDataKey", func(ctx context.Context) (*provider.DataKey, error) {
-		return o.inner.GenerateDataKey(ctx, request)
+		return o.inner.GenerateDataKey(ctx, encryptionContext)
 	})
 }
 
@@ -124,8 +124,8 @@ func (o observed) WrapDataKey(ctx context.Context, key *provider.SecureBytes, en
 	})
 }
 
-func (o observed) UnwrapDataKey(ctx context.Context, request *provider.UnwrapDataKeyRequest) (*provider.SecureBytes, error) {
-	return observe(ctx, o.instruments, "UnwrapDataKey", func(ctx context.Context) (*provider.SecureBytes, error) {
+func (o observed) UnwrapDataKey(ctx context.Context, request *provider.UnwrapDataKeyRequest) (*provider.DataKey, error) {
+	return observe(ctx, o.instruments, "UnwrapDataKey", func(ctx context.Context) (*provider.DataKey, error) {
 		return o.inner.UnwrapDataKey(ctx, request)
 	})
 }

@@ -3,6 +3,7 @@ package service
 import (
 	"context"
 	"encoding/base64"
+	"fmt"
 
 	"piko.sh/pikokms/envelope"
 	"piko.sh/pikokms/header"
@@ -12,14 +13,11 @@ import (
 // Owns reports whether an envelope names the provider's key and has a ciphertext of pikokms: a
 // message, or a value that the key service of a provider.DirectEncrypter itself encrypted.
 func (s *Service) Owns(e *envelope.Envelope) bool {
-	named, ok := s.inner.(interface{ KeyID() string })
-	if !ok || e.Provider != string(s.Type()) || e.KeyID != named.KeyID() || e.EncryptedDataKey != "" {
+	if own := s.KeyID(); own == "" || e.Provider != string(s.Type()) || e.KeyID != own || e.EncryptedDataKey != "" {
 		return false
 	}
-	d, direct := s.inner.(provider.DirectEncrypter)
-	direct = direct && d.EncryptsDirectly()
 	ciphertext, err := base64.StdEncoding.DecodeString(e.Ciphertext)
-	return err == nil && (direct || header.Sniff(ciphertext))
+	return err == nil && (s.EncryptsDirectly() || header.Sniff(ciphertext))
 }
 
 // ReEncrypt moves a string from another service's key to this one's, without decrypting it here. ok
@@ -35,12 +33,15 @@ func (s *Service) ReEncrypt(ctx context.Context, from *Service, e *envelope.Enve
 	if err != nil || header.Sniff(ciphertext) {
 		return "", false, nil
 	}
-	response, err := guard(ctx, s, "ReEncrypt", func(ctx context.Context) (*provider.EncryptResponse, error) {
-		return to.ReEncrypt(ctx, from.inner, &provider.DecryptRequest{Ciphertext: e.Ciphertext, Context: encryptionContext})
+	if err := provider.CheckStated(encryptionContext); err != nil {
+		return "", true, envelope.Fail(to, "ReEncrypt", fmt.Errorf("%w: %w", provider.ErrContextMismatch, err))
+	}
+	moved, err := guard(ctx, s, "ReEncrypt", func(ctx context.Context) (*provider.DirectValue, error) {
+		return to.ReEncrypt(ctx, from.inner, ciphertext, encryptionContext)
 	})
 	if err != nil {
 		return "", true, err
 	}
-	text, err = envelope.New(response.KeyID, response.Provider, response.Ciphertext)
+	text, err = envelope.New(moved.KeyID, s.Type(), base64.StdEncoding.EncodeToString(moved.Ciphertext))
 	return text, true, err
 }

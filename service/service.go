@@ -11,12 +11,10 @@ package service
 
 import (
 	"context"
-	"encoding/base64"
+	"fmt"
 
 	"github.com/sony/gobreaker/v2"
 
-	"piko.sh/pikokms/header"
-	"piko.sh/pikokms/message"
 	"piko.sh/pikokms/provider"
 )
 
@@ -31,7 +29,7 @@ type Config struct {
 	Telemetry Telemetry
 }
 
-// Service implements provider.EncryptionProvider on another one. It is safe for concurrent use.
+// Service is a provider on another one. It is safe for concurrent use.
 type Service struct {
 	inner       provider.EncryptionProvider
 	breaker     *gobreaker.CircuitBreaker[any]
@@ -83,12 +81,12 @@ func (s *Service) keyring() provider.Keyring {
 	return broken{s}
 }
 
-// Type implements provider.EncryptionProvider.
+// Type returns the provider's.
 func (s *Service) Type() provider.Type { return s.inner.Type() }
 
-// GenerateDataKey implements provider.Keyring.
-func (s *Service) GenerateDataKey(ctx context.Context, request *provider.GenerateDataKeyRequest) (*provider.DataKey, error) {
-	key, err := s.keyring().GenerateDataKey(ctx, request)
+// GenerateDataKey takes the data key from the cache, or makes one call of the key service.
+func (s *Service) GenerateDataKey(ctx context.Context, encryptionContext map[string]string) (*provider.DataKey, error) {
+	key, err := s.keyring().GenerateDataKey(ctx, encryptionContext)
 	if err != nil {
 		return nil, err
 	}
@@ -96,47 +94,77 @@ func (s *Service) GenerateDataKey(ctx context.Context, request *provider.Generat
 	return key, nil
 }
 
-// UnwrapDataKey implements provider.Keyring.
-func (s *Service) UnwrapDataKey(ctx context.Context, request *provider.UnwrapDataKeyRequest) (*provider.SecureBytes, error) {
+// UnwrapDataKey takes the data key from the cache, or makes one call of the key service.
+func (s *Service) UnwrapDataKey(ctx context.Context, request *provider.UnwrapDataKeyRequest) (*provider.DataKey, error) {
 	key, err := s.keyring().UnwrapDataKey(ctx, request)
 	if err != nil {
 		return nil, err
 	}
-	s.instruments.countDecrypted(ctx, request)
+	s.instruments.countDecrypted(ctx, key)
 	return key, nil
 }
 
-// Encrypt implements provider.EncryptionProvider.
-func (s *Service) Encrypt(ctx context.Context, request *provider.EncryptRequest) (*provider.EncryptResponse, error) {
-	return guard(ctx, s, "Encrypt", func(ctx context.Context) (*provider.EncryptResponse, error) { return s.inner.Encrypt(ctx, request) })
-}
-
-// Decrypt implements provider.EncryptionProvider. If the value is under a data key, that may come
-// from the cache.
-func (s *Service) Decrypt(ctx context.Context, request *provider.DecryptRequest) (*provider.DecryptResponse, error) {
-	if ciphertext, err := base64.StdEncoding.DecodeString(request.Ciphertext); err == nil && request.KeyID == "" && header.Sniff(ciphertext) {
-		plaintext, err := message.DecryptText(ctx, s, ciphertext, request)
-		if err != nil {
-			return nil, err
-		}
-		return &provider.DecryptResponse{Plaintext: plaintext}, nil
+// KeyID returns the provider's, or nothing if it has none.
+func (s *Service) KeyID() string {
+	if named, ok := s.inner.(interface{ KeyID() string }); ok {
+		return named.KeyID()
 	}
-	return guard(ctx, s, "Decrypt", func(ctx context.Context) (*provider.DecryptResponse, error) { return s.inner.Decrypt(ctx, request) })
+	return ""
 }
 
-// GetKeyInfo implements provider.EncryptionProvider.
-func (s *Service) GetKeyInfo(ctx context.Context, keyID string) (*provider.KeyInfo, error) {
-	return guard(ctx, s, "GetKeyInfo", func(ctx context.Context) (*provider.KeyInfo, error) { return s.inner.GetKeyInfo(ctx, keyID) })
+// With returns a Service on another provider of the same key service. It has the breaker and the
+// telemetry of s, and no cache. It is not to be closed.
+func (s *Service) With(p provider.EncryptionProvider) *Service {
+	other := *s
+	other.inner, other.cache = p, nil
+	return &other
 }
 
-// HealthCheck implements provider.EncryptionProvider. It asks the key service, whatever is cached,
-// unless the breaker is open.
-func (s *Service) HealthCheck(ctx context.Context) error {
-	_, err := guard(ctx, s, "HealthCheck", func(ctx context.Context) (struct{}, error) { return struct{}{}, s.inner.HealthCheck(ctx) })
+// Call makes a call of the key service through the circuit breaker, with telemetry that names the
+// operation.
+func (s *Service) Call(ctx context.Context, operation string, call func(context.Context) error) error {
+	_, err := guard(ctx, s, operation, func(ctx context.Context) (struct{}, error) { return struct{}{}, call(ctx) })
 	return err
 }
 
+// EncryptsDirectly is true if the provider is a provider.DirectEncrypter of which it is true.
+func (s *Service) EncryptsDirectly() bool {
+	d, ok := s.inner.(provider.DirectEncrypter)
+	return ok && d.EncryptsDirectly()
+}
+
+// EncryptDirectly makes one call of the key service. The result is nil if the provider is no
+// provider.DirectEncrypter.
+func (s *Service) EncryptDirectly(ctx context.Context, value []byte, encryptionContext map[string]string) (*provider.DirectValue, error) {
+	d, ok := s.inner.(provider.DirectEncrypter)
+	if !ok {
+		return nil, nil
+	}
+	return guard(ctx, s, "Encrypt", func(ctx context.Context) (*provider.DirectValue, error) {
+		return d.EncryptDirectly(ctx, value, encryptionContext)
+	})
+}
+
+// DecryptDirectly makes one call of the key service. The error holds provider.ErrInvalidProvider if
+// the provider is no provider.DirectEncrypter.
+func (s *Service) DecryptDirectly(ctx context.Context, ciphertext []byte, encryptionContext map[string]string) ([]byte, error) {
+	d, ok := s.inner.(provider.DirectEncrypter)
+	if !ok {
+		return nil, fmt.Errorf("%w: provider %s decrypts no values itself", provider.ErrInvalidProvider, s.Type())
+	}
+	return guard(ctx, s, "Decrypt", func(ctx context.Context) ([]byte, error) {
+		return d.DecryptDirectly(ctx, ciphertext, encryptionContext)
+	})
+}
+
+// HealthCheck is provider.Check of the provider. It asks the key service, whatever is cached, unless
+// the breaker is open.
+func (s *Service) HealthCheck(ctx context.Context) error {
+	return s.Call(ctx, "HealthCheck", func(ctx context.Context) error { return provider.Check(ctx, s.inner) })
+}
+
 var (
-	_ provider.EncryptionProvider = (*Service)(nil)
-	_ provider.VersionedKeyring   = (*Service)(nil)
+	_ provider.DirectEncrypter  = (*Service)(nil)
+	_ provider.VersionedKeyring = (*Service)(nil)
+	_ provider.HealthChecker    = (*Service)(nil)
 )

@@ -92,11 +92,11 @@ func (r *remote) call(ctx context.Context) error {
 	return errors.Join(err, ctx.Err())
 }
 
-func (r *remote) GenerateDataKey(ctx context.Context, request *provider.GenerateDataKeyRequest) (*provider.DataKey, error) {
+func (r *remote) GenerateDataKey(ctx context.Context, encryptionContext map[string]string) (*provider.DataKey, error) {
 	if err := r.call(ctx); err != nil {
 		return nil, err
 	}
-	key, err := r.Provider.GenerateDataKey(ctx, request)
+	key, err := r.Provider.GenerateDataKey(ctx, encryptionContext)
 	if err == nil {
 		r.mu.Lock()
 		r.keys = append(r.keys, key.PlaintextKey)
@@ -112,7 +112,7 @@ func (r *remote) WrapDataKey(ctx context.Context, key *provider.SecureBytes, pai
 	return r.Provider.WrapDataKey(ctx, key, pairs)
 }
 
-func (r *remote) UnwrapDataKey(ctx context.Context, request *provider.UnwrapDataKeyRequest) (*provider.SecureBytes, error) {
+func (r *remote) UnwrapDataKey(ctx context.Context, request *provider.UnwrapDataKeyRequest) (*provider.DataKey, error) {
 	if err := r.call(ctx); err != nil {
 		return nil, err
 	}
@@ -122,16 +122,10 @@ func (r *remote) UnwrapDataKey(ctx context.Context, request *provider.UnwrapData
 	if lie {
 		key := make([]byte, request.Size)
 		_, _ = rand.Read(key) // never fails
-		return provider.NewSecureBytes(key)
+		secret, err := provider.NewSecureBytes(key)
+		return &provider.DataKey{PlaintextKey: secret}, err
 	}
 	return r.Provider.UnwrapDataKey(ctx, request)
-}
-
-func (r *remote) Encrypt(ctx context.Context, request *provider.EncryptRequest) (*provider.EncryptResponse, error) {
-	if err := r.call(ctx); err != nil {
-		return nil, err
-	}
-	return r.Provider.Encrypt(ctx, request)
 }
 
 func TestConformance(t *testing.T) {
@@ -151,18 +145,18 @@ func TestConformance(t *testing.T) {
 // entries are all ways to ask the provider something.
 var entries = map[string]func(ctx context.Context, s *service.Service, stored []byte) error{
 	"GenerateDataKey": func(ctx context.Context, s *service.Service, _ []byte) error {
-		key, err := s.GenerateDataKey(ctx, &provider.GenerateDataKeyRequest{})
+		key, err := s.GenerateDataKey(ctx, nil)
 		if err != nil {
 			return err
 		}
 		return key.Close()
 	},
 	"UnwrapDataKey": func(ctx context.Context, s *service.Service, stored []byte) error {
-		_, _, err := (&message.Decrypter{Keyrings: []provider.Keyring{s}}).Decrypt(ctx, stored, nil)
+		_, _, err := (&message.Decrypter{Keyrings: []provider.Unwrapper{s}}).Decrypt(ctx, stored, nil)
 		return err
 	},
 	"Encrypt": func(ctx context.Context, s *service.Service, _ []byte) error {
-		_, err := s.Encrypt(ctx, &provider.EncryptRequest{Plaintext: "x"})
+		_, err := envelope.Seal(ctx, s, "x", nil)
 		return err
 	},
 	"HealthCheck": func(ctx context.Context, s *service.Service, _ []byte) error { return s.HealthCheck(ctx) },
@@ -225,17 +219,21 @@ func TestBatches(t *testing.T) {
 	require.NoError(t, err)
 	require.EqualValues(t, 3, r.calls.Swap(0))
 
-	texts, err := plain.EncryptBatchDirect(t.Context(), records[:20], pairs, 4)
-	require.NoError(t, err)
+	var texts []string
+	for _, record := range records[:20] {
+		text, err := envelope.Encrypt(t.Context(), plain, record, pairs)
+		require.NoError(t, err)
+		texts = append(texts, text)
+	}
 	require.EqualValues(t, 20, r.calls.Swap(0))
 	got, err := plain.DecryptBatch(t.Context(), texts, pairs, 4)
 	require.NoError(t, err)
 	require.Equal(t, records[:20], got)
 
-	texts, err = plain.EncryptBatch(t.Context(), []string{"a", "", "c"}, nil)
-	require.ErrorIs(t, err, provider.ErrEmptyPlaintext)
+	texts, err = plain.EncryptBatch(t.Context(), []string{"a", strings.Repeat("x", 10<<20), ""}, nil)
+	require.ErrorIs(t, err, provider.ErrEncryptionFailed)
 	require.NotEmpty(t, texts[0])
-	require.Empty(t, texts[1])
+	require.Empty(t, texts[1], "it is too large for an envelope")
 	require.NotEmpty(t, texts[2])
 	r.calls.Store(0)
 	_, err = plain.EncryptBatch(t.Context(), []string{"a"}, map[string]string{"aws-crypto-x": ""})

@@ -85,7 +85,7 @@ func newInstruments(t Telemetry, kind provider.Type, state func() State) *instru
 	return i
 }
 
-// observe has a meter report the breaker's state.
+// observe makes a meter report the breaker's state.
 func (i *instruments) observe(meter metric.Meter, state func() State) (metric.Registration, error) {
 	gauge, err := meter.Int64ObservableGauge("pikokms.breaker.state", metric.WithDescription("0 closed, 1 half-open, 2 open"))
 	if err != nil {
@@ -153,9 +153,18 @@ func kind(err error) string {
 	return "_OTHER" // OpenTelemetry's semantic conventions, "error.type"
 }
 
-// countEncrypted makes key count the bytes that are encrypted under it.
+// countEncrypted makes a data key count the bytes that are encrypted under it.
 func (i *instruments) countEncrypted(ctx context.Context, key *provider.DataKey) {
-	if i.encrypted == nil {
+	i.countBytes(ctx, key, i.encrypted)
+}
+
+// countDecrypted makes a data key count the bytes that are decrypted under it.
+func (i *instruments) countDecrypted(ctx context.Context, key *provider.DataKey) {
+	i.countBytes(ctx, key, i.decrypted)
+}
+
+func (i *instruments) countBytes(ctx context.Context, key *provider.DataKey, counter metric.Int64Counter) {
+	if counter == nil {
 		return
 	}
 	next := key.Count
@@ -163,21 +172,7 @@ func (i *instruments) countEncrypted(ctx context.Context, key *provider.DataKey)
 		if next != nil {
 			next(bytes)
 		}
-		i.encrypted.Add(ctx, int64(bytes), metric.WithAttributes(i.provider))
-	}
-}
-
-// countDecrypted makes request count the bytes that are decrypted under its data key.
-func (i *instruments) countDecrypted(ctx context.Context, request *provider.UnwrapDataKeyRequest) {
-	if i.decrypted == nil {
-		return
-	}
-	next := request.Count
-	request.Count = func(bytes int) {
-		if next != nil {
-			next(bytes)
-		}
-		i.decrypted.Add(ctx, int64(bytes), metric.WithAttributes(i.provider))
+		counter.Add(ctx, int64(bytes), metric.WithAttributes(i.provider))
 	}
 }
 

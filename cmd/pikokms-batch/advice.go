@@ -62,9 +62,9 @@ func (o *object) commandLine(job string) (line string, ok bool) {
 		}
 	}
 	if f.bound != "" {
-		words = append(words, "-c", pikokms.BucketKey+"="+f.bound, "-c", pikokms.ObjectKey+"="+o.Key)
+		words = append(words, "-c", pikokms.PairBucket+"="+f.bound, "-c", pikokms.PairObject+"="+o.Key)
 		if job == encrypt {
-			words = append(words, "--required", pikokms.BucketKey, "--required", pikokms.ObjectKey)
+			words = append(words, "--required", pikokms.PairBucket, "--required", pikokms.PairObject)
 		}
 	}
 	if o.pikoV2 {

@@ -232,7 +232,7 @@ const instruction = ".instruction"
 // object. It asks the key service only for the active version of a branch key, and if objects are
 // bound to their names, which nothing in an object shows.
 func (o *object) judge(ctx context.Context, job string, t task) (done string, err error) {
-	isObject := o.header != nil && o.header.EncryptionContext[pikokms.UseKey] == pikokms.UseObject
+	isObject := o.header != nil && o.header.EncryptionContext[provider.PairUse] == provider.UseObject
 	isDone := isObject && o.function.key.isUnder(o.header)
 	if isDone && job == rewrap {
 		if isDone, err = o.function.key.isCurrent(ctx, o.header); err != nil {
@@ -240,7 +240,7 @@ func (o *object) judge(ctx context.Context, job string, t task) (done string, er
 		}
 	}
 	if isDone && o.function.bound != "" {
-		_, _, err := o.bucket.host.DecryptObject(ctx, o.Key, o.start, o.Size)
+		_, _, err := o.bucket.host.DecryptObject(ctx, o.Key, o.start, o.Size, nil)
 		switch o.unbound = isUnbound(err); {
 		case o.unbound && job == encrypt:
 			return "", fmt.Errorf("it is under %s already, but bound to no name; the job %s binds it, with %s", o.function.key.name, rewrap, bindUnbound)
@@ -278,7 +278,7 @@ func (o *object) work(ctx context.Context, job string) (done string, err error) 
 		stored, err = host.EncryptObject(ctx, o.Key, o.start, nil)
 	case o.pikoV2:
 		var content io.Reader
-		if content, _, err = host.DecryptObject(ctx, o.Key, o.start, o.Size); err == nil {
+		if content, _, err = host.DecryptObject(ctx, o.Key, o.start, o.Size, nil); err == nil {
 			stored, err = host.EncryptObject(ctx, o.Key, content, nil)
 		}
 	default:
@@ -328,7 +328,7 @@ var pastOf = map[string]string{encrypt: "encrypted", rewrap: "rewrapped"}
 
 // verify reads the object to its end.
 func (o *object) verify(ctx context.Context) (done string, err error) {
-	content, _, err := o.bucket.host.DecryptObject(ctx, o.Key, o.start, o.Size)
+	content, _, err := o.bucket.host.DecryptObject(ctx, o.Key, o.start, o.Size, nil)
 	if isUnbound(err) {
 		err = fmt.Errorf("if it is bound to no name, the job %s binds it, with %s: %w", rewrap, bindUnbound, err)
 	}

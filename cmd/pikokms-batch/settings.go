@@ -16,7 +16,7 @@ import (
 	smithyhttp "github.com/aws/smithy-go/transport/http"
 
 	"piko.sh/pikokms"
-	"piko.sh/pikokms/internal/awslog"
+	"piko.sh/pikokms/provider/awskms"
 	"piko.sh/pikokms/s3storage"
 	"piko.sh/pikokms/service"
 )
@@ -76,7 +76,7 @@ func newFunction(ctx context.Context, environment func(string) string) *function
 }
 
 func (f *function) configure(ctx context.Context, environment func(string) string) error {
-	loaded, err := config.LoadDefaultConfig(ctx, config.WithLogger(awslog.Logger))
+	loaded, err := config.LoadDefaultConfig(ctx, config.WithLogger(awskms.Logger))
 	if err != nil {
 		return err
 	}

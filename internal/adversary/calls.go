@@ -134,11 +134,11 @@ func (k keys) fail(what string) error {
 	return nil
 }
 
-func (k keys) GenerateDataKey(ctx context.Context, request *provider.GenerateDataKeyRequest) (*provider.DataKey, error) {
+func (k keys) GenerateDataKey(ctx context.Context, encryptionContext map[string]string) (*provider.DataKey, error) {
 	if err := k.fail("GenerateDataKey"); err != nil {
 		return nil, err
 	}
-	return k.EncryptionProvider.GenerateDataKey(ctx, request)
+	return k.EncryptionProvider.GenerateDataKey(ctx, encryptionContext)
 }
 
 func (k keys) WrapDataKey(ctx context.Context, key *provider.SecureBytes, encryptionContext map[string]string) (header.EncryptedDataKey, error) {
@@ -148,7 +148,7 @@ func (k keys) WrapDataKey(ctx context.Context, key *provider.SecureBytes, encryp
 	return k.EncryptionProvider.WrapDataKey(ctx, key, encryptionContext)
 }
 
-func (k keys) UnwrapDataKey(ctx context.Context, request *provider.UnwrapDataKeyRequest) (*provider.SecureBytes, error) {
+func (k keys) UnwrapDataKey(ctx context.Context, request *provider.UnwrapDataKeyRequest) (*provider.DataKey, error) {
 	key, err := k.EncryptionProvider.UnwrapDataKey(ctx, request)
 	if errors.Is(err, provider.ErrUntrustedKey) {
 		return nil, err // no key service is asked

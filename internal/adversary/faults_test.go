@@ -46,7 +46,7 @@ func TestAFaultAtEachCallOfAMessage(t *testing.T) {
 		}
 		plaintext := pattern(3, size)
 		encrypter := func(c *adversary.Calls) *message.Encrypter {
-			return &message.Encrypter{Keyring: c.Keys(key), Recipients: []provider.Keyring{c.Keys(second)}, FrameLength: length}
+			return &message.Encrypter{Keyring: c.Keys(key), Recipients: []provider.Wrapper{c.Keys(second)}, FrameLength: length}
 		}
 		sealed, err := encrypter(&adversary.Calls{}).Encrypt(t.Context(), plaintext, nil)
 		require.NoError(t, err)
@@ -88,7 +88,7 @@ func TestAFaultAtEachCallOfAMessage(t *testing.T) {
 				n := adversary.EachCall(func(c *adversary.Calls) {
 					var out bytes.Buffer
 					err := way(c, &out)
-					got, _, openErr := (&message.Decrypter{Keyrings: []provider.Keyring{key}}).Decrypt(t.Context(), out.Bytes(), nil)
+					got, _, openErr := (&message.Decrypter{Keyrings: []provider.Unwrapper{key}}).Decrypt(t.Context(), out.Bytes(), nil)
 					if !c.Failed() {
 						require.NoError(t, errors.Join(err, openErr), name)
 						require.True(t, bytes.Equal(plaintext, got))
@@ -102,7 +102,7 @@ func TestAFaultAtEachCallOfAMessage(t *testing.T) {
 				doors++
 			}
 			decrypter := func(c *adversary.Calls) *message.Decrypter {
-				return &message.Decrypter{Keyrings: []provider.Keyring{c.Keys(key)}}
+				return &message.Decrypter{Keyrings: []provider.Unwrapper{c.Keys(key)}}
 			}
 			outOf := map[string]func(c *adversary.Calls, out io.Writer) error{
 				"DecryptReader": func(c *adversary.Calls, out io.Writer) error {

@@ -73,7 +73,7 @@ func wrapped(t testing.TB, keyring provider.Keyring, dataKey []byte, pairs map[s
 // key, and break the format's rules: each has one form alone.
 func TestMessagesOfAWriterWithTheKey(t *testing.T) {
 	key := newKey(t, 1, "")
-	d := &message.Decrypter{Keyrings: []provider.Keyring{key}}
+	d := &message.Decrypter{Keyrings: []provider.Unwrapper{key}}
 	dataKey := bytes.Repeat([]byte{9}, 32)
 	keys := wrapped(t, key, dataKey, nil, 1)
 	good := seal(t, dataKey, nil, keys, 64, pattern(1, 200))
@@ -277,13 +277,13 @@ func TestAMessageUnderTwoKeys(t *testing.T) {
 	dataKeys := [2][]byte{bytes.Repeat([]byte{4}, 32), bytes.Repeat([]byte{5}, 32)}
 	sealed := underTwoKeys(t, first, second, dataKeys)
 	var contents [][]byte
-	for _, keyring := range []provider.Keyring{first, second} {
-		open := &message.Decrypter{Keyrings: []provider.Keyring{keyring}, CommitmentPolicy: message.RequireEncryptAllowDecrypt}
+	for _, keyring := range []provider.Unwrapper{first, second} {
+		open := &message.Decrypter{Keyrings: []provider.Unwrapper{keyring}, CommitmentPolicy: message.RequireEncryptAllowDecrypt}
 		got, _, err := open.Decrypt(t.Context(), sealed, nil)
 		require.NoError(t, err, "the attack does not work on a suite without commitment, so this test shows nothing")
 		contents = append(contents, got)
 		for _, door := range doors {
-			_, err := door.open(t.Context(), &message.Decrypter{Keyrings: []provider.Keyring{keyring}}, sealed, 20)
+			_, err := door.open(t.Context(), &message.Decrypter{Keyrings: []provider.Unwrapper{keyring}}, sealed, 20)
 			require.ErrorIs(t, err, message.ErrCommitmentPolicy, door.name)
 		}
 	}
@@ -293,12 +293,12 @@ func TestAMessageUnderTwoKeys(t *testing.T) {
 	keys := wrapped(t, first, dataKeys[0], nil, 1)
 	keys = append(binary.BigEndian.AppendUint16(nil, 2), append(keys[2:], wrapped(t, second, dataKeys[1], nil, 1)[2:]...)...)
 	committed := seal(t, dataKeys[0], nil, keys, 64, []byte("one content"))
-	got, _, err := (&message.Decrypter{Keyrings: []provider.Keyring{first}}).Decrypt(t.Context(), committed, nil)
+	got, _, err := (&message.Decrypter{Keyrings: []provider.Unwrapper{first}}).Decrypt(t.Context(), committed, nil)
 	require.NoError(t, err)
 	require.Equal(t, "one content", string(got))
 	for _, policy := range []message.CommitmentPolicy{message.RequireEncryptRequireDecrypt, message.RequireEncryptAllowDecrypt} {
 		for _, door := range doors {
-			d := &message.Decrypter{Keyrings: []provider.Keyring{second}, CommitmentPolicy: policy}
+			d := &message.Decrypter{Keyrings: []provider.Unwrapper{second}, CommitmentPolicy: policy}
 			_, err := door.open(t.Context(), d, committed, 20)
 			require.ErrorIs(t, err, header.ErrAuthentication, door.name)
 		}
@@ -322,7 +322,7 @@ func TestForeignKeysAreNotAskedAbout(t *testing.T) {
 	require.NoError(t, err)
 	m, err := adversary.Split(sealed, []byte("text"))
 	require.NoError(t, err)
-	d := &message.Decrypter{Keyrings: []provider.Keyring{p}}
+	d := &message.Decrypter{Keyrings: []provider.Unwrapper{p}}
 	r := rand.New(rand.NewPCG(1, 7))
 	server.Reset()
 	asked := 0
@@ -409,7 +409,7 @@ func TestDecompressionBombs(t *testing.T) {
 				return io.Copy(io.Discard, o)
 			},
 			"DecryptObject": func() (int64, error) {
-				r, _, err := h.DecryptObject(t.Context(), "bomb", bytes.NewReader(stored), int64(len(stored)))
+				r, _, err := h.DecryptObject(t.Context(), "bomb", bytes.NewReader(stored), int64(len(stored)), nil)
 				if err != nil {
 					return 0, err
 				}
@@ -446,7 +446,7 @@ func TestANegatedSignature(t *testing.T) {
 	require.NoError(t, err)
 	changed := slices.Concat(m.Head, slices.Concat(m.Frames...), binary.BigEndian.AppendUint16(nil, uint16(len(negated))), negated)
 	require.NotEqual(t, sealed, changed)
-	got, _, err := (&message.Decrypter{Keyrings: []provider.Keyring{key}}).Decrypt(t.Context(), changed, nil)
+	got, _, err := (&message.Decrypter{Keyrings: []provider.Unwrapper{key}}).Decrypt(t.Context(), changed, nil)
 	require.NoError(t, err)
 	require.Equal(t, "text", string(got))
 
@@ -454,6 +454,6 @@ func TestANegatedSignature(t *testing.T) {
 	negated, err = asn1.Marshal(signature)
 	require.NoError(t, err)
 	changed = slices.Concat(m.Head, slices.Concat(m.Frames...), binary.BigEndian.AppendUint16(nil, uint16(len(negated))), negated)
-	_, _, err = (&message.Decrypter{Keyrings: []provider.Keyring{key}}).Decrypt(t.Context(), changed, nil)
+	_, _, err = (&message.Decrypter{Keyrings: []provider.Unwrapper{key}}).Decrypt(t.Context(), changed, nil)
 	require.ErrorIs(t, err, provider.ErrDecryptionFailed, "numbers over the group's order")
 }

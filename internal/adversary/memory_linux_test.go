@@ -89,10 +89,10 @@ func use(t *testing.T) {
 	require.NoError(t, err)
 	_, err = h.Decrypt(t.Context(), text, nil)
 	require.NoError(t, err)
-	for _, e := range []*message.Encrypter{{Keyring: keys, Suite: signedSuite}, {Keyring: keys, Recipients: []provider.Keyring{newKey(t, 2, "second")}}} {
+	for _, e := range []*message.Encrypter{{Keyring: keys, Suite: signedSuite}, {Keyring: keys, Recipients: []provider.Wrapper{newKey(t, 2, "second")}}} {
 		sealed, err := e.Encrypt(t.Context(), []byte("text"), nil)
 		require.NoError(t, err)
-		_, _, err = (&message.Decrypter{Keyrings: []provider.Keyring{keys}}).Decrypt(t.Context(), sealed, nil)
+		_, _, err = (&message.Decrypter{Keyrings: []provider.Unwrapper{keys}}).Decrypt(t.Context(), sealed, nil)
 		require.NoError(t, err)
 	}
 	tell := func(name string) { leftover.Tell(t, phase{name, keys.Masked(), messages}) }
@@ -228,7 +228,7 @@ func TestWithoutLockableMemory(t *testing.T) {
 		require.NoError(t, err)
 		sealed, err := (&message.Encrypter{Keyring: p}).Encrypt(t.Context(), []byte("text"), nil)
 		require.NoError(t, err)
-		_, _, err = (&message.Decrypter{Keyrings: []provider.Keyring{p}}).Decrypt(t.Context(), sealed, nil)
+		_, _, err = (&message.Decrypter{Keyrings: []provider.Unwrapper{p}}).Decrypt(t.Context(), sealed, nil)
 		require.NoError(t, err)
 		return
 	}

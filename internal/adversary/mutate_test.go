@@ -71,10 +71,10 @@ func (f *family) add(t testing.TB, sealed, plaintext []byte) {
 func families(t testing.TB) []*family {
 	t.Helper()
 	key := newKey(t, 1, "")
-	open := &message.Decrypter{Keyrings: []provider.Keyring{key}}
+	open := &message.Decrypter{Keyrings: []provider.Unwrapper{key}}
 	ours := map[string]*message.Encrypter{
 		"ours":                 {Keyring: key, FrameLength: frameLength},
-		"ours, two recipients": {Keyring: key, FrameLength: frameLength, Recipients: []provider.Keyring{newKey(t, 2, "second")}},
+		"ours, two recipients": {Keyring: key, FrameLength: frameLength, Recipients: []provider.Wrapper{newKey(t, 2, "second")}},
 		"ours, signed":         {Keyring: key, FrameLength: frameLength, Suite: signedSuite},
 	}
 	var all []*family
@@ -101,7 +101,7 @@ func families(t testing.TB) []*family {
 		p, err := local.NewProvider(local.Config{Key: raw, Namespace: "vectors", Name: "key"})
 		require.NoError(t, err)
 		t.Cleanup(func() { require.NoError(t, p.Close()) })
-		d := &message.Decrypter{Keyrings: []provider.Keyring{p}, CommitmentPolicy: message.RequireEncryptAllowDecrypt}
+		d := &message.Decrypter{Keyrings: []provider.Unwrapper{p}, CommitmentPolicy: message.RequireEncryptAllowDecrypt}
 		f := &family{name: fmt.Sprintf("AWS's, suite %04x", uint16(suite)), open: d}
 		names, err := filepath.Glob(filepath.Join(folder, fmt.Sprintf("%04x-aes-256-*.msg", uint16(suite))))
 		require.NoError(t, err)

@@ -64,7 +64,7 @@ func TestChangedObjects(t *testing.T) {
 			},
 			"DecryptObject": func() ([]byte, error) {
 				b := memory.Bytes("object")
-				r, _, err := h.DecryptObject(t.Context(), "object", bytes.NewReader(b), int64(len(b)))
+				r, _, err := h.DecryptObject(t.Context(), "object", bytes.NewReader(b), int64(len(b)), nil)
 				if err != nil {
 					return nil, err
 				}

@@ -1,34 +1,10 @@
-// Package kept gives a file that takes another's place what that one had besides its content.
+// Package kept stands where the command still looks for package outfile.
 package kept
 
-import (
-	"errors"
-	"fmt"
-	"io/fs"
-	"os"
-)
+import "piko.sh/pikokms/outfile"
 
-// Owner gives file the owner, the group and the permissions of old. The error holds
-// [fs.ErrPermission] if the system does not let the process keep the owner; the rest is kept all
-// the same. If it does not let it keep the group, the new group gets no rights that all others
-// lack.
-func Owner(file *os.File, old fs.FileInfo) error {
-	now, err := file.Stat()
-	if err != nil {
-		return err
-	}
-	mode := old.Mode().Perm()
-	keptGroup, refused := chown(file, now, old)
-	if refused != nil && !errors.Is(refused, fs.ErrPermission) {
-		return refused
-	}
-	if !keptGroup {
-		mode &= mode<<3 | 0o707
-	}
-	if now.Mode().Perm() != mode || now.Mode()&(fs.ModeSetuid|fs.ModeSetgid) != 0 {
-		if err := file.Chmod(mode); err != nil {
-			return errors.Join(refused, fmt.Errorf("keeping the mode %v: %w", mode, err))
-		}
-	}
-	return refused
-}
+// Owner and ModTime are those of package outfile.
+var (
+	Owner   = outfile.KeepOwner
+	ModTime = outfile.KeepModTime
+)

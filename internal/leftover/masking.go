@@ -42,8 +42,8 @@ func (m *Masking) note(key *provider.SecureBytes) error {
 }
 
 // GenerateDataKey implements provider.Keyring.
-func (m *Masking) GenerateDataKey(ctx context.Context, request *provider.GenerateDataKeyRequest) (*provider.DataKey, error) {
-	made, err := m.EncryptionProvider.GenerateDataKey(ctx, request)
+func (m *Masking) GenerateDataKey(ctx context.Context, encryptionContext map[string]string) (*provider.DataKey, error) {
+	made, err := m.EncryptionProvider.GenerateDataKey(ctx, encryptionContext)
 	if err == nil {
 		err = m.note(made.PlaintextKey)
 	}

@@ -14,15 +14,15 @@ import (
 // held, and when the provider is closed.
 func Use(t testing.TB, keys *Masking, p io.Closer) {
 	t.Helper()
-	e, d := message.Encrypter{Keyring: keys}, message.Decrypter{Keyrings: []provider.Keyring{keys}}
+	e, d := message.Encrypter{Keyring: keys}, message.Decrypter{Keyrings: []provider.Unwrapper{keys}}
 	for range 20 {
 		sealed, err := e.Encrypt(t.Context(), []byte("text"), map[string]string{"tenant": "42"})
 		require.NoError(t, err)
 		_, _, err = d.Decrypt(t.Context(), sealed, nil)
 		require.NoError(t, err)
 	}
-	require.NoError(t, keys.HealthCheck(t.Context()))
-	held, err := keys.GenerateDataKey(t.Context(), &provider.GenerateDataKeyRequest{})
+	require.NoError(t, provider.Check(t.Context(), keys))
+	held, err := keys.GenerateDataKey(t.Context(), nil)
 	require.NoError(t, err)
 	Tell(t, keys.Masked())
 	require.NoError(t, held.Close())

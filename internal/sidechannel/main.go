@@ -128,7 +128,7 @@ func ofMessages() ([]comparison, error) {
 	commitmentAt := size - header.TagSize - 32
 	wrappedAt := bytes.Index(sealed, h.EncryptedDataKeys[0].Ciphertext)
 	contextAt := bytes.Index(sealed, []byte("acme"))
-	d := &message.Decrypter{Keyrings: []provider.Keyring{key}}
+	d := &message.Decrypter{Keyrings: []provider.Unwrapper{key}}
 	pair := func(name string, a, b []byte) comparison {
 		return comparison{name: name, inputs: [2][]byte{a, b}, operation: opening(d)}
 	}
@@ -156,7 +156,7 @@ func ofRSA() ([]comparison, error) {
 	text := pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})
 	decrypter := func(padding local.Padding) (*message.Decrypter, error) {
 		p, err := local.NewProvider(local.Config{Key: bytes.Clone(text), Padding: padding, Name: "rsa"})
-		return &message.Decrypter{Keyrings: []provider.Keyring{p}}, err
+		return &message.Decrypter{Keyrings: []provider.Unwrapper{p}}, err
 	}
 	oaep, err := decrypter(local.PaddingOAEPMGF1)
 	if err != nil {

@@ -112,7 +112,7 @@ func newStreams(key []byte, parallelism int) ([]subject, error) {
 	caching := service.New(keyring, service.Config{Cache: &service.CacheLimits{}})
 	encrypter := func(k provider.Keyring) *message.Encrypter { return &message.Encrypter{Keyring: k} }
 	decrypter := func(k provider.Keyring) *message.Decrypter {
-		return &message.Decrypter{Keyrings: []provider.Keyring{k}}
+		return &message.Decrypter{Keyrings: []provider.Unwrapper{k}}
 	}
 
 	least, err := newFloor(key, keyring)

@@ -49,21 +49,22 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/kms"
 	"github.com/aws/aws-sdk-go-v2/service/kms/types"
 
-	"piko.sh/pikokms/internal/lazy"
 	"piko.sh/pikokms/provider"
+	"piko.sh/pikokms/provider/lazy"
 )
 
 // providerID is the key provider ID of AWS KMS in messages (specification:
 // framework/aws-kms/aws-kms-keyring.md).
 const providerID = "aws-kms"
 
-// Provider implements provider.EncryptionProvider. It is safe for concurrent use.
+// Provider is a key of AWS KMS. It is safe for concurrent use.
 type Provider struct {
 	service
 	configured string // key ID as configured
-	own        lazy.Value[ownKey]
-	rsa        rsaKey
-	keys       keys
+	own        *lazy.Value[ownKey]
+	rsa        *rsaKey
+	keys       *keys
+	under      string // key ID of Under; empty for the provider's own key
 }
 
 // ownKey is the provider's own key.
@@ -94,7 +95,7 @@ func NewProvider(ctx context.Context, c Config) (*Provider, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &Provider{service: loaded, configured: c.KeyID}
+	p := &Provider{service: loaded, configured: c.KeyID, own: new(lazy.Value[ownKey]), rsa: new(rsaKey), keys: new(keys)}
 	p.rsa.init(public, c.Hash)
 	for _, keyARN := range c.TrustedKeys {
 		p.keys.trust(keyARN, keyARN)
@@ -130,9 +131,21 @@ func (p *Provider) check(ctx context.Context) (ownKey, error) {
 	return own, nil
 }
 
-// KeyID returns the key's ARN, which responses carry if the request names no key. If the key was
-// configured by its ID or an alias, KeyID returns that until the key is checked.
+// Under returns a provider for another key of the same account or Region, which need not be trusted
+// before. The two share the client and the trusted keys: a key under which one has encrypted is
+// trusted by both. What Under returns decrypts only if the key is trusted.
+func (p *Provider) Under(keyID string) *Provider {
+	other := *p
+	other.under = keyID
+	return &other
+}
+
+// KeyID returns the key's ARN. If the key was configured by its ID or an alias, KeyID returns that
+// until the key is checked. For a provider of Under, it returns the key ID that was given.
 func (p *Provider) KeyID() string {
+	if p.under != "" {
+		return p.under
+	}
 	if own, known := p.own.Peek(); known {
 		return own.arn
 	}
@@ -142,7 +155,7 @@ func (p *Provider) KeyID() string {
 // Region returns the Region in which KMS is asked.
 func (p *Provider) Region() string { return p.region() }
 
-// Type implements provider.EncryptionProvider.
+// Type returns provider.TypeAWSKMS.
 func (p *Provider) Type() provider.Type { return provider.TypeAWSKMS }
 
 // describe returns what KMS says of a key.
@@ -177,8 +190,8 @@ func names(asked, keyARN string) bool {
 	return strings.HasPrefix(asked, "alias/") || got.Resource == "key/"+asked
 }
 
-// GetKeyInfo implements provider.EncryptionProvider with one call of KMS DescribeKey. It describes
-// every key that the credentials may describe.
+// GetKeyInfo describes a key with one call of KMS DescribeKey: the provider's own if keyID is empty,
+// or any other that the credentials may describe.
 func (p *Provider) GetKeyInfo(ctx context.Context, keyID string) (*provider.KeyInfo, error) {
 	if keyID == "" {
 		keyID = p.KeyID()
@@ -203,15 +216,6 @@ func (p *Provider) GetKeyInfo(ctx context.Context, keyID string) (*provider.KeyI
 			"key_state":   string(m.KeyState),
 		},
 	}, nil
-}
-
-// HealthCheck implements provider.EncryptionProvider. It makes a data key and decrypts it, which
-// needs the permissions that streams need. Under a symmetric key it makes two calls of KMS.
-func (p *Provider) HealthCheck(ctx context.Context) error {
-	if err := provider.Check(ctx, p); err != nil {
-		return p.fail(ctx, "HealthCheck", err)
-	}
-	return nil
 }
 
 var (

@@ -1,6 +1,7 @@
 package awskms_test
 
 import (
+	"encoding/base64"
 	"net/http"
 	"os"
 	"testing"
@@ -13,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
+	"piko.sh/pikokms/envelope"
 	"piko.sh/pikokms/kmstest"
 	"piko.sh/pikokms/provider"
 	"piko.sh/pikokms/provider/awskms"
@@ -115,40 +117,41 @@ func TestReEncrypt(t *testing.T) {
 	require.NoError(t, err)
 	from, to := later(t, server, one.ARN), later(t, server, two.ARN)
 	pairs := map[string]string{"table": "customers"}
-	value, err := from.Encrypt(t.Context(), &provider.EncryptRequest{Plaintext: "secret", Context: pairs})
+	value, err := envelope.Seal(t.Context(), from, "secret", pairs)
+	require.NoError(t, err)
+	blob, err := base64.StdEncoding.DecodeString(value.Ciphertext)
 	require.NoError(t, err)
 	server.Reset()
-	moved, err := to.ReEncrypt(t.Context(), from, &provider.DecryptRequest{Ciphertext: value.Ciphertext, Context: pairs})
+	moved, err := to.ReEncrypt(t.Context(), from, blob, pairs)
 	require.NoError(t, err)
 	require.Equal(t, 1, server.Calls("ReEncrypt"))
 	require.Zero(t, server.Calls("Decrypt"))
 	require.Equal(t, two.ARN, moved.KeyID)
-	got, err := to.Decrypt(t.Context(), &provider.DecryptRequest{Ciphertext: moved.Ciphertext, Context: pairs})
+	got, err := to.DecryptDirectly(t.Context(), moved.Ciphertext, pairs)
 	require.NoError(t, err)
-	require.Equal(t, "secret", got.Plaintext)
+	require.Equal(t, "secret", string(got))
 
 	for name, c := range map[string]struct {
-		to      *awskms.Provider
-		from    *awskms.Provider
-		request provider.DecryptRequest
-		want    error
+		to    *awskms.Provider
+		from  *awskms.Provider
+		blob  []byte
+		pairs map[string]string
+		want  error
 	}{
-		"another context": {to, from, provider.DecryptRequest{Ciphertext: value.Ciphertext}, provider.ErrDecryptionFailed},
-		"another source":  {to, to, provider.DecryptRequest{Ciphertext: value.Ciphertext, Context: pairs}, provider.ErrDecryptionFailed},
-		"no base64":       {to, from, provider.DecryptRequest{Ciphertext: "?"}, provider.ErrInvalidCiphertext},
-		"an RSA key":      {rsa, from, provider.DecryptRequest{Ciphertext: value.Ciphertext, Context: pairs}, provider.ErrInvalidProvider},
-		"of an RSA key":   {to, rsa, provider.DecryptRequest{Ciphertext: value.Ciphertext, Context: pairs}, provider.ErrInvalidProvider},
-		"another Region":  {to, far, provider.DecryptRequest{Ciphertext: value.Ciphertext, Context: pairs}, provider.ErrInvalidProvider},
-		"a reserved pair": {to, from, provider.DecryptRequest{Ciphertext: value.Ciphertext, Context: map[string]string{"piko-use": "x"}}, provider.ErrContextMismatch},
+		"another context": {to, from, blob, nil, provider.ErrDecryptionFailed},
+		"another source":  {to, to, blob, pairs, provider.ErrDecryptionFailed},
+		"an RSA key":      {rsa, from, blob, pairs, provider.ErrInvalidProvider},
+		"of an RSA key":   {to, rsa, blob, pairs, provider.ErrInvalidProvider},
+		"another Region":  {to, far, blob, pairs, provider.ErrInvalidProvider},
 	} {
-		_, err := c.to.ReEncrypt(t.Context(), c.from, &c.request)
+		_, err := c.to.ReEncrypt(t.Context(), c.from, c.blob, c.pairs)
 		require.ErrorIs(t, err, c.want, name)
 	}
 	for name, lie := range map[string]map[string]any{
 		"source": {"SourceKeyId": two.ARN}, "destination": {"KeyId": one.ARN}, "empty": {"CiphertextBlob": []byte{}},
 	} {
 		remove := server.Inject(kmstest.Fault{Operation: "ReEncrypt", Do: answer(lie)})
-		_, err := to.ReEncrypt(t.Context(), from, &provider.DecryptRequest{Ciphertext: value.Ciphertext, Context: pairs})
+		_, err := to.ReEncrypt(t.Context(), from, blob, pairs)
 		require.ErrorIs(t, err, provider.ErrEncryptionFailed, name)
 		remove()
 	}

@@ -14,7 +14,6 @@ import (
 	"github.com/aws/aws-sdk-go-v2/config"
 	"github.com/aws/aws-sdk-go-v2/service/kms"
 
-	"piko.sh/pikokms/internal/awslog"
 	"piko.sh/pikokms/provider"
 )
 
@@ -182,7 +181,7 @@ func (c *connection) newClient(ctx context.Context) (*kms.Client, error) {
 	if retries == 0 {
 		retries = DefaultMaxRetries
 	}
-	options := []func(*config.LoadOptions) error{config.WithRegion(c.region), config.WithRetryMaxAttempts(1 + retries), config.WithLogger(awslog.Logger)}
+	options := []func(*config.LoadOptions) error{config.WithRegion(c.region), config.WithRetryMaxAttempts(1 + retries), config.WithLogger(Logger)}
 	if c.profile != "" {
 		options = append(options, config.WithSharedConfigProfile(c.profile))
 	}

@@ -13,37 +13,31 @@ import (
 	"piko.sh/pikokms/provider"
 )
 
-// GenerateDataKey implements provider.Keyring with one call of KMS GenerateDataKey, or none under
-// an RSA key.
-func (p *Provider) GenerateDataKey(ctx context.Context, request *provider.GenerateDataKeyRequest) (*provider.DataKey, error) {
-	under, err := p.encryptionKey(ctx, request.KeyID)
+// GenerateDataKey makes one call of KMS GenerateDataKey, or none under an RSA key.
+func (p *Provider) GenerateDataKey(ctx context.Context, encryptionContext map[string]string) (*provider.DataKey, error) {
+	under, err := p.encryptionKey(ctx)
 	if err != nil {
 		return nil, p.fail(ctx, "GenerateDataKey", err)
-	}
-	spec, size := types.DataKeySpecAes256, 32
-	switch request.KeySpec {
-	case "", "AES_256":
-	case "AES_128":
-		spec, size = types.DataKeySpecAes128, 16
-	default:
-		return nil, fail(ctx, "GenerateDataKey", under.arn, fmt.Errorf("%w: key spec %q is neither AES_256 nor AES_128", provider.ErrInvalidKey, request.KeySpec))
 	}
 	generate := p.generate
 	if under.isRSA {
 		generate = p.generateRSA
 	}
-	key, wrapped, err := generate(ctx, under.arn, spec, size, request.Context)
+	key, wrapped, err := generate(ctx, under.arn, encryptionContext)
 	if err != nil {
 		return nil, fail(ctx, "GenerateDataKey", under.arn, err)
 	}
-	return &provider.DataKey{PlaintextKey: key, EncryptedKey: wrapped, KeyID: string(wrapped.ProviderInfo), Provider: p.Type()}, nil
+	return &provider.DataKey{PlaintextKey: key, EncryptedKey: wrapped, KeyID: string(wrapped.ProviderInfo)}, nil
 }
 
+// dataKeySize is the size in bytes of a new data key.
+const dataKeySize = 32
+
 // generate asks KMS for a data key under a symmetric key.
-func (p *Provider) generate(ctx context.Context, asked string, spec types.DataKeySpec, size int, encryptionContext map[string]string) (*provider.SecureBytes, header.EncryptedDataKey, error) {
+func (p *Provider) generate(ctx context.Context, asked string, encryptionContext map[string]string) (*provider.SecureBytes, header.EncryptedDataKey, error) {
 	ctx, held := hold(ctx)
 	out, err := p.client.GenerateDataKey(ctx, &kms.GenerateDataKeyInput{
-		KeyId: aws.String(asked), KeySpec: spec, EncryptionContext: encryptionContext, GrantTokens: p.grantTokens,
+		KeyId: aws.String(asked), KeySpec: types.DataKeySpecAes256, EncryptionContext: encryptionContext, GrantTokens: p.grantTokens,
 	})
 	if _, ok := errors.AsType[*types.InvalidKeyUsageException](err); ok {
 		err = fmt.Errorf("%w: an RSA key needs a provider of its own, with kms:DescribeKey permitted or the public key given: %w", provider.ErrKeyUsage, err)
@@ -53,8 +47,8 @@ func (p *Provider) generate(ctx context.Context, asked string, spec types.DataKe
 	}
 	plain := held.take(out.Plaintext)
 	defer clear(plain)
-	if len(plain) != size {
-		return nil, header.EncryptedDataKey{}, fmt.Errorf("%w: KMS answered with a data key of %d bytes, it was asked for %d", provider.ErrEncryptionFailed, len(plain), size)
+	if len(plain) != dataKeySize {
+		return nil, header.EncryptedDataKey{}, fmt.Errorf("%w: KMS answered with a data key of %d bytes, it was asked for %d", provider.ErrEncryptionFailed, len(plain), dataKeySize)
 	}
 	wrapped, err := p.wrapped(asked, aws.ToString(out.KeyId), out.CiphertextBlob)
 	if err != nil {
@@ -73,21 +67,21 @@ func (p *Provider) wrapped(asked, keyARN string, blob []byte) (header.EncryptedD
 	return header.EncryptedDataKey{ProviderID: providerID, ProviderInfo: []byte(keyARN), Ciphertext: blob}, nil
 }
 
-// WrapDataKey implements provider.Keyring with one call of KMS Encrypt, or none under an RSA key.
+// WrapDataKey makes one call of KMS Encrypt, or none under an RSA key.
 func (p *Provider) WrapDataKey(ctx context.Context, key *provider.SecureBytes, encryptionContext map[string]string) (header.EncryptedDataKey, error) {
-	own, err := p.own.Get(ctx, p.check)
+	under, err := p.encryptionKey(ctx)
 	if err != nil {
 		return header.EncryptedDataKey{}, p.fail(ctx, "WrapDataKey", err)
 	}
 	var wrapped header.EncryptedDataKey
 	err = key.WithAccess(func(plain []byte) (err error) {
-		if own.isRSA {
-			wrapped, err = p.wrapRSA(ctx, own.arn, plain, encryptionContext)
+		if under.isRSA {
+			wrapped, err = p.wrapRSA(ctx, under.arn, plain, encryptionContext)
 			return err
 		}
-		blob, keyARN, err := p.encrypt(ctx, own.arn, plain, encryptionContext)
+		blob, keyARN, err := p.encrypt(ctx, under.arn, plain, encryptionContext)
 		if err == nil {
-			wrapped, err = p.wrapped(own.arn, keyARN, blob)
+			wrapped, err = p.wrapped(under.arn, keyARN, blob)
 		}
 		return err
 	})
@@ -109,10 +103,9 @@ func (p *Provider) encrypt(ctx context.Context, asked string, plaintext []byte, 
 	return out.CiphertextBlob, keyARN, p.answered(asked, keyARN, out.CiphertextBlob)
 }
 
-// UnwrapDataKey implements provider.Keyring with one call of KMS Decrypt, or none if the provider
-// does not trust the wrapping key. If it trusts a multi-Region key, it trusts the replicas of that
-// key in other Regions.
-func (p *Provider) UnwrapDataKey(ctx context.Context, request *provider.UnwrapDataKeyRequest) (*provider.SecureBytes, error) {
+// UnwrapDataKey makes one call of KMS Decrypt, or none if the provider does not trust the wrapping
+// key. If it trusts a multi-Region key, it trusts the replicas of that key in other Regions.
+func (p *Provider) UnwrapDataKey(ctx context.Context, request *provider.UnwrapDataKeyRequest) (*provider.DataKey, error) {
 	keyARN, err := p.trusted(ctx, request.EncryptedKey)
 	if err != nil {
 		return nil, p.fail(ctx, "UnwrapDataKey", err)
@@ -125,10 +118,10 @@ func (p *Provider) UnwrapDataKey(ctx context.Context, request *provider.UnwrapDa
 	if err != nil {
 		return nil, fail(ctx, "UnwrapDataKey", keyARN, err)
 	}
-	return key, nil
+	return &provider.DataKey{PlaintextKey: key}, nil
 }
 
-// IsCurrent implements provider.VersionedKeyring by the ARN that the data key names. It asks KMS
+// IsCurrent decides by the ARN that the data key names. It asks KMS
 // only for the ARN of a key that was configured otherwise.
 func (p *Provider) IsCurrent(ctx context.Context, request *provider.UnwrapDataKeyRequest) (bool, error) {
 	wrapped := request.EncryptedKey
@@ -151,6 +144,11 @@ func (p *Provider) trusted(ctx context.Context, wrapped header.EncryptedDataKey)
 	stated := string(wrapped.ProviderInfo)
 	if wrapped.ProviderID != providerID && wrapped.ProviderID != rsaProviderID || !isKeyARN(stated) {
 		return "", provider.ErrUntrustedKey
+	}
+	if p.under != "" {
+		if _, err := p.candidates(ctx); err != nil {
+			return "", err
+		}
 	}
 	if keyARN, ok := p.keys.find(stated); ok {
 		return keyARN, nil

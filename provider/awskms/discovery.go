@@ -44,11 +44,11 @@ func (c *DiscoveryConfig) connection() *connection {
 	}
 }
 
-// Discovery is a keyring that decrypts messages under any symmetric KMS key of stated accounts. It
+// Discovery decrypts messages under any symmetric KMS key of stated accounts. It
 // need not know the key beforehand (specification:
 // framework/aws-kms/aws-kms-mrk-discovery-keyring.md). It asks KMS in one Region: about keys of
-// that Region, and about multi-Region keys of others by their replica in it. It cannot encrypt. It
-// is safe for concurrent use.
+// that Region, and about multi-Region keys of others by their replica in it. It is
+// safe for concurrent use.
 type Discovery struct {
 	service
 	accounts  []string
@@ -87,9 +87,9 @@ func (c *DiscoveryConfig) validate() error {
 	return nil
 }
 
-// UnwrapDataKey implements provider.Keyring with one call of KMS Decrypt, or none if the wrapping
-// key is not one of the stated accounts.
-func (d *Discovery) UnwrapDataKey(ctx context.Context, request *provider.UnwrapDataKeyRequest) (*provider.SecureBytes, error) {
+// UnwrapDataKey makes one call of KMS Decrypt, or none if the wrapping key is not one of the stated
+// accounts.
+func (d *Discovery) UnwrapDataKey(ctx context.Context, request *provider.UnwrapDataKeyRequest) (*provider.DataKey, error) {
 	keyARN, err := d.trusted(request.EncryptedKey)
 	if err != nil {
 		return nil, fail(ctx, "UnwrapDataKey", "", err)
@@ -98,7 +98,7 @@ func (d *Discovery) UnwrapDataKey(ctx context.Context, request *provider.UnwrapD
 	if err != nil {
 		return nil, fail(ctx, "UnwrapDataKey", keyARN, err)
 	}
-	return key, nil
+	return &provider.DataKey{PlaintextKey: key}, nil
 }
 
 const keyIDCharacters = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-"
@@ -124,16 +124,4 @@ func (d *Discovery) trusted(wrapped header.EncryptedDataKey) (string, error) {
 	return a.String(), nil
 }
 
-var errDiscovery = fmt.Errorf("%w: discovery only decrypts; encrypt under a key", provider.ErrKeyUsage)
-
-// GenerateDataKey implements provider.Keyring. It fails with provider.ErrKeyUsage.
-func (d *Discovery) GenerateDataKey(ctx context.Context, _ *provider.GenerateDataKeyRequest) (*provider.DataKey, error) {
-	return nil, fail(ctx, "GenerateDataKey", "", errDiscovery)
-}
-
-// WrapDataKey implements provider.Keyring. It fails with provider.ErrKeyUsage.
-func (d *Discovery) WrapDataKey(ctx context.Context, _ *provider.SecureBytes, _ map[string]string) (header.EncryptedDataKey, error) {
-	return header.EncryptedDataKey{}, fail(ctx, "WrapDataKey", "", errDiscovery)
-}
-
-var _ provider.Keyring = (*Discovery)(nil)
+var _ provider.Unwrapper = (*Discovery)(nil)

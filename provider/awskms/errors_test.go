@@ -2,6 +2,7 @@ package awskms_test
 
 import (
 	"context"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"net/http"
@@ -12,6 +13,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/kms"
 	"github.com/stretchr/testify/require"
 
+	"piko.sh/pikokms/envelope"
 	"piko.sh/pikokms/kmstest"
 	"piko.sh/pikokms/message"
 	"piko.sh/pikokms/provider"
@@ -44,9 +46,9 @@ var uses = map[string]func(context.Context, *awskms.Provider, *used) error{
 		_, err := p.GetKeyInfo(ctx, "")
 		return err
 	},
-	"HealthCheck": func(ctx context.Context, p *awskms.Provider, _ *used) error { return p.HealthCheck(ctx) },
+	"HealthCheck": func(ctx context.Context, p *awskms.Provider, _ *used) error { return provider.Check(ctx, p) },
 	"GenerateDataKey": func(ctx context.Context, p *awskms.Provider, _ *used) error {
-		_, err := p.GenerateDataKey(ctx, &provider.GenerateDataKeyRequest{})
+		_, err := p.GenerateDataKey(ctx, nil)
 		return err
 	},
 	"WrapDataKey": func(ctx context.Context, p *awskms.Provider, u *used) error {
@@ -58,23 +60,23 @@ var uses = map[string]func(context.Context, *awskms.Provider, *used) error{
 		return err
 	},
 	"Encrypt, short": func(ctx context.Context, p *awskms.Provider, _ *used) error {
-		_, err := p.Encrypt(ctx, &provider.EncryptRequest{Plaintext: "x"})
+		_, err := envelope.Seal(ctx, p, "x", nil)
 		return err
 	},
 	"Encrypt, long": func(ctx context.Context, p *awskms.Provider, _ *used) error {
-		_, err := p.Encrypt(ctx, &provider.EncryptRequest{Plaintext: strings.Repeat("x", 5000)})
+		_, err := envelope.Seal(ctx, p, strings.Repeat("x", 5000), nil)
 		return err
 	},
 	"Decrypt, short": func(ctx context.Context, p *awskms.Provider, u *used) error {
-		_, err := p.Decrypt(ctx, &provider.DecryptRequest{Ciphertext: u.short})
+		_, err := envelope.Open(ctx, p, u.short, nil)
 		return err
 	},
 	"Decrypt, long": func(ctx context.Context, p *awskms.Provider, u *used) error {
-		_, err := p.Decrypt(ctx, &provider.DecryptRequest{Ciphertext: u.long})
+		_, err := envelope.Open(ctx, p, u.long, nil)
 		return err
 	},
 	"ReEncrypt": func(ctx context.Context, p *awskms.Provider, u *used) error {
-		_, err := p.ReEncrypt(ctx, p, &provider.DecryptRequest{Ciphertext: u.short})
+		_, err := p.ReEncrypt(ctx, p, u.blob, nil)
 		return err
 	},
 }
@@ -83,18 +85,21 @@ var uses = map[string]func(context.Context, *awskms.Provider, *used) error{
 type used struct {
 	key         *provider.DataKey
 	short, long string
+	blob        []byte // of short
 }
 
 func newUsed(t *testing.T, p *awskms.Provider) *used {
 	t.Helper()
-	key, err := p.GenerateDataKey(t.Context(), &provider.GenerateDataKeyRequest{})
+	key, err := p.GenerateDataKey(t.Context(), nil)
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = key.Close() })
-	short, err := p.Encrypt(t.Context(), &provider.EncryptRequest{Plaintext: "x"})
+	short, err := envelope.Seal(t.Context(), p, "x", nil)
 	require.NoError(t, err)
-	long, err := p.Encrypt(t.Context(), &provider.EncryptRequest{Plaintext: strings.Repeat("x", 5000)})
+	long, err := envelope.Seal(t.Context(), p, strings.Repeat("x", 5000), nil)
 	require.NoError(t, err)
-	return &used{key, short.Ciphertext, long.Ciphertext}
+	blob, err := base64.StdEncoding.DecodeString(short.Ciphertext)
+	require.NoError(t, err)
+	return &used{key, short.Ciphertext, long.Ciphertext, blob}
 }
 
 // Every failure is one of the documented errors, whatever was asked.
@@ -209,7 +214,7 @@ func TestRetries(t *testing.T) {
 			require.NoError(t, err)
 			server.Inject(kmstest.Fault{Operation: "GenerateDataKey", Times: 3, Do: c.do})
 			server.Reset()
-			made, err := p.GenerateDataKey(t.Context(), &provider.GenerateDataKeyRequest{})
+			made, err := p.GenerateDataKey(t.Context(), nil)
 			if c.calls > 1 {
 				require.NoError(t, err)
 				require.NoError(t, made.Close())
@@ -254,13 +259,13 @@ func TestCredentialsThatFail(t *testing.T) {
 			config.CheckLater = true
 			p, err := awskms.NewProvider(t.Context(), config)
 			require.NoError(t, err)
-			_, err = p.GenerateDataKey(t.Context(), &provider.GenerateDataKeyRequest{})
+			_, err = p.GenerateDataKey(t.Context(), nil)
 			require.ErrorIs(t, err, c.want)
 			requireOneSentinel(t, err)
 
 			ctx, cancel := context.WithCancel(t.Context())
 			cancel()
-			_, err = p.GenerateDataKey(ctx, &provider.GenerateDataKeyRequest{})
+			_, err = p.GenerateDataKey(ctx, nil)
 			require.ErrorIs(t, err, context.Canceled)
 			requireOneSentinel(t, err)
 		})
@@ -289,7 +294,7 @@ func TestCredentialsOfARole(t *testing.T) {
 		t.Setenv("AWS_ENDPOINT_URL_STS", sts)
 		p, err := awskms.NewProvider(t.Context(), awskms.Config{KeyID: key.ARN, Profile: "role", Endpoint: server.URL, CheckLater: true, MaxRetries: 1})
 		require.NoError(t, err)
-		_, err = p.GenerateDataKey(t.Context(), &provider.GenerateDataKeyRequest{})
+		_, err = p.GenerateDataKey(t.Context(), nil)
 		require.ErrorIs(t, err, c.want)
 		requireOneSentinel(t, err)
 	}
@@ -299,7 +304,7 @@ func TestCredentialsOfARole(t *testing.T) {
 func TestARegionThatCannotBe(t *testing.T) {
 	p, err := awskms.NewProvider(t.Context(), awskms.Config{KeyID: "alias/store", Region: "eu west 1", CheckLater: true, MaxRetries: 1})
 	if err == nil {
-		_, err = p.Encrypt(t.Context(), &provider.EncryptRequest{Plaintext: "x"})
+		_, err = envelope.Seal(t.Context(), p, "x", nil)
 	}
 	require.ErrorIs(t, err, provider.ErrInvalidKey)
 	requireOneSentinel(t, err)
@@ -321,7 +326,7 @@ func TestDiscoveryInAnotherRegionNamesBoth(t *testing.T) {
 	}{{key, `is in Region "us-east-1", and this discovery asks KMS in eu-west-1`}, {replicated, ""}} {
 		w, err := awskms.NewProvider(t.Context(), awskms.Config{KeyID: c.key.ARN, Client: newClient(t, server.URL, 1, there)})
 		require.NoError(t, err)
-		made, err := w.GenerateDataKey(t.Context(), &provider.GenerateDataKeyRequest{})
+		made, err := w.GenerateDataKey(t.Context(), nil)
 		require.NoError(t, err)
 		require.NoError(t, made.Close())
 		got, err := d.UnwrapDataKey(t.Context(), &provider.UnwrapDataKeyRequest{EncryptedKey: made.EncryptedKey, Size: 32})
@@ -335,15 +340,10 @@ func TestDiscoveryInAnotherRegionNamesBoth(t *testing.T) {
 		e := message.Encrypter{Keyring: w}
 		stored, err := e.Encrypt(t.Context(), []byte("content"), nil)
 		require.NoError(t, err)
-		_, _, err = (&message.Decrypter{Keyrings: []provider.Keyring{d}}).Decrypt(t.Context(), stored, nil)
+		_, _, err = (&message.Decrypter{Keyrings: []provider.Unwrapper{d}}).Decrypt(t.Context(), stored, nil)
 		require.ErrorIs(t, err, provider.ErrUntrustedKey)
 		require.ErrorContains(t, err, c.says)
 	}
-
-	_, err = d.GenerateDataKey(t.Context(), &provider.GenerateDataKeyRequest{})
-	require.ErrorIs(t, err, provider.ErrKeyUsage)
-	_, err = d.WrapDataKey(t.Context(), nil, nil)
-	require.ErrorIs(t, err, provider.ErrKeyUsage)
 
 	// A key of another account is nothing that KMS is asked about; a key's failure is said as it
 	// is.

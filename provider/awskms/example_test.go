@@ -18,7 +18,7 @@ func ExampleNewDiscovery() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	d := message.Decrypter{Keyrings: []provider.Keyring{keys}}
+	d := message.Decrypter{Keyrings: []provider.Unwrapper{keys}}
 	plaintext, err := d.NewReader(ctx, os.Stdin, nil)
 	if err != nil {
 		log.Fatal(err)
@@ -40,12 +40,12 @@ func ExampleNewProvider_twoRegions() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	e := message.Encrypter{Keyring: here, Recipients: []provider.Keyring{there}}
+	e := message.Encrypter{Keyring: here, Recipients: []provider.Wrapper{there}}
 	stored, err := e.Encrypt(ctx, []byte("backup"), map[string]string{"purpose": "backup"})
 	if err != nil {
 		log.Fatal(err)
 	}
-	d := message.Decrypter{Keyrings: []provider.Keyring{here, there}}
+	d := message.Decrypter{Keyrings: []provider.Unwrapper{here, there}}
 	plaintext, _, err := d.Decrypt(ctx, stored, nil)
 	if err != nil {
 		log.Fatal(err)

@@ -94,7 +94,7 @@ func TestTheMaterialProvidersLibraryUnderRSAKeys(t *testing.T) {
 					require.NoError(t, err)
 					require.Equal(t, "aws-kms-rsa", h.EncryptedDataKeys[0].ProviderID)
 					require.Equal(t, key.ARN, string(h.EncryptedDataKeys[0].ProviderInfo))
-					d := message.Decrypter{Keyrings: []provider.Keyring{p}, CommitmentPolicy: message.RequireEncryptAllowDecrypt}
+					d := message.Decrypter{Keyrings: []provider.Unwrapper{p}, CommitmentPolicy: message.RequireEncryptAllowDecrypt}
 					got, _, err := d.Decrypt(t.Context(), theirs.Data, context)
 					require.NoError(t, err)
 					require.Equal(t, "of theirs", string(got))

@@ -20,8 +20,8 @@ import (
 // maxTried is the most keys that are tried for a ciphertext whose key is not named.
 const maxTried = 16
 
-// keys are the keys that a Provider trusts: its own, those of Config.TrustedKeys, and those that
-// requests to encrypt have named. A ciphertext or a request to decrypt never adds one.
+// keys are the keys that a Provider trusts: its own, those of Config.TrustedKeys, and those under
+// which providers of Under have encrypted. A ciphertext never adds one.
 type keys struct {
 	mu    sync.RWMutex
 	arns  []string            // each key once; the provider's own is first, if it is known
@@ -120,16 +120,16 @@ func sameKey(a, b string) bool {
 
 func isMultiRegion(a arn.ARN) bool { return strings.HasPrefix(a.Resource, "key/mrk-") }
 
-// encryptionKey returns the key of a request to encrypt. If that is not the provider's own key, it
-// has its name in place of its ARN.
-func (p *Provider) encryptionKey(ctx context.Context, keyID string) (ownKey, error) {
-	if keyID == "" || keyID == p.configured {
+// encryptionKey returns the key to encrypt under. If that is not the provider's own key, it has its
+// name in place of its ARN.
+func (p *Provider) encryptionKey(ctx context.Context) (ownKey, error) {
+	if p.under == "" || p.under == p.configured {
 		return p.own.Get(ctx, p.check)
 	}
-	if own, known := p.own.Peek(); known && (keyID == own.arn || strings.HasSuffix(own.arn, ":key/"+keyID)) {
+	if own, known := p.own.Peek(); known && (p.under == own.arn || strings.HasSuffix(own.arn, ":key/"+p.under)) {
 		return own, nil
 	}
-	return ownKey{arn: keyID}, nil
+	return ownKey{arn: p.under}, nil
 }
 
 // answered checks KMS's answer to a request to encrypt. If the answer is about the key that was
@@ -145,15 +145,15 @@ func (p *Provider) answered(asked, keyARN string, blob []byte) error {
 	return nil
 }
 
-// candidates returns the keys that a request to decrypt may mean.
-func (p *Provider) candidates(ctx context.Context, keyID string) ([]string, error) {
-	if keyARN, ok := p.keys.find(keyID); ok {
+// candidates returns the keys under which to decrypt what does not name its key.
+func (p *Provider) candidates(ctx context.Context) ([]string, error) {
+	if keyARN, ok := p.keys.find(p.under); ok {
 		return []string{keyARN}, nil
 	}
 	if err := p.learn(ctx); err != nil {
 		return nil, err
 	}
-	return p.keys.candidates(keyID)
+	return p.keys.candidates(p.under)
 }
 
 // learn makes sure that the ARN of the provider's own key is known. It asks KMS, unless the ARN was
@@ -166,10 +166,9 @@ func (p *Provider) learn(ctx context.Context) error {
 	return err
 }
 
-// decryptTrusted decrypts under the trusted key that a request names, or tries the trusted keys
-// one after the other.
-func (p *Provider) decryptTrusted(ctx context.Context, keyID string, blob []byte, encryptionContext map[string]string) ([]byte, error) {
-	candidates, err := p.candidates(ctx, keyID)
+// decryptTrusted decrypts under the key of Under, or tries the trusted keys one after the other.
+func (p *Provider) decryptTrusted(ctx context.Context, blob []byte, encryptionContext map[string]string) ([]byte, error) {
+	candidates, err := p.candidates(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -202,22 +201,4 @@ func anotherMay(err error) bool {
 	_, incorrect := errors.AsType[*types.IncorrectKeyException](err)
 	return incorrect || errors.Is(err, provider.ErrAccessDenied) || errors.Is(err, provider.ErrKeyDisabled) ||
 		errors.Is(err, provider.ErrKeyPendingDeletion) || errors.Is(err, provider.ErrKeyNotFound) || errors.Is(err, provider.ErrKeyUsage)
-}
-
-// requested is a Provider that makes the data key of one message under the key that a request
-// names.
-type requested struct {
-	*Provider
-	keyID string
-	arn   string // of the key; set once a data key is made
-}
-
-func (r *requested) GenerateDataKey(ctx context.Context, request *provider.GenerateDataKeyRequest) (*provider.DataKey, error) {
-	named := *request
-	named.KeyID = r.keyID
-	key, err := r.Provider.GenerateDataKey(ctx, &named)
-	if err == nil {
-		r.arn = key.KeyID
-	}
-	return key, err
 }

@@ -10,10 +10,11 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/kms"
 	"github.com/stretchr/testify/require"
 
+	"piko.sh/pikokms/envelope"
 	"piko.sh/pikokms/kmstest"
+	"piko.sh/pikokms/message"
 	"piko.sh/pikokms/provider"
 	"piko.sh/pikokms/provider/awskms"
-	"piko.sh/pikokms/provider/dropin"
 )
 
 func open(t *testing.T, server *kmstest.Server, keyID string, trusted ...string) *awskms.Provider {
@@ -40,32 +41,32 @@ func TestEncryptUnderTheKeyThatARequestNames(t *testing.T) {
 	p := open(t, server, one.ID)
 	for keyID, want := range map[string]string{"": one.ARN, one.ID: one.ARN, one.ARN: one.ARN, two.ID: two.ARN, two.ARN: two.ARN, "alias/two": two.ARN} {
 		for _, plaintext := range []string{"short", strings.Repeat("long ", 2000)} {
-			encrypted, err := p.Encrypt(t.Context(), &provider.EncryptRequest{Plaintext: plaintext, KeyID: keyID})
+			encrypted, err := envelope.Seal(t.Context(), p.Under(keyID), plaintext, nil)
 			require.NoError(t, err, keyID)
 			require.Equal(t, want, encrypted.KeyID)
 			for _, named := range []string{"", want, keyID} {
-				decrypted, err := p.Decrypt(t.Context(), &provider.DecryptRequest{Ciphertext: encrypted.Ciphertext, KeyID: named})
+				decrypted, err := envelope.Open(t.Context(), p.Under(named), encrypted.Ciphertext, nil)
 				require.NoError(t, err)
-				require.Equal(t, plaintext, decrypted.Plaintext)
+				require.Equal(t, plaintext, decrypted)
 			}
 		}
 
 		var stored bytes.Buffer
 		server.Reset()
-		w, err := dropin.EncryptStream(t.Context(), p, &stored, &provider.EncryptRequest{KeyID: keyID}, nil)
+		w, err := (&message.Encrypter{Keyring: p.Under(keyID)}).NewWriter(t.Context(), &stored, nil)
 		require.NoError(t, err)
 		_, err = io.WriteString(w, "streamed")
 		require.NoError(t, err)
 		require.NoError(t, w.Close())
 		require.Contains(t, stored.String(), want)
-		r, err := dropin.DecryptStream(t.Context(), p, &stored, false, nil)
+		r, err := (&message.Decrypter{Keyrings: []provider.Unwrapper{p}}).NewReader(t.Context(), &stored, nil)
 		require.NoError(t, err)
 		plaintext, err := io.ReadAll(r)
 		require.NoError(t, err)
 		require.Equal(t, "streamed", string(plaintext))
 		require.Equal(t, 2, server.Calls(""), "a stream is one call of KMS each way")
 	}
-	_, err := p.Encrypt(t.Context(), &provider.EncryptRequest{Plaintext: "x", KeyID: "00000000-0000-0000-0000-000000000000"})
+	_, err := envelope.Seal(t.Context(), p.Under("00000000-0000-0000-0000-000000000000"), "x", nil)
 	require.ErrorIs(t, err, provider.ErrKeyNotFound)
 	require.ErrorContains(t, err, "00000000-0000-0000-0000-000000000000")
 }
@@ -74,16 +75,16 @@ func TestAnAliasThatIsMovedIsFollowed(t *testing.T) {
 	server := kmstest.NewServer(t)
 	own, before, after := server.CreateKey(kmstest.Key{}), server.CreateKey(kmstest.Key{Alias: "alias/app"}), server.CreateKey(kmstest.Key{})
 	p := open(t, server, own.ARN)
-	first, err := p.Encrypt(t.Context(), &provider.EncryptRequest{Plaintext: "x", KeyID: "alias/app"})
+	first, err := envelope.Seal(t.Context(), p.Under("alias/app"), "x", nil)
 	require.NoError(t, err)
 	require.Equal(t, before.ARN, first.KeyID)
 	_, err = newClient(t, server.URL, 1).UpdateAlias(t.Context(), &kms.UpdateAliasInput{AliasName: aws.String("alias/app"), TargetKeyId: aws.String(after.ID)})
 	require.NoError(t, err)
-	second, err := p.Encrypt(t.Context(), &provider.EncryptRequest{Plaintext: "x", KeyID: "alias/app"})
+	second, err := envelope.Seal(t.Context(), p.Under("alias/app"), "x", nil)
 	require.NoError(t, err)
 	require.Equal(t, after.ARN, second.KeyID)
 	for _, text := range []string{first.Ciphertext, second.Ciphertext} {
-		_, err := p.Decrypt(t.Context(), &provider.DecryptRequest{Ciphertext: text, KeyID: "alias/app"})
+		_, err := envelope.Open(t.Context(), p.Under("alias/app"), text, nil)
 		require.NoError(t, err)
 	}
 }
@@ -93,11 +94,11 @@ func TestDecryptAsksAboutTrustedKeysOnly(t *testing.T) {
 	server := kmstest.NewServer(t)
 	one, two := server.CreateKey(kmstest.Key{}), server.CreateKey(kmstest.Key{Alias: "alias/two"})
 	other := open(t, server, two.ARN)
-	short, err := other.Encrypt(t.Context(), &provider.EncryptRequest{Plaintext: "short"})
+	short, err := envelope.Seal(t.Context(), other, "short", nil)
 	require.NoError(t, err)
-	long, err := other.Encrypt(t.Context(), &provider.EncryptRequest{Plaintext: strings.Repeat("long ", 2000)})
+	long, err := envelope.Seal(t.Context(), other, strings.Repeat("long ", 2000), nil)
 	require.NoError(t, err)
-	key, err := other.GenerateDataKey(t.Context(), &provider.GenerateDataKeyRequest{})
+	key, err := other.GenerateDataKey(t.Context(), nil)
 	require.NoError(t, err)
 	defer key.Close()
 
@@ -105,16 +106,16 @@ func TestDecryptAsksAboutTrustedKeysOnly(t *testing.T) {
 	for range 2 {
 		server.Reset()
 		for _, keyID := range []string{two.ID, two.ARN, "alias/two"} {
-			_, err := p.Decrypt(t.Context(), &provider.DecryptRequest{Ciphertext: short.Ciphertext, KeyID: keyID})
+			_, err := envelope.Open(t.Context(), p.Under(keyID), short.Ciphertext, nil)
 			require.ErrorIs(t, err, provider.ErrUntrustedKey)
 			require.ErrorContains(t, err, "TrustedKeys")
 		}
-		_, err = p.Decrypt(t.Context(), &provider.DecryptRequest{Ciphertext: long.Ciphertext})
+		_, err = envelope.Open(t.Context(), p, long.Ciphertext, nil)
 		require.ErrorIs(t, err, provider.ErrUntrustedKey)
 		_, err = p.UnwrapDataKey(t.Context(), &provider.UnwrapDataKeyRequest{EncryptedKey: key.EncryptedKey, Size: 32})
 		require.ErrorIs(t, err, provider.ErrUntrustedKey)
 		require.Zero(t, server.Calls(""))
-		_, err = p.Decrypt(t.Context(), &provider.DecryptRequest{Ciphertext: short.Ciphertext})
+		_, err = envelope.Open(t.Context(), p, short.Ciphertext, nil)
 		require.ErrorIs(t, err, provider.ErrDecryptionFailed)
 		require.Equal(t, []string{one.ARN}, decrypted(server))
 	}
@@ -122,7 +123,7 @@ func TestDecryptAsksAboutTrustedKeysOnly(t *testing.T) {
 	p = open(t, server, one.ARN, two.ARN)
 	for _, text := range []string{short.Ciphertext, long.Ciphertext} {
 		for _, keyID := range []string{"", two.ID, two.ARN} {
-			_, err := p.Decrypt(t.Context(), &provider.DecryptRequest{Ciphertext: text, KeyID: keyID})
+			_, err := envelope.Open(t.Context(), p.Under(keyID), text, nil)
 			require.NoError(t, err)
 		}
 	}
@@ -135,22 +136,22 @@ func TestAKeyThatIsDeniedDoesNotHideAnother(t *testing.T) {
 	server := kmstest.NewServer(t)
 	one, two, three := server.CreateKey(kmstest.Key{}), server.CreateKey(kmstest.Key{}), server.CreateKey(kmstest.Key{})
 	p := open(t, server, one.ARN, three.ARN)
-	encrypted, err := p.Encrypt(t.Context(), &provider.EncryptRequest{Plaintext: "x", KeyID: two.ARN})
+	encrypted, err := envelope.Seal(t.Context(), p.Under(two.ARN), "x", nil)
 	require.NoError(t, err)
 	server.Inject(kmstest.Fault{Operation: "Decrypt", Key: one.ARN, When: func(r kmstest.Request) bool { return r.KeyID == one.ARN }, Do: kmstest.Deny()})
 	server.SetState(three.ARN, kmstest.Disabled)
 	server.Reset()
-	_, err = p.Decrypt(t.Context(), &provider.DecryptRequest{Ciphertext: encrypted.Ciphertext})
+	_, err = envelope.Open(t.Context(), p, encrypted.Ciphertext, nil)
 	require.NoError(t, err)
 	require.Equal(t, []string{one.ARN, two.ARN}, decrypted(server), "the newest key goes before older ones")
 
 	server.Heal()
-	_, err = p.Decrypt(t.Context(), &provider.DecryptRequest{Ciphertext: "AAAA"})
+	_, err = envelope.Open(t.Context(), p, "AAAA", nil)
 	require.ErrorIs(t, err, provider.ErrDecryptionFailed)
 	require.Equal(t, []string{one.ARN}, decrypted(server), "what is damaged is damaged under every key")
 
 	server.Inject(kmstest.Fault{Operation: "Decrypt", Do: kmstest.Error("KMSInternalException", "down")})
-	_, err = p.Decrypt(t.Context(), &provider.DecryptRequest{Ciphertext: encrypted.Ciphertext})
+	_, err = envelope.Open(t.Context(), p, encrypted.Ciphertext, nil)
 	require.ErrorIs(t, err, provider.ErrProviderUnavailable)
 	require.NotContains(t, decrypted(server), two.ARN, "an outage is every key's")
 }
@@ -163,13 +164,13 @@ func TestAnAnswerForAnotherKeyIsRefused(t *testing.T) {
 		p := open(t, server, one.ARN)
 		remove := server.Inject(kmstest.Fault{Do: kmstest.Answer(func(members map[string]any) { members["KeyId"] = lie })})
 		for _, keyID := range []string{two.ID, two.ARN} {
-			_, err := p.Encrypt(t.Context(), &provider.EncryptRequest{Plaintext: "x", KeyID: keyID})
+			_, err := envelope.Seal(t.Context(), p.Under(keyID), "x", nil)
 			require.ErrorIs(t, err, provider.ErrEncryptionFailed)
-			_, err = p.GenerateDataKey(t.Context(), &provider.GenerateDataKeyRequest{KeyID: keyID})
+			_, err = p.Under(keyID).GenerateDataKey(t.Context(), nil)
 			require.ErrorIs(t, err, provider.ErrEncryptionFailed)
 		}
 		remove()
-		_, err := p.Decrypt(t.Context(), &provider.DecryptRequest{Ciphertext: "AAAA", KeyID: two.ARN})
+		_, err := envelope.Open(t.Context(), p.Under(two.ARN), "AAAA", nil)
 		require.ErrorIs(t, err, provider.ErrUntrustedKey)
 	}
 }

@@ -33,7 +33,7 @@ func TestKeyStates(t *testing.T) {
 			server := kmstest.NewServer(t)
 			key := server.CreateKey(kmstest.Key{MultiRegion: true})
 			working := later(t, server, key.ARN)
-			made, err := working.GenerateDataKey(t.Context(), &provider.GenerateDataKeyRequest{})
+			made, err := working.GenerateDataKey(t.Context(), nil)
 			require.NoError(t, err)
 			defer made.Close()
 			if state == "Melted" {
@@ -59,7 +59,7 @@ func TestKeyStates(t *testing.T) {
 			if state == "Melted" {
 				return
 			}
-			_, err = working.GenerateDataKey(t.Context(), &provider.GenerateDataKeyRequest{})
+			_, err = working.GenerateDataKey(t.Context(), nil)
 			_, atWork := working.UnwrapDataKey(t.Context(), &provider.UnwrapDataKeyRequest{EncryptedKey: made.EncryptedKey, Size: 32})
 			for _, err := range []error{err, atWork} {
 				if c.want == nil {
@@ -88,7 +88,7 @@ func TestAnInvalidStateInOtherWords(t *testing.T) {
 	} {
 		server.Heal()
 		server.Inject(kmstest.Fault{Operation: "GenerateDataKey", Do: kmstest.Error("KMSInvalidStateException", message)})
-		_, err := p.GenerateDataKey(t.Context(), &provider.GenerateDataKeyRequest{})
+		_, err := p.GenerateDataKey(t.Context(), nil)
 		require.ErrorIs(t, err, want)
 		requireOneSentinel(t, err)
 	}

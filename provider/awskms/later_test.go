@@ -11,6 +11,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"piko.sh/pikokms/envelope"
 	"piko.sh/pikokms/header"
 	"piko.sh/pikokms/kmstest"
 	"piko.sh/pikokms/message"
@@ -28,7 +29,7 @@ func sealed(t testing.TB, server *kmstest.Server, keyARN string) []byte {
 }
 
 // opened decrypts what sealed made.
-func opened(t testing.TB, stored []byte, keyrings ...provider.Keyring) error {
+func opened(t testing.TB, stored []byte, keyrings ...provider.Unwrapper) error {
 	t.Helper()
 	d := message.Decrypter{Keyrings: keyrings}
 	plaintext, _, err := d.Decrypt(t.Context(), stored, map[string]string{"tenant": "42"})
@@ -54,16 +55,16 @@ func TestAProcessStartsWhileKMSIsDown(t *testing.T) {
 		require.Zero(t, server.Calls(""))
 		require.Equal(t, keyID, p.KeyID())
 		require.Equal(t, kmstest.Region, p.Region())
-		_, err = p.Encrypt(t.Context(), &provider.EncryptRequest{Plaintext: "x"})
+		_, err = envelope.Seal(t.Context(), p, "x", nil)
 		require.ErrorIs(t, err, provider.ErrProviderUnavailable)
 		require.ErrorIs(t, opened(t, stored, p), provider.ErrProviderUnavailable)
-		require.ErrorIs(t, p.HealthCheck(t.Context()), provider.ErrProviderUnavailable)
+		require.ErrorIs(t, provider.Check(t.Context(), p), provider.ErrProviderUnavailable)
 
 		server.Heal() // and the same provider works
 		require.NoError(t, opened(t, stored, p))
-		_, err = p.Encrypt(t.Context(), &provider.EncryptRequest{Plaintext: "x"})
+		_, err = envelope.Seal(t.Context(), p, "x", nil)
 		require.NoError(t, err)
-		require.NoError(t, p.HealthCheck(t.Context()))
+		require.NoError(t, provider.Check(t.Context(), p))
 		require.Equal(t, key.ARN, p.KeyID())
 	}
 }
@@ -92,7 +93,7 @@ func TestConcurrentFirstUsesShareOneCheck(t *testing.T) {
 	var wg sync.WaitGroup
 	for range callers {
 		wg.Go(func() {
-			made, err := p.GenerateDataKey(t.Context(), &provider.GenerateDataKeyRequest{})
+			made, err := p.GenerateDataKey(t.Context(), nil)
 			if err != nil {
 				t.Error(err)
 				return
@@ -109,7 +110,7 @@ func TestConcurrentFirstUsesShareOneCheck(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	impatient := make(chan error)
 	go func() {
-		_, err := p.GenerateDataKey(ctx, &provider.GenerateDataKeyRequest{})
+		_, err := p.GenerateDataKey(ctx, nil)
 		impatient <- err
 	}()
 	cancel()
@@ -131,14 +132,14 @@ func TestACheckEndsWithItsLastCaller(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error)
 	go func() {
-		_, err := p.Encrypt(ctx, &provider.EncryptRequest{Plaintext: "x"})
+		_, err := envelope.Seal(ctx, p, "x", nil)
 		done <- err
 	}()
 	require.Eventually(t, func() bool { return server.Calls("DescribeKey") == 1 }, time.Minute, time.Millisecond)
 	cancel()
 	require.ErrorIs(t, <-done, context.Canceled)
 	remove()
-	_, err := p.Encrypt(t.Context(), &provider.EncryptRequest{Plaintext: "x"})
+	_, err := envelope.Seal(t.Context(), p, "x", nil)
 	require.NoError(t, err)
 	require.Equal(t, 2, server.Calls("DescribeKey"))
 }
@@ -150,7 +151,7 @@ func TestDecryptingUnderAKeyARNNeedsNoDescribeKey(t *testing.T) {
 		key := server.CreateKey(kmstest.Key{Spec: spec})
 		writer := later(t, server, key.ARN)
 		stored := sealed(t, server, key.ARN)
-		value, err := writer.Encrypt(t.Context(), &provider.EncryptRequest{Plaintext: "value"})
+		value, err := envelope.Seal(t.Context(), writer, "value", nil)
 		require.NoError(t, err)
 		remove := server.Inject(kmstest.Fault{When: func(r kmstest.Request) bool { return r.Operation != "Decrypt" }, Do: kmstest.Deny()})
 
@@ -159,9 +160,9 @@ func TestDecryptingUnderAKeyARNNeedsNoDescribeKey(t *testing.T) {
 		for _, p := range []*awskms.Provider{checked, later(t, server, key.ARN)} {
 			server.Reset()
 			require.NoError(t, opened(t, stored, p))
-			got, err := p.Decrypt(t.Context(), &provider.DecryptRequest{Ciphertext: value.Ciphertext})
+			got, err := envelope.Open(t.Context(), p, value.Ciphertext, nil)
 			require.NoError(t, err)
-			require.Equal(t, "value", got.Plaintext)
+			require.Equal(t, "value", got)
 			require.Equal(t, 2, server.Calls(""))
 			require.Equal(t, 2, server.Calls("Decrypt"))
 		}
@@ -184,7 +185,7 @@ func TestEncryptingUnderAKeyARNNeedsNoDescribeKey(t *testing.T) {
 		require.ErrorContains(t, err, "kms:DescribeKey")
 	}
 	// An RSA key cannot be told from a symmetric one.
-	_, err := later(t, server, rsa.ARN).Encrypt(t.Context(), &provider.EncryptRequest{Plaintext: strings.Repeat("x", 5000)})
+	_, err := envelope.Seal(t.Context(), later(t, server, rsa.ARN), strings.Repeat("x", 5000), nil)
 	require.ErrorIs(t, err, provider.ErrKeyUsage)
 	require.ErrorContains(t, err, "with kms:DescribeKey permitted or the public key given")
 }
@@ -195,17 +196,17 @@ func TestTrustedKeysDoNotWaitForTheOwnKey(t *testing.T) {
 	server.CreateKey(kmstest.Key{Alias: "alias/new"})
 	old := server.CreateKey(kmstest.Key{})
 	stored := sealed(t, server, old.ARN)
-	value, err := later(t, server, old.ARN).Encrypt(t.Context(), &provider.EncryptRequest{Plaintext: "value"})
+	value, err := envelope.Seal(t.Context(), later(t, server, old.ARN), "value", nil)
 	require.NoError(t, err)
 	server.Inject(kmstest.Fault{Operation: "DescribeKey", Do: kmstest.Error("KMSInternalException", "down")})
 	p := later(t, server, "alias/new", func(c *awskms.Config) { c.TrustedKeys = []string{old.ARN} })
 	require.NoError(t, opened(t, stored, p))
-	_, err = p.Decrypt(t.Context(), &provider.DecryptRequest{Ciphertext: value.Ciphertext, KeyID: old.ARN})
+	_, err = envelope.Open(t.Context(), p.Under(old.ARN), value.Ciphertext, nil)
 	require.NoError(t, err)
-	_, err = p.Decrypt(t.Context(), &provider.DecryptRequest{Ciphertext: value.Ciphertext})
+	_, err = envelope.Open(t.Context(), p, value.Ciphertext, nil)
 	require.ErrorIs(t, err, provider.ErrProviderUnavailable)
 	server.Heal()
-	_, err = p.Decrypt(t.Context(), &provider.DecryptRequest{Ciphertext: value.Ciphertext})
+	_, err = envelope.Open(t.Context(), p, value.Ciphertext, nil)
 	require.NoError(t, err)
 }
 
@@ -235,7 +236,7 @@ func TestAKMSThatNeverAnswersIsWaitedForNoLongerThanTheTimeout(t *testing.T) {
 		for operation, try := range map[string]func(context.Context, *awskms.Provider) error{
 			"DescribeKey": func(ctx context.Context, p *awskms.Provider) error { _, err := p.GetKeyInfo(ctx, ""); return err },
 			"GenerateDataKey": func(ctx context.Context, p *awskms.Provider) error {
-				_, err := p.GenerateDataKey(ctx, &provider.GenerateDataKeyRequest{})
+				_, err := p.GenerateDataKey(ctx, nil)
 				return err
 			},
 		} {

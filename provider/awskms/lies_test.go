@@ -12,6 +12,7 @@ import (
 	"github.com/aws/smithy-go/logging"
 	"github.com/stretchr/testify/require"
 
+	"piko.sh/pikokms/envelope"
 	"piko.sh/pikokms/header"
 	"piko.sh/pikokms/kmstest"
 	"piko.sh/pikokms/message"
@@ -29,12 +30,12 @@ func TestAKMSThatLiesIsNotBelieved(t *testing.T) {
 	server := kmstest.NewServer(t)
 	key, other := server.CreateKey(kmstest.Key{}), server.CreateKey(kmstest.Key{})
 	p := later(t, server, key.ARN)
-	made, err := p.GenerateDataKey(t.Context(), &provider.GenerateDataKeyRequest{})
+	made, err := p.GenerateDataKey(t.Context(), nil)
 	require.NoError(t, err)
 	defer made.Close()
 	blob := made.EncryptedKey.Ciphertext
 	generate := func() error {
-		_, err := p.GenerateDataKey(t.Context(), &provider.GenerateDataKeyRequest{})
+		_, err := p.GenerateDataKey(t.Context(), nil)
 		return err
 	}
 	wrap := func() error {
@@ -42,7 +43,7 @@ func TestAKMSThatLiesIsNotBelieved(t *testing.T) {
 		return err
 	}
 	encrypt := func() error {
-		_, err := p.Encrypt(t.Context(), &provider.EncryptRequest{Plaintext: "x"})
+		_, err := envelope.Seal(t.Context(), p, "x", nil)
 		return err
 	}
 	unwrap := func() error {
@@ -50,7 +51,7 @@ func TestAKMSThatLiesIsNotBelieved(t *testing.T) {
 		return err
 	}
 	decrypt := func() error {
-		_, err := p.Decrypt(t.Context(), &provider.DecryptRequest{Ciphertext: base64.StdEncoding.EncodeToString(blob)})
+		_, err := envelope.Open(t.Context(), p, base64.StdEncoding.EncodeToString(blob), nil)
 		return err
 	}
 	check := func() error {
@@ -151,16 +152,16 @@ func TestAKMSThatIgnoresTheContextMakesNoOtherMessage(t *testing.T) {
 
 	changed := bytes.Replace(stored, []byte("42"), []byte("43"), 1)
 	server.Inject(kmstest.Fault{Operation: "Decrypt", Do: kmstest.Answer(func(members map[string]any) { members["Plaintext"] = make([]byte, 32) })})
-	d := message.Decrypter{Keyrings: []provider.Keyring{p}}
+	d := message.Decrypter{Keyrings: []provider.Unwrapper{p}}
 	_, _, err = d.Decrypt(t.Context(), stored, nil)
 	require.ErrorIs(t, err, provider.ErrDecryptionFailed, "another data key")
 	_, _, err = d.Decrypt(t.Context(), changed, nil)
 	require.ErrorIs(t, err, provider.ErrDecryptionFailed)
 
-	require.NoError(t, dataKey.WithAccess(func(plain []byte) error {
+	require.NoError(t, dataKey.PlaintextKey.WithAccess(func(plain []byte) error {
 		lying := kmstest.NewServer(t)
 		lying.Inject(kmstest.Fault{Do: kmstest.Body(200, "application/x-amz-json-1.1", `{"KeyId":"`+key.ARN+`","Plaintext":"`+base64.StdEncoding.EncodeToString(plain)+`"}`)})
-		d := message.Decrypter{Keyrings: []provider.Keyring{later(t, lying, key.ARN)}}
+		d := message.Decrypter{Keyrings: []provider.Unwrapper{later(t, lying, key.ARN)}}
 		_, _, err := d.Decrypt(t.Context(), stored, nil)
 		require.NoError(t, err)
 		_, _, err = d.Decrypt(t.Context(), changed, nil)
@@ -179,13 +180,13 @@ func TestTheAWSSDKGetsNoDataKey(t *testing.T) {
 	})
 	p, err := awskms.NewProvider(t.Context(), awskms.Config{KeyID: key.ARN, Client: client})
 	require.NoError(t, err)
-	made, err := p.GenerateDataKey(t.Context(), &provider.GenerateDataKeyRequest{})
+	made, err := p.GenerateDataKey(t.Context(), nil)
 	require.NoError(t, err)
 	defer made.Close()
 	got, err := p.UnwrapDataKey(t.Context(), &provider.UnwrapDataKeyRequest{EncryptedKey: made.EncryptedKey, Size: 32})
 	require.NoError(t, err)
 	defer got.Close()
-	require.NoError(t, got.WithAccess(func(plain []byte) error {
+	require.NoError(t, got.PlaintextKey.WithAccess(func(plain []byte) error {
 		require.NotContains(t, log.String(), base64.StdEncoding.EncodeToString(plain))
 		return nil
 	}))

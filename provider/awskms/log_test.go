@@ -21,5 +21,6 @@ func TestTheSDKLogsToSlog(t *testing.T) {
 	slog.SetDefault(slog.New(slog.NewJSONHandler(&text, nil)))
 	client.Options().Logger.Logf(logging.Warn, "%d attempts", 3)
 	client.Options().Logger.Logf(logging.Debug, "a request")
-	require.Regexp(t, `^{"time":"[^"]+","level":"WARN","msg":"3 attempts"}\n$`, text.String())
+	client.Options().Logger.Logf("", "of no kind")
+	require.Regexp(t, `^{"time":"[^"]+","level":"WARN","msg":"3 attempts"}\n{"time":"[^"]+","level":"WARN","msg":"of no kind"}\n$`, text.String())
 }

@@ -28,7 +28,7 @@ func (p *Provider) unwrapPikoV2(ctx context.Context, wrapped string) (*provider.
 	if err != nil || len(blob) == 0 {
 		return nil, fmt.Errorf("%w: the wrapped data key is not base64", provider.ErrInvalidCiphertext)
 	}
-	plain, err := p.decryptTrusted(ctx, "", blob, nil)
+	plain, err := p.decryptTrusted(ctx, blob, nil)
 	if err != nil {
 		return nil, err
 	}

@@ -19,8 +19,8 @@ import (
 
 	"piko.sh/pikokms/header"
 	"piko.sh/pikokms/internal/keyfile"
-	"piko.sh/pikokms/internal/lazy"
 	"piko.sh/pikokms/provider"
+	"piko.sh/pikokms/provider/lazy"
 )
 
 const (
@@ -72,8 +72,8 @@ func digest(encryptionContext map[string]string) ([]byte, error) {
 }
 
 // generateRSA makes a data key under the provider's own RSA key.
-func (p *Provider) generateRSA(ctx context.Context, keyARN string, _ types.DataKeySpec, size int, encryptionContext map[string]string) (*provider.SecureBytes, header.EncryptedDataKey, error) {
-	plain := make([]byte, size)
+func (p *Provider) generateRSA(ctx context.Context, keyARN string, encryptionContext map[string]string) (*provider.SecureBytes, header.EncryptedDataKey, error) {
+	plain := make([]byte, dataKeySize)
 	defer clear(plain)
 	_, _ = rand.Read(plain) // never fails
 	wrapped, err := p.wrapRSA(ctx, keyARN, plain, encryptionContext)

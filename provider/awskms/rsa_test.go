@@ -18,6 +18,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/kms/types"
 	"github.com/stretchr/testify/require"
 
+	"piko.sh/pikokms/envelope"
 	"piko.sh/pikokms/header"
 	"piko.sh/pikokms/kmstest"
 	"piko.sh/pikokms/message"
@@ -63,7 +64,7 @@ func TestWritingUnderAnRSAKeyAsksNothing(t *testing.T) {
 			if hash != 0 {
 				require.ErrorIs(t, opened(t, stored, other), provider.ErrDecryptionFailed)
 			}
-			_, _, err = (&message.Decrypter{Keyrings: []provider.Keyring{writer}}).Decrypt(t.Context(), stored, nil)
+			_, _, err = (&message.Decrypter{Keyrings: []provider.Unwrapper{writer}}).Decrypt(t.Context(), stored, nil)
 			require.ErrorIs(t, err, provider.ErrAccessDenied, "the writer cannot read")
 		}
 	}
@@ -77,21 +78,19 @@ func TestAPublicKeyIsAskedForOnce(t *testing.T) {
 		p := later(t, server, keyID)
 		server.Reset()
 		remove := server.Inject(kmstest.Fault{Operation: "GetPublicKey", Do: kmstest.Error("KMSInternalException", "down")})
-		_, err := p.GenerateDataKey(t.Context(), &provider.GenerateDataKeyRequest{})
+		_, err := p.GenerateDataKey(t.Context(), nil)
 		require.ErrorIs(t, err, provider.ErrProviderUnavailable)
 		remove()
 		server.Reset()
 		for range 3 {
-			for spec, size := range map[string]int{"AES_256": 32, "AES_128": 16} {
-				made, err := p.GenerateDataKey(t.Context(), &provider.GenerateDataKeyRequest{KeySpec: spec})
-				require.NoError(t, err)
-				require.Equal(t, size, made.PlaintextKey.Len())
-				require.Equal(t, key.ARN, made.KeyID)
-				require.Equal(t, "aws-kms-rsa", made.EncryptedKey.ProviderID)
-				require.Equal(t, key.ARN, message.KeyName(made.EncryptedKey))
-				require.Len(t, made.EncryptedKey.Ciphertext, 256)
-				require.NoError(t, made.Close())
-			}
+			made, err := p.GenerateDataKey(t.Context(), nil)
+			require.NoError(t, err)
+			require.Equal(t, 32, made.PlaintextKey.Len())
+			require.Equal(t, key.ARN, made.KeyID)
+			require.Equal(t, "aws-kms-rsa", made.EncryptedKey.ProviderID)
+			require.Equal(t, key.ARN, message.KeyName(made.EncryptedKey))
+			require.Len(t, made.EncryptedKey.Ciphertext, 256)
+			require.NoError(t, made.Close())
 		}
 		require.Equal(t, 1, server.Calls(""))
 		require.Equal(t, 1, server.Calls("GetPublicKey"))
@@ -103,7 +102,7 @@ func TestTheContextIsBoundToADataKeyUnderAnRSAKey(t *testing.T) {
 	server := kmstest.NewServer(t)
 	key := server.CreateKey(kmstest.Key{Spec: "RSA_2048"})
 	p := later(t, server, key.ARN)
-	made, err := p.GenerateDataKey(t.Context(), &provider.GenerateDataKeyRequest{Context: map[string]string{"tenant": "42"}})
+	made, err := p.GenerateDataKey(t.Context(), map[string]string{"tenant": "42"})
 	require.NoError(t, err)
 	defer made.Close()
 	for _, wrong := range []map[string]string{nil, {"tenant": "43"}, {"tenant": "42", "more": ""}} {
@@ -132,7 +131,7 @@ func TestSignedMessagesUnderAnRSAKeyAreRefused(t *testing.T) {
 	_, err := e.Encrypt(t.Context(), []byte("content"), nil)
 	require.ErrorIs(t, err, provider.ErrKeyUsage)
 	require.ErrorContains(t, err, "without a signature")
-	made, err := p.GenerateDataKey(t.Context(), &provider.GenerateDataKeyRequest{})
+	made, err := p.GenerateDataKey(t.Context(), nil)
 	require.NoError(t, err)
 	defer made.Close()
 	_, err = p.UnwrapDataKey(t.Context(), &provider.UnwrapDataKeyRequest{EncryptedKey: made.EncryptedKey, Context: map[string]string{header.PublicKeyName: "x"}, Size: 32})
@@ -144,17 +143,17 @@ func TestStringsUnderAnRSAKey(t *testing.T) {
 	server := kmstest.NewServer(t)
 	key := server.CreateKey(kmstest.Key{Spec: "RSA_2048"})
 	p := later(t, server, key.ID)
-	encrypted, err := p.Encrypt(t.Context(), &provider.EncryptRequest{Plaintext: "short", Context: map[string]string{"a": "b"}})
+	encrypted, err := envelope.Seal(t.Context(), p, "short", map[string]string{"a": "b"})
 	require.NoError(t, err)
 	require.Equal(t, key.ARN, encrypted.KeyID)
 	server.Reset()
 	for _, keyID := range []string{"", key.ID, key.ARN} {
-		got, err := p.Decrypt(t.Context(), &provider.DecryptRequest{Ciphertext: encrypted.Ciphertext, Context: map[string]string{"a": "b"}, KeyID: keyID})
+		got, err := envelope.Open(t.Context(), p.Under(keyID), encrypted.Ciphertext, map[string]string{"a": "b"})
 		require.NoError(t, err)
-		require.Equal(t, "short", got.Plaintext)
+		require.Equal(t, "short", got)
 	}
 	require.Equal(t, 3, server.Calls("Decrypt"))
-	_, err = p.Decrypt(t.Context(), &provider.DecryptRequest{Ciphertext: "AAAA"})
+	_, err = envelope.Open(t.Context(), p, "AAAA", nil)
 	require.ErrorIs(t, err, provider.ErrInvalidCiphertext)
 	require.Equal(t, 3, server.Calls("Decrypt"))
 }
@@ -164,7 +163,7 @@ func TestRecipientsOfBothKinds(t *testing.T) {
 	server := kmstest.NewServer(t)
 	symmetric, rsa := server.CreateKey(kmstest.Key{}), server.CreateKey(kmstest.Key{Spec: "RSA_2048"})
 	for _, order := range [][]kmstest.Key{{symmetric, rsa}, {rsa, symmetric}} {
-		e := message.Encrypter{Keyring: later(t, server, order[0].ARN), Recipients: []provider.Keyring{later(t, server, order[1].ARN)}}
+		e := message.Encrypter{Keyring: later(t, server, order[0].ARN), Recipients: []provider.Wrapper{later(t, server, order[1].ARN)}}
 		stored, err := e.Encrypt(t.Context(), []byte("content"), map[string]string{"tenant": "42"})
 		require.NoError(t, err)
 		for _, key := range order {
@@ -207,11 +206,11 @@ func TestAPublicKeyThatIsNotTheKeysIsRefused(t *testing.T) {
 	} {
 		p := later(t, server, key.ARN)
 		remove := server.Inject(kmstest.Fault{Operation: "GetPublicKey", Do: answer(lie)})
-		_, err := p.GenerateDataKey(t.Context(), &provider.GenerateDataKeyRequest{})
+		_, err := p.GenerateDataKey(t.Context(), nil)
 		require.ErrorIs(t, err, provider.ErrEncryptionFailed, name)
 		requireOneSentinel(t, err)
 		remove()
-		made, err := p.GenerateDataKey(t.Context(), &provider.GenerateDataKeyRequest{})
+		made, err := p.GenerateDataKey(t.Context(), nil)
 		require.NoError(t, err)
 		require.NoError(t, made.Close())
 	}
@@ -231,7 +230,7 @@ func TestAPublicKeyFileThatOthersCanChangeIsRefused(t *testing.T) {
 	c := awskms.Config{KeyID: key.ARN, Client: newClient(t, server.URL, 1), PublicKeyFile: file}
 	p, err := awskms.NewProvider(t.Context(), c)
 	require.NoError(t, err)
-	require.NoError(t, p.HealthCheck(t.Context()))
+	require.NoError(t, provider.Check(t.Context(), p))
 	if runtime.GOOS != "windows" {
 		require.NoError(t, os.Chmod(file, 0o664))
 		_, err = awskms.NewProvider(t.Context(), c)

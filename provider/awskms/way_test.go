@@ -27,13 +27,13 @@ func TestWhatAnswersInPlaceOfKMS(t *testing.T) {
 	client := newClient(t, liar.URL, 3)
 	p, err := awskms.NewProvider(t.Context(), awskms.Config{KeyID: key.ARN, Client: client, Timeout: 300 * time.Millisecond})
 	require.NoError(t, err)
-	made, err := p.GenerateDataKey(t.Context(), &provider.GenerateDataKeyRequest{})
+	made, err := p.GenerateDataKey(t.Context(), nil)
 	require.NoError(t, err)
 	defer made.Close()
 	for name, lie := range adversary.Lies {
 		for operation, call := range map[string]func() error{
 			"GenerateDataKey": func() error {
-				_, err := p.GenerateDataKey(t.Context(), &provider.GenerateDataKeyRequest{})
+				_, err := p.GenerateDataKey(t.Context(), nil)
 				return err
 			},
 			"Encrypt": func() error { _, err := p.WrapDataKey(t.Context(), made.PlaintextKey, nil); return err },

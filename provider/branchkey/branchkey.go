@@ -35,7 +35,6 @@ import (
 	"cmp"
 	"context"
 	"crypto/rand"
-	"encoding/base64"
 	"errors"
 	"fmt"
 	"math"
@@ -44,7 +43,6 @@ import (
 	"github.com/google/uuid"
 
 	"piko.sh/pikokms/header"
-	"piko.sh/pikokms/message"
 	"piko.sh/pikokms/provider"
 )
 
@@ -88,7 +86,7 @@ type Config struct {
 	CheckLater bool
 }
 
-// Provider implements provider.EncryptionProvider. It is safe for concurrent use.
+// Provider wraps data keys under branch keys. It is safe for concurrent use.
 type Provider struct {
 	store    *Store
 	id       string
@@ -133,7 +131,7 @@ func (p *Provider) Close() error {
 	return p.close()
 }
 
-// Type implements provider.EncryptionProvider.
+// Type returns TypeBranchKey.
 func (p *Provider) Type() provider.Type { return TypeBranchKey }
 
 // KeyID returns the ID of the configured branch key, or nothing if a Supplier picks all.
@@ -142,7 +140,7 @@ func (p *Provider) KeyID() string { return p.id }
 // Store returns the key store.
 func (p *Provider) Store() *Store { return p.store }
 
-// CallsGuarded implements provider.Guarded.
+// CallsGuarded marks the provider as a provider.Guarded.
 func (p *Provider) CallsGuarded() {}
 
 // pick returns the ID of the branch key of a message.
@@ -158,15 +156,6 @@ func (p *Provider) pick(ctx context.Context, encryptionContext map[string]string
 		return "", fmt.Errorf("%w: no branch key belongs to this encryption context: the Supplier returned no ID, and there is no BranchKeyID", provider.ErrKeyNotFound)
 	}
 	return id, nil
-}
-
-// pickNamed is pick for a request that may name its branch key.
-func (p *Provider) pickNamed(ctx context.Context, named string, encryptionContext map[string]string) (string, error) {
-	id, err := p.pick(ctx, encryptionContext)
-	if err == nil && named != "" && named != id {
-		err = fmt.Errorf("%w: the branch key here is %q, not %q", provider.ErrKeyNotFound, id, named)
-	}
-	return id, err
 }
 
 // active returns the active version of a branch key. The caller closes its key.
@@ -247,40 +236,36 @@ func (p *Provider) open(ctx context.Context, r *record) (*material, error) {
 	return &material{r.version, r.kind == kindActive, key}, nil
 }
 
-// CacheScope implements provider.ScopedKeyring: the Supplier may pick the branch key by ctx.
+// CacheScope returns the branch key's ID, which the Supplier may pick by ctx.
 func (p *Provider) CacheScope(ctx context.Context, encryptionContext map[string]string) (string, error) {
 	id, err := p.pick(ctx, encryptionContext)
 	return id, fail(ctx, "CacheScope", p.id, err)
 }
 
-// GenerateDataKey implements provider.Keyring. It calls KMS if the branch key is not cached.
-func (p *Provider) GenerateDataKey(ctx context.Context, request *provider.GenerateDataKeyRequest) (*provider.DataKey, error) {
-	id, err := p.pickNamed(ctx, request.KeyID, request.Context)
+// dataKeySize is the size in bytes of a new data key.
+const dataKeySize = 32
+
+// GenerateDataKey makes a data key from the system's random numbers. It calls KMS if the branch key
+// is not cached.
+func (p *Provider) GenerateDataKey(ctx context.Context, encryptionContext map[string]string) (*provider.DataKey, error) {
+	id, err := p.pick(ctx, encryptionContext)
 	if err != nil {
 		return nil, fail(ctx, "GenerateDataKey", id, err)
 	}
-	size := 32
-	switch request.KeySpec {
-	case "", "AES_256":
-	case "AES_128":
-		size = 16
-	default:
-		return nil, fail(ctx, "GenerateDataKey", id, fmt.Errorf("%w: key spec %q is neither AES_256 nor AES_128", provider.ErrInvalidKey, request.KeySpec))
-	}
-	raw := make([]byte, size)
+	raw := make([]byte, dataKeySize)
 	_, _ = rand.Read(raw) // never fails
 	key, err := provider.NewSecureBytes(raw)
 	if err != nil {
 		return nil, fail(ctx, "GenerateDataKey", id, err)
 	}
-	wrapped, err := p.wrap(ctx, id, key, request.Context)
+	wrapped, err := p.wrap(ctx, id, key, encryptionContext)
 	if err != nil {
 		return nil, errors.Join(fail(ctx, "GenerateDataKey", id, err), key.Close())
 	}
-	return &provider.DataKey{PlaintextKey: key, EncryptedKey: wrapped, KeyID: id, Provider: p.Type()}, nil
+	return &provider.DataKey{PlaintextKey: key, EncryptedKey: wrapped, KeyID: id}, nil
 }
 
-// WrapDataKey implements provider.Keyring. It calls KMS if the branch key is not cached.
+// WrapDataKey calls KMS if the branch key is not cached.
 func (p *Provider) WrapDataKey(ctx context.Context, key *provider.SecureBytes, encryptionContext map[string]string) (header.EncryptedDataKey, error) {
 	id, err := p.pick(ctx, encryptionContext)
 	if err != nil {
@@ -307,10 +292,10 @@ func (p *Provider) wrap(ctx context.Context, id string, key *provider.SecureByte
 	return wrapped, err
 }
 
-// UnwrapDataKey implements provider.Keyring. It calls KMS if the version of the branch key is not
-// cached. If the message is not under the branch key that its encryption context wants, it asks
-// nothing, and the error holds provider.ErrUntrustedKey.
-func (p *Provider) UnwrapDataKey(ctx context.Context, request *provider.UnwrapDataKeyRequest) (*provider.SecureBytes, error) {
+// UnwrapDataKey calls KMS if the version of the branch key is not cached. If the message is not
+// under the branch key to which its encryption context belongs, UnwrapDataKey asks nothing, and the
+// error holds provider.ErrUntrustedKey.
+func (p *Provider) UnwrapDataKey(ctx context.Context, request *provider.UnwrapDataKeyRequest) (*provider.DataKey, error) {
 	k := request.EncryptedKey
 	if k.ProviderID != ProviderID {
 		return nil, fail(ctx, "UnwrapDataKey", p.id, provider.ErrUntrustedKey)
@@ -326,7 +311,7 @@ func (p *Provider) UnwrapDataKey(ctx context.Context, request *provider.UnwrapDa
 	if err != nil {
 		return nil, fail(ctx, "UnwrapDataKey", id, err)
 	}
-	return key, nil
+	return &provider.DataKey{PlaintextKey: key}, nil
 }
 
 func (p *Provider) unwrap(ctx context.Context, id string, request *provider.UnwrapDataKeyRequest) (*provider.SecureBytes, error) {
@@ -349,8 +334,7 @@ func (p *Provider) unwrap(ctx context.Context, id string, request *provider.Unwr
 	return provider.NewSecureBytes(plain)
 }
 
-// IsCurrent implements provider.VersionedKeyring: a data key is current under the active version of
-// its branch key. It calls KMS if that is not cached. If another process makes a new version, the
+// IsCurrent is true for a data key under the active version of its branch key. It calls KMS if that is not cached. If another process makes a new version, the
 // cached one counts as the active one until its TTL has passed.
 func (p *Provider) IsCurrent(ctx context.Context, request *provider.UnwrapDataKeyRequest) (bool, error) {
 	k := request.EncryptedKey
@@ -375,45 +359,8 @@ func (p *Provider) IsCurrent(ctx context.Context, request *provider.UnwrapDataKe
 	return w.version == m.version, m.key.Close()
 }
 
-// Encrypt implements provider.EncryptionProvider. The result is the base64 text of an AWS
-// Encryption SDK message.
-func (p *Provider) Encrypt(ctx context.Context, request *provider.EncryptRequest) (*provider.EncryptResponse, error) {
-	if request.Plaintext == "" {
-		return nil, fail(ctx, "Encrypt", p.id, provider.ErrEmptyPlaintext)
-	}
-	id, err := p.pickNamed(ctx, request.KeyID, request.Context)
-	if err != nil {
-		return nil, fail(ctx, "Encrypt", id, err)
-	}
-	text, err := message.EncryptText(ctx, p, request)
-	if err != nil {
-		return nil, fail(ctx, "Encrypt", id, err)
-	}
-	return &provider.EncryptResponse{Ciphertext: text, KeyID: id, Provider: p.Type()}, nil
-}
-
-// Decrypt implements provider.EncryptionProvider. The request's context must equal that of Encrypt.
-func (p *Provider) Decrypt(ctx context.Context, request *provider.DecryptRequest) (*provider.DecryptResponse, error) {
-	if request.Ciphertext == "" {
-		return nil, fail(ctx, "Decrypt", p.id, provider.ErrEmptyCiphertext)
-	}
-	id, err := p.pickNamed(ctx, request.KeyID, request.Context)
-	if err != nil {
-		return nil, fail(ctx, "Decrypt", id, err)
-	}
-	ciphertext, err := base64.StdEncoding.DecodeString(request.Ciphertext)
-	if err != nil {
-		return nil, fail(ctx, "Decrypt", id, fmt.Errorf("%w: not base64: %w", provider.ErrInvalidCiphertext, err))
-	}
-	plaintext, err := message.DecryptText(ctx, p, ciphertext, request)
-	if err != nil {
-		return nil, fail(ctx, "Decrypt", id, err)
-	}
-	return &provider.DecryptResponse{Plaintext: plaintext}, nil
-}
-
-// GetKeyInfo implements provider.EncryptionProvider. It describes any branch key of the table, and
-// asks the table only.
+// GetKeyInfo describes a branch key of the table: the configured one if keyID is empty, or any
+// other. It asks the table only.
 func (p *Provider) GetKeyInfo(ctx context.Context, keyID string) (*provider.KeyInfo, error) {
 	id := cmp.Or(keyID, p.id)
 	if id == "" {
@@ -441,7 +388,7 @@ func (p *Provider) GetKeyInfo(ctx context.Context, keyID string) (*provider.KeyI
 	}, nil
 }
 
-// HealthCheck implements provider.EncryptionProvider. It asks the table and KMS for the configured
+// HealthCheck asks the table and KMS for the configured
 // branch key, whether it is cached or not. If a Supplier picks all branch keys, HealthCheck asks
 // the table for one of the ID "health check", which need not exist, so that shows that the table is
 // up. A policy that names the IDs that may be asked for must have this one, too.
@@ -482,6 +429,7 @@ func fail(ctx context.Context, operation, id string, err error) error {
 var (
 	_ provider.EncryptionProvider = (*Provider)(nil)
 	_ provider.Guarded            = (*Provider)(nil)
+	_ provider.HealthChecker      = (*Provider)(nil)
 	_ provider.VersionedKeyring   = (*Provider)(nil)
 	_ provider.ScopedKeyring      = (*Provider)(nil)
 )

@@ -88,7 +88,7 @@ func seal(t testing.TB, p provider.Keyring, plaintext string, pairs map[string]s
 }
 
 func open(ctx context.Context, p provider.Keyring, stored []byte) (string, error) {
-	plaintext, _, err := (&message.Decrypter{Keyrings: []provider.Keyring{p}}).Decrypt(ctx, stored, nil)
+	plaintext, _, err := (&message.Decrypter{Keyrings: []provider.Unwrapper{p}}).Decrypt(ctx, stored, nil)
 	return string(plaintext), err
 }
 

@@ -100,7 +100,7 @@ func TestStaleActiveIsNotUsed(t *testing.T) {
 		require.NoError(t, err)
 		uses := func(want string) {
 			t.Helper()
-			made, err := p.GenerateDataKey(t.Context(), &provider.GenerateDataKeyRequest{})
+			made, err := p.GenerateDataKey(t.Context(), nil)
 			require.NoError(t, err)
 			require.NoError(t, made.Close())
 			require.Equal(t, want, versionOf(made.EncryptedKey.Ciphertext))
@@ -129,7 +129,7 @@ func TestOutage(t *testing.T) {
 			require.NoError(t, err, "reads go on from the cache")
 			seal(t, s, "during", pairs)
 			// The breaker opens for branch keys that are not cached, and only for them.
-			_, err = s.GenerateDataKey(t.Context(), &provider.GenerateDataKeyRequest{Context: others})
+			_, err = s.GenerateDataKey(t.Context(), others)
 			require.ErrorIs(t, err, provider.ErrProviderUnavailable)
 			time.Sleep(10 * time.Second)
 		}
@@ -139,7 +139,7 @@ func TestOutage(t *testing.T) {
 		for range 2 * service.Failures {
 			_, err := open(t.Context(), s, stored)
 			require.ErrorIs(t, err, provider.ErrProviderUnavailable)
-			_, err = s.GenerateDataKey(t.Context(), &provider.GenerateDataKeyRequest{Context: pairs})
+			_, err = s.GenerateDataKey(t.Context(), pairs)
 			require.ErrorIs(t, err, provider.ErrProviderUnavailable)
 		}
 		require.LessOrEqual(t, time.Since(failed), service.Failures*time.Second, "all later calls fail at once")
@@ -185,7 +185,7 @@ func TestCallersGiveUp(t *testing.T) {
 		defer cancel()
 		var all sync.WaitGroup
 		all.Go(func() {
-			_, err := p.GenerateDataKey(impatient, &provider.GenerateDataKeyRequest{})
+			_, err := p.GenerateDataKey(impatient, nil)
 			if want := context.DeadlineExceeded; err == nil || time.Since(begin) != time.Second/2 {
 				t.Errorf("%v after %v, want %v", err, time.Since(begin), want)
 			}
@@ -200,7 +200,7 @@ func TestCallersGiveUp(t *testing.T) {
 		late := newProvider(t, branchkey.Config{Store: store.Store, BranchKeyID: create(t, store.Store), CheckLater: true})
 		leaving, cancel := context.WithCancel(t.Context())
 		go func() { time.Sleep(time.Second / 2); cancel() }()
-		_, err := late.GenerateDataKey(leaving, &provider.GenerateDataKeyRequest{})
+		_, err := late.GenerateDataKey(leaving, nil)
 		require.ErrorIs(t, err, context.Canceled)
 		seal(t, late, "x", nil)
 		require.EqualValues(t, 3, keys.decrypted.Load())
@@ -215,6 +215,6 @@ func TestClosed(t *testing.T) {
 	require.NoError(t, p.Close())
 	_, err = open(t.Context(), p, stored)
 	require.ErrorIs(t, err, provider.ErrClosed)
-	_, err = p.GenerateDataKey(t.Context(), &provider.GenerateDataKeyRequest{})
+	_, err = p.GenerateDataKey(t.Context(), nil)
 	require.ErrorIs(t, err, provider.ErrClosed)
 }

@@ -17,7 +17,6 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
 	"github.com/aws/smithy-go"
 
-	"piko.sh/pikokms/internal/awslog"
 	"piko.sh/pikokms/provider"
 	"piko.sh/pikokms/provider/awskms"
 )
@@ -59,7 +58,7 @@ func NewDynamoDB(ctx context.Context, c DynamoDBConfig) (*DynamoDB, error) {
 	}
 	options := []func(*config.LoadOptions) error{
 		config.WithRegion(c.Region),
-		config.WithLogger(awslog.Logger),
+		config.WithLogger(awskms.Logger),
 		config.WithRetryMaxAttempts(1 + cmp.Or(c.MaxRetries, awskms.DefaultMaxRetries)),
 		// Without it, the AWS SDK does not bound the wait for an answer.
 		config.WithHTTPClient(awshttp.NewBuildableClient().WithTimeout(cmp.Or(c.Timeout, awskms.DefaultTimeout))),

@@ -64,7 +64,7 @@ func TestManyMessagesUnderTenantsKeys(t *testing.T) {
 	stored := make([][]byte, batch)
 	for done := 0; done < messages; done += batch {
 		for i, p := range []provider.Keyring{branch, key} {
-			e, d := message.Encrypter{Keyring: p}, message.Decrypter{Keyrings: []provider.Keyring{p}}
+			e, d := message.Encrypter{Keyring: p}, message.Decrypter{Keyrings: []provider.Unwrapper{p}}
 			begin := processorTime(t)
 			for j := range stored {
 				if stored[j], err = e.Encrypt(t.Context(), plaintext, pairs[j%tenants]); err != nil {
@@ -167,7 +167,7 @@ func TestObjectsMoveWithTheirBranchKey(t *testing.T) {
 	s.kms.Reset()
 	begin = time.Now()
 	for _, m := range direct {
-		r, err := message.Rewrap(ctx, bytes.NewReader(m), &message.Decrypter{Keyrings: []provider.Keyring{from}}, &message.Encrypter{Keyring: to}, nil)
+		r, err := message.Rewrap(ctx, bytes.NewReader(m), &message.Decrypter{Keyrings: []provider.Unwrapper{from}}, &message.Encrypter{Keyring: to}, nil)
 		require.NoError(t, err)
 		_, err = io.Copy(io.Discard, r)
 		require.NoError(t, err)

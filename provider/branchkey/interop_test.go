@@ -246,7 +246,7 @@ func (s *officialSDK) matrix(t *testing.T, store *branchkey.Store, id string, su
 
 func (s *officialSDK) readByUs(t *testing.T, p provider.Keyring, stored, plaintext []byte, pairs map[string]string) {
 	t.Helper()
-	d := message.Decrypter{Keyrings: []provider.Keyring{p}, CommitmentPolicy: message.RequireEncryptAllowDecrypt}
+	d := message.Decrypter{Keyrings: []provider.Unwrapper{p}, CommitmentPolicy: message.RequireEncryptAllowDecrypt}
 	got, _, err := d.Decrypt(t.Context(), stored, pairs)
 	require.NoError(t, err)
 	require.Equal(t, plaintext, got)
@@ -295,7 +295,7 @@ func (s *officialSDK) required(t *testing.T, store *branchkey.Store, id string, 
 		stored = s.ask(t, sdkRequest{Op: "encrypt", ID: id, Suite: suite, Required: names, Context: pairs, FrameLength: 4096, Data: []byte("of theirs")}).Data
 		require.False(t, bytes.Contains(stored, []byte("7.pdf")))
 		s.readByUs(t, p, stored, []byte("of theirs"), pairs)
-		d := message.Decrypter{Keyrings: []provider.Keyring{p}}
+		d := message.Decrypter{Keyrings: []provider.Unwrapper{p}}
 		_, _, err = d.Decrypt(t.Context(), stored, request.Context)
 		require.ErrorIs(t, err, provider.ErrDecryptionFailed)
 		count.theirs++

@@ -96,7 +96,7 @@ func (k *LocalKMS) Generate(ctx context.Context, keyARN string, encryptionContex
 	if _, err := k.Trusts(keyARN); err != nil {
 		return nil, err
 	}
-	made, err := k.keys[keyARN].GenerateDataKey(ctx, &provider.GenerateDataKeyRequest{Context: encryptionContext})
+	made, err := k.keys[keyARN].GenerateDataKey(ctx, encryptionContext)
 	if err != nil {
 		return nil, err
 	}
@@ -130,7 +130,11 @@ func (k *LocalKMS) Decrypt(ctx context.Context, keyARN string, blob []byte, encr
 	if err != nil {
 		return nil, err
 	}
-	return k.keys[keyARN].UnwrapDataKey(ctx, &provider.UnwrapDataKeyRequest{EncryptedKey: wrapped, Context: encryptionContext, Size: branchKeySize})
+	key, err := k.keys[keyARN].UnwrapDataKey(ctx, &provider.UnwrapDataKeyRequest{EncryptedKey: wrapped, Context: encryptionContext, Size: branchKeySize})
+	if err != nil {
+		return nil, err
+	}
+	return key.PlaintextKey, nil
 }
 
 // appendLocal returns what an item stores of a key that a local provider wrapped: the provider ID

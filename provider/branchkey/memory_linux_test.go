@@ -20,11 +20,11 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"piko.sh/pikokms/envelope"
 	"piko.sh/pikokms/header"
 	"piko.sh/pikokms/internal/leftover"
 	"piko.sh/pikokms/internal/race"
 	"piko.sh/pikokms/kmstest"
-	"piko.sh/pikokms/provider"
 	"piko.sh/pikokms/provider/awskms"
 	"piko.sh/pikokms/provider/branchkey"
 	"piko.sh/pikokms/provider/local"
@@ -90,9 +90,9 @@ func use(t *testing.T) {
 		messages = append(messages, sealed)
 		_, err := open(ctx, keys, sealed)
 		require.NoError(t, err)
-		text, err := keys.Encrypt(ctx, &provider.EncryptRequest{Plaintext: "text", Context: pairs})
+		text, err := envelope.Seal(ctx, keys, "text", pairs)
 		require.NoError(t, err)
-		_, err = keys.Decrypt(ctx, &provider.DecryptRequest{Ciphertext: text.Ciphertext, Context: pairs})
+		_, err = envelope.Open(ctx, keys, text.Ciphertext, pairs)
 		require.NoError(t, err)
 	}
 	both(ids[0])

@@ -68,7 +68,7 @@ func TestKMSFaults(t *testing.T) {
 			s.kms.Inject(kmstest.Fault{Operation: "Decrypt", Do: fault.do})
 			s.kms.Reset()
 			for range 2 * service.Failures {
-				_, err := sv.GenerateDataKey(t.Context(), &provider.GenerateDataKeyRequest{Context: others})
+				_, err := sv.GenerateDataKey(t.Context(), others)
 				require.ErrorIs(t, err, fault.want)
 				got, err := open(t.Context(), sv, stored)
 				require.NoError(t, err)
@@ -265,7 +265,7 @@ func TestDeadlinesOfCallersOpenTheBreaker(t *testing.T) {
 			defer sv.Close()
 			for range service.Failures {
 				ctx, cancel := context.WithTimeout(t.Context(), patience)
-				_, err := sv.GenerateDataKey(ctx, &provider.GenerateDataKeyRequest{})
+				_, err := sv.GenerateDataKey(ctx, nil)
 				require.ErrorIs(t, err, context.DeadlineExceeded)
 				cancel()
 				synctest.Wait()

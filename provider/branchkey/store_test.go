@@ -342,11 +342,11 @@ func TestSupplier(t *testing.T) {
 	require.NoError(t, err)
 
 	only := newProvider(t, branchkey.Config{Store: s.Store, Supplier: branchkey.ByPair("tenant")})
-	_, err = only.GenerateDataKey(ctx, &provider.GenerateDataKeyRequest{})
+	_, err = only.GenerateDataKey(ctx, nil)
 	require.ErrorIs(t, err, provider.ErrKeyNotFound)
 	require.NoError(t, only.HealthCheck(ctx))
 	// A message under tenant a's branch key that says that it is b's.
-	made, err := only.GenerateDataKey(ctx, &provider.GenerateDataKeyRequest{Context: map[string]string{"tenant": a}})
+	made, err := only.GenerateDataKey(ctx, map[string]string{"tenant": a})
 	require.NoError(t, err)
 	defer made.Close()
 	calls := s.kms.Calls("")
@@ -359,7 +359,7 @@ func TestSeveralRecipients(t *testing.T) {
 	s := newTestStore(t)
 	a := newProvider(t, branchkey.Config{Store: s.Store, BranchKeyID: create(t, s.Store)})
 	b := newProvider(t, branchkey.Config{Store: s.Store, BranchKeyID: create(t, s.Store)})
-	stored, err := (&message.Encrypter{Keyring: a, Recipients: []provider.Keyring{b}}).Encrypt(t.Context(), []byte("x"), nil)
+	stored, err := (&message.Encrypter{Keyring: a, Recipients: []provider.Wrapper{b}}).Encrypt(t.Context(), []byte("x"), nil)
 	require.NoError(t, err)
 	for _, p := range []provider.Keyring{a, b} {
 		_, err := open(t.Context(), p, stored)

@@ -76,7 +76,7 @@ func refusesItem(t testing.TB, store *branchkey.Store, id, asked string, stored 
 	defer p.Close()
 	switch {
 	case asked == "branch:ACTIVE":
-		_, err = p.GenerateDataKey(ctx, &provider.GenerateDataKeyRequest{})
+		_, err = p.GenerateDataKey(ctx, nil)
 		require.Error(t, err, name)
 		_, err = store.Version(ctx, id)
 		require.Error(t, err, name)
@@ -274,7 +274,7 @@ func TestRolledBackInAProcess(t *testing.T) {
 		require.NoError(t, err)
 		require.NoError(t, store.table.Write(ctx, []branchkey.Write{{Item: old, Replaces: now.Enc}}))
 		time.Sleep(time.Minute)
-		_, err = p.GenerateDataKey(ctx, &provider.GenerateDataKeyRequest{})
+		_, err = p.GenerateDataKey(ctx, nil)
 		require.ErrorIs(t, err, branchkey.ErrRolledBack)
 		require.NoError(t, store.table.Write(ctx, []branchkey.Write{{Item: now, Replaces: old.Enc}}))
 		seal(t, p, "x", nil)
@@ -287,7 +287,7 @@ func TestEveryByteOfAnEncryptedDataKey(t *testing.T) {
 	id, other := create(t, s.Store), create(t, s.Store)
 	p := newProvider(t, branchkey.Config{Store: s.Store, BranchKeyID: id})
 	pairs := map[string]string{"tenant": "42"}
-	made, err := p.GenerateDataKey(ctx, &provider.GenerateDataKeyRequest{Context: pairs})
+	made, err := p.GenerateDataKey(ctx, pairs)
 	require.NoError(t, err)
 	defer made.Close()
 	k := made.EncryptedKey
@@ -355,7 +355,7 @@ func TestEveryByteOfAnEncryptedDataKey(t *testing.T) {
 	require.Equal(t, "aws-kms-hierarchy", h.EncryptedDataKeys[0].ProviderID)
 	for i := range n {
 		stored[i] ^= 1
-		_, _, err := (&message.Decrypter{Keyrings: []provider.Keyring{p}}).Decrypt(ctx, stored, nil)
+		_, _, err := (&message.Decrypter{Keyrings: []provider.Unwrapper{p}}).Decrypt(ctx, stored, nil)
 		require.Error(t, err, "byte %d", i)
 		stored[i] ^= 1
 	}

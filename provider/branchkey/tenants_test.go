@@ -123,7 +123,7 @@ func testTenantOfTheCaller(t *testing.T, cached bool) {
 		"Keyring": service.NewKeyring(p, "b", service.Config{Cache: &service.CacheLimits{}}),
 		"nested":  service.New(service.New(p, service.Config{}), service.Config{Cache: &service.CacheLimits{}}),
 	} {
-		e, d := message.Encrypter{Keyring: keyring}, message.Decrypter{Keyrings: []provider.Keyring{keyring}}
+		e, d := message.Encrypter{Keyring: keyring}, message.Decrypter{Keyrings: []provider.Unwrapper{keyring}}
 		sealed, err := e.Encrypt(alice, []byte("x"), nil)
 		require.NoError(t, err, name)
 		_, _, err = d.Decrypt(alice, sealed, nil)
@@ -154,13 +154,13 @@ func TestADeniedTenantStopsNoOther(t *testing.T) {
 	denied := service.New(newProvider(t, branchkey.Config{Store: store, Supplier: byCaller}), service.Config{Cache: &service.CacheLimits{}})
 	defer denied.Close()
 	for range 3 * service.Failures {
-		_, err := denied.GenerateDataKey(as(t.Context(), bad), &provider.GenerateDataKeyRequest{})
+		_, err := denied.GenerateDataKey(as(t.Context(), bad), nil)
 		require.Error(t, err)
-		_, err = denied.GenerateDataKey(t.Context(), &provider.GenerateDataKeyRequest{})
+		_, err = denied.GenerateDataKey(t.Context(), nil)
 		require.ErrorIs(t, err, errNobody)
 	}
 	require.Equal(t, service.StateClosed, denied.State())
-	k, err := denied.GenerateDataKey(as(t.Context(), good), &provider.GenerateDataKeyRequest{})
+	k, err := denied.GenerateDataKey(as(t.Context(), good), nil)
 	require.NoError(t, err)
 	require.NoError(t, k.Close())
 }
@@ -177,7 +177,7 @@ func TestReadingAndWritingAskOnce(t *testing.T) {
 		return func(p *branchkey.Provider) error { _, err := open(t.Context(), p, stored); return err }
 	}
 	write := func(p *branchkey.Provider) error {
-		made, err := p.GenerateDataKey(t.Context(), &provider.GenerateDataKeyRequest{})
+		made, err := p.GenerateDataKey(t.Context(), nil)
 		if err != nil {
 			return err
 		}
@@ -214,7 +214,7 @@ func TestReadingAndWritingAskOnce(t *testing.T) {
 // however the process came to see the newer version.
 func TestRolledBackInAnyOrder(t *testing.T) {
 	generate := func(p *branchkey.Provider) error {
-		k, err := p.GenerateDataKey(t.Context(), &provider.GenerateDataKeyRequest{Context: map[string]string{}})
+		k, err := p.GenerateDataKey(t.Context(), map[string]string{})
 		if err != nil {
 			return err
 		}
@@ -235,7 +235,7 @@ func TestRolledBackInAnyOrder(t *testing.T) {
 			p := newProvider(t, branchkey.Config{Store: s.Store, Supplier: byCaller, Entries: 1})
 			other := create(t, s.Store)
 			for _, id := range []string{id, other} {
-				k, err := p.GenerateDataKey(as(t.Context(), id), &provider.GenerateDataKeyRequest{})
+				k, err := p.GenerateDataKey(as(t.Context(), id), nil)
 				require.NoError(t, err)
 				require.NoError(t, k.Close())
 			}

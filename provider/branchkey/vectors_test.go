@@ -93,7 +93,7 @@ func TestVectors(t *testing.T) {
 	for i, m := range v.Messages {
 		seen[m.Suite] = true
 		p := newProvider(t, branchkey.Config{Store: store, BranchKeyID: m.BranchKeyID})
-		d := message.Decrypter{Keyrings: []provider.Keyring{p}, CommitmentPolicy: message.RequireEncryptAllowDecrypt}
+		d := message.Decrypter{Keyrings: []provider.Unwrapper{p}, CommitmentPolicy: message.RequireEncryptAllowDecrypt}
 		got, pairs, err := d.Decrypt(t.Context(), m.Message, m.Context)
 		require.NoError(t, err, "%d", i)
 		require.Equal(t, m.Plaintext, string(got))

@@ -1,111 +1,178 @@
-// Package dropin is the shared part of pikokms' drop-in replacements of Piko's crypto providers:
-// streams, what key services' drop-ins do with a request, and Piko's names of errors. It uses none
-// of Piko's types. Each drop-in is a module of its own under an import path of Piko's.
+// Package dropin is the adapter between Piko's crypto service and the key services of pikokms. It
+// has what Piko asks of a provider beyond wrapping and unwrapping data keys: strings, key IDs and
+// key specs in requests, descriptions of keys, streams, and Piko's names of errors. It uses none of
+// Piko's types. Each drop-in, a module of its own under an import path of Piko's, translates those.
 //
-// A stream has the pair provider.UseKey in its encryption context, which says that it is a stream.
+// A stream has the pair provider.PairUse in its encryption context, which says that it is a stream.
 // A string that a key service itself encrypts has no such pair, and callers cannot state it. So a
 // string that was encrypted for an attacker cannot serve as the wrapped data key of a stream, and a
 // stream's data key cannot be decrypted as a string.
+//
+// The data key of a batch is different. Piko keeps its wrapped text beside the batch and passes it
+// to Decrypt, in the same form as a string. So Decrypt hands out the data key of a batch to whoever
+// can have a text of their choice decrypted as a string, and a string of a data key's length serves
+// as the data key of a batch. Strings that must be kept apart from others need another key, or
+// Service.EncryptBatch of package service, whose data keys are bound to their use.
 package dropin
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
 
+	"piko.sh/pikokms/envelope"
 	"piko.sh/pikokms/header"
 	"piko.sh/pikokms/message"
 	"piko.sh/pikokms/provider"
+	"piko.sh/pikokms/service"
 )
 
-// The pair of the encryption context that every stream has.
-const (
-	UseKey    = provider.UseKey
-	UseStream = provider.UseStream
-)
+// Adapter has the methods of Piko's providers, for any key service. All errors are translated by
+// Names.
+type Adapter struct {
+	Service *service.Service
 
-// CheckContext refuses an encryption context with a reserved key. The error holds
-// provider.ErrContextMismatch.
-func CheckContext(encryptionContext map[string]string) error {
-	if err := provider.CheckStated(encryptionContext); err != nil {
-		return fmt.Errorf("%w: %w", provider.ErrContextMismatch, err)
+	// Under returns the provider for the key that a request names. If it is nil, the provider has
+	// one key, and key IDs are ignored.
+	Under func(keyID string) provider.EncryptionProvider
+
+	// Describe describes a key. An empty keyID means the provider's own key.
+	Describe func(ctx context.Context, keyID string) (*provider.KeyInfo, error)
+
+	Names Names
+
+	// OwnKeyID is the placeholder that Piko's crypto service states as the key ID until its keys
+	// are rotated. It means the provider's own key.
+	OwnKeyID string
+
+	// AllowPikoV2 lets DecryptStream also read the streams that Piko's own providers wrote;
+	// message.Decrypter.AllowPikoV2 says what those lack.
+	AllowPikoV2 bool
+}
+
+func (a *Adapter) under(keyID string) *service.Service {
+	if keyID == "" || keyID == a.OwnKeyID || a.Under == nil {
+		return a.Service
+	}
+	return a.Service.With(a.Under(keyID))
+}
+
+// Encrypt encrypts a string. The error may also be CheckContext's.
+func (a *Adapter) Encrypt(ctx context.Context, plaintext, keyID string, encryptionContext map[string]string) (*envelope.Envelope, error) {
+	if err := CheckContext(encryptionContext); err != nil {
+		return nil, a.Names.Translate(err)
+	}
+	if plaintext == "" {
+		return nil, a.Names.Translate(envelope.Fail(a.Service, "Encrypt", provider.ErrEmptyPlaintext))
+	}
+	sealed, err := envelope.Seal(ctx, a.under(keyID), plaintext, encryptionContext)
+	return sealed, a.Names.Translate(err)
+}
+
+// Decrypt decrypts the ciphertext of a string, or the data key of GenerateDataKey. The error may
+// also be CheckContext's.
+func (a *Adapter) Decrypt(ctx context.Context, ciphertext, keyID string, encryptionContext map[string]string) (string, error) {
+	if err := CheckContext(encryptionContext); err != nil {
+		return "", a.Names.Translate(err)
+	}
+	if ciphertext == "" {
+		return "", a.Names.Translate(envelope.Fail(a.Service, "Decrypt", provider.ErrEmptyCiphertext))
+	}
+	under := a.under(keyID)
+	plaintext, err := envelope.Open(ctx, under, ciphertext, encryptionContext)
+	if err != nil {
+		return "", a.Names.Translate(envelope.Fail(under, "Decrypt", err))
+	}
+	return plaintext, nil
+}
+
+// GenerateDataKey makes a data key for a batch of Piko's, whose plain key is lent to take. The key
+// spec is empty, "AES_256" or "AES_128".
+func (a *Adapter) GenerateDataKey(ctx context.Context, keyID, keySpec string, take func(made *provider.DataKey, plain []byte) error) error {
+	made, err := generate(ctx, a.under(keyID), keySpec)
+	if err != nil {
+		return a.Names.Translate(err)
+	}
+	err = made.PlaintextKey.WithAccess(func(plain []byte) error { return take(made, plain) })
+	if err := errors.Join(err, made.Close()); err != nil {
+		return a.Names.Translate(fmt.Errorf("%w: secure memory: %w", provider.ErrEncryptionFailed, err))
 	}
 	return nil
 }
 
-// Names lists errors of package provider, each with Piko's name of the same error.
-type Names []struct{ Ours, Pikos error }
+func generate(ctx context.Context, under *service.Service, keySpec string) (*provider.DataKey, error) {
+	switch keySpec {
+	case "", "AES_256":
+		return under.GenerateDataKey(ctx, nil)
+	case "AES_128":
+	default:
+		return nil, envelope.Fail(under, "GenerateDataKey", fmt.Errorf("%w: key spec %q is neither AES_256 nor AES_128", provider.ErrInvalidKey, keySpec))
+	}
+	raw := make([]byte, 16)
+	_, _ = rand.Read(raw) // never fails
+	key, err := provider.NewSecureBytes(raw)
+	if err != nil {
+		return nil, envelope.Fail(under, "GenerateDataKey", err)
+	}
+	wrapped, err := under.WrapDataKey(ctx, key, nil)
+	if err != nil {
+		return nil, errors.Join(envelope.Fail(under, "GenerateDataKey", err), key.Close())
+	}
+	return &provider.DataKey{PlaintextKey: key, EncryptedKey: wrapped, KeyID: message.KeyName(wrapped)}, nil
+}
 
-// Translate returns an error with the same text that holds Piko's error, too.
-func (n Names) Translate(err error) error {
-	if err == nil || err == io.EOF {
+// GetKeyInfo describes a key.
+func (a *Adapter) GetKeyInfo(ctx context.Context, keyID string) (info *provider.KeyInfo, err error) {
+	if keyID == a.OwnKeyID {
+		keyID = ""
+	}
+	err = a.Service.Call(ctx, "GetKeyInfo", func(ctx context.Context) (err error) {
+		info, err = a.Describe(ctx, keyID)
 		return err
-	}
-	t := &translated{err: err}
-	for _, name := range n {
-		if errors.Is(err, name.Ours) {
-			t.pikos = append(t.pikos, name.Pikos)
-		}
-	}
-	return t
+	})
+	return info, a.Names.Translate(err)
 }
 
-type translated struct {
-	err   error
-	pikos []error
+// HealthCheck checks that the provider's own key can be used.
+func (a *Adapter) HealthCheck(ctx context.Context) error {
+	return a.Names.Translate(a.Service.HealthCheck(ctx))
 }
-
-func (t *translated) Error() string   { return t.err.Error() }
-func (t *translated) Unwrap() []error { return append([]error{t.err}, t.pikos...) }
 
 // EncryptStream returns a writer that encrypts to output as one AWS Encryption SDK message. The
-// message is complete when Close returns nil. The errors are the provider's and CheckContext's,
-// translated by n.
-func EncryptStream(ctx context.Context, p provider.Keyring, output io.Writer, request *provider.EncryptRequest, n Names) (io.WriteCloser, error) {
-	if err := CheckContext(request.Context); err != nil {
-		return nil, n.Translate(err)
+// message is complete when Close returns nil. The error may also be CheckContext's.
+func (a *Adapter) EncryptStream(ctx context.Context, output io.Writer, keyID string, encryptionContext map[string]string) (io.WriteCloser, error) {
+	if err := CheckContext(encryptionContext); err != nil {
+		return nil, a.Names.Translate(err)
 	}
-	pairs := map[string]string{UseKey: UseStream}
-	for key, value := range request.Context {
+	pairs := map[string]string{provider.PairUse: provider.UseStream}
+	for key, value := range encryptionContext {
 		pairs[key] = value
 	}
-	e := message.Encrypter{Keyring: named{p, request.KeyID}}
+	e := message.Encrypter{Keyring: a.under(keyID)}
 	w, err := e.NewWriter(ctx, output, pairs)
 	if err != nil {
-		return nil, n.Translate(err)
+		return nil, a.Names.Translate(err)
 	}
 	return w, nil
 }
 
-// named is a keyring that makes data keys under the key that a request names.
-type named struct {
-	provider.Keyring
-	keyID string
-}
-
-func (n named) GenerateDataKey(ctx context.Context, request *provider.GenerateDataKeyRequest) (*provider.DataKey, error) {
-	of := *request
-	of.KeyID = n.keyID
-	return n.Keyring.GenerateDataKey(ctx, &of)
-}
-
-// DecryptStream returns a reader of what EncryptStream wrote. If allowPikoV2 is set, it also reads
-// the streams that Piko's own providers wrote; message.Decrypter.AllowPikoV2 says what those lack.
-// For a message that is not a stream, the error holds provider.ErrContextMismatch. The other errors
-// are those of message.Decrypter.NewReader. All are translated by n.
-func DecryptStream(ctx context.Context, p provider.Keyring, input io.Reader, allowPikoV2 bool, n Names) (io.ReadCloser, error) {
-	d := message.Decrypter{Keyrings: []provider.Keyring{p}, AllowPikoV2: allowPikoV2, Accept: acceptStream}
+// DecryptStream returns a reader of what EncryptStream wrote. For a message that is not a stream,
+// the error holds provider.ErrContextMismatch. The other errors are those of
+// message.Decrypter.NewReader.
+func (a *Adapter) DecryptStream(ctx context.Context, input io.Reader) (io.ReadCloser, error) {
+	d := message.Decrypter{Keyrings: []provider.Unwrapper{a.Service}, AllowPikoV2: a.AllowPikoV2, Accept: acceptStream}
 	r, err := d.NewReader(ctx, input, nil)
 	if err != nil {
-		return nil, n.Translate(err)
+		return nil, a.Names.Translate(err)
 	}
-	return &stream{r, n}, nil
+	return &stream{r, a.Names}, nil
 }
 
 func acceptStream(h *header.Header) error {
-	if h.EncryptionContext[UseKey] != UseStream {
-		return fmt.Errorf("%w: the message is not a stream of Piko's crypto service, which has the pair %s=%s", provider.ErrContextMismatch, UseKey, UseStream)
+	if h.EncryptionContext[provider.PairUse] != provider.UseStream {
+		return fmt.Errorf("%w: the message is not a stream of Piko's crypto service, which has the pair %s=%s", provider.ErrContextMismatch, provider.PairUse, provider.UseStream)
 	}
 	return nil
 }
@@ -121,7 +188,7 @@ func (s *stream) Read(p []byte) (int, error) {
 	return n, s.names.Translate(err)
 }
 
-// WriteTo implements io.WriterTo.
+// WriteTo writes the rest of the plaintext to w.
 func (s *stream) WriteTo(w io.Writer) (int64, error) {
 	n, err := s.DecryptReader.WriteTo(w)
 	return n, s.names.Translate(err)

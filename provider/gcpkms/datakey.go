@@ -10,39 +10,38 @@ import (
 	"piko.sh/pikokms/provider"
 )
 
-// GenerateDataKey implements provider.Keyring. It makes a data key from the system's random
-// numbers, and encrypts it with one call of Cloud KMS.
-func (p *Provider) GenerateDataKey(ctx context.Context, request *provider.GenerateDataKeyRequest) (*provider.DataKey, error) {
-	under, err := p.named(request.KeyID)
+// dataKeySize is the size in bytes of a new data key.
+const dataKeySize = 32
+
+// GenerateDataKey makes a data key from the system's random numbers, and has Cloud KMS encrypt it
+// with one call.
+func (p *Provider) GenerateDataKey(ctx context.Context, encryptionContext map[string]string) (*provider.DataKey, error) {
+	under, err := p.named(p.under)
 	if err != nil {
 		return nil, p.fail(ctx, "GenerateDataKey", p.own, err)
 	}
-	size := 32
-	switch request.KeySpec {
-	case "", "AES_256":
-	case "AES_128":
-		size = 16
-	default:
-		return nil, p.fail(ctx, "GenerateDataKey", under, fmt.Errorf("%w: key spec %q is neither AES_256 nor AES_128", provider.ErrInvalidKey, request.KeySpec))
-	}
-	raw := make([]byte, size)
+	raw := make([]byte, dataKeySize)
 	_, _ = rand.Read(raw) // never fails
 	key, err := provider.NewSecureBytes(raw)
 	if err != nil {
 		return nil, p.fail(ctx, "GenerateDataKey", under, err)
 	}
-	wrapped, err := p.wrap(ctx, under, key, request.Context)
+	wrapped, err := p.wrap(ctx, under, key, encryptionContext)
 	if err != nil {
 		return nil, errors.Join(p.fail(ctx, "GenerateDataKey", under, err), key.Close())
 	}
-	return &provider.DataKey{PlaintextKey: key, EncryptedKey: wrapped, KeyID: under, Provider: p.Type()}, nil
+	return &provider.DataKey{PlaintextKey: key, EncryptedKey: wrapped, KeyID: under}, nil
 }
 
-// WrapDataKey implements provider.Keyring with one call of Cloud KMS.
+// WrapDataKey makes one call of Cloud KMS.
 func (p *Provider) WrapDataKey(ctx context.Context, key *provider.SecureBytes, encryptionContext map[string]string) (header.EncryptedDataKey, error) {
-	wrapped, err := p.wrap(ctx, p.own, key, encryptionContext)
+	under, err := p.named(p.under)
 	if err != nil {
 		return header.EncryptedDataKey{}, p.fail(ctx, "WrapDataKey", p.own, err)
+	}
+	wrapped, err := p.wrap(ctx, under, key, encryptionContext)
+	if err != nil {
+		return header.EncryptedDataKey{}, p.fail(ctx, "WrapDataKey", under, err)
 	}
 	return wrapped, nil
 }
@@ -56,9 +55,12 @@ func (p *Provider) wrap(ctx context.Context, under string, key *provider.SecureB
 	return wrapped, err
 }
 
-// UnwrapDataKey implements provider.Keyring with one call of Cloud KMS, or none if the provider
-// does not trust the wrapping key.
-func (p *Provider) UnwrapDataKey(ctx context.Context, request *provider.UnwrapDataKeyRequest) (*provider.SecureBytes, error) {
+// UnwrapDataKey makes one call of Cloud KMS, or none if the provider does not trust the wrapping
+// key.
+func (p *Provider) UnwrapDataKey(ctx context.Context, request *provider.UnwrapDataKeyRequest) (*provider.DataKey, error) {
+	if _, err := p.candidates(); err != nil {
+		return nil, p.fail(ctx, "UnwrapDataKey", p.own, err)
+	}
 	under := string(request.EncryptedKey.ProviderInfo)
 	if request.EncryptedKey.ProviderID != ProviderID || !p.keys.trusts(under) {
 		return nil, p.fail(ctx, "UnwrapDataKey", p.own, provider.ErrUntrustedKey)
@@ -76,10 +78,10 @@ func (p *Provider) UnwrapDataKey(ctx context.Context, request *provider.UnwrapDa
 	if err != nil {
 		return nil, p.fail(ctx, "UnwrapDataKey", under, err)
 	}
-	return key, nil
+	return &provider.DataKey{PlaintextKey: key}, nil
 }
 
-// IsCurrent implements provider.VersionedKeyring with one call of Cloud KMS, or none for a data key
+// IsCurrent makes one call of Cloud KMS, or none for a data key
 // under another key. Only Cloud KMS can tell the version of a ciphertext, when it decrypts it.
 func (p *Provider) IsCurrent(ctx context.Context, request *provider.UnwrapDataKeyRequest) (bool, error) {
 	if request.EncryptedKey.ProviderID != ProviderID || string(request.EncryptedKey.ProviderInfo) != p.own {

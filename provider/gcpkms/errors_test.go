@@ -23,12 +23,12 @@ func TestErrors(t *testing.T) {
 	c := config(server, key)
 	c.MaxRetries = 1
 	p := open(t, c)
-	made, err := p.GenerateDataKey(t.Context(), &provider.GenerateDataKeyRequest{})
+	made, err := p.GenerateDataKey(t.Context(), nil)
 	require.NoError(t, err)
 	defer made.Close()
 	operations := map[string]func() error{
 		"Encrypt": func() error {
-			_, err := p.GenerateDataKey(t.Context(), &provider.GenerateDataKeyRequest{})
+			_, err := p.GenerateDataKey(t.Context(), nil)
 			return err
 		},
 		"Decrypt": func() error {
@@ -89,7 +89,7 @@ func TestPermissionTexts(t *testing.T) {
 		"GetCryptoKey": "roles/cloudkms.viewer (cloudkms.cryptoKeys.get) on " + key,
 	} {
 		remove := server.Inject(gcpkmstest.Fault{Method: method, Do: denied})
-		err := p.HealthCheck(t.Context())
+		err := provider.Check(t.Context(), p)
 		if method == "GetCryptoKey" {
 			require.NoError(t, err)
 			_, err = p.GetKeyInfo(t.Context(), "")
@@ -108,7 +108,7 @@ func TestPermissionTexts(t *testing.T) {
 		remove := server.Inject(gcpkmstest.Fault{Do: func(context.Context, proto.Message, gcpkmstest.Next) (proto.Message, error) {
 			return nil, failed.Err()
 		}})
-		err = p.HealthCheck(t.Context())
+		err = provider.Check(t.Context(), p)
 		require.ErrorIs(t, err, provider.ErrAccessDenied)
 		require.ErrorContains(t, err, text)
 		remove()
@@ -165,7 +165,7 @@ func TestCheck(t *testing.T) {
 	server.Stop()
 	c.CheckLater, c.MaxRetries = true, 1
 	p := open(t, c)
-	_, err = p.GenerateDataKey(t.Context(), &provider.GenerateDataKeyRequest{})
+	_, err = p.GenerateDataKey(t.Context(), nil)
 	require.ErrorIs(t, err, provider.ErrProviderUnavailable)
 	c.CheckLater = false
 	_, err = gcpkms.NewProvider(t.Context(), c)
@@ -193,7 +193,7 @@ func TestCircuitBreaker(t *testing.T) {
 			defer s.Close()
 			server.Inject(gcpkmstest.Fault{Do: gcpkmstest.Error(code, "refused")})
 			for range service.Failures {
-				_, err := s.GenerateDataKey(t.Context(), &provider.GenerateDataKeyRequest{})
+				_, err := s.GenerateDataKey(t.Context(), nil)
 				require.Error(t, err)
 			}
 			require.Equal(t, want, s.State())

@@ -46,6 +46,7 @@
 package gcpkms
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -62,14 +63,15 @@ import (
 // ProviderID is the key provider ID of Cloud KMS in messages.
 const ProviderID = "gcp-kms"
 
-// Provider implements provider.EncryptionProvider. It is safe for concurrent use.
+// Provider is a key of Google Cloud KMS. It is safe for concurrent use.
 type Provider struct {
 	client     *kms.KeyManagementClient
 	own        string // resource name of the provider's own key
 	address    string // of Cloud KMS, as the client was told it
 	maxRetries int
 	timeout    time.Duration
-	keys       keys
+	keys       *keys
+	under      string // key ID of Under; empty for the provider's own key
 }
 
 // NewProvider makes a provider and checks its key with one GetCryptoKey. If that is not permitted,
@@ -87,7 +89,7 @@ func NewProvider(ctx context.Context, c Config, options ...option.ClientOption) 
 		return nil, &provider.EncryptionError{Operation: "NewProvider", Provider: string(provider.TypeGCPKMS), KeyID: c.KeyResourceName(), Err: err}
 	}
 	c = c.WithDefaults()
-	p := &Provider{client: client, own: c.KeyResourceName(), address: addressOf(client), maxRetries: c.MaxRetries, timeout: c.Timeout}
+	p := &Provider{client: client, own: c.KeyResourceName(), address: addressOf(client), maxRetries: c.MaxRetries, timeout: c.Timeout, keys: new(keys)}
 	p.keys.trust(p.own)
 	for _, name := range c.TrustedKeys {
 		p.keys.trust(name)
@@ -137,11 +139,20 @@ func unless(err, expected error) error {
 	return err
 }
 
-// KeyID returns the resource name of the provider's own key, which responses carry if the request
-// names no key.
-func (p *Provider) KeyID() string { return p.own }
+// Under returns a provider for another key, which need not be trusted before. The two share the
+// client and the trusted keys: a key under which one has encrypted is trusted by both. What Under
+// returns decrypts only if the key is trusted, and is not to be closed.
+func (p *Provider) Under(keyID string) *Provider {
+	other := *p
+	other.under = keyID
+	return &other
+}
 
-// Type implements provider.EncryptionProvider.
+// KeyID returns the resource name of the key. For a provider of Under, it returns the key ID that
+// was given.
+func (p *Provider) KeyID() string { return cmp.Or(p.under, p.own) }
+
+// Type returns provider.TypeGCPKMS.
 func (p *Provider) Type() provider.Type { return provider.TypeGCPKMS }
 
 // Close closes the connections to Cloud KMS. The provider can't be used afterwards.
@@ -161,8 +172,8 @@ func (p *Provider) describe(ctx context.Context, name string) (*kmspb.CryptoKey,
 	return key, nil
 }
 
-// GetKeyInfo implements provider.EncryptionProvider with one GetCryptoKey. The status is that of
-// the key's primary version. It describes every key that the credentials may describe.
+// GetKeyInfo describes a key with one GetCryptoKey: the provider's own if keyID is empty, or any
+// other that the credentials may describe. The status is that of the key's primary version.
 func (p *Provider) GetKeyInfo(ctx context.Context, keyID string) (*provider.KeyInfo, error) {
 	name, err := p.named(keyID)
 	if err != nil {
@@ -173,15 +184,6 @@ func (p *Provider) GetKeyInfo(ctx context.Context, keyID string) (*provider.KeyI
 		return nil, p.fail(ctx, "GetKeyInfo", name, err)
 	}
 	return keyInfo(key), nil
-}
-
-// HealthCheck implements provider.EncryptionProvider. It wraps a data key and unwraps it, which
-// needs the permissions that streams need.
-func (p *Provider) HealthCheck(ctx context.Context) error {
-	if err := provider.Check(ctx, p); err != nil {
-		return p.fail(ctx, "HealthCheck", p.own, err)
-	}
-	return nil
 }
 
 var (

@@ -17,6 +17,7 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
+	"piko.sh/pikokms/envelope"
 	"piko.sh/pikokms/header"
 	"piko.sh/pikokms/internal/exported"
 	"piko.sh/pikokms/message"
@@ -92,14 +93,14 @@ func TestOnlyTrustedKeysAreAskedAbout(t *testing.T) {
 	sealed, err := (&message.Encrypter{Keyring: open(t, config(server, other))}).Encrypt(t.Context(), []byte("hello"), nil)
 	require.NoError(t, err)
 	decrypt := func(p *gcpkms.Provider) error {
-		_, _, err := (&message.Decrypter{Keyrings: []provider.Keyring{p}}).Decrypt(t.Context(), sealed, nil)
+		_, _, err := (&message.Decrypter{Keyrings: []provider.Unwrapper{p}}).Decrypt(t.Context(), sealed, nil)
 		return err
 	}
 
 	p := open(t, config(server, own))
 	server.Reset()
 	require.ErrorIs(t, decrypt(p), provider.ErrUntrustedKey)
-	_, err = p.Decrypt(t.Context(), &provider.DecryptRequest{Ciphertext: "AAAA", KeyID: other})
+	_, err = envelope.Open(t.Context(), p.Under(other), "AAAA", nil)
 	require.ErrorIs(t, err, provider.ErrUntrustedKey)
 	require.ErrorContains(t, err, "TrustedKeys")
 	h, _, err := header.Parse(sealed, header.Limits{})
@@ -116,7 +117,7 @@ func TestOnlyTrustedKeysAreAskedAbout(t *testing.T) {
 	c.TrustedKeys = []string{other}
 	require.NoError(t, decrypt(open(t, c)))
 
-	_, err = p.Encrypt(t.Context(), &provider.EncryptRequest{Plaintext: "x", KeyID: other})
+	_, err = envelope.Seal(t.Context(), p.Under(other), "x", nil)
 	require.NoError(t, err)
 	require.NoError(t, decrypt(p), "a key that a request to encrypt named is trusted")
 }
@@ -128,18 +129,18 @@ func TestKeyIDs(t *testing.T) {
 	for keyID, want := range map[string]string{"": own, "own": own, own: own, own + "/cryptoKeyVersions/1": own, other: other, other + "/cryptoKeyVersions/1": other} {
 		for _, size := range []int{1, 5000} {
 			plaintext := strings.Repeat("p", size)
-			encrypted, err := p.Encrypt(t.Context(), &provider.EncryptRequest{Plaintext: plaintext, KeyID: keyID})
+			encrypted, err := envelope.Seal(t.Context(), p.Under(keyID), plaintext, nil)
 			require.NoError(t, err)
 			require.Equal(t, want, encrypted.KeyID)
 			for _, named := range []string{keyID, encrypted.KeyID, encrypted.KeyID + "/cryptoKeyVersions/1"} {
-				decrypted, err := p.Decrypt(t.Context(), &provider.DecryptRequest{Ciphertext: encrypted.Ciphertext, KeyID: named})
+				decrypted, err := envelope.Open(t.Context(), p.Under(named), encrypted.Ciphertext, nil)
 				require.NoError(t, err)
-				require.Equal(t, plaintext, decrypted.Plaintext)
+				require.Equal(t, plaintext, decrypted)
 			}
 			if keyID == "" { // then the trusted keys are tried
-				decrypted, err := p.Decrypt(t.Context(), &provider.DecryptRequest{Ciphertext: encrypted.Ciphertext})
+				decrypted, err := envelope.Open(t.Context(), p, encrypted.Ciphertext, nil)
 				require.NoError(t, err)
-				require.Equal(t, plaintext, decrypted.Plaintext)
+				require.Equal(t, plaintext, decrypted)
 			}
 		}
 	}
@@ -156,7 +157,7 @@ func TestVersions(t *testing.T) {
 		return sealed
 	}
 	decrypt := func(sealed []byte) error {
-		_, _, err := (&message.Decrypter{Keyrings: []provider.Keyring{p}}).Decrypt(t.Context(), sealed, nil)
+		_, _, err := (&message.Decrypter{Keyrings: []provider.Unwrapper{p}}).Decrypt(t.Context(), sealed, nil)
 		return err
 	}
 	old := seal()
@@ -212,7 +213,7 @@ func TestVersions(t *testing.T) {
 			require.Equal(t, key+"/cryptoKeyVersions/2", info.Metadata["primary_version"])
 			require.Equal(t, c.state.String(), info.Metadata["primary_state"])
 			require.Equal(t, c.state == kmspb.CryptoKeyVersion_DESTROY_SCHEDULED, info.DeletionDate != nil)
-			_, err = p.GenerateDataKey(t.Context(), &provider.GenerateDataKeyRequest{})
+			_, err = p.GenerateDataKey(t.Context(), nil)
 			require.ErrorIs(t, err, c.sentinel)
 			_, err = gcpkms.NewProvider(t.Context(), config(server, key))
 			require.ErrorIs(t, err, c.sentinel)
@@ -225,7 +226,7 @@ func TestVersions(t *testing.T) {
 	_, err := gcpkms.NewProvider(t.Context(), config(server, key))
 	require.ErrorIs(t, err, provider.ErrKeyDisabled)
 	require.ErrorContains(t, err, "no primary version")
-	_, err = p.GenerateDataKey(t.Context(), &provider.GenerateDataKeyRequest{})
+	_, err = p.GenerateDataKey(t.Context(), nil)
 	require.ErrorIs(t, err, provider.ErrKeyDisabled)
 }
 
@@ -256,10 +257,10 @@ func TestPikosDataKeysAndStrings(t *testing.T) {
 	_, err = p.UnwrapPikoV2(t.Context(), "AAAAAAAA")
 	require.ErrorIs(t, err, provider.ErrDecryptionFailed)
 
-	decrypted, err := p.Decrypt(t.Context(), &provider.DecryptRequest{Ciphertext: theirs("before")})
+	decrypted, err := envelope.Open(t.Context(), p, theirs("before"), nil)
 	require.NoError(t, err)
-	require.Equal(t, "before", decrypted.Plaintext)
-	ours, err := p.Encrypt(t.Context(), &provider.EncryptRequest{Plaintext: "after"})
+	require.Equal(t, "before", decrypted)
+	ours, err := envelope.Seal(t.Context(), p, "after", nil)
 	require.NoError(t, err)
 	ciphertext, err := base64.StdEncoding.DecodeString(ours.Ciphertext)
 	require.NoError(t, err)
@@ -272,26 +273,26 @@ func TestPikosDataKeysAndStrings(t *testing.T) {
 func TestUsesAreKeptApart(t *testing.T) {
 	server := gcpkmstest.NewServer(t)
 	p := open(t, config(server, server.CreateKey(gcpkmstest.Key{})))
-	encrypted, err := p.Encrypt(t.Context(), &provider.EncryptRequest{Plaintext: strings.Repeat("k", 32)})
+	encrypted, err := envelope.Seal(t.Context(), p, strings.Repeat("k", 32), nil)
 	require.NoError(t, err)
 	chosen, err := base64.StdEncoding.DecodeString(encrypted.Ciphertext)
 	require.NoError(t, err)
 	for _, use := range []string{provider.UseObject, provider.UseString, provider.UseStream} {
-		pairs := map[string]string{provider.UseKey: use}
+		pairs := map[string]string{provider.PairUse: use}
 		_, err = p.UnwrapDataKey(t.Context(), &provider.UnwrapDataKeyRequest{
 			EncryptedKey: header.EncryptedDataKey{ProviderID: gcpkms.ProviderID, ProviderInfo: []byte(p.KeyID()), Ciphertext: chosen},
 			Context:      pairs, Size: 32,
 		})
 		require.ErrorIs(t, err, provider.ErrDecryptionFailed)
 
-		made, err := p.GenerateDataKey(t.Context(), &provider.GenerateDataKeyRequest{Context: pairs})
+		made, err := p.GenerateDataKey(t.Context(), pairs)
 		require.NoError(t, err)
 		require.NoError(t, made.Close())
-		_, err = p.Decrypt(t.Context(), &provider.DecryptRequest{Ciphertext: base64.StdEncoding.EncodeToString(made.EncryptedKey.Ciphertext)})
+		_, err = envelope.Open(t.Context(), p, base64.StdEncoding.EncodeToString(made.EncryptedKey.Ciphertext), nil)
 		require.ErrorIs(t, err, provider.ErrDecryptionFailed)
-		_, err = p.Decrypt(t.Context(), &provider.DecryptRequest{Ciphertext: base64.StdEncoding.EncodeToString(made.EncryptedKey.Ciphertext), Context: pairs})
+		_, err = envelope.Open(t.Context(), p, base64.StdEncoding.EncodeToString(made.EncryptedKey.Ciphertext), pairs)
 		require.ErrorIs(t, err, provider.ErrContextMismatch)
-		_, err = p.Encrypt(t.Context(), &provider.EncryptRequest{Plaintext: "x", Context: pairs})
+		_, err = envelope.Seal(t.Context(), p, "x", pairs)
 		require.ErrorIs(t, err, header.ErrInvalidContext)
 	}
 }
@@ -301,7 +302,7 @@ func TestClosed(t *testing.T) {
 	p, err := gcpkms.NewProvider(t.Context(), config(server, server.CreateKey(gcpkmstest.Key{})))
 	require.NoError(t, err)
 	require.NoError(t, p.Close())
-	_, err = p.GenerateDataKey(t.Context(), &provider.GenerateDataKeyRequest{})
+	_, err = p.GenerateDataKey(t.Context(), nil)
 	require.ErrorIs(t, err, provider.ErrClosed)
 }
 
@@ -322,7 +323,7 @@ func TestDamagedOnTheWay(t *testing.T) {
 	c.MaxRetries = 1
 	p := open(t, c)
 	pairs := map[string]string{"tenant": "42"}
-	made, err := p.GenerateDataKey(t.Context(), &provider.GenerateDataKeyRequest{Context: pairs})
+	made, err := p.GenerateDataKey(t.Context(), pairs)
 	require.NoError(t, err)
 	defer made.Close()
 
@@ -354,7 +355,7 @@ func TestDamagedOnTheWay(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			ask := func() error {
 				if fault.Method == "Encrypt" {
-					again, err := p.GenerateDataKey(t.Context(), &provider.GenerateDataKeyRequest{Context: pairs})
+					again, err := p.GenerateDataKey(t.Context(), pairs)
 					if err == nil {
 						require.NoError(t, again.Close())
 					}
@@ -389,7 +390,7 @@ func TestDamagedOnTheWay(t *testing.T) {
 	}
 
 	remove := server.Inject(gcpkmstest.Fault{Method: "Encrypt", Do: corrupted(func(a *kmspb.EncryptResponse) { a.Name = "projects/x" })})
-	_, err = p.GenerateDataKey(t.Context(), &provider.GenerateDataKeyRequest{})
+	_, err = p.GenerateDataKey(t.Context(), nil)
 	require.ErrorIs(t, err, provider.ErrEncryptionFailed)
 	require.ErrorContains(t, err, "answered about")
 	remove()
@@ -405,14 +406,14 @@ func TestLatency(t *testing.T) {
 	p := open(t, c)
 	server.Inject(gcpkmstest.Fault{Do: gcpkmstest.Delay(time.Hour)})
 	server.Reset()
-	_, err := p.GenerateDataKey(t.Context(), &provider.GenerateDataKeyRequest{})
+	_, err := p.GenerateDataKey(t.Context(), nil)
 	require.ErrorIs(t, err, provider.ErrProviderUnavailable)
 	require.False(t, errors.Is(err, context.DeadlineExceeded), "that is not the caller's deadline")
 	require.ErrorContains(t, err, "no answer within 1s")
 
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
 	defer cancel()
-	_, err = p.GenerateDataKey(ctx, &provider.GenerateDataKeyRequest{})
+	_, err = p.GenerateDataKey(ctx, nil)
 	require.ErrorIs(t, err, context.DeadlineExceeded)
 	require.False(t, errors.Is(err, provider.ErrProviderUnavailable))
 }
@@ -427,7 +428,7 @@ func TestErrorsHoldNoSecret(t *testing.T) {
 			sent = bytes.Clone(request.(*kmspb.EncryptRequest).Plaintext)
 			return nil, status.Error(code, "refused")
 		}})
-		_, err := p.GenerateDataKey(t.Context(), &provider.GenerateDataKeyRequest{})
+		_, err := p.GenerateDataKey(t.Context(), nil)
 		require.Error(t, err)
 		require.NotContains(t, err.Error(), string(sent))
 		require.NotContains(t, err.Error(), base64.StdEncoding.EncodeToString(sent))

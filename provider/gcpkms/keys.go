@@ -13,8 +13,8 @@ import (
 const maxTried = 16
 
 // keys are the resource names of the keys that a Provider trusts: its own, those of
-// Config.TrustedKeys, and those that requests to encrypt have named. A ciphertext or a request to
-// decrypt never adds one.
+// Config.TrustedKeys, and those under which providers of Under have encrypted. A ciphertext never
+// adds one.
 type keys struct {
 	mu    sync.RWMutex
 	names []string // each key once, the provider's own first
@@ -53,8 +53,8 @@ func (k *keys) candidates() []string {
 	return newest[:min(len(newest), maxTried)]
 }
 
-// named returns the resource name of the key that a request means. A version in it is left out,
-// since Cloud KMS itself finds the version.
+// named returns the resource name of the key that an ID means. A version in it is left out, since
+// Cloud KMS itself finds the version.
 func (p *Provider) named(keyID string) (string, error) {
 	name := withoutVersion(keyID)
 	switch {
@@ -66,12 +66,12 @@ func (p *Provider) named(keyID string) (string, error) {
 	return name, nil
 }
 
-// candidates returns the keys that a request to decrypt may mean.
-func (p *Provider) candidates(keyID string) ([]string, error) {
-	if keyID == "" {
+// candidates returns the keys under which to decrypt what does not name its key.
+func (p *Provider) candidates() ([]string, error) {
+	if p.under == "" {
 		return p.keys.candidates(), nil
 	}
-	name, err := p.named(keyID)
+	name, err := p.named(p.under)
 	if err != nil {
 		return nil, err
 	}

@@ -27,7 +27,7 @@ func TestWhatAnswersInPlaceOfCloudKMS(t *testing.T) {
 	liar := adversary.NewLiar(t, honest)
 	c.Endpoint, c.MaxRetries, c.Timeout = liar.URL, 1, time.Second
 	p := open(t, c)
-	made, err := p.GenerateDataKey(t.Context(), &provider.GenerateDataKeyRequest{})
+	made, err := p.GenerateDataKey(t.Context(), nil)
 	require.NoError(t, err)
 	defer made.Close()
 	for name, lie := range adversary.Lies {
@@ -67,7 +67,7 @@ func TestAKeyOfAnotherPurposeIsNotDisabled(t *testing.T) {
 		require.ErrorIs(t, err, provider.ErrKeyUsage)
 		c.CheckLater = true
 		p := open(t, c)
-		_, err = p.GenerateDataKey(t.Context(), &provider.GenerateDataKeyRequest{})
+		_, err = p.GenerateDataKey(t.Context(), nil)
 		require.ErrorIs(t, err, provider.ErrKeyUsage, purpose)
 		require.NotErrorIs(t, err, provider.ErrKeyDisabled)
 		_, err = p.UnwrapDataKey(t.Context(), &provider.UnwrapDataKeyRequest{Size: 32, EncryptedKey: header.EncryptedDataKey{

@@ -22,14 +22,14 @@ func ExampleNewProvider_writeOnly() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	_, _, err = (&message.Decrypter{Keyrings: []provider.Keyring{public}}).Decrypt(ctx, stored, nil)
+	_, _, err = (&message.Decrypter{Keyrings: []provider.Unwrapper{public}}).Decrypt(ctx, stored, nil)
 	fmt.Println(errors.Is(err, provider.ErrKeyUsage))
 
 	private, err := local.NewProvider(local.Config{Key: privatePEM(rsaPair()), Name: "uploads"})
 	if err != nil {
 		log.Fatal(err)
 	}
-	plaintext, _, err := (&message.Decrypter{Keyrings: []provider.Keyring{private}}).Decrypt(ctx, stored, nil)
+	plaintext, _, err := (&message.Decrypter{Keyrings: []provider.Unwrapper{private}}).Decrypt(ctx, stored, nil)
 	if err != nil {
 		log.Fatal(err)
 	}

@@ -29,7 +29,6 @@ import (
 
 	"piko.sh/pikokms/header"
 	"piko.sh/pikokms/internal/keyfile"
-	"piko.sh/pikokms/message"
 	"piko.sh/pikokms/provider"
 )
 
@@ -63,7 +62,7 @@ type Config struct {
 	Hash    crypto.Hash // of an RSA key's OAEP padding: SHA1, SHA256, SHA384 or SHA512; 0 means SHA256
 }
 
-// Provider implements provider.EncryptionProvider. It is safe for concurrent use.
+// Provider is a local key. It is safe for concurrent use.
 //
 // A provider on an RSA public key can only encrypt, and one on a private key can only decrypt. The
 // other direction fails with provider.ErrKeyUsage.
@@ -192,7 +191,7 @@ func holdsSecret(text []byte) bool {
 	return err != nil || pair.private != nil
 }
 
-// Type implements provider.EncryptionProvider.
+// Type returns provider.TypeLocalAESGCM or provider.TypeLocalRSA.
 func (p *Provider) Type() provider.Type {
 	if _, ok := p.key.(*rsaKey); ok {
 		return provider.TypeLocalRSA
@@ -200,7 +199,7 @@ func (p *Provider) Type() provider.Type {
 	return provider.TypeLocalAESGCM
 }
 
-// KeyID returns the key's name, which responses carry.
+// KeyID returns the key's name.
 func (p *Provider) KeyID() string { return p.name }
 
 // Close zeroes an AES key. An RSA key stays in memory until Go collects it. The provider can't be
@@ -216,40 +215,28 @@ func (p *Provider) fail(operation string, err error) error {
 	return &provider.EncryptionError{Operation: operation, Provider: string(p.Type()), KeyID: p.name, Err: err}
 }
 
-func (p *Provider) checkKeyID(keyID string) error {
-	if keyID != "" && keyID != p.name {
-		return fmt.Errorf("%w: this provider has key %q; make another provider for %q", provider.ErrKeyNotFound, p.name, keyID)
-	}
-	return nil
-}
+// dataKeySize is the size in bytes of a new data key.
+const dataKeySize = 32
 
-// GenerateDataKey implements provider.Keyring.
-func (p *Provider) GenerateDataKey(ctx context.Context, request *provider.GenerateDataKeyRequest) (*provider.DataKey, error) {
-	if err := errors.Join(ctx.Err(), p.checkKeyID(request.KeyID)); err != nil {
+// GenerateDataKey makes a data key from the system's random numbers.
+func (p *Provider) GenerateDataKey(ctx context.Context, encryptionContext map[string]string) (*provider.DataKey, error) {
+	if err := ctx.Err(); err != nil {
 		return nil, p.fail("GenerateDataKey", err)
 	}
-	size := 32
-	switch request.KeySpec {
-	case "", "AES_256":
-	case "AES_128":
-		size = 16
-	default:
-		return nil, p.fail("GenerateDataKey", fmt.Errorf("%w: key spec %q is neither AES_256 nor AES_128", provider.ErrInvalidKey, request.KeySpec))
-	}
-	raw := make([]byte, size)
+	raw := make([]byte, dataKeySize)
 	_, _ = rand.Read(raw) // never fails
 	key, err := provider.NewSecureBytes(raw)
 	if err != nil {
 		return nil, p.fail("GenerateDataKey", err)
 	}
-	wrapped, err := p.WrapDataKey(ctx, key, request.Context)
+	wrapped, err := p.WrapDataKey(ctx, key, encryptionContext)
 	if err != nil {
 		return nil, errors.Join(err, key.Close())
 	}
-	return &provider.DataKey{PlaintextKey: key, EncryptedKey: wrapped, KeyID: p.name, Provider: p.Type()}, nil
+	return &provider.DataKey{PlaintextKey: key, EncryptedKey: wrapped, KeyID: p.name}, nil
 }
 
-// WrapDataKey implements provider.Keyring.
+// WrapDataKey wraps a data key. Under an RSA private key the error holds provider.ErrKeyUsage.
 func (p *Provider) WrapDataKey(ctx context.Context, key *provider.SecureBytes, encryptionContext map[string]string) (header.EncryptedDataKey, error) {
 	wrapped := header.EncryptedDataKey{ProviderID: p.namespace}
 	if err := ctx.Err(); err != nil {
@@ -265,8 +252,8 @@ func (p *Provider) WrapDataKey(ctx context.Context, key *provider.SecureBytes, e
 	return wrapped, nil
 }
 
-// UnwrapDataKey implements provider.Keyring.
-func (p *Provider) UnwrapDataKey(ctx context.Context, request *provider.UnwrapDataKeyRequest) (*provider.SecureBytes, error) {
+// UnwrapDataKey unwraps a data key. Under an RSA public key the error holds provider.ErrKeyUsage.
+func (p *Provider) UnwrapDataKey(ctx context.Context, request *provider.UnwrapDataKeyRequest) (*provider.DataKey, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, p.fail("UnwrapDataKey", err)
 	}
@@ -285,11 +272,10 @@ func (p *Provider) UnwrapDataKey(ctx context.Context, request *provider.UnwrapDa
 	if err != nil {
 		return nil, p.fail("UnwrapDataKey", err)
 	}
-	return key, nil
+	return &provider.DataKey{PlaintextKey: key}, nil
 }
 
-// IsCurrent implements provider.VersionedKeyring. Two keys may have one name, so IsCurrent unwraps
-// the data key. It is false under an RSA public key, which can't unwrap, and with PKCS #1 padding,
+// IsCurrent unwraps the data key, since two keys may have one name. It is false under an RSA public key, which can't unwrap, and with PKCS #1 padding,
 // where another key's data key seems to unwrap.
 func (p *Provider) IsCurrent(ctx context.Context, request *provider.UnwrapDataKeyRequest) (bool, error) {
 	if request.EncryptedKey.ProviderID != p.namespace || !p.key.trusts(request.EncryptedKey.ProviderInfo, p.name) {
@@ -305,44 +291,14 @@ func (p *Provider) IsCurrent(ctx context.Context, request *provider.UnwrapDataKe
 	return true, key.Close()
 }
 
-// Encrypt implements provider.EncryptionProvider. The result is the base64 text of an AWS
-// Encryption SDK message.
-func (p *Provider) Encrypt(ctx context.Context, request *provider.EncryptRequest) (*provider.EncryptResponse, error) {
-	if request.Plaintext == "" {
-		return nil, p.fail("Encrypt", provider.ErrEmptyPlaintext)
-	}
-	if err := p.checkKeyID(request.KeyID); err != nil {
-		return nil, p.fail("Encrypt", err)
-	}
-	text, err := message.EncryptText(ctx, p, request)
-	if err != nil {
-		return nil, p.fail("Encrypt", err)
-	}
-	return &provider.EncryptResponse{Ciphertext: text, KeyID: p.name, Provider: p.Type()}, nil
-}
-
-// Decrypt implements provider.EncryptionProvider. The request's context must equal that of Encrypt.
-func (p *Provider) Decrypt(ctx context.Context, request *provider.DecryptRequest) (*provider.DecryptResponse, error) {
-	if request.Ciphertext == "" {
-		return nil, p.fail("Decrypt", provider.ErrEmptyCiphertext)
-	}
-	if err := p.checkKeyID(request.KeyID); err != nil {
-		return nil, p.fail("Decrypt", err)
-	}
-	ciphertext, err := base64.StdEncoding.DecodeString(request.Ciphertext)
-	if err != nil {
-		return nil, p.fail("Decrypt", fmt.Errorf("%w: not base64: %w", provider.ErrInvalidCiphertext, err))
-	}
-	plaintext, err := message.DecryptText(ctx, p, ciphertext, request)
-	if err != nil {
-		return nil, p.fail("Decrypt", err)
-	}
-	return &provider.DecryptResponse{Plaintext: plaintext}, nil
-}
-
-// GetKeyInfo implements provider.EncryptionProvider.
+// GetKeyInfo describes the key. The error holds provider.ErrKeyNotFound for a keyID that is neither
+// empty nor the key's name.
 func (p *Provider) GetKeyInfo(ctx context.Context, keyID string) (*provider.KeyInfo, error) {
-	if err := errors.Join(ctx.Err(), p.checkKeyID(keyID)); err != nil {
+	err := ctx.Err()
+	if keyID != "" && keyID != p.name {
+		err = errors.Join(err, fmt.Errorf("%w: this provider has key %q; make another provider for %q", provider.ErrKeyNotFound, p.name, keyID))
+	}
+	if err != nil {
 		return nil, p.fail("GetKeyInfo", err)
 	}
 	return &provider.KeyInfo{
@@ -356,8 +312,8 @@ func (p *Provider) GetKeyInfo(ctx context.Context, keyID string) (*provider.KeyI
 	}, nil
 }
 
-// HealthCheck implements provider.EncryptionProvider. A provider that can only encrypt wraps a data
-// key. A provider that can only decrypt checks nothing, since it has nothing to unwrap.
+// HealthCheck wraps and unwraps a data key. A provider that can only encrypt wraps one. A provider
+// that can only decrypt checks nothing, since it has nothing to unwrap.
 func (p *Provider) HealthCheck(ctx context.Context) error {
 	var err error
 	switch key, isRSA := p.key.(*rsaKey); {
@@ -365,11 +321,14 @@ func (p *Provider) HealthCheck(ctx context.Context) error {
 		err = ctx.Err()
 	case isRSA && key.private == nil:
 		var made *provider.DataKey
-		if made, err = p.GenerateDataKey(ctx, &provider.GenerateDataKeyRequest{}); err == nil {
+		if made, err = p.GenerateDataKey(ctx, nil); err == nil {
 			err = made.Close()
 		}
 	default:
-		err = provider.Check(ctx, p)
+		err = provider.Check(ctx, struct{ provider.Keyring }{p}) // without this method
+	}
+	if inner, ok := err.(*provider.EncryptionError); ok {
+		err = inner.Err
 	}
 	if err != nil {
 		return p.fail("HealthCheck", err)
@@ -380,4 +339,5 @@ func (p *Provider) HealthCheck(ctx context.Context) error {
 var (
 	_ provider.EncryptionProvider = (*Provider)(nil)
 	_ provider.VersionedKeyring   = (*Provider)(nil)
+	_ provider.HealthChecker      = (*Provider)(nil)
 )

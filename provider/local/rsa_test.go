@@ -18,6 +18,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"piko.sh/pikokms/envelope"
 	"piko.sh/pikokms/header"
 	"piko.sh/pikokms/message"
 	"piko.sh/pikokms/provider"
@@ -70,7 +71,7 @@ func TestRSAStreams(t *testing.T) {
 		stored, err := (&message.Encrypter{Keyring: uploader}).Encrypt(t.Context(), []byte("write only"), pairs)
 		require.NoError(t, err)
 		for _, p := range []*local.Provider{both, reader} {
-			d := message.Decrypter{Keyrings: []provider.Keyring{p}}
+			d := message.Decrypter{Keyrings: []provider.Unwrapper{p}}
 			plaintext, _, err := d.Decrypt(t.Context(), stored, pairs)
 			require.NoError(t, err)
 			require.Equal(t, "write only", string(plaintext))
@@ -80,10 +81,10 @@ func TestRSAStreams(t *testing.T) {
 			require.Error(t, err)
 		}
 
-		_, _, err = (&message.Decrypter{Keyrings: []provider.Keyring{uploader}}).Decrypt(t.Context(), stored, nil)
+		_, _, err = (&message.Decrypter{Keyrings: []provider.Unwrapper{uploader}}).Decrypt(t.Context(), stored, nil)
 		require.ErrorIs(t, err, provider.ErrKeyUsage)
 		require.ErrorContains(t, err, "decrypting takes the private one")
-		_, err = reader.Encrypt(t.Context(), &provider.EncryptRequest{Plaintext: "x"})
+		_, err = envelope.Seal(t.Context(), reader, "x", nil)
 		require.ErrorIs(t, err, provider.ErrKeyUsage)
 		require.ErrorContains(t, err, "openssl pkey")
 
@@ -94,17 +95,17 @@ func TestRSAStreams(t *testing.T) {
 			if wrong.Hash == hash {
 				continue
 			}
-			_, _, err = (&message.Decrypter{Keyrings: []provider.Keyring{open(t, wrong)}}).Decrypt(t.Context(), stored, nil)
+			_, _, err = (&message.Decrypter{Keyrings: []provider.Unwrapper{open(t, wrong)}}).Decrypt(t.Context(), stored, nil)
 			require.ErrorIs(t, err, provider.ErrDecryptionFailed)
 		}
-		_, _, err = (&message.Decrypter{Keyrings: []provider.Keyring{open(t, local.Config{Key: privatePEM(rsaPair()), Name: "another"})}}).Decrypt(t.Context(), stored, nil)
+		_, _, err = (&message.Decrypter{Keyrings: []provider.Unwrapper{open(t, local.Config{Key: privatePEM(rsaPair()), Name: "another"})}}).Decrypt(t.Context(), stored, nil)
 		require.ErrorIs(t, err, provider.ErrUntrustedKey)
 	}
 }
 
 func TestRSAWrappedKeyLayout(t *testing.T) {
 	p := open(t, local.Config{Key: bothPEM(rsaPair()), Namespace: "ns", Name: "naïve"})
-	made, err := p.GenerateDataKey(t.Context(), &provider.GenerateDataKeyRequest{})
+	made, err := p.GenerateDataKey(t.Context(), nil)
 	require.NoError(t, err)
 	require.NoError(t, made.Close())
 	require.Equal(t, "ns", made.EncryptedKey.ProviderID)
@@ -120,7 +121,7 @@ func TestRSAWrappedKeyLayout(t *testing.T) {
 // key that is going to be deleted.
 func TestIsCurrentUnderRSAKeys(t *testing.T) {
 	p := open(t, local.Config{Key: publicPEM(rsaPair())})
-	made, err := p.GenerateDataKey(t.Context(), &provider.GenerateDataKeyRequest{})
+	made, err := p.GenerateDataKey(t.Context(), nil)
 	require.NoError(t, err)
 	require.NoError(t, made.Close())
 	request := &provider.UnwrapDataKeyRequest{EncryptedKey: made.EncryptedKey, Size: 32}
@@ -143,7 +144,7 @@ func TestIsCurrentUnderRSAKeys(t *testing.T) {
 func TestPKCS1IsForReading(t *testing.T) {
 	p := open(t, local.Config{Key: bothPEM(rsaPair()), Padding: local.PaddingPKCS1})
 	require.NoError(t, p.HealthCheck(t.Context()))
-	_, err := p.GenerateDataKey(t.Context(), &provider.GenerateDataKeyRequest{})
+	_, err := p.GenerateDataKey(t.Context(), nil)
 	require.ErrorIs(t, err, provider.ErrKeyUsage)
 	require.ErrorContains(t, err, "use OAEP")
 
@@ -160,7 +161,7 @@ func TestPKCS1IsForReading(t *testing.T) {
 		}
 		defer got.Close()
 		var plain []byte
-		return plain, got.WithAccess(func(k []byte) error { plain = bytes.Clone(k); return nil })
+		return plain, got.PlaintextKey.WithAccess(func(k []byte) error { plain = bytes.Clone(k); return nil })
 	}
 	got, err := unwrap(ciphertext)
 	require.NoError(t, err)

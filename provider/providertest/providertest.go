@@ -1,5 +1,6 @@
 // Package providertest is the conformance suite of encryption providers. It tests what every
-// implementation of provider.EncryptionProvider must do, whatever its key service.
+// implementation of provider.EncryptionProvider must do, and Piko's strings under it, whatever its
+// key service.
 package providertest
 
 import (
@@ -17,6 +18,7 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"piko.sh/pikokms/envelope"
 	"piko.sh/pikokms/header"
 	"piko.sh/pikokms/message"
 	"piko.sh/pikokms/provider"
@@ -33,97 +35,84 @@ func Run(t *testing.T, open, other func(t *testing.T) provider.EncryptionProvide
 
 	t.Run("value", func(t *testing.T) {
 		c := checks{t, &counted}
-		for _, size := range []int{1, 4096, 4097, 200_000} {
+		for _, size := range []int{0, 1, 4096, 4097, 200_000} {
 			plaintext := strings.Repeat("v", size)
-			encrypted, err := p.Encrypt(ctx, &provider.EncryptRequest{Plaintext: plaintext, Context: pairs})
+			sealed, err := envelope.Seal(ctx, p, plaintext, pairs)
 			c.must(err)
-			c.that(encrypted.Provider == p.Type() && encrypted.KeyID != "", "response names provider %q and key %q", encrypted.Provider, encrypted.KeyID)
-			decrypted, err := p.Decrypt(ctx, &provider.DecryptRequest{Ciphertext: encrypted.Ciphertext, Context: pairs})
+			c.that(sealed.Provider == string(p.Type()) && sealed.KeyID != "", "the envelope names provider %q and key %q", sealed.Provider, sealed.KeyID)
+			opened, err := envelope.Open(ctx, p, sealed.Ciphertext, pairs)
 			c.must(err)
-			c.that(decrypted.Plaintext == plaintext, "%d bytes come back changed", size)
+			c.that(opened == plaintext, "%d bytes come back changed", size)
 			for name, wrong := range map[string]map[string]string{
 				"no context":      nil,
 				"a pair fewer":    {"tenant": "α"},
 				"another value":   {"tenant": "β", "purpose": "conformance"},
 				"a pair too many": {"tenant": "α", "purpose": "conformance", "more": ""},
 			} {
-				_, err := p.Decrypt(ctx, &provider.DecryptRequest{Ciphertext: encrypted.Ciphertext, Context: wrong})
+				_, err := envelope.Open(ctx, p, sealed.Ciphertext, wrong)
 				c.that(err != nil, "%d bytes decrypt under %s", size, name)
-				if size > 4096 { // so it is a message, which has a use
+				if size > 4096 || size == 0 { // so it is a message, which has a use
 					c.refused(err, provider.ErrContextMismatch)
 				}
 			}
-			_, err = other(t).Decrypt(ctx, &provider.DecryptRequest{Ciphertext: encrypted.Ciphertext, Context: pairs})
+			_, err = envelope.Open(ctx, other(t), sealed.Ciphertext, pairs)
 			c.refused(err, provider.ErrDecryptionFailed, provider.ErrUntrustedKey)
 		}
 	})
 
 	t.Run("bad value", func(t *testing.T) {
 		c := checks{t, &counted}
-		_, err := p.Encrypt(ctx, &provider.EncryptRequest{})
-		c.refused(err, provider.ErrEmptyPlaintext)
-		_, err = p.Encrypt(ctx, &provider.EncryptRequest{Plaintext: "x", Context: map[string]string{"aws-crypto-x": ""}})
+		_, err := envelope.Seal(ctx, p, "x", map[string]string{"aws-crypto-x": ""})
 		c.refused(err, header.ErrInvalidContext)
-		_, err = p.Encrypt(ctx, &provider.EncryptRequest{Plaintext: "x", KeyID: "another-key"})
-		c.refused(err, provider.ErrKeyNotFound)
-		_, err = p.Decrypt(ctx, &provider.DecryptRequest{})
-		c.refused(err, provider.ErrEmptyCiphertext)
-		_, err = p.Decrypt(ctx, &provider.DecryptRequest{Ciphertext: "no base64!"})
+		_, err = envelope.Open(ctx, p, "no base64!", nil)
 		c.refused(err, provider.ErrInvalidCiphertext)
-		_, err = p.Decrypt(ctx, &provider.DecryptRequest{Ciphertext: base64.StdEncoding.EncodeToString([]byte("no ciphertext"))})
+		_, err = envelope.Open(ctx, p, base64.StdEncoding.EncodeToString([]byte("no ciphertext")), nil)
 		c.refused(err, provider.ErrInvalidCiphertext, provider.ErrDecryptionFailed)
 
-		encrypted, err := p.Encrypt(ctx, &provider.EncryptRequest{Plaintext: "secret"})
+		sealed, err := envelope.Seal(ctx, p, "secret", nil)
 		c.must(err)
-		blob, err := base64.StdEncoding.DecodeString(encrypted.Ciphertext)
+		blob, err := base64.StdEncoding.DecodeString(sealed.Ciphertext)
 		c.must(err)
 		blob[len(blob)-1] ^= 1
-		_, err = p.Decrypt(ctx, &provider.DecryptRequest{Ciphertext: base64.StdEncoding.EncodeToString(blob)})
+		_, err = envelope.Open(ctx, p, base64.StdEncoding.EncodeToString(blob), nil)
 		c.refused(err, provider.ErrDecryptionFailed)
 		c.that(!strings.Contains(err.Error(), "secret"), "the error shows the plaintext: %v", err)
 	})
 
 	t.Run("data key", func(t *testing.T) {
 		c := checks{t, &counted}
-		for _, spec := range []string{"", "AES_256"} {
-			made, err := p.GenerateDataKey(ctx, &provider.GenerateDataKeyRequest{Context: pairs, KeySpec: spec})
-			c.must(err)
-			defer made.Close()
-			c.that(made.PlaintextKey.Len() == 32 && made.Provider == p.Type() && made.KeyID != "",
-				"key spec %q: %d bytes, provider %q, key %q", spec, made.PlaintextKey.Len(), made.Provider, made.KeyID)
-			rewrapped, err := p.WrapDataKey(ctx, made.PlaintextKey, pairs)
-			c.must(err)
-			for _, wrapped := range []header.EncryptedDataKey{made.EncryptedKey, rewrapped} {
-				request := func(change func(*provider.UnwrapDataKeyRequest)) *provider.UnwrapDataKeyRequest {
-					r := &provider.UnwrapDataKeyRequest{EncryptedKey: wrapped, Context: pairs, Size: 32}
-					r.EncryptedKey.Ciphertext = bytes.Clone(wrapped.Ciphertext)
-					change(r)
-					return r
-				}
-				got, err := p.UnwrapDataKey(ctx, request(func(*provider.UnwrapDataKeyRequest) {}))
-				c.must(err)
-				c.equal(made.PlaintextKey, got)
-				c.must(got.Close())
-
-				_, err = p.UnwrapDataKey(ctx, request(func(r *provider.UnwrapDataKeyRequest) { r.Context = nil }))
-				c.refused(err, provider.ErrDecryptionFailed)
-				_, err = p.UnwrapDataKey(ctx, request(func(r *provider.UnwrapDataKeyRequest) { r.Size = 16 }))
-				c.refused(err, provider.ErrDecryptionFailed)
-				_, err = p.UnwrapDataKey(ctx, request(func(r *provider.UnwrapDataKeyRequest) {
-					r.EncryptedKey.Ciphertext[len(wrapped.Ciphertext)-1] ^= 1
-				}))
-				c.refused(err, provider.ErrDecryptionFailed)
-				_, err = other(t).UnwrapDataKey(ctx, request(func(*provider.UnwrapDataKeyRequest) {}))
-				c.refused(err, provider.ErrUntrustedKey, provider.ErrDecryptionFailed)
+		made, err := p.GenerateDataKey(ctx, pairs)
+		c.must(err)
+		defer made.Close()
+		c.that(made.PlaintextKey.Len() == 32 && made.KeyID != "", "%d bytes, key %q", made.PlaintextKey.Len(), made.KeyID)
+		rewrapped, err := p.WrapDataKey(ctx, made.PlaintextKey, pairs)
+		c.must(err)
+		for _, wrapped := range []header.EncryptedDataKey{made.EncryptedKey, rewrapped} {
+			request := func(change func(*provider.UnwrapDataKeyRequest)) *provider.UnwrapDataKeyRequest {
+				r := &provider.UnwrapDataKeyRequest{EncryptedKey: wrapped, Context: pairs, Size: 32}
+				r.EncryptedKey.Ciphertext = bytes.Clone(wrapped.Ciphertext)
+				change(r)
+				return r
 			}
-			c.must(made.Close())
-			printed := fmt.Sprintf("%v %+v %s %x %d", made.PlaintextKey, made, made.PlaintextKey, made.PlaintextKey, made.PlaintextKey)
-			c.that(strings.Contains(printed, "[redacted]"), "a data key prints as %s", printed)
+			got, err := p.UnwrapDataKey(ctx, request(func(*provider.UnwrapDataKeyRequest) {}))
+			c.must(err)
+			c.equal(made.PlaintextKey, got.PlaintextKey)
+			c.must(got.Close())
+
+			_, err = p.UnwrapDataKey(ctx, request(func(r *provider.UnwrapDataKeyRequest) { r.Context = nil }))
+			c.refused(err, provider.ErrDecryptionFailed)
+			_, err = p.UnwrapDataKey(ctx, request(func(r *provider.UnwrapDataKeyRequest) { r.Size = 16 }))
+			c.refused(err, provider.ErrDecryptionFailed)
+			_, err = p.UnwrapDataKey(ctx, request(func(r *provider.UnwrapDataKeyRequest) {
+				r.EncryptedKey.Ciphertext[len(wrapped.Ciphertext)-1] ^= 1
+			}))
+			c.refused(err, provider.ErrDecryptionFailed)
+			_, err = other(t).UnwrapDataKey(ctx, request(func(*provider.UnwrapDataKeyRequest) {}))
+			c.refused(err, provider.ErrUntrustedKey, provider.ErrDecryptionFailed)
 		}
-		_, err := p.GenerateDataKey(ctx, &provider.GenerateDataKeyRequest{KeySpec: "RSA_2048"})
-		c.refused(err, provider.ErrInvalidKey)
-		_, err = p.GenerateDataKey(ctx, &provider.GenerateDataKeyRequest{KeyID: "another-key"})
-		c.refused(err, provider.ErrKeyNotFound)
+		c.must(made.Close())
+		printed := fmt.Sprintf("%v %+v %s %x %d", made.PlaintextKey, made, made.PlaintextKey, made.PlaintextKey, made.PlaintextKey)
+		c.that(strings.Contains(printed, "[redacted]"), "a data key prints as %s", printed)
 		_, err = p.UnwrapDataKey(ctx, &provider.UnwrapDataKeyRequest{EncryptedKey: header.EncryptedDataKey{ProviderID: "stranger"}, Size: 32})
 		c.refused(err, provider.ErrUntrustedKey)
 	})
@@ -134,7 +123,7 @@ func Run(t *testing.T, open, other func(t *testing.T) provider.EncryptionProvide
 			t.Skip("skipped: the provider is no provider.VersionedKeyring")
 		}
 		c := checks{t, &counted}
-		made, err := p.GenerateDataKey(ctx, &provider.GenerateDataKeyRequest{Context: pairs})
+		made, err := p.GenerateDataKey(ctx, pairs)
 		c.must(err)
 		defer made.Close()
 		rewrapped, err := p.WrapDataKey(ctx, made.PlaintextKey, pairs)
@@ -156,15 +145,15 @@ func Run(t *testing.T, open, other func(t *testing.T) provider.EncryptionProvide
 	t.Run("uses", func(t *testing.T) {
 		c := checks{t, &counted}
 		for _, use := range []string{provider.UseObject, provider.UseString, provider.UseStream} {
-			of := map[string]string{provider.UseKey: use}
-			_, err := p.Encrypt(ctx, &provider.EncryptRequest{Plaintext: "x", Context: of})
+			of := map[string]string{provider.PairUse: use}
+			_, err := envelope.Seal(ctx, p, "x", of)
 			c.refused(err, header.ErrInvalidContext)
-			key, err := p.GenerateDataKey(ctx, &provider.GenerateDataKeyRequest{Context: of})
+			key, err := p.GenerateDataKey(ctx, of)
 			c.must(err)
 			c.must(key.Close())
 			// A data key is handed out for no other use, and not as a string.
 			for _, other := range []string{provider.UseObject, provider.UseString, provider.UseStream, ""} {
-				request := &provider.UnwrapDataKeyRequest{EncryptedKey: key.EncryptedKey, Context: map[string]string{provider.UseKey: other}, Size: 32}
+				request := &provider.UnwrapDataKeyRequest{EncryptedKey: key.EncryptedKey, Context: map[string]string{provider.PairUse: other}, Size: 32}
 				if other == "" {
 					request.Context = nil
 				}
@@ -176,9 +165,9 @@ func Run(t *testing.T, open, other func(t *testing.T) provider.EncryptionProvide
 				}
 			}
 			text := base64.StdEncoding.EncodeToString(key.EncryptedKey.Ciphertext)
-			_, err = p.Decrypt(ctx, &provider.DecryptRequest{Ciphertext: text})
+			_, err = envelope.Open(ctx, p, text, nil)
 			c.refused(err, provider.ErrDecryptionFailed, provider.ErrInvalidCiphertext)
-			_, err = p.Decrypt(ctx, &provider.DecryptRequest{Ciphertext: text, Context: of})
+			_, err = envelope.Open(ctx, p, text, of)
 			c.refused(err, provider.ErrContextMismatch, provider.ErrInvalidCiphertext)
 		}
 	})
@@ -214,26 +203,30 @@ func Run(t *testing.T, open, other func(t *testing.T) provider.EncryptionProvide
 
 	t.Run("key", func(t *testing.T) {
 		c := checks{t, &counted}
-		info, err := p.GetKeyInfo(ctx, "")
-		c.must(err)
-		c.that(info.KeyID != "" && info.Provider == p.Type() && info.Status == provider.KeyStatusActive && info.Algorithm != "" && !info.CreatedAt.IsZero(),
-			"key info is %+v", info)
-		c.must(p.HealthCheck(ctx))
+		if d, ok := p.(describer); ok {
+			info, err := d.GetKeyInfo(ctx, "")
+			c.must(err)
+			c.that(info.KeyID != "" && info.Provider == p.Type() && info.Status == provider.KeyStatusActive && info.Algorithm != "" && !info.CreatedAt.IsZero(),
+				"key info is %+v", info)
+		}
+		c.must(provider.Check(ctx, p))
 	})
 
 	t.Run("cancelled", func(t *testing.T) {
 		c := checks{t, &counted}
 		cancelled, cancel := context.WithCancel(ctx)
 		cancel()
-		_, err := p.GenerateDataKey(cancelled, &provider.GenerateDataKeyRequest{})
+		_, err := p.GenerateDataKey(cancelled, nil)
 		c.refused(err, context.Canceled)
 		_, err = p.UnwrapDataKey(cancelled, &provider.UnwrapDataKeyRequest{EncryptedKey: wrapped(t, p), Size: 32})
 		c.refused(err, context.Canceled)
-		_, err = p.Encrypt(cancelled, &provider.EncryptRequest{Plaintext: "x"})
+		_, err = envelope.Seal(cancelled, p, "x", nil)
 		c.refused(err, context.Canceled)
-		_, err = p.GetKeyInfo(cancelled, "")
-		c.refused(err, context.Canceled)
-		c.refused(p.HealthCheck(cancelled), context.Canceled)
+		if d, ok := p.(describer); ok {
+			_, err = d.GetKeyInfo(cancelled, "")
+			c.refused(err, context.Canceled)
+		}
+		c.refused(provider.Check(cancelled, p), context.Canceled)
 		c.that(!errors.Is(err, provider.ErrProviderUnavailable), "a caller's own cancellation counts as an outage: %v", err)
 	})
 
@@ -256,17 +249,22 @@ func Run(t *testing.T, open, other func(t *testing.T) provider.EncryptionProvide
 	})
 }
 
+// describer is a provider that describes its key.
+type describer interface {
+	GetKeyInfo(ctx context.Context, keyID string) (*provider.KeyInfo, error)
+}
+
 // wrapped returns a data key under the provider's key.
 func wrapped(t *testing.T, p provider.Keyring) header.EncryptedDataKey {
 	t.Helper()
-	made, err := p.GenerateDataKey(t.Context(), &provider.GenerateDataKeyRequest{})
+	made, err := p.GenerateDataKey(t.Context(), nil)
 	must(t, err)
 	must(t, made.Close())
 	return made.EncryptedKey
 }
 
 func decryptStream(ctx context.Context, p provider.Keyring, stored io.Reader) (*message.DecryptReader, error) {
-	return (&message.Decrypter{Keyrings: []provider.Keyring{p}}).NewReader(ctx, stored, nil)
+	return (&message.Decrypter{Keyrings: []provider.Unwrapper{p}}).NewReader(ctx, stored, nil)
 }
 
 func encryptStream(t *testing.T, p provider.Keyring, plaintext []byte, pairs map[string]string) []byte {

@@ -84,7 +84,7 @@ func TestTokens(t *testing.T) {
 		c.Token = b.policy(nil, map[string]string{decrypt: "update"})
 		p := open(t, c)
 		require.NoError(t, unseal(t, p, sealed))
-		_, err := p.GenerateDataKey(t.Context(), &provider.GenerateDataKeyRequest{})
+		_, err := p.GenerateDataKey(t.Context(), nil)
 		require.ErrorIs(t, err, provider.ErrAccessDenied)
 		require.ErrorContains(t, err, fmt.Sprintf("path %q { capabilities = [\"update\"] }", encrypt))
 		_, err = p.GetKeyInfo(t.Context(), "")
@@ -240,7 +240,7 @@ func TestImpatientLogin(t *testing.T) {
 	b.write("sys/leases/revoke-prefix/auth/"+c.AppRole.Mount, nil)
 	stalls.Store(true)
 	generate := func(ctx context.Context) error {
-		_, err := p.GenerateDataKey(ctx, &provider.GenerateDataKeyRequest{})
+		_, err := p.GenerateDataKey(ctx, nil)
 		return err
 	}
 	first, cancelFirst := context.WithCancel(t.Context())

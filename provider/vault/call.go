@@ -155,11 +155,11 @@ func read(response *api.Response, err error) ([]byte, error) {
 }
 
 // generate returns a new data key and its ciphertext. The caller clears the former.
-func (p *Provider) generate(ctx context.Context, size int, additional []byte) (plain []byte, ciphertext string, err error) {
+func (p *Provider) generate(ctx context.Context, additional []byte) (plain []byte, ciphertext string, err error) {
 	if p.datakeyIgnores.Load() {
-		return p.generateHere(ctx, size, additional)
+		return p.generateHere(ctx, additional)
 	}
-	got, err := p.ask(ctx, "datakey/plaintext", question{AssociatedData: additional, Bits: 8 * size, Unknown: len(additional) > 0 && !p.datakeyBinds.Load()})
+	got, err := p.ask(ctx, "datakey/plaintext", question{AssociatedData: additional, Bits: 8 * dataKeySize, Unknown: len(additional) > 0 && !p.datakeyBinds.Load()})
 	if err != nil {
 		return nil, "", err
 	}
@@ -167,11 +167,11 @@ func (p *Provider) generate(ctx context.Context, size int, additional []byte) (p
 	if len(additional) > 0 && !binds(got, &p.datakeyBinds) {
 		clear(plain)
 		p.datakeyIgnores.Store(true)
-		return p.generateHere(ctx, size, additional)
+		return p.generateHere(ctx, additional)
 	}
-	if len(plain) != size {
+	if len(plain) != dataKeySize {
 		clear(plain)
-		return nil, "", fmt.Errorf("%w: the server answered with a data key of %d bytes, it was asked for %d", provider.ErrEncryptionFailed, len(plain), size)
+		return nil, "", fmt.Errorf("%w: the server answered with a data key of %d bytes, it was asked for %d", provider.ErrEncryptionFailed, len(plain), dataKeySize)
 	}
 	return plain, got.Data.Ciphertext, checkCiphertext(got.Data.Ciphertext)
 }

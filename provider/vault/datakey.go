@@ -11,36 +11,28 @@ import (
 	"piko.sh/pikokms/provider"
 )
 
-// GenerateDataKey implements provider.Keyring with one call of the server.
-func (p *Provider) GenerateDataKey(ctx context.Context, request *provider.GenerateDataKeyRequest) (*provider.DataKey, error) {
-	key, wrapped, err := p.generateDataKey(ctx, request)
+// dataKeySize is the size in bytes of a new data key.
+const dataKeySize = 32
+
+// GenerateDataKey makes one call of the server.
+func (p *Provider) GenerateDataKey(ctx context.Context, encryptionContext map[string]string) (*provider.DataKey, error) {
+	key, wrapped, err := p.generateDataKey(ctx, encryptionContext)
 	if err != nil {
 		return nil, p.fail(ctx, "GenerateDataKey", err)
 	}
-	return &provider.DataKey{PlaintextKey: key, EncryptedKey: wrapped, KeyID: p.id, Provider: p.Type()}, nil
+	return &provider.DataKey{PlaintextKey: key, EncryptedKey: wrapped, KeyID: p.id}, nil
 }
 
-func (p *Provider) generateDataKey(ctx context.Context, request *provider.GenerateDataKeyRequest) (*provider.SecureBytes, header.EncryptedDataKey, error) {
+func (p *Provider) generateDataKey(ctx context.Context, encryptionContext map[string]string) (*provider.SecureBytes, header.EncryptedDataKey, error) {
 	var none header.EncryptedDataKey
-	if err := p.checkKeyID(request.KeyID); err != nil {
-		return nil, none, err
-	}
-	size := 32
-	switch request.KeySpec {
-	case "", "AES_256":
-	case "AES_128":
-		size = 16
-	default:
-		return nil, none, fmt.Errorf("%w: key spec %q is neither AES_256 nor AES_128", provider.ErrInvalidKey, request.KeySpec)
-	}
-	additional, err := header.AppendContext(nil, request.Context)
+	additional, err := header.AppendContext(nil, encryptionContext)
 	if err != nil {
 		return nil, none, fmt.Errorf("%w: %w", provider.ErrEncryptionFailed, err)
 	}
 	if err := p.open(ctx); err != nil {
 		return nil, none, err
 	}
-	plain, ciphertext, err := p.generate(ctx, size, additional)
+	plain, ciphertext, err := p.generate(ctx, additional)
 	defer clear(plain)
 	if err != nil {
 		return nil, none, err
@@ -49,9 +41,9 @@ func (p *Provider) generateDataKey(ctx context.Context, request *provider.Genera
 	return key, p.wrapped(ciphertext), err
 }
 
-// generateHere makes a data key from the system's random numbers, and has the server encrypt it.
-func (p *Provider) generateHere(ctx context.Context, size int, additional []byte) (plain []byte, ciphertext string, err error) {
-	plain = make([]byte, size)
+// generateHere makes a data key from the system's random numbers, which the server encrypts.
+func (p *Provider) generateHere(ctx context.Context, additional []byte) (plain []byte, ciphertext string, err error) {
+	plain = make([]byte, dataKeySize)
 	_, _ = rand.Read(plain) // never fails
 	ciphertext, err = p.encrypt(ctx, plain, additional)
 	return plain, ciphertext, err
@@ -61,7 +53,7 @@ func (p *Provider) wrapped(ciphertext string) header.EncryptedDataKey {
 	return header.EncryptedDataKey{ProviderID: ProviderID, ProviderInfo: []byte(p.id), Ciphertext: []byte(ciphertext)}
 }
 
-// WrapDataKey implements provider.Keyring with one call of the server.
+// WrapDataKey makes one call of the server.
 func (p *Provider) WrapDataKey(ctx context.Context, key *provider.SecureBytes, encryptionContext map[string]string) (header.EncryptedDataKey, error) {
 	additional, err := header.AppendContext(nil, encryptionContext)
 	if err != nil {
@@ -81,14 +73,13 @@ func (p *Provider) WrapDataKey(ctx context.Context, key *provider.SecureBytes, e
 	return p.wrapped(ciphertext), nil
 }
 
-// UnwrapDataKey implements provider.Keyring with one call of the server, or none for a data key
-// under another key.
-func (p *Provider) UnwrapDataKey(ctx context.Context, request *provider.UnwrapDataKeyRequest) (*provider.SecureBytes, error) {
+// UnwrapDataKey makes one call of the server, or none for a data key under another key.
+func (p *Provider) UnwrapDataKey(ctx context.Context, request *provider.UnwrapDataKeyRequest) (*provider.DataKey, error) {
 	key, err := p.unwrap(ctx, request)
 	if err != nil {
 		return nil, p.fail(ctx, "UnwrapDataKey", err)
 	}
-	return key, nil
+	return &provider.DataKey{PlaintextKey: key}, nil
 }
 
 func (p *Provider) unwrap(ctx context.Context, request *provider.UnwrapDataKeyRequest) (*provider.SecureBytes, error) {
@@ -113,15 +104,15 @@ func (p *Provider) unwrap(ctx context.Context, request *provider.UnwrapDataKeyRe
 	return provider.NewSecureBytes(plain)
 }
 
-// IsCurrent implements provider.VersionedKeyring with one or two calls of the server, or none for a
-// data key under another key. It has the server make a data key, which shows the version with which
-// it wraps now. If that is the data key's own, it has the server unwrap the data key, since keys of
-// two servers may have one path and the same versions. It is false if the policy forbids that.
+// IsCurrent makes one or two calls of the server, or none for a data key under another key. The
+// first makes a new data key, which shows the version with which the server wraps now. If that is
+// the data key's own, the second unwraps the data key, since keys of two servers may have one path
+// and the same versions. IsCurrent is false if the policy forbids that.
 func (p *Provider) IsCurrent(ctx context.Context, request *provider.UnwrapDataKeyRequest) (bool, error) {
 	if request.EncryptedKey.ProviderID != ProviderID || string(request.EncryptedKey.ProviderInfo) != p.id {
 		return false, nil
 	}
-	key, made, err := p.generateDataKey(ctx, &provider.GenerateDataKeyRequest{Context: request.Context})
+	key, made, err := p.generateDataKey(ctx, request.Context)
 	if err != nil {
 		return false, p.fail(ctx, "IsCurrent", err)
 	}

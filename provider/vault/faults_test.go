@@ -124,7 +124,7 @@ func TestServersThatBindNothing(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			p := open(t, between(t, b.createKey(name, nil), handle))
-			_, err := p.GenerateDataKey(t.Context(), &provider.GenerateDataKeyRequest{Context: map[string]string{"tenant": "42"}})
+			_, err := p.GenerateDataKey(t.Context(), map[string]string{"tenant": "42"})
 			require.ErrorIs(t, err, provider.ErrInvalidProvider)
 			key, err := provider.NewSecureBytes(make([]byte, 32))
 			require.NoError(t, err)
@@ -197,7 +197,7 @@ func TestErrors(t *testing.T) {
 					next.ServeHTTP(w, r)
 				}
 			}))
-			made, err := p.GenerateDataKey(t.Context(), &provider.GenerateDataKeyRequest{})
+			made, err := p.GenerateDataKey(t.Context(), nil)
 			require.NoError(t, err)
 			defer made.Close()
 			failing.Store(true)
@@ -211,7 +211,7 @@ func TestErrors(t *testing.T) {
 				calls.Store(0)
 				sentinel := f.sentinel
 				if i%2 == 0 {
-					_, err = s.GenerateDataKey(t.Context(), &provider.GenerateDataKeyRequest{})
+					_, err = s.GenerateDataKey(t.Context(), nil)
 					if sentinel == nil {
 						sentinel = provider.ErrEncryptionFailed
 					}
@@ -256,7 +256,7 @@ func TestLies(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			p := open(t, between(t, c, answer(data)))
-			_, err := p.GenerateDataKey(t.Context(), &provider.GenerateDataKeyRequest{})
+			_, err := p.GenerateDataKey(t.Context(), nil)
 			require.ErrorIs(t, err, provider.ErrEncryptionFailed)
 		})
 	}
@@ -286,13 +286,13 @@ func TestLatency(t *testing.T) {
 		next.ServeHTTP(w, r)
 	}))
 	failing.Store(true)
-	_, err := p.GenerateDataKey(t.Context(), &provider.GenerateDataKeyRequest{})
+	_, err := p.GenerateDataKey(t.Context(), nil)
 	require.ErrorIs(t, err, provider.ErrProviderUnavailable)
 	require.False(t, errors.Is(err, context.DeadlineExceeded), "that is not the caller's deadline")
 
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
 	defer cancel()
-	_, err = p.GenerateDataKey(ctx, &provider.GenerateDataKeyRequest{})
+	_, err = p.GenerateDataKey(ctx, nil)
 	require.ErrorIs(t, err, context.DeadlineExceeded)
 	require.False(t, errors.Is(err, provider.ErrProviderUnavailable))
 }
@@ -315,10 +315,10 @@ func TestCheckLater(t *testing.T) {
 	require.ErrorContains(t, err, c.Address)
 	c.CheckLater = true
 	p := open(t, c)
-	_, err = p.GenerateDataKey(t.Context(), &provider.GenerateDataKeyRequest{})
+	_, err = p.GenerateDataKey(t.Context(), nil)
 	require.ErrorIs(t, err, provider.ErrProviderUnavailable)
 	up.Store(true)
-	require.NoError(t, p.HealthCheck(t.Context()))
+	require.NoError(t, provider.Check(t.Context(), p))
 }
 
 // No error shows a token, a data key or a plaintext.
@@ -331,7 +331,7 @@ func TestErrorsHoldNoSecret(t *testing.T) {
 		c.MaxRetries = 1
 		c.CheckLater = true
 		p := open(t, between(t, c, refuse(status, "refused")))
-		_, err := p.GenerateDataKey(t.Context(), &provider.GenerateDataKeyRequest{})
+		_, err := p.GenerateDataKey(t.Context(), nil)
 		require.Error(t, err)
 		require.NotContains(t, fmt.Sprintf("%v %+v", err, err), c.Token)
 	}

@@ -33,7 +33,7 @@ func use(t *testing.T) {
 	p, err := vault.NewProvider(t.Context(), vault.Config{Address: named[0], Token: named[1], Mount: named[2], Key: named[3]})
 	require.NoError(t, err)
 	keys := &leftover.Masking{EncryptionProvider: p}
-	both := message.Encrypter{Keyring: keys, Recipients: []provider.Keyring{keys}}
+	both := message.Encrypter{Keyring: keys, Recipients: []provider.Wrapper{keys}}
 	for range 20 {
 		_, err := both.Encrypt(t.Context(), []byte("text"), nil)
 		require.NoError(t, err)

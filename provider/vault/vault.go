@@ -65,14 +65,14 @@ import (
 	"strings"
 	"sync/atomic"
 
-	"piko.sh/pikokms/internal/lazy"
 	"piko.sh/pikokms/provider"
+	"piko.sh/pikokms/provider/lazy"
 )
 
 // ProviderID is the key provider ID of the transit engine in messages.
 const ProviderID = "vault-transit"
 
-// Provider implements provider.EncryptionProvider. It is safe for concurrent use.
+// Provider is a key of a transit engine. It is safe for concurrent use.
 type Provider struct {
 	session *session
 	mount   string
@@ -143,7 +143,7 @@ func (p *Provider) check(ctx context.Context) error {
 		}
 		return err
 	}
-	plain, _, encryptErr := p.generate(ctx, 32, associated)
+	plain, _, encryptErr := p.generate(ctx, associated)
 	clear(plain)
 	if errors.Is(encryptErr, provider.ErrAccessDenied) {
 		return err
@@ -151,10 +151,10 @@ func (p *Provider) check(ctx context.Context) error {
 	return encryptErr
 }
 
-// KeyID returns the path of the key, NAMESPACE/MOUNT/KEY or MOUNT/KEY, which responses carry.
+// KeyID returns the path of the key, NAMESPACE/MOUNT/KEY or MOUNT/KEY.
 func (p *Provider) KeyID() string { return p.id }
 
-// Type implements provider.EncryptionProvider. It is the same for OpenBao.
+// Type returns provider.TypeHashiCorpVault, also for OpenBao.
 func (p *Provider) Type() provider.Type { return provider.TypeHashiCorpVault }
 
 // Close ends the renewal of the token and closes the connections. The provider can't be used
@@ -164,18 +164,11 @@ func (p *Provider) Close() error {
 	return nil
 }
 
-// checkKeyID checks the key that a request names.
-func (p *Provider) checkKeyID(keyID string) error {
-	if keyID != "" && keyID != p.id {
-		return fmt.Errorf("%w: this provider has key %q; make another provider for %q", provider.ErrKeyNotFound, p.id, keyID)
-	}
-	return nil
-}
-
-// GetKeyInfo implements provider.EncryptionProvider with one call of the server.
+// GetKeyInfo describes the key with one call of the server. The error holds provider.ErrKeyNotFound
+// for a keyID that is neither empty nor the key's path.
 func (p *Provider) GetKeyInfo(ctx context.Context, keyID string) (*provider.KeyInfo, error) {
-	if err := p.checkKeyID(keyID); err != nil {
-		return nil, p.fail(ctx, "GetKeyInfo", err)
+	if keyID != "" && keyID != p.id {
+		return nil, p.fail(ctx, "GetKeyInfo", fmt.Errorf("%w: this provider has key %q; make another provider for %q", provider.ErrKeyNotFound, p.id, keyID))
 	}
 	if err := p.open(ctx); err != nil {
 		return nil, p.fail(ctx, "GetKeyInfo", err)
@@ -185,15 +178,6 @@ func (p *Provider) GetKeyInfo(ctx context.Context, keyID string) (*provider.KeyI
 		return nil, p.fail(ctx, "GetKeyInfo", err)
 	}
 	return k.info(p.id), nil
-}
-
-// HealthCheck implements provider.EncryptionProvider. It makes a data key and decrypts it, which
-// needs the permissions that streams need.
-func (p *Provider) HealthCheck(ctx context.Context) error {
-	if err := provider.Check(ctx, p); err != nil {
-		return p.fail(ctx, "HealthCheck", err)
-	}
-	return nil
 }
 
 var (

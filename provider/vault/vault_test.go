@@ -134,7 +134,7 @@ func seal(t testing.TB, p provider.Keyring, pairs map[string]string) []byte {
 
 func unseal(t testing.TB, p provider.Keyring, sealed []byte) error {
 	t.Helper()
-	plaintext, _, err := (&message.Decrypter{Keyrings: []provider.Keyring{p}}).Decrypt(t.Context(), sealed, nil)
+	plaintext, _, err := (&message.Decrypter{Keyrings: []provider.Unwrapper{p}}).Decrypt(t.Context(), sealed, nil)
 	if err == nil {
 		require.Equal(t, "hello", string(plaintext))
 	}
@@ -188,7 +188,7 @@ func TestRotation(t *testing.T) {
 	// Before that, messages are moved to the newest version by decryption and encryption.
 	b.write(b.mount+"/keys/rotated/config", map[string]any{"min_decryption_version": 1})
 	p2 := open(t, c)
-	moved, err := message.Rewrap(t.Context(), strings.NewReader(string(old)), &message.Decrypter{Keyrings: []provider.Keyring{p2}}, &message.Encrypter{Keyring: p2}, nil)
+	moved, err := message.Rewrap(t.Context(), strings.NewReader(string(old)), &message.Decrypter{Keyrings: []provider.Unwrapper{p2}}, &message.Encrypter{Keyring: p2}, nil)
 	require.NoError(t, err)
 	var renewed strings.Builder
 	_, err = moved.WriteTo(&renewed)
@@ -262,7 +262,7 @@ func TestRefusedKeys(t *testing.T) {
 
 			// So it is at the first use, and where the policy does not permit to read the key.
 			config.CheckLater = true
-			_, err = open(t, config).GenerateDataKey(t.Context(), &provider.GenerateDataKeyRequest{Context: map[string]string{"a": "b"}})
+			_, err = open(t, config).GenerateDataKey(t.Context(), map[string]string{"a": "b"})
 			require.ErrorIs(t, err, provider.ErrKeyUsage)
 			config.CheckLater = false
 			for _, path := range []string{"/datakey/plaintext/", "/decrypt/"} {
@@ -302,7 +302,7 @@ func TestMissing(t *testing.T) {
 	require.ErrorIs(t, unseal(t, p, sealed), provider.ErrKeyNotFound)
 	_, err = vault.NewProvider(t.Context(), c)
 	require.ErrorIs(t, err, provider.ErrKeyNotFound)
-	_, err = p.GenerateDataKey(t.Context(), &provider.GenerateDataKeyRequest{})
+	_, err = p.GenerateDataKey(t.Context(), nil)
 	require.ErrorIs(t, err, provider.ErrKeyNotFound)
 	c.Mount = "nowhere"
 	_, err = vault.NewProvider(t.Context(), c)
@@ -358,6 +358,6 @@ func TestClosed(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, p.Close())
 	require.NoError(t, p.Close())
-	_, err = p.GenerateDataKey(t.Context(), &provider.GenerateDataKeyRequest{})
+	_, err = p.GenerateDataKey(t.Context(), nil)
 	require.ErrorIs(t, err, provider.ErrClosed)
 }

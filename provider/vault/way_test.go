@@ -36,7 +36,7 @@ func TestWhatAnswersInPlaceOfTheServer(t *testing.T) {
 		for _, first := range []string{"first", "later"} {
 			for operation, call := range map[string]func(*vault.Provider) error{
 				"datakey": func(p *vault.Provider) error {
-					_, err := p.GenerateDataKey(t.Context(), &provider.GenerateDataKeyRequest{})
+					_, err := p.GenerateDataKey(t.Context(), nil)
 					return err
 				},
 				"encrypt": func(p *vault.Provider) error {

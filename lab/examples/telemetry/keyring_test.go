@@ -23,7 +23,7 @@ type failing struct {
 	calls *int
 }
 
-func (f failing) UnwrapDataKey(ctx context.Context, request *provider.UnwrapDataKeyRequest) (*provider.SecureBytes, error) {
+func (f failing) UnwrapDataKey(ctx context.Context, request *provider.UnwrapDataKeyRequest) (*provider.DataKey, error) {
 	*f.calls++
 	if *f.out {
 		return nil, provider.ErrProviderUnavailable
@@ -51,7 +51,7 @@ func TestKeyringReports(t *testing.T) {
 	stored, err := (&message.Encrypter{Keyring: k}).Encrypt(t.Context(), make([]byte, 1000), nil)
 	require.NoError(t, err)
 	read := func() error {
-		_, _, err := (&message.Decrypter{Keyrings: []provider.Keyring{k}}).Decrypt(t.Context(), stored, nil)
+		_, _, err := (&message.Decrypter{Keyrings: []provider.Unwrapper{k}}).Decrypt(t.Context(), stored, nil)
 		return err
 	}
 	for range 2 * service.Failures {

@@ -18,6 +18,7 @@ import (
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	"go.opentelemetry.io/otel/sdk/trace/tracetest"
 
+	"piko.sh/pikokms/envelope"
 	"piko.sh/pikokms/header"
 	"piko.sh/pikokms/message"
 	"piko.sh/pikokms/provider"
@@ -43,7 +44,7 @@ func TestRun(t *testing.T) {
 // down is a provider whose key service is out.
 type down struct{ *local.Provider }
 
-func (down) GenerateDataKey(context.Context, *provider.GenerateDataKeyRequest) (*provider.DataKey, error) {
+func (down) GenerateDataKey(context.Context, map[string]string) (*provider.DataKey, error) {
 	return nil, provider.ErrProviderUnavailable
 }
 
@@ -68,7 +69,7 @@ func TestReports(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, _, err := (&message.Decrypter{Keyrings: []provider.Keyring{well}}).Decrypt(t.Context(), stored, nil); err != nil {
+		if _, _, err := (&message.Decrypter{Keyrings: []provider.Unwrapper{well}}).Decrypt(t.Context(), stored, nil); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -137,24 +138,26 @@ func (q quoting) fail(pairs map[string]string) error {
 	return &provider.EncryptionError{Operation: "call", Err: fmt.Errorf("%w: not authorized for context %v", q.kind, pairs)}
 }
 
-func (q quoting) GenerateDataKey(_ context.Context, r *provider.GenerateDataKeyRequest) (*provider.DataKey, error) {
-	return nil, q.fail(r.Context)
+func (q quoting) GenerateDataKey(_ context.Context, pairs map[string]string) (*provider.DataKey, error) {
+	return nil, q.fail(pairs)
 }
 
 func (q quoting) WrapDataKey(_ context.Context, _ *provider.SecureBytes, pairs map[string]string) (header.EncryptedDataKey, error) {
 	return header.EncryptedDataKey{}, q.fail(pairs)
 }
 
-func (q quoting) UnwrapDataKey(_ context.Context, r *provider.UnwrapDataKeyRequest) (*provider.SecureBytes, error) {
+func (q quoting) UnwrapDataKey(_ context.Context, r *provider.UnwrapDataKeyRequest) (*provider.DataKey, error) {
 	return nil, q.fail(r.Context)
 }
 
-func (q quoting) Encrypt(_ context.Context, r *provider.EncryptRequest) (*provider.EncryptResponse, error) {
-	return nil, q.fail(r.Context)
+func (q quoting) EncryptsDirectly() bool { return true }
+
+func (q quoting) EncryptDirectly(_ context.Context, _ []byte, pairs map[string]string) (*provider.DirectValue, error) {
+	return nil, q.fail(pairs)
 }
 
-func (q quoting) Decrypt(_ context.Context, r *provider.DecryptRequest) (*provider.DecryptResponse, error) {
-	return nil, q.fail(r.Context)
+func (q quoting) DecryptDirectly(_ context.Context, _ []byte, pairs map[string]string) ([]byte, error) {
+	return nil, q.fail(pairs)
 }
 
 // TestPanicIsNoSuccess has a provider panic, which the caller may recover from.
@@ -202,19 +205,19 @@ func TestFailuresTellNoContext(t *testing.T) {
 			return err
 		},
 		"encrypt for a recipient": func(s *service.Service, pairs map[string]string) error {
-			_, err := (&message.Encrypter{Keyring: key, Recipients: []provider.Keyring{s}}).Encrypt(t.Context(), []byte(plaintext), pairs)
+			_, err := (&message.Encrypter{Keyring: key, Recipients: []provider.Wrapper{s}}).Encrypt(t.Context(), []byte(plaintext), pairs)
 			return err
 		},
 		"decrypt a message": func(s *service.Service, pairs map[string]string) error {
-			_, _, err := (&message.Decrypter{Keyrings: []provider.Keyring{s}}).Decrypt(t.Context(), stored, pairs)
+			_, _, err := (&message.Decrypter{Keyrings: []provider.Unwrapper{s}}).Decrypt(t.Context(), stored, pairs)
 			return err
 		},
 		"encrypt a string": func(s *service.Service, pairs map[string]string) error {
-			_, err := s.Encrypt(t.Context(), &provider.EncryptRequest{Plaintext: plaintext, Context: pairs})
+			_, err := envelope.Seal(t.Context(), s, plaintext, pairs)
 			return err
 		},
 		"decrypt a string": func(s *service.Service, pairs map[string]string) error {
-			_, err := s.Decrypt(t.Context(), &provider.DecryptRequest{Ciphertext: "AAAA", Context: pairs})
+			_, err := envelope.Open(t.Context(), s, "AAAA", pairs)
 			return err
 		},
 		"encrypt a batch": func(s *service.Service, pairs map[string]string) error {

@@ -370,15 +370,15 @@ func (c *CheckedKey) addUses(needed []string, encryptErr, decryptErr error) {
 	}
 }
 
-func wrapOnce(ctx context.Context, k provider.Keyring, pairs map[string]string) (header.EncryptedDataKey, error) {
-	made, err := k.GenerateDataKey(ctx, &provider.GenerateDataKeyRequest{KeySpec: "AES_256", Context: pairs})
+func wrapOnce(ctx context.Context, k provider.Wrapper, pairs map[string]string) (header.EncryptedDataKey, error) {
+	made, err := k.GenerateDataKey(ctx, pairs)
 	if err != nil {
 		return header.EncryptedDataKey{}, err
 	}
 	return made.EncryptedKey, made.PlaintextKey.Close()
 }
 
-func unwrapOnce(ctx context.Context, k provider.Keyring, pairs map[string]string, wrapped header.EncryptedDataKey) error {
+func unwrapOnce(ctx context.Context, k provider.Unwrapper, pairs map[string]string, wrapped header.EncryptedDataKey) error {
 	dataKey, err := k.UnwrapDataKey(ctx, &provider.UnwrapDataKeyRequest{EncryptedKey: wrapped, Context: pairs, Size: 32})
 	if err != nil {
 		return err

@@ -189,7 +189,7 @@ func neededOf(ctx context.Context, k *keys.Key, actions []string, isRSA bool) (*
 	looksUp := false
 	if a, err := arn.Parse(config.KeyID); err != nil || !strings.HasPrefix(a.Resource, "key/") {
 		looksUp = true
-		info, err := keys.Ask(ctx, k, func(ctx context.Context, keyring provider.Keyring) (*provider.KeyInfo, error) {
+		info, err := keys.Ask(ctx, k, func(ctx context.Context, keyring provider.Unwrapper) (*provider.KeyInfo, error) {
 			return keyring.(*awskms.Provider).GetKeyInfo(ctx, config.KeyID)
 		})
 		if err != nil {

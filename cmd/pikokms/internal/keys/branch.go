@@ -32,7 +32,7 @@ func (k *Key) parseBranchKey(u *url.URL, check bool) error {
 	for _, master := range c.Masters {
 		k.Files = append(k.Files, master.KeyFile)
 	}
-	k.open = func(ctx context.Context) (provider.Keyring, error) {
+	k.open = func(ctx context.Context) (provider.Unwrapper, error) {
 		store, err := c.OpenStore(ctx)
 		if err != nil {
 			return nil, err

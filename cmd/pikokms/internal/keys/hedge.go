@@ -17,9 +17,9 @@ import (
 // takes tens of milliseconds for an answer.
 const patience = time.Second
 
-// Remote are the KEYs of key services as one keyring, for one message. They are asked one after
-// the other, and beside each other where one keeps the message waiting: services that are down then
-// cost a second each, and not the whole wait for an answer.
+// Remote are the KEYs of key services as one provider.Unwrapper, for one message. They are asked one
+// after the other, and beside each other where one keeps the message waiting: services that are
+// down then cost a second each, and not the whole wait for an answer.
 type Remote struct {
 	keys []*Key       // those that are still to be asked
 	left atomic.Int32 // of the attempts that header.Limits.MaxAttempts allows
@@ -54,27 +54,12 @@ func (r *Remote) Accept(h *header.Header) error {
 	return nil
 }
 
-// GenerateDataKey implements provider.Keyring. These keys only decrypt.
-func (r *Remote) GenerateDataKey(context.Context, *provider.GenerateDataKeyRequest) (*provider.DataKey, error) {
-	return nil, provider.ErrInvalidProvider
-}
-
-// WrapDataKey implements provider.Keyring. These keys only decrypt.
-func (r *Remote) WrapDataKey(context.Context, *provider.SecureBytes, map[string]string) (header.EncryptedDataKey, error) {
-	return header.EncryptedDataKey{}, provider.ErrInvalidProvider
-}
-
 // UnwrapDataKey implements provider.Keyring. All data keys of an honest message are the same one,
 // so the first that fits will do, whichever was asked for. Where none does, the answer is about the
 // one that was asked for.
-func (r *Remote) UnwrapDataKey(ctx context.Context, request *provider.UnwrapDataKeyRequest) (*provider.SecureBytes, error) {
+func (r *Remote) UnwrapDataKey(ctx context.Context, request *provider.UnwrapDataKeyRequest) (*provider.DataKey, error) {
 	if r.ctx == nil {
 		r.ctx, r.cancel = context.WithCancel(ctx)
-	}
-	request.Verified = func(fits bool) {
-		if fits {
-			r.cancel()
-		}
 	}
 	asked := slices.IndexFunc(r.message.EncryptedDataKeys, func(k header.EncryptedDataKey) bool {
 		return bytes.Equal(k.Ciphertext, request.EncryptedKey.Ciphertext) && bytes.Equal(k.ProviderInfo, request.EncryptedKey.ProviderInfo)
@@ -85,7 +70,11 @@ func (r *Remote) UnwrapDataKey(ctx context.Context, request *provider.UnwrapData
 		case a := <-r.answers:
 			if key := r.take(a, *request); key != nil {
 				impatient.Stop()
-				return key, nil
+				return &provider.DataKey{PlaintextKey: key, Verified: func(fits bool) {
+					if fits {
+						r.cancel()
+					}
+				}}, nil
 			}
 		case <-impatient.C:
 			r.askNext(*request)
@@ -94,7 +83,7 @@ func (r *Remote) UnwrapDataKey(ctx context.Context, request *provider.UnwrapData
 	}
 	if key := r.unfit[asked]; key != nil {
 		r.unfit[asked] = nil
-		return key, nil // the message's reader says what is wrong with it
+		return &provider.DataKey{PlaintextKey: key}, nil // the message's reader says what is wrong with it
 	}
 	if err := errors.Join(r.failed[asked]...); err != nil {
 		return nil, err
@@ -159,7 +148,11 @@ func (r *Remote) askNext(request provider.UnwrapDataKeyRequest) bool {
 				r.left.Add(1) // no key service was asked
 				continue
 			}
-			r.answers <- unwrapped{i, dataKey, err}
+			if err != nil {
+				r.answers <- unwrapped{i, nil, err}
+				continue
+			}
+			r.answers <- unwrapped{i, dataKey.PlaintextKey, nil}
 		}
 		r.answers <- unwrapped{wrapped: -1}
 	}()

@@ -60,7 +60,7 @@ type Key struct {
 	InFile  bool     // of a branch key: its table is a file
 	Files   []string // on this computer, that hold the key or give access to it
 	URL     *url.URL
-	open    func(context.Context) (provider.Keyring, error)
+	open    func(context.Context) (provider.Unwrapper, error)
 	Timeout time.Duration // the time for an answer of the key service, retries included
 	Calls   atomic.Int64  // of its key service, but for those that open it
 
@@ -71,8 +71,8 @@ type Key struct {
 	whole *service.Keyring // asks the KEY, with telemetry and, if there is one, a cache of data keys
 
 	mu      sync.Mutex
-	keyring provider.Keyring // nil until it is opened
-	failure error            // why it can't be opened or asked; that is not tried again
+	keyring provider.Unwrapper // nil until it is opened; a provider.Wrapper, too, unless it only decrypts
+	failure error              // why it can't be opened or asked; that is not tried again
 }
 
 // IsRemote tells whether the key is in a key service.
@@ -83,7 +83,7 @@ func (k *Key) IsRemote() bool { return k.Scheme != local.Scheme && !k.InFile }
 func (k *Key) isAskedEachTime() bool { return k.IsRemote() && k.Scheme != branchkey.Scheme }
 
 // Opened returns the keyring of the KEY, which it opens first if need be.
-func (k *Key) Opened(ctx context.Context) (provider.Keyring, error) {
+func (k *Key) Opened(ctx context.Context) (provider.Unwrapper, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if k.keyring == nil && k.failure == nil {
@@ -113,7 +113,7 @@ func (k *Key) giveUp(err error) {
 }
 
 // Ask makes a call of the keyring of a KEY, and bounds the time of its answer.
-func Ask[T any](ctx context.Context, k *Key, call func(context.Context, provider.Keyring) (T, error)) (T, error) {
+func Ask[T any](ctx context.Context, k *Key, call func(context.Context, provider.Unwrapper) (T, error)) (T, error) {
 	var answer T
 	if k.Limiter != nil && k.isAskedEachTime() { // Calls for branch keys wait in counted.
 		if err := k.Limiter.Wait(ctx); err != nil {
@@ -195,8 +195,8 @@ func (k *Key) blame(err error) error {
 }
 
 // GenerateDataKey implements provider.Keyring.
-func (k *Key) GenerateDataKey(ctx context.Context, request *provider.GenerateDataKeyRequest) (*provider.DataKey, error) {
-	return k.whole.GenerateDataKey(ctx, request)
+func (k *Key) GenerateDataKey(ctx context.Context, encryptionContext map[string]string) (*provider.DataKey, error) {
+	return k.whole.GenerateDataKey(ctx, encryptionContext)
 }
 
 // WrapDataKey implements provider.Keyring.
@@ -206,7 +206,7 @@ func (k *Key) WrapDataKey(ctx context.Context, dataKey *provider.SecureBytes, en
 
 // UnwrapDataKey implements provider.Keyring. It asks a key service only about data keys that such a
 // service encrypted.
-func (k *Key) UnwrapDataKey(ctx context.Context, request *provider.UnwrapDataKeyRequest) (*provider.SecureBytes, error) {
+func (k *Key) UnwrapDataKey(ctx context.Context, request *provider.UnwrapDataKeyRequest) (*provider.DataKey, error) {
 	if !strings.HasPrefix(request.EncryptedKey.ProviderID, keyServices[k.Scheme].providerID) {
 		return nil, provider.ErrUntrustedKey
 	}
@@ -229,24 +229,41 @@ func (k *Key) UnwrapPikoV2(ctx context.Context, wrapped string) (*provider.Secur
 // asking is a KEY that is asked for each data key, and its answers counted.
 type asking struct{ *Key }
 
-func (k asking) GenerateDataKey(ctx context.Context, request *provider.GenerateDataKeyRequest) (*provider.DataKey, error) {
-	return Ask(ctx, k.Key, func(ctx context.Context, keyring provider.Keyring) (*provider.DataKey, error) {
-		answer, err := keyring.GenerateDataKey(ctx, request)
+func (k asking) GenerateDataKey(ctx context.Context, encryptionContext map[string]string) (*provider.DataKey, error) {
+	return Ask(ctx, k.Key, func(ctx context.Context, keyring provider.Unwrapper) (*provider.DataKey, error) {
+		wrapper, err := wrapperOf(keyring)
+		if err != nil {
+			return nil, err
+		}
+		answer, err := wrapper.GenerateDataKey(ctx, encryptionContext)
 		k.count(err)
 		return answer, err
 	})
+}
+
+// wrapperOf returns the half of a keyring that encrypts.
+func wrapperOf(keyring provider.Unwrapper) (provider.Wrapper, error) {
+	wrapper, ok := keyring.(provider.Wrapper)
+	if !ok {
+		return nil, fmt.Errorf("%w: discovery only decrypts; encrypt under a key", provider.ErrKeyUsage)
+	}
+	return wrapper, nil
 }
 
 func (k asking) WrapDataKey(ctx context.Context, dataKey *provider.SecureBytes, encryptionContext map[string]string) (header.EncryptedDataKey, error) {
-	return Ask(ctx, k.Key, func(ctx context.Context, keyring provider.Keyring) (header.EncryptedDataKey, error) {
-		answer, err := keyring.WrapDataKey(ctx, dataKey, encryptionContext)
+	return Ask(ctx, k.Key, func(ctx context.Context, keyring provider.Unwrapper) (header.EncryptedDataKey, error) {
+		wrapper, err := wrapperOf(keyring)
+		if err != nil {
+			return header.EncryptedDataKey{}, err
+		}
+		answer, err := wrapper.WrapDataKey(ctx, dataKey, encryptionContext)
 		k.count(err)
 		return answer, err
 	})
 }
 
-func (k asking) UnwrapDataKey(ctx context.Context, request *provider.UnwrapDataKeyRequest) (*provider.SecureBytes, error) {
-	return Ask(ctx, k.Key, func(ctx context.Context, keyring provider.Keyring) (*provider.SecureBytes, error) {
+func (k asking) UnwrapDataKey(ctx context.Context, request *provider.UnwrapDataKeyRequest) (*provider.DataKey, error) {
+	return Ask(ctx, k.Key, func(ctx context.Context, keyring provider.Unwrapper) (*provider.DataKey, error) {
 		answer, err := keyring.UnwrapDataKey(ctx, request)
 		k.count(err)
 		return answer, err
@@ -255,7 +272,7 @@ func (k asking) UnwrapDataKey(ctx context.Context, request *provider.UnwrapDataK
 
 // IsCurrent asks no key service about a key of AWS KMS, since a data key names it.
 func (k asking) IsCurrent(ctx context.Context, request *provider.UnwrapDataKeyRequest) (bool, error) {
-	judge := func(ctx context.Context, keyring provider.Keyring) (bool, error) {
+	judge := func(ctx context.Context, keyring provider.Unwrapper) (bool, error) {
 		versioned, ok := keyring.(provider.VersionedKeyring)
 		if !ok {
 			return false, nil
@@ -269,7 +286,7 @@ func (k asking) IsCurrent(ctx context.Context, request *provider.UnwrapDataKeyRe
 		}
 		return judge(ctx, keyring)
 	}
-	return Ask(ctx, k.Key, func(ctx context.Context, keyring provider.Keyring) (bool, error) {
+	return Ask(ctx, k.Key, func(ctx context.Context, keyring provider.Unwrapper) (bool, error) {
 		answer, err := judge(ctx, keyring)
 		k.count(err)
 		return answer, err
@@ -277,7 +294,7 @@ func (k asking) IsCurrent(ctx context.Context, request *provider.UnwrapDataKeyRe
 }
 
 func (k asking) UnwrapPikoV2(ctx context.Context, wrapped string) (*provider.SecureBytes, error) {
-	return Ask(ctx, k.Key, func(ctx context.Context, keyring provider.Keyring) (*provider.SecureBytes, error) {
+	return Ask(ctx, k.Key, func(ctx context.Context, keyring provider.Unwrapper) (*provider.SecureBytes, error) {
 		old, ok := keyring.(provider.PikoV2Keyring)
 		if !ok {
 			return nil, fmt.Errorf("%w: it reads nothing from before pikokms", provider.ErrInvalidProvider)
@@ -336,16 +353,16 @@ func parseKey(text string, timeout time.Duration, check bool) (*Key, error) {
 		c, err := awskms.ParseURL(u)
 		c.CheckLater = !check
 		k.Files = []string{c.PublicKeyFile}
-		k.open = func(ctx context.Context) (provider.Keyring, error) { return awskms.NewProvider(ctx, c) }
+		k.open = func(ctx context.Context) (provider.Unwrapper, error) { return awskms.NewProvider(ctx, c) }
 		return k, err
 	case awskms.DiscoveryScheme:
 		c, err := awskms.ParseDiscoveryURL(u)
-		k.open = func(ctx context.Context) (provider.Keyring, error) { return awskms.NewDiscovery(ctx, c) }
+		k.open = func(ctx context.Context) (provider.Unwrapper, error) { return awskms.NewDiscovery(ctx, c) }
 		return k, err
 	case gcpkms.Scheme:
 		c, err := gcpkms.ParseURL(u)
 		c.CheckLater = !check
-		k.open = func(ctx context.Context) (provider.Keyring, error) { return gcpkms.NewProvider(ctx, c) }
+		k.open = func(ctx context.Context) (provider.Unwrapper, error) { return gcpkms.NewProvider(ctx, c) }
 		return k, err
 	case vault.Scheme:
 		c, err := vault.ParseURL(u)
@@ -356,14 +373,14 @@ func parseKey(text string, timeout time.Duration, check bool) (*Key, error) {
 		if c.Kubernetes != nil {
 			k.Files = []string{c.Kubernetes.TokenFile}
 		}
-		k.open = func(ctx context.Context) (provider.Keyring, error) { return vault.NewProvider(ctx, c) }
+		k.open = func(ctx context.Context) (provider.Unwrapper, error) { return vault.NewProvider(ctx, c) }
 		return k, err
 	case branchkey.Scheme:
 		return k, k.parseBranchKey(u, check)
 	case local.Scheme:
 		c, err := local.ParseURL(u)
 		k.Files = []string{c.KeyFile}
-		k.open = func(context.Context) (provider.Keyring, error) { return local.NewProvider(c) }
+		k.open = func(context.Context) (provider.Unwrapper, error) { return local.NewProvider(c) }
 		return k, err
 	case "":
 		return nil, fmt.Errorf("%q is not a URL; a key file is local:PATH, an alias awskms://alias/NAME?region=REGION", Redact(u))
@@ -395,7 +412,7 @@ func OpenAll(ctx context.Context, keys []*Key) error {
 	var opening sync.WaitGroup
 	for i, k := range keys {
 		opening.Go(func() {
-			_, failures[i] = Ask(ctx, k, func(context.Context, provider.Keyring) (struct{}, error) { return struct{}{}, nil })
+			_, failures[i] = Ask(ctx, k, func(context.Context, provider.Unwrapper) (struct{}, error) { return struct{}{}, nil })
 		})
 	}
 	opening.Wait()
@@ -425,9 +442,9 @@ func OpenHere(ctx context.Context, keys []*Key) error {
 
 // Keyrings returns keys in the order in which they are tried: those that no key service must be
 // asked for come first.
-func Keyrings(keys []*Key) []provider.Keyring {
+func Keyrings(keys []*Key) []provider.Unwrapper {
 	here, remote := ForDecryption(keys)
-	keyrings := make([]provider.Keyring, 0, len(keys))
+	keyrings := make([]provider.Unwrapper, 0, len(keys))
 	for _, k := range append(here, remote...) {
 		keyrings = append(keyrings, k)
 	}

@@ -271,7 +271,7 @@ func newFaultyFiles(t *testing.T) *faulty {
 		p, err := local.NewProvider(local.Config{KeyFile: path})
 		require.NoError(t, err)
 		*k = "local:" + path
-		f.decrypters[*k] = &message.Decrypter{Keyrings: []provider.Keyring{p}}
+		f.decrypters[*k] = &message.Decrypter{Keyrings: []provider.Unwrapper{p}}
 		if k == &f.old {
 			f.seal(t, p)
 		}

@@ -196,7 +196,7 @@ func newFaulty(t *testing.T) *faulty {
 		p, err := awskms.NewProvider(t.Context(), awskms.Config{KeyID: key.ARN, Client: client})
 		require.NoError(t, err)
 		*k = "awskms:///" + key.ARN + "?endpoint=" + f.url
-		keyrings[*k], f.decrypters[*k] = p, &message.Decrypter{Keyrings: []provider.Keyring{p}}
+		keyrings[*k], f.decrypters[*k] = p, &message.Decrypter{Keyrings: []provider.Unwrapper{p}}
 	}
 	f.content()
 	f.seal(t, keyrings[f.old])

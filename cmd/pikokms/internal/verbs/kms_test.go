@@ -97,7 +97,7 @@ func TestKeysThatCannotBeHad(t *testing.T) {
 		for _, third := range []string{"local", "awskms"} {
 			t.Run(fmt.Sprintf("the first %s, the third is %s", way, third), func(t *testing.T) {
 				t.Parallel()
-				var keyrings []provider.Keyring
+				var keyrings []provider.Wrapper
 				var servers []*kmstest.Server
 				var keys []kmstest.Key
 				for range 3 {
@@ -154,7 +154,7 @@ func TestTwoOfThreeKeysNeverAnswer(t *testing.T) {
 	t.Setenv("AWS_ACCESS_KEY_ID", "test")
 	t.Setenv("AWS_SECRET_ACCESS_KEY", "test")
 	server := kmstest.NewServer(t)
-	var keyrings []provider.Keyring
+	var keyrings []provider.Wrapper
 	var ks []string
 	for range 3 {
 		key := server.CreateKey(kmstest.Key{})
@@ -191,7 +191,7 @@ func TestOneOfTwoKeysIsEnough(t *testing.T) {
 	t.Setenv("AWS_ACCESS_KEY_ID", "test")
 	t.Setenv("AWS_SECRET_ACCESS_KEY", "test")
 	server := kmstest.NewServer(t)
-	var keyrings []provider.Keyring
+	var keyrings []provider.Wrapper
 	arguments := []string{"decrypt"}
 	for range 2 {
 		key := server.CreateKey(kmstest.Key{})
@@ -218,7 +218,7 @@ func TestAKeyServiceThatDoesNotAnswerIsAskedOnce(t *testing.T) {
 	t.Setenv("AWS_ACCESS_KEY_ID", "test")
 	t.Setenv("AWS_SECRET_ACCESS_KEY", "test")
 	server := kmstest.NewServer(t)
-	var keyrings []provider.Keyring
+	var keyrings []provider.Wrapper
 	for range 3 {
 		key := server.CreateKey(kmstest.Key{})
 		p, err := awskms.NewProvider(t.Context(), awskms.Config{KeyID: key.ARN, Region: key.Region, Endpoint: server.URL})

@@ -1,6 +1,6 @@
 //go:build !unix
 
-package kept
+package outfile
 
 import (
 	"io/fs"

@@ -1,17 +1,17 @@
-package parts_test
+package transfer_test
 
 import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
-	"piko.sh/pikokms/internal/parts"
+	"piko.sh/pikokms/transfer"
 )
 
 // The parts of an object of any size that S3 takes, with what encryption adds, are at most 10,000.
 func TestObjectsHaveNoMorePartsThanS3Takes(t *testing.T) {
 	for _, n := range []int64{-1, 0, 1 << 20, 48 << 30, 77 << 30, 82 << 30, 1 << 40, 5 << 40} {
-		part := int64(parts.BufferSize(n))
+		part := int64(transfer.PartSize(n))
 		if part == 0 {
 			part = 8 << 20
 		}

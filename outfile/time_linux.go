@@ -1,4 +1,4 @@
-package kept
+package outfile
 
 import (
 	"fmt"
@@ -8,8 +8,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ModTime gives file the modification time of old. Nothing may be written to it afterwards.
-func ModTime(file *os.File, old fs.FileInfo) error {
+// KeepModTime gives file the modification time of old. Nothing may be written to it afterwards.
+func KeepModTime(file *os.File, old fs.FileInfo) error {
 	t, err := unix.TimeToTimespec(old.ModTime())
 	if err != nil {
 		return err

@@ -1,5 +1,5 @@
-// Package lazy has values that are asked for when they are first needed, such as what a key service
-// says of a key.
+// Package lazy is for key services that are asked for something when it is first needed, such as
+// the state of a key.
 package lazy
 
 import (

@@ -1,6 +1,6 @@
 //go:build !linux
 
-package writeback
+package outfile
 
 import "os"
 

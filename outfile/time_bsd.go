@@ -1,6 +1,6 @@
 //go:build unix && !linux && !solaris && !illumos && !aix
 
-package kept
+package outfile
 
 import (
 	"fmt"
@@ -11,9 +11,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ModTime gives file the modification time of old, in microseconds. Nothing may be written to it
+// KeepModTime gives file the modification time of old, in microseconds. Nothing may be written to it
 // afterwards.
-func ModTime(file *os.File, old fs.FileInfo) error {
+func KeepModTime(file *os.File, old fs.FileInfo) error {
 	times := []unix.Timeval{unix.NsecToTimeval(time.Now().UnixNano()), unix.NsecToTimeval(old.ModTime().UnixNano())}
 	if err := unix.Futimes(int(file.Fd()), times); err != nil {
 		return fmt.Errorf("keeping its time: %w", err)

@@ -1,4 +1,4 @@
-package kept
+package outfile
 
 import (
 	"fmt"
@@ -8,8 +8,8 @@ import (
 	"golang.org/x/sys/windows"
 )
 
-// ModTime gives file the modification time of old. Nothing may be written to it afterwards.
-func ModTime(file *os.File, old fs.FileInfo) error {
+// KeepModTime gives file the modification time of old. Nothing may be written to it afterwards.
+func KeepModTime(file *os.File, old fs.FileInfo) error {
 	t := windows.NsecToFiletime(old.ModTime().UnixNano())
 	if err := windows.SetFileTime(windows.Handle(file.Fd()), nil, nil, &t); err != nil {
 		return fmt.Errorf("keeping its time: %w", err)

@@ -1,4 +1,4 @@
-package writeback
+package outfile
 
 import (
 	"os"

@@ -1,0 +1,96 @@
+package envelope
+
+import (
+	"context"
+	"encoding/base64"
+	"errors"
+	"fmt"
+
+	"piko.sh/pikokms/header"
+	"piko.sh/pikokms/message"
+	"piko.sh/pikokms/provider"
+)
+
+// Seal encrypts a string under a provider's key, with one call of its key service. If the provider
+// is a provider.DirectEncrypter that takes a value of this size, the ciphertext is the key service's
+// own. Otherwise it is a message under a data key, which has the encryption context of
+// message.TextContext. An empty string is always a message.
+//
+// The error holds header.ErrInvalidContext for a reserved pair, or is the provider's.
+func Seal(ctx context.Context, p provider.EncryptionProvider, plaintext string, encryptionContext map[string]string) (*Envelope, error) {
+	e, err := seal(ctx, p, plaintext, encryptionContext)
+	if err != nil {
+		return nil, Fail(p, "Encrypt", err)
+	}
+	return e, nil
+}
+
+func seal(ctx context.Context, p provider.EncryptionProvider, plaintext string, encryptionContext map[string]string) (*Envelope, error) {
+	if d, ok := p.(provider.DirectEncrypter); ok && plaintext != "" && d.EncryptsDirectly() {
+		if err := errors.Join(header.CheckContext(encryptionContext), provider.CheckStated(encryptionContext)); err != nil {
+			return nil, err
+		}
+		value := []byte(plaintext)
+		defer clear(value)
+		direct, err := d.EncryptDirectly(ctx, value, encryptionContext)
+		if err != nil {
+			return nil, err
+		}
+		if direct != nil {
+			return envelopeOf(p, direct.KeyID, direct.Ciphertext), nil
+		}
+	}
+	ciphertext, err := message.EncryptText(ctx, p, plaintext, encryptionContext)
+	if err != nil {
+		return nil, err
+	}
+	h, _, err := header.Parse(ciphertext, header.Limits{})
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", provider.ErrEncryptionFailed, err)
+	}
+	return envelopeOf(p, message.KeyName(h.EncryptedDataKeys[0]), ciphertext), nil
+}
+
+func envelopeOf(p provider.EncryptionProvider, keyID string, ciphertext []byte) *Envelope {
+	return &Envelope{KeyID: keyID, Provider: string(p.Type()), Ciphertext: base64.StdEncoding.EncodeToString(ciphertext), Version: version}
+}
+
+// Open decrypts the ciphertext of an envelope of Seal, which is base64. The encryption context must
+// equal that of Seal. The error holds provider.ErrInvalidCiphertext or provider.ErrContextMismatch,
+// or is the provider's.
+func Open(ctx context.Context, p provider.EncryptionProvider, ciphertext string, encryptionContext map[string]string) (string, error) {
+	b, err := base64.StdEncoding.DecodeString(ciphertext)
+	if err != nil {
+		return "", fmt.Errorf("%w: not base64: %w", provider.ErrInvalidCiphertext, err)
+	}
+	return open(ctx, p, b, encryptionContext)
+}
+
+func open(ctx context.Context, p provider.EncryptionProvider, ciphertext []byte, encryptionContext map[string]string) (string, error) {
+	d, ok := p.(provider.DirectEncrypter)
+	if !ok || !d.EncryptsDirectly() || header.Sniff(ciphertext) {
+		return message.DecryptText(ctx, p, ciphertext, encryptionContext)
+	}
+	if err := provider.CheckStated(encryptionContext); err != nil {
+		return "", fmt.Errorf("%w: %w", provider.ErrContextMismatch, err)
+	}
+	value, err := d.DecryptDirectly(ctx, ciphertext, encryptionContext)
+	if err != nil {
+		return "", err
+	}
+	defer clear(value)
+	return string(value), nil
+}
+
+// Fail returns the error of an operation that a caller asked for. The operation replaces that of a
+// provider's own error.
+func Fail(p provider.EncryptionProvider, operation string, err error) error {
+	if inner, ok := err.(*provider.EncryptionError); ok {
+		return &provider.EncryptionError{Operation: operation, Provider: inner.Provider, KeyID: inner.KeyID, Err: inner.Err}
+	}
+	keyID := ""
+	if named, ok := p.(interface{ KeyID() string }); ok {
+		keyID = named.KeyID()
+	}
+	return &provider.EncryptionError{Operation: operation, Provider: string(p.Type()), KeyID: keyID, Err: err}
+}

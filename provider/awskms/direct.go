@@ -1,0 +1,94 @@
+package awskms
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/kms"
+
+	"piko.sh/pikokms/provider"
+)
+
+// MaxDirectSize is the largest plaintext in bytes that KMS itself encrypts (KMS API Reference,
+// Encrypt, symmetric keys).
+const MaxDirectSize = 4096
+
+// EncryptDirectly has KMS encrypt a value of up to MaxDirectSize bytes, with one call. Under an RSA
+// key it encrypts none.
+func (p *Provider) EncryptDirectly(ctx context.Context, value []byte, encryptionContext map[string]string) (*provider.DirectValue, error) {
+	under, err := p.encryptionKey(ctx)
+	if err != nil {
+		return nil, p.fail(ctx, "Encrypt", err)
+	}
+	if under.isRSA || len(value) > MaxDirectSize {
+		return nil, nil
+	}
+	blob, keyARN, err := p.encrypt(ctx, under.arn, value, encryptionContext)
+	if err != nil {
+		return nil, fail(ctx, "Encrypt", under.arn, err)
+	}
+	return &provider.DirectValue{Ciphertext: blob, KeyID: keyARN}, nil
+}
+
+// DecryptDirectly calls KMS once under a key of Under, or if the provider trusts only its own key.
+// A value does not name its key, so otherwise DecryptDirectly tries the trusted keys one after the
+// other, 16 at most.
+func (p *Provider) DecryptDirectly(ctx context.Context, ciphertext []byte, encryptionContext map[string]string) ([]byte, error) {
+	value, err := p.decryptTrusted(ctx, ciphertext, encryptionContext)
+	if err != nil {
+		return nil, p.fail(ctx, "Decrypt", err)
+	}
+	return value, nil
+}
+
+// EncryptsDirectly is true unless the key is known to be of RSA.
+func (p *Provider) EncryptsDirectly() bool { return !p.hasRSAKey() }
+
+// CanReEncrypt is true for two symmetric keys of one Region.
+func (p *Provider) CanReEncrypt(from provider.EncryptionProvider) bool {
+	source, ok := from.(*Provider)
+	return ok && source.Region() == p.Region() && !source.hasRSAKey() && !p.hasRSAKey()
+}
+
+func (p *Provider) hasRSAKey() bool {
+	own, _ := p.own.Peek()
+	return own.isRSA
+}
+
+// ReEncrypt makes one call of KMS ReEncrypt.
+func (p *Provider) ReEncrypt(ctx context.Context, from provider.EncryptionProvider, ciphertext []byte, encryptionContext map[string]string) (*provider.DirectValue, error) {
+	if !p.CanReEncrypt(from) {
+		return nil, p.fail(ctx, "ReEncrypt", fmt.Errorf("%w: KMS moves values between symmetric keys in Region %s only", provider.ErrInvalidProvider, p.Region()))
+	}
+	moved, err := p.reEncrypt(ctx, from.(*Provider), ciphertext, encryptionContext)
+	if err != nil {
+		return nil, p.fail(ctx, "ReEncrypt", err)
+	}
+	return moved, nil
+}
+
+func (p *Provider) reEncrypt(ctx context.Context, from *Provider, blob []byte, encryptionContext map[string]string) (*provider.DirectValue, error) {
+	// A key that is configured by its ARN needs no check.
+	if err := from.learn(ctx); err != nil {
+		return nil, err
+	}
+	if err := p.learn(ctx); err != nil {
+		return nil, err
+	}
+	source, destination := from.KeyID(), p.KeyID()
+	out, err := p.client.ReEncrypt(ctx, &kms.ReEncryptInput{
+		SourceKeyId: aws.String(source), SourceEncryptionContext: encryptionContext, CiphertextBlob: blob,
+		DestinationKeyId: aws.String(destination), DestinationEncryptionContext: encryptionContext, GrantTokens: p.grantTokens,
+	})
+	if err != nil {
+		return nil, err
+	}
+	if got := aws.ToString(out.SourceKeyId); got != source {
+		return nil, fmt.Errorf("%w: KMS was asked about key %q and answered about %q", provider.ErrEncryptionFailed, source, got)
+	}
+	if err := p.answered(destination, aws.ToString(out.KeyId), out.CiphertextBlob); err != nil {
+		return nil, err
+	}
+	return &provider.DirectValue{Ciphertext: out.CiphertextBlob, KeyID: destination}, nil
+}

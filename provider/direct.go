@@ -1,0 +1,39 @@
+package provider
+
+import "context"
+
+// DirectEncrypter is a key service that itself encrypts small values, as Piko has it encrypt
+// strings. It is asked only for those: everything else is encrypted under a data key.
+type DirectEncrypter interface {
+	EncryptionProvider
+
+	// EncryptsDirectly reports whether the key service encrypts values under the provider's key.
+	EncryptsDirectly() bool
+
+	// EncryptDirectly has the key service encrypt a value. The result is nil if the key service does
+	// not encrypt a value of this size, or none under this key.
+	EncryptDirectly(ctx context.Context, value []byte, encryptionContext map[string]string) (*DirectValue, error)
+
+	// DecryptDirectly decrypts the ciphertext of a DirectValue. The caller clears the result.
+	DecryptDirectly(ctx context.Context, ciphertext []byte, encryptionContext map[string]string) ([]byte, error)
+}
+
+// DirectValue is a value that a key service itself encrypted.
+type DirectValue struct {
+	Ciphertext []byte
+	KeyID      string // of the key that it is under
+}
+
+// ReEncrypter is a DirectEncrypter whose key service can also move a value from another key to the
+// provider's own without showing it to anyone.
+type ReEncrypter interface {
+	DirectEncrypter
+
+	// CanReEncrypt reports whether the key service can move values from the key of another
+	// provider.
+	CanReEncrypt(from EncryptionProvider) bool
+
+	// ReEncrypt moves the ciphertext of a DirectValue, in one call. CanReEncrypt must be true for the
+	// provider that the value comes from. The value keeps its encryption context.
+	ReEncrypt(ctx context.Context, from EncryptionProvider, ciphertext []byte, encryptionContext map[string]string) (*DirectValue, error)
+}

@@ -1,0 +1,21 @@
+package transfer
+
+import "math"
+
+// maxParts is how many parts of an object are used: S3 takes 10,000 (Amazon S3 User Guide, "Amazon
+// S3 multipart upload limits"), of which some are left for what encryption adds. usualPart is the
+// size of a part in bytes that gocloud.dev has: that of the AWS SDK's transfer manager, which makes
+// parts of what has 16 MiB or more.
+const (
+	maxParts  = 9_900
+	usualPart = 8 << 20
+)
+
+// PartSize returns the size in bytes of the parts in which to upload an object of about n bytes,
+// such as the BufferSize of gocloud.dev's blob.WriterOptions. It is 0 if parts of 8 MiB will do.
+func PartSize(n int64) int {
+	if part := n / maxParts; part > usualPart {
+		return int(min(part, math.MaxInt)) // an int has 31 bits on some systems
+	}
+	return 0
+}
