@@ -107,6 +107,7 @@ items are named on standard error, and the exit status is then 1.`,
 	}
 	s.add(command)
 	command.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	console.ShowInShortHelp(command.Flags(), "json")
 	return command
 }
 
@@ -167,6 +168,7 @@ is then 1.`,
 	}
 	s.add(command)
 	command.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	console.ShowInShortHelp(command.Flags(), "json")
 	return command
 }
 

@@ -165,7 +165,7 @@ calls for each item: a branch key has one for each version, and two more.`,
 			if err != nil {
 				return err
 			}
-			if err := under(c, to); err != nil {
+			if err := wrapUnder(c, to); err != nil {
 				return console.Usage(err)
 			}
 			store, err := c.OpenStore(ctx)
@@ -178,6 +178,7 @@ calls for each item: a branch key has one for each version, and two more.`,
 	}
 	j.add(command)
 	command.Flags().StringVar(&to, "to", "", "the `KMS-KEY` to move to: an ARN, or for a table in a file a local URL")
+	console.ShowInShortHelp(command.Flags(), "to")
 	return command
 }
 

@@ -104,8 +104,8 @@ type Policy struct {
 	Statement []Statement `json:"Statement"`
 }
 
-// one returns a list as policies have it: one element stands alone.
-func one(list []string) any {
+// oneOrList returns a list as policies have it: one element stands alone.
+func oneOrList(list []string) any {
 	if len(list) == 1 {
 		return list[0]
 	}
@@ -146,10 +146,10 @@ func allow(sid string, actions []string, resources []string, pairs map[string]st
 	}
 	var statements []Statement
 	if len(bound) > 0 {
-		statements = append(statements, Statement{Sid: sid, Effect: "Allow", Action: one(bound), Resource: one(resources), Condition: onContext(pairs)})
+		statements = append(statements, Statement{Sid: sid, Effect: "Allow", Action: oneOrList(bound), Resource: oneOrList(resources), Condition: onContext(pairs)})
 	}
 	if len(free) > 0 {
-		statements = append(statements, Statement{Sid: sid + "Look", Effect: "Allow", Action: one(free), Resource: one(resources)})
+		statements = append(statements, Statement{Sid: sid + "Look", Effect: "Allow", Action: oneOrList(free), Resource: oneOrList(resources)})
 	}
 	return statements
 }

@@ -1,5 +1,5 @@
-// Package text is what the command says: its errors, its log, sizes and names as people read them,
-// and the progress of work on a terminal.
+// Package console writes what the command says: its log and errors, and the progress of work on a
+// terminal.
 package console
 
 import (
@@ -10,7 +10,6 @@ import (
 	"os"
 	"strings"
 	"sync"
-	"sync/atomic"
 
 	"github.com/spf13/cobra"
 )
@@ -26,6 +25,7 @@ const LogFormatFlag = "log-format"
 // AddLogFormat adds the flag of the format.
 func AddLogFormat(root *cobra.Command) {
 	root.PersistentFlags().String(LogFormatFlag, FormatText, "say things as this `FORMAT`: text or json")
+	ShowInShortHelp(root.PersistentFlags(), LogFormatFlag)
 	_ = root.RegisterFlagCompletionFunc(LogFormatFlag, cobra.FixedCompletions([]string{FormatText, FormatJSON}, cobra.ShellCompDirectiveNoFileComp))
 }
 
@@ -34,28 +34,25 @@ const QuietFlag = "quiet"
 // AddQuiet adds the flag that leaves only errors to be said.
 func AddQuiet(root *cobra.Command) {
 	root.PersistentFlags().BoolP(QuietFlag, "q", false, "say nothing on standard error but errors")
+	ShowInShortHelp(root.PersistentFlags(), QuietFlag)
 }
 
-// Quiet is whether only errors are said.
-var Quiet atomic.Bool
-
-// leastLevel returns the level from which on something is said.
-func leastLevel() slog.Level {
-	if Quiet.Load() {
-		return slog.LevelError
-	}
-	return slog.LevelInfo
-}
+// IsQuiet reports whether only errors are said.
+func IsQuiet() bool { return !slog.Default().Enabled(context.Background(), slog.LevelInfo) }
 
 // SetLogFormat sets the format of what is said from here on. All of it goes through slog's default
 // logger, and so does what packages say that know no other.
-func SetLogFormat(format string) error {
+func SetLogFormat(format string, quiet bool) error {
+	least := slog.LevelInfo
+	if quiet {
+		least = slog.LevelError
+	}
 	slog.SetLogLoggerLevel(slog.LevelWarn) // of package log, through which S3's upload manager warns
 	switch format {
 	case FormatText:
-		slog.SetDefault(slog.New(&textHandler{w: os.Stderr, mu: new(sync.Mutex)}))
+		slog.SetDefault(slog.New(&textHandler{w: os.Stderr, mu: new(sync.Mutex), least: least}))
 	case FormatJSON:
-		slog.SetDefault(slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: leastLevel()})))
+		slog.SetDefault(slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: least})))
 	default:
 		return fmt.Errorf("--%s %q; known are %s, %s", LogFormatFlag, format, FormatText, FormatJSON)
 	}
@@ -82,11 +79,12 @@ type textHandler struct {
 	w      io.Writer
 	mu     *sync.Mutex // shared by handlers with further attributes
 	suffix string      // attributes of all records
+	least  slog.Level
 }
 
 // Enabled implements slog.Handler.
 func (h *textHandler) Enabled(_ context.Context, level slog.Level) bool {
-	return level >= leastLevel()
+	return level >= h.least
 }
 
 // Handle implements slog.Handler.

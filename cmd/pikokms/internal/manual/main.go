@@ -22,6 +22,7 @@ import (
 
 	"piko.sh/pikokms/cmd/pikokms/internal/admin"
 	"piko.sh/pikokms/cmd/pikokms/internal/config"
+	"piko.sh/pikokms/cmd/pikokms/internal/console"
 	"piko.sh/pikokms/cmd/pikokms/internal/places"
 	"piko.sh/pikokms/cmd/pikokms/internal/verbs"
 	"piko.sh/pikokms/cmd/pikokms/internal/work"
@@ -73,13 +74,13 @@ func writePages(dir string, header doc.GenManHeader) error {
 // text keys says where KEYs are explained.
 func refer(c *cobra.Command, keys string) {
 	c.Long = escape(c.Long)
-	if c.Flags().Lookup("key") != nil {
+	if console.HasTopic(c, "keys") || console.HasTopic(c, "branch-keys") && c.Name() != "branch-keys" {
 		c.Long += "\n\n" + keys
 	}
-	if c.Flags().Lookup("include") != nil || c.Flags().Lookup("address") != nil {
+	if console.HasTopic(c, "places") {
 		c.Long += "\n\nPlaces and globs are explained in **pikokms(1)**."
 	}
-	if c.Flags().Lookup("resume") != nil {
+	if console.HasTopic(c, "long-work") {
 		c.Long += "\n\nHow long work is planned, slowed down and resumed is explained there, too."
 	}
 	if c.Name() == "branch-keys" {

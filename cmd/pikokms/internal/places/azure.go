@@ -39,13 +39,6 @@ type azureObjects struct {
 	allowed allowedLosses
 }
 
-// azureBlob is a blob that is read.
-type azureBlob struct {
-	azure.GetPropertiesResponse
-	container *container.Client
-	name      string
-}
-
 // errNotBlockBlob means that a blob can't be replaced without becoming something else: who appends
 // to a log fails from then on, and a page blob is a disk.
 var errNotBlockBlob = errors.New("a replacement would be a block blob, and it is none")
@@ -168,7 +161,7 @@ func (b *azureObjects) open(ctx context.Context, key string) (pikokms.Object, er
 		r, err := client.DownloadStream(undecoded(ctx), &azure.DownloadStreamOptions{
 			Range: azure.HTTPRange{Offset: offset, Count: length}, AccessConditions: ifUnchanged(*first.ETag),
 		})
-		if isRefused(err) {
+		if isConditionFailure(err) {
 			err = fmt.Errorf("%w: %w", pikokms.ErrChanged, err)
 		}
 		if err != nil {
@@ -416,10 +409,10 @@ func (b *azureObjects) upload(ctx context.Context, key string, from *opened, con
 		r, err := b.blob(key).DownloadStream(undecoded(ctx), nil)
 		return r.Body, err
 	}
-	if (isRefused(err) || Passes(err)) && sent.Is(stored) {
+	if (isConditionFailure(err) || Passes(err)) && sent.Is(stored) {
 		return nil // the answer was lost; what is refused is a second request
 	}
-	if isRefused(err) {
+	if isConditionFailure(err) {
 		err = fmt.Errorf("%w: %w", refused, err)
 	}
 	return azureError(err)
@@ -450,8 +443,8 @@ func textOf(text *string) string {
 	return *text
 }
 
-// isRefused tells whether Azure did not do something because of a condition.
-func isRefused(err error) bool {
+// isConditionFailure tells whether Azure did not do something because of a condition.
+func isConditionFailure(err error) bool {
 	return bloberror.HasCode(err, bloberror.ConditionNotMet, bloberror.TargetConditionNotMet, bloberror.BlobAlreadyExists)
 }
 

@@ -7,7 +7,6 @@ import (
 	"io"
 	"io/fs"
 	"iter"
-	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -25,37 +24,6 @@ import (
 type blobObjects struct {
 	bucket *blob.Bucket
 	dir    string // the folder with the objects; empty if the URL has a prefix that is none
-}
-
-// openBlobs opens the bucket that gocloud.dev keeps in a folder, and returns the key of the one
-// object that its URL names, if it names one.
-func openBlobs(ctx context.Context, u *url.URL) (_ objects, only string, err error) {
-	at := *u
-	if info, err := os.Stat(filepath.FromSlash(u.Path)); err == nil && !info.IsDir() {
-		at.Path, only = filepath.Split(u.Path)
-	}
-	b := new(blobObjects)
-	if b.bucket, err = openBlob(ctx, &at); err != nil {
-		return nil, "", err
-	}
-	if only == "" {
-		b.dir = folderOf(u)
-	}
-	return b, only, nil
-}
-
-// folderOf returns the folder with the objects of a bucket that gocloud.dev keeps in one. It is
-// empty if the URL has a key, or a prefix that does not end in a slash.
-func folderOf(u *url.URL) string {
-	prefix := u.Query().Get("prefix")
-	if u.Query().Has("key") || prefix != "" && !strings.HasSuffix(prefix, "/") {
-		return ""
-	}
-	path := u.Path
-	if u.Host == "." || os.PathSeparator != '/' { // as fileblob.URLOpener does
-		path = strings.TrimPrefix(path, "/")
-	}
-	return filepath.Join(filepath.FromSlash(path), filepath.FromSlash(prefix))
 }
 
 // Close implements io.Closer.

@@ -93,7 +93,7 @@ var errDisordered = errors.New("the listing is in no order, so it cannot go on w
 
 // listSteadily yields the objects of a bucket or a folder that begin with a prefix, as objects.list
 // does. A listing that breaks off begins anew, and what was yielded is passed over.
-func listSteadily(ctx context.Context, from objects, prefix string) iter.Seq2[Listed, error] {
+func listSteadily(ctx context.Context, from store, prefix string) iter.Seq2[Listed, error] {
 	return func(yield func(Listed, error) bool) {
 		last, ordered, any := "", true, false
 		waits, left := newWaits(), Tries

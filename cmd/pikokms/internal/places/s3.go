@@ -5,7 +5,6 @@ import (
 	"errors"
 	"io"
 	"iter"
-	"net/url"
 	"strings"
 
 	"github.com/aws/aws-sdk-go-v2/service/s3"
@@ -23,25 +22,6 @@ type s3Objects struct {
 	options []s3storage.Option // that the URL asks for
 
 	instructions instructions
-}
-
-// openS3 opens the bucket of a URL, and returns the key of the one object that it names, if it
-// names one.
-func openS3(ctx context.Context, u *url.URL) (_ objects, only string, err error) {
-	b := &s3Objects{bucket: u.Host}
-	b.prefix, only = keyOf(u)
-	if b.client, b.options, err = s3Client(ctx, u); err != nil {
-		return nil, "", err
-	}
-	b.Storage = s3storage.New(b.client, b.bucket, b.options...)
-	return b, only, nil
-}
-
-// Writing is how objects are put in buckets.
-type Writing struct {
-	Jobs       int
-	SoleWriter bool
-	Allowed    allowedLosses
 }
 
 // The parts of an upload to S3, and how many are under way at once. All jobs together have

@@ -41,7 +41,7 @@ var s3Parameters = []string{
 }
 
 // s3Client returns a client as the parameters of a URL say.
-func s3Client(ctx context.Context, u *url.URL) (*s3.Client, []s3storage.Option, error) {
+func (o Opener) s3Client(ctx context.Context, u *url.URL) (*s3.Client, []s3storage.Option, error) {
 	query, err := url.ParseQuery(u.RawQuery)
 	if err != nil {
 		return nil, nil, console.Usage(fmt.Errorf("the parameters of the URL: %w", err))
@@ -70,7 +70,7 @@ func s3Client(ctx context.Context, u *url.URL) (*s3.Client, []s3storage.Option, 
 	default:
 		return nil, nil, console.Usage(fmt.Errorf("request_payer is %q; only requester is known", payer))
 	}
-	return s3.NewFromConfig(loaded, set.apply, bePatient), options, nil
+	return s3.NewFromConfig(loaded, set.apply, o.bePatient), options, nil
 }
 
 // s3Settings are what the parameters of a URL say.

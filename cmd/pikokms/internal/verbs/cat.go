@@ -18,6 +18,7 @@ import (
 
 func catCommand() *cobra.Command {
 	var o options
+	var at places.Opener
 	var part string
 	command := &cobra.Command{
 		Use:   "cat [-k KEY]... [-c NAME=VALUE]... [--range RANGE] IN",
@@ -51,7 +52,7 @@ compressed ones only if the compression is zstd-seekable.`,
 				return err
 			}
 			defer keys.CloseAll(r.keys)
-			p, err := places.Open(ctx, arguments[0])
+			p, err := at.Open(ctx, arguments[0])
 			if err != nil {
 				return err
 			}
@@ -67,8 +68,9 @@ compressed ones only if the compression is zstd-seekable.`,
 	}
 	o.addKeys(command, keyToDecrypt, pairToDecrypt)
 	o.addReading(command)
-	places.AddTimeout(command)
+	at.AddTimeout(command)
 	command.Flags().StringVar(&part, "range", "", "write only this `RANGE` of bytes: FROM-TO, FROM- or -N")
+	console.ShowInShortHelp(command.Flags(), "range")
 	return command
 }
 

@@ -31,6 +31,7 @@ import (
 
 	"piko.sh/pikokms/cmd/pikokms/internal/keys"
 	"piko.sh/pikokms/cmd/pikokms/internal/places"
+	"piko.sh/pikokms/cmd/pikokms/internal/telemetry"
 	"piko.sh/pikokms/cmd/pikokms/internal/work"
 	"piko.sh/pikokms/internal/adversary"
 	"piko.sh/pikokms/internal/race"
@@ -300,7 +301,7 @@ func here(t *testing.T, arguments ...string) (code int, stdout []byte, stderr st
 		slog.SetDefault(log)
 	}()
 	os.Stdout, os.Stderr = files[0], files[1]
-	code = run(ctx, arguments)
+	code = run(ctx, arguments, new(telemetry.Session))
 	stdout, err := os.ReadFile(files[0].Name())
 	require.NoError(t, err)
 	said, err := os.ReadFile(files[1].Name())

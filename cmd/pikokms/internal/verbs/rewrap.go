@@ -97,6 +97,7 @@ Piko's old format stays compressed, and nothing then says so.`,
 	command.Flags().StringArrayVar(&to, "to", nil, "a `KEY` to encrypt under; may be repeated")
 	command.Flags().StringVarP(&o.out, "out", "o", "", "the `OUT` file, folder or bucket")
 	command.Flags().BoolVarP(&o.replace, "force", "f", false, "replace what exists in OUT")
+	console.ShowInShortHelp(command.Flags(), "to", "out", "force")
 	b.Add(command, "")
 	addPlain(command, &b.Plain)
 	o.addReading(command)

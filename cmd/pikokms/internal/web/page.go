@@ -63,7 +63,7 @@ const PageSize = 100
 type page struct {
 	Title   string
 	Style   template.CSS
-	Way     []link // from the place to here
+	Way     []pathLink // from the place to here
 	Entries []entry
 	Range   string // which entries these are: "101–200 of 1234"
 	Before  string // the link to the page before, if there is one
@@ -77,7 +77,7 @@ type page struct {
 // failure is why there is nothing to show.
 type failure struct{ Status, Reason string }
 
-type link struct{ Name, Target string }
+type pathLink struct{ Name, Target string }
 
 // entry is an object or a folder in a folder.
 type entry struct {
@@ -167,7 +167,7 @@ func (v *View) player(w http.ResponseWriter, r *http.Request, key string) error 
 	folder, name := key[:strings.LastIndex(key, "/")+1], key[strings.LastIndex(key, "/")+1:]
 	p := &page{
 		Title: shown(v.Place.Title(key)),
-		Way:   append(v.way(folder), link{shown(name), "./" + url.PathEscape(name) + "?view"}),
+		Way:   append(v.way(folder), pathLink{shown(name), "./" + url.PathEscape(name) + "?view"}),
 		Media: &media{kind, "./" + url.PathEscape(name), shown(name)},
 	}
 	return p.send(w, r, http.StatusOK)
@@ -200,11 +200,11 @@ func (v *View) fail(w http.ResponseWriter, r *http.Request, key, reason string, 
 }
 
 // way returns the links from the place to a folder.
-func (v *View) way(key string) []link {
+func (v *View) way(key string) []pathLink {
 	parts := strings.Split(key, "/") // the last one is empty
-	links := []link{{shown(v.Place.Name), "./" + strings.Repeat("../", len(parts)-1)}}
+	links := []pathLink{{shown(v.Place.Name), "./" + strings.Repeat("../", len(parts)-1)}}
 	for i, part := range parts[:len(parts)-1] {
-		links = append(links, link{shown(part), "./" + strings.Repeat("../", len(parts)-2-i)})
+		links = append(links, pathLink{shown(part), "./" + strings.Repeat("../", len(parts)-2-i)})
 	}
 	return links
 }

@@ -34,9 +34,11 @@ func (b *Bulk) Add(command *cobra.Command, rule string) {
 	flags.BoolVar(&b.InPlace, "in-place", false, "put each result in the place of what it was made of")
 	if rule != "" {
 		flags.StringVar(&b.suffix, "suffix", "", "the `SUFFIX` that "+rule+" the names of several objects")
+		console.ShowInShortHelp(flags, "suffix")
 	}
 	b.Each.Add(command)
 	flags.BoolVar(&b.DryRun, "dry-run", false, "name each object that there is to work on, and write nothing")
+	console.ShowInShortHelp(flags, "in-place", "dry-run")
 	flags.StringArrayVar((*[]string)(&b.Allowed), "allow-loss", nil, "replace objects of buckets though this `KIND` of what they have can't be kept: "+strings.Join(lossKinds, ", ")+"; may be repeated")
 	flags.BoolVar(&b.SoleWriter, "sole-writer", false, "nothing else writes to the bucket now: look before writing, where S3 has no conditional writes")
 	_ = command.RegisterFlagCompletionFunc("allow-loss", cobra.FixedCompletions(lossKinds, cobra.ShellCompDirectiveNoFileComp))
@@ -163,7 +165,7 @@ func (b *Bulk) openTarget(ctx context.Context, out string, p *Plan, t *target) (
 		}
 	}
 	if !b.DryRun || !t.replace {
-		t.place, err = openTarget(ctx, out, p.isMany())
+		t.place, err = openTarget(ctx, b.storages, out, p.isMany())
 	}
 	return err
 }

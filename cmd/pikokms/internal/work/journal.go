@@ -166,17 +166,6 @@ func (j *Journal) open(job JournaledJob) (err error) {
 	return nil
 }
 
-func errJournalVersion(version int) error {
-	return fmt.Errorf("its version is %d, and this command knows %d; the version of pikokms that began the job goes on with it, or name another file", version, journalVersion)
-}
-
-var errNoJournal = errors.New("it is no journal of pikokms; name a file that does not exist yet")
-
-// errDamaged means that a journal is not what was written.
-func errDamaged(what string) error {
-	return fmt.Errorf("it is damaged: %s; name another file, and the job begins anew, or get it from a backup", what)
-}
-
 // Read reads all records, and takes off what a process that was killed left of one.
 func (j *Journal) Read() error {
 	end, err := readRecords(j.File, j.take)

@@ -1,10 +1,8 @@
 package work
 
 import (
-	"context"
 	"errors"
 	"fmt"
-	"hash/maphash"
 	"iter"
 	"log/slog"
 	"math"
@@ -80,6 +78,8 @@ func (l *longWork) AddLong(command *cobra.Command) {
 	flags.Float64Var(&l.kmsRate, "kms-rate", 0, "at most so many `CALLS` of key services in a second; 0 is no bound")
 	flags.BoolVar(&l.cacheKeys, "cache-data-keys", false, "use a data key for many objects: fewer calls, but it opens them all")
 	flags.StringVar(&l.report, "report", "", "write a line of JSON for each object to this `FILE`")
+	console.ShowInShortHelp(flags, "resume", "report")
+	console.AddTopics(command, "long-work")
 }
 
 // Use has the KEYs of a flag used for many objects.
@@ -249,51 +249,4 @@ func (l *longWork) failedAdvice() string {
 		return "; the same command line tries those that failed again"
 	}
 	return ""
-}
-
-// newcomers returns an error if there are objects that have come since a job that was resumed
-// listed them.
-func (e *Each) newcomers(ctx context.Context, p *Plan) error {
-	wanted, err := e.wanted()
-	if err != nil {
-		return err
-	}
-	type name struct {
-		place int
-		key   string
-	}
-	seed, known, numbers := maphash.MakeSeed(), make([]uint64, 0, p.Objects), make(map[*places.Place]int)
-	for i, at := range p.Places {
-		numbers[at] = i
-	}
-	for i := range p.everything() {
-		known = append(known, maphash.Comparable(seed, name{numbers[i.place], i.Key}))
-	}
-	slices.Sort(known)
-	now := &Plan{Places: p.Places}
-	for i := range p.Places {
-		if err := now.list(ctx, i, "", wanted, nil); err != nil { // the plan has the command line's own files
-			return fmt.Errorf("what has come since it was listed: %w", err)
-		}
-	}
-	out := ""
-	if flag := e.command.Flags().Lookup("out"); flag != nil && flag.Changed {
-		out = strings.TrimSuffix(places.Absolute(flag.Value.String()), "/")
-	}
-	come, example := int64(0), ""
-	for i := range now.All() {
-		if _, ok := slices.BinarySearch(known, maphash.Comparable(seed, name{numbers[i.place], i.Key})); ok {
-			continue
-		}
-		if out != "" && strings.HasPrefix(places.Absolute(i.Title()), out+"/") {
-			continue // the job made it
-		}
-		if come++; come == 1 {
-			example = console.Printable(i.Title())
-		}
-	}
-	if come == 0 {
-		return nil
-	}
-	return fmt.Errorf("%s came since the objects were listed on %s, %s among them; the same command line now takes in what has come", console.Count(come, "object"), e.listed(), example)
 }

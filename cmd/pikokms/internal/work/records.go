@@ -4,11 +4,23 @@ import (
 	"bufio"
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"hash/crc32"
 	"io"
 	"os"
 )
+
+func errJournalVersion(version int) error {
+	return fmt.Errorf("its version is %d, and this command knows %d; the version of pikokms that began the job goes on with it, or name another file", version, journalVersion)
+}
+
+var errNoJournal = errors.New("it is no journal of pikokms; name a file that does not exist yet")
+
+// errDamaged means that a journal is not what was written.
+func errDamaged(what string) error {
+	return fmt.Errorf("it is damaged: %s; name another file, and the job begins anew, or get it from a backup", what)
+}
 
 // A file of records begins with recordsMagic. Each record is the length of its content in 4 bytes,
 // in big endian, a checksum of that, the content, and a checksum of the content. Both checksums are

@@ -15,7 +15,8 @@ import (
 // begun. All else ends at once.
 type stopping struct {
 	Asked     chan struct{} // closed by the first signal
-	Finishing atomic.Bool   // whether a first signal is waited for
+	Finishing atomic.Bool   // whether objects that are begun are finished after the first signal
+	Awaited   atomic.Bool   // whether the command itself bounds how long it goes on after a signal
 
 	mu     sync.Mutex // of what follows
 	inRow  int        // objects that failed one after the other, for what is not theirs
@@ -38,6 +39,14 @@ type stoppingKey struct{}
 func WithStopping(ctx context.Context) (context.Context, *stopping) {
 	s := &stopping{Asked: make(chan struct{})}
 	return context.WithValue(ctx, stoppingKey{}, s), s
+}
+
+// AwaitEnd makes the process wait for its command after a signal, however long that takes. The
+// command must bound that time.
+func AwaitEnd(ctx context.Context) {
+	if s, ok := ctx.Value(stoppingKey{}).(*stopping); ok {
+		s.Awaited.Store(true)
+	}
 }
 
 // finishOnSignal has the first signal not end the context, until release is called.
