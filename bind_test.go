@@ -34,9 +34,9 @@ func TestBindObject(t *testing.T) {
 			require.NoError(t, err)
 			h, _, err := header.Parse(after, header.Limits{})
 			require.NoError(t, err)
-			_, compressed := h.EncryptionContext[pikokms.ChainKey]
+			_, compressed := h.EncryptionContext[pikokms.PairTransformers]
 			require.Equal(t, options != nil, compressed)
-			require.NotContains(t, h.EncryptionContext, pikokms.ObjectKey, "it is required, and not stored")
+			require.NotContains(t, h.EncryptionContext, pikokms.PairObject, "it is required, and not stored")
 
 			got, _, err := bound.DecryptObject(t.Context(), "a", bytes.NewReader(after), int64(len(after)), nil)
 			require.NoError(t, err)

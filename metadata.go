@@ -25,7 +25,7 @@ func SetHeaderSize(metadata map[string]string, key string, content io.Reader) ma
 		return metadata
 	}
 	h := encrypted.Header()
-	if _, compressed := h.EncryptionContext[ChainKey]; compressed || h.Suite.Signed() {
+	if _, compressed := h.EncryptionContext[PairTransformers]; compressed || h.Suite.Signed() {
 		return metadata
 	}
 	if metadata == nil {

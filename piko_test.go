@@ -50,9 +50,9 @@ func TestEncryptObjectWithPairs(t *testing.T) {
 		_, _, err = host.DecryptObject(t.Context(), "a", bytes.NewReader(forged), int64(len(forged)), nil)
 		require.Error(t, err, "the pair is authenticated")
 
-		reserved := []string{pikokms.ChainKey, pikokms.UseKey}
+		reserved := []string{pikokms.PairTransformers, provider.PairUse}
 		if bound != nil {
-			reserved = append(reserved, pikokms.BucketKey, pikokms.ObjectKey)
+			reserved = append(reserved, pikokms.PairBucket, pikokms.PairObject)
 		}
 		for _, name := range reserved {
 			_, err := host.EncryptObject(t.Context(), "a", strings.NewReader("content"), map[string]string{name: "x"})

@@ -44,40 +44,31 @@ type Transformer interface {
 	Reverse(ctx context.Context, input io.Reader, options any) (io.Reader, error)
 }
 
-const (
-	// CryptoTransformerName is the name of the encryption transformer.
-	CryptoTransformerName = "crypto-service"
-	// CryptoTransformerPriority is the place of the encryption transformer in a chain.
-	CryptoTransformerPriority = 250
-)
+// CryptoTransformerName is the name of the encryption transformer.
+const CryptoTransformerName = "crypto-service"
 
-// UseKey and UseObject are the reserved pair of the encryption context that every stored object
-// has. It is stored and authenticated, and the key service binds the object's data key to it.
-// Strings never have it. So nobody can pass one off as the other.
-const (
-	UseKey    = provider.UseKey    // "piko-use"
-	UseObject = provider.UseObject // "object"
-)
+// cryptoPriority is the place of the encryption transformer in a chain.
+const cryptoPriority = 250
 
-// ErrNotObject means that a message does not say that it is a stored object. It may be authentic,
-// as a string or a message of AWS's tools is.
+// ErrNotObject means that a message does not state that it is a stored object. It may still be
+// authentic, such as a string or a message of AWS's tools.
 var ErrNotObject = errors.New("message is no stored object")
 
-// acceptObject refuses a message that does not say that it is a stored object.
+// acceptObject refuses a message that does not state that it is a stored object.
 func acceptObject(h *header.Header) error {
-	use, stated := h.EncryptionContext[UseKey]
+	use, stated := h.EncryptionContext[provider.PairUse]
 	switch {
-	case use == UseObject:
+	case use == provider.UseObject:
 		return nil
 	case stated:
-		return fmt.Errorf("%w: %w: the pair %q of its encryption context is %.40q, not %q", ErrNotObject, provider.ErrContextMismatch, UseKey, use, UseObject)
+		return fmt.Errorf("%w: %w: the pair %q of its encryption context is %.40q, not %q", ErrNotObject, provider.ErrContextMismatch, provider.PairUse, use, provider.UseObject)
 	}
-	return fmt.Errorf("%w: %w: its encryption context has no pair %q, so no host wrote it; AllowForeignMessages lets it be read", ErrNotObject, provider.ErrContextMismatch, UseKey)
+	return fmt.Errorf("%w: %w: its encryption context has no pair %q, so no host wrote it; AllowForeignMessages lets it be read", ErrNotObject, provider.ErrContextMismatch, provider.PairUse)
 }
 
-// acceptForeign also accepts a message that does not say what it is.
+// acceptForeign also accepts a message that does not state its use.
 func acceptForeign(h *header.Header) error {
-	if _, stated := h.EncryptionContext[UseKey]; !stated {
+	if _, stated := h.EncryptionContext[provider.PairUse]; !stated {
 		return nil
 	}
 	return acceptObject(h)
@@ -96,8 +87,8 @@ type CryptoTransformer struct {
 }
 
 // NewCryptoTransformer returns an encryption transformer for stored objects, which writes with e
-// and reads with d. Each message that it writes has the pair UseKey. It reads only such messages,
-// unless d.Accept is set and decides.
+// and reads with d. Each message that it writes has the pair provider.PairUse. It reads only such
+// messages, unless d.Accept is set and decides.
 func NewCryptoTransformer(e message.Encrypter, d message.Decrypter) *CryptoTransformer {
 	if d.Accept == nil {
 		d.Accept = acceptObject
@@ -112,16 +103,13 @@ func NewMessageTransformer(e message.Encrypter, d message.Decrypter) *CryptoTran
 	return &CryptoTransformer{encrypter: e, decrypter: d}
 }
 
-// Name implements Transformer.
 func (t *CryptoTransformer) Name() string { return CryptoTransformerName }
 
-// Type implements Transformer.
 func (t *CryptoTransformer) Type() TransformerType { return TransformerEncryption }
 
-// Priority implements Transformer.
-func (t *CryptoTransformer) Priority() int { return CryptoTransformerPriority }
+func (t *CryptoTransformer) Priority() int { return cryptoPriority }
 
-// Transform implements Transformer. The options are nil or an EncryptionContext. The result is a
+// Transform encrypts input. The options are nil or an EncryptionContext. The result is a
 // *message.EncryptReader. Transform calls the key service; reading does not.
 func (t *CryptoTransformer) Transform(ctx context.Context, input io.Reader, options any) (io.Reader, error) {
 	pairs, err := asEncryptionContext(options)
@@ -129,13 +117,13 @@ func (t *CryptoTransformer) Transform(ctx context.Context, input io.Reader, opti
 		return nil, err
 	}
 	if t.marks {
-		if _, taken := pairs[UseKey]; taken {
-			return nil, fmt.Errorf("%w: the encryption context key %q is the transformer's own", ErrInvalidOptions, UseKey)
+		if _, taken := pairs[provider.PairUse]; taken {
+			return nil, fmt.Errorf("%w: the encryption context key %q is the transformer's own", ErrInvalidOptions, provider.PairUse)
 		}
 		if pairs == nil {
 			pairs = make(map[string]string, 1)
 		}
-		pairs[UseKey] = UseObject
+		pairs[provider.PairUse] = provider.UseObject
 	}
 	r, err := t.encrypter.NewReader(ctx, input, pairs)
 	if err != nil {
@@ -144,7 +132,7 @@ func (t *CryptoTransformer) Transform(ctx context.Context, input io.Reader, opti
 	return r, nil
 }
 
-// Reverse implements Transformer. The options are nil or an EncryptionContext. The result is a
+// Reverse decrypts input. The options are nil or an EncryptionContext. The result is a
 // *message.DecryptReader. Reverse calls the key service; reading does not. Errors are those of
 // message.Decrypter.NewReader, or hold ErrNotObject.
 func (t *CryptoTransformer) Reverse(ctx context.Context, input io.Reader, options any) (io.Reader, error) {
@@ -181,8 +169,8 @@ type SeekableTransformer interface {
 	Open(ctx context.Context, stored SizedReaderAt, options any) (SizedReaderAt, error)
 }
 
-// Open implements SeekableTransformer. The options are those of Reverse. The result is a
-// *message.DecryptReaderAt.
+// Open gives random access to a message's plaintext. The options are those of Reverse. The result
+// is a *message.DecryptReaderAt.
 func (t *CryptoTransformer) Open(ctx context.Context, stored SizedReaderAt, options any) (SizedReaderAt, error) {
 	stated, err := asEncryptionContext(options)
 	if err != nil {

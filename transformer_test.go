@@ -118,9 +118,9 @@ func TestUploadsAreEncryptedWithNoGlue(t *testing.T) {
 			require.NotContains(t, string(stored), "secret")
 			h, _, err := header.Parse(stored, header.Limits{})
 			require.NoError(t, err)
-			want := map[string]string{pikokms.UseKey: pikokms.UseObject}
+			want := map[string]string{provider.PairUse: provider.UseObject}
 			if enabled != nil {
-				want[pikokms.ChainKey] = enabled[0]
+				want[pikokms.PairTransformers] = enabled[0]
 			}
 			require.Equal(t, want, h.EncryptionContext)
 			if enabled != nil {
@@ -273,9 +273,9 @@ func TestBoundObjectNames(t *testing.T) {
 
 			// With the names stated, anyone with the key can read it.
 			d := message.Decrypter{Keyrings: []provider.Unwrapper{p}}
-			_, context, err := d.Decrypt(t.Context(), bound.stored(t, "a/2.pdf"), map[string]string{pikokms.BucketKey: "invoices", pikokms.ObjectKey: "a/1.pdf"})
+			_, context, err := d.Decrypt(t.Context(), bound.stored(t, "a/2.pdf"), map[string]string{pikokms.PairBucket: "invoices", pikokms.PairObject: "a/1.pdf"})
 			require.NoError(t, err)
-			require.Equal(t, "a/1.pdf", context[pikokms.ObjectKey])
+			require.Equal(t, "a/1.pdf", context[pikokms.PairObject])
 
 			for _, other := range []fixture{newFixture(t, options...), newFixture(t, append(options, pikokms.BindObjectName("receipts"))...)} {
 				require.NoError(t, other.folder.Put(t.Context(), "a/1.pdf", bytes.NewReader(bound.stored(t, "a/2.pdf"))))

@@ -153,7 +153,7 @@ func TestAStringOfTheAttackerIsNoDataKey(t *testing.T) {
 
 		// Nor does it help to say so, since KMS bound the string to other pairs.
 		for _, use := range []string{provider.UseObject, provider.UseString} {
-			stored := map[string]string{pikokms.UseKey: use}
+			stored := map[string]string{provider.PairUse: use}
 			for k, v := range pairs {
 				stored[k] = v
 			}
@@ -196,7 +196,7 @@ func TestADataKeyIsNoString(t *testing.T) {
 				for _, ciphertext := range [][]byte{k.Ciphertext, withIV} {
 					text, err := envelope.New("", p.Type(), base64.StdEncoding.EncodeToString(ciphertext))
 					require.NoError(t, err)
-					for _, pairs := range []map[string]string{nil, h.EncryptionContext, {pikokms.BucketKey: "uploads", pikokms.ObjectKey: "object"}} {
+					for _, pairs := range []map[string]string{nil, h.EncryptionContext, {pikokms.PairBucket: "uploads", pikokms.PairObject: "object"}} {
 						got, err := f.Decrypt(t.Context(), text, pairs)
 						require.Error(t, err)
 						require.Empty(t, got)
@@ -223,7 +223,7 @@ func TestAStringIsNoObjectAndAnObjectNoString(t *testing.T) {
 			require.NoError(t, f.Put(t.Context(), "real", strings.NewReader("content")))
 			served, err := envelope.New(e.KeyID, p.Type(), base64.StdEncoding.EncodeToString(f.stored(t, "real")))
 			require.NoError(t, err)
-			for _, pairs := range []map[string]string{nil, {pikokms.UseKey: pikokms.UseObject}, {pikokms.BucketKey: "uploads", pikokms.ObjectKey: "real"}} {
+			for _, pairs := range []map[string]string{nil, {provider.PairUse: provider.UseObject}, {pikokms.PairBucket: "uploads", pikokms.PairObject: "real"}} {
 				_, err = f.Decrypt(t.Context(), served, pairs)
 				require.ErrorIs(t, err, provider.ErrContextMismatch)
 				_, err = f.CryptoService().DecryptBatch(t.Context(), []string{served}, pairs, 1)
@@ -242,9 +242,9 @@ func TestNoStringStatesReservedPairs(t *testing.T) {
 		e, err := envelope.Parse(plain)
 		require.NoError(t, err)
 		for _, pairs := range []map[string]string{
-			{pikokms.BucketKey: "uploads", pikokms.ObjectKey: "invoice"},
-			{pikokms.UseKey: pikokms.UseObject},
-			{pikokms.UseKey: provider.UseString},
+			{pikokms.PairBucket: "uploads", pikokms.PairObject: "invoice"},
+			{provider.PairUse: provider.UseObject},
+			{provider.PairUse: provider.UseString},
 			{"column": "name", "piko-anything": ""},
 		} {
 			service := f.CryptoService()
@@ -269,8 +269,8 @@ func TestNoStringStatesReservedPairs(t *testing.T) {
 		}
 
 		// A message that was made with the names all the same is not the object.
-		e2 := message.Encrypter{Keyring: p, Required: []string{pikokms.BucketKey, pikokms.ObjectKey}}
-		sealed, err := e2.Encrypt(t.Context(), []byte("text"), map[string]string{pikokms.BucketKey: "uploads", pikokms.ObjectKey: "invoice"})
+		e2 := message.Encrypter{Keyring: p, Required: []string{pikokms.PairBucket, pikokms.PairObject}}
+		sealed, err := e2.Encrypt(t.Context(), []byte("text"), map[string]string{pikokms.PairBucket: "uploads", pikokms.PairObject: "invoice"})
 		require.NoError(t, err)
 		refusedAtEveryDoor(t, f, "invoice", sealed)
 	})
@@ -304,7 +304,7 @@ func TestForeignMessages(t *testing.T) {
 		require.NoError(t, f.Rewrap(t.Context(), "a"))
 		h, _, err := header.Parse(f.stored(t, "a"), header.Limits{})
 		require.NoError(t, err)
-		require.Equal(t, map[string]string{"tenant": "42", pikokms.UseKey: pikokms.UseObject}, h.EncryptionContext)
+		require.Equal(t, map[string]string{"tenant": "42", provider.PairUse: provider.UseObject}, h.EncryptionContext)
 
 		strict := hostUnder(t, p)
 		require.NoError(t, strict.folder.Put(t.Context(), "a", bytes.NewReader(migrated)))

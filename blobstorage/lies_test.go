@@ -312,8 +312,8 @@ func TestCopyMakesNothingAuthentic(t *testing.T) {
 func foreign(t *testing.T) []byte {
 	p, err := local.NewProvider(local.Config{Key: bytes.Repeat([]byte{7}, 32)})
 	require.NoError(t, err)
-	e := message.Encrypter{Keyring: p, Required: []string{pikokms.BucketKey, pikokms.ObjectKey}}
-	r, err := e.NewReader(t.Context(), strings.NewReader("for another purpose"), map[string]string{pikokms.BucketKey: "b", pikokms.ObjectKey: "foreign"})
+	e := message.Encrypter{Keyring: p, Required: []string{pikokms.PairBucket, pikokms.PairObject}}
+	r, err := e.NewReader(t.Context(), strings.NewReader("for another purpose"), map[string]string{pikokms.PairBucket: "b", pikokms.PairObject: "foreign"})
 	require.NoError(t, err)
 	text, err := io.ReadAll(r)
 	require.NoError(t, err)

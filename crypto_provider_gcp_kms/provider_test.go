@@ -101,7 +101,7 @@ func TestStrings(t *testing.T) {
 	require.ErrorIs(t, err, crypto.ErrInvalidCiphertext)
 	_, err = p.Decrypt(t.Context(), &crypto.DecryptRequest{Ciphertext: "AAAA"})
 	require.ErrorIs(t, err, crypto.ErrDecryptionFailed)
-	_, err = p.Encrypt(t.Context(), &crypto.EncryptRequest{Plaintext: "x", Context: map[string]string{provider.UseKey: provider.UseStream}})
+	_, err = p.Encrypt(t.Context(), &crypto.EncryptRequest{Plaintext: "x", Context: map[string]string{provider.PairUse: provider.UseStream}})
 	require.ErrorIs(t, err, crypto.ErrContextMismatch)
 }
 

@@ -200,7 +200,7 @@ func TestStreams(t *testing.T) {
 	plaintext, pairs, err := d.Decrypt(t.Context(), encryptStream(t, p, "uploaded"), nil)
 	require.NoError(t, err)
 	require.Equal(t, "uploaded", string(plaintext))
-	require.Equal(t, map[string]string{provider.UseKey: provider.UseStream}, pairs)
+	require.Equal(t, map[string]string{provider.PairUse: provider.UseStream}, pairs)
 }
 
 // Strings, data keys and streams are kept apart, though all are under one key.

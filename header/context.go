@@ -9,8 +9,8 @@ import (
 	"unicode/utf8"
 )
 
-// ReservedPrefix begins the encryption context keys that the specification keeps for itself.
-const ReservedPrefix = "aws-crypto-"
+// reservedPrefix begins the encryption context keys that the specification keeps for itself.
+const reservedPrefix = "aws-crypto-"
 
 // AppendContext appends the serialised encryption context to b: nothing if it is empty, otherwise a
 // count and length-prefixed pairs sorted by key bytes (specification: framework/structures.md,
@@ -80,8 +80,8 @@ func CheckContext(context map[string]string) error {
 		if k == "" {
 			return fmt.Errorf("%w: a key is empty", ErrInvalidContext)
 		}
-		if strings.HasPrefix(k, ReservedPrefix) {
-			return fmt.Errorf("%w: key %.80q begins with %q, which the AWS Encryption SDK reserves", ErrInvalidContext, k, ReservedPrefix)
+		if strings.HasPrefix(k, reservedPrefix) {
+			return fmt.Errorf("%w: key %.80q begins with %q, which the AWS Encryption SDK reserves", ErrInvalidContext, k, reservedPrefix)
 		}
 	}
 	return checkFormat(context)

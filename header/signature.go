@@ -14,7 +14,7 @@ import (
 // PublicKeyName is the encryption context key under which a signed message carries its
 // verification key: the base64 text of the compressed curve point (specification:
 // framework/structures.md; SEC 1, section 2.3.3).
-const PublicKeyName = ReservedPrefix + "public-key"
+const PublicKeyName = reservedPrefix + "public-key"
 
 // Signer signs a message. Write the whole header and body to it, then ask for the footer.
 type Signer struct {

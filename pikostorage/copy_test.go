@@ -18,8 +18,8 @@ import (
 // before may be read.
 func TestCopiesMakeNothingAuthentic(t *testing.T) {
 	k, behind := newKeys(t)
-	e := message.Encrypter{Keyring: behind, Required: []string{pikokms.BucketKey, pikokms.ObjectKey}}
-	r, err := e.NewReader(t.Context(), bytes.NewReader([]byte("for another purpose")), map[string]string{pikokms.BucketKey: "app", pikokms.ObjectKey: "default/planted"})
+	e := message.Encrypter{Keyring: behind, Required: []string{pikokms.PairBucket, pikokms.PairObject}}
+	r, err := e.NewReader(t.Context(), bytes.NewReader([]byte("for another purpose")), map[string]string{pikokms.PairBucket: "app", pikokms.PairObject: "default/planted"})
 	require.NoError(t, err)
 	foreign, err := io.ReadAll(r)
 	require.NoError(t, err)

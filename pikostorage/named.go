@@ -1,7 +1,6 @@
 package pikostorage
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -42,33 +41,17 @@ func (e *encrypted) takeOff(ctx context.Context, content io.Reader, transformers
 	if err != nil {
 		return nil, "", err
 	}
-	recorded.done = true
+	recorded.stop()
 	left, err := json.Marshal(slices.Delete(names, at, at+1))
 	return plain, string(left), err
 }
 
 // acceptStream accepts what Piko's crypto service encrypted as a stream.
 func acceptStream(h *header.Header) error {
-	if h.EncryptionContext[provider.UseKey] != provider.UseStream {
+	if h.EncryptionContext[provider.PairUse] != provider.UseStream {
 		return fmt.Errorf("%w: no stream of Piko's crypto service", provider.ErrContextMismatch)
 	}
 	return nil
-}
-
-// recorder keeps what is read, until done is set.
-type recorder struct {
-	io.Reader
-	start bytes.Buffer
-	done  bool
-}
-
-// Read implements io.Reader.
-func (r *recorder) Read(p []byte) (int, error) {
-	n, err := r.Reader.Read(p)
-	if !r.done {
-		r.start.Write(p[:n])
-	}
-	return n, err
 }
 
 // namesCrypto reports whether a request names Piko's transformer "crypto-service", and no other.
@@ -80,7 +63,7 @@ func namesCrypto(c *storage.TransformConfig) bool {
 // applies that transformer to an object that names none.
 func (e *encrypted) putOn(ctx context.Context, content io.ReadCloser) (io.ReadCloser, error) {
 	m := message.Encrypter{Keyring: e.host.CryptoService()}
-	r, err := m.NewReader(ctx, content, map[string]string{provider.UseKey: provider.UseStream})
+	r, err := m.NewReader(ctx, content, map[string]string{provider.PairUse: provider.UseStream})
 	if err != nil {
 		return nil, errors.Join(err, content.Close())
 	}

@@ -23,7 +23,7 @@ import (
 // "crypto-service".
 func stream(t testing.TB, keyring provider.Keyring, content []byte) io.Reader {
 	e := message.Encrypter{Keyring: keyring}
-	r, err := e.NewReader(t.Context(), bytes.NewReader(content), map[string]string{provider.UseKey: provider.UseStream})
+	r, err := e.NewReader(t.Context(), bytes.NewReader(content), map[string]string{provider.PairUse: provider.UseStream})
 	require.NoError(t, err)
 	return struct{ io.Reader }{r}
 }
@@ -124,7 +124,7 @@ func TestRequestsThatNameCryptoService(t *testing.T) {
 		d := message.Decrypter{Keyrings: []provider.Unwrapper{behind}}
 		got, pairs, err := d.Decrypt(t.Context(), sealed, nil)
 		require.NoError(t, err)
-		require.Equal(t, provider.UseStream, pairs[provider.UseKey])
+		require.Equal(t, provider.UseStream, pairs[provider.PairUse])
 		want := content
 		if r != nil {
 			want = content[r.Start : r.End+1]

@@ -13,7 +13,7 @@ import (
 
 	"piko.sh/piko/wdk/storage"
 
-	"piko.sh/pikokms"
+	"piko.sh/pikokms/provider"
 )
 
 // Put implements storage.ProviderPort. It calls the key service once, before it reads or stores
@@ -233,7 +233,7 @@ func (e *encrypted) copy(ctx context.Context, fromRepository, from, toRepository
 	switch {
 	case err != nil:
 		return err
-	case !passed && s.header != nil && s.header.EncryptionContext[pikokms.UseKey] == pikokms.UseObject:
+	case !passed && s.header != nil && s.header.EncryptionContext[provider.PairUse] == provider.UseObject:
 	case fromRepository == toRepository:
 		return e.inner.Copy(ctx, fromRepository, from, to)
 	default:

@@ -14,7 +14,7 @@ import (
 // Its encryption context cannot state the pair either. So a value is never taken for a data key of
 // an object or of a string.
 const (
-	UseKey    = "piko-use"
+	PairUse   = "piko-use"
 	UseObject = "object" // a stored object of package pikokms
 	UseString = "string" // a string that package message encrypted under a data key
 	UseStream = "stream" // a stream that Piko's crypto service writes by a drop-in provider

@@ -71,7 +71,7 @@ func TestBinding(t *testing.T) {
 		stored, _ := b.get(t, name, "")
 		h, _, err := header.Parse(stored, header.Limits{})
 		require.NoError(t, err)
-		_, compressed := h.EncryptionContext[pikokms.ChainKey]
+		_, compressed := h.EncryptionContext[pikokms.PairTransformers]
 		require.Equal(t, len(name) > len("new unbound"), compressed, "it stays compressed: %v", h.EncryptionContext)
 		_, err = b.host(t, newURL).Get(t.Context(), name)
 		require.ErrorIs(t, err, provider.ErrDecryptionFailed, "it takes its name to be read")

@@ -177,7 +177,7 @@ func TestCodes(t *testing.T) {
 	for i, a := range kmsAnswers {
 		name := fmt.Sprintf("kms %d", i)
 		cases = append(cases, asked{"KMS", name, a, nil})
-		kms.Inject(kmstest.Fault{When: func(r kmstest.Request) bool { return r.EncryptionContext[pikokms.ObjectKey] == name }, Do: kmstest.Body(a.status, "application/x-amz-json-1.1", fmt.Sprintf(`{"__type":%q,"message":%q}`, a.code, cmp.Or(a.message, "a fault")))})
+		kms.Inject(kmstest.Fault{When: func(r kmstest.Request) bool { return r.EncryptionContext[pikokms.PairObject] == name }, Do: kmstest.Body(a.status, "application/x-amz-json-1.1", fmt.Sprintf(`{"__type":%q,"message":%q}`, a.code, cmp.Or(a.message, "a fault")))})
 	}
 	table := failing(t, func(w http.ResponseWriter, r *http.Request) {
 		var i int

@@ -293,7 +293,7 @@ func inject(kms *kmstest.Server) {
 		"kms-throttled": kmstest.Throttle(), "kms-failing": kmstest.Error("KMSInternalException", "a fault"), "kms-denied": kmstest.Deny(),
 	} {
 		kms.Inject(kmstest.Fault{Do: action, When: func(r kmstest.Request) bool {
-			return strings.HasPrefix(r.EncryptionContext[pikokms.ObjectKey], name+"/")
+			return strings.HasPrefix(r.EncryptionContext[pikokms.PairObject], name+"/")
 		}})
 	}
 }

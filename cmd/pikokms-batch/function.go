@@ -25,8 +25,8 @@ import (
 	"piko.sh/pikokms/s3storage"
 )
 
-// replyTime is how long before an invocation's deadline work ends, so that the answer arrives and
-// the parts of an unfinished upload are deleted. It is a tenth of the time if that is less.
+// replyTime is how long before an invocation's deadline work ends, which leaves time for the answer
+// and for deleting the parts of an unfinished upload. It is a tenth of the time if that is less.
 const replyTime = 10 * time.Second
 
 // log has a line for each task that failed. Successes are in the job's report alone, since a log of
@@ -69,7 +69,7 @@ func (f *function) handle(ctx context.Context, payload json.RawMessage) (*events
 	return out, nil
 }
 
-// do does a task and says what was done.
+// do does a task and returns what was done, for the job's report.
 func (f *function) do(ctx context.Context, job string, t task, whole time.Duration) (done string, err error) {
 	b, err := f.bucket(t.bucket)
 	if err != nil {
@@ -232,7 +232,7 @@ const instruction = ".instruction"
 // object. It asks the key service only for the active version of a branch key, and if objects are
 // bound to their names, which nothing in an object shows.
 func (o *object) judge(ctx context.Context, job string, t task) (done string, err error) {
-	isObject := o.header != nil && o.header.EncryptionContext[pikokms.UseKey] == pikokms.UseObject
+	isObject := o.header != nil && o.header.EncryptionContext[provider.PairUse] == provider.UseObject
 	isDone := isObject && o.function.key.isUnder(o.header)
 	if isDone && job == rewrap {
 		if isDone, err = o.function.key.isCurrent(ctx, o.header); err != nil {

@@ -8,9 +8,9 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"piko.sh/pikokms"
 	"piko.sh/pikokms/header"
 	"piko.sh/pikokms/message"
+	"piko.sh/pikokms/provider"
 	"piko.sh/pikokms/provider/branchkey"
 	"piko.sh/pikokms/provider/local"
 	"piko.sh/pikokms/s3storage"
@@ -34,7 +34,7 @@ func TestOlderVersion(t *testing.T) {
 		return &key{provider: p, name: id, providerIDs: []string{branchkey.ProviderID}}
 	}
 	made := func(k *key) *header.Header {
-		sealed, err := (&message.Encrypter{Keyring: k.provider}).Encrypt(ctx, nil, map[string]string{pikokms.UseKey: pikokms.UseObject})
+		sealed, err := (&message.Encrypter{Keyring: k.provider}).Encrypt(ctx, nil, map[string]string{provider.PairUse: provider.UseObject})
 		require.NoError(t, err)
 		h, _, err := header.Parse(sealed, header.Limits{})
 		require.NoError(t, err)

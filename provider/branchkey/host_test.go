@@ -25,7 +25,7 @@ func TestHost(t *testing.T) {
 	ctx := t.Context()
 	tenants := map[string]string{"a": create(t, s.Store), "b": create(t, s.Store)}
 	p := newProvider(t, branchkey.Config{Store: s.Store, Supplier: func(_ context.Context, pairs map[string]string) (string, error) {
-		tenant, _, _ := strings.Cut(pairs[pikokms.ObjectKey], "/")
+		tenant, _, _ := strings.Cut(pairs[pikokms.PairObject], "/")
 		return tenants[tenant], nil
 	}})
 	dir := t.TempDir()

@@ -3,7 +3,7 @@
 // key specs in requests, descriptions of keys, streams, and Piko's names of errors. It uses none of
 // Piko's types. Each drop-in, a module of its own under an import path of Piko's, translates those.
 //
-// A stream has the pair provider.UseKey in its encryption context, which says that it is a stream.
+// A stream has the pair provider.PairUse in its encryption context, which says that it is a stream.
 // A string that a key service itself encrypts has no such pair, and callers cannot state it. So a
 // string that was encrypted for an attacker cannot serve as the wrapped data key of a stream, and a
 // stream's data key cannot be decrypted as a string.
@@ -146,7 +146,7 @@ func (a *Adapter) EncryptStream(ctx context.Context, output io.Writer, keyID str
 	if err := CheckContext(encryptionContext); err != nil {
 		return nil, a.Names.Translate(err)
 	}
-	pairs := map[string]string{provider.UseKey: provider.UseStream}
+	pairs := map[string]string{provider.PairUse: provider.UseStream}
 	for key, value := range encryptionContext {
 		pairs[key] = value
 	}
@@ -171,8 +171,8 @@ func (a *Adapter) DecryptStream(ctx context.Context, input io.Reader) (io.ReadCl
 }
 
 func acceptStream(h *header.Header) error {
-	if h.EncryptionContext[provider.UseKey] != provider.UseStream {
-		return fmt.Errorf("%w: the message is not a stream of Piko's crypto service, which has the pair %s=%s", provider.ErrContextMismatch, provider.UseKey, provider.UseStream)
+	if h.EncryptionContext[provider.PairUse] != provider.UseStream {
+		return fmt.Errorf("%w: the message is not a stream of Piko's crypto service, which has the pair %s=%s", provider.ErrContextMismatch, provider.PairUse, provider.UseStream)
 	}
 	return nil
 }

@@ -278,7 +278,7 @@ func TestUsesAreKeptApart(t *testing.T) {
 	chosen, err := base64.StdEncoding.DecodeString(encrypted.Ciphertext)
 	require.NoError(t, err)
 	for _, use := range []string{provider.UseObject, provider.UseString, provider.UseStream} {
-		pairs := map[string]string{provider.UseKey: use}
+		pairs := map[string]string{provider.PairUse: use}
 		_, err = p.UnwrapDataKey(t.Context(), &provider.UnwrapDataKeyRequest{
 			EncryptedKey: header.EncryptedDataKey{ProviderID: gcpkms.ProviderID, ProviderInfo: []byte(p.KeyID()), Ciphertext: chosen},
 			Context:      pairs, Size: 32,

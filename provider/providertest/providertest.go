@@ -145,7 +145,7 @@ func Run(t *testing.T, open, other func(t *testing.T) provider.EncryptionProvide
 	t.Run("uses", func(t *testing.T) {
 		c := checks{t, &counted}
 		for _, use := range []string{provider.UseObject, provider.UseString, provider.UseStream} {
-			of := map[string]string{provider.UseKey: use}
+			of := map[string]string{provider.PairUse: use}
 			_, err := envelope.Seal(ctx, p, "x", of)
 			c.refused(err, header.ErrInvalidContext)
 			key, err := p.GenerateDataKey(ctx, of)
@@ -153,7 +153,7 @@ func Run(t *testing.T, open, other func(t *testing.T) provider.EncryptionProvide
 			c.must(key.Close())
 			// A data key is handed out for no other use, and not as a string.
 			for _, other := range []string{provider.UseObject, provider.UseString, provider.UseStream, ""} {
-				request := &provider.UnwrapDataKeyRequest{EncryptedKey: key.EncryptedKey, Context: map[string]string{provider.UseKey: other}, Size: 32}
+				request := &provider.UnwrapDataKeyRequest{EncryptedKey: key.EncryptedKey, Context: map[string]string{provider.PairUse: other}, Size: 32}
 				if other == "" {
 					request.Context = nil
 				}

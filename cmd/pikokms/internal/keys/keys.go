@@ -122,7 +122,7 @@ func Ask[T any](ctx context.Context, k *Key, call func(context.Context, provider
 		ctx = provider.WithRequests(ctx, k.pay())
 	}
 	var met attempts
-	bounded, cancel := context.WithTimeout(provider.WithAttempts(provider.WithGuard(ctx, k.counted), met.add), k.Timeout)
+	bounded, cancel := context.WithTimeout(provider.WithAttempts(ctx, met.add), k.Timeout)
 	defer cancel()
 	keyring, err := k.Opened(bounded)
 	if err == nil {

@@ -94,7 +94,7 @@ func Inspect(in io.Reader, size int64) (r *Report, sizeErr, err error) {
 	if r.EncryptionContext == nil {
 		r.EncryptionContext = map[string]string{}
 	}
-	if chain := h.EncryptionContext[pikokms.ChainKey]; chain != "" {
+	if chain := h.EncryptionContext[pikokms.PairTransformers]; chain != "" {
 		r.Transformers = strings.Split(chain, ",")
 	}
 	for _, k := range h.EncryptedDataKeys {

@@ -134,7 +134,7 @@ already is refused.`,
 			}
 			for name := range pairs {
 				// A host that binds objects to their names requires these two.
-				bound := (name == pikokms.BucketKey || name == pikokms.ObjectKey) && slices.Contains(required, name)
+				bound := (name == pikokms.PairBucket || name == pikokms.PairObject) && slices.Contains(required, name)
 				if strings.HasPrefix(name, provider.ReservedPrefix) && !bound {
 					return console.Usage(fmt.Errorf("-c %s: names that begin with %s are kept for what pikokms itself says of a message", name, provider.ReservedPrefix))
 				}
