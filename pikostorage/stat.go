@@ -12,6 +12,8 @@ import (
 	"piko.sh/piko/wdk/storage"
 
 	"piko.sh/pikokms"
+	"piko.sh/pikokms/message"
+	"piko.sh/pikokms/provider"
 	"piko.sh/pikokms/service"
 )
 
@@ -22,7 +24,7 @@ import (
 // calls the key service if transformers of Piko made the object, or if zstd-seekable compressed it.
 // An object that was compressed otherwise is read to its end.
 //
-// While the key service is known to be down, the error holds service.ErrOpen. Piko sends an
+// While the key service is known to be down, the error holds service.ErrBreakerOpen. Piko sends an
 // object's size before its content, and this lets it send an error instead.
 func (e *encrypted) Stat(ctx context.Context, params storage.GetParams) (*storage.ObjectInfo, error) {
 	info, err := e.stat(ctx, params.Repository, params.Key)
@@ -34,7 +36,7 @@ func (e *encrypted) Stat(ctx context.Context, params storage.GetParams) (*storag
 
 func (e *encrypted) stat(ctx context.Context, repository, key string) (*storage.ObjectInfo, error) {
 	if e.host.CryptoService().State() == service.StateOpen {
-		return nil, service.ErrOpen
+		return nil, service.ErrBreakerOpen
 	}
 	stored, err := e.inner.Stat(ctx, at(repository, key))
 	if err != nil {
@@ -42,7 +44,7 @@ func (e *encrypted) stat(ctx context.Context, repository, key string) (*storage.
 	}
 	f, known := e.seen.facts(name(repository, key), stored)
 	if !known {
-		if f, err = e.look(ctx, repository, key); err != nil {
+		if f, err = e.look(ctx, repository, key, stored); err != nil {
 			return nil, err
 		}
 	}
@@ -71,9 +73,9 @@ type facts struct {
 	certain            bool   // a replaced object would have another ETag or another time
 }
 
-// look opens an object, and returns what Stat says of it.
-func (e *encrypted) look(ctx context.Context, repository, key string) (f facts, err error) {
-	s, err := e.open(ctx, repository, key)
+// look opens an object, and returns what its header states.
+func (e *encrypted) look(ctx context.Context, repository, key string, info *storage.ObjectInfo) (f facts, err error) {
+	s, err := e.openAs(ctx, repository, key, info)
 	if err != nil {
 		return f, err
 	}
@@ -87,7 +89,12 @@ func (e *encrypted) look(ctx context.Context, repository, key string) (f facts, 
 		return f, err
 	}
 	f.names = namesIn(s.header)
-	if f.names == noTransformers {
+	if h := s.header; f.names == noTransformers {
+		if ours(h) && h.EncryptionContext[provider.PairUse] == provider.UseObject && h.EncryptionContext[pikokms.PairTransformers] == "" && !signed(h) {
+			if f.size, err = message.PlaintextSize(h, s.Size()); err == nil {
+				return f, nil
+			}
+		}
 		f.size, err = e.host.StatedSize(io.NewSectionReader(s, 0, s.Size()), s.Size())
 		if err != nil || f.size >= 0 {
 			return f, err
