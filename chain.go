@@ -15,10 +15,10 @@ import (
 // such transformers there is no such pair.
 const PairTransformers = "piko-transformers"
 
-// MaxChain is the most transformers that may come before an object's encryption. At most one of
+// maxChain is the most transformers that may come before an object's encryption. At most one of
 // them compresses, and none occurs twice. So an object can't make its reader take memory without
 // bound.
-const MaxChain = 8
+const maxChain = 8
 
 // Chain is a sequence of transformers. It is safe for concurrent use.
 type Chain struct {
@@ -27,7 +27,7 @@ type Chain struct {
 
 // NewChain returns the chain of the named transformers, sorted by priority. The error holds
 // ErrUnknownTransformer, or ErrInvalidTransformer for a name that occurs twice, a second
-// compression, or more than MaxChain transformers before the encryption.
+// compression, or more than maxChain transformers before the encryption.
 func (r *Registry) NewChain(names ...string) (*Chain, error) {
 	c, err := r.chain(names)
 	if err != nil {
@@ -53,8 +53,8 @@ func (r *Registry) chain(names []string) (*Chain, error) {
 		if t.Type() != TransformerEncryption {
 			below++
 		}
-		if below > MaxChain {
-			return nil, fmt.Errorf("%w: a chain of more than %d transformers", ErrInvalidTransformer, MaxChain)
+		if below > maxChain {
+			return nil, fmt.Errorf("%w: a chain of more than %d transformers", ErrInvalidTransformer, maxChain)
 		}
 		if t.Type() == TransformerCompression {
 			if compression != "" {
@@ -67,14 +67,15 @@ func (r *Registry) chain(names []string) (*Chain, error) {
 	return c, nil
 }
 
-// recordedNames returns the names in an object's PairTransformers pair. It refuses more than a chain holds.
+// recordedNames returns the names in an object's PairTransformers pair. It refuses more than a
+// chain holds.
 func recordedNames(recorded string) ([]string, error) {
 	if recorded == "" {
 		return nil, nil
 	}
-	names := strings.SplitN(recorded, ",", MaxChain+1)
-	if len(names) > MaxChain {
-		return nil, fmt.Errorf("%w: the object names more than %d transformers", ErrInvalidTransformer, MaxChain)
+	names := strings.SplitN(recorded, ",", maxChain+1)
+	if len(names) > maxChain {
+		return nil, fmt.Errorf("%w: the object names more than %d transformers", ErrInvalidTransformer, maxChain)
 	}
 	for i, name := range names {
 		if !validName(name) || slices.Contains(names[:i], name) {
@@ -138,8 +139,8 @@ func (c *Chain) Transform(ctx context.Context, input io.Reader, encryptionContex
 	return input, nil
 }
 
-// Reverse undoes the transformers, the last one first.
-func (c *Chain) Reverse(ctx context.Context, input io.Reader) (io.Reader, error) {
+// reverse undoes the transformers, the last one first.
+func (c *Chain) reverse(ctx context.Context, input io.Reader) (io.Reader, error) {
 	for _, t := range slices.Backward(c.transformers) {
 		output, err := t.Reverse(ctx, input, nil)
 		if err != nil {

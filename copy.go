@@ -11,13 +11,13 @@ import (
 
 // CopyObject returns what a storage would hold under the key to, if the object that is stored under
 // the key from is copied there: the same content, encrypted anew and bound to its new name. It is
-// for a storage that the caller drives, and for hosts that BindsNames. Others may copy what is
-// stored as it is.
+// for a storage that the caller drives, and needed only if BindsNames: otherwise a copy of the
+// stored bytes will do.
 //
-// It refuses what is not a stored object of a host, whatever New's options allow to be read. A copy
-// of that would be authentic, though nobody knows who made it. The object is complete only when it
-// is read to io.EOF. After an error, or if reading stops before, the storage must keep what it has.
-// The errors are Get's and Put's.
+// It refuses anything that is not a stored object of a host, whatever New's options allow: a copy
+// would be authentic, though nobody knows who made the original. The object is complete only when
+// it is read to io.EOF. After an error, or if reading stops before, the storage must keep what it
+// has. The errors are Get's and Put's.
 func (h *Host) CopyObject(ctx context.Context, to, from string, stored io.Reader) (*message.EncryptReader, error) {
 	content, pairs, err := h.readStrictly(ctx, stored, h.bound(from))
 	if err != nil {

@@ -125,15 +125,11 @@ func exampleKey(name string) *local.Provider {
 
 // An application encrypts a string for a column of its database.
 func ExampleHost_Encrypt() {
-	folder, err := pikokms.NewFolder(os.TempDir())
+	host, err := pikokms.New(pikokms.WithCryptoProvider("dev", exampleKey("dev"))) // one key, and no storage
 	if err != nil {
 		log.Fatal(err)
 	}
-	defer folder.Close()
-	host, err := pikokms.New(pikokms.WithCryptoProvider("dev", exampleKey("dev")), pikokms.WithDefaultCryptoProvider("dev"), pikokms.WithStorage(folder))
-	if err != nil {
-		log.Fatal(err)
-	}
+	defer host.Close()
 	column := map[string]string{"column": "iban"}
 	text, err := host.Encrypt(context.Background(), "DE89 3704 0044 0532 0130 00", column)
 	if err != nil {
@@ -183,47 +179,76 @@ func ExampleWithDefaultCryptoProvider() {
 	// Output: written in development <nil>
 }
 
-// A chain sorts its transformers by priority, compression before encryption, in whatever order they
-// are named. An object records its chain, so a reader needs no configuration.
-func ExampleRegistry_NewChain() {
-	registry, err := pikokms.NewRegistry(0)
+// An object is written for two keys, each of which opens it alone.
+func ExampleWithMessages() {
+	ours, escrow := exampleKey("ours"), exampleKey("escrow")
+	dir, err := os.MkdirTemp("", "example-*")
 	if err != nil {
 		log.Fatal(err)
 	}
-	key := exampleKey("dev")
-	err = registry.Register(pikokms.NewCryptoTransformer(
-		message.Encrypter{Keyring: key},
-		message.Decrypter{Keyrings: []provider.Unwrapper{key}},
+	defer os.RemoveAll(dir)
+	folder, err := pikokms.NewFolder(dir)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer folder.Close()
+	host, err := pikokms.New(pikokms.WithStorage(folder), pikokms.WithMessages(
+		message.Encrypter{Keyring: ours, Recipients: []provider.Wrapper{escrow}},
+		message.Decrypter{Keyrings: []provider.Unwrapper{ours}},
 	))
 	if err != nil {
 		log.Fatal(err)
 	}
-	chain, err := registry.NewChain(pikokms.CryptoTransformerName, "zstd")
-	if err != nil {
-		log.Fatal(err)
-	}
-	fmt.Println(chain.Names())
-
+	defer host.Close()
 	ctx := context.Background()
-	stored, err := chain.Transform(ctx, strings.NewReader(strings.Repeat("text ", 20_000)), nil)
+	if err := host.Put(ctx, "report", strings.NewReader("for both")); err != nil {
+		log.Fatal(err)
+	}
+
+	auditor, err := pikokms.New(pikokms.WithStorage(folder), pikokms.WithCryptoProvider("escrow", escrow))
 	if err != nil {
 		log.Fatal(err)
 	}
-	var object bytes.Buffer
-	if _, err := io.Copy(&object, stored); err != nil {
-		log.Fatal(err)
-	}
-	fmt.Println(object.Len() < 1000)
-	original, err := registry.Reverse(ctx, &object, nil)
+	defer auditor.Close()
+	content, err := auditor.Get(ctx, "report")
 	if err != nil {
 		log.Fatal(err)
 	}
-	n, err := io.Copy(io.Discard, original)
-	fmt.Println(n, err)
-	// Output:
-	// [zstd crypto-service]
-	// true
-	// 100000 <nil>
+	defer content.Close()
+	text, err := io.ReadAll(content)
+	fmt.Println(string(text), err)
+	// Output: for both <nil>
+}
+
+// The pairs of the encryption context are for policies and logs of the key service. Stat reads an
+// object's size and time without asking the key service.
+func ExampleHost_PutWith() {
+	dir, err := os.MkdirTemp("", "example-*")
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	folder, err := pikokms.NewFolder(dir)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer folder.Close()
+	host, err := pikokms.New(pikokms.WithStorage(folder), pikokms.WithCryptoProvider("dev", exampleKey("dev")))
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer host.Close()
+	ctx := context.Background()
+	err = host.PutWith(ctx, "invoices/1.txt", strings.NewReader("42 euros"), map[string]string{"tenant": "acme"})
+	if err != nil {
+		log.Fatal(err)
+	}
+	info, err := host.Stat(ctx, "invoices/1.txt")
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(info.Name(), info.Size())
+	// Output: 1.txt 8
 }
 
 // Open gives random access: only the frames that a read touches are decrypted.

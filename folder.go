@@ -44,8 +44,8 @@ type Folder struct {
 }
 
 // NewFolder opens a folder as storage, and makes it if need be. It removes files from its top level
-// that killed writers left there: at once if the file system has locks, which tell whether a writer
-// lives, and else a day after the last write. List does the same in the folders below.
+// that killed writers left there: at once if the file system has locks, which show whether a writer
+// still runs, and otherwise a day after the last write. List does the same in the folders below.
 func NewFolder(dir string) (*Folder, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("folder storage: %w", err)
@@ -85,15 +85,15 @@ func localName(key string) (string, error) {
 	return name, nil
 }
 
-// Put implements Storage. For a key that cannot be stored, it fails before it reads content, and
-// the error holds ErrInvalidKey.
+// Put stores content. For a key that cannot be stored, it fails before it reads content, and the
+// error holds ErrInvalidKey.
 func (f *Folder) Put(ctx context.Context, key string, content io.Reader) error {
 	return f.put(ctx, key, content, nil)
 }
 
-// PutIf implements ConditionalStorage. A version is one file with its size and time. A file that
-// other programs write in place stays the same version while these do not change. The new file has
-// the owner, the group and the permissions of the old one, as far as the system lets it.
+// PutIf replaces a file of this version: the same file, with the same size and time. A file that
+// another program writes in place keeps its version while these do not change. The new file gets
+// the owner, the group and the permissions of the old one, as far as the system permits.
 func (f *Folder) PutIf(ctx context.Context, key, version string, content io.Reader) error {
 	return f.PutFunc(ctx, key, content, func(old fs.FileInfo, file *os.File) error {
 		if old == nil || versionOf(old) != version {
@@ -106,12 +106,11 @@ func (f *Folder) PutIf(ctx context.Context, key, version string, content io.Read
 	})
 }
 
-// PutFunc stores an object as Put does, if place lets it. Place is called once content is written,
-// while no other name in the folder changes. It gets what stands under key, which is nil if nothing
-// does, and the file that is to stand there, whose owner, permissions and times it may set. If it
-// returns an error, nothing changes, and PutFunc's error holds that one. If nothing stood there and
-// another program puts something there at that moment, that is kept, and the error holds
-// [fs.ErrExist].
+// PutFunc stores an object as Put does, if place returns nil. PutFunc calls place once content is
+// written, while no other name in the folder changes. Old is the file under key, or nil if there is
+// none. File is the one to take its place, whose owner, permissions and times place may set. If
+// place returns an error, nothing changes, and PutFunc's error holds it. If old is nil and another
+// program creates the file at that moment, that file is kept, and the error holds [fs.ErrExist].
 func (f *Folder) PutFunc(ctx context.Context, key string, content io.Reader, place func(old fs.FileInfo, file *os.File) error) error {
 	return f.put(ctx, key, content, place)
 }
@@ -162,8 +161,8 @@ func (f *Folder) put(ctx context.Context, key string, content io.Reader, place f
 	return nil
 }
 
-// withoutPath returns what failed of the file of this path, whose temporary name tells nobody
-// anything. A failure of what is stored keeps its own path.
+// withoutPath removes this path, a temporary name that means nothing to a user, from err. An error
+// of the content keeps its own path.
 func withoutPath(err error, path string) error {
 	if named, ok := errors.AsType[*fs.PathError](err); ok && named.Path == path {
 		return named.Err
@@ -184,7 +183,7 @@ func writeFile(ctx context.Context, file *os.File, content io.Reader) error {
 	return err
 }
 
-// Get implements Storage. If an object is replaced while it is read, the old content is read on.
+// Get returns an object's content. If the object is replaced meanwhile, the old content is read.
 func (f *Folder) Get(ctx context.Context, key string) (io.ReadCloser, error) {
 	file, err := f.open(ctx, key)
 	if err != nil {
@@ -193,7 +192,6 @@ func (f *Folder) Get(ctx context.Context, key string) (io.ReadCloser, error) {
 	return file, nil
 }
 
-// GetVersion implements ConditionalStorage.
 func (f *Folder) GetVersion(ctx context.Context, key string) (io.ReadCloser, string, error) {
 	file, err := f.open(ctx, key)
 	if err != nil {
@@ -202,8 +200,7 @@ func (f *Folder) GetVersion(ctx context.Context, key string) (io.ReadCloser, str
 	return file, versionOf(file.info), nil
 }
 
-// Open implements RangeStorage. If an object is replaced while it is open, the old content is read
-// on.
+// Open opens an object for random access. If it is replaced meanwhile, the old content is read.
 func (f *Folder) Open(ctx context.Context, key string) (Object, error) {
 	file, err := f.open(ctx, key)
 	if err != nil {
@@ -257,7 +254,7 @@ func (f *storedFile) Size() int64        { return f.info.Size() }
 func (f *storedFile) ModTime() time.Time { return f.info.ModTime() }
 func (f *storedFile) Close() error       { return f.close() }
 
-// Delete implements Storage. It removes folders that are empty afterwards.
+// Delete removes an object, and the folders that are empty afterwards.
 func (f *Folder) Delete(ctx context.Context, key string) error {
 	name, err := localName(key)
 	if err != nil {

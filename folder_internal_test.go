@@ -25,8 +25,8 @@ func TestAFileSystemWithoutFsyncStoresAllTheSame(t *testing.T) {
 	}
 }
 
-// TestFullDiskNamesTheObject: the error of a write says nothing of the temporary file, and the error
-// of a source keeps its path.
+// TestFullDiskNamesTheObject: the error of a write says nothing of the temporary file, and the
+// error of a source keeps its path.
 func TestFullDiskNamesTheObject(t *testing.T) {
 	full := &fs.PathError{Op: "write", Path: "/store/" + temporaryPrefix + "X", Err: syscall.ENOSPC}
 	require.Equal(t, error(syscall.ENOSPC), withoutPath(full, full.Path))

@@ -13,9 +13,9 @@ import (
 	"strings"
 )
 
-// List implements Storage. It yields the keys in lexical order. A folder below that cannot be read
-// is an error with that folder's key, which ends in a slash. A caller that goes on then gets the
-// rest. All other errors come without a key, and are the last.
+// List yields the keys in lexical order. A folder below that cannot be read is an error with that
+// folder's key, which ends in a slash. A caller that goes on then gets the rest. All other errors
+// come without a key, and are the last.
 func (f *Folder) List(ctx context.Context, prefix string) iter.Seq2[string, error] {
 	return func(yield func(string, error) bool) {
 		for entry, err := range f.Entries(ctx, prefix) {
@@ -26,22 +26,22 @@ func (f *Folder) List(ctx context.Context, prefix string) iter.Seq2[string, erro
 	}
 }
 
-// FolderEntry is what stands in a Folder: an object, or something that List does not yield.
+// FolderEntry is an entry of a Folder: an object, or something that List does not yield.
 type FolderEntry struct {
 	Key string // ends in a slash if it is a folder's
 
-	// Type is that of the file: 0 of an object, [fs.ModeDir] of a folder with nothing in it, and
-	// that of a symbolic link, a named pipe, a socket, a device or what else is no regular file.
+	// Type is the type of the file: 0 for an object, [fs.ModeDir] for an empty folder, and another
+	// one for a symbolic link, a named pipe, a socket, a device or any other irregular file.
 	Type fs.FileMode
 
-	// Unfinished means that it is the file of a Put that has not ended, in this process or another.
+	// Unfinished marks the file of a Put that has not ended, in this process or another.
 	Unfinished bool
 }
 
 func (e *FolderEntry) isObject() bool { return e.Type == 0 && !e.Unfinished }
 
-// Entries yields the objects as List does, and among them what List passes over. Folders with
-// something in them are no entries of their own. The errors are List's.
+// Entries yields the objects as List does, and among them what List leaves out. Only empty folders
+// are entries. The errors are List's.
 func (f *Folder) Entries(ctx context.Context, prefix string) iter.Seq2[FolderEntry, error] {
 	return func(yield func(FolderEntry, error) bool) {
 		if _, err := f.list(ctx, "", prefix, yield); err != nil {
@@ -89,9 +89,9 @@ func (f *Folder) list(ctx context.Context, dir, prefix string, yield func(Folder
 	return true, nil
 }
 
-// names are those of what is in a folder, in lexical order. Those of folders end in a slash. They
-// are in one piece of memory: a folder may have a million, of which fs.ReadDir makes hundreds of
-// MiB.
+// names holds the names of a folder's entries, in lexical order. Names of folders end in a slash.
+// All are in one piece of memory: a folder may have a million, for which fs.ReadDir takes hundreds
+// of MiB.
 type names struct {
 	text   []byte
 	starts []int // of each name in text
@@ -103,14 +103,13 @@ func (n *names) name(i int) []byte  { return n.text[n.starts[i]:n.ends[i]] }
 func (n *names) Len() int           { return len(n.starts) }
 func (n *names) Less(i, j int) bool { return bytes.Compare(n.name(i), n.name(j)) < 0 }
 
-// Swap implements sort.Interface.
 func (n *names) Swap(i, j int) {
 	n.starts[i], n.starts[j] = n.starts[j], n.starts[i]
 	n.ends[i], n.ends[j] = n.ends[j], n.ends[i]
 	n.types[i], n.types[j] = n.types[j], n.types[i]
 }
 
-// names returns what is in a folder below the root.
+// names returns the names of the entries of a folder below the root.
 func (f *Folder) names(dir string) (*names, error) {
 	folder, err := f.root.Open(filepath.FromSlash("./" + dir))
 	if err != nil {

@@ -18,8 +18,8 @@ import (
 // temporaryPrefix begins the names of files of unfinished Puts.
 const temporaryPrefix = ".pikokms-tmp-"
 
-// sweepAge is how long a file of an unfinished Put is left alone after its last write, where no
-// lock tells whether its writer lives.
+// sweepAge is the age after which sweep removes the file of an unfinished Put, where no lock shows
+// whether its writer still runs.
 const sweepAge = 24 * time.Hour
 
 func isTemporary(name string) bool { return strings.HasPrefix(name, temporaryPrefix) }
@@ -52,7 +52,7 @@ func (f *Folder) exclusively(ctx context.Context, change func() error) error {
 
 // aside returns the folder in which to write an object before it is renamed to name. That is the
 // top one, or the object's own folder if that is on another device. The error holds ErrInvalidKey
-// if the object can't have this name, as far as this can be told beforehand.
+// if the object can't have this name, as far as that is known beforehand.
 func (f *Folder) aside(ctx context.Context, name string) (string, error) {
 	parts := strings.Split(name, string(filepath.Separator))
 	deepest := "."
@@ -123,8 +123,8 @@ func (f *Folder) createNamed(dir string) (*unplaced, error) {
 		if err != nil {
 			return nil, err
 		}
-		// The lock tells sweep that the writer lives. A sweep that came before it took the file
-		// away.
+		// The lock shows sweep that the writer runs. A sweep before the lock may have removed the
+		// file.
 		held, lockErr := tryLock(file)
 		info, err := file.Stat()
 		if now, statErr := f.root.Lstat(temporary); err == nil && statErr == nil && os.SameFile(now, info) && (held || lockErr != nil) {
@@ -136,7 +136,7 @@ func (f *Folder) createNamed(dir string) (*unplaced, error) {
 	}
 }
 
-// discard closes a file and removes the temporary name that it may have.
+// discard closes a file and removes its temporary name, if it has one.
 func (u *unplaced) discard() error {
 	err := u.file.Close()
 	if errors.Is(err, fs.ErrClosed) {
@@ -301,7 +301,7 @@ func (f *Folder) sweepTop() error {
 	}
 }
 
-// sweep removes the file of an unfinished Put if its writer does not live, and reports whether it
+// sweep removes the file of an unfinished Put if its writer no longer runs, and reports whether it
 // is gone. A file that it cannot remove stays for the next time.
 func (f *Folder) sweep(name string) (gone bool) {
 	info, err := f.root.Lstat(name)

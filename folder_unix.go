@@ -11,10 +11,10 @@ import (
 	"syscall"
 )
 
-// namesAreBytes tells whether a file's name may be any bytes but a slash and a zero.
+// namesAreBytes reports whether a file's name may have any bytes except slash and zero.
 const namesAreBytes = runtime.GOOS != "darwin"
 
-// openNow opens what is not a file, such as a named pipe, without waiting for its other end.
+// openNow makes opening a named pipe return at once, rather than wait for its other end.
 const openNow = syscall.O_NONBLOCK
 
 // tryLock locks a file and reports whether it could. Closing the file releases the lock. Where the
@@ -32,7 +32,7 @@ func tryLock(file *os.File) (bool, error) {
 	return false, err
 }
 
-// unlock gives a lock back.
+// unlock releases a lock.
 func unlock(file *os.File) { _ = flock(file, syscall.LOCK_UN) } // closing the file does so, too
 
 func flock(file *os.File, how int) error {

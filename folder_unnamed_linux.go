@@ -28,7 +28,7 @@ func (f *Folder) create(dir string) (*unplaced, error) {
 // procPath returns the path under which the system has an open file.
 func procPath(file *os.File) string { return fmt.Sprintf("/proc/self/fd/%d", file.Fd()) }
 
-// name gives a file its name. What stands there is replaced only if so wanted.
+// name gives a file its name. It replaces a file of that name only if replace is true.
 func (u *unplaced) name(name string, replace bool) error {
 	if u.temporary != "" {
 		return u.rename(name, replace)

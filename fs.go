@@ -28,7 +28,6 @@ type hostFS struct {
 	host *Host
 }
 
-// Open implements fs.FS.
 func (f *hostFS) Open(name string) (fs.File, error) {
 	file, err := f.open(name)
 	if err != nil {
@@ -108,9 +107,8 @@ func (e *entry) Type() fs.FileMode {
 	return fileInfo{dir: e.isDir}.Mode().Type()
 }
 
-// Info implements fs.DirEntry. The size is the one that the object states, so no key service is
-// asked for it, except for compressed and signed objects. Those that can only be read forward are
-// read to their end.
+// Info takes the size from what the object states, so it asks no key service, except for compressed
+// and signed objects. It reads those without random access to their end.
 func (e *entry) Info() (fs.FileInfo, error) {
 	if e.isDir {
 		return fileInfo{name: e.name, dir: true}, nil
@@ -191,7 +189,7 @@ type forwardFile struct {
 
 func (f *forwardFile) Stat() (fs.FileInfo, error) { return f.fs.stat(f.name) }
 
-// ReadFile implements fs.ReadFileFS, without asking for the file's size.
+// ReadFile reads a whole file, without asking for its size.
 func (f *hostFS) ReadFile(name string) (b []byte, err error) {
 	file, err := f.Open(name)
 	if err != nil {
@@ -224,7 +222,6 @@ func (d *directory) Read([]byte) (int, error) {
 	return 0, &fs.PathError{Op: "read", Path: d.path, Err: errors.New("is a directory")}
 }
 
-// ReadDir implements fs.ReadDirFile.
 func (d *directory) ReadDir(n int) ([]fs.DirEntry, error) {
 	if n > 0 && len(d.entries) == 0 {
 		return nil, io.EOF

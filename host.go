@@ -19,14 +19,14 @@ import (
 )
 
 var (
-	// ErrConfig means that options of New are wrong or do not fit together. The error says how.
+	// ErrConfig means that options of New are wrong or contradict each other. The text names them.
 	ErrConfig = errors.New("invalid pikokms configuration")
 	// ErrPlaintext means that a stored object is not an encrypted one.
 	ErrPlaintext = errors.New("stored object is not encrypted")
 )
 
-// Host is a storage that encrypts. What is put through it is stored as its chain of transformers
-// makes it, and what is got through it is the original. It is safe for concurrent use.
+// Host is a storage that encrypts. Put stores what the transformers make of the content, and Get
+// returns the original. A Host is safe for concurrent use.
 type Host struct {
 	registry       *Registry
 	chain          *Chain
@@ -41,8 +41,8 @@ type Host struct {
 	close          func() error
 }
 
-// New makes a Host of providers, transformers and a storage. It asks no key service, so a Host can
-// start while one is down. The error holds ErrConfig, ErrInvalidTransformer or
+// New returns a Host with the options' providers, transformers and storage. It asks no key service,
+// so a Host can start while one is down. The error holds ErrConfig, ErrInvalidTransformer or
 // ErrUnknownTransformer.
 func New(options ...Option) (*Host, error) {
 	s := settings{providers: make(map[string]provider.EncryptionProvider)}
@@ -113,7 +113,6 @@ func (k currentKeyring) WrapDataKey(ctx context.Context, key *provider.SecureByt
 	return k.h.CryptoService().WrapDataKey(ctx, key, encryptionContext)
 }
 
-// IsCurrent implements provider.VersionedKeyring.
 func (k currentKeyring) IsCurrent(ctx context.Context, request *provider.UnwrapDataKeyRequest) (bool, error) {
 	return k.h.CryptoService().IsCurrent(ctx, request)
 }
@@ -133,8 +132,9 @@ func (h *Host) closeServices() error {
 // Chain returns the transformers that Put applies.
 func (h *Host) Chain() *Chain { return h.chain }
 
-// Put implements Storage. It compresses content, if so configured, encrypts it with one call of the
-// key service, and stores it. If content fails, nothing is stored, and an earlier object stays.
+// Put compresses content, if WithEnabledTransformers names a compression, encrypts it with one call
+// of the key service, and stores it. If content fails, nothing is stored, and an earlier object
+// stays.
 func (h *Host) Put(ctx context.Context, key string, content io.Reader) error {
 	return h.PutWith(ctx, key, content, nil)
 }
@@ -159,14 +159,14 @@ func (h *Host) bound(key string) map[string]string {
 	return map[string]string{PairBucket: h.bucket, PairObject: key}
 }
 
-// Get implements Storage. The content is complete when Read returns io.EOF, and only then. When ctx
-// ends, reading an encrypted object fails.
+// Get returns an object's content, which is complete when Read returns io.EOF, and only then. When
+// ctx ends, reading an encrypted object fails.
 //
-// The error, and that of Read, holds ErrPlaintext if the object is not encrypted, and ErrNotObject
-// if it is a message that is no stored object. It holds message.ErrCommitmentPolicy for a message
-// of an old suite, without WithCommitmentPolicy. It holds ErrInvalidTransformer,
-// ErrUnknownTransformer, compress.ErrCorrupt, compress.ErrTooLarge or compress.ErrWindow, or is one
-// of message.Decrypter's or the storage's own.
+// The errors of Get and Read hold ErrPlaintext if the object is not encrypted, and ErrNotObject if
+// it is a message that is not a stored object. Without WithCommitmentPolicy, they hold
+// message.ErrCommitmentPolicy for a message of an old suite. Otherwise they hold
+// ErrInvalidTransformer, ErrUnknownTransformer, compress.ErrCorrupt, compress.ErrTooLarge or
+// compress.ErrWindow, or are those of message.Decrypter or of the storage.
 func (h *Host) Get(ctx context.Context, key string) (io.ReadCloser, error) {
 	stored, err := h.storage.Get(ctx, key)
 	if err != nil {
@@ -209,10 +209,8 @@ func (h *Host) Decrypt(ctx context.Context, text string, encryptionContext map[s
 	return h.strings.Decrypt(ctx, text, encryptionContext)
 }
 
-// Delete implements Storage.
 func (h *Host) Delete(ctx context.Context, key string) error { return h.storage.Delete(ctx, key) }
 
-// List implements Storage.
 func (h *Host) List(ctx context.Context, prefix string) iter.Seq2[string, error] {
 	return h.storage.List(ctx, prefix)
 }

@@ -53,7 +53,7 @@ func (h *Host) withName(key string, pairs map[string]string) map[string]string {
 	return all
 }
 
-// kind says what a stored object is.
+// kind is the kind of a stored object.
 type kind int
 
 const (
@@ -108,9 +108,9 @@ func (h *Host) nameOptions(err error) error {
 // unencrypted is an object from before encryption.
 type unencrypted struct{ io.Reader }
 
-// sniff returns the first bytes of a stored object, and a reader of the whole. There are fewer than
-// header.SniffSize bytes only if the object is smaller. A failure of the storage stays a failure,
-// even if the storage then returns io.EOF.
+// sniff returns the first header.SniffSize bytes of a stored object, or all if it is smaller, and a
+// reader of the whole. A failure of the storage stays a failure, even if the storage then returns
+// io.EOF.
 func sniff(stored io.Reader) (start []byte, whole io.Reader, err error) {
 	rest := &checked.Reader{Source: stored}
 	start = make([]byte, header.SniffSize)
@@ -130,11 +130,11 @@ type object struct {
 // Close closes the stored object. A second Close returns the first one's result.
 func (o *object) Close() error { return o.close() }
 
-// WriteTo implements io.WriterTo, so that io.Copy uses the WriteTo of the last transformer.
+// WriteTo makes io.Copy use the WriteTo of the last transformer.
 func (o *object) WriteTo(w io.Writer) (int64, error) { return io.Copy(w, o.Reader) }
 
-// ErrNotSeekable means that an object can only be read from its beginning to its end. It is signed,
-// unframed, of Piko's old format, or compressed by a transformer without random access, or its
+// ErrNotSeekable means that an object can only be read from its beginning to its end: it is signed,
+// unframed, in Piko's old format, or compressed by a transformer without random access, or its
 // storage is no RangeStorage.
 var ErrNotSeekable = errors.New("no random access")
 
@@ -169,8 +169,8 @@ func (h *Host) Open(ctx context.Context, key string) (Object, error) {
 
 // Stat returns the size and the time of an object, and the last part of its key as its name. It
 // reads the beginning of the stored object and asks no key service, so the size is not
-// authenticated. It is -1 if only decrypting the object would tell: for compressed and signed
-// objects, and those of Piko's old format.
+// authenticated. It is -1 if it is known only after decryption: for compressed and signed objects,
+// and those of Piko's old format.
 //
 // The error holds ErrNotSeekable if the storage is no RangeStorage, or is one of Get's.
 func (h *Host) Stat(ctx context.Context, key string) (fs.FileInfo, error) {
@@ -222,8 +222,9 @@ func (h *Host) EncryptObject(ctx context.Context, key string, content io.Reader,
 
 // DecryptObject returns what Get would return for an object of size bytes that is stored under key.
 // The object's encryption context must have each pair of encryptionContext, which may be nil, or
-// the error holds provider.ErrContextMismatch. DecryptObject also returns the original's size in bytes, or -1 if it is not known beforehand. That size is
-// only as true as the stated one, until the content is read to its end. The errors are Get's.
+// the error holds provider.ErrContextMismatch. DecryptObject also returns the original's size in
+// bytes, or -1 if it is not known beforehand. That size is only as true as the stated one, until
+// the content is read to its end. The errors are Get's.
 func (h *Host) DecryptObject(ctx context.Context, key string, stored io.Reader, size int64, encryptionContext map[string]string) (content io.Reader, contentSize int64, err error) {
 	content, err = h.reverse(ctx, key, stored, encryptionContext)
 	if err != nil {

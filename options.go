@@ -56,21 +56,21 @@ func WithCryptoProvider(name string, p provider.EncryptionProvider) Option {
 	}
 }
 
-// WithDataKeyCache lets each provider's data keys serve several objects and reads, within limits. A
-// zero field means its default. The cache saves calls of the key service; Host.Close zeroes it.
-// Under BindObjectName each object has an encryption context of its own, so only repeated reads of
-// one object share a data key. Nor are messages served that are written for several recipients or
-// signed, which service.CacheLimits explains.
+// WithDataKeyCache uses each provider's data keys for several objects and reads, within limits,
+// which saves calls of the key service. A zero field means its default. Host.Close zeroes the
+// cache. Under BindObjectName each object has its own encryption context, so only repeated reads of
+// one object share a data key. Messages that are signed or for several recipients are not cached;
+// service.CacheLimits explains why.
 //
-// A provider that decides by a caller's ctx whose data key it gives, as branchkey.Provider does
-// with a Supplier, decides on each request, also if the cache has the data key. A provider of one's
-// own that does so must be a provider.ScopedKeyring.
+// A provider that picks a data key by the caller's ctx, as branchkey.Provider does with a Supplier,
+// picks on each request, even if the cache has the data key. A provider of your own that does so
+// must be a provider.ScopedKeyring.
 func WithDataKeyCache(limits service.CacheLimits) Option {
 	return func(s *settings) { s.service.Cache = &limits }
 }
 
-// WithTelemetry says where spans, metrics and events of the calls of key services go. By default
-// they go nowhere.
+// WithTelemetry sends spans, metrics and events of the calls of key services to t. By default there
+// are none.
 func WithTelemetry(t service.Telemetry) Option { return func(s *settings) { s.service.Telemetry = t } }
 
 // WithDefaultCryptoProvider names the registered provider under which objects and strings are
@@ -158,29 +158,30 @@ func WithParallelism(n int) Option {
 	}
 }
 
-// AllowPlaintext lets Get return objects that were stored before encryption as they are. An
-// attacker who can write to the storage can then also plant plain content in place of an encrypted
-// object. Set it only while old objects remain, and move them with Host.Migrate.
+// AllowPlaintext makes Get return objects that are not encrypted as they are. An attacker who can
+// write to the storage can then also plant plain content in place of an encrypted object. Set it
+// only while old objects remain, and move them with Host.Migrate.
 func AllowPlaintext() Option { return func(s *settings) { s.allowPlaintext = true } }
 
-// AllowPikoV2 lets Get and Decrypt also read what Piko wrote before it used pikokms. Such an object
-// is not bound to its name. If it was cut between two of its chunks, it reads as a shorter one,
-// without an error. Get does not know which compression Piko applied, so the caller must undo it.
+// AllowPikoV2 makes Get and Decrypt also read what Piko wrote before it used pikokms. Such an
+// object is not bound to its name. If it was cut between two of its chunks, it reads as a shorter
+// one, without an error. Get does not know which compression Piko applied, so the caller must undo
+// it.
 //
-// Nothing in what Piko wrote tells the uses of a key apart. An attacker who can have the
-// application encrypt a string of their choice under the same key of AWS KMS, and who can write to
-// the storage, can make an object of that format. For strings, see envelope.Decrypter.AllowPikoV2.
-// Set it only while such data remain, and move the objects with Host.Migrate.
+// Piko's old format does not separate the uses of a key. An attacker who can make the application
+// encrypt a chosen string under the same key of AWS KMS, and who can write to the storage, can make
+// an object of that format. For strings, see envelope.Decrypter.AllowPikoV2. Set it only while such
+// data remain, and move the objects with Host.Migrate.
 func AllowPikoV2() Option { return func(s *settings) { s.allowPikoV2 = true } }
 
-// AllowForeignMessages lets the host read messages that do not say whether they are stored objects:
-// those of AWS's tools and of package message. Strings are still refused.
+// AllowForeignMessages makes the host read messages that do not state whether they are stored
+// objects: those of AWS's tools and of package message. Strings are still refused.
 //
-// An attacker who can have the key encrypt something else, and who can write to the storage, can
-// then pass it off as an object. That may be a message that a tool made for another purpose. It may
-// also be a message whose data key is a value of 32 bytes that the application had AWS KMS encrypt.
-// Set it only if nothing else is encrypted under the keys, or while such objects remain, and move
-// them with Host.Migrate.
+// An attacker who can encrypt something else under the key, and who can write to the storage, can
+// then pass it off as an object. That may be a message that a tool made for another purpose, or one
+// whose data key is a value of 32 bytes that AWS KMS encrypted for the application. Set it only if
+// nothing else is encrypted under the keys, or while such objects remain, and move them with
+// Host.Migrate.
 func AllowForeignMessages() Option { return func(s *settings) { s.allowForeign = true } }
 
 // The names of the pairs of the encryption context that BindObjectName requires.
@@ -222,7 +223,7 @@ func (s *settings) chooseDefault() {
 	}
 }
 
-// configure sets what the options say about messages.
+// configure applies the options to the Encrypter and the Decrypter of h.
 func (s *settings) configure(h *Host) {
 	if s.bucket != "" {
 		h.encrypter.Required = append(slices.Clone(h.encrypter.Required), PairBucket, PairObject)

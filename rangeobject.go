@@ -12,9 +12,9 @@ import (
 )
 
 // RangeObject is an Object that is fetched in ranges, such as one behind HTTP, for a RangeStorage
-// to return. Reads in a row share one fetch. Later fetches are longer, so reading the whole in order
-// takes a few of them. A fetch that breaks off is repeated from where it broke, a few times in a
-// row. A ReadAt during another one makes a fetch of its own.
+// to return. Reads in a row share one fetch. Later fetches are longer, so reading the whole in
+// order takes a few of them. A fetch that breaks off is repeated from where it broke, a few times
+// in a row. A ReadAt during another one makes a fetch of its own.
 type RangeObject struct {
 	*io.SectionReader // of ranges
 	modTime           time.Time
@@ -50,9 +50,10 @@ const (
 	maxBroken = 3
 )
 
-// NewRangeObject returns an object of size bytes, the first of which are start: ProbeSize of them,
-// or all. The function fetch must return length bytes from offset; both lie within size. If the
-// object may be replaced meanwhile, fetch must return the old bytes or fail.
+// NewRangeObject returns an object of size bytes that begins with start, usually its first
+// ProbeSize bytes, or all of it if it is smaller. The function fetch must return length bytes from
+// offset; both lie within size. If the object may be replaced meanwhile, fetch must return the old
+// bytes or fail.
 func NewRangeObject(size int64, modTime time.Time, start []byte, fetch func(offset, length int64) (io.ReadCloser, error)) *RangeObject {
 	size = max(size, 0) // a server that states less states nothing
 	r := &ranges{size: size, start: start[:min(int64(len(start)), size)], fetch: fetch}
@@ -66,8 +67,8 @@ func (o *RangeObject) ModTime() time.Time { return o.modTime }
 // second Close returns what the first one did.
 func (o *RangeObject) Close() error { return o.ranges.close() }
 
-// Expect announces that the next read elsewhere begins a run through n bytes of the original, so
-// that one fetch gets what is stored of them.
+// Expect announces that n bytes of the original are read next, from a new position, so that one
+// fetch gets all frames that hold them.
 func (o *RangeObject) Expect(n int64) {
 	o.ranges.mu.Lock()
 	defer o.ranges.mu.Unlock()
@@ -206,7 +207,7 @@ func (r *ranges) newRanged(off, length int64) (*ranged, error) {
 	return &ranged{body, checked.Reader{Source: body}, off, off + length}, nil
 }
 
-// read fills p, which must not be longer than what is left of the fetch.
+// read fills p, which must not be longer than the rest of the fetch.
 func (s *ranged) read(p []byte) (int, error) {
 	n, err := s.source.ReadFull(p)
 	s.pos += int64(n)

@@ -53,7 +53,6 @@ type compression struct{ *compress.Transformer }
 
 func (compression) Type() TransformerType { return TransformerCompression }
 
-// Open implements SeekableTransformer.
 func (c compression) Open(_ context.Context, stored SizedReaderAt, _ any) (SizedReaderAt, error) {
 	if c.Name() != compress.ZstdSeekable {
 		return nil, fmt.Errorf("%w: the object was compressed by %s, which can only be read from its beginning; %s has random access", ErrNotSeekable, c.Name(), compress.ZstdSeekable)
@@ -73,8 +72,8 @@ func (r *Registry) Register(t Transformer) error {
 	if !validName(name) {
 		return fmt.Errorf("%w: name %q; names have lower-case letters, digits, '.', '_' and '-'", ErrInvalidTransformer, name)
 	}
-	if t.Type() != TransformerEncryption && t.Priority() >= CryptoTransformerPriority {
-		return fmt.Errorf("%w: %s has priority %d; the chain is recorded inside the encryption of priority %d, which must come last", ErrInvalidTransformer, name, t.Priority(), CryptoTransformerPriority)
+	if t.Type() != TransformerEncryption && t.Priority() >= cryptoPriority {
+		return fmt.Errorf("%w: %s has priority %d; the chain is recorded inside the encryption of priority %d, which must come last", ErrInvalidTransformer, name, t.Priority(), cryptoPriority)
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -121,13 +120,6 @@ func (r *Registry) Get(name string) (Transformer, error) {
 	return nil, fmt.Errorf("%w: %.100q; registered are %s", ErrUnknownTransformer, name, strings.Join(slices.Sorted(maps.Keys(r.transformers)), ", "))
 }
 
-// Names returns the names of all transformers, sorted.
-func (r *Registry) Names() []string {
-	r.mu.RLock()
-	defer r.mu.RUnlock()
-	return slices.Sorted(maps.Keys(r.transformers))
-}
-
 // Reverse returns the original of a stored object. It needs nothing but the object. The encryption
 // transformer verifies and decrypts it. The encryption context then names the transformers that
 // were applied before. It must also have each of the stated pairs. The error is the encryption
@@ -145,7 +137,7 @@ func (r *Registry) Reverse(ctx context.Context, input io.Reader, stated map[stri
 	if err != nil {
 		return nil, err
 	}
-	return chain.Reverse(ctx, plain)
+	return chain.reverse(ctx, plain)
 }
 
 // Open gives random access to the original of a stored object, with one call of the key service.

@@ -33,11 +33,11 @@ func (h *Host) RotateKey(name string) error {
 
 // Rewrap moves an object to the default provider's key, in its newest version. It does so even if
 // the object IsCurrent, which then has a new data key. It replaces the object in one step once the
-// whole of it is verified. On an error the old one stays. It refuses what is not a stored object of
-// a host, whatever New's options allow to be read: Migrate moves that.
+// whole of it is verified. On an error the old one stays. It refuses anything that is not a stored
+// object of a host, whatever New's options allow: Migrate moves that.
 //
-// A cache of branch keys or of data keys goes on with the version that it has, for as long as its
-// limits say. Rewrap after that, or on a host without such a cache.
+// A cache of branch keys or of data keys keeps the version that it has until its limits are
+// reached. Rewrap after that, or on a host without such a cache.
 //
 // On a ConditionalStorage, an object that was replaced or deleted meanwhile is left as it is, and
 // the error holds ErrChanged. On another storage, Rewrap overwrites a Put, and undoes a Delete,
@@ -56,10 +56,11 @@ func (h *Host) Rewrap(ctx context.Context, key string) error {
 // IsCurrent reports whether an object is under the default provider's key and no other, in the
 // version with which the provider wraps now, and in today's format. Under branch keys, that is the
 // version in the provider's cache. Rewrap need not move the object, though it would. IsCurrent
-// reads the object's header, which it does not verify, as Get and Rewrap do. Some providers ask
-// their key service: [provider.VersionedKeyring] says more.
+// reads the object's header and, unlike Get and Rewrap, does not verify it. Some providers ask
+// their key service; see [provider.VersionedKeyring].
 //
-// It is false for what is no stored object of a host. The error is the storage's or the provider's.
+// It is false for anything that is not a stored object of a host. The error is the storage's or the
+// provider's.
 func (h *Host) IsCurrent(ctx context.Context, key string) (current bool, err error) {
 	stored, err := h.storage.Get(ctx, key)
 	if err != nil {
@@ -127,7 +128,7 @@ func (h *Host) BindObject(ctx context.Context, key string, stored io.Reader) (*m
 	return h.encrypter.NewReader(ctx, content, pairs)
 }
 
-// sniffObject returns a reader of the whole of what is stored, if it begins as an object of a host.
+// sniffObject returns a reader of all that is stored, if it begins like an object of a host.
 func sniffObject(stored io.Reader) (io.Reader, error) {
 	start, whole, err := sniff(stored)
 	switch {

@@ -44,18 +44,17 @@ type Transformer interface {
 	Reverse(ctx context.Context, input io.Reader, options any) (io.Reader, error)
 }
 
-const (
-	// CryptoTransformerName is the name of the encryption transformer.
-	CryptoTransformerName = "crypto-service"
-	// CryptoTransformerPriority is the place of the encryption transformer in a chain.
-	CryptoTransformerPriority = 250
-)
+// CryptoTransformerName is the name of the encryption transformer.
+const CryptoTransformerName = "crypto-service"
 
-// ErrNotObject means that a message does not say that it is a stored object. It may be authentic,
-// as a string or a message of AWS's tools is.
+// cryptoPriority is the place of the encryption transformer in a chain.
+const cryptoPriority = 250
+
+// ErrNotObject means that a message does not state that it is a stored object. It may still be
+// authentic, such as a string or a message of AWS's tools.
 var ErrNotObject = errors.New("message is no stored object")
 
-// acceptObject refuses a message that does not say that it is a stored object.
+// acceptObject refuses a message that does not state that it is a stored object.
 func acceptObject(h *header.Header) error {
 	use, stated := h.EncryptionContext[provider.PairUse]
 	switch {
@@ -67,7 +66,7 @@ func acceptObject(h *header.Header) error {
 	return fmt.Errorf("%w: %w: its encryption context has no pair %q, so no host wrote it; AllowForeignMessages lets it be read", ErrNotObject, provider.ErrContextMismatch, provider.PairUse)
 }
 
-// acceptForeign also accepts a message that does not say what it is.
+// acceptForeign also accepts a message that does not state its use.
 func acceptForeign(h *header.Header) error {
 	if _, stated := h.EncryptionContext[provider.PairUse]; !stated {
 		return nil
@@ -88,8 +87,8 @@ type CryptoTransformer struct {
 }
 
 // NewCryptoTransformer returns an encryption transformer for stored objects, which writes with e
-// and reads with d. Each message that it writes has the pair provider.PairUse. It reads only such messages,
-// unless d.Accept is set and decides.
+// and reads with d. Each message that it writes has the pair provider.PairUse. It reads only such
+// messages, unless d.Accept is set and decides.
 func NewCryptoTransformer(e message.Encrypter, d message.Decrypter) *CryptoTransformer {
 	if d.Accept == nil {
 		d.Accept = acceptObject
@@ -104,16 +103,13 @@ func NewMessageTransformer(e message.Encrypter, d message.Decrypter) *CryptoTran
 	return &CryptoTransformer{encrypter: e, decrypter: d}
 }
 
-// Name implements Transformer.
 func (t *CryptoTransformer) Name() string { return CryptoTransformerName }
 
-// Type implements Transformer.
 func (t *CryptoTransformer) Type() TransformerType { return TransformerEncryption }
 
-// Priority implements Transformer.
-func (t *CryptoTransformer) Priority() int { return CryptoTransformerPriority }
+func (t *CryptoTransformer) Priority() int { return cryptoPriority }
 
-// Transform implements Transformer. The options are nil or an EncryptionContext. The result is a
+// Transform encrypts input. The options are nil or an EncryptionContext. The result is a
 // *message.EncryptReader. Transform calls the key service; reading does not.
 func (t *CryptoTransformer) Transform(ctx context.Context, input io.Reader, options any) (io.Reader, error) {
 	pairs, err := asEncryptionContext(options)
@@ -136,7 +132,7 @@ func (t *CryptoTransformer) Transform(ctx context.Context, input io.Reader, opti
 	return r, nil
 }
 
-// Reverse implements Transformer. The options are nil or an EncryptionContext. The result is a
+// Reverse decrypts input. The options are nil or an EncryptionContext. The result is a
 // *message.DecryptReader. Reverse calls the key service; reading does not. Errors are those of
 // message.Decrypter.NewReader, or hold ErrNotObject.
 func (t *CryptoTransformer) Reverse(ctx context.Context, input io.Reader, options any) (io.Reader, error) {
@@ -173,8 +169,8 @@ type SeekableTransformer interface {
 	Open(ctx context.Context, stored SizedReaderAt, options any) (SizedReaderAt, error)
 }
 
-// Open implements SeekableTransformer. The options are those of Reverse. The result is a
-// *message.DecryptReaderAt.
+// Open gives random access to a message's plaintext. The options are those of Reverse. The result
+// is a *message.DecryptReaderAt.
 func (t *CryptoTransformer) Open(ctx context.Context, stored SizedReaderAt, options any) (SizedReaderAt, error) {
 	stated, err := asEncryptionContext(options)
 	if err != nil {

@@ -10,8 +10,8 @@
 // example, the key "50% off" is the blob "50__0x25__ off". What other programs stored under names
 // that a driver would escape can't be reached. The command works on such objects.
 //
-// Listings and uploads are whole or an error, which holds [ErrAnswer], as far as gocloud.dev lets a
-// wrong answer be seen.
+// A listing or an upload is whole, or fails with an error that holds [ErrAnswer], as far as
+// gocloud.dev exposes wrong answers.
 package blobstorage
 
 import (
@@ -44,15 +44,15 @@ type Storage struct {
 func New(bucket *blob.Bucket) *Storage { return &Storage{bucket: bucket} }
 
 // WithReaderOptions returns the storage with options for all that is read of the bucket. For
-// objects in GCS of content encoding gzip, BeforeRead must choose ReadCompressed: GCS decompresses
-// them else, and what is encrypted is none of gzip's.
+// objects in GCS of content encoding gzip, BeforeRead must choose ReadCompressed. Otherwise GCS
+// tries to decompress them, and what is encrypted is not gzip.
 func (s *Storage) WithReaderOptions(options *blob.ReaderOptions) *Storage {
 	return &Storage{s.bucket, options}
 }
 
 var _ pikokms.RangeStorage = (*Storage)(nil)
 
-// missing adds fs.ErrNotExist to the errors that mean it.
+// missing adds fs.ErrNotExist to an error for a missing object.
 func missing(err error) error {
 	if gcerrors.Code(err) == gcerrors.NotFound {
 		return fmt.Errorf("%w: %w", fs.ErrNotExist, err)
@@ -60,10 +60,9 @@ func missing(err error) error {
 	return err
 }
 
-// Put implements [pikokms.Storage]. It sets the content type to application/octet-stream and no
-// metadata. An object that it replaces loses its own, so do not rewrap through it what an
-// application stored through [Encrypt]. The error holds [ErrAnswer] if S3's answer does not confirm
-// that the object is stored.
+// Put stores an object with the content type application/octet-stream and no metadata. An object
+// that it replaces loses its own, so do not rewrap through it what an application stored through
+// [Encrypt]. The error holds [ErrAnswer] if S3's answer does not confirm that the object is stored.
 func (s *Storage) Put(ctx context.Context, key string, content io.Reader) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -88,8 +87,8 @@ func put(ctx context.Context, cancel context.CancelFunc, bucket *blob.Bucket, ke
 	return source.Blame(err)
 }
 
-// Get implements pikokms.Storage. What begins as no message is read on only after requests that
-// tell whether AWS's S3 Encryption Client wrote it; the error then holds [ErrS3EncryptionClient].
+// Get returns an object's content. If that does not begin like a message, Get makes requests that
+// show whether AWS's S3 Encryption Client wrote it; the error then holds [ErrS3EncryptionClient].
 func (s *Storage) Get(ctx context.Context, key string) (io.ReadCloser, error) {
 	r, err := s.bucket.NewReader(ctx, key, s.reading)
 	if err != nil {
@@ -110,14 +109,13 @@ type buffered struct {
 	io.Closer
 }
 
-// Delete implements pikokms.Storage.
 func (s *Storage) Delete(ctx context.Context, key string) error {
 	return missing(s.bucket.Delete(ctx, key))
 }
 
-// List implements pikokms.Storage. The listing is whole, or its error holds [ErrAnswer] as far as
-// gocloud.dev lets what is wrong be seen: in S3 a part that is cut short, goes backwards or repeats
-// itself, in every cloud a token or an end of a part that comes again, and keys outside of prefix.
+// List yields keys. The listing is whole, or its error holds [ErrAnswer], as far as gocloud.dev
+// exposes what is wrong: in S3 a page that is cut short, goes backwards or repeats itself, in every
+// cloud a token or an end of a page that comes again, and keys outside of prefix.
 func (s *Storage) List(ctx context.Context, prefix string) iter.Seq2[string, error] {
 	return func(yield func(string, error) bool) {
 		options := blob.ListOptions{Prefix: prefix}
@@ -138,8 +136,8 @@ func (s *Storage) List(ctx context.Context, prefix string) iter.Seq2[string, err
 	}
 }
 
-// Open implements [pikokms.RangeStorage]. It makes one request, which fetches the first 4 KiB.
-// Reads beyond them make more.
+// Open opens an object for random access with one request, which fetches the first 4 KiB. Reads
+// beyond them make more.
 func (s *Storage) Open(ctx context.Context, key string) (pikokms.Object, error) {
 	o, err := open(ctx, s.bucket, key, s.reading)
 	if err != nil {

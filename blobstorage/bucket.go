@@ -55,7 +55,7 @@ var (
 // what the first one returned, though gocloud.dev does not allow it.
 //
 // S3 takes 10,000 parts, so BufferSize bounds what a blob.Writer can store there: 78 GiB with the
-// usual parts of 8 MiB. Upload chooses larger parts for a source that tells its size.
+// usual parts of 8 MiB. Upload chooses larger parts if the source's size is known.
 //
 // Errors hold those of [pikokms.Host] besides their gcerrors code.
 func Encrypt(inner *blob.Bucket, options ...pikokms.Option) (*blob.Bucket, error) {
@@ -177,7 +177,7 @@ func (b *bucket) size(ctx context.Context, key string, a *blob.Attributes) (size
 				return size, nil
 			}
 		}
-		// Somebody changed the metadata. The object itself tells its size.
+		// Somebody changed the metadata. The object itself has its size.
 	}
 	if a.Size == 0 { // S3 refuses every range of an empty object
 		return b.host.StatedSize(bytes.NewReader(nil), 0)
@@ -204,7 +204,7 @@ func (b *bucket) size(ctx context.Context, key string, a *blob.Attributes) (size
 }
 
 // isSeekable reports whether the stored object that begins with start is compressed in a format
-// with random access. Of compressed objects, only these tell their size.
+// with random access. Of compressed objects, only these have a known size.
 func isSeekable(start []byte) bool {
 	h, _, err := header.Parse(start, header.Limits{})
 	return err == nil && h.EncryptionContext[pikokms.PairTransformers] == compress.ZstdSeekable
@@ -282,7 +282,7 @@ func (b *bucket) ListPaged(ctx context.Context, options *driver.ListOptions) (*d
 	return page, nil
 }
 
-// isForeign reports whether an error says that an object can't be read by this bucket.
+// isForeign reports whether an error means that this bucket can't read an object.
 func isForeign(err error) bool {
 	for _, foreign := range [...]error{
 		pikokms.ErrPlaintext, pikokms.ErrUnknownTransformer, ErrS3EncryptionClient, provider.ErrInvalidCiphertext, provider.ErrDecryptionFailed,

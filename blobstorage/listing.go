@@ -25,11 +25,11 @@ var errPageToken = errors.New("blobstorage: unknown page token")
 // pageSize is how many keys a listing asks for: the most that S3 gives at once.
 const pageSize = 1000
 
-// most is how many requests the driver may make for one page. Only listings without an end need
-// more, which give nothing at all each time.
-const most = 100_000
+// maxRequests is how many requests the driver may make for one page. Only a listing of empty pages
+// without an end needs more.
+const maxRequests = 100_000
 
-// listing checks that a listing is whole, as far as the bucket lets it be seen.
+// listing checks that a listing is whole, as far as the bucket exposes that.
 type listing struct {
 	prefix string
 	seed   maphash.Seed
@@ -60,8 +60,8 @@ func (l *listing) page(ctx context.Context, bucket *blob.Bucket, token []byte, o
 		if err := asked.ask(as); err != nil {
 			return err
 		}
-		if requests++; requests > most {
-			return fmt.Errorf("%w: %d parts of a listing in a row name nothing, and it goes on", ErrAnswer, most)
+		if requests++; requests > maxRequests {
+			return fmt.Errorf("%w: %d parts of a listing in a row name nothing, and it goes on", ErrAnswer, maxRequests)
 		}
 		return nil
 	}
@@ -84,7 +84,7 @@ func (l *listing) token(next []byte) []byte {
 	return append(append(token, l.last...), next...)
 }
 
-// resume goes on with the listing that a token of an encrypting bucket is of, and returns the token
+// resume continues the listing that gave this token of an encrypting bucket, and returns the token
 // of the bucket below.
 func (l *listing) resume(token []byte) ([]byte, error) {
 	n, size := binary.Uvarint(token)
@@ -128,7 +128,7 @@ func (l *listing) check(objects []*blob.ListObject, next []byte, asked s3Listing
 	return nil
 }
 
-// isNew reports whether a text was not seen before.
+// isNew reports whether a text comes for the first time.
 func (l *listing) isNew(text string) bool {
 	hash := maphash.String(l.seed, text)
 	_, seen := l.seen[hash]

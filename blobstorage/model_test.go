@@ -96,8 +96,8 @@ func TestModel(t *testing.T) {
 					inner, err = open()
 					return err
 				},
-				// What is read of two objects in turn, since one replaced the other, does not open, or
-				// ends too soon.
+				// What is read of two objects in turn, since one replaced the other, does not open,
+				// or ends too soon.
 				Expects: func(err error) bool {
 					return errors.Is(err, service.ErrOpen) || errors.Is(err, provider.ErrDecryptionFailed) || errors.Is(err, io.ErrUnexpectedEOF)
 				},

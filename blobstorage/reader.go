@@ -26,7 +26,6 @@ type reader struct {
 func (r *reader) Attributes() *driver.ReaderAttributes { return &r.attributes }
 func (r *reader) As(i any) bool                        { return r.as(i) }
 
-// Download implements driver.Downloader.
 func (r *reader) Download(w io.Writer) error {
 	_, err := io.Copy(w, r.Reader)
 	return err

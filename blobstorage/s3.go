@@ -39,7 +39,7 @@ func confirmWrites(ctx context.Context, bucket *blob.Bucket, as func(any) bool) 
 	return nil
 }
 
-// noRequests is for an upload that is to show the options of a transfer manager, and no more.
+// noRequests sends nothing. An upload with it shows the options of a transfer manager.
 type noRequests struct{ transfermanager.S3APIClient }
 
 func (noRequests) PutObject(context.Context, *s3.PutObjectInput, ...func(*s3.Options)) (*s3.PutObjectOutput, error) {
@@ -75,7 +75,7 @@ type s3Listing struct {
 	tokens  map[string]bool
 }
 
-// ask takes note of a request for a part of a listing. It makes an answer fail that is cut short.
+// ask records a request for a page of a listing, and makes a page fail that is cut short.
 func (l *s3Listing) ask(as func(any) bool) error {
 	var old *s3.ListObjectsInput
 	if as(&old) {
@@ -106,8 +106,8 @@ func (l *s3Listing) goOn(token *string) error {
 	return nil
 }
 
-// refuseCut refuses an answer that says that there is more, and not how to get it. gocloud.dev
-// takes it for the end.
+// refuseCut refuses a page that is not the last and has no token of the next. gocloud.dev takes it
+// for the end.
 func refuseCut(stack *middleware.Stack) error {
 	return stack.Initialize.Add(middleware.InitializeMiddlewareFunc("pikokms.RefuseCut",
 		func(ctx context.Context, in middleware.InitializeInput, next middleware.InitializeHandler) (middleware.InitializeOutput, middleware.Metadata, error) {

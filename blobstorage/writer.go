@@ -52,7 +52,7 @@ func (u *upload) store(cancel context.CancelCauseFunc, content io.Reader) error 
 	return u.put(cancel, stored)
 }
 
-// put stores what is encrypted.
+// put stores an encrypted object.
 func (u *upload) put(cancel context.CancelCauseFunc, stored *message.EncryptReader) error {
 	options := u.options
 	options.Metadata = pikokms.SetHeaderSize(options.Metadata, pikokms.MetadataKey, stored)
@@ -60,7 +60,7 @@ func (u *upload) put(cancel context.CancelCauseFunc, stored *message.EncryptRead
 	return put(u.ctx, func() { cancel(nil) }, u.bucket.inner, u.key, stored, &options)
 }
 
-// bufferSize returns the size of parts that the object needs, or asked if that is enough.
+// bufferSize returns the size of the object's parts: asked, or more if S3's limit demands it.
 func bufferSize(asked int, stored *message.EncryptReader) int {
 	n, known := stored.ContentLength()
 	if !known {
@@ -81,7 +81,6 @@ type writer struct {
 	done chan error
 }
 
-// Write implements io.Writer.
 func (w *writer) Write(p []byte) (int, error) {
 	if w.pipe == nil {
 		w.start()
@@ -104,7 +103,7 @@ func (w *writer) start() {
 	}()
 }
 
-// Upload implements driver.Uploader. If r fails, nothing is stored.
+// Upload stores what r holds. If r fails, nothing is stored.
 func (w *writer) Upload(r io.Reader) error {
 	err := w.store(w.cancel, r)
 	if err == nil {

@@ -82,7 +82,7 @@ const (
 	// mostWindow is the largest window that a frame can state (RFC 8878, section 3.1.1.1.2).
 	mostWindow = 1<<41 + 7<<38
 
-	// zstdWindow is the window in bytes of what is written: 4 MiB.
+	// zstdWindow is the window in bytes that writers use: 4 MiB.
 	zstdWindow = 4 << 20
 
 	// parallelFrom is how many bytes of a stream are compressed on one goroutine before it uses

@@ -46,7 +46,6 @@ func (c *compressed) Read(p []byte) int {
 	return n
 }
 
-// Read implements io.Reader.
 func (r *compressor) Read(p []byte) (int, error) {
 	if len(p) == 0 {
 		return 0, nil

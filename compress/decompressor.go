@@ -53,7 +53,6 @@ func (w *watched) isLong() bool {
 	return err == nil
 }
 
-// Read implements io.Reader.
 func (r *decompressor) Read(p []byte) (int, error) {
 	if r.err != nil {
 		return 0, r.err
@@ -157,8 +156,8 @@ func statedWindow(b []byte) uint64 {
 	return 0
 }
 
-// WriteTo implements io.WriterTo. It decompresses a long stream on several goroutines, if the
-// format has a decoder for that and cores are free.
+// WriteTo decompresses a long stream on several goroutines, if the format has a decoder for that
+// and cores are free.
 func (r *decompressor) WriteTo(dst io.Writer) (int64, error) {
 	if r.err == nil && r.decoder == nil && r.t.decodeTo != nil && cores.Most(r.t.Parallelism) > 1 && r.src.isLong() {
 		others := cores.Take(r.t.Parallelism, cores.Most(r.t.Parallelism)-1)

@@ -23,7 +23,7 @@ const markEvery = 64
 // emptyChecksum is the checksum of a frame that decompresses to nothing, as a skippable one does.
 var emptyChecksum = uint32(xxhash.Sum64(nil))
 
-// seekTable tells where the frames are.
+// seekTable holds the positions of the frames.
 type seekTable struct {
 	seekFooter
 	entries []byte
@@ -185,10 +185,9 @@ func (t *Transformer) OpenSeekable(src io.ReaderAt, size int64) (*SeekableReader
 // Size returns the stream's size in bytes before compression.
 func (r *SeekableReader) Size() int64 { return r.table.size }
 
-// ReadAt implements [io.ReaderAt]: it fills p with the bytes before compression that begin at off.
-// A frame must decompress to the size in the table, and match its checksum if it has one. Otherwise
-// ReadAt returns no byte of it, and an error that holds [ErrCorrupt]. Errors other than io.EOF are
-// src's own.
+// ReadAt fills p with the bytes before compression that begin at off. A frame must decompress to
+// the size in the table, and match its checksum if it has one. Otherwise ReadAt returns no byte of
+// it, and an error that holds [ErrCorrupt]. Errors other than io.EOF are src's own.
 //
 // Frames outside the range are not looked at, and neither are those that the table calls empty. If
 // the stream's writer gave such a frame content, [Transformer.Reverse] returns it and ReadAt does

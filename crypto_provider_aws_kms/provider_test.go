@@ -267,6 +267,34 @@ func TestAStreamsDataKeyIsNoString(t *testing.T) {
 	require.ErrorIs(t, err, crypto.ErrContextMismatch)
 }
 
+// The data key of a batch is handed out as a string, and a string serves as one, since Piko passes
+// both to Decrypt in the same form. docs/THREATS.md says so.
+func TestTheDataKeyOfABatchIsAString(t *testing.T) {
+	server := kmstest.NewServer(t)
+	p := open(t, config(server, server.CreateKey(kmstest.Key{}).ARN))
+	made, err := p.GenerateDataKey(t.Context(), &crypto.GenerateDataKeyRequest{KeySpec: "AES_256"})
+	require.NoError(t, err)
+	requireDataKey(t, p, made)
+	for _, spec := range []string{"AES_128", ""} {
+		made, err := p.GenerateDataKey(t.Context(), &crypto.GenerateDataKeyRequest{KeySpec: spec})
+		require.NoError(t, err)
+		opened, err := p.Decrypt(t.Context(), &crypto.DecryptRequest{Ciphertext: made.EncryptedKey, KeyID: made.KeyID})
+		require.NoError(t, err)
+		require.Len(t, opened.Plaintext, map[string]int{"AES_128": 16, "": 32}[spec])
+		require.NoError(t, made.Close())
+	}
+	_, err = p.GenerateDataKey(t.Context(), &crypto.GenerateDataKeyRequest{KeySpec: "RSA_2048"})
+	require.ErrorIs(t, err, crypto.ErrInvalidKey)
+	_, err = p.Decrypt(t.Context(), &crypto.DecryptRequest{Ciphertext: made.EncryptedKey, Context: map[string]string{"column": "name"}})
+	require.ErrorIs(t, err, crypto.ErrDecryptionFailed, "but under no encryption context")
+
+	chosen, err := p.Encrypt(t.Context(), &crypto.EncryptRequest{Plaintext: strings.Repeat("k", 32)})
+	require.NoError(t, err)
+	opened, err := p.Decrypt(t.Context(), &crypto.DecryptRequest{Ciphertext: chosen.Ciphertext})
+	require.NoError(t, err)
+	require.Equal(t, strings.Repeat("k", 32), opened.Plaintext, "which Piko takes for the data key of a batch that names it")
+}
+
 // forger makes messages under a data key that an attacker knows.
 type forger struct {
 	provider.Keyring

@@ -82,15 +82,15 @@ func open(ctx context.Context, p provider.EncryptionProvider, ciphertext []byte,
 	return string(value), nil
 }
 
-// Fail returns the error of an operation that a caller asked for. The operation replaces that of a
-// provider's own error.
+// Fail returns the error of an operation that a caller asked for, as provider.Failure does for a
+// provider.
 func Fail(p provider.EncryptionProvider, operation string, err error) error {
 	if inner, ok := err.(*provider.EncryptionError); ok {
-		return &provider.EncryptionError{Operation: operation, Provider: inner.Provider, KeyID: inner.KeyID, Err: inner.Err}
+		return provider.Failure(operation, provider.Type(inner.Provider), inner.KeyID, err)
 	}
 	keyID := ""
 	if named, ok := p.(interface{ KeyID() string }); ok {
 		keyID = named.KeyID()
 	}
-	return &provider.EncryptionError{Operation: operation, Provider: string(p.Type()), KeyID: keyID, Err: err}
+	return provider.Failure(operation, p.Type(), keyID, err)
 }

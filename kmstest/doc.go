@@ -20,7 +20,8 @@
 // authenticated with their encryption context, under keys that exist as long as the server.
 //
 // A [Fault] makes calls fail as they do in production. They can be denied, throttled, slow, dropped
-// half-way, or answered wrongly. [Server.Calls] and [Server.Requests] tell which calls arrived.
+// half-way, or answered wrongly. [Server.Calls] and [Server.Requests] return the calls that
+// arrived.
 //
 // The operations are DescribeKey, Encrypt, Decrypt, ReEncrypt, GenerateDataKey,
 // GenerateDataKeyWithoutPlaintext, GetPublicKey, CreateKey, CreateAlias, UpdateAlias, DeleteAlias,

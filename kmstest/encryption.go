@@ -195,7 +195,7 @@ func (x *exchange) reEncrypt() (map[string]any, *failure) {
 	return members, x.dryRun()
 }
 
-// generateDataKey implements GenerateDataKey and GenerateDataKeyWithoutPlaintext.
+// generateDataKey answers GenerateDataKey and GenerateDataKeyWithoutPlaintext.
 func (x *exchange) generateDataKey() (map[string]any, *failure) {
 	k, failure := x.usable("keyId", x.input.KeyId)
 	if failure != nil {

@@ -10,7 +10,7 @@ import (
 	"piko.sh/pikokms/provider"
 )
 
-// IsCurrent reports whether a message of this header is as e would write it today: in e's suite,
+// IsCurrent reports whether a message with this header is as e would write it today: in e's suite,
 // and with a data key under the key of each of e's keyrings and no other, in the versions with
 // which the keyrings wrap now. Rewrap would only give it another data key. IsCurrent is false if a
 // keyring is no [provider.VersionedKeyring]. It is also false if the message has other values than
@@ -38,7 +38,7 @@ func (e *Encrypter) IsCurrent(ctx context.Context, h *header.Header, stated map[
 		request := &provider.UnwrapDataKeyRequest{EncryptedKey: h.EncryptedDataKeys[i], Context: all, Size: h.Suite.DataKeySize()}
 		current, err := versioned.IsCurrent(ctx, request)
 		if errors.Is(err, provider.ErrDecryptionFailed) {
-			return false, nil // under another key of its name, or damaged: decryption tells
+			return false, nil // under another key of its name, or damaged, which decryption finds
 		}
 		if err != nil || !current {
 			return false, err

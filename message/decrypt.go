@@ -20,8 +20,8 @@ type Decrypter struct {
 	// wrapping keys that it trusts. Limits.MaxAttempts bounds how often keyrings are asked.
 	Keyrings []provider.Unwrapper
 
-	// Limits bound what is read of a header. MaxFrameLength also bounds unframed messages, which
-	// are held in memory.
+	// Limits bound the size of a header and its parts. MaxFrameLength also bounds unframed
+	// messages, which are held in memory.
 	Limits header.Limits
 
 	CommitmentPolicy CommitmentPolicy
@@ -31,7 +31,7 @@ type Decrypter struct {
 	// message.
 	Accept func(*header.Header) error
 
-	// AllowPikoV2 lets NewReader also read the streams that Piko wrote before it used pikokms. The
+	// AllowPikoV2 makes NewReader also read the streams that Piko wrote before it used pikokms. The
 	// keyring must implement provider.PikoV2Keyring. Such a stream that was cut between two of its
 	// chunks reads as a shorter one, without an error; package pikov2 lists what else the format
 	// lacks. Set it only while such streams remain.

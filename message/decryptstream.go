@@ -29,7 +29,7 @@ func (r *DecryptReader) Header() *header.Header { return r.header }
 // that it does not store. The caller must not change it.
 func (r *DecryptReader) EncryptionContext() map[string]string { return r.context }
 
-// Read implements io.Reader. After Close, the error holds provider.ErrClosed.
+// Read reads plaintext. After Close, the error holds provider.ErrClosed.
 func (r *DecryptReader) Read(p []byte) (int, error) {
 	if r.closed {
 		return 0, errClosed
@@ -38,7 +38,7 @@ func (r *DecryptReader) Read(p []byte) (int, error) {
 	return n, classify(err)
 }
 
-// WriteTo implements io.WriterTo. It makes no copy.
+// WriteTo writes the rest of the plaintext to w. It makes no copy.
 func (r *DecryptReader) WriteTo(w io.Writer) (n int64, err error) {
 	defer func() { abandon(w, err) }()
 	if r.closed {
@@ -48,8 +48,7 @@ func (r *DecryptReader) WriteTo(w io.Writer) (n int64, err error) {
 	return n, classify(err)
 }
 
-// Close implements io.Closer. It does not close the source. A reader that is dropped without Close
-// leaves nothing behind.
+// Close does not close the source. A reader that is dropped without Close leaves nothing behind.
 func (r *DecryptReader) Close() error {
 	r.closed = true
 	return nil
@@ -86,7 +85,7 @@ func (w *DecryptWriter) fail(err error) error {
 	return err
 }
 
-// Write implements io.Writer. After an error all further calls fail, Close among them.
+// Write decrypts p. After an error all further calls fail, Close among them.
 func (w *DecryptWriter) Write(p []byte) (n int, err error) {
 	if w.err != nil {
 		return 0, w.err
@@ -136,8 +135,7 @@ func (w *DecryptWriter) take(p []byte) error {
 	return nil
 }
 
-// ReadFrom implements io.ReaderFrom: it decrypts what src returns, without a copy. If src fails,
-// Close fails.
+// ReadFrom decrypts what src returns, without a copy. If src fails, Close fails.
 func (w *DecryptWriter) ReadFrom(src io.Reader) (total int64, err error) {
 	if w.err != nil {
 		return 0, w.err

@@ -18,5 +18,5 @@
 //
 // Plain data keys are held in [provider.SecureBytes], and closed before the first frame. The
 // message's own key stays on the heap for as long as the stream lasts, within its
-// [crypto/cipher.AEAD]. [header.Suite.DeriveKeys] says what else does.
+// [crypto/cipher.AEAD]; see [header.Suite.DeriveKeys] for what else does.
 package message

@@ -27,9 +27,9 @@ func (r *EncryptReader) Header() *header.Header { return r.header }
 func (r *EncryptReader) EncryptedSize(n int64) (int64, error) { return EncryptedSize(r.header, n) }
 
 // ContentLength returns the exact size in bytes of the whole message, if it is known before the
-// first Read. The source must tell how many bytes it has: by a method Len() int, as that of
-// bytes.Reader, or as an io.Seeker. If the source grows or shrinks later, the message has another
-// size. The size of a signed message is never known.
+// first Read. The source must have a method Len() int, as bytes.Reader does, or be an io.Seeker. If
+// the source grows or shrinks later, the message has another size. The size of a signed message is
+// never known.
 func (r *EncryptReader) ContentLength() (n int64, known bool) {
 	if len(r.out) != r.header.Size() { // Read was called
 		return 0, false
@@ -42,7 +42,6 @@ func (r *EncryptReader) ContentLength() (n int64, known bool) {
 	return n, err == nil
 }
 
-// Read implements io.Reader.
 func (r *EncryptReader) Read(p []byte) (int, error) {
 	if len(r.out) == 0 {
 		n, err := r.body.Read(p)
@@ -66,7 +65,7 @@ func (r *EncryptReader) sign() (err error) {
 	return err
 }
 
-// WriteTo implements io.WriterTo. It makes no copy.
+// WriteTo writes the rest of the message to w. It makes no copy.
 func (r *EncryptReader) WriteTo(w io.Writer) (written int64, err error) {
 	defer func() { abandon(w, err) }()
 	written, err = r.flush(w)
@@ -94,7 +93,7 @@ func (r *EncryptReader) flush(w io.Writer) (int64, error) {
 	return int64(n), err
 }
 
-// EncryptWriter encrypts what is written to it. It is for one goroutine.
+// EncryptWriter encrypts the plaintext that is written to it. It is for one goroutine.
 //
 // The message is complete only when [EncryptWriter.Close] returns nil; every reader refuses one
 // that is not. Close completes it unless the writer knows of a failure: of a Write, of a ReadFrom,
@@ -134,7 +133,7 @@ func (w *EncryptWriter) fail(err error) error {
 	return err
 }
 
-// Write implements io.Writer. After an error all further calls fail, Close among them.
+// Write encrypts p. After an error all further calls fail, Close among them.
 func (w *EncryptWriter) Write(p []byte) (int, error) {
 	if w.err != nil {
 		return 0, w.err
@@ -143,8 +142,7 @@ func (w *EncryptWriter) Write(p []byte) (int, error) {
 	return n, w.fail(aborted(err))
 }
 
-// ReadFrom implements io.ReaderFrom: it encrypts what src returns, without a copy. If src fails,
-// Close fails.
+// ReadFrom encrypts what src returns, without a copy. If src fails, Close fails.
 func (w *EncryptWriter) ReadFrom(src io.Reader) (int64, error) {
 	if w.err != nil {
 		return 0, w.err

@@ -46,8 +46,8 @@ func classify(err error) error {
 	return err
 }
 
-// aborted returns this package's error for one of package frame that says that the stream was
-// aborted by a panic of the source or destination.
+// aborted replaces package frame's error for a stream that a panic of the source or destination
+// aborted by this package's.
 func aborted(err error) error {
 	if errors.Is(err, frame.ErrAborted) {
 		return errAborted
@@ -55,8 +55,8 @@ func aborted(err error) error {
 	return err
 }
 
-// abandon tells w, if it is a writer of this package, that what is copied to it is incomplete. So
-// its Close fails after an io.Copy whose source has failed, even if the source does the copying.
+// abandon makes the Close of w fail, if w is a writer of this package, since the data that were
+// copied to it are incomplete. That holds even if the source does the copying of an io.Copy.
 func abandon(w io.Writer, err error) {
 	if w, ok := w.(interface{ fail(error) error }); ok && err != nil {
 		_ = w.fail(err) // the caller returns the error

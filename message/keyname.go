@@ -52,8 +52,8 @@ func KeyName(k header.EncryptedDataKey) string {
 
 // KeyVersion returns the version of the wrapping key that a wrapped data key states: of a branch
 // key its UUID, of a key of Vault or OpenBao a number such as "v2". It is empty for the keys of
-// other services, which don't say it. The version is not authenticated. It is printable, as KeyName
-// is.
+// other services, which do not state it. The version is not authenticated. It is printable, as
+// KeyName is.
 func KeyVersion(k header.EncryptedDataKey) string {
 	switch k.ProviderID {
 	case "aws-kms-hierarchy":

@@ -12,7 +12,7 @@ import (
 // error names both.
 var ErrCommitmentPolicy = errors.New("refused by the commitment policy")
 
-// CommitmentPolicy says whether messages must have key commitment (specification:
+// CommitmentPolicy decides whether messages must have key commitment (specification:
 // framework/commitment-policy.md). Someone can make a message without it that decrypts to different
 // plaintexts under different data keys.
 type CommitmentPolicy int

@@ -59,13 +59,10 @@ func (r *DecryptReaderAt) EncryptionContext() map[string]string { return r.conte
 // Size returns the number of bytes of plaintext, which the verified final frame proves.
 func (r *DecryptReaderAt) Size() int64 { return r.section.Size() }
 
-// ReadAt implements io.ReaderAt.
 func (r *DecryptReaderAt) ReadAt(p []byte, off int64) (int, error) { return r.section.ReadAt(p, off) }
 
-// Read implements io.Reader.
 func (r *DecryptReaderAt) Read(p []byte) (int, error) { return r.section.Read(p) }
 
-// Seek implements io.Seeker.
 func (r *DecryptReaderAt) Seek(offset int64, whence int) (int64, error) {
 	return r.section.Seek(offset, whence)
 }

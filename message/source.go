@@ -21,7 +21,7 @@ func newSource(ctx context.Context, r io.Reader, count func(bytes int)) source {
 	return source{checked.Reader{Context: ctx, Source: r}, memory.Of(r), count}
 }
 
-// Read implements io.Reader. It returns either bytes or an error.
+// Read returns either bytes or an error.
 func (s *source) Read(p []byte) (int, error) {
 	n, err := s.checked.Read(p)
 	if s.count != nil && n > 0 {
@@ -30,7 +30,7 @@ func (s *source) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// Ahead implements memory.Source. Bytes that it does not show are returned by Read.
+// Ahead returns bytes that are in memory already. Read returns all others.
 func (s *source) Ahead() []byte {
 	if s.memory == nil || s.checked.Err() != nil || s.checked.Context.Err() != nil {
 		return nil
@@ -38,7 +38,6 @@ func (s *source) Ahead() []byte {
 	return s.memory.Ahead()
 }
 
-// Skip implements memory.Source.
 func (s *source) Skip(n int) {
 	s.memory.Skip(n)
 	if s.count != nil {
@@ -46,7 +45,7 @@ func (s *source) Skip(n int) {
 	}
 }
 
-// remaining returns how many bytes the source still has, if it tells.
+// remaining returns how many bytes the source still has, if that is known.
 func (s *source) remaining() (n int64, known bool) {
 	switch r := s.checked.Source.(type) {
 	case interface{ Len() int }:
@@ -102,7 +101,6 @@ func (s *messageSource) peek(n int) []byte {
 	return s.ahead[:min(n, len(s.ahead))]
 }
 
-// Ahead implements memory.Source.
 func (s *messageSource) Ahead() []byte {
 	if len(s.ahead) > 0 {
 		return nil
@@ -110,7 +108,6 @@ func (s *messageSource) Ahead() []byte {
 	return s.source.Ahead()
 }
 
-// Read implements io.Reader.
 func (s *messageSource) Read(p []byte) (int, error) {
 	if len(s.ahead) == 0 {
 		if len(p) >= len(s.buf) || s.memory != nil {

@@ -9,8 +9,8 @@ import (
 	"piko.sh/pikokms/provider"
 )
 
-// TextContext returns the encryption context of a message of EncryptText: the stated pairs, and
-// provider.PairUse, which says that the message is a string. The error holds
+// TextContext returns the encryption context of a message of EncryptText: the stated pairs, and the
+// pair provider.PairUse, which marks the message as a string. The error holds
 // header.ErrInvalidContext for a reserved pair.
 func TextContext(stated map[string]string) (map[string]string, error) {
 	if err := provider.CheckStated(stated); err != nil {
@@ -33,8 +33,9 @@ func EncryptText(ctx context.Context, keyring provider.Wrapper, plaintext string
 	return e.Encrypt(ctx, []byte(plaintext), pairs)
 }
 
-// DecryptText decrypts a message of EncryptText, for which the same pairs were stated. For a message
-// that is not a string, the error holds provider.ErrContextMismatch, and no key service is asked.
+// DecryptText decrypts a message of EncryptText, for which the same pairs were stated. For a
+// message that is not a string, the error holds provider.ErrContextMismatch, and no key service is
+// asked.
 func DecryptText(ctx context.Context, keyring provider.Unwrapper, ciphertext []byte, stated map[string]string) (string, error) {
 	pairs, err := TextContext(stated)
 	if err != nil {

@@ -92,7 +92,7 @@ var errCommitment = fmt.Errorf("%w: the key commitment is another", header.ErrAu
 // unwrap looks for a data key that a keyring unwraps and under which the header verifies. It goes
 // on after a data key under which the header does not verify, for two reasons: a name does not
 // prove whose key it is, and PKCS #1 v1.5 padding unwraps what was never wrapped (RFC 3218, section
-// 2.3.2). The error does not tell such a data key from one that does not unwrap.
+// 2.3.2). The error is the same for such a data key and one that does not unwrap.
 func (d *Decrypter) unwrap(ctx context.Context, h *header.Header, v *verified) error {
 	limits := d.Limits.WithDefaults()
 	var (
@@ -167,7 +167,7 @@ func try(ctx context.Context, keyring provider.Unwrapper, request *provider.Unwr
 	return nil
 }
 
-// unwrapError says why no data key of a message fits.
+// unwrapError holds the reasons why no data key of a message fits.
 type unwrapError struct{ failures []error }
 
 func (e *unwrapError) Error() string {

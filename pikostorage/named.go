@@ -1,7 +1,6 @@
 package pikostorage
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -42,7 +41,7 @@ func (e *encrypted) takeOff(ctx context.Context, content io.Reader, transformers
 	if err != nil {
 		return nil, "", err
 	}
-	recorded.done = true
+	recorded.stop()
 	left, err := json.Marshal(slices.Delete(names, at, at+1))
 	return plain, string(left), err
 }
@@ -53,22 +52,6 @@ func acceptStream(h *header.Header) error {
 		return fmt.Errorf("%w: no stream of Piko's crypto service", provider.ErrContextMismatch)
 	}
 	return nil
-}
-
-// recorder keeps what is read, until done is set.
-type recorder struct {
-	io.Reader
-	start bytes.Buffer
-	done  bool
-}
-
-// Read implements io.Reader.
-func (r *recorder) Read(p []byte) (int, error) {
-	n, err := r.Reader.Read(p)
-	if !r.done {
-		r.start.Write(p[:n])
-	}
-	return n, err
 }
 
 // namesCrypto reports whether a request names Piko's transformer "crypto-service", and no other.

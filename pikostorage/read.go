@@ -76,22 +76,35 @@ func (e *encrypted) whole(ctx context.Context, params storage.GetParams) (o io.R
 
 // decrypt returns what whole does, of an object that is open.
 func (e *encrypted) decrypt(ctx context.Context, repository, key string, stored io.Reader) (io.Reader, string, error) {
-	h, whole, err := sniff(stored)
-	if err != nil {
-		return nil, "", err
-	}
-	if !ours(h) {
-		info, err := e.inner.Stat(ctx, at(repository, key))
+	if e.host.AllowsPlaintext() {
+		h, whole, err := sniff(stored)
 		if err != nil {
 			return nil, "", err
 		}
-		if passed, err := e.passed(h, info.Metadata); passed || err != nil {
+		if passed, err := e.passedUnlessOurs(ctx, h, repository, key); passed || err != nil {
 			return whole, "", err
 		}
+		stored = whole
 	}
-	// The host parses the same bytes again, and verifies them.
-	content, _, err := e.host.DecryptObject(ctx, name(repository, key), whole, -1, nil)
+	recorded := &recorder{Reader: stored}
+	content, _, err := e.host.DecryptObject(ctx, name(repository, key), recorded, -1, nil)
+	h := recorded.header(content)
+	if _, refused := e.passedUnlessOurs(ctx, h, repository, key); refused != nil {
+		return nil, "", refused
+	}
 	return content, namesIn(h), err
+}
+
+// passedUnlessOurs is passed for an object of which only the header is known.
+func (e *encrypted) passedUnlessOurs(ctx context.Context, h *header.Header, repository, key string) (bool, error) {
+	if ours(h) {
+		return false, nil
+	}
+	info, err := e.inner.Stat(ctx, at(repository, key))
+	if err != nil {
+		return false, err
+	}
+	return e.passed(h, info.Metadata)
 }
 
 // part returns what whole does, of a range. The range is empty if it begins at the object's end or

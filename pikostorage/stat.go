@@ -12,6 +12,8 @@ import (
 	"piko.sh/piko/wdk/storage"
 
 	"piko.sh/pikokms"
+	"piko.sh/pikokms/message"
+	"piko.sh/pikokms/provider"
 	"piko.sh/pikokms/service"
 )
 
@@ -42,7 +44,7 @@ func (e *encrypted) stat(ctx context.Context, repository, key string) (*storage.
 	}
 	f, known := e.seen.facts(name(repository, key), stored)
 	if !known {
-		if f, err = e.look(ctx, repository, key); err != nil {
+		if f, err = e.look(ctx, repository, key, stored); err != nil {
 			return nil, err
 		}
 	}
@@ -72,8 +74,8 @@ type facts struct {
 }
 
 // look opens an object, and returns what Stat says of it.
-func (e *encrypted) look(ctx context.Context, repository, key string) (f facts, err error) {
-	s, err := e.open(ctx, repository, key)
+func (e *encrypted) look(ctx context.Context, repository, key string, info *storage.ObjectInfo) (f facts, err error) {
+	s, err := e.openAs(ctx, repository, key, info)
 	if err != nil {
 		return f, err
 	}
@@ -87,7 +89,12 @@ func (e *encrypted) look(ctx context.Context, repository, key string) (f facts, 
 		return f, err
 	}
 	f.names = namesIn(s.header)
-	if f.names == noTransformers {
+	if h := s.header; f.names == noTransformers {
+		if ours(h) && h.EncryptionContext[provider.PairUse] == provider.UseObject && h.EncryptionContext[pikokms.PairTransformers] == "" && !signed(h) {
+			if f.size, err = message.PlaintextSize(h, s.Size()); err == nil {
+				return f, nil
+			}
+		}
 		f.size, err = e.host.StatedSize(io.NewSectionReader(s, 0, s.Size()), s.Size())
 		if err != nil || f.size >= 0 {
 			return f, err

@@ -52,6 +52,11 @@ func (e *encrypted) open(ctx context.Context, repository, key string) (*stored, 
 	if err != nil {
 		return nil, err
 	}
+	return e.openAs(ctx, repository, key, info)
+}
+
+// openAs is open for an object whose size is known.
+func (e *encrypted) openAs(ctx context.Context, repository, key string, info *storage.ObjectInfo) (_ *stored, err error) {
 	fetch := func(offset, length int64) (io.ReadCloser, error) {
 		params := at(repository, key)
 		params.ByteRange = &storage.ByteRange{Start: offset, End: offset + length - 1}
@@ -98,6 +103,35 @@ func sniff(r io.Reader) (*header.Header, io.Reader, error) {
 	rest := bufio.NewReaderSize(r, pikokms.ProbeSize)
 	h, err := readHeader(io.TeeReader(rest, &start))
 	return h, io.MultiReader(&start, rest), err
+}
+
+// recorder keeps what is read from it until stop is called.
+type recorder struct {
+	io.Reader
+	start   bytes.Buffer
+	stopped bool
+}
+
+// Read implements io.Reader.
+func (r *recorder) Read(p []byte) (int, error) {
+	n, err := r.Reader.Read(p)
+	if !r.stopped {
+		r.start.Write(p[:n])
+	}
+	return n, err
+}
+
+func (r *recorder) stop() { r.stopped, r.start = true, bytes.Buffer{} }
+
+// header stops the recording, and returns the header of the message that was decrypted from r to
+// content. It is parsed again only if content does not have it. It is nil if r is no message.
+func (r *recorder) header(content io.Reader) *header.Header {
+	defer r.stop()
+	if m, ok := content.(*message.DecryptReader); ok {
+		return m.Header()
+	}
+	h, _ := readHeader(&r.start)
+	return h
 }
 
 // ours reports whether this package wrote an object with this header.

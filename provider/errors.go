@@ -1,8 +1,11 @@
 package provider
 
 import (
+	"context"
 	"errors"
 	"fmt"
+
+	"piko.sh/pikokms/header"
 )
 
 // Errors of providers. errors.Is finds them in whatever a provider returns. Those up to
@@ -37,6 +40,50 @@ var (
 	// ErrClosed means that a provider or SecureBytes was used after Close.
 	ErrClosed = errors.New("closed")
 )
+
+// sentinels are the errors that callers look for, the most telling first.
+var sentinels = [...]error{
+	ErrProviderUnavailable, ErrAccessDenied, ErrKeyNotFound, ErrKeyDisabled, ErrKeyPendingDeletion, ErrKeyUsage, ErrUntrustedKey,
+	ErrContextMismatch, ErrInvalidCiphertext, ErrEmptyPlaintext, ErrEmptyCiphertext, ErrInvalidKey, ErrInvalidProvider, ErrClosed,
+	ErrDecryptionFailed, ErrEncryptionFailed, header.ErrInvalidContext,
+}
+
+// Sentinel returns the error of this package, or header.ErrInvalidContext, that an error holds, or
+// nil.
+func Sentinel(err error) error {
+	for _, s := range sentinels {
+		if errors.Is(err, s) {
+			return s
+		}
+	}
+	return nil
+}
+
+// Judge returns a key service's error as callers of a provider get it. An error that holds a
+// Sentinel stays as it is. If the caller's context has ended, that is the reason, whatever a client
+// of the service returns. What any other error means, the service's own function says.
+func Judge(ctx context.Context, err error, meaning func(error) error) error {
+	if err == nil || Sentinel(err) != nil {
+		return err
+	}
+	if ended := ctx.Err(); ended != nil {
+		if errors.Is(err, ended) {
+			return err
+		}
+		return fmt.Errorf("%w: %w", ended, err)
+	}
+	return meaning(err)
+}
+
+// Failure returns the error of an operation. The operation that the caller asked for replaces an
+// inner one. Wrappers around an EncryptionError are kept, since they say which pair or data key of a
+// message failed.
+func Failure(operation string, kind Type, keyID string, err error) *EncryptionError {
+	if inner, ok := err.(*EncryptionError); ok {
+		err = inner.Err
+	}
+	return &EncryptionError{Operation: operation, Provider: string(kind), KeyID: keyID, Err: err}
+}
 
 // EncryptionError says which operation of which provider failed, and under which key. It unwraps to
 // its cause.

@@ -68,9 +68,9 @@ type failed struct{ err error }
 
 func (f failed) Read([]byte) (int, error) { return 0, f.err }
 
-// TestAFaultAtEachRequest breaks each request to S3 in its turn. The object that was there stays, or
-// the whole new one is there, and no part of an upload stays. (An upload whose ID is lost with S3's
-// answer can't be deleted: a lifecycle rule does that.)
+// TestAFaultAtEachRequest breaks each request to S3 in its turn. The object that was there stays,
+// or the whole new one is there, and no part of an upload stays. (An upload whose ID is lost with
+// S3's answer can't be deleted: a lifecycle rule does that.)
 func TestAFaultAtEachRequest(t *testing.T) {
 	before := goleak.IgnoreCurrent()
 	content := noise(10<<20 + 100_000)

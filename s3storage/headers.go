@@ -7,13 +7,13 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 )
 
-// Headers is what objects have beside their content in every cloud.
+// Headers holds what objects have besides their content in every cloud.
 type Headers struct {
 	CacheControl, ContentDisposition, ContentEncoding, ContentLanguage, ContentType string
 	Metadata                                                                        map[string]string
 }
 
-// Headers returns what a version has that other clouds know, too.
+// Headers returns what a version has besides its content that other clouds also have.
 func (v *Version) Headers() Headers {
 	in := &v.found.Kept
 	return Headers{

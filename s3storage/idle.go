@@ -11,13 +11,14 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 )
 
-// ErrIdle means that the service did not take or send anything for longer than WithIdleLimit says.
+// ErrIdle means that the service neither took nor sent a byte for longer than the limit of
+// WithIdleLimit.
 var ErrIdle = errors.New("the service neither takes nor sends anything")
 
-// WithIdleLimit limits how long the service may neither take nor send a byte of one request, even
-// if its context goes on. A request that is redirected for ever ends, too. The SDK tries again as
-// often as the client's options say, unless content was being read: then its Read fails. The error
-// holds ErrIdle. Without this option, there is no limit.
+// WithIdleLimit limits how long the service may neither take nor send a byte of one request,
+// whatever the request's context. It also ends a request that is redirected for ever. The SDK
+// retries as the client's options configure, unless content was being read: then its Read fails.
+// The error holds ErrIdle. Without this option, there is no limit.
 func WithIdleLimit(limit time.Duration) Option {
 	return func(s *Storage) {
 		s.client = s3.New(s.client.Options(), func(o *s3.Options) { o.HTTPClient = &idleClient{o.HTTPClient, limit} })
@@ -29,7 +30,6 @@ type idleClient struct {
 	limit time.Duration
 }
 
-// Do implements s3.HTTPClient.
 func (c *idleClient) Do(request *http.Request) (*http.Response, error) {
 	ctx, cancel := context.WithCancelCause(request.Context())
 	w := &watch{ctx: ctx, cancel: cancel, limit: c.limit}

@@ -17,7 +17,7 @@ import (
 	s3types "github.com/aws/aws-sdk-go-v2/service/s3/types"
 )
 
-// Loss is something that an object has beside its content and that a replacement could not have.
+// Loss is something that an object has besides its content, and that a replacement cannot have.
 type Loss struct {
 	Kind   string // one of those below
 	Reason string // what would be lost, or why that can't be known
@@ -89,7 +89,7 @@ func (v *Version) keep(ctx context.Context, acl bool) (*kept, error) {
 	return k, nil
 }
 
-// copied returns what the answer of a GET says, which takes no more requests.
+// copied returns what the answer to a GET holds, which takes no more requests.
 func (v *Version) copied() *kept {
 	k := &kept{in: v.found.Kept}
 	k.in.IfMatch = nil
@@ -109,13 +109,13 @@ func (k *kept) lose(kind, format string, args ...any) {
 	k.losses = append(k.losses, Loss{kind, fmt.Sprintf(format, args...)})
 }
 
-// features is what is known of a bucket, so that it is asked once.
+// features holds what is known about a bucket, so that S3 is asked once.
 type features struct {
 	tags, locks, acls feature
 	newObjects        proof // that it honours the condition of PutNew
 }
 
-// feature is whether the objects of a bucket may have something. It begins with yes.
+// feature records whether the objects of a bucket may have something. Until asked, they may.
 type feature struct {
 	mu    sync.Mutex
 	asked bool
@@ -215,7 +215,8 @@ func (k *kept) addLock(ctx context.Context, v *Version) error {
 	return nil
 }
 
-// mayLock reports whether the bucket may have locks. Who may not ask that asks for each object.
+// mayLock reports whether the bucket may have locks. Without the permission to ask that, each
+// object is asked.
 func (s *Storage) mayLock(ctx context.Context) (bool, error) {
 	if isDirectory(s.bucket) {
 		return false, nil
@@ -289,8 +290,8 @@ func (s *Storage) confirmLock(ctx context.Context, key string, put *s3.PutObject
 	return nil
 }
 
-// isGarbage reports whether err means that a service did not understand what it was asked, and
-// answered with the object, say.
+// isGarbage reports whether err means that a service did not understand the request, and answered
+// with something else, such as the object.
 func isGarbage(err error) bool {
 	_, ok := errors.AsType[*xml.SyntaxError](err)
 	return ok
@@ -327,8 +328,8 @@ func (k *kept) addACL(ctx context.Context, v *Version) error {
 	return nil
 }
 
-// mayGrant reports whether objects may have access control lists. Who may not ask that asks for
-// each object.
+// mayGrant reports whether objects may have access control lists. Without the permission to ask
+// that, each object is asked.
 func (s *Storage) mayGrant(ctx context.Context) (bool, error) {
 	if isDirectory(s.bucket) {
 		return false, nil

@@ -15,7 +15,7 @@ import (
 	s3types "github.com/aws/aws-sdk-go-v2/service/s3/types"
 )
 
-// Listed is what a listing says of an object.
+// Listed is an object in a listing.
 type Listed struct {
 	Key     string
 	Size    int64 // in bytes, as stored
@@ -23,7 +23,7 @@ type Listed struct {
 	ETag    string // with its quotes; empty if the service has none
 }
 
-// List implements pikokms.Storage, in the order of Objects.
+// List yields the keys that begin with prefix, in the order of Objects.
 func (s *Storage) List(ctx context.Context, prefix string) iter.Seq2[string, error] {
 	return func(yield func(string, error) bool) {
 		for object, err := range s.Objects(ctx, prefix) {
@@ -131,7 +131,7 @@ func (l *listing) begin(page *s3.ListObjectsV2Output) error {
 	return nil
 }
 
-// again reports whether it was asked about this before.
+// again reports whether it was called with these arguments before.
 func (l *listing) again(kind, text string) bool {
 	if l.seen == nil {
 		l.seed, l.seen = maphash.MakeSeed(), make(map[uint64]bool)

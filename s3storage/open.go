@@ -15,11 +15,11 @@ import (
 	"piko.sh/pikokms/internal/checked"
 )
 
-// Open implements pikokms.RangeStorage. It makes one request, which fetches the first 4 KiB. Reads
+// Open opens an object for random access with one request, which fetches the first 4 KiB. Reads
 // beyond them make more. If the object was replaced meanwhile, the error of a read holds
 // pikokms.ErrChanged. It holds ErrAnswer if the service does not answer with the range.
 //
-// The object has a method S3EncryptionClient() bool, too, which is that of Version.
+// The object also has the method S3EncryptionClient() bool of Version.
 func (s *Storage) Open(ctx context.Context, key string) (pikokms.Object, error) {
 	o, err := s.open(ctx, key)
 	if err != nil {

@@ -27,7 +27,7 @@ var ErrS3EncryptionClient = errors.New("AWS's S3 Encryption Client wrote it, and
 
 const contentType = "application/octet-stream"
 
-// Put implements pikokms.Storage. S3 shows an object once it is complete. Its content type is
+// Put stores an object. S3 shows an object once it is complete. Its content type is
 // application/octet-stream. Unless the client's options say otherwise, each part and the whole have
 // a checksum that S3 verifies. After an error, Put deletes the parts that it has uploaded. In case
 // that fails, too, let a lifecycle rule delete incomplete uploads. If S3's last answer is lost, is
@@ -39,7 +39,7 @@ func (s *Storage) Put(ctx context.Context, key string, content io.Reader) error 
 
 // PutLike is Put, and the new object has the content type, the other headers that S3 stores, user
 // metadata, tags, the storage class and the checksum algorithm of like, which may be a version in
-// another bucket. It has neither its lock nor its KMS key, which are the bucket's affair. PutLike
+// another bucket. The lock and the KMS key are not kept, since they depend on the bucket. PutLike
 // asks for the tags. The error holds ErrNotKept, as in Replace, or ErrS3EncryptionClient. A like of
 // nil has nothing to keep.
 func (s *Storage) PutLike(ctx context.Context, key string, like *Version, content io.Reader) error {
@@ -114,7 +114,7 @@ func (s *Storage) Replace(ctx context.Context, v *Version, content io.Reader) er
 	return nil
 }
 
-// PutIf implements pikokms.ConditionalStorage. It does what Replace does.
+// PutIf is Replace for a version of GetVersion.
 func (s *Storage) PutIf(ctx context.Context, key, version string, content io.Reader) error {
 	var f found
 	if err := json.Unmarshal([]byte(version), &f); err != nil || f.ModTime.IsZero() && f.Kept.IfMatch == nil {
@@ -186,7 +186,7 @@ func (s *Storage) check(ctx context.Context, key string, c condition) error {
 	return nil
 }
 
-// store puts content as in says, and with the header Expires.
+// store puts content with the headers of in and the header Expires.
 func (s *Storage) store(ctx context.Context, key string, in *s3.PutObjectInput, expires string, c condition, content io.Reader) error {
 	in.Bucket, in.Key = &s.bucket, &key
 	in.Metadata = pikokms.SetHeaderSize(maps.Clone(in.Metadata), pikokms.MetadataKey, content)

@@ -57,8 +57,8 @@ func WithParts(size int64, concurrency int) Option {
 	return func(s *Storage) { s.partSize, s.concurrency = max(size, minPartSize), max(concurrency, 1) }
 }
 
-// WithRequesterPays makes each request say that who sends it pays for it, which S3 demands of those
-// who do not own a Requester Pays bucket.
+// WithRequesterPays marks each request as paid by the requester, which S3 demands for Requester
+// Pays buckets of other accounts.
 func WithRequesterPays() Option {
 	return func(s *Storage) {
 		s.client = s3.New(s.client.Options(), s3.WithAPIOptions(smithyhttp.SetHeaderValue("X-Amz-Request-Payer", "requester")))
@@ -66,15 +66,15 @@ func WithRequesterPays() Option {
 }
 
 // WithSoleWriter is for services without conditional writes, where nothing else writes to the
-// bucket meanwhile. Replace, PutIf and PutNew then look whether their condition holds before they
-// write, and what another puts between the two is lost.
+// bucket meanwhile. Replace, PutIf and PutNew then check their condition before they write. A write
+// of somebody else between the two is lost.
 func WithSoleWriter() Option {
 	return func(s *Storage) { s.soleWriter = true }
 }
 
-// WithAllowedLosses lets objects be replaced that have something which the replacement can't have.
-// The kinds are those of [Loss]. Tags and locks that can be read are kept all the same. For an
-// access control list, which never is, Replace does not ask then.
+// WithAllowedLosses permits replacing objects that have something which the replacement can't have.
+// The kinds are those of [Loss]. Tags and locks that can be read are still kept. An access control
+// list never is, so Replace does not ask for it then.
 func WithAllowedLosses(kinds ...string) Option {
 	return func(s *Storage) {
 		for _, kind := range kinds {
@@ -90,7 +90,7 @@ func WithAllowedLosses(kinds ...string) Option {
 // object is known beforehand, as by message.EncryptReader.ContentLength, the parts are as large as
 // it needs. Otherwise they grow during the upload.
 //
-// The client's options say whether requests and answers have checksums.
+// The client's options decide whether requests and answers have checksums.
 func New(client *s3.Client, bucket string, options ...Option) *Storage {
 	s := &Storage{client: client, bucket: bucket, partSize: defaultPartSize, concurrency: defaultConcurrency, allowed: make(map[string]bool)}
 	for _, o := range options {
@@ -100,8 +100,8 @@ func New(client *s3.Client, bucket string, options ...Option) *Storage {
 }
 
 var (
-	// ErrAnswer means that the service's answer does not say what S3 says: a part of a listing is
-	// missing, an upload may not be there, or a range is another one.
+	// ErrAnswer means that an answer can't be S3's: a page of a listing is missing, an upload may
+	// not be stored, or a range is not the one that was requested.
 	ErrAnswer = errors.New("the service did not answer as S3 does")
 	// ErrNoConditions means that the service can't write on a condition, or that there is no ETag
 	// to make one of. WithSoleWriter does without.
@@ -125,7 +125,7 @@ func (s *Storage) named(doing, key string, err error) error {
 	return fmt.Errorf("s3 storage: %s s3://%s/%s: %w", doing, s.bucket, onOneLine(key), err)
 }
 
-// onOneLine returns a key as a terminal and a log can show it.
+// onOneLine returns a key for a terminal or a log, quoted if it has control characters.
 func onOneLine(key string) string {
 	if strings.ContainsFunc(key, func(r rune) bool { return !unicode.IsPrint(r) }) {
 		key = strconv.Quote(key)
@@ -177,8 +177,8 @@ func headerOf(err error, name string) string {
 	return ""
 }
 
-// GetVersion implements pikokms.ConditionalStorage. The version holds the object's ETag, and what
-// the object has beside its content.
+// GetVersion returns an object and its version, which holds the ETag and all that the object has
+// besides its content.
 func (s *Storage) GetVersion(ctx context.Context, key string) (content io.ReadCloser, version string, err error) {
 	v, err := s.OpenVersion(ctx, key, "")
 	if err != nil {
@@ -191,7 +191,7 @@ func (s *Storage) GetVersion(ctx context.Context, key string) (content io.ReadCl
 	return v.ReadCloser, string(text), nil
 }
 
-// Get implements pikokms.Storage, with one request.
+// Get returns an object's content, with one request.
 func (s *Storage) Get(ctx context.Context, key string) (io.ReadCloser, error) {
 	v, err := s.OpenVersion(ctx, key, "")
 	if err != nil {
@@ -200,8 +200,8 @@ func (s *Storage) Get(ctx context.Context, key string) (io.ReadCloser, error) {
 	return v.ReadCloser, nil
 }
 
-// Stat returns what S3 says of an object, without its content. The error holds fs.ErrNotExist if
-// there is no such object, and also if there is no such bucket, which S3's answer does not tell.
+// Stat describes an object as a listing would, without its content. The error holds fs.ErrNotExist
+// if there is no such object, and also if there is no such bucket: S3's answer is the same.
 func (s *Storage) Stat(ctx context.Context, key string) (Listed, error) {
 	head, err := s.client.HeadObject(ctx, &s3.HeadObjectInput{Bucket: &s.bucket, Key: &key})
 	if err == nil && (head.ContentLength == nil || head.ETag == nil && head.LastModified == nil) {
@@ -213,7 +213,7 @@ func (s *Storage) Stat(ctx context.Context, key string) (Listed, error) {
 	return Listed{Key: key, Size: *head.ContentLength, ModTime: aws.ToTime(head.LastModified), ETag: aws.ToString(head.ETag)}, nil
 }
 
-// Delete implements pikokms.Storage. It makes two requests, since S3 reports no missing object when
+// Delete removes an object. It makes two requests, since S3 does not report a missing object when
 // it deletes one.
 func (s *Storage) Delete(ctx context.Context, key string) error {
 	_, err := s.client.HeadObject(ctx, &s3.HeadObjectInput{Bucket: &s.bucket, Key: &key})

@@ -27,7 +27,7 @@ type Version struct {
 	kept    *kept // what a replacement keeps; nil if it was not asked yet
 }
 
-// found is what S3 says of a version of an object. Its JSON form is the version of GetVersion.
+// found holds S3's description of a version. Its JSON form is the version of GetVersion.
 type found struct {
 	ID          string
 	ModTime     time.Time
@@ -41,20 +41,20 @@ type found struct {
 func (v *Version) ModTime() time.Time { return v.found.ModTime }
 
 // S3EncryptionClient reports whether the version's metadata say that AWS's S3 Encryption Client
-// wrote it, in any of its three formats (Amazon S3 Encryption Client Developer Guide). Who encrypts
-// it again takes it from its owner, who could not read it any more. The client can also keep its
-// metadata in another object, whose name ends in ".instruction". That one is recognised, too.
+// wrote it, in any of its three formats (Amazon S3 Encryption Client Developer Guide). Its owner
+// could not read it after another encryption. The client can also keep its metadata in another
+// object, whose name ends in ".instruction". That one is recognised, too.
 func (v *Version) S3EncryptionClient() bool { return isS3EncryptionClients(v.found.Kept.Metadata) }
 
-// isS3EncryptionClients tells by user metadata whether the S3 Encryption Client wrote an object, or
-// the object beside one that has its metadata.
+// isS3EncryptionClients reports whether user metadata are those of an object of the S3 Encryption
+// Client, or of the instruction file beside one.
 func isS3EncryptionClients(metadata map[string]string) bool {
 	has := func(name string) bool { _, ok := metadata[name]; return ok }
 	return has("x-amz-key") || has("x-amz-key-v2") || has("x-amz-c") && (has("x-amz-3") || has("x-amz-i")) || has("x-amz-crypto-instr-file")
 }
 
-// OpenVersion opens a version of an object. An empty id means the current one, whose ID the result
-// says. The error holds fs.ErrNotExist if there is no such object or version.
+// OpenVersion opens a version of an object. An empty id means the current one, whose ID is in the
+// result. The error holds fs.ErrNotExist if there is no such object or version.
 func (s *Storage) OpenVersion(ctx context.Context, key, id string) (*Version, error) {
 	in := &s3.GetObjectInput{Bucket: &s.bucket, Key: &key}
 	if id != "" {
@@ -84,7 +84,7 @@ func (s *Storage) OpenVersion(ctx context.Context, key, id string) (*Version, er
 
 // checkWhole checks that an answer is the whole of the version that was asked for. The page of a
 // proxy has no ETag. An answer that states no size may end where the connection does, so a cut one
-// can't be told from a whole one.
+// looks whole.
 func checkWhole(out *s3.GetObjectOutput, id string) error {
 	switch {
 	case out.ETag == nil && out.LastModified == nil:
@@ -99,7 +99,7 @@ func checkWhole(out *s3.GetObjectOutput, id string) error {
 	return nil
 }
 
-// foundIn returns what S3 says of an object.
+// foundIn returns S3's description of an object.
 func foundIn(out *s3.GetObjectOutput) found {
 	f := found{
 		ID: aws.ToString(out.VersionId), ModTime: aws.ToTime(out.LastModified),

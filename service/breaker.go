@@ -104,11 +104,10 @@ func isAnswer(err error) bool {
 	return false
 }
 
-// guard calls the provider through the breaker, or hands it the breaker for those of its calls that
-// need the key service.
+// guard calls the provider through the breaker, unless the breaker stands inside the provider.
 func guard[T any](ctx context.Context, s *Service, operation string, call func(context.Context) (T, error)) (T, error) {
-	if s.inside != nil {
-		return call(provider.WithGuard(ctx, s.inside))
+	if s.inside {
+		return call(ctx)
 	}
 	return pass(ctx, s, operation, call)
 }

@@ -333,34 +333,41 @@ func TestProviderThatIsDownAtStart(t *testing.T) {
 // guarded is a provider with keys of its own, which calls its key service only when it is told to.
 type guarded struct {
 	provider.EncryptionProvider
-	call func(context.Context) error // nil if no call is needed
+	call  *func(context.Context) error // nil if no call is needed
+	guard provider.Guard
 }
 
-func (g *guarded) CallsGuarded() {}
+func (g *guarded) Guarded(guard provider.Guard) provider.EncryptionProvider {
+	return &guarded{g.EncryptionProvider, g.call, guard}
+}
 
 func (g *guarded) HealthCheck(ctx context.Context) error {
-	if g.call == nil {
+	switch {
+	case *g.call == nil:
 		return nil
+	case g.guard == nil:
+		return (*g.call)(ctx)
 	}
-	return provider.CallGuarded(ctx, "Call", g.call)
+	return g.guard(ctx, "Call", *g.call)
 }
 
 func TestBreakerInsideAProvider(t *testing.T) {
-	g := &guarded{EncryptionProvider: newRemote(t, 1)}
+	var call func(context.Context) error
+	g := &guarded{EncryptionProvider: newRemote(t, 1), call: &call}
 	s, other := service.New(g, service.Config{}), service.New(g, service.Config{})
 	defer s.Close()
 	defer other.Close()
 	calls := 0
 	down := func(context.Context) error { calls++; return provider.ErrProviderUnavailable }
 	for range 2 * service.Failures {
-		g.call = down
+		call = down
 		require.ErrorIs(t, s.HealthCheck(t.Context()), provider.ErrProviderUnavailable)
-		g.call = nil
+		call = nil
 		require.NoError(t, s.HealthCheck(t.Context()), "what needs no call is never refused, and does not count")
 	}
 	require.Equal(t, service.StateOpen, s.State())
 	require.Equal(t, service.Failures, calls)
-	g.call = down
+	call = down
 	require.ErrorIs(t, s.HealthCheck(t.Context()), service.ErrOpen)
 	require.Equal(t, service.StateClosed, other.State(), "each service has a breaker of its own")
 	require.NotErrorIs(t, other.HealthCheck(t.Context()), service.ErrOpen)

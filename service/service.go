@@ -36,7 +36,7 @@ type Service struct {
 	cache       *cache // nil if there is none
 	instruments *instruments
 
-	inside provider.Guard // the breaker, if it stands inside the provider; otherwise nil
+	inside bool // the breaker stands inside the provider, a provider.Guarded
 }
 
 // New wraps a provider. Close the provider after the Service.
@@ -51,11 +51,12 @@ func New(p provider.EncryptionProvider, c Config) *Service {
 		}
 	})
 	s.instruments = newInstruments(c.Telemetry, s.Type(), s.State)
-	if _, ok := p.(provider.Guarded); ok {
-		s.inside = func(ctx context.Context, operation string, call func(context.Context) error) error {
+	if g, ok := p.(provider.Guarded); ok {
+		s.inside = true
+		s.inner = g.Guarded(func(ctx context.Context, operation string, call func(context.Context) error) error {
 			_, err := pass(ctx, s, operation, func(ctx context.Context) (struct{}, error) { return struct{}{}, call(ctx) })
 			return err
-		}
+		})
 	}
 	if c.Cache != nil {
 		s.cache = newCache(broken{s}, *c.Cache)

@@ -139,14 +139,8 @@ func outcome(err, verdict error) string {
 // kind returns the text of the sentinel that an error holds. The error's own text may quote an
 // encryption context.
 func kind(err error) string {
-	for _, sentinel := range [...]error{
-		ErrOpen, provider.ErrProviderUnavailable, provider.ErrAccessDenied, provider.ErrKeyNotFound, provider.ErrKeyDisabled,
-		provider.ErrKeyPendingDeletion, provider.ErrKeyUsage, provider.ErrUntrustedKey, provider.ErrContextMismatch,
-		provider.ErrInvalidCiphertext, provider.ErrEmptyPlaintext, provider.ErrEmptyCiphertext, provider.ErrInvalidKey,
-		provider.ErrInvalidProvider, provider.ErrClosed, provider.ErrDecryptionFailed, provider.ErrEncryptionFailed,
-		context.Canceled, context.DeadlineExceeded,
-	} {
-		if errors.Is(err, sentinel) {
+	for _, sentinel := range [...]error{ErrOpen, provider.Sentinel(err), context.Canceled, context.DeadlineExceeded} {
+		if sentinel != nil && errors.Is(err, sentinel) {
 			return sentinel.Error()
 		}
 	}

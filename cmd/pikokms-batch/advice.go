@@ -36,7 +36,7 @@ func (o *object) adviseFor(job string, err error) error {
 // line that does the job. What was slow may be S3 for a moment, so S3 tries the task again.
 func (o *object) adviseLate(job string, took time.Duration, err error) error {
 	line, ok := o.commandLine(job)
-	if !ok || o.source.read < telling {
+	if !ok || o.source.read < minMeasured {
 		return err
 	}
 	read := float64(o.source.read)
@@ -98,9 +98,9 @@ func (o *object) place() (place string, ok bool) {
 	return "s3://" + o.bucket.name + u.EscapedPath() + "?" + u.RawQuery, !strings.HasSuffix(o.Key, "/")
 }
 
-// quote quotes a word for a POSIX shell, on one line. It can't quote what is no UTF-8, since the
-// reports are, nor what no argument of a program can be. A shell cuts line ends off what printf
-// writes.
+// quote quotes a word for a POSIX shell, on one line. It can't quote what is not UTF-8, since the
+// reports are, nor what can't be a program's argument. A shell strips trailing line ends from the
+// output of printf.
 func quote(word string) (quoted string, ok bool) {
 	isControl := func(r rune) bool { return r < ' ' || r == '\x7f' }
 	switch {

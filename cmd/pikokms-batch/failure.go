@@ -187,7 +187,6 @@ type source struct {
 	read int64
 }
 
-// Read implements io.Reader.
 func (s *source) Read(p []byte) (int, error) {
 	n, err := s.Reader.Read(p)
 	s.read += int64(n)

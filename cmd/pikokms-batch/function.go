@@ -25,8 +25,8 @@ import (
 	"piko.sh/pikokms/s3storage"
 )
 
-// replyTime is how long before an invocation's deadline work ends, so that the answer arrives and
-// the parts of an unfinished upload are deleted. It is a tenth of the time if that is less.
+// replyTime is how long before an invocation's deadline work ends, which leaves time for the answer
+// and for deleting the parts of an unfinished upload. It is a tenth of the time if that is less.
 const replyTime = 10 * time.Second
 
 // log has a line for each task that failed. Successes are in the job's report alone, since a log of
@@ -69,7 +69,7 @@ func (f *function) handle(ctx context.Context, payload json.RawMessage) (*events
 	return out, nil
 }
 
-// do does a task and says what was done.
+// do does a task and returns what was done, for the job's report.
 func (f *function) do(ctx context.Context, job string, t task, whole time.Duration) (done string, err error) {
 	b, err := f.bucket(t.bucket)
 	if err != nil {

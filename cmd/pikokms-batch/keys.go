@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"maps"
 	"net/url"
@@ -50,8 +49,8 @@ func openKey(ctx context.Context, text string, attempts int) (*key, error) {
 	return k, nil
 }
 
-// openKMS opens a key of AWS KMS. It must be named by its ARN: an alias would take a permission
-// and a call more, and an object says the ARN of its key.
+// openKMS opens a key of AWS KMS. It must be named by its ARN: an alias would take a further
+// permission and call, and objects name their key by its ARN.
 func openKMS(ctx context.Context, u *url.URL, retries int) (*key, error) {
 	c, err := awskms.ParseURL(u)
 	if err != nil {
@@ -78,20 +77,14 @@ func openBranchKey(ctx context.Context, u *url.URL, retries int) (*key, error) {
 		return nil, fmt.Errorf("%w: %q does not name one branch key of a table; write branchkey://TABLE/ID?key=ARN", provider.ErrInvalidKey, provider.RedactURL(u.String()))
 	}
 	c.KMS.MaxRetries, c.Table.MaxRetries = retries, retries
-	store, err := c.OpenStore(ctx)
+	p, err := c.Open(ctx, func(config *branchkey.Config) { config.CheckLater = true })
 	if err != nil {
 		return nil, err
-	}
-	p, err := branchkey.NewProvider(ctx, branchkey.Config{
-		Store: store, BranchKeyID: c.BranchKeyID, TTL: c.TTL, Entries: c.Entries, CheckLater: true,
-	})
-	if err != nil {
-		return nil, errors.Join(err, store.Close())
 	}
 	return &key{provider: p, name: c.BranchKeyID, providerIDs: []string{branchkey.ProviderID}}, nil
 }
 
-// isUnder reports whether a message says that it is as a host writes it today under this key
+// isUnder reports whether a message states that it is as a host writes it today, under this key
 // alone. That is not authenticated.
 func (k *key) isUnder(h *header.Header) bool {
 	if h.Suite != header.AES256GCMHKDFSHA512CommitKey || len(h.EncryptedDataKeys) != 1 {

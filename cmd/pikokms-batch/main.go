@@ -9,9 +9,9 @@
 //	PIKOKMS_OLD_KEYS          KEYs that they may be under until now, separated by spaces
 //	PIKOKMS_BIND_OBJECT_NAMES the name of the bucket that the hosts of the objects state, if they
 //	                          bind objects to their names
-//	PIKOKMS_BIND_UNBOUND      true lets rewrap bind objects that are bound to no name. Whatever lies
-//	                          under a name then becomes its content for good
-//	PIKOKMS_ALLOW_PIKO_V2     true lets rewrap move, and verify read, what Piko wrote before pikokms
+//	PIKOKMS_BIND_UNBOUND      true makes rewrap bind objects that are bound to no name. Whatever is
+//	                          stored under a name then becomes its content for good
+//	PIKOKMS_ALLOW_PIKO_V2     true makes rewrap move, and verify read, what Piko wrote before pikokms
 //	PIKOKMS_ALLOW_LOSSES      what objects may lose when they are replaced, and are refused otherwise:
 //	                          acl, checksum, lock, metadata, tags, separated by spaces
 //	PIKOKMS_DATA_KEY_CACHE    how long a data key serves further objects, such as 5m

@@ -12,9 +12,9 @@ const (
 	// Guide, "Configure Lambda function memory").
 	defaultPace = 25e6
 
-	// telling is the size in bytes of an object that tells how fast the function is. Of smaller
-	// ones, the requests take most of the time.
-	telling = 16 << 20
+	// minMeasured is the size in bytes from which an object shows how fast the function is. For
+	// smaller ones, the requests take most of the time.
+	minMeasured = 16 << 20
 )
 
 // pace is how fast a function reads objects and writes them back when S3 is at its best. Slow
@@ -27,7 +27,7 @@ type pace struct {
 	measured float64 // bytes a second; 0 if none was above the default
 }
 
-// bytesPerSecond returns the pace, and where it is from.
+// bytesPerSecond returns the pace, and its origin for an error.
 func (p *pace) bytesPerSecond() (float64, string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -40,10 +40,10 @@ func (p *pace) bytesPerSecond() (float64, string) {
 	return defaultPace, "unless PIKOKMS_MB_PER_SECOND says otherwise"
 }
 
-// learn takes note of how long an object took. A measure counts as much as all before, so that one
-// good moment does not raise the pace for long objects too far.
+// learn records how long an object took. A measurement counts as much as all before it, so that one
+// good moment does not raise the pace of large objects too far.
 func (p *pace) learn(bytes int64, took time.Duration) {
-	if bytes < telling || took <= 0 {
+	if bytes < minMeasured || took <= 0 {
 		return
 	}
 	before, _ := p.bytesPerSecond()

@@ -28,13 +28,13 @@ const (
 	verify  = "verify"
 )
 
-// bindUnbound is the variable that lets rewrap bind objects.
+// bindUnbound is the variable that makes rewrap bind objects.
 const bindUnbound = "PIKOKMS_BIND_UNBOUND"
 
 // allowLosses is the variable that names what objects may lose.
 const allowLosses = "PIKOKMS_ALLOW_LOSSES"
 
-// jobArgument is the user argument of a job, in requests of schema 2.0, that says what it does.
+// jobArgument is the user argument of a job, in requests of schema 2.0, that names what it does.
 const jobArgument = "job"
 
 // function is the Lambda function. It is safe for concurrent use.
@@ -65,8 +65,9 @@ type bucket struct {
 	host    *pikokms.Host
 }
 
-// newFunction makes the function of its environment. It asks no service. If the configuration is
-// wrong, each task fails and its reason says how, since that is what the job's report shows.
+// newFunction configures the function from its environment. It asks no service. If the
+// configuration is wrong, each task fails and its reason names the mistake, since the job's report
+// shows reasons.
 func newFunction(ctx context.Context, environment func(string) string) *function {
 	f := &function{job: environment("PIKOKMS_JOB"), bound: environment("PIKOKMS_BIND_OBJECT_NAMES"), buckets: make(map[string]*bucket)}
 	if err := f.configure(ctx, environment); err != nil {

@@ -42,13 +42,13 @@ func (m module) isPublished() bool {
 	return below == "" || strings.HasPrefix(below, "/")
 }
 
-// published returns the published modules below root, the root module first.
+// published returns the published modules below root, in the order of their folders.
 func published(root string) ([]module, error) {
 	modules, err := all(root)
 	return slices.DeleteFunc(modules, func(m module) bool { return !m.isPublished() }), err
 }
 
-// all returns the modules below root, the root module first.
+// all returns the modules below root, in the order of their folders.
 func all(root string) (modules []module, err error) {
 	err = filepath.WalkDir(root, func(file string, entry fs.DirEntry, err error) error {
 		switch {

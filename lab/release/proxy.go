@@ -24,7 +24,8 @@ func writeProxy(dir string, modules []module, version string) error {
 	return nil
 }
 
-func (m module) write(dir, version string) error {
+// write adds a version of the module to a proxy, with the given changes of its files.
+func (m module) write(dir, version string, changes ...func(tree string) error) error {
 	escaped, err := xmodule.EscapePath(m.path)
 	if err != nil {
 		return err
@@ -49,6 +50,19 @@ func (m module) write(dir, version string) error {
 		return err
 	}
 	defer os.RemoveAll(tree)
+	for _, change := range changes {
+		if err := change(tree); err != nil {
+			return err
+		}
+	}
+	list, err := os.OpenFile(filepath.Join(at, "list"), os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o644)
+	if err != nil {
+		return err
+	}
+	_, err = list.WriteString(version + "\n")
+	if err := errors.Join(err, list.Close()); err != nil {
+		return err
+	}
 	archive, err := os.Create(filepath.Join(at, version+".zip"))
 	if err != nil {
 		return err
@@ -56,7 +70,6 @@ func (m module) write(dir, version string) error {
 	// CreateFromDir leaves out the folders of other modules.
 	err = errors.Join(zip.CreateFromDir(archive, xmodule.Version{Path: m.path, Version: version}, tree), archive.Close())
 	return errors.Join(err,
-		os.WriteFile(filepath.Join(at, "list"), []byte(version+"\n"), 0o644),
 		os.WriteFile(filepath.Join(at, version+".mod"), mod, 0o644),
 		os.WriteFile(filepath.Join(at, version+".info"), info, 0o644),
 	)

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"crypto/rand"
 	"fmt"
 	"io/fs"
@@ -16,6 +15,43 @@ import (
 	xmodule "golang.org/x/mod/module"
 )
 
+// user is someone with a module proxy of their own, in front of the one that is used here.
+type user struct {
+	proxy       string // its folder
+	suffix      string // of versions, which must be new since the go command keeps what it once got
+	environment []string
+}
+
+func newUser(t *testing.T, modules []module) *user {
+	u := &user{proxy: t.TempDir(), suffix: "-test." + strings.ToLower(rand.Text())}
+	settings, err := exec.Command("go", "env", "GOPROXY", "GOMODCACHE").Output()
+	require.NoError(t, err)
+	behind, cache, _ := strings.Cut(strings.TrimSpace(string(settings)), "\n")
+	u.environment = append(os.Environ(), "GOWORK=off", "CGO_ENABLED=0", "GOFLAGS=-mod=mod", "GONOSUMDB=piko.sh", "GONOSUMCHECK=1",
+		"GOPROXY=file://"+filepath.ToSlash(u.proxy)+","+behind)
+	t.Cleanup(func() {
+		for _, m := range modules {
+			escaped, _ := xmodule.EscapePath(m.path)
+			dirs, _ := filepath.Glob(filepath.Join(cache, filepath.FromSlash(escaped)+"@*"+u.suffix))
+			for _, dir := range append(dirs, filepath.Join(cache, "cache", "download", filepath.FromSlash(escaped), "@v")) {
+				_ = filepath.Walk(dir, func(name string, _ os.FileInfo, _ error) error { return os.Chmod(name, 0o755) })
+				_ = os.RemoveAll(dir)
+			}
+		}
+	})
+	return u
+}
+
+// do runs the go command in a folder, and returns what it printed.
+func (u *user) do(t *testing.T, dir string, arguments ...string) string {
+	t.Helper()
+	command := exec.Command("go", arguments...)
+	command.Dir, command.Env = dir, append(u.environment, "GOBIN="+filepath.Join(dir, "bin"))
+	out, err := command.CombinedOutput()
+	require.NoError(t, err, "go %s\n%s", strings.Join(arguments, " "), out)
+	return string(out)
+}
+
 // TestUsersInstallFromProxy is a user with an empty folder, and a module proxy with a version of
 // this checkout. The user gets every module by go get, tidies, builds, vets and uses it, and
 // installs the command.
@@ -24,56 +60,17 @@ func TestUsersInstallFromProxy(t *testing.T) {
 		t.Skip("builds every module once more; skipped in short mode")
 	}
 	root, err := repository()
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	modules, err := published(root)
-	if err != nil {
-		t.Fatal(err)
-	}
-	proxy := t.TempDir()
-	// The version is new, since the go command keeps what it once got of a version.
-	version := "v0.1.0-test." + strings.ToLower(rand.Text())
-	if err := writeProxy(proxy, modules, version); err != nil {
-		t.Fatal(err)
-	}
-	behind, err := exec.Command("go", "env", "GOPROXY").Output()
-	if err != nil {
-		t.Fatal(err)
-	}
-	environment := append(os.Environ(), "GOWORK=off", "CGO_ENABLED=0", "GOFLAGS=-mod=mod", "GONOSUMDB=piko.sh", "GONOSUMCHECK=1",
-		"GOPROXY=file://"+filepath.ToSlash(proxy)+","+strings.TrimSpace(string(behind)))
-	do := func(t *testing.T, dir string, arguments ...string) string {
-		t.Helper()
-		command := exec.Command("go", arguments...)
-		command.Dir, command.Env = dir, append(environment, "GOBIN="+filepath.Join(dir, "bin"))
-		var out bytes.Buffer
-		command.Stdout, command.Stderr = &out, &out
-		if err := command.Run(); err != nil {
-			t.Fatalf("go %s: %v\n%s", strings.Join(arguments, " "), err, out.String())
-		}
-		return out.String()
-	}
-	removeLater := func() {
-		cache, err := exec.Command("go", "env", "GOMODCACHE").Output()
-		if err != nil {
-			return
-		}
-		for _, m := range modules {
-			escaped, _ := xmodule.EscapePath(m.path)
-			for _, dir := range []string{filepath.FromSlash(escaped) + "@" + version, filepath.Join("cache", "download", filepath.FromSlash(escaped), "@v")} {
-				dir = filepath.Join(strings.TrimSpace(string(cache)), dir)
-				_ = filepath.Walk(dir, func(name string, _ os.FileInfo, _ error) error { return os.Chmod(name, 0o755) })
-				_ = os.RemoveAll(dir)
-			}
-		}
-	}
-	t.Cleanup(removeLater)
+	require.NoError(t, err)
+	u := newUser(t, modules)
+	version := "v0.1.0" + u.suffix
+	require.NoError(t, writeProxy(u.proxy, modules, version))
 
 	t.Run("go install the commands", func(t *testing.T) {
 		dir := t.TempDir()
-		do(t, dir, "install", "-ldflags=-s -w", ours+"/cmd/pikokms@"+version)
-		do(t, dir, "install", "-ldflags=-s -w", ours+"/cmd/pikokms-batch@"+version)
+		u.do(t, dir, "install", "-ldflags=-s -w", ours+"/cmd/pikokms@"+version)
+		u.do(t, dir, "install", "-ldflags=-s -w", ours+"/cmd/pikokms-batch@"+version)
 		out, err := exec.Command(filepath.Join(dir, "bin", "pikokms"), "--version").CombinedOutput()
 		if err != nil || !strings.Contains(string(out), version) {
 			t.Fatalf("it says %q (%v), not version %s", out, err, version)
@@ -108,12 +105,12 @@ func TestUsersInstallFromProxy(t *testing.T) {
 			if err := os.WriteFile(filepath.Join(dir, "main.go"), program, 0o644); err != nil {
 				t.Fatal(err)
 			}
-			do(t, dir, "mod", "init", "example.com/user")
-			do(t, dir, "get", path.Join(ours, name)+"@"+version)
-			do(t, dir, "mod", "tidy")
-			do(t, dir, "build", "./...")
-			do(t, dir, "vet", "./...")
-			if out := do(t, dir, "run", "."); out != "hello\n" {
+			u.do(t, dir, "mod", "init", "example.com/user")
+			u.do(t, dir, "get", path.Join(ours, name)+"@"+version)
+			u.do(t, dir, "mod", "tidy")
+			u.do(t, dir, "build", "./...")
+			u.do(t, dir, "vet", "./...")
+			if out := u.do(t, dir, "run", "."); out != "hello\n" {
 				t.Fatalf("the program says %q", out)
 			}
 			required, err := os.ReadFile(filepath.Join(dir, "go.mod"))

@@ -10,7 +10,6 @@ import (
 	"github.com/aws/smithy-go"
 	smithyhttp "github.com/aws/smithy-go/transport/http"
 
-	"piko.sh/pikokms/header"
 	"piko.sh/pikokms/provider"
 )
 
@@ -19,8 +18,7 @@ import (
 // sentinel.
 //
 // The circuit breaker of package service counts [provider.ErrProviderUnavailable] as an outage.
-// Errors that prove that KMS is up are listed in its isAnswer. Add a new error of package provider
-// there, and to sentinels.
+// Errors that prove that KMS is up are listed in its isAnswer.
 var codes = map[string]error{
 	"NotFoundException":                   provider.ErrKeyNotFound,
 	"InvalidArnException":                 provider.ErrInvalidKey,
@@ -61,15 +59,6 @@ var codes = map[string]error{
 // errNoKMS is the error for an answer in KMS's form that KMS does not give.
 var errNoKMS = fmt.Errorf("%w: this is no answer of KMS; check the endpoint's URL and proxies on the way", provider.ErrProviderUnavailable)
 
-// sentinels are the errors that callers look for. An error that holds one gets no second one.
-var sentinels = []error{
-	provider.ErrKeyNotFound, provider.ErrInvalidKey, provider.ErrInvalidCiphertext, provider.ErrDecryptionFailed,
-	provider.ErrEncryptionFailed, provider.ErrProviderUnavailable, provider.ErrEmptyPlaintext, provider.ErrEmptyCiphertext,
-	provider.ErrContextMismatch, provider.ErrUntrustedKey, provider.ErrAccessDenied, provider.ErrKeyDisabled,
-	provider.ErrKeyPendingDeletion, provider.ErrKeyUsage, provider.ErrClosed, provider.ErrInvalidProvider,
-	header.ErrInvalidContext,
-}
-
 // fail returns the error of an operation under the provider's own key.
 func (p *Provider) fail(ctx context.Context, operation string, err error) error {
 	return fail(ctx, operation, p.KeyID(), err)
@@ -77,36 +66,23 @@ func (p *Provider) fail(ctx context.Context, operation string, err error) error 
 
 // fail returns the error of an operation under a key.
 func fail(ctx context.Context, operation, key string, err error) error {
-	// The operation that the caller asked for replaces an inner one. Wrappers around an
-	// EncryptionError are kept, since they say which pair or data key of a message failed.
-	if inner, ok := err.(*provider.EncryptionError); ok {
-		err = inner.Err
-	}
-	return &provider.EncryptionError{Operation: operation, Provider: string(provider.TypeAWSKMS), KeyID: key, Err: judge(ctx, err)}
+	failure := provider.Failure(operation, provider.TypeAWSKMS, key, err)
+	failure.Err = judge(ctx, failure.Err)
+	return failure
 }
 
-// judge adds a sentinel to an error of the AWS SDK that has none yet. If the caller's context has
-// ended, that is the reason, whatever the AWS SDK returns.
+// judge adds a sentinel to an error of the AWS SDK that has none yet.
 func judge(ctx context.Context, err error) error {
-	for _, s := range sentinels {
-		if errors.Is(err, s) {
+	return provider.Judge(ctx, err, func(err error) error {
+		operation, ok := errors.AsType[*smithy.OperationError](err)
+		if !ok {
 			return err
 		}
-	}
-	if ended := ctx.Err(); ended != nil {
-		if errors.Is(err, ended) {
-			return err
+		if missing, ok := errors.AsType[*credentialsError](operation); ok {
+			return missing.judge(err)
 		}
-		return fmt.Errorf("%w: %w", ended, err)
-	}
-	operation, ok := errors.AsType[*smithy.OperationError](err)
-	if !ok {
-		return err
-	}
-	if missing, ok := errors.AsType[*credentialsError](operation); ok {
-		return missing.judge(err)
-	}
-	return fmt.Errorf("%w: %w", sentinel(operation), err)
+		return fmt.Errorf("%w: %w", sentinel(operation), err)
+	})
 }
 
 // sentinel returns the sentinel for an error of the AWS SDK.

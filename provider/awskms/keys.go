@@ -109,13 +109,7 @@ func (k *keys) candidates(keyID string) ([]string, error) {
 // sameKey reports whether two key ARNs name one key or replicas of one multi-Region key
 // (specification: framework/aws-kms/aws-kms-mrk-match-for-decrypt.md).
 func sameKey(a, b string) bool {
-	if a == b {
-		return true
-	}
-	x, errA := arn.Parse(a)
-	y, errB := arn.Parse(b)
-	x.Region = y.Region
-	return errA == nil && errB == nil && x == y && isMultiRegion(x)
+	return a == b || areReplicas(a, b)
 }
 
 func isMultiRegion(a arn.ARN) bool { return strings.HasPrefix(a.Resource, "key/mrk-") }

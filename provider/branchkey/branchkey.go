@@ -92,7 +92,8 @@ type Provider struct {
 	id       string
 	supplier Supplier
 	cache    *cache
-	close    func() error // closes what was opened with the provider; may be nil
+	guard    provider.Guard // may be nil
+	close    func() error   // closes what was opened with the provider; may be nil
 }
 
 // NewProvider makes a provider. It asks for the configured branch key, if there is one, which is
@@ -140,8 +141,21 @@ func (p *Provider) KeyID() string { return p.id }
 // Store returns the key store.
 func (p *Provider) Store() *Store { return p.store }
 
-// CallsGuarded marks the provider as a provider.Guarded.
-func (p *Provider) CallsGuarded() {}
+// Guarded returns the provider with a guard of its calls of KMS and the table. The two share the
+// cache, and closing one closes both.
+func (p *Provider) Guarded(guard provider.Guard) provider.EncryptionProvider {
+	other := *p
+	other.guard = guard
+	return &other
+}
+
+// call makes a call of KMS or the table, through the guard if there is one.
+func (p *Provider) call(ctx context.Context, operation string, call func(context.Context) error) error {
+	if p.guard == nil {
+		return call(ctx)
+	}
+	return p.guard(ctx, operation, call)
+}
 
 // pick returns the ID of the branch key of a message.
 func (p *Provider) pick(ctx context.Context, encryptionContext map[string]string) (string, error) {
@@ -184,7 +198,7 @@ func (p *Provider) version(ctx context.Context, id string, version uuid.UUID) (*
 
 // ask gets the active version of a branch key from the table and KMS.
 func (p *Provider) ask(ctx context.Context, id string) (m *material, err error) {
-	err = provider.CallGuarded(ctx, "GetBranchKey", func(ctx context.Context) error {
+	err = p.call(ctx, "GetBranchKey", func(ctx context.Context) error {
 		r, err := p.store.get(ctx, id, kindActive)
 		if err == nil {
 			m, err = p.open(ctx, r)
@@ -198,7 +212,7 @@ func (p *Provider) ask(ctx context.Context, id string) (m *material, err error) 
 // needs a branch key, it looks at the active item first. If that has the version, it serves to
 // encrypt, too.
 func (p *Provider) askVersion(ctx context.Context, id string, version uuid.UUID) (m *material, err error) {
-	err = provider.CallGuarded(ctx, "GetBranchKey", func(ctx context.Context) error {
+	err = p.call(ctx, "GetBranchKey", func(ctx context.Context) error {
 		if _, known := p.store.newest.called(id); !known {
 			r, err := p.store.get(ctx, id, kindActive)
 			if err == nil {
@@ -367,7 +381,7 @@ func (p *Provider) GetKeyInfo(ctx context.Context, keyID string) (*provider.KeyI
 		return nil, fail(ctx, "GetKeyInfo", "", fmt.Errorf("%w: a Supplier picks the branch keys; name one", provider.ErrKeyNotFound))
 	}
 	var r *record
-	err := provider.CallGuarded(ctx, "GetKeyInfo", func(ctx context.Context) (err error) {
+	err := p.call(ctx, "GetKeyInfo", func(ctx context.Context) (err error) {
 		r, err = p.store.get(ctx, id, kindActive)
 		return err
 	})
@@ -394,7 +408,7 @@ func (p *Provider) GetKeyInfo(ctx context.Context, keyID string) (*provider.KeyI
 // up. A policy that names the IDs that may be asked for must have this one, too.
 func (p *Provider) HealthCheck(ctx context.Context) error {
 	if p.id == "" {
-		err := provider.CallGuarded(ctx, "HealthCheck", func(ctx context.Context) error {
+		err := p.call(ctx, "HealthCheck", func(ctx context.Context) error {
 			_, err := p.store.table.Get(ctx, "health check", kindActive)
 			return err
 		})

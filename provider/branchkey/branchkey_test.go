@@ -122,19 +122,21 @@ func TestProviderOfURL(t *testing.T) {
 	require.NoError(t, local.Generate(filepath.Join(folder, "master")))
 	master := url.QueryEscape("local://" + filepath.ToSlash(filepath.Join(folder, "master")))
 	text := "branchkey://" + filepath.ToSlash(filepath.Join(folder, "keys.db")) + "?master=" + master
-	parse := func(text string) *url.URL {
+	parse := func(text string) *branchkey.URLConfig {
 		u, err := url.Parse(text)
 		require.NoError(t, err)
-		return u
+		c, err := branchkey.ParseURL(u)
+		require.NoError(t, err)
+		return c
 	}
-	store, err := branchkey.OpenStoreURL(t.Context(), parse(text))
+	store, err := parse(text).OpenStore(t.Context())
 	require.NoError(t, err)
 	require.NoError(t, store.CreateTable(t.Context()))
 	id, other := create(t, store), create(t, store)
 	require.NoError(t, store.Close())
 	openID := func(id string) func(t *testing.T) provider.EncryptionProvider {
 		return func(t *testing.T) provider.EncryptionProvider {
-			p, err := branchkey.OpenURL(t.Context(), parse(text+"&id="+id))
+			p, err := parse(text+"&id="+id).Open(t.Context(), nil)
 			require.NoError(t, err)
 			t.Cleanup(func() { require.NoError(t, p.Close()) })
 			return p

@@ -22,16 +22,14 @@ var deniedCodes = map[string]bool{
 	"InvalidSignatureException": true, "MissingAuthenticationTokenException": true, "UnrecognizedClientException": true,
 }
 
-// judge adds the error that callers look for to an error of the AWS SDK. If the caller's context
-// has ended, that is the reason, whatever the AWS SDK returns.
+// judge adds the error that callers look for to an error of the AWS SDK.
 func (d *DynamoDB) judge(ctx context.Context, err error) error {
 	if err == nil {
 		return nil
 	}
-	if ended := ctx.Err(); ended != nil {
-		return fmt.Errorf("table %s: %w: %w", d.table, ended, err)
-	}
-	return fmt.Errorf("table %s: %w: %w", d.table, sentinelOf(err), err)
+	return fmt.Errorf("table %s: %w", d.table, provider.Judge(ctx, err, func(err error) error {
+		return fmt.Errorf("%w: %w", sentinelOf(err), err)
+	}))
 }
 
 func sentinelOf(err error) error {

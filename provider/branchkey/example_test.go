@@ -47,7 +47,7 @@ func Example() {
 }
 
 // Without AWS, branch keys are in a file and a local key wraps them.
-func ExampleOpenURL() {
+func ExampleURLConfig_Open() {
 	ctx := context.Background()
 	folder, err := os.MkdirTemp("", "example-")
 	if err != nil {
@@ -62,7 +62,11 @@ func ExampleOpenURL() {
 		Scheme: branchkey.Scheme, Path: filepath.ToSlash(filepath.Join(folder, "keys.db")),
 		RawQuery: url.Values{"id": {"tenant-42"}, "master": {"local://" + filepath.ToSlash(master)}}.Encode(),
 	}
-	store, err := branchkey.OpenStoreURL(ctx, u)
+	config, err := branchkey.ParseURL(u)
+	if err != nil {
+		log.Fatal(err)
+	}
+	store, err := config.OpenStore(ctx)
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -74,7 +78,7 @@ func ExampleOpenURL() {
 		log.Fatal(err)
 	}
 
-	p, err := branchkey.OpenURL(ctx, u)
+	p, err := config.Open(ctx, nil)
 	if err != nil {
 		log.Fatal(err)
 	}

@@ -60,7 +60,7 @@ func NewStore(c StoreConfig) (*Store, error) {
 	return s, nil
 }
 
-// Close closes what OpenStoreURL opened. A Store that NewStore made has nothing to close.
+// Close closes what URLConfig.OpenStore opened. A Store that NewStore made has nothing to close.
 func (s *Store) Close() error {
 	if s.close == nil {
 		return nil

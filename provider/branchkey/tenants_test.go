@@ -1,10 +1,15 @@
 package branchkey_test
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
+	"net/http/httptest"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -17,6 +22,7 @@ import (
 	"piko.sh/pikokms/provider"
 	"piko.sh/pikokms/provider/awskms"
 	"piko.sh/pikokms/provider/branchkey"
+	"piko.sh/pikokms/provider/local"
 	"piko.sh/pikokms/service"
 )
 
@@ -268,5 +274,88 @@ func TestRolledBackInAnyOrder(t *testing.T) {
 			require.NoError(t, s.table.Write(ctx, []branchkey.Write{{Item: now, Replaces: old.Enc}}))
 			require.NoError(t, generate(p))
 		})
+	}
+}
+
+// IsCurrent asks the Supplier for each caller, as every other door does.
+func TestIsCurrentForATenantOfTheCaller(t *testing.T) {
+	s := newTestStore(t)
+	for _, id := range []string{"alice", "mallory"} {
+		_, err := s.Create(t.Context(), id, map[string]string{"tenant": id})
+		require.NoError(t, err)
+	}
+	folder, err := pikokms.NewFolder(t.TempDir())
+	require.NoError(t, err)
+	newHost := func() *pikokms.Host {
+		p := newProvider(t, branchkey.Config{Store: s.Store, Supplier: byCaller})
+		host, err := pikokms.New(pikokms.WithCryptoProvider("b", p), pikokms.WithDefaultCryptoProvider("b"), pikokms.WithStorage(folder),
+			pikokms.WithDataKeyCache(service.CacheLimits{}))
+		require.NoError(t, err)
+		t.Cleanup(func() { require.NoError(t, host.Close()) })
+		return host
+	}
+	alice, mallory := as(t.Context(), "alice"), as(t.Context(), "mallory")
+	host := newHost()
+	require.NoError(t, host.Put(alice, "a.txt", strings.NewReader("alice's secret")))
+	for _, c := range []struct {
+		caller context.Context
+		want   bool
+	}{{alice, true}, {mallory, false}, {alice, true}} {
+		current, err := host.IsCurrent(c.caller, "a.txt")
+		require.NoError(t, err)
+		require.Equal(t, c.want, current)
+	}
+	_, err = host.IsCurrent(t.Context(), "a.txt")
+	require.ErrorIs(t, err, errNobody)
+
+	// A new version of another tenant's branch key changes nothing, and one of the tenant's own does.
+	for _, c := range []struct {
+		id   string
+		want bool
+	}{{"mallory", true}, {"alice", false}} {
+		_, err = s.Version(t.Context(), c.id)
+		require.NoError(t, err)
+		current, err := newHost().IsCurrent(alice, "a.txt")
+		require.NoError(t, err)
+		require.Equal(t, c.want, current, c.id)
+	}
+}
+
+// HealthCheck of a provider whose Supplier picks all branch keys works under a policy for one tenant
+// that also has the ID that HealthCheck asks for, and says what is missing under another.
+func TestHealthCheckUnderThePolicyOfOneTenant(t *testing.T) {
+	t.Setenv("AWS_ACCESS_KEY_ID", "test")
+	t.Setenv("AWS_SECRET_ACCESS_KEY", "test")
+	for _, c := range []struct {
+		leadingKeys []string // of the policy's condition dynamodb:LeadingKeys
+		want        error
+	}{
+		{[]string{"tenant-42"}, provider.ErrAccessDenied},
+		{[]string{"tenant-42", "health check"}, nil},
+	} {
+		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			var request struct{ Key map[string]struct{ S string } }
+			if json.NewDecoder(r.Body).Decode(&request) != nil || !slices.Contains(c.leadingKeys, request.Key["branch-key-id"].S) {
+				w.WriteHeader(http.StatusBadRequest)
+				_, _ = io.WriteString(w, `{"__type":"com.amazon.coral.service#AccessDeniedException","Message":"not authorized to perform: dynamodb:GetItem"}`)
+				return
+			}
+			_, _ = io.WriteString(w, `{}`) // there is no such item
+		}))
+		defer server.Close()
+		table, err := branchkey.NewDynamoDB(t.Context(), branchkey.DynamoDBConfig{Table: "keys", Region: "eu-west-1", Endpoint: server.URL})
+		require.NoError(t, err)
+		keys, err := branchkey.NewLocalKMS(local.Config{Key: bytes.Repeat([]byte{1}, 32)})
+		require.NoError(t, err)
+		defer keys.Close()
+		store, err := branchkey.NewStore(branchkey.StoreConfig{Table: table, KMS: keys})
+		require.NoError(t, err)
+		p := newProvider(t, branchkey.Config{Store: store, Supplier: branchkey.ByPair("tenant")})
+		err = p.HealthCheck(t.Context())
+		if c.want == nil {
+			require.NoError(t, err)
+		} else {
+			require.ErrorIs(t, err, c.want)
+		}
 	}
 }

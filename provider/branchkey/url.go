@@ -77,7 +77,7 @@ type URLConfig struct {
 //	ttl=DURATION                 such as 30m, default 1h
 //	entries=NUMBER               of branch keys in the cache, default 1000
 //
-// A URL that only names a key store, for OpenStoreURL, has neither an ID nor a by parameter. The
+// A URL that only names a key store, for OpenStore, has neither an ID nor a by parameter. The
 // error holds provider.ErrInvalidKey.
 func ParseURL(u *url.URL) (*URLConfig, error) {
 	refuse := func(format string, arguments ...any) (*URLConfig, error) {
@@ -199,16 +199,6 @@ func splitList(text string) []string {
 	return strings.Split(text, ",")
 }
 
-// OpenStoreURL makes the Store that a URL stands for. It asks neither the table nor KMS. The caller
-// closes the Store.
-func OpenStoreURL(ctx context.Context, u *url.URL) (*Store, error) {
-	c, err := ParseURL(u)
-	if err != nil {
-		return nil, err
-	}
-	return c.OpenStore(ctx)
-}
-
 // OpenStore makes the Store of the configuration. It asks neither the table nor KMS. The caller
 // closes the Store.
 func (c *URLConfig) OpenStore(ctx context.Context) (*Store, error) {
@@ -235,15 +225,11 @@ func (c *URLConfig) OpenStore(ctx context.Context) (*Store, error) {
 	return NewStore(StoreConfig{Table: table, KMS: keys, LogicalName: c.LogicalName})
 }
 
-// OpenURL makes the Provider that a URL stands for, as NewProvider does. The caller closes the
-// Provider.
-func OpenURL(ctx context.Context, u *url.URL) (*Provider, error) {
-	c, err := ParseURL(u)
-	if err != nil {
-		return nil, err
-	}
+// Open makes the Provider of the configuration, as NewProvider does. adjust, if not nil, may change
+// what is not in the URL, such as CheckLater. Closing the Provider also closes its Store.
+func (c *URLConfig) Open(ctx context.Context, adjust func(*Config)) (*Provider, error) {
 	if c.BranchKeyID == "" && c.By == "" {
-		return nil, fmt.Errorf("%w: URL %q names no branch key; state its ID, or by=NAME", provider.ErrInvalidKey, provider.RedactURL(u.String()))
+		return nil, fmt.Errorf("%w: the URL names no branch key; state its ID, or by=NAME", provider.ErrInvalidKey)
 	}
 	store, err := c.OpenStore(ctx)
 	if err != nil {
@@ -252,6 +238,9 @@ func OpenURL(ctx context.Context, u *url.URL) (*Provider, error) {
 	config := Config{Store: store, BranchKeyID: c.BranchKeyID, TTL: c.TTL, Entries: c.Entries}
 	if c.By != "" {
 		config.Supplier = ByPair(c.By)
+	}
+	if adjust != nil {
+		adjust(&config)
 	}
 	p, err := NewProvider(ctx, config)
 	if err != nil {

@@ -72,7 +72,9 @@ func TestParseURL(t *testing.T) {
 	}
 	u, err := url.Parse("branchkey://keys?key=" + someARN)
 	require.NoError(t, err)
-	_, err = branchkey.OpenURL(t.Context(), u)
+	c, err := branchkey.ParseURL(u)
+	require.NoError(t, err)
+	_, err = c.Open(t.Context(), nil)
 	require.ErrorIs(t, err, provider.ErrInvalidKey)
 	require.ErrorContains(t, err, "names no branch key")
 }

@@ -10,17 +10,8 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
-	"piko.sh/pikokms/header"
 	"piko.sh/pikokms/provider"
 )
-
-// sentinels are the errors that callers look for. An error that holds one gets no second one.
-var sentinels = []error{
-	provider.ErrKeyNotFound, provider.ErrInvalidKey, provider.ErrInvalidCiphertext, provider.ErrDecryptionFailed,
-	provider.ErrEncryptionFailed, provider.ErrProviderUnavailable, provider.ErrEmptyPlaintext, provider.ErrEmptyCiphertext,
-	provider.ErrContextMismatch, provider.ErrUntrustedKey, provider.ErrAccessDenied, provider.ErrKeyDisabled,
-	provider.ErrKeyPendingDeletion, provider.ErrKeyUsage, provider.ErrClosed, header.ErrInvalidContext,
-}
 
 // permissions are what each method of Cloud KMS needs (Cloud KMS documentation, "Permissions and
 // roles").
@@ -32,36 +23,22 @@ var permissions = map[string]string{
 
 // fail returns the error of an operation under a key.
 func (p *Provider) fail(ctx context.Context, operation, key string, err error) error {
-	// The operation that the caller asked for replaces an inner one. Wrappers around an
-	// EncryptionError are kept, since they say which pair or data key of a message failed.
-	if inner, ok := err.(*provider.EncryptionError); ok {
-		err = inner.Err
+	failure := provider.Failure(operation, provider.TypeGCPKMS, key, err)
+	failure.Err = judge(ctx, operation, key, failure.Err)
+	if errors.Is(failure.Err, provider.ErrProviderUnavailable) && !strings.Contains(failure.Err.Error(), p.address) {
+		failure.Err = fmt.Errorf("%s: %w", p.address, failure.Err) // what answers there may not be Cloud KMS
 	}
-	err = judge(ctx, operation, key, err)
-	if errors.Is(err, provider.ErrProviderUnavailable) && !strings.Contains(err.Error(), p.address) {
-		err = fmt.Errorf("%s: %w", p.address, err) // what answers there may not be Cloud KMS
-	}
-	return &provider.EncryptionError{Operation: operation, Provider: string(provider.TypeGCPKMS), KeyID: key, Err: err}
+	return failure
 }
 
-// judge adds a sentinel to an error of Cloud KMS that has none yet. If the caller's context has
-// ended, that is the reason, whatever Google's client returns.
+// judge adds a sentinel to an error of Cloud KMS that has none yet.
 func judge(ctx context.Context, operation, key string, err error) error {
-	for _, s := range sentinels {
-		if errors.Is(err, s) {
+	return provider.Judge(ctx, err, func(err error) error {
+		if _, ok := status.FromError(err); !ok {
 			return err
 		}
-	}
-	if ended := ctx.Err(); ended != nil {
-		if errors.Is(err, ended) {
-			return err
-		}
-		return fmt.Errorf("%w: %w", ended, err)
-	}
-	if _, ok := status.FromError(err); !ok {
-		return err
-	}
-	return fmt.Errorf("%w: %w", sentinel(operation, key, err), err)
+		return fmt.Errorf("%w: %w", sentinel(operation, key, err), err)
+	})
 }
 
 // sentinel returns the sentinel for a gRPC status, with what to do about it.

@@ -212,7 +212,7 @@ func (p *Provider) Close() error {
 }
 
 func (p *Provider) fail(operation string, err error) error {
-	return &provider.EncryptionError{Operation: operation, Provider: string(p.Type()), KeyID: p.name, Err: err}
+	return provider.Failure(operation, p.Type(), p.name, err)
 }
 
 // dataKeySize is the size in bytes of a new data key.
@@ -326,9 +326,6 @@ func (p *Provider) HealthCheck(ctx context.Context) error {
 		}
 	default:
 		err = provider.Check(ctx, struct{ provider.Keyring }{p}) // without this method
-	}
-	if inner, ok := err.(*provider.EncryptionError); ok {
-		err = inner.Err
 	}
 	if err != nil {
 		return p.fail("HealthCheck", err)

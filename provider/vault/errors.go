@@ -12,33 +12,20 @@ import (
 
 	"github.com/hashicorp/vault/api"
 
-	"piko.sh/pikokms/header"
 	"piko.sh/pikokms/provider"
 )
 
-// sentinels are the errors that callers look for. An error that holds one gets no second one.
-var sentinels = []error{
-	provider.ErrKeyNotFound, provider.ErrInvalidKey, provider.ErrInvalidCiphertext, provider.ErrDecryptionFailed,
-	provider.ErrEncryptionFailed, provider.ErrProviderUnavailable, provider.ErrInvalidProvider, provider.ErrEmptyPlaintext,
-	provider.ErrEmptyCiphertext, provider.ErrContextMismatch, provider.ErrUntrustedKey, provider.ErrAccessDenied,
-	provider.ErrKeyDisabled, provider.ErrKeyPendingDeletion, provider.ErrKeyUsage, provider.ErrClosed, header.ErrInvalidContext,
-}
-
 // fail returns the error of an operation.
 func (p *Provider) fail(ctx context.Context, operation string, err error) error {
-	// The operation that the caller asked for replaces an inner one. Wrappers around an
-	// EncryptionError are kept, since they say which pair or data key of a message failed.
-	if inner, ok := err.(*provider.EncryptionError); ok {
-		err = inner.Err
+	failure := provider.Failure(operation, p.Type(), p.id, err)
+	if p.session.ended() && !errors.Is(failure.Err, provider.ErrClosed) {
+		failure.Err = fmt.Errorf("the provider: %w: %w", provider.ErrClosed, failure.Err)
 	}
-	if p.session.ended() && !errors.Is(err, provider.ErrClosed) {
-		err = fmt.Errorf("the provider: %w: %w", provider.ErrClosed, err)
+	failure.Err = judge(ctx, failure.Err)
+	if at := p.session.client.Address(); errors.Is(failure.Err, provider.ErrProviderUnavailable) && !strings.Contains(failure.Err.Error(), at) {
+		failure.Err = fmt.Errorf("%s: %w", at, failure.Err) // what answers there may not be the server
 	}
-	err = judge(ctx, err)
-	if at := p.session.client.Address(); errors.Is(err, provider.ErrProviderUnavailable) && !strings.Contains(err.Error(), at) {
-		err = fmt.Errorf("%s: %w", at, err) // what answers there may not be the server
-	}
-	return &provider.EncryptionError{Operation: operation, Provider: string(p.Type()), KeyID: p.id, Err: err}
+	return failure
 }
 
 // answerError is an error that the server answered, in one line.
@@ -67,30 +54,20 @@ func isStatus(err error, status int) bool {
 	return ok && answered.StatusCode == status
 }
 
-// judge adds a sentinel to an error of the way to the server that has none yet. If the caller's
-// context has ended, that is the reason, whatever HashiCorp's client returns.
+// judge adds a sentinel to an error of the way to the server that has none yet.
 func judge(ctx context.Context, err error) error {
-	for _, s := range sentinels {
-		if errors.Is(err, s) {
-			return err
+	return provider.Judge(ctx, err, func(err error) error {
+		if answered, ok := errors.AsType[*api.ResponseError](err); ok {
+			return fmt.Errorf("%w: %w", outage(answered), asAnswer(err))
 		}
-	}
-	if ended := ctx.Err(); ended != nil {
-		if errors.Is(err, ended) {
-			return err
+		_, unsent := errors.AsType[*url.Error](err)
+		_, broken := errors.AsType[net.Error](err)
+		_, cut := errors.AsType[*cutError](err)
+		if unsent || broken || cut {
+			return &wayError{err}
 		}
-		return fmt.Errorf("%w: %w", ended, err)
-	}
-	if answered, ok := errors.AsType[*api.ResponseError](err); ok {
-		return fmt.Errorf("%w: %w", outage(answered), asAnswer(err))
-	}
-	_, unsent := errors.AsType[*url.Error](err)
-	_, broken := errors.AsType[net.Error](err)
-	_, cut := errors.AsType[*cutError](err)
-	if unsent || broken || cut {
-		return &wayError{err}
-	}
-	return err
+		return err
+	})
 }
 
 // wayError is an error of the way to the server. It unwraps to a refused connection, but not to a

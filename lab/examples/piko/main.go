@@ -1,5 +1,6 @@
 // Command piko is the bootstrap of a Piko application whose storage is encrypted under AWS KMS. It
-// compiles here against declarations of Piko's API, and runs with Piko's own module.
+// compiles here against declarations of Piko's API, and runs with Piko's own module. Its argument
+// is the run mode: prod, dev or dev-i.
 package main
 
 import (
@@ -24,18 +25,20 @@ func main() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	system, err := storage_provider_disk.NewDiskProvider(storage_provider_disk.Config{BaseDirectory: "assets"})
-	if err != nil {
-		log.Fatal(err)
-	}
 
 	ssr := piko.New(
 		piko.WithCryptoProvider("kms", kms), // strings
 		piko.WithDefaultCryptoProvider("kms"),
-		piko.WithStorageProvider("default", pikostorage.Encrypt(disk, kms)), // everything that the application stores
-		piko.WithSystemStorageProvider(system),                              // Piko's own assets, without calls of KMS
+		piko.WithStorageProvider("default", disk),
+		piko.WithActionMaxBodyBytes(64<<20),    // of an upload to an action
+		piko.WithMaxMultipartFormBytes(64<<20), // at least as much, so that no upload is laid on disk in plain
+		pikostorage.EncryptAll(kms),            // everything that the application stores; last
 	)
-	if err := ssr.Run(piko.RunModeProd); err != nil {
+	mode := piko.RunModeProd
+	if len(os.Args) > 1 {
+		mode = os.Args[1]
+	}
+	if err := ssr.Run(mode); err != nil {
 		log.Fatal(err)
 	}
 }

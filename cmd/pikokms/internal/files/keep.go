@@ -4,7 +4,7 @@ import (
 	"os"
 
 	"piko.sh/pikokms"
-	"piko.sh/pikokms/internal/kept"
+	"piko.sh/pikokms/outfile"
 )
 
 // Keep gives a file that is to take the place of another its owner, group, mode and time. It
@@ -13,10 +13,10 @@ func Keep(file *os.File, now, before os.FileInfo) error {
 	if now == nil || !isSame(now, before) {
 		return pikokms.ErrChanged
 	}
-	if err := kept.Owner(file, now); err != nil {
+	if err := outfile.KeepOwner(file, now); err != nil {
 		return err
 	}
-	return kept.ModTime(file, now)
+	return outfile.KeepModTime(file, now)
 }
 
 // isSame reports whether a file is as it was.

@@ -10,7 +10,7 @@ import (
 	"os"
 	"path/filepath"
 
-	"piko.sh/pikokms/internal/writeback"
+	"piko.sh/pikokms/outfile"
 )
 
 // OpenInput opens IN. It returns how many bytes can be read, or -1 when they can't be known before
@@ -50,7 +50,7 @@ type Output struct {
 	Path    string
 	replace bool
 	// early writes the file to disk while it is made.
-	early *writeback.Writer
+	early *outfile.Writer
 	// detach keeps the end of the context from removing the file. It returns false when the context
 	// has ended.
 	detach func() bool
@@ -95,7 +95,7 @@ func CreateOutput(ctx context.Context, path string, replace bool) (*Output, erro
 	if err != nil {
 		return nil, fmt.Errorf("making %s: %w", path, WithoutPath(err))
 	}
-	o := &Output{File: f, Path: path, replace: replace, early: writeback.New(f)}
+	o := &Output{File: f, Path: path, replace: replace, early: outfile.NewWriter(f)}
 	o.detach = context.AfterFunc(ctx, o.remove)
 	return o, nil
 }

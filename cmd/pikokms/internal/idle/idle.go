@@ -104,12 +104,10 @@ func run[T any](l *limited, timer *time.Timer, cancel context.CancelFunc, errIdl
 	}
 }
 
-// Put implements Storage.
 func (l *limited) Put(ctx context.Context, key string, content io.Reader) error {
 	return l.put(ctx, key, content, func(ctx context.Context, content io.Reader) error { return l.inner.Put(ctx, key, content) })
 }
 
-// PutIf implements ConditionalStorage.
 func (l *limited) PutIf(ctx context.Context, key, version string, content io.Reader) error {
 	return l.put(ctx, key, content, func(ctx context.Context, content io.Reader) error {
 		return l.inner.PutIf(ctx, key, version, content)
@@ -178,7 +176,6 @@ func (s *sending) begin() error {
 	return nil
 }
 
-// Read implements io.Reader.
 func (s *sending) Read(p []byte) (int, error) {
 	if err := s.begin(); err != nil {
 		return 0, err
@@ -200,7 +197,6 @@ func (s *sending) ContentLength() (int64, bool) {
 	return 0, false
 }
 
-// Get implements Storage.
 func (l *limited) Get(ctx context.Context, key string) (io.ReadCloser, error) {
 	content, _, err := l.get(ctx, key, func(ctx context.Context) (io.ReadCloser, string, error) {
 		content, err := l.inner.Get(ctx, key)
@@ -209,7 +205,6 @@ func (l *limited) Get(ctx context.Context, key string) (io.ReadCloser, error) {
 	return content, err
 }
 
-// GetVersion implements ConditionalStorage.
 func (l *limited) GetVersion(ctx context.Context, key string) (io.ReadCloser, string, error) {
 	return l.get(ctx, key, func(ctx context.Context) (io.ReadCloser, string, error) { return l.inner.GetVersion(ctx, key) })
 }
@@ -271,7 +266,6 @@ type limitedReader struct {
 	closed  error
 }
 
-// Read implements io.Reader.
 func (r *limitedReader) Read(p []byte) (int, error) {
 	if r.failed != nil {
 		return 0, r.failed
@@ -326,7 +320,6 @@ func statOf(object pikokms.Object) (fs.FileInfo, error) {
 	return file.Stat()
 }
 
-// ReadAt implements io.ReaderAt.
 func (f *limitedFile) ReadAt(p []byte, off int64) (int, error) {
 	return f.l.readAt(f.stored, f.cancel, f.idle, p, off)
 }
@@ -337,7 +330,6 @@ func (l *limited) readAt(stored pikokms.Object, cancel context.CancelFunc, errId
 	return l.read(timer, cancel, errIdle, p, func(p []byte) (int, error) { return stored.ReadAt(p, off) })
 }
 
-// Open implements RangeStorage.
 func (l *limited) Open(ctx context.Context, key string) (pikokms.Object, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	errIdle := l.idle("open", key)
@@ -375,7 +367,6 @@ func (o *limitedObject) Close() error {
 	return o.closed
 }
 
-// Delete implements Storage.
 func (l *limited) Delete(ctx context.Context, key string) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -383,7 +374,6 @@ func (l *limited) Delete(ctx context.Context, key string) error {
 	return err
 }
 
-// List implements Storage.
 func (l *limited) List(ctx context.Context, prefix string) iter.Seq2[string, error] {
 	return limitedList(ctx, l, prefix, l.inner.List)
 }

@@ -10,15 +10,6 @@ import (
 	"piko.sh/pikokms/provider/branchkey"
 )
 
-// branchKeyring is a provider of branch keys with its key store.
-type branchKeyring struct {
-	*branchkey.Provider
-	store *branchkey.Store
-}
-
-// Close zeroes the keys in memory.
-func (b *branchKeyring) Close() error { return errors.Join(b.Provider.Close(), b.store.Close()) }
-
 // parseBranchKey parses the URL of a branch key, as parseKey does.
 func (k *Key) parseBranchKey(u *url.URL, check bool) error {
 	c, err := branchkey.ParseURL(u)
@@ -33,19 +24,16 @@ func (k *Key) parseBranchKey(u *url.URL, check bool) error {
 		k.Files = append(k.Files, master.KeyFile)
 	}
 	k.open = func(ctx context.Context) (provider.Unwrapper, error) {
-		store, err := c.OpenStore(ctx)
+		p, err := c.Open(ctx, func(config *branchkey.Config) {
+			config.CheckLater = !check
+			if c.By != "" {
+				config.Supplier = picker(c)
+			}
+		})
 		if err != nil {
 			return nil, err
 		}
-		config := branchkey.Config{Store: store, BranchKeyID: c.BranchKeyID, TTL: c.TTL, Entries: c.Entries, CheckLater: !check}
-		if c.By != "" {
-			config.Supplier = picker(c)
-		}
-		p, err := branchkey.NewProvider(ctx, config)
-		if err != nil {
-			return nil, errors.Join(err, store.Close())
-		}
-		return &branchKeyring{p, store}, nil
+		return p.Guarded(k.countCall), nil
 	}
 	return nil
 }

@@ -115,14 +115,14 @@ func (k *Key) giveUp(err error) {
 // Ask makes a call of the keyring of a KEY, and bounds the time of its answer.
 func Ask[T any](ctx context.Context, k *Key, call func(context.Context, provider.Unwrapper) (T, error)) (T, error) {
 	var answer T
-	if k.Limiter != nil && k.isAskedEachTime() { // Calls for branch keys wait in counted.
+	if k.Limiter != nil && k.isAskedEachTime() { // Calls for branch keys wait in countCall.
 		if err := k.Limiter.Wait(ctx); err != nil {
 			return answer, err
 		}
 		ctx = provider.WithRequests(ctx, k.pay())
 	}
 	var met attempts
-	bounded, cancel := context.WithTimeout(provider.WithAttempts(provider.WithGuard(ctx, k.countCall), met.add), k.Timeout)
+	bounded, cancel := context.WithTimeout(provider.WithAttempts(ctx, met.add), k.Timeout)
 	defer cancel()
 	keyring, err := k.Opened(bounded)
 	if err == nil {
@@ -384,7 +384,7 @@ func parseKey(text string, timeout time.Duration, check bool) (*Key, error) {
 }
 
 // count counts an answer of a key service, which is not asked about keys that are not trusted.
-// Branch keys are counted by counted.
+// Branch keys are counted by countCall.
 func (k *Key) count(err error) {
 	if k.isAskedEachTime() && !errors.Is(err, provider.ErrUntrustedKey) {
 		k.Calls.Add(1)

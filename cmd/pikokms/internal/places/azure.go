@@ -26,9 +26,8 @@ import (
 
 	"piko.sh/pikokms"
 	"piko.sh/pikokms/blobstorage"
-	"piko.sh/pikokms/internal/checked"
-	"piko.sh/pikokms/internal/parts"
 	"piko.sh/pikokms/s3storage"
+	"piko.sh/pikokms/transfer"
 )
 
 // azureObjects are the blobs of a container in Azure whose names begin with a prefix.
@@ -391,9 +390,9 @@ func (b *azureObjects) upload(ctx context.Context, key string, from *opened, con
 		BlobCacheControl: &h.CacheControl, BlobContentDisposition: &h.ContentDisposition, BlobContentEncoding: &h.ContentEncoding,
 		BlobContentLanguage: &h.ContentLanguage, BlobContentType: &h.ContentType,
 	}
-	options.BlockSize, options.Concurrency = max(azureBlock, int64(parts.BufferSize(from.Length))), azureAtOnce
-	sent := &checked.Sent{Source: content}
-	upload := &checked.Upload{Source: sent, Drop: cancel}
+	options.BlockSize, options.Concurrency = max(azureBlock, int64(transfer.PartSize(from.Length))), azureAtOnce
+	sent := &transfer.Sent{Source: content}
+	upload := &transfer.Upload{Source: sent, Drop: cancel}
 	var source io.Reader = upload
 	if from.azure != nil && from.azure.ContentMD5 != nil && !fips140.Enforced() {
 		source = &summed{upload, md5.New(), options.HTTPHeaders}

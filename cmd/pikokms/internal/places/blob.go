@@ -17,7 +17,7 @@ import (
 
 	"piko.sh/pikokms"
 	"piko.sh/pikokms/blobstorage"
-	"piko.sh/pikokms/internal/checked"
+	"piko.sh/pikokms/transfer"
 )
 
 // blobObjects are the objects of a bucket that gocloud.dev keeps in a folder.
@@ -178,7 +178,7 @@ func (b *blobObjects) putBlob(ctx context.Context, key string, from *opened, con
 	defer cancel()
 	h := headersOf(from)
 	h.Metadata = pikokms.SetHeaderSize(h.Metadata, pikokms.MetadataKey, content)
-	upload := &checked.Upload{Source: content, Drop: cancel}
+	upload := &transfer.Upload{Source: content, Drop: cancel}
 	err := upload.Blame(b.bucket.Upload(ctx, key, upload, &blob.WriterOptions{
 		IfNotExist: !inPlace && !replace, Metadata: h.Metadata, CacheControl: h.CacheControl, ContentDisposition: h.ContentDisposition,
 		ContentEncoding: h.ContentEncoding, ContentLanguage: h.ContentLanguage, ContentType: h.ContentType,

@@ -16,15 +16,14 @@ import (
 
 	"piko.sh/pikokms"
 	"piko.sh/pikokms/blobstorage"
-	"piko.sh/pikokms/internal/checked"
 	"piko.sh/pikokms/s3storage"
+	"piko.sh/pikokms/transfer"
 )
 
 // newOpenObject opens an object whose first bytes are on their way. It reads no more than those.
 func newOpenObject(first io.ReadCloser, size int64, modTime time.Time, fetch func(offset, length int64) (io.ReadCloser, error)) (pikokms.Object, error) {
-	source := checked.Reader{Source: first}
 	start := make([]byte, min(size, pikokms.ProbeSize))
-	n, err := source.ReadFull(start)
+	n, err := io.ReadFull(transfer.NewReader(first), start)
 	if err == io.EOF {
 		err = io.ErrUnexpectedEOF
 	}

@@ -21,8 +21,8 @@ import (
 
 	"piko.sh/pikokms"
 	"piko.sh/pikokms/blobstorage"
-	"piko.sh/pikokms/internal/checked"
 	"piko.sh/pikokms/s3storage"
+	"piko.sh/pikokms/transfer"
 )
 
 // gcsObjects are the objects of a bucket in Google Cloud Storage whose names begin with a prefix.
@@ -219,8 +219,8 @@ func (b *gcsObjects) upload(ctx context.Context, key string, from *opened, conte
 		w.ChunkSize = min(gcsChunk, (int(from.Length+from.Length/64)/gcsChunkUnit+1)*gcsChunkUnit)
 	}
 	w.FinalizeOnClose = true
-	sent := &checked.Sent{Source: content}
-	upload := &checked.Upload{Source: sent, Drop: cancel}
+	sent := &transfer.Sent{Source: content}
+	upload := &transfer.Upload{Source: sent, Drop: cancel}
 	_, err := io.Copy(struct{ io.Writer }{w}, upload)
 	if err != nil {
 		cancel()

@@ -23,8 +23,8 @@ import (
 	"github.com/aws/smithy-go/middleware"
 
 	"piko.sh/pikokms/cmd/pikokms/internal/console"
-	"piko.sh/pikokms/internal/awslog"
 	"piko.sh/pikokms/provider"
+	"piko.sh/pikokms/provider/awskms"
 	"piko.sh/pikokms/s3storage"
 )
 
@@ -140,7 +140,7 @@ func (set *s3Settings) load(ctx context.Context, bucket string) (aws.Config, err
 		limit = ratelimit.NewTokenRateLimit(set.rate)
 	}
 	options := []func(*config.LoadOptions) error{
-		config.WithLogger(awslog.Logger),
+		config.WithLogger(awskms.Logger),
 		config.WithRetryer(func() aws.Retryer {
 			return awsretry.NewStandard(func(o *awsretry.StandardOptions) { o.RateLimiter = limit })
 		}),

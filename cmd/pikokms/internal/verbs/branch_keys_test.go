@@ -41,7 +41,9 @@ func newBranchKeys(t *testing.T, n int) (store *branchkey.Store, old, moved stri
 	moved = "local:" + dir + "/new.key?name=new"
 	u, err := url.Parse(old)
 	require.NoError(t, err)
-	store, err = branchkey.OpenStoreURL(t.Context(), u)
+	config, err := branchkey.ParseURL(u)
+	require.NoError(t, err)
+	store, err = config.OpenStore(t.Context())
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, store.Close()) })
 	require.NoError(t, store.CreateTable(t.Context()))

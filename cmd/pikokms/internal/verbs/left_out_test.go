@@ -16,7 +16,7 @@ import (
 	"gocloud.dev/blob"
 
 	"piko.sh/pikokms/cmd/pikokms/internal/work"
-	"piko.sh/pikokms/internal/kept"
+	"piko.sh/pikokms/outfile"
 	"piko.sh/pikokms/provider/local"
 )
 
@@ -215,7 +215,7 @@ func TestAGroupThatIsNotKept(t *testing.T) {
 	require.NoError(t, os.Chmod(filepath.Join(u.dir, "old"), 0o664))
 	info, err := os.Stat(filepath.Join(u.dir, "old"))
 	require.NoError(t, err)
-	require.NoError(t, kept.Owner(file, info))
+	require.NoError(t, outfile.KeepOwner(file, info))
 	now, err := file.Stat()
 	require.NoError(t, err)
 	require.Equal(t, os.FileMode(0o664), now.Mode())

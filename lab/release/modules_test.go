@@ -1,0 +1,120 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// maxModules is how many modules the repository may have. Each is one more version that users mix
+// with the others, and one more tag of a release.
+const maxModules = 12
+
+func TestModulesAreFew(t *testing.T) {
+	root, err := repository()
+	require.NoError(t, err)
+	modules, err := all(root)
+	require.NoError(t, err)
+	require.LessOrEqual(t, len(modules), maxModules, "%v", modules)
+}
+
+// Users mix versions of modules, and an internal package may change in any version. So no module
+// that they get imports another one's.
+func TestNoModuleImportsInternalsOfAnother(t *testing.T) {
+	root, err := repository()
+	require.NoError(t, err)
+	list := exec.Command("go", "list", "-json=ImportPath,Module,Imports", "work")
+	list.Dir = root
+	out, err := list.Output()
+	require.NoError(t, err)
+	type listed struct {
+		ImportPath string
+		Module     struct{ Path string }
+		Imports    []string
+	}
+	var packages []listed
+	moduleOf := make(map[string]string)
+	for d := json.NewDecoder(bytes.NewReader(out)); d.More(); {
+		var p listed
+		require.NoError(t, d.Decode(&p))
+		packages, moduleOf[p.ImportPath] = append(packages, p), p.Module.Path
+	}
+	for _, p := range packages {
+		if p.Module.Path == ours+"/lab" { // users can't have it
+			continue
+		}
+		for _, imported := range p.Imports {
+			isInternal := slices.Contains(strings.Split(imported, "/"), "internal")
+			other := moduleOf[imported]
+			if isInternal && other != p.Module.Path && strings.HasPrefix(other+"/", ours+"/") {
+				t.Errorf("%s imports %s of the module %s", p.ImportPath, imported, other)
+			}
+		}
+	}
+}
+
+// TestPublishedModulesBuildWithANewerRoot is a user with version 0.1.0 of every module, who takes
+// version 0.1.1 of the root module alone. There, every internal package has another name.
+func TestPublishedModulesBuildWithANewerRoot(t *testing.T) {
+	if testing.Short() {
+		t.Skip("builds every module once more; skipped in short mode")
+	}
+	root, err := repository()
+	require.NoError(t, err)
+	modules, err := published(root)
+	require.NoError(t, err)
+	u := newUser(t, modules)
+	older, newer := "v0.1.0"+u.suffix, "v0.1.1"+u.suffix
+	require.NoError(t, writeProxy(u.proxy, modules, older))
+	require.NoError(t, module{root, ours}.write(u.proxy, newer, renameInternals))
+
+	dir := t.TempDir()
+	u.do(t, dir, "mod", "init", "example.com/user")
+	arguments := []string{"get", ours + "@" + newer}
+	patterns := []string{"build"}
+	for _, m := range modules {
+		if m.path != ours {
+			arguments = append(arguments, m.path+"@"+older)
+		}
+		patterns = append(patterns, m.path+"/...")
+	}
+	// Piko itself may not be in a module proxy.
+	u.do(t, dir, "mod", "edit", "-replace", "piko.sh/piko="+filepath.Join(root, "internal", "pikocontract"))
+	u.do(t, dir, arguments...)
+	u.do(t, dir, patterns...)
+	t.Logf("%d modules build with another version of the root module", len(modules)-1)
+}
+
+// renameInternals gives the internal packages of the root module in a folder other paths.
+func renameInternals(tree string) error {
+	aside, internal := filepath.Join(tree, "renamed"), filepath.Join(tree, "internal")
+	err := os.Rename(internal, aside)
+	if err == nil {
+		err = os.Mkdir(internal, 0o755)
+	}
+	if err == nil {
+		err = os.Rename(aside, filepath.Join(internal, "renamed"))
+	}
+	if err != nil {
+		return err
+	}
+	return filepath.WalkDir(tree, func(path string, _ fs.DirEntry, err error) error {
+		if err != nil || filepath.Ext(path) != ".go" {
+			return err
+		}
+		text, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		below := `"` + ours + "/internal/"
+		return os.WriteFile(path, []byte(strings.ReplaceAll(string(text), below, below+"renamed/")), 0o644)
+	})
+}
