@@ -42,7 +42,7 @@ func (s *settings) refuse(format string, arguments ...any) {
 
 // WithCryptoProvider registers an encryption provider under a name. Objects under any registered
 // provider can be read. The host asks the provider through a service.Service: while the key service
-// is down, calls fail at once with service.ErrOpen.
+// is down, calls fail at once with service.ErrBreakerOpen.
 func WithCryptoProvider(name string, p provider.EncryptionProvider) Option {
 	return func(s *settings) {
 		switch {

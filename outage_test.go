@@ -93,7 +93,7 @@ func TestUploadsThroughAnUnreliableKMS(t *testing.T) {
 			if err != nil {
 				require.True(t, errors.Is(err, provider.ErrProviderUnavailable) || errors.Is(err, context.DeadlineExceeded), "%v", err)
 				require.NotContains(t, stored, key(i))
-				if errors.Is(err, service.ErrOpen) {
+				if errors.Is(err, service.ErrBreakerOpen) {
 					refused++
 				}
 				continue

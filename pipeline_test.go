@@ -257,16 +257,16 @@ func TestBreakerUnderKMS(t *testing.T) {
 	for range service.Failures {
 		err := f.Put(t.Context(), "during", strings.NewReader("content"))
 		require.ErrorIs(t, err, provider.ErrProviderUnavailable)
-		require.NotErrorIs(t, err, service.ErrOpen)
+		require.NotErrorIs(t, err, service.ErrBreakerOpen)
 	}
 	require.Equal(t, map[string]int{"GenerateDataKey": service.Failures}, calls.take())
 	require.Equal(t, service.StateOpen, f.CryptoService().State())
 	calls.down = false
 	begin := time.Now()
 	for range 1000 {
-		require.ErrorIs(t, f.Put(t.Context(), "during", strings.NewReader("content")), service.ErrOpen)
+		require.ErrorIs(t, f.Put(t.Context(), "during", strings.NewReader("content")), service.ErrBreakerOpen)
 		_, err := f.Get(t.Context(), "before")
-		require.ErrorIs(t, err, service.ErrOpen)
+		require.ErrorIs(t, err, service.ErrBreakerOpen)
 	}
 	t.Logf("2,000 uploads and downloads are refused in %v", time.Since(begin))
 	require.Empty(t, calls.take(), "an open breaker sends nothing")

@@ -99,7 +99,7 @@ func TestModel(t *testing.T) {
 				// What is read of two objects in turn, since one replaced the other, does not open,
 				// or ends too soon.
 				Expects: func(err error) bool {
-					return errors.Is(err, service.ErrOpen) || errors.Is(err, provider.ErrDecryptionFailed) || errors.Is(err, io.ErrUnexpectedEOF)
+					return errors.Is(err, service.ErrBreakerOpen) || errors.Is(err, provider.ErrDecryptionFailed) || errors.Is(err, io.ErrUnexpectedEOF)
 				},
 				Lists: func() (keys []string, err error) {
 					objects := inner.List(nil)

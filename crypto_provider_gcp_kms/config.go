@@ -28,8 +28,8 @@ type Config struct {
 	TrustedKeys []string
 
 	// AllowPikoV2 lets DecryptStream also read the streams that Piko's own provider wrote. Such a
-	// stream that was cut between two chunks reads as a shorter one, without an error, and nothing
-	// tells its data key from a string of 32 characters. Set it only while such streams remain.
+	// stream that was cut between two chunks reads as a shorter one, without an error, and its
+	// data key looks like a string of 32 characters. Set it only while such streams remain.
 	// Strings do not need it.
 	AllowPikoV2 bool
 }

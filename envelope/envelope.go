@@ -3,8 +3,8 @@
 //
 // It stands between an application that stores strings and the providers of data keys. Only [Seal]
 // and [Open] know how Piko encrypts a string: the key service itself encrypts a small one, if it
-// can, and any other is a message under a data key. The envelope itself is not authenticated; it only says which providers to ask. Streams have no
-// envelope: see packages message and pikov2.
+// can, and any other is a message under a data key. The envelope is not authenticated: it only
+// names the providers to ask. Streams have no envelope: see packages message and pikov2.
 package envelope
 
 import (
@@ -72,7 +72,8 @@ func Encrypt(ctx context.Context, p provider.EncryptionProvider, plaintext strin
 	return New(e.KeyID, p.Type(), e.Ciphertext)
 }
 
-// New returns the text of an envelope around the ciphertext of another, of Seal's form. The error holds provider.ErrEncryptionFailed for an envelope of more than MaxSize bytes.
+// New returns the text of an envelope around the ciphertext of another, of Seal's form. The error
+// holds provider.ErrEncryptionFailed for an envelope of more than MaxSize bytes.
 func New(keyID string, kind provider.Type, ciphertext string) (string, error) {
 	text := (&Envelope{KeyID: keyID, Provider: string(kind), Ciphertext: ciphertext, Version: version}).String()
 	if len(text) > MaxSize {
@@ -109,7 +110,7 @@ type Decrypter struct {
 // It holds provider.ErrContextMismatch if the encryption context differs, or if the ciphertext was
 // not encrypted as a string. Strings from before pikokms have no encryption context, so it holds
 // that for them whenever one is stated. It holds provider.ErrUntrustedKey if no provider has the
-// envelope's type. Otherwise it says why each provider that was tried failed.
+// envelope's type. Otherwise it has the error of each provider that was tried.
 func (d *Decrypter) Decrypt(ctx context.Context, text string, encryptionContext map[string]string) (string, error) {
 	e, err := Parse(text)
 	if err != nil {

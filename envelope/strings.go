@@ -12,8 +12,8 @@ import (
 )
 
 // Seal encrypts a string under a provider's key, with one call of its key service. If the provider
-// is a provider.DirectEncrypter that takes a value of this size, the ciphertext is the key service's
-// own. Otherwise it is a message under a data key, which has the encryption context of
+// is a provider.DirectEncrypter that takes a value of this size, the ciphertext is the key
+// service's own. Otherwise it is a message under a data key, which has the encryption context of
 // message.TextContext. An empty string is always a message.
 //
 // The error holds header.ErrInvalidContext for a reserved pair, or is the provider's.

@@ -136,7 +136,7 @@ func TestKeyServiceDown(t *testing.T) {
 	_, err = p.Get(t.Context(), at("default", "a"))
 	require.ErrorIs(t, err, provider.ErrProviderUnavailable)
 	_, err = p.Stat(t.Context(), at("default", "a"))
-	require.ErrorIs(t, err, service.ErrOpen, "Piko sends an error before it has sent a size")
+	require.ErrorIs(t, err, service.ErrBreakerOpen, "Piko sends an error before it has sent a size")
 
 	again := encryptWith(t, inner, k)
 	info, err := again.Stat(t.Context(), at("default", "a"))

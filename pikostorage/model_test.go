@@ -116,7 +116,7 @@ func TestModel(t *testing.T) {
 		// What is read of two objects in turn, since one replaced the other, does not open, or ends
 		// before the size that was told of the first one.
 		Expects: func(err error) bool {
-			return errors.Is(err, service.ErrOpen) || errors.Is(err, provider.ErrDecryptionFailed) || errors.Is(err, provider.ErrInvalidCiphertext) ||
+			return errors.Is(err, service.ErrBreakerOpen) || errors.Is(err, provider.ErrDecryptionFailed) || errors.Is(err, provider.ErrInvalidCiphertext) ||
 				errors.Is(err, io.ErrUnexpectedEOF) || strings.Contains(err.Error(), "range not satisfiable")
 		},
 		Lists: func() (keys []string, err error) {

@@ -30,14 +30,18 @@ import (
 // It calls no key service. It panics if New returns an error, since an application that started
 // without encryption would store plaintext.
 func Encrypt(inner storage.ProviderPort, keys crypto.EncryptionProvider, options ...pikokms.Option) storage.ProviderPort {
+	keys, old, err := oldKeys(keys)
+	if err != nil {
+		panic("pikostorage.Encrypt: " + err.Error())
+	}
 	p, err := Keys(keys)
 	if err != nil {
 		panic("pikostorage.Encrypt: " + err.Error())
 	}
 	name := string(p.Type())
-	encrypted, err := New(inner, append([]pikokms.Option{
+	encrypted, err := New(inner, slices.Concat([]pikokms.Option{
 		pikokms.WithCryptoProvider(name, p), pikokms.WithDefaultCryptoProvider(name),
-	}, options...)...)
+	}, old, options)...)
 	if err != nil {
 		panic("pikostorage.Encrypt: " + err.Error())
 	}

@@ -24,7 +24,7 @@ import (
 // calls the key service if transformers of Piko made the object, or if zstd-seekable compressed it.
 // An object that was compressed otherwise is read to its end.
 //
-// While the key service is known to be down, the error holds service.ErrOpen. Piko sends an
+// While the key service is known to be down, the error holds service.ErrBreakerOpen. Piko sends an
 // object's size before its content, and this lets it send an error instead.
 func (e *encrypted) Stat(ctx context.Context, params storage.GetParams) (*storage.ObjectInfo, error) {
 	info, err := e.stat(ctx, params.Repository, params.Key)
@@ -36,7 +36,7 @@ func (e *encrypted) Stat(ctx context.Context, params storage.GetParams) (*storag
 
 func (e *encrypted) stat(ctx context.Context, repository, key string) (*storage.ObjectInfo, error) {
 	if e.host.CryptoService().State() == service.StateOpen {
-		return nil, service.ErrOpen
+		return nil, service.ErrBreakerOpen
 	}
 	stored, err := e.inner.Stat(ctx, at(repository, key))
 	if err != nil {
@@ -73,7 +73,7 @@ type facts struct {
 	certain            bool   // a replaced object would have another ETag or another time
 }
 
-// look opens an object, and returns what Stat says of it.
+// look opens an object, and returns what its header states.
 func (e *encrypted) look(ctx context.Context, repository, key string, info *storage.ObjectInfo) (f facts, err error) {
 	s, err := e.openAs(ctx, repository, key, info)
 	if err != nil {

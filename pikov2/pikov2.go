@@ -2,8 +2,8 @@
 // pikokms. So an application can read its old objects while it writes new ones as AWS Encryption
 // SDK messages. The package writes no streams.
 //
-// For old objects it has the place that package message has for new ones. [Sniff] tells the two
-// apart. Providers unwrap the data key (provider.PikoV2Keyring).
+// For old objects it has the place that package message has for new ones. [Sniff] distinguishes
+// the two. Providers unwrap the data key (provider.PikoV2Keyring).
 //
 //	stream    02, header length, JSON header, chunks up to the end of the input
 //	chunk     length, AES-256-GCM ciphertext and tag
@@ -153,7 +153,7 @@ func cutShort(where string) error {
 }
 
 // unwrap returns the ciphers that may be the stream's. If the stream has a wrapped data key, there
-// is one. If it is sealed under a provider's own key, only the first chunk tells whose.
+// is one. If it is sealed under a provider's own key, only the first chunk shows whose.
 func unwrap(ctx context.Context, h *streamHeader, keyrings []provider.Unwrapper) (aeads []cipher.AEAD, err error) {
 	var failures []error
 	for _, keyring := range keyrings {

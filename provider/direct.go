@@ -10,8 +10,8 @@ type DirectEncrypter interface {
 	// EncryptsDirectly reports whether the key service encrypts values under the provider's key.
 	EncryptsDirectly() bool
 
-	// EncryptDirectly has the key service encrypt a value. The result is nil if the key service does
-	// not encrypt a value of this size, or none under this key.
+	// EncryptDirectly makes the key service encrypt a value. The result is nil if the key service
+	// does not encrypt a value of this size, or none under this key.
 	EncryptDirectly(ctx context.Context, value []byte, encryptionContext map[string]string) (*DirectValue, error)
 
 	// DecryptDirectly decrypts the ciphertext of a DirectValue. The caller clears the result.
@@ -33,7 +33,7 @@ type ReEncrypter interface {
 	// provider.
 	CanReEncrypt(from EncryptionProvider) bool
 
-	// ReEncrypt moves the ciphertext of a DirectValue, in one call. CanReEncrypt must be true for the
-	// provider that the value comes from. The value keeps its encryption context.
+	// ReEncrypt moves the ciphertext of a DirectValue, in one call. CanReEncrypt must be true for
+	// the provider that the value comes from. The value keeps its encryption context.
 	ReEncrypt(ctx context.Context, from EncryptionProvider, ciphertext []byte, encryptionContext map[string]string) (*DirectValue, error)
 }

@@ -61,7 +61,7 @@ func Sentinel(err error) error {
 
 // Judge returns a key service's error as callers of a provider get it. An error that holds a
 // Sentinel stays as it is. If the caller's context has ended, that is the reason, whatever a client
-// of the service returns. What any other error means, the service's own function says.
+// of the service returns. The service's own function returns the meaning of any other error.
 func Judge(ctx context.Context, err error, meaning func(error) error) error {
 	if err == nil || Sentinel(err) != nil {
 		return err
@@ -76,8 +76,8 @@ func Judge(ctx context.Context, err error, meaning func(error) error) error {
 }
 
 // Failure returns the error of an operation. The operation that the caller asked for replaces an
-// inner one. Wrappers around an EncryptionError are kept, since they say which pair or data key of a
-// message failed.
+// inner one. Wrappers around an EncryptionError are kept, since they say which pair or data key of
+// a message failed.
 func Failure(operation string, kind Type, keyID string, err error) *EncryptionError {
 	if inner, ok := err.(*EncryptionError); ok {
 		err = inner.Err
@@ -85,8 +85,8 @@ func Failure(operation string, kind Type, keyID string, err error) *EncryptionEr
 	return &EncryptionError{Operation: operation, Provider: string(kind), KeyID: keyID, Err: err}
 }
 
-// EncryptionError says which operation of which provider failed, and under which key. It unwraps to
-// its cause.
+// EncryptionError is the error of an operation of a provider. It names the operation, the provider
+// and the key, and unwraps to its cause.
 type EncryptionError struct {
 	Err       error
 	Operation string

@@ -11,7 +11,7 @@ type Guard func(ctx context.Context, operation string, call func(context.Context
 type Guarded interface {
 	EncryptionProvider
 
-	// Guarded returns the provider with a guard, through which it makes each call of its key service.
-	// The two share the keys.
+	// Guarded returns the provider with a guard, through which it makes each call of its key
+	// service. The two share the keys.
 	Guarded(guard Guard) EncryptionProvider
 }

@@ -1,8 +1,51 @@
-// Package provider defines what a key service must do for encryption: the interfaces Keyring and
-// EncryptionProvider, with their requests, responses and errors. Their names are Piko's.
+// Package provider defines what a key service must do for encryption. It has two halves: a
+// [Wrapper] makes and wraps data keys, and an [Unwrapper] unwraps them.
 //
-// Package message uses a Keyring to encrypt streams. Packages awskms, gcpkms, vault and local
-// implement the interfaces. Package providertest tests that an implementation conforms.
+// Package message encrypts streams under a Wrapper and decrypts them under Unwrappers. Packages
+// awskms, branchkey, gcpkms, vault and local are key services, and package providertest tests that
+// one conforms. Piko's strings, and what else Piko's crypto service asks of a provider, are no part
+// of a key service: packages envelope and dropin make them of the two halves. Only a key service
+// that itself encrypts small values, a [DirectEncrypter], is asked for Piko's strings.
+//
+// # Errors
+//
+// The error of a provider holds one of these, by what its caller can do about it.
+//
+// Try again later. The key service is down, is overloaded or can't be reached. The providers have
+// tried again already, so wait for seconds rather than milliseconds. A circuit breaker counts
+// these, and refuses with one while it is open.
+//
+//   - [ErrProviderUnavailable]
+//
+// Ask for rights. The error says which permission, role or credentials are missing.
+//
+//   - [ErrAccessDenied]
+//
+// Restore the key. An administrator of the key service can bring it back, or can't.
+//
+//   - [ErrKeyDisabled]: enable the key or its version
+//   - [ErrKeyPendingDeletion]: cancel its deletion, before it is too late
+//   - [ErrKeyNotFound]: it was deleted, or its name is wrong
+//
+// Correct the configuration. It names another key than was meant, or one that can't do the work.
+//
+//   - [ErrInvalidKey], [ErrInvalidProvider]: the configuration or the service does not fit
+//   - [ErrKeyUsage]: the key only signs, only encrypts, or has another purpose
+//   - [ErrUntrustedKey]: the provider is configured for none of the message's keys; give it the key
+//
+// Report it. The data are not what the caller takes them for. They were changed, cut or put in the
+// place of others, or are no message. Do not use them; look for an older copy.
+//
+//   - [ErrDecryptionFailed], [ErrInvalidCiphertext], [ErrContextMismatch]
+//
+// Correct the program. The call was wrong, and the key service was not asked.
+//
+//   - [ErrEncryptionFailed]: what was to be encrypted breaks a rule or a limit
+//   - [ErrEmptyPlaintext], [ErrEmptyCiphertext]: Piko's names for empty values
+//   - [ErrClosed]: a provider or key was used after Close
+//
+// If the caller's context has ended, the error holds the context's error and need not hold one of
+// these. [Sentinel] finds the one that an error holds.
 package provider
 
 import (
@@ -15,7 +58,7 @@ import (
 // Type is the name of a type of provider.
 type Type string
 
-// The types that pikokms implements. All names but the last are Piko's.
+// The types of this module. All names but the last are Piko's; package branchkey has one more.
 const (
 	TypeLocalAESGCM    Type = "local_aes_gcm"
 	TypeAWSKMS         Type = "aws_kms"
@@ -72,8 +115,8 @@ type DataKey struct {
 	EncryptedKey header.EncryptedDataKey // of a new data key
 	KeyID        string                  // of a new data key's wrapping key
 
-	// Count is nil, or a function for the caller to call with numbers of bytes as they are encrypted
-	// or decrypted under the key. A cache of data keys bounds them.
+	// Count is nil, or a function for the caller to call with numbers of bytes as they are
+	// encrypted or decrypted under the key. A cache of data keys bounds them.
 	Count func(bytes int)
 
 	// Verified is nil, or a function for the caller of UnwrapDataKey to call with whether the

@@ -84,7 +84,7 @@ func newPages(n int) (*pages, error) {
 
 var warned sync.Once
 
-// warnUnlocked says once for the process that keys may be swapped to a disk.
+// warnUnlocked warns, once for the process, that keys may be swapped to a disk.
 func warnUnlocked(err error) {
 	warned.Do(func() {
 		slog.Warn("pikokms: the memory of keys can't be locked, so the system may swap keys to a disk; raise the limit of locked memory (ulimit -l, LimitMEMLOCK=)", "error", err)

@@ -7,7 +7,7 @@ import (
 	"piko.sh/pikokms/header"
 )
 
-// The pair of the encryption context that tells the uses of a key apart. A key service binds a
+// The pair of the encryption context that keeps the uses of a key apart. A key service binds a
 // wrapped data key to the pair, so what was made for one use is refused for another.
 //
 // A value that AWS KMS itself encrypts has no such pair, since Piko wrote such values without one.

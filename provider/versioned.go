@@ -9,10 +9,10 @@ type VersionedKeyring interface {
 	Wrapper
 
 	// IsCurrent reports whether a data key is under the keyring's own key, in the version with
-	// which the keyring wraps now. It is false if the keyring can't tell. Of a key that a data key
-	// names without a version, as it does under AWS KMS, every version is current.
+	// which the keyring wraps now. It is false if the keyring can't find out. If a data key names
+	// its key without a version, as it does under AWS KMS, every version is current.
 	//
-	// It asks no key service about a data key that says it is under another key. The result is no
+	// It asks no key service about a data key that names another key. The result is no
 	// proof that the data key unwraps. The errors are those of UnwrapDataKey.
 	IsCurrent(ctx context.Context, request *UnwrapDataKeyRequest) (bool, error)
 }

@@ -14,7 +14,7 @@ import (
 	"piko.sh/pikokms/provider"
 )
 
-// BatchError says which items of a batch failed. The other items succeeded.
+// BatchError has the errors of the items of a batch that failed. The other items succeeded.
 type BatchError struct {
 	Errors []error // one for each item; nil for an item that succeeded
 }
@@ -86,9 +86,9 @@ func (s *Service) batchKeyring() (keyring provider.Keyring, done func()) {
 	return c, c.close
 }
 
-// DecryptBatch decrypts results of EncryptBatch, and other envelopes of the same type. It calls the key service
-// once for each data key that is not cached. A string without a data key takes a call of its own.
-// At most concurrency calls are made at once.
+// DecryptBatch decrypts results of EncryptBatch, and other envelopes of the same type. It calls the
+// key service once for each data key that is not cached. A string without a data key takes a call
+// of its own. At most concurrency calls are made at once.
 //
 // If items fail, the error is a *BatchError, and their results are empty.
 func (s *Service) DecryptBatch(ctx context.Context, texts []string, encryptionContext map[string]string, concurrency int) ([]string, error) {

@@ -21,7 +21,7 @@ func BenchmarkOpenBreaker(b *testing.B) {
 		_ = entries["Encrypt"](b.Context(), s, nil)
 	}
 	for b.Loop() {
-		if err := entries["GenerateDataKey"](b.Context(), s, nil); !errors.Is(err, service.ErrOpen) {
+		if err := entries["GenerateDataKey"](b.Context(), s, nil); !errors.Is(err, service.ErrBreakerOpen) {
 			b.Fatal(err)
 		}
 	}

@@ -25,9 +25,9 @@ const (
 // (AWS KMS Developer Guide, "External key store proxy"). The rest is for retries.
 const FairWait = 3 * time.Second
 
-// ErrOpen means that the circuit breaker refused the call without asking the key service. It holds
-// provider.ErrProviderUnavailable.
-var ErrOpen = fmt.Errorf("%w: the circuit breaker is open", provider.ErrProviderUnavailable)
+// ErrBreakerOpen means that the circuit breaker refused the call without asking the key service. It
+// holds provider.ErrProviderUnavailable.
+var ErrBreakerOpen = fmt.Errorf("%w: the circuit breaker is open", provider.ErrProviderUnavailable)
 
 // State is the breaker's state.
 type State = gobreaker.State
@@ -62,7 +62,7 @@ var (
 	errNothing = errors.New("the call says nothing of the key service")
 )
 
-// judge returns what a call's error says about the key service: nil if the service is up, errOutage
+// judge returns what a call's error means for the key service: nil if the service is up, errOutage
 // or errNothing. There are three signs of an outage:
 //
 //   - The provider says so with ErrProviderUnavailable, as for refused and dropped connections,
@@ -135,7 +135,7 @@ func pass[T any](ctx context.Context, s *Service, operation string, call func(co
 		return nil, verdict
 	})
 	if errors.Is(refused, gobreaker.ErrOpenState) || errors.Is(refused, gobreaker.ErrTooManyRequests) {
-		err = fail(ErrOpen)
+		err = fail(ErrBreakerOpen)
 	}
 	return result, err
 }

@@ -42,7 +42,7 @@ func TestBreaker(t *testing.T) {
 			require.Equal(t, service.StateClosed, s.State())
 			err := entries["GenerateDataKey"](t.Context(), s, nil)
 			require.ErrorIs(t, err, provider.ErrProviderUnavailable)
-			require.NotErrorIs(t, err, service.ErrOpen)
+			require.NotErrorIs(t, err, service.ErrBreakerOpen)
 		}
 		require.EqualValues(t, service.Failures, r.calls.Load())
 		require.Equal(t, service.StateOpen, s.State())
@@ -51,7 +51,7 @@ func TestBreaker(t *testing.T) {
 		time.Sleep(service.OpenFor - time.Second)
 		for name, ask := range entries {
 			err := ask(t.Context(), s, stored)
-			require.ErrorIs(t, err, service.ErrOpen, name)
+			require.ErrorIs(t, err, service.ErrBreakerOpen, name)
 			require.ErrorIs(t, err, provider.ErrProviderUnavailable, name)
 		}
 		require.EqualValues(t, service.Failures, r.calls.Load(), "an open breaker lets nothing through")
@@ -67,7 +67,7 @@ func TestBreaker(t *testing.T) {
 				switch err := entries["GenerateDataKey"](t.Context(), s, nil); {
 				case err == nil:
 					passed.Add(1)
-				case errors.Is(err, service.ErrOpen):
+				case errors.Is(err, service.ErrBreakerOpen):
 					refused.Add(1)
 				}
 			})
@@ -199,7 +199,7 @@ func TestCallersOfEveryPatience(t *testing.T) {
 					require.Equal(t, service.StateClosed, s.State())
 					err := p.ask(t, r, s)
 					require.Error(t, err)
-					require.NotErrorIs(t, err, service.ErrOpen)
+					require.NotErrorIs(t, err, service.ErrBreakerOpen)
 				}
 				if p.outage {
 					require.Equal(t, service.StateOpen, s.State())
@@ -262,7 +262,7 @@ func TestTrialThatIsNeverAnswered(t *testing.T) {
 		begin := time.Now()
 		err := entries["GenerateDataKey"](context.WithoutCancel(t.Context()), s, nil)
 		require.ErrorIs(t, err, provider.ErrProviderUnavailable)
-		require.NotErrorIs(t, err, service.ErrOpen)
+		require.NotErrorIs(t, err, service.ErrBreakerOpen)
 		require.Equal(t, service.OpenFor, time.Since(begin))
 		require.Equal(t, service.StateOpen, s.State())
 		r.hang(false)
@@ -289,7 +289,7 @@ func TestCrowdOfCallers(t *testing.T) {
 					switch err := entries["GenerateDataKey"](ctx, s, nil); {
 					case err == nil:
 						yes.Add(1)
-					case errors.Is(err, service.ErrOpen):
+					case errors.Is(err, service.ErrBreakerOpen):
 						no.Add(1)
 					}
 				})
@@ -368,8 +368,8 @@ func TestBreakerInsideAProvider(t *testing.T) {
 	require.Equal(t, service.StateOpen, s.State())
 	require.Equal(t, service.Failures, calls)
 	call = down
-	require.ErrorIs(t, s.HealthCheck(t.Context()), service.ErrOpen)
+	require.ErrorIs(t, s.HealthCheck(t.Context()), service.ErrBreakerOpen)
 	require.Equal(t, service.StateClosed, other.State(), "each service has a breaker of its own")
-	require.NotErrorIs(t, other.HealthCheck(t.Context()), service.ErrOpen)
-	require.NotErrorIs(t, g.HealthCheck(t.Context()), service.ErrOpen)
+	require.NotErrorIs(t, other.HealthCheck(t.Context()), service.ErrBreakerOpen)
+	require.NotErrorIs(t, g.HealthCheck(t.Context()), service.ErrBreakerOpen)
 }

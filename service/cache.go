@@ -36,10 +36,10 @@ type CacheLimits struct {
 
 // Defaults of CacheLimits' fields.
 const (
-	DefaultMaxAge      = 5 * time.Minute
-	DefaultMaxMessages = 1 << 20
-	DefaultMaxBytes    = 1 << 40
-	DefaultMaxKeys     = 100
+	defaultMaxAge      = 5 * time.Minute
+	defaultMaxMessages = 1 << 20
+	defaultMaxBytes    = 1 << 40
+	defaultMaxKeys     = 100
 )
 
 // cache is a keyring that reuses the data keys of another one, for encrypting and decrypting.
@@ -80,10 +80,10 @@ func (c *cache) use(e *entry) *list.List {
 }
 
 func newCache(k provider.Keyring, limits CacheLimits) *cache {
-	limits.MaxAge = cmp.Or(max(limits.MaxAge, 0), DefaultMaxAge)
-	limits.MaxMessages = cmp.Or(max(limits.MaxMessages, 0), DefaultMaxMessages)
-	limits.MaxBytes = cmp.Or(max(limits.MaxBytes, 0), DefaultMaxBytes)
-	limits.MaxKeys = cmp.Or(max(limits.MaxKeys, 0), DefaultMaxKeys)
+	limits.MaxAge = cmp.Or(max(limits.MaxAge, 0), defaultMaxAge)
+	limits.MaxMessages = cmp.Or(max(limits.MaxMessages, 0), defaultMaxMessages)
+	limits.MaxBytes = cmp.Or(max(limits.MaxBytes, 0), defaultMaxBytes)
+	limits.MaxKeys = cmp.Or(max(limits.MaxKeys, 0), defaultMaxKeys)
 	return &cache{Keyring: k, limits: limits, entries: make(map[string]*entry), used: [2]*list.List{list.New(), list.New()}}
 }
 

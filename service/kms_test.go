@@ -73,7 +73,7 @@ func TestWhatKMSDoes(t *testing.T) {
 				err := entries["GenerateDataKey"](ctx, s, nil)
 				cancel()
 				require.ErrorIs(t, err, c.want)
-				require.NotErrorIs(t, err, service.ErrOpen)
+				require.NotErrorIs(t, err, service.ErrBreakerOpen)
 			}
 			if c.outage {
 				require.Equal(t, service.StateOpen, s.State())

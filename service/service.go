@@ -158,8 +158,8 @@ func (s *Service) DecryptDirectly(ctx context.Context, ciphertext []byte, encryp
 	})
 }
 
-// HealthCheck is provider.Check of the provider. It asks the key service, whatever is cached, unless
-// the breaker is open.
+// HealthCheck is provider.Check of the provider. It asks the key service, whatever is cached,
+// unless the breaker is open.
 func (s *Service) HealthCheck(ctx context.Context) error {
 	return s.Call(ctx, "HealthCheck", func(ctx context.Context) error { return provider.Check(ctx, s.inner) })
 }

@@ -17,7 +17,7 @@ import (
 
 const scope = "piko.sh/pikokms/service"
 
-// Telemetry says where spans, metrics and events go. A nil field means nowhere. They never contain
+// Telemetry is where spans, metrics and events go. A nil field means nowhere. They never contain
 // key material, plaintext, an encryption context or the text of an error, which may quote one.
 //
 // Each call of the key service is a span with the operation's name, even if the breaker refuses it.
@@ -126,7 +126,7 @@ func outcome(err, verdict error) string {
 	switch {
 	case err == nil && verdict == nil:
 		return "ok"
-	case errors.Is(err, ErrOpen):
+	case errors.Is(err, ErrBreakerOpen):
 		return "refused"
 	case errors.Is(verdict, errOutage):
 		return "outage"
@@ -139,7 +139,7 @@ func outcome(err, verdict error) string {
 // kind returns the text of the sentinel that an error holds. The error's own text may quote an
 // encryption context.
 func kind(err error) string {
-	for _, sentinel := range [...]error{ErrOpen, provider.Sentinel(err), context.Canceled, context.DeadlineExceeded} {
+	for _, sentinel := range [...]error{ErrBreakerOpen, provider.Sentinel(err), context.Canceled, context.DeadlineExceeded} {
 		if sentinel != nil && errors.Is(err, sentinel) {
 			return sentinel.Error()
 		}

@@ -64,7 +64,7 @@ func check(t *testing.T, storage func() (adversary.FullStorage, error), options 
 			inner, err = storage()
 			return err
 		},
-		Expects: func(err error) bool { return errors.Is(err, service.ErrOpen) },
+		Expects: func(err error) bool { return errors.Is(err, service.ErrBreakerOpen) },
 		Lists: func() (keys []string, err error) {
 			for key, err := range inner.List(context.Background(), "") {
 				if err != nil {

@@ -114,7 +114,7 @@ type worker struct {
 func expected(err error) bool {
 	for _, known := range []error{
 		adversary.ErrFault, adversary.ErrLost, io.ErrUnexpectedEOF, context.Canceled, context.DeadlineExceeded, provider.ErrProviderUnavailable,
-		service.ErrOpen, fs.ErrNotExist, pikokms.ErrChanged, io.ErrShortWrite,
+		service.ErrBreakerOpen, fs.ErrNotExist, pikokms.ErrChanged, io.ErrShortWrite,
 	} {
 		if errors.Is(err, known) {
 			return true
@@ -415,7 +415,7 @@ func (s *soak) settle(t *testing.T) {
 			if err == nil {
 				break
 			}
-			require.ErrorIs(t, err, service.ErrOpen)
+			require.ErrorIs(t, err, service.ErrBreakerOpen)
 			require.True(t, time.Now().Before(deadline), err)
 			time.Sleep(100 * time.Millisecond)
 		}

@@ -21,7 +21,7 @@
 // kms:Encrypt. Decrypting needs kms:Decrypt. If the key is configured by its ARN, nothing else is
 // needed. If it is configured by its ID or an alias, kms:DescribeKey is needed, too. Encrypting
 // under an RSA key needs kms:DescribeKey and kms:GetPublicKey, or no permission if the public key
-// is configured. [Examine] tells which of them the credentials have.
+// is configured. [Examine] finds out which of them the credentials have.
 //
 // # Errors
 //
@@ -49,6 +49,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/kms"
 	"github.com/aws/aws-sdk-go-v2/service/kms/types"
 
+	"piko.sh/pikokms/internal/arns"
 	"piko.sh/pikokms/provider"
 	"piko.sh/pikokms/provider/lazy"
 )
@@ -85,7 +86,7 @@ func (s *service) region() string { return s.client.Options().Region }
 // its ARN and DescribeKey is not permitted, NewProvider assumes a usable symmetric key. With
 // CheckLater or a public key in the configuration, it asks nothing.
 //
-// The error says what is wrong, and holds one of the errors that the package documentation lists.
+// The error holds one of those that the package documentation lists.
 func NewProvider(ctx context.Context, c Config) (*Provider, error) {
 	loaded, err := c.load(ctx)
 	if err != nil {
@@ -100,7 +101,7 @@ func NewProvider(ctx context.Context, c Config) (*Provider, error) {
 	for _, keyARN := range c.TrustedKeys {
 		p.keys.trust(keyARN, keyARN)
 	}
-	if isKeyARN(c.KeyID) {
+	if arns.IsKey(c.KeyID) {
 		p.keys.trustOwn(c.KeyID, c.KeyID)
 	}
 	switch {
@@ -118,7 +119,7 @@ func NewProvider(ctx context.Context, c Config) (*Provider, error) {
 func (p *Provider) check(ctx context.Context) (ownKey, error) {
 	m, err := p.describe(ctx, p.configured)
 	if err != nil {
-		if isKeyARN(p.configured) && isDenied(err) {
+		if arns.IsKey(p.configured) && isDenied(err) {
 			return ownKey{arn: p.configured}, nil
 		}
 		return ownKey{}, err
@@ -158,7 +159,7 @@ func (p *Provider) Region() string { return p.region() }
 // Type returns provider.TypeAWSKMS.
 func (p *Provider) Type() provider.Type { return provider.TypeAWSKMS }
 
-// describe returns what KMS says of a key.
+// describe returns KMS's description of a key.
 func (s *service) describe(ctx context.Context, keyID string) (*types.KeyMetadata, error) {
 	out, err := s.client.DescribeKey(ctx, &kms.DescribeKeyInput{KeyId: aws.String(keyID), GrantTokens: s.grantTokens})
 	if err != nil {
@@ -179,19 +180,19 @@ func names(asked, keyARN string) bool {
 	got, _ := arn.Parse(keyARN)
 	want, err := arn.Parse(asked)
 	switch {
-	case !isKeyARN(keyARN):
+	case !arns.IsKey(keyARN):
 		return false
-	case err == nil && isKeyARN(asked):
+	case err == nil && arns.IsKey(asked):
 		return keyARN == asked
-	case err == nil: // asked is an alias, which does not tell the key's ID
+	case err == nil: // asked is an alias, which does not have the key's ID
 		want.Resource = got.Resource
 		return got == want
 	}
 	return strings.HasPrefix(asked, "alias/") || got.Resource == "key/"+asked
 }
 
-// GetKeyInfo describes a key with one call of KMS DescribeKey: the provider's own if keyID is empty,
-// or any other that the credentials may describe.
+// GetKeyInfo describes a key with one call of KMS DescribeKey: the provider's own if keyID is
+// empty, or any other that the credentials may describe.
 func (p *Provider) GetKeyInfo(ctx context.Context, keyID string) (*provider.KeyInfo, error) {
 	if keyID == "" {
 		keyID = p.KeyID()

@@ -10,10 +10,10 @@ import (
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
-	"github.com/aws/aws-sdk-go-v2/aws/arn"
 	"github.com/aws/aws-sdk-go-v2/config"
 	"github.com/aws/aws-sdk-go-v2/service/kms"
 
+	"piko.sh/pikokms/internal/arns"
 	"piko.sh/pikokms/provider"
 )
 
@@ -26,7 +26,7 @@ const (
 // maxGrantTokens is KMS's limit (KMS API Reference, GrantTokens).
 const maxGrantTokens = 10
 
-// Config says which key to use and how to reach KMS.
+// Config configures a Provider: the key, and the way to KMS.
 //
 // What it leaves out is found as by every AWS tool. Credentials come from the environment, a
 // profile or a role. The Region is that of KeyID if that is an ARN. Otherwise it is that of the
@@ -65,11 +65,11 @@ func (c *Config) validate() error {
 	if c.KeyID == "" {
 		return fmt.Errorf("%w: KeyID is empty; give a key ID, key ARN, alias name or alias ARN", provider.ErrInvalidKey)
 	}
-	if strings.HasPrefix(c.KeyID, "arn:") && !isKeyARN(c.KeyID) && !isAliasARN(c.KeyID) {
+	if strings.HasPrefix(c.KeyID, "arn:") && !arns.IsKey(c.KeyID) && !arns.IsAlias(c.KeyID) {
 		return fmt.Errorf("%w: %q is not the ARN of a KMS key or alias", provider.ErrInvalidKey, c.KeyID)
 	}
 	for _, keyARN := range c.TrustedKeys {
-		if !isKeyARN(keyARN) {
+		if !arns.IsKey(keyARN) {
 			return fmt.Errorf("%w: TrustedKeys holds %q, which is not the ARN of a KMS key", provider.ErrInvalidKey, keyARN)
 		}
 	}
@@ -79,7 +79,7 @@ func (c *Config) validate() error {
 	switch public := c.PublicKey != nil || c.PublicKeyFile != ""; {
 	case c.PublicKey != nil && c.PublicKeyFile != "":
 		return fmt.Errorf("%w: both PublicKey and PublicKeyFile are given", provider.ErrInvalidKey)
-	case public && !isKeyARN(c.KeyID):
+	case public && !arns.IsKey(c.KeyID):
 		return fmt.Errorf("%w: with a public key, KeyID must be a key ARN, since messages carry it and KMS is not asked for it; %q is none", provider.ErrInvalidKey, c.KeyID)
 	}
 	return c.connection().validate()
@@ -100,17 +100,17 @@ func (c *Config) load(ctx context.Context) (service, error) {
 	}
 	how := c.connection()
 	if how.region == "" && how.client == nil {
-		how.region = regionOf(c.KeyID)
+		how.region = arns.Region(c.KeyID)
 	}
 	loaded, err := how.load(ctx)
 	if err != nil {
 		return service{}, err
 	}
-	if region := regionOf(c.KeyID); region != "" && region != loaded.region() {
+	if region := arns.Region(c.KeyID); region != "" && region != loaded.region() {
 		return service{}, fmt.Errorf("%w: the ARN %s is in Region %s, the configured Region is %s", provider.ErrInvalidKey, c.KeyID, region, loaded.region())
 	}
 	for _, keyARN := range c.TrustedKeys {
-		if regionOf(keyARN) != loaded.region() {
+		if arns.Region(keyARN) != loaded.region() {
 			return service{}, fmt.Errorf("%w: TrustedKeys holds %s, which is not in the configured Region %s", provider.ErrInvalidKey, keyARN, loaded.region())
 		}
 	}
@@ -132,7 +132,7 @@ func (c *Config) publicKey() (*rsa.PublicKey, error) {
 	return parsePublicKey(text)
 }
 
-// connection says how to reach KMS.
+// connection is the way to KMS.
 type connection struct {
 	region, profile, endpoint string
 	client                    *kms.Client
@@ -194,21 +194,4 @@ func (c *connection) newClient(ctx context.Context) (*kms.Client, error) {
 			o.BaseEndpoint = aws.String(c.endpoint)
 		}
 	}), nil
-}
-
-func isKeyARN(text string) bool   { return isARN(text, "key/") }
-func isAliasARN(text string) bool { return isARN(text, "alias/") }
-
-// isARN reports whether text is the ARN of a resource of KMS (specification:
-// framework/aws-kms/aws-kms-key-arn.md, "A Valid AWS KMS ARN").
-func isARN(text, kind string) bool {
-	a, err := arn.Parse(text)
-	name, ok := strings.CutPrefix(a.Resource, kind)
-	return err == nil && ok && name != "" && a.Service == "kms" && a.Partition != "" && a.Region != "" && a.AccountID != ""
-}
-
-// regionOf returns the Region of an ARN, or nothing if text is no ARN.
-func regionOf(text string) string {
-	a, _ := arn.Parse(text)
-	return a.Region
 }

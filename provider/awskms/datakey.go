@@ -10,6 +10,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/kms/types"
 
 	"piko.sh/pikokms/header"
+	"piko.sh/pikokms/internal/arns"
 	"piko.sh/pikokms/provider"
 )
 
@@ -129,7 +130,7 @@ func (p *Provider) IsCurrent(ctx context.Context, request *provider.UnwrapDataKe
 		return false, nil
 	}
 	own := p.configured
-	if !isKeyARN(own) {
+	if !arns.IsKey(own) {
 		checked, err := p.own.Get(ctx, p.check)
 		if err != nil {
 			return false, p.fail(ctx, "IsCurrent", err)
@@ -142,7 +143,7 @@ func (p *Provider) IsCurrent(ctx context.Context, request *provider.UnwrapDataKe
 // trusted returns the ARN under which to ask KMS for a wrapped data key.
 func (p *Provider) trusted(ctx context.Context, wrapped header.EncryptedDataKey) (string, error) {
 	stated := string(wrapped.ProviderInfo)
-	if wrapped.ProviderID != providerID && wrapped.ProviderID != rsaProviderID || !isKeyARN(stated) {
+	if wrapped.ProviderID != providerID && wrapped.ProviderID != rsaProviderID || !arns.IsKey(stated) {
 		return "", provider.ErrUntrustedKey
 	}
 	if p.under != "" {

@@ -10,18 +10,18 @@ import (
 	"piko.sh/pikokms/provider"
 )
 
-// MaxDirectSize is the largest plaintext in bytes that KMS itself encrypts (KMS API Reference,
+// maxDirectSize is the largest plaintext in bytes that KMS itself encrypts (KMS API Reference,
 // Encrypt, symmetric keys).
-const MaxDirectSize = 4096
+const maxDirectSize = 4096
 
-// EncryptDirectly has KMS encrypt a value of up to MaxDirectSize bytes, with one call. Under an RSA
-// key it encrypts none.
+// EncryptDirectly encrypts a value of up to 4,096 bytes with one call of KMS. Under an
+// RSA key it encrypts none.
 func (p *Provider) EncryptDirectly(ctx context.Context, value []byte, encryptionContext map[string]string) (*provider.DirectValue, error) {
 	under, err := p.encryptionKey(ctx)
 	if err != nil {
 		return nil, p.fail(ctx, "Encrypt", err)
 	}
-	if under.isRSA || len(value) > MaxDirectSize {
+	if under.isRSA || len(value) > maxDirectSize {
 		return nil, nil
 	}
 	blob, keyARN, err := p.encrypt(ctx, under.arn, value, encryptionContext)

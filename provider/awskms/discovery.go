@@ -12,15 +12,16 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/kms"
 
 	"piko.sh/pikokms/header"
+	"piko.sh/pikokms/internal/arns"
 	"piko.sh/pikokms/provider"
 )
 
-// DefaultPartition is the partition of all Regions except those of China, GovCloud and other
+// defaultPartition is the partition of all Regions except those of China, GovCloud and other
 // separate ones.
-const DefaultPartition = "aws"
+const defaultPartition = "aws"
 
-// DiscoveryConfig says whose keys to trust and how to reach KMS. Credentials and Region are found
-// as for a Config.
+// DiscoveryConfig configures a Discovery: the accounts to trust, and the way to KMS. Credentials
+// and Region are found as for a Config.
 type DiscoveryConfig struct {
 	Accounts  []string // 12-digit IDs of the AWS accounts whose keys are trusted; required
 	Partition string   // of the accounts, default "aws"
@@ -68,7 +69,7 @@ func NewDiscovery(ctx context.Context, c DiscoveryConfig) (*Discovery, error) {
 	}
 	return &Discovery{
 		service: loaded, accounts: slices.Clone(c.Accounts),
-		partition: cmp.Or(c.Partition, DefaultPartition), region: loaded.region(),
+		partition: cmp.Or(c.Partition, defaultPartition), region: loaded.region(),
 	}, nil
 }
 
@@ -109,7 +110,7 @@ func (d *Discovery) trusted(wrapped header.EncryptedDataKey) (string, error) {
 		return "", provider.ErrUntrustedKey
 	}
 	stated := string(wrapped.ProviderInfo)
-	if !isKeyARN(stated) {
+	if !arns.IsKey(stated) {
 		return "", provider.ErrUntrustedKey
 	}
 	a, _ := arn.Parse(stated)
@@ -117,7 +118,7 @@ func (d *Discovery) trusted(wrapped header.EncryptedDataKey) (string, error) {
 	if strings.Trim(id, keyIDCharacters) != "" || a.Partition != d.partition || !slices.Contains(d.accounts, a.AccountID) {
 		return "", provider.ErrUntrustedKey
 	}
-	if a.Region != d.region && !isMultiRegion(a) {
+	if a.Region != d.region && !arns.IsMultiRegion(a) {
 		return "", fmt.Errorf("%w: the key %q is in Region %q, and this discovery asks KMS in %s; discover in the key's Region", provider.ErrUntrustedKey, stated, a.Region, d.region)
 	}
 	a.Region = d.region

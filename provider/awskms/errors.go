@@ -125,7 +125,7 @@ func isDenied(err error) bool {
 	return ok && (api.ErrorCode() == "AccessDeniedException" || api.ErrorCode() == "AccessDenied")
 }
 
-// judge tells apart an outage of a service that gives credentials, and missing credentials. Most
+// judge returns the error for an outage of the source of credentials, or for missing ones. Most
 // machines have no EC2 instance metadata, so if that does not answer, credentials are missing.
 func (e *credentialsError) judge(err error) error {
 	if service, ok := errors.AsType[*smithy.OperationError](e.cause); e.late || ok && service.Service() != "ec2imds" && sentinel(service) == provider.ErrProviderUnavailable {

@@ -10,6 +10,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/kms/types"
 	"github.com/aws/smithy-go"
 
+	"piko.sh/pikokms/internal/arns"
 	"piko.sh/pikokms/provider"
 )
 
@@ -25,10 +26,10 @@ const (
 	actionGetKeyRotationStatus = "kms:GetKeyRotationStatus"
 )
 
-// Examination is what KMS says of a key, and of what the credentials may do with it.
+// Examination is KMS's description of a key, and what the credentials may do with it.
 type Examination struct {
-	// ARN is the key's ARN. It is empty if DescribeKey is not permitted and the key was not named by
-	// its ARN. Without that permission, the fields up to Usable are empty, too.
+	// ARN is the key's ARN. It is empty if DescribeKey is not permitted and the key was not named
+	// by its ARN. Without that permission, the fields up to Usable are empty, too.
 	ARN          string
 	State        string // such as "Enabled" or "PendingDeletion" (KMS API Reference, KeyMetadata, KeyState)
 	Spec         string // such as "SYMMETRIC_DEFAULT"
@@ -36,9 +37,9 @@ type Examination struct {
 	Origin       string // such as "AWS_KMS"
 	MultiRegion  bool
 	DeletionDate time.Time // zero if no deletion is planned
-	Usable       error     // why the key can't wrap data keys, as NewProvider says it
+	Usable       error     // why the key can't wrap data keys; the error of NewProvider
 
-	// Rotation is the automatic rotation of the key's material. It is nil if KMS does not tell: for
+	// Rotation is the automatic rotation of the key's material. It is nil if it is not known: for
 	// RSA keys, imported material, keys of other accounts, and without permission.
 	Rotation *Rotation
 
@@ -59,7 +60,7 @@ type Permission struct {
 	Allowed bool
 
 	// Err is why the action is not allowed. It holds [provider.ErrAccessDenied] if a policy is the
-	// reason. With any other error KMS did not tell, as of a key that is disabled.
+	// reason. Any other error leaves it open, such as that of a disabled key.
 	Err error
 }
 
@@ -80,7 +81,7 @@ func Examine(ctx context.Context, c Config, encryptionContext map[string]string)
 	x := &examiner{service: loaded, keyID: c.KeyID, pairs: encryptionContext}
 	x.rsa.init(nil, c.Hash)
 	e := &Examination{}
-	if isKeyARN(c.KeyID) {
+	if arns.IsKey(c.KeyID) {
 		e.ARN = c.KeyID
 	}
 	m, err := x.describe(ctx, c.KeyID)

@@ -10,10 +10,10 @@ import (
 	"sync"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
-	"github.com/aws/aws-sdk-go-v2/aws/arn"
 	"github.com/aws/aws-sdk-go-v2/service/kms"
 	"github.com/aws/aws-sdk-go-v2/service/kms/types"
 
+	"piko.sh/pikokms/internal/arns"
 	"piko.sh/pikokms/provider"
 )
 
@@ -77,7 +77,7 @@ func (k *keys) find(keyARN string) (string, bool) {
 	if _, known := k.known[keyARN]; known {
 		return keyARN, true
 	}
-	i := slices.IndexFunc(k.arns, func(trusted string) bool { return sameKey(keyARN, trusted) })
+	i := slices.IndexFunc(k.arns, func(trusted string) bool { return arns.AreReplicas(keyARN, trusted) })
 	if i < 0 {
 		return "", false
 	}
@@ -105,14 +105,6 @@ func (k *keys) candidates(keyID string) ([]string, error) {
 	slices.Reverse(newest[1:])
 	return newest[:min(len(newest), maxTried)], nil
 }
-
-// sameKey reports whether two key ARNs name one key or replicas of one multi-Region key
-// (specification: framework/aws-kms/aws-kms-mrk-match-for-decrypt.md).
-func sameKey(a, b string) bool {
-	return a == b || areReplicas(a, b)
-}
-
-func isMultiRegion(a arn.ARN) bool { return strings.HasPrefix(a.Resource, "key/mrk-") }
 
 // encryptionKey returns the key to encrypt under. If that is not the provider's own key, it has its
 // name in place of its ARN.
@@ -153,7 +145,7 @@ func (p *Provider) candidates(ctx context.Context) ([]string, error) {
 // learn makes sure that the ARN of the provider's own key is known. It asks KMS, unless the ARN was
 // configured.
 func (p *Provider) learn(ctx context.Context) error {
-	if isKeyARN(p.configured) {
+	if arns.IsKey(p.configured) {
 		return nil
 	}
 	_, err := p.own.Get(ctx, p.check)

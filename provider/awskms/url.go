@@ -6,6 +6,7 @@ import (
 	"net/url"
 	"strings"
 
+	"piko.sh/pikokms/internal/arns"
 	"piko.sh/pikokms/provider"
 )
 
@@ -24,7 +25,7 @@ const (
 //
 // with the optional parameters
 //
-//	region=REGION                of the key; without it, Config says which Region is taken
+//	region=REGION                of the key; without it, the one that Config describes
 //	profile=NAME                 of the shared AWS configuration files
 //	endpoint=URL                 another KMS endpoint: a VPC endpoint, LocalStack
 //	grant-tokens=TOKEN,TOKEN…    of grants too new to be known everywhere
@@ -52,7 +53,7 @@ func ParseURL(u *url.URL) (Config, error) {
 		Region:        query.Get("region"),
 		Profile:       query.Get("profile"),
 		Endpoint:      query.Get("endpoint"),
-		GrantTokens:   list(query.Get("grant-tokens")),
+		GrantTokens:   arns.List(query.Get("grant-tokens")),
 		PublicKeyFile: query.Get("public-key"),
 	}
 	alias, isAlias := strings.CutPrefix(c.KeyID, "alias/")
@@ -65,7 +66,7 @@ func ParseURL(u *url.URL) (Config, error) {
 	case !isAlias && !isARN && strings.Contains(c.KeyID, "/"):
 		return refuse("%q is no key ID; write awskms://alias/NAME, awskms://KEY-ID or awskms:///ARN", c.KeyID)
 	}
-	if region := regionOf(c.KeyID); region != "" && c.Region != "" && region != c.Region {
+	if region := arns.Region(c.KeyID); region != "" && c.Region != "" && region != c.Region {
 		return refuse("the ARN is in Region %s, the parameter says %s", region, c.Region)
 	}
 	switch hash := query.Get("hash"); hash {
@@ -86,14 +87,6 @@ func ParseURL(u *url.URL) (Config, error) {
 	return c, nil
 }
 
-// list splits a text at commas.
-func list(text string) []string {
-	if text == "" {
-		return nil
-	}
-	return strings.Split(text, ",")
-}
-
 // isEndpoint reports whether text is empty or can be an endpoint's URL.
 func isEndpoint(text string) bool {
 	endpoint, err := url.Parse(text)
@@ -106,7 +99,7 @@ func isEndpoint(text string) bool {
 //
 // with the optional parameters
 //
-//	region=REGION                in which KMS is asked; without it, Config says which is taken
+//	region=REGION                in which KMS is asked; without it, the one that Config describes
 //	profile=NAME                 of the shared AWS configuration files
 //	partition=PARTITION          of the accounts, default "aws"
 //	endpoint=URL                 another KMS endpoint: a VPC endpoint, LocalStack
@@ -128,12 +121,12 @@ func ParseDiscoveryURL(u *url.URL) (DiscoveryConfig, error) {
 		return DiscoveryConfig{}, err
 	}
 	c := DiscoveryConfig{
-		Accounts:    list(query.Get("accounts")),
+		Accounts:    arns.List(query.Get("accounts")),
 		Partition:   query.Get("partition"),
 		Region:      query.Get("region"),
 		Profile:     query.Get("profile"),
 		Endpoint:    query.Get("endpoint"),
-		GrantTokens: list(query.Get("grant-tokens")),
+		GrantTokens: arns.List(query.Get("grant-tokens")),
 	}
 	if !isEndpoint(c.Endpoint) {
 		return refuse("the endpoint %q is not an http or https URL", provider.RedactURL(c.Endpoint))

@@ -112,27 +112,6 @@ func TestParseDiscoveryURL(t *testing.T) {
 	}
 }
 
-func TestSameKey(t *testing.T) {
-	const mrk = "arn:aws:kms:eu-west-1:111122223333:key/mrk-1234"
-	for other, want := range map[string]bool{
-		mrk: true,
-		"arn:aws:kms:us-east-1:111122223333:key/mrk-1234":    true,
-		"arn:aws:kms:us-east-1:111122223334:key/mrk-1234":    false,
-		"arn:aws-cn:kms:us-east-1:111122223333:key/mrk-1234": false,
-		"arn:aws:kms:us-east-1:111122223333:key/mrk-1235":    false,
-		"arn:aws:s3:us-east-1:111122223333:key/mrk-1234":     false,
-		"arn:aws:kms:us-east-1:111122223333:alias/mrk-1234":  false,
-		"key/mrk-1234": false,
-		"":             false,
-	} {
-		require.Equal(t, want, sameKey(other, mrk), other)
-		require.Equal(t, want, sameKey(mrk, other), other)
-	}
-	const single = "arn:aws:kms:eu-west-1:111122223333:key/1234"
-	require.True(t, sameKey(single, single))
-	require.False(t, sameKey(single, "arn:aws:kms:us-east-1:111122223333:key/1234"))
-}
-
 func TestDiscoveryFilter(t *testing.T) {
 	d := Discovery{accounts: []string{"111122223333", "444455556666"}, partition: "aws", region: "eu-west-1"}
 	const own = "arn:aws:kms:eu-west-1:111122223333:key/1234"

@@ -7,14 +7,14 @@ import (
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
-	"github.com/aws/aws-sdk-go-v2/aws/arn"
 	"github.com/aws/aws-sdk-go-v2/service/kms"
 
 	"piko.sh/pikokms/header"
+	"piko.sh/pikokms/internal/arns"
 	"piko.sh/pikokms/provider"
 )
 
-// WrapperConfig says which KMS keys may wrap the keys of a key store, and how to reach KMS.
+// WrapperConfig configures a Wrapper: the KMS keys for the keys of a key store, and the way to KMS.
 // Credentials and Region are found as for a Config. Either KeyARN or Accounts is required.
 type WrapperConfig struct {
 	KeyARN      string   // ARN of the KMS key that wraps new keys
@@ -59,13 +59,13 @@ func NewWrapper(ctx context.Context, c WrapperConfig) (*Wrapper, error) {
 	}
 	w := &Wrapper{keyARN: c.KeyARN, trusted: append([]string{c.KeyARN}, c.TrustedKeys...), multiRegion: c.MultiRegion}
 	for _, keyARN := range w.trusted {
-		if !isKeyARN(keyARN) {
+		if !arns.IsKey(keyARN) {
 			return nil, fmt.Errorf("%w: %q is not the ARN of a KMS key; key stores take neither aliases nor key IDs", provider.ErrInvalidKey, keyARN)
 		}
 	}
 	how := c.connection()
 	if how.region == "" && how.client == nil {
-		how.region = regionOf(c.KeyARN)
+		how.region = arns.Region(c.KeyARN)
 	}
 	if err := how.validate(); err != nil {
 		return nil, err
@@ -75,8 +75,8 @@ func NewWrapper(ctx context.Context, c WrapperConfig) (*Wrapper, error) {
 		return nil, err
 	}
 	for _, keyARN := range w.trusted {
-		if regionOf(keyARN) != w.region() {
-			return nil, fmt.Errorf("%w: the ARN %s is in Region %s, and KMS is asked in %s", provider.ErrInvalidKey, keyARN, regionOf(keyARN), w.region())
+		if arns.Region(keyARN) != w.region() {
+			return nil, fmt.Errorf("%w: the ARN %s is in Region %s, and KMS is asked in %s", provider.ErrInvalidKey, keyARN, arns.Region(keyARN), w.region())
 		}
 	}
 	return w, nil
@@ -107,8 +107,8 @@ func (c *WrapperConfig) connection() *connection {
 // KeyARN returns the ARN of the KMS key that wraps new keys, or nothing for discovery.
 func (w *Wrapper) KeyARN() string { return w.keyARN }
 
-// Trusts returns the ARN under which KMS is asked about a key that is said to be wrapped under
-// another ARN. For a multi-Region key that is the replica in the Wrapper's Region (specification:
+// Trusts returns the ARN under which KMS is asked about a key that names the ARN of its wrapping
+// key. For a multi-Region key that is the replica in the Wrapper's Region (specification:
 // framework/branch-key-store.md, "AWS Key ARN Compatibility"). The error holds
 // provider.ErrUntrustedKey.
 func (w *Wrapper) Trusts(keyARN string) (string, error) {
@@ -116,24 +116,11 @@ func (w *Wrapper) Trusts(keyARN string) (string, error) {
 		return w.discovery.trusted(header.EncryptedDataKey{ProviderID: providerID, ProviderInfo: []byte(keyARN)})
 	}
 	for _, trusted := range w.trusted {
-		if trusted == keyARN || w.multiRegion && areReplicas(trusted, keyARN) {
+		if trusted == keyARN || w.multiRegion && arns.AreReplicas(trusted, keyARN) {
 			return trusted, nil
 		}
 	}
 	return "", fmt.Errorf("%w: it is wrapped under %q", provider.ErrUntrustedKey, keyARN)
-}
-
-// areReplicas reports whether two ARNs name the same multi-Region key (specification:
-// framework/aws-kms/aws-kms-mrk-match-for-decrypt.md).
-func areReplicas(a, b string) bool {
-	if !isKeyARN(a) || !isKeyARN(b) {
-		return false
-	}
-	x, _ := arn.Parse(a)
-	y, _ := arn.Parse(b)
-	multiRegion := isMultiRegion(x)
-	x.Region = y.Region
-	return multiRegion && x == y
 }
 
 // Generate returns a new random key of 32 bytes, wrapped under a KMS key, with one call of KMS

@@ -49,9 +49,9 @@ import (
 // TypeBranchKey is the type of this package's providers.
 const TypeBranchKey provider.Type = "branch_key"
 
-// DefaultEntries is the number of branch keys that a provider caches by default (specification:
+// defaultEntries is the number of branch keys that a provider caches by default (specification:
 // framework/aws-kms/aws-kms-hierarchical-keyring.md, "Initialization").
-const DefaultEntries = 1000
+const defaultEntries = 1000
 
 // Supplier returns the ID of the branch key of a message with an encryption context, or nothing for
 // the configured one. It is called for each message, to encrypt and to decrypt, with all pairs of
@@ -67,7 +67,7 @@ func ByPair(name string) Supplier {
 	}
 }
 
-// Config says which branch keys to use. Store and TTL are required, and BranchKeyID or Supplier.
+// Config configures a Provider. Store and TTL are required, and BranchKeyID or Supplier.
 type Config struct {
 	Store *Store
 
@@ -79,7 +79,7 @@ type Config struct {
 	// and works while KMS or the table is down. AWS suggests an hour.
 	TTL time.Duration
 
-	Entries int // branch keys and versions in the cache; 0 means DefaultEntries
+	Entries int // branch keys and versions in the cache; 0 means 1,000
 
 	// CheckLater makes NewProvider ask nothing, so that a process can start while KMS is down. The
 	// branch key is asked for when it is first needed.
@@ -111,7 +111,7 @@ func NewProvider(ctx context.Context, c Config) (*Provider, error) {
 	}
 	p := &Provider{
 		store: c.Store, id: c.BranchKeyID, supplier: c.Supplier,
-		cache: newCache(c.TTL, cmp.Or(c.Entries, DefaultEntries)),
+		cache: newCache(c.TTL, cmp.Or(c.Entries, defaultEntries)),
 	}
 	if p.id == "" || c.CheckLater {
 		return p, nil
@@ -348,8 +348,9 @@ func (p *Provider) unwrap(ctx context.Context, id string, request *provider.Unwr
 	return provider.NewSecureBytes(plain)
 }
 
-// IsCurrent is true for a data key under the active version of its branch key. It calls KMS if that is not cached. If another process makes a new version, the
-// cached one counts as the active one until its TTL has passed.
+// IsCurrent is true for a data key under the active version of its branch key. It calls KMS if that
+// is not cached. If another process makes a new version, the cached one counts as the active one
+// until its TTL has passed.
 func (p *Provider) IsCurrent(ctx context.Context, request *provider.UnwrapDataKeyRequest) (bool, error) {
 	k := request.EncryptedKey
 	if k.ProviderID != ProviderID {
@@ -404,7 +405,7 @@ func (p *Provider) GetKeyInfo(ctx context.Context, keyID string) (*provider.KeyI
 
 // HealthCheck asks the table and KMS for the configured
 // branch key, whether it is cached or not. If a Supplier picks all branch keys, HealthCheck asks
-// the table for one of the ID "health check", which need not exist, so that shows that the table is
+// the table for one of the ID "health check", which need not exist, which shows that the table is
 // up. A policy that names the IDs that may be asked for must have this one, too.
 func (p *Provider) HealthCheck(ctx context.Context) error {
 	if p.id == "" {

@@ -12,7 +12,7 @@ import (
 
 // Check checks a branch key. It asks KMS whether each item is genuine, by KMS ReEncrypt. The items
 // must be complete and under the store's own KMS key, and the active version must be the newest. If
-// the branch key can't be trusted or is not all under the store's key, the error says every reason.
+// the branch key can't be trusted or is not all under the store's key, the error has every reason.
 // It holds ErrDamaged, ErrRefused, ErrHierarchyVersion, ErrRolledBack, ErrIncomplete or
 // provider.ErrUntrustedKey.
 //

@@ -21,8 +21,8 @@ import (
 	"piko.sh/pikokms/provider/awskms"
 )
 
-// DynamoDBConfig says which table to use and how to reach it. Credentials and Region are found as
-// by every AWS tool.
+// DynamoDBConfig configures a DynamoDB: the table, and the way to it. Credentials and Region are
+// found as by every AWS tool.
 type DynamoDBConfig struct {
 	Table string // name or ARN; required
 

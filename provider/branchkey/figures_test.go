@@ -26,7 +26,8 @@ import (
 	"piko.sh/pikokms/provider/local"
 )
 
-// full reports whether the figures of docs/notes/PERFORMANCE.md are measured. Otherwise few messages have to do.
+// full reports whether the figures of docs/notes/PERFORMANCE.md are measured. Otherwise few
+// messages have to do.
 func full() bool { return os.Getenv("PIKOKMS_FIGURES") == "1" }
 
 // processorTime returns the time that this process has had processors, so that other processes on a

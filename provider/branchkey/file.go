@@ -94,8 +94,8 @@ func (f *File) Active(ctx context.Context) iter.Seq2[Item, error] {
 	return f.items(ctx, nil, func(kind string) bool { return kind == kindActive })
 }
 
-// items yields the items of the wanted types whose keys begin with prefix. They are read at once,
-// so that the file is closed while the caller looks at them.
+// items yields the items of the types that are asked for, whose keys begin with prefix. They are
+// read at once, so that the file is closed while the caller looks at them.
 func (f *File) items(ctx context.Context, prefix []byte, wanted func(kind string) bool) iter.Seq2[Item, error] {
 	return func(yield func(Item, error) bool) {
 		type stored struct {
@@ -278,7 +278,7 @@ func (f *File) missing(cause error) error {
 }
 
 func (f *File) open(options *bbolt.Options, use func(*bbolt.DB) error) (err error) {
-	// What is wrong with a page, or beyond the end of a file that was cut, bbolt says by a panic.
+	// bbolt panics at a damaged page, and beyond the end of a file that was cut.
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {
 		if fault := recover(); fault != nil {

@@ -217,7 +217,8 @@ func testInterop(t *testing.T, sdk *officialSDK, table *branchkey.DynamoDB, endp
 // counts are numbers of messages.
 type counts struct{ ours, theirs int }
 
-// matrix checks all suites and contexts, and returns messages that the SDK opens under suite 0x0478.
+// matrix checks all suites and contexts, and returns messages that the SDK opens under suite
+// 0x0478.
 func (s *officialSDK) matrix(t *testing.T, store *branchkey.Store, id string, suites []header.Suite, count *counts) (kept [][]byte) {
 	t.Helper()
 	p := newProvider(t, branchkey.Config{Store: store, BranchKeyID: id})

@@ -76,7 +76,7 @@ func (i *Item) UnmarshalJSON(text []byte) error {
 	return nil
 }
 
-// record is an item that has the specified form. That its attributes are true is for KMS to tell.
+// record is an item that has the specified form. Only KMS can authenticate its attributes.
 type record struct {
 	Item
 	id      string

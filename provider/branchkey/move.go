@@ -51,7 +51,7 @@ func (s *Store) move(ctx context.Context, id string, progress func(moved, total 
 	for _, r := range records {
 		var w Write
 		var err error
-		if r.keyARN == keyARN { // which the item only says until KMS has looked at it
+		if r.keyARN == keyARN { // which is not authenticated before KMS has seen it
 			err = s.authenticate(ctx, r, keyARN)
 			moved++
 		} else {

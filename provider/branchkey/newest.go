@@ -30,7 +30,7 @@ type seen struct {
 // Providers share them.
 var newestOf sync.Map // of *newest, by place
 
-// place says which table it is. Tables of one name in two Regions, two accounts or two folders have
+// place identifies a table. Tables of one name in two Regions, two accounts or two folders have
 // nothing in common.
 type place struct{ table, account, logicalName string }
 

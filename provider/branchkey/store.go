@@ -22,7 +22,7 @@ import (
 // keys).
 const maxID = 2048
 
-// StoreConfig says where branch keys are kept and what wraps them.
+// StoreConfig configures a Store: the table of branch keys, and what wraps them.
 type StoreConfig struct {
 	Table Table // required
 	KMS   KMS   // required
@@ -295,8 +295,8 @@ func (s *Store) authenticate(ctx context.Context, r *record, under string) error
 	return s.aboutItem(r, err)
 }
 
-// aboutItem says which item an error of KMS is about, and that the item is the reason if KMS
-// refused it.
+// aboutItem adds to an error of KMS the item that it is about. If KMS refused the item, that is the
+// reason.
 func (s *Store) aboutItem(r *record, err error) error {
 	switch {
 	case err == nil:
@@ -323,8 +323,8 @@ func (s *Store) unwrap(ctx context.Context, r *record) (*provider.SecureBytes, e
 	return key, nil
 }
 
-// Description describes a branch key, without its keys. What it says is as in the table; only Check
-// asks KMS whether it is true.
+// Description describes a branch key, without its keys. It is as in the table; only Check
+// authenticates it.
 type Description struct {
 	ID       string
 	Context  map[string]string // the branch key's own encryption context

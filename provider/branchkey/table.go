@@ -67,6 +67,6 @@ var (
 	// ErrExists means that there is a branch key of the same ID.
 	ErrExists = errors.New("branch key exists")
 	// ErrConflict means that another administrator changed a branch key at the same time. Nothing
-	// was written. Whether what was asked for is still needed, only a look at it tells.
+	// was written. Look at it to see whether the change is still needed.
 	ErrConflict = errors.New("branch key was changed at the same time")
 )

@@ -308,7 +308,8 @@ func TestIsCurrentForATenantOfTheCaller(t *testing.T) {
 	_, err = host.IsCurrent(t.Context(), "a.txt")
 	require.ErrorIs(t, err, errNobody)
 
-	// A new version of another tenant's branch key changes nothing, and one of the tenant's own does.
+	// A new version of another tenant's branch key changes nothing, and one of the tenant's own
+	// does.
 	for _, c := range []struct {
 		id   string
 		want bool
@@ -321,8 +322,8 @@ func TestIsCurrentForATenantOfTheCaller(t *testing.T) {
 	}
 }
 
-// HealthCheck of a provider whose Supplier picks all branch keys works under a policy for one tenant
-// that also has the ID that HealthCheck asks for, and says what is missing under another.
+// HealthCheck of a provider whose Supplier picks all branch keys works under a policy for one
+// tenant that also has the ID that HealthCheck asks for, and says what is missing under another.
 func TestHealthCheckUnderThePolicyOfOneTenant(t *testing.T) {
 	t.Setenv("AWS_ACCESS_KEY_ID", "test")
 	t.Setenv("AWS_SECRET_ACCESS_KEY", "test")

@@ -12,8 +12,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/aws/aws-sdk-go-v2/aws/arn"
-
+	"piko.sh/pikokms/internal/arns"
 	"piko.sh/pikokms/provider"
 	"piko.sh/pikokms/provider/awskms"
 	"piko.sh/pikokms/provider/local"
@@ -22,8 +21,8 @@ import (
 // Scheme is the scheme of the URLs that name branch keys.
 const Scheme = "branchkey"
 
-// DefaultTTL is the TTL of a URL that states none.
-const DefaultTTL = time.Hour
+// defaultTTL is the TTL of a URL that states none.
+const defaultTTL = time.Hour
 
 // URLConfig is what a URL stands for. Either Table.Table or File is set.
 type URLConfig struct {
@@ -37,7 +36,7 @@ type URLConfig struct {
 	BranchKeyID string
 	By          string // name of the pair whose value is the branch key ID
 	TTL         time.Duration
-	Entries     int // 0 means DefaultEntries
+	Entries     int // 0 means 1,000
 }
 
 // ParseURL returns the configuration that a URL stands for, without asking anything. A table in
@@ -94,7 +93,7 @@ func ParseURL(u *url.URL) (*URLConfig, error) {
 	if err != nil {
 		return nil, err
 	}
-	c.By, c.LogicalName, c.TTL = query.Get("by"), query.Get("logical-name"), DefaultTTL
+	c.By, c.LogicalName, c.TTL = query.Get("by"), query.Get("logical-name"), defaultTTL
 	if query.Has("ttl") {
 		if c.TTL, err = time.ParseDuration(query.Get("ttl")); err != nil || c.TTL <= 0 {
 			return refuse("ttl %q is no duration such as 30m or 1h", query.Get("ttl"))
@@ -135,7 +134,7 @@ func parseTableURL(u *url.URL) (*URLConfig, url.Values, error) {
 	}
 	region := query.Get("region")
 	if region == "" {
-		region = regionOf(query.Get("key"))
+		region = arns.Region(query.Get("key"))
 	}
 	return &URLConfig{
 		BranchKeyID: strings.TrimPrefix(u.Path, "/"),
@@ -143,9 +142,9 @@ func parseTableURL(u *url.URL) (*URLConfig, url.Values, error) {
 			Table: u.Host, Region: region, Profile: query.Get("profile"), Endpoint: query.Get("endpoint") + query.Get("table-endpoint"),
 		},
 		KMS: awskms.WrapperConfig{
-			KeyARN: query.Get("key"), TrustedKeys: splitList(query.Get("trusted")), MultiRegion: query.Get("multi-region") == "true",
-			Accounts: splitList(query.Get("accounts")), Partition: query.Get("partition"), Region: region, Profile: query.Get("profile"),
-			Endpoint: query.Get("endpoint") + query.Get("kms-endpoint"), GrantTokens: splitList(query.Get("grant-tokens")),
+			KeyARN: query.Get("key"), TrustedKeys: arns.List(query.Get("trusted")), MultiRegion: query.Get("multi-region") == "true",
+			Accounts: arns.List(query.Get("accounts")), Partition: query.Get("partition"), Region: region, Profile: query.Get("profile"),
+			Endpoint: query.Get("endpoint") + query.Get("kms-endpoint"), GrantTokens: arns.List(query.Get("grant-tokens")),
 		},
 	}, query, nil
 }
@@ -183,20 +182,6 @@ func parseFileURL(u *url.URL) (*URLConfig, url.Values, error) {
 		c.Masters = append(c.Masters, master)
 	}
 	return c, query, nil
-}
-
-// regionOf returns the Region of an ARN, or nothing if text is no ARN.
-func regionOf(text string) string {
-	a, _ := arn.Parse(text)
-	return a.Region
-}
-
-// splitList splits a text at commas.
-func splitList(text string) []string {
-	if text == "" {
-		return nil
-	}
-	return strings.Split(text, ",")
 }
 
 // OpenStore makes the Store of the configuration. It asks neither the table nor KMS. The caller

@@ -67,7 +67,7 @@ func attempt[T any](ctx context.Context, timeout time.Duration, ask func(context
 	bounded, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	answer, err := ask(bounded)
-	// gRPC tells the server the deadline, and may return a moment before the context ends.
+	// gRPC passes the deadline on, and may return a moment before the context ends.
 	const moment = 50 * time.Millisecond
 	callers, has := ctx.Deadline()
 	ends, _ := bounded.Deadline()

@@ -19,11 +19,11 @@ import (
 // The defaults of a configuration's fields.
 const (
 	DefaultMaxRetries = 3
-	DefaultTimeout    = 10 * time.Second
+	defaultTimeout    = 10 * time.Second
 )
 
-// Config says which key to use and how to reach Cloud KMS. The fields up to MaxRetries are those of
-// Piko's own provider.
+// Config configures a Provider: the key, and the way to Cloud KMS. The fields up to MaxRetries are
+// those of Piko's own provider.
 //
 // Credentials are Application Default Credentials: those that the environment variable
 // GOOGLE_APPLICATION_CREDENTIALS names, those of gcloud auth application-default login, or the
@@ -56,7 +56,7 @@ func (c Config) WithDefaults() Config {
 		c.MaxRetries = DefaultMaxRetries
 	}
 	if c.Timeout == 0 {
-		c.Timeout = DefaultTimeout
+		c.Timeout = defaultTimeout
 	}
 	return c
 }

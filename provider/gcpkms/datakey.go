@@ -13,8 +13,8 @@ import (
 // dataKeySize is the size in bytes of a new data key.
 const dataKeySize = 32
 
-// GenerateDataKey makes a data key from the system's random numbers, and has Cloud KMS encrypt it
-// with one call.
+// GenerateDataKey makes a data key from the system's random numbers, which Cloud KMS encrypts with
+// one call.
 func (p *Provider) GenerateDataKey(ctx context.Context, encryptionContext map[string]string) (*provider.DataKey, error) {
 	under, err := p.named(p.under)
 	if err != nil {
@@ -81,8 +81,8 @@ func (p *Provider) UnwrapDataKey(ctx context.Context, request *provider.UnwrapDa
 	return &provider.DataKey{PlaintextKey: key}, nil
 }
 
-// IsCurrent makes one call of Cloud KMS, or none for a data key
-// under another key. Only Cloud KMS can tell the version of a ciphertext, when it decrypts it.
+// IsCurrent makes one call of Cloud KMS, or none for a data key under another key. Only Cloud KMS
+// knows the version of a ciphertext, and returns it when it decrypts.
 func (p *Provider) IsCurrent(ctx context.Context, request *provider.UnwrapDataKeyRequest) (bool, error) {
 	if request.EncryptedKey.ProviderID != ProviderID || string(request.EncryptedKey.ProviderInfo) != p.own {
 		return false, nil

@@ -8,21 +8,21 @@ import (
 	"piko.sh/pikokms/provider"
 )
 
-// MaxDirectSize is the largest plaintext in bytes that Cloud KMS itself encrypts here. Cloud KMS
+// maxDirectSize is the largest plaintext in bytes that Cloud KMS itself encrypts here. Cloud KMS
 // takes 64 KiB, or 8 KiB with the encryption context under a key of an HSM (Cloud KMS REST
 // reference, cryptoKeys.encrypt).
-const MaxDirectSize = 4096
+const maxDirectSize = 4096
 
 // EncryptsDirectly is true.
 func (p *Provider) EncryptsDirectly() bool { return true }
 
-// EncryptDirectly has Cloud KMS encrypt a value of up to MaxDirectSize bytes, with one call.
+// EncryptDirectly encrypts a value of up to 4,096 bytes with one call of Cloud KMS.
 func (p *Provider) EncryptDirectly(ctx context.Context, value []byte, encryptionContext map[string]string) (*provider.DirectValue, error) {
 	under, err := p.named(p.under)
 	if err != nil {
 		return nil, p.fail(ctx, "Encrypt", p.own, err)
 	}
-	if len(value) > MaxDirectSize {
+	if len(value) > maxDirectSize {
 		return nil, nil
 	}
 	ciphertext, err := p.encrypt(ctx, under, value, encryptionContext)
@@ -60,7 +60,7 @@ func (p *Provider) tryAll(ctx context.Context, candidates []string, ciphertext [
 		}
 		failures = append(failures, err)
 		if ctx.Err() != nil || errors.Is(err, provider.ErrProviderUnavailable) {
-			break // what is no answer says nothing of the key
+			break // the other keys would fail, too
 		}
 	}
 	return nil, errors.Join(failures...)

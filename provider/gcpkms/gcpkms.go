@@ -9,8 +9,8 @@
 // In a message, a data key's provider ID is "gcp-kms" and its provider information is the resource
 // name of the CryptoKey, without a version. The ciphertext is Cloud KMS's, which finds the version.
 // So rotation of a key needs nothing here. What an old version encrypted can be decrypted for as
-// long as that version is enabled. Before it is disabled, messages are rewrapped, and
-// [Provider.IsCurrent] tells which.
+// long as that version is enabled. Before it is disabled, rewrap the messages for which
+// [Provider.IsCurrent] is false.
 //
 // A Provider encrypts under its own key, or under the key that a request names. To decrypt, it asks
 // Cloud KMS only about keys that it trusts. Those are its own key, the TrustedKeys of its Config
@@ -78,7 +78,7 @@ type Provider struct {
 // it tries whether the key may be used, with calls that store nothing. With CheckLater, it asks
 // nothing. The options are those of Google's clients.
 //
-// The error says what is wrong, and holds one of the errors that the package documentation lists.
+// The error holds one of those that the package documentation lists.
 // Close the provider when it is not used any more.
 func NewProvider(ctx context.Context, c Config, options ...option.ClientOption) (*Provider, error) {
 	if err := c.validate(); err != nil {
@@ -103,7 +103,7 @@ func NewProvider(ctx context.Context, c Config, options ...option.ClientOption) 
 	return p, nil
 }
 
-// addressOf returns where a client asks, whatever options or environment said so.
+// addressOf returns the address that a client asks, wherever it was configured.
 func addressOf(client *kms.KeyManagementClient) string {
 	//lint:ignore SA1019 It may be any of a pool of connections, which all have one target.
 	target := client.Connection().Target()
@@ -158,7 +158,7 @@ func (p *Provider) Type() provider.Type { return provider.TypeGCPKMS }
 // Close closes the connections to Cloud KMS. The provider can't be used afterwards.
 func (p *Provider) Close() error { return p.client.Close() }
 
-// describe returns what Cloud KMS says of a key.
+// describe returns Cloud KMS's description of a key.
 func (p *Provider) describe(ctx context.Context, name string) (*kmspb.CryptoKey, error) {
 	key, err := call(ctx, p, "GetCryptoKey", name, func(ctx context.Context) (*kmspb.CryptoKey, error) {
 		return p.client.GetCryptoKey(ctx, &kmspb.GetCryptoKeyRequest{Name: name}, once)

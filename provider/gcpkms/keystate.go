@@ -82,8 +82,7 @@ func fitting(key *kmspb.CryptoKey) error {
 // version.
 func unusable(message string) error {
 	for state, meaning := range versionStates {
-		// One name is the beginning or the end of no other: none follows a blank and precedes a
-		// full stop.
+		// The blank and the full stop keep a name from matching a part of a longer one.
 		if meaning.sentinel != nil && strings.Contains(message, " "+state.String()+".") {
 			return fmt.Errorf("%w: the version: %s", meaning.sentinel, meaning.reason)
 		}

@@ -42,7 +42,7 @@ const (
 	DefaultName      = "local"
 )
 
-// Config says where the key is and how messages name it.
+// Config configures a Provider: the key, and its name in messages.
 type Config struct {
 	// KeyFile is a file with a key: the base64 text of an AES key, as Generate makes it, or an RSA
 	// key in PEM. PEM text can have a public key (SubjectPublicKeyInfo or PKCS #1) to encrypt, a
@@ -275,8 +275,8 @@ func (p *Provider) UnwrapDataKey(ctx context.Context, request *provider.UnwrapDa
 	return &provider.DataKey{PlaintextKey: key}, nil
 }
 
-// IsCurrent unwraps the data key, since two keys may have one name. It is false under an RSA public key, which can't unwrap, and with PKCS #1 padding,
-// where another key's data key seems to unwrap.
+// IsCurrent unwraps the data key, since two keys may have one name. It is false under an RSA public
+// key, which can't unwrap, and with PKCS #1 padding, where another key's data key seems to unwrap.
 func (p *Provider) IsCurrent(ctx context.Context, request *provider.UnwrapDataKeyRequest) (bool, error) {
 	if request.EncryptedKey.ProviderID != p.namespace || !p.key.trusts(request.EncryptedKey.ProviderInfo, p.name) {
 		return false, nil

@@ -171,7 +171,7 @@ func (k *rsaKey) unwrap(request *provider.UnwrapDataKeyRequest, _ string) ([]byt
 }
 
 // unwrapPKCS1 returns a random data key if the padding is wrong. Then only the message's header tag
-// fails, so no answer tells whether the padding was right (RFC 3218, section 2.3.2).
+// fails, so no answer shows whether the padding was right (RFC 3218, section 2.3.2).
 func (k *rsaKey) unwrapPKCS1(request *provider.UnwrapDataKeyRequest) ([]byte, error) {
 	plain := make([]byte, request.Size)
 	_, _ = rand.Read(plain) // never fails

@@ -28,8 +28,8 @@ type question struct {
 	AssociatedData []byte `json:"associated_data,omitempty"`
 	Bits           int    `json:"bits,omitempty"`
 
-	// Unknown is a parameter that no server knows. One that warns of it, and not of
-	// associated_data, knows the latter.
+	// Unknown is a parameter that no server has. A server that warns of it, but not of
+	// associated_data, binds associated data.
 	Unknown bool `json:"pikokms,omitempty"`
 }
 
@@ -42,7 +42,7 @@ type answer struct {
 	Warnings []string `json:"warnings"`
 }
 
-// warnsOf reports whether the server said that it ignored a parameter.
+// warnsOf reports whether the server warned that it ignored a parameter.
 func (a *answer) warnsOf(parameter string) bool {
 	for _, warning := range a.Warnings {
 		_, ignored, found := strings.Cut(warning, "unrecognized parameters: [")

@@ -17,12 +17,12 @@ import (
 
 // The defaults of a configuration's fields.
 const (
-	DefaultMount      = "transit"
-	DefaultMaxRetries = 3
-	DefaultTimeout    = 10 * time.Second
+	defaultMount      = "transit"
+	defaultMaxRetries = 3
+	defaultTimeout    = 10 * time.Second
 )
 
-// Config says which key to use and how to reach the server.
+// Config configures a Provider: the key, and the way to the server.
 //
 // What it leaves out is found as by the commands vault and bao: the Address in VAULT_ADDR or
 // BAO_ADDR, the Namespace in VAULT_NAMESPACE or BAO_NAMESPACE, and the Token in VAULT_TOKEN,
@@ -34,7 +34,7 @@ type Config struct {
 	Mount     string // path of the transit engine; default "transit"
 	Key       string // name of the key; required
 
-	// At most one of these says how to log in. A provider that logs in also logs in again when its
+	// At most one of these is set. A provider that logs in also logs in again when its
 	// token can't be renewed any more.
 	Token      string
 	AppRole    *AppRole
@@ -70,14 +70,14 @@ var (
 	pathOf  = regexp.MustCompile(`^[\w][\w.-]*(?:/[\w][\w.-]*)*$`)
 )
 
-// complete returns the configuration with its defaults and what the environment says, or what is
+// complete returns the configuration with its defaults and those of the environment, or what is
 // wrong with it.
 func (c Config) complete() (Config, error) {
 	c.Address = cmp.Or(c.Address, os.Getenv("VAULT_ADDR"), os.Getenv("BAO_ADDR"), api.DefaultAddress)
 	c.Namespace = strings.Trim(cmp.Or(c.Namespace, os.Getenv("VAULT_NAMESPACE"), os.Getenv("BAO_NAMESPACE")), "/")
-	c.Mount = strings.Trim(cmp.Or(c.Mount, DefaultMount), "/")
-	c.Timeout = cmp.Or(c.Timeout, DefaultTimeout)
-	c.MaxRetries = cmp.Or(c.MaxRetries, DefaultMaxRetries)
+	c.Mount = strings.Trim(cmp.Or(c.Mount, defaultMount), "/")
+	c.Timeout = cmp.Or(c.Timeout, defaultTimeout)
+	c.MaxRetries = cmp.Or(c.MaxRetries, defaultMaxRetries)
 	if err := c.validate(); err != nil {
 		return Config{}, err
 	}
@@ -111,9 +111,15 @@ func storedToken() (string, error) {
 }
 
 func (c *Config) validate() error {
-	refuse := func(format string, arguments ...any) error {
-		return fmt.Errorf("%w: %s", provider.ErrInvalidKey, fmt.Sprintf(format, arguments...))
+	if fault := c.fault(); fault != "" {
+		return fmt.Errorf("%w: %s", provider.ErrInvalidKey, fault)
 	}
+	return nil
+}
+
+// fault returns what is wrong with the configuration, or nothing.
+func (c *Config) fault() string {
+	refuse := fmt.Sprintf
 	address, err := url.Parse(c.Address)
 	logins := 0
 	for _, given := range []bool{c.Token != "", c.AppRole != nil, c.Kubernetes != nil} {
@@ -145,5 +151,5 @@ func (c *Config) validate() error {
 	case c.Timeout < 0:
 		return refuse("Timeout is %v, it cannot be negative", c.Timeout)
 	}
-	return nil
+	return ""
 }

@@ -86,7 +86,7 @@ func (e *wayError) Unwrap() []error {
 	return []error{provider.ErrProviderUnavailable, refused}
 }
 
-// outage returns the sentinel for an answer that says nothing of the key.
+// outage returns the sentinel for an answer that is not about the key.
 //
 // The circuit breaker of package service counts [provider.ErrProviderUnavailable] as an outage.
 // Errors that prove that the server is up are listed in its isAnswer.
@@ -134,8 +134,8 @@ func judgeAnswer(ctx context.Context, operation, path, key string, err error) er
 	return fmt.Errorf("%w: %w", sentinel(operation, path, key, answered), asAnswer(err))
 }
 
-// sentinel returns the sentinel for an answer of the transit engine. What it tells apart by their
-// words are answers with status 400.
+// sentinel returns the sentinel for an answer of the transit engine. Answers with status
+// 400 differ by their words alone.
 func sentinel(operation, path, key string, answered *api.ResponseError) error {
 	said := strings.Join(answered.Errors, " ")
 	has := func(words string) bool { return strings.Contains(said, words) }

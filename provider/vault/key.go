@@ -15,7 +15,7 @@ import (
 // transit, "Create key" and "Encrypt data").
 var types = []string{"aes128-gcm96", "aes256-gcm96", "chacha20-poly1305", "xchacha20-poly1305"}
 
-// keyState is what the server says of a key.
+// keyState is the server's description of a key.
 type keyState struct {
 	Name                 string                     `json:"name"`
 	Type                 string                     `json:"type"`
@@ -45,7 +45,7 @@ func (k *keyState) usable() error {
 	return nil
 }
 
-// info describes a key. It was made when its oldest version was that the server still lists.
+// info describes a key. Its time of creation is that of the oldest version that the server lists.
 func (k *keyState) info(id string) *provider.KeyInfo {
 	info := &provider.KeyInfo{
 		KeyID:     id,

@@ -181,7 +181,7 @@ func (s *session) obtain(ctx context.Context) (lease, error) {
 	}
 	found, err := s.client.Auth().Token().LookupSelfWithContext(ctx)
 	if isStatus(err, http.StatusForbidden) {
-		// The token is not valid, or it may not look itself up. The check of the key will tell.
+		// The token is not valid, or it may not look itself up. The check of the key decides.
 		return lease{}, nil
 	}
 	if err != nil {

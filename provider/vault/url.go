@@ -26,7 +26,7 @@ const Scheme = "vault"
 //	auth-mount=PATH         of AppRole or Kubernetes; default "approle" or "kubernetes"
 //
 // MOUNT is the path of the transit engine, which may have several parts. Without a role, the token
-// is found as Config says. A URL holds no token and no secret ID.
+// is found as Config describes. A URL holds no token and no secret ID.
 //
 // The error holds provider.ErrInvalidKey.
 func ParseURL(u *url.URL) (Config, error) {
@@ -63,10 +63,10 @@ func ParseURL(u *url.URL) (Config, error) {
 	}
 	checked := c
 	if checked.Address == "" {
-		checked.Address = "https://localhost" // what the environment says is not a matter of the URL
+		checked.Address = "https://localhost" // the environment's address is not checked here
 	}
-	if err := checked.validate(); err != nil {
-		return refuse("%v", strings.TrimPrefix(err.Error(), provider.ErrInvalidKey.Error()+": "))
+	if fault := checked.fault(); fault != "" {
+		return refuse("%s", fault)
 	}
 	return c, nil
 }

@@ -3,17 +3,17 @@
 // A data key is made by the server and wrapped under a key of the engine. Its associated data is
 // the message's serialised encryption context, so the wrapped key is refused under another context.
 // HashiCorp Vault's datakey ignores associated data. There, the provider makes data keys from the
-// system's random numbers and has the server encrypt them. What the server does is found out from
-// its first answer, and a server that binds no associated data at all is refused.
+// system's random numbers, and the server encrypts them. The provider learns from the first answer
+// which kind of server it is, and a server that binds no associated data at all is refused.
 //
 // In a message, a data key's provider ID is "vault-transit" and its provider information is the
 // path of the key: NAMESPACE/MOUNT/KEY, or MOUNT/KEY without a namespace. The ciphertext is the
-// server's text, such as "vault:v1:…", which says the version of the key. So rotation of a key
+// server's text, such as "vault:v1:…", which has the version of the key. So rotation of a key
 // needs nothing here. What an old version encrypted can be decrypted until the key's
-// min_decryption_version excludes it. Before that, messages are rewrapped, and
-// [Provider.IsCurrent] tells which.
+// min_decryption_version excludes it. Before that, rewrap the messages for which
+// [Provider.IsCurrent] is false.
 //
-// A Provider uses one key. It asks the server about no other, whatever a message says.
+// A Provider uses one key. It asks the server about no other, whatever key a message names.
 //
 // # Keys
 //
@@ -80,7 +80,7 @@ type Provider struct {
 	id      string // path of the key, with its namespace
 	opened  lazy.Value[struct{}]
 
-	// What the first answers told. A server that ignores the associated data of datakey may bind
+	// Learned from the first answers. A server that ignores the associated data of datakey may bind
 	// those of encrypt.
 	datakeyBinds, datakeyIgnores, encryptBinds atomic.Bool
 }
@@ -89,7 +89,7 @@ type Provider struct {
 // permitted, it tries whether the key may be used, with calls that store nothing. With CheckLater,
 // it asks nothing until the key is first needed.
 //
-// The error says what is wrong, and holds one of the errors that the package documentation lists.
+// The error holds one of those that the package documentation lists.
 // Close the provider when it is not used any more.
 func NewProvider(ctx context.Context, c Config) (*Provider, error) {
 	c, err := c.complete()

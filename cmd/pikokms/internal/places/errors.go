@@ -15,7 +15,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	awsretry "github.com/aws/aws-sdk-go-v2/aws/retry"
 	"github.com/aws/smithy-go"
-	"github.com/cenkalti/backoff/v5"
+	"github.com/cenkalti/backoff/v6"
 	"gocloud.dev/gcerrors"
 	"google.golang.org/api/googleapi"
 
@@ -53,8 +53,13 @@ func Retry[T any](ctx context.Context, try func() (T, bool, error)) (T, error) {
 		}
 		return n, err
 	}, backoff.WithBackOff(newWaits()), backoff.WithMaxTries(Tries), backoff.WithMaxElapsedTime(0))
-	if permanent, ok := errors.AsType[*backoff.PermanentError](err); ok {
-		err = permanent.Unwrap()
+	if failed := backoff.AsRetryError(err); failed != nil {
+		switch failed.Cause {
+		case backoff.ErrPermanent, backoff.ErrExhausted:
+			err = failed.LastErr
+		default: // the context's
+			err = failed.Cause
+		}
 	}
 	return n, err
 }
