@@ -28,7 +28,7 @@ whose branch keys local keys wrap: for development, tests and single machines.
 
 To use branch keys, give a branchkey URL as the KEY of other commands.`
 
-// Manual says how a table of branch keys is named. It is a part of the whole help of
+// Manual explains how a table of branch keys is named. It is a part of the whole help of
 // branch-keys and its subcommands, and of the man page.
 const Manual = `
 Tables of branch keys:

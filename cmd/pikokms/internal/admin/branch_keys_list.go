@@ -111,7 +111,7 @@ items are named on standard error, and the exit status is then 1.`,
 	return command
 }
 
-// isAboutItem tells whether an error is about one item of a table, so that others can be had.
+// isAboutItem reports whether an error is about one item of a table, so that others can be had.
 func isAboutItem(err error) bool {
 	return errors.Is(err, branchkey.ErrDamaged) || errors.Is(err, branchkey.ErrHierarchyVersion)
 }

@@ -187,7 +187,7 @@ func (j *branchKeyJob) move(ctx context.Context, store *branchkey.Store, ids []s
 	var n tally
 	n.shown = console.ShowText(func() string { return fmt.Sprintf("%s, of %d", n.movedText(), n.total.Load()) })
 	err := j.run(ctx, store, ids, &n, func(id string) error {
-		// After a conflict Move begins anew, and says so by what is moved already.
+		// After a conflict Move begins anew, and first counts what is moved already.
 		before, first := 0, true
 		err := store.Move(ctx, id, func(moved, _ int) {
 			if !first && moved > before {

@@ -26,9 +26,10 @@ func checkRole(role string) error {
 	return nil
 }
 
-// actionsOf returns the actions of IAM that a role needs on a symmetric key, but for
-// kms:DescribeKey. The key is one of -k or, if isTarget says so, of --to. A key that messages are
-// encrypted under alone makes their data keys. Several of them wrap one that is made here.
+// actionsOf returns the actions of IAM that a role needs on a symmetric key, except
+// kms:DescribeKey. The key is one of --to if isTarget is true, and else one of -k. A key that
+// messages are encrypted under alone makes their data keys. Several keys wrap one that is made
+// here.
 func actionsOf(role string, isTarget bool, keys, targets int) []string {
 	wrapping := keys
 	if targets > 0 {
@@ -62,7 +63,7 @@ func rsaActionsOf(actions []string, hasPublicKey bool) []string {
 	return own
 }
 
-// breaks says what does not work without an action.
+// breaks returns what does not work without an action.
 func breaks(action string, isARN bool) string {
 	switch action {
 	case awskms.ActionDescribeKey:
@@ -125,7 +126,7 @@ func onContext(pairs map[string]string) map[string]map[string]string {
 	return map[string]map[string]string{"StringEquals": condition}
 }
 
-// takesContext tells whether calls for an action have an encryption context.
+// takesContext reports whether calls for an action have an encryption context.
 func takesContext(action string) bool {
 	return action != awskms.ActionDescribeKey && action != awskms.ActionGetPublicKey
 }

@@ -52,8 +52,8 @@ type Bar struct {
 	what string
 }
 
-// NewBar returns a bar that says what is done, and then numbers of so many columns. The total is in
-// bytes, and less than 1 if it is unknown.
+// NewBar returns a bar that names what is done, with numbers of so many columns behind it. The
+// total is in bytes, and less than 1 if it is unknown.
 func NewBar(what string, numbers int, total int64) *Bar {
 	if total < 1 {
 		total = -1
@@ -95,7 +95,7 @@ func (b *Bar) Draw(numbers string, n int64) {
 	_ = b.Set64(n)
 }
 
-// isWatched tells whether standard error is a terminal on which progress may be drawn, for it has
+// isWatched reports whether standard error is a terminal on which progress may be drawn, for it has
 // no lines of JSON.
 func isWatched() bool { return IsTextLog() && !IsQuiet() && term.IsTerminal(int(os.Stderr.Fd())) }
 

@@ -14,7 +14,7 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// The formats of what the command says on standard error.
+// The formats of what is written to standard error.
 const (
 	FormatText = "text"
 	FormatJSON = "json"
@@ -59,14 +59,14 @@ func SetLogFormat(format string, quiet bool) error {
 	return nil
 }
 
-// IsTextLog tells whether what is said is for people, who may also be shown a progress bar.
+// IsTextLog reports whether what is said is for people, who may also be shown a progress bar.
 func IsTextLog() bool {
 	_, ok := slog.Default().Handler().(*textHandler)
 	return ok
 }
 
-// Say says something on standard error. The text alone tells it to people. The attributes, as of
-// slog.Log, tell it to programs, in JSON.
+// Say writes a line to standard error. People see the text alone. Programs, with JSON, also get the
+// attributes, which are those of slog.Log.
 func Say(level slog.Level, text string, attributes ...any) {
 	if IsTextLog() {
 		attributes = nil
@@ -82,12 +82,10 @@ type textHandler struct {
 	least  slog.Level
 }
 
-// Enabled implements slog.Handler.
 func (h *textHandler) Enabled(_ context.Context, level slog.Level) bool {
 	return level >= h.least
 }
 
-// Handle implements slog.Handler.
 func (h *textHandler) Handle(_ context.Context, r slog.Record) error {
 	var b strings.Builder
 	fmt.Fprintf(&b, "pikokms: %s%s", r.Message, h.suffix)
@@ -102,7 +100,6 @@ func (h *textHandler) Handle(_ context.Context, r slog.Record) error {
 	return err
 }
 
-// WithAttrs implements slog.Handler.
 func (h *textHandler) WithAttrs(attributes []slog.Attr) slog.Handler {
 	more := *h
 	for _, a := range attributes {

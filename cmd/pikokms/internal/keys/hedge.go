@@ -13,9 +13,9 @@ import (
 	"piko.sh/pikokms/provider"
 )
 
-// patience is how long a key service is waited for before the next one is asked beside it. AWS KMS
-// takes tens of milliseconds for an answer.
-const patience = time.Second
+// hedgeDelay is how long one key service may take before the next one is asked, too. AWS KMS takes
+// tens of milliseconds.
+const hedgeDelay = time.Second
 
 // Remote are the KEYs of key services as one provider.Unwrapper, for one message. They are asked one
 // after the other, and beside each other where one keeps the message waiting: services that are
@@ -33,7 +33,7 @@ type Remote struct {
 	unfit   []*provider.SecureBytes // what was unwrapped of each and is not the message's data key
 }
 
-// unwrapped is what a KEY says of a data key, or that it has no more to say.
+// unwrapped is the answer of a KEY about a data key, or its last one.
 type unwrapped struct {
 	wrapped int // the place of the data key in the message; -1 at the end
 	key     *provider.SecureBytes
@@ -65,7 +65,7 @@ func (r *Remote) UnwrapDataKey(ctx context.Context, request *provider.UnwrapData
 		return bytes.Equal(k.Ciphertext, request.EncryptedKey.Ciphertext) && bytes.Equal(k.ProviderInfo, request.EncryptedKey.ProviderInfo)
 	})
 	for r.working > 0 || r.askNext(*request) {
-		impatient := time.NewTimer(patience)
+		impatient := time.NewTimer(hedgeDelay)
 		select {
 		case a := <-r.answers:
 			if key := r.take(a, *request); key != nil {
@@ -109,8 +109,8 @@ func (r *Remote) take(a unwrapped, request provider.UnwrapDataKeyRequest) *provi
 	return nil
 }
 
-// fits tells whether the message commits to a data key. Of a message of before key commitment, its
-// reader tells.
+// fits reports whether the message commits to a data key. The reader of a message without key
+// commitment checks that itself.
 func (r *Remote) fits(key *provider.SecureBytes) bool {
 	h := r.message
 	if !h.Suite.Commits() {

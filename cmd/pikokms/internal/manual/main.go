@@ -71,7 +71,7 @@ func writePages(dir string, header doc.GenManHeader) error {
 }
 
 // refer has the page of a command, and those of the commands below it, refer to other pages. The
-// text keys says where KEYs are explained.
+// text keys refers to the explanation of KEYs.
 func refer(c *cobra.Command, keys string) {
 	c.Long = escape(c.Long)
 	if console.HasTopic(c, "keys") || console.HasTopic(c, "branch-keys") && c.Name() != "branch-keys" {
@@ -92,7 +92,7 @@ func refer(c *cobra.Command, keys string) {
 	}
 }
 
-// escape returns a help text as Markdown that says the same.
+// escape escapes a help text for Markdown.
 func escape(text string) string {
 	return strings.NewReplacer(`\`, `\\`, "*", `\*`, "_", `\_`, "<", `\<`, "`", "\\`").Replace(text)
 }

@@ -45,7 +45,6 @@ var errNotBlockBlob = errors.New("a replacement would be a block blob, and it is
 // azureSizeKey is pikokms.MetadataKey as gocloud.dev stores it in Azure.
 const azureSizeKey = "pikokms__0x2d__header__0x2d__size"
 
-// Close implements io.Closer.
 func (b *azureObjects) Close() error { return b.bucket.Close() }
 
 func (b *azureObjects) list(ctx context.Context, prefix string) iter.Seq2[Listed, error] {
@@ -94,7 +93,6 @@ func (b *azureObjects) listed(item *container.BlobItem) (Listed, error) {
 	return one, nil
 }
 
-// page implements paged.
 func (b *azureObjects) page(ctx context.Context, folder string, token []byte, n int) (keys []Listed, next []byte, err error) {
 	prefix, size, marker := b.prefix+folder, int32(n), string(token)
 	options := container.ListBlobsHierarchyOptions{Prefix: &prefix, MaxResults: &size}
@@ -408,7 +406,7 @@ func (b *azureObjects) upload(ctx context.Context, key string, from *opened, con
 		r, err := b.blob(key).DownloadStream(undecoded(ctx), nil)
 		return r.Body, err
 	}
-	if (isConditionFailure(err) || Passes(err)) && sent.Is(stored) {
+	if (isConditionFailure(err) || IsTransient(err)) && sent.Is(stored) {
 		return nil // the answer was lost; what is refused is a second request
 	}
 	if isConditionFailure(err) {
@@ -425,7 +423,6 @@ type summed struct {
 	headers *azure.HTTPHeaders
 }
 
-// Read implements io.Reader.
 func (s *summed) Read(p []byte) (int, error) {
 	n, err := s.Reader.Read(p)
 	_, _ = s.sum.Write(p[:max(0, min(n, len(p)))]) // never fails
@@ -442,7 +439,7 @@ func textOf(text *string) string {
 	return *text
 }
 
-// isConditionFailure tells whether Azure did not do something because of a condition.
+// isConditionFailure reports whether Azure did not do something because of a condition.
 func isConditionFailure(err error) bool {
 	return bloberror.HasCode(err, bloberror.ConditionNotMet, bloberror.TargetConditionNotMet, bloberror.BlobAlreadyExists)
 }
@@ -485,5 +482,4 @@ func saidBy(answer *azcore.ResponseError) string {
 	return strings.TrimSpace(line)
 }
 
-// setWriting implements bucket.
 func (b *azureObjects) setWriting(w Writing) { b.allowed = w.Allowed }

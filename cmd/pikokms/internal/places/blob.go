@@ -26,7 +26,6 @@ type blobObjects struct {
 	dir    string // the folder with the objects; empty if the URL has a prefix that is none
 }
 
-// Close implements io.Closer.
 func (b *blobObjects) Close() error { return b.bucket.Close() }
 
 func (b *blobObjects) list(ctx context.Context, prefix string) iter.Seq2[Listed, error] {
@@ -63,7 +62,7 @@ const metadataSuffix = ".attrs"
 // metadataStart begins such a file.
 const metadataStart = `{"user.cache_control":`
 
-// isMetadata tells whether a file has the metadata of another one that stands beside it. If that
+// isMetadata reports whether a file has the metadata of another one that stands beside it. If that
 // was encrypted, gocloud.dev could not read the other one.
 func isMetadata(path string) bool {
 	object, ok := strings.CutSuffix(path, metadataSuffix)
@@ -125,7 +124,6 @@ func (b *blobObjects) listPassedOver(prefix string, yield func(Listed, error) bo
 	return more
 }
 
-// page implements paged.
 func (b *blobObjects) page(ctx context.Context, folder string, token []byte, n int) (keys []Listed, next []byte, err error) {
 	if len(token) == 0 {
 		token = blob.FirstPageToken

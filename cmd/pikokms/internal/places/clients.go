@@ -23,10 +23,10 @@ import (
 	"google.golang.org/api/option"
 )
 
-// bePatient makes a client of S3 repeat a request whose answer broke off, and give up one that stands
+// setRetries makes a client of S3 repeat a request whose answer broke off, and give up one that stands
 // still.
-func (o Opener) bePatient(client *s3.Options) {
-	client.HTTPClient = impatient{client.HTTPClient.Do, o.Timeout}
+func (o Opener) setRetries(client *s3.Options) {
+	client.HTTPClient = idleClient{client.HTTPClient.Do, o.Timeout}
 	client.Retryer = brokenAnswers{client.Retryer}
 }
 
@@ -34,12 +34,10 @@ func (o Opener) bePatient(client *s3.Options) {
 // off for one that can't be read.
 type brokenAnswers struct{ aws.Retryer }
 
-// IsErrorRetryable implements aws.Retryer.
 func (r brokenAnswers) IsErrorRetryable(err error) bool {
 	return errors.Is(err, io.ErrUnexpectedEOF) || r.Retryer.IsErrorRetryable(err)
 }
 
-// GetAttemptToken implements aws.RetryerV2.
 func (r brokenAnswers) GetAttemptToken(ctx context.Context) (func(error) error, error) {
 	if v2, ok := r.Retryer.(aws.RetryerV2); ok {
 		return v2.GetAttemptToken(ctx)
@@ -63,7 +61,7 @@ func (o Opener) openBlob(ctx context.Context, u *url.URL) (*blob.Bucket, error) 
 // openGCS opens a bucket with Application Default Credentials. An emulator, which the environment
 // names as for Google's own clients, needs none.
 func (o Opener) openGCS(ctx context.Context, u *url.URL) (*blob.Bucket, error) {
-	var transport http.RoundTripper = impatient{gcp.DefaultTransport().RoundTrip, o.Timeout}
+	var transport http.RoundTripper = idleClient{gcp.DefaultTransport().RoundTrip, o.Timeout}
 	opener := gcsblob.URLOpener{Client: gcp.NewAnonymousHTTPClient(transport)}
 	query := u.Query()
 	isHTTP := !query.Has("grpc") && !query.Has("zonal") // gRPC has connections of its own
@@ -99,7 +97,7 @@ func (o Opener) newAzureClient(service azureblob.ServiceURL, name azureblob.Cont
 	if err != nil {
 		return nil, err
 	}
-	options := &container.ClientOptions{ClientOptions: azurepolicy.ClientOptions{Transport: impatient{http.DefaultClient.Do, o.Timeout}}}
+	options := &container.ClientOptions{ClientOptions: azurepolicy.ClientOptions{Transport: idleClient{http.DefaultClient.Do, o.Timeout}}}
 	account, key := os.Getenv("AZURE_STORAGE_ACCOUNT"), os.Getenv("AZURE_STORAGE_KEY")
 	connection := os.Getenv("AZURE_STORAGE_CONNECTION_STRING")
 	if connection == "" {

@@ -100,7 +100,6 @@ type oneLine struct {
 	cause error
 }
 
-// Error implements error.
 func (e *oneLine) Error() string { return e.text }
 
 // Unwrap returns the client's error.

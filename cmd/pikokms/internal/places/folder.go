@@ -21,7 +21,6 @@ type folderObjects struct {
 	path        string
 }
 
-// Close implements io.Closer.
 func (f *folderObjects) Close() error { return f.folder.Close() }
 
 func (f *folderObjects) list(ctx context.Context, prefix string) iter.Seq2[Listed, error] {

@@ -34,21 +34,20 @@ func CheckTimeout(flags *pflag.FlagSet) error {
 	return nil
 }
 
-// impatient is an HTTP client of a storage. A request that stands still for limit fails:
+// idleClient is an HTTP client of a storage. A request that stands still for limit fails:
 // while it is sent, until the answer comes, and while that is read. The time that a source takes
 // which is uploaded, and that of who reads a download, do not count.
 //
 // It is an http.RoundTripper, and what the AWS SDK and Azure's take for an HTTP client.
-type impatient struct {
+type idleClient struct {
 	send  func(*http.Request) (*http.Response, error)
 	limit time.Duration // 0 is none
 }
 
-// RoundTrip implements http.RoundTripper.
-func (c impatient) RoundTrip(r *http.Request) (*http.Response, error) { return c.Do(r) }
+func (c idleClient) RoundTrip(r *http.Request) (*http.Response, error) { return c.Do(r) }
 
 // Do sends a request.
-func (c impatient) Do(r *http.Request) (*http.Response, error) {
+func (c idleClient) Do(r *http.Request) (*http.Response, error) {
 	if c.limit <= 0 {
 		return c.send(r)
 	}
@@ -132,7 +131,7 @@ func (w *clock) answered() {
 	w.sent = true
 }
 
-// isSent tells whether the answer has begun.
+// isSent reports whether the answer has begun.
 func (w *clock) isSent() bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -155,7 +154,6 @@ type sentBody struct {
 	w *clock
 }
 
-// Read implements io.Reader.
 func (b *sentBody) Read(p []byte) (int, error) {
 	b.w.pause()
 	n, err := b.ReadCloser.Read(p)
@@ -171,7 +169,6 @@ type answerBody struct {
 	w *clock
 }
 
-// Read implements io.Reader.
 func (b *answerBody) Read(p []byte) (int, error) {
 	b.w.start()
 	defer b.w.pause()
@@ -179,7 +176,6 @@ func (b *answerBody) Read(p []byte) (int, error) {
 	return n, b.w.blame(err)
 }
 
-// Close implements io.Closer.
 func (b *answerBody) Close() error {
 	b.w.pause()
 	defer b.w.cancel()
@@ -193,7 +189,6 @@ type idleError struct {
 	limit time.Duration
 }
 
-// Error implements error.
 func (e *idleError) Error() string {
 	return fmt.Sprintf("%v: %s moved no byte for %v; --storage-timeout sets how long to wait", idle.ErrIdle, e.host, e.limit)
 }

@@ -87,7 +87,7 @@ type Listed struct {
 	Left Left        // why it is no object
 }
 
-// IsMarker tells whether an object is an empty one that stands for a folder, as consoles of clouds
+// IsMarker reports whether an object is an empty one that stands for a folder, as consoles of clouds
 // make them.
 func (l Listed) IsMarker() bool {
 	return l.Size == 0 && (l.Key == "" || strings.HasSuffix(l.Key, "/"))
@@ -111,7 +111,7 @@ type opened struct {
 	gcs        *storage.ObjectAttrs
 	azure      *azureBlob
 	version    *s3storage.Version // of an object in S3
-	// s3Client tells whether the S3 Encryption Client wrote the object though its metadata do not
+	// s3Client reports whether the S3 Encryption Client wrote the object though its metadata do not
 	// say so. It is nil for what is not in S3.
 	s3Client func(ctx context.Context, start []byte) (bool, error)
 }

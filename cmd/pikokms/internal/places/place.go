@@ -32,8 +32,8 @@ func Absolute(text string) string {
 	return text
 }
 
-// Manual says what IN and OUT may be besides files. It is a part of the usage of every command that
-// works on several objects, and of its man page.
+// Manual explains what IN and OUT may be besides files. The help of every command that works on
+// several objects has it, and so has the man page.
 const Manual = `
 Folders and buckets:
   A PLACE is a file, a folder with all that is below it, or a bucket's URL:
@@ -81,10 +81,10 @@ func (p *Place) Close() error {
 	return p.objects.Close()
 }
 
-// IsMany tells whether a place may hold several objects.
+// IsMany reports whether a place may hold several objects.
 func (p *Place) IsMany() bool { return p.objects != nil && p.Only == "" }
 
-// IsBucket tells whether a place is in a bucket.
+// IsBucket reports whether a place is in a bucket.
 func (p *Place) IsBucket() bool {
 	_, ok := p.objects.(bucketStore)
 	return ok
@@ -134,10 +134,10 @@ func (p *Place) List(ctx context.Context, prefix string) iter.Seq2[Listed, error
 	return func(yield func(Listed, error) bool) { yield(one, nil) }
 }
 
-// IsOfObjects tells whether a place is a folder or is in a bucket.
+// IsOfObjects reports whether a place is a folder or is in a bucket.
 func (p *Place) IsOfObjects() bool { return p.objects != nil }
 
-// Stat returns what a listing of a folder or a bucket says of an object.
+// Stat returns an object of a folder or a bucket as a listing would.
 func (p *Place) Stat(ctx context.Context, key string) (Listed, error) {
 	return p.objects.stat(ctx, key)
 }
@@ -152,7 +152,7 @@ func (p *Place) PutFile(ctx context.Context, key string, content io.Reader, deci
 	return p.objects.(*folderObjects).PutFunc(ctx, key, content, decide)
 }
 
-// IsPaged tells whether a page of a folder of the place can be asked for.
+// IsPaged reports whether a page of a folder of the place can be asked for.
 func (p *Place) IsPaged() bool {
 	_, ok := p.objects.(paged)
 	return ok
@@ -171,7 +171,7 @@ func (p *Place) Open(ctx context.Context, key string) (pikokms.Object, error) {
 		if err != nil {
 			return nil, OfStorage(err)
 		}
-		return asked{stored, p.IsBucket()}, nil
+		return storedObject{stored, p.IsBucket()}, nil
 	case p.Path == "":
 		return nil, errors.New("standard input can only be read from its beginning; name a file")
 	}
@@ -207,8 +207,8 @@ type Source struct {
 	Counted Counter
 }
 
-// Peeked is how much of an object can be looked at before it is read.
-const Peeked = 64 << 10
+// PeekSize is how much of an object can be looked at before it is read.
+const PeekSize = 64 << 10
 
 // Read opens an object to be read from its beginning.
 func (p *Place) Read(ctx context.Context, key string) (_ *Source, err error) {
@@ -226,7 +226,7 @@ func (p *Place) Read(ctx context.Context, key string) (_ *Source, err error) {
 	}
 	s.close = sync.OnceValue(s.opened.Close)
 	s.Counted.R = &download{content: s.opened, size: s.Length, isRemote: p.IsBucket()}
-	s.Reader = bufio.NewReaderSize(&s.Counted, Peeked)
+	s.Reader = bufio.NewReaderSize(&s.Counted, PeekSize)
 	return s, nil
 }
 

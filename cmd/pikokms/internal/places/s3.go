@@ -32,7 +32,6 @@ const (
 	partsAtOnce   = 8 * partsOfUpload
 )
 
-// setWriting implements bucket.
 func (b *s3Objects) setWriting(w Writing) {
 	options := append(b.options, s3storage.WithAllowedLosses(w.Allowed...),
 		s3storage.WithParts(partSize, min(max(partsAtOnce/w.Jobs, 1), partsOfUpload)))
@@ -42,10 +41,9 @@ func (b *s3Objects) setWriting(w Writing) {
 	b.Storage = s3storage.New(b.client, b.bucket, options...)
 }
 
-// Close implements io.Closer.
 func (b *s3Objects) Close() error { return nil }
 
-// unnamed returns an error of the storage without the object's name, which who asked says.
+// unnamed returns an error of the storage without the object's name, which the caller adds.
 func unnamed(err error) error {
 	if err != nil && strings.HasPrefix(err.Error(), "s3 storage: ") {
 		if cause := errors.Unwrap(err); cause != nil {
@@ -78,7 +76,6 @@ func (b *s3Objects) listed(object s3storage.Listed) Listed {
 	return Listed{Key: strings.TrimPrefix(object.Key, b.prefix), Size: object.Size}
 }
 
-// page implements paged.
 func (b *s3Objects) page(ctx context.Context, folder string, token []byte, n int) (keys []Listed, next []byte, err error) {
 	page, err := b.Folder(ctx, b.prefix+folder, string(token), n)
 	if err != nil {

@@ -133,7 +133,7 @@ func (s *Session) Flush() {
 	}
 }
 
-// Start exports traces and metrics by OTLP if the environment says where to, or else does
+// Start exports traces and metrics by OTLP if the environment names an endpoint, or else does
 // nothing (OpenTelemetry specification, "OpenTelemetry Protocol Exporter" and "Environment Variable
 // Specification"). What goes wrong with it is said, and fails nothing.
 func (s *Session) Start(ctx context.Context) {
@@ -198,7 +198,7 @@ func endpoints() string {
 	return strings.Join(named, " ")
 }
 
-// isExported tells whether the environment says where to export a kind of telemetry.
+// isExported reports whether the environment asks for the export of a kind of telemetry.
 func isExported(kind string) bool {
 	if os.Getenv("OTEL_SDK_DISABLED") == "true" || os.Getenv("OTEL_"+kind+"_EXPORTER") == "none" {
 		return false

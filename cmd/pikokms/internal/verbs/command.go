@@ -30,8 +30,8 @@ KMS, Google Cloud KMS, HashiCorp Vault or OpenBao, or a local key.
 What it writes are AWS Encryption SDK messages, so AWS's own SDKs and
 aws-encryption-cli open them, and it opens theirs.`
 
-// Manual says what a KEY is, how files are read and written, and what the exit status means. It is
-// a part of the man page, and topics of help.
+// Manual explains what a KEY is, how files are read and written, and what the exit status means. It
+// is a part of the man page, and topics of help.
 const Manual = `
 Keys:
   A KEY is a URL, to be quoted for most shells:
@@ -225,7 +225,7 @@ func commandNames(root *cobra.Command) string {
 	return strings.Join(names[:last], ", ") + " and " + names[last]
 }
 
-// isConfigurable tells whether flags of a command may be configured. Those of cobra's own commands,
+// isConfigurable reports whether flags of a command may be configured. Those of cobra's own commands,
 // which complete words, may not, nor those that only explain: a mistake in the configuration must
 // not keep them from it.
 func isConfigurable(command *cobra.Command) bool {
@@ -253,7 +253,6 @@ type once struct {
 	set bool
 }
 
-// Set implements pflag.Value.
 func (o *once) Set(text string) error {
 	if o.set {
 		return errors.New("it is given twice")

@@ -95,8 +95,8 @@ type entry struct {
 // media is what a page plays or shows.
 type media struct{ Kind, Source, Name string }
 
-// folder sends a page of a folder, whose key is empty or ends in a slash. The query says which
-// page, from 1, and what the names of its entries have in them.
+// folder sends a page of a folder, whose key is empty or ends in a slash. The query has the number
+// of the page, from 1, and a text that the names of its entries contain.
 func (v *View) folder(w http.ResponseWriter, r *http.Request, key string) error {
 	ctx, query := r.Context(), r.URL.Query()
 	number := 1
@@ -217,7 +217,7 @@ type listing struct {
 	total   int  // of all entries; -1 if it is not known
 }
 
-// text says which entries these are.
+// text returns which entries these are.
 func (l *listing) text() string {
 	switch first, last := l.before+1, l.before+len(l.entries); {
 	case len(l.entries) == 0:
@@ -261,7 +261,7 @@ func (v *View) list(ctx context.Context, key, filter string, before int) (*listi
 	return l, nil
 }
 
-// entries yields what a folder shows, in order. If isWhole says so, all of it has been listed.
+// entries yields what a folder shows, in order. All of it has been listed if isWhole is true.
 func (v *View) entries(ctx context.Context, key string) (entries iter.Seq2[entry, error], isWhole bool, err error) {
 	if !v.Place.IsMany() {
 		return func(yield func(entry, error) bool) { yield(entry{key: v.onlyName()}, nil) }, true, nil
@@ -360,7 +360,8 @@ func (e *entry) link() {
 	}
 }
 
-// look fills in what an object says of itself. It asks no key service.
+// look fills in the size, the time and the kind of an object from its header. It asks no key
+// service.
 func (v *View) look(ctx context.Context, folder string, e *entry) error {
 	name, err := v.stored(folder + e.key)
 	if err != nil {

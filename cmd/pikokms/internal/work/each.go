@@ -46,7 +46,7 @@ func (e *Each) Add(command *cobra.Command) {
 	e.storages.AddTimeout(command)
 }
 
-// IsWanted tells whether a command line is about places, rather than one file or stream.
+// IsWanted reports whether a command line is about places, rather than one file or stream.
 func (e *Each) IsWanted(arguments []string) bool {
 	for _, flag := range []string{"include", "exclude", "jobs", "report", "resume", "kms-rate", "cache-data-keys"} {
 		if e.given(flag) {
@@ -134,8 +134,8 @@ func (e *Each) Open(ctx context.Context, texts []string) (p *Plan, err error) {
 	return p, err
 }
 
-// Run works on each object of a plan. The word says what is done with one: "verified". What failed
-// is said on standard error, and makes the error.
+// Run works on each object of a plan. The word is that for an object that is done, such as
+// "verified". Failures are reported on standard error, and Run then returns an error.
 func (e *Each) Run(ctx context.Context, word string, p *Plan, work func(context.Context, Item) (int64, error)) (err error) {
 	finished, come := false, error(nil)
 	// If the report can't be written, the journal stays. The same command line then writes the report.
@@ -257,7 +257,7 @@ func (e *Each) workOn(ctx context.Context, m *monitor, i Item, stop *stopping, w
 	return o
 }
 
-// isGone tells whether the work on an object failed because it is no longer there. That is asked of
+// isGone reports whether the work on an object failed because it is no longer there. That is asked of
 // the listing that had it: what is listed, and can't be found, has failed.
 func isGone(ctx context.Context, i Item, err error) bool {
 	missing := errors.Is(err, fs.ErrNotExist) || errors.Is(err, pikokms.ErrChanged) || gcerrors.Code(err) == gcerrors.NotFound

@@ -11,16 +11,16 @@ import (
 	"piko.sh/pikokms/cmd/pikokms/internal/console"
 )
 
-// selection tells which objects --include and --exclude take.
+// selection is the objects that --include and --exclude take.
 type selection struct{ included, excluded globs }
 
-// is tells whether a key is wanted, which ends in a slash if it is a folder's.
+// is reports whether a key is wanted, which ends in a slash if it is a folder's.
 func (w *selection) is(key string) bool {
 	included, excluded := w.included.Match(key), w.excluded.Match(key)
 	return (len(w.included) == 0 || included) && !excluded
 }
 
-// isNothingIn tells whether --exclude leaves out all that a folder may hold. The name of what it
+// isNothingIn reports whether --exclude leaves out all that a folder may hold. The name of what it
 // holds is one that only the wildcards match.
 func (w *selection) isNothingIn(folder string) bool { return w.excluded.Match(folder + "\x00/\x00") }
 
@@ -63,7 +63,7 @@ func ParseGlobs(texts []string) (all globs, err error) {
 	return all, nil
 }
 
-// Match tells whether one of the globs matches, and notes which do.
+// Match reports whether one of the globs matches, and notes which do.
 func (all globs) Match(key string) (matched bool) {
 	for _, g := range all {
 		if matched && g.used {

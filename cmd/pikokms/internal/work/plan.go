@@ -15,7 +15,7 @@ import (
 	"piko.sh/pikokms/cmd/pikokms/internal/places"
 )
 
-// isOneOf tells whether a file is one of others, maybe under another name.
+// isOneOf reports whether a file is one of others, maybe under another name.
 func isOneOf(file os.FileInfo, others []os.FileInfo) bool {
 	if file == nil {
 		return false
@@ -193,7 +193,7 @@ func (p *Plan) everything() iter.Seq[Item] {
 	}
 }
 
-// isMany tells whether OUT must have room for several objects.
+// isMany reports whether OUT must have room for several objects.
 func (p *Plan) isMany() bool { return len(p.Places) > 1 || p.Places[0].IsMany() }
 
 // names returns the names of the places, in a sentence.

@@ -47,7 +47,7 @@ type recordWriter struct {
 // begin begins a file.
 func (w *recordWriter) begin() { w.pending = append(w.pending, recordsMagic...) }
 
-// add has a record written by the next write.
+// add adds a record, which the next write writes.
 func (w *recordWriter) add(kind byte, content []byte) {
 	length := binary.BigEndian.AppendUint32(nil, uint32(1+len(content)))
 	w.pending = append(w.pending, length...)
@@ -136,7 +136,7 @@ func readRecords(file *os.File, take func(kind byte, content []byte) error) (end
 	}
 }
 
-// isZeros tells whether all that is left to read is zeros.
+// isZeros reports whether all that is left to read is zeros.
 func isZeros(r *bufio.Reader) (bool, error) {
 	buf := make([]byte, 64<<10)
 	for {

@@ -151,7 +151,6 @@ type closingAtEOF struct {
 	source *places.Source
 }
 
-// Read implements io.Reader.
 func (r *closingAtEOF) Read(p []byte) (int, error) {
 	n, err := r.Reader.Read(p)
 	if err == io.EOF {
