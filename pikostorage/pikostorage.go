@@ -30,14 +30,18 @@ import (
 // It calls no key service. It panics if New returns an error, since an application that started
 // without encryption would store plaintext.
 func Encrypt(inner storage.ProviderPort, keys crypto.EncryptionProvider, options ...pikokms.Option) storage.ProviderPort {
+	keys, old, err := oldKeys(keys)
+	if err != nil {
+		panic("pikostorage.Encrypt: " + err.Error())
+	}
 	p, err := Keys(keys)
 	if err != nil {
 		panic("pikostorage.Encrypt: " + err.Error())
 	}
 	name := string(p.Type())
-	encrypted, err := New(inner, append([]pikokms.Option{
+	encrypted, err := New(inner, slices.Concat([]pikokms.Option{
 		pikokms.WithCryptoProvider(name, p), pikokms.WithDefaultCryptoProvider(name),
-	}, options...)...)
+	}, old, options)...)
 	if err != nil {
 		panic("pikostorage.Encrypt: " + err.Error())
 	}
@@ -85,7 +89,7 @@ func New(inner storage.ProviderPort, options ...pikokms.Option) (storage.Provide
 	if err != nil {
 		return nil, err
 	}
-	for _, name := range host.Chain().Names() {
+	for _, name := range host.Transformers() {
 		if name != compress.ZstdSeekable && slices.Contains(compress.Formats(), name) {
 			return nil, fmt.Errorf("%w: the size of an object that %s compressed is not known before its end, and Piko states it; "+
 				"enable %s instead", pikokms.ErrConfig, name, compress.ZstdSeekable)

@@ -73,7 +73,7 @@ type facts struct {
 	certain            bool   // a replaced object would have another ETag or another time
 }
 
-// look opens an object, and returns what Stat says of it.
+// look opens an object, and returns what its header states.
 func (e *encrypted) look(ctx context.Context, repository, key string, info *storage.ObjectInfo) (f facts, err error) {
 	s, err := e.openAs(ctx, repository, key, info)
 	if err != nil {

@@ -112,7 +112,6 @@ type recorder struct {
 	stopped bool
 }
 
-// Read implements io.Reader.
 func (r *recorder) Read(p []byte) (int, error) {
 	n, err := r.Reader.Read(p)
 	if !r.stopped {
