@@ -83,7 +83,7 @@ func (r *reading) writeWhole(ctx context.Context, w io.Writer, p *places.Place) 
 		return err
 	}
 	defer func() { err = errors.Join(err, s.Close()) }()
-	content, err := r.registry.Reverse(ctx, s, r.pairs)
+	content, err := r.decrypt(ctx, s)
 	if err != nil {
 		return err
 	}
@@ -99,7 +99,7 @@ func (r *reading) writeDownload(ctx context.Context, w io.Writer, p *places.Plac
 	}
 	defer func() { err = errors.Join(err, stored.Close()) }()
 	whole := bufio.NewReaderSize(io.NewSectionReader(stored, 0, stored.Size()), 256<<10)
-	content, err := r.registry.Reverse(ctx, whole, r.pairs)
+	content, err := r.decrypt(ctx, whole)
 	if err != nil {
 		return err
 	}
@@ -112,7 +112,7 @@ func (r *reading) writePart(ctx context.Context, w io.Writer, p *places.Place, w
 		return err
 	}
 	defer func() { err = errors.Join(err, stored.Close()) }()
-	content, err := r.registry.Open(ctx, stored, r.pairs)
+	content, err := r.host.OpenObject(ctx, "", stored, r.pairs)
 	if err != nil {
 		return err
 	}

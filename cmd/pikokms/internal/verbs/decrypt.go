@@ -48,7 +48,7 @@ func decryptEach(ctx context.Context, b *work.Bulk, o *options, arguments []stri
 			return err
 		},
 		Convert: func(ctx context.Context, s *places.Source) (io.Reader, error) {
-			return r.registry.Reverse(ctx, s, r.pairs)
+			return r.decrypt(ctx, s)
 		},
 		Made: func(_ context.Context, from, to *look.Object) (bool, error) {
 			size, known := from.PlaintextSize()
@@ -90,8 +90,8 @@ what a folder holds below the folder's.`,
 			if err != nil {
 				return err
 			}
-			return runStream(&o, command, arguments, message.Encrypter{}, func(ctx context.Context, registry *pikokms.Registry, in io.Reader) (io.Reader, error) {
-				return registry.Reverse(ctx, in, pairs)
+			return runStream(&o, command, arguments, message.Encrypter{}, nil, func(ctx context.Context, host *pikokms.Host, in io.Reader) (io.Reader, error) {
+				return o.decrypt(ctx, host, in, pairs)
 			})
 		},
 	}

@@ -110,7 +110,7 @@ type rewrapper struct {
 	keys      []*keys.Key
 	decrypter message.Decrypter
 	encrypter message.Encrypter
-	objects   *pikokms.CryptoTransformer // writes what hosts read
+	objects   *pikokms.Host // writes what hosts read
 	names     []string
 
 	mu      sync.Mutex
@@ -144,7 +144,10 @@ func (o *options) moving(ctx context.Context, r *reading, to []string, use func(
 		m.encrypter.Recipients = append(m.encrypter.Recipients, k)
 	}
 	m.decrypter = message.Decrypter{Keyrings: keys.Keyrings(r.keys), CommitmentPolicy: policy, AllowPikoV2: o.pikoV2, Limits: o.limits}
-	m.objects = pikokms.NewCryptoTransformer(m.encrypter, m.decrypter)
+	if m.objects, err = pikokms.New(pikokms.WithMessages(m.encrypter, m.decrypter)); err != nil {
+		keys.CloseAll(ks)
+		return nil, err
+	}
 	if !slices.ContainsFunc(ks, func(k *keys.Key) bool { return k.By != "" }) {
 		if _, err := m.sample(ctx, nil); err != nil {
 			keys.CloseAll(ks)
@@ -230,11 +233,11 @@ func (m *rewrapper) convert(ctx context.Context, s *places.Source) (io.Reader, e
 		if err != nil {
 			return nil, err
 		}
-		return m.objects.Transform(ctx, content, nil)
+		return sealed(m.objects.EncryptObject(ctx, "", content, nil))
 	}
 	renewed, err := message.Rewrap(ctx, s, &m.decrypter, &m.encrypter, m.pairs)
 	if err != nil {
 		return nil, err
 	}
-	return renewed, requiringPairs{names: m.names}.check(renewed.Header().EncryptionContext)
+	return renewed, requireNames(m.names, renewed.Header().EncryptionContext)
 }

@@ -63,7 +63,7 @@ the whole object. What is not encrypted is listed, and not shown.`,
 				return console.Usage(errors.New("standard input cannot be served; name a file, a folder or a bucket"))
 			}
 			work.AwaitEnd(ctx)
-			return s.Run(ctx, &web.View{Place: p, Registry: r.registry, Pairs: r.pairs, Limits: o.limits, Suffix: s.Suffix})
+			return s.Run(ctx, &web.View{Place: p, Host: r.host, Pairs: r.pairs, Limits: o.limits, Suffix: s.Suffix})
 		},
 	}
 	o.addKeys(command, keyToDecrypt, pairToDecrypt)

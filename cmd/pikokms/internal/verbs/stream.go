@@ -20,7 +20,7 @@ import (
 )
 
 // runStream reads IN, transforms it by the reader that open returns, and writes OUT.
-func runStream(o *options, command *cobra.Command, arguments []string, encrypter message.Encrypter, open func(context.Context, *pikokms.Registry, io.Reader) (io.Reader, error)) (err error) {
+func runStream(o *options, command *cobra.Command, arguments []string, encrypter message.Encrypter, transformers []string, open func(context.Context, *pikokms.Host, io.Reader) (io.Reader, error)) (err error) {
 	encrypting, name := command.Name() == "encrypt", "standard input"
 	if len(arguments) > 0 {
 		name = arguments[0]
@@ -60,7 +60,7 @@ func runStream(o *options, command *cobra.Command, arguments []string, encrypter
 			return err
 		}
 	}
-	registry, err := o.registry(encrypting, ks, encrypter)
+	host, err := o.host(encrypting, ks, encrypter, transformers...)
 	if err != nil {
 		return err
 	}
@@ -69,7 +69,7 @@ func runStream(o *options, command *cobra.Command, arguments []string, encrypter
 	if o.decode {
 		source = newDecoder(source)
 	}
-	result, err := open(ctx, registry, source)
+	result, err := open(ctx, host, source)
 	if err != nil {
 		return err
 	}

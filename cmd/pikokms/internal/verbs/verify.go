@@ -63,7 +63,7 @@ standard input.`,
 				if err := refusePlain(s, skipPlain); err != nil {
 					return 0, err
 				}
-				content, err := r.registry.Reverse(ctx, s, r.pairs)
+				content, err := r.decrypt(ctx, s)
 				if err != nil {
 					return 0, err
 				}

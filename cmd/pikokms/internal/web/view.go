@@ -29,11 +29,11 @@ import (
 // View answers requests for a place. The path of a URL is an object's key, or a folder's if it ends
 // in a slash.
 type View struct {
-	Place    *places.Place
-	Registry *pikokms.Registry
-	Pairs    map[string]string
-	Limits   header.Limits
-	Suffix   string // of the keys of objects, which their URLs do not have
+	Place  *places.Place
+	Host   *pikokms.Host
+	Pairs  map[string]string
+	Limits header.Limits
+	Suffix string // of the keys of objects, which their URLs do not have
 }
 
 // errPlain means that an object is not encrypted.
@@ -182,9 +182,9 @@ func (v *View) object(w http.ResponseWriter, r *http.Request, key string) error 
 		return errPlain
 	}
 	isWhole := h.Suite.Signed() || h.ContentType != header.Framed
-	var content pikokms.SizedReaderAt
+	var content pikokms.Object
 	if !isWhole {
-		content, err = v.Registry.Open(ctx, stored, v.Pairs)
+		content, err = v.Host.OpenObject(ctx, "", stored, v.Pairs)
 		if isWhole = errors.Is(err, pikokms.ErrNotSeekable); err != nil && !isWhole {
 			return err
 		}
@@ -237,7 +237,7 @@ func (v *View) whole(w http.ResponseWriter, r *http.Request, key string, describ
 		return err
 	}
 	defer func() { err = errors.Join(err, s.Close()) }()
-	content, err := v.Registry.Reverse(ctx, s, v.Pairs)
+	content, _, err := v.Host.DecryptObject(ctx, "", s, -1, v.Pairs)
 	if err != nil {
 		return err
 	}
