@@ -43,7 +43,7 @@ func decryptEach(ctx context.Context, b *work.Bulk, o *options, arguments []stri
 			// An object that was listed as encrypted had another size than its plaintext. A file
 			// keeps its time.
 			if b.InPlace && errors.Is(err, pikokms.ErrPlaintext) && !i.Since.IsZero() && (s.File != nil || work.IsSince(s.ModTime, i)) && s.Length != i.Size {
-				return work.Before
+				return work.DoneBefore
 			}
 			return err
 		},

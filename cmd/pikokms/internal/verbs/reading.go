@@ -64,17 +64,16 @@ func (o *options) registry(encrypting bool, ks []*keys.Key, encrypter message.En
 	if encrypting {
 		transformer = pikokms.NewCryptoTransformer(encrypter, decrypter)
 	}
-	return registry, registry.Register(demanding{transformer, o.names})
+	return registry, registry.Register(requiringPairs{transformer, o.names})
 }
 
-// demanding is a transformer that decrypts only messages that store pairs with these names.
-type demanding struct {
+// requiringPairs is a transformer that decrypts only messages that store pairs with these names.
+type requiringPairs struct {
 	*pikokms.CryptoTransformer
 	names []string
 }
 
-// Reverse implements pikokms.Transformer.
-func (d demanding) Reverse(ctx context.Context, input io.Reader, pairs any) (io.Reader, error) {
+func (d requiringPairs) Reverse(ctx context.Context, input io.Reader, pairs any) (io.Reader, error) {
 	r, err := d.CryptoTransformer.Reverse(ctx, input, pairs)
 	if err != nil {
 		return nil, err
@@ -82,8 +81,7 @@ func (d demanding) Reverse(ctx context.Context, input io.Reader, pairs any) (io.
 	return r, d.check(r.(*message.DecryptReader).EncryptionContext())
 }
 
-// Open implements pikokms.SeekableTransformer.
-func (d demanding) Open(ctx context.Context, stored pikokms.SizedReaderAt, pairs any) (pikokms.SizedReaderAt, error) {
+func (d requiringPairs) Open(ctx context.Context, stored pikokms.SizedReaderAt, pairs any) (pikokms.SizedReaderAt, error) {
 	r, err := d.CryptoTransformer.Open(ctx, stored, pairs)
 	if err != nil {
 		return nil, err
@@ -91,7 +89,7 @@ func (d demanding) Open(ctx context.Context, stored pikokms.SizedReaderAt, pairs
 	return r, d.check(r.(*message.DecryptReaderAt).EncryptionContext())
 }
 
-func (d demanding) check(stored map[string]string) error {
+func (d requiringPairs) check(stored map[string]string) error {
 	for _, name := range d.names {
 		if _, ok := stored[name]; !ok {
 			return fmt.Errorf("%w: the message has no pair %q, which -c asks for", provider.ErrContextMismatch, name)

@@ -91,7 +91,7 @@ func runStream(o *options, command *cobra.Command, arguments []string, encrypter
 	return out.Commit(ctx)
 }
 
-// copy writes result to out, as base64 text if --encode says so.
+// copy writes result to out, as base64 text with --encode.
 func (o *options) copy(out *files.Output, result io.Reader) (written int64, err error) {
 	// Without this, io.CopyBuffer would use out's ReadFrom, which copies in smaller pieces.
 	dst := struct{ io.Writer }{out}
@@ -112,16 +112,15 @@ func (o *options) copy(out *files.Output, result io.Reader) (written int64, err 
 
 // decoder decodes the base64 text of its source. It returns the source's own errors as they are.
 type decoder struct {
-	source *failing
+	source *stickyReader
 	text   io.Reader
 }
 
 func newDecoder(source io.Reader) *decoder {
-	f := &failing{r: source}
+	f := &stickyReader{r: source}
 	return &decoder{f, base64.NewDecoder(base64.StdEncoding, f)}
 }
 
-// Read implements io.Reader.
 func (d *decoder) Read(p []byte) (int, error) {
 	n, err := d.text.Read(p)
 	_, corrupt := errors.AsType[base64.CorruptInputError](err)
@@ -136,14 +135,13 @@ func (d *decoder) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// failing remembers the first error of its reader.
-type failing struct {
+// stickyReader remembers the first error of its reader.
+type stickyReader struct {
 	r   io.Reader
 	err error // never io.EOF
 }
 
-// Read implements io.Reader.
-func (f *failing) Read(p []byte) (int, error) {
+func (f *stickyReader) Read(p []byte) (int, error) {
 	if f.err != nil {
 		return 0, f.err
 	}
