@@ -20,15 +20,15 @@ const PairTransformers = "piko-transformers"
 // bound.
 const maxChain = 8
 
-// Chain is a sequence of transformers. It is safe for concurrent use.
-type Chain struct {
+// chain is a sequence of transformers. It is safe for concurrent use.
+type chain struct {
 	transformers []Transformer
 }
 
-// NewChain returns the chain of the named transformers, sorted by priority. The error holds
+// newChain returns the chain of the named transformers, sorted by priority. The error holds
 // ErrUnknownTransformer, or ErrInvalidTransformer for a name that occurs twice, a second
 // compression, or more than maxChain transformers before the encryption.
-func (r *Registry) NewChain(names ...string) (*Chain, error) {
+func (r *registry) newChain(names ...string) (*chain, error) {
 	c, err := r.chain(names)
 	if err != nil {
 		return nil, err
@@ -39,14 +39,14 @@ func (r *Registry) NewChain(names ...string) (*Chain, error) {
 
 // chain returns the chain of the named transformers in this order. Writers and readers both use it,
 // so every chain that can be written can be read.
-func (r *Registry) chain(names []string) (*Chain, error) {
-	c := &Chain{}
+func (r *registry) chain(names []string) (*chain, error) {
+	c := new(chain)
 	compression, below := "", 0
 	for i, name := range names {
 		if slices.Contains(names[:i], name) {
 			return nil, fmt.Errorf("%w: %.100q comes twice in a chain", ErrInvalidTransformer, name)
 		}
-		t, err := r.Get(name)
+		t, err := r.get(name)
 		if err != nil {
 			return nil, err
 		}
@@ -86,17 +86,13 @@ func recordedNames(recorded string) ([]string, error) {
 }
 
 // recorded returns the chain that an object names in its encryption context.
-func (r *Registry) recorded(decrypted any, encryption Transformer) (*Chain, error) {
-	d, ok := decrypted.(interface{ EncryptionContext() map[string]string })
-	if !ok {
-		return nil, fmt.Errorf("%w: %s gives a reader that has no EncryptionContext method", ErrInvalidTransformer, encryption.Name())
-	}
-	names, err := recordedNames(d.EncryptionContext()[PairTransformers])
+func (r *registry) recorded(encryptionContext map[string]string) (*chain, error) {
+	names, err := recordedNames(encryptionContext[PairTransformers])
 	if err != nil {
 		return nil, err
 	}
-	if slices.Contains(names, encryption.Name()) {
-		return nil, fmt.Errorf("%w: the object names %s below its encryption", ErrInvalidTransformer, encryption.Name())
+	if slices.Contains(names, r.encryption.Name()) {
+		return nil, fmt.Errorf("%w: the object names %s below its encryption", ErrInvalidTransformer, r.encryption.Name())
 	}
 	chain, err := r.chain(names) // in the recorded order, whatever the priorities are now
 	if err != nil {
@@ -105,8 +101,8 @@ func (r *Registry) recorded(decrypted any, encryption Transformer) (*Chain, erro
 	return chain, nil
 }
 
-// Names returns the transformers' names in the order in which they are applied.
-func (c *Chain) Names() []string {
+// names returns the transformers' names in the order in which they are applied.
+func (c *chain) names() []string {
 	names := make([]string, len(c.transformers))
 	for i, t := range c.transformers {
 		names[i] = t.Name()
@@ -114,19 +110,19 @@ func (c *Chain) Names() []string {
 	return names
 }
 
-// Transform applies every transformer to input. An encryption transformer receives the encryption
+// transform applies every transformer to input. An encryption transformer receives the encryption
 // context and the names of the transformers before it.
-func (c *Chain) Transform(ctx context.Context, input io.Reader, encryptionContext map[string]string) (io.Reader, error) {
+func (c *chain) transform(ctx context.Context, input io.Reader, encryptionContext map[string]string) (io.Reader, error) {
 	if _, taken := encryptionContext[PairTransformers]; taken {
 		return nil, fmt.Errorf("%w: the encryption context key %q is the chain's own", ErrInvalidOptions, PairTransformers)
 	}
 	for i, t := range c.transformers {
 		var options any
 		if t.Type() == TransformerEncryption {
-			full := EncryptionContext{}
+			full := make(map[string]string)
 			maps.Copy(full, encryptionContext)
 			if i > 0 {
-				full[PairTransformers] = strings.Join(c.Names()[:i], ",")
+				full[PairTransformers] = strings.Join(c.names()[:i], ",")
 			}
 			options = full
 		}
@@ -140,7 +136,7 @@ func (c *Chain) Transform(ctx context.Context, input io.Reader, encryptionContex
 }
 
 // reverse undoes the transformers, the last one first.
-func (c *Chain) reverse(ctx context.Context, input io.Reader) (io.Reader, error) {
+func (c *chain) reverse(ctx context.Context, input io.Reader) (io.Reader, error) {
 	for _, t := range slices.Backward(c.transformers) {
 		output, err := t.Reverse(ctx, input, nil)
 		if err != nil {
@@ -149,4 +145,20 @@ func (c *Chain) reverse(ctx context.Context, input io.Reader) (io.Reader, error)
 		input = output
 	}
 	return input, nil
+}
+
+// open gives random access to the original of a stored form, the last transformer first.
+func (c *chain) open(ctx context.Context, stored *io.SectionReader) (*io.SectionReader, error) {
+	for _, t := range slices.Backward(c.transformers) {
+		seekable, ok := t.(SeekableTransformer)
+		if !ok {
+			return nil, fmt.Errorf("%w: transformer %s has none", ErrNotSeekable, t.Name())
+		}
+		original, err := seekable.Open(ctx, stored, nil)
+		if err != nil {
+			return nil, fmt.Errorf("transformer %s: %w", t.Name(), err)
+		}
+		stored = original
+	}
+	return stored, nil
 }

@@ -69,7 +69,7 @@ func TestAChainIsBounded(t *testing.T) {
 		nine = append(nine, pikokms.WithTransformer(renamed{name, i}))
 	}
 	f := newFixture(t, append(nine, pikokms.WithEnabledTransformers(names[:7]...), pikokms.WithEnabledTransformers("zstd"))...)
-	require.Len(t, f.Chain().Names(), 9)
+	require.Len(t, f.Transformers(), 9)
 	require.NoError(t, f.Put(t.Context(), "a", strings.NewReader("content")))
 	got, err := get(t, f, "a")
 	require.NoError(t, err)

@@ -28,8 +28,8 @@ var (
 // Host is a storage that encrypts. Put stores what the transformers make of the content, and Get
 // returns the original. A Host is safe for concurrent use.
 type Host struct {
-	registry       *Registry
-	chain          *Chain
+	registry       *registry
+	chain          *chain
 	storage        Storage
 	services       map[string]*service.Service // by the names of their providers; nil on a host of WithMessages
 	current        atomic.Pointer[service.Service]
@@ -57,14 +57,7 @@ func New(options ...Option) (*Host, error) {
 		return nil, err
 	}
 
-	registry, err := newRegistry(s.maxSize, s.maxWindow, s.parallelism)
-	if err != nil {
-		return nil, err
-	}
-	h := &Host{
-		registry: registry, storage: s.storage,
-		bucket: s.bucket, allowPlaintext: s.allowPlaintext,
-	}
+	h := &Host{storage: s.storage, bucket: s.bucket, allowPlaintext: s.allowPlaintext}
 	h.close = sync.OnceValue(h.closeServices)
 	h.strings.AllowPikoV2 = s.allowPikoV2
 	if s.encrypter != nil {
@@ -73,13 +66,17 @@ func New(options ...Option) (*Host, error) {
 		h.addServices(&s)
 	}
 	s.configure(h)
-	encryption := NewCryptoTransformer(h.encrypter, h.decrypter)
-	for _, t := range append([]Transformer{encryption}, s.transformers...) {
-		if err := registry.Register(t); err != nil {
+	registry, err := newRegistry(&cryptoTransformer{h.encrypter, h.decrypter}, s.maxSize, s.maxWindow, s.parallelism)
+	if err != nil {
+		return nil, err
+	}
+	for _, t := range s.transformers {
+		if err := registry.register(t); err != nil {
 			return nil, err
 		}
 	}
-	if h.chain, err = registry.NewChain(append(s.enabled, CryptoTransformerName)...); err != nil {
+	h.registry = registry
+	if h.chain, err = registry.newChain(append(s.enabled, CryptoTransformerName)...); err != nil {
 		return nil, err
 	}
 	return h, nil
@@ -129,8 +126,9 @@ func (h *Host) closeServices() error {
 	return errors.Join(failures...)
 }
 
-// Chain returns the transformers that Put applies.
-func (h *Host) Chain() *Chain { return h.chain }
+// Transformers returns the names of the transformers that Put applies, in their order. The last is
+// CryptoTransformerName.
+func (h *Host) Transformers() []string { return h.chain.names() }
 
 // Put compresses content, if WithEnabledTransformers names a compression, encrypts it with one call
 // of the key service, and stores it. If content fails, nothing is stored, and an earlier object

@@ -33,7 +33,7 @@ func (h *Host) reverse(ctx context.Context, key string, stored io.Reader, stated
 	case kind == encryptedMessage: // a stream of Piko's is bound to no name
 		stated = h.withName(key, stated)
 	}
-	content, err := h.registry.Reverse(ctx, whole, stated)
+	content, err := h.registry.reverse(ctx, whole, stated)
 	return content, h.nameOptions(err)
 }
 
@@ -213,7 +213,7 @@ func (h *Host) EncryptObject(ctx context.Context, key string, content io.Reader,
 	if err := provider.CheckStated(stated); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrInvalidOptions, err)
 	}
-	sealed, err := h.chain.Transform(ctx, content, h.withName(key, encryptionContext))
+	sealed, err := h.chain.transform(ctx, content, h.withName(key, encryptionContext))
 	if err != nil {
 		return nil, err
 	}
@@ -298,9 +298,9 @@ func (h *Host) OpenObject(ctx context.Context, key string, stored Object, encryp
 	case kind == pikoV2Stream:
 		return nil, fmt.Errorf("%w: Piko's old format can only be read from its beginning", ErrNotSeekable)
 	}
-	content, err := h.registry.Open(ctx, stored, h.withName(key, encryptionContext))
+	content, err := h.registry.open(ctx, stored, h.withName(key, encryptionContext))
 	if err != nil {
 		return nil, h.nameOptions(err)
 	}
-	return &original{io.NewSectionReader(content, 0, content.Size()), stored.ModTime(), sync.OnceValue(stored.Close)}, nil
+	return &original{content, stored.ModTime(), sync.OnceValue(stored.Close)}, nil
 }

@@ -8,7 +8,6 @@ import (
 	"maps"
 	"slices"
 	"strings"
-	"sync"
 
 	"piko.sh/pikokms/compress"
 )
@@ -21,28 +20,23 @@ var (
 	ErrInvalidTransformer = errors.New("invalid transformer")
 )
 
-// Registry holds transformers by name. It is safe for concurrent use.
-type Registry struct {
-	mu           sync.RWMutex
-	transformers map[string]Transformer
+// registry holds a host's transformers by name. It does not change once the host is made.
+type registry struct {
+	encryption   *cryptoTransformer
+	transformers map[string]Transformer // with the encryption
 }
 
-// NewRegistry returns a registry with the transformers of all formats of package compress. They
-// refuse streams of more than maxDecompressedSize bytes before compression, both ways; 0 means
-// compress.DefaultMaxSize.
-func NewRegistry(maxDecompressedSize int64) (*Registry, error) {
-	return newRegistry(maxDecompressedSize, 0, 0)
-}
-
-func newRegistry(maxDecompressedSize int64, maxWindow, parallelism int) (*Registry, error) {
-	r := &Registry{transformers: make(map[string]Transformer)}
+// newRegistry returns a registry with the encryption and the transformers of all formats of package
+// compress. Zero limits mean the defaults of that package.
+func newRegistry(encryption *cryptoTransformer, maxSize int64, maxWindow, parallelism int) (*registry, error) {
+	r := &registry{encryption, map[string]Transformer{encryption.Name(): encryption}}
 	for _, format := range compress.Formats() {
-		t, err := compress.New(format, maxDecompressedSize)
+		t, err := compress.New(format, maxSize)
 		if err != nil {
 			return nil, err
 		}
 		t.MaxWindow, t.Parallelism = maxWindow, parallelism
-		if err := r.Register(compression{t}); err != nil {
+		if err := r.register(compression{t}); err != nil {
 			return nil, err
 		}
 	}
@@ -53,7 +47,7 @@ type compression struct{ *compress.Transformer }
 
 func (compression) Type() TransformerType { return TransformerCompression }
 
-func (c compression) Open(_ context.Context, stored SizedReaderAt, _ any) (SizedReaderAt, error) {
+func (c compression) Open(_ context.Context, stored *io.SectionReader, _ any) (*io.SectionReader, error) {
 	if c.Name() != compress.ZstdSeekable {
 		return nil, fmt.Errorf("%w: the object was compressed by %s, which can only be read from its beginning; %s has random access", ErrNotSeekable, c.Name(), compress.ZstdSeekable)
 	}
@@ -61,26 +55,22 @@ func (c compression) Open(_ context.Context, stored SizedReaderAt, _ any) (Sized
 	if err != nil {
 		return nil, err
 	}
-	return r, nil
+	return io.NewSectionReader(r, 0, r.Size()), nil
 }
 
-// Register adds a transformer. The error holds ErrInvalidTransformer if the name is in use or has
+// register adds a transformer. The error holds ErrInvalidTransformer if the name is in use or has
 // characters that names may not have. It also does if t is a second encryption transformer, or if t
 // would come after encryption, where the object could not name it.
-func (r *Registry) Register(t Transformer) error {
+func (r *registry) register(t Transformer) error {
 	name := t.Name()
-	if !validName(name) {
+	switch {
+	case !validName(name):
 		return fmt.Errorf("%w: name %q; names have lower-case letters, digits, '.', '_' and '-'", ErrInvalidTransformer, name)
-	}
-	if t.Type() != TransformerEncryption && t.Priority() >= cryptoPriority {
+	case t.Type() != TransformerEncryption && t.Priority() >= cryptoPriority:
 		return fmt.Errorf("%w: %s has priority %d; the chain is recorded inside the encryption of priority %d, which must come last", ErrInvalidTransformer, name, t.Priority(), cryptoPriority)
-	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.transformers[name] != nil {
+	case r.transformers[name] != nil:
 		return fmt.Errorf("%w: %s is registered already", ErrInvalidTransformer, name)
-	}
-	if t.Type() == TransformerEncryption && r.encryption() != nil {
+	case t.Type() == TransformerEncryption:
 		return fmt.Errorf("%w: %s is a second encryption transformer", ErrInvalidTransformer, name)
 	}
 	r.transformers[name] = t
@@ -91,86 +81,39 @@ func validName(name string) bool {
 	return name != "" && strings.Trim(name, "abcdefghijklmnopqrstuvwxyz0123456789._-") == ""
 }
 
-// encryption returns the encryption transformer, or nil. The caller holds the lock.
-func (r *Registry) encryption() Transformer {
-	for _, t := range r.transformers {
-		if t.Type() == TransformerEncryption {
-			return t
-		}
-	}
-	return nil
-}
-
-func (r *Registry) registeredEncryption() (Transformer, error) {
-	r.mu.RLock()
-	defer r.mu.RUnlock()
-	if t := r.encryption(); t != nil {
-		return t, nil
-	}
-	return nil, fmt.Errorf("%w: no encryption transformer is registered", ErrUnknownTransformer)
-}
-
-// Get returns the transformer of a name. The error holds ErrUnknownTransformer.
-func (r *Registry) Get(name string) (Transformer, error) {
-	r.mu.RLock()
-	defer r.mu.RUnlock()
+// get returns the transformer of a name. The error holds ErrUnknownTransformer.
+func (r *registry) get(name string) (Transformer, error) {
 	if t := r.transformers[name]; t != nil {
 		return t, nil
 	}
 	return nil, fmt.Errorf("%w: %.100q; registered are %s", ErrUnknownTransformer, name, strings.Join(slices.Sorted(maps.Keys(r.transformers)), ", "))
 }
 
-// Reverse returns the original of a stored object. It needs nothing but the object. The encryption
-// transformer verifies and decrypts it. The encryption context then names the transformers that
-// were applied before. It must also have each of the stated pairs. The error is the encryption
-// transformer's, or holds ErrUnknownTransformer or ErrInvalidTransformer.
-func (r *Registry) Reverse(ctx context.Context, input io.Reader, stated map[string]string) (io.Reader, error) {
-	encryption, err := r.registeredEncryption()
+// reverse returns the original of a stored object. It needs nothing but the object: the encryption
+// context names the transformers that were applied before encryption. It must also have each of the
+// stated pairs.
+func (r *registry) reverse(ctx context.Context, input io.Reader, stated map[string]string) (io.Reader, error) {
+	plain, err := r.encryption.decrypter.NewReader(ctx, input, stated)
 	if err != nil {
 		return nil, err
 	}
-	plain, err := encryption.Reverse(ctx, input, EncryptionContext(stated))
-	if err != nil {
-		return nil, err
-	}
-	chain, err := r.recorded(plain, encryption)
+	chain, err := r.recorded(plain.EncryptionContext())
 	if err != nil {
 		return nil, err
 	}
 	return chain.reverse(ctx, plain)
 }
 
-// Open gives random access to the original of a stored object, with one call of the key service.
-// The rest is as in Reverse. The error may also hold ErrNotSeekable.
-func (r *Registry) Open(ctx context.Context, stored SizedReaderAt, stated map[string]string) (SizedReaderAt, error) {
-	encryption, err := r.registeredEncryption()
+// open gives random access to the original of a stored object, with one call of the key service.
+// The rest is as in reverse.
+func (r *registry) open(ctx context.Context, stored Object, stated map[string]string) (*io.SectionReader, error) {
+	plain, err := r.encryption.open(ctx, stored, stored.Size(), stated)
+	if err != nil {
+		return nil, fmt.Errorf("transformer %s: %w", r.encryption.Name(), err)
+	}
+	chain, err := r.recorded(plain.EncryptionContext())
 	if err != nil {
 		return nil, err
 	}
-	original, err := openThrough(ctx, encryption, stored, EncryptionContext(stated))
-	if err != nil {
-		return nil, err
-	}
-	chain, err := r.recorded(original, encryption)
-	if err != nil {
-		return nil, err
-	}
-	for _, t := range slices.Backward(chain.transformers) {
-		if original, err = openThrough(ctx, t, original, nil); err != nil {
-			return nil, err
-		}
-	}
-	return original, nil
-}
-
-func openThrough(ctx context.Context, t Transformer, stored SizedReaderAt, options any) (SizedReaderAt, error) {
-	seekable, ok := t.(SeekableTransformer)
-	if !ok {
-		return nil, fmt.Errorf("%w: transformer %s has none", ErrNotSeekable, t.Name())
-	}
-	original, err := seekable.Open(ctx, stored, options)
-	if err != nil {
-		return nil, fmt.Errorf("transformer %s: %w", t.Name(), err)
-	}
-	return original, nil
+	return chain.open(ctx, io.NewSectionReader(plain, 0, plain.Size()))
 }

@@ -161,7 +161,7 @@ func (h *Host) Migrate(ctx context.Context, key string) error {
 		if err != nil {
 			return nil, err
 		}
-		return h.chain.Transform(ctx, content, h.bound(key))
+		return h.chain.transform(ctx, content, h.bound(key))
 	})
 }
 

@@ -78,9 +78,3 @@ type Object interface {
 	Size() int64 // in bytes
 	ModTime() time.Time
 }
-
-// SizedReaderAt gives random access to something of known size. It is safe for concurrent use.
-type SizedReaderAt interface {
-	io.ReaderAt
-	Size() int64 // in bytes
-}

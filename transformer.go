@@ -74,57 +74,44 @@ func acceptForeign(h *header.Header) error {
 	return acceptObject(h)
 }
 
-// EncryptionContext is the options argument of CryptoTransformer. Transform stores and
-// authenticates these pairs. Reverse refuses a message that does not have them.
-type EncryptionContext map[string]string
-
-// CryptoTransformer is the encryption transformer. The stored form is an AWS Encryption SDK
-// message.
-type CryptoTransformer struct {
+// cryptoTransformer is the encryption transformer. The stored form is an AWS Encryption SDK message.
+type cryptoTransformer struct {
 	encrypter message.Encrypter
 	decrypter message.Decrypter
-	marks     bool // each message says that it is a stored object
 }
 
-// NewCryptoTransformer returns an encryption transformer for stored objects, which writes with e
-// and reads with d. Each message that it writes has the pair provider.PairUse. It reads only such
-// messages, unless d.Accept is set and decides.
-func NewCryptoTransformer(e message.Encrypter, d message.Decrypter) *CryptoTransformer {
+// NewCryptoTransformer returns the encryption transformer for a pipeline of the caller's, such as
+// Piko's. It writes with e and reads with d. Each message that it writes has the pair
+// provider.PairUse, and it reads only such messages, unless d.Accept is set and decides.
+//
+// The options of Transform and Reverse are nil or a map[string]string: Transform stores and
+// authenticates these pairs, and Reverse refuses a message that does not have them. Both call the
+// key service; reading their results does not. The errors are those of message.Encrypter and
+// message.Decrypter, or hold ErrInvalidOptions or ErrNotObject.
+func NewCryptoTransformer(e message.Encrypter, d message.Decrypter) Transformer {
 	if d.Accept == nil {
 		d.Accept = acceptObject
 	}
-	return &CryptoTransformer{encrypter: e, decrypter: d, marks: true}
+	return &cryptoTransformer{e, d}
 }
 
-// NewMessageTransformer returns an encryption transformer for messages of any use. It adds no pair
-// to what it writes, and reads whatever d can decrypt. A Host reads its messages only with
-// AllowForeignMessages, as it does those of AWS's tools.
-func NewMessageTransformer(e message.Encrypter, d message.Decrypter) *CryptoTransformer {
-	return &CryptoTransformer{encrypter: e, decrypter: d}
-}
+func (t *cryptoTransformer) Name() string          { return CryptoTransformerName }
+func (t *cryptoTransformer) Type() TransformerType { return TransformerEncryption }
+func (t *cryptoTransformer) Priority() int         { return cryptoPriority }
 
-func (t *CryptoTransformer) Name() string { return CryptoTransformerName }
-
-func (t *CryptoTransformer) Type() TransformerType { return TransformerEncryption }
-
-func (t *CryptoTransformer) Priority() int { return cryptoPriority }
-
-// Transform encrypts input. The options are nil or an EncryptionContext. The result is a
-// *message.EncryptReader. Transform calls the key service; reading does not.
-func (t *CryptoTransformer) Transform(ctx context.Context, input io.Reader, options any) (io.Reader, error) {
-	pairs, err := asEncryptionContext(options)
+// Transform returns a *message.EncryptReader.
+func (t *cryptoTransformer) Transform(ctx context.Context, input io.Reader, options any) (io.Reader, error) {
+	pairs, err := asPairs(options)
 	if err != nil {
 		return nil, err
 	}
-	if t.marks {
-		if _, taken := pairs[provider.PairUse]; taken {
-			return nil, fmt.Errorf("%w: the encryption context key %q is the transformer's own", ErrInvalidOptions, provider.PairUse)
-		}
-		if pairs == nil {
-			pairs = make(map[string]string, 1)
-		}
-		pairs[provider.PairUse] = provider.UseObject
+	if _, taken := pairs[provider.PairUse]; taken {
+		return nil, fmt.Errorf("%w: the encryption context key %q is the transformer's own", ErrInvalidOptions, provider.PairUse)
 	}
+	if pairs == nil {
+		pairs = make(map[string]string, 1)
+	}
+	pairs[provider.PairUse] = provider.UseObject
 	r, err := t.encrypter.NewReader(ctx, input, pairs)
 	if err != nil {
 		return nil, err // r would be an io.Reader that holds a nil pointer, and not nil
@@ -132,11 +119,9 @@ func (t *CryptoTransformer) Transform(ctx context.Context, input io.Reader, opti
 	return r, nil
 }
 
-// Reverse decrypts input. The options are nil or an EncryptionContext. The result is a
-// *message.DecryptReader. Reverse calls the key service; reading does not. Errors are those of
-// message.Decrypter.NewReader, or hold ErrNotObject.
-func (t *CryptoTransformer) Reverse(ctx context.Context, input io.Reader, options any) (io.Reader, error) {
-	stated, err := asEncryptionContext(options)
+// Reverse returns a *message.DecryptReader.
+func (t *cryptoTransformer) Reverse(ctx context.Context, input io.Reader, options any) (io.Reader, error) {
+	stated, err := asPairs(options)
 	if err != nil {
 		return nil, err
 	}
@@ -147,14 +132,23 @@ func (t *CryptoTransformer) Reverse(ctx context.Context, input io.Reader, option
 	return r, nil
 }
 
-func asEncryptionContext(options any) (map[string]string, error) {
+// open gives random access to the plaintext of a message of size bytes.
+func (t *cryptoTransformer) open(ctx context.Context, stored io.ReaderAt, size int64, stated map[string]string) (*message.DecryptReaderAt, error) {
+	r, err := t.decrypter.Open(ctx, stored, size, stated)
+	if errors.Is(err, header.ErrUnsupported) {
+		err = fmt.Errorf("%w: %w", ErrNotSeekable, err)
+	}
+	return r, err
+}
+
+func asPairs(options any) (map[string]string, error) {
 	switch o := options.(type) {
 	case nil:
 		return nil, nil
-	case EncryptionContext:
+	case map[string]string:
 		return maps.Clone(o), nil
 	}
-	return nil, fmt.Errorf("%w: options of %T; the encryption transformer takes nil or an EncryptionContext", ErrInvalidOptions, options)
+	return nil, fmt.Errorf("%w: options of %T; the encryption transformer takes nil or a map[string]string", ErrInvalidOptions, options)
 }
 
 // ErrInvalidOptions means that a transformer does not accept the options.
@@ -166,24 +160,7 @@ type SeekableTransformer interface {
 
 	// Open gives random access to the original of a stored form. The error holds ErrNotSeekable if
 	// this stored form has none.
-	Open(ctx context.Context, stored SizedReaderAt, options any) (SizedReaderAt, error)
-}
-
-// Open gives random access to a message's plaintext. The options are those of Reverse. The result
-// is a *message.DecryptReaderAt.
-func (t *CryptoTransformer) Open(ctx context.Context, stored SizedReaderAt, options any) (SizedReaderAt, error) {
-	stated, err := asEncryptionContext(options)
-	if err != nil {
-		return nil, err
-	}
-	r, err := t.decrypter.Open(ctx, stored, stored.Size(), stated)
-	if errors.Is(err, header.ErrUnsupported) {
-		err = fmt.Errorf("%w: %w", ErrNotSeekable, err)
-	}
-	if err != nil {
-		return nil, err
-	}
-	return r, nil
+	Open(ctx context.Context, stored *io.SectionReader, options any) (*io.SectionReader, error)
 }
 
 // StreamTransformer is a transformer with the shape of Piko's StreamTransformerPort, for an

@@ -105,7 +105,7 @@ func TestUploadsAreEncryptedWithNoGlue(t *testing.T) {
 	for _, enabled := range [][]string{nil, {"zstd"}, {"gzip"}, {"s2"}} {
 		t.Run(strings.Join(enabled, "+"), func(t *testing.T) {
 			f := newFixture(t, pikokms.WithEnabledTransformers(enabled...))
-			require.Equal(t, append(enabled, pikokms.CryptoTransformerName), f.Chain().Names())
+			require.Equal(t, append(enabled, pikokms.CryptoTransformerName), f.Transformers())
 
 			// What an application sees is a storage.
 			var storage pikokms.Storage = f.Host
@@ -138,7 +138,7 @@ func TestUploadsAreEncryptedWithNoGlue(t *testing.T) {
 
 func TestObjectAloneTellsItsChain(t *testing.T) {
 	written := newFixture(t, pikokms.WithEnabledTransformers("zstd"), pikokms.WithTransformer(upper{}), pikokms.WithEnabledTransformers("upper"))
-	require.Equal(t, []string{"upper", "zstd", pikokms.CryptoTransformerName}, written.Chain().Names(), "sorted by priority")
+	require.Equal(t, []string{"upper", "zstd", pikokms.CryptoTransformerName}, written.Transformers(), "sorted by priority")
 	require.NoError(t, written.Put(t.Context(), "object", strings.NewReader("content")))
 
 	reader := func(options ...pikokms.Option) *pikokms.Host {
@@ -363,7 +363,7 @@ func TestCryptoTransformer(t *testing.T) {
 	require.Equal(t, pikokms.TransformerEncryption, transformer.Type())
 	require.Equal(t, 250, transformer.Priority())
 
-	pairs := pikokms.EncryptionContext{"tenant": "42"}
+	pairs := map[string]string{"tenant": "42"}
 	stored, err := transformer.Transform(t.Context(), strings.NewReader("content"), pairs)
 	require.NoError(t, err)
 	b, err := io.ReadAll(stored)
@@ -375,7 +375,7 @@ func TestCryptoTransformer(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, "content", string(got))
 	}
-	_, err = transformer.Reverse(t.Context(), bytes.NewReader(b), pikokms.EncryptionContext{"tenant": "43"})
+	_, err = transformer.Reverse(t.Context(), bytes.NewReader(b), map[string]string{"tenant": "43"})
 	require.ErrorIs(t, err, provider.ErrContextMismatch)
 	_, err = transformer.Transform(t.Context(), strings.NewReader(""), "tenant=42")
 	require.ErrorIs(t, err, pikokms.ErrInvalidOptions)
@@ -397,7 +397,7 @@ func TestDroppedStreamsLeaveNoGoroutine(t *testing.T) {
 		_, err = io.ReadFull(content, make([]byte, 100_000))
 		require.NoError(t, err)
 		require.NoError(t, content.Close())
-		stored, err := f.Chain().Transform(t.Context(), zeros{}, nil)
+		stored, err := f.EncryptObject(t.Context(), "object", zeros{}, nil)
 		require.NoError(t, err)
 		_, err = io.ReadFull(stored, make([]byte, 50))
 		require.NoError(t, err)

@@ -18,7 +18,7 @@
 // of their own with a secret in one object and watch its size.
 //
 // To add a format, add its name to the constants and to [Formats], and its encoder and decoder to
-// [New]. A pikokms.Registry and the command take all formats from there.
+// [New]. A pikokms.Host and the command take all formats from there.
 package compress
 
 import (

@@ -89,7 +89,7 @@ func New(inner storage.ProviderPort, options ...pikokms.Option) (storage.Provide
 	if err != nil {
 		return nil, err
 	}
-	for _, name := range host.Chain().Names() {
+	for _, name := range host.Transformers() {
 		if name != compress.ZstdSeekable && slices.Contains(compress.Formats(), name) {
 			return nil, fmt.Errorf("%w: the size of an object that %s compressed is not known before its end, and Piko states it; "+
 				"enable %s instead", pikokms.ErrConfig, name, compress.ZstdSeekable)

@@ -28,7 +28,7 @@ whose branch keys local keys wrap: for development, tests and single machines.
 
 To use branch keys, give a branchkey URL as the KEY of other commands.`
 
-// Manual says how a table of branch keys is named. It is a part of the whole help of
+// Manual explains how a table of branch keys is named. It is a part of the whole help of
 // branch-keys and its subcommands, and of the man page.
 const Manual = `
 Tables of branch keys:
@@ -77,6 +77,7 @@ func BranchKeysCommand() *cobra.Command {
 			return console.Usage(errors.New("no command; there are create, version, list, show, move and check"))
 		},
 	}
+	console.AddTopics(command, "branch-keys")
 	command.AddCommand(branchKeysCreate(), branchKeysVersion(), branchKeysList(), branchKeysShow(), branchKeysMove(), branchKeysCheck())
 	return command
 }
@@ -91,6 +92,8 @@ func (s *keyStore) add(command *cobra.Command) {
 	command.DisableFlagsInUseLine = true
 	command.Flags().SortFlags = false
 	command.Flags().StringVarP(&s.key, "key", "k", "", "the `KEY` that names the table, and what wraps its branch keys")
+	console.ShowInShortHelp(command.Flags(), "key")
+	console.AddTopics(command, "branch-keys")
 }
 
 // parse parses the KEY.
@@ -138,9 +141,9 @@ func idsOf(c *branchkey.URLConfig, arguments []string) []string {
 	return arguments
 }
 
-// under makes a KMS key the one that wraps the branch keys of a table. The key that did so before
+// wrapUnder makes a KMS key the one that wraps the branch keys of a table. The key that did so before
 // is trusted.
-func under(c *branchkey.URLConfig, to string) error {
+func wrapUnder(c *branchkey.URLConfig, to string) error {
 	if c.File == "" {
 		if len(c.KMS.Accounts) > 0 {
 			return errors.New("-k: name the KMS key that the branch keys are under with key=ARN in place of accounts")
@@ -239,6 +242,7 @@ It makes three KMS calls. An existing branch key is left as it is.`,
 	}
 	s.add(command)
 	command.Flags().StringArrayVarP(&stated, "context", "c", nil, "a pair `NAME=VALUE` of the branch key's own encryption context; may be repeated")
+	console.ShowInShortHelp(command.Flags(), "context")
 	command.Flags().BoolVar(&table, "table", false, "make the table first if there is none; one in DynamoDB is billed by request and protected against deletion")
 	return command
 }

@@ -107,10 +107,11 @@ items are named on standard error, and the exit status is then 1.`,
 	}
 	s.add(command)
 	command.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	console.ShowInShortHelp(command.Flags(), "json")
 	return command
 }
 
-// isAboutItem tells whether an error is about one item of a table, so that others can be had.
+// isAboutItem reports whether an error is about one item of a table, so that others can be had.
 func isAboutItem(err error) bool {
 	return errors.Is(err, branchkey.ErrDamaged) || errors.Is(err, branchkey.ErrHierarchyVersion)
 }
@@ -167,6 +168,7 @@ is then 1.`,
 	}
 	s.add(command)
 	command.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	console.ShowInShortHelp(command.Flags(), "json")
 	return command
 }
 

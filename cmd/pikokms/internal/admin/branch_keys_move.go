@@ -165,7 +165,7 @@ calls for each item: a branch key has one for each version, and two more.`,
 			if err != nil {
 				return err
 			}
-			if err := under(c, to); err != nil {
+			if err := wrapUnder(c, to); err != nil {
 				return console.Usage(err)
 			}
 			store, err := c.OpenStore(ctx)
@@ -178,6 +178,7 @@ calls for each item: a branch key has one for each version, and two more.`,
 	}
 	j.add(command)
 	command.Flags().StringVar(&to, "to", "", "the `KMS-KEY` to move to: an ARN, or for a table in a file a local URL")
+	console.ShowInShortHelp(command.Flags(), "to")
 	return command
 }
 
@@ -186,7 +187,7 @@ func (j *branchKeyJob) move(ctx context.Context, store *branchkey.Store, ids []s
 	var n tally
 	n.shown = console.ShowText(func() string { return fmt.Sprintf("%s, of %d", n.movedText(), n.total.Load()) })
 	err := j.run(ctx, store, ids, &n, func(id string) error {
-		// After a conflict Move begins anew, and says so by what is moved already.
+		// After a conflict Move begins anew, and first counts what is moved already.
 		before, first := 0, true
 		err := store.Move(ctx, id, func(moved, _ int) {
 			if !first && moved > before {

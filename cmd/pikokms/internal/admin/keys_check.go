@@ -130,6 +130,8 @@ Policies may depend on the encryption context that -c states.`,
 	flags.StringArrayVarP(&stated, "context", "c", nil, "a pair `NAME=VALUE` of the encryption context of the dry runs; may be repeated")
 	flags.DurationVar(&timeout, "kms-timeout", keys.DefaultTimeout, "how long to wait for each answer of a key service, retries included")
 	flags.BoolVar(&asJSON, "json", false, "print JSON")
+	console.ShowInShortHelp(flags, "key", "to", "role", "context", "json")
+	console.AddTopics(command, "keys", "files")
 	_ = command.RegisterFlagCompletionFunc("role", cobra.FixedCompletions(roles, cobra.ShellCompDirectiveNoFileComp))
 	return command
 }

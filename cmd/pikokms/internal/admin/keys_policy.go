@@ -132,6 +132,8 @@ KMS is only asked for the ARN of a KEY that is an alias or an ID.`,
 	flags.StringArrayVarP(&stated, "context", "c", nil, "a pair `NAME=VALUE` that calls must have in their encryption context; may be repeated")
 	flags.StringArrayVar(&principals, "principal", nil, "print a key policy for this user or role, an `ARN`; may be repeated")
 	flags.StringArrayVar(&rsaKeys, "rsa", nil, "all keys, or this `KEY`, are RSA keys; may be repeated")
+	console.ShowInShortHelp(flags, "role", "key", "to", "context", "principal")
+	console.AddTopics(command, "keys", "files")
 	flags.Lookup("rsa").NoOptDefVal = allKeys
 	flags.DurationVar(&timeout, "kms-timeout", keys.DefaultTimeout, "how long to wait for each answer of a key service, retries included")
 	_ = command.RegisterFlagCompletionFunc("role", cobra.FixedCompletions(roles, cobra.ShellCompDirectiveNoFileComp))
@@ -170,20 +172,20 @@ func checkPolicyKeys(ks []*keys.Key, rsaKeys []string, ofOne bool) error {
 	return nil
 }
 
-// needed is what a role needs of a key.
-type needed struct {
+// requirement is what a role needs of a key.
+type requirement struct {
 	keyARN  string
 	actions []string
 	isRSA   bool
 }
 
 // neededOf returns what is needed of a KEY for the actions that are needed of a symmetric one.
-func neededOf(ctx context.Context, k *keys.Key, actions []string, isRSA bool) (*needed, error) {
+func neededOf(ctx context.Context, k *keys.Key, actions []string, isRSA bool) (*requirement, error) {
 	config, err := awskms.ParseURL(k.URL)
 	if err != nil {
 		return nil, err
 	}
-	n := &needed{keyARN: config.KeyID, isRSA: isRSA || config.PublicKeyFile != "" || config.Hash != 0}
+	n := &requirement{keyARN: config.KeyID, isRSA: isRSA || config.PublicKeyFile != "" || config.Hash != 0}
 	looksUp := false
 	if a, err := arn.Parse(config.KeyID); err != nil || !strings.HasPrefix(a.Resource, "key/") {
 		looksUp = true
@@ -219,7 +221,7 @@ func merge(to, more []Statement) []Statement {
 			continue
 		}
 		resources := append(listOf(to[i].Resource), listOf(s.Resource)...)
-		to[i].Resource = one(slices.Compact(slices.Sorted(slices.Values(resources))))
+		to[i].Resource = oneOrList(slices.Compact(slices.Sorted(slices.Values(resources))))
 	}
 	return to
 }
@@ -249,7 +251,7 @@ func ofKey(statements []Statement, principals []string) []Statement {
 		Action: administration, Resource: "*",
 	}}
 	for _, s := range statements {
-		s.Principal, s.Resource = map[string]any{"AWS": one(principals)}, "*"
+		s.Principal, s.Resource = map[string]any{"AWS": oneOrList(principals)}, "*"
 		whole = append(whole, s)
 	}
 	return whole

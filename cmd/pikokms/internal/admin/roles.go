@@ -26,9 +26,10 @@ func checkRole(role string) error {
 	return nil
 }
 
-// actionsOf returns the actions of IAM that a role needs on a symmetric key, but for
-// kms:DescribeKey. The key is one of -k or, if isTarget says so, of --to. A key that messages are
-// encrypted under alone makes their data keys. Several of them wrap one that is made here.
+// actionsOf returns the actions of IAM that a role needs on a symmetric key, except
+// kms:DescribeKey. The key is one of --to if isTarget is true, and else one of -k. A key that
+// messages are encrypted under alone makes their data keys. Several keys wrap one that is made
+// here.
 func actionsOf(role string, isTarget bool, keys, targets int) []string {
 	wrapping := keys
 	if targets > 0 {
@@ -62,7 +63,7 @@ func rsaActionsOf(actions []string, hasPublicKey bool) []string {
 	return own
 }
 
-// breaks says what does not work without an action.
+// breaks returns what does not work without an action.
 func breaks(action string, isARN bool) string {
 	switch action {
 	case awskms.ActionDescribeKey:
@@ -104,8 +105,8 @@ type Policy struct {
 	Statement []Statement `json:"Statement"`
 }
 
-// one returns a list as policies have it: one element stands alone.
-func one(list []string) any {
+// oneOrList returns a list as policies have it: one element stands alone.
+func oneOrList(list []string) any {
 	if len(list) == 1 {
 		return list[0]
 	}
@@ -125,7 +126,7 @@ func onContext(pairs map[string]string) map[string]map[string]string {
 	return map[string]map[string]string{"StringEquals": condition}
 }
 
-// takesContext tells whether calls for an action have an encryption context.
+// takesContext reports whether calls for an action have an encryption context.
 func takesContext(action string) bool {
 	return action != awskms.ActionDescribeKey && action != awskms.ActionGetPublicKey
 }
@@ -146,10 +147,10 @@ func allow(sid string, actions []string, resources []string, pairs map[string]st
 	}
 	var statements []Statement
 	if len(bound) > 0 {
-		statements = append(statements, Statement{Sid: sid, Effect: "Allow", Action: one(bound), Resource: one(resources), Condition: onContext(pairs)})
+		statements = append(statements, Statement{Sid: sid, Effect: "Allow", Action: oneOrList(bound), Resource: oneOrList(resources), Condition: onContext(pairs)})
 	}
 	if len(free) > 0 {
-		statements = append(statements, Statement{Sid: sid + "Look", Effect: "Allow", Action: one(free), Resource: one(resources)})
+		statements = append(statements, Statement{Sid: sid + "Look", Effect: "Allow", Action: oneOrList(free), Resource: oneOrList(resources)})
 	}
 	return statements
 }

@@ -23,8 +23,8 @@ import (
 	"piko.sh/pikokms/cmd/pikokms/internal/keys"
 )
 
-// Manual says where flags come from that the command line does not have. It is a part of the
-// root command's usage and of its man page.
+// Manual explains where flags come from that the command line does not have. The root command's
+// help has it, and so has the man page.
 const Manual = `
 Configuration:
   A flag that the command line does not have is taken from the environment:
@@ -168,8 +168,8 @@ func set(command *cobra.Command, f *pflag.Flag, values []string) error {
 	return nil
 }
 
-// IsGiven tells whether a flag says what the command line is about. A flag that is set in the
-// environment or in a file does so only if it is a switch that is turned on.
+// IsGiven reports whether a flag shows that the command line is about several objects. A flag that
+// is set in the environment or in a file does so only if it is a switch that is turned on.
 func IsGiven(flags *pflag.FlagSet, name string) bool {
 	f := flags.Lookup(name)
 	if f == nil || !f.Changed {
@@ -181,7 +181,7 @@ func IsGiven(flags *pflag.FlagSet, name string) bool {
 	return true
 }
 
-// fileConfig is what a configuration file says to one command.
+// fileConfig is what a configuration file sets for one command.
 type fileConfig struct {
 	path   string
 	values map[string][]string // by flag

@@ -45,16 +45,16 @@ func layoutFor(columns, word, numbers int, hasTotal bool) layout {
 	return layout{word: numbers == 0}
 }
 
-// bar is a progress bar on standard error.
-type bar struct {
+// Bar is a progress bar on standard error.
+type Bar struct {
 	*progressbar.ProgressBar
 	layout
 	what string
 }
 
-// NewBar returns a bar that says what is done, and then numbers of so many columns. The total is in
-// bytes, and less than 1 if it is unknown.
-func NewBar(what string, numbers int, total int64) *bar {
+// NewBar returns a bar that names what is done, with numbers of so many columns behind it. The
+// total is in bytes, and less than 1 if it is unknown.
+func NewBar(what string, numbers int, total int64) *Bar {
 	if total < 1 {
 		total = -1
 	}
@@ -62,7 +62,7 @@ func NewBar(what string, numbers int, total int64) *bar {
 	if err != nil || columns < 1 {
 		columns = usualColumns
 	}
-	b := &bar{layout: layoutFor(columns, len(what), numbers, total > 0), what: what}
+	b := &Bar{layout: layoutFor(columns, len(what), numbers, total > 0), what: what}
 	options := []progressbar.Option{
 		progressbar.OptionSetDescription(b.description("")),
 		progressbar.OptionSetWriter(os.Stderr),
@@ -82,7 +82,7 @@ func NewBar(what string, numbers int, total int64) *bar {
 	return b
 }
 
-func (b *bar) description(numbers string) string {
+func (b *Bar) description(numbers string) string {
 	if b.word {
 		return strings.TrimSpace(b.what + " " + numbers)
 	}
@@ -90,14 +90,14 @@ func (b *bar) description(numbers string) string {
 }
 
 // Draw draws the bar with numbers in its description, at n bytes.
-func (b *bar) Draw(numbers string, n int64) {
+func (b *Bar) Draw(numbers string, n int64) {
 	b.Describe(b.description(numbers))
 	_ = b.Set64(n)
 }
 
-// isWatched tells whether standard error is a terminal on which progress may be drawn, for it has
+// isWatched reports whether standard error is a terminal on which progress may be drawn, for it has
 // no lines of JSON.
-func isWatched() bool { return IsTextLog() && !Quiet.Load() && term.IsTerminal(int(os.Stderr.Fd())) }
+func isWatched() bool { return IsTextLog() && !IsQuiet() && term.IsTerminal(int(os.Stderr.Fd())) }
 
 // ShowProgress draws a progress bar on standard error if that is a terminal and the work lasts more
 // than half a second. The total is in bytes, or -1 if it is unknown. The bar goes when done is

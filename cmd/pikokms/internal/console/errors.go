@@ -70,28 +70,28 @@ func Explain(err error) string {
 	return text
 }
 
-// isSSOExpired tells whether an error came of a login of IAM Identity Center that has ended, or of
+// isSSOExpired reports whether an error came of a login of IAM Identity Center that has ended, or of
 // none. The AWS SDK (v1.47.8) has a type for one of the cases, and texts for the others.
 func isSSOExpired(err error) bool {
 	_, expired := errors.AsType[*ssocreds.InvalidTokenError](err)
 	return expired || strings.Contains(err.Error(), "cached SSO token") || strings.Contains(err.Error(), "the SSO session has expired")
 }
 
-// toldError is an error with what programs are told beside it.
-type toldError struct {
+// fieldsError is an error with attributes for programs.
+type fieldsError struct {
 	error
 	fields []any
 }
 
 // Unwrap returns the error.
-func (t *toldError) Unwrap() error { return t.error }
+func (t *fieldsError) Unwrap() error { return t.error }
 
-// WithFields returns an error with what programs are told beside it.
-func WithFields(err error, fields []any) error { return &toldError{err, fields} }
+// WithFields returns an error with attributes for programs.
+func WithFields(err error, fields []any) error { return &fieldsError{err, fields} }
 
-// FieldsOf returns what programs are told beside an error.
+// FieldsOf returns the attributes of an error for programs.
 func FieldsOf(err error) []any {
-	if t, ok := errors.AsType[*toldError](err); ok {
+	if t, ok := errors.AsType[*fieldsError](err); ok {
 		return t.fields
 	}
 	return nil

@@ -77,7 +77,7 @@ func (l *Line) redraw() {
 	l.draw()
 }
 
-// Say says something else, in a line of its own.
+// Say writes something else, in a line of its own.
 func (l *Line) Say(level slog.Level, text string, attributes ...any) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -1,5 +1,5 @@
-// Package text is what the command says: its errors, its log, sizes and names as people read them,
-// and the progress of work on a terminal.
+// Package console writes what the command says: its log and errors, and the progress of work on a
+// terminal.
 package console
 
 import (
@@ -10,12 +10,11 @@ import (
 	"os"
 	"strings"
 	"sync"
-	"sync/atomic"
 
 	"github.com/spf13/cobra"
 )
 
-// The formats of what the command says on standard error.
+// The formats of what is written to standard error.
 const (
 	FormatText = "text"
 	FormatJSON = "json"
@@ -26,6 +25,7 @@ const LogFormatFlag = "log-format"
 // AddLogFormat adds the flag of the format.
 func AddLogFormat(root *cobra.Command) {
 	root.PersistentFlags().String(LogFormatFlag, FormatText, "say things as this `FORMAT`: text or json")
+	ShowInShortHelp(root.PersistentFlags(), LogFormatFlag)
 	_ = root.RegisterFlagCompletionFunc(LogFormatFlag, cobra.FixedCompletions([]string{FormatText, FormatJSON}, cobra.ShellCompDirectiveNoFileComp))
 }
 
@@ -34,42 +34,39 @@ const QuietFlag = "quiet"
 // AddQuiet adds the flag that leaves only errors to be said.
 func AddQuiet(root *cobra.Command) {
 	root.PersistentFlags().BoolP(QuietFlag, "q", false, "say nothing on standard error but errors")
+	ShowInShortHelp(root.PersistentFlags(), QuietFlag)
 }
 
-// Quiet is whether only errors are said.
-var Quiet atomic.Bool
-
-// leastLevel returns the level from which on something is said.
-func leastLevel() slog.Level {
-	if Quiet.Load() {
-		return slog.LevelError
-	}
-	return slog.LevelInfo
-}
+// IsQuiet reports whether only errors are said.
+func IsQuiet() bool { return !slog.Default().Enabled(context.Background(), slog.LevelInfo) }
 
 // SetLogFormat sets the format of what is said from here on. All of it goes through slog's default
 // logger, and so does what packages say that know no other.
-func SetLogFormat(format string) error {
+func SetLogFormat(format string, quiet bool) error {
+	least := slog.LevelInfo
+	if quiet {
+		least = slog.LevelError
+	}
 	slog.SetLogLoggerLevel(slog.LevelWarn) // of package log, through which S3's upload manager warns
 	switch format {
 	case FormatText:
-		slog.SetDefault(slog.New(&textHandler{w: os.Stderr, mu: new(sync.Mutex)}))
+		slog.SetDefault(slog.New(&textHandler{w: os.Stderr, mu: new(sync.Mutex), least: least}))
 	case FormatJSON:
-		slog.SetDefault(slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: leastLevel()})))
+		slog.SetDefault(slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: least})))
 	default:
 		return fmt.Errorf("--%s %q; known are %s, %s", LogFormatFlag, format, FormatText, FormatJSON)
 	}
 	return nil
 }
 
-// IsTextLog tells whether what is said is for people, who may also be shown a progress bar.
+// IsTextLog reports whether what is said is for people, who may also be shown a progress bar.
 func IsTextLog() bool {
 	_, ok := slog.Default().Handler().(*textHandler)
 	return ok
 }
 
-// Say says something on standard error. The text alone tells it to people. The attributes, as of
-// slog.Log, tell it to programs, in JSON.
+// Say writes a line to standard error. People see the text alone. Programs, with JSON, also get the
+// attributes, which are those of slog.Log.
 func Say(level slog.Level, text string, attributes ...any) {
 	if IsTextLog() {
 		attributes = nil
@@ -82,14 +79,13 @@ type textHandler struct {
 	w      io.Writer
 	mu     *sync.Mutex // shared by handlers with further attributes
 	suffix string      // attributes of all records
+	least  slog.Level
 }
 
-// Enabled implements slog.Handler.
 func (h *textHandler) Enabled(_ context.Context, level slog.Level) bool {
-	return level >= leastLevel()
+	return level >= h.least
 }
 
-// Handle implements slog.Handler.
 func (h *textHandler) Handle(_ context.Context, r slog.Record) error {
 	var b strings.Builder
 	fmt.Fprintf(&b, "pikokms: %s%s", r.Message, h.suffix)
@@ -104,7 +100,6 @@ func (h *textHandler) Handle(_ context.Context, r slog.Record) error {
 	return err
 }
 
-// WithAttrs implements slog.Handler.
 func (h *textHandler) WithAttrs(attributes []slog.Attr) slog.Handler {
 	more := *h
 	for _, a := range attributes {

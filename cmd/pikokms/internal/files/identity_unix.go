@@ -7,7 +7,7 @@ import (
 	"syscall"
 )
 
-// Identity returns what tells a file from others while it is there.
+// Identity returns a value that no other file has while this one exists.
 func Identity(info os.FileInfo) any {
 	if s, ok := info.Sys().(*syscall.Stat_t); ok {
 		return [2]uint64{uint64(s.Dev), s.Ino}

@@ -19,7 +19,7 @@ func Keep(file *os.File, now, before os.FileInfo) error {
 	return outfile.KeepModTime(file, now)
 }
 
-// isSame tells whether a file is as it was.
+// isSame reports whether a file is as it was.
 func isSame(now, before os.FileInfo) bool {
 	return before != nil && os.SameFile(now, before) && now.Size() == before.Size() && now.ModTime().Equal(before.ModTime())
 }

@@ -49,7 +49,7 @@ type Output struct {
 	// Path is the name that the file gets. It is empty for what is written to directly.
 	Path    string
 	replace bool
-	// early has the file written to disk while it is made.
+	// early writes the file to disk while it is made.
 	early *outfile.Writer
 	// detach keeps the end of the context from removing the file. It returns false when the context
 	// has ended.
@@ -135,7 +135,6 @@ func (o *Output) blame(err error) error {
 	return fmt.Errorf("writing %s: %w", o.Path, WithoutPath(err))
 }
 
-// Write implements io.Writer.
 func (o *Output) Write(p []byte) (int, error) {
 	if o.early == nil {
 		n, err := o.File.Write(p)
@@ -188,7 +187,7 @@ func (o *Output) Commit(ctx context.Context) error {
 	return o.place(temporary, os.Rename(temporary, o.Path))
 }
 
-// place removes the temporary name if err says that the file did not get its own name.
+// place removes the temporary name if err is not nil: the file did not get its own name.
 func (o *Output) place(temporary string, err error) error {
 	if err != nil {
 		_ = os.Remove(temporary)

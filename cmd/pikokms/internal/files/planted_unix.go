@@ -74,7 +74,7 @@ func ResolveOutput(path string, existing bool) (string, error) {
 	return done, nil
 }
 
-// isPlanted tells whether something in a folder is another user's than this one's and the folder's
+// isPlanted reports whether something in a folder is another user's than this one's and the folder's
 // own, and the folder is one in which everyone can make files and nobody can remove others'.
 func isPlanted(dir string, info fs.FileInfo) bool {
 	of, err := os.Stat(dir)

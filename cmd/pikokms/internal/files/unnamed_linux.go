@@ -47,7 +47,7 @@ func removeUnnamed(name string) {
 	}
 }
 
-// isUnnamed tells whether a file has no name. It was then opened by the name of its folder.
+// isUnnamed reports whether a file has no name. It was then opened by the name of its folder.
 func isUnnamed(name string) bool {
 	info, err := os.Stat(name)
 	return err == nil && info.IsDir()

@@ -33,14 +33,14 @@ func (k *Key) parseBranchKey(u *url.URL, check bool) error {
 		if err != nil {
 			return nil, err
 		}
-		return p.Guarded(k.counted), nil
+		return p.Guarded(k.countCall), nil
 	}
 	return nil
 }
 
-// counted is a provider.Guard that counts the calls for branch keys, and has them wait for their
-// turn if their rate is bounded. Most messages need no call.
-func (k *Key) counted(ctx context.Context, _ string, call func(context.Context) error) error {
+// countCall is a provider.Guard that counts the calls for branch keys, and makes them wait if their
+// rate is bounded. Most messages need no call.
+func (k *Key) countCall(ctx context.Context, _ string, call func(context.Context) error) error {
 	if k.Limiter != nil && k.IsRemote() {
 		if err := k.Limiter.Wait(ctx); err != nil {
 			return fmt.Errorf("%w: --kms-rate leaves no room for a call within %v: %w", provider.ErrProviderUnavailable, k.Timeout, err)
@@ -48,7 +48,7 @@ func (k *Key) counted(ctx context.Context, _ string, call func(context.Context) 
 		ctx = provider.WithRequests(ctx, k.pay())
 	}
 	err := call(ctx)
-	// The table alone tells that a branch key is not there, or is under another KMS key.
+	// No call was needed to see that the table has no such branch key, or has it under another KMS key.
 	if k.IsRemote() && !errors.Is(err, provider.ErrKeyNotFound) && !errors.Is(err, provider.ErrUntrustedKey) {
 		k.Calls.Add(1)
 	}

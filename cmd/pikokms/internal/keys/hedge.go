@@ -13,9 +13,9 @@ import (
 	"piko.sh/pikokms/provider"
 )
 
-// patience is how long a key service is waited for before the next one is asked beside it. AWS KMS
-// takes tens of milliseconds for an answer.
-const patience = time.Second
+// hedgeDelay is how long one key service may take before the next one is asked, too. AWS KMS takes
+// tens of milliseconds.
+const hedgeDelay = time.Second
 
 // Remote are the KEYs of key services as one provider.Unwrapper, for one message. They are asked one
 // after the other, and beside each other where one keeps the message waiting: services that are
@@ -28,13 +28,13 @@ type Remote struct {
 	ctx     context.Context // of the questions, from the first one on
 	cancel  context.CancelFunc
 	working int                     // the keys that are being asked
-	answers chan answer             // has room for all of them
+	answers chan unwrapped          // has room for all of them
 	failed  [][]error               // for each data key of the message
 	unfit   []*provider.SecureBytes // what was unwrapped of each and is not the message's data key
 }
 
-// answer is what a KEY says of a data key, or that it has no more to say.
-type answer struct {
+// unwrapped is the answer of a KEY about a data key, or its last one.
+type unwrapped struct {
 	wrapped int // the place of the data key in the message; -1 at the end
 	key     *provider.SecureBytes
 	err     error
@@ -50,7 +50,7 @@ func NewRemote(keys []*Key, limits header.Limits) *Remote {
 func (r *Remote) Accept(h *header.Header) error {
 	n := len(h.EncryptedDataKeys)
 	r.message, r.failed, r.unfit = h, make([][]error, n), make([]*provider.SecureBytes, n)
-	r.answers = make(chan answer, len(r.keys)*(n+1))
+	r.answers = make(chan unwrapped, len(r.keys)*(n+1))
 	return nil
 }
 
@@ -65,7 +65,7 @@ func (r *Remote) UnwrapDataKey(ctx context.Context, request *provider.UnwrapData
 		return bytes.Equal(k.Ciphertext, request.EncryptedKey.Ciphertext) && bytes.Equal(k.ProviderInfo, request.EncryptedKey.ProviderInfo)
 	})
 	for r.working > 0 || r.askNext(*request) {
-		impatient := time.NewTimer(patience)
+		impatient := time.NewTimer(hedgeDelay)
 		select {
 		case a := <-r.answers:
 			if key := r.take(a, *request); key != nil {
@@ -92,7 +92,7 @@ func (r *Remote) UnwrapDataKey(ctx context.Context, request *provider.UnwrapData
 }
 
 // take remembers an answer, or returns the message's data key.
-func (r *Remote) take(a answer, request provider.UnwrapDataKeyRequest) *provider.SecureBytes {
+func (r *Remote) take(a unwrapped, request provider.UnwrapDataKeyRequest) *provider.SecureBytes {
 	switch {
 	case a.wrapped < 0:
 		r.working--
@@ -109,8 +109,8 @@ func (r *Remote) take(a answer, request provider.UnwrapDataKeyRequest) *provider
 	return nil
 }
 
-// fits tells whether the message commits to a data key. Of a message of before key commitment, its
-// reader tells.
+// fits reports whether the message commits to a data key. The reader of a message without key
+// commitment checks that itself.
 func (r *Remote) fits(key *provider.SecureBytes) bool {
 	h := r.message
 	if !h.Suite.Commits() {
@@ -138,7 +138,7 @@ func (r *Remote) askNext(request provider.UnwrapDataKeyRequest) bool {
 				break
 			}
 			if r.left.Add(-1) < 0 {
-				r.answers <- answer{i, nil, &header.LimitError{Limit: "MaxAttempts", Reason: "the message's data keys take more attempts than were made", Option: "Limits.MaxAttempts"}}
+				r.answers <- unwrapped{i, nil, &header.LimitError{Limit: "MaxAttempts", Reason: "the message's data keys take more attempts than were made", Option: "Limits.MaxAttempts"}}
 				break
 			}
 			one := request
@@ -149,12 +149,12 @@ func (r *Remote) askNext(request provider.UnwrapDataKeyRequest) bool {
 				continue
 			}
 			if err != nil {
-				r.answers <- answer{i, nil, err}
+				r.answers <- unwrapped{i, nil, err}
 				continue
 			}
-			r.answers <- answer{i, dataKey.PlaintextKey, nil}
+			r.answers <- unwrapped{i, dataKey.PlaintextKey, nil}
 		}
-		r.answers <- answer{wrapped: -1}
+		r.answers <- unwrapped{wrapped: -1}
 	}()
 	return true
 }

@@ -7,7 +7,7 @@ import (
 	"piko.sh/pikokms/provider/local"
 )
 
-// Identity returns what tells a KEY from others, without what may be another in the next run.
+// Identity returns the text of a KEY without what may change from one run to the next.
 func (k *Key) Identity() string {
 	u, err := url.Parse(k.Text)
 	if err != nil {

@@ -75,10 +75,10 @@ type Key struct {
 	failure error              // why it can't be opened or asked; that is not tried again
 }
 
-// IsRemote tells whether the key is in a key service.
+// IsRemote reports whether the key is in a key service.
 func (k *Key) IsRemote() bool { return k.Scheme != local.Scheme && !k.InFile }
 
-// isAskedEachTime tells whether a key service is asked for each data key. Of a branch key, the
+// isAskedEachTime reports whether a key service is asked for each data key. Of a branch key, the
 // service is asked once, and then this process wraps the data keys.
 func (k *Key) isAskedEachTime() bool { return k.IsRemote() && k.Scheme != branchkey.Scheme }
 
@@ -101,8 +101,8 @@ func (k *Key) Opened(ctx context.Context) (provider.Unwrapper, error) {
 	return k.keyring, k.failure
 }
 
-// giveUp has a key service that does not answer not asked again, about the other data keys of a
-// message.
+// giveUp keeps a key service that does not answer from being asked again, about the other data keys
+// of a message.
 func (k *Key) giveUp(err error) {
 	if k.Patient {
 		return
@@ -115,7 +115,7 @@ func (k *Key) giveUp(err error) {
 // Ask makes a call of the keyring of a KEY, and bounds the time of its answer.
 func Ask[T any](ctx context.Context, k *Key, call func(context.Context, provider.Unwrapper) (T, error)) (T, error) {
 	var answer T
-	if k.Limiter != nil && k.isAskedEachTime() { // Calls for branch keys wait in counted.
+	if k.Limiter != nil && k.isAskedEachTime() { // Calls for branch keys wait in countCall.
 		if err := k.Limiter.Wait(ctx); err != nil {
 			return answer, err
 		}
@@ -156,7 +156,7 @@ func (a *attempts) add(err error) {
 	a.texts = append(a.texts, err.Error())
 }
 
-// text says what the attempts met, each cause once.
+// text returns the causes of the failed attempts, each once.
 func (a *attempts) text() string {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -175,8 +175,8 @@ func (a *attempts) text() string {
 	return fmt.Sprintf("; %d tries met: %s", len(a.texts), strings.Join(causes, ", "))
 }
 
-// pay returns a function to call before each request of one call, for which the rate has room
-// already. Further requests, which try again, take the room of the calls to come.
+// pay returns a function to call before each request of one call. The rate has room for the first
+// request already. Further requests, which try again, take the room of the calls to come.
 func (k *Key) pay() func() {
 	var requests atomic.Int64
 	return func() {
@@ -194,12 +194,10 @@ func (k *Key) blame(err error) error {
 	return fmt.Errorf("key %s: %w", k.Text, err)
 }
 
-// GenerateDataKey implements provider.Keyring.
 func (k *Key) GenerateDataKey(ctx context.Context, encryptionContext map[string]string) (*provider.DataKey, error) {
 	return k.whole.GenerateDataKey(ctx, encryptionContext)
 }
 
-// WrapDataKey implements provider.Keyring.
 func (k *Key) WrapDataKey(ctx context.Context, dataKey *provider.SecureBytes, encryptionContext map[string]string) (header.EncryptedDataKey, error) {
 	return k.whole.WrapDataKey(ctx, dataKey, encryptionContext)
 }
@@ -213,23 +211,20 @@ func (k *Key) UnwrapDataKey(ctx context.Context, request *provider.UnwrapDataKey
 	return k.whole.UnwrapDataKey(ctx, request)
 }
 
-// IsCurrent implements provider.VersionedKeyring.
 func (k *Key) IsCurrent(ctx context.Context, request *provider.UnwrapDataKeyRequest) (bool, error) {
 	return k.whole.IsCurrent(ctx, request)
 }
 
-// Type implements provider.PikoV2Keyring.
 func (k *Key) Type() provider.Type { return keyServices[k.Scheme].kind }
 
-// UnwrapPikoV2 implements provider.PikoV2Keyring.
 func (k *Key) UnwrapPikoV2(ctx context.Context, wrapped string) (*provider.SecureBytes, error) {
 	return k.whole.UnwrapPikoV2(ctx, wrapped)
 }
 
-// asking is a KEY that is asked for each data key, and its answers counted.
-type asking struct{ *Key }
+// askingKeyring asks a KEY for each data key, and counts the answers.
+type askingKeyring struct{ *Key }
 
-func (k asking) GenerateDataKey(ctx context.Context, encryptionContext map[string]string) (*provider.DataKey, error) {
+func (k askingKeyring) GenerateDataKey(ctx context.Context, encryptionContext map[string]string) (*provider.DataKey, error) {
 	return Ask(ctx, k.Key, func(ctx context.Context, keyring provider.Unwrapper) (*provider.DataKey, error) {
 		wrapper, err := wrapperOf(keyring)
 		if err != nil {
@@ -250,7 +245,7 @@ func wrapperOf(keyring provider.Unwrapper) (provider.Wrapper, error) {
 	return wrapper, nil
 }
 
-func (k asking) WrapDataKey(ctx context.Context, dataKey *provider.SecureBytes, encryptionContext map[string]string) (header.EncryptedDataKey, error) {
+func (k askingKeyring) WrapDataKey(ctx context.Context, dataKey *provider.SecureBytes, encryptionContext map[string]string) (header.EncryptedDataKey, error) {
 	return Ask(ctx, k.Key, func(ctx context.Context, keyring provider.Unwrapper) (header.EncryptedDataKey, error) {
 		wrapper, err := wrapperOf(keyring)
 		if err != nil {
@@ -262,7 +257,7 @@ func (k asking) WrapDataKey(ctx context.Context, dataKey *provider.SecureBytes, 
 	})
 }
 
-func (k asking) UnwrapDataKey(ctx context.Context, request *provider.UnwrapDataKeyRequest) (*provider.DataKey, error) {
+func (k askingKeyring) UnwrapDataKey(ctx context.Context, request *provider.UnwrapDataKeyRequest) (*provider.DataKey, error) {
 	return Ask(ctx, k.Key, func(ctx context.Context, keyring provider.Unwrapper) (*provider.DataKey, error) {
 		answer, err := keyring.UnwrapDataKey(ctx, request)
 		k.count(err)
@@ -271,7 +266,7 @@ func (k asking) UnwrapDataKey(ctx context.Context, request *provider.UnwrapDataK
 }
 
 // IsCurrent asks no key service about a key of AWS KMS, since a data key names it.
-func (k asking) IsCurrent(ctx context.Context, request *provider.UnwrapDataKeyRequest) (bool, error) {
+func (k askingKeyring) IsCurrent(ctx context.Context, request *provider.UnwrapDataKeyRequest) (bool, error) {
 	judge := func(ctx context.Context, keyring provider.Unwrapper) (bool, error) {
 		versioned, ok := keyring.(provider.VersionedKeyring)
 		if !ok {
@@ -293,7 +288,7 @@ func (k asking) IsCurrent(ctx context.Context, request *provider.UnwrapDataKeyRe
 	})
 }
 
-func (k asking) UnwrapPikoV2(ctx context.Context, wrapped string) (*provider.SecureBytes, error) {
+func (k askingKeyring) UnwrapPikoV2(ctx context.Context, wrapped string) (*provider.SecureBytes, error) {
 	return Ask(ctx, k.Key, func(ctx context.Context, keyring provider.Unwrapper) (*provider.SecureBytes, error) {
 		old, ok := keyring.(provider.PikoV2Keyring)
 		if !ok {
@@ -303,9 +298,9 @@ func (k asking) UnwrapPikoV2(ctx context.Context, wrapped string) (*provider.Sec
 	})
 }
 
-// CacheDataKeys has a data key serve several messages and readings. It is called before the first.
+// CacheDataKeys lets a data key serve several messages and readings. It is called before the first.
 func (k *Key) CacheDataKeys(limits service.CacheLimits) {
-	k.whole = service.NewKeyring(asking{k}, k.Type(), service.Config{Cache: &limits, Telemetry: telemetry.Providers()})
+	k.whole = service.NewKeyring(askingKeyring{k}, k.Type(), service.Config{Cache: &limits, Telemetry: telemetry.Providers()})
 }
 
 // Close zeroes the keys in memory, and ends the connections to a key service.
@@ -347,7 +342,7 @@ func parseKey(text string, timeout time.Duration, check bool) (*Key, error) {
 		return nil, err
 	}
 	k := &Key{Given: text, Text: Redact(u), Scheme: u.Scheme, URL: u, Timeout: timeout}
-	k.whole = service.NewKeyring(asking{k}, k.Type(), service.Config{Telemetry: telemetry.Providers()})
+	k.whole = service.NewKeyring(askingKeyring{k}, k.Type(), service.Config{Telemetry: telemetry.Providers()})
 	switch u.Scheme {
 	case awskms.Scheme:
 		c, err := awskms.ParseURL(u)
@@ -389,14 +384,14 @@ func parseKey(text string, timeout time.Duration, check bool) (*Key, error) {
 }
 
 // count counts an answer of a key service, which is not asked about keys that are not trusted.
-// Branch keys are counted by counted.
+// Branch keys are counted by countCall.
 func (k *Key) count(err error) {
 	if k.isAskedEachTime() && !errors.Is(err, provider.ErrUntrustedKey) {
 		k.Calls.Add(1)
 	}
 }
 
-// IsAWS tells whether the key is in AWS KMS.
+// IsAWS reports whether the key is in AWS KMS.
 func (k *Key) IsAWS() bool { return strings.HasPrefix(k.Scheme, awskms.Scheme) }
 
 func CloseAll(keys []*Key) {
@@ -419,8 +414,8 @@ func OpenAll(ctx context.Context, keys []*Key) error {
 	return cmp.Or(failures...)
 }
 
-// OpenAny returns an error if no KEY can be used to decrypt, as far as can be told without a call
-// of a key service: each object would fail for that.
+// OpenAny returns an error if no KEY can decrypt, as far as that is known without a call of a key
+// service: each object would fail for that.
 func OpenAny(ctx context.Context, keys []*Key) error {
 	here, remote := ForDecryption(keys)
 	var failures []error

@@ -22,7 +22,7 @@ const (
 	KindLeftOut   = "left-out"  // it is no object
 )
 
-// Object is what an object says of itself.
+// Object is what is known of an object without a key.
 type Object struct {
 	Name string
 	Kind string // empty if it could not be read
@@ -105,7 +105,7 @@ func KeyNames(h *header.Header) []string {
 	return names
 }
 
-// IsUnder tells whether an object says that it is in the suite and under the keys of a header.
+// IsUnder reports whether an object's header has the suite and the keys of h.
 func (x *Object) IsUnder(h *header.Header) bool {
 	if x.Kind != KindEncrypted || x.Report.Suite != h.Suite.String() {
 		return false
@@ -117,7 +117,7 @@ func (x *Object) IsUnder(h *header.Header) bool {
 	return slices.Equal(names, KeyNames(h))
 }
 
-// HasPairs tells whether an object says that it has an encryption context, but for the key of its
+// HasPairs reports whether an object's header has an encryption context, except for the key of its
 // signature.
 func (x *Object) HasPairs(pairs map[string]string) bool {
 	for name, value := range pairs {

@@ -53,7 +53,7 @@ func Plaintext(ctx context.Context, r *bufio.Reader, malformed bool) (*bufio.Rea
 	return nil, fmt.Errorf("%w: %w", errMalformed, err)
 }
 
-// IsFormat tells whether an error is about what an object holds, and not about reading it.
+// IsFormat reports whether an error is about what an object holds, and not about reading it.
 func IsFormat(err error) bool {
 	for _, e := range [...]error{header.ErrNotMessage, header.ErrMalformed, header.ErrUnsupported, header.ErrLimit} {
 		if errors.Is(err, e) {

@@ -22,6 +22,7 @@ import (
 
 	"piko.sh/pikokms/cmd/pikokms/internal/admin"
 	"piko.sh/pikokms/cmd/pikokms/internal/config"
+	"piko.sh/pikokms/cmd/pikokms/internal/console"
 	"piko.sh/pikokms/cmd/pikokms/internal/places"
 	"piko.sh/pikokms/cmd/pikokms/internal/verbs"
 	"piko.sh/pikokms/cmd/pikokms/internal/work"
@@ -70,16 +71,16 @@ func writePages(dir string, header doc.GenManHeader) error {
 }
 
 // refer has the page of a command, and those of the commands below it, refer to other pages. The
-// text keys says where KEYs are explained.
+// text keys refers to the explanation of KEYs.
 func refer(c *cobra.Command, keys string) {
 	c.Long = escape(c.Long)
-	if c.Flags().Lookup("key") != nil {
+	if console.HasTopic(c, "keys") || console.HasTopic(c, "branch-keys") && c.Name() != "branch-keys" {
 		c.Long += "\n\n" + keys
 	}
-	if c.Flags().Lookup("include") != nil || c.Flags().Lookup("address") != nil {
+	if console.HasTopic(c, "places") {
 		c.Long += "\n\nPlaces and globs are explained in **pikokms(1)**."
 	}
-	if c.Flags().Lookup("resume") != nil {
+	if console.HasTopic(c, "long-work") {
 		c.Long += "\n\nHow long work is planned, slowed down and resumed is explained there, too."
 	}
 	if c.Name() == "branch-keys" {
@@ -91,7 +92,7 @@ func refer(c *cobra.Command, keys string) {
 	}
 }
 
-// escape returns a help text as Markdown that says the same.
+// escape escapes a help text for Markdown.
 func escape(text string) string {
 	return strings.NewReplacer(`\`, `\\`, "*", `\*`, "_", `\_`, "<", `\<`, "`", "\\`").Replace(text)
 }

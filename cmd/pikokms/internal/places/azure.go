@@ -38,13 +38,6 @@ type azureObjects struct {
 	allowed allowedLosses
 }
 
-// azureBlob is a blob that is read.
-type azureBlob struct {
-	azure.GetPropertiesResponse
-	container *container.Client
-	name      string
-}
-
 // errNotBlockBlob means that a blob can't be replaced without becoming something else: who appends
 // to a log fails from then on, and a page blob is a disk.
 var errNotBlockBlob = errors.New("a replacement would be a block blob, and it is none")
@@ -52,7 +45,6 @@ var errNotBlockBlob = errors.New("a replacement would be a block blob, and it is
 // azureSizeKey is pikokms.MetadataKey as gocloud.dev stores it in Azure.
 const azureSizeKey = "pikokms__0x2d__header__0x2d__size"
 
-// Close implements io.Closer.
 func (b *azureObjects) Close() error { return b.bucket.Close() }
 
 func (b *azureObjects) list(ctx context.Context, prefix string) iter.Seq2[Listed, error] {
@@ -101,7 +93,6 @@ func (b *azureObjects) listed(item *container.BlobItem) (Listed, error) {
 	return one, nil
 }
 
-// page implements paged.
 func (b *azureObjects) page(ctx context.Context, folder string, token []byte, n int) (keys []Listed, next []byte, err error) {
 	prefix, size, marker := b.prefix+folder, int32(n), string(token)
 	options := container.ListBlobsHierarchyOptions{Prefix: &prefix, MaxResults: &size}
@@ -167,7 +158,7 @@ func (b *azureObjects) open(ctx context.Context, key string) (pikokms.Object, er
 		r, err := client.DownloadStream(undecoded(ctx), &azure.DownloadStreamOptions{
 			Range: azure.HTTPRange{Offset: offset, Count: length}, AccessConditions: ifUnchanged(*first.ETag),
 		})
-		if isRefused(err) {
+		if isConditionFailure(err) {
 			err = fmt.Errorf("%w: %w", pikokms.ErrChanged, err)
 		}
 		if err != nil {
@@ -415,10 +406,10 @@ func (b *azureObjects) upload(ctx context.Context, key string, from *opened, con
 		r, err := b.blob(key).DownloadStream(undecoded(ctx), nil)
 		return r.Body, err
 	}
-	if (isRefused(err) || Passes(err)) && sent.Is(stored) {
+	if (isConditionFailure(err) || IsTransient(err)) && sent.Is(stored) {
 		return nil // the answer was lost; what is refused is a second request
 	}
-	if isRefused(err) {
+	if isConditionFailure(err) {
 		err = fmt.Errorf("%w: %w", refused, err)
 	}
 	return azureError(err)
@@ -432,7 +423,6 @@ type summed struct {
 	headers *azure.HTTPHeaders
 }
 
-// Read implements io.Reader.
 func (s *summed) Read(p []byte) (int, error) {
 	n, err := s.Reader.Read(p)
 	_, _ = s.sum.Write(p[:max(0, min(n, len(p)))]) // never fails
@@ -449,8 +439,8 @@ func textOf(text *string) string {
 	return *text
 }
 
-// isRefused tells whether Azure did not do something because of a condition.
-func isRefused(err error) bool {
+// isConditionFailure reports whether Azure did not do something because of a condition.
+func isConditionFailure(err error) bool {
 	return bloberror.HasCode(err, bloberror.ConditionNotMet, bloberror.TargetConditionNotMet, bloberror.BlobAlreadyExists)
 }
 
@@ -492,5 +482,4 @@ func saidBy(answer *azcore.ResponseError) string {
 	return strings.TrimSpace(line)
 }
 
-// setWriting implements bucket.
 func (b *azureObjects) setWriting(w Writing) { b.allowed = w.Allowed }

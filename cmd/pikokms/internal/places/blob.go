@@ -7,7 +7,6 @@ import (
 	"io"
 	"io/fs"
 	"iter"
-	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -27,38 +26,6 @@ type blobObjects struct {
 	dir    string // the folder with the objects; empty if the URL has a prefix that is none
 }
 
-// openBlobs opens the bucket that gocloud.dev keeps in a folder, and returns the key of the one
-// object that its URL names, if it names one.
-func openBlobs(ctx context.Context, u *url.URL) (_ objects, only string, err error) {
-	at := *u
-	if info, err := os.Stat(filepath.FromSlash(u.Path)); err == nil && !info.IsDir() {
-		at.Path, only = filepath.Split(u.Path)
-	}
-	b := new(blobObjects)
-	if b.bucket, err = openBlob(ctx, &at); err != nil {
-		return nil, "", err
-	}
-	if only == "" {
-		b.dir = folderOf(u)
-	}
-	return b, only, nil
-}
-
-// folderOf returns the folder with the objects of a bucket that gocloud.dev keeps in one. It is
-// empty if the URL has a key, or a prefix that does not end in a slash.
-func folderOf(u *url.URL) string {
-	prefix := u.Query().Get("prefix")
-	if u.Query().Has("key") || prefix != "" && !strings.HasSuffix(prefix, "/") {
-		return ""
-	}
-	path := u.Path
-	if u.Host == "." || os.PathSeparator != '/' { // as fileblob.URLOpener does
-		path = strings.TrimPrefix(path, "/")
-	}
-	return filepath.Join(filepath.FromSlash(path), filepath.FromSlash(prefix))
-}
-
-// Close implements io.Closer.
 func (b *blobObjects) Close() error { return b.bucket.Close() }
 
 func (b *blobObjects) list(ctx context.Context, prefix string) iter.Seq2[Listed, error] {
@@ -95,7 +62,7 @@ const metadataSuffix = ".attrs"
 // metadataStart begins such a file.
 const metadataStart = `{"user.cache_control":`
 
-// isMetadata tells whether a file has the metadata of another one that stands beside it. If that
+// isMetadata reports whether a file has the metadata of another one that stands beside it. If that
 // was encrypted, gocloud.dev could not read the other one.
 func isMetadata(path string) bool {
 	object, ok := strings.CutSuffix(path, metadataSuffix)
@@ -157,7 +124,6 @@ func (b *blobObjects) listPassedOver(prefix string, yield func(Listed, error) bo
 	return more
 }
 
-// page implements paged.
 func (b *blobObjects) page(ctx context.Context, folder string, token []byte, n int) (keys []Listed, next []byte, err error) {
 	if len(token) == 0 {
 		token = blob.FirstPageToken

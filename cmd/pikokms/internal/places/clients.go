@@ -23,23 +23,21 @@ import (
 	"google.golang.org/api/option"
 )
 
-// bePatient has a client of S3 send a request again whose answer broke off, and give up one that
-// stands still.
-func bePatient(o *s3.Options) {
-	o.HTTPClient = impatient{o.HTTPClient.Do}
-	o.Retryer = brokenAnswers{o.Retryer}
+// setRetries makes a client of S3 repeat a request whose answer broke off, and give up one that stands
+// still.
+func (o Opener) setRetries(client *s3.Options) {
+	client.HTTPClient = idleClient{client.HTTPClient.Do, o.Timeout}
+	client.Retryer = brokenAnswers{client.Retryer}
 }
 
 // brokenAnswers is the AWS SDK's judge of what is tried again. The SDK takes an answer that breaks
 // off for one that can't be read.
 type brokenAnswers struct{ aws.Retryer }
 
-// IsErrorRetryable implements aws.Retryer.
 func (r brokenAnswers) IsErrorRetryable(err error) bool {
 	return errors.Is(err, io.ErrUnexpectedEOF) || r.Retryer.IsErrorRetryable(err)
 }
 
-// GetAttemptToken implements aws.RetryerV2.
 func (r brokenAnswers) GetAttemptToken(ctx context.Context) (func(error) error, error) {
 	if v2, ok := r.Retryer.(aws.RetryerV2); ok {
 		return v2.GetAttemptToken(ctx)
@@ -49,12 +47,12 @@ func (r brokenAnswers) GetAttemptToken(ctx context.Context) (func(error) error, 
 
 // openBlob opens a bucket of gocloud.dev, as blob.OpenBucket does, with clients that give up a
 // request that stands still.
-func openBlob(ctx context.Context, u *url.URL) (*blob.Bucket, error) {
+func (o Opener) openBlob(ctx context.Context, u *url.URL) (*blob.Bucket, error) {
 	switch u.Scheme {
 	case gcsblob.Scheme:
-		return openGCS(ctx, u)
+		return o.openGCS(ctx, u)
 	case azureblob.Scheme:
-		opener := azureblob.URLOpener{MakeClient: newAzureClient, ServiceURLOptions: *azureblob.NewDefaultServiceURLOptions()}
+		opener := azureblob.URLOpener{MakeClient: o.newAzureClient, ServiceURLOptions: *azureblob.NewDefaultServiceURLOptions()}
 		return opener.OpenBucketURL(ctx, u)
 	}
 	return blob.OpenBucket(ctx, u.String())
@@ -62,8 +60,8 @@ func openBlob(ctx context.Context, u *url.URL) (*blob.Bucket, error) {
 
 // openGCS opens a bucket with Application Default Credentials. An emulator, which the environment
 // names as for Google's own clients, needs none.
-func openGCS(ctx context.Context, u *url.URL) (*blob.Bucket, error) {
-	var transport http.RoundTripper = impatient{gcp.DefaultTransport().RoundTrip}
+func (o Opener) openGCS(ctx context.Context, u *url.URL) (*blob.Bucket, error) {
+	var transport http.RoundTripper = idleClient{gcp.DefaultTransport().RoundTrip, o.Timeout}
 	opener := gcsblob.URLOpener{Client: gcp.NewAnonymousHTTPClient(transport)}
 	query := u.Query()
 	isHTTP := !query.Has("grpc") && !query.Has("zonal") // gRPC has connections of its own
@@ -94,12 +92,12 @@ func openGCS(ctx context.Context, u *url.URL) (*blob.Bucket, error) {
 
 // newAzureClient takes credentials from the environment in the order that gocloud.dev documents in
 // package azureblob.
-func newAzureClient(service azureblob.ServiceURL, name azureblob.ContainerName) (*container.Client, error) {
+func (o Opener) newAzureClient(service azureblob.ServiceURL, name azureblob.ContainerName) (*container.Client, error) {
 	at, err := url.JoinPath(string(service), string(name))
 	if err != nil {
 		return nil, err
 	}
-	options := &container.ClientOptions{ClientOptions: azurepolicy.ClientOptions{Transport: impatient{http.DefaultClient.Do}}}
+	options := &container.ClientOptions{ClientOptions: azurepolicy.ClientOptions{Transport: idleClient{http.DefaultClient.Do, o.Timeout}}}
 	account, key := os.Getenv("AZURE_STORAGE_ACCOUNT"), os.Getenv("AZURE_STORAGE_KEY")
 	connection := os.Getenv("AZURE_STORAGE_CONNECTION_STRING")
 	if connection == "" {

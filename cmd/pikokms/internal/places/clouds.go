@@ -7,15 +7,10 @@ import (
 	"io"
 	"maps"
 	"net/http"
-	"net/url"
-	"os"
-	"slices"
 	"strings"
 	"time"
 
-	"cloud.google.com/go/storage"
 	azurepolicy "github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
-	"github.com/Azure/azure-sdk-for-go/sdk/storage/azblob/container"
 	_ "gocloud.dev/blob/azureblob"
 	_ "gocloud.dev/blob/gcsblob"
 
@@ -24,34 +19,6 @@ import (
 	"piko.sh/pikokms/s3storage"
 	"piko.sh/pikokms/transfer"
 )
-
-// openCloud opens the bucket of a URL in GCS or Azure, and returns the key of the one object that
-// it names, if it names one. Gocloud.dev knows URLs and credentials. Names and metadata it changes,
-// so objects are worked on by the client that it made.
-func openCloud(ctx context.Context, u *url.URL) (_ objects, only string, err error) {
-	at := *u
-	var prefix string
-	prefix, only = keyOf(u)
-	at.Path, at.RawPath = "", ""
-	if u.Scheme == "gs" { // gocloud.dev v0.49.0 warns on standard output that there are no credentials
-		stdout := os.Stdout
-		os.Stdout = os.Stderr
-		defer func() { os.Stdout = stdout }()
-	}
-	bucket, err := openBlob(ctx, &at)
-	if err != nil {
-		return nil, "", err
-	}
-	var az *container.Client
-	var gcs *storage.Client
-	switch {
-	case bucket.As(&az):
-		return &azureObjects{bucket: bucket, client: az, prefix: prefix}, only, nil
-	case bucket.As(&gcs):
-		return &gcsObjects{bucket: bucket, handle: gcs.Bucket(u.Host), prefix: prefix}, only, nil
-	}
-	return nil, "", errors.Join(errors.New("gocloud.dev gave no client of this cloud"), bucket.Close())
-}
 
 // newOpenObject opens an object whose first bytes are on their way. It reads no more than those.
 func newOpenObject(first io.ReadCloser, size int64, modTime time.Time, fetch func(offset, length int64) (io.ReadCloser, error)) (pikokms.Object, error) {
@@ -96,26 +63,6 @@ func headersOf(from *opened) s3storage.Headers {
 	return h
 }
 
-// allowedLosses are the kinds of losses that a replacement may have.
-type allowedLosses []string
-
-// Refuse returns an error for the losses that are not allowed.
-func (a allowedLosses) Refuse(losses []s3storage.Loss) error {
-	var refused []string
-	for _, loss := range losses {
-		if !slices.Contains(a, loss.Kind) {
-			refused = append(refused, loss.Kind+": "+loss.Reason)
-		}
-	}
-	if refused == nil {
-		return nil
-	}
-	return fmt.Errorf("%w: %s", s3storage.ErrNotKept, strings.Join(refused, "; "))
-}
-
-// LossTime is the kind of loss of a time that an object has of its own.
-const LossTime = "time"
-
 // wholeListing checks that a listing is whole, as far as the cloud's client lets that be seen.
 type wholeListing struct {
 	prefix  string
@@ -153,7 +100,6 @@ type oneLine struct {
 	cause error
 }
 
-// Error implements error.
 func (e *oneLine) Error() string { return e.text }
 
 // Unwrap returns the client's error.

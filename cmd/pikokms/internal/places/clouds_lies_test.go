@@ -82,7 +82,7 @@ func (l *lyingCloud) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 // open returns the objects of a bucket there, by the clients of both clouds.
-func (l *lyingCloud) open(t *testing.T) map[string]bucket {
+func (l *lyingCloud) open(t *testing.T) map[string]bucketStore {
 	t.Helper()
 	server := httptest.NewServer(l)
 	t.Cleanup(server.Close)
@@ -93,7 +93,7 @@ func (l *lyingCloud) open(t *testing.T) map[string]bucket {
 	gcs, err := storage.NewClient(t.Context(), option.WithEndpoint(server.URL+"/storage/v1/"), option.WithoutAuthentication())
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = gcs.Close() })
-	return map[string]bucket{
+	return map[string]bucketStore{
 		"Azure": &azureObjects{bucket: memblob.OpenBucket(nil), client: az, prefix: "p/"},
 		"GCS":   &gcsObjects{bucket: memblob.OpenBucket(nil), handle: gcs.Bucket("bucket"), prefix: "p/"},
 	}

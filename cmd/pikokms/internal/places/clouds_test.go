@@ -22,7 +22,7 @@ import (
 // One whose content fails is not stored.
 func TestCloudsRefuse(t *testing.T) {
 	cloudtest.InEach(t, func(t *testing.T, c cloudtest.Cloud) {
-		p, err := OpenBucket(t.Context(), c.Place)
+		p, err := Opener{}.OpenBucket(t.Context(), c.Place)
 		require.NoError(t, err)
 		defer p.Close()
 		c.Put(t, "a", []byte("before"), "")
@@ -33,7 +33,7 @@ func TestCloudsRefuse(t *testing.T) {
 		require.NoError(t, err)
 		c.Put(t, "a", []byte("meanwhile"), "")
 		require.ErrorIs(t, s.Replace(t.Context(), strings.NewReader("ours")), pikokms.ErrChanged)
-		require.ErrorIs(t, p.objects.(bucket).put(t.Context(), "a", s.opened, strings.NewReader("ours"), false), fs.ErrExist)
+		require.ErrorIs(t, p.objects.(bucketStore).put(t.Context(), "a", s.opened, strings.NewReader("ours"), false), fs.ErrExist)
 		got, _ := c.State(t, "a")
 		require.Equal(t, "meanwhile", string(got))
 		first := make([]byte, 6)
@@ -42,9 +42,9 @@ func TestCloudsRefuse(t *testing.T) {
 		require.Equal(t, "before", string(first), "what was fetched already")
 		for _, size := range []int{9, 20 << 20} {
 			failing := iotest.TimeoutReader(bytes.NewReader(make([]byte, size)))
-			require.ErrorIs(t, p.objects.(bucket).put(t.Context(), "b", s.opened, failing, false), iotest.ErrTimeout)
+			require.ErrorIs(t, p.objects.(bucketStore).put(t.Context(), "b", s.opened, failing, false), iotest.ErrTimeout)
 			cut := io.MultiReader(bytes.NewReader(make([]byte, size)), iotest.ErrReader(io.ErrUnexpectedEOF))
-			require.ErrorIs(t, p.objects.(bucket).put(t.Context(), "b", s.opened, cut, false), io.ErrUnexpectedEOF)
+			require.ErrorIs(t, p.objects.(bucketStore).put(t.Context(), "b", s.opened, cut, false), io.ErrUnexpectedEOF)
 			_, err = p.objects.stat(context.WithoutCancel(t.Context()), "b")
 			require.ErrorIs(t, err, fs.ErrNotExist)
 		}
@@ -52,14 +52,14 @@ func TestCloudsRefuse(t *testing.T) {
 		_, err = p.objects.read(t.Context(), "b")
 		require.ErrorIs(t, err, fs.ErrNotExist)
 		require.NotContains(t, err.Error(), "\n")
-		require.NoError(t, p.objects.(bucket).put(t.Context(), "b", s.opened, strings.NewReader("ours"), true))
+		require.NoError(t, p.objects.(bucketStore).put(t.Context(), "b", s.opened, strings.NewReader("ours"), true))
 	})
 }
 
 // Ranges of an object that was replaced give the old one or fail.
 func TestCloudsReplacedWhileOpen(t *testing.T) {
 	cloudtest.InEach(t, func(t *testing.T, c cloudtest.Cloud) {
-		p, err := OpenBucket(t.Context(), c.Place)
+		p, err := Opener{}.OpenBucket(t.Context(), c.Place)
 		require.NoError(t, err)
 		defer p.Close()
 		c.Put(t, "a", bytes.Repeat([]byte("before"), 10_000), "")
@@ -80,7 +80,7 @@ func TestCloudsReplacedWhileOpen(t *testing.T) {
 // What a replacement could not keep is refused, unless its kind is allowed.
 func TestLossesInClouds(t *testing.T) {
 	cloudtest.InEach(t, func(t *testing.T, c cloudtest.Cloud) {
-		p, err := OpenBucket(t.Context(), c.Place)
+		p, err := Opener{}.OpenBucket(t.Context(), c.Place)
 		require.NoError(t, err)
 		defer p.Close()
 		soon, yes, mode := time.Now().Add(time.Hour), true, azure.ImmutabilityPolicyModeUnlocked
@@ -97,7 +97,7 @@ func TestLossesInClouds(t *testing.T) {
 			}
 		}
 		for _, lost := range cases {
-			p.objects.(bucket).setWriting(Writing{Jobs: 1})
+			p.objects.(bucketStore).setWriting(Writing{Jobs: 1})
 			c.Put(t, "a", []byte("before"), "")
 			s, err := p.Read(t.Context(), "a")
 			require.NoError(t, err)
@@ -109,7 +109,7 @@ func TestLossesInClouds(t *testing.T) {
 			require.ErrorIs(t, s.Replace(t.Context(), strings.NewReader("after")), s3storage.ErrNotKept)
 			got, _ := c.State(t, "a")
 			require.Equal(t, "before", string(got))
-			p.objects.(bucket).setWriting(Writing{Jobs: 1, Allowed: allowedLosses{"acl", lost.kind}})
+			p.objects.(bucketStore).setWriting(Writing{Jobs: 1, Allowed: allowedLosses{"acl", lost.kind}})
 			require.NoError(t, s.Replace(t.Context(), strings.NewReader("after")))
 			got, _ = c.State(t, "a")
 			require.Equal(t, "after", string(got))

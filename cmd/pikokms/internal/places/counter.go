@@ -12,7 +12,6 @@ type Counter struct {
 	Tell func(n int) // is called with each number of bytes, if it is not nil
 }
 
-// Read implements io.Reader.
 func (c *Counter) Read(p []byte) (int, error) {
 	n, err := c.R.Read(p)
 	c.N.Add(int64(n))

@@ -11,8 +11,8 @@ import (
 	"piko.sh/pikokms"
 )
 
-// download is the content of an object as a storage gives it. It tells what the storage failed to
-// give from what the object does not have.
+// download is the content of an object as it comes from a storage. Its errors tell a failure of the
+// storage from the end of an object that was cut before it was stored.
 type download struct {
 	content  io.Reader
 	size     int64 // in bytes, or -1
@@ -20,7 +20,6 @@ type download struct {
 	n        int64
 }
 
-// Read implements io.Reader.
 func (d *download) Read(p []byte) (int, error) {
 	n, err := d.content.Read(p)
 	d.n += int64(n)
@@ -33,20 +32,19 @@ func (d *download) Read(p []byte) (int, error) {
 	return n, storageError{err, d.isRemote}
 }
 
-// asked is an object that is open for random access.
-type asked struct {
+// storedObject is an object that is open for random access.
+type storedObject struct {
 	pikokms.Object
 	isRemote bool // of a bucket
 }
 
-// S3EncryptionClient tells whether an object's metadata say that the S3 Encryption Client wrote it.
-func (a asked) S3EncryptionClient() bool {
+// S3EncryptionClient reports whether an object's metadata say that the S3 Encryption Client wrote it.
+func (a storedObject) S3EncryptionClient() bool {
 	client, ok := a.Object.(interface{ S3EncryptionClient() bool })
 	return ok && client.S3EncryptionClient()
 }
 
-// ReadAt implements io.ReaderAt.
-func (a asked) ReadAt(p []byte, off int64) (int, error) {
+func (a storedObject) ReadAt(p []byte, off int64) (int, error) {
 	n, err := a.Object.ReadAt(p, off)
 	if err != nil && err != io.EOF {
 		err = storageError{err, a.isRemote}
@@ -54,22 +52,21 @@ func (a asked) ReadAt(p []byte, off int64) (int, error) {
 	return n, err
 }
 
-// steady is an object that is open for random access. It goes on where a download broke off.
-type steady struct {
+// resumingObject is an object that is open for random access. It goes on where a download broke off.
+type resumingObject struct {
 	pikokms.Object
 	ctx context.Context
 }
 
-// ReadAt implements io.ReaderAt.
-func (s steady) ReadAt(p []byte, off int64) (n int, err error) {
+func (s resumingObject) ReadAt(p []byte, off int64) (n int, err error) {
 	for {
 		got := 0
-		_, err = Again(s.ctx, func() (struct{}, bool, error) {
+		_, err = Retry(s.ctx, func() (struct{}, bool, error) {
 			var err error
 			got, err = s.Object.ReadAt(p[n:], off+int64(n))
-			return struct{}{}, got == 0 && Passes(err), err
+			return struct{}{}, got == 0 && IsTransient(err), err
 		})
-		if n += got; got == 0 || err == nil || !Passes(err) {
+		if n += got; got == 0 || err == nil || !IsTransient(err) {
 			return n, err
 		}
 	}
@@ -78,14 +75,14 @@ func (s steady) ReadAt(p []byte, off int64) (n int, err error) {
 // OpenSteady opens an object for random access, whose opening and reading are tried again where
 // that may help.
 func (p *Place) OpenSteady(ctx context.Context, key string) (pikokms.Object, error) {
-	stored, err := Again(ctx, func() (pikokms.Object, bool, error) {
+	stored, err := Retry(ctx, func() (pikokms.Object, bool, error) {
 		stored, err := p.Open(ctx, key)
-		return stored, Passes(err), err
+		return stored, IsTransient(err), err
 	})
 	if err != nil {
 		return nil, err
 	}
-	return steady{stored, ctx}, nil
+	return resumingObject{stored, ctx}, nil
 }
 
 // errDisordered means that a listing can't be taken up again where it broke off.
@@ -93,7 +90,7 @@ var errDisordered = errors.New("the listing is in no order, so it cannot go on w
 
 // listSteadily yields the objects of a bucket or a folder that begin with a prefix, as objects.list
 // does. A listing that breaks off begins anew, and what was yielded is passed over.
-func listSteadily(ctx context.Context, from objects, prefix string) iter.Seq2[Listed, error] {
+func listSteadily(ctx context.Context, from store, prefix string) iter.Seq2[Listed, error] {
 	return func(yield func(Listed, error) bool) {
 		last, ordered, any := "", true, false
 		waits, left := newWaits(), Tries
@@ -123,7 +120,7 @@ func listSteadily(ctx context.Context, from objects, prefix string) iter.Seq2[Li
 				waits.Reset()
 				left = Tries
 			}
-			if left--; left == 0 || !Passes(broken) {
+			if left--; left == 0 || !IsTransient(broken) {
 				yield(Listed{}, broken)
 				return
 			}

@@ -43,8 +43,9 @@ func newWaits() *backoff.ExponentialBackOff {
 	return waits
 }
 
-// Again calls try up to five times while it fails and returns true for that a further call may not.
-func Again[T any](ctx context.Context, try func() (T, bool, error)) (T, error) {
+// Retry calls try up to five times, as long as it fails and returns true because a further call may
+// succeed.
+func Retry[T any](ctx context.Context, try func() (T, bool, error)) (T, error) {
 	n, err := backoff.Retry(ctx, func() (T, error) {
 		n, more, err := try()
 		if err != nil && !more {
@@ -97,18 +98,18 @@ func IsOfStorage(err error) bool {
 	return ok
 }
 
-// Passes tells whether an error is of a kind that may pass: throttling and faults of a key service
+// IsTransient reports whether an error may not occur again: throttling and faults of a key service
 // or of a storage, and connections to them that break.
-func Passes(err error) bool {
+func IsTransient(err error) bool {
 	if errors.Is(err, provider.ErrProviderUnavailable) {
 		return true
 	}
 	failed, ok := errors.AsType[storageError](err)
-	return ok && failed.passes()
+	return ok && failed.isTransient()
 }
 
-// passes tells whether an error of a storage is of a kind that may pass.
-func (e storageError) passes() bool {
+// isTransient reports whether an error of a storage may not occur again.
+func (e storageError) isTransient() bool {
 	err := e.error
 	if errors.Is(err, idle.ErrIdle) {
 		return true
@@ -130,7 +131,7 @@ func (e storageError) passes() bool {
 		awsretry.IsErrorRetryables(awsretry.DefaultRetryables).IsErrorRetryable(err) == aws.TrueTernary
 }
 
-// isThrottled tells whether an answer of S3 is one that passes, whatever its status.
+// isThrottled reports whether an answer of S3 is one that passes, whatever its status.
 func isThrottled(err error) bool {
 	answer, ok := errors.AsType[smithy.APIError](err)
 	if !ok {
@@ -158,8 +159,7 @@ func statusIn(err error) int {
 	return 0
 }
 
-// refusal is how far an error speaks against all objects, and not against the one that was asked
-// for.
+// refusal is what a denied request means for the other objects.
 type refusal int
 
 const (
@@ -177,7 +177,7 @@ var credentialCodes = []string{
 	"NotSignedUp", "AccountProblem",
 }
 
-// RefusalOf tells whether a key service or a storage denied what was asked for.
+// RefusalOf reports whether a key service or a storage denied what was asked for.
 func RefusalOf(err error) refusal {
 	ofKey := errors.Is(err, provider.ErrAccessDenied)
 	if !ofKey && !IsOfStorage(err) {

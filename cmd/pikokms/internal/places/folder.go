@@ -21,18 +21,7 @@ type folderObjects struct {
 	path        string
 }
 
-// Close implements io.Closer.
 func (f *folderObjects) Close() error { return f.folder.Close() }
-
-// OpenFolder opens a folder, or makes it.
-func OpenFolder(path string) (*Place, error) {
-	folder, err := pikokms.NewFolder(path)
-	if err != nil {
-		return nil, err
-	}
-	limited := idle.Limit(folder, storageTimeout)
-	return &Place{Name: path, objects: &folderObjects{limited, folder, path}}, nil
-}
 
 func (f *folderObjects) list(ctx context.Context, prefix string) iter.Seq2[Listed, error] {
 	return func(yield func(Listed, error) bool) {

@@ -12,9 +12,7 @@ import (
 
 // A folder on a system that has gone silent is given up, too.
 func TestAFolderIsLimited(t *testing.T) {
-	defer func(d time.Duration) { storageTimeout = d }(storageTimeout)
-	storageTimeout = time.Minute
-	p, err := OpenFolder(t.TempDir())
+	p, err := Opener{Timeout: time.Minute}.OpenFolder(t.TempDir())
 	require.NoError(t, err)
 	defer p.Close()
 	inner, ok := p.objects.(*folderObjects)

@@ -35,7 +35,6 @@ type gcsObjects struct {
 	withoutLists atomic.Bool // the bucket has no access control lists of objects
 }
 
-// Close implements io.Closer.
 func (b *gcsObjects) Close() error { return b.bucket.Close() }
 
 func (b *gcsObjects) list(ctx context.Context, prefix string) iter.Seq2[Listed, error] {
@@ -65,7 +64,6 @@ func (b *gcsObjects) list(ctx context.Context, prefix string) iter.Seq2[Listed, 
 	}
 }
 
-// page implements paged.
 func (b *gcsObjects) page(ctx context.Context, folder string, token []byte, n int) (keys []Listed, next []byte, err error) {
 	objects := b.handle.Objects(ctx, &storage.Query{Prefix: b.prefix + folder, Delimiter: "/"})
 	var found []*storage.ObjectAttrs
@@ -236,7 +234,7 @@ func (b *gcsObjects) upload(ctx context.Context, key string, from *opened, conte
 	err = upload.Blame(err)
 	stored := func() (io.ReadCloser, error) { return b.object(key).ReadCompressed(compressed).NewReader(ctx) }
 	isRefused := isGCSStatus(err, http.StatusPreconditionFailed)
-	if (isRefused || Passes(err)) && sent.Is(stored) {
+	if (isRefused || IsTransient(err)) && sent.Is(stored) {
 		return nil // the answer was lost; what is refused is a second request
 	}
 	if isRefused {
@@ -274,5 +272,4 @@ func gcsError(err error) error {
 	return &oneLine{text, err}
 }
 
-// setWriting implements bucket.
 func (b *gcsObjects) setWriting(w Writing) { b.allowed = w.Allowed }

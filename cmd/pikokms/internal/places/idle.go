@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"piko.sh/pikokms/cmd/pikokms/internal/console"
 	"piko.sh/pikokms/cmd/pikokms/internal/idle"
@@ -18,40 +19,40 @@ import (
 // bytes, and S3 sends some at least every 20 seconds while it puts an upload together.
 const defaultStorageTimeout = time.Minute
 
-// storageTimeout is how long a storage may stand still; 0 is for ever.
-var storageTimeout = defaultStorageTimeout
+const timeoutFlag = "storage-timeout"
 
-// AddTimeout adds the flag.
-func AddTimeout(command *cobra.Command) {
-	command.Flags().DurationVar(&storageTimeout, "storage-timeout", defaultStorageTimeout, "how long a storage may take without a byte read or written; 0 is for ever")
+// AddTimeout adds the flag of the timeout.
+func (o *Opener) AddTimeout(command *cobra.Command) {
+	command.Flags().DurationVar(&o.Timeout, timeoutFlag, defaultStorageTimeout, "how long a storage may take without a byte read or written; 0 is for ever")
 }
 
-func CheckTimeout() error {
-	if storageTimeout < 0 {
-		return console.Usage(fmt.Errorf("--storage-timeout is %v; give a time such as 1m, or 0 to wait for ever", storageTimeout))
+// CheckTimeout returns an error if the flag of the timeout, if there is one, is negative.
+func CheckTimeout(flags *pflag.FlagSet) error {
+	if timeout, err := flags.GetDuration(timeoutFlag); err == nil && timeout < 0 {
+		return console.Usage(fmt.Errorf("--storage-timeout is %v; give a time such as 1m, or 0 to wait for ever", timeout))
 	}
 	return nil
 }
 
-// impatient is an HTTP client of a storage. A request that stands still for storageTimeout fails:
+// idleClient is an HTTP client of a storage. A request that stands still for limit fails:
 // while it is sent, until the answer comes, and while that is read. The time that a source takes
 // which is uploaded, and that of who reads a download, do not count.
 //
 // It is an http.RoundTripper, and what the AWS SDK and Azure's take for an HTTP client.
-type impatient struct {
-	send func(*http.Request) (*http.Response, error)
+type idleClient struct {
+	send  func(*http.Request) (*http.Response, error)
+	limit time.Duration // 0 is none
 }
 
-// RoundTrip implements http.RoundTripper.
-func (c impatient) RoundTrip(r *http.Request) (*http.Response, error) { return c.Do(r) }
+func (c idleClient) RoundTrip(r *http.Request) (*http.Response, error) { return c.Do(r) }
 
 // Do sends a request.
-func (c impatient) Do(r *http.Request) (*http.Response, error) {
-	if storageTimeout <= 0 {
+func (c idleClient) Do(r *http.Request) (*http.Response, error) {
+	if c.limit <= 0 {
 		return c.send(r)
 	}
 	ctx, cancel := context.WithCancel(r.Context())
-	w := &clock{limit: storageTimeout, cancel: cancel, idle: &idleError{r.URL.Host, storageTimeout}}
+	w := &clock{limit: c.limit, cancel: cancel, idle: &idleError{r.URL.Host, c.limit}}
 	w.timer = time.AfterFunc(w.limit, w.expire)
 	r = r.WithContext(ctx)
 	if r.Body != nil && r.Body != http.NoBody {
@@ -130,7 +131,7 @@ func (w *clock) answered() {
 	w.sent = true
 }
 
-// isSent tells whether the answer has begun.
+// isSent reports whether the answer has begun.
 func (w *clock) isSent() bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -153,7 +154,6 @@ type sentBody struct {
 	w *clock
 }
 
-// Read implements io.Reader.
 func (b *sentBody) Read(p []byte) (int, error) {
 	b.w.pause()
 	n, err := b.ReadCloser.Read(p)
@@ -169,7 +169,6 @@ type answerBody struct {
 	w *clock
 }
 
-// Read implements io.Reader.
 func (b *answerBody) Read(p []byte) (int, error) {
 	b.w.start()
 	defer b.w.pause()
@@ -177,7 +176,6 @@ func (b *answerBody) Read(p []byte) (int, error) {
 	return n, b.w.blame(err)
 }
 
-// Close implements io.Closer.
 func (b *answerBody) Close() error {
 	b.w.pause()
 	defer b.w.cancel()
@@ -191,7 +189,6 @@ type idleError struct {
 	limit time.Duration
 }
 
-// Error implements error.
 func (e *idleError) Error() string {
 	return fmt.Sprintf("%v: %s moved no byte for %v; --storage-timeout sets how long to wait", idle.ErrIdle, e.host, e.limit)
 }

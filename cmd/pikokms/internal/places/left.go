@@ -7,7 +7,7 @@ import (
 	"path/filepath"
 )
 
-// Left says why a listing passes over something. It is 0 for an object, which is worked on. The
+// Left is why a listing passes over something. It is 0 for an object, which is worked on. The
 // numbers are stored in journals.
 type Left uint8
 

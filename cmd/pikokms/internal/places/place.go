@@ -10,23 +10,15 @@ import (
 	"io"
 	"io/fs"
 	"iter"
-	"net/url"
 	"os"
 	"path"
 	"path/filepath"
-	"slices"
 	"strings"
 	"sync"
 	"time"
 
-	"cloud.google.com/go/storage"
-	"gocloud.dev/blob"
-
 	"piko.sh/pikokms"
-	"piko.sh/pikokms/cmd/pikokms/internal/console"
 	"piko.sh/pikokms/header"
-	"piko.sh/pikokms/provider"
-	"piko.sh/pikokms/s3storage"
 )
 
 // Absolute returns the name of a place that it has in every folder.
@@ -40,8 +32,8 @@ func Absolute(text string) string {
 	return text
 }
 
-// Manual says what IN and OUT may be besides files. It is a part of the usage of every command that
-// works on several objects, and of its man page.
+// Manual explains what IN and OUT may be besides files. The help of every command that works on
+// several objects has it, and so has the man page.
 const Manual = `
 Folders and buckets:
   A PLACE is a file, a folder with all that is below it, or a bucket's URL:
@@ -74,198 +66,11 @@ Folders and buckets:
 // Place is where objects are: standard input, a file, a folder or a bucket. A bucket, and a file,
 // may be meant for one object alone.
 type Place struct {
-	Name    string  // as given, without what is secret in it
-	Path    string  // of the one file, if it is a file
-	objects objects // of a folder or a bucket; otherwise nil
-	Only    string  // the key of the one object, if it is one of a bucket
-	Prefix  string  // of the keys of a bucket's objects
-}
-
-// objects is where several objects are. Keys are those below the place, and may be empty.
-type objects interface {
-	// list yields the objects that begin with a prefix, and what is left out there. An error with a
-	// key, which ends in a slash, is that of a folder, and the rest follows.
-	list(ctx context.Context, prefix string) iter.Seq2[Listed, error]
-	// stat returns what a listing says of an object. The error holds fs.ErrNotExist if there is
-	// none.
-	stat(ctx context.Context, key string) (Listed, error)
-	// open opens an object for random access.
-	open(ctx context.Context, key string) (pikokms.Object, error)
-	// read opens an object to be read from its beginning.
-	read(ctx context.Context, key string) (*opened, error)
-	io.Closer
-}
-
-// bucket is objects in a bucket.
-type bucket interface {
-	objects
-	// put stores an object, with what from has beside its content. If another object may not be
-	// replaced, and there is one, the error holds fs.ErrExist.
-	put(ctx context.Context, key string, from *opened, content io.Reader, replace bool) error
-	// setWriting sets how objects are put from now on.
-	setWriting(w Writing)
-}
-
-// Listed is what a listing found.
-type Listed struct {
-	Key  string
-	Size int64       // in bytes; -1 if it is not known
-	Info os.FileInfo // of a file; nil if it is not known
-	Left Left        // why it is no object
-}
-
-// IsMarker tells whether an object is an empty one that stands for a folder, as consoles of clouds
-// make them.
-func (l Listed) IsMarker() bool {
-	return l.Size == 0 && (l.Key == "" || strings.HasSuffix(l.Key, "/"))
-}
-
-// opened is an object that is open to be read from its beginning.
-type opened struct {
-	io.ReadCloser
-	Length  int64     // in bytes, or -1
-	ModTime time.Time // zero if it has none
-	File    os.FileInfo
-	// Replace puts content in the object's place if it is still what is read. Otherwise the error
-	// holds pikokms.ErrChanged. It is nil for the one file and for standard input.
-	Replace func(ctx context.Context, content io.Reader) error
-
-	// NotKept returns what a replacement in its place could not keep. It is nil for a file, which
-	// has no more than content.
-	NotKept func(ctx context.Context) ([]s3storage.Loss, error)
-
-	attributes *blob.Attributes // of an object in GCS, in Azure, or in a folder of gocloud.dev
-	gcs        *storage.ObjectAttrs
-	azure      *azureBlob
-	version    *s3storage.Version // of an object in S3
-	// s3Client tells whether the S3 Encryption Client wrote the object though its metadata do not
-	// say so. It is nil for what is not in S3.
-	s3Client func(ctx context.Context, start []byte) (bool, error)
-}
-
-// schemes are those of bucket URLs.
-var schemes = []string{"s3", "gs", "azblob", "file"}
-
-// Open opens what is to be read.
-func Open(ctx context.Context, text string) (*Place, error) {
-	if text == "-" {
-		return &Place{Name: "standard input"}, nil
-	}
-	if strings.Contains(text, "://") {
-		return openSource(ctx, text)
-	}
-	info, err := os.Stat(text)
-	if err != nil {
-		return nil, err
-	}
-	if !info.IsDir() {
-		return &Place{Name: text, Path: text}, nil
-	}
-	return OpenFolder(text)
-}
-
-// openSource opens a bucket to read from. If there is no object of the name that its URL ends in,
-// but some below that name, those are meant.
-func openSource(ctx context.Context, text string) (*Place, error) {
-	p, err := OpenBucket(ctx, text)
-	if err != nil || p.Only == "" {
-		return p, err
-	}
-	if _, err := p.objects.stat(ctx, p.Only); !errors.Is(err, fs.ErrNotExist) {
-		return p, nil // what else is wrong, the work on the object says
-	}
-	u, err := parsePlace(text)
-	if err != nil {
-		return nil, errors.Join(err, p.Close())
-	}
-	folder, err := openURL(ctx, below(u))
-	if err != nil {
-		return nil, errors.Join(err, p.Close())
-	}
-	for _, err := range folder.objects.list(ctx, "") {
-		if err == nil {
-			return folder, p.Close()
-		}
-		break
-	}
-	return p, folder.Close()
-}
-
-// OpenBucket opens the bucket of a URL. A path without a slash at its end names one object.
-func OpenBucket(ctx context.Context, text string) (*Place, error) {
-	u, err := parsePlace(text)
-	if err != nil {
-		return nil, err
-	}
-	return openURL(ctx, u)
-}
-
-// below returns the URL of what is below the name of an object.
-func below(u *url.URL) *url.URL {
-	folder := *u
-	folder.Path, folder.RawPath = u.Path+"/", ""
-	return &folder
-}
-
-func openURL(ctx context.Context, u *url.URL) (*Place, error) {
-	p := &Place{Name: strings.TrimSuffix(u.Scheme+"://"+u.Host+(&url.URL{Path: u.Path}).EscapedPath(), "/")}
-	open := openCloud
-	switch u.Scheme {
-	case "s3":
-		open = openS3
-	case "file":
-		open = openBlobs
-	}
-	var err error
-	if p.objects, p.Only, err = open(ctx, u); err != nil {
-		err = withoutQuery(err, u)
-		return nil, fmt.Errorf("%s: %w", p.Name, err)
-	}
-	if u.Scheme != "file" {
-		p.Prefix, _ = keyOf(u)
-	}
-	return p, nil
-}
-
-// parsePlace parses the URL of a bucket. In place of its name, the ARN of an access point of S3 may
-// be the host, though it is none.
-func parsePlace(text string) (*url.URL, error) {
-	arn, rest := "", text
-	if after, ok := strings.CutPrefix(text, "s3://"); ok {
-		if arn = accessPoint.FindString(after); arn != "" {
-			rest = "s3://" + strings.TrimPrefix(after, arn)
-		}
-	}
-	u, err := console.ParseURL(rest)
-	if err != nil {
-		return nil, console.Usage(fmt.Errorf("not a URL: %w", err))
-	}
-	if arn != "" {
-		u.Host = arn
-	}
-	if !slices.Contains(schemes, u.Scheme) {
-		return nil, console.Usage(fmt.Errorf("%q has the unknown scheme %q; known are %s", provider.RedactURL(u.String()), u.Scheme, strings.Join(schemes, ", ")))
-	}
-	return u, nil
-}
-
-// keyOf returns the prefix of the keys that a URL of a bucket stands for, or the key of one object.
-func keyOf(u *url.URL) (prefix, only string) {
-	prefix = strings.TrimPrefix(u.Path, "/")
-	if prefix != "" && !strings.HasSuffix(prefix, "/") {
-		return "", prefix
-	}
-	return prefix, ""
-}
-
-// withoutQuery returns an error that shows no secret of a URL's parameters. Texts of gocloud.dev
-// have all of a URL.
-func withoutQuery(err error, u *url.URL) error {
-	if u.RawQuery == "" || !strings.Contains(err.Error(), u.RawQuery) {
-		return err
-	}
-	_, shown, _ := strings.Cut(provider.RedactURL(u.String()), "?")
-	return errors.New(strings.ReplaceAll(err.Error(), u.RawQuery, shown))
+	Name    string // as given, without what is secret in it
+	Path    string // of the one file, if it is a file
+	objects store  // of a folder or a bucket; otherwise nil
+	Only    string // the key of the one object, if it is one of a bucket
+	Prefix  string // of the keys of a bucket's objects
 }
 
 // Close releases a place.
@@ -276,18 +81,18 @@ func (p *Place) Close() error {
 	return p.objects.Close()
 }
 
-// IsMany tells whether a place may hold several objects.
+// IsMany reports whether a place may hold several objects.
 func (p *Place) IsMany() bool { return p.objects != nil && p.Only == "" }
 
-// IsBucket tells whether a place is in a bucket.
+// IsBucket reports whether a place is in a bucket.
 func (p *Place) IsBucket() bool {
-	_, ok := p.objects.(bucket)
+	_, ok := p.objects.(bucketStore)
 	return ok
 }
 
 // SetWriting sets how objects are put, if the place is a bucket.
 func (p *Place) SetWriting(w Writing) {
-	if b, ok := p.objects.(bucket); ok {
+	if b, ok := p.objects.(bucketStore); ok {
 		b.setWriting(w)
 	}
 }
@@ -329,17 +134,17 @@ func (p *Place) List(ctx context.Context, prefix string) iter.Seq2[Listed, error
 	return func(yield func(Listed, error) bool) { yield(one, nil) }
 }
 
-// IsOfObjects tells whether a place is a folder or is in a bucket.
+// IsOfObjects reports whether a place is a folder or is in a bucket.
 func (p *Place) IsOfObjects() bool { return p.objects != nil }
 
-// Stat returns what a listing of a folder or a bucket says of an object.
+// Stat returns an object of a folder or a bucket as a listing would.
 func (p *Place) Stat(ctx context.Context, key string) (Listed, error) {
 	return p.objects.stat(ctx, key)
 }
 
 // Put stores an object in a bucket, as bucket.put does.
 func (p *Place) Put(ctx context.Context, key string, from *Source, content io.Reader, replace bool) error {
-	return p.objects.(bucket).put(ctx, key, from.opened, content, replace)
+	return p.objects.(bucketStore).put(ctx, key, from.opened, content, replace)
 }
 
 // PutFile stores a file in a folder, as pikokms.Folder's PutFunc does.
@@ -347,7 +152,7 @@ func (p *Place) PutFile(ctx context.Context, key string, content io.Reader, deci
 	return p.objects.(*folderObjects).PutFunc(ctx, key, content, decide)
 }
 
-// IsPaged tells whether a page of a folder of the place can be asked for.
+// IsPaged reports whether a page of a folder of the place can be asked for.
 func (p *Place) IsPaged() bool {
 	_, ok := p.objects.(paged)
 	return ok
@@ -366,7 +171,7 @@ func (p *Place) Open(ctx context.Context, key string) (pikokms.Object, error) {
 		if err != nil {
 			return nil, OfStorage(err)
 		}
-		return asked{stored, p.IsBucket()}, nil
+		return storedObject{stored, p.IsBucket()}, nil
 	case p.Path == "":
 		return nil, errors.New("standard input can only be read from its beginning; name a file")
 	}
@@ -402,8 +207,8 @@ type Source struct {
 	Counted Counter
 }
 
-// Peeked is how much of an object can be looked at before it is read.
-const Peeked = 64 << 10
+// PeekSize is how much of an object can be looked at before it is read.
+const PeekSize = 64 << 10
 
 // Read opens an object to be read from its beginning.
 func (p *Place) Read(ctx context.Context, key string) (_ *Source, err error) {
@@ -421,7 +226,7 @@ func (p *Place) Read(ctx context.Context, key string) (_ *Source, err error) {
 	}
 	s.close = sync.OnceValue(s.opened.Close)
 	s.Counted.R = &download{content: s.opened, size: s.Length, isRemote: p.IsBucket()}
-	s.Reader = bufio.NewReaderSize(&s.Counted, Peeked)
+	s.Reader = bufio.NewReaderSize(&s.Counted, PeekSize)
 	return s, nil
 }
 

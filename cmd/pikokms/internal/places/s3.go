@@ -5,7 +5,6 @@ import (
 	"errors"
 	"io"
 	"iter"
-	"net/url"
 	"strings"
 
 	"github.com/aws/aws-sdk-go-v2/service/s3"
@@ -25,25 +24,6 @@ type s3Objects struct {
 	instructions instructions
 }
 
-// openS3 opens the bucket of a URL, and returns the key of the one object that it names, if it
-// names one.
-func openS3(ctx context.Context, u *url.URL) (_ objects, only string, err error) {
-	b := &s3Objects{bucket: u.Host}
-	b.prefix, only = keyOf(u)
-	if b.client, b.options, err = s3Client(ctx, u); err != nil {
-		return nil, "", err
-	}
-	b.Storage = s3storage.New(b.client, b.bucket, b.options...)
-	return b, only, nil
-}
-
-// Writing is how objects are put in buckets.
-type Writing struct {
-	Jobs       int
-	SoleWriter bool
-	Allowed    allowedLosses
-}
-
 // The parts of an upload to S3, and how many are under way at once. All jobs together have
 // partsAtOnce, or one each if there are more jobs.
 const (
@@ -52,7 +32,6 @@ const (
 	partsAtOnce   = 8 * partsOfUpload
 )
 
-// setWriting implements bucket.
 func (b *s3Objects) setWriting(w Writing) {
 	options := append(b.options, s3storage.WithAllowedLosses(w.Allowed...),
 		s3storage.WithParts(partSize, min(max(partsAtOnce/w.Jobs, 1), partsOfUpload)))
@@ -62,10 +41,9 @@ func (b *s3Objects) setWriting(w Writing) {
 	b.Storage = s3storage.New(b.client, b.bucket, options...)
 }
 
-// Close implements io.Closer.
 func (b *s3Objects) Close() error { return nil }
 
-// unnamed returns an error of the storage without the object's name, which who asked says.
+// unnamed returns an error of the storage without the object's name, which the caller adds.
 func unnamed(err error) error {
 	if err != nil && strings.HasPrefix(err.Error(), "s3 storage: ") {
 		if cause := errors.Unwrap(err); cause != nil {
@@ -98,7 +76,6 @@ func (b *s3Objects) listed(object s3storage.Listed) Listed {
 	return Listed{Key: strings.TrimPrefix(object.Key, b.prefix), Size: object.Size}
 }
 
-// page implements paged.
 func (b *s3Objects) page(ctx context.Context, folder string, token []byte, n int) (keys []Listed, next []byte, err error) {
 	page, err := b.Folder(ctx, b.prefix+folder, string(token), n)
 	if err != nil {

@@ -49,14 +49,14 @@ func (n *instructions) end() {
 	n.whole = true
 }
 
-// mayBeBeside tells whether there may be an object with instructions beside this one.
+// mayBeBeside reports whether there may be an object with instructions beside this one.
 func (n *instructions) mayBeBeside(key string) bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return !n.whole || n.beside[key]
 }
 
-// isS3Client tells whether the S3 Encryption Client wrote an object that begins with start and
+// isS3Client reports whether the S3 Encryption Client wrote an object that begins with start and
 // whose metadata do not say so: with instructions beside it, or as such.
 func (b *s3Objects) isS3Client(ctx context.Context, key string, start []byte) (is bool, err error) {
 	if strings.HasSuffix(key, instructionSuffix) && isInstruction(start) {
@@ -80,7 +80,7 @@ func (b *s3Objects) isS3Client(ctx context.Context, key string, start []byte) (i
 	return isInstruction(content), err
 }
 
-// isInstruction tells whether content is the JSON that the S3 Encryption Client has beside an
+// isInstruction reports whether content is the JSON that the S3 Encryption Client has beside an
 // object.
 func isInstruction(content []byte) bool {
 	var metadata map[string]any
@@ -104,7 +104,7 @@ func (s *Source) RefuseS3Client(ctx context.Context) error {
 	if err != nil || header.Sniff(start) {
 		return nil // what is wrong, the work on the object says
 	}
-	if start, err = s.Peek(Peeked); err != nil && err != io.EOF {
+	if start, err = s.Peek(PeekSize); err != nil && err != io.EOF {
 		return nil
 	}
 	is := s.version.S3EncryptionClient()
@@ -119,7 +119,7 @@ func (s *Source) RefuseS3Client(ctx context.Context) error {
 	return nil
 }
 
-// IsS3Client tells whether the S3 Encryption Client wrote an object that is open and does not begin
+// IsS3Client reports whether the S3 Encryption Client wrote an object that is open and does not begin
 // as one of pikokms.
 func (p *Place) IsS3Client(ctx context.Context, key string, open pikokms.Object) (bool, error) {
 	b, ok := p.objects.(*s3Objects)

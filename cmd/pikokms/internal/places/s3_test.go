@@ -22,7 +22,7 @@ func TestAccessPoints(t *testing.T) {
 		"s3://arn:aws:s3::123456789012:accesspoint/mfzwi23gnjvgw.mrap/p/?region=eu-west-1":          {"arn:aws:s3::123456789012:accesspoint/mfzwi23gnjvgw.mrap", "p/", ""},
 		"s3://arn:aws:s3-outposts:us-west-2:123456789012:outpost/op-1/accesspoint/mine/p/?profile=": {"arn:aws:s3-outposts:us-west-2:123456789012:outpost/op-1/accesspoint/mine", "p/", ""},
 	} {
-		p, err := OpenBucket(t.Context(), text)
+		p, err := Opener{}.OpenBucket(t.Context(), text)
 		require.NoError(t, err, text)
 		b := p.objects.(*s3Objects)
 		require.Equal(t, want, [3]string{b.bucket, b.prefix, p.Only})

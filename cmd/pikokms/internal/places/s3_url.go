@@ -41,7 +41,7 @@ var s3Parameters = []string{
 }
 
 // s3Client returns a client as the parameters of a URL say.
-func s3Client(ctx context.Context, u *url.URL) (*s3.Client, []s3storage.Option, error) {
+func (o Opener) s3Client(ctx context.Context, u *url.URL) (*s3.Client, []s3storage.Option, error) {
 	query, err := url.ParseQuery(u.RawQuery)
 	if err != nil {
 		return nil, nil, console.Usage(fmt.Errorf("the parameters of the URL: %w", err))
@@ -70,7 +70,7 @@ func s3Client(ctx context.Context, u *url.URL) (*s3.Client, []s3storage.Option, 
 	default:
 		return nil, nil, console.Usage(fmt.Errorf("request_payer is %q; only requester is known", payer))
 	}
-	return s3.NewFromConfig(loaded, set.apply, bePatient), options, nil
+	return s3.NewFromConfig(loaded, set.apply, o.setRetries), options, nil
 }
 
 // s3Settings are what the parameters of a URL say.
@@ -132,7 +132,8 @@ func (set *s3Settings) parse(query url.Values) error {
 	return nil
 }
 
-// load returns what AWS's own tools would use for a bucket, but for what the URL says.
+// load returns the configuration that AWS's own tools would use for a bucket, as the URL changes
+// it.
 func (set *s3Settings) load(ctx context.Context, bucket string) (aws.Config, error) {
 	var limit awsretry.RateLimiter = ratelimit.None
 	if set.rate > 0 {

@@ -39,11 +39,12 @@ import (
 const flushTime = 5 * time.Second
 
 // Providers is where spans, metrics and events of a key go: to OpenTelemetry's global providers,
-// which do nothing unless startTelemetry set others.
+// which do nothing unless Session.Start set others.
 func Providers() service.Telemetry {
 	return service.Telemetry{TracerProvider: otel.GetTracerProvider(), MeterProvider: otel.GetMeterProvider(), Logger: slog.Default()}
 }
 
+// NamesFlag is the flag that puts the names of objects into traces.
 const NamesFlag = "trace-names"
 
 // AddNames adds the flag that puts names into traces.
@@ -51,25 +52,31 @@ func AddNames(root *cobra.Command) {
 	root.PersistentFlags().Bool(NamesFlag, false, "name objects in traces, which else number them")
 }
 
-// Names is whether traces have the names of objects.
-var Names atomic.Bool
+// Session is the telemetry of one command. Its zero value exports nothing.
+type Session struct {
+	span atomic.Pointer[trace.Span] // of the command; nil before there is one
+	stop atomic.Pointer[func()]     // exports the rest, and stops; nil if nothing is exported
+}
+
+// namesKey is the key of a context in which traces have the names of objects.
+type namesKey struct{}
 
 func tracer() trace.Tracer { return otel.GetTracerProvider().Tracer("piko.sh/pikokms/cmd/pikokms") }
 
-// TraceCommand begins the span of a command, which is the parent of all others. It ends with
-// telemetry.
-func TraceCommand(command *cobra.Command) {
+// TraceCommand begins the span of a command, which is the parent of all others. EndCommand or Flush
+// ends it.
+func (s *Session) TraceCommand(command *cobra.Command) {
 	ctx, span := tracer().Start(command.Context(), command.CommandPath())
+	if command.Flags().Lookup(NamesFlag).Value.String() == "true" {
+		ctx = context.WithValue(ctx, namesKey{}, true)
+	}
 	command.SetContext(ctx)
-	commandSpan.Store(&span)
+	s.span.Store(&span)
 }
 
-// commandSpan is the span of the command. It is nil before there is one.
-var commandSpan atomic.Pointer[trace.Span]
-
 // EndCommand ends the span of the command.
-func EndCommand(err error) {
-	if span := commandSpan.Load(); span != nil {
+func (s *Session) EndCommand(err error) {
+	if span := s.span.Load(); span != nil {
 		setFailure(*span, err)
 		(*span).End()
 	}
@@ -83,7 +90,7 @@ func TraceObject(ctx context.Context, index int64, name string, size int64) (of 
 	if size >= 0 {
 		attributes = append(attributes, attribute.Int64("pikokms.object.size", size))
 	}
-	if Names.Load() {
+	if ctx.Value(namesKey{}) != nil {
 		attributes = append(attributes, attribute.String("pikokms.object.name", name))
 	}
 	of, span := tracer().Start(ctx, "object", trace.WithAttributes(attributes...))
@@ -118,21 +125,18 @@ func setFailure(span trace.Span, err error) {
 	span.SetStatus(codes.Error, kind)
 }
 
-// flush exports what is still to be exported, and stops telemetry. It is nil if there is none.
-var flush atomic.Pointer[func()]
-
 // Flush ends telemetry, if there is any. It returns when that is done, or after flushTime.
-func Flush() {
-	EndCommand(nil) // unless it has ended
-	if f := flush.Load(); f != nil {
-		(*f)()
+func (s *Session) Flush() {
+	s.EndCommand(nil) // unless it has ended
+	if stop := s.stop.Load(); stop != nil {
+		(*stop)()
 	}
 }
 
-// Start exports traces and metrics by OTLP if the environment says where to, or else does
+// Start exports traces and metrics by OTLP if the environment names an endpoint, or else does
 // nothing (OpenTelemetry specification, "OpenTelemetry Protocol Exporter" and "Environment Variable
 // Specification"). What goes wrong with it is said, and fails nothing.
-func Start(ctx context.Context) {
+func (s *Session) Start(ctx context.Context) {
 	traced, measured := isExported("TRACES"), isExported("METRICS")
 	if !traced && !measured {
 		return
@@ -171,13 +175,13 @@ func Start(ctx context.Context) {
 		// The work may have ended because ctx did.
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), flushTime)
 		defer cancel()
-		for _, s := range stops {
-			if err := s(ctx); err != nil {
+		for _, shutDown := range stops {
+			if err := shutDown(ctx); err != nil {
 				otel.Handle(err)
 			}
 		}
 	})
-	flush.Store(&stop)
+	s.stop.Store(&stop)
 }
 
 // endpoints names where telemetry goes, in the order in which a user would look.
@@ -194,7 +198,7 @@ func endpoints() string {
 	return strings.Join(named, " ")
 }
 
-// isExported tells whether the environment says where to export a kind of telemetry.
+// isExported reports whether the environment asks for the export of a kind of telemetry.
 func isExported(kind string) bool {
 	if os.Getenv("OTEL_SDK_DISABLED") == "true" || os.Getenv("OTEL_"+kind+"_EXPORTER") == "none" {
 		return false

@@ -18,6 +18,7 @@ import (
 
 func catCommand() *cobra.Command {
 	var o options
+	var at places.Opener
 	var part string
 	command := &cobra.Command{
 		Use:   "cat [-k KEY]... [-c NAME=VALUE]... [--range RANGE] IN",
@@ -51,7 +52,7 @@ compressed ones only if the compression is zstd-seekable.`,
 				return err
 			}
 			defer keys.CloseAll(r.keys)
-			p, err := places.Open(ctx, arguments[0])
+			p, err := at.Open(ctx, arguments[0])
 			if err != nil {
 				return err
 			}
@@ -67,8 +68,9 @@ compressed ones only if the compression is zstd-seekable.`,
 	}
 	o.addKeys(command, keyToDecrypt, pairToDecrypt)
 	o.addReading(command)
-	places.AddTimeout(command)
+	at.AddTimeout(command)
 	command.Flags().StringVar(&part, "range", "", "write only this `RANGE` of bytes: FROM-TO, FROM- or -N")
+	console.ShowInShortHelp(command.Flags(), "range")
 	return command
 }
 
@@ -81,7 +83,7 @@ func (r *reading) writeWhole(ctx context.Context, w io.Writer, p *places.Place) 
 		return err
 	}
 	defer func() { err = errors.Join(err, s.Close()) }()
-	content, err := r.registry.Reverse(ctx, s, r.pairs)
+	content, err := r.decrypt(ctx, s)
 	if err != nil {
 		return err
 	}
@@ -97,7 +99,7 @@ func (r *reading) writeDownload(ctx context.Context, w io.Writer, p *places.Plac
 	}
 	defer func() { err = errors.Join(err, stored.Close()) }()
 	whole := bufio.NewReaderSize(io.NewSectionReader(stored, 0, stored.Size()), 256<<10)
-	content, err := r.registry.Reverse(ctx, whole, r.pairs)
+	content, err := r.decrypt(ctx, whole)
 	if err != nil {
 		return err
 	}
@@ -110,7 +112,7 @@ func (r *reading) writePart(ctx context.Context, w io.Writer, p *places.Place, w
 		return err
 	}
 	defer func() { err = errors.Join(err, stored.Close()) }()
-	content, err := r.registry.Open(ctx, stored, r.pairs)
+	content, err := r.host.OpenObject(ctx, "", stored, r.pairs)
 	if err != nil {
 		return err
 	}
@@ -122,7 +124,7 @@ func (r *reading) writePart(ctx context.Context, w io.Writer, p *places.Place, w
 	return incomplete(io.CopyBuffer(struct{ io.Writer }{w}, io.NewSectionReader(content, offset, length), make([]byte, 256<<10)))
 }
 
-// incomplete says of a failure that something was written before it.
+// incomplete returns an error that also states that output was written before it, if any was.
 func incomplete(written int64, err error) error {
 	if err != nil && written > 0 {
 		return fmt.Errorf("%w; the output so far is not the whole", err)

@@ -10,7 +10,6 @@ import (
 	"os"
 	"os/signal"
 	"strings"
-	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -31,8 +30,8 @@ KMS, Google Cloud KMS, HashiCorp Vault or OpenBao, or a local key.
 What it writes are AWS Encryption SDK messages, so AWS's own SDKs and
 aws-encryption-cli open them, and it opens theirs.`
 
-// Manual says what a KEY is, how files are read and written, and what the exit status means. It is
-// a part of the man page, and topics of help.
+// Manual explains what a KEY is, how files are read and written, and what the exit status means. It
+// is a part of the man page, and topics of help.
 const Manual = `
 Keys:
   A KEY is a URL, to be quoted for most shells:
@@ -111,7 +110,8 @@ func Main() {
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
 	code := make(chan int, 1)
-	go func() { code <- run(ctx, os.Args[1:]) }()
+	session := new(telemetry.Session)
+	go func() { code <- run(ctx, os.Args[1:], session) }()
 	select {
 	case c := <-code:
 		os.Exit(c)
@@ -128,7 +128,7 @@ func Main() {
 	}
 	cancel()
 	signal.Reset() // From here on a further signal kills the process.
-	if endsByItself.Load() {
+	if stopping.Awaited.Load() {
 		os.Exit(<-code)
 	}
 	select {
@@ -138,45 +138,41 @@ func Main() {
 		// The command waits for a pipe or a terminal, and nothing can interrupt that. Or it exports
 		// the rest of its telemetry, which is waited for.
 		c := fail(ctx, ctx.Err())
-		telemetry.Flush()
+		session.Flush()
 		os.Exit(c)
 	}
 }
 
-// endsByItself tells that the command ends what it does after a signal, and bounds the time of that.
-var endsByItself atomic.Bool
-
 // run runs the command line and returns the exit status.
-func run(ctx context.Context, arguments []string) int {
+func run(ctx context.Context, arguments []string, session *telemetry.Session) int {
 	root := New()
-	_ = console.SetLogFormat(logFormatOf(arguments)) // It is one of the known formats.
-	parsed := false                                  // What fails before this is true is wrong usage.
+	_ = console.SetLogFormat(logFormatOf(arguments), false) // It is one of the known formats.
+	parsed := false                                         // What fails before this is true is wrong usage.
 	root.PersistentPreRunE = func(command *cobra.Command, _ []string) error {
 		if isConfigurable(command) {
 			if err := config.Apply(command); err != nil {
 				return err
 			}
 		}
-		console.Quiet.Store(command.Flags().Lookup(console.QuietFlag).Value.String() == "true")
-		if err := console.SetLogFormat(command.Flags().Lookup(console.LogFormatFlag).Value.String()); err != nil {
+		quiet := command.Flags().Lookup(console.QuietFlag).Value.String() == "true"
+		if err := console.SetLogFormat(command.Flags().Lookup(console.LogFormatFlag).Value.String(), quiet); err != nil {
 			return err
 		}
-		if err := places.CheckTimeout(); err != nil {
+		if err := places.CheckTimeout(command.Flags()); err != nil {
 			return err
 		}
 		parsed = true
-		telemetry.Names.Store(command.Flags().Lookup(telemetry.NamesFlag).Value.String() == "true")
-		telemetry.Start(ctx)
-		telemetry.TraceCommand(command)
+		session.Start(ctx)
+		session.TraceCommand(command)
 		return nil
 	}
-	defer telemetry.Flush()
+	defer session.Flush()
 	root.SetArgs(arguments)
 	if len(arguments) == 0 {
 		return misuse(root, errors.New("no command; there are "+commandNames(root)))
 	}
 	command, err := root.ExecuteContextC(ctx)
-	telemetry.EndCommand(err)
+	session.EndCommand(err)
 	if err == nil {
 		return 0
 	}
@@ -201,6 +197,7 @@ func New() *cobra.Command {
 	root.SetHelpFunc(showHelp)
 	root.SetHelpCommand(helpCommand())
 	root.PersistentFlags().String(config.Flag, "", "take flags from this `FILE`, in TOML")
+	console.ShowInShortHelp(root.PersistentFlags(), config.Flag)
 	console.AddLogFormat(root)
 	console.AddQuiet(root)
 	telemetry.AddNames(root)
@@ -228,7 +225,7 @@ func commandNames(root *cobra.Command) string {
 	return strings.Join(names[:last], ", ") + " and " + names[last]
 }
 
-// isConfigurable tells whether flags of a command may be configured. Those of cobra's own commands,
+// isConfigurable reports whether flags of a command may be configured. Those of cobra's own commands,
 // which complete words, may not, nor those that only explain: a mistake in the configuration must
 // not keep them from it.
 func isConfigurable(command *cobra.Command) bool {
@@ -256,7 +253,6 @@ type once struct {
 	set bool
 }
 
-// Set implements pflag.Value.
 func (o *once) Set(text string) error {
 	if o.set {
 		return errors.New("it is given twice")

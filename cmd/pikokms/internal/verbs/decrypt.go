@@ -43,12 +43,12 @@ func decryptEach(ctx context.Context, b *work.Bulk, o *options, arguments []stri
 			// An object that was listed as encrypted had another size than its plaintext. A file
 			// keeps its time.
 			if b.InPlace && errors.Is(err, pikokms.ErrPlaintext) && !i.Since.IsZero() && (s.File != nil || work.IsSince(s.ModTime, i)) && s.Length != i.Size {
-				return work.Before
+				return work.DoneBefore
 			}
 			return err
 		},
 		Convert: func(ctx context.Context, s *places.Source) (io.Reader, error) {
-			return r.registry.Reverse(ctx, s, r.pairs)
+			return r.decrypt(ctx, s)
 		},
 		Made: func(_ context.Context, from, to *look.Object) (bool, error) {
 			size, known := from.PlaintextSize()
@@ -90,8 +90,8 @@ what a folder holds below the folder's.`,
 			if err != nil {
 				return err
 			}
-			return runStream(&o, command, arguments, message.Encrypter{}, func(ctx context.Context, registry *pikokms.Registry, in io.Reader) (io.Reader, error) {
-				return registry.Reverse(ctx, in, pairs)
+			return runStream(&o, command, arguments, message.Encrypter{}, nil, func(ctx context.Context, host *pikokms.Host, in io.Reader) (io.Reader, error) {
+				return o.decrypt(ctx, host, in, pairs)
 			})
 		},
 	}

@@ -50,11 +50,7 @@ func encryptEach(ctx context.Context, b *work.Bulk, o *options, arguments []stri
 		return err
 	}
 	b.GoesOn = b.InPlace
-	registry, err := o.registry(true, ks, encrypter)
-	if err != nil {
-		return err
-	}
-	chain, err := registry.NewChain(transformers...)
+	host, err := o.host(true, ks, encrypter, transformers...)
 	if err != nil {
 		return err
 	}
@@ -66,7 +62,7 @@ func encryptEach(ctx context.Context, b *work.Bulk, o *options, arguments []stri
 		return err
 	}
 	transform := func(ctx context.Context, source io.Reader) (io.Reader, error) {
-		return chain.Transform(ctx, source, pairs)
+		return sealed(host.EncryptObject(ctx, "", source, pairs))
 	}
 	sample := sampleOf(transform)
 	return b.Run(ctx, o.out, o.replace, arguments, work.Job{
@@ -121,7 +117,7 @@ already is refused.`,
       -c purpose=backup --compress zstd -o backup.enc backup.tar`,
 		DisableFlagsInUseLine: true,
 		RunE: func(command *cobra.Command, arguments []string) error {
-			transformers := []string{pikokms.CryptoTransformerName}
+			var transformers []string
 			if compression != "none" {
 				if !slices.Contains(compress.Formats(), compression) {
 					return console.Usage(fmt.Errorf("--compress %q; known are none, %s", compression, strings.Join(compress.Formats(), ", ")))
@@ -154,16 +150,12 @@ already is refused.`,
 			if b.IsWanted(o.out, arguments) {
 				return encryptEach(command.Context(), &b, &o, arguments, encrypter, transformers, pairs)
 			}
-			return runStream(&o, command, arguments, encrypter, func(ctx context.Context, registry *pikokms.Registry, in io.Reader) (io.Reader, error) {
-				chain, err := registry.NewChain(transformers...)
-				if err != nil {
-					return nil, err
-				}
+			return runStream(&o, command, arguments, encrypter, transformers, func(ctx context.Context, host *pikokms.Host, in io.Reader) (io.Reader, error) {
 				content, err := look.Plaintext(ctx, bufio.NewReader(in), b.Malformed)
 				if err != nil {
 					return nil, err
 				}
-				return chain.Transform(ctx, content, pairs)
+				return sealed(host.EncryptObject(ctx, "", content, pairs))
 			})
 		},
 	}
@@ -171,12 +163,21 @@ already is refused.`,
 	o.addOutput(command)
 	formats := append([]string{"none"}, compress.Formats()...)
 	command.Flags().StringVar(&compression, "compress", "none", "the compression `FORMAT` to apply first: "+strings.Join(formats, ", "))
+	console.ShowInShortHelp(command.Flags(), "compress")
 	command.Flags().BoolVar(&sign, "sign", false, "add an ECDSA signature: those who can only decrypt can't have made the message")
 	command.Flags().StringArrayVar(&required, "required", nil, "the `NAME` of a -c pair that the message requires and does not store; may be repeated")
 	b.Add(command, "is added to")
 	command.Flags().BoolVar(&b.Malformed, "malformed-as-plaintext", false, "encrypt what begins as a message, but has no whole header")
 	_ = command.RegisterFlagCompletionFunc("compress", cobra.FixedCompletions(formats, cobra.ShellCompDirectiveNoFileComp))
 	return command
+}
+
+// sealed returns the reader of a message as an io.Reader that is nil with an error.
+func sealed(r *message.EncryptReader, err error) (io.Reader, error) {
+	if err != nil {
+		return nil, err
+	}
+	return r, nil
 }
 
 // sampleOf returns a function that returns the header of a message as transform makes them. One

@@ -31,6 +31,7 @@ import (
 
 	"piko.sh/pikokms/cmd/pikokms/internal/keys"
 	"piko.sh/pikokms/cmd/pikokms/internal/places"
+	"piko.sh/pikokms/cmd/pikokms/internal/telemetry"
 	"piko.sh/pikokms/cmd/pikokms/internal/work"
 	"piko.sh/pikokms/internal/adversary"
 	"piko.sh/pikokms/internal/race"
@@ -94,7 +95,6 @@ func (b *breaking) ofS3(r *http.Request) string {
 	return verb + " " + r.URL.Path
 }
 
-// ServeHTTP implements http.Handler.
 func (b *breaking) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -300,7 +300,7 @@ func here(t *testing.T, arguments ...string) (code int, stdout []byte, stderr st
 		slog.SetDefault(log)
 	}()
 	os.Stdout, os.Stderr = files[0], files[1]
-	code = run(ctx, arguments)
+	code = run(ctx, arguments, new(telemetry.Session))
 	stdout, err := os.ReadFile(files[0].Name())
 	require.NoError(t, err)
 	said, err := os.ReadFile(files[1].Name())
@@ -338,11 +338,11 @@ func (w task) String() string {
 	return strings.Join(append([]string{text}, w.with...), " ")
 }
 
-// isTriedAgain tells whether what can't be read is tried again, as it is but for inspect of one
+// isTriedAgain reports whether what can't be read is tried again, as it is but for inspect of one
 // object.
 func (w task) isTriedAgain() bool { return w.needsKey() || w.from == "bucket" }
 
-// isMany tells whether the work is on objects, as if on several.
+// isMany reports whether the work is on objects, as if on several.
 func (w task) isMany() bool {
 	return w.from == "bucket" || w.from == "folder" || w.inPlace || w.to != "" && w.to != "file" || w.from == "object" && w.verb != "cat"
 }
@@ -375,7 +375,7 @@ var worksUnderFaults = []task{
 	{verb: "cat", from: "file"},
 }
 
-// needsKey tells whether the command takes keys.
+// needsKey reports whether the command takes keys.
 func (w task) needsKey() bool { return w.verb != "ls" && w.verb != "inspect" }
 
 // arguments returns the command line.
@@ -416,7 +416,7 @@ func (f *faulty) source(w task) map[string][]byte {
 	return f.sealed
 }
 
-// isDone tells whether the content of an object is what the command makes of it, whole.
+// isDone reports whether the content of an object is what the command makes of it, whole.
 func (f *faulty) isDone(w task, name string, content []byte) bool {
 	if w.verb == "decrypt" {
 		return bytes.Equal(content, f.plain[name])
@@ -509,7 +509,7 @@ var (
 	triedByAll = tried{"five tries, and those of the AWS SDK", 5, ""}
 )
 
-// isCovered tells whether a broken request must do no harm, and whether it may do none.
+// isCovered reports whether a broken request must do no harm, and whether it may do none.
 func (w task) isCovered(how tried, way, request string) (must, may bool) {
 	verb, _, _ := strings.Cut(request, " ")
 	ofKMS := strings.HasPrefix(request, "TrentService.")

@@ -22,12 +22,6 @@ const (
 	helpColumns = 80
 )
 
-// everyday are the flags that a help names when not all of them fit on a screen.
-var everyday = []string{
-	"key", "to", "context", "out", "force", "in-place", "suffix", "compress", "include", "exclude", "dry-run", "resume", "report",
-	"range", "plain", "json", "address", "allow-remote", "role", "principal", "config", "log-format", "quiet",
-}
-
 // topic is a text that concerns several commands.
 type topic struct{ name, about, text string }
 
@@ -44,24 +38,13 @@ func topics() []topic {
 	}
 }
 
-// topicsOf returns the names of the topics that a command's usage needs.
+// topicsOf returns the names of the topics that a command's help refers to.
 func topicsOf(c *cobra.Command) []string {
-	if strings.HasPrefix(c.CommandPath(), "pikokms branch-keys") {
-		return []string{"branch-keys"}
-	}
-	has := func(flag string) bool { return c.Flags().Lookup(flag) != nil }
 	names := []string{}
-	if has("key") {
-		names = append(names, "keys")
-	}
-	if has("include") || has("address") {
-		names = append(names, "places")
-	}
-	if has("resume") {
-		names = append(names, "long-work")
-	}
-	if has("key") || has("include") {
-		names = append(names, "files")
+	for _, t := range topics() {
+		if console.HasTopic(c, t.name) {
+			names = append(names, t.name)
+		}
 	}
 	return names
 }
@@ -195,12 +178,12 @@ func helpOf(c *cobra.Command, everything, allFlags bool) string {
 	return b.String()
 }
 
-// flagsOf returns the flags of a command, or those of everyday.
+// flagsOf returns the flags of a command: all of them, or those of a short help.
 func flagsOf(c *cobra.Command, all bool) *pflag.FlagSet {
 	flags := pflag.NewFlagSet("", pflag.ContinueOnError)
 	flags.SortFlags = false
 	c.LocalFlags().VisitAll(func(f *pflag.Flag) {
-		if all || slices.Contains(everyday, f.Name) {
+		if all || console.IsInShortHelp(f) {
 			flags.AddFlag(f)
 		}
 	})

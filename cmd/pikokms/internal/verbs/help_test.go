@@ -12,8 +12,6 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 	"github.com/stretchr/testify/require"
-
-	"piko.sh/pikokms/cmd/pikokms/internal/config"
 )
 
 // helpText returns what a command prints for its user.
@@ -62,10 +60,6 @@ func TestHelpFitsOnAScreen(t *testing.T) {
 	root.InitDefaultHelpFlag()
 	look(root)
 	require.Greater(t, commands, 15)
-	for _, name := range everyday {
-		known, _ := config.NamesAt(root)
-		require.True(t, known[name] || name == config.Flag, "--%s is no flag of any command", name)
-	}
 }
 
 // frames are what is drawn on a line of a terminal, one after the other.

@@ -6,6 +6,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"piko.sh/pikokms/cmd/pikokms/internal/console"
 	"piko.sh/pikokms/cmd/pikokms/internal/files"
 	"piko.sh/pikokms/cmd/pikokms/internal/look"
 	"piko.sh/pikokms/cmd/pikokms/internal/work"
@@ -57,6 +58,7 @@ name, kind and size, what is wrong with it, and its message as above.`,
 		},
 	}
 	command.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	console.ShowInShortHelp(command.Flags(), "json")
 	e.Add(command)
 	return command
 }

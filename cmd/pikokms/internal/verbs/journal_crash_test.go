@@ -273,7 +273,7 @@ func doneOf(t *testing.T, path, in string) map[string]bool {
 	defer file.Close()
 	j := &work.Journal{File: file, Path: copied}
 	require.NoError(t, j.Read())
-	opened, err := places.Open(t.Context(), in)
+	opened, err := places.Opener{}.Open(t.Context(), in)
 	require.NoError(t, err)
 	defer opened.Close()
 	p := &work.Plan{Places: []*places.Place{opened}}

@@ -42,7 +42,7 @@ file can decrypt, and without it nothing can be decrypted: keep a copy.`,
 				slashed = "/" + slashed // On Windows it begins with the letter of a drive.
 			}
 			u := url.URL{Scheme: local.Scheme, Path: slashed}
-			if console.IsTextLog() && !console.Quiet.Load() {
+			if console.IsTextLog() && !console.IsQuiet() {
 				fmt.Fprintf(os.Stderr, "The key is in %s\nUse it as      %s\n", absolute, &u)
 				return nil
 			}

@@ -6,6 +6,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"piko.sh/pikokms/cmd/pikokms/internal/console"
 	"piko.sh/pikokms/cmd/pikokms/internal/keys"
 	"piko.sh/pikokms/header"
 	"piko.sh/pikokms/message"
@@ -39,6 +40,8 @@ func (o *options) addKeys(command *cobra.Command, ofKeys, ofPairs string) {
 	}
 	flags.StringVar(&o.policy, "commitment-policy", policies[0], "the key commitment `POLICY`: "+strings.Join(policies, ", "))
 	flags.DurationVar(&o.timeout, "kms-timeout", keys.DefaultTimeout, "how long to wait for each answer of a key service, retries included")
+	console.ShowInShortHelp(flags, "key", "context")
+	console.AddTopics(command, "keys", "files")
 	_ = command.RegisterFlagCompletionFunc("commitment-policy", cobra.FixedCompletions(policies, cobra.ShellCompDirectiveNoFileComp))
 }
 
@@ -47,6 +50,7 @@ func (o *options) addOutput(command *cobra.Command) {
 	flags := command.Flags()
 	flags.StringVarP(&o.out, "out", "o", "", "the `OUT` file, folder or bucket; \"-\" or nothing is standard output")
 	flags.BoolVarP(&o.replace, "force", "f", false, "replace an existing OUT")
+	console.ShowInShortHelp(flags, "out", "force")
 	flags.BoolVar(&o.encode, "encode", false, "write OUT as base64")
 	flags.BoolVar(&o.decode, "decode", false, "read IN as base64")
 }

@@ -39,8 +39,9 @@ func (o *options) check(encrypting bool) ([]*keys.Key, error) {
 	return ks, nil
 }
 
-// registry returns a registry of all transformers, with one that encrypts and decrypts under keys.
-func (o *options) registry(encrypting bool, ks []*keys.Key, encrypter message.Encrypter) (*pikokms.Registry, error) {
+// host returns a host without a storage, which encrypts and decrypts under keys. It applies the
+// transformers before it encrypts.
+func (o *options) host(encrypting bool, ks []*keys.Key, encrypter message.Encrypter, transformers ...string) (*pikokms.Host, error) {
 	policy, err := message.ParseCommitmentPolicy(o.policy)
 	if err != nil {
 		return nil, console.Usage(fmt.Errorf("--commitment-policy: %w", err))
@@ -53,46 +54,28 @@ func (o *options) registry(encrypting bool, ks []*keys.Key, encrypter message.En
 	// A stream of Piko's has one data key, so there is nothing to ask several keys about.
 	if here, remote := keys.ForDecryption(ks); len(remote) > 1 && o.single && !o.pikoV2 {
 		o.remote = keys.NewRemote(remote, o.limits)
-		decrypter.Keyrings, decrypter.Accept = append(keys.Keyrings(here), o.remote), o.remote.Accept
+		decrypter.Keyrings = append(keys.Keyrings(here), o.remote)
 	}
-	registry, err := pikokms.NewRegistry(0)
-	if err != nil {
-		return nil, err
+	if !encrypting { // any message is read, not only stored objects
+		decrypter.Accept = o.accept
 	}
-	// Encrypt writes objects, which hosts and buckets read too. Decrypt reads any message.
-	transformer := pikokms.NewMessageTransformer(encrypter, decrypter)
-	if encrypting {
-		transformer = pikokms.NewCryptoTransformer(encrypter, decrypter)
-	}
-	return registry, registry.Register(demanding{transformer, o.names})
+	return pikokms.New(pikokms.WithMessages(encrypter, decrypter), pikokms.WithEnabledTransformers(transformers...))
 }
 
-// demanding is a transformer that decrypts only messages that store pairs with these names.
-type demanding struct {
-	*pikokms.CryptoTransformer
-	names []string
-}
-
-// Reverse implements pikokms.Transformer.
-func (d demanding) Reverse(ctx context.Context, input io.Reader, pairs any) (io.Reader, error) {
-	r, err := d.CryptoTransformer.Reverse(ctx, input, pairs)
-	if err != nil {
-		return nil, err
+// accept refuses a message that does not store the pairs that -c names.
+func (o *options) accept(h *header.Header) error {
+	if err := requireNames(o.names, h.EncryptionContext); err != nil {
+		return err
 	}
-	return r, d.check(r.(*message.DecryptReader).EncryptionContext())
-}
-
-// Open implements pikokms.SeekableTransformer.
-func (d demanding) Open(ctx context.Context, stored pikokms.SizedReaderAt, pairs any) (pikokms.SizedReaderAt, error) {
-	r, err := d.CryptoTransformer.Open(ctx, stored, pairs)
-	if err != nil {
-		return nil, err
+	if o.remote != nil {
+		return o.remote.Accept(h)
 	}
-	return r, d.check(r.(*message.DecryptReaderAt).EncryptionContext())
+	return nil
 }
 
-func (d demanding) check(stored map[string]string) error {
-	for _, name := range d.names {
+// requireNames refuses an encryption context without pairs of these names.
+func requireNames(names []string, stored map[string]string) error {
+	for _, name := range names {
 		if _, ok := stored[name]; !ok {
 			return fmt.Errorf("%w: the message has no pair %q, which -c asks for", provider.ErrContextMismatch, name)
 		}
@@ -100,11 +83,29 @@ func (d demanding) check(stored map[string]string) error {
 	return nil
 }
 
+// decrypt returns the original of a message, which must have the pairs.
+func (o *options) decrypt(ctx context.Context, host *pikokms.Host, in io.Reader, pairs map[string]string) (io.Reader, error) {
+	content, _, err := host.DecryptObject(ctx, "", in, -1, pairs)
+	if err != nil {
+		return nil, err
+	}
+	if r, ok := content.(*message.DecryptReader); ok && r.Header() == nil { // a stream of Piko's has no pairs
+		return content, requireNames(o.names, nil)
+	}
+	return content, nil
+}
+
 // reading is what decrypts.
 type reading struct {
-	keys     []*keys.Key
-	registry *pikokms.Registry
-	pairs    map[string]string
+	*options
+	keys  []*keys.Key
+	host  *pikokms.Host
+	pairs map[string]string
+}
+
+// decrypt returns the original of a message.
+func (r *reading) decrypt(ctx context.Context, in io.Reader) (io.Reader, error) {
+	return r.options.decrypt(ctx, r.host, in, r.pairs)
 }
 
 // reading returns what the flags say of decryption. The keys are not opened yet.
@@ -117,9 +118,9 @@ func (o *options) reading() (*reading, error) {
 	if err != nil {
 		return nil, err
 	}
-	registry, err := o.registry(false, ks, message.Encrypter{})
+	host, err := o.host(false, ks, message.Encrypter{})
 	if err != nil {
 		return nil, err
 	}
-	return &reading{ks, registry, pairs}, nil
+	return &reading{o, ks, host, pairs}, nil
 }

@@ -97,19 +97,20 @@ Piko's old format stays compressed, and nothing then says so.`,
 	command.Flags().StringArrayVar(&to, "to", nil, "a `KEY` to encrypt under; may be repeated")
 	command.Flags().StringVarP(&o.out, "out", "o", "", "the `OUT` file, folder or bucket")
 	command.Flags().BoolVarP(&o.replace, "force", "f", false, "replace what exists in OUT")
+	console.ShowInShortHelp(command.Flags(), "to", "out", "force")
 	b.Add(command, "")
 	addPlain(command, &b.Plain)
 	o.addReading(command)
 	return command
 }
 
-// moving is what moves messages to other keys.
-type moving struct {
+// rewrapper is what moves messages to other keys.
+type rewrapper struct {
 	*reading
 	keys      []*keys.Key
 	decrypter message.Decrypter
 	encrypter message.Encrypter
-	objects   *pikokms.CryptoTransformer // writes what hosts read
+	objects   *pikokms.Host // writes what hosts read
 	names     []string
 
 	mu      sync.Mutex
@@ -117,7 +118,7 @@ type moving struct {
 }
 
 // moving opens the keys to move to, which are asked for one data key unless the objects pick them.
-func (o *options) moving(ctx context.Context, r *reading, to []string, use func(flag string, ks []*keys.Key) error) (*moving, error) {
+func (o *options) moving(ctx context.Context, r *reading, to []string, use func(flag string, ks []*keys.Key) error) (*rewrapper, error) {
 	ks, err := keys.Parse(to, o.timeout, true)
 	if err != nil {
 		return nil, err
@@ -137,13 +138,16 @@ func (o *options) moving(ctx context.Context, r *reading, to []string, use func(
 		keys.CloseAll(ks)
 		return nil, console.Usage(fmt.Errorf("--commitment-policy: %w", err))
 	}
-	m := &moving{reading: r, keys: ks, names: o.names, samples: make(map[string]*header.Header)}
+	m := &rewrapper{reading: r, keys: ks, names: o.names, samples: make(map[string]*header.Header)}
 	m.encrypter = message.Encrypter{CommitmentPolicy: policy, Keyring: ks[0]}
 	for _, k := range ks[1:] {
 		m.encrypter.Recipients = append(m.encrypter.Recipients, k)
 	}
 	m.decrypter = message.Decrypter{Keyrings: keys.Keyrings(r.keys), CommitmentPolicy: policy, AllowPikoV2: o.pikoV2, Limits: o.limits}
-	m.objects = pikokms.NewCryptoTransformer(m.encrypter, m.decrypter)
+	if m.objects, err = pikokms.New(pikokms.WithMessages(m.encrypter, m.decrypter)); err != nil {
+		keys.CloseAll(ks)
+		return nil, err
+	}
 	if !slices.ContainsFunc(ks, func(k *keys.Key) bool { return k.By != "" }) {
 		if _, err := m.sample(ctx, nil); err != nil {
 			keys.CloseAll(ks)
@@ -155,7 +159,7 @@ func (o *options) moving(ctx context.Context, r *reading, to []string, use func(
 
 // sample returns the header of a message under the new keys. It has the stated pairs, since policies
 // may depend on them, and of a stored encryption context those by which branch keys are picked.
-func (m *moving) sample(ctx context.Context, stored map[string]string) (*header.Header, error) {
+func (m *rewrapper) sample(ctx context.Context, stored map[string]string) (*header.Header, error) {
 	picking := maps.Clone(m.pairs)
 	if picking == nil {
 		picking = make(map[string]string)
@@ -180,8 +184,8 @@ func (m *moving) sample(ctx context.Context, stored map[string]string) (*header.
 }
 
 // judge returns why an object is left alone: it is as it would be after the move.
-func (m *moving) judge(ctx context.Context, s *places.Source) error {
-	start, err := s.Peek(places.Peeked)
+func (m *rewrapper) judge(ctx context.Context, s *places.Source) error {
+	start, err := s.Peek(places.PeekSize)
 	if err != nil && err != io.EOF {
 		return err
 	}
@@ -204,8 +208,8 @@ func (m *moving) judge(ctx context.Context, s *places.Source) error {
 	return work.Skipped("it is under these keys already")
 }
 
-// made tells whether a target may be what convert makes of a source.
-func (m *moving) made(ctx context.Context, from, to *look.Object) (bool, error) {
+// made reports whether a target may be what convert makes of a source.
+func (m *rewrapper) made(ctx context.Context, from, to *look.Object) (bool, error) {
 	if to.Kind != look.KindEncrypted {
 		return false, nil
 	}
@@ -219,7 +223,7 @@ func (m *moving) made(ctx context.Context, from, to *look.Object) (bool, error) 
 }
 
 // convert returns an object under the new keys.
-func (m *moving) convert(ctx context.Context, s *places.Source) (io.Reader, error) {
+func (m *rewrapper) convert(ctx context.Context, s *places.Source) (io.Reader, error) {
 	start, err := s.Start()
 	if err != nil {
 		return nil, err
@@ -229,11 +233,11 @@ func (m *moving) convert(ctx context.Context, s *places.Source) (io.Reader, erro
 		if err != nil {
 			return nil, err
 		}
-		return m.objects.Transform(ctx, content, nil)
+		return sealed(m.objects.EncryptObject(ctx, "", content, nil))
 	}
 	renewed, err := message.Rewrap(ctx, s, &m.decrypter, &m.encrypter, m.pairs)
 	if err != nil {
 		return nil, err
 	}
-	return renewed, demanding{names: m.names}.check(renewed.Header().EncryptionContext)
+	return renewed, requireNames(m.names, renewed.Header().EncryptionContext)
 }

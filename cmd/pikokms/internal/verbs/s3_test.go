@@ -82,7 +82,6 @@ func (s *s3Server) many(n int, content []byte) {
 	}
 }
 
-// ServeHTTP implements http.Handler.
 func (s *s3Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -51,7 +51,6 @@ type transcript struct {
 	text bytes.Buffer
 }
 
-// Write implements io.Writer.
 func (o *transcript) Write(p []byte) (int, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()

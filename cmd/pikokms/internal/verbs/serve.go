@@ -9,12 +9,14 @@ import (
 	"piko.sh/pikokms/cmd/pikokms/internal/keys"
 	"piko.sh/pikokms/cmd/pikokms/internal/places"
 	"piko.sh/pikokms/cmd/pikokms/internal/web"
+	"piko.sh/pikokms/cmd/pikokms/internal/work"
 	"piko.sh/pikokms/service"
 )
 
 func serveCommand() *cobra.Command {
 	var o options
 	var s web.Server
+	var at places.Opener
 	command := &cobra.Command{
 		Use:   "serve [-k KEY]... [-c NAME=VALUE]... [--address HOST:PORT] PLACE",
 		Short: "Show an encrypted folder or bucket in a browser",
@@ -52,7 +54,7 @@ the whole object. What is not encrypted is listed, and not shown.`,
 			for _, k := range r.keys {
 				k.CacheDataKeys(service.CacheLimits{})
 			}
-			p, err := places.Open(ctx, arguments[0])
+			p, err := at.Open(ctx, arguments[0])
 			if err != nil {
 				return err
 			}
@@ -60,17 +62,20 @@ the whole object. What is not encrypted is listed, and not shown.`,
 			if p.IsStandardInput() {
 				return console.Usage(errors.New("standard input cannot be served; name a file, a folder or a bucket"))
 			}
-			endsByItself.Store(true)
-			return s.Run(ctx, &web.View{Place: p, Registry: r.registry, Pairs: r.pairs, Limits: o.limits, Suffix: s.Suffix})
+			work.AwaitEnd(ctx)
+			return s.Run(ctx, &web.View{Place: p, Host: r.host, Pairs: r.pairs, Limits: o.limits, Suffix: s.Suffix})
 		},
 	}
 	o.addKeys(command, keyToDecrypt, pairToDecrypt)
 	flags := command.Flags()
 	flags.StringVar(&s.Address, "address", web.DefaultAddress, "the `HOST:PORT` to listen on; port 0 is any that is free")
 	flags.BoolVar(&s.Remote, "allow-remote", false, "listen on an address that other computers reach")
+	console.ShowInShortHelp(flags, "address", "allow-remote")
+	console.AddTopics(command, "places")
 	flags.StringArrayVar(&s.Hosts, "host", nil, "also answer requests for this host `NAME`; may be repeated")
 	flags.StringVar(&s.Suffix, "suffix", "", "show only objects whose names end in this `SUFFIX`, and without it")
+	console.ShowInShortHelp(flags, "suffix")
 	o.addReading(command)
-	places.AddTimeout(command)
+	at.AddTimeout(command)
 	return command
 }

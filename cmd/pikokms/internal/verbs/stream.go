@@ -20,7 +20,7 @@ import (
 )
 
 // runStream reads IN, transforms it by the reader that open returns, and writes OUT.
-func runStream(o *options, command *cobra.Command, arguments []string, encrypter message.Encrypter, open func(context.Context, *pikokms.Registry, io.Reader) (io.Reader, error)) (err error) {
+func runStream(o *options, command *cobra.Command, arguments []string, encrypter message.Encrypter, transformers []string, open func(context.Context, *pikokms.Host, io.Reader) (io.Reader, error)) (err error) {
 	encrypting, name := command.Name() == "encrypt", "standard input"
 	if len(arguments) > 0 {
 		name = arguments[0]
@@ -60,7 +60,7 @@ func runStream(o *options, command *cobra.Command, arguments []string, encrypter
 			return err
 		}
 	}
-	registry, err := o.registry(encrypting, ks, encrypter)
+	host, err := o.host(encrypting, ks, encrypter, transformers...)
 	if err != nil {
 		return err
 	}
@@ -69,7 +69,7 @@ func runStream(o *options, command *cobra.Command, arguments []string, encrypter
 	if o.decode {
 		source = newDecoder(source)
 	}
-	result, err := open(ctx, registry, source)
+	result, err := open(ctx, host, source)
 	if err != nil {
 		return err
 	}
@@ -91,7 +91,7 @@ func runStream(o *options, command *cobra.Command, arguments []string, encrypter
 	return out.Commit(ctx)
 }
 
-// copy writes result to out, as base64 text if --encode says so.
+// copy writes result to out, as base64 text with --encode.
 func (o *options) copy(out *files.Output, result io.Reader) (written int64, err error) {
 	// Without this, io.CopyBuffer would use out's ReadFrom, which copies in smaller pieces.
 	dst := struct{ io.Writer }{out}
@@ -112,16 +112,15 @@ func (o *options) copy(out *files.Output, result io.Reader) (written int64, err 
 
 // decoder decodes the base64 text of its source. It returns the source's own errors as they are.
 type decoder struct {
-	source *failing
+	source *stickyReader
 	text   io.Reader
 }
 
 func newDecoder(source io.Reader) *decoder {
-	f := &failing{r: source}
+	f := &stickyReader{r: source}
 	return &decoder{f, base64.NewDecoder(base64.StdEncoding, f)}
 }
 
-// Read implements io.Reader.
 func (d *decoder) Read(p []byte) (int, error) {
 	n, err := d.text.Read(p)
 	_, corrupt := errors.AsType[base64.CorruptInputError](err)
@@ -136,14 +135,13 @@ func (d *decoder) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// failing remembers the first error of its reader.
-type failing struct {
+// stickyReader remembers the first error of its reader.
+type stickyReader struct {
 	r   io.Reader
 	err error // never io.EOF
 }
 
-// Read implements io.Reader.
-func (f *failing) Read(p []byte) (int, error) {
+func (f *stickyReader) Read(p []byte) (int, error) {
 	if f.err != nil {
 		return 0, f.err
 	}

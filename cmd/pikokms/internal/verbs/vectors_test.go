@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"piko.sh/pikokms/cmd/pikokms/internal/telemetry"
 )
 
 // The vectors are messages of AWS's SDKs, one at least for each suite.
@@ -42,7 +44,7 @@ func TestDecryptVectors(t *testing.T) {
 			for name, value := range v.Context {
 				arguments = append(arguments, "-c", name+"="+value)
 			}
-			require.Zero(t, run(t.Context(), append(arguments, filepath.Join(folder, v.File))))
+			require.Zero(t, run(t.Context(), append(arguments, filepath.Join(folder, v.File)), new(telemetry.Session)))
 			got, err := os.ReadFile(out)
 			require.NoError(t, err)
 			want := make([]byte, v.Size)

@@ -63,7 +63,7 @@ standard input.`,
 				if err := refusePlain(s, skipPlain); err != nil {
 					return 0, err
 				}
-				content, err := r.registry.Reverse(ctx, s, r.pairs)
+				content, err := r.decrypt(ctx, s)
 				if err != nil {
 					return 0, err
 				}
@@ -79,9 +79,10 @@ standard input.`,
 	return command
 }
 
-// addPlain adds the flag that says what becomes of objects that are not encrypted.
+// addPlain adds the flag for objects that are not encrypted.
 func addPlain(command *cobra.Command, plain *string) {
 	command.Flags().StringVar(plain, "plain", "refuse", "what to do with an object that does not begin as an encrypted one: refuse or skip")
+	console.ShowInShortHelp(command.Flags(), "plain")
 	_ = command.RegisterFlagCompletionFunc("plain", cobra.FixedCompletions([]string{"refuse", "skip"}, cobra.ShellCompDirectiveNoFileComp))
 }
 

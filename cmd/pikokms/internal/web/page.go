@@ -63,7 +63,7 @@ const PageSize = 100
 type page struct {
 	Title   string
 	Style   template.CSS
-	Way     []link // from the place to here
+	Way     []pathLink // from the place to here
 	Entries []entry
 	Range   string // which entries these are: "101–200 of 1234"
 	Before  string // the link to the page before, if there is one
@@ -77,7 +77,7 @@ type page struct {
 // failure is why there is nothing to show.
 type failure struct{ Status, Reason string }
 
-type link struct{ Name, Target string }
+type pathLink struct{ Name, Target string }
 
 // entry is an object or a folder in a folder.
 type entry struct {
@@ -95,8 +95,8 @@ type entry struct {
 // media is what a page plays or shows.
 type media struct{ Kind, Source, Name string }
 
-// folder sends a page of a folder, whose key is empty or ends in a slash. The query says which
-// page, from 1, and what the names of its entries have in them.
+// folder sends a page of a folder, whose key is empty or ends in a slash. The query has the number
+// of the page, from 1, and a text that the names of its entries contain.
 func (v *View) folder(w http.ResponseWriter, r *http.Request, key string) error {
 	ctx, query := r.Context(), r.URL.Query()
 	number := 1
@@ -167,7 +167,7 @@ func (v *View) player(w http.ResponseWriter, r *http.Request, key string) error 
 	folder, name := key[:strings.LastIndex(key, "/")+1], key[strings.LastIndex(key, "/")+1:]
 	p := &page{
 		Title: shown(v.Place.Title(key)),
-		Way:   append(v.way(folder), link{shown(name), "./" + url.PathEscape(name) + "?view"}),
+		Way:   append(v.way(folder), pathLink{shown(name), "./" + url.PathEscape(name) + "?view"}),
 		Media: &media{kind, "./" + url.PathEscape(name), shown(name)},
 	}
 	return p.send(w, r, http.StatusOK)
@@ -200,11 +200,11 @@ func (v *View) fail(w http.ResponseWriter, r *http.Request, key, reason string, 
 }
 
 // way returns the links from the place to a folder.
-func (v *View) way(key string) []link {
+func (v *View) way(key string) []pathLink {
 	parts := strings.Split(key, "/") // the last one is empty
-	links := []link{{shown(v.Place.Name), "./" + strings.Repeat("../", len(parts)-1)}}
+	links := []pathLink{{shown(v.Place.Name), "./" + strings.Repeat("../", len(parts)-1)}}
 	for i, part := range parts[:len(parts)-1] {
-		links = append(links, link{shown(part), "./" + strings.Repeat("../", len(parts)-2-i)})
+		links = append(links, pathLink{shown(part), "./" + strings.Repeat("../", len(parts)-2-i)})
 	}
 	return links
 }
@@ -217,7 +217,7 @@ type listing struct {
 	total   int  // of all entries; -1 if it is not known
 }
 
-// text says which entries these are.
+// text returns which entries these are.
 func (l *listing) text() string {
 	switch first, last := l.before+1, l.before+len(l.entries); {
 	case len(l.entries) == 0:
@@ -261,7 +261,7 @@ func (v *View) list(ctx context.Context, key, filter string, before int) (*listi
 	return l, nil
 }
 
-// entries yields what a folder shows, in order. If isWhole says so, all of it has been listed.
+// entries yields what a folder shows, in order. All of it has been listed if isWhole is true.
 func (v *View) entries(ctx context.Context, key string) (entries iter.Seq2[entry, error], isWhole bool, err error) {
 	if !v.Place.IsMany() {
 		return func(yield func(entry, error) bool) { yield(entry{key: v.onlyName()}, nil) }, true, nil
@@ -360,7 +360,8 @@ func (e *entry) link() {
 	}
 }
 
-// look fills in what an object says of itself. It asks no key service.
+// look fills in the size, the time and the kind of an object from its header. It asks no key
+// service.
 func (v *View) look(ctx context.Context, folder string, e *entry) error {
 	name, err := v.stored(folder + e.key)
 	if err != nil {

@@ -113,7 +113,7 @@ func (s *Server) guard(inner http.Handler) http.Handler {
 	})
 }
 
-// answers tells whether a request for this host is answered. Names are not, but for localhost and
+// answers reports whether a request for this host is answered. Names are not, but for localhost and
 // those that were given: whoever owns a name can have it lead to this server.
 func (s *Server) answers(host string) bool {
 	if name, _, err := net.SplitHostPort(host); err == nil {

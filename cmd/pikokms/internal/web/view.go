@@ -29,17 +29,16 @@ import (
 // View answers requests for a place. The path of a URL is an object's key, or a folder's if it ends
 // in a slash.
 type View struct {
-	Place    *places.Place
-	Registry *pikokms.Registry
-	Pairs    map[string]string
-	Limits   header.Limits
-	Suffix   string // of the keys of objects, which their URLs do not have
+	Place  *places.Place
+	Host   *pikokms.Host
+	Pairs  map[string]string
+	Limits header.Limits
+	Suffix string // of the keys of objects, which their URLs do not have
 }
 
 // errPlain means that an object is not encrypted.
 var errPlain = errors.New("it is not encrypted")
 
-// ServeHTTP implements http.Handler.
 func (v *View) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	key := strings.TrimPrefix(r.URL.Path, "/")
 	ctx, end := telemetry.TraceObject(r.Context(), 0, v.Place.Title(key), -1)
@@ -79,13 +78,13 @@ func (v *View) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // retryAfter is when a client may ask again after a service was away.
 const retryAfter = 10 * time.Second
 
-// tell says on standard error what went wrong. The client is not told.
+// tell reports an error on standard error. The client only gets a text of clientAnswers.
 func (v *View) tell(key string, err error) {
 	console.Say(slog.LevelError, fmt.Sprintf("%s: %s", console.Printable(v.Place.Title(key)), console.Explain(err)), "object", v.Place.Title(key))
 }
 
-// clientAnswers are what a client is told of errors, in the order in which they are looked for. An
-// error's own text names keys and places, which are no matter of who may only look.
+// clientAnswers are the answers to errors, in the order in which they are looked for. An error's
+// own text names keys and places, which clients must not see.
 var clientAnswers = []struct {
 	err    error
 	text   string
@@ -103,7 +102,7 @@ var clientAnswers = []struct {
 	{provider.ErrDecryptionFailed, "This object is damaged, or is under another key.", http.StatusInternalServerError},
 }
 
-// answerTo returns what a client is told of an error.
+// answerTo returns the answer to an error.
 func answerTo(err error) (text string, status int) {
 	for _, a := range clientAnswers {
 		if errors.Is(err, a.err) {
@@ -113,7 +112,7 @@ func answerTo(err error) (text string, status int) {
 	switch {
 	case errors.Is(err, fs.ErrPermission), places.RefusalOf(err) != places.NotRefused:
 		return "The storage does not let this view read this object.", http.StatusForbidden
-	case places.Passes(err):
+	case places.IsTransient(err):
 		return "The storage cannot be read now. Try again in a while.", http.StatusServiceUnavailable
 	case look.IsFormat(err):
 		return "This object is damaged.", http.StatusInternalServerError
@@ -183,9 +182,9 @@ func (v *View) object(w http.ResponseWriter, r *http.Request, key string) error 
 		return errPlain
 	}
 	isWhole := h.Suite.Signed() || h.ContentType != header.Framed
-	var content pikokms.SizedReaderAt
+	var content pikokms.Object
 	if !isWhole {
-		content, err = v.Registry.Open(ctx, stored, v.Pairs)
+		content, err = v.Host.OpenObject(ctx, "", stored, v.Pairs)
 		if isWhole = errors.Is(err, pikokms.ErrNotSeekable); err != nil && !isWhole {
 			return err
 		}
@@ -203,7 +202,7 @@ func (v *View) object(w http.ResponseWriter, r *http.Request, key string) error 
 		return v.whole(w, r, key, describe)
 	}
 	describe()
-	http.ServeContent(w, r, "", stored.ModTime(), &told{io.NewSectionReader(content, 0, content.Size()), func(err error) {
+	http.ServeContent(w, r, "", stored.ModTime(), &reportingReader{io.NewSectionReader(content, 0, content.Size()), func(err error) {
 		if ctx.Err() == nil {
 			v.tell(key, err)
 		}
@@ -211,15 +210,14 @@ func (v *View) object(w http.ResponseWriter, r *http.Request, key string) error 
 	return nil
 }
 
-// told is content whose first failure is said on standard error. The client notices it by the
-// answer's length.
-type told struct {
+// reportingReader reports the first failure of content on standard error. The client notices it by
+// the answer's length.
+type reportingReader struct {
 	*io.SectionReader
 	tell func(error)
 }
 
-// Read implements io.Reader.
-func (t *told) Read(p []byte) (int, error) {
+func (t *reportingReader) Read(p []byte) (int, error) {
 	n, err := t.SectionReader.Read(p)
 	if err != nil && err != io.EOF {
 		t.tell(err)
@@ -239,7 +237,7 @@ func (v *View) whole(w http.ResponseWriter, r *http.Request, key string, describ
 		return err
 	}
 	defer func() { err = errors.Join(err, s.Close()) }()
-	content, err := v.Registry.Reverse(ctx, s, v.Pairs)
+	content, _, err := v.Host.DecryptObject(ctx, "", s, -1, v.Pairs)
 	if err != nil {
 		return err
 	}
@@ -259,7 +257,7 @@ func (v *View) whole(w http.ResponseWriter, r *http.Request, key string, describ
 	panic(http.ErrAbortHandler) // The client is to notice that this is not the whole.
 }
 
-// isFolder tells whether there are objects below a key.
+// isFolder reports whether there are objects below a key.
 func (v *View) isFolder(ctx context.Context, key string) bool {
 	if !v.Place.IsMany() {
 		return false
@@ -280,7 +278,7 @@ var mediaTypes = map[string]string{
 	".wav": "audio/wav", ".webm": "video/webm", ".webp": "image/webp",
 }
 
-// typeOf returns the content type that a name says, or nothing.
+// typeOf returns the content type of a name, or nothing.
 func typeOf(name string) string {
 	extension := strings.ToLower(path.Ext(name))
 	if kind := mediaTypes[extension]; kind != "" {

@@ -28,22 +28,25 @@ type Bulk struct {
 	Malformed bool // what begins as a message and is none is plaintext
 }
 
-// Add adds the flags. The rule says what becomes of a suffix, if there is one.
+// Add adds the flags. The rule describes in a help text what becomes of a suffix; without a rule
+// there is no such flag.
 func (b *Bulk) Add(command *cobra.Command, rule string) {
 	flags := command.Flags()
 	flags.BoolVar(&b.InPlace, "in-place", false, "put each result in the place of what it was made of")
 	if rule != "" {
 		flags.StringVar(&b.suffix, "suffix", "", "the `SUFFIX` that "+rule+" the names of several objects")
+		console.ShowInShortHelp(flags, "suffix")
 	}
 	b.Each.Add(command)
 	flags.BoolVar(&b.DryRun, "dry-run", false, "name each object that there is to work on, and write nothing")
+	console.ShowInShortHelp(flags, "in-place", "dry-run")
 	flags.StringArrayVar((*[]string)(&b.Allowed), "allow-loss", nil, "replace objects of buckets though this `KIND` of what they have can't be kept: "+strings.Join(lossKinds, ", ")+"; may be repeated")
 	flags.BoolVar(&b.SoleWriter, "sole-writer", false, "nothing else writes to the bucket now: look before writing, where S3 has no conditional writes")
 	_ = command.RegisterFlagCompletionFunc("allow-loss", cobra.FixedCompletions(lossKinds, cobra.ShellCompDirectiveNoFileComp))
 	b.AddLong(command)
 }
 
-// IsWanted tells whether a command line is about places, rather than one file or stream.
+// IsWanted reports whether a command line is about places, rather than one file or stream.
 func (b *Bulk) IsWanted(out string, arguments []string) bool {
 	for _, flag := range []string{"in-place", "suffix", "dry-run", "plain"} {
 		if b.given(flag) {
@@ -88,7 +91,7 @@ type Job struct {
 	Judge func(ctx context.Context, i Item, s *places.Source) error
 	// Convert returns what is stored for an object.
 	Convert func(ctx context.Context, s *places.Source) (io.Reader, error)
-	// Made tells whether a target may be what convert returned for a source. It is asked about
+	// Made reports whether a target may be what convert returned for a source. It is asked about
 	// targets that have come since the job began, when work on the object may have begun before.
 	Made func(ctx context.Context, from, to *look.Object) (bool, error)
 }
@@ -163,7 +166,7 @@ func (b *Bulk) openTarget(ctx context.Context, out string, p *Plan, t *target) (
 		}
 	}
 	if !b.DryRun || !t.replace {
-		t.place, err = openTarget(ctx, out, p.isMany())
+		t.place, err = openTarget(ctx, b.storages, out, p.isMany())
 	}
 	return err
 }
@@ -198,8 +201,8 @@ func (t *target) workOn(ctx context.Context, j Job, i Item) (n int64, err error)
 	return s.Counted.N.Load(), err
 }
 
-// planOne tells whether workOn would have something to do, as far as can be told without
-// decrypting or encrypting the object. It returns the number of bytes to be read.
+// planOne returns an error if workOn would fail or skip an object, as far as that is known without
+// encrypting or decrypting it. It returns the number of bytes to read.
 func (b *Bulk) planOne(ctx context.Context, t *target, j Job, i Item) (n int64, err error) {
 	s, err := i.Read(ctx)
 	if err != nil {

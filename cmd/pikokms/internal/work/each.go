@@ -1,4 +1,4 @@
-// Package work does a job on each of many objects: it plans the work, tries again what fails for a
+// Package work does a job on each of many objects: it lists them, tries again what fails for a
 // while, keeps a journal, and reports.
 package work
 
@@ -29,6 +29,7 @@ type Each struct {
 	include, exclude []string
 	jobs             int
 	given            func(flag string) bool
+	storages         places.Opener
 	longWork
 }
 
@@ -39,11 +40,13 @@ func (e *Each) Add(command *cobra.Command) {
 	e.command = command
 	flags.StringArrayVar(&e.include, "include", nil, "take only objects that this `GLOB` matches; may be repeated")
 	flags.StringArrayVar(&e.exclude, "exclude", nil, "leave out objects that this `GLOB` matches; may be repeated")
+	console.ShowInShortHelp(flags, "include", "exclude")
+	console.AddTopics(command, "places", "files")
 	flags.IntVar(&e.jobs, "jobs", 4*runtime.GOMAXPROCS(0), "the number of objects that are worked on side by side")
-	places.AddTimeout(command)
+	e.storages.AddTimeout(command)
 }
 
-// IsWanted tells whether a command line is about places, rather than one file or stream.
+// IsWanted reports whether a command line is about places, rather than one file or stream.
 func (e *Each) IsWanted(arguments []string) bool {
 	for _, flag := range []string{"include", "exclude", "jobs", "report", "resume", "kms-rate", "cache-data-keys"} {
 		if e.given(flag) {
@@ -86,7 +89,7 @@ func (e *Each) Open(ctx context.Context, texts []string) (p *Plan, err error) {
 		texts = []string{"-"}
 	}
 	for _, text := range texts {
-		opened, err := places.Open(ctx, text)
+		opened, err := e.storages.Open(ctx, text)
 		if err != nil {
 			return nil, err
 		}
@@ -131,8 +134,8 @@ func (e *Each) Open(ctx context.Context, texts []string) (p *Plan, err error) {
 	return p, err
 }
 
-// Run works on each object of a plan. The word says what is done with one: "verified". What failed
-// is said on standard error, and makes the error.
+// Run works on each object of a plan. The word is that for an object that is done, such as
+// "verified". Failures are reported on standard error, and Run then returns an error.
 func (e *Each) Run(ctx context.Context, word string, p *Plan, work func(context.Context, Item) (int64, error)) (err error) {
 	finished, come := false, error(nil)
 	// If the report can't be written, the journal stays. The same command line then writes the report.
@@ -254,7 +257,7 @@ func (e *Each) workOn(ctx context.Context, m *monitor, i Item, stop *stopping, w
 	return o
 }
 
-// isGone tells whether the work on an object failed because it is no longer there. That is asked of
+// isGone reports whether the work on an object failed because it is no longer there. That is asked of
 // the listing that had it: what is listed, and can't be found, has failed.
 func isGone(ctx context.Context, i Item, err error) bool {
 	missing := errors.Is(err, fs.ErrNotExist) || errors.Is(err, pikokms.ErrChanged) || gcerrors.Code(err) == gcerrors.NotFound
@@ -270,4 +273,15 @@ func isGone(ctx context.Context, i Item, err error) bool {
 		}
 	}
 	return true
+}
+
+func (e *Each) wanted() (w *selection, err error) {
+	w = new(selection)
+	if w.included, err = ParseGlobs(e.include); err != nil {
+		return nil, console.Usage(fmt.Errorf("--include: %w", err))
+	}
+	if w.excluded, err = ParseGlobs(e.exclude); err != nil {
+		return nil, console.Usage(fmt.Errorf("--exclude: %w", err))
+	}
+	return w, nil
 }

@@ -11,32 +11,21 @@ import (
 	"piko.sh/pikokms/cmd/pikokms/internal/console"
 )
 
-// wanted tells which objects --include and --exclude take.
-type wanted struct{ included, excluded globs }
+// selection is the objects that --include and --exclude take.
+type selection struct{ included, excluded globs }
 
-func (e *Each) wanted() (w *wanted, err error) {
-	w = new(wanted)
-	if w.included, err = ParseGlobs(e.include); err != nil {
-		return nil, console.Usage(fmt.Errorf("--include: %w", err))
-	}
-	if w.excluded, err = ParseGlobs(e.exclude); err != nil {
-		return nil, console.Usage(fmt.Errorf("--exclude: %w", err))
-	}
-	return w, nil
-}
-
-// is tells whether a key is wanted, which ends in a slash if it is a folder's.
-func (w *wanted) is(key string) bool {
+// is reports whether a key is wanted, which ends in a slash if it is a folder's.
+func (w *selection) is(key string) bool {
 	included, excluded := w.included.Match(key), w.excluded.Match(key)
 	return (len(w.included) == 0 || included) && !excluded
 }
 
-// isNothingIn tells whether --exclude leaves out all that a folder may hold. The name of what it
+// isNothingIn reports whether --exclude leaves out all that a folder may hold. The name of what it
 // holds is one that only the wildcards match.
-func (w *wanted) isNothingIn(folder string) bool { return w.excluded.Match(folder + "\x00/\x00") }
+func (w *selection) isNothingIn(folder string) bool { return w.excluded.Match(folder + "\x00/\x00") }
 
 // sayUnused warns of globs that matched nothing.
-func (w *wanted) sayUnused() {
+func (w *selection) sayUnused() {
 	w.included.sayUnused("--include")
 	w.excluded.sayUnused("--exclude")
 }
@@ -74,7 +63,7 @@ func ParseGlobs(texts []string) (all globs, err error) {
 	return all, nil
 }
 
-// Match tells whether one of the globs matches, and notes which do.
+// Match reports whether one of the globs matches, and notes which do.
 func (all globs) Match(key string) (matched bool) {
 	for _, g := range all {
 		if matched && g.used {

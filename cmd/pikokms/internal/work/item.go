@@ -8,8 +8,8 @@ import (
 	"piko.sh/pikokms/cmd/pikokms/internal/places"
 )
 
-// Read opens an object to be read from its beginning, and has its bytes counted. It refuses one
-// that the S3 Encryption Client wrote.
+// Read opens an object to be read from its beginning, and counts the bytes that are read. It
+// refuses an object of the S3 Encryption Client.
 func (i Item) Read(ctx context.Context) (*places.Source, error) {
 	s, err := i.place.Read(ctx, i.Key)
 	if err != nil {

@@ -42,7 +42,7 @@ type Journal struct {
 	saving  sync.WaitGroup
 }
 
-// JournaledJob says which job a journal is of.
+// JournaledJob identifies the job of a journal.
 type JournaledJob struct {
 	Version int       `json:"version"`
 	About   string    `json:"about"` // for people: the verb and the places
@@ -50,7 +50,7 @@ type JournaledJob struct {
 	Begun   time.Time `json:"begun"` // when the journal was made
 }
 
-// journaledPlan says that the plan is whole.
+// journaledPlan is stored when the plan is whole.
 type journaledPlan struct {
 	Begun    time.Time  `json:"begun"`  // when the work on it began: all was listed
 	Blocks   int        `json:"blocks"` // of the plan, as many of the first ones
@@ -166,17 +166,6 @@ func (j *Journal) open(job JournaledJob) (err error) {
 	return nil
 }
 
-func errJournalVersion(version int) error {
-	return fmt.Errorf("its version is %d, and this command knows %d; the version of pikokms that began the job goes on with it, or name another file", version, journalVersion)
-}
-
-var errNoJournal = errors.New("it is no journal of pikokms; name a file that does not exist yet")
-
-// errDamaged means that a journal is not what was written.
-func errDamaged(what string) error {
-	return fmt.Errorf("it is damaged: %s; name another file, and the job begins anew, or get it from a backup", what)
-}
-
 // Read reads all records, and takes off what a process that was killed left of one.
 func (j *Journal) Read() error {
 	end, err := readRecords(j.File, j.take)
@@ -279,7 +268,7 @@ func (j *Journal) Outcomes(yield func(JournaledOutcome) error) error {
 	return j.blame(j.earlier.each(yield))
 }
 
-// Add has an outcome stored with the next save. Its name is in the plan.
+// Add adds an outcome, which the next save stores. Its name is not stored, since the plan has it.
 func (j *Journal) Add(index int64, o Outcome) {
 	o.Name = ""
 	j.mu.Lock()

@@ -26,7 +26,8 @@ func (p *Plan) leftText() string {
 	return "; left out " + strings.Join(all, ", ")
 }
 
-// leftFields returns what leftText says, for programs: how many of each kind are left out.
+// leftFields returns the counts of leftText for programs: how many things of each kind are left
+// out.
 func (p *Plan) leftFields() map[string]int64 {
 	fields := make(map[string]int64)
 	for kind, n := range p.left {
@@ -47,7 +48,7 @@ func (p *Plan) LeftContent() (n int64) {
 	return n
 }
 
-// LeftAdvice says what to do about what is left out and may hold content.
+// LeftAdvice returns what to do about what is left out and may hold content.
 func (p *Plan) LeftAdvice() string {
 	return fmt.Sprintf("%d of what is left out may hold content; --exclude leaves it out knowingly", p.LeftContent())
 }

@@ -1,10 +1,8 @@
 package work
 
 import (
-	"context"
 	"errors"
 	"fmt"
-	"hash/maphash"
 	"iter"
 	"log/slog"
 	"math"
@@ -23,8 +21,8 @@ import (
 	"piko.sh/pikokms/service"
 )
 
-// Manual says how long work is planned, slowed down and resumed. It is a part of the usage of
-// every command that works on several objects with keys, and of its man page.
+// Manual explains how long work is planned, slowed down and resumed. The help of every command that
+// works on several objects with keys has it, and so has the man page.
 const Manual = `
 Long work:
   The objects are listed before the work begins. Commands that write show with
@@ -80,9 +78,11 @@ func (l *longWork) AddLong(command *cobra.Command) {
 	flags.Float64Var(&l.kmsRate, "kms-rate", 0, "at most so many `CALLS` of key services in a second; 0 is no bound")
 	flags.BoolVar(&l.cacheKeys, "cache-data-keys", false, "use a data key for many objects: fewer calls, but it opens them all")
 	flags.StringVar(&l.report, "report", "", "write a line of JSON for each object to this `FILE`")
+	console.ShowInShortHelp(flags, "resume", "report")
+	console.AddTopics(command, "long-work")
 }
 
-// Use has the KEYs of a flag used for many objects.
+// Use prepares the KEYs of a flag for many objects.
 func (l *longWork) Use(flag string, keys []*keys.Key) error {
 	if l.kmsRate < 0 || math.IsNaN(l.kmsRate) || math.IsInf(l.kmsRate, 0) {
 		return console.Usage(fmt.Errorf("--kms-rate is %v; give the calls in a second, or 0 for no bound", l.kmsRate))
@@ -103,8 +103,8 @@ func (l *longWork) Use(flag string, keys []*keys.Key) error {
 	return nil
 }
 
-// howFlags are the flags that say how the work is done, and not what is done. Those of keys and of
-// OUT are told in another way.
+// howFlags are the flags that affect how the work is done, but not its result. Those of keys and of
+// OUT are part of the job in another form.
 var howFlags = []string{"jobs", "resume", "report", "kms-rate", "kms-timeout", "storage-timeout", "cache-data-keys", "key", "to", "out", "help"}
 
 // job describes the command line, for the journal.
@@ -146,7 +146,7 @@ func (l *longWork) openJournal(p *Plan, texts []string) (planned bool, err error
 	return l.resumed, err
 }
 
-// listed says when the objects of a job that is resumed were listed.
+// listed returns the time at which the objects of a resumed job were listed.
 func (l *longWork) listed() string {
 	return l.journal.planned.Begun.Local().Format(time.DateTime)
 }
@@ -160,7 +160,8 @@ func (l *longWork) closeJournal(finished bool) error {
 	return j.Close(finished)
 }
 
-// restore reports what the journal says of earlier runs, and returns the objects that are left.
+// restore reports the outcomes of earlier runs, which are in the journal, and returns the objects
+// that are left.
 func (l *longWork) restore(p *Plan, m *monitor, report *reportFile) (iter.Seq[Item], error) {
 	if l.journal == nil || !l.journal.again {
 		return p.All(), nil
@@ -217,7 +218,8 @@ func (l *longWork) calls() (n int64) {
 	return n
 }
 
-// cost says how often key services were asked for data keys in this run, and what AWS asks for it.
+// cost returns how often key services were asked for data keys in this run, and what AWS charges
+// for that.
 func (l *longWork) cost() string {
 	calls, ofAWS := l.calls(), int64(0)
 	for _, k := range l.keys {
@@ -235,7 +237,7 @@ func (l *longWork) cost() string {
 	return text
 }
 
-// advice says how interrupted work goes on.
+// advice returns how to resume interrupted work.
 func (l *longWork) advice() string {
 	if l.journal != nil || l.GoesOn {
 		return "the same command line goes on"
@@ -243,57 +245,10 @@ func (l *longWork) advice() string {
 	return "with --resume FILE, a command line can go on where it was interrupted"
 }
 
-// failedAdvice says how failed objects are tried again.
+// failedAdvice returns how to try failed objects again.
 func (l *longWork) failedAdvice() string {
 	if l.journal != nil {
 		return "; the same command line tries those that failed again"
 	}
 	return ""
-}
-
-// newcomers returns an error if there are objects that have come since a job that was resumed
-// listed them.
-func (e *Each) newcomers(ctx context.Context, p *Plan) error {
-	wanted, err := e.wanted()
-	if err != nil {
-		return err
-	}
-	type name struct {
-		place int
-		key   string
-	}
-	seed, known, numbers := maphash.MakeSeed(), make([]uint64, 0, p.Objects), make(map[*places.Place]int)
-	for i, at := range p.Places {
-		numbers[at] = i
-	}
-	for i := range p.everything() {
-		known = append(known, maphash.Comparable(seed, name{numbers[i.place], i.Key}))
-	}
-	slices.Sort(known)
-	now := &Plan{Places: p.Places}
-	for i := range p.Places {
-		if err := now.list(ctx, i, "", wanted, nil); err != nil { // the plan has the command line's own files
-			return fmt.Errorf("what has come since it was listed: %w", err)
-		}
-	}
-	out := ""
-	if flag := e.command.Flags().Lookup("out"); flag != nil && flag.Changed {
-		out = strings.TrimSuffix(places.Absolute(flag.Value.String()), "/")
-	}
-	come, example := int64(0), ""
-	for i := range now.All() {
-		if _, ok := slices.BinarySearch(known, maphash.Comparable(seed, name{numbers[i.place], i.Key})); ok {
-			continue
-		}
-		if out != "" && strings.HasPrefix(places.Absolute(i.Title()), out+"/") {
-			continue // the job made it
-		}
-		if come++; come == 1 {
-			example = console.Printable(i.Title())
-		}
-	}
-	if come == 0 {
-		return nil
-	}
-	return fmt.Errorf("%s came since the objects were listed on %s, %s among them; the same command line now takes in what has come", console.Count(come, "object"), e.listed(), example)
 }

@@ -33,7 +33,7 @@ func (l *losses) add(found []s3storage.Loss) {
 	}
 }
 
-// say says how many objects have lost something, or would lose it.
+// say reports how many objects have lost something, or would lose it.
 func (l *losses) say(dryRun bool) {
 	word := "lost"
 	if dryRun {

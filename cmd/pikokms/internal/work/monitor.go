@@ -11,8 +11,8 @@ import (
 	"piko.sh/pikokms/cmd/pikokms/internal/places"
 )
 
-// monitor says on standard error how work on several objects comes on: by a bar on a terminal, and
-// by a line now and then elsewhere.
+// monitor shows the progress of work on several objects on standard error: as a bar on a terminal,
+// and as a line every lineEvery elsewhere.
 type monitor struct {
 	word string
 	plan *Plan
@@ -42,7 +42,7 @@ func (m *monitor) addBefore(o Outcome, i Item) {
 	m.left -= max(i.Size, 0)
 }
 
-// start says what there is to do, and shows from now on how it comes on, until shown is closed.
+// start reports what there is to do, and shows the progress until shown is closed.
 func (m *monitor) start() {
 	if m.plan.Objects > 1 {
 		console.Say(slog.LevelInfo, fmt.Sprintf("found %s of %s", console.Count(m.plan.Objects, "object"), console.SizeText(m.plan.bytes)), "objects", m.plan.Objects, "bytes", m.plan.bytes)
@@ -55,12 +55,12 @@ func (m *monitor) start() {
 	}, func() { _ = bar.Clear() })
 }
 
-// progress says how many objects of all there are to come to an end have done so.
+// progress returns how many objects of all that the plan has are finished.
 func (m *monitor) progress(objects int64) string {
 	return fmt.Sprintf("%d of %d", objects, m.plan.total())
 }
 
-// text says how far the work is.
+// text returns the line of progress.
 func (m *monitor) text() string {
 	sum, elapsed, read := m.sum(), time.Since(m.from), m.read.Load()
 	text := fmt.Sprintf("%s, of %d; %.1f MB/s", sum.text(m.word), m.plan.total(), float64(read)/1e6/elapsed.Seconds())
@@ -70,13 +70,13 @@ func (m *monitor) text() string {
 	return text
 }
 
-// begin has the bytes of an object counted as they are read. The caller calls end when the work on
-// it is over. The first bytes, which are read before a key service is asked, are counted only then:
-// most of the work on a small object comes after it was read.
+// begin counts the bytes of an object as they are read. The caller calls end when the work on it is
+// over. The first PeekSize bytes, which are read before a key service is asked, are counted only
+// then: most of the work on a small object comes after it was read.
 func (m *monitor) begin(i *Item) (end func()) {
 	var read, counted atomic.Int64
 	i.tell = func(n int) {
-		if ahead := read.Add(int64(n)) - places.Peeked - counted.Load(); ahead > 0 {
+		if ahead := read.Add(int64(n)) - places.PeekSize - counted.Load(); ahead > 0 {
 			counted.Add(ahead)
 			m.read.Add(ahead)
 		}
@@ -84,8 +84,8 @@ func (m *monitor) begin(i *Item) (end func()) {
 	return func() { m.read.Add(max(i.Size, 0) - counted.Load()) }
 }
 
-// add counts an outcome, and says at once why an object failed. Of those that were skipped, sayRest
-// speaks.
+// add counts an outcome, and reports at once why an object failed. sayRest reports those that were
+// skipped.
 func (m *monitor) add(o Outcome) {
 	m.mu.Lock()
 	m.total.add(o)
@@ -123,7 +123,8 @@ func (s *skips) add(o Outcome) {
 	one.objects++
 }
 
-// sayRest says how many objects were skipped, in a line for each reason. The report names each.
+// sayRest reports how many objects were skipped, in a line for each reason. The file of --report
+// names each object.
 func (m *monitor) sayRest() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -147,7 +148,7 @@ func (m *monitor) took() string {
 	return fmt.Sprintf(", in %v", time.Since(m.from).Round(time.Millisecond))
 }
 
-// fields returns what the last line says, for programs.
+// fields returns the figures of the last line for programs.
 func (m *monitor) fields(calls int64) []any {
 	sum := m.sum()
 	return []any{

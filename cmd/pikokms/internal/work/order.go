@@ -6,7 +6,8 @@ import (
 	"sync"
 )
 
-// InOrder has results of work on several items side by side, and gives them to take in their order.
+// InOrder works on several items side by side, and passes the results to take in the order of the
+// items.
 func InOrder[I, T any](ctx context.Context, jobs int, items iter.Seq[I], work func(I) T, take func(T) error) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()

@@ -28,7 +28,6 @@ const resultPlanned = "planned"
 // Skipped means that an object needs no work, for this reason.
 type Skipped string
 
-// Error implements error.
 func (s Skipped) Error() string { return string(s) }
 
 // summary counts outcomes.

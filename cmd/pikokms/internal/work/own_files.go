@@ -27,16 +27,3 @@ func (e *Each) ownFiles() []os.FileInfo {
 	}
 	return own
 }
-
-// isOneOf tells whether a file is one of others, maybe under another name.
-func isOneOf(file os.FileInfo, others []os.FileInfo) bool {
-	if file == nil {
-		return false
-	}
-	for _, other := range others {
-		if os.SameFile(file, other) {
-			return true
-		}
-	}
-	return false
-}

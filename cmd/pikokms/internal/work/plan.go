@@ -15,6 +15,19 @@ import (
 	"piko.sh/pikokms/cmd/pikokms/internal/places"
 )
 
+// isOneOf reports whether a file is one of others, maybe under another name.
+func isOneOf(file os.FileInfo, others []os.FileInfo) bool {
+	if file == nil {
+		return false
+	}
+	for _, other := range others {
+		if os.SameFile(file, other) {
+			return true
+		}
+	}
+	return false
+}
+
 // Plan is the objects to work on, as they were listed before the work began. Names that follow each
 // other have much in common, and a name is stored without what it has in common with the one
 // before: a million of them take some tens of MiB. What is left out stands among them, with its
@@ -180,7 +193,7 @@ func (p *Plan) everything() iter.Seq[Item] {
 	}
 }
 
-// isMany tells whether OUT must have room for several objects.
+// isMany reports whether OUT must have room for several objects.
 func (p *Plan) isMany() bool { return len(p.Places) > 1 || p.Places[0].IsMany() }
 
 // names returns the names of the places, in a sentence.
@@ -202,7 +215,7 @@ func (p *Plan) Close() {
 
 // list adds the objects of a place that begin with a prefix and are wanted. The command line's own
 // files are left out.
-func (p *Plan) list(ctx context.Context, place int, prefix string, wanted *wanted, own []os.FileInfo) error {
+func (p *Plan) list(ctx context.Context, place int, prefix string, wanted *selection, own []os.FileInfo) error {
 	at := p.Places[place]
 	for l, err := range at.List(ctx, prefix) {
 		switch {

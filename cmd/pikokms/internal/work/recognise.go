@@ -9,21 +9,21 @@ import (
 	"piko.sh/pikokms/cmd/pikokms/internal/look"
 )
 
-// Before means that an object was worked on before the work was interrupted.
-const Before = Skipped("it was done before the interruption")
+// DoneBefore means that an object was worked on before the work was interrupted.
+const DoneBefore = Skipped("it was done before the interruption")
 
-// recognise returns before if the result of an object is in its place already: the work on it may
+// recognise returns DoneBefore if the result of an object is in its place already: the work on it may
 // have been interrupted before it was noted down as done, or a service's answer may have been lost.
 func (t *target) recognise(ctx context.Context, j Job, i, to Item) error {
 	if t.place == nil || i.Since.IsZero() {
-		return nil // in place, judge tells
+		return nil // an object in place is recognised by Job.Judge
 	}
 	stored := look.Examine(ctx, to.place, to.Key)
 	if stored.Kind == "" && errors.Is(stored.Err, fs.ErrNotExist) {
 		return nil
 	}
 	if stored.Err != nil || !IsSince(stored.ModTime, i) {
-		return nil // what is to be said of it, put says
+		return nil // put returns the error
 	}
 	from := look.Examine(ctx, i.place, i.Key)
 	changed := from.ModTime
@@ -35,7 +35,7 @@ func (t *target) recognise(ctx context.Context, j Job, i, to Item) error {
 	}
 	made, err := j.Made(ctx, from, stored)
 	if err == nil && made {
-		err = Before
+		err = DoneBefore
 	}
 	return err
 }
@@ -43,5 +43,5 @@ func (t *target) recognise(ctx context.Context, j Job, i, to Item) error {
 // clockSlack is how much the clock of a bucket or a file system may be behind ours.
 const clockSlack = time.Minute
 
-// IsSince tells whether something was stored after work on an object may have begun.
+// IsSince reports whether something was stored after work on an object may have begun.
 func IsSince(modTime time.Time, i Item) bool { return !modTime.Before(i.Since.Add(-clockSlack)) }

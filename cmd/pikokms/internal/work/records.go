@@ -4,11 +4,23 @@ import (
 	"bufio"
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"hash/crc32"
 	"io"
 	"os"
 )
+
+func errJournalVersion(version int) error {
+	return fmt.Errorf("its version is %d, and this command knows %d; the version of pikokms that began the job goes on with it, or name another file", version, journalVersion)
+}
+
+var errNoJournal = errors.New("it is no journal of pikokms; name a file that does not exist yet")
+
+// errDamaged means that a journal is not what was written.
+func errDamaged(what string) error {
+	return fmt.Errorf("it is damaged: %s; name another file, and the job begins anew, or get it from a backup", what)
+}
 
 // A file of records begins with recordsMagic. Each record is the length of its content in 4 bytes,
 // in big endian, a checksum of that, the content, and a checksum of the content. Both checksums are
@@ -35,7 +47,7 @@ type recordWriter struct {
 // begin begins a file.
 func (w *recordWriter) begin() { w.pending = append(w.pending, recordsMagic...) }
 
-// add has a record written by the next write.
+// add adds a record, which the next write writes.
 func (w *recordWriter) add(kind byte, content []byte) {
 	length := binary.BigEndian.AppendUint32(nil, uint32(1+len(content)))
 	w.pending = append(w.pending, length...)
@@ -124,7 +136,7 @@ func readRecords(file *os.File, take func(kind byte, content []byte) error) (end
 	}
 }
 
-// isZeros tells whether all that is left to read is zeros.
+// isZeros reports whether all that is left to read is zeros.
 func isZeros(r *bufio.Reader) (bool, error) {
 	buf := make([]byte, 64<<10)
 	for {

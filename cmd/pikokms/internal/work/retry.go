@@ -10,11 +10,11 @@ import (
 // retry works on an object, up to five times if what fails may pass, unless no more is to be begun.
 func retry[T any](ctx context.Context, i Item, stop *stopping, work func(context.Context, Item) (T, error)) (T, error) {
 	begun := time.Now()
-	return places.Again(ctx, func() (T, bool, error) {
+	return places.Retry(ctx, func() (T, bool, error) {
 		n, err := work(ctx, i)
 		if i.Since.IsZero() {
 			i.Since = begun
 		}
-		return n, !i.place.IsStandardInput() && !stop.isAsked() && places.Passes(err), err
+		return n, !i.place.IsStandardInput() && !stop.isAsked() && places.IsTransient(err), err
 	})
 }

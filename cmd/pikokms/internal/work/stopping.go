@@ -11,25 +11,26 @@ import (
 	"piko.sh/pikokms/cmd/pikokms/internal/places"
 )
 
-// stopping is how a signal ends a command. Work on several objects finishes those that it has
-// begun. All else ends at once.
+// stopping is how a signal ends a command. Work on several objects finishes the objects that it has
+// begun. Everything else ends at once.
 type stopping struct {
 	Asked     chan struct{} // closed by the first signal
-	Finishing atomic.Bool   // whether a first signal is waited for
+	Finishing atomic.Bool   // whether objects that are begun are finished after the first signal
+	Awaited   atomic.Bool   // whether the command itself bounds how long it goes on after a signal
 
-	mu     sync.Mutex // of what follows
-	inRow  int        // objects that failed one after the other, for what is not theirs
-	done   bool       // whether an object was worked on to its end
-	enough string     // why no more objects are to be begun, if there were too many of these failures
+	mu      sync.Mutex // of what follows
+	inRow   int        // failures in a row that are not due to the object
+	done    bool       // whether an object was worked on to its end
+	stopped string     // why no more objects are to be begun; empty if they are
 }
 
-// How many objects in a row may fail before no more are begun, in all their tries or because they
-// are denied. What all of them need is then away for longer. A single object may be denied among
-// others that are not, and so may a folder of them. But if none was done, or the credentials are
-// refused, more would only be the same.
+// The run stops after maxFailuresInRow objects in a row that fail in all their tries: that many
+// mean that a service is down. It stops after maxDeniedInRow objects in a row that are denied if
+// none was done before, or if the credentials are refused: the others would be denied, too. A
+// single object, or a folder of them, may be denied among others that are not.
 const (
-	enough       = 20
-	enoughDenied = 5
+	maxFailuresInRow = 20
+	maxDeniedInRow   = 5
 )
 
 type stoppingKey struct{}
@@ -40,7 +41,15 @@ func WithStopping(ctx context.Context) (context.Context, *stopping) {
 	return context.WithValue(ctx, stoppingKey{}, s), s
 }
 
-// finishOnSignal has the first signal not end the context, until release is called.
+// AwaitEnd makes the process wait for its command after a signal, however long that takes. The
+// command must bound that time.
+func AwaitEnd(ctx context.Context) {
+	if s, ok := ctx.Value(stoppingKey{}).(*stopping); ok {
+		s.Awaited.Store(true)
+	}
+}
+
+// finishOnSignal keeps the first signal from ending the context, until release is called.
 func finishOnSignal(ctx context.Context) *stopping {
 	s, ok := ctx.Value(stoppingKey{}).(*stopping)
 	if !ok {
@@ -52,7 +61,7 @@ func finishOnSignal(ctx context.Context) *stopping {
 
 func (s *stopping) release() { s.Finishing.Store(false) }
 
-// isAsked tells whether no more objects are to be begun.
+// isAsked reports whether no more objects are to be begun.
 func (s *stopping) isAsked() bool {
 	select {
 	case <-s.Asked:
@@ -62,35 +71,37 @@ func (s *stopping) isAsked() bool {
 	}
 }
 
-// count counts the outcome of an object. One that was skipped says nothing of what it did not need.
+// count counts the outcome of an object. A skipped object counts for nothing: it did not need the
+// services.
 func (s *stopping) count(err error) {
 	_, isSkipped := errors.AsType[Skipped](err)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	refused := places.RefusalOf(err)
 	switch {
-	case isSkipped || s.enough != "":
+	case isSkipped || s.stopped != "":
 	case err == nil:
 		s.inRow, s.done = 0, true
-	case places.Passes(err):
-		if s.inRow++; s.inRow >= enough {
-			s.enough = fmt.Sprintf("%d failures in a row that may pass", s.inRow)
+	case places.IsTransient(err):
+		if s.inRow++; s.inRow >= maxFailuresInRow {
+			s.stopped = fmt.Sprintf("%d failures in a row that may pass", s.inRow)
 		}
 	case refused == places.NotRefused:
 		s.inRow = 0
 	default:
 		s.inRow++
-		if s.inRow >= enough || s.inRow >= enoughDenied && (refused == places.RefusedCredentials || !s.done) {
-			s.enough = fmt.Sprintf("%d objects in a row that were denied: check the credentials and the permissions", s.inRow)
+		if s.inRow >= maxFailuresInRow || s.inRow >= maxDeniedInRow && (refused == places.RefusedCredentials || !s.done) {
+			s.stopped = fmt.Sprintf("%d objects in a row that were denied: check the credentials and the permissions", s.inRow)
 		}
 	}
 }
 
-// reason returns why no more objects are to be begun, though no signal asked for that.
+// reason returns why no more objects are to be begun. It is empty if only a signal, or nothing,
+// asked for that.
 func (s *stopping) reason() string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.enough
+	return s.stopped
 }
 
 // until yields items until no more are to be begun.

@@ -31,9 +31,9 @@ type target struct {
 }
 
 // openTarget opens OUT. Several sources need a folder or a bucket.
-func openTarget(ctx context.Context, out string, several bool) (*places.Place, error) {
+func openTarget(ctx context.Context, at places.Opener, out string, several bool) (*places.Place, error) {
 	if strings.Contains(out, "://") {
-		p, err := places.OpenBucket(ctx, out)
+		p, err := at.OpenBucket(ctx, out)
 		if err == nil && several && !p.IsMany() {
 			return nil, console.Usage(errors.Join(fmt.Errorf("-o %s names one object; end it in a slash to have several below it", p.Name), p.Close()))
 		}
@@ -44,7 +44,7 @@ func openTarget(ctx context.Context, out string, several bool) (*places.Place, e
 		return nil, console.Usage(fmt.Errorf("-o %s is a file; name a folder to have several below it", out))
 	}
 	if several || err == nil && info.IsDir() || os.IsPathSeparator(out[len(out)-1]) {
-		return places.OpenFolder(out)
+		return at.OpenFolder(out)
 	}
 	return &places.Place{Name: out, Path: out}, nil
 }
@@ -151,7 +151,6 @@ type closingAtEOF struct {
 	source *places.Source
 }
 
-// Read implements io.Reader.
 func (r *closingAtEOF) Read(p []byte) (int, error) {
 	n, err := r.Reader.Read(p)
 	if err == io.EOF {
