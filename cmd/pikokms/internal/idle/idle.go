@@ -273,7 +273,7 @@ func (r *limitedReader) Read(p []byte) (int, error) {
 	return r.l.read(r.timer, r.giveUp, r.idle, p, r.content.Read)
 }
 
-// giveUp has a read return, if the storage lets it.
+// giveUp makes a read return, if the storage lets it.
 func (r *limitedReader) giveUp() {
 	r.failed = r.idle
 	r.cancel()

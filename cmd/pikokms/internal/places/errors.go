@@ -131,7 +131,7 @@ func (e storageError) isTransient() bool {
 		awsretry.IsErrorRetryables(awsretry.DefaultRetryables).IsErrorRetryable(err) == aws.TrueTernary
 }
 
-// isThrottled reports whether an answer of S3 is one that passes, whatever its status.
+// isThrottled reports whether an error of S3 is transient, whatever its status.
 func isThrottled(err error) bool {
 	answer, ok := errors.AsType[smithy.APIError](err)
 	if !ok {
@@ -177,7 +177,7 @@ var credentialCodes = []string{
 	"NotSignedUp", "AccountProblem",
 }
 
-// RefusalOf reports whether a key service or a storage denied what was asked for.
+// RefusalOf returns what an error of a key service or a storage means for the other objects.
 func RefusalOf(err error) refusal {
 	ofKey := errors.Is(err, provider.ErrAccessDenied)
 	if !ofKey && !IsOfStorage(err) {

@@ -47,7 +47,7 @@ func (a allowedLosses) Refuse(losses []s3storage.Loss) error {
 // LossTime is the kind of loss of a time that an object has of its own.
 const LossTime = "time"
 
-// paged are objects of which a page of what is directly below a folder can be asked for.
+// paged is a store that lists what is directly below a folder, page by page.
 type paged interface {
 	// page returns at most n keys. Those that end in a slash may be of folders. The token is where
 	// the page begins, or empty, and next is that of the page that follows, if one does.

@@ -152,7 +152,7 @@ func (p *Place) PutFile(ctx context.Context, key string, content io.Reader, deci
 	return p.objects.(*folderObjects).PutFunc(ctx, key, content, decide)
 }
 
-// IsPaged reports whether a page of a folder of the place can be asked for.
+// IsPaged reports whether the place lists folders page by page.
 func (p *Place) IsPaged() bool {
 	_, ok := p.objects.(paged)
 	return ok

@@ -41,7 +41,7 @@ import (
 	"piko.sh/pikokms/provider/awskms"
 )
 
-// allFaults has everything tried. Otherwise each command line is broken in some of the ways alone,
+// allFaults tries everything. Otherwise each command line is broken in some of the ways alone,
 // and what the AWS SDK tries again is left out: it waits for up to a second before each try.
 var allFaults = flag.Bool("faults.all", false, "break each request of each command line in each way, also with the retries of the AWS SDK")
 

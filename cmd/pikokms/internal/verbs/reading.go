@@ -95,7 +95,7 @@ func (o *options) decrypt(ctx context.Context, host *pikokms.Host, in io.Reader,
 	return content, nil
 }
 
-// reading is what decrypts.
+// reading decrypts messages under the keys of a command line.
 type reading struct {
 	*options
 	keys  []*keys.Key

@@ -130,7 +130,7 @@ func newDevKey(t *testing.T, content []byte) (key string, sealed []byte) {
 	return "local:" + file, sealed
 }
 
-// tryQuickly has tries follow each other at once.
+// tryQuickly makes tries follow each other at once.
 func tryQuickly(t *testing.T, n uint) {
 	t.Helper()
 	before, wait := places.Tries, places.FirstWait
@@ -178,7 +178,7 @@ func TestDamagedObjectsNeverEndTheWork(t *testing.T) {
 	}
 }
 
-// TestAStorageThatLiesForAWhile has each request of a command fail once in each way. The command
+// TestAStorageThatLiesForAWhile fails each request of a command once in each way. The command
 // tries again, and comes to the right end.
 func TestAStorageThatLiesForAWhile(t *testing.T) {
 	tryQuickly(t, 5)

@@ -97,7 +97,7 @@ func constant(node ast.Node) (string, bool) {
 	return "", false
 }
 
-// TestTroublesAreProvoked has each entry that says how fail as it says.
+// TestTroublesAreProvoked provokes the error of each entry that describes how.
 func TestTroublesAreProvoked(t *testing.T) {
 	startsManyProcesses(t)
 	t.Parallel()
