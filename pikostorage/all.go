@@ -26,7 +26,8 @@ import (
 //	)
 //
 // The provider of Piko's own assets stays as it is. Without piko.WithSystemStorageProvider, it is
-// the folder into which Piko's generator has built them, .piko/blobs in the working directory.
+// the folder into which Piko's generator has built them, .piko/blobs in the working directory. An
+// application with piko.WithBaseDir must register that folder itself.
 // Providers that Encrypt or New has decorated stay as they are, too. A provider that the
 // application registers once it runs must be decorated by Encrypt.
 //
