@@ -70,7 +70,7 @@ const (
 // Wrapper is the half of a key service that encrypts: it makes and wraps data keys. Implementations
 // are safe for concurrent use.
 type Wrapper interface {
-	// GenerateDataKey makes a new data key of 32 bytes, plain and wrapped, in one call of the key
+	// GenerateDataKey makes a new data key of DataKeySize, plain and wrapped, in one call of the key
 	// service. The wrapped key is bound to the encryption context. The caller closes the data key.
 	GenerateDataKey(ctx context.Context, encryptionContext map[string]string) (*DataKey, error)
 

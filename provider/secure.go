@@ -1,6 +1,7 @@
 package provider
 
 import (
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -167,6 +168,17 @@ func NewSecureBytes(key []byte) (*SecureBytes, error) {
 	// The cleanup watches the region, not each SecureBytes, so Share is cheap.
 	r.cleanup = runtime.AddCleanup(r, func(p place) { _ = p.free() }, at)
 	return r.share(len(key)), nil
+}
+
+// DataKeySize is the size in bytes of a new data key, that of both suites in which messages are
+// written.
+const DataKeySize = 32
+
+// RandomKey returns a key of the system's random numbers.
+func RandomKey(size int) (*SecureBytes, error) {
+	key := make([]byte, size)
+	_, _ = rand.Read(key) // never fails
+	return NewSecureBytes(key)
 }
 
 // Share returns another SecureBytes of the same memory. The memory is zeroed when all that share it

@@ -31,9 +31,6 @@ func (p *Provider) GenerateDataKey(ctx context.Context, encryptionContext map[st
 	return &provider.DataKey{PlaintextKey: key, EncryptedKey: wrapped, KeyID: string(wrapped.ProviderInfo)}, nil
 }
 
-// dataKeySize is the size in bytes of a new data key.
-const dataKeySize = 32
-
 // generate asks KMS for a data key under a symmetric key.
 func (p *Provider) generate(ctx context.Context, asked string, encryptionContext map[string]string) (*provider.SecureBytes, header.EncryptedDataKey, error) {
 	ctx, held := hold(ctx)
@@ -48,8 +45,8 @@ func (p *Provider) generate(ctx context.Context, asked string, encryptionContext
 	}
 	plain := held.take(out.Plaintext)
 	defer clear(plain)
-	if len(plain) != dataKeySize {
-		return nil, header.EncryptedDataKey{}, fmt.Errorf("%w: KMS answered with a data key of %d bytes, it was asked for %d", provider.ErrEncryptionFailed, len(plain), dataKeySize)
+	if len(plain) != provider.DataKeySize {
+		return nil, header.EncryptedDataKey{}, fmt.Errorf("%w: KMS answered with a data key of %d bytes, it was asked for %d", provider.ErrEncryptionFailed, len(plain), provider.DataKeySize)
 	}
 	wrapped, err := p.wrapped(asked, aws.ToString(out.KeyId), out.CiphertextBlob)
 	if err != nil {

@@ -73,7 +73,7 @@ func digest(encryptionContext map[string]string) ([]byte, error) {
 
 // generateRSA makes a data key under the provider's own RSA key.
 func (p *Provider) generateRSA(ctx context.Context, keyARN string, encryptionContext map[string]string) (*provider.SecureBytes, header.EncryptedDataKey, error) {
-	plain := make([]byte, dataKeySize)
+	plain := make([]byte, provider.DataKeySize)
 	defer clear(plain)
 	_, _ = rand.Read(plain) // never fails
 	wrapped, err := p.wrapRSA(ctx, keyARN, plain, encryptionContext)

@@ -34,7 +34,6 @@ package branchkey
 import (
 	"cmp"
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"math"
@@ -256,9 +255,6 @@ func (p *Provider) CacheScope(ctx context.Context, encryptionContext map[string]
 	return id, fail(ctx, "CacheScope", p.id, err)
 }
 
-// dataKeySize is the size in bytes of a new data key.
-const dataKeySize = 32
-
 // GenerateDataKey makes a data key from the system's random numbers. It calls KMS if the branch key
 // is not cached.
 func (p *Provider) GenerateDataKey(ctx context.Context, encryptionContext map[string]string) (*provider.DataKey, error) {
@@ -266,9 +262,7 @@ func (p *Provider) GenerateDataKey(ctx context.Context, encryptionContext map[st
 	if err != nil {
 		return nil, fail(ctx, "GenerateDataKey", id, err)
 	}
-	raw := make([]byte, dataKeySize)
-	_, _ = rand.Read(raw) // never fails
-	key, err := provider.NewSecureBytes(raw)
+	key, err := provider.RandomKey(provider.DataKeySize)
 	if err != nil {
 		return nil, fail(ctx, "GenerateDataKey", id, err)
 	}

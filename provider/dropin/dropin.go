@@ -17,7 +17,6 @@ package dropin
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
@@ -110,9 +109,7 @@ func generate(ctx context.Context, under *service.Service, keySpec string) (*pro
 	default:
 		return nil, envelope.Fail(under, "GenerateDataKey", fmt.Errorf("%w: key spec %q is neither AES_256 nor AES_128", provider.ErrInvalidKey, keySpec))
 	}
-	raw := make([]byte, 16)
-	_, _ = rand.Read(raw) // never fails
-	key, err := provider.NewSecureBytes(raw)
+	key, err := provider.RandomKey(16)
 	if err != nil {
 		return nil, envelope.Fail(under, "GenerateDataKey", err)
 	}

@@ -2,16 +2,12 @@ package gcpkms
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 
 	"piko.sh/pikokms/header"
 	"piko.sh/pikokms/provider"
 )
-
-// dataKeySize is the size in bytes of a new data key.
-const dataKeySize = 32
 
 // GenerateDataKey makes a data key from the system's random numbers, which Cloud KMS encrypts with
 // one call.
@@ -20,9 +16,7 @@ func (p *Provider) GenerateDataKey(ctx context.Context, encryptionContext map[st
 	if err != nil {
 		return nil, p.fail(ctx, "GenerateDataKey", p.own, err)
 	}
-	raw := make([]byte, dataKeySize)
-	_, _ = rand.Read(raw) // never fails
-	key, err := provider.NewSecureBytes(raw)
+	key, err := provider.RandomKey(provider.DataKeySize)
 	if err != nil {
 		return nil, p.fail(ctx, "GenerateDataKey", under, err)
 	}

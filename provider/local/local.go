@@ -215,17 +215,12 @@ func (p *Provider) fail(operation string, err error) error {
 	return provider.Failure(operation, p.Type(), p.name, err)
 }
 
-// dataKeySize is the size in bytes of a new data key.
-const dataKeySize = 32
-
 // GenerateDataKey makes a data key from the system's random numbers.
 func (p *Provider) GenerateDataKey(ctx context.Context, encryptionContext map[string]string) (*provider.DataKey, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, p.fail("GenerateDataKey", err)
 	}
-	raw := make([]byte, dataKeySize)
-	_, _ = rand.Read(raw) // never fails
-	key, err := provider.NewSecureBytes(raw)
+	key, err := provider.RandomKey(provider.DataKeySize)
 	if err != nil {
 		return nil, p.fail("GenerateDataKey", err)
 	}

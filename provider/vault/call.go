@@ -159,7 +159,7 @@ func (p *Provider) generate(ctx context.Context, additional []byte) (plain []byt
 	if p.datakeyIgnores.Load() {
 		return p.generateHere(ctx, additional)
 	}
-	got, err := p.ask(ctx, "datakey/plaintext", question{AssociatedData: additional, Bits: 8 * dataKeySize, Unknown: len(additional) > 0 && !p.datakeyBinds.Load()})
+	got, err := p.ask(ctx, "datakey/plaintext", question{AssociatedData: additional, Bits: 8 * provider.DataKeySize, Unknown: len(additional) > 0 && !p.datakeyBinds.Load()})
 	if err != nil {
 		return nil, "", err
 	}
@@ -169,9 +169,9 @@ func (p *Provider) generate(ctx context.Context, additional []byte) (plain []byt
 		p.datakeyIgnores.Store(true)
 		return p.generateHere(ctx, additional)
 	}
-	if len(plain) != dataKeySize {
+	if len(plain) != provider.DataKeySize {
 		clear(plain)
-		return nil, "", fmt.Errorf("%w: the server answered with a data key of %d bytes, it was asked for %d", provider.ErrEncryptionFailed, len(plain), dataKeySize)
+		return nil, "", fmt.Errorf("%w: the server answered with a data key of %d bytes, it was asked for %d", provider.ErrEncryptionFailed, len(plain), provider.DataKeySize)
 	}
 	return plain, got.Data.Ciphertext, checkCiphertext(got.Data.Ciphertext)
 }

@@ -11,9 +11,6 @@ import (
 	"piko.sh/pikokms/provider"
 )
 
-// dataKeySize is the size in bytes of a new data key.
-const dataKeySize = 32
-
 // GenerateDataKey makes one call of the server.
 func (p *Provider) GenerateDataKey(ctx context.Context, encryptionContext map[string]string) (*provider.DataKey, error) {
 	key, wrapped, err := p.generateDataKey(ctx, encryptionContext)
@@ -43,7 +40,7 @@ func (p *Provider) generateDataKey(ctx context.Context, encryptionContext map[st
 
 // generateHere makes a data key from the system's random numbers, which the server encrypts.
 func (p *Provider) generateHere(ctx context.Context, additional []byte) (plain []byte, ciphertext string, err error) {
-	plain = make([]byte, dataKeySize)
+	plain = make([]byte, provider.DataKeySize)
 	_, _ = rand.Read(plain) // never fails
 	ciphertext, err = p.encrypt(ctx, plain, additional)
 	return plain, ciphertext, err
