@@ -68,7 +68,7 @@ func Open(ctx context.Context, p provider.EncryptionProvider, ciphertext string,
 
 func open(ctx context.Context, p provider.EncryptionProvider, ciphertext []byte, encryptionContext map[string]string) (string, error) {
 	d, ok := p.(provider.DirectEncrypter)
-	if !ok || !d.EncryptsDirectly() || header.Sniff(ciphertext) {
+	if !ok || header.Sniff(ciphertext) {
 		return message.DecryptText(ctx, p, ciphertext, encryptionContext)
 	}
 	if err := provider.CheckStated(encryptionContext); err != nil {

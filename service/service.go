@@ -15,6 +15,7 @@ import (
 
 	"github.com/sony/gobreaker/v2"
 
+	"piko.sh/pikokms/header"
 	"piko.sh/pikokms/provider"
 )
 
@@ -146,12 +147,12 @@ func (s *Service) EncryptDirectly(ctx context.Context, value []byte, encryptionC
 	})
 }
 
-// DecryptDirectly makes one call of the key service. The error holds provider.ErrInvalidProvider if
-// the provider is no provider.DirectEncrypter.
+// DecryptDirectly is the provider's, behind the circuit breaker. The error holds
+// provider.ErrInvalidCiphertext if the provider is no provider.DirectEncrypter.
 func (s *Service) DecryptDirectly(ctx context.Context, ciphertext []byte, encryptionContext map[string]string) ([]byte, error) {
 	d, ok := s.inner.(provider.DirectEncrypter)
 	if !ok {
-		return nil, fmt.Errorf("%w: provider %s decrypts no values itself", provider.ErrInvalidProvider, s.Type())
+		return nil, fmt.Errorf("%w: %w, and provider %s encrypts no values itself", provider.ErrInvalidCiphertext, header.ErrNotMessage, s.Type())
 	}
 	return guard(ctx, s, "Decrypt", func(ctx context.Context) ([]byte, error) {
 		return d.DecryptDirectly(ctx, ciphertext, encryptionContext)

@@ -24,6 +24,7 @@ import (
 	"piko.sh/pikokms/message"
 	"piko.sh/pikokms/provider"
 	"piko.sh/pikokms/provider/awskms"
+	"piko.sh/pikokms/service"
 )
 
 func publicPEM(der []byte) []byte {
@@ -156,6 +157,23 @@ func TestStringsUnderAnRSAKey(t *testing.T) {
 	_, err = envelope.Open(t.Context(), p, "AAAA", nil)
 	require.ErrorIs(t, err, provider.ErrInvalidCiphertext)
 	require.Equal(t, 3, server.Calls("Decrypt"))
+}
+
+// Strings that KMS itself encrypted stay readable when an RSA key takes the symmetric key's place.
+func TestStringsFromBeforeAnRSAKey(t *testing.T) {
+	server := kmstest.NewServer(t)
+	symmetric, rsa := server.CreateKey(kmstest.Key{}), server.CreateKey(kmstest.Key{Spec: "RSA_2048"})
+	pairs := map[string]string{"a": "b"}
+	old, err := envelope.Seal(t.Context(), later(t, server, symmetric.ARN), "old", pairs)
+	require.NoError(t, err)
+	p := later(t, server, rsa.ARN, func(c *awskms.Config) { c.TrustedKeys = []string{symmetric.ARN} })
+	_, err = envelope.Seal(t.Context(), p, "new", pairs) // so it is known that the key is of RSA
+	require.NoError(t, err)
+	for _, under := range []provider.EncryptionProvider{p, p.Under(symmetric.ARN), service.New(p, service.Config{})} {
+		got, err := envelope.Open(t.Context(), under, old.Ciphertext, pairs)
+		require.NoError(t, err)
+		require.Equal(t, "old", got)
+	}
 }
 
 // A message with two recipients: a symmetric key and an RSA key, each of which opens it.
