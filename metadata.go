@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"strings"
 
+	"piko.sh/pikokms/header"
 	"piko.sh/pikokms/message"
 )
 
@@ -16,7 +17,8 @@ const MetadataKey = "pikokms-header-size"
 
 // SetHeaderSize replaces the pair of MetadataKey in the metadata with which content is to be
 // stored, and returns the metadata, which may be nil. The pair must not outlive the header that it
-// describes, so it is removed if content is no result of EncryptObject, or is compressed or signed.
+// describes, so it is removed if content is no result of EncryptObject, is compressed or signed, or
+// has frames of another length than header.DefaultFrameLength.
 // The key is MetadataKey as the storage escapes it; its case does not matter.
 func SetHeaderSize(metadata map[string]string, key string, content io.Reader) map[string]string {
 	maps.DeleteFunc(metadata, func(name, _ string) bool { return strings.EqualFold(name, key) })
@@ -25,7 +27,7 @@ func SetHeaderSize(metadata map[string]string, key string, content io.Reader) ma
 		return metadata
 	}
 	h := encrypted.Header()
-	if _, compressed := h.EncryptionContext[PairTransformers]; compressed || h.Suite.Signed() {
+	if _, compressed := h.EncryptionContext[PairTransformers]; compressed || h.Suite.Signed() || h.FrameLength != header.DefaultFrameLength {
 		return metadata
 	}
 	if metadata == nil {

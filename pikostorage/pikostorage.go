@@ -64,8 +64,8 @@ func Keys(keys crypto.EncryptionProvider) (provider.EncryptionProvider, error) {
 }
 
 // New is Encrypt for providers of package pikokms. The options are those of pikokms.New. They
-// include WithCryptoProvider, for one or several providers, and WithDefaultCryptoProvider. The
-// errors are those of pikokms.New.
+// include WithCryptoProvider, for one or several providers, and WithDefaultCryptoProvider. They
+// can't include WithMessages. The errors are those of pikokms.New.
 //
 // Of the compressions only zstd-seekable can be enabled. Piko states an object's size before it
 // sends the object, and the others would have to be decompressed for that. The error then holds
@@ -88,6 +88,9 @@ func New(inner storage.ProviderPort, options ...pikokms.Option) (storage.Provide
 		pikokms.WithStorage(struct{ pikokms.Storage }{}))...)
 	if err != nil {
 		return nil, err
+	}
+	if host.CryptoService() == nil {
+		return nil, fmt.Errorf("%w: Piko's uploads need a crypto provider; give one with WithCryptoProvider, and not WithMessages", pikokms.ErrConfig)
 	}
 	for _, name := range host.Transformers() {
 		if name != compress.ZstdSeekable && slices.Contains(compress.Formats(), name) {

@@ -10,6 +10,7 @@ import (
 	"piko.sh/piko/wdk/storage"
 
 	"piko.sh/pikokms"
+	"piko.sh/pikokms/message"
 	"piko.sh/pikokms/pikostorage"
 )
 
@@ -109,6 +110,8 @@ func TestConfiguration(t *testing.T) {
 	require.ErrorIs(t, err, pikokms.ErrConfig)
 	require.ErrorContains(t, err, "go.mod")
 	_, err = pikostorage.New(newShelf(false))
+	require.ErrorIs(t, err, pikokms.ErrConfig)
+	_, err = pikostorage.New(newShelf(false), pikokms.WithMessages(message.Encrypter{Keyring: k.behind}, message.Decrypter{}))
 	require.ErrorIs(t, err, pikokms.ErrConfig)
 	p, err := pikostorage.New(newShelf(false), pikokms.WithCryptoProvider("dev", k.behind), pikokms.WithDefaultCryptoProvider("dev"))
 	require.NoError(t, err)
