@@ -130,13 +130,13 @@ func (h *Host) statWhole(ctx context.Context, key string) (fileInfo, error) {
 	info := fileInfo{name: path.Base(key)}
 	stored, err := h.openStored(ctx, "stat", key)
 	if err == nil {
-		info, err = h.statStored(key, stored)
-	}
-	if err == nil && info.size < 0 {
-		var original Object
-		if original, err = h.Open(ctx, key); err == nil {
-			info.size, err = original.Size(), original.Close()
+		if info, err = h.statStored(key, stored); err == nil && info.size < 0 {
+			var original Object
+			if original, err = h.OpenObject(ctx, key, stored, nil); err == nil {
+				info.size = original.Size()
+			}
 		}
+		err = errors.Join(err, stored.Close())
 	}
 	if errors.Is(err, ErrNotSeekable) {
 		info.size, err = h.count(ctx, key)

@@ -179,16 +179,16 @@ func (h *Host) Stat(ctx context.Context, key string) (fs.FileInfo, error) {
 		return nil, err
 	}
 	info, err := h.statStored(key, stored)
-	if err != nil {
+	if err := errors.Join(err, stored.Close()); err != nil {
 		return nil, fmt.Errorf("stat %s: %w", key, err)
 	}
 	return info, nil
 }
 
-// statStored returns what a stored object states, and closes it.
+// statStored returns what a stored object states.
 func (h *Host) statStored(key string, stored Object) (fileInfo, error) {
 	size, err := h.StatedSize(io.NewSectionReader(stored, 0, stored.Size()), stored.Size())
-	return fileInfo{name: path.Base(key), size: size, modTime: stored.ModTime()}, errors.Join(err, stored.Close())
+	return fileInfo{name: path.Base(key), size: size, modTime: stored.ModTime()}, err
 }
 
 // openStored opens what is stored under key.

@@ -2,6 +2,7 @@ package pikokms_test
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"io"
 	"io/fs"
@@ -261,4 +262,31 @@ func TestFS(t *testing.T) {
 		_, err = f.FS(t.Context()).Open("a")
 		require.ErrorIs(t, err, pikokms.ErrPlaintext)
 	}
+}
+
+// opening counts the objects that are opened.
+type opening struct {
+	*pikokms.Folder
+	opens int
+}
+
+func (o *opening) Open(ctx context.Context, key string) (pikokms.Object, error) {
+	o.opens++
+	return o.Folder.Open(ctx, key)
+}
+
+// The size of a compressed object takes no second request of the storage.
+func TestFSOpensAnObjectOnceForItsSize(t *testing.T) {
+	f := newFixture(t, pikokms.WithEnabledTransformers(compress.ZstdSeekable))
+	require.NoError(t, f.Put(t.Context(), "a", strings.NewReader("content")))
+	storage := &opening{Folder: f.folder}
+	host, err := pikokms.New(pikokms.WithCryptoProvider("local", newLocal(t, "local", 1)), pikokms.WithStorage(storage))
+	require.NoError(t, err)
+	entries, err := fs.ReadDir(host.FS(t.Context()), ".")
+	require.NoError(t, err)
+	require.Len(t, entries, 1)
+	info, err := entries[0].Info()
+	require.NoError(t, err)
+	require.EqualValues(t, 7, info.Size())
+	require.Equal(t, 1, storage.opens)
 }
