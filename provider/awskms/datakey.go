@@ -1,6 +1,7 @@
 package awskms
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -119,20 +120,32 @@ func (p *Provider) UnwrapDataKey(ctx context.Context, request *provider.UnwrapDa
 	return &provider.DataKey{PlaintextKey: key}, nil
 }
 
-// IsCurrent decides by the ARN that the data key names. It asks KMS
-// only for the ARN of a key that was configured otherwise.
+// IsCurrent decides by the ARN that the data key names. It asks KMS only for the ARN of a key that
+// was configured otherwise. Under an alias that was given to Under it is false, unless the provider
+// trusts a single key.
 func (p *Provider) IsCurrent(ctx context.Context, request *provider.UnwrapDataKeyRequest) (bool, error) {
 	wrapped := request.EncryptedKey
 	if wrapped.ProviderID != providerID && wrapped.ProviderID != rsaProviderID {
 		return false, nil
 	}
-	own := p.configured
-	if !arns.IsKey(own) {
+	own := cmp.Or(p.under, p.configured)
+	switch {
+	case arns.IsKey(own):
+	case own == p.configured:
 		checked, err := p.own.Get(ctx, p.check)
 		if err != nil {
 			return false, p.fail(ctx, "IsCurrent", err)
 		}
 		own = checked.arn
+	default:
+		candidates, err := p.candidates(ctx)
+		if err != nil {
+			return false, p.fail(ctx, "IsCurrent", err)
+		}
+		if len(candidates) > 1 {
+			return false, nil
+		}
+		own = candidates[0]
 	}
 	return string(wrapped.ProviderInfo) == own, nil
 }

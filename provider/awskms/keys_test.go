@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"piko.sh/pikokms/envelope"
+	"piko.sh/pikokms/header"
 	"piko.sh/pikokms/kmstest"
 	"piko.sh/pikokms/message"
 	"piko.sh/pikokms/provider"
@@ -180,5 +181,24 @@ func TestTrustedKeysAreARNsOfKeys(t *testing.T) {
 		_, err := awskms.NewProvider(t.Context(), awskms.Config{KeyID: "one", Region: "eu-west-1", TrustedKeys: []string{keyID}})
 		require.ErrorIs(t, err, provider.ErrInvalidKey)
 		require.ErrorContains(t, err, "TrustedKeys")
+	}
+}
+
+// What a provider of Under wraps is current if it is under that key, and not under the own one.
+func TestIsCurrentUnderAnotherKey(t *testing.T) {
+	server := kmstest.NewServer(t)
+	own, other := server.CreateKey(kmstest.Key{}), server.CreateKey(kmstest.Key{})
+	p := later(t, server, own.ARN)
+	for _, keyID := range []string{other.ARN, other.ID} {
+		under := message.Encrypter{Keyring: p.Under(keyID)}
+		for encrypter, want := range map[*message.Encrypter]bool{&under: true, {Keyring: p}: false} {
+			stored, err := encrypter.Encrypt(t.Context(), []byte("content"), nil)
+			require.NoError(t, err)
+			h, _, err := header.Parse(stored, header.Limits{})
+			require.NoError(t, err)
+			got, err := under.IsCurrent(t.Context(), h, nil)
+			require.NoError(t, err)
+			require.Equal(t, want, got)
+		}
 	}
 }

@@ -78,12 +78,20 @@ func (p *Provider) UnwrapDataKey(ctx context.Context, request *provider.UnwrapDa
 // IsCurrent makes one call of Cloud KMS, or none for a data key under another key. Only Cloud KMS
 // knows the version of a ciphertext, and returns it when it decrypts.
 func (p *Provider) IsCurrent(ctx context.Context, request *provider.UnwrapDataKeyRequest) (bool, error) {
-	if request.EncryptedKey.ProviderID != ProviderID || string(request.EncryptedKey.ProviderInfo) != p.own {
+	under := p.own
+	if p.under != "" {
+		candidates, err := p.candidates()
+		if err != nil {
+			return false, p.fail(ctx, "IsCurrent", p.own, err)
+		}
+		under = candidates[0]
+	}
+	if request.EncryptedKey.ProviderID != ProviderID || string(request.EncryptedKey.ProviderInfo) != under {
 		return false, nil
 	}
-	answer, err := p.decrypt(ctx, p.own, request.EncryptedKey.Ciphertext, request.Context)
+	answer, err := p.decrypt(ctx, under, request.EncryptedKey.Ciphertext, request.Context)
 	if err != nil {
-		return false, p.fail(ctx, "IsCurrent", p.own, err)
+		return false, p.fail(ctx, "IsCurrent", under, err)
 	}
 	clear(answer.Plaintext)
 	return answer.UsedPrimary, nil

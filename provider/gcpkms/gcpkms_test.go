@@ -165,6 +165,16 @@ func TestVersions(t *testing.T) {
 	current := seal()
 	require.NoError(t, decrypt(old))
 	require.NoError(t, decrypt(current))
+	other := message.Encrypter{Keyring: p.Under(server.CreateKey(gcpkmstest.Key{Name: "another"}))}
+	elsewhere, wrapErr := other.Encrypt(t.Context(), []byte("content"), nil)
+	require.NoError(t, wrapErr)
+	for i, sealed := range [][]byte{elsewhere, current} {
+		h, _, err := header.Parse(sealed, header.Limits{})
+		require.NoError(t, err)
+		got, err := other.IsCurrent(t.Context(), h, nil)
+		require.NoError(t, err)
+		require.Equal(t, i == 0, got)
+	}
 	for _, c := range []struct {
 		sealed    []byte
 		isCurrent bool
