@@ -74,6 +74,12 @@ func (s *Session) TraceCommand(command *cobra.Command) {
 	s.span.Store(&span)
 }
 
+// Apart returns a context for work that outlives ctx and has a trace of its own, such as a request
+// that a command serves. Its traces name objects if those of ctx do.
+func Apart(ctx context.Context) context.Context {
+	return trace.ContextWithSpanContext(context.WithoutCancel(ctx), trace.SpanContext{})
+}
+
 // EndCommand ends the span of the command.
 func (s *Session) EndCommand(err error) {
 	if span := s.span.Load(); span != nil {

@@ -11,8 +11,10 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -257,4 +259,25 @@ func TestTracesShowWhichObjectFailed(t *testing.T) {
 			require.NotContains(t, got.all, "private-")
 		}
 	}
+}
+
+// Serve traces each request by itself, with the names of objects if they are wanted.
+func TestServeTracesNames(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		t.Skip("Windows sends no such signals")
+	}
+	key := "local:" + filepath.Join(t.TempDir(), "dev.key")
+	_, stderr, _, err := execute(t, "keygen", "-o", strings.TrimPrefix(key, "local:"))
+	require.NoError(t, err, stderr)
+	dir := fill(t, map[string]string{"a.txt": "content"}, "-k", key)
+	c := newCollector(t)
+	t.Setenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", c.url+"/v1/traces")
+	s := serve(t, "-k", key, "--trace-names", dir)
+	_, body := s.ask(http.MethodGet, "/a.txt")
+	require.Equal(t, "content", body)
+	require.NoError(t, s.command.Process.Signal(syscall.SIGTERM))
+	require.NoError(t, <-s.ended)
+	got := c.received()
+	require.Contains(t, got.names, filepath.Join(dir, "a.txt"))
+	require.Empty(t, got.parents["object"])
 }

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"piko.sh/pikokms/cmd/pikokms/internal/console"
+	"piko.sh/pikokms/cmd/pikokms/internal/telemetry"
 )
 
 const DefaultAddress = "127.0.0.1:8080"
@@ -43,6 +44,7 @@ func (s *Server) Run(ctx context.Context, v *View) error {
 	}
 	server := &http.Server{
 		Handler:           s.guard(v),
+		BaseContext:       func(net.Listener) context.Context { return telemetry.Apart(ctx) },
 		ReadHeaderTimeout: headerTime,
 		IdleTimeout:       idleTime,
 		MaxHeaderBytes:    64 << 10,
