@@ -45,6 +45,8 @@ func TestBindObject(t *testing.T) {
 			require.Equal(t, content, string(text))
 			_, _, err = bound.DecryptObject(t.Context(), "another", bytes.NewReader(after), int64(len(after)), nil)
 			require.ErrorIs(t, err, provider.ErrContextMismatch)
+			_, _, err = bound.DecryptObject(t.Context(), "a", bytes.NewReader(after), int64(len(after)), map[string]string{pikokms.PairObject: "another"})
+			require.ErrorIs(t, err, provider.ErrContextMismatch)
 			_, err = bound.BindObject(t.Context(), "a", bytes.NewReader(after))
 			require.ErrorIs(t, err, provider.ErrDecryptionFailed, "it is bound already")
 

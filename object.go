@@ -31,7 +31,9 @@ func (h *Host) reverse(ctx context.Context, key string, stored io.Reader, stated
 	case kind == plaintext:
 		return &unencrypted{whole}, nil
 	case kind == encryptedMessage: // a stream of Piko's is bound to no name
-		stated = h.withName(key, stated)
+		if stated, err = h.withName(key, stated); err != nil {
+			return nil, err
+		}
 	}
 	content, err := h.registry.reverse(ctx, whole, stated)
 	return content, h.nameOptions(err)
@@ -39,18 +41,20 @@ func (h *Host) reverse(ctx context.Context, key string, stored io.Reader, stated
 
 var errNoPairs = fmt.Errorf("%w: the object is not encrypted, so it has no pairs", provider.ErrContextMismatch)
 
-// withName returns pairs and those that bind an object to its name.
-func (h *Host) withName(key string, pairs map[string]string) map[string]string {
+// withName returns pairs and those that bind an object to its name. If pairs has another value for
+// one of these, the error holds provider.ErrContextMismatch.
+func (h *Host) withName(key string, pairs map[string]string) (map[string]string, error) {
 	all := h.bound(key)
 	if all == nil {
 		all = make(map[string]string, len(pairs))
 	}
 	for name, value := range pairs {
-		if _, bound := all[name]; !bound {
-			all[name] = value
+		if bound, ok := all[name]; ok && bound != value {
+			return nil, fmt.Errorf("%w: the pair %q binds the object to %q, and %q was stated", provider.ErrContextMismatch, name, bound, value)
 		}
+		all[name] = value
 	}
-	return all
+	return all, nil
 }
 
 // kind is the kind of a stored object.
@@ -213,7 +217,11 @@ func (h *Host) EncryptObject(ctx context.Context, key string, content io.Reader,
 	if err := provider.CheckStated(stated); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrInvalidOptions, err)
 	}
-	sealed, err := h.chain.transform(ctx, content, h.withName(key, encryptionContext))
+	pairs, err := h.withName(key, encryptionContext)
+	if err != nil {
+		return nil, err
+	}
+	sealed, err := h.chain.transform(ctx, content, pairs)
 	if err != nil {
 		return nil, err
 	}
@@ -298,7 +306,11 @@ func (h *Host) OpenObject(ctx context.Context, key string, stored Object, encryp
 	case kind == pikoV2Stream:
 		return nil, fmt.Errorf("%w: Piko's old format can only be read from its beginning", ErrNotSeekable)
 	}
-	content, err := h.registry.open(ctx, stored, h.withName(key, encryptionContext))
+	pairs, err := h.withName(key, encryptionContext)
+	if err != nil {
+		return nil, err
+	}
+	content, err := h.registry.open(ctx, stored, pairs)
 	if err != nil {
 		return nil, h.nameOptions(err)
 	}
