@@ -14,7 +14,7 @@ import (
 )
 
 // Config says which key to use and how to reach KMS. Credentials come from the AWS SDK's standard
-// chain. The fields up to EnableMetrics are those of Piko's own provider.
+// chain. KeyID, Region, MaxRetries and EnableMetrics are the fields of Piko's own provider.
 type Config struct {
 	KeyID  string // key ID, key ARN, alias name ("alias/…") or alias ARN; required
 	Region string // of the key; required
@@ -34,6 +34,10 @@ type Config struct {
 	// They go to OpenTelemetry's global meter provider, as Piko's own metrics do. Package service
 	// lists them.
 	EnableMetrics bool
+
+	// CheckLater makes NewProvider ask nothing, so that an application can start while KMS is down.
+	// The key is checked by the first call that needs it.
+	CheckLater bool
 
 	// TrustedKeys are ARNs of further keys to decrypt under, in the same Region. List those that
 	// data were encrypted under before the KeyID changed, and those that another process encrypts
@@ -72,7 +76,7 @@ func (c *Config) Validate() error {
 }
 
 func (c *Config) awskms() awskms.Config {
-	config := awskms.Config{KeyID: c.KeyID, TrustedKeys: c.TrustedKeys}
+	config := awskms.Config{KeyID: c.KeyID, TrustedKeys: c.TrustedKeys, CheckLater: c.CheckLater}
 	if c.UseStaticCredentials && c.EndpointURL != "" {
 		config.Client = kms.New(kms.Options{
 			Region:           c.Region,

@@ -51,7 +51,8 @@ type Provider struct {
 	close func() error
 }
 
-// NewProvider makes a provider and checks its key with one DescribeKey. The error is that of
+// NewProvider makes a provider and checks its key with one DescribeKey, unless Config.CheckLater is
+// set. The error is that of
 // Config.Validate or awskms.NewProvider, and also holds Piko's own for the same fault.
 func NewProvider(ctx context.Context, c Config) (crypto.EncryptionProvider, error) {
 	c = c.WithDefaults()

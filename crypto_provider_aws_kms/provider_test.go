@@ -447,3 +447,27 @@ func TestOutageAtBoot(t *testing.T) {
 	require.ErrorIs(t, err, crypto.ErrProviderUnavailable)
 	require.Nil(t, p)
 }
+
+// With CheckLater an application starts while KMS is down, and encrypts once KMS is back.
+func TestCheckLater(t *testing.T) {
+	server := kmstest.NewServer(t)
+	c := config(server, server.CreateKey(kmstest.Key{}).ARN)
+	c.MaxRetries = 1
+	down := c
+	down.EndpointURL = "http://127.0.0.1:1"
+	_, err := crypto_provider_aws_kms.NewProvider(t.Context(), down)
+	require.ErrorIs(t, err, crypto.ErrProviderUnavailable)
+
+	down.CheckLater = true
+	_, err = open(t, down).Encrypt(t.Context(), &crypto.EncryptRequest{Plaintext: "text"})
+	require.ErrorIs(t, err, crypto.ErrProviderUnavailable)
+
+	c.CheckLater = true
+	p := open(t, c)
+	require.Zero(t, server.Calls("DescribeKey"))
+	sealed, err := p.Encrypt(t.Context(), &crypto.EncryptRequest{Plaintext: "text"})
+	require.NoError(t, err)
+	got, err := p.Decrypt(t.Context(), &crypto.DecryptRequest{Ciphertext: sealed.Ciphertext})
+	require.NoError(t, err)
+	require.Equal(t, "text", got.Plaintext)
+}

@@ -20,6 +20,10 @@ type Config struct {
 	// first call does not count, so 3 means four calls at most.
 	MaxRetries int
 
+	// CheckLater makes NewProvider ask nothing, so that an application can start while Cloud KMS is
+	// down. The key is checked by the first call that needs it.
+	CheckLater bool
+
 	// TrustedKeys are resource names of further keys to decrypt under. List those that data were
 	// encrypted under before the KeyName changed, and those that another process encrypts under.
 	// The configured key and those that this provider was asked to encrypt under are trusted
@@ -66,6 +70,6 @@ func (c *Config) Validate() error {
 func (c Config) gcpkms() gcpkms.Config {
 	return gcpkms.Config{
 		ProjectID: c.ProjectID, Location: c.Location, KeyRing: c.KeyRing, KeyName: c.KeyName,
-		MaxRetries: c.MaxRetries, TrustedKeys: c.TrustedKeys,
+		MaxRetries: c.MaxRetries, TrustedKeys: c.TrustedKeys, CheckLater: c.CheckLater,
 	}
 }

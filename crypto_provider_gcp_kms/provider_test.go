@@ -294,3 +294,17 @@ func TestOutageAtBoot(t *testing.T) {
 	require.ErrorIs(t, err, crypto.ErrProviderUnavailable)
 	require.Nil(t, p)
 }
+
+// With CheckLater an application starts while Cloud KMS is down.
+func TestCheckLater(t *testing.T) {
+	server := gcpkmstest.NewServer(t)
+	c := config(server.CreateKey(gcpkmstest.Key{}))
+	c.MaxRetries = 1
+	server.Stop()
+	_, err := crypto_provider_gcp_kms.NewProvider(t.Context(), c, server.Options()...)
+	require.ErrorIs(t, err, crypto.ErrProviderUnavailable)
+
+	c.CheckLater = true
+	_, err = open(t, server, c).Encrypt(t.Context(), &crypto.EncryptRequest{Plaintext: "text"})
+	require.ErrorIs(t, err, crypto.ErrProviderUnavailable)
+}
