@@ -290,8 +290,12 @@ func read(t *testing.T, host *pikokms.Host, key string) []byte {
 	return content
 }
 
+// noise returns n random bytes, which do not begin as a message does.
 func noise(n int) []byte {
 	b := make([]byte, n)
 	_, _ = rand.Read(b) // never fails
+	if n > 0 {
+		b[0] |= 0x80
+	}
 	return b
 }

@@ -34,6 +34,7 @@ func newFolder(t *testing.T, n int) (dir, key string, contents map[string][]byte
 	for i := range n {
 		content := make([]byte, 1000+i)
 		_, _ = rand.Read(content) // never fails
+		content[0] = 'x'          // else one of them may begin as something that is encrypted
 		name := fmt.Sprintf("%d", i)
 		if i%2 == 1 {
 			name = "sub/" + name

@@ -100,11 +100,14 @@ func number(ts *testscript.TestScript, s string) int {
 	return n
 }
 
-// random FILE SIZE makes a file of that many random bytes.
+// random FILE SIZE makes a file of that many random bytes, which do not begin as a message does.
 func random(ts *testscript.TestScript, _ bool, args []string) {
 	b := make([]byte, number(ts, args[1]))
 	for i := range b {
 		b[i] = byte(rand.Int())
+	}
+	if len(b) > 0 {
+		b[0] |= 0x80
 	}
 	ts.Check(os.WriteFile(ts.MkAbs(args[0]), b, 0o666))
 }
