@@ -52,8 +52,8 @@ type Provider struct {
 }
 
 // NewProvider makes a provider and checks its key with one DescribeKey, unless Config.CheckLater is
-// set. The error is that of
-// Config.Validate or awskms.NewProvider, and also holds Piko's own for the same fault.
+// set. The error is that of Config.Validate or awskms.NewProvider, and also holds Piko's own for
+// the same fault.
 func NewProvider(ctx context.Context, c Config) (crypto.EncryptionProvider, error) {
 	c = c.WithDefaults()
 	if err := c.Validate(); err != nil {

@@ -54,8 +54,8 @@ type Provider struct {
 }
 
 // NewProvider makes a provider and checks its key, unless Config.CheckLater is set. The options are
-// those of Google's clients. The error is that of Config.Validate or gcpkms.NewProvider, and also holds Piko's own for the same
-// fault.
+// those of Google's clients. The error is that of Config.Validate or gcpkms.NewProvider, and also
+// holds Piko's own for the same fault.
 func NewProvider(ctx context.Context, c Config, options ...option.ClientOption) (crypto.EncryptionProvider, error) {
 	c = c.WithDefaults()
 	if err := c.Validate(); err != nil {
