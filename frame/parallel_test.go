@@ -56,7 +56,7 @@ func TestParallelStreamsAreTheSame(t *testing.T) {
 			if (race.Enabled || testing.Short()) && (length != 64<<10 || size == 2*whole) && size != whole+1 {
 				continue
 			}
-			if race.Enabled && length == 1000 { // as many frames as take the race detector a minute
+			if race.Enabled && length == 1000 { // it takes the race detector a minute
 				continue
 			}
 			t.Run(fmt.Sprintf("%d bytes in frames of %d", size, length), func(t *testing.T) {
