@@ -8,6 +8,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"log/slog"
 	"os"
 	"os/signal"
 	"strings"
@@ -68,7 +69,9 @@ func run(ctx context.Context, args []string) error {
 		access, secret = rand.Text()[:20], rand.Text()+rand.Text()
 		fmt.Printf("AWS_ACCESS_KEY_ID=%s\nAWS_SECRET_ACCESS_KEY=%s\n", access, secret)
 	}
-	gateway := encrypted.New(inner, encrypted.Config{Keys: func(string, string) (*encrypted.Key, error) { return k, nil }})
+	gateway := encrypted.New(inner, encrypted.Config{
+		Keys: func(string, string) (*encrypted.Key, error) { return k, nil }, Logger: slog.New(slog.NewTextHandler(os.Stderr, nil)),
+	})
 	fmt.Printf("AWS_ENDPOINT_URL_S3=http://%s\n", *listen)
 	return embedgw.RunVersityGW(ctx, gateway, &embedgw.Config{
 		RootUserAccess: access, RootUserSecret: secret, Region: *region, Ports: []string{*listen},

@@ -19,6 +19,7 @@ import (
 	"piko.sh/pikokms/frame"
 	"piko.sh/pikokms/header"
 	"piko.sh/pikokms/message"
+	"piko.sh/pikokms/transfer"
 )
 
 // HeadObject returns what GetObject would, without the content. It asks the key service only for a
@@ -72,7 +73,7 @@ func (b *Backend) size(ctx context.Context, k *Key, bucket, key, version *string
 	if stored == 0 && strings.HasSuffix(*key, "/") {
 		return 0, nil
 	}
-	if n, err := strconv.ParseUint(own[pikokms.MetadataKey], 10, 32); err == nil {
+	if n, err := strconv.ParseUint(own[transfer.HeaderSizeKey], 10, 32); err == nil {
 		if size, err := frame.PlaintextSize(stored-int64(n), header.DefaultFrameLength); err == nil {
 			return size, nil
 		}
@@ -102,7 +103,7 @@ func (b *Backend) checksum(ctx context.Context, k *Key, name string, bucket, key
 	}
 	ctx, data := showing(ctx)
 	defer func() { err = errors.Join(err, data.Close()) }()
-	stored, err := b.open(ctx, bucket, key, &s3.GetObjectInput{VersionId: version, IfMatch: head.ETag})
+	stored, err := b.open(ctx, bucket, key, &s3.GetObjectInput{VersionId: version, IfMatch: bare(head.ETag)})
 	if err != nil {
 		return checksum{}, err
 	}
@@ -137,7 +138,27 @@ func (s *shown) checksum(content io.Reader, text string) checksum {
 // last byte not before the whole.
 func (b *Backend) GetObject(ctx context.Context, in *s3.GetObjectInput) (*s3.GetObjectOutput, error) {
 	out, err := b.getObject(ctx, in)
+	if err == nil {
+		out.Body = &answer{out.Body, func(err error) {
+			b.config.Logger.Error("get: the answer was broken off", "bucket", *in.Bucket, "key", *in.Key, "error", err)
+		}}
+	}
 	return out, b.fail(ctx, "get", aws.ToString(in.Bucket), aws.ToString(in.Key), err)
+}
+
+// answer is the body of an answer. The gateway breaks the connection off if reading fails, so it is
+// logged here.
+type answer struct {
+	io.ReadCloser
+	failed func(error)
+}
+
+func (a *answer) Read(p []byte) (int, error) {
+	n, err := a.ReadCloser.Read(p)
+	if err != nil && err != io.EOF {
+		a.failed(err)
+	}
+	return n, err
 }
 
 func (b *Backend) getObject(ctx context.Context, in *s3.GetObjectInput) (*s3.GetObjectOutput, error) {
@@ -249,7 +270,7 @@ func (s *section) Close() error { return s.object.Close() }
 
 // stored is an object of the inner backend, which is open for random access.
 type stored struct {
-	*pikokms.RangeObject
+	*transfer.RangeObject
 	first *s3.GetObjectOutput // the first answer, whose body was read
 }
 
@@ -257,7 +278,7 @@ type stored struct {
 // in.
 func (b *Backend) open(ctx context.Context, bucket, key *string, in *s3.GetObjectInput) (_ *stored, err error) {
 	request := *in
-	request.Bucket, request.Key, request.Range = bucket, key, byteRange(0, pikokms.ProbeSize)
+	request.Bucket, request.Key, request.Range = bucket, key, byteRange(0, transfer.ProbeSize)
 	first, err := b.inner.GetObject(ctx, &request)
 	if invalid, ok := errors.AsType[s3err.S3Error](err); ok && invalid.StatusCode() == 416 { // it is empty
 		request.Range = aws.String("")
@@ -270,7 +291,7 @@ func (b *Backend) open(ctx context.Context, bucket, key *string, in *s3.GetObjec
 		first.Body = io.NopCloser(bytes.NewReader(nil))
 	}
 	defer func() { err = errors.Join(err, first.Body.Close()) }()
-	start, err := io.ReadAll(io.LimitReader(first.Body, pikokms.ProbeSize))
+	start, err := io.ReadAll(io.LimitReader(first.Body, transfer.ProbeSize))
 	if err != nil {
 		return nil, err
 	}
@@ -283,12 +304,13 @@ func (b *Backend) open(ctx context.Context, bucket, key *string, in *s3.GetObjec
 	} else if n := aws.ToInt64(first.ContentLength); n > size {
 		return nil, fmt.Errorf("the backend behind ignores ranges: it answers with %d bytes", n)
 	}
-	if want := min(size, pikokms.ProbeSize); int64(len(start)) != want {
+	if want := min(size, transfer.ProbeSize); int64(len(start)) != want {
 		return nil, fmt.Errorf("the backend behind gives %d bytes of a range of %d: %w", len(start), want, io.ErrUnexpectedEOF)
 	}
+	version := bare(first.ETag)
 	fetch := func(offset, length int64) (io.ReadCloser, error) {
 		out, err := b.inner.GetObject(ctx, &s3.GetObjectInput{
-			Bucket: bucket, Key: key, VersionId: in.VersionId, Range: byteRange(offset, length), IfMatch: aws.String(strings.Trim(aws.ToString(first.ETag), `"`)),
+			Bucket: bucket, Key: key, VersionId: in.VersionId, Range: byteRange(offset, length), IfMatch: version,
 		})
 		if changed, ok := errors.AsType[s3err.S3Error](err); ok && (changed.StatusCode() == 412 || changed.StatusCode() == 416) {
 			return nil, fmt.Errorf("%w: %w", pikokms.ErrChanged, err)
@@ -298,7 +320,7 @@ func (b *Backend) open(ctx context.Context, bucket, key *string, in *s3.GetObjec
 		}
 		return out.Body, nil
 	}
-	return &stored{pikokms.NewRangeObject(size, aws.ToTime(first.LastModified), start, fetch), first}, nil
+	return &stored{transfer.NewRangeObject(size, aws.ToTime(first.LastModified), start, fetch), first}, nil
 }
 
 func byteRange(offset, length int64) *string {

@@ -11,7 +11,7 @@ import (
 	"github.com/versity/versitygw/s3err"
 	"github.com/versity/versitygw/s3response"
 
-	"piko.sh/pikokms"
+	"piko.sh/pikokms/transfer"
 )
 
 // The names of the gateway's own metadata. All begin with ownPrefix.
@@ -76,7 +76,7 @@ func (b *Backend) store(ctx context.Context, k *Key, name string, in s3response.
 	if in.Metadata == nil {
 		in.Metadata = make(map[string]string, 2)
 	}
-	in.Metadata = pikokms.SetHeaderSize(in.Metadata, pikokms.MetadataKey, encrypted)
+	in.Metadata = transfer.SetHeaderSize(in.Metadata, transfer.HeaderSizeKey, encrypted)
 	in.Body = &ending{encrypted, func() error {
 		// The inner backend takes the metadata once it has the content.
 		text, err := (&sealed{*body.sum}).seal(aead)
@@ -182,3 +182,6 @@ func innerTag(tag *string) *string {
 	}
 	return &inner
 }
+
+// bare returns an ETag without its quotes, as conditions have it.
+func bare(tag *string) *string { return aws.String(strings.Trim(aws.ToString(tag), `"`)) }
