@@ -37,17 +37,21 @@ const Variable = "PIKOKMS_KEY"
 
 // keyService is what the KEYs of a scheme have in common.
 type keyService struct {
-	kind       provider.Type
-	providerID string // begins the provider ID of a data key under such a KEY; empty for any
+	kind        provider.Type
+	providerIDs []string // that begin the provider ID of a data key under such a KEY; none for any
 }
 
+// ofKMS are provider IDs of data keys that AWS KMS can unwrap. One under a raw EC key may be for an
+// EC key of KMS.
+var ofKMS = []string{"aws-kms", "raw-ecdh"}
+
 var keyServices = map[string]keyService{
-	awskms.Scheme:          {provider.TypeAWSKMS, "aws-kms"},
-	awskms.DiscoveryScheme: {provider.TypeAWSKMS, "aws-kms"},
-	gcpkms.Scheme:          {provider.TypeGCPKMS, gcpkms.ProviderID},
-	vault.Scheme:           {provider.TypeHashiCorpVault, vault.ProviderID},
-	branchkey.Scheme:       {branchkey.TypeBranchKey, "aws-kms-hierarchy"},
-	local.Scheme:           {provider.TypeLocalAESGCM, ""},
+	awskms.Scheme:          {provider.TypeAWSKMS, ofKMS},
+	awskms.DiscoveryScheme: {provider.TypeAWSKMS, ofKMS},
+	gcpkms.Scheme:          {provider.TypeGCPKMS, []string{gcpkms.ProviderID}},
+	vault.Scheme:           {provider.TypeHashiCorpVault, []string{vault.ProviderID}},
+	branchkey.Scheme:       {branchkey.TypeBranchKey, []string{branchkey.ProviderID}},
+	local.Scheme:           {provider.TypeLocalAESGCM, nil},
 }
 
 // Key is a KEY of the command line whose syntax is valid. It is opened when it is first used, so
@@ -205,7 +209,8 @@ func (k *Key) WrapDataKey(ctx context.Context, dataKey *provider.SecureBytes, en
 // UnwrapDataKey implements provider.Keyring. It asks a key service only about data keys that such a
 // service encrypted.
 func (k *Key) UnwrapDataKey(ctx context.Context, request *provider.UnwrapDataKeyRequest) (*provider.DataKey, error) {
-	if !strings.HasPrefix(request.EncryptedKey.ProviderID, keyServices[k.Scheme].providerID) {
+	known := keyServices[k.Scheme].providerIDs
+	if known != nil && !slices.ContainsFunc(known, func(id string) bool { return strings.HasPrefix(request.EncryptedKey.ProviderID, id) }) {
 		return nil, provider.ErrUntrustedKey
 	}
 	return k.whole.UnwrapDataKey(ctx, request)
@@ -347,7 +352,7 @@ func parseKey(text string, timeout time.Duration, check bool) (*Key, error) {
 	case awskms.Scheme:
 		c, err := awskms.ParseURL(u)
 		c.CheckLater = !check
-		k.Files = []string{c.PublicKeyFile}
+		k.Files = []string{c.PublicKeyFile, c.PeerFile}
 		k.open = func(ctx context.Context) (provider.Unwrapper, error) { return awskms.NewProvider(ctx, c) }
 		return k, err
 	case awskms.DiscoveryScheme:
@@ -374,7 +379,7 @@ func parseKey(text string, timeout time.Duration, check bool) (*Key, error) {
 		return k, k.parseBranchKey(u, check)
 	case local.Scheme:
 		c, err := local.ParseURL(u)
-		k.Files = []string{c.KeyFile}
+		k.Files = []string{c.KeyFile, c.PeerFile}
 		k.open = func(context.Context) (provider.Unwrapper, error) { return local.NewProvider(c) }
 		return k, err
 	case "":
