@@ -17,6 +17,7 @@ import (
 
 	"piko.sh/pikokms"
 	"piko.sh/pikokms/cmd/pikokms/keyservices"
+	"piko.sh/pikokms/folderstorage"
 	"piko.sh/pikokms/internal/emulator"
 	"piko.sh/pikokms/kmstest"
 	"piko.sh/pikokms/provider"
@@ -180,7 +181,7 @@ func TestFromOneKeyServiceToAnother(t *testing.T) {
 				}
 				old, renewed := keys[0](t), others[1](t)
 				dir := t.TempDir()
-				folder, err := pikokms.NewFolder(dir)
+				folder, err := folderstorage.New(dir)
 				require.NoError(t, err)
 				defer folder.Close()
 				host, err := pikokms.New(
@@ -202,7 +203,7 @@ func TestFromOneKeyServiceToAnother(t *testing.T) {
 				_, err = only.Get(ctx, "reports/2026.txt")
 				require.ErrorIs(t, err, provider.ErrUntrustedKey)
 
-				require.NoError(t, host.RotateKey("new"))
+				require.NoError(t, host.SetDefaultCryptoProvider("new"))
 				require.NoError(t, host.Rewrap(ctx, "reports/2026.txt"))
 				moved, err := host.ReEncrypt(ctx, encrypted, pairs)
 				require.NoError(t, err)
