@@ -75,7 +75,7 @@ func run(ctx context.Context, args []string) error {
 	fmt.Printf("AWS_ENDPOINT_URL_S3=http://%s\n", *listen)
 	return embedgw.RunVersityGW(ctx, gateway, &embedgw.Config{
 		RootUserAccess: access, RootUserSecret: secret, Region: *region, Ports: []string{*listen},
-		MaxConnections: 4096, MaxRequests: 4096, MultipartMaxParts: 10_000, Quiet: true, KeepAlive: true,
+		MaxConnections: 4096, MaxRequests: 4096, MultipartMaxParts: 10_000, Quiet: true, KeepAlive: true, S3Options: encrypted.Options(),
 	})
 }
 

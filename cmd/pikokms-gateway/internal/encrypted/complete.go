@@ -304,7 +304,7 @@ func (b *Backend) join(ctx context.Context, r *record, k *Key, chosen []*donePar
 	}
 	parts := &joined{ctx: ctx, b: b, record: r, key: k, parts: chosen}
 	defer parts.Close()
-	body := &content{source: parts, left: total, sum: &sum, finish: func() string { return sum.Value }, known: true}
+	body := &content{source: parts, left: total, sum: &sum, finish: func() string { return sum.Value }, known: true, joined: true}
 	stored, err := b.store(ctx, k, r.Key, put, body, total)
 	if err != nil {
 		return out, "", err

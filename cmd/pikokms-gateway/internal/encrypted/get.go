@@ -150,10 +150,14 @@ func (s *shown) checksum(h *header.Header, text string) checksum {
 // GetObject decrypts an object. No byte of a frame is sent before the frame is verified, and the
 // last byte not before the whole.
 func (b *Backend) GetObject(ctx context.Context, in *s3.GetObjectInput) (*s3.GetObjectOutput, error) {
-	out, err := b.getObject(ctx, in)
-	if err == nil {
+	// The engine reads the content when the request is done, and its context is used again.
+	reading, cancel := context.WithCancel(context.Background())
+	out, err := b.getObject(reading, in)
+	if err != nil {
+		cancel()
+	} else {
 		bucket, key := strings.Clone(*in.Bucket), strings.Clone(*in.Key)
-		out.Body = &answer{out.Body, func(err error) {
+		out.Body = &answer{out.Body, cancel, func(err error) {
 			b.config.Logger.Error("get: the answer was broken off", "bucket", bucket, "key", key, "error", err)
 		}}
 	}
@@ -164,7 +168,13 @@ func (b *Backend) GetObject(ctx context.Context, in *s3.GetObjectInput) (*s3.Get
 // logged here.
 type answer struct {
 	io.ReadCloser
+	cancel context.CancelFunc
 	failed func(error)
+}
+
+func (a *answer) Close() error {
+	defer a.cancel()
+	return a.ReadCloser.Close()
 }
 
 func (a *answer) Read(p []byte) (int, error) {
