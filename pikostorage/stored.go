@@ -15,6 +15,7 @@ import (
 	"piko.sh/pikokms/header"
 	"piko.sh/pikokms/message"
 	"piko.sh/pikokms/provider"
+	"piko.sh/pikokms/transfer"
 )
 
 // TransformersKey is an encryption context key of every object that this package writes. Its value
@@ -39,7 +40,7 @@ func at(repository, key string) storage.GetParams {
 
 // stored is an object of the inner provider, open for random access.
 type stored struct {
-	*pikokms.RangeObject
+	*transfer.RangeObject
 	info   *storage.ObjectInfo
 	header *header.Header // nil if the object is no message
 }
@@ -62,7 +63,7 @@ func (e *encrypted) openAs(ctx context.Context, repository, key string, info *st
 		params.ByteRange = &storage.ByteRange{Start: offset, End: offset + length - 1}
 		return e.inner.Get(ctx, params)
 	}
-	start := make([]byte, min(info.Size, pikokms.ProbeSize))
+	start := make([]byte, min(info.Size, transfer.ProbeSize))
 	if len(start) > 0 { // S3 refuses every range of an empty object
 		r, err := fetch(0, int64(len(start)))
 		if err != nil {
@@ -73,8 +74,8 @@ func (e *encrypted) openAs(ctx context.Context, repository, key string, info *st
 			return nil, fmt.Errorf("its first bytes: %w", err)
 		}
 	}
-	s := &stored{RangeObject: pikokms.NewRangeObject(info.Size, info.LastModified, start, fetch), info: info}
-	if s.header, err = readHeader(io.NewSectionReader(s, 0, info.Size)); err != nil {
+	s := &stored{RangeObject: transfer.NewRangeObject(info.Size, info.LastModified, start, fetch), info: info}
+	if s.header, err = e.readHeader(io.NewSectionReader(s, 0, info.Size)); err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
 	if s.header != nil && len(s.header.Bytes()) > len(start) {
@@ -82,15 +83,15 @@ func (e *encrypted) openAs(ctx context.Context, repository, key string, info *st
 		if err := s.Close(); err != nil {
 			return nil, err
 		}
-		s.RangeObject = pikokms.NewRangeObject(info.Size, info.LastModified, s.header.Bytes(), fetch)
+		s.RangeObject = transfer.NewRangeObject(info.Size, info.LastModified, s.header.Bytes(), fetch)
 	}
 	return s, nil
 }
 
 // readHeader reads the header of a message. It returns nil if there is no message or a damaged one;
 // the host then reports what is wrong.
-func readHeader(r io.Reader) (*header.Header, error) {
-	h, err := message.ReadHeader(r, header.Limits{})
+func (e *encrypted) readHeader(r io.Reader) (*header.Header, error) {
+	h, err := e.host.ReadHeader(r)
 	if errors.Is(err, provider.ErrInvalidCiphertext) {
 		return nil, nil
 	}
@@ -98,10 +99,10 @@ func readHeader(r io.Reader) (*header.Header, error) {
 }
 
 // sniff reads the header of a stream, as readHeader does, and also returns the whole stream.
-func sniff(r io.Reader) (*header.Header, io.Reader, error) {
+func (e *encrypted) sniff(r io.Reader) (*header.Header, io.Reader, error) {
 	var start bytes.Buffer
-	rest := bufio.NewReaderSize(r, pikokms.ProbeSize)
-	h, err := readHeader(io.TeeReader(rest, &start))
+	rest := bufio.NewReaderSize(r, transfer.ProbeSize)
+	h, err := e.readHeader(io.TeeReader(rest, &start))
 	return h, io.MultiReader(&start, rest), err
 }
 
@@ -122,14 +123,14 @@ func (r *recorder) Read(p []byte) (int, error) {
 
 func (r *recorder) stop() { r.stopped, r.start = true, bytes.Buffer{} }
 
-// header stops the recording, and returns the header of the message that was decrypted from r to
-// content. It is parsed again only if content does not have it. It is nil if r is no message.
-func (r *recorder) header(content io.Reader) *header.Header {
+// recordedHeader stops the recording, and returns the header of the message that was decrypted from
+// r to content. It is parsed again only if content does not have it. It is nil if r is no message.
+func (e *encrypted) recordedHeader(r *recorder, content io.Reader) *header.Header {
 	defer r.stop()
 	if m, ok := content.(*message.DecryptReader); ok {
 		return m.Header()
 	}
-	h, _ := readHeader(&r.start)
+	h, _ := e.readHeader(&r.start)
 	return h
 }
 

@@ -1,6 +1,7 @@
 package provider
 
 import (
+	"errors"
 	"fmt"
 	"net/url"
 	"slices"
@@ -34,6 +35,18 @@ func URLParameters(u *url.URL, known ...string) (url.Values, error) {
 	return query, nil
 }
 
+// ParseURL parses a URL, as url.Parse does. The error shows nothing of it.
+func ParseURL(text string) (*url.URL, error) {
+	u, err := url.Parse(text)
+	if failed, ok := errors.AsType[*url.Error](err); ok {
+		err = failed.Err
+	}
+	if err != nil && strings.Contains(err.Error(), "port") {
+		err = errors.New("invalid port") // url's own text shows what may be a password
+	}
+	return u, err
+}
+
 // hidden stands in a URL for what may be secret, as in [url.URL.Redacted].
 const hidden = "xxxxx"
 
@@ -42,7 +55,7 @@ const hidden = "xxxxx"
 var open = []string{
 	// of keys
 	"accounts", "address", "auth-mount", "by", "endpoint", "entries", "hash", "id", "key", "kms-endpoint", "kubernetes-role",
-	"kubernetes-token-file", "logical-name", "master", "multi-region", "name", "namespace", "padding", "partition", "profile",
+	"kubernetes-token-file", "logical-name", "master", "multi-region", "name", "namespace", "padding", "partition", "peer", "profile",
 	"public-key", "region", "role-id", "secret-id-file", "table-endpoint", "trusted", "trusted-master", "ttl",
 	// of buckets
 	"accelerate", "anonymous", "awssdk", "create_dir", "disable_https", "domain", "dualstack", "fips", "hostname_immutable",

@@ -13,6 +13,7 @@ import (
 
 	"piko.sh/pikokms"
 	"piko.sh/pikokms/internal/checked"
+	"piko.sh/pikokms/transfer"
 )
 
 // Open opens an object for random access with one request, which fetches the first 4 KiB. Reads
@@ -29,7 +30,7 @@ func (s *Storage) Open(ctx context.Context, key string) (pikokms.Object, error) 
 }
 
 func (s *Storage) open(ctx context.Context, key string) (_ *object, err error) {
-	first, err := s.client.GetObject(ctx, &s3.GetObjectInput{Bucket: &s.bucket, Key: &key, Range: byteRange(0, pikokms.ProbeSize)})
+	first, err := s.client.GetObject(ctx, &s3.GetObjectInput{Bucket: &s.bucket, Key: &key, Range: byteRange(0, transfer.ProbeSize)})
 	if isStatus(err, http.StatusRequestedRangeNotSatisfiable) {
 		return s.openEmpty(ctx, key)
 	}
@@ -40,7 +41,7 @@ func (s *Storage) open(ctx context.Context, key string) (_ *object, err error) {
 	if first.ContentRange == nil && first.ContentLength != nil && *first.ContentLength == 0 && checkWhole(first, "") == nil {
 		return emptyObject(first.LastModified, first.Metadata), nil // some services satisfy every range of an empty object
 	}
-	size, length, err := rangeOf(first, 0, pikokms.ProbeSize)
+	size, length, err := rangeOf(first, 0, transfer.ProbeSize)
 	if err != nil {
 		return nil, err
 	}
@@ -56,7 +57,7 @@ func (s *Storage) open(ctx context.Context, key string) (_ *object, err error) {
 		}
 		return body, nil
 	}
-	return &object{pikokms.NewRangeObject(size, aws.ToTime(first.LastModified), start, fetch), isS3EncryptionClients(first.Metadata)}, nil
+	return &object{transfer.NewRangeObject(size, aws.ToTime(first.LastModified), start, fetch), isS3EncryptionClients(first.Metadata)}, nil
 }
 
 // fetch returns a range of the object whose first answer is first.
@@ -95,7 +96,7 @@ func (s *Storage) openEmpty(ctx context.Context, key string) (*object, error) {
 }
 
 func emptyObject(modTime *time.Time, metadata map[string]string) *object {
-	return &object{pikokms.NewRangeObject(0, aws.ToTime(modTime), nil, nil), isS3EncryptionClients(metadata)}
+	return &object{transfer.NewRangeObject(0, aws.ToTime(modTime), nil, nil), isS3EncryptionClients(metadata)}
 }
 
 func byteRange(offset, length int64) *string {
@@ -135,7 +136,7 @@ func cutShort(err error) error {
 
 // object is an open object.
 type object struct {
-	*pikokms.RangeObject
+	*transfer.RangeObject
 	foreign bool
 }
 
