@@ -229,7 +229,8 @@ func (s *keyService) GenerateDataKey(ctx context.Context, pairs map[string]strin
 // UnwrapDataKey is the Service's, within the trace of the request. The key service is asked only
 // about data keys that such a service wrapped.
 func (s *keyService) UnwrapDataKey(ctx context.Context, request *provider.UnwrapDataKeyRequest) (*provider.DataKey, error) {
-	if !strings.HasPrefix(request.EncryptedKey.ProviderID, s.kind.ProviderID) {
+	begins := func(id string) bool { return strings.HasPrefix(request.EncryptedKey.ProviderID, id) }
+	if ids := s.kind.ProviderIDs; len(ids) > 0 && !slices.ContainsFunc(ids, begins) {
 		return nil, provider.ErrUntrustedKey
 	}
 	return s.Service.UnwrapDataKey(traced(ctx), request)
