@@ -17,7 +17,6 @@ import (
 func Options() []s3api.Option {
 	return []s3api.Option{
 		s3api.WithMiddleware("/", controllers.WrapMiddleware(refuse, nil, nil)),
-		s3api.WithMiddleware("/", retryAfter),
 		s3api.WithMiddleware("/", patience{15 * time.Second, 15 * time.Second}.handle),
 	}
 }
@@ -38,19 +37,6 @@ func refuse(ctx fiber.Ctx) error {
 		}
 	}
 	return nil
-}
-
-// waitSeconds is when a client is to try again while the key service is down, about as long as the
-// circuit breaker refuses.
-const waitSeconds = "5"
-
-// retryAfter adds that to answers of status 503.
-func retryAfter(ctx fiber.Ctx) error {
-	err := ctx.Next()
-	if ctx.Response().StatusCode() == http.StatusServiceUnavailable {
-		ctx.Set("Retry-After", waitSeconds)
-	}
-	return err
 }
 
 // patience keeps clients waiting for the end of an upload. Joining the parts of a large one takes
