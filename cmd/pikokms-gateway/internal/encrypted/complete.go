@@ -544,6 +544,33 @@ func (b *Backend) Sweep(ctx context.Context, bucket string, age time.Duration) e
 	return nil
 }
 
+// The sweeps of SweepAlways: how often, and how old what is left of an upload without a record must
+// be. A part takes less time to arrive.
+const (
+	sweepEach = time.Hour
+	sweepAge  = 24 * time.Hour
+)
+
+// SweepAlways sweeps all buckets now and then, until ctx ends. Several gateways may do so.
+func (b *Backend) SweepAlways(ctx context.Context) {
+	for {
+		all, err := b.inner.ListBuckets(ctx, s3response.ListBucketsInput{IsAdmin: true, MaxBuckets: 10_000})
+		if err != nil && ctx.Err() == nil {
+			b.config.Logger.WarnContext(ctx, "sweep", "error", err)
+		}
+		for _, bucket := range all.Buckets.Bucket {
+			if err := b.Sweep(ctx, bucket.Name, sweepAge); err != nil && ctx.Err() == nil {
+				b.config.Logger.WarnContext(ctx, "sweep", "bucket", bucket.Name, "error", err)
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(sweepEach):
+		}
+	}
+}
+
 // removeOlder deletes what has no record, unless something of it is younger than age.
 func (b *Backend) removeOlder(ctx context.Context, bucket, id string, age time.Duration) error {
 	for object, err := range b.own(ctx, bucket, folderOf(id)) {
