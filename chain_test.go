@@ -29,7 +29,7 @@ func TestAnObjectThatNamesTooManyTransformersIsRefused(t *testing.T) {
 			"names without end":      strings.TrimSuffix(strings.Repeat("x,", 20_000), ","),
 			"nine":                   "a,b,c,d,e,f,g,h,i",
 			"commas alone":           ",,",
-			"encryption":             pikokms.CryptoTransformerName,
+			"encryption":             "crypto-service",
 			"a name of 60,000 bytes": strings.Repeat("s", 60_000),
 		} {
 			sealed, err := e.Encrypt(t.Context(), make([]byte, 1<<20), map[string]string{provider.PairUse: provider.UseObject, pikokms.PairTransformers: chain})

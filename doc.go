@@ -16,7 +16,7 @@
 //   - Encrypt a string, for a column of a database: [Host.Encrypt], [Host.Decrypt]. A host for
 //     strings alone needs no storage.
 //   - Encrypt many strings with one call of the key service: [Host.CryptoService].
-//   - Move to another key: [Host.RotateKey], then [Host.Rewrap] for each object and
+//   - Move to another key: [Host.SetDefaultCryptoProvider], then [Host.Rewrap] for each object and
 //     [Host.ReEncrypt] for each string. To move to the newest version of a key, rewrap the objects
 //     that are not [Host.IsCurrent].
 //   - Bring in plain objects, objects that Piko encrypted, or messages of AWS's tools: read them
@@ -24,7 +24,7 @@
 //     [Host.Migrate].
 //   - Compress before encrypting: [WithEnabledTransformers]. Add a transformer: [WithTransformer].
 //   - Refuse an object that was swapped for another one: [BindObjectName].
-//   - Store in a folder: [NewFolder]; in S3: package s3storage; in other buckets: package
+//   - Store in a folder: package folderstorage; in S3: package s3storage; in other buckets: package
 //     blobstorage; elsewhere: implement [Storage].
 //   - Encrypt and decrypt objects for a storage that the program drives itself:
 //     [Host.EncryptObject], [Host.DecryptObject], [Host.OpenObject], [Host.StatedSize].

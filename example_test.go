@@ -13,6 +13,7 @@ import (
 	"strings"
 
 	"piko.sh/pikokms"
+	"piko.sh/pikokms/folderstorage"
 	"piko.sh/pikokms/message"
 	"piko.sh/pikokms/provider"
 	"piko.sh/pikokms/provider/local"
@@ -38,7 +39,7 @@ func ExampleNew() {
 		return
 	}
 	defer key.Close()
-	folder, err := pikokms.NewFolder(filepath.Join(dir, "objects"))
+	folder, err := folderstorage.New(filepath.Join(dir, "objects"))
 	if err != nil {
 		fmt.Println(err)
 		return
@@ -73,13 +74,13 @@ func ExampleNew() {
 }
 
 // A host has two providers. Objects under one stay readable after the other becomes the default.
-func ExampleHost_RotateKey() {
+func ExampleHost_SetDefaultCryptoProvider() {
 	dir, err := os.MkdirTemp("", "example-*")
 	if err != nil {
 		log.Fatal(err)
 	}
 	defer os.RemoveAll(dir)
-	folder, err := pikokms.NewFolder(dir)
+	folder, err := folderstorage.New(dir)
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -99,7 +100,7 @@ func ExampleHost_RotateKey() {
 		log.Fatal(err)
 	}
 
-	if err := host.RotateKey("2026"); err != nil {
+	if err := host.SetDefaultCryptoProvider("2026"); err != nil {
 		log.Fatal(err)
 	}
 	if err := host.Rewrap(ctx, "1"); err != nil { // or leave it as it is
@@ -148,7 +149,7 @@ func ExampleWithDefaultCryptoProvider() {
 		log.Fatal(err)
 	}
 	defer os.RemoveAll(dir)
-	folder, err := pikokms.NewFolder(dir)
+	folder, err := folderstorage.New(dir)
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -187,7 +188,7 @@ func ExampleWithMessages() {
 		log.Fatal(err)
 	}
 	defer os.RemoveAll(dir)
-	folder, err := pikokms.NewFolder(dir)
+	folder, err := folderstorage.New(dir)
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -228,7 +229,7 @@ func ExampleHost_PutWith() {
 		log.Fatal(err)
 	}
 	defer os.RemoveAll(dir)
-	folder, err := pikokms.NewFolder(dir)
+	folder, err := folderstorage.New(dir)
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -258,7 +259,7 @@ func ExampleHost_Open() {
 		log.Fatal(err)
 	}
 	defer os.RemoveAll(dir)
-	folder, err := pikokms.NewFolder(dir)
+	folder, err := folderstorage.New(dir)
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -291,7 +292,7 @@ func ExampleHost_Put() {
 		log.Fatal(err)
 	}
 	defer os.RemoveAll(dir)
-	folder, err := pikokms.NewFolder(dir)
+	folder, err := folderstorage.New(dir)
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -319,7 +320,7 @@ func ExampleHost_Put() {
 // The caller drives a storage of its own. It stores what EncryptObject returns, and keeps nothing
 // after an error.
 func ExampleHost_EncryptObject() {
-	folder, err := pikokms.NewFolder(os.TempDir())
+	folder, err := folderstorage.New(os.TempDir())
 	if err != nil {
 		log.Fatal(err)
 	}

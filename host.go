@@ -78,7 +78,7 @@ func New(options ...Option) (*Host, error) {
 		}
 	}
 	h.registry = registry
-	if h.chain, err = registry.newChain(append(s.enabled, CryptoTransformerName)...); err != nil {
+	if h.chain, err = registry.newChain(append(s.enabled, cryptoName)...); err != nil {
 		return nil, err
 	}
 	return h, nil
@@ -129,7 +129,7 @@ func (h *Host) closeServices() error {
 }
 
 // Transformers returns the names of the transformers that Put applies, in their order. The last is
-// CryptoTransformerName.
+// "crypto-service", the encryption.
 func (h *Host) Transformers() []string { return h.chain.names() }
 
 // Put compresses content, if WithEnabledTransformers names a compression, encrypts it with one call

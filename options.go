@@ -85,7 +85,7 @@ func WithDefaultCryptoProvider(name string) Option {
 // WithMessages writes messages with e and reads them with d, instead of with providers. It is for
 // programs that need what the other options do not offer, such as recipients, signatures or
 // required pairs. If d.Accept is nil, only stored objects are read. The host then encrypts no
-// strings, since it has no provider, and Host.RotateKey has nothing to choose from.
+// strings, since it has no provider, and Host.SetDefaultCryptoProvider has nothing to choose from.
 func WithMessages(e message.Encrypter, d message.Decrypter) Option {
 	return func(s *settings) { s.encrypter, s.decrypter = &e, &d }
 }

@@ -5,10 +5,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"math/rand/v2"
 	"path/filepath"
-	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -19,9 +17,8 @@ import (
 	"go.uber.org/goleak"
 
 	"piko.sh/pikokms"
-	"piko.sh/pikokms/header"
+	"piko.sh/pikokms/folderstorage"
 	"piko.sh/pikokms/kmstest"
-	"piko.sh/pikokms/message"
 	"piko.sh/pikokms/provider"
 	"piko.sh/pikokms/provider/local"
 	"piko.sh/pikokms/service"
@@ -63,7 +60,7 @@ func (u *unreliable) GenerateDataKey(ctx context.Context, encryptionContext map[
 func TestUploadsThroughAnUnreliableKMS(t *testing.T) {
 	defer goleak.VerifyNone(t, goleak.IgnoreCurrent())
 	dir := filepath.Join(t.TempDir(), "objects")
-	folder, err := pikokms.NewFolder(dir)
+	folder, err := folderstorage.New(dir)
 	require.NoError(t, err)
 	defer folder.Close()
 	synctest.Test(t, func(t *testing.T) {
@@ -110,52 +107,6 @@ func TestUploadsThroughAnUnreliableKMS(t *testing.T) {
 	})
 }
 
-// pikosKind is a type as Piko's storage package has it.
-type pikosKind string
-
-// streamTransformerPort has the shape of Piko's port of that name.
-type streamTransformerPort interface {
-	Name() string
-	Type() pikosKind
-	Priority() int
-	Transform(ctx context.Context, input io.Reader, options any) (io.Reader, error)
-	Reverse(ctx context.Context, input io.Reader, options any) (io.Reader, error)
-}
-
-// Piko's pipeline sorts the transformers of its registry by priority, and knows nothing of them but
-// its port.
-func TestStreamTransformer(t *testing.T) {
-	key := newLocal(t, "local", 1)
-	crypto := pikokms.NewCryptoTransformer(message.Encrypter{Keyring: key}, message.Decrypter{Keyrings: []provider.Unwrapper{key}})
-	text := strings.Repeat("A STORED OBJECT, ", 20_000)
-	for _, other := range []pikokms.Transformer{upper{}, renamed{"other", 100}} {
-		var transformers []streamTransformerPort
-		for _, transformer := range []pikokms.Transformer{crypto, other} {
-			transformers = append(transformers, pikokms.StreamTransformer[pikosKind]{Transformer: transformer})
-		}
-		slices.SortFunc(transformers, func(a, b streamTransformerPort) int { return a.Priority() - b.Priority() })
-		require.Equal(t, pikosKind("custom"), transformers[0].Type())
-		require.Equal(t, pikosKind("encryption"), transformers[1].Type())
-		var r io.Reader = strings.NewReader(text)
-		var err error
-		for _, transformer := range transformers {
-			r, err = transformer.Transform(t.Context(), r, nil)
-			require.NoError(t, err)
-		}
-		stored, err := io.ReadAll(r)
-		require.NoError(t, err)
-		require.True(t, header.Sniff(stored), "encryption comes last")
-		r = bytes.NewReader(stored)
-		for _, transformer := range slices.Backward(transformers) {
-			r, err = transformer.Reverse(t.Context(), r, nil)
-			require.NoError(t, err)
-		}
-		original, err := io.ReadAll(r)
-		require.NoError(t, err)
-		require.Equal(t, text, string(original))
-	}
-}
-
 // The default provider's key service either accepts calls and never answers, or refuses them.
 // Objects under the other provider's key are read as before, and no call goes to the one that is
 // down.
@@ -193,7 +144,7 @@ func TestOneOfTwoKeyServicesIsDown(t *testing.T) {
 			require.Len(t, got, 5000)
 			require.Zero(t, down.Calls(""))
 			require.Equal(t, 4, up.Calls("Decrypt"))
-			require.NoError(t, host.RotateKey("b"))
+			require.NoError(t, host.SetDefaultCryptoProvider("b"))
 			require.NoError(t, host.Put(t.Context(), "new", strings.NewReader("content")))
 		})
 	}

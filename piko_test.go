@@ -9,22 +9,14 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"piko.sh/pikokms"
+	"piko.sh/pikokms/folderstorage"
 	"piko.sh/pikokms/header"
-	"piko.sh/pikokms/message"
 	"piko.sh/pikokms/provider"
 )
 
-// TestStreamTransformerBesidePikos: Piko has taken the name crypto-service.
-func TestStreamTransformerBesidePikos(t *testing.T) {
-	key := newLocal(t, "local", 1)
-	crypto := pikokms.NewCryptoTransformer(message.Encrypter{Keyring: key}, message.Decrypter{Keyrings: []provider.Unwrapper{key}})
-	require.Equal(t, "crypto-service", pikokms.StreamTransformer[pikosKind]{Transformer: crypto}.Name())
-	require.Equal(t, "pikokms", pikokms.StreamTransformer[pikosKind]{Transformer: crypto, As: "pikokms"}.Name())
-}
-
 // A storage states pairs of its own about an object.
 func TestEncryptObjectWithPairs(t *testing.T) {
-	folder, err := pikokms.NewFolder(t.TempDir())
+	folder, err := folderstorage.New(t.TempDir())
 	require.NoError(t, err)
 	for _, bound := range [][]pikokms.Option{nil, {pikokms.BindObjectName("app")}} {
 		host, err := pikokms.New(append(bound, pikokms.WithStorage(folder),

@@ -20,6 +20,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"piko.sh/pikokms"
+	"piko.sh/pikokms/folderstorage"
 	"piko.sh/pikokms/internal/race"
 	"piko.sh/pikokms/provider"
 	"piko.sh/pikokms/provider/awskms"
@@ -83,7 +84,7 @@ func TestPipelineOnFilesUnderKMS(t *testing.T) {
 		for _, size := range sizes {
 			t.Run(fmt.Sprintf("%s%d", compression, size), func(t *testing.T) {
 				dir := t.TempDir()
-				folder, err := pikokms.NewFolder(filepath.Join(dir, "objects"))
+				folder, err := folderstorage.New(filepath.Join(dir, "objects"))
 				require.NoError(t, err)
 				defer folder.Close()
 				options := []pikokms.Option{
@@ -146,7 +147,7 @@ func TestSwitchingProvidersUnderKMS(t *testing.T) {
 	onDisk, err := local.NewProvider(local.Config{Key: bytes.Repeat([]byte{1}, 32)})
 	require.NoError(t, err)
 	defer onDisk.Close()
-	folder, err := pikokms.NewFolder(t.TempDir())
+	folder, err := folderstorage.New(t.TempDir())
 	require.NoError(t, err)
 	defer folder.Close()
 	hosts := map[string]*pikokms.Host{}

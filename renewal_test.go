@@ -16,6 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"piko.sh/pikokms"
+	"piko.sh/pikokms/folderstorage"
 	"piko.sh/pikokms/internal/adversary"
 )
 
@@ -100,7 +101,7 @@ func (m *inMemory) List(_ context.Context, prefix string) iter.Seq2[string, erro
 func TestRewrapLosesNoPutAndUndoesNoDelete(t *testing.T) {
 	dir := t.TempDir()
 	folder := func(t *testing.T) pikokms.Storage {
-		f, err := pikokms.NewFolder(dir)
+		f, err := folderstorage.New(dir)
 		require.NoError(t, err)
 		t.Cleanup(func() { require.NoError(t, f.Close()) })
 		return f

@@ -19,11 +19,11 @@ import (
 	"piko.sh/pikokms/s3ec"
 )
 
-// RotateKey makes another registered provider the default. From then on, objects and strings are
+// SetDefaultCryptoProvider makes another registered provider the default. From then on, objects and strings are
 // written under its key. Those under all registered keys are read as before. Rewrap moves old
 // objects, and ReEncrypt old strings. None of this is needed when AWS KMS rotates a key itself. The
 // error holds ErrConfig.
-func (h *Host) RotateKey(name string) error {
+func (h *Host) SetDefaultCryptoProvider(name string) error {
 	s := h.services[name]
 	if s == nil {
 		return fmt.Errorf("%w: crypto provider %q is not registered; registered are %s", ErrConfig, name, strings.Join(slices.Sorted(maps.Keys(h.services)), ", "))

@@ -37,8 +37,8 @@ func TestRotation(t *testing.T) {
 			text, err := f.Encrypt(t.Context(), "string", nil)
 			require.NoError(t, err)
 
-			require.ErrorIs(t, f.RotateKey("nobody"), pikokms.ErrConfig)
-			require.NoError(t, f.RotateKey("next"))
+			require.ErrorIs(t, f.SetDefaultCryptoProvider("nobody"), pikokms.ErrConfig)
+			require.NoError(t, f.SetDefaultCryptoProvider("next"))
 			require.NoError(t, f.Put(t.Context(), "new", strings.NewReader("content")))
 			require.Equal(t, []string{"local"}, keyNames(t, f.stored(t, "old")))
 			require.Equal(t, []string{"next"}, keyNames(t, f.stored(t, "new")))
@@ -78,7 +78,7 @@ func TestRewrapKeepsWhatItCannotMove(t *testing.T) {
 	stored := f.stored(t, "a")
 	stored[150_000] ^= 1
 	require.NoError(t, os.WriteFile(filepath.Join(f.dir, "a"), stored, 0o600))
-	require.NoError(t, f.RotateKey("next"))
+	require.NoError(t, f.SetDefaultCryptoProvider("next"))
 	require.ErrorIs(t, f.Rewrap(t.Context(), "a"), provider.ErrDecryptionFailed)
 	require.Equal(t, stored, f.stored(t, "a"))
 	require.Equal(t, []string{"a"}, f.files(t))
@@ -129,7 +129,7 @@ func TestReEncryptUnderKMS(t *testing.T) {
 	require.NoError(t, err)
 	large, err := f.Encrypt(t.Context(), strings.Repeat("large", 1000), pairs)
 	require.NoError(t, err)
-	require.NoError(t, f.RotateKey("q"))
+	require.NoError(t, f.SetDefaultCryptoProvider("q"))
 	calls.take()
 
 	moved, err := f.ReEncrypt(t.Context(), small, pairs)
@@ -175,6 +175,6 @@ func TestIsCurrent(t *testing.T) {
 	requireCurrent(t, f.Host, map[string]bool{"object": true, "empty": false, "plain": false, "cut": false, "foreign": false})
 	_, err = f.IsCurrent(t.Context(), "none")
 	require.ErrorIs(t, err, os.ErrNotExist)
-	require.NoError(t, f.RotateKey("twin"))
+	require.NoError(t, f.SetDefaultCryptoProvider("twin"))
 	requireCurrent(t, f.Host, map[string]bool{"object": false})
 }

@@ -14,6 +14,7 @@ import (
 
 	"piko.sh/pikokms"
 	"piko.sh/pikokms/compress"
+	"piko.sh/pikokms/folderstorage"
 	"piko.sh/pikokms/message"
 	"piko.sh/pikokms/provider"
 )
@@ -93,7 +94,7 @@ func TestFSOfWhatIsReadForward(t *testing.T) {
 	}
 	for name, option := range forward {
 		t.Run(name, func(t *testing.T) {
-			folder, err := pikokms.NewFolder(t.TempDir())
+			folder, err := folderstorage.New(t.TempDir())
 			require.NoError(t, err)
 			var storage pikokms.Storage = folder
 			if option == nil {

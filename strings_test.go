@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"piko.sh/pikokms"
+	"piko.sh/pikokms/folderstorage"
 	"piko.sh/pikokms/header"
 	"piko.sh/pikokms/message"
 	"piko.sh/pikokms/provider"
@@ -151,7 +152,7 @@ func TestPutWith(t *testing.T) {
 
 // A program may bring its own Encrypter and Decrypter.
 func TestWithMessages(t *testing.T) {
-	folder, err := pikokms.NewFolder(t.TempDir())
+	folder, err := folderstorage.New(t.TempDir())
 	require.NoError(t, err)
 	defer folder.Close()
 	first, second := newLocal(t, "first", 1), newLocal(t, "second", 2)

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 
 	"piko.sh/pikokms/header"
 	"piko.sh/pikokms/message"
@@ -44,11 +43,11 @@ type Transformer interface {
 	Reverse(ctx context.Context, input io.Reader, options any) (io.Reader, error)
 }
 
-// CryptoTransformerName is the name of the encryption transformer.
-const CryptoTransformerName = "crypto-service"
-
-// cryptoPriority is the place of the encryption transformer in a chain.
-const cryptoPriority = 250
+// The name of the encryption transformer, which is Piko's, and its place in a chain.
+const (
+	cryptoName     = "crypto-service"
+	cryptoPriority = 250
+)
 
 // ErrNotObject means that a message does not state that it is a stored object. It may still be
 // authentic, such as a string or a message of AWS's tools.
@@ -80,36 +79,16 @@ type cryptoTransformer struct {
 	decrypter message.Decrypter
 }
 
-// NewCryptoTransformer returns the encryption transformer for a pipeline of the caller's, such as
-// Piko's. It writes with e and reads with d. Each message that it writes has the pair
-// provider.PairUse, and it reads only such messages, unless d.Accept is set and decides.
-//
-// The options of Transform and Reverse are nil or a map[string]string: Transform stores and
-// authenticates these pairs, and Reverse refuses a message that does not have them. Both call the
-// key service; reading their results does not. The errors are those of message.Encrypter and
-// message.Decrypter, or hold ErrInvalidOptions or ErrNotObject.
-func NewCryptoTransformer(e message.Encrypter, d message.Decrypter) Transformer {
-	if d.Accept == nil {
-		d.Accept = acceptObject
-	}
-	return &cryptoTransformer{e, d}
-}
-
-func (t *cryptoTransformer) Name() string          { return CryptoTransformerName }
+func (t *cryptoTransformer) Name() string          { return cryptoName }
 func (t *cryptoTransformer) Type() TransformerType { return TransformerEncryption }
 func (t *cryptoTransformer) Priority() int         { return cryptoPriority }
 
-// Transform returns a *message.EncryptReader.
+// Transform returns a *message.EncryptReader. The options are the map[string]string of the chain, to
+// which it adds a pair.
 func (t *cryptoTransformer) Transform(ctx context.Context, input io.Reader, options any) (io.Reader, error) {
-	pairs, err := asPairs(options)
-	if err != nil {
-		return nil, err
-	}
+	pairs := options.(map[string]string)
 	if _, taken := pairs[provider.PairUse]; taken {
 		return nil, fmt.Errorf("%w: the encryption context key %q is the transformer's own", ErrInvalidOptions, provider.PairUse)
-	}
-	if pairs == nil {
-		pairs = make(map[string]string, 1)
 	}
 	pairs[provider.PairUse] = provider.UseObject
 	r, err := t.encrypter.NewReader(ctx, input, pairs)
@@ -120,12 +99,8 @@ func (t *cryptoTransformer) Transform(ctx context.Context, input io.Reader, opti
 }
 
 // Reverse returns a *message.DecryptReader.
-func (t *cryptoTransformer) Reverse(ctx context.Context, input io.Reader, options any) (io.Reader, error) {
-	stated, err := asPairs(options)
-	if err != nil {
-		return nil, err
-	}
-	r, err := t.decrypter.NewReader(ctx, input, stated)
+func (t *cryptoTransformer) Reverse(ctx context.Context, input io.Reader, _ any) (io.Reader, error) {
+	r, err := t.decrypter.NewReader(ctx, input, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -141,16 +116,6 @@ func (t *cryptoTransformer) open(ctx context.Context, stored io.ReaderAt, size i
 	return r, err
 }
 
-func asPairs(options any) (map[string]string, error) {
-	switch o := options.(type) {
-	case nil:
-		return nil, nil
-	case map[string]string:
-		return maps.Clone(o), nil
-	}
-	return nil, fmt.Errorf("%w: options of %T; the encryption transformer takes nil or a map[string]string", ErrInvalidOptions, options)
-}
-
 // ErrInvalidOptions means that a transformer does not accept the options.
 var ErrInvalidOptions = errors.New("invalid transformer options")
 
@@ -162,30 +127,3 @@ type SeekableTransformer interface {
 	// this stored form has none.
 	Open(ctx context.Context, stored *io.SectionReader, options any) (*io.SectionReader, error)
 }
-
-// StreamTransformer is a transformer with the shape of Piko's StreamTransformerPort, for an
-// application that names transformers for each upload. T is Piko's storage.TransformerType, which
-// is not imported here. To encrypt everything, use package pikostorage instead.
-//
-// Piko registers a transformer of its own as "crypto-service", so this one needs another name:
-//
-//	transformer := pikokms.StreamTransformer[storage.TransformerType]{
-//		Transformer: pikokms.NewCryptoTransformer(encrypter, decrypter),
-//		As:          "pikokms",
-//	}
-//	err := service.RegisterTransformer(ctx, transformer)
-type StreamTransformer[T ~string] struct {
-	Transformer
-	As string // the name to register under; empty means the transformer's own
-}
-
-// Name returns the name to register under.
-func (s StreamTransformer[T]) Name() string {
-	if s.As != "" {
-		return s.As
-	}
-	return s.Transformer.Name()
-}
-
-// Type returns the transformer's kind.
-func (s StreamTransformer[T]) Type() T { return T(s.Transformer.Type()) }

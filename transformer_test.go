@@ -22,6 +22,7 @@ import (
 
 	"piko.sh/pikokms"
 	"piko.sh/pikokms/compress"
+	"piko.sh/pikokms/folderstorage"
 	"piko.sh/pikokms/header"
 	"piko.sh/pikokms/message"
 	"piko.sh/pikokms/provider"
@@ -40,13 +41,13 @@ func newLocal(t testing.TB, name string, fill byte) *local.Provider {
 type fixture struct {
 	*pikokms.Host
 	dir    string
-	folder *pikokms.Folder
+	folder *folderstorage.Storage
 }
 
 func newFixture(t testing.TB, options ...pikokms.Option) fixture {
 	t.Helper()
 	dir := filepath.Join(t.TempDir(), "objects")
-	folder, err := pikokms.NewFolder(dir)
+	folder, err := folderstorage.New(dir)
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = folder.Close() })
 	host, err := pikokms.New(append([]pikokms.Option{
@@ -105,7 +106,7 @@ func TestUploadsAreEncryptedWithNoGlue(t *testing.T) {
 	for _, enabled := range [][]string{nil, {"zstd"}, {"gzip"}, {"s2"}} {
 		t.Run(strings.Join(enabled, "+"), func(t *testing.T) {
 			f := newFixture(t, pikokms.WithEnabledTransformers(enabled...))
-			require.Equal(t, append(enabled, pikokms.CryptoTransformerName), f.Transformers())
+			require.Equal(t, append(enabled, "crypto-service"), f.Transformers())
 
 			// What an application sees is a storage.
 			var storage pikokms.Storage = f.Host
@@ -138,7 +139,7 @@ func TestUploadsAreEncryptedWithNoGlue(t *testing.T) {
 
 func TestObjectAloneTellsItsChain(t *testing.T) {
 	written := newFixture(t, pikokms.WithEnabledTransformers("zstd"), pikokms.WithTransformer(upper{}), pikokms.WithEnabledTransformers("upper"))
-	require.Equal(t, []string{"upper", "zstd", pikokms.CryptoTransformerName}, written.Transformers(), "sorted by priority")
+	require.Equal(t, []string{"upper", "zstd", "crypto-service"}, written.Transformers(), "sorted by priority")
 	require.NoError(t, written.Put(t.Context(), "object", strings.NewReader("content")))
 
 	reader := func(options ...pikokms.Option) *pikokms.Host {
@@ -314,7 +315,7 @@ func TestOtherProvidersStillRead(t *testing.T) {
 
 func TestBadWiring(t *testing.T) {
 	p := newLocal(t, "local", 1)
-	folder, err := pikokms.NewFolder(t.TempDir())
+	folder, err := folderstorage.New(t.TempDir())
 	require.NoError(t, err)
 	defer folder.Close()
 	good := []pikokms.Option{pikokms.WithCryptoProvider("p", p), pikokms.WithDefaultCryptoProvider("p"), pikokms.WithStorage(folder)}
@@ -355,32 +356,6 @@ func (renamed) Transform(_ context.Context, input io.Reader, _ any) (io.Reader, 
 }
 func (renamed) Reverse(_ context.Context, input io.Reader, _ any) (io.Reader, error) {
 	return input, nil
-}
-
-func TestCryptoTransformer(t *testing.T) {
-	p := newLocal(t, "local", 1)
-	var transformer pikokms.Transformer = pikokms.NewCryptoTransformer(message.Encrypter{Keyring: p}, message.Decrypter{Keyrings: []provider.Unwrapper{p}})
-	require.Equal(t, pikokms.TransformerEncryption, transformer.Type())
-	require.Equal(t, 250, transformer.Priority())
-
-	pairs := map[string]string{"tenant": "42"}
-	stored, err := transformer.Transform(t.Context(), strings.NewReader("content"), pairs)
-	require.NoError(t, err)
-	b, err := io.ReadAll(stored)
-	require.NoError(t, err)
-	for _, options := range []any{nil, pairs} {
-		plain, err := transformer.Reverse(t.Context(), bytes.NewReader(b), options)
-		require.NoError(t, err)
-		got, err := io.ReadAll(plain)
-		require.NoError(t, err)
-		require.Equal(t, "content", string(got))
-	}
-	_, err = transformer.Reverse(t.Context(), bytes.NewReader(b), map[string]string{"tenant": "43"})
-	require.ErrorIs(t, err, provider.ErrContextMismatch)
-	_, err = transformer.Transform(t.Context(), strings.NewReader(""), "tenant=42")
-	require.ErrorIs(t, err, pikokms.ErrInvalidOptions)
-	_, err = transformer.Reverse(t.Context(), bytes.NewReader(b), 42)
-	require.ErrorIs(t, err, pikokms.ErrInvalidOptions)
 }
 
 func TestDroppedStreamsLeaveNoGoroutine(t *testing.T) {

@@ -94,7 +94,7 @@ func (s *Storage) Get(ctx context.Context, key string) (io.ReadCloser, error) {
 	if err != nil {
 		return nil, missing(err)
 	}
-	stored := &buffered{bufio.NewReaderSize(transfer.NewReader(r), pikokms.ProbeSize), r}
+	stored := &buffered{bufio.NewReaderSize(transfer.NewReader(r), transfer.ProbeSize), r}
 	if start, _ := stored.Peek(header.SniffSize); !header.Sniff(start) {
 		if err := refuseClientEncrypted(ctx, s.bucket, key); err != nil {
 			return nil, errors.Join(missing(err), r.Close())
@@ -148,7 +148,7 @@ func (s *Storage) Open(ctx context.Context, key string) (pikokms.Object, error) 
 
 // object is an open object of the inner bucket.
 type object struct {
-	*pikokms.RangeObject
+	*transfer.RangeObject
 	contentType string
 	as          func(any) bool
 }
@@ -177,7 +177,7 @@ func open(ctx context.Context, bucket *blob.Bucket, key string, options *blob.Re
 		return nil, err
 	}
 	fetch := rangesOf(ctx, bucket, key, o.Size(), o.ModTime(), options)
-	o.RangeObject = pikokms.NewRangeObject(o.Size(), o.ModTime(), start, func(offset, length int64) (io.ReadCloser, error) {
+	o.RangeObject = transfer.NewRangeObject(o.Size(), o.ModTime(), start, func(offset, length int64) (io.ReadCloser, error) {
 		r, err := fetch(offset, length)
 		if err != nil {
 			return nil, err
@@ -200,19 +200,19 @@ func replaced(key string) error {
 
 // readStart reads the first bytes of an object.
 func readStart(ctx context.Context, bucket *blob.Bucket, key string, options *blob.ReaderOptions) (start []byte, _ *object, err error) {
-	first, err := bucket.NewRangeReader(ctx, key, 0, pikokms.ProbeSize, options)
+	first, err := bucket.NewRangeReader(ctx, key, 0, transfer.ProbeSize, options)
 	if err != nil {
 		if ctx.Err() != nil || gcerrors.Code(err) == gcerrors.NotFound {
 			return nil, nil, err
 		}
 		// S3 refuses every range of an empty object.
 		if a, attributesErr := bucket.Attributes(ctx, key); attributesErr == nil && a.Size == 0 {
-			return nil, &object{pikokms.NewRangeObject(0, a.ModTime, nil, nil), a.ContentType, a.As}, nil
+			return nil, &object{transfer.NewRangeObject(0, a.ModTime, nil, nil), a.ContentType, a.As}, nil
 		}
 		return nil, nil, err
 	}
 	defer func() { err = errors.Join(err, first.Close()) }()
-	start = make([]byte, min(first.Size(), pikokms.ProbeSize))
+	start = make([]byte, min(first.Size(), transfer.ProbeSize))
 	if n, err := io.ReadFull(transfer.NewReader(first), start); err != nil {
 		if err == io.EOF {
 			err = io.ErrUnexpectedEOF
@@ -220,7 +220,7 @@ func readStart(ctx context.Context, bucket *blob.Bucket, key string, options *bl
 		return nil, nil, fmt.Errorf("blobstorage: %s: after %d bytes: %w", key, n, err)
 	}
 	fetch := rangesOf(ctx, bucket, key, first.Size(), first.ModTime(), options)
-	return start, &object{pikokms.NewRangeObject(first.Size(), first.ModTime(), start, fetch), first.ContentType(), first.As}, nil
+	return start, &object{transfer.NewRangeObject(first.Size(), first.ModTime(), start, fetch), first.ContentType(), first.As}, nil
 }
 
 // rangesOf fetches ranges of an object as long as it still has this size and time.

@@ -19,6 +19,7 @@ import (
 	"piko.sh/pikokms/frame"
 	"piko.sh/pikokms/header"
 	"piko.sh/pikokms/provider"
+	"piko.sh/pikokms/transfer"
 )
 
 var (
@@ -26,7 +27,7 @@ var (
 	// would hand out ciphertext or store plaintext. Only URLs to delete are signed. The gcerrors
 	// code is Unimplemented.
 	ErrSignedURL = errors.New("a signed URL would hand out or take what is not encrypted or decrypted")
-	// ErrReservedMetadata means that a writer's metadata contain pikokms.MetadataKey.
+	// ErrReservedMetadata means that a writer's metadata contain transfer.HeaderSizeKey.
 	ErrReservedMetadata = errors.New("reserved metadata key")
 )
 
@@ -160,7 +161,7 @@ func (b *bucket) Attributes(ctx context.Context, key string) (*driver.Attributes
 	if err != nil {
 		return nil, err
 	}
-	delete(a.Metadata, pikokms.MetadataKey)
+	delete(a.Metadata, transfer.HeaderSizeKey)
 	return &driver.Attributes{
 		CacheControl: a.CacheControl, ContentDisposition: a.ContentDisposition, ContentEncoding: a.ContentEncoding,
 		ContentLanguage: a.ContentLanguage, ContentType: a.ContentType, Metadata: a.Metadata,
@@ -170,7 +171,7 @@ func (b *bucket) Attributes(ctx context.Context, key string) (*driver.Attributes
 
 // size returns the size of an object's plaintext, or -1.
 func (b *bucket) size(ctx context.Context, key string, a *blob.Attributes) (size int64, err error) {
-	if text, ok := a.Metadata[pikokms.MetadataKey]; ok {
+	if text, ok := a.Metadata[transfer.HeaderSizeKey]; ok {
 		n, err := strconv.ParseUint(text, 10, 32)
 		if err == nil {
 			if size, err := frame.PlaintextSize(a.Size-int64(n), header.DefaultFrameLength); err == nil {

@@ -36,6 +36,7 @@ import (
 	"piko.sh/pikokms/provider"
 	"piko.sh/pikokms/provider/awskms"
 	"piko.sh/pikokms/provider/local"
+	"piko.sh/pikokms/transfer"
 )
 
 func TestMain(m *testing.M) {
@@ -189,7 +190,7 @@ func TestRangesReadFewBytes(t *testing.T) {
 		require.True(t, bytes.Equal(want, got))
 		require.EqualValues(t, len(content), r.Size())
 		require.LessOrEqual(t, c.requests.Load(), int64(3))
-		require.LessOrEqual(t, c.bytes.Load(), int64(len(want))+3*(header.DefaultFrameLength+frame.RegularOverhead)+pikokms.ProbeSize+1024)
+		require.LessOrEqual(t, c.bytes.Load(), int64(len(want))+3*(header.DefaultFrameLength+frame.RegularOverhead)+transfer.ProbeSize+1024)
 	}
 
 	// A whole object is one stream.
@@ -236,7 +237,7 @@ func TestSizes(t *testing.T) {
 	message, err := stored.ReadAll(t.Context(), "ours")
 	require.NoError(t, err)
 	require.NoError(t, stored.WriteAll(t.Context(), "theirs", message, nil))
-	require.NoError(t, stored.WriteAll(t.Context(), "wrong", message, &blob.WriterOptions{Metadata: map[string]string{pikokms.MetadataKey: "x"}}))
+	require.NoError(t, stored.WriteAll(t.Context(), "wrong", message, &blob.WriterOptions{Metadata: map[string]string{transfer.HeaderSizeKey: "x"}}))
 	want := map[string]int64{"ours": 70_000, "plain": 11, "theirs": 70_000, "wrong": 70_000}
 	for key, size := range want {
 		a, err := b.Attributes(t.Context(), key)
@@ -301,7 +302,7 @@ func TestRefusals(t *testing.T) {
 		require.ErrorIs(t, err, ErrSignedURL)
 		require.Equal(t, gcerrors.Unimplemented, gcerrors.Code(err))
 	}
-	err := b.WriteAll(t.Context(), "b", nil, &blob.WriterOptions{Metadata: map[string]string{pikokms.MetadataKey: "1"}})
+	err := b.WriteAll(t.Context(), "b", nil, &blob.WriterOptions{Metadata: map[string]string{transfer.HeaderSizeKey: "1"}})
 	require.ErrorIs(t, err, ErrReservedMetadata)
 	require.NoError(t, stored.WriteAll(t.Context(), "plain", []byte("plain"), nil))
 	_, err = b.ReadAll(t.Context(), "plain")

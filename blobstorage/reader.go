@@ -10,7 +10,6 @@ import (
 	"gocloud.dev/blob"
 	"gocloud.dev/blob/driver"
 
-	"piko.sh/pikokms"
 	"piko.sh/pikokms/header"
 	"piko.sh/pikokms/transfer"
 )
@@ -73,8 +72,8 @@ func (b *bucket) newReader(ctx context.Context, key string, options *blob.Reader
 	if err != nil {
 		return nil, err
 	}
-	peeked := &buffered{bufio.NewReaderSize(transfer.NewReader(stored), pikokms.ProbeSize), stored}
-	start, _ := peeked.Peek(pikokms.ProbeSize)
+	peeked := &buffered{bufio.NewReaderSize(transfer.NewReader(stored), transfer.ProbeSize), stored}
+	start, _ := peeked.Peek(transfer.ProbeSize)
 	if !header.Sniff(start) && b.host.AllowsPlaintext() {
 		if err := refuseClientEncrypted(ctx, b.inner, key); err != nil {
 			return nil, errors.Join(err, stored.Close())
@@ -84,7 +83,7 @@ func (b *bucket) newReader(ctx context.Context, key string, options *blob.Reader
 		start = bytes.Clone(start)
 		_, _ = peeked.Discard(len(start)) // it is there
 		fetch := rangesOf(ctx, b.inner, key, stored.Size(), stored.ModTime(), options)
-		o := &object{pikokms.NewRangeObject(stored.Size(), stored.ModTime(), start, fetch), stored.ContentType(), stored.As}
+		o := &object{transfer.NewRangeObject(stored.Size(), stored.ModTime(), start, fetch), stored.ContentType(), stored.As}
 		o.Continue(peeked)
 		return b.section(ctx, key, o, 0, -1)
 	}

@@ -12,7 +12,6 @@ import (
 	"gocloud.dev/blob"
 	"gocloud.dev/blob/driver"
 
-	"piko.sh/pikokms"
 	"piko.sh/pikokms/message"
 	"piko.sh/pikokms/transfer"
 )
@@ -26,8 +25,8 @@ type upload struct {
 }
 
 func (b *bucket) NewTypedWriter(ctx context.Context, key, contentType string, options *driver.WriterOptions) (driver.Writer, error) {
-	if _, taken := options.Metadata[pikokms.MetadataKey]; taken {
-		return nil, fmt.Errorf("%w: %q is the encryption's own", ErrReservedMetadata, pikokms.MetadataKey)
+	if _, taken := options.Metadata[transfer.HeaderSizeKey]; taken {
+		return nil, fmt.Errorf("%w: %q is the encryption's own", ErrReservedMetadata, transfer.HeaderSizeKey)
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	w := &writer{cancel: cancel, upload: upload{b, ctx, key, blob.WriterOptions{
@@ -55,7 +54,7 @@ func (u *upload) store(cancel context.CancelCauseFunc, content io.Reader) error 
 // put stores an encrypted object.
 func (u *upload) put(cancel context.CancelCauseFunc, stored *message.EncryptReader) error {
 	options := u.options
-	options.Metadata = pikokms.SetHeaderSize(options.Metadata, pikokms.MetadataKey, stored)
+	options.Metadata = transfer.SetHeaderSize(options.Metadata, transfer.HeaderSizeKey, stored)
 	options.BufferSize = bufferSize(options.BufferSize, stored)
 	return put(u.ctx, func() { cancel(nil) }, u.bucket.inner, u.key, stored, &options)
 }

@@ -13,9 +13,7 @@ import (
 	"piko.sh/piko/wdk/storage"
 
 	"piko.sh/pikokms"
-	"piko.sh/pikokms/message"
 	"piko.sh/pikokms/pikostorage"
-	"piko.sh/pikokms/provider"
 )
 
 // pipeline does to a provider what Piko's own pipeline of transformers does. It names the
@@ -28,10 +26,13 @@ type pipeline struct {
 // pikos returns that pipeline over a provider. Its crypto-service writes messages under the same
 // key as pikostorage, as it does with the drop-in providers.
 func pikos(p storage.ProviderPort, k keys) *pipeline {
-	crypto := pikokms.NewCryptoTransformer(message.Encrypter{Keyring: k.behind}, message.Decrypter{Keyrings: []provider.Unwrapper{k.behind}})
+	crypto, err := pikostorage.NewTransformer("crypto-service", pikokms.WithCryptoProvider("kms", k.behind))
+	if err != nil {
+		panic(err)
+	}
 	return &pipeline{p, map[string]storage.StreamTransformerPort{
 		"gzip":           gzipped{},
-		"crypto-service": pikokms.StreamTransformer[storage.TransformerType]{Transformer: crypto},
+		"crypto-service": crypto,
 	}}
 }
 

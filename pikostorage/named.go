@@ -10,11 +10,13 @@ import (
 
 	"piko.sh/piko/wdk/storage"
 
-	"piko.sh/pikokms"
 	"piko.sh/pikokms/header"
 	"piko.sh/pikokms/message"
 	"piko.sh/pikokms/provider"
 )
+
+// pikosCrypto is the name under which Piko registers its own encryption transformer.
+const pikosCrypto = "crypto-service"
 
 // takeOff takes the encryption of Piko's transformer "crypto-service" off an upload's content, and
 // its name off the list of transformers. The object's own encryption takes its place, so ranges,
@@ -26,7 +28,7 @@ func (e *encrypted) takeOff(ctx context.Context, content io.Reader, transformers
 	if transformers == noTransformers || json.Unmarshal([]byte(transformers), &names) != nil {
 		return content, transformers, nil
 	}
-	at := slices.Index(names, pikokms.CryptoTransformerName)
+	at := slices.Index(names, pikosCrypto)
 	if at < 0 {
 		return content, transformers, nil
 	}
@@ -56,7 +58,7 @@ func acceptStream(h *header.Header) error {
 
 // namesCrypto reports whether a request names Piko's transformer "crypto-service", and no other.
 func namesCrypto(c *storage.TransformConfig) bool {
-	return c != nil && slices.Equal(c.EnabledTransformers, []string{pikokms.CryptoTransformerName})
+	return c != nil && slices.Equal(c.EnabledTransformers, []string{pikosCrypto})
 }
 
 // putOn encrypts content for Piko's transformer "crypto-service", which a request names. Piko then

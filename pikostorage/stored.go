@@ -15,6 +15,7 @@ import (
 	"piko.sh/pikokms/header"
 	"piko.sh/pikokms/message"
 	"piko.sh/pikokms/provider"
+	"piko.sh/pikokms/transfer"
 )
 
 // TransformersKey is an encryption context key of every object that this package writes. Its value
@@ -39,7 +40,7 @@ func at(repository, key string) storage.GetParams {
 
 // stored is an object of the inner provider, open for random access.
 type stored struct {
-	*pikokms.RangeObject
+	*transfer.RangeObject
 	info   *storage.ObjectInfo
 	header *header.Header // nil if the object is no message
 }
@@ -62,7 +63,7 @@ func (e *encrypted) openAs(ctx context.Context, repository, key string, info *st
 		params.ByteRange = &storage.ByteRange{Start: offset, End: offset + length - 1}
 		return e.inner.Get(ctx, params)
 	}
-	start := make([]byte, min(info.Size, pikokms.ProbeSize))
+	start := make([]byte, min(info.Size, transfer.ProbeSize))
 	if len(start) > 0 { // S3 refuses every range of an empty object
 		r, err := fetch(0, int64(len(start)))
 		if err != nil {
@@ -73,7 +74,7 @@ func (e *encrypted) openAs(ctx context.Context, repository, key string, info *st
 			return nil, fmt.Errorf("its first bytes: %w", err)
 		}
 	}
-	s := &stored{RangeObject: pikokms.NewRangeObject(info.Size, info.LastModified, start, fetch), info: info}
+	s := &stored{RangeObject: transfer.NewRangeObject(info.Size, info.LastModified, start, fetch), info: info}
 	if s.header, err = readHeader(io.NewSectionReader(s, 0, info.Size)); err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
@@ -82,7 +83,7 @@ func (e *encrypted) openAs(ctx context.Context, repository, key string, info *st
 		if err := s.Close(); err != nil {
 			return nil, err
 		}
-		s.RangeObject = pikokms.NewRangeObject(info.Size, info.LastModified, s.header.Bytes(), fetch)
+		s.RangeObject = transfer.NewRangeObject(info.Size, info.LastModified, s.header.Bytes(), fetch)
 	}
 	return s, nil
 }
@@ -100,7 +101,7 @@ func readHeader(r io.Reader) (*header.Header, error) {
 // sniff reads the header of a stream, as readHeader does, and also returns the whole stream.
 func sniff(r io.Reader) (*header.Header, io.Reader, error) {
 	var start bytes.Buffer
-	rest := bufio.NewReaderSize(r, pikokms.ProbeSize)
+	rest := bufio.NewReaderSize(r, transfer.ProbeSize)
 	h, err := readHeader(io.TeeReader(rest, &start))
 	return h, io.MultiReader(&start, rest), err
 }

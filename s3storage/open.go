@@ -14,6 +14,7 @@ import (
 	"piko.sh/pikokms"
 	"piko.sh/pikokms/internal/checked"
 	"piko.sh/pikokms/s3ec"
+	"piko.sh/pikokms/transfer"
 )
 
 // Open opens an object for random access with one request, which fetches the first 4 KiB. Reads
@@ -30,7 +31,7 @@ func (s *Storage) Open(ctx context.Context, key string) (pikokms.Object, error) 
 }
 
 func (s *Storage) open(ctx context.Context, key string) (_ *object, err error) {
-	first, err := s.client.GetObject(ctx, &s3.GetObjectInput{Bucket: &s.bucket, Key: &key, Range: byteRange(0, pikokms.ProbeSize)})
+	first, err := s.client.GetObject(ctx, &s3.GetObjectInput{Bucket: &s.bucket, Key: &key, Range: byteRange(0, transfer.ProbeSize)})
 	if isStatus(err, http.StatusRequestedRangeNotSatisfiable) {
 		return s.openEmpty(ctx, key)
 	}
@@ -41,7 +42,7 @@ func (s *Storage) open(ctx context.Context, key string) (_ *object, err error) {
 	if first.ContentRange == nil && first.ContentLength != nil && *first.ContentLength == 0 && checkWhole(first, "") == nil {
 		return s.emptyObject(key, first.LastModified, first.Metadata), nil // some services satisfy every range of an empty object
 	}
-	size, length, err := rangeOf(first, 0, pikokms.ProbeSize)
+	size, length, err := rangeOf(first, 0, transfer.ProbeSize)
 	if err != nil {
 		return nil, err
 	}
@@ -57,7 +58,7 @@ func (s *Storage) open(ctx context.Context, key string) (_ *object, err error) {
 		}
 		return body, nil
 	}
-	opened := &object{pikokms.NewRangeObject(size, aws.ToTime(first.LastModified), start, fetch), &client{storage: s, key: key, size: size, metadata: first.Metadata}}
+	opened := &object{transfer.NewRangeObject(size, aws.ToTime(first.LastModified), start, fetch), &client{storage: s, key: key, size: size, metadata: first.Metadata}}
 	if s.mayBeInstruction(key, size) {
 		whole := make([]byte, size)
 		if _, err := opened.ReadAt(whole, 0); err != nil && err != io.EOF {
@@ -104,7 +105,7 @@ func (s *Storage) openEmpty(ctx context.Context, key string) (*object, error) {
 }
 
 func (s *Storage) emptyObject(key string, modTime *time.Time, metadata map[string]string) *object {
-	return &object{pikokms.NewRangeObject(0, aws.ToTime(modTime), nil, nil), &client{storage: s, key: key, metadata: metadata}}
+	return &object{transfer.NewRangeObject(0, aws.ToTime(modTime), nil, nil), &client{storage: s, key: key, metadata: metadata}}
 }
 
 func byteRange(offset, length int64) *string {
@@ -144,6 +145,6 @@ func cutShort(err error) error {
 
 // object is an open object.
 type object struct {
-	*pikokms.RangeObject
+	*transfer.RangeObject
 	*client
 }

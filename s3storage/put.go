@@ -204,7 +204,7 @@ func (s *Storage) check(ctx context.Context, key string, c condition) error {
 // store puts content with the headers of in and the header Expires.
 func (s *Storage) store(ctx context.Context, key string, in *s3.PutObjectInput, expires string, c condition, content io.Reader) error {
 	in.Bucket, in.Key = &s.bucket, &key
-	in.Metadata = pikokms.SetHeaderSize(maps.Clone(in.Metadata), pikokms.MetadataKey, content)
+	in.Metadata = transfer.SetHeaderSize(maps.Clone(in.Metadata), transfer.HeaderSizeKey, content)
 	sent := &transfer.Sent{Source: content}
 	u := &upload{storage: s, in: in, expires: expires, condition: c}
 	stored := func() bool { return sent.Is(func() (io.ReadCloser, error) { return s.Get(ctx, key) }) }

@@ -15,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"piko.sh/pikokms"
+	"piko.sh/pikokms/folderstorage"
 	"piko.sh/pikokms/kmstest"
 	"piko.sh/pikokms/provider"
 	"piko.sh/pikokms/provider/awskms"
@@ -97,7 +98,7 @@ func TestHostStartsWhileOneKMSIsDown(t *testing.T) {
 		require.NoError(t, err)
 		return p
 	}
-	folder, err := pikokms.NewFolder(t.TempDir())
+	folder, err := folderstorage.New(t.TempDir())
 	require.NoError(t, err)
 	defer folder.Close()
 	open := func(options ...pikokms.Option) *pikokms.Host {

@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 
 	"piko.sh/pikokms"
+	"piko.sh/pikokms/folderstorage"
 	"piko.sh/pikokms/header"
 	"piko.sh/pikokms/message"
 	"piko.sh/pikokms/provider/local"
@@ -56,7 +57,7 @@ func run(ctx context.Context, file string) (err error) {
 	defer provider.Close()
 
 	// From the next lines on the application does not deal with encryption.
-	folder, err := pikokms.NewFolder(filepath.Join(dir, "objects"))
+	folder, err := folderstorage.New(filepath.Join(dir, "objects"))
 	if err != nil {
 		return err
 	}

@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 
 	"piko.sh/pikokms"
+	"piko.sh/pikokms/folderstorage"
 	"piko.sh/pikokms/provider/local"
 )
 
@@ -62,7 +63,7 @@ func newHost(dir string) (*pikokms.Host, error) {
 	if err != nil {
 		return nil, err
 	}
-	folder, err := pikokms.NewFolder(filepath.Join(dir, "objects"))
+	folder, err := folderstorage.New(filepath.Join(dir, "objects"))
 	if err != nil {
 		return nil, err
 	}

@@ -21,6 +21,7 @@ import (
 
 	"piko.sh/pikokms"
 	"piko.sh/pikokms/compress"
+	"piko.sh/pikokms/folderstorage"
 	"piko.sh/pikokms/internal/adversary"
 	"piko.sh/pikokms/internal/race"
 	"piko.sh/pikokms/kmstest"
@@ -265,7 +266,7 @@ func TestAFaultAtEachCallOfAHost(t *testing.T) {
 			},
 			"folder": func() (adversary.FullStorage, func() []string) {
 				dir := t.TempDir()
-				folder, err := pikokms.NewFolder(dir)
+				folder, err := folderstorage.New(dir)
 				require.NoError(t, err)
 				t.Cleanup(func() { require.NoError(t, folder.Close()) })
 				return folder, func() []string { return filesOf(t, dir) }

@@ -13,6 +13,7 @@ import (
 
 	"piko.sh/pikokms"
 	"piko.sh/pikokms/compress"
+	"piko.sh/pikokms/folderstorage"
 	"piko.sh/pikokms/internal/adversary"
 	"piko.sh/pikokms/internal/model"
 	"piko.sh/pikokms/service"
@@ -86,7 +87,7 @@ func TestHostWithCompressionAndCache(t *testing.T) {
 }
 
 func TestHostOnAFolder(t *testing.T) {
-	var folder *pikokms.Folder
+	var folder *folderstorage.Storage
 	dir := filepath.Join(t.TempDir(), "objects")
 	check(t, func() (adversary.FullStorage, error) {
 		if folder != nil {
@@ -95,7 +96,7 @@ func TestHostOnAFolder(t *testing.T) {
 			}
 		}
 		var err error
-		folder, err = pikokms.NewFolder(dir)
+		folder, err = folderstorage.New(dir)
 		return folder, err
 	})
 	require.NoError(t, folder.Close())

@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"piko.sh/pikokms"
+	"piko.sh/pikokms/folderstorage"
 	"piko.sh/pikokms/internal/soak"
 )
 
@@ -21,7 +22,7 @@ func TestKilledWhileWritingToAFolder(t *testing.T) {
 		t.Skip("starts processes")
 	}
 	dir := filepath.Join(t.TempDir(), "objects")
-	open := func(dir string) (pikokms.Storage, error) { return pikokms.NewFolder(dir) }
+	open := func(dir string) (pikokms.Storage, error) { return folderstorage.New(dir) }
 	soak.Crash{Kills: *kills, Place: dir, Open: open}.Run(t)
 
 	// What an unfinished Put leaves is no object, and is swept when it is a day old.

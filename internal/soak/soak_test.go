@@ -339,7 +339,7 @@ func TestSoak(t *testing.T) {
 			})
 		}
 		if turn%2 == 1 {
-			require.NoError(t, s.host.RotateKey([]string{"kms 1", "local", "kms 0"}[turn/2%3]))
+			require.NoError(t, s.host.SetDefaultCryptoProvider([]string{"kms 1", "local", "kms 0"}[turn/2%3]))
 		}
 		all.Wait()
 		require.NoError(t, errors.Join(failures...))
@@ -409,7 +409,7 @@ func (s *soak) settle(t *testing.T) {
 	t.Helper()
 	deadline := time.Now().Add(2 * service.OpenFor)
 	for name := range strings.SplitSeq("kms 1,local,kms 0", ",") {
-		require.NoError(t, s.host.RotateKey(name))
+		require.NoError(t, s.host.SetDefaultCryptoProvider(name))
 		for {
 			err := s.host.Put(t.Context(), "settle", strings.NewReader("x"))
 			if err == nil {

@@ -15,6 +15,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/s3/types"
 
 	"piko.sh/pikokms"
+	"piko.sh/pikokms/folderstorage"
 	"piko.sh/pikokms/lab/localstack"
 	"piko.sh/pikokms/provider/local"
 	"piko.sh/pikokms/s3storage"
@@ -89,7 +90,7 @@ func openFolder() (pikokms.Storage, func() error, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	folder, err := pikokms.NewFolder(dir)
+	folder, err := folderstorage.New(dir)
 	if err != nil {
 		return nil, nil, errors.Join(err, os.RemoveAll(dir))
 	}

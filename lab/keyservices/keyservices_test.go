@@ -18,6 +18,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"piko.sh/pikokms"
+	"piko.sh/pikokms/folderstorage"
 	"piko.sh/pikokms/internal/emulator"
 	"piko.sh/pikokms/kmstest"
 	"piko.sh/pikokms/provider"
@@ -149,7 +150,7 @@ func TestFromOneKeyServiceToAnother(t *testing.T) {
 				}
 				old, renewed := keys[0](t), others[1](t)
 				dir := t.TempDir()
-				folder, err := pikokms.NewFolder(dir)
+				folder, err := folderstorage.New(dir)
 				require.NoError(t, err)
 				defer folder.Close()
 				host, err := pikokms.New(
@@ -171,7 +172,7 @@ func TestFromOneKeyServiceToAnother(t *testing.T) {
 				_, err = only.Get(ctx, "reports/2026.txt")
 				require.ErrorIs(t, err, provider.ErrUntrustedKey)
 
-				require.NoError(t, host.RotateKey("new"))
+				require.NoError(t, host.SetDefaultCryptoProvider("new"))
 				require.NoError(t, host.Rewrap(ctx, "reports/2026.txt"))
 				moved, err := host.ReEncrypt(ctx, encrypted, pairs)
 				require.NoError(t, err)

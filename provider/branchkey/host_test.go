@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"piko.sh/pikokms"
+	"piko.sh/pikokms/folderstorage"
 	"piko.sh/pikokms/header"
 	"piko.sh/pikokms/message"
 	"piko.sh/pikokms/provider"
@@ -29,7 +30,7 @@ func TestHost(t *testing.T) {
 		return tenants[tenant], nil
 	}})
 	dir := t.TempDir()
-	folder, err := pikokms.NewFolder(dir)
+	folder, err := folderstorage.New(dir)
 	require.NoError(t, err)
 	defer folder.Close()
 	newHost := func() *pikokms.Host {
@@ -68,7 +69,7 @@ func TestRewrapToTheActiveVersion(t *testing.T) {
 	ctx := t.Context()
 	id := create(t, s.Store)
 	dir := t.TempDir()
-	folder, err := pikokms.NewFolder(dir)
+	folder, err := folderstorage.New(dir)
 	require.NoError(t, err)
 	defer folder.Close()
 	versionIn := func(name string) string {

@@ -17,6 +17,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"piko.sh/pikokms"
+	"piko.sh/pikokms/folderstorage"
 	"piko.sh/pikokms/header"
 	"piko.sh/pikokms/message"
 	"piko.sh/pikokms/provider"
@@ -58,7 +59,7 @@ func testTenantOfTheCaller(t *testing.T, cached bool) {
 		require.NoError(t, err)
 	}
 	p := newProvider(t, branchkey.Config{Store: s.Store, Supplier: byCaller})
-	folder, err := pikokms.NewFolder(t.TempDir())
+	folder, err := folderstorage.New(t.TempDir())
 	require.NoError(t, err)
 	options := []pikokms.Option{pikokms.WithCryptoProvider("b", p), pikokms.WithDefaultCryptoProvider("b"), pikokms.WithStorage(folder)}
 	if cached {
@@ -284,7 +285,7 @@ func TestIsCurrentForATenantOfTheCaller(t *testing.T) {
 		_, err := s.Create(t.Context(), id, map[string]string{"tenant": id})
 		require.NoError(t, err)
 	}
-	folder, err := pikokms.NewFolder(t.TempDir())
+	folder, err := folderstorage.New(t.TempDir())
 	require.NoError(t, err)
 	newHost := func() *pikokms.Host {
 		p := newProvider(t, branchkey.Config{Store: s.Store, Supplier: byCaller})

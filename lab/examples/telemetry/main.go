@@ -17,6 +17,7 @@ import (
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 
 	"piko.sh/pikokms"
+	"piko.sh/pikokms/folderstorage"
 	"piko.sh/pikokms/provider/local"
 	"piko.sh/pikokms/service"
 )
@@ -55,7 +56,7 @@ func run(ctx context.Context, out io.Writer) (err error) {
 		return err
 	}
 	defer key.Close()
-	folder, err := pikokms.NewFolder(dir + "/objects")
+	folder, err := folderstorage.New(dir + "/objects")
 	if err != nil {
 		return err
 	}

@@ -26,7 +26,7 @@ import (
 	"google.golang.org/api/iterator"
 )
 
-// sizeKey is pikokms.MetadataKey as gocloud.dev stores it in Azure.
+// sizeKey is transfer.HeaderSizeKey as gocloud.dev stores it in Azure.
 const sizeKey = "pikokms__0x2d__header__0x2d__size"
 
 // variables name environment variables with the URL of a bucket in which tests may write, such

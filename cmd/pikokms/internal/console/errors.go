@@ -8,7 +8,6 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/credentials/ssocreds"
 
-	"piko.sh/pikokms"
 	"piko.sh/pikokms/header"
 	"piko.sh/pikokms/message"
 	"piko.sh/pikokms/provider"
@@ -38,7 +37,7 @@ var limitFlags = map[string]string{"MaxPairs": "--max-pairs", "MaxEncryptedDataK
 func Explain(err error) string {
 	text := strings.ReplaceAll(err.Error(), "\n", "; ")
 	// What transforms streams is no matter of who encrypts and decrypts them.
-	text = strings.ReplaceAll(text, "transformer "+pikokms.CryptoTransformerName+": ", "")
+	text = strings.ReplaceAll(text, "transformer crypto-service: ", "")
 	text = strings.Map(func(r rune) rune {
 		if !unicode.IsPrint(r) { // an object's name could steer a terminal
 			return unicode.ReplacementChar

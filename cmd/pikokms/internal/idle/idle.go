@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"piko.sh/pikokms"
+	"piko.sh/pikokms/folderstorage"
 )
 
 // ErrIdle means that a storage was given up because nothing of an operation moved for a time.
@@ -23,11 +24,11 @@ var ErrIdle = errors.New("the storage does not answer")
 // grace is how long a folder that was given up has to return, which lets it clean up.
 const grace = time.Second
 
-// Folder has the methods of a pikokms.Folder, but for Close.
+// Folder has the methods of a folderstorage.Storage, but for Close.
 type Folder interface {
 	pikokms.ConditionalStorage
 	pikokms.RangeStorage
-	Entries(ctx context.Context, prefix string) iter.Seq2[pikokms.FolderEntry, error]
+	Entries(ctx context.Context, prefix string) iter.Seq2[folderstorage.Entry, error]
 	PutFunc(ctx context.Context, key string, content io.Reader, place func(old fs.FileInfo, file *os.File) error) error
 }
 
@@ -379,7 +380,7 @@ func (l *limited) List(ctx context.Context, prefix string) iter.Seq2[string, err
 }
 
 // Entries is Folder.Entries.
-func (l *limited) Entries(ctx context.Context, prefix string) iter.Seq2[pikokms.FolderEntry, error] {
+func (l *limited) Entries(ctx context.Context, prefix string) iter.Seq2[folderstorage.Entry, error] {
 	return limitedList(ctx, l, prefix, l.inner.Entries)
 }
 

@@ -16,12 +16,13 @@ import (
 
 	"piko.sh/pikokms"
 	"piko.sh/pikokms/cmd/pikokms/internal/idle"
+	"piko.sh/pikokms/folderstorage"
 )
 
 // stuckStorage is a storage that at one point waits for what never comes: until its context ends,
 // or its content is closed, if it is a polite one, and else until the test ends.
 type stuckStorage struct {
-	pikokms.Folder
+	folderstorage.Storage
 	at     string
 	polite bool
 	end    chan struct{}
@@ -223,7 +224,7 @@ func TestTheTimeOfContentIsNotTheStorages(t *testing.T) {
 
 // A host works on a storage with a limit as on the storage itself.
 func TestAFolderWithAnIdleLimit(t *testing.T) {
-	folder, err := pikokms.NewFolder(t.TempDir())
+	folder, err := folderstorage.New(t.TempDir())
 	require.NoError(t, err)
 	defer folder.Close()
 	require.Same(t, folder, idle.Limit(folder, 0), "no limit")

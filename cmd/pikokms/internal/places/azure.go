@@ -42,7 +42,7 @@ type azureObjects struct {
 // to a log fails from then on, and a page blob is a disk.
 var errNotBlockBlob = errors.New("a replacement would be a block blob, and it is none")
 
-// azureSizeKey is pikokms.MetadataKey as gocloud.dev stores it in Azure.
+// azureSizeKey is transfer.HeaderSizeKey as gocloud.dev stores it in Azure.
 const azureSizeKey = "pikokms__0x2d__header__0x2d__size"
 
 func (b *azureObjects) Close() error { return b.bucket.Close() }
@@ -133,7 +133,7 @@ func (b *azureObjects) stat(ctx context.Context, key string) (Listed, error) {
 
 func (b *azureObjects) open(ctx context.Context, key string) (pikokms.Object, error) {
 	client := b.blob(key)
-	first, err := client.DownloadStream(undecoded(ctx), &azure.DownloadStreamOptions{Range: azure.HTTPRange{Count: pikokms.ProbeSize}})
+	first, err := client.DownloadStream(undecoded(ctx), &azure.DownloadStreamOptions{Range: azure.HTTPRange{Count: transfer.ProbeSize}})
 	if bloberror.HasCode(err, bloberror.InvalidRange) { // it is empty
 		p, err := client.GetProperties(ctx, nil)
 		if err == nil && (p.ContentLength == nil || *p.ContentLength != 0 || p.LastModified == nil) {
@@ -142,7 +142,7 @@ func (b *azureObjects) open(ctx context.Context, key string) (pikokms.Object, er
 		if err != nil {
 			return nil, azureError(err)
 		}
-		return pikokms.NewRangeObject(0, *p.LastModified, nil, nil), nil
+		return transfer.NewRangeObject(0, *p.LastModified, nil, nil), nil
 	}
 	if err != nil {
 		return nil, azureError(err)
@@ -289,7 +289,7 @@ func likeBlob(ctx context.Context, p *azureBlob) (*blockblob.UploadStreamOptions
 // azureMetadata returns the metadata for a new object.
 func azureMetadata(ctx context.Context, from *opened, content io.Reader) (map[string]*string, error) {
 	h := headersOf(from)
-	h.Metadata = pikokms.SetHeaderSize(h.Metadata, azureSizeKey, nil)
+	h.Metadata = transfer.SetHeaderSize(h.Metadata, azureSizeKey, nil)
 	exact := make(map[string]string)
 	if from.azure != nil && len(h.Metadata) > 0 {
 		var err error
@@ -297,7 +297,7 @@ func azureMetadata(ctx context.Context, from *opened, content io.Reader) (map[st
 			return nil, fmt.Errorf("reading the names of its metadata: %w", err)
 		}
 	}
-	h.Metadata = pikokms.SetHeaderSize(h.Metadata, azureSizeKey, content)
+	h.Metadata = transfer.SetHeaderSize(h.Metadata, azureSizeKey, content)
 	metadata := make(map[string]*string, len(h.Metadata))
 	for name, value := range h.Metadata {
 		if stored, ok := exact[strings.ToLower(name)]; ok {

@@ -177,7 +177,7 @@ func (b *blobObjects) putBlob(ctx context.Context, key string, from *opened, con
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	h := headersOf(from)
-	h.Metadata = pikokms.SetHeaderSize(h.Metadata, pikokms.MetadataKey, content)
+	h.Metadata = transfer.SetHeaderSize(h.Metadata, transfer.HeaderSizeKey, content)
 	upload := &transfer.Upload{Source: content, Drop: cancel}
 	err := upload.Blame(b.bucket.Upload(ctx, key, upload, &blob.WriterOptions{
 		IfNotExist: !inPlace && !replace, Metadata: h.Metadata, CacheControl: h.CacheControl, ContentDisposition: h.ContentDisposition,

@@ -23,7 +23,7 @@ import (
 
 // newOpenObject opens an object whose first bytes are on their way. It reads no more than those.
 func newOpenObject(first io.ReadCloser, size int64, modTime time.Time, fetch func(offset, length int64) (io.ReadCloser, error)) (pikokms.Object, error) {
-	start := make([]byte, min(size, pikokms.ProbeSize))
+	start := make([]byte, min(size, transfer.ProbeSize))
 	n, err := io.ReadFull(transfer.NewReader(first), start)
 	if err == io.EOF {
 		err = io.ErrUnexpectedEOF
@@ -34,7 +34,7 @@ func newOpenObject(first io.ReadCloser, size int64, modTime time.Time, fetch fun
 	if err := first.Close(); err != nil {
 		return nil, err
 	}
-	return pikokms.NewRangeObject(size, modTime, start, fetch), nil
+	return transfer.NewRangeObject(size, modTime, start, fetch), nil
 }
 
 // undecoded makes clients get objects as they are stored. Without a header of ours net/http

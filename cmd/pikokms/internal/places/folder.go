@@ -12,12 +12,13 @@ import (
 	"piko.sh/pikokms"
 	"piko.sh/pikokms/cmd/pikokms/internal/files"
 	"piko.sh/pikokms/cmd/pikokms/internal/idle"
+	"piko.sh/pikokms/folderstorage"
 )
 
 // folderObjects are the files of a folder and of those below it.
 type folderObjects struct {
 	idle.Folder // with a limit to how long it may stand still, as on a network file system
-	folder      *pikokms.Folder
+	folder      *folderstorage.Storage
 	path        string
 }
 

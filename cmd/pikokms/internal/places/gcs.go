@@ -96,7 +96,7 @@ const compressed = true
 
 func (b *gcsObjects) open(ctx context.Context, key string) (pikokms.Object, error) {
 	object := b.object(key).ReadCompressed(compressed)
-	first, err := object.NewRangeReader(ctx, 0, pikokms.ProbeSize)
+	first, err := object.NewRangeReader(ctx, 0, transfer.ProbeSize)
 	if isGCSStatus(err, http.StatusRequestedRangeNotSatisfiable) { // it is empty
 		a, err := object.Attrs(ctx)
 		if err == nil && a.Size != 0 {
@@ -105,7 +105,7 @@ func (b *gcsObjects) open(ctx context.Context, key string) (pikokms.Object, erro
 		if err != nil {
 			return nil, gcsError(err)
 		}
-		return pikokms.NewRangeObject(0, a.Updated, nil, nil), nil
+		return transfer.NewRangeObject(0, a.Updated, nil, nil), nil
 	}
 	if err != nil {
 		return nil, gcsError(err)
@@ -203,7 +203,7 @@ func (b *gcsObjects) upload(ctx context.Context, key string, from *opened, conte
 	h := headersOf(from)
 	w.CacheControl, w.ContentDisposition, w.ContentEncoding = h.CacheControl, h.ContentDisposition, h.ContentEncoding
 	w.ContentLanguage, w.ContentType, w.Metadata = h.ContentLanguage, h.ContentType, h.Metadata
-	w.Metadata = pikokms.SetHeaderSize(w.Metadata, pikokms.MetadataKey, content)
+	w.Metadata = transfer.SetHeaderSize(w.Metadata, transfer.HeaderSizeKey, content)
 	if a := from.gcs; a != nil {
 		w.StorageClass, w.CustomTime, w.Contexts = a.StorageClass, a.CustomTime, contextsOf(a)
 		if conditions.GenerationMatch != 0 { // elsewhere, these are the bucket's affair

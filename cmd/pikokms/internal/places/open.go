@@ -16,9 +16,9 @@ import (
 	"cloud.google.com/go/storage"
 	"github.com/Azure/azure-sdk-for-go/sdk/storage/azblob/container"
 
-	"piko.sh/pikokms"
 	"piko.sh/pikokms/cmd/pikokms/internal/console"
 	"piko.sh/pikokms/cmd/pikokms/internal/idle"
+	"piko.sh/pikokms/folderstorage"
 	"piko.sh/pikokms/provider"
 	"piko.sh/pikokms/s3ec"
 	"piko.sh/pikokms/s3storage"
@@ -86,7 +86,7 @@ func (o Opener) openCloud(ctx context.Context, u *url.URL) (_ store, only string
 
 // OpenFolder opens a folder, or makes it.
 func (o Opener) OpenFolder(path string) (*Place, error) {
-	folder, err := pikokms.NewFolder(path)
+	folder, err := folderstorage.New(path)
 	if err != nil {
 		return nil, err
 	}

@@ -147,7 +147,7 @@ func (p *Place) Put(ctx context.Context, key string, from *Source, content io.Re
 	return p.objects.(bucketStore).put(ctx, key, from.opened, content, replace)
 }
 
-// PutFile stores a file in a folder, as pikokms.Folder's PutFunc does.
+// PutFile stores a file in a folder, as folderstorage.Storage's PutFunc does.
 func (p *Place) PutFile(ctx context.Context, key string, content io.Reader, decide func(old fs.FileInfo, file *os.File) error) error {
 	return p.objects.(*folderObjects).PutFunc(ctx, key, content, decide)
 }

@@ -20,6 +20,7 @@ import (
 
 	"piko.sh/pikokms"
 	"piko.sh/pikokms/blobstorage"
+	"piko.sh/pikokms/folderstorage"
 	"piko.sh/pikokms/header"
 	"piko.sh/pikokms/provider/local"
 )
@@ -52,7 +53,7 @@ func TestHostsReadWhatEncryptPutsInPlace(t *testing.T) {
 	provider, err := local.NewProvider(local.Config{KeyFile: key})
 	require.NoError(t, err)
 	options := []pikokms.Option{pikokms.WithCryptoProvider("local", provider), pikokms.WithDefaultCryptoProvider("local")}
-	folder, err := pikokms.NewFolder(dir)
+	folder, err := folderstorage.New(dir)
 	require.NoError(t, err)
 	defer folder.Close()
 	host, err := pikokms.New(append(options, pikokms.WithStorage(folder))...)

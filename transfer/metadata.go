@@ -1,4 +1,4 @@
-package pikokms
+package transfer
 
 import (
 	"io"
@@ -6,21 +6,22 @@ import (
 	"strconv"
 	"strings"
 
+	"piko.sh/pikokms"
 	"piko.sh/pikokms/header"
 	"piko.sh/pikokms/message"
 	"piko.sh/pikokms/s3ec"
 )
 
-// MetadataKey is the metadata key under which a bucket's object records the size in bytes of its
+// HeaderSizeKey is the metadata key under which a bucket's object records the size in bytes of its
 // header, if the size of its plaintext follows from that and from the size of the object. So the
 // object's attributes give the size of the plaintext without a further request.
-const MetadataKey = "pikokms-header-size"
+const HeaderSizeKey = "pikokms-header-size"
 
-// SetHeaderSize replaces the pair of MetadataKey in the metadata with which content is to be
+// SetHeaderSize replaces the pair of HeaderSizeKey in the metadata with which content is to be
 // stored, and returns the metadata, which may be nil. The pair must not outlive the header that it
-// describes, so it is removed if content is no result of EncryptObject, is compressed or signed, or
-// has frames of another length than header.DefaultFrameLength.
-// The key is MetadataKey as the storage escapes it; its case does not matter.
+// describes, so it is removed if content is no result of pikokms.Host.EncryptObject, is compressed
+// or signed, or has frames of another length than header.DefaultFrameLength. The key is
+// HeaderSizeKey as the storage escapes it; its case does not matter.
 func SetHeaderSize(metadata map[string]string, key string, content io.Reader) map[string]string {
 	maps.DeleteFunc(metadata, func(name, _ string) bool { return strings.EqualFold(name, key) })
 	if moved, ok := content.(*s3ec.Moved); ok {
@@ -31,7 +32,7 @@ func SetHeaderSize(metadata map[string]string, key string, content io.Reader) ma
 		return metadata
 	}
 	h := encrypted.Header()
-	if _, compressed := h.EncryptionContext[PairTransformers]; compressed || h.Suite.Signed() || h.FrameLength != header.DefaultFrameLength {
+	if _, compressed := h.EncryptionContext[pikokms.PairTransformers]; compressed || h.Suite.Signed() || h.FrameLength != header.DefaultFrameLength {
 		return metadata
 	}
 	if metadata == nil {

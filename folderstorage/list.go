@@ -1,4 +1,4 @@
-package pikokms
+package folderstorage
 
 import (
 	"bytes"
@@ -16,7 +16,7 @@ import (
 // List yields the keys in lexical order. A folder below that cannot be read is an error with that
 // folder's key, which ends in a slash. A caller that goes on then gets the rest. All other errors
 // come without a key, and are the last.
-func (f *Folder) List(ctx context.Context, prefix string) iter.Seq2[string, error] {
+func (f *Storage) List(ctx context.Context, prefix string) iter.Seq2[string, error] {
 	return func(yield func(string, error) bool) {
 		for entry, err := range f.Entries(ctx, prefix) {
 			if (err != nil || entry.isObject()) && !yield(entry.Key, err) {
@@ -26,8 +26,8 @@ func (f *Folder) List(ctx context.Context, prefix string) iter.Seq2[string, erro
 	}
 }
 
-// FolderEntry is an entry of a Folder: an object, or something that List does not yield.
-type FolderEntry struct {
+// Entry is an entry of a folder: an object, or something that List does not yield.
+type Entry struct {
 	Key string // ends in a slash if it is a folder's
 
 	// Type is the type of the file: 0 for an object, [fs.ModeDir] for an empty folder, and another
@@ -38,33 +38,33 @@ type FolderEntry struct {
 	Unfinished bool
 }
 
-func (e *FolderEntry) isObject() bool { return e.Type == 0 && !e.Unfinished }
+func (e *Entry) isObject() bool { return e.Type == 0 && !e.Unfinished }
 
 // Entries yields the objects as List does, and among them what List leaves out. Only empty folders
 // are entries. The errors are List's.
-func (f *Folder) Entries(ctx context.Context, prefix string) iter.Seq2[FolderEntry, error] {
-	return func(yield func(FolderEntry, error) bool) {
+func (f *Storage) Entries(ctx context.Context, prefix string) iter.Seq2[Entry, error] {
+	return func(yield func(Entry, error) bool) {
 		if _, err := f.list(ctx, "", prefix, yield); err != nil {
-			yield(FolderEntry{}, fmt.Errorf("folder storage: list %q: %w", prefix, err))
+			yield(Entry{}, fmt.Errorf("folder storage: list %q: %w", prefix, err))
 		}
 	}
 }
 
 // list yields the entries whose keys begin with prefix and with dir, which is empty or ends in a
 // slash. It returns false if yield did.
-func (f *Folder) list(ctx context.Context, dir, prefix string, yield func(FolderEntry, error) bool) (more bool, err error) {
+func (f *Storage) list(ctx context.Context, dir, prefix string, yield func(Entry, error) bool) (more bool, err error) {
 	here, err := f.names(dir)
 	if errors.Is(err, fs.ErrNotExist) && dir != "" {
 		return true, nil // it was removed meanwhile
 	}
 	if err != nil && dir != "" {
-		return yield(FolderEntry{Key: dir}, fmt.Errorf("folder storage: list %q: %w", dir, err)), nil
+		return yield(Entry{Key: dir}, fmt.Errorf("folder storage: list %q: %w", dir, err)), nil
 	}
 	if err != nil {
 		return false, err
 	}
 	if len(here.starts) == 0 && dir != "" && strings.HasPrefix(dir, prefix) {
-		return yield(FolderEntry{Key: dir, Type: fs.ModeDir}, nil), nil
+		return yield(Entry{Key: dir, Type: fs.ModeDir}, nil), nil
 	}
 	for i := range here.starts {
 		if err := ctx.Err(); err != nil {
@@ -80,7 +80,7 @@ func (f *Folder) list(ctx context.Context, dir, prefix string, yield func(Folder
 		case isTemporary(name) && f.sweep(filepath.FromSlash(key)), !strings.HasPrefix(key, prefix):
 			continue
 		default:
-			more = yield(FolderEntry{key, here.types[i], isTemporary(name)}, nil)
+			more = yield(Entry{key, here.types[i], isTemporary(name)}, nil)
 		}
 		if !more || err != nil {
 			return false, err
@@ -110,7 +110,7 @@ func (n *names) Swap(i, j int) {
 }
 
 // names returns the names of the entries of a folder below the root.
-func (f *Folder) names(dir string) (*names, error) {
+func (f *Storage) names(dir string) (*names, error) {
 	folder, err := f.root.Open(filepath.FromSlash("./" + dir))
 	if err != nil {
 		return nil, err

@@ -1,4 +1,4 @@
-package pikokms
+package folderstorage
 
 import (
 	"errors"

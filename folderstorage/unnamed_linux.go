@@ -1,4 +1,4 @@
-package pikokms
+package folderstorage
 
 import (
 	"crypto/rand"
@@ -12,7 +12,7 @@ import (
 // create makes a file in dir that has no name, so that nothing is left of it when the process is
 // killed. On a file system without such files, and without /proc, which gives it its name in the
 // end, it has a temporary name. Only its owner can read it.
-func (f *Folder) create(dir string) (*unplaced, error) {
+func (f *Storage) create(dir string) (*unplaced, error) {
 	file, err := f.root.OpenFile(dir, unix.O_TMPFILE|os.O_WRONLY, 0o600)
 	if err != nil {
 		return f.createNamed(dir)

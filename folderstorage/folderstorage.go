@@ -1,4 +1,6 @@
-package pikokms
+// Package folderstorage stores objects in a folder of the file system: a [Storage] is one for
+// [pikokms.Host].
+package folderstorage
 
 import (
 	"context"
@@ -14,16 +16,17 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"piko.sh/pikokms"
 	"piko.sh/pikokms/outfile"
 )
 
-// ErrInvalidKey means a key that no object can have. Keys are relative slash-separated paths
-// without "." and ".." parts. In a Folder of Windows or macOS they are UTF-8. In a Folder it also
-// means a part that is longer than the file system allows, a key that needs a folder where an
-// object is, or a key of an object where a folder is.
-var ErrInvalidKey = errors.New("invalid object key")
+// ErrInvalidObjectKey means a key that no object can have. Keys are relative slash-separated paths
+// without "." and ".." parts. On Windows and macOS they are UTF-8. The error also means a part that is
+// longer than the file system allows, a key that needs a folder where an object is, or a key of an
+// object where a folder is.
+var ErrInvalidObjectKey = errors.New("invalid object key")
 
-// Folder is a storage in a folder of the file system. Each object is a file. On Linux it is written
+// Storage is a storage in a folder of the file system. Each object is a file. On Linux it is written
 // without a name, so that nothing is left of it when the process is killed, elsewhere under a
 // temporary name. When it is whole it is synced and put into place. Keys cannot lead out of the
 // folder, not even through symbolic links. Folders below it are made when they are needed and
@@ -31,22 +34,22 @@ var ErrInvalidKey = errors.New("invalid object key")
 // takes two names for one, as those of Windows and macOS take "a" and "A", two such keys are one
 // object, unless PutFunc refuses.
 //
-// A Folder is safe for concurrent use, and so is one folder for several processes. They exclude
+// A Storage is safe for concurrent use, and so is one folder for several processes. They exclude
 // each other by a lock on the folder. Some file systems have no such locks, NFS among them, and
 // neither have systems other than Linux, macOS and the BSDs. There, a process that calls PutIf can
 // undo another's change of the same object. And a Put fails if another process deletes the last
 // object in its folder at that moment.
-type Folder struct {
+type Storage struct {
 	root     *os.Root
 	changing chan struct{} // holds one token while names change
 	lockable *os.File      // the folder itself, which is locked while names change
 	close    func() error
 }
 
-// NewFolder opens a folder as storage, and makes it if need be. It removes files from its top level
+// New opens a folder as storage, and makes it if need be. It removes files from its top level
 // that killed writers left there: at once if the file system has locks, which show whether a writer
 // still runs, and otherwise a day after the last write. List does the same in the folders below.
-func NewFolder(dir string) (*Folder, error) {
+func New(dir string) (*Storage, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("folder storage: %w", err)
 	}
@@ -58,7 +61,7 @@ func NewFolder(dir string) (*Folder, error) {
 	if err != nil {
 		return nil, fmt.Errorf("folder storage: %s: %w", dir, errors.Join(err, root.Close()))
 	}
-	f := &Folder{root: root, changing: make(chan struct{}, 1), lockable: lockable}
+	f := &Storage{root: root, changing: make(chan struct{}, 1), lockable: lockable}
 	f.close = sync.OnceValue(func() error { return errors.Join(lockable.Close(), root.Close()) })
 	if err := f.sweepTop(); err != nil {
 		return nil, fmt.Errorf("folder storage: %s: %w", dir, errors.Join(err, f.Close()))
@@ -67,37 +70,37 @@ func NewFolder(dir string) (*Folder, error) {
 }
 
 // Close releases the folder. A second Close returns the first one's result.
-func (f *Folder) Close() error { return f.close() }
+func (f *Storage) Close() error { return f.close() }
 
 func localName(key string) (string, error) {
 	if !utf8.ValidString(key) {
 		// Where names are bytes, files have such names, which Localize refuses.
 		valid, err := filepath.Localize(strings.ToValidUTF8(key, string(utf8.RuneError)))
 		if err != nil || !namesAreBytes || valid == "." || isTemporary(key) || strings.Contains(key, "/"+temporaryPrefix) {
-			return "", fmt.Errorf("%w: %q is not UTF-8", ErrInvalidKey, key)
+			return "", fmt.Errorf("%w: %q is not UTF-8", ErrInvalidObjectKey, key)
 		}
 		return key, nil
 	}
 	name, err := filepath.Localize(key)
 	if err != nil || key == "." || isTemporary(key) || strings.Contains(key, "/"+temporaryPrefix) {
-		return "", fmt.Errorf("%w: %q", ErrInvalidKey, key)
+		return "", fmt.Errorf("%w: %q", ErrInvalidObjectKey, key)
 	}
 	return name, nil
 }
 
 // Put stores content. For a key that cannot be stored, it fails before it reads content, and the
-// error holds ErrInvalidKey.
-func (f *Folder) Put(ctx context.Context, key string, content io.Reader) error {
+// error holds ErrInvalidObjectKey.
+func (f *Storage) Put(ctx context.Context, key string, content io.Reader) error {
 	return f.put(ctx, key, content, nil)
 }
 
 // PutIf replaces a file of this version: the same file, with the same size and time. A file that
 // another program writes in place keeps its version while these do not change. The new file gets
 // the owner, the group and the permissions of the old one, as far as the system permits.
-func (f *Folder) PutIf(ctx context.Context, key, version string, content io.Reader) error {
+func (f *Storage) PutIf(ctx context.Context, key, version string, content io.Reader) error {
 	return f.PutFunc(ctx, key, content, func(old fs.FileInfo, file *os.File) error {
 		if old == nil || versionOf(old) != version {
-			return ErrChanged
+			return pikokms.ErrChanged
 		}
 		if err := outfile.KeepOwner(file, old); err != nil && !errors.Is(err, fs.ErrPermission) {
 			return err
@@ -111,11 +114,11 @@ func (f *Folder) PutIf(ctx context.Context, key, version string, content io.Read
 // none. File is the one to take its place, whose owner, permissions and times place may set. If
 // place returns an error, nothing changes, and PutFunc's error holds it. If old is nil and another
 // program creates the file at that moment, that file is kept, and the error holds [fs.ErrExist].
-func (f *Folder) PutFunc(ctx context.Context, key string, content io.Reader, place func(old fs.FileInfo, file *os.File) error) error {
+func (f *Storage) PutFunc(ctx context.Context, key string, content io.Reader, place func(old fs.FileInfo, file *os.File) error) error {
 	return f.put(ctx, key, content, place)
 }
 
-func (f *Folder) put(ctx context.Context, key string, content io.Reader, place func(old fs.FileInfo, file *os.File) error) (err error) {
+func (f *Storage) put(ctx context.Context, key string, content io.Reader, place func(old fs.FileInfo, file *os.File) error) (err error) {
 	name, err := localName(key)
 	if err != nil {
 		return err
@@ -184,7 +187,7 @@ func writeFile(ctx context.Context, file *os.File, content io.Reader) error {
 }
 
 // Get returns an object's content. If the object is replaced meanwhile, the old content is read.
-func (f *Folder) Get(ctx context.Context, key string) (io.ReadCloser, error) {
+func (f *Storage) Get(ctx context.Context, key string) (io.ReadCloser, error) {
 	file, err := f.open(ctx, key)
 	if err != nil {
 		return nil, fmt.Errorf("folder storage: get %s: %w", key, err)
@@ -192,7 +195,7 @@ func (f *Folder) Get(ctx context.Context, key string) (io.ReadCloser, error) {
 	return file, nil
 }
 
-func (f *Folder) GetVersion(ctx context.Context, key string) (io.ReadCloser, string, error) {
+func (f *Storage) GetVersion(ctx context.Context, key string) (io.ReadCloser, string, error) {
 	file, err := f.open(ctx, key)
 	if err != nil {
 		return nil, "", fmt.Errorf("folder storage: get %s: %w", key, err)
@@ -201,7 +204,7 @@ func (f *Folder) GetVersion(ctx context.Context, key string) (io.ReadCloser, str
 }
 
 // Open opens an object for random access. If it is replaced meanwhile, the old content is read.
-func (f *Folder) Open(ctx context.Context, key string) (Object, error) {
+func (f *Storage) Open(ctx context.Context, key string) (pikokms.Object, error) {
 	file, err := f.open(ctx, key)
 	if err != nil {
 		return nil, fmt.Errorf("folder storage: open %s: %w", key, err)
@@ -209,7 +212,7 @@ func (f *Folder) Open(ctx context.Context, key string) (Object, error) {
 	return file, nil
 }
 
-func (f *Folder) open(ctx context.Context, key string) (*storedFile, error) {
+func (f *Storage) open(ctx context.Context, key string) (*storedFile, error) {
 	name, err := localName(key)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", fs.ErrNotExist, err)
@@ -255,7 +258,7 @@ func (f *storedFile) ModTime() time.Time { return f.info.ModTime() }
 func (f *storedFile) Close() error       { return f.close() }
 
 // Delete removes an object, and the folders that are empty afterwards.
-func (f *Folder) Delete(ctx context.Context, key string) error {
+func (f *Storage) Delete(ctx context.Context, key string) error {
 	name, err := localName(key)
 	if err != nil {
 		return fmt.Errorf("%w: %w", fs.ErrNotExist, err)
@@ -284,6 +287,6 @@ func (f *Folder) Delete(ctx context.Context, key string) error {
 }
 
 var (
-	_ ConditionalStorage = (*Folder)(nil)
-	_ RangeStorage       = (*Folder)(nil)
+	_ pikokms.ConditionalStorage = (*Storage)(nil)
+	_ pikokms.RangeStorage       = (*Storage)(nil)
 )

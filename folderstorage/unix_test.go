@@ -1,6 +1,6 @@
 //go:build linux
 
-package pikokms_test
+package folderstorage_test
 
 import (
 	"context"
@@ -19,7 +19,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
-	"piko.sh/pikokms"
+	"piko.sh/pikokms/folderstorage"
 )
 
 // A named pipe that nobody writes to would be waited for without end.
@@ -57,7 +57,7 @@ func TestAPartOfTheFolderOnAnotherDevice(t *testing.T) {
 	require.NoError(t, folder.Delete(t.Context(), "mounted/a"))
 	require.Equal(t, []string{"mounted"}, filesIn(t, dir), "what is mounted stays")
 	require.True(t, errors.Is(folder.Delete(t.Context(), "mounted"), fs.ErrNotExist))
-	require.ErrorIs(t, folder.Put(t.Context(), "mounted", strings.NewReader("")), pikokms.ErrInvalidKey)
+	require.ErrorIs(t, folder.Put(t.Context(), "mounted", strings.NewReader("")), folderstorage.ErrInvalidObjectKey)
 }
 
 // What the system does not let us read is named, and the rest is listed.
@@ -186,12 +186,12 @@ func TestEntries(t *testing.T) {
 	require.NoError(t, err)
 	defer locked.Close()
 	require.NoError(t, syscall.Flock(int(locked.Fd()), syscall.LOCK_EX))
-	var got []pikokms.FolderEntry
+	var got []folderstorage.Entry
 	for entry, err := range folder.Entries(t.Context(), "") {
 		require.NoError(t, err)
 		got = append(got, entry)
 	}
-	require.Equal(t, []pikokms.FolderEntry{
+	require.Equal(t, []folderstorage.Entry{
 		{Key: ".pikokms-tmp-locked", Unfinished: true},
 		{Key: "a/b"},
 		{Key: "a/empty/", Type: fs.ModeDir},

@@ -1,4 +1,4 @@
-package pikokms_test
+package transfer_test
 
 import (
 	"io"
@@ -11,16 +11,23 @@ import (
 	"piko.sh/pikokms"
 	"piko.sh/pikokms/header"
 	"piko.sh/pikokms/message"
+	"piko.sh/pikokms/provider/local"
+	"piko.sh/pikokms/transfer"
 )
 
 func TestMetadataOfTheHeadersSize(t *testing.T) {
-	e := message.Encrypter{Keyring: newLocal(t, "local", 1)}
+	key, err := local.NewProvider(local.Config{Key: make([]byte, 32)})
+	require.NoError(t, err)
+	defer key.Close()
+	e := message.Encrypter{Keyring: key}
 	plain, err := e.NewReader(t.Context(), strings.NewReader("content"), nil)
 	require.NoError(t, err)
 	size := strconv.Itoa(plain.Header().Size())
-	require.Equal(t, map[string]string{pikokms.MetadataKey: size}, pikokms.SetHeaderSize(nil, pikokms.MetadataKey, plain))
+	require.Equal(t, map[string]string{transfer.HeaderSizeKey: size}, transfer.SetHeaderSize(nil, transfer.HeaderSizeKey, plain))
 
-	compressed, err := newFixture(t, pikokms.WithEnabledTransformers("zstd")).EncryptObject(t.Context(), "a", strings.NewReader("content"), nil)
+	host, err := pikokms.New(pikokms.WithCryptoProvider("local", key), pikokms.WithEnabledTransformers("zstd"))
+	require.NoError(t, err)
+	compressed, err := host.EncryptObject(t.Context(), "a", strings.NewReader("content"), nil)
 	require.NoError(t, err)
 	shorter := e
 	shorter.FrameLength = 4096
@@ -33,6 +40,6 @@ func TestMetadataOfTheHeadersSize(t *testing.T) {
 		"compressed": compressed, "frames of another length": framed, "signed": signed, "not encrypted": strings.NewReader("content"),
 	} {
 		old := map[string]string{"Pikokms-Header-Size": "1", "owner": "x"}
-		require.Equal(t, map[string]string{"owner": "x"}, pikokms.SetHeaderSize(old, pikokms.MetadataKey, content.(io.Reader)), name)
+		require.Equal(t, map[string]string{"owner": "x"}, transfer.SetHeaderSize(old, transfer.HeaderSizeKey, content.(io.Reader)), name)
 	}
 }

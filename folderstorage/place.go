@@ -1,4 +1,4 @@
-package pikokms
+package folderstorage
 
 import (
 	"context"
@@ -25,7 +25,7 @@ const sweepAge = 24 * time.Hour
 func isTemporary(name string) bool { return strings.HasPrefix(name, temporaryPrefix) }
 
 // exclusively calls change while no other Put or Delete changes a name, in this process or another.
-func (f *Folder) exclusively(ctx context.Context, change func() error) error {
+func (f *Storage) exclusively(ctx context.Context, change func() error) error {
 	select {
 	case f.changing <- struct{}{}:
 	case <-ctx.Done():
@@ -51,9 +51,9 @@ func (f *Folder) exclusively(ctx context.Context, change func() error) error {
 }
 
 // aside returns the folder in which to write an object before it is renamed to name. That is the
-// top one, or the object's own folder if that is on another device. The error holds ErrInvalidKey
+// top one, or the object's own folder if that is on another device. The error holds ErrInvalidObjectKey
 // if the object can't have this name, as far as that is known beforehand.
-func (f *Folder) aside(ctx context.Context, name string) (string, error) {
+func (f *Storage) aside(ctx context.Context, name string) (string, error) {
 	parts := strings.Split(name, string(filepath.Separator))
 	deepest := "."
 	for i, part := range parts {
@@ -79,7 +79,7 @@ func (f *Folder) aside(ctx context.Context, name string) (string, error) {
 				return "", err
 			}
 		case !last && !info.IsDir():
-			return "", fmt.Errorf("%w: an object stands at %q, where a folder must be", ErrInvalidKey, filepath.ToSlash(here))
+			return "", fmt.Errorf("%w: an object stands at %q, where a folder must be", ErrInvalidObjectKey, filepath.ToSlash(here))
 		}
 		if !last {
 			deepest = here
@@ -89,11 +89,11 @@ func (f *Folder) aside(ctx context.Context, name string) (string, error) {
 }
 
 func tooLong(part string, err error) error {
-	return fmt.Errorf("%w: the part %.40q… of %d bytes is too long for this file system: %w", ErrInvalidKey, part, len(part), err)
+	return fmt.Errorf("%w: the part %.40q… of %d bytes is too long for this file system: %w", ErrInvalidObjectKey, part, len(part), err)
 }
 
 // sameDevice returns a folder on the device of dir: the top one if that is on it.
-func (f *Folder) sameDevice(dir string) (string, error) {
+func (f *Storage) sameDevice(dir string) (string, error) {
 	top, err := f.root.Stat(".")
 	if err != nil {
 		return "", err
@@ -110,13 +110,13 @@ var errNoLocks = errors.New("there are no such locks")
 
 // unplaced is the file of a Put that has not ended. It has a temporary name, or none.
 type unplaced struct {
-	folder    *Folder
+	folder    *Storage
 	file      *os.File
 	temporary string
 }
 
 // createNamed makes a file with a temporary name in dir.
-func (f *Folder) createNamed(dir string) (*unplaced, error) {
+func (f *Storage) createNamed(dir string) (*unplaced, error) {
 	for {
 		temporary := filepath.Join(dir, temporaryPrefix+rand.Text())
 		file, err := f.root.OpenFile(temporary, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
@@ -149,7 +149,7 @@ func (u *unplaced) discard() error {
 }
 
 // removeTemporary removes a file of a temporary name.
-func (f *Folder) removeTemporary(name string) error {
+func (f *Storage) removeTemporary(name string) error {
 	err := f.root.Remove(name)
 	// Not every file system of Windows, nor Wine, knows the way in which a Root removes a file.
 	if err != nil && runtime.GOOS == "windows" && os.Remove(filepath.Join(f.root.Name(), name)) == nil {
@@ -170,7 +170,7 @@ func (u *unplaced) moveIn(name string, replace bool) error {
 		err = u.name(name, replace)
 	}
 	if errors.Is(err, syscall.ENOTDIR) {
-		err = fmt.Errorf("%w: an object stands where a folder must be: %w", ErrInvalidKey, err)
+		err = fmt.Errorf("%w: an object stands where a folder must be: %w", ErrInvalidObjectKey, err)
 	}
 	if err != nil {
 		f.prune(dir)
@@ -198,18 +198,18 @@ func (u *unplaced) rename(name string, replace bool) (err error) {
 }
 
 // clear removes a folder at name that holds nothing but folders. The caller holds the lock.
-func (f *Folder) clear(name string) error {
+func (f *Storage) clear(name string) error {
 	info, err := f.root.Lstat(name)
 	if err != nil || !info.IsDir() {
 		return nil // nothing is to be removed; moveIn reports any other fault
 	}
 	if err := f.removeEmpty(name); err != nil {
-		return fmt.Errorf("%w: a folder stands at %q, with something in it: %w", ErrInvalidKey, filepath.ToSlash(name), err)
+		return fmt.Errorf("%w: a folder stands at %q, with something in it: %w", ErrInvalidObjectKey, filepath.ToSlash(name), err)
 	}
 	return nil
 }
 
-func (f *Folder) removeEmpty(dir string) error {
+func (f *Storage) removeEmpty(dir string) error {
 	folder, err := f.root.Open(dir)
 	if err != nil {
 		return err
@@ -238,7 +238,7 @@ func (f *Folder) removeEmpty(dir string) error {
 }
 
 // prune removes dir and the folders above it as long as they are empty. The caller holds the lock.
-func (f *Folder) prune(dir string) {
+func (f *Storage) prune(dir string) {
 	for ; dir != "."; dir = filepath.Dir(dir) {
 		info, err := f.root.Lstat(dir)
 		if errors.Is(err, fs.ErrNotExist) {
@@ -252,7 +252,7 @@ func (f *Folder) prune(dir string) {
 
 // syncFolders makes a new name durable: it syncs every folder above it that may be new. Windows
 // cannot sync folders.
-func (f *Folder) syncFolders(name string) error {
+func (f *Storage) syncFolders(name string) error {
 	if runtime.GOOS == "windows" {
 		return nil
 	}
@@ -283,7 +283,7 @@ func syncFile(file interface{ Sync() error }) error {
 }
 
 // sweepTop removes what crashed writers left in the top level.
-func (f *Folder) sweepTop() error {
+func (f *Storage) sweepTop() error {
 	folder, err := f.root.Open(".")
 	if err != nil {
 		return err
@@ -303,7 +303,7 @@ func (f *Folder) sweepTop() error {
 
 // sweep removes the file of an unfinished Put if its writer no longer runs, and reports whether it
 // is gone. A file that it cannot remove stays for the next time.
-func (f *Folder) sweep(name string) (gone bool) {
+func (f *Storage) sweep(name string) (gone bool) {
 	info, err := f.root.Lstat(name)
 	if err != nil {
 		return errors.Is(err, fs.ErrNotExist)

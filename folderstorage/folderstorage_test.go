@@ -1,4 +1,4 @@
-package pikokms_test
+package folderstorage_test
 
 import (
 	"context"
@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -14,31 +15,32 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"piko.sh/pikokms"
+	"piko.sh/pikokms/folderstorage"
 )
 
 func TestFolderKeys(t *testing.T) {
-	f := newFixture(t)
-	outside := filepath.Join(filepath.Dir(f.dir), "outside")
+	folder, dir := newFolder(t)
+	outside := filepath.Join(filepath.Dir(dir), "outside")
 	require.NoError(t, os.WriteFile(outside, []byte("not yours"), 0o600))
 	for _, key := range []string{"", ".", "..", "../outside", "/etc/passwd", "a/../../outside", "a//b", "a/", "./a", ".pikokms-tmp-x"} {
-		require.ErrorIs(t, f.folder.Put(t.Context(), key, strings.NewReader("x")), pikokms.ErrInvalidKey, key)
-		_, err := f.folder.Get(t.Context(), key)
-		require.ErrorIs(t, err, pikokms.ErrInvalidKey, key)
-		require.ErrorIs(t, f.folder.Delete(t.Context(), key), pikokms.ErrInvalidKey, key)
+		require.ErrorIs(t, folder.Put(t.Context(), key, strings.NewReader("x")), folderstorage.ErrInvalidObjectKey, key)
+		_, err := folder.Get(t.Context(), key)
+		require.ErrorIs(t, err, folderstorage.ErrInvalidObjectKey, key)
+		require.ErrorIs(t, folder.Delete(t.Context(), key), folderstorage.ErrInvalidObjectKey, key)
 	}
-	require.NoError(t, f.folder.Put(t.Context(), "a/b", strings.NewReader("x")))
-	require.Error(t, f.folder.Put(t.Context(), "a", strings.NewReader("x")), "a folder stands there")
-	_, err := f.folder.Get(t.Context(), "a")
+	require.NoError(t, folder.Put(t.Context(), "a/b", strings.NewReader("x")))
+	require.Error(t, folder.Put(t.Context(), "a", strings.NewReader("x")), "a folder stands there")
+	_, err := folder.Get(t.Context(), "a")
 	require.ErrorIs(t, err, fs.ErrNotExist)
-	require.ErrorIs(t, f.folder.Delete(t.Context(), "a"), fs.ErrNotExist)
-	require.Equal(t, []string{"a/b"}, keys(t, f.folder, ""))
+	require.ErrorIs(t, folder.Delete(t.Context(), "a"), fs.ErrNotExist)
+	require.Equal(t, []string{"a/b"}, keys(t, folder, ""))
 
 	if runtime.GOOS != "windows" { // which lets few users make links
-		require.NoError(t, os.Symlink(outside, filepath.Join(f.dir, "link")))
-		_, err := f.folder.Get(t.Context(), "link")
+		require.NoError(t, os.Symlink(outside, filepath.Join(dir, "link")))
+		_, err := folder.Get(t.Context(), "link")
 		require.Error(t, err, "a link leads out of the folder")
-		require.NoError(t, os.Symlink(filepath.Dir(outside), filepath.Join(f.dir, "dir")))
-		require.Error(t, f.folder.Put(t.Context(), "dir/outside", strings.NewReader("x")))
+		require.NoError(t, os.Symlink(filepath.Dir(outside), filepath.Join(dir, "dir")))
+		require.Error(t, folder.Put(t.Context(), "dir/outside", strings.NewReader("x")))
 		got, err := os.ReadFile(outside)
 		require.NoError(t, err)
 		require.Equal(t, "not yours", string(got))
@@ -46,11 +48,11 @@ func TestFolderKeys(t *testing.T) {
 }
 
 func TestFolderList(t *testing.T) {
-	f := newFixture(t)
+	folder, dir := newFolder(t)
 	for _, key := range []string{"a", "a1/x", "a1/y", "b/c/d", "b/cc"} {
-		require.NoError(t, f.folder.Put(t.Context(), key, strings.NewReader("")))
+		require.NoError(t, folder.Put(t.Context(), key, strings.NewReader("")))
 	}
-	require.NoError(t, os.WriteFile(filepath.Join(f.dir, ".pikokms-tmp-crashed"), nil, 0o600))
+	require.NoError(t, os.WriteFile(filepath.Join(dir, ".pikokms-tmp-crashed"), nil, 0o600))
 	for prefix, want := range map[string][]string{
 		"":      {"a", "a1/x", "a1/y", "b/c/d", "b/cc"},
 		"a":     {"a", "a1/x", "a1/y"},
@@ -59,29 +61,61 @@ func TestFolderList(t *testing.T) {
 		"b/c/d": {"b/c/d"},
 		"none":  nil,
 	} {
-		require.Equal(t, want, keys(t, f.folder, prefix), prefix)
+		require.Equal(t, want, keys(t, folder, prefix), prefix)
 	}
-	for range f.folder.List(t.Context(), "") {
+	for range folder.List(t.Context(), "") {
 		break
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	for _, err := range f.folder.List(ctx, "") {
+	for _, err := range folder.List(ctx, "") {
 		require.ErrorIs(t, err, context.Canceled)
 	}
 }
 
-func newFolder(t *testing.T) (*pikokms.Folder, string) {
+func newFolder(t *testing.T) (*folderstorage.Storage, string) {
 	t.Helper()
 	dir := filepath.Join(t.TempDir(), "objects")
-	folder, err := pikokms.NewFolder(dir)
+	folder, err := folderstorage.New(dir)
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, folder.Close()) })
 	return folder, dir
 }
 
-// filesIn lists everything below a folder.
-func filesIn(t *testing.T, dir string) []string { return fixture{dir: dir}.files(t) }
+// filesIn lists every file and folder below a folder, whatever its name.
+func filesIn(t *testing.T, dir string) []string {
+	t.Helper()
+	var names []string
+	require.NoError(t, filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
+		if err == nil && path != dir {
+			names = append(names, entry.Name())
+		}
+		return err
+	}))
+	return names
+}
+
+func get(t *testing.T, s pikokms.Storage, key string) (string, error) {
+	t.Helper()
+	r, err := s.Get(t.Context(), key)
+	if err != nil {
+		return "", err
+	}
+	b, err := io.ReadAll(r)
+	require.NoError(t, r.Close())
+	return string(b), err
+}
+
+func keys(t *testing.T, s pikokms.Storage, prefix string) []string {
+	t.Helper()
+	var all []string
+	for key, err := range s.List(t.Context(), prefix) {
+		require.NoError(t, err)
+		all = append(all, key)
+	}
+	slices.Sort(all)
+	return all
+}
 
 func TestFoldersGoWithTheirLastObject(t *testing.T) {
 	folder, dir := newFolder(t)
@@ -93,7 +127,7 @@ func TestFoldersGoWithTheirLastObject(t *testing.T) {
 	require.NoError(t, folder.Delete(t.Context(), "a/d"))
 	require.Empty(t, filesIn(t, dir))
 	put("a")
-	require.ErrorIs(t, folder.Put(t.Context(), "a/b", strings.NewReader("")), pikokms.ErrInvalidKey)
+	require.ErrorIs(t, folder.Put(t.Context(), "a/b", strings.NewReader("")), folderstorage.ErrInvalidObjectKey)
 	require.NoError(t, folder.Delete(t.Context(), "a"))
 	put("a/b")
 	require.NoError(t, folder.Delete(t.Context(), "a/b"))
@@ -107,7 +141,7 @@ func TestFoldersGoWithTheirLastObject(t *testing.T) {
 // One process deletes the last object of a folder while others put into it.
 func TestPutIntoAFolderThatIsBeingRemoved(t *testing.T) {
 	first, dir := newFolder(t)
-	second, err := pikokms.NewFolder(dir)
+	second, err := folderstorage.New(dir)
 	require.NoError(t, err)
 	defer second.Close()
 	stop := make(chan struct{})
@@ -167,7 +201,7 @@ func TestKeysThatCannotBeStoredAreRefusedBeforeTheUpload(t *testing.T) {
 		"a/../\xff":               `"a/../\xff" is not UTF-8`,
 	} {
 		err := folder.Put(t.Context(), key, unread{t})
-		require.ErrorIs(t, err, pikokms.ErrInvalidKey, key)
+		require.ErrorIs(t, err, folderstorage.ErrInvalidObjectKey, key)
 		require.ErrorContains(t, err, says, key)
 	}
 	require.Equal(t, before, filesIn(t, dir))
@@ -244,7 +278,7 @@ func TestLeftoversOfACrashAreSwept(t *testing.T) {
 		}
 	}
 
-	again, err := pikokms.NewFolder(dir)
+	again, err := folderstorage.New(dir)
 	require.NoError(t, err)
 	require.NoError(t, again.Close())
 	require.NoFileExists(t, filepath.Join(dir, ".pikokms-tmp-old"))

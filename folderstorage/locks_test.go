@@ -1,4 +1,4 @@
-package pikokms_test
+package folderstorage_test
 
 import "runtime"
 

@@ -1,4 +1,4 @@
-package pikokms
+package transfer
 
 import (
 	"errors"
@@ -11,8 +11,8 @@ import (
 	"piko.sh/pikokms/internal/checked"
 )
 
-// RangeObject is an Object that is fetched in ranges, such as one behind HTTP, for a RangeStorage
-// to return. Reads in a row share one fetch. Later fetches are longer, so reading the whole in
+// RangeObject is a [pikokms.Object] that is fetched in ranges, such as one behind HTTP, for a
+// [pikokms.RangeStorage] to return. Reads in a row share one fetch. Later fetches are longer, so reading the whole in
 // order takes a few of them. A fetch that breaks off is repeated from where it broke, a few times
 // in a row. A ReadAt during another one makes a fetch of its own.
 type RangeObject struct {
@@ -37,8 +37,8 @@ type ranges struct {
 	closeErr error
 }
 
-// ProbeSize is how many bytes of an object a RangeStorage fetches when it opens one: enough for a
-// header under a KMS key, or for the whole of a small object.
+// ProbeSize is how many bytes of an object a pikokms.RangeStorage fetches when it opens one: enough
+// for a header under a KMS key, or for the whole of a small object.
 const ProbeSize = 4 << 10
 
 const (
