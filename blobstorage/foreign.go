@@ -9,9 +9,9 @@ import (
 )
 
 // ErrS3EncryptionClient means that AWS's S3 Encryption Client wrote an object, or the keys of one.
-// It is no plaintext, so AllowPlaintext does not let it be read, copied or migrated. Decrypt it
-// with that client.
-var ErrS3EncryptionClient = errors.New("AWS's S3 Encryption Client wrote it")
+// It is no plaintext, so AllowPlaintext does not let it be read, copied or migrated; only
+// AllowS3EncryptionClient does. It is s3ec.ErrNotAllowed.
+var ErrS3EncryptionClient = s3ec.ErrNotAllowed
 
 // instructionSuffix ends the key of the object in which that client keeps the keys of another one,
 // if its metadata do not (Amazon S3 Encryption Client Developer Guide, "Instruction file").

@@ -151,7 +151,7 @@ func WithoutMetadata(metadata map[string]string) map[string]string {
 }
 
 func malformed(format string, arguments ...any) error {
-	return fmt.Errorf("%w: AWS's S3 Encryption Client wrote it, and "+format, append([]any{provider.ErrInvalidCiphertext}, arguments...)...)
+	return fmt.Errorf("AWS's S3 Encryption Client wrote it, and "+format+": %w", append(arguments, provider.ErrInvalidCiphertext)...)
 }
 
 // NeedsInstruction reports whether metadata leave out what only an instruction file can have.

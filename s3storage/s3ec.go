@@ -12,6 +12,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 
 	"piko.sh/pikokms/internal/checked"
+	"piko.sh/pikokms/provider"
 	"piko.sh/pikokms/s3ec"
 )
 
@@ -64,7 +65,7 @@ func (c *client) S3ECHeader(ctx context.Context, beside bool) (*s3ec.Header, err
 		missing := errors.Is(err, fs.ErrNotExist)
 		switch {
 		case missing && inMetadata:
-			return nil, fmt.Errorf("its metadata leave its data key to an instruction file: %w", err)
+			return nil, fmt.Errorf("%w: AWS's S3 Encryption Client wrote it, and there is no instruction file %s, to which its metadata leave its data key", provider.ErrInvalidCiphertext, onOneLine(name))
 		case missing:
 			return nil, nil
 		case err != nil:

@@ -82,7 +82,7 @@ func (x *Object) lookForClient(ctx context.Context, stored pikokms.Object) bool 
 	case err == nil:
 		x.Kind, x.Client = kindS3Client, c.Header
 	case errors.Is(err, provider.ErrInvalidCiphertext):
-		x.Kind, x.Err = kindDamaged, err
+		x.Kind, x.Err = kindS3Client, err
 	default:
 		x.Err = err
 	}
