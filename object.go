@@ -311,9 +311,9 @@ func (h *Host) statedSize(ctx context.Context, stored any, start io.Reader, size
 	case kind == pikoV2Stream:
 		return -1, nil
 	}
-	parsed, err := message.ReadHeader(whole, h.decrypter.Limits)
+	parsed, err := h.ReadHeader(whole)
 	if err != nil {
-		return 0, h.nameOptions(err)
+		return 0, err
 	}
 	if err := h.decrypter.Accept(parsed); err != nil {
 		return 0, err
@@ -326,6 +326,15 @@ func (h *Host) statedSize(ctx context.Context, stored any, start io.Reader, size
 		return 0, fmt.Errorf("%w: %w", provider.ErrInvalidCiphertext, err)
 	}
 	return n, nil
+}
+
+// ReadHeader reads the header of a stored object, within the limits of WithHeaderLimits, and no
+// more. It asks no key service, so nothing in the header is authenticated. The error holds
+// provider.ErrInvalidCiphertext if there is no whole header within the limits. Otherwise it is
+// stored's own.
+func (h *Host) ReadHeader(stored io.Reader) (*header.Header, error) {
+	parsed, err := message.ReadHeader(stored, h.decrypter.Limits)
+	return parsed, h.nameOptions(err)
 }
 
 // BindsNames reports whether objects are bound to their keys, as by BindObjectName.

@@ -72,7 +72,7 @@ func (h *Host) IsCurrent(ctx context.Context, key string) (current bool, err err
 			current, err = false, fmt.Errorf("is current %s: %w", key, err)
 		}
 	}()
-	parsed, err := message.ReadHeader(stored, h.decrypter.Limits)
+	parsed, err := h.ReadHeader(stored)
 	switch {
 	case errors.Is(err, provider.ErrInvalidCiphertext):
 		return false, nil

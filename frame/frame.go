@@ -50,8 +50,8 @@ var (
 	ErrTooLong = errors.New("plaintext too long for its frame length")
 	// ErrTooLarge means that an unframed body is larger than the reader's bound.
 	ErrTooLarge = errors.New("unframed message body exceeds the bound")
-	// ErrClosed means a write to a stream that was closed.
-	ErrClosed = errors.New("stream is closed")
+	// ErrStreamClosed means a write to a stream that was closed.
+	ErrStreamClosed = errors.New("stream is closed")
 	// ErrAborted means that a stream ended early, because of Abort or a panic of its source or
 	// destination.
 	ErrAborted = errors.New("stream was aborted")

@@ -16,7 +16,7 @@ type push struct {
 	have   int    // how many bytes of an incomplete frame are in buffer
 	src    source // source of the current call
 
-	// err is the stream's first error, kept, and ErrClosed after a successful Close. During a call
+	// err is the stream's first error, kept, and ErrStreamClosed after a successful Close. During a call
 	// it is ErrAborted. A panic of the source or destination leaves that in place, so a deferred
 	// Close does not complete the body.
 	err    error
@@ -125,7 +125,7 @@ func (w *push) close(side pusher) error {
 		w.err, w.result = ErrAborted, ErrAborted // stays if the destination panics
 		w.result = side.finish()
 	}
-	w.err = cmp.Or(w.result, ErrClosed)
+	w.err = cmp.Or(w.result, ErrStreamClosed)
 	w.buffer.drop()
 	w.held.drop()
 	return w.result

@@ -191,7 +191,7 @@ func TestAbort(t *testing.T) {
 		require.NoError(t, w.Close())
 		require.Equal(t, body(c, pattern(40)), out.Bytes())
 		_, err = w.Write([]byte("more"))
-		require.Equal(t, frame.ErrClosed, err)
+		require.Equal(t, frame.ErrStreamClosed, err)
 	})
 	t.Run("after a failure that stays", func(t *testing.T) {
 		w := frame.NewSealWriter(&limited{err: errFull}, c)
@@ -232,7 +232,7 @@ func TestSecondCloseReturnsTheFirstOnesResult(t *testing.T) {
 			}
 			_, err := test.w.Write([]byte("more"))
 			if first == nil {
-				first = frame.ErrClosed
+				first = frame.ErrStreamClosed
 			}
 			require.Equal(t, first, err)
 		})

@@ -126,9 +126,9 @@ func TestClose(t *testing.T) {
 	require.NoError(t, s.Close(), "a second Close does nothing")
 	require.Equal(t, body(c, plaintext), sealed.Bytes())
 	_, err = s.Write([]byte("x"))
-	require.Equal(t, frame.ErrClosed, err)
+	require.Equal(t, frame.ErrStreamClosed, err)
 	_, err = s.ReadFrom(bytes.NewReader(plaintext))
-	require.Equal(t, frame.ErrClosed, err)
+	require.Equal(t, frame.ErrStreamClosed, err)
 	require.NoError(t, s.Close())
 
 	var opened bytes.Buffer
@@ -140,11 +140,11 @@ func TestClose(t *testing.T) {
 	require.NoError(t, o.Close(), "a second Close does nothing")
 	require.Equal(t, plaintext, opened.Bytes())
 	_, err = o.Write([]byte("x"))
-	require.Equal(t, frame.ErrClosed, err)
+	require.Equal(t, frame.ErrStreamClosed, err)
 	require.NoError(t, o.Close())
 }
 
-// Streams can be chained, so a destination may fail with this package's own ErrClosed. That does
+// Streams can be chained, so a destination may fail with this package's own ErrStreamClosed. That does
 // not close the stream.
 func TestClosedDestinationIsAnError(t *testing.T) {
 	c := config(16)
@@ -153,21 +153,21 @@ func TestClosedDestinationIsAnError(t *testing.T) {
 
 	s := frame.NewSealWriter(closed, c)
 	_, err := s.Write(pattern(40))
-	require.ErrorIs(t, err, frame.ErrClosed)
-	require.ErrorIs(t, s.Close(), frame.ErrClosed)
+	require.ErrorIs(t, err, frame.ErrStreamClosed)
+	require.ErrorIs(t, s.Close(), frame.ErrStreamClosed)
 
 	o := frame.NewOpenWriter(closed, c)
 	_, err = o.Write(body(c, pattern(40)))
-	require.ErrorIs(t, err, frame.ErrClosed)
-	require.ErrorIs(t, o.Close(), frame.ErrClosed)
+	require.ErrorIs(t, err, frame.ErrStreamClosed)
+	require.ErrorIs(t, o.Close(), frame.ErrStreamClosed)
 
 	for _, w := range []io.WriteCloser{frame.NewSealWriter(closed, c), frame.NewOpenWriter(closed, c)} {
 		_, err = w.Write(body(c, []byte("short")))
 		if err == nil {
 			err = w.Close()
 		}
-		require.ErrorIs(t, err, frame.ErrClosed)
-		require.ErrorIs(t, w.Close(), frame.ErrClosed)
+		require.ErrorIs(t, err, frame.ErrStreamClosed)
+		require.ErrorIs(t, w.Close(), frame.ErrStreamClosed)
 	}
 }
 

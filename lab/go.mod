@@ -30,10 +30,13 @@ require (
 	piko.sh/piko/wdk/crypto/crypto_provider_aws_kms v0.0.0
 	piko.sh/pikokms v0.1.0
 	piko.sh/pikokms/blobstorage v0.1.0
+	piko.sh/pikokms/cmd/pikokms v0.1.0
 	piko.sh/pikokms/pikostorage v0.1.0
 	piko.sh/pikokms/provider/gcpkms v0.1.0
 	piko.sh/pikokms/provider/vault v0.1.0
 )
+
+require go.etcd.io/bbolt v1.5.0 // indirect
 
 require (
 	cloud.google.com/go v0.123.0 // indirect
@@ -194,6 +197,8 @@ replace piko.sh/piko/wdk/crypto/crypto_provider_aws_kms => ../crypto_provider_aw
 replace piko.sh/pikokms => ..
 
 replace piko.sh/pikokms/blobstorage => ../blobstorage
+
+replace piko.sh/pikokms/cmd/pikokms => ../cmd/pikokms
 
 replace piko.sh/pikokms/pikostorage => ../pikostorage
 

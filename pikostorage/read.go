@@ -77,7 +77,7 @@ func (e *encrypted) whole(ctx context.Context, params storage.GetParams) (o io.R
 // decrypt returns what whole does, of an object that is open.
 func (e *encrypted) decrypt(ctx context.Context, repository, key string, stored io.Reader) (io.Reader, string, error) {
 	if e.host.AllowsPlaintext() {
-		h, whole, err := sniff(stored)
+		h, whole, err := e.sniff(stored)
 		if err != nil {
 			return nil, "", err
 		}
@@ -88,7 +88,7 @@ func (e *encrypted) decrypt(ctx context.Context, repository, key string, stored 
 	}
 	recorded := &recorder{Reader: stored}
 	content, _, err := e.host.DecryptObject(ctx, name(repository, key), recorded, -1, nil)
-	h := recorded.header(content)
+	h := e.recordedHeader(recorded, content)
 	if _, refused := e.passedUnlessOurs(ctx, h, repository, key); refused != nil {
 		return nil, "", refused
 	}

@@ -75,7 +75,7 @@ func (e *encrypted) openAs(ctx context.Context, repository, key string, info *st
 		}
 	}
 	s := &stored{RangeObject: transfer.NewRangeObject(info.Size, info.LastModified, start, fetch), info: info}
-	if s.header, err = readHeader(io.NewSectionReader(s, 0, info.Size)); err != nil {
+	if s.header, err = e.readHeader(io.NewSectionReader(s, 0, info.Size)); err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
 	if s.header != nil && len(s.header.Bytes()) > len(start) {
@@ -90,8 +90,8 @@ func (e *encrypted) openAs(ctx context.Context, repository, key string, info *st
 
 // readHeader reads the header of a message. It returns nil if there is no message or a damaged one;
 // the host then reports what is wrong.
-func readHeader(r io.Reader) (*header.Header, error) {
-	h, err := message.ReadHeader(r, header.Limits{})
+func (e *encrypted) readHeader(r io.Reader) (*header.Header, error) {
+	h, err := e.host.ReadHeader(r)
 	if errors.Is(err, provider.ErrInvalidCiphertext) {
 		return nil, nil
 	}
@@ -99,10 +99,10 @@ func readHeader(r io.Reader) (*header.Header, error) {
 }
 
 // sniff reads the header of a stream, as readHeader does, and also returns the whole stream.
-func sniff(r io.Reader) (*header.Header, io.Reader, error) {
+func (e *encrypted) sniff(r io.Reader) (*header.Header, io.Reader, error) {
 	var start bytes.Buffer
 	rest := bufio.NewReaderSize(r, transfer.ProbeSize)
-	h, err := readHeader(io.TeeReader(rest, &start))
+	h, err := e.readHeader(io.TeeReader(rest, &start))
 	return h, io.MultiReader(&start, rest), err
 }
 
@@ -123,14 +123,14 @@ func (r *recorder) Read(p []byte) (int, error) {
 
 func (r *recorder) stop() { r.stopped, r.start = true, bytes.Buffer{} }
 
-// header stops the recording, and returns the header of the message that was decrypted from r to
-// content. It is parsed again only if content does not have it. It is nil if r is no message.
-func (r *recorder) header(content io.Reader) *header.Header {
+// recordedHeader stops the recording, and returns the header of the message that was decrypted from
+// r to content. It is parsed again only if content does not have it. It is nil if r is no message.
+func (e *encrypted) recordedHeader(r *recorder, content io.Reader) *header.Header {
 	defer r.stop()
 	if m, ok := content.(*message.DecryptReader); ok {
 		return m.Header()
 	}
-	h, _ := readHeader(&r.start)
+	h, _ := e.readHeader(&r.start)
 	return h
 }
 

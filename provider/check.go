@@ -41,9 +41,18 @@ func check(ctx context.Context, keyring Keyring) error {
 	return made.PlaintextKey.WithAccess(func(want []byte) error {
 		return got.PlaintextKey.WithAccess(func(key []byte) error {
 			if subtle.ConstantTimeCompare(want, key) != 1 {
-				return fmt.Errorf("%w: the data key came back changed", ErrDecryptionFailed)
+				return changed(keyring, made.KeyID)
 			}
 			return nil
 		})
 	})
+}
+
+// changed is the error of a data key that is another one once it is unwrapped.
+func changed(keyring Keyring, keyID string) error {
+	err := fmt.Errorf("%w: the data key came back changed", ErrDecryptionFailed)
+	if p, ok := keyring.(EncryptionProvider); ok {
+		return Failure("HealthCheck", p.Type(), keyID, err)
+	}
+	return err
 }

@@ -53,6 +53,23 @@ func (e *echo) UnwrapDataKey(_ context.Context, request *provider.UnwrapDataKeyR
 	return &provider.DataKey{PlaintextKey: e.give(e.unwraps)}, nil
 }
 
+// namedEcho is an echo that names its kind and its key.
+type namedEcho struct{ *echo }
+
+func (namedEcho) Type() provider.Type { return provider.TypeAWSKMS }
+
+func (n namedEcho) GenerateDataKey(ctx context.Context, encryptionContext map[string]string) (*provider.DataKey, error) {
+	key, err := n.echo.GenerateDataKey(ctx, encryptionContext)
+	key.KeyID = "alias/app"
+	return key, err
+}
+
+// A data key that comes back changed is an error that names the key, as any other does.
+func TestCheckNamesTheKey(t *testing.T) {
+	err := provider.Check(t.Context(), namedEcho{&echo{made: make([]byte, 32), unwraps: bytes.Repeat([]byte{1}, 32)}})
+	require.EqualError(t, err, "crypto HealthCheck failed with provider aws_kms and key alias/app: decryption failed: the data key came back changed")
+}
+
 // A check is passed by the data key that comes back as it was made, and by no other.
 func TestCheck(t *testing.T) {
 	key := bytes.Repeat([]byte{0x5a}, 32)

@@ -1,6 +1,7 @@
 package provider
 
 import (
+	"errors"
 	"fmt"
 	"net/url"
 	"slices"
@@ -32,6 +33,18 @@ func URLParameters(u *url.URL, known ...string) (url.Values, error) {
 		return nil, fmt.Errorf("%w: URL %q: %w", ErrInvalidKey, RedactURL(u.String()), err)
 	}
 	return query, nil
+}
+
+// ParseURL parses a URL, as url.Parse does. The error shows nothing of it.
+func ParseURL(text string) (*url.URL, error) {
+	u, err := url.Parse(text)
+	if failed, ok := errors.AsType[*url.Error](err); ok {
+		err = failed.Err
+	}
+	if err != nil && strings.Contains(err.Error(), "port") {
+		err = errors.New("invalid port") // url's own text shows what may be a password
+	}
+	return u, err
 }
 
 // hidden stands in a URL for what may be secret, as in [url.URL.Redacted].

@@ -351,6 +351,37 @@ func (g *guarded) HealthCheck(ctx context.Context) error {
 	return g.guard(ctx, "Call", *g.call)
 }
 
+// A Service on another provider has the breaker in front of that provider, though the first one's
+// stands within its own.
+func TestWithHasABreakerBeforeTheOther(t *testing.T) {
+	var call func(context.Context) error
+	s := service.New(&guarded{EncryptionProvider: newRemote(t, 1), call: &call}, service.Config{})
+	defer s.Close()
+	bare := newRemote(t, 1)
+	bare.fail(provider.ErrProviderUnavailable)
+	other := s.With(bare)
+	for range 2 * service.Failures {
+		require.ErrorIs(t, entries["GenerateDataKey"](t.Context(), other, nil), provider.ErrProviderUnavailable)
+	}
+	require.EqualValues(t, service.Failures, bare.calls.Load(), "the breaker refuses the rest")
+	require.Equal(t, service.StateOpen, s.State())
+}
+
+// A Service on another provider that keeps keys has the breaker within it.
+func TestWithHasABreakerWithinTheOther(t *testing.T) {
+	s := service.New(newRemote(t, 1), service.Config{})
+	defer s.Close()
+	calls := 0
+	call := func(context.Context) error { calls++; return provider.ErrProviderUnavailable }
+	other := s.With(&guarded{EncryptionProvider: newRemote(t, 1), call: &call})
+	for range 2 * service.Failures {
+		require.ErrorIs(t, other.HealthCheck(t.Context()), provider.ErrProviderUnavailable)
+	}
+	require.Equal(t, service.Failures, calls, "the breaker refuses the rest")
+	call = nil
+	require.NoError(t, other.HealthCheck(t.Context()), "what needs no call is never refused")
+}
+
 func TestBreakerInsideAProvider(t *testing.T) {
 	var call func(context.Context) error
 	g := &guarded{EncryptionProvider: newRemote(t, 1), call: &call}

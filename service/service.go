@@ -42,7 +42,7 @@ type Service struct {
 
 // New wraps a provider. Close the provider after the Service.
 func New(p provider.EncryptionProvider, c Config) *Service {
-	s := &Service{inner: p}
+	s := new(Service)
 	s.breaker = newBreaker(func(from, to State) {
 		if c.Telemetry.Logger != nil {
 			c.Telemetry.Logger.Warn("circuit breaker of the key service", "provider", p.Type(), "from", from.String(), "to", to.String())
@@ -51,19 +51,24 @@ func New(p provider.EncryptionProvider, c Config) *Service {
 			c.OnStateChange(from, to)
 		}
 	})
-	s.instruments = newInstruments(c.Telemetry, s.Type(), s.State)
-	if g, ok := p.(provider.Guarded); ok {
-		s.inside = true
-		s.inner = g.Guarded(func(ctx context.Context, operation string, call func(context.Context) error) error {
-			_, err := pass(ctx, s, operation, func(ctx context.Context) (struct{}, error) { return struct{}{}, call(ctx) })
-			return err
-		})
-	}
+	s.instruments = newInstruments(c.Telemetry, p.Type(), s.State)
+	s.protect(p)
 	if c.Cache != nil {
 		s.cache = newCache(broken{s}, *c.Cache)
 		s.cache.note = s.instruments.countCached
 	}
 	return s
+}
+
+// protect puts the breaker in front of a provider, or within it if it is a provider.Guarded.
+func (s *Service) protect(p provider.EncryptionProvider) {
+	g, inside := p.(provider.Guarded)
+	if s.inner, s.inside = p, inside; inside {
+		s.inner = g.Guarded(func(ctx context.Context, operation string, call func(context.Context) error) error {
+			_, err := pass(ctx, s, operation, func(ctx context.Context) (struct{}, error) { return struct{}{}, call(ctx) })
+			return err
+		})
+	}
 }
 
 // Close zeroes the cached data keys and ends the metric of the breaker's state. The Service goes on
@@ -118,7 +123,8 @@ func (s *Service) KeyID() string {
 // telemetry of s, and no cache. It is not to be closed.
 func (s *Service) With(p provider.EncryptionProvider) *Service {
 	other := *s
-	other.inner, other.cache = p, nil
+	other.cache = nil
+	other.protect(p)
 	return &other
 }
 

@@ -3,8 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"maps"
-	"net/url"
 	"slices"
 	"strings"
 
@@ -15,6 +13,7 @@ import (
 	"piko.sh/pikokms/provider"
 	"piko.sh/pikokms/provider/awskms"
 	"piko.sh/pikokms/provider/branchkey"
+	"piko.sh/pikokms/provider/keyurl"
 )
 
 // key is a KEY of the configuration.
@@ -25,63 +24,58 @@ type key struct {
 	providerIDs []string // which those may have
 }
 
-// schemes has a function for each scheme of KEYs. None of them asks a key service.
-var schemes = map[string]func(ctx context.Context, u *url.URL, retries int) (*key, error){
-	awskms.Scheme:    openKMS,
-	branchkey.Scheme: openBranchKey,
-}
+// services are the key services of KEYs.
+var services = keyurl.Services{awskms.KeyService, branchkey.KeyService}
 
-// openKey opens a KEY. Services are asked up to attempts times; 0 means the default.
+// openKey opens a KEY, and asks no key service. Services are asked up to attempts times; 0 means the
+// default.
 func openKey(ctx context.Context, text string, attempts int) (*key, error) {
-	u, err := url.Parse(text)
-	if err != nil {
-		return nil, fmt.Errorf("%q is not a URL; a KEY is awskms:///ARN or branchkey://TABLE/ID?key=ARN", provider.RedactURL(text))
-	}
-	open := schemes[u.Scheme]
-	if open == nil {
-		return nil, fmt.Errorf("%q has the unknown scheme %q; known are %s", provider.RedactURL(u.String()), u.Scheme, strings.Join(slices.Sorted(maps.Keys(schemes)), ", "))
-	}
-	k, err := open(ctx, u, max(0, attempts-1))
+	parsed, err := services.Parse(text)
 	if err != nil {
 		return nil, err
 	}
-	k.url = provider.RedactURL(u.String())
+	k := &key{url: parsed.String()}
+	if parsed.Service.Scheme == branchkey.Scheme {
+		err = k.nameBranchKey(parsed)
+	} else {
+		err = k.nameKMSKey(parsed)
+	}
+	if err != nil {
+		return nil, err
+	}
+	keyring, err := parsed.Open(ctx, keyurl.Options{CheckLater: true, MaxRetries: max(0, attempts-1)})
+	if err != nil {
+		return nil, err
+	}
+	k.provider = keyring.(provider.EncryptionProvider)
 	return k, nil
 }
 
-// openKMS opens a key of AWS KMS. It must be named by its ARN: an alias would take a further
+// nameKMSKey names a key of AWS KMS. It must be named by its ARN: an alias would take a further
 // permission and call, and objects name their key by its ARN.
-func openKMS(ctx context.Context, u *url.URL, retries int) (*key, error) {
-	c, err := awskms.ParseURL(u)
+func (k *key) nameKMSKey(parsed *keyurl.Key) error {
+	c, err := awskms.ParseURL(parsed.URL)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if a, err := arn.Parse(c.KeyID); err != nil || !strings.HasPrefix(a.Resource, "key/") {
-		return nil, fmt.Errorf("%w: %q does not name the key by its ARN; write awskms:///arn:aws:kms:REGION:ACCOUNT:key/ID", provider.ErrInvalidKey, provider.RedactURL(u.String()))
+		return fmt.Errorf("%w: %q does not name the key by its ARN; write awskms:///arn:aws:kms:REGION:ACCOUNT:key/ID", provider.ErrInvalidKey, parsed)
 	}
-	c.CheckLater, c.MaxRetries = true, retries
-	p, err := awskms.NewProvider(ctx, c)
-	if err != nil {
-		return nil, err
-	}
-	return &key{provider: p, name: c.KeyID, providerIDs: []string{"aws-kms", "aws-kms-rsa"}}, nil
+	k.name, k.providerIDs = c.KeyID, []string{"aws-kms", "aws-kms-rsa"}
+	return nil
 }
 
-// openBranchKey opens one branch key of a table in DynamoDB.
-func openBranchKey(ctx context.Context, u *url.URL, retries int) (*key, error) {
-	c, err := branchkey.ParseURL(u)
+// nameBranchKey names one branch key of a table in DynamoDB.
+func (k *key) nameBranchKey(parsed *keyurl.Key) error {
+	c, err := branchkey.ParseURL(parsed.URL)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	if c.File != "" || c.BranchKeyID == "" || c.By != "" {
-		return nil, fmt.Errorf("%w: %q does not name one branch key of a table; write branchkey://TABLE/ID?key=ARN", provider.ErrInvalidKey, provider.RedactURL(u.String()))
+	if parsed.Local || parsed.Pair != "" || c.BranchKeyID == "" {
+		return fmt.Errorf("%w: %q does not name one branch key of a table; write branchkey://TABLE/ID?key=ARN", provider.ErrInvalidKey, parsed)
 	}
-	c.KMS.MaxRetries, c.Table.MaxRetries = retries, retries
-	p, err := c.Open(ctx, func(config *branchkey.Config) { config.CheckLater = true })
-	if err != nil {
-		return nil, err
-	}
-	return &key{provider: p, name: c.BranchKeyID, providerIDs: []string{branchkey.ProviderID}}, nil
+	k.name, k.providerIDs = c.BranchKeyID, []string{branchkey.ProviderID}
+	return nil
 }
 
 // isUnder reports whether a message states that it is as a host writes it today, under this key

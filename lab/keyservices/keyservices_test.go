@@ -5,88 +5,103 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"testing"
 
-	"github.com/aws/aws-sdk-go-v2/aws"
-	"github.com/aws/aws-sdk-go-v2/credentials"
-	"github.com/aws/aws-sdk-go-v2/service/kms"
 	"github.com/hashicorp/vault/api"
 	"github.com/stretchr/testify/require"
 
 	"piko.sh/pikokms"
+	"piko.sh/pikokms/cmd/pikokms/keyservices"
 	"piko.sh/pikokms/folderstorage"
 	"piko.sh/pikokms/internal/emulator"
 	"piko.sh/pikokms/kmstest"
 	"piko.sh/pikokms/provider"
 	"piko.sh/pikokms/provider/awskms"
+	"piko.sh/pikokms/provider/branchkey"
 	"piko.sh/pikokms/provider/gcpkms"
 	"piko.sh/pikokms/provider/gcpkms/gcpkmstest"
+	"piko.sh/pikokms/provider/keyurl"
 	"piko.sh/pikokms/provider/local"
 	"piko.sh/pikokms/provider/providertest"
 	"piko.sh/pikokms/provider/vault"
 )
 
-// opener makes providers, always on the same key.
+// makers make two keys of each key service, by their URLs. Their credentials are in the environment.
+var makers = map[string]func(t *testing.T) [2]string{
+	local.Scheme: localKeys, awskms.Scheme: awsKeys, gcpkms.Scheme: gcpKeys, vault.Scheme: vaultKeys, branchkey.Scheme: branchKeys,
+}
+
+// opener makes keyrings, always on the same key.
 type opener func(t *testing.T) provider.EncryptionProvider
 
-// keyServices make two keys of each key service.
-var keyServices = map[string]func(t *testing.T) [2]opener{"local": localKeys, "awskms": awsKeys, "gcpkms": gcpKeys, "vault": vaultKeys}
-
-func localKeys(t *testing.T) (keys [2]opener) {
-	dir := t.TempDir()
-	for i := range keys {
-		name := fmt.Sprintf("key-%d", i)
-		require.NoError(t, local.Generate(filepath.Join(dir, name)))
-		keys[i] = func(t *testing.T) provider.EncryptionProvider {
-			p, err := local.NewProvider(local.Config{KeyFile: filepath.Join(dir, name), Name: name})
-			require.NoError(t, err)
-			return p
+// keyServices make two keys of each key service that encrypts.
+func keyServices(t *testing.T) map[string]func(t *testing.T) [2]opener {
+	byScheme := make(map[string]func(t *testing.T) [2]opener)
+	for _, service := range keyservices.All() {
+		if service.Scheme == awskms.DiscoveryScheme {
+			continue // It only decrypts.
+		}
+		makes := makers[service.Scheme]
+		require.NotNil(t, makes, "no test makes keys of %s", service.Scheme)
+		byScheme[service.Scheme] = func(t *testing.T) (openers [2]opener) {
+			for i, url := range makes(t) {
+				openers[i] = func(t *testing.T) provider.EncryptionProvider { return open(t, url) }
+			}
+			return openers
 		}
 	}
-	return keys
+	return byScheme
 }
 
-func awsKeys(t *testing.T) (keys [2]opener) {
+func open(t *testing.T, url string) provider.EncryptionProvider {
+	key, err := keyservices.All().Parse(url)
+	require.NoError(t, err)
+	keyring, err := key.Open(t.Context(), keyurl.Options{})
+	require.NoError(t, err)
+	if closer, ok := keyring.(io.Closer); ok {
+		t.Cleanup(func() { require.NoError(t, closer.Close()) })
+	}
+	return keyring.(provider.EncryptionProvider)
+}
+
+func localKeys(t *testing.T) (urls [2]string) {
+	dir := filepath.ToSlash(t.TempDir())
+	for i := range urls {
+		path := fmt.Sprintf("%s/key-%d", dir, i)
+		require.NoError(t, local.Generate(path))
+		urls[i] = fmt.Sprintf("local:%s?name=key-%d", path, i)
+	}
+	return urls
+}
+
+func awsKeys(t *testing.T) (urls [2]string) {
+	t.Setenv("AWS_ACCESS_KEY_ID", "test")
+	t.Setenv("AWS_SECRET_ACCESS_KEY", "test")
 	server := kmstest.NewServer(t)
-	for i := range keys {
-		key := server.CreateKey(kmstest.Key{})
-		keys[i] = func(t *testing.T) provider.EncryptionProvider {
-			client := kms.New(kms.Options{
-				Region: key.Region, BaseEndpoint: aws.String(server.URL), Credentials: credentials.NewStaticCredentialsProvider("test", "test", ""),
-			})
-			p, err := awskms.NewProvider(t.Context(), awskms.Config{KeyID: key.ARN, Client: client})
-			require.NoError(t, err)
-			return p
-		}
+	for i := range urls {
+		urls[i] = "awskms:///" + server.CreateKey(kmstest.Key{}).ARN + "?endpoint=" + server.URL
 	}
-	return keys
+	return urls
 }
 
-func gcpKeys(t *testing.T) (keys [2]opener) {
+func gcpKeys(t *testing.T) (urls [2]string) {
 	server := gcpkmstest.NewServer(t)
-	for i := range keys {
-		name := fmt.Sprintf("key-%d", i)
-		server.CreateKey(gcpkmstest.Key{Name: name})
-		keys[i] = func(t *testing.T) provider.EncryptionProvider {
-			p, err := gcpkms.NewProvider(t.Context(), gcpkms.Config{
-				ProjectID: gcpkmstest.Project, Location: gcpkmstest.Location, KeyRing: gcpkmstest.KeyRing, KeyName: name, Endpoint: server.URL,
-			})
-			require.NoError(t, err)
-			t.Cleanup(func() { require.NoError(t, p.Close()) })
-			return p
-		}
+	for i := range urls {
+		urls[i] = "gcpkms://" + server.CreateKey(gcpkmstest.Key{Name: fmt.Sprintf("key-%d", i)}) + "?endpoint=" + server.URL
 	}
-	return keys
+	return urls
 }
 
 // made counts the keys of the server, which all tests share.
 var made atomic.Int64
 
-func vaultKeys(t *testing.T) (keys [2]opener) {
+func vaultKeys(t *testing.T) (urls [2]string) {
+	t.Setenv("VAULT_TOKEN", emulator.OpenBaoToken)
 	config := api.DefaultConfig()
 	require.NoError(t, config.Error)
 	config.Address = emulator.OpenBao(t)
@@ -97,22 +112,38 @@ func vaultKeys(t *testing.T) (keys [2]opener) {
 	if _, err = client.Logical().Write("sys/mounts/"+mount, map[string]any{"type": "transit"}); made.Load() == 0 {
 		require.NoError(t, err)
 	}
-	for i := range keys {
+	for i := range urls {
 		name := fmt.Sprintf("key-%d", made.Add(1))
 		_, err = client.Logical().Write(mount+"/keys/"+name, nil)
 		require.NoError(t, err)
-		keys[i] = func(t *testing.T) provider.EncryptionProvider {
-			p, err := vault.NewProvider(t.Context(), vault.Config{Address: config.Address, Mount: mount, Key: name, Token: emulator.OpenBaoToken})
-			require.NoError(t, err)
-			t.Cleanup(func() { require.NoError(t, p.Close()) })
-			return p
-		}
+		urls[i] = fmt.Sprintf("vault://%s/%s?address=%s", mount, name, config.Address)
 	}
-	return keys
+	return urls
+}
+
+func branchKeys(t *testing.T) (urls [2]string) {
+	dir := filepath.ToSlash(t.TempDir())
+	require.NoError(t, local.Generate(dir+"/master"))
+	table := fmt.Sprintf("branchkey:%s/table?master=local:%s/master", dir, dir)
+	u, err := url.Parse(table)
+	require.NoError(t, err)
+	c, err := branchkey.ParseURL(u)
+	require.NoError(t, err)
+	store, err := c.OpenStore(t.Context())
+	require.NoError(t, err)
+	defer func() { require.NoError(t, store.Close()) }()
+	require.NoError(t, store.CreateTable(t.Context()))
+	for i := range urls {
+		id := fmt.Sprintf("tenant-%d", i)
+		_, err := store.Create(t.Context(), id, map[string]string{"tenant": id})
+		require.NoError(t, err)
+		urls[i] = table + "&id=" + id
+	}
+	return urls
 }
 
 func TestConformance(t *testing.T) {
-	for name, makeKeys := range keyServices {
+	for name, makeKeys := range keyServices(t) {
 		t.Run(name, func(t *testing.T) {
 			keys := makeKeys(t)
 			providertest.Run(t, keys[0], keys[1])
@@ -140,8 +171,8 @@ func stored(t *testing.T, dir string) string {
 func TestFromOneKeyServiceToAnother(t *testing.T) {
 	object := []byte(strings.Repeat("An object of several frames. ", 10_000))
 	const secret, text = "An object of several frames.", "a string"
-	for from, makeKeys := range keyServices {
-		for to, makeOthers := range keyServices {
+	for from, makeKeys := range keyServices(t) {
+		for to, makeOthers := range keyServices(t) {
 			t.Run(from+" to "+to, func(t *testing.T) {
 				keys := makeKeys(t)
 				others := keys

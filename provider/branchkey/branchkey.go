@@ -112,14 +112,25 @@ func NewProvider(ctx context.Context, c Config) (*Provider, error) {
 		store: c.Store, id: c.BranchKeyID, supplier: c.Supplier,
 		cache: newCache(c.TTL, cmp.Or(c.Entries, defaultEntries)),
 	}
-	if p.id == "" || c.CheckLater {
+	if c.CheckLater {
 		return p, nil
+	}
+	if err := p.check(ctx); err != nil {
+		return nil, err
+	}
+	return p, nil
+}
+
+// check asks for the configured branch key, if there is one.
+func (p *Provider) check(ctx context.Context) error {
+	if p.id == "" {
+		return nil
 	}
 	m, err := p.active(ctx, p.id)
 	if err != nil {
-		return nil, fail(ctx, "NewProvider", p.id, err)
+		return fail(ctx, "NewProvider", p.id, err)
 	}
-	return p, m.key.Close()
+	return m.key.Close()
 }
 
 // Close zeroes the cached branch keys. The provider can't be used afterwards.

@@ -222,7 +222,7 @@ func (c *URLConfig) Open(ctx context.Context, adjust func(*Config)) (*Provider, 
 	}
 	config := Config{Store: store, BranchKeyID: c.BranchKeyID, TTL: c.TTL, Entries: c.Entries}
 	if c.By != "" {
-		config.Supplier = ByPair(c.By)
+		config.Supplier = c.pick
 	}
 	if adjust != nil {
 		adjust(&config)
@@ -233,4 +233,13 @@ func (c *URLConfig) Open(ctx context.Context, adjust func(*Config)) (*Provider, 
 	}
 	p.close = store.Close
 	return p, nil
+}
+
+// pick is the Supplier of a URL with by=NAME.
+func (c *URLConfig) pick(_ context.Context, encryptionContext map[string]string) (string, error) {
+	id := encryptionContext[c.By]
+	if id == "" && c.BranchKeyID == "" {
+		return "", fmt.Errorf("%w: there is no pair %q, whose value is the branch key's ID; state it", provider.ErrKeyNotFound, c.By)
+	}
+	return id, nil
 }

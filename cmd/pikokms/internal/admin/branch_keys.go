@@ -13,8 +13,10 @@ import (
 
 	"piko.sh/pikokms/cmd/pikokms/internal/console"
 	"piko.sh/pikokms/cmd/pikokms/internal/keys"
+	"piko.sh/pikokms/cmd/pikokms/keyservices"
 	"piko.sh/pikokms/provider"
 	"piko.sh/pikokms/provider/branchkey"
+	"piko.sh/pikokms/provider/keyurl"
 	"piko.sh/pikokms/provider/local"
 )
 
@@ -109,12 +111,12 @@ func (s *keyStore) parse() (*branchkey.URLConfig, error) {
 		}
 		text = urls[0]
 	}
-	u, err := keys.ParseURL(text)
+	u, err := keyservices.All().ParseURL(text)
 	if err != nil {
 		return nil, console.Usage(fmt.Errorf("%s: %w", origin, err))
 	}
 	if u.Scheme != branchkey.Scheme {
-		return nil, console.Usage(fmt.Errorf("%s: %q names no table of branch keys, branchkey://TABLE?key=ARN does", origin, keys.Redact(u)))
+		return nil, console.Usage(fmt.Errorf("%s: %q names no table of branch keys, branchkey://TABLE?key=ARN does", origin, provider.RedactURL(u.String())))
 	}
 	c, err := branchkey.ParseURL(u)
 	if err != nil {
@@ -152,15 +154,12 @@ func wrapUnder(c *branchkey.URLConfig, to string) error {
 		c.KMS.KeyARN, c.KMS.TrustedKeys = to, slices.DeleteFunc(before, func(a string) bool { return a == to })
 		return nil
 	}
-	u, err := console.ParseURL(to)
-	if err == nil {
-		err = keys.ExpandHome(u)
-	}
+	u, err := keyurl.Services{local.KeyService}.ParseURL(to)
 	if err != nil {
 		return fmt.Errorf("--to: %w", err)
 	}
 	if u.Scheme != local.Scheme {
-		return fmt.Errorf("--to: %q is not a local key, which a table in a file needs: local:PATH", keys.Redact(u))
+		return fmt.Errorf("--to: %q is not a local key, which a table in a file needs: local:PATH", provider.RedactURL(u.String()))
 	}
 	master, err := local.ParseURL(u)
 	if err != nil {

@@ -179,15 +179,15 @@ type checkedPermission struct {
 
 // checkKey checks a KEY, on which these actions are needed if it is a symmetric key of KMS.
 func checkKey(ctx context.Context, k *keys.Key, pairs map[string]string, needed []string) *CheckedKey {
-	c := &CheckedKey{Key: k.Text}
+	c := &CheckedKey{Key: k.String()}
 	var err error
-	switch k.Scheme {
+	switch k.Service.Scheme {
 	case local.Scheme:
 		err = c.checkLocal(ctx, k, needed)
 	case awskms.Scheme:
 		err = c.checkKMS(ctx, k, pairs, needed)
 	case awskms.DiscoveryScheme:
-		err = fmt.Errorf("%s names no key; name one with %s", k.Text, awskms.Scheme)
+		err = fmt.Errorf("%s names no key; name one with %s", k, awskms.Scheme)
 	default:
 		c.checkByUse(ctx, k, pairs, needed)
 	}

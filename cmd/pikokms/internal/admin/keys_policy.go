@@ -91,7 +91,7 @@ KMS is only asked for the ARN of a KEY that is an alias or an ID.`,
 			}
 			var statements []Statement
 			for i, k := range all {
-				if k.Scheme != awskms.Scheme {
+				if k.Service.Scheme != awskms.Scheme {
 					continue // It is only used together with the others.
 				}
 				actions := actionsOf(role, i >= len(ks), len(ks), len(targets))
@@ -148,11 +148,11 @@ func checkPolicyKeys(ks []*keys.Key, rsaKeys []string, ofOne bool) error {
 	ofKMS := 0
 	for _, k := range ks {
 		switch {
-		case k.Scheme == branchkey.Scheme && !k.InFile:
-			return fmt.Errorf("%s is a branch key: its policy is about a table, too, and is written by hand; docs/KEYS.md has one", k.Text)
-		case k.Scheme == awskms.DiscoveryScheme:
-			return fmt.Errorf("%s names no key of AWS KMS that a policy could be about", k.Text)
-		case k.Scheme == awskms.Scheme:
+		case k.Service.Scheme == branchkey.Scheme && !k.Local:
+			return fmt.Errorf("%s is a branch key: its policy is about a table, too, and is written by hand; docs/KEYS.md has one", k)
+		case k.Service.Scheme == awskms.DiscoveryScheme:
+			return fmt.Errorf("%s names no key of AWS KMS that a policy could be about", k)
+		case k.Service.Scheme == awskms.Scheme:
 			ofKMS++
 		}
 	}
@@ -163,7 +163,7 @@ func checkPolicyKeys(ks []*keys.Key, rsaKeys []string, ofOne bool) error {
 	}
 	switch {
 	case ofKMS == 0 && len(ks) == 1:
-		return fmt.Errorf("%s is no key of AWS KMS, so no policy is about it", ks[0].Text)
+		return fmt.Errorf("%s is no key of AWS KMS, so no policy is about it", ks[0])
 	case ofKMS == 0:
 		return errors.New("none of the KEYs is one of AWS KMS, so no policy is about them")
 	case ofOne && ofKMS > 1:

@@ -142,7 +142,7 @@ func split(f *pflag.Flag, text string) []string {
 	case !several:
 		return []string{text}
 	case f.Name == "key" || f.Name == "to":
-		return strings.Fields(strings.TrimPrefix(text, keys.ByteOrderMark))
+		return strings.Fields(text)
 	}
 	return slices.DeleteFunc(strings.Split(text, "\n"), func(line string) bool { return strings.TrimSpace(line) == "" })
 }

@@ -3,17 +3,15 @@ package keys
 import (
 	"net/url"
 	"path/filepath"
-
-	"piko.sh/pikokms/provider/local"
 )
 
 // Identity returns the text of a KEY without what may change from one run to the next.
 func (k *Key) Identity() string {
-	u, err := url.Parse(k.Text)
+	u, err := url.Parse(k.String())
 	if err != nil {
-		return k.Text
+		return k.String()
 	}
-	if u.Scheme == local.Scheme && u.Opaque != "" {
+	if u.Opaque != "" {
 		if absolute, err := filepath.Abs(u.Opaque); err == nil {
 			u.Opaque = absolute
 		}

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"net"
 	"net/url"
 	"os"
@@ -21,13 +20,10 @@ import (
 
 	"piko.sh/pikokms/cmd/pikokms/internal/console"
 	"piko.sh/pikokms/cmd/pikokms/internal/telemetry"
+	"piko.sh/pikokms/cmd/pikokms/keyservices"
 	"piko.sh/pikokms/header"
 	"piko.sh/pikokms/provider"
-	"piko.sh/pikokms/provider/awskms"
-	"piko.sh/pikokms/provider/branchkey"
-	"piko.sh/pikokms/provider/gcpkms"
-	"piko.sh/pikokms/provider/local"
-	"piko.sh/pikokms/provider/vault"
+	"piko.sh/pikokms/provider/keyurl"
 	"piko.sh/pikokms/service"
 )
 
@@ -35,34 +31,15 @@ const DefaultTimeout = 10 * time.Second
 
 const Variable = "PIKOKMS_KEY"
 
-// keyService is what the KEYs of a scheme have in common.
-type keyService struct {
-	kind       provider.Type
-	providerID string // begins the provider ID of a data key under such a KEY; empty for any
-}
-
-var keyServices = map[string]keyService{
-	awskms.Scheme:          {provider.TypeAWSKMS, "aws-kms"},
-	awskms.DiscoveryScheme: {provider.TypeAWSKMS, "aws-kms"},
-	gcpkms.Scheme:          {provider.TypeGCPKMS, gcpkms.ProviderID},
-	vault.Scheme:           {provider.TypeHashiCorpVault, vault.ProviderID},
-	branchkey.Scheme:       {branchkey.TypeBranchKey, "aws-kms-hierarchy"},
-	local.Scheme:           {provider.TypeLocalAESGCM, ""},
-}
-
 // Key is a KEY of the command line whose syntax is valid. It is opened when it is first used, so
 // that a key that can't be reached does not stop the others. It is safe for concurrent use.
 type Key struct {
-	Given   string // as its user wrote it
-	Text    string // the URL as given, without its secrets
-	Scheme  string
-	By      string   // of a branch key: the name of the pair that picks it, if one does
-	InFile  bool     // of a branch key: its table is a file
-	Files   []string // on this computer, that hold the key or give access to it
-	URL     *url.URL
-	open    func(context.Context) (provider.Unwrapper, error)
+	*keyurl.Key
+
+	Given   string        // as its user wrote it
 	Timeout time.Duration // the time for an answer of the key service, retries included
 	Calls   atomic.Int64  // of its key service, but for those that open it
+	check   bool          // whether opening it asks the key service
 
 	// These are set where the key is used for many objects.
 	Patient bool          // whether a key service that did not answer is asked again
@@ -76,18 +53,18 @@ type Key struct {
 }
 
 // IsRemote reports whether the key is in a key service.
-func (k *Key) IsRemote() bool { return k.Scheme != local.Scheme && !k.InFile }
+func (k *Key) IsRemote() bool { return !k.Local }
 
 // isAskedEachTime reports whether a key service is asked for each data key. Of a branch key, the
 // service is asked once, and then this process wraps the data keys.
-func (k *Key) isAskedEachTime() bool { return k.IsRemote() && k.Scheme != branchkey.Scheme }
+func (k *Key) isAskedEachTime() bool { return k.IsRemote() && !k.Service.Guarded }
 
 // Opened returns the keyring of the KEY, which it opens first if need be.
 func (k *Key) Opened(ctx context.Context) (provider.Unwrapper, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if k.keyring == nil && k.failure == nil {
-		keyring, err := k.open(ctx)
+		keyring, err := k.Open(ctx, keyurl.Options{CheckLater: !k.check, Guard: k.guard})
 		// After an error the keyring is a nil pointer in an interface that is not nil.
 		switch {
 		case err == nil:
@@ -115,7 +92,7 @@ func (k *Key) giveUp(err error) {
 // Ask makes a call of the keyring of a KEY, and bounds the time of its answer.
 func Ask[T any](ctx context.Context, k *Key, call func(context.Context, provider.Unwrapper) (T, error)) (T, error) {
 	var answer T
-	if k.Limiter != nil && k.isAskedEachTime() { // Calls for branch keys wait in countCall.
+	if k.Limiter != nil && k.isAskedEachTime() { // Calls for branch keys wait in guard.
 		if err := k.Limiter.Wait(ctx); err != nil {
 			return answer, err
 		}
@@ -191,7 +168,7 @@ func (k *Key) blame(err error) error {
 	if failed, ok := errors.AsType[*provider.EncryptionError](err); ok {
 		err = failed.Err // The error around it would name the key once more.
 	}
-	return fmt.Errorf("key %s: %w", k.Text, err)
+	return fmt.Errorf("key %s: %w", k, err)
 }
 
 func (k *Key) GenerateDataKey(ctx context.Context, encryptionContext map[string]string) (*provider.DataKey, error) {
@@ -205,7 +182,7 @@ func (k *Key) WrapDataKey(ctx context.Context, dataKey *provider.SecureBytes, en
 // UnwrapDataKey implements provider.Keyring. It asks a key service only about data keys that such a
 // service encrypted.
 func (k *Key) UnwrapDataKey(ctx context.Context, request *provider.UnwrapDataKeyRequest) (*provider.DataKey, error) {
-	if !strings.HasPrefix(request.EncryptedKey.ProviderID, keyServices[k.Scheme].providerID) {
+	if !strings.HasPrefix(request.EncryptedKey.ProviderID, k.Service.ProviderID) {
 		return nil, provider.ErrUntrustedKey
 	}
 	return k.whole.UnwrapDataKey(ctx, request)
@@ -215,7 +192,7 @@ func (k *Key) IsCurrent(ctx context.Context, request *provider.UnwrapDataKeyRequ
 	return k.whole.IsCurrent(ctx, request)
 }
 
-func (k *Key) Type() provider.Type { return keyServices[k.Scheme].kind }
+func (k *Key) Type() provider.Type { return k.Service.Type }
 
 func (k *Key) UnwrapPikoV2(ctx context.Context, wrapped string) (*provider.SecureBytes, error) {
 	return k.whole.UnwrapPikoV2(ctx, wrapped)
@@ -336,7 +313,7 @@ func (k *Key) Close() error {
 func Parse(given []string, timeout time.Duration, check bool) ([]*Key, error) {
 	origin := "-k"
 	if len(given) == 0 {
-		origin, given = Variable, strings.Fields(strings.TrimPrefix(os.Getenv(Variable), ByteOrderMark))
+		origin, given = Variable, strings.Fields(os.Getenv(Variable))
 	}
 	if len(given) == 0 {
 		return nil, console.Usage(fmt.Errorf("no key; name one with -k KEY or in the environment variable %s", Variable))
@@ -351,56 +328,23 @@ func Parse(given []string, timeout time.Duration, check bool) ([]*Key, error) {
 	return keys, nil
 }
 
-// parseKey parses one KEY, as parseKeys does.
+// parseKey parses one KEY, as Parse does.
 func parseKey(text string, timeout time.Duration, check bool) (*Key, error) {
-	u, err := ParseURL(text)
+	services := keyservices.All()
+	if u, err := services.ParseURL(text); err == nil && u.Scheme == "" {
+		return nil, fmt.Errorf("%q is not a URL; a key file is local:PATH, an alias awskms://alias/NAME?region=REGION", provider.RedactURL(u.String()))
+	}
+	parsed, err := services.Parse(text)
 	if err != nil {
 		return nil, err
 	}
-	k := &Key{Given: text, Text: Redact(u), Scheme: u.Scheme, URL: u, Timeout: timeout}
+	k := &Key{Key: parsed, Given: text, Timeout: timeout, check: check}
 	k.whole = service.NewKeyring(askingKeyring{k}, k.Type(), service.Config{Telemetry: telemetry.Providers()})
-	switch u.Scheme {
-	case awskms.Scheme:
-		c, err := awskms.ParseURL(u)
-		c.CheckLater = !check
-		k.Files = []string{c.PublicKeyFile}
-		k.open = func(ctx context.Context) (provider.Unwrapper, error) { return awskms.NewProvider(ctx, c) }
-		return k, err
-	case awskms.DiscoveryScheme:
-		c, err := awskms.ParseDiscoveryURL(u)
-		k.open = func(ctx context.Context) (provider.Unwrapper, error) { return awskms.NewDiscovery(ctx, c) }
-		return k, err
-	case gcpkms.Scheme:
-		c, err := gcpkms.ParseURL(u)
-		c.CheckLater = !check
-		k.open = func(ctx context.Context) (provider.Unwrapper, error) { return gcpkms.NewProvider(ctx, c) }
-		return k, err
-	case vault.Scheme:
-		c, err := vault.ParseURL(u)
-		c.CheckLater = !check
-		if c.AppRole != nil {
-			k.Files = []string{c.AppRole.SecretIDFile}
-		}
-		if c.Kubernetes != nil {
-			k.Files = []string{c.Kubernetes.TokenFile}
-		}
-		k.open = func(ctx context.Context) (provider.Unwrapper, error) { return vault.NewProvider(ctx, c) }
-		return k, err
-	case branchkey.Scheme:
-		return k, k.parseBranchKey(u, check)
-	case local.Scheme:
-		c, err := local.ParseURL(u)
-		k.Files = []string{c.KeyFile}
-		k.open = func(context.Context) (provider.Unwrapper, error) { return local.NewProvider(c) }
-		return k, err
-	case "":
-		return nil, fmt.Errorf("%q is not a URL; a key file is local:PATH, an alias awskms://alias/NAME?region=REGION", Redact(u))
-	}
-	return nil, fmt.Errorf("%q has the unknown scheme %q; known are %s", Redact(u), u.Scheme, strings.Join(slices.Sorted(maps.Keys(keyServices)), ", "))
+	return k, nil
 }
 
 // count counts an answer of a key service, which is not asked about keys that are not trusted.
-// Branch keys are counted by countCall.
+// Branch keys are counted by guard.
 func (k *Key) count(err error) {
 	if k.isAskedEachTime() && !errors.Is(err, provider.ErrUntrustedKey) {
 		k.Calls.Add(1)
@@ -408,7 +352,7 @@ func (k *Key) count(err error) {
 }
 
 // IsAWS reports whether the key is in AWS KMS.
-func (k *Key) IsAWS() bool { return strings.HasPrefix(k.Scheme, awskms.Scheme) }
+func (k *Key) IsAWS() bool { return k.Type() == provider.TypeAWSKMS }
 
 func CloseAll(keys []*Key) {
 	for _, k := range keys {

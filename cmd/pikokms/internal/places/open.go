@@ -187,7 +187,7 @@ func parsePlace(text string) (*url.URL, error) {
 			rest = "s3://" + strings.TrimPrefix(after, arn)
 		}
 	}
-	u, err := console.ParseURL(rest)
+	u, err := provider.ParseURL(rest)
 	if err != nil {
 		return nil, console.Usage(fmt.Errorf("not a URL: %w", err))
 	}

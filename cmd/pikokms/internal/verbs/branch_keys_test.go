@@ -207,9 +207,16 @@ func TestBranchKeysInDynamoDB(t *testing.T) {
 		require.Less(t, time.Since(begin), n*time.Second, "only the call for the branch key counts for the rate")
 		require.Contains(t, stderr, fmt.Sprintf("encrypted %d objects of %d bytes, 1 KMS call,", n, n*len(tenant)))
 	}
-	objects := filepath.Join(dir, "objects")
 	asked.Store(0)
 	begin := time.Now()
+	_, stderr = do("encrypt", "-k", key("/tenant-1?", arns[0]), "-k", key("/tenant-2?", arns[0]), "--kms-rate", "1", "-o", filepath.Join(dir, "both"), filepath.Join(dir, "plain", "tenant-1"))
+	require.GreaterOrEqual(t, time.Since(begin), time.Second, "the calls that open branch keys are held to the rate, too")
+	require.Contains(t, stderr, ", 2 KMS calls,")
+	require.EqualValues(t, 2, asked.Load())
+
+	objects := filepath.Join(dir, "objects")
+	asked.Store(0)
+	begin = time.Now()
 	_, stderr = do("verify", "-k", key("?by=t&", arns[0]), "--kms-rate", "1", objects)
 	require.GreaterOrEqual(t, time.Since(begin), time.Second)
 	require.Contains(t, stderr, fmt.Sprintf("verified %d objects of %d bytes, 2 KMS calls,", 2*n, 2*n*len("tenant-1")))

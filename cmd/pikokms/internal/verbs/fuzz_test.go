@@ -50,7 +50,7 @@ func FuzzArguments(f *testing.F) {
 				ks, err := keys.Parse(values.GetSlice(), time.Second, true)
 				require.Equal(t, err == nil, len(ks) > 0)
 				for _, k := range ks {
-					require.Contains(t, []string{"awskms", "awskms-discovery", "local"}, k.Scheme)
+					require.Contains(t, []string{"awskms", "awskms-discovery", "local"}, k.Service.Scheme)
 				}
 			case "context":
 				o := options{pairs: values.GetSlice()}

@@ -12,6 +12,7 @@ import (
 	"github.com/hashicorp/vault/api"
 	"github.com/stretchr/testify/require"
 
+	"piko.sh/pikokms/cmd/pikokms/keyservices"
 	"piko.sh/pikokms/internal/emulator"
 	"piko.sh/pikokms/kmstest"
 	"piko.sh/pikokms/provider/gcpkms/gcpkmstest"
@@ -35,6 +36,21 @@ func vaultURL(t *testing.T, name string) (keyURL string, rotate func()) {
 	return fmt.Sprintf("vault://%s/%s?address=%s", mount, name, config.Address), func() {
 		_, err := client.Logical().Write(mount+"/keys/"+name+"/rotate", nil)
 		require.NoError(t, err)
+	}
+}
+
+// Help and documents have each key service, and errors list it.
+func TestEachKeyServiceIsDocumented(t *testing.T) {
+	help, _, _, err := execute(t, "help", "keys")
+	require.NoError(t, err)
+	document, err := os.ReadFile(filepath.Join(repository, "docs", "KEYS.md"))
+	require.NoError(t, err)
+	_, stderr, _, err := execute(t, "decrypt", "-k", "nothing://x", "x")
+	require.Error(t, err)
+	for _, service := range keyservices.All() {
+		require.Regexp(t, `(?m)^ +`+service.Scheme+":", help)
+		require.Contains(t, string(document), "\n| `"+service.Scheme+":")
+		require.Regexp(t, `known are .*\b`+service.Scheme+`\b`, stderr)
 	}
 }
 

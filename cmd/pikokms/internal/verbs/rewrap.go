@@ -158,7 +158,7 @@ func (o *options) moving(ctx context.Context, r *reading, to []string, use func(
 		keys.CloseAll(ks)
 		return nil, err
 	}
-	if !slices.ContainsFunc(ks, func(k *keys.Key) bool { return k.By != "" }) {
+	if !slices.ContainsFunc(ks, func(k *keys.Key) bool { return k.Pair != "" }) {
 		if _, err := m.sample(ctx, nil); err != nil {
 			keys.CloseAll(ks)
 			return nil, err
@@ -175,8 +175,8 @@ func (m *rewrapper) sample(ctx context.Context, stored map[string]string) (*head
 		picking = make(map[string]string)
 	}
 	for _, k := range m.keys {
-		if value, ok := stored[k.By]; ok && k.By != "" {
-			picking[k.By] = value
+		if value, ok := stored[k.Pair]; ok && k.Pair != "" {
+			picking[k.Pair] = value
 		}
 	}
 	name := fmt.Sprint(picking) // in the order of the names

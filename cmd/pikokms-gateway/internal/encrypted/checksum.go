@@ -1,0 +1,107 @@
+package encrypted
+
+import (
+	"io"
+	"reflect"
+	"strings"
+
+	"github.com/aws/aws-sdk-go-v2/service/s3/types"
+	"github.com/versity/versitygw/s3api/middlewares"
+	"github.com/versity/versitygw/s3api/utils"
+	"github.com/versity/versitygw/s3err"
+)
+
+// checksum is a checksum of plaintext, as S3 writes it.
+type checksum struct {
+	Algorithm types.ChecksumAlgorithm
+	Type      types.ChecksumType
+	Value     string
+}
+
+// algorithms are the checksums of S3, by which the fields of its requests and answers are named.
+var algorithms = []types.ChecksumAlgorithm{
+	types.ChecksumAlgorithmCrc32, types.ChecksumAlgorithmCrc32c, types.ChecksumAlgorithmSha1, types.ChecksumAlgorithmSha256,
+	types.ChecksumAlgorithmCrc64nvme, types.ChecksumAlgorithmSha512, types.ChecksumAlgorithmMd5, types.ChecksumAlgorithmXxhash64,
+	types.ChecksumAlgorithmXxhash3, types.ChecksumAlgorithmXxhash128,
+}
+
+// checksumOf takes the checksum out of the fields of a request or an answer of S3, a pointer to a
+// struct.
+func checksumOf(fields any) (c checksum) {
+	all := reflect.ValueOf(fields).Elem()
+	for _, a := range algorithms {
+		field := all.FieldByName("Checksum" + string(a))
+		if !field.IsValid() {
+			continue
+		}
+		if value, _ := field.Interface().(*string); value != nil && *value != "" && c.Value == "" {
+			c.Algorithm, c.Value = a, *value
+		}
+		field.SetZero()
+	}
+	return c
+}
+
+// put sets the fields of an answer of S3 to the checksum.
+func (c checksum) put(fields any) {
+	checksumOf(fields)
+	all := reflect.ValueOf(fields).Elem()
+	if kind := all.FieldByName("ChecksumType"); kind.IsValid() {
+		switch {
+		case kind.Kind() != reflect.Pointer:
+			kind.Set(reflect.ValueOf(c.Type))
+		case c.Type != "":
+			kind.Set(reflect.ValueOf(&c.Type))
+		}
+	}
+	if c.Value != "" {
+		all.FieldByName("Checksum" + string(c.Algorithm)).Set(reflect.ValueOf(&c.Value))
+	}
+}
+
+// content is the content of a request while it is verified.
+type content struct {
+	source io.Reader
+	left   int64     // bytes that the request announced and that were not read
+	sum    *checksum // complete once source has ended
+	finish func() (value string)
+	err    error // the first error but io.EOF
+}
+
+// newContent returns the content of a request of size bytes. A checksum that the request states is
+// verified before io.EOF.
+func newContent(source io.Reader, size int64, stated checksum) (*content, error) {
+	c := &content{left: size, sum: &stated}
+	stated.Type = types.ChecksumTypeFullObject
+	if trailing, ok := source.(middlewares.ChecksumReader); ok && trailing.Algorithm() != "" {
+		stated.Algorithm = types.ChecksumAlgorithm(strings.ToUpper(trailing.Algorithm()))
+		c.source, c.finish = source, trailing.Checksum
+		return c, nil
+	}
+	if stated.Algorithm == "" {
+		stated.Algorithm = types.ChecksumAlgorithmCrc64nvme
+	}
+	hashed, err := utils.NewHashReader(source, stated.Value, utils.HashType(strings.ToLower(string(stated.Algorithm))))
+	if err != nil {
+		return nil, err
+	}
+	c.source, c.finish = hashed, hashed.Sum
+	return c, nil
+}
+
+func (c *content) Read(p []byte) (int, error) {
+	if c.err != nil {
+		return 0, c.err
+	}
+	n, err := c.source.Read(p)
+	c.left -= int64(n)
+	switch {
+	case c.left < 0, err == io.EOF && c.left > 0, err == io.ErrUnexpectedEOF:
+		err = s3err.GetAPIError(s3err.ErrIncompleteBody) // a reader below turns a connection that broke into an end
+	case err == io.EOF:
+		c.sum.Value = c.finish()
+		return n, err
+	}
+	c.err = err
+	return n, err
+}

@@ -1,0 +1,126 @@
+// Package encrypted is a backend of an S3 gateway around another backend. What clients put is
+// stored there as objects of a pikokms.Host, one message each, and what clients get was verified.
+//
+// A method of the interface that this package does not have is refused with NotImplemented, so that
+// nothing passes a later version of the gateway unencrypted.
+package encrypted
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net/http"
+	"path"
+	"strings"
+
+	"github.com/versity/versitygw/backend"
+	"github.com/versity/versitygw/s3err"
+
+	"piko.sh/pikokms"
+	"piko.sh/pikokms/frame"
+	"piko.sh/pikokms/provider"
+	"piko.sh/pikokms/service"
+)
+
+// Config configures a Backend.
+type Config struct {
+	// Keys returns what encrypts and decrypts the object key of a bucket. An error refuses the
+	// request.
+	Keys func(bucket, key string) (*Key, error)
+
+	Logger *slog.Logger // for errors that clients see as internal ones; nil means none
+}
+
+// Backend encrypts. It has no state of its own, so several of them can stand on one backend.
+type Backend struct {
+	backend.BackendUnsupported
+	inner  backend.Backend
+	config Config
+}
+
+// New returns a Backend around inner.
+func New(inner backend.Backend, c Config) *Backend {
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	return &Backend{inner: inner, config: c}
+}
+
+func (b *Backend) String() string { return "encrypted " + b.inner.String() }
+
+// Shutdown shuts the inner backend down.
+func (b *Backend) Shutdown() { b.inner.Shutdown() }
+
+// NormalizeObjectKey returns the one name of all that name the same object.
+func (b *Backend) NormalizeObjectKey(bucket, object string) string {
+	return b.inner.NormalizeObjectKey(bucket, object)
+}
+
+// hidden is the prefix of what the gateway itself stores in a bucket. No client reaches it.
+const hidden = ".pikokms/"
+
+// visible refuses the name of an object that is the gateway's own.
+func visible(key *string) error {
+	if key == nil {
+		return s3err.GetAPIError(s3err.ErrNoSuchKey)
+	}
+	clean := path.Clean("/" + *key)
+	if clean == path.Clean("/"+hidden) || strings.HasPrefix(clean, "/"+hidden) {
+		return s3err.GetAPIError(s3err.ErrAccessDenied)
+	}
+	return nil
+}
+
+// key returns the key of an object, and the name by which the object is known to it.
+func (b *Backend) key(bucket, key string) (*Key, string, error) {
+	name := b.inner.NormalizeObjectKey(bucket, key)
+	k, err := b.config.Keys(bucket, name)
+	if err == nil && k == nil {
+		err = s3err.GetAPIError(s3err.ErrAccessDenied)
+	}
+	return k, name, err
+}
+
+// failures are the errors of S3 that clients see, by the errors that they stand for.
+var failures = []struct {
+	is  error
+	api s3err.APIError
+}{
+	{service.ErrBreakerOpen, unavailable},
+	{provider.ErrProviderUnavailable, unavailable},
+	{provider.ErrKeyDisabled, s3err.APIError{Code: "KMS.DisabledException", Description: "The key is disabled.", HTTPStatusCode: http.StatusBadRequest}},
+	{provider.ErrKeyPendingDeletion, s3err.APIError{Code: "KMS.KMSInvalidStateException", Description: "The key is pending deletion.", HTTPStatusCode: http.StatusBadRequest}},
+	{provider.ErrKeyNotFound, s3err.APIError{Code: "KMS.NotFoundException", Description: "There is no such key.", HTTPStatusCode: http.StatusBadRequest}},
+	{provider.ErrUntrustedKey, s3err.APIError{Code: "AccessDenied", Description: "The object is encrypted under a key that the gateway is not configured for.", HTTPStatusCode: http.StatusForbidden}},
+	{provider.ErrAccessDenied, s3err.APIError{Code: "AccessDenied", Description: "The key service does not let the gateway use the key.", HTTPStatusCode: http.StatusForbidden}},
+	{pikokms.ErrNotSeekable, s3err.APIError{Code: "NotImplemented", Description: "The object can only be read as a whole, since it was compressed or signed by another program.", HTTPStatusCode: http.StatusNotImplemented}},
+	{pikokms.ErrPlaintext, invalid},
+	{pikokms.ErrNotObject, invalid},
+	{provider.ErrDecryptionFailed, invalid},
+	{provider.ErrInvalidCiphertext, invalid},
+	{provider.ErrContextMismatch, invalid},
+	{pikokms.ErrChanged, s3err.APIError{Code: "OperationAborted", Description: "The object was replaced while it was read.", HTTPStatusCode: http.StatusConflict}},
+	{frame.ErrTooLong, s3err.APIError{Code: "EntityTooLarge", Description: "The object is longer than one message can be.", HTTPStatusCode: http.StatusBadRequest}},
+}
+
+var (
+	unavailable = s3err.APIError{Code: "ServiceUnavailable", Description: "The key service can't be reached. Please try again.", HTTPStatusCode: http.StatusServiceUnavailable}
+	invalid     = s3err.APIError{Code: "InvalidObjectState", Description: "The stored object is not what the gateway wrote there: it is not encrypted, belongs to another name, or was changed.", HTTPStatusCode: http.StatusForbidden}
+)
+
+// fail turns an error into S3's own, if there is one.
+func (b *Backend) fail(ctx context.Context, doing, bucket, key string, err error) error {
+	if err == nil {
+		return nil
+	}
+	if own, ok := errors.AsType[s3err.S3Error](err); ok {
+		return own
+	}
+	b.config.Logger.ErrorContext(ctx, doing, "bucket", bucket, "key", key, "error", err)
+	for _, f := range failures {
+		if errors.Is(err, f.is) {
+			return f.api
+		}
+	}
+	return err
+}

@@ -1,0 +1,431 @@
+package encrypted
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strconv"
+	"strings"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/s3"
+	"github.com/aws/aws-sdk-go-v2/service/s3/types"
+	"github.com/versity/versitygw/backend"
+	"github.com/versity/versitygw/s3err"
+
+	"piko.sh/pikokms"
+	"piko.sh/pikokms/frame"
+	"piko.sh/pikokms/header"
+	"piko.sh/pikokms/message"
+	"piko.sh/pikokms/transfer"
+)
+
+// HeadObject returns what GetObject would, without the content. It asks the key service only for a
+// checksum, so the size is as true as what the backend behind says of the stored object.
+func (b *Backend) HeadObject(ctx context.Context, in *s3.HeadObjectInput) (*s3.HeadObjectOutput, error) {
+	out, err := b.headObject(ctx, in)
+	return out, b.fail(ctx, "head", aws.ToString(in.Bucket), aws.ToString(in.Key), err)
+}
+
+func (b *Backend) headObject(ctx context.Context, in *s3.HeadObjectInput) (*s3.HeadObjectOutput, error) {
+	if err := visible(in.Key); err != nil {
+		return nil, err
+	}
+	k, name, err := b.key(*in.Bucket, *in.Key)
+	if err != nil {
+		return nil, err
+	}
+	asked := *in
+	asked.Range, asked.PartNumber, asked.ChecksumMode = aws.String(""), nil, ""
+	asked.IfMatch, asked.IfNoneMatch = innerTag(in.IfMatch), innerTag(in.IfNoneMatch)
+	out, err := b.inner.HeadObject(ctx, &asked)
+	if err != nil {
+		return out, err
+	}
+	own, others := ownMetadata(out.Metadata)
+	stored := aws.ToInt64(out.ContentLength)
+	size, err := b.size(ctx, k, in.Bucket, in.Key, in.VersionId, stored, own)
+	if err != nil {
+		return nil, err
+	}
+	part, err := partOf(size, own, in.Range, in.PartNumber)
+	if err != nil {
+		return nil, err
+	}
+	checksumOf(out)
+	out.ChecksumType = ""
+	if in.ChecksumMode == types.ChecksumModeEnabled && part.length == size {
+		sum, err := b.checksum(ctx, k, name, in.Bucket, in.Key, in.VersionId, out, own)
+		if err != nil {
+			return nil, err
+		}
+		sum.put(out)
+	}
+	out.Metadata, out.ETag, out.ContentLength = others, outerTag(out.ETag), &part.length
+	out.ContentRange, out.PartsCount, out.AcceptRanges = part.contentRange, part.count, aws.String("bytes")
+	return out, nil
+}
+
+// size returns the size of an object's plaintext.
+func (b *Backend) size(ctx context.Context, k *Key, bucket, key, version *string, stored int64, own map[string]string) (int64, error) {
+	if stored == 0 && strings.HasSuffix(*key, "/") {
+		return 0, nil
+	}
+	if n, err := strconv.ParseUint(own[transfer.HeaderSizeKey], 10, 32); err == nil {
+		if size, err := frame.PlaintextSize(stored-int64(n), header.DefaultFrameLength); err == nil {
+			return size, nil
+		}
+		// Somebody changed the metadata. The object itself has its size.
+	}
+	object, err := b.open(ctx, bucket, key, &s3.GetObjectInput{VersionId: version})
+	if err != nil {
+		return 0, err
+	}
+	defer object.Close()
+	size, err := k.host.StatedSize(io.NewSectionReader(object, 0, object.Size()), object.Size())
+	if err != nil || size >= 0 {
+		return size, err
+	}
+	opened, err := k.host.OpenObject(ctx, b.inner.NormalizeObjectKey(*bucket, *key), object, nil)
+	if err != nil {
+		return 0, err
+	}
+	return opened.Size(), nil
+}
+
+// checksum returns the checksum that is sealed with the object of a head, or none.
+func (b *Backend) checksum(ctx context.Context, k *Key, name string, bucket, key, version *string, head *s3.HeadObjectOutput, own map[string]string) (sum checksum, err error) {
+	text, ok := own[sealedName]
+	if !ok {
+		return checksum{}, nil
+	}
+	ctx, data := showing(ctx)
+	defer func() { err = errors.Join(err, data.Close()) }()
+	stored, err := b.open(ctx, bucket, key, &s3.GetObjectInput{VersionId: version, IfMatch: bare(head.ETag)})
+	if err != nil {
+		return checksum{}, err
+	}
+	defer stored.Close()
+	start := io.NewSectionReader(stored, 0, stored.Size())
+	content, _, err := k.host.DecryptObject(ctx, name, start, stored.Size(), nil)
+	if err != nil {
+		return checksum{}, err
+	}
+	return data.checksum(content, text), nil
+}
+
+// checksum opens the checksum that is sealed with a message. If it was changed there is none, as
+// with an object that another program wrote.
+func (s *shown) checksum(content io.Reader, text string) checksum {
+	read, ok := content.(*message.DecryptReader)
+	if !ok || read.Header() == nil || text == "" {
+		return checksum{}
+	}
+	aead, err := s.sealer(read.Header())
+	if err != nil {
+		return checksum{}
+	}
+	opened, err := unseal(aead, text)
+	if err != nil {
+		return checksum{}
+	}
+	return opened.Checksum
+}
+
+// GetObject decrypts an object. No byte of a frame is sent before the frame is verified, and the
+// last byte not before the whole.
+func (b *Backend) GetObject(ctx context.Context, in *s3.GetObjectInput) (*s3.GetObjectOutput, error) {
+	out, err := b.getObject(ctx, in)
+	if err == nil {
+		out.Body = &answer{out.Body, func(err error) {
+			b.config.Logger.Error("get: the answer was broken off", "bucket", *in.Bucket, "key", *in.Key, "error", err)
+		}}
+	}
+	return out, b.fail(ctx, "get", aws.ToString(in.Bucket), aws.ToString(in.Key), err)
+}
+
+// answer is the body of an answer. The gateway breaks the connection off if reading fails, so it is
+// logged here.
+type answer struct {
+	io.ReadCloser
+	failed func(error)
+}
+
+func (a *answer) Read(p []byte) (int, error) {
+	n, err := a.ReadCloser.Read(p)
+	if err != nil && err != io.EOF {
+		a.failed(err)
+	}
+	return n, err
+}
+
+func (b *Backend) getObject(ctx context.Context, in *s3.GetObjectInput) (*s3.GetObjectOutput, error) {
+	if err := visible(in.Key); err != nil {
+		return nil, err
+	}
+	k, name, err := b.key(*in.Bucket, *in.Key)
+	if err != nil {
+		return nil, err
+	}
+	if aws.ToString(in.Range) == "" && in.PartNumber == nil {
+		return b.getWhole(ctx, k, name, in)
+	}
+	return b.getPart(ctx, k, name, in)
+}
+
+// asked returns what the inner backend is asked for, in place of a client's request.
+func asked(in *s3.GetObjectInput, byteRange string) *s3.GetObjectInput {
+	inner := *in
+	inner.Range, inner.PartNumber, inner.ChecksumMode = &byteRange, nil, ""
+	inner.IfMatch, inner.IfNoneMatch = innerTag(in.IfMatch), innerTag(in.IfNoneMatch)
+	return &inner
+}
+
+// getWhole gets an object from its beginning to its end, by one request.
+func (b *Backend) getWhole(ctx context.Context, k *Key, name string, in *s3.GetObjectInput) (_ *s3.GetObjectOutput, err error) {
+	out, err := b.inner.GetObject(ctx, asked(in, ""))
+	if err != nil {
+		return out, err
+	}
+	if out.Body == nil { // of a folder
+		out.Body = io.NopCloser(bytes.NewReader(nil))
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, out.Body.Close())
+		}
+	}()
+	own, others := ownMetadata(out.Metadata)
+	stored, size := aws.ToInt64(out.ContentLength), int64(0)
+	checksumOf(out)
+	out.ChecksumType = ""
+	if stored > 0 || !strings.HasSuffix(*in.Key, "/") {
+		ctx, data := showing(ctx)
+		defer func() { err = errors.Join(err, data.Close()) }()
+		var content io.Reader
+		content, size, err = k.host.DecryptObject(ctx, name, out.Body, stored, nil)
+		if err != nil {
+			return nil, err
+		}
+		if size < 0 { // compressed by another program; what can seek knows its size
+			if err := out.Body.Close(); err != nil {
+				return nil, err
+			}
+			return b.getPart(ctx, k, name, in)
+		}
+		if in.ChecksumMode == types.ChecksumModeEnabled {
+			data.checksum(content, own[sealedName]).put(out)
+		}
+		out.Body = &verified{content, out.Body, size}
+	}
+	out.Metadata, out.ETag, out.ContentLength = others, outerTag(out.ETag), &size
+	out.AcceptRanges, out.PartsCount = aws.String("bytes"), nil
+	return out, nil
+}
+
+// getPart gets a range of an object, or a part by its number.
+func (b *Backend) getPart(ctx context.Context, k *Key, name string, in *s3.GetObjectInput) (_ *s3.GetObjectOutput, err error) {
+	ctx, data := showing(ctx)
+	defer func() { err = errors.Join(err, data.Close()) }()
+	stored, err := b.open(ctx, in.Bucket, in.Key, asked(in, ""))
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, stored.Close())
+		}
+	}()
+	out := stored.first
+	own, others := ownMetadata(out.Metadata)
+	var content pikokms.Object = stored
+	if stored.Size() > 0 || !strings.HasSuffix(*in.Key, "/") {
+		if content, err = k.host.OpenObject(ctx, name, stored, nil); err != nil {
+			return nil, err
+		}
+	}
+	size := content.Size()
+	part, err := partOf(size, own, in.Range, in.PartNumber)
+	if err != nil {
+		return nil, err
+	}
+	checksumOf(out)
+	out.ChecksumType = ""
+	stored.Expect(part.length)
+	out.Body = &section{io.NewSectionReader(content, part.start, part.length), content}
+	out.Metadata, out.ETag, out.ContentLength = others, outerTag(out.ETag), &part.length
+	out.ContentRange, out.PartsCount, out.AcceptRanges = part.contentRange, part.count, aws.String("bytes")
+	return out, nil
+}
+
+// section is a part of an object.
+type section struct {
+	*io.SectionReader
+	object io.Closer
+}
+
+func (s *section) Close() error { return s.object.Close() }
+
+// stored is an object of the inner backend, which is open for random access.
+type stored struct {
+	*transfer.RangeObject
+	first *s3.GetObjectOutput // the first answer, whose body was read
+}
+
+// open opens an object of the inner backend, by a request for its beginning with the conditions of
+// in.
+func (b *Backend) open(ctx context.Context, bucket, key *string, in *s3.GetObjectInput) (_ *stored, err error) {
+	request := *in
+	request.Bucket, request.Key, request.Range = bucket, key, byteRange(0, transfer.ProbeSize)
+	first, err := b.inner.GetObject(ctx, &request)
+	if invalid, ok := errors.AsType[s3err.S3Error](err); ok && invalid.StatusCode() == 416 { // it is empty
+		request.Range = aws.String("")
+		first, err = b.inner.GetObject(ctx, &request)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if first.Body == nil {
+		first.Body = io.NopCloser(bytes.NewReader(nil))
+	}
+	defer func() { err = errors.Join(err, first.Body.Close()) }()
+	start, err := io.ReadAll(io.LimitReader(first.Body, transfer.ProbeSize))
+	if err != nil {
+		return nil, err
+	}
+	size := int64(len(start))
+	if text := aws.ToString(first.ContentRange); text != "" {
+		_, total, _ := strings.Cut(text, "/")
+		if size, err = strconv.ParseInt(total, 10, 64); err != nil {
+			return nil, fmt.Errorf("the backend behind answers with Content-Range %.100q", text)
+		}
+	} else if n := aws.ToInt64(first.ContentLength); n > size {
+		return nil, fmt.Errorf("the backend behind ignores ranges: it answers with %d bytes", n)
+	}
+	if want := min(size, transfer.ProbeSize); int64(len(start)) != want {
+		return nil, fmt.Errorf("the backend behind gives %d bytes of a range of %d: %w", len(start), want, io.ErrUnexpectedEOF)
+	}
+	version := bare(first.ETag)
+	fetch := func(offset, length int64) (io.ReadCloser, error) {
+		out, err := b.inner.GetObject(ctx, &s3.GetObjectInput{
+			Bucket: bucket, Key: key, VersionId: in.VersionId, Range: byteRange(offset, length), IfMatch: version,
+		})
+		if changed, ok := errors.AsType[s3err.S3Error](err); ok && (changed.StatusCode() == 412 || changed.StatusCode() == 416) {
+			return nil, fmt.Errorf("%w: %w", pikokms.ErrChanged, err)
+		}
+		if err != nil {
+			return nil, err
+		}
+		return out.Body, nil
+	}
+	return &stored{transfer.NewRangeObject(size, aws.ToTime(first.LastModified), start, fetch), first}, nil
+}
+
+func byteRange(offset, length int64) *string {
+	return aws.String(fmt.Sprintf("bytes=%d-%d", offset, offset+length-1))
+}
+
+// verified releases the last byte of a content of a known size only once the content has ended
+// there, so that one that was cut never looks whole.
+type verified struct {
+	content io.Reader
+	stored  io.Closer
+	left    int64
+}
+
+func (v *verified) Read(p []byte) (int, error) {
+	if v.left == 0 {
+		return 0, io.EOF
+	}
+	if len(p) == 0 {
+		return 0, nil
+	}
+	n, err := v.content.Read(p[:min(int64(len(p)), v.left)])
+	if int64(n) < v.left {
+		v.left -= int64(n)
+		if err == io.EOF {
+			err = io.ErrUnexpectedEOF
+		}
+		return n, err
+	}
+	if err == nil {
+		if _, err = io.ReadFull(v.content, make([]byte, 1)); err == nil {
+			err = errors.New("the object is longer than it was said to be")
+		}
+	}
+	if err != io.EOF {
+		return 0, err
+	}
+	v.left = 0
+	return n, io.EOF
+}
+
+func (v *verified) Close() error { return v.stored.Close() }
+
+// part is what a request asks for of an object.
+type part struct {
+	start, length int64
+	contentRange  *string
+	count         *int32 // of the parts that the object was uploaded in
+}
+
+func partOf(size int64, own map[string]string, byteRange *string, number *int32) (part, error) {
+	if number == nil {
+		start, length, ranged, err := backend.ParseObjectRange(size, aws.ToString(byteRange))
+		if err != nil || !ranged {
+			return part{length: size}, err
+		}
+		return part{start, length, contentRange(start, length, size), nil}, nil
+	}
+	sizes, err := parseParts(own[partsName])
+	if err != nil {
+		return part{}, err
+	}
+	if sizes == nil {
+		if *number > 1 {
+			return part{}, s3err.GetInvalidPartNumberRangeErr(1, *number)
+		}
+		return part{0, size, contentRange(0, size, size), nil}, nil
+	}
+	count := int32(len(sizes))
+	if *number > count {
+		return part{}, s3err.GetInvalidPartNumberRangeErr(count, *number)
+	}
+	var start int64
+	for _, n := range sizes[:*number-1] {
+		start += n
+	}
+	length := sizes[*number-1]
+	if start+length > size {
+		return part{}, invalid
+	}
+	return part{start, length, contentRange(start, length, size), &count}, nil
+}
+
+func contentRange(start, length, size int64) *string {
+	if length == 0 {
+		return nil
+	}
+	return aws.String(fmt.Sprintf("bytes %d-%d/%d", start, start+length-1, size))
+}
+
+// GetObjectAttributes returns what HeadObject knows.
+func (b *Backend) GetObjectAttributes(ctx context.Context, in *s3.GetObjectAttributesInput) (out attributes, err error) {
+	head, err := b.HeadObject(ctx, &s3.HeadObjectInput{Bucket: in.Bucket, Key: in.Key, VersionId: in.VersionId, ChecksumMode: types.ChecksumModeEnabled})
+	if err != nil {
+		if head != nil && errors.Is(err, s3err.GetAPIError(s3err.ErrMethodNotAllowed)) {
+			return attributes{DeleteMarker: head.DeleteMarker, VersionId: head.VersionId}, s3err.GetAPIError(s3err.ErrNoSuchKey)
+		}
+		return attributes{}, err
+	}
+	out = attributes{
+		ETag: backend.TrimEtag(head.ETag), ObjectSize: head.ContentLength, StorageClass: head.StorageClass,
+		LastModified: head.LastModified, VersionId: head.VersionId, DeleteMarker: head.DeleteMarker, Checksum: &types.Checksum{},
+	}
+	sum := checksumOf(head)
+	sum.Type = head.ChecksumType
+	sum.put(out.Checksum)
+	return out, nil
+}

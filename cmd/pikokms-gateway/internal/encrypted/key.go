@@ -1,0 +1,151 @@
+package encrypted
+
+import (
+	"context"
+	"crypto/aes"
+	"crypto/cipher"
+	"crypto/hkdf"
+	"crypto/sha512"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+
+	"piko.sh/pikokms"
+	"piko.sh/pikokms/header"
+	"piko.sh/pikokms/message"
+	"piko.sh/pikokms/provider"
+)
+
+// Key encrypts and decrypts objects. It is safe for concurrent use.
+type Key struct{ host *pikokms.Host }
+
+// NewKey returns a Key on what WithMessages of a host takes. The options are those of a host
+// without a storage, such as BindObjectName and AllowPlaintext.
+func NewKey(e message.Encrypter, d message.Decrypter, options ...pikokms.Option) (*Key, error) {
+	e.Keyring = showingWrapper{e.Keyring}
+	keyrings := make([]provider.Unwrapper, len(d.Keyrings))
+	for i, k := range d.Keyrings {
+		keyrings[i] = showingUnwrapper{k}
+	}
+	d.Keyrings = keyrings
+	host, err := pikokms.New(append([]pikokms.Option{pikokms.WithMessages(e, d)}, options...)...)
+	if err != nil {
+		return nil, err
+	}
+	return &Key{host}, nil
+}
+
+// shown is where the data key of a request is kept, so that the gateway can seal an object's
+// checksum under it without a further call of the key service.
+type shown struct{ key *provider.SecureBytes }
+
+type shownKey struct{}
+
+// showing returns a context in which the data key of one message is kept. The caller closes it.
+func showing(ctx context.Context) (context.Context, *shown) {
+	s := &shown{}
+	return context.WithValue(ctx, shownKey{}, s), s
+}
+
+func show(ctx context.Context, key *provider.SecureBytes) error {
+	s, ok := ctx.Value(shownKey{}).(*shown)
+	if !ok {
+		return nil
+	}
+	shared, err := key.Share()
+	if err != nil {
+		return err
+	}
+	err = s.Close() // that of a data key that did not fit
+	s.key = shared
+	return err
+}
+
+// Close drops the data key.
+func (s *shown) Close() error {
+	if s.key == nil {
+		return nil
+	}
+	return s.key.Close()
+}
+
+type showingWrapper struct{ provider.Wrapper }
+
+func (w showingWrapper) GenerateDataKey(ctx context.Context, pairs map[string]string) (*provider.DataKey, error) {
+	key, err := w.Wrapper.GenerateDataKey(ctx, pairs)
+	if err != nil {
+		return nil, err
+	}
+	if err := show(ctx, key.PlaintextKey); err != nil {
+		return nil, errors.Join(err, key.Close())
+	}
+	return key, nil
+}
+
+type showingUnwrapper struct{ provider.Unwrapper }
+
+func (u showingUnwrapper) UnwrapDataKey(ctx context.Context, request *provider.UnwrapDataKeyRequest) (*provider.DataKey, error) {
+	key, err := u.Unwrapper.UnwrapDataKey(ctx, request)
+	if err != nil {
+		return nil, err
+	}
+	if err := show(ctx, key.PlaintextKey); err != nil {
+		return nil, errors.Join(err, key.Close())
+	}
+	return key, nil
+}
+
+// sealPurpose separates the key below from those of the message, whose info begins with a suite ID
+// (specification: framework/algorithm-suites.md).
+const sealPurpose = "pikokms-gateway metadata"
+
+// sealer returns what seals the metadata of the message with this ID. A message ID is random, so
+// each key seals once, under a nonce of zeros.
+func (s *shown) sealer(h *header.Header) (aead cipher.AEAD, err error) {
+	if s.key == nil {
+		return nil, errors.New("the message's data key is not known")
+	}
+	err = s.key.WithAccess(func(dataKey []byte) error {
+		key, err := hkdf.Key(sha512.New, dataKey, h.MessageID, sealPurpose, 32)
+		if err != nil {
+			return err
+		}
+		defer clear(key)
+		block, err := aes.NewCipher(key)
+		if err != nil {
+			return err
+		}
+		aead, err = cipher.NewGCM(block)
+		return err
+	})
+	return aead, err
+}
+
+// sealed is what the gateway keeps with an object for nobody else to see, since it would tell which
+// objects are equal.
+type sealed struct {
+	Checksum checksum
+}
+
+// seal returns the text of sealed metadata.
+func (s *sealed) seal(aead cipher.AEAD) (string, error) {
+	plain, err := json.Marshal(s)
+	if err != nil {
+		return "", err
+	}
+	return base64.RawURLEncoding.EncodeToString(aead.Seal(nil, make([]byte, aead.NonceSize()), plain, nil)), nil
+}
+
+// unseal opens the text that seal returned.
+func unseal(aead cipher.AEAD, text string) (*sealed, error) {
+	ciphertext, err := base64.RawURLEncoding.DecodeString(text)
+	if err != nil {
+		return nil, err
+	}
+	plain, err := aead.Open(nil, make([]byte, aead.NonceSize()), ciphertext, nil)
+	if err != nil {
+		return nil, err
+	}
+	var s sealed
+	return &s, json.Unmarshal(plain, &s)
+}

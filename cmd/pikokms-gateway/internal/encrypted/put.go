@@ -1,0 +1,187 @@
+package encrypted
+
+import (
+	"context"
+	"errors"
+	"io"
+	"maps"
+	"strings"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/versity/versitygw/s3err"
+	"github.com/versity/versitygw/s3response"
+
+	"piko.sh/pikokms/transfer"
+)
+
+// The names of the gateway's own metadata. All begin with ownPrefix.
+const (
+	ownPrefix  = "pikokms-"
+	sealedName = "pikokms-sealed" // of a sealed
+	partsName  = "pikokms-parts"  // of the sizes of an object's parts
+	uploadName = "pikokms-upload" // of the ID of the upload that made an object
+)
+
+// PutObject encrypts an object. It is stored only if its length and all checksums are right.
+func (b *Backend) PutObject(ctx context.Context, in s3response.PutObjectInput) (s3response.PutObjectOutput, error) {
+	out, err := b.putObject(ctx, in)
+	return out, b.fail(ctx, "put", aws.ToString(in.Bucket), aws.ToString(in.Key), err)
+}
+
+func (b *Backend) putObject(ctx context.Context, in s3response.PutObjectInput) (out s3response.PutObjectOutput, err error) {
+	if err := errors.Join(visible(in.Key), foreignMetadata(in.Metadata)); err != nil {
+		return out, err
+	}
+	size := aws.ToInt64(in.ContentLength)
+	stated := checksumOf(&in)
+	if stated.Algorithm == "" {
+		stated.Algorithm = in.ChecksumAlgorithm
+	}
+	body, err := newContent(in.Body, size, stated)
+	if err != nil {
+		return out, err
+	}
+	k, name, err := b.key(*in.Bucket, *in.Key)
+	if err != nil {
+		return out, err
+	}
+	if size == 0 && strings.HasSuffix(*in.Key, "/") {
+		return b.putFolder(ctx, in, body)
+	}
+	out, err = b.store(ctx, k, name, in, body, size)
+	if err != nil {
+		return out, err
+	}
+	body.sum.put(&out)
+	return out, nil
+}
+
+// store encrypts the content of an object and stores it, with the fields of in besides.
+func (b *Backend) store(ctx context.Context, k *Key, name string, in s3response.PutObjectInput, body *content, size int64) (out s3response.PutObjectOutput, err error) {
+	ctx, data := showing(ctx)
+	defer func() { err = errors.Join(err, data.Close()) }()
+	encrypted, err := k.host.EncryptObject(ctx, name, body, nil)
+	if err != nil {
+		return out, err
+	}
+	length, err := encrypted.EncryptedSize(size)
+	if err != nil {
+		return out, err
+	}
+	aead, err := data.sealer(encrypted.Header())
+	if err != nil {
+		return out, err
+	}
+	in.Metadata = maps.Clone(in.Metadata)
+	if in.Metadata == nil {
+		in.Metadata = make(map[string]string, 2)
+	}
+	in.Metadata = transfer.SetHeaderSize(in.Metadata, transfer.HeaderSizeKey, encrypted)
+	in.Body = &ending{encrypted, func() error {
+		// The inner backend takes the metadata once it has the content.
+		text, err := (&sealed{*body.sum}).seal(aead)
+		in.Metadata[sealedName] = text
+		return err
+	}}
+	in.ContentLength, in.ContentMD5, in.ChecksumAlgorithm = &length, nil, ""
+	checksumOf(&in)
+	in.IfMatch, in.IfNoneMatch = innerTag(in.IfMatch), innerTag(in.IfNoneMatch)
+	out, err = b.inner.PutObject(ctx, in)
+	if body.err != nil {
+		return out, body.err // the inner backend may have wrapped it
+	}
+	if err != nil {
+		return out, err
+	}
+	checksumOf(&out)
+	out.ETag, out.Size = *outerTag(&out.ETag), &size
+	return out, nil
+}
+
+// putFolder stores what stands for a folder. It has no content, so there is nothing to encrypt; a
+// file system behind could not hold a message under such a name.
+func (b *Backend) putFolder(ctx context.Context, in s3response.PutObjectInput, body *content) (out s3response.PutObjectOutput, err error) {
+	if _, err := io.Copy(io.Discard, body); err != nil {
+		return out, err
+	}
+	in.Body, in.ContentMD5, in.ChecksumAlgorithm = strings.NewReader(""), nil, body.sum.Algorithm
+	in.IfMatch, in.IfNoneMatch = innerTag(in.IfMatch), innerTag(in.IfNoneMatch)
+	out, err = b.inner.PutObject(ctx, in)
+	if err != nil {
+		return out, err
+	}
+	body.sum.put(&out)
+	out.ETag = *outerTag(&out.ETag)
+	return out, nil
+}
+
+// ending calls a function before io.EOF.
+type ending struct {
+	io.Reader
+	end func() error
+}
+
+func (e *ending) Read(p []byte) (int, error) {
+	n, err := e.Reader.Read(p)
+	if err == io.EOF && e.end != nil {
+		if failed := e.end(); failed != nil {
+			err = failed
+		}
+		e.end = nil
+	}
+	return n, err
+}
+
+// foreignMetadata refuses a client's metadata under the gateway's own names.
+func foreignMetadata(metadata map[string]string) error {
+	for name := range metadata {
+		if isOwn(name) {
+			return s3err.APIError{Code: "InvalidArgument", Description: "Names of metadata that begin with " + ownPrefix + " are the gateway's own.", HTTPStatusCode: 400}
+		}
+	}
+	return nil
+}
+
+func isOwn(name string) bool { return strings.HasPrefix(strings.ToLower(name), ownPrefix) }
+
+// ownMetadata takes the gateway's own metadata out of an object's.
+func ownMetadata(all map[string]string) (own, others map[string]string) {
+	own, others = make(map[string]string), make(map[string]string, len(all))
+	for name, value := range all {
+		if isOwn(name) {
+			own[strings.ToLower(name)] = value
+		} else {
+			others[name] = value
+		}
+	}
+	return own, others
+}
+
+// tagSuffix is what clients see behind the ETag of a stored object. That ETag is of the ciphertext,
+// so it tells nothing of the content, and differs for equal contents. With the suffix it looks like
+// one of an upload in parts, which no client takes for the MD5 of the content.
+const tagSuffix = "-1"
+
+// outerTag returns the ETag that clients see for a stored object's.
+func outerTag(tag *string) *string {
+	if aws.ToString(tag) == "" {
+		return tag
+	}
+	return aws.String(`"` + strings.Trim(*tag, `"`) + tagSuffix + `"`)
+}
+
+// innerTag returns the ETag of a stored object for one that clients see, or one that no object has.
+func innerTag(tag *string) *string {
+	text := aws.ToString(tag)
+	if text == "" || text == "*" {
+		return tag
+	}
+	inner, ok := strings.CutSuffix(strings.Trim(text, `"`), tagSuffix)
+	if !ok {
+		inner = "no-ETag-of-this-gateway"
+	}
+	return &inner
+}
+
+// bare returns an ETag without its quotes, as conditions have it.
+func bare(tag *string) *string { return aws.String(strings.Trim(aws.ToString(tag), `"`)) }

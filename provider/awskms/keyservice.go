@@ -1,0 +1,63 @@
+package awskms
+
+import (
+	"context"
+	"net/url"
+	"regexp"
+	"strings"
+
+	"piko.sh/pikokms/provider"
+	"piko.sh/pikokms/provider/keyurl"
+)
+
+// KeyService opens the keys that URLs name, as ParseURL describes.
+var KeyService = keyurl.Service{
+	Scheme:     Scheme,
+	Type:       provider.TypeAWSKMS,
+	ProviderID: "aws-kms",
+	Paths:      []string{"public-key"},
+	Meant:      meantKey,
+	Parse: func(u *url.URL) (keyurl.Key, error) {
+		c, err := ParseURL(u)
+		return keyurl.Key{
+			Files: []string{c.PublicKeyFile},
+			Open: func(ctx context.Context, o keyurl.Options) (provider.Unwrapper, error) {
+				c.CheckLater, c.MaxRetries = o.CheckLater, o.MaxRetries
+				return NewProvider(ctx, c)
+			},
+		}, err
+	},
+}
+
+// DiscoveryKeyService opens what decrypts under all keys of stated accounts, as ParseDiscoveryURL
+// describes.
+var DiscoveryKeyService = keyurl.Service{
+	Scheme:     DiscoveryScheme,
+	Type:       provider.TypeAWSKMS,
+	ProviderID: "aws-kms",
+	Parse: func(u *url.URL) (keyurl.Key, error) {
+		c, err := ParseDiscoveryURL(u)
+		return keyurl.Key{
+			Open: func(ctx context.Context, o keyurl.Options) (provider.Unwrapper, error) {
+				c.MaxRetries = o.MaxRetries
+				return NewDiscovery(ctx, c)
+			},
+		}, err
+	},
+}
+
+var (
+	keyARN = regexp.MustCompile(`^arn:[^:]*:kms:`)
+	keyID  = regexp.MustCompile(`^(mrk-[0-9a-f]{32}|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12})$`)
+)
+
+// meantKey returns the URL of a key that is named as in AWS's tools.
+func meantKey(text string) string {
+	switch {
+	case keyARN.MatchString(text):
+		return Scheme + ":///" + text
+	case strings.HasPrefix(text, "alias/"), keyID.MatchString(text):
+		return Scheme + "://" + text + "?region=REGION"
+	}
+	return ""
+}

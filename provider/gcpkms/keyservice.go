@@ -1,0 +1,32 @@
+package gcpkms
+
+import (
+	"context"
+	"net/url"
+	"strings"
+
+	"piko.sh/pikokms/provider"
+	"piko.sh/pikokms/provider/keyurl"
+)
+
+// KeyService opens the keys that URLs name, as ParseURL describes.
+var KeyService = keyurl.Service{
+	Scheme:     Scheme,
+	Type:       provider.TypeGCPKMS,
+	ProviderID: ProviderID,
+	Meant: func(text string) string {
+		if strings.HasPrefix(text, "projects/") { // as in Google's tools
+			return Scheme + "://" + text
+		}
+		return ""
+	},
+	Parse: func(u *url.URL) (keyurl.Key, error) {
+		c, err := ParseURL(u)
+		return keyurl.Key{
+			Open: func(ctx context.Context, o keyurl.Options) (provider.Unwrapper, error) {
+				c.CheckLater, c.MaxRetries = o.CheckLater, o.MaxRetries
+				return NewProvider(ctx, c)
+			},
+		}, err
+	},
+}

@@ -1,0 +1,104 @@
+// Package keyurl opens keys by their URLs, such as awskms:///ARN and local:PATH. The package of each
+// key service has a [Service] for its scheme, and a program lists those that it takes:
+//
+//	services := keyurl.Services{awskms.KeyService, local.KeyService}
+//	key, err := services.Parse(text)
+//	keyring, err := key.Open(ctx, keyurl.Options{})
+package keyurl
+
+import (
+	"context"
+	"net/url"
+	"slices"
+	"strings"
+
+	"piko.sh/pikokms/provider"
+)
+
+// Service is a kind of key that URLs of one scheme name.
+type Service struct {
+	Scheme string
+	Type   provider.Type
+
+	// ProviderID begins the provider IDs of data keys that are wrapped under such a key, so that
+	// the service is asked about no others. It is empty if they may have any.
+	ProviderID string
+
+	// Paths are the parameters whose values are paths of files, or URLs of key files.
+	Paths []string
+
+	// Guarded is set if the keyrings keep keys of their own, as a provider.Guarded does, and so ask
+	// the service for few data keys only.
+	Guarded bool
+
+	// Meant returns the URL that a text stands for which is the name of such a key in other tools,
+	// or nothing. It may be nil.
+	Meant func(text string) string
+
+	// Parse parses a URL of the scheme. It asks nothing and opens no file. The error shows nothing
+	// that may be secret.
+	Parse func(u *url.URL) (Key, error)
+}
+
+// Key is a key that a URL names.
+type Key struct {
+	Service Service  // that Services.Parse found
+	URL     *url.URL // that Services.Parse found
+
+	Files []string // on this computer, that hold the key or give access to it
+	Local bool     // whether files hold the whole key, so that no key service is asked
+
+	// Pair is the name of the pair of the encryption context whose value picks the key, or empty.
+	Pair string
+
+	// Open makes the keyring, which is also a provider.Wrapper unless it only decrypts. If it is an
+	// io.Closer, the caller closes it.
+	Open func(ctx context.Context, o Options) (provider.Unwrapper, error)
+}
+
+// Options are how a key is opened.
+type Options struct {
+	CheckLater bool // ask the key service nothing, so that a program can start while it is down
+	MaxRetries int  // of an attempt at the key service that may succeed later; 0 means 3
+
+	// Guard makes the calls of a Guarded service, from the first one on. It may be nil. Calls of
+	// other services are made by the keyring's caller, who can guard them.
+	Guard provider.Guard
+}
+
+// String returns the URL as errors and logs may show it.
+func (k *Key) String() string { return provider.RedactURL(k.URL.String()) }
+
+// Services are the key services whose keys a program takes, each with a scheme of its own.
+type Services []Service
+
+// Parse returns the key that a text names. It asks nothing and opens no file. A text that is no URL
+// is answered with the URL that is meant, if the text has the form of a key's name in other tools.
+// The error holds provider.ErrInvalidKey, and shows nothing that may be secret.
+func (s Services) Parse(text string) (*Key, error) {
+	u, err := s.ParseURL(text)
+	if err != nil {
+		return nil, err
+	}
+	i := slices.IndexFunc(s, func(service Service) bool { return service.Scheme == u.Scheme })
+	if i < 0 {
+		return nil, refuse("%q has the unknown scheme %q; known are %s", provider.RedactURL(u.String()), u.Scheme, s)
+	}
+	k, err := s[i].Parse(u)
+	if err != nil {
+		return nil, textError{err}
+	}
+	k.Service, k.URL = s[i], u
+	k.Files = slices.DeleteFunc(k.Files, func(path string) bool { return path == "" })
+	return &k, nil
+}
+
+// String lists the schemes in order.
+func (s Services) String() string {
+	schemes := make([]string, len(s))
+	for i, service := range s {
+		schemes[i] = service.Scheme
+	}
+	slices.Sort(schemes)
+	return strings.Join(schemes, ", ")
+}

@@ -1,0 +1,41 @@
+package local
+
+import (
+	"context"
+	"net/url"
+	"os"
+	"regexp"
+	"strings"
+
+	"piko.sh/pikokms/provider"
+	"piko.sh/pikokms/provider/keyurl"
+)
+
+// KeyService opens the keys that URLs name, as ParseURL describes.
+var KeyService = keyurl.Service{
+	Scheme: Scheme,
+	Type:   provider.TypeLocalAESGCM, // of an RSA key, too, since the file was not opened yet
+	Meant:  meantFile,
+	Parse: func(u *url.URL) (keyurl.Key, error) {
+		c, err := ParseURL(u)
+		return keyurl.Key{
+			Files: []string{c.KeyFile},
+			Local: true,
+			Open:  func(context.Context, keyurl.Options) (provider.Unwrapper, error) { return NewProvider(c) },
+		}, err
+	},
+}
+
+var drive = regexp.MustCompile(`^[A-Za-z]:[\\/]`)
+
+// meantFile returns the URL of a key file that is named by its path.
+func meantFile(text string) string {
+	isFile := func() bool { info, err := os.Stat(text); return err == nil && info.Mode().IsRegular() }
+	switch {
+	case drive.MatchString(text):
+		return Scheme + ":///" + (&url.URL{Path: strings.ReplaceAll(text, `\`, "/")}).EscapedPath()
+	case strings.HasPrefix(text, "~/"), !strings.Contains(text, ":") && isFile():
+		return Scheme + ":" + (&url.URL{Path: text}).EscapedPath()
+	}
+	return ""
+}
