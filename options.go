@@ -189,7 +189,7 @@ func AllowForeignMessages() Option { return func(s *settings) { s.allowForeign =
 // AllowS3EncryptionClient makes the host also read objects that AWS's S3 Encryption Client wrote, in
 // the storages of packages s3storage and blobstorage. Host.Migrate makes stored objects of them,
 // with the pairs of their encryption context, and removes the client's metadata and instruction
-// file. Without it they are refused with s3ec.ErrNotAllowed.
+// file. Without it they are refused with s3ec.ErrS3EncryptionClient.
 //
 // Such an object is not bound to its name, and it is decrypted in memory, as a whole. One of format
 // 1 or 2 does not commit to its key. Set it only while such objects remain.

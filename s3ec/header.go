@@ -19,6 +19,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"maps"
 	"mime"
 	"strings"
@@ -29,11 +30,12 @@ import (
 )
 
 var (
-	// ErrNotAllowed means that the S3 Encryption Client wrote an object, and that its reader may
-	// not read such objects.
-	ErrNotAllowed = errors.New("AWS's S3 Encryption Client wrote it")
+	// ErrS3EncryptionClient means that the S3 Encryption Client wrote an object that is refused: its
+	// reader may not read such objects, or its metadata are not what that client writes.
+	ErrS3EncryptionClient = errors.New("AWS's S3 Encryption Client wrote it")
 	// ErrInstruction means that what was read is an instruction file: no object, but a part of one.
-	ErrInstruction = errors.New("it is an instruction file of AWS's S3 Encryption Client, and no object of its own")
+	// It holds ErrS3EncryptionClient.
+	ErrInstruction = fmt.Errorf("%w: it is an instruction file, and no object of its own", ErrS3EncryptionClient)
 )
 
 // The names of the metadata, without x-amz-meta-. InstructionMark is what an instruction file has.
@@ -151,18 +153,51 @@ func WithoutMetadata(metadata map[string]string) map[string]string {
 }
 
 func malformed(format string, arguments ...any) error {
-	return fmt.Errorf("AWS's S3 Encryption Client wrote it, and "+format+": %w", append(arguments, provider.ErrInvalidCiphertext)...)
+	return fmt.Errorf("%w, and "+format+": %w", append(append([]any{ErrS3EncryptionClient}, arguments...), provider.ErrInvalidCiphertext)...)
 }
 
-// NeedsInstruction reports whether metadata leave out what only an instruction file can have.
-func NeedsInstruction(metadata map[string]string) bool {
-	return metadata[keyV1] == "" && metadata[keyV2] == "" && metadata[keyV3] == ""
+// Find is Parse for a storage, with which it makes an S3ECHeader. The object has this key and this
+// size in bytes. If metadata do not have the data key, read reads the beginning of the object of
+// another key, that of the instruction file, as many bytes as MaxInstruction and one more. Its error
+// holds fs.ErrNotExist if there is none. Find returns nil if the client did not write the object.
+func Find(metadata map[string]string, beside bool, key, suffix string, size int64, read func(key string) ([]byte, error)) (*Header, error) {
+	inMetadata := IsMetadata(metadata)
+	if IsMarked(metadata) {
+		return nil, ErrInstruction
+	}
+	if !inMetadata && !beside {
+		return nil, nil
+	}
+	var instruction []byte
+	name := ""
+	if metadata[keyV1] == "" && metadata[keyV2] == "" && metadata[keyV3] == "" {
+		var err error
+		name = key + suffix
+		instruction, err = read(name)
+		missing := errors.Is(err, fs.ErrNotExist)
+		switch {
+		case missing && inMetadata:
+			return nil, malformed("there is no instruction file %q, to which its metadata leave its data key", name)
+		case missing:
+			return nil, nil
+		case err != nil:
+			return nil, err
+		case !IsInstruction(instruction) && !inMetadata:
+			return nil, nil // the object beside it is one of its own
+		}
+	}
+	h, err := Parse(metadata, instruction)
+	if err != nil {
+		return nil, err
+	}
+	h.Size, h.Instruction = size, name
+	return h, nil
 }
 
 // Parse reads the metadata of an object, and its instruction file, which is empty if there is none.
 // It refuses all that no version of the client writes: the mixture of two formats, such as a
 // message that was made to look as of an older format, and other algorithms. The error holds
-// provider.ErrInvalidCiphertext.
+// ErrS3EncryptionClient and provider.ErrInvalidCiphertext.
 func Parse(metadata map[string]string, instruction []byte) (*Header, error) {
 	found := make(map[string]string)
 	for _, name := range names {

@@ -6,13 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"strings"
 
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 
 	"piko.sh/pikokms/internal/checked"
-	"piko.sh/pikokms/provider"
 	"piko.sh/pikokms/s3ec"
 )
 
@@ -49,37 +47,12 @@ func (c *client) S3ECHeader(ctx context.Context, beside bool) (*s3ec.Header, err
 	if c == nil { // the version was not opened
 		return nil, nil
 	}
-	inMetadata := s3ec.IsMetadata(c.metadata)
-	switch {
-	case c.isInstruction || s3ec.IsMarked(c.metadata):
+	if c.isInstruction {
 		return nil, s3ec.ErrInstruction
-	case !inMetadata && !beside:
-		return nil, nil
 	}
-	var instruction []byte
-	name := ""
-	if s3ec.NeedsInstruction(c.metadata) {
-		var err error
-		name = c.key + c.storage.instruction
-		instruction, err = c.storage.readInstruction(ctx, name)
-		missing := errors.Is(err, fs.ErrNotExist)
-		switch {
-		case missing && inMetadata:
-			return nil, fmt.Errorf("%w: AWS's S3 Encryption Client wrote it, and there is no instruction file %s, to which its metadata leave its data key", provider.ErrInvalidCiphertext, onOneLine(name))
-		case missing:
-			return nil, nil
-		case err != nil:
-			return nil, err
-		case !s3ec.IsInstruction(instruction) && !inMetadata:
-			return nil, nil // the object beside it is one of its own
-		}
-	}
-	h, err := s3ec.Parse(c.metadata, instruction)
-	if err != nil {
-		return nil, err
-	}
-	h.Size, h.Instruction = c.size, name
-	return h, nil
+	return s3ec.Find(c.metadata, beside, c.key, c.storage.instruction, c.size, func(key string) ([]byte, error) {
+		return c.storage.readInstruction(ctx, key)
+	})
 }
 
 // readInstruction reads the beginning of an object, as much as an instruction file may have and a
