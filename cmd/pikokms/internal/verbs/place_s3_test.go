@@ -259,7 +259,7 @@ func TestS3EncryptionClientObjects(t *testing.T) {
 	_, said = b.run(false, "verify", "-k", b.key, "--plain", "skip", b.url("in/"))
 	require.Contains(t, said, "verified 3 objects of")
 	require.Contains(t, said, "4 failed")
-	require.Contains(t, said, "beside.instruction: it is an instruction file of AWS's S3 Encryption Client")
+	require.Contains(t, said, "beside.instruction: AWS's S3 Encryption Client wrote it: it is an instruction file")
 	b.run(true, "verify", "-k", b.key, "--exclude", "v?", "--exclude", "beside", "--exclude", "beside.instruction", b.url("in/"))
 }
 
