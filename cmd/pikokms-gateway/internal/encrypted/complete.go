@@ -532,8 +532,9 @@ func (b *Backend) Sweep(ctx context.Context, bucket string, age time.Duration) e
 				return err
 			}
 			continue
-		case err != nil:
-			return err
+		case err != nil: // it may be under another key
+			b.config.Logger.WarnContext(ctx, "sweep: the record of an upload can't be read", "bucket", bucket, "upload", id, "error", err)
+			continue
 		}
 		if _, _, ok := b.completed(ctx, &s3.CompleteMultipartUploadInput{Bucket: &bucket, Key: &r.Key, UploadId: &id}); ok {
 			if err := b.remove(ctx, bucket, id); err != nil {
@@ -551,10 +552,15 @@ const (
 	sweepAge  = 24 * time.Hour
 )
 
-// SweepAlways sweeps all buckets now and then, until ctx ends. Several gateways may do so.
-func (b *Backend) SweepAlways(ctx context.Context) {
+// SweepAlways sweeps one bucket, or all if only is empty, now and then until ctx ends. Several
+// gateways may do so.
+func (b *Backend) SweepAlways(ctx context.Context, only string) {
 	for {
-		all, err := b.inner.ListBuckets(ctx, s3response.ListBucketsInput{IsAdmin: true, MaxBuckets: 10_000})
+		all := s3response.ListAllMyBucketsResult{Buckets: s3response.ListAllMyBucketsList{Bucket: []s3response.ListAllMyBucketsEntry{{Name: only}}}}
+		var err error
+		if only == "" {
+			all, err = b.inner.ListBuckets(ctx, s3response.ListBucketsInput{IsAdmin: true, MaxBuckets: 10_000})
+		}
 		if err != nil && ctx.Err() == nil {
 			b.config.Logger.WarnContext(ctx, "sweep", "error", err)
 		}
