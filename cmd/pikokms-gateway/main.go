@@ -100,7 +100,7 @@ func run(ctx context.Context, args []string) (err error) {
 	err = embedgw.RunVersityGW(s.untilStopped(ctx, c.stopTimeout), s.count(encrypted.New(inner, encrypted.Config{Keys: keys.of, Logger: logger})), &embedgw.Config{
 		RootUserAccess: access, RootUserSecret: secret, Region: c.region, Ports: []string{c.listen}, CertFile: c.tlsCert, KeyFile: c.tlsKey,
 		MaxConnections: maxConnections, MaxRequests: maxRequests, MultipartMaxParts: 10_000, Quiet: true, KeepAlive: true,
-		SigHup: hangups(), S3Options: options,
+		SigHup: hangups(), S3Options: append(options, encrypted.Options()...),
 	})
 	if err != nil {
 		return fmt.Errorf("--listen %s: %w", c.listen, err)

@@ -46,12 +46,6 @@ func (o placeObject) Close() error { return o.object.Close() }
 
 func (o placeObject) ModTime() time.Time { return o.object.ModTime() }
 
-// S3EncryptionClient reports whether an object's metadata say that the S3 Encryption Client wrote it.
-func (o placeObject) S3EncryptionClient() bool {
-	client, ok := o.object.(interface{ S3EncryptionClient() bool })
-	return ok && client.S3EncryptionClient()
-}
-
 // storedReads are the reads of a stored object. Their errors are those of the storage.
 type storedReads struct {
 	object   pikokms.Object
