@@ -20,8 +20,8 @@ import (
 	"piko.sh/pikokms/provider"
 )
 
-// MaxSize bounds an envelope's text in bytes.
-const MaxSize = 16 << 20
+// maxSize bounds an envelope's text in bytes.
+const maxSize = 16 << 20
 
 const version = 1
 
@@ -37,8 +37,8 @@ type Envelope struct {
 
 // Parse reads an envelope's text. The error holds provider.ErrInvalidCiphertext.
 func Parse(text string) (*Envelope, error) {
-	if len(text) > MaxSize {
-		return nil, fmt.Errorf("%w: the envelope has %d bytes, at most %d are taken", provider.ErrInvalidCiphertext, len(text), MaxSize)
+	if len(text) > maxSize {
+		return nil, fmt.Errorf("%w: the envelope has %d bytes, at most %d are taken", provider.ErrInvalidCiphertext, len(text), maxSize)
 	}
 	b, err := base64.StdEncoding.DecodeString(text)
 	if err != nil {
@@ -73,11 +73,11 @@ func Encrypt(ctx context.Context, p provider.EncryptionProvider, plaintext strin
 }
 
 // New returns the text of an envelope around the ciphertext of another, of Seal's form. The error
-// holds provider.ErrEncryptionFailed for an envelope of more than MaxSize bytes.
+// holds provider.ErrEncryptionFailed for an envelope of more than 16 MiB.
 func New(keyID string, kind provider.Type, ciphertext string) (string, error) {
 	text := (&Envelope{KeyID: keyID, Provider: string(kind), Ciphertext: ciphertext, Version: version}).String()
-	if len(text) > MaxSize {
-		return "", fmt.Errorf("%w: the envelope has %d bytes, readers take %d; encrypt it as a stream", provider.ErrEncryptionFailed, len(text), MaxSize)
+	if len(text) > maxSize {
+		return "", fmt.Errorf("%w: the envelope has %d bytes, readers take %d; encrypt it as a stream", provider.ErrEncryptionFailed, len(text), maxSize)
 	}
 	return text, nil
 }

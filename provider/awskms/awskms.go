@@ -19,7 +19,7 @@
 // KMS only about keys that it trusts. Those are its own key (the ARN that DescribeKey returned,
 // whatever alias was configured), the TrustedKeys of its Config, the keys that requests to encrypt
 // have named, and multi-Region replicas of these. A message or a request to decrypt does not make a
-// key trusted by naming it. A Discovery decrypts under any key of stated accounts.
+// key trusted by naming it. [NewDiscovery] is for decrypting under any key of stated accounts.
 //
 // # Permissions
 //

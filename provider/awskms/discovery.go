@@ -20,7 +20,7 @@ import (
 // separate ones.
 const defaultPartition = "aws"
 
-// DiscoveryConfig configures a Discovery: the accounts to trust, and the way to KMS. Credentials
+// DiscoveryConfig configures NewDiscovery: the accounts to trust, and the way to KMS. Credentials
 // and Region are found as for a Config.
 type DiscoveryConfig struct {
 	Accounts  []string // 12-digit IDs of the AWS accounts whose keys are trusted; required
@@ -45,21 +45,31 @@ func (c *DiscoveryConfig) connection() *connection {
 	}
 }
 
-// Discovery decrypts messages under any symmetric KMS key of stated accounts. It
-// need not know the key beforehand (specification:
-// framework/aws-kms/aws-kms-mrk-discovery-keyring.md). It asks KMS in one Region: about keys of
-// that Region, and about multi-Region keys of others by their replica in it. It is
-// safe for concurrent use.
-type Discovery struct {
+// discovery is the keyring of NewDiscovery.
+type discovery struct {
 	service
 	accounts  []string
 	partition string
 	region    string
 }
 
-// NewDiscovery makes a Discovery. It asks neither KMS nor a source of credentials. The error holds
+// NewDiscovery returns a keyring that decrypts messages under any symmetric KMS key of stated
+// accounts. It need not know the key beforehand (specification:
+// framework/aws-kms/aws-kms-mrk-discovery-keyring.md). It asks KMS in one Region: about keys of
+// that Region, and about multi-Region keys of others by their replica in it. It makes one call of
+// KMS Decrypt for a data key, or none if the wrapping key is not one of the stated accounts.
+//
+// NewDiscovery asks neither KMS nor a source of credentials. The error holds
 // provider.ErrInvalidKey.
-func NewDiscovery(ctx context.Context, c DiscoveryConfig) (*Discovery, error) {
+func NewDiscovery(ctx context.Context, c DiscoveryConfig) (provider.Unwrapper, error) {
+	d, err := newDiscovery(ctx, c)
+	if err != nil {
+		return nil, err // d would be an Unwrapper that holds a nil pointer, and not nil
+	}
+	return d, nil
+}
+
+func newDiscovery(ctx context.Context, c DiscoveryConfig) (*discovery, error) {
 	if err := c.validate(); err != nil {
 		return nil, err
 	}
@@ -67,7 +77,7 @@ func NewDiscovery(ctx context.Context, c DiscoveryConfig) (*Discovery, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Discovery{
+	return &discovery{
 		service: loaded, accounts: slices.Clone(c.Accounts),
 		partition: cmp.Or(c.Partition, defaultPartition), region: loaded.region(),
 	}, nil
@@ -88,9 +98,7 @@ func (c *DiscoveryConfig) validate() error {
 	return nil
 }
 
-// UnwrapDataKey makes one call of KMS Decrypt, or none if the wrapping key is not one of the stated
-// accounts.
-func (d *Discovery) UnwrapDataKey(ctx context.Context, request *provider.UnwrapDataKeyRequest) (*provider.DataKey, error) {
+func (d *discovery) UnwrapDataKey(ctx context.Context, request *provider.UnwrapDataKeyRequest) (*provider.DataKey, error) {
 	keyARN, err := d.trusted(request.EncryptedKey)
 	if err != nil {
 		return nil, fail(ctx, "UnwrapDataKey", "", err)
@@ -105,7 +113,7 @@ func (d *Discovery) UnwrapDataKey(ctx context.Context, request *provider.UnwrapD
 const keyIDCharacters = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-"
 
 // trusted returns the ARN under which to ask KMS for a wrapped data key.
-func (d *Discovery) trusted(wrapped header.EncryptedDataKey) (string, error) {
+func (d *discovery) trusted(wrapped header.EncryptedDataKey) (string, error) {
 	if wrapped.ProviderID != providerID {
 		return "", provider.ErrUntrustedKey
 	}
@@ -124,5 +132,3 @@ func (d *Discovery) trusted(wrapped header.EncryptedDataKey) (string, error) {
 	a.Region = d.region
 	return a.String(), nil
 }
-
-var _ provider.Unwrapper = (*Discovery)(nil)

@@ -48,7 +48,7 @@ type Wrapper struct {
 	keyARN      string
 	trusted     []string // keyARN first
 	multiRegion bool
-	discovery   *Discovery // nil if keys are configured
+	discovery   *discovery // nil if keys are configured
 }
 
 // NewWrapper makes a Wrapper. It asks neither KMS nor a source of credentials. The error holds
@@ -86,7 +86,7 @@ func newDiscoveringWrapper(ctx context.Context, c WrapperConfig) (*Wrapper, erro
 	if c.KeyARN != "" || len(c.TrustedKeys) > 0 || c.MultiRegion {
 		return nil, fmt.Errorf("%w: give either the ARN of a KMS key or the accounts of discovery, not both", provider.ErrInvalidKey)
 	}
-	d, err := NewDiscovery(ctx, DiscoveryConfig{
+	d, err := newDiscovery(ctx, DiscoveryConfig{
 		Accounts: c.Accounts, Partition: c.Partition, Region: c.Region, Profile: c.Profile, MaxRetries: c.MaxRetries,
 		Timeout: c.Timeout, GrantTokens: c.GrantTokens, Endpoint: c.Endpoint, Client: c.Client,
 	})

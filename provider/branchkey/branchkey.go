@@ -148,9 +148,6 @@ func (p *Provider) Type() provider.Type { return TypeBranchKey }
 // KeyID returns the ID of the configured branch key, or nothing if a Supplier picks all.
 func (p *Provider) KeyID() string { return p.id }
 
-// Store returns the key store.
-func (p *Provider) Store() *Store { return p.store }
-
 // Guarded returns the provider with a guard of its calls of KMS and the table. The two share the
 // cache, and closing one closes both.
 func (p *Provider) Guarded(guard provider.Guard) provider.EncryptionProvider {

@@ -146,7 +146,7 @@ func TestProviderOfURL(t *testing.T) {
 }
 
 // newMotoTable returns a table in moto's DynamoDB, and the URL of moto.
-func newMotoTable(t *testing.T) (*branchkey.DynamoDB, string) {
+func newMotoTable(t *testing.T) (branchkey.Table, string) {
 	t.Helper()
 	endpoint := emulator.Moto(t)
 	client := dynamodb.New(dynamodb.Options{

@@ -21,7 +21,7 @@ import (
 	"piko.sh/pikokms/provider/awskms"
 )
 
-// DynamoDBConfig configures a DynamoDB: the table, and the way to it. Credentials and Region are
+// DynamoDBConfig configures a table in Amazon DynamoDB: its name, and the way to it. Credentials and Region are
 // found as by every AWS tool.
 type DynamoDBConfig struct {
 	Table string // name or ARN; required
@@ -36,16 +36,16 @@ type DynamoDBConfig struct {
 	Client   *dynamodb.Client // used in place of the fields from Region to Endpoint
 }
 
-// DynamoDB is a Table in Amazon DynamoDB, of the form that the libraries of AWS use. It reads
-// consistently. It is safe for concurrent use.
-type DynamoDB struct {
+// dynamoTable is the Table of NewDynamoDB.
+type dynamoTable struct {
 	client *dynamodb.Client
 	table  string
 }
 
-// NewDynamoDB makes a DynamoDB. It asks neither DynamoDB nor a source of credentials. The error
-// holds provider.ErrInvalidKey.
-func NewDynamoDB(ctx context.Context, c DynamoDBConfig) (*DynamoDB, error) {
+// NewDynamoDB returns a table in Amazon DynamoDB, of the form that the libraries of AWS use. It
+// reads consistently. NewDynamoDB asks neither DynamoDB nor a source of credentials. The error holds
+// provider.ErrInvalidKey.
+func NewDynamoDB(ctx context.Context, c DynamoDBConfig) (Table, error) {
 	switch {
 	case c.Table == "":
 		return nil, fmt.Errorf("%w: the table has no name", provider.ErrInvalidKey)
@@ -54,7 +54,7 @@ func NewDynamoDB(ctx context.Context, c DynamoDBConfig) (*DynamoDB, error) {
 	case c.Client != nil && (c.Region != "" || c.Profile != "" || c.MaxRetries != 0 || c.Timeout != 0 || c.Endpoint != ""):
 		return nil, fmt.Errorf("%w: the fields from Region to Endpoint belong to the given Client; set them there", provider.ErrInvalidKey)
 	case c.Client != nil:
-		return &DynamoDB{checkingAnswers(c.Client), c.Table}, nil
+		return &dynamoTable{checkingAnswers(c.Client), c.Table}, nil
 	}
 	options := []func(*config.LoadOptions) error{
 		config.WithRegion(c.Region),
@@ -79,7 +79,7 @@ func NewDynamoDB(ctx context.Context, c DynamoDBConfig) (*DynamoDB, error) {
 			o.BaseEndpoint = aws.String(c.Endpoint)
 		}
 	})
-	return &DynamoDB{checkingAnswers(client), c.Table}, nil
+	return &dynamoTable{checkingAnswers(client), c.Table}, nil
 }
 
 // counting is an HTTP client that counts the requests, retries included.
@@ -92,10 +92,10 @@ func (c counting) Do(request *http.Request) (*http.Response, error) {
 }
 
 // Name implements Table.
-func (d *DynamoDB) Name() string { return d.table }
+func (d *dynamoTable) Name() string { return d.table }
 
 // place implements placed.
-func (d *DynamoDB) place() string {
+func (d *dynamoTable) place() string {
 	o := d.client.Options()
 	return strings.Join([]string{"dynamodb", o.Region, aws.ToString(o.BaseEndpoint), d.table}, "\x00")
 }
@@ -105,7 +105,7 @@ const createWait = 5 * time.Minute
 
 // Create implements Table. A new table is billed by request, and protected against deletion, since
 // without its table no message can be opened. Create waits until the table can be used.
-func (d *DynamoDB) Create(ctx context.Context) error {
+func (d *dynamoTable) Create(ctx context.Context) error {
 	found, err := d.client.DescribeTable(ctx, &dynamodb.DescribeTableInput{TableName: &d.table})
 	if err == nil {
 		return checkSchema(found.Table)
@@ -160,7 +160,7 @@ func checkSchema(table *types.TableDescription) error {
 }
 
 // Get implements Table.
-func (d *DynamoDB) Get(ctx context.Context, id, kind string) (Item, error) {
+func (d *dynamoTable) Get(ctx context.Context, id, kind string) (Item, error) {
 	out, err := d.client.GetItem(ctx, &dynamodb.GetItemInput{
 		TableName: &d.table, ConsistentRead: aws.Bool(true),
 		Key: map[string]types.AttributeValue{
@@ -178,7 +178,7 @@ func (d *DynamoDB) Get(ctx context.Context, id, kind string) (Item, error) {
 }
 
 // All implements Table.
-func (d *DynamoDB) All(ctx context.Context, id string) iter.Seq2[Item, error] {
+func (d *dynamoTable) All(ctx context.Context, id string) iter.Seq2[Item, error] {
 	return func(yield func(Item, error) bool) {
 		pages := dynamodb.NewQueryPaginator(d.client, &dynamodb.QueryInput{
 			TableName: &d.table, ConsistentRead: aws.Bool(true),
@@ -200,7 +200,7 @@ func (d *DynamoDB) All(ctx context.Context, id string) iter.Seq2[Item, error] {
 }
 
 // Active implements Table.
-func (d *DynamoDB) Active(ctx context.Context) iter.Seq2[Item, error] {
+func (d *dynamoTable) Active(ctx context.Context) iter.Seq2[Item, error] {
 	return func(yield func(Item, error) bool) {
 		pages := dynamodb.NewScanPaginator(d.client, &dynamodb.ScanInput{
 			TableName: &d.table, ConsistentRead: aws.Bool(true),
@@ -232,7 +232,7 @@ func yieldItems(page []map[string]types.AttributeValue, yield func(Item, error) 
 }
 
 // Write implements Table with one transaction.
-func (d *DynamoDB) Write(ctx context.Context, writes []Write) error {
+func (d *dynamoTable) Write(ctx context.Context, writes []Write) error {
 	var input dynamodb.TransactWriteItemsInput
 	for _, w := range writes {
 		put := &types.Put{
@@ -294,4 +294,4 @@ func toDynamoDB(item Item) map[string]types.AttributeValue {
 	return attributes
 }
 
-var _ Table = (*DynamoDB)(nil)
+var _ Table = (*dynamoTable)(nil)

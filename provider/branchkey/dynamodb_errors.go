@@ -23,7 +23,7 @@ var deniedCodes = map[string]bool{
 }
 
 // judge adds the error that callers look for to an error of the AWS SDK.
-func (d *DynamoDB) judge(ctx context.Context, err error) error {
+func (d *dynamoTable) judge(ctx context.Context, err error) error {
 	if err == nil {
 		return nil
 	}

@@ -21,9 +21,8 @@ import (
 	"piko.sh/pikokms/provider"
 )
 
-// File is a Table in one file, for development, tests and single machines. The file is a database
-// of bbolt. Several processes can use it at once, since each operation opens it anew.
-type File struct {
+// fileTable is the Table of NewFile.
+type fileTable struct {
 	path string
 
 	mu      sync.Mutex
@@ -36,15 +35,17 @@ const fileWait = 10 * time.Second
 // fileBucket has the items in JSON, by branch key ID, a zero byte, and type.
 var fileBucket = []byte("items")
 
-// NewFile makes a File. It does not open the file, which Create makes.
-func NewFile(path string) *File { return &File{path: path} }
+// NewFile returns a table in one file, for development, tests and single machines. It does not open
+// the file, which Create makes. The file is a database of bbolt. Several processes can use it at
+// once, since each operation opens it anew.
+func NewFile(path string) Table { return &fileTable{path: path} }
 
 // Name implements Table with the name of the file, without its folder. So the logical name that is
 // made of it stays when the folder is moved.
-func (f *File) Name() string { return filepath.Base(f.path) }
+func (f *fileTable) Name() string { return filepath.Base(f.path) }
 
 // place implements placed.
-func (f *File) place() string {
+func (f *fileTable) place() string {
 	path, err := filepath.Abs(f.path)
 	if err != nil {
 		path = f.path // without a working folder, as good as any other
@@ -53,7 +54,7 @@ func (f *File) place() string {
 }
 
 // Create implements Table. Only the file's owner can read it.
-func (f *File) Create(ctx context.Context) error {
+func (f *fileTable) Create(ctx context.Context) error {
 	return f.update(ctx, func(tx *bbolt.Tx) error {
 		if tx.Bucket(fileBucket) == nil && hasBuckets(tx) {
 			return f.isOther("it is a database of something else")
@@ -64,7 +65,7 @@ func (f *File) Create(ctx context.Context) error {
 }
 
 // Get implements Table.
-func (f *File) Get(ctx context.Context, id, kind string) (item Item, err error) {
+func (f *fileTable) Get(ctx context.Context, id, kind string) (item Item, err error) {
 	err = f.view(ctx, func(items *bbolt.Bucket) error {
 		text := items.Get(fileKey(id, kind))
 		if text == nil {
@@ -85,18 +86,18 @@ func notFound(t Table, id, kind string) error {
 }
 
 // All implements Table.
-func (f *File) All(ctx context.Context, id string) iter.Seq2[Item, error] {
+func (f *fileTable) All(ctx context.Context, id string) iter.Seq2[Item, error] {
 	return f.items(ctx, fileKey(id, ""), func(string) bool { return true })
 }
 
 // Active implements Table.
-func (f *File) Active(ctx context.Context) iter.Seq2[Item, error] {
+func (f *fileTable) Active(ctx context.Context) iter.Seq2[Item, error] {
 	return f.items(ctx, nil, func(kind string) bool { return kind == kindActive })
 }
 
 // items yields the items of the types that are asked for, whose keys begin with prefix. They are
 // read at once, so that the file is closed while the caller looks at them.
-func (f *File) items(ctx context.Context, prefix []byte, wanted func(kind string) bool) iter.Seq2[Item, error] {
+func (f *fileTable) items(ctx context.Context, prefix []byte, wanted func(kind string) bool) iter.Seq2[Item, error] {
 	return func(yield func(Item, error) bool) {
 		type stored struct {
 			id, kind string
@@ -127,7 +128,7 @@ func (f *File) items(ctx context.Context, prefix []byte, wanted func(kind string
 }
 
 // Write implements Table.
-func (f *File) Write(ctx context.Context, writes []Write) error {
+func (f *fileTable) Write(ctx context.Context, writes []Write) error {
 	if err := f.exists(); err != nil {
 		return err
 	}
@@ -179,7 +180,7 @@ func readFileItem(id, kind string, text []byte) (item Item, err error) {
 }
 
 // view reads the file.
-func (f *File) view(ctx context.Context, read func(items *bbolt.Bucket) error) error {
+func (f *fileTable) view(ctx context.Context, read func(items *bbolt.Bucket) error) error {
 	if err := errors.Join(ctx.Err(), f.exists()); err != nil {
 		return err
 	}
@@ -195,7 +196,7 @@ func (f *File) view(ctx context.Context, read func(items *bbolt.Bucket) error) e
 }
 
 // update changes the file, which it makes if there is none.
-func (f *File) update(ctx context.Context, change func(*bbolt.Tx) error) error {
+func (f *fileTable) update(ctx context.Context, change func(*bbolt.Tx) error) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
@@ -210,7 +211,7 @@ func (f *File) update(ctx context.Context, change func(*bbolt.Tx) error) error {
 
 // check checks the pages of the file, which no process changes meanwhile, unless they are those
 // that were checked before.
-func (f *File) check() error {
+func (f *fileTable) check() error {
 	file, err := os.Open(f.path)
 	if err != nil {
 		return err
@@ -236,7 +237,7 @@ func (f *File) check() error {
 }
 
 // bucket returns the bucket with the items.
-func (f *File) bucket(tx *bbolt.Tx) (*bbolt.Bucket, error) {
+func (f *fileTable) bucket(tx *bbolt.Tx) (*bbolt.Bucket, error) {
 	items := tx.Bucket(fileBucket)
 	switch {
 	case items != nil:
@@ -253,12 +254,12 @@ func hasBuckets(tx *bbolt.Tx) bool {
 }
 
 // isOther returns the error for a file that is something else.
-func (f *File) isOther(what string) error {
+func (f *fileTable) isOther(what string) error {
 	return fmt.Errorf("%w: the file %s is no table of branch keys: %s; name the file that Create made, or get it from a backup", provider.ErrInvalidKey, f.path, what)
 }
 
 // exists keeps bbolt from making a file where there is none.
-func (f *File) exists() error {
+func (f *fileTable) exists() error {
 	info, err := os.Stat(f.path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
@@ -269,7 +270,7 @@ func (f *File) exists() error {
 	return nil
 }
 
-func (f *File) missing(cause error) error {
+func (f *fileTable) missing(cause error) error {
 	err := fmt.Errorf("%w: file %s has none; create it", ErrNoTable, f.path)
 	if cause != nil {
 		err = fmt.Errorf("%w: %w", err, cause)
@@ -277,7 +278,7 @@ func (f *File) missing(cause error) error {
 	return err
 }
 
-func (f *File) open(options *bbolt.Options, use func(*bbolt.DB) error) (err error) {
+func (f *fileTable) open(options *bbolt.Options, use func(*bbolt.DB) error) (err error) {
 	// bbolt panics at a damaged page, and beyond the end of a file that was cut.
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {
@@ -306,4 +307,4 @@ func (f *File) open(options *bbolt.Options, use func(*bbolt.DB) error) (err erro
 	return use(db)
 }
 
-var _ Table = (*File)(nil)
+var _ Table = (*fileTable)(nil)

@@ -133,7 +133,7 @@ func TestJavaSDKBranchKeys(t *testing.T) {
 
 // testInterop checks messages in both directions, on one table, with branch keys that either side
 // made and versioned.
-func testInterop(t *testing.T, sdk *officialSDK, table *branchkey.DynamoDB, endpoint string) {
+func testInterop(t *testing.T, sdk *officialSDK, table branchkey.Table, endpoint string) {
 	client := kms.New(kms.Options{
 		Region: emulator.Region, BaseEndpoint: aws.String(endpoint), Credentials: credentials.NewStaticCredentialsProvider("test", "test", ""),
 	})

@@ -141,7 +141,7 @@ func TestDynamoDBFaults(t *testing.T) {
 }
 
 // dynamoDBAt returns a table at an endpoint that is asked once.
-func dynamoDBAt(t *testing.T, endpoint string) *branchkey.DynamoDB {
+func dynamoDBAt(t *testing.T, endpoint string) branchkey.Table {
 	t.Helper()
 	client := dynamodb.New(dynamodb.Options{
 		Region: "eu-west-1", BaseEndpoint: aws.String(endpoint), RetryMaxAttempts: 1, Credentials: credentials.NewStaticCredentialsProvider("test", "test", ""),

@@ -9,7 +9,8 @@ import (
 	"piko.sh/pikokms/provider"
 )
 
-// Table is where a Store keeps its items: [DynamoDB], or a [File] for development and tests. It
+// Table is where a Store keeps its items: that of [NewDynamoDB], or of [NewFile] for development and
+// tests. It
 // finds an item by two attributes, "branch-key-id" and "type". Implementations are safe for
 // concurrent use.
 type Table interface {

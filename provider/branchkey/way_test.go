@@ -37,17 +37,17 @@ func TestWhatAnswersInPlaceOfDynamoDB(t *testing.T) {
 	t.Setenv("AWS_SECRET_ACCESS_KEY", "test")
 	t.Setenv("AWS_EC2_METADATA_DISABLED", "true")
 	for name, lie := range adversary.Lies {
-		for operation, call := range map[string]func(*testing.T, *branchkey.DynamoDB) error{
-			"GetItem": func(t *testing.T, table *branchkey.DynamoDB) error {
+		for operation, call := range map[string]func(*testing.T, branchkey.Table) error{
+			"GetItem": func(t *testing.T, table branchkey.Table) error {
 				_, err := table.Get(t.Context(), "x", "branch:ACTIVE")
 				if errors.Is(err, provider.ErrKeyNotFound) && !errors.Is(err, provider.ErrProviderUnavailable) {
 					return nil // which is what an honest server says
 				}
 				return err
 			},
-			"Query": func(t *testing.T, table *branchkey.DynamoDB) error { return errorOf(table.All(t.Context(), "x")) },
-			"Scan":  func(t *testing.T, table *branchkey.DynamoDB) error { return errorOf(table.Active(t.Context())) },
-			"TransactWriteItems": func(t *testing.T, table *branchkey.DynamoDB) error {
+			"Query": func(t *testing.T, table branchkey.Table) error { return errorOf(table.All(t.Context(), "x")) },
+			"Scan":  func(t *testing.T, table branchkey.Table) error { return errorOf(table.Active(t.Context())) },
+			"TransactWriteItems": func(t *testing.T, table branchkey.Table) error {
 				return table.Write(t.Context(), []branchkey.Write{{Item: item("x", "branch:ACTIVE", "1")}})
 			},
 		} {

@@ -58,9 +58,10 @@ func (a *Adapter) under(keyID string) *service.Service {
 	return a.Service.With(a.Under(keyID))
 }
 
-// Encrypt encrypts a string. The error may also be CheckContext's.
+// Encrypt encrypts a string. If the encryption context has a reserved key, the error holds
+// provider.ErrContextMismatch.
 func (a *Adapter) Encrypt(ctx context.Context, plaintext, keyID string, encryptionContext map[string]string) (*envelope.Envelope, error) {
-	if err := CheckContext(encryptionContext); err != nil {
+	if err := checkContext(encryptionContext); err != nil {
 		return nil, a.Names.Translate(err)
 	}
 	if plaintext == "" {
@@ -70,10 +71,10 @@ func (a *Adapter) Encrypt(ctx context.Context, plaintext, keyID string, encrypti
 	return sealed, a.Names.Translate(err)
 }
 
-// Decrypt decrypts the ciphertext of a string, or the data key of GenerateDataKey. The error may
-// also be CheckContext's.
+// Decrypt decrypts the ciphertext of a string, or the data key of GenerateDataKey. If the
+// encryption context has a reserved key, the error holds provider.ErrContextMismatch.
 func (a *Adapter) Decrypt(ctx context.Context, ciphertext, keyID string, encryptionContext map[string]string) (string, error) {
-	if err := CheckContext(encryptionContext); err != nil {
+	if err := checkContext(encryptionContext); err != nil {
 		return "", a.Names.Translate(err)
 	}
 	if ciphertext == "" {
@@ -138,9 +139,10 @@ func (a *Adapter) HealthCheck(ctx context.Context) error {
 }
 
 // EncryptStream returns a writer that encrypts to output as one AWS Encryption SDK message. The
-// message is complete when Close returns nil. The error may also be CheckContext's.
+// message is complete when Close returns nil. If the encryption context has a reserved key, the
+// error holds provider.ErrContextMismatch.
 func (a *Adapter) EncryptStream(ctx context.Context, output io.Writer, keyID string, encryptionContext map[string]string) (io.WriteCloser, error) {
-	if err := CheckContext(encryptionContext); err != nil {
+	if err := checkContext(encryptionContext); err != nil {
 		return nil, a.Names.Translate(err)
 	}
 	pairs := map[string]string{provider.PairUse: provider.UseStream}

@@ -8,9 +8,9 @@ import (
 	"piko.sh/pikokms/provider"
 )
 
-// CheckContext refuses an encryption context with a reserved key. The error holds
+// checkContext refuses an encryption context with a reserved key. The error holds
 // provider.ErrContextMismatch.
-func CheckContext(encryptionContext map[string]string) error {
+func checkContext(encryptionContext map[string]string) error {
 	if err := provider.CheckStated(encryptionContext); err != nil {
 		return fmt.Errorf("%w: %w", provider.ErrContextMismatch, err)
 	}
