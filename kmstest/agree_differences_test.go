@@ -89,6 +89,14 @@ var differences = []difference{{
 		"a public key encrypts":                    "InvalidCiphertextException",
 	},
 }, {
+	aws: "API, DeriveSharedSecret, which moto does not have",
+	moto: map[string]string{
+		"two keys agree on one secret, and outside of KMS too": "no answer of KMS",
+		"a symmetric key agrees on nothing":                    "no answer of KMS",
+		"a key that signs agrees on nothing":                   "no answer of KMS",
+		"keys on two curves agree on nothing":                  "no answer of KMS",
+	},
+}, {
 	aws:        "API, GetPublicKey: of an asymmetric key",
 	localStack: map[string]string{"the public key of a symmetric key": "ok"},
 	moto:       map[string]string{"the public key of a symmetric key": "ok"},

@@ -1,7 +1,10 @@
 package kmstest_test
 
 import (
+	"bytes"
 	"context"
+	"crypto/ecdh"
+	"crypto/ecdsa"
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/sha256"
@@ -20,6 +23,18 @@ import (
 type agreement struct {
 	ask  func(e *emulated, ctx context.Context) string
 	want string
+}
+
+// deriveWith asks a key for the secret that it shares with a new key on a curve.
+func deriveWith(key kms.CreateKeyInput, curve ecdh.Curve) func(*emulated, context.Context) string {
+	return func(e *emulated, ctx context.Context) string {
+		peer, err := curve.GenerateKey(rand.Reader)
+		require.NoError(e.t, err)
+		der, err := x509.MarshalPKIXPublicKey(peer.PublicKey())
+		require.NoError(e.t, err)
+		_, err = e.DeriveSharedSecret(ctx, &kms.DeriveSharedSecretInput{KeyId: e.key(key).KeyId, PublicKey: der, KeyAgreementAlgorithm: types.KeyAgreementAlgorithmSpecEcdh})
+		return outcome(err)
+	}
 }
 
 const unknownKeyID = "1234abcd-12ab-34cd-56ef-1234567890ab"
@@ -481,6 +496,43 @@ var agreements = map[string]agreement{
 			return outcome(nil, string(got.Plaintext), out.KeySpec, out.KeyUsage, out.EncryptionAlgorithms)
 		},
 		want: "ok outside RSA_2048 ENCRYPT_DECRYPT [RSAES_OAEP_SHA_1 RSAES_OAEP_SHA_256]",
+	},
+	"two keys agree on one secret, and outside of KMS too": {
+		ask: func(e *emulated, ctx context.Context) string {
+			a := e.key(kms.CreateKeyInput{KeySpec: types.KeySpecEccNistP384, KeyUsage: types.KeyUsageTypeKeyAgreement})
+			out, err := e.GetPublicKey(ctx, &kms.GetPublicKeyInput{KeyId: a.KeyId})
+			if err != nil {
+				return outcome(err)
+			}
+			parsed, err := x509.ParsePKIXPublicKey(out.PublicKey)
+			require.NoError(e.t, err)
+			of, err := parsed.(*ecdsa.PublicKey).ECDH()
+			require.NoError(e.t, err)
+			outside, err := ecdh.P384().GenerateKey(rand.Reader)
+			require.NoError(e.t, err)
+			want, err := outside.ECDH(of)
+			require.NoError(e.t, err)
+			der, err := x509.MarshalPKIXPublicKey(outside.PublicKey())
+			require.NoError(e.t, err)
+			got, err := e.DeriveSharedSecret(ctx, &kms.DeriveSharedSecretInput{KeyId: a.KeyId, PublicKey: der, KeyAgreementAlgorithm: types.KeyAgreementAlgorithmSpecEcdh})
+			if err != nil {
+				return outcome(err)
+			}
+			return outcome(nil, bytes.Equal(want, got.SharedSecret), *got.KeyId == *a.Arn, got.KeyAgreementAlgorithm, got.KeyOrigin)
+		},
+		want: "ok true true ECDH AWS_KMS",
+	},
+	"a symmetric key agrees on nothing": {
+		ask:  deriveWith(kms.CreateKeyInput{}, ecdh.P256()),
+		want: "InvalidKeyUsageException",
+	},
+	"a key that signs agrees on nothing": {
+		ask:  deriveWith(kms.CreateKeyInput{KeySpec: types.KeySpecEccNistP256, KeyUsage: types.KeyUsageTypeSignVerify}, ecdh.P256()),
+		want: "InvalidKeyUsageException",
+	},
+	"keys on two curves agree on nothing": {
+		ask:  deriveWith(kms.CreateKeyInput{KeySpec: types.KeySpecEccNistP256, KeyUsage: types.KeyUsageTypeKeyAgreement}, ecdh.P384()),
+		want: "ValidationException",
 	},
 	"the public key of a symmetric key": {
 		ask: func(e *emulated, ctx context.Context) string {

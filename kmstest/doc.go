@@ -24,11 +24,11 @@
 // arrived.
 //
 // The operations are DescribeKey, Encrypt, Decrypt, ReEncrypt, GenerateDataKey,
-// GenerateDataKeyWithoutPlaintext, GetPublicKey, CreateKey, CreateAlias, UpdateAlias, DeleteAlias,
-// EnableKey, DisableKey, ScheduleKeyDeletion, CancelKeyDeletion, ReplicateKey, EnableKeyRotation,
-// DisableKeyRotation, GetKeyRotationStatus and RotateKeyOnDemand. Keys that sign, agree on secrets
-// or make MACs can be created and described, but not used. There are no policies or grants: without
-// a Fault everything is allowed, and grant tokens are accepted unread. What AWS does in the
-// background happens at once. No time passes, so a key that is pending deletion stays so until
-// [Server.DeleteKey].
+// GenerateDataKeyWithoutPlaintext, DeriveSharedSecret, GetPublicKey, CreateKey, CreateAlias,
+// UpdateAlias, DeleteAlias, EnableKey, DisableKey, ScheduleKeyDeletion, CancelKeyDeletion,
+// ReplicateKey, EnableKeyRotation, DisableKeyRotation, GetKeyRotationStatus and RotateKeyOnDemand.
+// Keys that sign or make MACs can be created and described, but not used. There are no policies or
+// grants: without a Fault everything is allowed, and grant tokens are accepted unread. What AWS
+// does in the background happens at once. No time passes, so a key that is pending deletion stays
+// so until [Server.DeleteKey].
 package kmstest

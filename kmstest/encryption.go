@@ -248,10 +248,16 @@ func (x *exchange) getPublicKey() (map[string]any, *failure) {
 	if failure := use.check(k); failure != nil {
 		return nil, failure
 	}
-	if k.makePrivate == nil {
+	var of any
+	switch {
+	case k.makePrivate != nil:
+		of = &k.makePrivate().PublicKey
+	case k.ec != nil:
+		of = k.ec.PublicKey()
+	default:
 		return nil, fail("UnsupportedOperationException", "%s key spec is %s which is not valid for GetPublicKey.", k.ARN, k.Spec)
 	}
-	public, err := x509.MarshalPKIXPublicKey(&k.makePrivate().PublicKey)
+	public, err := x509.MarshalPKIXPublicKey(of)
 	if err != nil {
 		return nil, fail("KMSInternalException", "%v", err)
 	}

@@ -1,6 +1,7 @@
 package kmstest
 
 import (
+	"crypto/ecdh"
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/sha256"
@@ -60,6 +61,7 @@ type key struct {
 	replica     bool
 	shared      *shared
 	makePrivate func() *rsa.PrivateKey
+	ec          *ecdh.PrivateKey // nil for keys of other kinds
 }
 
 // shared is what a multi-Region key and its replicas share.
@@ -114,6 +116,13 @@ func (s *Server) create(k Key) (*key, *failure) {
 			}
 			return private
 		})
+	}
+	if spec.curve != nil {
+		private, err := spec.curve.GenerateKey(rand.Reader)
+		if err != nil {
+			panic(err) // it never fails
+		}
+		made.ec = private
 	}
 	made.shared.keys = []*key{made}
 	if k.Alias != "" {
@@ -191,7 +200,7 @@ func (s *Server) replicate(primary *key, region string) (*key, *failure) {
 	}
 	k := &key{
 		Key: primary.Key, created: time.Now(), replica: true,
-		shared: primary.shared, makePrivate: primary.makePrivate,
+		shared: primary.shared, makePrivate: primary.makePrivate, ec: primary.ec,
 	}
 	k.Region, k.Alias, k.Description, k.State = region, "", "", Enabled
 	k.ARN = arnOf(k.Partition, k.Region, k.Account, "key/"+k.ID)

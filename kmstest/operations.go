@@ -18,6 +18,9 @@ type input struct {
 	EncryptionAlgorithm       string
 	EncryptionContext         map[string]string
 
+	PublicKey             []byte
+	KeyAgreementAlgorithm string
+
 	KeySpec       string // of a key, or of a data key
 	NumberOfBytes *int
 
@@ -37,6 +40,7 @@ var operations = map[string]func(*exchange) (map[string]any, *failure){
 	"CreateKey":                       (*exchange).createKey,
 	"Decrypt":                         (*exchange).decrypt,
 	"DeleteAlias":                     (*exchange).deleteAlias,
+	"DeriveSharedSecret":              (*exchange).deriveSharedSecret,
 	"DescribeKey":                     (*exchange).describeKey,
 	"DisableKey":                      (*exchange).disableKey,
 	"DisableKeyRotation":              (*exchange).disableKeyRotation,

@@ -1,14 +1,16 @@
 package kmstest
 
 import (
+	"crypto/ecdh"
 	"maps"
 	"slices"
 )
 
 // spec is what keys of a key spec can do (KMS API Reference, CreateKey, KeySpec and KeyUsage).
 type spec struct {
-	usages []string // the first is the default of Key.Usage
-	bits   int      // of an RSA key's modulus; 0 for other keys
+	usages []string   // the first is the default of Key.Usage
+	bits   int        // of an RSA key's modulus; 0 for other keys
+	curve  ecdh.Curve // of a key that can agree on secrets; nil for other keys
 }
 
 const (
@@ -22,9 +24,9 @@ var specs = map[string]spec{
 	"RSA_2048":              {usages: []string{encryptDecrypt, signVerify}, bits: 2048},
 	"RSA_3072":              {usages: []string{encryptDecrypt, signVerify}, bits: 3072},
 	"RSA_4096":              {usages: []string{encryptDecrypt, signVerify}, bits: 4096},
-	"ECC_NIST_P256":         {usages: []string{keyAgreement, signVerify}},
-	"ECC_NIST_P384":         {usages: []string{keyAgreement, signVerify}},
-	"ECC_NIST_P521":         {usages: []string{keyAgreement, signVerify}},
+	"ECC_NIST_P256":         {usages: []string{keyAgreement, signVerify}, curve: ecdh.P256()},
+	"ECC_NIST_P384":         {usages: []string{keyAgreement, signVerify}, curve: ecdh.P384()},
+	"ECC_NIST_P521":         {usages: []string{keyAgreement, signVerify}, curve: ecdh.P521()},
 	"ECC_SECG_P256K1":       {usages: []string{signVerify}},
 	"ECC_NIST_EDWARDS25519": {usages: []string{signVerify}},
 	"HMAC_224":              {usages: []string{generateVerifyMAC}},

@@ -285,18 +285,18 @@ func TestErrorsOfDataKeysReadWell(t *testing.T) {
 	require.ErrorIs(t, err, io.ErrUnexpectedEOF)
 	require.NotContains(t, err.Error(), "header")
 
-	// Keys of a key agreement.
+	// Keys that are known and can't be used.
 	h, size, err := header.Parse(sealed, header.Limits{})
 	require.NoError(t, err)
-	agreed := header.EncryptedDataKey{ProviderID: "raw-ecdh", ProviderInfo: []byte("\x01\x00\x00\x00\x03\x02\xab\xcd\x00\x00\x00\x03\x03\x00\xff")}
-	ecdh := *h
-	ecdh.EncryptedDataKeys = []header.EncryptedDataKey{agreed}
-	_, _, err = decrypter(ours).Decrypt(t.Context(), append(serialise(t, ecdh), sealed[size:]...), nil)
+	agreed := header.EncryptedDataKey{ProviderID: "aws-kms-ml-kem", ProviderInfo: []byte("\x01\x00\x03arn")}
+	lattice := *h
+	lattice.EncryptedDataKeys = []header.EncryptedDataKey{agreed}
+	_, _, err = decrypter(ours).Decrypt(t.Context(), append(serialise(t, lattice), sealed[size:]...), nil)
 	require.ErrorIs(t, err, provider.ErrUntrustedKey)
-	require.ErrorContains(t, err, `"ECDH public key 02abcd" of provider "raw-ecdh", which pikokms does not support`)
+	require.ErrorContains(t, err, `"arn" of provider "aws-kms-ml-kem", which pikokms does not support`)
 	require.NotContains(t, err.Error(), "configure a provider")
-	ecdh.EncryptedDataKeys = []header.EncryptedDataKey{agreed, {ProviderID: "piko", ProviderInfo: bytes.Repeat([]byte("x\n"), 5000)}}
-	_, _, err = decrypter(ours).Decrypt(t.Context(), append(serialise(t, ecdh), sealed[size:]...), nil)
+	lattice.EncryptedDataKeys = []header.EncryptedDataKey{agreed, {ProviderID: "piko", ProviderInfo: bytes.Repeat([]byte("x\n"), 5000)}}
+	_, _, err = decrypter(ours).Decrypt(t.Context(), append(serialise(t, lattice), sealed[size:]...), nil)
 	require.ErrorContains(t, err, "configure a provider for one of them")
 	require.Less(t, len(err.Error()), 700)
 	require.NotContains(t, err.Error(), "\n")

@@ -14,10 +14,9 @@ import (
 	"piko.sh/pikokms/provider"
 )
 
-// keyAgreement are the provider IDs of data keys whose wrapping key comes from a key agreement.
-// Pikokms cannot unwrap those (specification: framework/raw-ecdh-keyring.md,
-// framework/aws-kms/aws-kms-ecdh-keyring.md, framework/aws-kms/aws-kms-ml-kem-keyring.md).
-var keyAgreement = map[string]bool{"raw-ecdh": true, "aws-kms-ecdh": true, "aws-kms-ml-kem": true}
+// mlKEM is the provider ID of data keys that pikokms cannot unwrap (specification:
+// framework/aws-kms/aws-kms-ml-kem-keyring.md).
+const mlKEM = "aws-kms-ml-kem"
 
 // KeyName returns the name of the wrapping key that a wrapped data key states: a key ARN, a raw
 // key's name, or in hex the recipient's public key of a key agreement. The name is not
@@ -34,7 +33,7 @@ func KeyName(k header.EncryptedDataKey) string {
 				return "ECDH public key " + hex.EncodeToString(b[5:5+n])
 			}
 		}
-	case k.ProviderID == "aws-kms-ml-kem":
+	case k.ProviderID == mlKEM:
 		// The information is version 01, then the key ARN after a length of two bytes.
 		if len(info) > 3 && info[0] == 1 {
 			info = info[3:]
@@ -87,7 +86,7 @@ func describeKeys(keys []header.EncryptedDataKey) string {
 	names := make([]string, len(keys))
 	for i, k := range keys {
 		names[i] = fmt.Sprintf(`"%s" of provider "%s"`, shortened(KeyName(k)), shortened(printable(k.ProviderID)))
-		if keyAgreement[k.ProviderID] {
+		if k.ProviderID == mlKEM {
 			names[i] += ", which pikokms does not support"
 		}
 	}
@@ -108,7 +107,7 @@ func shortened(s string) string {
 func untrusted(keys []header.EncryptedDataKey, reasons []string) error {
 	advice := ""
 	for _, k := range keys {
-		if !keyAgreement[k.ProviderID] {
+		if k.ProviderID != mlKEM {
 			advice = "; configure a provider for one of them"
 		}
 	}

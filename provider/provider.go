@@ -65,6 +65,7 @@ const (
 	TypeGCPKMS         Type = "gcp_kms"
 	TypeHashiCorpVault Type = "hashicorp_vault" // or OpenBao
 	TypeLocalRSA       Type = "local_rsa"
+	TypeLocalECDH      Type = "local_ecdh"
 )
 
 // Wrapper is the half of a key service that encrypts: it makes and wraps data keys. Implementations

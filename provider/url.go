@@ -55,7 +55,7 @@ const hidden = "xxxxx"
 var open = []string{
 	// of keys
 	"accounts", "address", "auth-mount", "by", "endpoint", "entries", "hash", "id", "key", "kms-endpoint", "kubernetes-role",
-	"kubernetes-token-file", "logical-name", "master", "multi-region", "name", "namespace", "padding", "partition", "profile",
+	"kubernetes-token-file", "logical-name", "master", "multi-region", "name", "namespace", "padding", "partition", "peer", "profile",
 	"public-key", "region", "role-id", "secret-id-file", "table-endpoint", "trusted", "trusted-master", "ttl",
 	// of buckets
 	"accelerate", "anonymous", "awssdk", "create_dir", "disable_https", "domain", "dualstack", "fips", "hostname_immutable",

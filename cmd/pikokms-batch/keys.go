@@ -61,6 +61,9 @@ func (k *key) nameKMSKey(parsed *keyurl.Key) error {
 	if a, err := arn.Parse(c.KeyID); err != nil || !strings.HasPrefix(a.Resource, "key/") {
 		return fmt.Errorf("%w: %q does not name the key by its ARN; write awskms:///arn:aws:kms:REGION:ACCOUNT:key/ID", provider.ErrInvalidKey, parsed)
 	}
+	if c.PeerFile != "" {
+		return fmt.Errorf("%w: %q is an EC key with a peer; messages name such a key by its public half, which this function does not look for", provider.ErrInvalidKey, parsed)
+	}
 	k.name, k.providerIDs = c.KeyID, []string{"aws-kms", "aws-kms-rsa"}
 	return nil
 }

@@ -2,10 +2,14 @@ package adversary_test
 
 import (
 	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
 	"crypto/hkdf"
 	"crypto/rand"
 	"crypto/sha512"
+	"crypto/x509"
 	"encoding/base64"
+	"encoding/pem"
 	"fmt"
 	"io"
 	"maps"
@@ -25,6 +29,7 @@ import (
 	"piko.sh/pikokms"
 	"piko.sh/pikokms/header"
 	"piko.sh/pikokms/internal/adversary"
+	"piko.sh/pikokms/internal/ecdhwrap"
 	"piko.sh/pikokms/internal/leftover"
 	"piko.sh/pikokms/internal/race"
 	"piko.sh/pikokms/kmstest"
@@ -125,26 +130,50 @@ func TestNoKeyStaysInMemory(t *testing.T) {
 		require.NoError(t, err)
 		raw, err := base64.StdEncoding.DecodeString(strings.TrimSpace(string(text)))
 		require.NoError(t, err)
-		observe(t, memoryKeyFile+"="+file, leftover.Secrets{"the local key": raw, "the local key as text": bytes.TrimSpace(text)})
+		observe(t, memoryKeyFile+"="+file, leftover.Secrets{"the local key": raw, "the local key as text": bytes.TrimSpace(text)}, nil)
 	})
-	t.Run("AWS KMS", func(t *testing.T) {
-		server := kmstest.NewServer(t)
-		observe(t, memoryKMS+"="+server.URL+" "+server.CreateKey(kmstest.Key{}).ARN, leftover.Secrets{})
+	t.Run("local EC key", func(t *testing.T) {
+		key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+		require.NoError(t, err)
+		private, err := x509.MarshalPKCS8PrivateKey(key)
+		require.NoError(t, err)
+		public, err := x509.MarshalPKIXPublicKey(&key.PublicKey)
+		require.NoError(t, err)
+		text := pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: private})
+		text = append(text, pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: public})...)
+		file := filepath.Join(t.TempDir(), "key.pem")
+		require.NoError(t, os.WriteFile(file, text, 0o600))
+		observe(t, memoryKeyFile+"="+file, nil, func(wrapped header.EncryptedDataKey) leftover.Secrets { return agreed(t, key, wrapped) })
 	})
+	for _, spec := range []string{"SYMMETRIC_DEFAULT", "ECC_NIST_P256"} {
+		t.Run("AWS KMS, "+spec, func(t *testing.T) {
+			server := kmstest.NewServer(t)
+			observe(t, memoryKMS+"="+server.URL+" "+server.CreateKey(kmstest.Key{Spec: spec}).ARN, nil, nil)
+		})
+	}
 }
 
-func observe(t *testing.T, environment string, local leftover.Secrets) {
+// observe reads the memory of a process in each of its phases. local are secrets from the start, and
+// wrapping returns, if it is not nil, those by which a data key is wrapped.
+func observe(t *testing.T, environment string, local leftover.Secrets, wrapping func(header.EncryptedDataKey) leftover.Secrets) {
 	process := leftover.Start(t, "TestNoKeyStaysInMemory", environment)
 	for {
 		var p phase
 		process.Next(t, &p)
-		secrets := maps.Clone(local)
+		secrets := leftover.Secrets{}
+		maps.Copy(secrets, local)
 		for i, masked := range p.Masked {
 			dataKey := leftover.Mask(masked)
 			secrets[fmt.Sprint("data key ", i)] = dataKey
 			secrets[fmt.Sprint("data key as text ", i)] = []byte(base64.StdEncoding.EncodeToString(dataKey)[:40])
 			if i < len(p.Messages) {
-				for name, s := range derived(t, dataKey, p.Messages[i]) {
+				h, _, err := header.Parse(p.Messages[i], header.Limits{})
+				require.NoError(t, err)
+				made := derived(t, dataKey, h)
+				if wrapping != nil {
+					maps.Copy(made, wrapping(h.EncryptedDataKeys[0]))
+				}
+				for name, s := range made {
 					secrets[fmt.Sprint(name, " ", i)] = s
 				}
 			}
@@ -166,7 +195,9 @@ func observe(t *testing.T, environment string, local leftover.Secrets) {
 			}
 			require.NotZero(t, counts["data key"].Alone, "the search finds what is there")
 		case "host closed":
-			require.NotZero(t, counts["the local key"].Alone, "the search finds what is there")
+			if local != nil {
+				require.NotZero(t, counts["the local key"].Alone, "the search finds what is there")
+			}
 		case "closed":
 			for kind, c := range counts {
 				if kind == "data key as text" {
@@ -189,16 +220,28 @@ func observe(t *testing.T, environment string, local leftover.Secrets) {
 }
 
 // derived returns what HKDF makes of a data key for a message.
-func derived(t *testing.T, dataKey, sealed []byte) leftover.Secrets {
+func derived(t *testing.T, dataKey []byte, h *header.Header) leftover.Secrets {
 	t.Helper()
-	h, _, err := header.Parse(sealed, header.Limits{})
-	require.NoError(t, err)
 	prk, err := hkdf.Extract(sha512.New, dataKey, h.MessageID)
 	require.NoError(t, err)
 	key, err := hkdf.Expand(sha512.New, prk, string([]byte{byte(h.Suite >> 8), byte(h.Suite)})+"DERIVEKEY", 32)
 	require.NoError(t, err)
 	inner, outer := leftover.HMACKeys(prk)
 	return leftover.Secrets{"pseudorandom key of HKDF": prk, "derived key": key, "inner HMAC key": inner, "outer HMAC key": outer}
+}
+
+// agreed returns what wraps a data key under an EC key: the secret of the agreement, and what is
+// derived of it.
+func agreed(t *testing.T, key *ecdsa.PrivateKey, wrapped header.EncryptedDataKey) leftover.Secrets {
+	t.Helper()
+	own, err := key.ECDH()
+	require.NoError(t, err)
+	parties, err := ecdhwrap.ParseInfo(wrapped.ProviderInfo)
+	require.NoError(t, err)
+	shared, err := own.ECDH(parties.Sender)
+	require.NoError(t, err)
+	inner, outer := leftover.HMACKeys(shared)
+	return leftover.Secrets{"shared secret": shared, "inner shared HMAC key": inner, "outer shared HMAC key": outer}
 }
 
 // TestWithoutLockableMemory has a process that may lock no memory. It holds keys all the same, and

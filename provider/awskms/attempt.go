@@ -96,7 +96,7 @@ func isOfKMS(request *http.Request, body []byte) bool {
 	switch operation {
 	case "DescribeKey":
 		return bytes.Contains(body, []byte(`"KeyMetadata"`))
-	case "GenerateDataKey", "Encrypt", "Decrypt", "ReEncrypt":
+	case "GenerateDataKey", "Encrypt", "Decrypt", "ReEncrypt", "DeriveSharedSecret":
 		return bytes.Contains(body, []byte(`"KeyId"`)) || bytes.Contains(body, []byte(`"CiphertextBlob"`)) || bytes.Contains(body, []byte(`"Plaintext"`))
 	}
 	return true
@@ -221,12 +221,15 @@ func (h *held) take(found []byte) []byte {
 	return h.plaintext
 }
 
-// takeFrom takes the member "Plaintext" out of an answer's body. It changes the body and returns
+// takeFrom takes the member "Plaintext" or "SharedSecret" out of an answer's body. It changes the body and returns
 // it.
 func (h *held) takeFrom(body []byte) []byte {
 	clear(h.plaintext) // left over from an earlier attempt
 	h.plaintext = nil
 	start, end, ok := member(body, "Plaintext")
+	if !ok {
+		start, end, ok = member(body, "SharedSecret")
+	}
 	if !ok {
 		return body
 	}

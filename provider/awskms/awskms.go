@@ -9,6 +9,12 @@
 // calls Decrypt to decrypt. Anyone with the public key can make messages under it, so a message
 // that decrypts does not prove who wrote it.
 //
+// Under an EC key for key agreement it wraps them as the AWS KMS ECDH keyring does
+// (framework/aws-kms/aws-kms-ecdh-keyring.md). With the public key of a peer, it calls
+// DeriveSharedSecret to encrypt and to decrypt what the two exchange. Without a peer, it decrypts
+// what anyone wrote for the key, and encrypts like the raw ECDH keyring under an ephemeral key,
+// without a call.
+//
 // A Provider encrypts under its own key, or under the key that a request names. To decrypt, it asks
 // KMS only about keys that it trusts. Those are its own key (the ARN that DescribeKey returned,
 // whatever alias was configured), the TrustedKeys of its Config, the keys that requests to encrypt
@@ -21,7 +27,7 @@
 // kms:Encrypt. Decrypting needs kms:Decrypt. If the key is configured by its ARN, nothing else is
 // needed. If it is configured by its ID or an alias, kms:DescribeKey is needed, too. Encrypting
 // under an RSA key needs kms:DescribeKey and kms:GetPublicKey, or no permission if the public key
-// is configured. [Examine] finds out which of them the credentials have.
+// is configured. An EC key needs these and kms:DeriveSharedSecret for both directions. [Examine] finds out which of them the credentials have.
 //
 // # Errors
 //
@@ -41,6 +47,8 @@ package awskms
 
 import (
 	"context"
+	"crypto/ecdh"
+	"crypto/rsa"
 	"fmt"
 	"strings"
 
@@ -50,6 +58,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/kms/types"
 
 	"piko.sh/pikokms/internal/arns"
+	"piko.sh/pikokms/internal/ecdhwrap"
 	"piko.sh/pikokms/provider"
 	"piko.sh/pikokms/provider/lazy"
 )
@@ -64,14 +73,34 @@ type Provider struct {
 	configured string // key ID as configured
 	own        *lazy.Value[ownKey]
 	rsa        *rsaKey
+	ec         *ecKey
 	keys       *keys
 	under      string // key ID of Under; empty for the provider's own key
 }
 
 // ownKey is the provider's own key.
 type ownKey struct {
-	arn   string
-	isRSA bool
+	arn  string
+	kind kind
+}
+
+// kind is how a key wraps data keys.
+type kind int
+
+const (
+	symmetricKind kind = iota
+	rsaKind
+	ecdhKind
+)
+
+func kindOf(spec types.KeySpec) kind {
+	switch {
+	case isRSA(spec):
+		return rsaKind
+	case isEC(spec):
+		return ecdhKind
+	}
+	return symmetricKind
 }
 
 // service is KMS in one Region.
@@ -96,8 +125,14 @@ func NewProvider(ctx context.Context, c Config) (*Provider, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &Provider{service: loaded, configured: c.KeyID, own: new(lazy.Value[ownKey]), rsa: new(rsaKey), keys: new(keys)}
-	p.rsa.init(public, c.Hash)
+	p := &Provider{
+		service: loaded, configured: c.KeyID,
+		own: new(lazy.Value[ownKey]), rsa: new(rsaKey), ec: new(ecKey), keys: new(keys),
+	}
+	if p.ec.peer, err = c.peer(); err != nil {
+		return nil, err
+	}
+	p.rsa.init(c.Hash)
 	for _, keyARN := range c.TrustedKeys {
 		p.keys.trust(keyARN, keyARN)
 	}
@@ -106,7 +141,9 @@ func NewProvider(ctx context.Context, c Config) (*Provider, error) {
 	}
 	switch {
 	case public != nil:
-		p.own.Set(ownKey{c.KeyID, true})
+		if err := p.setPublic(public); err != nil {
+			return nil, err
+		}
 	case !c.CheckLater:
 		if _, err := p.own.Get(ctx, p.check); err != nil {
 			return nil, p.fail(ctx, "NewProvider", fmt.Errorf("checking the key in Region %s: %w", p.region(), err))
@@ -115,11 +152,39 @@ func NewProvider(ctx context.Context, c Config) (*Provider, error) {
 	return p, nil
 }
 
+// setPublic sets what the configured public half says about the provider's own key.
+func (p *Provider) setPublic(public any) error {
+	switch public := public.(type) {
+	case *rsa.PublicKey:
+		if p.ec.peer != nil {
+			return errNoPeer(p.configured)
+		}
+		p.rsa.public.Set(public)
+		p.own.Set(ownKey{p.configured, rsaKind})
+	case *ecdh.PublicKey:
+		if p.ec.peer != nil {
+			if _, err := ecdhwrap.NewParties(public, p.ec.peer); err != nil {
+				return err
+			}
+		}
+		p.ec.public.Set(public)
+		p.own.Set(ownKey{p.configured, ecdhKind})
+	}
+	return nil
+}
+
+func errNoPeer(key string) error {
+	return fmt.Errorf("%w: a peer is for EC keys, and %s is none", provider.ErrInvalidKey, key)
+}
+
 // check asks KMS about the provider's own key.
 func (p *Provider) check(ctx context.Context) (ownKey, error) {
 	m, err := p.describe(ctx, p.configured)
 	if err != nil {
 		if arns.IsKey(p.configured) && isDenied(err) {
+			if p.ec.peer != nil {
+				return ownKey{p.configured, ecdhKind}, nil
+			}
 			return ownKey{arn: p.configured}, nil
 		}
 		return ownKey{}, err
@@ -127,7 +192,10 @@ func (p *Provider) check(ctx context.Context) (ownKey, error) {
 	if err := usable(m); err != nil {
 		return ownKey{}, err
 	}
-	own := ownKey{aws.ToString(m.Arn), m.KeySpec != types.KeySpecSymmetricDefault}
+	own := ownKey{aws.ToString(m.Arn), kindOf(m.KeySpec)}
+	if p.ec.peer != nil && own.kind != ecdhKind {
+		return ownKey{}, errNoPeer(own.arn)
+	}
 	p.keys.trustOwn(p.configured, own.arn)
 	return own, nil
 }

@@ -4,7 +4,7 @@ import (
 	"cmp"
 	"context"
 	"crypto"
-	"crypto/rsa"
+	"crypto/ecdh"
 	"fmt"
 	"slices"
 	"strings"
@@ -62,12 +62,17 @@ type Config struct {
 	Endpoint    string      // URL of another KMS endpoint: a VPC endpoint, LocalStack
 	Client      *kms.Client // used in place of Region, Profile, MaxRetries and Endpoint
 
-	// PublicKey is the public half of an RSA key in PEM. PublicKeyFile is a file of it. With one of
-	// them, encrypting asks nothing of KMS and needs no credentials, and NewProvider checks
-	// nothing. KeyID must then be a key ARN. Without them, KMS is asked for the public key when it
-	// is first needed.
+	// PublicKey is the public half of an RSA or EC key in PEM. PublicKeyFile is a file of it. With one
+	// of them, encrypting asks nothing of KMS and needs no credentials, unless there is a peer, and
+	// NewProvider checks nothing. KeyID must then be a key ARN. Without them, KMS is asked for the
+	// public key when it is first needed.
 	PublicKey     []byte
 	PublicKeyFile string
+
+	// Peer is the other party's public EC key in PEM, and PeerFile is a file of it. The key must be an
+	// EC key for key agreement.
+	Peer     []byte
+	PeerFile string
 
 	// Hash is the hash of an RSA key's OAEP padding: SHA256 or SHA1; 0 means SHA256.
 	Hash crypto.Hash
@@ -98,13 +103,16 @@ func (c *Config) validate() error {
 	case public && !arns.IsKey(c.KeyID):
 		return fmt.Errorf("%w: with a public key, KeyID must be a key ARN, since messages carry it and KMS is not asked for it; %q is none", provider.ErrInvalidKey, c.KeyID)
 	}
+	if c.Peer != nil && c.PeerFile != "" {
+		return fmt.Errorf("%w: both Peer and PeerFile are given", provider.ErrInvalidKey)
+	}
 	return c.validateConnection()
 }
 
 // forProvider refuses the fields that only a Provider has a use for.
 func (c *Config) forProvider() error {
-	if c.CheckLater || c.PublicKey != nil || c.PublicKeyFile != "" || c.Hash != 0 {
-		return fmt.Errorf("%w: CheckLater, PublicKey, PublicKeyFile and Hash are for a Provider", provider.ErrInvalidKey)
+	if c.CheckLater || c.PublicKey != nil || c.PublicKeyFile != "" || c.Peer != nil || c.PeerFile != "" || c.Hash != 0 {
+		return fmt.Errorf("%w: CheckLater, PublicKey, Peer, their files and Hash are for a Provider", provider.ErrInvalidKey)
 	}
 	return nil
 }
@@ -130,11 +138,26 @@ func (c *Config) load(ctx context.Context) (service, error) {
 }
 
 // publicKey returns the configured public key, or nil.
-func (c *Config) publicKey() (*rsa.PublicKey, error) {
-	text := c.PublicKey
-	if c.PublicKeyFile != "" {
+func (c *Config) publicKey() (any, error) { return publicKeyOf(c.PublicKey, c.PublicKeyFile) }
+
+// peer returns the configured peer's public key, or nil.
+func (c *Config) peer() (*ecdh.PublicKey, error) {
+	parsed, err := publicKeyOf(c.Peer, c.PeerFile)
+	if parsed == nil || err != nil {
+		return nil, err
+	}
+	peer, ok := parsed.(*ecdh.PublicKey)
+	if !ok {
+		return nil, fmt.Errorf("%w: the peer's key is no EC key", provider.ErrInvalidKey)
+	}
+	return peer, nil
+}
+
+// publicKeyOf returns the public key of a text or a file, or nil without either.
+func publicKeyOf(text []byte, file string) (any, error) {
+	if file != "" {
 		var err error
-		if text, err = readPublicKey(c.PublicKeyFile); err != nil {
+		if text, err = readPublicKey(file); err != nil {
 			return nil, err
 		}
 	}

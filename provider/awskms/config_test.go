@@ -185,6 +185,7 @@ func TestFieldsOfAnotherConstructor(t *testing.T) {
 		{"NewWrapper", awskms.Config{KeyID: keyARN, Accounts: accounts}},
 		{"NewWrapper", awskms.Config{KeyID: keyARN, CheckLater: true}},
 		{"NewWrapper", awskms.Config{KeyID: keyARN, PublicKeyFile: "key.pem"}},
+		{"NewWrapper", awskms.Config{KeyID: keyARN, PeerFile: "peer.pem"}},
 		{"NewWrapper", awskms.Config{Accounts: accounts, PublicKey: []byte("-----BEGIN")}},
 	} {
 		c.config.Region = "eu-west-1"

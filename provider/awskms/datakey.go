@@ -12,24 +12,38 @@ import (
 
 	"piko.sh/pikokms/header"
 	"piko.sh/pikokms/internal/arns"
+	"piko.sh/pikokms/internal/ecdhwrap"
 	"piko.sh/pikokms/provider"
 )
 
-// GenerateDataKey makes one call of KMS GenerateDataKey, or none under an RSA key.
+// GenerateDataKey makes one call of KMS GenerateDataKey. Under an RSA key, and an EC key without a
+// peer, it makes none, and under one with a peer one of DeriveSharedSecret.
 func (p *Provider) GenerateDataKey(ctx context.Context, encryptionContext map[string]string) (*provider.DataKey, error) {
 	under, err := p.encryptionKey(ctx)
 	if err != nil {
 		return nil, p.fail(ctx, "GenerateDataKey", err)
 	}
-	generate := p.generate
-	if under.isRSA {
-		generate = p.generateRSA
+	if under.kind != symmetricKind {
+		return p.generateHere(ctx, under, encryptionContext)
 	}
-	key, wrapped, err := generate(ctx, under.arn, encryptionContext)
+	key, wrapped, err := p.generate(ctx, under.arn, encryptionContext)
 	if err != nil {
 		return nil, fail(ctx, "GenerateDataKey", under.arn, err)
 	}
 	return &provider.DataKey{PlaintextKey: key, EncryptedKey: wrapped, KeyID: string(wrapped.ProviderInfo)}, nil
+}
+
+// generateHere makes a data key of random numbers, for a key under which KMS makes none.
+func (p *Provider) generateHere(ctx context.Context, under ownKey, encryptionContext map[string]string) (*provider.DataKey, error) {
+	key, err := provider.RandomKey(provider.DataKeySize)
+	if err != nil {
+		return nil, fail(ctx, "GenerateDataKey", under.arn, err)
+	}
+	wrapped, err := p.wrap(ctx, under, key, encryptionContext)
+	if err != nil {
+		return nil, errors.Join(fail(ctx, "GenerateDataKey", under.arn, err), key.Close())
+	}
+	return &provider.DataKey{PlaintextKey: key, EncryptedKey: wrapped, KeyID: under.arn}, nil
 }
 
 // generate asks KMS for a data key under a symmetric key.
@@ -39,7 +53,7 @@ func (p *Provider) generate(ctx context.Context, asked string, encryptionContext
 		KeyId: aws.String(asked), KeySpec: types.DataKeySpecAes256, EncryptionContext: encryptionContext, GrantTokens: p.grantTokens,
 	})
 	if _, ok := errors.AsType[*types.InvalidKeyUsageException](err); ok {
-		err = fmt.Errorf("%w: an RSA key needs a provider of its own, with kms:DescribeKey permitted or the public key given: %w", provider.ErrKeyUsage, err)
+		err = fmt.Errorf("%w: an RSA or EC key needs a provider of its own, with kms:DescribeKey permitted or the public key given: %w", provider.ErrKeyUsage, err)
 	}
 	if err != nil {
 		return nil, header.EncryptedDataKey{}, err
@@ -66,16 +80,27 @@ func (p *Provider) wrapped(asked, keyARN string, blob []byte) (header.EncryptedD
 	return header.EncryptedDataKey{ProviderID: providerID, ProviderInfo: []byte(keyARN), Ciphertext: blob}, nil
 }
 
-// WrapDataKey makes one call of KMS Encrypt, or none under an RSA key.
+// WrapDataKey makes one call of KMS Encrypt, or of DeriveSharedSecret, or none, as GenerateDataKey.
 func (p *Provider) WrapDataKey(ctx context.Context, key *provider.SecureBytes, encryptionContext map[string]string) (header.EncryptedDataKey, error) {
 	under, err := p.encryptionKey(ctx)
 	if err != nil {
 		return header.EncryptedDataKey{}, p.fail(ctx, "WrapDataKey", err)
 	}
-	var wrapped header.EncryptedDataKey
+	wrapped, err := p.wrap(ctx, under, key, encryptionContext)
+	if err != nil {
+		return header.EncryptedDataKey{}, p.fail(ctx, "WrapDataKey", err)
+	}
+	return wrapped, nil
+}
+
+func (p *Provider) wrap(ctx context.Context, under ownKey, key *provider.SecureBytes, encryptionContext map[string]string) (wrapped header.EncryptedDataKey, err error) {
 	err = key.WithAccess(func(plain []byte) (err error) {
-		if under.isRSA {
+		switch under.kind {
+		case rsaKind:
 			wrapped, err = p.wrapRSA(ctx, under.arn, plain, encryptionContext)
+			return err
+		case ecdhKind:
+			wrapped, err = p.wrapEC(ctx, under.arn, plain, encryptionContext)
 			return err
 		}
 		blob, keyARN, err := p.encrypt(ctx, under.arn, plain, encryptionContext)
@@ -84,10 +109,7 @@ func (p *Provider) WrapDataKey(ctx context.Context, key *provider.SecureBytes, e
 		}
 		return err
 	})
-	if err != nil {
-		return header.EncryptedDataKey{}, p.fail(ctx, "WrapDataKey", err)
-	}
-	return wrapped, nil
+	return wrapped, err
 }
 
 // encrypt asks KMS to encrypt under a symmetric key. It also returns the key's ARN.
@@ -102,9 +124,20 @@ func (p *Provider) encrypt(ctx context.Context, asked string, plaintext []byte, 
 	return out.CiphertextBlob, keyARN, p.answered(asked, keyARN, out.CiphertextBlob)
 }
 
-// UnwrapDataKey makes one call of KMS Decrypt, or none if the provider does not trust the wrapping
-// key. If it trusts a multi-Region key, it trusts the replicas of that key in other Regions.
+// UnwrapDataKey makes one call of KMS Decrypt, under an EC key of DeriveSharedSecret, or none if the
+// provider does not trust the wrapping key. If it trusts a multi-Region key, it trusts the replicas of that key in other Regions.
 func (p *Provider) UnwrapDataKey(ctx context.Context, request *provider.UnwrapDataKeyRequest) (*provider.DataKey, error) {
+	if ecdhwrap.IsECDH(request.EncryptedKey) {
+		parties, keyARN, err := p.agreement(ctx, request.EncryptedKey)
+		if err != nil {
+			return nil, p.fail(ctx, "UnwrapDataKey", err)
+		}
+		key, err := p.unwrapEC(ctx, keyARN, parties, request)
+		if err != nil {
+			return nil, fail(ctx, "UnwrapDataKey", keyARN, err)
+		}
+		return &provider.DataKey{PlaintextKey: key}, nil
+	}
 	keyARN, err := p.trusted(ctx, request.EncryptedKey)
 	if err != nil {
 		return nil, p.fail(ctx, "UnwrapDataKey", err)
@@ -125,6 +158,13 @@ func (p *Provider) UnwrapDataKey(ctx context.Context, request *provider.UnwrapDa
 // trusts a single key.
 func (p *Provider) IsCurrent(ctx context.Context, request *provider.UnwrapDataKeyRequest) (bool, error) {
 	wrapped := request.EncryptedKey
+	if ecdhwrap.IsECDH(wrapped) {
+		current, err := p.isCurrentEC(ctx, wrapped)
+		if err != nil {
+			return false, p.fail(ctx, "IsCurrent", err)
+		}
+		return current, nil
+	}
 	if wrapped.ProviderID != providerID && wrapped.ProviderID != rsaProviderID {
 		return false, nil
 	}

@@ -15,13 +15,13 @@ import (
 const maxDirectSize = 4096
 
 // EncryptDirectly encrypts a value of up to 4,096 bytes with one call of KMS. Under an
-// RSA key it encrypts none.
+// RSA or EC key it encrypts none.
 func (p *Provider) EncryptDirectly(ctx context.Context, value []byte, encryptionContext map[string]string) (*provider.DirectValue, error) {
 	under, err := p.encryptionKey(ctx)
 	if err != nil {
 		return nil, p.fail(ctx, "Encrypt", err)
 	}
-	if under.isRSA || len(value) > maxDirectSize {
+	if under.kind != symmetricKind || len(value) > maxDirectSize {
 		return nil, nil
 	}
 	blob, keyARN, err := p.encrypt(ctx, under.arn, value, encryptionContext)
@@ -42,18 +42,18 @@ func (p *Provider) DecryptDirectly(ctx context.Context, ciphertext []byte, encry
 	return value, nil
 }
 
-// EncryptsDirectly is true unless the key is known to be of RSA.
-func (p *Provider) EncryptsDirectly() bool { return !p.hasRSAKey() }
+// EncryptsDirectly is true unless the key is known to be of RSA or EC.
+func (p *Provider) EncryptsDirectly() bool { return !p.hasAsymmetricKey() }
 
 // CanReEncrypt is true for two symmetric keys of one Region.
 func (p *Provider) CanReEncrypt(from provider.EncryptionProvider) bool {
 	source, ok := from.(*Provider)
-	return ok && source.Region() == p.Region() && !source.hasRSAKey() && !p.hasRSAKey()
+	return ok && source.Region() == p.Region() && !source.hasAsymmetricKey() && !p.hasAsymmetricKey()
 }
 
-func (p *Provider) hasRSAKey() bool {
+func (p *Provider) hasAsymmetricKey() bool {
 	own, _ := p.own.Peek()
-	return own.isRSA
+	return own.kind != symmetricKind
 }
 
 // ReEncrypt makes one call of KMS ReEncrypt.

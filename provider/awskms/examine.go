@@ -2,6 +2,8 @@ package awskms
 
 import (
 	"context"
+	"crypto/rand"
+	"crypto/x509"
 	"errors"
 	"time"
 
@@ -16,12 +18,13 @@ import (
 
 // Actions of IAM that a Provider needs; see the package documentation for which.
 const (
-	ActionDecrypt         = "kms:Decrypt"
-	ActionDescribeKey     = "kms:DescribeKey"
-	ActionEncrypt         = "kms:Encrypt"
-	ActionGenerateDataKey = "kms:GenerateDataKey"
-	ActionGetPublicKey    = "kms:GetPublicKey"
-	ActionReEncrypt       = "kms:ReEncrypt*" // kms:ReEncryptFrom and kms:ReEncryptTo
+	ActionDecrypt            = "kms:Decrypt"
+	ActionDescribeKey        = "kms:DescribeKey"
+	ActionDeriveSharedSecret = "kms:DeriveSharedSecret"
+	ActionEncrypt            = "kms:Encrypt"
+	ActionGenerateDataKey    = "kms:GenerateDataKey"
+	ActionGetPublicKey       = "kms:GetPublicKey"
+	ActionReEncrypt          = "kms:ReEncrypt*" // kms:ReEncryptFrom and kms:ReEncryptTo
 
 	actionGetKeyRotationStatus = "kms:GetKeyRotationStatus"
 )
@@ -40,7 +43,7 @@ type Examination struct {
 	Usable       error     // why the key can't wrap data keys; the error of NewProvider
 
 	// Rotation is the automatic rotation of the key's material. It is nil if it is not known: for
-	// RSA keys, imported material, keys of other accounts, and without permission.
+	// RSA and EC keys, imported material, keys of other accounts, and without permission.
 	Rotation *Rotation
 
 	// Permissions has the actions that a Provider may need for a key of this kind.
@@ -79,7 +82,7 @@ func Examine(ctx context.Context, c Config, encryptionContext map[string]string)
 		return nil, err
 	}
 	x := &examiner{service: loaded, keyID: c.KeyID, pairs: encryptionContext}
-	x.rsa.init(nil, c.Hash)
+	x.rsa.init(c.Hash)
 	e := &Examination{}
 	if arns.IsKey(c.KeyID) {
 		e.ARN = c.KeyID
@@ -89,15 +92,19 @@ func Examine(ctx context.Context, c Config, encryptionContext map[string]string)
 		return nil, fail(ctx, "Examine", c.KeyID, err)
 	}
 	e.add(ctx, ActionDescribeKey, err)
-	isRSAKey := false
+	of := symmetricKind
 	if m != nil {
 		e.describe(m)
-		x.keyID, isRSAKey = e.ARN, isRSA(m.KeySpec)
+		x.keyID, of = e.ARN, kindOf(m.KeySpec)
 	}
-	if isRSAKey {
+	if of != symmetricKind {
 		_, err := x.getPublicKey(ctx, x.keyID)
 		e.add(ctx, ActionGetPublicKey, err)
-		e.add(ctx, ActionDecrypt, x.decryptRSA(ctx))
+		if of == rsaKind {
+			e.add(ctx, ActionDecrypt, x.decryptRSA(ctx))
+		} else {
+			e.add(ctx, ActionDeriveSharedSecret, x.derive(ctx, m.KeySpec))
+		}
 		return e, x.ended(ctx)
 	}
 	for _, question := range []struct {
@@ -246,6 +253,26 @@ func (x *examiner) decryptRSA(ctx context.Context) error {
 		KeyId: &x.keyID, EncryptionAlgorithm: x.rsa.algorithm, GrantTokens: x.grantTokens,
 		DryRun: aws.Bool(true), DryRunModifiers: []types.DryRunModifierType{types.DryRunModifierTypeIgnoreCiphertext},
 	})
+	return allowed(err)
+}
+
+// derive asks about DeriveSharedSecret under an EC key, with a new key as its peer.
+func (x *examiner) derive(ctx context.Context, spec types.KeySpec) error {
+	peer, err := curves[spec].GenerateKey(rand.Reader)
+	if err != nil {
+		return err
+	}
+	der, err := x509.MarshalPKIXPublicKey(peer.PublicKey())
+	if err != nil {
+		return err
+	}
+	out, err := x.client.DeriveSharedSecret(ctx, &kms.DeriveSharedSecretInput{
+		KeyId: &x.keyID, KeyAgreementAlgorithm: types.KeyAgreementAlgorithmSpecEcdh, PublicKey: der, GrantTokens: x.grantTokens,
+		DryRun: aws.Bool(true),
+	})
+	if err == nil {
+		clear(out.SharedSecret)
+	}
 	return allowed(err)
 }
 

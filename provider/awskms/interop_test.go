@@ -23,6 +23,8 @@ type keyringRequest struct {
 	ARN       string            `json:"arn"`
 	Algorithm string            `json:"algorithm"`
 	PublicKey string            `json:"public_key"`
+	Curve     string            `json:"curve"` // of an ECDH keyring, and its keys
+	Key       ecdhKey           `json:"key"`
 	Suite     header.Suite      `json:"suite"`
 	Context   map[string]string `json:"context"`
 	Data      []byte            `json:"data"`
@@ -33,9 +35,8 @@ type keyringAnswer struct {
 	Error string `json:"error"`
 }
 
-// startKeyring starts a process that runs the AWS KMS RSA keyring of AWS's Material Providers
-// Library for Python. PIKOKMS_PYTHON names a Python in which a missing package is a failure.
-func startKeyring(t *testing.T, server *kmstest.Server) (ask func(keyringRequest) keyringAnswer) {
+// startKeyring starts a process that runs keyrings of AWS's Material Providers Library for Python. PIKOKMS_PYTHON names a Python in which a missing package is a failure.
+func startKeyring(t *testing.T, server *kmstest.Server, script string) (ask func(keyringRequest) keyringAnswer) {
 	t.Helper()
 	python := os.Getenv("PIKOKMS_PYTHON")
 	if python == "" {
@@ -44,7 +45,7 @@ func startKeyring(t *testing.T, server *kmstest.Server) (ask func(keyringRequest
 			t.Skip("skipped: python3 has no aws-encryption-sdk with aws-cryptographic-material-providers (PIKOKMS_PYTHON names a Python that has them)")
 		}
 	}
-	command := exec.Command(python, filepath.Join("testdata", "rsa_keyring.py"))
+	command := exec.Command(python, filepath.Join("testdata", script))
 	command.Env = append(os.Environ(), "AWS_ENDPOINT_URL="+server.URL, "AWS_DEFAULT_REGION="+kmstest.Region)
 	command.Stderr = os.Stderr
 	in, err := command.StdinPipe()
@@ -70,7 +71,7 @@ func startKeyring(t *testing.T, server *kmstest.Server) (ask func(keyringRequest
 // Messages under RSA keys of KMS go both ways between pikokms and AWS's Material Providers Library.
 func TestTheMaterialProvidersLibraryUnderRSAKeys(t *testing.T) {
 	server := kmstest.NewServer(t)
-	ask := startKeyring(t, server)
+	ask := startKeyring(t, server, "rsa_keyring.py")
 	messages := 0 // each way
 	for _, spec := range []string{"RSA_2048", "RSA_3072", "RSA_4096"} {
 		key := server.CreateKey(kmstest.Key{Spec: spec})

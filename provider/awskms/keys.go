@@ -158,11 +158,11 @@ func (p *Provider) decryptTrusted(ctx context.Context, blob []byte, encryptionCo
 	if err != nil {
 		return nil, err
 	}
-	if own, known := p.own.Peek(); known && own.isRSA {
+	if own, known := p.own.Peek(); known && own.kind != symmetricKind {
 		candidates = slices.DeleteFunc(candidates, func(keyARN string) bool { return keyARN == own.arn })
 	}
 	if len(candidates) == 0 {
-		return nil, fmt.Errorf("%w: it is no message, and under an RSA key there is nothing else", provider.ErrInvalidCiphertext)
+		return nil, fmt.Errorf("%w: it is no message, and under an RSA or EC key there is nothing else", provider.ErrInvalidCiphertext)
 	}
 	var failures []error
 	for _, keyARN := range candidates {

@@ -6,21 +6,23 @@ import (
 	"regexp"
 	"strings"
 
+	"piko.sh/pikokms/internal/ecdhwrap"
 	"piko.sh/pikokms/provider"
 	"piko.sh/pikokms/provider/keyurl"
 )
 
 // KeyService opens the keys that URLs name, as ParseURL describes.
 var KeyService = keyurl.Service{
-	Scheme:     Scheme,
-	Type:       provider.TypeAWSKMS,
-	ProviderID: "aws-kms",
-	Paths:      []string{"public-key"},
-	Meant:      meantKey,
+	Scheme: Scheme,
+	Type:   provider.TypeAWSKMS,
+	// A data key that a raw EC key wraps may be for an EC key of KMS.
+	ProviderIDs: []string{providerID, ecdhwrap.RawID},
+	Paths:       []string{"peer", "public-key"},
+	Meant:       meantKey,
 	Parse: func(u *url.URL) (keyurl.Key, error) {
 		c, err := ParseURL(u)
 		return keyurl.Key{
-			Files: []string{c.PublicKeyFile},
+			Files: []string{c.PublicKeyFile, c.PeerFile},
 			Open: func(ctx context.Context, o keyurl.Options) (provider.Unwrapper, error) {
 				c.CheckLater, c.MaxRetries = o.CheckLater, o.MaxRetries
 				return NewProvider(ctx, c)
@@ -32,9 +34,9 @@ var KeyService = keyurl.Service{
 // DiscoveryKeyService opens what decrypts under all keys of stated accounts, as ParseDiscoveryURL
 // describes.
 var DiscoveryKeyService = keyurl.Service{
-	Scheme:     DiscoveryScheme,
-	Type:       provider.TypeAWSKMS,
-	ProviderID: "aws-kms",
+	Scheme:      DiscoveryScheme,
+	Type:        provider.TypeAWSKMS,
+	ProviderIDs: []string{providerID},
 	Parse: func(u *url.URL) (keyurl.Key, error) {
 		c, err := ParseDiscoveryURL(u)
 		return keyurl.Key{

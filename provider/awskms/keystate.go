@@ -52,9 +52,10 @@ var keyStates = map[types.KeyState]keyState{
 func usable(m *types.KeyMetadata) error {
 	symmetric := m.KeySpec == types.KeySpecSymmetricDefault
 	// Some emulators of KMS leave out the usage. A symmetric key has only one.
-	encrypts := m.KeyUsage == types.KeyUsageTypeEncryptDecrypt || m.KeyUsage == "" && symmetric
-	if !encrypts || !symmetric && !isRSA(m.KeySpec) {
-		return fmt.Errorf("%w: usage %s, spec %s; data keys take a key for ENCRYPT_DECRYPT that is symmetric or of RSA", provider.ErrKeyUsage, m.KeyUsage, m.KeySpec)
+	encrypts := (m.KeyUsage == types.KeyUsageTypeEncryptDecrypt || m.KeyUsage == "" && symmetric) && (symmetric || isRSA(m.KeySpec))
+	agrees := m.KeyUsage == types.KeyUsageTypeKeyAgreement && isEC(m.KeySpec)
+	if !encrypts && !agrees {
+		return fmt.Errorf("%w: usage %s, spec %s; data keys take a key for ENCRYPT_DECRYPT that is symmetric or of RSA, or one for KEY_AGREEMENT on a NIST curve", provider.ErrKeyUsage, m.KeyUsage, m.KeySpec)
 	}
 	state, known := keyStates[m.KeyState]
 	if !known {

@@ -18,6 +18,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/kms/types"
 
 	"piko.sh/pikokms/header"
+	"piko.sh/pikokms/internal/ecdhwrap"
 	"piko.sh/pikokms/internal/keyfile"
 	"piko.sh/pikokms/provider"
 	"piko.sh/pikokms/provider/lazy"
@@ -44,11 +45,8 @@ type rsaKey struct {
 	algorithm types.EncryptionAlgorithmSpec
 }
 
-// init sets the hash, and the public key if it is configured.
-func (k *rsaKey) init(public *rsa.PublicKey, hash crypto.Hash) {
-	if public != nil {
-		k.public.Set(public)
-	}
+// init sets the hash.
+func (k *rsaKey) init(hash crypto.Hash) {
 	k.hash, k.algorithm = crypto.SHA256, types.EncryptionAlgorithmSpecRsaesOaepSha256
 	if hash == crypto.SHA1 {
 		k.hash, k.algorithm = crypto.SHA1, types.EncryptionAlgorithmSpecRsaesOaepSha1
@@ -71,26 +69,23 @@ func digest(encryptionContext map[string]string) ([]byte, error) {
 	return sum[:], nil
 }
 
-// generateRSA makes a data key under the provider's own RSA key.
-func (p *Provider) generateRSA(ctx context.Context, keyARN string, encryptionContext map[string]string) (*provider.SecureBytes, header.EncryptedDataKey, error) {
-	plain := make([]byte, provider.DataKeySize)
-	defer clear(plain)
-	_, _ = rand.Read(plain) // never fails
-	wrapped, err := p.wrapRSA(ctx, keyARN, plain, encryptionContext)
-	if err != nil {
-		return nil, header.EncryptedDataKey{}, err
-	}
-	key, err := provider.NewSecureBytes(plain)
-	return key, wrapped, err
-}
-
 // wrapRSA wraps a data key under the provider's own RSA key.
 func (p *Provider) wrapRSA(ctx context.Context, keyARN string, plain []byte, encryptionContext map[string]string) (header.EncryptedDataKey, error) {
 	bound, err := digest(encryptionContext)
 	if err != nil {
 		return header.EncryptedDataKey{}, err
 	}
-	public, err := p.rsa.public.Get(ctx, func(ctx context.Context) (*rsa.PublicKey, error) { return p.getPublicKey(ctx, keyARN) })
+	public, err := p.rsa.public.Get(ctx, func(ctx context.Context) (*rsa.PublicKey, error) {
+		parsed, err := p.getPublicKey(ctx, keyARN)
+		if err != nil {
+			return nil, err
+		}
+		public, ok := parsed.(*rsa.PublicKey)
+		if !ok {
+			return nil, fmt.Errorf("%w: KMS answered with a public key of another kind than the key's", provider.ErrEncryptionFailed)
+		}
+		return public, nil
+	})
 	if err != nil {
 		return header.EncryptedDataKey{}, err
 	}
@@ -126,8 +121,9 @@ func (p *Provider) unwrapRSA(ctx context.Context, keyARN string, request *provid
 	return newDataKey(plain[len(want):], request.Size)
 }
 
-// getPublicKey asks KMS for the public half of an RSA key.
-func (s *service) getPublicKey(ctx context.Context, keyARN string) (*rsa.PublicKey, error) {
+// getPublicKey asks KMS for the public half of a key. It returns an *rsa.PublicKey or an
+// *ecdh.PublicKey.
+func (s *service) getPublicKey(ctx context.Context, keyARN string) (any, error) {
 	out, err := s.client.GetPublicKey(ctx, &kms.GetPublicKeyInput{KeyId: aws.String(keyARN), GrantTokens: s.grantTokens})
 	if err != nil {
 		return nil, err
@@ -148,7 +144,7 @@ func readPublicKey(path string) ([]byte, error) {
 	return text, err
 }
 
-func parsePublicKey(text []byte) (*rsa.PublicKey, error) {
+func parsePublicKey(text []byte) (any, error) {
 	block, _ := pem.Decode(text)
 	if block == nil || block.Type != "PUBLIC KEY" {
 		return nil, fmt.Errorf("%w: the public key is no PEM text of a PUBLIC KEY, as `aws kms get-public-key` and openssl give it", provider.ErrInvalidKey)
@@ -160,15 +156,15 @@ func parsePublicKey(text []byte) (*rsa.PublicKey, error) {
 	return public, nil
 }
 
-// parseDER parses a SubjectPublicKeyInfo.
-func parseDER(der []byte) (*rsa.PublicKey, error) {
+// parseDER parses a SubjectPublicKeyInfo of RSA or EC.
+func parseDER(der []byte) (any, error) {
 	parsed, err := x509.ParsePKIXPublicKey(der)
 	if err != nil {
 		return nil, fmt.Errorf("it does not parse: %w", err)
 	}
 	public, ok := parsed.(*rsa.PublicKey)
 	if !ok {
-		return nil, fmt.Errorf("it is a %T and no RSA key", parsed)
+		return ecdhwrap.PublicKey(parsed)
 	}
 	if public.Size() < minRSABits/8 {
 		return nil, fmt.Errorf("its modulus has %d bits, KMS's have at least %d", public.N.BitLen(), minRSABits)

@@ -3,6 +3,7 @@ package awskms_test
 import (
 	"crypto"
 	"crypto/ecdsa"
+	"crypto/ed25519"
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/rsa"
@@ -218,6 +219,10 @@ func TestAPublicKeyThatIsNotTheKeysIsRefused(t *testing.T) {
 	require.NoError(t, err)
 	curveDER, err := x509.MarshalPKIXPublicKey(&curve.PublicKey)
 	require.NoError(t, err)
+	edwards, _, err := ed25519.GenerateKey(nil)
+	require.NoError(t, err)
+	edwardsDER, err := x509.MarshalPKIXPublicKey(edwards)
+	require.NoError(t, err)
 	for name, lie := range map[string]map[string]any{
 		"another key's": {"KeyId": other.ARN}, "nobody's": {"KeyId": nil}, "none": {"PublicKey": nil}, "empty": {"PublicKey": []byte{}},
 		"garbage": {"PublicKey": []byte("?")}, "short": {"PublicKey": shortDER}, "a curve": {"PublicKey": curveDER},
@@ -232,7 +237,7 @@ func TestAPublicKeyThatIsNotTheKeysIsRefused(t *testing.T) {
 		require.NoError(t, err)
 		require.NoError(t, made.Close())
 	}
-	for says, der := range map[string][]byte{"does not parse": []byte("?"), "1024 bits": shortDER, "no RSA key": curveDER} {
+	for says, der := range map[string][]byte{"does not parse": []byte("?"), "1024 bits": shortDER, "P-256, P-384 and P-521": edwardsDER} {
 		_, err := awskms.NewProvider(t.Context(), awskms.Config{KeyID: key.ARN, PublicKey: publicPEM(der)})
 		require.ErrorIs(t, err, provider.ErrInvalidKey)
 		require.ErrorContains(t, err, says)

@@ -29,7 +29,9 @@ const (
 //	profile=NAME                 of the shared AWS configuration files
 //	endpoint=URL                 another KMS endpoint: a VPC endpoint, LocalStack
 //	grant-tokens=TOKEN,TOKEN…    of grants too new to be known everywhere
-//	public-key=PATH              a file of an RSA key's public half in PEM, to encrypt without KMS
+//	public-key=PATH              a file of an RSA or EC key's public half in PEM, to encrypt
+//	                             without KMS
+//	peer=PATH                    a file of the other party's public key in PEM, of an EC key
 //	hash=HASH                    of an RSA key's OAEP padding: "sha256", the default, or "sha1"
 //
 // The error holds provider.ErrInvalidKey.
@@ -43,7 +45,7 @@ func ParseURL(u *url.URL) (Config, error) {
 	case u.Opaque != "":
 		return refuse("slashes are missing; write awskms://alias/NAME, awskms://KEY-ID or awskms:///ARN")
 	}
-	query, err := provider.URLParameters(u, "endpoint", "grant-tokens", "hash", "profile", "public-key", "region")
+	query, err := provider.URLParameters(u, "endpoint", "grant-tokens", "hash", "peer", "profile", "public-key", "region")
 	if err != nil {
 		return Config{}, err
 	}
@@ -55,6 +57,7 @@ func ParseURL(u *url.URL) (Config, error) {
 		Endpoint:      query.Get("endpoint"),
 		GrantTokens:   arns.List(query.Get("grant-tokens")),
 		PublicKeyFile: query.Get("public-key"),
+		PeerFile:      query.Get("peer"),
 	}
 	alias, isAlias := strings.CutPrefix(c.KeyID, "alias/")
 	isARN := strings.HasPrefix(c.KeyID, "arn:")

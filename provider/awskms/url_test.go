@@ -56,7 +56,7 @@ func TestParseURLRefuses(t *testing.T) {
 		"awskms://alias/x?public-key=k.pem":                        "KeyID must be a key ARN",
 		"awskms://alias/x?region=":                                 `parameter "region" is empty`,
 		"awskms://alias/x?region=a&region=b":                       `parameter "region" comes twice`,
-		"awskms://alias/x?region=r&profil=p":                       `unknown parameter "profil"; known are endpoint, grant-tokens, hash, profile, public-key, region`,
+		"awskms://alias/x?region=r&profil=p":                       `unknown parameter "profil"; known are endpoint, grant-tokens, hash, peer, profile, public-key, region`,
 		"awskms://alias/x?region=%zz":                              `invalid URL escape "%zz"`,
 		"awskms://alias/x?region=r&endpoint=localhost":             `the endpoint "localhost" is not an http or https URL`,
 		"awskms://alias/x?region=r&endpoint=file:///x":             "is not an http or https URL",

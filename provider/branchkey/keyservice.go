@@ -13,11 +13,11 @@ import (
 // KeyService opens the branch keys that URLs name, as ParseURL describes. A URL that names a table
 // alone is refused.
 var KeyService = keyurl.Service{
-	Scheme:     Scheme,
-	Type:       TypeBranchKey,
-	ProviderID: ProviderID,
-	Paths:      []string{"master", "trusted-master"},
-	Guarded:    true,
+	Scheme:      Scheme,
+	Type:        TypeBranchKey,
+	ProviderIDs: []string{ProviderID},
+	Paths:       []string{"master", "trusted-master"},
+	Guarded:     true,
 	Parse: func(u *url.URL) (keyurl.Key, error) {
 		c, err := ParseURL(u)
 		if err != nil {

@@ -11,9 +11,9 @@ import (
 
 // KeyService opens the keys that URLs name, as ParseURL describes.
 var KeyService = keyurl.Service{
-	Scheme:     Scheme,
-	Type:       provider.TypeGCPKMS,
-	ProviderID: ProviderID,
+	Scheme:      Scheme,
+	Type:        provider.TypeGCPKMS,
+	ProviderIDs: []string{ProviderID},
 	Meant: func(text string) string {
 		if strings.HasPrefix(text, "projects/") { // as in Google's tools
 			return Scheme + "://" + text

@@ -20,9 +20,9 @@ type Service struct {
 	Scheme string
 	Type   provider.Type
 
-	// ProviderID begins the provider IDs of data keys that are wrapped under such a key, so that
-	// the service is asked about no others. It is empty if they may have any.
-	ProviderID string
+	// ProviderIDs begin the provider IDs of data keys that such a key unwraps, so that the service
+	// is asked about no others. There are none if they may have any.
+	ProviderIDs []string
 
 	// Paths are the parameters whose values are paths of files, or URLs of key files.
 	Paths []string

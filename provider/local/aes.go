@@ -14,24 +14,31 @@ import (
 )
 
 // aesKey wraps with AES-GCM (specification: framework/raw-aes-keyring.md).
-type aesKey struct{ *provider.SecureBytes }
+type aesKey struct {
+	*provider.SecureBytes
+	names
+}
 
-func newAESKey(raw []byte) (aesKey, error) {
+func newAESKey(raw []byte, named names) (aesKey, error) {
 	switch len(raw) {
 	case 16, 24, 32:
 	default:
 		return aesKey{}, fmt.Errorf("%w: it has %d bytes, AES takes 16, 24 or 32", provider.ErrInvalidKey, len(raw))
 	}
 	key, err := provider.NewSecureBytes(raw)
-	return aesKey{key}, err
+	return aesKey{key, named}, err
 }
+
+func (k aesKey) kind() provider.Type { return provider.TypeLocalAESGCM }
+func (k aesKey) encrypts() bool      { return true }
+func (k aesKey) decrypts() bool      { return true }
 
 func (k aesKey) algorithm() string { return fmt.Sprintf("AES-%d-GCM", 8*k.Len()) }
 
 // info returns the key provider information without its last part, the IV: the key's name, the tag
 // length in bits and the IV length in bytes.
-func (aesKey) info(name string) []byte {
-	b := binary.BigEndian.AppendUint32([]byte(name), header.TagSize*8)
+func (k aesKey) info() []byte {
+	b := binary.BigEndian.AppendUint32([]byte(k.keyName), header.TagSize*8)
 	return binary.BigEndian.AppendUint32(b, header.IVSize)
 }
 
@@ -61,23 +68,26 @@ func useCipher(key, additional []byte, operation func(aead cipher.AEAD, addition
 	return operation(aead, additional)
 }
 
-func (k aesKey) wrap(plain []byte, name string, encryptionContext map[string]string) (info, ciphertext []byte, err error) {
+func (k aesKey) wrap(plain []byte, encryptionContext map[string]string) (wrapped header.EncryptedDataKey, err error) {
 	iv := make([]byte, header.IVSize)
 	_, _ = rand.Read(iv) // never fails
 	err = k.withCipher(encryptionContext, func(aead cipher.AEAD, additional []byte) error {
-		ciphertext = aead.Seal(nil, iv, plain, additional)
+		wrapped.Ciphertext = aead.Seal(nil, iv, plain, additional)
 		return nil
 	})
-	return append(k.info(name), iv...), ciphertext, err
+	wrapped.ProviderID, wrapped.ProviderInfo = k.namespace, append(k.info(), iv...)
+	return wrapped, err
 }
 
-func (k aesKey) trusts(info []byte, name string) bool {
-	iv, ok := bytes.CutPrefix(info, k.info(name))
-	return ok && len(iv) == header.IVSize
+func (k aesKey) trusts(wrapped header.EncryptedDataKey) bool {
+	iv, ok := bytes.CutPrefix(wrapped.ProviderInfo, k.info())
+	return ok && len(iv) == header.IVSize && wrapped.ProviderID == k.namespace
 }
 
-func (k aesKey) unwrap(request *provider.UnwrapDataKeyRequest, name string) (plain []byte, err error) {
-	iv := request.EncryptedKey.ProviderInfo[len(k.info(name)):]
+func (k aesKey) wrapsNow(wrapped header.EncryptedDataKey) bool { return k.trusts(wrapped) }
+
+func (k aesKey) unwrap(request *provider.UnwrapDataKeyRequest) (plain []byte, err error) {
+	iv := request.EncryptedKey.ProviderInfo[len(k.info()):]
 	err = k.withCipher(request.Context, func(aead cipher.AEAD, additional []byte) (err error) {
 		if plain, err = aead.Open(nil, iv, request.EncryptedKey.Ciphertext, additional); err != nil {
 			return fmt.Errorf("%w: the data key does not open: another key of the same name, or a changed header", provider.ErrDecryptionFailed)

@@ -1,6 +1,8 @@
 package local
 
 import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/x509"
@@ -22,6 +24,11 @@ func FuzzParsePEM(f *testing.F) {
 	f.Add(public)
 	f.Add(private)
 	f.Add(append(public, private...))
+	curve, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	require.NoError(f, err)
+	der, err := x509.MarshalECPrivateKey(curve)
+	require.NoError(f, err)
+	f.Add(pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: der}))
 	f.Add([]byte("-----BEGIN PUBLIC KEY-----\n-----END PUBLIC KEY-----\n"))
 	f.Add([]byte("-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n"))
 	f.Fuzz(func(t *testing.T, text []byte) {
@@ -36,7 +43,7 @@ func FuzzParsePEM(f *testing.F) {
 }
 
 func FuzzParseURL(f *testing.F) {
-	for _, text := range []string{"local:a.key", "local:///k?namespace=N&name=x", "local:k.pem?padding=oaep-mgf1&hash=sha1", "local:?", "file:x"} {
+	for _, text := range []string{"local:a.key", "local:///k?namespace=N&name=x", "local:k.pem?padding=oaep-mgf1&hash=sha1", "local:k.pem?peer=p.pem", "local:?", "file:x"} {
 		f.Add(text)
 	}
 	f.Fuzz(func(t *testing.T, text string) {

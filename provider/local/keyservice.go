@@ -15,11 +15,12 @@ import (
 var KeyService = keyurl.Service{
 	Scheme: Scheme,
 	Type:   provider.TypeLocalAESGCM, // of an RSA key, too, since the file was not opened yet
+	Paths:  []string{"peer"},
 	Meant:  meantFile,
 	Parse: func(u *url.URL) (keyurl.Key, error) {
 		c, err := ParseURL(u)
 		return keyurl.Key{
-			Files: []string{c.KeyFile},
+			Files: []string{c.KeyFile, c.PeerFile},
 			Local: true,
 			Open:  func(context.Context, keyurl.Options) (provider.Unwrapper, error) { return NewProvider(c) },
 		}, err

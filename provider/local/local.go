@@ -1,13 +1,15 @@
 // Package local is the encryption provider on a local key. It needs no key service.
 //
 // An AES key wraps data keys as the AWS Encryption SDK's raw AES keyring does (specification:
-// framework/raw-aes-keyring.md). An RSA key wraps them as its raw RSA keyring does
-// (framework/raw-rsa-keyring.md). So AWS's SDKs open its messages with the same key, namespace and
+// framework/raw-aes-keyring.md), an RSA key as its raw RSA keyring does
+// (framework/raw-rsa-keyring.md), and an EC key as its raw ECDH keyring does
+// (framework/raw-ecdh-keyring.md). So AWS's SDKs open its messages with the same key, namespace and
 // name.
 //
 // It is for development, tests and single machines. Its key can also be a further recipient of
-// messages under a key service. With an RSA public key, a machine can encrypt what it can't
-// decrypt.
+// messages under a key service. With an RSA or EC public key, a machine can encrypt what it
+// can't decrypt. For an EC key each data key then has an ephemeral key. An EC private key with the
+// public key of a peer encrypts and decrypts what the two exchange: nobody else can make it.
 //
 // Each wrap under an AES key uses a random 12-byte IV. One key may wrap 2³² data keys (NIST SP
 // 800-38D, section 8.3).
@@ -15,6 +17,7 @@ package local
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto"
 	"crypto/rand"
@@ -45,8 +48,8 @@ const (
 // Config configures a Provider: the key, and its name in messages.
 type Config struct {
 	// KeyFile is a file with a key: the base64 text of an AES key, as Generate makes it, or an RSA
-	// key in PEM. PEM text can have a public key (SubjectPublicKeyInfo or PKCS #1) to encrypt, a
-	// private key (PKCS #8 or PKCS #1) to decrypt, or both. The file's owner must be the process's
+	// or EC key in PEM. PEM text can have a public key (SubjectPublicKeyInfo or PKCS #1) to encrypt,
+	// a private key (PKCS #8, PKCS #1 or SEC 1) to decrypt, or both. The file's owner must be the process's
 	// user or root, and nobody else may have access to it. Others may read it if it has only a
 	// public key.
 	KeyFile string
@@ -55,8 +58,13 @@ type Config struct {
 	// text. NewProvider zeroes it.
 	Key []byte
 
-	Namespace string // the raw keyring's key namespace, default "piko"
-	Name      string // the raw keyring's key name, default "local"
+	Namespace string // the raw keyring's key namespace, default "piko"; none for an EC key
+	Name      string // the raw keyring's key name, default "local"; none for an EC key
+
+	// Peer is the other party's public EC key in PEM, and PeerFile is a file of it. With one of
+	// them, the key must be an EC private key: both parties read what either writes.
+	Peer     []byte
+	PeerFile string
 
 	Padding Padding     // of an RSA key
 	Hash    crypto.Hash // of an RSA key's OAEP padding: SHA1, SHA256, SHA384 or SHA512; 0 means SHA256
@@ -64,22 +72,33 @@ type Config struct {
 
 // Provider is a local key. It is safe for concurrent use.
 //
-// A provider on an RSA public key can only encrypt, and one on a private key can only decrypt. The
-// other direction fails with provider.ErrKeyUsage.
+// A provider on a public key alone can only encrypt, and one on a private key alone can only
+// decrypt. The other direction fails with provider.ErrKeyUsage.
 type Provider struct {
-	key             wrappingKey
-	namespace, name string
-	created         time.Time
+	key     wrappingKey
+	created time.Time
 }
 
-// wrappingKey is an aesKey or an rsaKey. The info argument is the key provider information by which
-// a message names the key.
+// wrappingKey is an aesKey, an rsaKey or an ecKey.
 type wrappingKey interface {
+	kind() provider.Type
+	id() names
 	algorithm() string
-	wrap(plain []byte, name string, encryptionContext map[string]string) (info, ciphertext []byte, err error)
-	trusts(info []byte, name string) bool
-	unwrap(request *provider.UnwrapDataKeyRequest, name string) ([]byte, error)
+	encrypts() bool
+	decrypts() bool
+	wrap(plain []byte, encryptionContext map[string]string) (header.EncryptedDataKey, error)
+	trusts(wrapped header.EncryptedDataKey) bool
+	unwrap(request *provider.UnwrapDataKeyRequest) ([]byte, error) // of a data key that it trusts
+
+	// wrapsNow reports whether the key would wrap a data key in this way today.
+	wrapsNow(wrapped header.EncryptedDataKey) bool
 }
+
+// names are how messages name a key: its provider ID, which is the namespace of an AES or RSA key,
+// and its name.
+type names struct{ namespace, keyName string }
+
+func (n names) id() names { return n }
 
 // Generate makes a new random key and writes it to a new file that only its owner can read. If the
 // file exists, it is kept, and the error holds fs.ErrExist.
@@ -110,59 +129,81 @@ func Generate(path string) error {
 // provider.ErrInvalidKey, or fs.ErrNotExist for a missing key file. No error shows a part of the
 // key.
 func NewProvider(c Config) (*Provider, error) {
-	p := &Provider{namespace: c.Namespace, name: c.Name, created: time.Now()}
-	if p.namespace == "" {
-		p.namespace = DefaultNamespace
+	named, err := c.names()
+	if err != nil {
+		return nil, err
 	}
-	if p.name == "" {
-		p.name = DefaultName
-	}
-	if strings.HasPrefix(p.namespace, "aws-kms") {
-		return nil, fmt.Errorf("%w: namespace %q is reserved for AWS KMS", provider.ErrInvalidKey, p.namespace)
-	}
-	if !utf8.ValidString(p.namespace) || !utf8.ValidString(p.name) || len(p.namespace) > 1024 || len(p.name) > 1024 {
-		return nil, fmt.Errorf("%w: namespace and name must be UTF-8 of at most 1,024 bytes", provider.ErrInvalidKey)
-	}
-	key := c.Key
+	key, created := c.Key, time.Now()
 	switch {
 	case c.KeyFile == "" && key == nil:
 		return nil, fmt.Errorf("%w: neither a key file nor a key is given", provider.ErrInvalidKey)
 	case c.KeyFile != "" && key != nil:
 		return nil, fmt.Errorf("%w: both a key file and a key are given", provider.ErrInvalidKey)
 	case c.KeyFile != "":
-		var err error
-		if key, p.created, err = readKeyFile(c.KeyFile); err != nil {
+		if key, created, err = readKeyFile(c.KeyFile); err != nil {
 			return nil, err
 		}
 	}
 	defer clear(key)
-	if isPEM(key) {
-		pair, err := parsePEM(key)
-		if err != nil && c.KeyFile != "" {
-			return nil, fmt.Errorf("key file %s: %w", c.KeyFile, err)
-		}
-		if err != nil {
-			return nil, err
-		}
-		if err := pair.use(c.Padding, c.Hash); err != nil {
-			return nil, err
-		}
-		p.key = pair
-		return p, nil
-	}
-	if c.Padding != 0 || c.Hash != 0 {
-		return nil, fmt.Errorf("%w: padding and hash are for RSA keys, and this is an AES key", provider.ErrInvalidKey)
-	}
-	secret, err := newAESKey(key)
+	peer, err := c.readPeer()
 	if err != nil {
 		return nil, err
 	}
-	p.key = secret
-	return p, nil
+	made, err := c.newKey(key, peer, named)
+	if err != nil {
+		return nil, err
+	}
+	return &Provider{made, created}, nil
+}
+
+// names returns the configured names, or the default ones.
+func (c *Config) names() (names, error) {
+	n := names{cmp.Or(c.Namespace, DefaultNamespace), cmp.Or(c.Name, DefaultName)}
+	if strings.HasPrefix(n.namespace, "aws-kms") {
+		return n, fmt.Errorf("%w: namespace %q is reserved for AWS KMS", provider.ErrInvalidKey, n.namespace)
+	}
+	if !utf8.ValidString(n.namespace) || !utf8.ValidString(n.keyName) || len(n.namespace) > 1024 || len(n.keyName) > 1024 {
+		return n, fmt.Errorf("%w: namespace and name must be UTF-8 of at most 1,024 bytes", provider.ErrInvalidKey)
+	}
+	return n, nil
+}
+
+// newKey makes the key of what a configuration has: bytes of an AES key, or PEM text.
+func (c *Config) newKey(key, peer []byte, named names) (wrappingKey, error) {
+	hasRSAOptions := c.Padding != 0 || c.Hash != 0
+	if !isPEM(key) {
+		switch {
+		case hasRSAOptions:
+			return nil, fmt.Errorf("%w: padding and hash are for RSA keys, and this is an AES key", provider.ErrInvalidKey)
+		case peer != nil:
+			return nil, fmt.Errorf("%w: a peer is for EC keys, and this is an AES key", provider.ErrInvalidKey)
+		}
+		return newAESKey(key, named)
+	}
+	keys, err := parsePEM(key)
+	if err != nil && c.KeyFile != "" {
+		return nil, fmt.Errorf("key file %s: %w", c.KeyFile, err)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if keys.isRSA() {
+		if peer != nil {
+			return nil, fmt.Errorf("%w: a peer is for EC keys, and this is an RSA key", provider.ErrInvalidKey)
+		}
+		return newRSAKey(keys, c.Padding, c.Hash, named)
+	}
+	switch {
+	case hasRSAOptions:
+		return nil, fmt.Errorf("%w: padding and hash are for RSA keys, and this is an EC key", provider.ErrInvalidKey)
+	case c.Namespace != "" || c.Name != "":
+		return nil, fmt.Errorf("%w: namespace and name are for AES and RSA keys; messages name an EC key by its public half", provider.ErrInvalidKey)
+	}
+	return newECKey(keys, peer)
 }
 
 // readKeyFile returns the key in a file, and when the file was last changed. An AES key is returned
-// as bytes, an RSA key as text.
+// as bytes, PEM as text.
 func readKeyFile(path string) ([]byte, time.Time, error) {
 	text, changed, err := keyfile.Read(path, holdsSecret)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -187,22 +228,17 @@ func readKeyFile(path string) ([]byte, time.Time, error) {
 
 // holdsSecret reports whether the text of a key file has more than a public key.
 func holdsSecret(text []byte) bool {
-	pair, err := parsePEM(text)
-	return err != nil || pair.private != nil
+	keys, err := parsePEM(text)
+	return err != nil || keys.private != nil
 }
 
-// Type returns provider.TypeLocalAESGCM or provider.TypeLocalRSA.
-func (p *Provider) Type() provider.Type {
-	if _, ok := p.key.(*rsaKey); ok {
-		return provider.TypeLocalRSA
-	}
-	return provider.TypeLocalAESGCM
-}
+// Type returns provider.TypeLocalAESGCM, TypeLocalRSA or TypeLocalECDH.
+func (p *Provider) Type() provider.Type { return p.key.kind() }
 
-// KeyID returns the key's name.
-func (p *Provider) KeyID() string { return p.name }
+// KeyID returns the key's name. That of an EC key is the recipient's public key in hex.
+func (p *Provider) KeyID() string { return p.key.id().keyName }
 
-// Close zeroes an AES key. An RSA key stays in memory until Go collects it. The provider can't be
+// Close zeroes an AES key. A key of another kind stays in memory until Go collects it. The provider can't be
 // used afterwards.
 func (p *Provider) Close() error {
 	if key, ok := p.key.(aesKey); ok {
@@ -212,7 +248,7 @@ func (p *Provider) Close() error {
 }
 
 func (p *Provider) fail(operation string, err error) error {
-	return provider.Failure(operation, p.Type(), p.name, err)
+	return provider.Failure(operation, p.Type(), p.KeyID(), err)
 }
 
 // GenerateDataKey makes a data key from the system's random numbers.
@@ -228,17 +264,17 @@ func (p *Provider) GenerateDataKey(ctx context.Context, encryptionContext map[st
 	if err != nil {
 		return nil, errors.Join(err, key.Close())
 	}
-	return &provider.DataKey{PlaintextKey: key, EncryptedKey: wrapped, KeyID: p.name}, nil
+	return &provider.DataKey{PlaintextKey: key, EncryptedKey: wrapped, KeyID: p.KeyID()}, nil
 }
 
-// WrapDataKey wraps a data key. Under an RSA private key the error holds provider.ErrKeyUsage.
+// WrapDataKey wraps a data key. Under a private key alone the error holds provider.ErrKeyUsage.
 func (p *Provider) WrapDataKey(ctx context.Context, key *provider.SecureBytes, encryptionContext map[string]string) (header.EncryptedDataKey, error) {
-	wrapped := header.EncryptedDataKey{ProviderID: p.namespace}
+	var wrapped header.EncryptedDataKey
 	if err := ctx.Err(); err != nil {
 		return wrapped, p.fail("WrapDataKey", err)
 	}
 	err := key.WithAccess(func(plain []byte) (err error) {
-		wrapped.ProviderInfo, wrapped.Ciphertext, err = p.key.wrap(plain, p.name, encryptionContext)
+		wrapped, err = p.key.wrap(plain, encryptionContext)
 		return err
 	})
 	if err != nil {
@@ -247,15 +283,15 @@ func (p *Provider) WrapDataKey(ctx context.Context, key *provider.SecureBytes, e
 	return wrapped, nil
 }
 
-// UnwrapDataKey unwraps a data key. Under an RSA public key the error holds provider.ErrKeyUsage.
+// UnwrapDataKey unwraps a data key. Under a public key alone the error holds provider.ErrKeyUsage.
 func (p *Provider) UnwrapDataKey(ctx context.Context, request *provider.UnwrapDataKeyRequest) (*provider.DataKey, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, p.fail("UnwrapDataKey", err)
 	}
-	if request.EncryptedKey.ProviderID != p.namespace || !p.key.trusts(request.EncryptedKey.ProviderInfo, p.name) {
+	if !p.key.trusts(request.EncryptedKey) {
 		return nil, p.fail("UnwrapDataKey", provider.ErrUntrustedKey)
 	}
-	plain, err := p.key.unwrap(request, p.name)
+	plain, err := p.key.unwrap(request)
 	if err != nil {
 		return nil, p.fail("UnwrapDataKey", err)
 	}
@@ -270,13 +306,11 @@ func (p *Provider) UnwrapDataKey(ctx context.Context, request *provider.UnwrapDa
 	return &provider.DataKey{PlaintextKey: key}, nil
 }
 
-// IsCurrent unwraps the data key, since two keys may have one name. It is false under an RSA public
-// key, which can't unwrap, and with PKCS #1 padding, where another key's data key seems to unwrap.
+// IsCurrent unwraps the data key, since two keys may have one name. It is false under a public key
+// alone, which can't unwrap, with PKCS #1 padding, where another key's data key seems to unwrap, and
+// for what the peer of an EC key sent.
 func (p *Provider) IsCurrent(ctx context.Context, request *provider.UnwrapDataKeyRequest) (bool, error) {
-	if request.EncryptedKey.ProviderID != p.namespace || !p.key.trusts(request.EncryptedKey.ProviderInfo, p.name) {
-		return false, nil
-	}
-	if pair, isRSA := p.key.(*rsaKey); isRSA && (pair.private == nil || pair.padding == PaddingPKCS1) {
+	if !p.key.decrypts() || !p.key.wrapsNow(request.EncryptedKey) {
 		return false, nil
 	}
 	key, err := p.UnwrapDataKey(ctx, request)
@@ -290,20 +324,21 @@ func (p *Provider) IsCurrent(ctx context.Context, request *provider.UnwrapDataKe
 // empty nor the key's name.
 func (p *Provider) GetKeyInfo(ctx context.Context, keyID string) (*provider.KeyInfo, error) {
 	err := ctx.Err()
-	if keyID != "" && keyID != p.name {
-		err = errors.Join(err, fmt.Errorf("%w: this provider has key %q; make another provider for %q", provider.ErrKeyNotFound, p.name, keyID))
+	if keyID != "" && keyID != p.KeyID() {
+		err = errors.Join(err, fmt.Errorf("%w: this provider has key %q; make another provider for %q", provider.ErrKeyNotFound, p.KeyID(), keyID))
 	}
 	if err != nil {
 		return nil, p.fail("GetKeyInfo", err)
 	}
+	id := p.key.id()
 	return &provider.KeyInfo{
-		KeyID:     p.name,
+		KeyID:     id.keyName,
 		Provider:  p.Type(),
 		Algorithm: p.key.algorithm(),
 		Status:    provider.KeyStatusActive,
 		CreatedAt: p.created,
 		Origin:    "LOCAL",
-		Metadata:  map[string]string{"namespace": p.namespace, "name": p.name},
+		Metadata:  map[string]string{"namespace": id.namespace, "name": id.keyName},
 	}, nil
 }
 
@@ -311,10 +346,10 @@ func (p *Provider) GetKeyInfo(ctx context.Context, keyID string) (*provider.KeyI
 // that can only decrypt checks nothing, since it has nothing to unwrap.
 func (p *Provider) HealthCheck(ctx context.Context) error {
 	var err error
-	switch key, isRSA := p.key.(*rsaKey); {
-	case isRSA && !key.encrypts():
+	switch {
+	case !p.key.encrypts():
 		err = ctx.Err()
-	case isRSA && key.private == nil:
+	case !p.key.decrypts():
 		var made *provider.DataKey
 		if made, err = p.GenerateDataKey(ctx, nil); err == nil {
 			err = made.Close()

@@ -1,18 +1,15 @@
 package local
 
 import (
-	"bytes"
 	"crypto"
 	"crypto/rand"
 	"crypto/rsa"
 	_ "crypto/sha1" // the hashes of OAEP
 	_ "crypto/sha256"
 	_ "crypto/sha512"
-	"crypto/x509"
-	"encoding/pem"
-	"errors"
 	"fmt"
 
+	"piko.sh/pikokms/header"
 	"piko.sh/pikokms/provider"
 )
 
@@ -34,75 +31,19 @@ const minRSABits = 2048
 
 // rsaKey is a wrapping key, either half of which may be missing. Go keeps RSA keys on its heap.
 type rsaKey struct {
+	names
 	public  *rsa.PublicKey
 	private *rsa.PrivateKey
 	padding Padding
 	hash    crypto.Hash
 }
 
-func isPEM(text []byte) bool { return bytes.HasPrefix(bytes.TrimSpace(text), []byte("-----BEGIN ")) }
-
-// parsePEM reads a public key, a private key, or both.
-func parsePEM(text []byte) (*rsaKey, error) {
-	k := new(rsaKey)
-	for {
-		block, rest := pem.Decode(text)
-		if block == nil {
-			break
-		}
-		defer clear(block.Bytes)
-		text = rest
-		if err := k.add(block); err != nil {
-			return nil, fmt.Errorf("%w: PEM block %.40q: %w", provider.ErrInvalidKey, block.Type, err)
-		}
-	}
-	switch {
-	case k.public == nil && k.private == nil:
-		return nil, fmt.Errorf("%w: no whole PEM block in it", provider.ErrInvalidKey)
-	case k.public != nil && k.private != nil && !k.private.PublicKey.Equal(k.public):
-		return nil, fmt.Errorf("%w: the public and the private key are no pair", provider.ErrInvalidKey)
-	}
-	return k, nil
-}
-
-func (k *rsaKey) add(block *pem.Block) error {
-	var key any
-	var err error
-	switch block.Type {
-	case "PUBLIC KEY":
-		key, err = x509.ParsePKIXPublicKey(block.Bytes)
-	case "RSA PUBLIC KEY":
-		key, err = x509.ParsePKCS1PublicKey(block.Bytes)
-	case "PRIVATE KEY":
-		key, err = x509.ParsePKCS8PrivateKey(block.Bytes)
-	case "RSA PRIVATE KEY":
-		if block.Headers["DEK-Info"] != "" {
-			return errors.New("it is encrypted; decrypt it with openssl pkey -in KEY -out PLAIN")
-		}
-		key, err = x509.ParsePKCS1PrivateKey(block.Bytes)
-	case "ENCRYPTED PRIVATE KEY":
-		return errors.New("it is encrypted; decrypt it with openssl pkey -in KEY -out PLAIN")
-	default:
-		return errors.New("known are PUBLIC KEY, RSA PUBLIC KEY, PRIVATE KEY and RSA PRIVATE KEY")
-	}
-	if err != nil {
-		return errors.New("it does not parse as a key") // the parser's error might show parts of the key
-	}
-	switch key := key.(type) {
-	case *rsa.PublicKey:
-		if k.public != nil {
-			return errors.New("it is the second public key")
-		}
-		k.public = key
-	case *rsa.PrivateKey:
-		if k.private != nil {
-			return errors.New("it is the second private key")
-		}
-		k.private = key
-	default:
-		return errors.New("it is no RSA key")
-	}
-	return nil
+// newRSAKey makes a key of what a PEM text has.
+func newRSAKey(keys *pemKeys, padding Padding, hash crypto.Hash, named names) (*rsaKey, error) {
+	k := &rsaKey{names: named}
+	k.public, _ = keys.public.(*rsa.PublicKey)
+	k.private, _ = keys.private.(*rsa.PrivateKey)
+	return k, k.use(padding, hash)
 }
 
 // use sets how the key wraps data keys.
@@ -125,8 +66,10 @@ func (k *rsaKey) use(padding Padding, hash crypto.Hash) error {
 	return nil
 }
 
-// encrypts reports whether the key can wrap data keys.
+func (k *rsaKey) kind() provider.Type { return provider.TypeLocalRSA }
+
 func (k *rsaKey) encrypts() bool { return k.public != nil && k.padding != PaddingPKCS1 }
+func (k *rsaKey) decrypts() bool { return k.private != nil }
 
 func (k *rsaKey) algorithm() string {
 	size := 0
@@ -143,20 +86,28 @@ func (k *rsaKey) algorithm() string {
 
 // wrap ignores the encryption context, which only the header's tag authenticates (specification:
 // framework/raw-rsa-keyring.md, "OnEncrypt"). The key provider information is the key's name.
-func (k *rsaKey) wrap(plain []byte, name string, _ map[string]string) (info, ciphertext []byte, err error) {
+func (k *rsaKey) wrap(plain []byte, _ map[string]string) (wrapped header.EncryptedDataKey, err error) {
 	if k.padding == PaddingPKCS1 {
-		return nil, nil, fmt.Errorf("%w: PKCS #1 v1.5 padding is only for reading; use OAEP", provider.ErrKeyUsage)
+		return wrapped, fmt.Errorf("%w: PKCS #1 v1.5 padding is only for reading; use OAEP", provider.ErrKeyUsage)
 	}
 	if k.public == nil {
-		return nil, nil, fmt.Errorf("%w: it is a private key; encrypting takes the public one (openssl pkey -in PRIVATE -pubout -out PUBLIC)", provider.ErrKeyUsage)
+		return wrapped, fmt.Errorf("%w: it is a private key; encrypting takes the public one (openssl pkey -in PRIVATE -pubout -out PUBLIC)", provider.ErrKeyUsage)
 	}
-	ciphertext, err = rsa.EncryptOAEP(k.hash.New(), rand.Reader, k.public, plain, nil)
-	return []byte(name), ciphertext, err
+	wrapped.ProviderID, wrapped.ProviderInfo = k.namespace, []byte(k.keyName)
+	wrapped.Ciphertext, err = rsa.EncryptOAEP(k.hash.New(), rand.Reader, k.public, plain, nil)
+	return wrapped, err
 }
 
-func (k *rsaKey) trusts(info []byte, name string) bool { return string(info) == name }
+func (k *rsaKey) trusts(wrapped header.EncryptedDataKey) bool {
+	return wrapped.ProviderID == k.namespace && string(wrapped.ProviderInfo) == k.keyName
+}
 
-func (k *rsaKey) unwrap(request *provider.UnwrapDataKeyRequest, _ string) ([]byte, error) {
+// wrapsNow is false with PKCS #1 padding, where another key's data key seems to unwrap.
+func (k *rsaKey) wrapsNow(wrapped header.EncryptedDataKey) bool {
+	return k.padding != PaddingPKCS1 && k.trusts(wrapped)
+}
+
+func (k *rsaKey) unwrap(request *provider.UnwrapDataKeyRequest) ([]byte, error) {
 	if k.private == nil {
 		return nil, fmt.Errorf("%w: it is a public key; decrypting takes the private one", provider.ErrKeyUsage)
 	}

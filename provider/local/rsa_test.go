@@ -3,8 +3,7 @@ package local_test
 import (
 	"bytes"
 	"crypto"
-	"crypto/ecdsa"
-	"crypto/elliptic"
+	"crypto/ed25519"
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/x509"
@@ -182,9 +181,9 @@ func TestPKCS1IsForReading(t *testing.T) {
 }
 
 func TestBadRSAConfig(t *testing.T) {
-	curve, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	_, edwards, err := ed25519.GenerateKey(nil)
 	require.NoError(t, err)
-	ec, err := x509.MarshalPKCS8PrivateKey(curve)
+	ec, err := x509.MarshalPKCS8PrivateKey(edwards)
 	require.NoError(t, err)
 	for name, c := range map[string]struct {
 		config local.Config
@@ -193,7 +192,7 @@ func TestBadRSAConfig(t *testing.T) {
 		"no pair":        {local.Config{Key: append(publicPEM(otherPair()), privatePEM(rsaPair())...)}, "no pair"},
 		"two public":     {local.Config{Key: append(publicPEM(otherPair()), publicPEM(rsaPair())...)}, "second public key"},
 		"two private":    {local.Config{Key: append(privatePEM(otherPair()), privatePEM(rsaPair())...)}, "second private key"},
-		"curve":          {local.Config{Key: block("PRIVATE KEY", ec, nil)}, "no RSA key"},
+		"curve":          {local.Config{Key: block("PRIVATE KEY", ec, nil)}, "neither an RSA key"},
 		"certificate":    {local.Config{Key: block("CERTIFICATE", []byte("x"), nil)}, "known are PUBLIC KEY"},
 		"encrypted":      {local.Config{Key: block("ENCRYPTED PRIVATE KEY", []byte("x"), nil)}, "it is encrypted"},
 		"garbage":        {local.Config{Key: block("PRIVATE KEY", []byte("x"), nil)}, "does not parse"},

@@ -27,6 +27,7 @@ const Scheme = "local"
 //	padding=PADDING        of an RSA key: "oaep-mgf1", the default, or "pkcs1", which only reads
 //	hash=HASH              of an RSA key with oaep-mgf1: "sha1", "sha256" (the default), "sha384"
 //	                       or "sha512"
+//	peer=PATH              a file of the other party's public EC key, for an EC private key
 //
 // URLs are percent-encoded: a space in a path is %20. The error holds provider.ErrInvalidKey.
 func ParseURL(u *url.URL) (Config, error) {
@@ -39,7 +40,7 @@ func ParseURL(u *url.URL) (Config, error) {
 	case u.Host != "":
 		return refuse("%q stands where a host would; write local:///PATH for an absolute path, local:PATH for a relative one", u.Host)
 	}
-	query, err := provider.URLParameters(u, "hash", "name", "namespace", "padding")
+	query, err := provider.URLParameters(u, "hash", "name", "namespace", "padding", "peer")
 	if err != nil {
 		return Config{}, err
 	}
@@ -52,7 +53,7 @@ func ParseURL(u *url.URL) (Config, error) {
 	if path == "" {
 		return refuse("it names no key file")
 	}
-	c := Config{KeyFile: path, Namespace: query.Get("namespace"), Name: query.Get("name")}
+	c := Config{KeyFile: path, Namespace: query.Get("namespace"), Name: query.Get("name"), PeerFile: query.Get("peer")}
 	if query.Has("padding") {
 		if c.Padding, err = choose("padding", query.Get("padding"), paddings); err != nil {
 			return refuse("%v", err)

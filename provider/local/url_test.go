@@ -46,7 +46,7 @@ func TestParseURLRefuses(t *testing.T) {
 		"local://u:secret@/keys/a.key":     "it has user information",
 		"local:///k#part":                  "it has a fragment",
 		"local:k#part":                     "it has a fragment",
-		"local:///k?region=eu-west-1":      `unknown parameter "region"; known are hash, name, namespace, padding`,
+		"local:///k?region=eu-west-1":      `unknown parameter "region"; known are hash, name, namespace, padding, peer`,
 		"local:///k?Name=x":                `unknown parameter "Name"`,
 		"local:///k?name=x&name=y":         `parameter "name" comes twice`,
 		"local:///k?name=":                 `parameter "name" is empty`,
@@ -82,8 +82,8 @@ func TestKeyOfAURL(t *testing.T) {
 	p, err := open("local:a%20key?name=n")
 	require.NoError(t, err)
 	defer p.Close()
-	require.Equal(t, "n", p.name)
-	require.Equal(t, DefaultNamespace, p.namespace)
+	require.Equal(t, "n", p.KeyID())
+	require.Equal(t, DefaultNamespace, p.key.id().namespace)
 
 	_, err = open("local:other?name=n")
 	require.ErrorIs(t, err, fs.ErrNotExist)

@@ -10,10 +10,10 @@ import (
 
 // KeyService opens the keys that URLs name, as ParseURL describes.
 var KeyService = keyurl.Service{
-	Scheme:     Scheme,
-	Type:       provider.TypeHashiCorpVault,
-	ProviderID: ProviderID,
-	Paths:      []string{"kubernetes-token-file", "secret-id-file"},
+	Scheme:      Scheme,
+	Type:        provider.TypeHashiCorpVault,
+	ProviderIDs: []string{ProviderID},
+	Paths:       []string{"kubernetes-token-file", "secret-id-file"},
 	Parse: func(u *url.URL) (keyurl.Key, error) {
 		c, err := ParseURL(u)
 		k := keyurl.Key{

@@ -1,6 +1,7 @@
 package encrypted
 
 import (
+	"bytes"
 	"io"
 	"reflect"
 	"strings"
@@ -28,18 +29,31 @@ var algorithms = []types.ChecksumAlgorithm{
 // checksumOf takes the checksum out of the fields of a request or an answer of S3, a pointer to a
 // struct.
 func checksumOf(fields any) (c checksum) {
+	if all := checksumsOf(fields); len(all) > 0 {
+		c = all[0]
+	}
+	all := reflect.ValueOf(fields).Elem()
+	for _, a := range algorithms {
+		if field := all.FieldByName("Checksum" + string(a)); field.IsValid() {
+			field.SetZero()
+		}
+	}
+	return c
+}
+
+// checksumsOf returns the checksums that the fields have.
+func checksumsOf(fields any) (found []checksum) {
 	all := reflect.ValueOf(fields).Elem()
 	for _, a := range algorithms {
 		field := all.FieldByName("Checksum" + string(a))
 		if !field.IsValid() {
 			continue
 		}
-		if value, _ := field.Interface().(*string); value != nil && *value != "" && c.Value == "" {
-			c.Algorithm, c.Value = a, *value
+		if value, _ := field.Interface().(*string); value != nil && *value != "" {
+			found = append(found, checksum{Algorithm: a, Value: *value})
 		}
-		field.SetZero()
 	}
-	return c
+	return found
 }
 
 // put sets the fields of an answer of S3 to the checksum.
@@ -65,16 +79,17 @@ type content struct {
 	left   int64     // bytes that the request announced and that were not read
 	sum    *checksum // complete once source has ended
 	finish func() (value string)
+	known  bool  // the checksum is known beforehand
 	err    error // the first error but io.EOF
 }
 
 // newContent returns the content of a request of size bytes. A checksum that the request states is
 // verified before io.EOF.
 func newContent(source io.Reader, size int64, stated checksum) (*content, error) {
-	c := &content{left: size, sum: &stated}
+	c := &content{left: size, sum: &stated, known: stated.Value != ""}
 	stated.Type = types.ChecksumTypeFullObject
 	if trailing, ok := source.(middlewares.ChecksumReader); ok && trailing.Algorithm() != "" {
-		stated.Algorithm = types.ChecksumAlgorithm(strings.ToUpper(trailing.Algorithm()))
+		stated.Algorithm, c.known = types.ChecksumAlgorithm(strings.ToUpper(trailing.Algorithm())), false
 		c.source, c.finish = source, trailing.Checksum
 		return c, nil
 	}
@@ -104,4 +119,15 @@ func (c *content) Read(p []byte) (int, error) {
 	}
 	c.err = err
 	return n, err
+}
+
+// preread reads and verifies the whole content, so that its checksum is known.
+func (c *content) preread() error {
+	all, err := io.ReadAll(c)
+	if err != nil {
+		return err
+	}
+	sum := *c.sum
+	*c = content{source: bytes.NewReader(all), left: int64(len(all)), sum: &sum, finish: func() string { return sum.Value }, known: true}
+	return nil
 }

@@ -14,7 +14,10 @@ import (
 	"strings"
 
 	"github.com/versity/versitygw/backend"
+	"github.com/versity/versitygw/backend/posix"
 	"github.com/versity/versitygw/s3err"
+	"golang.org/x/sync/semaphore"
+	"golang.org/x/sync/singleflight"
 
 	"piko.sh/pikokms"
 	"piko.sh/pikokms/frame"
@@ -31,11 +34,17 @@ type Config struct {
 	Logger *slog.Logger // for errors that clients see as internal ones; nil means none
 }
 
-// Backend encrypts. It has no state of its own, so several of them can stand on one backend.
+// Backend encrypts. What it keeps in memory can be lost, so several of them can stand on one backend.
 type Backend struct {
 	backend.BackendUnsupported
-	inner  backend.Backend
-	config Config
+	inner    backend.Backend
+	isFolder bool // inner is a folder of the file system
+	config   Config
+
+	records    lately[knownRecord]
+	known      lately[described]
+	buffered   *semaphore.Weighted // bytes of content that is held in memory
+	completing singleflight.Group
 }
 
 // New returns a Backend around inner.
@@ -43,7 +52,11 @@ func New(inner backend.Backend, c Config) *Backend {
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
-	return &Backend{inner: inner, config: c}
+	_, isFolder := inner.(*posix.Posix)
+	return &Backend{
+		inner: inner, isFolder: isFolder, config: c, buffered: semaphore.NewWeighted(maxAllBuffered),
+		records: lately[knownRecord]{most: maxRecords}, known: lately[described]{most: maxDescribed},
+	}
 }
 
 func (b *Backend) String() string { return "encrypted " + b.inner.String() }
@@ -72,9 +85,12 @@ func visible(key *string) error {
 }
 
 // key returns the key of an object, and the name by which the object is known to it.
+//
+// The strings of a request lie in memory that the engine uses again for the next one, so what may
+// outlive the request must be cloned.
 func (b *Backend) key(bucket, key string) (*Key, string, error) {
-	name := b.inner.NormalizeObjectKey(bucket, key)
-	k, err := b.config.Keys(bucket, name)
+	name := strings.Clone(b.inner.NormalizeObjectKey(bucket, key))
+	k, err := b.config.Keys(strings.Clone(bucket), name)
 	if err == nil && k == nil {
 		err = s3err.GetAPIError(s3err.ErrAccessDenied)
 	}

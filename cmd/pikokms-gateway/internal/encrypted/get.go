@@ -38,7 +38,7 @@ func (b *Backend) headObject(ctx context.Context, in *s3.HeadObjectInput) (*s3.H
 		return nil, err
 	}
 	asked := *in
-	asked.Range, asked.PartNumber, asked.ChecksumMode = aws.String(""), nil, ""
+	asked.Range, asked.PartNumber, asked.ChecksumMode = aws.String(""), nil, folderMode(in.Key, in.ChecksumMode)
 	asked.IfMatch, asked.IfNoneMatch = innerTag(in.IfMatch), innerTag(in.IfNoneMatch)
 	out, err := b.inner.HeadObject(ctx, &asked)
 	if err != nil {
@@ -54,9 +54,11 @@ func (b *Backend) headObject(ctx context.Context, in *s3.HeadObjectInput) (*s3.H
 	if err != nil {
 		return nil, err
 	}
-	checksumOf(out)
-	out.ChecksumType = ""
-	if in.ChecksumMode == types.ChecksumModeEnabled && part.length == size {
+	if stored > 0 || !isFolder(in.Key) {
+		checksumOf(out)
+		out.ChecksumType = ""
+	}
+	if in.ChecksumMode == types.ChecksumModeEnabled && part.length == size && own[sealedName] != "" {
 		sum, err := b.checksum(ctx, k, name, in.Bucket, in.Key, in.VersionId, out, own)
 		if err != nil {
 			return nil, err
@@ -70,7 +72,7 @@ func (b *Backend) headObject(ctx context.Context, in *s3.HeadObjectInput) (*s3.H
 
 // size returns the size of an object's plaintext.
 func (b *Backend) size(ctx context.Context, k *Key, bucket, key, version *string, stored int64, own map[string]string) (int64, error) {
-	if stored == 0 && strings.HasSuffix(*key, "/") {
+	if stored == 0 && isFolder(key) {
 		return 0, nil
 	}
 	if n, err := strconv.ParseUint(own[transfer.HeaderSizeKey], 10, 32); err == nil {
@@ -97,10 +99,6 @@ func (b *Backend) size(ctx context.Context, k *Key, bucket, key, version *string
 
 // checksum returns the checksum that is sealed with the object of a head, or none.
 func (b *Backend) checksum(ctx context.Context, k *Key, name string, bucket, key, version *string, head *s3.HeadObjectOutput, own map[string]string) (sum checksum, err error) {
-	text, ok := own[sealedName]
-	if !ok {
-		return checksum{}, nil
-	}
 	ctx, data := showing(ctx)
 	defer func() { err = errors.Join(err, data.Close()) }()
 	stored, err := b.open(ctx, bucket, key, &s3.GetObjectInput{VersionId: version, IfMatch: bare(head.ETag)})
@@ -113,17 +111,32 @@ func (b *Backend) checksum(ctx context.Context, k *Key, name string, bucket, key
 	if err != nil {
 		return checksum{}, err
 	}
-	return data.checksum(content, text), nil
+	read, ok := content.(*message.DecryptReader)
+	if !ok || read.Header() == nil {
+		return checksum{}, nil
+	}
+	return data.checksum(read.Header(), own[sealedName]), nil
+}
+
+// isFolder reports whether a name is one of what stands for a folder.
+func isFolder(key *string) bool { return strings.HasSuffix(*key, "/") }
+
+// folderMode returns whether the inner backend is asked for a checksum. It knows the one of what
+// stands for a folder, since that is empty.
+func folderMode(key *string, mode types.ChecksumMode) types.ChecksumMode {
+	if isFolder(key) {
+		return mode
+	}
+	return ""
 }
 
 // checksum opens the checksum that is sealed with a message. If it was changed there is none, as
 // with an object that another program wrote.
-func (s *shown) checksum(content io.Reader, text string) checksum {
-	read, ok := content.(*message.DecryptReader)
-	if !ok || read.Header() == nil || text == "" {
+func (s *shown) checksum(h *header.Header, text string) checksum {
+	if text == "" {
 		return checksum{}
 	}
-	aead, err := s.sealer(read.Header())
+	aead, err := s.sealer(h)
 	if err != nil {
 		return checksum{}
 	}
@@ -139,8 +152,9 @@ func (s *shown) checksum(content io.Reader, text string) checksum {
 func (b *Backend) GetObject(ctx context.Context, in *s3.GetObjectInput) (*s3.GetObjectOutput, error) {
 	out, err := b.getObject(ctx, in)
 	if err == nil {
+		bucket, key := strings.Clone(*in.Bucket), strings.Clone(*in.Key)
 		out.Body = &answer{out.Body, func(err error) {
-			b.config.Logger.Error("get: the answer was broken off", "bucket", *in.Bucket, "key", *in.Key, "error", err)
+			b.config.Logger.Error("get: the answer was broken off", "bucket", bucket, "key", key, "error", err)
 		}}
 	}
 	return out, b.fail(ctx, "get", aws.ToString(in.Bucket), aws.ToString(in.Key), err)
@@ -169,6 +183,12 @@ func (b *Backend) getObject(ctx context.Context, in *s3.GetObjectInput) (*s3.Get
 	if err != nil {
 		return nil, err
 	}
+	own := *in // the content is read when the engine has forgotten the request
+	own.Bucket, own.Key = aws.String(strings.Clone(*in.Bucket)), aws.String(strings.Clone(*in.Key))
+	if in.VersionId != nil {
+		own.VersionId = aws.String(strings.Clone(*in.VersionId))
+	}
+	in = &own
 	if aws.ToString(in.Range) == "" && in.PartNumber == nil {
 		return b.getWhole(ctx, k, name, in)
 	}
@@ -178,7 +198,7 @@ func (b *Backend) getObject(ctx context.Context, in *s3.GetObjectInput) (*s3.Get
 // asked returns what the inner backend is asked for, in place of a client's request.
 func asked(in *s3.GetObjectInput, byteRange string) *s3.GetObjectInput {
 	inner := *in
-	inner.Range, inner.PartNumber, inner.ChecksumMode = &byteRange, nil, ""
+	inner.Range, inner.PartNumber, inner.ChecksumMode = &byteRange, nil, folderMode(in.Key, in.ChecksumMode)
 	inner.IfMatch, inner.IfNoneMatch = innerTag(in.IfMatch), innerTag(in.IfNoneMatch)
 	return &inner
 }
@@ -199,9 +219,9 @@ func (b *Backend) getWhole(ctx context.Context, k *Key, name string, in *s3.GetO
 	}()
 	own, others := ownMetadata(out.Metadata)
 	stored, size := aws.ToInt64(out.ContentLength), int64(0)
-	checksumOf(out)
-	out.ChecksumType = ""
-	if stored > 0 || !strings.HasSuffix(*in.Key, "/") {
+	if stored > 0 || !isFolder(in.Key) {
+		checksumOf(out)
+		out.ChecksumType = ""
 		ctx, data := showing(ctx)
 		defer func() { err = errors.Join(err, data.Close()) }()
 		var content io.Reader
@@ -215,8 +235,8 @@ func (b *Backend) getWhole(ctx context.Context, k *Key, name string, in *s3.GetO
 			}
 			return b.getPart(ctx, k, name, in)
 		}
-		if in.ChecksumMode == types.ChecksumModeEnabled {
-			data.checksum(content, own[sealedName]).put(out)
+		if read, ok := content.(*message.DecryptReader); ok && read.Header() != nil && in.ChecksumMode == types.ChecksumModeEnabled {
+			data.checksum(read.Header(), own[sealedName]).put(out)
 		}
 		out.Body = &verified{content, out.Body, size}
 	}
@@ -241,7 +261,7 @@ func (b *Backend) getPart(ctx context.Context, k *Key, name string, in *s3.GetOb
 	out := stored.first
 	own, others := ownMetadata(out.Metadata)
 	var content pikokms.Object = stored
-	if stored.Size() > 0 || !strings.HasSuffix(*in.Key, "/") {
+	if stored.Size() > 0 || !isFolder(in.Key) {
 		if content, err = k.host.OpenObject(ctx, name, stored, nil); err != nil {
 			return nil, err
 		}
@@ -251,8 +271,17 @@ func (b *Backend) getPart(ctx context.Context, k *Key, name string, in *s3.GetOb
 	if err != nil {
 		return nil, err
 	}
-	checksumOf(out)
-	out.ChecksumType = ""
+	if stored.Size() > 0 || !isFolder(in.Key) {
+		checksumOf(out)
+		out.ChecksumType = ""
+	}
+	if in.ChecksumMode == types.ChecksumModeEnabled && part.length == size && own[sealedName] != "" {
+		h, err := message.ReadHeader(io.NewSectionReader(stored, 0, stored.Size()), header.Limits{}) // OpenObject has verified it
+		if err != nil {
+			return nil, err
+		}
+		data.checksum(h, own[sealedName]).put(out)
+	}
 	stored.Expect(part.length)
 	out.Body = &section{io.NewSectionReader(content, part.start, part.length), content}
 	out.Metadata, out.ETag, out.ContentLength = others, outerTag(out.ETag), &part.length

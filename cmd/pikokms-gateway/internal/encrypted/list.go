@@ -3,6 +3,8 @@ package encrypted
 import (
 	"context"
 	"errors"
+	"net/http"
+	"slices"
 	"strings"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -117,44 +119,120 @@ func lastOf(objects []s3response.Object, prefixes []types.CommonPrefix) (last st
 	return last
 }
 
-// listingRequests is how many sizes a listing asks for at a time.
+// listingRequests is how many objects a listing asks about at a time.
 const listingRequests = 32
 
-// describe replaces the sizes and the ETags of stored objects by those that clients see.
+// described is what a listing has of an object.
+type described struct {
+	size      int64
+	tag       *string
+	algorithm types.ChecksumAlgorithm
+	kind      types.ChecksumType
+}
+
+// maxDescribed is how many objects are known, in each of two generations. One takes some 300 bytes.
+const maxDescribed = 50_000
+
+// describe replaces the sizes and the ETags of stored objects by those that clients see. It asks for
+// the metadata of each object, unless it has seen the same ETag lately: no two messages are equal, so
+// the ETag of one tells all of it.
 func (b *Backend) describe(ctx context.Context, bucket *string, objects []s3response.Object) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(listingRequests)
 	for i := range objects {
 		o := &objects[i]
 		group.Go(func() error {
-			size, err := b.listedSize(ctx, bucket, o.Key, nil, o.ETag, aws.ToInt64(o.Size))
-			o.Size, o.ETag = &size, outerTag(o.ETag)
+			d, err := b.describeOne(ctx, bucket, o.Key, nil, o.ETag, aws.ToInt64(o.Size))
+			o.Size, o.ETag, o.ChecksumAlgorithm, o.ChecksumType = &d.size, d.tag, nil, d.kind
+			if d.algorithm != "" {
+				o.ChecksumAlgorithm = []types.ChecksumAlgorithm{d.algorithm}
+			}
 			return err
 		})
 	}
 	return group.Wait()
 }
 
-// listedSize returns the size of the plaintext of a listed object. It is that of the stored object
-// if that is none of the gateway's.
-func (b *Backend) listedSize(ctx context.Context, bucket, key, version, tag *string, stored int64) (int64, error) {
+// describeOne describes a listed object. If that is none of the gateway's, its size is that of the
+// stored one.
+func (b *Backend) describeOne(ctx context.Context, bucket, key, version, tag *string, stored int64) (d described, err error) {
+	name := *bucket + "/" + *key + "/" + aws.ToString(tag)
+	if d, ok := b.known.get(name); ok && stored > 0 {
+		return d, nil
+	}
+	d = described{size: stored, tag: outerTag(tag)}
 	k, _, err := b.key(*bucket, *key)
 	if err != nil {
-		return stored, err
+		return d, err
 	}
-	head, err := b.inner.HeadObject(ctx, &s3.HeadObjectInput{Bucket: bucket, Key: key, VersionId: version, Range: aws.String("")})
-	if gone, ok := errors.AsType[s3err.S3Error](err); ok && gone.StatusCode() == 404 {
-		return stored, nil // it was deleted since
+	head, err := b.inner.HeadObject(ctx, &s3.HeadObjectInput{Bucket: bucket, Key: key, VersionId: version, Range: aws.String(""), ChecksumMode: folderMode(key, types.ChecksumModeEnabled)})
+	if isMissing(err) {
+		return d, nil // it was deleted since
 	}
 	if err != nil {
-		return stored, err
+		return d, err
 	}
 	own, _ := ownMetadata(head.Metadata)
 	size, err := b.size(ctx, k, bucket, key, version, aws.ToInt64(head.ContentLength), own)
 	if err != nil {
-		return stored, nil
+		return d, nil
 	}
-	return size, nil
+	d.size, d.tag = size, outerTag(head.ETag)
+	algorithm, kind, _ := strings.Cut(own[checksumName], " ")
+	d.algorithm, d.kind = types.ChecksumAlgorithm(algorithm), types.ChecksumType(kind)
+	if isFolder(key) {
+		d.algorithm, d.kind = checksumOf(head).Algorithm, head.ChecksumType
+	}
+	if aws.ToString(head.ETag) == aws.ToString(tag) {
+		b.known.put(name, d)
+	}
+	return d, nil
+}
+
+// ListObjectVersions lists the versions of the objects of clients, with the sizes of their plaintext.
+func (b *Backend) ListObjectVersions(ctx context.Context, in *s3.ListObjectVersionsInput) (s3response.ListVersionsResult, error) {
+	out, err := b.listVersions(ctx, in)
+	return out, b.fail(ctx, "list versions", aws.ToString(in.Bucket), aws.ToString(in.Prefix), err)
+}
+
+func (b *Backend) listVersions(ctx context.Context, in *s3.ListObjectVersionsInput) (s3response.ListVersionsResult, error) {
+	out, err := b.inner.ListObjectVersions(ctx, in)
+	for err == nil {
+		all := len(out.Versions) + len(out.DeleteMarkers) + len(out.CommonPrefixes)
+		out.Versions = slices.DeleteFunc(out.Versions, func(v s3response.ObjectVersion) bool { return isHidden(v.Key) })
+		out.DeleteMarkers = slices.DeleteFunc(out.DeleteMarkers, func(m types.DeleteMarkerEntry) bool { return isHidden(m.Key) })
+		out.CommonPrefixes = slices.DeleteFunc(out.CommonPrefixes, func(p types.CommonPrefix) bool { return isHidden(p.Prefix) })
+		left := len(out.Versions) + len(out.DeleteMarkers) + len(out.CommonPrefixes)
+		if left > 0 || left == all || !aws.ToBool(out.IsTruncated) {
+			break
+		}
+		next := *in // a page of what is hidden
+		next.KeyMarker, next.VersionIdMarker = aws.String(pastHidden), aws.String("")
+		marker, versionMarker := out.KeyMarker, out.VersionIdMarker
+		out, err = b.inner.ListObjectVersions(ctx, &next)
+		out.KeyMarker, out.VersionIdMarker = marker, versionMarker
+	}
+	if err != nil {
+		return out, err
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(listingRequests)
+	for i := range out.Versions {
+		v := &out.Versions[i]
+		group.Go(func() error {
+			version := v.VersionId
+			if aws.ToString(version) == "null" && aws.ToBool(v.IsLatest) { // which a folder without versions does not take
+				version = nil
+			}
+			d, err := b.describeOne(ctx, in.Bucket, v.Key, version, v.ETag, aws.ToInt64(v.Size))
+			v.Size, v.ETag, v.ChecksumAlgorithm, v.ChecksumType = &d.size, d.tag, nil, d.kind
+			if d.algorithm != "" {
+				v.ChecksumAlgorithm = []types.ChecksumAlgorithm{d.algorithm}
+			}
+			return err
+		})
+	}
+	return out, group.Wait()
 }
 
 // DeleteObject deletes an object. A condition on the size is about the plaintext.
@@ -200,5 +278,23 @@ func (b *Backend) DeleteObjects(ctx context.Context, in *s3.DeleteObjectsInput) 
 // DeleteBucket deletes a bucket without objects of clients. Uploads that were not completed go with
 // it, as in S3.
 func (b *Backend) DeleteBucket(ctx context.Context, bucket string) error {
+	err := b.inner.DeleteBucket(ctx, bucket)
+	if full, ok := errors.AsType[s3err.S3Error](err); !ok || full.StatusCode() != http.StatusConflict {
+		return err
+	}
+	page, failed := b.listVersions(ctx, &s3.ListObjectVersionsInput{
+		Bucket: &bucket, MaxKeys: aws.Int32(1), Prefix: aws.String(""), Delimiter: aws.String(""), KeyMarker: aws.String(""), VersionIdMarker: aws.String(""),
+	})
+	if failed != nil || len(page.Versions)+len(page.DeleteMarkers) > 0 {
+		return err
+	}
+	for id, err := range b.uploadIDs(ctx, bucket) {
+		if err != nil {
+			return err
+		}
+		if err := b.remove(ctx, bucket, id); err != nil {
+			return err
+		}
+	}
 	return b.inner.DeleteBucket(ctx, bucket)
 }

@@ -12,6 +12,28 @@ type attributes = s3response.GetObjectAttributesResponse
 // maxPartsText bounds the metadata of an object's parts. S3 takes 2 KB of metadata in all.
 const maxPartsText = 512
 
+// formatParts returns the sizes of an object's parts as metadata, equal ones in a row as in
+// "8388608*124,1234". It is empty if that is too long.
+func formatParts(sizes []int64) string {
+	var all []string
+	for i := 0; i < len(sizes); {
+		run := i + 1
+		for run < len(sizes) && sizes[run] == sizes[i] {
+			run++
+		}
+		text := strconv.FormatInt(sizes[i], 10)
+		if run-i > 1 {
+			text += "*" + strconv.Itoa(run-i)
+		}
+		all, i = append(all, text), run
+	}
+	text := strings.Join(all, ",")
+	if len(text) > maxPartsText {
+		return ""
+	}
+	return text
+}
+
 // parseParts returns the sizes of an object's parts. They are nil if the object has none.
 func parseParts(text string) (sizes []int64, err error) {
 	if text == "" || len(text) > maxPartsText {

@@ -1,6 +1,7 @@
 package encrypted
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -8,18 +9,22 @@ import (
 	"strings"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/versity/versitygw/s3api/utils"
 	"github.com/versity/versitygw/s3err"
 	"github.com/versity/versitygw/s3response"
 
+	"piko.sh/pikokms/header"
 	"piko.sh/pikokms/transfer"
 )
 
 // The names of the gateway's own metadata. All begin with ownPrefix.
 const (
-	ownPrefix  = "pikokms-"
-	sealedName = "pikokms-sealed" // of a sealed
-	partsName  = "pikokms-parts"  // of the sizes of an object's parts
-	uploadName = "pikokms-upload" // of the ID of the upload that made an object
+	ownPrefix    = "pikokms-"
+	sealedName   = "pikokms-sealed"   // of a sealed
+	checksumName = "pikokms-checksum" // of the algorithm and the type of the checksum that is sealed
+	partsName    = "pikokms-parts"    // of the sizes of an object's parts
+	uploadName   = "pikokms-upload"   // of the ID of the upload that made an object
+	keyName      = "pikokms-key"      // of the name of the object that an upload is for
 )
 
 // PutObject encrypts an object. It is stored only if its length and all checksums are right.
@@ -37,65 +42,98 @@ func (b *Backend) putObject(ctx context.Context, in s3response.PutObjectInput) (
 	if stated.Algorithm == "" {
 		stated.Algorithm = in.ChecksumAlgorithm
 	}
-	body, err := newContent(in.Body, size, stated)
-	if err != nil {
-		return out, err
-	}
 	k, name, err := b.key(*in.Bucket, *in.Key)
 	if err != nil {
 		return out, err
 	}
-	if size == 0 && strings.HasSuffix(*in.Key, "/") {
-		return b.putFolder(ctx, in, body)
+	if form, ok := in.Body.(utils.MpFileReader); ok { // its size is only known at the most
+		release, err := b.hold(ctx, &in.Body, form, &size)
+		if err != nil {
+			return out, err
+		}
+		defer release()
 	}
-	out, err = b.store(ctx, k, name, in, body, size)
+	body, err := newContent(in.Body, size, stated)
 	if err != nil {
 		return out, err
 	}
-	body.sum.put(&out)
-	return out, nil
+	if !body.known && !b.isFolder && size <= maxBuffered && b.buffered.TryAcquire(size) {
+		defer b.buffered.Release(size)
+		if err := body.preread(); err != nil {
+			return out, err
+		}
+	}
+	if size == 0 && strings.HasSuffix(*in.Key, "/") {
+		return b.putFolder(ctx, in, body)
+	}
+	if (in.ObjectLockMode != "" || in.ObjectLockLegalHoldStatus != "") && !b.isFolder {
+		return out, s3err.GetAPIError(s3err.ErrNotImplemented) // the backend behind would ignore it
+	}
+	stored, err := b.store(ctx, k, name, in, body, size)
+	if err != nil {
+		return out, err
+	}
+	body.sum.put(&stored.out)
+	return stored.out, nil
+}
+
+// storedMessage is what was stored.
+type storedMessage struct {
+	out    s3response.PutObjectOutput
+	header *header.Header
 }
 
 // store encrypts the content of an object and stores it, with the fields of in besides.
-func (b *Backend) store(ctx context.Context, k *Key, name string, in s3response.PutObjectInput, body *content, size int64) (out s3response.PutObjectOutput, err error) {
+func (b *Backend) store(ctx context.Context, k *Key, name string, in s3response.PutObjectInput, body *content, size int64) (_ *storedMessage, err error) {
 	ctx, data := showing(ctx)
 	defer func() { err = errors.Join(err, data.Close()) }()
 	encrypted, err := k.host.EncryptObject(ctx, name, body, nil)
 	if err != nil {
-		return out, err
+		return nil, err
 	}
 	length, err := encrypted.EncryptedSize(size)
 	if err != nil {
-		return out, err
+		return nil, err
 	}
 	aead, err := data.sealer(encrypted.Header())
 	if err != nil {
-		return out, err
+		return nil, err
 	}
 	in.Metadata = maps.Clone(in.Metadata)
 	if in.Metadata == nil {
 		in.Metadata = make(map[string]string, 2)
 	}
 	in.Metadata = transfer.SetHeaderSize(in.Metadata, transfer.HeaderSizeKey, encrypted)
-	in.Body = &ending{encrypted, func() error {
-		// The inner backend takes the metadata once it has the content.
+	in.Metadata[checksumName] = string(body.sum.Algorithm) + " " + string(body.sum.Type)
+	sealSum := func() error {
 		text, err := (&sealed{*body.sum}).seal(aead)
 		in.Metadata[sealedName] = text
 		return err
-	}}
+	}
+	in.Body = encrypted
+	switch {
+	case body.known:
+		if err := sealSum(); err != nil {
+			return nil, err
+		}
+	case b.isFolder: // which takes the metadata once it has the content
+		in.Body = &ending{encrypted, sealSum}
+	default:
+		delete(in.Metadata, checksumName)
+	}
 	in.ContentLength, in.ContentMD5, in.ChecksumAlgorithm = &length, nil, ""
 	checksumOf(&in)
 	in.IfMatch, in.IfNoneMatch = innerTag(in.IfMatch), innerTag(in.IfNoneMatch)
-	out, err = b.inner.PutObject(ctx, in)
+	out, err := b.inner.PutObject(ctx, in)
 	if body.err != nil {
-		return out, body.err // the inner backend may have wrapped it
+		return nil, body.err // the inner backend may have wrapped it
 	}
 	if err != nil {
-		return out, err
+		return nil, err
 	}
 	checksumOf(&out)
 	out.ETag, out.Size = *outerTag(&out.ETag), &size
-	return out, nil
+	return &storedMessage{out, encrypted.Header()}, nil
 }
 
 // putFolder stores what stands for a folder. It has no content, so there is nothing to encrypt; a
@@ -113,6 +151,32 @@ func (b *Backend) putFolder(ctx context.Context, in s3response.PutObjectInput, b
 	body.sum.put(&out)
 	out.ETag = *outerTag(&out.ETag)
 	return out, nil
+}
+
+const (
+	maxBuffered    = 1 << 20  // bytes of an object that is held in memory for its checksum
+	maxAllBuffered = 64 << 20 // bytes of all of them
+)
+
+// hold replaces the body of a form by one of a known size. An object of a form may be followed by
+// what is no part of it, so a small one is read first. A large one must not be followed by anything.
+func (b *Backend) hold(ctx context.Context, body *io.Reader, form io.Reader, size *int64) (release func(), err error) {
+	if err := b.buffered.Acquire(ctx, maxBuffered); err != nil {
+		return nil, err
+	}
+	release = func() { b.buffered.Release(maxBuffered) }
+	start, err := io.ReadAll(io.LimitReader(form, maxBuffered))
+	if err != nil {
+		release()
+		return nil, err
+	}
+	*body = bytes.NewReader(start)
+	if len(start) < maxBuffered {
+		*size = int64(len(start))
+	} else {
+		*body = io.MultiReader(*body, form)
+	}
+	return release, nil
 }
 
 // ending calls a function before io.EOF.

@@ -232,6 +232,8 @@ func (c *CheckedKey) checkKMS(ctx context.Context, k *keys.Key, pairs map[string
 	isARN := arn.IsARN(config.KeyID) && !strings.Contains(config.KeyID, ":alias/")
 	if strings.HasPrefix(e.Spec, "RSA") {
 		needed = rsaActionsOf(needed, config.PublicKeyFile != "")
+	} else if e.Usage == "KEY_AGREEMENT" {
+		needed = ecActionsOf(config.PublicKeyFile != "")
 	}
 	if !isARN {
 		needed = append(needed, awskms.ActionDescribeKey)

@@ -43,8 +43,8 @@ are not of AWS KMS, such as a local key for recovery, count, and need no policy.
 With -c, calls must have that pair in their encryption context, as by -c of
 encrypt and rewrap. KMS sees none of calls of RSA keys.
 
-RSA keys need other permissions. An alias and an ID are looked up, and a URL with
-public-key or hash tells. Of other KEYs, --rsa says that all of them are RSA keys, or
+RSA and EC keys need other permissions. An alias and an ID are looked up, and a URL
+with public-key, hash or peer tells. Of other KEYs, --rsa says that all of them are RSA keys, or
 --rsa=KEY that this one is.
 
 With --principal it prints the policy of the one key: the principals have the role,
@@ -107,7 +107,7 @@ KMS is only asked for the ARN of a KEY that is an alias or an ID.`,
 					continue
 				}
 				of := pairs
-				if needed.isRSA {
+				if needed.isRSA || needed.isEC {
 					of = nil
 				}
 				statements = merge(statements, allow("Pikokms"+strings.ToUpper(role[:1])+role[1:], needed.actions, []string{needed.keyARN}, of))
@@ -177,6 +177,7 @@ type requirement struct {
 	keyARN  string
 	actions []string
 	isRSA   bool
+	isEC    bool
 }
 
 // neededOf returns what is needed of a KEY for the actions that are needed of a symmetric one.
@@ -185,7 +186,8 @@ func neededOf(ctx context.Context, k *keys.Key, actions []string, isRSA bool) (*
 	if err != nil {
 		return nil, err
 	}
-	n := &requirement{keyARN: config.KeyID, isRSA: isRSA || config.PublicKeyFile != "" || config.Hash != 0}
+	n := &requirement{keyARN: config.KeyID, isEC: config.PeerFile != ""}
+	n.isRSA = !n.isEC && (isRSA || config.PublicKeyFile != "" || config.Hash != 0)
 	looksUp := false
 	if a, err := arn.Parse(config.KeyID); err != nil || !strings.HasPrefix(a.Resource, "key/") {
 		looksUp = true
@@ -195,11 +197,15 @@ func neededOf(ctx context.Context, k *keys.Key, actions []string, isRSA bool) (*
 		if err != nil {
 			return nil, err
 		}
-		n.keyARN, n.isRSA = info.Metadata["arn"], n.isRSA || strings.HasPrefix(info.Algorithm, "RSA_")
+		n.keyARN, n.isEC = info.Metadata["arn"], strings.HasPrefix(info.Algorithm, "ECC_")
+		n.isRSA = !n.isEC && (n.isRSA || strings.HasPrefix(info.Algorithm, "RSA_"))
 	}
 	n.actions = slices.Clone(actions)
 	if n.isRSA {
 		n.actions = rsaActionsOf(actions, config.PublicKeyFile != "")
+	}
+	if n.isEC {
+		n.actions = ecActionsOf(config.PublicKeyFile != "")
 	}
 	if looksUp {
 		n.actions = append(n.actions, awskms.ActionDescribeKey)

@@ -63,6 +63,15 @@ func rsaActionsOf(actions []string, hasPublicKey bool) []string {
 	return own
 }
 
+// ecActionsOf returns what actionsOf returns for an EC key. Both directions take the secret of a key
+// agreement, and the key's public half.
+func ecActionsOf(hasPublicKey bool) []string {
+	if hasPublicKey {
+		return []string{awskms.ActionDeriveSharedSecret}
+	}
+	return []string{awskms.ActionDeriveSharedSecret, awskms.ActionDescribeKey, awskms.ActionGetPublicKey}
+}
+
 // breaks returns what does not work without an action.
 func breaks(action string, isARN bool) string {
 	switch action {
@@ -77,6 +86,8 @@ func breaks(action string, isARN bool) string {
 		return "encrypt -k and rewrap --to, where it is one of several keys; short strings in programs"
 	case awskms.ActionDecrypt:
 		return "decrypt, verify, cat, serve and rewrap"
+	case awskms.ActionDeriveSharedSecret:
+		return "decrypt, verify, cat, serve and rewrap under an EC key, and encrypt with peer= in its URL"
 	case awskms.ActionGetPublicKey:
 		return "encrypt -k and rewrap --to without public-key= in its URL"
 	case awskms.ActionReEncrypt:
@@ -128,7 +139,7 @@ func onContext(pairs map[string]string) map[string]map[string]string {
 
 // takesContext reports whether calls for an action have an encryption context.
 func takesContext(action string) bool {
-	return action != awskms.ActionDescribeKey && action != awskms.ActionGetPublicKey
+	return action != awskms.ActionDescribeKey && action != awskms.ActionGetPublicKey && action != awskms.ActionDeriveSharedSecret
 }
 
 // allow returns the statements that allow actions on resources. What has an encryption context may

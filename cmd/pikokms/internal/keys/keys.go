@@ -182,7 +182,8 @@ func (k *Key) WrapDataKey(ctx context.Context, dataKey *provider.SecureBytes, en
 // UnwrapDataKey implements provider.Keyring. It asks a key service only about data keys that such a
 // service encrypted.
 func (k *Key) UnwrapDataKey(ctx context.Context, request *provider.UnwrapDataKeyRequest) (*provider.DataKey, error) {
-	if !strings.HasPrefix(request.EncryptedKey.ProviderID, k.Service.ProviderID) {
+	known := k.Service.ProviderIDs
+	if known != nil && !slices.ContainsFunc(known, func(id string) bool { return strings.HasPrefix(request.EncryptedKey.ProviderID, id) }) {
 		return nil, provider.ErrUntrustedKey
 	}
 	return k.whole.UnwrapDataKey(ctx, request)

@@ -62,7 +62,10 @@ Keys:
   AppRole, or with &kubernetes-role=ROLE by the service account; &auth-mount=PATH
   says where the auth method is.
   A key file holds the base64 text of an AES key of 16, 24 or 32 bytes, or an RSA
-  key in PEM: a public key encrypts, a private key decrypts. A local URL may have
+  or EC key in PEM: a public key encrypts, a private key decrypts. With &peer=PATH,
+  a file of the public key of another party, an EC private key does both for what
+  the two exchange; so does an awskms URL of a key for key agreement. A local URL
+  may have
   ?namespace=NAMESPACE&name=NAME (default piko, local) and for RSA
   &padding=oaep-mgf1|pkcs1&hash=sha1|sha256|sha384|sha512 (default oaep-mgf1,
   sha256; pkcs1 only decrypts), all the same to decrypt as to encrypt.

@@ -1,0 +1,41 @@
+package encrypted
+
+import "sync"
+
+// lately keeps values that were put lately. It forgets old ones to bound its size, and may be asked
+// for values that it has forgotten. It is safe for concurrent use.
+type lately[V any] struct {
+	most int // values in each of the two generations
+
+	mu         sync.Mutex
+	young, old map[string]V
+}
+
+func (l *lately[V]) get(name string) (V, bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	v, ok := l.young[name]
+	if !ok {
+		v, ok = l.old[name]
+	}
+	return v, ok
+}
+
+func (l *lately[V]) put(name string, v V) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.young) >= l.most {
+		l.old, l.young = l.young, nil
+	}
+	if l.young == nil {
+		l.young = make(map[string]V)
+	}
+	l.young[name] = v
+}
+
+func (l *lately[V]) drop(name string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	delete(l.young, name)
+	delete(l.old, name)
+}
