@@ -36,7 +36,10 @@ require (
 	piko.sh/pikokms/provider/vault v0.1.0
 )
 
-require go.etcd.io/bbolt v1.5.0 // indirect
+require (
+	github.com/aws/aws-sdk-go-v2/service/iam v1.61.1 // indirect
+	go.etcd.io/bbolt v1.5.0 // indirect
+)
 
 require (
 	cloud.google.com/go v0.123.0 // indirect

@@ -177,7 +177,9 @@ var encryptWays = map[string]func(ctx context.Context, e *message.Encrypter, src
 		if err != nil {
 			return nil, err
 		}
-		if _, err := w.ReadFrom(src); err != nil {
+		size := remaining(src)
+		n, err := w.ReadFrom(src)
+		if err := checkCount(n, size, err); err != nil {
 			return out.Bytes(), err
 		}
 		err = w.Close()
@@ -214,10 +216,15 @@ var decryptWays = map[string]func(ctx context.Context, d *message.Decrypter, src
 	"ReadFrom": func(ctx context.Context, d *message.Decrypter, src io.Reader, required map[string]string, _ int) ([]byte, error) {
 		var out bytes.Buffer
 		w := d.NewWriter(ctx, &out, required)
-		if _, err := w.ReadFrom(src); err != nil {
+		size := remaining(src)
+		n, err := w.ReadFrom(src)
+		if err != nil {
 			return out.Bytes(), errors.Join(err, shouldFail(w.Close(), err))
 		}
-		err := w.Close()
+		if err := checkCount(n, size, nil); err != nil {
+			return out.Bytes(), err
+		}
+		err = w.Close()
 		return out.Bytes(), err
 	},
 }
@@ -230,9 +237,18 @@ func shouldFail(got, failure error) error {
 	return nil
 }
 
+// remaining returns how many bytes a source in memory holds, or -1.
+func remaining(src io.Reader) int {
+	if memory, ok := src.(interface{ Len() int }); ok {
+		return memory.Len()
+	}
+	return -1
+}
+
+// checkCount checks the count of a stream that did not fail, unless want is -1.
 func checkCount(n int64, want int, err error) error {
-	if err == nil && n != int64(want) {
-		return errors.New("the count is not what was written")
+	if err == nil && want >= 0 && n != int64(want) {
+		return errors.New("the count is not that of the bytes")
 	}
 	return err
 }

@@ -31,3 +31,37 @@ func TestRedactURL(t *testing.T) {
 		require.Equal(t, want, provider.RedactURL(text))
 	}
 }
+
+func TestURLParameters(t *testing.T) {
+	for text, reason := range map[string]string{
+		"awskms://alias/x?region=a&profile=b":  "",
+		"awskms://alias/x":                     "",
+		"awskms://me@alias/x?region=a":         "it has user information",
+		"awskms://alias/x?region=a#b":          "it has a fragment; write # as %23",
+		"awskms://me@alias/x#b":                "it has user information",
+		"awskms://alias/x?Region=a":            `unknown parameter "Region"; known are region, profile`,
+		"awskms://alias/x?region=a&region=b":   `parameter "region" comes twice`,
+		"awskms://alias/x?region=":             `parameter "region" is empty`,
+		"awskms://alias/x?region=a;profile=b":  "invalid semicolon separator in query",
+		"awskms://me@alias/x?region=a;profile": "invalid semicolon separator in query",
+	} {
+		u, err := url.Parse(text)
+		require.NoError(t, err)
+		query, err := provider.URLParameters(u, "region", "profile")
+		if reason == "" {
+			require.NoError(t, err, text)
+			require.Equal(t, u.Query(), query)
+			continue
+		}
+		require.ErrorIs(t, err, provider.ErrInvalidKey, text)
+		require.ErrorContains(t, err, reason)
+		require.ErrorContains(t, err, provider.RedactURL(text))
+		require.Nil(t, query)
+	}
+}
+
+func TestRedactURLKeepsParametersWithoutValues(t *testing.T) {
+	require.Equal(t, "s3://bucket?use_path_style", provider.RedactURL("s3://bucket?use_path_style"))
+	require.Equal(t, "s3://bucket?a%3BSECRET=xxxxx", provider.RedactURL("s3://bucket?a%3BSECRET"))
+	require.Equal(t, "s3://bucket?a;SECRET=xxxxx", provider.RedactURL("s3://bucket?a;SECRET"))
+}

@@ -47,6 +47,16 @@ func pages(t *testing.T, bucket string, byToken map[string]string) *s3storage.St
 	return s3storage.New(b.serve(t, func(o *s3.Options) { o.DisableS3ExpressSessionAuth = aws.Bool(true) }), bucket)
 }
 
+// chain returns n pages without keys and, after them, one with a key.
+func chain(n int) map[string]string {
+	pages := map[string]string{fmt.Sprint(n): listed("", "a")}
+	for i := 1; i < n; i++ {
+		pages[fmt.Sprint(i)] = listed(fmt.Sprint(i + 1))
+	}
+	pages[""] = listed("1")
+	return pages
+}
+
 func TestListingsAreWholeOrAnError(t *testing.T) {
 	const directory = "b--euw1-az1--x-s3"
 	for name, c := range map[string]struct {
@@ -84,6 +94,9 @@ func TestListingsAreWholeOrAnError(t *testing.T) {
 		"another XML":                        {pages: map[string]string{"": "<VersioningConfiguration/>"}, refused: "it is no listing"},
 		"a directory, the same page":         {bucket: directory, pages: map[string]string{"*": listed("tNUMBER", "b", "a")}, keys: 2, refused: "comes again"},
 		"a directory, tokens in circles":     {bucket: directory, pages: map[string]string{"": listed("t", "b"), "t": listed("u", "a"), "u": listed("t", "d")}, keys: 2, refused: "is named again"},
+		"a directory, a page without keys":   {bucket: directory, pages: map[string]string{"": listed("t"), "t": listed("", "a")}, keys: 1},
+		"1,000 pages without keys":           {pages: chain(1000), keys: 1},
+		"1,001 pages without keys":           {pages: chain(1001), refused: "without a key in a row"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if c.bucket == "" {

@@ -6,86 +6,195 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
-	"flag"
 	"fmt"
 	"log/slog"
+	"net"
 	"os"
 	"os/signal"
+	"path/filepath"
+	"runtime/debug"
 	"strings"
 	"syscall"
+	"time"
 
-	"github.com/versity/versitygw/backend"
-	"github.com/versity/versitygw/backend/meta"
-	"github.com/versity/versitygw/backend/posix"
-	"github.com/versity/versitygw/backend/s3proxy"
+	"github.com/spf13/pflag"
 	"github.com/versity/versitygw/embedgw"
+	"github.com/versity/versitygw/s3api"
 
 	"piko.sh/pikokms/cmd/pikokms-gateway/internal/encrypted"
-	"piko.sh/pikokms/message"
-	"piko.sh/pikokms/provider"
-	"piko.sh/pikokms/provider/local"
-	"piko.sh/pikokms/service"
 )
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	if err := run(ctx, os.Args[1:]); err != nil {
+	switch err := run(context.Background(), os.Args[1:]); {
+	case errors.Is(err, pflag.ErrHelp):
+	case err != nil:
 		fmt.Fprintln(os.Stderr, "pikokms-gateway:", err)
 		os.Exit(1)
 	}
 }
 
-func run(ctx context.Context, args []string) error {
-	flags := flag.NewFlagSet("pikokms-gateway", flag.ContinueOnError)
-	keyFile := flags.String("k", "", "the `KEY`: local:FILE")
-	folder := flags.String("folder", "", "the `DIR` whose folders are the buckets")
-	upstream := flags.String("upstream", "", "the `URL` of the S3 behind")
-	listen := flags.String("listen", "127.0.0.1:7070", "the `ADDRESS` to listen on")
-	region := flags.String("region", "us-east-1", "the region of the gateway and of the S3 behind")
-	if err := flags.Parse(args); err != nil {
-		return err
-	}
-	inner, err := open(ctx, *folder, *upstream, *region)
+// The most connections and requests at a time. Further ones are answered with 503.
+const (
+	maxConnections = 4096
+	maxRequests    = 4096
+)
+
+func run(ctx context.Context, args []string) (err error) {
+	c, err := configure(args)
 	if err != nil {
 		return err
 	}
-	file, ok := strings.CutPrefix(*keyFile, "local:")
-	if !ok {
-		return errors.New("-k takes local:FILE")
+	if c.version {
+		fmt.Println("pikokms-gateway", version())
+		return nil
 	}
-	key, err := local.NewProvider(local.Config{KeyFile: file})
+	logger, err := newLogger(c.logFormat)
 	if err != nil {
 		return err
 	}
-	s := service.New(key, service.Config{})
-	defer s.Close()
-	k, err := encrypted.NewKey(message.Encrypter{Keyring: s}, message.Decrypter{Keyrings: []provider.Unwrapper{s}})
+	slog.SetDefault(logger)
+	finish, err := startTelemetry(ctx)
 	if err != nil {
 		return err
 	}
-	access, secret := os.Getenv("PIKOKMS_GATEWAY_ACCESS_KEY_ID"), os.Getenv("PIKOKMS_GATEWAY_SECRET_ACCESS_KEY")
-	if access == "" || secret == "" {
-		access, secret = rand.Text()[:20], rand.Text()+rand.Text()
-		fmt.Printf("AWS_ACCESS_KEY_ID=%s\nAWS_SECRET_ACCESS_KEY=%s\n", access, secret)
+	defer finish()
+	for _, path := range []*string{&c.tlsCert, &c.tlsKey} { // The engine changes the working folder.
+		if *path, err = absolute(*path); err != nil {
+			return err
+		}
 	}
-	gateway := encrypted.New(inner, encrypted.Config{
-		Keys: func(string, string) (*encrypted.Key, error) { return k, nil }, Logger: slog.New(slog.NewTextHandler(os.Stderr, nil)),
+	keys, err := openKeys(ctx, c)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, keys.Close()) }()
+	if err := keys.check(ctx); err != nil {
+		return err
+	}
+	inner, bucket, err := openBackend(ctx, c)
+	keys.bucket = bucket
+	if err != nil {
+		return err
+	}
+	access, secret, err := credentials(c)
+	if err != nil {
+		return err
+	}
+	s, err := newServer(keys)
+	if err != nil {
+		return err
+	}
+	if c.health != "" {
+		if err := s.serveHealth(c.health); err != nil {
+			return fmt.Errorf("--health: %w", err)
+		}
+	}
+	scheme := "http"
+	if c.tlsCert != "" {
+		scheme = "https"
+	}
+	options := []s3api.Option{s3api.WithMiddleware("/", s.handle), s3api.WithOnListen(func() {
+		s.listening.Store(true)
+		slog.Info("listening", "url", scheme+"://"+c.listen, "version", version())
+	})}
+	err = embedgw.RunVersityGW(s.untilStopped(ctx, c.stopTimeout), s.count(encrypted.New(inner, encrypted.Config{Keys: keys.of, Logger: logger})), &embedgw.Config{
+		RootUserAccess: access, RootUserSecret: secret, Region: c.region, Ports: []string{c.listen}, CertFile: c.tlsCert, KeyFile: c.tlsKey,
+		MaxConnections: maxConnections, MaxRequests: maxRequests, MultipartMaxParts: 10_000, Quiet: true, KeepAlive: true,
+		SigHup: hangups(), S3Options: append(options, encrypted.Options()...),
 	})
-	fmt.Printf("AWS_ENDPOINT_URL_S3=http://%s\n", *listen)
-	return embedgw.RunVersityGW(ctx, gateway, &embedgw.Config{
-		RootUserAccess: access, RootUserSecret: secret, Region: *region, Ports: []string{*listen},
-		MaxConnections: 4096, MaxRequests: 4096, MultipartMaxParts: 10_000, Quiet: true, KeepAlive: true,
-	})
+	if err != nil {
+		return fmt.Errorf("--listen %s: %w", c.listen, err)
+	}
+	slog.Info("stopped")
+	return nil
 }
 
-// open opens the backend behind.
-func open(ctx context.Context, folder, upstream, region string) (backend.Backend, error) {
-	switch {
-	case (folder == "") == (upstream == ""):
-		return nil, errors.New("give one of --folder and --upstream")
-	case folder != "":
-		return posix.New(folder, meta.XattrMeta{}, posix.PosixOpts{})
+// hangups returns a channel that receives each SIGHUP, upon which certificates are read again.
+func hangups() <-chan struct{} {
+	signals, all := make(chan os.Signal, 1), make(chan struct{})
+	signal.Notify(signals, syscall.SIGHUP)
+	go func() {
+		for range signals {
+			all <- struct{}{}
+		}
+	}()
+	return all
+}
+
+// untilStopped returns a context that ends some time after a signal to stop: once no request is
+// under way, or else after timeout. A second signal ends the process.
+func (s *server) untilStopped(ctx context.Context, timeout time.Duration) context.Context {
+	serving, end := context.WithCancel(ctx)
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+	go func() {
+		<-signals
+		signal.Reset(os.Interrupt, syscall.SIGTERM)
+		s.stopping.Store(true)
+		slog.Info("stopping", "requests", s.requests.Load(), "at_most", timeout)
+		for begin := time.Now(); s.requests.Load() > 0 && time.Since(begin) < timeout; time.Sleep(20 * time.Millisecond) {
+		}
+		end()
+	}()
+	return serving
+}
+
+func absolute(path string) (string, error) {
+	if path == "" {
+		return "", nil
 	}
-	return s3proxy.New(ctx, os.Getenv("AWS_ACCESS_KEY_ID"), os.Getenv("AWS_SECRET_ACCESS_KEY"), upstream, region, "", false, true, true, false, true, false, false)
+	return filepath.Abs(path)
+}
+
+// credentials returns the credentials that clients need. If none are configured they are made, and
+// printed for whoever started the gateway on this computer.
+func credentials(c *config) (access, secret string, err error) {
+	access, secret = c.accessKeyID, os.Getenv(secretVariable)
+	if c.secretFile != "" {
+		text, err := os.ReadFile(c.secretFile)
+		if err != nil {
+			return "", "", fmt.Errorf("--secret-access-key-file: %w", err)
+		}
+		secret = strings.TrimSpace(string(text))
+	}
+	if (access == "") != (secret == "") {
+		return "", "", fmt.Errorf("--access-key-id takes a secret with it, in --secret-access-key-file or %s", secretVariable)
+	}
+	if access != "" {
+		return access, secret, nil
+	}
+	host, _, err := net.SplitHostPort(c.listen)
+	if ip := net.ParseIP(host); err != nil || host != "localhost" && (ip == nil || !ip.IsLoopback()) {
+		return "", "", fmt.Errorf("other computers reach --listen %s: state the credentials that clients need, with --access-key-id", c.listen)
+	}
+	access, secret = rand.Text()[:20], rand.Text()+rand.Text()
+	fmt.Printf("export AWS_ACCESS_KEY_ID=%s\nexport AWS_SECRET_ACCESS_KEY=%s\nexport AWS_REGION=%s\nexport AWS_ENDPOINT_URL_S3=%s\n",
+		access, secret, c.region, map[bool]string{true: "https://", false: "http://"}[c.tlsCert != ""]+c.listen)
+	return access, secret, nil
+}
+
+// version describes the build by the version of its module, its commit if it was built in a
+// checkout, and the version of Go.
+func version() string {
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return "(unknown version)"
+	}
+	text := info.Main.Version
+	for _, setting := range info.Settings {
+		if setting.Key == "vcs.revision" {
+			text += " rev " + setting.Value[:min(12, len(setting.Value))]
+		}
+	}
+	return strings.TrimSpace(text + " " + info.GoVersion)
+}
+
+func newLogger(format string) (*slog.Logger, error) {
+	switch format {
+	case "text":
+		return slog.New(slog.NewTextHandler(os.Stderr, nil)), nil
+	case "json":
+		return slog.New(slog.NewJSONHandler(os.Stderr, nil)), nil
+	}
+	return nil, fmt.Errorf("--log-format %q; known are text, json", format)
 }

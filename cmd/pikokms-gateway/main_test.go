@@ -21,7 +21,7 @@ import (
 
 // asProgram makes the test's binary the command itself. The gateway's engine runs once in a process
 // and changes its folder, so tests run it in others.
-const asProgram = "PIKOKMS_GATEWAY_TEST_RUN"
+const asProgram = "PIKOKMS_TEST_RUN_GATEWAY"
 
 func TestMain(m *testing.M) {
 	if os.Getenv(asProgram) != "" {

@@ -53,7 +53,7 @@ func (b *bao) named(paths map[string]string) string {
 }
 
 func TestTokens(t *testing.T) {
-	b := newOpenBao(t)
+	b := newBao(t)
 	c := b.createKey("app-data", nil)
 	sealed := seal(t, open(t, c), nil)
 
@@ -105,11 +105,8 @@ func TestTokens(t *testing.T) {
 // A token is renewed when two thirds of its time are over, and a login is made again when renewal
 // does not help.
 func TestRenewal(t *testing.T) {
-	if testing.Short() {
-		t.Skip("skipped: it waits for seconds")
-	}
 	t.Parallel()
-	b := newOpenBao(t)
+	b := newBao(t)
 	c := b.createKey("app-data", nil)
 	sealed := seal(t, open(t, c), nil)
 
@@ -171,7 +168,7 @@ func (b *bao) appRole(settings map[string]any) *vault.AppRole {
 }
 
 func TestAppRole(t *testing.T) {
-	b := newOpenBao(t)
+	b := newBao(t)
 	c := b.createKey("app-data", nil)
 	sealed := seal(t, open(t, c), nil)
 	c.Token, c.AppRole = "", b.appRole(nil)
@@ -204,7 +201,7 @@ func TestAppRole(t *testing.T) {
 
 // A token that was revoked is replaced at the next call.
 func TestRevoked(t *testing.T) {
-	b := newOpenBao(t)
+	b := newBao(t)
 	c := b.createKey("app-data", nil)
 	sealed := seal(t, open(t, c), nil)
 	c.Token, c.AppRole = "", b.appRole(nil)
@@ -220,7 +217,7 @@ func TestRevoked(t *testing.T) {
 // A caller whose deadline cuts off the login after a refusal does not keep others from logging in.
 // While a login is under way, others wait no longer than their own deadlines.
 func TestImpatientLogin(t *testing.T) {
-	b := newOpenBao(t)
+	b := newBao(t)
 	c := b.createKey("app-data", nil)
 	sealed := seal(t, open(t, c), nil)
 	c.Token, c.AppRole = "", b.appRole(nil)
@@ -258,7 +255,7 @@ func TestImpatientLogin(t *testing.T) {
 
 // The server asks Kubernetes, which the test stands in for, whose a service account's token is.
 func TestKubernetes(t *testing.T) {
-	b := newOpenBao(t)
+	b := newBao(t)
 	c := b.createKey("app-data", nil)
 	sealed := seal(t, open(t, c), nil)
 

@@ -135,6 +135,61 @@ func TestServersThatBindNothing(t *testing.T) {
 	}
 }
 
+// A server that checks no associated data would open a data key of another message.
+func TestAServerThatChecksNothing(t *testing.T) {
+	b := newBao(t)
+	c := b.createKey("app-data", nil)
+	wrapped, err := open(t, c).GenerateDataKey(t.Context(), nil)
+	require.NoError(t, err)
+	defer wrapped.PlaintextKey.Close()
+	p := open(t, between(t, c, hashiCorp("decrypt")))
+	_, err = p.UnwrapDataKey(t.Context(), &provider.UnwrapDataKeyRequest{EncryptedKey: wrapped.EncryptedKey, Context: map[string]string{"tenant": "42"}, Size: provider.DataKeySize})
+	require.ErrorIs(t, err, provider.ErrInvalidProvider)
+	require.ErrorContains(t, err, "does not check associated data")
+}
+
+// Only a question with associated data has to find out whether a server binds it.
+func TestQuestionsWithoutAssociatedData(t *testing.T) {
+	b := newBao(t)
+	p := open(t, between(t, b.createKey("app-data", nil), func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+		body, _ := io.ReadAll(r.Body)
+		r.Body = io.NopCloser(bytes.NewReader(body))
+		if strings.Contains(string(body), "pikokms") || strings.Contains(string(body), "associated_data") {
+			t.Errorf("%s has more than it needs", r.URL.Path)
+		}
+		next.ServeHTTP(w, r)
+	}))
+	require.NoError(t, unseal(t, p, seal(t, p, nil)))
+	key, err := provider.NewSecureBytes(make([]byte, 32))
+	require.NoError(t, err)
+	defer key.Close()
+	_, err = p.WrapDataKey(t.Context(), key, nil)
+	require.NoError(t, err)
+}
+
+// An answer is read up to 1 MiB.
+func TestLongAnswers(t *testing.T) {
+	b := newBao(t)
+	c := b.createKey("app-data", nil)
+	for size, want := range map[int]error{1 << 20: nil, 1<<20 + 1: provider.ErrProviderUnavailable} {
+		p := open(t, between(t, c, func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+			if !strings.Contains(r.URL.Path, "/datakey/") {
+				next.ServeHTTP(w, r)
+				return
+			}
+			recorder := httptest.NewRecorder()
+			next.ServeHTTP(recorder, r)
+			w.WriteHeader(recorder.Code)
+			_, _ = w.Write(append(recorder.Body.Bytes(), bytes.Repeat([]byte(" "), size-recorder.Body.Len())...))
+		}))
+		key, err := p.GenerateDataKey(t.Context(), nil)
+		require.ErrorIs(t, err, want, "%d bytes", size)
+		if err == nil {
+			require.NoError(t, key.PlaintextKey.Close())
+		}
+	}
+}
+
 // A standby server redirects to the active one.
 func TestStandby(t *testing.T) {
 	b := newBao(t)

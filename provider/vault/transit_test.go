@@ -29,7 +29,8 @@ type transit struct {
 	mu       sync.Mutex
 	mounts   map[string]map[string]*transitKey // by NAMESPACE/MOUNT/
 	policies map[string]map[string]string      // capability by path, by name
-	tokens   map[string][]string               // policies by token
+	tokens   map[string]*grant
+	logins   map[string]*loginMount
 }
 
 type transitKey struct {
@@ -43,7 +44,7 @@ type transitKey struct {
 
 func newTransit(t testing.TB) string {
 	t.Helper()
-	s := &transit{mounts: make(map[string]map[string]*transitKey), policies: make(map[string]map[string]string), tokens: make(map[string][]string)}
+	s := &transit{mounts: make(map[string]map[string]*transitKey), policies: make(map[string]map[string]string), tokens: make(map[string]*grant), logins: make(map[string]*loginMount)}
 	server := httptest.NewServer(s)
 	t.Cleanup(server.Close)
 	return server.URL
@@ -67,6 +68,9 @@ func (s *transit) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	data, auth, err := s.answer(r, strings.TrimPrefix(r.URL.Path, "/v1/"), asked)
 	w.Header().Set("Content-Type", "application/json")
 	answer := map[string]any{"data": data, "auth": auth, "warnings": nil, "renewable": false, "lease_duration": 0}
+	if err == nil && data != nil && r.Header.Get("X-Vault-Wrap-TTL") != "" {
+		answer["data"], answer["wrap_info"] = nil, s.wrap(data)
+	}
 	switch refused, _ := err.(refusal); {
 	case err != nil:
 		w.WriteHeader(refused.status)
@@ -85,18 +89,32 @@ var rule = regexp.MustCompile(`path "([^"]+)"\s*\{\s*capabilities = \["(\w+)"\]\
 
 func (s *transit) answer(r *http.Request, path string, asked map[string]any) (data, auth map[string]any, err error) {
 	token := r.Header.Get("X-Vault-Token")
-	policies, known := s.tokens[token]
+	if mount, ok := strings.CutPrefix(path, "auth/"); ok && strings.HasSuffix(mount, "/login") {
+		auth, err := s.login(strings.TrimSuffix(mount, "/login"), asked)
+		return nil, auth, err
+	}
+	if path == "sys/wrapping/unwrap" {
+		wrapping, given := asked["token"].(string)
+		if !given {
+			wrapping = token
+		}
+		data, err := s.unwrap(wrapping)
+		return data, nil, err
+	}
+	granted := s.valid(token)
 	isRoot := token == emulator.OpenBaoToken
-	if !isRoot && !known {
+	if !isRoot && granted == nil {
 		return nil, nil, refusal{http.StatusForbidden, "permission denied"}
 	}
-	if path == "auth/token/lookup-self" {
-		if isRoot {
-			return map[string]any{"type": "service", "ttl": 0, "renewable": false, "policies": []string{"root"}}, nil, nil
-		}
-		return map[string]any{"type": "service", "ttl": 2_764_800, "renewable": true, "policies": policies}, nil, nil
+	switch path {
+	case "auth/token/lookup-self":
+		data, err := s.lookUp(token)
+		return data, nil, err
+	case "auth/token/renew-self":
+		auth, err := s.renew(token)
+		return nil, auth, err
 	}
-	if !isRoot && !s.permits(policies, path, r.Method) {
+	if !isRoot && !s.permits(granted.policies, path, r.Method) {
 		return nil, nil, refusal{http.StatusForbidden, "1 error occurred:\n\t* permission denied\n\n"}
 	}
 	namespace := strings.Trim(r.Header.Get("X-Vault-Namespace"), "/")
@@ -119,14 +137,25 @@ func (s *transit) answer(r *http.Request, path string, asked map[string]any) (da
 		return nil, nil, nil
 	}
 	if path == "auth/token/create" {
-		made := "s." + rand.Text()
-		names := []string{}
-		granted, _ := asked["policies"].([]any)
-		for _, name := range granted {
-			names = append(names, fmt.Sprint(name))
-		}
-		s.tokens[made] = names
-		return nil, map[string]any{"client_token": made, "policies": names, "lease_duration": 2_764_800, "renewable": true}, nil
+		return nil, s.createToken(asked), nil
+	}
+	if path == "auth/token/lookup" {
+		other, _ := asked["token"].(string)
+		data, err := s.lookUp(other)
+		return data, nil, err
+	}
+	if mount, ok := strings.CutPrefix(path, "sys/auth/"); ok {
+		kind, _ := asked["type"].(string)
+		s.logins[mount] = &loginMount{kind: kind, roles: make(map[string]map[string]any), ids: make(map[string]string), secrets: make(map[string]map[string]bool)}
+		return nil, nil, nil
+	}
+	if mount, ok := strings.CutPrefix(path, "sys/leases/revoke-prefix/auth/"); ok {
+		s.revoke(mount)
+		return nil, nil, nil
+	}
+	if rest, ok := strings.CutPrefix(path, "auth/"); ok {
+		data, err := s.configure(r.Method, rest, asked)
+		return data, nil, err
 	}
 	for mount, keys := range s.mounts {
 		if rest, ok := strings.CutPrefix(namespace+path, mount); ok {
@@ -357,7 +386,7 @@ func TestTheServerOfTheTests(t *testing.T) {
 			told = append(told, text[:9]+fmt.Sprint(" of ", len(text)))
 		}
 		auth, _ := answer["auth"].(map[string]any)
-		return strings.Join(append(told, fmt.Sprint(auth["renewable"])), " ")
+		return strings.Join(append(told, fmt.Sprint(auth["renewable"], auth["lease_duration"])), " ")
 	}
 	compare := func(method, path, body string) {
 		t.Helper()
@@ -375,6 +404,11 @@ func TestTheServerOfTheTests(t *testing.T) {
 			if data, ok := answer["data"].(map[string]any); ok {
 				if text, ok := data["ciphertext"].(string); ok {
 					kept[url+" last"] = text
+				}
+			}
+			for name, field := range map[string]string{"role": "role_id", "secret": "secret_id"} {
+				if data, ok := answer["data"].(map[string]any); ok && data[field] != nil {
+					kept[url+" "+name] = fmt.Sprint(data[field])
 				}
 			}
 			if auth, ok := answer["auth"].(map[string]any); ok {
@@ -427,12 +461,29 @@ func TestTheServerOfTheTests(t *testing.T) {
 	compare("GET", "MOUNT/keys/none", "")
 	compare("GET", "MOUNT/encrypt/d", "")
 	compare("GET", "auth/token/lookup-self", "")
+	compare("POST", "sys/auth/MOUNT", `{"type":"approle"}`)
+	compare("POST", "auth/MOUNT/role/app", `{"token_policies":["MOUNT"],"token_ttl":"9s","token_max_ttl":"9s"}`)
+	compare("POST", "auth/MOUNT/login", `{"role_id":"none","secret_id":"none"}`)
+	compare("POST", "auth/nowhere/login", `{"role_id":"none","secret_id":"none"}`)
+	compare("GET", "auth/MOUNT/role/app/role-id", "")
+	compare("POST", "auth/MOUNT/role/app/secret-id", "")
+	compare("POST", "auth/MOUNT/login", `{"role_id":"<role>","secret_id":"none"}`)
+	compare("POST", "auth/MOUNT/login", `{"role_id":"<role>","secret_id":"<secret>"}`)
+	compare("POST", "auth/token/lookup", `{"token":"<token>"}`)
+	compare("POST", "auth/token/lookup", `{"token":"none"}`)
+	compare("POST", "sys/leases/revoke-prefix/auth/MOUNT", "")
+	compare("POST", "auth/token/lookup", `{"token":"<token>"}`)
+	compare("POST", "auth/MOUNT/role/app", `{"token_policies":["MOUNT"],"token_ttl":"9s","token_type":"batch"}`)
+	compare("POST", "auth/MOUNT/login", `{"role_id":"<role>","secret_id":"<secret>"}`)
+	compare("POST", "sys/wrapping/unwrap", `{"token":"none"}`)
+	compare("GET", "auth/nowhere/role/app/role-id", "")
 	compare("POST", "sys/policies/acl/MOUNT", `{"policy":"path \"MOUNT/keys/d\" { capabilities = [\"read\"] }\npath \"MOUNT/encrypt/cha\" { capabilities = [\"update\"] }"}`)
 	compare("POST", "auth/token/create", `{"policies":["MOUNT"]}`)
 	for _, url := range []string{real, ours} {
 		tokens[url] = kept[url+" token"]
 	}
 	compare("GET", "auth/token/lookup-self", "")
+	compare("POST", "auth/token/renew-self", "")
 	compare("GET", "MOUNT/keys/d", "")
 	compare("GET", "MOUNT/keys/cha", "")
 	compare("POST", "MOUNT/encrypt/cha", `{"plaintext":"aGVsbG8="}`)

@@ -80,6 +80,7 @@ type content struct {
 	sum    *checksum // complete once source has ended
 	finish func() (value string)
 	known  bool  // the checksum is known beforehand
+	joined bool  // it comes from the parts of an upload
 	err    error // the first error but io.EOF
 }
 

@@ -3,7 +3,6 @@ package encrypted
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"iter"
@@ -50,13 +49,19 @@ func tagsOf(u *types.CompletedMultipartUpload) (tags []string) {
 	return tags
 }
 
-func (b *Backend) complete(ctx context.Context, in *s3.CompleteMultipartUploadInput) (out s3response.CompleteMultipartUploadResult, version string, err error) {
-	r, k, err := b.record(ctx, in.Bucket, in.Key, in.UploadId)
-	if _, none := errors.AsType[s3err.NoSuchUploadError](err); none {
+// complete completes an upload. If that fails, another request may have completed it.
+func (b *Backend) complete(ctx context.Context, in *s3.CompleteMultipartUploadInput) (s3response.CompleteMultipartUploadResult, string, error) {
+	out, version, err := b.completeOnce(ctx, in)
+	if err != nil && visible(in.Key) == nil {
 		if done, version, ok := b.completed(ctx, in); ok {
 			return done, version, nil
 		}
 	}
+	return out, version, err
+}
+
+func (b *Backend) completeOnce(ctx context.Context, in *s3.CompleteMultipartUploadInput) (out s3response.CompleteMultipartUploadResult, version string, err error) {
+	r, k, err := b.record(ctx, in.Bucket, in.Key, in.UploadId)
 	if err != nil {
 		return out, "", err
 	}
@@ -74,12 +79,7 @@ func (b *Backend) complete(ctx context.Context, in *s3.CompleteMultipartUploadIn
 	if err != nil {
 		return out, "", err
 	}
-	out, version, err = b.join(ctx, r, k, chosen, sum, in)
-	if err != nil {
-		// Another gateway may have completed it meanwhile.
-		if done, version, ok := b.completed(ctx, in); ok {
-			return done, version, nil
-		}
+	if out, version, err = b.join(ctx, r, k, chosen, sum, in); err != nil {
 		return out, "", err
 	}
 	b.records.drop(r.ID)
@@ -304,7 +304,7 @@ func (b *Backend) join(ctx context.Context, r *record, k *Key, chosen []*donePar
 	}
 	parts := &joined{ctx: ctx, b: b, record: r, key: k, parts: chosen}
 	defer parts.Close()
-	body := &content{source: parts, left: total, sum: &sum, finish: func() string { return sum.Value }, known: true}
+	body := &content{source: parts, left: total, sum: &sum, finish: func() string { return sum.Value }, known: true, joined: true}
 	stored, err := b.store(ctx, k, r.Key, put, body, total)
 	if err != nil {
 		return out, "", err

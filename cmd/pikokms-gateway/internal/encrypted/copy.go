@@ -85,7 +85,7 @@ func (b *Backend) copyContent(ctx context.Context, from *source, ranged string) 
 	if length < size {
 		in.Range = byteRange(start, length)
 	}
-	out, err := b.getObject(ctx, in)
+	out, err := b.getObject(ctx, ctx, in)
 	if err != nil {
 		return nil, 0, err
 	}

@@ -150,10 +150,14 @@ func (s *shown) checksum(h *header.Header, text string) checksum {
 // GetObject decrypts an object. No byte of a frame is sent before the frame is verified, and the
 // last byte not before the whole.
 func (b *Backend) GetObject(ctx context.Context, in *s3.GetObjectInput) (*s3.GetObjectOutput, error) {
-	out, err := b.getObject(ctx, in)
-	if err == nil {
+	// The engine reads the content when the request is done, and the request's context has no values.
+	reading, cancel := context.WithCancel(context.Background())
+	out, err := b.getObject(ctx, reading, in)
+	if err != nil {
+		cancel()
+	} else {
 		bucket, key := strings.Clone(*in.Bucket), strings.Clone(*in.Key)
-		out.Body = &answer{out.Body, func(err error) {
+		out.Body = &answer{out.Body, cancel, func(err error) {
 			b.config.Logger.Error("get: the answer was broken off", "bucket", bucket, "key", key, "error", err)
 		}}
 	}
@@ -164,7 +168,13 @@ func (b *Backend) GetObject(ctx context.Context, in *s3.GetObjectInput) (*s3.Get
 // logged here.
 type answer struct {
 	io.ReadCloser
+	cancel context.CancelFunc
 	failed func(error)
+}
+
+func (a *answer) Close() error {
+	defer a.cancel()
+	return a.ReadCloser.Close()
 }
 
 func (a *answer) Read(p []byte) (int, error) {
@@ -175,7 +185,7 @@ func (a *answer) Read(p []byte) (int, error) {
 	return n, err
 }
 
-func (b *Backend) getObject(ctx context.Context, in *s3.GetObjectInput) (*s3.GetObjectOutput, error) {
+func (b *Backend) getObject(ctx, reading context.Context, in *s3.GetObjectInput) (*s3.GetObjectOutput, error) {
 	if err := visible(in.Key); err != nil {
 		return nil, err
 	}
@@ -190,9 +200,9 @@ func (b *Backend) getObject(ctx context.Context, in *s3.GetObjectInput) (*s3.Get
 	}
 	in = &own
 	if aws.ToString(in.Range) == "" && in.PartNumber == nil {
-		return b.getWhole(ctx, k, name, in)
+		return b.getWhole(ctx, reading, k, name, in)
 	}
-	return b.getPart(ctx, k, name, in)
+	return b.getPart(ctx, reading, k, name, in)
 }
 
 // asked returns what the inner backend is asked for, in place of a client's request.
@@ -204,8 +214,8 @@ func asked(in *s3.GetObjectInput, byteRange string) *s3.GetObjectInput {
 }
 
 // getWhole gets an object from its beginning to its end, by one request.
-func (b *Backend) getWhole(ctx context.Context, k *Key, name string, in *s3.GetObjectInput) (_ *s3.GetObjectOutput, err error) {
-	out, err := b.inner.GetObject(ctx, asked(in, ""))
+func (b *Backend) getWhole(ctx, reading context.Context, k *Key, name string, in *s3.GetObjectInput) (_ *s3.GetObjectOutput, err error) {
+	out, err := b.inner.GetObject(reading, asked(in, ""))
 	if err != nil {
 		return out, err
 	}
@@ -233,7 +243,7 @@ func (b *Backend) getWhole(ctx context.Context, k *Key, name string, in *s3.GetO
 			if err := out.Body.Close(); err != nil {
 				return nil, err
 			}
-			return b.getPart(ctx, k, name, in)
+			return b.getPart(ctx, reading, k, name, in)
 		}
 		if read, ok := content.(*message.DecryptReader); ok && read.Header() != nil && in.ChecksumMode == types.ChecksumModeEnabled {
 			data.checksum(read.Header(), own[sealedName]).put(out)
@@ -246,10 +256,10 @@ func (b *Backend) getWhole(ctx context.Context, k *Key, name string, in *s3.GetO
 }
 
 // getPart gets a range of an object, or a part by its number.
-func (b *Backend) getPart(ctx context.Context, k *Key, name string, in *s3.GetObjectInput) (_ *s3.GetObjectOutput, err error) {
+func (b *Backend) getPart(ctx, reading context.Context, k *Key, name string, in *s3.GetObjectInput) (_ *s3.GetObjectOutput, err error) {
 	ctx, data := showing(ctx)
 	defer func() { err = errors.Join(err, data.Close()) }()
-	stored, err := b.open(ctx, in.Bucket, in.Key, asked(in, ""))
+	stored, err := b.open(reading, in.Bucket, in.Key, asked(in, ""))
 	if err != nil {
 		return nil, err
 	}

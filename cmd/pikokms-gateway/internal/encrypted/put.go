@@ -124,7 +124,12 @@ func (b *Backend) store(ctx context.Context, k *Key, name string, in s3response.
 	in.ContentLength, in.ContentMD5, in.ChecksumAlgorithm = &length, nil, ""
 	checksumOf(&in)
 	in.IfMatch, in.IfNoneMatch = innerTag(in.IfMatch), innerTag(in.IfNoneMatch)
-	out, err := b.inner.PutObject(ctx, in)
+	var out s3response.PutObjectOutput
+	if body.joined && length >= largeObject && !b.isFolder {
+		out, err = b.putParts(ctx, in, length)
+	} else {
+		out, err = b.inner.PutObject(ctx, in)
+	}
 	if body.err != nil {
 		return nil, body.err // the inner backend may have wrapped it
 	}

@@ -154,6 +154,7 @@ func (b *Backend) record(ctx context.Context, bucket, key, uploadID *string) (*r
 
 // recordOf returns the record of an upload by its ID.
 func (b *Backend) recordOf(ctx context.Context, bucket, id string) (_ *record, err error) {
+	id = strings.Clone(id)
 	name := recordName(id)
 	known, ok := b.records.get(id)
 	if ok && known.record.Bucket == bucket {

@@ -96,9 +96,9 @@ var otherVariables = []string{
 	"PIKOKMS_DATA_KEY_CACHE", "PIKOKMS_JOB", "PIKOKMS_MB_PER_SECOND", "PIKOKMS_OLD_KEYS", "PIKOKMS_REQUESTER_PAYS",
 }
 
-// serviceVariables are the variables that Kubernetes sets for a Service named pikokms (Kubernetes
-// documentation, "Discovering services").
-var serviceVariables = regexp.MustCompile(`^PIKOKMS_(SERVICE|PORT)(_|$)`)
+// foreignVariables are the variables of the gateway, and those that Kubernetes sets for a Service
+// named pikokms (Kubernetes documentation, "Discovering services").
+var foreignVariables = regexp.MustCompile(`^PIKOKMS_((SERVICE|PORT)(_|$)|GATEWAY_)`)
 
 // CheckEnvironment returns an error if a variable has the form of a flag's and no flag has its
 // name: what is misspelled would have no effect, without a word.
@@ -111,7 +111,7 @@ func CheckEnvironment(root *cobra.Command) error {
 	var failures []error
 	for _, variable := range slices.Sorted(slices.Values(os.Environ())) {
 		name, value, _ := strings.Cut(variable, "=")
-		if !strings.HasPrefix(name, "PIKOKMS_") || value == "" || slices.Contains(known, name) || serviceVariables.MatchString(name) {
+		if !strings.HasPrefix(name, "PIKOKMS_") || value == "" || slices.Contains(known, name) || foreignVariables.MatchString(name) {
 			continue
 		}
 		failures = append(failures, fmt.Errorf("nothing reads the environment variable %s%s", name, nearestTo(name, known)))

@@ -1,0 +1,101 @@
+package encrypted
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"math"
+	"sync"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/s3"
+	"github.com/aws/aws-sdk-go-v2/service/s3/types"
+	"github.com/versity/versitygw/s3response"
+	"golang.org/x/sync/errgroup"
+
+	"piko.sh/pikokms/transfer"
+)
+
+const (
+	// largeObject is from which size in bytes a stored object that the gateway joins is uploaded to
+	// another S3 in parts, beside each other. S3 takes 5 GiB in one request.
+	largeObject = 64 << 20
+	usualPart   = 16 << 20
+	atATime     = 4 // parts of one object
+
+	// joins is how many large objects are uploaded in parts at a time. Each takes atATime parts of
+	// memory.
+	joins = 8
+)
+
+// putParts stores a large object in the S3 behind, by parts of the ciphertext.
+func (b *Backend) putParts(ctx context.Context, in s3response.PutObjectInput, length int64) (out s3response.PutObjectOutput, err error) {
+	if err := b.joining.Acquire(ctx, 1); err != nil {
+		return out, err
+	}
+	defer b.joining.Release(1)
+	begun, err := b.inner.CreateMultipartUpload(ctx, s3response.CreateMultipartUploadInput{
+		Bucket: in.Bucket, Key: in.Key, Metadata: in.Metadata, Tagging: in.Tagging,
+		ContentType: in.ContentType, ContentEncoding: in.ContentEncoding, ContentDisposition: in.ContentDisposition, ContentLanguage: in.ContentLanguage,
+		CacheControl: in.CacheControl, Expires: in.Expires, WebsiteRedirectLocation: in.WebsiteRedirectLocation,
+	})
+	if err != nil {
+		return out, err
+	}
+	id := &begun.UploadId
+	defer func() {
+		if err != nil {
+			abort := context.WithoutCancel(ctx)
+			err = errors.Join(err, b.inner.AbortMultipartUpload(abort, &s3.AbortMultipartUploadInput{Bucket: in.Bucket, Key: in.Key, UploadId: id}))
+		}
+	}()
+	parts, err := b.sendParts(ctx, in, id, max(transfer.PartSize(length), usualPart))
+	if err != nil {
+		return out, err
+	}
+	done, version, err := b.inner.CompleteMultipartUpload(ctx, &s3.CompleteMultipartUploadInput{
+		Bucket: in.Bucket, Key: in.Key, UploadId: id, IfMatch: in.IfMatch, IfNoneMatch: in.IfNoneMatch,
+		MultipartUpload: &types.CompletedMultipartUpload{Parts: parts},
+	})
+	return s3response.PutObjectOutput{ETag: aws.ToString(done.ETag), VersionID: version}, err
+}
+
+// sendParts uploads the parts of an object.
+func (b *Backend) sendParts(ctx context.Context, in s3response.PutObjectInput, id *string, size int) (parts []types.CompletedPart, err error) {
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(atATime)
+	buffers := sync.Pool{New: func() any { return new(make([]byte, size)) }}
+	var mu sync.Mutex
+	for number := int32(1); number < math.MaxInt32; number++ {
+		buffer := buffers.Get().(*[]byte)
+		n, err := io.ReadFull(in.Body, *buffer)
+		if err != nil && err != io.EOF && err != io.ErrUnexpectedEOF {
+			return nil, errors.Join(err, group.Wait())
+		}
+		if n == 0 {
+			break
+		}
+		group.Go(func() error {
+			defer buffers.Put(buffer)
+			length := int64(n)
+			sent, err := b.inner.UploadPart(ctx, &s3.UploadPartInput{
+				Bucket: in.Bucket, Key: in.Key, UploadId: id, PartNumber: &number, Body: bytes.NewReader((*buffer)[:n]), ContentLength: &length,
+			})
+			if err != nil {
+				return err
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			for len(parts) < int(number) {
+				parts = append(parts, types.CompletedPart{})
+			}
+			parts[number-1] = types.CompletedPart{ETag: sent.ETag, PartNumber: &number}
+			return nil
+		})
+		if n < size || ctx.Err() != nil {
+			break
+		}
+	}
+	return parts, group.Wait()
+}
