@@ -130,10 +130,11 @@ func (h *Host) statWhole(ctx context.Context, key string) (fileInfo, error) {
 	info := fileInfo{name: path.Base(key)}
 	stored, err := h.openStored(ctx, "stat", key)
 	if err == nil {
-		if info, err = h.statStored(key, stored); err == nil && info.size < 0 {
+		if info, err = h.statStored(ctx, key, stored); err == nil && info.size < 0 {
 			var original Object
 			if original, err = h.OpenObject(ctx, key, stored, nil); err == nil {
 				info.size = original.Size()
+				err = original.Close()
 			}
 		}
 		err = errors.Join(err, stored.Close())

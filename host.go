@@ -15,6 +15,7 @@ import (
 	"piko.sh/pikokms/header"
 	"piko.sh/pikokms/message"
 	"piko.sh/pikokms/provider"
+	"piko.sh/pikokms/s3ec"
 	"piko.sh/pikokms/service"
 )
 
@@ -38,6 +39,7 @@ type Host struct {
 	decrypter      message.Decrypter
 	bucket         string // empty if names are not bound
 	allowPlaintext bool
+	s3ec           *s3ec.Config // nil if objects of the S3 Encryption Client are refused
 	close          func() error
 }
 
@@ -57,7 +59,7 @@ func New(options ...Option) (*Host, error) {
 		return nil, err
 	}
 
-	h := &Host{storage: s.storage, bucket: s.bucket, allowPlaintext: s.allowPlaintext}
+	h := &Host{storage: s.storage, bucket: s.bucket, allowPlaintext: s.allowPlaintext, s3ec: s.s3ec}
 	h.close = sync.OnceValue(h.closeServices)
 	h.strings.AllowPikoV2 = s.allowPikoV2
 	if s.encrypter != nil {
@@ -164,7 +166,8 @@ func (h *Host) bound(key string) map[string]string {
 // it is a message that is not a stored object. Without WithCommitmentPolicy, they hold
 // message.ErrCommitmentPolicy for a message of an old suite. Otherwise they hold
 // ErrInvalidTransformer, ErrUnknownTransformer, compress.ErrCorrupt, compress.ErrTooLarge or
-// compress.ErrWindow, or are those of message.Decrypter or of the storage.
+// compress.ErrWindow, or are those of message.Decrypter, of s3ec.Config or of the storage. They hold
+// s3ec.ErrS3EncryptionClient for an object of AWS's S3 Encryption Client without AllowS3EncryptionClient.
 func (h *Host) Get(ctx context.Context, key string) (io.ReadCloser, error) {
 	stored, err := h.storage.Get(ctx, key)
 	if err != nil {
@@ -174,7 +177,10 @@ func (h *Host) Get(ctx context.Context, key string) (io.ReadCloser, error) {
 	if err != nil {
 		return nil, fmt.Errorf("get %s: %w", key, errors.Join(err, stored.Close()))
 	}
-	return &object{Reader: content, close: sync.OnceValue(stored.Close)}, nil
+	return &object{Reader: content, close: sync.OnceValue(func() error {
+		closeContent(content)
+		return stored.Close()
+	})}, nil
 }
 
 // Encrypt encrypts a string, which may be empty, under the default provider and returns Piko's

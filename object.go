@@ -17,15 +17,18 @@ import (
 	"piko.sh/pikokms/message"
 	"piko.sh/pikokms/pikov2"
 	"piko.sh/pikokms/provider"
+	"piko.sh/pikokms/s3ec"
 )
 
 // reverse returns the original of a stored object, whose encryption context must have the stated
 // pairs.
 func (h *Host) reverse(ctx context.Context, key string, stored io.Reader, stated map[string]string) (io.Reader, error) {
-	kind, whole, err := h.kindOf(stored)
+	kind, whole, err := h.kindOf(ctx, stored, stored, h.s3ec != nil)
 	switch {
 	case err != nil:
 		return nil, err
+	case kind.client != nil:
+		return h.openClients(ctx, kind.client, whole, stated)
 	case kind == plaintext && len(stated) > 0:
 		return nil, errNoPairs
 	case kind == plaintext:
@@ -58,20 +61,36 @@ func (h *Host) withName(key string, pairs map[string]string) (map[string]string,
 }
 
 // kind is the kind of a stored object.
-type kind int
+type kind struct {
+	number int
+	client *s3ec.Header // of an object of the S3 Encryption Client
+}
 
-const (
-	encryptedMessage kind = iota
-	pikoV2Stream
-	plaintext
+var (
+	encryptedMessage = kind{number: 0}
+	pikoV2Stream     = kind{number: 1}
+	plaintext        = kind{number: 2}
 )
 
-// kindOf returns the kind of a stored object, and a reader of the whole object. It refuses kinds
-// that the host does not read.
-func (h *Host) kindOf(stored io.Reader) (kind, io.Reader, error) {
-	start, whole, err := sniff(stored)
+// kindOf returns the kind of a stored object that begins with start, and a reader of the whole of
+// start. It refuses kinds that the host does not read. The storage may know that the S3 Encryption
+// Client wrote the object. If beside is true, an instruction file is looked for beside what is no
+// message.
+func (h *Host) kindOf(ctx context.Context, stored any, begin io.Reader, beside bool) (kind, io.Reader, error) {
+	start, whole, err := sniff(begin)
 	if err != nil {
-		return 0, nil, err
+		return kind{}, nil, err
+	}
+	if known, ok := stored.(s3ec.Stored); ok {
+		client, err := known.S3ECHeader(ctx, beside && !header.Sniff(start))
+		switch {
+		case err != nil:
+			return kind{}, nil, err
+		case client != nil && h.s3ec == nil:
+			return kind{}, nil, fmt.Errorf("%w; AllowS3EncryptionClient lets it be read", s3ec.ErrS3EncryptionClient)
+		case client != nil:
+			return kind{client: client}, whole, nil
+		}
 	}
 	switch isPikoV2 := pikov2.Sniff(start); {
 	case header.Sniff(start):
@@ -83,9 +102,25 @@ func (h *Host) kindOf(stored io.Reader) (kind, io.Reader, error) {
 	case h.services == nil: // the Decrypter of WithMessages says what is wrong
 		return encryptedMessage, whole, nil
 	case isPikoV2:
-		return 0, nil, fmt.Errorf("%w: %w: AllowPikoV2 lets it be read", provider.ErrInvalidCiphertext, message.ErrPikoV2)
+		return kind{}, nil, fmt.Errorf("%w: %w: AllowPikoV2 lets it be read", provider.ErrInvalidCiphertext, message.ErrPikoV2)
 	}
-	return 0, nil, fmt.Errorf("%w: it does not begin as an AWS Encryption SDK message; AllowPlaintext lets objects from before encryption be read", ErrPlaintext)
+	return kind{}, nil, fmt.Errorf("%w: it does not begin as an AWS Encryption SDK message; AllowPlaintext lets objects from before encryption be read", ErrPlaintext)
+}
+
+// openClients decrypts an object of the S3 Encryption Client.
+func (h *Host) openClients(ctx context.Context, client *s3ec.Header, stored io.Reader, stated map[string]string) (*s3ec.Content, error) {
+	content, err := h.s3ec.Open(ctx, client, stored, h.decrypter.Keyrings, stated)
+	if err != nil {
+		return nil, err // content would be an io.Reader that holds a nil pointer
+	}
+	return content, nil
+}
+
+// closeContent gives back the memory of an object of the S3 Encryption Client.
+func closeContent(content io.Reader) {
+	if client, ok := content.(*s3ec.Content); ok {
+		_ = client.Close() // never fails
+	}
 }
 
 // nameOptions names the host's option in the error of an object that exceeds a limit, or that the
@@ -155,7 +190,7 @@ func (o *original) Close() error       { return o.close() }
 // Open opens an object for random access, with one call of the key service. Each read decrypts the
 // frames that it touches and no others, found by package frame's ReaderAt. A few of them are kept
 // for reads in a row. Each frame is verified when it is read. The size is certain, since Open
-// verifies the final frame.
+// verifies the final frame. An object of AWS's S3 Encryption Client is in memory until Close.
 //
 // The error holds ErrNotSeekable, or is one of Get's. When ctx ends, reads fail. If the object is
 // replaced while it is open, reads give the old one or fail.
@@ -182,7 +217,7 @@ func (h *Host) Stat(ctx context.Context, key string) (fs.FileInfo, error) {
 	if err != nil {
 		return nil, err
 	}
-	info, err := h.statStored(key, stored)
+	info, err := h.statStored(ctx, key, stored)
 	if err := errors.Join(err, stored.Close()); err != nil {
 		return nil, fmt.Errorf("stat %s: %w", key, err)
 	}
@@ -190,8 +225,8 @@ func (h *Host) Stat(ctx context.Context, key string) (fs.FileInfo, error) {
 }
 
 // statStored returns what a stored object states.
-func (h *Host) statStored(key string, stored Object) (fileInfo, error) {
-	size, err := h.StatedSize(io.NewSectionReader(stored, 0, stored.Size()), stored.Size())
+func (h *Host) statStored(ctx context.Context, key string, stored Object) (fileInfo, error) {
+	size, err := h.statedSize(ctx, stored, io.NewSectionReader(stored, 0, stored.Size()), stored.Size())
 	return fileInfo{name: path.Base(key), size: size, modTime: stored.ModTime()}, err
 }
 
@@ -249,6 +284,8 @@ func (h *Host) DecryptObject(ctx context.Context, key string, stored io.Reader, 
 		}
 	case *unencrypted:
 		contentSize = size
+	case *s3ec.Content:
+		contentSize, _ = r.ContentLength()
 	}
 	return content, contentSize, nil
 }
@@ -259,10 +296,16 @@ func (h *Host) DecryptObject(ctx context.Context, key string, stored io.Reader, 
 // object, as far as the header's end. If start is no object, the error is one of Get's. Otherwise
 // it is start's own.
 func (h *Host) StatedSize(start io.Reader, size int64) (int64, error) {
-	kind, whole, err := h.kindOf(start)
+	return h.statedSize(context.Background(), start, start, size)
+}
+
+func (h *Host) statedSize(ctx context.Context, stored any, start io.Reader, size int64) (int64, error) {
+	kind, whole, err := h.kindOf(ctx, stored, start, h.s3ec != nil)
 	switch {
 	case err != nil:
 		return 0, err
+	case kind.client != nil:
+		return kind.client.PlaintextSize(), nil
 	case kind == plaintext:
 		return size, nil
 	case kind == pikoV2Stream:
@@ -304,10 +347,20 @@ func (h *Host) AllowsPlaintext() bool { return h.allowPlaintext }
 // has opened. The encryption context is as in DecryptObject. Closing the result closes stored. If
 // there is an error, stored stays open.
 func (h *Host) OpenObject(ctx context.Context, key string, stored Object, encryptionContext map[string]string) (Object, error) {
-	kind, _, err := h.kindOf(io.NewSectionReader(stored, 0, stored.Size()))
+	kind, whole, err := h.kindOf(ctx, stored, io.NewSectionReader(stored, 0, stored.Size()), h.s3ec != nil)
 	switch {
 	case err != nil:
 		return nil, err
+	case kind.client != nil:
+		content, err := h.openClients(ctx, kind.client, whole, encryptionContext)
+		if err != nil {
+			return nil, err
+		}
+		plain := io.NewSectionReader(bytes.NewReader(content.Bytes()), 0, int64(len(content.Bytes())))
+		return &original{plain, stored.ModTime(), sync.OnceValue(func() error {
+			closeContent(content)
+			return stored.Close()
+		})}, nil
 	case kind == plaintext && len(encryptionContext) > 0:
 		return nil, errNoPairs
 	case kind == plaintext:

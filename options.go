@@ -9,6 +9,7 @@ import (
 	"piko.sh/pikokms/header"
 	"piko.sh/pikokms/message"
 	"piko.sh/pikokms/provider"
+	"piko.sh/pikokms/s3ec"
 	"piko.sh/pikokms/service"
 )
 
@@ -28,6 +29,7 @@ type settings struct {
 	allowPlaintext  bool
 	allowPikoV2     bool
 	allowForeign    bool
+	s3ec            *s3ec.Config
 	bucket          string // of BindObjectName
 	parallelism     int
 	service         service.Config
@@ -183,6 +185,15 @@ func AllowPikoV2() Option { return func(s *settings) { s.allowPikoV2 = true } }
 // nothing else is encrypted under the keys, or while such objects remain, and move them with
 // Host.Migrate.
 func AllowForeignMessages() Option { return func(s *settings) { s.allowForeign = true } }
+
+// AllowS3EncryptionClient makes the host also read objects that AWS's S3 Encryption Client wrote, in
+// the storages of packages s3storage and blobstorage. Host.Migrate makes stored objects of them,
+// with the pairs of their encryption context, and removes the client's metadata and instruction
+// file. Without it they are refused with s3ec.ErrS3EncryptionClient.
+//
+// Such an object is not bound to its name, and it is decrypted in memory, as a whole. One of format
+// 1 or 2 does not commit to its key. Set it only while such objects remain.
+func AllowS3EncryptionClient(c s3ec.Config) Option { return func(s *settings) { s.s3ec = &c } }
 
 // The names of the pairs of the encryption context that BindObjectName requires.
 const (

@@ -16,6 +16,7 @@ import (
 	"piko.sh/pikokms/message"
 	"piko.sh/pikokms/pikov2"
 	"piko.sh/pikokms/provider"
+	"piko.sh/pikokms/s3ec"
 )
 
 // SetDefaultCryptoProvider makes another registered provider the default. From then on, objects and strings are
@@ -143,16 +144,20 @@ func sniffObject(stored io.Reader) (io.Reader, error) {
 }
 
 // Migrate makes a stored object of something else: plain content, a stream that Piko wrote before
-// it used pikokms, or a message of AWS's tools. It moves what the host may read by AllowPlaintext,
-// AllowPikoV2 and AllowForeignMessages. It leaves a stored object as it is.
+// it used pikokms, a message of AWS's tools, or an object of AWS's S3 Encryption Client. It moves
+// what the host may read by AllowPlaintext, AllowPikoV2, AllowForeignMessages and
+// AllowS3EncryptionClient. It leaves a stored object as it is.
 //
 // Whatever is stored under key becomes authentic for ever. So migrate only keys whose content is
 // known to be right. The rest is as in Rewrap.
 func (h *Host) Migrate(ctx context.Context, key string) error {
 	return h.renew(ctx, "migrate", key, func(stored io.Reader) (io.Reader, error) {
-		kind, whole, err := h.kindOf(stored)
+		kind, whole, err := h.kindOf(ctx, stored, stored, true)
 		if err != nil {
 			return nil, err
+		}
+		if kind.client != nil {
+			return h.moveClients(ctx, key, kind.client, whole)
 		}
 		if kind == encryptedMessage {
 			return h.adopt(ctx, key, whole)
@@ -163,6 +168,20 @@ func (h *Host) Migrate(ctx context.Context, key string) error {
 		}
 		return h.chain.transform(ctx, content, h.bound(key))
 	})
+}
+
+// moveClients returns an object of the S3 Encryption Client as a stored object.
+func (h *Host) moveClients(ctx context.Context, key string, client *s3ec.Header, stored io.Reader) (io.Reader, error) {
+	content, err := h.openClients(ctx, client, stored, nil)
+	if err != nil {
+		return nil, err
+	}
+	sealed, err := h.EncryptObject(ctx, key, content, client.Context)
+	if err != nil {
+		closeContent(content)
+		return nil, err
+	}
+	return &s3ec.Moved{Reader: sealed, Content: content}, nil
 }
 
 // adopt returns a message as a stored object, with the same encryption context and chain. It
@@ -203,6 +222,9 @@ func (h *Host) renew(ctx context.Context, operation, key string, renewed func(st
 			content = &closedAtEOF{content, closeStored}
 		}
 		err = put(ctx, key, content)
+	}
+	if moved, ok := content.(*s3ec.Moved); ok {
+		closeContent(moved.Content)
 	}
 	if err == errStays {
 		err = nil

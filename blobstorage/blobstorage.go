@@ -29,6 +29,7 @@ import (
 
 	"piko.sh/pikokms"
 	"piko.sh/pikokms/header"
+	"piko.sh/pikokms/s3ec"
 	"piko.sh/pikokms/transfer"
 )
 
@@ -66,7 +67,16 @@ func missing(err error) error {
 func (s *Storage) Put(ctx context.Context, key string, content io.Reader) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	return put(ctx, cancel, s.bucket, key, content, &blob.WriterOptions{ContentType: "application/octet-stream"})
+	options := &blob.WriterOptions{ContentType: "application/octet-stream"}
+	moved, ok := content.(*s3ec.Moved)
+	if !ok {
+		return put(ctx, cancel, s.bucket, key, content, options)
+	}
+	sent := &transfer.Sent{Source: moved.Reader}
+	if err := put(ctx, cancel, s.bucket, key, sent, options); err != nil {
+		return err
+	}
+	return s.removeInstruction(ctx, key, moved, sent)
 }
 
 // put stores content. If it fails, the context is cancelled and nothing is stored. It uploads,
@@ -87,26 +97,23 @@ func put(ctx context.Context, cancel context.CancelFunc, bucket *blob.Bucket, ke
 	return source.Blame(err)
 }
 
-// Get returns an object's content. If that does not begin like a message, Get makes requests that
-// show whether AWS's S3 Encryption Client wrote it; the error then holds [ErrS3EncryptionClient].
+// Get returns an object's content, which is an s3ec.Stored: a host asks it whether AWS's S3
+// Encryption Client wrote the object.
 func (s *Storage) Get(ctx context.Context, key string) (io.ReadCloser, error) {
 	r, err := s.bucket.NewReader(ctx, key, s.reading)
 	if err != nil {
 		return nil, missing(err)
 	}
-	stored := &buffered{bufio.NewReaderSize(transfer.NewReader(r), transfer.ProbeSize), r}
-	if start, _ := stored.Peek(header.SniffSize); !header.Sniff(start) {
-		if err := refuseClientEncrypted(ctx, s.bucket, key); err != nil {
-			return nil, errors.Join(missing(err), r.Close())
-		}
-	}
-	return stored, nil
+	stored := bufio.NewReaderSize(transfer.NewReader(r), transfer.ProbeSize)
+	start, _ := stored.Peek(header.SniffSize)
+	return &buffered{stored, r, clientOf(s.bucket, key, start)}, nil
 }
 
 // buffered is an object whose first bytes were looked at.
 type buffered struct {
 	*bufio.Reader
 	io.Closer
+	client
 }
 
 func (s *Storage) Delete(ctx context.Context, key string) error {
@@ -149,6 +156,7 @@ func (s *Storage) Open(ctx context.Context, key string) (pikokms.Object, error) 
 // object is an open object of the inner bucket.
 type object struct {
 	*transfer.RangeObject
+	client
 	contentType string
 	as          func(any) bool
 }
@@ -162,9 +170,6 @@ func open(ctx context.Context, bucket *blob.Bucket, key string, options *blob.Re
 	}
 	if _, _, err := header.Parse(start, header.Limits{}); err == nil {
 		return o, nil
-	}
-	if err := refuseClientEncrypted(ctx, bucket, key); err != nil {
-		return nil, err
 	}
 	if o.Size() <= int64(len(start)) {
 		return o, nil
@@ -207,7 +212,7 @@ func readStart(ctx context.Context, bucket *blob.Bucket, key string, options *bl
 		}
 		// S3 refuses every range of an empty object.
 		if a, attributesErr := bucket.Attributes(ctx, key); attributesErr == nil && a.Size == 0 {
-			return nil, &object{transfer.NewRangeObject(0, a.ModTime, nil, nil), a.ContentType, a.As}, nil
+			return nil, &object{transfer.NewRangeObject(0, a.ModTime, nil, nil), clientOf(bucket, key, nil), a.ContentType, a.As}, nil
 		}
 		return nil, nil, err
 	}
@@ -220,7 +225,7 @@ func readStart(ctx context.Context, bucket *blob.Bucket, key string, options *bl
 		return nil, nil, fmt.Errorf("blobstorage: %s: after %d bytes: %w", key, n, err)
 	}
 	fetch := rangesOf(ctx, bucket, key, first.Size(), first.ModTime(), options)
-	return start, &object{transfer.NewRangeObject(first.Size(), first.ModTime(), start, fetch), first.ContentType(), first.As}, nil
+	return start, &object{transfer.NewRangeObject(first.Size(), first.ModTime(), start, fetch), clientOf(bucket, key, start), first.ContentType(), first.As}, nil
 }
 
 // rangesOf fetches ranges of an object as long as it still has this size and time.

@@ -188,12 +188,13 @@ func (b *bucket) size(ctx context.Context, key string, a *blob.Attributes) (size
 		return 0, err
 	}
 	defer func() { err = errors.Join(err, stored.Close()) }()
-	if !header.Sniff(start) && b.host.AllowsPlaintext() {
-		if err := refuseClientMetadata(ctx, b.inner, key, a.Metadata); err != nil {
+	begin := known{Reader: bytes.NewReader(start)}
+	if !header.Sniff(start) {
+		if begin.header, err = clientHeader(ctx, b.inner, key, a); err != nil {
 			return 0, err
 		}
 	}
-	size, err = b.host.StatedSize(bytes.NewReader(start), a.Size)
+	size, err = b.host.StatedSize(begin, a.Size)
 	if err != nil || size >= 0 || !isSeekable(start) {
 		return size, err
 	}

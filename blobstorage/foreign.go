@@ -4,41 +4,77 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 
 	"gocloud.dev/blob"
+
+	"piko.sh/pikokms/header"
+	"piko.sh/pikokms/s3ec"
+	"piko.sh/pikokms/transfer"
 )
 
 // ErrS3EncryptionClient means that AWS's S3 Encryption Client wrote an object, or the keys of one.
-// It is no plaintext, so AllowPlaintext does not let it be read, copied or migrated. Decrypt it
-// with that client.
-var ErrS3EncryptionClient = errors.New("AWS's S3 Encryption Client wrote it")
+// It is no plaintext, so AllowPlaintext does not let it be read, copied or migrated; only
+// AllowS3EncryptionClient does. It is s3ec.ErrS3EncryptionClient.
+var ErrS3EncryptionClient = s3ec.ErrS3EncryptionClient
 
-// instructionSuffix ends the key of the object in which that client keeps the keys of another one,
-// if its metadata do not (Amazon S3 Encryption Client Developer Guide, "Instruction file").
-const instructionSuffix = ".instruction"
-
-// refuseClientEncrypted returns an error that holds ErrS3EncryptionClient if that client wrote an
-// object.
-func refuseClientEncrypted(ctx context.Context, bucket *blob.Bucket, key string) error {
-	a, err := bucket.Attributes(ctx, key)
-	if err != nil {
-		return err
-	}
-	return refuseClientMetadata(ctx, bucket, key, a.Metadata)
+// client looks whether the S3 Encryption Client wrote an object. It implements s3ec.Stored.
+type client struct {
+	bucket    *blob.Bucket
+	key       string
+	isMessage bool // it begins as a message, so nothing is asked
 }
 
-func refuseClientMetadata(ctx context.Context, bucket *blob.Bucket, key string, metadata map[string]string) error {
-	_, v1 := metadata["x-amz-key"]
-	_, v2 := metadata["x-amz-key-v2"]
-	_, v3 := metadata["x-amz-3"]
-	_, suite := metadata["x-amz-c"]
-	_, instruction := metadata["x-amz-crypto-instr-file"]
-	if v1 || v2 || v3 && suite || instruction {
-		return fmt.Errorf("blobstorage: %s: %w, as its metadata say", key, ErrS3EncryptionClient)
+func clientOf(bucket *blob.Bucket, key string, start []byte) client {
+	return client{bucket, key, header.Sniff(start)}
+}
+
+// S3ECHeader implements s3ec.Stored. It makes requests for the object's metadata and for an
+// instruction file beside it, unless the object begins as a message.
+func (c client) S3ECHeader(ctx context.Context, _ bool) (*s3ec.Header, error) {
+	if c.isMessage {
+		return nil, nil
 	}
-	beside, err := bucket.Exists(ctx, key+instructionSuffix)
-	if err == nil && beside {
-		err = fmt.Errorf("blobstorage: %s: %w, since there is %s%s", key, ErrS3EncryptionClient, key, instructionSuffix)
+	a, err := c.bucket.Attributes(ctx, c.key)
+	if err != nil {
+		return nil, missing(err)
 	}
-	return err
+	return clientHeader(ctx, c.bucket, c.key, a)
+}
+
+func clientHeader(ctx context.Context, bucket *blob.Bucket, key string, a *blob.Attributes) (*s3ec.Header, error) {
+	h, err := s3ec.Find(a.Metadata, true, key, s3ec.InstructionSuffix, a.Size, func(key string) (content []byte, err error) {
+		r, err := bucket.NewReader(ctx, key, nil)
+		if err != nil {
+			return nil, missing(err)
+		}
+		defer func() { err = errors.Join(err, r.Close()) }()
+		return io.ReadAll(io.LimitReader(transfer.NewReader(r), s3ec.MaxInstruction+1))
+	})
+	if err != nil {
+		return nil, fmt.Errorf("blobstorage: %s: %w", key, err)
+	}
+	return h, nil
+}
+
+// known is a reader of the beginning of an object of which it is known whether the client wrote it.
+type known struct {
+	io.Reader
+	header *s3ec.Header
+}
+
+// S3ECHeader implements s3ec.Stored.
+func (k known) S3ECHeader(context.Context, bool) (*s3ec.Header, error) { return k.header, nil }
+
+// removeInstruction removes the instruction file of an object that was moved, once the new object
+// was read back.
+func (s *Storage) removeInstruction(ctx context.Context, key string, moved *s3ec.Moved, sent *transfer.Sent) error {
+	name := moved.Content.Header.Instruction
+	if name == "" {
+		return nil
+	}
+	if !sent.Is(func() (io.ReadCloser, error) { return s.bucket.NewReader(ctx, key, s.reading) }) {
+		return fmt.Errorf("blobstorage: %s: %w: the new object is not read back as it was sent; its instruction file %s stays", key, ErrAnswer, name)
+	}
+	return missing(s.bucket.Delete(ctx, name))
 }

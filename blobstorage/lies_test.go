@@ -336,7 +336,7 @@ func TestObjectsOfTheS3EncryptionClient(t *testing.T) {
 	put("v2", map[string]string{"x-amz-key-v2": "k", "x-amz-wrap-alg": "kms+context"})
 	put("v3", map[string]string{"x-amz-3": "k", "x-amz-c": "115"})
 	put("beside", nil)
-	put("beside.instruction", map[string]string{"x-amz-crypto-instr-file": ""})
+	require.NoError(t, inner.WriteAll(ctx, "beside.instruction", []byte(`{"x-amz-key-v2":"k"}`), &blob.WriterOptions{Metadata: map[string]string{"x-amz-crypto-instr-file": ""}}))
 	for _, key := range []string{"v1", "v2", "v3", "beside", "beside.instruction"} {
 		before, err := inner.ReadAll(ctx, key)
 		require.NoError(t, err)

@@ -10,7 +10,7 @@ import (
 	"gocloud.dev/blob"
 	"gocloud.dev/blob/driver"
 
-	"piko.sh/pikokms/header"
+	"piko.sh/pikokms/s3ec"
 	"piko.sh/pikokms/transfer"
 )
 
@@ -60,10 +60,23 @@ func (b *bucket) section(ctx context.Context, key string, stored *object, offset
 	stored.Expect(length)
 	return &reader{
 		Reader:     io.NewSectionReader(content, offset, length),
-		Closer:     stored,
+		Closer:     content, // which closes stored
 		attributes: driver.ReaderAttributes{ContentType: stored.contentType, ModTime: stored.ModTime(), Size: size},
 		as:         stored.as,
 	}, nil
+}
+
+// closers closes an object, and what was made of it if that takes memory.
+type closers struct {
+	content io.Reader
+	stored  io.Closer
+}
+
+func (c closers) Close() error {
+	if content, ok := c.content.(*s3ec.Content); ok {
+		_ = content.Close() // never fails
+	}
+	return c.stored.Close()
 }
 
 // newReader reads a whole object as a stream.
@@ -72,18 +85,14 @@ func (b *bucket) newReader(ctx context.Context, key string, options *blob.Reader
 	if err != nil {
 		return nil, err
 	}
-	peeked := &buffered{bufio.NewReaderSize(transfer.NewReader(stored), transfer.ProbeSize), stored}
+	peeked := &buffered{Reader: bufio.NewReaderSize(transfer.NewReader(stored), transfer.ProbeSize), Closer: stored}
 	start, _ := peeked.Peek(transfer.ProbeSize)
-	if !header.Sniff(start) && b.host.AllowsPlaintext() {
-		if err := refuseClientEncrypted(ctx, b.inner, key); err != nil {
-			return nil, errors.Join(err, stored.Close())
-		}
-	}
+	peeked.client = clientOf(b.inner, key, start)
 	if isSeekable(start) { // random access knows its size
 		start = bytes.Clone(start)
 		_, _ = peeked.Discard(len(start)) // it is there
 		fetch := rangesOf(ctx, b.inner, key, stored.Size(), stored.ModTime(), options)
-		o := &object{transfer.NewRangeObject(stored.Size(), stored.ModTime(), start, fetch), stored.ContentType(), stored.As}
+		o := &object{transfer.NewRangeObject(stored.Size(), stored.ModTime(), start, fetch), peeked.client, stored.ContentType(), stored.As}
 		o.Continue(peeked)
 		return b.section(ctx, key, o, 0, -1)
 	}
@@ -93,7 +102,7 @@ func (b *bucket) newReader(ctx context.Context, key string, options *blob.Reader
 	}
 	return &reader{
 		Reader:     content,
-		Closer:     stored,
+		Closer:     closers{content, stored},
 		attributes: driver.ReaderAttributes{ContentType: stored.ContentType(), ModTime: stored.ModTime(), Size: size},
 		as:         stored.As,
 	}, nil

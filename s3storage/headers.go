@@ -28,7 +28,7 @@ func (v *Version) Headers() Headers {
 func Like(h Headers) *Version {
 	elsewhere := &Storage{}
 	elsewhere.features.tags.none = true
-	return &Version{storage: elsewhere, found: found{Kept: s3.PutObjectInput{
+	return &Version{client: &client{storage: elsewhere, metadata: h.Metadata}, found: found{Kept: s3.PutObjectInput{
 		CacheControl: optional(h.CacheControl), ContentDisposition: optional(h.ContentDisposition), ContentEncoding: optional(h.ContentEncoding),
 		ContentLanguage: optional(h.ContentLanguage), ContentType: optional(h.ContentType), Metadata: maps.Clone(h.Metadata),
 	}}}

@@ -13,6 +13,7 @@ import (
 
 	"piko.sh/pikokms"
 	"piko.sh/pikokms/internal/checked"
+	"piko.sh/pikokms/s3ec"
 	"piko.sh/pikokms/transfer"
 )
 
@@ -20,7 +21,7 @@ import (
 // beyond them make more. If the object was replaced meanwhile, the error of a read holds
 // pikokms.ErrChanged. It holds ErrAnswer if the service does not answer with the range.
 //
-// The object also has the method S3EncryptionClient() bool of Version.
+// The object also has the methods S3EncryptionClient and S3ECHeader of Version.
 func (s *Storage) Open(ctx context.Context, key string) (pikokms.Object, error) {
 	o, err := s.open(ctx, key)
 	if err != nil {
@@ -39,7 +40,7 @@ func (s *Storage) open(ctx context.Context, key string) (_ *object, err error) {
 	}
 	defer func() { err = errors.Join(err, first.Body.Close()) }()
 	if first.ContentRange == nil && first.ContentLength != nil && *first.ContentLength == 0 && checkWhole(first, "") == nil {
-		return emptyObject(first.LastModified, first.Metadata), nil // some services satisfy every range of an empty object
+		return s.emptyObject(key, first.LastModified, first.Metadata), nil // some services satisfy every range of an empty object
 	}
 	size, length, err := rangeOf(first, 0, transfer.ProbeSize)
 	if err != nil {
@@ -57,7 +58,15 @@ func (s *Storage) open(ctx context.Context, key string) (_ *object, err error) {
 		}
 		return body, nil
 	}
-	return &object{transfer.NewRangeObject(size, aws.ToTime(first.LastModified), start, fetch), isS3EncryptionClients(first.Metadata)}, nil
+	opened := &object{transfer.NewRangeObject(size, aws.ToTime(first.LastModified), start, fetch), &client{storage: s, key: key, size: size, metadata: first.Metadata}}
+	if s.mayBeInstruction(key, size) {
+		whole := make([]byte, size)
+		if _, err := opened.ReadAt(whole, 0); err != nil && err != io.EOF {
+			return nil, err
+		}
+		opened.isInstruction = s3ec.IsInstruction(whole)
+	}
+	return opened, nil
 }
 
 // fetch returns a range of the object whose first answer is first.
@@ -92,11 +101,11 @@ func (s *Storage) openEmpty(ctx context.Context, key string) (*object, error) {
 	if head.ContentLength == nil || *head.ContentLength != 0 {
 		return nil, pikokms.ErrChanged
 	}
-	return emptyObject(head.LastModified, head.Metadata), nil
+	return s.emptyObject(key, head.LastModified, head.Metadata), nil
 }
 
-func emptyObject(modTime *time.Time, metadata map[string]string) *object {
-	return &object{transfer.NewRangeObject(0, aws.ToTime(modTime), nil, nil), isS3EncryptionClients(metadata)}
+func (s *Storage) emptyObject(key string, modTime *time.Time, metadata map[string]string) *object {
+	return &object{transfer.NewRangeObject(0, aws.ToTime(modTime), nil, nil), &client{storage: s, key: key, metadata: metadata}}
 }
 
 func byteRange(offset, length int64) *string {
@@ -137,7 +146,5 @@ func cutShort(err error) error {
 // object is an open object.
 type object struct {
 	*transfer.RangeObject
-	foreign bool
+	*client
 }
-
-func (o *object) S3EncryptionClient() bool { return o.foreign }

@@ -18,6 +18,7 @@ import (
 
 	"piko.sh/pikokms"
 	"piko.sh/pikokms/internal/checked"
+	"piko.sh/pikokms/s3ec"
 	"piko.sh/pikokms/transfer"
 )
 
@@ -63,7 +64,7 @@ func (s *Storage) putLike(ctx context.Context, doing, key string, like *Version,
 		}
 		return nil
 	}
-	if like.S3EncryptionClient() {
+	if refuseClients(like, content) {
 		return s.named(doing, key, ErrS3EncryptionClient)
 	}
 	k := like.copied()
@@ -84,10 +85,20 @@ func (s *Storage) putLike(ctx context.Context, doing, key string, like *Version,
 	if isDirectory(s.bucket) == isDirectory(like.storage.bucket) { // the one's classes are not the other's
 		in.StorageClass = k.in.StorageClass
 	}
+	if _, ok := content.(*s3ec.Moved); ok {
+		in.Metadata = s3ec.WithoutMetadata(in.Metadata)
+	}
 	if err := s.store(ctx, key, &in, like.found.Expires, c, content); err != nil {
 		return s.named(doing, key, err)
 	}
 	return nil
+}
+
+// refuseClients reports whether a version is one of the S3 Encryption Client, and content is not
+// what was made of it.
+func refuseClients(v *Version, content io.Reader) bool {
+	_, moved := content.(*s3ec.Moved)
+	return !moved && v.S3EncryptionClient()
 }
 
 // Replace puts content in the place of a version that OpenVersion opened, if that is still the
@@ -106,7 +117,8 @@ func (s *Storage) putLike(ctx context.Context, doing, key string, like *Version,
 //
 // If something can't be kept or seen, the error holds ErrNotKept, unless WithAllowedLosses names
 // it. NotKept returns that beforehand. The version's ID and time are never kept. The error holds
-// ErrS3EncryptionClient if that client wrote the object.
+// ErrS3EncryptionClient if that client wrote the object, unless content is an s3ec.Moved. Then the
+// client's metadata go, and its instruction file once the new object was read back.
 func (s *Storage) Replace(ctx context.Context, v *Version, content io.Reader) error {
 	if err := s.replace(ctx, v, content); err != nil {
 		return s.named("replace", v.Key, err)
@@ -120,11 +132,11 @@ func (s *Storage) PutIf(ctx context.Context, key, version string, content io.Rea
 	if err := json.Unmarshal([]byte(version), &f); err != nil || f.ModTime.IsZero() && f.Kept.IfMatch == nil {
 		return s.named("replace", key, fmt.Errorf("the version %.100q is not one of GetVersion", version))
 	}
-	return s.Replace(ctx, &Version{Key: key, ID: f.ID, storage: s, found: f}, content)
+	return s.Replace(ctx, &Version{Key: key, ID: f.ID, client: &client{storage: s, key: key, metadata: f.Kept.Metadata}, found: f}, content)
 }
 
 func (s *Storage) replace(ctx context.Context, v *Version, content io.Reader) error {
-	if v.S3EncryptionClient() {
+	if refuseClients(v, content) {
 		return ErrS3EncryptionClient
 	}
 	c := condition{etag: aws.ToString(v.found.Kept.IfMatch), modTime: v.found.ModTime}
@@ -142,6 +154,9 @@ func (s *Storage) replace(ctx context.Context, v *Version, content io.Reader) er
 		return err
 	}
 	in := k.in
+	if _, ok := content.(*s3ec.Moved); ok {
+		in.Metadata = s3ec.WithoutMetadata(in.Metadata)
+	}
 	err = s.store(ctx, v.Key, &in, v.found.Expires, c, content)
 	if err != nil {
 		return err
@@ -192,7 +207,12 @@ func (s *Storage) store(ctx context.Context, key string, in *s3.PutObjectInput, 
 	in.Metadata = transfer.SetHeaderSize(maps.Clone(in.Metadata), transfer.HeaderSizeKey, content)
 	sent := &transfer.Sent{Source: content}
 	u := &upload{storage: s, in: in, expires: expires, condition: c}
+	stored := func() bool { return sent.Is(func() (io.ReadCloser, error) { return s.Get(ctx, key) }) }
 	err := u.put(ctx, lengthOf(content), &checked.Reader{Context: ctx, Source: sent})
+	moved, ok := content.(*s3ec.Moved)
+	if err == nil && ok && c.any() && !c.absent {
+		return s.removeInstruction(ctx, moved, stored)
+	}
 	if err == nil {
 		return nil
 	}
@@ -207,7 +227,10 @@ func (s *Storage) store(ctx context.Context, key string, in *s3.PutObjectInput, 
 	if !u.last || !refused && !errors.Is(err, ErrAnswer) && !isLost(err) {
 		return err
 	}
-	if sent.Is(func() (io.ReadCloser, error) { return s.Get(ctx, key) }) {
+	if stored() {
+		if ok && c.any() && !c.absent {
+			return s.removeInstruction(ctx, moved, stored)
+		}
 		return nil
 	}
 	if refused && c.any() {

@@ -29,6 +29,7 @@ import (
 	smithyhttp "github.com/aws/smithy-go/transport/http"
 
 	"piko.sh/pikokms"
+	"piko.sh/pikokms/s3ec"
 )
 
 // Storage is a bucket as a storage. Its objects can be read in ranges, and replaced on the
@@ -40,6 +41,7 @@ type Storage struct {
 	concurrency int
 	soleWriter  bool
 	allowed     map[string]bool // the kinds of losses that a replacement may have
+	instruction string          // what ends the keys of instruction files
 	features    features
 }
 
@@ -92,7 +94,7 @@ func WithAllowedLosses(kinds ...string) Option {
 //
 // The client's options decide whether requests and answers have checksums.
 func New(client *s3.Client, bucket string, options ...Option) *Storage {
-	s := &Storage{client: client, bucket: bucket, partSize: defaultPartSize, concurrency: defaultConcurrency, allowed: make(map[string]bool)}
+	s := &Storage{client: client, bucket: bucket, partSize: defaultPartSize, concurrency: defaultConcurrency, allowed: make(map[string]bool), instruction: s3ec.InstructionSuffix}
 	for _, o := range options {
 		o(s)
 	}

@@ -22,9 +22,9 @@ type Version struct {
 	ID   string // of the version; empty in a bucket that never had versions
 	ETag string // with its quotes; empty if the service has none
 
-	storage *Storage
-	found   found
-	kept    *kept // what a replacement keeps; nil if it was not asked yet
+	*client
+	found found
+	kept  *kept // what a replacement keeps; nil if it was not asked yet
 }
 
 // found holds S3's description of a version. Its JSON form is the version of GetVersion.
@@ -40,22 +40,20 @@ type found struct {
 // ModTime returns when the version was stored.
 func (v *Version) ModTime() time.Time { return v.found.ModTime }
 
-// S3EncryptionClient reports whether the version's metadata say that AWS's S3 Encryption Client
-// wrote it, in any of its three formats (Amazon S3 Encryption Client Developer Guide). Its owner
-// could not read it after another encryption. The client can also keep its metadata in another
-// object, whose name ends in ".instruction". That one is recognised, too.
-func (v *Version) S3EncryptionClient() bool { return isS3EncryptionClients(v.found.Kept.Metadata) }
-
-// isS3EncryptionClients reports whether user metadata are those of an object of the S3 Encryption
-// Client, or of the instruction file beside one.
-func isS3EncryptionClients(metadata map[string]string) bool {
-	has := func(name string) bool { _, ok := metadata[name]; return ok }
-	return has("x-amz-key") || has("x-amz-key-v2") || has("x-amz-c") && (has("x-amz-3") || has("x-amz-i")) || has("x-amz-crypto-instr-file")
-}
-
 // OpenVersion opens a version of an object. An empty id means the current one, whose ID is in the
 // result. The error holds fs.ErrNotExist if there is no such object or version.
 func (s *Storage) OpenVersion(ctx context.Context, key, id string) (*Version, error) {
+	v, err := s.openVersion(ctx, key, id)
+	if err != nil {
+		return nil, err
+	}
+	if err := v.lookForInstruction(ctx); err != nil {
+		return nil, s.failed("get", key, errors.Join(err, v.Close()))
+	}
+	return v, nil
+}
+
+func (s *Storage) openVersion(ctx context.Context, key, id string) (*Version, error) {
 	in := &s3.GetObjectInput{Bucket: &s.bucket, Key: &key}
 	if id != "" {
 		in.VersionId = &id
@@ -76,9 +74,10 @@ func (s *Storage) OpenVersion(ctx context.Context, key, id string) (*Version, er
 	if err := checkWhole(out, id); err != nil {
 		return nil, s.failed("get", key, errors.Join(err, out.Body.Close()))
 	}
+	about := &client{storage: s, key: key, size: *out.ContentLength, metadata: out.Metadata}
 	return &Version{
-		ReadCloser: out.Body, Key: key, Size: *out.ContentLength, ID: aws.ToString(out.VersionId), ETag: aws.ToString(out.ETag),
-		storage: s, found: foundIn(out),
+		ReadCloser: &content{out.Body, out.Body, about}, Key: key, Size: *out.ContentLength, ID: aws.ToString(out.VersionId), ETag: aws.ToString(out.ETag),
+		client: about, found: foundIn(out),
 	}, nil
 }
 

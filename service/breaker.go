@@ -205,8 +205,21 @@ func (s *Service) UnwrapPikoV2(ctx context.Context, wrapped string) (*provider.S
 	})
 }
 
+// UnwrapS3EC implements provider.S3ECKeyring, if the provider does. Otherwise the error holds
+// provider.ErrUntrustedKey.
+func (s *Service) UnwrapS3EC(ctx context.Context, wrapped *provider.S3ECDataKey) (*provider.SecureBytes, error) {
+	keyring, ok := s.inner.(provider.S3ECKeyring)
+	if !ok {
+		return nil, provider.ErrUntrustedKey
+	}
+	return guard(ctx, s, "UnwrapS3EC", func(ctx context.Context) (*provider.SecureBytes, error) {
+		return keyring.UnwrapS3EC(ctx, wrapped)
+	})
+}
+
 var (
 	_ provider.PikoV2Keyring = (*Service)(nil)
+	_ provider.S3ECKeyring   = (*Service)(nil)
 	_ provider.ScopedKeyring = (*Service)(nil)
 	_ provider.ScopedKeyring = broken{}
 )

@@ -95,6 +95,18 @@ func (k *Keyring) UnwrapPikoV2(ctx context.Context, wrapped string) (*provider.S
 	})
 }
 
+// UnwrapS3EC implements provider.S3ECKeyring, if the keyring does. Otherwise the error holds
+// provider.ErrUntrustedKey.
+func (k *Keyring) UnwrapS3EC(ctx context.Context, wrapped *provider.S3ECDataKey) (*provider.SecureBytes, error) {
+	keyring, ok := k.observed.inner.(provider.S3ECKeyring)
+	if !ok {
+		return nil, provider.ErrUntrustedKey
+	}
+	return observe(ctx, k.instruments, "UnwrapS3EC", func(ctx context.Context) (*provider.SecureBytes, error) {
+		return keyring.UnwrapS3EC(ctx, wrapped)
+	})
+}
+
 // observed is a keyring whose calls are reported.
 type observed struct {
 	inner       provider.Keyring
@@ -144,5 +156,6 @@ var (
 	_ provider.ScopedKeyring    = observed{}
 	_ provider.ScopedKeyring    = (*Keyring)(nil)
 	_ provider.PikoV2Keyring    = (*Keyring)(nil)
+	_ provider.S3ECKeyring      = (*Keyring)(nil)
 	_ provider.VersionedKeyring = (*Keyring)(nil)
 )

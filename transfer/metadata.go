@@ -9,6 +9,7 @@ import (
 	"piko.sh/pikokms"
 	"piko.sh/pikokms/header"
 	"piko.sh/pikokms/message"
+	"piko.sh/pikokms/s3ec"
 )
 
 // HeaderSizeKey is the metadata key under which a bucket's object records the size in bytes of its
@@ -23,6 +24,9 @@ const HeaderSizeKey = "pikokms-header-size"
 // HeaderSizeKey as the storage escapes it; its case does not matter.
 func SetHeaderSize(metadata map[string]string, key string, content io.Reader) map[string]string {
 	maps.DeleteFunc(metadata, func(name, _ string) bool { return strings.EqualFold(name, key) })
+	if moved, ok := content.(*s3ec.Moved); ok {
+		content = moved.Reader
+	}
 	encrypted, ok := content.(*message.EncryptReader)
 	if !ok {
 		return metadata

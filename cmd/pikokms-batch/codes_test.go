@@ -122,7 +122,7 @@ func oneObject(t *testing.T) string {
 			_, _ = fmt.Sscan(parts[1], &status)
 			w.WriteHeader(status)
 			fmt.Fprintf(w, "<Error><Code>%s</Code><Message>a fault</Message></Error>", parts[2])
-		case r.Method == http.MethodHead && (strings.Contains(key, "+") || strings.HasSuffix(key, ".instruction")):
+		case r.Method == http.MethodHead && strings.Contains(key, "+") || strings.HasSuffix(key, ".instruction"):
 			w.WriteHeader(http.StatusNotFound)
 		default:
 			w.Header().Set("ETag", `"5d41402abc4b2a76b9719d911017c592"`)

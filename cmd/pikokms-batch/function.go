@@ -22,6 +22,7 @@ import (
 	"piko.sh/pikokms/header"
 	"piko.sh/pikokms/pikov2"
 	"piko.sh/pikokms/provider"
+	"piko.sh/pikokms/s3ec"
 	"piko.sh/pikokms/s3storage"
 )
 
@@ -87,8 +88,8 @@ func (f *function) do(ctx context.Context, job string, t task, whole time.Durati
 	if err := o.look(); err != nil {
 		return "", err
 	}
-	if err := o.refuseForeign(ctx, job); err != nil {
-		return "", err
+	if done, err := o.lookForClient(ctx, job); done != "" || err != nil {
+		return done, err
 	}
 	if job != verify {
 		if done, err := o.judge(ctx, job, t); done != "" || err != nil {
@@ -179,7 +180,8 @@ type object struct {
 	start    io.Reader      // what was read of the source, and then the rest
 	header   *header.Header // nil if it is no message
 	pikoV2   bool
-	unbound  bool // it is bound to no name, and to be bound to its own
+	client   *s3ec.Header // of an object of AWS's S3 Encryption Client
+	unbound  bool         // it is bound to no name, and to be bound to its own
 }
 
 // look reads the object's beginning.
@@ -208,25 +210,45 @@ func (o *object) look() error {
 	return nil
 }
 
-// refuseForeign returns an error for an object that AWS's S3 Encryption Client wrote. That client's
-// metadata show it, or those of an object beside it, for which a plain object is looked at.
-func (o *object) refuseForeign(ctx context.Context, job string) error {
-	wrote := o.S3EncryptionClient()
-	if !wrote && job == encrypt && o.header == nil {
-		var err error
-		if wrote, err = o.bucket.has(ctx, o.Key+instruction, ""); err != nil {
-			return err
-		}
+// lookForClient looks whether AWS's S3 Encryption Client wrote the object. That client's metadata show
+// it, or those of an object beside it, for which what is no message is looked at. It returns an error
+// for the job that encrypts, and why an instruction file is left alone.
+func (o *object) lookForClient(ctx context.Context, job string) (done string, err error) {
+	o.client, err = o.S3ECHeader(ctx, o.header == nil)
+	isInstruction := errors.Is(err, s3ec.ErrInstruction)
+	switch {
+	case job == encrypt && (isInstruction || o.client != nil):
+		return "", fmt.Errorf("it was left as it is, and the job %s moves it: %w", rewrap, s3storage.ErrS3EncryptionClient)
+	case isInstruction:
+		return "is an instruction file of AWS's S3 Encryption Client, and goes with its object", nil
+	case err != nil:
+		return "", explain(err)
 	}
-	if wrote {
-		return fmt.Errorf("it was left as it is: %w", s3storage.ErrS3EncryptionClient)
-	}
-	return nil
+	return "", nil
 }
 
-// instruction is what the S3 Encryption Client adds to the key of an object for the key of its
-// metadata, if these are an object of their own.
-const instruction = ".instruction"
+// known is the content of an object that AWS's S3 Encryption Client may have written.
+type known struct {
+	io.Reader
+	client *s3ec.Header
+}
+
+// S3ECHeader implements s3ec.Stored.
+func (k known) S3ECHeader(context.Context, bool) (*s3ec.Header, error) { return k.client, nil }
+
+// move returns an object of AWS's S3 Encryption Client under the key.
+func (o *object) move(ctx context.Context) (*s3ec.Moved, error) {
+	content, _, err := o.bucket.host.DecryptObject(ctx, o.Key, known{o.start, o.client}, o.Size, nil)
+	if err != nil {
+		return nil, err
+	}
+	plain := content.(*s3ec.Content) // the object has a client
+	sealed, err := o.bucket.host.EncryptObject(ctx, o.Key, plain, o.client.Context)
+	if err != nil {
+		return nil, errors.Join(err, plain.Close())
+	}
+	return &s3ec.Moved{Reader: sealed, Content: plain}, nil
+}
 
 // judge returns what was done if nothing is left to do, or an error if a job can't replace the
 // object. It asks the key service only for the active version of a branch key, and if objects are
@@ -255,6 +277,7 @@ func (o *object) judge(ctx context.Context, job string, t task) (done string, er
 		return "is under " + o.function.key.name + " already", nil
 	case superseded:
 		return "", fmt.Errorf("version %s of the manifest is not the current one any more; it and version %s were left as they are", t.version, o.ID)
+	case o.client != nil:
 	case job == rewrap && o.header == nil && !o.pikoV2:
 		return "", fmt.Errorf("%w: it does not begin as an AWS Encryption SDK message; the job %s encrypts it", pikokms.ErrPlaintext, encrypt)
 	case job == encrypt && o.pikoV2:
@@ -274,6 +297,12 @@ func (o *object) work(ctx context.Context, job string) (done string, err error) 
 	switch {
 	case job == verify:
 		return o.verify(ctx)
+	case o.client != nil:
+		var moved *s3ec.Moved
+		if moved, err = o.move(ctx); err == nil {
+			stored = moved
+			defer func() { _ = moved.Content.Close() }() // never fails
+		}
 	case job == encrypt:
 		stored, err = host.EncryptObject(ctx, o.Key, o.start, nil)
 	case o.pikoV2:
@@ -328,7 +357,7 @@ var pastOf = map[string]string{encrypt: "encrypted", rewrap: "rewrapped"}
 
 // verify reads the object to its end.
 func (o *object) verify(ctx context.Context) (done string, err error) {
-	content, _, err := o.bucket.host.DecryptObject(ctx, o.Key, o.start, o.Size, nil)
+	content, _, err := o.bucket.host.DecryptObject(ctx, o.Key, known{o.start, o.client}, o.Size, nil)
 	if isUnbound(err) {
 		err = fmt.Errorf("if it is bound to no name, the job %s binds it, with %s: %w", rewrap, bindUnbound, err)
 	}

@@ -11,6 +11,8 @@
 //	                          bind objects to their names
 //	PIKOKMS_BIND_UNBOUND      true makes rewrap bind objects that are bound to no name. Whatever is
 //	                          stored under a name then becomes its content for good
+//	PIKOKMS_ALLOW_UNAUTHENTICATED_S3_CLIENT  true makes rewrap move, and verify read, what version 1
+//	                          of AWS's S3 Encryption Client wrote with AES-CBC
 //	PIKOKMS_ALLOW_PIKO_V2     true makes rewrap move, and verify read, what Piko wrote before pikokms
 //	PIKOKMS_ALLOW_LOSSES      what objects may lose when they are replaced, and are refused otherwise:
 //	                          acl, checksum, lock, metadata, tags, separated by spaces

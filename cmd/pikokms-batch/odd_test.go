@@ -181,7 +181,7 @@ func TestSlowMinutes(t *testing.T) {
 			_, _ = w.Write([]byte(`<CompleteMultipartUploadResult><ETag>"a-3"</ETag></CompleteMultipartUploadResult>`))
 		case r.Method == http.MethodPut:
 			_, _ = io.Copy(io.Discard, r.Body)
-		case r.Method == http.MethodHead && strings.HasSuffix(r.URL.Path, ".instruction"):
+		case strings.HasSuffix(r.URL.Path, ".instruction"):
 			w.WriteHeader(http.StatusNotFound)
 		case r.Method == http.MethodHead:
 			w.Header().Set("Content-Length", strconv.Itoa(size))

@@ -17,6 +17,7 @@ import (
 
 	"piko.sh/pikokms"
 	"piko.sh/pikokms/provider/awskms"
+	"piko.sh/pikokms/s3ec"
 	"piko.sh/pikokms/s3storage"
 	"piko.sh/pikokms/service"
 )
@@ -111,6 +112,12 @@ func (f *function) configure(ctx context.Context, environment func(string) strin
 	if f.pikoV2 = is("PIKOKMS_ALLOW_PIKO_V2"); f.pikoV2 {
 		f.options = append(f.options, pikokms.AllowPikoV2())
 	}
+	// Half of the function's memory is for the objects of AWS's S3 Encryption Client.
+	client := s3ec.Config{AllowUnauthenticated: is("PIKOKMS_ALLOW_UNAUTHENTICATED_S3_CLIENT")}
+	if megabytes, err := strconv.ParseInt(environment("AWS_LAMBDA_FUNCTION_MEMORY_SIZE"), 10, 32); err == nil && megabytes > 0 {
+		client.Memory = s3ec.NewMemory(megabytes << 20 / 2)
+	}
+	f.options = append(f.options, pikokms.AllowS3EncryptionClient(client))
 	if text := environment("PIKOKMS_DATA_KEY_CACHE"); text != "" {
 		age, err := time.ParseDuration(text)
 		if err != nil || age <= 0 {

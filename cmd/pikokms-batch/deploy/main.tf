@@ -117,16 +117,17 @@ resource "aws_lambda_function" "this" {
 
   environment {
     variables = {
-      PIKOKMS_JOB               = var.job
-      PIKOKMS_KEY               = "awskms:///${var.key_arn}"
-      PIKOKMS_OLD_KEYS          = var.old_key_arn == "" ? "" : "awskms:///${var.old_key_arn}"
-      PIKOKMS_BIND_OBJECT_NAMES = var.bind_object_names
-      PIKOKMS_BIND_UNBOUND      = tostring(var.bind_unbound)
-      PIKOKMS_ALLOW_PIKO_V2     = tostring(var.allow_piko_v2)
-      PIKOKMS_ALLOW_LOSSES      = var.allow_losses
-      PIKOKMS_REQUESTER_PAYS    = tostring(var.requester_pays)
-      PIKOKMS_DATA_KEY_CACHE    = var.data_key_cache
-      PIKOKMS_MB_PER_SECOND     = var.mb_per_second
+      PIKOKMS_JOB                             = var.job
+      PIKOKMS_KEY                             = "awskms:///${var.key_arn}"
+      PIKOKMS_OLD_KEYS                        = var.old_key_arn == "" ? "" : "awskms:///${var.old_key_arn}"
+      PIKOKMS_BIND_OBJECT_NAMES               = var.bind_object_names
+      PIKOKMS_BIND_UNBOUND                    = tostring(var.bind_unbound)
+      PIKOKMS_ALLOW_PIKO_V2                   = tostring(var.allow_piko_v2)
+      PIKOKMS_ALLOW_UNAUTHENTICATED_S3_CLIENT = tostring(var.allow_unauthenticated_s3_client)
+      PIKOKMS_ALLOW_LOSSES                    = var.allow_losses
+      PIKOKMS_REQUESTER_PAYS                  = tostring(var.requester_pays)
+      PIKOKMS_DATA_KEY_CACHE                  = var.data_key_cache
+      PIKOKMS_MB_PER_SECOND                   = var.mb_per_second
     }
   }
 }

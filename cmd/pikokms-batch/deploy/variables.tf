@@ -71,6 +71,12 @@ variable "allow_piko_v2" {
   default     = false
 }
 
+variable "allow_unauthenticated_s3_client" {
+  description = "Whether rewrap moves, and verify reads, what version 1 of AWS's S3 Encryption Client wrote with AES-CBC, in which a change goes unnoticed."
+  type        = bool
+  default     = false
+}
+
 variable "data_key_cache" {
   description = "How long a data key serves further objects, such as 5m; empty for a data key for each object."
   type        = string

@@ -2,6 +2,9 @@ package console
 
 import (
 	"fmt"
+	"math"
+	"strconv"
+	"strings"
 )
 
 func Count(n int64, what string) string {
@@ -29,4 +32,19 @@ func Readable(n int64) string {
 		size, unit = size/(1<<10), unit+1
 	}
 	return fmt.Sprintf("%.1f %ciB", size, "KMGTP"[unit])
+}
+
+// ParseSize parses a size in bytes, or one with a binary unit: 512MiB, 2GiB.
+func ParseSize(text string) (int64, error) {
+	number, shift := text, 0
+	for i, unit := range []string{"KiB", "MiB", "GiB"} {
+		if before, ok := strings.CutSuffix(text, unit); ok {
+			number, shift = before, 10*(i+1)
+		}
+	}
+	n, err := strconv.ParseInt(number, 10, 64)
+	if err != nil || n < 1 || n > math.MaxInt64>>shift {
+		return 0, fmt.Errorf("%q is no size; give one such as 512MiB or 2GiB", text)
+	}
+	return n << shift, nil
 }

@@ -199,6 +199,10 @@ func (k *Key) UnwrapPikoV2(ctx context.Context, wrapped string) (*provider.Secur
 	return k.whole.UnwrapPikoV2(ctx, wrapped)
 }
 
+func (k *Key) UnwrapS3EC(ctx context.Context, wrapped *provider.S3ECDataKey) (*provider.SecureBytes, error) {
+	return k.whole.UnwrapS3EC(ctx, wrapped)
+}
+
 // askingKeyring asks a KEY for each data key, and counts the answers.
 type askingKeyring struct{ *Key }
 
@@ -273,6 +277,18 @@ func (k askingKeyring) UnwrapPikoV2(ctx context.Context, wrapped string) (*provi
 			return nil, fmt.Errorf("%w: it reads nothing from before pikokms", provider.ErrInvalidProvider)
 		}
 		return old.UnwrapPikoV2(ctx, wrapped)
+	})
+}
+
+func (k askingKeyring) UnwrapS3EC(ctx context.Context, wrapped *provider.S3ECDataKey) (*provider.SecureBytes, error) {
+	return Ask(ctx, k.Key, func(ctx context.Context, keyring provider.Unwrapper) (*provider.SecureBytes, error) {
+		client, ok := keyring.(provider.S3ECKeyring)
+		if !ok {
+			return nil, provider.ErrUntrustedKey
+		}
+		answer, err := client.UnwrapS3EC(ctx, wrapped)
+		k.count(err)
+		return answer, err
 	})
 }
 

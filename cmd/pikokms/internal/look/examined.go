@@ -2,14 +2,18 @@ package look
 
 import (
 	"context"
+	"errors"
 	"io"
 	"slices"
 	"time"
 
+	"piko.sh/pikokms"
 	"piko.sh/pikokms/cmd/pikokms/internal/places"
 	"piko.sh/pikokms/header"
 	"piko.sh/pikokms/message"
 	"piko.sh/pikokms/pikov2"
+	"piko.sh/pikokms/provider"
+	"piko.sh/pikokms/s3ec"
 )
 
 // The kinds of objects.
@@ -29,8 +33,9 @@ type Object struct {
 	Size int64  // in bytes, as stored
 
 	ModTime time.Time
-	Report  *Report // of a message whose header can be read
-	Err     error   // why it is damaged or could not be read
+	Report  *Report      // of a message whose header can be read
+	Client  *s3ec.Header // of an object of AWS's S3 Encryption Client, but not of its instruction file
+	Err     error        // why it is damaged or could not be read
 }
 
 // PlaintextSize returns the size of an object's plaintext, if it is known.
@@ -38,6 +43,8 @@ func (x *Object) PlaintextSize() (int64, bool) {
 	switch {
 	case x.Kind == KindPlain:
 		return x.Size, true
+	case x.Client != nil:
+		return max(x.Client.PlaintextSize(), 0), x.Client.PlaintextSize() >= 0
 	case x.Kind != KindEncrypted || x.Report.PlaintextSize == nil || len(x.Report.Transformers) > 0:
 		return 0, false
 	}
@@ -53,23 +60,42 @@ func Examine(ctx context.Context, p *places.Place, key string) *Object {
 		return x
 	}
 	x.ModTime = stored.ModTime()
-	x.Look(io.NewSectionReader(stored, 0, stored.Size()))
-	if x.Kind == KindPlain {
-		switch is, err := p.IsS3Client(ctx, key, stored); {
-		case err != nil:
-			x.Kind, x.Err = "", err
-		case is:
-			x.Kind = kindS3Client
-		}
-	}
+	x.Look(ctx, stored)
 	if err := stored.Close(); err != nil && x.Err == nil {
 		x.Kind, x.Err = "", err
 	}
 	return x
 }
 
-func (x *Object) Look(content *io.SectionReader) {
-	x.Size = content.Size()
+// lookForClient looks whether the S3 Encryption Client wrote an object. It returns false if something
+// else did.
+func (x *Object) lookForClient(ctx context.Context, stored pikokms.Object) bool {
+	start := make([]byte, header.SniffSize)
+	n, err := stored.ReadAt(start, 0)
+	if err != nil && err != io.EOF {
+		return false // Look returns the error
+	}
+	c, err := places.ClientOf(ctx, stored, start[:n])
+	switch {
+	case err == nil && c.Header == nil && !c.IsInstruction:
+		return false
+	case err == nil:
+		x.Kind, x.Client = kindS3Client, c.Header
+	case errors.Is(err, provider.ErrInvalidCiphertext):
+		x.Kind, x.Err = kindS3Client, err
+	default:
+		x.Err = err
+	}
+	return true
+}
+
+// Look reads the header of an object that is open.
+func (x *Object) Look(ctx context.Context, stored pikokms.Object) {
+	x.Size = stored.Size()
+	if x.lookForClient(ctx, stored) {
+		return
+	}
+	content := io.NewSectionReader(stored, 0, x.Size)
 	start := make([]byte, header.SniffSize)
 	n, err := content.ReadAt(start, 0)
 	if err != nil && err != io.EOF {

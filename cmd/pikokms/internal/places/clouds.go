@@ -16,6 +16,7 @@ import (
 
 	"piko.sh/pikokms"
 	"piko.sh/pikokms/blobstorage"
+	"piko.sh/pikokms/s3ec"
 	"piko.sh/pikokms/s3storage"
 	"piko.sh/pikokms/transfer"
 )
@@ -48,6 +49,9 @@ func headersOf(from *opened) s3storage.Headers {
 	switch a := from.attributes; {
 	case from.version != nil:
 		h = from.version.Headers()
+		if from.version.S3EncryptionClient() { // it is stored decrypted
+			h.Metadata = s3ec.WithoutMetadata(h.Metadata)
+		}
 	case a != nil:
 		h = s3storage.Headers{
 			CacheControl: a.CacheControl, ContentDisposition: a.ContentDisposition, ContentEncoding: a.ContentEncoding,

@@ -38,12 +38,6 @@ type storedObject struct {
 	isRemote bool // of a bucket
 }
 
-// S3EncryptionClient reports whether an object's metadata say that the S3 Encryption Client wrote it.
-func (a storedObject) S3EncryptionClient() bool {
-	client, ok := a.Object.(interface{ S3EncryptionClient() bool })
-	return ok && client.S3EncryptionClient()
-}
-
 func (a storedObject) ReadAt(p []byte, off int64) (int, error) {
 	n, err := a.Object.ReadAt(p, off)
 	if err != nil && err != io.EOF {

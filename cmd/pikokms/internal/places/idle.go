@@ -23,6 +23,7 @@ const timeoutFlag = "storage-timeout"
 
 // AddTimeout adds the flag of the timeout.
 func (o *Opener) AddTimeout(command *cobra.Command) {
+	o.AddInstructionSuffix(command.Flags())
 	command.Flags().DurationVar(&o.Timeout, timeoutFlag, defaultStorageTimeout, "how long a storage may take without a byte read or written; 0 is for ever")
 }
 

@@ -17,6 +17,7 @@ import (
 	"gocloud.dev/blob"
 
 	"piko.sh/pikokms"
+	"piko.sh/pikokms/s3ec"
 	"piko.sh/pikokms/s3storage"
 )
 
@@ -111,9 +112,9 @@ type opened struct {
 	gcs        *storage.ObjectAttrs
 	azure      *azureBlob
 	version    *s3storage.Version // of an object in S3
-	// s3Client reports whether the S3 Encryption Client wrote the object though its metadata do not
-	// say so. It is nil for what is not in S3.
-	s3Client func(ctx context.Context, start []byte) (bool, error)
+	// clientHeader returns what is known of an object if the S3 Encryption Client wrote it. It is
+	// nil for what is not in S3.
+	clientHeader func(ctx context.Context, beside bool) (*s3ec.Header, error)
 }
 
 // keyOf returns the prefix of the keys that a URL of a bucket stands for, or the key of one object.

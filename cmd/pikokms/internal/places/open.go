@@ -1,6 +1,7 @@
 package places
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -19,12 +20,14 @@ import (
 	"piko.sh/pikokms/cmd/pikokms/internal/idle"
 	"piko.sh/pikokms/folderstorage"
 	"piko.sh/pikokms/provider"
+	"piko.sh/pikokms/s3ec"
 	"piko.sh/pikokms/s3storage"
 )
 
 // Opener opens places. Its storages fail when they stand still.
 type Opener struct {
-	Timeout time.Duration // how long a storage may stand still; 0 is for ever
+	Timeout     time.Duration // how long a storage may stand still; 0 is for ever
+	Instruction string        // what ends the names of the S3 Encryption Client's instruction files
 }
 
 // openBlobs opens the bucket that gocloud.dev keeps in a folder, and returns the key of the one
@@ -215,6 +218,8 @@ func (o Opener) openS3(ctx context.Context, u *url.URL) (_ store, only string, e
 	if b.client, b.options, err = o.s3Client(ctx, u); err != nil {
 		return nil, "", err
 	}
+	b.instructions.suffix = cmp.Or(o.Instruction, s3ec.InstructionSuffix)
+	b.options = append(b.options, s3storage.WithInstructionSuffix(b.instructions.suffix))
 	b.Storage = s3storage.New(b.client, b.bucket, b.options...)
 	return b, only, nil
 }

@@ -205,6 +205,7 @@ type Source struct {
 	*opened
 	close   func() error
 	Counted Counter
+	Client  Client // as LookForClient found it
 }
 
 // PeekSize is how much of an object can be looked at before it is read.

@@ -10,6 +10,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 
 	"piko.sh/pikokms"
+	"piko.sh/pikokms/s3ec"
 	"piko.sh/pikokms/s3storage"
 )
 
@@ -99,7 +100,10 @@ func (b *s3Objects) stat(ctx context.Context, key string) (Listed, error) {
 
 func (b *s3Objects) open(ctx context.Context, key string) (pikokms.Object, error) {
 	object, err := b.Open(ctx, b.prefix+key)
-	return object, unnamed(err)
+	if err != nil {
+		return nil, unnamed(err)
+	}
+	return knownObject{object, b, key}, nil
 }
 
 func (b *s3Objects) read(ctx context.Context, key string) (*opened, error) {
@@ -113,7 +117,9 @@ func (b *s3Objects) read(ctx context.Context, key string) (*opened, error) {
 		found, err := b.NotKept(ctx, v)
 		return found, unnamed(err)
 	}
-	s.s3Client = func(ctx context.Context, start []byte) (bool, error) { return b.isS3Client(ctx, key, start) }
+	s.clientHeader = func(ctx context.Context, beside bool) (*s3ec.Header, error) {
+		return b.clientHeader(ctx, v, key, beside)
+	}
 	return s, nil
 }
 

@@ -2,30 +2,27 @@ package places
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
-	"io/fs"
 	"strings"
 	"sync"
 
+	"github.com/spf13/pflag"
+
 	"piko.sh/pikokms"
 	"piko.sh/pikokms/header"
+	"piko.sh/pikokms/s3ec"
 )
 
-// errS3Client means that an object is encrypted, and that only the S3 Encryption Client reads it.
-var errS3Client = errors.New("AWS's S3 Encryption Client wrote it, which pikokms does not read and must not change; --exclude leaves it out")
+// ErrS3Client means that AWS's S3 Encryption Client encrypted an object already.
+var ErrS3Client = errors.New("AWS's S3 Encryption Client wrote it, so it is encrypted already; rewrap moves it, and --exclude leaves it out")
 
-// instructionSuffix ends the name of the object in which the S3 Encryption Client can keep what it
-// else keeps in an object's metadata (Amazon S3 Encryption Client Developer Guide).
-const instructionSuffix = ".instruction"
-
-// maxInstruction is more bytes than such an object has.
-const maxInstruction = 64 << 10
-
-// instructions are the names that a bucket has of objects with instructions beside them, as far as
-// they are listed.
+// instructions are the names that a bucket has of objects with instruction files beside them, as far
+// as they are listed.
 type instructions struct {
+	suffix string // what ends the names of instruction files
+
 	mu     sync.Mutex
 	whole  bool // all objects were listed
 	beside map[string]bool
@@ -33,7 +30,7 @@ type instructions struct {
 
 // note takes a key of a listing.
 func (n *instructions) note(key string) {
-	if object, ok := strings.CutSuffix(key, instructionSuffix); ok {
+	if object, ok := strings.CutSuffix(key, n.suffix); ok {
 		n.mu.Lock()
 		defer n.mu.Unlock()
 		if n.beside == nil {
@@ -49,92 +46,128 @@ func (n *instructions) end() {
 	n.whole = true
 }
 
-// mayBeBeside reports whether there may be an object with instructions beside this one.
+// mayBeBeside reports whether there may be an instruction file beside this object.
 func (n *instructions) mayBeBeside(key string) bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return !n.whole || n.beside[key]
 }
 
-// isS3Client reports whether the S3 Encryption Client wrote an object that begins with start and
-// whose metadata do not say so: with instructions beside it, or as such.
-func (b *s3Objects) isS3Client(ctx context.Context, key string, start []byte) (is bool, err error) {
-	if strings.HasSuffix(key, instructionSuffix) && isInstruction(start) {
-		return true, nil
-	}
-	if !b.instructions.mayBeBeside(key) {
-		return false, nil
-	}
-	v, err := b.OpenVersion(ctx, b.prefix+key+instructionSuffix, "")
-	if errors.Is(err, fs.ErrNotExist) {
-		return false, nil
-	}
-	if err != nil {
-		return false, OfStorage(err) // with its name, which is not the object's
-	}
-	defer func() { err = OfStorage(errors.Join(err, v.Close())) }()
-	if v.S3EncryptionClient() {
-		return true, nil
-	}
-	content, err := io.ReadAll(io.LimitReader(v, maxInstruction))
-	return isInstruction(content), err
+// knownObject is an open object of a bucket. It looks for an instruction file only where the listing
+// has one.
+type knownObject struct {
+	pikokms.Object
+	objects *s3Objects
+	key     string
 }
 
-// isInstruction reports whether content is the JSON that the S3 Encryption Client has beside an
-// object.
-func isInstruction(content []byte) bool {
-	var metadata map[string]any
-	if json.Unmarshal(content, &metadata) != nil {
-		return false
-	}
-	for _, name := range []string{"x-amz-key", "x-amz-key-v2", "x-amz-3"} {
-		if _, ok := metadata[name]; ok {
-			return true
-		}
-	}
-	return false
+// S3ECHeader implements s3ec.Stored.
+func (o knownObject) S3ECHeader(ctx context.Context, beside bool) (*s3ec.Header, error) {
+	return o.objects.clientHeader(ctx, o.Object, o.key, beside)
 }
 
-// RefuseS3Client returns an error for an object that the S3 Encryption Client wrote.
-func (s *Source) RefuseS3Client(ctx context.Context) error {
-	if s.s3Client == nil {
+// clientHeader returns what is known of an object if the S3 Encryption Client wrote it.
+func (b *s3Objects) clientHeader(ctx context.Context, stored any, key string, beside bool) (*s3ec.Header, error) {
+	h, err := stored.(s3ec.Stored).S3ECHeader(ctx, beside && b.instructions.mayBeBeside(key))
+	return h, OfStorage(err) // with the name of the instruction file, which is not the object's
+}
+
+// S3ECHeader implements s3ec.Stored.
+func (a storedObject) S3ECHeader(ctx context.Context, beside bool) (*s3ec.Header, error) {
+	return headerOf(ctx, a.Object, beside)
+}
+
+// S3ECHeader implements s3ec.Stored.
+func (s resumingObject) S3ECHeader(ctx context.Context, beside bool) (*s3ec.Header, error) {
+	return headerOf(ctx, s.Object, beside)
+}
+
+func headerOf(ctx context.Context, stored any, beside bool) (*s3ec.Header, error) {
+	known, ok := stored.(s3ec.Stored)
+	if !ok {
+		return nil, nil
+	}
+	return known.S3ECHeader(ctx, beside)
+}
+
+// WithClient returns a reader of an open object from its beginning, which knows whether the S3
+// Encryption Client wrote the object.
+func WithClient(r io.Reader, stored pikokms.Object) io.Reader { return readsKnown{r, stored} }
+
+type readsKnown struct {
+	io.Reader
+	stored pikokms.Object
+}
+
+// S3ECHeader implements s3ec.Stored.
+func (r readsKnown) S3ECHeader(ctx context.Context, beside bool) (*s3ec.Header, error) {
+	return headerOf(ctx, r.stored, beside)
+}
+
+// Client is what is known of an object that the S3 Encryption Client wrote.
+type Client struct {
+	Header        *s3ec.Header // nil if it is none of that client, or only an instruction file
+	IsInstruction bool
+}
+
+// LookForClient looks whether the S3 Encryption Client wrote the object.
+func (s *Source) LookForClient(ctx context.Context) error {
+	if s.clientHeader == nil {
 		return nil
 	}
 	start, err := s.Start()
-	if err != nil || header.Sniff(start) {
+	if err != nil {
 		return nil // what is wrong, the work on the object says
 	}
-	if start, err = s.Peek(PeekSize); err != nil && err != io.EOF {
-		return nil
-	}
-	is := s.version.S3EncryptionClient()
-	if !is {
-		if is, err = s.s3Client(ctx, start); err != nil {
-			return err
-		}
-	}
-	if is {
-		return errS3Client
-	}
-	return nil
+	s.Client, err = clientOf(s.clientHeader(ctx, !header.Sniff(start)))
+	return err
 }
 
-// IsS3Client reports whether the S3 Encryption Client wrote an object that is open and does not begin
-// as one of pikokms.
-func (p *Place) IsS3Client(ctx context.Context, key string, open pikokms.Object) (bool, error) {
+func clientOf(h *s3ec.Header, err error) (Client, error) {
+	if errors.Is(err, s3ec.ErrInstruction) {
+		return Client{IsInstruction: true}, nil
+	}
+	return Client{Header: h}, err
+}
+
+// S3ECHeader implements s3ec.Stored, with what LookForClient found.
+func (s *Source) S3ECHeader(context.Context, bool) (*s3ec.Header, error) {
+	if s.Client.IsInstruction {
+		return nil, s3ec.ErrInstruction
+	}
+	return s.Client.Header, nil
+}
+
+// Hold closes what is made of the source together with it.
+func (s *Source) Hold(made io.Closer) {
+	closeSource := s.close
+	s.close = sync.OnceValue(func() error { return errors.Join(made.Close(), closeSource()) })
+}
+
+// ClientOf looks whether the S3 Encryption Client wrote an object that is open and begins with start.
+func ClientOf(ctx context.Context, stored pikokms.Object, start []byte) (Client, error) {
+	return clientOf(headerOf(ctx, stored, !header.Sniff(start)))
+}
+
+// BesideInstruction returns the key of the object that an instruction file is for.
+func (p *Place) BesideInstruction(key string) (string, bool) {
 	b, ok := p.objects.(*s3Objects)
 	if !ok {
-		return false, nil
+		return "", false
 	}
-	if client, ok := open.(interface{ S3EncryptionClient() bool }); ok && client.S3EncryptionClient() {
-		return true, nil
+	return strings.CutSuffix(key, b.instructions.suffix)
+}
+
+// Remove removes an object of a bucket of S3.
+func (p *Place) Remove(ctx context.Context, key string) error {
+	b, ok := p.objects.(*s3Objects)
+	if !ok {
+		return fmt.Errorf("%s: nothing is removed there", p.Title(key))
 	}
-	var start []byte
-	if strings.HasSuffix(key, instructionSuffix) {
-		start = make([]byte, min(open.Size(), maxInstruction))
-		if _, err := open.ReadAt(start, 0); err != nil && err != io.EOF {
-			return false, err
-		}
-	}
-	return b.isS3Client(ctx, key, start)
+	return OfStorage(unnamed(b.Delete(ctx, b.prefix+key)))
+}
+
+// AddInstructionSuffix adds the flag of what ends the names of instruction files.
+func (o *Opener) AddInstructionSuffix(flags *pflag.FlagSet) {
+	flags.StringVar(&o.Instruction, "instruction-suffix", s3ec.InstructionSuffix, "the `SUFFIX` of the instruction files of AWS's S3 Encryption Client")
 }

@@ -99,7 +99,7 @@ func (r *reading) writeDownload(ctx context.Context, w io.Writer, p *places.Plac
 	}
 	defer func() { err = errors.Join(err, stored.Close()) }()
 	whole := bufio.NewReaderSize(io.NewSectionReader(stored, 0, stored.Size()), 256<<10)
-	content, err := r.decrypt(ctx, whole)
+	content, err := r.decrypt(ctx, places.WithClient(whole, stored))
 	if err != nil {
 		return err
 	}
@@ -116,6 +116,7 @@ func (r *reading) writePart(ctx context.Context, w io.Writer, p *places.Place, w
 	if err != nil {
 		return err
 	}
+	defer func() { err = errors.Join(err, content.Close()) }() // and stored, which is closed once
 	offset, length, err := wanted.of(content.Size())
 	if err != nil {
 		return err

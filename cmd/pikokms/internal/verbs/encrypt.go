@@ -26,6 +26,9 @@ import (
 
 // refuseEncrypted is the judge of encrypt: nothing is encrypted twice.
 func refuseEncrypted(ctx context.Context, s *places.Source, malformed bool) error {
+	if s.Client.Header != nil || s.Client.IsInstruction {
+		return places.ErrS3Client
+	}
 	r, err := look.Plaintext(ctx, s.Reader, malformed)
 	switch {
 	case errors.Is(err, look.ErrAlready):

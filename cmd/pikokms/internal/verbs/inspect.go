@@ -28,7 +28,8 @@ plaintext when transformers names a compression, and null when the message is
 signed, since signatures vary in size, or IN is cut short or has trailing data.
 
 Of a folder or a bucket it shows a line for each object: its size as stored, its
-kind as ls has it, its suite, its name and the keys that can open it; and then how
+kind as ls has it, its suite, its name and the keys that can open it (of an object
+of AWS's S3 Encryption Client, its algorithms, since it names no key); and then how
 many objects are under each key. Data keys under branch keys, Vault and OpenBao say
 the version of the key, too. With --json there is a line of JSON for each: its
 name, kind and size, what is wrong with it, and its message as above.`,

@@ -18,7 +18,8 @@ func lsCommand() *cobra.Command {
 		Short: "List objects with the sizes of their plaintext",
 		Long: `Ls lists the objects of folders and buckets, or of this folder if it is told of
 none: the size of the plaintext in bytes, whether the object is encrypted, plain,
-piko-v2 (Piko's old format) or damaged, and its name. The size is "-" where the
+piko-v2 (Piko's old format), s3-client (AWS's S3 Encryption Client wrote it) or
+damaged, and its name. The size is "-" where the
 header does not tell it: of what is compressed, signed or damaged, and of Piko's
 old format. What the other commands leave out (symbolic links, empty folders) is
 named as left-out. It needs no key, and so verifies nothing.`,

@@ -9,9 +9,11 @@ import (
 	"piko.sh/pikokms"
 	"piko.sh/pikokms/cmd/pikokms/internal/console"
 	"piko.sh/pikokms/cmd/pikokms/internal/keys"
+	"piko.sh/pikokms/cmd/pikokms/internal/places"
 	"piko.sh/pikokms/header"
 	"piko.sh/pikokms/message"
 	"piko.sh/pikokms/provider"
+	"piko.sh/pikokms/s3ec"
 )
 
 // check checks the flags and returns the keys.
@@ -24,6 +26,15 @@ func (o *options) check(encrypting bool) ([]*keys.Key, error) {
 			if limit.n < 1 || limit.n > math.MaxUint16 {
 				return nil, console.Usage(fmt.Errorf("%s is %d; give 1 to %d", limit.flag, limit.n, math.MaxUint16))
 			}
+		}
+	}
+	if !encrypting {
+		size, err := console.ParseSize(o.clientMemory)
+		if err != nil {
+			return nil, console.Usage(fmt.Errorf("--s3-client-memory: %w", err))
+		}
+		if o.client.Memory == nil {
+			o.client.Memory = s3ec.NewMemory(size)
 		}
 	}
 	if o.timeout <= 0 {
@@ -59,7 +70,7 @@ func (o *options) host(encrypting bool, ks []*keys.Key, encrypter message.Encryp
 	if !encrypting { // any message is read, not only stored objects
 		decrypter.Accept = o.accept
 	}
-	return pikokms.New(pikokms.WithMessages(encrypter, decrypter), pikokms.WithEnabledTransformers(transformers...))
+	return pikokms.New(pikokms.WithMessages(encrypter, decrypter), pikokms.WithEnabledTransformers(transformers...), pikokms.AllowS3EncryptionClient(o.client))
 }
 
 // accept refuses a message that does not store the pairs that -c names.
@@ -89,8 +100,20 @@ func (o *options) decrypt(ctx context.Context, host *pikokms.Host, in io.Reader,
 	if err != nil {
 		return nil, err
 	}
-	if r, ok := content.(*message.DecryptReader); ok && r.Header() == nil { // a stream of Piko's has no pairs
-		return content, requireNames(o.names, nil)
+	switch r := content.(type) {
+	case *message.DecryptReader:
+		if r.Header() == nil { // a stream of Piko's has no pairs
+			return content, requireNames(o.names, nil)
+		}
+	case *s3ec.Content:
+		if err := requireNames(o.names, r.Header.Context); err != nil {
+			_ = r.Close() // never fails
+			return nil, err
+		}
+		if source, ok := in.(*places.Source); ok {
+			source.Hold(r)
+		}
+		return &s3ec.Moved{Reader: r, Content: r}, nil
 	}
 	return content, nil
 }

@@ -42,6 +42,10 @@ a branch key, or of a key of Google Cloud KMS, Vault or OpenBao, is moved to the
 newest one; -k and --to may then be the same KEY. An RSA public key can't tell what
 is under it, so all is moved; --resume goes on where it was.
 
+What AWS's S3 Encryption Client wrote is moved, too: it becomes such a message, and
+the client's metadata and instruction file go. Only that which it wrote with AES-CBC
+needs --allow-unauthenticated-s3-client.
+
 Messages without key commitment need --commitment-policy. A compressed stream of
 Piko's old format stays compressed, and nothing then says so.`,
 		Example: `  pikokms rewrap -k local:old.key --to local:dev.key --in-place photos
@@ -82,9 +86,15 @@ Piko's old format stays compressed, and nothing then says so.`,
 			return b.Run(ctx, o.out, o.replace, arguments, work.Job{
 				Done:   "rewrapped",
 				Rename: func(key string) (string, error) { return key, nil },
-				Judge: func(ctx context.Context, _ work.Item, s *places.Source) error {
+				Judge: func(ctx context.Context, i work.Item, s *places.Source) error {
+					if s.Client.IsInstruction && b.InPlace {
+						return m.settle(ctx, i, b.DryRun)
+					}
 					if err := refusePlain(s, skipPlain); err != nil || !b.InPlace {
 						return err
+					}
+					if s.Client.Header != nil {
+						return nil
 					}
 					return m.judge(ctx, s)
 				},
@@ -227,6 +237,9 @@ func (m *rewrapper) convert(ctx context.Context, s *places.Source) (io.Reader, e
 	start, err := s.Start()
 	if err != nil {
 		return nil, err
+	}
+	if s.Client.Header != nil {
+		return m.move(ctx, s)
 	}
 	if pikov2.Sniff(start) && m.decrypter.AllowPikoV2 {
 		content, err := m.decrypter.NewReader(ctx, s, nil)

@@ -19,10 +19,11 @@ import (
 // surveyed is an object in the JSON lines of inspect. The form is stable.
 type surveyed struct {
 	Name    string       `json:"name"`
-	Kind    string       `json:"kind"`             // encrypted, plain, piko-v2, damaged, unreadable, or left-out
+	Kind    string       `json:"kind"`             // encrypted, plain, piko-v2, s3-client, damaged, unreadable, or left-out
 	Size    int64        `json:"size"`             // in bytes, as stored
 	Error   string       `json:"error,omitempty"`  // why it is damaged, unreadable or left out
 	Message *look.Report `json:"message,omitzero"` // of a header that can be read
+	Client  *look.Client `json:"s3_client,omitzero"`
 }
 
 // group counts the objects that are under one key, or of one kind that is under none.
@@ -55,7 +56,7 @@ func survey(ctx context.Context, e *work.Each, w io.Writer, asJSON bool, argumen
 		}
 	}
 	err = e.ExamineAll(ctx, p, func(x *look.Object) error {
-		s := surveyed{Name: x.Name, Kind: x.Kind, Size: x.Size, Message: x.Report}
+		s := surveyed{Name: x.Name, Kind: x.Kind, Size: x.Size, Message: x.Report, Client: x.ClientReport()}
 		if s.Kind == "" {
 			s.Kind = "unreadable"
 		}
@@ -109,6 +110,9 @@ func (s *surveyed) print(w io.Writer) error {
 	if s.Message != nil {
 		suite = s.Message.SuiteID
 		about = strings.Join(append(s.groups(), s.Error), " ")
+	}
+	if s.Client != nil {
+		about = s.Client.Text()
 	}
 	_, err := fmt.Fprintf(w, "%14d  %-10s  %-6s  %s\n", s.Size, s.Kind, suite, strings.TrimSpace(console.Printable(s.Name)+" "+about))
 	return err

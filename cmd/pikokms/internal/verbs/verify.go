@@ -15,6 +15,7 @@ import (
 	"piko.sh/pikokms/cmd/pikokms/internal/work"
 	"piko.sh/pikokms/header"
 	"piko.sh/pikokms/pikov2"
+	"piko.sh/pikokms/s3ec"
 )
 
 func verifyCommand() *cobra.Command {
@@ -67,7 +68,7 @@ standard input.`,
 				if err != nil {
 					return 0, err
 				}
-				return io.Copy(io.Discard, content)
+				return io.Copy(io.Discard, content) // its memory is given back at its end
 			})
 		},
 	}
@@ -99,6 +100,10 @@ func refusePlain(s *places.Source, skip bool) error {
 	switch {
 	case err != nil:
 		return err
+	case s.Client.IsInstruction:
+		return work.Skipped(s3ec.ErrInstruction.Error())
+	case s.Client.Header != nil:
+		return nil
 	case header.Sniff(start) || pikov2.Sniff(start):
 		return nil
 	case skip:

@@ -9,7 +9,6 @@ import (
 	"errors"
 	"fmt"
 	"html/template"
-	"io"
 	"io/fs"
 	"iter"
 	"maps"
@@ -377,7 +376,7 @@ func (v *View) look(ctx context.Context, folder string, e *entry) error {
 		return nil
 	}
 	var x look.Object
-	x.Look(io.NewSectionReader(stored, 0, stored.Size()))
+	x.Look(ctx, stored)
 	modified := stored.ModTime().Local() // The view is for who is at this computer.
 	e.Modified, e.Stored = modified.Format("2006-01-02 15:04"), modified.Format(time.RFC3339)
 	if err := errors.Join(x.Err, stored.Close()); err != nil {

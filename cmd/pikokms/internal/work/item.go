@@ -8,15 +8,15 @@ import (
 	"piko.sh/pikokms/cmd/pikokms/internal/places"
 )
 
-// Read opens an object to be read from its beginning, and counts the bytes that are read. It
-// refuses an object of the S3 Encryption Client.
+// Read opens an object to be read from its beginning, and counts the bytes that are read. It looks
+// whether the S3 Encryption Client wrote the object.
 func (i Item) Read(ctx context.Context) (*places.Source, error) {
 	s, err := i.place.Read(ctx, i.Key)
 	if err != nil {
 		return nil, err
 	}
 	s.Counted.Tell = i.tell
-	if err := s.RefuseS3Client(ctx); err != nil {
+	if err := s.LookForClient(ctx); err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
 	return s, nil
@@ -33,5 +33,14 @@ type Item struct {
 	Since time.Time   // when work on it may have begun before; zero if this is the first try
 	tell  func(n int) // is to be called with each number of bytes that are read of it
 }
+
+// BesideInstruction returns the object that an item is the instruction file of, by its name.
+func (i Item) BesideInstruction() (Item, bool) {
+	key, ok := i.place.BesideInstruction(i.Key)
+	return Item{place: i.place, Key: key, Size: -1}, ok
+}
+
+// Remove removes an instruction file.
+func (i Item) Remove(ctx context.Context) error { return i.place.Remove(ctx, i.Key) }
 
 func (i Item) Title() string { return i.place.Title(i.Key) }

@@ -104,7 +104,7 @@ func (t *target) put(ctx context.Context, to, from Item, s *places.Source, conte
 	inPlace := t.place == nil
 	switch {
 	case to.place.IsOfObjects() && inPlace:
-		if runtime.GOOS == "windows" { // where a file that is open can't be replaced
+		if runtime.GOOS == "windows" && !to.place.IsBucket() { // where a file that is open can't be replaced
 			content = &closingAtEOF{content, s}
 		}
 		return places.OfUpload(s.Replace(ctx, content))

@@ -1,0 +1,265 @@
+package s3ec
+
+import (
+	"context"
+	"crypto/aes"
+	"crypto/cipher"
+	"crypto/hkdf"
+	"crypto/sha512"
+	"crypto/subtle"
+	"errors"
+	"fmt"
+	"io"
+	"runtime"
+	"sync"
+
+	"piko.sh/pikokms/header"
+	"piko.sh/pikokms/internal/checked"
+	"piko.sh/pikokms/internal/secret"
+	"piko.sh/pikokms/provider"
+)
+
+// ErrUnauthenticated means that nothing shows whether an object's content is what was encrypted, and
+// that such objects may not be read.
+var ErrUnauthenticated = errors.New("its content is of AES-CBC, which is not authenticated: who can write to the bucket can change it")
+
+// Config says how objects of the client are read.
+type Config struct {
+	// AllowUnauthenticated also reads AES-CBC, as version 1 of the client wrote it. Whoever can
+	// write to the bucket can change such an object, and that goes unnoticed. Set it only to move
+	// them, where nobody else could write.
+	AllowUnauthenticated bool
+
+	// Memory bounds the memory of the objects that are being decrypted. Nil is the process's own,
+	// of DefaultMemory.
+	Memory *Memory
+}
+
+// Stored is content of a storage that knows which of its objects the client wrote. It is stored
+// content that pikokms.Storage.Get returns, or an object of pikokms.RangeStorage.
+type Stored interface {
+	// S3ECHeader returns what the object's metadata and its instruction file say, or nil if the
+	// client did not write it. Metadata are always looked at, and an instruction file is looked for
+	// if they ask for one or if beside is true. The error holds ErrInstruction for an instruction
+	// file.
+	S3ECHeader(ctx context.Context, beside bool) (*Header, error)
+}
+
+// Moved is what is stored in the place of an object of the client. A storage then removes the
+// client's metadata, and its instruction file once the new object is there.
+type Moved struct {
+	io.Reader          // of the new object
+	Content   *Content // of the old one, from which it is made
+}
+
+// ContentLength returns the size of the content in bytes, if it is known.
+func (m *Moved) ContentLength() (int64, bool) {
+	sized, ok := m.Reader.(interface{ ContentLength() (int64, bool) })
+	if !ok {
+		return 0, false
+	}
+	return sized.ContentLength()
+}
+
+// Content is the plaintext of an object, all of which was verified, if the object authenticates its
+// content. Closing it gives its memory back, and so does reading it to its end. It is for one
+// goroutine.
+type Content struct {
+	Header *Header
+
+	rest    []byte
+	size    int64
+	release func()
+}
+
+// Read implements io.Reader.
+func (c *Content) Read(p []byte) (int, error) {
+	if len(c.rest) == 0 && len(p) > 0 {
+		_ = c.Close() // never fails
+		return 0, io.EOF
+	}
+	n := copy(p, c.rest)
+	c.rest = c.rest[n:]
+	return n, nil
+}
+
+// Bytes returns what is left to read. It is valid until Close.
+func (c *Content) Bytes() []byte { return c.rest }
+
+// ContentLength returns the size of the plaintext in bytes.
+func (c *Content) ContentLength() (int64, bool) { return c.size, true }
+
+// Close gives the memory back. A second Close does nothing.
+func (c *Content) Close() error {
+	c.rest = nil
+	c.release()
+	return nil
+}
+
+// Open reads the object of a header from body, to its end, and decrypts it. It asks the keyrings
+// that are provider.S3ECKeyring for the data key, in their order; the first that can unwraps it. The
+// encryption context must have each of the stated pairs.
+//
+// The error holds ErrUnauthenticated, ErrMemory, provider.ErrContextMismatch,
+// provider.ErrUntrustedKey, provider.ErrDecryptionFailed or provider.ErrInvalidCiphertext, or is a
+// keyring's or body's.
+func (c *Config) Open(ctx context.Context, h *Header, body io.Reader, keyrings []provider.Unwrapper, stated map[string]string) (*Content, error) {
+	if !h.Authenticates() && !c.AllowUnauthenticated {
+		return nil, ErrUnauthenticated
+	}
+	if err := h.checkStated(stated); err != nil {
+		return nil, err
+	}
+	if h.Authenticates() && h.Size < header.TagSize || !h.Authenticates() && (h.Size == 0 || h.Size%aes.BlockSize != 0) {
+		return nil, malformed("no object of it has %d bytes", h.Size)
+	}
+	memory := c.Memory
+	if memory == nil {
+		memory = shared
+	}
+	if err := memory.take(ctx, h.Size); err != nil {
+		return nil, err
+	}
+	release := sync.OnceFunc(func() { memory.give(h.Size) })
+	content, err := c.open(ctx, h, body, keyrings)
+	if err != nil {
+		release()
+		return nil, err
+	}
+	opened := &Content{Header: h, rest: content, size: int64(len(content)), release: release}
+	runtime.AddCleanup(opened, func(release func()) { release() }, release)
+	return opened, nil
+}
+
+// checkStated checks the pairs that a caller states.
+func (h *Header) checkStated(stated map[string]string) error {
+	for name, value := range stated {
+		if h.Context == nil {
+			return fmt.Errorf("%w: its data key is wrapped by %s, which authenticates no pairs; state none", provider.ErrContextMismatch, h.Wrapping)
+		}
+		if found, ok := h.Context[name]; !ok || found != value {
+			return fmt.Errorf("%w: it has no pair %q of that value", provider.ErrContextMismatch, name)
+		}
+	}
+	return nil
+}
+
+func (c *Config) open(ctx context.Context, h *Header, body io.Reader, keyrings []provider.Unwrapper) ([]byte, error) {
+	key, err := h.unwrap(ctx, keyrings)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = key.Close() }()
+	stored := make([]byte, h.Size)
+	whole := &checked.Reader{Context: ctx, Source: body}
+	if _, err := whole.ReadFull(stored); err == io.EOF {
+		return nil, fmt.Errorf("the object ended before its %d bytes: %w", h.Size, io.ErrUnexpectedEOF)
+	} else if err != nil {
+		return nil, err
+	}
+	if n, err := whole.ReadFull(make([]byte, 1)); n > 0 || err != io.EOF {
+		if n == 0 {
+			return nil, err
+		}
+		return nil, malformed("it has more than its %d bytes", h.Size)
+	}
+	var content []byte
+	err = key.WithAccess(func(key []byte) (err error) {
+		secret.Do(func() { content, err = h.decrypt(key, stored) })
+		return err
+	})
+	return content, err
+}
+
+// unwrap asks keyrings for the data key.
+func (h *Header) unwrap(ctx context.Context, keyrings []provider.Unwrapper) (*provider.SecureBytes, error) {
+	wrapped := &provider.S3ECDataKey{Algorithm: h.Wrapping, Content: h.Content, Ciphertext: h.ciphertext}
+	if h.Context != nil {
+		wrapped.Context = h.Described
+	}
+	var failures []error
+	for _, keyring := range keyrings {
+		client, ok := keyring.(provider.S3ECKeyring)
+		if !ok {
+			continue
+		}
+		key, err := client.UnwrapS3EC(ctx, wrapped)
+		switch {
+		case err == nil && key.Len() != provider.DataKeySize:
+			failures = append(failures, errors.Join(fmt.Errorf("%w: its data key has not %d bytes", provider.ErrDecryptionFailed, provider.DataKeySize), key.Close()))
+		case err == nil:
+			return key, nil
+		case ctx.Err() != nil:
+			return nil, err
+		case !errors.Is(err, provider.ErrUntrustedKey):
+			failures = append(failures, err)
+		}
+	}
+	if failures == nil {
+		return nil, fmt.Errorf("%w: AWS's S3 Encryption Client wrapped its data key by %s; give it the key, which the object does not name, as awskms://… or local:…", provider.ErrUntrustedKey, h.Wrapping)
+	}
+	return nil, errors.Join(failures...)
+}
+
+var errChanged = fmt.Errorf("%w: another key, or a changed object", provider.ErrDecryptionFailed)
+
+// decrypt decrypts content in its place.
+func (h *Header) decrypt(key, stored []byte) (content []byte, err error) {
+	iv, additional := h.iv, []byte(nil)
+	switch {
+	case !h.Authenticates():
+		return h.decryptCBC(key, stored)
+	case h.Format == 3:
+		if key, err = h.derive(key); err != nil {
+			return nil, err
+		}
+		defer clear(key)
+		iv, additional = []byte("\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01"), []byte(suite)
+	}
+	block, err := aes.NewCipher(key)
+	if err != nil {
+		return nil, err
+	}
+	aead, err := cipher.NewGCM(block)
+	if err != nil {
+		return nil, err
+	}
+	if content, err = aead.Open(stored[:0], iv, stored, additional); err != nil {
+		return nil, errChanged
+	}
+	return content, nil
+}
+
+// suite is the number of format 3's only suite.
+const suite = "\x00\x73"
+
+// derive checks that the object commits to the data key, and returns the key of its content
+// (specification: s3-encryption/key-derivation.md).
+func (h *Header) derive(dataKey []byte) ([]byte, error) {
+	commitment, err := hkdf.Key(sha512.New, dataKey, h.iv, suite+"COMMITKEY", commitmentSize)
+	if err != nil {
+		return nil, err
+	}
+	if subtle.ConstantTimeCompare(commitment, h.commitment) != 1 {
+		return nil, fmt.Errorf("%w: it does not commit to its data key", errChanged)
+	}
+	return hkdf.Key(sha512.New, dataKey, h.iv, suite+"DERIVEKEY", provider.DataKeySize)
+}
+
+func (h *Header) decryptCBC(key, stored []byte) ([]byte, error) {
+	block, err := aes.NewCipher(key)
+	if err != nil {
+		return nil, err
+	}
+	cipher.NewCBCDecrypter(block, h.iv).CryptBlocks(stored, stored)
+	padding := int(stored[len(stored)-1])
+	if padding < 1 || padding > aes.BlockSize {
+		return nil, errChanged
+	}
+	for _, b := range stored[len(stored)-padding:] {
+		if int(b) != padding {
+			return nil, errChanged
+		}
+	}
+	return stored[:len(stored)-padding], nil
+}

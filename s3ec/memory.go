@@ -1,0 +1,72 @@
+package s3ec
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/semaphore"
+)
+
+// DefaultMemory is the size in bytes of the memory that is shared by all Decrypters without one of
+// their own.
+const DefaultMemory = 1 << 30
+
+// ErrMemory means that an object is larger than all of the memory in which it would be decrypted.
+var ErrMemory = errors.New("one tag covers the whole object, so it is decrypted in memory, and it does not fit")
+
+// Memory is a number of bytes that the objects have in common that are being decrypted. An object
+// waits until there is room for it. It is safe for concurrent use.
+type Memory struct {
+	size int64
+	free *semaphore.Weighted
+
+	mu            sync.Mutex
+	used, garbage int64 // bytes that are taken, and those that were given back since garbage was last collected
+}
+
+// NewMemory returns a Memory of size bytes.
+func NewMemory(size int64) *Memory { return &Memory{size: size, free: semaphore.NewWeighted(size)} }
+
+var shared = NewMemory(DefaultMemory)
+
+// take waits for n bytes. What was given back may still be in Go's heap, so garbage is collected
+// where the two together would exceed the Memory.
+func (m *Memory) take(ctx context.Context, n int64) error {
+	if n > m.size {
+		return fmt.Errorf("%w: it has %d bytes, and the limit is %d; raise that, or decrypt the object with the client", ErrMemory, n, m.size)
+	}
+	for !m.free.TryAcquire(n) {
+		runtime.GC() // frees what was dropped without being closed
+		waiting, cancel := context.WithTimeout(ctx, time.Second)
+		err := m.free.Acquire(waiting, n)
+		cancel()
+		if err == nil {
+			break
+		}
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+	}
+	m.mu.Lock()
+	m.used += n
+	collect := m.garbage > 0 && m.used+m.garbage > m.size
+	if collect {
+		m.garbage = 0
+	}
+	m.mu.Unlock()
+	if collect {
+		runtime.GC()
+	}
+	return nil
+}
+
+func (m *Memory) give(n int64) {
+	m.mu.Lock()
+	m.used, m.garbage = m.used-n, m.garbage+n
+	m.mu.Unlock()
+	m.free.Release(n)
+}

@@ -1,0 +1,111 @@
+package s3storage
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/aws/aws-sdk-go-v2/service/s3"
+
+	"piko.sh/pikokms/internal/checked"
+	"piko.sh/pikokms/s3ec"
+)
+
+var (
+	_ s3ec.Stored = (*Version)(nil)
+	_ s3ec.Stored = (*content)(nil)
+	_ s3ec.Stored = (*object)(nil)
+)
+
+// WithInstructionSuffix sets what ends the key of an instruction file of AWS's S3 Encryption Client,
+// for objects that were encrypted again for another key. It is s3ec.InstructionSuffix otherwise.
+func WithInstructionSuffix(suffix string) Option {
+	return func(s *Storage) { s.instruction = suffix }
+}
+
+// client is what is known of an object that the S3 Encryption Client may have written.
+type client struct {
+	storage       *Storage
+	key           string
+	size          int64
+	metadata      map[string]string
+	isInstruction bool // its content is that of an instruction file
+}
+
+// S3EncryptionClient reports whether the metadata of an object say that the S3 Encryption Client
+// wrote it, in any of its three formats, or that it is an instruction file. Of an object that is
+// smaller than one can be, and whose name is one of an instruction file, the content is looked at.
+func (c *client) S3EncryptionClient() bool {
+	return c != nil && (s3ec.IsMetadata(c.metadata) || s3ec.IsMarked(c.metadata) || c.isInstruction)
+}
+
+// S3ECHeader implements s3ec.Stored. An instruction file takes a request more.
+func (c *client) S3ECHeader(ctx context.Context, beside bool) (*s3ec.Header, error) {
+	if c == nil { // the version was not opened
+		return nil, nil
+	}
+	if c.isInstruction {
+		return nil, s3ec.ErrInstruction
+	}
+	return s3ec.Find(c.metadata, beside, c.key, c.storage.instruction, c.size, func(key string) ([]byte, error) {
+		return c.storage.readInstruction(ctx, key)
+	})
+}
+
+// readInstruction reads the beginning of an object, as much as an instruction file may have and a
+// byte more.
+func (s *Storage) readInstruction(ctx context.Context, key string) (content []byte, err error) {
+	v, err := s.openVersion(ctx, key, "")
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, v.Close()) }()
+	return io.ReadAll(io.LimitReader(v, s3ec.MaxInstruction+1))
+}
+
+// lookForInstruction reads a version that may be an instruction file, and can then be read from its
+// beginning all the same.
+func (v *Version) lookForInstruction(ctx context.Context) error {
+	if !v.storage.mayBeInstruction(v.Key, v.Size) {
+		return nil
+	}
+	start := make([]byte, v.Size)
+	source := &checked.Reader{Context: ctx, Source: v.ReadCloser}
+	n, err := source.ReadFull(start)
+	if err != nil && err != io.EOF {
+		return err
+	}
+	v.isInstruction = s3ec.IsInstruction(start[:n])
+	v.ReadCloser = &content{io.MultiReader(bytes.NewReader(start[:n]), source), v.ReadCloser, v.client}
+	return nil
+}
+
+func (s *Storage) mayBeInstruction(key string, size int64) bool {
+	return strings.HasSuffix(key, s.instruction) && size <= s3ec.MaxInstruction
+}
+
+// content is the content of a version.
+type content struct {
+	io.Reader
+	io.Closer
+	*client
+}
+
+// removeInstruction removes the instruction file of an object that was moved, once the new object
+// was read back.
+func (s *Storage) removeInstruction(ctx context.Context, moved *s3ec.Moved, isStored func() bool) error {
+	name := moved.Content.Header.Instruction
+	if name == "" {
+		return nil
+	}
+	if !isStored() {
+		return fmt.Errorf("%w: the new object is not read back as it was sent; its instruction file %s stays", ErrAnswer, onOneLine(name))
+	}
+	if _, err := s.client.DeleteObject(ctx, &s3.DeleteObjectInput{Bucket: &s.bucket, Key: &name}); err != nil {
+		return fmt.Errorf("the new object is stored, and its instruction file %s could not be removed: %w", onOneLine(name), err)
+	}
+	return nil
+}
