@@ -154,9 +154,16 @@ func TestUpstream(t *testing.T) {
 
 	// While the KMS is down nothing is stored, and the gateway asks to be asked again.
 	kms.Inject(kmstest.Fault{Do: kmstest.Error("KMSInternalException", "down")})
+	failures := make(chan error)
+	for range service.Failures { // at the same time, since each waits while the KMS is asked again
+		go func() {
+			_, err := g.client.PutObject(t.Context(), &s3.PutObjectInput{Bucket: aws.String("data"), Key: aws.String("b"), Body: strings.NewReader("x")},
+				func(o *s3.Options) { o.Retryer = aws.NopRetryer{} })
+			failures <- err
+		}()
+	}
 	for range service.Failures {
-		_, err = g.client.PutObject(t.Context(), &s3.PutObjectInput{Bucket: aws.String("data"), Key: aws.String("b"), Body: strings.NewReader("x")},
-			func(o *s3.Options) { o.Retryer = aws.NopRetryer{} })
+		err = <-failures
 		requireCode(t, "ServiceUnavailable", err)
 	}
 	var answered *awshttp.ResponseError
