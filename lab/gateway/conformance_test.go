@@ -112,6 +112,21 @@ func serve(t *testing.T, command func(address string) *exec.Cmd) string {
 	}
 }
 
+// serveEncrypted runs the gateway over a folder, and returns its URL and the folder.
+func serveEncrypted(t *testing.T) (url, folder string) {
+	t.Helper()
+	key, command := filepath.Join(t.TempDir(), "key"), filepath.Join(t.TempDir(), "pikokms-gateway")
+	require.NoError(t, local.Generate(key))
+	out, err := exec.Command("go", "build", "-o", command, "piko.sh/pikokms/cmd/pikokms-gateway").CombinedOutput()
+	require.NoError(t, err, "%s", out)
+	folder = t.TempDir()
+	return serve(t, func(address string) *exec.Cmd {
+		process := exec.Command(command, "-k", "local:"+key, "--folder", folder, "--listen", address)
+		process.Env = append(os.Environ(), "PIKOKMS_GATEWAY_ACCESS_KEY_ID="+access, "PIKOKMS_GATEWAY_SECRET_ACCESS_KEY="+secret)
+		return process
+	}), folder
+}
+
 var colour = regexp.MustCompile("\x1b\\[[0-9;]*m")
 
 // run runs the client against a server, and returns which tests passed and what the others said.
@@ -160,16 +175,7 @@ func TestConformance(t *testing.T) {
 		process.Env = append(os.Environ(), asPlain+"="+address)
 		return process
 	})
-	key, command := filepath.Join(t.TempDir(), "key"), filepath.Join(t.TempDir(), "pikokms-gateway")
-	require.NoError(t, local.Generate(key))
-	out, err := exec.Command("go", "build", "-o", command, "piko.sh/pikokms/cmd/pikokms-gateway").CombinedOutput()
-	require.NoError(t, err, "%s", out)
-	encrypted := t.TempDir()
-	url := serve(t, func(address string) *exec.Cmd {
-		process := exec.Command(command, "-k", "local:"+key, "--folder", encrypted, "--listen", address)
-		process.Env = append(os.Environ(), "PIKOKMS_GATEWAY_ACCESS_KEY_ID="+access, "PIKOKMS_GATEWAY_SECRET_ACCESS_KEY="+secret)
-		return process
-	})
+	url, _ := serveEncrypted(t)
 
 	passedPlain, failedPlain := run(t, plainURL)
 	passed, failed := run(t, url)
