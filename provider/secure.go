@@ -12,8 +12,6 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
-
-	"github.com/awnumar/memcall"
 )
 
 // Redacted is what prints, logs and encodings show in place of a secret.
@@ -22,7 +20,8 @@ const Redacted = "[redacted]"
 // SecureBytes holds a key outside the garbage-collected heap. Where the system allows it, the
 // memory is locked against swapping, and on Linux it is left out of core dumps. When a process is
 // out of lockable memory, the key is held unlocked, and so are later ones in the same page; the
-// first time, [slog.Default] gets a warning. Close zeroes the key. No print verb, log or encoding
+// first time, [slog.Default] gets a warning. In WebAssembly, it is in Go's heap, with the same
+// warning. Close zeroes the key. No print verb, log or encoding
 // shows it. A SecureBytes is safe for concurrent use.
 type SecureBytes struct {
 	mu     sync.RWMutex
@@ -72,11 +71,11 @@ type pages struct {
 }
 
 func newPages(n int) (*pages, error) {
-	memory, err := memcall.Alloc(n)
+	memory, err := allocate(n)
 	if err != nil {
 		return nil, fmt.Errorf("provider: allocating secure memory: %w", err)
 	}
-	err = memcall.Lock(memory) // which also keeps the memory out of core dumps, if the system can
+	err = lock(memory)
 	if err != nil {
 		warnUnlocked(err)
 	}
@@ -88,16 +87,16 @@ var warned sync.Once
 // warnUnlocked warns, once for the process, that keys may be swapped to a disk.
 func warnUnlocked(err error) {
 	warned.Do(func() {
-		slog.Warn("pikokms: the memory of keys can't be locked, so the system may swap keys to a disk; raise the limit of locked memory (ulimit -l, LimitMEMLOCK=)", "error", err)
+		slog.Warn(unlockedWarning, "error", err)
 	})
 }
 
 func (p *pages) free() error {
 	var err error
 	if p.locked {
-		err = memcall.Unlock(p.memory)
+		err = unlock(p.memory)
 	}
-	return errors.Join(err, memcall.Free(p.memory))
+	return errors.Join(err, release(p.memory))
 }
 
 // slotSize is the size in bytes of a slot, the memory of one data key. Several slots share a page.
