@@ -1,0 +1,223 @@
+package encrypted
+
+import (
+	"context"
+	"fmt"
+	"iter"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/s3"
+	"github.com/aws/aws-sdk-go-v2/service/s3/types"
+	"github.com/versity/versitygw/backend"
+	"github.com/versity/versitygw/s3err"
+	"github.com/versity/versitygw/s3response"
+)
+
+// own yields the gateway's own objects below a prefix.
+func (b *Backend) own(ctx context.Context, bucket, prefix string) iter.Seq2[s3response.Object, error] {
+	return func(yield func(s3response.Object, error) bool) {
+		in := &s3.ListObjectsV2Input{Bucket: &bucket, Prefix: &prefix, MaxKeys: aws.Int32(1000), ContinuationToken: aws.String(""), StartAfter: aws.String(""), Delimiter: aws.String("")}
+		for {
+			page, err := b.inner.ListObjectsV2(ctx, in)
+			if err != nil {
+				yield(s3response.Object{}, err)
+				return
+			}
+			for _, object := range page.Contents {
+				if !yield(object, nil) {
+					return
+				}
+			}
+			if !aws.ToBool(page.IsTruncated) || aws.ToString(page.NextContinuationToken) == "" {
+				return
+			}
+			in.ContinuationToken = page.NextContinuationToken
+		}
+	}
+}
+
+// remove deletes what is stored of an upload. The record goes last, so that a gateway which is
+// stopped meanwhile leaves something that is found.
+func (b *Backend) remove(ctx context.Context, bucket, id string) error {
+	var names []types.ObjectIdentifier
+	for object, err := range b.own(ctx, bucket, folderOf(id)) {
+		if err != nil {
+			return err
+		}
+		if *object.Key != recordName(id) {
+			names = append(names, types.ObjectIdentifier{Key: object.Key})
+		}
+	}
+	names = append(names, types.ObjectIdentifier{Key: aws.String(recordName(id))})
+	for some := range slices.Chunk(names, 1000) {
+		out, err := b.inner.DeleteObjects(ctx, &s3.DeleteObjectsInput{Bucket: &bucket, Delete: &types.Delete{Objects: some, Quiet: aws.Bool(true)}})
+		if err != nil {
+			return err
+		}
+		if len(out.Error) > 0 {
+			return fmt.Errorf("%s: %s", aws.ToString(out.Error[0].Key), aws.ToString(out.Error[0].Message))
+		}
+	}
+	return nil
+}
+
+// AbortMultipartUpload deletes the parts of an upload.
+func (b *Backend) AbortMultipartUpload(ctx context.Context, in *s3.AbortMultipartUploadInput) error {
+	return b.fail(ctx, "abort upload", aws.ToString(in.Bucket), aws.ToString(in.Key), b.abort(ctx, in))
+}
+
+func (b *Backend) abort(ctx context.Context, in *s3.AbortMultipartUploadInput) error {
+	r, _, err := b.record(ctx, in.Bucket, in.Key, in.UploadId)
+	if err != nil {
+		return err
+	}
+	if in.IfMatchInitiatedTime != nil && in.IfMatchInitiatedTime.Unix() != r.Initiated.Unix() {
+		return s3err.GetPreconditionFailedErr(s3err.ConditionIfMatchInitiatedTime)
+	}
+	b.records.drop(r.ID)
+	return b.remove(ctx, r.Bucket, r.ID)
+}
+
+// ListMultipartUploads lists the uploads that were neither completed nor aborted.
+func (b *Backend) ListMultipartUploads(ctx context.Context, in *s3.ListMultipartUploadsInput) (s3response.ListMultipartUploadsResult, error) {
+	out, err := b.listUploads(ctx, in)
+	return out, b.fail(ctx, "list uploads", aws.ToString(in.Bucket), aws.ToString(in.Prefix), err)
+}
+
+func (b *Backend) listUploads(ctx context.Context, in *s3.ListMultipartUploadsInput) (out s3response.ListMultipartUploadsResult, err error) {
+	prefix, delimiter, marker, idMarker := aws.ToString(in.Prefix), aws.ToString(in.Delimiter), aws.ToString(in.KeyMarker), aws.ToString(in.UploadIdMarker)
+	var all []s3response.Upload
+	for id, err := range b.uploadIDs(ctx, *in.Bucket) {
+		if err != nil {
+			return out, err
+		}
+		r, err := b.recordOf(ctx, *in.Bucket, id)
+		if isMissing(err) {
+			continue
+		}
+		if err != nil {
+			return out, err
+		}
+		if !strings.HasPrefix(r.Key, prefix) || marker != "" && r.Key <= marker {
+			continue
+		}
+		all = append(all, s3response.Upload{
+			Key: r.Key, UploadID: r.ID, StorageClass: types.StorageClassStandard, Initiated: r.Initiated, ChecksumAlgorithm: r.Algorithm, ChecksumType: r.Type,
+		})
+	}
+	slices.SortStableFunc(all, func(x, y s3response.Upload) int {
+		if c := strings.Compare(x.Key, y.Key); c != 0 {
+			return c
+		}
+		return x.Initiated.Compare(y.Initiated)
+	})
+	most := int(aws.ToInt32(in.MaxUploads))
+	page, err := backend.ListMultipartUploads(all, prefix, delimiter, marker, idMarker, most)
+	if err != nil {
+		return out, err
+	}
+	return s3response.ListMultipartUploadsResult{
+		Bucket: *in.Bucket, Delimiter: delimiter, KeyMarker: marker, UploadIDMarker: idMarker, MaxUploads: most, Prefix: prefix,
+		NextKeyMarker: page.NextKeyMarker, NextUploadIDMarker: page.NextUploadIDMarker, IsTruncated: page.IsTruncated,
+		Uploads: page.Uploads, CommonPrefixes: page.CommonPrefixes,
+	}, nil
+}
+
+// uploadIDs yields the IDs of what lies below uploads, also of what was left by a gateway that was
+// stopped.
+func (b *Backend) uploadIDs(ctx context.Context, bucket string) iter.Seq2[string, error] {
+	return func(yield func(string, error) bool) {
+		in := &s3.ListObjectsV2Input{Bucket: &bucket, Prefix: aws.String(uploads), Delimiter: aws.String("/"), MaxKeys: aws.Int32(1000), ContinuationToken: aws.String(""), StartAfter: aws.String("")}
+		for {
+			page, err := b.inner.ListObjectsV2(ctx, in)
+			if err != nil {
+				yield("", err)
+				return
+			}
+			for _, p := range page.CommonPrefixes {
+				if !yield(strings.TrimSuffix(strings.TrimPrefix(*p.Prefix, uploads), "/"), nil) {
+					return
+				}
+			}
+			if !aws.ToBool(page.IsTruncated) || aws.ToString(page.NextContinuationToken) == "" {
+				return
+			}
+			in.ContinuationToken = page.NextContinuationToken
+		}
+	}
+}
+
+// Sweep deletes what was left of uploads in a bucket: the parts of those that were completed, and
+// what is older than age of those that have no record.
+func (b *Backend) Sweep(ctx context.Context, bucket string, age time.Duration) error {
+	for id, err := range b.uploadIDs(ctx, bucket) {
+		if err != nil {
+			return err
+		}
+		r, err := b.recordOf(ctx, bucket, id)
+		switch {
+		case isMissing(err):
+			if err := b.removeOlder(ctx, bucket, id, age); err != nil {
+				return err
+			}
+			continue
+		case err != nil: // it may be under another key
+			b.config.Logger.WarnContext(ctx, "sweep: the record of an upload can't be read", "bucket", bucket, "upload", id, "error", err)
+			continue
+		}
+		if _, _, ok := b.completed(ctx, &s3.CompleteMultipartUploadInput{Bucket: &bucket, Key: &r.Key, UploadId: &id}); ok {
+			if err := b.remove(ctx, bucket, id); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// The sweeps of SweepAlways: how often, and how old what is left of an upload without a record must
+// be. A part takes less time to arrive.
+const (
+	sweepEach = time.Hour
+	sweepAge  = 24 * time.Hour
+)
+
+// SweepAlways sweeps one bucket, or all if only is empty, now and then until ctx ends. Several
+// gateways may do so.
+func (b *Backend) SweepAlways(ctx context.Context, only string) {
+	for {
+		all := s3response.ListAllMyBucketsResult{Buckets: s3response.ListAllMyBucketsList{Bucket: []s3response.ListAllMyBucketsEntry{{Name: only}}}}
+		var err error
+		if only == "" {
+			all, err = b.inner.ListBuckets(ctx, s3response.ListBucketsInput{IsAdmin: true, MaxBuckets: 10_000})
+		}
+		if err != nil && ctx.Err() == nil {
+			b.config.Logger.WarnContext(ctx, "sweep", "error", err)
+		}
+		for _, bucket := range all.Buckets.Bucket {
+			if err := b.Sweep(ctx, bucket.Name, sweepAge); err != nil && ctx.Err() == nil {
+				b.config.Logger.WarnContext(ctx, "sweep", "bucket", bucket.Name, "error", err)
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(sweepEach):
+		}
+	}
+}
+
+// removeOlder deletes what has no record, unless something of it is younger than age.
+func (b *Backend) removeOlder(ctx context.Context, bucket, id string, age time.Duration) error {
+	for object, err := range b.own(ctx, bucket, folderOf(id)) {
+		if err != nil {
+			return err
+		}
+		if time.Since(aws.ToTime(object.LastModified)) < age {
+			return nil
+		}
+	}
+	return b.remove(ctx, bucket, id)
+}
