@@ -125,6 +125,8 @@ func TestCommitmentPolicy(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, policy, got)
 	}
+	require.Equal(t, "CommitmentPolicy(3)", message.CommitmentPolicy(3).String())
+	require.Equal(t, "CommitmentPolicy(-1)", message.CommitmentPolicy(-1).String())
 	for text, want := range map[string]message.CommitmentPolicy{
 		"require-encrypt-require-decrypt": message.RequireEncryptRequireDecrypt,
 		"REQUIRE_ENCRYPT_ALLOW_DECRYPT":   message.RequireEncryptAllowDecrypt,

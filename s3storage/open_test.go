@@ -8,7 +8,10 @@ import (
 	"runtime"
 	"strconv"
 	"testing"
+	"testing/synctest"
 
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/stretchr/testify/require"
 
 	"piko.sh/pikokms"
@@ -123,4 +126,19 @@ func TestLaterRangesAreOfTheSameObject(t *testing.T) {
 		require.Error(t, err)
 		require.NoError(t, o.Close())
 	}
+}
+
+// Without a Content-Length that HTTP holds an answer to, only Content-Range shows that it is cut.
+func TestAnAnswerThatEndsTooEarly(t *testing.T) {
+	storage := s3storage.New(s3.New(s3.Options{
+		Region: "eu-west-1", Credentials: login(), Retryer: aws.NopRetryer{}, HTTPClient: answering{&failing{n: 10}},
+	}), "b")
+	synctest.Test(t, func(t *testing.T) {
+		content, err := storage.Open(t.Context(), "object")
+		if err == nil {
+			_, err = io.ReadAll(content)
+			require.NoError(t, content.Close())
+		}
+		require.ErrorIs(t, err, io.ErrUnexpectedEOF)
+	})
 }

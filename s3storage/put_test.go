@@ -5,6 +5,7 @@ import (
 	"io"
 	"io/fs"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 
@@ -93,6 +94,33 @@ func TestUploadsAreThereOrAnError(t *testing.T) {
 				}
 			}
 		}
+	}
+}
+
+// A status that means that the service failed may come after the object was stored. One that
+// refuses does not, so nobody looks then.
+func TestAFailureAfterTheObjectWasStored(t *testing.T) {
+	for status, looked := range map[int]bool{200: true, 299: true, 300: false, 403: false, 429: false, 499: false, 500: true, 503: true} {
+		b := newBucketInMemory()
+		storage := s3storage.New(b.serve(t), "bucket")
+		busy, gets := false, 0
+		b.lie = func(w http.ResponseWriter, r *http.Request) bool {
+			if r.Method == http.MethodGet {
+				gets++
+			}
+			if busy || !isPut(r) {
+				return false
+			}
+			busy = true
+			b.ServeHTTP(httptest.NewRecorder(), r)
+			busy = false
+			w.WriteHeader(status)
+			_, _ = io.WriteString(w, "<Error><Code>Odd</Code></Error>")
+			return true
+		}
+		err := storage.Put(t.Context(), "object", bytes.NewReader(noise(1000)))
+		require.Equal(t, looked, err == nil, "%d: %v", status, err)
+		require.Equal(t, looked, gets > 0, status)
 	}
 }
 

@@ -98,7 +98,9 @@ func run(ctx context.Context, args []string) (err error) {
 		s.listening.Store(true)
 		slog.Info("listening", "url", scheme+"://"+c.listen, "version", version())
 	})}
-	err = embedgw.RunVersityGW(s.untilStopped(ctx, c.stopTimeout), s.count(encrypted.New(inner, encrypted.Config{Keys: keys.of, Logger: logger})), &embedgw.Config{
+	gateway, serving := encrypted.New(inner, encrypted.Config{Keys: keys.of, Logger: logger}), s.untilStopped(ctx, c.stopTimeout)
+	go gateway.SweepAlways(serving, keys.bucket)
+	err = embedgw.RunVersityGW(serving, s.count(gateway), &embedgw.Config{
 		RootUserAccess: access, RootUserSecret: secret, Region: c.region, Ports: []string{c.listen}, CertFile: c.tlsCert, KeyFile: c.tlsKey,
 		MaxConnections: maxConnections, MaxRequests: maxRequests, MultipartMaxParts: 10_000, Quiet: true, KeepAlive: true,
 		// The engine's own way to an account prints a line to standard output.

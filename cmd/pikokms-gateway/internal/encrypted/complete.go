@@ -532,8 +532,9 @@ func (b *Backend) Sweep(ctx context.Context, bucket string, age time.Duration) e
 				return err
 			}
 			continue
-		case err != nil:
-			return err
+		case err != nil: // it may be under another key
+			b.config.Logger.WarnContext(ctx, "sweep: the record of an upload can't be read", "bucket", bucket, "upload", id, "error", err)
+			continue
 		}
 		if _, _, ok := b.completed(ctx, &s3.CompleteMultipartUploadInput{Bucket: &bucket, Key: &r.Key, UploadId: &id}); ok {
 			if err := b.remove(ctx, bucket, id); err != nil {
@@ -542,6 +543,38 @@ func (b *Backend) Sweep(ctx context.Context, bucket string, age time.Duration) e
 		}
 	}
 	return nil
+}
+
+// The sweeps of SweepAlways: how often, and how old what is left of an upload without a record must
+// be. A part takes less time to arrive.
+const (
+	sweepEach = time.Hour
+	sweepAge  = 24 * time.Hour
+)
+
+// SweepAlways sweeps one bucket, or all if only is empty, now and then until ctx ends. Several
+// gateways may do so.
+func (b *Backend) SweepAlways(ctx context.Context, only string) {
+	for {
+		all := s3response.ListAllMyBucketsResult{Buckets: s3response.ListAllMyBucketsList{Bucket: []s3response.ListAllMyBucketsEntry{{Name: only}}}}
+		var err error
+		if only == "" {
+			all, err = b.inner.ListBuckets(ctx, s3response.ListBucketsInput{IsAdmin: true, MaxBuckets: 10_000})
+		}
+		if err != nil && ctx.Err() == nil {
+			b.config.Logger.WarnContext(ctx, "sweep", "error", err)
+		}
+		for _, bucket := range all.Buckets.Bucket {
+			if err := b.Sweep(ctx, bucket.Name, sweepAge); err != nil && ctx.Err() == nil {
+				b.config.Logger.WarnContext(ctx, "sweep", "bucket", bucket.Name, "error", err)
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(sweepEach):
+		}
+	}
 }
 
 // removeOlder deletes what has no record, unless something of it is younger than age.

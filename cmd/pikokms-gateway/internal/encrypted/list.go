@@ -35,12 +35,9 @@ func (b *Backend) ListObjectsV2(ctx context.Context, in *s3.ListObjectsV2Input) 
 func (b *Backend) listPast(ctx context.Context, in *s3.ListObjectsV2Input, first s3response.ListObjectsV2Result) (s3response.ListObjectsV2Result, error) {
 	objects, prefixes := withoutHidden(first.Contents, first.CommonPrefixes)
 	out := first
-	if aws.ToBool(first.IsTruncated) {
+	if aws.ToBool(first.IsTruncated) && lastOf(objects, prefixes) < pastHidden { // the page ends within
 		next := *in
 		next.ContinuationToken, next.StartAfter = aws.String(""), aws.String(pastHidden)
-		if last := lastOf(objects, prefixes); last > pastHidden { // the page goes on behind
-			return out, nil
-		}
 		more := aws.ToInt32(in.MaxKeys) - int32(len(objects)+len(prefixes))
 		next.MaxKeys = &more
 		rest, err := b.inner.ListObjectsV2(ctx, &next)
