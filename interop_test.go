@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"crypto"
+	"crypto/hpke"
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/x509"
@@ -263,6 +264,30 @@ func testLocalKeys(t *testing.T, sdk *officialSDK) {
 
 func TestPythonSDKLocalKeys(t *testing.T)     { testLocalKeys(t, newPythonSDK(t)) }
 func TestJavaScriptSDKLocalKeys(t *testing.T) { testLocalKeys(t, newJavaScriptSDK(t)) }
+
+// AWS's SDK opens a message by the key that it knows, and passes over one under HPKE.
+func TestPythonSDKBesideAnHPKEKey(t *testing.T) {
+	sdk := newPythonSDK(t)
+	file := filepath.Join(t.TempDir(), "recovery.key")
+	require.NoError(t, local.GenerateHPKE(file, hpke.MLKEM768X25519()))
+	recovery, err := local.NewProvider(local.Config{KeyFile: file + ".pub"})
+	require.NoError(t, err)
+	raw := make([]byte, 32)
+	_, _ = rand.Read(raw)
+	p, err := local.NewProvider(local.Config{Key: bytes.Clone(raw), Namespace: "ns", Name: "key"})
+	require.NoError(t, err)
+	defer p.Close()
+	for _, suite := range []header.Suite{0x0478, 0x0578} {
+		for _, e := range []message.Encrypter{{Keyring: p, Recipients: []provider.Wrapper{recovery}}, {Keyring: recovery, Recipients: []provider.Wrapper{p}}} {
+			e.Suite = suite
+			stored, err := e.Encrypt(t.Context(), []byte("for both"), map[string]string{"tenant": "42"})
+			require.NoError(t, err)
+			opened := sdk.ask(sdkRequest{Op: "decrypt", Key: sdkKey{Namespace: "ns", Name: "key", Key: raw}, Suite: suite, Data: stored})
+			require.Empty(t, opened.Error)
+			require.Equal(t, "for both", string(opened.Data))
+		}
+	}
+}
 
 // kmsSuites are those whose data keys LocalStack makes: it knows AES_256 only.
 var kmsSuites = []header.Suite{0x0078, 0x0178, 0x0378, 0x0478, 0x0578}

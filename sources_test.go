@@ -14,6 +14,7 @@ import (
 	"piko.sh/pikokms"
 	"piko.sh/pikokms/compress"
 	"piko.sh/pikokms/internal/adversary"
+	"piko.sh/pikokms/internal/race"
 )
 
 var errLost = adversary.ErrLost
@@ -40,6 +41,7 @@ func (f *failing) Get(context.Context, string) (io.ReadCloser, error) { return f
 
 // A connection that is lost is an error at every door, wherever it is lost and however it says so.
 func TestALostConnectionIsNeverAnEnd(t *testing.T) {
+	race.SkipShort(t)
 	content := bytes.Repeat([]byte("content "), 10)
 	cases := 0
 	for _, format := range append([]string{""}, compress.Formats()...) {

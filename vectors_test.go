@@ -20,6 +20,7 @@ import (
 
 	"piko.sh/pikokms"
 	"piko.sh/pikokms/header"
+	"piko.sh/pikokms/internal/race"
 	"piko.sh/pikokms/message"
 	"piko.sh/pikokms/provider"
 	"piko.sh/pikokms/provider/local"
@@ -114,6 +115,7 @@ func TestAHostReadsEverySuite(t *testing.T) {
 }
 
 func TestVectors(t *testing.T) {
+	race.SkipShort(t)
 	text, err := os.ReadFile(filepath.Join(vectorFolder, "manifest.json"))
 	require.NoError(t, err)
 	var vectors []vector

@@ -258,6 +258,7 @@ func TestSeekableConcurrently(t *testing.T) {
 
 // No byte of a stream can take another value and have other content come out.
 func TestSeekableRefusesDamage(t *testing.T) {
+	race.SkipShort(t)
 	blocks := [][]byte{text(1000), nil, mixed(300), noise(40), nil}
 	original := bytes.Join(blocks, nil)
 	s := newTransformer(t, compress.ZstdSeekable, 0)

@@ -81,6 +81,7 @@ func streamOfTwo(t testing.TB, format string, part []byte) (stored []byte, betwe
 // TestConnectionLostAnywhere loses the connection at every byte of short streams, and at the
 // places of long ones where the stream could also end.
 func TestConnectionLostAnywhere(t *testing.T) {
+	race.SkipShort(t)
 	cases := 0
 	eachFormat(t, func(t *testing.T, format string) {
 		s := newTransformer(t, format, 0)
@@ -165,6 +166,7 @@ func (l lying) Write(p []byte) (int, error) { return len(p)*min(1, int(l)+1) + i
 
 // A source that returns nothing, or an impossible count, is an error, after any number of bytes.
 func TestSourcesThatBreakTheReadersContract(t *testing.T) {
+	race.SkipShort(t)
 	eachFormat(t, func(t *testing.T, format string) {
 		s := newTransformer(t, format, 0)
 		original := noise(2 << 20)
@@ -188,6 +190,7 @@ func TestSourcesThatBreakTheReadersContract(t *testing.T) {
 }
 
 func TestDestinationsThatBreakTheWritersContract(t *testing.T) {
+	race.SkipShort(t)
 	eachFormat(t, func(t *testing.T, format string) {
 		for _, parallelism := range []int{1, 3} {
 			s := newParallel(t, format, 0, parallelism)

@@ -13,6 +13,7 @@ import (
 
 	"piko.sh/pikokms/header"
 	"piko.sh/pikokms/internal/adversary"
+	"piko.sh/pikokms/internal/race"
 	"piko.sh/pikokms/message"
 	"piko.sh/pikokms/provider"
 )
@@ -36,6 +37,7 @@ func failure(e adversary.Ending) error {
 // A connection may be lost at any place of a message, in any way. The error is then the
 // connection's, and never an end, an empty input, or that the input is no message.
 func TestAConnectionLostAnywhereIsNoEnd(t *testing.T) {
+	race.SkipShort(t)
 	key := newKey(t, 1, "")
 	plaintext := pattern(150)
 	for _, suite := range []header.Suite{0, signedSuite} {

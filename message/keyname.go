@@ -19,7 +19,7 @@ import (
 const mlKEM = "aws-kms-ml-kem"
 
 // KeyName returns the name of the wrapping key that a wrapped data key states: a key ARN, a raw
-// key's name, or in hex the recipient's public key of a key agreement. The name is not
+// key's name, or in hex the recipient's public key of a key agreement or its fingerprint under HPKE. The name is not
 // authenticated. It is always printable, since other characters are escaped as in a Go string.
 func KeyName(k header.EncryptedDataKey) string {
 	info := string(k.ProviderInfo)
@@ -32,6 +32,12 @@ func KeyName(k header.EncryptedDataKey) string {
 			if n := binary.BigEndian.Uint32(b[1:]); uint64(n) <= uint64(len(b)-5) {
 				return "ECDH public key " + hex.EncodeToString(b[5:5+n])
 			}
+		}
+	case k.ProviderID == "piko-hpke":
+		// The information is version 01, the KEM's ID in two bytes, and a fingerprint of the public
+		// key of 16 bytes.
+		if len(info) == 19 && info[0] == 1 {
+			return "HPKE public key " + hex.EncodeToString(k.ProviderInfo[3:])
 		}
 	case k.ProviderID == mlKEM:
 		// The information is version 01, then the key ARN after a length of two bytes.

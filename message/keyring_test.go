@@ -307,6 +307,8 @@ func TestKeyName(t *testing.T) {
 		{"aws-kms-ecdh", "\x01\x00\x00\x00\x03\x02\xab\xcd\x00\x00\x00\x02\x03\xff", "ECDH public key 02abcd"},
 		{"raw-ecdh", "\x01\xff\xff\xff\xff\x02", `\x01\xff\xff\xff\xff\x02`},
 		{"raw-ecdh", "", ""},
+		{"piko-hpke", "\x01\x64\x7aFINGERPRINT-KEY-", "HPKE public key 46494e4745525052494e542d4b45592d"},
+		{"piko-hpke", "\x02\x64\x7aFINGERPRINT-KEY-", "\\x02dzFINGERPRINT-KEY-"},
 		{"aws-kms-ml-kem", "\x01\x00\x05arn:x", "arn:x"},
 		{"piko", "local" + suffix, "local"},
 		{"piko", suffix, ""},

@@ -38,6 +38,7 @@ func (s *sink) Write(p []byte) (int, error) {
 // TestConstantMemory encrypts and decrypts in one go: what is allocated is all that both
 // directions take.
 func TestConstantMemory(t *testing.T) {
+	race.SkipShort(t)
 	defer debug.SetGCPercent(debug.SetGCPercent(-1))
 	for _, parallelism := range []int{1, 3} {
 		t.Run(fmt.Sprintf("parallelism %d", parallelism), func(t *testing.T) {

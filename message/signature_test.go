@@ -12,6 +12,7 @@ import (
 
 	"piko.sh/pikokms/frame"
 	"piko.sh/pikokms/header"
+	"piko.sh/pikokms/internal/race"
 	"piko.sh/pikokms/message"
 	"piko.sh/pikokms/provider"
 )
@@ -19,6 +20,7 @@ import (
 const signedSuite = header.AES256GCMHKDFSHA512CommitKeyECDSAP384
 
 func TestSignedEveryWayWithEveryOther(t *testing.T) {
+	race.SkipShort(t)
 	key := newKey(t, 1, "")
 	pairs := map[string]string{"tenant": "42"}
 	for _, size := range []int{0, 1, 99, 100, 101, 300} {

@@ -33,6 +33,7 @@ func split(t *testing.T, sealed []byte) (head []byte, frames [][]byte) {
 }
 
 func TestTampering(t *testing.T) {
+	race.SkipShort(t)
 	key := newKey(t, 1, "first")
 	e := &message.Encrypter{Keyring: key, Recipients: []provider.Wrapper{newKey(t, 2, "second")}, FrameLength: tamperFrame}
 	encryptionContext := map[string]string{"tenant": "acme"}

@@ -58,7 +58,7 @@ import (
 // Type is the name of a type of provider.
 type Type string
 
-// The types of this module. All names but the last are Piko's; package branchkey has one more.
+// The types of this module. The first four names are Piko's; package branchkey has one more.
 const (
 	TypeLocalAESGCM    Type = "local_aes_gcm"
 	TypeAWSKMS         Type = "aws_kms"
@@ -66,6 +66,7 @@ const (
 	TypeHashiCorpVault Type = "hashicorp_vault" // or OpenBao
 	TypeLocalRSA       Type = "local_rsa"
 	TypeLocalECDH      Type = "local_ecdh"
+	TypeLocalHPKE      Type = "local_hpke"
 )
 
 // Wrapper is the half of a key service that encrypts: it makes and wraps data keys. Implementations

@@ -19,6 +19,7 @@ import (
 
 	"piko.sh/pikokms"
 	"piko.sh/pikokms/internal/adversary"
+	"piko.sh/pikokms/internal/race"
 	"piko.sh/pikokms/s3storage"
 )
 
@@ -72,6 +73,7 @@ func (f failed) Read([]byte) (int, error) { return 0, f.err }
 // or the whole new one is there, and no part of an upload stays. (An upload whose ID is lost with
 // S3's answer can't be deleted: a lifecycle rule does that.)
 func TestAFaultAtEachRequest(t *testing.T) {
+	race.SkipShort(t)
 	before := goleak.IgnoreCurrent()
 	content := noise(10<<20 + 100_000)
 	faults := 0

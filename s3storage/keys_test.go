@@ -16,6 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"piko.sh/pikokms/internal/emulator"
+	"piko.sh/pikokms/internal/race"
 	"piko.sh/pikokms/s3storage"
 )
 
@@ -29,6 +30,7 @@ var oddKeys = []string{
 
 // TestOddKeys works on an object of each key at each door, and on no other one.
 func TestOddKeys(t *testing.T) {
+	race.SkipShort(t)
 	memory := func(t *testing.T) (*s3.Client, string, []string) {
 		return newBucketInMemory().serve(t), "bucket", oddKeys
 	}

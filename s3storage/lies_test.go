@@ -19,6 +19,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"piko.sh/pikokms"
+	"piko.sh/pikokms/internal/race"
 	"piko.sh/pikokms/s3storage"
 )
 
@@ -118,6 +119,7 @@ var lies = map[string]struct {
 // TestNoLieIsTakenForTruth asks at each door a service that lies in each of the ways. What comes of
 // it is right, or an error.
 func TestNoLieIsTakenForTruth(t *testing.T) {
+	race.SkipShort(t)
 	const small, large = 100_000, 10<<20 + 1
 	first, second := noise(small), noise(large)
 	keys := []string{"another", "folder/new", "object"}

@@ -14,6 +14,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/stretchr/testify/require"
 
+	"piko.sh/pikokms/internal/race"
 	"piko.sh/pikokms/s3storage"
 )
 
@@ -58,6 +59,7 @@ func chain(n int) map[string]string {
 }
 
 func TestListingsAreWholeOrAnError(t *testing.T) {
+	race.SkipShort(t)
 	const directory = "b--euw1-az1--x-s3"
 	for name, c := range map[string]struct {
 		bucket  string // "b" if empty

@@ -15,6 +15,7 @@ import (
 
 	"piko.sh/pikokms"
 	"piko.sh/pikokms/internal/adversary"
+	"piko.sh/pikokms/internal/race"
 	"piko.sh/pikokms/s3storage"
 )
 
@@ -43,6 +44,7 @@ func (q quiet) WriteHeader(status int) {
 // TestUploadsAreThereOrAnError has a service that answers 200 to the request that makes an object
 // appear, and says nothing more. Whether the object is there decides.
 func TestUploadsAreThereOrAnError(t *testing.T) {
+	race.SkipShort(t)
 	older := noise(inParts)
 	for name, body := range map[string]string{
 		"nothing": "", "spaces": "    \n  ", "an error": errorBody, "a page": "<html></html>",
@@ -143,6 +145,7 @@ func conditionalDoors(t *testing.T, storage *s3storage.Storage) map[string]func(
 // TestServicesWithoutConditions has a service that answers 501 to a conditional write, one that
 // ignores conditions, and one without ETags.
 func TestServicesWithoutConditions(t *testing.T) {
+	race.SkipShort(t)
 	notImplemented := func(w http.ResponseWriter, r *http.Request) bool {
 		if r.Method == http.MethodGet || r.Header.Get("If-Match")+r.Header.Get("If-None-Match") == "" {
 			return false

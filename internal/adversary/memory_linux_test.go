@@ -5,6 +5,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/hkdf"
+	"crypto/hpke"
 	"crypto/rand"
 	"crypto/sha512"
 	"crypto/x509"
@@ -144,6 +145,11 @@ func TestNoKeyStaysInMemory(t *testing.T) {
 		file := filepath.Join(t.TempDir(), "key.pem")
 		require.NoError(t, os.WriteFile(file, text, 0o600))
 		observe(t, memoryKeyFile+"="+file, nil, func(wrapped header.EncryptedDataKey) leftover.Secrets { return agreed(t, key, wrapped) })
+	})
+	t.Run("HPKE key", func(t *testing.T) {
+		file := filepath.Join(t.TempDir(), "key")
+		require.NoError(t, local.GenerateHPKE(file, hpke.MLKEM768X25519()))
+		observe(t, memoryKeyFile+"="+file, nil, nil)
 	})
 	for _, spec := range []string{"SYMMETRIC_DEFAULT", "ECC_NIST_P256"} {
 		t.Run("AWS KMS, "+spec, func(t *testing.T) {

@@ -35,6 +35,9 @@ Markdown. Keys are local, nothing asks a network.
   pikokms          the push streams, NewWriter
   pikokms-pull     the pull streams, NewReader
   pikokms-cached   the push streams with the data-key cache
+  pikokms-rsa-4096, pikokms-ecdh-p256, pikokms-hpke
+                   the push streams, data keys wrapped by a public key: RSA-OAEP, an ephemeral key on P-256, HPKE with
+                   ML-KEM-768 and X25519; age's recipients are of X25519
   the rest         other libraries, each in the fastest way that it offers: minio/sio with EncryptWriter and DecryptWriter
                    under keys that HKDF-SHA256 derives for each object,
                    Tink and age with a writer to encrypt and a reader to decrypt, the others with whole messages in memory
@@ -48,7 +51,7 @@ two copies costs about as much as a sixth of the cipher.
 The base of ratios is raw. In place the cipher was measured to be 5 to 9 % faster on objects larger than the processor's
 caches, and as fast on smaller ones; no stream can do that, since its source's memory is not its own to change.
 
-floor is for sizes up to 64 KiB, pikokms-cached up to 1 MiB, libraries that hold whole messages in memory for up to 256 MiB:
+floor and public keys are for sizes up to 64 KiB, pikokms-cached up to 1 MiB, libraries that hold whole messages in memory for up to 256 MiB:
 -size 1KiB,64KiB,1MiB,16MiB,64MiB,1GiB shows all that there is to see, and takes 3 GiB of memory, 4 with -copies.
 
 Subjects take turns, in reverse order every second round: each runs once a round, after a round that warms up, so that

@@ -23,6 +23,7 @@ import (
 // inMemory are the subjects at sizes up to 64 KiB.
 var inMemory = []string{
 	"raw", "raw-in-place", "floor", "raw-stream", "pikokms", "pikokms-pull", "pikokms-cached",
+	"pikokms-rsa-4096", "pikokms-ecdh-p256", "pikokms-hpke",
 	"minio/sio", "tink", "age", "aws-esdk-go", "gocloud-secrets",
 }
 

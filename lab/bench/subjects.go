@@ -132,6 +132,11 @@ func newStreams(key []byte, parallelism int) ([]subject, error) {
 		pull("pikokms-pull", encrypter(keyring), decrypter(keyring)),
 		cached,
 	}
+	public, err := newPublicKeys()
+	if err != nil {
+		return nil, err
+	}
+	subjects = append(subjects, public...)
 	peers, err := newPeers(key)
 	if err != nil {
 		return nil, err

@@ -29,6 +29,15 @@ func FuzzParsePEM(f *testing.F) {
 	der, err := x509.MarshalECPrivateKey(curve)
 	require.NoError(f, err)
 	f.Add(pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: der}))
+	for _, kem := range hpkeKEMs {
+		key, err := kem.GenerateKey()
+		require.NoError(f, err)
+		seed, err := key.Bytes()
+		require.NoError(f, err)
+		f.Add(pem.EncodeToMemory(&pem.Block{Type: hpkePrivateBlock, Bytes: withKEM(kem, seed)}))
+		f.Add(pem.EncodeToMemory(&pem.Block{Type: hpkePublicBlock, Bytes: withKEM(kem, key.PublicKey().Bytes())}))
+	}
+	f.Add([]byte("-----BEGIN PIKOKMS HPKE PUBLIC KEY-----\nZHo=\n-----END PIKOKMS HPKE PUBLIC KEY-----\n"))
 	f.Add([]byte("-----BEGIN PUBLIC KEY-----\n-----END PUBLIC KEY-----\n"))
 	f.Add([]byte("-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n"))
 	f.Fuzz(func(t *testing.T, text []byte) {

@@ -9,7 +9,10 @@
 // It is for development, tests and single machines. Its key can also be a further recipient of
 // messages under a key service. With an RSA or EC public key, a machine can encrypt what it
 // can't decrypt. For an EC key each data key then has an ephemeral key. An EC private key with the
-// public key of a peer encrypts and decrypts what the two exchange: nobody else can make it.
+// public key of a peer encrypts and decrypts what the two exchange: nobody else can make it. An
+// HPKE key protects what it wraps against a later quantum computer, too: it is of ML-KEM-768 and of
+// a curve, and is secure as long as one of the two is. AWS's SDKs do not know such keys. They open
+// such a message by another of its recipients.
 //
 // Each wrap under an AES key uses a random 12-byte IV. One key may wrap 2³² data keys (NIST SP
 // 800-38D, section 8.3).
@@ -20,6 +23,8 @@ import (
 	"cmp"
 	"context"
 	"crypto"
+	"crypto/ecdh"
+	"crypto/hpke"
 	"crypto/rand"
 	"encoding/base64"
 	"errors"
@@ -47,8 +52,8 @@ const (
 
 // Config configures a Provider: the key, and its name in messages.
 type Config struct {
-	// KeyFile is a file with a key: the base64 text of an AES key, as Generate makes it, or an RSA
-	// or EC key in PEM. PEM text can have a public key (SubjectPublicKeyInfo or PKCS #1) to encrypt,
+	// KeyFile is a file with a key: the base64 text of an AES key, as Generate makes it, an RSA or
+	// EC key in PEM, or an HPKE key, as GenerateHPKE makes it. PEM text can have a public key (SubjectPublicKeyInfo or PKCS #1) to encrypt,
 	// a private key (PKCS #8, PKCS #1 or SEC 1) to decrypt, or both. The file's owner must be the process's
 	// user or root, and nobody else may have access to it. Others may read it if it has only a
 	// public key.
@@ -58,8 +63,8 @@ type Config struct {
 	// text. NewProvider zeroes it.
 	Key []byte
 
-	Namespace string // the raw keyring's key namespace, default "piko"; none for an EC key
-	Name      string // the raw keyring's key name, default "local"; none for an EC key
+	Namespace string // the raw keyring's key namespace, default "piko"; of AES and RSA keys
+	Name      string // the raw keyring's key name, default "local"; of AES and RSA keys
 
 	// Peer is the other party's public EC key in PEM, and PeerFile is a file of it. With one of
 	// them, the key must be an EC private key: both parties read what either writes.
@@ -79,7 +84,7 @@ type Provider struct {
 	created time.Time
 }
 
-// wrappingKey is an aesKey, an rsaKey or an ecKey.
+// wrappingKey is an aesKey, an rsaKey, an ecKey or an hpkeKey.
 type wrappingKey interface {
 	kind() provider.Type
 	id() names
@@ -111,7 +116,12 @@ func Generate(path string) error {
 	base64.StdEncoding.Encode(text, key)
 	text[len(text)-1] = '\n'
 
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	return writeNew(path, text, 0o600)
+}
+
+// writeNew writes a new file.
+func writeNew(path string, text []byte, mode fs.FileMode) error {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)
 	if errors.Is(err, fs.ErrExist) {
 		return fmt.Errorf("local: key file %s is kept, choose another name: %w", path, fs.ErrExist)
 	}
@@ -187,17 +197,24 @@ func (c *Config) newKey(key, peer []byte, named names) (wrappingKey, error) {
 	if err != nil {
 		return nil, err
 	}
-	if keys.isRSA() {
-		if peer != nil {
-			return nil, fmt.Errorf("%w: a peer is for EC keys, and this is an RSA key", provider.ErrInvalidKey)
-		}
-		return newRSAKey(keys, c.Padding, c.Hash, named)
+	kind := "RSA"
+	switch cmp.Or(keys.public, keys.private).(type) {
+	case *ecdh.PublicKey, *ecdh.PrivateKey:
+		kind = "EC"
+	case hpke.PublicKey, hpke.PrivateKey:
+		kind = "HPKE"
 	}
 	switch {
+	case peer != nil && kind != "EC":
+		return nil, fmt.Errorf("%w: a peer is for EC keys, and this is an %s key", provider.ErrInvalidKey, kind)
+	case kind == "RSA":
+		return newRSAKey(keys, c.Padding, c.Hash, named)
 	case hasRSAOptions:
-		return nil, fmt.Errorf("%w: padding and hash are for RSA keys, and this is an EC key", provider.ErrInvalidKey)
+		return nil, fmt.Errorf("%w: padding and hash are for RSA keys, and this is an %s key", provider.ErrInvalidKey, kind)
 	case c.Namespace != "" || c.Name != "":
-		return nil, fmt.Errorf("%w: namespace and name are for AES and RSA keys; messages name an EC key by its public half", provider.ErrInvalidKey)
+		return nil, fmt.Errorf("%w: namespace and name are for AES and RSA keys; messages name an %s key by its public half", provider.ErrInvalidKey, kind)
+	case kind == "HPKE":
+		return newHPKEKey(keys), nil
 	}
 	return newECKey(keys, peer)
 }
@@ -232,10 +249,11 @@ func holdsSecret(text []byte) bool {
 	return err != nil || keys.private != nil
 }
 
-// Type returns provider.TypeLocalAESGCM, TypeLocalRSA or TypeLocalECDH.
+// Type returns provider.TypeLocalAESGCM, TypeLocalRSA, TypeLocalECDH or TypeLocalHPKE.
 func (p *Provider) Type() provider.Type { return p.key.kind() }
 
-// KeyID returns the key's name. That of an EC key is the recipient's public key in hex.
+// KeyID returns the key's name. That of an EC key is the recipient's public key in hex, and
+// that of an HPKE key a fingerprint of its public half.
 func (p *Provider) KeyID() string { return p.key.id().keyName }
 
 // Close zeroes an AES key. A key of another kind stays in memory until Go collects it. The provider can't be
@@ -306,12 +324,17 @@ func (p *Provider) UnwrapDataKey(ctx context.Context, request *provider.UnwrapDa
 	return &provider.DataKey{PlaintextKey: key}, nil
 }
 
-// IsCurrent unwraps the data key, since two keys may have one name. It is false under a public key
-// alone, which can't unwrap, with PKCS #1 padding, where another key's data key seems to unwrap, and
-// for what the peer of an EC key sent.
+// IsCurrent unwraps the data key, since two keys may have one name. A public key alone can't unwrap:
+// under an EC or HPKE key IsCurrent then goes by the public key that the data key names, and under an
+// RSA key it is false. It is also false with PKCS #1 padding, where another key's data key seems to
+// unwrap, and for what the peer of an EC key sent.
 func (p *Provider) IsCurrent(ctx context.Context, request *provider.UnwrapDataKeyRequest) (bool, error) {
-	if !p.key.decrypts() || !p.key.wrapsNow(request.EncryptedKey) {
+	_, isRSA := p.key.(*rsaKey)
+	switch {
+	case !p.key.wrapsNow(request.EncryptedKey):
 		return false, nil
+	case !p.key.decrypts():
+		return !isRSA, nil
 	}
 	key, err := p.UnwrapDataKey(ctx, request)
 	if err != nil {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/ecdh"
 	"crypto/ecdsa"
+	"crypto/hpke"
 	"crypto/rsa"
 	"crypto/x509"
 	"encoding/pem"
@@ -16,17 +17,11 @@ import (
 
 func isPEM(text []byte) bool { return bytes.HasPrefix(bytes.TrimSpace(text), []byte("-----BEGIN ")) }
 
-// pemKeys are the keys of a PEM text, either of which may be missing. Both are of RSA, or both are
-// of EC. Go keeps such keys on its heap.
+// pemKeys are the keys of a PEM text, either of which may be missing. Both are of one kind. Go keeps
+// such keys on its heap.
 type pemKeys struct {
-	public  any // *rsa.PublicKey or *ecdh.PublicKey
-	private any // *rsa.PrivateKey or *ecdh.PrivateKey
-}
-
-func (k *pemKeys) isRSA() bool {
-	_, public := k.public.(*rsa.PublicKey)
-	_, private := k.private.(*rsa.PrivateKey)
-	return public || private
+	public  any // *rsa.PublicKey, *ecdh.PublicKey or hpke.PublicKey
+	private any // *rsa.PrivateKey, *ecdh.PrivateKey or hpke.PrivateKey
 }
 
 // parsePEM reads a public key, a private key, or both.
@@ -64,6 +59,9 @@ func (k *pemKeys) isPair() bool {
 	case *ecdh.PrivateKey:
 		public, ok := k.public.(*ecdh.PublicKey)
 		return ok && private.PublicKey().Equal(public)
+	case hpke.PrivateKey:
+		public, ok := k.public.(hpke.PublicKey)
+		return ok && private.KEM().ID() == public.KEM().ID() && bytes.Equal(private.PublicKey().Bytes(), public.Bytes())
 	}
 	return false
 }
@@ -87,18 +85,20 @@ func (k *pemKeys) add(block *pem.Block) error {
 		} else {
 			key, err = x509.ParseECPrivateKey(block.Bytes)
 		}
+	case hpkePublicBlock, hpkePrivateBlock:
+		key, err = parseHPKE(block)
 	case "EC PARAMETERS": // openssl ecparam writes them before the key, which repeats them
 		return nil
 	case "ENCRYPTED PRIVATE KEY":
 		return errors.New("it is encrypted; decrypt it with openssl pkey -in KEY -out PLAIN")
 	default:
-		return errors.New("known are PUBLIC KEY, RSA PUBLIC KEY, PRIVATE KEY, RSA PRIVATE KEY and EC PRIVATE KEY")
+		return errors.New("known are PUBLIC KEY, RSA PUBLIC KEY, PRIVATE KEY, RSA PRIVATE KEY, EC PRIVATE KEY and those of pikokms keygen")
 	}
 	if err != nil {
 		return errors.New("it does not parse as a key") // the parser's error might show parts of the key
 	}
 	switch parsed := key.(type) {
-	case *rsa.PublicKey, *rsa.PrivateKey:
+	case *rsa.PublicKey, *rsa.PrivateKey, hpke.PublicKey, hpke.PrivateKey:
 	case *ecdsa.PublicKey:
 		if key, err = ecdhwrap.PublicKey(parsed); err != nil {
 			return err
@@ -111,7 +111,7 @@ func (k *pemKeys) add(block *pem.Block) error {
 		return errors.New("it is neither an RSA key nor one on the curves P-256, P-384 and P-521")
 	}
 	switch key.(type) {
-	case *rsa.PrivateKey, *ecdh.PrivateKey:
+	case *rsa.PrivateKey, *ecdh.PrivateKey, hpke.PrivateKey:
 		if k.private != nil {
 			return errors.New("it is the second private key")
 		}

@@ -31,8 +31,8 @@ func (j *branchKeyJob) add(command *cobra.Command) {
 	command.Flags().IntVar(&j.jobs, "jobs", 8, "the number of branch keys that are worked on side by side")
 }
 
-// parse parses the KEY and checks the flags.
-func (j *branchKeyJob) parse(arguments []string) (*branchkey.URLConfig, []string, error) {
+// open checks the flags and opens the table. With to, its branch keys are to come under that key.
+func (j *branchKeyJob) open(ctx context.Context, arguments []string, to string) (*branchkey.Store, []string, error) {
 	c, err := j.keyStore.parse()
 	if err != nil {
 		return nil, nil, err
@@ -50,7 +50,18 @@ func (j *branchKeyJob) parse(arguments []string) (*branchkey.URLConfig, []string
 	if c.File != "" {
 		j.jobs = 1 // only one can have the file open
 	}
-	return c, ids, nil
+	if to == "" {
+		store, err := c.OpenStore(ctx)
+		return store, ids, err
+	}
+	if err := wrapUnder(c, to); err != nil {
+		return nil, nil, console.Usage(err)
+	}
+	store, err := c.OpenStore(ctx)
+	if err != nil {
+		return nil, nil, fmt.Errorf("--to: %w", err)
+	}
+	return store, ids, nil
 }
 
 // tally counts what is done.
@@ -161,16 +172,9 @@ calls for each item: a branch key has one for each version, and two more.`,
 			if to == "" {
 				return console.Usage(errors.New("no KMS key to move to; name one with --to"))
 			}
-			c, ids, err := j.parse(arguments)
+			store, ids, err := j.open(ctx, arguments, to)
 			if err != nil {
 				return err
-			}
-			if err := wrapUnder(c, to); err != nil {
-				return console.Usage(err)
-			}
-			store, err := c.OpenStore(ctx)
-			if err != nil {
-				return fmt.Errorf("--to: %w", err)
 			}
 			defer store.Close()
 			return j.move(ctx, store, ids)
@@ -230,11 +234,7 @@ It makes one KMS call for each item, and needs no permission to decrypt.`,
   pikokms branch-keys check -k 'branchkey://keys?key=ARN' tenant-42`,
 		RunE: func(command *cobra.Command, arguments []string) error {
 			ctx := command.Context()
-			c, ids, err := j.parse(arguments)
-			if err != nil {
-				return err
-			}
-			store, err := c.OpenStore(ctx)
+			store, ids, err := j.open(ctx, arguments, "")
 			if err != nil {
 				return err
 			}

@@ -77,34 +77,20 @@ Policies may depend on the encryption context that -c states.`,
 		Args:                  cobra.NoArgs,
 		DisableFlagsInUseLine: true,
 		RunE: func(command *cobra.Command, _ []string) error {
+			r := roleKeys{role: role}
 			if role != "" {
 				if err := checkRole(role); err != nil {
 					return err
 				}
 			}
-			if len(to) > 0 && role != roleRewrapper {
-				return console.Usage(errors.New("--to is for --role rewrapper"))
-			}
-			pairs, err := keys.ParsePairs(stated)
-			if err != nil {
+			if err := r.parse(given, to, stated, timeout); err != nil {
 				return err
 			}
-			ks, err := keys.Parse(given, timeout, false)
-			if err != nil {
-				return err
-			}
-			defer keys.CloseAll(ks)
-			var targets []*keys.Key
-			if len(to) > 0 {
-				if targets, err = keys.Parse(to, timeout, false); err != nil {
-					return err
-				}
-			}
-			defer keys.CloseAll(targets)
+			defer keys.CloseAll(r.keys)
 			var checked []*CheckedKey
 			unusable := 0
-			for i, k := range append(slices.Clone(ks), targets...) {
-				c := checkKey(command.Context(), k, pairs, actionsOf(role, i >= len(ks), len(ks), len(targets)))
+			for i, k := range r.keys {
+				c := checkKey(command.Context(), k, r.pairs, r.actions(i))
 				if command.Context().Err() != nil {
 					return command.Context().Err()
 				}

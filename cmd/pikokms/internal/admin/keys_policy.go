@@ -61,40 +61,25 @@ KMS is only asked for the ARN of a KEY that is an alias or an ID.`,
 			if err := checkRole(role); err != nil {
 				return err
 			}
-			pairs, err := keys.ParsePairs(stated)
-			switch {
-			case err != nil:
-				return err
-			case len(to) > 0 && role != roleRewrapper:
-				return console.Usage(errors.New("--to is for --role rewrapper"))
-			}
 			for _, principal := range principals {
 				if !arn.IsARN(principal) {
 					return console.Usage(fmt.Errorf("--principal %q is not an ARN", principal))
 				}
 			}
-			ks, err := keys.Parse(given, timeout, false)
-			if err != nil {
+			r := roleKeys{role: role}
+			if err := r.parse(given, to, stated, timeout); err != nil {
 				return err
 			}
-			defer keys.CloseAll(ks)
-			var targets []*keys.Key
-			if len(to) > 0 {
-				if targets, err = keys.Parse(to, timeout, false); err != nil {
-					return err
-				}
-			}
-			defer keys.CloseAll(targets)
-			all := append(slices.Clone(ks), targets...)
-			if err := checkPolicyKeys(all, rsaKeys, len(principals) > 0); err != nil {
+			defer keys.CloseAll(r.keys)
+			if err := checkPolicyKeys(r.keys, rsaKeys, len(principals) > 0); err != nil {
 				return console.Usage(err)
 			}
 			var statements []Statement
-			for i, k := range all {
+			for i, k := range r.keys {
 				if k.Service.Scheme != awskms.Scheme {
 					continue // It is only used together with the others.
 				}
-				actions := actionsOf(role, i >= len(ks), len(ks), len(targets))
+				actions := r.actions(i)
 				if len(actions) == 0 {
 					continue
 				}
@@ -106,13 +91,13 @@ KMS is only asked for the ARN of a KEY that is an alias or an ID.`,
 				if len(needed.actions) == 0 {
 					continue
 				}
-				of := pairs
+				of := r.pairs
 				if needed.isRSA || needed.isEC {
 					of = nil
 				}
 				statements = merge(statements, allow("Pikokms"+strings.ToUpper(role[:1])+role[1:], needed.actions, []string{needed.keyARN}, of))
 			}
-			if len(pairs) > 0 && len(statements) > 0 && !slices.ContainsFunc(statements, func(s Statement) bool { return s.Condition != nil }) {
+			if len(r.pairs) > 0 && len(statements) > 0 && !slices.ContainsFunc(statements, func(s Statement) bool { return s.Condition != nil }) {
 				return console.Usage(errors.New("-c is no use with RSA keys alone: KMS sees no encryption context under an RSA key"))
 			}
 			if len(statements) == 0 {

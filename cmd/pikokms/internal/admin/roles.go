@@ -1,12 +1,15 @@
 package admin
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	"piko.sh/pikokms/cmd/pikokms/internal/console"
+	"piko.sh/pikokms/cmd/pikokms/internal/keys"
 	"piko.sh/pikokms/provider/awskms"
 )
 
@@ -26,29 +29,52 @@ func checkRole(role string) error {
 	return nil
 }
 
-// actionsOf returns the actions of IAM that a role needs on a symmetric key, except
-// kms:DescribeKey. The key is one of --to if isTarget is true, and else one of -k. A key that
-// messages are encrypted under alone makes their data keys. Several keys wrap one that is made
-// here.
-func actionsOf(role string, isTarget bool, keys, targets int) []string {
-	wrapping := keys
-	if targets > 0 {
-		wrapping = targets
+// roleKeys are the KEYs of a command line and what a role does with them.
+type roleKeys struct {
+	role    string            // empty for both halves of a KEY
+	keys    []*keys.Key       // those of -k, then those of --to
+	sources int               // how many are those of -k
+	pairs   map[string]string // of -c
+}
+
+// parse parses the values of -k, --to and -c. The caller closes the keys.
+func (r *roleKeys) parse(given, to, stated []string, timeout time.Duration) (err error) {
+	if len(to) > 0 && r.role != roleRewrapper {
+		return console.Usage(errors.New("--to is for --role rewrapper"))
 	}
+	if r.pairs, err = keys.ParsePairs(stated); err != nil {
+		return err
+	}
+	if r.keys, err = keys.Parse(given, timeout, false); err != nil {
+		return err
+	}
+	if r.sources = len(r.keys); len(to) == 0 {
+		return nil
+	}
+	targets, err := keys.Parse(to, timeout, false)
+	r.keys = append(r.keys, targets...)
+	return err
+}
+
+// actions returns the actions of IAM that the role needs on one of the keys, if that is a symmetric
+// one, except kms:DescribeKey. A key that messages are encrypted under alone makes their data keys.
+// Several keys wrap one that is made here.
+func (r *roleKeys) actions(i int) []string {
+	isTarget, targets := i >= r.sources, len(r.keys)-r.sources
 	wrap := awskms.ActionGenerateDataKey
-	if wrapping > 1 {
+	if targets > 1 || targets == 0 && r.sources > 1 {
 		wrap = awskms.ActionEncrypt
 	}
 	switch {
-	case role == roleReader, targets > 0 && !isTarget:
+	case r.role == roleReader, targets > 0 && !isTarget:
 		return []string{awskms.ActionDecrypt}
-	case role == roleWriter, isTarget:
+	case r.role == roleWriter, isTarget:
 		return []string{wrap}
 	}
 	return []string{awskms.ActionDecrypt, wrap}
 }
 
-// rsaActionsOf returns what actionsOf returns for an RSA key. To encrypt under one takes its public
+// rsaActionsOf returns what actions returns for an RSA key. To encrypt under one takes its public
 // half, which is in a file or asked for.
 func rsaActionsOf(actions []string, hasPublicKey bool) []string {
 	var own []string

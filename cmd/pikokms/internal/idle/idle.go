@@ -311,7 +311,7 @@ func (f *limitedFile) Seek(offset int64, whence int) (int64, error) {
 func (f *limitedFile) Stat() (fs.FileInfo, error) { return statOf(f.stored) }
 
 // Stat returns what a Folder's object says of its file.
-func (o *limitedObject) Stat() (fs.FileInfo, error) { return statOf(o.Object) }
+func (o *limitedObject) Stat() (fs.FileInfo, error) { return statOf(o.reads.object) }
 
 func statOf(object pikokms.Object) (fs.FileInfo, error) {
 	file, ok := object.(interface{ Stat() (fs.FileInfo, error) })
@@ -322,13 +322,7 @@ func statOf(object pikokms.Object) (fs.FileInfo, error) {
 }
 
 func (f *limitedFile) ReadAt(p []byte, off int64) (int, error) {
-	return f.l.readAt(f.stored, f.cancel, f.idle, p, off)
-}
-
-// readAt reads from an object. It is safe for concurrent use.
-func (l *limited) readAt(stored pikokms.Object, cancel context.CancelFunc, errIdle error, p []byte, off int64) (int, error) {
-	timer := time.NewTimer(l.limit)
-	return l.read(timer, cancel, errIdle, p, func(p []byte) (int, error) { return stored.ReadAt(p, off) })
+	return limitedReads{f.l, f.stored, f.cancel, f.idle}.ReadAt(p, off)
 }
 
 func (l *limited) Open(ctx context.Context, key string) (pikokms.Object, error) {
@@ -341,29 +335,41 @@ func (l *limited) Open(ctx context.Context, key string) (pikokms.Object, error) 
 		cancel()
 		return nil, err
 	}
-	return &limitedObject{Object: stored, l: l, cancel: cancel, idle: errIdle}, nil
+	o := &limitedObject{reads: limitedReads{l, stored, cancel, errIdle}}
+	o.SectionReader = io.NewSectionReader(o.reads, 0, stored.Size())
+	return o, nil
+}
+
+// limitedReads are the reads of an object. One that is given up ends the others, too.
+type limitedReads struct {
+	l      *limited
+	object pikokms.Object
+	cancel context.CancelFunc
+	idle   error
+}
+
+// ReadAt is safe for concurrent use.
+func (r limitedReads) ReadAt(p []byte, off int64) (int, error) {
+	timer := time.NewTimer(r.l.limit)
+	return r.l.read(timer, r.cancel, r.idle, p, func(p []byte) (int, error) { return r.object.ReadAt(p, off) })
 }
 
 // limitedObject is an object that is open for random access.
 type limitedObject struct {
-	pikokms.Object
-	l      *limited
-	cancel context.CancelFunc
-	idle   error
-	close  sync.Once
-	closed error
+	*io.SectionReader // of limitedReads
+	reads             limitedReads
+	close             sync.Once
+	closed            error
 }
 
-// ReadAt implements io.ReaderAt. A read that is given up ends the others, too.
-func (o *limitedObject) ReadAt(p []byte, off int64) (int, error) {
-	return o.l.readAt(o.Object, o.cancel, o.idle, p, off)
-}
+func (o *limitedObject) ModTime() time.Time { return o.reads.object.ModTime() }
 
 // Close implements io.Closer. A second Close returns the first one's result.
 func (o *limitedObject) Close() error {
 	o.close.Do(func() {
-		defer o.cancel()
-		_, o.closed = run(o.l, time.NewTimer(o.l.limit), o.cancel, o.idle, func() (struct{}, error) { return struct{}{}, o.Object.Close() }, nil)
+		r := o.reads
+		defer r.cancel()
+		_, o.closed = run(r.l, time.NewTimer(r.l.limit), r.cancel, r.idle, func() (struct{}, error) { return struct{}{}, r.object.Close() }, nil)
 	})
 	return o.closed
 }

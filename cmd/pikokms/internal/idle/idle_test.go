@@ -199,6 +199,17 @@ func TestAStorageThatNeverAnswers(t *testing.T) {
 	}
 }
 
+// An object that is open for random access is also read in order, within the same limit.
+func TestReadingInOrderIsLimited(t *testing.T) {
+	s := &stuckStorage{at: "read at", polite: true, end: make(chan struct{})}
+	defer close(s.end)
+	stored, err := idle.Limit(s, 50*time.Millisecond).(pikokms.RangeStorage).Open(t.Context(), "key")
+	require.NoError(t, err)
+	_, err = io.ReadAll(stored)
+	require.ErrorIs(t, err, idle.ErrIdle)
+	require.NoError(t, stored.Close())
+}
+
 // slowReader takes its time, which is not the storage's.
 type slowReader struct{ left int }
 

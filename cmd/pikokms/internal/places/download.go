@@ -32,32 +32,46 @@ func (d *download) Read(p []byte) (int, error) {
 	return n, storageError{err, d.isRemote}
 }
 
-// storedObject is an object that is open for random access.
-type storedObject struct {
-	pikokms.Object
+// placeObject is an object that is open for random access. All its reads are by reads.
+type placeObject struct {
+	*io.SectionReader
+	object pikokms.Object
+}
+
+func newPlaceObject(object pikokms.Object, reads io.ReaderAt) placeObject {
+	return placeObject{io.NewSectionReader(reads, 0, object.Size()), object}
+}
+
+func (o placeObject) Close() error { return o.object.Close() }
+
+func (o placeObject) ModTime() time.Time { return o.object.ModTime() }
+
+// storedReads are the reads of a stored object. Their errors are those of the storage.
+type storedReads struct {
+	object   pikokms.Object
 	isRemote bool // of a bucket
 }
 
-func (a storedObject) ReadAt(p []byte, off int64) (int, error) {
-	n, err := a.Object.ReadAt(p, off)
+func (r storedReads) ReadAt(p []byte, off int64) (int, error) {
+	n, err := r.object.ReadAt(p, off)
 	if err != nil && err != io.EOF {
-		err = storageError{err, a.isRemote}
+		err = storageError{err, r.isRemote}
 	}
 	return n, err
 }
 
-// resumingObject is an object that is open for random access. It goes on where a download broke off.
-type resumingObject struct {
-	pikokms.Object
-	ctx context.Context
+// resumingReads are reads that go on where a download broke off.
+type resumingReads struct {
+	object pikokms.Object
+	ctx    context.Context
 }
 
-func (s resumingObject) ReadAt(p []byte, off int64) (n int, err error) {
+func (r resumingReads) ReadAt(p []byte, off int64) (n int, err error) {
 	for {
 		got := 0
-		_, err = Retry(s.ctx, func() (struct{}, bool, error) {
+		_, err = Retry(r.ctx, func() (struct{}, bool, error) {
 			var err error
-			got, err = s.Object.ReadAt(p[n:], off+int64(n))
+			got, err = r.object.ReadAt(p[n:], off+int64(n))
 			return struct{}{}, got == 0 && IsTransient(err), err
 		})
 		if n += got; got == 0 || err == nil || !IsTransient(err) {
@@ -76,7 +90,7 @@ func (p *Place) OpenSteady(ctx context.Context, key string) (pikokms.Object, err
 	if err != nil {
 		return nil, err
 	}
-	return resumingObject{stored, ctx}, nil
+	return newPlaceObject(stored, resumingReads{stored, ctx}), nil
 }
 
 // errDisordered means that a listing can't be taken up again where it broke off.

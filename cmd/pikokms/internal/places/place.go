@@ -171,7 +171,7 @@ func (p *Place) Open(ctx context.Context, key string) (pikokms.Object, error) {
 		if err != nil {
 			return nil, OfStorage(err)
 		}
-		return storedObject{stored, p.IsBucket()}, nil
+		return newPlaceObject(stored, storedReads{stored, p.IsBucket()}), nil
 	case p.Path == "":
 		return nil, errors.New("standard input can only be read from its beginning; name a file")
 	}

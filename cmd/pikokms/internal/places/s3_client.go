@@ -73,13 +73,8 @@ func (b *s3Objects) clientHeader(ctx context.Context, stored any, key string, be
 }
 
 // S3ECHeader implements s3ec.Stored.
-func (a storedObject) S3ECHeader(ctx context.Context, beside bool) (*s3ec.Header, error) {
-	return headerOf(ctx, a.Object, beside)
-}
-
-// S3ECHeader implements s3ec.Stored.
-func (s resumingObject) S3ECHeader(ctx context.Context, beside bool) (*s3ec.Header, error) {
-	return headerOf(ctx, s.Object, beside)
+func (o placeObject) S3ECHeader(ctx context.Context, beside bool) (*s3ec.Header, error) {
+	return headerOf(ctx, o.object, beside)
 }
 
 func headerOf(ctx context.Context, stored any, beside bool) (*s3ec.Header, error) {

@@ -26,6 +26,7 @@ import (
 	"piko.sh/pikokms/cmd/pikokms/internal/admin"
 	"piko.sh/pikokms/cmd/pikokms/internal/console"
 	"piko.sh/pikokms/internal/emulator"
+	"piko.sh/pikokms/internal/race"
 	"piko.sh/pikokms/provider/branchkey"
 	"piko.sh/pikokms/provider/local"
 )
@@ -74,6 +75,7 @@ func countUnder(t *testing.T, store *branchkey.Store) map[string]int {
 // TestKilledWhileMovingBranchKeys kills a move when it has moved some of the branch keys, and then
 // goes on by the same command line.
 func TestKilledWhileMovingBranchKeys(t *testing.T) {
+	race.SkipShort(t)
 	const n = 60
 	store, old, to := newBranchKeys(t, n)
 	move := []string{"branch-keys", "move", "-k", old, "--to", to, "--all"}

@@ -20,6 +20,7 @@ import (
 
 	"piko.sh/pikokms/cmd/pikokms/internal/files"
 	"piko.sh/pikokms/cmd/pikokms/internal/keys"
+	"piko.sh/pikokms/internal/race"
 	"piko.sh/pikokms/message"
 	"piko.sh/pikokms/provider"
 	"piko.sh/pikokms/provider/local"
@@ -219,6 +220,7 @@ func (n *notification) path() string {
 // its turn. What was there stays, or the whole new object is there, no temporary file is left, and
 // the error says what failed. The same command line then comes to a right end.
 func TestAFaultAtEachCallOfTheFileSystem(t *testing.T) {
+	race.SkipShort(t)
 	startsManyProcesses(t)
 	f := newFaultyFiles(t)
 	every := 61

@@ -61,8 +61,9 @@ Keys:
   VAULT_TOKEN, vault login. Or it logs in, with &role-id=ID&secret-id-file=PATH by
   AppRole, or with &kubernetes-role=ROLE by the service account; &auth-mount=PATH
   says where the auth method is.
-  A key file holds the base64 text of an AES key of 16, 24 or 32 bytes, or an RSA
-  or EC key in PEM: a public key encrypts, a private key decrypts. With &peer=PATH,
+  A key file holds the base64 text of an AES key of 16, 24 or 32 bytes, an RSA or
+  EC key in PEM, or an HPKE key, as pikokms keygen --type makes it: a public key
+  encrypts, a private key decrypts. With &peer=PATH,
   a file of the public key of another party, an EC private key does both for what
   the two exchange; so does an awskms URL of a key for key agreement. A local URL
   may have

@@ -24,17 +24,11 @@ func decryptEach(ctx context.Context, b *work.Bulk, o *options, arguments []stri
 	if err != nil {
 		return err
 	}
-	r, err := o.reading()
+	r, err := o.openReading(ctx, b.Use)
 	if err != nil {
 		return err
 	}
 	defer keys.CloseAll(r.keys)
-	if err := b.Use("-k", r.keys); err != nil {
-		return err
-	}
-	if err := keys.OpenAny(ctx, r.keys); err != nil {
-		return err
-	}
 	return b.Run(ctx, o.out, o.replace, arguments, work.Job{
 		Done:   "decrypted",
 		Rename: b.CutSuffix,

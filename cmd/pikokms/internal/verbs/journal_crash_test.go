@@ -20,6 +20,7 @@ import (
 	"piko.sh/pikokms/cmd/pikokms/internal/files"
 	"piko.sh/pikokms/cmd/pikokms/internal/places"
 	"piko.sh/pikokms/cmd/pikokms/internal/work"
+	"piko.sh/pikokms/internal/race"
 	"piko.sh/pikokms/provider/local"
 )
 
@@ -37,6 +38,7 @@ var crashJob = work.NewJournaledJob("a test", []string{"crash"})
 // TestKilledJournals kills processes that write a journal, and say on standard output what is
 // saved. All of that is in the journal afterwards, and nothing that was not written.
 func TestKilledJournals(t *testing.T) {
+	race.SkipShort(t)
 	if path := os.Getenv(journalVariable); path != "" {
 		t.Fatal(writeJournal(path)) // it never returns but for a failure
 	}
@@ -142,6 +144,7 @@ func writeJournal(path string) error {
 // done, and then another one. What a journal says is done is whole, stays in the journal, and is
 // not done again.
 func TestKilledCommandsWithAJournal(t *testing.T) {
+	race.SkipShort(t)
 	startsManyProcesses(t)
 	dir := t.TempDir()
 	k := killed{place: filepath.Join(dir, "in"), objects: 1000, contents: make(map[string][]byte)}
@@ -297,6 +300,7 @@ func doneOf(t *testing.T, path, in string) map[string]bool {
 // TestDamagedJournals changes a journal in many ways. A command that is given it goes on, or says
 // in one line what is wrong, and all that it says is done is done.
 func TestDamagedJournals(t *testing.T) {
+	race.SkipShort(t)
 	dir, key, _ := newFolder(t, 60)
 	path := filepath.Join(t.TempDir(), "journal")
 	arguments := []string{"encrypt", "-k", "local:" + key, "--in-place", "--resume", path, dir}

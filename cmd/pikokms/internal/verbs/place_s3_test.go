@@ -26,6 +26,7 @@ import (
 
 	"piko.sh/pikokms/cmd/pikokms/internal/keys"
 	"piko.sh/pikokms/internal/emulator"
+	"piko.sh/pikokms/internal/race"
 	"piko.sh/pikokms/provider/local"
 )
 
@@ -92,6 +93,7 @@ func (b *motoBucket) run(succeeds bool, arguments ...string) (stdout, stderr str
 
 // Every key that S3 takes is an object of its own: in place, as OUT, in listings and in proofs.
 func TestOddKeysOfS3(t *testing.T) {
+	race.SkipShort(t)
 	b := newMotoBucket(t)
 	keys := []string{
 		"content/", "a/b", "a__0x2f__b", "x/../y.txt", "x/./y.txt", "tab\there", "100%", "%2F", "q?a=1#f", `quote"'`, "über ~ +",
@@ -165,6 +167,7 @@ func TestPrefixOfS3WithoutSlash(t *testing.T) {
 // An object's headers, user metadata and tags stay as they are, byte by byte, in place and in a
 // copy.
 func TestPropertiesOfS3Stay(t *testing.T) {
+	race.SkipShort(t)
 	b := newMotoBucket(t)
 	k := kms.New(kms.Options{Region: "us-east-1", BaseEndpoint: &b.endpoint, Credentials: credentials.NewStaticCredentialsProvider("test", "test", "")})
 	key, err := k.CreateKey(t.Context(), nil)

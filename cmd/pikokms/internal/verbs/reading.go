@@ -137,6 +137,27 @@ func (r *reading) decrypt(ctx context.Context, in io.Reader) (io.Reader, error) 
 	return r.options.decrypt(ctx, r.host, in, r.pairs)
 }
 
+// openReading returns what the flags say of decryption, with keys of which one can decrypt, as far
+// as that is known without a call: work on many objects would fail for each of them. Before the keys
+// are opened, use prepares them for such work. It may be nil.
+func (o *options) openReading(ctx context.Context, use func(flag string, ks []*keys.Key) error) (*reading, error) {
+	r, err := o.reading()
+	if err != nil {
+		return nil, err
+	}
+	if use != nil {
+		err = use("-k", r.keys)
+	}
+	if err == nil {
+		err = keys.OpenAny(ctx, r.keys)
+	}
+	if err != nil {
+		keys.CloseAll(r.keys)
+		return nil, err
+	}
+	return r, nil
+}
+
 // reading returns what the flags say of decryption. The keys are not opened yet.
 func (o *options) reading() (*reading, error) {
 	pairs, err := o.requiredContext()

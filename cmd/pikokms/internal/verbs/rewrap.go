@@ -66,17 +66,11 @@ Piko's old format stays compressed, and nothing then says so.`,
 			if len(to) == 0 {
 				return console.Usage(errors.New("no key to move to; name one with --to KEY"))
 			}
-			r, err := o.reading()
+			r, err := o.openReading(ctx, b.Use)
 			if err != nil {
 				return err
 			}
 			defer keys.CloseAll(r.keys)
-			if err := b.Use("-k", r.keys); err != nil {
-				return err
-			}
-			if err := keys.OpenAny(ctx, r.keys); err != nil {
-				return err
-			}
 			b.GoesOn = b.InPlace
 			m, err := o.moving(ctx, r, to, b.Use)
 			if err != nil {

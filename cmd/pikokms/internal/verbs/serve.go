@@ -43,14 +43,11 @@ the whole object. What is not encrypted is listed, and not shown.`,
 		DisableFlagsInUseLine: true,
 		RunE: func(command *cobra.Command, arguments []string) error {
 			ctx := command.Context()
-			r, err := o.reading()
+			r, err := o.openReading(ctx, nil)
 			if err != nil {
 				return err
 			}
 			defer keys.CloseAll(r.keys)
-			if err := keys.OpenAny(ctx, r.keys); err != nil {
-				return err
-			}
 			for _, k := range r.keys {
 				k.CacheDataKeys(service.CacheLimits{})
 			}

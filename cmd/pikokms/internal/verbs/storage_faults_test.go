@@ -20,6 +20,7 @@ import (
 	"piko.sh/pikokms/cmd/pikokms/internal/keys"
 	"piko.sh/pikokms/cmd/pikokms/internal/places"
 	"piko.sh/pikokms/internal/adversary"
+	"piko.sh/pikokms/internal/race"
 	"piko.sh/pikokms/kmstest"
 	"piko.sh/pikokms/message"
 	"piko.sh/pikokms/provider/local"
@@ -141,6 +142,7 @@ func tryQuickly(t *testing.T, n uint) {
 // TestDamagedObjectsNeverEndTheWork has more damaged objects in a row than failures that may pass.
 // All are named, each is looked at once, and those that are whole are worked on.
 func TestDamagedObjectsNeverEndTheWork(t *testing.T) {
+	race.SkipShort(t)
 	key, sealed := newDevKey(t, bytes.Repeat([]byte("0123456789"), 20_000))
 	u := newUnwell(t)
 	dir := t.TempDir()
@@ -218,6 +220,7 @@ func TestAStorageThatLiesForAWhile(t *testing.T) {
 
 // TestListingUnderCuts lists many objects while one of fifty answers is cut.
 func TestListingUnderCuts(t *testing.T) {
+	race.SkipShort(t)
 	tryQuickly(t, 5)
 	_, sealed := newDevKey(t, make([]byte, 100))
 	u := newUnwell(t)

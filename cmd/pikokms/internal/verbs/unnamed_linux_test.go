@@ -4,11 +4,14 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"piko.sh/pikokms/internal/race"
 )
 
 // TestKillLeavesNoPlaintext kills the command while it writes. Only Linux has files without a name;
 // elsewhere the next run sweeps what is left.
 func TestKillLeavesNoPlaintext(t *testing.T) {
+	race.SkipShort(t)
 	command, stdin, out := start(t, nil, "encrypt", "-o", "out/file")
 	defer stdin.Close()
 	feed(t, stdin, 1<<20)

@@ -11,10 +11,12 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"piko.sh/pikokms/cmd/pikokms/internal/telemetry"
+	"piko.sh/pikokms/internal/race"
 )
 
 // The vectors are messages of AWS's SDKs, one at least for each suite.
 func TestDecryptVectors(t *testing.T) {
+	race.SkipShort(t)
 	folder := filepath.Join("..", "..", "..", "..", "testdata", "vectors")
 	text, err := os.ReadFile(filepath.Join(folder, "manifest.json"))
 	require.NoError(t, err)

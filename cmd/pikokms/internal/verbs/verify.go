@@ -39,17 +39,11 @@ standard input.`,
 			if err != nil {
 				return err
 			}
-			r, err := o.reading()
+			r, err := o.openReading(ctx, e.Use)
 			if err != nil {
 				return err
 			}
 			defer keys.CloseAll(r.keys)
-			if err := e.Use("-k", r.keys); err != nil {
-				return err
-			}
-			if err := keys.OpenAny(ctx, r.keys); err != nil {
-				return err
-			}
 			p, err := e.Open(ctx, arguments)
 			if err != nil {
 				return err
