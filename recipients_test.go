@@ -55,7 +55,7 @@ func TestMultiRegionKey(t *testing.T) {
 	require.Equal(t, "one key, two Regions", got)
 	require.Equal(t, map[string]int{"Decrypt": 1}, replicaCalls.take())
 
-	discovery, err := awskms.NewDiscovery(t.Context(), awskms.DiscoveryConfig{Accounts: []string{*primary.AWSAccountId}, Client: replicaClient})
+	discovery, err := awskms.NewDiscovery(t.Context(), awskms.Config{Accounts: []string{*primary.AWSAccountId}, Client: replicaClient})
 	require.NoError(t, err)
 	got, err = open(t, stored, nil, discovery)
 	require.NoError(t, err)
@@ -79,11 +79,11 @@ func TestDiscovery(t *testing.T) {
 	q, err := awskms.NewProvider(t.Context(), awskms.Config{KeyID: *another.KeyId, Client: client})
 	require.NoError(t, err)
 	account := *another.AWSAccountId
-	ours, err := awskms.NewDiscovery(t.Context(), awskms.DiscoveryConfig{Accounts: []string{"111122223333", account}, Client: client})
+	ours, err := awskms.NewDiscovery(t.Context(), awskms.Config{Accounts: []string{"111122223333", account}, Client: client})
 	require.NoError(t, err)
-	strangers, err := awskms.NewDiscovery(t.Context(), awskms.DiscoveryConfig{Accounts: []string{"111122223333"}, Client: client})
+	strangers, err := awskms.NewDiscovery(t.Context(), awskms.Config{Accounts: []string{"111122223333"}, Client: client})
 	require.NoError(t, err)
-	china, err := awskms.NewDiscovery(t.Context(), awskms.DiscoveryConfig{Accounts: []string{account}, Partition: "aws-cn", Client: client})
+	china, err := awskms.NewDiscovery(t.Context(), awskms.Config{Accounts: []string{account}, Partition: "aws-cn", Client: client})
 	require.NoError(t, err)
 
 	for _, keyring := range []provider.Wrapper{p, q} {

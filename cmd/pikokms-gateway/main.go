@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/spf13/pflag"
+	"github.com/versity/versitygw/auth"
 	"github.com/versity/versitygw/embedgw"
 	"github.com/versity/versitygw/s3api"
 
@@ -100,7 +101,9 @@ func run(ctx context.Context, args []string) (err error) {
 	err = embedgw.RunVersityGW(s.untilStopped(ctx, c.stopTimeout), s.count(encrypted.New(inner, encrypted.Config{Keys: keys.of, Logger: logger})), &embedgw.Config{
 		RootUserAccess: access, RootUserSecret: secret, Region: c.region, Ports: []string{c.listen}, CertFile: c.tlsCert, KeyFile: c.tlsKey,
 		MaxConnections: maxConnections, MaxRequests: maxRequests, MultipartMaxParts: 10_000, Quiet: true, KeepAlive: true,
-		SigHup: hangups(), S3Options: append(options, encrypted.Options()...),
+		// The engine's own way to an account prints a line to standard output.
+		IAMService: auth.NewIAMServiceSingle(auth.Account{Access: access, Secret: secret, Role: auth.RoleAdmin}),
+		SigHup:     hangups(), S3Options: append(options, encrypted.Options()...),
 	})
 	if err != nil {
 		return fmt.Errorf("--listen %s: %w", c.listen, err)
@@ -131,7 +134,7 @@ func (s *server) untilStopped(ctx context.Context, timeout time.Duration) contex
 		<-signals
 		signal.Reset(os.Interrupt, syscall.SIGTERM)
 		s.stopping.Store(true)
-		slog.Info("stopping", "requests", s.requests.Load(), "at_most", timeout)
+		slog.Info("stopping", "requests", s.requests.Load(), "at_most", timeout.String())
 		for begin := time.Now(); s.requests.Load() > 0 && time.Since(begin) < timeout; time.Sleep(20 * time.Millisecond) {
 		}
 		end()

@@ -3,11 +3,13 @@ package main
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"io"
 	"io/fs"
 	"net"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"testing"
 	"time"
@@ -15,6 +17,9 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/stretchr/testify/require"
+	"github.com/versity/versitygw/backend/meta"
+	"github.com/versity/versitygw/backend/posix"
+	"github.com/versity/versitygw/embedgw"
 
 	"piko.sh/pikokms/provider/local"
 )
@@ -24,11 +29,34 @@ import (
 const asProgram = "PIKOKMS_TEST_RUN_GATEWAY"
 
 func TestMain(m *testing.M) {
-	if os.Getenv(asProgram) != "" {
+	switch os.Getenv(asProgram) {
+	case "":
+		os.Exit(m.Run())
+	case asEngine:
+		engine(os.Args[1:])
+	default:
 		main()
-		os.Exit(0)
 	}
-	os.Exit(m.Run())
+	os.Exit(0)
+}
+
+// asEngine makes the test's binary the engine alone, which stores what it is given as it is.
+const asEngine = "engine"
+
+func engine(args []string) {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	defer stop()
+	behind, err := posix.New(args[0], meta.XattrMeta{}, posix.PosixOpts{})
+	if err == nil {
+		err = embedgw.RunVersityGW(ctx, behind, &embedgw.Config{
+			RootUserAccess: testKey, RootUserSecret: testSecret, Ports: args[2:],
+			MaxConnections: maxConnections, MaxRequests: maxRequests, MultipartMaxParts: 10_000, Quiet: true,
+		})
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
 }
 
 const testKey, testSecret = "test-access", "test-secret"
@@ -51,12 +79,17 @@ func newKey(t testing.TB) string {
 // start starts a gateway, which ends with the test.
 func start(t testing.TB, args ...string) *gateway {
 	t.Helper()
+	return startAs(t, "gateway", args...)
+}
+
+func startAs(t testing.TB, what string, args ...string) *gateway {
+	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	address := listener.Addr().String()
 	require.NoError(t, listener.Close())
 	process := exec.Command(os.Args[0], append(args, "--listen", address)...)
-	process.Env = append(os.Environ(), asProgram+"=1", "PIKOKMS_GATEWAY_ACCESS_KEY_ID="+testKey, "PIKOKMS_GATEWAY_SECRET_ACCESS_KEY="+testSecret)
+	process.Env = append(os.Environ(), asProgram+"="+what, "PIKOKMS_GATEWAY_ACCESS_KEY_ID="+testKey, "PIKOKMS_GATEWAY_SECRET_ACCESS_KEY="+testSecret)
 	process.Stderr = t.Output()
 	require.NoError(t, process.Start())
 	t.Cleanup(func() {

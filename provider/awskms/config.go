@@ -1,6 +1,7 @@
 package awskms
 
 import (
+	"cmp"
 	"context"
 	"crypto"
 	"crypto/ecdh"
@@ -26,14 +27,15 @@ const (
 // maxGrantTokens is KMS's limit (KMS API Reference, GrantTokens).
 const maxGrantTokens = 10
 
-// Config configures a Provider: the key, and the way to KMS.
+// Config configures a Provider, a Wrapper or what NewDiscovery returns: the keys, and the way to
+// KMS. Each constructor refuses the fields that it has no use for.
 //
 // What it leaves out is found as by every AWS tool. Credentials come from the environment, a
 // profile or a role. The Region is that of KeyID if that is an ARN. Otherwise it is that of the
 // environment variable AWS_REGION or AWS_DEFAULT_REGION, or else that of the profile. What the AWS
 // SDK logs goes to slog's default logger.
 type Config struct {
-	KeyID   string // key ID, key ARN, alias name ("alias/…") or alias ARN; required
+	KeyID   string // key ID, key ARN, alias name ("alias/…") or alias ARN; a Wrapper takes ARNs of keys only
 	Region  string // of the key
 	Profile string // of the shared AWS configuration files
 
@@ -44,6 +46,17 @@ type Config struct {
 	// down. The key is checked when it is first needed.
 	CheckLater bool
 
+	// Accounts are the 12-digit IDs of AWS accounts, all of whose keys are trusted, in place of KeyID
+	// and TrustedKeys: for NewDiscovery, and for a Wrapper that wraps no new keys. Partition is
+	// theirs, default "aws".
+	Accounts  []string
+	Partition string
+
+	// MultiRegion makes a Wrapper take all ARNs of the configuration as multi-Region keys. A key that
+	// a replica of one wraps is trusted, too. KMS is asked about the configured ARN, which must be
+	// in the Region. A Provider finds out by itself.
+	MultiRegion bool
+
 	TrustedKeys []string    // ARNs of further keys to decrypt under
 	GrantTokens []string    // at most 10, of grants so new that KMS may not know them everywhere
 	Endpoint    string      // URL of another KMS endpoint: a VPC endpoint, LocalStack
@@ -51,8 +64,8 @@ type Config struct {
 
 	// PublicKey is the public half of an RSA or EC key in PEM. PublicKeyFile is a file of it. With one
 	// of them, encrypting asks nothing of KMS and needs no credentials, unless there is a peer, and
-	// NewProvider checks nothing. KeyID must then be a key ARN. Without them, KMS is asked for the public key when it
-	// is first needed.
+	// NewProvider checks nothing. KeyID must then be a key ARN. Without them, KMS is asked for the
+	// public key when it is first needed.
 	PublicKey     []byte
 	PublicKeyFile string
 
@@ -65,8 +78,11 @@ type Config struct {
 	Hash crypto.Hash
 }
 
-// validate checks what can be checked without the environment.
+// validate checks what can be checked without the environment, for a Provider.
 func (c *Config) validate() error {
+	if len(c.Accounts) > 0 || c.Partition != "" || c.MultiRegion {
+		return fmt.Errorf("%w: a Provider takes neither Accounts and Partition, which are for NewDiscovery, nor MultiRegion", provider.ErrInvalidKey)
+	}
 	if c.KeyID == "" {
 		return fmt.Errorf("%w: KeyID is empty; give a key ID, key ARN, alias name or alias ARN", provider.ErrInvalidKey)
 	}
@@ -90,15 +106,15 @@ func (c *Config) validate() error {
 	if c.Peer != nil && c.PeerFile != "" {
 		return fmt.Errorf("%w: both Peer and PeerFile are given", provider.ErrInvalidKey)
 	}
-	return c.connection().validate()
+	return c.validateConnection()
 }
 
-// connection returns the fields that say how to reach KMS.
-func (c *Config) connection() *connection {
-	return &connection{
-		region: c.Region, profile: c.Profile, endpoint: c.Endpoint, client: c.Client,
-		maxRetries: c.MaxRetries, timeout: c.Timeout, grantTokens: c.GrantTokens,
+// forProvider refuses the fields that only a Provider has a use for.
+func (c *Config) forProvider() error {
+	if c.CheckLater || c.PublicKey != nil || c.PublicKeyFile != "" || c.Peer != nil || c.PeerFile != "" || c.Hash != 0 {
+		return fmt.Errorf("%w: CheckLater, PublicKey, Peer, their files and Hash are for a Provider", provider.ErrInvalidKey)
 	}
+	return nil
 }
 
 // load returns a service in the Region of the configuration's keys.
@@ -106,11 +122,7 @@ func (c *Config) load(ctx context.Context) (service, error) {
 	if err := c.validate(); err != nil {
 		return service{}, err
 	}
-	how := c.connection()
-	if how.region == "" && how.client == nil {
-		how.region = arns.Region(c.KeyID)
-	}
-	loaded, err := how.load(ctx)
+	loaded, err := c.connect(ctx)
 	if err != nil {
 		return service{}, err
 	}
@@ -155,66 +167,59 @@ func publicKeyOf(text []byte, file string) (any, error) {
 	return parsePublicKey(text)
 }
 
-// connection is the way to KMS.
-type connection struct {
-	region, profile, endpoint string
-	client                    *kms.Client
-	maxRetries                int
-	timeout                   time.Duration
-	grantTokens               []string
-}
-
-func (c *connection) validate() error {
+// validateConnection checks the fields that say how to reach KMS.
+func (c *Config) validateConnection() error {
 	switch {
-	case c.client != nil && (c.maxRetries != 0 || c.endpoint != "" || c.profile != ""):
+	case c.Client != nil && (c.MaxRetries != 0 || c.Endpoint != "" || c.Profile != ""):
 		return fmt.Errorf("%w: Profile, MaxRetries and Endpoint belong to the given Client; set them there", provider.ErrInvalidKey)
-	case c.client != nil && c.region != "" && c.region != c.client.Options().Region:
-		return fmt.Errorf("%w: the given Client is for Region %q, the configured Region is %s", provider.ErrInvalidKey, c.client.Options().Region, c.region)
-	case c.maxRetries < 0:
-		return fmt.Errorf("%w: MaxRetries is %d, it cannot be negative", provider.ErrInvalidKey, c.maxRetries)
-	case c.timeout < 0:
-		return fmt.Errorf("%w: Timeout is %v, it cannot be negative", provider.ErrInvalidKey, c.timeout)
-	case len(c.grantTokens) > maxGrantTokens:
-		return fmt.Errorf("%w: %d grant tokens, KMS takes %d", provider.ErrInvalidKey, len(c.grantTokens), maxGrantTokens)
+	case c.Client != nil && c.Region != "" && c.Region != c.Client.Options().Region:
+		return fmt.Errorf("%w: the given Client is for Region %q, the configured Region is %s", provider.ErrInvalidKey, c.Client.Options().Region, c.Region)
+	case c.MaxRetries < 0:
+		return fmt.Errorf("%w: MaxRetries is %d, it cannot be negative", provider.ErrInvalidKey, c.MaxRetries)
+	case c.Timeout < 0:
+		return fmt.Errorf("%w: Timeout is %v, it cannot be negative", provider.ErrInvalidKey, c.Timeout)
+	case len(c.GrantTokens) > maxGrantTokens:
+		return fmt.Errorf("%w: %d grant tokens, KMS takes %d", provider.ErrInvalidKey, len(c.GrantTokens), maxGrantTokens)
 	}
 	return nil
 }
 
-// load returns a service. It asks neither KMS nor a source of credentials.
-func (c *connection) load(ctx context.Context) (service, error) {
-	client := c.client
+// connect returns a service, in the Region of KeyID if none is configured. It asks neither KMS nor a
+// source of credentials.
+func (c *Config) connect(ctx context.Context) (service, error) {
+	client := c.Client
 	if client == nil {
 		var err error
-		if client, err = c.newClient(ctx); err != nil {
+		if client, err = c.newClient(ctx, cmp.Or(c.Region, arns.Region(c.KeyID))); err != nil {
 			return service{}, err
 		}
 	}
 	if client.Options().Region == "" {
 		return service{}, fmt.Errorf("%w: no Region is configured; give the key's Region, or its ARN, or set AWS_REGION or the profile's region", provider.ErrInvalidKey)
 	}
-	timeout := c.timeout
+	timeout := c.Timeout
 	if timeout == 0 {
 		timeout = DefaultTimeout
 	}
-	return service{client: bound(client, timeout), grantTokens: slices.Clone(c.grantTokens)}, nil
+	return service{client: bound(client, timeout), grantTokens: slices.Clone(c.GrantTokens)}, nil
 }
 
-func (c *connection) newClient(ctx context.Context) (*kms.Client, error) {
-	retries := c.maxRetries
+func (c *Config) newClient(ctx context.Context, region string) (*kms.Client, error) {
+	retries := c.MaxRetries
 	if retries == 0 {
 		retries = DefaultMaxRetries
 	}
-	options := []func(*config.LoadOptions) error{config.WithRegion(c.region), config.WithRetryMaxAttempts(1 + retries), config.WithLogger(Logger)}
-	if c.profile != "" {
-		options = append(options, config.WithSharedConfigProfile(c.profile))
+	options := []func(*config.LoadOptions) error{config.WithRegion(region), config.WithRetryMaxAttempts(1 + retries), config.WithLogger(Logger)}
+	if c.Profile != "" {
+		options = append(options, config.WithSharedConfigProfile(c.Profile))
 	}
 	loaded, err := config.LoadDefaultConfig(ctx, options...)
 	if err != nil {
 		return nil, fmt.Errorf("%w: loading the AWS configuration: %w", provider.ErrInvalidKey, err)
 	}
 	return kms.NewFromConfig(loaded, func(o *kms.Options) {
-		if c.endpoint != "" {
-			o.BaseEndpoint = aws.String(c.endpoint)
+		if c.Endpoint != "" {
+			o.BaseEndpoint = aws.String(c.Endpoint)
 		}
 	}), nil
 }

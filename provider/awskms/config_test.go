@@ -1,6 +1,7 @@
 package awskms_test
 
 import (
+	"crypto"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -118,7 +119,7 @@ func TestConfigsThatAreRefused(t *testing.T) {
 		require.ErrorContains(t, err, says)
 		requireOneSentinel(t, err)
 	}
-	for says, c := range map[string]awskms.DiscoveryConfig{
+	for says, c := range map[string]awskms.Config{
 		"needs the accounts":         {},
 		"is not 12 digits":           {Accounts: []string{"1"}},
 		"belong to the given Client": {Accounts: []string{"111122223333"}, Client: client, MaxRetries: 1},
@@ -155,7 +156,39 @@ func TestAConfigWithoutAClient(t *testing.T) {
 	requireOneSentinel(t, err)
 
 	closed := newHTTPServer(t, nil)
-	d, err := awskms.NewDiscovery(t.Context(), awskms.DiscoveryConfig{Accounts: []string{kmstest.Account}, Region: "eu-west-1", Endpoint: closed})
+	d, err := awskms.NewDiscovery(t.Context(), awskms.Config{Accounts: []string{kmstest.Account}, Region: "eu-west-1", Endpoint: closed})
 	require.NoError(t, err, "nothing is asked")
 	require.ErrorIs(t, opened(t, sealed(t, server, key.ARN), d), provider.ErrAccessDenied)
+}
+
+// One Config serves three constructors. A field that one of them would pass over is refused.
+func TestFieldsOfAnotherConstructor(t *testing.T) {
+	const keyARN = "arn:aws:kms:eu-west-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab"
+	accounts := []string{"111122223333"}
+	construct := map[string]func(awskms.Config) error{
+		"NewProvider":  func(c awskms.Config) error { _, err := awskms.NewProvider(t.Context(), c); return err },
+		"NewDiscovery": func(c awskms.Config) error { _, err := awskms.NewDiscovery(t.Context(), c); return err },
+		"NewWrapper":   func(c awskms.Config) error { _, err := awskms.NewWrapper(t.Context(), c); return err },
+	}
+	for _, c := range []struct {
+		constructor string
+		config      awskms.Config
+	}{
+		{"NewProvider", awskms.Config{KeyID: keyARN, Accounts: accounts}},
+		{"NewProvider", awskms.Config{KeyID: keyARN, Partition: "aws"}},
+		{"NewProvider", awskms.Config{KeyID: keyARN, MultiRegion: true}},
+		{"NewDiscovery", awskms.Config{Accounts: accounts, KeyID: keyARN}},
+		{"NewDiscovery", awskms.Config{Accounts: accounts, TrustedKeys: []string{keyARN}}},
+		{"NewDiscovery", awskms.Config{Accounts: accounts, MultiRegion: true}},
+		{"NewDiscovery", awskms.Config{Accounts: accounts, CheckLater: true}},
+		{"NewDiscovery", awskms.Config{Accounts: accounts, Hash: crypto.SHA1}},
+		{"NewWrapper", awskms.Config{KeyID: keyARN, Accounts: accounts}},
+		{"NewWrapper", awskms.Config{KeyID: keyARN, CheckLater: true}},
+		{"NewWrapper", awskms.Config{KeyID: keyARN, PublicKeyFile: "key.pem"}},
+		{"NewWrapper", awskms.Config{KeyID: keyARN, PeerFile: "peer.pem"}},
+		{"NewWrapper", awskms.Config{Accounts: accounts, PublicKey: []byte("-----BEGIN")}},
+	} {
+		c.config.Region = "eu-west-1"
+		require.ErrorIs(t, construct[c.constructor](c.config), provider.ErrInvalidKey, "%s: %v", c.constructor, c.config)
+	}
 }

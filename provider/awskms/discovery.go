@@ -6,10 +6,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws/arn"
-	"github.com/aws/aws-sdk-go-v2/service/kms"
 
 	"piko.sh/pikokms/header"
 	"piko.sh/pikokms/internal/arns"
@@ -20,31 +18,6 @@ import (
 // separate ones.
 const defaultPartition = "aws"
 
-// DiscoveryConfig configures NewDiscovery: the accounts to trust, and the way to KMS. Credentials
-// and Region are found as for a Config.
-type DiscoveryConfig struct {
-	Accounts  []string // 12-digit IDs of the AWS accounts whose keys are trusted; required
-	Partition string   // of the accounts, default "aws"
-
-	Region  string // in which to ask KMS
-	Profile string // of the shared AWS configuration files
-
-	MaxRetries int           // retries of a failed attempt that may succeed later; 0 means 3
-	Timeout    time.Duration // of each attempt, from connecting to the last byte; 0 means 10 s
-
-	GrantTokens []string    // at most 10, of grants so new that KMS may not know them everywhere
-	Endpoint    string      // URL of another KMS endpoint: a VPC endpoint, LocalStack
-	Client      *kms.Client // used in place of Region, Profile, MaxRetries and Endpoint
-}
-
-// connection returns the fields that say how to reach KMS.
-func (c *DiscoveryConfig) connection() *connection {
-	return &connection{
-		region: c.Region, profile: c.Profile, endpoint: c.Endpoint, client: c.Client,
-		maxRetries: c.MaxRetries, timeout: c.Timeout, grantTokens: c.GrantTokens,
-	}
-}
-
 // discovery is the keyring of NewDiscovery.
 type discovery struct {
 	service
@@ -53,15 +26,15 @@ type discovery struct {
 	region    string
 }
 
-// NewDiscovery returns a keyring that decrypts messages under any symmetric KMS key of stated
-// accounts. It need not know the key beforehand (specification:
+// NewDiscovery returns a keyring that decrypts messages under any symmetric KMS key of
+// Config.Accounts. It need not know the key beforehand (specification:
 // framework/aws-kms/aws-kms-mrk-discovery-keyring.md). It asks KMS in one Region: about keys of
 // that Region, and about multi-Region keys of others by their replica in it. It makes one call of
 // KMS Decrypt for a data key, or none if the wrapping key is not one of the stated accounts.
 //
 // NewDiscovery asks neither KMS nor a source of credentials. The error holds
 // provider.ErrInvalidKey.
-func NewDiscovery(ctx context.Context, c DiscoveryConfig) (provider.Unwrapper, error) {
+func NewDiscovery(ctx context.Context, c Config) (provider.Unwrapper, error) {
 	d, err := newDiscovery(ctx, c)
 	if err != nil {
 		return nil, err // d would be an Unwrapper that holds a nil pointer, and not nil
@@ -69,11 +42,11 @@ func NewDiscovery(ctx context.Context, c DiscoveryConfig) (provider.Unwrapper, e
 	return d, nil
 }
 
-func newDiscovery(ctx context.Context, c DiscoveryConfig) (*discovery, error) {
-	if err := c.validate(); err != nil {
+func newDiscovery(ctx context.Context, c Config) (*discovery, error) {
+	if err := c.validateDiscovery(); err != nil {
 		return nil, err
 	}
-	loaded, err := c.connection().load(ctx)
+	loaded, err := c.connect(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -83,9 +56,12 @@ func newDiscovery(ctx context.Context, c DiscoveryConfig) (*discovery, error) {
 	}, nil
 }
 
-func (c *DiscoveryConfig) validate() error {
-	if err := c.connection().validate(); err != nil {
+func (c *Config) validateDiscovery() error {
+	if err := cmp.Or(c.forProvider(), c.validateConnection()); err != nil {
 		return err
+	}
+	if c.KeyID != "" || len(c.TrustedKeys) > 0 || c.MultiRegion {
+		return fmt.Errorf("%w: discovery takes Accounts, and neither KeyID, TrustedKeys nor MultiRegion", provider.ErrInvalidKey)
 	}
 	if len(c.Accounts) == 0 {
 		return fmt.Errorf("%w: discovery needs the accounts whose keys to trust", provider.ErrInvalidKey)

@@ -318,7 +318,7 @@ func TestDiscoveryInAnotherRegionNamesBoth(t *testing.T) {
 	server.Replicate(replicated.ARN, "eu-west-1")
 	there := func(o *kms.Options) { o.Region = "us-east-1" }
 	client := newClient(t, server.URL, 1)
-	d, err := awskms.NewDiscovery(t.Context(), awskms.DiscoveryConfig{Accounts: []string{kmstest.Account}, Client: client})
+	d, err := awskms.NewDiscovery(t.Context(), awskms.Config{Accounts: []string{kmstest.Account}, Client: client})
 	require.NoError(t, err)
 	for _, c := range []struct {
 		key  kmstest.Key

@@ -14,7 +14,7 @@ import (
 // The reader does not know under which key of its company's accounts an object is encrypted.
 func ExampleNewDiscovery() {
 	ctx := context.Background()
-	keys, err := awskms.NewDiscovery(ctx, awskms.DiscoveryConfig{Accounts: []string{"111122223333", "444455556666"}, Region: "eu-west-1"})
+	keys, err := awskms.NewDiscovery(ctx, awskms.Config{Accounts: []string{"111122223333", "444455556666"}, Region: "eu-west-1"})
 	if err != nil {
 		log.Fatal(err)
 	}

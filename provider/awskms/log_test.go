@@ -12,8 +12,8 @@ import (
 // The AWS SDK would write lines on standard error, and a program that logs JSON could not tell them
 // from its own.
 func TestTheSDKLogsToSlog(t *testing.T) {
-	c := &connection{region: "eu-west-1"}
-	client, err := c.newClient(t.Context())
+	c := &Config{Region: "eu-west-1"}
+	client, err := c.newClient(t.Context(), c.Region)
 	require.NoError(t, err)
 	var text bytes.Buffer
 	before := slog.Default()

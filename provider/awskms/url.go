@@ -109,9 +109,9 @@ func isEndpoint(text string) bool {
 //	grant-tokens=TOKEN,TOKEN…    of grants too new to be known everywhere
 //
 // The error holds provider.ErrInvalidKey.
-func ParseDiscoveryURL(u *url.URL) (DiscoveryConfig, error) {
-	refuse := func(format string, arguments ...any) (DiscoveryConfig, error) {
-		return DiscoveryConfig{}, fmt.Errorf("%w: URL %q: %s", provider.ErrInvalidKey, provider.RedactURL(u.String()), fmt.Sprintf(format, arguments...))
+func ParseDiscoveryURL(u *url.URL) (Config, error) {
+	refuse := func(format string, arguments ...any) (Config, error) {
+		return Config{}, fmt.Errorf("%w: URL %q: %s", provider.ErrInvalidKey, provider.RedactURL(u.String()), fmt.Sprintf(format, arguments...))
 	}
 	switch {
 	case u.Scheme != DiscoveryScheme:
@@ -121,9 +121,9 @@ func ParseDiscoveryURL(u *url.URL) (DiscoveryConfig, error) {
 	}
 	query, err := provider.URLParameters(u, "accounts", "endpoint", "grant-tokens", "partition", "profile", "region")
 	if err != nil {
-		return DiscoveryConfig{}, err
+		return Config{}, err
 	}
-	c := DiscoveryConfig{
+	c := Config{
 		Accounts:    arns.List(query.Get("accounts")),
 		Partition:   query.Get("partition"),
 		Region:      query.Get("region"),
@@ -134,8 +134,8 @@ func ParseDiscoveryURL(u *url.URL) (DiscoveryConfig, error) {
 	if !isEndpoint(c.Endpoint) {
 		return refuse("the endpoint %q is not an http or https URL", provider.RedactURL(c.Endpoint))
 	}
-	if err := c.validate(); err != nil {
-		return DiscoveryConfig{}, err
+	if err := c.validateDiscovery(); err != nil {
+		return Config{}, err
 	}
 	return c, nil
 }

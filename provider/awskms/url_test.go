@@ -77,7 +77,7 @@ func TestParseURLRefuses(t *testing.T) {
 }
 
 func TestParseDiscoveryURL(t *testing.T) {
-	for text, want := range map[string]DiscoveryConfig{
+	for text, want := range map[string]Config{
 		"awskms-discovery:?accounts=111122223333&region=eu-west-1": {Accounts: []string{"111122223333"}, Region: "eu-west-1"},
 		"awskms-discovery:?accounts=111122223333":                  {Accounts: []string{"111122223333"}},
 		"awskms-discovery:?accounts=111122223333&profile=work":     {Accounts: []string{"111122223333"}, Profile: "work"},

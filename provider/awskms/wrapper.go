@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"fmt"
-	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/kms"
@@ -13,33 +12,6 @@ import (
 	"piko.sh/pikokms/internal/arns"
 	"piko.sh/pikokms/provider"
 )
-
-// WrapperConfig configures a Wrapper: the KMS keys for the keys of a key store, and the way to KMS.
-// Credentials and Region are found as for a Config. Either KeyARN or Accounts is required.
-type WrapperConfig struct {
-	KeyARN      string   // ARN of the KMS key that wraps new keys
-	TrustedKeys []string // ARNs of further KMS keys whose keys may be unwrapped
-
-	// MultiRegion takes all ARNs of the configuration as multi-Region keys. A key that a replica of
-	// one wraps is trusted, too. KMS is asked about the configured ARN, which must be in the
-	// Region.
-	MultiRegion bool
-
-	// Accounts are the 12-digit IDs of AWS accounts, all of whose KMS keys are trusted, in place of
-	// KeyARN and TrustedKeys. Partition is theirs, default "aws". Such a Wrapper wraps no new keys.
-	Accounts  []string
-	Partition string
-
-	Region  string // in which to ask KMS
-	Profile string // of the shared AWS configuration files
-
-	MaxRetries int           // retries of a failed attempt that may succeed later; 0 means 3
-	Timeout    time.Duration // of each attempt, from connecting to the last byte; 0 means 10 s
-
-	GrantTokens []string    // at most 10, of grants so new that KMS may not know them everywhere
-	Endpoint    string      // URL of another KMS endpoint: a VPC endpoint, LocalStack
-	Client      *kms.Client // used in place of Region, Profile, MaxRetries and Endpoint
-}
 
 // Wrapper wraps keys that it does not see, and unwraps them. Package provider/branchkey keeps such
 // keys in a table. A Wrapper is safe for concurrent use.
@@ -53,25 +25,21 @@ type Wrapper struct {
 
 // NewWrapper makes a Wrapper. It asks neither KMS nor a source of credentials. The error holds
 // provider.ErrInvalidKey.
-func NewWrapper(ctx context.Context, c WrapperConfig) (*Wrapper, error) {
+func NewWrapper(ctx context.Context, c Config) (*Wrapper, error) {
 	if len(c.Accounts) > 0 {
 		return newDiscoveringWrapper(ctx, c)
 	}
-	w := &Wrapper{keyARN: c.KeyARN, trusted: append([]string{c.KeyARN}, c.TrustedKeys...), multiRegion: c.MultiRegion}
+	w := &Wrapper{keyARN: c.KeyID, trusted: append([]string{c.KeyID}, c.TrustedKeys...), multiRegion: c.MultiRegion}
 	for _, keyARN := range w.trusted {
 		if !arns.IsKey(keyARN) {
 			return nil, fmt.Errorf("%w: %q is not the ARN of a KMS key; key stores take neither aliases nor key IDs", provider.ErrInvalidKey, keyARN)
 		}
 	}
-	how := c.connection()
-	if how.region == "" && how.client == nil {
-		how.region = arns.Region(c.KeyARN)
-	}
-	if err := how.validate(); err != nil {
+	if err := cmp.Or(c.forProvider(), c.validateConnection()); err != nil {
 		return nil, err
 	}
 	var err error
-	if w.service, err = how.load(ctx); err != nil {
+	if w.service, err = c.connect(ctx); err != nil {
 		return nil, err
 	}
 	for _, keyARN := range w.trusted {
@@ -82,26 +50,15 @@ func NewWrapper(ctx context.Context, c WrapperConfig) (*Wrapper, error) {
 	return w, nil
 }
 
-func newDiscoveringWrapper(ctx context.Context, c WrapperConfig) (*Wrapper, error) {
-	if c.KeyARN != "" || len(c.TrustedKeys) > 0 || c.MultiRegion {
+func newDiscoveringWrapper(ctx context.Context, c Config) (*Wrapper, error) {
+	if c.KeyID != "" || len(c.TrustedKeys) > 0 || c.MultiRegion {
 		return nil, fmt.Errorf("%w: give either the ARN of a KMS key or the accounts of discovery, not both", provider.ErrInvalidKey)
 	}
-	d, err := newDiscovery(ctx, DiscoveryConfig{
-		Accounts: c.Accounts, Partition: c.Partition, Region: c.Region, Profile: c.Profile, MaxRetries: c.MaxRetries,
-		Timeout: c.Timeout, GrantTokens: c.GrantTokens, Endpoint: c.Endpoint, Client: c.Client,
-	})
+	d, err := newDiscovery(ctx, c)
 	if err != nil {
 		return nil, err
 	}
 	return &Wrapper{service: d.service, discovery: d}, nil
-}
-
-// connection returns the fields that say how to reach KMS.
-func (c *WrapperConfig) connection() *connection {
-	return &connection{
-		region: c.Region, profile: c.Profile, endpoint: c.Endpoint, client: c.Client,
-		maxRetries: c.MaxRetries, timeout: c.Timeout, grantTokens: c.GrantTokens,
-	}
 }
 
 // KeyARN returns the ARN of the KMS key that wraps new keys, or nothing for discovery.

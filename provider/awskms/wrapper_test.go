@@ -13,7 +13,7 @@ import (
 func TestWrapper(t *testing.T) {
 	server := kmstest.NewServer(t)
 	key, other := server.CreateKey(kmstest.Key{}), server.CreateKey(kmstest.Key{})
-	w, err := awskms.NewWrapper(t.Context(), awskms.WrapperConfig{KeyARN: key.ARN, TrustedKeys: []string{other.ARN}, Client: newClient(t, server.URL, 1), GrantTokens: []string{"token"}})
+	w, err := awskms.NewWrapper(t.Context(), awskms.Config{KeyID: key.ARN, TrustedKeys: []string{other.ARN}, Client: newClient(t, server.URL, 1), GrantTokens: []string{"token"}})
 	require.NoError(t, err)
 	require.Equal(t, key.ARN, w.KeyARN())
 	ctx := t.Context()
@@ -78,13 +78,13 @@ func TestWrapperTrusts(t *testing.T) {
 	)
 	server := kmstest.NewServer(t)
 	for name, c := range map[string]struct {
-		config awskms.WrapperConfig
+		config awskms.Config
 		asked  map[string]string
 		others []string
 	}{
-		"exactly":      {awskms.WrapperConfig{KeyARN: mrk, TrustedKeys: []string{key}}, map[string]string{mrk: mrk, key: key}, []string{replica, alias, theirs, abroad, ""}},
-		"multi-Region": {awskms.WrapperConfig{KeyARN: mrk, TrustedKeys: []string{key}, MultiRegion: true}, map[string]string{mrk: mrk, replica: mrk, key: key}, []string{alias, theirs, abroad, ""}},
-		"discovery":    {awskms.WrapperConfig{Accounts: []string{"111122223333"}}, map[string]string{mrk: mrk, replica: mrk, key: key}, []string{alias, theirs, abroad, ""}},
+		"exactly":      {awskms.Config{KeyID: mrk, TrustedKeys: []string{key}}, map[string]string{mrk: mrk, key: key}, []string{replica, alias, theirs, abroad, ""}},
+		"multi-Region": {awskms.Config{KeyID: mrk, TrustedKeys: []string{key}, MultiRegion: true}, map[string]string{mrk: mrk, replica: mrk, key: key}, []string{alias, theirs, abroad, ""}},
+		"discovery":    {awskms.Config{Accounts: []string{"111122223333"}}, map[string]string{mrk: mrk, replica: mrk, key: key}, []string{alias, theirs, abroad, ""}},
 	} {
 		c.config.Client = newClient(t, server.URL, 1)
 		w, err := awskms.NewWrapper(t.Context(), c.config)

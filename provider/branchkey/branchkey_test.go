@@ -44,13 +44,13 @@ func newTestStore(t testing.TB) *testStore {
 	server := kmstest.NewServer(t)
 	path := filepath.Join(t.TempDir(), "keys.db")
 	s := &testStore{kms: server, key: server.CreateKey(kmstest.Key{}), table: branchkey.NewFile(path), path: path}
-	s.Store = s.open(t, awskms.WrapperConfig{KeyARN: s.key.ARN})
+	s.Store = s.open(t, awskms.Config{KeyID: s.key.ARN})
 	require.NoError(t, s.CreateTable(t.Context()))
 	return s
 }
 
 // open returns another Store on the same table and KMS.
-func (s *testStore) open(t testing.TB, c awskms.WrapperConfig) *branchkey.Store {
+func (s *testStore) open(t testing.TB, c awskms.Config) *branchkey.Store {
 	t.Helper()
 	t.Setenv("AWS_ACCESS_KEY_ID", "test")
 	t.Setenv("AWS_SECRET_ACCESS_KEY", "test")

@@ -85,7 +85,7 @@ func TestEveryDamagedItemIsNamed(t *testing.T) {
 	require.Equal(t, whole.Active, d.Active)
 	require.Len(t, d.Versions, 2)
 
-	to := s.open(t, awskms.WrapperConfig{KeyARN: s.kms.CreateKey(kmstest.Key{}).ARN, TrustedKeys: []string{s.key.ARN}})
+	to := s.open(t, awskms.Config{KeyID: s.kms.CreateKey(kmstest.Key{}).ARN, TrustedKeys: []string{s.key.ARN}})
 	requireNamed(to.Move(ctx, id, nil), append(unread, kindOf(2))...)
 	require.Equal(t, damaged, s.stored(t, nil), "nothing was moved")
 

@@ -22,7 +22,7 @@ func Example() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	keys, err := awskms.NewWrapper(ctx, awskms.WrapperConfig{KeyARN: "arn:aws:kms:eu-west-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab"})
+	keys, err := awskms.NewWrapper(ctx, awskms.Config{KeyID: "arn:aws:kms:eu-west-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab"})
 	if err != nil {
 		log.Fatal(err)
 	}

@@ -132,7 +132,7 @@ func TestObjectsMoveWithTheirBranchKey(t *testing.T) {
 	}
 
 	b := s.kms.CreateKey(kmstest.Key{})
-	store := s.open(t, awskms.WrapperConfig{KeyARN: b.ARN, TrustedKeys: []string{s.key.ARN}})
+	store := s.open(t, awskms.Config{KeyID: b.ARN, TrustedKeys: []string{s.key.ARN}})
 	s.kms.Reset()
 	items := 0
 	begin := time.Now()
@@ -144,7 +144,7 @@ func TestObjectsMoveWithTheirBranchKey(t *testing.T) {
 
 	s.kms.SetState(s.key.ARN, kmstest.Disabled)
 	s.kms.Reset()
-	moved := newProvider(t, branchkey.Config{Store: s.open(t, awskms.WrapperConfig{KeyARN: b.ARN}), BranchKeyID: id})
+	moved := newProvider(t, branchkey.Config{Store: s.open(t, awskms.Config{KeyID: b.ARN}), BranchKeyID: id})
 	begin = time.Now()
 	for i, m := range stored {
 		got, err := open(ctx, moved, m)

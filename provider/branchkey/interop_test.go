@@ -143,7 +143,7 @@ func testInterop(t *testing.T, sdk *officialSDK, table branchkey.Table, endpoint
 		return *made.KeyMetadata.Arn
 	}
 	newStore := func(keyARN string, trusted ...string) *branchkey.Store {
-		wrapper, err := awskms.NewWrapper(t.Context(), awskms.WrapperConfig{KeyARN: keyARN, TrustedKeys: trusted, Client: client})
+		wrapper, err := awskms.NewWrapper(t.Context(), awskms.Config{KeyID: keyARN, TrustedKeys: trusted, Client: client})
 		require.NoError(t, err)
 		store, err := branchkey.NewStore(branchkey.StoreConfig{Table: table, KMS: wrapper, LogicalName: "keys of the test"})
 		require.NoError(t, err)

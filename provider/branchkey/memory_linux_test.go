@@ -48,9 +48,9 @@ func masterKeys(t *testing.T, described string) (first, second branchkey.KMS) {
 		require.NoError(t, err)
 		return first, second
 	}
-	first, err := awskms.NewWrapper(t.Context(), awskms.WrapperConfig{KeyARN: named[1], Endpoint: named[0]})
+	first, err := awskms.NewWrapper(t.Context(), awskms.Config{KeyID: named[1], Endpoint: named[0]})
 	require.NoError(t, err)
-	second, err = awskms.NewWrapper(t.Context(), awskms.WrapperConfig{KeyARN: named[2], TrustedKeys: named[1:2], Endpoint: named[0]})
+	second, err = awskms.NewWrapper(t.Context(), awskms.Config{KeyID: named[2], TrustedKeys: named[1:2], Endpoint: named[0]})
 	require.NoError(t, err)
 	return first, second
 }

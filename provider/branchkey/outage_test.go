@@ -52,8 +52,8 @@ func TestKMSFaults(t *testing.T) {
 			if name == "stalled" || name == "half-open" {
 				timeout = time.Second / 2
 			}
-			wrapper, err := awskms.NewWrapper(t.Context(), awskms.WrapperConfig{
-				KeyARN: s.key.ARN, Timeout: timeout, Client: kms.New(kms.Options{
+			wrapper, err := awskms.NewWrapper(t.Context(), awskms.Config{
+				KeyID: s.key.ARN, Timeout: timeout, Client: kms.New(kms.Options{
 					Region: kmstest.Region, BaseEndpoint: &s.kms.URL, RetryMaxAttempts: 1, Credentials: credentials.NewStaticCredentialsProvider("test", "test", ""),
 				}),
 			})

@@ -14,7 +14,7 @@ func TestConfigsShowNoSecret(t *testing.T) {
 	const endpoint = "https://user:SECRET@host.example"
 	providertest.Conceals(t, branchkey.DynamoDBConfig{Table: "keys", Endpoint: endpoint}, "SECRET", "keys")
 	providertest.Conceals(t, branchkey.URLConfig{
-		Table: branchkey.DynamoDBConfig{Table: "keys", Endpoint: endpoint}, KMS: awskms.WrapperConfig{Endpoint: endpoint, GrantTokens: []string{"SECRET"}},
+		Table: branchkey.DynamoDBConfig{Table: "keys", Endpoint: endpoint}, KMS: awskms.Config{Endpoint: endpoint, GrantTokens: []string{"SECRET"}},
 		Masters: []local.Config{{Key: []byte("SECRET")}},
 	}, "SECRET", "keys")
 }

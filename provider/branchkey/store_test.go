@@ -143,7 +143,7 @@ func TestMoveBelievesNoItem(t *testing.T) {
 	_, err := s.Version(ctx, id)
 	require.NoError(t, err)
 	next := s.kms.CreateKey(kmstest.Key{})
-	to := s.open(t, awskms.WrapperConfig{KeyARN: next.ARN, TrustedKeys: []string{s.key.ARN}})
+	to := s.open(t, awskms.Config{KeyID: next.ARN, TrustedKeys: []string{s.key.ARN}})
 	for _, item := range itemsOf(t, s.table, id) {
 		lying := branchkey.Item{Attributes: maps.Clone(item.Attributes), Enc: append([]byte(nil), item.Enc...)}
 		lying.Attributes["kms-arn"] = next.ARN
@@ -173,7 +173,7 @@ func TestMove(t *testing.T) {
 		}
 	}
 	next := s.kms.CreateKey(kmstest.Key{})
-	both := awskms.WrapperConfig{KeyARN: next.ARN, TrustedKeys: []string{s.key.ARN}}
+	both := awskms.Config{KeyID: next.ARN, TrustedKeys: []string{s.key.ARN}}
 	to := s.open(t, both)
 	require.ErrorIs(t, to.Check(ctx, id), provider.ErrUntrustedKey)
 	_, err := to.Version(ctx, id)
@@ -217,7 +217,7 @@ func TestMove(t *testing.T) {
 	require.NoError(t, to.Move(ctx, id, nil), "there is nothing left to do")
 
 	s.kms.SetState(s.key.ARN, kmstest.Disabled)
-	alone := s.open(t, awskms.WrapperConfig{KeyARN: next.ARN})
+	alone := s.open(t, awskms.Config{KeyID: next.ARN})
 	opensAll(alone)
 	require.NoError(t, alone.Check(ctx, id))
 	_, err = alone.Version(ctx, id)
@@ -256,7 +256,7 @@ func TestVersionDuringMove(t *testing.T) {
 	ctx := t.Context()
 	id := create(t, s.Store)
 	next := s.kms.CreateKey(kmstest.Key{})
-	to := s.open(t, awskms.WrapperConfig{KeyARN: next.ARN, TrustedKeys: []string{s.key.ARN}})
+	to := s.open(t, awskms.Config{KeyID: next.ARN, TrustedKeys: []string{s.key.ARN}})
 	// The other administrator makes a version after Move has read the items.
 	made := make(chan string, 1)
 	s.kms.Inject(kmstest.Fault{
@@ -290,7 +290,7 @@ func TestDiscoveryAndMultiRegionKeys(t *testing.T) {
 		return err
 	}
 
-	discovery := s.open(t, awskms.WrapperConfig{Accounts: []string{kmstest.Account}, Region: kmstest.Region})
+	discovery := s.open(t, awskms.Config{Accounts: []string{kmstest.Account}, Region: kmstest.Region})
 	require.NoError(t, opens(discovery, id, stored))
 	require.NoError(t, discovery.Check(ctx, id))
 	_, err := discovery.Create(ctx, "", nil)
@@ -299,18 +299,18 @@ func TestDiscoveryAndMultiRegionKeys(t *testing.T) {
 	require.ErrorIs(t, err, provider.ErrKeyUsage)
 	require.ErrorIs(t, discovery.Move(ctx, id, nil), provider.ErrKeyUsage)
 	calls := s.kms.Calls("")
-	strangers := s.open(t, awskms.WrapperConfig{Accounts: []string{"999999999999"}, Region: kmstest.Region})
+	strangers := s.open(t, awskms.Config{Accounts: []string{"999999999999"}, Region: kmstest.Region})
 	require.ErrorIs(t, opens(strangers, id, stored), provider.ErrUntrustedKey)
 	require.Equal(t, calls, s.kms.Calls(""), "KMS is not asked about keys of others")
 
 	primary := s.kms.CreateKey(kmstest.Key{MultiRegion: true})
 	replica := s.kms.Replicate(primary.ARN, "us-east-1")
-	in := s.open(t, awskms.WrapperConfig{KeyARN: primary.ARN})
+	in := s.open(t, awskms.Config{KeyID: primary.ARN})
 	id = create(t, in)
 	stored = seal(t, newProvider(t, branchkey.Config{Store: in, BranchKeyID: id}), "x", nil)
-	exactly := s.open(t, awskms.WrapperConfig{KeyARN: replica.ARN})
+	exactly := s.open(t, awskms.Config{KeyID: replica.ARN})
 	require.ErrorIs(t, opens(exactly, id, stored), provider.ErrUntrustedKey)
-	any := s.open(t, awskms.WrapperConfig{KeyARN: replica.ARN, MultiRegion: true})
+	any := s.open(t, awskms.Config{KeyID: replica.ARN, MultiRegion: true})
 	s.kms.Reset()
 	require.NoError(t, opens(any, id, stored))
 	require.Equal(t, "us-east-1", s.kms.Requests()[0].Region)
@@ -321,7 +321,7 @@ func TestDiscoveryAndMultiRegionKeys(t *testing.T) {
 	require.Equal(t, primary.ARN, d.Active.KeyARN, "a new version does not change the ARN, as others may trust only that")
 	require.NoError(t, in.Check(ctx, id))
 	require.NoError(t, any.Check(ctx, id))
-	abroad := s.open(t, awskms.WrapperConfig{Accounts: []string{kmstest.Account}, Region: "us-east-1"})
+	abroad := s.open(t, awskms.Config{Accounts: []string{kmstest.Account}, Region: "us-east-1"})
 	require.NoError(t, opens(abroad, id, stored))
 }
 
@@ -381,9 +381,9 @@ func TestConfig(t *testing.T) {
 	}
 	_, err := branchkey.NewStore(branchkey.StoreConfig{})
 	require.ErrorIs(t, err, provider.ErrInvalidKey)
-	for _, c := range []awskms.WrapperConfig{
-		{}, {KeyARN: "alias/x"}, {KeyARN: "arn:aws:kms:eu-west-1:111122223333:alias/x"}, {KeyARN: s.key.ARN, TrustedKeys: []string{"x"}},
-		{KeyARN: s.key.ARN, Accounts: []string{kmstest.Account}}, {KeyARN: s.key.ARN, Region: "us-east-1"}, {Accounts: []string{"1"}, Region: "us-east-1"},
+	for _, c := range []awskms.Config{
+		{}, {KeyID: "alias/x"}, {KeyID: "arn:aws:kms:eu-west-1:111122223333:alias/x"}, {KeyID: s.key.ARN, TrustedKeys: []string{"x"}},
+		{KeyID: s.key.ARN, Accounts: []string{kmstest.Account}}, {KeyID: s.key.ARN, Region: "us-east-1"}, {Accounts: []string{"1"}, Region: "us-east-1"},
 	} {
 		_, err := awskms.NewWrapper(t.Context(), c)
 		require.ErrorIs(t, err, provider.ErrInvalidKey, "%+v", c)

@@ -34,7 +34,7 @@ type alteredTable struct {
 // newAltered returns a store in which alter changes items that are read, and the table.
 func newAltered(t testing.TB, s *testStore) (*branchkey.Store, *alteredTable) {
 	t.Helper()
-	wrapper, err := awskms.NewWrapper(t.Context(), awskms.WrapperConfig{KeyARN: s.key.ARN, Endpoint: s.kms.URL})
+	wrapper, err := awskms.NewWrapper(t.Context(), awskms.Config{KeyID: s.key.ARN, Endpoint: s.kms.URL})
 	require.NoError(t, err)
 	altered := &alteredTable{Table: s.table}
 	store, err := branchkey.NewStore(branchkey.StoreConfig{Table: altered, KMS: wrapper})
@@ -212,7 +212,7 @@ func TestSwappedItems(t *testing.T) {
 	}
 
 	// The whole table under another logical name.
-	wrapper, err := awskms.NewWrapper(ctx, awskms.WrapperConfig{KeyARN: s.key.ARN, Endpoint: s.kms.URL})
+	wrapper, err := awskms.NewWrapper(ctx, awskms.Config{KeyID: s.key.ARN, Endpoint: s.kms.URL})
 	require.NoError(t, err)
 	elsewhere, err := branchkey.NewStore(branchkey.StoreConfig{Table: s.table, KMS: wrapper, LogicalName: "another"})
 	require.NoError(t, err)

@@ -265,7 +265,7 @@ func TestRolledBackInAnyOrder(t *testing.T) {
 
 			see(t, s, id, newer)
 			require.NoError(t, s.table.Write(ctx, []branchkey.Write{{Item: old, Replaces: now.Enc}}))
-			again := s.open(t, awskms.WrapperConfig{KeyARN: s.key.ARN})
+			again := s.open(t, awskms.Config{KeyID: s.key.ARN})
 			p := newProvider(t, branchkey.Config{Store: again, BranchKeyID: id, CheckLater: true})
 			require.ErrorIs(t, generate(p), branchkey.ErrRolledBack)
 			require.ErrorIs(t, p.HealthCheck(ctx), branchkey.ErrRolledBack)

@@ -27,7 +27,7 @@ const defaultTTL = time.Hour
 // URLConfig is what a URL stands for. Either Table.Table or File is set.
 type URLConfig struct {
 	Table DynamoDBConfig
-	KMS   awskms.WrapperConfig
+	KMS   awskms.Config
 
 	File    string         // path of a table in a file
 	Masters []local.Config // local keys in place of KMS; the first wraps new keys
@@ -141,8 +141,8 @@ func parseTableURL(u *url.URL) (*URLConfig, url.Values, error) {
 		Table: DynamoDBConfig{
 			Table: u.Host, Region: region, Profile: query.Get("profile"), Endpoint: query.Get("endpoint") + query.Get("table-endpoint"),
 		},
-		KMS: awskms.WrapperConfig{
-			KeyARN: query.Get("key"), TrustedKeys: arns.List(query.Get("trusted")), MultiRegion: query.Get("multi-region") == "true",
+		KMS: awskms.Config{
+			KeyID: query.Get("key"), TrustedKeys: arns.List(query.Get("trusted")), MultiRegion: query.Get("multi-region") == "true",
 			Accounts: arns.List(query.Get("accounts")), Partition: query.Get("partition"), Region: region, Profile: query.Get("profile"),
 			Endpoint: query.Get("endpoint") + query.Get("kms-endpoint"), GrantTokens: arns.List(query.Get("grant-tokens")),
 		},

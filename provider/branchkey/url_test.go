@@ -20,22 +20,22 @@ func TestParseURL(t *testing.T) {
 	for text, want := range map[string]branchkey.URLConfig{
 		"branchkey://keys/tenant-42?key=" + someARN: {
 			Table: branchkey.DynamoDBConfig{Table: "keys", Region: "eu-west-1"}, BranchKeyID: "tenant-42", TTL: time.Hour,
-			KMS: awskms.WrapperConfig{KeyARN: someARN, Region: "eu-west-1"},
+			KMS: awskms.Config{KeyID: someARN, Region: "eu-west-1"},
 		},
 		"branchkey://Keys_1.x?by=tenant&ttl=90s&entries=7&logical-name=prod&accounts=111122223333,444455556666&partition=aws-cn&region=cn-north-1&profile=p": {
 			Table: branchkey.DynamoDBConfig{Table: "Keys_1.x", Region: "cn-north-1", Profile: "p"}, By: "tenant", TTL: 90 * time.Second, Entries: 7, LogicalName: "prod",
-			KMS: awskms.WrapperConfig{Accounts: []string{"111122223333", "444455556666"}, Partition: "aws-cn", Region: "cn-north-1", Profile: "p"},
+			KMS: awskms.Config{Accounts: []string{"111122223333", "444455556666"}, Partition: "aws-cn", Region: "cn-north-1", Profile: "p"},
 		},
 		"branchkey://keys/a%2Fb?key=" + someARN + "&trusted=" + someARN + "2," + someARN + "3&multi-region=true&endpoint=http://localhost:4566&grant-tokens=a,b": {
 			Table: branchkey.DynamoDBConfig{Table: "keys", Region: "eu-west-1", Endpoint: "http://localhost:4566"}, BranchKeyID: "a/b", TTL: time.Hour,
-			KMS: awskms.WrapperConfig{
-				KeyARN: someARN, TrustedKeys: []string{someARN + "2", someARN + "3"}, MultiRegion: true, Region: "eu-west-1",
+			KMS: awskms.Config{
+				KeyID: someARN, TrustedKeys: []string{someARN + "2", someARN + "3"}, MultiRegion: true, Region: "eu-west-1",
 				Endpoint: "http://localhost:4566", GrantTokens: []string{"a", "b"},
 			},
 		},
 		"branchkey://keys/x?key=" + someARN + "&kms-endpoint=https://k&table-endpoint=https://t": {
 			Table: branchkey.DynamoDBConfig{Table: "keys", Region: "eu-west-1", Endpoint: "https://t"}, BranchKeyID: "x", TTL: time.Hour,
-			KMS: awskms.WrapperConfig{KeyARN: someARN, Region: "eu-west-1", Endpoint: "https://k"},
+			KMS: awskms.Config{KeyID: someARN, Region: "eu-west-1", Endpoint: "https://k"},
 		},
 		"branchkey:keys.db?id=x&master=local%3Amaster.key&trusted-master=local%3Aold.key%3Fname%3Dold": {
 			File: "keys.db", BranchKeyID: "x", TTL: time.Hour, Masters: []local.Config{{KeyFile: "master.key"}, {KeyFile: "old.key", Name: "old"}},

@@ -121,7 +121,7 @@ func TestWriteVectors(t *testing.T) {
 	v := vectors{LogicalName: "vectors", KeyARN: *made.KeyMetadata.Arn}
 	sdk := startSDK(t, exec.Command(os.Getenv("PIKOKMS_PYTHON"), filepath.Join("testdata", "interop.py")), endpoint)
 	sdk.table, sdk.logicalName, sdk.key = table.Name(), v.LogicalName, v.KeyARN
-	wrapper, err := awskms.NewWrapper(ctx, awskms.WrapperConfig{KeyARN: v.KeyARN, Client: client})
+	wrapper, err := awskms.NewWrapper(ctx, awskms.Config{KeyID: v.KeyARN, Client: client})
 	require.NoError(t, err)
 	store, err := branchkey.NewStore(branchkey.StoreConfig{Table: table, KMS: wrapper, LogicalName: v.LogicalName})
 	require.NoError(t, err)

@@ -150,8 +150,8 @@ func wrapUnder(c *branchkey.URLConfig, to string) error {
 		if len(c.KMS.Accounts) > 0 {
 			return errors.New("-k: name the KMS key that the branch keys are under with key=ARN in place of accounts")
 		}
-		before := append([]string{c.KMS.KeyARN}, c.KMS.TrustedKeys...)
-		c.KMS.KeyARN, c.KMS.TrustedKeys = to, slices.DeleteFunc(before, func(a string) bool { return a == to })
+		before := append([]string{c.KMS.KeyID}, c.KMS.TrustedKeys...)
+		c.KMS.KeyID, c.KMS.TrustedKeys = to, slices.DeleteFunc(before, func(a string) bool { return a == to })
 		return nil
 	}
 	u, err := keyurl.Services{local.KeyService}.ParseURL(to)

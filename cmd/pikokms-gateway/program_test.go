@@ -1,0 +1,215 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
+	"github.com/aws/aws-sdk-go-v2/service/s3"
+	"github.com/aws/smithy-go"
+	"github.com/stretchr/testify/require"
+
+	"piko.sh/pikokms/kmstest"
+	"piko.sh/pikokms/service"
+)
+
+// runFailing runs the program, which is expected to fail, and returns what it wrote.
+func runFailing(t *testing.T, environment []string, args ...string) string {
+	t.Helper()
+	command := exec.Command(os.Args[0], args...)
+	command.Env = append(append(os.Environ(), asProgram+"=1", "XDG_CONFIG_HOME="+t.TempDir()), environment...)
+	out, err := command.CombinedOutput()
+	require.Error(t, err, "%s", out)
+	return string(out)
+}
+
+func freeAddress(t *testing.T) string {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer listener.Close()
+	return listener.Addr().String()
+}
+
+func TestWrongSettings(t *testing.T) {
+	key, folder := newKey(t), t.TempDir()
+	file := filepath.Join(t.TempDir(), "wrong.toml")
+	require.NoError(t, os.WriteFile(file, []byte(`foldr = "data"`), 0o600))
+	for _, test := range []struct {
+		want        string
+		environment []string
+		args        []string
+	}{
+		{"give one of --folder and --upstream", nil, []string{"-k", key}},
+		{"no key; name one with -k KEY", nil, []string{"--folder", folder}},
+		{"-k: ", nil, []string{"-k", "local:missing", "--folder", folder}},
+		{"-k: ", nil, []string{"-k", "awskms-discovery:?accounts=111122223333&region=eu-west-1", "--folder", folder}},
+		{"--key-for: write", nil, []string{"--key-for", key, "--folder", folder}},
+		{"--key-for data/a: ", nil, []string{"--key-for", "data/a=other:x", "--folder", folder}},
+		{"--tls-cert and --tls-key go together", nil, []string{"-k", key, "--folder", folder, "--tls-cert", "x"}},
+		{"state the credentials", nil, []string{"-k", key, "--folder", folder, "--listen", ":0"}},
+		{"--access-key-id takes a secret", nil, []string{"-k", key, "--folder", folder, "--access-key-id", "x"}},
+		{"--upstream: ", nil, []string{"-k", key, "--upstream", "s3://a/b?region=eu-west-1"}},
+		{`no parameter "regoin"`, nil, []string{"-k", key, "--upstream", "s3://a?regoin=eu-west-1"}},
+		{`--log-format "xml"`, nil, []string{"-k", key, "--folder", folder, "--log-format", "xml"}},
+		{"nothing reads the environment variable PIKOKMS_GATEWAY_FOLDR", []string{"PIKOKMS_GATEWAY_FOLDR=x"}, []string{"-k", key}},
+		{`"foldr" is no flag`, nil, []string{"-k", key, "--config", file}},
+	} {
+		out := runFailing(t, test.environment, test.args...)
+		require.Contains(t, out, test.want)
+		require.NotContains(t, out, "goroutine")
+	}
+}
+
+// TestConfigured sets all by the environment and a file, and serves by HTTP with health.
+func TestConfigured(t *testing.T) {
+	folder, health := t.TempDir(), freeAddress(t)
+	file := filepath.Join(t.TempDir(), "gateway.toml")
+	require.NoError(t, os.WriteFile(file, []byte("folder = '"+folder+"'\nkey-for = ['data/a/="+newKey(t)+"', 'data/b/="+newKey(t)+"']\nbind-object-names = true\n"), 0o600))
+	t.Setenv("PIKOKMS_GATEWAY_CONFIG", file)
+	t.Setenv("PIKOKMS_GATEWAY_HEALTH", health)
+	t.Setenv("PIKOKMS_GATEWAY_SERVICE_HOST", "10.0.0.1") // Kubernetes sets it
+	g := start(t)
+	g.makeBucket(t, "data")
+	put := func(key string) error {
+		_, err := g.client.PutObject(t.Context(), &s3.PutObjectInput{Bucket: aws.String("data"), Key: &key, Body: strings.NewReader("of " + key)})
+		return err
+	}
+	require.NoError(t, put("a/x"))
+	require.NoError(t, put("b/x"))
+	requireCode(t, "AccessDenied", put("c/x")) // which has no KEY
+
+	// Each prefix has its own key, and an object that is moved to another is refused.
+	stored := filepath.Join(folder, "data")
+	swapped, err := os.ReadFile(filepath.Join(stored, "a", "x"))
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(filepath.Join(stored, "b", "x"), swapped, 0o600))
+	_, err = g.client.GetObject(t.Context(), &s3.GetObjectInput{Bucket: aws.String("data"), Key: aws.String("b/x")})
+	require.Error(t, err)
+
+	answer, err := http.Get("http://" + health + "/readyz")
+	require.NoError(t, err)
+	defer answer.Body.Close()
+	require.Equal(t, http.StatusOK, answer.StatusCode)
+	var ready struct {
+		Keys []struct{ Key, Breaker string }
+	}
+	require.NoError(t, json.NewDecoder(answer.Body).Decode(&ready))
+	require.Len(t, ready.Keys, 2)
+	require.Equal(t, "closed", ready.Keys[0].Breaker)
+}
+
+func requireCode(t *testing.T, want string, err error) {
+	t.Helper()
+	var failed smithy.APIError
+	require.ErrorAs(t, err, &failed)
+	require.Equal(t, want, failed.ErrorCode())
+}
+
+// TestUpstream stands before one bucket of another S3, with keys of a KMS that goes down.
+func TestUpstream(t *testing.T) {
+	behind := t.TempDir()
+	upstream := startAs(t, asEngine, behind)
+	upstream.makeBucket(t, "data")
+	upstream.makeBucket(t, "other")
+	kms := kmstest.NewServer(t)
+	key := kms.CreateKey(kmstest.Key{}).ARN
+	t.Setenv("AWS_ACCESS_KEY_ID", testKey)
+	t.Setenv("AWS_SECRET_ACCESS_KEY", testSecret)
+	health := freeAddress(t)
+	g := start(t, "-k", "awskms:///"+key+"?endpoint="+url.QueryEscape(kms.URL),
+		"--upstream", "s3://data?region=us-east-1&endpoint="+url.QueryEscape(upstream.url), "--health", health)
+
+	content := bytes.Repeat([]byte("a secret that nobody finds. "), 10_000)
+	_, err := g.client.PutObject(t.Context(), &s3.PutObjectInput{Bucket: aws.String("data"), Key: aws.String("a"), Body: bytes.NewReader(content)})
+	require.NoError(t, err)
+	got, err := g.client.GetObject(t.Context(), &s3.GetObjectInput{Bucket: aws.String("data"), Key: aws.String("a")})
+	require.NoError(t, err)
+	whole, err := io.ReadAll(got.Body)
+	require.NoError(t, err)
+	require.Equal(t, content, whole)
+
+	list, err := g.client.ListBuckets(t.Context(), nil)
+	require.NoError(t, err)
+	require.Len(t, list.Buckets, 1)
+	_, err = g.client.GetObject(t.Context(), &s3.GetObjectInput{Bucket: aws.String("other"), Key: aws.String("a")})
+	requireCode(t, "AccessDenied", err)
+	_, err = g.client.ListObjectsV2(t.Context(), &s3.ListObjectsV2Input{Bucket: aws.String("other")})
+	requireCode(t, "AccessDenied", err)
+	_, err = g.client.DeleteBucket(t.Context(), &s3.DeleteBucketInput{Bucket: aws.String("other")})
+	requireCode(t, "AccessDenied", err)
+	_, err = g.client.CopyObject(t.Context(), &s3.CopyObjectInput{Bucket: aws.String("data"), Key: aws.String("b"), CopySource: aws.String("other/a")})
+	requireCode(t, "AccessDenied", err)
+
+	// While the KMS is down nothing is stored, and the gateway asks to be asked again.
+	kms.Inject(kmstest.Fault{Do: kmstest.Error("KMSInternalException", "down")})
+	failures := make(chan error)
+	for range service.Failures { // at the same time, since each waits while the KMS is asked again
+		go func() {
+			_, err := g.client.PutObject(t.Context(), &s3.PutObjectInput{Bucket: aws.String("data"), Key: aws.String("b"), Body: strings.NewReader("x")},
+				func(o *s3.Options) { o.Retryer = aws.NopRetryer{} })
+			failures <- err
+		}()
+	}
+	for range service.Failures {
+		err = <-failures
+		requireCode(t, "ServiceUnavailable", err)
+	}
+	var answered *awshttp.ResponseError
+	require.ErrorAs(t, err, &answered)
+	require.NotEmpty(t, answered.Response.Header.Get("Retry-After"))
+	answer, err := http.Get("http://" + health + "/readyz")
+	require.NoError(t, err)
+	require.NoError(t, answer.Body.Close())
+	require.Equal(t, http.StatusServiceUnavailable, answer.StatusCode)
+	require.Len(t, storedFiles(t, filepath.Join(behind, "data")), 1)
+}
+
+// TestStop stops the gateway while an object is read, whose reader gets all of it.
+func TestStop(t *testing.T) {
+	g := start(t, "-k", newKey(t), "--folder", t.TempDir())
+	g.makeBucket(t, "data")
+	content := bytes.Repeat([]byte("0123456789abcdef"), 4<<20)
+	_, err := g.client.PutObject(t.Context(), &s3.PutObjectInput{Bucket: aws.String("data"), Key: aws.String("big"), Body: bytes.NewReader(content)})
+	require.NoError(t, err)
+	got, err := g.client.GetObject(t.Context(), &s3.GetObjectInput{Bucket: aws.String("data"), Key: aws.String("big")})
+	require.NoError(t, err)
+	defer got.Body.Close()
+	first := make([]byte, 1000)
+	_, err = io.ReadFull(got.Body, first)
+	require.NoError(t, err)
+	require.NoError(t, g.process.Process.Signal(os.Interrupt))
+	time.Sleep(200 * time.Millisecond) // so that it would have ended by now
+	rest, err := io.ReadAll(got.Body)
+	require.NoError(t, err)
+	require.Equal(t, content, append(first, rest...))
+	require.NoError(t, g.process.Wait())
+}
+
+// TestBoto3 has AWS's SDK for Python write and read.
+func TestBoto3(t *testing.T) {
+	python := os.Getenv("PIKOKMS_PYTHON")
+	if python == "" {
+		t.Skip("PIKOKMS_PYTHON is not set: the path of a Python with boto3")
+	}
+	folder := t.TempDir()
+	g := start(t, "-k", newKey(t), "--folder", folder)
+	command := exec.Command(python, "testdata/boto3_client.py")
+	command.Env = append(os.Environ(), "AWS_ENDPOINT_URL_S3="+g.url, "AWS_ACCESS_KEY_ID="+testKey, "AWS_SECRET_ACCESS_KEY="+testSecret, "AWS_DEFAULT_REGION=us-east-1")
+	out, err := command.CombinedOutput()
+	require.NoError(t, err, "%s", out)
+	for _, file := range storedFiles(t, folder) {
+		require.NotContains(t, string(file), "PLAINTEXTMARKER")
+	}
+}
