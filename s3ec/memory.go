@@ -37,7 +37,7 @@ var shared = NewMemory(DefaultMemory)
 // where the two together would exceed the Memory.
 func (m *Memory) take(ctx context.Context, n int64) error {
 	if n > m.size {
-		return fmt.Errorf("%w: it has %d bytes, and the limit is %d; raise that, or decrypt the object with the client", ErrMemory, n, m.size)
+		return fmt.Errorf("%w: it has %d bytes, and more than the limit of %d; decrypt it with the client, or raise the limit", ErrMemory, n, m.size)
 	}
 	for !m.free.TryAcquire(n) {
 		runtime.GC() // frees what was dropped without being closed

@@ -111,12 +111,11 @@ func (r *reading) writePart(ctx context.Context, w io.Writer, p *places.Place, w
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, stored.Close()) }()
 	content, err := r.host.OpenObject(ctx, "", stored, r.pairs)
 	if err != nil {
-		return err
+		return errors.Join(err, stored.Close())
 	}
-	defer func() { err = errors.Join(err, content.Close()) }() // and stored, which is closed once
+	defer func() { err = errors.Join(err, content.Close()) }() // and stored
 	offset, length, err := wanted.of(content.Size())
 	if err != nil {
 		return err

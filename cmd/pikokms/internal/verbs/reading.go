@@ -2,6 +2,7 @@ package verbs
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"math"
@@ -97,7 +98,12 @@ func requireNames(names []string, stored map[string]string) error {
 // decrypt returns the original of a message, which must have the pairs.
 func (o *options) decrypt(ctx context.Context, host *pikokms.Host, in io.Reader, pairs map[string]string) (io.Reader, error) {
 	content, _, err := host.DecryptObject(ctx, "", in, -1, pairs)
-	if err != nil {
+	switch {
+	case errors.Is(err, s3ec.ErrUnauthenticated):
+		return nil, fmt.Errorf("%w; --allow-unauthenticated-s3-client reads it", err)
+	case errors.Is(err, s3ec.ErrMemory):
+		return nil, fmt.Errorf("%w; --s3-client-memory sets it", err)
+	case err != nil:
 		return nil, err
 	}
 	switch r := content.(type) {
