@@ -418,7 +418,7 @@ func partOf(size int64, own map[string]string, byteRange *string, number *int32)
 		}
 		return part{start, length, contentRange(start, length, size), nil}, nil
 	}
-	sizes, err := parseParts(own[partsName])
+	sizes, err := parseParts(own[partsName], size)
 	if err != nil {
 		return part{}, err
 	}
@@ -437,9 +437,6 @@ func partOf(size int64, own map[string]string, byteRange *string, number *int32)
 		start += n
 	}
 	length := sizes[*number-1]
-	if start+length > size {
-		return part{}, invalid
-	}
 	return part{start, length, contentRange(start, length, size), &count}, nil
 }
 
