@@ -315,6 +315,7 @@ func TestRequestsThatAreNotWhole(t *testing.T) {
 	require.Equal(t, "IncompleteBody", code(put("short", 6, nil)))
 	require.Equal(t, "IncompleteBody", code(put("longer", 5, nil)))
 	require.Equal(t, "BadDigest", code(put("hello", 5, func(in *s3response.PutObjectInput) { in.ChecksumCRC32 = aws.String("AAAAAA==") })))
+	require.Equal(t, "BadDigest", code(put("hello", 5, func(in *s3response.PutObjectInput) { in.ChecksumCRC64NVME = aws.String("AAAAAAAAAAA=") })))
 	require.Equal(t, "BadDigest", code(put("hello", 5, func(in *s3response.PutObjectInput) {
 		in.ChecksumSHA256 = aws.String("47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=")
 	})))
@@ -322,6 +323,8 @@ func TestRequestsThatAreNotWhole(t *testing.T) {
 		in.Metadata = map[string]string{"Pikokms-Header-Size": "1"}
 	})))
 	require.Empty(t, b.files())
+	// The check value of CRC-64/NVME (catalogue of parametrised CRC algorithms): 0xae8b14860a799888.
+	require.NoError(t, put("123456789", 9, func(in *s3response.PutObjectInput) { in.ChecksumCRC64NVME = aws.String("rosUhgp5mIg=") }))
 }
 
 // refused are the requests that the gateway refuses, and their errors.
