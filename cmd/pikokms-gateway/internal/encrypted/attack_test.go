@@ -2,18 +2,23 @@ package encrypted_test
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/aws/aws-sdk-go-v2/service/s3/types"
 	"github.com/stretchr/testify/require"
+	"github.com/versity/versitygw/backend"
 	"github.com/versity/versitygw/backend/meta"
 	"github.com/versity/versitygw/s3err"
 	"github.com/versity/versitygw/s3response"
@@ -161,4 +166,44 @@ func TestPlacesWithoutAKey(t *testing.T) {
 	require.Equal(t, "ServiceUnavailable", code(err))
 	_, ok := errors.AsType[s3err.S3Error](err)
 	require.True(t, ok)
+}
+
+// counting is a backend, not a folder, that counts the bytes of parts that are in memory.
+type counting struct {
+	backend.Backend
+	now, most atomic.Int64
+}
+
+func (c *counting) UploadPart(ctx context.Context, in *s3.UploadPartInput) (*s3.UploadPartOutput, error) {
+	now := c.now.Add(*in.ContentLength)
+	defer c.now.Add(-*in.ContentLength)
+	for most := c.most.Load(); now > most && !c.most.CompareAndSwap(most, now); most = c.most.Load() {
+	}
+	time.Sleep(4 * time.Second)
+	return c.Backend.UploadPart(ctx, in)
+}
+
+// TestJoiningTakesBoundedMemory joins large objects at the same time.
+func TestJoiningTakesBoundedMemory(t *testing.T) {
+	if testing.Short() {
+		t.Skip("writes 1.2 GB; skipped in short mode")
+	}
+	c := &counting{Backend: behind}
+	b := newBucket(t, c)
+	content := random(80 << 20)
+	var requests sync.WaitGroup
+	for i := range 6 {
+		u := begin(b, fmt.Sprint(i))
+		u.upload(1, content)
+		requests.Go(func() {
+			if _, err := u.complete(); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	requests.Wait()
+	require.LessOrEqual(t, c.most.Load(), int64(256<<20))
+	got, err := b.get("5", "")
+	require.NoError(t, err)
+	require.True(t, bytes.Equal(content, got))
 }

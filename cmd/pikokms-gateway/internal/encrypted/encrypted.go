@@ -45,7 +45,7 @@ type Backend struct {
 	known      lately[described]
 	buffered   *semaphore.Weighted // bytes of content that is held in memory
 	completing singleflight.Group
-	joining    *semaphore.Weighted
+	joining    *semaphore.Weighted // bytes of parts of large objects
 }
 
 // New returns a Backend around inner.
@@ -56,7 +56,7 @@ func New(inner backend.Backend, c Config) *Backend {
 	_, isFolder := inner.(*posix.Posix)
 	return &Backend{
 		inner: inner, isFolder: isFolder, config: c, buffered: semaphore.NewWeighted(maxAllBuffered),
-		joining: semaphore.NewWeighted(joins),
+		joining: semaphore.NewWeighted(maxJoining),
 		records: lately[knownRecord]{most: maxRecords}, known: lately[described]{most: maxDescribed},
 	}
 }
