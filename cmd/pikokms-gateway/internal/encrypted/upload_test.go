@@ -326,3 +326,18 @@ func TestTenThousandParts(t *testing.T) {
 	require.NoError(t, err)
 	require.Len(t, b.files(), 1)
 }
+
+// TestUploadsAreListedInTheirOrder begins uploads of one key within a second.
+func TestUploadsAreListedInTheirOrder(t *testing.T) {
+	b := newBucket(t, behind)
+	var begun, listed []string
+	for range 8 {
+		begun = append(begun, begin(b, "a").id)
+	}
+	out, err := b.ListMultipartUploads(t.Context(), &s3.ListMultipartUploadsInput{Bucket: &b.name, MaxUploads: aws.Int32(10)})
+	require.NoError(t, err)
+	for _, u := range out.Uploads {
+		listed = append(listed, u.UploadID)
+	}
+	require.Equal(t, begun, listed)
+}
