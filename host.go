@@ -166,8 +166,9 @@ func (h *Host) bound(key string) map[string]string {
 // it is a message that is not a stored object. Without WithCommitmentPolicy, they hold
 // message.ErrCommitmentPolicy for a message of an old suite. Otherwise they hold
 // ErrInvalidTransformer, ErrUnknownTransformer, compress.ErrCorrupt, compress.ErrTooLarge or
-// compress.ErrWindow, or are those of message.Decrypter, of s3ec.Config or of the storage. They hold
-// s3ec.ErrS3EncryptionClient for an object of AWS's S3 Encryption Client without AllowS3EncryptionClient.
+// compress.ErrWindow, or are those of message.Decrypter, of s3ec.Config or of the storage. They
+// hold s3ec.ErrS3EncryptionClient for an object of AWS's S3 Encryption Client without
+// AllowS3EncryptionClient.
 func (h *Host) Get(ctx context.Context, key string) (io.ReadCloser, error) {
 	stored, err := h.storage.Get(ctx, key)
 	if err != nil {

@@ -23,7 +23,7 @@ import (
 // reverse returns the original of a stored object, whose encryption context must have the stated
 // pairs.
 func (h *Host) reverse(ctx context.Context, key string, stored io.Reader, stated map[string]string) (io.Reader, error) {
-	kind, whole, err := h.kindOf(ctx, stored, stored, h.s3ec != nil)
+	kind, whole, err := h.kindOf(ctx, stored, stored)
 	switch {
 	case err != nil:
 		return nil, err
@@ -74,15 +74,14 @@ var (
 
 // kindOf returns the kind of a stored object that begins with start, and a reader of the whole of
 // start. It refuses kinds that the host does not read. The storage may know that the S3 Encryption
-// Client wrote the object. If beside is true, an instruction file is looked for beside what is no
-// message.
-func (h *Host) kindOf(ctx context.Context, stored any, begin io.Reader, beside bool) (kind, io.Reader, error) {
+// Client wrote the object, for which it looks for an instruction file beside what is no message.
+func (h *Host) kindOf(ctx context.Context, stored any, begin io.Reader) (kind, io.Reader, error) {
 	start, whole, err := sniff(begin)
 	if err != nil {
 		return kind{}, nil, err
 	}
 	if known, ok := stored.(s3ec.Stored); ok {
-		client, err := known.S3ECHeader(ctx, beside && !header.Sniff(start))
+		client, err := known.S3ECHeader(ctx, !header.Sniff(start))
 		switch {
 		case err != nil:
 			return kind{}, nil, err
@@ -300,7 +299,7 @@ func (h *Host) StatedSize(start io.Reader, size int64) (int64, error) {
 }
 
 func (h *Host) statedSize(ctx context.Context, stored any, start io.Reader, size int64) (int64, error) {
-	kind, whole, err := h.kindOf(ctx, stored, start, h.s3ec != nil)
+	kind, whole, err := h.kindOf(ctx, stored, start)
 	switch {
 	case err != nil:
 		return 0, err
@@ -347,7 +346,7 @@ func (h *Host) AllowsPlaintext() bool { return h.allowPlaintext }
 // has opened. The encryption context is as in DecryptObject. Closing the result closes stored. If
 // there is an error, stored stays open.
 func (h *Host) OpenObject(ctx context.Context, key string, stored Object, encryptionContext map[string]string) (Object, error) {
-	kind, whole, err := h.kindOf(ctx, stored, io.NewSectionReader(stored, 0, stored.Size()), h.s3ec != nil)
+	kind, whole, err := h.kindOf(ctx, stored, io.NewSectionReader(stored, 0, stored.Size()))
 	switch {
 	case err != nil:
 		return nil, err

@@ -162,7 +162,8 @@ func WithParallelism(n int) Option {
 
 // AllowPlaintext makes Get return objects that are not encrypted as they are. An attacker who can
 // write to the storage can then also plant plain content in place of an encrypted object. Set it
-// only while old objects remain, and move them with Host.Migrate.
+// only while old objects remain, and move them with Host.Migrate. In S3, each read of plain content
+// takes a request more, for an instruction file of AWS's S3 Encryption Client.
 func AllowPlaintext() Option { return func(s *settings) { s.allowPlaintext = true } }
 
 // AllowPikoV2 makes Get and Decrypt also read what Piko wrote before it used pikokms. Such an

@@ -152,7 +152,7 @@ func sniffObject(stored io.Reader) (io.Reader, error) {
 // known to be right. The rest is as in Rewrap.
 func (h *Host) Migrate(ctx context.Context, key string) error {
 	return h.renew(ctx, "migrate", key, func(stored io.Reader) (io.Reader, error) {
-		kind, whole, err := h.kindOf(ctx, stored, stored, true)
+		kind, whole, err := h.kindOf(ctx, stored, stored)
 		if err != nil {
 			return nil, err
 		}

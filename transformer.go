@@ -73,7 +73,8 @@ func acceptForeign(h *header.Header) error {
 	return acceptObject(h)
 }
 
-// cryptoTransformer is the encryption transformer. The stored form is an AWS Encryption SDK message.
+// cryptoTransformer is the encryption transformer. The stored form is an AWS Encryption SDK
+// message.
 type cryptoTransformer struct {
 	encrypter message.Encrypter
 	decrypter message.Decrypter
@@ -83,8 +84,8 @@ func (t *cryptoTransformer) Name() string          { return cryptoName }
 func (t *cryptoTransformer) Type() TransformerType { return TransformerEncryption }
 func (t *cryptoTransformer) Priority() int         { return cryptoPriority }
 
-// Transform returns a *message.EncryptReader. The options are the map[string]string of the chain, to
-// which it adds a pair.
+// Transform returns a *message.EncryptReader. The options are the map[string]string of the chain,
+// to which it adds a pair.
 func (t *cryptoTransformer) Transform(ctx context.Context, input io.Reader, options any) (io.Reader, error) {
 	pairs := options.(map[string]string)
 	if _, taken := pairs[provider.PairUse]; taken {

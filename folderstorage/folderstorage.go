@@ -21,14 +21,14 @@ import (
 )
 
 // ErrInvalidObjectKey means a key that no object can have. Keys are relative slash-separated paths
-// without "." and ".." parts. On Windows and macOS they are UTF-8. The error also means a part that is
-// longer than the file system allows, a key that needs a folder where an object is, or a key of an
-// object where a folder is.
+// without "." and ".." parts. On Windows and macOS they are UTF-8. The error also means a part that
+// is longer than the file system allows, a key that needs a folder where an object is, or a key of
+// an object where a folder is.
 var ErrInvalidObjectKey = errors.New("invalid object key")
 
-// Storage is a storage in a folder of the file system. Each object is a file. On Linux it is written
-// without a name, so that nothing is left of it when the process is killed, elsewhere under a
-// temporary name. When it is whole it is synced and put into place. Keys cannot lead out of the
+// Storage is a storage in a folder of the file system. Each object is a file. On Linux it is
+// written without a name, so that nothing is left of it when the process is killed, elsewhere under
+// a temporary name. When it is whole it is synced and put into place. Keys cannot lead out of the
 // folder, not even through symbolic links. Folders below it are made when they are needed and
 // removed when they are empty. A part of the folder may be on another device. Where the file system
 // takes two names for one, as those of Windows and macOS take "a" and "A", two such keys are one

@@ -51,8 +51,8 @@ func (f *Storage) exclusively(ctx context.Context, change func() error) error {
 }
 
 // aside returns the folder in which to write an object before it is renamed to name. That is the
-// top one, or the object's own folder if that is on another device. The error holds ErrInvalidObjectKey
-// if the object can't have this name, as far as that is known beforehand.
+// top one, or the object's own folder if that is on another device. The error holds
+// ErrInvalidObjectKey if the object can't have this name, as far as that is known beforehand.
 func (f *Storage) aside(ctx context.Context, name string) (string, error) {
 	parts := strings.Split(name, string(filepath.Separator))
 	deepest := "."

@@ -16,8 +16,8 @@ type push struct {
 	have   int    // how many bytes of an incomplete frame are in buffer
 	src    source // source of the current call
 
-	// err is the stream's first error, kept, and ErrStreamClosed after a successful Close. During a call
-	// it is ErrAborted. A panic of the source or destination leaves that in place, so a deferred
+	// err is the stream's first error, kept, and ErrStreamClosed after a successful Close. During a
+	// call it is ErrAborted. A panic of the source or destination leaves that in place, so a deferred
 	// Close does not complete the body.
 	err    error
 	closed bool

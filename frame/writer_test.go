@@ -144,8 +144,8 @@ func TestClose(t *testing.T) {
 	require.NoError(t, o.Close())
 }
 
-// Streams can be chained, so a destination may fail with this package's own ErrStreamClosed. That does
-// not close the stream.
+// Streams can be chained, so a destination may fail with this package's own ErrStreamClosed. That
+// does not close the stream.
 func TestClosedDestinationIsAnError(t *testing.T) {
 	c := config(16)
 	closed := frame.NewSealWriter(io.Discard, c)

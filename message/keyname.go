@@ -19,8 +19,9 @@ import (
 const mlKEM = "aws-kms-ml-kem"
 
 // KeyName returns the name of the wrapping key that a wrapped data key states: a key ARN, a raw
-// key's name, or in hex the recipient's public key of a key agreement or its fingerprint under HPKE. The name is not
-// authenticated. It is always printable, since other characters are escaped as in a Go string.
+// key's name, or in hex the recipient's public key of a key agreement or its fingerprint under
+// HPKE. The name is not authenticated. It is always printable, since other characters are escaped
+// as in a Go string.
 func KeyName(k header.EncryptedDataKey) string {
 	info := string(k.ProviderInfo)
 	switch {

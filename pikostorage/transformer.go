@@ -14,8 +14,8 @@ import (
 // 100.
 const transformerPriority = 250
 
-// NewTransformer returns a transformer that encrypts, for an application that names transformers for
-// each upload. To encrypt everything, use New instead. The options are those of pikokms.New;
+// NewTransformer returns a transformer that encrypts, for an application that names transformers
+// for each upload. To encrypt everything, use New instead. The options are those of pikokms.New;
 // WithStorage has no effect here. Since Piko's pipeline does not name the object, BindObjectName is
 // refused with pikokms.ErrConfig.
 //

@@ -1,6 +1,7 @@
 package s3storage_test
 
 import (
+	"context"
 	"errors"
 	"io"
 	"net/http"
@@ -37,13 +38,19 @@ func (s slow) Do(r *http.Request) (*http.Response, error) {
 
 // failing is the body of an answer that comes slowly and ends with an error, if it has one.
 type failing struct {
-	n   int
-	err error
+	n     int
+	err   error
+	ended <-chan struct{} // of a body that stands still at its end
 }
+
+var errStands = errors.New("it stands still")
 
 func (f *failing) Read(p []byte) (int, error) {
 	time.Sleep(time.Second)
-	if f.n--; f.n < 0 {
+	if f.n--; f.n < 0 && f.ended != nil {
+		<-f.ended
+		return 0, context.Canceled
+	} else if f.n < 0 {
 		if f.err != nil {
 			return 0, f.err
 		}
@@ -57,7 +64,10 @@ func (f *failing) Close() error { return nil }
 
 type answering struct{ body io.ReadCloser }
 
-func (a answering) Do(*http.Request) (*http.Response, error) {
+func (a answering) Do(r *http.Request) (*http.Response, error) {
+	if f, ok := a.body.(*failing); ok && f.err == errStands {
+		f.ended = r.Context().Done()
+	}
 	header := http.Header{"Etag": {`"e"`}, "Content-Length": {"20"}, "Content-Range": {"bytes 0-19/20"}}
 	return &http.Response{StatusCode: http.StatusPartialContent, ContentLength: 20, Header: header, Body: a.body}, nil
 }
@@ -75,11 +85,15 @@ func TestWhatIsSlowIsNotIdle(t *testing.T) {
 		require.ErrorIs(t, open(slow{takes: 5}).Put(t.Context(), "object", strings.NewReader("twenty bytes of text")), s3storage.ErrIdle)
 
 		broken := errors.New("broken")
-		for n, want := range map[int]error{20: nil, 10: broken} {
+		for n, want := range map[int]error{20: nil, 10: broken, 5: errStands} {
 			content, err := open(answering{&failing{n: n, err: want}}).Open(t.Context(), "object")
 			if err == nil {
 				_, err = io.ReadAll(content)
 				require.NoError(t, content.Close())
+			}
+			if want == errStands {
+				require.ErrorIs(t, err, s3storage.ErrIdle)
+				continue
 			}
 			require.ErrorIs(t, err, want)
 			require.NotErrorIs(t, err, s3storage.ErrIdle)

@@ -4,10 +4,10 @@ import (
 	"bytes"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"io"
-	"net/http"
-	"net/url"
 	"os"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -22,154 +22,102 @@ import (
 	"piko.sh/pikokms/s3storage"
 )
 
-// clients are objects that AWS's S3 Encryption Client wrote under an AES key.
-type clients struct {
-	AES     string
-	Objects []struct {
-		Name        string
-		Metadata    map[string]string
-		Instruction string
-		Content     []byte
-	}
-}
-
-func readClients(t *testing.T) *clients {
-	t.Helper()
+// TestHostsReadAndMoveObjectsOfTheS3EncryptionClient has the objects that AWS's clients wrote under
+// raw keys, with and without instruction files.
+func TestHostsReadAndMoveObjectsOfTheS3EncryptionClient(t *testing.T) {
 	text, err := os.ReadFile("../s3ec/testdata/vectors.json")
 	require.NoError(t, err)
-	c := new(clients)
-	require.NoError(t, json.Unmarshal(text, c))
-	return c
-}
+	var vectors struct {
+		AES, RSA string
+		Objects  []struct {
+			Name        string
+			Metadata    map[string]string
+			Instruction string
+			Content     []byte
+		}
+	}
+	require.NoError(t, json.Unmarshal(text, &vectors))
+	raw, err := base64.StdEncoding.DecodeString(vectors.AES)
+	require.NoError(t, err)
+	aes, err := local.NewProvider(local.Config{Key: raw, Name: "aes"})
+	require.NoError(t, err)
+	rsa, err := local.NewProvider(local.Config{Key: []byte(vectors.RSA), Name: "rsa"})
+	require.NoError(t, err)
+	theirs := []pikokms.Option{pikokms.WithCryptoProvider("aes", aes), pikokms.WithCryptoProvider("rsa", rsa), pikokms.AllowS3EncryptionClient(s3ec.Config{})}
 
-// host returns a host under the AES key of the objects, which it may read.
-func (c *clients) host(t *testing.T, storage pikokms.Storage, options ...pikokms.Option) *pikokms.Host {
-	t.Helper()
-	key, err := base64.StdEncoding.DecodeString(c.AES)
-	require.NoError(t, err)
-	p, err := local.NewProvider(local.Config{Key: key})
-	require.NoError(t, err)
-	host, err := pikokms.New(append(options, pikokms.WithStorage(storage), pikokms.WithCryptoProvider("local", p),
-		pikokms.AllowS3EncryptionClient(s3ec.Config{Memory: s3ec.NewMemory(100), AllowUnauthenticated: true}))...)
-	require.NoError(t, err)
-	return host
-}
-
-// TestMigrateS3EncryptionClient reads and moves what AWS's clients wrote, with the metadata of others.
-func TestMigrateS3EncryptionClient(t *testing.T) {
-	all := readClients(t)
-	b := newBucketInMemory()
-	client := b.serve(t)
-	storage := s3storage.New(client, "bucket")
-	host := all.host(t, storage)
 	moved := 0
-	for _, o := range all.Objects {
-		if !strings.Contains(o.Name, "aes") {
+	for _, v := range vectors.Objects {
+		if strings.Contains(v.Name, "kms") {
 			continue
 		}
-		moved++
-		put := func(key string, content []byte, metadata map[string]string) {
-			_, err := client.PutObject(t.Context(), &s3.PutObjectInput{Bucket: aws.String("bucket"), Key: &key, Body: bytes.NewReader(content), Metadata: metadata})
+		t.Run(v.Name, func(t *testing.T) {
+			size, err := strconv.Atoi(v.Name[strings.LastIndex(v.Name, "-")+1:])
 			require.NoError(t, err)
-		}
-		metadata := map[string]string{"color": "red"}
-		for name, value := range o.Metadata {
-			metadata[name] = value
-		}
-		put(o.Name, o.Content, metadata)
-		if o.Instruction != "" {
-			put(o.Name+".instruction", []byte(o.Instruction), map[string]string{"x-amz-crypto-instr-file": ""})
-		}
-		before := readAll(t, host, o.Name)
-		require.NoError(t, host.Migrate(t.Context(), o.Name), o.Name)
-		require.NoError(t, host.Migrate(t.Context(), o.Name), "it was moved already")
-		require.True(t, header.Sniff(b.content(o.Name)))
-		require.Equal(t, before, readAll(t, host, o.Name))
-		require.Nil(t, b.content(o.Name+".instruction"))
-		now, err := client.HeadObject(t.Context(), &s3.HeadObjectInput{Bucket: aws.String("bucket"), Key: &o.Name})
-		require.NoError(t, err)
-		delete(now.Metadata, "pikokms-header-size")
-		require.Equal(t, map[string]string{"color": "red"}, now.Metadata)
-	}
-	require.Equal(t, 20, moved)
-}
-
-func readAll(t *testing.T, host *pikokms.Host, key string) []byte {
-	t.Helper()
-	r, err := host.Get(t.Context(), key)
-	require.NoError(t, err)
-	defer r.Close()
-	content, err := io.ReadAll(r)
-	require.NoError(t, err)
-	return content
-}
-
-// A key that leaves no room for an instruction file's is that of an object without one.
-func TestLongestKeys(t *testing.T) {
-	b := newBucketInMemory()
-	b.lie = func(w http.ResponseWriter, r *http.Request) bool {
-		if _, key, _ := strings.Cut(r.URL.Path[1:], "/"); len(key) <= 1024 {
-			return false
-		}
-		w.WriteHeader(http.StatusBadRequest)
-		_, _ = io.WriteString(w, "<Error><Code>KeyTooLongError</Code><Message>Your key is too long</Message></Error>")
-		return true
-	}
-	storage := s3storage.New(b.serve(t), "bucket")
-	host := readClients(t).host(t, storage, pikokms.AllowPlaintext())
-	key := strings.Repeat("k", 1024)
-	require.NoError(t, storage.Put(t.Context(), key, strings.NewReader("plain")))
-	require.Equal(t, "plain", string(readAll(t, host, key)))
-	require.NoError(t, host.Migrate(t.Context(), key))
-	require.True(t, header.Sniff(b.content(key)))
-	require.Equal(t, "plain", string(readAll(t, host, key)))
-	_, err := storage.Get(t.Context(), key+"k")
-	require.ErrorContains(t, err, "KeyTooLong")
-}
-
-// An instruction file that another replaced meanwhile belongs to an object that is to come.
-func TestReplacedInstructionFileStays(t *testing.T) {
-	all := readClients(t)
-	for _, o := range all.Objects {
-		if o.Name != "java4-aes-v3-instr-16" {
-			continue
-		}
-		for _, method := range []string{http.MethodHead, http.MethodDelete} {
+			plain := make([]byte, size)
+			for i := range plain {
+				plain[i] = byte(i*31 + size + i>>8)
+			}
 			b := newBucketInMemory()
-			b.objects["object"], b.headers["object"] = o.Content, http.Header{}
-			for name, value := range o.Metadata {
-				b.headers["object"].Set("X-Amz-Meta-"+name, value)
-			}
-			b.objects["object.instruction"] = []byte(o.Instruction)
-			const another = `{"x-amz-3":"another"}`
-			b.lie = func(_ http.ResponseWriter, r *http.Request) bool {
-				if r.Method == method && strings.HasSuffix(r.URL.Path, "/object.instruction") {
-					b.mu.Lock()
-					defer b.mu.Unlock()
-					b.objects["object.instruction"] = []byte(another)
-				}
-				return false
-			}
 			client := b.serve(t)
-			if method == http.MethodDelete { // only AWS's own endpoint surely has the condition
-				client = s3.New(client.Options(), func(o *s3.Options) { o.HTTPClient, o.BaseEndpoint = &redirecting{*o.BaseEndpoint}, nil })
+			metadata := map[string]string{"color": "blue"}
+			for name, value := range v.Metadata {
+				metadata[name] = value
 			}
-			host := all.host(t, s3storage.New(client, "bucket"))
-			require.ErrorContains(t, host.Migrate(t.Context(), "object"), "object.instruction", method)
+			_, err = client.PutObject(t.Context(), &s3.PutObjectInput{Bucket: aws.String("bucket"), Key: aws.String("object"), Body: bytes.NewReader(v.Content), Metadata: metadata})
+			require.NoError(t, err)
+			if v.Instruction != "" {
+				b.objects["object.instruction"] = []byte(v.Instruction)
+			}
+			storage := s3storage.New(client, "bucket")
+			read := func(host *pikokms.Host) ([]byte, error) {
+				r, err := host.Get(t.Context(), "object")
+				if err != nil {
+					return nil, err
+				}
+				content, err := io.ReadAll(r)
+				return content, errors.Join(err, r.Close())
+			}
+
+			for _, stranger := range []*pikokms.Host{newHost(t, storage), newHost(t, storage, pikokms.AllowPlaintext())} {
+				_, err := read(stranger)
+				require.ErrorIs(t, err, s3ec.ErrS3EncryptionClient)
+				require.ErrorIs(t, stranger.Migrate(t.Context(), "object"), s3ec.ErrS3EncryptionClient)
+			}
+			_, err = read(newHost(t, storage, pikokms.AllowS3EncryptionClient(s3ec.Config{})))
+			require.Error(t, err, "it has none of the keys")
+
+			host := newHost(t, storage, theirs...)
+			got, err := read(host)
+			if strings.Contains(v.Name, "-eo") {
+				require.ErrorIs(t, err, s3ec.ErrUnauthenticated)
+				require.ErrorIs(t, host.Migrate(t.Context(), "object"), s3ec.ErrUnauthenticated)
+				require.Equal(t, v.Content, b.content("object"))
+				return
+			}
+			require.NoError(t, err)
+			require.True(t, bytes.Equal(plain, got))
+			if size > 8 {
+				o, err := host.Open(t.Context(), "object")
+				require.NoError(t, err)
+				part := make([]byte, 5)
+				_, err = o.ReadAt(part, 3)
+				require.NoError(t, errors.Join(err, o.Close()))
+				require.Equal(t, plain[3:8], part)
+			}
+
+			require.NoError(t, host.Migrate(t.Context(), "object"))
 			require.True(t, header.Sniff(b.content("object")))
-			require.Equal(t, another, string(b.content("object.instruction")))
-		}
+			require.Len(t, b.objects, 1, "the instruction file goes")
+			for name := range b.headers["object"] {
+				require.NotContains(t, name, "X-Amz-Meta-X-Amz-")
+			}
+			require.Equal(t, "blue", b.headers["object"].Get("X-Amz-Meta-Color"))
+			got, err = read(newHost(t, storage)) // which knows neither format nor keys of the client
+			require.NoError(t, err)
+			require.True(t, bytes.Equal(plain, got))
+			moved++
+		})
 	}
-}
-
-// redirecting sends the requests for AWS to another endpoint.
-type redirecting struct{ endpoint string }
-
-func (c *redirecting) Do(r *http.Request) (*http.Response, error) {
-	u, err := url.Parse(c.endpoint)
-	if err != nil {
-		return nil, err
-	}
-	r.URL.Scheme, r.URL.Host = u.Scheme, u.Host
-	return http.DefaultClient.Do(r)
+	require.NotZero(t, moved)
+	t.Logf("%d objects moved", moved)
 }

@@ -12,9 +12,9 @@ import (
 )
 
 // RangeObject is a [pikokms.Object] that is fetched in ranges, such as one behind HTTP, for a
-// [pikokms.RangeStorage] to return. Reads in a row share one fetch. Later fetches are longer, so reading the whole in
-// order takes a few of them. A fetch that breaks off is repeated from where it broke, a few times
-// in a row. A ReadAt during another one makes a fetch of its own.
+// [pikokms.RangeStorage] to return. Reads in a row share one fetch. Later fetches are longer, so
+// reading the whole in order takes a few of them. A fetch that breaks off is repeated from where it
+// broke, a few times in a row. A ReadAt during another one makes a fetch of its own.
 type RangeObject struct {
 	*io.SectionReader // of ranges
 	modTime           time.Time

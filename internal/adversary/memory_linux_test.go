@@ -159,8 +159,8 @@ func TestNoKeyStaysInMemory(t *testing.T) {
 	}
 }
 
-// observe reads the memory of a process in each of its phases. local are secrets from the start, and
-// wrapping returns, if it is not nil, those by which a data key is wrapped.
+// observe reads the memory of a process in each of its phases. local are secrets from the start,
+// and wrapping returns, if it is not nil, those by which a data key is wrapped.
 func observe(t *testing.T, environment string, local leftover.Secrets, wrapping func(header.EncryptedDataKey) leftover.Secrets) {
 	process := leftover.Start(t, "TestNoKeyStaysInMemory", environment)
 	for {

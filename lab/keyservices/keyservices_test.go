@@ -31,7 +31,8 @@ import (
 	"piko.sh/pikokms/provider/vault"
 )
 
-// makers make two keys of each key service, by their URLs. Their credentials are in the environment.
+// makers make two keys of each key service, by their URLs. Their credentials are in the
+// environment.
 var makers = map[string]func(t *testing.T) [2]string{
 	local.Scheme: localKeys, awskms.Scheme: awsKeys, gcpkms.Scheme: gcpKeys, vault.Scheme: vaultKeys, branchkey.Scheme: branchKeys,
 }

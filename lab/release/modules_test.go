@@ -63,8 +63,8 @@ func TestNoModuleImportsInternalsOfAnother(t *testing.T) {
 }
 
 // TestPublishedModulesBuildWithANewerRoot is a user with version 0.1.0 of every module, who takes
-// version 0.1.1 of the root module alone. There, every internal package but those of tests has another
-// path.
+// version 0.1.1 of the root module alone. There, every internal package but those of tests has
+// another path.
 func TestPublishedModulesBuildWithANewerRoot(t *testing.T) {
 	if testing.Short() {
 		t.Skip("builds every module once more; skipped in short mode")

@@ -21,8 +21,8 @@ import (
 	"piko.sh/pikokms/provider/awskms"
 )
 
-// DynamoDBConfig configures a table in Amazon DynamoDB: its name, and the way to it. Credentials and Region are
-// found as by every AWS tool.
+// DynamoDBConfig configures a table in Amazon DynamoDB: its name, and the way to it. Credentials
+// and Region are found as by every AWS tool.
 type DynamoDBConfig struct {
 	Table string // name or ARN; required
 
@@ -43,8 +43,8 @@ type dynamoTable struct {
 }
 
 // NewDynamoDB returns a table in Amazon DynamoDB, of the form that the libraries of AWS use. It
-// reads consistently. NewDynamoDB asks neither DynamoDB nor a source of credentials. The error holds
-// provider.ErrInvalidKey.
+// reads consistently. NewDynamoDB asks neither DynamoDB nor a source of credentials. The error
+// holds provider.ErrInvalidKey.
 func NewDynamoDB(ctx context.Context, c DynamoDBConfig) (Table, error) {
 	switch {
 	case c.Table == "":

@@ -9,10 +9,9 @@ import (
 	"piko.sh/pikokms/provider"
 )
 
-// Table is where a Store keeps its items: that of [NewDynamoDB], or of [NewFile] for development and
-// tests. It
-// finds an item by two attributes, "branch-key-id" and "type". Implementations are safe for
-// concurrent use.
+// Table is where a Store keeps its items: that of [NewDynamoDB], or of [NewFile] for development
+// and tests. It finds an item by two attributes, "branch-key-id" and "type". Implementations are
+// safe for concurrent use.
 type Table interface {
 	// Name returns the table's name.
 	Name() string

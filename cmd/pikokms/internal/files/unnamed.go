@@ -8,7 +8,8 @@ import (
 )
 
 // TemporaryPrefix begins the names of files that are not whole yet, on systems that have no files
-// without a name. It is that of a folderstorage.Storage, whose listing does not take them for objects.
+// without a name. It is that of a folderstorage.Storage, whose listing does not take them for
+// objects.
 const TemporaryPrefix = ".pikokms-tmp-"
 
 // leftover is the age from which a temporary file may be left over from a killed process.

@@ -18,7 +18,8 @@ func (k *Key) guard(ctx context.Context, _ string, call func(context.Context) er
 		ctx = provider.WithRequests(ctx, k.pay())
 	}
 	err := call(ctx)
-	// No call was needed to see that the table has no such branch key, or has it under another KMS key.
+	// No call was needed to see that the table has no such branch key, or has it under another KMS
+	// key.
 	if k.IsRemote() && !errors.Is(err, provider.ErrKeyNotFound) && !errors.Is(err, provider.ErrUntrustedKey) {
 		k.Calls.Add(1)
 	}

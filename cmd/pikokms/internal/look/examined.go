@@ -67,8 +67,8 @@ func Examine(ctx context.Context, p *places.Place, key string) *Object {
 	return x
 }
 
-// lookForClient looks whether the S3 Encryption Client wrote an object. It returns false if something
-// else did.
+// lookForClient looks whether the S3 Encryption Client wrote an object. It returns false if
+// something else did.
 func (x *Object) lookForClient(ctx context.Context, stored pikokms.Object) bool {
 	start := make([]byte, header.SniffSize)
 	n, err := stored.ReadAt(start, 0)
