@@ -113,6 +113,8 @@ type sent struct {
 	closed bool
 }
 
+func (a *sent) WriteTo(w io.Writer) (int64, error) { return io.Copy(w, a.ReadCloser) }
+
 func (a *sent) Close() error {
 	if !a.closed {
 		a.closed = true

@@ -118,63 +118,63 @@ func (b *Backend) ListBucketsAndOwners(ctx context.Context) ([]s3response.Bucket
 // Of an object, its tags, locks and list of grants are the inner backend's, too.
 
 func (b *Backend) GetObjectTagging(ctx context.Context, bucket, object, versionID string) (map[string]string, error) {
-	if err := visible(&object); err != nil {
+	if err := b.served(bucket, &object); err != nil {
 		return nil, err
 	}
 	return b.inner.GetObjectTagging(ctx, bucket, object, versionID)
 }
 
 func (b *Backend) PutObjectTagging(ctx context.Context, bucket, object, versionID string, tags map[string]string) error {
-	if err := visible(&object); err != nil {
+	if err := b.served(bucket, &object); err != nil {
 		return err
 	}
 	return b.inner.PutObjectTagging(ctx, bucket, object, versionID, tags)
 }
 
 func (b *Backend) DeleteObjectTagging(ctx context.Context, bucket, object, versionID string) error {
-	if err := visible(&object); err != nil {
+	if err := b.served(bucket, &object); err != nil {
 		return err
 	}
 	return b.inner.DeleteObjectTagging(ctx, bucket, object, versionID)
 }
 
 func (b *Backend) PutObjectRetention(ctx context.Context, bucket, object, versionID string, retention []byte) error {
-	if err := visible(&object); err != nil {
+	if err := b.served(bucket, &object); err != nil {
 		return err
 	}
 	return b.inner.PutObjectRetention(ctx, bucket, object, versionID, retention)
 }
 
 func (b *Backend) GetObjectRetention(ctx context.Context, bucket, object, versionID string) ([]byte, error) {
-	if err := visible(&object); err != nil {
+	if err := b.served(bucket, &object); err != nil {
 		return nil, err
 	}
 	return b.inner.GetObjectRetention(ctx, bucket, object, versionID)
 }
 
 func (b *Backend) PutObjectLegalHold(ctx context.Context, bucket, object, versionID string, status bool) error {
-	if err := visible(&object); err != nil {
+	if err := b.served(bucket, &object); err != nil {
 		return err
 	}
 	return b.inner.PutObjectLegalHold(ctx, bucket, object, versionID, status)
 }
 
 func (b *Backend) GetObjectLegalHold(ctx context.Context, bucket, object, versionID string) (*bool, error) {
-	if err := visible(&object); err != nil {
+	if err := b.served(bucket, &object); err != nil {
 		return nil, err
 	}
 	return b.inner.GetObjectLegalHold(ctx, bucket, object, versionID)
 }
 
 func (b *Backend) GetObjectAcl(ctx context.Context, in *s3.GetObjectAclInput) (*s3.GetObjectAclOutput, error) {
-	if err := visible(in.Key); err != nil {
+	if err := b.served(*in.Bucket, in.Key); err != nil {
 		return nil, err
 	}
 	return b.inner.GetObjectAcl(ctx, in)
 }
 
 func (b *Backend) PutObjectAcl(ctx context.Context, in *s3.PutObjectAclInput) error {
-	if err := visible(in.Key); err != nil {
+	if err := b.served(*in.Bucket, in.Key); err != nil {
 		return err
 	}
 	return b.inner.PutObjectAcl(ctx, in)
@@ -182,7 +182,7 @@ func (b *Backend) PutObjectAcl(ctx context.Context, in *s3.PutObjectAclInput) er
 
 // RestoreObject brings an object back from an archive, as it is stored.
 func (b *Backend) RestoreObject(ctx context.Context, in *s3.RestoreObjectInput) error {
-	if err := visible(in.Key); err != nil {
+	if err := b.served(*in.Bucket, in.Key); err != nil {
 		return err
 	}
 	if in.RestoreRequest != nil && (in.RestoreRequest.Type != "" || in.RestoreRequest.SelectParameters != nil || in.RestoreRequest.OutputLocation != nil) {

@@ -2,11 +2,14 @@ package encrypted
 
 import (
 	"bytes"
+	"encoding/base64"
+	"hash"
 	"io"
 	"reflect"
 	"strings"
 
 	"github.com/aws/aws-sdk-go-v2/service/s3/types"
+	"github.com/minio/crc64nvme"
 	"github.com/versity/versitygw/s3api/middlewares"
 	"github.com/versity/versitygw/s3api/utils"
 	"github.com/versity/versitygw/s3err"
@@ -97,12 +100,41 @@ func newContent(source io.Reader, size int64, stated checksum) (*content, error)
 	if stated.Algorithm == "" {
 		stated.Algorithm = types.ChecksumAlgorithmCrc64nvme
 	}
-	hashed, err := utils.NewHashReader(source, stated.Value, utils.HashType(strings.ToLower(string(stated.Algorithm))))
-	if err != nil {
-		return nil, err
+	var err error
+	c.source, c.finish, err = newHashReader(source, stated)
+	return c, err
+}
+
+// newHashReader returns a reader that verifies the checksum of what it reads, if there is one, and a
+// function that returns the checksum of what was read.
+func newHashReader(source io.Reader, stated checksum) (io.Reader, func() string, error) {
+	if stated.Algorithm == types.ChecksumAlgorithmCrc64nvme { // the engine's takes as long as all encryption
+		r := &crc64Reader{source: source, stated: stated.Value, hash: crc64nvme.New()}
+		return r, r.sum, nil
 	}
-	c.source, c.finish = hashed, hashed.Sum
-	return c, nil
+	r, err := utils.NewHashReader(source, stated.Value, utils.HashType(strings.ToLower(string(stated.Algorithm))))
+	if err != nil {
+		return nil, nil, err
+	}
+	return r, r.Sum, nil
+}
+
+// crc64Reader verifies a CRC64NVME.
+type crc64Reader struct {
+	source io.Reader
+	stated string // empty means none
+	hash   hash.Hash64
+}
+
+func (r *crc64Reader) sum() string { return base64.StdEncoding.EncodeToString(r.hash.Sum(nil)) }
+
+func (r *crc64Reader) Read(p []byte) (int, error) {
+	n, err := r.source.Read(p)
+	_, _ = r.hash.Write(p[:n]) // it never fails
+	if err == io.EOF && r.stated != "" && r.stated != r.sum() {
+		err = s3err.GetChecksumBadDigestErr(types.ChecksumAlgorithmCrc64nvme)
+	}
+	return n, err
 }
 
 func (c *content) Read(p []byte) (int, error) {

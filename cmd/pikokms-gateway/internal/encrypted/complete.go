@@ -33,6 +33,7 @@ func (b *Backend) CompleteMultipartUpload(ctx context.Context, in *s3.CompleteMu
 		return result{out, version}, err
 	})
 	r, _ := done.(result)
+	r.out.Bucket, r.out.Key = in.Bucket, in.Key // those of another request are not to be kept
 	return r.out, r.version, b.fail(ctx, "complete upload", aws.ToString(in.Bucket), aws.ToString(in.Key), err)
 }
 

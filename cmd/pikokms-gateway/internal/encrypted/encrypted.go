@@ -45,7 +45,7 @@ type Backend struct {
 	known      lately[described]
 	buffered   *semaphore.Weighted // bytes of content that is held in memory
 	completing singleflight.Group
-	joining    *semaphore.Weighted
+	joining    *semaphore.Weighted // bytes of parts of large objects
 }
 
 // New returns a Backend around inner.
@@ -56,7 +56,7 @@ func New(inner backend.Backend, c Config) *Backend {
 	_, isFolder := inner.(*posix.Posix)
 	return &Backend{
 		inner: inner, isFolder: isFolder, config: c, buffered: semaphore.NewWeighted(maxAllBuffered),
-		joining: semaphore.NewWeighted(joins),
+		joining: semaphore.NewWeighted(maxJoining),
 		records: lately[knownRecord]{most: maxRecords}, known: lately[described]{most: maxDescribed},
 	}
 }
@@ -74,16 +74,29 @@ func (b *Backend) NormalizeObjectKey(bucket, object string) string {
 // hidden is the prefix of what the gateway itself stores in a bucket. No client reaches it.
 const hidden = ".pikokms/"
 
-// visible refuses the name of an object that is the gateway's own.
+// visible refuses the name of an object that is the gateway's own, or that leads out of its bucket.
+// The engine checks only names in URLs, so a list of objects to delete may have any.
 func visible(key *string) error {
 	if key == nil {
 		return s3err.GetAPIError(s3err.ErrNoSuchKey)
 	}
-	clean := path.Clean("/" + *key)
-	if clean == path.Clean("/"+hidden) || strings.HasPrefix(clean, "/"+hidden) {
+	inBucket, ok := strings.CutPrefix(path.Join("bucket", *key), "bucket/")
+	if !ok {
+		return outside
+	}
+	if clean := path.Clean("/" + *key); inBucket+"/" == hidden || strings.HasPrefix(inBucket, hidden) || clean+"/" == "/"+hidden || strings.HasPrefix(clean, "/"+hidden) {
 		return s3err.GetAPIError(s3err.ErrAccessDenied)
 	}
 	return nil
+}
+
+// served refuses what visible does, and an object of a place without a key.
+func (b *Backend) served(bucket string, key *string) error {
+	if err := visible(key); err != nil {
+		return err
+	}
+	_, _, err := b.key(bucket, *key)
+	return err
 }
 
 // key returns the key of an object, and the name by which the object is known to it.
@@ -94,7 +107,7 @@ func (b *Backend) key(bucket, key string) (*Key, string, error) {
 	name := strings.Clone(b.inner.NormalizeObjectKey(bucket, key))
 	k, err := b.config.Keys(strings.Clone(bucket), name)
 	if err == nil && k == nil {
-		err = s3err.GetAPIError(s3err.ErrAccessDenied)
+		err = keyless
 	}
 	return k, name, err
 }
@@ -123,6 +136,8 @@ var failures = []struct {
 
 var (
 	unavailable = s3err.APIError{Code: "ServiceUnavailable", Description: "The key service can't be reached. Please try again.", HTTPStatusCode: http.StatusServiceUnavailable}
+	keyless     = s3err.APIError{Code: "AccessDenied", Description: "The gateway has no key for this place.", HTTPStatusCode: http.StatusForbidden}
+	outside     = s3err.APIError{Code: "InvalidArgument", Description: "The key leads out of its bucket.", HTTPStatusCode: http.StatusBadRequest}
 	invalid     = s3err.APIError{Code: "InvalidObjectState", Description: "The stored object is not what the gateway wrote there: it is not encrypted, belongs to another name, or was changed.", HTTPStatusCode: http.StatusForbidden}
 )
 

@@ -53,7 +53,7 @@ func (p patience) handle(ctx fiber.Ctx) error {
 		return ctx.Next()
 	}
 	connection := ctx.RequestCtx().Conn()
-	ended, began := make(chan struct{}), make(chan bool)
+	ended, began := make(chan struct{}), make(chan bool, 1)
 	go func() {
 		timer, some := time.NewTimer(p.first), false
 		defer timer.Stop()
@@ -74,8 +74,10 @@ func (p patience) handle(ctx fiber.Ctx) error {
 			timer.Reset(p.each)
 		}
 	}()
-	err := ctx.Next()
-	close(ended)
+	err := func() error {
+		defer close(ended) // also if the engine panics
+		return ctx.Next()
+	}()
 	if !<-began {
 		return err
 	}

@@ -164,27 +164,6 @@ func (b *Backend) GetObject(ctx context.Context, in *s3.GetObjectInput) (*s3.Get
 	return out, b.fail(ctx, "get", aws.ToString(in.Bucket), aws.ToString(in.Key), err)
 }
 
-// answer is the body of an answer. The gateway breaks the connection off if reading fails, so it is
-// logged here.
-type answer struct {
-	io.ReadCloser
-	cancel context.CancelFunc
-	failed func(error)
-}
-
-func (a *answer) Close() error {
-	defer a.cancel()
-	return a.ReadCloser.Close()
-}
-
-func (a *answer) Read(p []byte) (int, error) {
-	n, err := a.ReadCloser.Read(p)
-	if err != nil && err != io.EOF {
-		a.failed(err)
-	}
-	return n, err
-}
-
 func (b *Backend) getObject(ctx, reading context.Context, in *s3.GetObjectInput) (*s3.GetObjectOutput, error) {
 	if err := visible(in.Key); err != nil {
 		return nil, err
@@ -299,18 +278,32 @@ func (b *Backend) getPart(ctx, reading context.Context, k *Key, name string, in 
 	return out, nil
 }
 
-// section is a part of an object.
-type section struct {
-	*io.SectionReader
-	object io.Closer
-}
-
-func (s *section) Close() error { return s.object.Close() }
-
 // stored is an object of the inner backend, which is open for random access.
 type stored struct {
 	*transfer.RangeObject
 	first *s3.GetObjectOutput // the first answer, whose body was read
+	file  io.Closer           // of a folder behind, or nil
+}
+
+func (s *stored) Close() error {
+	err := s.RangeObject.Close()
+	if s.file != nil {
+		err = errors.Join(err, s.file.Close())
+	}
+	return err
+}
+
+// openFile returns the object that a folder answers a request with, whose file is open.
+func openFile(answer *s3.GetObjectOutput, file io.ReaderAt) (*stored, error) {
+	size := aws.ToInt64(answer.ContentLength)
+	start := make([]byte, min(size, transfer.ProbeSize))
+	if _, err := io.ReadFull(io.NewSectionReader(file, 0, size), start); err != nil {
+		return nil, errors.Join(err, answer.Body.Close())
+	}
+	fetch := func(offset, length int64) (io.ReadCloser, error) {
+		return io.NopCloser(io.NewSectionReader(file, offset, length)), nil
+	}
+	return &stored{transfer.NewRangeObject(size, aws.ToTime(answer.LastModified), start, fetch), answer, answer.Body}, nil
 }
 
 // open opens an object of the inner backend, by a request for its beginning with the conditions of
@@ -318,6 +311,9 @@ type stored struct {
 func (b *Backend) open(ctx context.Context, bucket, key *string, in *s3.GetObjectInput) (_ *stored, err error) {
 	request := *in
 	request.Bucket, request.Key, request.Range = bucket, key, byteRange(0, transfer.ProbeSize)
+	if b.isFolder { // which then answers with a file
+		request.Range = aws.String("")
+	}
 	first, err := b.inner.GetObject(ctx, &request)
 	if invalid, ok := errors.AsType[s3err.S3Error](err); ok && invalid.StatusCode() == 416 { // it is empty
 		request.Range = aws.String("")
@@ -328,6 +324,9 @@ func (b *Backend) open(ctx context.Context, bucket, key *string, in *s3.GetObjec
 	}
 	if first.Body == nil {
 		first.Body = io.NopCloser(bytes.NewReader(nil))
+	}
+	if file, ok := first.Body.(io.ReaderAt); ok {
+		return openFile(first, file)
 	}
 	defer func() { err = errors.Join(err, first.Body.Close()) }()
 	start, err := io.ReadAll(io.LimitReader(first.Body, transfer.ProbeSize))
@@ -359,49 +358,12 @@ func (b *Backend) open(ctx context.Context, bucket, key *string, in *s3.GetObjec
 		}
 		return out.Body, nil
 	}
-	return &stored{transfer.NewRangeObject(size, aws.ToTime(first.LastModified), start, fetch), first}, nil
+	return &stored{transfer.NewRangeObject(size, aws.ToTime(first.LastModified), start, fetch), first, nil}, nil
 }
 
 func byteRange(offset, length int64) *string {
 	return aws.String(fmt.Sprintf("bytes=%d-%d", offset, offset+length-1))
 }
-
-// verified releases the last byte of a content of a known size only once the content has ended
-// there, so that one that was cut never looks whole.
-type verified struct {
-	content io.Reader
-	stored  io.Closer
-	left    int64
-}
-
-func (v *verified) Read(p []byte) (int, error) {
-	if v.left == 0 {
-		return 0, io.EOF
-	}
-	if len(p) == 0 {
-		return 0, nil
-	}
-	n, err := v.content.Read(p[:min(int64(len(p)), v.left)])
-	if int64(n) < v.left {
-		v.left -= int64(n)
-		if err == io.EOF {
-			err = io.ErrUnexpectedEOF
-		}
-		return n, err
-	}
-	if err == nil {
-		if _, err = io.ReadFull(v.content, make([]byte, 1)); err == nil {
-			err = errors.New("the object is longer than it was said to be")
-		}
-	}
-	if err != io.EOF {
-		return 0, err
-	}
-	v.left = 0
-	return n, io.EOF
-}
-
-func (v *verified) Close() error { return v.stored.Close() }
 
 // part is what a request asks for of an object.
 type part struct {
@@ -418,7 +380,7 @@ func partOf(size int64, own map[string]string, byteRange *string, number *int32)
 		}
 		return part{start, length, contentRange(start, length, size), nil}, nil
 	}
-	sizes, err := parseParts(own[partsName])
+	sizes, err := parseParts(own[partsName], size)
 	if err != nil {
 		return part{}, err
 	}
@@ -437,9 +399,6 @@ func partOf(size int64, own map[string]string, byteRange *string, number *int32)
 		start += n
 	}
 	length := sizes[*number-1]
-	if start+length > size {
-		return part{}, invalid
-	}
 	return part{start, length, contentRange(start, length, size), &count}, nil
 }
 

@@ -159,6 +159,9 @@ func (b *Backend) describeOne(ctx context.Context, bucket, key, version, tag *st
 	}
 	d = described{size: stored, tag: outerTag(tag)}
 	k, _, err := b.key(*bucket, *key)
+	if errors.Is(err, keyless) {
+		return d, nil
+	}
 	if err != nil {
 		return d, err
 	}
@@ -234,7 +237,7 @@ func (b *Backend) listVersions(ctx context.Context, in *s3.ListObjectVersionsInp
 
 // DeleteObject deletes an object. A condition on the size is about the plaintext.
 func (b *Backend) DeleteObject(ctx context.Context, in *s3.DeleteObjectInput) (*s3.DeleteObjectOutput, error) {
-	if err := visible(in.Key); err != nil {
+	if err := b.served(*in.Bucket, in.Key); err != nil {
 		return nil, err
 	}
 	inner := *in
@@ -258,8 +261,13 @@ func (b *Backend) DeleteObjects(ctx context.Context, in *s3.DeleteObjectsInput) 
 	inner := *in
 	inner.Delete = &types.Delete{Quiet: in.Delete.Quiet}
 	for _, object := range in.Delete.Objects {
-		if err := visible(object.Key); err != nil {
-			refused = append(refused, types.Error{Key: object.Key, VersionId: object.VersionId, Code: aws.String("AccessDenied"), Message: aws.String("The name is the gateway's own.")})
+		if err := b.served(*in.Bucket, object.Key); err != nil {
+			refusal, ok := errors.AsType[s3err.S3Error](err)
+			if !ok {
+				return out, err
+			}
+			base := refusal.BaseError()
+			refused = append(refused, types.Error{Key: object.Key, VersionId: object.VersionId, Code: &base.Code, Message: &base.Description})
 			continue
 		}
 		object.ETag = innerTag(object.ETag)

@@ -34,15 +34,17 @@ func formatParts(sizes []int64) string {
 	return text
 }
 
-// parseParts returns the sizes of an object's parts. They are nil if the object has none.
-func parseParts(text string) (sizes []int64, err error) {
+// parseParts returns the sizes of the parts of an object of this size. They are nil if it has none.
+// Nothing authenticates them, so they must be all of the object: a client that reads the parts by
+// their numbers must not take some for the whole.
+func parseParts(text string, whole int64) (sizes []int64, err error) {
 	if text == "" || len(text) > maxPartsText {
 		return nil, nil
 	}
 	for one := range strings.SplitSeq(text, ",") {
 		number, times, repeated := strings.Cut(one, "*")
 		size, err := strconv.ParseInt(number, 10, 64)
-		if err != nil || size < 0 {
+		if err != nil || size < 0 || size > whole {
 			return nil, invalid
 		}
 		n := 1
@@ -56,7 +58,13 @@ func parseParts(text string) (sizes []int64, err error) {
 		}
 		for range n {
 			sizes = append(sizes, size)
+			if whole -= size; whole < 0 {
+				return nil, invalid
+			}
 		}
+	}
+	if whole != 0 {
+		return nil, invalid
 	}
 	return sizes, nil
 }

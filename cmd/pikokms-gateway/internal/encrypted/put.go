@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/s3/types"
 	"github.com/versity/versitygw/s3api/utils"
 	"github.com/versity/versitygw/s3err"
 	"github.com/versity/versitygw/s3response"
@@ -122,6 +123,9 @@ func (b *Backend) store(ctx context.Context, k *Key, name string, in s3response.
 		delete(in.Metadata, checksumName)
 	}
 	in.ContentLength, in.ContentMD5, in.ChecksumAlgorithm = &length, nil, ""
+	if b.isFolder { // which makes a checksum of what it stores, and none faster
+		in.ChecksumAlgorithm = types.ChecksumAlgorithmCrc32c
+	}
 	checksumOf(&in)
 	in.IfMatch, in.IfNoneMatch = innerTag(in.IfMatch), innerTag(in.IfNoneMatch)
 	var out s3response.PutObjectOutput

@@ -22,19 +22,22 @@ const (
 	// another S3 in parts, beside each other. S3 takes 5 GiB in one request.
 	largeObject = 64 << 20
 	usualPart   = 16 << 20
-	atATime     = 4 // parts of one object
+	atATime     = 4 // parts of one object, and one more is read meanwhile
 
-	// joins is how many large objects are uploaded in parts at a time. Each takes atATime parts of
-	// memory.
-	joins = 8
+	// maxJoining bounds the bytes of parts that are in memory. An object of more than 660 GB has parts
+	// that are too long for five of them, so fewer are in memory, and two at least.
+	maxJoining = 320 << 20
 )
 
 // putParts stores a large object in the S3 behind, by parts of the ciphertext.
 func (b *Backend) putParts(ctx context.Context, in s3response.PutObjectInput, length int64) (out s3response.PutObjectOutput, err error) {
-	if err := b.joining.Acquire(ctx, 1); err != nil {
+	size := max(transfer.PartSize(length), usualPart)
+	most := min(max(maxJoining/size-1, 1), atATime)
+	memory := min(int64(most+1)*int64(size), maxJoining)
+	if err := b.joining.Acquire(ctx, memory); err != nil {
 		return out, err
 	}
-	defer b.joining.Release(1)
+	defer b.joining.Release(memory)
 	begun, err := b.inner.CreateMultipartUpload(ctx, s3response.CreateMultipartUploadInput{
 		Bucket: in.Bucket, Key: in.Key, Metadata: in.Metadata, Tagging: in.Tagging,
 		ContentType: in.ContentType, ContentEncoding: in.ContentEncoding, ContentDisposition: in.ContentDisposition, ContentLanguage: in.ContentLanguage,
@@ -50,7 +53,7 @@ func (b *Backend) putParts(ctx context.Context, in s3response.PutObjectInput, le
 			err = errors.Join(err, b.inner.AbortMultipartUpload(abort, &s3.AbortMultipartUploadInput{Bucket: in.Bucket, Key: in.Key, UploadId: id}))
 		}
 	}()
-	parts, err := b.sendParts(ctx, in, id, max(transfer.PartSize(length), usualPart))
+	parts, err := b.sendParts(ctx, in, id, size, most)
 	if err != nil {
 		return out, err
 	}
@@ -61,10 +64,10 @@ func (b *Backend) putParts(ctx context.Context, in s3response.PutObjectInput, le
 	return s3response.PutObjectOutput{ETag: aws.ToString(done.ETag), VersionID: version}, err
 }
 
-// sendParts uploads the parts of an object.
-func (b *Backend) sendParts(ctx context.Context, in s3response.PutObjectInput, id *string, size int) (parts []types.CompletedPart, err error) {
+// sendParts uploads the parts of an object, most at a time.
+func (b *Backend) sendParts(ctx context.Context, in s3response.PutObjectInput, id *string, size, most int) (parts []types.CompletedPart, err error) {
 	group, ctx := errgroup.WithContext(ctx)
-	group.SetLimit(atATime)
+	group.SetLimit(most)
 	buffers := sync.Pool{New: func() any { return new(make([]byte, size)) }}
 	var mu sync.Mutex
 	for number := int32(1); number < math.MaxInt32; number++ {

@@ -2,6 +2,7 @@ package encrypted
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"iter"
 	"slices"
@@ -14,6 +15,9 @@ import (
 	"github.com/versity/versitygw/backend"
 	"github.com/versity/versitygw/s3err"
 	"github.com/versity/versitygw/s3response"
+
+	"piko.sh/pikokms"
+	"piko.sh/pikokms/provider"
 )
 
 // own yields the gateway's own objects below a prefix.
@@ -95,7 +99,7 @@ func (b *Backend) listUploads(ctx context.Context, in *s3.ListMultipartUploadsIn
 			return out, err
 		}
 		r, err := b.recordOf(ctx, *in.Bucket, id)
-		if isMissing(err) {
+		if isMissing(err) || isForeign(err) {
 			continue
 		}
 		if err != nil {
@@ -124,6 +128,15 @@ func (b *Backend) listUploads(ctx context.Context, in *s3.ListMultipartUploadsIn
 		NextKeyMarker: page.NextKeyMarker, NextUploadIDMarker: page.NextUploadIDMarker, IsTruncated: page.IsTruncated,
 		Uploads: page.Uploads, CommonPrefixes: page.CommonPrefixes,
 	}, nil
+}
+
+// isForeign reports whether a record is not for this gateway to read: it is of a place without a key
+// or under another's, or no gateway wrote it.
+func isForeign(err error) bool {
+	return slices.ContainsFunc([]error{
+		keyless, invalid, provider.ErrUntrustedKey, provider.ErrDecryptionFailed, provider.ErrInvalidCiphertext, provider.ErrContextMismatch,
+		pikokms.ErrPlaintext, pikokms.ErrNotObject,
+	}, func(foreign error) bool { return errors.Is(err, foreign) })
 }
 
 // uploadIDs yields the IDs of what lies below uploads, also of what was left by a gateway that was

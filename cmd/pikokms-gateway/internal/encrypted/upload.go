@@ -24,6 +24,8 @@ import (
 	"github.com/versity/versitygw/backend"
 	"github.com/versity/versitygw/s3err"
 	"github.com/versity/versitygw/s3response"
+
+	"piko.sh/pikokms/message"
 )
 
 // An upload in parts lies in the bucket behind until it is completed, so that any gateway can go on
@@ -184,6 +186,9 @@ func (b *Backend) recordOf(ctx context.Context, bucket, id string) (_ *record, e
 	content, _, err := k.host.DecryptObject(ctx, name, out.Body, aws.ToInt64(out.ContentLength), nil)
 	if err != nil {
 		return nil, err
+	}
+	if read, ok := content.(*message.DecryptReader); !ok || read.Header() == nil { // plaintext, which may be allowed for objects
+		return nil, invalid
 	}
 	var r record
 	text, err := io.ReadAll(io.LimitReader(content, maxRecord))

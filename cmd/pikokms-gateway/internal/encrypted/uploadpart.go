@@ -10,7 +10,6 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/aws/aws-sdk-go-v2/service/s3/types"
 	"github.com/versity/versitygw/s3api/middlewares"
-	"github.com/versity/versitygw/s3api/utils"
 	"github.com/versity/versitygw/s3err"
 	"github.com/versity/versitygw/s3response"
 )
@@ -59,11 +58,10 @@ func (b *Backend) storePart(ctx context.Context, r *record, k *Key, number int32
 	part := &donePart{number: number, try: newTry(), size: size}
 	crc64 := func() string { return body.sum.Value }
 	if body.sum.Algorithm != types.ChecksumAlgorithmCrc64nvme {
-		hashed, err := utils.NewHashReader(body.source, "", utils.HashTypeCRC64NVME)
+		body.source, crc64, err = newHashReader(body.source, checksum{Algorithm: types.ChecksumAlgorithmCrc64nvme})
 		if err != nil {
 			return nil, err
 		}
-		body.source, crc64 = hashed, hashed.Sum
 	}
 	name := partName(r.ID, number, part.try)
 	stored, err := b.store(ctx, k, name, s3response.PutObjectInput{Bucket: &r.Bucket, Key: &name}, body, size)

@@ -1,0 +1,157 @@
+package encrypted
+
+import (
+	"context"
+	"errors"
+	"io"
+	"sync"
+
+	"piko.sh/pikokms/header"
+)
+
+// answer is the body of an answer. The gateway breaks the connection off if reading fails, so it is
+// logged here.
+type answer struct {
+	io.ReadCloser
+	cancel context.CancelFunc
+	failed func(error)
+}
+
+func (a *answer) Close() error {
+	defer a.cancel()
+	return a.ReadCloser.Close()
+}
+
+// WriteTo writes the content without a copy, as long as what it is of can do so.
+func (a *answer) WriteTo(w io.Writer) (int64, error) {
+	to := &client{Writer: w}
+	n, err := io.Copy(to, a.ReadCloser)
+	if err != nil && to.err == nil { // a client that hangs up is no failure
+		a.failed(err)
+	}
+	return n, err
+}
+
+// client remembers that a client no longer reads.
+type client struct {
+	io.Writer
+	err error
+}
+
+func (c *client) Write(p []byte) (n int, err error) {
+	n, c.err = c.Writer.Write(p)
+	return n, c.err
+}
+
+func (a *answer) Read(p []byte) (int, error) {
+	n, err := a.ReadCloser.Read(p)
+	if err != nil && err != io.EOF {
+		a.failed(err)
+	}
+	return n, err
+}
+
+// section is a part of an object.
+type section struct {
+	*io.SectionReader
+	object io.Closer
+}
+
+func (s *section) Close() error { return s.object.Close() }
+
+// sectionBuffers are what sections are read to. Each holds some frames, since whole ones are opened
+// in place.
+var sectionBuffers = sync.Pool{New: func() any { return new([4 * header.DefaultFrameLength]byte) }}
+
+func (s *section) WriteTo(w io.Writer) (int64, error) {
+	buffer := sectionBuffers.Get().(*[4 * header.DefaultFrameLength]byte)
+	defer sectionBuffers.Put(buffer)
+	return io.CopyBuffer(struct{ io.Writer }{w}, struct{ io.Reader }{s.SectionReader}, buffer[:])
+}
+
+// verified releases the last byte of a content of a known size only once the content has ended
+// there, so that one that was cut never looks whole.
+type verified struct {
+	content io.Reader
+	stored  io.Closer
+	left    int64
+}
+
+func (v *verified) Read(p []byte) (int, error) {
+	if v.left == 0 {
+		return 0, io.EOF
+	}
+	if len(p) == 0 {
+		return 0, nil
+	}
+	n, err := v.content.Read(p[:min(int64(len(p)), v.left)])
+	if int64(n) < v.left {
+		v.left -= int64(n)
+		if err == io.EOF {
+			err = io.ErrUnexpectedEOF
+		}
+		return n, err
+	}
+	if err == nil {
+		if _, err = io.ReadFull(v.content, make([]byte, 1)); err == nil {
+			err = errLonger
+		}
+	}
+	if err != io.EOF {
+		return 0, err
+	}
+	v.left = 0
+	return n, io.EOF
+}
+
+// WriteTo writes the rest of the content, without a copy if the content can do so.
+func (v *verified) WriteTo(w io.Writer) (int64, error) {
+	content, ok := v.content.(io.WriterTo)
+	if !ok {
+		return io.Copy(w, struct{ io.Reader }{v})
+	}
+	to := &holding{to: w, left: v.left}
+	_, err := content.WriteTo(to)
+	if err == nil && to.left > 0 {
+		err = io.ErrUnexpectedEOF
+	}
+	if err == nil && len(to.last) > 0 {
+		_, err = to.write(to.last)
+	}
+	v.left = 0
+	return to.written, err
+}
+
+// holding holds the last byte of a content back.
+type holding struct {
+	to            io.Writer
+	left, written int64
+	last          []byte
+}
+
+func (h *holding) write(p []byte) (int, error) {
+	n, err := h.to.Write(p)
+	h.written += int64(n)
+	return n, err
+}
+
+func (h *holding) Write(p []byte) (int, error) {
+	if int64(len(p)) > h.left {
+		return 0, errLonger
+	}
+	if len(p) == 0 || int64(len(p)) < h.left {
+		n, err := h.write(p)
+		h.left -= int64(n)
+		return n, err
+	}
+	n, err := h.write(p[:len(p)-1])
+	if err == nil {
+		n, h.last = n+1, []byte{p[len(p)-1]}
+	}
+	h.left -= int64(n)
+	return n, err
+}
+
+var errLonger = errors.New("the object is longer than it was said to be")
+
+func (v *verified) Close() error { return v.stored.Close() }
