@@ -218,13 +218,17 @@ func (h *Host) renew(ctx context.Context, operation, key string, renewed func(st
 	closeStored := sync.OnceValue(stored.Close)
 	content, err := renewed(stored)
 	if err == nil {
-		if runtime.GOOS == "windows" { // Windows does not replace open files
+		moved, ok := content.(*s3ec.Moved)
+		switch {
+		case ok: // it was read to its end, and a storage must see what it is
+			defer closeContent(moved.Content)
+			err = closeStored()
+		case runtime.GOOS == "windows": // Windows does not replace open files
 			content = &closedAtEOF{content, closeStored}
 		}
-		err = put(ctx, key, content)
-	}
-	if moved, ok := content.(*s3ec.Moved); ok {
-		closeContent(moved.Content)
+		if err == nil {
+			err = put(ctx, key, content)
+		}
 	}
 	if err == errStays {
 		err = nil

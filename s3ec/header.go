@@ -70,6 +70,10 @@ var names = [...]string{
 // InstructionSuffix ends the key of an instruction file; the object's key is before it.
 const InstructionSuffix = ".instruction"
 
+// maxKey is the size in bytes of S3's longest keys (Amazon S3 User Guide, "Naming Amazon S3
+// objects"). The client writes to no other storage.
+const maxKey = 1024
+
 // MaxInstruction is the most bytes that an instruction file may have.
 const MaxInstruction = 64 << 10
 
@@ -85,7 +89,9 @@ type Header struct {
 	// Described is the material description or the encryption context, as it is stored.
 	Described   map[string]string
 	Instruction string // the key of the instruction file; empty if there is none
-	Size        int64  // of the object in bytes, as stored
+	// InstructionETag is the instruction file's ETag, if the storage sets it.
+	InstructionETag string
+	Size            int64 // of the object in bytes, as stored
 
 	ciphertext, iv, commitment []byte // iv is the message ID in format 3
 }
@@ -171,9 +177,10 @@ func Find(metadata map[string]string, beside bool, key, suffix string, size int6
 	var instruction []byte
 	name := ""
 	if metadata[keyV1] == "" && metadata[keyV2] == "" && metadata[keyV3] == "" {
-		var err error
-		name = key + suffix
-		instruction, err = read(name)
+		err := fs.ErrNotExist
+		if name = key + suffix; len(name) <= maxKey {
+			instruction, err = read(name)
+		}
 		missing := errors.Is(err, fs.ErrNotExist)
 		switch {
 		case missing && inMetadata:

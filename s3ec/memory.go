@@ -39,29 +39,39 @@ func (m *Memory) take(ctx context.Context, n int64) error {
 	if n > m.size {
 		return fmt.Errorf("%w: it has %d bytes, and more than the limit of %d; decrypt it with the client, or raise the limit", ErrMemory, n, m.size)
 	}
-	for !m.free.TryAcquire(n) {
-		runtime.GC() // frees what was dropped without being closed
-		waiting, cancel := context.WithTimeout(ctx, time.Second)
-		err := m.free.Acquire(waiting, n)
-		cancel()
-		if err == nil {
-			break
-		}
-		if ctx.Err() != nil {
-			return ctx.Err()
+	if !m.free.TryAcquire(n) {
+		collecting, stop := context.WithCancel(ctx)
+		go collect(collecting)
+		err := m.free.Acquire(ctx, n) // in turn, so that a large object does not wait for ever
+		stop()
+		if err != nil {
+			return err
 		}
 	}
 	m.mu.Lock()
 	m.used += n
-	collect := m.garbage > 0 && m.used+m.garbage > m.size
-	if collect {
+	isFull := m.garbage > 0 && m.used+m.garbage > m.size
+	if isFull {
 		m.garbage = 0
 	}
 	m.mu.Unlock()
-	if collect {
+	if isFull {
 		runtime.GC()
 	}
 	return nil
+}
+
+// collect collects garbage each second, which frees what was dropped without being closed.
+func collect(ctx context.Context) {
+	second := time.NewTicker(time.Second)
+	defer second.Stop()
+	for ctx.Err() == nil {
+		runtime.GC()
+		select {
+		case <-ctx.Done():
+		case <-second.C:
+		}
+	}
 }
 
 func (m *Memory) give(n int64) {

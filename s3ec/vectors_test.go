@@ -13,7 +13,10 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -396,4 +399,55 @@ func ExampleParse() {
 	}
 	fmt.Println(h.Format, h.Wrapping, h.Commits())
 	// Output: 3 AES/GCM true
+}
+
+// No header has another size than an object can have, whatever storage has stated it.
+func TestSizesThatNoObjectHas(t *testing.T) {
+	all := readVectors(t)
+	for _, v := range all.Objects {
+		for _, size := range []int64{-16, -1, 0, 15} {
+			h, err := s3ec.Parse(v.Metadata, []byte(v.Instruction))
+			require.NoError(t, err)
+			h.Size = size
+			_, err = (&s3ec.Config{AllowUnauthenticated: true}).Open(t.Context(), h, bytes.NewReader(v.Content), all.keyrings(t), nil)
+			require.ErrorIs(t, err, provider.ErrInvalidCiphertext, v.Name)
+		}
+	}
+}
+
+// A large object has its turn, though smaller ones that came later would fit all the time.
+func TestMemoryIsGivenInTurn(t *testing.T) {
+	all := readVectors(t)
+	keyrings := all.keyrings(t)
+	synctest.Test(t, func(t *testing.T) {
+		c := s3ec.Config{Memory: s3ec.NewMemory(40)}
+		var mu sync.Mutex
+		var order []string
+		open := func(name string) *s3ec.Content {
+			for _, v := range all.Objects {
+				if v.Name == name {
+					h, err := s3ec.Parse(v.Metadata, []byte(v.Instruction))
+					require.NoError(t, err)
+					h.Size = int64(len(v.Content))
+					content, err := c.Open(context.Background(), h, bytes.NewReader(v.Content), keyrings, nil)
+					require.NoError(t, err)
+					mu.Lock()
+					defer mu.Unlock()
+					order = append(order, name)
+					return content
+				}
+			}
+			panic(name)
+		}
+		const small, large = "java4-aes-v3-0", "java4-aes-v3-16" // of 16 and 32 bytes
+		held := open(small)
+		go func() { _ = open(large).Close() }()
+		synctest.Wait()
+		go func() { _ = open(small).Close() }()
+		time.Sleep(10 * time.Second)
+		require.Len(t, order, 1)
+		require.NoError(t, held.Close())
+		synctest.Wait()
+		require.Equal(t, []string{small, large, small}, order)
+	})
 }

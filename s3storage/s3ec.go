@@ -6,10 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"strings"
 
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 
+	"piko.sh/pikokms"
 	"piko.sh/pikokms/internal/checked"
 	"piko.sh/pikokms/s3ec"
 )
@@ -50,20 +52,27 @@ func (c *client) S3ECHeader(ctx context.Context, beside bool) (*s3ec.Header, err
 	if c.isInstruction {
 		return nil, s3ec.ErrInstruction
 	}
-	return s3ec.Find(c.metadata, beside, c.key, c.storage.instruction, c.size, func(key string) ([]byte, error) {
-		return c.storage.readInstruction(ctx, key)
+	var etag string
+	h, err := s3ec.Find(c.metadata, beside, c.key, c.storage.instruction, c.size, func(key string) (content []byte, err error) {
+		content, etag, err = c.storage.readInstruction(ctx, key)
+		return content, err
 	})
+	if h != nil {
+		h.InstructionETag = etag
+	}
+	return h, err
 }
 
 // readInstruction reads the beginning of an object, as much as an instruction file may have and a
 // byte more.
-func (s *Storage) readInstruction(ctx context.Context, key string) (content []byte, err error) {
+func (s *Storage) readInstruction(ctx context.Context, key string) (content []byte, etag string, err error) {
 	v, err := s.openVersion(ctx, key, "")
 	if err != nil {
-		return nil, err
+		return nil, "", err
 	}
 	defer func() { err = errors.Join(err, v.Close()) }()
-	return io.ReadAll(io.LimitReader(v, s3ec.MaxInstruction+1))
+	content, err = io.ReadAll(io.LimitReader(v, s3ec.MaxInstruction+1))
+	return content, v.ETag, err
 }
 
 // lookForInstruction reads a version that may be an instruction file, and can then be read from its
@@ -95,7 +104,8 @@ type content struct {
 }
 
 // removeInstruction removes the instruction file of an object that was moved, once the new object
-// was read back.
+// was read back, if it is still the one that was read: the client puts a new one before it puts its
+// object. AWS has a condition for that, others may not.
 func (s *Storage) removeInstruction(ctx context.Context, moved *s3ec.Moved, isStored func() bool) error {
 	name := moved.Content.Header.Instruction
 	if name == "" {
@@ -104,7 +114,19 @@ func (s *Storage) removeInstruction(ctx context.Context, moved *s3ec.Moved, isSt
 	if !isStored() {
 		return fmt.Errorf("%w: the new object is not read back as it was sent; its instruction file %s stays", ErrAnswer, onOneLine(name))
 	}
-	if _, err := s.client.DeleteObject(ctx, &s3.DeleteObjectInput{Bucket: &s.bucket, Key: &name}); err != nil {
+	in := &s3.DeleteObjectInput{Bucket: &s.bucket, Key: &name}
+	etag := moved.Content.Header.InstructionETag
+	if etag != "" && s.client.Options().BaseEndpoint == nil {
+		in.IfMatch = &etag
+	}
+	now, err := s.Stat(ctx, name)
+	switch {
+	case err == nil && now.ETag != etag:
+		err = pikokms.ErrChanged
+	case err == nil:
+		_, err = s.client.DeleteObject(ctx, in)
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) && !isMissing(err) {
 		return fmt.Errorf("the new object is stored, and its instruction file %s could not be removed: %w", onOneLine(name), err)
 	}
 	return nil

@@ -251,11 +251,16 @@ func (o *object) move(ctx context.Context) (*s3ec.Moved, error) {
 }
 
 // judge returns what was done if nothing is left to do, or an error if a job can't replace the
-// object. It asks the key service only for the active version of a branch key, and if objects are
-// bound to their names, which nothing in an object shows.
+// object. It asks the key service only for the active version of a branch key, for the public half
+// of an EC key, and if objects are bound to their names, which nothing in an object shows.
 func (o *object) judge(ctx context.Context, job string, t task) (done string, err error) {
 	isObject := o.header != nil && o.header.EncryptionContext[provider.PairUse] == provider.UseObject
-	isDone := isObject && o.function.key.isUnder(o.header)
+	isDone := false
+	if isObject {
+		if isDone, err = o.function.key.isUnder(ctx, o.header); err != nil {
+			return "", err
+		}
+	}
 	if isDone && job == rewrap {
 		if isDone, err = o.function.key.isCurrent(ctx, o.header); err != nil {
 			return "", err

@@ -61,9 +61,6 @@ func (k *key) nameKMSKey(parsed *keyurl.Key) error {
 	if a, err := arn.Parse(c.KeyID); err != nil || !strings.HasPrefix(a.Resource, "key/") {
 		return fmt.Errorf("%w: %q does not name the key by its ARN; write awskms:///arn:aws:kms:REGION:ACCOUNT:key/ID", provider.ErrInvalidKey, parsed)
 	}
-	if c.PeerFile != "" {
-		return fmt.Errorf("%w: %q is an EC key with a peer; messages name such a key by its public half, which this function does not look for", provider.ErrInvalidKey, parsed)
-	}
 	k.name, k.providerIDs = c.KeyID, []string{"aws-kms", "aws-kms-rsa"}
 	return nil
 }
@@ -82,13 +79,17 @@ func (k *key) nameBranchKey(parsed *keyurl.Key) error {
 }
 
 // isUnder reports whether a message states that it is as a host writes it today, under this key
-// alone. That is not authenticated.
-func (k *key) isUnder(h *header.Header) bool {
+// alone. That is not authenticated. A message under an EC key names public keys, so AWS KMS is asked
+// once for this key's.
+func (k *key) isUnder(ctx context.Context, h *header.Header) (bool, error) {
 	if h.Suite != header.AES256GCMHKDFSHA512CommitKey || len(h.EncryptedDataKeys) != 1 {
-		return false
+		return false, nil
 	}
 	wrapped := h.EncryptedDataKeys[0]
-	return slices.Contains(k.providerIDs, wrapped.ProviderID) && message.KeyName(wrapped) == k.name
+	if wrapped.ProviderID == "raw-ecdh" || wrapped.ProviderID == "aws-kms-ecdh" {
+		return k.isCurrent(ctx, h)
+	}
+	return slices.Contains(k.providerIDs, wrapped.ProviderID) && message.KeyName(wrapped) == k.name, nil
 }
 
 // isCurrent reports whether a message that is under this key is under its newest version.

@@ -2,6 +2,11 @@ package main
 
 import (
 	"bytes"
+	"crypto/ecdh"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/pem"
+	"os"
 	"path/filepath"
 	"testing"
 	"time"
@@ -9,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"piko.sh/pikokms/header"
+	"piko.sh/pikokms/kmstest"
 	"piko.sh/pikokms/message"
 	"piko.sh/pikokms/provider"
 	"piko.sh/pikokms/provider/branchkey"
@@ -54,4 +60,46 @@ func TestOlderVersion(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, c.isDone, done != "", c.job)
 	}
+}
+
+// An object under an EC key of KMS names its public half, and not its ARN. A job moves it once.
+func TestObjectsUnderECKeysAreMovedOnce(t *testing.T) {
+	ctx := t.Context()
+	server := kmstest.NewServer(t)
+	newKEY := func(spec, usage, parameters string) *key {
+		arn := server.CreateKey(kmstest.Key{Spec: spec, Usage: usage}).ARN
+		k, err := openKey(ctx, "awskms:///"+arn+"?endpoint="+server.URL+parameters, 0)
+		require.NoError(t, err)
+		return k
+	}
+	for name, value := range map[string]string{"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_EC2_METADATA_DISABLED": "true"} {
+		t.Setenv(name, value)
+	}
+	const spec, usage = "ECC_NIST_P384", "KEY_AGREEMENT"
+	peer, err := ecdh.P384().GenerateKey(rand.Reader)
+	require.NoError(t, err)
+	der, err := x509.MarshalPKIXPublicKey(peer.PublicKey())
+	require.NoError(t, err)
+	file := filepath.Join(t.TempDir(), "peer.pem")
+	require.NoError(t, os.WriteFile(file, pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}), 0o600))
+	ec, other, symmetric, withPeer := newKEY(spec, usage, ""), newKEY(spec, usage, ""), newKEY("", "", ""), newKEY(spec, usage, "&peer="+filepath.ToSlash(file))
+	for _, job := range []string{encrypt, rewrap} {
+		for _, under := range []*key{ec, other, symmetric, withPeer} {
+			sealed, err := (&message.Encrypter{Keyring: under.provider}).Encrypt(ctx, nil, map[string]string{provider.PairUse: provider.UseObject})
+			require.NoError(t, err)
+			h, _, err := header.Parse(sealed, header.Limits{})
+			require.NoError(t, err)
+			for _, now := range []*key{ec, symmetric, withPeer} {
+				o := &object{Version: &s3storage.Version{}, function: &function{key: now}, header: h}
+				done, err := o.judge(ctx, job, task{})
+				if job == rewrap || now == under {
+					require.NoError(t, err)
+				} else {
+					require.ErrorContains(t, err, "under another key")
+				}
+				require.Equal(t, now == under, done != "", job)
+			}
+		}
+	}
+	require.Equal(t, 3, server.Calls("GetPublicKey"), "one for each EC key")
 }

@@ -219,7 +219,7 @@ func (c *CheckedKey) checkKMS(ctx context.Context, k *keys.Key, pairs map[string
 	if strings.HasPrefix(e.Spec, "RSA") {
 		needed = rsaActionsOf(needed, config.PublicKeyFile != "")
 	} else if e.Usage == "KEY_AGREEMENT" {
-		needed = ecActionsOf(config.PublicKeyFile != "")
+		needed = ecActionsOf(needed, &config)
 	}
 	if !isARN {
 		needed = append(needed, awskms.ActionDescribeKey)

@@ -172,6 +172,11 @@ func neededOf(ctx context.Context, k *keys.Key, actions []string, isRSA bool) (*
 		return nil, err
 	}
 	n := &requirement{keyARN: config.KeyID, isEC: config.PeerFile != ""}
+	if config.PublicKeyFile != "" && !n.isEC {
+		if n.isEC, err = isECFile(config.PublicKeyFile); err != nil {
+			return nil, err
+		}
+	}
 	n.isRSA = !n.isEC && (isRSA || config.PublicKeyFile != "" || config.Hash != 0)
 	looksUp := false
 	if a, err := arn.Parse(config.KeyID); err != nil || !strings.HasPrefix(a.Resource, "key/") {
@@ -190,7 +195,7 @@ func neededOf(ctx context.Context, k *keys.Key, actions []string, isRSA bool) (*
 		n.actions = rsaActionsOf(actions, config.PublicKeyFile != "")
 	}
 	if n.isEC {
-		n.actions = ecActionsOf(config.PublicKeyFile != "")
+		n.actions = ecActionsOf(actions, &config)
 	}
 	if looksUp {
 		n.actions = append(n.actions, awskms.ActionDescribeKey)

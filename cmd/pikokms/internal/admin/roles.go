@@ -1,9 +1,13 @@
 package admin
 
 import (
+	"crypto/ecdsa"
+	"crypto/x509"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"maps"
+	"os"
 	"slices"
 	"strings"
 	"time"
@@ -89,13 +93,40 @@ func rsaActionsOf(actions []string, hasPublicKey bool) []string {
 	return own
 }
 
-// ecActionsOf returns what actionsOf returns for an EC key. Both directions take the secret of a key
-// agreement, and the key's public half.
-func ecActionsOf(hasPublicKey bool) []string {
-	if hasPublicKey {
-		return []string{awskms.ActionDeriveSharedSecret}
+// ecActionsOf returns what actions returns for an EC key. A data key is unwrapped by the secret on
+// which the key agrees with another, and wrapped so if there is a peer. Otherwise to encrypt takes
+// the public half alone. A peer shows that the key is an EC key, so nothing asks for its kind.
+func ecActionsOf(actions []string, config *awskms.Config) []string {
+	var own []string
+	hasPeer := config.PeerFile != ""
+	if hasPeer || slices.Contains(actions, awskms.ActionDecrypt) {
+		own = append(own, awskms.ActionDeriveSharedSecret)
 	}
-	return []string{awskms.ActionDeriveSharedSecret, awskms.ActionDescribeKey, awskms.ActionGetPublicKey}
+	if config.PublicKeyFile != "" {
+		return own
+	}
+	if !hasPeer {
+		own = append(own, awskms.ActionDescribeKey)
+	}
+	return append(own, awskms.ActionGetPublicKey)
+}
+
+// isECFile reports whether a file has the public half of an EC key, rather than that of an RSA key.
+func isECFile(path string) (bool, error) {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return false, fmt.Errorf("reading the public key, which shows the key's kind: %w", err)
+	}
+	block, _ := pem.Decode(text)
+	if block == nil {
+		return false, fmt.Errorf("%s has no public key in PEM", path)
+	}
+	public, err := x509.ParsePKIXPublicKey(block.Bytes)
+	if err != nil {
+		return false, fmt.Errorf("%s has no public key: %w", path, err)
+	}
+	_, isEC := public.(*ecdsa.PublicKey)
+	return isEC, nil
 }
 
 // breaks returns what does not work without an action.
@@ -115,7 +146,7 @@ func breaks(action string, isARN bool) string {
 	case awskms.ActionDeriveSharedSecret:
 		return "decrypt, verify, cat, serve and rewrap under an EC key, and encrypt with peer= in its URL"
 	case awskms.ActionGetPublicKey:
-		return "encrypt -k and rewrap --to without public-key= in its URL"
+		return "encrypt -k and rewrap --to, and decrypting under an EC key, without public-key= in its URL"
 	case awskms.ActionReEncrypt:
 		return "Host.ReEncrypt of strings in programs, and no command"
 	}

@@ -115,6 +115,8 @@ type opened struct {
 	// clientHeader returns what is known of an object if the S3 Encryption Client wrote it. It is
 	// nil for what is not in S3.
 	clientHeader func(ctx context.Context, beside bool) (*s3ec.Header, error)
+	// remove removes the object if it is still what is read. It is nil for what is not in S3.
+	remove func(ctx context.Context) error
 }
 
 // keyOf returns the prefix of the keys that a URL of a bucket stands for, or the key of one object.

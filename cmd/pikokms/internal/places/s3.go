@@ -113,6 +113,7 @@ func (b *s3Objects) read(ctx context.Context, key string) (*opened, error) {
 	}
 	s := &opened{ReadCloser: v, Length: v.Size, ModTime: v.ModTime(), version: v}
 	s.Replace = func(ctx context.Context, content io.Reader) error { return unnamed(b.Replace(ctx, v, content)) }
+	s.remove = func(ctx context.Context) error { return b.remove(ctx, v) }
 	s.NotKept = func(ctx context.Context) ([]s3storage.Loss, error) {
 		found, err := b.NotKept(ctx, v)
 		return found, unnamed(err)

@@ -3,7 +3,6 @@ package places
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"strings"
 	"sync"
@@ -13,6 +12,7 @@ import (
 	"piko.sh/pikokms"
 	"piko.sh/pikokms/header"
 	"piko.sh/pikokms/s3ec"
+	"piko.sh/pikokms/s3storage"
 )
 
 // ErrS3Client means that AWS's S3 Encryption Client encrypted an object already.
@@ -153,13 +153,23 @@ func (p *Place) BesideInstruction(key string) (string, bool) {
 	return strings.CutSuffix(key, b.instructions.suffix)
 }
 
-// Remove removes an object of a bucket of S3.
-func (p *Place) Remove(ctx context.Context, key string) error {
-	b, ok := p.objects.(*s3Objects)
-	if !ok {
-		return fmt.Errorf("%s: nothing is removed there", p.Title(key))
+// Remove removes an object of a bucket of S3, if it is still the one that was opened.
+func (s *Source) Remove(ctx context.Context) error {
+	if s.remove == nil {
+		return errors.New("nothing is removed there")
 	}
-	return OfStorage(unnamed(b.Delete(ctx, b.prefix+key)))
+	return OfStorage(s.remove(ctx))
+}
+
+func (b *s3Objects) remove(ctx context.Context, v *s3storage.Version) error {
+	now, err := b.Stat(ctx, v.Key)
+	if err == nil && now.ETag != v.ETag {
+		err = pikokms.ErrChanged
+	}
+	if err == nil {
+		err = b.Delete(ctx, v.Key)
+	}
+	return unnamed(err)
 }
 
 // AddInstructionSuffix adds the flag of what ends the names of instruction files.

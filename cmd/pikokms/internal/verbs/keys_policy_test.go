@@ -1,10 +1,13 @@
 package verbs
 
 import (
+	"encoding/pem"
 	"os"
 	"path/filepath"
 	"testing"
 
+	"github.com/aws/aws-sdk-go-v2/credentials"
+	awskms "github.com/aws/aws-sdk-go-v2/service/kms"
 	"github.com/stretchr/testify/require"
 
 	"piko.sh/pikokms/cmd/pikokms/internal/admin"
@@ -28,9 +31,20 @@ func TestPoliciesOfMixedKeys(t *testing.T) {
 	_, stderr, _, err := execute(t, "keygen", "-o", at("recovery.key"))
 	require.NoError(t, err, stderr)
 	require.NoError(t, os.WriteFile(at("in"), []byte("hello\n"), 0o600))
-	all := []admin.Statement{{Action: "kms:*", Resource: []string{one.ARN, two.ARN, rsa.ARN}}}
+	ec := kms.CreateKey(kmstest.Key{Alias: "alias/ec", Spec: "ECC_NIST_P256", Usage: "KEY_AGREEMENT"})
+	other := kms.CreateKey(kmstest.Key{Spec: "ECC_NIST_P256", Usage: "KEY_AGREEMENT"})
+	all := []admin.Statement{{Action: "kms:*", Resource: []string{one.ARN, two.ARN, rsa.ARN, ec.ARN, other.ARN}}}
 	kms.set(all)
-	for name, keys := range map[string][]string{"one.enc": {"-k", url(one)}, "rsa.enc": {"-k", url(rsa)}} {
+	client := awskms.New(awskms.Options{Region: one.Region, BaseEndpoint: &kms.URL, Credentials: credentials.NewStaticCredentialsProvider("test", "test", "")})
+	publicOf := func(k kmstest.Key, name string) string {
+		out, err := client.GetPublicKey(t.Context(), &awskms.GetPublicKeyInput{KeyId: &k.ARN})
+		require.NoError(t, err)
+		require.NoError(t, os.WriteFile(at(name), pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: out.PublicKey}), 0o600))
+		return filepath.ToSlash(at(name))
+	}
+	rsaFile, ecFile := url(rsa)+"&public-key="+publicOf(rsa, "rsa.pem"), url(ec)+"&public-key="+publicOf(ec, "ec.pem")
+	peer := url(ec) + "&peer=" + publicOf(other, "peer.pem")
+	for name, keys := range map[string][]string{"one.enc": {"-k", url(one)}, "rsa.enc": {"-k", url(rsa)}, "ec.enc": {"-k", url(ec)}, "peer.enc": {"-k", peer}} {
 		_, stderr, _, err := execute(t, append([]string{"encrypt", "-c", "tenant=42", "-o", at(name), at("in")}, keys...)...)
 		require.NoError(t, err, stderr)
 	}
@@ -83,6 +97,34 @@ func TestPoliciesOfMixedKeys(t *testing.T) {
 			[]string{"--role", "writer", "-k", alias("rsa")},
 			[][]string{{"encrypt", "-k", alias("rsa"), at("in")}}, false,
 		},
+		"a reader of an RSA key whose public half is in a file": {
+			[]string{"--role", "reader", "-k", rsaFile},
+			[][]string{{"verify", "-k", rsaFile, at("rsa.enc")}}, false,
+		},
+		"a reader of an EC key by an alias": {
+			[]string{"--role", "reader", "-k", alias("ec")},
+			[][]string{{"verify", "-k", alias("ec"), at("ec.enc")}}, false,
+		},
+		"a reader of an EC key whose public half is in a file": {
+			[]string{"--role", "reader", "-k", ecFile},
+			[][]string{{"verify", "-k", ecFile, at("ec.enc")}}, false,
+		},
+		"a writer under an EC key by an alias": {
+			[]string{"--role", "writer", "-k", alias("ec")},
+			[][]string{{"encrypt", "-k", alias("ec"), at("in")}}, false,
+		},
+		"a writer under an EC key with a peer": {
+			[]string{"--role", "writer", "-k", peer},
+			[][]string{{"encrypt", "-k", peer, at("in")}}, false,
+		},
+		"a reader of an EC key with a peer": {
+			[]string{"--role", "reader", "-k", peer},
+			[][]string{{"verify", "-k", peer, at("peer.enc")}}, false,
+		},
+		"a rewrapper to an EC key": {
+			[]string{"--role", "rewrapper", "-k", url(one), "--to", alias("ec")},
+			[][]string{{"rewrap", "-k", url(one), "--to", alias("ec"), "-f", "-o", at("new"), at("one.enc")}}, false,
+		},
 		"a rewrapper to an RSA and a recovery key": {
 			join("--role", "rewrapper", "-c", "tenant=42", "--rsa="+url(rsa), toRSA),
 			[][]string{join("rewrap", toRSA, "-c", "tenant=42", "-f", "-o", at("new"), at("one.enc"))}, false,
@@ -132,6 +174,14 @@ func TestPoliciesOfMixedKeys(t *testing.T) {
 	_, stderr, _, err = execute(t, "keys", "policy", "--role", "writer", "-k", recovery, "-k", recovery+"?name=other")
 	require.Error(t, err)
 	require.Contains(t, stderr, "none of the KEYs is one of AWS KMS")
+	for _, file := range []string{rsaFile, ecFile} {
+		_, stderr, _, err = execute(t, "keys", "policy", "--role", "writer", "-k", file)
+		require.Error(t, err)
+		require.Contains(t, stderr, "whoever has the public key can encrypt")
+	}
+	_, stderr, _, err = execute(t, "keys", "policy", "--role", "writer", "-k", url(ec)+"&public-key="+filepath.ToSlash(at("in")))
+	require.Error(t, err)
+	require.Contains(t, stderr, "no public key")
 	key := policyOf(t, "--role", "writer", "-k", url(one), "-k", recovery, "--principal", "arn:aws:iam::111122223333:role/backup")
 	require.Equal(t, "kms:Encrypt", key[1].Action)
 }

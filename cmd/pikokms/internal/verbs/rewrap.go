@@ -82,7 +82,7 @@ Piko's old format stays compressed, and nothing then says so.`,
 				Rename: func(key string) (string, error) { return key, nil },
 				Judge: func(ctx context.Context, i work.Item, s *places.Source) error {
 					if s.Client.IsInstruction && b.InPlace {
-						return m.settle(ctx, i, b.DryRun)
+						return m.settle(ctx, i, s, b.DryRun)
 					}
 					if err := refusePlain(s, skipPlain); err != nil || !b.InPlace {
 						return err

@@ -31,9 +31,9 @@ func (m *rewrapper) move(ctx context.Context, s *places.Source) (io.Reader, erro
 
 // settle removes the instruction file of an object that was moved before: the process was killed
 // between the two. It returns why the file is left alone, or that it was removed. The object is
-// verified to its end before.
-func (m *rewrapper) settle(ctx context.Context, instruction work.Item, dryRun bool) (err error) {
-	object, ok := instruction.BesideInstruction()
+// verified to its end before, which may take so long that the client has put another.
+func (m *rewrapper) settle(ctx context.Context, i work.Item, instruction *places.Source, dryRun bool) (err error) {
+	object, ok := i.BesideInstruction()
 	if !ok {
 		return work.Skipped(s3ec.ErrInstruction.Error())
 	}

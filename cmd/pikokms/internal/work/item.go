@@ -40,7 +40,4 @@ func (i Item) BesideInstruction() (Item, bool) {
 	return Item{place: i.place, Key: key, Size: -1}, ok
 }
 
-// Remove removes an instruction file.
-func (i Item) Remove(ctx context.Context) error { return i.place.Remove(ctx, i.Key) }
-
 func (i Item) Title() string { return i.place.Title(i.Key) }
