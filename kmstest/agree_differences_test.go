@@ -89,7 +89,11 @@ var differences = []difference{{
 		"a public key encrypts":                    "InvalidCiphertextException",
 	},
 }, {
-	aws: "API, DeriveSharedSecret, which moto does not have",
+	aws: "API, DeriveSharedSecret, which moto does not have: KeyId is the ARN in its example, and another curve's key is no valid input",
+	localStack: map[string]string{
+		"two keys agree on one secret, and outside of KMS too": "ok true false ECDH AWS_KMS",
+		"keys on two curves agree on nothing":                  "InternalError",
+	},
 	moto: map[string]string{
 		"two keys agree on one secret, and outside of KMS too": "no answer of KMS",
 		"a symmetric key agrees on nothing":                    "no answer of KMS",
