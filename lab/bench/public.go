@@ -16,23 +16,23 @@ import (
 	"piko.sh/pikokms/provider/local"
 )
 
-// publicKeys are key pairs in PEM.
-type publicKeys struct{ rsa, ecdh, hpke []byte }
+// publicKeys are providers of key pairs.
+type publicKeys struct{ rsa, ecdh, hpke *local.Provider }
 
-// makePublicKeys makes the keys once: one of RSA takes seconds.
+// makePublicKeys makes the keys once: one of RSA takes seconds to make, and long to read.
 var makePublicKeys = sync.OnceValues(func() (k publicKeys, err error) {
 	rsaKey, err := rsa.GenerateKey(rand.Reader, 4096)
 	if err != nil {
 		return k, err
 	}
-	if k.rsa, err = pemOf(rsaKey, &rsaKey.PublicKey); err != nil {
+	if k.rsa, err = providerOf(rsaKey, &rsaKey.PublicKey); err != nil {
 		return k, err
 	}
 	ecKey, err := ecdh.P256().GenerateKey(rand.Reader)
 	if err != nil {
 		return k, err
 	}
-	if k.ecdh, err = pemOf(ecKey, ecKey.PublicKey()); err != nil {
+	if k.ecdh, err = providerOf(ecKey, ecKey.PublicKey()); err != nil {
 		return k, err
 	}
 	folder, err := os.MkdirTemp("", "bench")
@@ -44,12 +44,12 @@ var makePublicKeys = sync.OnceValues(func() (k publicKeys, err error) {
 	if err := local.GenerateHPKE(file, hpke.MLKEM768X25519()); err != nil {
 		return k, err
 	}
-	k.hpke, err = os.ReadFile(file)
+	k.hpke, err = local.NewProvider(local.Config{KeyFile: file})
 	return k, err
 })
 
-// pemOf returns both halves of a key in PEM.
-func pemOf(private, public any) ([]byte, error) {
+// providerOf returns a provider of both halves of a key.
+func providerOf(private, public any) (*local.Provider, error) {
 	der, err := x509.MarshalPKCS8PrivateKey(private)
 	if err != nil {
 		return nil, err
@@ -59,7 +59,8 @@ func pemOf(private, public any) ([]byte, error) {
 		return nil, err
 	}
 	text := pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})
-	return append(text, pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: publicDER})...), nil
+	text = append(text, pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: publicDER})...)
+	return local.NewProvider(local.Config{Key: text})
 }
 
 // newPublicKeys returns subjects whose data keys are wrapped by a public key.
@@ -70,14 +71,10 @@ func newPublicKeys() ([]subject, error) {
 	}
 	var subjects []subject
 	for _, s := range []struct {
-		name string
-		key  []byte
+		name     string
+		provider *local.Provider
 	}{{"pikokms-rsa-4096", k.rsa}, {"pikokms-ecdh-p256", k.ecdh}, {"pikokms-hpke", k.hpke}} {
-		p, err := local.NewProvider(local.Config{Key: append([]byte(nil), s.key...)})
-		if err != nil {
-			return nil, err
-		}
-		made := push(s.name, &message.Encrypter{Keyring: p}, &message.Decrypter{Keyrings: []provider.Unwrapper{p}})
+		made := push(s.name, &message.Encrypter{Keyring: s.provider}, &message.Decrypter{Keyrings: []provider.Unwrapper{s.provider}})
 		made.most = mostOneFrame
 		subjects = append(subjects, made)
 	}

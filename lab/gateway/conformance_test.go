@@ -161,6 +161,12 @@ var known = map[string]string{
 	"CompleteMultipartUpload_racey_data_integrity": "an ETag of a part is no MD5, so that of the object is not made of MD5s",
 }
 
+// withoutEncryption are tests that fail without encryption, too.
+var withoutEncryption = map[string]bool{
+	"CopyObject_not_owned_source_bucket": true, "CopyObject_object_acl_not_supported": true, "CreateMultipartUpload_object_acl_not_supported": true,
+	"PostObject_non_existing_access_key": true, "PutObject_object_acl_not_supported": true,
+}
+
 // TestConformance compares the gateway over a folder to its engine without encryption, by the tests
 // that the engine's authors wrote for it.
 func TestConformance(t *testing.T) {
@@ -177,12 +183,19 @@ func TestConformance(t *testing.T) {
 	})
 	url, _ := serveEncrypted(t)
 
-	passedPlain, failedPlain := run(t, plainURL)
 	passed, failed := run(t, url)
-	t.Logf("without encryption %d of %d pass, with it %d of %d", len(passedPlain), len(passedPlain)+len(failedPlain), len(passed), len(passed)+len(failed))
-	for _, name := range slices.Sorted(maps.Keys(failed)) {
-		if passedPlain[name] && known[name] == "" {
-			t.Errorf("%s passes without encryption, and fails with it:%s", name, failed[name])
+	t.Logf("%d of %d pass with encryption", len(passed), len(passed)+len(failed))
+	unexpected := maps.Clone(failed)
+	maps.DeleteFunc(unexpected, func(name, _ string) bool { return known[name] != "" || withoutEncryption[name] })
+	if len(unexpected) > 0 || os.Getenv(whole) == "all" {
+		// Some tests allow a request so little time that they fail on a busy machine.
+		passedPlain, failedPlain := run(t, plainURL)
+		passedAgain, _ := run(t, url)
+		t.Logf("%d of %d pass without encryption", len(passedPlain), len(passedPlain)+len(failedPlain))
+		for _, name := range slices.Sorted(maps.Keys(unexpected)) {
+			if passedPlain[name] && !passedAgain[name] {
+				t.Errorf("%s passes without encryption, and fails with it:%s", name, unexpected[name])
+			}
 		}
 	}
 	for name := range known {
