@@ -187,8 +187,8 @@ func AllowPikoV2() Option { return func(s *settings) { s.allowPikoV2 = true } }
 // Host.Migrate.
 func AllowForeignMessages() Option { return func(s *settings) { s.allowForeign = true } }
 
-// AllowS3EncryptionClient makes the host also read objects that AWS's S3 Encryption Client wrote, in
-// the storages of packages s3storage and blobstorage. Host.Migrate makes stored objects of them,
+// AllowS3EncryptionClient makes the host also read objects that AWS's S3 Encryption Client wrote,
+// in the storages of packages s3storage and blobstorage. Host.Migrate makes stored objects of them,
 // with the pairs of their encryption context, and removes the client's metadata and instruction
 // file. Without it they are refused with s3ec.ErrS3EncryptionClient.
 //

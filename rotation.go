@@ -19,10 +19,10 @@ import (
 	"piko.sh/pikokms/s3ec"
 )
 
-// SetDefaultCryptoProvider makes another registered provider the default. From then on, objects and strings are
-// written under its key. Those under all registered keys are read as before. Rewrap moves old
-// objects, and ReEncrypt old strings. None of this is needed when AWS KMS rotates a key itself. The
-// error holds ErrConfig.
+// SetDefaultCryptoProvider makes another registered provider the default. From then on, objects and
+// strings are written under its key. Those under all registered keys are read as before. Rewrap
+// moves old objects, and ReEncrypt old strings. None of this is needed when AWS KMS rotates a key
+// itself. The error holds ErrConfig.
 func (h *Host) SetDefaultCryptoProvider(name string) error {
 	s := h.services[name]
 	if s == nil {

@@ -19,8 +19,8 @@ import (
 	"piko.sh/pikokms/provider"
 )
 
-// ErrUnauthenticated means that nothing shows whether an object's content is what was encrypted, and
-// that such objects may not be read.
+// ErrUnauthenticated means that nothing shows whether an object's content is what was encrypted,
+// and that such objects may not be read.
 var ErrUnauthenticated = errors.New("its content is of AES-CBC, which is not authenticated: who can write to the bucket can change it")
 
 // Config says how objects of the client are read.
@@ -97,8 +97,8 @@ func (c *Content) Close() error {
 }
 
 // Open reads the object of a header from body, to its end, and decrypts it. It asks the keyrings
-// that are provider.S3ECKeyring for the data key, in their order; the first that can unwraps it. The
-// encryption context must have each of the stated pairs.
+// that are provider.S3ECKeyring for the data key, in their order; the first that can unwraps it.
+// The encryption context must have each of the stated pairs.
 //
 // The error holds ErrUnauthenticated, ErrMemory, provider.ErrContextMismatch,
 // provider.ErrUntrustedKey, provider.ErrDecryptionFailed or provider.ErrInvalidCiphertext, or is a

@@ -164,8 +164,9 @@ func malformed(format string, arguments ...any) error {
 
 // Find is Parse for a storage, with which it makes an S3ECHeader. The object has this key and this
 // size in bytes. If metadata do not have the data key, read reads the beginning of the object of
-// another key, that of the instruction file, as many bytes as MaxInstruction and one more. Its error
-// holds fs.ErrNotExist if there is none. Find returns nil if the client did not write the object.
+// another key, that of the instruction file, as many bytes as MaxInstruction and one more. Its
+// error holds fs.ErrNotExist if there is none. Find returns nil if the client did not write the
+// object.
 func Find(metadata map[string]string, beside bool, key, suffix string, size int64, read func(key string) ([]byte, error)) (*Header, error) {
 	inMetadata := IsMetadata(metadata)
 	if IsMarked(metadata) {
@@ -392,8 +393,8 @@ func (h *Header) describe(text string) error {
 	return nil
 }
 
-// unmangle undoes what S3 does to metadata that are not ASCII: it takes the bytes of their UTF-8 for
-// Latin-1, and encodes that again, in the words of RFC 2047.
+// unmangle undoes what S3 does to metadata that are not ASCII: it takes the bytes of their UTF-8
+// for Latin-1, and encodes that again, in the words of RFC 2047.
 func unmangle(text string) string {
 	if !strings.Contains(text, "=?") {
 		return text

@@ -27,8 +27,8 @@ import (
 
 // vectors are objects that AWS's clients wrote: version 1 and 2 of that for Java (aws-java-sdk-s3
 // 1.12.797, "java1" and "java2", in the modes EncryptionOnly and AuthenticatedEncryption), that for
-// Java 4.0.1 and that for Python 4.0.0. Those with "instr" in their name have instruction files. The
-// keys are for these vectors alone.
+// Java 4.0.1 and that for Python 4.0.0. Those with "instr" in their name have instruction files.
+// The keys are for these vectors alone.
 type vectors struct {
 	AES     string    `json:"aes"`
 	RSA     string    `json:"rsa"`
@@ -187,8 +187,8 @@ func TestStatedPairs(t *testing.T) {
 	}
 }
 
-// No change of an object goes unnoticed: of a byte of its content, of a character of its metadata or
-// of its instruction file, a field that is cut, left out, or another object's, and a message of
+// No change of an object goes unnoticed: of a byte of its content, of a character of its metadata
+// or of its instruction file, a field that is cut, left out, or another object's, and a message of
 // format 3 that is made to look as of format 2. Material descriptions of raw keys are not
 // authenticated, and mean nothing here; nor do the lengths that the first version stored.
 func TestChangedObjects(t *testing.T) {

@@ -22,8 +22,9 @@ var (
 	_ s3ec.Stored = (*object)(nil)
 )
 
-// WithInstructionSuffix sets what ends the key of an instruction file of AWS's S3 Encryption Client,
-// for objects that were encrypted again for another key. It is s3ec.InstructionSuffix otherwise.
+// WithInstructionSuffix sets what ends the key of an instruction file of AWS's S3 Encryption
+// Client, for objects that were encrypted again for another key. It is s3ec.InstructionSuffix
+// otherwise.
 func WithInstructionSuffix(suffix string) Option {
 	return func(s *Storage) { s.instruction = suffix }
 }

@@ -210,9 +210,9 @@ func (o *object) look() error {
 	return nil
 }
 
-// lookForClient looks whether AWS's S3 Encryption Client wrote the object. That client's metadata show
-// it, or those of an object beside it, for which what is no message is looked at. It returns an error
-// for the job that encrypts, and why an instruction file is left alone.
+// lookForClient looks whether AWS's S3 Encryption Client wrote the object. That client's metadata
+// show it, or those of an object beside it, for which what is no message is looked at. It returns
+// an error for the job that encrypts, and why an instruction file is left alone.
 func (o *object) lookForClient(ctx context.Context, job string) (done string, err error) {
 	o.client, err = o.S3ECHeader(ctx, o.header == nil)
 	isInstruction := errors.Is(err, s3ec.ErrInstruction)

@@ -27,8 +27,8 @@ type key struct {
 // services are the key services of KEYs.
 var services = keyurl.Services{awskms.KeyService, branchkey.KeyService}
 
-// openKey opens a KEY, and asks no key service. Services are asked up to attempts times; 0 means the
-// default.
+// openKey opens a KEY, and asks no key service. Services are asked up to attempts times; 0 means
+// the default.
 func openKey(ctx context.Context, text string, attempts int) (*key, error) {
 	parsed, err := services.Parse(text)
 	if err != nil {
@@ -79,8 +79,8 @@ func (k *key) nameBranchKey(parsed *keyurl.Key) error {
 }
 
 // isUnder reports whether a message states that it is as a host writes it today, under this key
-// alone. That is not authenticated. A message under an EC key names public keys, so AWS KMS is asked
-// once for this key's.
+// alone. That is not authenticated. A message under an EC key names public keys, so AWS KMS is
+// asked once for this key's.
 func (k *key) isUnder(ctx context.Context, h *header.Header) (bool, error) {
 	if h.Suite != header.AES256GCMHKDFSHA512CommitKey || len(h.EncryptedDataKeys) != 1 {
 		return false, nil

@@ -221,8 +221,8 @@ func (h *held) take(found []byte) []byte {
 	return h.plaintext
 }
 
-// takeFrom takes the member "Plaintext" or "SharedSecret" out of an answer's body. It changes the body and returns
-// it.
+// takeFrom takes the member "Plaintext" or "SharedSecret" out of an answer's body. It changes the
+// body and returns it.
 func (h *held) takeFrom(body []byte) []byte {
 	clear(h.plaintext) // left over from an earlier attempt
 	h.plaintext = nil

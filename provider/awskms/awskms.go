@@ -27,7 +27,8 @@
 // kms:Encrypt. Decrypting needs kms:Decrypt. If the key is configured by its ARN, nothing else is
 // needed. If it is configured by its ID or an alias, kms:DescribeKey is needed, too. Encrypting
 // under an RSA key needs kms:DescribeKey and kms:GetPublicKey, or no permission if the public key
-// is configured. An EC key needs these and kms:DeriveSharedSecret for both directions. [Examine] finds out which of them the credentials have.
+// is configured. An EC key needs these and kms:DeriveSharedSecret for both directions. [Examine]
+// finds out which of them the credentials have.
 //
 // # Errors
 //

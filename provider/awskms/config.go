@@ -184,8 +184,8 @@ func (c *Config) validateConnection() error {
 	return nil
 }
 
-// connect returns a service, in the Region of KeyID if none is configured. It asks neither KMS nor a
-// source of credentials.
+// connect returns a service, in the Region of KeyID if none is configured. It asks neither KMS nor
+// a source of credentials.
 func (c *Config) connect(ctx context.Context) (service, error) {
 	client := c.Client
 	if client == nil {

@@ -124,8 +124,9 @@ func (p *Provider) encrypt(ctx context.Context, asked string, plaintext []byte, 
 	return out.CiphertextBlob, keyARN, p.answered(asked, keyARN, out.CiphertextBlob)
 }
 
-// UnwrapDataKey makes one call of KMS Decrypt, under an EC key of DeriveSharedSecret, or none if the
-// provider does not trust the wrapping key. If it trusts a multi-Region key, it trusts the replicas of that key in other Regions.
+// UnwrapDataKey makes one call of KMS Decrypt, under an EC key of DeriveSharedSecret, or none if
+// the provider does not trust the wrapping key. If it trusts a multi-Region key, it trusts the
+// replicas of that key in other Regions.
 func (p *Provider) UnwrapDataKey(ctx context.Context, request *provider.UnwrapDataKeyRequest) (*provider.DataKey, error) {
 	if ecdhwrap.IsECDH(request.EncryptedKey) {
 		parties, keyARN, err := p.agreement(ctx, request.EncryptedKey)

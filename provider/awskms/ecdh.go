@@ -50,8 +50,8 @@ func (p *Provider) ownPublic(ctx context.Context, keyARN string) (*ecdh.PublicKe
 	})
 }
 
-// wrapEC wraps a data key for the peer, or without one for the own key under an ephemeral key, which
-// takes no call.
+// wrapEC wraps a data key for the peer, or without one for the own key under an ephemeral key,
+// which takes no call.
 func (p *Provider) wrapEC(ctx context.Context, keyARN string, plain []byte, encryptionContext map[string]string) (header.EncryptedDataKey, error) {
 	own, err := p.ownPublic(ctx, keyARN)
 	if err != nil {

@@ -35,7 +35,8 @@ type keyringAnswer struct {
 	Error string `json:"error"`
 }
 
-// startKeyring starts a process that runs keyrings of AWS's Material Providers Library for Python. PIKOKMS_PYTHON names a Python in which a missing package is a failure.
+// startKeyring starts a process that runs keyrings of AWS's Material Providers Library for Python.
+// PIKOKMS_PYTHON names a Python in which a missing package is a failure.
 func startKeyring(t *testing.T, server *kmstest.Server, script string) (ask func(keyringRequest) keyringAnswer) {
 	t.Helper()
 	python := os.Getenv("PIKOKMS_PYTHON")

@@ -1,5 +1,5 @@
-// Package keyurl opens keys by their URLs, such as awskms:///ARN and local:PATH. The package of each
-// key service has a [Service] for its scheme, and a program lists those that it takes:
+// Package keyurl opens keys by their URLs, such as awskms:///ARN and local:PATH. The package of
+// each key service has a [Service] for its scheme, and a program lists those that it takes:
 //
 //	services := keyurl.Services{awskms.KeyService, local.KeyService}
 //	key, err := services.Parse(text)

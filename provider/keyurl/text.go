@@ -30,9 +30,9 @@ func refuse(format string, arguments ...any) error {
 }
 
 // ParseURL parses the URL of a key. What a file or another program has left around it is taken off,
-// and a path that begins with ~/ is in the user's home folder, for which a shell leaves a ~ within a
-// word alone. The scheme may be unknown. The error holds provider.ErrInvalidKey, and shows nothing
-// that may be secret.
+// and a path that begins with ~/ is in the user's home folder, for which a shell leaves a ~ within
+// a word alone. The scheme may be unknown. The error holds provider.ErrInvalidKey, and shows
+// nothing that may be secret.
 func (s Services) ParseURL(text string) (*url.URL, error) {
 	if strings.HasPrefix(text, markUTF16) || strings.HasPrefix(text, markBig16) {
 		return nil, refuse("it is UTF-16, as shells of Windows write files; save it as UTF-8")

@@ -45,10 +45,10 @@ type hpkeKey struct {
 	info    []byte // the key provider information by which messages name the key
 }
 
-// GenerateHPKE makes a new HPKE key and writes it to a new file that only its owner can read. Beside
-// it, a file whose name ends in ".pub" gets the public half, which is enough to encrypt. The KEM is
-// hpke.MLKEM768X25519 or hpke.MLKEM768P256. If one of the files exists, it is kept, and the error
-// holds fs.ErrExist.
+// GenerateHPKE makes a new HPKE key and writes it to a new file that only its owner can read.
+// Beside it, a file whose name ends in ".pub" gets the public half, which is enough to encrypt. The
+// KEM is hpke.MLKEM768X25519 or hpke.MLKEM768P256. If one of the files exists, it is kept, and the
+// error holds fs.ErrExist.
 func GenerateHPKE(path string, kem hpke.KEM) error {
 	if !isHPKE(kem) {
 		return fmt.Errorf("%w: KEM %#04x; HPKE keys are of MLKEM768X25519 or MLKEM768P256", provider.ErrInvalidKey, kem.ID())
@@ -94,8 +94,8 @@ func withKEM(kem hpke.KEM, key []byte) []byte {
 	return append(binary.BigEndian.AppendUint16(make([]byte, 0, 2+len(key)), kem.ID()), key...)
 }
 
-// parseHPKE parses the content of a PEM block. The errors of package hpke show nothing of a key, and
-// are left out all the same.
+// parseHPKE parses the content of a PEM block. The errors of package hpke show nothing of a key,
+// and are left out all the same.
 func parseHPKE(block *pem.Block) (any, error) {
 	for _, kem := range hpkeKEMs {
 		if len(block.Bytes) < 2 || binary.BigEndian.Uint16(block.Bytes) != kem.ID() {

@@ -52,11 +52,11 @@ const (
 
 // Config configures a Provider: the key, and its name in messages.
 type Config struct {
-	// KeyFile is a file with a key: the base64 text of an AES key, as Generate makes it, an RSA or
-	// EC key in PEM, or an HPKE key, as GenerateHPKE makes it. PEM text can have a public key (SubjectPublicKeyInfo or PKCS #1) to encrypt,
-	// a private key (PKCS #8, PKCS #1 or SEC 1) to decrypt, or both. The file's owner must be the process's
-	// user or root, and nobody else may have access to it. Others may read it if it has only a
-	// public key.
+	// KeyFile is a file with a key: the base64 text of an AES key, as Generate makes it, an RSA or EC
+	// key in PEM, or an HPKE key, as GenerateHPKE makes it. PEM text can have a public key
+	// (SubjectPublicKeyInfo or PKCS #1) to encrypt, a private key (PKCS #8, PKCS #1 or SEC 1) to
+	// decrypt, or both. The file's owner must be the process's user or root, and nobody else may have
+	// access to it. Others may read it if it has only a public key.
 	KeyFile string
 
 	// Key is the key itself, in place of KeyFile: the 16, 24 or 32 bytes of an AES key, or PEM
@@ -256,8 +256,8 @@ func (p *Provider) Type() provider.Type { return p.key.kind() }
 // that of an HPKE key a fingerprint of its public half.
 func (p *Provider) KeyID() string { return p.key.id().keyName }
 
-// Close zeroes an AES key. A key of another kind stays in memory until Go collects it. The provider can't be
-// used afterwards.
+// Close zeroes an AES key. A key of another kind stays in memory until Go collects it. The provider
+// can't be used afterwards.
 func (p *Provider) Close() error {
 	if key, ok := p.key.(aesKey); ok {
 		return key.Close()
@@ -324,10 +324,10 @@ func (p *Provider) UnwrapDataKey(ctx context.Context, request *provider.UnwrapDa
 	return &provider.DataKey{PlaintextKey: key}, nil
 }
 
-// IsCurrent unwraps the data key, since two keys may have one name. A public key alone can't unwrap:
-// under an EC or HPKE key IsCurrent then goes by the public key that the data key names, and under an
-// RSA key it is false. It is also false with PKCS #1 padding, where another key's data key seems to
-// unwrap, and for what the peer of an EC key sent.
+// IsCurrent unwraps the data key, since two keys may have one name. A public key alone can't
+// unwrap: under an EC or HPKE key IsCurrent then goes by the public key that the data key names,
+// and under an RSA key it is false. It is also false with PKCS #1 padding, where another key's data
+// key seems to unwrap, and for what the peer of an EC key sent.
 func (p *Provider) IsCurrent(ctx context.Context, request *provider.UnwrapDataKeyRequest) (bool, error) {
 	_, isRSA := p.key.(*rsaKey)
 	switch {

@@ -17,8 +17,8 @@ import (
 
 func isPEM(text []byte) bool { return bytes.HasPrefix(bytes.TrimSpace(text), []byte("-----BEGIN ")) }
 
-// pemKeys are the keys of a PEM text, either of which may be missing. Both are of one kind. Go keeps
-// such keys on its heap.
+// pemKeys are the keys of a PEM text, either of which may be missing. Both are of one kind. Go
+// keeps such keys on its heap.
 type pemKeys struct {
 	public  any // *rsa.PublicKey, *ecdh.PublicKey or hpke.PublicKey
 	private any // *rsa.PrivateKey, *ecdh.PrivateKey or hpke.PrivateKey

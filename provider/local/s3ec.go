@@ -108,8 +108,8 @@ func unwrapAESWrap(key []byte, wrapped *provider.S3ECDataKey) ([]byte, error) {
 	return registers, nil
 }
 
-// unwrapECB decrypts single blocks with the padding of PKCS #7, as Java's cipher "AES" does. Nothing
-// authenticates the data key.
+// unwrapECB decrypts single blocks with the padding of PKCS #7, as Java's cipher "AES" does.
+// Nothing authenticates the data key.
 func unwrapECB(key []byte, wrapped *provider.S3ECDataKey) ([]byte, error) {
 	block, err := aes.NewCipher(key)
 	if err != nil {

@@ -76,8 +76,9 @@ func TestPartsOfAnObjectAreAllOfIt(t *testing.T) {
 	require.Equal(t, "InvalidObjectState", code(err))
 }
 
-// TestRecordsAreNeverPlain replaces the record of an upload by one whose secret is known. That plain
-// objects are served for a while does not make plain records valid: the secret seals checksums.
+// TestRecordsAreNeverPlain replaces the record of an upload by one whose secret is known. That
+// plain objects are served for a while does not make plain records valid: the secret seals
+// checksums.
 func TestRecordsAreNeverPlain(t *testing.T) {
 	b := newBucket(t, behind, pikokms.AllowPlaintext())
 	u := begin(b, "a")

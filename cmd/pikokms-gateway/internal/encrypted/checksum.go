@@ -105,8 +105,8 @@ func newContent(source io.Reader, size int64, stated checksum) (*content, error)
 	return c, err
 }
 
-// newHashReader returns a reader that verifies the checksum of what it reads, if there is one, and a
-// function that returns the checksum of what was read.
+// newHashReader returns a reader that verifies the checksum of what it reads, if there is one, and
+// a function that returns the checksum of what was read.
 func newHashReader(source io.Reader, stated checksum) (io.Reader, func() string, error) {
 	if stated.Algorithm == types.ChecksumAlgorithmCrc64nvme { // the engine's takes as long as all encryption
 		r := &crc64Reader{source: source, stated: stated.Value, hash: crc64nvme.New()}

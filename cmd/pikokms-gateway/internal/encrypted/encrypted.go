@@ -34,7 +34,8 @@ type Config struct {
 	Logger *slog.Logger // for errors that clients see as internal ones; nil means none
 }
 
-// Backend encrypts. What it keeps in memory can be lost, so several of them can stand on one backend.
+// Backend encrypts. What it keeps in memory can be lost, so several of them can stand on one
+// backend.
 type Backend struct {
 	backend.BackendUnsupported
 	inner    backend.Backend

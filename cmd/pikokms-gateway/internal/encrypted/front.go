@@ -21,8 +21,8 @@ func Options() []s3api.Option {
 	}
 }
 
-// foreignKeys are headers that ask for encryption under a key of the client's, or under a key of AWS
-// KMS that the gateway does not choose.
+// foreignKeys are headers that ask for encryption under a key of the client's, or under a key of
+// AWS KMS that the gateway does not choose.
 var foreignKeys = []string{
 	"X-Amz-Server-Side-Encryption-Customer-Algorithm", "X-Amz-Server-Side-Encryption-Customer-Key",
 	"X-Amz-Copy-Source-Server-Side-Encryption-Customer-Algorithm", "X-Amz-Copy-Source-Server-Side-Encryption-Customer-Key",

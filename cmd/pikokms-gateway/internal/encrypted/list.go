@@ -30,8 +30,8 @@ func (b *Backend) ListObjectsV2(ctx context.Context, in *s3.ListObjectsV2Input) 
 	return out, b.fail(ctx, "list", aws.ToString(in.Bucket), aws.ToString(in.Prefix), err)
 }
 
-// listPast returns a listing without what is hidden. It asks for as many objects as that leaves room
-// for.
+// listPast returns a listing without what is hidden. It asks for as many objects as that leaves
+// room for.
 func (b *Backend) listPast(ctx context.Context, in *s3.ListObjectsV2Input, first s3response.ListObjectsV2Result) (s3response.ListObjectsV2Result, error) {
 	objects, prefixes := withoutHidden(first.Contents, first.CommonPrefixes)
 	out := first
@@ -130,9 +130,9 @@ type described struct {
 // maxDescribed is how many objects are known, in each of two generations. One takes some 300 bytes.
 const maxDescribed = 50_000
 
-// describe replaces the sizes and the ETags of stored objects by those that clients see. It asks for
-// the metadata of each object, unless it has seen the same ETag lately: no two messages are equal, so
-// the ETag of one tells all of it.
+// describe replaces the sizes and the ETags of stored objects by those that clients see. It asks
+// for the metadata of each object, unless it has seen the same ETag lately: no two messages are
+// equal, so the ETag of one tells all of it.
 func (b *Backend) describe(ctx context.Context, bucket *string, objects []s3response.Object) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(listingRequests)
@@ -189,7 +189,8 @@ func (b *Backend) describeOne(ctx context.Context, bucket, key, version, tag *st
 	return d, nil
 }
 
-// ListObjectVersions lists the versions of the objects of clients, with the sizes of their plaintext.
+// ListObjectVersions lists the versions of the objects of clients, with the sizes of their
+// plaintext.
 func (b *Backend) ListObjectVersions(ctx context.Context, in *s3.ListObjectVersionsInput) (s3response.ListVersionsResult, error) {
 	out, err := b.listVersions(ctx, in)
 	return out, b.fail(ctx, "list versions", aws.ToString(in.Bucket), aws.ToString(in.Prefix), err)

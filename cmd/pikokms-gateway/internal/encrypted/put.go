@@ -168,7 +168,8 @@ const (
 )
 
 // hold replaces the body of a form by one of a known size. An object of a form may be followed by
-// what is no part of it, so a small one is read first. A large one must not be followed by anything.
+// what is no part of it, so a small one is read first. A large one must not be followed by
+// anything.
 func (b *Backend) hold(ctx context.Context, body *io.Reader, form io.Reader, size *int64) (release func(), err error) {
 	if err := b.buffered.Acquire(ctx, maxBuffered); err != nil {
 		return nil, err

@@ -130,8 +130,8 @@ func (b *Backend) listUploads(ctx context.Context, in *s3.ListMultipartUploadsIn
 	}, nil
 }
 
-// isForeign reports whether a record is not for this gateway to read: it is of a place without a key
-// or under another's, or no gateway wrote it.
+// isForeign reports whether a record is not for this gateway to read: it is of a place without a
+// key or under another's, or no gateway wrote it.
 func isForeign(err error) bool {
 	return slices.ContainsFunc([]error{
 		keyless, invalid, provider.ErrUntrustedKey, provider.ErrDecryptionFailed, provider.ErrInvalidCiphertext, provider.ErrContextMismatch,

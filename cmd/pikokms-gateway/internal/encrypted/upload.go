@@ -36,9 +36,9 @@ import (
 //	.pikokms/uploads/ID/done/N.TRY.…  an empty object, stored once that part is whole
 //
 // The record and the content of each part are messages of their own, each under its own data key.
-// TRY differs each time that a part is sent, so nothing is ever sealed twice under one key. The name
-// of the empty object ends with a description of the part, sealed under a key that is in the record,
-// so that one listing describes all parts.
+// TRY differs each time that a part is sent, so nothing is ever sealed twice under one key. The
+// name of the empty object ends with a description of the part, sealed under a key that is in the
+// record, so that one listing describes all parts.
 const uploads = hidden + "uploads/"
 
 // record is what a client said when it began an upload.

@@ -143,8 +143,8 @@ func idsOf(c *branchkey.URLConfig, arguments []string) []string {
 	return arguments
 }
 
-// wrapUnder makes a KMS key the one that wraps the branch keys of a table. The key that did so before
-// is trusted.
+// wrapUnder makes a KMS key the one that wraps the branch keys of a table. The key that did so
+// before is trusted.
 func wrapUnder(c *branchkey.URLConfig, to string) error {
 	if c.File == "" {
 		if len(c.KMS.Accounts) > 0 {

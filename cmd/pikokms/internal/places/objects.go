@@ -88,8 +88,8 @@ type Listed struct {
 	Left Left        // why it is no object
 }
 
-// IsMarker reports whether an object is an empty one that stands for a folder, as consoles of clouds
-// make them.
+// IsMarker reports whether an object is an empty one that stands for a folder, as consoles of
+// clouds make them.
 func (l Listed) IsMarker() bool {
 	return l.Size == 0 && (l.Key == "" || strings.HasSuffix(l.Key, "/"))
 }

@@ -18,8 +18,8 @@ import (
 // ErrS3Client means that AWS's S3 Encryption Client encrypted an object already.
 var ErrS3Client = errors.New("AWS's S3 Encryption Client wrote it, so it is encrypted already; rewrap moves it, and --exclude leaves it out")
 
-// instructions are the names that a bucket has of objects with instruction files beside them, as far
-// as they are listed.
+// instructions are the names that a bucket has of objects with instruction files beside them, as
+// far as they are listed.
 type instructions struct {
 	suffix string // what ends the names of instruction files
 
@@ -53,8 +53,8 @@ func (n *instructions) mayBeBeside(key string) bool {
 	return !n.whole || n.beside[key]
 }
 
-// knownObject is an open object of a bucket. It looks for an instruction file only where the listing
-// has one.
+// knownObject is an open object of a bucket. It looks for an instruction file only where the
+// listing has one.
 type knownObject struct {
 	pikokms.Object
 	objects *s3Objects
@@ -139,7 +139,8 @@ func (s *Source) Hold(made io.Closer) {
 	s.close = sync.OnceValue(func() error { return errors.Join(made.Close(), closeSource()) })
 }
 
-// ClientOf looks whether the S3 Encryption Client wrote an object that is open and begins with start.
+// ClientOf looks whether the S3 Encryption Client wrote an object that is open and begins with
+// start.
 func ClientOf(ctx context.Context, stored pikokms.Object, start []byte) (Client, error) {
 	return clientOf(headerOf(ctx, stored, !header.Sniff(start)))
 }

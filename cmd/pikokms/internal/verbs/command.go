@@ -229,9 +229,9 @@ func commandNames(root *cobra.Command) string {
 	return strings.Join(names[:last], ", ") + " and " + names[last]
 }
 
-// isConfigurable reports whether flags of a command may be configured. Those of cobra's own commands,
-// which complete words, may not, nor those that only explain: a mistake in the configuration must
-// not keep them from it.
+// isConfigurable reports whether flags of a command may be configured. Those of cobra's own
+// commands, which complete words, may not, nor those that only explain: a mistake in the
+// configuration must not keep them from it.
 func isConfigurable(command *cobra.Command) bool {
 	for c := command; c != nil; c = c.Parent() {
 		if name := c.Name(); name == "completion" || name == "help" || name == "version" || strings.HasPrefix(name, "__") {

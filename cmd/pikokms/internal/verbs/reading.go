@@ -138,8 +138,8 @@ func (r *reading) decrypt(ctx context.Context, in io.Reader) (io.Reader, error) 
 }
 
 // openReading returns what the flags say of decryption, with keys of which one can decrypt, as far
-// as that is known without a call: work on many objects would fail for each of them. Before the keys
-// are opened, use prepares them for such work. It may be nil.
+// as that is known without a call: work on many objects would fail for each of them. Before the
+// keys are opened, use prepares them for such work. It may be nil.
 func (o *options) openReading(ctx context.Context, use func(flag string, ks []*keys.Key) error) (*reading, error) {
 	r, err := o.reading()
 	if err != nil {

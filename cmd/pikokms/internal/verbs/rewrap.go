@@ -161,8 +161,9 @@ func (o *options) moving(ctx context.Context, r *reading, to []string, use func(
 	return m, nil
 }
 
-// sample returns the header of a message under the new keys. It has the stated pairs, since policies
-// may depend on them, and of a stored encryption context those by which branch keys are picked.
+// sample returns the header of a message under the new keys. It has the stated pairs, since
+// policies may depend on them, and of a stored encryption context those by which branch keys are
+// picked.
 func (m *rewrapper) sample(ctx context.Context, stored map[string]string) (*header.Header, error) {
 	picking := maps.Clone(m.pairs)
 	if picking == nil {

@@ -28,8 +28,8 @@ type clientVectors struct {
 	} `json:"objects"`
 }
 
-// TestMovesS3EncryptionClient reads and moves what AWS's S3 Encryption Client wrote under AES and RSA
-// keys, beside plain objects and encrypted ones.
+// TestMovesS3EncryptionClient reads and moves what AWS's S3 Encryption Client wrote under AES and
+// RSA keys, beside plain objects and encrypted ones.
 func TestMovesS3EncryptionClient(t *testing.T) {
 	b := newMotoBucket(t)
 	text, err := os.ReadFile(filepath.Join(repository, "s3ec", "testdata", "vectors.json"))
