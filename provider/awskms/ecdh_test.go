@@ -8,6 +8,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"piko.sh/pikokms/header"
+	"piko.sh/pikokms/internal/race"
 	"piko.sh/pikokms/kmstest"
 	"piko.sh/pikokms/message"
 	"piko.sh/pikokms/provider"
@@ -121,6 +122,7 @@ func TestECDataKeysAreNoOthers(t *testing.T) {
 }
 
 func TestChangedECDataKeys(t *testing.T) {
+	race.SkipShort(t)
 	server := kmstest.NewServer(t)
 	random := mathrand.New(mathrand.NewPCG(1, 2))
 	for _, spec := range ecSpecs {

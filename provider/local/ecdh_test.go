@@ -16,6 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"piko.sh/pikokms/header"
+	"piko.sh/pikokms/internal/race"
 	"piko.sh/pikokms/message"
 	"piko.sh/pikokms/provider"
 	"piko.sh/pikokms/provider/local"
@@ -113,6 +114,7 @@ func TestECParties(t *testing.T) {
 
 // A data key with any byte changed is refused, whoever's key is asked.
 func TestChangedECDataKeys(t *testing.T) {
+	race.SkipShort(t)
 	random := mathrand.New(mathrand.NewPCG(1, 2))
 	for _, curve := range ecCurves {
 		own, peer := newECPair(curve), newECPair(curve)

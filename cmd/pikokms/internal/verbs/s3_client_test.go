@@ -13,6 +13,7 @@ import (
 	s3types "github.com/aws/aws-sdk-go-v2/service/s3/types"
 	"github.com/stretchr/testify/require"
 
+	"piko.sh/pikokms/internal/race"
 	"piko.sh/pikokms/provider/local"
 )
 
@@ -31,6 +32,7 @@ type clientVectors struct {
 // TestMovesS3EncryptionClient reads and moves what AWS's S3 Encryption Client wrote under AES and
 // RSA keys, beside plain objects and encrypted ones.
 func TestMovesS3EncryptionClient(t *testing.T) {
+	race.SkipShort(t)
 	b := newMotoBucket(t)
 	text, err := os.ReadFile(filepath.Join(repository, "s3ec", "testdata", "vectors.json"))
 	require.NoError(t, err)

@@ -183,6 +183,7 @@ func TestDamagedObjectsNeverEndTheWork(t *testing.T) {
 // TestAStorageThatLiesForAWhile fails each request of a command once in each way. The command
 // tries again, and comes to the right end.
 func TestAStorageThatLiesForAWhile(t *testing.T) {
+	race.SkipShort(t)
 	tryQuickly(t, 5)
 	content := bytes.Repeat([]byte("0123456789"), 50_000)
 	key, sealed := newDevKey(t, content)
