@@ -94,7 +94,12 @@ func run(ctx context.Context, args []string) (err error) {
 	if c.tlsCert != "" {
 		scheme = "https"
 	}
-	options := []s3api.Option{s3api.WithMiddleware("/", s.handle), s3api.WithOnListen(func() {
+	engine := new(engine)
+	if err := engine.check(); err != nil {
+		return err
+	}
+	options := []s3api.Option{engine.option, s3api.WithMiddleware("/", s.handle), s3api.WithOnListen(func() {
+		engine.adjust()
 		s.listening.Store(true)
 		slog.Info("listening", "url", scheme+"://"+c.listen, "version", version())
 	})}

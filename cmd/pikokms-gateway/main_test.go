@@ -33,7 +33,7 @@ func TestMain(m *testing.M) {
 	case "":
 		os.Exit(m.Run())
 	case asEngine:
-		engine(os.Args[1:])
+		serveEngine(os.Args[1:])
 	default:
 		main()
 	}
@@ -43,7 +43,7 @@ func TestMain(m *testing.M) {
 // asEngine makes the test's binary the engine alone, which stores what it is given as it is.
 const asEngine = "engine"
 
-func engine(args []string) {
+func serveEngine(args []string) {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
 	behind, err := posix.New(args[0], meta.XattrMeta{}, posix.PosixOpts{})

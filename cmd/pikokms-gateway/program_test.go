@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -199,6 +200,40 @@ func TestStop(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, content, append(first, rest...))
 	require.NoError(t, g.process.Wait())
+}
+
+// TestFormsAreStreams has the gateway write no content of a form to a temporary file, and take
+// objects whose type says that they are forms.
+func TestFormsAreStreams(t *testing.T) {
+	temporary := t.TempDir()
+	t.Setenv("TMPDIR", temporary)
+	folder := t.TempDir()
+	g := start(t, "-k", newKey(t), "--folder", folder)
+	g.makeBucket(t, "data")
+	_, err := g.client.PutObject(t.Context(), &s3.PutObjectInput{Bucket: aws.String("data"), Key: aws.String("a"), Body: strings.NewReader("no form"), ContentType: aws.String("multipart/form-data; boundary=x")})
+	require.NoError(t, err)
+	got, err := g.client.GetObject(t.Context(), &s3.GetObjectInput{Bucket: aws.String("data"), Key: aws.String("a")})
+	require.NoError(t, err)
+	content, err := io.ReadAll(got.Body)
+	require.NoError(t, err)
+	require.Equal(t, "no form", string(content))
+	require.Equal(t, "multipart/form-data; boundary=x", *got.ContentType)
+
+	// A form that nobody signed, whose file is cut.
+	connection, err := net.Dial("tcp", strings.TrimPrefix(g.url, "http://"))
+	require.NoError(t, err)
+	defer connection.Close()
+	secret := strings.Repeat("a secret that nobody finds. ", 1<<20)
+	_, err = fmt.Fprintf(connection, "POST /data HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=x\r\nContent-Length: %d\r\n\r\n"+
+		"--x\r\nContent-Disposition: form-data; name=\"file\"; filename=\"f\"\r\n\r\n", 2*len(secret))
+	require.NoError(t, err)
+	_, _ = io.WriteString(connection, secret) // it may be refused meanwhile
+	time.Sleep(200 * time.Millisecond)
+	for _, at := range []string{temporary, folder} {
+		for _, file := range storedFiles(t, at) {
+			require.NotContains(t, string(file), "secret")
+		}
+	}
 }
 
 // TestBoto3 has AWS's SDK for Python write and read.

@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"io"
 	"maps"
 	"net"
 	"os"
@@ -14,13 +15,19 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/stretchr/testify/require"
+	"github.com/versity/versitygw/backend"
 	"github.com/versity/versitygw/backend/meta"
 	"github.com/versity/versitygw/backend/posix"
 	"github.com/versity/versitygw/embedgw"
+	"github.com/versity/versitygw/s3err"
+	"github.com/versity/versitygw/s3response"
 	"github.com/versity/versitygw/tests/integration"
 
 	"piko.sh/pikokms/provider/local"
@@ -31,7 +38,7 @@ import (
 const (
 	asClient = "PIKOKMS_TEST_CLIENT_OF"
 	asPlain  = "PIKOKMS_TEST_PLAIN_ON"
-	whole    = "PIKOKMS_CONFORMANCE" // "all" runs all of the client's tests
+	allTests = "PIKOKMS_CONFORMANCE" // "all" runs all of the client's tests
 )
 
 const access, secret, region = "conformance", "conformance-secret", "us-east-1"
@@ -46,7 +53,15 @@ func TestMain(m *testing.M) {
 			os.Exit(1)
 		}
 	default:
-		os.Exit(m.Run())
+		folder, err := os.MkdirTemp("", "pikokms-gateway-")
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		programs = folder
+		code := m.Run()
+		_ = os.RemoveAll(folder)
+		os.Exit(code)
 	}
 }
 
@@ -67,7 +82,7 @@ func client(url string) {
 	state := integration.NewTestState(context.Background(), integration.NewS3Conf(
 		integration.WithAccess(access), integration.WithSecret(secret), integration.WithRegion(region), integration.WithEndpoint(url),
 	), true)
-	if os.Getenv(whole) == "all" {
+	if os.Getenv(allTests) == "all" {
 		integration.TestFullFlow(state)
 	} else {
 		for _, group := range groups {
@@ -78,9 +93,13 @@ func client(url string) {
 }
 
 func plain(folder, address string) error {
-	behind, err := posix.New(folder, meta.XattrMeta{}, posix.PosixOpts{})
+	folderBehind, err := posix.New(folder, meta.XattrMeta{}, posix.PosixOpts{})
 	if err != nil {
 		return err
+	}
+	var behind backend.Backend = folderBehind
+	if len(os.Args) > 2 && os.Args[2] == likeS3 {
+		behind = lengths{folderBehind}
 	}
 	return embedgw.RunVersityGW(context.Background(), behind, &embedgw.Config{
 		RootUserAccess: access, RootUserSecret: secret, Region: region, Ports: []string{address},
@@ -88,49 +107,120 @@ func plain(folder, address string) error {
 	})
 }
 
+// likeS3 has the engine without encryption refuse a content that is shorter than it was said to be,
+// as S3 does. By itself, it stores what arrived of a put whose client was killed.
+const likeS3 = "like-S3"
+
+type lengths struct{ backend.Backend }
+
+func (l lengths) PutObject(ctx context.Context, in s3response.PutObjectInput) (s3response.PutObjectOutput, error) {
+	in.Body = &whole{in.Body, aws.ToInt64(in.ContentLength)}
+	return l.Backend.PutObject(ctx, in)
+}
+
+func (l lengths) UploadPart(ctx context.Context, in *s3.UploadPartInput) (*s3.UploadPartOutput, error) {
+	in.Body = &whole{in.Body, aws.ToInt64(in.ContentLength)}
+	return l.Backend.UploadPart(ctx, in)
+}
+
+type whole struct {
+	io.Reader
+	left int64
+}
+
+func (w *whole) Read(p []byte) (int, error) {
+	n, err := w.Reader.Read(p)
+	w.left -= int64(n)
+	if w.left > 0 && (err == io.EOF || err == io.ErrUnexpectedEOF) { // which the engine takes for an end
+		err = s3err.GetAPIError(s3err.ErrIncompleteBody)
+	}
+	return n, err
+}
+
 // serve runs a server until the test ends, and returns its URL.
 func serve(t *testing.T, command func(address string) *exec.Cmd) string {
+	t.Helper()
+	url, server := run(t, command)
+	t.Cleanup(func() {
+		_ = server.Process.Kill()
+		_ = server.Wait()
+	})
+	return url
+}
+
+// run runs a server, and returns its URL once it listens.
+func run(t *testing.T, command func(address string) *exec.Cmd) (string, *exec.Cmd) {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	address := listener.Addr().String()
 	require.NoError(t, listener.Close())
 	server := command(address)
-	server.Stderr = t.Output()
+	if server.Stderr == nil {
+		server.Stderr = t.Output()
+	}
 	require.NoError(t, server.Start())
-	t.Cleanup(func() {
-		_ = server.Process.Kill()
-		_ = server.Wait()
-	})
 	for begin := time.Now(); ; time.Sleep(10 * time.Millisecond) {
 		connection, err := net.Dial("tcp", address)
 		if err == nil {
 			require.NoError(t, connection.Close())
-			return "http://" + address
+			return "http://" + address, server
 		}
 		require.Less(t, time.Since(begin), time.Minute, "the server does not listen")
 	}
 }
 
+// servePlain runs the engine without encryption over a folder, and returns its URL.
+func servePlain(t *testing.T, folder string, args ...string) string {
+	t.Helper()
+	self, err := os.Executable()
+	require.NoError(t, err)
+	return serve(t, func(address string) *exec.Cmd {
+		process := exec.Command(self, append([]string{folder}, args...)...)
+		process.Env = append(os.Environ(), asPlain+"="+address)
+		return process
+	})
+}
+
 // serveEncrypted runs the gateway over a folder, and returns its URL and the folder.
 func serveEncrypted(t *testing.T) (url, folder string) {
 	t.Helper()
-	key, command := filepath.Join(t.TempDir(), "key"), filepath.Join(t.TempDir(), "pikokms-gateway")
-	require.NoError(t, local.Generate(key))
-	out, err := exec.Command("go", "build", "-o", command, "piko.sh/pikokms/cmd/pikokms-gateway").CombinedOutput()
-	require.NoError(t, err, "%s", out)
 	folder = t.TempDir()
-	return serve(t, func(address string) *exec.Cmd {
-		process := exec.Command(command, "-k", "local:"+key, "--folder", folder, "--listen", address)
+	return serve(t, newGateway(t, "--folder", folder)), folder
+}
+
+// programs is the folder of what program builds.
+var programs string
+
+// program builds the gateway, and returns its path.
+var program = sync.OnceValues(func() (string, error) {
+	path := filepath.Join(programs, "pikokms-gateway")
+	out, err := exec.Command("go", "build", "-o", path, "piko.sh/pikokms/cmd/pikokms-gateway").CombinedOutput()
+	if err != nil {
+		err = fmt.Errorf("%w: %s", err, out)
+	}
+	return path, err
+})
+
+// newGateway makes a key, and returns a command that runs the gateway with it.
+func newGateway(t *testing.T, args ...string) func(address string) *exec.Cmd {
+	t.Helper()
+	key := filepath.Join(t.TempDir(), "key")
+	require.NoError(t, local.Generate(key))
+	command, err := program()
+	require.NoError(t, err)
+	return func(address string) *exec.Cmd {
+		process := exec.Command(command, append([]string{"-k", "local:" + key, "--listen", address}, args...)...)
 		process.Env = append(os.Environ(), "PIKOKMS_GATEWAY_ACCESS_KEY_ID="+access, "PIKOKMS_GATEWAY_SECRET_ACCESS_KEY="+secret)
 		return process
-	}), folder
+	}
 }
 
 var colour = regexp.MustCompile("\x1b\\[[0-9;]*m")
 
-// run runs the client against a server, and returns which tests passed and what the others said.
-func run(t *testing.T, url string) (passed map[string]bool, failed map[string]string) {
+// conform runs the client against a server, and returns which tests passed and what the others
+// said.
+func conform(t *testing.T, url string) (passed map[string]bool, failed map[string]string) {
 	t.Helper()
 	self, err := os.Executable()
 	require.NoError(t, err)
@@ -173,24 +263,17 @@ func TestConformance(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes a minute; skipped in short mode")
 	}
-	self, err := os.Executable()
-	require.NoError(t, err)
-	folder := t.TempDir()
-	plainURL := serve(t, func(address string) *exec.Cmd {
-		process := exec.Command(self, folder)
-		process.Env = append(os.Environ(), asPlain+"="+address)
-		return process
-	})
+	plainURL := servePlain(t, t.TempDir())
 	url, _ := serveEncrypted(t)
 
-	passed, failed := run(t, url)
+	passed, failed := conform(t, url)
 	t.Logf("%d of %d pass with encryption", len(passed), len(passed)+len(failed))
 	unexpected := maps.Clone(failed)
 	maps.DeleteFunc(unexpected, func(name, _ string) bool { return known[name] != "" || withoutEncryption[name] })
-	if len(unexpected) > 0 || os.Getenv(whole) == "all" {
+	if len(unexpected) > 0 || os.Getenv(allTests) == "all" {
 		// Some tests allow a request so little time that they fail on a busy machine.
-		passedPlain, failedPlain := run(t, plainURL)
-		passedAgain, _ := run(t, url)
+		passedPlain, failedPlain := conform(t, plainURL)
+		passedAgain, _ := conform(t, url)
 		t.Logf("%d of %d pass without encryption", len(passedPlain), len(passedPlain)+len(failedPlain))
 		for _, name := range slices.Sorted(maps.Keys(unexpected)) {
 			if passedPlain[name] && !passedAgain[name] {

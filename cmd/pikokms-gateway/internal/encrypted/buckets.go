@@ -121,63 +121,67 @@ func (b *Backend) GetObjectTagging(ctx context.Context, bucket, object, versionI
 	if err := b.served(bucket, &object); err != nil {
 		return nil, err
 	}
-	return b.inner.GetObjectTagging(ctx, bucket, object, versionID)
+	out, err := b.inner.GetObjectTagging(ctx, bucket, object, versionID)
+	return out, b.fail(ctx, "get tags", bucket, object, err)
 }
 
 func (b *Backend) PutObjectTagging(ctx context.Context, bucket, object, versionID string, tags map[string]string) error {
 	if err := b.served(bucket, &object); err != nil {
 		return err
 	}
-	return b.inner.PutObjectTagging(ctx, bucket, object, versionID, tags)
+	return b.fail(ctx, "put tags", bucket, object, b.inner.PutObjectTagging(ctx, bucket, object, versionID, tags))
 }
 
 func (b *Backend) DeleteObjectTagging(ctx context.Context, bucket, object, versionID string) error {
 	if err := b.served(bucket, &object); err != nil {
 		return err
 	}
-	return b.inner.DeleteObjectTagging(ctx, bucket, object, versionID)
+	return b.fail(ctx, "delete tags", bucket, object, b.inner.DeleteObjectTagging(ctx, bucket, object, versionID))
 }
 
 func (b *Backend) PutObjectRetention(ctx context.Context, bucket, object, versionID string, retention []byte) error {
 	if err := b.served(bucket, &object); err != nil {
 		return err
 	}
-	return b.inner.PutObjectRetention(ctx, bucket, object, versionID, retention)
+	return b.fail(ctx, "put retention", bucket, object, b.inner.PutObjectRetention(ctx, bucket, object, versionID, retention))
 }
 
 func (b *Backend) GetObjectRetention(ctx context.Context, bucket, object, versionID string) ([]byte, error) {
 	if err := b.served(bucket, &object); err != nil {
 		return nil, err
 	}
-	return b.inner.GetObjectRetention(ctx, bucket, object, versionID)
+	out, err := b.inner.GetObjectRetention(ctx, bucket, object, versionID)
+	return out, b.fail(ctx, "get retention", bucket, object, err)
 }
 
 func (b *Backend) PutObjectLegalHold(ctx context.Context, bucket, object, versionID string, status bool) error {
 	if err := b.served(bucket, &object); err != nil {
 		return err
 	}
-	return b.inner.PutObjectLegalHold(ctx, bucket, object, versionID, status)
+	return b.fail(ctx, "put legal hold", bucket, object, b.inner.PutObjectLegalHold(ctx, bucket, object, versionID, status))
 }
 
 func (b *Backend) GetObjectLegalHold(ctx context.Context, bucket, object, versionID string) (*bool, error) {
 	if err := b.served(bucket, &object); err != nil {
 		return nil, err
 	}
-	return b.inner.GetObjectLegalHold(ctx, bucket, object, versionID)
+	out, err := b.inner.GetObjectLegalHold(ctx, bucket, object, versionID)
+	return out, b.fail(ctx, "get legal hold", bucket, object, err)
 }
 
 func (b *Backend) GetObjectAcl(ctx context.Context, in *s3.GetObjectAclInput) (*s3.GetObjectAclOutput, error) {
 	if err := b.served(*in.Bucket, in.Key); err != nil {
 		return nil, err
 	}
-	return b.inner.GetObjectAcl(ctx, in)
+	out, err := b.inner.GetObjectAcl(ctx, in)
+	return out, b.fail(ctx, "get ACL", *in.Bucket, *in.Key, err)
 }
 
 func (b *Backend) PutObjectAcl(ctx context.Context, in *s3.PutObjectAclInput) error {
 	if err := b.served(*in.Bucket, in.Key); err != nil {
 		return err
 	}
-	return b.inner.PutObjectAcl(ctx, in)
+	return b.fail(ctx, "put ACL", *in.Bucket, *in.Key, b.inner.PutObjectAcl(ctx, in))
 }
 
 // RestoreObject brings an object back from an archive, as it is stored.
@@ -188,5 +192,5 @@ func (b *Backend) RestoreObject(ctx context.Context, in *s3.RestoreObjectInput) 
 	if in.RestoreRequest != nil && (in.RestoreRequest.Type != "" || in.RestoreRequest.SelectParameters != nil || in.RestoreRequest.OutputLocation != nil) {
 		return s3err.GetAPIError(s3err.ErrNotImplemented) // a query of what is stored finds ciphertext
 	}
-	return b.inner.RestoreObject(ctx, in)
+	return b.fail(ctx, "restore", *in.Bucket, *in.Key, b.inner.RestoreObject(ctx, in))
 }

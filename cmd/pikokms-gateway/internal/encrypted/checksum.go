@@ -96,7 +96,9 @@ func newContent(source io.Reader, size int64, stated checksum) (*content, error)
 	}
 	c := &content{left: size, sum: &stated, known: stated.Value != ""}
 	stated.Type = types.ChecksumTypeFullObject
-	if trailing, ok := source.(middlewares.ChecksumReader); ok && trailing.Algorithm() != "" {
+	trailing, ok := source.(middlewares.ChecksumReader)
+	source = decoded{source}
+	if ok && trailing.Algorithm() != "" {
 		stated.Algorithm, c.known = types.ChecksumAlgorithm(strings.ToUpper(trailing.Algorithm())), false
 		c.source, c.finish = source, trailing.Checksum
 		return c, nil
@@ -107,6 +109,20 @@ func newContent(source io.Reader, size int64, stated checksum) (*content, error)
 	var err error
 	c.source, c.finish, err = newHashReader(source, stated)
 	return c, err
+}
+
+// decoded is a content that the engine may decode from aws-chunked. Its decoder panics at some
+// chunks, such as those of a negative size. In front of S3 the panic would be in a goroutine of the
+// HTTP client, and end the process.
+type decoded struct{ io.Reader }
+
+func (d decoded) Read(p []byte) (n int, err error) {
+	defer func() {
+		if recover() != nil || n < 0 || n > len(p) {
+			n, err = 0, s3err.GetAPIError(s3err.ErrIncompleteBody)
+		}
+	}()
+	return d.Reader.Read(p)
 }
 
 // newHashReader returns a reader that verifies the checksum of what it reads, if there is one, and

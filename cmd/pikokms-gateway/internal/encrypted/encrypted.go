@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"path"
 	"strings"
+	"syscall"
 
 	"github.com/versity/versitygw/backend"
 	"github.com/versity/versitygw/backend/posix"
@@ -132,6 +133,7 @@ var failures = []struct {
 	{provider.ErrInvalidCiphertext, invalid},
 	{provider.ErrContextMismatch, invalid},
 	{pikokms.ErrChanged, s3err.APIError{Code: "OperationAborted", Description: "The object was replaced while it was read.", HTTPStatusCode: http.StatusConflict}},
+	{syscall.ENAMETOOLONG, s3err.GetAPIError(s3err.ErrKeyTooLong)}, // of a folder
 	{frame.ErrTooLong, s3err.APIError{Code: "EntityTooLarge", Description: "The object is longer than one message can be.", HTTPStatusCode: http.StatusBadRequest}},
 }
 
