@@ -71,11 +71,14 @@ func TestUsersInstallFromProxy(t *testing.T) {
 		dir := t.TempDir()
 		u.do(t, dir, "install", "-ldflags=-s -w", ours+"/cmd/pikokms@"+version)
 		u.do(t, dir, "install", "-ldflags=-s -w", ours+"/cmd/pikokms-batch@"+version)
-		out, err := exec.Command(filepath.Join(dir, "bin", "pikokms"), "--version").CombinedOutput()
-		if err != nil || !strings.Contains(string(out), version) {
-			t.Fatalf("it says %q (%v), not version %s", out, err, version)
+		u.do(t, dir, "install", "-ldflags=-s -w", ours+"/cmd/pikokms-gateway@"+version)
+		for _, command := range []string{"pikokms", "pikokms-gateway"} {
+			out, err := exec.Command(filepath.Join(dir, "bin", command), "--version").CombinedOutput()
+			if err != nil || !strings.Contains(string(out), version) {
+				t.Fatalf("it says %q (%v), not version %s", out, err, version)
+			}
+			t.Logf("%s", out)
 		}
-		t.Logf("%s", out)
 	})
 	programs := os.DirFS(filepath.Join("testdata", "users"))
 	for _, m := range modules {
