@@ -28,7 +28,9 @@ import (
 	"gocloud.dev/gcerrors"
 
 	"piko.sh/pikokms"
+	"piko.sh/pikokms/frame"
 	"piko.sh/pikokms/header"
+	"piko.sh/pikokms/message"
 	"piko.sh/pikokms/s3ec"
 	"piko.sh/pikokms/transfer"
 )
@@ -166,9 +168,14 @@ type object struct {
 func open(ctx context.Context, bucket *blob.Bucket, key string, options *blob.ReaderOptions) (*object, error) {
 	start, o, err := readStart(ctx, bucket, key, options)
 	if err != nil {
-		return o, err
+		return nil, err
 	}
-	if _, _, err := header.Parse(start, header.Limits{}); err == nil {
+	if h, _, err := header.Parse(start, header.Limits{}); err == nil {
+		if _, err := message.PlaintextSize(h, o.Size()); errors.Is(err, frame.ErrMalformed) {
+			if err := whetherReplaced(ctx, bucket, key, o); err != nil {
+				return nil, err
+			}
+		}
 		return o, nil
 	}
 	if o.Size() <= int64(len(start)) {
@@ -201,6 +208,20 @@ func open(ctx context.Context, bucket *blob.Bucket, key string, options *blob.Re
 
 func replaced(key string) error {
 	return fmt.Errorf("blobstorage: %s: %w", key, pikokms.ErrChanged)
+}
+
+// whetherReplaced returns an error if an object was replaced or deleted since it was opened. If that
+// happens while they open it, drivers such as fileblob give the size of the old object and the
+// content of the new one.
+func whetherReplaced(ctx context.Context, bucket *blob.Bucket, key string, opened *object) error {
+	now, err := bucket.Attributes(ctx, key)
+	if err != nil {
+		return err
+	}
+	if now.Size != opened.Size() || !now.ModTime.Equal(opened.ModTime()) {
+		return replaced(key)
+	}
+	return nil
 }
 
 // readStart reads the first bytes of an object.

@@ -188,6 +188,9 @@ func (b *bucket) size(ctx context.Context, key string, a *blob.Attributes) (size
 		return 0, err
 	}
 	defer func() { err = errors.Join(err, stored.Close()) }()
+	if stored.Size() != a.Size {
+		return 0, replaced(key)
+	}
 	begin := known{Reader: bytes.NewReader(start)}
 	if !header.Sniff(start) {
 		if begin.header, err = clientHeader(ctx, b.inner, key, a); err != nil {

@@ -17,11 +17,13 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 	"gocloud.dev/blob"
+	"gocloud.dev/blob/driver"
 	"gocloud.dev/blob/fileblob"
 	"gocloud.dev/blob/memblob"
 
 	"piko.sh/pikokms"
 	"piko.sh/pikokms/compress"
+	"piko.sh/pikokms/frame"
 )
 
 // TestSecondCloseReturnsTheFirstResult closes a writer twice, as "defer w.Close()" and "return
@@ -268,5 +270,68 @@ func TestReplacedWhileItIsRead(t *testing.T) {
 			require.Error(t, err)
 			require.NoError(t, object.Close())
 		})
+	}
+}
+
+// restated passes an object on with the size and the time of another, as fileblob does with an
+// object that is replaced between its two calls of the system.
+type restated struct {
+	counted
+	size int64
+	time time.Time
+}
+
+type restatedReader struct {
+	driver.Reader
+	of *restated
+}
+
+func (r *restated) NewRangeReader(ctx context.Context, key string, offset, length int64, o *driver.ReaderOptions) (driver.Reader, error) {
+	reader, err := r.counted.NewRangeReader(ctx, key, offset, length, o)
+	if err != nil {
+		return nil, err
+	}
+	return restatedReader{reader, r}, nil
+}
+
+func (r restatedReader) Attributes() *driver.ReaderAttributes {
+	return &driver.ReaderAttributes{Size: r.of.size, ModTime: r.of.time}
+}
+
+// TestReplacedWhileItIsOpened opens objects whose size is that of another. They are no damaged
+// objects if somebody replaced or deleted them meanwhile.
+func TestReplacedWhileItIsOpened(t *testing.T) {
+	ctx := t.Context()
+	inner := &restated{counted: counted{inner: memblob.OpenBucket(nil)}}
+	b, err := Encrypt(blob.NewBucket(inner), underKey(t)...)
+	require.NoError(t, err)
+	host, err := pikokms.New(underKey(t, pikokms.WithStorage(New(blob.NewBucket(inner))))...)
+	require.NoError(t, err)
+	require.NoError(t, b.WriteAll(ctx, "k", noise(100_000), nil))
+	opens := func() [2]error {
+		_, err := b.NewRangeReader(ctx, "k", 5, 10, nil)
+		_, openErr := host.Open(ctx, "k")
+		return [2]error{err, openErr}
+	}
+	const cut = 34_490 // bytes, so that less is left of the last frame than it has without content
+	a, err := inner.inner.Attributes(ctx, "k")
+	require.NoError(t, err)
+
+	inner.size, inner.time = a.Size-cut, a.ModTime.Add(-time.Hour)
+	for _, err := range opens() {
+		require.ErrorIs(t, err, pikokms.ErrChanged)
+	}
+	stored, err := inner.inner.ReadAll(ctx, "k")
+	require.NoError(t, err)
+	require.NoError(t, inner.inner.WriteAll(ctx, "k", stored[:len(stored)-cut], nil))
+	a, err = inner.inner.Attributes(ctx, "k")
+	require.NoError(t, err)
+	inner.size, inner.time = a.Size+1, a.ModTime
+	_, err = b.Attributes(ctx, "k")
+	require.ErrorIs(t, err, pikokms.ErrChanged)
+	inner.size = a.Size
+	for _, err := range opens() {
+		require.ErrorIs(t, err, frame.ErrMalformed)
+		require.NotErrorIs(t, err, pikokms.ErrChanged)
 	}
 }

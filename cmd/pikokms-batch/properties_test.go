@@ -150,7 +150,11 @@ func TestJobAndCommandKeepTheSame(t *testing.T) {
 
 // newKEY makes a key of a KMS and returns its KEY.
 func newKEY(kms *kmstest.Server) string {
-	return "awskms:///" + kms.CreateKey(kmstest.Key{}).ARN + "?endpoint=" + url.QueryEscape(kms.URL)
+	return keyURL(kms, kms.CreateKey(kmstest.Key{}).ARN)
+}
+
+func keyURL(kms *kmstest.Server, arn string) string {
+	return "awskms:///" + arn + "?endpoint=" + url.QueryEscape(kms.URL)
 }
 
 // behind returns the URL of a proxy before a service.
@@ -283,28 +287,40 @@ func TestS3EncryptionClient(t *testing.T) {
 	}
 }
 
-// TestWhatTheClientWrote is TestS3EncryptionClient with the client itself.
+// TestWhatTheClientWrote has objects of the client itself. They are left as they are, and then
+// moved.
 func TestWhatTheClientWrote(t *testing.T) {
 	python := cmp.Or(os.Getenv("PIKOKMS_PYTHON"), "python3")
-	if exec.Command(python, "-c", "import s3_encryption").Run() != nil {
-		t.Skipf("skipped: %s has no amazon-s3-encryption-client-python", python)
+	if exec.Command(python, "-c", "import s3_encryption, aws_encryption_sdk").Run() != nil {
+		t.Skipf("skipped: %s has no amazon-s3-encryption-client-python and aws-encryption-sdk", python)
 	}
 	b := newBucketOf(t, emulator.Moto(t), false)
-	client := func(do string) {
-		command := exec.Command(python, filepath.Join("testdata", "s3ec.py"), b.name, do)
-		command.Env = append(os.Environ(), "AWS_ENDPOINT_URL="+b.endpoint, "AWS_DEFAULT_REGION="+emulator.Region)
+	kms := kmstest.NewServer(t)
+	before, after := kms.CreateKey(kmstest.Key{}).ARN, kms.CreateKey(kmstest.Key{}).ARN
+	client := func(do, arn string) {
+		command := exec.Command(python, filepath.Join("testdata", "s3ec.py"), b.name, do, arn)
+		command.Env = append(os.Environ(), "AWS_ENDPOINT_URL="+b.endpoint, "AWS_ENDPOINT_URL_KMS="+kms.URL, "AWS_DEFAULT_REGION="+kmstest.Region)
 		out, err := command.CombinedOutput()
 		require.NoError(t, err, string(out))
 	}
-	client("write")
-	kms := kmstest.NewServer(t)
-	sandbox, _ := start(t, bootstrap(t), b.endpoint, map[string]string{"PIKOKMS_JOB": "encrypt", "PIKOKMS_KEY": newKEY(kms)})
-	for _, name := range []string{"v2", "v3"} {
-		result := invoke(t, sandbox, request(task{bucket: b.name, key: name}), minute)[0]
-		require.Equal(t, "PermanentFailure", result.ResultCode, result.ResultString)
-		require.Contains(t, result.ResultString, "S3 Encryption Client")
+	client("write", before)
+	sandbox, _ := start(t, bootstrap(t), b.endpoint, map[string]string{
+		"PIKOKMS_JOB": "encrypt", "PIKOKMS_KEY": keyURL(kms, after), "PIKOKMS_OLD_KEYS": keyURL(kms, before),
+	})
+	job := func(job, want, text string) {
+		t.Helper()
+		for _, name := range []string{"v2", "v3"} {
+			result := invoke(t, sandbox, request2(map[string]string{"job": job}, task{bucket: b.name, key: name}), minute)[0]
+			require.Equal(t, want, result.ResultCode, result.ResultString)
+			require.Contains(t, result.ResultString, text)
+		}
 	}
-	client("read")
+	job("encrypt", "PermanentFailure", "S3 Encryption Client")
+	job("verify", "Succeeded", "")
+	client("read", before)
+	job("rewrap", "Succeeded", "")
+	client("moved", after)
+	job("verify", "Succeeded", "")
 }
 
 // TestRequesterPays has a bucket that answers only requests that say who pays.

@@ -28,8 +28,8 @@ Usage:
   pikokms-gateway -k 'awskms://alias/data?region=eu-west-1' \
       --upstream 's3://bucket?region=eu-west-1' --access-key-id client
   pikokms-gateway --upstream 's3://?region=eu-west-1' --access-key-id client \
-      --key-for 'uploads/a/=branchkey://keys/a?key=ARN' \
-      --key-for 'uploads/b/=branchkey://keys/b?key=ARN'
+      --key-for 'uploads/{tenant}/=branchkey://keys?by=tenant&key=ARN' \
+      --key-for 'uploads/logs/=awskms://alias/logs?region=eu-west-1'
 
 A KEY is a URL, as for the command pikokms, whose help has them all:
   local:PATH, awskms://alias/NAME?region=REGION, awskms:///ARN, gcpkms://…,
@@ -48,7 +48,7 @@ Configuration:
   --config names or else pikokms-gateway.toml in the user's configuration folder:
     key = "awskms://alias/data?region=eu-west-1"
     upstream = "s3://bucket?region=eu-west-1"
-    key-for = ["bucket/a/=branchkey://keys/a?key=ARN"]
+    key-for = ["bucket/{tenant}/=branchkey://keys?by=tenant&key=ARN"]
   Traces and metrics go where OpenTelemetry's variables OTEL_… say, and nowhere
   without them. Credentials of the S3 behind and of key services come from where
   AWS's tools take them.
@@ -88,7 +88,7 @@ func configure(args []string) (*config, error) {
 	c, flags := new(config), pflag.NewFlagSet("pikokms-gateway", pflag.ContinueOnError)
 	flags.SortFlags = false
 	flags.StringArrayVarP(&c.keys, "key", "k", nil, "the `KEY` to encrypt under; further ones only decrypt")
-	flags.StringArrayVar(&c.keysFor, "key-for", nil, "the KEY of a bucket, or of a prefix in it: `BUCKET/PREFIX=KEY`; the\nlongest that fits is taken, and further ones of the same only decrypt")
+	flags.StringArrayVar(&c.keysFor, "key-for", nil, "the KEY of a bucket, or of a prefix in it: `BUCKET/PREFIX=KEY`; the\nlongest that fits is taken, and further ones of the same only decrypt;\na bucket or folder written {NAME} is any, and the value of the pair\nNAME, by which branchkey://TABLE?by=NAME&key=ARN finds the key")
 	flags.StringVar(&c.folder, "folder", "", "store in this `DIR`, whose folders are the buckets")
 	flags.StringVar(&c.upstream, "upstream", "", "store in the S3 of this `URL`: s3://BUCKET, or s3:// for all buckets,\nwith ?region=REGION&endpoint=URL&profile=NAME")
 	flags.StringVar(&c.listen, "listen", "127.0.0.1:7070", "the `HOST:PORT` to listen on")

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -37,20 +36,32 @@ type keys struct {
 	options []pikokms.Option
 
 	services []*keyService
-	cached   sync.Map // of a place, an *encrypted.Key
+
+	mu   sync.Mutex
+	made map[madeFor]*encrypted.Key
 }
 
 // rule is which KEYs a place has. The first encrypts, and all decrypt.
 type rule struct {
-	bucket, prefix string // both are empty for all that has no rule of its own
-	keyrings       []*keyService
+	place    *place // nil for all that has no rule of its own
+	keyrings []*keyService
 }
+
+// madeFor is what a Key without pairs was made for.
+type madeFor struct {
+	rule   int
+	bucket string // empty unless names are bound
+}
+
+// maxMade bounds the Keys that are kept. Clients name buckets that do not exist.
+const maxMade = 1000
 
 // keyService is an open KEY with a circuit breaker.
 type keyService struct {
 	*service.Service
 	name     string // as logs may show it
 	kind     keyurl.Service
+	pair     string    // whose value picks a branch key; may be empty
 	provider io.Closer // may be nil
 }
 
@@ -70,7 +81,7 @@ func openKeys(ctx context.Context, c *config) (_ *keys, err error) {
 		cache = &service.CacheLimits{MaxAge: c.dataKeyCache}
 	}
 	opened := make(map[string]*keyService)
-	add := func(flag, bucket, prefix, text string) error {
+	add := func(flag string, at *place, text string) error {
 		s := opened[text]
 		if s == nil {
 			if s, err = openKey(ctx, text, cache); err != nil {
@@ -79,32 +90,39 @@ func openKeys(ctx context.Context, c *config) (_ *keys, err error) {
 			opened[text] = s
 			k.services = append(k.services, s)
 		}
-		i := slices.IndexFunc(k.rules, func(r rule) bool { return r.bucket == bucket && r.prefix == prefix })
-		if i < 0 {
-			i = len(k.rules)
-			k.rules = append(k.rules, rule{bucket: bucket, prefix: prefix})
+		if s.pair != "" && !at.has(s.pair) {
+			return fmt.Errorf("%s: %w: %s takes its branch key from the pair %q: have {%s} in the place, as in --key-for 'BUCKET/{%s}/=KEY', or name the branch key", flag, provider.ErrInvalidKey, s.name, s.pair, s.pair, s.pair)
 		}
-		k.rules[i].keyrings = append(k.rules[i].keyrings, s)
+		for i, r := range k.rules {
+			switch {
+			case r.place.String() == at.String():
+				k.rules[i].keyrings = append(r.keyrings, s)
+				return nil
+			case r.place.equal(at):
+				return fmt.Errorf("%s: it is the same place as %s", flag, r.place)
+			}
+		}
+		k.rules = append(k.rules, rule{at, []*keyService{s}})
 		return nil
 	}
 	for _, text := range c.keys {
-		if err := add("-k", "", "", text); err != nil {
+		if err := add("-k", nil, text); err != nil {
 			return k, err
 		}
 	}
 	for _, text := range c.keysFor {
-		place, key, ok := strings.Cut(text, "=")
-		bucket, prefix, _ := strings.Cut(place, "/")
-		if !ok || bucket == "" || strings.Contains(bucket, ":") {
-			return k, fmt.Errorf("--key-for: write BUCKET=KEY or BUCKET/PREFIX=KEY")
+		where, key, ok := strings.Cut(text, "=")
+		if bucket, _, _ := strings.Cut(where, "/"); !ok || bucket == "" || strings.Contains(bucket, ":") {
+			return k, errors.New("--key-for: write BUCKET=KEY or BUCKET/PREFIX=KEY")
 		}
-		if err := add("--key-for "+place, bucket, prefix, key); err != nil {
+		at, err := parsePlace(where)
+		if err != nil {
+			return k, fmt.Errorf("--key-for %s: %w", where, err)
+		}
+		if err := add("--key-for "+where, at, key); err != nil {
 			return k, err
 		}
 	}
-	slices.SortStableFunc(k.rules, func(a, b rule) int {
-		return cmp.Or(cmp.Compare(len(b.bucket), len(a.bucket)), cmp.Compare(len(b.prefix), len(a.prefix)))
-	})
 	return k, nil
 }
 
@@ -125,9 +143,6 @@ func openKey(ctx context.Context, text string, cache *service.CacheLimits) (*key
 	if err != nil {
 		return nil, err
 	}
-	if parsed.Pair != "" {
-		return nil, fmt.Errorf("%w: %s takes its branch key from the pair %q, which objects of the gateway do not have; name the branch key", provider.ErrInvalidKey, parsed, parsed.Pair)
-	}
 	keyring, err := parsed.Open(ctx, keyurl.Options{CheckLater: true})
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", parsed, err)
@@ -136,7 +151,7 @@ func openKey(ctx context.Context, text string, cache *service.CacheLimits) (*key
 	if !ok {
 		return nil, fmt.Errorf("%w: %s only decrypts", provider.ErrKeyUsage, parsed)
 	}
-	s := &keyService{name: parsed.String(), kind: parsed.Service}
+	s := &keyService{name: parsed.String(), kind: parsed.Service, pair: parsed.Pair}
 	s.provider, _ = keyring.(io.Closer)
 	s.Service = service.New(p, service.Config{Cache: cache, Telemetry: service.Telemetry{
 		TracerProvider: otel.GetTracerProvider(), MeterProvider: otel.GetMeterProvider(), Logger: slog.Default().With("key", s.name),
@@ -179,24 +194,39 @@ func (k *keys) of(bucket, key string) (*encrypted.Key, error) {
 	if k.bucket != "" && bucket != k.bucket {
 		return nil, nil
 	}
-	i := slices.IndexFunc(k.rules, func(r rule) bool {
-		return r.bucket == "" || r.bucket == bucket && strings.HasPrefix(key, r.prefix)
-	})
+	i, found := k.nearest(bucket, key)
 	if i < 0 {
 		return nil, nil
 	}
-	type place struct {
-		rule   int
-		bucket string
+	made, err := k.make(i, bucket)
+	if err != nil || len(found.pairs) == 0 {
+		return made, err
 	}
-	at := place{rule: i}
-	options := k.options
+	return made.With(found.pairs), nil
+}
+
+// nearest returns the rule whose place is most about an object, or -1.
+func (k *keys) nearest(bucket, key string) (best int, found match) {
+	best = -1
+	for i, r := range k.rules {
+		if m, ok := r.place.match(bucket, key); ok && (best < 0 || m.nearer(found)) {
+			best, found = i, m
+		}
+	}
+	return best, found
+}
+
+// make returns the Key of a rule, without pairs.
+func (k *keys) make(i int, bucket string) (*encrypted.Key, error) {
+	at, options := madeFor{rule: i}, k.options
 	if k.bind {
 		at.bucket = bucket
 		options = append(slices.Clone(options), pikokms.BindObjectName(bucket))
 	}
-	if cached, ok := k.cached.Load(at); ok {
-		return cached.(*encrypted.Key), nil
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if made, ok := k.made[at]; ok {
+		return made, nil
 	}
 	keyrings := make([]provider.Unwrapper, len(k.rules[i].keyrings))
 	for n, s := range k.rules[i].keyrings {
@@ -206,8 +236,11 @@ func (k *keys) of(bucket, key string) (*encrypted.Key, error) {
 	if err != nil {
 		return nil, err
 	}
-	cached, _ := k.cached.LoadOrStore(at, made)
-	return cached.(*encrypted.Key), nil
+	if k.made == nil || len(k.made) >= maxMade {
+		k.made = make(map[madeFor]*encrypted.Key)
+	}
+	k.made[at] = made
+	return made, nil
 }
 
 // spanKey is the key of a request's span in the context of the engine, which takes no values under

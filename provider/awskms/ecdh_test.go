@@ -4,10 +4,13 @@ import (
 	"bytes"
 	"testing"
 
+	"github.com/aws/aws-sdk-go-v2/service/kms"
+	"github.com/aws/aws-sdk-go-v2/service/kms/types"
 	"github.com/stretchr/testify/require"
 
 	"piko.sh/pikokms/header"
 	"piko.sh/pikokms/internal/adversary"
+	"piko.sh/pikokms/internal/emulator"
 	"piko.sh/pikokms/internal/race"
 	"piko.sh/pikokms/kmstest"
 	"piko.sh/pikokms/message"
@@ -81,9 +84,10 @@ func TestCallsUnderAnECKey(t *testing.T) {
 
 		// An answer about another key is refused, and so is one without a secret.
 		for name, change := range map[string]func(map[string]any){
-			"another key": func(m map[string]any) { m["KeyId"] = "arn:aws:kms:eu-west-1:111122223333:key/other" },
-			"no secret":   func(m map[string]any) { delete(m, "SharedSecret") },
-			"another":     func(m map[string]any) { m["SharedSecret"] = make([]byte, 32) },
+			"another key by its ID": func(m map[string]any) { m["KeyId"] = "other" },
+			"another key":           func(m map[string]any) { m["KeyId"] = "arn:aws:kms:eu-west-1:111122223333:key/other" },
+			"no secret":             func(m map[string]any) { delete(m, "SharedSecret") },
+			"another":               func(m map[string]any) { m["SharedSecret"] = make([]byte, 32) },
 		} {
 			remove := server.Inject(kmstest.Fault{Operation: "DeriveSharedSecret", Do: kmstest.Answer(change)})
 			_, err := p.UnwrapDataKey(t.Context(), request)
@@ -95,6 +99,20 @@ func TestCallsUnderAnECKey(t *testing.T) {
 		_, err = p.UnwrapDataKey(t.Context(), request)
 		require.ErrorIs(t, err, provider.ErrProviderUnavailable)
 		remove()
+	}
+}
+
+// TestECKeysOfLocalStack wraps data keys under keys of another KMS than kmstest.
+func TestECKeysOfLocalStack(t *testing.T) {
+	client := newClient(t, emulator.LocalStack(t), 1)
+	for _, spec := range ecSpecs {
+		key, err := client.CreateKey(t.Context(), &kms.CreateKeyInput{KeySpec: types.KeySpec(spec), KeyUsage: types.KeyUsageTypeKeyAgreement})
+		require.NoError(t, err)
+		for _, peer := range [][]byte{nil, []byte(newECPair(t, spec).public)} {
+			p, err := awskms.NewProvider(t.Context(), awskms.Config{KeyID: *key.KeyMetadata.Arn, Client: client, Peer: peer})
+			require.NoError(t, err)
+			require.NoError(t, provider.Check(t.Context(), p))
+		}
 	}
 }
 

@@ -1,17 +1,18 @@
-"""Writes or reads objects of a bucket with AWS's S3 Encryption Client for Python, in versions 2 and 3."""
+"""Writes or reads objects of a bucket with AWS's S3 Encryption Client for Python, in versions 2 and 3.
+
+What was moved is read by AWS's Encryption SDK.
+"""
 
 import sys
 
+import aws_encryption_sdk
 import boto3
 from s3_encryption import S3EncryptionClient, S3EncryptionClientConfig
 from s3_encryption.materials.kms_keyring import KmsKeyring
 from s3_encryption.materials.materials import AlgorithmSuite, CommitmentPolicy
 
-bucket, do = sys.argv[1:]
-kms = boto3.client("kms")
-keys = kms.list_keys()["Keys"]
-arn = keys[0]["KeyArn"] if keys else kms.create_key()["KeyMetadata"]["Arn"]
-keyring = KmsKeyring(kms, arn)
+bucket, do, arn = sys.argv[1:]
+keyring = KmsKeyring(boto3.client("kms"), arn)
 clients = {
     "v2": S3EncryptionClient(
         boto3.client("s3"),
@@ -26,6 +27,13 @@ clients = {
 content = b"0123456789" * 20000
 for name, client in clients.items():
     if do == "write":
-        client.put_object(Bucket=bucket, Key=name, Body=content)
+        client.put_object(Bucket=bucket, Key=name, Body=content, ContentType="text/plain")
+    elif do == "moved":
+        stored = boto3.client("s3").get_object(Bucket=bucket, Key=name)
+        assert not [k for k in stored["Metadata"] if k.startswith("x-amz-")], stored["Metadata"]
+        assert stored["ContentType"] == "text/plain", stored["ContentType"]
+        provider = aws_encryption_sdk.StrictAwsKmsMasterKeyProvider(key_ids=[arn])
+        plain, _ = aws_encryption_sdk.EncryptionSDKClient().decrypt(source=stored["Body"], key_provider=provider)
+        assert plain == content, name
     else:
         assert client.get_object(Bucket=bucket, Key=name)["Body"].read() == content, name

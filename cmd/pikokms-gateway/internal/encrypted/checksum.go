@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"hash"
 	"io"
+	"net/http"
 	"reflect"
 	"strings"
 
@@ -88,8 +89,11 @@ type content struct {
 }
 
 // newContent returns the content of a request of size bytes. A checksum that the request states is
-// verified before io.EOF.
+// verified before io.EOF. The engine passes any number of X-Amz-Decoded-Content-Length on.
 func newContent(source io.Reader, size int64, stated checksum) (*content, error) {
+	if size < 0 {
+		return nil, s3err.APIError{Code: "InvalidArgument", Description: "The length of the content is negative.", HTTPStatusCode: http.StatusBadRequest}
+	}
 	c := &content{left: size, sum: &stated, known: stated.Value != ""}
 	stated.Type = types.ChecksumTypeFullObject
 	if trailing, ok := source.(middlewares.ChecksumReader); ok && trailing.Algorithm() != "" {

@@ -363,7 +363,7 @@ func (j *joined) open(p *donePart) error {
 		return err
 	}
 	j.stored, j.left = out.Body, p.size
-	j.content, _, err = j.key.host.DecryptObject(j.ctx, name, out.Body, aws.ToInt64(out.ContentLength), nil)
+	j.content, _, err = j.key.decrypt(j.ctx, name, out.Body, aws.ToInt64(out.ContentLength))
 	if err != nil {
 		return err
 	}

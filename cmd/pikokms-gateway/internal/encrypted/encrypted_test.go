@@ -314,6 +314,7 @@ func TestRequestsThatAreNotWhole(t *testing.T) {
 	}
 	require.Equal(t, "IncompleteBody", code(put("short", 6, nil)))
 	require.Equal(t, "IncompleteBody", code(put("longer", 5, nil)))
+	require.Equal(t, "InvalidArgument", code(put("negative", -1, nil)))
 	require.Equal(t, "BadDigest", code(put("hello", 5, func(in *s3response.PutObjectInput) { in.ChecksumCRC32 = aws.String("AAAAAA==") })))
 	require.Equal(t, "BadDigest", code(put("hello", 5, func(in *s3response.PutObjectInput) { in.ChecksumCRC64NVME = aws.String("AAAAAAAAAAA=") })))
 	require.Equal(t, "BadDigest", code(put("hello", 5, func(in *s3response.PutObjectInput) {

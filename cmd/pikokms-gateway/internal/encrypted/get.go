@@ -90,7 +90,7 @@ func (b *Backend) size(ctx context.Context, k *Key, bucket, key, version *string
 	if err != nil || size >= 0 {
 		return size, err
 	}
-	opened, err := k.host.OpenObject(ctx, b.inner.NormalizeObjectKey(*bucket, *key), object, nil)
+	opened, err := k.open(ctx, b.inner.NormalizeObjectKey(*bucket, *key), object)
 	if err != nil {
 		return 0, err
 	}
@@ -107,7 +107,7 @@ func (b *Backend) checksum(ctx context.Context, k *Key, name string, bucket, key
 	}
 	defer stored.Close()
 	start := io.NewSectionReader(stored, 0, stored.Size())
-	content, _, err := k.host.DecryptObject(ctx, name, start, stored.Size(), nil)
+	content, _, err := k.decrypt(ctx, name, start, stored.Size())
 	if err != nil {
 		return checksum{}, err
 	}
@@ -214,7 +214,7 @@ func (b *Backend) getWhole(ctx, reading context.Context, k *Key, name string, in
 		ctx, data := showing(ctx)
 		defer func() { err = errors.Join(err, data.Close()) }()
 		var content io.Reader
-		content, size, err = k.host.DecryptObject(ctx, name, out.Body, stored, nil)
+		content, size, err = k.decrypt(ctx, name, out.Body, stored)
 		if err != nil {
 			return nil, err
 		}
@@ -251,7 +251,7 @@ func (b *Backend) getPart(ctx, reading context.Context, k *Key, name string, in 
 	own, others := ownMetadata(out.Metadata)
 	var content pikokms.Object = stored
 	if stored.Size() > 0 || !isFolder(in.Key) {
-		if content, err = k.host.OpenObject(ctx, name, stored, nil); err != nil {
+		if content, err = k.open(ctx, name, stored); err != nil {
 			return nil, err
 		}
 	}

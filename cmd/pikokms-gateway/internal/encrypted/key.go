@@ -1,6 +1,7 @@
 package encrypted
 
 import (
+	"bytes"
 	"context"
 	"crypto/aes"
 	"crypto/cipher"
@@ -9,6 +10,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"errors"
+	"io"
 
 	"piko.sh/pikokms"
 	"piko.sh/pikokms/header"
@@ -17,7 +19,10 @@ import (
 )
 
 // Key encrypts and decrypts objects. It is safe for concurrent use.
-type Key struct{ host *pikokms.Host }
+type Key struct {
+	host  *pikokms.Host
+	pairs map[string]string
+}
 
 // NewKey returns a Key on what WithMessages of a host takes. The options are those of a host
 // without a storage, such as BindObjectName and AllowPlaintext.
@@ -32,7 +37,44 @@ func NewKey(e message.Encrypter, d message.Decrypter, options ...pikokms.Option)
 	if err != nil {
 		return nil, err
 	}
-	return &Key{host}, nil
+	return &Key{host: host}, nil
+}
+
+// With returns the Key for objects whose encryption context has the pairs, which are stored with
+// each. An object without one of them, or with another value, is refused.
+func (k *Key) With(pairs map[string]string) *Key { return &Key{k.host, pairs} }
+
+// decrypt returns the content of a stored object and its size, as DecryptObject of a host does.
+func (k *Key) decrypt(ctx context.Context, name string, stored io.Reader, size int64) (io.Reader, int64, error) {
+	pairs := k.pairs
+	if len(pairs) > 0 && k.host.AllowsPlaintext() {
+		start := make([]byte, header.SniffSize)
+		n, err := io.ReadFull(stored, start)
+		if err != nil && err != io.EOF && err != io.ErrUnexpectedEOF {
+			return nil, 0, err
+		}
+		stored = io.MultiReader(bytes.NewReader(start[:n]), stored)
+		if !header.Sniff(start[:n]) {
+			pairs = nil // which plaintext has none of
+		}
+	}
+	return k.host.DecryptObject(ctx, name, stored, size, pairs)
+}
+
+// open opens a stored object for random access, as OpenObject of a host does.
+func (k *Key) open(ctx context.Context, name string, stored pikokms.Object) (pikokms.Object, error) {
+	pairs := k.pairs
+	if len(pairs) > 0 && k.host.AllowsPlaintext() {
+		start := make([]byte, header.SniffSize)
+		n, err := stored.ReadAt(start, 0)
+		if err != nil && err != io.EOF {
+			return nil, err
+		}
+		if !header.Sniff(start[:n]) {
+			pairs = nil
+		}
+	}
+	return k.host.OpenObject(ctx, name, stored, pairs)
 }
 
 // shown is where the data key of a request is kept, so that the gateway can seal an object's

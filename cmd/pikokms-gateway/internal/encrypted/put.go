@@ -88,7 +88,7 @@ type storedMessage struct {
 func (b *Backend) store(ctx context.Context, k *Key, name string, in s3response.PutObjectInput, body *content, size int64) (_ *storedMessage, err error) {
 	ctx, data := showing(ctx)
 	defer func() { err = errors.Join(err, data.Close()) }()
-	encrypted, err := k.host.EncryptObject(ctx, name, body, nil)
+	encrypted, err := k.host.EncryptObject(ctx, name, body, k.pairs)
 	if err != nil {
 		return nil, err
 	}

@@ -183,7 +183,7 @@ func (b *Backend) recordOf(ctx context.Context, bucket, id string) (_ *record, e
 	if err != nil {
 		return nil, err
 	}
-	content, _, err := k.host.DecryptObject(ctx, name, out.Body, aws.ToInt64(out.ContentLength), nil)
+	content, _, err := k.decrypt(ctx, name, out.Body, aws.ToInt64(out.ContentLength))
 	if err != nil {
 		return nil, err
 	}
