@@ -137,9 +137,9 @@ versions of objects are looked at. The same command line writes the certificate 
 Backups of the table keep the keys: point-in-time recovery up to 35 days, others for
 as long as they are kept. Together with the KMS key they open the objects. To end
 that, delete the backups, or the KMS key if it wraps no other branch keys.`,
-		Example: `  pikokms branch-keys destroy -k 'branchkey://keys?key=ARN' -o certificate.json \
-      --prove 's3://bucket/?region=eu-west-1' tenant-42
-  pikokms branch-keys destroy -k 'branchkey://keys?key=ARN' --confirm tenant-42 tenant-42`,
+		Example: `  pikokms branch-keys destroy -k 'branchkey://keys?key=ARN' --confirm tenant-42 tenant-42
+  pikokms branch-keys destroy -k 'branchkey://keys?key=ARN' --confirm tenant-42 \
+      --prove 's3://bucket/?region=eu-west-1' -o certificate.json tenant-42`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(command *cobra.Command, arguments []string) error {
 			return d.run(command.Context(), arguments)

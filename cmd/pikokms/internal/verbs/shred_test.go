@@ -1,6 +1,7 @@
 package verbs
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -23,19 +24,25 @@ import (
 )
 
 // ageBranchKey makes a branch key as if it had been disabled earlier.
-func ageBranchKey(t *testing.T, table branchkey.Table, id string, by time.Duration) {
-	t.Helper()
+func ageBranchKey(ctx context.Context, table branchkey.Table, id string, by time.Duration) error {
 	var items []branchkey.Item
-	for item, err := range table.All(t.Context(), id) {
-		require.NoError(t, err)
+	for item, err := range table.All(ctx, id) {
+		if err != nil {
+			return err
+		}
 		items = append(items, item)
 	}
 	for _, item := range items {
 		since, err := time.Parse(time.RFC3339, item.Attributes["pikokms-disabled"])
-		require.NoError(t, err)
+		if err != nil {
+			return err
+		}
 		item.Attributes["pikokms-disabled"] = since.Add(-by).Format(time.RFC3339Nano)
-		require.NoError(t, table.Write(t.Context(), []branchkey.Write{{Item: item, Replaces: item.Enc}}))
+		if err := table.Write(ctx, []branchkey.Write{{Item: item, Replaces: item.Enc}}); err != nil {
+			return err
+		}
 	}
+	return nil
 }
 
 // newTenants encrypts objects of two tenants side by side in one folder, and one for both.
@@ -70,7 +77,7 @@ func TestDestroyBranchKey(t *testing.T) {
 	key0, key1 := strings.Replace(key, "?", "?id=tenant-0&", 1), strings.Replace(key, "?", "?id=tenant-1&", 1)
 	_, stderr, _, err := execute(t, "branch-keys", "disable", "-k", key, "tenant-0")
 	require.NoError(t, err, stderr)
-	ageBranchKey(t, branchkey.NewFile(tableFile(key)), "tenant-0", 2*24*time.Hour)
+	require.NoError(t, ageBranchKey(t.Context(), branchkey.NewFile(tableFile(key)), "tenant-0", 2*24*time.Hour))
 	certificate := filepath.Join(t.TempDir(), "certificate.json")
 	destroy := []string{"branch-keys", "destroy", "-k", key, "--confirm", "tenant-0", "--wait", "36h", "--prove", objects, "-o", certificate, "tenant-0"}
 	_, stderr, _, err = execute(t, destroy...)
@@ -158,7 +165,7 @@ func TestDestroyOnATerminal(t *testing.T) {
 	store, key, _ := newBranchKeys(t, 1)
 	_, err := store.Disable(t.Context(), "tenant-0")
 	require.NoError(t, err)
-	ageBranchKey(t, branchkey.NewFile(tableFile(key)), "tenant-0", 8*24*time.Hour)
+	require.NoError(t, ageBranchKey(t.Context(), branchkey.NewFile(tableFile(key)), "tenant-0", 8*24*time.Hour))
 	for _, typed := range []string{"y", "tenant-1", "", "tenant-0"} {
 		terminal, tty, err := pty.Open()
 		if err != nil {
@@ -209,7 +216,7 @@ func TestDestroyInDynamoDB(t *testing.T) {
 		Table: name, Client: dynamodb.New(dynamodb.Options{Region: emulator.Region, BaseEndpoint: aws.String(moto), Credentials: static}),
 	})
 	require.NoError(t, err)
-	ageBranchKey(t, table, "tenant-1", 8*24*time.Hour)
+	require.NoError(t, ageBranchKey(t.Context(), table, "tenant-1", 8*24*time.Hour))
 	var c admin.Certificate
 	require.NoError(t, json.Unmarshal([]byte(do("branch-keys", "destroy", "-k", key, "--confirm", "tenant-1", "tenant-1")), &c))
 	require.Equal(t, name, c.Table)
