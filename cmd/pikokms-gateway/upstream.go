@@ -20,6 +20,7 @@ import (
 	"github.com/versity/versitygw/backend/posix"
 	"github.com/versity/versitygw/backend/s3proxy"
 
+	"piko.sh/pikokms/cmd/pikokms-gateway/internal/encrypted"
 	"piko.sh/pikokms/provider"
 )
 
@@ -42,7 +43,7 @@ func openBackend(ctx context.Context, c *config) (_ backend.Backend, bucket stri
 	if err != nil {
 		return nil, "", fmt.Errorf("--folder: %w", err)
 	}
-	b, err := posix.New(folder, meta.XattrMeta{}, posix.PosixOpts{NewDirPerm: 0o700, NewFilePerm: 0o600})
+	b, err := posix.New(folder, meta.XattrMeta{}, encrypted.FolderOptions())
 	if err != nil {
 		return nil, "", fmt.Errorf("--folder: %w", err)
 	}

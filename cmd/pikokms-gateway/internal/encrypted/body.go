@@ -110,7 +110,12 @@ func (v *verified) WriteTo(w io.Writer) (int64, error) {
 	if !ok {
 		return io.Copy(w, struct{ io.Reader }{v})
 	}
-	to := &holding{to: w, left: v.left}
+	buffer := heldBuffers.Get().(*[heldBytes]byte)
+	to := &holding{to: w, left: v.left, last: buffer[:0]}
+	defer func() {
+		clear(to.last)
+		heldBuffers.Put(buffer)
+	}()
 	_, err := content.WriteTo(to)
 	if err == nil && to.left > 0 {
 		err = io.ErrUnexpectedEOF
@@ -122,11 +127,17 @@ func (v *verified) WriteTo(w io.Writer) (int64, error) {
 	return to.written, err
 }
 
-// holding holds the last byte of a content back.
+// heldBytes is how much of the end of a content is held back. One byte would do. A whole frame goes
+// with it, since two writes to a connection take longer than a copy of a frame.
+const heldBytes = header.DefaultFrameLength
+
+var heldBuffers = sync.Pool{New: func() any { return new([heldBytes]byte) }}
+
+// holding holds the end of a content back.
 type holding struct {
 	to            io.Writer
 	left, written int64
-	last          []byte
+	last          []byte // its capacity is heldBytes
 }
 
 func (h *holding) write(p []byte) (int, error) {
@@ -144,12 +155,16 @@ func (h *holding) Write(p []byte) (int, error) {
 		h.left -= int64(n)
 		return n, err
 	}
-	n, err := h.write(p[:len(p)-1])
-	if err == nil {
-		n, h.last = n+1, []byte{p[len(p)-1]}
+	end := max(0, len(p)-heldBytes)
+	if end > 0 {
+		if n, err := h.write(p[:end]); err != nil {
+			h.left -= int64(n)
+			return n, err
+		}
 	}
-	h.left -= int64(n)
-	return n, err
+	h.last = append(h.last, p[end:]...)
+	h.left = 0
+	return len(p), nil
 }
 
 var errLonger = errors.New("the object is longer than it was said to be")

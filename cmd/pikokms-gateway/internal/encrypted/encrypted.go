@@ -63,6 +63,13 @@ func New(inner backend.Backend, c Config) *Backend {
 	}
 }
 
+// FolderOptions are the options of a folder behind a Backend, which keeps metadata in extended
+// attributes. An ETag there is of the checksum of what is stored. A Backend asks for the XXH3 of
+// 128 bits, which takes a tenth of an MD5's time.
+func FolderOptions() posix.PosixOpts {
+	return posix.PosixOpts{NewDirPerm: 0o700, NewFilePerm: 0o600, DataIntegrityEtag: true}
+}
+
 func (b *Backend) String() string { return "encrypted " + b.inner.String() }
 
 // Shutdown shuts the inner backend down.

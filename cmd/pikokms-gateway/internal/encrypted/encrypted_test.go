@@ -39,7 +39,7 @@ var behind backend.Backend
 func TestMain(m *testing.M) {
 	folder, err := os.MkdirTemp("", "gateway-")
 	if err == nil {
-		behind, err = posix.New(folder, meta.XattrMeta{}, posix.PosixOpts{})
+		behind, err = posix.New(folder, meta.XattrMeta{}, encrypted.FolderOptions())
 	}
 	if err != nil {
 		panic(err)

@@ -75,11 +75,8 @@ func (b *Backend) size(ctx context.Context, k *Key, bucket, key, version *string
 	if stored == 0 && isFolder(key) {
 		return 0, nil
 	}
-	if n, err := strconv.ParseUint(own[transfer.HeaderSizeKey], 10, 32); err == nil {
-		if size, err := frame.PlaintextSize(stored-int64(n), header.DefaultFrameLength); err == nil {
-			return size, nil
-		}
-		// Somebody changed the metadata. The object itself has its size.
+	if size, ok := statedSize(stored, own); ok {
+		return size, nil
 	}
 	object, err := b.open(ctx, bucket, key, &s3.GetObjectInput{VersionId: version})
 	if err != nil {
@@ -95,6 +92,17 @@ func (b *Backend) size(ctx context.Context, k *Key, bucket, key, version *string
 		return 0, err
 	}
 	return opened.Size(), nil
+}
+
+// statedSize returns the size of an object's plaintext by the metadata that state the size of its
+// header. If somebody changed these, the object itself has its size.
+func statedSize(stored int64, own map[string]string) (int64, bool) {
+	n, err := strconv.ParseUint(own[transfer.HeaderSizeKey], 10, 32)
+	if err != nil {
+		return 0, false
+	}
+	size, err := frame.PlaintextSize(stored-int64(n), header.DefaultFrameLength)
+	return size, err == nil
 }
 
 // checksum returns the checksum that is sealed with the object of a head, or none.

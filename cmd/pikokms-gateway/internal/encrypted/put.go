@@ -123,8 +123,8 @@ func (b *Backend) store(ctx context.Context, k *Key, name string, in s3response.
 		delete(in.Metadata, checksumName)
 	}
 	in.ContentLength, in.ContentMD5, in.ChecksumAlgorithm = &length, nil, ""
-	if b.isFolder { // which makes a checksum of what it stores, and none faster
-		in.ChecksumAlgorithm = types.ChecksumAlgorithmCrc32c
+	if b.isFolder { // which makes a checksum of what it stores, for its ETag
+		in.ChecksumAlgorithm = types.ChecksumAlgorithmXxhash128
 	}
 	checksumOf(&in)
 	in.IfMatch, in.IfNoneMatch = innerTag(in.IfMatch), innerTag(in.IfNoneMatch)

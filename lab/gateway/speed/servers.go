@@ -1,0 +1,196 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/versity/versitygw/backend/meta"
+	"github.com/versity/versitygw/backend/posix"
+	"github.com/versity/versitygw/embedgw"
+
+	"piko.sh/pikokms/provider/local"
+)
+
+// asPlain makes this program the engine without encryption, on the address that it has as its
+// value. The engine changes the working folder of its process.
+const asPlain = "PIKOKMS_SPEED_PLAIN_ON"
+
+const access, secret, region = "speed", "speed-secret", "us-east-1"
+
+// servePlain serves a folder with the options that the gateway has.
+func servePlain(folder, address string) error {
+	behind, err := posix.New(folder, meta.XattrMeta{}, posix.PosixOpts{NewDirPerm: 0o700, NewFilePerm: 0o600})
+	if err != nil {
+		return err
+	}
+	return embedgw.RunVersityGW(context.Background(), behind, &embedgw.Config{
+		RootUserAccess: access, RootUserSecret: secret, Region: region, Ports: []string{address},
+		MaxConnections: 4096, MaxRequests: 4096, MultipartMaxParts: 10_000, Quiet: true, KeepAlive: true,
+	})
+}
+
+// server is a process that serves S3.
+type server struct {
+	name    string
+	process *exec.Cmd
+	client  *client
+}
+
+// startAll starts the servers that are compared, the base first, and makes their buckets.
+func startAll(o options, folder string) (_ []*server, stop func() error, err error) {
+	var all []*server
+	stopAll := func() (err error) {
+		for _, s := range all {
+			err = errors.Join(err, s.stop())
+		}
+		return err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, stopAll())
+		}
+	}()
+	key := filepath.Join(folder, "key")
+	if err := local.Generate(key); err != nil {
+		return nil, nil, err
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return nil, nil, err
+	}
+	commands := []struct {
+		name string
+		make func(data, address string) (*exec.Cmd, error)
+	}{
+		{"plain", func(data, address string) (*exec.Cmd, error) {
+			process := exec.Command(self, data)
+			process.Env = append(os.Environ(), asPlain+"="+address)
+			return process, nil
+		}},
+		{"pikokms-gateway", func(data, address string) (*exec.Cmd, error) {
+			process := exec.Command(o.gateway, "-k", "local:"+key, "--folder", data, "--listen", address)
+			process.Env = append(os.Environ(), "PIKOKMS_GATEWAY_ACCESS_KEY_ID="+access, "PIKOKMS_GATEWAY_SECRET_ACCESS_KEY="+secret)
+			return process, nil
+		}},
+		{"rclone crypt", func(data, address string) (*exec.Cmd, error) { return rcloneCommand(o.rclone, data, address) }},
+	}
+	for _, c := range commands {
+		if c.name == "rclone crypt" && o.rclone == "" {
+			continue
+		}
+		data := filepath.Join(folder, strings.ReplaceAll(c.name, " ", "-"))
+		if err := os.Mkdir(data, 0o700); err != nil {
+			return nil, nil, err
+		}
+		s, err := startServer(o, c.name, func(address string) (*exec.Cmd, error) { return c.make(data, address) })
+		if err != nil {
+			return nil, nil, err
+		}
+		all = append(all, s)
+		if err := s.client.do("PUT", "/"+bucket, nil, nil); err != nil {
+			return nil, nil, err
+		}
+	}
+	return all, stopAll, nil
+}
+
+// rcloneCommand returns rclone's S3 server over a folder that it encrypts.
+func rcloneCommand(rclone, data, address string) (*exec.Cmd, error) {
+	obscured, err := exec.Command(rclone, "obscure", "a-password-for-speed").Output()
+	if err != nil {
+		return nil, fmt.Errorf("rclone obscure: %w", err)
+	}
+	process := exec.Command(rclone, "serve", "s3", "--addr", address, "--auth-key", access+","+secret, "--config", os.DevNull, "encrypted:")
+	process.Env = append(os.Environ(), "RCLONE_CONFIG_ENCRYPTED_TYPE=crypt", "RCLONE_CONFIG_ENCRYPTED_REMOTE="+data,
+		"RCLONE_CONFIG_ENCRYPTED_PASSWORD="+strings.TrimSpace(string(obscured)))
+	return process, nil
+}
+
+func startServer(o options, name string, command func(address string) (*exec.Cmd, error)) (*server, error) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return nil, err
+	}
+	address := listener.Addr().String()
+	if err := listener.Close(); err != nil {
+		return nil, err
+	}
+	process, err := command(address)
+	if err != nil {
+		return nil, err
+	}
+	process.Stderr = os.Stderr
+	if err := process.Start(); err != nil {
+		return nil, err
+	}
+	s := &server{name, process, newClient("http://"+address, o.payload)}
+	for begin := time.Now(); ; time.Sleep(10 * time.Millisecond) {
+		connection, err := net.Dial("tcp", address)
+		if err == nil {
+			return s, connection.Close()
+		}
+		if time.Since(begin) > time.Minute {
+			return nil, errors.Join(fmt.Errorf("%s does not listen: %w", name, err), s.stop())
+		}
+	}
+}
+
+func (s *server) stop() error {
+	s.client.http.CloseIdleConnections()
+	if err := s.process.Process.Kill(); err != nil {
+		return err
+	}
+	_ = s.process.Wait() // it says that it was killed
+	return nil
+}
+
+// cpu returns the processor time that the server's threads have taken. Those of Go's programs
+// hardly ever end.
+func (s *server) cpu() (all time.Duration, err error) {
+	files, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/schedstat", s.process.Process.Pid))
+	if err != nil {
+		return 0, err
+	}
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		if errors.Is(err, os.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return 0, err
+		}
+		spent, _, _ := strings.Cut(string(text), " ") // in nanoseconds, kernel documentation "Scheduler Statistics"
+		n, err := strconv.ParseInt(spent, 10, 64)
+		if err != nil {
+			return 0, fmt.Errorf("%s: %w", file, err)
+		}
+		all += time.Duration(n)
+	}
+	return all, nil
+}
+
+// memory returns a value in KiB of /proc/PID/status in bytes.
+func (s *server) memory(field string) (int64, error) {
+	file, err := os.Open(fmt.Sprintf("/proc/%d/status", s.process.Process.Pid))
+	if err != nil {
+		return 0, err
+	}
+	defer file.Close()
+	lines := bufio.NewScanner(file)
+	for lines.Scan() {
+		if rest, ok := strings.CutPrefix(lines.Text(), field+":"); ok {
+			n, err := strconv.ParseInt(strings.TrimSuffix(strings.TrimSpace(rest), " kB"), 10, 64)
+			return n << 10, err
+		}
+	}
+	return 0, errors.Join(fmt.Errorf("/proc/PID/status has no %s", field), lines.Err())
+}
