@@ -13,7 +13,6 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/credentials"
-	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
 	"github.com/aws/aws-sdk-go-v2/service/kms"
 	"github.com/creack/pty"
 	"github.com/stretchr/testify/require"
@@ -212,9 +211,9 @@ func TestDestroyInDynamoDB(t *testing.T) {
 	}
 	do("branch-keys", "create", "--table", "-k", key, "-c", "tenant=1", "tenant-1")
 	do("branch-keys", "disable", "-k", key, "tenant-1")
-	table, err := branchkey.NewDynamoDB(t.Context(), branchkey.DynamoDBConfig{
-		Table: name, Client: dynamodb.New(dynamodb.Options{Region: emulator.Region, BaseEndpoint: aws.String(moto), Credentials: static}),
-	})
+	t.Setenv("AWS_ACCESS_KEY_ID", emulator.Credentials)
+	t.Setenv("AWS_SECRET_ACCESS_KEY", emulator.Credentials)
+	table, err := branchkey.NewDynamoDB(t.Context(), branchkey.DynamoDBConfig{Table: name, Region: emulator.Region, Endpoint: moto})
 	require.NoError(t, err)
 	require.NoError(t, ageBranchKey(t.Context(), table, "tenant-1", 8*24*time.Hour))
 	var c admin.Certificate
