@@ -215,7 +215,7 @@ func (s *sandbox) note(at syntax.Pos, why string) {
 // remotes are what begins URLs of services that have no stand-in here.
 var remotes = map[string]string{
 	"gs://": "needs Google Cloud", "gcpkms://": "needs Google Cloud", "azblob://": "needs Azure",
-	"vault://": "needs Vault",
+	"azurekeyvault://": "needs Azure", "vault://": "needs Vault",
 }
 
 // isRemote says why a command line of pikokms can't run in a sandbox.
