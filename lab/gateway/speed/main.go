@@ -17,16 +17,19 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"flag"
 	"fmt"
 	"io"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -64,7 +67,10 @@ func main() {
 		flag.Usage()
 		os.Exit(2)
 	}
-	exit(run(os.Stdout, o))
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	err = run(ctx, os.Stdout, o)
+	stop()
+	exit(err)
 }
 
 func exit(err error) {
@@ -75,7 +81,7 @@ func exit(err error) {
 	os.Exit(0)
 }
 
-func run(out io.Writer, o options) (err error) {
+func run(ctx context.Context, out io.Writer, o options) (err error) {
 	folder, err := os.MkdirTemp(o.folder, "speed-")
 	if err != nil {
 		return err
@@ -88,9 +94,9 @@ func run(out io.Writer, o options) (err error) {
 		}
 	}
 	if o.memory {
-		return reportMemory(out, o, folder)
+		return reportMemory(ctx, out, o, folder)
 	}
-	servers, stop, err := startAll(o, folder)
+	servers, stop, err := startAll(ctx, o, folder)
 	if err != nil {
 		return err
 	}

@@ -46,7 +46,7 @@ type server struct {
 }
 
 // startAll starts the servers that are compared, the base first, and makes their buckets.
-func startAll(o options, folder string) (_ []*server, stop func() error, err error) {
+func startAll(ctx context.Context, o options, folder string) (_ []*server, stop func() error, err error) {
 	var all []*server
 	stopAll := func() (err error) {
 		for _, s := range all {
@@ -91,7 +91,7 @@ func startAll(o options, folder string) (_ []*server, stop func() error, err err
 		if err := os.Mkdir(data, 0o700); err != nil {
 			return nil, nil, err
 		}
-		s, err := startServer(o, c.name, func(address string) (*exec.Cmd, error) { return c.make(data, address) })
+		s, err := startServer(ctx, o, c.name, func(address string) (*exec.Cmd, error) { return c.make(data, address) })
 		if err != nil {
 			return nil, nil, err
 		}
@@ -115,7 +115,7 @@ func rcloneCommand(rclone, data, address string) (*exec.Cmd, error) {
 	return process, nil
 }
 
-func startServer(o options, name string, command func(address string) (*exec.Cmd, error)) (*server, error) {
+func startServer(ctx context.Context, o options, name string, command func(address string) (*exec.Cmd, error)) (*server, error) {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return nil, err
@@ -132,7 +132,7 @@ func startServer(o options, name string, command func(address string) (*exec.Cmd
 	if err := process.Start(); err != nil {
 		return nil, err
 	}
-	s := &server{name, process, newClient("http://"+address, o.payload)}
+	s := &server{name, process, newClient(ctx, "http://"+address, o.payload)}
 	for begin := time.Now(); ; time.Sleep(10 * time.Millisecond) {
 		connection, err := net.Dial("tcp", address)
 		if err == nil {
