@@ -4,6 +4,9 @@ import (
 	"crypto/aes"
 	"crypto/cipher"
 	"encoding/hex"
+	"fmt"
+	"os"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -65,4 +68,13 @@ func TestSuiteString(t *testing.T) {
 	require.Equal(t, "0x0478 (AES-256-GCM, HKDF-SHA512, key commitment)", header.AES256GCMHKDFSHA512CommitKey.String())
 	require.Contains(t, header.Suite(0x0378).String(), "0x0378 (")
 	require.Equal(t, "0x0479", header.Suite(0x0479).String())
+}
+
+// TestSuitesAreDocumented looks for each suite in docs/FORMAT.md.
+func TestSuitesAreDocumented(t *testing.T) {
+	text, err := os.ReadFile("../docs/FORMAT.md")
+	require.NoError(t, err)
+	for _, suite := range header.Suites() {
+		require.Contains(t, strings.ToLower(string(text)), fmt.Sprintf("`%04x`", uint16(suite)))
+	}
 }

@@ -4,7 +4,9 @@ package emulator
 
 import (
 	"bufio"
+	"cmp"
 	"fmt"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -93,23 +95,69 @@ sys.stdin.read()
 os._exit(0)
 `
 
-// Moto returns the URL of a moto server, which runs until the test ends. If neither python3 nor the
+// Moto returns the URL of an empty moto server, which is the test's alone until it ends. The tests of
+// a process hand their servers on, since one takes a while to start. If neither python3 nor the
 // Python that PIKOKMS_PYTHON names has moto's server, the test is skipped.
 func Moto(t testing.TB) string {
 	t.Helper()
-	python := os.Getenv("PIKOKMS_PYTHON")
-	if python == "" {
-		python = "python3"
+	if !hasMoto() {
+		t.Skipf("skipped: %s has no moto[server] (PIKOKMS_PYTHON names a Python that has it)", python())
 	}
-	if exec.Command(python, "-c", "import moto.server").Run() != nil {
-		t.Skipf("skipped: %s has no moto[server] (PIKOKMS_PYTHON names a Python that has it)", python)
-	}
-	moto, err := start(exec.Command(python, "-c", motoServer))
+	moto, err := takeMoto()
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(moto.stop)
+	t.Cleanup(func() {
+		if err := resetMoto(moto.url); err != nil {
+			moto.stop()
+			t.Error(err)
+			return
+		}
+		idleMoto.Lock()
+		defer idleMoto.Unlock()
+		idleMoto.servers = append(idleMoto.servers, moto)
+	})
 	return moto.url
+}
+
+func python() string { return cmp.Or(os.Getenv("PIKOKMS_PYTHON"), "python3") }
+
+var hasMoto = sync.OnceValue(func() bool { return exec.Command(python(), "-c", "import moto.server").Run() == nil })
+
+// idleMoto has the moto servers that no test uses.
+var idleMoto struct {
+	sync.Mutex
+	servers []*emulator
+}
+
+// takeMoto returns an idle moto server, or starts one.
+func takeMoto() (*emulator, error) {
+	idleMoto.Lock()
+	defer idleMoto.Unlock()
+	if n := len(idleMoto.servers); n > 0 {
+		moto := idleMoto.servers[n-1]
+		idleMoto.servers = idleMoto.servers[:n-1]
+		return moto, nil
+	}
+	return start(exec.Command(python(), "-c", motoServer))
+}
+
+// resetMoto empties a moto server. It leaves no connection, for tests that look for goroutines.
+func resetMoto(url string) error {
+	request, err := http.NewRequest(http.MethodPost, url+"/moto-api/reset", nil)
+	if err != nil {
+		return err
+	}
+	request.Close = true
+	response, err := http.DefaultClient.Do(request)
+	if err != nil {
+		return fmt.Errorf("emulator: %w", err)
+	}
+	_ = response.Body.Close() // nothing of it is read
+	if response.StatusCode != http.StatusOK {
+		return fmt.Errorf("emulator: moto answers the reset with %s", response.Status)
+	}
+	return nil
 }
 
 // above returns the path of a folder that lies in the working folder or in one above it.

@@ -9,7 +9,6 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"time"
 
@@ -94,8 +93,14 @@ func (o Opener) OpenFolder(path string) (*Place, error) {
 	return &Place{Name: path, objects: &folderObjects{limited, folder, path}}, nil
 }
 
-// schemes are those of bucket URLs.
-var schemes = []string{"s3", "gs", "azblob", "file"}
+// schemes are those of bucket URLs. Each has a function that opens the bucket of a URL, and that
+// returns the key of the one object that it names, if it names one.
+var schemes = []struct {
+	name string
+	open func(o Opener, ctx context.Context, u *url.URL) (_ store, only string, err error)
+}{
+	{"s3", Opener.openS3}, {"gs", Opener.openCloud}, {"azblob", Opener.openCloud}, {"file", Opener.openBlobs},
+}
 
 // Open opens what is to be read.
 func (o Opener) Open(ctx context.Context, text string) (*Place, error) {
@@ -160,17 +165,15 @@ func belowObject(u *url.URL) *url.URL {
 
 func (o Opener) openURL(ctx context.Context, u *url.URL) (*Place, error) {
 	p := &Place{Name: strings.TrimSuffix(u.Scheme+"://"+u.Host+(&url.URL{Path: u.Path}).EscapedPath(), "/")}
-	open := o.openCloud
-	switch u.Scheme {
-	case "s3":
-		open = o.openS3
-	case "file":
-		open = o.openBlobs
-	}
-	var err error
-	if p.objects, p.Only, err = open(ctx, u); err != nil {
-		err = withoutQuery(err, u)
-		return nil, fmt.Errorf("%s: %w", p.Name, err)
+	for _, scheme := range schemes {
+		if scheme.name != u.Scheme {
+			continue
+		}
+		var err error
+		if p.objects, p.Only, err = scheme.open(o, ctx, u); err != nil {
+			err = withoutQuery(err, u)
+			return nil, fmt.Errorf("%s: %w", p.Name, err)
+		}
 	}
 	if u.Scheme != "file" {
 		p.Prefix, _ = keyOf(u)
@@ -194,10 +197,14 @@ func parsePlace(text string) (*url.URL, error) {
 	if arn != "" {
 		u.Host = arn
 	}
-	if !slices.Contains(schemes, u.Scheme) {
-		return nil, console.Usage(fmt.Errorf("%q has the unknown scheme %q; known are %s", provider.RedactURL(u.String()), u.Scheme, strings.Join(schemes, ", ")))
+	var known []string
+	for _, scheme := range schemes {
+		if scheme.name == u.Scheme {
+			return u, nil
+		}
+		known = append(known, scheme.name)
 	}
-	return u, nil
+	return nil, console.Usage(fmt.Errorf("%q has the unknown scheme %q; known are %s", provider.RedactURL(u.String()), u.Scheme, strings.Join(known, ", ")))
 }
 
 // withoutQuery returns an error that shows no secret of a URL's parameters. Texts of gocloud.dev

@@ -165,7 +165,7 @@ already is refused.`,
 	o.addKeys(command, "a `KEY` that can decrypt; may be repeated", "a pair `NAME=VALUE` of encryption context; may be repeated")
 	o.addOutput(command)
 	formats := append([]string{"none"}, compress.Formats()...)
-	command.Flags().StringVar(&compression, "compress", "none", "the compression `FORMAT` to apply first: "+strings.Join(formats, ", "))
+	command.Flags().StringVar(&compression, "compress", "none", "compress in this `FORMAT` first: "+strings.Join(formats, ", "))
 	console.ShowInShortHelp(command.Flags(), "compress")
 	command.Flags().BoolVar(&sign, "sign", false, "add an ECDSA signature: those who can only decrypt can't have made the message")
 	command.Flags().StringArrayVar(&required, "required", nil, "the `NAME` of a -c pair that the message requires and does not store; may be repeated")

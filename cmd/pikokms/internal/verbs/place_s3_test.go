@@ -387,7 +387,7 @@ func TestLargeObjectOfS3(t *testing.T) {
 		Rules: []s3types.OwnershipControlsRule{{ObjectOwnership: s3types.ObjectOwnershipBucketOwnerEnforced}},
 	}})
 	require.NoError(t, err)
-	content := bytes.Repeat([]byte("0123456789abcdef"), 40<<20/16)
+	content := bytes.Repeat([]byte("0123456789abcdef"), 20<<20/16)
 	name := filepath.Join(t.TempDir(), "large")
 	require.NoError(t, os.WriteFile(name, content, 0o600))
 	b.run(true, "encrypt", "-k", b.key, "-o", b.url("large"), name)
