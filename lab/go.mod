@@ -32,12 +32,21 @@ require (
 	piko.sh/pikokms/blobstorage v0.1.0
 	piko.sh/pikokms/cmd/pikokms v0.1.0
 	piko.sh/pikokms/pikostorage v0.1.0
+	piko.sh/pikokms/provider/azurekeyvault v0.1.0
 	piko.sh/pikokms/provider/gcpkms v0.1.0
 	piko.sh/pikokms/provider/vault v0.1.0
 )
 
 require (
+	github.com/Azure/azure-sdk-for-go/sdk/azcore v1.23.3 // indirect
+	github.com/Azure/azure-sdk-for-go/sdk/azidentity v1.15.0 // indirect
+	github.com/Azure/azure-sdk-for-go/sdk/internal v1.13.0 // indirect
+	github.com/Azure/azure-sdk-for-go/sdk/security/keyvault/azkeys v1.5.0 // indirect
+	github.com/Azure/azure-sdk-for-go/sdk/security/keyvault/internal v1.2.0 // indirect
+	github.com/AzureAD/microsoft-authentication-library-for-go v1.10.1 // indirect
 	github.com/aws/aws-sdk-go-v2/service/iam v1.61.1 // indirect
+	github.com/kylelemons/godebug v1.1.0 // indirect
+	github.com/pkg/browser v0.0.0-20240102092130-5ac0b6a4141c // indirect
 	go.etcd.io/bbolt v1.5.0 // indirect
 )
 
@@ -204,6 +213,8 @@ replace piko.sh/pikokms/blobstorage => ../blobstorage
 replace piko.sh/pikokms/cmd/pikokms => ../cmd/pikokms
 
 replace piko.sh/pikokms/pikostorage => ../pikostorage
+
+replace piko.sh/pikokms/provider/azurekeyvault => ../provider/azurekeyvault
 
 replace piko.sh/pikokms/provider/gcpkms => ../provider/gcpkms
 

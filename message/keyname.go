@@ -18,6 +18,18 @@ import (
 // framework/aws-kms/aws-kms-ml-kem-keyring.md).
 const mlKEM = "aws-kms-ml-kem"
 
+// azureKeyVault is the provider ID of data keys under keys of Azure Key Vault.
+const azureKeyVault = "azure-key-vault"
+
+// cutVersion cuts a key identifier of Azure Key Vault before its version, which is of 32
+// characters.
+func cutVersion(id string) (name, version string) {
+	if i := len(id) - 33; i > 0 && id[i] == '/' {
+		return id[:i], id[i+1:]
+	}
+	return id, ""
+}
+
 // KeyName returns the name of the wrapping key that a wrapped data key states: a key ARN, a raw
 // key's name, or in hex the recipient's public key of a key agreement or its fingerprint under
 // HPKE. The name is not authenticated. It is always printable, since other characters are escaped
@@ -40,6 +52,8 @@ func KeyName(k header.EncryptedDataKey) string {
 		if len(info) == 19 && info[0] == 1 {
 			return "HPKE public key " + hex.EncodeToString(k.ProviderInfo[3:])
 		}
+	case k.ProviderID == azureKeyVault:
+		info, _ = cutVersion(info)
 	case k.ProviderID == mlKEM:
 		// The information is version 01, then the key ARN after a length of two bytes.
 		if len(info) > 3 && info[0] == 1 {
@@ -57,11 +71,14 @@ func KeyName(k header.EncryptedDataKey) string {
 }
 
 // KeyVersion returns the version of the wrapping key that a wrapped data key states: of a branch
-// key its UUID, of a key of Vault or OpenBao a number such as "v2". It is empty for the keys of
-// other services, which do not state it. The version is not authenticated. It is printable, as
-// KeyName is.
+// key its UUID, of a key of Vault or OpenBao a number such as "v2", of a key of Azure Key Vault 32
+// hexadecimal digits. It is empty for the keys of other services, which do not state it. The
+// version is not authenticated. It is printable, as KeyName is.
 func KeyVersion(k header.EncryptedDataKey) string {
 	switch k.ProviderID {
+	case azureKeyVault:
+		_, version := cutVersion(string(k.ProviderInfo))
+		return printable(version)
 	case "aws-kms-hierarchy":
 		// The ciphertext has the version's 16 bytes after a salt and an IV, of 16 and 12 bytes
 		// (specification: framework/aws-kms/aws-kms-hierarchical-keyring.md, "Ciphertext").

@@ -28,3 +28,17 @@ func TestKeyVersion(t *testing.T) {
 		require.Equal(t, c.want, message.KeyVersion(header.EncryptedDataKey{ProviderID: c.provider, Ciphertext: []byte(c.ciphertext)}), c)
 	}
 }
+
+func TestNameAndVersionOfAzureKeyVault(t *testing.T) {
+	const name, version = "https://v.vault.azure.net/keys/k", "0123456789abcdef0123456789abcdef"
+	for info, want := range map[string][2]string{
+		name + "/" + version:             {name, version},
+		name:                             {name, ""},
+		"/" + version:                    {"/" + version, ""},
+		"":                               {"", ""},
+		name + "/\x1b[0m" + version[:28]: {name, `\x1b[0m` + version[:28]},
+	} {
+		k := header.EncryptedDataKey{ProviderID: "azure-key-vault", ProviderInfo: []byte(info)}
+		require.Equal(t, want, [2]string{message.KeyName(k), message.KeyVersion(k)}, info)
+	}
+}

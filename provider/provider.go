@@ -2,10 +2,11 @@
 // [Wrapper] makes and wraps data keys, and an [Unwrapper] unwraps them.
 //
 // Package message encrypts streams under a Wrapper and decrypts them under Unwrappers. Packages
-// awskms, branchkey, gcpkms, vault and local are key services, and package providertest tests that
-// one conforms. Piko's strings, and what else Piko's crypto service asks of a provider, are no part
-// of a key service: packages envelope and dropin make them of the two halves. Only a key service
-// that itself encrypts small values, a [DirectEncrypter], is asked for Piko's strings.
+// awskms, azurekeyvault, branchkey, gcpkms, vault and local are key services, and package
+// providertest tests that one conforms. Piko's strings, and what else Piko's crypto service asks of
+// a provider, are no part of a key service: packages envelope and dropin make them of the two
+// halves. Only a key service that itself encrypts small values, a [DirectEncrypter], is asked for
+// Piko's strings.
 //
 // # Errors
 //
@@ -58,11 +59,12 @@ import (
 // Type is the name of a type of provider.
 type Type string
 
-// The types of this module. The first four names are Piko's; package branchkey has one more.
+// The types of this module. The first five names are Piko's; package branchkey has one more.
 const (
 	TypeLocalAESGCM    Type = "local_aes_gcm"
 	TypeAWSKMS         Type = "aws_kms"
 	TypeGCPKMS         Type = "gcp_kms"
+	TypeAzureKeyVault  Type = "azure_keyvault"  // or Azure Managed HSM
 	TypeHashiCorpVault Type = "hashicorp_vault" // or OpenBao
 	TypeLocalRSA       Type = "local_rsa"
 	TypeLocalECDH      Type = "local_ecdh"

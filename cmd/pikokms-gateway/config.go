@@ -33,7 +33,7 @@ Usage:
 
 A KEY is a URL, as for the command pikokms, whose help has them all:
   local:PATH, awskms://alias/NAME?region=REGION, awskms:///ARN, gcpkms://…,
-  vault://MOUNT/KEY, branchkey://TABLE/ID?key=ARN
+  azurekeyvault://VAULT/KEY, vault://MOUNT/KEY, branchkey://TABLE/ID?key=ARN
 
 Flags:
 `

@@ -12,7 +12,8 @@ import (
 
 // ChangedDataKeys asks p a thousand times about a data key that it wrapped with these pairs, each
 // time with another byte of the provider information or the ciphertext changed. The test fails
-// unless p refuses them all as untrusted or as not to be decrypted.
+// unless p refuses them all as untrusted, as not to be decrypted, or since they name a version of
+// its key that does not exist.
 func ChangedDataKeys(t testing.TB, p provider.Unwrapper, made header.EncryptedDataKey, pairs map[string]string) {
 	t.Helper()
 	random := rand.New(rand.NewPCG(1, 2))
@@ -25,7 +26,7 @@ func ChangedDataKeys(t testing.TB, p provider.Unwrapper, made header.EncryptedDa
 		}
 		part[random.IntN(len(part))] ^= byte(1 + random.IntN(255))
 		_, err := p.UnwrapDataKey(t.Context(), &provider.UnwrapDataKeyRequest{EncryptedKey: wrapped, Context: pairs, Size: provider.DataKeySize})
-		if !slices.Contains([]error{provider.ErrUntrustedKey, provider.ErrDecryptionFailed}, provider.Sentinel(err)) {
+		if !slices.Contains([]error{provider.ErrUntrustedKey, provider.ErrDecryptionFailed, provider.ErrKeyNotFound}, provider.Sentinel(err)) {
 			t.Fatalf("a changed data key of %q gives %v", made.ProviderID, err)
 		}
 	}

@@ -22,6 +22,8 @@ import (
 	"piko.sh/pikokms/kmstest"
 	"piko.sh/pikokms/provider"
 	"piko.sh/pikokms/provider/awskms"
+	"piko.sh/pikokms/provider/azurekeyvault"
+	"piko.sh/pikokms/provider/azurekeyvault/azurekeyvaulttest"
 	"piko.sh/pikokms/provider/branchkey"
 	"piko.sh/pikokms/provider/gcpkms"
 	"piko.sh/pikokms/provider/gcpkms/gcpkmstest"
@@ -34,7 +36,8 @@ import (
 // makers make two keys of each key service, by their URLs. Their credentials are in the
 // environment.
 var makers = map[string]func(t *testing.T) [2]string{
-	local.Scheme: localKeys, awskms.Scheme: awsKeys, gcpkms.Scheme: gcpKeys, vault.Scheme: vaultKeys, branchkey.Scheme: branchKeys,
+	local.Scheme: localKeys, awskms.Scheme: awsKeys, azurekeyvault.Scheme: azureKeys, gcpkms.Scheme: gcpKeys, vault.Scheme: vaultKeys,
+	branchkey.Scheme: branchKeys,
 }
 
 // opener makes keyrings, always on the same key.
@@ -86,6 +89,14 @@ func awsKeys(t *testing.T) (urls [2]string) {
 	server := kmstest.NewServer(t)
 	for i := range urls {
 		urls[i] = "awskms:///" + server.CreateKey(kmstest.Key{}).ARN + "?endpoint=" + server.URL
+	}
+	return urls
+}
+
+func azureKeys(t *testing.T) (urls [2]string) {
+	server := azurekeyvaulttest.NewServer(t)
+	for i := range urls {
+		urls[i] = "azurekeyvault://test-vault/" + server.CreateKey(azurekeyvaulttest.Key{}) + "?endpoint=" + server.URL
 	}
 	return urls
 }

@@ -20,8 +20,17 @@
 // Reading and writing messages needs dynamodb:GetItem on the table, and kms:Decrypt. Making
 // branch keys and versions needs dynamodb:GetItem, dynamodb:PutItem,
 // kms:GenerateDataKeyWithoutPlaintext and kms:ReEncrypt*. Moving and checking needs dynamodb:Query,
-// dynamodb:PutItem and kms:ReEncrypt*. Listing needs dynamodb:Scan. No administrator needs
-// kms:Decrypt.
+// dynamodb:PutItem and kms:ReEncrypt*. Disabling, enabling and destroying needs dynamodb:GetItem,
+// dynamodb:Query and dynamodb:PutItem, and nothing of KMS. Listing needs dynamodb:Scan. No
+// administrator needs kms:Decrypt.
+//
+// # Shredding
+//
+// [Store.Disable] makes a branch key unusable, [Store.Enable] takes that back, and [Store.Destroy]
+// makes it final after a waiting period. Of a branch key that is disabled or destroyed, errors hold
+// [ErrDisabled] or [ErrDestroyed]. A process notices at the latest when its TTL has passed. One that
+// has noticed that a branch key is destroyed refuses it as long as the process lives, whatever is
+// put back into the table.
 //
 // # Errors
 //
@@ -74,8 +83,9 @@ type Config struct {
 	Supplier    Supplier // picks branch keys by encryption context
 
 	// TTL is how long a branch key is used after it was asked for. For as long, the process
-	// encrypts under a version that is no longer active, decrypts after KMS's permission has gone,
-	// and works while KMS or the table is down. AWS suggests an hour.
+	// encrypts under a version that is no longer active, decrypts after KMS's permission has gone or
+	// the branch key was disabled or destroyed, and works while KMS or the table is down. AWS
+	// suggests an hour.
 	TTL time.Duration
 
 	Entries int // branch keys and versions in the cache; 0 means 1,000
@@ -181,8 +191,15 @@ func (p *Provider) pick(ctx context.Context, encryptionContext map[string]string
 
 // active returns the active version of a branch key. The caller closes its key.
 func (p *Provider) active(ctx context.Context, id string) (*material, error) {
-	return p.cache.get(ctx, slot{id: id}, func(ctx context.Context) (*material, error) { return p.ask(ctx, id) })
+	m, err := p.cache.get(ctx, slot{id: id}, func(ctx context.Context) (*material, error) { return p.ask(ctx, id) })
+	if isUnusable(err) {
+		p.cache.drop(id)
+	}
+	return m, err
 }
+
+// isUnusable reports whether an error means that a branch key is disabled or destroyed.
+func isUnusable(err error) bool { return errors.Is(err, ErrDisabled) || errors.Is(err, ErrDestroyed) }
 
 // version returns a version of a branch key. The caller closes its key. If it is the active
 // version, one request serves to encrypt and to decrypt.
@@ -195,12 +212,16 @@ func (p *Provider) version(ctx context.Context, id string, version uuid.UUID) (*
 		if err == nil {
 			err = m.key.Close()
 		}
-		if ctx.Err() != nil || errors.Is(err, provider.ErrProviderUnavailable) {
+		if ctx.Err() != nil || errors.Is(err, provider.ErrProviderUnavailable) || isUnusable(err) {
 			return nil, err
 		}
 		// Whatever else is wrong with the active item, the version has an item of its own.
 	}
-	return p.cache.get(ctx, slot{id, version}, func(ctx context.Context) (*material, error) { return p.askVersion(ctx, id, version) })
+	m, err := p.cache.get(ctx, slot{id, version}, func(ctx context.Context) (*material, error) { return p.askVersion(ctx, id, version) })
+	if isUnusable(err) {
+		p.cache.drop(id)
+	}
+	return m, err
 }
 
 // ask gets the active version of a branch key from the table and KMS.
@@ -228,7 +249,7 @@ func (p *Provider) askVersion(ctx context.Context, id string, version uuid.UUID)
 					m, err = p.open(ctx, r)
 				}
 			}
-			if m != nil || ctx.Err() != nil || errors.Is(err, provider.ErrProviderUnavailable) {
+			if m != nil || ctx.Err() != nil || errors.Is(err, provider.ErrProviderUnavailable) || isUnusable(err) {
 				return err
 			}
 		}
@@ -385,7 +406,7 @@ func (p *Provider) GetKeyInfo(ctx context.Context, keyID string) (*provider.KeyI
 	}
 	var r *record
 	err := p.call(ctx, "GetKeyInfo", func(ctx context.Context) (err error) {
-		r, err = p.store.get(ctx, id, kindActive)
+		r, err = p.store.look(ctx, id, kindActive)
 		return err
 	})
 	if err != nil {
@@ -395,7 +416,7 @@ func (p *Provider) GetKeyInfo(ctx context.Context, keyID string) (*provider.KeyI
 		KeyID:     id,
 		Provider:  p.Type(),
 		Algorithm: "AES-256-GCM",
-		Status:    provider.KeyStatusActive,
+		Status:    statuses[r.state],
 		CreatedAt: r.created,
 		Origin:    "BRANCH_KEY",
 		Metadata: map[string]string{
@@ -403,6 +424,11 @@ func (p *Provider) GetKeyInfo(ctx context.Context, keyID string) (*provider.KeyI
 			"table": p.store.table.Name(), "logical_name": p.store.logicalName,
 		},
 	}, nil
+}
+
+// statuses has the status of a key in each state.
+var statuses = map[State]provider.KeyStatus{
+	Enabled: provider.KeyStatusActive, Disabled: provider.KeyStatusDisabled, Destroyed: provider.KeyStatusDestroyed,
 }
 
 // HealthCheck asks the table and KMS for the configured

@@ -214,6 +214,17 @@ func (c *cache) remove(e *entry) {
 	_ = e.got.key.Close() // memory that can't be given back is no fault of the caller
 }
 
+// drop removes what is cached of a branch key.
+func (c *cache) drop(id string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for s, e := range c.entries {
+		if s.id == id {
+			c.remove(e)
+		}
+	}
+}
+
 // close removes all entries and refuses new ones. It waits for no fetch.
 func (c *cache) close() {
 	c.mu.Lock()

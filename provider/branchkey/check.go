@@ -19,6 +19,9 @@ import (
 // A table that was rolled back as a whole, with all its items, can't be told from one that never
 // changed.
 //
+// A branch key that is disabled is checked likewise. Of one that is destroyed all items must be so,
+// and KMS is not asked.
+//
 // It makes one call of KMS for each item, and needs no permission to decrypt.
 func (s *Store) Check(ctx context.Context, id string) error {
 	return s.fail("Check", id, s.check(ctx, id))
@@ -28,6 +31,9 @@ func (s *Store) check(ctx context.Context, id string) error {
 	records, faults, err := s.all(ctx, id)
 	if err != nil {
 		return err
+	}
+	if err := notDestroyed(id, records); err != nil {
+		return errors.Join(append(faults, cameBack(err, records))...)
 	}
 	isWhole := len(faults) == 0
 	byKind := make(map[string]*record)
@@ -44,6 +50,17 @@ func (s *Store) check(ctx context.Context, id string) error {
 		faults = append(faults, checkTogether(byKind))
 	}
 	return errors.Join(faults...)
+}
+
+// cameBack returns an error if items of a branch key are not destroyed as the others are.
+func cameBack(destroyed error, records []*record) error {
+	var errs []error
+	for _, r := range records {
+		if r.state != Destroyed {
+			errs = append(errs, fmt.Errorf("%w: %w: its item %q is not destroyed; destroy it again", ErrRolledBack, destroyed, r.kind))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // checkItem checks one item by itself.
@@ -70,6 +87,9 @@ func checkTogether(records map[string]*record) error {
 	}
 	var errs []error
 	for _, r := range records {
+		if r.state != active.state {
+			errs = append(errs, fmt.Errorf("%w: %q is %s and %q is %s, since disabling or enabling was interrupted; do it again", ErrIncomplete, r.kind, r.state, kindActive, active.state))
+		}
 		if r.kind != kindBeacon && r.created.After(active.created) {
 			errs = append(errs, fmt.Errorf("%w: %q of %s is newer than the active version %s of %s", ErrRolledBack, r.kind, r.created, active.version, active.created))
 		}

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
+	awsmiddleware "github.com/aws/aws-sdk-go-v2/aws/middleware"
 	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
 	"github.com/aws/aws-sdk-go-v2/config"
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
@@ -98,6 +99,25 @@ func (d *dynamoTable) Name() string { return d.table }
 func (d *dynamoTable) place() string {
 	o := d.client.Options()
 	return strings.Join([]string{"dynamodb", o.Region, aws.ToString(o.BaseEndpoint), d.table}, "\x00")
+}
+
+// now implements clock with the time of DynamoDB's answer to a request about a branch key.
+func (d *dynamoTable) now(ctx context.Context, id string) (time.Time, error) {
+	out, err := d.client.GetItem(ctx, &dynamodb.GetItemInput{
+		TableName: &d.table,
+		Key: map[string]types.AttributeValue{
+			attributeID:   &types.AttributeValueMemberS{Value: id},
+			attributeKind: &types.AttributeValueMemberS{Value: kindActive},
+		},
+	})
+	if err != nil {
+		return time.Time{}, d.judge(ctx, err)
+	}
+	now, ok := awsmiddleware.GetServerTime(out.ResultMetadata)
+	if !ok {
+		return time.Time{}, fmt.Errorf("%w: the answer of DynamoDB has no header Date, which says how late it is", provider.ErrProviderUnavailable)
+	}
+	return now, nil
 }
 
 // createWait bounds how long Create waits for a new table.
@@ -290,7 +310,9 @@ func toDynamoDB(item Item) map[string]types.AttributeValue {
 	for name, value := range item.Attributes {
 		attributes[name] = &types.AttributeValueMemberS{Value: value}
 	}
-	attributes[attributeHierarchy] = &types.AttributeValueMemberN{Value: item.Attributes[attributeHierarchy]}
+	if version, ok := item.Attributes[attributeHierarchy]; ok {
+		attributes[attributeHierarchy] = &types.AttributeValueMemberN{Value: version}
+	}
 	return attributes
 }
 

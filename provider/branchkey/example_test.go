@@ -2,6 +2,7 @@ package branchkey_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log"
 	"net/url"
@@ -85,4 +86,52 @@ func ExampleURLConfig_Open() {
 	defer p.Close()
 	fmt.Println(p.KeyID())
 	// Output: tenant-42
+}
+
+// A branch key is destroyed in two steps, with days between them.
+func ExampleStore_Destroy() {
+	ctx := context.Background()
+	folder, err := os.MkdirTemp("", "example-")
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer os.RemoveAll(folder)
+	master := filepath.Join(folder, "master.key")
+	if err := local.Generate(master); err != nil {
+		log.Fatal(err)
+	}
+	keys, err := branchkey.NewLocalKMS(local.Config{KeyFile: master})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer keys.Close()
+	store, err := branchkey.NewStore(branchkey.StoreConfig{Table: branchkey.NewFile(filepath.Join(folder, "keys.db")), KMS: keys})
+	if err != nil {
+		log.Fatal(err)
+	}
+	if err := store.CreateTable(ctx); err != nil {
+		log.Fatal(err)
+	}
+	if _, err := store.Create(ctx, "tenant-42", map[string]string{"tenant": "42"}); err != nil {
+		log.Fatal(err)
+	}
+
+	disabled, err := store.Disable(ctx, "tenant-42")
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(disabled.State, len(disabled.Items), "items")
+	_, err = store.Destroy(ctx, "tenant-42", branchkey.DefaultWait)
+	fmt.Println("destroyed at once:", err == nil, errors.Is(err, branchkey.ErrTooEarly))
+
+	// Until the waiting period has passed, and as long as it is not destroyed, there is a way back.
+	enabled, err := store.Enable(ctx, "tenant-42")
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(enabled.State)
+	// Output:
+	// disabled 3 items
+	// destroyed at once: false true
+	// enabled
 }

@@ -209,6 +209,24 @@ func (f *fileTable) update(ctx context.Context, change func(*bbolt.Tx) error) er
 	return f.open(&bbolt.Options{Timeout: fileWait}, func(db *bbolt.DB) error { return db.Update(change) })
 }
 
+// erase implements eraser. It overwrites the pages that no item is in.
+func (f *fileTable) erase(ctx context.Context) error {
+	if err := errors.Join(ctx.Err(), f.exists()); err != nil {
+		return err
+	}
+	// While it is open for writing, nobody else changes it.
+	return f.open(&bbolt.Options{Timeout: fileWait}, func(*bbolt.DB) error {
+		file, err := os.OpenFile(f.path, os.O_RDWR, 0)
+		if err != nil {
+			return err
+		}
+		if err := eraseFree(file); err != nil {
+			return errors.Join(fmt.Errorf("erasing the free pages of %s: %w", f.path, err), file.Close())
+		}
+		return errors.Join(file.Sync(), file.Close())
+	})
+}
+
 // check checks the pages of the file, which no process changes meanwhile, unless they are those
 // that were checked before.
 func (f *fileTable) check() error {

@@ -52,7 +52,27 @@ func checkPages(file *os.File) error {
 	if free == noFreePage {
 		return nil
 	}
-	return p.free(free)
+	return p.free(free, func(uint64) error { return nil })
+}
+
+// eraseFree overwrites the free pages of a database with zeros.
+func eraseFree(file *os.File) error {
+	p := pages{file: file, seen: make(map[uint64]bool)}
+	root, free, err := p.meta()
+	if err != nil {
+		return err
+	}
+	if err := p.tree(root); err != nil {
+		return err
+	}
+	if free == noFreePage {
+		return errors.New("the list of free pages is not stored")
+	}
+	zeros := make([]byte, p.size)
+	return p.free(free, func(page uint64) error {
+		_, err := file.WriteAt(zeros, int64(page*p.size))
+		return err
+	})
 }
 
 // meta returns the root page and that of the free pages, of the later one of two metas.
@@ -175,8 +195,9 @@ func (p *pages) bucket(b []byte) error {
 	return p.elements(b)
 }
 
-// free checks the list of free pages: what is in use is overwritten if it is in it.
-func (p *pages) free(id uint64) error {
+// free checks the list of free pages: what is in use is overwritten if it is in it. It calls take
+// with each page that is free.
+func (p *pages) free(id uint64, take func(page uint64) error) error {
 	b, err := p.read(id)
 	if err != nil {
 		return err
@@ -197,6 +218,9 @@ func (p *pages) free(id uint64) error {
 			return fmt.Errorf("page %d is listed as free", page)
 		}
 		p.seen[page] = true
+		if err := take(page); err != nil {
+			return err
+		}
 	}
 	return nil
 }

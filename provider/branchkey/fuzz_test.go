@@ -24,6 +24,8 @@ func FuzzItem(f *testing.F) {
 	for _, item := range vectors.Items {
 		f.Add([]byte(item))
 	}
+	f.Add([]byte(`{"branch-key-id":"x","type":"beacon:ACTIVE","enc":"AA==","pikokms-state":"destroyed","pikokms-destroyed":"2026-12-01T00:00:00Z","pikokms-was:create-time":"2026-01-01T00:00:00Z"}`))
+	f.Add([]byte(`{"branch-key-id":"x","type":"branch:ACTIVE","enc":"AA==","pikokms-state":"disabled","pikokms-disabled":"2026-12-01T00:00:00Z","pikokms-item":"{}"}`))
 	f.Add([]byte(`{"enc":null}`))
 	f.Add([]byte(`{"branch-key-id":"x","type":"branch:ACTIVE","enc":"AA==","hierarchy-version":"2"}`))
 	f.Fuzz(func(t *testing.T, text []byte) {

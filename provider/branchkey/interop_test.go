@@ -105,6 +105,13 @@ var interopContexts = []map[string]string{
 }
 
 func TestPythonSDKBranchKeys(t *testing.T) {
+	table, endpoint := newMotoTable(t)
+	testInterop(t, startPython(t, endpoint), table, endpoint)
+}
+
+// startPython starts AWS's Encryption SDK for Python.
+func startPython(t *testing.T, endpoint string) *officialSDK {
+	t.Helper()
 	python := os.Getenv("PIKOKMS_PYTHON")
 	if python == "" {
 		python = "python3"
@@ -112,23 +119,28 @@ func TestPythonSDKBranchKeys(t *testing.T) {
 			t.Skip("skipped: python3 has no aws_cryptographic_material_providers (PIKOKMS_PYTHON names a Python that has it)")
 		}
 	}
-	table, endpoint := newMotoTable(t)
-	testInterop(t, startSDK(t, exec.Command(python, filepath.Join("testdata", "interop.py")), endpoint), table, endpoint)
+	return startSDK(t, exec.Command(python, filepath.Join("testdata", "interop.py")), endpoint)
 }
 
-// TestJavaSDKBranchKeys needs a folder of jars that PIKOKMS_JARS names: aws-encryption-sdk-java and
-// aws-cryptographic-material-providers of Maven Central, with what they depend on.
 func TestJavaSDKBranchKeys(t *testing.T) {
+	table, endpoint := newMotoTable(t)
+	testInterop(t, startJava(t, endpoint), table, endpoint)
+}
+
+// startJava starts AWS's Encryption SDK for Java. It needs a folder of jars that PIKOKMS_JARS names:
+// aws-encryption-sdk-java and aws-cryptographic-material-providers of Maven Central, with what they
+// depend on.
+func startJava(t *testing.T, endpoint string) *officialSDK {
+	t.Helper()
 	jars := os.Getenv("PIKOKMS_JARS")
 	if jars == "" {
 		t.Skip("skipped: PIKOKMS_JARS names no folder with the jars of AWS's Encryption SDK for Java")
 	}
-	table, endpoint := newMotoTable(t)
 	sdk := startSDK(t, exec.Command("java", "-cp", filepath.Join(jars, "*"), filepath.Join("testdata", "Interop.java")), endpoint)
 	// The SDK for Java encrypts no pair with an empty value.
 	sdk.contexts = append(interopContexts[:2:2], maps.Clone(interopContexts[2]))
 	delete(sdk.contexts[2], "a")
-	testInterop(t, sdk, table, endpoint)
+	return sdk
 }
 
 // testInterop checks messages in both directions, on one table, with branch keys that either side

@@ -78,18 +78,30 @@ func (i *Item) UnmarshalJSON(text []byte) error {
 
 // record is an item that has the specified form. Only KMS can authenticate its attributes.
 type record struct {
-	Item
+	Item         // as it is while its branch key is enabled; without a key once that is destroyed
+	stored  Item // as it is in the table now
+	state   State
 	id      string
 	kind    string
 	version uuid.UUID // zero for a beacon key
 	keyARN  string
 	created time.Time
+
+	disabled, destroyed time.Time // zero if it is not
 }
 
 // parse checks the form of an item. The error holds ErrDamaged or ErrHierarchyVersion.
 func parse(item Item) (*record, error) {
+	if _, ok := item.Attributes[attributeState]; ok {
+		return parseMarked(item)
+	}
+	return parseEnabled(item)
+}
+
+// parseEnabled checks the form of an item of a branch key that is enabled.
+func parseEnabled(item Item) (*record, error) {
 	a := item.Attributes
-	r := &record{Item: item, id: a[attributeID], kind: a[attributeKind], keyARN: a[attributeKeyARN]}
+	r := &record{Item: item, stored: item, state: Enabled, id: a[attributeID], kind: a[attributeKind], keyARN: a[attributeKeyARN]}
 	for _, name := range []string{attributeID, attributeKind, attributeKeyARN, attributeCreated, attributeHierarchy} {
 		if a[name] == "" {
 			return nil, damaged(item, "it has no attribute %q", name)

@@ -23,6 +23,9 @@ const moveAttempts = 5
 // interrupted, all messages still open, and Move can be called again. If another administrator
 // makes a version meanwhile, Move begins anew, and nothing of theirs is lost.
 //
+// A branch key that is disabled is moved, too, and stays disabled. Of one that is destroyed the
+// error holds ErrDestroyed.
+//
 // It makes one call of KMS for each item.
 func (s *Store) Move(ctx context.Context, id string, progress func(moved, total int)) error {
 	if progress == nil {
@@ -44,6 +47,12 @@ func (s *Store) move(ctx context.Context, id string, progress func(moved, total 
 	}
 	records, faults, err := s.all(ctx, id)
 	if err != nil {
+		return err
+	}
+	if err := notDestroyed(id, records); err != nil {
+		return err
+	}
+	if err := s.newest.refuse(id); err != nil {
 		return err
 	}
 	total, moved := len(records)+len(faults), 0
@@ -87,5 +96,9 @@ func (s *Store) underKey(ctx context.Context, r *record, keyARN string) (Write, 
 	}
 	item := r.with(map[string]string{attributeKeyARN: keyARN})
 	item.Enc, err = s.kms.ReEncrypt(ctx, r.Enc, under, r.encryptionContext(s.logicalName), keyARN, item.encryptionContext(s.logicalName))
-	return Write{item, r.Enc}, s.aboutItem(r, err)
+	if err != nil {
+		return Write{}, s.aboutItem(r, err)
+	}
+	item, err = item.in(r)
+	return Write{item, r.stored.Enc}, err
 }

@@ -19,6 +19,10 @@ type newest struct {
 	// active is what the table last called the active version, by branch key ID. It is not
 	// authenticated, and only says which item is worth asking for.
 	active map[string]uuid.UUID
+
+	// destroyed has the branch keys of which the process has seen that they are destroyed, and when
+	// they were.
+	destroyed map[string]time.Time
 }
 
 type seen struct {
@@ -39,7 +43,7 @@ type place struct{ table, account, logicalName string }
 type placed interface{ place() string }
 
 func newNewest(t Table, k KMS, logicalName string) *newest {
-	n := &newest{seen: make(map[string]seen), active: make(map[string]uuid.UUID)}
+	n := &newest{seen: make(map[string]seen), active: make(map[string]uuid.UUID), destroyed: make(map[string]time.Time)}
 	p, ok := t.(placed)
 	if !ok {
 		return n
@@ -76,6 +80,38 @@ func (n *newest) admit(r *record) error {
 	case r.kind == kindActive && r.version != s.version && r.created.Before(s.created):
 		return fmt.Errorf("%w: this process has seen version %s of %s, and the table now has %s of %s; restart the process if the table was restored from a backup",
 			ErrRolledBack, s.version, s.created, r.version, r.created)
+	}
+	return nil
+}
+
+// bury records that a branch key is destroyed, if one of its items says so.
+func (n *newest) bury(r *record) {
+	if r.state != Destroyed {
+		return
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if r.destroyed.After(n.destroyed[r.id]) {
+		n.destroyed[r.id] = r.destroyed
+	}
+}
+
+// sawDestroyed returns an error if the process has seen that a branch key is destroyed. It holds
+// ErrDestroyed.
+func (n *newest) sawDestroyed(id string) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if at, ok := n.destroyed[id]; ok {
+		return destroyedError(id, at)
+	}
+	return nil
+}
+
+// refuse returns an error if the process has seen that a branch key is destroyed which the table now
+// has again. It holds ErrDestroyed and ErrRolledBack.
+func (n *newest) refuse(id string) error {
+	if err := n.sawDestroyed(id); err != nil {
+		return fmt.Errorf("%w: this process has seen that, and the table has it again; destroy it again, or restart the process if it is to come back: %w", err, ErrRolledBack)
 	}
 	return nil
 }

@@ -105,6 +105,9 @@ func (s *Store) create(ctx context.Context, id string, ownContext map[string]str
 	if err := checkID(id); err != nil {
 		return err
 	}
+	if err := s.newest.sawDestroyed(id); err != nil {
+		return takenBy(err)
+	}
 	keyARN, err := s.wrappingKey()
 	if err != nil {
 		return err
@@ -129,10 +132,21 @@ func (s *Store) create(ctx context.Context, id string, ownContext map[string]str
 	}
 	err = s.table.Write(ctx, []Write{{Item: version}, {Item: active}, {Item: beacon}})
 	if errors.Is(err, ErrConflict) {
-		return fmt.Errorf("%w: choose another ID, or make a new version of it", ErrExists)
+		return s.exists(ctx, id)
 	}
 	return err
 }
+
+// exists returns the error for an ID that is taken.
+func (s *Store) exists(ctx context.Context, id string) error {
+	if _, err := s.get(ctx, id, kindActive); isUnusable(err) {
+		return takenBy(err)
+	}
+	return fmt.Errorf("%w: choose another ID, or make a new version of it", ErrExists)
+}
+
+// takenBy returns the error for the ID of a branch key that is disabled or destroyed.
+func takenBy(err error) error { return fmt.Errorf("%w: choose another ID: %w", ErrExists, err) }
 
 // checkID refuses an ID that people could not tell from another one. Whoever picks branch keys by
 // ID would otherwise pick another tenant's, or none.
@@ -235,8 +249,21 @@ func (s *Store) version(ctx context.Context, id string) (string, error) {
 	return version.Attributes[attributeKind][len(kindVersion):], nil
 }
 
-// get returns an item that has the specified form and is the one that was asked for.
+// get returns an item of a branch key that is enabled. It has the specified form and is the one that
+// was asked for.
 func (s *Store) get(ctx context.Context, id, kind string) (*record, error) {
+	r, err := s.look(ctx, id, kind)
+	if err != nil {
+		return nil, err
+	}
+	if err := r.check(); err != nil {
+		return nil, err
+	}
+	return r, s.newest.refuse(id)
+}
+
+// look returns an item as get does, in whatever state it is.
+func (s *Store) look(ctx context.Context, id, kind string) (*record, error) {
 	item, err := s.table.Get(ctx, id, kind)
 	if err != nil {
 		return nil, err
@@ -248,6 +275,7 @@ func (s *Store) get(ctx context.Context, id, kind string) (*record, error) {
 	if r.id != id || r.kind != kind {
 		return nil, fmt.Errorf("%w: the table was asked for item %q of branch key %q and answered with %q of %q", ErrDamaged, kind, id, r.kind, r.id)
 	}
+	s.newest.bury(r)
 	return r, nil
 }
 
@@ -264,6 +292,7 @@ func (s *Store) all(ctx context.Context, id string) (records []*record, faults [
 		}
 		switch {
 		case err == nil:
+			s.newest.bury(r)
 			records = append(records, r)
 		case isFault(err):
 			faults = append(faults, err)
@@ -327,9 +356,18 @@ func (s *Store) unwrap(ctx context.Context, r *record) (*provider.SecureBytes, e
 // authenticates it.
 type Description struct {
 	ID       string
-	Context  map[string]string // the branch key's own encryption context
+	Context  map[string]string // the branch key's own encryption context; nothing once it is destroyed
 	Active   Version           // the version under which messages are encrypted
 	Versions []Version         // all versions, the oldest first; List leaves them out
+
+	State     State
+	Disabled  time.Time // when the last of its items was disabled; zero if none is
+	Destroyed time.Time // when the last of its items was destroyed; zero if none is
+
+	// Items has the types of all its items. Behind has those that are not in its state, since
+	// disabling, enabling or destroying was interrupted, or the table was changed otherwise. List
+	// leaves them out.
+	Items, Behind []string
 }
 
 // Version is one version of a branch key.
@@ -346,23 +384,47 @@ func (s *Store) Describe(ctx context.Context, id string) (*Description, error) {
 	if err != nil {
 		return nil, s.fail("Describe", id, err)
 	}
-	d := &Description{ID: id}
+	d := describe(records)
+	if d == nil && len(faults) == 0 {
+		faults = append(faults, noActive())
+	}
+	return d, s.fail("Describe", id, errors.Join(faults...))
+}
+
+func noActive() error {
+	return fmt.Errorf("%w: it has no item %q; restore it from a backup", ErrIncomplete, kindActive)
+}
+
+// describe describes the branch key that has these items. It returns nil if they have no active
+// one.
+func describe(records []*record) *Description {
+	active := activeOf(records)
+	if active == nil {
+		return nil
+	}
+	d := active.describeKey()
+	d.State = stateOf(records)
 	for _, r := range records {
-		switch r.kind {
-		case kindActive:
-			d.Active, d.Context = r.describe(), r.ownContext()
-		case kindBeacon:
-		default:
+		d.Items = append(d.Items, r.kind)
+		if r.state != d.State {
+			d.Behind = append(d.Behind, r.kind)
+		}
+		if r.disabled.After(d.Disabled) {
+			d.Disabled = r.disabled
+		}
+		if r.destroyed.After(d.Destroyed) {
+			d.Destroyed = r.destroyed
+		}
+		if r.kind != kindActive && r.kind != kindBeacon {
 			d.Versions = append(d.Versions, r.describe())
 		}
 	}
-	if d.Active.ID == "" {
-		d = nil
-		if len(faults) == 0 {
-			faults = append(faults, fmt.Errorf("%w: it has no item %q; restore it from a backup", ErrIncomplete, kindActive))
-		}
-	}
-	return d, s.fail("Describe", id, errors.Join(faults...))
+	return d
+}
+
+// describeKey describes the branch key of an active item, by that alone.
+func (r *record) describeKey() *Description {
+	return &Description{ID: r.id, Context: r.ownContext(), Active: r.describe(), State: r.state, Disabled: r.disabled, Destroyed: r.destroyed}
 }
 
 func (r *record) describe() Version { return Version{r.version.String(), r.keyARN, r.created} }
@@ -378,7 +440,7 @@ func (s *Store) List(ctx context.Context) iter.Seq2[*Description, error] {
 			}
 			var d *Description
 			if err == nil {
-				d = &Description{ID: r.id, Context: r.ownContext(), Active: r.describe()}
+				d = r.describeKey()
 			}
 			if !yield(d, s.fail("List", item.Attributes[attributeID], err)) {
 				return

@@ -29,7 +29,8 @@ type Table interface {
 	// others. Any other error is the end.
 	All(ctx context.Context, id string) iter.Seq2[Item, error]
 
-	// Active yields the active item of every branch key, as All does. It reads the whole table.
+	// Active yields the active item of every branch key, as All does, also of those that are
+	// disabled or destroyed. It reads the whole table.
 	Active(ctx context.Context) iter.Seq2[Item, error]
 
 	// Write writes up to MaxWrites items: all of them, or none if a condition is not met. Then the
@@ -40,7 +41,7 @@ type Table interface {
 // Write is one item to write, on the condition that nobody else has written it before.
 type Write struct {
 	Item     Item
-	Replaces []byte // the wrapped key that the item must have now; nil if there must be no item
+	Replaces []byte // the Enc that the item must have now; nil if there must be no item
 }
 
 // MaxWrites is the number of items that are written at once (Amazon DynamoDB API Reference,
@@ -64,7 +65,16 @@ var (
 	ErrRolledBack = errors.New("active version of the branch key was rolled back")
 	// ErrIncomplete means that an item of a branch key is missing.
 	ErrIncomplete = errors.New("branch key is incomplete")
-	// ErrExists means that there is a branch key of the same ID.
+	// ErrDisabled means that a branch key is disabled. It holds provider.ErrKeyDisabled.
+	ErrDisabled error = unusable("branch key is disabled")
+	// ErrDestroyed means that a branch key was destroyed. It holds provider.ErrKeyDisabled.
+	ErrDestroyed error = unusable("branch key was destroyed")
+	// ErrNotDisabled means that a branch key, or a part of it, is not disabled, as it must be before
+	// it is destroyed.
+	ErrNotDisabled = errors.New("branch key is not disabled")
+	// ErrTooEarly means that a branch key has not been disabled for long enough to be destroyed.
+	ErrTooEarly = errors.New("branch key can't be destroyed yet")
+	// ErrExists means that there is or was a branch key of the same ID.
 	ErrExists = errors.New("branch key exists")
 	// ErrConflict means that another administrator changed a branch key at the same time. Nothing
 	// was written. Look at it to see whether the change is still needed.

@@ -4,6 +4,7 @@ package keyservices
 
 import (
 	"piko.sh/pikokms/provider/awskms"
+	"piko.sh/pikokms/provider/azurekeyvault"
 	"piko.sh/pikokms/provider/branchkey"
 	"piko.sh/pikokms/provider/gcpkms"
 	"piko.sh/pikokms/provider/keyurl"
@@ -17,6 +18,7 @@ func All() keyurl.Services {
 		awskms.KeyService,
 		awskms.DiscoveryKeyService,
 		gcpkms.KeyService,
+		azurekeyvault.KeyService,
 		vault.KeyService,
 		branchkey.KeyService,
 		local.KeyService,

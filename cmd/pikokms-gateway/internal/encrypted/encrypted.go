@@ -22,6 +22,7 @@ import (
 	"piko.sh/pikokms"
 	"piko.sh/pikokms/frame"
 	"piko.sh/pikokms/provider"
+	"piko.sh/pikokms/provider/branchkey"
 	"piko.sh/pikokms/service"
 )
 
@@ -127,6 +128,7 @@ var failures = []struct {
 }{
 	{service.ErrBreakerOpen, unavailable},
 	{provider.ErrProviderUnavailable, unavailable},
+	{branchkey.ErrDestroyed, s3err.APIError{Code: "KMS.KMSInvalidStateException", Description: "The branch key was destroyed.", HTTPStatusCode: http.StatusBadRequest}},
 	{provider.ErrKeyDisabled, s3err.APIError{Code: "KMS.DisabledException", Description: "The key is disabled.", HTTPStatusCode: http.StatusBadRequest}},
 	{provider.ErrKeyPendingDeletion, s3err.APIError{Code: "KMS.KMSInvalidStateException", Description: "The key is pending deletion.", HTTPStatusCode: http.StatusBadRequest}},
 	{provider.ErrKeyNotFound, s3err.APIError{Code: "KMS.NotFoundException", Description: "There is no such key.", HTTPStatusCode: http.StatusBadRequest}},

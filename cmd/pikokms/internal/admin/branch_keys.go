@@ -63,7 +63,7 @@ Exit status:
 func BranchKeysCommand() *cobra.Command {
 	command := &cobra.Command{
 		Use:   "branch-keys",
-		Short: "Make, list, check and move the branch keys of a table",
+		Short: "Make, list, check, move and destroy the branch keys of a table",
 		Long:  branchKeysLong,
 		Example: `  pikokms branch-keys create --table -k 'branchkey://keys?key=ARN' -c tenant=42 tenant-42
   pikokms encrypt -k 'branchkey://keys/tenant-42?key=ARN' -o report.enc report.pdf
@@ -71,16 +71,17 @@ func BranchKeysCommand() *cobra.Command {
   pikokms branch-keys move -k 'branchkey://keys?key=ARN' --to OTHER-ARN --all`,
 		Args: func(_ *cobra.Command, arguments []string) error {
 			if len(arguments) > 0 {
-				return fmt.Errorf("unknown command %q; there are create, version, list, show, move and check", arguments[0])
+				return fmt.Errorf("unknown command %q; there are create, version, list, show, move, check, disable, enable and destroy", arguments[0])
 			}
 			return nil
 		},
 		RunE: func(*cobra.Command, []string) error {
-			return console.Usage(errors.New("no command; there are create, version, list, show, move and check"))
+			return console.Usage(errors.New("no command; there are create, version, list, show, move, check, disable, enable and destroy"))
 		},
 	}
 	console.AddTopics(command, "branch-keys")
-	command.AddCommand(branchKeysCreate(), branchKeysVersion(), branchKeysList(), branchKeysShow(), branchKeysMove(), branchKeysCheck())
+	command.AddCommand(branchKeysCreate(), branchKeysVersion(), branchKeysList(), branchKeysShow(), branchKeysMove(), branchKeysCheck(),
+		branchKeysDisable(), branchKeysEnable(), branchKeysDestroy())
 	return command
 }
 

@@ -22,9 +22,15 @@ import (
 
 // DescribedKey is a branch key in the JSON of list and show. The form is stable.
 type DescribedKey struct {
-	ID       string             `json:"id"`
-	Context  map[string]string  `json:"context"` // the branch key's own encryption context
-	Active   describedVersion   `json:"active"`
+	ID      string            `json:"id"`
+	Context map[string]string `json:"context"` // the branch key's own encryption context
+	Active  describedVersion  `json:"active"`
+
+	State     branchkey.State `json:"state"`               // enabled, disabled or destroyed
+	Disabled  *time.Time      `json:"disabled,omitempty"`  // since when
+	Destroyed *time.Time      `json:"destroyed,omitempty"` // when
+	Behind    []string        `json:"behind,omitempty"`    // types of items that are in another state; only show has them
+
 	Versions []describedVersion `json:"versions,omitempty"` // the oldest first; only show has them
 }
 
@@ -36,7 +42,13 @@ type describedVersion struct {
 
 func describeKey(d *branchkey.Description) DescribedKey {
 	version := func(v branchkey.Version) describedVersion { return describedVersion{v.ID, v.KeyARN, v.Created} }
-	described := DescribedKey{ID: d.ID, Context: d.Context, Active: version(d.Active)}
+	described := DescribedKey{ID: d.ID, Context: d.Context, Active: version(d.Active), State: d.State, Behind: d.Behind}
+	if !d.Disabled.IsZero() {
+		described.Disabled = &d.Disabled
+	}
+	if !d.Destroyed.IsZero() {
+		described.Destroyed = &d.Destroyed
+	}
 	if described.Context == nil {
 		described.Context = map[string]string{}
 	}
@@ -53,8 +65,8 @@ func branchKeysList() *cobra.Command {
 		Use:   "list [-k KEY] [--json]",
 		Short: "List the branch keys of a table",
 		Long: `List shows a line for each branch key, in no order: when its active version was
-made, that version's UUID, its ID, and its own encryption context; and then how many
-branch keys are under each KMS key. With --json there is a line of JSON for each.
+made, that version's UUID, its ID, its own encryption context, and whether it is
+disabled or destroyed; and then how many are under each KMS key. With --json there is a line of JSON for each.
 
 It reads the whole table and asks no KMS, so it verifies nothing: check does. Damaged
 items are named on standard error, and the exit status is then 1.`,
@@ -69,7 +81,7 @@ items are named on standard error, and the exit status is then 1.`,
 			}
 			defer store.Close()
 			under := make(map[string]int)
-			listed, damaged := 0, int64(0)
+			listed, destroyed, damaged := 0, 0, int64(0)
 			for d, err := range store.List(ctx) {
 				if isAboutItem(err) {
 					damaged++
@@ -85,7 +97,11 @@ items are named on standard error, and the exit status is then 1.`,
 					}
 				}
 				listed++
-				under[d.Active.KeyARN]++
+				if d.State == branchkey.Destroyed {
+					destroyed++
+				} else {
+					under[d.Active.KeyARN]++
+				}
 				if err := printListed(os.Stdout, d, asJSON); err != nil {
 					return err
 				}
@@ -94,6 +110,9 @@ items are named on standard error, and the exit status is then 1.`,
 				fmt.Printf("\n%11s  %s\n", "BRANCH KEYS", "KMS KEY")
 				for _, keyARN := range slices.Sorted(maps.Keys(under)) {
 					fmt.Printf("%11d  %s\n", under[keyARN], console.Printable(keyARN))
+				}
+				if destroyed > 0 {
+					fmt.Printf("%11d  none: destroyed\n", destroyed)
 				}
 				if _, err := fmt.Printf("\nNot verified: branch-keys check asks KMS whether this is true.\n"); err != nil {
 					return err
@@ -128,6 +147,9 @@ func printListed(w io.Writer, d *branchkey.Description, asJSON bool) error {
 	line := []string{console.Printable(d.ID)}
 	for _, name := range slices.Sorted(maps.Keys(d.Context)) {
 		line = append(line, console.Printable(name)+"="+console.Printable(d.Context[name]))
+	}
+	if d.State != branchkey.Enabled {
+		line = append(line, "("+stateText(d)+")")
 	}
 	_, err := fmt.Fprintf(w, "%-20s  %s  %s\n", d.Active.Created.UTC().Format(time.RFC3339), d.Active.ID, strings.Join(line, " "))
 	return err
@@ -184,6 +206,7 @@ func printShown(w io.Writer, d *branchkey.Description, logicalName string, asJSO
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintf(t, "Branch key\t%s\n", console.Printable(d.ID))
 	fmt.Fprintf(t, "Table's logical name\t%s\n", console.Printable(logicalName))
+	fmt.Fprintf(t, "State\t%s\n", stateText(d))
 	for i, name := range slices.Sorted(maps.Keys(d.Context)) {
 		fmt.Fprintf(t, "%s\t%s = %s\n", console.FirstOnly(i, "Encryption context"), console.Printable(name), console.Printable(d.Context[name]))
 	}

@@ -22,6 +22,8 @@ type branchKeyJob struct {
 	keyStore
 	all  bool
 	jobs int
+
+	leavesDestroyed bool // with --all
 }
 
 // add adds the flags.
@@ -86,12 +88,15 @@ func (j *branchKeyJob) run(ctx context.Context, store *branchkey.Store, ids []st
 		return j.each(ctx, ids, n, work)
 	}
 	// A branch key that is made meanwhile is found in the next round.
-	seen := make(map[string]bool)
+	seen, listed := make(map[string]bool), false
 	for {
 		var found []string
 		for d, err := range store.List(ctx) {
 			id := ""
 			switch {
+			case err == nil && d.State == branchkey.Destroyed && j.leavesDestroyed:
+				listed = true
+				continue
 			case err == nil:
 				id = d.ID
 			case !isAboutItem(err):
@@ -105,7 +110,7 @@ func (j *branchKeyJob) run(ctx context.Context, store *branchkey.Store, ids []st
 				found = append(found, id)
 			}
 		}
-		if len(seen) == 0 {
+		if len(seen) == 0 && !listed {
 			return errors.New("the table has no branch keys")
 		}
 		if len(found) == 0 {
@@ -135,7 +140,7 @@ func (j *branchKeyJob) each(ctx context.Context, ids []string, n *tally, do func
 		}
 		err := namingBranchKey(r.id, r.err)
 		for _, stops := range []error{ctx.Err(), provider.ErrProviderUnavailable, provider.ErrAccessDenied, branchkey.ErrNoTable, provider.ErrKeyDisabled} {
-			if stops != nil && errors.Is(err, stops) {
+			if stops != nil && errors.Is(err, stops) && !isOfBranchKey(err) {
 				return err
 			}
 		}
@@ -145,8 +150,13 @@ func (j *branchKeyJob) each(ctx context.Context, ids []string, n *tally, do func
 	})
 }
 
+// isOfBranchKey reports whether an error is about the state of a branch key, not of its KMS key.
+func isOfBranchKey(err error) bool {
+	return errors.Is(err, branchkey.ErrDisabled) || errors.Is(err, branchkey.ErrDestroyed)
+}
+
 func branchKeysMove() *cobra.Command {
-	var j branchKeyJob
+	j := branchKeyJob{leavesDestroyed: true}
 	var to string
 	command := &cobra.Command{
 		Use:   "move [-k KEY] --to KMS-KEY {--all | [ID]...}",
@@ -161,6 +171,8 @@ the branch keys, so that neither this process nor the network sees them.
   2. pikokms branch-keys move --all -k … --to NEW-ARN
   3. Put the new ARN in place of the old one in all KEYs. Then the old key can be
      disabled, and deleted when nothing has missed it.
+
+Branch keys that are disabled are moved, too. Those that are destroyed stay.
 
 The same command line goes on with a move that was interrupted. It makes two KMS
 calls for each item: a branch key has one for each version, and two more.`,

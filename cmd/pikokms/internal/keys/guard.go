@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"piko.sh/pikokms/provider"
+	"piko.sh/pikokms/provider/branchkey"
 )
 
 // guard is a provider.Guard that counts the calls for branch keys, and makes them wait if their
@@ -18,9 +19,11 @@ func (k *Key) guard(ctx context.Context, _ string, call func(context.Context) er
 		ctx = provider.WithRequests(ctx, k.pay())
 	}
 	err := call(ctx)
-	// No call was needed to see that the table has no such branch key, or has it under another KMS
-	// key.
-	if k.IsRemote() && !errors.Is(err, provider.ErrKeyNotFound) && !errors.Is(err, provider.ErrUntrustedKey) {
+	// No call was needed to see that the table has no such branch key, has it under another KMS key,
+	// or has it disabled or destroyed.
+	isOfTable := errors.Is(err, provider.ErrKeyNotFound) || errors.Is(err, provider.ErrUntrustedKey) ||
+		errors.Is(err, branchkey.ErrDisabled) || errors.Is(err, branchkey.ErrDestroyed)
+	if k.IsRemote() && !isOfTable {
 		k.Calls.Add(1)
 	}
 	return err

@@ -25,7 +25,8 @@ import (
 )
 
 const long = `Pikokms encrypts and decrypts files, folders and buckets under a key of AWS
-KMS, Google Cloud KMS, HashiCorp Vault or OpenBao, or a local key.
+KMS, Google Cloud KMS, Azure Key Vault, HashiCorp Vault or OpenBao, or a local
+key.
 
 What it writes are AWS Encryption SDK messages, so AWS's own SDKs and
 aws-encryption-cli open them, and it opens theirs.`
@@ -40,6 +41,9 @@ Keys:
     awskms:///ARN                        the ARN of a key or an alias
     gcpkms://projects/PROJECT/locations/LOCATION/keyRings/RING/cryptoKeys/KEY
                                          a key of Google Cloud KMS
+    azurekeyvault://VAULT/KEY            a key of Azure Key Vault, VAULT being its
+                                         name, or the full host name of any vault
+                                         or managed HSM
     vault://MOUNT/KEY?address=URL        a key of a transit engine of HashiCorp
                                          Vault or OpenBao
     local:///PATH                        a key file that pikokms keygen made
@@ -56,6 +60,9 @@ Keys:
   also decrypts what its replicas encrypted.
   A gcpkms URL may have ?endpoint=URL. Credentials are Application Default
   Credentials.
+  An azurekeyvault URL may have /VERSION, under which to encrypt, and
+  ?endpoint=URL. Credentials come from where Azure's tools take them: AZURE_…
+  variables, the machine's identity, az login.
   A vault URL may have &namespace=PATH. The address, if it is left out, and the
   token come from where the commands vault and bao take them: VAULT_ADDR,
   VAULT_TOKEN, vault login. Or it logs in, with &role-id=ID&secret-id-file=PATH by

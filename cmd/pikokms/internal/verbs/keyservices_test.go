@@ -15,6 +15,7 @@ import (
 	"piko.sh/pikokms/cmd/pikokms/keyservices"
 	"piko.sh/pikokms/internal/emulator"
 	"piko.sh/pikokms/kmstest"
+	"piko.sh/pikokms/provider/azurekeyvault/azurekeyvaulttest"
 	"piko.sh/pikokms/provider/gcpkms/gcpkmstest"
 	"piko.sh/pikokms/provider/local"
 )
@@ -39,6 +40,11 @@ func vaultURL(t *testing.T, name string) (keyURL string, rotate func()) {
 	}
 }
 
+// azureURL makes a key of a vault and returns its URL.
+func azureURL(server *azurekeyvaulttest.Server, k azurekeyvaulttest.Key) string {
+	return "azurekeyvault://test-vault/" + server.CreateKey(k) + "?endpoint=" + server.URL
+}
+
 // Help and documents have each key service, and errors list it.
 func TestEachKeyServiceIsDocumented(t *testing.T) {
 	help, _, _, err := execute(t, "help", "keys")
@@ -58,6 +64,7 @@ func TestEachKeyServiceIsDocumented(t *testing.T) {
 func TestKeyServices(t *testing.T) {
 	t.Setenv("VAULT_TOKEN", emulator.OpenBaoToken)
 	google := gcpkmstest.NewServer(t)
+	azure := azurekeyvaulttest.NewServer(t)
 	amazon := kmstest.NewServer(t)
 	key := amazon.CreateKey(kmstest.Key{})
 	dir := t.TempDir()
@@ -72,6 +79,15 @@ func TestKeyServices(t *testing.T) {
 		require.NoError(t, err)
 		require.Regexp(t, `can be used\n  encrypt +allowed .*\n  decrypt +allowed `, stdout)
 		requireRoundTrip(t, urls, "gcpkms", "projects/test-project/locations/europe-west1/keyRings/test-ring/cryptoKeys/backups")
+	})
+	t.Run("azurekeyvault", func(t *testing.T) {
+		for _, kind := range []string{"RSA", "oct-HSM"} {
+			urls["azurekeyvault"] = azureURL(azure, azurekeyvaulttest.Key{Name: "backups", Type: kind})
+			stdout, _, _, err := execute(t, "keys", "check", "-k", urls["azurekeyvault"])
+			require.NoError(t, err)
+			require.Regexp(t, `can be used\n  encrypt +allowed .*\n  decrypt +allowed `, stdout)
+			requireRoundTrip(t, urls, "azurekeyvault", "https://test-vault.vault.azure.net/keys/backups version "+azure.Versions("backups")[0])
+		}
 	})
 	t.Run("vault", func(t *testing.T) {
 		urls["vault"], _ = vaultURL(t, "backups")
@@ -133,6 +149,7 @@ func TestKeyServicesThatRefuse(t *testing.T) {
 	require.Error(t, err)
 	require.Contains(t, stdout, " cannot be used")
 	for text, reason := range map[string]string{
+		"azurekeyvault://backups":    "write azurekeyvault://VAULT/KEY",
 		"gcpkms://backups":           "write gcpkms://projects/PROJECT/locations/LOCATION/keyRings/RING/cryptoKeys/KEY",
 		"vault://backups":            "write vault://MOUNT/KEY",
 		"vault://transit/k?token=s.": "unknown parameter",
@@ -167,6 +184,14 @@ func TestRewrapToTheNewestVersion(t *testing.T) {
 		google := gcpkmstest.NewServer(t)
 		name := google.CreateKey(gcpkmstest.Key{Name: "backups"})
 		testRewrapToTheNewestVersion(t, "gcpkms://"+name+"?endpoint="+google.URL, func() { google.Rotate(name) }, nil)
+	})
+	t.Run("azurekeyvault", func(t *testing.T) {
+		azure := azurekeyvaulttest.NewServer(t)
+		key := azureURL(azure, azurekeyvaulttest.Key{Name: "backups"})
+		testRewrapToTheNewestVersion(t, key, func() { azure.Rotate("backups") }, func() (string, string) {
+			versions := azure.Versions("backups")
+			return "/keys/backups version " + versions[0], "/keys/backups version " + versions[1]
+		})
 	})
 }
 

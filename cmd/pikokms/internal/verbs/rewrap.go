@@ -38,9 +38,9 @@ in S3, GCS and Azure one that was changed meanwhile is left as it is, and named.
 
 In place, what is under the keys of --to already is skipped, so that the same
 command line goes on where it was interrupted. What is under an older version of
-a branch key, or of a key of Google Cloud KMS, Vault or OpenBao, is moved to the
-newest one; -k and --to may then be the same KEY. An RSA public key can't tell what
-is under it, so all is moved; --resume goes on where it was.
+a branch key, or of a key of Google Cloud KMS, Azure, Vault or OpenBao, is moved
+to the newest one; -k and --to may then be the same KEY. An RSA public key can't
+tell what is under it, so all is moved; --resume goes on where it was.
 
 What AWS's S3 Encryption Client wrote is moved, too: it becomes such a message, and
 the client's metadata and instruction file go. Only that which it wrote with AES-CBC

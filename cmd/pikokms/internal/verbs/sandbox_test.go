@@ -28,6 +28,7 @@ import (
 
 	"piko.sh/pikokms/cmd/pikokms/internal/keys"
 	"piko.sh/pikokms/kmstest"
+	"piko.sh/pikokms/provider/branchkey"
 	"piko.sh/pikokms/provider/local"
 )
 
@@ -181,6 +182,8 @@ func (s *sandbox) execute(ctx context.Context, arguments []string, next interp.E
 		err = parseArguments(arguments)
 	case arguments[0] == "aws":
 		err = s.aws(shell, arguments[1:])
+	case arguments[0] == "a-week-passes":
+		err = ageBranchKey(ctx, branchkey.NewFile(filepath.Join(s.dir, "table.db")), arguments[1], 8*24*time.Hour)
 	case isElsewhere:
 		if i := indexOfPikokms(arguments); i > 0 {
 			s.note(shell.Pos, arguments[0]+" "+why)
@@ -212,7 +215,7 @@ func (s *sandbox) note(at syntax.Pos, why string) {
 // remotes are what begins URLs of services that have no stand-in here.
 var remotes = map[string]string{
 	"gs://": "needs Google Cloud", "gcpkms://": "needs Google Cloud", "azblob://": "needs Azure",
-	"vault://": "needs Vault",
+	"azurekeyvault://": "needs Azure", "vault://": "needs Vault",
 }
 
 // isRemote says why a command line of pikokms can't run in a sandbox.

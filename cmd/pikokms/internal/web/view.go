@@ -24,6 +24,7 @@ import (
 	"piko.sh/pikokms/cmd/pikokms/internal/telemetry"
 	"piko.sh/pikokms/header"
 	"piko.sh/pikokms/provider"
+	"piko.sh/pikokms/provider/branchkey"
 )
 
 // View answers requests for a place. The path of a URL is an object's key, or a folder's if it ends
@@ -93,6 +94,7 @@ var clientAnswers = []struct {
 	{fs.ErrNotExist, "There is no such object.", http.StatusNotFound},
 	{errPlain, "This object is not encrypted, so it is not shown.", http.StatusForbidden},
 	{provider.ErrAccessDenied, "The key service does not let this view use the object's key.", http.StatusForbidden},
+	{branchkey.ErrDestroyed, "The object's key was destroyed, so nobody can read it any more.", http.StatusGone},
 	{provider.ErrKeyDisabled, "The object's key is disabled.", http.StatusForbidden},
 	{provider.ErrKeyPendingDeletion, "The object's key is being deleted.", http.StatusForbidden},
 	{provider.ErrKeyNotFound, "The object's key is not there any more.", http.StatusForbidden},

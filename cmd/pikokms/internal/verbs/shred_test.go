@@ -1,0 +1,225 @@
+package verbs
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/credentials"
+	"github.com/aws/aws-sdk-go-v2/service/kms"
+	"github.com/creack/pty"
+	"github.com/stretchr/testify/require"
+
+	"piko.sh/pikokms/cmd/pikokms/internal/admin"
+	"piko.sh/pikokms/internal/emulator"
+	"piko.sh/pikokms/provider/branchkey"
+)
+
+// ageBranchKey makes a branch key as if it had been disabled earlier.
+func ageBranchKey(ctx context.Context, table branchkey.Table, id string, by time.Duration) error {
+	var items []branchkey.Item
+	for item, err := range table.All(ctx, id) {
+		if err != nil {
+			return err
+		}
+		items = append(items, item)
+	}
+	for _, item := range items {
+		since, err := time.Parse(time.RFC3339, item.Attributes["pikokms-disabled"])
+		if err != nil {
+			return err
+		}
+		item.Attributes["pikokms-disabled"] = since.Add(-by).Format(time.RFC3339Nano)
+		if err := table.Write(ctx, []branchkey.Write{{Item: item, Replaces: item.Enc}}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// newTenants encrypts objects of two tenants side by side in one folder, and one for both.
+func newTenants(t *testing.T, key string) (objects string) {
+	t.Helper()
+	dir := t.TempDir()
+	objects = filepath.Join(dir, "objects")
+	require.NoError(t, os.Mkdir(objects, 0o700))
+	for tenant := range 2 {
+		for i := range 3 {
+			plain := filepath.Join(dir, fmt.Sprintf("%d-of-%d", i, tenant))
+			require.NoError(t, os.WriteFile(plain, []byte(plain), 0o600))
+			_, stderr, _, err := execute(t, "encrypt", "-k", strings.Replace(key, "?", fmt.Sprintf("?id=tenant-%d&", tenant), 1), "-o", filepath.Join(objects, filepath.Base(plain)), plain)
+			require.NoError(t, err, stderr)
+		}
+	}
+	both := filepath.Join(dir, "of-both")
+	require.NoError(t, os.WriteFile(both, []byte("both"), 0o600))
+	_, stderr, _, err := execute(t, "encrypt", "-k", strings.Replace(key, "?", "?id=tenant-0&", 1), "-k", strings.Replace(key, "?", "?id=tenant-1&", 1), "-o", filepath.Join(objects, "of-both"), both)
+	require.NoError(t, err, stderr)
+	require.NoError(t, os.WriteFile(filepath.Join(objects, "plain"), []byte("plain"), 0o600))
+	return objects
+}
+
+// TestDestroyBranchKey destroys one of two branch keys under which objects are in one folder, has a
+// certificate of it, and shows what the commands say afterwards.
+func TestDestroyBranchKey(t *testing.T) {
+	store, key, to := newBranchKeys(t, 2)
+	_, err := store.Version(t.Context(), "tenant-0")
+	require.NoError(t, err)
+	objects := newTenants(t, key)
+	key0, key1 := strings.Replace(key, "?", "?id=tenant-0&", 1), strings.Replace(key, "?", "?id=tenant-1&", 1)
+	_, stderr, _, err := execute(t, "branch-keys", "disable", "-k", key, "tenant-0")
+	require.NoError(t, err, stderr)
+	require.NoError(t, ageBranchKey(t.Context(), branchkey.NewFile(tableFile(key)), "tenant-0", 2*24*time.Hour))
+	certificate := filepath.Join(t.TempDir(), "certificate.json")
+	destroy := []string{"branch-keys", "destroy", "-k", key, "--confirm", "tenant-0", "--wait", "36h", "--prove", objects, "-o", certificate, "tenant-0"}
+	_, stderr, _, err = execute(t, destroy...)
+	require.NoError(t, err, stderr)
+	require.Contains(t, stderr, "pikokms: branch key tenant-0 was destroyed on ")
+	require.Contains(t, stderr, ", 4 items of 2 versions")
+	require.Contains(t, stderr, "3 objects under it can't be read any more, 1 object under it by another key alone, 4 objects not under it")
+
+	read := func() admin.Certificate {
+		text, err := os.ReadFile(certificate)
+		require.NoError(t, err)
+		var c admin.Certificate
+		require.NoError(t, json.Unmarshal(text, &c), "%s", text)
+		return c
+	}
+	c := read()
+	require.Equal(t, "tenant-0", c.BranchKey)
+	require.Equal(t, tableFile(key), c.Table)
+	require.Equal(t, "keys.db", c.LogicalName)
+	require.WithinDuration(t, time.Now(), c.Destroyed, time.Minute)
+	require.WithinDuration(t, time.Now().Add(-2*24*time.Hour), c.Disabled, time.Minute)
+	require.Contains(t, c.Tool, "pikokms ")
+	require.Len(t, c.Versions, 2)
+	require.Len(t, c.Items, 4)
+	require.Empty(t, c.By)
+	require.EqualValues(t, 3, c.Proof.Unreadable)
+	require.EqualValues(t, 1, c.Proof.OtherKeys)
+	require.EqualValues(t, 4, c.Proof.Others)
+	require.Zero(t, c.Proof.Unread)
+	require.Equal(t, []string{objects + "/"}, c.Proof.Places)
+	require.Len(t, c.Proof.Objects, 4)
+	// What the certificate says of each object is true, by decrypting it with every key that is left.
+	for _, o := range c.Proof.Objects {
+		_, stderr, _, err := execute(t, "decrypt", "-k", key0, "-k", key1, "-o", filepath.Join(t.TempDir(), "out"), o.Name)
+		if o.Unreadable {
+			require.Error(t, err, o.Name)
+			require.Contains(t, stderr, `branch key "tenant-0" was destroyed on `+c.Destroyed.UTC().Format(time.RFC3339))
+		} else {
+			require.NoError(t, err, stderr)
+			require.Len(t, o.OtherKeys, 1)
+			require.Contains(t, o.OtherKeys[0], "aws-kms-hierarchy tenant-1 version ")
+		}
+	}
+	_, stderr, _, err = execute(t, "verify", "-k", key1, "--exclude", "plain", objects)
+	require.Error(t, err)
+	require.Contains(t, stderr, "verified 4 objects of ")
+	require.Contains(t, stderr, ", 3 failed")
+
+	// The same command line goes on, and writes the certificate again.
+	_, stderr, _, err = execute(t, destroy...)
+	require.Error(t, err)
+	require.Contains(t, stderr, "certificate.json exists and is kept; -f replaces it")
+	_, stderr, _, err = execute(t, append(destroy, "-f")...)
+	require.NoError(t, err, stderr)
+	again := read()
+	again.Issued = c.Issued
+	require.Equal(t, c, again)
+
+	stdout, _, _, err := execute(t, "branch-keys", "list", "-k", key)
+	require.NoError(t, err)
+	require.Contains(t, stdout, " tenant-0 (destroyed on "+c.Destroyed.UTC().Format(time.RFC3339)+")\n")
+	require.Contains(t, stdout, "          1  none: destroyed\n")
+	stdout, _, _, err = execute(t, "branch-keys", "show", "-k", key, "tenant-0")
+	require.NoError(t, err)
+	require.Regexp(t, `(?m)^State +destroyed on `, stdout)
+	_, stderr, _, err = execute(t, "branch-keys", "create", "-k", key, "-c", "tenant=0", "tenant-0")
+	require.Error(t, err)
+	require.Contains(t, stderr, `branch key exists: choose another ID: branch key "tenant-0" was destroyed on `)
+	_, stderr, _, err = execute(t, "branch-keys", "enable", "-k", key, "tenant-0")
+	require.Error(t, err)
+	require.Contains(t, stderr, "was destroyed on ")
+	_, stderr, _, err = execute(t, "branch-keys", "check", "-k", key, "--all")
+	require.NoError(t, err, stderr)
+	_, stderr, _, err = execute(t, "branch-keys", "move", "-k", key, "--to", to, "tenant-0", "tenant-1")
+	require.Error(t, err)
+	require.Contains(t, stderr, "failed branch key tenant-0: branch key \"tenant-0\" was destroyed on ")
+	require.Contains(t, stderr, "moved 3 items of 1 branch key, 1 failed", "the others go on")
+	_, stderr, _, err = execute(t, "branch-keys", "move", "-k", key, "--to", to, "--all")
+	require.NoError(t, err, stderr)
+	require.Contains(t, stderr, "moved 0 items of 1 branch key,")
+}
+
+// TestDestroyOnATerminal types the ID, and another one before.
+func TestDestroyOnATerminal(t *testing.T) {
+	store, key, _ := newBranchKeys(t, 1)
+	_, err := store.Disable(t.Context(), "tenant-0")
+	require.NoError(t, err)
+	require.NoError(t, ageBranchKey(t.Context(), branchkey.NewFile(tableFile(key)), "tenant-0", 8*24*time.Hour))
+	for _, typed := range []string{"y", "tenant-1", "", "tenant-0"} {
+		terminal, tty, err := pty.Open()
+		if err != nil {
+			t.Skip("no pseudo-terminal: ", err)
+		}
+		command := exec.CommandContext(t.Context(), "pikokms", "branch-keys", "destroy", "-k", key, "tenant-0")
+		command.Stdin, command.Stderr = tty, tty
+		require.NoError(t, command.Start())
+		tty.Close()
+		drawn, screen := watch(terminal, "Type its ID to destroy it: ")
+		<-drawn
+		_, err = fmt.Fprintln(terminal, typed)
+		require.NoError(t, err)
+		err = command.Wait()
+		got := <-screen
+		terminal.Close()
+		require.Contains(t, got, "Branch key tenant-0, of 1 version, is disabled since ")
+		d, describeErr := store.Describe(t.Context(), "tenant-0")
+		require.NoError(t, describeErr)
+		if typed == "tenant-0" {
+			require.NoError(t, err, got)
+			require.Equal(t, branchkey.Destroyed, d.State)
+		} else {
+			require.Error(t, err)
+			require.Contains(t, got, "nothing was destroyed")
+			require.Equal(t, branchkey.Disabled, d.State)
+		}
+	}
+}
+
+// TestDestroyInDynamoDB has the certificate name the table and AWS's caller.
+func TestDestroyInDynamoDB(t *testing.T) {
+	moto := emulator.Moto(t)
+	static := credentials.NewStaticCredentialsProvider(emulator.Credentials, emulator.Credentials, "")
+	made, err := kms.New(kms.Options{Region: emulator.Region, BaseEndpoint: aws.String(moto), Credentials: static}).CreateKey(t.Context(), &kms.CreateKeyInput{})
+	require.NoError(t, err)
+	name := fmt.Sprintf("keys-%d", time.Now().UnixNano())
+	key := "branchkey://" + name + "?key=" + *made.KeyMetadata.Arn + "&endpoint=" + moto
+	do := func(arguments ...string) string {
+		t.Helper()
+		stdout, stderr, _, err := execute(t, arguments...)
+		require.NoError(t, err, stderr)
+		return stdout
+	}
+	do("branch-keys", "create", "--table", "-k", key, "-c", "tenant=1", "tenant-1")
+	do("branch-keys", "disable", "-k", key, "tenant-1")
+	t.Setenv("AWS_ACCESS_KEY_ID", emulator.Credentials)
+	t.Setenv("AWS_SECRET_ACCESS_KEY", emulator.Credentials)
+	table, err := branchkey.NewDynamoDB(t.Context(), branchkey.DynamoDBConfig{Table: name, Region: emulator.Region, Endpoint: moto})
+	require.NoError(t, err)
+	require.NoError(t, ageBranchKey(t.Context(), table, "tenant-1", 8*24*time.Hour))
+	var c admin.Certificate
+	require.NoError(t, json.Unmarshal([]byte(do("branch-keys", "destroy", "-k", key, "--confirm", "tenant-1", "tenant-1")), &c))
+	require.Equal(t, name, c.Table)
+	require.Equal(t, "DynamoDB", c.Clock)
+	require.Regexp(t, `^arn:aws:sts::\d{12}:user/`, c.By)
+	require.Equal(t, []string{"beacon:ACTIVE", "branch:ACTIVE", "branch:version:" + c.Versions[0].ID}, c.Items)
+}

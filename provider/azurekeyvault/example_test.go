@@ -1,0 +1,43 @@
+package azurekeyvault_test
+
+import (
+	"context"
+	"fmt"
+	"net/url"
+	"os"
+
+	"piko.sh/pikokms/message"
+	"piko.sh/pikokms/provider/azurekeyvault"
+)
+
+// This encrypts a file with the credentials of az login or of the machine. It does not run here,
+// since it asks Azure for the key.
+func Example() {
+	ctx := context.Background()
+	key, err := azurekeyvault.NewProvider(ctx, azurekeyvault.Config{Vault: "my-vault", Key: "backups"})
+	if err != nil {
+		panic(err)
+	}
+	defer key.Close()
+	w, err := (&message.Encrypter{Keyring: key}).NewWriter(ctx, os.Stdout, map[string]string{"tenant": "42"})
+	if err != nil {
+		panic(err)
+	}
+	fmt.Fprintln(w, "hello")
+	if err := w.Close(); err != nil {
+		panic(err)
+	}
+}
+
+func ExampleParseURL() {
+	u, err := url.Parse("azurekeyvault://my-hsm.managedhsm.azure.net/backups")
+	if err != nil {
+		panic(err)
+	}
+	config, err := azurekeyvault.ParseURL(u)
+	if err != nil {
+		panic(err)
+	}
+	fmt.Println(config.Key, "in", config.Vault)
+	// Output: backups in my-hsm.managedhsm.azure.net
+}

@@ -1,0 +1,26 @@
+package azurekeyvault
+
+import (
+	"context"
+	"net/url"
+
+	"piko.sh/pikokms/provider"
+	"piko.sh/pikokms/provider/keyurl"
+)
+
+// KeyService opens the keys that URLs name, as ParseURL describes.
+var KeyService = keyurl.Service{
+	Scheme:      Scheme,
+	Type:        provider.TypeAzureKeyVault,
+	ProviderIDs: []string{ProviderID},
+	Meant:       meant,
+	Parse: func(u *url.URL) (keyurl.Key, error) {
+		c, err := ParseURL(u)
+		return keyurl.Key{
+			Open: func(ctx context.Context, o keyurl.Options) (provider.Unwrapper, error) {
+				c.CheckLater, c.MaxRetries = o.CheckLater, o.MaxRetries
+				return NewProvider(ctx, c)
+			},
+		}, err
+	},
+}

@@ -1,0 +1,171 @@
+package azurekeyvault_test
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
+	"github.com/Azure/azure-sdk-for-go/sdk/azidentity"
+	"github.com/stretchr/testify/require"
+
+	"piko.sh/pikokms/provider"
+	"piko.sh/pikokms/provider/azurekeyvault"
+	"piko.sh/pikokms/provider/azurekeyvault/azurekeyvaulttest"
+)
+
+// The vault's challenge says for what and of which tenant to get a token, and continuous access
+// evaluation asks for another one while the first is still valid.
+func TestChallenges(t *testing.T) {
+	for _, kind := range kinds {
+		server := azurekeyvaulttest.NewServer(t)
+		p := open(t, secure(server, server.CreateKey(kind)))
+		require.Len(t, server.Credential.Requests(), 1)
+		sealed := seal(t, p, nil)
+		require.NoError(t, unseal(t, p, sealed))
+		require.Len(t, server.Credential.Requests(), 1, "one token for all")
+
+		server.Credential.Revoke()
+		require.NoError(t, unseal(t, p, sealed))
+		asked := server.Credential.Requests()
+		require.Len(t, asked, 2)
+		require.Contains(t, asked[1].Claims, `"nbf"`)
+		require.True(t, asked[1].EnableCAE)
+		server.Credential.Revoke()
+		require.NoError(t, unseal(t, p, seal(t, p, nil)))
+		require.Len(t, server.Credential.Requests(), 3)
+	}
+}
+
+// credentialFunc is a credential.
+type credentialFunc func(ctx context.Context, options policy.TokenRequestOptions) (azcore.AccessToken, error)
+
+func (f credentialFunc) GetToken(ctx context.Context, options policy.TokenRequestOptions) (azcore.AccessToken, error) {
+	return f(ctx, options)
+}
+
+// Whoever stands at an endpoint gets a token for the service of the vault only, and can't end the
+// process by a challenge that is none.
+func TestChallengesThatNoVaultMakes(t *testing.T) {
+	var challenge atomic.Value
+	challenger := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("Authorization") != "" {
+			t.Error("it got a token")
+		}
+		w.Header().Set("WWW-Authenticate", challenge.Load().(string))
+		w.WriteHeader(http.StatusUnauthorized)
+	}))
+	defer challenger.Close()
+	for _, c := range []string{
+		`Bearer authorization="https://login.microsoftonline.com/t", resource="https://management.azure.com"`,
+		`Bearer authorization="https://login.microsoftonline.com/t", scope="https://graph.microsoft.com/.default"`,
+		`Bearer authorization="https://login.microsoftonline.com/t", resource="https://azure.net.evil.example"`,
+		`Bearer authorization="https://login.microsoftonline.com/t", resource="vault.azure.net"`,
+		`Bearer authorization="https://login.microsoftonline.com/t", resource="https://"`,
+		`Bearer authorization="https://login.microsoftonline.com/t"`,
+		`Bearer authorization="x", resource="https://vault.azure.net"`,
+		`Bearer authorization=/, resource="https://vault.azure.net"`,
+		`Bearer authorization="https://a/b/c", authorization="x", resource="https://vault.azure.net"`,
+		`Bearer authorizBearer ation="x" resource="https://vault.azure.net"`,
+		`Bearer error="insufficient_claims", claims="*"`,
+		`Basic realm="x"`, "Bearer", " ", "",
+	} {
+		challenge.Store(c)
+		_, err := azurekeyvault.NewProvider(t.Context(), azurekeyvault.Config{
+			Vault: "my-vault", Key: "k", Endpoint: challenger.URL, Transport: challenger.Client(), MaxRetries: 1, Timeout: 5 * time.Second,
+			Credential: credentialFunc(func(context.Context, policy.TokenRequestOptions) (azcore.AccessToken, error) {
+				t.Error("it was asked for a token")
+				return azcore.AccessToken{}, errors.New("no")
+			}),
+		})
+		require.ErrorIs(t, err, provider.ErrProviderUnavailable, c)
+		require.NotContains(t, err.Error(), "\n")
+	}
+}
+
+// A login that fails is no outage of the vault, unless Microsoft Entra ID does not answer.
+func TestLoginsThatFail(t *testing.T) {
+	server := azurekeyvaulttest.NewServer(t)
+	name := server.CreateKey(azurekeyvaulttest.Key{})
+	sealed := seal(t, open(t, config(server, name)), nil)
+	failed := func(status int) error {
+		return &azidentity.AuthenticationFailedError{RawResponse: &http.Response{StatusCode: status, Body: http.NoBody}}
+	}
+	for text, c := range map[string]struct{ failure, sentinel error }{
+		"no token; run az login": {azidentity.NewCredentialUnavailableError("none\n\tat all"), provider.ErrAccessDenied},
+		"no token; run az":       {failed(http.StatusUnauthorized), provider.ErrAccessDenied},
+		"Entra ID gives no":      {failed(http.StatusServiceUnavailable), provider.ErrProviderUnavailable},
+	} {
+		config := secure(server, name)
+		config.CheckLater = true
+		config.Credential = credentialFunc(func(context.Context, policy.TokenRequestOptions) (azcore.AccessToken, error) {
+			return azcore.AccessToken{}, c.failure
+		})
+		err := unseal(t, open(t, config), sealed)
+		require.ErrorIs(t, err, c.sentinel)
+		require.ErrorContains(t, err, text)
+		require.NotContains(t, err.Error(), "\n")
+	}
+	slow := secure(server, name)
+	slow.CheckLater, slow.Timeout = true, 100*time.Millisecond
+	slow.Credential = credentialFunc(func(ctx context.Context, _ policy.TokenRequestOptions) (azcore.AccessToken, error) {
+		<-ctx.Done()
+		return azcore.AccessToken{}, errors.New("too late")
+	})
+	err := unseal(t, open(t, slow), sealed)
+	require.ErrorIs(t, err, provider.ErrProviderUnavailable)
+	require.ErrorContains(t, err, "no answer within 100ms")
+}
+
+// alone is a transport that reaches the vault, but nothing else. It keeps the hosts.
+type alone struct {
+	vault policy.Transporter
+	asked []string
+}
+
+func (a *alone) Do(r *http.Request) (*http.Response, error) {
+	if r.URL.Hostname() == "127.0.0.1" {
+		return a.vault.Do(r)
+	}
+	a.asked = append(a.asked, r.URL.Host)
+	return nil, &net.OpError{Op: "dial", Net: "tcp", Err: errors.New("connection refused")}
+}
+
+// Without a credential, tokens are from the cloud of the vault's name, as Azure's tools get them.
+func TestClouds(t *testing.T) {
+	t.Setenv("AZURE_TOKEN_CREDENTIALS", "EnvironmentCredential")
+	t.Setenv("AZURE_TENANT_ID", "11111111-2222-3333-4444-555555555555")
+	t.Setenv("AZURE_CLIENT_ID", "app")
+	t.Setenv("AZURE_CLIENT_SECRET", "SECRET")
+	for vault, c := range map[string]struct{ resource, authority string }{
+		"my-vault":                            {"https://vault.azure.net", "login.microsoftonline.com"},
+		"my-hsm.managedhsm.azure.net":         {"https://managedhsm.azure.net", "login.microsoftonline.com"},
+		"my-vault.vault.azure.cn":             {"https://vault.azure.cn", "login.chinacloudapi.cn"},
+		"my-hsm.managedhsm.azure.cn":          {"https://managedhsm.azure.cn", "login.chinacloudapi.cn"},
+		"MY-VAULT.vault.usgovcloudapi.net":    {"https://vault.usgovcloudapi.net", "login.microsoftonline.us"},
+		"my-hsm.managedhsm.usgovcloudapi.net": {"https://managedhsm.usgovcloudapi.net", "login.microsoftonline.us"},
+	} {
+		t.Run(vault, func(t *testing.T) {
+			challenger := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				w.Header().Set("WWW-Authenticate", `Bearer authorization="https://login.microsoftonline.com/11111111-2222-3333-4444-555555555555", resource="`+c.resource+`"`)
+				w.WriteHeader(http.StatusUnauthorized)
+			}))
+			defer challenger.Close()
+			transport := &alone{vault: challenger.Client()}
+			_, err := azurekeyvault.NewProvider(t.Context(), azurekeyvault.Config{
+				Vault: vault, Key: "k", Endpoint: challenger.URL, Transport: transport, MaxRetries: 1, Timeout: time.Second,
+			})
+			require.ErrorIs(t, err, provider.ErrProviderUnavailable, "%v", err)
+			require.ErrorContains(t, err, "connection refused")
+			require.NotContains(t, err.Error(), "SECRET")
+			require.NotContains(t, err.Error(), "\n")
+			require.Contains(t, transport.asked, c.authority)
+		})
+	}
+}

@@ -1,0 +1,72 @@
+package azurekeyvault
+
+import (
+	"fmt"
+	"net/url"
+	"strings"
+
+	"piko.sh/pikokms/provider"
+)
+
+// Scheme is the scheme of the URLs that name keys of vaults.
+const Scheme = "azurekeyvault"
+
+// ParseURL returns the configuration that a URL stands for, without asking the vault:
+//
+//	azurekeyvault://VAULT/KEY
+//	azurekeyvault://VAULT/KEY/VERSION
+//
+// with the optional parameter
+//
+//	endpoint=URL    another endpoint: https://HOST, or http://HOST:PORT for an emulator
+//
+// VAULT is the name of a vault of Azure's public cloud, or the full host name of any vault or
+// managed HSM. With a VERSION, encryption is under that one; decryption is under any.
+//
+// The error holds provider.ErrInvalidKey.
+func ParseURL(u *url.URL) (Config, error) {
+	refuse := func(format string, arguments ...any) (Config, error) {
+		return Config{}, fmt.Errorf("%w: URL %q: %s", provider.ErrInvalidKey, provider.RedactURL(u.String()), fmt.Sprintf(format, arguments...))
+	}
+	switch {
+	case u.Scheme != Scheme:
+		return refuse("the scheme is %q, not %q", u.Scheme, Scheme)
+	case u.Opaque != "":
+		return refuse("slashes are missing; write azurekeyvault://VAULT/KEY")
+	}
+	query, err := provider.URLParameters(u, "endpoint")
+	if err != nil {
+		return Config{}, err
+	}
+	if endpoint, err := url.Parse(query.Get("endpoint")); err != nil || endpoint.User != nil {
+		return Config{}, fmt.Errorf("%w: the parameter endpoint of a %s URL is not a URL, or has user information", provider.ErrInvalidKey, Scheme)
+	}
+	parts := strings.Split(strings.TrimPrefix(u.Path, "/"), "/")
+	if u.Host == "" || parts[0] == "" || len(parts) > 2 || len(parts) == 2 && parts[1] == "" {
+		return refuse("write azurekeyvault://VAULT/KEY or azurekeyvault://VAULT/KEY/VERSION")
+	}
+	c := Config{Vault: u.Host, Key: parts[0], Endpoint: query.Get("endpoint")}
+	if len(parts) == 2 {
+		c.Version = parts[1]
+	}
+	if _, err := c.complete(); err != nil {
+		return refuse("%s", strings.TrimPrefix(err.Error(), provider.ErrInvalidKey.Error()+": "))
+	}
+	return c, nil
+}
+
+// meant returns the URL for a key identifier, as Azure's tools name keys, or nothing.
+func meant(text string) string {
+	u, err := url.Parse(text)
+	if err != nil || u.Scheme != "https" {
+		return ""
+	}
+	if _, ok := suffixOf(strings.ToLower(u.Host)); !ok {
+		return ""
+	}
+	name, ok := strings.CutPrefix(u.Path, "/keys/")
+	if !ok {
+		return ""
+	}
+	return Scheme + "://" + u.Host + "/" + strings.TrimSuffix(name, "/")
+}

@@ -1,0 +1,308 @@
+package branchkey
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"piko.sh/pikokms/provider"
+)
+
+// How long a branch key is disabled before it can be destroyed. DefaultWait is the least that AWS
+// KMS waits before it deletes a key (KMS API Reference, "ScheduleKeyDeletion"). MinWait is our own
+// choice: a day in which whoever misses the branch key can say so, once caches of an hour have let
+// it go.
+const (
+	DefaultWait = 7 * 24 * time.Hour
+	MinWait     = 24 * time.Hour
+)
+
+// disableAttempts is how often Disable begins anew after another administrator changed the branch
+// key.
+const disableAttempts = 5
+
+// clock is a Table that has a clock of its own, which no operator can set.
+type clock interface {
+	now(ctx context.Context, id string) (time.Time, error)
+}
+
+// eraser is a Table that keeps what was overwritten until it is erased.
+type eraser interface {
+	erase(ctx context.Context) error
+}
+
+// now returns the time by the table's clock or, if it has none, by the computer's.
+func (s *Store) now(ctx context.Context, id string) (time.Time, error) {
+	if c, ok := s.table.(clock); ok {
+		return c.now(ctx, id)
+	}
+	return time.Now(), nil
+}
+
+// Disable disables a branch key, and returns its description. From then on its messages can't be
+// opened, and nothing is encrypted under it, by this package and by AWS's libraries. A process that
+// has cached the branch key uses it until its TTL has passed. Enable takes it back.
+//
+// All items are set aside in their places of the table: the active version, all others, and the
+// beacon key. A transaction takes up to MaxWrites of them, the active version first. If Disable is
+// interrupted, it can be called again; so it can if the branch key is disabled already. If another
+// administrator makes a version meanwhile, or moves the branch key, Disable begins anew. If one
+// enables it, the error holds ErrConflict. Of a branch key that is destroyed it holds ErrDestroyed.
+//
+// An AWS library that had read the active item before, to make a version, may overwrite it
+// afterwards. Destroy refuses such a branch key until it is disabled again.
+//
+// The time of disabling is by the clock of DynamoDB, as its answer states it, and of this computer
+// for other tables. KMS is not asked.
+func (s *Store) Disable(ctx context.Context, id string) (*Description, error) {
+	d, err := s.disable(ctx, id)
+	return d, s.fail("Disable", id, err)
+}
+
+func (s *Store) disable(ctx context.Context, id string) (*Description, error) {
+	wasDisabled := false
+	for range disableAttempts {
+		records, active, err := s.whole(ctx, id)
+		if err != nil {
+			return nil, err
+		}
+		if err := notDestroyed(id, records); err != nil {
+			return nil, err
+		}
+		if wasDisabled && active.state == Enabled {
+			return nil, fmt.Errorf("%w: it was enabled again meanwhile", ErrConflict)
+		}
+		wasDisabled = active.state == Disabled
+		behind := slices.DeleteFunc(slices.Clone(records), func(r *record) bool { return r.state == Disabled })
+		if len(behind) == 0 {
+			return describe(records), nil
+		}
+		now, err := s.now(ctx, id)
+		if err != nil {
+			return nil, err
+		}
+		err = s.replace(ctx, active, behind, func(r *record, _ bool) (Item, error) {
+			if r.state == Disabled {
+				return setAside(r.Item, r.disabled)
+			}
+			return setAside(r.Item, now)
+		})
+		if err != nil && !errors.Is(err, ErrConflict) {
+			return nil, err
+		}
+	}
+	return nil, ErrConflict
+}
+
+// Enable takes back what Disable did, and returns the description of the branch key. All items
+// become what they were, the active version last, so that nothing is encrypted before everything
+// can be decrypted. If Enable is interrupted, it can be called again; so it can if the branch key
+// is enabled already. If another administrator changes the branch key at the same time, the error
+// holds ErrConflict. Of a branch key that is destroyed, were it in part, it holds ErrDestroyed.
+func (s *Store) Enable(ctx context.Context, id string) (*Description, error) {
+	d, err := s.enable(ctx, id)
+	return d, s.fail("Enable", id, err)
+}
+
+func (s *Store) enable(ctx context.Context, id string) (*Description, error) {
+	records, active, err := s.whole(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	if err := notDestroyed(id, records); err != nil {
+		return nil, err
+	}
+	if err := s.newest.refuse(id); err != nil {
+		return nil, err
+	}
+	behind := slices.DeleteFunc(slices.Clone(records), func(r *record) bool { return r.state == Enabled })
+	if len(behind) == 0 {
+		return describe(records), nil
+	}
+	err = s.replace(ctx, active, behind, func(r *record, last bool) (Item, error) {
+		if r == active && r.state == Disabled && !last {
+			return setAside(r.Item, r.disabled)
+		}
+		return r.Item, nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	records, _, err = s.whole(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	return describe(records), nil
+}
+
+// Destroy destroys a branch key for good, and returns its description, which says what was
+// destroyed. What is encrypted under it can't be read any more, except with what backups of the
+// table keep. A process that has cached the branch key uses it until its TTL has passed, which
+// should be long ago.
+//
+// It must have been disabled for wait, of at least MinWait; 0 means DefaultWait. Otherwise the error
+// holds ErrNotDisabled or ErrTooEarly. The clock is that of Disable, and the time is that of the
+// item that was disabled last.
+//
+// All items are overwritten, in their places of the table, with tombstones, of which all readers
+// get errors that hold ErrDestroyed. So do those who make a branch key of the same ID, and AWS's
+// libraries fail, too. Tombstones have the branch key's ID, the versions, the ARNs of their KMS keys
+// and times, and stay for good. A transaction takes up to MaxWrites items, the active version first:
+// from then on there is no way back. If Destroy is interrupted, it can be called again. Then and
+// afterwards it does not wait, and destroys whatever has come back. Destroy returns when it has
+// read again that nothing is left. If another administrator changes the branch key at the same time,
+// the error holds ErrConflict. KMS is not asked.
+//
+// In a file it also overwrites the pages that are free. Copies that a file system or a disk keeps
+// are out of its reach.
+func (s *Store) Destroy(ctx context.Context, id string, wait time.Duration) (*Description, error) {
+	d, err := s.destroy(ctx, id, wait)
+	return d, s.fail("Destroy", id, err)
+}
+
+func (s *Store) destroy(ctx context.Context, id string, wait time.Duration) (*Description, error) {
+	if wait == 0 {
+		wait = DefaultWait
+	}
+	if wait < MinWait {
+		return nil, fmt.Errorf("%w: a branch key is disabled for at least %v before it is destroyed, not for %v", provider.ErrInvalidKey, MinWait, wait)
+	}
+	records, active, err := s.whole(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	now, err := s.now(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	if err := canDestroy(records, now, wait); err != nil {
+		return nil, err
+	}
+	behind := slices.DeleteFunc(slices.Clone(records), func(r *record) bool { return r.state == Destroyed })
+	if len(behind) > 0 {
+		err = s.replace(ctx, active, behind, func(r *record, _ bool) (Item, error) { return r.tombstone(now), nil })
+		if err != nil {
+			return nil, err
+		}
+		if records, _, err = s.whole(ctx, id); err != nil {
+			return nil, err
+		}
+	}
+	d := describe(records)
+	if len(d.Behind) > 0 {
+		return nil, fmt.Errorf("%w: items %q are not destroyed", ErrConflict, d.Behind)
+	}
+	if e, ok := s.table.(eraser); ok {
+		if err := e.erase(ctx); err != nil {
+			return nil, err
+		}
+	}
+	return d, nil
+}
+
+// canDestroy returns an error if a branch key can't be destroyed at a time.
+func canDestroy(records []*record, now time.Time, wait time.Duration) error {
+	d := describe(records)
+	switch {
+	case d.State == Destroyed:
+		return nil // in part, or something has come back
+	case d.State == Enabled:
+		return fmt.Errorf("%w: disable it, and destroy it after %v", ErrNotDisabled, wait)
+	case len(d.Behind) > 0:
+		return fmt.Errorf("%w: items %q are enabled, since disabling or enabling was interrupted; disable it again", ErrNotDisabled, d.Behind)
+	}
+	if end := d.Disabled.Add(wait); now.Before(end) {
+		return fmt.Errorf("%w: it was disabled on %s, and can be destroyed from %s; by the clock of the table it is %s",
+			ErrTooEarly, d.Disabled.Format(time.RFC3339), end.Format(time.RFC3339), now.UTC().Format(time.RFC3339))
+	}
+	return nil
+}
+
+// whole returns all items of a branch key, and the active one of them. It fails if one of them is
+// damaged.
+func (s *Store) whole(ctx context.Context, id string) (records []*record, active *record, err error) {
+	records, faults, err := s.all(ctx, id)
+	if err != nil {
+		return nil, nil, err
+	}
+	if len(faults) > 0 {
+		return nil, nil, fmt.Errorf("%w; restore or delete what is damaged first", errors.Join(faults...))
+	}
+	if active = activeOf(records); active == nil {
+		return nil, nil, noActive()
+	}
+	return records, active, nil
+}
+
+// replace writes what becomes of items. Each transaction also writes the active item anew, even if
+// nothing becomes of that, on the condition that nobody else has. So of two administrators who
+// change a branch key at the same time, one gets an error that holds ErrConflict at their next
+// transaction. The function become is told whether it is the last one.
+func (s *Store) replace(ctx context.Context, active *record, items []*record, become func(r *record, last bool) (Item, error)) error {
+	others := slices.DeleteFunc(slices.Clone(items), func(r *record) bool { return r == active })
+	chunks := slices.Collect(slices.Chunk(others, MaxWrites-1))
+	if len(chunks) == 0 {
+		chunks = [][]*record{nil}
+	}
+	lock := active.stored.Enc
+	for i, chunk := range chunks {
+		last := i == len(chunks)-1
+		item, err := become(active, last)
+		if err != nil {
+			return err
+		}
+		writes := []Write{{item, lock}}
+		lock = item.Enc
+		for _, r := range chunk {
+			item, err := become(r, last)
+			if err != nil {
+				return err
+			}
+			writes = append(writes, Write{item, r.stored.Enc})
+		}
+		if err := s.table.Write(ctx, writes); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// activeOf returns the active item, or nil.
+func activeOf(records []*record) *record {
+	i := slices.IndexFunc(records, func(r *record) bool { return r.kind == kindActive })
+	if i < 0 {
+		return nil
+	}
+	return records[i]
+}
+
+// stateOf returns the state of the branch key that has these items: that of the active one, unless
+// any item is destroyed.
+func stateOf(records []*record) State {
+	state := Enabled
+	for _, r := range records {
+		if r.state == Destroyed {
+			return Destroyed
+		}
+		if r.kind == kindActive {
+			state = r.state
+		}
+	}
+	return state
+}
+
+// notDestroyed returns an error if an item of a branch key is destroyed.
+func notDestroyed(id string, records []*record) error {
+	var last time.Time
+	for _, r := range records {
+		if r.destroyed.After(last) {
+			last = r.destroyed
+		}
+	}
+	if last.IsZero() {
+		return nil
+	}
+	return destroyedError(id, last)
+}
