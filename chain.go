@@ -50,7 +50,7 @@ func (r *registry) chain(names []string) (*chain, error) {
 		if err != nil {
 			return nil, err
 		}
-		if t.Type() != TransformerEncryption {
+		if t.Type() != transformerEncryption {
 			below++
 		}
 		if below > maxChain {
@@ -118,7 +118,7 @@ func (c *chain) transform(ctx context.Context, input io.Reader, encryptionContex
 	}
 	for i, t := range c.transformers {
 		var options any
-		if t.Type() == TransformerEncryption {
+		if t.Type() == transformerEncryption {
 			full := make(map[string]string)
 			maps.Copy(full, encryptionContext)
 			if i > 0 {

@@ -108,12 +108,12 @@ func WithEnabledTransformers(names ...string) Option {
 }
 
 // WithMaxDecompressedSize bounds the size in bytes of objects before compression, both when they
-// are written and when they are read. The default is compress.DefaultMaxSize, 1 TiB.
+// are written and when they are read. The default is 1 TiB.
 func WithMaxDecompressedSize(n int64) Option { return func(s *settings) { s.maxSize = n } }
 
 // WithMaxWindow bounds the memory in bytes that reading an object takes if it was compressed by
 // zstd or zstd-seekable, as MaxWindow of compress.Transformer does: the window that its writer
-// chose. The default is compress.DefaultMaxWindow, 8 MiB, which is twice what hosts write. An
+// chose. The default is 8 MiB, which is twice what hosts write. An
 // object over it is refused with compress.ErrWindow.
 func WithMaxWindow(n int) Option {
 	return func(s *settings) {

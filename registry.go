@@ -66,11 +66,11 @@ func (r *registry) register(t Transformer) error {
 	switch {
 	case !validName(name):
 		return fmt.Errorf("%w: name %q; names have lower-case letters, digits, '.', '_' and '-'", ErrInvalidTransformer, name)
-	case t.Type() != TransformerEncryption && t.Priority() >= cryptoPriority:
+	case t.Type() != transformerEncryption && t.Priority() >= cryptoPriority:
 		return fmt.Errorf("%w: %s has priority %d; the chain is recorded inside the encryption of priority %d, which must come last", ErrInvalidTransformer, name, t.Priority(), cryptoPriority)
 	case r.transformers[name] != nil:
 		return fmt.Errorf("%w: %s is registered already", ErrInvalidTransformer, name)
-	case t.Type() == TransformerEncryption:
+	case t.Type() == transformerEncryption:
 		return fmt.Errorf("%w: %s is a second encryption transformer", ErrInvalidTransformer, name)
 	}
 	r.transformers[name] = t

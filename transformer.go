@@ -17,7 +17,7 @@ type TransformerType string
 // The kinds of transformers, which are Piko's.
 const (
 	TransformerCompression TransformerType = "compression"
-	TransformerEncryption  TransformerType = "encryption"
+	transformerEncryption  TransformerType = "encryption" // pikokms has the only one
 	TransformerCustom      TransformerType = "custom"
 )
 
@@ -81,7 +81,7 @@ type cryptoTransformer struct {
 }
 
 func (t *cryptoTransformer) Name() string          { return cryptoName }
-func (t *cryptoTransformer) Type() TransformerType { return TransformerEncryption }
+func (t *cryptoTransformer) Type() TransformerType { return transformerEncryption }
 func (t *cryptoTransformer) Priority() int         { return cryptoPriority }
 
 // Transform returns a *message.EncryptReader. The options are the map[string]string of the chain,

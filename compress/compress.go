@@ -34,7 +34,6 @@ import (
 	"github.com/klauspost/compress/zstd"
 
 	"piko.sh/pikokms/internal/checked"
-	"piko.sh/pikokms/internal/cores"
 )
 
 var (
@@ -69,15 +68,15 @@ const (
 func Formats() []string { return []string{Zstd, Gzip, S2, ZstdSeekable} }
 
 const (
-	// DefaultMaxSize is the default bound of a stream's size in bytes before compression: 1 TiB.
-	DefaultMaxSize = 1 << 40
+	// defaultMaxSize is the default bound of a stream's size in bytes before compression: 1 TiB.
+	defaultMaxSize = 1 << 40
 
 	// Priority is the place of compression in a chain, before encryption.
 	Priority = 100
 
-	// DefaultMaxWindow is the default of [Transformer.MaxWindow] in bytes: 8 MiB. RFC 8878, section
+	// defaultMaxWindow is the default of [Transformer.MaxWindow] in bytes: 8 MiB. RFC 8878, section
 	// 3.1.1.1.2, asks every decoder to accept as much.
-	DefaultMaxWindow = 8 << 20
+	defaultMaxWindow = 8 << 20
 
 	// mostWindow is the largest window that a frame can state (RFC 8878, section 3.1.1.1.2).
 	mostWindow = 1<<41 + 7<<38
@@ -89,18 +88,15 @@ const (
 	// several.
 	parallelFrom = 1 << 20
 
-	// MaxDefaultParallelism is the most goroutines that a [Transformer.Parallelism] of 0 allows.
-	MaxDefaultParallelism = cores.MaxDefault
-
 	chunkSize = 64 << 10
 )
 
 // Transformer compresses and decompresses streams of one format. It is safe for concurrent use.
 type Transformer struct {
 	// Parallelism is the most goroutines that work on one stream, with the caller's among them. 1
-	// means that no other goroutine is started. 0 means one for each core, at most
-	// [MaxDefaultParallelism], as far as other streams leave cores free. All streams of the process
-	// that compress or encrypt share these cores. Set Parallelism before the first stream.
+	// means that no other goroutine is started. 0 means one for each core, at most 8,
+	// as far as other streams leave cores free. All streams of the process that compress or encrypt
+	// share these cores. Set Parallelism before the first stream.
 	//
 	// [ZstdSeekable] and [S2] compress on several goroutines after the first 1 MiB. Each goroutine
 	// holds 256 KiB or 1 MiB before compression in memory. [Zstd] compresses on two goroutines from
@@ -111,7 +107,7 @@ type Transformer struct {
 
 	// MaxWindow is the largest window in bytes that a stream of [Zstd] or [ZstdSeekable] may have
 	// to be decompressed: its writer chooses it, and its reader takes as much memory. For random
-	// access to [ZstdSeekable] it bounds a frame before compression. 0 means [DefaultMaxWindow].
+	// access to [ZstdSeekable] it bounds a frame before compression. 0 means 8 MiB.
 	// The programs zstd -19 and above, and zstd --long, choose larger ones, up to 2 GiB. Set
 	// MaxWindow before the first stream.
 	MaxWindow int
@@ -144,12 +140,12 @@ type encoder interface {
 }
 
 // New returns the transformer of a format. It refuses streams of more than maxSize bytes before
-// compression, when it compresses and when it decompresses; 0 means [DefaultMaxSize]. For
+// compression, when it compresses and when it decompresses; 0 means 1 TiB. For
 // [ZstdSeekable] the bound is at most 32 TiB, since a seek table has at most 0x8000000 frames. The
 // error holds [ErrUnknownFormat].
 func New(format string, maxSize int64) (*Transformer, error) {
 	if maxSize <= 0 {
-		maxSize = DefaultMaxSize
+		maxSize = defaultMaxSize
 	}
 	t := &Transformer{format: format, maxSize: maxSize}
 	switch format {
@@ -194,7 +190,7 @@ func newZstdReader(src io.Reader, maxWindow int) (io.Reader, error) {
 // maxWindow returns the bound of windows, with its default.
 func (t *Transformer) maxWindow() int {
 	if t.MaxWindow <= 0 {
-		return DefaultMaxWindow
+		return defaultMaxWindow
 	}
 	return max(t.MaxWindow, zstd.MinWindowSize)
 }

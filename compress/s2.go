@@ -5,6 +5,8 @@ import (
 	"sync"
 
 	"github.com/klauspost/compress/s2"
+
+	"piko.sh/pikokms/internal/cores"
 )
 
 const s2Block = 1 << 20 // the default of s2.NewWriter
@@ -23,7 +25,7 @@ type s2Writer struct {
 // stream writes nothing at all, which could not be told from a stream that was cut to nothing.
 const s2Start = "\xff\x06\x00\x00S2sTwO"
 
-var parallelS2 = sync.Pool{New: func() any { return s2.NewWriter(nil, s2.WriterConcurrency(MaxDefaultParallelism)) }}
+var parallelS2 = sync.Pool{New: func() any { return s2.NewWriter(nil, s2.WriterConcurrency(cores.MaxDefault)) }}
 
 func newS2Writer(dst io.Writer, _ int) (encoder, error) {
 	return &s2Writer{Writer: s2.NewWriter(dst, s2.WriterConcurrency(1)), dst: dst}, nil

@@ -11,7 +11,7 @@ import (
 
 // A test can't compress 32 TiB, so other tests try that a transformer keeps smaller bounds.
 func TestSeekableBoundIsWhatATableHolds(t *testing.T) {
-	for given, want := range map[int64]int64{0: DefaultMaxSize, 1000: 1000, 1 << 45: 1 << 45, 1<<45 + 1: 1 << 45, math.MaxInt64: 1 << 45} {
+	for given, want := range map[int64]int64{0: defaultMaxSize, 1000: 1000, 1 << 45: 1 << 45, 1<<45 + 1: 1 << 45, math.MaxInt64: 1 << 45} {
 		s, err := New(ZstdSeekable, given)
 		require.NoError(t, err)
 		require.Equal(t, want, s.maxSize)

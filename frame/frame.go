@@ -28,8 +28,6 @@ import (
 	"errors"
 	"io"
 	"math"
-
-	"piko.sh/pikokms/internal/cores"
 )
 
 var (
@@ -78,9 +76,6 @@ const (
 	maxFooter = 1024
 )
 
-// MaxDefaultParallelism is the most goroutines that a [Config.Parallelism] of 0 allows.
-const MaxDefaultParallelism = cores.MaxDefault
-
 // Config describes a body. All its frames share it.
 type Config struct {
 	// AEAD is AES-GCM with 12-byte IVs and 16-byte tags, under a key that no other message uses.
@@ -99,8 +94,8 @@ type Config struct {
 
 	// Parallelism is the most goroutines that seal or open frames of one stream side by side. 1
 	// means that the caller's goroutine does all the work and no other is started. 0 means one for
-	// each core, at most [MaxDefaultParallelism], as far as other streams leave cores free. All
-	// streams of the process that encrypt or compress share these cores.
+	// each core, at most 8, as far as other streams leave cores free. All streams of the process
+	// that encrypt or compress share these cores.
 	//
 	// A stream uses several goroutines once more than 1 MiB of plaintext has passed, or when one
 	// Write has as much. It does so only within a call of WriteTo or ReadFrom, or of Read or Write

@@ -42,8 +42,7 @@ type Encrypter struct {
 
 	// Parallelism is the most goroutines that seal a stream's frames, as in frame.Config. 1 keeps
 	// every stream on one core, and its memory at one frame. 0 uses the cores that are free, at
-	// most frame.MaxDefaultParallelism, once a stream is longer than 1 MiB. Signed messages stay on
-	// one core.
+	// most 8, once a stream is longer than 1 MiB. Signed messages stay on one core.
 	Parallelism int
 }
 

@@ -31,7 +31,7 @@ type Config struct {
 	AllowUnauthenticated bool
 
 	// Memory bounds the memory of the objects that are being decrypted. Nil is the process's own,
-	// of DefaultMemory.
+	// of 1 GiB.
 	Memory *Memory
 }
 

@@ -11,9 +11,9 @@ import (
 	"golang.org/x/sync/semaphore"
 )
 
-// DefaultMemory is the size in bytes of the memory that is shared by all Decrypters without one of
+// defaultMemory is the size in bytes of the memory that is shared by all Decrypters without one of
 // their own.
-const DefaultMemory = 1 << 30
+const defaultMemory = 1 << 30
 
 // ErrMemory means that an object is larger than all of the memory in which it would be decrypted.
 var ErrMemory = errors.New("one tag covers the whole object, so it is decrypted in memory, and it does not fit")
@@ -31,7 +31,7 @@ type Memory struct {
 // NewMemory returns a Memory of size bytes.
 func NewMemory(size int64) *Memory { return &Memory{size: size, free: semaphore.NewWeighted(size)} }
 
-var shared = NewMemory(DefaultMemory)
+var shared = NewMemory(defaultMemory)
 
 // take waits for n bytes. What was given back may still be in Go's heap, so garbage is collected
 // where the two together would exceed the Memory.

@@ -196,7 +196,7 @@ func TestExamineECKey(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, e.Usable)
 	require.Equal(t, map[string]string{
-		awskms.ActionDescribeKey: "allowed", awskms.ActionGetPublicKey: "allowed", awskms.ActionDeriveSharedSecret: "allowed",
+		"kms:DescribeKey": "allowed", "kms:GetPublicKey": "allowed", "kms:DeriveSharedSecret": "allowed",
 	}, permissions(e))
 	for _, r := range server.Requests() {
 		require.Equal(t, r.Operation == "DeriveSharedSecret", r.DryRun)
@@ -204,7 +204,7 @@ func TestExamineECKey(t *testing.T) {
 	server.Inject(kmstest.Fault{Operation: "DeriveSharedSecret", Do: kmstest.Error("AccessDeniedException", "not allowed")})
 	e, err = awskms.Examine(t.Context(), c, nil)
 	require.NoError(t, err)
-	require.Equal(t, "denied", permissions(e)[awskms.ActionDeriveSharedSecret])
+	require.Equal(t, "denied", permissions(e)["kms:DeriveSharedSecret"])
 }
 
 // A message for an EC key of KMS and a further recipient opens by each.

@@ -18,14 +18,13 @@ import (
 
 // Actions of IAM that a Provider needs; see the package documentation for which.
 const (
-	ActionDecrypt            = "kms:Decrypt"
-	ActionDescribeKey        = "kms:DescribeKey"
-	ActionDeriveSharedSecret = "kms:DeriveSharedSecret"
-	ActionEncrypt            = "kms:Encrypt"
-	ActionGenerateDataKey    = "kms:GenerateDataKey"
-	ActionGetPublicKey       = "kms:GetPublicKey"
-	ActionReEncrypt          = "kms:ReEncrypt*" // kms:ReEncryptFrom and kms:ReEncryptTo
-
+	actionDecrypt              = "kms:Decrypt"
+	actionDescribeKey          = "kms:DescribeKey"
+	actionDeriveSharedSecret   = "kms:DeriveSharedSecret"
+	actionEncrypt              = "kms:Encrypt"
+	actionGenerateDataKey      = "kms:GenerateDataKey"
+	actionGetPublicKey         = "kms:GetPublicKey"
+	actionReEncrypt            = "kms:ReEncrypt*" // kms:ReEncryptFrom and kms:ReEncryptTo
 	actionGetKeyRotationStatus = "kms:GetKeyRotationStatus"
 )
 
@@ -91,7 +90,7 @@ func Examine(ctx context.Context, c Config, encryptionContext map[string]string)
 	if err != nil && !isDenied(err) {
 		return nil, fail(ctx, "Examine", c.KeyID, err)
 	}
-	e.add(ctx, ActionDescribeKey, err)
+	e.add(ctx, actionDescribeKey, err)
 	of := symmetricKind
 	if m != nil {
 		e.describe(m)
@@ -99,11 +98,11 @@ func Examine(ctx context.Context, c Config, encryptionContext map[string]string)
 	}
 	if of != symmetricKind {
 		_, err := x.getPublicKey(ctx, x.keyID)
-		e.add(ctx, ActionGetPublicKey, err)
+		e.add(ctx, actionGetPublicKey, err)
 		if of == rsaKind {
-			e.add(ctx, ActionDecrypt, x.decryptRSA(ctx))
+			e.add(ctx, actionDecrypt, x.decryptRSA(ctx))
 		} else {
-			e.add(ctx, ActionDeriveSharedSecret, x.derive(ctx, m.KeySpec))
+			e.add(ctx, actionDeriveSharedSecret, x.derive(ctx, m.KeySpec))
 		}
 		return e, x.ended(ctx)
 	}
@@ -111,10 +110,10 @@ func Examine(ctx context.Context, c Config, encryptionContext map[string]string)
 		action string
 		ask    func(context.Context) error
 	}{
-		{ActionGenerateDataKey, x.generate},
-		{ActionEncrypt, x.encrypt},
-		{ActionDecrypt, x.decrypt},
-		{ActionReEncrypt, x.reEncrypt},
+		{actionGenerateDataKey, x.generate},
+		{actionEncrypt, x.encrypt},
+		{actionDecrypt, x.decrypt},
+		{actionReEncrypt, x.reEncrypt},
 	} {
 		e.add(ctx, question.action, question.ask(ctx))
 	}

@@ -34,8 +34,8 @@ func TestExamineSymmetricKey(t *testing.T) {
 	server := kmstest.NewServer(t)
 	key := server.CreateKey(kmstest.Key{Alias: "alias/store", MultiRegion: true})
 	operations := map[string]string{
-		"DescribeKey": awskms.ActionDescribeKey, "GenerateDataKey": awskms.ActionGenerateDataKey, "Encrypt": awskms.ActionEncrypt,
-		"Decrypt": awskms.ActionDecrypt, "ReEncrypt": awskms.ActionReEncrypt, "GetKeyRotationStatus": "kms:GetKeyRotationStatus",
+		"DescribeKey": "kms:DescribeKey", "GenerateDataKey": "kms:GenerateDataKey", "Encrypt": "kms:Encrypt",
+		"Decrypt": "kms:Decrypt", "ReEncrypt": "kms:ReEncrypt*", "GetKeyRotationStatus": "kms:GetKeyRotationStatus",
 	}
 	want := make(map[string]string)
 	for _, action := range operations {
@@ -82,7 +82,7 @@ func TestExamineSymmetricKey(t *testing.T) {
 	e, err := awskms.Examine(t.Context(), c, nil)
 	require.NoError(t, err)
 	require.ErrorIs(t, e.Usable, provider.ErrKeyDisabled)
-	require.Equal(t, "unknown", permissions(e)[awskms.ActionDecrypt])
+	require.Equal(t, "unknown", permissions(e)["kms:Decrypt"])
 
 	server.DeleteKey(key.ARN)
 	_, err = awskms.Examine(t.Context(), c, nil)
@@ -99,12 +99,12 @@ func TestExamineRSAKey(t *testing.T) {
 	e, err := awskms.Examine(t.Context(), c, nil)
 	require.NoError(t, err)
 	require.Equal(t, map[string]string{
-		awskms.ActionDescribeKey: "allowed", awskms.ActionGetPublicKey: "allowed", awskms.ActionDecrypt: "allowed",
+		"kms:DescribeKey": "allowed", "kms:GetPublicKey": "allowed", "kms:Decrypt": "allowed",
 	}, permissions(e))
 	server.Inject(kmstest.Fault{Operation: "Decrypt", Do: kmstest.Deny()})
 	e, err = awskms.Examine(t.Context(), c, nil)
 	require.NoError(t, err)
-	require.Equal(t, "denied", permissions(e)[awskms.ActionDecrypt])
+	require.Equal(t, "denied", permissions(e)["kms:Decrypt"])
 }
 
 // TestExamineWithoutDryRuns asks emulators that carry out a dry run, and that look at its

@@ -222,7 +222,7 @@ func (c *CheckedKey) checkKMS(ctx context.Context, k *keys.Key, pairs map[string
 		needed = ecActionsOf(needed, &config)
 	}
 	if !isARN {
-		needed = append(needed, awskms.ActionDescribeKey)
+		needed = append(needed, actionDescribeKey)
 	}
 	var missing []string
 	for _, p := range e.Permissions {
@@ -326,8 +326,8 @@ func (c *CheckedKey) checkByUse(ctx context.Context, k *keys.Key, pairs map[stri
 
 // addUses adds what came of encrypting and decrypting with a key.
 func (c *CheckedKey) addUses(needed []string, encryptErr, decryptErr error) {
-	decrypts := slices.Contains(needed, awskms.ActionDecrypt)
-	encrypts := slices.ContainsFunc(needed, func(action string) bool { return action != awskms.ActionDecrypt })
+	decrypts := slices.Contains(needed, actionDecrypt)
+	encrypts := slices.ContainsFunc(needed, func(action string) bool { return action != actionDecrypt })
 	for _, use := range []struct {
 		action string
 		needed bool
@@ -335,7 +335,7 @@ func (c *CheckedKey) addUses(needed []string, encryptErr, decryptErr error) {
 		breaks string
 	}{
 		{"encrypt", encrypts, encryptErr, "encrypt -k and rewrap --to"},
-		{"decrypt", decrypts, decryptErr, breaks(awskms.ActionDecrypt, true)},
+		{"decrypt", decrypts, decryptErr, breaks(actionDecrypt, true)},
 	} {
 		one := checkedPermission{Action: use.action, Allowed: "yes", Needed: use.needed, Breaks: use.breaks}
 		switch {

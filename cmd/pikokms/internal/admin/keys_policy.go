@@ -198,7 +198,7 @@ func neededOf(ctx context.Context, k *keys.Key, actions []string, isRSA bool) (*
 		n.actions = ecActionsOf(actions, &config)
 	}
 	if looksUp {
-		n.actions = append(n.actions, awskms.ActionDescribeKey)
+		n.actions = append(n.actions, actionDescribeKey)
 	}
 	return n, nil
 }

@@ -24,6 +24,18 @@ const (
 	roleRewrapper = "rewrapper"
 )
 
+// Actions of IAM on keys of AWS KMS (Service Authorization Reference, "Actions defined by AWS Key
+// Management Service").
+const (
+	actionDecrypt            = "kms:Decrypt"
+	actionDescribeKey        = "kms:DescribeKey"
+	actionDeriveSharedSecret = "kms:DeriveSharedSecret"
+	actionEncrypt            = "kms:Encrypt"
+	actionGenerateDataKey    = "kms:GenerateDataKey"
+	actionGetPublicKey       = "kms:GetPublicKey"
+	actionReEncrypt          = "kms:ReEncrypt*" // kms:ReEncryptFrom and kms:ReEncryptTo
+)
+
 var roles = []string{roleReader, roleWriter, roleRewrapper}
 
 func checkRole(role string) error {
@@ -65,17 +77,17 @@ func (r *roleKeys) parse(given, to, stated []string, timeout time.Duration) (err
 // Several keys wrap one that is made here.
 func (r *roleKeys) actions(i int) []string {
 	isTarget, targets := i >= r.sources, len(r.keys)-r.sources
-	wrap := awskms.ActionGenerateDataKey
+	wrap := actionGenerateDataKey
 	if targets > 1 || targets == 0 && r.sources > 1 {
-		wrap = awskms.ActionEncrypt
+		wrap = actionEncrypt
 	}
 	switch {
 	case r.role == roleReader, targets > 0 && !isTarget:
-		return []string{awskms.ActionDecrypt}
+		return []string{actionDecrypt}
 	case r.role == roleWriter, isTarget:
 		return []string{wrap}
 	}
-	return []string{awskms.ActionDecrypt, wrap}
+	return []string{actionDecrypt, wrap}
 }
 
 // rsaActionsOf returns what actions returns for an RSA key. To encrypt under one takes its public
@@ -84,10 +96,10 @@ func rsaActionsOf(actions []string, hasPublicKey bool) []string {
 	var own []string
 	for _, action := range actions {
 		switch {
-		case action == awskms.ActionDecrypt:
+		case action == actionDecrypt:
 			own = append(own, action)
 		case !hasPublicKey:
-			own = append(own, awskms.ActionDescribeKey, awskms.ActionGetPublicKey)
+			own = append(own, actionDescribeKey, actionGetPublicKey)
 		}
 	}
 	return own
@@ -99,16 +111,16 @@ func rsaActionsOf(actions []string, hasPublicKey bool) []string {
 func ecActionsOf(actions []string, config *awskms.Config) []string {
 	var own []string
 	hasPeer := config.PeerFile != ""
-	if hasPeer || slices.Contains(actions, awskms.ActionDecrypt) {
-		own = append(own, awskms.ActionDeriveSharedSecret)
+	if hasPeer || slices.Contains(actions, actionDecrypt) {
+		own = append(own, actionDeriveSharedSecret)
 	}
 	if config.PublicKeyFile != "" {
 		return own
 	}
 	if !hasPeer {
-		own = append(own, awskms.ActionDescribeKey)
+		own = append(own, actionDescribeKey)
 	}
-	return append(own, awskms.ActionGetPublicKey)
+	return append(own, actionGetPublicKey)
 }
 
 // isECFile reports whether a file has the public half of an EC key, rather than that of an RSA key.
@@ -132,22 +144,22 @@ func isECFile(path string) (bool, error) {
 // breaks returns what does not work without an action.
 func breaks(action string, isARN bool) string {
 	switch action {
-	case awskms.ActionDescribeKey:
+	case actionDescribeKey:
 		if isARN {
 			return "encrypt and rewrap --to, to check the key first, and under an RSA key without public-key= in its URL"
 		}
 		return "every command, since the key is named by an alias or its ID"
-	case awskms.ActionGenerateDataKey:
+	case actionGenerateDataKey:
 		return "encrypt -k and rewrap --to, where it is the only key"
-	case awskms.ActionEncrypt:
+	case actionEncrypt:
 		return "encrypt -k and rewrap --to, where it is one of several keys; short strings in programs"
-	case awskms.ActionDecrypt:
+	case actionDecrypt:
 		return "decrypt, verify, cat, serve and rewrap"
-	case awskms.ActionDeriveSharedSecret:
+	case actionDeriveSharedSecret:
 		return "decrypt, verify, cat, serve and rewrap under an EC key, and encrypt with peer= in its URL"
-	case awskms.ActionGetPublicKey:
+	case actionGetPublicKey:
 		return "encrypt -k and rewrap --to, and decrypting under an EC key, without public-key= in its URL"
-	case awskms.ActionReEncrypt:
+	case actionReEncrypt:
 		return "Host.ReEncrypt of strings in programs, and no command"
 	}
 	return "keys check, to tell of rotation"
@@ -196,7 +208,7 @@ func onContext(pairs map[string]string) map[string]map[string]string {
 
 // takesContext reports whether calls for an action have an encryption context.
 func takesContext(action string) bool {
-	return action != awskms.ActionDescribeKey && action != awskms.ActionGetPublicKey && action != awskms.ActionDeriveSharedSecret
+	return action != actionDescribeKey && action != actionGetPublicKey && action != actionDeriveSharedSecret
 }
 
 // allow returns the statements that allow actions on resources. What has an encryption context may

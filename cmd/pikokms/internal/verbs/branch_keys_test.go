@@ -267,6 +267,12 @@ func beforeKMS(t *testing.T, moto string, deny func() bool) string {
 	target, err := url.Parse(moto)
 	require.NoError(t, err)
 	proxy := httputil.NewSingleHostReverseProxy(target)
+	proxy.ModifyResponse = func(answer *http.Response) error {
+		if answer.StatusCode >= http.StatusInternalServerError {
+			t.Logf("moto answers %s with %s, so the AWS SDK asks again", answer.Request.Header.Get("X-Amz-Target"), answer.Status)
+		}
+		return nil
+	}
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if strings.HasPrefix(r.Header.Get("X-Amz-Target"), "TrentService.") && deny() {
 			w.Header().Set("Content-Type", "application/x-amz-json-1.1")
