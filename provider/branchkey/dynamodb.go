@@ -115,7 +115,7 @@ func (d *dynamoTable) now(ctx context.Context, id string) (time.Time, error) {
 	}
 	now, ok := awsmiddleware.GetServerTime(out.ResultMetadata)
 	if !ok {
-		return time.Time{}, fmt.Errorf("%w: the answer of DynamoDB has no header Date, which says how late it is", provider.ErrProviderUnavailable)
+		return time.Time{}, fmt.Errorf("%w: the answer of DynamoDB has no header Date, by whose time branch keys are disabled and destroyed", provider.ErrProviderUnavailable)
 	}
 	return now, nil
 }

@@ -127,9 +127,9 @@ func TestJavaSDKBranchKeys(t *testing.T) {
 	testInterop(t, startJava(t, endpoint), table, endpoint)
 }
 
-// startJava starts AWS's Encryption SDK for Java. It needs a folder of jars that PIKOKMS_JARS names:
-// aws-encryption-sdk-java and aws-cryptographic-material-providers of Maven Central, with what they
-// depend on.
+// startJava starts AWS's Encryption SDK for Java. It needs a folder of jars that PIKOKMS_JARS
+// names: aws-encryption-sdk-java and aws-cryptographic-material-providers of Maven Central, with
+// what they depend on.
 func startJava(t *testing.T, endpoint string) *officialSDK {
 	t.Helper()
 	jars := os.Getenv("PIKOKMS_JARS")

@@ -107,8 +107,8 @@ func (n *newest) sawDestroyed(id string) error {
 	return nil
 }
 
-// refuse returns an error if the process has seen that a branch key is destroyed which the table now
-// has again. It holds ErrDestroyed and ErrRolledBack.
+// refuse returns an error about a branch key that the table has, if the process has seen that it is
+// destroyed. The error holds ErrDestroyed and ErrRolledBack.
 func (n *newest) refuse(id string) error {
 	if err := n.sawDestroyed(id); err != nil {
 		return fmt.Errorf("%w: this process has seen that, and the table has it again; destroy it again, or restart the process if it is to come back: %w", err, ErrRolledBack)

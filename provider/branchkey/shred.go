@@ -142,18 +142,20 @@ func (s *Store) enable(ctx context.Context, id string) (*Description, error) {
 // table keep. A process that has cached the branch key uses it until its TTL has passed, which
 // should be long ago.
 //
-// It must have been disabled for wait, of at least MinWait; 0 means DefaultWait. Otherwise the error
-// holds ErrNotDisabled or ErrTooEarly. The clock is that of Disable, and the time is that of the
-// item that was disabled last.
+// It must have been disabled for wait, of at least MinWait; 0 means DefaultWait. Otherwise the
+// error holds ErrNotDisabled or ErrTooEarly. The clock is that of Disable, and the time is that of
+// the item that was disabled last.
 //
-// All items are overwritten, in their places of the table, with tombstones, of which all readers
-// get errors that hold ErrDestroyed. So do those who make a branch key of the same ID, and AWS's
-// libraries fail, too. Tombstones have the branch key's ID, the versions, the ARNs of their KMS keys
-// and times, and stay for good. A transaction takes up to MaxWrites items, the active version first:
-// from then on there is no way back. If Destroy is interrupted, it can be called again. Then and
-// afterwards it does not wait, and destroys whatever has come back. Destroy returns when it has
-// read again that nothing is left. If another administrator changes the branch key at the same time,
-// the error holds ErrConflict. KMS is not asked.
+// All items are overwritten with tombstones, in their places of the table. Whoever reads one, or
+// makes a branch key of the same ID, gets an error that holds ErrDestroyed, and AWS's libraries
+// fail. Tombstones have the branch key's ID, the versions, the ARNs of their KMS keys, and times.
+// They stay for good.
+//
+// A transaction takes up to MaxWrites items, the active version first: from then on there is no way
+// back. If Destroy is interrupted, it can be called again. Then and afterwards it does not wait,
+// and destroys whatever has come back. It returns when it has read again that nothing is left. If
+// another administrator changes the branch key at the same time, the error holds ErrConflict. KMS
+// is not asked.
 //
 // In a file it also overwrites the pages that are free. Copies that a file system or a disk keeps
 // are out of its reach.

@@ -745,3 +745,30 @@ func TestClockOfDynamoDB(t *testing.T) {
 	_, err = store.Create(ctx, id, map[string]string{"tenant": "x"})
 	require.ErrorIs(t, err, branchkey.ErrDestroyed)
 }
+
+// TestActiveItemThatAWSOverwrites has the active item come back after disabling, as AWS's library
+// writes it if it had begun to make a version before. The branch key must be disabled again.
+func TestActiveItemThatAWSOverwrites(t *testing.T) {
+	s := newShredded(t)
+	ctx := t.Context()
+	active, err := s.table.Get(ctx, s.id, "branch:ACTIVE")
+	require.NoError(t, err)
+	_, err = s.Disable(ctx, s.id)
+	require.NoError(t, err)
+	age(t, s.table, s.id, 8*24*time.Hour)
+	restore(t, s.table, []branchkey.Item{active})
+	d, err := s.Describe(ctx, s.id)
+	require.NoError(t, err)
+	require.Equal(t, branchkey.Enabled, d.State)
+	require.Len(t, d.Behind, 4)
+	require.ErrorIs(t, s.Check(ctx, s.id), branchkey.ErrIncomplete)
+	_, err = s.Destroy(ctx, s.id, 0)
+	require.ErrorIs(t, err, branchkey.ErrNotDisabled)
+	_, err = s.Disable(ctx, s.id)
+	require.NoError(t, err)
+	_, err = s.Destroy(ctx, s.id, 0)
+	require.ErrorIs(t, err, branchkey.ErrTooEarly)
+	_, err = s.Enable(ctx, s.id)
+	require.NoError(t, err)
+	s.opens(t, s.Store)
+}

@@ -249,8 +249,8 @@ func (s *Store) version(ctx context.Context, id string) (string, error) {
 	return version.Attributes[attributeKind][len(kindVersion):], nil
 }
 
-// get returns an item of a branch key that is enabled. It has the specified form and is the one that
-// was asked for.
+// get returns an item of a branch key that is enabled. It has the specified form and is the one
+// that was asked for.
 func (s *Store) get(ctx context.Context, id, kind string) (*record, error) {
 	r, err := s.look(ctx, id, kind)
 	if err != nil {
@@ -259,7 +259,10 @@ func (s *Store) get(ctx context.Context, id, kind string) (*record, error) {
 	if err := r.check(); err != nil {
 		return nil, err
 	}
-	return r, s.newest.refuse(id)
+	if err := s.newest.refuse(id); err != nil {
+		return nil, err
+	}
+	return r, nil
 }
 
 // look returns an item as get does, in whatever state it is.

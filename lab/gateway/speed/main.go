@@ -2,7 +2,7 @@
 // its own, in one run.
 //
 //	go run ./lab/gateway/speed [-only REGEXP] [-pairs N] [-size BYTES] [-payload KIND]
-//		[-folder DIR] [-gateway FILE] [-rclone FILE] [-memory]
+//		[-tls] [-folder DIR] [-gateway FILE] [-rclone FILE] [-memory]
 //
 // The servers are processes of their own on this computer, and so is the client: this one. They
 // take turns, in reverse order every second round, after a round that warms up. The table has the
@@ -17,16 +17,19 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"flag"
 	"fmt"
 	"io"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -39,6 +42,7 @@ type options struct {
 	gateway string // the gateway's program; empty means build it
 	rclone  string // empty means without
 	memory  bool
+	tls     bool
 }
 
 func main() {
@@ -53,6 +57,7 @@ func main() {
 	flag.StringVar(&o.folder, "folder", "/dev/shm", "where the servers' folders are made")
 	flag.StringVar(&o.gateway, "gateway", "", "the gateway's program; it is built if none is stated")
 	flag.StringVar(&o.rclone, "rclone", "", "also measure 'serve s3' of this rclone over a crypt remote")
+	flag.BoolVar(&o.tls, "tls", false, "serve HTTPS, as for other computers: the engine alone then can't send files from the kernel")
 	flag.BoolVar(&o.memory, "memory", false, "measure the memory of connections instead")
 	flag.Parse()
 	var err error
@@ -64,7 +69,13 @@ func main() {
 		flag.Usage()
 		os.Exit(2)
 	}
-	exit(run(os.Stdout, o))
+	if o.memory && o.tls {
+		exit(errors.New("-memory is without -tls"))
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	err = run(ctx, os.Stdout, o)
+	stop()
+	exit(err)
 }
 
 func exit(err error) {
@@ -75,7 +86,7 @@ func exit(err error) {
 	os.Exit(0)
 }
 
-func run(out io.Writer, o options) (err error) {
+func run(ctx context.Context, out io.Writer, o options) (err error) {
 	folder, err := os.MkdirTemp(o.folder, "speed-")
 	if err != nil {
 		return err
@@ -88,14 +99,14 @@ func run(out io.Writer, o options) (err error) {
 		}
 	}
 	if o.memory {
-		return reportMemory(out, o, folder)
+		return reportMemory(ctx, out, o, folder)
 	}
-	servers, stop, err := startAll(o, folder)
+	servers, stop, err := startAll(ctx, o, folder)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, stop()) }()
-	fmt.Fprintf(out, "%d rounds, payload %s, folders in %s\n\n", o.pairs, o.payload, filepath.Clean(o.folder))
+	fmt.Fprintf(out, "%d rounds, payload %s, TLS %t, folders in %s\n\n", o.pairs, o.payload, o.tls, filepath.Clean(o.folder))
 	fmt.Fprintln(out, "| | | time | speed | CPU time | CPU |\n|---|---|---:|---:|---:|---:|")
 	for _, op := range operations(o.size) {
 		if err := op.measure(out, servers, o); err != nil {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -25,24 +26,24 @@ type slow struct {
 
 // reportMemory measures what the memory of a server that has just been started grows by while many
 // clients are slow.
-func reportMemory(out io.Writer, o options, folder string) error {
+func reportMemory(ctx context.Context, out io.Writer, o options, folder string) error {
 	fmt.Fprintln(out, "| | | idle | then | each |\n|---|---|---:|---:|---:|")
 	for _, kind := range []slow{
 		{"1,000 slow GETs", "GET", medium(0), 1000, nil},
 		{"200 slow PUTs", "PUT", medium(1), 200, bodyOf(unsigned, mediumSize)},
 	} {
-		if err := kind.report(out, o, filepath.Join(folder, kind.method)); err != nil {
+		if err := kind.report(ctx, out, o, filepath.Join(folder, kind.method)); err != nil {
 			return fmt.Errorf("%s: %w", kind.name, err)
 		}
 	}
 	return nil
 }
 
-func (kind *slow) report(out io.Writer, o options, folder string) (err error) {
+func (kind *slow) report(ctx context.Context, out io.Writer, o options, folder string) (err error) {
 	if err := os.Mkdir(folder, 0o700); err != nil {
 		return err
 	}
-	servers, stop, err := startAll(o, folder)
+	servers, stop, err := startAll(ctx, o, folder)
 	if err != nil {
 		return err
 	}

@@ -3,8 +3,14 @@ package main
 import (
 	"bufio"
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/pem"
 	"errors"
 	"fmt"
+	"math/big"
 	"net"
 	"os"
 	"os/exec"
@@ -24,6 +30,9 @@ import (
 // value. The engine changes the working folder of its process.
 const asPlain = "PIKOKMS_SPEED_PLAIN_ON"
 
+// The paths of the certificate and its key, without which HTTP is served.
+const certificate, certificateKey = "PIKOKMS_SPEED_CERTIFICATE", "PIKOKMS_SPEED_CERTIFICATE_KEY"
+
 const access, secret, region = "speed", "speed-secret", "us-east-1"
 
 // servePlain serves a folder with the options that the gateway has.
@@ -35,6 +44,7 @@ func servePlain(folder, address string) error {
 	return embedgw.RunVersityGW(context.Background(), behind, &embedgw.Config{
 		RootUserAccess: access, RootUserSecret: secret, Region: region, Ports: []string{address},
 		MaxConnections: 4096, MaxRequests: 4096, MultipartMaxParts: 10_000, Quiet: true, KeepAlive: true,
+		CertFile: os.Getenv(certificate), KeyFile: os.Getenv(certificateKey),
 	})
 }
 
@@ -46,7 +56,7 @@ type server struct {
 }
 
 // startAll starts the servers that are compared, the base first, and makes their buckets.
-func startAll(o options, folder string) (_ []*server, stop func() error, err error) {
+func startAll(ctx context.Context, o options, folder string) (_ []*server, stop func() error, err error) {
 	var all []*server
 	stopAll := func() (err error) {
 		for _, s := range all {
@@ -67,21 +77,37 @@ func startAll(o options, folder string) (_ []*server, stop func() error, err err
 	if err != nil {
 		return nil, nil, err
 	}
+	var cert, certKey string
+	if o.tls {
+		cert, certKey = filepath.Join(folder, "tls.crt"), filepath.Join(folder, "tls.key")
+		if err := makeCertificate(cert, certKey); err != nil {
+			return nil, nil, err
+		}
+	}
 	commands := []struct {
 		name string
 		make func(data, address string) (*exec.Cmd, error)
 	}{
 		{"plain", func(data, address string) (*exec.Cmd, error) {
 			process := exec.Command(self, data)
-			process.Env = append(os.Environ(), asPlain+"="+address)
+			process.Env = append(os.Environ(), asPlain+"="+address, certificate+"="+cert, certificateKey+"="+certKey)
 			return process, nil
 		}},
 		{"pikokms-gateway", func(data, address string) (*exec.Cmd, error) {
 			process := exec.Command(o.gateway, "-k", "local:"+key, "--folder", data, "--listen", address)
+			if o.tls {
+				process.Args = append(process.Args, "--tls-cert", cert, "--tls-key", certKey)
+			}
 			process.Env = append(os.Environ(), "PIKOKMS_GATEWAY_ACCESS_KEY_ID="+access, "PIKOKMS_GATEWAY_SECRET_ACCESS_KEY="+secret)
 			return process, nil
 		}},
-		{"rclone crypt", func(data, address string) (*exec.Cmd, error) { return rcloneCommand(o.rclone, data, address) }},
+		{"rclone crypt", func(data, address string) (*exec.Cmd, error) {
+			process, err := rcloneCommand(o.rclone, data, address)
+			if err == nil && o.tls {
+				process.Args = append(process.Args, "--cert", cert, "--key", certKey)
+			}
+			return process, err
+		}},
 	}
 	for _, c := range commands {
 		if c.name == "rclone crypt" && o.rclone == "" {
@@ -91,7 +117,7 @@ func startAll(o options, folder string) (_ []*server, stop func() error, err err
 		if err := os.Mkdir(data, 0o700); err != nil {
 			return nil, nil, err
 		}
-		s, err := startServer(o, c.name, func(address string) (*exec.Cmd, error) { return c.make(data, address) })
+		s, err := startServer(ctx, o, c.name, func(address string) (*exec.Cmd, error) { return c.make(data, address) })
 		if err != nil {
 			return nil, nil, err
 		}
@@ -115,7 +141,7 @@ func rcloneCommand(rclone, data, address string) (*exec.Cmd, error) {
 	return process, nil
 }
 
-func startServer(o options, name string, command func(address string) (*exec.Cmd, error)) (*server, error) {
+func startServer(ctx context.Context, o options, name string, command func(address string) (*exec.Cmd, error)) (*server, error) {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return nil, err
@@ -132,7 +158,11 @@ func startServer(o options, name string, command func(address string) (*exec.Cmd
 	if err := process.Start(); err != nil {
 		return nil, err
 	}
-	s := &server{name, process, newClient("http://"+address, o.payload)}
+	scheme := "http://"
+	if o.tls {
+		scheme = "https://"
+	}
+	s := &server{name, process, newClient(ctx, scheme+address, o.payload)}
 	for begin := time.Now(); ; time.Sleep(10 * time.Millisecond) {
 		connection, err := net.Dial("tcp", address)
 		if err == nil {
@@ -142,6 +172,29 @@ func startServer(o options, name string, command func(address string) (*exec.Cmd
 			return nil, errors.Join(fmt.Errorf("%s does not listen: %w", name, err), s.stop())
 		}
 	}
+}
+
+// makeCertificate writes a certificate and its key, in PEM.
+func makeCertificate(cert, key string) error {
+	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return err
+	}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(24 * time.Hour), IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
+	}
+	signed, err := x509.CreateCertificate(rand.Reader, template, template, private.Public(), private)
+	if err != nil {
+		return err
+	}
+	encoded, err := x509.MarshalPKCS8PrivateKey(private)
+	if err != nil {
+		return err
+	}
+	return errors.Join(
+		os.WriteFile(cert, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: signed}), 0o600),
+		os.WriteFile(key, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: encoded}), 0o600),
+	)
 }
 
 func (s *server) stop() error {
