@@ -17,9 +17,12 @@ import (
 	"piko.sh/pikokms/kmstest"
 )
 
-// localStack starts LocalStack, or skips the test on a machine without Docker.
+// localStack starts LocalStack, or skips the test in short mode or on a machine without Docker.
 func localStack(t *testing.T) (endpoint string) {
 	t.Helper()
+	if testing.Short() {
+		t.Skip("skipped: LocalStack is not for short mode")
+	}
 	if os.Getenv("PIKOKMS_REQUIRE_DOCKER") != "1" && exec.Command("docker", "info").Run() != nil {
 		t.Skip("skipped: LocalStack needs a Docker engine, and none answers (PIKOKMS_REQUIRE_DOCKER=1 makes this a failure)")
 	}

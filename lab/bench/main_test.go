@@ -144,6 +144,9 @@ func TestEndToEnd(t *testing.T) {
 }
 
 func TestEndToEndOnS3(t *testing.T) {
+	if testing.Short() {
+		t.Skip("skipped: LocalStack is not for short mode")
+	}
 	if os.Getenv("PIKOKMS_REQUIRE_DOCKER") != "1" && exec.Command("docker", "info").Run() != nil {
 		t.Skip("skipped: LocalStack needs a Docker engine, and none answers (PIKOKMS_REQUIRE_DOCKER=1 makes this a failure)")
 	}
