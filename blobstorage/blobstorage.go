@@ -218,7 +218,11 @@ func whetherReplaced(ctx context.Context, bucket *blob.Bucket, key string, opene
 	if err != nil {
 		return err
 	}
-	if now.Size != opened.Size() || !now.ModTime.Equal(opened.ModTime()) {
+	modTime := now.ModTime
+	if opened.ModTime().Nanosecond() == 0 { // GCS rounds the time of what is read, and no other
+		modTime = modTime.Truncate(time.Second)
+	}
+	if now.Size != opened.Size() || !modTime.Equal(opened.ModTime()) {
 		return replaced(key)
 	}
 	return nil
