@@ -31,7 +31,7 @@ const checkTime = 10 * time.Second
 // keys are the KEYs of all places.
 type keys struct {
 	bucket  string // the only one with KEYs; empty means all
-	rules   []rule // that of the longest place first
+	rules   []rule
 	bind    bool
 	options []pikokms.Option
 

@@ -165,6 +165,23 @@ func openKeyring(t *testing.T, key string) provider.Unwrapper {
 	return p
 }
 
+// TestNamesOfTenants puts names that the one KEY, which is for the folders of a bucket, is or is not
+// for.
+func TestNamesOfTenants(t *testing.T) {
+	g := start(t, "--folder", t.TempDir(), "--key-for", "data/{tenant}/="+newKey(t))
+	g.makeBucket(t, "data")
+	put := func(name, content string) error {
+		_, err := g.client.PutObject(t.Context(), &s3.PutObjectInput{Bucket: aws.String("data"), Key: &name, Body: bytes.NewReader([]byte(content))})
+		return err
+	}
+	require.NoError(t, put("a/", ""))
+	_, err := g.client.HeadObject(t.Context(), &s3.HeadObjectInput{Bucket: aws.String("data"), Key: aws.String("a/")})
+	require.NoError(t, err)
+	require.NoError(t, put("a/x", "content"))
+	requireCode(t, "AccessDenied", put("a", "content"))
+	requireCode(t, "InvalidArgument", put("\xff/x", "content"))
+}
+
 // TestPlaintextOfTenants reads what is not encrypted yet.
 func TestPlaintextOfTenants(t *testing.T) {
 	folder := t.TempDir()

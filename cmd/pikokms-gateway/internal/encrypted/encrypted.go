@@ -22,6 +22,7 @@ import (
 
 	"piko.sh/pikokms"
 	"piko.sh/pikokms/frame"
+	"piko.sh/pikokms/header"
 	"piko.sh/pikokms/provider"
 	"piko.sh/pikokms/provider/branchkey"
 	"piko.sh/pikokms/service"
@@ -115,7 +116,11 @@ func (b *Backend) served(bucket string, key *string) error {
 // outlive the request must be cloned.
 func (b *Backend) key(bucket, key string) (*Key, string, error) {
 	name := strings.Clone(b.inner.NormalizeObjectKey(bucket, key))
-	k, err := b.config.Keys(strings.Clone(bucket), name)
+	place := name
+	if isFolder(&key) && !isFolder(&place) { // a folder behind takes the slash away
+		place += "/"
+	}
+	k, err := b.config.Keys(strings.Clone(bucket), place)
 	if err == nil && k == nil {
 		err = keyless
 	}
@@ -141,6 +146,7 @@ var failures = []struct {
 	{provider.ErrDecryptionFailed, invalid},
 	{provider.ErrInvalidCiphertext, invalid},
 	{provider.ErrContextMismatch, invalid},
+	{header.ErrInvalidContext, s3err.APIError{Code: "InvalidArgument", Description: "The encryption context can't have this name.", HTTPStatusCode: http.StatusBadRequest}},
 	{pikokms.ErrChanged, s3err.APIError{Code: "OperationAborted", Description: "The object was replaced while it was read.", HTTPStatusCode: http.StatusConflict}},
 	{syscall.ENAMETOOLONG, s3err.GetAPIError(s3err.ErrKeyTooLong)}, // of a folder
 	{frame.ErrTooLong, s3err.APIError{Code: "EntityTooLarge", Description: "The object is longer than one message can be.", HTTPStatusCode: http.StatusBadRequest}},

@@ -102,6 +102,10 @@ func (b *Backend) listUploads(ctx context.Context, in *s3.ListMultipartUploadsIn
 		if isMissing(err) || isForeign(err) {
 			continue
 		}
+		if isKeyGone(err) {
+			b.config.Logger.WarnContext(ctx, "list uploads: an upload is left out, since its record can't be read", "bucket", *in.Bucket, "upload", id, "error", err)
+			continue
+		}
 		if err != nil {
 			return out, err
 		}
@@ -137,6 +141,12 @@ func isForeign(err error) bool {
 		keyless, invalid, provider.ErrUntrustedKey, provider.ErrDecryptionFailed, provider.ErrInvalidCiphertext, provider.ErrContextMismatch,
 		pikokms.ErrPlaintext, pikokms.ErrNotObject,
 	}, func(foreign error) bool { return errors.Is(err, foreign) })
+}
+
+// isKeyGone reports whether a record is under a key that was destroyed, disabled or deleted, such as
+// that of one tenant of many.
+func isKeyGone(err error) bool {
+	return errors.Is(err, provider.ErrKeyDisabled) || errors.Is(err, provider.ErrKeyPendingDeletion) || errors.Is(err, provider.ErrKeyNotFound)
 }
 
 // uploadIDs yields the IDs of what lies below uploads, also of what was left by a gateway that was

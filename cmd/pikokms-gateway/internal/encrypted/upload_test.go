@@ -18,6 +18,10 @@ import (
 	"github.com/stretchr/testify/require"
 	"github.com/versity/versitygw/backend"
 	"github.com/versity/versitygw/s3response"
+
+	"piko.sh/pikokms/cmd/pikokms-gateway/internal/encrypted"
+	"piko.sh/pikokms/message"
+	"piko.sh/pikokms/provider"
 )
 
 const fiveMiB = 5 << 20
@@ -340,4 +344,42 @@ func TestUploadsAreListedInTheirOrder(t *testing.T) {
 		listed = append(listed, u.UploadID)
 	}
 	require.Equal(t, begun, listed)
+}
+
+// withoutTenant is a key service whose key of one tenant is disabled.
+type withoutTenant struct {
+	provider.Keyring
+	tenant string
+}
+
+func (w withoutTenant) UnwrapDataKey(ctx context.Context, request *provider.UnwrapDataKeyRequest) (*provider.DataKey, error) {
+	if request.Context["tenant"] == w.tenant {
+		return nil, provider.ErrKeyDisabled
+	}
+	return w.Keyring.UnwrapDataKey(ctx, request)
+}
+
+// TestUploadsOfOtherTenants lists the uploads of a bucket in which one tenant's key is disabled.
+func TestUploadsOfOtherTenants(t *testing.T) {
+	b := newBucket(t, behind)
+	of := func(keyring provider.Keyring) *bucket {
+		key, err := encrypted.NewKey(message.Encrypter{Keyring: keyring}, message.Decrypter{Keyrings: []provider.Unwrapper{keyring}})
+		require.NoError(t, err)
+		return &bucket{encrypted.New(behind, encrypted.Config{Keys: func(_, name string) (*encrypted.Key, error) {
+			tenant, _, _ := strings.Cut(name, "/")
+			return key.With(map[string]string{"tenant": tenant}), nil
+		}}), t, b.name, b.keys}
+	}
+	all := of(b.keys)
+	kept := begin(all, "a/x")
+	begin(all, "b/x")
+	list := func(b *bucket) s3response.ListMultipartUploadsResult {
+		out, err := b.ListMultipartUploads(t.Context(), &s3.ListMultipartUploadsInput{Bucket: &b.name, MaxUploads: aws.Int32(1000)})
+		require.NoError(t, err)
+		return out
+	}
+	require.Len(t, list(all).Uploads, 2)
+	left := list(of(withoutTenant{b.keys, "b"})).Uploads
+	require.Len(t, left, 1)
+	require.Equal(t, kept.id, left[0].UploadID)
 }
