@@ -72,26 +72,30 @@ func (p *place) equal(other *place) bool {
 
 // match is how a place fits an object.
 type match struct {
-	literal [2]int // bytes of the bucket and of the key that the place has itself, not by {NAME}
-	length  int    // bytes of the key that the place is about
-	pairs   map[string]string
+	named      bool // the place has the name of the bucket, not {NAME}
+	everywhere bool // the place is nil
+	length     int  // bytes of the key that the place is about
+	exact      int  // those of them that the place has itself, not by {NAME}
+	pairs      map[string]string
 }
 
 // nearer reports whether a match is of a place that is more about the object.
 func (m match) nearer(other match) bool {
 	switch {
-	case m.literal[0] != other.literal[0]:
-		return m.literal[0] > other.literal[0]
+	case m.everywhere != other.everywhere:
+		return other.everywhere
+	case m.named != other.named:
+		return m.named
 	case m.length != other.length:
 		return m.length > other.length
 	}
-	return m.literal[1] > other.literal[1]
+	return m.exact > other.exact
 }
 
 // match returns how the place fits an object, if it does. Every object is in a place that is nil.
 func (p *place) match(bucket, key string) (m match, ok bool) {
 	if p == nil {
-		return match{literal: [2]int{-1, 0}}, true
+		return match{everywhere: true}, true
 	}
 	take := func(part, text string) bool {
 		name, any := nameOf(part)
@@ -106,12 +110,10 @@ func (p *place) match(bucket, key string) (m match, ok bool) {
 	if !take(p.parts[0], bucket) {
 		return match{}, false
 	}
-	if len(m.pairs) == 0 {
-		m.literal[0] = len(bucket)
-	}
+	m.named = len(m.pairs) == 0
 	for i, part := range p.parts[1:] {
 		if i == len(p.parts)-2 { // the beginning of a name
-			m.length, m.literal[1] = m.length+len(part), m.literal[1]+len(part)
+			m.length, m.exact = m.length+len(part), m.exact+len(part)
 			return m, strings.HasPrefix(key, part)
 		}
 		folder, rest, more := strings.Cut(key, "/")
@@ -120,7 +122,7 @@ func (p *place) match(bucket, key string) (m match, ok bool) {
 		}
 		m.length += len(folder) + 1
 		if folder == part {
-			m.literal[1] += len(folder) + 1
+			m.exact += len(folder) + 1
 		}
 		key = rest
 	}
