@@ -1,6 +1,8 @@
 package main
 
 import (
+	"bytes"
+	"context"
 	"errors"
 	"io"
 	"net/http"
@@ -19,11 +21,16 @@ type engine struct{ server *s3api.S3ApiServer }
 // option has the engine's server remembered.
 func (e *engine) option(s *s3api.S3ApiServer) { e.server = s }
 
-// check reports whether this version of the engine has its HTTP server where adjust looks for it.
+// check reports whether this version of the engine has its HTTP server, and that the body of a
+// request, where adjust looks for them.
 func (e *engine) check() error {
 	field, ok := reflect.TypeFor[s3api.S3ApiServer]().FieldByName("app")
 	if !ok || field.Type != reflect.TypeFor[*fiber.App]() {
 		return errors.New("the HTTP server of this version of versitygw can't be adjusted; build the gateway with the version in its go.mod")
+	}
+	field, ok = reflect.TypeFor[fasthttp.Request]().FieldByName("bodyStream")
+	if !ok || field.Type != reflect.TypeFor[io.Reader]() {
+		return errors.New("the requests of this version of fasthttp can't be adjusted; build the gateway with the version in its go.mod")
 	}
 	return nil
 }
@@ -35,8 +42,8 @@ func (e *engine) check() error {
 // content of that type is an error. So forms are left unparsed: the engine parses them itself,
 // without files.
 //
-// What is no request, one whose body ends early, and one whose URL can't be parsed would be internal
-// errors.
+// Three kinds of requests get status 400, which would otherwise be internal errors: those that are
+// no HTTP, those whose body ends early, and those whose URL or host can't be parsed.
 func (e *engine) adjust() {
 	server := (*fiber.App)(reflect.ValueOf(e.server).Elem().FieldByName("app").UnsafePointer()).Server()
 	server.DisablePreParseMultipartForm = true
@@ -58,8 +65,63 @@ func (e *engine) adjust() {
 			refuse(c, s3err.ErrInvalidURI)
 			return
 		}
+		defer limitForm(c)()
 		handle(c)
 	}
+}
+
+// maxUnauthorized is how many bytes of a form are read before it is authorized, by fields at its
+// beginning. S3 takes 20 KB of them (Amazon S3 API Reference, "POST Object").
+const maxUnauthorized = 64 << 10
+
+// form is a form whose fields the engine keeps in memory, however long they are.
+type form struct {
+	io.Reader
+	authorized bool
+	left       int // bytes that may be read before
+}
+
+var errFormTooLong = errors.New("the fields of the form are too long")
+
+func (f *form) Read(p []byte) (int, error) {
+	if f.authorized {
+		return f.Reader.Read(p)
+	}
+	if f.left == 0 {
+		return 0, errFormTooLong
+	}
+	n, err := f.Reader.Read(p[:min(len(p), f.left)])
+	f.left -= n
+	return n, err
+}
+
+// formKey is the key of a request's form in the context of the engine.
+type formKey struct{}
+
+// authorizeForm lets the rest of a request's form be read, if it has one.
+func authorizeForm(ctx context.Context) {
+	if f, ok := ctx.Value(formKey{}).(*form); ok && !f.authorized {
+		f.authorized = true
+	}
+}
+
+// limitForm bounds what is read of a request that may be a form, until authorizeForm. The function
+// that it returns gives the server its own reader back, once the request is handled.
+func limitForm(c *fasthttp.RequestCtx) (restore func()) {
+	stream, kind := c.Request.BodyStream(), bytes.ToLower(bytes.TrimSpace(c.Request.Header.ContentType()))
+	if stream == nil || !c.IsPost() || !bytes.HasPrefix(kind, []byte(fiber.MIMEMultipartForm)) {
+		return func() {}
+	}
+	limited := &form{Reader: stream, left: maxUnauthorized}
+	c.SetUserValue(formKey{}, limited)
+	body := bodyStream(&c.Request)
+	*body = limited
+	return func() { *body = stream }
+}
+
+// bodyStream returns where a request has its reader. Its own method to set one closes the other.
+func bodyStream(r *fasthttp.Request) *io.Reader {
+	return (*io.Reader)(reflect.ValueOf(r).Elem().FieldByName("bodyStream").Addr().UnsafePointer())
 }
 
 // refuse answers a request that the engine does not get, and closes its connection.

@@ -1,10 +1,16 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"io"
+	"mime/multipart"
 	"net"
 	"net/http"
 	"net/url"
@@ -234,6 +240,67 @@ func TestFormsAreStreams(t *testing.T) {
 			require.NotContains(t, string(file), "secret")
 		}
 	}
+}
+
+// TestForms posts objects by forms. The fields of one that nobody signed are not kept in memory,
+// however long they are.
+func TestForms(t *testing.T) {
+	g := start(t, "-k", newKey(t), "--folder", t.TempDir())
+	g.makeBucket(t, "data")
+	mac := func(key []byte, text string) []byte {
+		h := hmac.New(sha256.New, key)
+		_, _ = io.WriteString(h, text) // it never fails
+		return h.Sum(nil)
+	}
+	now := time.Now().UTC()
+	day := now.Format("20060102")
+	policy := base64.StdEncoding.EncodeToString([]byte(`{"expiration":"` + now.Add(time.Hour).Format("2006-01-02T15:04:05.000Z") +
+		`","conditions":[{"bucket":"data"},["starts-with","$key",""],["starts-with","$x-amz-algorithm",""],["starts-with","$x-amz-credential",""],["starts-with","$x-amz-date",""]]}`))
+	key := mac(mac(mac(mac([]byte("AWS4"+testSecret), day), "us-east-1"), "s3"), "aws4_request")
+	content := bytes.Repeat([]byte("0123456789abcdef"), 3<<16)
+	for signature, status := range map[string]int{
+		hex.EncodeToString(mac(key, policy)): http.StatusNoContent, strings.Repeat("0", 64): http.StatusForbidden,
+	} {
+		var body bytes.Buffer
+		w := multipart.NewWriter(&body)
+		for _, field := range [][2]string{
+			{"key", "a"}, {"x-amz-algorithm", "AWS4-HMAC-SHA256"}, {"x-amz-credential", testKey + "/" + day + "/us-east-1/s3/aws4_request"},
+			{"x-amz-date", now.Format("20060102T150405Z")}, {"policy", policy}, {"x-amz-signature", signature},
+		} {
+			require.NoError(t, w.WriteField(field[0], field[1]))
+		}
+		file, err := w.CreateFormFile("file", "f")
+		require.NoError(t, err)
+		_, err = file.Write(content)
+		require.NoError(t, err)
+		require.NoError(t, w.Close())
+		answer, err := http.Post(g.url+"/data", w.FormDataContentType(), &body)
+		if status == http.StatusForbidden && err != nil {
+			continue // the connection was closed before all was sent
+		}
+		require.NoError(t, err)
+		text, err := io.ReadAll(answer.Body)
+		require.NoError(t, err)
+		require.NoError(t, answer.Body.Close())
+		require.Equal(t, status, answer.StatusCode, "%s", text)
+	}
+	got, err := g.client.GetObject(t.Context(), &s3.GetObjectInput{Bucket: aws.String("data"), Key: aws.String("a")})
+	require.NoError(t, err)
+	stored, err := io.ReadAll(got.Body)
+	require.NoError(t, err)
+	require.True(t, bytes.Equal(content, stored))
+
+	connection, err := net.Dial("tcp", strings.TrimPrefix(g.url, "http://"))
+	require.NoError(t, err)
+	defer connection.Close()
+	require.NoError(t, connection.SetDeadline(time.Now().Add(time.Minute)))
+	_, err = fmt.Fprintf(connection, "POST /data?x=y HTTP/1.1\r\nHost: x\r\nContent-Type: Multipart/form-data; boundary=x\r\nContent-Length: %d\r\n\r\n"+
+		"--x\r\nContent-Disposition: form-data; name=\"key\"\r\n\r\n%s", 1<<40, strings.Repeat("k", 2*maxUnauthorized))
+	require.NoError(t, err)
+	answer, err := http.ReadResponse(bufio.NewReader(connection), nil)
+	require.NoError(t, err, "the gateway waits for the rest of a field")
+	require.NoError(t, answer.Body.Close())
+	require.Equal(t, http.StatusBadRequest, answer.StatusCode)
 }
 
 // TestBoto3 has AWS's SDK for Python write and read.

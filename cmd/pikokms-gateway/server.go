@@ -61,6 +61,7 @@ func (s *server) handle(c fiber.Ctx) error {
 	defer span.End()
 	c.RequestCtx().SetUserValue(spanKey{}, span)
 	err := s.next(c)
+	authorizeForm(c.RequestCtx()) // the engine reads some more of one that was refused, so that its client gets the answer
 	status := c.Response().StatusCode()
 	if status == http.StatusServiceUnavailable && len(c.Response().Header.Peek("Retry-After")) == 0 {
 		c.Set("Retry-After", strconv.Itoa(int(retryAfter.Seconds())))
@@ -121,6 +122,12 @@ func (a *sent) Close() error {
 		a.s.requests.Add(-1)
 	}
 	return a.ReadCloser.Close()
+}
+
+// PutObject stores an object, which may be that of a form.
+func (b counted) PutObject(ctx context.Context, in s3response.PutObjectInput) (s3response.PutObjectOutput, error) {
+	authorizeForm(ctx)
+	return b.Backend.PutObject(ctx, in)
 }
 
 // CompleteMultipartUpload counts a request whose answer may begin long before it is done.
