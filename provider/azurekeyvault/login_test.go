@@ -164,7 +164,7 @@ func TestLoginThatIsRefusedLater(t *testing.T) {
 	t.Setenv("AZURE_TOKEN_CREDENTIALS", "EnvironmentCredential")
 	t.Setenv("AZURE_TENANT_ID", "11111111-2222-3333-4444-555555555555")
 	t.Setenv("AZURE_CLIENT_ID", "app")
-	t.Setenv("AZURE_CLIENT_SECRET", "SECRET")
+	t.Setenv("AZURE_CLIENT_SECRET", "hidden")
 	server := azurekeyvaulttest.NewServer(t)
 	c := secure(server, server.CreateKey(azurekeyvaulttest.Key{}))
 	transport := &refusing{vault: c.Transport}
@@ -173,7 +173,7 @@ func TestLoginThatIsRefusedLater(t *testing.T) {
 	require.Greater(t, transport.asked, 1)
 	require.ErrorIs(t, err, provider.ErrAccessDenied)
 	require.NotErrorIs(t, err, provider.ErrProviderUnavailable)
-	require.NotContains(t, err.Error(), "SECRET")
+	require.NotContains(t, err.Error(), "hidden")
 }
 
 // Without a credential, tokens are from the cloud of the vault's name, as Azure's tools get them.
