@@ -73,14 +73,14 @@ func (e *tokenError) Error() string { return oneLine(e.cause.Error()) }
 func (e *tokenError) Unwrap() error { return e.cause }
 
 // loginTransport sends the requests of a login. Azure's credentials turn their errors into text, so
-// it notes that Microsoft Entra ID was not reached. What is asked without TLS is a service of the
+// it notes whether the last request reached Microsoft Entra ID. What is asked without TLS is a service of the
 // machine, which most machines do not have.
 type loginTransport struct{ inner policy.Transporter }
 
 // Do implements policy.Transporter.
 func (t loginTransport) Do(request *http.Request) (*http.Response, error) {
 	response, err := t.inner.Do(request)
-	if call, ok := request.Context().Value(exchangeKey{}).(*exchange); ok && err != nil && request.URL.Scheme == "https" {
+	if call, ok := request.Context().Value(exchangeKey{}).(*exchange); ok && request.URL.Scheme == "https" {
 		call.unreached = err
 	}
 	return response, err

@@ -137,6 +137,45 @@ func (a *alone) Do(r *http.Request) (*http.Response, error) {
 	return nil, &net.OpError{Op: "dial", Net: "tcp", Err: errors.New("connection refused")}
 }
 
+// refusing is a transport that does not reach Microsoft Entra ID at first. Then that refuses the
+// login.
+type refusing struct {
+	vault policy.Transporter
+	asked int
+}
+
+func (r *refusing) Do(request *http.Request) (*http.Response, error) {
+	if request.URL.Hostname() == "127.0.0.1" {
+		return r.vault.Do(request)
+	}
+	if r.asked++; r.asked == 1 {
+		return nil, &net.OpError{Op: "dial", Net: "tcp", Err: errors.New("connection refused")}
+	}
+	w := httptest.NewRecorder()
+	w.WriteHeader(http.StatusUnauthorized)
+	_, err := w.WriteString(`{"error":"invalid_client","error_description":"the secret has expired"}`)
+	response := w.Result()
+	response.Request = request
+	return response, err
+}
+
+// A login that is refused at its second attempt is no outage.
+func TestLoginThatIsRefusedLater(t *testing.T) {
+	t.Setenv("AZURE_TOKEN_CREDENTIALS", "EnvironmentCredential")
+	t.Setenv("AZURE_TENANT_ID", "11111111-2222-3333-4444-555555555555")
+	t.Setenv("AZURE_CLIENT_ID", "app")
+	t.Setenv("AZURE_CLIENT_SECRET", "hidden")
+	server := azurekeyvaulttest.NewServer(t)
+	c := secure(server, server.CreateKey(azurekeyvaulttest.Key{}))
+	transport := &refusing{vault: c.Transport}
+	c.Credential, c.Transport = nil, transport
+	_, err := azurekeyvault.NewProvider(t.Context(), c)
+	require.Greater(t, transport.asked, 1)
+	require.ErrorIs(t, err, provider.ErrAccessDenied)
+	require.NotErrorIs(t, err, provider.ErrProviderUnavailable)
+	require.NotContains(t, err.Error(), "hidden")
+}
+
 // Without a credential, tokens are from the cloud of the vault's name, as Azure's tools get them.
 func TestClouds(t *testing.T) {
 	t.Setenv("AZURE_TOKEN_CREDENTIALS", "EnvironmentCredential")

@@ -55,7 +55,8 @@ func checkPages(file *os.File) error {
 	return p.free(free, func(uint64) error { return nil })
 }
 
-// eraseFree overwrites the free pages of a database with zeros.
+// eraseFree overwrites the free pages of a database with zeros, and everything after the last page,
+// where a transaction that was killed may have written.
 func eraseFree(file *os.File) error {
 	p := pages{file: file, seen: make(map[uint64]bool)}
 	root, free, err := p.meta()
@@ -69,10 +70,23 @@ func eraseFree(file *os.File) error {
 		return errors.New("the list of free pages is not stored")
 	}
 	zeros := make([]byte, p.size)
-	return p.free(free, func(page uint64) error {
+	erase := func(page uint64) error {
 		_, err := file.WriteAt(zeros, int64(page*p.size))
 		return err
-	})
+	}
+	if err := p.free(free, erase); err != nil {
+		return err
+	}
+	info, err := file.Stat()
+	if err != nil {
+		return err
+	}
+	for page := p.end; page*p.size < uint64(info.Size()); page++ {
+		if err := erase(page); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // meta returns the root page and that of the free pages, of the later one of two metas.

@@ -52,7 +52,7 @@ func (s *Store) move(ctx context.Context, id string, progress func(moved, total 
 	if err := notDestroyed(id, records); err != nil {
 		return err
 	}
-	if err := s.newest.refuse(id); err != nil {
+	if err := s.newest.refuseDestroyed(id); err != nil {
 		return err
 	}
 	total, moved := len(records)+len(faults), 0
@@ -99,6 +99,6 @@ func (s *Store) underKey(ctx context.Context, r *record, keyARN string) (Write, 
 	if err != nil {
 		return Write{}, s.aboutItem(r, err)
 	}
-	item, err = item.in(r)
+	item, err = r.storing(item)
 	return Write{item, r.stored.Enc}, err
 }

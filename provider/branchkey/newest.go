@@ -84,8 +84,8 @@ func (n *newest) admit(r *record) error {
 	return nil
 }
 
-// bury records that a branch key is destroyed, if one of its items says so.
-func (n *newest) bury(r *record) {
+// noteDestroyed records that a branch key is destroyed, if one of its items says so.
+func (n *newest) noteDestroyed(r *record) {
 	if r.state != Destroyed {
 		return
 	}
@@ -107,9 +107,9 @@ func (n *newest) sawDestroyed(id string) error {
 	return nil
 }
 
-// refuse returns an error about a branch key that the table has, if the process has seen that it is
-// destroyed. The error holds ErrDestroyed and ErrRolledBack.
-func (n *newest) refuse(id string) error {
+// refuseDestroyed returns an error about a branch key that the table has, if the process has seen
+// that it is destroyed. The error holds ErrDestroyed and ErrRolledBack.
+func (n *newest) refuseDestroyed(id string) error {
 	if err := n.sawDestroyed(id); err != nil {
 		return fmt.Errorf("%w: this process has seen that, and the table has it again; destroy it again, or restart the process if it is to come back: %w", err, ErrRolledBack)
 	}

@@ -62,7 +62,7 @@ func (s *Store) Disable(ctx context.Context, id string) (*Description, error) {
 }
 
 func (s *Store) disable(ctx context.Context, id string) (*Description, error) {
-	wasDisabled := false
+	wasDisabled := false // before, or by this call
 	for range disableAttempts {
 		records, active, err := s.whole(ctx, id)
 		if err != nil {
@@ -74,7 +74,6 @@ func (s *Store) disable(ctx context.Context, id string) (*Description, error) {
 		if wasDisabled && active.state == Enabled {
 			return nil, fmt.Errorf("%w: it was enabled again meanwhile", ErrConflict)
 		}
-		wasDisabled = active.state == Disabled
 		behind := slices.DeleteFunc(slices.Clone(records), func(r *record) bool { return r.state == Disabled })
 		if len(behind) == 0 {
 			return describe(records), nil
@@ -83,7 +82,7 @@ func (s *Store) disable(ctx context.Context, id string) (*Description, error) {
 		if err != nil {
 			return nil, err
 		}
-		err = s.replace(ctx, active, behind, func(r *record, _ bool) (Item, error) {
+		written, err := s.replace(ctx, active, behind, func(r *record, _ bool) (Item, error) {
 			if r.state == Disabled {
 				return setAside(r.Item, r.disabled)
 			}
@@ -92,6 +91,7 @@ func (s *Store) disable(ctx context.Context, id string) (*Description, error) {
 		if err != nil && !errors.Is(err, ErrConflict) {
 			return nil, err
 		}
+		wasDisabled = active.state == Disabled || written
 	}
 	return nil, ErrConflict
 }
@@ -114,14 +114,14 @@ func (s *Store) enable(ctx context.Context, id string) (*Description, error) {
 	if err := notDestroyed(id, records); err != nil {
 		return nil, err
 	}
-	if err := s.newest.refuse(id); err != nil {
+	if err := s.newest.refuseDestroyed(id); err != nil {
 		return nil, err
 	}
 	behind := slices.DeleteFunc(slices.Clone(records), func(r *record) bool { return r.state == Enabled })
 	if len(behind) == 0 {
 		return describe(records), nil
 	}
-	err = s.replace(ctx, active, behind, func(r *record, last bool) (Item, error) {
+	_, err = s.replace(ctx, active, behind, func(r *record, last bool) (Item, error) {
 		if r == active && r.state == Disabled && !last {
 			return setAside(r.Item, r.disabled)
 		}
@@ -184,7 +184,7 @@ func (s *Store) destroy(ctx context.Context, id string, wait time.Duration) (*De
 	}
 	behind := slices.DeleteFunc(slices.Clone(records), func(r *record) bool { return r.state == Destroyed })
 	if len(behind) > 0 {
-		err = s.replace(ctx, active, behind, func(r *record, _ bool) (Item, error) { return r.tombstone(now), nil })
+		_, err = s.replace(ctx, active, behind, func(r *record, _ bool) (Item, error) { return r.tombstone(now), nil })
 		if err != nil {
 			return nil, err
 		}
@@ -238,11 +238,12 @@ func (s *Store) whole(ctx context.Context, id string) (records []*record, active
 	return records, active, nil
 }
 
-// replace writes what becomes of items. Each transaction also writes the active item anew, even if
-// nothing becomes of that, on the condition that nobody else has. So of two administrators who
-// change a branch key at the same time, one gets an error that holds ErrConflict at their next
-// transaction. The function become is told whether it is the last one.
-func (s *Store) replace(ctx context.Context, active *record, items []*record, become func(r *record, last bool) (Item, error)) error {
+// replace replaces items by what replacement returns, which is told whether the transaction is the
+// last one. Each transaction also writes the active item, on the condition that nobody else has. So
+// of two administrators who change a branch key at the same time, one gets an error that holds
+// ErrConflict at their next transaction. With an error, written says whether a transaction was
+// written before.
+func (s *Store) replace(ctx context.Context, active *record, items []*record, replacement func(r *record, last bool) (Item, error)) (written bool, err error) {
 	others := slices.DeleteFunc(slices.Clone(items), func(r *record) bool { return r == active })
 	chunks := slices.Collect(slices.Chunk(others, MaxWrites-1))
 	if len(chunks) == 0 {
@@ -251,24 +252,25 @@ func (s *Store) replace(ctx context.Context, active *record, items []*record, be
 	lock := active.stored.Enc
 	for i, chunk := range chunks {
 		last := i == len(chunks)-1
-		item, err := become(active, last)
+		item, err := replacement(active, last)
 		if err != nil {
-			return err
+			return written, err
 		}
 		writes := []Write{{item, lock}}
 		lock = item.Enc
 		for _, r := range chunk {
-			item, err := become(r, last)
+			item, err := replacement(r, last)
 			if err != nil {
-				return err
+				return written, err
 			}
 			writes = append(writes, Write{item, r.stored.Enc})
 		}
 		if err := s.table.Write(ctx, writes); err != nil {
-			return err
+			return written, err
 		}
+		written = true
 	}
-	return nil
+	return written, nil
 }
 
 // activeOf returns the active item, or nil.

@@ -91,17 +91,17 @@ func setAside(item Item, since time.Time) (Item, error) {
 
 // tombstone returns what stands in an item's place once its branch key is destroyed.
 func (r *record) tombstone(at time.Time) Item {
-	stone := r.marked(Destroyed)
-	stone.Attributes[attributeDestroyed] = at.UTC().Format(createdLayout)
+	tombstone := r.marked(Destroyed)
+	tombstone.Attributes[attributeDestroyed] = at.UTC().Format(createdLayout)
 	if !r.disabled.IsZero() {
-		stone.Attributes[attributeDisabled] = r.disabled.UTC().Format(createdLayout)
+		tombstone.Attributes[attributeDisabled] = r.disabled.UTC().Format(createdLayout)
 	}
 	for _, name := range remembered {
 		if value := r.Attributes[name]; value != "" {
-			stone.Attributes[attributeWas+name] = value
+			tombstone.Attributes[attributeWas+name] = value
 		}
 	}
-	return stone
+	return tombstone
 }
 
 // parseMarked parses an item of a branch key that is disabled or destroyed. The error holds
@@ -161,11 +161,11 @@ func parseTombstone(item Item) (r *record, err error) {
 	return r, nil
 }
 
-// in returns the item of the table that has this item in it while the branch key is in the state of
-// a record.
-func (i Item) in(r *record) (Item, error) {
+// storing returns what to store in the record's place for another item: the item, or the item set
+// aside while the branch key is disabled.
+func (r *record) storing(item Item) (Item, error) {
 	if r.state == Disabled {
-		return setAside(i, r.disabled)
+		return setAside(item, r.disabled)
 	}
-	return i, nil
+	return item, nil
 }

@@ -259,7 +259,7 @@ func (s *Store) get(ctx context.Context, id, kind string) (*record, error) {
 	if err := r.check(); err != nil {
 		return nil, err
 	}
-	if err := s.newest.refuse(id); err != nil {
+	if err := s.newest.refuseDestroyed(id); err != nil {
 		return nil, err
 	}
 	return r, nil
@@ -278,7 +278,7 @@ func (s *Store) look(ctx context.Context, id, kind string) (*record, error) {
 	if r.id != id || r.kind != kind {
 		return nil, fmt.Errorf("%w: the table was asked for item %q of branch key %q and answered with %q of %q", ErrDamaged, kind, id, r.kind, r.id)
 	}
-	s.newest.bury(r)
+	s.newest.noteDestroyed(r)
 	return r, nil
 }
 
@@ -295,7 +295,7 @@ func (s *Store) all(ctx context.Context, id string) (records []*record, faults [
 		}
 		switch {
 		case err == nil:
-			s.newest.bury(r)
+			s.newest.noteDestroyed(r)
 			records = append(records, r)
 		case isFault(err):
 			faults = append(faults, err)

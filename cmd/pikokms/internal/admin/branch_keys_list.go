@@ -66,7 +66,8 @@ func branchKeysList() *cobra.Command {
 		Short: "List the branch keys of a table",
 		Long: `List shows a line for each branch key, in no order: when its active version was
 made, that version's UUID, its ID, its own encryption context, and whether it is
-disabled or destroyed; and then how many are under each KMS key. With --json there is a line of JSON for each.
+disabled or destroyed; and then how many are under each KMS key. With --json there
+is a line of JSON for each.
 
 It reads the whole table and asks no KMS, so it verifies nothing: check does. Damaged
 items are named on standard error, and the exit status is then 1.`,

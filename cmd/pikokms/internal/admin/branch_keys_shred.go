@@ -61,7 +61,7 @@ about that of the KEY.`,
 			if err != nil {
 				return namingBranchKey(id, err)
 			}
-			console.Say(slog.LevelInfo, fmt.Sprintf("branch key %s is disabled since %s, %s; by default it can be destroyed from %s, and until then 'branch-keys enable' takes it back",
+			console.Say(slog.LevelInfo, fmt.Sprintf("branch key %s is disabled since %s, %s; by default it can be destroyed from %s, and until it is, 'branch-keys enable' takes it back",
 				console.Printable(id), timeText(d.Disabled), console.Count(int64(len(d.Items)), "item"), timeText(d.Disabled.Add(branchkey.DefaultWait))))
 			return nil
 		},
@@ -198,12 +198,16 @@ func (d *destruction) run(ctx context.Context, arguments []string) error {
 	c := newCertificate(store, config, destroyed, caller)
 	isWhole, err := c.write(ctx, out, &d.each, plan)
 	if isWhole {
-		err = cmp.Or(out.Commit(ctx), err)
+		failed := out.Commit(ctx)
+		isWhole, err = failed == nil, cmp.Or(failed, err)
 	}
-	if err != nil {
-		return fmt.Errorf("%w; the branch key is destroyed, and the same command line writes the certificate again", err)
+	switch {
+	case err == nil:
+		return nil
+	case isWhole:
+		return fmt.Errorf("%w; the branch key is destroyed, and the certificate is written", err)
 	}
-	return nil
+	return fmt.Errorf("%w; the branch key is destroyed, and the same command line writes the certificate again", err)
 }
 
 // confirmed returns nil if the ID of the branch key was typed, or repeated by a flag.
@@ -217,7 +221,7 @@ func (d *destruction) confirmed(ctx context.Context, key *branchkey.Description)
 			console.Printable(key.ID), console.Count(int64(len(key.Versions)), "version"), stateText(key))
 		var err error
 		if typed, err = readLine(ctx); err != nil {
-			return err
+			return fmt.Errorf("no ID was typed, and nothing was destroyed: %w", err)
 		}
 	}
 	if typed != key.ID {

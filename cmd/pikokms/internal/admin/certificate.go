@@ -19,6 +19,8 @@ import (
 	"piko.sh/pikokms/cmd/pikokms/internal/console"
 	"piko.sh/pikokms/cmd/pikokms/internal/look"
 	"piko.sh/pikokms/cmd/pikokms/internal/work"
+	"piko.sh/pikokms/header"
+	"piko.sh/pikokms/message"
 	"piko.sh/pikokms/provider/awskms"
 	"piko.sh/pikokms/provider/branchkey"
 )
@@ -62,6 +64,7 @@ type ProvedObject struct {
 // proving is a Proof that is written while it is made.
 type proving struct {
 	Proof
+	key      string          // the branch key's ID, as headers are reported
 	versions map[string]bool // that were destroyed
 }
 
@@ -93,14 +96,17 @@ func (c *Certificate) write(ctx context.Context, w io.Writer, e *work.Each, plan
 	if _, err := w.Write(append(bytes.TrimSuffix(text.Bytes(), []byte("\n}\n")), ",\n  \"proof\": {\n    \"objects\": ["...)); err != nil {
 		return false, err
 	}
-	p := &proving{versions: make(map[string]bool)}
+	p := &proving{
+		key:      message.KeyName(header.EncryptedDataKey{ProviderID: branchkey.ProviderID, ProviderInfo: []byte(c.BranchKey)}),
+		versions: make(map[string]bool),
+	}
 	for _, v := range c.Versions {
 		p.versions[v.ID] = true
 	}
 	for _, at := range plan.Places {
 		p.Places = append(p.Places, at.Title(""))
 	}
-	if err := e.ExamineAll(ctx, plan, func(x *look.Object) error { return p.take(w, c.BranchKey, x) }); err != nil {
+	if err := e.ExamineAll(ctx, plan, func(x *look.Object) error { return p.take(w, x) }); err != nil {
 		return false, err
 	}
 	p.Unread += int64(len(plan.Unlisted))
@@ -123,7 +129,7 @@ func (c *Certificate) write(ctx context.Context, w io.Writer, e *work.Each, plan
 	return true, err
 }
 
-// rest returns what stands behind the objects of a proof.
+// rest returns the members of a proof that follow its objects, and the end of the certificate.
 func (p *proving) rest() ([]byte, error) {
 	members := map[string]any{}
 	text, err := json.Marshal(p.Proof)
@@ -146,7 +152,7 @@ func (p *proving) rest() ([]byte, error) {
 }
 
 // take counts an object, and writes it if it is one of the branch key.
-func (p *proving) take(w io.Writer, id string, x *look.Object) error {
+func (p *proving) take(w io.Writer, x *look.Object) error {
 	if x.Kind == "" || x.Report == nil && x.Err != nil {
 		p.Unread++
 		return nil
@@ -155,7 +161,7 @@ func (p *proving) take(w io.Writer, id string, x *look.Object) error {
 	isOfKey := false
 	if x.Report != nil {
 		for _, k := range x.Report.EncryptedDataKeys {
-			if k.ProviderID == branchkey.ProviderID && k.Key == id && p.versions[k.KeyVersion] {
+			if k.ProviderID == branchkey.ProviderID && k.Key == p.key && p.versions[k.KeyVersion] {
 				isOfKey = true
 			} else {
 				o.OtherKeys = append(o.OtherKeys, k.ProviderID+" "+k.Name())

@@ -1,6 +1,7 @@
 package verbs
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -159,13 +160,52 @@ func TestDestroyBranchKey(t *testing.T) {
 	require.Contains(t, stderr, "moved 0 items of 1 branch key,")
 }
 
-// TestDestroyOnATerminal types the ID, and another one before.
+// TestProofOfAnIDThatDoesNotPrint destroys a branch key whose ID is escaped where it is shown. AWS's
+// libraries make such. One object of the folder can't be read, which the certificate counts.
+func TestProofOfAnIDThatDoesNotPrint(t *testing.T) {
+	_, key, _ := newBranchKeys(t, 1)
+	table := branchkey.NewFile(tableFile(key))
+	const id = "tenant\t0"
+	for item, err := range table.All(t.Context(), "tenant-0") {
+		require.NoError(t, err)
+		item.Attributes["branch-key-id"] = id
+		require.NoError(t, table.Write(t.Context(), []branchkey.Write{{Item: item}}))
+	}
+	dir := t.TempDir()
+	object := filepath.Join(dir, "object")
+	plain := filepath.Join(t.TempDir(), "plain")
+	require.NoError(t, os.WriteFile(plain, []byte("plain"), 0o600))
+	_, stderr, _, err := execute(t, "encrypt", "-k", strings.Replace(key, "?", "?id=tenant-0&", 1), "-o", object, plain)
+	require.NoError(t, err, stderr)
+	sealed, err := os.ReadFile(object)
+	require.NoError(t, err)
+	sealed = bytes.ReplaceAll(sealed, []byte("tenant-0"), []byte(id))
+	require.NoError(t, os.WriteFile(object, sealed, 0o600))
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "cut"), sealed[:60], 0o600))
+	_, stderr, _, err = execute(t, "branch-keys", "disable", "-k", key, id)
+	require.NoError(t, err, stderr)
+	require.NoError(t, ageBranchKey(t.Context(), table, id, 8*24*time.Hour))
+	certificate := filepath.Join(t.TempDir(), "certificate.json")
+	_, stderr, _, err = execute(t, "branch-keys", "destroy", "-k", key, "--confirm", id, "--prove", dir, "-o", certificate, id)
+	require.Error(t, err)
+	require.Contains(t, stderr, "1 object or folder could not be read; the certificate counts them; the branch key is destroyed, and the certificate is written")
+	text, err := os.ReadFile(certificate)
+	require.NoError(t, err)
+	var c admin.Certificate
+	require.NoError(t, json.Unmarshal(text, &c), "%s", text)
+	require.Equal(t, id, c.BranchKey)
+	require.EqualValues(t, 1, c.Proof.Unreadable)
+	require.EqualValues(t, 1, c.Proof.Unread)
+	require.Zero(t, c.Proof.Others)
+}
+
+// TestDestroyOnATerminal types the ID, and other things and the end of the input before.
 func TestDestroyOnATerminal(t *testing.T) {
 	store, key, _ := newBranchKeys(t, 1)
 	_, err := store.Disable(t.Context(), "tenant-0")
 	require.NoError(t, err)
 	require.NoError(t, ageBranchKey(t.Context(), branchkey.NewFile(tableFile(key)), "tenant-0", 8*24*time.Hour))
-	for _, typed := range []string{"y", "tenant-1", "", "tenant-0"} {
+	for _, typed := range []string{"y", "tenant-1", "", "\x04", "tenant-0"} {
 		terminal, tty, err := pty.Open()
 		if err != nil {
 			t.Skip("no pseudo-terminal: ", err)
