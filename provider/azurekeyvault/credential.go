@@ -73,8 +73,8 @@ func (e *tokenError) Error() string { return oneLine(e.cause.Error()) }
 func (e *tokenError) Unwrap() error { return e.cause }
 
 // loginTransport sends the requests of a login. Azure's credentials turn their errors into text, so
-// it notes whether the last request reached Microsoft Entra ID. What is asked without TLS is a service of the
-// machine, which most machines do not have.
+// it notes whether the last request reached Microsoft Entra ID. What is asked without TLS is a
+// service of the machine, which most machines do not have.
 type loginTransport struct{ inner policy.Transporter }
 
 // Do implements policy.Transporter.

@@ -510,8 +510,8 @@ func TestTwoAdministrators(t *testing.T) {
 				case first.name == "destroy":
 					require.Error(t, ours, name)
 				}
-				// Whoever got no error has what they asked for, unless the other one undid it on purpose,
-				// after they had finished.
+				// Whoever got no error has what they asked for, unless the other one undid it on
+				// purpose, after they had finished.
 				if theirs == nil && second.name == "enable" && ours == nil {
 					require.NotEqual(t, "destroy", first.name, name)
 				}

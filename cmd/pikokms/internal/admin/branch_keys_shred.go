@@ -52,14 +52,9 @@ about that of the KEY.`,
 		Example: `  pikokms branch-keys disable -k 'branchkey://keys?key=ARN' tenant-42`,
 		Args:    cobra.MaximumNArgs(1),
 		RunE: func(command *cobra.Command, arguments []string) error {
-			store, _, id, err := s.one(command.Context(), arguments)
+			id, d, err := s.change(command.Context(), arguments, (*branchkey.Store).Disable)
 			if err != nil {
 				return err
-			}
-			defer store.Close()
-			d, err := store.Disable(command.Context(), id)
-			if err != nil {
-				return namingBranchKey(id, err)
 			}
 			console.Say(slog.LevelInfo, fmt.Sprintf("branch key %s is disabled since %s, %s; by default it can be destroyed from %s, and until it is, 'branch-keys enable' takes it back",
 				console.Printable(id), timeText(d.Disabled), console.Count(int64(len(d.Items)), "item"), timeText(d.Disabled.Add(branchkey.DefaultWait))))
@@ -68,6 +63,21 @@ about that of the KEY.`,
 	}
 	s.add(command)
 	return command
+}
+
+// change disables or enables the branch key that the arguments name, and returns its ID and what
+// became of it.
+func (s *keyStore) change(ctx context.Context, arguments []string, change func(*branchkey.Store, context.Context, string) (*branchkey.Description, error)) (string, *branchkey.Description, error) {
+	store, _, id, err := s.one(ctx, arguments)
+	if err != nil {
+		return "", nil, err
+	}
+	defer store.Close()
+	d, err := change(store, ctx, id)
+	if err != nil {
+		return "", nil, namingBranchKey(id, err)
+	}
+	return id, d, nil
 }
 
 func branchKeysEnable() *cobra.Command {
@@ -81,14 +91,9 @@ not asked. Without an ID it is about that of the KEY.`,
 		Example: `  pikokms branch-keys enable -k 'branchkey://keys?key=ARN' tenant-42`,
 		Args:    cobra.MaximumNArgs(1),
 		RunE: func(command *cobra.Command, arguments []string) error {
-			store, _, id, err := s.one(command.Context(), arguments)
+			id, d, err := s.change(command.Context(), arguments, (*branchkey.Store).Enable)
 			if err != nil {
 				return err
-			}
-			defer store.Close()
-			d, err := store.Enable(command.Context(), id)
-			if err != nil {
-				return namingBranchKey(id, err)
 			}
 			console.Say(slog.LevelInfo, fmt.Sprintf("branch key %s is enabled, %s; 'branch-keys check' asks KMS whether they are genuine",
 				console.Printable(id), console.Count(int64(len(d.Items)), "item")))
