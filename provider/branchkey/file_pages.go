@@ -39,18 +39,21 @@ type pages struct {
 	seen map[uint64]bool // pages that something leads to
 }
 
-// checkPages returns what is wrong with the pages of a database.
-func checkPages(file *os.File) error {
-	p := pages{file: file, seen: make(map[uint64]bool)}
+// inUse checks the pages that are in use, and returns the first page of the list of free ones.
+func inUse(file *os.File) (p pages, free uint64, err error) {
+	p = pages{file: file, seen: make(map[uint64]bool)}
 	root, free, err := p.meta()
 	if err != nil {
-		return err
+		return p, 0, err
 	}
-	if err := p.tree(root); err != nil {
+	return p, free, p.tree(root)
+}
+
+// checkPages returns what is wrong with the pages of a database.
+func checkPages(file *os.File) error {
+	p, free, err := inUse(file)
+	if err != nil || free == noFreePage {
 		return err
-	}
-	if free == noFreePage {
-		return nil
 	}
 	return p.free(free, func(uint64) error { return nil })
 }
@@ -58,12 +61,8 @@ func checkPages(file *os.File) error {
 // eraseFree overwrites the free pages of a database with zeros, and everything after the last page,
 // where a transaction that was killed may have written.
 func eraseFree(file *os.File) error {
-	p := pages{file: file, seen: make(map[uint64]bool)}
-	root, free, err := p.meta()
+	p, free, err := inUse(file)
 	if err != nil {
-		return err
-	}
-	if err := p.tree(root); err != nil {
 		return err
 	}
 	if free == noFreePage {
