@@ -106,11 +106,7 @@ func (b *Backend) checkWrite(ctx context.Context, in *s3.CompleteMultipartUpload
 // completed returns the answer for an upload that was completed before, if the object is still the
 // one that it made.
 func (b *Backend) completed(ctx context.Context, in *s3.CompleteMultipartUploadInput) (out s3response.CompleteMultipartUploadResult, version string, ok bool) {
-	inner, err := b.inner.HeadObject(ctx, &s3.HeadObjectInput{Bucket: in.Bucket, Key: in.Key, Range: aws.String("")})
-	if err != nil {
-		return out, "", false
-	}
-	if own, _ := ownMetadata(inner.Metadata); own[uploadName] != aws.ToString(in.UploadId) || own[uploadName] == "" {
+	if !b.made(ctx, *in.Bucket, *in.Key, aws.ToString(in.UploadId)) {
 		return out, "", false
 	}
 	head, err := b.headObject(ctx, &s3.HeadObjectInput{Bucket: in.Bucket, Key: in.Key, ChecksumMode: types.ChecksumModeEnabled})
@@ -122,6 +118,16 @@ func (b *Backend) completed(ctx context.Context, in *s3.CompleteMultipartUploadI
 	sum.Type = head.ChecksumType
 	sum.put(&out)
 	return out, aws.ToString(head.VersionId), true
+}
+
+// made reports whether an object is the one that this upload made.
+func (b *Backend) made(ctx context.Context, bucket, key, id string) bool {
+	head, err := b.inner.HeadObject(ctx, &s3.HeadObjectInput{Bucket: &bucket, Key: &key, Range: aws.String("")})
+	if err != nil {
+		return false
+	}
+	own, _ := ownMetadata(head.Metadata)
+	return id != "" && own[uploadName] == id
 }
 
 // choose finds the parts that a request names, and the checksum of the whole.

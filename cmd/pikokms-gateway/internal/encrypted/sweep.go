@@ -68,21 +68,34 @@ func (b *Backend) remove(ctx context.Context, bucket, id string) error {
 	return nil
 }
 
-// AbortMultipartUpload deletes the parts of an upload.
+// AbortMultipartUpload deletes the parts of an upload, also of one whose key can't be used any more.
 func (b *Backend) AbortMultipartUpload(ctx context.Context, in *s3.AbortMultipartUploadInput) error {
 	return b.fail(ctx, "abort upload", aws.ToString(in.Bucket), aws.ToString(in.Key), b.abort(ctx, in))
 }
 
 func (b *Backend) abort(ctx context.Context, in *s3.AbortMultipartUploadInput) error {
-	r, _, err := b.record(ctx, in.Bucket, in.Key, in.UploadId)
+	_, name, id, err := b.request(ctx, in.Bucket, in.Key, in.UploadId)
 	if err != nil {
 		return err
 	}
-	if in.IfMatchInitiatedTime != nil && in.IfMatchInitiatedTime.Unix() != r.Initiated.Unix() {
-		return s3err.GetPreconditionFailedErr(s3err.ConditionIfMatchInitiatedTime)
+	upload, err := b.labelOf(ctx, *in.Bucket, id)
+	if isMissing(err) || err == nil && upload.key != name {
+		return s3err.GetNoSuchUploadErr(id)
 	}
-	b.records.drop(r.ID)
-	return b.remove(ctx, r.Bucket, r.ID)
+	if err != nil {
+		return err
+	}
+	if in.IfMatchInitiatedTime != nil {
+		r, err := b.recordOf(ctx, *in.Bucket, id)
+		if err != nil {
+			return err
+		}
+		if in.IfMatchInitiatedTime.Unix() != r.Initiated.Unix() {
+			return s3err.GetPreconditionFailedErr(s3err.ConditionIfMatchInitiatedTime)
+		}
+	}
+	b.records.drop(id)
+	return b.remove(ctx, *in.Bucket, id)
 }
 
 // ListMultipartUploads lists the uploads that were neither completed nor aborted.
@@ -102,9 +115,12 @@ func (b *Backend) listUploads(ctx context.Context, in *s3.ListMultipartUploadsIn
 		if isMissing(err) || isForeign(err) {
 			continue
 		}
-		if isKeyGone(err) {
-			b.config.Logger.WarnContext(ctx, "list uploads: an upload is left out, since its record can't be read", "bucket", *in.Bucket, "upload", id, "error", err)
-			continue
+		if isKeyGone(err) { // it can still be aborted
+			upload, failed := b.labelOf(ctx, *in.Bucket, id)
+			if isMissing(failed) {
+				continue
+			}
+			r, err = &record{ID: id, Key: upload.key, Initiated: upload.written}, failed
 		}
 		if err != nil {
 			return out, err
@@ -180,18 +196,18 @@ func (b *Backend) Sweep(ctx context.Context, bucket string, age time.Duration) e
 		if err != nil {
 			return err
 		}
-		r, err := b.recordOf(ctx, bucket, id)
+		upload, err := b.labelOf(ctx, bucket, id)
 		switch {
 		case isMissing(err):
 			if err := b.removeOlder(ctx, bucket, id, age); err != nil {
 				return err
 			}
 			continue
-		case err != nil: // it may be under another key
-			b.config.Logger.WarnContext(ctx, "sweep: the record of an upload can't be read", "bucket", bucket, "upload", id, "error", err)
+		case err != nil:
+			b.config.Logger.WarnContext(ctx, "sweep: an upload is left, since its record can't be read", "bucket", bucket, "upload", id, "error", err)
 			continue
 		}
-		if _, _, ok := b.completed(ctx, &s3.CompleteMultipartUploadInput{Bucket: &bucket, Key: &r.Key, UploadId: &id}); ok {
+		if b.made(ctx, bucket, upload.key, id) {
 			if err := b.remove(ctx, bucket, id); err != nil {
 				return err
 			}
