@@ -5,9 +5,11 @@ import (
 	"context"
 	"errors"
 	"io"
+	"log/slog"
 	"net/http"
 	"net/url"
 	"reflect"
+	"runtime/debug"
 
 	"github.com/gofiber/fiber/v3"
 	"github.com/valyala/fasthttp"
@@ -65,6 +67,7 @@ func (e *engine) adjust() {
 			refuse(c, s3err.ErrInvalidURI)
 			return
 		}
+		defer recovered(c)
 		defer limitForm(c)()
 		handle(c)
 	}
@@ -124,7 +127,18 @@ func bodyStream(r *fasthttp.Request) *io.Reader {
 	return (*io.Reader)(reflect.ValueOf(r).Elem().FieldByName("bodyStream").Addr().UnsafePointer())
 }
 
-// refuse answers a request that the engine does not get, and closes its connection.
+// recovered answers with an internal error if the handling of a request panics, and logs the panic.
+// It is deferred.
+func recovered(c *fasthttp.RequestCtx) {
+	p := recover()
+	if p == nil {
+		return
+	}
+	slog.Error("request: panic", "method", string(c.Method()), "path", string(c.Path()), "panic", p, "stack", string(debug.Stack()))
+	refuse(c, s3err.ErrInternalError)
+}
+
+// refuse answers a request in place of the engine, and closes its connection.
 func refuse(c *fasthttp.RequestCtx, code s3err.ErrorCode) {
 	refusal := s3err.GetAPIError(code)
 	c.SetStatusCode(refusal.StatusCode())

@@ -60,7 +60,10 @@ func (s *server) handle(c fiber.Ctx) error {
 	_, span := s.tracer.Start(context.Background(), method, trace.WithSpanKind(trace.SpanKindServer), trace.WithAttributes(attribute.String("http.request.method", method)))
 	defer span.End()
 	c.RequestCtx().SetUserValue(spanKey{}, span)
-	err := s.next(c)
+	err := func() error {
+		defer recovered(c.RequestCtx()) // the engine would keep the stack to itself
+		return s.next(c)
+	}()
 	authorizeForm(c.RequestCtx()) // the engine reads some more of one that was refused, so that its client gets the answer
 	status := c.Response().StatusCode()
 	if status == http.StatusServiceUnavailable && len(c.Response().Header.Peek("Retry-After")) == 0 {

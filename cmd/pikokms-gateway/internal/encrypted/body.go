@@ -13,8 +13,13 @@ import (
 // logged here.
 type answer struct {
 	io.ReadCloser
-	cancel context.CancelFunc
-	failed func(error)
+	b           *Backend
+	bucket, key string
+	cancel      context.CancelFunc
+}
+
+func (a *answer) failed(err error) {
+	a.b.config.Logger.Error("get: the answer was broken off", "bucket", a.bucket, "key", a.key, "error", err)
 }
 
 func (a *answer) Close() error {
@@ -23,9 +28,12 @@ func (a *answer) Close() error {
 }
 
 // WriteTo writes the content without a copy, as long as what it is of can do so.
-func (a *answer) WriteTo(w io.Writer) (int64, error) {
+func (a *answer) WriteTo(w io.Writer) (n int64, err error) {
 	to := &client{Writer: w}
-	n, err := io.Copy(to, a.ReadCloser)
+	err = a.b.carefully("get", func() (err error) {
+		n, err = io.Copy(to, a.ReadCloser)
+		return err
+	})
 	if err != nil && to.err == nil { // a client that hangs up is no failure
 		a.failed(err)
 	}
@@ -43,8 +51,11 @@ func (c *client) Write(p []byte) (n int, err error) {
 	return n, c.err
 }
 
-func (a *answer) Read(p []byte) (int, error) {
-	n, err := a.ReadCloser.Read(p)
+func (a *answer) Read(p []byte) (n int, err error) {
+	err = a.b.carefully("get", func() (err error) {
+		n, err = a.ReadCloser.Read(p)
+		return err
+	})
 	if err != nil && err != io.EOF {
 		a.failed(err)
 	}

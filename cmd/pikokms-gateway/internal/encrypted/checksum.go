@@ -90,14 +90,14 @@ type content struct {
 
 // newContent returns the content of a request of size bytes. A checksum that the request states is
 // verified before io.EOF. The engine passes any number of X-Amz-Decoded-Content-Length on.
-func newContent(source io.Reader, size int64, stated checksum) (*content, error) {
+func (b *Backend) newContent(source io.Reader, size int64, stated checksum) (*content, error) {
 	if size < 0 {
 		return nil, s3err.APIError{Code: "InvalidArgument", Description: "The length of the content is negative.", HTTPStatusCode: http.StatusBadRequest}
 	}
 	c := &content{left: size, sum: &stated, known: stated.Value != ""}
 	stated.Type = types.ChecksumTypeFullObject
 	trailing, ok := source.(middlewares.ChecksumReader)
-	source = decoded{source}
+	source = decoded{source, b}
 	if ok && trailing.Algorithm() != "" {
 		stated.Algorithm, c.known = types.ChecksumAlgorithm(strings.ToUpper(trailing.Algorithm())), false
 		c.source, c.finish = source, trailing.Checksum
@@ -112,13 +112,17 @@ func newContent(source io.Reader, size int64, stated checksum) (*content, error)
 }
 
 // decoded is a content that the engine may decode from aws-chunked. Its decoder panics at some
-// chunks, such as those of a negative size. In front of S3 the panic would be in a goroutine of the
-// HTTP client, and end the process.
-type decoded struct{ io.Reader }
+// chunks, such as those of a negative size. That is the client's error, and is logged since it may
+// be one of the decoder.
+type decoded struct {
+	io.Reader
+	b *Backend
+}
 
 func (d decoded) Read(p []byte) (n int, err error) {
 	defer func() {
-		if recover() != nil || n < 0 || n > len(p) {
+		failed := d.b.caught("decode the content of a request", recover())
+		if failed != nil || n < 0 || n > len(p) {
 			n, err = 0, s3err.GetAPIError(s3err.ErrIncompleteBody)
 		}
 	}()

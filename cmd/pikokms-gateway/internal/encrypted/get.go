@@ -164,10 +164,7 @@ func (b *Backend) GetObject(ctx context.Context, in *s3.GetObjectInput) (*s3.Get
 	if err != nil {
 		cancel()
 	} else {
-		bucket, key := strings.Clone(*in.Bucket), strings.Clone(*in.Key)
-		out.Body = &answer{out.Body, cancel, func(err error) {
-			b.config.Logger.Error("get: the answer was broken off", "bucket", bucket, "key", key, "error", err)
-		}}
+		out.Body = &answer{out.Body, b, strings.Clone(*in.Bucket), strings.Clone(*in.Key), cancel}
 	}
 	return out, b.fail(ctx, "get", aws.ToString(in.Bucket), aws.ToString(in.Key), err)
 }

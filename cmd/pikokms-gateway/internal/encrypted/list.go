@@ -164,12 +164,14 @@ func (b *Backend) describe(ctx context.Context, bucket *string, objects []listed
 			continue
 		}
 		group.Go(func() error {
-			d, known, err := b.describeOne(ctx, bucket, o)
-			if known {
-				b.known.put(name, d)
-			}
-			all[i] = d
-			return err
+			return b.carefully("describe an object", func() error {
+				d, known, err := b.describeOne(ctx, bucket, o)
+				if known {
+					b.known.put(name, d)
+				}
+				all[i] = d
+				return err
+			})
 		})
 	}
 	return all, group.Wait()

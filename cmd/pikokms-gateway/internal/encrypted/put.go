@@ -54,7 +54,7 @@ func (b *Backend) putObject(ctx context.Context, in s3response.PutObjectInput) (
 		}
 		defer release()
 	}
-	body, err := newContent(in.Body, size, stated)
+	body, err := b.newContent(in.Body, size, stated)
 	if err != nil {
 		return out, err
 	}
@@ -111,14 +111,14 @@ func (b *Backend) store(ctx context.Context, k *Key, name string, in s3response.
 		in.Metadata[sealedName] = text
 		return err
 	}
-	in.Body = encrypted
+	in.Body = watched{encrypted, b}
 	switch {
 	case body.known:
 		if err := sealSum(); err != nil {
 			return nil, err
 		}
 	case b.isFolder: // which takes the metadata once it has the content
-		in.Body = &ending{encrypted, sealSum}
+		in.Body = &ending{in.Body, sealSum}
 	default:
 		delete(in.Metadata, checksumName)
 	}

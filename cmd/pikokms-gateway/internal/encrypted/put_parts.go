@@ -82,8 +82,12 @@ func (b *Backend) sendParts(ctx context.Context, in s3response.PutObjectInput, i
 		group.Go(func() error {
 			defer buffers.Put(buffer)
 			length := int64(n)
-			sent, err := b.inner.UploadPart(ctx, &s3.UploadPartInput{
-				Bucket: in.Bucket, Key: in.Key, UploadId: id, PartNumber: &number, Body: bytes.NewReader((*buffer)[:n]), ContentLength: &length,
+			var sent *s3.UploadPartOutput
+			err := b.carefully("upload a part", func() (err error) {
+				sent, err = b.inner.UploadPart(ctx, &s3.UploadPartInput{
+					Bucket: in.Bucket, Key: in.Key, UploadId: id, PartNumber: &number, Body: bytes.NewReader((*buffer)[:n]), ContentLength: &length,
+				})
+				return err
 			})
 			if err != nil {
 				return err

@@ -227,18 +227,9 @@ const (
 // gateways may do so.
 func (b *Backend) SweepAlways(ctx context.Context, only string) {
 	for {
-		all := s3response.ListAllMyBucketsResult{Buckets: s3response.ListAllMyBucketsList{Bucket: []s3response.ListAllMyBucketsEntry{{Name: only}}}}
-		var err error
-		if only == "" {
-			all, err = b.inner.ListBuckets(ctx, s3response.ListBucketsInput{IsAdmin: true, MaxBuckets: 10_000})
-		}
+		err := b.carefully("sweep", func() error { return b.sweepAll(ctx, only) })
 		if err != nil && ctx.Err() == nil {
 			b.config.Logger.WarnContext(ctx, "sweep", "error", err)
-		}
-		for _, bucket := range all.Buckets.Bucket {
-			if err := b.Sweep(ctx, bucket.Name, sweepAge); err != nil && ctx.Err() == nil {
-				b.config.Logger.WarnContext(ctx, "sweep", "bucket", bucket.Name, "error", err)
-			}
 		}
 		select {
 		case <-ctx.Done():
@@ -246,6 +237,24 @@ func (b *Backend) SweepAlways(ctx context.Context, only string) {
 		case <-time.After(sweepEach):
 		}
 	}
+}
+
+// sweepAll sweeps one bucket, or all if only is empty. If one fails it goes on.
+func (b *Backend) sweepAll(ctx context.Context, only string) (err error) {
+	buckets := []s3response.ListAllMyBucketsEntry{{Name: only}}
+	if only == "" {
+		all, err := b.inner.ListBuckets(ctx, s3response.ListBucketsInput{IsAdmin: true, MaxBuckets: 10_000})
+		if err != nil {
+			return err
+		}
+		buckets = all.Buckets.Bucket
+	}
+	for _, bucket := range buckets {
+		if failed := b.Sweep(ctx, bucket.Name, sweepAge); failed != nil {
+			err = errors.Join(err, fmt.Errorf("bucket %s: %w", bucket.Name, failed))
+		}
+	}
+	return err
 }
 
 // removeOlder deletes what has no record, unless something of it is younger than age.

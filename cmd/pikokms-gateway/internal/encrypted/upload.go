@@ -99,7 +99,7 @@ func (b *Backend) createUpload(ctx context.Context, in s3response.CreateMultipar
 		return out, err
 	}
 	size, own := int64(len(text)), recordName(r.ID)
-	body, err := newContent(bytes.NewReader(text), size, checksum{})
+	body, err := b.newContent(bytes.NewReader(text), size, checksum{})
 	if err != nil {
 		return out, err
 	}

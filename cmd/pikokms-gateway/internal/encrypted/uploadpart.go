@@ -51,7 +51,7 @@ func (b *Backend) uploadPart(ctx context.Context, in *s3.UploadPartInput) (*s3.U
 
 // storePart stores the content of a part, and then that it is there.
 func (b *Backend) storePart(ctx context.Context, r *record, k *Key, number int32, source io.Reader, size int64, stated checksum) (*donePart, error) {
-	body, err := newContent(source, size, stated)
+	body, err := b.newContent(source, size, stated)
 	if err != nil {
 		return nil, err
 	}
