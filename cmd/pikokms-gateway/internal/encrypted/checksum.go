@@ -83,7 +83,9 @@ type content struct {
 	left   int64     // bytes that the request announced and that were not read
 	sum    *checksum // complete once source has ended
 	finish func() (value string)
+	asked  bool  // the client names the checksum
 	known  bool  // the checksum is known beforehand
+	kept   bool  // the checksum is kept, were it known only at the end
 	joined bool  // it comes from the parts of an upload
 	err    error // the first error but io.EOF
 }
@@ -94,12 +96,12 @@ func (b *Backend) newContent(source io.Reader, size int64, stated checksum) (*co
 	if size < 0 {
 		return nil, s3err.APIError{Code: "InvalidArgument", Description: "The length of the content is negative.", HTTPStatusCode: http.StatusBadRequest}
 	}
-	c := &content{left: size, sum: &stated, known: stated.Value != ""}
+	c := &content{left: size, sum: &stated, asked: stated.Algorithm != "", known: stated.Value != ""}
 	stated.Type = types.ChecksumTypeFullObject
 	trailing, ok := source.(middlewares.ChecksumReader)
 	source = decoded{source, b}
 	if ok && trailing.Algorithm() != "" {
-		stated.Algorithm, c.known = types.ChecksumAlgorithm(strings.ToUpper(trailing.Algorithm())), false
+		stated.Algorithm, c.asked, c.known = types.ChecksumAlgorithm(strings.ToUpper(trailing.Algorithm())), true, false
 		c.source, c.finish = source, trailing.Checksum
 		return c, nil
 	}
@@ -180,11 +182,11 @@ func (c *content) Read(p []byte) (int, error) {
 
 // preread reads and verifies the whole content, so that its checksum is known.
 func (c *content) preread() error {
-	all, err := io.ReadAll(c)
-	if err != nil {
+	all := bytes.NewBuffer(make([]byte, 0, c.left+bytes.MinRead)) // of which ReadFrom needs the last bytes
+	if _, err := all.ReadFrom(c); err != nil {
 		return err
 	}
 	sum := *c.sum
-	*c = content{source: bytes.NewReader(all), left: int64(len(all)), sum: &sum, finish: func() string { return sum.Value }, known: true}
+	*c = content{source: all, left: int64(all.Len()), sum: &sum, finish: func() string { return sum.Value }, known: true}
 	return nil
 }

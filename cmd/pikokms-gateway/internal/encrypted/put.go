@@ -58,10 +58,14 @@ func (b *Backend) putObject(ctx context.Context, in s3response.PutObjectInput) (
 	if err != nil {
 		return out, err
 	}
-	if !body.known && !b.isFolder && size <= maxBuffered && b.buffered.TryAcquire(size) {
-		defer b.buffered.Release(size)
-		if err := body.preread(); err != nil {
-			return out, err
+	if !body.known && !b.isFolder {
+		if size <= maxBuffered && b.buffered.TryAcquire(size) {
+			defer b.buffered.Release(size)
+			if err := body.preread(); err != nil {
+				return out, err
+			}
+		} else {
+			body.kept = body.asked
 		}
 	}
 	if size == 0 && strings.HasSuffix(*in.Key, "/") {
@@ -119,7 +123,7 @@ func (b *Backend) store(ctx context.Context, k *Key, name string, in s3response.
 		}
 	case b.isFolder: // which takes the metadata once it has the content
 		in.Body = &ending{in.Body, sealSum}
-	default:
+	case !body.kept:
 		delete(in.Metadata, checksumName)
 	}
 	in.ContentLength, in.ContentMD5, in.ChecksumAlgorithm = &length, nil, ""
@@ -129,9 +133,12 @@ func (b *Backend) store(ctx context.Context, k *Key, name string, in s3response.
 	checksumOf(&in)
 	in.IfMatch, in.IfNoneMatch = innerTag(in.IfMatch), innerTag(in.IfNoneMatch)
 	var out s3response.PutObjectOutput
-	if body.joined && length >= largeObject && !b.isFolder {
+	switch {
+	case body.kept && !body.known:
+		out, err = b.putAside(ctx, in, length, sealSum)
+	case body.joined && length >= largeObject && !b.isFolder:
 		out, err = b.putParts(ctx, in, length)
-	} else {
+	default:
 		out, err = b.inner.PutObject(ctx, in)
 	}
 	if body.err != nil {
@@ -162,26 +169,29 @@ func (b *Backend) putFolder(ctx context.Context, in s3response.PutObjectInput, b
 	return out, nil
 }
 
+// In front of S3, an object is held in memory until its checksum is known. Programs of AWS send
+// those of 8 MiB and more in parts by default.
 const (
-	maxBuffered    = 1 << 20  // bytes of an object that is held in memory for its checksum
-	maxAllBuffered = 64 << 20 // bytes of all of them
+	maxBuffered    = 8 << 20   // bytes of one
+	maxAllBuffered = 128 << 20 // bytes of all
+	formBuffered   = 1 << 20   // bytes of the beginning of a form's file
 )
 
 // hold replaces the body of a form by one of a known size. An object of a form may be followed by
 // what is no part of it, so a small one is read first. A large one must not be followed by
 // anything.
 func (b *Backend) hold(ctx context.Context, body *io.Reader, form io.Reader, size *int64) (release func(), err error) {
-	if err := b.buffered.Acquire(ctx, maxBuffered); err != nil {
+	if err := b.buffered.Acquire(ctx, formBuffered); err != nil {
 		return nil, err
 	}
-	release = func() { b.buffered.Release(maxBuffered) }
-	start, err := io.ReadAll(io.LimitReader(form, maxBuffered))
+	release = func() { b.buffered.Release(formBuffered) }
+	start, err := io.ReadAll(io.LimitReader(form, formBuffered))
 	if err != nil {
 		release()
 		return nil, err
 	}
 	*body = bytes.NewReader(start)
-	if len(start) < maxBuffered {
+	if len(start) < formBuffered {
 		*size = int64(len(start))
 	} else {
 		*body = io.MultiReader(*body, form)

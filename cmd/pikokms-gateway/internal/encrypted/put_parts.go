@@ -38,6 +38,11 @@ func (b *Backend) putParts(ctx context.Context, in s3response.PutObjectInput, le
 		return out, err
 	}
 	defer b.joining.Release(memory)
+	return b.putOf(ctx, in, func(id *string) ([]types.CompletedPart, error) { return b.sendParts(ctx, in, id, size, most) })
+}
+
+// putOf stores an object in the S3 behind, of parts that send uploads.
+func (b *Backend) putOf(ctx context.Context, in s3response.PutObjectInput, send func(id *string) ([]types.CompletedPart, error)) (out s3response.PutObjectOutput, err error) {
 	begun, err := b.inner.CreateMultipartUpload(ctx, s3response.CreateMultipartUploadInput{
 		Bucket: in.Bucket, Key: in.Key, Metadata: in.Metadata, Tagging: in.Tagging,
 		ContentType: in.ContentType, ContentEncoding: in.ContentEncoding, ContentDisposition: in.ContentDisposition, ContentLanguage: in.ContentLanguage,
@@ -53,7 +58,7 @@ func (b *Backend) putParts(ctx context.Context, in s3response.PutObjectInput, le
 			err = errors.Join(err, b.inner.AbortMultipartUpload(abort, &s3.AbortMultipartUploadInput{Bucket: in.Bucket, Key: in.Key, UploadId: id}))
 		}
 	}()
-	parts, err := b.sendParts(ctx, in, id, size, most)
+	parts, err := send(id)
 	if err != nil {
 		return out, err
 	}

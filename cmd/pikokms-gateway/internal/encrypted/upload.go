@@ -79,6 +79,9 @@ func (b *Backend) createUpload(ctx context.Context, in s3response.CreateMultipar
 		return out, err
 	}
 	if in.ObjectLockMode != "" || in.ObjectLockLegalHoldStatus != "" {
+		if !b.isFolder {
+			return out, s3err.GetAPIError(s3err.ErrNotImplemented) // the backend behind would ignore it
+		}
 		if _, err := b.inner.GetObjectLockConfiguration(ctx, *in.Bucket); err != nil {
 			return out, s3err.GetAPIError(s3err.ErrMissingObjectLockConfigurationNoSpaces)
 		}

@@ -230,6 +230,32 @@ func (f *failing) DeleteObjects(ctx context.Context, in *s3.DeleteObjectsInput) 
 	return fault(f, func() (s3response.DeleteResult, error) { return f.Backend.DeleteObjects(ctx, in) })
 }
 
+func (f *failing) DeleteObject(ctx context.Context, in *s3.DeleteObjectInput) (*s3.DeleteObjectOutput, error) {
+	return fault(f, func() (*s3.DeleteObjectOutput, error) { return f.Backend.DeleteObject(ctx, in) })
+}
+
+func (f *failing) CreateMultipartUpload(ctx context.Context, in s3response.CreateMultipartUploadInput) (s3response.InitiateMultipartUploadResult, error) {
+	return fault(f, func() (s3response.InitiateMultipartUploadResult, error) {
+		return f.Backend.CreateMultipartUpload(ctx, in)
+	})
+}
+
+func (f *failing) UploadPartCopy(ctx context.Context, in *s3.UploadPartCopyInput) (s3response.CopyPartResult, error) {
+	return fault(f, func() (s3response.CopyPartResult, error) { return f.Backend.UploadPartCopy(ctx, in) })
+}
+
+func (f *failing) CompleteMultipartUpload(ctx context.Context, in *s3.CompleteMultipartUploadInput) (s3response.CompleteMultipartUploadResult, string, error) {
+	type result struct {
+		out     s3response.CompleteMultipartUploadResult
+		version string
+	}
+	r, err := fault(f, func() (r result, err error) {
+		r.out, r.version, err = f.Backend.CompleteMultipartUpload(ctx, in)
+		return r, err
+	})
+	return r.out, r.version, err
+}
+
 // TestEachCallFails fails one call after the other of an upload in parts. The client repeats what
 // failed, and has the whole object in the end, of which nothing was to be seen before.
 func TestEachCallFails(t *testing.T) {
