@@ -365,13 +365,39 @@ func (b *Backend) DeleteBucket(ctx context.Context, bucket string) error {
 	if failed != nil || len(page.Versions)+len(page.DeleteMarkers) > 0 {
 		return err
 	}
-	for id, err := range b.uploadIDs(ctx, bucket) {
+	if err := b.removeHidden(ctx, bucket); err != nil {
+		return err
+	}
+	return b.inner.DeleteBucket(ctx, bucket)
+}
+
+// removeHidden deletes all that is hidden in a bucket, with its versions.
+func (b *Backend) removeHidden(ctx context.Context, bucket string) error {
+	for {
+		page, err := b.inner.ListObjectVersions(ctx, &s3.ListObjectVersionsInput{
+			Bucket: &bucket, MaxKeys: aws.Int32(1000), Prefix: aws.String(hidden), Delimiter: aws.String(""), KeyMarker: aws.String(""), VersionIdMarker: aws.String(""),
+		})
 		if err != nil {
 			return err
 		}
-		if err := b.remove(ctx, bucket, id); err != nil {
+		var all []types.ObjectIdentifier
+		add := func(key, version *string) {
+			if b.isFolder { // which has no versions
+				version = nil
+			}
+			all = append(all, types.ObjectIdentifier{Key: key, VersionId: version})
+		}
+		for _, v := range page.Versions {
+			add(v.Key, v.VersionId)
+		}
+		for _, m := range page.DeleteMarkers {
+			add(m.Key, m.VersionId)
+		}
+		if len(all) == 0 {
+			return nil
+		}
+		if err := b.removeObjects(ctx, bucket, all); err != nil {
 			return err
 		}
 	}
-	return b.inner.DeleteBucket(ctx, bucket)
 }

@@ -57,13 +57,21 @@ func (b *Backend) remove(ctx context.Context, bucket, id string) error {
 	}
 	names = append(names, types.ObjectIdentifier{Key: aws.String(recordName(id))})
 	for some := range slices.Chunk(names, 1000) {
-		out, err := b.inner.DeleteObjects(ctx, &s3.DeleteObjectsInput{Bucket: &bucket, Delete: &types.Delete{Objects: some, Quiet: aws.Bool(true)}})
-		if err != nil {
+		if err := b.removeObjects(ctx, bucket, some); err != nil {
 			return err
 		}
-		if len(out.Error) > 0 {
-			return fmt.Errorf("%s: %s", aws.ToString(out.Error[0].Key), aws.ToString(out.Error[0].Message))
-		}
+	}
+	return nil
+}
+
+// removeObjects deletes 1000 objects of the gateway's own at the most.
+func (b *Backend) removeObjects(ctx context.Context, bucket string, objects []types.ObjectIdentifier) error {
+	out, err := b.inner.DeleteObjects(ctx, &s3.DeleteObjectsInput{Bucket: &bucket, Delete: &types.Delete{Objects: objects, Quiet: aws.Bool(true)}})
+	if err != nil {
+		return err
+	}
+	if len(out.Error) > 0 {
+		return fmt.Errorf("%s: %s", aws.ToString(out.Error[0].Key), aws.ToString(out.Error[0].Message))
 	}
 	return nil
 }
