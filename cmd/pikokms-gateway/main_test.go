@@ -16,6 +16,7 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
+	"github.com/aws/aws-sdk-go-v2/service/s3/types"
 	"github.com/stretchr/testify/require"
 	"github.com/versity/versitygw/backend/meta"
 	"github.com/versity/versitygw/backend/posix"
@@ -155,6 +156,13 @@ func TestObjects(t *testing.T) {
 	require.Equal(t, map[string]string{"colour": "blue"}, head.Metadata)
 	require.Equal(t, put.ETag, head.ETag)
 	require.Equal(t, put.ChecksumCRC32, head.ChecksumCRC32)
+
+	attributes, err := g.client.GetObjectAttributes(t.Context(), &s3.GetObjectAttributesInput{
+		Bucket: aws.String("data"), Key: aws.String("a/b"), ObjectAttributes: []types.ObjectAttributes{types.ObjectAttributesObjectSize},
+	})
+	require.NoError(t, err)
+	require.EqualValues(t, len(content), *attributes.ObjectSize)
+	require.Equal(t, head.LastModified, attributes.LastModified)
 
 	get, err := g.client.GetObject(t.Context(), &s3.GetObjectInput{Bucket: aws.String("data"), Key: aws.String("a/b"), ChecksumMode: "ENABLED"})
 	require.NoError(t, err)

@@ -18,6 +18,7 @@ func Options() []s3api.Option {
 	return []s3api.Option{
 		s3api.WithMiddleware("/", controllers.WrapMiddleware(refuse, nil, nil)),
 		s3api.WithMiddleware("/", patience{15 * time.Second, 15 * time.Second}.handle),
+		s3api.WithMiddleware("/", date),
 	}
 }
 
@@ -37,6 +38,18 @@ func refuse(ctx fiber.Ctx) error {
 		}
 	}
 	return nil
+}
+
+// date corrects the time of an answer to GetObjectAttributes. The engine does not write it as HTTP
+// has it (RFC 9110, section 5.6.7), so AWS's SDK for Java could not read the answer.
+func date(ctx fiber.Ctx) error {
+	const name = "Last-Modified"
+	err := ctx.Next()
+	header := &ctx.Response().Header
+	if modified, wrong := time.Parse(time.ANSIC, string(header.Peek(name))); wrong == nil {
+		header.Set(name, modified.Format(http.TimeFormat))
+	}
+	return err
 }
 
 // patience keeps clients waiting for the end of an upload. Joining the parts of a large one takes
