@@ -92,11 +92,11 @@ func visible(key *string) error {
 	if key == nil {
 		return s3err.GetAPIError(s3err.ErrNoSuchKey)
 	}
-	inBucket, ok := strings.CutPrefix(path.Join("bucket", *key), "bucket/")
-	if !ok {
+	inBucket := path.Join(".", *key) // as a folder behind reads it
+	switch {
+	case inBucket == "." || inBucket == ".." || strings.HasPrefix(inBucket, "../"):
 		return outside
-	}
-	if clean := path.Clean("/" + *key); inBucket+"/" == hidden || strings.HasPrefix(inBucket, hidden) || clean+"/" == "/"+hidden || strings.HasPrefix(clean, "/"+hidden) {
+	case strings.HasPrefix(inBucket+"/", hidden):
 		return s3err.GetAPIError(s3err.ErrAccessDenied)
 	}
 	return nil
