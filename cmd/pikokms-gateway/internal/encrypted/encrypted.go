@@ -37,8 +37,8 @@ type Config struct {
 	Logger *slog.Logger // for errors that clients see as internal ones; nil means none
 }
 
-// Backend encrypts. What it keeps in memory can be lost, so several of them can stand on one
-// backend.
+// Backend encrypts. It keeps nothing in memory that must not be lost, so several Backends can work
+// on one inner backend.
 type Backend struct {
 	backend.BackendUnsupported
 	inner    backend.Backend
@@ -67,8 +67,8 @@ func New(inner backend.Backend, c Config) *Backend {
 }
 
 // FolderOptions are the options of a folder behind a Backend, which keeps metadata in extended
-// attributes. An ETag there is of the checksum of what is stored. A Backend asks for the XXH3 of
-// 128 bits, which takes a tenth of an MD5's time.
+// attributes. The folder derives an ETag from the checksum of what is stored. A Backend asks for
+// XXH3 of 128 bits, which takes a tenth of the time of MD5.
 func FolderOptions() posix.PosixOpts {
 	return posix.PosixOpts{NewDirPerm: 0o700, NewFilePerm: 0o600, DataIntegrityEtag: true}
 }

@@ -53,8 +53,8 @@ func (b *Backend) own(ctx context.Context, bucket, prefix string) iter.Seq2[s3re
 	}
 }
 
-// uploadIDs yields the IDs of what lies below uploads, also of what was left by a gateway that was
-// stopped.
+// uploadIDs yields the IDs of all uploads of which something is stored, also of those that a
+// gateway left when it was stopped.
 func (b *Backend) uploadIDs(ctx context.Context, bucket string) iter.Seq2[string, error] {
 	return func(yield func(string, error) bool) {
 		for page, err := range b.pages(ctx, bucket, uploads, "/") {
@@ -186,8 +186,8 @@ func (b *Backend) listUploads(ctx context.Context, in *s3.ListMultipartUploadsIn
 	}, nil
 }
 
-// isForeign reports whether a record is not for this gateway to read: it is of a place without a
-// key or under another's, or no gateway wrote it.
+// isForeign reports whether an error means that this gateway can't read a record: its place has no
+// key here, it is under another key, or no gateway wrote it.
 func isForeign(err error) bool {
 	return slices.ContainsFunc([]error{
 		keyless, invalid, provider.ErrUntrustedKey, provider.ErrDecryptionFailed, provider.ErrInvalidCiphertext, provider.ErrContextMismatch,
@@ -228,14 +228,14 @@ func (b *Backend) Sweep(ctx context.Context, bucket string, age time.Duration) e
 	return nil
 }
 
-// The sweeps of SweepAlways: how often, and how old what is left of an upload without a record must
-// be. A part takes less time to arrive.
+// How often SweepAlways sweeps, and how old the remains of an upload without a record must be. A
+// part takes less time to arrive.
 const (
 	sweepEach = time.Hour
 	sweepAge  = 24 * time.Hour
 )
 
-// SweepAlways sweeps one bucket, or all if only is empty, now and then until ctx ends. Several
+// SweepAlways sweeps one bucket, or all if only is empty, at intervals until ctx ends. Several
 // gateways may do so.
 func (b *Backend) SweepAlways(ctx context.Context, only string) {
 	for {
