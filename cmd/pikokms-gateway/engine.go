@@ -73,15 +73,15 @@ func (e *engine) adjust() {
 	}
 }
 
-// maxUnauthorized is how many bytes of a form are read before it is authorized, by fields at its
-// beginning. S3 takes 20 KB of them (Amazon S3 API Reference, "POST Object").
+// maxUnauthorized is how many bytes of a form are read before the fields at its beginning authorize
+// it. S3 takes 20 KB of them (Amazon S3 API Reference, "POST Object").
 const maxUnauthorized = 64 << 10
 
 // form is a form whose fields the engine keeps in memory, however long they are.
 type form struct {
 	io.Reader
 	authorized bool
-	left       int // bytes that may be read before
+	left       int // bytes that may still be read before it is authorized
 }
 
 var errFormTooLong = errors.New("the fields of the form are too long")
@@ -108,8 +108,8 @@ func authorizeForm(ctx context.Context) {
 	}
 }
 
-// limitForm bounds what is read of a request that may be a form, until authorizeForm. The function
-// that it returns gives the server its own reader back, once the request is handled.
+// limitForm bounds what is read of a request that may be a form until authorizeForm is called. The
+// caller calls restore once the request is handled, which gives the server its own reader back.
 func limitForm(c *fasthttp.RequestCtx) (restore func()) {
 	stream, kind := c.Request.BodyStream(), bytes.ToLower(bytes.TrimSpace(c.Request.Header.ContentType()))
 	if stream == nil || !c.IsPost() || !bytes.HasPrefix(kind, []byte(fiber.MIMEMultipartForm)) {
@@ -122,7 +122,8 @@ func limitForm(c *fasthttp.RequestCtx) (restore func()) {
 	return func() { *body = stream }
 }
 
-// bodyStream returns where a request has its reader. Its own method to set one closes the other.
+// bodyStream returns a pointer to the reader of a request's body. The request's own method to set a
+// reader would close the one before.
 func bodyStream(r *fasthttp.Request) *io.Reader {
 	return (*io.Reader)(reflect.ValueOf(r).Elem().FieldByName("bodyStream").Addr().UnsafePointer())
 }

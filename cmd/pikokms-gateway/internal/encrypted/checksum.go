@@ -30,8 +30,8 @@ var algorithms = []types.ChecksumAlgorithm{
 	types.ChecksumAlgorithmXxhash3, types.ChecksumAlgorithmXxhash128,
 }
 
-// checksumOf takes the checksum out of the fields of a request or an answer of S3, a pointer to a
-// struct.
+// checksumOf returns the checksum that a request or an answer of S3 has in its fields, and clears
+// these. The argument is a pointer to a struct.
 func checksumOf(fields any) (c checksum) {
 	if all := checksumsOf(fields); len(all) > 0 {
 		c = all[0]
@@ -91,7 +91,7 @@ type content struct {
 }
 
 // newContent returns the content of a request of size bytes. A checksum that the request states is
-// verified before io.EOF. The engine passes any number of X-Amz-Decoded-Content-Length on.
+// verified before io.EOF. The engine passes on whatever number X-Amz-Decoded-Content-Length has.
 func (b *Backend) newContent(source io.Reader, size int64, stated checksum) (*content, error) {
 	if size < 0 {
 		return nil, s3err.APIError{Code: "InvalidArgument", Description: "The length of the content is negative.", HTTPStatusCode: http.StatusBadRequest}

@@ -19,8 +19,8 @@ import (
 	"piko.sh/pikokms/message"
 )
 
-// CompleteMultipartUpload joins the parts of an upload to one message. If the client repeats it,
-// since it had no answer, it gets the same answer.
+// CompleteMultipartUpload joins the parts of an upload to one message. If the client repeats the
+// request because it got no answer, it gets the same answer.
 func (b *Backend) CompleteMultipartUpload(ctx context.Context, in *s3.CompleteMultipartUploadInput) (s3response.CompleteMultipartUploadResult, string, error) {
 	type result struct {
 		out     s3response.CompleteMultipartUploadResult
@@ -33,7 +33,7 @@ func (b *Backend) CompleteMultipartUpload(ctx context.Context, in *s3.CompleteMu
 		return result{out, version}, err
 	})
 	r, _ := done.(result)
-	r.out.Bucket, r.out.Key = in.Bucket, in.Key // those of another request are not to be kept
+	r.out.Bucket, r.out.Key = in.Bucket, in.Key // the memory of another request's strings is used again
 	return r.out, r.version, b.fail(ctx, "complete upload", aws.ToString(in.Bucket), aws.ToString(in.Key), err)
 }
 
@@ -246,7 +246,7 @@ func checkPart(r *record, found *donePart, named *types.CompletedPart) error {
 	return nil
 }
 
-// wholeSum makes the checksum of an object of those of its parts.
+// wholeSum computes the checksum of an object from those of its parts.
 type wholeSum struct {
 	checksum
 	own       bool // no checksum was asked for; the gateway has one of its own

@@ -19,7 +19,7 @@ import (
 // "CopyObject").
 const maxCopy = 5 << 30
 
-// conditions are those of a copy on its source.
+// conditions are those that the request for a copy states for its source.
 type conditions struct {
 	match, noneMatch               *string
 	modifiedSince, unmodifiedSince *time.Time

@@ -37,8 +37,8 @@ type Config struct {
 	Logger *slog.Logger // for errors that clients see as internal ones; nil means none
 }
 
-// Backend encrypts. What it keeps in memory can be lost, so several of them can stand on one
-// backend.
+// Backend encrypts. It keeps nothing in memory that must not be lost, so several Backends can work
+// on one inner backend.
 type Backend struct {
 	backend.BackendUnsupported
 	inner    backend.Backend
@@ -47,6 +47,7 @@ type Backend struct {
 
 	records    lately[knownRecord]
 	known      lately[described]
+	describing *semaphore.Weighted // requests of listings
 	buffered   *semaphore.Weighted // bytes of content that is held in memory
 	completing singleflight.Group
 	joining    *semaphore.Weighted // bytes of parts of large objects
@@ -60,14 +61,14 @@ func New(inner backend.Backend, c Config) *Backend {
 	_, isFolder := inner.(*posix.Posix)
 	return &Backend{
 		inner: inner, isFolder: isFolder, config: c, buffered: semaphore.NewWeighted(maxAllBuffered),
-		joining: semaphore.NewWeighted(maxJoining),
+		joining: semaphore.NewWeighted(maxJoining), describing: semaphore.NewWeighted(allListingRequests),
 		records: lately[knownRecord]{most: maxRecords}, known: lately[described]{most: maxDescribed},
 	}
 }
 
 // FolderOptions are the options of a folder behind a Backend, which keeps metadata in extended
-// attributes. An ETag there is of the checksum of what is stored. A Backend asks for the XXH3 of
-// 128 bits, which takes a tenth of an MD5's time.
+// attributes. The folder derives an ETag from the checksum of what is stored. A Backend asks for
+// XXH3 of 128 bits, which takes a tenth of the time of MD5.
 func FolderOptions() posix.PosixOpts {
 	return posix.PosixOpts{NewDirPerm: 0o700, NewFilePerm: 0o600, DataIntegrityEtag: true}
 }
@@ -91,11 +92,11 @@ func visible(key *string) error {
 	if key == nil {
 		return s3err.GetAPIError(s3err.ErrNoSuchKey)
 	}
-	inBucket, ok := strings.CutPrefix(path.Join("bucket", *key), "bucket/")
-	if !ok {
+	inBucket := path.Join(".", *key) // as a folder behind reads it
+	switch {
+	case inBucket == "." || inBucket == ".." || strings.HasPrefix(inBucket, "../"):
 		return outside
-	}
-	if clean := path.Clean("/" + *key); inBucket+"/" == hidden || strings.HasPrefix(inBucket, hidden) || clean+"/" == "/"+hidden || strings.HasPrefix(clean, "/"+hidden) {
+	case strings.HasPrefix(inBucket+"/", hidden):
 		return s3err.GetAPIError(s3err.ErrAccessDenied)
 	}
 	return nil

@@ -18,8 +18,8 @@ import (
 )
 
 const (
-	// largeObject is from which size in bytes a stored object that the gateway joins is uploaded to
-	// another S3 in parts, beside each other. S3 takes 5 GiB in one request.
+	// largeObject is the size in bytes from which on a joined object is uploaded to another S3 in
+	// parts, several at a time. S3 takes at most 5 GiB in one request.
 	largeObject = 64 << 20
 	usualPart   = 16 << 20
 	atATime     = 4 // parts of one object, and one more is read meanwhile

@@ -20,12 +20,26 @@ import (
 	"piko.sh/pikokms/provider"
 )
 
+// pages yields the pages of a listing of what is below a prefix of the gateway's own.
+func (b *Backend) pages(ctx context.Context, bucket, prefix, delimiter string) iter.Seq2[s3response.ListObjectsV2Result, error] {
+	return func(yield func(s3response.ListObjectsV2Result, error) bool) {
+		in := &s3.ListObjectsV2Input{
+			Bucket: &bucket, Prefix: &prefix, Delimiter: &delimiter, MaxKeys: aws.Int32(1000), ContinuationToken: aws.String(""), StartAfter: aws.String(""),
+		}
+		for {
+			page, err := b.inner.ListObjectsV2(ctx, in)
+			if !yield(page, err) || err != nil || !aws.ToBool(page.IsTruncated) || aws.ToString(page.NextContinuationToken) == "" {
+				return
+			}
+			in.ContinuationToken = page.NextContinuationToken
+		}
+	}
+}
+
 // own yields the gateway's own objects below a prefix.
 func (b *Backend) own(ctx context.Context, bucket, prefix string) iter.Seq2[s3response.Object, error] {
 	return func(yield func(s3response.Object, error) bool) {
-		in := &s3.ListObjectsV2Input{Bucket: &bucket, Prefix: &prefix, MaxKeys: aws.Int32(1000), ContinuationToken: aws.String(""), StartAfter: aws.String(""), Delimiter: aws.String("")}
-		for {
-			page, err := b.inner.ListObjectsV2(ctx, in)
+		for page, err := range b.pages(ctx, bucket, prefix, "") {
 			if err != nil {
 				yield(s3response.Object{}, err)
 				return
@@ -35,10 +49,24 @@ func (b *Backend) own(ctx context.Context, bucket, prefix string) iter.Seq2[s3re
 					return
 				}
 			}
-			if !aws.ToBool(page.IsTruncated) || aws.ToString(page.NextContinuationToken) == "" {
+		}
+	}
+}
+
+// uploadIDs yields the IDs of all uploads of which something is stored, also of those that a
+// gateway left when it was stopped.
+func (b *Backend) uploadIDs(ctx context.Context, bucket string) iter.Seq2[string, error] {
+	return func(yield func(string, error) bool) {
+		for page, err := range b.pages(ctx, bucket, uploads, "/") {
+			if err != nil {
+				yield("", err)
 				return
 			}
-			in.ContinuationToken = page.NextContinuationToken
+			for _, p := range page.CommonPrefixes {
+				if !yield(strings.TrimSuffix(strings.TrimPrefix(*p.Prefix, uploads), "/"), nil) {
+					return
+				}
+			}
 		}
 	}
 }
@@ -158,8 +186,8 @@ func (b *Backend) listUploads(ctx context.Context, in *s3.ListMultipartUploadsIn
 	}, nil
 }
 
-// isForeign reports whether a record is not for this gateway to read: it is of a place without a
-// key or under another's, or no gateway wrote it.
+// isForeign reports whether an error means that this gateway can't read a record: its place has no
+// key here, it is under another key, or no gateway wrote it.
 func isForeign(err error) bool {
 	return slices.ContainsFunc([]error{
 		keyless, invalid, provider.ErrUntrustedKey, provider.ErrDecryptionFailed, provider.ErrInvalidCiphertext, provider.ErrContextMismatch,
@@ -171,30 +199,6 @@ func isForeign(err error) bool {
 // that of one tenant of many.
 func isKeyGone(err error) bool {
 	return errors.Is(err, provider.ErrKeyDisabled) || errors.Is(err, provider.ErrKeyPendingDeletion) || errors.Is(err, provider.ErrKeyNotFound)
-}
-
-// uploadIDs yields the IDs of what lies below uploads, also of what was left by a gateway that was
-// stopped.
-func (b *Backend) uploadIDs(ctx context.Context, bucket string) iter.Seq2[string, error] {
-	return func(yield func(string, error) bool) {
-		in := &s3.ListObjectsV2Input{Bucket: &bucket, Prefix: aws.String(uploads), Delimiter: aws.String("/"), MaxKeys: aws.Int32(1000), ContinuationToken: aws.String(""), StartAfter: aws.String("")}
-		for {
-			page, err := b.inner.ListObjectsV2(ctx, in)
-			if err != nil {
-				yield("", err)
-				return
-			}
-			for _, p := range page.CommonPrefixes {
-				if !yield(strings.TrimSuffix(strings.TrimPrefix(*p.Prefix, uploads), "/"), nil) {
-					return
-				}
-			}
-			if !aws.ToBool(page.IsTruncated) || aws.ToString(page.NextContinuationToken) == "" {
-				return
-			}
-			in.ContinuationToken = page.NextContinuationToken
-		}
-	}
 }
 
 // Sweep deletes what was left of uploads in a bucket: the parts of those that were completed, and
@@ -224,14 +228,14 @@ func (b *Backend) Sweep(ctx context.Context, bucket string, age time.Duration) e
 	return nil
 }
 
-// The sweeps of SweepAlways: how often, and how old what is left of an upload without a record must
-// be. A part takes less time to arrive.
+// How often SweepAlways sweeps, and how old the remains of an upload without a record must be. A
+// part takes less time to arrive.
 const (
 	sweepEach = time.Hour
 	sweepAge  = 24 * time.Hour
 )
 
-// SweepAlways sweeps one bucket, or all if only is empty, now and then until ctx ends. Several
+// SweepAlways sweeps one bucket, or all if only is empty, at intervals until ctx ends. Several
 // gateways may do so.
 func (b *Backend) SweepAlways(ctx context.Context, only string) {
 	for {

@@ -235,7 +235,7 @@ func (b *Backend) recordOf(ctx context.Context, bucket, id string) (_ *record, e
 	if err := json.Unmarshal(text, &r); err != nil {
 		return nil, err
 	}
-	if r.ID != id || r.Bucket != bucket || r.Key != key { // one record stands in the place of another
+	if r.ID != id || r.Bucket != bucket || r.Key != key { // somebody put one record in the place of another
 		return nil, invalid
 	}
 	b.records.put(r.ID, knownRecord{&r, time.Now()})
@@ -263,7 +263,8 @@ type donePart struct {
 
 func (p *donePart) tag() *string { return aws.String(`"` + p.try + tagSuffix + `"`) }
 
-// newTry returns a name for the content of a part that nothing had before, in the order of time.
+// newTry returns a new name for the content of a part. Names sort by the time at which they were
+// made.
 func newTry() string {
 	try := binary.BigEndian.AppendUint64(nil, uint64(time.Now().UnixNano()))
 	return fmt.Sprintf("%x", append(try, randomBytes(8)...))
@@ -339,7 +340,8 @@ func (r *record) parseDone(name string) (*donePart, error) {
 	}, nil
 }
 
-// parts returns the parts of an upload in their order, of each number the last one last.
+// parts returns the parts of an upload in the order of their numbers. Of several parts with one
+// number, the last one that was stored comes last.
 func (b *Backend) parts(ctx context.Context, r *record) (all []*donePart, err error) {
 	for object, err := range b.own(ctx, r.Bucket, folderOf(r.ID)+"done/") {
 		if err != nil {
@@ -364,7 +366,7 @@ func (b *Backend) parts(ctx context.Context, r *record) (all []*donePart, err er
 	return all, nil
 }
 
-// current returns the last one of each number.
+// current returns the last part of each number.
 func current(all []*donePart) (last []*donePart) {
 	for i, p := range all {
 		if i+1 == len(all) || all[i+1].number != p.number {
