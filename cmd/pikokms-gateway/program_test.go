@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"crypto/hmac"
+	"crypto/md5"
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/hex"
@@ -24,6 +25,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
+	"github.com/aws/aws-sdk-go-v2/service/s3/types"
 	"github.com/aws/smithy-go"
 	"github.com/stretchr/testify/require"
 
@@ -185,6 +187,46 @@ func TestUpstream(t *testing.T) {
 	require.NoError(t, answer.Body.Close())
 	require.Equal(t, http.StatusServiceUnavailable, answer.StatusCode)
 	require.Len(t, storedFiles(t, filepath.Join(behind, "data")), 1)
+}
+
+// TestUpstreamAnswers asks for what is not there, or is not encrypted, in front of another S3.
+func TestUpstreamAnswers(t *testing.T) {
+	upstream := startAs(t, asEngine, t.TempDir())
+	t.Setenv("AWS_ACCESS_KEY_ID", testKey)
+	t.Setenv("AWS_SECRET_ACCESS_KEY", testSecret)
+	g := start(t, "-k", newKey(t), "--upstream", "s3://?region=us-east-1&endpoint="+url.QueryEscape(upstream.url))
+	g.makeBucket(t, "data")
+	data, none := aws.String("data"), aws.String("none")
+
+	_, err := g.client.CopyObject(t.Context(), &s3.CopyObjectInput{Bucket: data, Key: aws.String("copy"), CopySource: aws.String("data/none")})
+	requireCode(t, "NoSuchKey", err)
+	_, err = g.client.CopyObject(t.Context(), &s3.CopyObjectInput{Bucket: data, Key: aws.String("copy"), CopySource: aws.String("none/none")})
+	requireCode(t, "NoSuchBucket", err)
+	_, err = g.client.GetObjectAttributes(t.Context(), &s3.GetObjectAttributesInput{
+		Bucket: data, Key: none, ObjectAttributes: []types.ObjectAttributes{types.ObjectAttributesObjectSize},
+	})
+	requireCode(t, "NoSuchKey", err)
+	_, err = g.client.UploadPart(t.Context(), &s3.UploadPartInput{
+		Bucket: none, Key: none, UploadId: none, PartNumber: aws.Int32(1), Body: strings.NewReader("part"),
+	})
+	requireCode(t, "NoSuchBucket", err)
+
+	// A folder has the checksum that the client names.
+	sum := md5.Sum(nil)
+	text := base64.StdEncoding.EncodeToString(sum[:])
+	put, err := g.client.PutObject(t.Context(), &s3.PutObjectInput{
+		Bucket: data, Key: aws.String("folder/"), Body: strings.NewReader(""), ChecksumMD5: &text,
+	})
+	require.NoError(t, err)
+	require.Equal(t, text, *put.ChecksumMD5)
+	_, err = g.client.DeleteObject(t.Context(), &s3.DeleteObjectInput{Bucket: data, Key: aws.String("folder/")})
+	require.NoError(t, err)
+
+	// The bucket goes with an upload that was not completed.
+	_, err = g.client.CreateMultipartUpload(t.Context(), &s3.CreateMultipartUploadInput{Bucket: data, Key: aws.String("large")})
+	require.NoError(t, err)
+	_, err = g.client.DeleteBucket(t.Context(), &s3.DeleteBucketInput{Bucket: data})
+	require.NoError(t, err)
 }
 
 // TestStop stops the gateway while an object is read, whose reader gets all of it.

@@ -2,7 +2,9 @@ package encrypted
 
 import (
 	"context"
+	"errors"
 
+	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/aws/aws-sdk-go-v2/service/s3/types"
 	"github.com/versity/versitygw/s3err"
@@ -16,8 +18,31 @@ func (b *Backend) ListBuckets(ctx context.Context, in s3response.ListBucketsInpu
 	return b.inner.ListBuckets(ctx, in)
 }
 
+// HeadBucket reports whether there is a bucket.
 func (b *Backend) HeadBucket(ctx context.Context, in *s3.HeadBucketInput) (*s3.HeadBucketOutput, error) {
-	return b.inner.HeadBucket(ctx, in)
+	out, err := b.inner.HeadBucket(ctx, in)
+	if isNotFound(err) {
+		err = s3err.GetBucketErr(s3err.ErrNoSuchBucket, aws.ToString(in.Bucket))
+	}
+	return out, err
+}
+
+// isNotFound reports whether an error is that of a HEAD request to S3, whose answer can't say what
+// is missing.
+func isNotFound(err error) bool {
+	missing, ok := errors.AsType[s3err.S3Error](err)
+	return ok && missing.BaseError().Code == "NotFound"
+}
+
+// missing says what is missing, as S3 does in its answers to other requests than HEAD.
+func (b *Backend) missing(ctx context.Context, bucket *string, err error) error {
+	if !isNotFound(err) {
+		return err
+	}
+	if _, err := b.HeadBucket(ctx, &s3.HeadBucketInput{Bucket: bucket}); err != nil {
+		return err
+	}
+	return s3err.GetAPIError(s3err.ErrNoSuchKey)
 }
 
 func (b *Backend) GetBucketAcl(ctx context.Context, in *s3.GetBucketAclInput) ([]byte, error) {

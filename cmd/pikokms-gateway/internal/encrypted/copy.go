@@ -56,7 +56,7 @@ func (b *Backend) copySource(ctx context.Context, text string, owner *string, c 
 	}
 	head, err := b.headObject(ctx, in)
 	if err != nil {
-		return nil, err
+		return nil, b.missing(ctx, &bucket, err)
 	}
 	err = backend.EvaluatePreconditions(aws.ToString(head.ETag), aws.ToTime(head.LastModified), backend.PreConditions{
 		IfMatch: c.match, IfNoneMatch: c.noneMatch, IfModSince: c.modifiedSince, IfUnmodeSince: c.unmodifiedSince,

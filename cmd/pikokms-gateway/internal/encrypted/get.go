@@ -424,7 +424,7 @@ func (b *Backend) GetObjectAttributes(ctx context.Context, in *s3.GetObjectAttri
 		if head != nil && errors.Is(err, s3err.GetAPIError(s3err.ErrMethodNotAllowed)) {
 			return attributes{DeleteMarker: head.DeleteMarker, VersionId: head.VersionId}, s3err.GetAPIError(s3err.ErrNoSuchKey)
 		}
-		return attributes{}, err
+		return attributes{}, b.missing(ctx, in.Bucket, err)
 	}
 	out = attributes{
 		ETag: backend.TrimEtag(head.ETag), ObjectSize: head.ContentLength, StorageClass: head.StorageClass,

@@ -386,6 +386,10 @@ func (b *Backend) DeleteBucket(ctx context.Context, bucket string) error {
 
 // removeHidden deletes all that is hidden in a bucket, with its versions.
 func (b *Backend) removeHidden(ctx context.Context, bucket string) error {
+	versioning, err := b.inner.GetBucketVersioning(ctx, bucket)
+	if err != nil {
+		return err
+	}
 	for {
 		page, err := b.inner.ListObjectVersions(ctx, &s3.ListObjectVersionsInput{
 			Bucket: &bucket, MaxKeys: aws.Int32(1000), Prefix: aws.String(hidden), Delimiter: aws.String(""), KeyMarker: aws.String(""), VersionIdMarker: aws.String(""),
@@ -395,7 +399,7 @@ func (b *Backend) removeHidden(ctx context.Context, bucket string) error {
 		}
 		var all []types.ObjectIdentifier
 		add := func(key, version *string) {
-			if b.isFolder { // which has no versions
+			if versioning.Status == nil || *versioning.Status == "" { // not every S3 then takes the version null
 				version = nil
 			}
 			all = append(all, types.ObjectIdentifier{Key: key, VersionId: version})

@@ -164,6 +164,10 @@ func (b *Backend) putFolder(ctx context.Context, in s3response.PutObjectInput, b
 		return out, err
 	}
 	in.Body, in.ContentMD5, in.ChecksumAlgorithm = strings.NewReader(""), nil, body.sum.Algorithm
+	if !b.isFolder { // AWS's client does not make them all
+		in.ChecksumAlgorithm = ""
+		body.sum.put(&in)
+	}
 	in.IfMatch, in.IfNoneMatch = innerTag(in.IfMatch), innerTag(in.IfNoneMatch)
 	out, err = b.inner.PutObject(ctx, in)
 	if err != nil {

@@ -138,7 +138,7 @@ func (b *Backend) request(ctx context.Context, bucket, key, uploadID *string) (k
 		return nil, "", "", err
 	}
 	if _, err := uuid.Parse(id); err != nil || id != strings.ToLower(id) {
-		if _, err := b.inner.HeadBucket(ctx, &s3.HeadBucketInput{Bucket: bucket}); err != nil {
+		if _, err := b.HeadBucket(ctx, &s3.HeadBucketInput{Bucket: bucket}); err != nil {
 			return nil, "", "", err
 		}
 		return nil, "", "", s3err.GetNoSuchUploadErr(id)
