@@ -404,7 +404,7 @@ func limitedList[T any](ctx context.Context, l *limited, prefix string, list fun
 		defer cancel()
 		type listed struct {
 			item T
-			err error
+			err  error
 		}
 		all, stop := make(chan listed), make(chan struct{})
 		go func() {
