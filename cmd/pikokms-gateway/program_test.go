@@ -222,6 +222,19 @@ func TestUpstreamAnswers(t *testing.T) {
 	_, err = g.client.DeleteObject(t.Context(), &s3.DeleteObjectInput{Bucket: data, Key: aws.String("folder/")})
 	require.NoError(t, err)
 
+	// Settings that would not be kept are refused.
+	_, err = g.client.PutBucketPolicy(t.Context(), &s3.PutBucketPolicyInput{Bucket: data, Policy: aws.String(
+		`{"Statement": [{"Effect": "Deny", "Principal": "*", "Action": "s3:GetObject", "Resource": "arn:aws:s3:::data/*"}]}`)})
+	requireCode(t, "NotImplemented", err)
+	_, err = g.client.PutBucketCors(t.Context(), &s3.PutBucketCorsInput{Bucket: data, CORSConfiguration: &types.CORSConfiguration{
+		CORSRules: []types.CORSRule{{AllowedMethods: []string{"GET"}, AllowedOrigins: []string{"*"}}},
+	}})
+	requireCode(t, "NotImplemented", err)
+	_, err = g.client.PutBucketWebsite(t.Context(), &s3.PutBucketWebsiteInput{Bucket: data, WebsiteConfiguration: &types.WebsiteConfiguration{
+		IndexDocument: &types.IndexDocument{Suffix: aws.String("index.html")},
+	}})
+	requireCode(t, "NotImplemented", err)
+
 	// The bucket goes with an upload that was not completed.
 	_, err = g.client.CreateMultipartUpload(t.Context(), &s3.CreateMultipartUploadInput{Bucket: data, Key: aws.String("large")})
 	require.NoError(t, err)

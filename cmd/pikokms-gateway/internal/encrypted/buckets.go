@@ -53,7 +53,19 @@ func (b *Backend) CreateBucket(ctx context.Context, in *s3.CreateBucketInput, de
 	return b.inner.CreateBucket(ctx, in, defaultACL)
 }
 
+// keepsSettings refuses a setting of a bucket that the engine in front of S3 would neither store nor
+// obey, and answer with success.
+func (b *Backend) keepsSettings() error {
+	if b.isFolder {
+		return nil
+	}
+	return s3err.GetAPIError(s3err.ErrNotImplemented)
+}
+
 func (b *Backend) PutBucketAcl(ctx context.Context, bucket string, data []byte) error {
+	if err := b.keepsSettings(); err != nil {
+		return err
+	}
 	return b.inner.PutBucketAcl(ctx, bucket, data)
 }
 
@@ -66,6 +78,9 @@ func (b *Backend) GetBucketVersioning(ctx context.Context, bucket string) (s3res
 }
 
 func (b *Backend) PutBucketPolicy(ctx context.Context, bucket string, policy []byte) error {
+	if err := b.keepsSettings(); err != nil {
+		return err
+	}
 	return b.inner.PutBucketPolicy(ctx, bucket, policy)
 }
 
@@ -90,6 +105,9 @@ func (b *Backend) DeleteBucketOwnershipControls(ctx context.Context, bucket stri
 }
 
 func (b *Backend) PutBucketCors(ctx context.Context, bucket string, cors []byte) error {
+	if err := b.keepsSettings(); err != nil {
+		return err
+	}
 	return b.inner.PutBucketCors(ctx, bucket, cors)
 }
 
@@ -102,6 +120,9 @@ func (b *Backend) DeleteBucketCors(ctx context.Context, bucket string) error {
 }
 
 func (b *Backend) PutBucketWebsite(ctx context.Context, bucket string, website []byte) error {
+	if err := b.keepsSettings(); err != nil {
+		return err
+	}
 	return b.inner.PutBucketWebsite(ctx, bucket, website)
 }
 
