@@ -91,15 +91,15 @@ func Examine(ctx context.Context, c Config, encryptionContext map[string]string)
 		return nil, fail(ctx, "Examine", c.KeyID, err)
 	}
 	e.add(ctx, actionDescribeKey, err)
-	of := symmetricKind
+	keyKind := symmetricKind
 	if m != nil {
 		e.describe(m)
-		x.keyID, of = e.ARN, kindOf(m.KeySpec)
+		x.keyID, keyKind = e.ARN, kindOf(m.KeySpec)
 	}
-	if of != symmetricKind {
+	if keyKind != symmetricKind {
 		_, err := x.getPublicKey(ctx, x.keyID)
 		e.add(ctx, actionGetPublicKey, err)
-		if of == rsaKind {
+		if keyKind == rsaKind {
 			e.add(ctx, actionDecrypt, x.decryptRSA(ctx))
 		} else {
 			e.add(ctx, actionDeriveSharedSecret, x.derive(ctx, m.KeySpec))

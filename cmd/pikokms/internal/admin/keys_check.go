@@ -226,20 +226,20 @@ func (c *CheckedKey) checkKMS(ctx context.Context, k *keys.Key, pairs map[string
 	}
 	var missing []string
 	for _, p := range e.Permissions {
-		one := checkedPermission{Action: p.Action, Allowed: "yes", Needed: slices.Contains(needed, p.Action), Breaks: breaks(p.Action, isARN)}
+		permission := checkedPermission{Action: p.Action, Allowed: "yes", Needed: slices.Contains(needed, p.Action), Breaks: breaks(p.Action, isARN)}
 		switch {
 		case p.IsDenied():
-			one.Allowed = "no"
-			if one.Needed {
+			permission.Allowed = "no"
+			if permission.Needed {
 				missing = append(missing, p.Action)
 			}
 		case p.Err != nil:
-			one.Allowed, one.Reason = "unknown", console.Explain(p.Err)
-			if one.Needed && e.Usable == nil {
-				c.Problems = append(c.Problems, fmt.Sprintf("whether %s is allowed is not known: %s", p.Action, one.Reason))
+			permission.Allowed, permission.Reason = "unknown", console.Explain(p.Err)
+			if permission.Needed && e.Usable == nil {
+				c.Problems = append(c.Problems, fmt.Sprintf("whether %s is allowed is not known: %s", p.Action, permission.Reason))
 			}
 		}
-		c.Permissions = append(c.Permissions, one)
+		c.Permissions = append(c.Permissions, permission)
 	}
 	if len(missing) > 0 {
 		c.Problems = append(c.Problems, "not allowed: "+strings.Join(missing, ", "))
@@ -337,24 +337,24 @@ func (c *CheckedKey) addUses(needed []string, encryptErr, decryptErr error) {
 		{"encrypt", encrypts, encryptErr, "encrypt -k and rewrap --to"},
 		{"decrypt", decrypts, decryptErr, breaks(actionDecrypt, true)},
 	} {
-		one := checkedPermission{Action: use.action, Allowed: "yes", Needed: use.needed, Breaks: use.breaks}
+		permission := checkedPermission{Action: use.action, Allowed: "yes", Needed: use.needed, Breaks: use.breaks}
 		switch {
 		case errors.Is(use.err, errNotTried):
-			one.Allowed, one.Reason = "unknown", use.err.Error()
+			permission.Allowed, permission.Reason = "unknown", use.err.Error()
 			if use.needed && !encrypts {
 				c.Problems = append(c.Problems, "whether it decrypts is not known: "+strings.TrimPrefix(console.Explain(encryptErr), "key "+c.Key+": "))
 			}
 		case use.err != nil:
-			one.Allowed = "no"
+			permission.Allowed = "no"
 			reason := strings.TrimPrefix(console.Explain(use.err), "key "+c.Key+": ")
 			if errors.Is(use.err, provider.ErrProviderUnavailable) {
-				one.Allowed, one.Reason = "unknown", reason
+				permission.Allowed, permission.Reason = "unknown", reason
 			}
 			if use.needed {
 				c.Problems = append(c.Problems, fmt.Sprintf("it does not %s: %s", use.action, reason))
 			}
 		}
-		c.Permissions = append(c.Permissions, one)
+		c.Permissions = append(c.Permissions, permission)
 	}
 }
 
