@@ -28,8 +28,8 @@ import (
 	"gocloud.dev/gcerrors"
 
 	"piko.sh/pikokms"
-	"piko.sh/pikokms/frame"
 	"piko.sh/pikokms/header"
+	"piko.sh/pikokms/internal/frame"
 	"piko.sh/pikokms/message"
 	"piko.sh/pikokms/s3ec"
 	"piko.sh/pikokms/transfer"

@@ -16,8 +16,8 @@ import (
 
 	"piko.sh/pikokms"
 	"piko.sh/pikokms/compress"
-	"piko.sh/pikokms/frame"
 	"piko.sh/pikokms/header"
+	"piko.sh/pikokms/internal/frame"
 	"piko.sh/pikokms/provider"
 	"piko.sh/pikokms/transfer"
 )

@@ -30,9 +30,9 @@ import (
 
 	"piko.sh/pikokms"
 	"piko.sh/pikokms/compress"
-	"piko.sh/pikokms/frame"
 	"piko.sh/pikokms/header"
 	"piko.sh/pikokms/internal/emulator"
+	"piko.sh/pikokms/internal/frame"
 	"piko.sh/pikokms/provider"
 	"piko.sh/pikokms/provider/awskms"
 	"piko.sh/pikokms/provider/local"

@@ -23,7 +23,7 @@ import (
 
 	"piko.sh/pikokms"
 	"piko.sh/pikokms/compress"
-	"piko.sh/pikokms/frame"
+	"piko.sh/pikokms/internal/frame"
 )
 
 // TestSecondCloseReturnsTheFirstResult closes a writer twice, as "defer w.Close()" and "return

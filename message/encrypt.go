@@ -8,8 +8,8 @@ import (
 	"io"
 	"maps"
 
-	"piko.sh/pikokms/frame"
 	"piko.sh/pikokms/header"
+	"piko.sh/pikokms/internal/frame"
 	"piko.sh/pikokms/provider"
 )
 

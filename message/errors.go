@@ -5,8 +5,8 @@ import (
 	"fmt"
 	"io"
 
-	"piko.sh/pikokms/frame"
 	"piko.sh/pikokms/header"
+	"piko.sh/pikokms/internal/frame"
 	"piko.sh/pikokms/provider"
 )
 

@@ -5,8 +5,8 @@ import (
 	"fmt"
 	"io"
 
-	"piko.sh/pikokms/frame"
 	"piko.sh/pikokms/header"
+	"piko.sh/pikokms/internal/frame"
 )
 
 // DecryptReaderAt gives random access to a message's plaintext. Read and Seek are for one

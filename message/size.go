@@ -4,8 +4,8 @@ import (
 	"fmt"
 	"math"
 
-	"piko.sh/pikokms/frame"
 	"piko.sh/pikokms/header"
+	"piko.sh/pikokms/internal/frame"
 )
 
 // EncryptedSize returns the exact size in bytes of a message with this header and n bytes of

@@ -12,8 +12,8 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"piko.sh/pikokms"
-	"piko.sh/pikokms/frame"
 	"piko.sh/pikokms/header"
+	"piko.sh/pikokms/internal/frame"
 	"piko.sh/pikokms/pikostorage"
 	"piko.sh/pikokms/provider"
 )

@@ -21,8 +21,8 @@ import (
 	"golang.org/x/sync/singleflight"
 
 	"piko.sh/pikokms"
-	"piko.sh/pikokms/frame"
 	"piko.sh/pikokms/header"
+	"piko.sh/pikokms/internal/frame"
 	"piko.sh/pikokms/provider"
 	"piko.sh/pikokms/provider/branchkey"
 	"piko.sh/pikokms/service"

@@ -16,8 +16,8 @@ import (
 	"github.com/versity/versitygw/s3err"
 
 	"piko.sh/pikokms"
-	"piko.sh/pikokms/frame"
 	"piko.sh/pikokms/header"
+	"piko.sh/pikokms/internal/frame"
 	"piko.sh/pikokms/message"
 	"piko.sh/pikokms/transfer"
 )
