@@ -3,7 +3,6 @@ package branchkey
 import (
 	"encoding/json"
 	"fmt"
-	"log/slog"
 
 	"piko.sh/pikokms/provider"
 )
@@ -23,9 +22,6 @@ func (c DynamoDBConfig) Format(f fmt.State, verb rune) {
 	_, _ = fmt.Fprintf(f, fmt.FormatString(f, verb), c.shown())
 }
 
-// LogValue implements slog.LogValuer. It shows no secret.
-func (c DynamoDBConfig) LogValue() slog.Value { return slog.AnyValue(c.shown()) }
-
 // MarshalJSON implements json.Marshaler. It shows no secret.
 func (c DynamoDBConfig) MarshalJSON() ([]byte, error) { return json.Marshal(c.shown()) }
 
@@ -41,9 +37,6 @@ func (c URLConfig) shown() shownURLConfig {
 func (c URLConfig) Format(f fmt.State, verb rune) {
 	_, _ = fmt.Fprintf(f, fmt.FormatString(f, verb), c.shown())
 }
-
-// LogValue implements slog.LogValuer. It shows no secret.
-func (c URLConfig) LogValue() slog.Value { return slog.AnyValue(c.shown()) }
 
 // MarshalJSON implements json.Marshaler. It shows no secret.
 func (c URLConfig) MarshalJSON() ([]byte, error) { return json.Marshal(c.shown()) }

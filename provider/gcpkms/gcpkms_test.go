@@ -290,7 +290,7 @@ func TestUsesAreKeptApart(t *testing.T) {
 	for _, use := range []string{provider.UseObject, provider.UseString, provider.UseStream} {
 		pairs := map[string]string{provider.PairUse: use}
 		_, err = p.UnwrapDataKey(t.Context(), &provider.UnwrapDataKeyRequest{
-			EncryptedKey: header.EncryptedDataKey{ProviderID: gcpkms.ProviderID, ProviderInfo: []byte(p.KeyID()), Ciphertext: chosen},
+			EncryptedKey: header.EncryptedDataKey{ProviderID: "gcp-kms", ProviderInfo: []byte(p.KeyID()), Ciphertext: chosen},
 			Context:      pairs, Size: 32,
 		})
 		require.ErrorIs(t, err, provider.ErrDecryptionFailed)

@@ -71,7 +71,7 @@ func TestAKeyOfAnotherPurposeIsNotDisabled(t *testing.T) {
 		require.ErrorIs(t, err, provider.ErrKeyUsage, purpose)
 		require.NotErrorIs(t, err, provider.ErrKeyDisabled)
 		_, err = p.UnwrapDataKey(t.Context(), &provider.UnwrapDataKeyRequest{Size: 32, EncryptedKey: header.EncryptedDataKey{
-			ProviderID: gcpkms.ProviderID, ProviderInfo: []byte(name), Ciphertext: []byte("some"),
+			ProviderID: "gcp-kms", ProviderInfo: []byte(name), Ciphertext: []byte("some"),
 		}})
 		require.ErrorIs(t, err, provider.ErrKeyUsage, purpose)
 		require.NotErrorIs(t, err, provider.ErrKeyDisabled)

@@ -22,7 +22,7 @@ import (
 
 	"piko.sh/pikokms"
 	"piko.sh/pikokms/header"
-	"piko.sh/pikokms/internal/frame"
+	"piko.sh/pikokms/message"
 	"piko.sh/pikokms/provider"
 	"piko.sh/pikokms/provider/branchkey"
 	"piko.sh/pikokms/service"
@@ -149,7 +149,7 @@ var failures = []struct {
 	{header.ErrInvalidContext, s3err.APIError{Code: "InvalidArgument", Description: "The encryption context can't have this name.", HTTPStatusCode: http.StatusBadRequest}},
 	{pikokms.ErrChanged, s3err.APIError{Code: "OperationAborted", Description: "The object was replaced while it was read.", HTTPStatusCode: http.StatusConflict}},
 	{syscall.ENAMETOOLONG, s3err.GetAPIError(s3err.ErrKeyTooLong)}, // of a folder
-	{frame.ErrTooLong, s3err.APIError{Code: "EntityTooLarge", Description: "The object is longer than one message can be.", HTTPStatusCode: http.StatusBadRequest}},
+	{message.ErrTooLong, s3err.APIError{Code: "EntityTooLarge", Description: "The object is longer than one message can be.", HTTPStatusCode: http.StatusBadRequest}},
 }
 
 var (

@@ -17,7 +17,6 @@ import (
 
 	"piko.sh/pikokms"
 	"piko.sh/pikokms/header"
-	"piko.sh/pikokms/internal/frame"
 	"piko.sh/pikokms/message"
 	"piko.sh/pikokms/transfer"
 )
@@ -75,7 +74,7 @@ func (b *Backend) size(ctx context.Context, k *Key, bucket, key, version *string
 	if stored == 0 && isFolder(key) {
 		return 0, nil
 	}
-	if size, ok := statedSize(stored, own); ok {
+	if size, ok := transfer.PlaintextSize(own, stored); ok {
 		return size, nil
 	}
 	object, err := b.open(ctx, bucket, key, &s3.GetObjectInput{VersionId: version})
@@ -92,17 +91,6 @@ func (b *Backend) size(ctx context.Context, k *Key, bucket, key, version *string
 		return 0, err
 	}
 	return opened.Size(), nil
-}
-
-// statedSize returns the size of an object's plaintext by the metadata that state the size of its
-// header. If somebody changed these, the object itself has its size.
-func statedSize(stored int64, own map[string]string) (int64, bool) {
-	n, err := strconv.ParseUint(own[transfer.HeaderSizeKey], 10, 32)
-	if err != nil {
-		return 0, false
-	}
-	size, err := frame.PlaintextSize(stored-int64(n), header.DefaultFrameLength)
-	return size, err == nil
 }
 
 // checksum returns the checksum that is sealed with the object of a head, or none.

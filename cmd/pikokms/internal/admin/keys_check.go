@@ -168,12 +168,12 @@ func checkKey(ctx context.Context, k *keys.Key, pairs map[string]string, needed 
 	c := &CheckedKey{Key: k.String()}
 	var err error
 	switch k.Service.Scheme {
-	case local.Scheme:
+	case local.KeyService.Scheme:
 		err = c.checkLocal(ctx, k, needed)
-	case awskms.Scheme:
+	case awskms.KeyService.Scheme:
 		err = c.checkKMS(ctx, k, pairs, needed)
-	case awskms.DiscoveryScheme:
-		err = fmt.Errorf("%s names no key; name one with %s", k, awskms.Scheme)
+	case awskms.DiscoveryKeyService.Scheme:
+		err = fmt.Errorf("%s names no key; name one with %s", k, awskms.KeyService.Scheme)
 	default:
 		c.checkByUse(ctx, k, pairs, needed)
 	}

@@ -1,9 +1,0 @@
-package frame_test
-
-import (
-	"testing"
-
-	"piko.sh/pikokms/internal/exported"
-)
-
-func TestExported(t *testing.T) { exported.Test(t) }
