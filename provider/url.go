@@ -9,8 +9,8 @@ import (
 )
 
 // URLParameters returns the query parameters of a URL that names a key. The error holds
-// ErrInvalidKey if a parameter is not known, empty or given twice, or if the URL has user
-// information or a fragment.
+// ErrInvalidKey if a parameter is not known, empty or given twice, if one that names a server is no
+// URL of one, or if the URL has user information or a fragment.
 func URLParameters(u *url.URL, known ...string) (url.Values, error) {
 	query, err := url.ParseQuery(u.RawQuery)
 	if err == nil && u.User != nil {
@@ -27,12 +27,22 @@ func URLParameters(u *url.URL, known ...string) (url.Values, error) {
 			err = fmt.Errorf("parameter %q comes twice", parameter)
 		case values[0] == "":
 			err = fmt.Errorf("parameter %q is empty", parameter)
+		case slices.Contains(servers, parameter) && !isServer(values[0]):
+			err = fmt.Errorf("parameter %q is not an http or https URL, or has user information", parameter)
 		}
 	}
 	if err != nil {
 		return nil, fmt.Errorf("%w: URL %q: %w", ErrInvalidKey, RedactURL(u.String()), err)
 	}
 	return query, nil
+}
+
+// servers are the parameters whose values are URLs of servers.
+var servers = []string{"address", "endpoint", "kms-endpoint", "table-endpoint"}
+
+func isServer(text string) bool {
+	u, err := url.Parse(text)
+	return err == nil && (u.Scheme == "https" || u.Scheme == "http") && u.Host != "" && u.User == nil
 }
 
 // ParseURL parses a URL, as url.Parse does. The error shows nothing of it.

@@ -34,20 +34,24 @@ func TestRedactURL(t *testing.T) {
 
 func TestURLParameters(t *testing.T) {
 	for text, reason := range map[string]string{
-		"awskms://alias/x?region=a&profile=b":  "",
-		"awskms://alias/x":                     "",
-		"awskms://me@alias/x?region=a":         "it has user information",
-		"awskms://alias/x?region=a#b":          "it has a fragment; write # as %23",
-		"awskms://me@alias/x#b":                "it has user information",
-		"awskms://alias/x?Region=a":            `unknown parameter "Region"; known are region, profile`,
-		"awskms://alias/x?region=a&region=b":   `parameter "region" comes twice`,
-		"awskms://alias/x?region=":             `parameter "region" is empty`,
-		"awskms://alias/x?region=a;profile=b":  "invalid semicolon separator in query",
-		"awskms://me@alias/x?region=a;profile": "invalid semicolon separator in query",
+		"awskms://alias/x?region=a&profile=b":   "",
+		"awskms://alias/x":                      "",
+		"awskms://me@alias/x?region=a":          "it has user information",
+		"awskms://alias/x?region=a#b":           "it has a fragment; write # as %23",
+		"awskms://me@alias/x#b":                 "it has user information",
+		"awskms://alias/x?Region=a":             `unknown parameter "Region"; known are region, profile, endpoint`,
+		"awskms://alias/x?region=a&region=b":    `parameter "region" comes twice`,
+		"awskms://alias/x?region=":              `parameter "region" is empty`,
+		"awskms://alias/x?endpoint=https://h/p": "",
+		"awskms://alias/x?endpoint=h:80":        `parameter "endpoint" is not an http or https URL`,
+		"awskms://alias/x?endpoint=http:///p":   `parameter "endpoint" is not an http or https URL`,
+		"awskms://alias/x?endpoint=http://a@h":  `parameter "endpoint" is not an http or https URL, or has user information`,
+		"awskms://alias/x?region=a;profile=b":   "invalid semicolon separator in query",
+		"awskms://me@alias/x?region=a;profile":  "invalid semicolon separator in query",
 	} {
 		u, err := url.Parse(text)
 		require.NoError(t, err)
-		query, err := provider.URLParameters(u, "region", "profile")
+		query, err := provider.URLParameters(u, "region", "profile", "endpoint")
 		if reason == "" {
 			require.NoError(t, err, text)
 			require.Equal(t, u.Query(), query)

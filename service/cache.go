@@ -2,7 +2,6 @@ package service
 
 import (
 	"cmp"
-	"container/list"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -10,6 +9,7 @@ import (
 	"time"
 
 	"piko.sh/pikokms/header"
+	"piko.sh/pikokms/internal/keycache"
 	"piko.sh/pikokms/provider"
 )
 
@@ -48,35 +48,31 @@ type cache struct {
 	limits CacheLimits
 	note   func(ctx context.Context, result string) // is called with "hit" or "miss" for each request; may be nil
 
-	mu      sync.Mutex
-	entries map[string]*entry // by identity
-	used    [2]*list.List     // of entries for encrypting and for decrypting, last used first
-	closed  bool
+	mu    sync.Mutex
+	calls map[string]*call // under way, by identity
+
+	// Encrypting and decrypting evict none of one another's data keys: whoever does both needs as
+	// many of each.
+	encrypting, decrypting *keycache.Cache[string, *entry] // by identity
 }
 
-// entry is a data key, or a call for one that is under way.
+// entry is a data key.
 type entry struct {
-	id      string
-	element *list.Element // nil while the call is under way
-	done    chan struct{} // closed when the call is over
-	err     error         // of the call
-	gaveUp  bool          // the caller that made the call gave up before it was over
+	id   string
+	kept *keycache.Cache[string, *entry] // the one of the entry's kind
 
-	key             *provider.SecureBytes
+	*provider.SecureBytes
 	made            *provider.DataKey // only for encrypting, otherwise nil
 	messages, bytes int64             // encrypted so far
 	fits            bool              // only for decrypting: a message's header has verified under it
 	verified        func(fits bool)   // only for decrypting: the Verified of its DataKeys
-	expiry          *time.Timer
 }
 
-// use returns the list in which an entry is. Encrypting and decrypting evict none of one another's
-// data keys: whoever does both needs as many of each.
-func (c *cache) use(e *entry) *list.List {
-	if e.made != nil {
-		return c.used[0]
-	}
-	return c.used[1]
+// call is a call for a data key. Its result is set before done is closed.
+type call struct {
+	done   chan struct{}
+	err    error
+	gaveUp bool // the caller that made the call gave up before it was over
 }
 
 func newCache(k provider.Keyring, limits CacheLimits) *cache {
@@ -84,7 +80,10 @@ func newCache(k provider.Keyring, limits CacheLimits) *cache {
 	limits.MaxMessages = cmp.Or(max(limits.MaxMessages, 0), defaultMaxMessages)
 	limits.MaxBytes = cmp.Or(max(limits.MaxBytes, 0), defaultMaxBytes)
 	limits.MaxKeys = cmp.Or(max(limits.MaxKeys, 0), defaultMaxKeys)
-	return &cache{Keyring: k, limits: limits, entries: make(map[string]*entry), used: [2]*list.List{list.New(), list.New()}}
+	c := &cache{Keyring: k, limits: limits, calls: make(map[string]*call)}
+	c.encrypting = keycache.New[string, *entry](&c.mu, limits.MaxKeys)
+	c.decrypting = keycache.New[string, *entry](&c.mu, limits.MaxKeys)
+	return c
 }
 
 // identitySize has room for most identities, so they stay on the stack.
@@ -111,12 +110,12 @@ func (c *cache) GenerateDataKey(ctx context.Context, encryptionContext map[strin
 		return nil, err
 	}
 	id := appendIdentity(make([]byte, 0, identitySize), []byte("encrypt"), scope, pairs)
-	e, key, err := c.get(ctx, id, func() (*entry, error) {
+	e, key, err := c.get(ctx, c.encrypting, id, func() (*entry, error) {
 		made, err := c.Keyring.GenerateDataKey(ctx, encryptionContext)
 		if err != nil {
 			return nil, err
 		}
-		e := &entry{key: made.PlaintextKey, made: made}
+		e := &entry{SecureBytes: made.PlaintextKey, made: made}
 		made.Count = func(bytes int) { c.count(e, int64(bytes)) }
 		return e, nil
 	})
@@ -149,12 +148,12 @@ func (c *cache) UnwrapDataKey(ctx context.Context, request *provider.UnwrapDataK
 	var size [8]byte
 	binary.BigEndian.PutUint64(size[:], uint64(request.Size))
 	id := appendIdentity(make([]byte, 0, identitySize), []byte("decrypt"), scope, []byte(k.ProviderID), k.ProviderInfo, k.Ciphertext, pairs, size[:])
-	e, key, err := c.get(ctx, id, func() (*entry, error) {
+	e, key, err := c.get(ctx, c.decrypting, id, func() (*entry, error) {
 		key, err := c.Keyring.UnwrapDataKey(ctx, request)
 		if err != nil {
 			return nil, err
 		}
-		e := &entry{key: key.PlaintextKey}
+		e := &entry{SecureBytes: key.PlaintextKey}
 		e.verified = func(fits bool) { c.judge(e, fits) }
 		return e, nil
 	})
@@ -173,24 +172,20 @@ func (c *cache) judge(e *entry, fits bool) {
 	defer c.mu.Unlock()
 	e.fits = e.fits || fits
 	if !e.fits {
-		c.evict(e)
+		e.evict()
 	}
 }
 
 // get returns the entry of an identity, and a share of its data key. If several callers find none,
 // one makes the call and the others wait for it.
-func (c *cache) get(ctx context.Context, id []byte, call func() (*entry, error)) (*entry, *provider.SecureBytes, error) {
+func (c *cache) get(ctx context.Context, kept *keycache.Cache[string, *entry], identity []byte, ask func() (*entry, error)) (*entry, *provider.SecureBytes, error) {
 	for {
 		if err := ctx.Err(); err != nil {
 			return nil, nil, err
 		}
 		c.mu.Lock()
-		e := c.entries[string(id)]
-		if e == nil {
-			break
-		}
-		if e.element != nil {
-			key, err := e.key.Share()
+		if e, ok := kept.Get(string(identity)); ok {
+			key, err := e.Share()
 			if err == nil {
 				c.spend(e, 1, 0)
 			}
@@ -198,42 +193,45 @@ func (c *cache) get(ctx context.Context, id []byte, call func() (*entry, error))
 			c.tell(ctx, "hit")
 			return e, key, err
 		}
+		pending := c.calls[string(identity)]
+		if pending == nil {
+			break
+		}
 		c.mu.Unlock()
 		select {
-		case <-e.done:
+		case <-pending.done:
 		case <-ctx.Done():
 			return nil, nil, ctx.Err()
 		}
 		// If the caller that made the call gave up, the others got no answer, and the next one
 		// calls.
-		if e.err != nil && !e.gaveUp {
-			return nil, nil, e.err
+		if pending.err != nil && !pending.gaveUp {
+			return nil, nil, pending.err
 		}
 	}
-	pending := &entry{id: string(id), done: make(chan struct{}), err: errPanic}
-	c.entries[pending.id] = pending
+	id, pending := string(identity), &call{done: make(chan struct{}), err: errPanic}
+	c.calls[id] = pending
 	c.mu.Unlock()
 	defer func() { // deferred, so that it happens even if the call panics
 		c.mu.Lock()
 		defer c.mu.Unlock()
-		if c.entries[pending.id] == pending {
-			delete(c.entries, pending.id)
-		}
+		delete(c.calls, id)
 		close(pending.done)
 	}()
 
 	c.tell(ctx, "miss")
-	e, err := call()
+	e, err := ask()
 	var key *provider.SecureBytes
 	if err == nil {
-		key, err = e.key.Share()
+		key, err = e.Share()
 	}
 	if pending.err, pending.gaveUp = err, ctx.Err() != nil; err != nil {
 		return nil, nil, err
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.keep(pending.id, e)
+	e.id, e.kept = id, kept
+	kept.Put(id, e, time.Now().Add(c.limits.MaxAge))
 	c.spend(e, 1, 0)
 	return e, key, nil
 }
@@ -246,26 +244,6 @@ func (c *cache) tell(ctx context.Context, result string) {
 
 var errPanic = errors.New("service: the call for a data key panicked")
 
-// keep puts an entry into the cache.
-func (c *cache) keep(id string, e *entry) {
-	e.id = id
-	c.entries[id] = e
-	used := c.use(e)
-	e.element = used.PushFront(e)
-	if c.closed {
-		c.evict(e)
-		return
-	}
-	e.expiry = time.AfterFunc(c.limits.MaxAge, func() {
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		c.evict(e)
-	})
-	for used.Len() > c.limits.MaxKeys {
-		c.evict(used.Back().Value.(*entry))
-	}
-}
-
 // count adds bytes that a message encrypted under an entry's data key.
 func (c *cache) count(e *entry, bytes int64) {
 	c.mu.Lock()
@@ -275,39 +253,24 @@ func (c *cache) count(e *entry, bytes int64) {
 
 // spend records a use of an entry, and evicts the entry when it is used up.
 func (c *cache) spend(e *entry, messages, bytes int64) {
-	if c.entries[e.id] != e {
-		return
-	}
-	c.use(e).MoveToFront(e.element)
 	e.messages += messages
 	e.bytes += bytes
 	if e.made != nil && (e.messages >= c.limits.MaxMessages || e.bytes >= c.limits.MaxBytes) {
-		c.evict(e)
+		e.evict()
 	}
 }
 
-// evict removes an entry. Its key is zeroed when the messages that are under way have closed their
-// shares.
-func (c *cache) evict(e *entry) {
-	if c.entries[e.id] != e {
-		return
+// evict removes an entry from the cache, unless another has taken its place.
+func (e *entry) evict() {
+	if now, ok := e.kept.Get(e.id); ok && now == e {
+		e.kept.Drop(e.id)
 	}
-	delete(c.entries, e.id)
-	c.use(e).Remove(e.element)
-	if e.expiry != nil {
-		e.expiry.Stop()
-	}
-	_ = e.key.Close() // memory that can't be given back is no fault of the caller
 }
 
 // close evicts all entries. It also keeps calls that are under way from adding entries.
 func (c *cache) close() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.closed = true
-	for _, used := range c.used {
-		for used.Len() > 0 {
-			c.evict(used.Front().Value.(*entry))
-		}
-	}
+	c.encrypting.Close()
+	c.decrypting.Close()
 }

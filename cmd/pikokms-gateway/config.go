@@ -3,17 +3,12 @@ package main
 import (
 	"errors"
 	"fmt"
-	"io/fs"
-	"maps"
 	"os"
-	"path/filepath"
-	"regexp"
-	"slices"
-	"strings"
 	"time"
 
-	"github.com/BurntSushi/toml"
-	"github.com/spf13/pflag"
+	"github.com/spf13/cobra"
+
+	"piko.sh/pikokms/cmd/pikokms/settings"
 )
 
 const usage = `Pikokms-gateway serves S3 and stores what it is given encrypted, in a folder or in
@@ -74,18 +69,14 @@ type config struct {
 	version         bool
 }
 
-const (
-	variablePrefix = "PIKOKMS_GATEWAY_"
-	secretVariable = variablePrefix + "SECRET_ACCESS_KEY"
-)
+const secretVariable = "PIKOKMS_GATEWAY_SECRET_ACCESS_KEY"
 
-func variable(flag string) string {
-	return variablePrefix + strings.ToUpper(strings.ReplaceAll(flag, "-", "_"))
-}
+var program = settings.Program{Prefix: "PIKOKMS_GATEWAY_", File: "pikokms-gateway.toml", Others: []string{secretVariable}}
 
 // configure reads the command line, the environment and the configuration file.
 func configure(args []string) (*config, error) {
-	c, flags := new(config), pflag.NewFlagSet("pikokms-gateway", pflag.ContinueOnError)
+	command := &cobra.Command{Use: "pikokms-gateway"}
+	c, flags := new(config), command.Flags()
 	flags.SortFlags = false
 	flags.StringArrayVarP(&c.keys, "key", "k", nil, "the `KEY` to encrypt under; further ones only decrypt")
 	flags.StringArrayVar(&c.keysFor, "key-for", nil, "the KEY of a bucket, or of a prefix in it: `BUCKET/PREFIX=KEY`; the\nlongest that fits is taken, and further ones of the same only decrypt;\na bucket or folder written {NAME} is any, and the value of the pair\nNAME, by which branchkey://TABLE?by=NAME&key=ARN finds the key")
@@ -103,7 +94,7 @@ func configure(args []string) (*config, error) {
 	flags.DurationVar(&c.dataKeyCache, "data-key-cache", 0, "use a data key for several objects and reads for this `TIME`; 0 asks the\nkey service each time")
 	flags.DurationVar(&c.stopTimeout, "stop-timeout", 25*time.Second, "how long requests under way have when the gateway is stopped")
 	flags.StringVar(&c.logFormat, "log-format", "text", "log as this `FORMAT`: text or json")
-	path := flags.String("config", "", "the configuration `FILE`")
+	flags.String(settings.Flag, "", "the configuration `FILE`")
 	flags.BoolVar(&c.version, "version", false, "print the version")
 	flags.Usage = func() { fmt.Fprint(os.Stderr, usage, flags.FlagUsagesWrapped(0), manual) }
 	if err := flags.Parse(args); err != nil {
@@ -112,46 +103,11 @@ func configure(args []string) (*config, error) {
 	if flags.NArg() > 0 {
 		return nil, fmt.Errorf("%q is no flag; see pikokms-gateway -h", flags.Arg(0))
 	}
-	if err := checkEnvironment(flags); err != nil {
-		return nil, err
-	}
-	file, named := *path, true
-	if file == "" {
-		file = os.Getenv(variable("config"))
-	}
-	if file == "" {
-		named = false
-		if dir, err := os.UserConfigDir(); err == nil {
-			file = filepath.Join(dir, "pikokms-gateway.toml")
-		}
-	}
-	fromFile, err := readFile(file, named, flags)
-	if err != nil {
-		return nil, err
-	}
-	var failures []error
-	flags.VisitAll(func(f *pflag.Flag) {
-		if f.Changed || isAbout(f.Name) {
-			return
-		}
-		origin, values := variable(f.Name), split(f, os.Getenv(variable(f.Name)))
-		if len(values) == 0 {
-			origin, values = "configuration "+file, fromFile[f.Name]
-		}
-		for _, value := range values {
-			if err := flags.Set(f.Name, value); err != nil {
-				failures = append(failures, fmt.Errorf("%s: %w", origin, err))
-			}
-		}
-	})
-	if err := errors.Join(failures...); err != nil || c.version {
+	if err := program.Apply(command); err != nil || c.version {
 		return c, err
 	}
 	return c, c.check()
 }
-
-// isAbout reports whether a flag is no setting.
-func isAbout(flag string) bool { return flag == "config" || flag == "help" || flag == "version" }
 
 func (c *config) check() error {
 	switch {
@@ -167,59 +123,4 @@ func (c *config) check() error {
 		return fmt.Errorf("--stop-timeout is %v; it cannot be negative", c.stopTimeout)
 	}
 	return nil
-}
-
-// serviceVariables are the variables that Kubernetes sets for a Service named pikokms-gateway
-// (Kubernetes documentation, "Discovering services").
-var serviceVariables = regexp.MustCompile(`^` + variablePrefix + `(SERVICE|PORT)(_|$)`)
-
-// checkEnvironment refuses a variable that has the form of a flag's and that no flag has: what is
-// misspelled would have no effect, without a word.
-func checkEnvironment(flags *pflag.FlagSet) error {
-	known := []string{secretVariable}
-	flags.VisitAll(func(f *pflag.Flag) { known = append(known, variable(f.Name)) })
-	for _, pair := range os.Environ() {
-		name, value, _ := strings.Cut(pair, "=")
-		if strings.HasPrefix(name, variablePrefix) && value != "" && !slices.Contains(known, name) && !serviceVariables.MatchString(name) {
-			return fmt.Errorf("nothing reads the environment variable %s; known are %s", name, strings.Join(known, ", "))
-		}
-	}
-	return nil
-}
-
-// split splits the text of an environment variable into the values of a flag.
-func split(f *pflag.Flag, text string) []string {
-	if _, several := f.Value.(pflag.SliceValue); !several && text != "" {
-		return []string{text}
-	}
-	if f.Name == "key" {
-		return strings.Fields(text)
-	}
-	return slices.DeleteFunc(strings.Split(text, "\n"), func(line string) bool { return strings.TrimSpace(line) == "" })
-}
-
-// readFile reads the values of flags from a configuration file, if there is one.
-func readFile(path string, named bool, flags *pflag.FlagSet) (map[string][]string, error) {
-	table := make(map[string]any)
-	_, err := toml.DecodeFile(path, &table)
-	if errors.Is(err, fs.ErrNotExist) && !named {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, fmt.Errorf("configuration %s: %w", path, err)
-	}
-	values := make(map[string][]string, len(table))
-	for _, name := range slices.Sorted(maps.Keys(table)) {
-		if flags.Lookup(name) == nil || isAbout(name) {
-			return nil, fmt.Errorf("configuration %s: %q is no flag; see pikokms-gateway -h", path, name)
-		}
-		list, several := table[name].([]any)
-		if !several {
-			list = []any{table[name]}
-		}
-		for _, value := range list {
-			values[name] = append(values[name], fmt.Sprint(value))
-		}
-	}
-	return values, nil
 }

@@ -75,7 +75,7 @@ func TestWrongSettings(t *testing.T) {
 		{`no parameter "regoin"`, nil, []string{"-k", key, "--upstream", "s3://a?regoin=eu-west-1"}},
 		{`--log-format "xml"`, nil, []string{"-k", key, "--folder", folder, "--log-format", "xml"}},
 		{"nothing reads the environment variable PIKOKMS_GATEWAY_FOLDR", []string{"PIKOKMS_GATEWAY_FOLDR=x"}, []string{"-k", key}},
-		{`"foldr" is no flag`, nil, []string{"-k", key, "--config", file}},
+		{`"foldr" is no flag; the nearest is "folder"`, nil, []string{"-k", key, "--config", file}},
 	} {
 		out := runFailing(t, test.environment, test.args...)
 		require.Contains(t, out, test.want)

@@ -1,7 +1,9 @@
 package leftover
 
 import (
+	"fmt"
 	"io"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -28,4 +30,34 @@ func Use(t testing.TB, keys *Masking, p io.Closer) {
 	require.NoError(t, held.Close())
 	require.NoError(t, p.Close())
 	Tell(t, keys.Masked())
+}
+
+// RequireTextOnly searches a process that calls Use. When a data key is held, it is in no core dump.
+// When the provider is closed, data keys are left only as text, which the buffers of net/http and
+// encoding/json have of the last requests and answers. text returns a data key in that form.
+func (p *Process) RequireTextOnly(t testing.TB, text func(key []byte) string) {
+	t.Helper()
+	search := func(phase string) (Found, map[string]Count) {
+		var masked [][]byte
+		p.Next(t, &masked)
+		secrets := make(Secrets)
+		for i, m := range masked {
+			key := Mask(m)
+			secrets[fmt.Sprint("data key ", i)] = key
+			secrets[fmt.Sprint("data key as text ", i)] = []byte(text(key))
+		}
+		found := p.Search(t, secrets)
+		return found, found.Counts(t, phase)
+	}
+	found, counts := search("open")
+	require.Equal(t, 1, counts["data key"].Alone, "the search finds what is there")
+	for name, places := range found {
+		if !strings.HasPrefix(name, "data key as text") {
+			require.False(t, places[0].InCoreDump())
+		}
+	}
+	p.GoOn(t)
+	_, counts = search("closed")
+	require.Zero(t, counts["data key"].Alone)
+	require.Less(t, counts["data key as text"].Alone, 10)
 }

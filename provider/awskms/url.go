@@ -81,19 +81,10 @@ func ParseURL(u *url.URL) (Config, error) {
 	default:
 		return refuse("hash %q; known are sha1, sha256", hash)
 	}
-	if !isEndpoint(c.Endpoint) {
-		return refuse("the endpoint %q is not an http or https URL", provider.RedactURL(c.Endpoint))
-	}
 	if err := c.validate(); err != nil {
 		return Config{}, err
 	}
 	return c, nil
-}
-
-// isEndpoint reports whether text is empty or can be an endpoint's URL.
-func isEndpoint(text string) bool {
-	endpoint, err := url.Parse(text)
-	return text == "" || err == nil && (endpoint.Scheme == "https" || endpoint.Scheme == "http") && endpoint.Host != ""
 }
 
 // ParseDiscoveryURL returns the configuration that a URL stands for:
@@ -130,9 +121,6 @@ func ParseDiscoveryURL(u *url.URL) (Config, error) {
 		Profile:     query.Get("profile"),
 		Endpoint:    query.Get("endpoint"),
 		GrantTokens: arns.List(query.Get("grant-tokens")),
-	}
-	if !isEndpoint(c.Endpoint) {
-		return refuse("the endpoint %q is not an http or https URL", provider.RedactURL(c.Endpoint))
 	}
 	if err := c.validateDiscovery(); err != nil {
 		return Config{}, err

@@ -58,7 +58,7 @@ func TestParseURLRefuses(t *testing.T) {
 		"awskms://alias/x?region=a&region=b":                       `parameter "region" comes twice`,
 		"awskms://alias/x?region=r&profil=p":                       `unknown parameter "profil"; known are endpoint, grant-tokens, hash, peer, profile, public-key, region`,
 		"awskms://alias/x?region=%zz":                              `invalid URL escape "%zz"`,
-		"awskms://alias/x?region=r&endpoint=localhost":             `the endpoint "localhost" is not an http or https URL`,
+		"awskms://alias/x?region=r&endpoint=localhost":             `parameter "endpoint" is not an http or https URL`,
 		"awskms://alias/x?region=r&endpoint=file:///x":             "is not an http or https URL",
 		"awskms://alias/x?region=r&endpoint=http://%7f":            "is not an http or https URL",
 		"awskms://k?region=r&grant-tokens=1,2,3,4,5,6,7,8,9,10,11": "11 grant tokens, KMS takes 10",

@@ -38,9 +38,6 @@ func ParseURL(u *url.URL) (Config, error) {
 	if err != nil {
 		return Config{}, err
 	}
-	if endpoint, err := url.Parse(query.Get("endpoint")); err != nil || endpoint.User != nil {
-		return Config{}, fmt.Errorf("%w: the parameter endpoint of a %s URL is not a URL, or has user information", provider.ErrInvalidKey, scheme)
-	}
 	parts := strings.Split(strings.TrimPrefix(u.Path, "/"), "/")
 	if u.Host == "" || parts[0] == "" || len(parts) > 2 || len(parts) == 2 && parts[1] == "" {
 		return refuse("write azurekeyvault://VAULT/KEY or azurekeyvault://VAULT/KEY/VERSION")

@@ -1,7 +1,6 @@
 package branchkey
 
 import (
-	"container/list"
 	"context"
 	"errors"
 	"fmt"
@@ -10,6 +9,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"piko.sh/pikokms/internal/keycache"
 	"piko.sh/pikokms/provider"
 )
 
@@ -25,6 +25,9 @@ func (m *material) share() (*material, error) {
 	return &material{m.version, m.active, key}, err
 }
 
+// Close closes the share of the key.
+func (m *material) Close() error { return m.key.Close() }
+
 // slot is what a material is cached for: encrypting, if it has no version, or decrypting what was
 // encrypted under a version.
 type slot struct {
@@ -32,28 +35,15 @@ type slot struct {
 	version uuid.UUID
 }
 
-func (s slot) isActive() bool { return s.version == uuid.Nil }
-
 // cache has the branch keys that were used last. Each is used until its TTL has passed since it was
 // asked for, and then zeroed (specification: framework/local-cryptographic-materials-cache.md).
 type cache struct {
 	ttl time.Duration
-	max int // entries
 
 	mu      sync.Mutex
-	entries map[slot]*entry
-	used    *list.List // of entries, last used first
+	kept    *keycache.Cache[slot, *material]
 	fetches map[slot]*fetch
 	closed  bool
-}
-
-// entry is a cached branch key.
-type entry struct {
-	slot    slot
-	element *list.Element
-	got     *material
-	ends    time.Time
-	timer   *time.Timer
 }
 
 // fetch is one request for a branch key that is not cached. Several callers can wait for it. Its
@@ -67,7 +57,9 @@ type fetch struct {
 }
 
 func newCache(ttl time.Duration, entries int) *cache {
-	return &cache{ttl: ttl, max: entries, entries: make(map[slot]*entry), used: list.New(), fetches: make(map[slot]*fetch)}
+	c := &cache{ttl: ttl, fetches: make(map[slot]*fetch)}
+	c.kept = keycache.New[slot, *material](&c.mu, entries)
+	return c
 }
 
 // get returns a branch key, whose key the caller closes. If it is not cached, get asks for it.
@@ -115,18 +107,11 @@ func (c *cache) get(ctx context.Context, s slot, ask func(context.Context) (*mat
 // find returns a cached branch key whose TTL has not passed, or nil. If the active version is the
 // one that is looked for, it serves to decrypt, too. The caller holds the lock.
 func (c *cache) find(s slot) *material {
-	now := time.Now()
-	for _, at := range [2]slot{s, {id: s.id}} {
-		e := c.entries[at]
-		if e == nil || !s.isActive() && e.got.version != s.version {
-			continue
-		}
-		if !now.Before(e.ends) {
-			c.remove(e)
-			continue
-		}
-		c.used.MoveToFront(e.element)
-		return e.got
+	if got, ok := c.kept.Get(s); ok {
+		return got
+	}
+	if active, ok := c.kept.Get(slot{id: s.id}); ok && active.version == s.version {
+		return active
 	}
 	return nil
 }
@@ -175,9 +160,6 @@ func (c *cache) leave(s slot, f *fetch, ended error) {
 
 // put puts a branch key into the cache, which gets a share of its key. The caller holds the lock.
 func (c *cache) put(s slot, got *material, ends time.Time) error {
-	if c.closed || !time.Now().Before(ends) {
-		return nil
-	}
 	shared, err := got.share()
 	if err != nil {
 		return err
@@ -185,44 +167,15 @@ func (c *cache) put(s slot, got *material, ends time.Time) error {
 	if got.active {
 		s = slot{id: s.id} // where it is found to encrypt and to decrypt
 	}
-	if old := c.entries[s]; old != nil {
-		c.remove(old)
-	}
-	e := &entry{slot: s, got: shared, ends: ends}
-	e.element = c.used.PushFront(e)
-	c.entries[s] = e
-	e.timer = time.AfterFunc(time.Until(ends), func() {
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		c.remove(e)
-	})
-	for c.used.Len() > c.max {
-		c.remove(c.used.Back().Value.(*entry))
-	}
+	c.kept.Put(s, shared, ends)
 	return nil
-}
-
-// remove removes an entry, unless it was removed before. Its key is zeroed once those who use it
-// now have closed their shares. The caller holds the lock.
-func (c *cache) remove(e *entry) {
-	if c.entries[e.slot] != e {
-		return
-	}
-	delete(c.entries, e.slot)
-	c.used.Remove(e.element)
-	e.timer.Stop()
-	_ = e.got.key.Close() // memory that can't be given back is no fault of the caller
 }
 
 // drop removes what is cached of a branch key.
 func (c *cache) drop(id string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for s, e := range c.entries {
-		if s.id == id {
-			c.remove(e)
-		}
-	}
+	c.kept.DropFunc(func(s slot) bool { return s.id == id })
 }
 
 // close removes all entries and refuses new ones. It waits for no fetch.
@@ -230,7 +183,5 @@ func (c *cache) close() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.closed = true
-	for c.used.Len() > 0 {
-		c.remove(c.used.Front().Value.(*entry))
-	}
+	c.kept.Close()
 }

@@ -126,12 +126,6 @@ func parseTableURL(u *url.URL) (*URLConfig, url.Values, error) {
 	case query.Has("endpoint") && (query.Has("kms-endpoint") || query.Has("table-endpoint")):
 		return refuse("endpoint stands for kms-endpoint and table-endpoint")
 	}
-	for _, name := range []string{"endpoint", "kms-endpoint", "table-endpoint"} {
-		endpoint, err := url.Parse(query.Get(name))
-		if query.Has(name) && (err != nil || endpoint.Host == "" || endpoint.Scheme != "https" && endpoint.Scheme != "http") {
-			return refuse("the %s %q is not an http or https URL", name, provider.RedactURL(query.Get(name)))
-		}
-	}
 	region := query.Get("region")
 	if region == "" {
 		region = arns.Region(query.Get("key"))

@@ -31,9 +31,6 @@ func ParseURL(u *url.URL) (Config, error) {
 	if err != nil {
 		return Config{}, err
 	}
-	if endpoint, err := url.Parse(query.Get("endpoint")); err != nil || endpoint.User != nil {
-		return Config{}, fmt.Errorf("%w: the parameter endpoint of a %s URL is not a URL, or has user information", provider.ErrInvalidKey, scheme)
-	}
 	name := u.Host + u.Path
 	if key := withoutVersion(name); key != name && isKeyName(key) {
 		return refuse("it names a version; leave %s out, since Cloud KMS encrypts under the primary version and finds the one to decrypt", name[len(key):])

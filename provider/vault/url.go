@@ -43,9 +43,6 @@ func ParseURL(u *url.URL) (Config, error) {
 	if err != nil {
 		return Config{}, err
 	}
-	if address, err := url.Parse(query.Get("address")); err != nil || address.User != nil {
-		return Config{}, fmt.Errorf("%w: the parameter address of a %s URL is not a URL, or has user information", provider.ErrInvalidKey, scheme)
-	}
 	whole := u.Host + u.Path
 	slash := strings.LastIndex(whole, "/")
 	if slash < 0 {

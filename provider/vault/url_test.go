@@ -41,7 +41,7 @@ func TestParseURL(t *testing.T) {
 		"vault://transit/../k":                 "path of a transit engine",
 		"vault://transit//k":                   "path of a transit engine",
 		"vault://transit/k%20":                 "name of a key",
-		"vault://transit/k?address=vault:8200": "the address",
+		"vault://transit/k?address=vault:8200": `parameter "address" is not`,
 		"vault://transit/k?address=https://user:password@v":                 "user information",
 		"vault://transit/k?token=s.x":                                       "unknown parameter",
 		"vault://transit/k?secret-id=x":                                     "unknown parameter",

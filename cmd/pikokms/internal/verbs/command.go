@@ -22,6 +22,7 @@ import (
 	"piko.sh/pikokms/cmd/pikokms/internal/places"
 	"piko.sh/pikokms/cmd/pikokms/internal/telemetry"
 	"piko.sh/pikokms/cmd/pikokms/internal/work"
+	"piko.sh/pikokms/cmd/pikokms/settings"
 )
 
 const long = `Pikokms encrypts and decrypts files, folders and buckets under a key of AWS
@@ -161,7 +162,7 @@ func run(ctx context.Context, arguments []string, session *telemetry.Session) in
 	parsed := false                                         // What fails before this is true is wrong usage.
 	root.PersistentPreRunE = func(command *cobra.Command, _ []string) error {
 		if isConfigurable(command) {
-			if err := config.Apply(command); err != nil {
+			if err := config.Program.Apply(command); err != nil {
 				return err
 			}
 		}
@@ -207,8 +208,8 @@ func New() *cobra.Command {
 	root.SetVersionTemplate("pikokms {{.Version}}\n")
 	root.SetHelpFunc(showHelp)
 	root.SetHelpCommand(helpCommand())
-	root.PersistentFlags().String(config.Flag, "", "take flags from this `FILE`, in TOML")
-	console.ShowInShortHelp(root.PersistentFlags(), config.Flag)
+	root.PersistentFlags().String(settings.Flag, "", "take flags from this `FILE`, in TOML")
+	console.ShowInShortHelp(root.PersistentFlags(), settings.Flag)
 	console.AddLogFormat(root)
 	console.AddQuiet(root)
 	telemetry.AddNames(root)
@@ -296,7 +297,7 @@ func fail(ctx context.Context, err error) int {
 // logFormatOf returns the format that a command line asks for, so that what is wrong with the
 // command line is said in that format, too.
 func logFormatOf(arguments []string) string {
-	format := os.Getenv(config.Variable(console.LogFormatFlag))
+	format := os.Getenv(config.Program.Variable(console.LogFormatFlag))
 	for i, argument := range arguments {
 		if argument == "--" {
 			break

@@ -79,5 +79,5 @@ func TestVariablesOfOthersAreKnown(t *testing.T) {
 	t.Setenv("PIKOKMS_SERVICE_HOST", "10.0.0.1") // as Kubernetes sets them for a Service of this name
 	t.Setenv("PIKOKMS_PORT", "tcp://10.0.0.1:80")
 	t.Setenv("PIKOKMS_PORT_80_TCP_ADDR", "10.0.0.1")
-	require.NoError(t, config.CheckEnvironment(New()))
+	require.NoError(t, config.Program.CheckEnvironment(New()))
 }

@@ -18,10 +18,10 @@ import (
 	"gocloud.dev/gcerrors"
 
 	"piko.sh/pikokms"
-	"piko.sh/pikokms/cmd/pikokms/internal/config"
 	"piko.sh/pikokms/cmd/pikokms/internal/console"
 	"piko.sh/pikokms/cmd/pikokms/internal/places"
 	"piko.sh/pikokms/cmd/pikokms/internal/telemetry"
+	"piko.sh/pikokms/cmd/pikokms/settings"
 )
 
 // Each is how a command works on several objects: the flags, and what came of it.
@@ -36,7 +36,7 @@ type Each struct {
 // Add adds the flags.
 func (e *Each) Add(command *cobra.Command) {
 	flags := command.Flags()
-	e.given = func(flag string) bool { return config.IsGiven(flags, flag) }
+	e.given = func(flag string) bool { return settings.IsGiven(flags, flag) }
 	e.command = command
 	flags.StringArrayVar(&e.include, "include", nil, "take only objects that this `GLOB` matches; may be repeated")
 	flags.StringArrayVar(&e.exclude, "exclude", nil, "leave out objects that this `GLOB` matches; may be repeated")

@@ -14,7 +14,7 @@ func (e *Each) ownFiles() []os.FileInfo {
 	if len(e.keys) == 0 {
 		return nil
 	}
-	configuration, _ := config.Path(e.command)
+	configuration, _ := config.Program.Path(e.command)
 	paths := []string{e.resume, e.report, configuration}
 	for _, k := range e.keys {
 		paths = append(paths, k.Files...)
