@@ -78,7 +78,7 @@ func TestExamineSymmetricKey(t *testing.T) {
 	}
 
 	c := awskms.Config{KeyID: key.ARN, Client: newClient(t, server.URL, 1)}
-	server.SetState(key.ARN, kmstest.Disabled)
+	server.SetState(key.ARN, "Disabled")
 	e, err := awskms.Examine(t.Context(), c, nil)
 	require.NoError(t, err)
 	require.ErrorIs(t, e.Usable, provider.ErrKeyDisabled)

@@ -24,19 +24,3 @@ func (c DynamoDBConfig) Format(f fmt.State, verb rune) {
 
 // MarshalJSON implements json.Marshaler. It shows no secret.
 func (c DynamoDBConfig) MarshalJSON() ([]byte, error) { return json.Marshal(c.shown()) }
-
-// shownURLConfig, whose fields conceal what is secret in them, is a URLConfig as prints, logs and
-// encodings show it.
-type shownURLConfig URLConfig
-
-func (c URLConfig) shown() shownURLConfig {
-	return shownURLConfig(c)
-}
-
-// Format implements fmt.Formatter. It shows no secret.
-func (c URLConfig) Format(f fmt.State, verb rune) {
-	_, _ = fmt.Fprintf(f, fmt.FormatString(f, verb), c.shown())
-}
-
-// MarshalJSON implements json.Marshaler. It shows no secret.
-func (c URLConfig) MarshalJSON() ([]byte, error) { return json.Marshal(c.shown()) }
