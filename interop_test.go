@@ -1,18 +1,15 @@
 package pikokms_test
 
 import (
-	"bufio"
 	"bytes"
 	"crypto"
 	"crypto/hpke"
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/x509"
-	"encoding/json"
 	"encoding/pem"
 	"flag"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -21,6 +18,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"piko.sh/pikokms/header"
+	"piko.sh/pikokms/internal/interop"
 	"piko.sh/pikokms/message"
 	"piko.sh/pikokms/provider"
 	"piko.sh/pikokms/provider/local"
@@ -29,8 +27,7 @@ import (
 // officialSDK is a process that runs one of AWS's Encryption SDKs.
 type officialSDK struct {
 	t       *testing.T
-	in      io.Writer
-	out     *bufio.Reader
+	request func(testing.TB, sdkRequest) sdkAnswer
 	streams bool // it writes framed messages only
 }
 
@@ -91,18 +88,7 @@ func newJavaScriptSDK(t *testing.T, environment ...string) *officialSDK {
 
 func startSDK(t *testing.T, command *exec.Cmd, environment []string) *officialSDK {
 	t.Helper()
-	command.Env = append(os.Environ(), environment...)
-	command.Stderr = os.Stderr
-	in, err := command.StdinPipe()
-	require.NoError(t, err)
-	out, err := command.StdoutPipe()
-	require.NoError(t, err)
-	require.NoError(t, command.Start())
-	t.Cleanup(func() {
-		require.NoError(t, in.Close())
-		require.NoError(t, command.Wait())
-	})
-	return &officialSDK{t: t, in: in, out: bufio.NewReader(out)}
+	return &officialSDK{t: t, request: interop.Start[sdkRequest, sdkAnswer](t, command, environment...)}
 }
 
 func (s *officialSDK) ask(request sdkRequest) sdkAnswer {
@@ -110,12 +96,7 @@ func (s *officialSDK) ask(request sdkRequest) sdkAnswer {
 	if request.Context == nil {
 		request.Context = map[string]string{}
 	}
-	require.NoError(s.t, json.NewEncoder(s.in).Encode(request))
-	line, err := s.out.ReadBytes('\n')
-	require.NoError(s.t, err, "the SDK's process ended")
-	var answer sdkAnswer
-	require.NoError(s.t, json.Unmarshal(line, &answer))
-	return answer
+	return s.request(s.t, request)
 }
 
 var interopContexts = []map[string]string{

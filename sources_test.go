@@ -30,7 +30,7 @@ func failures(b []byte) map[string]*adversary.Source {
 
 // failing is a storage of one object whose connection is lost.
 type failing struct {
-	*inMemory
+	pikokms.ConditionalStorage
 	source io.ReadCloser
 }
 
@@ -51,7 +51,8 @@ func TestALostConnectionIsNeverAnEnd(t *testing.T) {
 		}
 		f := newFixture(t, options...)
 		require.NoError(t, f.Put(t.Context(), "object", bytes.NewReader(content)))
-		storage := &failing{newInMemory(), nil}
+		memory := adversary.NewMemory()
+		storage := &failing{memory, nil}
 		host := newFixture(t, append(options, pikokms.WithStorage(storage))...)
 		for name, stored := range map[string][]byte{"message": f.stored(t, "object"), "plaintext": []byte("from before encryption")} {
 			for at := range len(stored) + 1 {
@@ -89,7 +90,7 @@ func TestALostConnectionIsNeverAnEnd(t *testing.T) {
 					} else {
 						check("Rewrap", host.Rewrap(t.Context(), "object"))
 					}
-					require.Empty(t, storage.objects)
+					require.Nil(t, memory.Bytes("object"))
 
 					// StatedSize reads the header alone.
 					if _, err := host.StatedSize(source(), int64(len(stored))); at < 4 {
@@ -161,7 +162,7 @@ func (c *closing) Close() error {
 func TestASecondCloseReturnsTheFirstOnesResult(t *testing.T) {
 	f := newFixture(t)
 	require.NoError(t, f.Put(t.Context(), "object", bytes.NewReader([]byte("content"))))
-	storage := &failing{newInMemory(), &closing{Reader: bytes.NewReader(f.stored(t, "object"))}}
+	storage := &failing{adversary.NewMemory(), &closing{Reader: bytes.NewReader(f.stored(t, "object"))}}
 	r, err := newFixture(t, pikokms.WithStorage(storage)).Get(t.Context(), "object")
 	require.NoError(t, err)
 	require.Equal(t, errLost, r.Close())

@@ -18,6 +18,7 @@ import (
 	"pgregory.net/rapid"
 
 	"piko.sh/pikokms/compress"
+	"piko.sh/pikokms/internal/race"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -156,6 +157,7 @@ func TestBound(t *testing.T) {
 // A window over the bound is a limit and no damage: it has a sentinel, a number and an option, in
 // the first frame of a stream and in a later one, whether the frame states a window or its size.
 func TestZstdWindowBound(t *testing.T) {
+	race.SkipShort(t)
 	compressed := func(window int, single bool) []byte {
 		var stored bytes.Buffer
 		w, err := zstd.NewWriter(&stored, zstd.WithWindowSize(window), zstd.WithSingleSegment(single))

@@ -40,7 +40,7 @@ func TestParallel(t *testing.T) {
 		one := newParallel(t, format, 0, 1)
 		sizes := []int{0, 3<<20 + 1, 9<<20 - 1}
 		if race.Enabled {
-			sizes = []int{0, 5<<20 + 1}
+			sizes = []int{0, 3<<20 + 1}
 		}
 		for _, size := range sizes {
 			for kind, original := range map[string][]byte{"text": mixed(size), "noise": noise(size)} {

@@ -9,11 +9,13 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"piko.sh/pikokms/compress"
+	"piko.sh/pikokms/internal/race"
 )
 
 // Frames of zstd-seekable don't refer to one another. So what is repeated farther away than a frame
 // is stored again and again, and under zstd within its window only once.
 func TestSizesOfSeekable(t *testing.T) {
+	race.SkipShort(t)
 	const size = 1 << 20
 	random := rand.New(rand.NewPCG(1, 2))
 	document := slices.Clone(mixed(8 * size)[:size])

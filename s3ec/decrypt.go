@@ -23,7 +23,7 @@ import (
 // and that such objects may not be read.
 var ErrUnauthenticated = errors.New("its content is of AES-CBC, which is not authenticated: who can write to the bucket can change it")
 
-// Config says how objects of the client are read.
+// Config configures how objects of the client are read.
 type Config struct {
 	// AllowUnauthenticated also reads AES-CBC, as version 1 of the client wrote it. Whoever can
 	// write to the bucket can change such an object, and that goes unnoticed. Set it only to move

@@ -3,7 +3,7 @@
 //
 // The client keeps what it takes to decrypt an object in the object's metadata, or in an
 // instruction file beside it (specification: awslabs/aws-encryption-sdk-specification,
-// s3-encryption/data-format). There are three formats, which have not the numbers of the clients:
+// s3-encryption/data-format). There are three formats, whose numbers are not those of the clients:
 //
 //	1  AES-CBC, which authenticates nothing
 //	2  AES-GCM, or AES-CBC of version 1 under AWS KMS; does not commit to its key
@@ -163,10 +163,10 @@ func malformed(format string, arguments ...any) error {
 }
 
 // Find is Parse for a storage, with which it makes an S3ECHeader. The object has this key and this
-// size in bytes. If metadata do not have the data key, read reads the beginning of the object of
-// another key, that of the instruction file, as many bytes as MaxInstruction and one more. Its
-// error holds fs.ErrNotExist if there is none. Find returns nil if the client did not write the
-// object.
+// size in bytes. If metadata do not have the data key, Find calls read with the key of the
+// instruction file, and read returns the file's beginning: as many bytes as MaxInstruction and one
+// more. Its error holds fs.ErrNotExist if there is no such file. Find returns nil if the client did
+// not write the object.
 func Find(metadata map[string]string, beside bool, key, suffix string, size int64, read func(key string) ([]byte, error)) (*Header, error) {
 	inMetadata := IsMetadata(metadata)
 	if IsMarked(metadata) {
@@ -203,8 +203,8 @@ func Find(metadata map[string]string, beside bool, key, suffix string, size int6
 }
 
 // Parse reads the metadata of an object, and its instruction file, which is empty if there is none.
-// It refuses all that no version of the client writes: the mixture of two formats, such as a
-// message that was made to look as of an older format, and other algorithms. The error holds
+// It refuses all that no version of the client writes: a mixture of two formats, such as an object
+// that was made to look like one of an older format, and other algorithms. The error holds
 // ErrS3EncryptionClient and provider.ErrInvalidCiphertext.
 func Parse(metadata map[string]string, instruction []byte) (*Header, error) {
 	found := make(map[string]string)
@@ -358,7 +358,7 @@ func decode(name string, found map[string]string, least, most int) ([]byte, erro
 }
 
 // describe reads the material description or the encryption context. Under AWS KMS it must name the
-// algorithm of the content, so that none can be taken for another's.
+// algorithm of the content, so that no algorithm can be passed off as another.
 func (h *Header) describe(text string) error {
 	if text == "" {
 		text = "{}"

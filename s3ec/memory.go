@@ -18,8 +18,8 @@ const defaultMemory = 1 << 30
 // ErrMemory means that an object is larger than all of the memory in which it would be decrypted.
 var ErrMemory = errors.New("one tag covers the whole object, so it is decrypted in memory, and it does not fit")
 
-// Memory is a number of bytes that the objects have in common that are being decrypted. An object
-// waits until there is room for it. It is safe for concurrent use.
+// Memory bounds the bytes of all objects together that are being decrypted. An object waits until
+// there is room for it. It is safe for concurrent use.
 type Memory struct {
 	size int64
 	free *semaphore.Weighted

@@ -49,7 +49,7 @@ Configuration:
   AWS's tools take them.
 `
 
-// config is what the command line, the environment and a file say.
+// config holds the settings of the command line, the environment and the configuration file.
 type config struct {
 	keys            []string
 	keysFor         []string

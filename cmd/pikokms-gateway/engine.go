@@ -5,9 +5,11 @@ import (
 	"context"
 	"errors"
 	"io"
+	"log/slog"
 	"net/http"
 	"net/url"
 	"reflect"
+	"runtime/debug"
 
 	"github.com/gofiber/fiber/v3"
 	"github.com/valyala/fasthttp"
@@ -65,20 +67,21 @@ func (e *engine) adjust() {
 			refuse(c, s3err.ErrInvalidURI)
 			return
 		}
+		defer recovered(c)
 		defer limitForm(c)()
 		handle(c)
 	}
 }
 
-// maxUnauthorized is how many bytes of a form are read before it is authorized, by fields at its
-// beginning. S3 takes 20 KB of them (Amazon S3 API Reference, "POST Object").
+// maxUnauthorized is how many bytes of a form are read before the fields at its beginning authorize
+// it. S3 takes 20 KB of them (Amazon S3 API Reference, "POST Object").
 const maxUnauthorized = 64 << 10
 
 // form is a form whose fields the engine keeps in memory, however long they are.
 type form struct {
 	io.Reader
 	authorized bool
-	left       int // bytes that may be read before
+	left       int // bytes that may still be read before it is authorized
 }
 
 var errFormTooLong = errors.New("the fields of the form are too long")
@@ -105,8 +108,8 @@ func authorizeForm(ctx context.Context) {
 	}
 }
 
-// limitForm bounds what is read of a request that may be a form, until authorizeForm. The function
-// that it returns gives the server its own reader back, once the request is handled.
+// limitForm bounds what is read of a request that may be a form until authorizeForm is called. The
+// caller calls restore once the request is handled, which gives the server its own reader back.
 func limitForm(c *fasthttp.RequestCtx) (restore func()) {
 	stream, kind := c.Request.BodyStream(), bytes.ToLower(bytes.TrimSpace(c.Request.Header.ContentType()))
 	if stream == nil || !c.IsPost() || !bytes.HasPrefix(kind, []byte(fiber.MIMEMultipartForm)) {
@@ -119,12 +122,24 @@ func limitForm(c *fasthttp.RequestCtx) (restore func()) {
 	return func() { *body = stream }
 }
 
-// bodyStream returns where a request has its reader. Its own method to set one closes the other.
+// bodyStream returns a pointer to the reader of a request's body. The request's own method to set a
+// reader would close the one before.
 func bodyStream(r *fasthttp.Request) *io.Reader {
 	return (*io.Reader)(reflect.ValueOf(r).Elem().FieldByName("bodyStream").Addr().UnsafePointer())
 }
 
-// refuse answers a request that the engine does not get, and closes its connection.
+// recovered answers with an internal error if the handling of a request panics, and logs the panic.
+// It is deferred.
+func recovered(c *fasthttp.RequestCtx) {
+	p := recover()
+	if p == nil {
+		return
+	}
+	slog.Error("request: panic", "method", string(c.Method()), "path", string(c.Path()), "panic", p, "stack", string(debug.Stack()))
+	refuse(c, s3err.ErrInternalError)
+}
+
+// refuse answers a request in place of the engine, and closes its connection.
 func refuse(c *fasthttp.RequestCtx, code s3err.ErrorCode) {
 	refusal := s3err.GetAPIError(code)
 	c.SetStatusCode(refusal.StatusCode())

@@ -41,19 +41,20 @@ type keys struct {
 	made map[madeFor]*encrypted.Key
 }
 
-// rule is which KEYs a place has. The first encrypts, and all decrypt.
+// rule states the KEYs of a place. The first encrypts, and all decrypt.
 type rule struct {
-	place    *place // nil for all that has no rule of its own
+	place    *place // nil for objects that no other rule matches
 	keyrings []*keyService
 }
 
-// madeFor is what a Key without pairs was made for.
+// madeFor identifies a Key without pairs.
 type madeFor struct {
 	rule   int
 	bucket string // empty unless names are bound
 }
 
-// maxMade bounds the Keys that are kept. Clients name buckets that do not exist.
+// maxMade bounds the Keys that are kept, since clients can name any number of buckets that do not
+// exist.
 const maxMade = 1000
 
 // keyService is an open KEY with a circuit breaker.
@@ -61,7 +62,7 @@ type keyService struct {
 	*service.Service
 	name     string // as logs may show it
 	kind     keyurl.Service
-	pair     string    // whose value picks a branch key; may be empty
+	pair     string    // name of the pair whose value picks a branch key; may be empty
 	provider io.Closer // may be nil
 }
 
@@ -170,8 +171,8 @@ func (k *keys) Close() (err error) {
 	return err
 }
 
-// check asks for each KEY that encrypts whether it can be used. A key service that does not answer
-// is logged: it may be there when it is needed.
+// check checks that each KEY that encrypts can be used. A key service that does not answer is only
+// logged, since it may be up when it is needed.
 func (k *keys) check(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, checkTime)
 	defer cancel()
@@ -205,7 +206,7 @@ func (k *keys) of(bucket, key string) (*encrypted.Key, error) {
 	return made.With(found.pairs), nil
 }
 
-// nearest returns the rule whose place is most about an object, or -1.
+// nearest returns the index of the rule whose place matches an object most closely, or -1.
 func (k *keys) nearest(bucket, key string) (best int, found match) {
 	best = -1
 	for i, r := range k.rules {
@@ -254,13 +255,13 @@ func traced(ctx context.Context) context.Context {
 	return ctx
 }
 
-// GenerateDataKey is the Service's, within the trace of the request.
+// GenerateDataKey calls the Service within the trace of the request.
 func (s *keyService) GenerateDataKey(ctx context.Context, pairs map[string]string) (*provider.DataKey, error) {
 	return s.Service.GenerateDataKey(traced(ctx), pairs)
 }
 
-// UnwrapDataKey is the Service's, within the trace of the request. The key service is asked only
-// about data keys that such a service wrapped.
+// UnwrapDataKey calls the Service within the trace of the request. A key service is asked only
+// about data keys that a service of its kind wrapped.
 func (s *keyService) UnwrapDataKey(ctx context.Context, request *provider.UnwrapDataKeyRequest) (*provider.DataKey, error) {
 	begins := func(id string) bool { return strings.HasPrefix(request.EncryptedKey.ProviderID, id) }
 	if ids := s.kind.ProviderIDs; len(ids) > 0 && !slices.ContainsFunc(ids, begins) {

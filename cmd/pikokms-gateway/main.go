@@ -108,7 +108,7 @@ func run(ctx context.Context, args []string) (err error) {
 	err = embedgw.RunVersityGW(serving, s.count(gateway), &embedgw.Config{
 		RootUserAccess: access, RootUserSecret: secret, Region: c.region, Ports: []string{c.listen}, CertFile: c.tlsCert, KeyFile: c.tlsKey,
 		MaxConnections: maxConnections, MaxRequests: maxRequests, MultipartMaxParts: 10_000, Quiet: true, KeepAlive: true,
-		// The engine's own way to an account prints a line to standard output.
+		// The engine's own constructor of an account prints a line to standard output.
 		IAMService: auth.NewIAMServiceSingle(auth.Account{Access: access, Secret: secret, Role: auth.RoleAdmin}),
 		SigHup:     hangups(), S3Options: append(options, encrypted.Options()...),
 	})

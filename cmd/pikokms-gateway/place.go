@@ -10,9 +10,9 @@ import (
 	"piko.sh/pikokms/provider"
 )
 
-// place is where a KEY is for: a bucket, or what is below a prefix in it. The bucket, and folders
-// in the prefix, can be written {NAME}. Such a one is any, and an object's encryption context has
-// the pair NAME with what stands there.
+// place is the part of the gateway's objects that a KEY is for: a bucket, or what is below a prefix
+// in it. The bucket, and folders in the prefix, can be written {NAME}, which matches any name. An
+// object's encryption context then has the pair NAME with the name that was matched.
 type place struct {
 	text  string
 	parts []string // the bucket, and what stands between the slashes of the prefix
@@ -43,7 +43,7 @@ func parsePlace(text string) (*place, error) {
 	return p, errors.Join(header.CheckContext(names), provider.CheckStated(names))
 }
 
-// nameOf returns NAME of {NAME}.
+// nameOf returns the NAME in {NAME}.
 func nameOf(part string) (string, bool) {
 	name, begins := strings.CutPrefix(part, "{")
 	name, ends := strings.CutSuffix(name, "}")
@@ -70,16 +70,16 @@ func (p *place) equal(other *place) bool {
 	})
 }
 
-// match is how a place fits an object.
+// match is how closely a place matches an object.
 type match struct {
 	named      bool // the place has the name of the bucket, not {NAME}
 	everywhere bool // the place is nil
-	length     int  // bytes of the key that the place is about
-	exact      int  // those of them that the place has itself, not by {NAME}
+	length     int  // bytes of the key that the place matches
+	exact      int  // those of them that the place spells out, rather than matches by {NAME}
 	pairs      map[string]string
 }
 
-// nearer reports whether a match is of a place that is more about the object.
+// nearer reports whether m is a closer match than other.
 func (m match) nearer(other match) bool {
 	switch {
 	case m.everywhere != other.everywhere:
@@ -92,7 +92,8 @@ func (m match) nearer(other match) bool {
 	return m.exact > other.exact
 }
 
-// match returns how the place fits an object, if it does. Every object is in a place that is nil.
+// match returns how closely the place matches an object, if it does. A nil place matches every
+// object.
 func (p *place) match(bucket, key string) (m match, ok bool) {
 	if p == nil {
 		return match{everywhere: true}, true
@@ -112,7 +113,7 @@ func (p *place) match(bucket, key string) (m match, ok bool) {
 	}
 	m.named = len(m.pairs) == 0
 	for i, part := range p.parts[1:] {
-		if i == len(p.parts)-2 { // the beginning of a name
+		if i == len(p.parts)-2 { // the last part is the beginning of a name
 			m.length, m.exact = m.length+len(part), m.exact+len(part)
 			return m, strings.HasPrefix(key, part)
 		}

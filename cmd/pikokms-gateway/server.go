@@ -30,7 +30,8 @@ import (
 
 const instrumentation = "piko.sh/pikokms/cmd/pikokms-gateway"
 
-// server is what stands around the engine.
+// server handles requests before and after the engine: it traces and counts them, and answers
+// probes.
 type server struct {
 	keys *keys
 
@@ -52,7 +53,7 @@ func newServer(k *keys) (*server, error) {
 // retryAfter is how long a client is asked to wait for a key service that is down.
 const retryAfter = 5 * time.Second
 
-// handle stands before the engine for each request.
+// handle passes each request on to the engine.
 func (s *server) handle(c fiber.Ctx) error {
 	s.requests.Add(1)
 	defer s.requests.Add(-1)
@@ -60,7 +61,10 @@ func (s *server) handle(c fiber.Ctx) error {
 	_, span := s.tracer.Start(context.Background(), method, trace.WithSpanKind(trace.SpanKindServer), trace.WithAttributes(attribute.String("http.request.method", method)))
 	defer span.End()
 	c.RequestCtx().SetUserValue(spanKey{}, span)
-	err := s.next(c)
+	err := func() error {
+		defer recovered(c.RequestCtx()) // the engine would keep the stack to itself
+		return s.next(c)
+	}()
 	authorizeForm(c.RequestCtx()) // the engine reads some more of one that was refused, so that its client gets the answer
 	status := c.Response().StatusCode()
 	if status == http.StatusServiceUnavailable && len(c.Response().Header.Peek("Retry-After")) == 0 {
@@ -107,7 +111,7 @@ func (b counted) GetObject(ctx context.Context, in *s3.GetObjectInput) (*s3.GetO
 	return out, err
 }
 
-// sent is the content of an answer.
+// sent is the content of an answer. Its request is counted until Close.
 type sent struct {
 	io.ReadCloser
 	s      *server
@@ -146,8 +150,8 @@ func (b counted) ListBuckets(ctx context.Context, in s3response.ListBucketsInput
 	return out, err
 }
 
-// serveHealth answers probes on an address of their own until the process ends. The gateway lives
-// while it answers. It is ready if it listens, does not stop, and no circuit breaker is open.
+// serveHealth answers probes on an address of their own until the process ends. The gateway is
+// alive while it answers. It is ready if it listens, does not stop, and no circuit breaker is open.
 func (s *server) serveHealth(address string) error {
 	listener, err := net.Listen("tcp", address)
 	if err != nil {

@@ -26,7 +26,7 @@ func startTelemetry(ctx context.Context) (finish func(), err error) {
 	process, err := resource.New(ctx, resource.WithTelemetrySDK(),
 		resource.WithAttributes(semconv.ServiceName("pikokms-gateway"), semconv.ServiceVersion(version())), resource.WithFromEnv())
 	if err != nil {
-		slog.Warn("telemetry", "error", err) // the resource has what could be understood
+		slog.Warn("telemetry", "error", err) // the resource has the attributes that could be parsed
 	}
 	var ends []func(context.Context) error
 	if isExported("TRACES") {

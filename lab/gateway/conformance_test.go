@@ -93,7 +93,7 @@ func client(url string) {
 }
 
 func plain(folder, address string) error {
-	folderBehind, err := posix.New(folder, meta.XattrMeta{}, posix.PosixOpts{})
+	folderBehind, err := posix.New(folder, meta.XattrMeta{}, posix.PosixOpts{CopyObjectThreshold: 5 << 30})
 	if err != nil {
 		return err
 	}

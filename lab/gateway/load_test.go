@@ -414,6 +414,79 @@ func killWhileUploading(t *testing.T, folder string, command func(address string
 		*kills, *kills*atATime, acknowledged, lost, resumed)
 }
 
+// TestKilledWhileAChecksumIsAwaited kills gateways in front of S3 by SIGKILL while objects are put
+// whose checksum comes behind them. Whatever is to be seen is whole and has its checksum.
+func TestKilledWhileAChecksumIsAwaited(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes seconds")
+	}
+	const atATime = 4
+	folder := t.TempDir()
+	behind := servePlain(t, folder, likeS3)
+	t.Setenv("AWS_ACCESS_KEY_ID", access)
+	t.Setenv("AWS_SECRET_ACCESS_KEY", secret)
+	command := newGateway(t, "--upstream", "s3://?region="+region+"&endpoint="+behind)
+	r := rand.New(rand.NewPCG(3, 3))
+	var acknowledged, lost, left int
+	for n := range *kills {
+		url, process := run(t, command)
+		if n == 0 {
+			makeBucket(t, newClient(url))
+		}
+		var all sync.WaitGroup
+		contents, done := make([][]byte, atATime), make([]bool, atATime)
+		name := func(i int) string { return fmt.Sprintf("objects/%d-%d", n, i) }
+		for i := range contents {
+			contents[i] = contentOf(uint64(n*atATime+i), 9<<20+r.IntN(1<<20))
+			all.Go(func() {
+				status, _, err := (&connection{address: strings.TrimPrefix(url, "http://")}).send(withTrailer(name(i), contents[i]))
+				done[i] = err == nil && status == http.StatusOK
+			})
+		}
+		time.Sleep(time.Duration(r.IntN(1000)) * time.Millisecond)
+		require.NoError(t, process.Process.Kill())
+		_ = process.Wait()
+		all.Wait()
+
+		url, process = run(t, command)
+		client := newClient(url)
+		for i, content := range contents {
+			out, err := client.GetObject(t.Context(), &s3.GetObjectInput{Bucket: aws.String(bucket), Key: aws.String(name(i)), ChecksumMode: "ENABLED"})
+			if _, missing := errors.AsType[*types.NoSuchKey](err); missing {
+				require.False(t, done[i], "%s was acknowledged", name(i))
+				continue
+			}
+			require.NoError(t, err)
+			stored, err := io.ReadAll(out.Body)
+			require.NoError(t, err)
+			require.NoError(t, out.Body.Close())
+			require.True(t, bytes.Equal(content, stored), name(i))
+			require.Equal(t, crc32Of(content), aws.ToString(out.ChecksumCRC32), name(i))
+			if done[i] {
+				acknowledged++
+			} else {
+				lost++
+			}
+			_, err = client.DeleteObject(t.Context(), &s3.DeleteObjectInput{Bucket: aws.String(bucket), Key: aws.String(name(i))})
+			require.NoError(t, err)
+		}
+		list, err := client.ListObjectsV2(t.Context(), &s3.ListObjectsV2Input{Bucket: aws.String(bucket)})
+		require.NoError(t, err)
+		require.Empty(t, list.Contents)
+		require.NoError(t, process.Process.Kill())
+		_ = process.Wait()
+	}
+	hidden, err := filepath.Glob(filepath.Join(folder, bucket, ".pikokms/uploads/*/*"))
+	require.NoError(t, err)
+	for _, file := range hidden { // which a sweep deletes once it is a day old
+		require.Equal(t, "whole", filepath.Base(file))
+		left++
+	}
+	requireNothingPlain(t, folder)
+	t.Logf("%d gateways killed, %d puts: %d acknowledged, all whole with their checksum; %d had lost their answer; of %d something hidden is left",
+		*kills, *kills*atATime, acknowledged, lost, left)
+}
+
 // read returns what is stored of an object, or nil.
 func (a *attempt) read(ctx context.Context) ([]byte, error) {
 	b, key := a.target()

@@ -107,7 +107,7 @@ func TestTheMaterialProvidersLibraryUnderECKeys(t *testing.T) {
 				for _, context := range []map[string]string{nil, {"tenant": "42"}, {"ключ": "значение", "a": "", "zz": "1", "Z": "2", "é": "3", "\U0001F511": "4"}} {
 					name := fmt.Sprintf("%s, %s, %04x, %d pairs", spec, c.writer.name, uint16(suite), len(context))
 					request := keyringRequest{Op: "encrypt", Curve: spec, Key: c.writer.theirs, Suite: suite, Context: context, Data: []byte("of theirs")}
-					stored := ask(request)
+					stored := ask(t, request)
 					require.Empty(t, stored.Error, name)
 					var own []byte
 					if suite.Commits() {
@@ -121,7 +121,7 @@ func TestTheMaterialProvidersLibraryUnderECKeys(t *testing.T) {
 						require.Equal(t, other.EncryptedDataKeys[0].ProviderID, h.EncryptedDataKeys[0].ProviderID, name)
 						require.Equal(t, other.Size(), h.Size(), name)
 						request.Op, request.Data, request.Key = "decrypt", own, wrong.theirs
-						require.NotEmpty(t, ask(request).Error, name)
+						require.NotEmpty(t, ask(t, request).Error, name)
 						refused++
 					}
 					for _, reader := range c.readers {
@@ -133,7 +133,7 @@ func TestTheMaterialProvidersLibraryUnderECKeys(t *testing.T) {
 						if own == nil {
 							continue // pikokms only reads it
 						}
-						opened := ask(keyringRequest{Op: "decrypt", Curve: spec, Key: reader.theirs, Suite: suite, Data: own})
+						opened := ask(t, keyringRequest{Op: "decrypt", Curve: spec, Key: reader.theirs, Suite: suite, Data: own})
 						require.Empty(t, opened.Error, name+", "+reader.name)
 						require.Equal(t, "of ours", string(opened.Data))
 						ours++

@@ -1,9 +1,7 @@
 package awskms_test
 
 import (
-	"bufio"
 	"crypto"
-	"encoding/json"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -12,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"piko.sh/pikokms/header"
+	"piko.sh/pikokms/internal/interop"
 	"piko.sh/pikokms/kmstest"
 	"piko.sh/pikokms/message"
 	"piko.sh/pikokms/provider"
@@ -37,7 +36,7 @@ type keyringAnswer struct {
 
 // startKeyring starts a process that runs keyrings of AWS's Material Providers Library for Python.
 // PIKOKMS_PYTHON names a Python in which a missing package is a failure.
-func startKeyring(t *testing.T, server *kmstest.Server, script string) (ask func(keyringRequest) keyringAnswer) {
+func startKeyring(t *testing.T, server *kmstest.Server, script string) (ask func(testing.TB, keyringRequest) keyringAnswer) {
 	t.Helper()
 	python := os.Getenv("PIKOKMS_PYTHON")
 	if python == "" {
@@ -47,26 +46,7 @@ func startKeyring(t *testing.T, server *kmstest.Server, script string) (ask func
 		}
 	}
 	command := exec.Command(python, filepath.Join("testdata", script))
-	command.Env = append(os.Environ(), "AWS_ENDPOINT_URL="+server.URL, "AWS_DEFAULT_REGION="+kmstest.Region)
-	command.Stderr = os.Stderr
-	in, err := command.StdinPipe()
-	require.NoError(t, err)
-	out, err := command.StdoutPipe()
-	require.NoError(t, err)
-	require.NoError(t, command.Start())
-	t.Cleanup(func() {
-		require.NoError(t, in.Close())
-		require.NoError(t, command.Wait())
-	})
-	answers := bufio.NewReader(out)
-	return func(request keyringRequest) (answer keyringAnswer) {
-		t.Helper()
-		require.NoError(t, json.NewEncoder(in).Encode(request))
-		line, err := answers.ReadBytes('\n')
-		require.NoError(t, err, "the process ended")
-		require.NoError(t, json.Unmarshal(line, &answer))
-		return answer
-	}
+	return interop.Start[keyringRequest, keyringAnswer](t, command, "AWS_ENDPOINT_URL="+server.URL, "AWS_DEFAULT_REGION="+kmstest.Region)
 }
 
 // Messages under RSA keys of KMS go both ways between pikokms and AWS's Material Providers Library.
@@ -83,7 +63,7 @@ func TestTheMaterialProvidersLibraryUnderRSAKeys(t *testing.T) {
 			for _, suite := range []header.Suite{0x0178, 0x0478, 0x0578} {
 				for _, context := range []map[string]string{nil, {"tenant": "42"}, {"ключ": "значение", "a": "", "zz": "1", "Z": "2", "é": "3", "\U0001F511": "4"}} {
 					request := keyringRequest{Op: "encrypt", ARN: key.ARN, Algorithm: algorithm, PublicKey: public, Suite: suite, Context: context, Data: []byte("of theirs")}
-					theirs := ask(request)
+					theirs := ask(t, request)
 					e := message.Encrypter{Keyring: p, Suite: suite}
 					if suite.Signed() {
 						require.Contains(t, theirs.Error, "asymmetric signing")
@@ -107,7 +87,7 @@ func TestTheMaterialProvidersLibraryUnderRSAKeys(t *testing.T) {
 					request.Op = "decrypt"
 					request.Data, err = e.Encrypt(t.Context(), []byte("of ours"), context)
 					require.NoError(t, err)
-					ours := ask(request)
+					ours := ask(t, request)
 					require.Empty(t, ours.Error)
 					require.Equal(t, "of ours", string(ours.Data))
 					messages++

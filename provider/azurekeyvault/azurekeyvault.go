@@ -13,10 +13,9 @@
 //
 // A Provider uses one key. It encrypts under the version of its Config, or under the current one,
 // for which it asks the vault once an hour. Rotation of a key needs nothing here. A message is
-// decrypted under the version that it names, for as long as that is enabled; that it has expired
-// does not matter. Before a version is disabled, wait for an hour, and rewrap the messages for
-// which [Provider.IsCurrent] is false. The vault is asked about no other key, whatever a message
-// names.
+// decrypted under the version that it names as long as that is enabled, even if it has expired.
+// Before a version is disabled, wait for an hour, and rewrap the messages for which
+// [Provider.IsCurrent] is false. The vault is asked about no other key, whatever a message names.
 //
 // # Permissions
 //

@@ -45,7 +45,7 @@ func (p *Provider) deleted(ctx context.Context, notFound error) error {
 	})
 	switch {
 	case err != nil:
-		return notFound // this is what is known
+		return notFound // nothing more is known
 	case key.ScheduledPurgeDate == nil:
 		return fmt.Errorf("%w: the key is deleted; recover it to use it: %w", provider.ErrKeyPendingDeletion, notFound)
 	}

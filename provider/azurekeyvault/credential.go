@@ -15,8 +15,8 @@ import (
 	"piko.sh/pikokms/provider"
 )
 
-// credential gets tokens for one vault. It marks the errors of a login, so that they are told from
-// those of the vault.
+// credential gets tokens for one vault. It marks the errors of a login, so that they can be
+// distinguished from those of the vault.
 type credential struct {
 	azcore.TokenCredential
 	vault string // the host name
@@ -73,7 +73,7 @@ func (e *tokenError) Error() string { return oneLine(e.cause.Error()) }
 func (e *tokenError) Unwrap() error { return e.cause }
 
 // loginTransport sends the requests of a login. Azure's credentials turn their errors into text, so
-// it notes whether the last request reached Microsoft Entra ID. What is asked without TLS is a
+// it notes whether the last request reached Microsoft Entra ID. A request without TLS goes to a
 // service of the machine, which most machines do not have.
 type loginTransport struct{ inner policy.Transporter }
 

@@ -36,7 +36,7 @@ func (p *Provider) fail(ctx context.Context, operation string, err error) error 
 	failure := provider.Failure(operation, p.Type(), p.id, err)
 	failure.Err = provider.Judge(ctx, failure.Err, func(err error) error { return err })
 	if errors.Is(failure.Err, provider.ErrProviderUnavailable) && !strings.Contains(failure.Err.Error(), p.address) {
-		failure.Err = fmt.Errorf("%s: %w", p.address, failure.Err) // what answers there may not be the vault
+		failure.Err = fmt.Errorf("%s: %w", p.address, failure.Err) // what answers at this address may not be the vault
 	}
 	return failure
 }
@@ -58,7 +58,7 @@ func (p *Provider) judge(ctx context.Context, of operation, err error) error {
 // answerError is an error that a vault answered, in one line.
 type answerError struct {
 	*azcore.ResponseError
-	code, inner, message string // inner is the more telling one of the codes
+	code, inner, message string // inner is the more specific of the codes
 }
 
 func newAnswerError(answered *azcore.ResponseError) *answerError {
@@ -107,9 +107,9 @@ func oneLine(text string) string {
 	return line
 }
 
-// wayError is an error of the way to a vault, or of what answers there in its place. It unwraps to
-// a refused connection, but not to a cause that holds the error of a deadline, since that is not
-// the caller's.
+// wayError is the error of a request that did not reach a vault, or that something else answered.
+// It unwraps to a refused connection, but not to a cause that holds the error of a deadline, since
+// that is not the caller's.
 type wayError struct {
 	cause   error
 	timeout interface{ String() string }

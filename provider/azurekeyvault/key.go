@@ -29,7 +29,8 @@ type keyVersion struct {
 	public  *rsa.PublicKey // nil for an AES key
 }
 
-// described is the version under which to encrypt, asked for at a time.
+// described is the version under which to encrypt, and the time at which the vault was asked for
+// it.
 type described struct {
 	lazy.Value[*keyVersion]
 	at time.Time
@@ -115,8 +116,7 @@ func publicKey(key *azkeys.JSONWebKey) (*rsa.PublicKey, error) {
 }
 
 // usable returns an error that says why data keys cannot be wrapped under a version, or nil. The
-// vault itself refuses some of that only when it is asked, and it is not asked to wrap under an RSA
-// key.
+// vault refuses some of this only when it is asked to wrap, which it is not under an RSA key.
 func (v *keyVersion) usable(now time.Time) error {
 	attributes, key := v.bundle.Attributes, v.bundle.Key
 	switch {
@@ -134,7 +134,7 @@ func (v *keyVersion) usable(now time.Time) error {
 	return nil
 }
 
-// permits reports whether a key may be used in a way. One that states none has all.
+// permits reports whether a key permits an operation. A key that lists none permits all.
 func permits(key *azkeys.JSONWebKey, operation azkeys.KeyOperation) bool {
 	return len(key.KeyOps) == 0 || slices.ContainsFunc(key.KeyOps, func(o *azkeys.KeyOperation) bool { return o != nil && *o == operation })
 }

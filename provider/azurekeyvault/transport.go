@@ -22,14 +22,14 @@ import (
 // 2,000.
 const maxAnswer = 64 << 10
 
-// exchange is a call of a vault as its transport sees it, which the context of the requests has.
+// exchange is what the transport knows of a call of a vault. The context of the requests holds it.
 //
 // Azure's client leaves copies of what it sends and receives in memory. So it is given no plain
 // data key: the transport puts it into the request and takes it out of the answer.
 type exchange struct {
-	caller context.Context // without the bound of an attempt
+	caller context.Context // the context without the timeout of an attempt
 
-	algorithm string // of sent
+	algorithm string // by which sent is wrapped
 	sent      []byte // to be wrapped; nil otherwise
 	takes     bool   // whether the answer has a plain value
 	taken     []byte // that value, which the caller clears
@@ -43,8 +43,8 @@ type exchangeKey struct{}
 // breaks off is a failed attempt, which the client makes again.
 type transport struct{ inner policy.Transporter }
 
-// newHTTPClient returns a client. Vaults do not redirect, and no request with a data key or a token
-// follows one elsewhere.
+// newHTTPClient returns a client that follows no redirects. Vaults send none, and a request with a
+// data key or a token must not go elsewhere.
 func newHTTPClient() *http.Client {
 	own := &http.Transport{Proxy: http.ProxyFromEnvironment}
 	if usual, ok := http.DefaultTransport.(*http.Transport); ok { // an application may have another one
@@ -118,9 +118,9 @@ func isChallenge(header string) bool {
 	return true
 }
 
-// withValue returns a request to wrap a value, and what zeroes its text if no connection took it.
-// Otherwise it is zeroed when it has been sent. The text is in a reader that net/http knows, since
-// net/http copies others.
+// withValue returns a request to wrap a value, and a function that zeroes its text if no connection
+// took it. Otherwise the text is zeroed when it has been sent. The text is in a reader that
+// net/http knows, since net/http copies others.
 func withValue(request *http.Request, algorithm string, value []byte) (with *http.Request, zero func()) {
 	const head, middle, tail = `{"alg":"`, `","value":"`, `"}`
 	text := make([]byte, 0, len(head)+len(algorithm)+len(middle)+base64.RawURLEncoding.EncodedLen(len(value))+len(tail))
@@ -139,8 +139,8 @@ func withValue(request *http.Request, algorithm string, value []byte) (with *htt
 	}
 }
 
-// take takes the value out of an answer, zeroes the answer, and returns it without the value. What
-// is no such answer becomes an empty one.
+// take takes the value out of an answer, zeroes the answer, and returns one without the value. It
+// returns an empty one for an answer of another form.
 func (e *exchange) take(text []byte) []byte {
 	var answer struct {
 		KID   string      `json:"kid"`
@@ -148,14 +148,14 @@ func (e *exchange) take(text []byte) []byte {
 	}
 	err := json.Unmarshal(text, &answer)
 	clear(text)
-	clear(e.taken) // of an answer before
+	clear(e.taken) // the value of an earlier answer
 	e.taken = answer.Value
 	if err != nil {
 		return []byte("{}")
 	}
 	without, _ := json.Marshal(struct {
 		KID string `json:"kid"`
-	}{answer.KID}) // a text never fails
+	}{answer.KID}) // a string can always be marshalled
 	return without
 }
 

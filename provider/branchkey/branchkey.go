@@ -27,10 +27,10 @@
 // # Shredding
 //
 // [Store.Disable] makes a branch key unusable, [Store.Enable] takes that back, and [Store.Destroy]
-// makes it final after a waiting period. Of a branch key that is disabled or destroyed, errors hold
-// [ErrDisabled] or [ErrDestroyed]. A process notices at the latest when its TTL has passed. Once it
-// has noticed that a branch key is destroyed, it refuses that as long as it lives, whatever is put
-// back into the table.
+// makes it final after a waiting period. For a branch key that is disabled or destroyed, errors
+// hold [ErrDisabled] or [ErrDestroyed]. A process notices at the latest when its TTL has passed.
+// Once it has noticed that a branch key is destroyed, it refuses that as long as it lives, whatever
+// is put back into the table.
 //
 // # Errors
 //

@@ -16,7 +16,7 @@ import (
 // material is a version of a branch key, unwrapped.
 type material struct {
 	version uuid.UUID
-	active  bool // it came of the active item
+	active  bool // it came from the active item
 	key     *provider.SecureBytes
 }
 
@@ -143,13 +143,13 @@ func (c *cache) begin(ctx context.Context, s slot, ask func(context.Context) (*m
 	return f
 }
 
-// leave is called when a caller needs a fetch no more, with the error of its context if that has
+// leave is called when a caller no longer needs a fetch, with the error of its context if that has
 // ended. The caller holds the lock.
 func (c *cache) leave(s slot, f *fetch, ended error) {
 	if f.waiting--; f.waiting > 0 {
 		return
 	}
-	f.cancel(ended) // the circuit breaker judges a deadline otherwise than a caller who gives up
+	f.cancel(ended) // the circuit breaker judges a deadline differently from a caller who gives up
 	if c.fetches[s] == f {
 		delete(c.fetches, s) // so that the next caller makes another
 	}

@@ -19,8 +19,8 @@ import (
 // A table that was rolled back as a whole, with all its items, can't be told from one that never
 // changed.
 //
-// A branch key that is disabled is checked likewise. Of one that is destroyed all items must be so,
-// and KMS is not asked.
+// A branch key that is disabled is checked likewise. If a branch key is destroyed, all its items
+// must be, and KMS is not asked.
 //
 // It makes one call of KMS for each item, and needs no permission to decrypt.
 func (s *Store) Check(ctx context.Context, id string) error {
@@ -46,7 +46,7 @@ func (s *Store) check(ctx context.Context, id string) error {
 		byKind[r.kind] = r
 		isWhole = isWhole && err == nil
 	}
-	if isWhole { // otherwise what is said above is the reason
+	if isWhole { // otherwise the errors above are the reason
 		faults = append(faults, checkTogether(byKind))
 	}
 	return errors.Join(faults...)

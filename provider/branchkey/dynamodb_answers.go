@@ -21,8 +21,8 @@ import (
 // DynamoDB API Reference, "Query"), which JSON makes longer.
 const maxAnswer = 16 << 20
 
-// checkingAnswers returns a client that takes for DynamoDB's only what can be that, whoever made
-// the client. The AWS SDK takes an empty page for an item that is not there, or for one that was
+// checkingAnswers returns a client that refuses answers that can't be DynamoDB's, whoever made the
+// client. The AWS SDK takes an empty page for an item that is not there, or for one that was
 // written.
 func checkingAnswers(client *dynamodb.Client) *dynamodb.Client {
 	options := client.Options()

@@ -30,8 +30,8 @@ const (
 	manyFree     = 0xFFFF    // the number of free pages is in the first 8 bytes of the list
 )
 
-// pages checks the pages of a database before bbolt reads them. What is wrong with one, bbolt says
-// by a panic, maybe in a goroutine of its own, and it follows a circle of them without end.
+// pages checks the pages of a database before bbolt reads them. bbolt panics at a damaged page,
+// maybe in a goroutine of its own, and follows a circle of pages without end.
 type pages struct {
 	file *os.File
 	size uint64          // of a page, in bytes
@@ -208,8 +208,8 @@ func (p *pages) bucket(b []byte) error {
 	return p.elements(b)
 }
 
-// free checks the list of free pages: what is in use is overwritten if it is in it. It calls take
-// with each page that is free.
+// free checks the list of free pages. A page that is in use would be overwritten if it were listed
+// there. It calls take with each page that is free.
 func (p *pages) free(id uint64, take func(page uint64) error) error {
 	b, err := p.read(id)
 	if err != nil {

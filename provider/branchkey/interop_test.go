@@ -1,12 +1,9 @@
 package branchkey_test
 
 import (
-	"bufio"
 	"bytes"
 	"crypto/rand"
-	"encoding/json"
 	"fmt"
-	"io"
 	"maps"
 	"os"
 	"os/exec"
@@ -21,6 +18,7 @@ import (
 
 	"piko.sh/pikokms/header"
 	"piko.sh/pikokms/internal/emulator"
+	"piko.sh/pikokms/internal/interop"
 	"piko.sh/pikokms/message"
 	"piko.sh/pikokms/provider"
 	"piko.sh/pikokms/provider/awskms"
@@ -29,8 +27,7 @@ import (
 
 // officialSDK is a process that runs one of AWS's Encryption SDKs with the hierarchical keyring.
 type officialSDK struct {
-	in  io.Writer
-	out *bufio.Reader
+	request func(testing.TB, sdkRequest) sdkAnswer
 
 	table, logicalName, key string
 
@@ -59,31 +56,16 @@ type sdkAnswer struct {
 
 func startSDK(t *testing.T, command *exec.Cmd, endpoint string) *officialSDK {
 	t.Helper()
-	command.Env = append(os.Environ(), "AWS_ENDPOINT_URL="+endpoint, "AWS_DEFAULT_REGION="+emulator.Region, "AWS_REGION="+emulator.Region,
+	request := interop.Start[sdkRequest, sdkAnswer](t, command, "AWS_ENDPOINT_URL="+endpoint, "AWS_DEFAULT_REGION="+emulator.Region, "AWS_REGION="+emulator.Region,
 		"AWS_ACCESS_KEY_ID=test", "AWS_SECRET_ACCESS_KEY=test")
-	command.Stderr = os.Stderr
-	in, err := command.StdinPipe()
-	require.NoError(t, err)
-	out, err := command.StdoutPipe()
-	require.NoError(t, err)
-	require.NoError(t, command.Start())
-	t.Cleanup(func() {
-		require.NoError(t, in.Close())
-		require.NoError(t, command.Wait())
-	})
-	return &officialSDK{in: in, out: bufio.NewReader(out), contexts: interopContexts}
+	return &officialSDK{request: request, contexts: interopContexts}
 }
 
 // try asks the SDK, which may answer with an error.
 func (s *officialSDK) try(t *testing.T, request sdkRequest) sdkAnswer {
 	t.Helper()
 	request.Table, request.LogicalName = s.table, s.logicalName
-	require.NoError(t, json.NewEncoder(s.in).Encode(request))
-	line, err := s.out.ReadBytes('\n')
-	require.NoError(t, err, "the SDK's process ended")
-	var answer sdkAnswer
-	require.NoError(t, json.Unmarshal(line, &answer))
-	return answer
+	return s.request(t, request)
 }
 
 // ask asks the SDK under its KMS key.

@@ -19,7 +19,7 @@ type KMS interface {
 	// KeyARN returns the ARN of the key that wraps new keys, or nothing if none may.
 	KeyARN() string
 
-	// Trusts returns the ARN under which to ask about an item that names an ARN. The error holds
+	// Trusts returns the ARN under which KMS is asked about an item that names keyARN. The error holds
 	// provider.ErrUntrustedKey.
 	Trusts(keyARN string) (string, error)
 

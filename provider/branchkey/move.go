@@ -23,7 +23,7 @@ const moveAttempts = 5
 // interrupted, all messages still open, and Move can be called again. If another administrator
 // makes a version meanwhile, Move begins anew, and nothing of theirs is lost.
 //
-// A branch key that is disabled is moved, too, and stays disabled. Of one that is destroyed the
+// A branch key that is disabled is moved, too, and stays disabled. For one that is destroyed, the
 // error holds ErrDestroyed.
 //
 // It makes one call of KMS for each item.

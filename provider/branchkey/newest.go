@@ -38,8 +38,8 @@ var newestOf sync.Map // of *newest, by place
 // nothing in common.
 type place struct{ table, account, logicalName string }
 
-// placed is a Table that can be told from all others by a text. Of another Table, each Store keeps
-// the newest versions for itself.
+// placed is a Table that a text identifies. For any other Table, each Store keeps the newest
+// versions for itself.
 type placed interface{ place() string }
 
 func newNewest(t Table, k KMS, logicalName string) *newest {

@@ -49,7 +49,8 @@ func (s *Store) now(ctx context.Context, id string) (time.Time, error) {
 // beacon key. A transaction takes up to MaxWrites of them, the active version first. If Disable is
 // interrupted, it can be called again; so it can if the branch key is disabled already. If another
 // administrator makes a version meanwhile, or moves the branch key, Disable begins anew. If one
-// enables it, the error holds ErrConflict. Of a branch key that is destroyed it holds ErrDestroyed.
+// enables it, the error holds ErrConflict. For a branch key that is destroyed, it holds
+// ErrDestroyed.
 //
 // An AWS library that had read the active item before, to make a version, may overwrite it
 // afterwards. Destroy refuses such a branch key until it is disabled again.
@@ -100,7 +101,7 @@ func (s *Store) disable(ctx context.Context, id string) (*Description, error) {
 // become what they were, the active version last, so that nothing is encrypted before everything
 // can be decrypted. If Enable is interrupted, it can be called again; so it can if the branch key
 // is enabled already. If another administrator changes the branch key at the same time, the error
-// holds ErrConflict. Of a branch key that is destroyed, were it in part, it holds ErrDestroyed.
+// holds ErrConflict. For a branch key that is destroyed, even in part, it holds ErrDestroyed.
 func (s *Store) Enable(ctx context.Context, id string) (*Description, error) {
 	d, err := s.enable(ctx, id)
 	return d, s.fail("Enable", id, err)

@@ -43,7 +43,7 @@ func (u unusable) Error() string { return string(u) }
 // Unwrap returns the error of package provider that means the same.
 func (u unusable) Unwrap() error { return provider.ErrKeyDisabled }
 
-// unusableError says of which branch key, and since when.
+// unusableError names the branch key, and the time since when it can't be used.
 type unusableError struct {
 	text  string
 	cause error

@@ -22,7 +22,7 @@ type ecKey struct {
 	wraps   bool
 }
 
-// newECKey makes a key of what a PEM text has. A peer's text may be nil.
+// newECKey makes a key from those of a PEM text. The peer's text may be nil.
 func newECKey(k *pemKeys, peer []byte) (*ecKey, error) {
 	key := &ecKey{wraps: k.public != nil}
 	key.private, _ = k.private.(*ecdh.PrivateKey)
@@ -74,7 +74,7 @@ func (k *ecKey) algorithm() string { return "ECDH-" + ecdhwrap.CurveName(k.own) 
 func (k *ecKey) encrypts() bool { return k.wraps }
 func (k *ecKey) decrypts() bool { return k.private != nil }
 
-// id has the recipient's public key, as messages have it.
+// id names the key by the recipient's public key, as messages do.
 func (k *ecKey) id() names {
 	if k.peer != nil {
 		return names{ecdhwrap.RawID, ecdhwrap.Name(k.peer)}

@@ -126,7 +126,7 @@ func (k *hpkeKey) kind() provider.Type { return provider.TypeLocalHPKE }
 func (k *hpkeKey) encrypts() bool      { return k.wraps }
 func (k *hpkeKey) decrypts() bool      { return k.private != nil }
 
-// id has the fingerprint of the public key.
+// id names the key by the fingerprint of its public half.
 func (k *hpkeKey) id() names {
 	return names{hpkeProviderID, hex.EncodeToString(k.info[len(k.info)-hpkeFingerprintSize:])}
 }

@@ -7,12 +7,12 @@
 // name.
 //
 // It is for development, tests and single machines. Its key can also be a further recipient of
-// messages under a key service. With an RSA or EC public key, a machine can encrypt what it
-// can't decrypt. For an EC key each data key then has an ephemeral key. An EC private key with the
-// public key of a peer encrypts and decrypts what the two exchange: nobody else can make it. An
-// HPKE key protects what it wraps against a later quantum computer, too: it is of ML-KEM-768 and of
-// a curve, and is secure as long as one of the two is. AWS's SDKs do not know such keys. They open
-// such a message by another of its recipients.
+// messages under a key service. With an RSA or EC public key, a machine can encrypt what it can't
+// decrypt. Under an EC public key, each data key has an ephemeral key of its own. An EC private key
+// with the public key of a peer encrypts and decrypts what the two exchange: nobody else can make
+// it. An HPKE key protects what it wraps against a later quantum computer, too: it combines
+// ML-KEM-768 with a curve, and is secure as long as one of the two is. AWS's SDKs do not know such
+// keys. They open such a message by another of its recipients.
 //
 // Each wrap under an AES key uses a random 12-byte IV. One key may wrap 2³² data keys (NIST SP
 // 800-38D, section 8.3).
@@ -178,7 +178,7 @@ func (c *Config) names() (names, error) {
 	return n, nil
 }
 
-// newKey makes the key of what a configuration has: bytes of an AES key, or PEM text.
+// newKey makes a key from the bytes of an AES key, or from PEM text.
 func (c *Config) newKey(key, peer []byte, named names) (wrappingKey, error) {
 	hasRSAOptions := c.Padding != 0 || c.Hash != 0
 	if !isPEM(key) {

@@ -38,7 +38,7 @@ type rsaKey struct {
 	hash    crypto.Hash
 }
 
-// newRSAKey makes a key of what a PEM text has.
+// newRSAKey makes a key from those of a PEM text.
 func newRSAKey(keys *pemKeys, padding Padding, hash crypto.Hash, named names) (*rsaKey, error) {
 	k := &rsaKey{names: named}
 	k.public, _ = keys.public.(*rsa.PublicKey)

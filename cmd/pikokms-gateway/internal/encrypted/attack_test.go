@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -167,6 +168,46 @@ func TestPlacesWithoutAKey(t *testing.T) {
 	require.Equal(t, "ServiceUnavailable", code(err))
 	_, ok := errors.AsType[s3err.S3Error](err)
 	require.True(t, ok)
+}
+
+// TestObjectsOfOtherPrograms reads objects that were not stored for a place with pairs. They are
+// refused, and the error says what is missing.
+func TestObjectsOfOtherPrograms(t *testing.T) {
+	b := newBucket(t, behind)
+	key, err := encrypted.NewKey(message.Encrypter{Keyring: b.keys}, message.Decrypter{Keyrings: []provider.Unwrapper{b.keys}})
+	require.NoError(t, err)
+	place := &bucket{encrypted.New(behind, encrypted.Config{Keys: func(string, string) (*encrypted.Key, error) {
+		return key.With(map[string]string{"tenant": "a"}), nil
+	}}), t, b.name, b.keys}
+	refused := func(name, want string) {
+		t.Helper()
+		for _, byteRange := range []string{"", "bytes=0-1"} {
+			_, err := place.get(name, byteRange)
+			require.Equal(t, "InvalidObjectState", code(err))
+			own, _ := errors.AsType[s3err.S3Error](err)
+			require.Contains(t, own.BaseError().Description, want)
+		}
+	}
+	_, err = b.put("no-pair", []byte("content"))
+	require.NoError(t, err)
+	refused("no-pair", "without the pairs of its place")
+
+	e := message.Encrypter{Keyring: b.keys}
+	foreign, err := e.Encrypt(t.Context(), []byte("content"), map[string]string{"tenant": "a"})
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(filepath.Join(b.name, "foreign"), foreign, 0o600))
+	refused("foreign", "another program wrote it")
+
+	host, err := pikokms.New(pikokms.WithMessages(e, message.Decrypter{Keyrings: []provider.Unwrapper{b.keys}}))
+	require.NoError(t, err)
+	r, err := host.EncryptObject(t.Context(), "host", strings.NewReader("content"), map[string]string{"tenant": "a"})
+	require.NoError(t, err)
+	stored, err := io.ReadAll(r)
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(filepath.Join(b.name, "host"), stored, 0o600))
+	content, err := place.get("host", "")
+	require.NoError(t, err)
+	require.Equal(t, "content", string(content))
 }
 
 // counting is a backend, not a folder, that counts the bytes of parts that are in memory.

@@ -9,12 +9,17 @@ import (
 	"piko.sh/pikokms/header"
 )
 
-// answer is the body of an answer. The gateway breaks the connection off if reading fails, so it is
-// logged here.
+// answer is the body of an answer. If reading it fails, the gateway can only break the connection
+// off, so the failure is logged here.
 type answer struct {
 	io.ReadCloser
-	cancel context.CancelFunc
-	failed func(error)
+	b           *Backend
+	bucket, key string
+	cancel      context.CancelFunc
+}
+
+func (a *answer) failed(err error) {
+	a.b.config.Logger.Error("get: the answer was broken off", "bucket", a.bucket, "key", a.key, "error", err)
 }
 
 func (a *answer) Close() error {
@@ -22,10 +27,13 @@ func (a *answer) Close() error {
 	return a.ReadCloser.Close()
 }
 
-// WriteTo writes the content without a copy, as long as what it is of can do so.
-func (a *answer) WriteTo(w io.Writer) (int64, error) {
+// WriteTo writes the content without a copy, if its source can.
+func (a *answer) WriteTo(w io.Writer) (n int64, err error) {
 	to := &client{Writer: w}
-	n, err := io.Copy(to, a.ReadCloser)
+	err = a.b.carefully("get", func() (err error) {
+		n, err = io.Copy(to, a.ReadCloser)
+		return err
+	})
 	if err != nil && to.err == nil { // a client that hangs up is no failure
 		a.failed(err)
 	}
@@ -43,8 +51,11 @@ func (c *client) Write(p []byte) (n int, err error) {
 	return n, c.err
 }
 
-func (a *answer) Read(p []byte) (int, error) {
-	n, err := a.ReadCloser.Read(p)
+func (a *answer) Read(p []byte) (n int, err error) {
+	err = a.b.carefully("get", func() (err error) {
+		n, err = a.ReadCloser.Read(p)
+		return err
+	})
 	if err != nil && err != io.EOF {
 		a.failed(err)
 	}
@@ -59,8 +70,8 @@ type section struct {
 
 func (s *section) Close() error { return s.object.Close() }
 
-// sectionBuffers are what sections are read to. Each holds some frames, since whole ones are opened
-// in place.
+// sectionBuffers are the buffers into which sections are read. Each holds several frames, since
+// whole frames are opened in place.
 var sectionBuffers = sync.Pool{New: func() any { return new([4 * header.DefaultFrameLength]byte) }}
 
 func (s *section) WriteTo(w io.Writer) (int64, error) {
@@ -69,8 +80,8 @@ func (s *section) WriteTo(w io.Writer) (int64, error) {
 	return io.CopyBuffer(struct{ io.Writer }{w}, struct{ io.Reader }{s.SectionReader}, buffer[:])
 }
 
-// verified releases the last byte of a content of a known size only once the content has ended
-// there, so that one that was cut never looks whole.
+// verified reads content of a known size. It releases the last byte only once the content has ended
+// there, so that content that was cut short never looks whole.
 type verified struct {
 	content io.Reader
 	stored  io.Closer
@@ -127,13 +138,13 @@ func (v *verified) WriteTo(w io.Writer) (int64, error) {
 	return to.written, err
 }
 
-// heldBytes is how much of the end of a content is held back. One byte would do. A whole frame goes
-// with it, since two writes to a connection take longer than a copy of a frame.
+// heldBytes is how many bytes at the end of content are held back. One would do. It is a whole
+// frame, since two writes to a connection take longer than a copy of a frame.
 const heldBytes = header.DefaultFrameLength
 
 var heldBuffers = sync.Pool{New: func() any { return new([heldBytes]byte) }}
 
-// holding holds the end of a content back.
+// holding is a writer that holds back the end of content.
 type holding struct {
 	to            io.Writer
 	left, written int64

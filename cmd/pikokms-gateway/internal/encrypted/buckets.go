@@ -9,7 +9,8 @@ import (
 	"github.com/versity/versitygw/s3response"
 )
 
-// What concerns buckets as a whole holds nothing of an object's content. It is the inner backend's.
+// Requests about whole buckets have nothing of an object's content, so the inner backend answers
+// them.
 
 func (b *Backend) ListBuckets(ctx context.Context, in s3response.ListBucketsInput) (s3response.ListAllMyBucketsResult, error) {
 	return b.inner.ListBuckets(ctx, in)
@@ -115,7 +116,7 @@ func (b *Backend) ListBucketsAndOwners(ctx context.Context) ([]s3response.Bucket
 	return b.inner.ListBucketsAndOwners(ctx)
 }
 
-// Of an object, its tags, locks and list of grants are the inner backend's, too.
+// The inner backend also answers requests about an object's tags, locks and grants.
 
 func (b *Backend) GetObjectTagging(ctx context.Context, bucket, object, versionID string) (map[string]string, error) {
 	if err := b.served(bucket, &object); err != nil {

@@ -30,8 +30,8 @@ var algorithms = []types.ChecksumAlgorithm{
 	types.ChecksumAlgorithmXxhash3, types.ChecksumAlgorithmXxhash128,
 }
 
-// checksumOf takes the checksum out of the fields of a request or an answer of S3, a pointer to a
-// struct.
+// checksumOf returns the checksum that a request or an answer of S3 has in its fields, and clears
+// these. The argument is a pointer to a struct.
 func checksumOf(fields any) (c checksum) {
 	if all := checksumsOf(fields); len(all) > 0 {
 		c = all[0]
@@ -83,23 +83,25 @@ type content struct {
 	left   int64     // bytes that the request announced and that were not read
 	sum    *checksum // complete once source has ended
 	finish func() (value string)
+	asked  bool  // the client names the checksum
 	known  bool  // the checksum is known beforehand
+	kept   bool  // the checksum is kept, were it known only at the end
 	joined bool  // it comes from the parts of an upload
 	err    error // the first error but io.EOF
 }
 
 // newContent returns the content of a request of size bytes. A checksum that the request states is
-// verified before io.EOF. The engine passes any number of X-Amz-Decoded-Content-Length on.
-func newContent(source io.Reader, size int64, stated checksum) (*content, error) {
+// verified before io.EOF. The engine passes on whatever number X-Amz-Decoded-Content-Length has.
+func (b *Backend) newContent(source io.Reader, size int64, stated checksum) (*content, error) {
 	if size < 0 {
 		return nil, s3err.APIError{Code: "InvalidArgument", Description: "The length of the content is negative.", HTTPStatusCode: http.StatusBadRequest}
 	}
-	c := &content{left: size, sum: &stated, known: stated.Value != ""}
+	c := &content{left: size, sum: &stated, asked: stated.Algorithm != "", known: stated.Value != ""}
 	stated.Type = types.ChecksumTypeFullObject
 	trailing, ok := source.(middlewares.ChecksumReader)
-	source = decoded{source}
+	source = decoded{source, b}
 	if ok && trailing.Algorithm() != "" {
-		stated.Algorithm, c.known = types.ChecksumAlgorithm(strings.ToUpper(trailing.Algorithm())), false
+		stated.Algorithm, c.asked, c.known = types.ChecksumAlgorithm(strings.ToUpper(trailing.Algorithm())), true, false
 		c.source, c.finish = source, trailing.Checksum
 		return c, nil
 	}
@@ -112,13 +114,17 @@ func newContent(source io.Reader, size int64, stated checksum) (*content, error)
 }
 
 // decoded is a content that the engine may decode from aws-chunked. Its decoder panics at some
-// chunks, such as those of a negative size. In front of S3 the panic would be in a goroutine of the
-// HTTP client, and end the process.
-type decoded struct{ io.Reader }
+// chunks, such as those of a negative size. That is the client's error, and is logged since it may
+// be one of the decoder.
+type decoded struct {
+	io.Reader
+	b *Backend
+}
 
 func (d decoded) Read(p []byte) (n int, err error) {
 	defer func() {
-		if recover() != nil || n < 0 || n > len(p) {
+		failed := d.b.caught("decode the content of a request", recover())
+		if failed != nil || n < 0 || n > len(p) {
 			n, err = 0, s3err.GetAPIError(s3err.ErrIncompleteBody)
 		}
 	}()
@@ -176,11 +182,11 @@ func (c *content) Read(p []byte) (int, error) {
 
 // preread reads and verifies the whole content, so that its checksum is known.
 func (c *content) preread() error {
-	all, err := io.ReadAll(c)
-	if err != nil {
+	all := bytes.NewBuffer(make([]byte, 0, c.left+bytes.MinRead)) // of which ReadFrom needs the last bytes
+	if _, err := all.ReadFrom(c); err != nil {
 		return err
 	}
 	sum := *c.sum
-	*c = content{source: bytes.NewReader(all), left: int64(len(all)), sum: &sum, finish: func() string { return sum.Value }, known: true}
+	*c = content{source: all, left: int64(all.Len()), sum: &sum, finish: func() string { return sum.Value }, known: true}
 	return nil
 }

@@ -19,8 +19,8 @@ import (
 	"piko.sh/pikokms/message"
 )
 
-// CompleteMultipartUpload joins the parts of an upload to one message. If the client repeats it,
-// since it had no answer, it gets the same answer.
+// CompleteMultipartUpload joins the parts of an upload to one message. If the client repeats the
+// request because it got no answer, it gets the same answer.
 func (b *Backend) CompleteMultipartUpload(ctx context.Context, in *s3.CompleteMultipartUploadInput) (s3response.CompleteMultipartUploadResult, string, error) {
 	type result struct {
 		out     s3response.CompleteMultipartUploadResult
@@ -33,7 +33,7 @@ func (b *Backend) CompleteMultipartUpload(ctx context.Context, in *s3.CompleteMu
 		return result{out, version}, err
 	})
 	r, _ := done.(result)
-	r.out.Bucket, r.out.Key = in.Bucket, in.Key // those of another request are not to be kept
+	r.out.Bucket, r.out.Key = in.Bucket, in.Key // the memory of another request's strings is used again
 	return r.out, r.version, b.fail(ctx, "complete upload", aws.ToString(in.Bucket), aws.ToString(in.Key), err)
 }
 
@@ -106,11 +106,7 @@ func (b *Backend) checkWrite(ctx context.Context, in *s3.CompleteMultipartUpload
 // completed returns the answer for an upload that was completed before, if the object is still the
 // one that it made.
 func (b *Backend) completed(ctx context.Context, in *s3.CompleteMultipartUploadInput) (out s3response.CompleteMultipartUploadResult, version string, ok bool) {
-	inner, err := b.inner.HeadObject(ctx, &s3.HeadObjectInput{Bucket: in.Bucket, Key: in.Key, Range: aws.String("")})
-	if err != nil {
-		return out, "", false
-	}
-	if own, _ := ownMetadata(inner.Metadata); own[uploadName] != aws.ToString(in.UploadId) || own[uploadName] == "" {
+	if !b.made(ctx, *in.Bucket, *in.Key, aws.ToString(in.UploadId)) {
 		return out, "", false
 	}
 	head, err := b.headObject(ctx, &s3.HeadObjectInput{Bucket: in.Bucket, Key: in.Key, ChecksumMode: types.ChecksumModeEnabled})
@@ -122,6 +118,16 @@ func (b *Backend) completed(ctx context.Context, in *s3.CompleteMultipartUploadI
 	sum.Type = head.ChecksumType
 	sum.put(&out)
 	return out, aws.ToString(head.VersionId), true
+}
+
+// made reports whether an object is the one that this upload made.
+func (b *Backend) made(ctx context.Context, bucket, key, id string) bool {
+	head, err := b.inner.HeadObject(ctx, &s3.HeadObjectInput{Bucket: &bucket, Key: &key, Range: aws.String("")})
+	if err != nil {
+		return false
+	}
+	own, _ := ownMetadata(head.Metadata)
+	return id != "" && own[uploadName] == id
 }
 
 // choose finds the parts that a request names, and the checksum of the whole.
@@ -240,7 +246,7 @@ func checkPart(r *record, found *donePart, named *types.CompletedPart) error {
 	return nil
 }
 
-// wholeSum makes the checksum of an object of those of its parts.
+// wholeSum computes the checksum of an object from those of its parts.
 type wholeSum struct {
 	checksum
 	own       bool // no checksum was asked for; the gateway has one of its own

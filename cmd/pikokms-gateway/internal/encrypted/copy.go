@@ -19,7 +19,7 @@ import (
 // "CopyObject").
 const maxCopy = 5 << 30
 
-// conditions are those of a copy on its source.
+// conditions are those that the request for a copy states for its source.
 type conditions struct {
 	match, noneMatch               *string
 	modifiedSince, unmodifiedSince *time.Time
@@ -130,9 +130,14 @@ func (b *Backend) copyObject(ctx context.Context, in s3response.CopyObjectInput)
 	} else if put.Tagging, err = b.tagging(ctx, from); err != nil {
 		return out, err
 	}
-	if put.ChecksumAlgorithm == "" {
-		sum := *from.head
-		put.ChecksumAlgorithm = checksumOf(&sum).Algorithm
+	head := *from.head
+	sum := checksumOf(&head)
+	switch put.ChecksumAlgorithm {
+	case "", sum.Algorithm:
+		put.ChecksumAlgorithm = sum.Algorithm
+		if head.ChecksumType == types.ChecksumTypeFullObject {
+			sum.put(&put)
+		}
 	}
 	body, size, err := b.copyContent(ctx, from, "")
 	if err != nil {
@@ -146,7 +151,7 @@ func (b *Backend) copyObject(ctx context.Context, in s3response.CopyObjectInput)
 	}
 	now := time.Now().UTC()
 	result := &s3response.CopyObjectResult{ETag: &done.ETag, LastModified: &now}
-	sum := checksumOf(&done)
+	sum = checksumOf(&done)
 	sum.Type = done.ChecksumType
 	sum.put(result)
 	return s3response.CopyObjectOutput{CopyObjectResult: result, VersionId: &done.VersionID, CopySourceVersionId: &from.version}, nil

@@ -37,8 +37,8 @@ type Config struct {
 	Logger *slog.Logger // for errors that clients see as internal ones; nil means none
 }
 
-// Backend encrypts. What it keeps in memory can be lost, so several of them can stand on one
-// backend.
+// Backend encrypts. It keeps nothing in memory that must not be lost, so several Backends can work
+// on one inner backend.
 type Backend struct {
 	backend.BackendUnsupported
 	inner    backend.Backend
@@ -66,8 +66,8 @@ func New(inner backend.Backend, c Config) *Backend {
 }
 
 // FolderOptions are the options of a folder behind a Backend, which keeps metadata in extended
-// attributes. An ETag there is of the checksum of what is stored. A Backend asks for the XXH3 of
-// 128 bits, which takes a tenth of an MD5's time.
+// attributes. The folder derives an ETag from the checksum of what is stored. A Backend asks for
+// XXH3 of 128 bits, which takes a tenth of the time of MD5.
 func FolderOptions() posix.PosixOpts {
 	return posix.PosixOpts{NewDirPerm: 0o700, NewFilePerm: 0o600, DataIntegrityEtag: true}
 }
@@ -142,10 +142,10 @@ var failures = []struct {
 	{provider.ErrAccessDenied, s3err.APIError{Code: "AccessDenied", Description: "The key service does not let the gateway use the key.", HTTPStatusCode: http.StatusForbidden}},
 	{pikokms.ErrNotSeekable, s3err.APIError{Code: "NotImplemented", Description: "The object can only be read as a whole, since it was compressed or signed by another program.", HTTPStatusCode: http.StatusNotImplemented}},
 	{pikokms.ErrPlaintext, invalid},
-	{pikokms.ErrNotObject, invalid},
+	{pikokms.ErrNotObject, s3err.APIError{Code: "InvalidObjectState", Description: "The stored message is no object of pikokms: another program wrote it. Decrypt it with that, and put it anew.", HTTPStatusCode: http.StatusForbidden}},
+	{provider.ErrContextMismatch, s3err.APIError{Code: "InvalidObjectState", Description: "The encryption context of the stored object is not that of its place: it belongs to another name or place, or another program stored it without the pairs of its place.", HTTPStatusCode: http.StatusForbidden}},
 	{provider.ErrDecryptionFailed, invalid},
 	{provider.ErrInvalidCiphertext, invalid},
-	{provider.ErrContextMismatch, invalid},
 	{header.ErrInvalidContext, s3err.APIError{Code: "InvalidArgument", Description: "The encryption context can't have this name.", HTTPStatusCode: http.StatusBadRequest}},
 	{pikokms.ErrChanged, s3err.APIError{Code: "OperationAborted", Description: "The object was replaced while it was read.", HTTPStatusCode: http.StatusConflict}},
 	{syscall.ENAMETOOLONG, s3err.GetAPIError(s3err.ErrKeyTooLong)}, // of a folder
@@ -156,7 +156,7 @@ var (
 	unavailable = s3err.APIError{Code: "ServiceUnavailable", Description: "The key service can't be reached. Please try again.", HTTPStatusCode: http.StatusServiceUnavailable}
 	keyless     = s3err.APIError{Code: "AccessDenied", Description: "The gateway has no key for this place.", HTTPStatusCode: http.StatusForbidden}
 	outside     = s3err.APIError{Code: "InvalidArgument", Description: "The key leads out of its bucket.", HTTPStatusCode: http.StatusBadRequest}
-	invalid     = s3err.APIError{Code: "InvalidObjectState", Description: "The stored object is not what the gateway wrote there: it is not encrypted, belongs to another name, or was changed.", HTTPStatusCode: http.StatusForbidden}
+	invalid     = s3err.APIError{Code: "InvalidObjectState", Description: "The stored object is not what the gateway wrote there: it is not encrypted, or was changed.", HTTPStatusCode: http.StatusForbidden}
 )
 
 // fail turns an error into S3's own, if there is one.

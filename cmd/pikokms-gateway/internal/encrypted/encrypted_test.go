@@ -39,7 +39,9 @@ var behind backend.Backend
 func TestMain(m *testing.M) {
 	folder, err := os.MkdirTemp("", "gateway-")
 	if err == nil {
-		behind, err = posix.New(folder, meta.XattrMeta{}, encrypted.FolderOptions())
+		options := encrypted.FolderOptions()
+		options.CopyObjectThreshold = 5 << 30 // as S3 has it
+		behind, err = posix.New(folder, meta.XattrMeta{}, options)
 	}
 	if err != nil {
 		panic(err)

@@ -97,7 +97,7 @@ var declaration = []byte(`<?xml version="1.0" encoding="UTF-8"?>` + "\n")
 // chunk returns a chunk of an answer (RFC 9112, section 7.1).
 func chunk(content []byte) []byte {
 	if len(content) == 0 {
-		return nil // it would end the answer
+		return nil // an empty chunk would end the answer
 	}
 	return fmt.Appendf(nil, "%x\r\n%s\r\n", len(content), content)
 }

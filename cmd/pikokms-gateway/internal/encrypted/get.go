@@ -22,7 +22,8 @@ import (
 )
 
 // HeadObject returns what GetObject would, without the content. It asks the key service only for a
-// checksum, so the size is as true as what the backend behind says of the stored object.
+// checksum, so the size can be trusted only as far as what the inner backend reports of the stored
+// object.
 func (b *Backend) HeadObject(ctx context.Context, in *s3.HeadObjectInput) (*s3.HeadObjectOutput, error) {
 	out, err := b.headObject(ctx, in)
 	return out, b.fail(ctx, "head", aws.ToString(in.Bucket), aws.ToString(in.Key), err)
@@ -114,11 +115,12 @@ func (b *Backend) checksum(ctx context.Context, k *Key, name string, bucket, key
 	return data.checksum(read.Header(), own[sealedName]), nil
 }
 
-// isFolder reports whether a name is one of what stands for a folder.
+// isFolder reports whether a key is that of a folder marker, an empty object that stands for a
+// folder.
 func isFolder(key *string) bool { return strings.HasSuffix(*key, "/") }
 
-// folderMode returns whether the inner backend is asked for a checksum. It knows the one of what
-// stands for a folder, since that is empty.
+// folderMode returns the checksum mode of a request to the inner backend. That backend knows the
+// checksum of a folder marker, which is stored as it is.
 func folderMode(key *string, mode types.ChecksumMode) types.ChecksumMode {
 	if isFolder(key) {
 		return mode
@@ -126,8 +128,8 @@ func folderMode(key *string, mode types.ChecksumMode) types.ChecksumMode {
 	return ""
 }
 
-// checksum opens the checksum that is sealed with a message. If it was changed there is none, as
-// with an object that another program wrote.
+// checksum opens the checksum that is sealed with a message. There is none if it was changed, or if
+// another program wrote the object.
 func (s *shown) checksum(h *header.Header, text string) checksum {
 	if text == "" {
 		return checksum{}
@@ -144,18 +146,16 @@ func (s *shown) checksum(h *header.Header, text string) checksum {
 }
 
 // GetObject decrypts an object. No byte of a frame is sent before the frame is verified, and the
-// last byte not before the whole.
+// last byte only once the whole object is.
 func (b *Backend) GetObject(ctx context.Context, in *s3.GetObjectInput) (*s3.GetObjectOutput, error) {
-	// The engine reads the content when the request is done, and the request's context has no values.
+	// The engine reads the content after this method has returned, when the request's context has no
+	// values any more.
 	reading, cancel := context.WithCancel(context.Background())
 	out, err := b.getObject(ctx, reading, in)
 	if err != nil {
 		cancel()
 	} else {
-		bucket, key := strings.Clone(*in.Bucket), strings.Clone(*in.Key)
-		out.Body = &answer{out.Body, cancel, func(err error) {
-			b.config.Logger.Error("get: the answer was broken off", "bucket", bucket, "key", key, "error", err)
-		}}
+		out.Body = &answer{out.Body, b, strings.Clone(*in.Bucket), strings.Clone(*in.Key), cancel}
 	}
 	return out, b.fail(ctx, "get", aws.ToString(in.Bucket), aws.ToString(in.Key), err)
 }
@@ -168,7 +168,7 @@ func (b *Backend) getObject(ctx, reading context.Context, in *s3.GetObjectInput)
 	if err != nil {
 		return nil, err
 	}
-	own := *in // the content is read when the engine has forgotten the request
+	own := *in // the content is read after the engine has used the memory of the request's strings again
 	own.Bucket, own.Key = aws.String(strings.Clone(*in.Bucket)), aws.String(strings.Clone(*in.Key))
 	if in.VersionId != nil {
 		own.VersionId = aws.String(strings.Clone(*in.VersionId))
@@ -180,7 +180,7 @@ func (b *Backend) getObject(ctx, reading context.Context, in *s3.GetObjectInput)
 	return b.getPart(ctx, reading, k, name, in)
 }
 
-// asked returns what the inner backend is asked for, in place of a client's request.
+// asked returns the request to the inner backend that takes the place of a client's.
 func asked(in *s3.GetObjectInput, byteRange string) *s3.GetObjectInput {
 	inner := *in
 	inner.Range, inner.PartNumber, inner.ChecksumMode = &byteRange, nil, folderMode(in.Key, in.ChecksumMode)
@@ -194,7 +194,7 @@ func (b *Backend) getWhole(ctx, reading context.Context, k *Key, name string, in
 	if err != nil {
 		return out, err
 	}
-	if out.Body == nil { // of a folder
+	if out.Body == nil { // a folder marker
 		out.Body = io.NopCloser(bytes.NewReader(nil))
 	}
 	defer func() {
@@ -214,7 +214,7 @@ func (b *Backend) getWhole(ctx, reading context.Context, k *Key, name string, in
 		if err != nil {
 			return nil, err
 		}
-		if size < 0 { // compressed by another program; what can seek knows its size
+		if size < 0 { // another program compressed it; opened for random access, it shows its size
 			if err := out.Body.Close(); err != nil {
 				return nil, err
 			}

@@ -24,8 +24,9 @@ type Key struct {
 	pairs map[string]string
 }
 
-// NewKey returns a Key on what WithMessages of a host takes. The options are those of a host
-// without a storage, such as BindObjectName and AllowPlaintext.
+// NewKey returns a Key that encrypts with e and decrypts with d, as a host does with
+// [pikokms.WithMessages]. The options are those of a host without a storage, such as BindObjectName
+// and AllowPlaintext.
 func NewKey(e message.Encrypter, d message.Decrypter, options ...pikokms.Option) (*Key, error) {
 	e.Keyring = showingWrapper{e.Keyring}
 	keyrings := make([]provider.Unwrapper, len(d.Keyrings))
@@ -55,7 +56,7 @@ func (k *Key) decrypt(ctx context.Context, name string, stored io.Reader, size i
 		}
 		stored = io.MultiReader(bytes.NewReader(start[:n]), stored)
 		if !header.Sniff(start[:n]) {
-			pairs = nil // which plaintext has none of
+			pairs = nil // plaintext has no pairs
 		}
 	}
 	return k.host.DecryptObject(ctx, name, stored, size, pairs)
@@ -77,8 +78,8 @@ func (k *Key) open(ctx context.Context, name string, stored pikokms.Object) (pik
 	return k.host.OpenObject(ctx, name, stored, pairs)
 }
 
-// shown is where the data key of a request is kept, so that the gateway can seal an object's
-// checksum under it without a further call of the key service.
+// shown keeps the data key of a request, so that the gateway can seal an object's checksum under it
+// without a further call of the key service.
 type shown struct{ key *provider.SecureBytes }
 
 type shownKey struct{}
@@ -98,7 +99,7 @@ func show(ctx context.Context, key *provider.SecureBytes) error {
 	if err != nil {
 		return err
 	}
-	err = s.Close() // that of a data key that did not fit
+	err = s.Close() // an earlier data key, which did not fit
 	s.key = shared
 	return err
 }
@@ -141,8 +142,8 @@ func (u showingUnwrapper) UnwrapDataKey(ctx context.Context, request *provider.U
 // (specification: framework/algorithm-suites.md).
 const sealPurpose = "pikokms-gateway metadata"
 
-// sealer returns what seals the metadata of the message with this ID. A message ID is random, so
-// each key seals once, under a nonce of zeros.
+// sealer returns the cipher that seals the metadata of a message. A message ID is random, so each
+// key seals once, under a nonce of zeros.
 func (s *shown) sealer(h *header.Header) (aead cipher.AEAD, err error) {
 	if s.key == nil {
 		return nil, errors.New("the message's data key is not known")
@@ -163,8 +164,8 @@ func (s *shown) sealer(h *header.Header) (aead cipher.AEAD, err error) {
 	return aead, err
 }
 
-// sealed is what the gateway keeps with an object for nobody else to see, since it would tell which
-// objects are equal.
+// sealed is metadata that the gateway stores encrypted. In the clear, it would show which objects
+// are equal.
 type sealed struct {
 	Checksum checksum
 }

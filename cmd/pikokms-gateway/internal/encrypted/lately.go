@@ -2,8 +2,8 @@ package encrypted
 
 import "sync"
 
-// lately keeps values that were put lately. It forgets old ones to bound its size, and may be asked
-// for values that it has forgotten. It is safe for concurrent use.
+// lately is a cache of the values that were put last. It drops older ones to bound its size. It is
+// safe for concurrent use.
 type lately[V any] struct {
 	most int // values in each of the two generations
 

@@ -19,7 +19,7 @@ import (
 	"piko.sh/pikokms/transfer"
 )
 
-// pastHidden is a marker behind all that is hidden.
+// pastHidden is a marker that sorts after all hidden keys.
 const pastHidden = hidden + "\U0010FFFF"
 
 // ListObjectsV2 lists the objects of clients, with the sizes of their plaintext.
@@ -34,12 +34,12 @@ func (b *Backend) ListObjectsV2(ctx context.Context, in *s3.ListObjectsV2Input) 
 	return out, b.fail(ctx, "list", aws.ToString(in.Bucket), aws.ToString(in.Prefix), err)
 }
 
-// listPast returns a listing without what is hidden. It asks for as many objects as that leaves
+// listPast returns a listing without hidden keys. It asks for as many further objects as there is
 // room for.
 func (b *Backend) listPast(ctx context.Context, in *s3.ListObjectsV2Input, first s3response.ListObjectsV2Result) (s3response.ListObjectsV2Result, error) {
 	objects, prefixes := withoutHidden(first.Contents, first.CommonPrefixes)
 	out := first
-	if aws.ToBool(first.IsTruncated) && lastOf(objects, prefixes) < pastHidden { // the page ends within
+	if aws.ToBool(first.IsTruncated) && lastOf(objects, prefixes) < pastHidden { // the page ends among the hidden keys
 		next := *in
 		next.ContinuationToken, next.StartAfter = aws.String(""), aws.String(pastHidden)
 		more := aws.ToInt32(in.MaxKeys) - int32(len(objects)+len(prefixes))
@@ -81,7 +81,7 @@ func (b *Backend) ListObjects(ctx context.Context, in *s3.ListObjectsInput) (s3r
 
 func isHidden(key *string) bool { return strings.HasPrefix(aws.ToString(key), hidden) }
 
-// begins reports whether a listing has something that is hidden.
+// begins reports whether a listing has hidden keys.
 func begins(objects []s3response.Object, prefixes []types.CommonPrefix) bool {
 	for _, o := range objects {
 		if isHidden(o.Key) {
@@ -123,7 +123,7 @@ func lastOf(objects []s3response.Object, prefixes []types.CommonPrefix) (last st
 // listingRequests is how many objects a listing asks about at a time.
 const listingRequests = 32
 
-// described is what a listing has of an object.
+// described is what a listing shows of an object.
 type described struct {
 	size      int64
 	tag       *string
@@ -149,7 +149,8 @@ type listed struct {
 }
 
 // describe returns what clients see of listed objects. It asks for the metadata of each, unless it
-// has seen the same ETag lately: no two messages are equal, so the ETag of one tells all of it.
+// has seen the same ETag lately: no two messages are equal, so an equal ETag means the same
+// message.
 func (b *Backend) describe(ctx context.Context, bucket *string, objects []listed) ([]described, error) {
 	all := make([]described, len(objects))
 	group, ctx := errgroup.WithContext(ctx)
@@ -166,12 +167,14 @@ func (b *Backend) describe(ctx context.Context, bucket *string, objects []listed
 			continue
 		}
 		group.Go(func() error {
-			d, known, err := b.describeOne(ctx, bucket, o)
-			if known {
-				b.known.put(name, d)
-			}
-			all[i] = d
-			return err
+			return b.carefully("describe an object", func() error {
+				d, known, err := b.describeOne(ctx, bucket, o)
+				if known {
+					b.known.put(name, d)
+				}
+				all[i] = d
+				return err
+			})
 		})
 	}
 	return all, group.Wait()
@@ -214,8 +217,8 @@ func checksumKind(own map[string]string) (types.ChecksumAlgorithm, types.Checksu
 	return types.ChecksumAlgorithm(algorithm), types.ChecksumType(kind)
 }
 
-// describeOne describes a listed object. If that is none of the gateway's, its size is that of the
-// stored one. It also reports whether the ETag was the listed one.
+// describeOne describes a listed object. If the gateway did not write it, its size is the stored
+// one. describeOne also reports whether the object still has the listed ETag.
 func (b *Backend) describeOne(ctx context.Context, bucket *string, o listed) (d described, known bool, err error) {
 	d = described{size: o.stored, tag: outerTag(o.tag)}
 	k, _, err := b.key(*bucket, *o.key)
@@ -280,7 +283,7 @@ func (b *Backend) listVersions(ctx context.Context, in *s3.ListObjectVersionsInp
 		if left > 0 || left == all || !aws.ToBool(out.IsTruncated) {
 			break
 		}
-		next := *in // a page of what is hidden
+		next := *in // this page had hidden keys alone
 		next.KeyMarker, next.VersionIdMarker = aws.String(pastHidden), aws.String("")
 		marker, versionMarker := out.KeyMarker, out.VersionIdMarker
 		out, err = b.inner.ListObjectVersions(ctx, &next)
@@ -365,13 +368,39 @@ func (b *Backend) DeleteBucket(ctx context.Context, bucket string) error {
 	if failed != nil || len(page.Versions)+len(page.DeleteMarkers) > 0 {
 		return err
 	}
-	for id, err := range b.uploadIDs(ctx, bucket) {
+	if err := b.removeHidden(ctx, bucket); err != nil {
+		return err
+	}
+	return b.inner.DeleteBucket(ctx, bucket)
+}
+
+// removeHidden deletes all that is hidden in a bucket, with its versions.
+func (b *Backend) removeHidden(ctx context.Context, bucket string) error {
+	for {
+		page, err := b.inner.ListObjectVersions(ctx, &s3.ListObjectVersionsInput{
+			Bucket: &bucket, MaxKeys: aws.Int32(1000), Prefix: aws.String(hidden), Delimiter: aws.String(""), KeyMarker: aws.String(""), VersionIdMarker: aws.String(""),
+		})
 		if err != nil {
 			return err
 		}
-		if err := b.remove(ctx, bucket, id); err != nil {
+		var all []types.ObjectIdentifier
+		add := func(key, version *string) {
+			if b.isFolder { // which has no versions
+				version = nil
+			}
+			all = append(all, types.ObjectIdentifier{Key: key, VersionId: version})
+		}
+		for _, v := range page.Versions {
+			add(v.Key, v.VersionId)
+		}
+		for _, m := range page.DeleteMarkers {
+			add(m.Key, m.VersionId)
+		}
+		if len(all) == 0 {
+			return nil
+		}
+		if err := b.removeObjects(ctx, bucket, all); err != nil {
 			return err
 		}
 	}
-	return b.inner.DeleteBucket(ctx, bucket)
 }

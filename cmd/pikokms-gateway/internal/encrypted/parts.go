@@ -12,8 +12,8 @@ type attributes = s3response.GetObjectAttributesResponse
 // maxPartsText bounds the metadata of an object's parts. S3 takes 2 KB of metadata in all.
 const maxPartsText = 512
 
-// formatParts returns the sizes of an object's parts as metadata, equal ones in a row as in
-// "8388608*124,1234". It is empty if that is too long.
+// formatParts returns the sizes of an object's parts as metadata, such as "8388608*124,1234", where
+// 124 parts in a row have the same size. It is empty if the text would be too long.
 func formatParts(sizes []int64) string {
 	var all []string
 	for i := 0; i < len(sizes); {

@@ -47,21 +47,25 @@ func (b *Backend) putObject(ctx context.Context, in s3response.PutObjectInput) (
 	if err != nil {
 		return out, err
 	}
-	if form, ok := in.Body.(utils.MpFileReader); ok { // its size is only known at the most
+	if form, ok := in.Body.(utils.MpFileReader); ok { // only an upper bound of its size is known
 		release, err := b.hold(ctx, &in.Body, form, &size)
 		if err != nil {
 			return out, err
 		}
 		defer release()
 	}
-	body, err := newContent(in.Body, size, stated)
+	body, err := b.newContent(in.Body, size, stated)
 	if err != nil {
 		return out, err
 	}
-	if !body.known && !b.isFolder && size <= maxBuffered && b.buffered.TryAcquire(size) {
-		defer b.buffered.Release(size)
-		if err := body.preread(); err != nil {
-			return out, err
+	if !body.known && !b.isFolder {
+		if size <= maxBuffered && b.buffered.TryAcquire(size) {
+			defer b.buffered.Release(size)
+			if err := body.preread(); err != nil {
+				return out, err
+			}
+		} else {
+			body.kept = body.asked
 		}
 	}
 	if size == 0 && strings.HasSuffix(*in.Key, "/") {
@@ -111,27 +115,30 @@ func (b *Backend) store(ctx context.Context, k *Key, name string, in s3response.
 		in.Metadata[sealedName] = text
 		return err
 	}
-	in.Body = encrypted
+	in.Body = watched{encrypted, b}
 	switch {
 	case body.known:
 		if err := sealSum(); err != nil {
 			return nil, err
 		}
-	case b.isFolder: // which takes the metadata once it has the content
-		in.Body = &ending{encrypted, sealSum}
-	default:
+	case b.isFolder: // a folder takes the metadata after the content
+		in.Body = &ending{in.Body, sealSum}
+	case !body.kept:
 		delete(in.Metadata, checksumName)
 	}
 	in.ContentLength, in.ContentMD5, in.ChecksumAlgorithm = &length, nil, ""
-	if b.isFolder { // which makes a checksum of what it stores, for its ETag
+	if b.isFolder { // a folder makes a checksum of what it stores, for the ETag
 		in.ChecksumAlgorithm = types.ChecksumAlgorithmXxhash128
 	}
 	checksumOf(&in)
 	in.IfMatch, in.IfNoneMatch = innerTag(in.IfMatch), innerTag(in.IfNoneMatch)
 	var out s3response.PutObjectOutput
-	if body.joined && length >= largeObject && !b.isFolder {
+	switch {
+	case body.kept && !body.known:
+		out, err = b.putAside(ctx, in, length, sealSum)
+	case body.joined && length >= largeObject && !b.isFolder:
 		out, err = b.putParts(ctx, in, length)
-	} else {
+	default:
 		out, err = b.inner.PutObject(ctx, in)
 	}
 	if body.err != nil {
@@ -145,8 +152,8 @@ func (b *Backend) store(ctx context.Context, k *Key, name string, in s3response.
 	return &storedMessage{out, encrypted.Header()}, nil
 }
 
-// putFolder stores what stands for a folder. It has no content, so there is nothing to encrypt; a
-// file system behind could not hold a message under such a name.
+// putFolder stores a folder marker. It has no content, so there is nothing to encrypt, and a file
+// system could not hold a message under such a name.
 func (b *Backend) putFolder(ctx context.Context, in s3response.PutObjectInput, body *content) (out s3response.PutObjectOutput, err error) {
 	if _, err := io.Copy(io.Discard, body); err != nil {
 		return out, err
@@ -162,26 +169,28 @@ func (b *Backend) putFolder(ctx context.Context, in s3response.PutObjectInput, b
 	return out, nil
 }
 
+// In front of S3, an object is held in memory until its checksum is known. Programs of AWS send
+// those of 8 MiB and more in parts by default.
 const (
-	maxBuffered    = 1 << 20  // bytes of an object that is held in memory for its checksum
-	maxAllBuffered = 64 << 20 // bytes of all of them
+	maxBuffered    = 8 << 20   // bytes of one
+	maxAllBuffered = 128 << 20 // bytes of all
+	formBuffered   = 1 << 20   // bytes of the beginning of a form's file
 )
 
-// hold replaces the body of a form by one of a known size. An object of a form may be followed by
-// what is no part of it, so a small one is read first. A large one must not be followed by
-// anything.
+// hold replaces the body of a form by one of a known size. Other fields of a form may follow the
+// object, so a small object is read first, to find its end. Nothing may follow a large one.
 func (b *Backend) hold(ctx context.Context, body *io.Reader, form io.Reader, size *int64) (release func(), err error) {
-	if err := b.buffered.Acquire(ctx, maxBuffered); err != nil {
+	if err := b.buffered.Acquire(ctx, formBuffered); err != nil {
 		return nil, err
 	}
-	release = func() { b.buffered.Release(maxBuffered) }
-	start, err := io.ReadAll(io.LimitReader(form, maxBuffered))
+	release = func() { b.buffered.Release(formBuffered) }
+	start, err := io.ReadAll(io.LimitReader(form, formBuffered))
 	if err != nil {
 		release()
 		return nil, err
 	}
 	*body = bytes.NewReader(start)
-	if len(start) < maxBuffered {
+	if len(start) < formBuffered {
 		*size = int64(len(start))
 	} else {
 		*body = io.MultiReader(*body, form)
@@ -231,9 +240,9 @@ func ownMetadata(all map[string]string) (own, others map[string]string) {
 	return own, others
 }
 
-// tagSuffix is what clients see behind the ETag of a stored object. That ETag is of the ciphertext,
-// so it tells nothing of the content, and differs for equal contents. With the suffix it looks like
-// one of an upload in parts, which no client takes for the MD5 of the content.
+// tagSuffix is appended to the ETag of a stored object before clients see it. That ETag is one of
+// the ciphertext, so it shows nothing of the content, and differs for equal contents. With the
+// suffix it looks like one of an upload in parts, which no client takes for the MD5 of the content.
 const tagSuffix = "-1"
 
 // outerTag returns the ETag that clients see for a stored object's.

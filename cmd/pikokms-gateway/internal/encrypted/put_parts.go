@@ -18,8 +18,8 @@ import (
 )
 
 const (
-	// largeObject is from which size in bytes a stored object that the gateway joins is uploaded to
-	// another S3 in parts, beside each other. S3 takes 5 GiB in one request.
+	// largeObject is the size in bytes from which on a joined object is uploaded to another S3 in
+	// parts, several at a time. S3 takes at most 5 GiB in one request.
 	largeObject = 64 << 20
 	usualPart   = 16 << 20
 	atATime     = 4 // parts of one object, and one more is read meanwhile
@@ -38,6 +38,11 @@ func (b *Backend) putParts(ctx context.Context, in s3response.PutObjectInput, le
 		return out, err
 	}
 	defer b.joining.Release(memory)
+	return b.putOf(ctx, in, func(id *string) ([]types.CompletedPart, error) { return b.sendParts(ctx, in, id, size, most) })
+}
+
+// putOf stores an object in the S3 behind, of parts that send uploads.
+func (b *Backend) putOf(ctx context.Context, in s3response.PutObjectInput, send func(id *string) ([]types.CompletedPart, error)) (out s3response.PutObjectOutput, err error) {
 	begun, err := b.inner.CreateMultipartUpload(ctx, s3response.CreateMultipartUploadInput{
 		Bucket: in.Bucket, Key: in.Key, Metadata: in.Metadata, Tagging: in.Tagging,
 		ContentType: in.ContentType, ContentEncoding: in.ContentEncoding, ContentDisposition: in.ContentDisposition, ContentLanguage: in.ContentLanguage,
@@ -53,7 +58,7 @@ func (b *Backend) putParts(ctx context.Context, in s3response.PutObjectInput, le
 			err = errors.Join(err, b.inner.AbortMultipartUpload(abort, &s3.AbortMultipartUploadInput{Bucket: in.Bucket, Key: in.Key, UploadId: id}))
 		}
 	}()
-	parts, err := b.sendParts(ctx, in, id, size, most)
+	parts, err := send(id)
 	if err != nil {
 		return out, err
 	}
@@ -82,8 +87,12 @@ func (b *Backend) sendParts(ctx context.Context, in s3response.PutObjectInput, i
 		group.Go(func() error {
 			defer buffers.Put(buffer)
 			length := int64(n)
-			sent, err := b.inner.UploadPart(ctx, &s3.UploadPartInput{
-				Bucket: in.Bucket, Key: in.Key, UploadId: id, PartNumber: &number, Body: bytes.NewReader((*buffer)[:n]), ContentLength: &length,
+			var sent *s3.UploadPartOutput
+			err := b.carefully("upload a part", func() (err error) {
+				sent, err = b.inner.UploadPart(ctx, &s3.UploadPartInput{
+					Bucket: in.Bucket, Key: in.Key, UploadId: id, PartNumber: &number, Body: bytes.NewReader((*buffer)[:n]), ContentLength: &length,
+				})
+				return err
 			})
 			if err != nil {
 				return err

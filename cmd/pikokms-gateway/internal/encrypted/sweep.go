@@ -57,32 +57,53 @@ func (b *Backend) remove(ctx context.Context, bucket, id string) error {
 	}
 	names = append(names, types.ObjectIdentifier{Key: aws.String(recordName(id))})
 	for some := range slices.Chunk(names, 1000) {
-		out, err := b.inner.DeleteObjects(ctx, &s3.DeleteObjectsInput{Bucket: &bucket, Delete: &types.Delete{Objects: some, Quiet: aws.Bool(true)}})
-		if err != nil {
+		if err := b.removeObjects(ctx, bucket, some); err != nil {
 			return err
-		}
-		if len(out.Error) > 0 {
-			return fmt.Errorf("%s: %s", aws.ToString(out.Error[0].Key), aws.ToString(out.Error[0].Message))
 		}
 	}
 	return nil
 }
 
-// AbortMultipartUpload deletes the parts of an upload.
+// removeObjects deletes 1000 objects of the gateway's own at the most.
+func (b *Backend) removeObjects(ctx context.Context, bucket string, objects []types.ObjectIdentifier) error {
+	out, err := b.inner.DeleteObjects(ctx, &s3.DeleteObjectsInput{Bucket: &bucket, Delete: &types.Delete{Objects: objects, Quiet: aws.Bool(true)}})
+	if err != nil {
+		return err
+	}
+	if len(out.Error) > 0 {
+		return fmt.Errorf("%s: %s", aws.ToString(out.Error[0].Key), aws.ToString(out.Error[0].Message))
+	}
+	return nil
+}
+
+// AbortMultipartUpload deletes the parts of an upload, also of one whose key can't be used any more.
 func (b *Backend) AbortMultipartUpload(ctx context.Context, in *s3.AbortMultipartUploadInput) error {
 	return b.fail(ctx, "abort upload", aws.ToString(in.Bucket), aws.ToString(in.Key), b.abort(ctx, in))
 }
 
 func (b *Backend) abort(ctx context.Context, in *s3.AbortMultipartUploadInput) error {
-	r, _, err := b.record(ctx, in.Bucket, in.Key, in.UploadId)
+	_, name, id, err := b.request(ctx, in.Bucket, in.Key, in.UploadId)
 	if err != nil {
 		return err
 	}
-	if in.IfMatchInitiatedTime != nil && in.IfMatchInitiatedTime.Unix() != r.Initiated.Unix() {
-		return s3err.GetPreconditionFailedErr(s3err.ConditionIfMatchInitiatedTime)
+	upload, err := b.labelOf(ctx, *in.Bucket, id)
+	if isMissing(err) || err == nil && upload.key != name {
+		return s3err.GetNoSuchUploadErr(id)
 	}
-	b.records.drop(r.ID)
-	return b.remove(ctx, r.Bucket, r.ID)
+	if err != nil {
+		return err
+	}
+	if in.IfMatchInitiatedTime != nil {
+		r, err := b.recordOf(ctx, *in.Bucket, id)
+		if err != nil {
+			return err
+		}
+		if in.IfMatchInitiatedTime.Unix() != r.Initiated.Unix() {
+			return s3err.GetPreconditionFailedErr(s3err.ConditionIfMatchInitiatedTime)
+		}
+	}
+	b.records.drop(id)
+	return b.remove(ctx, *in.Bucket, id)
 }
 
 // ListMultipartUploads lists the uploads that were neither completed nor aborted.
@@ -102,9 +123,12 @@ func (b *Backend) listUploads(ctx context.Context, in *s3.ListMultipartUploadsIn
 		if isMissing(err) || isForeign(err) {
 			continue
 		}
-		if isKeyGone(err) {
-			b.config.Logger.WarnContext(ctx, "list uploads: an upload is left out, since its record can't be read", "bucket", *in.Bucket, "upload", id, "error", err)
-			continue
+		if isKeyGone(err) { // it can still be aborted
+			upload, failed := b.labelOf(ctx, *in.Bucket, id)
+			if isMissing(failed) {
+				continue
+			}
+			r, err = &record{ID: id, Key: upload.key, Initiated: upload.written}, failed
 		}
 		if err != nil {
 			return out, err
@@ -134,8 +158,8 @@ func (b *Backend) listUploads(ctx context.Context, in *s3.ListMultipartUploadsIn
 	}, nil
 }
 
-// isForeign reports whether a record is not for this gateway to read: it is of a place without a
-// key or under another's, or no gateway wrote it.
+// isForeign reports whether an error means that this gateway can't read a record: its place has no
+// key here, it is under another key, or no gateway wrote it.
 func isForeign(err error) bool {
 	return slices.ContainsFunc([]error{
 		keyless, invalid, provider.ErrUntrustedKey, provider.ErrDecryptionFailed, provider.ErrInvalidCiphertext, provider.ErrContextMismatch,
@@ -149,8 +173,8 @@ func isKeyGone(err error) bool {
 	return errors.Is(err, provider.ErrKeyDisabled) || errors.Is(err, provider.ErrKeyPendingDeletion) || errors.Is(err, provider.ErrKeyNotFound)
 }
 
-// uploadIDs yields the IDs of what lies below uploads, also of what was left by a gateway that was
-// stopped.
+// uploadIDs yields the IDs of all uploads of which something is stored, also of those that a
+// gateway left when it was stopped.
 func (b *Backend) uploadIDs(ctx context.Context, bucket string) iter.Seq2[string, error] {
 	return func(yield func(string, error) bool) {
 		in := &s3.ListObjectsV2Input{Bucket: &bucket, Prefix: aws.String(uploads), Delimiter: aws.String("/"), MaxKeys: aws.Int32(1000), ContinuationToken: aws.String(""), StartAfter: aws.String("")}
@@ -180,18 +204,18 @@ func (b *Backend) Sweep(ctx context.Context, bucket string, age time.Duration) e
 		if err != nil {
 			return err
 		}
-		r, err := b.recordOf(ctx, bucket, id)
+		upload, err := b.labelOf(ctx, bucket, id)
 		switch {
 		case isMissing(err):
 			if err := b.removeOlder(ctx, bucket, id, age); err != nil {
 				return err
 			}
 			continue
-		case err != nil: // it may be under another key
-			b.config.Logger.WarnContext(ctx, "sweep: the record of an upload can't be read", "bucket", bucket, "upload", id, "error", err)
+		case err != nil:
+			b.config.Logger.WarnContext(ctx, "sweep: an upload is left, since its record can't be read", "bucket", bucket, "upload", id, "error", err)
 			continue
 		}
-		if _, _, ok := b.completed(ctx, &s3.CompleteMultipartUploadInput{Bucket: &bucket, Key: &r.Key, UploadId: &id}); ok {
+		if b.made(ctx, bucket, upload.key, id) {
 			if err := b.remove(ctx, bucket, id); err != nil {
 				return err
 			}
@@ -200,29 +224,20 @@ func (b *Backend) Sweep(ctx context.Context, bucket string, age time.Duration) e
 	return nil
 }
 
-// The sweeps of SweepAlways: how often, and how old what is left of an upload without a record must
-// be. A part takes less time to arrive.
+// How often SweepAlways sweeps, and how old the remains of an upload without a record must be. A
+// part takes less time to arrive.
 const (
 	sweepEach = time.Hour
 	sweepAge  = 24 * time.Hour
 )
 
-// SweepAlways sweeps one bucket, or all if only is empty, now and then until ctx ends. Several
+// SweepAlways sweeps one bucket, or all if only is empty, at intervals until ctx ends. Several
 // gateways may do so.
 func (b *Backend) SweepAlways(ctx context.Context, only string) {
 	for {
-		all := s3response.ListAllMyBucketsResult{Buckets: s3response.ListAllMyBucketsList{Bucket: []s3response.ListAllMyBucketsEntry{{Name: only}}}}
-		var err error
-		if only == "" {
-			all, err = b.inner.ListBuckets(ctx, s3response.ListBucketsInput{IsAdmin: true, MaxBuckets: 10_000})
-		}
+		err := b.carefully("sweep", func() error { return b.sweepAll(ctx, only) })
 		if err != nil && ctx.Err() == nil {
 			b.config.Logger.WarnContext(ctx, "sweep", "error", err)
-		}
-		for _, bucket := range all.Buckets.Bucket {
-			if err := b.Sweep(ctx, bucket.Name, sweepAge); err != nil && ctx.Err() == nil {
-				b.config.Logger.WarnContext(ctx, "sweep", "bucket", bucket.Name, "error", err)
-			}
 		}
 		select {
 		case <-ctx.Done():
@@ -230,6 +245,24 @@ func (b *Backend) SweepAlways(ctx context.Context, only string) {
 		case <-time.After(sweepEach):
 		}
 	}
+}
+
+// sweepAll sweeps one bucket, or all if only is empty. If one fails it goes on.
+func (b *Backend) sweepAll(ctx context.Context, only string) (err error) {
+	buckets := []s3response.ListAllMyBucketsEntry{{Name: only}}
+	if only == "" {
+		all, err := b.inner.ListBuckets(ctx, s3response.ListBucketsInput{IsAdmin: true, MaxBuckets: 10_000})
+		if err != nil {
+			return err
+		}
+		buckets = all.Buckets.Bucket
+	}
+	for _, bucket := range buckets {
+		if failed := b.Sweep(ctx, bucket.Name, sweepAge); failed != nil {
+			err = errors.Join(err, fmt.Errorf("bucket %s: %w", bucket.Name, failed))
+		}
+	}
+	return err
 }
 
 // removeOlder deletes what has no record, unless something of it is younger than age.

@@ -79,6 +79,9 @@ func (b *Backend) createUpload(ctx context.Context, in s3response.CreateMultipar
 		return out, err
 	}
 	if in.ObjectLockMode != "" || in.ObjectLockLegalHoldStatus != "" {
+		if !b.isFolder {
+			return out, s3err.GetAPIError(s3err.ErrNotImplemented) // the backend behind would ignore it
+		}
 		if _, err := b.inner.GetObjectLockConfiguration(ctx, *in.Bucket); err != nil {
 			return out, s3err.GetAPIError(s3err.ErrMissingObjectLockConfigurationNoSpaces)
 		}
@@ -99,7 +102,7 @@ func (b *Backend) createUpload(ctx context.Context, in s3response.CreateMultipar
 		return out, err
 	}
 	size, own := int64(len(text)), recordName(r.ID)
-	body, err := newContent(bytes.NewReader(text), size, checksum{})
+	body, err := b.newContent(bytes.NewReader(text), size, checksum{})
 	if err != nil {
 		return out, err
 	}
@@ -124,39 +127,74 @@ const (
 	recordsTrust = 10 * time.Second // another gateway may have completed the upload
 )
 
-// record returns the record of an upload.
-func (b *Backend) record(ctx context.Context, bucket, key, uploadID *string) (*record, *Key, error) {
+// request returns what a request about an upload is for: a key, the name of an object, and an ID.
+func (b *Backend) request(ctx context.Context, bucket, key, uploadID *string) (k *Key, name, id string, err error) {
 	if err := visible(key); err != nil {
-		return nil, nil, err
+		return nil, "", "", err
 	}
-	id := aws.ToString(uploadID)
-	none := s3err.GetNoSuchUploadErr(id)
-	k, name, err := b.key(*bucket, *key)
+	id = strings.Clone(aws.ToString(uploadID))
+	k, name, err = b.key(*bucket, *key)
 	if err != nil {
-		return nil, nil, err
+		return nil, "", "", err
 	}
 	if _, err := uuid.Parse(id); err != nil || id != strings.ToLower(id) {
 		if _, err := b.inner.HeadBucket(ctx, &s3.HeadBucketInput{Bucket: bucket}); err != nil {
-			return nil, nil, err
+			return nil, "", "", err
 		}
-		return nil, nil, none
+		return nil, "", "", s3err.GetNoSuchUploadErr(id)
+	}
+	return k, name, id, nil
+}
+
+// record returns the record of an upload.
+func (b *Backend) record(ctx context.Context, bucket, key, uploadID *string) (*record, *Key, error) {
+	k, name, id, err := b.request(ctx, bucket, key, uploadID)
+	if err != nil {
+		return nil, nil, err
 	}
 	r, err := b.recordOf(ctx, *bucket, id)
 	if isMissing(err) {
-		return nil, nil, none
+		return nil, nil, s3err.GetNoSuchUploadErr(id)
 	}
 	if err != nil {
 		return nil, nil, err
 	}
 	if r.Bucket != *bucket || r.Key != name {
-		return nil, nil, none
+		return nil, nil, s3err.GetNoSuchUploadErr(id)
 	}
 	return r, k, nil
 }
 
+// label is what the record of an upload tells without its key. Nothing authenticates it, so it
+// decides only about what is deleted and listed.
+type label struct {
+	key     string // the object's name
+	written time.Time
+}
+
+// labelOf returns the label of an upload.
+func (b *Backend) labelOf(ctx context.Context, bucket, id string) (label, error) {
+	name := recordName(id)
+	out, err := b.inner.HeadObject(ctx, &s3.HeadObjectInput{Bucket: &bucket, Key: &name, Range: aws.String("")})
+	if err != nil {
+		return label{}, err
+	}
+	key, err := keyOf(out.Metadata)
+	return label{key, aws.ToTime(out.LastModified)}, err
+}
+
+// keyOf returns the name of the object that an upload is for, by the metadata of its record.
+func keyOf(metadata map[string]string) (string, error) {
+	own, _ := ownMetadata(metadata)
+	key, err := base64.RawURLEncoding.DecodeString(own[keyName])
+	if err != nil || len(key) == 0 {
+		return "", invalid
+	}
+	return string(key), nil
+}
+
 // recordOf returns the record of an upload by its ID.
 func (b *Backend) recordOf(ctx context.Context, bucket, id string) (_ *record, err error) {
-	id = strings.Clone(id)
 	name := recordName(id)
 	known, ok := b.records.get(id)
 	if ok && known.record.Bucket == bucket {
@@ -174,12 +212,11 @@ func (b *Backend) recordOf(ctx context.Context, bucket, id string) (_ *record, e
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, out.Body.Close()) }()
-	own, _ := ownMetadata(out.Metadata)
-	key, err := base64.RawURLEncoding.DecodeString(own[keyName])
+	key, err := keyOf(out.Metadata)
 	if err != nil {
-		return nil, invalid
+		return nil, err
 	}
-	k, _, err := b.key(bucket, string(key))
+	k, _, err := b.key(bucket, key)
 	if err != nil {
 		return nil, err
 	}
@@ -198,7 +235,7 @@ func (b *Backend) recordOf(ctx context.Context, bucket, id string) (_ *record, e
 	if err := json.Unmarshal(text, &r); err != nil {
 		return nil, err
 	}
-	if r.ID != id || r.Bucket != bucket || r.Key != string(key) { // one record stands in the place of another
+	if r.ID != id || r.Bucket != bucket || r.Key != key { // somebody put one record in the place of another
 		return nil, invalid
 	}
 	b.records.put(r.ID, knownRecord{&r, time.Now()})
@@ -226,7 +263,8 @@ type donePart struct {
 
 func (p *donePart) tag() *string { return aws.String(`"` + p.try + tagSuffix + `"`) }
 
-// newTry returns a name for the content of a part that nothing had before, in the order of time.
+// newTry returns a new name for the content of a part. Names sort by the time at which they were
+// made.
 func newTry() string {
 	try := binary.BigEndian.AppendUint64(nil, uint64(time.Now().UnixNano()))
 	return fmt.Sprintf("%x", append(try, randomBytes(8)...))
@@ -302,7 +340,8 @@ func (r *record) parseDone(name string) (*donePart, error) {
 	}, nil
 }
 
-// parts returns the parts of an upload in their order, of each number the last one last.
+// parts returns the parts of an upload in the order of their numbers. Of several parts with one
+// number, the last one that was stored comes last.
 func (b *Backend) parts(ctx context.Context, r *record) (all []*donePart, err error) {
 	for object, err := range b.own(ctx, r.Bucket, folderOf(r.ID)+"done/") {
 		if err != nil {
@@ -327,7 +366,7 @@ func (b *Backend) parts(ctx context.Context, r *record) (all []*donePart, err er
 	return all, nil
 }
 
-// current returns the last one of each number.
+// current returns the last part of each number.
 func current(all []*donePart) (last []*donePart) {
 	for i, p := range all {
 		if i+1 == len(all) || all[i+1].number != p.number {

@@ -3,6 +3,7 @@ package encrypted_test
 import (
 	"bytes"
 	"context"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"maps"
@@ -22,6 +23,7 @@ import (
 	"piko.sh/pikokms/cmd/pikokms-gateway/internal/encrypted"
 	"piko.sh/pikokms/message"
 	"piko.sh/pikokms/provider"
+	"piko.sh/pikokms/provider/branchkey"
 )
 
 const fiveMiB = 5 << 20
@@ -66,6 +68,10 @@ func (u *upload) complete() (s3response.CompleteMultipartUploadResult, error) {
 		Bucket: &u.name, Key: &u.key, UploadId: &u.id, MultipartUpload: &types.CompletedMultipartUpload{Parts: u.parts},
 	})
 	return out, err
+}
+
+func (u *upload) abort() error {
+	return u.AbortMultipartUpload(u.t.Context(), &s3.AbortMultipartUploadInput{Bucket: &u.name, Key: &u.key, UploadId: &u.id})
 }
 
 func TestUploadInParts(t *testing.T) {
@@ -147,7 +153,7 @@ func TestUploadIsAborted(t *testing.T) {
 	b := newBucket(t, behind)
 	u := begin(b, "a")
 	u.upload(1, random(100))
-	require.NoError(t, b.AbortMultipartUpload(t.Context(), &s3.AbortMultipartUploadInput{Bucket: &b.name, Key: &u.key, UploadId: &u.id}))
+	require.NoError(t, u.abort())
 	require.Empty(t, b.files())
 	_, err := u.send(2, []byte("x"))
 	require.Equal(t, "NoSuchUpload", code(err))
@@ -222,6 +228,32 @@ func (f *failing) ListObjectsV2(ctx context.Context, in *s3.ListObjectsV2Input) 
 
 func (f *failing) DeleteObjects(ctx context.Context, in *s3.DeleteObjectsInput) (s3response.DeleteResult, error) {
 	return fault(f, func() (s3response.DeleteResult, error) { return f.Backend.DeleteObjects(ctx, in) })
+}
+
+func (f *failing) DeleteObject(ctx context.Context, in *s3.DeleteObjectInput) (*s3.DeleteObjectOutput, error) {
+	return fault(f, func() (*s3.DeleteObjectOutput, error) { return f.Backend.DeleteObject(ctx, in) })
+}
+
+func (f *failing) CreateMultipartUpload(ctx context.Context, in s3response.CreateMultipartUploadInput) (s3response.InitiateMultipartUploadResult, error) {
+	return fault(f, func() (s3response.InitiateMultipartUploadResult, error) {
+		return f.Backend.CreateMultipartUpload(ctx, in)
+	})
+}
+
+func (f *failing) UploadPartCopy(ctx context.Context, in *s3.UploadPartCopyInput) (s3response.CopyPartResult, error) {
+	return fault(f, func() (s3response.CopyPartResult, error) { return f.Backend.UploadPartCopy(ctx, in) })
+}
+
+func (f *failing) CompleteMultipartUpload(ctx context.Context, in *s3.CompleteMultipartUploadInput) (s3response.CompleteMultipartUploadResult, string, error) {
+	type result struct {
+		out     s3response.CompleteMultipartUploadResult
+		version string
+	}
+	r, err := fault(f, func() (r result, err error) {
+		r.out, r.version, err = f.Backend.CompleteMultipartUpload(ctx, in)
+		return r, err
+	})
+	return r.out, r.version, err
 }
 
 // TestEachCallFails fails one call after the other of an upload in parts. The client repeats what
@@ -346,40 +378,80 @@ func TestUploadsAreListedInTheirOrder(t *testing.T) {
 	require.Equal(t, begun, listed)
 }
 
-// withoutTenant is a key service whose key of one tenant is disabled.
+// withoutTenant is a key service whose key of one tenant can't be used any more.
 type withoutTenant struct {
 	provider.Keyring
 	tenant string
+	err    error
 }
 
 func (w withoutTenant) UnwrapDataKey(ctx context.Context, request *provider.UnwrapDataKeyRequest) (*provider.DataKey, error) {
 	if request.Context["tenant"] == w.tenant {
-		return nil, provider.ErrKeyDisabled
+		return nil, w.err
 	}
 	return w.Keyring.UnwrapDataKey(ctx, request)
 }
 
-// TestUploadsOfOtherTenants lists the uploads of a bucket in which one tenant's key is disabled.
-func TestUploadsOfOtherTenants(t *testing.T) {
-	b := newBucket(t, behind)
-	of := func(keyring provider.Keyring) *bucket {
-		key, err := encrypted.NewKey(message.Encrypter{Keyring: keyring}, message.Decrypter{Keyrings: []provider.Unwrapper{keyring}})
+// TestUploadsWithoutTheirKey lists, sweeps and aborts uploads of tenants, the key of one of which is
+// disabled or destroyed. Only reading and completing them takes it.
+func TestUploadsWithoutTheirKey(t *testing.T) {
+	for _, gone := range []error{provider.ErrKeyDisabled, branchkey.ErrDestroyed, provider.ErrKeyNotFound} {
+		b := newBucket(t, behind)
+		of := func(keyring provider.Keyring) *bucket {
+			key, err := encrypted.NewKey(message.Encrypter{Keyring: keyring}, message.Decrypter{Keyrings: []provider.Unwrapper{keyring}})
+			require.NoError(t, err)
+			return &bucket{encrypted.New(behind, encrypted.Config{Keys: func(_, name string) (*encrypted.Key, error) {
+				tenant, _, _ := strings.Cut(name, "/")
+				return key.With(map[string]string{"tenant": tenant}), nil
+			}}), t, b.name, b.keys}
+		}
+		all, left := of(b.keys), of(withoutTenant{b.keys, "b", gone})
+		kept, lost, done := begin(all, "a/x"), begin(all, "b/x"), begin(all, "b/done")
+		for _, u := range []*upload{kept, lost, done} {
+			u.upload(1, random(100))
+		}
+		leftover := make(map[string][]byte)
+		for name, content := range b.files() {
+			if strings.Contains(name, done.id) {
+				leftover[name] = content
+			}
+		}
+		_, err := done.complete()
 		require.NoError(t, err)
-		return &bucket{encrypted.New(behind, encrypted.Config{Keys: func(_, name string) (*encrypted.Key, error) {
-			tenant, _, _ := strings.Cut(name, "/")
-			return key.With(map[string]string{"tenant": tenant}), nil
-		}}), t, b.name, b.keys}
-	}
-	all := of(b.keys)
-	kept := begin(all, "a/x")
-	begin(all, "b/x")
-	list := func(b *bucket) s3response.ListMultipartUploadsResult {
-		out, err := b.ListMultipartUploads(t.Context(), &s3.ListMultipartUploadsInput{Bucket: &b.name, MaxUploads: aws.Int32(1000)})
+		record := ".pikokms/uploads/" + done.id + "/upload"
+		require.NotContains(t, b.files(), record)
+
+		// A gateway that was killed when the upload was completed has left it.
+		size := int64(len(leftover[record]))
+		_, err = behind.PutObject(t.Context(), s3response.PutObjectInput{
+			Bucket: &b.name, Key: &record, Body: bytes.NewReader(leftover[record]), ContentLength: &size,
+			Metadata: map[string]string{"pikokms-key": base64.RawURLEncoding.EncodeToString([]byte("b/done"))},
+		})
 		require.NoError(t, err)
-		return out
+		require.NoError(t, left.Sweep(t.Context(), b.name, 0))
+		require.NotContains(t, b.files(), record)
+
+		listed, err := left.ListMultipartUploads(t.Context(), &s3.ListMultipartUploadsInput{Bucket: &b.name, MaxUploads: aws.Int32(1000)})
+		require.NoError(t, err)
+		require.Len(t, listed.Uploads, 2)
+		for i, u := range []*upload{kept, lost} {
+			require.Equal(t, u.key, listed.Uploads[i].Key)
+			require.Equal(t, u.id, listed.Uploads[i].UploadID)
+			require.WithinDuration(t, time.Now(), listed.Uploads[i].Initiated, time.Minute)
+		}
+		lost.bucket = left
+		_, err = lost.send(2, []byte("x"))
+		require.Contains(t, code(err), "KMS.")
+		other := *lost
+		other.key = "a/x"
+		require.Equal(t, "NoSuchUpload", code(other.abort()))
+		require.NoError(t, lost.abort())
+		require.Equal(t, "NoSuchUpload", code(lost.abort()))
+		for name := range b.files() {
+			require.NotContains(t, name, lost.id)
+		}
+		kept.bucket = left
+		_, err = kept.complete()
+		require.NoError(t, err)
 	}
-	require.Len(t, list(all).Uploads, 2)
-	left := list(of(withoutTenant{b.keys, "b"})).Uploads
-	require.Len(t, left, 1)
-	require.Equal(t, kept.id, left[0].UploadID)
 }

@@ -49,9 +49,9 @@ func (b *Backend) uploadPart(ctx context.Context, in *s3.UploadPartInput) (*s3.U
 	return out, nil
 }
 
-// storePart stores the content of a part, and then that it is there.
+// storePart stores the content of a part, and then the empty object that describes it.
 func (b *Backend) storePart(ctx context.Context, r *record, k *Key, number int32, source io.Reader, size int64, stated checksum) (*donePart, error) {
-	body, err := newContent(source, size, stated)
+	body, err := b.newContent(source, size, stated)
 	if err != nil {
 		return nil, err
 	}

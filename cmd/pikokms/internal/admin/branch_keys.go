@@ -85,7 +85,7 @@ func BranchKeysCommand() *cobra.Command {
 	return command
 }
 
-// keyStore is the table that a command is about.
+// keyStore is the table of branch keys that a command works on.
 type keyStore struct {
 	key string // the value of -k
 }

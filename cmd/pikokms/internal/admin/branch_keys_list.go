@@ -131,7 +131,8 @@ items are named on standard error, and the exit status is then 1.`,
 	return command
 }
 
-// isAboutItem reports whether an error is about one item of a table, so that others can be had.
+// isAboutItem reports whether an error is about one item of a table, so that the others can be
+// read.
 func isAboutItem(err error) bool {
 	return errors.Is(err, branchkey.ErrDamaged) || errors.Is(err, branchkey.ErrHierarchyVersion)
 }

@@ -17,7 +17,7 @@ import (
 	"piko.sh/pikokms/provider/branchkey"
 )
 
-// branchKeyJob is what move and check do to many branch keys.
+// branchKeyJob works on many branch keys, for move and check.
 type branchKeyJob struct {
 	keyStore
 	all  bool
@@ -33,7 +33,8 @@ func (j *branchKeyJob) add(command *cobra.Command) {
 	command.Flags().IntVar(&j.jobs, "jobs", 8, "the number of branch keys that are worked on side by side")
 }
 
-// open checks the flags and opens the table. With to, its branch keys are to come under that key.
+// open checks the flags and opens the table. to names the KMS key to which the branch keys move;
+// check leaves it empty.
 func (j *branchKeyJob) open(ctx context.Context, arguments []string, to string) (*branchkey.Store, []string, error) {
 	c, err := j.keyStore.parse()
 	if err != nil {
@@ -50,7 +51,7 @@ func (j *branchKeyJob) open(ctx context.Context, arguments []string, to string) 
 		return nil, nil, console.Usage(fmt.Errorf("--jobs is %d; 1 is the least", j.jobs))
 	}
 	if c.File != "" {
-		j.jobs = 1 // only one can have the file open
+		j.jobs = 1 // only one at a time can have the file open
 	}
 	if to == "" {
 		store, err := c.OpenStore(ctx)
@@ -82,7 +83,7 @@ func (n *tally) checkedText() string {
 }
 
 // run works on the given branch keys or, with --all, on each of the table. What fails is named on
-// standard error, and the others go on unless a service is down or denies.
+// standard error. run goes on with the others, unless a service is down or denies access.
 func (j *branchKeyJob) run(ctx context.Context, store *branchkey.Store, ids []string, n *tally, work func(id string) error) error {
 	if !j.all {
 		return j.each(ctx, ids, n, work)

@@ -25,7 +25,7 @@ import (
 	"piko.sh/pikokms/provider/branchkey"
 )
 
-// Certificate says what was destroyed. Its JSON form is stable.
+// Certificate states what was destroyed. Its JSON form is stable.
 type Certificate struct {
 	Certificate string             `json:"certificate"` // what it is
 	Tool        string             `json:"tool"`
@@ -42,7 +42,7 @@ type Certificate struct {
 	Proof       *Proof             `json:"proof,omitempty"` // of --prove
 }
 
-// Proof says which objects can't be read any more.
+// Proof lists the objects that can't be read any more.
 type Proof struct {
 	Places     []string       `json:"places"`
 	Objects    []ProvedObject `json:"objects"`    // those of the branch key
@@ -61,7 +61,7 @@ type ProvedObject struct {
 	OtherKeys  []string `json:"other_keys,omitempty"` // the keys that its header names besides
 }
 
-// proving is a Proof that is written while it is made.
+// proving writes a Proof while it is made.
 type proving struct {
 	Proof
 	key      string          // the branch key's ID, as headers are reported

@@ -28,7 +28,7 @@ import (
 	"piko.sh/pikokms/provider/local"
 )
 
-// KeysCommand is the command of what is about keys alone.
+// KeysCommand is the command "keys", whose subcommands look at keys alone.
 func KeysCommand() *cobra.Command {
 	command := &cobra.Command{
 		Use:   "keys COMMAND",
@@ -129,7 +129,7 @@ func asRole(role string) string {
 	return " by a " + role
 }
 
-// CheckedKey is what there is to say of a KEY. Its JSON form is stable.
+// CheckedKey is the result of checking a KEY. Its JSON form is stable.
 type CheckedKey struct {
 	Key          string              `json:"key"`
 	Usable       bool                `json:"usable"` // nothing that is needed is missing
@@ -305,13 +305,13 @@ func (c *CheckedKey) checkLocal(ctx context.Context, k *keys.Key, needed []strin
 	}
 	decryptErr := unwrapOnce(ctx, p, nil, wrapped)
 	if encryptErr != nil && !errors.Is(decryptErr, provider.ErrKeyUsage) {
-		decryptErr = nil // There is nothing that it encrypted to be tried on.
+		decryptErr = nil // It wrapped no data key, so a failure to unwrap one shows nothing.
 	}
 	c.addUses(needed, encryptErr, decryptErr)
 	return nil
 }
 
-// errNotTried means that nothing was there that a key could be tried on.
+// errNotTried means that there was no data key to unwrap.
 var errNotTried = errors.New("it could not be tried, since the key encrypted nothing")
 
 // checkByUse checks a KEY by wrapping a data key under it and unwrapping that again.
@@ -324,7 +324,7 @@ func (c *CheckedKey) checkByUse(ctx context.Context, k *keys.Key, pairs map[stri
 	c.addUses(needed, encryptErr, decryptErr)
 }
 
-// addUses adds what came of encrypting and decrypting with a key.
+// addUses adds the results of encrypting and decrypting with a key.
 func (c *CheckedKey) addUses(needed []string, encryptErr, decryptErr error) {
 	decrypts := slices.Contains(needed, actionDecrypt)
 	encrypts := slices.ContainsFunc(needed, func(action string) bool { return action != actionDecrypt })
@@ -374,7 +374,7 @@ func unwrapOnce(ctx context.Context, k provider.Unwrapper, pairs map[string]stri
 	return dataKey.Close()
 }
 
-// printChecked prints what there is to say of keys.
+// printChecked prints the results of checking keys.
 func printChecked(w io.Writer, checked []*CheckedKey, asJSON bool) error {
 	var text bytes.Buffer
 	if asJSON {
@@ -395,7 +395,7 @@ func printChecked(w io.Writer, checked []*CheckedKey, asJSON bool) error {
 	return err
 }
 
-// encodeJSON writes a value as JSON for people.
+// encodeJSON writes a value as indented JSON.
 func encodeJSON(w io.Writer, value any) error {
 	var text bytes.Buffer
 	encoder := json.NewEncoder(&text)

@@ -128,7 +128,7 @@ KMS is only asked for the ARN of a KEY that is an alias or an ID.`,
 // allKeys is the value of --rsa that stands for all keys.
 const allKeys = "all"
 
-// checkPolicyKeys checks that there is a policy about keys.
+// checkPolicyKeys returns an error if no policy can be made for the keys.
 func checkPolicyKeys(ks []*keys.Key, rsaKeys []string, ofOne bool) error {
 	ofKMS := 0
 	for _, k := range ks {
@@ -165,7 +165,8 @@ type requirement struct {
 	isEC    bool
 }
 
-// neededOf returns what is needed of a KEY for the actions that are needed of a symmetric one.
+// neededOf returns what a role needs of a KEY. actions are those that it needs if the KEY is a
+// symmetric one.
 func neededOf(ctx context.Context, k *keys.Key, actions []string, isRSA bool) (*requirement, error) {
 	config, err := awskms.ParseURL(k.URL)
 	if err != nil {
@@ -211,7 +212,7 @@ func merge(to, more []Statement) []Statement {
 		})
 		if i < 0 {
 			if n := len(to); n > 0 {
-				s.Sid += fmt.Sprint(n + 1) // unique in a policy
+				s.Sid += fmt.Sprint(n + 1) // a Sid is unique in a policy
 			}
 			to = append(to, s)
 			continue
@@ -229,8 +230,8 @@ func listOf(value any) []string {
 	return value.([]string)
 }
 
-// administration has the actions by which a key's account keeps the key, none of which uses it (AWS
-// KMS Developer Guide, "Default key policy", on key administrators).
+// administration has the actions by which a key's account manages the key. None of them uses it
+// (AWS KMS Developer Guide, "Default key policy", on key administrators).
 var administration = []string{
 	"kms:CancelKeyDeletion", "kms:CreateAlias", "kms:Delete*", "kms:Describe*", "kms:Disable*", "kms:Enable*", "kms:GetKey*",
 	"kms:List*", "kms:Put*", "kms:ReplicateKey", "kms:Revoke*", "kms:RotateKeyOnDemand", "kms:ScheduleKeyDeletion",

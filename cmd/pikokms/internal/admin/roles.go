@@ -17,7 +17,7 @@ import (
 	"piko.sh/pikokms/provider/awskms"
 )
 
-// The roles of those who use keys. An empty role takes all that encrypts and decrypts.
+// The roles of those who use keys. An empty role needs all actions that encrypt and decrypt.
 const (
 	roleReader    = "reader"
 	roleWriter    = "writer"
@@ -47,9 +47,9 @@ func checkRole(role string) error {
 
 // roleKeys are the KEYs of a command line and what a role does with them.
 type roleKeys struct {
-	role    string            // empty for both halves of a KEY
+	role    string            // empty for encrypting and decrypting
 	keys    []*keys.Key       // those of -k, then those of --to
-	sources int               // how many are those of -k
+	sources int               // number of those of -k
 	pairs   map[string]string // of -c
 }
 
@@ -73,8 +73,8 @@ func (r *roleKeys) parse(given, to, stated []string, timeout time.Duration) (err
 }
 
 // actions returns the actions of IAM that the role needs on one of the keys, if that is a symmetric
-// one, except kms:DescribeKey. A key that messages are encrypted under alone makes their data keys.
-// Several keys wrap one that is made here.
+// one, except kms:DescribeKey. If messages are encrypted under one key alone, that key makes their
+// data keys. Several keys wrap a data key that is made here.
 func (r *roleKeys) actions(i int) []string {
 	isTarget, targets := i >= r.sources, len(r.keys)-r.sources
 	wrap := actionGenerateDataKey
@@ -90,8 +90,8 @@ func (r *roleKeys) actions(i int) []string {
 	return []string{actionDecrypt, wrap}
 }
 
-// rsaActionsOf returns what actions returns for an RSA key. To encrypt under one takes its public
-// half, which is in a file or asked for.
+// rsaActionsOf returns what actions returns for an RSA key. Encrypting under one takes its public
+// half, which is read from a file or asked for.
 func rsaActionsOf(actions []string, hasPublicKey bool) []string {
 	var own []string
 	for _, action := range actions {
@@ -105,9 +105,10 @@ func rsaActionsOf(actions []string, hasPublicKey bool) []string {
 	return own
 }
 
-// ecActionsOf returns what actions returns for an EC key. A data key is unwrapped by the secret on
-// which the key agrees with another, and wrapped so if there is a peer. Otherwise to encrypt takes
-// the public half alone. A peer shows that the key is an EC key, so nothing asks for its kind.
+// ecActionsOf returns what actions returns for an EC key. Unwrapping a data key takes a secret that
+// KMS derives from this key and another, and so does wrapping one if there is a peer. Without a
+// peer, encrypting takes the public half alone. A peer shows that the key is an EC key, so its kind
+// is not asked for.
 func ecActionsOf(actions []string, config *awskms.Config) []string {
 	var own []string
 	hasPeer := config.PeerFile != ""
@@ -185,7 +186,7 @@ type Policy struct {
 	Statement []Statement `json:"Statement"`
 }
 
-// oneOrList returns a list as policies have it: one element stands alone.
+// oneOrList returns a list as policies write it: a single element without brackets.
 func oneOrList(list []string) any {
 	if len(list) == 1 {
 		return list[0]
@@ -211,8 +212,8 @@ func takesContext(action string) bool {
 	return action != actionDescribeKey && action != actionGetPublicKey && action != actionDeriveSharedSecret
 }
 
-// allow returns the statements that allow actions on resources. What has an encryption context may
-// depend on it.
+// allow returns the statements that allow actions on resources. Actions whose calls have an
+// encryption context are allowed only with these pairs.
 func allow(sid string, actions []string, resources []string, pairs map[string]string) []Statement {
 	var bound, free []string
 	for _, action := range slices.Compact(slices.Sorted(slices.Values(actions))) {

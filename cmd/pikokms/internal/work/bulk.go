@@ -16,7 +16,7 @@ import (
 	"piko.sh/pikokms/cmd/pikokms/internal/places"
 )
 
-// Bulk is how encrypt, decrypt and rewrap work on places.
+// Bulk works on the objects of places, for encrypt, decrypt and rewrap.
 type Bulk struct {
 	Each
 	InPlace bool
@@ -25,7 +25,7 @@ type Bulk struct {
 	Plain   string
 	places.Writing
 
-	Malformed bool // what begins as a message and is none is plaintext
+	Malformed bool // whether what begins like a message and is none counts as plaintext
 }
 
 // Add adds the flags. The rule describes in a help text what becomes of a suffix; without a rule
@@ -56,7 +56,7 @@ func (b *Bulk) IsWanted(out string, arguments []string) bool {
 	return strings.Contains(out, "://") || b.Each.IsWanted(arguments)
 }
 
-// Check checks the flags that are no use together.
+// Check refuses flags that can't be used together.
 func (b *Bulk) Check(out string, replace, coded bool) error {
 	switch {
 	case coded:
@@ -86,13 +86,13 @@ func (b *Bulk) Check(out string, replace, coded bool) error {
 type Job struct {
 	Done   string // the word for an object that was worked on: "encrypted"
 	Rename func(key string) (string, error)
-	// Judge looks at an object's first bytes and returns why it is left alone, before a key service
-	// is asked.
+	// Judge looks at an object's first bytes before a key service is asked, and returns why the object
+	// is left alone.
 	Judge func(ctx context.Context, i Item, s *places.Source) error
 	// Convert returns what is stored for an object.
 	Convert func(ctx context.Context, s *places.Source) (io.Reader, error)
-	// Made reports whether a target may be what convert returned for a source. It is asked about
-	// targets that have come since the job began, when work on the object may have begun before.
+	// Made reports whether a target may be what Convert returned for a source. It is called for
+	// targets that were stored since the job began, when work on the object may have begun before.
 	Made func(ctx context.Context, from, to *look.Object) (bool, error)
 }
 
@@ -161,7 +161,7 @@ func (b *Bulk) openTarget(ctx context.Context, out string, p *Plan, t *target) (
 		return nil
 	}
 	if b.DryRun && !strings.Contains(out, "://") {
-		if _, err := os.Stat(out); err != nil { // opening a folder would make it
+		if _, err := os.Stat(out); err != nil { // opening a folder would create it
 			t.replace = true
 		}
 	}

@@ -24,7 +24,7 @@ import (
 	"piko.sh/pikokms/cmd/pikokms/settings"
 )
 
-// Each is how a command works on several objects: the flags, and what came of it.
+// Each works on several objects for a command. It has the flags for that.
 type Each struct {
 	include, exclude []string
 	jobs             int
@@ -63,12 +63,12 @@ func (e *Each) IsWanted(arguments []string) bool {
 	return strings.Contains(arguments[0], "://") || err == nil && info.IsDir()
 }
 
-// gcWhileListing is by how many percent the garbage may exceed what is in use while objects are
-// listed, of which there may be millions. The usual 100 holds while they are worked on.
+// gcWhileListing is the garbage collector's percentage (see [debug.SetGCPercent]) while objects are
+// listed, of which there may be millions. It is the usual one while they are worked on.
 const gcWhileListing = 25
 
-// Open opens the places and lists their objects that are wanted. The plan of a job that is resumed
-// is that of its journal.
+// Open opens the places and lists those of their objects that the flags select. The plan of a job
+// that is resumed is that of its journal.
 func (e *Each) Open(ctx context.Context, texts []string) (p *Plan, err error) {
 	opening := new(Plan)
 	p = opening
@@ -123,7 +123,7 @@ func (e *Each) Open(ctx context.Context, texts []string) (p *Plan, err error) {
 	if !planned {
 		wanted.sayUnused()
 	}
-	// A prefix of a bucket exists only in what is below it.
+	// A prefix of a bucket exists only by the objects below it.
 	isSought := len(e.include) > 0 || len(e.exclude) > 0 || slices.ContainsFunc(p.Places, func(at *places.Place) bool { return at.Prefix != "" || !at.IsMany() })
 	if p.total() == 0 && isSought && (p.leftText() == "" || !slices.ContainsFunc(p.Places, (*places.Place).IsMany)) {
 		return nil, errors.New("there are no such objects")
@@ -134,7 +134,7 @@ func (e *Each) Open(ctx context.Context, texts []string) (p *Plan, err error) {
 	return p, err
 }
 
-// Run works on each object of a plan. The word is that for an object that is done, such as
+// Run works on each object of a plan. word is the result of an object that is done, such as
 // "verified". Failures are reported on standard error, and Run then returns an error.
 func (e *Each) Run(ctx context.Context, word string, p *Plan, work func(context.Context, Item) (int64, error)) (err error) {
 	finished, come := false, error(nil)
@@ -193,7 +193,7 @@ func (e *Each) Run(ctx context.Context, word string, p *Plan, work func(context.
 		return o
 	}, func(o Outcome) error {
 		if o.Result == "" || ctx.Err() != nil && o.Result == ResultFailed {
-			return ctx.Err() // its failure is the interruption's
+			return ctx.Err() // it failed because of the interruption
 		}
 		m.add(o)
 		if o.Result == resultPlanned {
@@ -231,7 +231,7 @@ func (e *Each) Run(ctx context.Context, word string, p *Plan, work func(context.
 	return err
 }
 
-// workOn works on one object, again if its failure may pass.
+// workOn works on one object. It tries again after a failure that may pass.
 func (e *Each) workOn(ctx context.Context, m *monitor, i Item, stop *stopping, work func(context.Context, Item) (int64, error)) Outcome {
 	defer m.begin(&i)()
 	o := Outcome{Name: i.Title(), Result: m.word}
@@ -257,8 +257,8 @@ func (e *Each) workOn(ctx context.Context, m *monitor, i Item, stop *stopping, w
 	return o
 }
 
-// isGone reports whether the work on an object failed because it is no longer there. That is asked of
-// the listing that had it: what is listed, and can't be found, has failed.
+// isGone reports whether the work on an object failed because it is no longer there. It looks into
+// the listing: work on an object that is listed and can't be found has failed.
 func isGone(ctx context.Context, i Item, err error) bool {
 	missing := errors.Is(err, fs.ErrNotExist) || errors.Is(err, pikokms.ErrChanged) || gcerrors.Code(err) == gcerrors.NotFound
 	if err == nil || !missing || !i.place.IsMany() {

@@ -7,8 +7,9 @@ import (
 	"piko.sh/pikokms/cmd/pikokms/internal/look"
 )
 
-// ExamineAll examines the objects of a plan side by side, again where that may help, and gives them
-// to take in their order. It ends when all objects fail.
+// ExamineAll examines the objects of a plan, several at a time, and passes them to take in the
+// order of the plan. It tries again after failures that may pass, and stops early when one object
+// after another fails.
 func (e *Each) ExamineAll(ctx context.Context, p *Plan, take func(*look.Object) error) error {
 	stop := new(stopping)
 	err := InOrder(ctx, e.jobs, stop.until(p.All()), func(i Item) *look.Object {

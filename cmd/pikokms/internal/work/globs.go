@@ -20,8 +20,8 @@ func (w *selection) is(key string) bool {
 	return (len(w.included) == 0 || included) && !excluded
 }
 
-// isNothingIn reports whether --exclude leaves out all that a folder may hold. The name of what it
-// holds is one that only the wildcards match.
+// isNothingIn reports whether --exclude leaves out all that a folder may hold. It tests a name that
+// only wildcards match.
 func (w *selection) isNothingIn(folder string) bool { return w.excluded.Match(folder + "\x00/\x00") }
 
 // sayUnused warns of globs that matched nothing.
@@ -42,8 +42,8 @@ func (all globs) sayUnused(flag string) {
 type glob struct {
 	text    string
 	pattern *regexp.Regexp
-	whole   bool // it is for the whole name, and not for one part of it
-	folder  bool // it is for folders alone
+	whole   bool // matches the whole name, rather than one part of it
+	folder  bool // matches folders alone
 	used    bool // it has matched something
 }
 

@@ -30,11 +30,12 @@ type Item struct {
 	Size  int64       // in bytes, as listed; -1 if it is not known
 	Left  places.Left // why it is no object to work on; it then has neither index nor size
 
-	Since time.Time   // when work on it may have begun before; zero if this is the first try
-	tell  func(n int) // is to be called with each number of bytes that are read of it
+	Since time.Time   // when work on it may have begun before this try; zero on the first one
+	tell  func(n int) // is called with the number of bytes of each read
 }
 
-// BesideInstruction returns the object that an item is the instruction file of, by its name.
+// BesideInstruction returns the object to which an instruction file belongs by its name, and
+// whether the item has the name of one.
 func (i Item) BesideInstruction() (Item, bool) {
 	key, ok := i.place.BesideInstruction(i.Key)
 	return Item{place: i.place, Key: key, Size: -1}, ok

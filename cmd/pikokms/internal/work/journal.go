@@ -20,10 +20,10 @@ import (
 )
 
 // Journal is the file of --resume: which job it is, the plan, and what came of each object. It is
-// only ever appended to, in records with a checksum. So whatever moment the process is killed at,
-// the file has all that was saved before, and at most a part of a record behind that, which the
-// next process takes off. What was done after the last save is recognised by what it left. The
-// journal holds no key and no content.
+// only ever appended to, in records with a checksum. So whenever the process is killed, the file
+// has all that was saved before, and after that at most a part of a record, which the next process
+// cuts off. Work that was done after the last save is recognised by its results. The journal holds
+// no key and no content.
 type Journal struct {
 	File  *os.File
 	Path  string
@@ -37,7 +37,7 @@ type Journal struct {
 
 	mu      sync.Mutex
 	unsaved []JournaledOutcome
-	failure error // the first one of a save
+	failure error // the first failure of a save
 	done    chan struct{}
 	saving  sync.WaitGroup
 }
@@ -46,14 +46,14 @@ type Journal struct {
 type JournaledJob struct {
 	Version int       `json:"version"`
 	About   string    `json:"about"` // for people: the verb and the places
-	ID      string    `json:"id"`    // tells jobs apart: SHA-256 of all that says what is done
+	ID      string    `json:"id"`    // SHA-256 of all that defines the job
 	Begun   time.Time `json:"begun"` // when the journal was made
 }
 
 // journaledPlan is stored when the plan is whole.
 type journaledPlan struct {
-	Begun    time.Time  `json:"begun"`  // when the work on it began: all was listed
-	Blocks   int        `json:"blocks"` // of the plan, as many of the first ones
+	Begun    time.Time  `json:"begun"`  // when all was listed, and the work began
+	Blocks   int        `json:"blocks"` // how many blocks the plan has; further ones are no part of it
 	Unlisted []unlisted `json:"unlisted"`
 }
 
@@ -68,18 +68,19 @@ const journalVersion = 3
 // The kinds of records. Each is a record's first byte.
 const (
 	jobRecord      = 'j' // the journaledJob in JSON; the first record
-	blockRecord    = 'b' // a block of the plan behind its number, in 4 bytes; a later one of a number counts
+	blockRecord    = 'b' // the number of a block of the plan in 4 bytes, then the block; the last one of a number counts
 	planRecord     = 'p' // a journaledPlan in JSON; the last one counts
 	outcomesRecord = 'o' // journaledOutcomes in JSON; the last one of an index counts
 )
 
-// saveEvery is the time between two saves: one sync of the disk for all that is done in it.
+// saveEvery is the time between two saves. Each syncs the disk once, for all that was done
+// meanwhile.
 const saveEvery = 200 * time.Millisecond
 
 // blocksInWrite is how many blocks of the plan are written at once.
 const blocksInWrite = 50
 
-// NewJournaledJob describes a job. The texts of what, all together, say what is done.
+// NewJournaledJob describes a job. The texts of what together define what is done.
 func NewJournaledJob(about string, what []string) JournaledJob {
 	text, err := json.Marshal(what)
 	if err != nil {
@@ -166,7 +167,7 @@ func (j *Journal) open(job JournaledJob) (err error) {
 	return nil
 }
 
-// Read reads all records, and takes off what a process that was killed left of one.
+// Read reads all records, and cuts off the part of one that a killed process left.
 func (j *Journal) Read() error {
 	end, err := readRecords(j.File, j.take)
 	if err != nil {
@@ -179,7 +180,7 @@ func (j *Journal) Read() error {
 	return j.File.Truncate(end.offset)
 }
 
-// take takes a record in.
+// take adds the content of a record to the journal in memory.
 func (j *Journal) take(kind byte, content []byte) (err error) {
 	switch kind {
 	case jobRecord:
@@ -245,7 +246,7 @@ func (j *Journal) savePlan(p *Plan) error {
 // LoadPlan loads the plan. It returns false if there is none yet.
 func (j *Journal) LoadPlan(p *Plan) (bool, error) {
 	if j.planned == nil {
-		j.blocks = nil // there may be a part of one
+		j.blocks = nil // a part of it may be stored
 		return false, nil
 	}
 	for _, u := range j.planned.Unlisted {
@@ -325,8 +326,8 @@ func (j *Journal) blame(err error) error {
 	return fmt.Errorf("--resume %s: %w", j.Path, files.WithoutPath(err))
 }
 
-// Close saves what is left to save, and closes the journal. When all is done there is nothing to
-// resume, and the file goes.
+// Close saves what is left to save, and closes the journal. If the work is finished, it removes the
+// file, since there is nothing to resume.
 func (j *Journal) Close(finished bool) error {
 	close(j.done)
 	j.saving.Wait()
@@ -341,7 +342,7 @@ func (j *Journal) Close(finished bool) error {
 }
 
 // earlierOutcomes are the outcomes of earlier runs, by the index of their objects. There may be
-// millions, so that texts, of which there are few, are held once.
+// millions, so texts, of which there are few, are kept once.
 type earlierOutcomes struct {
 	all     []earlierOutcome
 	texts   []string

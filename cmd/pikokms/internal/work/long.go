@@ -55,7 +55,7 @@ Long work:
   where they are in a folder that is worked on.
 `
 
-// longWork is how long work is done.
+// longWork plans, slows down and resumes work that takes long.
 type longWork struct {
 	report    string
 	resume    string
@@ -67,7 +67,7 @@ type longWork struct {
 	about   []string    // each KEY after its flag
 	limiter *rate.Limiter
 	journal *Journal
-	resumed bool // the plan is the journal's
+	resumed bool // the plan was read from the journal
 	GoesOn  bool // without a journal, the same command line goes on where it was interrupted
 }
 
@@ -206,8 +206,8 @@ func (l *longWork) restore(p *Plan, m *monitor, report *reportFile) (iter.Seq[It
 }
 
 // price is what a request of AWS KMS about a symmetric key costs in US dollars: $0.03 for 10,000
-// (AWS Key Management Service Pricing, https://aws.amazon.com/kms/pricing/). The free tier and the
-// prices of asymmetric keys are others.
+// (AWS Key Management Service Pricing, https://aws.amazon.com/kms/pricing/). It leaves out the free
+// tier, and asymmetric keys have other prices.
 const price = 0.03 / 10_000
 
 // calls returns how often key services were asked for data keys in this run.

@@ -45,8 +45,8 @@ func (l *losses) say(dryRun bool) {
 	}
 }
 
-// checkKept returns an error if the result could not have what the object has that it takes the
-// place of, and if that is not allowed. It counts what could not be kept.
+// checkKept returns an error if the result can't keep something of the object that it replaces,
+// unless that is allowed. It counts what can't be kept.
 func (t *target) checkKept(ctx context.Context, s *places.Source) error {
 	if t.place != nil || s.NotKept == nil {
 		return nil

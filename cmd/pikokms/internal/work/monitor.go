@@ -17,7 +17,7 @@ type monitor struct {
 	word string
 	plan *Plan
 	from time.Time
-	read atomic.Int64 // bytes of what is done and what is being worked on, in this run
+	read atomic.Int64 // bytes that were read in this run, also of objects that are being worked on
 	left int64        // bytes that there were to do when this run began
 
 	mu    sync.Mutex

@@ -11,8 +11,7 @@ import (
 	"piko.sh/pikokms/cmd/pikokms/internal/places"
 )
 
-// newcomers returns an error if there are objects that have come since a job that was resumed
-// listed them.
+// newcomers returns an error if objects have come since a resumed job listed its objects.
 func (e *Each) newcomers(ctx context.Context, p *Plan) error {
 	wanted, err := e.wanted()
 	if err != nil {

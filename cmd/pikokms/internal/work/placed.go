@@ -15,8 +15,8 @@ import (
 	"piko.sh/pikokms/cmd/pikokms/internal/files"
 )
 
-// placed knows what a job has put into its target, so that no object takes the place of another of
-// the same job. A file system may take two names for one.
+// placed records what a job has put into its target, so that no result replaces another of the same
+// job. A file system may take two names for one.
 type placed struct {
 	plan  *Plan
 	since time.Time // when an earlier run of the job began, if there was one
@@ -30,7 +30,7 @@ func newPlaced(p *Plan) *placed {
 	return &placed{plan: p, seed: maphash.MakeSeed(), by: make(map[uint64]int64)}
 }
 
-// check returns an error if something was made of another object than this one.
+// check returns an error if the result was made of an object other than this one.
 func (p *placed) check(made any, from Item) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -46,7 +46,7 @@ func (p *placed) check(made any, from Item) error {
 	return errPlan // an index in by is one of the plan
 }
 
-// note notes what is made of an object.
+// note records what is made of an object.
 func (p *placed) note(made any, from Item) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

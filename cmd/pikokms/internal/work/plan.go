@@ -28,10 +28,9 @@ func isOneOf(file os.FileInfo, others []os.FileInfo) bool {
 	return false
 }
 
-// Plan is the objects to work on, as they were listed before the work began. Names that follow each
-// other have much in common, and a name is stored without what it has in common with the one
-// before: a million of them take some tens of MiB. What is left out stands among them, with its
-// kind in place of a size.
+// Plan is the objects to work on, as they were listed before the work began. A name is stored
+// without the beginning that it shares with the name before, so a million of them take some tens of
+// MiB. What is left out stands among the objects, with its kind in place of a size.
 type Plan struct {
 	Places         []*places.Place
 	Objects, bytes int64
@@ -53,7 +52,7 @@ type unlisted struct {
 
 func (p *Plan) TitleOf(u unlisted) string { return p.Places[u.Place].Title(u.Key) }
 
-// total is how many outcomes there are of the whole plan.
+// total returns the number of outcomes of the whole plan.
 func (p *Plan) total() int64 { return p.Objects + int64(len(p.Unlisted)) }
 
 // namesInBlock is how many names a block of a plan has. The first of them is stored whole.
@@ -181,7 +180,7 @@ func (p *Plan) everything() iter.Seq[Item] {
 	return func(yield func(Item) bool) {
 		first, more := int64(0), true
 		for _, b := range p.blocks {
-			n, _ := p.walk(b, first, func(i Item) bool { // blocks are whole, add made them or load walked them
+			n, _ := p.walk(b, first, func(i Item) bool { // it can't fail: add made the blocks, or load has walked them
 				more = yield(i)
 				return more
 			})
@@ -245,8 +244,8 @@ func (p *Plan) list(ctx context.Context, place int, prefix string, wanted *selec
 	return nil
 }
 
-// Unread returns an error if objects failed, in the way that the words say, or if folders could not
-// be listed.
+// Unread returns an error if objects failed, or if folders could not be listed. words say how
+// objects failed.
 func (p *Plan) Unread(failed int64, words string) error {
 	var all []string
 	if failed > 0 {

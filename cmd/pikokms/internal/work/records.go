@@ -23,8 +23,8 @@ func errDamaged(what string) error {
 }
 
 // A file of records begins with recordsMagic. Each record is the length of its content in 4 bytes,
-// in big endian, a checksum of that, the content, and a checksum of the content. Both checksums are
-// of the record's number, too, so that no record can stand in another's place. The first byte of
+// in big endian, a checksum of that, the content, and a checksum of the content. Both checksums
+// also cover the record's number, so that no record can stand in another's place. The first byte of
 // the content is the record's kind.
 const recordsMagic = "pikokms journal\n"
 
@@ -104,7 +104,7 @@ func readRecords(file *os.File, take func(kind byte, content []byte) error) (end
 			return end, err
 		}
 		if checksum(end.number, start[:4]) != binary.BigEndian.Uint32(start[4:]) {
-			// Of a file that grew just before a computer went down, the rest may be zeros.
+			// If a file grew just before the computer went down, its end may be zeros.
 			zeros, err := isZeros(r)
 			if err == nil && !zeros {
 				err = errDamaged(fmt.Sprintf("at byte %d no record begins", end.offset))
@@ -157,7 +157,7 @@ func isZeros(r *bufio.Reader) (bool, error) {
 // of bbolt.
 const databaseMagic = "\xed\xda\x0c\xed"
 
-// notRecords returns why a file is none of records.
+// notRecords returns the error for a file that has no records.
 func notRecords(r *bufio.Reader) error {
 	start, err := r.Peek(20)
 	if err != nil && err != io.EOF {

@@ -7,7 +7,8 @@ import (
 	"piko.sh/pikokms/cmd/pikokms/internal/places"
 )
 
-// retry works on an object, up to five times if what fails may pass, unless no more is to be begun.
+// retry works on an object. It tries again after failures that may pass, up to five times in all,
+// unless the run is to stop.
 func retry[T any](ctx context.Context, i Item, stop *stopping, work func(context.Context, Item) (T, error)) (T, error) {
 	begun := time.Now()
 	return places.Retry(ctx, func() (T, bool, error) {

@@ -18,10 +18,10 @@ type stopping struct {
 	Finishing atomic.Bool   // whether objects that are begun are finished after the first signal
 	Awaited   atomic.Bool   // whether the command itself bounds how long it goes on after a signal
 
-	mu      sync.Mutex // of what follows
+	mu      sync.Mutex // guards the fields below
 	inRow   int        // failures in a row that are not due to the object
 	done    bool       // whether an object was worked on to its end
-	stopped string     // why no more objects are to be begun; empty if they are
+	stopped string     // why no more objects are begun; empty while they are
 }
 
 // The run stops after maxFailuresInRow objects in a row that fail in all their tries: that many

@@ -21,7 +21,7 @@ import (
 // target is where results go.
 type target struct {
 	place   *places.Place // nil if each result takes the place of its source
-	several bool          // whether what a folder or a bucket holds goes below its own name
+	several bool          // whether the objects of a folder or a bucket go below its own name
 	replace bool          // whether a result may take the place of another object
 	rename  func(key string) (string, error)
 	places.Writing
@@ -98,8 +98,9 @@ func (t *target) checkFree(ctx context.Context, to, from Item) error {
 	return places.OfStorage(err)
 }
 
-// put stores the result that was made of s. It appears when it is whole. What it replaces is what
-// was read, or nothing, or, if so wanted, anything.
+// put stores the result that was made of s. The result appears when it is whole. It replaces the
+// object that was read if it goes in its place. Elsewhere it replaces something only if t.replace
+// is set.
 func (t *target) put(ctx context.Context, to, from Item, s *places.Source, content io.Reader) error {
 	inPlace := t.place == nil
 	switch {

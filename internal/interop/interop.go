@@ -1,0 +1,38 @@
+// Package interop asks programs of other implementations, for tests.
+package interop
+
+import (
+	"bufio"
+	"encoding/json"
+	"os"
+	"os/exec"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// Start starts a program, with further variables in its environment, which ends with the test. The
+// program reads a request in JSON from each line of its input, and answers with such a line.
+func Start[Request, Answer any](t testing.TB, command *exec.Cmd, environment ...string) (ask func(testing.TB, Request) Answer) {
+	t.Helper()
+	command.Env = append(os.Environ(), environment...)
+	command.Stderr = os.Stderr
+	in, err := command.StdinPipe()
+	require.NoError(t, err)
+	out, err := command.StdoutPipe()
+	require.NoError(t, err)
+	require.NoError(t, command.Start())
+	t.Cleanup(func() {
+		require.NoError(t, in.Close())
+		require.NoError(t, command.Wait())
+	})
+	answers := bufio.NewReader(out)
+	return func(t testing.TB, request Request) (answer Answer) {
+		t.Helper()
+		require.NoError(t, json.NewEncoder(in).Encode(request))
+		line, err := answers.ReadBytes('\n')
+		require.NoError(t, err, "the program ended")
+		require.NoError(t, json.Unmarshal(line, &answer))
+		return answer
+	}
+}
