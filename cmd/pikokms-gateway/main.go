@@ -73,10 +73,10 @@ func run(ctx context.Context, args []string) (err error) {
 		return err
 	}
 	inner, bucket, err := openBackend(ctx, c)
-	keys.bucket = bucket
 	if err != nil {
 		return err
 	}
+	keys.bucket = bucket
 	access, secret, err := credentials(c)
 	if err != nil {
 		return err

@@ -369,6 +369,7 @@ func (zero) Read(p []byte) (int, error) { clear(p); return len(p), nil }
 // TestDecompressionBombs has objects of a few KiB whose writer has the key, and which decompress to
 // 256 MiB. A reader that allows 1 MiB takes no more memory than that, at any door.
 func TestDecompressionBombs(t *testing.T) {
+	race.SkipShort(t)
 	const bound = 1 << 20
 	size := int64(256 << 20)
 	if testing.Short() || race.Enabled {

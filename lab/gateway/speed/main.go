@@ -2,7 +2,7 @@
 // its own, in one run.
 //
 //	go run ./lab/gateway/speed [-only REGEXP] [-pairs N] [-size BYTES] [-payload KIND]
-//		[-tls] [-folder DIR] [-gateway FILE] [-rclone FILE] [-memory]
+//		[-tls] [-upstream] [-folder DIR] [-gateway FILE] [-rclone FILE] [-memory]
 //
 // The servers are processes of their own on this computer, and so is the client: this one. They
 // take turns, in reverse order every second round, after a round that warms up. The table has the
@@ -43,6 +43,8 @@ type options struct {
 	rclone  string // empty means without
 	memory  bool
 	tls     bool
+
+	upstream bool
 }
 
 func main() {
@@ -58,6 +60,7 @@ func main() {
 	flag.StringVar(&o.gateway, "gateway", "", "the gateway's program; it is built if none is stated")
 	flag.StringVar(&o.rclone, "rclone", "", "also measure 'serve s3' of this rclone over a crypt remote")
 	flag.BoolVar(&o.tls, "tls", false, "serve HTTPS, as for other computers: the engine alone then can't send files from the kernel")
+	flag.BoolVar(&o.upstream, "upstream", false, "have both stand in front of another S3: the engine over a folder")
 	flag.BoolVar(&o.memory, "memory", false, "measure the memory of connections instead")
 	flag.Parse()
 	var err error
@@ -71,6 +74,9 @@ func main() {
 	}
 	if o.memory && o.tls {
 		exit(errors.New("-memory is without -tls"))
+	}
+	if o.upstream && o.rclone != "" {
+		exit(errors.New("-upstream is without -rclone"))
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	err = run(ctx, os.Stdout, o)
@@ -106,7 +112,7 @@ func run(ctx context.Context, out io.Writer, o options) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, stop()) }()
-	fmt.Fprintf(out, "%d rounds, payload %s, TLS %t, folders in %s\n\n", o.pairs, o.payload, o.tls, filepath.Clean(o.folder))
+	fmt.Fprintf(out, "%d rounds, payload %s, TLS %t, in front of another S3 %t, folders in %s\n\n", o.pairs, o.payload, o.tls, o.upstream, filepath.Clean(o.folder))
 	fmt.Fprintln(out, "| | | time | speed | CPU time | CPU |\n|---|---|---:|---:|---:|---:|")
 	for _, op := range operations(o.size) {
 		if err := op.measure(out, servers, o); err != nil {

@@ -15,12 +15,15 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 
+	"github.com/versity/versitygw/backend"
 	"github.com/versity/versitygw/backend/meta"
 	"github.com/versity/versitygw/backend/posix"
+	"github.com/versity/versitygw/backend/s3proxy"
 	"github.com/versity/versitygw/embedgw"
 
 	"piko.sh/pikokms/provider/local"
@@ -30,14 +33,25 @@ import (
 // value. The engine changes the working folder of its process.
 const asPlain = "PIKOKMS_SPEED_PLAIN_ON"
 
+// asProxy has the engine stand in front of the S3 of this URL, in place of a folder.
+const asProxy = "PIKOKMS_SPEED_IN_FRONT_OF"
+
 // The paths of the certificate and its key, without which HTTP is served.
 const certificate, certificateKey = "PIKOKMS_SPEED_CERTIFICATE", "PIKOKMS_SPEED_CERTIFICATE_KEY"
 
 const access, secret, region = "speed", "speed-secret", "us-east-1"
 
-// servePlain serves a folder with the options that the gateway has.
+// servePlain serves a folder, or another S3, with the options that the gateway has.
 func servePlain(folder, address string) error {
-	behind, err := posix.New(folder, meta.XattrMeta{}, posix.PosixOpts{NewDirPerm: 0o700, NewFilePerm: 0o600})
+	var behind backend.Backend
+	var err error
+	if url := os.Getenv(asProxy); url != "" {
+		// Its content is neither signed nor has it a checksum, as the gateway's.
+		const anonymous, withoutSignature, withoutChecksum, skipVerify, pathStyle, debug, gcs = false, true, true, false, true, false, false
+		behind, err = s3proxy.New(context.Background(), access, secret, url, region, "", anonymous, withoutSignature, withoutChecksum, skipVerify, pathStyle, debug, gcs)
+	} else {
+		behind, err = posix.New(folder, meta.XattrMeta{}, posix.PosixOpts{NewDirPerm: 0o700, NewFilePerm: 0o600, CopyObjectThreshold: 5 << 30})
+	}
 	if err != nil {
 		return err
 	}
@@ -57,9 +71,9 @@ type server struct {
 
 // startAll starts the servers that are compared, the base first, and makes their buckets.
 func startAll(ctx context.Context, o options, folder string) (_ []*server, stop func() error, err error) {
-	var all []*server
+	var all, behind []*server
 	stopAll := func() (err error) {
-		for _, s := range all {
+		for _, s := range slices.Concat(all, behind) {
 			err = errors.Join(err, s.stop())
 		}
 		return err
@@ -84,21 +98,53 @@ func startAll(ctx context.Context, o options, folder string) (_ []*server, stop 
 			return nil, nil, err
 		}
 	}
+	plain := func(data, address string, environment ...string) *exec.Cmd {
+		process := exec.Command(self, data)
+		process.Env = append(append(os.Environ(), asPlain+"="+address), environment...)
+		return process
+	}
+	// upstream starts another S3 over a folder. Each server has its own.
+	upstream := func(data string) (url string, err error) {
+		unencrypted := o
+		unencrypted.tls = false
+		s, err := startServer(ctx, unencrypted, "S3 behind", func(address string) (*exec.Cmd, error) { return plain(data, address), nil })
+		if err != nil {
+			return "", err
+		}
+		behind = append(behind, s)
+		return s.client.url, nil
+	}
 	commands := []struct {
 		name string
 		make func(data, address string) (*exec.Cmd, error)
 	}{
 		{"plain", func(data, address string) (*exec.Cmd, error) {
-			process := exec.Command(self, data)
-			process.Env = append(os.Environ(), asPlain+"="+address, certificate+"="+cert, certificateKey+"="+certKey)
+			process := plain(data, address, certificate+"="+cert, certificateKey+"="+certKey)
+			if o.upstream {
+				url, err := upstream(data)
+				if err != nil {
+					return nil, err
+				}
+				process.Env = append(process.Env, asProxy+"="+url)
+			}
 			return process, nil
 		}},
 		{"pikokms-gateway", func(data, address string) (*exec.Cmd, error) {
-			process := exec.Command(o.gateway, "-k", "local:"+key, "--folder", data, "--listen", address)
+			process := exec.Command(o.gateway, "-k", "local:"+key, "--listen", address)
+			process.Env = append(os.Environ(), "PIKOKMS_GATEWAY_ACCESS_KEY_ID="+access, "PIKOKMS_GATEWAY_SECRET_ACCESS_KEY="+secret)
+			if o.upstream {
+				url, err := upstream(data)
+				if err != nil {
+					return nil, err
+				}
+				process.Args = append(process.Args, "--upstream", "s3://?region="+region+"&endpoint="+url)
+				process.Env = append(process.Env, "AWS_ACCESS_KEY_ID="+access, "AWS_SECRET_ACCESS_KEY="+secret)
+			} else {
+				process.Args = append(process.Args, "--folder", data)
+			}
 			if o.tls {
 				process.Args = append(process.Args, "--tls-cert", cert, "--tls-key", certKey)
 			}
-			process.Env = append(os.Environ(), "PIKOKMS_GATEWAY_ACCESS_KEY_ID="+access, "PIKOKMS_GATEWAY_SECRET_ACCESS_KEY="+secret)
 			return process, nil
 		}},
 		{"rclone crypt", func(data, address string) (*exec.Cmd, error) {

@@ -40,7 +40,11 @@ func TestKeysStayInTheirBucket(t *testing.T) {
 	require.NoError(t, os.WriteFile(outside, []byte("of another program"), 0o600))
 	defer os.Remove(outside)
 
-	for _, key := range []string{"../" + other.name + "/a", "/../" + other.name + "/a", "x/../../" + other.name + "/a", "../" + other.name, "../" + outside, "..", ".", "/", "x/.."} {
+	require.NoError(t, os.Mkdir("bucket", 0o700))
+	defer os.RemoveAll("bucket")
+	require.NoError(t, os.WriteFile(filepath.Join("bucket", "a"), []byte("of a bucket of this name"), 0o600))
+
+	for _, key := range []string{"../bucket/a", "x/../../bucket/a", "../" + other.name + "/a", "/../" + other.name + "/a", "x/../../" + other.name + "/a", "../" + other.name, "../" + outside, "..", ".", "/", "x/.."} {
 		out, err := b.DeleteObjects(t.Context(), &s3.DeleteObjectsInput{Bucket: &b.name, Delete: &types.Delete{Objects: []types.ObjectIdentifier{{Key: &key}}}})
 		require.NoError(t, err)
 		require.Len(t, out.Error, 1, key)
@@ -53,6 +57,7 @@ func TestKeysStayInTheirBucket(t *testing.T) {
 		require.Equal(t, "InvalidArgument", code(err), key)
 	}
 	require.FileExists(t, outside)
+	require.FileExists(t, filepath.Join("bucket", "a"))
 	require.Len(t, other.files(), 1)
 	require.DirExists(t, b.name)
 }

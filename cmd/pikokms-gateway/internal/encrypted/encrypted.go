@@ -47,6 +47,7 @@ type Backend struct {
 
 	records    lately[knownRecord]
 	known      lately[described]
+	describing *semaphore.Weighted // requests of listings
 	buffered   *semaphore.Weighted // bytes of content that is held in memory
 	completing singleflight.Group
 	joining    *semaphore.Weighted // bytes of parts of large objects
@@ -60,7 +61,7 @@ func New(inner backend.Backend, c Config) *Backend {
 	_, isFolder := inner.(*posix.Posix)
 	return &Backend{
 		inner: inner, isFolder: isFolder, config: c, buffered: semaphore.NewWeighted(maxAllBuffered),
-		joining: semaphore.NewWeighted(maxJoining),
+		joining: semaphore.NewWeighted(maxJoining), describing: semaphore.NewWeighted(allListingRequests),
 		records: lately[knownRecord]{most: maxRecords}, known: lately[described]{most: maxDescribed},
 	}
 }
@@ -91,11 +92,11 @@ func visible(key *string) error {
 	if key == nil {
 		return s3err.GetAPIError(s3err.ErrNoSuchKey)
 	}
-	inBucket, ok := strings.CutPrefix(path.Join("bucket", *key), "bucket/")
-	if !ok {
+	inBucket := path.Join(".", *key) // as a folder behind reads it
+	switch {
+	case inBucket == "." || inBucket == ".." || strings.HasPrefix(inBucket, "../"):
 		return outside
-	}
-	if clean := path.Clean("/" + *key); inBucket+"/" == hidden || strings.HasPrefix(inBucket, hidden) || clean+"/" == "/"+hidden || strings.HasPrefix(clean, "/"+hidden) {
+	case strings.HasPrefix(inBucket+"/", hidden):
 		return s3err.GetAPIError(s3err.ErrAccessDenied)
 	}
 	return nil

@@ -120,8 +120,11 @@ func lastOf(objects []s3response.Object, prefixes []types.CommonPrefix) (last st
 	return last
 }
 
-// listingRequests is how many objects a listing asks about at a time.
-const listingRequests = 32
+// How many objects are asked about at a time, by one listing and by all. Each takes some 30 ms in S3.
+const (
+	listingRequests    = 128
+	allListingRequests = 256
+)
 
 // described is what a listing shows of an object.
 type described struct {
@@ -156,7 +159,7 @@ func (b *Backend) describe(ctx context.Context, bucket *string, objects []listed
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(listingRequests)
 	for i, o := range objects {
-		name := *bucket + "/" + *o.key + "/" + aws.ToString(o.tag)
+		name := knownName(bucket, o.key, o.tag)
 		if d, ok := b.known.get(name); ok && o.stored > 0 {
 			all[i] = d
 			continue
@@ -167,6 +170,10 @@ func (b *Backend) describe(ctx context.Context, bucket *string, objects []listed
 			continue
 		}
 		group.Go(func() error {
+			if err := b.describing.Acquire(ctx, 1); err != nil {
+				return err
+			}
+			defer b.describing.Release(1)
 			return b.carefully("describe an object", func() error {
 				d, known, err := b.describeOne(ctx, bucket, o)
 				if known {
@@ -178,6 +185,11 @@ func (b *Backend) describe(ctx context.Context, bucket *string, objects []listed
 		})
 	}
 	return all, group.Wait()
+}
+
+// knownName is under which name an object is remembered.
+func knownName(bucket, key, tag *string) string {
+	return *bucket + "/" + *key + "/" + aws.ToString(tag)
 }
 
 // describeFile describes an object of a folder by two attributes of its file, in a tenth of the

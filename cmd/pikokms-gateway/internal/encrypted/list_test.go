@@ -2,14 +2,18 @@ package encrypted_test
 
 import (
 	"bytes"
+	"context"
 	"fmt"
+	"sync/atomic"
 	"testing"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/aws/aws-sdk-go-v2/service/s3/types"
 	"github.com/stretchr/testify/require"
+	"github.com/versity/versitygw/backend"
 	"github.com/versity/versitygw/backend/meta"
+	"github.com/versity/versitygw/s3response"
 )
 
 // TestListingsAgreeWithHeads lists a folder whose files' attributes are as the gateway wrote them,
@@ -61,4 +65,44 @@ func TestListingsAgreeWithHeads(t *testing.T) {
 	require.NoError(t, err)
 	require.EqualValues(t, len("replaced"), *page.Contents[0].Size)
 	require.Equal(t, []types.ChecksumAlgorithm{types.ChecksumAlgorithmCrc64nvme}, page.Contents[0].ChecksumAlgorithm)
+}
+
+// countingHeads is a backend, not a folder, that counts HEAD requests.
+type countingHeads struct {
+	backend.Backend
+	heads atomic.Int64
+}
+
+func (c *countingHeads) HeadObject(ctx context.Context, in *s3.HeadObjectInput) (*s3.HeadObjectOutput, error) {
+	c.heads.Add(1)
+	return c.Backend.HeadObject(ctx, in)
+}
+
+// TestListingsAskOnce lists objects in front of S3. The gateway that has put them, or has listed
+// them, need not ask for them.
+func TestListingsAskOnce(t *testing.T) {
+	c := &countingHeads{Backend: behind}
+	b := newBucket(t, c)
+	for i := range 300 {
+		_, err := b.put(fmt.Sprint(i), make([]byte, i))
+		require.NoError(t, err)
+	}
+	list := func(heads int64) (all []s3response.Object) {
+		t.Helper()
+		before := c.heads.Load()
+		page, err := b.ListObjectsV2(t.Context(), &s3.ListObjectsV2Input{
+			Bucket: &b.name, MaxKeys: aws.Int32(1000), ContinuationToken: aws.String(""), StartAfter: aws.String(""), Prefix: aws.String(""), Delimiter: aws.String(""),
+		})
+		require.NoError(t, err)
+		require.Len(t, page.Contents, 300)
+		for _, o := range page.Contents {
+			require.Equal(t, *o.Key, fmt.Sprint(*o.Size))
+		}
+		require.Equal(t, heads, c.heads.Load()-before)
+		return page.Contents
+	}
+	put := list(0)
+	b.Backend = newBackend(t, c, b.keys) // another gateway
+	require.Equal(t, put, list(300))
+	require.Equal(t, put, list(0))
 }

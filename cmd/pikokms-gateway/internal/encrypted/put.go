@@ -148,7 +148,12 @@ func (b *Backend) store(ctx context.Context, k *Key, name string, in s3response.
 		return nil, err
 	}
 	checksumOf(&out)
-	out.ETag, out.Size = *outerTag(&out.ETag), &size
+	known := described{size: size, tag: outerTag(&out.ETag)}
+	if !isHidden(in.Key) { // a listing need not ask about what was put here
+		known.algorithm, known.kind = checksumKind(in.Metadata)
+		b.known.put(knownName(in.Bucket, in.Key, &out.ETag), known)
+	}
+	out.ETag, out.Size = *known.tag, &size
 	return &storedMessage{out, encrypted.Header()}, nil
 }
 

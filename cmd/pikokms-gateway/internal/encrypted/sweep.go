@@ -20,12 +20,26 @@ import (
 	"piko.sh/pikokms/provider"
 )
 
+// pages yields the pages of a listing of what is below a prefix of the gateway's own.
+func (b *Backend) pages(ctx context.Context, bucket, prefix, delimiter string) iter.Seq2[s3response.ListObjectsV2Result, error] {
+	return func(yield func(s3response.ListObjectsV2Result, error) bool) {
+		in := &s3.ListObjectsV2Input{
+			Bucket: &bucket, Prefix: &prefix, Delimiter: &delimiter, MaxKeys: aws.Int32(1000), ContinuationToken: aws.String(""), StartAfter: aws.String(""),
+		}
+		for {
+			page, err := b.inner.ListObjectsV2(ctx, in)
+			if !yield(page, err) || err != nil || !aws.ToBool(page.IsTruncated) || aws.ToString(page.NextContinuationToken) == "" {
+				return
+			}
+			in.ContinuationToken = page.NextContinuationToken
+		}
+	}
+}
+
 // own yields the gateway's own objects below a prefix.
 func (b *Backend) own(ctx context.Context, bucket, prefix string) iter.Seq2[s3response.Object, error] {
 	return func(yield func(s3response.Object, error) bool) {
-		in := &s3.ListObjectsV2Input{Bucket: &bucket, Prefix: &prefix, MaxKeys: aws.Int32(1000), ContinuationToken: aws.String(""), StartAfter: aws.String(""), Delimiter: aws.String("")}
-		for {
-			page, err := b.inner.ListObjectsV2(ctx, in)
+		for page, err := range b.pages(ctx, bucket, prefix, "") {
 			if err != nil {
 				yield(s3response.Object{}, err)
 				return
@@ -35,10 +49,24 @@ func (b *Backend) own(ctx context.Context, bucket, prefix string) iter.Seq2[s3re
 					return
 				}
 			}
-			if !aws.ToBool(page.IsTruncated) || aws.ToString(page.NextContinuationToken) == "" {
+		}
+	}
+}
+
+// uploadIDs yields the IDs of all uploads of which something is stored, also of those that a
+// gateway left when it was stopped.
+func (b *Backend) uploadIDs(ctx context.Context, bucket string) iter.Seq2[string, error] {
+	return func(yield func(string, error) bool) {
+		for page, err := range b.pages(ctx, bucket, uploads, "/") {
+			if err != nil {
+				yield("", err)
 				return
 			}
-			in.ContinuationToken = page.NextContinuationToken
+			for _, p := range page.CommonPrefixes {
+				if !yield(strings.TrimSuffix(strings.TrimPrefix(*p.Prefix, uploads), "/"), nil) {
+					return
+				}
+			}
 		}
 	}
 }
@@ -171,30 +199,6 @@ func isForeign(err error) bool {
 // that of one tenant of many.
 func isKeyGone(err error) bool {
 	return errors.Is(err, provider.ErrKeyDisabled) || errors.Is(err, provider.ErrKeyPendingDeletion) || errors.Is(err, provider.ErrKeyNotFound)
-}
-
-// uploadIDs yields the IDs of all uploads of which something is stored, also of those that a
-// gateway left when it was stopped.
-func (b *Backend) uploadIDs(ctx context.Context, bucket string) iter.Seq2[string, error] {
-	return func(yield func(string, error) bool) {
-		in := &s3.ListObjectsV2Input{Bucket: &bucket, Prefix: aws.String(uploads), Delimiter: aws.String("/"), MaxKeys: aws.Int32(1000), ContinuationToken: aws.String(""), StartAfter: aws.String("")}
-		for {
-			page, err := b.inner.ListObjectsV2(ctx, in)
-			if err != nil {
-				yield("", err)
-				return
-			}
-			for _, p := range page.CommonPrefixes {
-				if !yield(strings.TrimSuffix(strings.TrimPrefix(*p.Prefix, uploads), "/"), nil) {
-					return
-				}
-			}
-			if !aws.ToBool(page.IsTruncated) || aws.ToString(page.NextContinuationToken) == "" {
-				return
-			}
-			in.ContinuationToken = page.NextContinuationToken
-		}
-	}
 }
 
 // Sweep deletes what was left of uploads in a bucket: the parts of those that were completed, and
