@@ -125,7 +125,7 @@ func startAll(ctx context.Context, o options, folder string) (_ []*server, stop 
 				if err != nil {
 					return nil, err
 				}
-				process.Env = append(process.Env, asProxy+"="+url)
+				process.Env = append(process.Env, asProxy+"="+url, "AWS_CA_BUNDLE=") // the engine's HTTP client takes none
 			}
 			return process, nil
 		}},

@@ -85,7 +85,7 @@ type content struct {
 	finish func() (value string)
 	asked  bool  // the client names the checksum
 	known  bool  // the checksum is known beforehand
-	kept   bool  // the checksum is kept, were it known only at the end
+	kept   bool  // the checksum is kept though S3 learns it after the content
 	joined bool  // it comes from the parts of an upload
 	err    error // the first error but io.EOF
 }

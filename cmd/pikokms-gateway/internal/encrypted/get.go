@@ -37,10 +37,10 @@ func (b *Backend) headObject(ctx context.Context, in *s3.HeadObjectInput) (*s3.H
 	if err != nil {
 		return nil, err
 	}
-	asked := *in
-	asked.Range, asked.PartNumber, asked.ChecksumMode = aws.String(""), nil, folderMode(in.Key, in.ChecksumMode)
-	asked.IfMatch, asked.IfNoneMatch = innerTag(in.IfMatch), innerTag(in.IfNoneMatch)
-	out, err := b.inner.HeadObject(ctx, &asked)
+	inner := *in
+	inner.Range, inner.PartNumber, inner.ChecksumMode = aws.String(""), nil, folderMode(in.Key, in.ChecksumMode)
+	inner.IfMatch, inner.IfNoneMatch = innerTag(in.IfMatch), innerTag(in.IfNoneMatch)
+	out, err := b.inner.HeadObject(ctx, &inner)
 	if err != nil {
 		return out, err
 	}

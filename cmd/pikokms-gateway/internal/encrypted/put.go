@@ -65,7 +65,7 @@ func (b *Backend) putObject(ctx context.Context, in s3response.PutObjectInput) (
 				return out, err
 			}
 		} else {
-			body.kept = body.asked
+			body.kept = body.asked // at the price of a copy
 		}
 	}
 	if size == 0 && strings.HasSuffix(*in.Key, "/") {
@@ -134,7 +134,7 @@ func (b *Backend) store(ctx context.Context, k *Key, name string, in s3response.
 	in.IfMatch, in.IfNoneMatch = innerTag(in.IfMatch), innerTag(in.IfNoneMatch)
 	var out s3response.PutObjectOutput
 	switch {
-	case body.kept && !body.known:
+	case body.kept:
 		out, err = b.putAside(ctx, in, length, sealSum)
 	case body.joined && length >= largeObject && !b.isFolder:
 		out, err = b.putParts(ctx, in, length)

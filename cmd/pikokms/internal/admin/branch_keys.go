@@ -151,8 +151,8 @@ func wrapUnder(c *branchkey.URLConfig, to string) error {
 		if len(c.KMS.Accounts) > 0 {
 			return errors.New("-k: name the KMS key that the branch keys are under with key=ARN in place of accounts")
 		}
-		before := append([]string{c.KMS.KeyID}, c.KMS.TrustedKeys...)
-		c.KMS.KeyID, c.KMS.TrustedKeys = to, slices.DeleteFunc(before, func(a string) bool { return a == to })
+		trusted := append([]string{c.KMS.KeyID}, c.KMS.TrustedKeys...)
+		c.KMS.KeyID, c.KMS.TrustedKeys = to, slices.DeleteFunc(trusted, func(a string) bool { return a == to })
 		return nil
 	}
 	u, err := keyurl.Services{local.KeyService}.ParseURL(to)

@@ -205,12 +205,12 @@ func (j *branchKeyJob) move(ctx context.Context, store *branchkey.Store, ids []s
 	n.shown = console.ShowText(func() string { return fmt.Sprintf("%s, of %d", n.movedText(), n.total.Load()) })
 	err := j.run(ctx, store, ids, &n, func(id string) error {
 		// After a conflict Move begins anew, and first counts what is moved already.
-		before, first := 0, true
+		counted, first := 0, true
 		err := store.Move(ctx, id, func(moved, _ int) {
-			if !first && moved > before {
-				n.items.Add(int64(moved - before))
+			if !first && moved > counted {
+				n.items.Add(int64(moved - counted))
 			}
-			before, first = max(before, moved), false
+			counted, first = max(counted, moved), false
 		})
 		if err != nil {
 			return err

@@ -225,20 +225,20 @@ func (c *CheckedKey) checkKMS(ctx context.Context, k *keys.Key, pairs map[string
 	}
 	var missing []string
 	for _, p := range e.permissions {
-		one := checkedPermission{Action: p.action, Allowed: "yes", Needed: slices.Contains(needed, p.action), Breaks: breaks(p.action, isARN)}
+		checked := checkedPermission{Action: p.action, Allowed: "yes", Needed: slices.Contains(needed, p.action), Breaks: breaks(p.action, isARN)}
 		switch {
 		case p.isDenied():
-			one.Allowed = "no"
-			if one.Needed {
+			checked.Allowed = "no"
+			if checked.Needed {
 				missing = append(missing, p.action)
 			}
 		case p.err != nil:
-			one.Allowed, one.Reason = "unknown", console.Explain(p.err)
-			if one.Needed && e.usable == nil {
-				c.Problems = append(c.Problems, fmt.Sprintf("whether %s is allowed is not known: %s", p.action, one.Reason))
+			checked.Allowed, checked.Reason = "unknown", console.Explain(p.err)
+			if checked.Needed && e.usable == nil {
+				c.Problems = append(c.Problems, fmt.Sprintf("whether %s is allowed is not known: %s", p.action, checked.Reason))
 			}
 		}
-		c.Permissions = append(c.Permissions, one)
+		c.Permissions = append(c.Permissions, checked)
 	}
 	if len(missing) > 0 {
 		c.Problems = append(c.Problems, "not allowed: "+strings.Join(missing, ", "))
@@ -336,24 +336,24 @@ func (c *CheckedKey) addUses(needed []string, encryptErr, decryptErr error) {
 		{"encrypt", encrypts, encryptErr, "encrypt -k and rewrap --to"},
 		{"decrypt", decrypts, decryptErr, breaks(actionDecrypt, true)},
 	} {
-		one := checkedPermission{Action: use.action, Allowed: "yes", Needed: use.needed, Breaks: use.breaks}
+		permission := checkedPermission{Action: use.action, Allowed: "yes", Needed: use.needed, Breaks: use.breaks}
 		switch {
 		case errors.Is(use.err, errNotTried):
-			one.Allowed, one.Reason = "unknown", use.err.Error()
+			permission.Allowed, permission.Reason = "unknown", use.err.Error()
 			if use.needed && !encrypts {
 				c.Problems = append(c.Problems, "whether it decrypts is not known: "+strings.TrimPrefix(console.Explain(encryptErr), "key "+c.Key+": "))
 			}
 		case use.err != nil:
-			one.Allowed = "no"
+			permission.Allowed = "no"
 			reason := strings.TrimPrefix(console.Explain(use.err), "key "+c.Key+": ")
 			if errors.Is(use.err, provider.ErrProviderUnavailable) {
-				one.Allowed, one.Reason = "unknown", reason
+				permission.Allowed, permission.Reason = "unknown", reason
 			}
 			if use.needed {
 				c.Problems = append(c.Problems, fmt.Sprintf("it does not %s: %s", use.action, reason))
 			}
 		}
-		c.Permissions = append(c.Permissions, one)
+		c.Permissions = append(c.Permissions, permission)
 	}
 }
 

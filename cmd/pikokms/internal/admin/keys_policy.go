@@ -91,11 +91,11 @@ KMS is only asked for the ARN of a KEY that is an alias or an ID.`,
 				if len(needed.actions) == 0 {
 					continue
 				}
-				of := r.pairs
+				pairs := r.pairs
 				if needed.isRSA || needed.isEC {
-					of = nil
+					pairs = nil
 				}
-				statements = merge(statements, allow("Pikokms"+strings.ToUpper(role[:1])+role[1:], needed.actions, []string{needed.keyARN}, of))
+				statements = merge(statements, allow("Pikokms"+strings.ToUpper(role[:1])+role[1:], needed.actions, []string{needed.keyARN}, pairs))
 			}
 			if len(r.pairs) > 0 && len(statements) > 0 && !slices.ContainsFunc(statements, func(s Statement) bool { return s.Condition != nil }) {
 				return console.Usage(errors.New("-c is no use with RSA keys alone: KMS sees no encryption context under an RSA key"))
