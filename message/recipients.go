@@ -44,7 +44,7 @@ func (e *Encrypter) dataKey(ctx context.Context, h *draft) (*provider.DataKey, e
 func checkNames(wrapped []header.EncryptedDataKey) error {
 	type name struct {
 		provider, key string
-		size          int // a raw AES key's IV tells it from an RSA key of its name
+		size          int // the IV distinguishes a raw AES key from an RSA key of the same name
 	}
 	counts, most := make(map[name]int), header.Limits{}.WithDefaults().MaxAttempts
 	for _, k := range wrapped {

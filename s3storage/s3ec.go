@@ -39,8 +39,8 @@ type client struct {
 }
 
 // S3EncryptionClient reports whether the metadata of an object say that the S3 Encryption Client
-// wrote it, in any of its three formats, or that it is an instruction file. Of an object that is
-// smaller than one can be, and whose name is one of an instruction file, the content is looked at.
+// wrote it, in any of its three formats, or that it is an instruction file. If an object is smaller
+// than one of the client can be, and has the name of an instruction file, its content is looked at.
 func (c *client) S3EncryptionClient() bool {
 	return c != nil && (s3ec.IsMetadata(c.metadata) || s3ec.IsMarked(c.metadata) || c.isInstruction)
 }

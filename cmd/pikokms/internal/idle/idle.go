@@ -1,4 +1,4 @@
-// Package idle gives up a folder that stands still, as one of a network file system does whose
+// Package idle gives up a folder that makes no progress, such as one of a network file system whose
 // server is away.
 package idle
 

@@ -55,7 +55,7 @@ type Key struct {
 // IsRemote reports whether the key is in a key service.
 func (k *Key) IsRemote() bool { return !k.Local }
 
-// isAskedEachTime reports whether a key service is asked for each data key. Of a branch key, the
+// isAskedEachTime reports whether a key service is asked for each data key. For a branch key the
 // service is asked once, and then this process wraps the data keys.
 func (k *Key) isAskedEachTime() bool { return k.IsRemote() && !k.Service.Guarded }
 

@@ -348,7 +348,7 @@ func (p *azureBlob) metadataNames(ctx context.Context) (map[string]string, error
 }
 
 func (b *azureObjects) put(ctx context.Context, key string, from *opened, content io.Reader, replace bool) error {
-	if replace { // what is there may not become something else
+	if replace { // a blob of another type must not become a block blob
 		p, err := b.blob(key).GetProperties(ctx, nil)
 		switch {
 		case err == nil && p.BlobType != nil && *p.BlobType != azure.BlobTypeBlockBlob:
