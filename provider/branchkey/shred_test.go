@@ -277,7 +277,7 @@ func TestMoveOfADisabledBranchKey(t *testing.T) {
 	require.Equal(t, disabled.Disabled, moved.Disabled)
 	require.Equal(t, branchkey.Disabled, moved.State)
 	require.Equal(t, next.ARN, moved.Active.KeyARN)
-	s.kms.SetState(s.key.ARN, kmstest.Disabled)
+	s.kms.SetState(s.key.ARN, "Disabled")
 	alone := s.open(t, awskms.Config{KeyID: next.ARN})
 	_, err = alone.Enable(ctx, s.id)
 	require.NoError(t, err)
