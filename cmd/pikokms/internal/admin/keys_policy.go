@@ -76,7 +76,7 @@ KMS is only asked for the ARN of a KEY that is an alias or an ID.`,
 			}
 			var statements []Statement
 			for i, k := range r.keys {
-				if k.Service.Scheme != awskms.Scheme {
+				if k.Service.Scheme != awskms.KeyService.Scheme {
 					continue // It is only used together with the others.
 				}
 				actions := r.actions(i)
@@ -133,11 +133,11 @@ func checkPolicyKeys(ks []*keys.Key, rsaKeys []string, ofOne bool) error {
 	ofKMS := 0
 	for _, k := range ks {
 		switch {
-		case k.Service.Scheme == branchkey.Scheme && !k.Local:
+		case k.Service.Scheme == branchkey.KeyService.Scheme && !k.Local:
 			return fmt.Errorf("%s is a branch key: its policy is about a table, too, and is written by hand; docs/KEYS.md has one", k)
-		case k.Service.Scheme == awskms.DiscoveryScheme:
+		case k.Service.Scheme == awskms.DiscoveryKeyService.Scheme:
 			return fmt.Errorf("%s names no key of AWS KMS that a policy could be about", k)
-		case k.Service.Scheme == awskms.Scheme:
+		case k.Service.Scheme == awskms.KeyService.Scheme:
 			ofKMS++
 		}
 	}
