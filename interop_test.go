@@ -305,7 +305,7 @@ func TestPythonSDKRequiredContext(t *testing.T) {
 		key     sdkKey
 	}{
 		"kms":   {p, sdkKey{ARN: p.KeyID()}},
-		"local": {localKey, sdkKey{Namespace: local.DefaultNamespace, Name: local.DefaultName, Key: raw}},
+		"local": {localKey, sdkKey{Namespace: "piko", Name: "local", Key: raw}},
 	} {
 		for _, suite := range []header.Suite{0x0478, 0x0578} {
 			t.Run(fmt.Sprintf("%s/%04x", name, uint16(suite)), func(t *testing.T) {

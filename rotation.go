@@ -268,8 +268,8 @@ func (r *closedAtEOF) Read(p []byte) (int, error) {
 }
 
 // ReEncrypt moves a string of Encrypt to the default provider's key. If KMS itself encrypted the
-// string and both keys are of one Region, KMS moves it, and it is not decrypted here. The errors
-// are Decrypt's and Encrypt's.
+// string and both keys are in one Region, KMS re-encrypts it, and it is not decrypted here. The
+// errors are Decrypt's and Encrypt's.
 func (h *Host) ReEncrypt(ctx context.Context, text string, encryptionContext map[string]string) (string, error) {
 	e, err := envelope.Parse(text)
 	if err != nil {

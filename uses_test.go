@@ -16,8 +16,8 @@ import (
 
 	"piko.sh/pikokms"
 	"piko.sh/pikokms/envelope"
-	"piko.sh/pikokms/frame"
 	"piko.sh/pikokms/header"
+	"piko.sh/pikokms/internal/frame"
 	"piko.sh/pikokms/kmstest"
 	"piko.sh/pikokms/message"
 	"piko.sh/pikokms/provider"

@@ -28,7 +28,6 @@ import (
 	"gocloud.dev/gcerrors"
 
 	"piko.sh/pikokms"
-	"piko.sh/pikokms/frame"
 	"piko.sh/pikokms/header"
 	"piko.sh/pikokms/message"
 	"piko.sh/pikokms/s3ec"
@@ -171,7 +170,7 @@ func open(ctx context.Context, bucket *blob.Bucket, key string, options *blob.Re
 		return nil, err
 	}
 	if h, _, err := header.Parse(start, header.Limits{}); err == nil {
-		if _, err := message.PlaintextSize(h, o.Size()); errors.Is(err, frame.ErrMalformed) {
+		if _, err := message.PlaintextSize(h, o.Size()); err != nil && !errors.Is(err, header.ErrUnsupported) {
 			if err := whetherReplaced(ctx, bucket, key, o); err != nil {
 				return nil, err
 			}

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io/fs"
 	"net/http"
-	"strconv"
 
 	"gocloud.dev/blob"
 	"gocloud.dev/blob/driver"
@@ -16,7 +15,6 @@ import (
 
 	"piko.sh/pikokms"
 	"piko.sh/pikokms/compress"
-	"piko.sh/pikokms/frame"
 	"piko.sh/pikokms/header"
 	"piko.sh/pikokms/provider"
 	"piko.sh/pikokms/transfer"
@@ -171,14 +169,8 @@ func (b *bucket) Attributes(ctx context.Context, key string) (*driver.Attributes
 
 // size returns the size of an object's plaintext, or -1.
 func (b *bucket) size(ctx context.Context, key string, a *blob.Attributes) (size int64, err error) {
-	if text, ok := a.Metadata[transfer.HeaderSizeKey]; ok {
-		n, err := strconv.ParseUint(text, 10, 32)
-		if err == nil {
-			if size, err := frame.PlaintextSize(a.Size-int64(n), header.DefaultFrameLength); err == nil {
-				return size, nil
-			}
-		}
-		// Somebody changed the metadata. The object itself has its size.
+	if size, ok := transfer.PlaintextSize(a.Metadata, a.Size); ok {
+		return size, nil
 	}
 	if a.Size == 0 { // S3 refuses every range of an empty object
 		return b.host.StatedSize(bytes.NewReader(nil), 0)

@@ -23,7 +23,7 @@ import (
 
 	"piko.sh/pikokms"
 	"piko.sh/pikokms/compress"
-	"piko.sh/pikokms/frame"
+	"piko.sh/pikokms/provider"
 )
 
 // TestSecondCloseReturnsTheFirstResult closes a writer twice, as "defer w.Close()" and "return
@@ -333,7 +333,7 @@ func TestReplacedWhileItIsOpened(t *testing.T) {
 	for _, stated := range []time.Time{a.ModTime, a.ModTime.Truncate(time.Second)} { // the second as GCS does
 		inner.time = stated
 		for _, err := range opens() {
-			require.ErrorIs(t, err, frame.ErrMalformed)
+			require.ErrorIs(t, err, provider.ErrInvalidCiphertext)
 			require.NotErrorIs(t, err, pikokms.ErrChanged)
 		}
 	}

@@ -13,7 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"piko.sh/pikokms/compress"
-	"piko.sh/pikokms/frame"
+	"piko.sh/pikokms/internal/frame"
 )
 
 // Each direction is measured as a host runs it: compression below encryption, from and to memory,

@@ -108,7 +108,7 @@ func (r *compressor) stop() {
 	runtime.KeepAlive(r)
 }
 
-// feed reads and compresses one chunk. Of a long stream it takes one block for each free core
+// feed reads and compresses one chunk. From a long stream it takes one block for each free core
 // instead.
 func (r *compressor) feed() error {
 	block := r.t.block

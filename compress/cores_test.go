@@ -12,8 +12,8 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"piko.sh/pikokms/compress"
-	"piko.sh/pikokms/frame"
 	"piko.sh/pikokms/internal/cores"
+	"piko.sh/pikokms/internal/frame"
 )
 
 // mostGoroutines runs streams side by side, and returns the most goroutines that there are

@@ -45,15 +45,15 @@ var names = dropin.Names{
 	{Ours: provider.ErrEmptyCiphertext, Pikos: crypto.ErrEmptyCiphertext},
 }
 
-// Provider implements crypto.EncryptionProvider. It is safe for concurrent use.
-type Provider struct {
+// cryptoProvider implements crypto.EncryptionProvider.
+type cryptoProvider struct {
 	kms   dropin.Adapter
 	close func() error
 }
 
 // NewProvider makes a provider and checks its key with one DescribeKey, unless Config.CheckLater is
 // set. The error is that of Config.Validate or awskms.NewProvider, and also holds Piko's own for
-// the same fault.
+// the same fault. The provider is safe for concurrent use.
 func NewProvider(ctx context.Context, c Config) (crypto.EncryptionProvider, error) {
 	c = c.WithDefaults()
 	if err := c.Validate(); err != nil {
@@ -69,21 +69,21 @@ func NewProvider(ctx context.Context, c Config) (crypto.EncryptionProvider, erro
 		Under: func(keyID string) provider.EncryptionProvider { return kms.Under(keyID) },
 		Names: names, OwnKeyID: crypto.DefaultServiceConfig().ActiveKeyID, AllowPikoV2: c.AllowPikoV2,
 	}
-	return &Provider{adapter, sync.OnceValue(guarded.Close)}, nil
+	return &cryptoProvider{adapter, sync.OnceValue(guarded.Close)}, nil
 }
 
 // Unwrap returns the pikokms provider within, for packages of pikokms that take one.
-func (p *Provider) Unwrap() provider.EncryptionProvider { return p.kms.Service }
+func (p *cryptoProvider) Unwrap() provider.EncryptionProvider { return p.kms.Service }
 
 // Close ends the metric of the circuit breaker's state. Piko calls it when it shuts down.
-func (p *Provider) Close() error { return p.close() }
+func (p *cryptoProvider) Close() error { return p.close() }
 
 // Type implements crypto.EncryptionProvider.
-func (p *Provider) Type() crypto.ProviderType { return crypto.ProviderType(p.kms.Service.Type()) }
+func (p *cryptoProvider) Type() crypto.ProviderType { return crypto.ProviderType(p.kms.Service.Type()) }
 
 // Encrypt implements crypto.EncryptionProvider with one call of KMS. The response names the key by
 // its ARN.
-func (p *Provider) Encrypt(ctx context.Context, request *crypto.EncryptRequest) (*crypto.EncryptResponse, error) {
+func (p *cryptoProvider) Encrypt(ctx context.Context, request *crypto.EncryptRequest) (*crypto.EncryptResponse, error) {
 	sealed, err := p.kms.Encrypt(ctx, request.Plaintext, request.KeyID, request.Context)
 	if err != nil {
 		return nil, err
@@ -93,7 +93,7 @@ func (p *Provider) Encrypt(ctx context.Context, request *crypto.EncryptRequest) 
 
 // Decrypt implements crypto.EncryptionProvider. KMS is called once if the request names a trusted
 // key, and not at all if it names another. If it names none, the trusted keys are tried.
-func (p *Provider) Decrypt(ctx context.Context, request *crypto.DecryptRequest) (*crypto.DecryptResponse, error) {
+func (p *cryptoProvider) Decrypt(ctx context.Context, request *crypto.DecryptRequest) (*crypto.DecryptResponse, error) {
 	plaintext, err := p.kms.Decrypt(ctx, request.Ciphertext, request.KeyID, request.Context)
 	if err != nil {
 		return nil, err
@@ -103,7 +103,7 @@ func (p *Provider) Decrypt(ctx context.Context, request *crypto.DecryptRequest) 
 
 // GenerateDataKey implements crypto.EncryptionProvider. The wrapped key is the base64 text of KMS's
 // ciphertext, which Decrypt accepts.
-func (p *Provider) GenerateDataKey(ctx context.Context, request *crypto.GenerateDataKeyRequest) (*crypto.DataKey, error) {
+func (p *cryptoProvider) GenerateDataKey(ctx context.Context, request *crypto.GenerateDataKeyRequest) (*crypto.DataKey, error) {
 	var key *crypto.DataKey
 	err := p.kms.GenerateDataKey(ctx, request.KeyID, request.KeySpec, func(made *provider.DataKey, plain []byte) error {
 		secret, err := crypto_dto.NewSecureBytesFromSlice(plain, crypto_dto.WithID("data key of "+made.KeyID))
@@ -121,7 +121,7 @@ const algorithm = "AWS_KMS_RSAES_OAEP_SHA_256"
 
 // GetKeyInfo implements crypto.EncryptionProvider. The Algorithm is the text that Piko's own
 // provider gives for every key; "key_spec" in Metadata is what KMS says of the key.
-func (p *Provider) GetKeyInfo(ctx context.Context, id string) (*crypto.KeyInfo, error) {
+func (p *cryptoProvider) GetKeyInfo(ctx context.Context, id string) (*crypto.KeyInfo, error) {
 	info, err := p.kms.GetKeyInfo(ctx, id)
 	if err != nil {
 		return nil, err
@@ -142,17 +142,17 @@ func (p *Provider) GetKeyInfo(ctx context.Context, id string) (*crypto.KeyInfo, 
 }
 
 // HealthCheck implements crypto.EncryptionProvider.
-func (p *Provider) HealthCheck(ctx context.Context) error { return p.kms.HealthCheck(ctx) }
+func (p *cryptoProvider) HealthCheck(ctx context.Context) error { return p.kms.HealthCheck(ctx) }
 
 // EncryptStream implements crypto.EncryptionProvider with one call of KMS. It writes an AWS
 // Encryption SDK message, which is complete when Close returns nil.
-func (p *Provider) EncryptStream(ctx context.Context, output io.Writer, request *crypto.EncryptRequest) (io.WriteCloser, error) {
+func (p *cryptoProvider) EncryptStream(ctx context.Context, output io.Writer, request *crypto.EncryptRequest) (io.WriteCloser, error) {
 	return p.kms.EncryptStream(ctx, output, request.KeyID, request.Context)
 }
 
 // DecryptStream implements crypto.EncryptionProvider with one call of KMS.
-func (p *Provider) DecryptStream(ctx context.Context, input io.Reader) (io.ReadCloser, error) {
+func (p *cryptoProvider) DecryptStream(ctx context.Context, input io.Reader) (io.ReadCloser, error) {
 	return p.kms.DecryptStream(ctx, input)
 }
 
-var _ crypto.EncryptionProvider = (*Provider)(nil)
+var _ crypto.EncryptionProvider = (*cryptoProvider)(nil)

@@ -80,11 +80,8 @@ type Config struct {
 	AllowPikoV2 bool
 }
 
-// Provider implements crypto.EncryptionProvider. It is safe for concurrent use.
-//
-// Like Piko's own provider, it has one key and uses it whatever key a request names. Responses name
-// the key that was used. Only GetKeyInfo refuses other names.
-type Provider struct {
+// cryptoProvider implements crypto.EncryptionProvider.
+type cryptoProvider struct {
 	local   *local.Provider
 	adapter dropin.Adapter
 	old     envelope.Decrypter // of what Piko's own provider encrypted
@@ -93,6 +90,9 @@ type Provider struct {
 
 // NewProvider makes a provider. The error holds ErrInvalidKeySize, or crypto.ErrInvalidKey for a
 // KeyID that is not UTF-8 or longer than 1,024 bytes.
+//
+// Like Piko's own provider, it has one key and uses it whatever key a request names. Responses name
+// the key that was used. Only GetKeyInfo refuses other names. It is safe for concurrent use.
 func NewProvider(config Config) (crypto.EncryptionProvider, error) {
 	if len(config.Key) != KeySize {
 		return nil, fmt.Errorf("%w, and has %d", ErrInvalidKeySize, len(config.Key))
@@ -105,7 +105,7 @@ func NewProvider(config Config) (crypto.EncryptionProvider, error) {
 		return nil, names.Translate(err)
 	}
 	guarded := service.New(key, service.Config{})
-	return &Provider{
+	return &cryptoProvider{
 		local: key,
 		adapter: dropin.Adapter{
 			Service: guarded, Describe: key.GetKeyInfo, Names: names,
@@ -117,16 +117,16 @@ func NewProvider(config Config) (crypto.EncryptionProvider, error) {
 }
 
 // Unwrap returns the pikokms provider within, for packages of pikokms that take one.
-func (p *Provider) Unwrap() provider.EncryptionProvider { return p.local }
+func (p *cryptoProvider) Unwrap() provider.EncryptionProvider { return p.local }
 
 // Close zeroes the key. The provider can't be used afterwards. Piko calls it when it shuts down.
-func (p *Provider) Close() error { return p.close() }
+func (p *cryptoProvider) Close() error { return p.close() }
 
 // Type implements crypto.EncryptionProvider.
-func (p *Provider) Type() crypto.ProviderType { return crypto.ProviderType(p.local.Type()) }
+func (p *cryptoProvider) Type() crypto.ProviderType { return crypto.ProviderType(p.local.Type()) }
 
 // Encrypt implements crypto.EncryptionProvider.
-func (p *Provider) Encrypt(ctx context.Context, request *crypto.EncryptRequest) (*crypto.EncryptResponse, error) {
+func (p *cryptoProvider) Encrypt(ctx context.Context, request *crypto.EncryptRequest) (*crypto.EncryptResponse, error) {
 	sealed, err := p.adapter.Encrypt(ctx, request.Plaintext, request.KeyID, request.Context)
 	if err != nil {
 		return nil, err
@@ -135,7 +135,7 @@ func (p *Provider) Encrypt(ctx context.Context, request *crypto.EncryptRequest) 
 }
 
 // Decrypt implements crypto.EncryptionProvider.
-func (p *Provider) Decrypt(ctx context.Context, request *crypto.DecryptRequest) (*crypto.DecryptResponse, error) {
+func (p *cryptoProvider) Decrypt(ctx context.Context, request *crypto.DecryptRequest) (*crypto.DecryptResponse, error) {
 	plaintext, err := p.adapter.Decrypt(ctx, request.Ciphertext, request.KeyID, request.Context)
 	if errors.Is(err, provider.ErrInvalidCiphertext) {
 		plaintext, err = p.decryptOld(ctx, request)
@@ -147,7 +147,7 @@ func (p *Provider) Decrypt(ctx context.Context, request *crypto.DecryptRequest) 
 }
 
 // decryptOld decrypts a ciphertext that is no message: one of Piko's own provider, or garbage.
-func (p *Provider) decryptOld(ctx context.Context, request *crypto.DecryptRequest) (string, error) {
+func (p *cryptoProvider) decryptOld(ctx context.Context, request *crypto.DecryptRequest) (string, error) {
 	sealed, err := base64.StdEncoding.DecodeString(request.Ciphertext)
 	if err != nil {
 		return "", names.Translate(fmt.Errorf("%w: %w", ErrInvalidBase64, err))
@@ -165,7 +165,7 @@ func (p *Provider) decryptOld(ctx context.Context, request *crypto.DecryptReques
 
 // GenerateDataKey implements crypto.EncryptionProvider. The wrapped key is the data key's base64
 // text, encrypted as a string, since Piko passes it to Decrypt.
-func (p *Provider) GenerateDataKey(ctx context.Context, request *crypto.GenerateDataKeyRequest) (*crypto.DataKey, error) {
+func (p *cryptoProvider) GenerateDataKey(ctx context.Context, request *crypto.GenerateDataKeyRequest) (*crypto.DataKey, error) {
 	var key *crypto.DataKey
 	err := p.adapter.GenerateDataKey(ctx, request.KeyID, request.KeySpec, func(made *provider.DataKey, plain []byte) error {
 		wrapped, err := envelope.Seal(ctx, p.local, base64.StdEncoding.EncodeToString(plain), nil)
@@ -183,7 +183,7 @@ func (p *Provider) GenerateDataKey(ctx context.Context, request *crypto.Generate
 }
 
 // GetKeyInfo implements crypto.EncryptionProvider.
-func (p *Provider) GetKeyInfo(ctx context.Context, keyID string) (*crypto.KeyInfo, error) {
+func (p *cryptoProvider) GetKeyInfo(ctx context.Context, keyID string) (*crypto.KeyInfo, error) {
 	info, err := p.adapter.GetKeyInfo(ctx, keyID)
 	if err != nil {
 		return nil, err
@@ -202,19 +202,19 @@ func (p *Provider) GetKeyInfo(ctx context.Context, keyID string) (*crypto.KeyInf
 }
 
 // HealthCheck implements crypto.EncryptionProvider.
-func (p *Provider) HealthCheck(ctx context.Context) error {
+func (p *cryptoProvider) HealthCheck(ctx context.Context) error {
 	return p.adapter.HealthCheck(ctx)
 }
 
 // EncryptStream implements crypto.EncryptionProvider. It writes an AWS Encryption SDK message,
 // which is complete when Close returns nil.
-func (p *Provider) EncryptStream(ctx context.Context, output io.Writer, request *crypto.EncryptRequest) (io.WriteCloser, error) {
+func (p *cryptoProvider) EncryptStream(ctx context.Context, output io.Writer, request *crypto.EncryptRequest) (io.WriteCloser, error) {
 	return p.adapter.EncryptStream(ctx, output, request.KeyID, request.Context)
 }
 
 // DecryptStream implements crypto.EncryptionProvider.
-func (p *Provider) DecryptStream(ctx context.Context, input io.Reader) (io.ReadCloser, error) {
+func (p *cryptoProvider) DecryptStream(ctx context.Context, input io.Reader) (io.ReadCloser, error) {
 	return p.adapter.DecryptStream(ctx, input)
 }
 
-var _ crypto.EncryptionProvider = (*Provider)(nil)
+var _ crypto.EncryptionProvider = (*cryptoProvider)(nil)

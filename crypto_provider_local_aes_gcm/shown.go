@@ -3,7 +3,6 @@ package crypto_provider_local_aes_gcm
 import (
 	"encoding/json"
 	"fmt"
-	"log/slog"
 )
 
 // shownConfig is a Config as prints, logs and encodings show it.
@@ -20,9 +19,6 @@ func (c Config) shown() shownConfig {
 func (c Config) Format(f fmt.State, verb rune) {
 	_, _ = fmt.Fprintf(f, fmt.FormatString(f, verb), c.shown())
 }
-
-// LogValue implements slog.LogValuer. It shows no secret.
-func (c Config) LogValue() slog.Value { return slog.AnyValue(c.shown()) }
 
 // MarshalJSON implements json.Marshaler. It shows no secret.
 func (c Config) MarshalJSON() ([]byte, error) { return json.Marshal(c.shown()) }

@@ -69,12 +69,12 @@ func checkFormat(context map[string]string) error {
 	return nil
 }
 
-// CheckContext checks that a caller may encrypt under this context: it fits the format and has at
-// most [DefaultMaxPairs] pairs, and no key is empty or reserved. The error holds
+// CheckContext checks that a caller may encrypt under this context: it fits the format, has at most
+// 1,024 pairs, the default of [Limits], and no key is empty or reserved. The error holds
 // [ErrInvalidContext].
 func CheckContext(context map[string]string) error {
-	if len(context) > DefaultMaxPairs {
-		return fmt.Errorf("%w: %d pairs, readers take %d", ErrInvalidContext, len(context), DefaultMaxPairs)
+	if len(context) > defaultMaxPairs {
+		return fmt.Errorf("%w: %d pairs, readers take %d", ErrInvalidContext, len(context), defaultMaxPairs)
 	}
 	for k := range context {
 		if k == "" {

@@ -12,24 +12,24 @@ var ErrLimit = errors.New("message header exceeds a limit")
 // Limits bound the memory that a reader takes for a header, and the work that a header can cause. A
 // zero field means its default.
 type Limits struct {
-	MaxSize              int // bytes of the whole header, default DefaultMaxSize
-	MaxPairs             int // encryption context pairs, default DefaultMaxPairs
-	MaxEncryptedDataKeys int // default DefaultMaxEncryptedDataKeys
+	MaxSize              int // bytes of the whole header, default 256 KiB
+	MaxPairs             int // encryption context pairs, default 1,024
+	MaxEncryptedDataKeys int // default 16
 	MaxFrameLength       int // bytes, default MaxFrameLength
 
 	// MaxAttempts bounds how often a message's reader asks keyrings to unwrap one of its data keys;
-	// the default is DefaultMaxAttempts. A keyring that does not trust a data key's wrapping key
-	// refuses without any work, which does not count. Package message applies this limit.
+	// the default is 8. A keyring that does not trust a data key's wrapping key refuses without any
+	// work, which does not count. Package message applies this limit.
 	MaxAttempts int
 }
 
 // The default limits. Writers keep to them, too, so that readers with default limits accept what
 // they write.
 const (
-	DefaultMaxSize              = 256 << 10
-	DefaultMaxPairs             = 1024
-	DefaultMaxEncryptedDataKeys = 16
-	DefaultMaxAttempts          = 8
+	defaultMaxSize              = 256 << 10
+	defaultMaxPairs             = 1024
+	defaultMaxEncryptedDataKeys = 16
+	defaultMaxAttempts          = 8
 )
 
 // WithDefaults returns the limits with defaults in place of zero fields.
@@ -40,11 +40,11 @@ func (l Limits) WithDefaults() Limits {
 		}
 		*field = min(*field, math.MaxInt-1<<20) // so that no sum of a limit and a few sizes overflows
 	}
-	set(&l.MaxSize, DefaultMaxSize)
-	set(&l.MaxPairs, DefaultMaxPairs)
-	set(&l.MaxEncryptedDataKeys, DefaultMaxEncryptedDataKeys)
+	set(&l.MaxSize, defaultMaxSize)
+	set(&l.MaxPairs, defaultMaxPairs)
+	set(&l.MaxEncryptedDataKeys, defaultMaxEncryptedDataKeys)
 	set(&l.MaxFrameLength, MaxFrameLength)
-	set(&l.MaxAttempts, DefaultMaxAttempts)
+	set(&l.MaxAttempts, defaultMaxAttempts)
 	return l
 }
 

@@ -30,17 +30,18 @@ func TestWhatIsSealedIsReadByDefault(t *testing.T) {
 		}
 		return k
 	}
+	limits := header.Limits{}.WithDefaults()
 	small := sample()
 	require.NoError(t, small.Seal(aesGCM(t), nil))
-	room := header.DefaultMaxSize - small.Size()
+	room := limits.MaxSize - small.Size()
 	tests := []struct {
 		limit  string // exceeded; empty if none is
 		change func(h *header.Header)
 	}{
-		{"", func(h *header.Header) { h.EncryptionContext = pairs(header.DefaultMaxPairs) }},
-		{"MaxPairs", func(h *header.Header) { h.EncryptionContext = pairs(header.DefaultMaxPairs + 1) }},
-		{"", func(h *header.Header) { h.EncryptedDataKeys = keys(header.DefaultMaxEncryptedDataKeys, 10) }},
-		{"MaxEncryptedDataKeys", func(h *header.Header) { h.EncryptedDataKeys = keys(header.DefaultMaxEncryptedDataKeys+1, 10) }},
+		{"", func(h *header.Header) { h.EncryptionContext = pairs(limits.MaxPairs) }},
+		{"MaxPairs", func(h *header.Header) { h.EncryptionContext = pairs(limits.MaxPairs + 1) }},
+		{"", func(h *header.Header) { h.EncryptedDataKeys = keys(limits.MaxEncryptedDataKeys, 10) }},
+		{"MaxEncryptedDataKeys", func(h *header.Header) { h.EncryptedDataKeys = keys(limits.MaxEncryptedDataKeys+1, 10) }},
 		{"", func(h *header.Header) { h.FrameLength = header.MaxFrameLength }},
 		{"MaxFrameLength", func(h *header.Header) { h.FrameLength = header.MaxFrameLength + 1 }},
 		{"", func(h *header.Header) {

@@ -40,7 +40,7 @@ func Example() {
 	fmt.Println(encrypted.KeyID == key.ARN, server.Calls("Encrypt"))
 
 	// Somebody disables the key.
-	server.SetState(key.ARN, kmstest.Disabled)
+	server.SetState(key.ARN, "Disabled")
 	_, err = envelope.Open(ctx, p, encrypted.Ciphertext, map[string]string{"tenant": "42"})
 	fmt.Println(errors.Is(err, provider.ErrKeyDisabled))
 	// Output:

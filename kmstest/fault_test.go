@@ -109,7 +109,7 @@ func TestKeyIsDisabledBetweenTwoCalls(t *testing.T) {
 	key := server.CreateKey(kmstest.Key{})
 	client := newClient(t, server, key.Region)
 	server.Inject(kmstest.Fault{Operation: "Decrypt", After: 1, Times: 1, Do: kmstest.Run(func(r kmstest.Request) {
-		server.SetState(r.KeyARN, kmstest.Disabled)
+		server.SetState(r.KeyARN, "Disabled")
 	})})
 	out, err := client.Encrypt(t.Context(), &kms.EncryptInput{KeyId: &key.ID, Plaintext: []byte("x")})
 	require.NoError(t, err)
@@ -117,7 +117,7 @@ func TestKeyIsDisabledBetweenTwoCalls(t *testing.T) {
 		_, err = client.Decrypt(t.Context(), &kms.DecryptInput{CiphertextBlob: out.CiphertextBlob})
 		require.Equal(t, want, code(err))
 	}
-	require.Equal(t, kmstest.Disabled, server.Key(key.ARN).State)
+	require.Equal(t, "Disabled", server.Key(key.ARN).State)
 }
 
 func TestLies(t *testing.T) {

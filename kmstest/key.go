@@ -7,25 +7,28 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"time"
 )
 
-// State is the state of a key, as AWS names it.
-type State string
-
-// The states that a key can have (AWS KMS Developer Guide, "Key states of AWS KMS keys").
+// The states that a key can have, as AWS names them (AWS KMS Developer Guide, "Key states of AWS KMS keys").
 const (
-	Creating               State = "Creating"
-	Enabled                State = "Enabled"
-	Disabled               State = "Disabled"
-	PendingDeletion        State = "PendingDeletion"
-	PendingImport          State = "PendingImport"
-	PendingReplicaDeletion State = "PendingReplicaDeletion"
-	Unavailable            State = "Unavailable"
-	Updating               State = "Updating"
+	stateCreating               = "Creating"
+	stateEnabled                = "Enabled"
+	stateDisabled               = "Disabled"
+	statePendingDeletion        = "PendingDeletion"
+	statePendingImport          = "PendingImport"
+	statePendingReplicaDeletion = "PendingReplicaDeletion"
+	stateUnavailable            = "Unavailable"
+	stateUpdating               = "Updating"
 )
+
+var states = []string{
+	stateCreating, stateEnabled, stateDisabled, statePendingDeletion, statePendingImport, statePendingReplicaDeletion,
+	stateUnavailable, stateUpdating,
+}
 
 // Key describes a KMS key. The zero value is an enabled symmetric key in [Region] and [Account].
 type Key struct {
@@ -38,7 +41,7 @@ type Key struct {
 
 	Spec  string // such as "RSA_2048"; default "SYMMETRIC_DEFAULT"
 	Usage string // default: "ENCRYPT_DECRYPT", or the first use that the spec allows
-	State State  // default Enabled
+	State string // such as "Disabled"; default "Enabled"
 
 	MultiRegion bool // makes a primary key, which Replicate copies to other Regions
 
@@ -98,7 +101,7 @@ func (s *Server) create(k Key) (*key, *failure) {
 		return nil, invalid("KeyUsage %s is not compatible with KeySpec %s", k.Usage, k.Spec)
 	}
 	if k.State == "" {
-		k.State = Enabled
+		k.State = stateEnabled
 	}
 	if k.ID == "" {
 		k.ID = newKeyID(k.MultiRegion)
@@ -162,9 +165,12 @@ func (s *Server) Key(keyARN string) Key {
 	return s.must(keyARN).Key
 }
 
-// SetState puts a key into any state, even one that no call can bring about. It panics if no key
-// has that ARN.
-func (s *Server) SetState(keyARN string, state State) {
+// SetState puts a key into any state, such as "Disabled", even one that no call can bring about. It
+// panics if no key has that ARN, or if AWS has no such state.
+func (s *Server) SetState(keyARN, state string) {
+	if !slices.Contains(states, state) {
+		panic(fmt.Sprintf("kmstest: no key can be in state %q", state))
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.must(keyARN).State = state
@@ -202,7 +208,7 @@ func (s *Server) replicate(primary *key, region string) (*key, *failure) {
 		Key: primary.Key, created: time.Now(), replica: true,
 		shared: primary.shared, makePrivate: primary.makePrivate, ec: primary.ec,
 	}
-	k.Region, k.Alias, k.Description, k.State = region, "", "", Enabled
+	k.Region, k.Alias, k.Description, k.State = region, "", "", stateEnabled
 	k.ARN = arnOf(k.Partition, k.Region, k.Account, "key/"+k.ID)
 	s.keys = append(s.keys, k)
 	primary.shared.keys = append(primary.shared.keys, k)

@@ -17,16 +17,16 @@ func TestKeyIsWhatItsFieldsSay(t *testing.T) {
 	server := kmstest.NewServer(t)
 	require.Equal(t, kmstest.Key{
 		ID: unknownKeyID, Account: "444455556666", Region: "cn-north-1", Partition: "aws-cn", Alias: "alias/x", Description: "ours",
-		Spec: "RSA_2048", Usage: "SIGN_VERIFY", State: kmstest.Disabled,
+		Spec: "RSA_2048", Usage: "SIGN_VERIFY", State: "Disabled",
 		ARN: "arn:aws-cn:kms:cn-north-1:444455556666:key/" + unknownKeyID,
 	}, server.CreateKey(kmstest.Key{
 		ID: unknownKeyID, Account: "444455556666", Region: "cn-north-1", Partition: "aws-cn", Alias: "alias/x", Description: "ours",
-		Spec: "RSA_2048", Usage: "SIGN_VERIFY", State: kmstest.Disabled,
+		Spec: "RSA_2048", Usage: "SIGN_VERIFY", State: "Disabled",
 	}))
 	key := server.CreateKey(kmstest.Key{})
 	require.Equal(t, kmstest.Key{
 		ID: key.ID, Account: kmstest.Account, Region: kmstest.Region, Partition: "aws",
-		Spec: "SYMMETRIC_DEFAULT", Usage: "ENCRYPT_DECRYPT", State: kmstest.Enabled,
+		Spec: "SYMMETRIC_DEFAULT", Usage: "ENCRYPT_DECRYPT", State: "Enabled",
 		ARN: "arn:aws:kms:eu-west-1:111122223333:key/" + key.ID,
 	}, key)
 	require.Equal(t, key, server.Key(key.ARN))
@@ -73,23 +73,23 @@ func TestEverySpecIsDescribed(t *testing.T) {
 func TestStatesThatNoCallBringsAbout(t *testing.T) {
 	server := kmstest.NewServer(t)
 	client := newClient(t, server, kmstest.Region)
-	for state, wants := range map[kmstest.State]map[string]string{
-		kmstest.Creating: {
+	for state, wants := range map[string]map[string]string{
+		"Creating": {
 			"CancelKeyDeletion": badState, "CreateAlias": badState, "Decrypt": badState, "DescribeKey": "ok", "DisableKey": badState,
 			"EnableKey": badState, "EnableKeyRotation": badState, "Encrypt": badState, "GenerateDataKey": badState,
 			"ReEncrypt to": badState, "RotateKeyOnDemand": badState, "ReplicateKey": badState, "ScheduleKeyDeletion": badState,
 		},
-		kmstest.Updating: {
+		"Updating": {
 			"CancelKeyDeletion": badState, "Decrypt": "ok", "DescribeKey": "ok", "DisableKey": badState, "EnableKey": badState,
 			"EnableKeyRotation": badState, "Encrypt": "ok", "GenerateDataKey": "ok", "ReEncrypt from": "ok",
 			"RotateKeyOnDemand": badState, "ReplicateKey": badState, "ScheduleKeyDeletion": badState,
 		},
-		kmstest.Unavailable: {
+		"Unavailable": {
 			"CancelKeyDeletion": badState, "CreateAlias": "ok", "Decrypt": badState, "DescribeKey": "ok", "DisableKey": "ok",
 			"EnableKey": "ok", "EnableKeyRotation": unsupported, "Encrypt": badState, "GenerateDataKey": badState,
 			"GetKeyRotationStatus": unsupported, "ReEncrypt to": badState, "RotateKeyOnDemand": unsupported, "ScheduleKeyDeletion": "ok",
 		},
-		kmstest.PendingReplicaDeletion: {
+		"PendingReplicaDeletion": {
 			"CancelKeyDeletion": "ok", "Decrypt": badState, "DescribeKey": "ok", "EnableKey": badState, "Encrypt": badState,
 			"GenerateDataKey": badState, "RotateKeyOnDemand": badState, "ScheduleKeyDeletion": badState,
 		},
@@ -108,11 +108,11 @@ func TestStatesThatNoCallBringsAbout(t *testing.T) {
 
 func TestUnavailableKeyStaysSo(t *testing.T) {
 	server := kmstest.NewServer(t)
-	key := server.CreateKey(kmstest.Key{State: kmstest.Unavailable})
+	key := server.CreateKey(kmstest.Key{State: "Unavailable"})
 	client := newClient(t, server, key.Region)
 	_, err := client.DisableKey(t.Context(), &kms.DisableKeyInput{KeyId: &key.ID})
 	require.NoError(t, err)
-	require.Equal(t, kmstest.Unavailable, server.Key(key.ARN).State)
+	require.Equal(t, "Unavailable", server.Key(key.ARN).State)
 	out, err := client.DescribeKey(t.Context(), &kms.DescribeKeyInput{KeyId: &key.ID})
 	require.NoError(t, err)
 	require.Equal(t, types.OriginTypeAwsCloudhsm, out.KeyMetadata.Origin)

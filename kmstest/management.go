@@ -32,7 +32,7 @@ func (x *exchange) createKey() (map[string]any, *failure) {
 }
 
 // stateOfOrigin holds the states of new keys that are not enabled.
-var stateOfOrigin = map[string]State{"EXTERNAL": PendingImport}
+var stateOfOrigin = map[string]string{"EXTERNAL": statePendingImport}
 
 func (x *exchange) createAlias() (map[string]any, *failure) {
 	k, failure := x.own("targetKeyId", x.input.TargetKeyId, naming)
@@ -98,15 +98,15 @@ func (x *exchange) alias() (aliasName, *failure) {
 	return name, nil
 }
 
-func (x *exchange) enableKey() (map[string]any, *failure)  { return x.toggle(Enabled) }
-func (x *exchange) disableKey() (map[string]any, *failure) { return x.toggle(Disabled) }
+func (x *exchange) enableKey() (map[string]any, *failure)  { return x.toggle(stateEnabled) }
+func (x *exchange) disableKey() (map[string]any, *failure) { return x.toggle(stateDisabled) }
 
-func (x *exchange) toggle(state State) (map[string]any, *failure) {
+func (x *exchange) toggle(state string) (map[string]any, *failure) {
 	k, failure := x.own("keyId", x.input.KeyId, toggle)
 	if failure != nil {
 		return nil, failure
 	}
-	if k.State != Unavailable { // in that state the call succeeds without effect
+	if k.State != stateUnavailable { // in that state the call succeeds without effect
 		k.State = state
 	}
 	return nil, nil
@@ -126,9 +126,9 @@ func (x *exchange) scheduleKeyDeletion() (map[string]any, *failure) {
 	}
 	members := map[string]any{"KeyId": k.ARN, "PendingWindowInDays": k.window}
 	if k == k.shared.keys[0] && len(k.shared.keys) > 1 {
-		k.State = PendingReplicaDeletion
+		k.State = statePendingReplicaDeletion
 	} else {
-		k.State, k.deletion = PendingDeletion, time.Now().Add(time.Duration(k.window)*day)
+		k.State, k.deletion = statePendingDeletion, time.Now().Add(time.Duration(k.window)*day)
 		members["DeletionDate"] = seconds(k.deletion)
 	}
 	members["KeyState"] = k.State
@@ -137,8 +137,8 @@ func (x *exchange) scheduleKeyDeletion() (map[string]any, *failure) {
 
 // replicasGone starts the waiting period of a primary key once its last replica is deleted.
 func (k *key) replicasGone() {
-	if k.State == PendingReplicaDeletion {
-		k.State, k.deletion = PendingDeletion, time.Now().Add(time.Duration(k.window)*day)
+	if k.State == statePendingReplicaDeletion {
+		k.State, k.deletion = statePendingDeletion, time.Now().Add(time.Duration(k.window)*day)
 	}
 }
 
@@ -147,7 +147,7 @@ func (x *exchange) cancelKeyDeletion() (map[string]any, *failure) {
 	if failure != nil {
 		return nil, failure
 	}
-	k.State, k.deletion = Disabled, time.Time{}
+	k.State, k.deletion = stateDisabled, time.Time{}
 	return map[string]any{"KeyId": k.ARN}, nil
 }
 
@@ -219,7 +219,7 @@ func (x *exchange) getKeyRotationStatus() (map[string]any, *failure) {
 		return nil, failure
 	}
 	primary := k.shared.keys[0]
-	rotates := primary.rotates && k.State != PendingDeletion && k.State != PendingReplicaDeletion
+	rotates := primary.rotates && k.State != statePendingDeletion && k.State != statePendingReplicaDeletion
 	members := map[string]any{"KeyId": k.ARN, "KeyRotationEnabled": rotates}
 	if rotates {
 		members["RotationPeriodInDays"] = primary.period

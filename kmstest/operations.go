@@ -191,7 +191,7 @@ func (k *key) metadata() map[string]any {
 	member, algorithms := k.algorithms()
 	m := map[string]any{
 		"AWSAccountId": k.Account, "KeyId": k.ID, "Arn": k.ARN, "Description": k.Description,
-		"CreationDate": seconds(k.created), "Enabled": k.State == Enabled, "KeyState": k.State,
+		"CreationDate": seconds(k.created), "Enabled": k.State == stateEnabled, "KeyState": k.State,
 		"KeyUsage": k.Usage, "KeySpec": k.Spec, "CustomerMasterKeySpec": k.Spec,
 		"KeyManager": "CUSTOMER", "Origin": k.origin(), "MultiRegion": k.MultiRegion, member: algorithms,
 	}
@@ -201,10 +201,10 @@ func (k *key) metadata() map[string]any {
 	if k.MultiRegion {
 		m["MultiRegionConfiguration"] = k.multiRegionConfiguration()
 	}
-	if k.State == PendingDeletion && !k.deletion.IsZero() {
+	if k.State == statePendingDeletion && !k.deletion.IsZero() {
 		m["DeletionDate"] = seconds(k.deletion)
 	}
-	if k.State == PendingReplicaDeletion {
+	if k.State == statePendingReplicaDeletion {
 		m["PendingDeletionWindowInDays"] = k.window
 	}
 	return m
@@ -213,9 +213,9 @@ func (k *key) metadata() map[string]any {
 // origin returns a key's Origin, which follows from its state.
 func (k *key) origin() string {
 	switch k.State {
-	case PendingImport:
+	case statePendingImport:
 		return "EXTERNAL"
-	case Unavailable:
+	case stateUnavailable:
 		return "AWS_CLOUDHSM"
 	}
 	return "AWS_KMS"

@@ -157,7 +157,7 @@ func TestCallersBelongToTheirAccount(t *testing.T) {
 
 func TestErrorsReadAsKMSDoes(t *testing.T) {
 	server := kmstest.NewServer(t)
-	key := server.CreateKey(kmstest.Key{State: kmstest.Disabled})
+	key := server.CreateKey(kmstest.Key{State: "Disabled"})
 	client := newClient(t, server, key.Region)
 	encrypt := func(keyID string) error {
 		_, err := client.Encrypt(t.Context(), &kms.EncryptInput{KeyId: &keyID, Plaintext: []byte("x")})

@@ -21,40 +21,40 @@ const (
 // allowed. Where the table lists two errors, the row has the one that KMS answers with.
 var (
 	use = row{
-		Disabled: keyDisabled, PendingDeletion: keyPendingDeletion, PendingReplicaDeletion: keyPendingDeletion,
-		PendingImport: keyPendingImport, Unavailable: keyUnavailable, Creating: keyCreating,
+		stateDisabled: keyDisabled, statePendingDeletion: keyPendingDeletion, statePendingReplicaDeletion: keyPendingDeletion,
+		statePendingImport: keyPendingImport, stateUnavailable: keyUnavailable, stateCreating: keyCreating,
 	}
 	toggle = row{
-		PendingDeletion: keyPendingDeletion, PendingReplicaDeletion: keyPendingDeletion,
-		PendingImport: keyPendingImport, Creating: keyCreating, Updating: keyUpdating,
+		statePendingDeletion: keyPendingDeletion, statePendingReplicaDeletion: keyPendingDeletion,
+		statePendingImport: keyPendingImport, stateCreating: keyCreating, stateUpdating: keyUpdating,
 	}
 	rotation = row{
-		Disabled: keyDisabled, PendingDeletion: keyPendingDeletion, PendingReplicaDeletion: keyPendingDeletion,
-		PendingImport: keyExternal, Unavailable: keyCustomStore, Creating: keyCreating, Updating: keyUpdating,
+		stateDisabled: keyDisabled, statePendingDeletion: keyPendingDeletion, statePendingReplicaDeletion: keyPendingDeletion,
+		statePendingImport: keyExternal, stateUnavailable: keyCustomStore, stateCreating: keyCreating, stateUpdating: keyUpdating,
 	}
 	onDemand = row{
-		Disabled: keyDisabled, PendingDeletion: keyPendingDeletion, PendingReplicaDeletion: keyPendingDeletion,
-		PendingImport: keyPendingImport, Unavailable: keyCustomStore, Creating: keyCreating, Updating: keyUpdating,
+		stateDisabled: keyDisabled, statePendingDeletion: keyPendingDeletion, statePendingReplicaDeletion: keyPendingDeletion,
+		statePendingImport: keyPendingImport, stateUnavailable: keyCustomStore, stateCreating: keyCreating, stateUpdating: keyUpdating,
 	}
-	rotationStatus = row{PendingImport: keyExternal, Unavailable: keyCustomStore, Creating: keyCreating}
+	rotationStatus = row{statePendingImport: keyExternal, stateUnavailable: keyCustomStore, stateCreating: keyCreating}
 	naming         = row{
-		PendingDeletion: keyPendingDeletion, PendingReplicaDeletion: keyPendingDeletion, Creating: keyCreating,
+		statePendingDeletion: keyPendingDeletion, statePendingReplicaDeletion: keyPendingDeletion, stateCreating: keyCreating,
 	}
 	schedule = row{
-		PendingDeletion: keyPendingDeletion, PendingReplicaDeletion: keyPendingDeletion,
-		Creating: keyCreating, Updating: keyUpdating,
+		statePendingDeletion: keyPendingDeletion, statePendingReplicaDeletion: keyPendingDeletion,
+		stateCreating: keyCreating, stateUpdating: keyUpdating,
 	}
 	cancel = row{
-		Enabled: keyNotPendingDeletion, Disabled: keyNotPendingDeletion, PendingImport: keyNotPendingDeletion,
-		Unavailable: keyNotPendingDeletion, Creating: keyNotPendingDeletion, Updating: keyNotPendingDeletion,
+		stateEnabled: keyNotPendingDeletion, stateDisabled: keyNotPendingDeletion, statePendingImport: keyNotPendingDeletion,
+		stateUnavailable: keyNotPendingDeletion, stateCreating: keyNotPendingDeletion, stateUpdating: keyNotPendingDeletion,
 	}
 	replication = row{
-		Disabled: keyDisabled, PendingDeletion: keyPendingDeletion, PendingReplicaDeletion: keyPendingDeletion,
-		PendingImport: keyPendingImport, Unavailable: keyUnavailable, Creating: keyCreating, Updating: keyUpdating,
+		stateDisabled: keyDisabled, statePendingDeletion: keyPendingDeletion, statePendingReplicaDeletion: keyPendingDeletion,
+		statePendingImport: keyPendingImport, stateUnavailable: keyUnavailable, stateCreating: keyCreating, stateUpdating: keyUpdating,
 	}
 )
 
-type row map[State]verdict
+type row map[string]verdict
 
 // check returns the error if the key's state forbids the operation.
 func (r row) check(k *key) *failure {

@@ -15,8 +15,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"piko.sh/pikokms/frame"
 	"piko.sh/pikokms/header"
+	"piko.sh/pikokms/internal/frame"
 	"piko.sh/pikokms/internal/race"
 	"piko.sh/pikokms/message"
 	"piko.sh/pikokms/provider"
@@ -47,7 +47,7 @@ func (p *pkcs1) WrapDataKey(_ context.Context, key *provider.SecureBytes, _ map[
 		wrapped.Ciphertext, err = rsa.EncryptPKCS1v15(rand.Reader, &p.key.PublicKey, plain)
 		return err
 	})
-	wrapped.ProviderID, wrapped.ProviderInfo = local.DefaultNamespace, []byte(p.name)
+	wrapped.ProviderID, wrapped.ProviderInfo = "piko", []byte(p.name)
 	return wrapped, err
 }
 
@@ -176,7 +176,7 @@ func TestPaddingIsNoOracle(t *testing.T) {
 	require.NoError(t, err)
 	with := func(wrapped []byte) []byte {
 		changed := *h
-		changed.EncryptedDataKeys = []header.EncryptedDataKey{{ProviderID: local.DefaultNamespace, ProviderInfo: []byte("rsa"), Ciphertext: wrapped}}
+		changed.EncryptedDataKeys = []header.EncryptedDataKey{{ProviderID: "piko", ProviderInfo: []byte("rsa"), Ciphertext: wrapped}}
 		return append(serialise(t, changed), sealed[size:]...)
 	}
 	wrap := func(n int) []byte {
@@ -228,7 +228,7 @@ func TestAttemptsAreBounded(t *testing.T) {
 		twins[i] = newKey(t, byte(10+i), "key")
 	}
 	sealed := underMany(t, append(twins, ours), "text")
-	for most, calls := range map[int]int32{0: header.DefaultMaxAttempts, 1: 1, 15: 15} {
+	for most, calls := range map[int]int32{0: int32(header.Limits{}.WithDefaults().MaxAttempts), 1: 1, 15: 15} {
 		for name, way := range decryptWays {
 			key := &counting{Keyring: ours}
 			d := decrypter(key)

@@ -6,8 +6,8 @@ import (
 	"io"
 	"maps"
 
-	"piko.sh/pikokms/frame"
 	"piko.sh/pikokms/header"
+	"piko.sh/pikokms/internal/frame"
 	"piko.sh/pikokms/pikov2"
 	"piko.sh/pikokms/provider"
 )

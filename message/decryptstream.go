@@ -5,9 +5,9 @@ import (
 	"context"
 	"io"
 
-	"piko.sh/pikokms/frame"
 	"piko.sh/pikokms/header"
 	"piko.sh/pikokms/internal/checked"
+	"piko.sh/pikokms/internal/frame"
 )
 
 // DecryptReader is an io.Reader of a message's plaintext. It is for one goroutine.

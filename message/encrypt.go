@@ -8,8 +8,8 @@ import (
 	"io"
 	"maps"
 
-	"piko.sh/pikokms/frame"
 	"piko.sh/pikokms/header"
+	"piko.sh/pikokms/internal/frame"
 	"piko.sh/pikokms/provider"
 )
 
@@ -40,9 +40,15 @@ type Encrypter struct {
 
 	CommitmentPolicy CommitmentPolicy
 
-	// Parallelism is the most goroutines that seal a stream's frames, as in frame.Config. 1 keeps
-	// every stream on one core, and its memory at one frame. 0 uses the cores that are free, at
-	// most 8, once a stream is longer than 1 MiB. Signed messages stay on one core.
+	// Parallelism is the most goroutines that seal a stream's frames. 1 keeps every stream on one
+	// core, and its memory at one frame. 0 uses the cores that are free, at most 8, once a stream is
+	// longer than 1 MiB. All streams of the process that encrypt or compress share these cores.
+	// Signed messages stay on one core.
+	//
+	// Several goroutines only work within a call of WriteTo or ReadFrom, or of Read or Write with
+	// 512 KiB or more, and none outlives its call. Each takes 256 KiB of frames at a time, 512 KiB
+	// after the first 16 MiB, or one frame if that is longer. At most Parallelism + 4 such batches
+	// are in memory, each as input and as output.
 	Parallelism int
 }
 

@@ -5,14 +5,25 @@ import (
 	"fmt"
 	"io"
 
-	"piko.sh/pikokms/frame"
 	"piko.sh/pikokms/header"
+	"piko.sh/pikokms/internal/frame"
 	"piko.sh/pikokms/provider"
 )
 
 // ErrPikoV2 means that the input begins like a stream that Piko wrote before it used pikokms, and
 // Decrypter.AllowPikoV2 is not set.
 var ErrPikoV2 = errors.New("not a message but a stream that Piko wrote before pikokms")
+
+// Errors of a message's body, and of plaintext that no message can hold.
+var (
+	// ErrTruncated means that a message ends before the end of its final frame. It comes with
+	// [io.ErrUnexpectedEOF].
+	ErrTruncated = frame.ErrTruncated
+	// ErrTrailingData means that bytes follow a message's final frame.
+	ErrTrailingData = frame.ErrTrailingData
+	// ErrTooLong means that the plaintext needs more than the 2³²−1 frames that a message can hold.
+	ErrTooLong = frame.ErrTooLong
+)
 
 var (
 	errClosed  = fmt.Errorf("message: the stream is %w", provider.ErrClosed)

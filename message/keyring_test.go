@@ -327,7 +327,7 @@ func TestKeyName(t *testing.T) {
 func TestTooManyRecipients(t *testing.T) {
 	p := newKey(t, 1, "")
 	e := message.Encrypter{Keyring: p}
-	for i := range header.DefaultMaxEncryptedDataKeys - 1 {
+	for i := range (header.Limits{}).WithDefaults().MaxEncryptedDataKeys - 1 {
 		e.Recipients = append(e.Recipients, newKey(t, 2, fmt.Sprint("other ", i)))
 	}
 	_, err := e.Encrypt(t.Context(), nil, nil)

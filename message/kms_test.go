@@ -122,5 +122,5 @@ func TestGarbageDataKeysCostFewCalls(t *testing.T) {
 	limit, ok := errors.AsType[*header.LimitError](err)
 	require.True(t, ok, "%v", err)
 	require.Equal(t, "MaxAttempts", limit.Limit)
-	require.Equal(t, header.DefaultMaxAttempts, server.Calls(""))
+	require.Equal(t, header.Limits{}.WithDefaults().MaxAttempts, server.Calls(""))
 }

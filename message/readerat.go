@@ -5,8 +5,8 @@ import (
 	"fmt"
 	"io"
 
-	"piko.sh/pikokms/frame"
 	"piko.sh/pikokms/header"
+	"piko.sh/pikokms/internal/frame"
 )
 
 // DecryptReaderAt gives random access to a message's plaintext. Read and Seek are for one
@@ -21,7 +21,7 @@ type DecryptReaderAt struct {
 // Open gives random access to the plaintext of the message of size bytes that src holds. It reads
 // the header, asks the keyrings for the data key, and verifies the header and the final frame;
 // after that no key service is asked. When ctx ends, reads fail. A read costs the frames that it
-// touches, found by package frame's ReaderAt. A few of them are kept for reads in a row.
+// touches. A few of them are kept for reads in a row.
 //
 // Each frame is verified when it is read. Frames that no read touches are not looked at.
 //

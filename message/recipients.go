@@ -44,13 +44,13 @@ func (e *Encrypter) dataKey(ctx context.Context, h *draft) (*provider.DataKey, e
 func checkNames(wrapped []header.EncryptedDataKey) error {
 	type name struct {
 		provider, key string
-		size          int // a raw AES key's IV tells it from an RSA key of its name
+		size          int // the IV distinguishes a raw AES key from an RSA key of the same name
 	}
-	counts := make(map[name]int)
+	counts, most := make(map[name]int), header.Limits{}.WithDefaults().MaxAttempts
 	for _, k := range wrapped {
 		n := name{k.ProviderID, KeyName(k), len(k.ProviderInfo)}
-		if counts[n]++; counts[n] > header.DefaultMaxAttempts {
-			reason := fmt.Sprintf("over %d data keys under keys of the same name, %q of provider %q; give each key a name of its own", header.DefaultMaxAttempts, n.key, n.provider)
+		if counts[n]++; counts[n] > most {
+			reason := fmt.Sprintf("over %d data keys under keys of the same name, %q of provider %q; give each key a name of its own", most, n.key, n.provider)
 			return &header.LimitError{Limit: "MaxAttempts", Reason: reason}
 		}
 	}

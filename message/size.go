@@ -4,12 +4,12 @@ import (
 	"fmt"
 	"math"
 
-	"piko.sh/pikokms/frame"
 	"piko.sh/pikokms/header"
+	"piko.sh/pikokms/internal/frame"
 )
 
 // EncryptedSize returns the exact size in bytes of a message with this header and n bytes of
-// plaintext, as pikokms writes it. The error holds frame.ErrTooLong. It holds header.ErrUnsupported
+// plaintext, as pikokms writes it. The error holds [ErrTooLong]. It holds header.ErrUnsupported
 // for a signed message, since signatures vary in size, and for an unframed one, which is never
 // written.
 func EncryptedSize(h *header.Header, n int64) (int64, error) {
@@ -28,8 +28,8 @@ func EncryptedSize(h *header.Header, n int64) (int64, error) {
 
 // PlaintextSize returns the exact number of plaintext bytes in a message of n bytes with this
 // header, whoever wrote it. It is not authenticated until the message is decrypted. The error holds
-// frame.ErrMalformed if no message has that size. It holds header.ErrUnsupported for a signed
-// message, since signatures vary in size.
+// header.ErrUnsupported for a signed message, since signatures vary in size. Any other error means
+// that no message has that size.
 func PlaintextSize(h *header.Header, n int64) (int64, error) {
 	if h.Suite.Signed() {
 		return 0, fmt.Errorf("%w: a signed message's size does not tell its plaintext's", header.ErrUnsupported)

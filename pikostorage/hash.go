@@ -41,8 +41,8 @@ func (e *encrypted) hashOf(ctx context.Context, params storage.GetParams) (strin
 	return hex.EncodeToString(hash.Sum(nil)), nil
 }
 
-// hashAlgorithm returns the algorithm of the inner provider's hashes. Only their length tells it,
-// so it asks for the hash of one stored object, once.
+// hashAlgorithm returns the algorithm of the inner provider's hashes. Only the length of a hash
+// shows it, so hashAlgorithm asks for the hash of one stored object, once.
 func (e *encrypted) hashAlgorithm(ctx context.Context, params storage.GetParams) (crypto.Hash, error) {
 	if known := e.hash.Load(); known != 0 {
 		return crypto.Hash(known), nil

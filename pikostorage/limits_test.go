@@ -4,15 +4,13 @@ import (
 	"bytes"
 	"encoding/binary"
 	"fmt"
-	"io"
-	"strings"
+	"math"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"piko.sh/pikokms"
-	"piko.sh/pikokms/frame"
 	"piko.sh/pikokms/header"
 	"piko.sh/pikokms/pikostorage"
 	"piko.sh/pikokms/provider"
@@ -42,9 +40,15 @@ func withPairs(t *testing.T, k provider.Wrapper, pairs map[string]string, conten
 	sealed = append(binary.BigEndian.AppendUint16(sealed, uint16(len(list))), list...)
 	sealed = append(sealed, h.Bytes()[contextAt+2:h.Size()-header.TagSize]...)
 	sealed = append(sealed, aead.Seal(nil, make([]byte, header.IVSize), nil, sealed)...)
-	body, err := io.ReadAll(frame.NewSealReader(strings.NewReader(content), frame.Config{AEAD: aead, MessageID: h.MessageID, Length: header.DefaultFrameLength}))
-	require.NoError(t, err)
-	return append(sealed, body...)
+	const first = 1
+	iv := binary.BigEndian.AppendUint32(make([]byte, header.IVSize-4), first)
+	bound := append(bytes.Clone(h.MessageID), "AWSKMSEncryptionClient Final Frame"...)
+	bound = binary.BigEndian.AppendUint32(bound, first)
+	bound = binary.BigEndian.AppendUint64(bound, uint64(len(content)))
+	sealed = binary.BigEndian.AppendUint32(sealed, math.MaxUint32) // begins the final frame
+	sealed = append(binary.BigEndian.AppendUint32(sealed, first), iv...)
+	sealed = binary.BigEndian.AppendUint32(sealed, uint32(len(content)))
+	return aead.Seal(sealed, iv, []byte(content), bound)
 }
 
 // TestHeaderLimits: an object with more pairs than the defaults allow has the names of its

@@ -2,7 +2,6 @@ package provider
 
 import (
 	"crypto/rand"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -224,14 +223,6 @@ func (s *SecureBytes) Close() error {
 // Format implements fmt.Formatter for every verb.
 func (s *SecureBytes) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, Redacted) }
 
-// String implements fmt.Stringer.
-func (s *SecureBytes) String() string { return Redacted }
-
-// LogValue implements slog.LogValuer.
-func (s *SecureBytes) LogValue() slog.Value { return slog.StringValue(Redacted) }
-
-// MarshalJSON implements json.Marshaler.
-func (s *SecureBytes) MarshalJSON() ([]byte, error) { return json.Marshal(Redacted) }
-
-// MarshalText implements encoding.TextMarshaler.
+// MarshalText implements encoding.TextMarshaler. Package encoding/json and the handlers of package
+// log/slog call it, too.
 func (s *SecureBytes) MarshalText() ([]byte, error) { return []byte(Redacted), nil }

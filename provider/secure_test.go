@@ -142,7 +142,6 @@ func TestSecureBytesShowsNothing(t *testing.T) {
 	require.NotContains(t, out.String(), "53454e54")
 	require.NotContains(t, out.String(), "83 69 78")
 	require.Contains(t, out.String(), "[redacted]")
-	require.Equal(t, "[redacted]", s.String())
 }
 
 func TestSecureBytesConcurrently(t *testing.T) {

@@ -22,6 +22,7 @@ import (
 	"io/fs"
 	"maps"
 	"mime"
+	"slices"
 	"strings"
 	"unicode/utf8"
 
@@ -165,8 +166,9 @@ func malformed(format string, arguments ...any) error {
 // Find is Parse for a storage, with which it makes an S3ECHeader. The object has this key and this
 // size in bytes. If metadata do not have the data key, Find calls read with the key of the
 // instruction file, and read returns the file's beginning: as many bytes as MaxInstruction and one
-// more. Its error holds fs.ErrNotExist if there is no such file. Find returns nil if the client did
-// not write the object.
+// more. Its error holds fs.ErrNotExist if there is no such file. The file's key ends in suffix or,
+// if there is none of that key, in InstructionSuffix. Find returns nil if the client did not write
+// the object.
 func Find(metadata map[string]string, beside bool, key, suffix string, size int64, read func(key string) ([]byte, error)) (*Header, error) {
 	inMetadata := IsMetadata(metadata)
 	if IsMarked(metadata) {
@@ -178,10 +180,8 @@ func Find(metadata map[string]string, beside bool, key, suffix string, size int6
 	var instruction []byte
 	name := ""
 	if metadata[keyV1] == "" && metadata[keyV2] == "" && metadata[keyV3] == "" {
-		err := fs.ErrNotExist
-		if name = key + suffix; len(name) <= maxKey {
-			instruction, err = read(name)
-		}
+		var err error
+		name, instruction, err = readBeside(key, suffix, read)
 		missing := errors.Is(err, fs.ErrNotExist)
 		switch {
 		case missing && inMetadata:
@@ -200,6 +200,26 @@ func Find(metadata map[string]string, beside bool, key, suffix string, size int6
 	}
 	h.Size, h.Instruction = size, name
 	return h, nil
+}
+
+// readBeside reads the instruction file beside an object or, if there is none, the object that is
+// there. The error holds fs.ErrNotExist if there is none either.
+func readBeside(key, suffix string, read func(key string) ([]byte, error)) (name string, content []byte, err error) {
+	name, err = key+suffix, fs.ErrNotExist
+	for _, end := range slices.Compact([]string{suffix, InstructionSuffix}) {
+		if len(key+end) > maxKey {
+			continue
+		}
+		found, failed := read(key + end)
+		switch {
+		case errors.Is(failed, fs.ErrNotExist):
+		case failed != nil || IsInstruction(found):
+			return key + end, found, failed
+		case err != nil:
+			name, content, err = key+end, found, nil
+		}
+	}
+	return name, content, err
 }
 
 // Parse reads the metadata of an object, and its instruction file, which is empty if there is none.

@@ -23,8 +23,8 @@ var (
 )
 
 // WithInstructionSuffix sets what ends the key of an instruction file of AWS's S3 Encryption
-// Client, for objects that were encrypted again for another key. It is s3ec.InstructionSuffix
-// otherwise.
+// Client, for objects that were encrypted again for another key. Where an object has none of that
+// name, its instruction file is that of s3ec.InstructionSuffix.
 func WithInstructionSuffix(suffix string) Option {
 	return func(s *Storage) { s.instruction = suffix }
 }
@@ -39,8 +39,8 @@ type client struct {
 }
 
 // S3EncryptionClient reports whether the metadata of an object say that the S3 Encryption Client
-// wrote it, in any of its three formats, or that it is an instruction file. Of an object that is
-// smaller than one can be, and whose name is one of an instruction file, the content is looked at.
+// wrote it, in any of its three formats, or that it is an instruction file. If an object is smaller
+// than one of the client can be, and has the name of an instruction file, its content is looked at.
 func (c *client) S3EncryptionClient() bool {
 	return c != nil && (s3ec.IsMetadata(c.metadata) || s3ec.IsMarked(c.metadata) || c.isInstruction)
 }
@@ -94,7 +94,8 @@ func (v *Version) lookForInstruction(ctx context.Context) error {
 }
 
 func (s *Storage) mayBeInstruction(key string, size int64) bool {
-	return strings.HasSuffix(key, s.instruction) && size <= s3ec.MaxInstruction
+	isNamed := strings.HasSuffix(key, s.instruction) || strings.HasSuffix(key, s3ec.InstructionSuffix)
+	return isNamed && size <= s3ec.MaxInstruction
 }
 
 // content is the content of a version.

@@ -3,7 +3,7 @@
 //	upload    host ── frames sealed side by side ── parts, five at once ── bucket
 //	download  host ── one GET, or one for each range ── bucket
 //
-// It uploads what the host gives it, which is ciphertext, and checksums are of that. Package
+// It uploads what the host gives it, which is ciphertext, and computes checksums of that. Package
 // blobstorage does the same for every bucket of gocloud.dev, one part after the other.
 //
 // What S3 answers is checked. A listing is whole, an upload is there, and a range is the one that
@@ -136,8 +136,8 @@ func onOneLine(key string) string {
 }
 
 // isMissing reports whether err means that the object is missing. A missing bucket is a mistake of
-// the configuration instead. S3's answer tells the two apart, but can't be parsed if the key has a
-// control character. A version that is a delete marker answers 405.
+// the configuration instead. S3's answer distinguishes the two, but can't be parsed if the key has
+// a control character. A version that is a delete marker answers 405.
 func isMissing(err error) bool {
 	if isCode(err, "NoSuchBucket") {
 		return false

@@ -27,9 +27,9 @@ import (
 	"go.uber.org/goleak"
 
 	"piko.sh/pikokms"
-	"piko.sh/pikokms/frame"
 	"piko.sh/pikokms/header"
 	"piko.sh/pikokms/internal/emulator"
+	"piko.sh/pikokms/internal/frame"
 	"piko.sh/pikokms/kmstest"
 	"piko.sh/pikokms/provider/awskms"
 	"piko.sh/pikokms/provider/local"

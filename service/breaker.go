@@ -40,8 +40,13 @@ const (
 	StateHalfOpen = gobreaker.StateHalfOpen
 )
 
-// State returns the breaker's state.
-func (s *Service) State() State { return s.breaker.State() }
+// State returns the breaker's state. Without a breaker, it is StateClosed.
+func (s *Service) State() State {
+	if s.breaker == nil {
+		return StateClosed
+	}
+	return s.breaker.State()
+}
 
 func newBreaker(onStateChange func(from, to State)) *gobreaker.CircuitBreaker[any] {
 	settings := gobreaker.Settings{
@@ -104,12 +109,27 @@ func isAnswer(err error) bool {
 	return false
 }
 
-// guard calls the provider through the breaker, unless the breaker stands inside the provider.
+// guard calls the provider through the breaker, unless there is none, or it stands inside the
+// provider.
 func guard[T any](ctx context.Context, s *Service, operation string, call func(context.Context) (T, error)) (T, error) {
-	if s.inside {
+	switch {
+	case s.inside:
 		return call(ctx)
+	case s.breaker == nil:
+		return observe(ctx, s.instruments, operation, call)
 	}
 	return pass(ctx, s, operation, call)
+}
+
+// observe makes a call, and reports it.
+func observe[T any](ctx context.Context, i *instruments, operation string, call func(context.Context) (T, error)) (result T, err error) {
+	traced, done := i.call(ctx, operation)
+	verdict := errNothing // stays if the call panics
+	defer func() { done(err, verdict) }()
+	begin := time.Now()
+	result, err = call(traced)
+	verdict = judge(ctx, err, time.Since(begin))
+	return result, err
 }
 
 // pass makes a call through the breaker. If the context has ended, it does not make the call.

@@ -248,10 +248,10 @@ func TestWrappingPassesByTheCache(t *testing.T) {
 	}
 }
 
-func TestAKeyringCachesWithoutABreaker(t *testing.T) {
+func TestTheCacheWithoutABreaker(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		r := newRemote(t, 1)
-		k := service.NewKeyring(r, provider.TypeAWSKMS, service.Config{Cache: &service.CacheLimits{MaxMessages: 3}})
+		k := service.New(r, service.Config{NoBreaker: true, Cache: &service.CacheLimits{MaxMessages: 3}})
 		e, d := message.Encrypter{Keyring: k}, message.Decrypter{Keyrings: []provider.Unwrapper{k}}
 		for range 3 {
 			stored, err := e.Encrypt(t.Context(), []byte("text"), nil)

@@ -6,7 +6,7 @@
 //
 //	message, host, application ── Service: cache → breaker ── provider ── key service
 //
-// A Keyring has the cache and the telemetry, and no breaker.
+// With Config.NoBreaker it has the cache and the telemetry alone.
 package service
 
 import (
@@ -27,14 +27,18 @@ type Config struct {
 	// Service.
 	OnStateChange func(from, to State)
 
+	// NoBreaker leaves the circuit breaker out, for callers who decide by themselves when to ask a
+	// failing key service again. There is no metric of it then.
+	NoBreaker bool
+
 	Telemetry Telemetry
 }
 
 // Service is a provider on another one. It is safe for concurrent use.
 type Service struct {
 	inner       provider.EncryptionProvider
-	breaker     *gobreaker.CircuitBreaker[any]
-	cache       *cache // nil if there is none
+	breaker     *gobreaker.CircuitBreaker[any] // nil if there is none
+	cache       *cache                         // nil if there is none
 	instruments *instruments
 
 	inside bool // the breaker stands inside the provider, a provider.Guarded
@@ -42,16 +46,11 @@ type Service struct {
 
 // New wraps a provider. Close the provider after the Service.
 func New(p provider.EncryptionProvider, c Config) *Service {
-	s := new(Service)
-	s.breaker = newBreaker(func(from, to State) {
-		if c.Telemetry.Logger != nil {
-			c.Telemetry.Logger.Warn("circuit breaker of the key service", "provider", p.Type(), "from", from.String(), "to", to.String())
-		}
-		if c.OnStateChange != nil {
-			c.OnStateChange(from, to)
-		}
-	})
-	s.instruments = newInstruments(c.Telemetry, p.Type(), s.State)
+	s, state := new(Service), (func() State)(nil)
+	if !c.NoBreaker {
+		s.breaker, state = breakerOf(p, c), s.State
+	}
+	s.instruments = newInstruments(c.Telemetry, p.Type(), state)
 	s.protect(p)
 	if c.Cache != nil {
 		s.cache = newCache(broken{s}, *c.Cache)
@@ -60,10 +59,22 @@ func New(p provider.EncryptionProvider, c Config) *Service {
 	return s
 }
 
+// breakerOf returns the circuit breaker of a provider.
+func breakerOf(p provider.EncryptionProvider, c Config) *gobreaker.CircuitBreaker[any] {
+	return newBreaker(func(from, to State) {
+		if c.Telemetry.Logger != nil {
+			c.Telemetry.Logger.Warn("circuit breaker of the key service", "provider", p.Type(), "from", from.String(), "to", to.String())
+		}
+		if c.OnStateChange != nil {
+			c.OnStateChange(from, to)
+		}
+	})
+}
+
 // protect puts the breaker in front of a provider, or within it if it is a provider.Guarded.
 func (s *Service) protect(p provider.EncryptionProvider) {
 	g, inside := p.(provider.Guarded)
-	if s.inner, s.inside = p, inside; inside {
+	if s.inner, s.inside = p, inside && s.breaker != nil; s.inside {
 		s.inner = g.Guarded(func(ctx context.Context, operation string, call func(context.Context) error) error {
 			_, err := pass(ctx, s, operation, func(ctx context.Context) (struct{}, error) { return struct{}{}, call(ctx) })
 			return err

@@ -8,6 +8,7 @@ import (
 
 	"piko.sh/pikokms"
 	"piko.sh/pikokms/header"
+	"piko.sh/pikokms/internal/frame"
 	"piko.sh/pikokms/message"
 	"piko.sh/pikokms/s3ec"
 )
@@ -40,4 +41,16 @@ func SetHeaderSize(metadata map[string]string, key string, content io.Reader) ma
 	}
 	metadata[key] = strconv.Itoa(h.Size())
 	return metadata
+}
+
+// PlaintextSize returns the size in bytes of the plaintext of a stored object of a size, by the
+// pair of HeaderSizeKey in its metadata. It reports false if there is no such pair, or if somebody
+// changed it so that no object has that size.
+func PlaintextSize(metadata map[string]string, stored int64) (int64, bool) {
+	n, err := strconv.ParseUint(metadata[HeaderSizeKey], 10, 32)
+	if err != nil {
+		return 0, false
+	}
+	size, err := frame.PlaintextSize(stored-int64(n), header.DefaultFrameLength)
+	return size, err == nil
 }

@@ -35,7 +35,7 @@ func openKey(ctx context.Context, text string, attempts int) (*key, error) {
 		return nil, err
 	}
 	k := &key{url: parsed.String()}
-	if parsed.Service.Scheme == branchkey.Scheme {
+	if parsed.Service.Scheme == branchkey.KeyService.Scheme {
 		err = k.nameBranchKey(parsed)
 	} else {
 		err = k.nameKMSKey(parsed)

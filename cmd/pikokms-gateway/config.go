@@ -26,9 +26,8 @@ Usage:
       --key-for 'uploads/{tenant}/=branchkey://keys?by=tenant&key=ARN' \
       --key-for 'uploads/logs/=awskms://alias/logs?region=eu-west-1'
 
-A KEY is a URL, as for the command pikokms, whose help has them all:
-  local:PATH, awskms://alias/NAME?region=REGION, awskms:///ARN, gcpkms://…,
-  azurekeyvault://VAULT/KEY, vault://MOUNT/KEY, branchkey://TABLE/ID?key=ARN
+A KEY is a URL, as for the command pikokms, whose help has them all, such as
+  local:PATH, awskms://alias/NAME?region=REGION, branchkey://TABLE/ID?key=ARN
 
 Flags:
 `

@@ -17,14 +17,14 @@ import (
 	"github.com/versity/versitygw/s3err"
 )
 
-// engine is the engine's server, of whose HTTP server it lets us set nothing.
+// engine gives access to the HTTP server of the S3 engine, which has no options for it.
 type engine struct{ server *s3api.S3ApiServer }
 
-// option has the engine's server remembered.
+// option is an option of the engine, which passes it the engine's server.
 func (e *engine) option(s *s3api.S3ApiServer) { e.server = s }
 
-// check reports whether this version of the engine has its HTTP server, and that the body of a
-// request, where adjust looks for them.
+// check returns an error if this version of the engine does not have its HTTP server where adjust
+// looks for it, or its HTTP library the body of a request.
 func (e *engine) check() error {
 	field, ok := reflect.TypeFor[s3api.S3ApiServer]().FieldByName("app")
 	if !ok || field.Type != reflect.TypeFor[*fiber.App]() {
@@ -37,7 +37,7 @@ func (e *engine) check() error {
 	return nil
 }
 
-// adjust changes the HTTP server. It is called when that listens and does not serve yet.
+// adjust changes the HTTP server. It is called when the server listens and does not serve yet.
 //
 // By default the server parses each request whose type is multipart/form-data before it is
 // authorized, and writes files in it of more than 16 MiB to temporary files, as plaintext. Other

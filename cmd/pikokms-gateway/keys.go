@@ -116,11 +116,11 @@ func openKeys(ctx context.Context, c *config) (_ *keys, err error) {
 		if bucket, _, _ := strings.Cut(where, "/"); !ok || bucket == "" || strings.Contains(bucket, ":") {
 			return k, errors.New("--key-for: write BUCKET=KEY or BUCKET/PREFIX=KEY")
 		}
-		at, err := parsePlace(where)
+		parsed, err := parsePlace(where)
 		if err != nil {
 			return k, fmt.Errorf("--key-for %s: %w", where, err)
 		}
-		if err := add("--key-for "+where, at, key); err != nil {
+		if err := add("--key-for "+where, parsed, key); err != nil {
 			return k, err
 		}
 	}
@@ -219,14 +219,14 @@ func (k *keys) nearest(bucket, key string) (best int, found match) {
 
 // make returns the Key of a rule, without pairs.
 func (k *keys) make(i int, bucket string) (*encrypted.Key, error) {
-	at, options := madeFor{rule: i}, k.options
+	id, options := madeFor{rule: i}, k.options
 	if k.bind {
-		at.bucket = bucket
+		id.bucket = bucket
 		options = append(slices.Clone(options), pikokms.BindObjectName(bucket))
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if made, ok := k.made[at]; ok {
+	if made, ok := k.made[id]; ok {
 		return made, nil
 	}
 	keyrings := make([]provider.Unwrapper, len(k.rules[i].keyrings))
@@ -240,7 +240,7 @@ func (k *keys) make(i int, bucket string) (*encrypted.Key, error) {
 	if k.made == nil || len(k.made) >= maxMade {
 		k.made = make(map[madeFor]*encrypted.Key)
 	}
-	k.made[at] = made
+	k.made[id] = made
 	return made, nil
 }
 

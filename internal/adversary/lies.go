@@ -103,7 +103,7 @@ func NewLiar(t testing.TB, honest http.Handler) *Liar {
 	return l
 }
 
-// Tell has the server lie from now on, or be honest if lie is nil.
+// Tell makes the server lie from now on, or be honest if lie is nil.
 func (l *Liar) Tell(lie http.HandlerFunc) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

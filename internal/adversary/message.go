@@ -10,8 +10,8 @@ import (
 	"encoding/binary"
 	"errors"
 
-	"piko.sh/pikokms/frame"
 	"piko.sh/pikokms/header"
+	"piko.sh/pikokms/internal/frame"
 )
 
 // Message is a sealed message in its parts.

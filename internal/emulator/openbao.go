@@ -43,7 +43,7 @@ func OpenBao(t testing.TB) string {
 	return shared.url
 }
 
-// HasOpenBao tells whether OpenBao can run an OpenBao server.
+// HasOpenBao reports whether OpenBao can run an OpenBao server.
 func HasOpenBao() bool { return exec.Command(openBaoProgram(), "version").Run() == nil }
 
 func openBaoProgram() string { return cmp.Or(os.Getenv("PIKOKMS_OPENBAO"), "bao") }

@@ -1,6 +1,10 @@
 package exported_test
 
 import (
+	"io/fs"
+	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -25,4 +29,30 @@ func TestList(t *testing.T) {
 		"type Port",
 		"var ErrShown",
 	}, names)
+}
+
+// most is how many names the published packages export together. Lower it with each name that goes.
+// A name that is added needs another that goes, or a reason.
+const most = 1167
+
+// TestTotal keeps the API from growing unnoticed. It counts what List lists, but no packages of
+// commands, examples, tests of the repository and internal ones.
+func TestTotal(t *testing.T) {
+	const root = "../.."
+	total := 0
+	err := filepath.WalkDir(root, func(path string, entry fs.DirEntry, err error) error {
+		if err != nil || !entry.IsDir() {
+			return err
+		}
+		name := entry.Name()
+		if slices.Contains([]string{"internal", "testdata", "cmd", "lab", "examples"}, name) || path != root && strings.HasPrefix(name, ".") {
+			return filepath.SkipDir
+		}
+		names, err := exported.List(path)
+		total += len(names)
+		return err
+	})
+	require.NoError(t, err)
+	require.Greater(t, total, most/2, "the packages are found")
+	require.LessOrEqual(t, total, most, "list what is new with git diff -- '*exported.txt'")
 }

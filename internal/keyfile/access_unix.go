@@ -29,7 +29,7 @@ func refuse(path string, info fs.FileInfo, secret bool) error {
 	return nil
 }
 
-// isOurs tells whether the process is in the group of a file.
+// isOurs reports whether the process is in the group of a file.
 func isOurs(info fs.FileInfo) bool {
 	owner, ok := info.Sys().(*syscall.Stat_t)
 	if !ok {

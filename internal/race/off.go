@@ -4,5 +4,5 @@
 // that some try less under it, and sync.Pool drops at random what it is given.
 package race
 
-// Enabled tells whether the program is built with the race detector.
+// Enabled reports whether the program is built with the race detector.
 const Enabled = false

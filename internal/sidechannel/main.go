@@ -214,7 +214,7 @@ func ofRSA() ([]comparison, error) {
 func under(wrapped []byte) []byte {
 	h := &header.Header{
 		Suite: header.AES256GCMHKDFSHA512CommitKey, MessageID: make([]byte, 32), ContentType: header.Framed, FrameLength: header.DefaultFrameLength,
-		EncryptedDataKeys: []header.EncryptedDataKey{{ProviderID: local.DefaultNamespace, ProviderInfo: []byte("rsa"), Ciphertext: wrapped}},
+		EncryptedDataKeys: []header.EncryptedDataKey{{ProviderID: "piko", ProviderInfo: []byte("rsa"), Ciphertext: wrapped}},
 	}
 	aead, commitment, err := h.Suite.DeriveKeys(make([]byte, 32), h.MessageID)
 	if err == nil {

@@ -55,7 +55,8 @@ func (c Crash) host() (*pikokms.Host, error) {
 
 // Run kills Kills processes, each of which runs the calling test again. A process begins to put,
 // replace, rewrap and delete objects, and says so on its standard output before and after each
-// change. Whatever it said that it had done is done. Of what it had begun, all or nothing is there.
+// change. Whatever it said that it had done is done. Each change that it had begun is there as a
+// whole, or not at all.
 func (c Crash) Run(t *testing.T) {
 	t.Helper()
 	if place := os.Getenv(writesTo); place != "" {

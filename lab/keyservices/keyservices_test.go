@@ -36,8 +36,8 @@ import (
 // makers make two keys of each key service, by their URLs. Their credentials are in the
 // environment.
 var makers = map[string]func(t *testing.T) [2]string{
-	local.Scheme: localKeys, awskms.Scheme: awsKeys, azurekeyvault.Scheme: azureKeys, gcpkms.Scheme: gcpKeys, vault.Scheme: vaultKeys,
-	branchkey.Scheme: branchKeys,
+	local.KeyService.Scheme: localKeys, awskms.KeyService.Scheme: awsKeys, azurekeyvault.KeyService.Scheme: azureKeys, gcpkms.KeyService.Scheme: gcpKeys, vault.KeyService.Scheme: vaultKeys,
+	branchkey.KeyService.Scheme: branchKeys,
 }
 
 // opener makes keyrings, always on the same key.
@@ -47,7 +47,7 @@ type opener func(t *testing.T) provider.EncryptionProvider
 func keyServices(t *testing.T) map[string]func(t *testing.T) [2]opener {
 	byScheme := make(map[string]func(t *testing.T) [2]opener)
 	for _, service := range keyservices.All() {
-		if service.Scheme == awskms.DiscoveryScheme {
+		if service.Scheme == awskms.DiscoveryKeyService.Scheme {
 			continue // It only decrypts.
 		}
 		makes := makers[service.Scheme]

@@ -10,6 +10,9 @@ import (
 	"golang.org/x/mod/modfile"
 )
 
+// newModule is the version that go mod tidy writes for a module that no version is known of.
+const newModule = "v0.0.0-00010101000000-000000000000"
+
 // tidy runs go mod tidy in every module below root, with the other modules from this checkout. By
 // itself, go mod tidy ignores go.work and looks for them in a module proxy.
 func tidy(root string) error {
@@ -90,6 +93,9 @@ func (m module) take(own *modfile.File, mod, sum string) error {
 			return err
 		}
 	}
+	if err := withVersions(tidied); err != nil {
+		return err
+	}
 	tidied.Cleanup()
 	if text, err = tidied.Format(); err != nil {
 		return err
@@ -102,4 +108,24 @@ func (m module) take(own *modfile.File, mod, sum string) error {
 		return err
 	}
 	return os.WriteFile(filepath.Join(m.dir, "go.sum"), sums, 0o644)
+}
+
+// withVersions has modules of ours that are required for the first time required at the version of
+// the root module. go mod tidy knows of none, since they come from the checkout.
+func withVersions(tidied *modfile.File) error {
+	version := ""
+	for _, r := range tidied.Require {
+		if r.Mod.Path == ours {
+			version = r.Mod.Version
+		}
+	}
+	for _, r := range tidied.Require {
+		if version == "" || r.Mod.Version != newModule {
+			continue
+		}
+		if err := tidied.AddRequire(r.Mod.Path, version); err != nil {
+			return err
+		}
+	}
+	return nil
 }

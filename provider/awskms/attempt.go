@@ -86,8 +86,8 @@ func readAnswer(response *http.Response, held *held) error {
 	return nil
 }
 
-// isOfKMS reports whether an answer has what KMS's all have: of a key that was asked about a
-// description, and of one that was used its ARN.
+// isOfKMS reports whether an answer has what every such answer of KMS has: the description of a
+// key, if that was asked for, or else the ARN of the key that was used or the result.
 func isOfKMS(request *http.Request, body []byte) bool {
 	if request == nil {
 		return true

@@ -27,8 +27,8 @@
 // kms:Encrypt. Decrypting needs kms:Decrypt. If the key is configured by its ARN, nothing else is
 // needed. If it is configured by its ID or an alias, kms:DescribeKey is needed, too. Encrypting
 // under an RSA key needs kms:DescribeKey and kms:GetPublicKey, or no permission if the public key
-// is configured. An EC key needs these and kms:DeriveSharedSecret for both directions. [Examine]
-// finds out which of them the credentials have.
+// is configured. An EC key needs these and kms:DeriveSharedSecret for both directions. The command
+// pikokms keys check finds out which of them the credentials have.
 //
 // # Errors
 //
@@ -190,7 +190,7 @@ func (p *Provider) check(ctx context.Context) (ownKey, error) {
 		}
 		return ownKey{}, err
 	}
-	if err := usable(m); err != nil {
+	if err := CheckKey(m); err != nil {
 		return ownKey{}, err
 	}
 	own := ownKey{aws.ToString(m.Arn), kindOf(m.KeySpec)}

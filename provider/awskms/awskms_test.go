@@ -91,7 +91,7 @@ func TestConformance(t *testing.T) {
 func TestKeyInfo(t *testing.T) {
 	server := kmstest.NewServer(t)
 	own := server.CreateKey(kmstest.Key{Description: "of the store"})
-	other := server.CreateKey(kmstest.Key{Spec: "RSA_3072", State: kmstest.PendingDeletion})
+	other := server.CreateKey(kmstest.Key{Spec: "RSA_3072", State: "PendingDeletion"})
 	p := later(t, server, own.ID)
 	info, err := p.GetKeyInfo(t.Context(), "")
 	require.NoError(t, err)

@@ -188,25 +188,6 @@ func newKMSRSA(t *testing.T, server *kmstest.Server) ecPair {
 	return ecPair{arn: key.ARN, public: string(publicKey(t, server, key))}
 }
 
-func TestExamineECKey(t *testing.T) {
-	server := kmstest.NewServer(t)
-	key := server.CreateKey(kmstest.Key{Spec: "ECC_NIST_P521"})
-	c := awskms.Config{KeyID: key.ARN, Client: newClient(t, server.URL, 1)}
-	e, err := awskms.Examine(t.Context(), c, nil)
-	require.NoError(t, err)
-	require.NoError(t, e.Usable)
-	require.Equal(t, map[string]string{
-		"kms:DescribeKey": "allowed", "kms:GetPublicKey": "allowed", "kms:DeriveSharedSecret": "allowed",
-	}, permissions(e))
-	for _, r := range server.Requests() {
-		require.Equal(t, r.Operation == "DeriveSharedSecret", r.DryRun)
-	}
-	server.Inject(kmstest.Fault{Operation: "DeriveSharedSecret", Do: kmstest.Error("AccessDeniedException", "not allowed")})
-	e, err = awskms.Examine(t.Context(), c, nil)
-	require.NoError(t, err)
-	require.Equal(t, "denied", permissions(e)["kms:DeriveSharedSecret"])
-}
-
 // A message for an EC key of KMS and a further recipient opens by each.
 func TestECRecipients(t *testing.T) {
 	server := kmstest.NewServer(t)

@@ -67,12 +67,13 @@ func (p *Provider) fail(ctx context.Context, operation string, err error) error 
 // fail returns the error of an operation under a key.
 func fail(ctx context.Context, operation, key string, err error) error {
 	failure := provider.Failure(operation, provider.TypeAWSKMS, key, err)
-	failure.Err = judge(ctx, failure.Err)
+	failure.Err = Judge(ctx, failure.Err)
 	return failure
 }
 
-// judge adds a sentinel to an error of the AWS SDK that has none yet.
-func judge(ctx context.Context, err error) error {
+// Judge adds to an error of the client that NewClient makes the error of package provider that it
+// means, unless it holds one already.
+func Judge(ctx context.Context, err error) error {
 	return provider.Judge(ctx, err, func(err error) error {
 		operation, ok := errors.AsType[*smithy.OperationError](err)
 		if !ok {

@@ -355,6 +355,6 @@ func TestDiscoveryInAnotherRegionNamesBoth(t *testing.T) {
 	own := server.CreateKey(kmstest.Key{})
 	stored = sealed(t, server, own.ARN)
 	require.NoError(t, opened(t, stored, d))
-	server.SetState(own.ARN, kmstest.Disabled)
+	server.SetState(own.ARN, "Disabled")
 	require.ErrorIs(t, opened(t, stored, d), provider.ErrKeyDisabled)
 }

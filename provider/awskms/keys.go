@@ -170,7 +170,7 @@ func (p *Provider) decryptTrusted(ctx context.Context, blob []byte, encryptionCo
 		if err == nil {
 			return plaintext, nil
 		}
-		err = judge(ctx, err)
+		err = Judge(ctx, err)
 		if len(candidates) > 1 {
 			err = fmt.Errorf("key %s: %w", keyARN, err)
 		}

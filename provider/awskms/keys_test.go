@@ -140,7 +140,7 @@ func TestAKeyThatIsDeniedDoesNotHideAnother(t *testing.T) {
 	encrypted, err := envelope.Seal(t.Context(), p.Under(two.ARN), "x", nil)
 	require.NoError(t, err)
 	server.Inject(kmstest.Fault{Operation: "Decrypt", Key: one.ARN, When: func(r kmstest.Request) bool { return r.KeyID == one.ARN }, Do: kmstest.Deny()})
-	server.SetState(three.ARN, kmstest.Disabled)
+	server.SetState(three.ARN, "Disabled")
 	server.Reset()
 	_, err = envelope.Open(t.Context(), p, encrypted.Ciphertext, nil)
 	require.NoError(t, err)

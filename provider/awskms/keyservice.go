@@ -13,7 +13,7 @@ import (
 
 // KeyService opens the keys that URLs name, as ParseURL describes.
 var KeyService = keyurl.Service{
-	Scheme: Scheme,
+	Scheme: scheme,
 	Type:   provider.TypeAWSKMS,
 	// A data key that a raw EC key wraps may be for an EC key of KMS.
 	ProviderIDs: []string{providerID, ecdhwrap.RawID},
@@ -34,7 +34,7 @@ var KeyService = keyurl.Service{
 // DiscoveryKeyService opens what decrypts under all keys of stated accounts, as ParseDiscoveryURL
 // describes.
 var DiscoveryKeyService = keyurl.Service{
-	Scheme:      DiscoveryScheme,
+	Scheme:      discoveryScheme,
 	Type:        provider.TypeAWSKMS,
 	ProviderIDs: []string{providerID},
 	Parse: func(u *url.URL) (keyurl.Key, error) {
@@ -57,9 +57,9 @@ var (
 func meantKey(text string) string {
 	switch {
 	case keyARN.MatchString(text):
-		return Scheme + ":///" + text
+		return scheme + ":///" + text
 	case strings.HasPrefix(text, "alias/"), keyID.MatchString(text):
-		return Scheme + "://" + text + "?region=REGION"
+		return scheme + "://" + text + "?region=REGION"
 	}
 	return ""
 }

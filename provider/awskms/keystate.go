@@ -48,8 +48,8 @@ var keyStates = map[types.KeyState]keyState{
 	},
 }
 
-// usable returns an error that says why a key cannot wrap data keys, or nil.
-func usable(m *types.KeyMetadata) error {
+// CheckKey returns an error that says why a key that KMS describes cannot wrap data keys, or nil.
+func CheckKey(m *types.KeyMetadata) error {
 	symmetric := m.KeySpec == types.KeySpecSymmetricDefault
 	// Some emulators of KMS leave out the usage. A symmetric key has only one.
 	encrypts := (m.KeyUsage == types.KeyUsageTypeEncryptDecrypt || m.KeyUsage == "" && symmetric) && (symmetric || isRSA(m.KeySpec))

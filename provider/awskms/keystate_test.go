@@ -13,20 +13,20 @@ import (
 // Every state in AWS's table (AWS KMS Developer Guide, "Key states of AWS KMS keys"), at boot and
 // at work.
 func TestKeyStates(t *testing.T) {
-	states := map[kmstest.State]struct {
+	states := map[string]struct {
 		want   error
 		says   string
 		status provider.KeyStatus
 	}{
-		kmstest.Enabled:                {nil, "", provider.KeyStatusActive},
-		kmstest.Updating:               {nil, "", provider.KeyStatusActive},
-		kmstest.Disabled:               {provider.ErrKeyDisabled, "enable it", provider.KeyStatusDisabled},
-		kmstest.Creating:               {provider.ErrKeyDisabled, "still being created; use it in a few moments", provider.KeyStatusDisabled},
-		kmstest.PendingImport:          {provider.ErrKeyDisabled, "no key material yet, or it has expired; import it", provider.KeyStatusDisabled},
-		kmstest.Unavailable:            {provider.ErrKeyDisabled, "connect the key store", provider.KeyStatusDisabled},
-		kmstest.PendingDeletion:        {provider.ErrKeyPendingDeletion, "cancel that and enable the key", provider.KeyStatusDestroyed},
-		kmstest.PendingReplicaDeletion: {provider.ErrKeyPendingDeletion, "deletion of its replicas", provider.KeyStatusDestroyed},
-		"Melted":                       {provider.ErrKeyDisabled, `in state "Melted"`, provider.KeyStatusDisabled},
+		"Enabled":                {nil, "", provider.KeyStatusActive},
+		"Updating":               {nil, "", provider.KeyStatusActive},
+		"Disabled":               {provider.ErrKeyDisabled, "enable it", provider.KeyStatusDisabled},
+		"Creating":               {provider.ErrKeyDisabled, "still being created; use it in a few moments", provider.KeyStatusDisabled},
+		"PendingImport":          {provider.ErrKeyDisabled, "no key material yet, or it has expired; import it", provider.KeyStatusDisabled},
+		"Unavailable":            {provider.ErrKeyDisabled, "connect the key store", provider.KeyStatusDisabled},
+		"PendingDeletion":        {provider.ErrKeyPendingDeletion, "cancel that and enable the key", provider.KeyStatusDestroyed},
+		"PendingReplicaDeletion": {provider.ErrKeyPendingDeletion, "deletion of its replicas", provider.KeyStatusDestroyed},
+		"Melted":                 {provider.ErrKeyDisabled, `in state "Melted"`, provider.KeyStatusDisabled},
 	}
 	for state, c := range states {
 		t.Run(string(state), func(t *testing.T) {
@@ -69,7 +69,7 @@ func TestKeyStates(t *testing.T) {
 				require.ErrorIs(t, err, c.want)
 				requireOneSentinel(t, err)
 				// What Decrypt answers tells a replica's deletion from the key's only by its state.
-				if state != kmstest.PendingReplicaDeletion && state != kmstest.Disabled {
+				if state != "PendingReplicaDeletion" && state != "Disabled" {
 					require.ErrorContains(t, err, c.says)
 				}
 			}

@@ -12,8 +12,8 @@ import (
 
 // Schemes of URLs that name keys of AWS KMS.
 const (
-	Scheme          = "awskms"           // one key
-	DiscoveryScheme = "awskms-discovery" // all keys of stated accounts
+	scheme          = "awskms"           // one key
+	discoveryScheme = "awskms-discovery" // all keys of stated accounts
 )
 
 // ParseURL returns the configuration that a URL stands for, without asking KMS. URLs are those of
@@ -40,8 +40,8 @@ func ParseURL(u *url.URL) (Config, error) {
 		return Config{}, fmt.Errorf("%w: URL %q: %s", provider.ErrInvalidKey, provider.RedactURL(u.String()), fmt.Sprintf(format, arguments...))
 	}
 	switch {
-	case u.Scheme != Scheme:
-		return refuse("the scheme is %q, not %q", u.Scheme, Scheme)
+	case u.Scheme != scheme:
+		return refuse("the scheme is %q, not %q", u.Scheme, scheme)
 	case u.Opaque != "":
 		return refuse("slashes are missing; write awskms://alias/NAME, awskms://KEY-ID or awskms:///ARN")
 	}
@@ -105,8 +105,8 @@ func ParseDiscoveryURL(u *url.URL) (Config, error) {
 		return Config{}, fmt.Errorf("%w: URL %q: %s", provider.ErrInvalidKey, provider.RedactURL(u.String()), fmt.Sprintf(format, arguments...))
 	}
 	switch {
-	case u.Scheme != DiscoveryScheme:
-		return refuse("the scheme is %q, not %q", u.Scheme, DiscoveryScheme)
+	case u.Scheme != discoveryScheme:
+		return refuse("the scheme is %q, not %q", u.Scheme, discoveryScheme)
 	case u.Opaque != "" || u.Host != "" || strings.Trim(u.Path, "/") != "":
 		return refuse("discovery names no key; write awskms-discovery:?accounts=ACCOUNT&region=REGION")
 	}

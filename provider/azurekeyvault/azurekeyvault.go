@@ -66,8 +66,8 @@ import (
 	"piko.sh/pikokms/provider"
 )
 
-// ProviderID is the key provider ID of Azure Key Vault in messages.
-const ProviderID = "azure-key-vault"
+// providerID is the key provider ID of Azure Key Vault in messages.
+const providerID = "azure-key-vault"
 
 // Provider is a key of a vault. It is safe for concurrent use.
 type Provider struct {

@@ -66,7 +66,7 @@ func (p *Provider) wrapKey(ctx context.Context, key *provider.SecureBytes, encry
 	if err != nil {
 		return header.EncryptedDataKey{}, err
 	}
-	wrapped := header.EncryptedDataKey{ProviderID: ProviderID, ProviderInfo: []byte(p.id + "/" + v.version)}
+	wrapped := header.EncryptedDataKey{ProviderID: providerID, ProviderInfo: []byte(p.id + "/" + v.version)}
 	err = key.WithAccess(func(plain []byte) (err error) {
 		whole := append(append(make([]byte, 0, len(bound)+len(plain)), bound...), plain...)
 		defer clear(whole)
@@ -113,7 +113,7 @@ func (p *Provider) unwrapKey(ctx context.Context, request *provider.UnwrapDataKe
 // versionIn returns the version of the provider's key that a data key names.
 func (p *Provider) versionIn(wrapped header.EncryptedDataKey) (string, bool) {
 	named, ok := strings.CutPrefix(string(wrapped.ProviderInfo), p.id+"/")
-	return named, ok && wrapped.ProviderID == ProviderID && versionID.MatchString(named)
+	return named, ok && wrapped.ProviderID == providerID && versionID.MatchString(named)
 }
 
 // IsCurrent compares the version that the data key names with the one under which the provider

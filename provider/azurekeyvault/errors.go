@@ -83,16 +83,16 @@ func newAnswerError(answered *azcore.ResponseError) *answerError {
 }
 
 func (e *answerError) Error() string {
-	said := e.message
-	if said == "" {
-		said = http.StatusText(e.StatusCode)
+	text := e.message
+	if text == "" {
+		text = http.StatusText(e.StatusCode)
 	}
 	for _, code := range []string{e.inner, e.code} {
 		if code != "" {
-			return oneLine(fmt.Sprintf("HTTP %d %s: %s", e.StatusCode, code, said))
+			return oneLine(fmt.Sprintf("HTTP %d %s: %s", e.StatusCode, code, text))
 		}
 	}
-	return oneLine(fmt.Sprintf("HTTP %d: %s", e.StatusCode, said))
+	return oneLine(fmt.Sprintf("HTTP %d: %s", e.StatusCode, text))
 }
 
 func (e *answerError) Unwrap() error { return e.ResponseError }

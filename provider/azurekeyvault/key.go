@@ -40,13 +40,13 @@ type described struct {
 // current one. It asks the vault at most once an hour, and again when the version has expired.
 func (p *Provider) current(ctx context.Context) (*keyVersion, error) {
 	p.mu.Lock()
-	known := p.described
-	if known == nil || time.Since(known.at) >= describedFor || known.expired() {
-		known = &described{at: time.Now()}
-		p.described = known
+	cached := p.described
+	if cached == nil || time.Since(cached.at) >= describedFor || cached.expired() {
+		cached = &described{at: time.Now()}
+		p.described = cached
 	}
 	p.mu.Unlock()
-	v, err := known.Get(ctx, func(ctx context.Context) (*keyVersion, error) { return p.describe(ctx, p.version) })
+	v, err := cached.Get(ctx, func(ctx context.Context) (*keyVersion, error) { return p.describe(ctx, p.version) })
 	if err != nil {
 		return nil, err
 	}

@@ -8,8 +8,8 @@ import (
 	"piko.sh/pikokms/provider"
 )
 
-// Scheme is the scheme of the URLs that name keys of vaults.
-const Scheme = "azurekeyvault"
+// scheme is the scheme of the URLs that name keys of vaults.
+const scheme = "azurekeyvault"
 
 // ParseURL returns the configuration that a URL stands for, without asking the vault:
 //
@@ -29,8 +29,8 @@ func ParseURL(u *url.URL) (Config, error) {
 		return Config{}, fmt.Errorf("%w: URL %q: %s", provider.ErrInvalidKey, provider.RedactURL(u.String()), fmt.Sprintf(format, arguments...))
 	}
 	switch {
-	case u.Scheme != Scheme:
-		return refuse("the scheme is %q, not %q", u.Scheme, Scheme)
+	case u.Scheme != scheme:
+		return refuse("the scheme is %q, not %q", u.Scheme, scheme)
 	case u.Opaque != "":
 		return refuse("slashes are missing; write azurekeyvault://VAULT/KEY")
 	}
@@ -65,5 +65,5 @@ func meant(text string) string {
 	if !ok {
 		return ""
 	}
-	return Scheme + "://" + u.Host + "/" + strings.TrimSuffix(name, "/")
+	return scheme + "://" + u.Host + "/" + strings.TrimSuffix(name, "/")
 }

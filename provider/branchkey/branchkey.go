@@ -204,7 +204,7 @@ func isUnusable(err error) bool { return errors.Is(err, ErrDisabled) || errors.I
 // version returns a version of a branch key. The caller closes its key. If it is the active
 // version, one request serves to encrypt and to decrypt.
 func (p *Provider) version(ctx context.Context, id string, version uuid.UUID) (*material, error) {
-	if active, known := p.store.newest.called(id); known && active == version {
+	if active, known := p.store.newest.activeVersion(id); known && active == version {
 		m, err := p.active(ctx, id)
 		if err == nil && m.version == version {
 			return m, nil
@@ -241,10 +241,10 @@ func (p *Provider) ask(ctx context.Context, id string) (m *material, err error) 
 // encrypt, too.
 func (p *Provider) askVersion(ctx context.Context, id string, version uuid.UUID) (m *material, err error) {
 	err = p.call(ctx, "GetBranchKey", func(ctx context.Context) error {
-		if _, known := p.store.newest.called(id); !known {
+		if _, known := p.store.newest.activeVersion(id); !known {
 			r, err := p.store.get(ctx, id, kindActive)
 			if err == nil {
-				p.store.newest.call(r)
+				p.store.newest.noteActive(r)
 				if r.version == version {
 					m, err = p.open(ctx, r)
 				}
@@ -273,7 +273,7 @@ func (p *Provider) open(ctx context.Context, r *record) (*material, error) {
 		return nil, errors.Join(err, key.Close())
 	}
 	if r.kind == kindActive {
-		p.store.newest.call(r)
+		p.store.newest.noteActive(r)
 	}
 	return &material{r.version, r.kind == kindActive, key}, nil
 }

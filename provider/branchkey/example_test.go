@@ -60,7 +60,7 @@ func ExampleURLConfig_Open() {
 		log.Fatal(err)
 	}
 	u := &url.URL{
-		Scheme: branchkey.Scheme, Path: filepath.ToSlash(filepath.Join(folder, "keys.db")),
+		Scheme: branchkey.KeyService.Scheme, Path: filepath.ToSlash(filepath.Join(folder, "keys.db")),
 		RawQuery: url.Values{"id": {"tenant-42"}, "master": {"local://" + filepath.ToSlash(master)}}.Encode(),
 	}
 	config, err := branchkey.ParseURL(u)

@@ -142,7 +142,7 @@ func TestObjectsMoveWithTheirBranchKey(t *testing.T) {
 	require.Equal(t, 3, calls)
 	require.NoError(t, store.Check(ctx, id))
 
-	s.kms.SetState(s.key.ARN, kmstest.Disabled)
+	s.kms.SetState(s.key.ARN, "Disabled")
 	s.kms.Reset()
 	moved := newProvider(t, branchkey.Config{Store: s.open(t, awskms.Config{KeyID: b.ARN}), BranchKeyID: id})
 	begin = time.Now()

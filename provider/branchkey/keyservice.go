@@ -13,7 +13,7 @@ import (
 // KeyService opens the branch keys that URLs name, as ParseURL describes. A URL that names a table
 // alone is refused.
 var KeyService = keyurl.Service{
-	Scheme:      Scheme,
+	Scheme:      scheme,
 	Type:        TypeBranchKey,
 	ProviderIDs: []string{ProviderID},
 	Paths:       []string{"master", "trusted-master"},

@@ -16,7 +16,7 @@ type newest struct {
 	mu   sync.Mutex
 	seen map[string]seen // by branch key ID
 
-	// active is what the table last called the active version, by branch key ID. It is not
+	// active is what the table last named as the active version, by branch key ID. It is not
 	// authenticated, and only says which item is worth asking for.
 	active map[string]uuid.UUID
 
@@ -53,16 +53,16 @@ func newNewest(t Table, k KMS, logicalName string) *newest {
 	return shared.(*newest)
 }
 
-// called returns what the table last called the active version of a branch key.
-func (n *newest) called(id string) (version uuid.UUID, known bool) {
+// activeVersion returns what the table last named as the active version of a branch key.
+func (n *newest) activeVersion(id string) (version uuid.UUID, known bool) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	version, known = n.active[id]
 	return version, known
 }
 
-// call records what the table calls the active version.
-func (n *newest) call(r *record) {
+// noteActive records what the table names as the active version.
+func (n *newest) noteActive(r *record) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.active[r.id] = r.version

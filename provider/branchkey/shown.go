@@ -3,7 +3,6 @@ package branchkey
 import (
 	"encoding/json"
 	"fmt"
-	"log/slog"
 
 	"piko.sh/pikokms/provider"
 )
@@ -23,27 +22,5 @@ func (c DynamoDBConfig) Format(f fmt.State, verb rune) {
 	_, _ = fmt.Fprintf(f, fmt.FormatString(f, verb), c.shown())
 }
 
-// LogValue implements slog.LogValuer. It shows no secret.
-func (c DynamoDBConfig) LogValue() slog.Value { return slog.AnyValue(c.shown()) }
-
 // MarshalJSON implements json.Marshaler. It shows no secret.
 func (c DynamoDBConfig) MarshalJSON() ([]byte, error) { return json.Marshal(c.shown()) }
-
-// shownURLConfig, whose fields conceal what is secret in them, is a URLConfig as prints, logs and
-// encodings show it.
-type shownURLConfig URLConfig
-
-func (c URLConfig) shown() shownURLConfig {
-	return shownURLConfig(c)
-}
-
-// Format implements fmt.Formatter. It shows no secret.
-func (c URLConfig) Format(f fmt.State, verb rune) {
-	_, _ = fmt.Fprintf(f, fmt.FormatString(f, verb), c.shown())
-}
-
-// LogValue implements slog.LogValuer. It shows no secret.
-func (c URLConfig) LogValue() slog.Value { return slog.AnyValue(c.shown()) }
-
-// MarshalJSON implements json.Marshaler. It shows no secret.
-func (c URLConfig) MarshalJSON() ([]byte, error) { return json.Marshal(c.shown()) }

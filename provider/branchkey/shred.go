@@ -224,14 +224,14 @@ func canDestroy(records []*record, now time.Time, wait time.Duration) error {
 }
 
 // whole returns all items of a branch key, and the active one of them. It fails if one of them is
-// damaged.
+// damaged, and the error says how the branch key can be destroyed all the same.
 func (s *Store) whole(ctx context.Context, id string) (records []*record, active *record, err error) {
 	records, faults, err := s.all(ctx, id)
 	if err != nil {
 		return nil, nil, err
 	}
 	if len(faults) > 0 {
-		return nil, nil, fmt.Errorf("%w; restore or delete what is damaged first", errors.Join(faults...))
+		return nil, nil, damages(faults)
 	}
 	if active = activeOf(records); active == nil {
 		return nil, nil, noActive()

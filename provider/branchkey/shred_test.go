@@ -20,6 +20,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/credentials"
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
 	"github.com/stretchr/testify/require"
+	"go.etcd.io/bbolt"
 
 	"piko.sh/pikokms/internal/emulator"
 	"piko.sh/pikokms/internal/race"
@@ -276,7 +277,7 @@ func TestMoveOfADisabledBranchKey(t *testing.T) {
 	require.Equal(t, disabled.Disabled, moved.Disabled)
 	require.Equal(t, branchkey.Disabled, moved.State)
 	require.Equal(t, next.ARN, moved.Active.KeyARN)
-	s.kms.SetState(s.key.ARN, kmstest.Disabled)
+	s.kms.SetState(s.key.ARN, "Disabled")
 	alone := s.open(t, awskms.Config{KeyID: next.ARN})
 	_, err = alone.Enable(ctx, s.id)
 	require.NoError(t, err)
@@ -783,4 +784,51 @@ func TestActiveItemThatAWSOverwrites(t *testing.T) {
 	_, err = s.Enable(ctx, s.id)
 	require.NoError(t, err)
 	s.opens(t, s.Store)
+}
+
+// TestWayOutOfADamagedBranchKey destroys a branch key of which an item is damaged and lost, as the
+// error says. Without an active item, what is left is to be deleted.
+func TestWayOutOfADamagedBranchKey(t *testing.T) {
+	s := newShredded(t)
+	ctx := t.Context()
+	remove := func(id, kind string) {
+		t.Helper()
+		db, err := bbolt.Open(s.path, 0o600, nil)
+		require.NoError(t, err)
+		require.NoError(t, db.Update(func(tx *bbolt.Tx) error { return tx.Bucket([]byte("items")).Delete([]byte(id + "\x00" + kind)) }))
+		require.NoError(t, db.Close())
+	}
+	item := itemsOf(t, s.table, s.id)[2]
+	delete(item.Attributes, "create-time")
+	require.NoError(t, s.table.Write(ctx, []branchkey.Write{{Item: item, Replaces: item.Enc}}))
+	kind := item.Attributes["type"]
+	d, err := s.Describe(ctx, s.id)
+	require.NotNil(t, d)
+	_, disabling := s.Disable(ctx, s.id)
+	for _, err := range []error{err, disabling} {
+		require.ErrorIs(t, err, branchkey.ErrDamaged)
+		require.ErrorContains(t, err, fmt.Sprintf("%q", kind))
+		require.ErrorContains(t, err, "or delete these items from the table, and the rest can be disabled and destroyed")
+	}
+	remove(s.id, kind)
+	_, err = s.Disable(ctx, s.id)
+	require.NoError(t, err)
+	age(t, s.table, s.id, 8*24*time.Hour)
+	d, err = s.Destroy(ctx, s.id, 0)
+	require.NoError(t, err)
+	require.Len(t, d.Items, 4)
+	s.fails(t, s.another(t, s.table), branchkey.ErrDestroyed, "was destroyed on ")
+
+	remove(s.other, "branch:ACTIVE")
+	_, err = s.Describe(ctx, s.other)
+	_, disabling = s.Disable(ctx, s.other)
+	for _, err := range []error{err, disabling} {
+		require.ErrorIs(t, err, branchkey.ErrIncomplete)
+		require.ErrorContains(t, err, "or delete its other items from the table, which destroys it without a tombstone")
+	}
+	for _, item := range itemsOf(t, s.table, s.other) {
+		remove(s.other, item.Attributes["type"])
+	}
+	_, err = s.Describe(ctx, s.other)
+	require.ErrorIs(t, err, provider.ErrKeyNotFound)
 }

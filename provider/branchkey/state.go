@@ -137,23 +137,23 @@ func parseMarked(item Item) (r *record, err error) {
 
 func parseTombstone(item Item) (r *record, err error) {
 	a := item.Attributes
-	was := Item{Attributes: map[string]string{attributeID: a[attributeID], attributeKind: a[attributeKind]}}
+	kept := Item{Attributes: map[string]string{attributeID: a[attributeID], attributeKind: a[attributeKind]}}
 	for _, name := range remembered {
-		was.Attributes[name] = a[attributeWas+name]
+		kept.Attributes[name] = a[attributeWas+name]
 	}
-	r = &record{Item: was, id: a[attributeID], kind: a[attributeKind], keyARN: was.Attributes[attributeKeyARN]}
+	r = &record{Item: kept, id: a[attributeID], kind: a[attributeKind], keyARN: kept.Attributes[attributeKeyARN]}
 	if r.destroyed, err = time.Parse(time.RFC3339Nano, a[attributeDestroyed]); err != nil {
 		return nil, damaged(item, "its attribute %q, %q, is not of ISO 8601", attributeDestroyed, a[attributeDestroyed])
 	}
-	if r.created, err = time.Parse(time.RFC3339Nano, was.Attributes[attributeCreated]); err != nil {
-		return nil, damaged(item, "its creation time %q is not of ISO 8601", was.Attributes[attributeCreated])
+	if r.created, err = time.Parse(time.RFC3339Nano, kept.Attributes[attributeCreated]); err != nil {
+		return nil, damaged(item, "its creation time %q is not of ISO 8601", kept.Attributes[attributeCreated])
 	}
 	if r.kind == kindBeacon {
 		return r, nil
 	}
 	versioned := r.kind
 	if r.kind == kindActive {
-		versioned = was.Attributes[attributeVersion]
+		versioned = kept.Attributes[attributeVersion]
 	}
 	if r.version, err = parseVersion(versioned); err != nil {
 		return nil, damaged(item, "%v", err)

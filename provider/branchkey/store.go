@@ -388,14 +388,22 @@ func (s *Store) Describe(ctx context.Context, id string) (*Description, error) {
 		return nil, s.fail("Describe", id, err)
 	}
 	d := describe(records)
-	if d == nil && len(faults) == 0 {
-		faults = append(faults, noActive())
+	switch {
+	case len(faults) > 0:
+		err = damages(faults)
+	case d == nil:
+		err = noActive()
 	}
-	return d, s.fail("Describe", id, errors.Join(faults...))
+	return d, s.fail("Describe", id, err)
+}
+
+// damages returns the error for items of a branch key that are damaged, with the way out.
+func damages(faults []error) error {
+	return fmt.Errorf("%w; restore from a backup what is damaged; or delete these items from the table, and the rest can be disabled and destroyed", errors.Join(faults...))
 }
 
 func noActive() error {
-	return fmt.Errorf("%w: it has no item %q; restore it from a backup", ErrIncomplete, kindActive)
+	return fmt.Errorf("%w: it has no item %q; restore it from a backup; or delete its other items from the table, which destroys it without a tombstone", ErrIncomplete, kindActive)
 }
 
 // describe describes the branch key that has these items. It returns nil if they have no active

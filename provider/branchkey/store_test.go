@@ -216,7 +216,7 @@ func TestMove(t *testing.T) {
 	require.NoError(t, to.Check(ctx, id))
 	require.NoError(t, to.Move(ctx, id, nil), "there is nothing left to do")
 
-	s.kms.SetState(s.key.ARN, kmstest.Disabled)
+	s.kms.SetState(s.key.ARN, "Disabled")
 	alone := s.open(t, awskms.Config{KeyID: next.ARN})
 	opensAll(alone)
 	require.NoError(t, alone.Check(ctx, id))

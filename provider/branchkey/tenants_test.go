@@ -125,10 +125,10 @@ func testTenantOfTheCaller(t *testing.T, cached bool) {
 	_, err = host.Decrypt(alice, text, nil)
 	require.ErrorIs(t, err, provider.ErrUntrustedKey)
 
-	// A Keyring, and a Service within another, pass the decision on.
+	// A Service without a breaker, and one within another, pass the decision on.
 	for name, keyring := range map[string]provider.Keyring{
-		"Keyring": service.NewKeyring(p, "b", service.Config{Cache: &service.CacheLimits{}}),
-		"nested":  service.New(service.New(p, service.Config{}), service.Config{Cache: &service.CacheLimits{}}),
+		"no breaker": service.New(p, service.Config{NoBreaker: true, Cache: &service.CacheLimits{}}),
+		"nested":     service.New(service.New(p, service.Config{}), service.Config{Cache: &service.CacheLimits{}}),
 	} {
 		e, d := message.Encrypter{Keyring: keyring}, message.Decrypter{Keyrings: []provider.Unwrapper{keyring}}
 		sealed, err := e.Encrypt(alice, []byte("x"), nil)

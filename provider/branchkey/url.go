@@ -18,8 +18,8 @@ import (
 	"piko.sh/pikokms/provider/local"
 )
 
-// Scheme is the scheme of the URLs that name branch keys.
-const Scheme = "branchkey"
+// scheme is the scheme of the URLs that name branch keys.
+const scheme = "branchkey"
 
 // defaultTTL is the TTL of a URL that states none.
 const defaultTTL = time.Hour
@@ -82,8 +82,8 @@ func ParseURL(u *url.URL) (*URLConfig, error) {
 	refuse := func(format string, arguments ...any) (*URLConfig, error) {
 		return nil, fmt.Errorf("%w: URL %q: %s", provider.ErrInvalidKey, provider.RedactURL(u.String()), fmt.Sprintf(format, arguments...))
 	}
-	if u.Scheme != Scheme {
-		return refuse("the scheme is %q, not %q", u.Scheme, Scheme)
+	if u.Scheme != scheme {
+		return refuse("the scheme is %q, not %q", u.Scheme, scheme)
 	}
 	parse := parseFileURL
 	if u.Host != "" {

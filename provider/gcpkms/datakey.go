@@ -41,7 +41,7 @@ func (p *Provider) WrapDataKey(ctx context.Context, key *provider.SecureBytes, e
 }
 
 func (p *Provider) wrap(ctx context.Context, under string, key *provider.SecureBytes, encryptionContext map[string]string) (header.EncryptedDataKey, error) {
-	wrapped := header.EncryptedDataKey{ProviderID: ProviderID, ProviderInfo: []byte(under)}
+	wrapped := header.EncryptedDataKey{ProviderID: providerID, ProviderInfo: []byte(under)}
 	err := key.WithAccess(func(plain []byte) (err error) {
 		wrapped.Ciphertext, err = p.encrypt(ctx, under, plain, encryptionContext)
 		return err
@@ -56,7 +56,7 @@ func (p *Provider) UnwrapDataKey(ctx context.Context, request *provider.UnwrapDa
 		return nil, p.fail(ctx, "UnwrapDataKey", p.own, err)
 	}
 	under := string(request.EncryptedKey.ProviderInfo)
-	if request.EncryptedKey.ProviderID != ProviderID || !p.keys.trusts(under) {
+	if request.EncryptedKey.ProviderID != providerID || !p.keys.trusts(under) {
 		return nil, p.fail(ctx, "UnwrapDataKey", p.own, provider.ErrUntrustedKey)
 	}
 	answer, err := p.decrypt(ctx, under, request.EncryptedKey.Ciphertext, request.Context)
@@ -86,7 +86,7 @@ func (p *Provider) IsCurrent(ctx context.Context, request *provider.UnwrapDataKe
 		}
 		under = candidates[0]
 	}
-	if request.EncryptedKey.ProviderID != ProviderID || string(request.EncryptedKey.ProviderInfo) != under {
+	if request.EncryptedKey.ProviderID != providerID || string(request.EncryptedKey.ProviderInfo) != under {
 		return false, nil
 	}
 	answer, err := p.decrypt(ctx, under, request.EncryptedKey.Ciphertext, request.Context)

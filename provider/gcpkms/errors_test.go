@@ -62,7 +62,7 @@ func TestErrors(t *testing.T) {
 	} {
 		for method, ask := range operations {
 			t.Run(c.code.String()+" of "+method, func(t *testing.T) {
-				defer server.Inject(gcpkmstest.Fault{Method: method, Do: gcpkmstest.Error(c.code, "refused")})()
+				defer server.Inject(gcpkmstest.Fault{Operation: method, Do: gcpkmstest.Error(c.code, "refused")})()
 				server.Reset()
 				err := ask()
 				sentinel := c.sentinel
@@ -88,7 +88,7 @@ func TestPermissionTexts(t *testing.T) {
 		"Decrypt":      "roles/cloudkms.cryptoKeyEncrypterDecrypter or roles/cloudkms.cryptoKeyDecrypter (cloudkms.cryptoKeyVersions.useToDecrypt) on " + key,
 		"GetCryptoKey": "roles/cloudkms.viewer (cloudkms.cryptoKeys.get) on " + key,
 	} {
-		remove := server.Inject(gcpkmstest.Fault{Method: method, Do: denied})
+		remove := server.Inject(gcpkmstest.Fault{Operation: method, Do: denied})
 		err := provider.Check(t.Context(), p)
 		if method == "GetCryptoKey" {
 			require.NoError(t, err)
@@ -122,7 +122,7 @@ func TestCheckWithoutPermissionToDescribe(t *testing.T) {
 	deny := func(methods ...string) (remove func()) {
 		var all []func()
 		for _, method := range methods {
-			all = append(all, server.Inject(gcpkmstest.Fault{Method: method, Do: gcpkmstest.Error(codes.PermissionDenied, "refused")}))
+			all = append(all, server.Inject(gcpkmstest.Fault{Operation: method, Do: gcpkmstest.Error(codes.PermissionDenied, "refused")}))
 		}
 		return func() {
 			for _, remove := range all {

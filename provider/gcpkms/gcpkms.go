@@ -60,8 +60,8 @@ import (
 	"piko.sh/pikokms/provider"
 )
 
-// ProviderID is the key provider ID of Cloud KMS in messages.
-const ProviderID = "gcp-kms"
+// providerID is the key provider ID of Cloud KMS in messages.
+const providerID = "gcp-kms"
 
 // Provider is a key of Google Cloud KMS. It is safe for concurrent use.
 type Provider struct {

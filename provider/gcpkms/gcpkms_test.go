@@ -290,7 +290,7 @@ func TestUsesAreKeptApart(t *testing.T) {
 	for _, use := range []string{provider.UseObject, provider.UseString, provider.UseStream} {
 		pairs := map[string]string{provider.PairUse: use}
 		_, err = p.UnwrapDataKey(t.Context(), &provider.UnwrapDataKeyRequest{
-			EncryptedKey: header.EncryptedDataKey{ProviderID: gcpkms.ProviderID, ProviderInfo: []byte(p.KeyID()), Ciphertext: chosen},
+			EncryptedKey: header.EncryptedDataKey{ProviderID: "gcp-kms", ProviderInfo: []byte(p.KeyID()), Ciphertext: chosen},
 			Context:      pairs, Size: 32,
 		})
 		require.ErrorIs(t, err, provider.ErrDecryptionFailed)
@@ -338,25 +338,25 @@ func TestDamagedOnTheWay(t *testing.T) {
 	defer made.Close()
 
 	for name, fault := range map[string]gcpkmstest.Fault{
-		"ciphertext":             {Method: "Encrypt", Do: corrupted(func(a *kmspb.EncryptResponse) { a.Ciphertext[7] ^= 1 })},
-		"its checksum":           {Method: "Encrypt", Do: corrupted(func(a *kmspb.EncryptResponse) { a.CiphertextCrc32C.Value++ })},
-		"no checksum":            {Method: "Encrypt", Do: corrupted(func(a *kmspb.EncryptResponse) { a.CiphertextCrc32C = nil })},
-		"plaintext not verified": {Method: "Encrypt", Do: corrupted(func(a *kmspb.EncryptResponse) { a.VerifiedPlaintextCrc32C = false })},
-		"context not verified":   {Method: "Encrypt", Do: corrupted(func(a *kmspb.EncryptResponse) { a.VerifiedAdditionalAuthenticatedDataCrc32C = false })},
-		"plaintext sent": {Method: "Encrypt", Do: func(ctx context.Context, request proto.Message, next gcpkmstest.Next) (proto.Message, error) {
+		"ciphertext":             {Operation: "Encrypt", Do: corrupted(func(a *kmspb.EncryptResponse) { a.Ciphertext[7] ^= 1 })},
+		"its checksum":           {Operation: "Encrypt", Do: corrupted(func(a *kmspb.EncryptResponse) { a.CiphertextCrc32C.Value++ })},
+		"no checksum":            {Operation: "Encrypt", Do: corrupted(func(a *kmspb.EncryptResponse) { a.CiphertextCrc32C = nil })},
+		"plaintext not verified": {Operation: "Encrypt", Do: corrupted(func(a *kmspb.EncryptResponse) { a.VerifiedPlaintextCrc32C = false })},
+		"context not verified":   {Operation: "Encrypt", Do: corrupted(func(a *kmspb.EncryptResponse) { a.VerifiedAdditionalAuthenticatedDataCrc32C = false })},
+		"plaintext sent": {Operation: "Encrypt", Do: func(ctx context.Context, request proto.Message, next gcpkmstest.Next) (proto.Message, error) {
 			changed := proto.Clone(request).(*kmspb.EncryptRequest)
 			changed.Plaintext[3] ^= 1
 			return next(ctx, changed)
 		}},
-		"context sent": {Method: "Encrypt", Do: func(ctx context.Context, request proto.Message, next gcpkmstest.Next) (proto.Message, error) {
+		"context sent": {Operation: "Encrypt", Do: func(ctx context.Context, request proto.Message, next gcpkmstest.Next) (proto.Message, error) {
 			changed := proto.Clone(request).(*kmspb.EncryptRequest)
 			changed.AdditionalAuthenticatedData[3] ^= 1
 			return next(ctx, changed)
 		}},
-		"plaintext":            {Method: "Decrypt", Do: corrupted(func(a *kmspb.DecryptResponse) { a.Plaintext[7] ^= 1 })},
-		"plaintext cut":        {Method: "Decrypt", Do: corrupted(func(a *kmspb.DecryptResponse) { a.Plaintext = a.Plaintext[:31] })},
-		"plaintext's checksum": {Method: "Decrypt", Do: corrupted(func(a *kmspb.DecryptResponse) { a.PlaintextCrc32C = nil })},
-		"ciphertext sent": {Method: "Decrypt", Do: func(ctx context.Context, request proto.Message, next gcpkmstest.Next) (proto.Message, error) {
+		"plaintext":            {Operation: "Decrypt", Do: corrupted(func(a *kmspb.DecryptResponse) { a.Plaintext[7] ^= 1 })},
+		"plaintext cut":        {Operation: "Decrypt", Do: corrupted(func(a *kmspb.DecryptResponse) { a.Plaintext = a.Plaintext[:31] })},
+		"plaintext's checksum": {Operation: "Decrypt", Do: corrupted(func(a *kmspb.DecryptResponse) { a.PlaintextCrc32C = nil })},
+		"ciphertext sent": {Operation: "Decrypt", Do: func(ctx context.Context, request proto.Message, next gcpkmstest.Next) (proto.Message, error) {
 			changed := proto.Clone(request).(*kmspb.DecryptRequest)
 			changed.Ciphertext[9] ^= 1
 			return next(ctx, changed)
@@ -364,7 +364,7 @@ func TestDamagedOnTheWay(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			ask := func() error {
-				if fault.Method == "Encrypt" {
+				if fault.Operation == "Encrypt" {
 					again, err := p.GenerateDataKey(t.Context(), pairs)
 					if err == nil {
 						require.NoError(t, again.Close())
@@ -383,12 +383,12 @@ func TestDamagedOnTheWay(t *testing.T) {
 			err := ask()
 			require.ErrorIs(t, err, provider.ErrProviderUnavailable)
 			require.ErrorContains(t, err, "damaged on the way")
-			require.Equal(t, 2, server.Calls(fault.Method))
+			require.Equal(t, 2, server.Calls(fault.Operation))
 			remove()
 
 			// Once: the second call gets through.
 			times := 0
-			remove = server.Inject(gcpkmstest.Fault{Method: fault.Method, Do: func(ctx context.Context, request proto.Message, next gcpkmstest.Next) (proto.Message, error) {
+			remove = server.Inject(gcpkmstest.Fault{Operation: fault.Operation, Do: func(ctx context.Context, request proto.Message, next gcpkmstest.Next) (proto.Message, error) {
 				if times++; times == 1 {
 					return fault.Do(ctx, request, next)
 				}
@@ -399,12 +399,12 @@ func TestDamagedOnTheWay(t *testing.T) {
 		})
 	}
 
-	remove := server.Inject(gcpkmstest.Fault{Method: "Encrypt", Do: corrupted(func(a *kmspb.EncryptResponse) { a.Name = "projects/x" })})
+	remove := server.Inject(gcpkmstest.Fault{Operation: "Encrypt", Do: corrupted(func(a *kmspb.EncryptResponse) { a.Name = "projects/x" })})
 	_, err = p.GenerateDataKey(t.Context(), nil)
 	require.ErrorIs(t, err, provider.ErrEncryptionFailed)
 	require.ErrorContains(t, err, "answered about")
 	remove()
-	server.Inject(gcpkmstest.Fault{Method: "GetCryptoKey", Do: corrupted(func(a *kmspb.CryptoKey) { a.Name = "projects/x" })})
+	server.Inject(gcpkmstest.Fault{Operation: "GetCryptoKey", Do: corrupted(func(a *kmspb.CryptoKey) { a.Name = "projects/x" })})
 	_, err = p.GetKeyInfo(t.Context(), "")
 	require.ErrorIs(t, err, provider.ErrInvalidKey)
 }
@@ -434,7 +434,7 @@ func TestErrorsHoldNoSecret(t *testing.T) {
 	p := open(t, config(server, server.CreateKey(gcpkmstest.Key{})))
 	for _, code := range []codes.Code{codes.InvalidArgument, codes.FailedPrecondition, codes.PermissionDenied, codes.NotFound} {
 		var sent []byte
-		remove := server.Inject(gcpkmstest.Fault{Method: "Encrypt", Do: func(_ context.Context, request proto.Message, _ gcpkmstest.Next) (proto.Message, error) {
+		remove := server.Inject(gcpkmstest.Fault{Operation: "Encrypt", Do: func(_ context.Context, request proto.Message, _ gcpkmstest.Next) (proto.Message, error) {
 			sent = bytes.Clone(request.(*kmspb.EncryptRequest).Plaintext)
 			return nil, status.Error(code, "refused")
 		}})

@@ -11,12 +11,12 @@ import (
 
 // KeyService opens the keys that URLs name, as ParseURL describes.
 var KeyService = keyurl.Service{
-	Scheme:      Scheme,
+	Scheme:      scheme,
 	Type:        provider.TypeGCPKMS,
-	ProviderIDs: []string{ProviderID},
+	ProviderIDs: []string{providerID},
 	Meant: func(text string) string {
 		if strings.HasPrefix(text, "projects/") { // as in Google's tools
-			return Scheme + "://" + text
+			return scheme + "://" + text
 		}
 		return ""
 	},

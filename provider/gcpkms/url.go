@@ -7,8 +7,8 @@ import (
 	"piko.sh/pikokms/provider"
 )
 
-// Scheme is the scheme of the URLs that name keys of Cloud KMS.
-const Scheme = "gcpkms"
+// scheme is the scheme of the URLs that name keys of Cloud KMS.
+const scheme = "gcpkms"
 
 // ParseURL returns the configuration that a URL stands for, without asking Cloud KMS. URLs are
 // those of gocloud.dev:
@@ -24,8 +24,8 @@ func ParseURL(u *url.URL) (Config, error) {
 	refuse := func(format string, arguments ...any) (Config, error) {
 		return Config{}, fmt.Errorf("%w: URL %q: %s", provider.ErrInvalidKey, provider.RedactURL(u.String()), fmt.Sprintf(format, arguments...))
 	}
-	if u.Scheme != Scheme {
-		return refuse("the scheme is %q, not %q", u.Scheme, Scheme)
+	if u.Scheme != scheme {
+		return refuse("the scheme is %q, not %q", u.Scheme, scheme)
 	}
 	query, err := provider.URLParameters(u, "endpoint")
 	if err != nil {

@@ -8,7 +8,6 @@ import (
 
 	"cloud.google.com/go/kms/apiv1/kmspb"
 	"github.com/stretchr/testify/require"
-	"google.golang.org/grpc"
 
 	"piko.sh/pikokms/header"
 	"piko.sh/pikokms/internal/adversary"
@@ -22,9 +21,7 @@ import (
 func TestWhatAnswersInPlaceOfCloudKMS(t *testing.T) {
 	server := gcpkmstest.NewServer(t)
 	c := config(server, server.CreateKey(gcpkmstest.Key{}))
-	honest := grpc.NewServer()
-	kmspb.RegisterKeyManagementServiceServer(honest, server)
-	liar := adversary.NewLiar(t, honest)
+	liar := adversary.NewLiar(t, server)
 	c.Endpoint, c.MaxRetries, c.Timeout = liar.URL, 1, time.Second
 	p := open(t, c)
 	made, err := p.GenerateDataKey(t.Context(), nil)
@@ -71,7 +68,7 @@ func TestAKeyOfAnotherPurposeIsNotDisabled(t *testing.T) {
 		require.ErrorIs(t, err, provider.ErrKeyUsage, purpose)
 		require.NotErrorIs(t, err, provider.ErrKeyDisabled)
 		_, err = p.UnwrapDataKey(t.Context(), &provider.UnwrapDataKeyRequest{Size: 32, EncryptedKey: header.EncryptedDataKey{
-			ProviderID: gcpkms.ProviderID, ProviderInfo: []byte(name), Ciphertext: []byte("some"),
+			ProviderID: "gcp-kms", ProviderInfo: []byte(name), Ciphertext: []byte("some"),
 		}})
 		require.ErrorIs(t, err, provider.ErrKeyUsage, purpose)
 		require.NotErrorIs(t, err, provider.ErrKeyDisabled)

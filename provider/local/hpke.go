@@ -17,9 +17,9 @@ import (
 	"piko.sh/pikokms/provider"
 )
 
-// HPKEProviderID is the key provider ID of data keys under HPKE keys in messages. docs/FORMAT.md
+// hpkeProviderID is the key provider ID of data keys under HPKE keys in messages. docs/FORMAT.md
 // specifies them.
-const HPKEProviderID = "piko-hpke"
+const hpkeProviderID = "piko-hpke"
 
 // The blocks of PEM that hold HPKE keys: the KEM's ID in two bytes, and the key as the KEM
 // serialises it.
@@ -128,7 +128,7 @@ func (k *hpkeKey) decrypts() bool      { return k.private != nil }
 
 // id names the key by the fingerprint of its public half.
 func (k *hpkeKey) id() names {
-	return names{HPKEProviderID, hex.EncodeToString(k.info[len(k.info)-hpkeFingerprintSize:])}
+	return names{hpkeProviderID, hex.EncodeToString(k.info[len(k.info)-hpkeFingerprintSize:])}
 }
 
 func (k *hpkeKey) algorithm() string {
@@ -141,7 +141,7 @@ func (k *hpkeKey) algorithm() string {
 // suiteInfo returns HPKE's info, which binds a data key to its wrapping key and the encryption
 // context.
 func (k *hpkeKey) suiteInfo(encryptionContext map[string]string) ([]byte, error) {
-	b := append(make([]byte, 0, 512), HPKEProviderID...)
+	b := append(make([]byte, 0, 512), hpkeProviderID...)
 	b = append(b, k.info...)
 	return header.AppendContext(b, encryptionContext)
 }
@@ -154,7 +154,7 @@ func (k *hpkeKey) wrap(plain []byte, encryptionContext map[string]string) (wrapp
 	if err != nil {
 		return wrapped, err
 	}
-	wrapped.ProviderID, wrapped.ProviderInfo = HPKEProviderID, bytes.Clone(k.info)
+	wrapped.ProviderID, wrapped.ProviderInfo = hpkeProviderID, bytes.Clone(k.info)
 	secret.Do(func() {
 		wrapped.Ciphertext, err = hpke.Seal(k.public, hpke.HKDFSHA256(), hpke.AES256GCM(), info, plain)
 	})
@@ -162,7 +162,7 @@ func (k *hpkeKey) wrap(plain []byte, encryptionContext map[string]string) (wrapp
 }
 
 func (k *hpkeKey) trusts(wrapped header.EncryptedDataKey) bool {
-	return wrapped.ProviderID == HPKEProviderID && bytes.Equal(wrapped.ProviderInfo, k.info)
+	return wrapped.ProviderID == hpkeProviderID && bytes.Equal(wrapped.ProviderInfo, k.info)
 }
 
 func (k *hpkeKey) wrapsNow(wrapped header.EncryptedDataKey) bool { return k.trusts(wrapped) }

@@ -184,7 +184,7 @@ func TestHPKEVectors(t *testing.T) {
 	for _, v := range readHPKEVectors(t) {
 		p := open(t, local.Config{Key: []byte(v.Key)})
 		key, err := p.UnwrapDataKey(t.Context(), &provider.UnwrapDataKeyRequest{
-			EncryptedKey: header.EncryptedDataKey{ProviderID: local.HPKEProviderID, ProviderInfo: v.Info, Ciphertext: v.Ciphertext},
+			EncryptedKey: header.EncryptedDataKey{ProviderID: "piko-hpke", ProviderInfo: v.Info, Ciphertext: v.Ciphertext},
 			Context:      v.Context, Size: 32,
 		})
 		require.NoError(t, err)
@@ -272,7 +272,7 @@ func TestHPKEWithPython(t *testing.T) {
 		v := vectors[w.Vector]
 		p := open(t, local.Config{Key: []byte(v.Key)})
 		key, err := p.UnwrapDataKey(t.Context(), &provider.UnwrapDataKeyRequest{
-			EncryptedKey: header.EncryptedDataKey{ProviderID: local.HPKEProviderID, ProviderInfo: v.Info, Ciphertext: w.Ciphertext},
+			EncryptedKey: header.EncryptedDataKey{ProviderID: "piko-hpke", ProviderInfo: v.Info, Ciphertext: w.Ciphertext},
 			Context:      v.Context, Size: 32,
 		})
 		require.NoError(t, err)

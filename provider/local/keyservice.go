@@ -13,7 +13,7 @@ import (
 
 // KeyService opens the keys that URLs name, as ParseURL describes.
 var KeyService = keyurl.Service{
-	Scheme: Scheme,
+	Scheme: scheme,
 	Type:   provider.TypeLocalAESGCM, // of an RSA key, too, since the file was not opened yet
 	Paths:  []string{"peer"},
 	Meant:  meantFile,
@@ -34,9 +34,9 @@ func meantFile(text string) string {
 	isFile := func() bool { info, err := os.Stat(text); return err == nil && info.Mode().IsRegular() }
 	switch {
 	case drive.MatchString(text):
-		return Scheme + ":///" + (&url.URL{Path: strings.ReplaceAll(text, `\`, "/")}).EscapedPath()
+		return scheme + ":///" + (&url.URL{Path: strings.ReplaceAll(text, `\`, "/")}).EscapedPath()
 	case strings.HasPrefix(text, "~/"), !strings.Contains(text, ":") && isFile():
-		return Scheme + ":" + (&url.URL{Path: text}).EscapedPath()
+		return scheme + ":" + (&url.URL{Path: text}).EscapedPath()
 	}
 	return ""
 }

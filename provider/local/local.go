@@ -46,8 +46,8 @@ const KeySize = 32
 
 // Defaults of Config's fields.
 const (
-	DefaultNamespace = "piko"
-	DefaultName      = "local"
+	defaultNamespace = "piko"
+	defaultName      = "local"
 )
 
 // Config configures a Provider: the key, and its name in messages.
@@ -168,7 +168,7 @@ func NewProvider(c Config) (*Provider, error) {
 
 // names returns the configured names, or the default ones.
 func (c *Config) names() (names, error) {
-	n := names{cmp.Or(c.Namespace, DefaultNamespace), cmp.Or(c.Name, DefaultName)}
+	n := names{cmp.Or(c.Namespace, defaultNamespace), cmp.Or(c.Name, defaultName)}
 	if strings.HasPrefix(n.namespace, "aws-kms") {
 		return n, fmt.Errorf("%w: namespace %q is reserved for AWS KMS", provider.ErrInvalidKey, n.namespace)
 	}

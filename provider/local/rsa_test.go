@@ -153,7 +153,7 @@ func TestPKCS1IsForReading(t *testing.T) {
 	require.NoError(t, err)
 	unwrap := func(ciphertext []byte) ([]byte, error) {
 		got, err := p.UnwrapDataKey(t.Context(), &provider.UnwrapDataKeyRequest{
-			EncryptedKey: header.EncryptedDataKey{ProviderID: local.DefaultNamespace, ProviderInfo: []byte(local.DefaultName), Ciphertext: ciphertext}, Size: 32,
+			EncryptedKey: header.EncryptedDataKey{ProviderID: "piko", ProviderInfo: []byte("local"), Ciphertext: ciphertext}, Size: 32,
 		})
 		if err != nil {
 			return nil, err

@@ -12,8 +12,8 @@ import (
 	"piko.sh/pikokms/provider"
 )
 
-// Scheme is the scheme of the URLs that name local keys.
-const Scheme = "local"
+// scheme is the scheme of the URLs that name local keys.
+const scheme = "local"
 
 // ParseURL returns the configuration that a URL stands for. It does not open the key.
 //
@@ -35,8 +35,8 @@ func ParseURL(u *url.URL) (Config, error) {
 		return Config{}, fmt.Errorf("%w: URL %q: %s", provider.ErrInvalidKey, provider.RedactURL(u.String()), fmt.Sprintf(format, arguments...))
 	}
 	switch {
-	case u.Scheme != Scheme:
-		return refuse("the scheme is %q, not %q", u.Scheme, Scheme)
+	case u.Scheme != scheme:
+		return refuse("the scheme is %q, not %q", u.Scheme, scheme)
 	case u.Host != "":
 		return refuse("%q stands where a host would; write local:///PATH for an absolute path, local:PATH for a relative one", u.Host)
 	}

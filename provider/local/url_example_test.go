@@ -21,7 +21,7 @@ func ExampleParseURL() {
 		panic(err)
 	}
 
-	u := &url.URL{Scheme: local.Scheme, Path: filepath.ToSlash(file), RawQuery: "namespace=example&name=dev"}
+	u := &url.URL{Scheme: local.KeyService.Scheme, Path: filepath.ToSlash(file), RawQuery: "namespace=example&name=dev"}
 	c, err := local.ParseURL(u)
 	if err != nil {
 		panic(err)

@@ -83,7 +83,7 @@ func TestKeyOfAURL(t *testing.T) {
 	require.NoError(t, err)
 	defer p.Close()
 	require.Equal(t, "n", p.KeyID())
-	require.Equal(t, DefaultNamespace, p.key.id().namespace)
+	require.Equal(t, defaultNamespace, p.key.id().namespace)
 
 	_, err = open("local:other?name=n")
 	require.ErrorIs(t, err, fs.ErrNotExist)

@@ -47,7 +47,7 @@ func (p *Provider) generateHere(ctx context.Context, additional []byte) (plain [
 }
 
 func (p *Provider) wrapped(ciphertext string) header.EncryptedDataKey {
-	return header.EncryptedDataKey{ProviderID: ProviderID, ProviderInfo: []byte(p.id), Ciphertext: []byte(ciphertext)}
+	return header.EncryptedDataKey{ProviderID: providerID, ProviderInfo: []byte(p.id), Ciphertext: []byte(ciphertext)}
 }
 
 // WrapDataKey makes one call of the server.
@@ -80,7 +80,7 @@ func (p *Provider) UnwrapDataKey(ctx context.Context, request *provider.UnwrapDa
 }
 
 func (p *Provider) unwrap(ctx context.Context, request *provider.UnwrapDataKeyRequest) (*provider.SecureBytes, error) {
-	if request.EncryptedKey.ProviderID != ProviderID || string(request.EncryptedKey.ProviderInfo) != p.id {
+	if request.EncryptedKey.ProviderID != providerID || string(request.EncryptedKey.ProviderInfo) != p.id {
 		return nil, provider.ErrUntrustedKey
 	}
 	additional, err := header.AppendContext(nil, request.Context)
@@ -106,7 +106,7 @@ func (p *Provider) unwrap(ctx context.Context, request *provider.UnwrapDataKeyRe
 // the data key's own, the second unwraps the data key, since keys of two servers may have one path
 // and the same versions. IsCurrent is false if the policy forbids that.
 func (p *Provider) IsCurrent(ctx context.Context, request *provider.UnwrapDataKeyRequest) (bool, error) {
-	if request.EncryptedKey.ProviderID != ProviderID || string(request.EncryptedKey.ProviderInfo) != p.id {
+	if request.EncryptedKey.ProviderID != providerID || string(request.EncryptedKey.ProviderInfo) != p.id {
 		return false, nil
 	}
 	key, made, err := p.generateDataKey(ctx, request.Context)

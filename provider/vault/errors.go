@@ -32,11 +32,11 @@ func (p *Provider) fail(ctx context.Context, operation string, err error) error 
 type answerError struct{ *api.ResponseError }
 
 func (e *answerError) Error() string {
-	said := strings.Join(strings.Fields(strings.Join(e.Errors, "; ")), " ")
-	if e.RawError || said == "" {
-		said = http.StatusText(e.StatusCode)
+	text := strings.Join(strings.Fields(strings.Join(e.Errors, "; ")), " ")
+	if e.RawError || text == "" {
+		text = http.StatusText(e.StatusCode)
 	}
-	return fmt.Sprintf("HTTP %d: %s", e.StatusCode, said)
+	return fmt.Sprintf("HTTP %d: %s", e.StatusCode, text)
 }
 
 func (e *answerError) Unwrap() error { return e.ResponseError }
@@ -137,8 +137,8 @@ func judgeAnswer(ctx context.Context, operation, path, key string, err error) er
 // sentinel returns the sentinel for an answer of the transit engine. Answers with status
 // 400 differ by their words alone.
 func sentinel(operation, path, key string, answered *api.ResponseError) error {
-	said := strings.Join(answered.Errors, " ")
-	has := func(words string) bool { return strings.Contains(said, words) }
+	text := strings.Join(answered.Errors, " ")
+	has := func(words string) bool { return strings.Contains(text, words) }
 	switch status := answered.StatusCode; {
 	case answered.RawError && status < http.StatusInternalServerError && status != http.StatusTooManyRequests:
 		return fmt.Errorf("%w: this is no answer of the server; check the address and proxies on the way", provider.ErrProviderUnavailable)

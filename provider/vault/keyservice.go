@@ -10,9 +10,9 @@ import (
 
 // KeyService opens the keys that URLs name, as ParseURL describes.
 var KeyService = keyurl.Service{
-	Scheme:      Scheme,
+	Scheme:      scheme,
 	Type:        provider.TypeHashiCorpVault,
-	ProviderIDs: []string{ProviderID},
+	ProviderIDs: []string{providerID},
 	Paths:       []string{"kubernetes-token-file", "secret-id-file"},
 	Parse: func(u *url.URL) (keyurl.Key, error) {
 		c, err := ParseURL(u)

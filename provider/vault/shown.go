@@ -3,7 +3,6 @@ package vault
 import (
 	"encoding/json"
 	"fmt"
-	"log/slog"
 
 	"piko.sh/pikokms/provider"
 )
@@ -26,9 +25,6 @@ func (c Config) Format(f fmt.State, verb rune) {
 	_, _ = fmt.Fprintf(f, fmt.FormatString(f, verb), c.shown())
 }
 
-// LogValue implements slog.LogValuer. It shows no secret.
-func (c Config) LogValue() slog.Value { return slog.AnyValue(c.shown()) }
-
 // MarshalJSON implements json.Marshaler. It shows no secret.
 func (c Config) MarshalJSON() ([]byte, error) { return json.Marshal(c.shown()) }
 
@@ -46,9 +42,6 @@ func (a AppRole) shown() shownAppRole {
 func (a AppRole) Format(f fmt.State, verb rune) {
 	_, _ = fmt.Fprintf(f, fmt.FormatString(f, verb), a.shown())
 }
-
-// LogValue implements slog.LogValuer. It shows no secret.
-func (a AppRole) LogValue() slog.Value { return slog.AnyValue(a.shown()) }
 
 // MarshalJSON implements json.Marshaler. It shows no secret.
 func (a AppRole) MarshalJSON() ([]byte, error) { return json.Marshal(a.shown()) }

@@ -8,8 +8,8 @@ import (
 	"piko.sh/pikokms/provider"
 )
 
-// Scheme is the scheme of the URLs that name keys of a transit engine.
-const Scheme = "vault"
+// scheme is the scheme of the URLs that name keys of a transit engine.
+const scheme = "vault"
 
 // ParseURL returns the configuration that a URL stands for, without asking the server:
 //
@@ -34,8 +34,8 @@ func ParseURL(u *url.URL) (Config, error) {
 		return Config{}, fmt.Errorf("%w: URL %q: %s", provider.ErrInvalidKey, provider.RedactURL(u.String()), fmt.Sprintf(format, arguments...))
 	}
 	switch {
-	case u.Scheme != Scheme:
-		return refuse("the scheme is %q, not %q", u.Scheme, Scheme)
+	case u.Scheme != scheme:
+		return refuse("the scheme is %q, not %q", u.Scheme, scheme)
 	case u.Opaque != "":
 		return refuse("slashes are missing; write vault://MOUNT/KEY")
 	}

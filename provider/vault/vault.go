@@ -69,8 +69,8 @@ import (
 	"piko.sh/pikokms/provider/lazy"
 )
 
-// ProviderID is the key provider ID of the transit engine in messages.
-const ProviderID = "vault-transit"
+// providerID is the key provider ID of the transit engine in messages.
+const providerID = "vault-transit"
 
 // Provider is a key of a transit engine. It is safe for concurrent use.
 type Provider struct {

@@ -48,7 +48,7 @@ func TestWhatAnswersInPlaceOfTheServer(t *testing.T) {
 				},
 				"decrypt": func(p *vault.Provider) error {
 					_, err := p.UnwrapDataKey(t.Context(), &provider.UnwrapDataKeyRequest{Size: 32, EncryptedKey: header.EncryptedDataKey{
-						ProviderID: vault.ProviderID, ProviderInfo: []byte("transit/app"), Ciphertext: []byte("vault:v1:AAAA"),
+						ProviderID: "vault-transit", ProviderInfo: []byte("transit/app"), Ciphertext: []byte("vault:v1:AAAA"),
 					}})
 					return err
 				},

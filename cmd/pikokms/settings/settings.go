@@ -265,11 +265,11 @@ func unknown(at *cobra.Command, name string, isTable bool, flags map[string]bool
 	if isTable {
 		kind, known = "command", slices.Collect(maps.Keys(commands))
 	}
-	of := ""
+	owner := ""
 	if at.HasParent() {
-		of = " of " + at.CommandPath()
+		owner = " of " + at.CommandPath()
 	}
-	return fmt.Errorf("%q is no %s%s%s", name, kind, of, nearestTo(name, known))
+	return fmt.Errorf("%q is no %s%s%s", name, kind, owner, nearestTo(name, known))
 }
 
 // valuesOf returns the values of a flag as they are on a command line.

@@ -22,7 +22,7 @@ func Example() {
 			t.Fatal(err)
 		}
 		defer key.Close()
-		defer server.Inject(gcpkmstest.Fault{Method: "Encrypt", Do: gcpkmstest.Error(codes.Unavailable, "down")})()
+		defer server.Inject(gcpkmstest.Fault{Operation: "Encrypt", Do: gcpkmstest.Error(codes.Unavailable, "down")})()
 		// … what the application does with key
 	}
 }

@@ -69,7 +69,7 @@ func (s *Server) find(name string) (*key, error) {
 }
 
 // GetCryptoKey implements kmspb.KeyManagementServiceServer.
-func (s *Server) GetCryptoKey(_ context.Context, request *kmspb.GetCryptoKeyRequest) (*kmspb.CryptoKey, error) {
+func (s *methods) GetCryptoKey(_ context.Context, request *kmspb.GetCryptoKeyRequest) (*kmspb.CryptoKey, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	k := s.keys[request.GetName()]
@@ -94,7 +94,7 @@ func (s *Server) GetCryptoKey(_ context.Context, request *kmspb.GetCryptoKeyRequ
 }
 
 // Encrypt implements kmspb.KeyManagementServiceServer.
-func (s *Server) Encrypt(_ context.Context, request *kmspb.EncryptRequest) (*kmspb.EncryptResponse, error) {
+func (s *methods) Encrypt(_ context.Context, request *kmspb.EncryptRequest) (*kmspb.EncryptResponse, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	k, err := s.find(request.GetName())
@@ -130,7 +130,7 @@ func (s *Server) Encrypt(_ context.Context, request *kmspb.EncryptRequest) (*kms
 }
 
 // Decrypt implements kmspb.KeyManagementServiceServer.
-func (s *Server) Decrypt(_ context.Context, request *kmspb.DecryptRequest) (*kmspb.DecryptResponse, error) {
+func (s *methods) Decrypt(_ context.Context, request *kmspb.DecryptRequest) (*kmspb.DecryptResponse, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	k, err := s.find(request.GetName())

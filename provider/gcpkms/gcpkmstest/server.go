@@ -8,7 +8,9 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/http"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -32,16 +34,21 @@ const (
 
 // Server is a Cloud KMS. It is safe for concurrent use.
 type Server struct {
-	kmspb.UnimplementedKeyManagementServiceServer
-
-	Address string // host and port
-	URL     string // http://Address
+	URL string // http://HOST:PORT
 
 	grpc   *grpc.Server
 	mu     sync.Mutex
 	keys   map[string]*key
 	calls  map[string]int
 	faults []*Fault
+}
+
+const scheme = "http://"
+
+// methods are those that the server serves.
+type methods struct {
+	kmspb.UnimplementedKeyManagementServiceServer
+	*Server
 }
 
 // Key says what kind of key to make. The zero Key is a symmetric key for ENCRYPT_DECRYPT.
@@ -53,7 +60,7 @@ type Key struct {
 
 // Fault replaces what methods do.
 type Fault struct {
-	Method string // such as "Encrypt"; empty for all
+	Operation string // such as "Encrypt"; empty for all
 
 	// Do answers a call. It may call next for Cloud KMS's own answer, with the request or a changed
 	// one.
@@ -91,12 +98,9 @@ func NewServer(t testing.TB) *Server {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &Server{
-		Address: listener.Addr().String(), URL: "http://" + listener.Addr().String(),
-		keys: make(map[string]*key), calls: make(map[string]int),
-	}
+	s := &Server{URL: scheme + listener.Addr().String(), keys: make(map[string]*key), calls: make(map[string]int)}
 	s.grpc = grpc.NewServer(grpc.UnaryInterceptor(s.intercept))
-	kmspb.RegisterKeyManagementServiceServer(s.grpc, s)
+	kmspb.RegisterKeyManagementServiceServer(s.grpc, &methods{Server: s})
 	served := make(chan error, 1)
 	go func() { served <- s.grpc.Serve(listener) }()
 	t.Cleanup(func() {
@@ -112,11 +116,14 @@ func NewServer(t testing.TB) *Server {
 // Options are options of Google's clients that ask this server.
 func (s *Server) Options() []option.ClientOption {
 	return []option.ClientOption{
-		option.WithEndpoint(s.Address),
+		option.WithEndpoint(strings.TrimPrefix(s.URL, scheme)),
 		option.WithoutAuthentication(),
 		option.WithGRPCDialOption(grpc.WithTransportCredentials(insecure.NewCredentials())),
 	}
 }
+
+// ServeHTTP serves gRPC behind another HTTP/2 server.
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.grpc.ServeHTTP(w, r) }
 
 // Stop ends the server, as in an outage. It does not start again.
 func (s *Server) Stop() { s.grpc.Stop() }
@@ -216,7 +223,7 @@ func (s *Server) intercept(ctx context.Context, request any, info *grpc.UnarySer
 		return answer.(proto.Message), nil
 	}
 	for _, f := range slices.Backward(faults) {
-		if f.Method == "" || f.Method == method {
+		if f.Operation == "" || f.Operation == method {
 			behind := next
 			next = func(ctx context.Context, request proto.Message) (proto.Message, error) {
 				return f.Do(ctx, request, behind)

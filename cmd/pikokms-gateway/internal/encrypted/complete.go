@@ -215,8 +215,8 @@ func checkPart(r *record, found *donePart, named *types.CompletedPart) error {
 	stated := checksumsOf(named)
 	if len(stated) > 1 {
 		var text strings.Builder
-		for _, one := range stated {
-			fmt.Fprintf(&text, "%s:%s;", one.Algorithm, one.Value)
+		for _, sum := range stated {
+			fmt.Fprintf(&text, "%s:%s;", sum.Algorithm, sum.Value)
 		}
 		return s3err.GetInvalidArgumentErr(s3err.InvalidArgChecksumPart, text.String())
 	}

@@ -16,7 +16,6 @@ import (
 	"github.com/versity/versitygw/s3err"
 
 	"piko.sh/pikokms"
-	"piko.sh/pikokms/frame"
 	"piko.sh/pikokms/header"
 	"piko.sh/pikokms/message"
 	"piko.sh/pikokms/transfer"
@@ -38,10 +37,10 @@ func (b *Backend) headObject(ctx context.Context, in *s3.HeadObjectInput) (*s3.H
 	if err != nil {
 		return nil, err
 	}
-	asked := *in
-	asked.Range, asked.PartNumber, asked.ChecksumMode = aws.String(""), nil, folderMode(in.Key, in.ChecksumMode)
-	asked.IfMatch, asked.IfNoneMatch = innerTag(in.IfMatch), innerTag(in.IfNoneMatch)
-	out, err := b.inner.HeadObject(ctx, &asked)
+	inner := *in
+	inner.Range, inner.PartNumber, inner.ChecksumMode = aws.String(""), nil, folderMode(in.Key, in.ChecksumMode)
+	inner.IfMatch, inner.IfNoneMatch = innerTag(in.IfMatch), innerTag(in.IfNoneMatch)
+	out, err := b.inner.HeadObject(ctx, &inner)
 	if err != nil {
 		return out, err
 	}
@@ -76,7 +75,7 @@ func (b *Backend) size(ctx context.Context, k *Key, bucket, key, version *string
 	if stored == 0 && isFolder(key) {
 		return 0, nil
 	}
-	if size, ok := statedSize(stored, own); ok {
+	if size, ok := transfer.PlaintextSize(own, stored); ok {
 		return size, nil
 	}
 	object, err := b.open(ctx, bucket, key, &s3.GetObjectInput{VersionId: version})
@@ -93,17 +92,6 @@ func (b *Backend) size(ctx context.Context, k *Key, bucket, key, version *string
 		return 0, err
 	}
 	return opened.Size(), nil
-}
-
-// statedSize computes the size of an object's plaintext from the metadata that state the size of
-// its header. If somebody changed them, only the object itself shows its size.
-func statedSize(stored int64, own map[string]string) (int64, bool) {
-	n, err := strconv.ParseUint(own[transfer.HeaderSizeKey], 10, 32)
-	if err != nil {
-		return 0, false
-	}
-	size, err := frame.PlaintextSize(stored-int64(n), header.DefaultFrameLength)
-	return size, err == nil
 }
 
 // checksum returns the checksum that is sealed with the object of a head, or none.

@@ -15,6 +15,8 @@ import (
 	"github.com/versity/versitygw/s3err"
 	"github.com/versity/versitygw/s3response"
 	"golang.org/x/sync/errgroup"
+
+	"piko.sh/pikokms/transfer"
 )
 
 // pastHidden is a marker that sorts after all hidden keys.
@@ -208,7 +210,7 @@ func (b *Backend) describeFile(bucket *string, o listed) (d described, ok bool) 
 	if err := json.Unmarshal(text, &own); err != nil {
 		return d, false
 	}
-	size, ok := statedSize(o.stored, own)
+	size, ok := transfer.PlaintextSize(own, o.stored)
 	if !ok {
 		return d, false
 	}

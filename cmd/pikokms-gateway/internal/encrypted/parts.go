@@ -41,8 +41,8 @@ func parseParts(text string, whole int64) (sizes []int64, err error) {
 	if text == "" || len(text) > maxPartsText {
 		return nil, nil
 	}
-	for one := range strings.SplitSeq(text, ",") {
-		number, times, repeated := strings.Cut(one, "*")
+	for run := range strings.SplitSeq(text, ",") {
+		number, times, repeated := strings.Cut(run, "*")
 		size, err := strconv.ParseInt(number, 10, 64)
 		if err != nil || size < 0 || size > whole {
 			return nil, invalid

@@ -165,8 +165,8 @@ func (b *Backend) record(ctx context.Context, bucket, key, uploadID *string) (*r
 	return r, k, nil
 }
 
-// label is what the record of an upload tells without its key. Nothing authenticates it, so it
-// decides only about what is deleted and listed.
+// label is what can be read of an upload's record without the key. Nothing authenticates it, so
+// only deleting and listing depend on it.
 type label struct {
 	key     string // the object's name
 	written time.Time

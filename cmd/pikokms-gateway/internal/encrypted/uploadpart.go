@@ -29,13 +29,13 @@ func (b *Backend) uploadPart(ctx context.Context, in *s3.UploadPartInput) (*s3.U
 	if trailing, ok := in.Body.(middlewares.ChecksumReader); ok && trailing.Algorithm() != "" {
 		stated.Algorithm = types.ChecksumAlgorithm(strings.ToUpper(trailing.Algorithm()))
 	}
-	asked := stated.Algorithm != "" // the answer has it
+	isStated := stated.Algorithm != "" // the answer has it
 	switch {
-	case !asked && r.Type == types.ChecksumTypeComposite:
+	case !isStated && r.Type == types.ChecksumTypeComposite:
 		return nil, s3err.GetChecksumTypeMismatchErr(r.Algorithm, "null")
-	case asked && r.Type != "" && stated.Algorithm != r.Algorithm:
+	case isStated && r.Type != "" && stated.Algorithm != r.Algorithm:
 		return nil, s3err.GetChecksumTypeMismatchErr(r.Algorithm, stated.Algorithm)
-	case !asked:
+	case !isStated:
 		stated.Algorithm = r.Algorithm
 	}
 	part, err := b.storePart(ctx, r, k, *in.PartNumber, in.Body, aws.ToInt64(in.ContentLength), stated)
@@ -43,7 +43,7 @@ func (b *Backend) uploadPart(ctx context.Context, in *s3.UploadPartInput) (*s3.U
 		return nil, err
 	}
 	out := &s3.UploadPartOutput{ETag: part.tag()}
-	if asked || r.Type != "" {
+	if isStated || r.Type != "" {
 		part.checksum.put(out)
 	}
 	return out, nil

@@ -105,7 +105,7 @@ func (s *keyStore) parse() (*branchkey.URLConfig, error) {
 	if text == "" {
 		origin = keys.Variable
 		urls := slices.DeleteFunc(strings.Fields(os.Getenv(keys.Variable)), func(text string) bool {
-			return !strings.HasPrefix(text, branchkey.Scheme+":")
+			return !strings.HasPrefix(text, branchkey.KeyService.Scheme+":")
 		})
 		if len(urls) != 1 {
 			return nil, console.Usage(fmt.Errorf("no table of branch keys; name one with -k branchkey://TABLE?key=ARN, or by one such URL in the environment variable %s", keys.Variable))
@@ -116,7 +116,7 @@ func (s *keyStore) parse() (*branchkey.URLConfig, error) {
 	if err != nil {
 		return nil, console.Usage(fmt.Errorf("%s: %w", origin, err))
 	}
-	if u.Scheme != branchkey.Scheme {
+	if u.Scheme != branchkey.KeyService.Scheme {
 		return nil, console.Usage(fmt.Errorf("%s: %q names no table of branch keys, branchkey://TABLE?key=ARN does", origin, provider.RedactURL(u.String())))
 	}
 	c, err := branchkey.ParseURL(u)
@@ -151,15 +151,15 @@ func wrapUnder(c *branchkey.URLConfig, to string) error {
 		if len(c.KMS.Accounts) > 0 {
 			return errors.New("-k: name the KMS key that the branch keys are under with key=ARN in place of accounts")
 		}
-		before := append([]string{c.KMS.KeyID}, c.KMS.TrustedKeys...)
-		c.KMS.KeyID, c.KMS.TrustedKeys = to, slices.DeleteFunc(before, func(a string) bool { return a == to })
+		trusted := append([]string{c.KMS.KeyID}, c.KMS.TrustedKeys...)
+		c.KMS.KeyID, c.KMS.TrustedKeys = to, slices.DeleteFunc(trusted, func(a string) bool { return a == to })
 		return nil
 	}
 	u, err := keyurl.Services{local.KeyService}.ParseURL(to)
 	if err != nil {
 		return fmt.Errorf("--to: %w", err)
 	}
-	if u.Scheme != local.Scheme {
+	if u.Scheme != local.KeyService.Scheme {
 		return fmt.Errorf("--to: %q is not a local key, which a table in a file needs: local:PATH", provider.RedactURL(u.String()))
 	}
 	master, err := local.ParseURL(u)

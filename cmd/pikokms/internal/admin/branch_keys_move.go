@@ -70,6 +70,7 @@ func (j *branchKeyJob) open(ctx context.Context, arguments []string, to string) 
 // tally counts what is done.
 type tally struct {
 	keys, items, failed atomic.Int64
+	destroyed           atomic.Int64 // of keys
 	total               atomic.Int64 // of branch keys
 	shown               *console.Line
 }
@@ -205,12 +206,12 @@ func (j *branchKeyJob) move(ctx context.Context, store *branchkey.Store, ids []s
 	n.shown = console.ShowText(func() string { return fmt.Sprintf("%s, of %d", n.movedText(), n.total.Load()) })
 	err := j.run(ctx, store, ids, &n, func(id string) error {
 		// After a conflict Move begins anew, and first counts what is moved already.
-		before, first := 0, true
+		counted, first := 0, true
 		err := store.Move(ctx, id, func(moved, _ int) {
-			if !first && moved > before {
-				n.items.Add(int64(moved - before))
+			if !first && moved > counted {
+				n.items.Add(int64(moved - counted))
 			}
-			before, first = max(before, moved), false
+			counted, first = max(counted, moved), false
 		})
 		if err != nil {
 			return err
@@ -240,7 +241,7 @@ func branchKeysCheck() *cobra.Command {
 is missing, that all are under the KMS key of the KEY, and that the active version is
 the newest. What fails is named with every reason, the others go on, and the exit
 status is then 1. A table that was rolled back as a whole can't be told from one that
-never changed.
+never changed. Of a branch key that was destroyed, all items must be.
 
 It makes one KMS call for each item, and needs no permission to decrypt.`,
 		Example: `  pikokms branch-keys check -k 'branchkey://keys?key=ARN' --all
@@ -265,7 +266,16 @@ func (j *branchKeyJob) check(ctx context.Context, store *branchkey.Store, ids []
 	n.shown = console.ShowText(func() string {
 		return fmt.Sprintf("%s, of %d, %d failed", n.checkedText(), n.total.Load(), n.failed.Load())
 	})
-	err := j.run(ctx, store, ids, &n, func(id string) error { return store.Check(ctx, id) })
+	err := j.run(ctx, store, ids, &n, func(id string) error {
+		if err := store.Check(ctx, id); err != nil {
+			return err
+		}
+		d, err := store.Describe(ctx, id)
+		if err == nil && d.State == branchkey.Destroyed {
+			n.destroyed.Add(1)
+		}
+		return err
+	})
 	n.shown.Close()
 	text, took := n.checkedText(), time.Since(begin).Round(time.Millisecond)
 	switch failed := n.failed.Load(); {
@@ -273,11 +283,25 @@ func (j *branchKeyJob) check(ctx context.Context, store *branchkey.Store, ids []
 		return err
 	case failed > 0:
 		return fmt.Errorf("%s, %d failed, in %v", text, failed, took)
-	case store.KeyARN() == "":
-		text += ": genuine and complete"
-	default:
-		text += ": genuine, complete and under " + console.Printable(store.KeyARN())
 	}
-	console.Say(slog.LevelInfo, fmt.Sprintf("%s, in %v", text, took))
+	console.Say(slog.LevelInfo, fmt.Sprintf("%s: %s, in %v", text, n.foundText(store.KeyARN()), took))
 	return nil
+}
+
+// foundText says what was found of branch keys that passed the check, under a KMS key if there is
+// one.
+func (n *tally) foundText(keyARN string) string {
+	genuine := "genuine and complete"
+	if keyARN != "" {
+		genuine = "genuine, complete and under " + console.Printable(keyARN)
+	}
+	destroyed := n.destroyed.Load()
+	switch rest := n.keys.Load() - destroyed; {
+	case destroyed == 0:
+		return genuine
+	case rest == 0:
+		return "destroyed"
+	default:
+		return fmt.Sprintf("%d %s, %d destroyed", rest, genuine, destroyed)
+	}
 }

@@ -20,8 +20,8 @@ import (
 	"piko.sh/pikokms/provider/branchkey"
 )
 
-// one returns the one branch key that a command is about, and its table.
-func (s *keyStore) one(ctx context.Context, arguments []string) (store *branchkey.Store, c *branchkey.URLConfig, id string, err error) {
+// openOne opens the table, and returns the ID of the one branch key that the command line names.
+func (s *keyStore) openOne(ctx context.Context, arguments []string) (store *branchkey.Store, c *branchkey.URLConfig, id string, err error) {
 	if c, err = s.parse(); err != nil {
 		return nil, nil, "", err
 	}
@@ -68,7 +68,7 @@ about that of the KEY.`,
 // change disables or enables the branch key that the arguments name, and returns its ID and what
 // became of it.
 func (s *keyStore) change(ctx context.Context, arguments []string, change func(*branchkey.Store, context.Context, string) (*branchkey.Description, error)) (string, *branchkey.Description, error) {
-	store, _, id, err := s.one(ctx, arguments)
+	store, _, id, err := s.openOne(ctx, arguments)
 	if err != nil {
 		return "", nil, err
 	}
@@ -166,16 +166,16 @@ func (d *destruction) run(ctx context.Context, arguments []string) error {
 	if d.wait < branchkey.MinWait {
 		return console.Usage(fmt.Errorf("--wait is %v; %v is the least", d.wait, branchkey.MinWait))
 	}
-	store, config, id, err := d.one(ctx, arguments)
+	store, config, id, err := d.openOne(ctx, arguments)
 	if err != nil {
 		return err
 	}
 	defer store.Close()
-	before, err := store.Describe(ctx, id)
+	described, err := store.Describe(ctx, id)
 	if err != nil {
 		return namingBranchKey(id, err)
 	}
-	if err := d.confirmed(ctx, before); err != nil {
+	if err := d.confirmed(ctx, described); err != nil {
 		return err
 	}
 	out, err := files.CreateOutput(ctx, d.out, d.replace)

@@ -17,6 +17,7 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/aws/arn"
 	"github.com/spf13/cobra"
 
@@ -168,12 +169,12 @@ func checkKey(ctx context.Context, k *keys.Key, pairs map[string]string, needed 
 	c := &CheckedKey{Key: k.String()}
 	var err error
 	switch k.Service.Scheme {
-	case local.Scheme:
+	case local.KeyService.Scheme:
 		err = c.checkLocal(ctx, k, needed)
-	case awskms.Scheme:
+	case awskms.KeyService.Scheme:
 		err = c.checkKMS(ctx, k, pairs, needed)
-	case awskms.DiscoveryScheme:
-		err = fmt.Errorf("%s names no key; name one with %s", k, awskms.Scheme)
+	case awskms.DiscoveryKeyService.Scheme:
+		err = fmt.Errorf("%s names no key; name one with %s", k, awskms.KeyService.Scheme)
 	default:
 		c.checkByUse(ctx, k, pairs, needed)
 	}
@@ -195,51 +196,49 @@ func (c *CheckedKey) checkKMS(ctx context.Context, k *keys.Key, pairs map[string
 	const questions = 6
 	bounded, cancel := context.WithTimeout(ctx, questions*k.Timeout)
 	defer cancel()
-	e, err := awskms.Examine(bounded, config, pairs)
+	e, err := examine(bounded, config, pairs)
 	if err != nil {
 		if failed, ok := errors.AsType[*provider.EncryptionError](err); ok {
 			err = failed.Err
 		}
 		return err
 	}
-	c.ARN, c.State, c.Usage, c.Spec, c.Origin, c.MultiRegion = e.ARN, e.State, e.Usage, e.Spec, e.Origin, e.MultiRegion
-	if !e.DeletionDate.IsZero() {
-		c.DeletionDate = &e.DeletionDate
+	c.ARN = e.arn
+	if m := e.key; m != nil {
+		c.State, c.Usage, c.Spec, c.Origin = string(m.KeyState), string(m.KeyUsage), string(m.KeySpec), string(m.Origin)
+		c.MultiRegion, c.DeletionDate = aws.ToBool(m.MultiRegion), m.DeletionDate
 	}
-	if r := e.Rotation; r != nil {
-		c.Rotation = &checkedRotation{Enabled: r.Enabled, PeriodDays: r.Period}
-		if !r.Next.IsZero() {
-			c.Rotation.Next = &r.Next
-		}
+	if r := e.rotation; r != nil {
+		c.Rotation = &checkedRotation{Enabled: r.KeyRotationEnabled, PeriodDays: int(aws.ToInt32(r.RotationPeriodInDays)), Next: r.NextRotationDate}
 	}
-	if e.Usable != nil {
-		c.Problems = append(c.Problems, console.Explain(e.Usable))
+	if e.usable != nil {
+		c.Problems = append(c.Problems, console.Explain(e.usable))
 	}
 	isARN := arn.IsARN(config.KeyID) && !strings.Contains(config.KeyID, ":alias/")
-	if strings.HasPrefix(e.Spec, "RSA") {
+	if strings.HasPrefix(c.Spec, "RSA") {
 		needed = rsaActionsOf(needed, config.PublicKeyFile != "")
-	} else if e.Usage == "KEY_AGREEMENT" {
+	} else if c.Usage == "KEY_AGREEMENT" {
 		needed = ecActionsOf(needed, &config)
 	}
 	if !isARN {
 		needed = append(needed, actionDescribeKey)
 	}
 	var missing []string
-	for _, p := range e.Permissions {
-		one := checkedPermission{Action: p.Action, Allowed: "yes", Needed: slices.Contains(needed, p.Action), Breaks: breaks(p.Action, isARN)}
+	for _, p := range e.permissions {
+		checked := checkedPermission{Action: p.action, Allowed: "yes", Needed: slices.Contains(needed, p.action), Breaks: breaks(p.action, isARN)}
 		switch {
-		case p.IsDenied():
-			one.Allowed = "no"
-			if one.Needed {
-				missing = append(missing, p.Action)
+		case p.isDenied():
+			checked.Allowed = "no"
+			if checked.Needed {
+				missing = append(missing, p.action)
 			}
-		case p.Err != nil:
-			one.Allowed, one.Reason = "unknown", console.Explain(p.Err)
-			if one.Needed && e.Usable == nil {
-				c.Problems = append(c.Problems, fmt.Sprintf("whether %s is allowed is not known: %s", p.Action, one.Reason))
+		case p.err != nil:
+			checked.Allowed, checked.Reason = "unknown", console.Explain(p.err)
+			if checked.Needed && e.usable == nil {
+				c.Problems = append(c.Problems, fmt.Sprintf("whether %s is allowed is not known: %s", p.action, checked.Reason))
 			}
 		}
-		c.Permissions = append(c.Permissions, one)
+		c.Permissions = append(c.Permissions, checked)
 	}
 	if len(missing) > 0 {
 		c.Problems = append(c.Problems, "not allowed: "+strings.Join(missing, ", "))
@@ -337,24 +336,24 @@ func (c *CheckedKey) addUses(needed []string, encryptErr, decryptErr error) {
 		{"encrypt", encrypts, encryptErr, "encrypt -k and rewrap --to"},
 		{"decrypt", decrypts, decryptErr, breaks(actionDecrypt, true)},
 	} {
-		one := checkedPermission{Action: use.action, Allowed: "yes", Needed: use.needed, Breaks: use.breaks}
+		permission := checkedPermission{Action: use.action, Allowed: "yes", Needed: use.needed, Breaks: use.breaks}
 		switch {
 		case errors.Is(use.err, errNotTried):
-			one.Allowed, one.Reason = "unknown", use.err.Error()
+			permission.Allowed, permission.Reason = "unknown", use.err.Error()
 			if use.needed && !encrypts {
 				c.Problems = append(c.Problems, "whether it decrypts is not known: "+strings.TrimPrefix(console.Explain(encryptErr), "key "+c.Key+": "))
 			}
 		case use.err != nil:
-			one.Allowed = "no"
+			permission.Allowed = "no"
 			reason := strings.TrimPrefix(console.Explain(use.err), "key "+c.Key+": ")
 			if errors.Is(use.err, provider.ErrProviderUnavailable) {
-				one.Allowed, one.Reason = "unknown", reason
+				permission.Allowed, permission.Reason = "unknown", reason
 			}
 			if use.needed {
 				c.Problems = append(c.Problems, fmt.Sprintf("it does not %s: %s", use.action, reason))
 			}
 		}
-		c.Permissions = append(c.Permissions, one)
+		c.Permissions = append(c.Permissions, permission)
 	}
 }
 

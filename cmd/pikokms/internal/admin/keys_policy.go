@@ -76,7 +76,7 @@ KMS is only asked for the ARN of a KEY that is an alias or an ID.`,
 			}
 			var statements []Statement
 			for i, k := range r.keys {
-				if k.Service.Scheme != awskms.Scheme {
+				if k.Service.Scheme != awskms.KeyService.Scheme {
 					continue // It is only used together with the others.
 				}
 				actions := r.actions(i)
@@ -91,11 +91,11 @@ KMS is only asked for the ARN of a KEY that is an alias or an ID.`,
 				if len(needed.actions) == 0 {
 					continue
 				}
-				of := r.pairs
+				pairs := r.pairs
 				if needed.isRSA || needed.isEC {
-					of = nil
+					pairs = nil
 				}
-				statements = merge(statements, allow("Pikokms"+strings.ToUpper(role[:1])+role[1:], needed.actions, []string{needed.keyARN}, of))
+				statements = merge(statements, allow("Pikokms"+strings.ToUpper(role[:1])+role[1:], needed.actions, []string{needed.keyARN}, pairs))
 			}
 			if len(r.pairs) > 0 && len(statements) > 0 && !slices.ContainsFunc(statements, func(s Statement) bool { return s.Condition != nil }) {
 				return console.Usage(errors.New("-c is no use with RSA keys alone: KMS sees no encryption context under an RSA key"))
@@ -133,11 +133,11 @@ func checkPolicyKeys(ks []*keys.Key, rsaKeys []string, ofOne bool) error {
 	ofKMS := 0
 	for _, k := range ks {
 		switch {
-		case k.Service.Scheme == branchkey.Scheme && !k.Local:
+		case k.Service.Scheme == branchkey.KeyService.Scheme && !k.Local:
 			return fmt.Errorf("%s is a branch key: its policy is about a table, too, and is written by hand; docs/KEYS.md has one", k)
-		case k.Service.Scheme == awskms.DiscoveryScheme:
+		case k.Service.Scheme == awskms.DiscoveryKeyService.Scheme:
 			return fmt.Errorf("%s names no key of AWS KMS that a policy could be about", k)
-		case k.Service.Scheme == awskms.Scheme:
+		case k.Service.Scheme == awskms.KeyService.Scheme:
 			ofKMS++
 		}
 	}

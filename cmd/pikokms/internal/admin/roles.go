@@ -34,6 +34,8 @@ const (
 	actionGenerateDataKey    = "kms:GenerateDataKey"
 	actionGetPublicKey       = "kms:GetPublicKey"
 	actionReEncrypt          = "kms:ReEncrypt*" // kms:ReEncryptFrom and kms:ReEncryptTo
+
+	actionGetKeyRotationStatus = "kms:GetKeyRotationStatus"
 )
 
 var roles = []string{roleReader, roleWriter, roleRewrapper}

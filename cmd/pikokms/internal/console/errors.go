@@ -69,8 +69,9 @@ func Explain(err error) string {
 	return text
 }
 
-// isSSOExpired reports whether an error came of a login of IAM Identity Center that has ended, or
-// of none. The AWS SDK (v1.47.8) has a type for one of the cases, and texts for the others.
+// isSSOExpired reports whether the cause of an error is that a login of IAM Identity Center has
+// ended, or that there is none. The AWS SDK (v1.47.8) has a type for one of the cases, and texts
+// for the others.
 func isSSOExpired(err error) bool {
 	_, expired := errors.AsType[*ssocreds.InvalidTokenError](err)
 	return expired || strings.Contains(err.Error(), "cached SSO token") || strings.Contains(err.Error(), "the SSO session has expired")

@@ -77,11 +77,11 @@ func ResolveOutput(path string, existing bool) (string, error) {
 // isPlanted reports whether something in a folder is another user's than this one's and the folder's
 // own, and the folder is one in which everyone can make files and nobody can remove others'.
 func isPlanted(dir string, info fs.FileInfo) bool {
-	of, err := os.Stat(dir)
-	if err != nil || of.Mode()&fs.ModeSticky == 0 || of.Mode().Perm()&0o002 == 0 {
+	folderInfo, err := os.Stat(dir)
+	if err != nil || folderInfo.Mode()&fs.ModeSticky == 0 || folderInfo.Mode().Perm()&0o002 == 0 {
 		return false
 	}
 	owner, ok := info.Sys().(*syscall.Stat_t)
-	folder, alsoOK := of.Sys().(*syscall.Stat_t)
+	folder, alsoOK := folderInfo.Sys().(*syscall.Stat_t)
 	return ok && alsoOK && int(owner.Uid) != os.Geteuid() && owner.Uid != folder.Uid
 }

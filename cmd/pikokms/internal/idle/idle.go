@@ -1,4 +1,4 @@
-// Package idle gives up a folder that stands still, as one of a network file system does whose
+// Package idle gives up a folder that makes no progress, such as one of a network file system whose
 // server is away.
 package idle
 
@@ -403,15 +403,15 @@ func limitedList[T any](ctx context.Context, l *limited, prefix string, list fun
 		ctx, cancel := context.WithCancel(ctx)
 		defer cancel()
 		type listed struct {
-			one T
-			err error
+			item T
+			err  error
 		}
 		all, stop := make(chan listed), make(chan struct{})
 		go func() {
 			defer close(all)
-			for one, err := range list(ctx, prefix) {
+			for item, err := range list(ctx, prefix) {
 				select {
-				case all <- listed{one, err}:
+				case all <- listed{item, err}:
 				case <-stop:
 					return
 				}
@@ -430,7 +430,7 @@ func limitedList[T any](ctx context.Context, l *limited, prefix string, list fun
 		for {
 			select {
 			case next, ok := <-all:
-				if !ok || !yield(next.one, next.err) {
+				if !ok || !yield(next.item, next.err) {
 					return
 				}
 				timer.Reset(l.limit)

@@ -141,9 +141,9 @@ func (r *Remote) askNext(request provider.UnwrapDataKeyRequest) bool {
 				r.answers <- unwrapped{i, nil, &header.LimitError{Limit: "MaxAttempts", Reason: "the message's data keys take more attempts than were made", Option: "Limits.MaxAttempts"}}
 				break
 			}
-			one := request
-			one.EncryptedKey = wrapped
-			dataKey, err := k.UnwrapDataKey(r.ctx, &one)
+			own := request
+			own.EncryptedKey = wrapped
+			dataKey, err := k.UnwrapDataKey(r.ctx, &own)
 			if errors.Is(err, provider.ErrUntrustedKey) {
 				r.left.Add(1) // no key service was asked
 				continue

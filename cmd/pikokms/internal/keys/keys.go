@@ -45,7 +45,7 @@ type Key struct {
 	Patient bool          // whether a key service that did not answer is asked again
 	Limiter *rate.Limiter // of the calls; may be nil
 
-	whole *service.Keyring // asks the KEY, with telemetry and, if there is one, a cache of data keys
+	whole *service.Service // asks the KEY, with telemetry and, if there is one, a cache of data keys
 
 	mu      sync.Mutex
 	keyring provider.Unwrapper // nil until it is opened; a provider.Wrapper, too, unless it only decrypts
@@ -55,7 +55,7 @@ type Key struct {
 // IsRemote reports whether the key is in a key service.
 func (k *Key) IsRemote() bool { return !k.Local }
 
-// isAskedEachTime reports whether a key service is asked for each data key. Of a branch key, the
+// isAskedEachTime reports whether a key service is asked for each data key. For a branch key the
 // service is asked once, and then this process wraps the data keys.
 func (k *Key) isAskedEachTime() bool { return k.IsRemote() && !k.Service.Guarded }
 
@@ -294,7 +294,7 @@ func (k askingKeyring) UnwrapS3EC(ctx context.Context, wrapped *provider.S3ECDat
 
 // CacheDataKeys lets a data key serve several messages and readings. It is called before the first.
 func (k *Key) CacheDataKeys(limits service.CacheLimits) {
-	k.whole = service.NewKeyring(askingKeyring{k}, k.Type(), service.Config{Cache: &limits, Telemetry: telemetry.Providers()})
+	k.whole = service.New(askingKeyring{k}, service.Config{NoBreaker: true, Cache: &limits, Telemetry: telemetry.Providers()})
 }
 
 // Close zeroes the keys in memory, and ends the connections to a key service.
@@ -340,7 +340,7 @@ func parseKey(text string, timeout time.Duration, check bool) (*Key, error) {
 		return nil, err
 	}
 	k := &Key{Key: parsed, Given: text, Timeout: timeout, check: check}
-	k.whole = service.NewKeyring(askingKeyring{k}, k.Type(), service.Config{Telemetry: telemetry.Providers()})
+	k.whole = service.New(askingKeyring{k}, service.Config{NoBreaker: true, Telemetry: telemetry.Providers()})
 	return k, nil
 }
 

@@ -62,7 +62,7 @@ func (b *azureObjects) list(ctx context.Context, prefix string) iter.Seq2[Listed
 				return
 			}
 			for i, item := range page.Segment.BlobItems {
-				one, err := b.listed(item)
+				listed, err := b.listed(item)
 				if i == 0 && err == nil {
 					err = whole.part("name " + *item.Name)
 				}
@@ -73,7 +73,7 @@ func (b *azureObjects) list(ctx context.Context, prefix string) iter.Seq2[Listed
 					yield(Listed{}, err)
 					return
 				}
-				if !yield(one, nil) {
+				if !yield(listed, nil) {
 					return
 				}
 			}
@@ -85,12 +85,12 @@ func (b *azureObjects) listed(item *container.BlobItem) (Listed, error) {
 	if item.Name == nil || item.Properties == nil || item.Properties.ContentLength == nil {
 		return Listed{}, fmt.Errorf("%w: a listing has a blob without a name or a size", blobstorage.ErrAnswer)
 	}
-	one := Listed{Key: strings.TrimPrefix(*item.Name, b.prefix), Size: *item.Properties.ContentLength}
+	listed := Listed{Key: strings.TrimPrefix(*item.Name, b.prefix), Size: *item.Properties.ContentLength}
 	// Accounts with a hierarchical namespace list their folders, too.
 	if kind := item.Properties.ResourceType; kind != nil && *kind == "directory" {
-		one.Key += "/"
+		listed.Key += "/"
 	}
-	return one, nil
+	return listed, nil
 }
 
 func (b *azureObjects) page(ctx context.Context, folder string, token []byte, n int) (keys []Listed, next []byte, err error) {
@@ -104,12 +104,12 @@ func (b *azureObjects) page(ctx context.Context, folder string, token []byte, n 
 		return nil, nil, azureError(err)
 	}
 	for _, item := range page.Segment.BlobItems {
-		one, err := b.listed(item)
+		listed, err := b.listed(item)
 		if err != nil {
 			return nil, nil, err
 		}
-		if !one.IsMarker() {
-			keys = append(keys, one)
+		if !listed.IsMarker() {
+			keys = append(keys, listed)
 		}
 	}
 	for _, below := range page.Segment.BlobPrefixes {
@@ -313,9 +313,9 @@ func azureMetadata(ctx context.Context, from *opened, content io.Reader) (map[st
 // with those of a listing, of which this reads the text.
 func (p *azureBlob) metadataNames(ctx context.Context) (map[string]string, error) {
 	var answer *http.Response
-	one := int32(1)
+	maxResults := int32(1)
 	_, err := p.container.NewListBlobsFlatPager(&container.ListBlobsFlatOptions{
-		Prefix: &p.name, MaxResults: &one, Include: container.ListBlobsInclude{Metadata: true},
+		Prefix: &p.name, MaxResults: &maxResults, Include: container.ListBlobsInclude{Metadata: true},
 	}).NextPage(azurepolicy.WithCaptureResponse(ctx, &answer))
 	if err != nil {
 		return nil, err
@@ -348,7 +348,7 @@ func (p *azureBlob) metadataNames(ctx context.Context) (map[string]string, error
 }
 
 func (b *azureObjects) put(ctx context.Context, key string, from *opened, content io.Reader, replace bool) error {
-	if replace { // what is there may not become something else
+	if replace { // a blob of another type must not become a block blob
 		p, err := b.blob(key).GetProperties(ctx, nil)
 		switch {
 		case err == nil && p.BlobType != nil && *p.BlobType != azure.BlobTypeBlockBlob:

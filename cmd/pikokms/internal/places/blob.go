@@ -43,12 +43,12 @@ func (b *blobObjects) list(ctx context.Context, prefix string) iter.Seq2[Listed,
 				yield(Listed{}, err)
 				return
 			}
-			one := Listed{Key: object.Key, Size: object.Size}
-			object.As(&one.Info) // in a folder that gocloud.dev keeps
-			if one.Info != nil && !one.Info.Mode().IsRegular() {
+			listed := Listed{Key: object.Key, Size: object.Size}
+			object.As(&listed.Info) // in a folder that gocloud.dev keeps
+			if listed.Info != nil && !listed.Info.Mode().IsRegular() {
 				continue // listPassedOver has it
 			}
-			if !yield(one, nil) {
+			if !yield(listed, nil) {
 				return
 			}
 		}
@@ -143,9 +143,9 @@ func (b *blobObjects) stat(ctx context.Context, key string) (Listed, error) {
 	if err != nil {
 		return Listed{}, err
 	}
-	one := Listed{Key: key, Size: a.Size}
-	a.As(&one.Info)
-	return one, nil
+	listed := Listed{Key: key, Size: a.Size}
+	a.As(&listed.Info)
+	return listed, nil
 }
 
 func (b *blobObjects) open(ctx context.Context, key string) (pikokms.Object, error) {

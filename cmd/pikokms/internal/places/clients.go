@@ -23,8 +23,8 @@ import (
 	"google.golang.org/api/option"
 )
 
-// setRetries makes a client of S3 repeat a request whose answer broke off, and give up one that stands
-// still.
+// setRetries sets a client of S3 to repeat a request whose answer broke off, and to give up one
+// that makes no progress.
 func (o Opener) setRetries(client *s3.Options) {
 	client.HTTPClient = idleClient{client.HTTPClient.Do, o.Timeout}
 	client.Retryer = brokenAnswers{client.Retryer}

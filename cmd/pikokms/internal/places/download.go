@@ -105,19 +105,19 @@ func listSteadily(ctx context.Context, from store, prefix string) iter.Seq2[List
 		for {
 			var broken error
 			moved := false
-			for one, err := range from.list(ctx, prefix) {
-				if err != nil && one.Key == "" {
+			for listed, err := range from.list(ctx, prefix) {
+				if err != nil && listed.Key == "" {
 					broken = OfStorage(err)
 					break
 				}
 				if err == nil {
-					if any && one.Key <= last && !moved && ordered {
+					if any && listed.Key <= last && !moved && ordered {
 						continue // it was yielded
 					}
-					ordered = ordered && (!any || one.Key > last)
-					last, any, moved = one.Key, true, true
+					ordered = ordered && (!any || listed.Key > last)
+					last, any, moved = listed.Key, true, true
 				}
-				if !yield(one, err) {
+				if !yield(listed, err) {
 					return
 				}
 			}

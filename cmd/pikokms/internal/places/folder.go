@@ -27,23 +27,23 @@ func (f *folderObjects) Close() error { return f.folder.Close() }
 func (f *folderObjects) list(ctx context.Context, prefix string) iter.Seq2[Listed, error] {
 	return func(yield func(Listed, error) bool) {
 		for entry, err := range f.Entries(ctx, prefix) {
-			one := Listed{Key: entry.Key, Size: -1}
+			listed := Listed{Key: entry.Key, Size: -1}
 			path := filepath.Join(f.path, filepath.FromSlash(entry.Key))
 			switch {
 			case err != nil:
 			case entry.Unfinished:
-				one.Left = leftUnfinished
+				listed.Left = leftUnfinished
 			case entry.Type != 0:
-				one.Left = leftOfFile(f.path, path, entry.Type)
+				listed.Left = leftOfFile(f.path, path, entry.Type)
 			default:
 				if info, err := os.Lstat(path); err == nil {
-					one.Size, one.Info = info.Size(), info
+					listed.Size, listed.Info = info.Size(), info
 				}
 				if isMetadata(path) {
-					one.Left = leftMetadata
+					listed.Left = leftMetadata
 				}
 			}
-			if !yield(one, err) {
+			if !yield(listed, err) {
 				return
 			}
 		}
@@ -55,11 +55,11 @@ func (f *folderObjects) stat(ctx context.Context, key string) (Listed, error) {
 	if err != nil {
 		return Listed{}, err
 	}
-	one := Listed{Key: key, Size: object.Size()}
+	listed := Listed{Key: key, Size: object.Size()}
 	if file, ok := object.(interface{ Stat() (os.FileInfo, error) }); ok {
-		one.Info, err = file.Stat()
+		listed.Info, err = file.Stat()
 	}
-	return one, errors.Join(err, object.Close())
+	return listed, errors.Join(err, object.Close())
 }
 
 func (f *folderObjects) open(ctx context.Context, key string) (pikokms.Object, error) {

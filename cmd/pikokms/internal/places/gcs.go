@@ -72,9 +72,9 @@ func (b *gcsObjects) page(ctx context.Context, folder string, token []byte, n in
 		return nil, nil, gcsError(err)
 	}
 	for _, object := range found {
-		one := Listed{Key: strings.TrimPrefix(object.Name+object.Prefix, b.prefix), Size: object.Size}
-		if object.Prefix != "" || !one.IsMarker() {
-			keys = append(keys, one)
+		listed := Listed{Key: strings.TrimPrefix(object.Name+object.Prefix, b.prefix), Size: object.Size}
+		if object.Prefix != "" || !listed.IsMarker() {
+			keys = append(keys, listed)
 		}
 	}
 	return keys, []byte(following), nil

@@ -123,15 +123,15 @@ func (p *Place) List(ctx context.Context, prefix string) iter.Seq2[Listed, error
 	if p.IsMany() {
 		return listSteadily(ctx, p.objects, prefix)
 	}
-	one := Listed{Key: p.Only, Size: -1}
+	listed := Listed{Key: p.Only, Size: -1}
 	if p.objects != nil {
 		if found, err := p.objects.stat(ctx, p.Only); err == nil {
-			one = found
+			listed = found
 		}
 	} else if info, err := os.Stat(p.Path); p.Path != "" && err == nil && info.Mode().IsRegular() {
-		one.Size, one.Info = info.Size(), info
+		listed.Size, listed.Info = info.Size(), info
 	}
-	return func(yield func(Listed, error) bool) { yield(one, nil) }
+	return func(yield func(Listed, error) bool) { yield(listed, nil) }
 }
 
 // IsOfObjects reports whether a place is a folder or is in a bucket.

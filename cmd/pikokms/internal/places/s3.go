@@ -61,9 +61,9 @@ func (b *s3Objects) list(ctx context.Context, prefix string) iter.Seq2[Listed, e
 				yield(Listed{}, unnamed(err))
 				return
 			}
-			one := b.listed(object)
-			b.instructions.note(one.Key)
-			if !yield(one, nil) {
+			listed := b.listed(object)
+			b.instructions.note(listed.Key)
+			if !yield(listed, nil) {
 				return
 			}
 		}
@@ -83,8 +83,8 @@ func (b *s3Objects) page(ctx context.Context, folder string, token []byte, n int
 		return nil, nil, unnamed(err)
 	}
 	for _, object := range page.Objects {
-		if one := b.listed(object); !one.IsMarker() {
-			keys = append(keys, one)
+		if listed := b.listed(object); !listed.IsMarker() {
+			keys = append(keys, listed)
 		}
 	}
 	for _, folder := range page.Folders {

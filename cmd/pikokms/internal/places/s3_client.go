@@ -21,16 +21,24 @@ var ErrS3Client = errors.New("AWS's S3 Encryption Client wrote it, so it is encr
 // instructions are the names that a bucket has of objects with instruction files beside them, as
 // far as they are listed.
 type instructions struct {
-	suffix string // what ends the names of instruction files
+	suffix string // what ends the names of instruction files, beside s3ec.InstructionSuffix
 
 	mu     sync.Mutex
 	whole  bool // all objects were listed
 	beside map[string]bool
 }
 
+// object returns the key of the object that an instruction file of this key is for.
+func (n *instructions) object(key string) (string, bool) {
+	if object, ok := strings.CutSuffix(key, n.suffix); ok {
+		return object, true
+	}
+	return strings.CutSuffix(key, s3ec.InstructionSuffix)
+}
+
 // note takes a key of a listing.
 func (n *instructions) note(key string) {
-	if object, ok := strings.CutSuffix(key, n.suffix); ok {
+	if object, ok := n.object(key); ok {
 		n.mu.Lock()
 		defer n.mu.Unlock()
 		if n.beside == nil {
@@ -151,7 +159,7 @@ func (p *Place) BesideInstruction(key string) (string, bool) {
 	if !ok {
 		return "", false
 	}
-	return strings.CutSuffix(key, b.instructions.suffix)
+	return b.instructions.object(key)
 }
 
 // Remove removes an object of a bucket of S3, if it is still the one that was opened.
@@ -175,5 +183,5 @@ func (b *s3Objects) remove(ctx context.Context, v *s3storage.Version) error {
 
 // AddInstructionSuffix adds the flag of what ends the names of instruction files.
 func (o *Opener) AddInstructionSuffix(flags *pflag.FlagSet) {
-	flags.StringVar(&o.Instruction, "instruction-suffix", s3ec.InstructionSuffix, "the `SUFFIX` of the instruction files of AWS's S3 Encryption Client")
+	flags.StringVar(&o.Instruction, "instruction-suffix", s3ec.InstructionSuffix, "another `SUFFIX` of the instruction files of AWS's S3 Encryption Client")
 }

@@ -99,8 +99,8 @@ func TraceObject(ctx context.Context, index int64, name string, size int64) (of 
 	if ctx.Value(namesKey{}) != nil {
 		attributes = append(attributes, attribute.String("pikokms.object.name", name))
 	}
-	of, span := tracer().Start(ctx, "object", trace.WithAttributes(attributes...))
-	return of, func(result string, err error) {
+	objectContext, span := tracer().Start(ctx, "object", trace.WithAttributes(attributes...))
+	return objectContext, func(result string, err error) {
 		if err != nil {
 			result = "failed"
 		}
@@ -156,7 +156,7 @@ func (s *Session) Start(ctx context.Context) {
 		resource.WithAttributes(semconv.ServiceName("pikokms"), semconv.ServiceVersion(console.Version())),
 		resource.WithFromEnv()) // which goes before the attributes above
 	if err != nil {
-		warn(err) // the resource has what could be understood
+		warn(err) // the resource has the attributes that could be parsed
 	}
 	var stops []func(context.Context) error
 	if traced {

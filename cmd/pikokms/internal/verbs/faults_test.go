@@ -96,6 +96,24 @@ func (b *breaking) ofS3(r *http.Request) string {
 }
 
 func (b *breaking) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	// Neither reading nor answering keeps another request waiting: a command may read an object and
+	// ask for its key between.
+	body, err := io.ReadAll(r.Body)
+	if err != nil {
+		return // the command gave up
+	}
+	r.Body = io.NopCloser(bytes.NewReader(body))
+	answer := httptest.NewRecorder()
+	if b.breakOrServe(w, answer, r) {
+		return
+	}
+	maps.Copy(w.Header(), answer.Header())
+	w.WriteHeader(answer.Code)
+	_, _ = w.Write(answer.Body.Bytes())
+}
+
+// breakOrServe breaks a request and returns true, or serves it to answer.
+func (b *breaking) breakOrServe(w http.ResponseWriter, answer http.ResponseWriter, r *http.Request) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	target := r.Header.Get("X-Amz-Target")
@@ -104,8 +122,8 @@ func (b *breaking) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		handler, what = b.kms, target
 	}
 	if target != "" && b.spare && b.way != denied || b.only != "" && r.Method != b.only || b.calls.Call(what) == nil {
-		handler.ServeHTTP(w, r)
-		return
+		handler.ServeHTTP(answer, r)
+		return false
 	}
 	b.broke = append(b.broke, what)
 	switch b.way {
@@ -118,24 +136,23 @@ func (b *breaking) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			w.Header().Set("Content-Type", "application/x-amz-json-1.1")
 			w.WriteHeader(status)
 			fmt.Fprintf(w, `{"__type":%q,"message":"fault"}`, map[string]string{broken: "KMSInternalException", denied: "AccessDeniedException"}[b.way])
-			return
+			return true
 		}
 		w.Header().Set("Content-Type", "application/xml")
 		w.WriteHeader(status)
 		if r.Method != http.MethodHead {
 			fmt.Fprintf(w, "<Error><Code>%s</Code><Message>fault</Message></Error>", code)
 		}
-		return
+		return true
 	}
 	var sent bytes.Buffer // and not to the command, or not all of it
 	if b.way != notServed {
 		recorder := httptest.NewRecorder()
 		handler.ServeHTTP(recorder, r)
-		answer := recorder.Result()
-		answer.Request = r
-		_ = answer.Write(&sent) // a buffer takes all
+		whole := recorder.Result()
+		whole.Request = r
+		_ = whole.Write(&sent) // a buffer takes all
 	}
-	_, _ = io.Copy(io.Discard, r.Body)
 	connection, _, err := http.NewResponseController(w).Hijack()
 	if err != nil {
 		panic(err)
@@ -148,9 +165,10 @@ func (b *breaking) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			end = head + (len(whole)-head)/2
 		}
 		_, _ = connection.Write(whole[:end])
-		return
+		return true
 	}
 	_ = connection.(*net.TCPConn).SetLinger(0) // a reset, not an end
+	return true
 }
 
 // faulty has what commands work on under faults: buckets, folders of two objects, and KMS keys.
@@ -382,7 +400,7 @@ func (w task) needsKey() bool { return w.verb != "ls" && w.verb != "inspect" }
 func (f *faulty) arguments(w task, report, journal string) []string {
 	arguments := append([]string{w.verb}, w.with...)
 	if w.needsKey() {
-		arguments = append(arguments, "-k", f.old)
+		arguments = append(arguments, "-k", f.old, "--kms-timeout", "50s") // on a busy machine an answer takes its time
 	}
 	if w.verb == "rewrap" {
 		arguments = append(arguments, "--to", f.next)

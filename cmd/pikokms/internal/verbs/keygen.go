@@ -62,7 +62,7 @@ none of them, and open such a message by another KEY that it is for.`,
 			if !strings.HasPrefix(slashed, "/") {
 				slashed = "/" + slashed // On Windows it begins with the letter of a drive.
 			}
-			u := url.URL{Scheme: local.Scheme, Path: slashed}
+			u := url.URL{Scheme: local.KeyService.Scheme, Path: slashed}
 			if console.IsTextLog() && !console.IsQuiet() {
 				fmt.Fprintf(os.Stderr, "The key is in %s\nUse it as      %s\n", absolute, &u)
 				if kem != nil {

@@ -64,11 +64,11 @@ var faults = map[string]func(*testing.T, *kmstest.Server, kmstest.Key) string{
 		}
 	})),
 	"has the key disabled": func(_ *testing.T, s *kmstest.Server, k kmstest.Key) string {
-		s.SetState(k.ARN, kmstest.Disabled)
+		s.SetState(k.ARN, "Disabled")
 		return s.URL
 	},
 	"has the key pending deletion": func(_ *testing.T, s *kmstest.Server, k kmstest.Key) string {
-		s.SetState(k.ARN, kmstest.PendingDeletion)
+		s.SetState(k.ARN, "PendingDeletion")
 		return s.URL
 	},
 	"has no such key": func(_ *testing.T, s *kmstest.Server, k kmstest.Key) string {

@@ -60,10 +60,10 @@ func (o *options) addOutput(command *cobra.Command) {
 
 // addReading adds the flags that say what may be decrypted.
 func (o *options) addReading(command *cobra.Command) {
-	flags := command.Flags()
-	flags.IntVar(&o.limits.MaxEncryptedDataKeys, "max-keys", header.DefaultMaxEncryptedDataKeys, "the most data keys that a message may have")
-	flags.IntVar(&o.limits.MaxPairs, "max-pairs", header.DefaultMaxPairs, "the most pairs of encryption context that a message may have")
-	flags.IntVar(&o.limits.MaxAttempts, "max-attempts", header.DefaultMaxAttempts, "the most data keys of a message that the keys are tried on")
+	flags, limits := command.Flags(), header.Limits{}.WithDefaults()
+	flags.IntVar(&o.limits.MaxEncryptedDataKeys, "max-keys", limits.MaxEncryptedDataKeys, "the most data keys that a message may have")
+	flags.IntVar(&o.limits.MaxPairs, "max-pairs", limits.MaxPairs, "the most pairs of encryption context that a message may have")
+	flags.IntVar(&o.limits.MaxAttempts, "max-attempts", limits.MaxAttempts, "the most data keys of a message that the keys are tried on")
 	flags.StringVar(&o.clientMemory, "s3-client-memory", "1GiB", "the most memory for objects of AWS's S3 Encryption Client, all together; such an object is decrypted in memory as a whole")
 	flags.BoolVar(&o.client.AllowUnauthenticated, "allow-unauthenticated-s3-client", false, "also read what version 1 of AWS's S3 Encryption Client wrote with AES-CBC, in which a change goes unnoticed")
 	flags.BoolVar(&o.pikoV2, "allow-piko-v2", false, "also read streams that Piko wrote before pikokms, in which a cut may go unnoticed")

@@ -45,8 +45,8 @@ func (o *options) check(encrypting bool) ([]*keys.Key, error) {
 	if err != nil {
 		return nil, err
 	}
-	if encrypting && len(ks) > header.DefaultMaxEncryptedDataKeys {
-		return nil, console.Usage(fmt.Errorf("%d keys; a message has at most %d", len(ks), header.DefaultMaxEncryptedDataKeys))
+	if most := (header.Limits{}).WithDefaults().MaxEncryptedDataKeys; encrypting && len(ks) > most {
+		return nil, console.Usage(fmt.Errorf("%d keys; a message has at most %d", len(ks), most))
 	}
 	return ks, nil
 }

@@ -127,8 +127,8 @@ func (o *options) moving(ctx context.Context, r *reading, to []string, use func(
 	if err != nil {
 		return nil, err
 	}
-	if len(ks) > header.DefaultMaxEncryptedDataKeys {
-		return nil, console.Usage(fmt.Errorf("%d keys; a message has at most %d", len(ks), header.DefaultMaxEncryptedDataKeys))
+	if most := (header.Limits{}).WithDefaults().MaxEncryptedDataKeys; len(ks) > most {
+		return nil, console.Usage(fmt.Errorf("%d keys; a message has at most %d", len(ks), most))
 	}
 	if err := use("--to", ks); err != nil {
 		return nil, err

@@ -144,3 +144,44 @@ func TestMovesS3EncryptionClient(t *testing.T) {
 	content, _ := b.get("in/plain")
 	require.Equal(t, "plain", content)
 }
+
+// TestAnotherInstructionSuffix has a bucket with instruction files of two suffixes, as the client
+// leaves it that shares some objects under another key. No ciphertext is taken for plaintext.
+func TestAnotherInstructionSuffix(t *testing.T) {
+	b := newMotoBucket(t)
+	text, err := os.ReadFile(filepath.Join(repository, "s3ec", "testdata", "vectors.json"))
+	require.NoError(t, err)
+	var v clientVectors
+	require.NoError(t, json.Unmarshal(text, &v))
+	dir := t.TempDir()
+	aes, to := filepath.Join(dir, "aes"), filepath.Join(dir, "to")
+	require.NoError(t, os.WriteFile(aes, []byte(v.AES), 0o600))
+	require.NoError(t, local.Generate(to))
+	objects := 0
+	for _, o := range v.Objects {
+		if !strings.HasPrefix(o.Name, "java4-aes-") || o.Instruction == "" {
+			continue
+		}
+		objects++
+		for folder, suffixes := range map[string][]string{"usual/": {".instruction"}, "own/": {".partner"}, "both/": {".instruction", ".partner"}} {
+			b.put("in/"+folder+o.Name, string(o.Content), func(in *s3.PutObjectInput) { in.Metadata = o.Metadata })
+			for _, suffix := range suffixes {
+				b.put("in/"+folder+o.Name+suffix, o.Instruction)
+			}
+		}
+		b.put("in/"+o.Name+".partner", "not JSON, and of no object")
+	}
+	require.NotZero(t, objects)
+	suffix := []string{"--instruction-suffix", ".partner"}
+	_, said := b.run(false, append([]string{"encrypt", "-k", "local:" + to, "--in-place", "--exclude", "*/*.partner", "--exclude", "*/*.instruction", b.url("in/")}, suffix...)...)
+	require.Contains(t, said, "encrypted "+strconv.Itoa(objects)+" objects of", "those that end in .partner alone: "+said)
+	require.Contains(t, said, strconv.Itoa(3*objects)+" failed", said)
+	_, said = b.run(true, append([]string{"verify", "-k", "local:" + aes, "-k", "local:" + to, b.url("in/")}, suffix...)...)
+	require.Contains(t, said, "verified "+strconv.Itoa(4*objects)+" objects of", said)
+	for range 2 { // an object's second instruction file goes once the object was moved
+		b.run(true, append([]string{"rewrap", "-k", "local:" + aes, "-k", "local:" + to, "--to", "local:" + to, "--in-place", b.url("in/")}, suffix...)...)
+	}
+	listed, _ := b.run(true, "ls", b.url("in/"))
+	require.Equal(t, 4*objects, strings.Count(listed, " encrypted "), listed)
+	require.NotContains(t, listed, "s3-client")
+}

@@ -113,7 +113,7 @@ func TestServeSaysWhatIsInTheWay(t *testing.T) {
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "damaged"), stored, 0o600))
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "plain"), []byte("plain"), 0o600))
 	kms.Inject(kmstest.Fault{Key: denied.ARN, Do: kmstest.Deny()})
-	kms.SetState(disabled.ARN, kmstest.Disabled)
+	kms.SetState(disabled.ARN, "Disabled")
 	s := serve(t, "-k", url(mine), "-k", url(denied), "-k", url(disabled), dir)
 	for name, want := range map[string]struct {
 		status int

@@ -122,8 +122,8 @@ mkdir mixed
 cp notes.enc mixed/a
 printf '\002\000\000\000\020{}' >mixed/b
 `)
-	s.kms.SetState(disabled.ARN, kmstest.Disabled)
-	s.kms.SetState(deleted.ARN, kmstest.PendingDeletion)
+	s.kms.SetState(disabled.ARN, "Disabled")
+	s.kms.SetState(deleted.ARN, "PendingDeletion")
 	s.kms.Inject(kmstest.Fault{Key: denied.ARN, Do: kmstest.Deny()})
 	s.kms.Inject(kmstest.Fault{Key: stalled.ARN, Do: kmstest.Stall()})
 	s.kms.Inject(kmstest.Fault{Key: down.ARN, Do: kmstest.Error("KMSInternalException", "an internal error")})

@@ -183,7 +183,7 @@ func (t *target) workOn(ctx context.Context, j Job, i Item) (n int64, err error)
 	if err := j.Judge(ctx, i, s); err != nil {
 		return 0, err
 	}
-	to, err := t.of(i)
+	to, err := t.placeOf(i)
 	if err != nil {
 		return 0, err
 	}
@@ -212,7 +212,7 @@ func (b *Bulk) planOne(ctx context.Context, t *target, j Job, i Item) (n int64, 
 	if err := j.Judge(ctx, i, s); err != nil {
 		return 0, err
 	}
-	to, err := t.of(i)
+	to, err := t.placeOf(i)
 	if err != nil {
 		return 0, err
 	}

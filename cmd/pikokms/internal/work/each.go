@@ -81,7 +81,7 @@ func (e *Each) Open(ctx context.Context, texts []string) (p *Plan, err error) {
 	if e.jobs < 1 {
 		return nil, console.Usage(fmt.Errorf("--jobs is %d; 1 is the least", e.jobs))
 	}
-	wanted, err := e.wanted()
+	selected, err := e.selection()
 	if err != nil {
 		return nil, err
 	}
@@ -116,12 +116,12 @@ func (e *Each) Open(ctx context.Context, texts []string) (p *Plan, err error) {
 	defer debug.SetGCPercent(debug.SetGCPercent(gcWhileListing))
 	own := e.ownFiles()
 	for _, u := range todo {
-		if err := p.list(ctx, u.Place, u.Key, wanted, own); err != nil {
+		if err := p.list(ctx, u.Place, u.Key, selected, own); err != nil {
 			return nil, err
 		}
 	}
 	if !planned {
-		wanted.sayUnused()
+		selected.sayUnused()
 	}
 	// A prefix of a bucket exists only by the objects below it.
 	isSought := len(e.include) > 0 || len(e.exclude) > 0 || slices.ContainsFunc(p.Places, func(at *places.Place) bool { return at.Prefix != "" || !at.IsMany() })
@@ -137,14 +137,14 @@ func (e *Each) Open(ctx context.Context, texts []string) (p *Plan, err error) {
 // Run works on each object of a plan. word is the result of an object that is done, such as
 // "verified". Failures are reported on standard error, and Run then returns an error.
 func (e *Each) Run(ctx context.Context, word string, p *Plan, work func(context.Context, Item) (int64, error)) (err error) {
-	finished, come := false, error(nil)
+	finished, newcomersErr := false, error(nil)
 	// If the report can't be written, the journal stays. The same command line then writes the report.
 	defer func() {
 		err = errors.Join(err, e.closeJournal(finished && err == nil))
 		if finished && err == nil && p.LeftContent() > 0 {
 			err = errors.New(p.LeftAdvice())
 		}
-		err = errors.Join(err, come)
+		err = errors.Join(err, newcomersErr)
 	}()
 	m := newMonitor(word, p)
 	report := p.report
@@ -226,7 +226,7 @@ func (e *Each) Run(ctx context.Context, word string, p *Plan, work func(context.
 		err = console.WithFields(err, m.fields(e.calls()))
 	}
 	if finished && e.resumed {
-		come = e.newcomers(ctx, p)
+		newcomersErr = e.newcomers(ctx, p)
 	}
 	return err
 }
@@ -275,7 +275,7 @@ func isGone(ctx context.Context, i Item, err error) bool {
 	return true
 }
 
-func (e *Each) wanted() (w *selection, err error) {
+func (e *Each) selection() (w *selection, err error) {
 	w = new(selection)
 	if w.included, err = ParseGlobs(e.include); err != nil {
 		return nil, console.Usage(fmt.Errorf("--include: %w", err))

@@ -14,8 +14,8 @@ import (
 // selection is the objects that --include and --exclude take.
 type selection struct{ included, excluded globs }
 
-// is reports whether a key is wanted, which ends in a slash if it is a folder's.
-func (w *selection) is(key string) bool {
+// takes reports whether the flags select a key. The key of a folder ends in a slash.
+func (w *selection) takes(key string) bool {
 	included, excluded := w.included.Match(key), w.excluded.Match(key)
 	return (len(w.included) == 0 || included) && !excluded
 }

@@ -111,16 +111,16 @@ type skip struct {
 }
 
 func (s *skips) add(o Outcome) {
-	one := s.byWhy[o.Reason]
-	if one == nil {
+	entry := s.byWhy[o.Reason]
+	if entry == nil {
 		if s.byWhy == nil {
 			s.byWhy = make(map[string]*skip)
 		}
-		one = &skip{name: o.Name}
-		s.byWhy[o.Reason] = one
+		entry = &skip{name: o.Name}
+		s.byWhy[o.Reason] = entry
 		s.reasons = append(s.reasons, o.Reason)
 	}
-	one.objects++
+	entry.objects++
 }
 
 // sayRest reports how many objects were skipped, in a line for each reason. The file of --report
@@ -129,12 +129,12 @@ func (m *monitor) sayRest() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for _, why := range m.skips.reasons {
-		one := m.skips.byWhy[why]
-		text := fmt.Sprintf("skipped %s: %s", console.Printable(one.name), why)
-		if one.objects > 1 {
-			text = fmt.Sprintf("skipped %d objects, such as %s: %s", one.objects, console.Printable(one.name), why)
+		entry := m.skips.byWhy[why]
+		text := fmt.Sprintf("skipped %s: %s", console.Printable(entry.name), why)
+		if entry.objects > 1 {
+			text = fmt.Sprintf("skipped %d objects, such as %s: %s", entry.objects, console.Printable(entry.name), why)
 		}
-		console.Say(slog.LevelInfo, text, "result", resultSkipped, "objects", one.objects, "object", one.name, "reason", why)
+		console.Say(slog.LevelInfo, text, "result", resultSkipped, "objects", entry.objects, "object", entry.name, "reason", why)
 	}
 }
 

@@ -13,7 +13,7 @@ import (
 
 // newcomers returns an error if objects have come since a resumed job listed its objects.
 func (e *Each) newcomers(ctx context.Context, p *Plan) error {
-	wanted, err := e.wanted()
+	selected, err := e.selection()
 	if err != nil {
 		return err
 	}
@@ -31,7 +31,7 @@ func (e *Each) newcomers(ctx context.Context, p *Plan) error {
 	slices.Sort(known)
 	now := &Plan{Places: p.Places}
 	for i := range p.Places {
-		if err := now.list(ctx, i, "", wanted, nil); err != nil { // the plan has the command line's own files
+		if err := now.list(ctx, i, "", selected, nil); err != nil { // the plan has the command line's own files
 			return fmt.Errorf("what has come since it was listed: %w", err)
 		}
 	}
@@ -39,7 +39,7 @@ func (e *Each) newcomers(ctx context.Context, p *Plan) error {
 	if flag := e.command.Flags().Lookup("out"); flag != nil && flag.Changed {
 		out = strings.TrimSuffix(places.Absolute(flag.Value.String()), "/")
 	}
-	come, example := int64(0), ""
+	count, example := int64(0), ""
 	for i := range now.All() {
 		if _, ok := slices.BinarySearch(known, maphash.Comparable(seed, name{numbers[i.place], i.Key})); ok {
 			continue
@@ -47,12 +47,12 @@ func (e *Each) newcomers(ctx context.Context, p *Plan) error {
 		if out != "" && strings.HasPrefix(places.Absolute(i.Title()), out+"/") {
 			continue // the job made it
 		}
-		if come++; come == 1 {
+		if count++; count == 1 {
 			example = console.Printable(i.Title())
 		}
 	}
-	if come == 0 {
+	if count == 0 {
 		return nil
 	}
-	return fmt.Errorf("%s came since the objects were listed on %s, %s among them; the same command line now takes in what has come", console.Count(come, "object"), e.listed(), example)
+	return fmt.Errorf("%s came since the objects were listed on %s, %s among them; the same command line now takes in what has come", console.Count(count, "object"), e.listed(), example)
 }

@@ -212,21 +212,21 @@ func (p *Plan) Close() {
 	}
 }
 
-// list adds the objects of a place that begin with a prefix and are wanted. The command line's own
-// files are left out.
-func (p *Plan) list(ctx context.Context, place int, prefix string, wanted *selection, own []os.FileInfo) error {
+// list adds the objects of a place that begin with a prefix and are selected. The command line's
+// own files are left out.
+func (p *Plan) list(ctx context.Context, place int, prefix string, selected *selection, own []os.FileInfo) error {
 	at := p.Places[place]
 	for l, err := range at.List(ctx, prefix) {
 		switch {
 		case err != nil && l.Key == "":
 			return fmt.Errorf("%s: %w", at.Name, err)
 		case err != nil:
-			if !wanted.isNothingIn(l.Key) {
+			if !selected.isNothingIn(l.Key) {
 				p.Unlisted = append(p.Unlisted, unlisted{place, l.Key, "the folder cannot be listed: " + console.Explain(files.WithoutPath(err))})
 			}
 			continue
 		}
-		if at.IsMany() && !wanted.is(l.Key) {
+		if at.IsMany() && !selected.takes(l.Key) {
 			continue
 		}
 		switch {

@@ -49,8 +49,8 @@ func openTarget(ctx context.Context, at places.Opener, out string, several bool)
 	return &places.Place{Name: out, Path: out}, nil
 }
 
-// of returns where the result of an item goes.
-func (t *target) of(i Item) (to Item, err error) {
+// placeOf returns where the result of an item goes.
+func (t *target) placeOf(i Item) (to Item, err error) {
 	if t.place == nil {
 		return i, nil
 	}

@@ -1,110 +1,90 @@
-package awskms
+package admin
 
 import (
 	"context"
+	"crypto"
+	"crypto/ecdh"
 	"crypto/rand"
 	"crypto/x509"
 	"errors"
-	"time"
+	"fmt"
+	"strings"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/aws/arn"
 	"github.com/aws/aws-sdk-go-v2/service/kms"
 	"github.com/aws/aws-sdk-go-v2/service/kms/types"
 	"github.com/aws/smithy-go"
 
-	"piko.sh/pikokms/internal/arns"
 	"piko.sh/pikokms/provider"
+	"piko.sh/pikokms/provider/awskms"
 )
 
-// Actions of IAM that a Provider needs; see the package documentation for which.
-const (
-	actionDecrypt              = "kms:Decrypt"
-	actionDescribeKey          = "kms:DescribeKey"
-	actionDeriveSharedSecret   = "kms:DeriveSharedSecret"
-	actionEncrypt              = "kms:Encrypt"
-	actionGenerateDataKey      = "kms:GenerateDataKey"
-	actionGetPublicKey         = "kms:GetPublicKey"
-	actionReEncrypt            = "kms:ReEncrypt*" // kms:ReEncryptFrom and kms:ReEncryptTo
-	actionGetKeyRotationStatus = "kms:GetKeyRotationStatus"
-)
+// examination is KMS's description of a key, and what the credentials may do with it.
+type examination struct {
+	// arn is the key's ARN. It is empty if DescribeKey is not permitted and the key was not named
+	// by its ARN.
+	arn string
 
-// Examination is KMS's description of a key, and what the credentials may do with it.
-type Examination struct {
-	// ARN is the key's ARN. It is empty if DescribeKey is not permitted and the key was not named
-	// by its ARN. Without that permission, the fields up to Usable are empty, too.
-	ARN          string
-	State        string // such as "Enabled" or "PendingDeletion" (KMS API Reference, KeyMetadata, KeyState)
-	Spec         string // such as "SYMMETRIC_DEFAULT"
-	Usage        string // such as "ENCRYPT_DECRYPT"
-	Origin       string // such as "AWS_KMS"
-	MultiRegion  bool
-	DeletionDate time.Time // zero if no deletion is planned
-	Usable       error     // why the key can't wrap data keys; the error of NewProvider
+	key    *types.KeyMetadata // nil if DescribeKey is not permitted
+	usable error              // why the key can't wrap data keys; the error of awskms.NewProvider
 
-	// Rotation is the automatic rotation of the key's material. It is nil if it is not known: for
+	// rotation is the automatic rotation of the key's material. It is nil if it is not known: for
 	// RSA and EC keys, imported material, keys of other accounts, and without permission.
-	Rotation *Rotation
+	rotation *kms.GetKeyRotationStatusOutput
 
-	// Permissions has the actions that a Provider may need for a key of this kind.
-	Permissions []Permission
+	// permissions has the actions that a provider may need for a key of this kind.
+	permissions []permission
 }
 
-// Rotation is the automatic rotation of a key's material.
-type Rotation struct {
-	Enabled bool
-	Period  int       // in days; 0 if it is not known
-	Next    time.Time // zero if there is none
+// permission is whether the credentials may take an action on a key.
+type permission struct {
+	action string
+
+	// err is why the action is not allowed, or nil. It holds [provider.ErrAccessDenied] if a policy
+	// is the reason. Any other error leaves it open, such as that of a disabled key.
+	err error
 }
 
-// Permission is whether the credentials may take an action on a key.
-type Permission struct {
-	Action  string
-	Allowed bool
+// isDenied reports whether a policy is the reason why an action is not allowed.
+func (p permission) isDenied() bool { return errors.Is(p.err, provider.ErrAccessDenied) }
 
-	// Err is why the action is not allowed. It holds [provider.ErrAccessDenied] if a policy is the
-	// reason. Any other error leaves it open, such as that of a disabled key.
-	Err error
-}
-
-// Examine asks KMS about a key and, by dry runs, about the permissions that a Provider needs (AWS
+// examine asks KMS about a key and, by dry runs, about the permissions that a provider needs (AWS
 // KMS Developer Guide, "Testing your permissions"). The calls have an encryption context, on which
 // policies may depend. They change nothing.
 //
 // An endpoint that does not know dry runs carries the calls out. One that does not know dry runs of
 // Decrypt without a ciphertext is asked for a data key, which is thrown away.
 //
-// The error holds one of those that the package documentation lists. A permission that is missing
-// is no error.
-func Examine(ctx context.Context, c Config, encryptionContext map[string]string) (*Examination, error) {
-	loaded, err := c.load(ctx)
+// The error is one of awskms. A permission that is missing is no error.
+func examine(ctx context.Context, c awskms.Config, encryptionContext map[string]string) (*examination, error) {
+	client, err := awskms.NewClient(ctx, c)
 	if err != nil {
 		return nil, err
 	}
-	x := &examiner{service: loaded, keyID: c.KeyID, pairs: encryptionContext}
-	x.rsa.init(c.Hash)
-	e := &Examination{}
-	if arns.IsKey(c.KeyID) {
-		e.ARN = c.KeyID
+	x := &examiner{client: client, keyID: c.KeyID, grantTokens: c.GrantTokens, pairs: encryptionContext}
+	e := &examination{}
+	if isKeyARN(c.KeyID) {
+		e.arn = c.KeyID
 	}
-	m, err := x.describe(ctx, c.KeyID)
-	if err != nil && !isDenied(err) {
-		return nil, fail(ctx, "Examine", c.KeyID, err)
+	m, err := x.describe(ctx)
+	if err != nil && !isRefused(err) {
+		return nil, awskms.Judge(ctx, err)
 	}
 	e.add(ctx, actionDescribeKey, err)
-	of := symmetricKind
 	if m != nil {
-		e.describe(m)
-		x.keyID, of = e.ARN, kindOf(m.KeySpec)
+		e.key, e.arn, e.usable = m, aws.ToString(m.Arn), awskms.CheckKey(m)
+		x.keyID = e.arn
 	}
-	if of != symmetricKind {
-		_, err := x.getPublicKey(ctx, x.keyID)
+	if m != nil && (isRSA(m.KeySpec) || curves[m.KeySpec] != nil) {
+		_, err := x.client.GetPublicKey(ctx, &kms.GetPublicKeyInput{KeyId: &x.keyID, GrantTokens: x.grantTokens})
 		e.add(ctx, actionGetPublicKey, err)
-		if of == rsaKind {
-			e.add(ctx, actionDecrypt, x.decryptRSA(ctx))
+		if isRSA(m.KeySpec) {
+			e.add(ctx, actionDecrypt, x.decryptRSA(ctx, c.Hash))
 		} else {
-			e.add(ctx, actionDeriveSharedSecret, x.derive(ctx, m.KeySpec))
+			e.add(ctx, actionDeriveSharedSecret, x.derive(ctx, curves[m.KeySpec]))
 		}
-		return e, x.ended(ctx)
+		return e, ctx.Err()
 	}
 	for _, question := range []struct {
 		action string
@@ -118,43 +98,37 @@ func Examine(ctx context.Context, c Config, encryptionContext map[string]string)
 		e.add(ctx, question.action, question.ask(ctx))
 	}
 	if m != nil {
-		e.Rotation, err = x.rotation(ctx)
+		e.rotation, err = x.client.GetKeyRotationStatus(ctx, &kms.GetKeyRotationStatusInput{KeyId: &x.keyID})
 		e.add(ctx, actionGetKeyRotationStatus, err)
 	}
-	return e, x.ended(ctx)
-}
-
-// describe takes over what DescribeKey answered.
-func (e *Examination) describe(m *types.KeyMetadata) {
-	e.ARN, e.State, e.Spec, e.Usage = aws.ToString(m.Arn), string(m.KeyState), string(m.KeySpec), string(m.KeyUsage)
-	e.Origin, e.MultiRegion, e.DeletionDate = string(m.Origin), aws.ToBool(m.MultiRegion), aws.ToTime(m.DeletionDate)
-	e.Usable = usable(m)
+	return e, ctx.Err()
 }
 
 // add adds the answer to a question about an action.
-func (e *Examination) add(ctx context.Context, action string, err error) {
-	p := Permission{Action: action, Allowed: err == nil}
-	if err != nil {
-		p.Err = judge(ctx, err)
-	}
-	e.Permissions = append(e.Permissions, p)
+func (e *examination) add(ctx context.Context, action string, err error) {
+	e.permissions = append(e.permissions, permission{action, awskms.Judge(ctx, err)})
 }
 
 // examiner asks KMS about a key.
 type examiner struct {
-	service
-	keyID string
-	pairs map[string]string
-	rsa   rsaKey
-	blob  []byte // a ciphertext under the key, if one was needed
+	client      *kms.Client
+	keyID       string
+	grantTokens []string
+	pairs       map[string]string
+	blob        []byte // a ciphertext under the key, if one was needed
 }
 
-// ended returns an error if the caller's context ended the questions.
-func (x *examiner) ended(ctx context.Context) error {
-	if err := ctx.Err(); err != nil {
-		return fail(ctx, "Examine", x.keyID, err)
+// describe returns KMS's description of the key.
+func (x *examiner) describe(ctx context.Context) (*types.KeyMetadata, error) {
+	out, err := x.client.DescribeKey(ctx, &kms.DescribeKeyInput{KeyId: &x.keyID, GrantTokens: x.grantTokens})
+	if err != nil {
+		return nil, err
 	}
-	return nil
+	m := out.KeyMetadata
+	if m == nil || !isKeyARN(aws.ToString(m.Arn)) || isKeyARN(x.keyID) && aws.ToString(m.Arn) != x.keyID {
+		return nil, fmt.Errorf("%w: KMS was asked about key %q and answered about another", provider.ErrInvalidKey, x.keyID)
+	}
+	return m, nil
 }
 
 // allowed turns the answer to a dry run into nil, if the call would have succeeded.
@@ -219,7 +193,7 @@ func (x *examiner) reEncrypt(ctx context.Context) error {
 // makes the dry run again, with a ciphertext.
 func (x *examiner) withCiphertext(ctx context.Context, dryRun func(blob []byte, modifiers []types.DryRunModifierType) error) error {
 	err := allowed(dryRun(x.blob, []types.DryRunModifierType{types.DryRunModifierTypeIgnoreCiphertext}))
-	if err == nil || isDenied(err) || x.blob != nil || !missesCiphertext(err) {
+	if err == nil || isRefused(err) || x.blob != nil || !missesCiphertext(err) {
 		return err
 	}
 	out, generateErr := x.client.GenerateDataKey(ctx, &kms.GenerateDataKeyInput{
@@ -247,17 +221,21 @@ func missesCiphertext(err error) bool {
 
 // decryptRSA asks about Decrypt under an RSA key, for which nothing can be encrypted without the
 // public key.
-func (x *examiner) decryptRSA(ctx context.Context) error {
+func (x *examiner) decryptRSA(ctx context.Context, hash crypto.Hash) error {
+	algorithm := types.EncryptionAlgorithmSpecRsaesOaepSha256
+	if hash == crypto.SHA1 {
+		algorithm = types.EncryptionAlgorithmSpecRsaesOaepSha1
+	}
 	_, err := x.client.Decrypt(ctx, &kms.DecryptInput{
-		KeyId: &x.keyID, EncryptionAlgorithm: x.rsa.algorithm, GrantTokens: x.grantTokens,
+		KeyId: &x.keyID, EncryptionAlgorithm: algorithm, GrantTokens: x.grantTokens,
 		DryRun: aws.Bool(true), DryRunModifiers: []types.DryRunModifierType{types.DryRunModifierTypeIgnoreCiphertext},
 	})
 	return allowed(err)
 }
 
 // derive asks about DeriveSharedSecret under an EC key, with a new key as its peer.
-func (x *examiner) derive(ctx context.Context, spec types.KeySpec) error {
-	peer, err := curves[spec].GenerateKey(rand.Reader)
+func (x *examiner) derive(ctx context.Context, curve ecdh.Curve) error {
+	peer, err := curve.GenerateKey(rand.Reader)
 	if err != nil {
 		return err
 	}
@@ -275,13 +253,21 @@ func (x *examiner) derive(ctx context.Context, spec types.KeySpec) error {
 	return allowed(err)
 }
 
-func (x *examiner) rotation(ctx context.Context) (*Rotation, error) {
-	out, err := x.client.GetKeyRotationStatus(ctx, &kms.GetKeyRotationStatusInput{KeyId: &x.keyID})
-	if err != nil {
-		return nil, err
-	}
-	return &Rotation{out.KeyRotationEnabled, int(aws.ToInt32(out.RotationPeriodInDays)), aws.ToTime(out.NextRotationDate)}, nil
+// isRefused reports whether KMS answered that valid credentials do not permit a call.
+func isRefused(err error) bool {
+	api, ok := errors.AsType[smithy.APIError](err)
+	return ok && (api.ErrorCode() == "AccessDeniedException" || api.ErrorCode() == "AccessDenied")
 }
 
-// IsDenied reports whether a policy is the reason why an action is not allowed.
-func (p Permission) IsDenied() bool { return errors.Is(p.Err, provider.ErrAccessDenied) }
+// curves are those of EC keys that agree on secrets.
+var curves = map[types.KeySpec]ecdh.Curve{
+	types.KeySpecEccNistP256: ecdh.P256(), types.KeySpecEccNistP384: ecdh.P384(), types.KeySpecEccNistP521: ecdh.P521(),
+}
+
+func isRSA(spec types.KeySpec) bool { return strings.HasPrefix(string(spec), "RSA_") }
+
+// isKeyARN reports whether a key is named by its own ARN, and not by its ID or an alias.
+func isKeyARN(text string) bool {
+	a, err := arn.Parse(text)
+	return err == nil && strings.HasPrefix(a.Resource, "key/")
+}

@@ -8,7 +8,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"piko.sh/pikokms/frame"
+	"piko.sh/pikokms/internal/frame"
 )
 
 var errFull = errors.New("disk full")

@@ -1,4 +1,4 @@
-package frame_test
+package local_test
 
 import (
 	"testing"

@@ -8,7 +8,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"piko.sh/pikokms/frame"
+	"piko.sh/pikokms/internal/frame"
 )
 
 // requireRefused opens sealed in every way, and checks that only whole frames of plaintext came

@@ -5,7 +5,7 @@ import (
 	"io"
 	"testing"
 
-	"piko.sh/pikokms/frame"
+	"piko.sh/pikokms/internal/frame"
 )
 
 // BenchmarkFrame measures each door of the package with 32 MiB, on one core and on all that are

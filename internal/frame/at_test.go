@@ -11,7 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"pgregory.net/rapid"
 
-	"piko.sh/pikokms/frame"
+	"piko.sh/pikokms/internal/frame"
 )
 
 // counted counts the bytes that are read of a source.

@@ -8,8 +8,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"piko.sh/pikokms/frame"
 	"piko.sh/pikokms/internal/adversary"
+	"piko.sh/pikokms/internal/frame"
 	"piko.sh/pikokms/internal/race"
 )
 

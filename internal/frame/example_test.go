@@ -9,7 +9,7 @@ import (
 	"os"
 	"strings"
 
-	"piko.sh/pikokms/frame"
+	"piko.sh/pikokms/internal/frame"
 )
 
 // The size of a body is known before any byte of it is sealed. So is the size of its plaintext

@@ -47,8 +47,8 @@ func (r *OpenReader) next(dst []byte) (plaintext []byte, final bool, err error) 
 	return plaintext, final, err
 }
 
-// nextSigned opens one frame more than it returns. The final frame may be empty, and then the frame
-// before it has the last content, which must not be released before the footer is verified.
+// nextSigned opens one frame more than it returns. If the final frame is empty, the frame before it
+// has the last content, which must not be released before the footer is verified.
 func (r *OpenReader) nextSigned() (plaintext []byte, final bool, err error) {
 	s := &r.pull
 	for r.final == nil {
@@ -206,7 +206,7 @@ func NewOpenWriter(dst io.Writer, c Config) *OpenWriter {
 func (w *OpenWriter) Write(p []byte) (int, error) { return w.push.write(w, p) }
 
 // ReadFrom implements [io.ReaderFrom]: it reads a body from r without a copy. The end of r need not
-// be that of the body: Close tells whether the body is complete.
+// be that of the body: Close returns an error if the body is not complete.
 func (w *OpenWriter) ReadFrom(r io.Reader) (int64, error) { return w.push.readFrom(w, r) }
 
 // Close releases the final frame's plaintext, unless the stream has failed. If the body is not

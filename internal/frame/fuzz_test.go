@@ -8,7 +8,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"piko.sh/pikokms/frame"
+	"piko.sh/pikokms/internal/frame"
 )
 
 // openCipher does not encrypt, and its tags are zeros. So a fuzzer gets past the tag of a frame

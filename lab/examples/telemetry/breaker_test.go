@@ -16,9 +16,9 @@ import (
 	"piko.sh/pikokms/service"
 )
 
-// failing is a keyring whose key service is out as long as it is told to be.
+// failing is a provider whose key service is out as long as it is told to be.
 type failing struct {
-	provider.Keyring
+	provider.EncryptionProvider
 	out   *bool
 	calls *int
 }
@@ -28,20 +28,21 @@ func (f failing) UnwrapDataKey(ctx context.Context, request *provider.UnwrapData
 	if *f.out {
 		return nil, provider.ErrProviderUnavailable
 	}
-	return f.Keyring.UnwrapDataKey(ctx, request)
+	return f.EncryptionProvider.UnwrapDataKey(ctx, request)
 }
 
-// TestKeyringReports reads messages through a Keyring whose key service is out for longer than a
-// breaker lets pass. Each reading asks it anew, and once it is back, the cache serves.
-func TestKeyringReports(t *testing.T) {
+// TestReportsWithoutABreaker reads messages while the key service is out for longer than a breaker
+// lets pass. Each reading asks it anew, and once it is back, the cache serves.
+func TestReportsWithoutABreaker(t *testing.T) {
 	key, err := local.NewProvider(local.Config{Key: make([]byte, 32)})
 	require.NoError(t, err)
 	defer key.Close()
 	spans := tracetest.NewSpanRecorder()
 	reader := sdkmetric.NewManualReader()
 	out, calls := true, 0
-	k := service.NewKeyring(failing{key, &out, &calls}, "test", service.Config{
-		Cache: &service.CacheLimits{},
+	k := service.New(failing{key, &out, &calls}, service.Config{
+		NoBreaker: true,
+		Cache:     &service.CacheLimits{},
 		Telemetry: service.Telemetry{
 			TracerProvider: sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(spans)),
 			MeterProvider:  sdkmetric.NewMeterProvider(sdkmetric.WithReader(reader)),
@@ -89,6 +90,6 @@ func TestKeyringReports(t *testing.T) {
 		"pikokms.key_service.duration outage": int64(2 * service.Failures),
 	}, got)
 
-	_, err = service.NewKeyring(struct{ provider.Keyring }{key}, "test", service.Config{}).UnwrapPikoV2(t.Context(), "")
+	_, err = service.New(struct{ provider.EncryptionProvider }{key}, service.Config{NoBreaker: true}).UnwrapPikoV2(t.Context(), "")
 	require.ErrorIs(t, err, provider.ErrInvalidProvider)
 }

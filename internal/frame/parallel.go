@@ -72,7 +72,7 @@ type pipeline struct {
 	working int         // workers that will look at the queue once more before they end
 	workers sync.WaitGroup
 
-	failed   atomic.Bool   // the rest is of no use: dstErr or bad is set, or dst has panicked
+	failed   atomic.Bool   // the rest is not needed: dstErr or bad is set, or dst has panicked
 	finished chan struct{} // receives an element when deliver has ended
 	ended    bool          // deliver returned, and was not ended by a panic or runtime.Goexit of dst
 	panicked any           // the value that dst panicked with

@@ -15,7 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"pgregory.net/rapid"
 
-	"piko.sh/pikokms/frame"
+	"piko.sh/pikokms/internal/frame"
 	"piko.sh/pikokms/internal/race"
 )
 

@@ -1,0 +1,9 @@
+package service_test
+
+import (
+	"testing"
+
+	"piko.sh/pikokms/internal/exported"
+)
+
+func TestExported(t *testing.T) { exported.Test(t) }
