@@ -51,11 +51,17 @@ func (o *object) commandLine(job string) (line string, ok bool) {
 	switch job {
 	case encrypt:
 		words = append(words, "-k", f.key.url)
+		for _, k := range f.recovery {
+			words = append(words, "-k", k.url)
+		}
 	case rewrap:
 		for _, k := range f.readable() {
 			words = append(words, "-k", k.url)
 		}
 		words = append(words, "--to", f.key.url)
+		for _, k := range f.recovery {
+			words = append(words, "--to", k.url)
+		}
 	case verify:
 		for _, k := range f.readable() {
 			words = append(words, "-k", k.url)

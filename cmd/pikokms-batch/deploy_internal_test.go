@@ -39,7 +39,7 @@ func TestDeployment(t *testing.T) {
 	}
 	const variable = `(PIKOKMS_[A-Z0-9_]+)\b`
 	documented := slices.Compact(all(text("main.go"), `\t`+variable))
-	require.Len(t, documented, 11)
+	require.Len(t, documented, 12)
 	require.Equal(t, documented, slices.Compact(all(template, variable+`:`)))
 	require.Equal(t, documented, slices.Compact(all(terraform, variable+` +=`)))
 	read := slices.Compact(all(text("settings.go"), `"`+variable+`"`))

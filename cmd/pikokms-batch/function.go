@@ -257,12 +257,12 @@ func (o *object) judge(ctx context.Context, job string, t task) (done string, er
 	isObject := o.header != nil && o.header.EncryptionContext[provider.PairUse] == provider.UseObject
 	isDone := false
 	if isObject {
-		if isDone, err = o.function.key.isUnder(ctx, o.header); err != nil {
+		if isDone, err = o.function.isUnder(ctx, o.header); err != nil {
 			return "", err
 		}
 	}
 	if isDone && job == rewrap {
-		if isDone, err = o.function.key.isCurrent(ctx, o.header); err != nil {
+		if isDone, err = o.function.isCurrent(ctx, o.header); err != nil {
 			return "", err
 		}
 	}

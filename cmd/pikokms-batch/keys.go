@@ -5,9 +5,11 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/aws/aws-sdk-go-v2/aws/arn"
 
+	"piko.sh/pikokms/cmd/pikokms/keyservices"
 	"piko.sh/pikokms/header"
 	"piko.sh/pikokms/message"
 	"piko.sh/pikokms/provider"
@@ -18,27 +20,30 @@ import (
 
 // key is a KEY of the configuration.
 type key struct {
-	url         string // without its secrets
-	provider    provider.EncryptionProvider
-	name        string   // of encrypted data keys that are under it, as message.KeyName has it
-	providerIDs []string // which those may have
-}
+	url      string // without its secrets
+	name     string // as reports have it
+	provider provider.EncryptionProvider
 
-// services are the key services of KEYs.
-var services = keyurl.Services{awskms.KeyService, branchkey.KeyService}
+	// What encrypted data keys under it state: a name, as message.KeyName has it, and a provider ID.
+	// There are no provider IDs if the URL does not say so, until a data key was wrapped to learn both.
+	mu          sync.Mutex
+	stated      string
+	providerIDs []string
+}
 
 // openKey opens a KEY, and asks no key service. Services are asked up to attempts times; 0 means
 // the default.
 func openKey(ctx context.Context, text string, attempts int) (*key, error) {
-	parsed, err := services.Parse(text)
+	parsed, err := keyservices.All().Parse(text)
 	if err != nil {
 		return nil, err
 	}
-	k := &key{url: parsed.String()}
-	if parsed.Service.Scheme == branchkey.KeyService.Scheme {
-		err = k.nameBranchKey(parsed)
-	} else {
+	k := &key{url: parsed.String(), name: parsed.String()}
+	switch parsed.Service.Scheme {
+	case awskms.KeyService.Scheme:
 		err = k.nameKMSKey(parsed)
+	case branchkey.KeyService.Scheme:
+		err = k.nameBranchKey(parsed)
 	}
 	if err != nil {
 		return nil, err
@@ -47,7 +52,11 @@ func openKey(ctx context.Context, text string, attempts int) (*key, error) {
 	if err != nil {
 		return nil, err
 	}
-	k.provider = keyring.(provider.EncryptionProvider)
+	p, ok := keyring.(provider.EncryptionProvider)
+	if !ok {
+		return nil, fmt.Errorf("%w: %s only decrypts", provider.ErrKeyUsage, parsed)
+	}
+	k.provider = p
 	return k, nil
 }
 
@@ -61,7 +70,7 @@ func (k *key) nameKMSKey(parsed *keyurl.Key) error {
 	if a, err := arn.Parse(c.KeyID); err != nil || !strings.HasPrefix(a.Resource, "key/") {
 		return fmt.Errorf("%w: %q does not name the key by its ARN; write awskms:///arn:aws:kms:REGION:ACCOUNT:key/ID", provider.ErrInvalidKey, parsed)
 	}
-	k.name, k.providerIDs = c.KeyID, []string{"aws-kms", "aws-kms-rsa"}
+	k.name, k.stated, k.providerIDs = c.KeyID, c.KeyID, []string{"aws-kms", "aws-kms-rsa"}
 	return nil
 }
 
@@ -74,25 +83,53 @@ func (k *key) nameBranchKey(parsed *keyurl.Key) error {
 	if parsed.Local || parsed.Pair != "" || c.BranchKeyID == "" {
 		return fmt.Errorf("%w: %q does not name one branch key of a table; write branchkey://TABLE/ID?key=ARN", provider.ErrInvalidKey, parsed)
 	}
-	k.name, k.providerIDs = c.BranchKeyID, []string{branchkey.ProviderID}
+	k.name, k.stated, k.providerIDs = c.BranchKeyID, c.BranchKeyID, []string{branchkey.ProviderID}
 	return nil
 }
 
-// isUnder reports whether a message states that it is as a host writes it today, under this key
-// alone. That is not authenticated. A message under an EC key names public keys, so AWS KMS is
-// asked once for this key's.
-func (k *key) isUnder(ctx context.Context, h *header.Header) (bool, error) {
-	if h.Suite != header.AES256GCMHKDFSHA512CommitKey || len(h.EncryptedDataKeys) != 1 {
-		return false, nil
+// wrapped reports whether an encrypted data key states that it is under this key. That is not
+// authenticated.
+func (k *key) wrapped(ctx context.Context, encrypted header.EncryptedDataKey) (bool, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if len(k.providerIDs) == 0 {
+		dataKey, err := k.provider.GenerateDataKey(ctx, nil)
+		if err != nil {
+			return false, err
+		}
+		k.stated, k.providerIDs = message.KeyName(dataKey.EncryptedKey), []string{dataKey.EncryptedKey.ProviderID}
+		if err := dataKey.Close(); err != nil {
+			return false, err
+		}
 	}
-	wrapped := h.EncryptedDataKeys[0]
-	if wrapped.ProviderID == "raw-ecdh" || wrapped.ProviderID == "aws-kms-ecdh" {
-		return k.isCurrent(ctx, h)
-	}
-	return slices.Contains(k.providerIDs, wrapped.ProviderID) && message.KeyName(wrapped) == k.name, nil
+	return slices.Contains(k.providerIDs, encrypted.ProviderID) && message.KeyName(encrypted) == k.stated, nil
 }
 
-// isCurrent reports whether a message that is under this key is under its newest version.
-func (k *key) isCurrent(ctx context.Context, h *header.Header) (bool, error) {
-	return (&message.Encrypter{Keyring: k.provider}).IsCurrent(ctx, h, nil)
+// isUnder reports whether a message states that it is as a host writes it today, under the keys and
+// no others. That is not authenticated. A message under an EC key names public keys, so AWS KMS is
+// asked once for this key's.
+func (f *function) isUnder(ctx context.Context, h *header.Header) (bool, error) {
+	if h.Suite != header.AES256GCMHKDFSHA512CommitKey || len(h.EncryptedDataKeys) != 1+len(f.recovery) {
+		return false, nil
+	}
+	for i, k := range append([]*key{f.key}, f.recovery...) {
+		encrypted := h.EncryptedDataKeys[i]
+		is, err := k.wrapped(ctx, encrypted)
+		if encrypted.ProviderID == "aws-kms-ecdh" || encrypted.ProviderID == "raw-ecdh" {
+			alone := *h
+			alone.EncryptedDataKeys = h.EncryptedDataKeys[i : i+1]
+			is, err = (&message.Encrypter{Keyring: k.provider}).IsCurrent(ctx, &alone, nil)
+		}
+		if err != nil || !is {
+			return false, err
+		}
+	}
+	return true, nil
+}
+
+// isCurrent reports whether a message that is under the key is under its newest version.
+func (f *function) isCurrent(ctx context.Context, h *header.Header) (bool, error) {
+	alone := *h
+	alone.EncryptedDataKeys = h.EncryptedDataKeys[:1]
+	return (&message.Encrypter{Keyring: f.key.provider}).IsCurrent(ctx, &alone, nil)
 }

@@ -6,6 +6,9 @@
 //
 //	PIKOKMS_JOB               encrypt, rewrap or verify; a job's user argument "job" goes before it
 //	PIKOKMS_KEY               the KEY that objects are to be under
+//	PIKOKMS_RECOVERY_KEYS     KEYs that objects are to be under as well, separated by spaces. Public
+//	                          keys suffice, such as local:recovery.key.pub, a file that was put into
+//	                          the function's zip.
 //	PIKOKMS_OLD_KEYS          KEYs that they may be under until now, separated by spaces
 //	PIKOKMS_BIND_OBJECT_NAMES the name of the bucket that the hosts of the objects state, if they
 //	                          bind objects to their names
@@ -20,9 +23,9 @@
 //	PIKOKMS_MB_PER_SECOND     how fast objects are taken to be read and written, in 10⁶ bytes
 //	PIKOKMS_REQUESTER_PAYS    true pays for the requests to buckets where the requester does
 //
-// A KEY is awskms:///ARN, with the parameters of awskms.ParseURL, or branchkey://TABLE/ID?key=ARN,
-// with those of branchkey.ParseURL. AWS_MAX_ATTEMPTS and the other variables of the AWS SDK work as
-// everywhere.
+// A KEY is one that the command takes. A key of AWS KMS is named by its ARN, as awskms:///ARN, and a
+// branch key is one of a table, as branchkey://TABLE/ID?key=ARN. AWS_MAX_ATTEMPTS and the other
+// variables of the AWS SDK work as everywhere.
 package main
 
 import (

@@ -16,6 +16,7 @@ import (
 	smithyhttp "github.com/aws/smithy-go/transport/http"
 
 	"piko.sh/pikokms"
+	"piko.sh/pikokms/message"
 	"piko.sh/pikokms/provider/awskms"
 	"piko.sh/pikokms/s3ec"
 	"piko.sh/pikokms/s3storage"
@@ -42,6 +43,7 @@ const jobArgument = "job"
 type function struct {
 	job           string // of requests that do not say it
 	key           *key   // that objects are to be under
+	recovery      []*key // that objects are to be under as well
 	old           []*key // that objects may be under until now
 	bound         string // the bucket's name in the encryption context; empty if objects are not bound to names
 	bindUnbound   bool   // whether objects that are bound to no name may become so
@@ -118,12 +120,13 @@ func (f *function) configure(ctx context.Context, environment func(string) strin
 		client.Memory = s3ec.NewMemory(megabytes << 20 / 2)
 	}
 	f.options = append(f.options, pikokms.AllowS3EncryptionClient(client))
+	var calls service.Config
 	if text := environment("PIKOKMS_DATA_KEY_CACHE"); text != "" {
 		age, err := time.ParseDuration(text)
 		if err != nil || age <= 0 {
 			refuse("PIKOKMS_DATA_KEY_CACHE", "a duration, such as 5m")
 		}
-		f.options = append(f.options, pikokms.WithDataKeyCache(service.CacheLimits{MaxAge: age}))
+		calls.Cache = &service.CacheLimits{MaxAge: age}
 	}
 	if text := environment("PIKOKMS_MB_PER_SECOND"); text != "" {
 		rate, err := strconv.ParseFloat(text, 64)
@@ -140,33 +143,42 @@ func (f *function) configure(ctx context.Context, environment func(string) strin
 			refuse("PIKOKMS_JOB", jobs)
 		}
 	}
-	failures = append(failures, f.openKeys(ctx, environment, loaded.RetryMaxAttempts))
+	failures = append(failures, f.openKeys(ctx, environment, loaded.RetryMaxAttempts, calls))
 	return errors.Join(failures...)
 }
 
 // openKeys opens the KEYs.
-func (f *function) openKeys(ctx context.Context, environment func(string) string, attempts int) error {
+func (f *function) openKeys(ctx context.Context, environment func(string) string, attempts int, calls service.Config) error {
 	var failures []error
-	open := func(variable, text string) *key {
-		k, err := openKey(ctx, text, attempts)
-		if err != nil {
-			failures = append(failures, fmt.Errorf("%s: %w", variable, err))
-			return nil
+	var e message.Encrypter
+	var d message.Decrypter
+	open := func(variable string) (keys []*key, services []*service.Service) {
+		for _, text := range strings.Fields(environment(variable)) {
+			k, err := openKey(ctx, text, attempts)
+			if err != nil {
+				failures = append(failures, fmt.Errorf("%s: %w", variable, err))
+				continue
+			}
+			keys, services = append(keys, k), append(services, service.New(k.provider, calls))
 		}
-		f.options = append(f.options, pikokms.WithCryptoProvider(k.name, k.provider))
-		return k
+		return keys, services
 	}
-	switch given := strings.Fields(environment("PIKOKMS_KEY")); len(given) {
-	case 1:
-		if f.key = open("PIKOKMS_KEY", given[0]); f.key != nil {
-			f.options = append(f.options, pikokms.WithDefaultCryptoProvider(f.key.name))
-		}
-	default:
-		failures = append(failures, fmt.Errorf("PIKOKMS_KEY names %d KEYs, and objects are put under one", len(given)))
+	if n := len(strings.Fields(environment("PIKOKMS_KEY"))); n != 1 {
+		failures = append(failures, fmt.Errorf("PIKOKMS_KEY names %d KEYs, and objects are put under one; PIKOKMS_RECOVERY_KEYS names further ones", n))
+	} else if keys, services := open("PIKOKMS_KEY"); len(keys) == 1 {
+		f.key, e.Keyring = keys[0], services[0]
+		d.Keyrings = append(d.Keyrings, services[0])
 	}
-	for _, text := range strings.Fields(environment("PIKOKMS_OLD_KEYS")) {
-		f.old = append(f.old, open("PIKOKMS_OLD_KEYS", text))
+	var services []*service.Service
+	f.recovery, services = open("PIKOKMS_RECOVERY_KEYS")
+	for _, s := range services { // that decrypt nothing here
+		e.Recipients = append(e.Recipients, s)
 	}
+	f.old, services = open("PIKOKMS_OLD_KEYS")
+	for _, s := range services {
+		d.Keyrings = append(d.Keyrings, s)
+	}
+	f.options = append(f.options, pikokms.WithMessages(e, d))
 	return errors.Join(failures...)
 }
 

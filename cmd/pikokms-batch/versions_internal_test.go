@@ -37,7 +37,7 @@ func TestOlderVersion(t *testing.T) {
 		p, err := branchkey.NewProvider(ctx, branchkey.Config{Store: store, BranchKeyID: id, TTL: time.Hour})
 		require.NoError(t, err)
 		t.Cleanup(func() { require.NoError(t, p.Close()) })
-		return &key{provider: p, name: id, providerIDs: []string{branchkey.ProviderID}}
+		return &key{provider: p, name: id, stated: id, providerIDs: []string{branchkey.ProviderID}}
 	}
 	made := func(k *key) *header.Header {
 		sealed, err := (&message.Encrypter{Keyring: k.provider}).Encrypt(ctx, nil, map[string]string{provider.PairUse: provider.UseObject})

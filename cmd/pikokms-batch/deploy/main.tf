@@ -119,6 +119,7 @@ resource "aws_lambda_function" "this" {
     variables = {
       PIKOKMS_JOB                             = var.job
       PIKOKMS_KEY                             = "awskms:///${var.key_arn}"
+      PIKOKMS_RECOVERY_KEYS                   = var.recovery_keys
       PIKOKMS_OLD_KEYS                        = var.old_key_arn == "" ? "" : "awskms:///${var.old_key_arn}"
       PIKOKMS_BIND_OBJECT_NAMES               = var.bind_object_names
       PIKOKMS_BIND_UNBOUND                    = tostring(var.bind_unbound)

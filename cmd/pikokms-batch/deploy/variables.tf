@@ -37,6 +37,12 @@ variable "key_arn" {
   type        = string
 }
 
+variable "recovery_keys" {
+  description = "KEYs that objects are to be under as well, separated by spaces, such as local:recovery.key.pub for a public key in the zip file."
+  type        = string
+  default     = ""
+}
+
 variable "old_key_arn" {
   description = "The ARN of the KMS key that objects may be under until now, for the job rewrap."
   type        = string

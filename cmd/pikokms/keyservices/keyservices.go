@@ -1,5 +1,5 @@
-// Package keyservices lists the key services whose keys the command and the gateway take. It is in
-// the command's module, which requires the clients of all clouds.
+// Package keyservices lists the key services whose keys the programs take. It is in the command's
+// module, which requires the clients of all clouds.
 package keyservices
 
 import (
