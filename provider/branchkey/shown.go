@@ -24,3 +24,12 @@ func (c DynamoDBConfig) Format(f fmt.State, verb rune) {
 
 // MarshalJSON implements json.Marshaler. It shows no secret.
 func (c DynamoDBConfig) MarshalJSON() ([]byte, error) { return json.Marshal(c.shown()) }
+
+// shownURLConfig, whose fields conceal what is secret in them, is a URLConfig as prints show it.
+type shownURLConfig URLConfig
+
+// Format implements fmt.Formatter. It shows no secret, not even for a verb that package fmt finds
+// wrong, for which it does not call the methods of fields.
+func (c URLConfig) Format(f fmt.State, verb rune) {
+	_, _ = fmt.Fprintf(f, fmt.FormatString(f, verb), shownURLConfig(c))
+}
