@@ -25,7 +25,7 @@ type key struct {
 	provider provider.EncryptionProvider
 
 	// What encrypted data keys under it state: a name, as message.KeyName has it, and a provider ID.
-	// There are no provider IDs if the URL does not say so, until a data key was wrapped to learn both.
+	// Where the URL does not say so, both are empty until a data key was wrapped to learn them.
 	mu          sync.Mutex
 	stated      string
 	providerIDs []string
