@@ -283,8 +283,8 @@ func (o *object) judge(ctx context.Context, job string, t task) (done string, er
 	case superseded:
 		return "", fmt.Errorf("version %s of the manifest is not the current one any more; it and version %s were left as they are", t.version, o.ID)
 	case o.client != nil:
-	case job == rewrap && o.header == nil && !o.pikoV2:
-		return "", fmt.Errorf("%w: it does not begin as an AWS Encryption SDK message; the job %s encrypts it", pikokms.ErrPlaintext, encrypt)
+	case job == rewrap && o.isPlain():
+		return "", errPlain
 	case job == encrypt && o.pikoV2:
 		return "", fmt.Errorf("it begins as a stream that Piko wrote before pikokms; the job %s moves it, with PIKOKMS_ALLOW_PIKO_V2", rewrap)
 	case job == encrypt && isObject:
@@ -294,6 +294,12 @@ func (o *object) judge(ctx context.Context, job string, t task) (done string, er
 	}
 	return "", nil
 }
+
+// errPlain is the error of an object that is not encrypted, and that is to be rewrapped or verified.
+var errPlain = fmt.Errorf("%w: it does not begin as an AWS Encryption SDK message; the job %s encrypts it", pikokms.ErrPlaintext, encrypt)
+
+// isPlain reports whether the object does not begin as an encrypted one, of whichever kind.
+func (o *object) isPlain() bool { return o.header == nil && !o.pikoV2 && o.client == nil }
 
 // work does a job on the object.
 func (o *object) work(ctx context.Context, job string) (done string, err error) {
@@ -362,6 +368,9 @@ var pastOf = map[string]string{encrypt: "encrypted", rewrap: "rewrapped"}
 
 // verify reads the object to its end.
 func (o *object) verify(ctx context.Context) (done string, err error) {
+	if o.isPlain() {
+		return "", errPlain
+	}
 	content, _, err := o.bucket.host.DecryptObject(ctx, o.Key, known{o.start, o.client}, o.Size, nil)
 	if isUnbound(err) {
 		err = fmt.Errorf("if it is bound to no name, the job %s binds it, with %s: %w", rewrap, bindUnbound, err)
