@@ -45,8 +45,6 @@ const (
 	firstFetch = 128 << 10 // bytes; two frames, and some more
 	lastFetch  = 16 << 20  // bytes; longer fetches save no more time
 
-	worthReading = 256 << 10 // bytes that take less time than another connection
-
 	// maxBroken is how many fetches in a row may break off before a read fails. A fetch that
 	// returned some bytes restarts the count.
 	maxBroken = 3
@@ -216,17 +214,13 @@ func (s *ranged) read(p []byte) (int, error) {
 	return n, err
 }
 
-// drop ends a fetch, if there is one. It reads what little is left, since an HTTP client closes a
-// connection whose answer was not read to its end.
+// drop ends a fetch, if there is one.
 func drop(stream **ranged) error {
 	s := *stream
 	if s == nil {
 		return nil
 	}
 	*stream = nil
-	if left := s.end - s.pos; left <= worthReading {
-		_, _ = io.CopyN(io.Discard, &s.source, left) // if it fails, the connection is closed
-	}
 	return s.body.Close()
 }
 
