@@ -32,6 +32,7 @@ func TestDeployment(t *testing.T) {
 	actions := all(template, action)
 	require.Equal(t, actions, all(terraform, action))
 	for _, needed := range []string{
+		"kms:Decrypt", "kms:Encrypt", "kms:GenerateDataKey",
 		"s3:GetBucketObjectLockConfiguration", "s3:GetBucketOwnershipControls", "s3:GetObjectAcl", "s3:GetObjectLegalHold", "s3:GetObjectRetention",
 		"s3:GetObjectVersionTagging", "s3:PutInventoryConfiguration", "s3:PutObjectLegalHold", "s3:PutObjectRetention", "s3:PutObjectTagging",
 	} {

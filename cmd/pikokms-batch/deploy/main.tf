@@ -72,7 +72,7 @@ data "aws_iam_policy_document" "function" {
   }
   statement {
     sid       = "Key"
-    actions   = ["kms:GenerateDataKey", "kms:Decrypt"]
+    actions   = [var.recovery_keys == "" ? "kms:GenerateDataKey" : "kms:Encrypt", "kms:Decrypt"]
     resources = [var.key_arn]
   }
   dynamic "statement" {
