@@ -6,7 +6,6 @@ import (
 
 	"github.com/stretchr/testify/require"
 	sdkmetric "go.opentelemetry.io/otel/sdk/metric"
-	"go.opentelemetry.io/otel/sdk/metric/metricdata"
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	"go.opentelemetry.io/otel/sdk/trace/tracetest"
 
@@ -65,22 +64,6 @@ func TestReportsWithoutABreaker(t *testing.T) {
 	}
 	require.Equal(t, 2*service.Failures+1, calls)
 	require.Len(t, spans.Ended(), 1+calls)
-
-	var collected metricdata.ResourceMetrics
-	require.NoError(t, reader.Collect(t.Context(), &collected))
-	got := make(map[string]int64)
-	for _, m := range collected.ScopeMetrics[0].Metrics {
-		switch data := m.Data.(type) {
-		case metricdata.Sum[int64]:
-			for _, p := range data.DataPoints {
-				got[m.Name+" "+value(p.Attributes, "result")] += p.Value
-			}
-		case metricdata.Histogram[float64]:
-			for _, p := range data.DataPoints {
-				got[m.Name+" "+value(p.Attributes, "outcome")] += int64(p.Count)
-			}
-		}
-	}
 	require.Equal(t, map[string]int64{
 		"pikokms.encrypted ":                  1000,
 		"pikokms.decrypted ":                  3000,
@@ -88,7 +71,7 @@ func TestReportsWithoutABreaker(t *testing.T) {
 		"pikokms.data_key_cache hit":          2,
 		"pikokms.key_service.duration ok":     2,
 		"pikokms.key_service.duration outage": int64(2 * service.Failures),
-	}, got)
+	}, collect(t, reader))
 
 	_, err = service.New(struct{ provider.EncryptionProvider }{key}, service.Config{NoBreaker: true}).UnwrapPikoV2(t.Context(), "")
 	require.ErrorIs(t, err, provider.ErrInvalidProvider)

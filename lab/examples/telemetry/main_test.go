@@ -82,26 +82,7 @@ func TestReports(t *testing.T) {
 	if n := len(spans.Ended()); n != 2+service.Failures+2 {
 		t.Errorf("%d spans", n)
 	}
-	var collected metricdata.ResourceMetrics
-	if err := reader.Collect(t.Context(), &collected); err != nil {
-		t.Fatal(err)
-	}
-	got := make(map[string]int64)
-	for _, m := range collected.ScopeMetrics[0].Metrics {
-		switch data := m.Data.(type) {
-		case metricdata.Sum[int64]:
-			for _, p := range data.DataPoints {
-				got[m.Name+" "+value(p.Attributes, "result")] += p.Value
-			}
-		case metricdata.Histogram[float64]:
-			for _, p := range data.DataPoints {
-				got[m.Name+" "+value(p.Attributes, "outcome")] += int64(p.Count)
-				if first, last := p.Bounds[0], p.Bounds[len(p.Bounds)-1]; first != 0.001 || last != 30 {
-					t.Errorf("the buckets of %s are from %v s to %v s", m.Name, first, last)
-				}
-			}
-		}
-	}
+	got := collect(t, reader)
 	for name, want := range map[string]int64{
 		"pikokms.encrypted ":                   3000,
 		"pikokms.decrypted ":                   3000,
@@ -266,4 +247,30 @@ func TestFailuresTellNoContext(t *testing.T) {
 			}
 		}
 	}
+}
+
+// collect returns what the metrics count, by name and result or outcome.
+func collect(t *testing.T, reader *sdkmetric.ManualReader) map[string]int64 {
+	t.Helper()
+	var collected metricdata.ResourceMetrics
+	if err := reader.Collect(t.Context(), &collected); err != nil {
+		t.Fatal(err)
+	}
+	got := make(map[string]int64)
+	for _, m := range collected.ScopeMetrics[0].Metrics {
+		switch data := m.Data.(type) {
+		case metricdata.Sum[int64]:
+			for _, p := range data.DataPoints {
+				got[m.Name+" "+value(p.Attributes, "result")] += p.Value
+			}
+		case metricdata.Histogram[float64]:
+			for _, p := range data.DataPoints {
+				got[m.Name+" "+value(p.Attributes, "outcome")] += int64(p.Count)
+				if first, last := p.Bounds[0], p.Bounds[len(p.Bounds)-1]; first != 0.001 || last != 30 {
+					t.Errorf("the buckets of %s are from %v s to %v s", m.Name, first, last)
+				}
+			}
+		}
+	}
+	return got
 }
