@@ -54,7 +54,7 @@ func (p *Program) Apply(command *cobra.Command) error {
 	}
 	var failures []error
 	command.Flags().VisitAll(func(f *pflag.Flag) {
-		if f.Changed || f.Name == Flag || f.Name == "help" || f.Name == "version" {
+		if f.Changed || !isSetting(f) {
 			return
 		}
 		name := p.Variable(f.Name)
@@ -71,6 +71,9 @@ func (p *Program) Apply(command *cobra.Command) error {
 	})
 	return errors.Join(failures...)
 }
+
+// isSetting reports whether the environment and the file may set a flag.
+func isSetting(f *pflag.Flag) bool { return f.Name != Flag && f.Name != "help" && f.Name != "version" }
 
 // CheckEnvironment returns an error if a variable has the form of a flag's and no flag has its
 // name: what is misspelled would have no effect, without a word.
@@ -244,7 +247,7 @@ func (c *fileConfig) take(at, wanted *cobra.Command, table map[string]any) error
 func namesAt(at *cobra.Command) (flags map[string]bool, commands map[string]*cobra.Command) {
 	flags, commands = make(map[string]bool), make(map[string]*cobra.Command)
 	add := func(f *pflag.Flag) {
-		if f.Name != Flag && f.Name != "help" && f.Name != "version" {
+		if isSetting(f) {
 			flags[f.Name] = true
 		}
 	}

@@ -214,7 +214,7 @@ func (c *CheckedKey) checkKMS(ctx context.Context, k *keys.Key, pairs map[string
 	if e.usable != nil {
 		c.Problems = append(c.Problems, console.Explain(e.usable))
 	}
-	isARN := arn.IsARN(config.KeyID) && !strings.Contains(config.KeyID, ":alias/")
+	isARN := isKeyARN(config.KeyID)
 	if strings.HasPrefix(c.Spec, "RSA") {
 		needed = rsaActionsOf(needed, config.PublicKeyFile != "")
 	} else if c.Usage == "KEY_AGREEMENT" {
