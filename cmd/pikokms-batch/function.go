@@ -262,7 +262,7 @@ func (o *object) judge(ctx context.Context, job string, t task) (done string, er
 		}
 	}
 	if isDone && job == rewrap {
-		if isDone, err = o.function.isCurrent(ctx, o.header); err != nil {
+		if isDone, err = o.function.key.isCurrent(ctx, o.header, 0); err != nil {
 			return "", err
 		}
 	}
@@ -295,7 +295,7 @@ func (o *object) judge(ctx context.Context, job string, t task) (done string, er
 	return "", nil
 }
 
-// errPlain is the error of an object that is not encrypted, and that is to be rewrapped or verified.
+// errPlain is the error of an object that is to be rewrapped or verified and is not encrypted.
 var errPlain = fmt.Errorf("%w: it does not begin as an AWS Encryption SDK message; the job %s encrypts it", pikokms.ErrPlaintext, encrypt)
 
 // isPlain reports whether the object does not begin as an encrypted one, of whichever kind.

@@ -87,9 +87,14 @@ func (k *key) nameBranchKey(parsed *keyurl.Key) error {
 	return nil
 }
 
-// wrapped reports whether an encrypted data key states that it is under this key. That is not
-// authenticated.
-func (k *key) wrapped(ctx context.Context, encrypted header.EncryptedDataKey) (bool, error) {
+// wrapped reports whether the encrypted data key with this index states that it is under this key.
+// That is not authenticated. Under an EC key it states public keys, so AWS KMS is asked once for
+// this key's.
+func (k *key) wrapped(ctx context.Context, h *header.Header, index int) (bool, error) {
+	encrypted := h.EncryptedDataKeys[index]
+	if encrypted.ProviderID == "aws-kms-ecdh" || encrypted.ProviderID == "raw-ecdh" {
+		return k.isCurrent(ctx, h, index)
+	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if len(k.providerIDs) == 0 {
@@ -105,31 +110,24 @@ func (k *key) wrapped(ctx context.Context, encrypted header.EncryptedDataKey) (b
 	return slices.Contains(k.providerIDs, encrypted.ProviderID) && message.KeyName(encrypted) == k.stated, nil
 }
 
+// isCurrent reports whether the encrypted data key with this index is under this key, in its newest
+// version.
+func (k *key) isCurrent(ctx context.Context, h *header.Header, index int) (bool, error) {
+	alone := *h
+	alone.EncryptedDataKeys = h.EncryptedDataKeys[index : index+1]
+	return (&message.Encrypter{Keyring: k.provider}).IsCurrent(ctx, &alone, nil)
+}
+
 // isUnder reports whether a message states that it is as a host writes it today, under the keys and
-// no others. That is not authenticated. A message under an EC key names public keys, so AWS KMS is
-// asked once for this key's.
+// no others. That is not authenticated.
 func (f *function) isUnder(ctx context.Context, h *header.Header) (bool, error) {
 	if h.Suite != header.AES256GCMHKDFSHA512CommitKey || len(h.EncryptedDataKeys) != 1+len(f.recovery) {
 		return false, nil
 	}
 	for i, k := range append([]*key{f.key}, f.recovery...) {
-		encrypted := h.EncryptedDataKeys[i]
-		is, err := k.wrapped(ctx, encrypted)
-		if encrypted.ProviderID == "aws-kms-ecdh" || encrypted.ProviderID == "raw-ecdh" {
-			alone := *h
-			alone.EncryptedDataKeys = h.EncryptedDataKeys[i : i+1]
-			is, err = (&message.Encrypter{Keyring: k.provider}).IsCurrent(ctx, &alone, nil)
-		}
-		if err != nil || !is {
+		if is, err := k.wrapped(ctx, h, i); err != nil || !is {
 			return false, err
 		}
 	}
 	return true, nil
-}
-
-// isCurrent reports whether a message that is under the key is under its newest version.
-func (f *function) isCurrent(ctx context.Context, h *header.Header) (bool, error) {
-	alone := *h
-	alone.EncryptedDataKeys = h.EncryptedDataKeys[:1]
-	return (&message.Encrypter{Keyring: f.key.provider}).IsCurrent(ctx, &alone, nil)
 }
