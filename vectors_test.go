@@ -51,7 +51,7 @@ func vectorPlaintext(size int) []byte {
 	return b
 }
 
-func vectorProvider(t *testing.T, v vector) *local.Provider {
+func vectorProvider(t *testing.T, v vector) provider.Provider {
 	t.Helper()
 	text, err := os.ReadFile(filepath.Join(vectorFolder, v.Key))
 	require.NoError(t, err)

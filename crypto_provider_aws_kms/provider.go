@@ -17,6 +17,7 @@ package crypto_provider_aws_kms
 import (
 	"context"
 	"encoding/base64"
+	"errors"
 	"io"
 	"maps"
 	"sync"
@@ -65,11 +66,11 @@ func NewProvider(ctx context.Context, c Config) (crypto.EncryptionProvider, erro
 	}
 	guarded := service.New(kms, service.Config{Telemetry: c.telemetry()})
 	adapter := dropin.Adapter{
-		Service: guarded, Describe: kms.GetKeyInfo,
-		Under: func(keyID string) provider.EncryptionProvider { return kms.Under(keyID) },
-		Names: names, OwnKeyID: crypto.DefaultServiceConfig().ActiveKeyID, AllowPikoV2: c.AllowPikoV2,
+		Provider: kms, Service: guarded, Names: names,
+		OwnKeyID: crypto.DefaultServiceConfig().ActiveKeyID, AllowPikoV2: c.AllowPikoV2,
 	}
-	return &cryptoProvider{adapter, sync.OnceValue(guarded.Close)}, nil
+	closing := func() error { return errors.Join(guarded.Close(), kms.Close()) }
+	return &cryptoProvider{adapter, sync.OnceValue(closing)}, nil
 }
 
 // Unwrap returns the pikokms provider within, for packages of pikokms that take one.

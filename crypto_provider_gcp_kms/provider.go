@@ -68,9 +68,8 @@ func NewProvider(ctx context.Context, c Config, options ...option.ClientOption) 
 	guarded := service.New(kms, service.Config{})
 	closing := func() error { return errors.Join(guarded.Close(), kms.Close()) }
 	adapter := dropin.Adapter{
-		Service: guarded, Describe: kms.GetKeyInfo,
-		Under: func(keyID string) provider.EncryptionProvider { return kms.Under(keyID) },
-		Names: names, OwnKeyID: crypto.DefaultServiceConfig().ActiveKeyID, AllowPikoV2: c.AllowPikoV2,
+		Provider: kms, Service: guarded, Names: names,
+		OwnKeyID: crypto.DefaultServiceConfig().ActiveKeyID, AllowPikoV2: c.AllowPikoV2,
 	}
 	return &cryptoProvider{adapter, sync.OnceValue(closing)}, nil
 }

@@ -82,7 +82,6 @@ type Config struct {
 
 // cryptoProvider implements crypto.EncryptionProvider.
 type cryptoProvider struct {
-	local   *local.Provider
 	adapter dropin.Adapter
 	old     envelope.Decrypter // of what Piko's own provider encrypted
 	close   func() error
@@ -106,9 +105,8 @@ func NewProvider(config Config) (crypto.EncryptionProvider, error) {
 	}
 	guarded := service.New(key, service.Config{})
 	return &cryptoProvider{
-		local: key,
 		adapter: dropin.Adapter{
-			Service: guarded, Describe: key.GetKeyInfo, Names: names,
+			Provider: key, Service: guarded, Names: names,
 			OwnKeyID: crypto.DefaultServiceConfig().ActiveKeyID, AllowPikoV2: config.AllowPikoV2,
 		},
 		old:   envelope.Decrypter{Providers: []provider.EncryptionProvider{key}, AllowPikoV2: config.AllowPikoV2},
@@ -117,13 +115,15 @@ func NewProvider(config Config) (crypto.EncryptionProvider, error) {
 }
 
 // Unwrap returns the pikokms provider within, for packages of pikokms that take one.
-func (p *cryptoProvider) Unwrap() provider.EncryptionProvider { return p.local }
+func (p *cryptoProvider) Unwrap() provider.EncryptionProvider { return p.adapter.Provider }
 
 // Close zeroes the key. The provider can't be used afterwards. Piko calls it when it shuts down.
 func (p *cryptoProvider) Close() error { return p.close() }
 
 // Type implements crypto.EncryptionProvider.
-func (p *cryptoProvider) Type() crypto.ProviderType { return crypto.ProviderType(p.local.Type()) }
+func (p *cryptoProvider) Type() crypto.ProviderType {
+	return crypto.ProviderType(p.adapter.Provider.Type())
+}
 
 // Encrypt implements crypto.EncryptionProvider.
 func (p *cryptoProvider) Encrypt(ctx context.Context, request *crypto.EncryptRequest) (*crypto.EncryptResponse, error) {
@@ -155,7 +155,7 @@ func (p *cryptoProvider) decryptOld(ctx context.Context, request *crypto.Decrypt
 	if len(sealed) < IVSize+header.TagSize {
 		return "", names.Translate(fmt.Errorf("%w: %d bytes", ErrCiphertextTooShort, len(sealed)))
 	}
-	text, err := envelope.New(p.local.KeyID(), p.local.Type(), request.Ciphertext)
+	text, err := envelope.New(p.adapter.Provider.KeyID(), p.adapter.Provider.Type(), request.Ciphertext)
 	if err != nil {
 		return "", names.Translate(err)
 	}
@@ -168,7 +168,7 @@ func (p *cryptoProvider) decryptOld(ctx context.Context, request *crypto.Decrypt
 func (p *cryptoProvider) GenerateDataKey(ctx context.Context, request *crypto.GenerateDataKeyRequest) (*crypto.DataKey, error) {
 	var key *crypto.DataKey
 	err := p.adapter.GenerateDataKey(ctx, request.KeyID, request.KeySpec, func(made *provider.DataKey, plain []byte) error {
-		wrapped, err := envelope.Seal(ctx, p.local, base64.StdEncoding.EncodeToString(plain), nil)
+		wrapped, err := envelope.Seal(ctx, p.adapter.Provider, base64.StdEncoding.EncodeToString(plain), nil)
 		if err != nil {
 			return err
 		}

@@ -49,7 +49,7 @@ func localKey() []byte {
 	return key
 }
 
-func newLocal(t testing.TB, key []byte) *local.Provider {
+func newLocal(t testing.TB, key []byte) provider.Provider {
 	t.Helper()
 	p, err := local.NewProvider(local.Config{Key: key})
 	require.NoError(t, err)

@@ -58,7 +58,7 @@ func as(account, region string) func(*kms.Options) {
 }
 
 // later makes a provider that asks KMS nothing yet.
-func later(t testing.TB, server *kmstest.Server, keyID string, changes ...func(*awskms.Config)) *awskms.Provider {
+func later(t testing.TB, server *kmstest.Server, keyID string, changes ...func(*awskms.Config)) provider.Provider {
 	t.Helper()
 	c := awskms.Config{KeyID: keyID, Client: newClient(t, server.URL, 1), CheckLater: true}
 	for _, change := range changes {
@@ -132,8 +132,8 @@ func TestReEncrypt(t *testing.T) {
 	require.Equal(t, "secret", string(got))
 
 	for name, c := range map[string]struct {
-		to    *awskms.Provider
-		from  *awskms.Provider
+		to    provider.Provider
+		from  provider.Provider
 		blob  []byte
 		pairs map[string]string
 		want  error

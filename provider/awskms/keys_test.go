@@ -18,7 +18,7 @@ import (
 	"piko.sh/pikokms/provider/awskms"
 )
 
-func open(t *testing.T, server *kmstest.Server, keyID string, trusted ...string) *awskms.Provider {
+func open(t *testing.T, server *kmstest.Server, keyID string, trusted ...string) provider.Provider {
 	t.Helper()
 	p, err := awskms.NewProvider(t.Context(), awskms.Config{KeyID: keyID, Client: newClient(t, server.URL, 1), TrustedKeys: trusted})
 	require.NoError(t, err)

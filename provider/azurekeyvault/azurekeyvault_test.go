@@ -44,7 +44,7 @@ func secure(server *azurekeyvaulttest.Server, key string) azurekeyvault.Config {
 	}
 }
 
-func open(t testing.TB, c azurekeyvault.Config) *azurekeyvault.Provider {
+func open(t testing.TB, c azurekeyvault.Config) provider.Provider {
 	t.Helper()
 	p, err := azurekeyvault.NewProvider(t.Context(), c)
 	require.NoError(t, err)
@@ -205,12 +205,12 @@ func TestVersions(t *testing.T) {
 			c.Version = strings.ToUpper(first)
 			named := open(t, c)
 			require.Equal(t, first, message.KeyVersion(wrappedOf(t, seal(t, named, nil))))
-			for _, p := range []*azurekeyvault.Provider{p, renewed, named} {
+			for _, p := range []provider.Provider{p, renewed, named} {
 				require.NoError(t, unseal(t, p, old))
 				require.NoError(t, unseal(t, p, current))
 			}
 			for _, c := range []struct {
-				p            *azurekeyvault.Provider
+				p            provider.Provider
 				old, current bool
 			}{{renewed, false, true}, {named, true, false}} {
 				for sealed, want := range map[string]bool{string(old): c.old, string(current): c.current} {

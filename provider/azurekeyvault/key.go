@@ -38,7 +38,7 @@ type described struct {
 
 // current returns the version under which to encrypt: the one that is configured, or the key's
 // current one. It asks the vault at most once an hour, and again when the version has expired.
-func (p *Provider) current(ctx context.Context) (*keyVersion, error) {
+func (p *keyring) current(ctx context.Context) (*keyVersion, error) {
 	p.mu.Lock()
 	cached := p.described
 	if cached == nil || time.Since(cached.at) >= describedFor || cached.expired() {
@@ -59,7 +59,7 @@ func (d *described) expired() bool {
 }
 
 // describe asks the vault about a version of the key, or about the current one.
-func (p *Provider) describe(ctx context.Context, version string) (*keyVersion, error) {
+func (p *keyring) describe(ctx context.Context, version string) (*keyVersion, error) {
 	answer, err := ask(ctx, p, getKey, new(exchange), func(ctx context.Context) (azkeys.GetKeyResponse, error) {
 		return p.client.GetKey(ctx, p.key, version, nil)
 	})
@@ -89,7 +89,7 @@ func isAES(kty azkeys.KeyType) bool {
 
 // versionOf returns the version of the key that an answer is about. If one was asked for, it is
 // that one.
-func (p *Provider) versionOf(kid *azkeys.ID, asked string) (string, error) {
+func (p *keyring) versionOf(kid *azkeys.ID, asked string) (string, error) {
 	if kid == nil {
 		return "", errNoVault
 	}

@@ -40,14 +40,14 @@ const localARN = "arn:pikokms:kms:local:000000000000:key/"
 // LocalKMS wraps the keys of a table under local AES keys, without AWS KMS. It is for development
 // and tests. An item names its key by the local provider's name.
 type LocalKMS struct {
-	keys  map[string]*local.Provider // by ARN
+	keys  map[string]provider.Provider // by ARN
 	first string
 }
 
 // NewLocalKMS makes a LocalKMS on AES keys. The first wraps new keys. All unwrap, so each needs
 // another name. The error holds provider.ErrInvalidKey.
 func NewLocalKMS(first local.Config, others ...local.Config) (_ *LocalKMS, err error) {
-	k := &LocalKMS{keys: make(map[string]*local.Provider)}
+	k := &LocalKMS{keys: make(map[string]provider.Provider)}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, k.Close())

@@ -22,7 +22,7 @@ const (
 	defaultTimeout    = 10 * time.Second
 )
 
-// Config configures a Provider: the key, and the way to Cloud KMS. The fields up to MaxRetries are
+// Config configures a provider: the key, and the way to Cloud KMS. The fields up to MaxRetries are
 // those of Piko's own provider.
 //
 // Credentials are Application Default Credentials: those that the environment variable

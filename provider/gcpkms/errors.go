@@ -22,7 +22,7 @@ var permissions = map[string]string{
 }
 
 // fail returns the error of an operation under a key.
-func (p *Provider) fail(ctx context.Context, operation, key string, err error) error {
+func (p *keyring) fail(ctx context.Context, operation, key string, err error) error {
 	failure := provider.Failure(operation, provider.TypeGCPKMS, key, err)
 	failure.Err = judge(ctx, operation, key, failure.Err)
 	if errors.Is(failure.Err, provider.ErrProviderUnavailable) && !strings.Contains(failure.Err.Error(), p.address) {

@@ -39,7 +39,7 @@ func config(server *gcpkmstest.Server, key string) gcpkms.Config {
 	}
 }
 
-func open(t *testing.T, c gcpkms.Config) *gcpkms.Provider {
+func open(t *testing.T, c gcpkms.Config) provider.Provider {
 	t.Helper()
 	p, err := gcpkms.NewProvider(t.Context(), c)
 	require.NoError(t, err)
@@ -92,7 +92,7 @@ func TestOnlyTrustedKeysAreAskedAbout(t *testing.T) {
 	own, other := server.CreateKey(gcpkmstest.Key{}), server.CreateKey(gcpkmstest.Key{})
 	sealed, err := (&message.Encrypter{Keyring: open(t, config(server, other))}).Encrypt(t.Context(), []byte("hello"), nil)
 	require.NoError(t, err)
-	decrypt := func(p *gcpkms.Provider) error {
+	decrypt := func(p provider.Provider) error {
 		_, _, err := (&message.Decrypter{Keyrings: []provider.Unwrapper{p}}).Decrypt(t.Context(), sealed, nil)
 		return err
 	}

@@ -117,7 +117,7 @@ func TestChangedECDataKeys(t *testing.T) {
 	race.SkipShort(t)
 	for _, curve := range ecCurves {
 		own, peer := newECPair(curve), newECPair(curve)
-		for _, p := range map[string]*local.Provider{
+		for _, p := range map[string]provider.Provider{
 			"ephemeral": open(t, local.Config{Key: own.both()}),
 			"static":    open(t, local.Config{Key: bytes.Clone(own.private), Peer: peer.public}),
 		} {

@@ -127,7 +127,7 @@ func TestHPKERefuses(t *testing.T) {
 			return made.EncryptedKey
 		}
 		first, second := wrap(), wrap()
-		refuse := func(by *local.Provider, wrapped header.EncryptedDataKey, pairs map[string]string, want error) {
+		refuse := func(by provider.Provider, wrapped header.EncryptedDataKey, pairs map[string]string, want error) {
 			t.Helper()
 			_, err := by.UnwrapDataKey(t.Context(), &provider.UnwrapDataKeyRequest{EncryptedKey: wrapped, Context: pairs, Size: 32})
 			require.ErrorIs(t, err, want)
@@ -233,7 +233,7 @@ func writeVectors(t *testing.T) {
 
 // keeping keeps the data keys that it makes, for vectors.
 type keeping struct {
-	*local.Provider
+	provider.Provider
 	v *hpkeVector
 }
 

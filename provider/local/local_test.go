@@ -18,7 +18,7 @@ import (
 	"piko.sh/pikokms/provider/providertest"
 )
 
-func open(t *testing.T, c local.Config) *local.Provider {
+func open(t *testing.T, c local.Config) provider.Provider {
 	t.Helper()
 	p, err := local.NewProvider(c)
 	require.NoError(t, err)

@@ -13,7 +13,7 @@ import (
 
 // UnwrapPikoV2 implements provider.PikoV2Keyring. Piko's local keys have 32 bytes. For a key of
 // another size the error holds provider.ErrInvalidKey.
-func (p *Provider) UnwrapPikoV2(ctx context.Context, wrapped string) (*provider.SecureBytes, error) {
+func (p *keyring) UnwrapPikoV2(ctx context.Context, wrapped string) (*provider.SecureBytes, error) {
 	key, err := p.unwrapPikoV2(ctx, wrapped)
 	if err != nil {
 		return nil, p.fail("UnwrapPikoV2", err)
@@ -21,7 +21,7 @@ func (p *Provider) UnwrapPikoV2(ctx context.Context, wrapped string) (*provider.
 	return key, nil
 }
 
-func (p *Provider) unwrapPikoV2(ctx context.Context, wrapped string) (key *provider.SecureBytes, err error) {
+func (p *keyring) unwrapPikoV2(ctx context.Context, wrapped string) (key *provider.SecureBytes, err error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
@@ -61,4 +61,4 @@ func (p *Provider) unwrapPikoV2(ctx context.Context, wrapped string) (key *provi
 	return key, err
 }
 
-var _ provider.PikoV2Keyring = (*Provider)(nil)
+var _ provider.PikoV2Keyring = (*keyring)(nil)

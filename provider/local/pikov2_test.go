@@ -51,7 +51,7 @@ func TestUnwrapPikoV2(t *testing.T) {
 	require.NoError(t, closed.Close())
 	for name, s := range map[string]struct {
 		ctx     context.Context
-		p       *local.Provider
+		p       provider.Provider
 		wrapped string
 		want    error
 	}{

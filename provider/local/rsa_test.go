@@ -69,7 +69,7 @@ func TestRSAStreams(t *testing.T) {
 
 		stored, err := (&message.Encrypter{Keyring: uploader}).Encrypt(t.Context(), []byte("write only"), pairs)
 		require.NoError(t, err)
-		for _, p := range []*local.Provider{both, reader} {
+		for _, p := range []provider.Provider{both, reader} {
 			d := message.Decrypter{Keyrings: []provider.Unwrapper{p}}
 			plaintext, _, err := d.Decrypt(t.Context(), stored, pairs)
 			require.NoError(t, err)

@@ -290,7 +290,7 @@ func (c *CheckedKey) checkLocal(ctx context.Context, k *keys.Key, needed []strin
 	if err != nil {
 		return err
 	}
-	p := keyring.(*local.Provider)
+	p := keyring.(provider.Provider)
 	info, err := p.GetKeyInfo(ctx, "")
 	if err != nil {
 		return err
