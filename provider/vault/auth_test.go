@@ -110,7 +110,7 @@ func TestRenewal(t *testing.T) {
 	c := b.createKey("app-data", nil)
 	sealed := seal(t, open(t, c), nil)
 
-	renewed := map[string]*vault.Provider{}
+	renewed := map[string]provider.Provider{}
 	tokens := map[string]string{
 		"token":          b.policy(map[string]any{"ttl": "6s"}, b.forUse("app-data")),
 		"periodic token": b.policy(map[string]any{"period": "6s"}, b.forUse("app-data")),

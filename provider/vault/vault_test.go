@@ -105,7 +105,7 @@ func (b *bao) policy(settings map[string]any, paths map[string]string) string {
 	return b.write("auth/token/create", granted).Auth.ClientToken
 }
 
-func open(t testing.TB, c vault.Config) *vault.Provider {
+func open(t testing.TB, c vault.Config) provider.Provider {
 	t.Helper()
 	p, err := vault.NewProvider(t.Context(), c)
 	require.NoError(t, err)
