@@ -64,11 +64,11 @@ func (f *fake) Type() provider.Type { return provider.TypeAWSKMS }
 
 func (f *fake) EncryptsDirectly() bool { return true }
 
-func (f *fake) EncryptDirectly(_ context.Context, value []byte, _ map[string]string) (*provider.DirectValue, error) {
+func (f *fake) EncryptDirectly(_ context.Context, value []byte, _ map[string]string) ([]byte, string, error) {
 	if f.err != nil {
-		return nil, f.err
+		return nil, "", f.err
 	}
-	return &provider.DirectValue{Ciphertext: bytes.Clone(value), KeyID: "arn:<1>"}, nil
+	return bytes.Clone(value), "arn:<1>", nil
 }
 
 func (f *fake) DecryptDirectly(_ context.Context, ciphertext []byte, stated map[string]string) ([]byte, error) {

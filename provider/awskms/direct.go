@@ -16,19 +16,19 @@ const maxDirectSize = 4096
 
 // EncryptDirectly encrypts a value of up to 4,096 bytes with one call of KMS. Under an
 // RSA or EC key it encrypts none.
-func (p *keyring) EncryptDirectly(ctx context.Context, value []byte, encryptionContext map[string]string) (*provider.DirectValue, error) {
+func (p *keyring) EncryptDirectly(ctx context.Context, value []byte, encryptionContext map[string]string) (ciphertext []byte, keyARN string, err error) {
 	under, err := p.encryptionKey(ctx)
 	if err != nil {
-		return nil, p.fail(ctx, "Encrypt", err)
+		return nil, "", p.fail(ctx, "Encrypt", err)
 	}
 	if under.kind != symmetricKind || len(value) > maxDirectSize {
-		return nil, nil
+		return nil, "", nil
 	}
-	blob, keyARN, err := p.encrypt(ctx, under.arn, value, encryptionContext)
+	ciphertext, keyARN, err = p.encrypt(ctx, under.arn, value, encryptionContext)
 	if err != nil {
-		return nil, fail(ctx, "Encrypt", under.arn, err)
+		return nil, "", fail(ctx, "Encrypt", under.arn, err)
 	}
-	return &provider.DirectValue{Ciphertext: blob, KeyID: keyARN}, nil
+	return ciphertext, keyARN, nil
 }
 
 // DecryptDirectly calls KMS once under a key of Under, or if the provider trusts only its own key.
@@ -57,38 +57,39 @@ func (p *keyring) hasAsymmetricKey() bool {
 }
 
 // ReEncrypt makes one call of KMS ReEncrypt.
-func (p *keyring) ReEncrypt(ctx context.Context, from provider.EncryptionProvider, ciphertext []byte, encryptionContext map[string]string) (*provider.DirectValue, error) {
+func (p *keyring) ReEncrypt(ctx context.Context, from provider.EncryptionProvider, ciphertext []byte, encryptionContext map[string]string) (moved []byte, keyARN string, err error) {
 	if !p.CanReEncrypt(from) {
-		return nil, p.fail(ctx, "ReEncrypt", fmt.Errorf("%w: KMS moves values between symmetric keys in Region %s only", provider.ErrInvalidProvider, p.region()))
+		return nil, "", p.fail(ctx, "ReEncrypt", fmt.Errorf("%w: KMS moves values between symmetric keys in Region %s only", provider.ErrInvalidProvider, p.region()))
 	}
-	moved, err := p.reEncrypt(ctx, from.(*keyring), ciphertext, encryptionContext)
+	moved, keyARN, err = p.reEncrypt(ctx, from.(*keyring), ciphertext, encryptionContext)
 	if err != nil {
-		return nil, p.fail(ctx, "ReEncrypt", err)
+		return nil, "", p.fail(ctx, "ReEncrypt", err)
 	}
-	return moved, nil
+	return moved, keyARN, nil
 }
 
-func (p *keyring) reEncrypt(ctx context.Context, from *keyring, blob []byte, encryptionContext map[string]string) (*provider.DirectValue, error) {
+func (p *keyring) reEncrypt(ctx context.Context, from *keyring, blob []byte, encryptionContext map[string]string) (moved []byte, destination string, err error) {
 	// A key that is configured by its ARN needs no check.
 	if err := from.learn(ctx); err != nil {
-		return nil, err
+		return nil, "", err
 	}
 	if err := p.learn(ctx); err != nil {
-		return nil, err
+		return nil, "", err
 	}
-	source, destination := from.KeyID(), p.KeyID()
+	source := from.KeyID()
+	destination = p.KeyID()
 	out, err := p.client.ReEncrypt(ctx, &kms.ReEncryptInput{
 		SourceKeyId: aws.String(source), SourceEncryptionContext: encryptionContext, CiphertextBlob: blob,
 		DestinationKeyId: aws.String(destination), DestinationEncryptionContext: encryptionContext, GrantTokens: p.grantTokens,
 	})
 	if err != nil {
-		return nil, err
+		return nil, "", err
 	}
 	if got := aws.ToString(out.SourceKeyId); got != source {
-		return nil, fmt.Errorf("%w: KMS was asked about key %q and answered about %q", provider.ErrEncryptionFailed, source, got)
+		return nil, "", fmt.Errorf("%w: KMS was asked about key %q and answered about %q", provider.ErrEncryptionFailed, source, got)
 	}
 	if err := p.answered(destination, aws.ToString(out.KeyId), out.CiphertextBlob); err != nil {
-		return nil, err
+		return nil, "", err
 	}
-	return &provider.DirectValue{Ciphertext: out.CiphertextBlob, KeyID: destination}, nil
+	return out.CiphertextBlob, destination, nil
 }

@@ -17,19 +17,19 @@ const maxDirectSize = 4096
 func (p *keyring) EncryptsDirectly() bool { return true }
 
 // EncryptDirectly encrypts a value of up to 4,096 bytes with one call of Cloud KMS.
-func (p *keyring) EncryptDirectly(ctx context.Context, value []byte, encryptionContext map[string]string) (*provider.DirectValue, error) {
-	under, err := p.named(p.under)
+func (p *keyring) EncryptDirectly(ctx context.Context, value []byte, encryptionContext map[string]string) (ciphertext []byte, under string, err error) {
+	under, err = p.named(p.under)
 	if err != nil {
-		return nil, p.fail(ctx, "Encrypt", p.own, err)
+		return nil, "", p.fail(ctx, "Encrypt", p.own, err)
 	}
 	if len(value) > maxDirectSize {
-		return nil, nil
+		return nil, "", nil
 	}
-	ciphertext, err := p.encrypt(ctx, under, value, encryptionContext)
+	ciphertext, err = p.encrypt(ctx, under, value, encryptionContext)
 	if err != nil {
-		return nil, p.fail(ctx, "Encrypt", under, err)
+		return nil, "", p.fail(ctx, "Encrypt", under, err)
 	}
-	return &provider.DirectValue{Ciphertext: ciphertext, KeyID: under}, nil
+	return ciphertext, under, nil
 }
 
 // DecryptDirectly calls Cloud KMS once under a key of Under, or if the provider trusts only its own

@@ -133,8 +133,8 @@ func (q quoting) UnwrapDataKey(_ context.Context, r *provider.UnwrapDataKeyReque
 
 func (q quoting) EncryptsDirectly() bool { return true }
 
-func (q quoting) EncryptDirectly(_ context.Context, _ []byte, pairs map[string]string) (*provider.DirectValue, error) {
-	return nil, q.fail(pairs)
+func (q quoting) EncryptDirectly(_ context.Context, _ []byte, pairs map[string]string) ([]byte, string, error) {
+	return nil, "", q.fail(pairs)
 }
 
 func (q quoting) DecryptDirectly(_ context.Context, _ []byte, pairs map[string]string) ([]byte, error) {
