@@ -178,7 +178,7 @@ func TestKMSKeyStates(t *testing.T) {
 	refused(provider.ErrKeyDisabled)
 	info, err := p.GetKeyInfo(t.Context(), "")
 	require.NoError(t, err)
-	require.Equal(t, provider.KeyStatusDisabled, info.Status)
+	require.ErrorIs(t, info.Err, provider.ErrKeyDisabled)
 
 	_, err = client.EnableKey(t.Context(), &kms.EnableKeyInput{KeyId: aws.String(p.KeyID())})
 	require.NoError(t, err)
@@ -191,7 +191,7 @@ func TestKMSKeyStates(t *testing.T) {
 	refused(provider.ErrKeyPendingDeletion)
 	info, err = p.GetKeyInfo(t.Context(), "")
 	require.NoError(t, err)
-	require.Equal(t, provider.KeyStatusDestroyed, info.Status)
+	require.ErrorIs(t, info.Err, provider.ErrKeyPendingDeletion)
 	require.NotNil(t, info.DeletionDate)
 }
 

@@ -123,7 +123,7 @@ const algorithm = "AWS_KMS_RSAES_OAEP_SHA_256"
 // GetKeyInfo implements crypto.EncryptionProvider. The Algorithm is the text that Piko's own
 // provider gives for every key; "key_spec" in Metadata is what KMS says of the key.
 func (p *cryptoProvider) GetKeyInfo(ctx context.Context, id string) (*crypto.KeyInfo, error) {
-	info, err := p.kms.GetKeyInfo(ctx, id)
+	info, status, err := p.kms.GetKeyInfo(ctx, id)
 	if err != nil {
 		return nil, err
 	}
@@ -136,7 +136,7 @@ func (p *cryptoProvider) GetKeyInfo(ctx context.Context, id string) (*crypto.Key
 		KeyID:        info.KeyID,
 		Provider:     p.Type(),
 		Algorithm:    algorithm,
-		Status:       crypto.KeyStatus(info.Status),
+		Status:       crypto.KeyStatus(status),
 		Description:  info.Description,
 		Origin:       info.Origin,
 	}, nil

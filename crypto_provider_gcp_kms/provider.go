@@ -121,7 +121,7 @@ func (p *cryptoProvider) GenerateDataKey(ctx context.Context, request *crypto.Ge
 
 // GetKeyInfo implements crypto.EncryptionProvider.
 func (p *cryptoProvider) GetKeyInfo(ctx context.Context, id string) (*crypto.KeyInfo, error) {
-	info, err := p.kms.GetKeyInfo(ctx, id)
+	info, status, err := p.kms.GetKeyInfo(ctx, id)
 	if err != nil {
 		return nil, err
 	}
@@ -132,7 +132,7 @@ func (p *cryptoProvider) GetKeyInfo(ctx context.Context, id string) (*crypto.Key
 		KeyID:        info.KeyID,
 		Provider:     p.Type(),
 		Algorithm:    info.Algorithm,
-		Status:       crypto.KeyStatus(info.Status),
+		Status:       crypto.KeyStatus(status),
 		Description:  info.Description,
 		Origin:       info.Origin,
 	}, nil

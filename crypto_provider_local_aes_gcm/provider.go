@@ -184,7 +184,7 @@ func (p *cryptoProvider) GenerateDataKey(ctx context.Context, request *crypto.Ge
 
 // GetKeyInfo implements crypto.EncryptionProvider.
 func (p *cryptoProvider) GetKeyInfo(ctx context.Context, keyID string) (*crypto.KeyInfo, error) {
-	info, err := p.adapter.GetKeyInfo(ctx, keyID)
+	info, status, err := p.adapter.GetKeyInfo(ctx, keyID)
 	if err != nil {
 		return nil, err
 	}
@@ -196,7 +196,7 @@ func (p *cryptoProvider) GetKeyInfo(ctx context.Context, keyID string) (*crypto.
 		KeyID:     info.KeyID,
 		Provider:  p.Type(),
 		Algorithm: info.Algorithm,
-		Status:    crypto.KeyStatus(info.Status),
+		Status:    crypto.KeyStatus(status),
 		Origin:    info.Origin,
 	}, nil
 }

@@ -150,25 +150,17 @@ type DataKey struct {
 // Close zeroes the plain key.
 func (k *DataKey) Close() error { return k.PlaintextKey.Close() }
 
-// KeyStatus is a key's state.
-type KeyStatus string
-
-// The states of keys.
-const (
-	KeyStatusActive    KeyStatus = "active"
-	KeyStatusDisabled  KeyStatus = "disabled"
-	KeyStatusDestroyed KeyStatus = "destroyed" // or pending deletion
-)
-
 // KeyInfo describes a wrapping key.
 type KeyInfo struct {
 	CreatedAt    time.Time
 	DeletionDate *time.Time // nil if no deletion is scheduled
 	Metadata     map[string]string
 	KeyID        string
-	Provider     Type
 	Algorithm    string
-	Status       KeyStatus
 	Description  string
 	Origin       string
+
+	// Err is why the key can't be used, or nil. It holds ErrKeyDisabled, ErrKeyPendingDeletion,
+	// ErrKeyNotFound for a key that is destroyed, or ErrKeyUsage.
+	Err error
 }

@@ -276,9 +276,8 @@ func (p *keyring) GetKeyInfo(ctx context.Context, keyID string) (*provider.KeyIn
 	}
 	return &provider.KeyInfo{
 		KeyID:        aws.ToString(m.KeyId),
-		Provider:     p.Type(),
 		Algorithm:    string(m.KeySpec),
-		Status:       status(m.KeyState),
+		Err:          checkState(m.KeyState),
 		CreatedAt:    aws.ToTime(m.CreationDate),
 		DeletionDate: m.DeletionDate,
 		Description:  aws.ToString(m.Description),

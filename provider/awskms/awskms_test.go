@@ -102,7 +102,7 @@ func TestKeyInfo(t *testing.T) {
 	info, err = p.GetKeyInfo(t.Context(), other.ARN)
 	require.NoError(t, err)
 	require.Equal(t, "RSA_3072", info.Algorithm)
-	require.Equal(t, provider.KeyStatusDestroyed, info.Status)
+	require.ErrorIs(t, info.Err, provider.ErrKeyPendingDeletion)
 	_, err = p.GetKeyInfo(t.Context(), "alias/nobody")
 	require.ErrorIs(t, err, provider.ErrKeyNotFound)
 	require.ErrorContains(t, err, "alias/nobody")

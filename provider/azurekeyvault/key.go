@@ -144,9 +144,8 @@ func (v *keyVersion) info(id string) *provider.KeyInfo {
 	attributes, key := v.bundle.Attributes, v.bundle.Key
 	info := &provider.KeyInfo{
 		KeyID:     id,
-		Provider:  provider.TypeAzureKeyVault,
 		Algorithm: string(*key.Kty),
-		Status:    provider.KeyStatusActive,
+		Err:       v.usable(time.Now()),
 		Origin:    "AZURE_KEY_VAULT",
 		Metadata:  map[string]string{"version": v.version, "key_type": string(*key.Kty)},
 	}
@@ -155,9 +154,6 @@ func (v *keyVersion) info(id string) *provider.KeyInfo {
 	}
 	if attributes.Created != nil {
 		info.CreatedAt = *attributes.Created
-	}
-	if v.usable(time.Now()) != nil {
-		info.Status = provider.KeyStatusDisabled
 	}
 	if attributes.NotBefore != nil {
 		info.Metadata["not_before"] = attributes.NotBefore.UTC().Format(time.RFC3339)

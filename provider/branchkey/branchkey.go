@@ -414,9 +414,8 @@ func (p *Provider) GetKeyInfo(ctx context.Context, keyID string) (*provider.KeyI
 	}
 	return &provider.KeyInfo{
 		KeyID:     id,
-		Provider:  p.Type(),
 		Algorithm: "AES-256-GCM",
-		Status:    statuses[r.state],
+		Err:       r.check(),
 		CreatedAt: r.created,
 		Origin:    "BRANCH_KEY",
 		Metadata: map[string]string{
@@ -424,11 +423,6 @@ func (p *Provider) GetKeyInfo(ctx context.Context, keyID string) (*provider.KeyI
 			"table": p.store.table.Name(), "logical_name": p.store.logicalName,
 		},
 	}, nil
-}
-
-// statuses has the status of a key in each state.
-var statuses = map[State]provider.KeyStatus{
-	Enabled: provider.KeyStatusActive, Disabled: provider.KeyStatusDisabled, Destroyed: provider.KeyStatusDestroyed,
 }
 
 // HealthCheck asks the table and KMS for the configured

@@ -118,8 +118,9 @@ func generate(ctx context.Context, under *service.Service, keySpec string) (*pro
 	return &provider.DataKey{PlaintextKey: key, EncryptedKey: wrapped, KeyID: message.KeyName(wrapped)}, nil
 }
 
-// GetKeyInfo describes a key.
-func (a *Adapter) GetKeyInfo(ctx context.Context, keyID string) (info *provider.KeyInfo, err error) {
+// GetKeyInfo describes a key. The status is "active", "disabled" or "destroyed", as Piko has it: a
+// key that waits for its deletion counts as destroyed.
+func (a *Adapter) GetKeyInfo(ctx context.Context, keyID string) (info *provider.KeyInfo, status string, err error) {
 	if keyID == a.OwnKeyID {
 		keyID = ""
 	}
@@ -127,7 +128,16 @@ func (a *Adapter) GetKeyInfo(ctx context.Context, keyID string) (info *provider.
 		info, err = a.Provider.GetKeyInfo(ctx, keyID)
 		return err
 	})
-	return info, a.Names.Translate(err)
+	if err != nil {
+		return nil, "", a.Names.Translate(err)
+	}
+	switch {
+	case info.Err == nil:
+		return info, "active", nil
+	case errors.Is(info.Err, provider.ErrKeyPendingDeletion), errors.Is(info.Err, provider.ErrKeyNotFound):
+		return info, "destroyed", nil
+	}
+	return info, "disabled", nil
 }
 
 // HealthCheck checks that the provider's own key can be used.

@@ -367,9 +367,7 @@ func (p *keyring) GetKeyInfo(ctx context.Context, keyID string) (*provider.KeyIn
 	id := p.key.id()
 	return &provider.KeyInfo{
 		KeyID:     id.keyName,
-		Provider:  p.Type(),
 		Algorithm: p.key.algorithm(),
-		Status:    provider.KeyStatusActive,
 		CreatedAt: p.created,
 		Origin:    "LOCAL",
 		Metadata:  map[string]string{"namespace": id.namespace, "name": id.keyName},
