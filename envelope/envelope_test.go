@@ -60,7 +60,7 @@ type fake struct {
 	err     error
 }
 
-func (f *fake) Type() provider.Type { return provider.TypeAWSKMS }
+func (f *fake) Type() provider.Type { return "aws_kms" }
 
 func (f *fake) EncryptsDirectly() bool { return true }
 

@@ -68,6 +68,8 @@ import (
 // framework/aws-kms/aws-kms-keyring.md).
 const providerID = "aws-kms"
 
+const providerType provider.Type = "aws_kms"
+
 // keyring is the provider of NewProvider.
 type keyring struct {
 	service
@@ -226,8 +228,7 @@ func (p *keyring) KeyID() string {
 	return p.configured
 }
 
-// Type returns provider.TypeAWSKMS.
-func (p *keyring) Type() provider.Type { return provider.TypeAWSKMS }
+func (p *keyring) Type() provider.Type { return providerType }
 
 // Close does nothing, since the client of KMS needs no Close.
 func (p *keyring) Close() error { return nil }

@@ -66,7 +66,7 @@ func (p *keyring) fail(ctx context.Context, operation string, err error) error {
 
 // fail returns the error of an operation under a key.
 func fail(ctx context.Context, operation, key string, err error) error {
-	failure := provider.Failure(operation, provider.TypeAWSKMS, key, err)
+	failure := provider.Failure(operation, providerType, key, err)
 	failure.Err = Judge(ctx, failure.Err)
 	return failure
 }

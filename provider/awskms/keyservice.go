@@ -14,7 +14,7 @@ import (
 // KeyService opens the keys that URLs name, as ParseURL describes.
 var KeyService = keyurl.Service{
 	Scheme: scheme,
-	Type:   provider.TypeAWSKMS,
+	Type:   providerType,
 	// A data key that a raw EC key wraps may be for an EC key of KMS.
 	ProviderIDs: []string{providerID, ecdhwrap.RawID},
 	Paths:       []string{"peer", "public-key"},
@@ -35,7 +35,7 @@ var KeyService = keyurl.Service{
 // describes.
 var DiscoveryKeyService = keyurl.Service{
 	Scheme:      discoveryScheme,
-	Type:        provider.TypeAWSKMS,
+	Type:        providerType,
 	ProviderIDs: []string{providerID},
 	Parse: func(u *url.URL) (keyurl.Key, error) {
 		c, err := ParseDiscoveryURL(u)

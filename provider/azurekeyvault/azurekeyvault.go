@@ -69,6 +69,8 @@ import (
 // providerID is the key provider ID of Azure Key Vault in messages.
 const providerID = "azure-key-vault"
 
+const providerType provider.Type = "azure_keyvault" // of Managed HSM, too
+
 // keyring is the provider of NewProvider.
 type keyring struct {
 	client  *azkeys.Client
@@ -141,8 +143,7 @@ func (p *keyring) check(ctx context.Context) error {
 // KeyID returns the key identifier without a version, in small letters.
 func (p *keyring) KeyID() string { return p.id }
 
-// Type returns provider.TypeAzureKeyVault.
-func (p *keyring) Type() provider.Type { return provider.TypeAzureKeyVault }
+func (p *keyring) Type() provider.Type { return providerType }
 
 // Close closes the connections to the vault. The provider can't be used afterwards.
 func (p *keyring) Close() error {

@@ -11,7 +11,7 @@ import (
 // KeyService opens the keys that URLs name, as ParseURL describes.
 var KeyService = keyurl.Service{
 	Scheme:      scheme,
-	Type:        provider.TypeAzureKeyVault,
+	Type:        providerType,
 	ProviderIDs: []string{providerID},
 	Meant:       meant,
 	Parse: func(u *url.URL) (keyurl.Key, error) {

@@ -63,7 +63,7 @@ func NewLocalKMS(first local.Config, others ...local.Config) (_ *LocalKMS, err e
 			return nil, errors.Join(fmt.Errorf("%w: two local keys have the name %q; give each another one", provider.ErrInvalidKey, p.KeyID()), p.Close())
 		}
 		k.keys[keyARN] = p
-		if p.Type() != provider.TypeLocalAESGCM {
+		if p.Type() != "local_aes_gcm" {
 			return nil, fmt.Errorf("%w: the local key %q is no AES key", provider.ErrInvalidKey, p.KeyID())
 		}
 		k.first = cmp.Or(k.first, keyARN)

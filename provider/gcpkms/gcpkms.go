@@ -63,6 +63,8 @@ import (
 // providerID is the key provider ID of Cloud KMS in messages.
 const providerID = "gcp-kms"
 
+const providerType provider.Type = "gcp_kms"
+
 // keyring is the provider of NewProvider.
 type keyring struct {
 	client     *kms.KeyManagementClient
@@ -92,7 +94,7 @@ func NewProvider(ctx context.Context, c Config, options ...option.ClientOption) 
 	}
 	client, err := c.newClient(ctx, options)
 	if err != nil {
-		return nil, &provider.EncryptionError{Operation: "NewProvider", Provider: string(provider.TypeGCPKMS), KeyID: c.KeyResourceName(), Err: err}
+		return nil, &provider.EncryptionError{Operation: "NewProvider", Provider: string(providerType), KeyID: c.KeyResourceName(), Err: err}
 	}
 	c = c.WithDefaults()
 	p := &keyring{client: client, own: c.KeyResourceName(), address: addressOf(client), maxRetries: c.MaxRetries, timeout: c.Timeout, keys: new(keys)}
@@ -156,8 +158,7 @@ func (p *keyring) Under(keyID string) provider.Provider {
 // was given.
 func (p *keyring) KeyID() string { return cmp.Or(p.under, p.own) }
 
-// Type returns provider.TypeGCPKMS.
-func (p *keyring) Type() provider.Type { return provider.TypeGCPKMS }
+func (p *keyring) Type() provider.Type { return providerType }
 
 // Close closes the connections to Cloud KMS, unless the provider is one of Under.
 func (p *keyring) Close() error {

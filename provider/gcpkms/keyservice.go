@@ -12,7 +12,7 @@ import (
 // KeyService opens the keys that URLs name, as ParseURL describes.
 var KeyService = keyurl.Service{
 	Scheme:      scheme,
-	Type:        provider.TypeGCPKMS,
+	Type:        providerType,
 	ProviderIDs: []string{providerID},
 	Meant: func(text string) string {
 		if strings.HasPrefix(text, "projects/") { // as in Google's tools

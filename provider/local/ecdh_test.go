@@ -73,7 +73,7 @@ func TestECParties(t *testing.T) {
 	for _, curve := range ecCurves {
 		a, b, c := newECPair(curve), newECPair(curve), newECPair(curve)
 		alice := open(t, local.Config{Key: bytes.Clone(a.private), Peer: b.public})
-		require.Equal(t, provider.TypeLocalECDH, alice.Type())
+		require.Equal(t, provider.Type("local_ecdh"), alice.Type())
 		require.NoError(t, alice.HealthCheck(t.Context()))
 		pairs := map[string]string{"tenant": "42"}
 		stored, err := (&message.Encrypter{Keyring: alice}).Encrypt(t.Context(), []byte("between us"), pairs)

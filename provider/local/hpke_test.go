@@ -45,7 +45,7 @@ func TestHPKEWriteOnly(t *testing.T) {
 	for _, kem := range kems {
 		file, publicFile := newHPKEFiles(t, kem)
 		writer, reader := open(t, local.Config{KeyFile: publicFile}), open(t, local.Config{KeyFile: file})
-		require.Equal(t, provider.TypeLocalHPKE, writer.Type())
+		require.Equal(t, provider.Type("local_hpke"), writer.Type())
 		require.Equal(t, reader.KeyID(), writer.KeyID())
 		require.NoError(t, writer.HealthCheck(t.Context()))
 		stored, err := (&message.Encrypter{Keyring: writer}).Encrypt(t.Context(), []byte("write only"), map[string]string{"tenant": "42"})

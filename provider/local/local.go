@@ -137,11 +137,11 @@ func writeNew(path string, text []byte, mode fs.FileMode) error {
 // with provider.ErrKeyUsage. Close zeroes an AES key; a key of another kind stays in memory until Go
 // collects it.
 //
-// The type of provider is that of the key: provider.TypeLocalAESGCM, TypeLocalRSA, TypeLocalECDH or
-// TypeLocalHPKE. KeyID is the key's name. That of an EC key is the recipient's public key in hex,
-// and that of an HPKE key a fingerprint of its public half. IsCurrent unwraps the data key, since
-// two keys may have one name. A public key alone can't unwrap: under an EC or HPKE key, IsCurrent
-// goes by the public key that the data key names, and under an RSA key it is false.
+// The type of provider is "local_aes_gcm", "local_rsa", "local_ecdh" or "local_hpke". KeyID is the
+// key's name. That of an EC key is the recipient's public key in hex, and that of an HPKE key a
+// fingerprint of its public half. IsCurrent unwraps the data key, since two keys may have one name.
+// A public key alone can't unwrap: under an EC or HPKE key, IsCurrent goes by the public key that
+// the data key names, and under an RSA key it is false.
 //
 // The result is also a [provider.HealthChecker], a [provider.PikoV2Keyring] for an AES key of 32
 // bytes, and a [provider.S3ECKeyring] for an AES or RSA key. Padding and Hash of the Config have no
@@ -260,7 +260,6 @@ func holdsSecret(text []byte) bool {
 	return err != nil || keys.private != nil
 }
 
-// Type returns provider.TypeLocalAESGCM, TypeLocalRSA, TypeLocalECDH or TypeLocalHPKE.
 func (p *keyring) Type() provider.Type { return p.key.kind() }
 
 // KeyID returns the key's name. That of an EC key is the recipient's public key in hex, and

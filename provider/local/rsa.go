@@ -66,7 +66,7 @@ func (k *rsaKey) use(padding Padding, hash crypto.Hash) error {
 	return nil
 }
 
-func (k *rsaKey) kind() provider.Type { return provider.TypeLocalRSA }
+func (k *rsaKey) kind() provider.Type { return "local_rsa" }
 
 func (k *rsaKey) encrypts() bool { return k.public != nil && k.padding != PaddingPKCS1 }
 func (k *rsaKey) decrypts() bool { return k.private != nil }

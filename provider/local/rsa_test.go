@@ -59,7 +59,7 @@ func bothPEM(key *rsa.PrivateKey) []byte { return append(publicPEM(key), private
 func TestRSAStreams(t *testing.T) {
 	for _, hash := range []crypto.Hash{0, crypto.SHA1, crypto.SHA256, crypto.SHA384, crypto.SHA512} {
 		both := open(t, local.Config{Key: bothPEM(rsaPair()), Hash: hash})
-		require.Equal(t, provider.TypeLocalRSA, both.Type())
+		require.Equal(t, provider.Type("local_rsa"), both.Type())
 		require.NoError(t, both.HealthCheck(t.Context()))
 		uploader := open(t, local.Config{Key: publicPEM(rsaPair()), Hash: hash})
 		require.NoError(t, uploader.HealthCheck(t.Context()))

@@ -26,7 +26,7 @@ import (
 // is found as Config describes. A URL holds no token and no secret ID.
 var KeyService = keyurl.Service{
 	Scheme:      scheme,
-	Type:        provider.TypeHashiCorpVault,
+	Type:        providerType,
 	ProviderIDs: []string{providerID},
 	Paths:       []string{"kubernetes-token-file", "secret-id-file"},
 	Parse: func(u *url.URL) (keyurl.Key, error) {

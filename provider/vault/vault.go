@@ -72,6 +72,8 @@ import (
 // providerID is the key provider ID of the transit engine in messages.
 const providerID = "vault-transit"
 
+const providerType provider.Type = "hashicorp_vault" // of OpenBao, too
+
 // keyring is the provider of NewProvider.
 type keyring struct {
 	session *session
@@ -160,8 +162,7 @@ func (p *keyring) check(ctx context.Context) error {
 // KeyID returns the path of the key, NAMESPACE/MOUNT/KEY or MOUNT/KEY.
 func (p *keyring) KeyID() string { return p.id }
 
-// Type returns provider.TypeHashiCorpVault, also for OpenBao.
-func (p *keyring) Type() provider.Type { return provider.TypeHashiCorpVault }
+func (p *keyring) Type() provider.Type { return providerType }
 
 // Close ends the renewal of the token and closes the connections. The provider can't be used
 // afterwards. The token is not revoked.

@@ -23,6 +23,7 @@ import (
 	"piko.sh/pikokms/cmd/pikokms/keyservices"
 	"piko.sh/pikokms/header"
 	"piko.sh/pikokms/provider"
+	"piko.sh/pikokms/provider/awskms"
 	"piko.sh/pikokms/provider/keyurl"
 	"piko.sh/pikokms/service"
 )
@@ -353,7 +354,7 @@ func (k *Key) count(err error) {
 }
 
 // IsAWS reports whether the key is in AWS KMS.
-func (k *Key) IsAWS() bool { return k.Type() == provider.TypeAWSKMS }
+func (k *Key) IsAWS() bool { return k.Type() == awskms.KeyService.Type }
 
 func CloseAll(keys []*Key) {
 	for _, k := range keys {
