@@ -61,7 +61,7 @@ func vectorProvider(t *testing.T, v vector) provider.Provider {
 		require.NoError(t, err)
 	}
 	if v.Padding == "pkcs1" {
-		c.Padding = local.PaddingPKCS1
+		c.PKCS1v15 = true
 	}
 	c.Hash = map[string]crypto.Hash{"sha1": crypto.SHA1, "sha256": crypto.SHA256, "sha384": crypto.SHA384, "sha512": crypto.SHA512}[v.Hash]
 	p, err := local.NewProvider(c)

@@ -40,9 +40,8 @@ import (
 	"piko.sh/pikokms/provider"
 )
 
-// KeySize is the size in bytes of the AES keys that Generate makes, before base64. Keys of 16 and
-// 24 bytes are accepted, too.
-const KeySize = 32
+// keySize is the size in bytes of the AES keys that Generate makes, before base64.
+const keySize = 32
 
 // Defaults of Config's fields.
 const (
@@ -71,8 +70,15 @@ type Config struct {
 	Peer     []byte
 	PeerFile string
 
-	Padding Padding     // of an RSA key
-	Hash    crypto.Hash // of an RSA key's OAEP padding: SHA1, SHA256, SHA384 or SHA512; 0 means SHA256
+	// An RSA key wraps data keys with the padding OAEP and MGF1 (RFC 8017, section 7.1). Hash is its
+	// hash: SHA1, SHA256, SHA384 or SHA512; 0 means SHA256.
+	Hash crypto.Hash
+
+	// PKCS1v15 makes an RSA key read messages with the padding of PKCS #1 v1.5 instead (RFC 8017,
+	// section 7.2). An attacker who can have many crafted messages decrypted, and can measure how
+	// long that takes, may learn from it. A data key with wrong padding counts as unwrapped until
+	// the header's tag fails. A Decrypter then tries the next one.
+	PKCS1v15 bool
 }
 
 // keyring is the provider of NewProvider.
@@ -102,13 +108,13 @@ type names struct{ namespace, keyName string }
 
 func (n names) id() names { return n }
 
-// Generate makes a new random key and writes it to a new file that only its owner can read. If the
+// Generate makes a new random AES key of 32 bytes and writes it to a new file that only its owner can read. If the
 // file exists, it is kept, and the error holds fs.ErrExist.
 func Generate(path string) error {
-	key := make([]byte, KeySize)
+	key := make([]byte, keySize)
 	defer clear(key)
 	_, _ = rand.Read(key) // never fails
-	text := make([]byte, base64.StdEncoding.EncodedLen(KeySize)+1)
+	text := make([]byte, base64.StdEncoding.EncodedLen(keySize)+1)
 	defer clear(text)
 	base64.StdEncoding.Encode(text, key)
 	text[len(text)-1] = '\n'
@@ -144,7 +150,7 @@ func writeNew(path string, text []byte, mode fs.FileMode) error {
 // the data key names, and under an RSA key it is false.
 //
 // The result is also a [provider.HealthChecker], a [provider.PikoV2Keyring] for an AES key of 32
-// bytes, and a [provider.S3ECKeyring] for an AES or RSA key. Padding and Hash of the Config have no
+// bytes, and a [provider.S3ECKeyring] for an AES or RSA key. Hash and PKCS1v15 of the Config have no
 // effect on the latter.
 //
 // The error holds provider.ErrInvalidKey, or fs.ErrNotExist for a missing key file. No error shows
@@ -191,7 +197,7 @@ func (c *Config) names() (names, error) {
 
 // newKey makes a key from the bytes of an AES key, or from PEM text.
 func (c *Config) newKey(key, peer []byte, named names) (wrappingKey, error) {
-	hasRSAOptions := c.Padding != 0 || c.Hash != 0
+	hasRSAOptions := c.PKCS1v15 || c.Hash != 0
 	if !isPEM(key) {
 		switch {
 		case hasRSAOptions:
@@ -219,7 +225,7 @@ func (c *Config) newKey(key, peer []byte, named names) (wrappingKey, error) {
 	case peer != nil && kind != "EC":
 		return nil, fmt.Errorf("%w: a peer is for EC keys, and this is an %s key", provider.ErrInvalidKey, kind)
 	case kind == "RSA":
-		return newRSAKey(keys, c.Padding, c.Hash, named)
+		return newRSAKey(keys, c.PKCS1v15, c.Hash, named)
 	case hasRSAOptions:
 		return nil, fmt.Errorf("%w: padding and hash are for RSA keys, and this is an %s key", provider.ErrInvalidKey, kind)
 	case c.Namespace != "" || c.Name != "":
@@ -284,7 +290,7 @@ func (p *keyring) GenerateDataKey(ctx context.Context, encryptionContext map[str
 	if err := ctx.Err(); err != nil {
 		return nil, p.fail("GenerateDataKey", err)
 	}
-	key, err := provider.RandomKey(provider.DataKeySize)
+	key, err := provider.RandomKey(provider.DatakeySize)
 	if err != nil {
 		return nil, p.fail("GenerateDataKey", err)
 	}

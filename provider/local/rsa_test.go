@@ -132,7 +132,7 @@ func TestIsCurrentUnderRSAKeys(t *testing.T) {
 		"another name":  {local.Config{Key: bothPEM(rsaPair()), Name: "another"}, false},
 		"public key":    {local.Config{Key: publicPEM(rsaPair())}, false},
 		"another's":     {local.Config{Key: publicPEM(otherPair())}, false},
-		"other padding": {local.Config{Key: bothPEM(otherPair()), Padding: local.PaddingPKCS1}, false},
+		"other padding": {local.Config{Key: bothPEM(otherPair()), PKCS1v15: true}, false},
 	} {
 		got, err := open(t, c.config).IsCurrent(t.Context(), request)
 		require.NoError(t, err, name)
@@ -141,7 +141,7 @@ func TestIsCurrentUnderRSAKeys(t *testing.T) {
 }
 
 func TestPKCS1IsForReading(t *testing.T) {
-	p := open(t, local.Config{Key: bothPEM(rsaPair()), Padding: local.PaddingPKCS1})
+	p := open(t, local.Config{Key: bothPEM(rsaPair()), PKCS1v15: true})
 	require.NoError(t, p.HealthCheck(t.Context()))
 	_, err := p.GenerateDataKey(t.Context(), nil)
 	require.ErrorIs(t, err, provider.ErrKeyUsage)
@@ -199,9 +199,8 @@ func TestBadRSAConfig(t *testing.T) {
 		"cut":            {local.Config{Key: publicPEM(rsaPair())[:200]}, "no whole PEM block"},
 		"short modulus":  {local.Config{Key: publicPEM(newRSA(1024))}, "has 1024 bits"},
 		"hash":           {local.Config{Key: publicPEM(rsaPair()), Hash: crypto.MD5}, "not for MD5"},
-		"hash of PKCS1":  {local.Config{Key: publicPEM(rsaPair()), Hash: crypto.SHA256, Padding: local.PaddingPKCS1}, "has no hash"},
-		"padding":        {local.Config{Key: publicPEM(rsaPair()), Padding: 7}, "unknown padding 7"},
-		"AES, padding":   {local.Config{Key: make([]byte, 32), Padding: local.PaddingPKCS1}, "are for RSA keys"},
+		"hash of PKCS1":  {local.Config{Key: publicPEM(rsaPair()), Hash: crypto.SHA256, PKCS1v15: true}, "has no hash"},
+		"AES, padding":   {local.Config{Key: make([]byte, 32), PKCS1v15: true}, "are for RSA keys"},
 		"AES, with hash": {local.Config{Key: make([]byte, 32), Hash: crypto.SHA256}, "are for RSA keys"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -17,7 +17,7 @@ import (
 	"piko.sh/pikokms/provider"
 )
 
-// UnwrapS3EC implements provider.S3ECKeyring. Padding and Hash of the Config have no effect on it.
+// UnwrapS3EC implements provider.S3ECKeyring. Hash and PKCS1v15 of the Config have no effect on it.
 func (p *keyring) UnwrapS3EC(ctx context.Context, wrapped *provider.S3ECDataKey) (*provider.SecureBytes, error) {
 	plain, err := p.unwrapS3EC(ctx, wrapped)
 	if err != nil {
