@@ -94,10 +94,12 @@ func NewProvider(ctx context.Context, c Config, options ...option.ClientOption) 
 	}
 	client, err := c.newClient(ctx, options)
 	if err != nil {
-		return nil, &provider.EncryptionError{Operation: "NewProvider", Provider: string(providerType), KeyID: c.KeyResourceName(), Err: err}
+		return nil, &provider.EncryptionError{Operation: "NewProvider", Provider: string(providerType), KeyID: c.resourceName(), Err: err}
 	}
-	c = c.WithDefaults()
-	p := &keyring{client: client, own: c.KeyResourceName(), address: addressOf(client), maxRetries: c.MaxRetries, timeout: c.Timeout, keys: new(keys)}
+	p := &keyring{
+		client: client, own: c.resourceName(), address: addressOf(client), keys: new(keys),
+		maxRetries: cmp.Or(c.MaxRetries, defaultMaxRetries), timeout: cmp.Or(c.Timeout, defaultTimeout),
+	}
 	p.keys.trust(p.own)
 	for _, name := range c.TrustedKeys {
 		p.keys.trust(name)
