@@ -53,11 +53,11 @@ type cryptoProvider struct {
 }
 
 // NewProvider makes a provider and checks its key with one DescribeKey, unless Config.CheckLater is
-// set. The error is that of Config.Validate or awskms.NewProvider, and also holds Piko's own for
-// the same fault. The provider is safe for concurrent use.
+// set. The error holds Piko's own for a fault that has one, such as crypto.ErrInvalidKey for a
+// configuration without KeyID or Region, and else is that of awskms.NewProvider. The provider is
+// safe for concurrent use.
 func NewProvider(ctx context.Context, c Config) (crypto.EncryptionProvider, error) {
-	c = c.WithDefaults()
-	if err := c.Validate(); err != nil {
+	if err := c.validate(); err != nil {
 		return nil, err
 	}
 	kms, err := awskms.NewProvider(ctx, c.awskms())

@@ -54,11 +54,11 @@ type cryptoProvider struct {
 }
 
 // NewProvider makes a provider and checks its key, unless Config.CheckLater is set. The options are
-// those of Google's clients. The error is that of Config.Validate or gcpkms.NewProvider, and also
-// holds Piko's own for the same fault.
+// those of Google's clients. The error holds Piko's own for a fault that has one, such as
+// crypto.ErrInvalidKey for a configuration without a KeyName, and else is that of
+// gcpkms.NewProvider.
 func NewProvider(ctx context.Context, c Config, options ...option.ClientOption) (crypto.EncryptionProvider, error) {
-	c = c.WithDefaults()
-	if err := c.Validate(); err != nil {
+	if err := c.validate(); err != nil {
 		return nil, err
 	}
 	kms, err := gcpkms.NewProvider(ctx, c.gcpkms(), options...)

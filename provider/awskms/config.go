@@ -20,8 +20,8 @@ import (
 
 // The defaults of a configuration's fields.
 const (
-	DefaultMaxRetries = 3
-	DefaultTimeout    = 10 * time.Second
+	defaultMaxRetries = 3
+	defaultTimeout    = 10 * time.Second
 )
 
 // maxGrantTokens is KMS's limit (KMS API Reference, GrantTokens).
@@ -197,18 +197,11 @@ func (c *Config) connect(ctx context.Context) (service, error) {
 	if client.Options().Region == "" {
 		return service{}, fmt.Errorf("%w: no Region is configured; give the key's Region, or its ARN, or set AWS_REGION or the profile's region", provider.ErrInvalidKey)
 	}
-	timeout := c.Timeout
-	if timeout == 0 {
-		timeout = DefaultTimeout
-	}
-	return service{client: bound(client, timeout), grantTokens: slices.Clone(c.GrantTokens)}, nil
+	return service{client: bound(client, cmp.Or(c.Timeout, defaultTimeout)), grantTokens: slices.Clone(c.GrantTokens)}, nil
 }
 
 func (c *Config) newClient(ctx context.Context, region string) (*kms.Client, error) {
-	retries := c.MaxRetries
-	if retries == 0 {
-		retries = DefaultMaxRetries
-	}
+	retries := cmp.Or(c.MaxRetries, defaultMaxRetries)
 	options := []func(*config.LoadOptions) error{config.WithRegion(region), config.WithRetryMaxAttempts(1 + retries), config.WithLogger(Logger)}
 	if c.Profile != "" {
 		options = append(options, config.WithSharedConfigProfile(c.Profile))

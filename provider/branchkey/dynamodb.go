@@ -37,6 +37,12 @@ type DynamoDBConfig struct {
 	Client   *dynamodb.Client // used in place of the fields from Region to Endpoint
 }
 
+// The defaults of a configuration's fields.
+const (
+	defaultMaxRetries = 3
+	defaultTimeout    = 10 * time.Second
+)
+
 // dynamoTable is the Table of NewDynamoDB.
 type dynamoTable struct {
 	client *dynamodb.Client
@@ -60,9 +66,9 @@ func NewDynamoDB(ctx context.Context, c DynamoDBConfig) (Table, error) {
 	options := []func(*config.LoadOptions) error{
 		config.WithRegion(c.Region),
 		config.WithLogger(awskms.Logger),
-		config.WithRetryMaxAttempts(1 + cmp.Or(c.MaxRetries, awskms.DefaultMaxRetries)),
+		config.WithRetryMaxAttempts(1 + cmp.Or(c.MaxRetries, defaultMaxRetries)),
 		// Without it, the AWS SDK does not bound the wait for an answer.
-		config.WithHTTPClient(awshttp.NewBuildableClient().WithTimeout(cmp.Or(c.Timeout, awskms.DefaultTimeout))),
+		config.WithHTTPClient(awshttp.NewBuildableClient().WithTimeout(cmp.Or(c.Timeout, defaultTimeout))),
 	}
 	if c.Profile != "" {
 		options = append(options, config.WithSharedConfigProfile(c.Profile))
