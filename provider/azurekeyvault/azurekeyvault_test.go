@@ -430,8 +430,8 @@ func TestThrottling(t *testing.T) {
 		defer server.Inject(azurekeyvaulttest.Fault{Operation: "UnwrapKey", Do: azurekeyvaulttest.Throttle(17)})()
 		server.Reset()
 		start = time.Now()
-		var attempts []error
-		ctx := provider.WithAttempts(t.Context(), func(err error) { attempts = append(attempts, err) })
+		var attempts failures
+		ctx := provider.WithTrace(t.Context(), &attempts)
 		_, err := p.UnwrapDataKey(ctx, &provider.UnwrapDataKeyRequest{EncryptedKey: wrappedOf(t, sealed), Size: 32})
 		require.ErrorIs(t, err, provider.ErrProviderUnavailable)
 		require.ErrorContains(t, err, "too many requests")
@@ -515,3 +515,10 @@ func TestErrorsHoldNoSecret(t *testing.T) {
 		remove()
 	}
 }
+
+// failures is a provider.Trace of a single goroutine.
+type failures []error
+
+func (*failures) Request() {}
+
+func (f *failures) Failed(err error) { *f = append(*f, err) }

@@ -94,7 +94,7 @@ type counting struct{ dynamodb.HTTPClient }
 
 // Do implements aws.HTTPClient.
 func (c counting) Do(request *http.Request) (*http.Response, error) {
-	provider.CountRequest(request.Context())
+	provider.TraceOf(request.Context()).Request()
 	return c.HTTPClient.Do(request)
 }
 

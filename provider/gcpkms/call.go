@@ -32,12 +32,12 @@ var errDamaged = fmt.Errorf("%w: its CRC32C does not fit: it was damaged on the 
 func call[T any](ctx context.Context, p *keyring, operation, key string, ask func(context.Context) (T, error)) (T, error) {
 	pause := gax.Backoff{Initial: 100 * time.Millisecond, Max: 5 * time.Second, Multiplier: 2}
 	for left := p.maxRetries; ; left-- {
-		provider.CountRequest(ctx)
+		provider.TraceOf(ctx).Request()
 		answer, err := attempt(ctx, p.timeout, ask)
 		if err == nil {
 			return answer, nil
 		}
-		provider.ReportAttempt(ctx, err)
+		provider.TraceOf(ctx).Failed(err)
 		if left <= 0 || !mayPass(err) || gax.Sleep(ctx, pause.Pause()) != nil {
 			return answer, judge(ctx, operation, key, p.purpose(ctx, operation, key, err))
 		}

@@ -43,9 +43,9 @@ func newSession(c Config) (*session, error) {
 	config.CheckRetry = func(ctx context.Context, response *http.Response, err error) (bool, error) {
 		switch {
 		case err != nil:
-			provider.ReportAttempt(ctx, err)
+			provider.TraceOf(ctx).Failed(err)
 		case response.StatusCode >= http.StatusInternalServerError || response.StatusCode == http.StatusTooManyRequests:
-			provider.ReportAttempt(ctx, fmt.Errorf("HTTP %s", response.Status))
+			provider.TraceOf(ctx).Failed(fmt.Errorf("HTTP %s", response.Status))
 		}
 		return api.DefaultRetryPolicy(ctx, response, err)
 	}
@@ -75,7 +75,7 @@ type counting struct{ http.RoundTripper }
 
 // RoundTrip implements http.RoundTripper.
 func (t counting) RoundTrip(request *http.Request) (*http.Response, error) {
-	provider.CountRequest(request.Context())
+	provider.TraceOf(request.Context()).Request()
 	return t.RoundTripper.RoundTrip(request)
 }
 
