@@ -44,7 +44,7 @@ func TestKMSKeyForms(t *testing.T) {
 		require.NoError(t, err, form)
 		require.Equal(t, *key.Arn, p.KeyID())
 		for _, keyID := range []string{"", form, *key.Arn} {
-			_, err = envelope.Seal(t.Context(), p.Under(keyID), "x", nil)
+			_, err = envelope.Seal(t.Context(), p.(provider.KeySelector).Under(keyID), "x", nil)
 			require.NoError(t, err)
 		}
 		info, err := p.GetKeyInfo(t.Context(), "")

@@ -39,12 +39,19 @@ func config(server *gcpkmstest.Server, key string) gcpkms.Config {
 	}
 }
 
-func open(t *testing.T, c gcpkms.Config) provider.Provider {
+// ability is what the result of NewProvider can do.
+type ability interface {
+	provider.KeySelector
+	provider.DirectEncrypter
+	provider.PikoV2Keyring
+}
+
+func open(t *testing.T, c gcpkms.Config) ability {
 	t.Helper()
 	p, err := gcpkms.NewProvider(t.Context(), c)
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, p.Close()) })
-	return p
+	return p.(ability)
 }
 
 func TestConformance(t *testing.T) {

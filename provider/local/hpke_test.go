@@ -47,7 +47,7 @@ func TestHPKEWriteOnly(t *testing.T) {
 		writer, reader := open(t, local.Config{KeyFile: publicFile}), open(t, local.Config{KeyFile: file})
 		require.Equal(t, provider.Type("local_hpke"), writer.Type())
 		require.Equal(t, reader.KeyID(), writer.KeyID())
-		require.NoError(t, writer.HealthCheck(t.Context()))
+		require.NoError(t, provider.Check(t.Context(), writer))
 		stored, err := (&message.Encrypter{Keyring: writer}).Encrypt(t.Context(), []byte("write only"), map[string]string{"tenant": "42"})
 		require.NoError(t, err)
 		_, _, err = (&message.Decrypter{Keyrings: []provider.Unwrapper{writer}}).Decrypt(t.Context(), stored, nil)

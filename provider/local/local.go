@@ -290,7 +290,7 @@ func (p *keyring) GenerateDataKey(ctx context.Context, encryptionContext map[str
 	if err := ctx.Err(); err != nil {
 		return nil, p.fail("GenerateDataKey", err)
 	}
-	key, err := provider.RandomKey(provider.DatakeySize)
+	key, err := provider.RandomKey(provider.DataKeySize)
 	if err != nil {
 		return nil, p.fail("GenerateDataKey", err)
 	}

@@ -60,11 +60,11 @@ func TestRSAStreams(t *testing.T) {
 	for _, hash := range []crypto.Hash{0, crypto.SHA1, crypto.SHA256, crypto.SHA384, crypto.SHA512} {
 		both := open(t, local.Config{Key: bothPEM(rsaPair()), Hash: hash})
 		require.Equal(t, provider.Type("local_rsa"), both.Type())
-		require.NoError(t, both.HealthCheck(t.Context()))
+		require.NoError(t, provider.Check(t.Context(), both))
 		uploader := open(t, local.Config{Key: publicPEM(rsaPair()), Hash: hash})
-		require.NoError(t, uploader.HealthCheck(t.Context()))
+		require.NoError(t, provider.Check(t.Context(), uploader))
 		reader := open(t, local.Config{Key: privatePEM(rsaPair()), Hash: hash})
-		require.NoError(t, reader.HealthCheck(t.Context()))
+		require.NoError(t, provider.Check(t.Context(), reader))
 		pairs := map[string]string{"tenant": "42"}
 
 		stored, err := (&message.Encrypter{Keyring: uploader}).Encrypt(t.Context(), []byte("write only"), pairs)
@@ -142,7 +142,7 @@ func TestIsCurrentUnderRSAKeys(t *testing.T) {
 
 func TestPKCS1IsForReading(t *testing.T) {
 	p := open(t, local.Config{Key: bothPEM(rsaPair()), PKCS1v15: true})
-	require.NoError(t, p.HealthCheck(t.Context()))
+	require.NoError(t, provider.Check(t.Context(), p))
 	_, err := p.GenerateDataKey(t.Context(), nil)
 	require.ErrorIs(t, err, provider.ErrKeyUsage)
 	require.ErrorContains(t, err, "use OAEP")
@@ -221,8 +221,8 @@ func TestRSAKeyFiles(t *testing.T) {
 	}
 	pkcs1 := block("RSA PRIVATE KEY", x509.MarshalPKCS1PrivateKey(rsaPair()), nil)
 	pkcs1 = append(pkcs1, block("RSA PUBLIC KEY", x509.MarshalPKCS1PublicKey(&rsaPair().PublicKey), nil)...)
-	require.NoError(t, open(t, local.Config{KeyFile: write(pkcs1, 0o600)}).HealthCheck(t.Context()))
-	require.NoError(t, open(t, local.Config{KeyFile: write(publicPEM(rsaPair()), 0o644)}).HealthCheck(t.Context()))
+	require.NoError(t, provider.Check(t.Context(), open(t, local.Config{KeyFile: write(pkcs1, 0o600)})))
+	require.NoError(t, provider.Check(t.Context(), open(t, local.Config{KeyFile: write(publicPEM(rsaPair()), 0o644)})))
 	if runtime.GOOS == "windows" {
 		return
 	}

@@ -70,7 +70,7 @@ func TestParseURLRefuses(t *testing.T) {
 func TestKeyOfAURL(t *testing.T) {
 	t.Chdir(t.TempDir())
 	require.NoError(t, Generate("a key"))
-	open := func(text string) (*Provider, error) {
+	open := func(text string) (provider.Provider, error) {
 		u, err := url.Parse(text)
 		require.NoError(t, err)
 		c, err := ParseURL(u)
@@ -83,7 +83,7 @@ func TestKeyOfAURL(t *testing.T) {
 	require.NoError(t, err)
 	defer p.Close()
 	require.Equal(t, "n", p.KeyID())
-	require.Equal(t, defaultNamespace, p.key.id().namespace)
+	require.Equal(t, defaultNamespace, p.(*keyring).key.id().namespace)
 
 	_, err = open("local:other?name=n")
 	require.ErrorIs(t, err, fs.ErrNotExist)
