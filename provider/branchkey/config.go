@@ -36,7 +36,8 @@ type Config struct {
 	KMS awskms.Config
 
 	// Masters are AES keys that wrap the branch keys in place of AWS KMS, for development and tests.
-	// The first one wraps new branch keys. All unwrap, so each needs another name.
+	// The first one wraps new branch keys. All unwrap, so each needs another name. Their Key is copied,
+	// and the caller may zero it.
 	Masters []local.Config
 
 	BranchKeyID string // of all messages, or of those for which the Supplier returns nothing

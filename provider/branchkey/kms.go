@@ -1,6 +1,7 @@
 package branchkey
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"encoding/binary"
@@ -54,6 +55,7 @@ func newLocalKMS(masters []local.Config) (_ *localKMS, err error) {
 		}
 	}()
 	for _, c := range masters {
+		c.Key = bytes.Clone(c.Key) // which NewProvider zeroes, and a Config may be used again
 		p, err := local.NewProvider(c)
 		if err != nil {
 			return nil, err
