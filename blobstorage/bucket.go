@@ -313,13 +313,11 @@ func (b *bucket) Copy(ctx context.Context, to, from string, options *driver.Copy
 	}
 	copied, err := b.host.CopyObject(ctx, to, from, source)
 	if err == nil {
-		ctx, cancel := context.WithCancelCause(ctx)
-		defer cancel(nil)
 		u := upload{b, ctx, to, blob.WriterOptions{
 			CacheControl: a.CacheControl, ContentDisposition: a.ContentDisposition, ContentEncoding: a.ContentEncoding,
 			ContentLanguage: a.ContentLanguage, ContentType: a.ContentType, DisableContentTypeDetection: true, Metadata: a.Metadata,
 		}}
-		err = u.put(cancel, copied)
+		err = u.put(copied)
 	}
 	return errors.Join(err, source.Close())
 }

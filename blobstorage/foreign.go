@@ -68,12 +68,12 @@ func (k known) S3ECHeader(context.Context, bool) (*s3ec.Header, error) { return 
 
 // removeInstruction removes the instruction file of an object that was moved, once the new object
 // was read back.
-func (s *Storage) removeInstruction(ctx context.Context, key string, moved *s3ec.Moved, sent *transfer.Sent) error {
+func (s *Storage) removeInstruction(ctx context.Context, key string, moved *s3ec.Moved, isSent func(open func() (io.ReadCloser, error)) bool) error {
 	name := moved.Content.Header.Instruction
 	if name == "" {
 		return nil
 	}
-	if !sent.Is(func() (io.ReadCloser, error) { return s.bucket.NewReader(ctx, key, s.reading) }) {
+	if !isSent(func() (io.ReadCloser, error) { return s.bucket.NewReader(ctx, key, s.reading) }) {
 		return fmt.Errorf("blobstorage: %s: %w: the new object is not read back as it was sent; its instruction file %s stays", key, ErrAnswer, name)
 	}
 	return missing(s.bucket.Delete(ctx, name))

@@ -205,9 +205,9 @@ func (s *Storage) check(ctx context.Context, key string, c condition) error {
 func (s *Storage) store(ctx context.Context, key string, in *s3.PutObjectInput, expires string, c condition, content io.Reader) error {
 	in.Bucket, in.Key = &s.bucket, &key
 	in.Metadata = transfer.SetHeaderSize(maps.Clone(in.Metadata), transfer.HeaderSizeKey, content)
-	sent := &transfer.Sent{Source: content}
+	sent, isSent := transfer.Remember(content)
 	u := &upload{storage: s, in: in, expires: expires, condition: c}
-	stored := func() bool { return sent.Is(func() (io.ReadCloser, error) { return s.Get(ctx, key) }) }
+	stored := func() bool { return isSent(func() (io.ReadCloser, error) { return s.Get(ctx, key) }) }
 	err := u.put(ctx, lengthOf(content), &checked.Reader{Context: ctx, Source: sent})
 	moved, ok := content.(*s3ec.Moved)
 	if err == nil && ok && c.any() && !c.absent {
