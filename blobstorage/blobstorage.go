@@ -43,13 +43,12 @@ type Storage struct {
 }
 
 // New returns the bucket as a storage. The caller closes the bucket.
-func New(bucket *blob.Bucket) *Storage { return &Storage{bucket: bucket} }
-
-// WithReaderOptions returns the storage with options for all that is read of the bucket. For
-// objects in GCS of content encoding gzip, BeforeRead must choose ReadCompressed. Otherwise GCS
-// tries to decompress them, and what is encrypted is not gzip.
-func (s *Storage) WithReaderOptions(options *blob.ReaderOptions) *Storage {
-	return &Storage{s.bucket, options}
+//
+// The options are for all that is read of the bucket, and may be nil. For objects in GCS of content
+// encoding gzip, BeforeRead must choose ReadCompressed. Otherwise GCS tries to decompress them, and
+// what is encrypted is not gzip.
+func New(bucket *blob.Bucket, reading *blob.ReaderOptions) *Storage {
+	return &Storage{bucket, reading}
 }
 
 var _ pikokms.RangeStorage = (*Storage)(nil)

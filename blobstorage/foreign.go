@@ -13,11 +13,6 @@ import (
 	"piko.sh/pikokms/transfer"
 )
 
-// ErrS3EncryptionClient means that AWS's S3 Encryption Client wrote an object, or the keys of one.
-// It is no plaintext, so AllowPlaintext does not let it be read, copied or migrated; only
-// AllowS3EncryptionClient does. It is s3ec.ErrS3EncryptionClient.
-var ErrS3EncryptionClient = s3ec.ErrS3EncryptionClient
-
 // client looks whether the S3 Encryption Client wrote an object. It implements s3ec.Stored.
 type client struct {
 	bucket    *blob.Bucket

@@ -26,7 +26,7 @@ type upload struct {
 
 func (b *bucket) NewTypedWriter(ctx context.Context, key, contentType string, options *driver.WriterOptions) (driver.Writer, error) {
 	if _, taken := options.Metadata[transfer.HeaderSizeKey]; taken {
-		return nil, fmt.Errorf("%w: %q is the encryption's own", ErrReservedMetadata, transfer.HeaderSizeKey)
+		return nil, fmt.Errorf("%w: %q is the encryption's own", errReservedMetadata, transfer.HeaderSizeKey)
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	w := &writer{cancel: cancel, upload: upload{b, ctx, key, blob.WriterOptions{

@@ -149,7 +149,7 @@ func (b *blobObjects) stat(ctx context.Context, key string) (Listed, error) {
 }
 
 func (b *blobObjects) open(ctx context.Context, key string) (pikokms.Object, error) {
-	return blobstorage.New(b.bucket).Open(ctx, key)
+	return blobstorage.New(b.bucket, nil).Open(ctx, key)
 }
 
 func (b *blobObjects) read(ctx context.Context, key string) (*opened, error) {
