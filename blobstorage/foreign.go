@@ -2,7 +2,6 @@ package blobstorage
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 
@@ -10,7 +9,6 @@ import (
 
 	"piko.sh/pikokms/header"
 	"piko.sh/pikokms/s3ec"
-	"piko.sh/pikokms/transfer"
 )
 
 // client looks whether the S3 Encryption Client wrote an object. It implements s3ec.Stored.
@@ -38,13 +36,12 @@ func (c client) S3ECHeader(ctx context.Context, _ bool) (*s3ec.Header, error) {
 }
 
 func clientHeader(ctx context.Context, bucket *blob.Bucket, key string, a *blob.Attributes) (*s3ec.Header, error) {
-	h, err := s3ec.Find(a.Metadata, true, key, s3ec.InstructionSuffix, a.Size, func(key string) (content []byte, err error) {
+	h, err := s3ec.Find(a.Metadata, true, key, s3ec.InstructionSuffix, a.Size, func(key string) (io.ReadCloser, error) {
 		r, err := bucket.NewReader(ctx, key, nil)
 		if err != nil {
 			return nil, missing(err)
 		}
-		defer func() { err = errors.Join(err, r.Close()) }()
-		return io.ReadAll(io.LimitReader(transfer.NewReader(r), s3ec.MaxInstruction+1))
+		return r, nil
 	})
 	if err != nil {
 		return nil, fmt.Errorf("blobstorage: %s: %w", key, err)

@@ -254,6 +254,9 @@ func isLost(err error) bool {
 
 // lengthOf returns the size of content in bytes, or -1 if it is not known.
 func lengthOf(content io.Reader) int64 {
+	if moved, ok := content.(*s3ec.Moved); ok {
+		content = moved.Reader
+	}
 	if sized, ok := content.(interface{ ContentLength() (int64, bool) }); ok {
 		if n, known := sized.ContentLength(); known {
 			return n
