@@ -15,7 +15,6 @@ import (
 	"piko.sh/pikokms/header"
 	"piko.sh/pikokms/message"
 	"piko.sh/pikokms/provider"
-	"piko.sh/pikokms/s3ec"
 	"piko.sh/pikokms/service"
 )
 

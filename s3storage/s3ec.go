@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"strings"
 
+	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 
 	"piko.sh/pikokms"
@@ -74,8 +75,8 @@ func (c *client) S3ECHeader(ctx context.Context, beside bool) (*s3ec.Header, err
 		if err != nil {
 			return nil, err
 		}
-		etag = v.ETag
-		return v, nil
+		etag = aws.ToString(v.ETag)
+		return v.Body, nil
 	})
 	if h != nil {
 		h.InstructionETag = etag
@@ -86,17 +87,17 @@ func (c *client) S3ECHeader(ctx context.Context, beside bool) (*s3ec.Header, err
 // lookForInstruction reads a version that may be an instruction file, and can then be read from its
 // beginning all the same.
 func (v *Version) lookForInstruction(ctx context.Context) error {
-	if !v.storage.mayBeInstruction(v.Key, v.Size) {
+	if !v.storage.mayBeInstruction(v.Key, v.size) {
 		return nil
 	}
-	start := make([]byte, v.Size)
-	source := &checked.Reader{Context: ctx, Source: v.ReadCloser}
+	start := make([]byte, v.size)
+	source := &checked.Reader{Context: ctx, Source: v.Body}
 	n, err := source.ReadFull(start)
 	if err != nil && err != io.EOF {
 		return err
 	}
 	v.isInstruction = isInstruction(start[:n])
-	v.ReadCloser = &content{io.MultiReader(bytes.NewReader(start[:n]), source), v.ReadCloser, v.client}
+	v.Body = &content{io.MultiReader(bytes.NewReader(start[:n]), source), v.Body, v.client}
 	return nil
 }
 
@@ -134,7 +135,7 @@ func (s *Storage) removeInstruction(ctx context.Context, moved *s3ec.Moved, isSt
 	}
 	now, err := s.Stat(ctx, name)
 	switch {
-	case err == nil && now.ETag != etag:
+	case err == nil && aws.ToString(now.ETag) != etag:
 		err = pikokms.ErrChanged
 	case err == nil:
 		_, err = s.client.DeleteObject(ctx, in)
