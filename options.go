@@ -64,7 +64,7 @@ func WithCryptoProvider(name string, p provider.EncryptionProvider) Option {
 // one object share a data key. Messages that are signed or for several recipients are not cached;
 // service.CacheLimits explains why.
 //
-// A provider that picks a data key by the caller's ctx, as branchkey.Provider does with a Supplier,
+// A provider that picks a data key by the caller's ctx, as one of package branchkey may do,
 // picks on each request, even if the cache has the data key. A provider of your own that does so
 // must be a provider.ScopedKeyring.
 func WithDataKeyCache(limits service.CacheLimits) Option {

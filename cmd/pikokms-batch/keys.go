@@ -83,7 +83,7 @@ func (k *key) nameBranchKey(parsed *keyurl.Key) error {
 	if parsed.Local || parsed.Pair != "" || c.BranchKeyID == "" {
 		return fmt.Errorf("%w: %q does not name one branch key of a table; write branchkey://TABLE/ID?key=ARN", provider.ErrInvalidKey, parsed)
 	}
-	k.name, k.stated, k.providerIDs = c.BranchKeyID, c.BranchKeyID, []string{branchkey.ProviderID}
+	k.name, k.stated, k.providerIDs = c.BranchKeyID, c.BranchKeyID, branchkey.KeyService.ProviderIDs
 	return nil
 }
 

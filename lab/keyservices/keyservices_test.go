@@ -141,7 +141,7 @@ func branchKeys(t *testing.T) (urls [2]string) {
 	require.NoError(t, err)
 	c, err := branchkey.ParseURL(u)
 	require.NoError(t, err)
-	store, err := c.OpenStore(t.Context())
+	store, err := branchkey.NewStore(t.Context(), c)
 	require.NoError(t, err)
 	defer func() { require.NoError(t, store.Close()) }()
 	require.NoError(t, store.CreateTable(t.Context()))
