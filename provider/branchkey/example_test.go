@@ -116,7 +116,7 @@ func ExampleStore_Destroy() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	fmt.Println(disabled.Status, len(disabled.Items), "items")
+	fmt.Println("disabled:", errors.Is(disabled.Err, branchkey.ErrDisabled), len(disabled.Items), "items")
 	_, err = store.Destroy(ctx, "tenant-42", branchkey.DefaultWait)
 	fmt.Println("destroyed at once:", err == nil, errors.Is(err, branchkey.ErrTooEarly))
 
@@ -125,9 +125,9 @@ func ExampleStore_Destroy() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	fmt.Println(enabled.Status)
+	fmt.Println("enabled:", enabled.Err == nil)
 	// Output:
-	// disabled 3 items
+	// disabled: true 3 items
 	// destroyed at once: false true
-	// active
+	// enabled: true
 }

@@ -144,7 +144,7 @@ func TestDisableAndEnable(t *testing.T) {
 	d, err := s.Disable(ctx, s.id)
 	require.NoError(t, err)
 	require.Equal(t, calls, s.kms.Calls(""), "KMS is not asked")
-	require.Equal(t, provider.KeyStatusDisabled, d.Status)
+	require.ErrorIs(t, d.Err, branchkey.ErrDisabled)
 	require.WithinDuration(t, time.Now(), d.Disabled, time.Minute)
 	require.Len(t, d.Items, 5)
 	require.Empty(t, d.Behind)
@@ -159,9 +159,9 @@ func TestDisableAndEnable(t *testing.T) {
 	for listed, err := range s.List(ctx) {
 		require.NoError(t, err)
 		if listed.ID == s.id {
-			require.Equal(t, provider.KeyStatusDisabled, listed.Status)
+			require.ErrorIs(t, listed.Err, branchkey.ErrDisabled)
 		} else {
-			require.Equal(t, provider.KeyStatusActive, listed.Status)
+			require.NoError(t, listed.Err)
 		}
 	}
 	p := newProvider(t, s.Store, branchkey.Config{BranchKeyID: s.id, CheckLater: true})
@@ -171,7 +171,7 @@ func TestDisableAndEnable(t *testing.T) {
 
 	d, err = s.Enable(ctx, s.id)
 	require.NoError(t, err)
-	require.Equal(t, provider.KeyStatusActive, d.Status)
+	require.NoError(t, d.Err)
 	require.Zero(t, d.Disabled)
 	require.Equal(t, before, itemsOf(t, s.table, s.id), "every item is what it was")
 	_, err = s.Enable(ctx, s.id)
@@ -219,7 +219,7 @@ func TestDestroy(t *testing.T) {
 	d, err := s.Destroy(ctx, s.id, branchkey.MinWait)
 	require.NoError(t, err)
 	require.Equal(t, calls, s.kms.Calls(""), "KMS is not asked")
-	require.Equal(t, provider.KeyStatusDestroyed, d.Status)
+	require.ErrorIs(t, d.Err, branchkey.ErrDestroyed)
 	require.WithinDuration(t, time.Now(), d.Destroyed, time.Minute)
 	require.WithinDuration(t, time.Now().Add(-30*time.Hour), d.Disabled, time.Minute)
 	require.Len(t, d.Versions, 3)
@@ -274,7 +274,7 @@ func TestMoveOfADisabledBranchKey(t *testing.T) {
 	moved, err := to.Describe(ctx, s.id)
 	require.NoError(t, err)
 	require.Equal(t, disabled.Disabled, moved.Disabled)
-	require.Equal(t, provider.KeyStatusDisabled, moved.Status)
+	require.ErrorIs(t, moved.Err, branchkey.ErrDisabled)
 	require.Equal(t, next.ARN, moved.Active.KeyARN)
 	s.kms.SetState(s.key.ARN, "Disabled")
 	alone := s.open(t, awskms.Config{KeyID: next.ARN})
@@ -386,7 +386,7 @@ func TestShreddingKilledAtEachWrite(t *testing.T) {
 			}
 			d, err := s.another(t, s.table).Describe(ctx, s.id)
 			require.NoError(t, err)
-			require.Equal(t, provider.KeyStatusDestroyed, d.Status)
+			require.ErrorIs(t, d.Err, branchkey.ErrDestroyed)
 			require.Len(t, d.Behind, now["disabled"])
 			if now["disabled"] > 0 {
 				require.ErrorIs(t, s.another(t, s.table).Check(ctx, s.id), branchkey.ErrDestroyed)
@@ -751,7 +751,7 @@ func TestClockOfDynamoDB(t *testing.T) {
 	dated = true
 	d, err = store.Destroy(ctx, id, 0)
 	require.NoError(t, err)
-	require.Equal(t, provider.KeyStatusDestroyed, d.Status)
+	require.ErrorIs(t, d.Err, branchkey.ErrDestroyed)
 	_, err = store.Create(ctx, id, map[string]string{"tenant": "x"})
 	require.ErrorIs(t, err, branchkey.ErrDestroyed)
 }
@@ -769,7 +769,7 @@ func TestActiveItemThatAWSOverwrites(t *testing.T) {
 	restore(t, s.table, []branchkey.Item{active})
 	d, err := s.Describe(ctx, s.id)
 	require.NoError(t, err)
-	require.Equal(t, provider.KeyStatusActive, d.Status)
+	require.NoError(t, d.Err)
 	require.Len(t, d.Behind, 4)
 	require.ErrorIs(t, s.Check(ctx, s.id), branchkey.ErrIncomplete)
 	_, err = s.Destroy(ctx, s.id, 0)

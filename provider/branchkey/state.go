@@ -43,16 +43,19 @@ func destroyedError(id string, at time.Time) error {
 	return &wrappedError{fmt.Sprintf("branch key %q was destroyed on %s; what is encrypted under it can't be read any more", id, at.Format(time.RFC3339)), ErrDestroyed}
 }
 
-// check returns an error if a branch key can't be used because of the state of one of its items.
-func (r *record) check() error {
-	switch r.state {
+// err returns why a branch key can't be used in a state, or nil.
+func (s state) err(id string, disabled, destroyed time.Time) error {
+	switch s {
 	case stateDisabled:
-		return &wrappedError{fmt.Sprintf("branch key %q is disabled since %s; enable it to use it", r.id, r.disabled.Format(time.RFC3339)), ErrDisabled}
+		return &wrappedError{fmt.Sprintf("branch key %q is disabled since %s; enable it to use it", id, disabled.Format(time.RFC3339)), ErrDisabled}
 	case stateDestroyed:
-		return destroyedError(r.id, r.destroyed)
+		return destroyedError(id, destroyed)
 	}
 	return nil
 }
+
+// check returns an error if a branch key can't be used because of the state of one of its items.
+func (r *record) check() error { return r.state.err(r.id, r.disabled, r.destroyed) }
 
 // marked returns an item in the place of another, for a state. Its "enc" is no wrapped key, but
 // another one each time, so that a write that replaces it replaces exactly this one.

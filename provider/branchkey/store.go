@@ -360,11 +360,11 @@ type Description struct {
 	Active   Version           // the version under which messages are encrypted
 	Versions []Version         // all versions, the oldest first; List leaves them out
 
-	Status    provider.KeyStatus
+	Err       error     // why it can't be used, which holds ErrDisabled or ErrDestroyed, or nil
 	Disabled  time.Time // when the last of its items was disabled; zero if none is
 	Destroyed time.Time // when the last of its items was destroyed; zero if none is
 
-	// Items has the types of all its items. Behind has those that are not in its status, since
+	// Items has the types of all its items. Behind has those that are not in its state, since
 	// disabling, enabling or destroying was interrupted, or the table was changed otherwise. List
 	// leaves them out.
 	Items, Behind []string
@@ -412,7 +412,6 @@ func describe(records []*record) *Description {
 	}
 	d := active.describeKey()
 	current := stateOf(records)
-	d.Status = statuses[current]
 	for _, r := range records {
 		d.Items = append(d.Items, r.kind)
 		if r.state != current {
@@ -428,12 +427,13 @@ func describe(records []*record) *Description {
 			d.Versions = append(d.Versions, r.describe())
 		}
 	}
+	d.Err = current.err(d.ID, d.Disabled, d.Destroyed)
 	return d
 }
 
 // describeKey describes the branch key of an active item, by that alone.
 func (r *record) describeKey() *Description {
-	return &Description{ID: r.id, Context: r.ownContext(), Active: r.describe(), Status: statuses[r.state], Disabled: r.disabled, Destroyed: r.destroyed}
+	return &Description{ID: r.id, Context: r.ownContext(), Active: r.describe(), Err: r.check(), Disabled: r.disabled, Destroyed: r.destroyed}
 }
 
 func (r *record) describe() Version { return Version{r.version.String(), r.keyARN, r.created} }

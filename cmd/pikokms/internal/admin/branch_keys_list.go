@@ -17,7 +17,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"piko.sh/pikokms/cmd/pikokms/internal/console"
-	"piko.sh/pikokms/provider"
 	"piko.sh/pikokms/provider/branchkey"
 )
 
@@ -59,12 +58,14 @@ func describeKey(d *branchkey.Description) DescribedKey {
 	return described
 }
 
-// stateOf returns what a branch key's status is called here, where "active" is said of a version.
 func stateOf(d *branchkey.Description) string {
-	if d.Status == provider.KeyStatusActive {
-		return "enabled"
+	switch {
+	case errors.Is(d.Err, branchkey.ErrDestroyed):
+		return "destroyed"
+	case errors.Is(d.Err, branchkey.ErrDisabled):
+		return "disabled"
 	}
-	return string(d.Status)
+	return "enabled"
 }
 
 func branchKeysList() *cobra.Command {
@@ -107,7 +108,7 @@ items are named on standard error, and the exit status is then 1.`,
 					}
 				}
 				listed++
-				if d.Status == provider.KeyStatusDestroyed {
+				if errors.Is(d.Err, branchkey.ErrDestroyed) {
 					destroyed++
 				} else {
 					under[d.Active.KeyARN]++
@@ -153,7 +154,7 @@ func printListed(w io.Writer, d *branchkey.Description, asJSON bool) error {
 	for _, name := range slices.Sorted(maps.Keys(d.Context)) {
 		line = append(line, console.Printable(name)+"="+console.Printable(d.Context[name]))
 	}
-	if d.Status != provider.KeyStatusActive {
+	if d.Err != nil {
 		line = append(line, "("+stateText(d)+")")
 	}
 	_, err := fmt.Fprintf(w, "%-20s  %s  %s\n", d.Active.Created.UTC().Format(time.RFC3339), d.Active.ID, strings.Join(line, " "))

@@ -96,7 +96,7 @@ func (j *branchKeyJob) run(ctx context.Context, store *branchkey.Store, ids []st
 		for d, err := range store.List(ctx) {
 			id := ""
 			switch {
-			case err == nil && d.Status == provider.KeyStatusDestroyed && j.leavesDestroyed:
+			case err == nil && errors.Is(d.Err, branchkey.ErrDestroyed) && j.leavesDestroyed:
 				listed = true
 				continue
 			case err == nil:
@@ -271,7 +271,7 @@ func (j *branchKeyJob) check(ctx context.Context, store *branchkey.Store, ids []
 			return err
 		}
 		d, err := store.Describe(ctx, id)
-		if err == nil && d.Status == provider.KeyStatusDestroyed {
+		if err == nil && errors.Is(d.Err, branchkey.ErrDestroyed) {
 			n.destroyed.Add(1)
 		}
 		return err

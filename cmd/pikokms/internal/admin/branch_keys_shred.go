@@ -17,7 +17,6 @@ import (
 	"piko.sh/pikokms/cmd/pikokms/internal/console"
 	"piko.sh/pikokms/cmd/pikokms/internal/files"
 	"piko.sh/pikokms/cmd/pikokms/internal/work"
-	"piko.sh/pikokms/provider"
 	"piko.sh/pikokms/provider/branchkey"
 )
 
@@ -258,10 +257,10 @@ func readLine(ctx context.Context) (string, error) {
 // stateText says in which state a branch key is, and since when.
 func stateText(d *branchkey.Description) string {
 	text := stateOf(d)
-	switch d.Status {
-	case provider.KeyStatusDisabled:
+	switch text {
+	case "disabled":
 		text += " since " + timeText(d.Disabled)
-	case provider.KeyStatusDestroyed:
+	case "destroyed":
 		text += " on " + timeText(d.Destroyed)
 	}
 	if n := int64(len(d.Behind)); n > 0 {

@@ -25,7 +25,7 @@ import (
 
 	"piko.sh/pikokms/cmd/pikokms/internal/admin"
 	"piko.sh/pikokms/internal/emulator"
-	"piko.sh/pikokms/provider"
+	"piko.sh/pikokms/provider/branchkey"
 )
 
 // changeItems changes the items of a branch key in the file of a table, as another program might. An
@@ -250,11 +250,11 @@ func TestDestroyOnATerminal(t *testing.T) {
 		require.NoError(t, describeErr)
 		if typed == "tenant-0" {
 			require.NoError(t, err, got)
-			require.Equal(t, provider.KeyStatusDestroyed, d.Status)
+			require.ErrorIs(t, d.Err, branchkey.ErrDestroyed)
 		} else {
 			require.Error(t, err)
 			require.Contains(t, got, "nothing was destroyed")
-			require.Equal(t, provider.KeyStatusDisabled, d.Status)
+			require.ErrorIs(t, d.Err, branchkey.ErrDisabled)
 		}
 	}
 }
