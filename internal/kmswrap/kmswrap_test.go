@@ -13,6 +13,8 @@ import (
 )
 
 func TestWrapper(t *testing.T) {
+	t.Setenv("AWS_ACCESS_KEY_ID", "test")
+	t.Setenv("AWS_SECRET_ACCESS_KEY", "test")
 	server := kmstest.NewServer(t)
 	key, other := server.CreateKey(kmstest.Key{}), server.CreateKey(kmstest.Key{})
 	w, err := kmswrap.New(t.Context(), awskms.Config{KeyID: key.ARN, TrustedKeys: []string{other.ARN}, Endpoint: server.URL, GrantTokens: []string{"token"}})
