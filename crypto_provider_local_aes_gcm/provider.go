@@ -33,7 +33,6 @@ import (
 	"piko.sh/piko/wdk/crypto"
 
 	"piko.sh/pikokms/envelope"
-	"piko.sh/pikokms/header"
 	"piko.sh/pikokms/provider"
 	"piko.sh/pikokms/provider/dropin"
 	"piko.sh/pikokms/provider/local"
@@ -42,7 +41,8 @@ import (
 
 const (
 	KeySize = local.KeySize // of the key, in bytes
-	IVSize  = header.IVSize // of AES-GCM, in bytes
+	IVSize  = 12            // of AES-GCM, in bytes
+	tagSize = 16            // of AES-GCM, in bytes
 
 	defaultKeyID = "local-default"
 )
@@ -152,7 +152,7 @@ func (p *cryptoProvider) decryptOld(ctx context.Context, request *crypto.Decrypt
 	if err != nil {
 		return "", names.Translate(fmt.Errorf("%w: %w", ErrInvalidBase64, err))
 	}
-	if len(sealed) < IVSize+header.TagSize {
+	if len(sealed) < IVSize+tagSize {
 		return "", names.Translate(fmt.Errorf("%w: %d bytes", ErrCiphertextTooShort, len(sealed)))
 	}
 	text, err := envelope.New(p.local.KeyID(), p.local.Type(), request.Ciphertext)
@@ -188,7 +188,7 @@ func (p *cryptoProvider) GetKeyInfo(ctx context.Context, keyID string) (*crypto.
 	if err != nil {
 		return nil, err
 	}
-	metadata := map[string]string{"iv_size": strconv.Itoa(IVSize), "tag_size": strconv.Itoa(header.TagSize)}
+	metadata := map[string]string{"iv_size": strconv.Itoa(IVSize), "tag_size": strconv.Itoa(tagSize)}
 	maps.Copy(metadata, info.Metadata)
 	return &crypto.KeyInfo{
 		CreatedAt: info.CreatedAt,

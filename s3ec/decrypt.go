@@ -13,8 +13,8 @@ import (
 	"runtime"
 	"sync"
 
-	"piko.sh/pikokms/header"
 	"piko.sh/pikokms/internal/checked"
+	"piko.sh/pikokms/internal/gcm"
 	"piko.sh/pikokms/internal/secret"
 	"piko.sh/pikokms/provider"
 )
@@ -110,7 +110,7 @@ func (c *Config) Open(ctx context.Context, h *Header, body io.Reader, keyrings [
 	if err := h.checkStated(stated); err != nil {
 		return nil, err
 	}
-	if h.Authenticates() && h.Size < header.TagSize || !h.Authenticates() && (h.Size <= 0 || h.Size%aes.BlockSize != 0) {
+	if h.Authenticates() && h.Size < gcm.TagSize || !h.Authenticates() && (h.Size <= 0 || h.Size%aes.BlockSize != 0) {
 		return nil, malformed("no object of it has %d bytes", h.Size)
 	}
 	memory := c.Memory

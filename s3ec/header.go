@@ -26,7 +26,7 @@ import (
 	"strings"
 	"unicode/utf8"
 
-	"piko.sh/pikokms/header"
+	"piko.sh/pikokms/internal/gcm"
 	"piko.sh/pikokms/provider"
 )
 
@@ -105,10 +105,10 @@ func (h *Header) Authenticates() bool { return h.Content != contentCBC }
 
 // PlaintextSize returns the size of the plaintext in bytes, or -1 if it can't be known.
 func (h *Header) PlaintextSize() int64 {
-	if !h.Authenticates() || h.Size < header.TagSize {
+	if !h.Authenticates() || h.Size < gcm.TagSize {
 		return -1
 	}
-	return h.Size - header.TagSize
+	return h.Size - gcm.TagSize
 }
 
 // IsMetadata reports whether user metadata are those of an object of the client. An object that has
@@ -306,7 +306,7 @@ func (h *Header) parseV2(found map[string]string) (err error) {
 		return err
 	}
 	h.Content, h.Wrapping = found[contentV2], found[wrapV2]
-	ivSize := header.IVSize
+	ivSize := gcm.IVSize
 	switch h.Content {
 	case contentGCM:
 		if found[tagLength] != "128" {
