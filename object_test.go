@@ -20,6 +20,7 @@ import (
 	"piko.sh/pikokms"
 	"piko.sh/pikokms/compress"
 	"piko.sh/pikokms/folderstorage"
+	"piko.sh/pikokms/internal/race"
 	"piko.sh/pikokms/provider"
 )
 
@@ -91,6 +92,7 @@ func TestOpenRefuses(t *testing.T) {
 }
 
 func TestFS(t *testing.T) {
+	race.SkipShort(t)
 	for _, enabled := range [][]string{nil, {compress.ZstdSeekable}} {
 		f := newFixture(t, pikokms.WithEnabledTransformers(enabled...), pikokms.BindObjectName("uploads"))
 		require.NoError(t, fstest.TestFS(f.FS(t.Context())))

@@ -32,6 +32,7 @@ import (
 	"piko.sh/pikokms/compress"
 	"piko.sh/pikokms/header"
 	"piko.sh/pikokms/internal/emulator"
+	"piko.sh/pikokms/internal/race"
 	"piko.sh/pikokms/provider"
 	"piko.sh/pikokms/provider/awskms"
 	"piko.sh/pikokms/provider/local"
@@ -205,6 +206,7 @@ func TestRangesReadFewBytes(t *testing.T) {
 
 // An object with random access is opened once, whether its size or its content is asked for.
 func TestAWholeSeekableObjectIsReadOnce(t *testing.T) {
+	race.SkipShort(t)
 	c, _, b := newMemory(t, pikokms.WithEnabledTransformers(compress.ZstdSeekable))
 	for _, size := range []int{0, 1, 100_000, 20 << 20} {
 		content := noise(size)

@@ -25,6 +25,7 @@ import (
 	"gocloud.dev/gcerrors"
 
 	"piko.sh/pikokms"
+	"piko.sh/pikokms/internal/race"
 	"piko.sh/pikokms/message"
 	"piko.sh/pikokms/provider/local"
 )
@@ -210,6 +211,7 @@ func (l *listed) ListPaged(_ context.Context, options *driver.ListOptions) (*dri
 
 // TestUploadsAreConfirmed uploads to an S3 whose answers do not say that anything is stored.
 func TestUploadsAreConfirmed(t *testing.T) {
+	race.SkipShort(t)
 	for name, s := range map[string]*lyingS3{"no ETag": {noETag: true}, "nothing in the last answer": {noCompleted: true}} {
 		size := 1000
 		if s.noCompleted {
@@ -229,6 +231,7 @@ func TestUploadsAreConfirmed(t *testing.T) {
 
 // TestChecksumsAreTheClients uploads with a client that says when to send checksums.
 func TestChecksumsAreTheClients(t *testing.T) {
+	race.SkipShort(t)
 	required := aws.RequestChecksumCalculationWhenRequired
 	for _, test := range []struct {
 		client, bucket aws.RequestChecksumCalculation

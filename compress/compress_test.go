@@ -134,6 +134,7 @@ func TestCorrupt(t *testing.T) {
 }
 
 func TestBound(t *testing.T) {
+	race.SkipShort(t)
 	eachFormat(t, func(t *testing.T, format string) {
 		const bound = 100_000
 		wide, narrow := newTransformer(t, format, 0), newTransformer(t, format, bound)

@@ -108,6 +108,7 @@ func handmade(t testing.TB, blocks [][]byte, checksums bool) []byte {
 }
 
 func TestSeekableReader(t *testing.T) {
+	race.SkipShort(t)
 	s := newTransformer(t, compress.ZstdSeekable, 0)
 	for _, size := range []int{0, 1, blockSize - 1, blockSize, blockSize + 1, 3 * blockSize, 3*blockSize + 5} {
 		for kind, original := range map[string][]byte{"mixed": mixed(size), "noise": noise(size)} {

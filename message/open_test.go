@@ -18,11 +18,13 @@ import (
 
 	"piko.sh/pikokms/header"
 	"piko.sh/pikokms/internal/frame"
+	"piko.sh/pikokms/internal/race"
 	"piko.sh/pikokms/message"
 	"piko.sh/pikokms/provider"
 )
 
 func TestOpen(t *testing.T) {
+	race.SkipShort(t)
 	key := &counting{Keyring: newKey(t, 1, "")}
 	pairs := map[string]string{"tenant": "42"}
 	for _, size := range []int{0, 1, 100, 65_536, 200_000} {

@@ -220,6 +220,7 @@ func TestStatedFrameLengthTakesNoMemory(t *testing.T) {
 
 // Long frames are read as they were written, by every way, and in ranges.
 func TestLongFrames(t *testing.T) {
+	race.SkipShort(t)
 	key := newKey(t, 1, "")
 	for _, length := range []int{65_536 + 1, 200_000, 3 << 20} {
 		for _, suite := range []header.Suite{0, signedSuite} {

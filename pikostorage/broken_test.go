@@ -16,6 +16,7 @@ import (
 	"piko.sh/piko/wdk/storage"
 
 	"piko.sh/pikokms"
+	"piko.sh/pikokms/internal/race"
 	"piko.sh/pikokms/pikostorage"
 	"piko.sh/pikokms/provider"
 	"piko.sh/pikokms/provider/awskms"
@@ -47,6 +48,7 @@ func requireUnreadable(t *testing.T, p storage.ProviderPort, repository, key str
 
 // TestDamagedObjects changes, cuts and prolongs a stored object. Each way out gives an error.
 func TestDamagedObjects(t *testing.T) {
+	race.SkipShort(t)
 	for _, set := range settings {
 		for _, size := range []int{0, 1, 65_536, 200_000} {
 			t.Run(fmt.Sprintf("%s/%d", set.name, size), func(t *testing.T) {

@@ -136,6 +136,7 @@ var settings = []struct {
 // TestEveryWay stores objects in every way, searches what is stored for the plaintext, and reads
 // them in every way.
 func TestEveryWay(t *testing.T) {
+	race.SkipShort(t)
 	sizes := []int{0, 1, 65_535, 65_536, 65_537, 40 << 20}
 	if race.Enabled {
 		sizes[5] = 3 << 20

@@ -106,6 +106,25 @@ type EncryptionProvider interface {
 	Type() Type
 }
 
+// Provider is a key of a key service, as the packages of key services return it. What one can do
+// beyond this is found by type assertion: the documentation of its NewProvider lists interfaces
+// such as DirectEncrypter. A Provider is safe for concurrent use.
+type Provider interface {
+	EncryptionProvider
+	VersionedKeyring
+
+	// KeyID returns the name of the key.
+	KeyID() string
+
+	// GetKeyInfo describes the provider's own key if keyID is empty. Some providers also describe
+	// other keys of their key service. For a key that is not found or that the provider does not
+	// describe, the error holds ErrKeyNotFound.
+	GetKeyInfo(ctx context.Context, keyID string) (*KeyInfo, error)
+
+	// Close zeroes keys in memory and closes connections. The provider can't be used afterwards.
+	Close() error
+}
+
 // UnwrapDataKeyRequest asks to unwrap a data key.
 type UnwrapDataKeyRequest struct {
 	EncryptedKey header.EncryptedDataKey

@@ -33,6 +33,7 @@ import (
 // TestAFaultAtEachCallOfAMessage breaks each call of the source, of the destination and of the key
 // in its turn, for every way into a message and out of it.
 func TestAFaultAtEachCallOfAMessage(t *testing.T) {
+	race.SkipShort(t)
 	before := goleak.IgnoreCurrent()
 	key, second := newKey(t, 1, ""), newKey(t, 2, "second")
 	faults, doors := 0, 0
@@ -252,6 +253,7 @@ var hostContent = pattern(5, 300_000)
 // TestAFaultAtEachCallOfAHost breaks each call of the source, of the storage and of the key in its
 // turn. The object that was there is there afterwards, or the whole new one.
 func TestAFaultAtEachCallOfAHost(t *testing.T) {
+	race.SkipShort(t)
 	before := goleak.IgnoreCurrent()
 	first, second := newKey(t, 1, "first"), newKey(t, 2, "second")
 	faults := 0
@@ -339,6 +341,7 @@ func filesOf(t *testing.T, dir string) []string {
 // TestAFaultAtEachCallOfKMS breaks each call of AWS KMS in its turn, in each way in which it can
 // fail: once, and from then on.
 func TestAFaultAtEachCallOfKMS(t *testing.T) {
+	race.SkipShort(t)
 	before := goleak.IgnoreCurrent()
 	actions := map[string]kmstest.Action{
 		"internal error":    kmstest.Error("KMSInternalException", "out of order"),

@@ -309,6 +309,7 @@ func TestAMessageUnderTwoKeys(t *testing.T) {
 // TestForeignKeysAreNotAskedAbout has messages that name keys of AWS KMS that are not ours, alone,
 // many times, and before ours. KMS is asked about ours alone, and not more often than agreed.
 func TestForeignKeysAreNotAskedAbout(t *testing.T) {
+	race.SkipShort(t)
 	server := kmstest.NewServer(t)
 	ours := server.CreateKey(kmstest.Key{})
 	transport := &http.Transport{}

@@ -18,6 +18,7 @@ import (
 // TestChangedObjects reads stored objects that were changed, by every way out of a host. Each is an
 // error, and Rewrap leaves them as they are.
 func TestChangedObjects(t *testing.T) {
+	race.SkipShort(t)
 	total := 5_000
 	if race.Enabled || testing.Short() {
 		total = 500

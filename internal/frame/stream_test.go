@@ -14,6 +14,7 @@ import (
 	"pgregory.net/rapid"
 
 	"piko.sh/pikokms/internal/frame"
+	"piko.sh/pikokms/internal/race"
 )
 
 // sources are readers that give the same bytes in different pieces.
@@ -252,6 +253,7 @@ func TestEmptyReadsAndWrites(t *testing.T) {
 
 // A source in memory is sealed and opened from where it stands, and left as it was.
 func TestSourceInMemoryIsLeftAlone(t *testing.T) {
+	race.SkipShort(t)
 	c := config(1000)
 	for _, size := range []int{0, 999, 5000, 3 << 20} {
 		for _, parallelism := range []int{1, 3} {

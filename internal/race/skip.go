@@ -2,11 +2,12 @@ package race
 
 import "testing"
 
-// SkipShort skips a test in a short run under the race detector. It is for tests of very many like
-// cases, in the first of which the detector finds what it finds in all.
+// SkipShort skips a test in a short run under the race detector. It is for tests that take long and
+// in which little happens at the same time, or the same very often: in others, the detector finds
+// what it would find there.
 func SkipShort(t testing.TB) {
 	t.Helper()
 	if Enabled && testing.Short() {
-		t.Skip("skipped: very many like cases, which take the race detector long")
+		t.Skip("skipped: it takes the race detector long, and runs without it")
 	}
 }

@@ -21,6 +21,7 @@ import (
 )
 
 func TestECKeysConform(t *testing.T) {
+	race.SkipShort(t)
 	server := kmstest.NewServer(t)
 	for _, spec := range ecSpecs {
 		own, other, peer := newKMSPair(t, server, spec), newKMSPair(t, server, spec), newECPair(t, spec)

@@ -22,6 +22,7 @@ import (
 	"piko.sh/pikokms/header"
 	"piko.sh/pikokms/internal/adversary"
 	"piko.sh/pikokms/internal/exported"
+	"piko.sh/pikokms/internal/race"
 	"piko.sh/pikokms/kmstest"
 	"piko.sh/pikokms/message"
 	"piko.sh/pikokms/provider"
@@ -144,6 +145,7 @@ func TestFormat(t *testing.T) {
 
 // Whichever byte of a data key is changed, it is refused.
 func TestChangedDataKeys(t *testing.T) {
+	race.SkipShort(t)
 	for _, kind := range kinds {
 		t.Run(kind.Type, func(t *testing.T) {
 			server := azurekeyvaulttest.NewServer(t)

@@ -79,6 +79,12 @@ func (t *transport) send(request *http.Request, call *exchange) (*http.Response,
 		with, zero := withValue(request, call.algorithm, call.sent)
 		defer zero()
 		request = with
+	} else if request.ContentLength > 0 {
+		own, err := withOwnBody(request)
+		if err != nil {
+			return nil, err
+		}
+		request = own
 	}
 	response, err := t.inner.Do(request)
 	if err != nil {
@@ -116,6 +122,20 @@ func isChallenge(header string) bool {
 		}
 	}
 	return true
+}
+
+// withOwnBody returns the request with a reader of its own. Azure's client rewinds its reader for the
+// next attempt, and net/http may still read from it then, if the answer came before the request was
+// sent.
+func withOwnBody(request *http.Request) (*http.Request, error) {
+	body, err := io.ReadAll(request.Body)
+	if err := errors.Join(err, request.Body.Close()); err != nil {
+		return nil, fmt.Errorf("reading the request: %w", err)
+	}
+	own := request.WithContext(request.Context())
+	own.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(body)), nil }
+	own.Body, err = own.GetBody()
+	return own, err
 }
 
 // withValue returns a request to wrap a value, and a function that zeroes its text if no connection

@@ -15,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"piko.sh/pikokms/internal/adversary"
+	"piko.sh/pikokms/internal/race"
 	"piko.sh/pikokms/provider"
 	"piko.sh/pikokms/provider/branchkey"
 )
@@ -33,6 +34,7 @@ func emptyTable(w http.ResponseWriter, r *http.Request) {
 // Whatever answers in place of DynamoDB, the error is ErrProviderUnavailable and names the address.
 // It is never taken for an item that is not there, or for one that was written.
 func TestWhatAnswersInPlaceOfDynamoDB(t *testing.T) {
+	race.SkipShort(t)
 	t.Setenv("AWS_ACCESS_KEY_ID", "test")
 	t.Setenv("AWS_SECRET_ACCESS_KEY", "test")
 	t.Setenv("AWS_EC2_METADATA_DISABLED", "true")

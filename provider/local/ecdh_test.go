@@ -47,6 +47,7 @@ func (p ecPair) both() []byte { return append(bytes.Clone(p.public), p.private..
 var ecCurves = []elliptic.Curve{elliptic.P256(), elliptic.P384(), elliptic.P521()}
 
 func TestECKeysConform(t *testing.T) {
+	race.SkipShort(t)
 	for _, curve := range ecCurves {
 		t.Run(curve.Params().Name, func(t *testing.T) {
 			own, stranger, peer := newECPair(curve), newECPair(curve), newECPair(curve)

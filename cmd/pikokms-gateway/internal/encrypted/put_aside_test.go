@@ -18,6 +18,8 @@ import (
 	"github.com/versity/versitygw/backend"
 	"github.com/versity/versitygw/s3err"
 	"github.com/versity/versitygw/s3response"
+
+	"piko.sh/pikokms/internal/race"
 )
 
 // trailing is the content of a request with a CRC32 behind it, as the engine decodes it.
@@ -96,6 +98,7 @@ func (a *anotherS3) UploadPartCopy(ctx context.Context, in *s3.UploadPartCopyInp
 
 // TestTrailingChecksumsAreKept puts objects in front of S3 whose checksum comes behind them.
 func TestTrailingChecksumsAreKept(t *testing.T) {
+	race.SkipShort(t)
 	behindS3 := &anotherS3{Backend: behind}
 	b := newBucket(t, behindS3)
 	for _, test := range []struct{ size, copies int }{{0, 0}, {1, 0}, {2 << 20, 0}, {8 << 20, 0}, {8<<20 + 1, 1}, {65 << 20, 2}} {
@@ -168,6 +171,7 @@ func TestTrailingChecksumsAtTheSameTime(t *testing.T) {
 // TestEachCallOfATrailingChecksumFails fails one call after the other. A client sees the object as a
 // whole, with its checksum, or the one before. What is left is swept.
 func TestEachCallOfATrailingChecksumFails(t *testing.T) {
+	race.SkipShort(t)
 	before, after := random(9<<20), random(9<<20)
 	for _, done := range []bool{false, true} {
 		for n := int64(1); ; n++ {

@@ -21,6 +21,7 @@ import (
 	"github.com/versity/versitygw/s3response"
 
 	"piko.sh/pikokms/cmd/pikokms-gateway/internal/encrypted"
+	"piko.sh/pikokms/internal/race"
 	"piko.sh/pikokms/message"
 	"piko.sh/pikokms/provider"
 	"piko.sh/pikokms/provider/branchkey"
@@ -259,6 +260,7 @@ func (f *failing) CompleteMultipartUpload(ctx context.Context, in *s3.CompleteMu
 // TestEachCallFails fails one call after the other of an upload in parts. The client repeats what
 // failed, and has the whole object in the end, of which nothing was to be seen before.
 func TestEachCallFails(t *testing.T) {
+	race.SkipShort(t)
 	one, two := random(fiveMiB), []byte("the rest")
 	for _, after := range []bool{false, true} {
 		for n := int64(1); ; n++ {

@@ -678,6 +678,7 @@ func (f *faulty) checkError(t *testing.T, stderr, what string) {
 // What was there stays, or the whole new object is there, and the error names what failed and why.
 // Tries of an object hide what passes. The same command line then comes to a right end.
 func TestAFaultAtEachCallOfTheCommand(t *testing.T) {
+	race.SkipShort(t)
 	f := newFaulty(t)
 	f.spare = !*allFaults
 	defer func(n uint, wait time.Duration) { places.Tries, places.FirstWait = n, wait }(places.Tries, places.FirstWait)

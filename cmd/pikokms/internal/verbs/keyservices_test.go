@@ -14,6 +14,7 @@ import (
 
 	"piko.sh/pikokms/cmd/pikokms/keyservices"
 	"piko.sh/pikokms/internal/emulator"
+	"piko.sh/pikokms/internal/race"
 	"piko.sh/pikokms/kmstest"
 	"piko.sh/pikokms/provider/azurekeyvault/azurekeyvaulttest"
 	"piko.sh/pikokms/provider/gcpkms/gcpkmstest"
@@ -62,6 +63,7 @@ func TestEachKeyServiceIsDocumented(t *testing.T) {
 
 // A file moves from key service to key service, and each decrypts it.
 func TestKeyServices(t *testing.T) {
+	race.SkipShort(t)
 	t.Setenv("VAULT_TOKEN", emulator.OpenBaoToken)
 	google := gcpkmstest.NewServer(t)
 	azure := azurekeyvaulttest.NewServer(t)
@@ -163,6 +165,7 @@ func TestKeyServicesThatRefuse(t *testing.T) {
 // After a rotation, rewrap moves what is under the older version of a key to the newest one, and
 // leaves the rest alone.
 func TestRewrapToTheNewestVersion(t *testing.T) {
+	race.SkipShort(t)
 	t.Run("branch key", func(t *testing.T) {
 		store, table, _ := newBranchKeys(t, 1)
 		key := table + "&id=tenant-0"

@@ -16,6 +16,7 @@ import (
 	"gocloud.dev/blob"
 
 	"piko.sh/pikokms/cmd/pikokms/internal/work"
+	"piko.sh/pikokms/internal/race"
 	"piko.sh/pikokms/outfile"
 	"piko.sh/pikokms/provider/local"
 )
@@ -149,6 +150,7 @@ func TestBeginsAsAMessage(t *testing.T) {
 
 // Work in place leaves a file to whom it belongs, with its time.
 func TestInPlaceKeepsOwnerModeAndTime(t *testing.T) {
+	race.SkipShort(t)
 	if os.Geteuid() != 0 {
 		t.Skip("only root gives files away")
 	}
@@ -224,6 +226,7 @@ func TestAGroupThatIsNotKept(t *testing.T) {
 // A folder in which two names are one: no object takes the place of another, whatever --jobs, with
 // -f and without.
 func TestTwoNamesForOneFile(t *testing.T) {
+	race.SkipShort(t)
 	dir, key := t.TempDir(), filepath.Join(t.TempDir(), "dev.key")
 	require.NoError(t, local.Generate(key))
 	const names = 12

@@ -8,6 +8,7 @@ import (
 	"pgregory.net/rapid"
 
 	"piko.sh/pikokms/cmd/pikokms/internal/places"
+	"piko.sh/pikokms/internal/race"
 )
 
 func TestPlan(t *testing.T) {
@@ -52,6 +53,7 @@ func FuzzPlan(f *testing.F) {
 
 // A million names take little memory.
 func TestAPlanIsSmall(t *testing.T) {
+	race.SkipShort(t)
 	p := &Plan{Places: []*places.Place{{Name: "bucket"}}}
 	for i := range 1_000_000 {
 		p.add(0, fmt.Sprintf("backups/2026/%02d/%02d/customer-%06d/%08x.parquet", i/90_000, i/3_000%30, i/7, i*2654435761), 1<<20)
