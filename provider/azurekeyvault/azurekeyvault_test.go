@@ -55,7 +55,7 @@ func setAttributes(t testing.TB, server *azurekeyvaulttest.Server, name, version
 	require.NoError(t, err)
 }
 
-func open(t testing.TB, c azurekeyvault.Config) *azurekeyvault.Provider {
+func open(t testing.TB, c azurekeyvault.Config) provider.Provider {
 	t.Helper()
 	p, err := azurekeyvault.NewProvider(t.Context(), c)
 	require.NoError(t, err)
@@ -217,12 +217,12 @@ func TestVersions(t *testing.T) {
 			c.Version = strings.ToUpper(first)
 			named := open(t, c)
 			require.Equal(t, first, message.KeyVersion(wrappedOf(t, seal(t, named, nil))))
-			for _, p := range []*azurekeyvault.Provider{p, renewed, named} {
+			for _, p := range []provider.Provider{p, renewed, named} {
 				require.NoError(t, unseal(t, p, old))
 				require.NoError(t, unseal(t, p, current))
 			}
 			for _, c := range []struct {
-				p            *azurekeyvault.Provider
+				p            provider.Provider
 				old, current bool
 			}{{renewed, false, true}, {named, true, false}} {
 				for sealed, want := range map[string]bool{string(old): c.old, string(current): c.current} {
@@ -282,7 +282,7 @@ func TestAttributes(t *testing.T) {
 				}
 				info, err := refused.GetKeyInfo(t.Context(), "")
 				require.NoError(t, err)
-				require.Equal(t, provider.KeyStatusDisabled, info.Status)
+				require.ErrorIs(t, info.Err, provider.ErrKeyDisabled)
 				if kind.Type == "oct-HSM" { // the vault itself is asked to wrap
 					_, err = p.GenerateDataKey(t.Context(), nil)
 					require.ErrorIs(t, err, provider.ErrKeyDisabled)
@@ -442,8 +442,8 @@ func TestThrottling(t *testing.T) {
 		defer server.Inject(kmstest.Fault{Operation: "UnwrapKey", Do: azurekeyvaulttest.Throttle(17)})()
 		server.Reset()
 		start = time.Now()
-		var attempts []error
-		ctx := provider.WithAttempts(t.Context(), func(err error) { attempts = append(attempts, err) })
+		var attempts failures
+		ctx := provider.WithTrace(t.Context(), &attempts)
 		_, err := p.UnwrapDataKey(ctx, &provider.UnwrapDataKeyRequest{EncryptedKey: wrappedOf(t, sealed), Size: 32})
 		require.ErrorIs(t, err, provider.ErrProviderUnavailable)
 		require.ErrorContains(t, err, "too many requests")
@@ -527,3 +527,10 @@ func TestErrorsHoldNoSecret(t *testing.T) {
 		remove()
 	}
 }
+
+// failures is a provider.Trace of a single goroutine.
+type failures []error
+
+func (*failures) Request() {}
+
+func (f *failures) Failed(err error) { *f = append(*f, err) }
