@@ -12,7 +12,7 @@ import (
 )
 
 func TestText(t *testing.T) {
-	key, err := local.NewProvider(local.Config{Key: make([]byte, local.KeySize)})
+	key, err := local.NewProvider(local.Config{Key: make([]byte, 32)})
 	require.NoError(t, err)
 	defer key.Close()
 	stored := map[string]string{"tenant": "acme", "field": "email"}
