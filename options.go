@@ -29,7 +29,7 @@ type settings struct {
 	allowPlaintext  bool
 	allowPikoV2     bool
 	allowForeign    bool
-	s3ec            *s3ec.Config
+	openS3EC        openS3EC
 	bucket          string // of BindObjectName
 	parallelism     int
 	service         service.Config
@@ -64,7 +64,7 @@ func WithCryptoProvider(name string, p provider.EncryptionProvider) Option {
 // one object share a data key. Messages that are signed or for several recipients are not cached;
 // service.CacheLimits explains why.
 //
-// A provider that picks a data key by the caller's ctx, as branchkey.Provider does with a Supplier,
+// A provider that picks a data key by the caller's ctx, as one of package branchkey may do,
 // picks on each request, even if the cache has the data key. A provider of your own that does so
 // must be a provider.ScopedKeyring.
 func WithDataKeyCache(limits service.CacheLimits) Option {
@@ -194,7 +194,12 @@ func AllowForeignMessages() Option { return func(s *settings) { s.allowForeign =
 //
 // Such an object is not bound to its name, and it is decrypted in memory, as a whole. One of format
 // 1 or 2 does not commit to its key. Set it only while such objects remain.
-func AllowS3EncryptionClient(c s3ec.Config) Option { return func(s *settings) { s.s3ec = &c } }
+//
+// All hosts of one Option share its memory.
+func AllowS3EncryptionClient(c s3ec.Config) Option {
+	open := s3ec.Opener(c)
+	return func(s *settings) { s.openS3EC = open }
+}
 
 // The names of the pairs of the encryption context that BindObjectName requires.
 const (

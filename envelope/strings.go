@@ -32,12 +32,12 @@ func seal(ctx context.Context, p provider.EncryptionProvider, plaintext string, 
 		}
 		value := []byte(plaintext)
 		defer clear(value)
-		direct, err := d.EncryptDirectly(ctx, value, encryptionContext)
+		ciphertext, keyID, err := d.EncryptDirectly(ctx, value, encryptionContext)
 		if err != nil {
 			return nil, err
 		}
-		if direct != nil {
-			return envelopeOf(p, direct.KeyID, direct.Ciphertext), nil
+		if ciphertext != nil {
+			return envelopeOf(p, keyID, ciphertext), nil
 		}
 	}
 	ciphertext, err := message.EncryptText(ctx, p, plaintext, encryptionContext)

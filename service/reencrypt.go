@@ -36,12 +36,14 @@ func (s *Service) ReEncrypt(ctx context.Context, from *Service, e *envelope.Enve
 	if err := provider.CheckStated(encryptionContext); err != nil {
 		return "", true, envelope.Fail(to, "ReEncrypt", fmt.Errorf("%w: %w", provider.ErrContextMismatch, err))
 	}
-	moved, err := guard(ctx, s, "ReEncrypt", func(ctx context.Context) (*provider.DirectValue, error) {
-		return to.ReEncrypt(ctx, from.inner, ciphertext, encryptionContext)
+	keyID := ""
+	err = s.Call(ctx, "ReEncrypt", func(ctx context.Context) (err error) {
+		ciphertext, keyID, err = to.ReEncrypt(ctx, from.inner, ciphertext, encryptionContext)
+		return err
 	})
 	if err != nil {
 		return "", true, err
 	}
-	text, err = envelope.New(moved.KeyID, s.Type(), base64.StdEncoding.EncodeToString(moved.Ciphertext))
+	text, err = envelope.New(keyID, s.Type(), base64.StdEncoding.EncodeToString(ciphertext))
 	return text, true, err
 }

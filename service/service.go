@@ -152,16 +152,18 @@ func (s *Service) EncryptsDirectly() bool {
 	return ok && d.EncryptsDirectly()
 }
 
-// EncryptDirectly makes one call of the key service. The result is nil if the provider is no
+// EncryptDirectly makes one call of the key service. The ciphertext is nil if the provider is no
 // provider.DirectEncrypter.
-func (s *Service) EncryptDirectly(ctx context.Context, value []byte, encryptionContext map[string]string) (*provider.DirectValue, error) {
+func (s *Service) EncryptDirectly(ctx context.Context, value []byte, encryptionContext map[string]string) (ciphertext []byte, keyID string, err error) {
 	d, ok := s.inner.(provider.DirectEncrypter)
 	if !ok {
-		return nil, nil
+		return nil, "", nil
 	}
-	return guard(ctx, s, "Encrypt", func(ctx context.Context) (*provider.DirectValue, error) {
-		return d.EncryptDirectly(ctx, value, encryptionContext)
+	err = s.Call(ctx, "Encrypt", func(ctx context.Context) (err error) {
+		ciphertext, keyID, err = d.EncryptDirectly(ctx, value, encryptionContext)
+		return err
 	})
+	return ciphertext, keyID, err
 }
 
 // DecryptDirectly is the provider's, behind the circuit breaker. The error holds

@@ -34,7 +34,7 @@ type key struct {
 // openKey opens a KEY, and asks no key service. Services are asked up to attempts times; 0 means
 // the default.
 func openKey(ctx context.Context, text string, attempts int) (*key, error) {
-	parsed, err := keyservices.All().Parse(text)
+	parsed, err := keyurl.Parse(text, keyservices.All()...)
 	if err != nil {
 		return nil, err
 	}
@@ -83,7 +83,7 @@ func (k *key) nameBranchKey(parsed *keyurl.Key) error {
 	if parsed.Local || parsed.Pair != "" || c.BranchKeyID == "" {
 		return fmt.Errorf("%w: %q does not name one branch key of a table; write branchkey://TABLE/ID?key=ARN", provider.ErrInvalidKey, parsed)
 	}
-	k.name, k.stated, k.providerIDs = c.BranchKeyID, c.BranchKeyID, []string{branchkey.ProviderID}
+	k.name, k.stated, k.providerIDs = c.BranchKeyID, c.BranchKeyID, branchkey.KeyService.ProviderIDs
 	return nil
 }
 

@@ -25,19 +25,21 @@ import (
 // What is under an older version of the branch key is encrypted already, and is to be rewrapped.
 func TestOlderVersion(t *testing.T) {
 	ctx := t.Context()
-	wrapping, err := branchkey.NewLocalKMS(local.Config{Key: bytes.Repeat([]byte{1}, 32)})
+	config := branchkey.Config{
+		File: filepath.Join(t.TempDir(), "keys.db"), Masters: []local.Config{{Key: bytes.Repeat([]byte{1}, 32)}}, TTL: time.Hour,
+	}
+	store, err := branchkey.NewStore(ctx, config)
 	require.NoError(t, err)
-	defer wrapping.Close()
-	store, err := branchkey.NewStore(branchkey.StoreConfig{Table: branchkey.NewFile(filepath.Join(t.TempDir(), "keys.db")), KMS: wrapping})
-	require.NoError(t, err)
+	defer store.Close()
 	require.NoError(t, store.CreateTable(ctx))
 	id, err := store.Create(ctx, "tenant-42", map[string]string{"tenant": "42"})
 	require.NoError(t, err)
+	config.BranchKeyID = id
 	open := func() *key {
-		p, err := branchkey.NewProvider(ctx, branchkey.Config{Store: store, BranchKeyID: id, TTL: time.Hour})
+		p, err := branchkey.NewProvider(ctx, config)
 		require.NoError(t, err)
 		t.Cleanup(func() { require.NoError(t, p.Close()) })
-		return &key{provider: p, name: id, stated: id, providerIDs: []string{branchkey.ProviderID}}
+		return &key{provider: p, name: id, stated: id, providerIDs: branchkey.KeyService.ProviderIDs}
 	}
 	made := func(k *key) *header.Header {
 		sealed, err := (&message.Encrypter{Keyring: k.provider}).Encrypt(ctx, nil, map[string]string{provider.PairUse: provider.UseObject})

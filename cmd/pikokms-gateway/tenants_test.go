@@ -32,7 +32,7 @@ func newTable(t *testing.T, key string) {
 	require.NoError(t, err)
 	c, err := branchkey.ParseURL(u)
 	require.NoError(t, err)
-	store, err := c.OpenStore(t.Context())
+	store, err := branchkey.NewStore(t.Context(), c)
 	require.NoError(t, err)
 	defer store.Close()
 	require.NoError(t, store.CreateTable(t.Context()))
@@ -159,7 +159,7 @@ func openKeyring(t *testing.T, key string) provider.Unwrapper {
 	require.NoError(t, err)
 	c, err := branchkey.ParseURL(u)
 	require.NoError(t, err)
-	p, err := c.Open(t.Context(), nil)
+	p, err := branchkey.NewProvider(t.Context(), c)
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, p.Close()) })
 	return p

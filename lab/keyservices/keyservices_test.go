@@ -63,7 +63,7 @@ func keyServices(t *testing.T) map[string]func(t *testing.T) [2]opener {
 }
 
 func open(t *testing.T, url string) provider.EncryptionProvider {
-	key, err := keyservices.All().Parse(url)
+	key, err := keyurl.Parse(url, keyservices.All()...)
 	require.NoError(t, err)
 	keyring, err := key.Open(t.Context(), keyurl.Options{})
 	require.NoError(t, err)
@@ -141,7 +141,7 @@ func branchKeys(t *testing.T) (urls [2]string) {
 	require.NoError(t, err)
 	c, err := branchkey.ParseURL(u)
 	require.NoError(t, err)
-	store, err := c.OpenStore(t.Context())
+	store, err := branchkey.NewStore(t.Context(), c)
 	require.NoError(t, err)
 	defer func() { require.NoError(t, store.Close()) }()
 	require.NoError(t, store.CreateTable(t.Context()))

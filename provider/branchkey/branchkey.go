@@ -46,7 +46,6 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"time"
 
 	"github.com/google/uuid"
 
@@ -54,8 +53,8 @@ import (
 	"piko.sh/pikokms/provider"
 )
 
-// TypeBranchKey is the type of this package's providers.
-const TypeBranchKey provider.Type = "branch_key"
+// typeBranchKey is the type of this package's providers.
+const typeBranchKey provider.Type = "branch_key"
 
 // defaultEntries is the number of branch keys that a provider caches by default (specification:
 // framework/aws-kms/aws-kms-hierarchical-keyring.md, "Initialization").
@@ -75,64 +74,60 @@ func ByPair(name string) Supplier {
 	}
 }
 
-// Config configures a Provider. Store and TTL are required, and BranchKeyID or Supplier.
-type Config struct {
-	Store *Store
-
-	BranchKeyID string   // of all messages, or of those for which the Supplier returns nothing
-	Supplier    Supplier // picks branch keys by encryption context
-
-	// TTL is how long a branch key is used after it was asked for. For as long, the process
-	// encrypts under a version that is no longer active, decrypts after KMS's permission has gone or
-	// the branch key was disabled or destroyed, and works while KMS or the table is down. AWS
-	// suggests an hour.
-	TTL time.Duration
-
-	Entries int // branch keys and versions in the cache; 0 means 1,000
-
-	// CheckLater makes NewProvider ask nothing, so that a process can start while KMS is down. The
-	// branch key is asked for when it is first needed.
-	CheckLater bool
-}
-
-// Provider wraps data keys under branch keys. It is safe for concurrent use.
-type Provider struct {
+// branchProvider wraps data keys under branch keys.
+type branchProvider struct {
 	store    *Store
 	id       string
 	supplier Supplier
 	cache    *cache
 	guard    provider.Guard // may be nil
-	close    func() error   // closes what was opened with the provider; may be nil
 }
 
-// NewProvider makes a provider. It asks for the configured branch key, if there is one, which is
-// then cached. The caller closes the provider.
-func NewProvider(ctx context.Context, c Config) (*Provider, error) {
-	switch {
-	case c.Store == nil:
-		return nil, fmt.Errorf("%w: there is no Store", provider.ErrInvalidKey)
-	case c.BranchKeyID == "" && c.Supplier == nil:
-		return nil, fmt.Errorf("%w: give a branch key ID, or a Supplier that picks one", provider.ErrInvalidKey)
-	case c.TTL <= 0:
-		return nil, fmt.Errorf("%w: TTL is %v; give the time for which a branch key may be used, such as an hour", provider.ErrInvalidKey, c.TTL)
-	case c.Entries < 0:
-		return nil, fmt.Errorf("%w: Entries is %d, it cannot be negative", provider.ErrInvalidKey, c.Entries)
-	}
-	p := &Provider{
-		store: c.Store, id: c.BranchKeyID, supplier: c.Supplier,
-		cache: newCache(c.TTL, cmp.Or(c.Entries, defaultEntries)),
-	}
-	if c.CheckLater {
-		return p, nil
-	}
-	if err := p.check(ctx); err != nil {
-		return nil, err
+// NewProvider makes a provider that wraps data keys under branch keys. It asks for the configured
+// branch key, if there is one, which is then cached. The provider is also a provider.Guarded, a
+// provider.HealthChecker and a provider.ScopedKeyring. Its KeyID is the ID of the configured branch
+// key, or nothing if a Supplier picks all. The caller closes the provider, which zeroes the cached
+// branch keys.
+//
+// Without a configured branch key, HealthCheck asks the table for one of the ID "health check", which
+// need not exist. A policy that names the IDs that may be asked for must have this one, too.
+func NewProvider(ctx context.Context, c Config) (provider.Provider, error) {
+	p, err := openProvider(ctx, c, nil)
+	if err != nil {
+		return nil, err // p would be a provider.Provider that holds a nil pointer, and not nil
 	}
 	return p, nil
 }
 
+// openProvider makes a provider. If guard is not nil, it makes the calls of KMS and the table, also
+// the one that asks for the configured branch key.
+func openProvider(ctx context.Context, c Config, guard provider.Guard) (*branchProvider, error) {
+	if err := c.validate(); err != nil {
+		return nil, err
+	}
+	store, err := NewStore(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	p := newProvider(store, c, guard)
+	if c.CheckLater {
+		return p, nil
+	}
+	if err := p.check(ctx); err != nil {
+		return nil, errors.Join(err, p.Close())
+	}
+	return p, nil
+}
+
+func newProvider(store *Store, c Config, guard provider.Guard) *branchProvider {
+	return &branchProvider{
+		store: store, id: c.BranchKeyID, supplier: c.Supplier, guard: guard,
+		cache: newCache(c.TTL, cmp.Or(c.Entries, defaultEntries)),
+	}
+}
+
 // check asks for the configured branch key, if there is one.
-func (p *Provider) check(ctx context.Context) error {
+func (p *branchProvider) check(ctx context.Context) error {
 	if p.id == "" {
 		return nil
 	}
@@ -143,31 +138,26 @@ func (p *Provider) check(ctx context.Context) error {
 	return m.key.Close()
 }
 
-// Close zeroes the cached branch keys. The provider can't be used afterwards.
-func (p *Provider) Close() error {
+// Close implements provider.Provider. It zeroes the cached branch keys, and closes the Store.
+func (p *branchProvider) Close() error {
 	p.cache.close()
-	if p.close == nil {
-		return nil
-	}
-	return p.close()
+	return p.store.Close()
 }
 
-// Type returns TypeBranchKey.
-func (p *Provider) Type() provider.Type { return TypeBranchKey }
+func (p *branchProvider) Type() provider.Type { return typeBranchKey }
 
-// KeyID returns the ID of the configured branch key, or nothing if a Supplier picks all.
-func (p *Provider) KeyID() string { return p.id }
+func (p *branchProvider) KeyID() string { return p.id }
 
-// Guarded returns the provider with a guard of its calls of KMS and the table. The two share the
-// cache, and closing one closes both.
-func (p *Provider) Guarded(guard provider.Guard) provider.EncryptionProvider {
+// Guarded implements provider.Guarded, for the calls of KMS and the table. The two providers share
+// the cache, and closing one closes both.
+func (p *branchProvider) Guarded(guard provider.Guard) provider.EncryptionProvider {
 	other := *p
 	other.guard = guard
 	return &other
 }
 
 // call makes a call of KMS or the table, through the guard if there is one.
-func (p *Provider) call(ctx context.Context, operation string, call func(context.Context) error) error {
+func (p *branchProvider) call(ctx context.Context, operation string, call func(context.Context) error) error {
 	if p.guard == nil {
 		return call(ctx)
 	}
@@ -175,7 +165,7 @@ func (p *Provider) call(ctx context.Context, operation string, call func(context
 }
 
 // pick returns the ID of the branch key of a message.
-func (p *Provider) pick(ctx context.Context, encryptionContext map[string]string) (string, error) {
+func (p *branchProvider) pick(ctx context.Context, encryptionContext map[string]string) (string, error) {
 	id := ""
 	if p.supplier != nil {
 		var err error
@@ -190,7 +180,7 @@ func (p *Provider) pick(ctx context.Context, encryptionContext map[string]string
 }
 
 // active returns the active version of a branch key. The caller closes its key.
-func (p *Provider) active(ctx context.Context, id string) (*material, error) {
+func (p *branchProvider) active(ctx context.Context, id string) (*material, error) {
 	m, err := p.cache.get(ctx, slot{id: id}, func(ctx context.Context) (*material, error) { return p.ask(ctx, id) })
 	if isUnusable(err) {
 		p.cache.drop(id)
@@ -203,7 +193,7 @@ func isUnusable(err error) bool { return errors.Is(err, ErrDisabled) || errors.I
 
 // version returns a version of a branch key. The caller closes its key. If it is the active
 // version, one request serves to encrypt and to decrypt.
-func (p *Provider) version(ctx context.Context, id string, version uuid.UUID) (*material, error) {
+func (p *branchProvider) version(ctx context.Context, id string, version uuid.UUID) (*material, error) {
 	if active, known := p.store.newest.activeVersion(id); known && active == version {
 		m, err := p.active(ctx, id)
 		if err == nil && m.version == version {
@@ -225,7 +215,7 @@ func (p *Provider) version(ctx context.Context, id string, version uuid.UUID) (*
 }
 
 // ask gets the active version of a branch key from the table and KMS.
-func (p *Provider) ask(ctx context.Context, id string) (m *material, err error) {
+func (p *branchProvider) ask(ctx context.Context, id string) (m *material, err error) {
 	err = p.call(ctx, "GetBranchKey", func(ctx context.Context) error {
 		r, err := p.store.get(ctx, id, kindActive)
 		if err == nil {
@@ -239,7 +229,7 @@ func (p *Provider) ask(ctx context.Context, id string) (m *material, err error) 
 // askVersion gets a version of a branch key from the table and KMS. The first time that the process
 // needs a branch key, it looks at the active item first. If that has the version, it serves to
 // encrypt, too.
-func (p *Provider) askVersion(ctx context.Context, id string, version uuid.UUID) (m *material, err error) {
+func (p *branchProvider) askVersion(ctx context.Context, id string, version uuid.UUID) (m *material, err error) {
 	err = p.call(ctx, "GetBranchKey", func(ctx context.Context) error {
 		if _, known := p.store.newest.activeVersion(id); !known {
 			r, err := p.store.get(ctx, id, kindActive)
@@ -264,7 +254,7 @@ func (p *Provider) askVersion(ctx context.Context, id string, version uuid.UUID)
 
 // open asks KMS for the branch key of an item. An active version must not be older than one that
 // the process has seen.
-func (p *Provider) open(ctx context.Context, r *record) (*material, error) {
+func (p *branchProvider) open(ctx context.Context, r *record) (*material, error) {
 	key, err := p.store.unwrap(ctx, r)
 	if err != nil {
 		return nil, err
@@ -279,14 +269,14 @@ func (p *Provider) open(ctx context.Context, r *record) (*material, error) {
 }
 
 // CacheScope returns the branch key's ID, which the Supplier may pick by ctx.
-func (p *Provider) CacheScope(ctx context.Context, encryptionContext map[string]string) (string, error) {
+func (p *branchProvider) CacheScope(ctx context.Context, encryptionContext map[string]string) (string, error) {
 	id, err := p.pick(ctx, encryptionContext)
 	return id, fail(ctx, "CacheScope", p.id, err)
 }
 
 // GenerateDataKey makes a data key from the system's random numbers. It calls KMS if the branch key
 // is not cached.
-func (p *Provider) GenerateDataKey(ctx context.Context, encryptionContext map[string]string) (*provider.DataKey, error) {
+func (p *branchProvider) GenerateDataKey(ctx context.Context, encryptionContext map[string]string) (*provider.DataKey, error) {
 	id, err := p.pick(ctx, encryptionContext)
 	if err != nil {
 		return nil, fail(ctx, "GenerateDataKey", id, err)
@@ -303,7 +293,7 @@ func (p *Provider) GenerateDataKey(ctx context.Context, encryptionContext map[st
 }
 
 // WrapDataKey calls KMS if the branch key is not cached.
-func (p *Provider) WrapDataKey(ctx context.Context, key *provider.SecureBytes, encryptionContext map[string]string) (header.EncryptedDataKey, error) {
+func (p *branchProvider) WrapDataKey(ctx context.Context, key *provider.SecureBytes, encryptionContext map[string]string) (header.EncryptedDataKey, error) {
 	id, err := p.pick(ctx, encryptionContext)
 	if err != nil {
 		return header.EncryptedDataKey{}, fail(ctx, "WrapDataKey", id, err)
@@ -315,8 +305,8 @@ func (p *Provider) WrapDataKey(ctx context.Context, key *provider.SecureBytes, e
 	return wrapped, nil
 }
 
-func (p *Provider) wrap(ctx context.Context, id string, key *provider.SecureBytes, encryptionContext map[string]string) (header.EncryptedDataKey, error) {
-	wrapped := header.EncryptedDataKey{ProviderID: ProviderID, ProviderInfo: []byte(id)}
+func (p *branchProvider) wrap(ctx context.Context, id string, key *provider.SecureBytes, encryptionContext map[string]string) (header.EncryptedDataKey, error) {
+	wrapped := header.EncryptedDataKey{ProviderID: providerID, ProviderInfo: []byte(id)}
 	m, err := p.active(ctx, id)
 	if err != nil {
 		return wrapped, err
@@ -332,9 +322,9 @@ func (p *Provider) wrap(ctx context.Context, id string, key *provider.SecureByte
 // UnwrapDataKey calls KMS if the version of the branch key is not cached. If the message is not
 // under the branch key to which its encryption context belongs, UnwrapDataKey asks nothing, and the
 // error holds provider.ErrUntrustedKey.
-func (p *Provider) UnwrapDataKey(ctx context.Context, request *provider.UnwrapDataKeyRequest) (*provider.DataKey, error) {
+func (p *branchProvider) UnwrapDataKey(ctx context.Context, request *provider.UnwrapDataKeyRequest) (*provider.DataKey, error) {
 	k := request.EncryptedKey
-	if k.ProviderID != ProviderID {
+	if k.ProviderID != providerID {
 		return nil, fail(ctx, "UnwrapDataKey", p.id, provider.ErrUntrustedKey)
 	}
 	id, err := p.pick(ctx, request.Context)
@@ -351,7 +341,7 @@ func (p *Provider) UnwrapDataKey(ctx context.Context, request *provider.UnwrapDa
 	return &provider.DataKey{PlaintextKey: key}, nil
 }
 
-func (p *Provider) unwrap(ctx context.Context, id string, request *provider.UnwrapDataKeyRequest) (*provider.SecureBytes, error) {
+func (p *branchProvider) unwrap(ctx context.Context, id string, request *provider.UnwrapDataKeyRequest) (*provider.SecureBytes, error) {
 	if request.Size <= 0 || request.Size > math.MaxUint8 {
 		return nil, fmt.Errorf("%w: no data key has %d bytes", provider.ErrDecryptionFailed, request.Size)
 	}
@@ -374,9 +364,9 @@ func (p *Provider) unwrap(ctx context.Context, id string, request *provider.Unwr
 // IsCurrent is true for a data key under the active version of its branch key. It calls KMS if that
 // is not cached. If another process makes a new version, the cached one counts as the active one
 // until its TTL has passed.
-func (p *Provider) IsCurrent(ctx context.Context, request *provider.UnwrapDataKeyRequest) (bool, error) {
+func (p *branchProvider) IsCurrent(ctx context.Context, request *provider.UnwrapDataKeyRequest) (bool, error) {
 	k := request.EncryptedKey
-	if k.ProviderID != ProviderID {
+	if k.ProviderID != providerID {
 		return false, nil
 	}
 	id, err := p.pick(ctx, request.Context)
@@ -399,7 +389,7 @@ func (p *Provider) IsCurrent(ctx context.Context, request *provider.UnwrapDataKe
 
 // GetKeyInfo describes a branch key of the table: the configured one if keyID is empty, or any
 // other. It asks the table only.
-func (p *Provider) GetKeyInfo(ctx context.Context, keyID string) (*provider.KeyInfo, error) {
+func (p *branchProvider) GetKeyInfo(ctx context.Context, keyID string) (*provider.KeyInfo, error) {
 	id := cmp.Or(keyID, p.id)
 	if id == "" {
 		return nil, fail(ctx, "GetKeyInfo", "", fmt.Errorf("%w: a Supplier picks the branch keys; name one", provider.ErrKeyNotFound))
@@ -414,9 +404,8 @@ func (p *Provider) GetKeyInfo(ctx context.Context, keyID string) (*provider.KeyI
 	}
 	return &provider.KeyInfo{
 		KeyID:     id,
-		Provider:  p.Type(),
 		Algorithm: "AES-256-GCM",
-		Status:    statuses[r.state],
+		Err:       r.check(),
 		CreatedAt: r.created,
 		Origin:    "BRANCH_KEY",
 		Metadata: map[string]string{
@@ -426,16 +415,10 @@ func (p *Provider) GetKeyInfo(ctx context.Context, keyID string) (*provider.KeyI
 	}, nil
 }
 
-// statuses has the status of a key in each state.
-var statuses = map[State]provider.KeyStatus{
-	Enabled: provider.KeyStatusActive, Disabled: provider.KeyStatusDisabled, Destroyed: provider.KeyStatusDestroyed,
-}
-
-// HealthCheck asks the table and KMS for the configured
-// branch key, whether it is cached or not. If a Supplier picks all branch keys, HealthCheck asks
-// the table for one of the ID "health check", which need not exist, which shows that the table is
-// up. A policy that names the IDs that may be asked for must have this one, too.
-func (p *Provider) HealthCheck(ctx context.Context) error {
+// HealthCheck implements provider.HealthChecker. It asks the table and KMS for the configured branch
+// key, whether it is cached or not. If a Supplier picks all branch keys, it asks the table for one
+// of the ID "health check". That need not exist, and shows that the table is up.
+func (p *branchProvider) HealthCheck(ctx context.Context) error {
 	if p.id == "" {
 		err := p.call(ctx, "HealthCheck", func(ctx context.Context) error {
 			_, err := p.store.table.Get(ctx, "health check", kindActive)
@@ -460,19 +443,18 @@ func fail(ctx context.Context, operation, id string, err error) error {
 		return nil
 	}
 	// The operation that the caller asked for replaces an inner one.
-	if inner, ok := err.(*provider.EncryptionError); ok && inner.Provider == string(TypeBranchKey) {
+	if inner, ok := err.(*provider.EncryptionError); ok && inner.Provider == string(typeBranchKey) {
 		err = inner.Err
 	}
 	if ended := ctx.Err(); ended != nil && !errors.Is(err, ended) {
 		err = fmt.Errorf("%w: %w", ended, err)
 	}
-	return &provider.EncryptionError{Operation: operation, Provider: string(TypeBranchKey), KeyID: id, Err: err}
+	return &provider.EncryptionError{Operation: operation, Provider: string(typeBranchKey), KeyID: id, Err: err}
 }
 
 var (
-	_ provider.EncryptionProvider = (*Provider)(nil)
-	_ provider.Guarded            = (*Provider)(nil)
-	_ provider.HealthChecker      = (*Provider)(nil)
-	_ provider.VersionedKeyring   = (*Provider)(nil)
-	_ provider.ScopedKeyring      = (*Provider)(nil)
+	_ provider.Provider      = (*branchProvider)(nil)
+	_ provider.Guarded       = (*branchProvider)(nil)
+	_ provider.HealthChecker = (*branchProvider)(nil)
+	_ provider.ScopedKeyring = (*branchProvider)(nil)
 )

@@ -55,9 +55,7 @@ func (s *testStore) open(t testing.TB, c awskms.Config) *branchkey.Store {
 	t.Setenv("AWS_ACCESS_KEY_ID", "test")
 	t.Setenv("AWS_SECRET_ACCESS_KEY", "test")
 	c.Endpoint = s.kms.URL
-	wrapper, err := awskms.NewWrapper(t.Context(), c)
-	require.NoError(t, err)
-	store, err := branchkey.NewStore(branchkey.StoreConfig{Table: s.table, KMS: wrapper})
+	store, err := branchkey.NewStore(t.Context(), branchkey.Config{File: s.path, KMS: c})
 	require.NoError(t, err)
 	return store
 }
@@ -69,12 +67,12 @@ func create(t testing.TB, s *branchkey.Store) string {
 	return id
 }
 
-func newProvider(t testing.TB, c branchkey.Config) *branchkey.Provider {
+func newProvider(t testing.TB, s *branchkey.Store, c branchkey.Config) *branchkey.Provider {
 	t.Helper()
 	if c.TTL == 0 {
 		c.TTL = time.Hour
 	}
-	p, err := branchkey.NewProvider(t.Context(), c)
+	p, err := branchkey.ProviderOf(t.Context(), s, c)
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, p.Close()) })
 	return p
@@ -97,10 +95,10 @@ func TestProvider(t *testing.T) {
 	id, other := create(t, s.Store), create(t, s.Store)
 	providertest.Run(t,
 		func(t *testing.T) provider.EncryptionProvider {
-			return newProvider(t, branchkey.Config{Store: s.Store, BranchKeyID: id})
+			return newProvider(t, s.Store, branchkey.Config{BranchKeyID: id})
 		},
 		func(t *testing.T) provider.EncryptionProvider {
-			return newProvider(t, branchkey.Config{Store: s.Store, BranchKeyID: other})
+			return newProvider(t, s.Store, branchkey.Config{BranchKeyID: other})
 		})
 }
 
@@ -108,7 +106,7 @@ func TestProviderInService(t *testing.T) {
 	s := newTestStore(t)
 	id, other := create(t, s.Store), create(t, s.Store)
 	serve := func(t *testing.T, id string) provider.EncryptionProvider {
-		sv := service.New(newProvider(t, branchkey.Config{Store: s.Store, BranchKeyID: id}), service.Config{})
+		sv := service.New(newProvider(t, s.Store, branchkey.Config{BranchKeyID: id}), service.Config{})
 		t.Cleanup(func() { require.NoError(t, sv.Close()) })
 		return sv
 	}
@@ -122,21 +120,21 @@ func TestProviderOfURL(t *testing.T) {
 	require.NoError(t, local.Generate(filepath.Join(folder, "master")))
 	master := url.QueryEscape("local://" + filepath.ToSlash(filepath.Join(folder, "master")))
 	text := "branchkey://" + filepath.ToSlash(filepath.Join(folder, "keys.db")) + "?master=" + master
-	parse := func(text string) *branchkey.URLConfig {
+	parse := func(text string) branchkey.Config {
 		u, err := url.Parse(text)
 		require.NoError(t, err)
 		c, err := branchkey.ParseURL(u)
 		require.NoError(t, err)
 		return c
 	}
-	store, err := parse(text).OpenStore(t.Context())
+	store, err := branchkey.NewStore(t.Context(), parse(text))
 	require.NoError(t, err)
 	require.NoError(t, store.CreateTable(t.Context()))
 	id, other := create(t, store), create(t, store)
 	require.NoError(t, store.Close())
 	openID := func(id string) func(t *testing.T) provider.EncryptionProvider {
 		return func(t *testing.T) provider.EncryptionProvider {
-			p, err := parse(text+"&id="+id).Open(t.Context(), nil)
+			p, err := branchkey.NewProvider(t.Context(), parse(text+"&id="+id))
 			require.NoError(t, err)
 			t.Cleanup(func() { require.NoError(t, p.Close()) })
 			return p
@@ -152,7 +150,7 @@ func newMotoTable(t *testing.T) (branchkey.Table, string) {
 	client := dynamodb.New(dynamodb.Options{
 		Region: emulator.Region, BaseEndpoint: aws.String(endpoint), Credentials: credentials.NewStaticCredentialsProvider("test", "test", ""),
 	})
-	table, err := branchkey.NewDynamoDB(t.Context(), branchkey.DynamoDBConfig{Table: fmt.Sprintf("keys-%d", time.Now().UnixNano()), Client: client})
+	table, err := branchkey.NewDynamoDB(t.Context(), branchkey.Config{Table: fmt.Sprintf("keys-%d", time.Now().UnixNano()), TableClient: client})
 	require.NoError(t, err)
 	return table, endpoint
 }

@@ -48,8 +48,7 @@ func newCountedStore(t *testing.T) (*testStore, *countedKMS) {
 	t.Cleanup(func() { require.NoError(t, keys.Close()) })
 	counted := &countedKMS{KMS: keys}
 	table := branchkey.NewFile(filepath.Join(t.TempDir(), "keys.db"))
-	store, err := branchkey.NewStore(branchkey.StoreConfig{Table: table, KMS: counted})
-	require.NoError(t, err)
+	store := branchkey.StoreOf(table, counted, "")
 	require.NoError(t, store.CreateTable(t.Context()))
 	return &testStore{Store: store, table: table}, counted
 }
@@ -65,7 +64,7 @@ func bubble(t *testing.T, f func(t *testing.T)) {
 func TestOneCallForEachTTL(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		store, keys := newCountedStore(t)
-		p := newProvider(t, branchkey.Config{Store: store.Store, BranchKeyID: create(t, store.Store), TTL: time.Minute})
+		p := newProvider(t, store.Store, branchkey.Config{BranchKeyID: create(t, store.Store), TTL: time.Minute})
 		require.EqualValues(t, 1, keys.decrypted.Load())
 		for i := range 3 {
 			var all sync.WaitGroup
@@ -92,7 +91,7 @@ func TestStaleActiveIsNotUsed(t *testing.T) {
 		store, _ := newCountedStore(t)
 		id := create(t, store.Store)
 		begin := time.Now()
-		p := newProvider(t, branchkey.Config{Store: store.Store, BranchKeyID: id, TTL: time.Minute})
+		p := newProvider(t, store.Store, branchkey.Config{BranchKeyID: id, TTL: time.Minute})
 		d, err := store.Describe(t.Context(), id)
 		require.NoError(t, err)
 		first := d.Active.ID
@@ -117,7 +116,7 @@ func TestOutage(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		store, keys := newCountedStore(t)
 		id, never := create(t, store.Store), create(t, store.Store)
-		s := service.New(newProvider(t, branchkey.Config{Store: store.Store, Supplier: branchkey.ByPair("tenant"), TTL: time.Hour}), service.Config{})
+		s := service.New(newProvider(t, store.Store, branchkey.Config{Supplier: branchkey.ByPair("tenant"), TTL: time.Hour}), service.Config{})
 		defer s.Close()
 		pairs, others := map[string]string{"tenant": id}, map[string]string{"tenant": never}
 		begin := time.Now()
@@ -159,7 +158,7 @@ func TestCacheIsBounded(t *testing.T) {
 		for range 4 {
 			ids = append(ids, create(t, store.Store))
 		}
-		p := newProvider(t, branchkey.Config{Store: store.Store, Supplier: branchkey.ByPair("tenant"), Entries: 3})
+		p := newProvider(t, store.Store, branchkey.Config{Supplier: branchkey.ByPair("tenant"), Entries: 3})
 		use := func(id string) { seal(t, p, "x", map[string]string{"tenant": id}) }
 		for _, id := range ids[:3] {
 			use(id)
@@ -179,7 +178,7 @@ func TestCacheIsBounded(t *testing.T) {
 func TestCallersGiveUp(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		store, keys := newCountedStore(t)
-		p := newProvider(t, branchkey.Config{Store: store.Store, BranchKeyID: create(t, store.Store), CheckLater: true})
+		p := newProvider(t, store.Store, branchkey.Config{BranchKeyID: create(t, store.Store), CheckLater: true})
 		begin := time.Now()
 		impatient, cancel := context.WithTimeout(t.Context(), time.Second/2)
 		defer cancel()
@@ -197,7 +196,7 @@ func TestCallersGiveUp(t *testing.T) {
 		all.Wait()
 
 		// When all have left, the request ends.
-		late := newProvider(t, branchkey.Config{Store: store.Store, BranchKeyID: create(t, store.Store), CheckLater: true})
+		late := newProvider(t, store.Store, branchkey.Config{BranchKeyID: create(t, store.Store), CheckLater: true})
 		leaving, cancel := context.WithCancel(t.Context())
 		go func() { time.Sleep(time.Second / 2); cancel() }()
 		_, err := late.GenerateDataKey(leaving, nil)
@@ -209,7 +208,7 @@ func TestCallersGiveUp(t *testing.T) {
 
 func TestClosed(t *testing.T) {
 	store, _ := newCountedStore(t)
-	p, err := branchkey.NewProvider(t.Context(), branchkey.Config{Store: store.Store, BranchKeyID: create(t, store.Store), TTL: time.Hour})
+	p, err := branchkey.ProviderOf(t.Context(), store.Store, branchkey.Config{BranchKeyID: create(t, store.Store), TTL: time.Hour})
 	require.NoError(t, err)
 	stored := seal(t, p, "x", nil)
 	require.NoError(t, p.Close())

@@ -13,8 +13,7 @@ import (
 // Check checks a branch key. It asks KMS whether each item is genuine, by KMS ReEncrypt. The items
 // must be complete and under the store's own KMS key, and the active version must be the newest. If
 // the branch key can't be trusted or is not all under the store's key, the error has every reason.
-// It holds ErrDamaged, ErrRefused, ErrHierarchyVersion, ErrRolledBack, ErrIncomplete or
-// provider.ErrUntrustedKey.
+// It holds ErrDamaged, ErrRolledBack or provider.ErrUntrustedKey.
 //
 // A table that was rolled back as a whole, with all its items, can't be told from one that never
 // changed.
@@ -56,7 +55,7 @@ func (s *Store) check(ctx context.Context, id string) error {
 func cameBack(destroyed error, records []*record) error {
 	var errs []error
 	for _, r := range records {
-		if r.state != Destroyed {
+		if r.state != stateDestroyed {
 			errs = append(errs, fmt.Errorf("%w: %w: its item %q is not destroyed; destroy it again", ErrRolledBack, destroyed, r.kind))
 		}
 	}
@@ -79,7 +78,7 @@ func (s *Store) checkItem(ctx context.Context, r *record) error {
 func checkTogether(records map[string]*record) error {
 	active, beacon := records[kindActive], records[kindBeacon]
 	if active == nil || beacon == nil {
-		return fmt.Errorf("%w: it needs the items %q and %q; restore them from a backup", ErrIncomplete, kindActive, kindBeacon)
+		return fmt.Errorf("%w: it needs the items %q and %q; restore them from a backup", errIncomplete, kindActive, kindBeacon)
 	}
 	version := records[kindVersion+active.version.String()]
 	if version == nil {
@@ -88,7 +87,7 @@ func checkTogether(records map[string]*record) error {
 	var errs []error
 	for _, r := range records {
 		if r.state != active.state {
-			errs = append(errs, fmt.Errorf("%w: %q is %s and %q is %s, since disabling or enabling was interrupted; do it again", ErrIncomplete, r.kind, r.state, kindActive, active.state))
+			errs = append(errs, fmt.Errorf("%w: %q is %s and %q is %s, since disabling or enabling was interrupted; do it again", errIncomplete, r.kind, r.state, kindActive, active.state))
 		}
 		if r.kind != kindBeacon && r.created.After(active.created) {
 			errs = append(errs, fmt.Errorf("%w: %q of %s is newer than the active version %s of %s", ErrRolledBack, r.kind, r.created, active.version, active.created))
@@ -102,5 +101,5 @@ func checkTogether(records map[string]*record) error {
 
 // incomplete returns the error for an active version that has no item of its own.
 func incomplete(active *record) error {
-	return fmt.Errorf("%w: the active version %s has no item of its own, so what is encrypted now can't be read later; restore it from a backup", ErrIncomplete, active.version)
+	return fmt.Errorf("%w: the active version %s has no item of its own, so what is encrypted now can't be read later; restore it from a backup", errIncomplete, active.version)
 }

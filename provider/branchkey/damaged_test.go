@@ -120,8 +120,7 @@ func TestWrongTypes(t *testing.T) {
 	keys, err := branchkey.NewLocalKMS(local.Config{Key: make([]byte, 32)})
 	require.NoError(t, err)
 	defer keys.Close()
-	store, err := branchkey.NewStore(branchkey.StoreConfig{Table: dynamoDBAt(t, server.URL), KMS: keys})
-	require.NoError(t, err)
+	store := branchkey.StoreOf(dynamoDBAt(t, server.URL), keys, "")
 	d, err := store.Describe(t.Context(), "a")
 	for _, err := range []error{err, store.Check(t.Context(), "a")} {
 		require.ErrorIs(t, err, branchkey.ErrDamaged)

@@ -18,54 +18,46 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
 	"github.com/aws/smithy-go"
 
+	"piko.sh/pikokms/internal/arns"
 	"piko.sh/pikokms/provider"
 	"piko.sh/pikokms/provider/awskms"
 )
 
-// DynamoDBConfig configures a table in Amazon DynamoDB: its name, and the way to it. Credentials
-// and Region are found as by every AWS tool.
-type DynamoDBConfig struct {
-	Table string // name or ARN; required
+// The defaults of a configuration's fields.
+const (
+	defaultMaxRetries = 3
+	defaultTimeout    = 10 * time.Second
+)
 
-	Region  string // of the table
-	Profile string // of the shared AWS configuration files
-
-	MaxRetries int           // retries of a failed attempt that may succeed later; 0 means 3
-	Timeout    time.Duration // of each attempt, from connecting to the last byte; 0 means 10 s
-
-	Endpoint string           // URL of another DynamoDB endpoint: a VPC endpoint, an emulator
-	Client   *dynamodb.Client // used in place of the fields from Region to Endpoint
-}
-
-// dynamoTable is the Table of NewDynamoDB.
+// dynamoTable is a table in Amazon DynamoDB, of the form that the libraries of AWS use. It reads
+// consistently.
 type dynamoTable struct {
 	client *dynamodb.Client
 	table  string
 }
 
-// NewDynamoDB returns a table in Amazon DynamoDB, of the form that the libraries of AWS use. It
-// reads consistently. NewDynamoDB asks neither DynamoDB nor a source of credentials. The error
-// holds provider.ErrInvalidKey.
-func NewDynamoDB(ctx context.Context, c DynamoDBConfig) (Table, error) {
+// newDynamoDB returns the table of a configuration. It asks neither DynamoDB nor a source of
+// credentials. The error holds provider.ErrInvalidKey.
+func newDynamoDB(ctx context.Context, c *Config) (*dynamoTable, error) {
 	switch {
 	case c.Table == "":
 		return nil, fmt.Errorf("%w: the table has no name", provider.ErrInvalidKey)
-	case c.MaxRetries < 0 || c.Timeout < 0:
+	case c.KMS.MaxRetries < 0 || c.KMS.Timeout < 0:
 		return nil, fmt.Errorf("%w: MaxRetries and Timeout cannot be negative", provider.ErrInvalidKey)
-	case c.Client != nil && (c.Region != "" || c.Profile != "" || c.MaxRetries != 0 || c.Timeout != 0 || c.Endpoint != ""):
-		return nil, fmt.Errorf("%w: the fields from Region to Endpoint belong to the given Client; set them there", provider.ErrInvalidKey)
-	case c.Client != nil:
-		return &dynamoTable{checkingAnswers(c.Client), c.Table}, nil
+	case c.TableClient != nil && c.TableEndpoint != "":
+		return nil, fmt.Errorf("%w: TableEndpoint belongs to the given TableClient; set it there", provider.ErrInvalidKey)
+	case c.TableClient != nil:
+		return &dynamoTable{checkingAnswers(c.TableClient), c.Table}, nil
 	}
 	options := []func(*config.LoadOptions) error{
-		config.WithRegion(c.Region),
+		config.WithRegion(cmp.Or(c.KMS.Region, arns.Region(c.KMS.KeyID))),
 		config.WithLogger(awskms.Logger),
-		config.WithRetryMaxAttempts(1 + cmp.Or(c.MaxRetries, awskms.DefaultMaxRetries)),
+		config.WithRetryMaxAttempts(1 + cmp.Or(c.KMS.MaxRetries, defaultMaxRetries)),
 		// Without it, the AWS SDK does not bound the wait for an answer.
-		config.WithHTTPClient(awshttp.NewBuildableClient().WithTimeout(cmp.Or(c.Timeout, awskms.DefaultTimeout))),
+		config.WithHTTPClient(awshttp.NewBuildableClient().WithTimeout(cmp.Or(c.KMS.Timeout, defaultTimeout))),
 	}
-	if c.Profile != "" {
-		options = append(options, config.WithSharedConfigProfile(c.Profile))
+	if c.KMS.Profile != "" {
+		options = append(options, config.WithSharedConfigProfile(c.KMS.Profile))
 	}
 	loaded, err := config.LoadDefaultConfig(ctx, options...)
 	if err != nil {
@@ -76,8 +68,8 @@ func NewDynamoDB(ctx context.Context, c DynamoDBConfig) (Table, error) {
 	}
 	client := dynamodb.NewFromConfig(loaded, func(o *dynamodb.Options) {
 		o.HTTPClient = counting{o.HTTPClient}
-		if c.Endpoint != "" {
-			o.BaseEndpoint = aws.String(c.Endpoint)
+		if c.TableEndpoint != "" {
+			o.BaseEndpoint = aws.String(c.TableEndpoint)
 		}
 	})
 	return &dynamoTable{checkingAnswers(client), c.Table}, nil
@@ -88,11 +80,11 @@ type counting struct{ dynamodb.HTTPClient }
 
 // Do implements aws.HTTPClient.
 func (c counting) Do(request *http.Request) (*http.Response, error) {
-	provider.CountRequest(request.Context())
+	provider.TraceOf(request.Context()).Request()
 	return c.HTTPClient.Do(request)
 }
 
-// Name implements Table.
+// Name implements table.
 func (d *dynamoTable) Name() string { return d.table }
 
 // place implements placed.
@@ -123,7 +115,7 @@ func (d *dynamoTable) now(ctx context.Context, id string) (time.Time, error) {
 // createWait bounds how long Create waits for a new table.
 const createWait = 5 * time.Minute
 
-// Create implements Table. A new table is billed by request, and protected against deletion, since
+// Create implements table. A new table is billed by request, and protected against deletion, since
 // without its table no message can be opened. Create waits until the table can be used.
 func (d *dynamoTable) Create(ctx context.Context) error {
 	found, err := d.client.DescribeTable(ctx, &dynamodb.DescribeTableInput{TableName: &d.table})
@@ -179,8 +171,8 @@ func checkSchema(table *types.TableDescription) error {
 	return nil
 }
 
-// Get implements Table.
-func (d *dynamoTable) Get(ctx context.Context, id, kind string) (Item, error) {
+// Get implements table.
+func (d *dynamoTable) Get(ctx context.Context, id, kind string) (tableItem, error) {
 	out, err := d.client.GetItem(ctx, &dynamodb.GetItemInput{
 		TableName: &d.table, ConsistentRead: aws.Bool(true),
 		Key: map[string]types.AttributeValue{
@@ -189,17 +181,17 @@ func (d *dynamoTable) Get(ctx context.Context, id, kind string) (Item, error) {
 		},
 	})
 	if err != nil {
-		return Item{}, d.judge(ctx, err)
+		return tableItem{}, d.judge(ctx, err)
 	}
 	if len(out.Item) == 0 {
-		return Item{}, notFound(d, id, kind)
+		return tableItem{}, notFound(d, id, kind)
 	}
 	return fromDynamoDB(out.Item)
 }
 
-// All implements Table.
-func (d *dynamoTable) All(ctx context.Context, id string) iter.Seq2[Item, error] {
-	return func(yield func(Item, error) bool) {
+// All implements table.
+func (d *dynamoTable) All(ctx context.Context, id string) iter.Seq2[tableItem, error] {
+	return func(yield func(tableItem, error) bool) {
 		pages := dynamodb.NewQueryPaginator(d.client, &dynamodb.QueryInput{
 			TableName: &d.table, ConsistentRead: aws.Bool(true),
 			KeyConditionExpression:    aws.String("#id = :id"),
@@ -209,7 +201,7 @@ func (d *dynamoTable) All(ctx context.Context, id string) iter.Seq2[Item, error]
 		for pages.HasMorePages() {
 			page, err := pages.NextPage(ctx)
 			if err != nil {
-				yield(Item{}, d.judge(ctx, err))
+				yield(tableItem{}, d.judge(ctx, err))
 				return
 			}
 			if !yieldItems(page.Items, yield) {
@@ -219,9 +211,9 @@ func (d *dynamoTable) All(ctx context.Context, id string) iter.Seq2[Item, error]
 	}
 }
 
-// Active implements Table.
-func (d *dynamoTable) Active(ctx context.Context) iter.Seq2[Item, error] {
-	return func(yield func(Item, error) bool) {
+// Active implements table.
+func (d *dynamoTable) Active(ctx context.Context) iter.Seq2[tableItem, error] {
+	return func(yield func(tableItem, error) bool) {
 		pages := dynamodb.NewScanPaginator(d.client, &dynamodb.ScanInput{
 			TableName: &d.table, ConsistentRead: aws.Bool(true),
 			FilterExpression:          aws.String("#type = :active"),
@@ -231,7 +223,7 @@ func (d *dynamoTable) Active(ctx context.Context) iter.Seq2[Item, error] {
 		for pages.HasMorePages() {
 			page, err := pages.NextPage(ctx)
 			if err != nil {
-				yield(Item{}, d.judge(ctx, err))
+				yield(tableItem{}, d.judge(ctx, err))
 				return
 			}
 			if !yieldItems(page.Items, yield) {
@@ -242,7 +234,7 @@ func (d *dynamoTable) Active(ctx context.Context) iter.Seq2[Item, error] {
 }
 
 // yieldItems yields the items of a page, and reports whether more are wanted.
-func yieldItems(page []map[string]types.AttributeValue, yield func(Item, error) bool) bool {
+func yieldItems(page []map[string]types.AttributeValue, yield func(tableItem, error) bool) bool {
 	for _, attributes := range page {
 		if !yield(fromDynamoDB(attributes)) {
 			return false
@@ -251,8 +243,8 @@ func yieldItems(page []map[string]types.AttributeValue, yield func(Item, error) 
 	return true
 }
 
-// Write implements Table with one transaction.
-func (d *dynamoTable) Write(ctx context.Context, writes []Write) error {
+// Write implements table with one transaction.
+func (d *dynamoTable) Write(ctx context.Context, writes []tableWrite) error {
 	var input dynamodb.TransactWriteItemsInput
 	for _, w := range writes {
 		put := &types.Put{
@@ -273,13 +265,13 @@ func (d *dynamoTable) Write(ctx context.Context, writes []Write) error {
 
 // fromDynamoDB returns the item that DynamoDB's attributes make. The error holds ErrDamaged; the
 // item then has its keys alone.
-func fromDynamoDB(attributes map[string]types.AttributeValue) (Item, error) {
+func fromDynamoDB(attributes map[string]types.AttributeValue) (tableItem, error) {
 	id, _ := attributes[attributeID].(*types.AttributeValueMemberS)
 	kind, _ := attributes[attributeKind].(*types.AttributeValueMemberS)
 	if id == nil || kind == nil {
-		return Item{}, fmt.Errorf("%w: its attributes %q and %q must be strings", ErrDamaged, attributeID, attributeKind)
+		return tableItem{}, fmt.Errorf("%w: its attributes %q and %q must be strings", ErrDamaged, attributeID, attributeKind)
 	}
-	item := Item{Attributes: make(map[string]string, len(attributes))}
+	item := tableItem{Attributes: make(map[string]string, len(attributes))}
 	for name, value := range attributes {
 		want := "S"
 		switch name {
@@ -290,7 +282,7 @@ func fromDynamoDB(attributes map[string]types.AttributeValue) (Item, error) {
 		}
 		_, got, _ := strings.Cut(fmt.Sprintf("%T", value), "AttributeValueMember")
 		if got != want {
-			keys := Item{Attributes: map[string]string{attributeID: id.Value, attributeKind: kind.Value}}
+			keys := tableItem{Attributes: map[string]string{attributeID: id.Value, attributeKind: kind.Value}}
 			return keys, damaged(keys, "its attribute %q is of DynamoDB's type %s, and must be of type %s", name, got, want)
 		}
 		switch v := value.(type) {
@@ -305,7 +297,7 @@ func fromDynamoDB(attributes map[string]types.AttributeValue) (Item, error) {
 	return item, nil
 }
 
-func toDynamoDB(item Item) map[string]types.AttributeValue {
+func toDynamoDB(item tableItem) map[string]types.AttributeValue {
 	attributes := map[string]types.AttributeValue{attributeEnc: &types.AttributeValueMemberB{Value: item.Enc}}
 	for name, value := range item.Attributes {
 		attributes[name] = &types.AttributeValueMemberS{Value: value}
@@ -316,4 +308,4 @@ func toDynamoDB(item Item) map[string]types.AttributeValue {
 	return attributes
 }
 
-var _ Table = (*dynamoTable)(nil)
+var _ table = (*dynamoTable)(nil)

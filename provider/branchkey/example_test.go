@@ -19,22 +19,20 @@ import (
 // Each tenant has a branch key of its own, in a table that AWS's libraries share.
 func Example() {
 	ctx := context.Background()
-	table, err := branchkey.NewDynamoDB(ctx, branchkey.DynamoDBConfig{Table: "branch-keys", Region: "eu-west-1"})
+	config := branchkey.Config{
+		Table:    "branch-keys",
+		KMS:      awskms.Config{KeyID: "arn:aws:kms:eu-west-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab"},
+		Supplier: branchkey.ByPair("branch-key"), TTL: time.Hour,
+	}
+	store, err := branchkey.NewStore(ctx, config)
 	if err != nil {
 		log.Fatal(err)
 	}
-	keys, err := awskms.NewWrapper(ctx, awskms.Config{KeyID: "arn:aws:kms:eu-west-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab"})
-	if err != nil {
-		log.Fatal(err)
-	}
-	store, err := branchkey.NewStore(branchkey.StoreConfig{Table: table, KMS: keys})
-	if err != nil {
-		log.Fatal(err)
-	}
+	defer store.Close()
 	if _, err := store.Create(ctx, "tenant-42", map[string]string{"tenant": "42"}); err != nil { // once
 		log.Fatal(err)
 	}
-	p, err := branchkey.NewProvider(ctx, branchkey.Config{Store: store, Supplier: branchkey.ByPair("branch-key"), TTL: time.Hour})
+	p, err := branchkey.NewProvider(ctx, config)
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -48,7 +46,7 @@ func Example() {
 }
 
 // Without AWS, branch keys are in a file and a local key wraps them.
-func ExampleURLConfig_Open() {
+func ExampleParseURL() {
 	ctx := context.Background()
 	folder, err := os.MkdirTemp("", "example-")
 	if err != nil {
@@ -67,7 +65,7 @@ func ExampleURLConfig_Open() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	store, err := config.OpenStore(ctx)
+	store, err := branchkey.NewStore(ctx, config)
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -79,7 +77,7 @@ func ExampleURLConfig_Open() {
 		log.Fatal(err)
 	}
 
-	p, err := config.Open(ctx, nil)
+	p, err := branchkey.NewProvider(ctx, config)
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -100,15 +98,13 @@ func ExampleStore_Destroy() {
 	if err := local.Generate(master); err != nil {
 		log.Fatal(err)
 	}
-	keys, err := branchkey.NewLocalKMS(local.Config{KeyFile: master})
+	store, err := branchkey.NewStore(ctx, branchkey.Config{
+		File: filepath.Join(folder, "keys.db"), Masters: []local.Config{{KeyFile: master}},
+	})
 	if err != nil {
 		log.Fatal(err)
 	}
-	defer keys.Close()
-	store, err := branchkey.NewStore(branchkey.StoreConfig{Table: branchkey.NewFile(filepath.Join(folder, "keys.db")), KMS: keys})
-	if err != nil {
-		log.Fatal(err)
-	}
+	defer store.Close()
 	if err := store.CreateTable(ctx); err != nil {
 		log.Fatal(err)
 	}
@@ -120,7 +116,7 @@ func ExampleStore_Destroy() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	fmt.Println(disabled.State, len(disabled.Items), "items")
+	fmt.Println("disabled:", errors.Is(disabled.Err, branchkey.ErrDisabled), len(disabled.Items), "items")
 	_, err = store.Destroy(ctx, "tenant-42", branchkey.DefaultWait)
 	fmt.Println("destroyed at once:", err == nil, errors.Is(err, branchkey.ErrTooEarly))
 
@@ -129,9 +125,9 @@ func ExampleStore_Destroy() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	fmt.Println(enabled.State)
+	fmt.Println("enabled:", enabled.Err == nil)
 	// Output:
-	// disabled 3 items
+	// disabled: true 3 items
 	// destroyed at once: false true
-	// enabled
+	// enabled: true
 }

@@ -53,7 +53,7 @@ func TestManyMessagesUnderTenantsKeys(t *testing.T) {
 		pairs[i] = map[string]string{"tenant": create(t, s.Store)}
 	}
 	s.kms.Reset()
-	branch := newProvider(t, branchkey.Config{Store: s.Store, Supplier: branchkey.ByPair("tenant")})
+	branch := newProvider(t, s.Store, branchkey.Config{Supplier: branchkey.ByPair("tenant")})
 	key, err := local.NewProvider(local.Config{Key: make([]byte, 32)})
 	require.NoError(t, err)
 	defer key.Close()
@@ -125,7 +125,7 @@ func TestObjectsMoveWithTheirBranchKey(t *testing.T) {
 	s := newTestStore(t)
 	ctx := t.Context()
 	id := create(t, s.Store)
-	p := newProvider(t, branchkey.Config{Store: s.Store, BranchKeyID: id})
+	p := newProvider(t, s.Store, branchkey.Config{BranchKeyID: id})
 	stored := make([][]byte, objects)
 	for i := range stored {
 		stored[i] = seal(t, p, fmt.Sprint("object ", i), nil)
@@ -144,7 +144,7 @@ func TestObjectsMoveWithTheirBranchKey(t *testing.T) {
 
 	s.kms.SetState(s.key.ARN, "Disabled")
 	s.kms.Reset()
-	moved := newProvider(t, branchkey.Config{Store: s.open(t, awskms.Config{KeyID: b.ARN}), BranchKeyID: id})
+	moved := newProvider(t, s.open(t, awskms.Config{KeyID: b.ARN}), branchkey.Config{BranchKeyID: id})
 	begin = time.Now()
 	for i, m := range stored {
 		got, err := open(ctx, moved, m)
@@ -155,7 +155,7 @@ func TestObjectsMoveWithTheirBranchKey(t *testing.T) {
 	require.Equal(t, 1, s.kms.Calls(""))
 
 	// The same objects directly under a KMS key, each rewrapped under another.
-	under := func(keyARN string) *awskms.Provider {
+	under := func(keyARN string) provider.Provider {
 		p, err := awskms.NewProvider(ctx, awskms.Config{KeyID: keyARN, Endpoint: s.kms.URL})
 		require.NoError(t, err)
 		return p

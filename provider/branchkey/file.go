@@ -21,7 +21,8 @@ import (
 	"piko.sh/pikokms/provider"
 )
 
-// fileTable is the Table of NewFile.
+// fileTable is a table in one file, a database of bbolt. Several processes can use it at once, since
+// each operation opens it anew.
 type fileTable struct {
 	path string
 
@@ -29,18 +30,15 @@ type fileTable struct {
 	checked os.FileInfo // of the file when its pages were checked
 }
 
+func newFile(path string) *fileTable { return &fileTable{path: path} }
+
 // fileWait is how long an operation waits for another process that has the file open.
 const fileWait = 10 * time.Second
 
 // fileBucket has the items in JSON, by branch key ID, a zero byte, and type.
 var fileBucket = []byte("items")
 
-// NewFile returns a table in one file, for development, tests and single machines. It does not open
-// the file, which Create makes. The file is a database of bbolt. Several processes can use it at
-// once, since each operation opens it anew.
-func NewFile(path string) Table { return &fileTable{path: path} }
-
-// Name implements Table with the name of the file, without its folder. So the logical name that is
+// Name implements table with the name of the file, without its folder. So the logical name that is
 // made of it stays when the folder is moved.
 func (f *fileTable) Name() string { return filepath.Base(f.path) }
 
@@ -53,7 +51,7 @@ func (f *fileTable) place() string {
 	return "file:" + path
 }
 
-// Create implements Table. Only the file's owner can read it.
+// Create implements table. Only the file's owner can read it.
 func (f *fileTable) Create(ctx context.Context) error {
 	return f.update(ctx, func(tx *bbolt.Tx) error {
 		if tx.Bucket(fileBucket) == nil && hasBuckets(tx) {
@@ -64,8 +62,8 @@ func (f *fileTable) Create(ctx context.Context) error {
 	})
 }
 
-// Get implements Table.
-func (f *fileTable) Get(ctx context.Context, id, kind string) (item Item, err error) {
+// Get implements table.
+func (f *fileTable) Get(ctx context.Context, id, kind string) (item tableItem, err error) {
 	err = f.view(ctx, func(items *bbolt.Bucket) error {
 		text := items.Get(fileKey(id, kind))
 		if text == nil {
@@ -78,27 +76,27 @@ func (f *fileTable) Get(ctx context.Context, id, kind string) (item Item, err er
 }
 
 // notFound returns the error for an item that a table does not have.
-func notFound(t Table, id, kind string) error {
+func notFound(t table, id, kind string) error {
 	if version, ok := strings.CutPrefix(kind, kindVersion); ok {
 		return fmt.Errorf("%w: table %s has no version %s of branch key %q; if it was deleted, restore it from a backup", provider.ErrKeyNotFound, t.Name(), version, id)
 	}
 	return fmt.Errorf("%w: table %s has no branch key %q", provider.ErrKeyNotFound, t.Name(), id)
 }
 
-// All implements Table.
-func (f *fileTable) All(ctx context.Context, id string) iter.Seq2[Item, error] {
+// All implements table.
+func (f *fileTable) All(ctx context.Context, id string) iter.Seq2[tableItem, error] {
 	return f.items(ctx, fileKey(id, ""), func(string) bool { return true })
 }
 
-// Active implements Table.
-func (f *fileTable) Active(ctx context.Context) iter.Seq2[Item, error] {
+// Active implements table.
+func (f *fileTable) Active(ctx context.Context) iter.Seq2[tableItem, error] {
 	return f.items(ctx, nil, func(kind string) bool { return kind == kindActive })
 }
 
 // items yields the items of the types that are asked for, whose keys begin with prefix. They are
 // read at once, so that the file is closed while the caller looks at them.
-func (f *fileTable) items(ctx context.Context, prefix []byte, wanted func(kind string) bool) iter.Seq2[Item, error] {
-	return func(yield func(Item, error) bool) {
+func (f *fileTable) items(ctx context.Context, prefix []byte, wanted func(kind string) bool) iter.Seq2[tableItem, error] {
+	return func(yield func(tableItem, error) bool) {
 		type stored struct {
 			id, kind string
 			text     []byte
@@ -116,7 +114,7 @@ func (f *fileTable) items(ctx context.Context, prefix []byte, wanted func(kind s
 			return nil
 		})
 		if err != nil {
-			yield(Item{}, err)
+			yield(tableItem{}, err)
 			return
 		}
 		for _, s := range all {
@@ -127,8 +125,8 @@ func (f *fileTable) items(ctx context.Context, prefix []byte, wanted func(kind s
 	}
 }
 
-// Write implements Table.
-func (f *fileTable) Write(ctx context.Context, writes []Write) error {
+// Write implements table.
+func (f *fileTable) Write(ctx context.Context, writes []tableWrite) error {
 	if err := f.exists(); err != nil {
 		return err
 	}
@@ -160,7 +158,7 @@ func meets(text, replaces []byte) bool {
 	if text == nil || replaces == nil {
 		return text == nil && replaces == nil
 	}
-	var item Item
+	var item tableItem
 	return json.Unmarshal(text, &item) == nil && bytes.Equal(item.Enc, replaces)
 }
 
@@ -168,14 +166,14 @@ func fileKey(id, kind string) []byte { return []byte(id + "\x00" + kind) }
 
 // readFileItem returns the item of a text. The error holds ErrDamaged; the item then has its keys
 // alone.
-func readFileItem(id, kind string, text []byte) (item Item, err error) {
+func readFileItem(id, kind string, text []byte) (item tableItem, err error) {
 	if err = json.Unmarshal(text, &item); err == nil {
 		return item, nil
 	}
 	if !errors.Is(err, ErrDamaged) {
 		err = fmt.Errorf("%w: %w", ErrDamaged, err)
 	}
-	keys := Item{Attributes: map[string]string{attributeID: id, attributeKind: kind}}
+	keys := tableItem{Attributes: map[string]string{attributeID: id, attributeKind: kind}}
 	return keys, fmt.Errorf("branch key %q, item %q: %w", id, kind, err)
 }
 
@@ -325,4 +323,4 @@ func (f *fileTable) open(options *bbolt.Options, use func(*bbolt.DB) error) (err
 	return use(db)
 }
 
-var _ Table = (*fileTable)(nil)
+var _ table = (*fileTable)(nil)

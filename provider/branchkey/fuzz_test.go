@@ -116,7 +116,7 @@ func FuzzParseURL(f *testing.F) {
 			return
 		}
 		require.Positive(t, c.TTL)
-		require.NotEqual(t, c.File == "", c.Table.Table == "")
+		require.NotEqual(t, c.File == "", c.Table == "")
 		require.Equal(t, c.File != "", len(c.Masters) > 0)
 	})
 }

@@ -25,7 +25,7 @@ func TestHost(t *testing.T) {
 	s := newTestStore(t)
 	ctx := t.Context()
 	tenants := map[string]string{"a": create(t, s.Store), "b": create(t, s.Store)}
-	p := newProvider(t, branchkey.Config{Store: s.Store, Supplier: func(_ context.Context, pairs map[string]string) (string, error) {
+	p := newProvider(t, s.Store, branchkey.Config{Supplier: func(_ context.Context, pairs map[string]string) (string, error) {
 		tenant, _, _ := strings.Cut(pairs[pikokms.PairObject], "/")
 		return tenants[tenant], nil
 	}})
@@ -81,7 +81,7 @@ func TestRewrapToTheActiveVersion(t *testing.T) {
 		return message.KeyVersion(h.EncryptedDataKeys[0])
 	}
 	newHost := func() *pikokms.Host {
-		p := newProvider(t, branchkey.Config{Store: s.Store, BranchKeyID: id})
+		p := newProvider(t, s.Store, branchkey.Config{BranchKeyID: id})
 		host, err := pikokms.New(pikokms.WithCryptoProvider("keys", p), pikokms.WithDefaultCryptoProvider("keys"), pikokms.WithStorage(folder))
 		require.NoError(t, err)
 		t.Cleanup(func() { require.NoError(t, host.Close()) })

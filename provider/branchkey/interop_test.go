@@ -139,8 +139,7 @@ func testInterop(t *testing.T, sdk *officialSDK, table branchkey.Table, endpoint
 	newStore := func(keyARN string, trusted ...string) *branchkey.Store {
 		wrapper, err := awskms.NewWrapper(t.Context(), awskms.Config{KeyID: keyARN, TrustedKeys: trusted, Client: client})
 		require.NoError(t, err)
-		store, err := branchkey.NewStore(branchkey.StoreConfig{Table: table, KMS: wrapper, LogicalName: "keys of the test"})
-		require.NoError(t, err)
+		store := branchkey.StoreOf(table, wrapper, "keys of the test")
 		return store
 	}
 	sdk.table, sdk.logicalName, sdk.key = table.Name(), "keys of the test", newKey()
@@ -215,7 +214,7 @@ type counts struct{ ours, theirs int }
 // 0x0478.
 func (s *officialSDK) matrix(t *testing.T, store *branchkey.Store, id string, suites []header.Suite, count *counts) (kept [][]byte) {
 	t.Helper()
-	p := newProvider(t, branchkey.Config{Store: store, BranchKeyID: id})
+	p := newProvider(t, store, branchkey.Config{BranchKeyID: id})
 	for _, suite := range suites {
 		for _, pairs := range s.contexts {
 			plaintext := make([]byte, 300)
@@ -259,7 +258,7 @@ func (s *officialSDK) readByThem(t *testing.T, id string, stored, plaintext []by
 // oldMessages checks that both sides open messages under all versions.
 func (s *officialSDK) oldMessages(t *testing.T, store *branchkey.Store, id string, stored [][]byte, count *counts) {
 	t.Helper()
-	p := newProvider(t, branchkey.Config{Store: store, BranchKeyID: id})
+	p := newProvider(t, store, branchkey.Config{BranchKeyID: id})
 	for i, m := range stored {
 		opened := s.ask(t, sdkRequest{Op: "decrypt", ID: id, Suite: 0x0478, Data: m})
 		s.readByUs(t, p, m, opened.Data, nil)
@@ -274,7 +273,7 @@ func (s *officialSDK) oldMessages(t *testing.T, store *branchkey.Store, id strin
 // required checks pairs that are authenticated but not stored.
 func (s *officialSDK) required(t *testing.T, store *branchkey.Store, id string, count *counts) {
 	t.Helper()
-	p := newProvider(t, branchkey.Config{Store: store, BranchKeyID: id})
+	p := newProvider(t, store, branchkey.Config{BranchKeyID: id})
 	pairs := map[string]string{"bucket": "invoices", "key": "7.pdf", "tenant": "42"}
 	names := []string{"bucket", "key"}
 	for _, suite := range []header.Suite{0x0478, 0x0578} {
@@ -300,7 +299,7 @@ func (s *officialSDK) required(t *testing.T, store *branchkey.Store, id string, 
 // supplier checks branch keys that the pair "tenant" picks.
 func (s *officialSDK) supplier(t *testing.T, store *branchkey.Store, first, second string, count *counts) {
 	t.Helper()
-	p := newProvider(t, branchkey.Config{Store: store, Supplier: branchkey.ByPair("tenant")})
+	p := newProvider(t, store, branchkey.Config{Supplier: branchkey.ByPair("tenant")})
 	for i, id := range []string{first, second} {
 		pairs := map[string]string{"tenant": id}
 		plaintext := fmt.Appendf(nil, "tenant %d", i)

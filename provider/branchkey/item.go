@@ -41,19 +41,19 @@ const createdLayout = "2006-01-02T15:04:05.000000Z"
 // Reference, "Decrypt").
 const maxEnc = 6144
 
-// Item is one item of a table: a wrapped key, and the attributes to which KMS binds it. A branch
+// tableItem is one item of a table: a wrapped key, and the attributes to which KMS binds it. A branch
 // key has an item for each version, a copy of its active version, and a beacon key, which AWS's
 // Database Encryption SDK uses.
 //
 // The JSON form is an object of strings, in which "enc" is base64 (specification:
 // framework/branch-key-store.md, "Example").
-type Item struct {
+type tableItem struct {
 	Attributes map[string]string // all but "enc"; the hierarchy version, a number, is its decimal text
 	Enc        []byte            // the wrapped key
 }
 
 // MarshalJSON implements json.Marshaler.
-func (i Item) MarshalJSON() ([]byte, error) {
+func (i tableItem) MarshalJSON() ([]byte, error) {
 	members := make(map[string]any, len(i.Attributes)+1)
 	for name, value := range i.Attributes {
 		members[name] = value
@@ -63,7 +63,7 @@ func (i Item) MarshalJSON() ([]byte, error) {
 }
 
 // UnmarshalJSON implements json.Unmarshaler. The error holds ErrDamaged.
-func (i *Item) UnmarshalJSON(text []byte) error {
+func (i *tableItem) UnmarshalJSON(text []byte) error {
 	var enc struct {
 		Enc []byte `json:"enc"`
 	}
@@ -72,26 +72,26 @@ func (i *Item) UnmarshalJSON(text []byte) error {
 		return fmt.Errorf("%w: its JSON is no object of strings: %w", ErrDamaged, err)
 	}
 	delete(attributes, attributeEnc)
-	*i = Item{attributes, enc.Enc}
+	*i = tableItem{attributes, enc.Enc}
 	return nil
 }
 
 // record is an item that has the specified form. Only KMS can authenticate its attributes.
 type record struct {
-	Item         // as it is while its branch key is enabled; without a key once that is destroyed
-	stored  Item // as it is in the table now
-	state   State
-	id      string
-	kind    string
-	version uuid.UUID // zero for a beacon key
-	keyARN  string
-	created time.Time
+	tableItem           // as it is while its branch key is enabled; without a key once that is destroyed
+	stored    tableItem // as it is in the table now
+	state     state
+	id        string
+	kind      string
+	version   uuid.UUID // zero for a beacon key
+	keyARN    string
+	created   time.Time
 
 	disabled, destroyed time.Time // zero if it is not
 }
 
-// parse checks the form of an item. The error holds ErrDamaged or ErrHierarchyVersion.
-func parse(item Item) (*record, error) {
+// parse checks the form of an item. The error holds ErrDamaged.
+func parse(item tableItem) (*record, error) {
 	if _, ok := item.Attributes[attributeState]; ok {
 		return parseMarked(item)
 	}
@@ -99,16 +99,16 @@ func parse(item Item) (*record, error) {
 }
 
 // parseEnabled checks the form of an item of a branch key that is enabled.
-func parseEnabled(item Item) (*record, error) {
+func parseEnabled(item tableItem) (*record, error) {
 	a := item.Attributes
-	r := &record{Item: item, stored: item, state: Enabled, id: a[attributeID], kind: a[attributeKind], keyARN: a[attributeKeyARN]}
+	r := &record{tableItem: item, stored: item, state: stateEnabled, id: a[attributeID], kind: a[attributeKind], keyARN: a[attributeKeyARN]}
 	for _, name := range []string{attributeID, attributeKind, attributeKeyARN, attributeCreated, attributeHierarchy} {
 		if a[name] == "" {
 			return nil, damaged(item, "it has no attribute %q", name)
 		}
 	}
 	if h := a[attributeHierarchy]; h != hierarchyVersion {
-		return nil, fmt.Errorf("%w: branch key %q, item %q has hierarchy-version %q, and this version of pikokms knows hierarchy-version 1", ErrHierarchyVersion, r.id, r.kind, h)
+		return nil, fmt.Errorf("%w: branch key %q, item %q has hierarchy-version %q, and this version of pikokms knows hierarchy-version 1", errHierarchyVersion, r.id, r.kind, h)
 	}
 	if _, reserved := a[attributeTable]; reserved {
 		return nil, damaged(item, "it has an attribute %q, which only the encryption context has", attributeTable)
@@ -140,7 +140,7 @@ func parseEnabled(item Item) (*record, error) {
 }
 
 // damaged returns the error of an item that does not have the specified form.
-func damaged(item Item, format string, arguments ...any) error {
+func damaged(item tableItem, format string, arguments ...any) error {
 	return fmt.Errorf("%w: branch key %q, item %q: %s", ErrDamaged, item.Attributes[attributeID], item.Attributes[attributeKind], fmt.Sprintf(format, arguments...))
 }
 
@@ -163,7 +163,7 @@ func isKeyARN(text string) bool {
 // encryptionContext returns the context to which KMS binds an item's key: all attributes but the
 // key itself, and the table's logical name (specification: framework/branch-key-store.md,
 // "Encryption Context").
-func (i Item) encryptionContext(logicalName string) map[string]string {
+func (i tableItem) encryptionContext(logicalName string) map[string]string {
 	pairs := maps.Clone(i.Attributes)
 	pairs[attributeTable] = logicalName
 	return pairs
@@ -171,18 +171,18 @@ func (i Item) encryptionContext(logicalName string) map[string]string {
 
 // with returns an item with other attributes, for which no key is wrapped yet. A change to ""
 // removes an attribute.
-func (i Item) with(changes map[string]string) Item {
+func (i tableItem) with(changes map[string]string) tableItem {
 	attributes := maps.Clone(i.Attributes)
 	for name, value := range changes {
 		if attributes[name] = value; value == "" {
 			delete(attributes, name)
 		}
 	}
-	return Item{Attributes: attributes}
+	return tableItem{Attributes: attributes}
 }
 
 // ownContext returns the branch key's own encryption context, which its creator stated.
-func (i Item) ownContext() map[string]string {
+func (i tableItem) ownContext() map[string]string {
 	pairs := make(map[string]string)
 	for name, value := range i.Attributes {
 		if key, ok := strings.CutPrefix(name, attributeContext); ok {

@@ -2,7 +2,6 @@ package branchkey
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net/url"
 
@@ -14,8 +13,8 @@ import (
 // alone is refused.
 var KeyService = keyurl.Service{
 	Scheme:      scheme,
-	Type:        TypeBranchKey,
-	ProviderIDs: []string{ProviderID},
+	Type:        typeBranchKey,
+	ProviderIDs: []string{providerID},
 	Paths:       []string{"master", "trusted-master"},
 	Guarded:     true,
 	Parse: func(u *url.URL) (keyurl.Key, error) {
@@ -23,10 +22,10 @@ var KeyService = keyurl.Service{
 		if err != nil {
 			return keyurl.Key{}, err
 		}
-		if c.BranchKeyID == "" && c.By == "" {
+		if c.BranchKeyID == "" && c.Supplier == nil {
 			return keyurl.Key{}, fmt.Errorf("%q names no branch key; state its ID, or by=NAME if the value of the pair NAME is the ID", provider.RedactURL(u.String()))
 		}
-		k := keyurl.Key{Files: []string{c.File}, Local: c.File != "", Pair: c.By, Open: c.openGuarded}
+		k := keyurl.Key{Files: []string{c.File}, Local: c.File != "", Pair: u.Query().Get("by"), Open: c.open}
 		for _, master := range c.Masters {
 			k.Files = append(k.Files, master.KeyFile)
 		}
@@ -34,18 +33,12 @@ var KeyService = keyurl.Service{
 	},
 }
 
-// openGuarded makes the provider. The guard also makes the call that checks the branch key.
-func (c URLConfig) openGuarded(ctx context.Context, o keyurl.Options) (provider.Unwrapper, error) {
-	c.KMS.MaxRetries, c.Table.MaxRetries = o.MaxRetries, o.MaxRetries
-	p, err := c.Open(ctx, func(config *Config) { config.CheckLater = true })
+// open makes the provider.
+func (c Config) open(ctx context.Context, o keyurl.Options) (provider.Unwrapper, error) {
+	c.KMS.MaxRetries, c.CheckLater = o.MaxRetries, o.CheckLater
+	p, err := openProvider(ctx, c, o.Guard)
 	if err != nil {
 		return nil, err
-	}
-	p.guard = o.Guard
-	if !o.CheckLater {
-		if err := p.check(ctx); err != nil {
-			return nil, errors.Join(err, p.Close())
-		}
 	}
 	return p, nil
 }

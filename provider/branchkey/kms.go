@@ -1,6 +1,7 @@
 package branchkey
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"encoding/binary"
@@ -13,9 +14,9 @@ import (
 	"piko.sh/pikokms/provider/local"
 )
 
-// KMS wraps the keys of a table: AWS KMS ([awskms.Wrapper]), or a LocalKMS for development and
-// tests. Items name its keys by ARN. Implementations are safe for concurrent use.
-type KMS interface {
+// kms wraps the keys of a table: AWS KMS or, for development and tests, localKMS. Items name its keys
+// by ARN. Implementations are safe for concurrent use.
+type kms interface {
 	// KeyARN returns the ARN of the key that wraps new keys, or nothing if none may.
 	KeyARN() string
 
@@ -37,23 +38,24 @@ type KMS interface {
 // key can pass for one under a key of AWS KMS.
 const localARN = "arn:pikokms:kms:local:000000000000:key/"
 
-// LocalKMS wraps the keys of a table under local AES keys, without AWS KMS. It is for development
-// and tests. An item names its key by the local provider's name.
-type LocalKMS struct {
-	keys  map[string]*local.Provider // by ARN
+// localKMS wraps the keys of a table under local AES keys. An item names its key by the local
+// provider's name.
+type localKMS struct {
+	keys  map[string]provider.Provider // by ARN
 	first string
 }
 
-// NewLocalKMS makes a LocalKMS on AES keys. The first wraps new keys. All unwrap, so each needs
+// newLocalKMS makes a localKMS on AES keys. The first wraps new keys. All unwrap, so each needs
 // another name. The error holds provider.ErrInvalidKey.
-func NewLocalKMS(first local.Config, others ...local.Config) (_ *LocalKMS, err error) {
-	k := &LocalKMS{keys: make(map[string]*local.Provider)}
+func newLocalKMS(masters []local.Config) (_ *localKMS, err error) {
+	k := &localKMS{keys: make(map[string]provider.Provider)}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, k.Close())
 		}
 	}()
-	for _, c := range append([]local.Config{first}, others...) {
+	for _, c := range masters {
+		c.Key = bytes.Clone(c.Key) // which NewProvider zeroes, and a Config may be used again
 		p, err := local.NewProvider(c)
 		if err != nil {
 			return nil, err
@@ -63,7 +65,7 @@ func NewLocalKMS(first local.Config, others ...local.Config) (_ *LocalKMS, err e
 			return nil, errors.Join(fmt.Errorf("%w: two local keys have the name %q; give each another one", provider.ErrInvalidKey, p.KeyID()), p.Close())
 		}
 		k.keys[keyARN] = p
-		if p.Type() != provider.TypeLocalAESGCM {
+		if p.Type() != "local_aes_gcm" {
 			return nil, fmt.Errorf("%w: the local key %q is no AES key", provider.ErrInvalidKey, p.KeyID())
 		}
 		k.first = cmp.Or(k.first, keyARN)
@@ -71,8 +73,8 @@ func NewLocalKMS(first local.Config, others ...local.Config) (_ *LocalKMS, err e
 	return k, nil
 }
 
-// Close zeroes the keys. The LocalKMS can't be used afterwards.
-func (k *LocalKMS) Close() error {
+// Close zeroes the keys. The localKMS can't be used afterwards.
+func (k *localKMS) Close() error {
 	var errs []error
 	for _, p := range k.keys {
 		errs = append(errs, p.Close())
@@ -80,19 +82,19 @@ func (k *LocalKMS) Close() error {
 	return errors.Join(errs...)
 }
 
-// KeyARN implements KMS.
-func (k *LocalKMS) KeyARN() string { return k.first }
+// KeyARN implements kms.
+func (k *localKMS) KeyARN() string { return k.first }
 
-// Trusts implements KMS.
-func (k *LocalKMS) Trusts(keyARN string) (string, error) {
+// Trusts implements kms.
+func (k *localKMS) Trusts(keyARN string) (string, error) {
 	if _, ok := k.keys[keyARN]; !ok {
 		return "", fmt.Errorf("%w: it is wrapped under %q; give that local key, too", provider.ErrUntrustedKey, keyARN)
 	}
 	return keyARN, nil
 }
 
-// Generate implements KMS.
-func (k *LocalKMS) Generate(ctx context.Context, keyARN string, encryptionContext map[string]string) ([]byte, error) {
+// Generate implements kms.
+func (k *localKMS) Generate(ctx context.Context, keyARN string, encryptionContext map[string]string) ([]byte, error) {
 	if _, err := k.Trusts(keyARN); err != nil {
 		return nil, err
 	}
@@ -104,8 +106,8 @@ func (k *LocalKMS) Generate(ctx context.Context, keyARN string, encryptionContex
 	return appendLocal(made.EncryptedKey), nil
 }
 
-// ReEncrypt implements KMS.
-func (k *LocalKMS) ReEncrypt(ctx context.Context, blob []byte, from string, fromContext map[string]string, to string, toContext map[string]string) ([]byte, error) {
+// ReEncrypt implements kms.
+func (k *localKMS) ReEncrypt(ctx context.Context, blob []byte, from string, fromContext map[string]string, to string, toContext map[string]string) ([]byte, error) {
 	if _, err := k.Trusts(to); err != nil {
 		return nil, err
 	}
@@ -121,8 +123,8 @@ func (k *LocalKMS) ReEncrypt(ctx context.Context, blob []byte, from string, from
 	return appendLocal(wrapped), nil
 }
 
-// Decrypt implements KMS.
-func (k *LocalKMS) Decrypt(ctx context.Context, keyARN string, blob []byte, encryptionContext map[string]string) (*provider.SecureBytes, error) {
+// Decrypt implements kms.
+func (k *localKMS) Decrypt(ctx context.Context, keyARN string, blob []byte, encryptionContext map[string]string) (*provider.SecureBytes, error) {
 	if _, err := k.Trusts(keyARN); err != nil {
 		return nil, err
 	}
@@ -161,6 +163,6 @@ func parseLocal(blob []byte) (header.EncryptedDataKey, error) {
 }
 
 var (
-	_ KMS = (*awskms.Wrapper)(nil)
-	_ KMS = (*LocalKMS)(nil)
+	_ kms = (*awskms.Wrapper)(nil)
+	_ kms = (*localKMS)(nil)
 )

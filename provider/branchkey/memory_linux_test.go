@@ -57,8 +57,7 @@ func masterKeys(t *testing.T, described string) (first, second branchkey.KMS) {
 
 func memoryStore(t *testing.T, keys branchkey.KMS) *branchkey.Store {
 	t.Helper()
-	store, err := branchkey.NewStore(branchkey.StoreConfig{Table: branchkey.NewFile(os.Getenv(memoryTable)), KMS: keys, LogicalName: "keys"})
-	require.NoError(t, err)
+	store := branchkey.StoreOf(branchkey.NewFile(os.Getenv(memoryTable)), keys, "keys")
 	return store
 }
 
@@ -80,7 +79,7 @@ func use(t *testing.T) {
 	for range 8 {
 		ids = append(ids, create(t, store))
 	}
-	p, err := branchkey.NewProvider(ctx, branchkey.Config{Store: moving, Supplier: branchkey.ByPair("tenant"), TTL: time.Hour, Entries: 2})
+	p, err := branchkey.ProviderOf(ctx, moving, branchkey.Config{Supplier: branchkey.ByPair("tenant"), TTL: time.Hour, Entries: 2})
 	require.NoError(t, err)
 	keys := &leftover.Masking{EncryptionProvider: p}
 	var messages [][]byte
@@ -112,7 +111,7 @@ func use(t *testing.T) {
 	both(ids[1])
 
 	// This one's branch key is in the cache for a moment only.
-	brief, err := branchkey.NewProvider(ctx, branchkey.Config{Store: moving, BranchKeyID: ids[2], TTL: 100 * time.Millisecond})
+	brief, err := branchkey.ProviderOf(ctx, moving, branchkey.Config{BranchKeyID: ids[2], TTL: 100 * time.Millisecond})
 	require.NoError(t, err)
 	briefly := &leftover.Masking{EncryptionProvider: brief}
 	messages = append(messages, seal(t, briefly, "text", nil))

@@ -19,7 +19,7 @@ const moveAttempts = 5
 // store's key already. If items are damaged, or refused by KMS, nothing is written, and the error
 // has the reason for each.
 //
-// A transaction has at most MaxWrites items, and the active version is in the last one. If Move is
+// A transaction has at most 100 items, and the active version is in the last one. If Move is
 // interrupted, all messages still open, and Move can be called again. If another administrator
 // makes a version meanwhile, Move begins anew, and nothing of theirs is lost.
 //
@@ -56,9 +56,9 @@ func (s *Store) move(ctx context.Context, id string, progress func(moved, total 
 		return err
 	}
 	total, moved := len(records)+len(faults), 0
-	writes := make([]Write, 0, len(records))
+	writes := make([]tableWrite, 0, len(records))
 	for _, r := range records {
-		var w Write
+		var w tableWrite
 		var err error
 		if r.keyARN == keyARN { // which is not authenticated before KMS has seen it
 			err = s.authenticate(ctx, r, keyARN)
@@ -67,7 +67,7 @@ func (s *Store) move(ctx context.Context, id string, progress func(moved, total 
 			w, err = s.underKey(ctx, r, keyARN)
 			writes = append(writes, w)
 		}
-		if err != nil && !isFault(err) {
+		if err != nil && !errors.Is(err, ErrDamaged) {
 			return err
 		}
 		if err != nil {
@@ -78,7 +78,7 @@ func (s *Store) move(ctx context.Context, id string, progress func(moved, total 
 	if len(faults) > 0 {
 		return errors.Join(faults...)
 	}
-	for chunk := range slices.Chunk(writes, MaxWrites) {
+	for chunk := range slices.Chunk(writes, maxWrites) {
 		if err := s.table.Write(ctx, chunk); err != nil {
 			return err
 		}
@@ -89,16 +89,16 @@ func (s *Store) move(ctx context.Context, id string, progress func(moved, total 
 }
 
 // underKey returns the write that brings an item under a key.
-func (s *Store) underKey(ctx context.Context, r *record, keyARN string) (Write, error) {
+func (s *Store) underKey(ctx context.Context, r *record, keyARN string) (tableWrite, error) {
 	under, err := s.kms.Trusts(r.keyARN)
 	if err != nil {
-		return Write{}, fmt.Errorf("item %q: %w", r.kind, err)
+		return tableWrite{}, fmt.Errorf("item %q: %w", r.kind, err)
 	}
 	item := r.with(map[string]string{attributeKeyARN: keyARN})
 	item.Enc, err = s.kms.ReEncrypt(ctx, r.Enc, under, r.encryptionContext(s.logicalName), keyARN, item.encryptionContext(s.logicalName))
 	if err != nil {
-		return Write{}, s.aboutItem(r, err)
+		return tableWrite{}, s.aboutItem(r, err)
 	}
 	item, err = r.storing(item)
-	return Write{item, r.stored.Enc}, err
+	return tableWrite{item, r.stored.Enc}, err
 }

@@ -38,11 +38,11 @@ var newestOf sync.Map // of *newest, by place
 // nothing in common.
 type place struct{ table, account, logicalName string }
 
-// placed is a Table that a text identifies. For any other Table, each Store keeps the newest
+// placed is a table that a text identifies. For any other table, each Store keeps the newest
 // versions for itself.
 type placed interface{ place() string }
 
-func newNewest(t Table, k KMS, logicalName string) *newest {
+func newNewest(t table, k kms, logicalName string) *newest {
 	n := &newest{seen: make(map[string]seen), active: make(map[string]uuid.UUID), destroyed: make(map[string]time.Time)}
 	p, ok := t.(placed)
 	if !ok {
@@ -86,7 +86,7 @@ func (n *newest) admit(r *record) error {
 
 // noteDestroyed records that a branch key is destroyed, if one of its items says so.
 func (n *newest) noteDestroyed(r *record) {
-	if r.state != Destroyed {
+	if r.state != stateDestroyed {
 		return
 	}
 	n.mu.Lock()

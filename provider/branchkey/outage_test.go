@@ -58,9 +58,8 @@ func TestKMSFaults(t *testing.T) {
 				}),
 			})
 			require.NoError(t, err)
-			store, err := branchkey.NewStore(branchkey.StoreConfig{Table: s.table, KMS: wrapper})
-			require.NoError(t, err)
-			sv := service.New(newProvider(t, branchkey.Config{Store: store, Supplier: branchkey.ByPair("tenant")}), service.Config{})
+			store := branchkey.StoreOf(s.table, wrapper, "")
+			sv := service.New(newProvider(t, store, branchkey.Config{Supplier: branchkey.ByPair("tenant")}), service.Config{})
 			defer sv.Close()
 			pairs, others := map[string]string{"tenant": cached}, map[string]string{"tenant": uncached}
 			stored := seal(t, sv, "before", pairs)
@@ -134,7 +133,9 @@ func TestDynamoDBFaults(t *testing.T) {
 	defer stalled.Close()
 	t.Setenv("AWS_ACCESS_KEY_ID", "test")
 	t.Setenv("AWS_SECRET_ACCESS_KEY", "test")
-	table, err := branchkey.NewDynamoDB(t.Context(), branchkey.DynamoDBConfig{Table: "keys", Region: "eu-west-1", Endpoint: stalled.URL, MaxRetries: 1, Timeout: time.Second / 10})
+	table, err := branchkey.NewDynamoDB(t.Context(), branchkey.Config{
+		Table: "keys", TableEndpoint: stalled.URL, KMS: awskms.Config{Region: "eu-west-1", MaxRetries: 1, Timeout: time.Second / 10},
+	})
 	require.NoError(t, err)
 	_, err = table.Get(t.Context(), "x", "branch:ACTIVE")
 	require.ErrorIs(t, err, provider.ErrProviderUnavailable)
@@ -146,7 +147,7 @@ func dynamoDBAt(t *testing.T, endpoint string) branchkey.Table {
 	client := dynamodb.New(dynamodb.Options{
 		Region: "eu-west-1", BaseEndpoint: aws.String(endpoint), RetryMaxAttempts: 1, Credentials: credentials.NewStaticCredentialsProvider("test", "test", ""),
 	})
-	table, err := branchkey.NewDynamoDB(t.Context(), branchkey.DynamoDBConfig{Table: "keys", Client: client})
+	table, err := branchkey.NewDynamoDB(t.Context(), branchkey.Config{Table: "keys", TableClient: client})
 	require.NoError(t, err)
 	return table
 }
@@ -165,7 +166,7 @@ func TestTableThatIsNeverReady(t *testing.T) {
 			Region: "eu-west-1", Credentials: credentials.NewStaticCredentialsProvider("test", "test", ""),
 			HTTPClient: creating{always(`{"Table":{"TableStatus":"CREATING"}}`), new(bool)},
 		})
-		table, err := branchkey.NewDynamoDB(t.Context(), branchkey.DynamoDBConfig{Table: "keys", Client: client})
+		table, err := branchkey.NewDynamoDB(t.Context(), branchkey.Config{Table: "keys", TableClient: client})
 		require.NoError(t, err)
 		err = table.Create(t.Context())
 		require.ErrorIs(t, err, provider.ErrProviderUnavailable)
@@ -173,7 +174,7 @@ func TestTableThatIsNeverReady(t *testing.T) {
 		ended, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
 		client = dynamodb.New(client.Options(), func(o *dynamodb.Options) { o.HTTPClient = creating{always(`{"Table":{}}`), new(bool)} })
-		table, err = branchkey.NewDynamoDB(t.Context(), branchkey.DynamoDBConfig{Table: "keys", Client: client})
+		table, err = branchkey.NewDynamoDB(t.Context(), branchkey.Config{Table: "keys", TableClient: client})
 		require.NoError(t, err)
 		require.ErrorIs(t, table.Create(ended), context.DeadlineExceeded)
 	})
@@ -209,8 +210,7 @@ func TestListGoesOn(t *testing.T) {
 	keys, err := branchkey.NewLocalKMS(local.Config{Key: make([]byte, 32)})
 	require.NoError(t, err)
 	defer keys.Close()
-	store, err := branchkey.NewStore(branchkey.StoreConfig{Table: dynamoDBAt(t, server.URL), KMS: keys})
-	require.NoError(t, err)
+	store := branchkey.StoreOf(dynamoDBAt(t, server.URL), keys, "")
 	listed, damaged := list(t, store)
 	require.Equal(t, []string{"good"}, listed)
 	require.Len(t, damaged, 2)
@@ -259,9 +259,8 @@ func TestDeadlinesOfCallersOpenTheBreaker(t *testing.T) {
 			keys, err := branchkey.NewLocalKMS(local.Config{Key: make([]byte, 32)})
 			require.NoError(t, err)
 			defer keys.Close()
-			silent, err := branchkey.NewStore(branchkey.StoreConfig{Table: store.table, KMS: silentKMS{keys}})
-			require.NoError(t, err)
-			sv := service.New(newProvider(t, branchkey.Config{Store: silent, BranchKeyID: id, CheckLater: true}), service.Config{})
+			silent := branchkey.StoreOf(store.table, silentKMS{keys}, "")
+			sv := service.New(newProvider(t, silent, branchkey.Config{BranchKeyID: id, CheckLater: true}), service.Config{})
 			defer sv.Close()
 			for range service.Failures {
 				ctx, cancel := context.WithTimeout(t.Context(), patience)

@@ -12,9 +12,8 @@ import (
 // TestConfigsShowNoSecret prints, logs and encodes configurations.
 func TestConfigsShowNoSecret(t *testing.T) {
 	const endpoint = "https://user:SECRET@host.example"
-	providertest.Conceals(t, branchkey.DynamoDBConfig{Table: "keys", Endpoint: endpoint}, "SECRET", "keys")
-	providertest.Conceals(t, branchkey.URLConfig{
-		Table: branchkey.DynamoDBConfig{Table: "keys", Endpoint: endpoint}, KMS: awskms.Config{Endpoint: endpoint, GrantTokens: []string{"SECRET"}},
+	providertest.Conceals(t, branchkey.Config{
+		Table: "keys", TableEndpoint: endpoint, Supplier: branchkey.ByPair("tenant"), KMS: awskms.Config{Endpoint: endpoint, GrantTokens: []string{"SECRET"}},
 		Masters: []local.Config{{Key: []byte("SECRET")}},
 	}, "SECRET", "keys")
 }

@@ -23,12 +23,12 @@ const (
 // key.
 const disableAttempts = 5
 
-// clock is a Table that has a clock of its own, which no operator can set.
+// clock is a table that has a clock of its own, which no operator can set.
 type clock interface {
 	now(ctx context.Context, id string) (time.Time, error)
 }
 
-// eraser is a Table that keeps what was overwritten until it is erased.
+// eraser is a table that keeps what was overwritten until it is erased.
 type eraser interface {
 	erase(ctx context.Context) error
 }
@@ -46,7 +46,7 @@ func (s *Store) now(ctx context.Context, id string) (time.Time, error) {
 // has cached the branch key uses it until its TTL has passed. Enable takes it back.
 //
 // All items are set aside in their places of the table: the active version, all others, and the
-// beacon key. A transaction takes up to MaxWrites of them, the active version first. If Disable is
+// beacon key. A transaction takes up to 100 of them, the active version first. If Disable is
 // interrupted, it can be called again; so it can if the branch key is disabled already. If another
 // administrator makes a version meanwhile, or moves the branch key, Disable begins anew. If one
 // enables it, the error holds ErrConflict. For a branch key that is destroyed, it holds
@@ -72,10 +72,10 @@ func (s *Store) disable(ctx context.Context, id string) (*Description, error) {
 		if err := notDestroyed(id, records); err != nil {
 			return nil, err
 		}
-		if wasDisabled && active.state == Enabled {
+		if wasDisabled && active.state == stateEnabled {
 			return nil, fmt.Errorf("%w: it was enabled again meanwhile", ErrConflict)
 		}
-		behind := slices.DeleteFunc(slices.Clone(records), func(r *record) bool { return r.state == Disabled })
+		behind := slices.DeleteFunc(slices.Clone(records), func(r *record) bool { return r.state == stateDisabled })
 		if len(behind) == 0 {
 			return describe(records), nil
 		}
@@ -83,16 +83,16 @@ func (s *Store) disable(ctx context.Context, id string) (*Description, error) {
 		if err != nil {
 			return nil, err
 		}
-		written, err := s.replace(ctx, active, behind, func(r *record, _ bool) (Item, error) {
-			if r.state == Disabled {
-				return setAside(r.Item, r.disabled)
+		written, err := s.replace(ctx, active, behind, func(r *record, _ bool) (tableItem, error) {
+			if r.state == stateDisabled {
+				return setAside(r.tableItem, r.disabled)
 			}
-			return setAside(r.Item, now)
+			return setAside(r.tableItem, now)
 		})
 		if err != nil && !errors.Is(err, ErrConflict) {
 			return nil, err
 		}
-		wasDisabled = active.state == Disabled || written
+		wasDisabled = active.state == stateDisabled || written
 	}
 	return nil, ErrConflict
 }
@@ -118,15 +118,15 @@ func (s *Store) enable(ctx context.Context, id string) (*Description, error) {
 	if err := s.newest.refuseDestroyed(id); err != nil {
 		return nil, err
 	}
-	behind := slices.DeleteFunc(slices.Clone(records), func(r *record) bool { return r.state == Enabled })
+	behind := slices.DeleteFunc(slices.Clone(records), func(r *record) bool { return r.state == stateEnabled })
 	if len(behind) == 0 {
 		return describe(records), nil
 	}
-	_, err = s.replace(ctx, active, behind, func(r *record, last bool) (Item, error) {
-		if r == active && r.state == Disabled && !last {
-			return setAside(r.Item, r.disabled)
+	_, err = s.replace(ctx, active, behind, func(r *record, last bool) (tableItem, error) {
+		if r == active && r.state == stateDisabled && !last {
+			return setAside(r.tableItem, r.disabled)
 		}
-		return r.Item, nil
+		return r.tableItem, nil
 	})
 	if err != nil {
 		return nil, err
@@ -144,15 +144,15 @@ func (s *Store) enable(ctx context.Context, id string) (*Description, error) {
 // should be long ago.
 //
 // It must have been disabled for wait, of at least MinWait; 0 means DefaultWait. Otherwise the
-// error holds ErrNotDisabled or ErrTooEarly. The clock is that of Disable, and the time is that of
-// the item that was disabled last.
+// error holds ErrTooEarly. The clock is that of Disable, and the time is that of the item that was
+// disabled last.
 //
 // All items are overwritten with tombstones, in their places of the table. Whoever reads one, or
 // makes a branch key of the same ID, gets an error that holds ErrDestroyed, and AWS's libraries
 // fail. Tombstones have the branch key's ID, the versions, the ARNs of their KMS keys, and times.
 // They stay for good.
 //
-// A transaction takes up to MaxWrites items, the active version first: from then on there is no way
+// A transaction takes up to 100 items, the active version first: from then on there is no way
 // back. If Destroy is interrupted, it can be called again. Then and afterwards it does not wait,
 // and destroys whatever has come back. It returns when it has read again that nothing is left. If
 // another administrator changes the branch key at the same time, the error holds ErrConflict. KMS
@@ -183,9 +183,9 @@ func (s *Store) destroy(ctx context.Context, id string, wait time.Duration) (*De
 	if err := canDestroy(records, now, wait); err != nil {
 		return nil, err
 	}
-	behind := slices.DeleteFunc(slices.Clone(records), func(r *record) bool { return r.state == Destroyed })
+	behind := slices.DeleteFunc(slices.Clone(records), func(r *record) bool { return r.state == stateDestroyed })
 	if len(behind) > 0 {
-		_, err = s.replace(ctx, active, behind, func(r *record, _ bool) (Item, error) { return r.tombstone(now), nil })
+		_, err = s.replace(ctx, active, behind, func(r *record, _ bool) (tableItem, error) { return r.tombstone(now), nil })
 		if err != nil {
 			return nil, err
 		}
@@ -208,13 +208,13 @@ func (s *Store) destroy(ctx context.Context, id string, wait time.Duration) (*De
 // canDestroy returns an error if a branch key can't be destroyed at a time.
 func canDestroy(records []*record, now time.Time, wait time.Duration) error {
 	d := describe(records)
-	switch {
-	case d.State == Destroyed:
+	switch current := stateOf(records); {
+	case current == stateDestroyed:
 		return nil // in part, or something has come back
-	case d.State == Enabled:
-		return fmt.Errorf("%w: disable it, and destroy it after %v", ErrNotDisabled, wait)
+	case current == stateEnabled:
+		return fmt.Errorf("%w: disable it, and destroy it after %v", errNotDisabled, wait)
 	case len(d.Behind) > 0:
-		return fmt.Errorf("%w: items %q are enabled, since disabling or enabling was interrupted; disable it again", ErrNotDisabled, d.Behind)
+		return fmt.Errorf("%w: items %q are enabled, since disabling or enabling was interrupted; disable it again", errNotDisabled, d.Behind)
 	}
 	if end := d.Disabled.Add(wait); now.Before(end) {
 		return fmt.Errorf("%w: it was disabled on %s, and can be destroyed from %s; by the clock of the table it is %s",
@@ -244,9 +244,9 @@ func (s *Store) whole(ctx context.Context, id string) (records []*record, active
 // of two administrators who change a branch key at the same time, one gets an error that holds
 // ErrConflict at their next transaction. With an error, written says whether a transaction was
 // written before.
-func (s *Store) replace(ctx context.Context, active *record, items []*record, replacement func(r *record, last bool) (Item, error)) (written bool, err error) {
+func (s *Store) replace(ctx context.Context, active *record, items []*record, replacement func(r *record, last bool) (tableItem, error)) (written bool, err error) {
 	others := slices.DeleteFunc(slices.Clone(items), func(r *record) bool { return r == active })
-	chunks := slices.Collect(slices.Chunk(others, MaxWrites-1))
+	chunks := slices.Collect(slices.Chunk(others, maxWrites-1))
 	if len(chunks) == 0 {
 		chunks = [][]*record{nil}
 	}
@@ -257,14 +257,14 @@ func (s *Store) replace(ctx context.Context, active *record, items []*record, re
 		if err != nil {
 			return written, err
 		}
-		writes := []Write{{item, lock}}
+		writes := []tableWrite{{item, lock}}
 		lock = item.Enc
 		for _, r := range chunk {
 			item, err := replacement(r, last)
 			if err != nil {
 				return written, err
 			}
-			writes = append(writes, Write{item, r.stored.Enc})
+			writes = append(writes, tableWrite{item, r.stored.Enc})
 		}
 		if err := s.table.Write(ctx, writes); err != nil {
 			return written, err
@@ -285,17 +285,17 @@ func activeOf(records []*record) *record {
 
 // stateOf returns the state of the branch key that has these items: that of the active one, unless
 // any item is destroyed.
-func stateOf(records []*record) State {
-	state := Enabled
+func stateOf(records []*record) state {
+	current := stateEnabled
 	for _, r := range records {
-		if r.state == Destroyed {
-			return Destroyed
+		if r.state == stateDestroyed {
+			return stateDestroyed
 		}
 		if r.kind == kindActive {
-			state = r.state
+			current = r.state
 		}
 	}
-	return state
+	return current
 }
 
 // notDestroyed returns an error if an item of a branch key is destroyed.

@@ -40,8 +40,7 @@ func testShredding(t *testing.T, sdk *officialSDK, table branchkey.Table, endpoi
 	newStore := func() *branchkey.Store {
 		wrapper, err := awskms.NewWrapper(t.Context(), awskms.Config{KeyID: sdk.key, Client: client})
 		require.NoError(t, err)
-		store, err := branchkey.NewStore(branchkey.StoreConfig{Table: struct{ branchkey.Table }{table}, KMS: wrapper, LogicalName: sdk.logicalName})
-		require.NoError(t, err)
+		store := branchkey.StoreOf(struct{ branchkey.Table }{table}, wrapper, sdk.logicalName)
 		return store
 	}
 	ctx := t.Context()
@@ -60,7 +59,7 @@ func testShredding(t *testing.T, sdk *officialSDK, table branchkey.Table, endpoi
 	var bucket []object
 	for range 2 {
 		for _, id := range []string{ours, theirs, third} {
-			p := newProvider(t, branchkey.Config{Store: newStore(), BranchKeyID: id})
+			p := newProvider(t, newStore(), branchkey.Config{BranchKeyID: id})
 			bucket = append(bucket, object{id, seal(t, p, "x", nil)})
 			bucket = append(bucket, object{id, sdk.ask(t, sdkRequest{Op: "encrypt", ID: id, Suite: 0x0478, FrameLength: 4096, Data: []byte("x")}).Data})
 		}
@@ -75,7 +74,7 @@ func testShredding(t *testing.T, sdk *officialSDK, table branchkey.Table, endpoi
 		t.Helper()
 		for _, o := range bucket {
 			answer := sdk.try(t, sdkRequest{Op: "decrypt", Key: sdk.key, ID: o.id, Suite: 0x0478, Data: o.data})
-			_, err := open(ctx, newProvider(t, branchkey.Config{Store: newStore(), BranchKeyID: o.id, CheckLater: true}), o.data)
+			_, err := open(ctx, newProvider(t, newStore(), branchkey.Config{BranchKeyID: o.id, CheckLater: true}), o.data)
 			if usable(o.id) {
 				require.Empty(t, answer.Error)
 				require.Equal(t, "x", string(answer.Data))

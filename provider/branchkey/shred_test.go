@@ -49,8 +49,7 @@ func (s *testStore) another(t testing.TB, table branchkey.Table) *branchkey.Stor
 	t.Helper()
 	wrapper, err := awskms.NewWrapper(t.Context(), awskms.Config{KeyID: s.key.ARN, Endpoint: s.kms.URL})
 	require.NoError(t, err)
-	store, err := branchkey.NewStore(branchkey.StoreConfig{Table: struct{ branchkey.Table }{table}, KMS: wrapper})
-	require.NoError(t, err)
+	store := branchkey.StoreOf(struct{ branchkey.Table }{table}, wrapper, "")
 	return store
 }
 
@@ -85,9 +84,9 @@ func newShredded(t *testing.T) *shredded {
 			_, err := s.Version(t.Context(), s.id)
 			require.NoError(t, err)
 		}
-		s.messages = append(s.messages, seal(t, newProvider(t, branchkey.Config{Store: s.Store, BranchKeyID: s.id}), fmt.Sprint(i), nil))
+		s.messages = append(s.messages, seal(t, newProvider(t, s.Store, branchkey.Config{BranchKeyID: s.id}), fmt.Sprint(i), nil))
 	}
-	s.others = seal(t, newProvider(t, branchkey.Config{Store: s.Store, BranchKeyID: s.other}), "of another", nil)
+	s.others = seal(t, newProvider(t, s.Store, branchkey.Config{BranchKeyID: s.other}), "of another", nil)
 	return s
 }
 
@@ -95,7 +94,7 @@ func newShredded(t *testing.T) *shredded {
 func (s *shredded) fails(t *testing.T, store *branchkey.Store, sentinel error, text string) {
 	t.Helper()
 	calls := s.kms.Calls("")
-	p := newProvider(t, branchkey.Config{Store: store, BranchKeyID: s.id, CheckLater: true})
+	p := newProvider(t, store, branchkey.Config{BranchKeyID: s.id, CheckLater: true})
 	for _, m := range s.messages {
 		_, err := open(t.Context(), p, m)
 		require.ErrorIs(t, err, sentinel)
@@ -107,7 +106,7 @@ func (s *shredded) fails(t *testing.T, store *branchkey.Store, sentinel error, t
 	_, err := p.GenerateDataKey(t.Context(), nil)
 	require.ErrorIs(t, err, sentinel)
 	require.ErrorIs(t, p.HealthCheck(t.Context()), sentinel)
-	_, err = branchkey.NewProvider(t.Context(), branchkey.Config{Store: store, BranchKeyID: s.id, TTL: time.Hour})
+	_, err = branchkey.ProviderOf(t.Context(), store, branchkey.Config{BranchKeyID: s.id, TTL: time.Hour})
 	require.ErrorIs(t, err, sentinel)
 	_, err = store.Version(t.Context(), s.id)
 	require.ErrorIs(t, err, sentinel)
@@ -119,7 +118,7 @@ func (s *shredded) fails(t *testing.T, store *branchkey.Store, sentinel error, t
 
 func (s *shredded) opens(t *testing.T, store *branchkey.Store) {
 	t.Helper()
-	p := newProvider(t, branchkey.Config{Store: store, BranchKeyID: s.id})
+	p := newProvider(t, store, branchkey.Config{BranchKeyID: s.id})
 	for i, m := range s.messages {
 		got, err := open(t.Context(), p, m)
 		require.NoError(t, err)
@@ -132,7 +131,7 @@ func (s *shredded) opens(t *testing.T, store *branchkey.Store) {
 // opensOthers requires that the other tenant's message opens.
 func (s *shredded) opensOthers(t *testing.T, store *branchkey.Store) {
 	t.Helper()
-	got, err := open(t.Context(), newProvider(t, branchkey.Config{Store: store, BranchKeyID: s.other}), s.others)
+	got, err := open(t.Context(), newProvider(t, store, branchkey.Config{BranchKeyID: s.other}), s.others)
 	require.NoError(t, err)
 	require.Equal(t, "of another", got)
 }
@@ -145,7 +144,7 @@ func TestDisableAndEnable(t *testing.T) {
 	d, err := s.Disable(ctx, s.id)
 	require.NoError(t, err)
 	require.Equal(t, calls, s.kms.Calls(""), "KMS is not asked")
-	require.Equal(t, branchkey.Disabled, d.State)
+	require.ErrorIs(t, d.Err, branchkey.ErrDisabled)
 	require.WithinDuration(t, time.Now(), d.Disabled, time.Minute)
 	require.Len(t, d.Items, 5)
 	require.Empty(t, d.Behind)
@@ -160,19 +159,19 @@ func TestDisableAndEnable(t *testing.T) {
 	for listed, err := range s.List(ctx) {
 		require.NoError(t, err)
 		if listed.ID == s.id {
-			require.Equal(t, branchkey.Disabled, listed.State)
+			require.ErrorIs(t, listed.Err, branchkey.ErrDisabled)
 		} else {
-			require.Equal(t, branchkey.Enabled, listed.State)
+			require.NoError(t, listed.Err)
 		}
 	}
-	p := newProvider(t, branchkey.Config{Store: s.Store, BranchKeyID: s.id, CheckLater: true})
+	p := newProvider(t, s.Store, branchkey.Config{BranchKeyID: s.id, CheckLater: true})
 	info, err := p.GetKeyInfo(ctx, "")
 	require.NoError(t, err)
-	require.Equal(t, provider.KeyStatusDisabled, info.Status)
+	require.ErrorIs(t, info.Err, branchkey.ErrDisabled)
 
 	d, err = s.Enable(ctx, s.id)
 	require.NoError(t, err)
-	require.Equal(t, branchkey.Enabled, d.State)
+	require.NoError(t, d.Err)
 	require.Zero(t, d.Disabled)
 	require.Equal(t, before, itemsOf(t, s.table, s.id), "every item is what it was")
 	_, err = s.Enable(ctx, s.id)
@@ -220,7 +219,7 @@ func TestDestroy(t *testing.T) {
 	d, err := s.Destroy(ctx, s.id, branchkey.MinWait)
 	require.NoError(t, err)
 	require.Equal(t, calls, s.kms.Calls(""), "KMS is not asked")
-	require.Equal(t, branchkey.Destroyed, d.State)
+	require.ErrorIs(t, d.Err, branchkey.ErrDestroyed)
 	require.WithinDuration(t, time.Now(), d.Destroyed, time.Minute)
 	require.WithinDuration(t, time.Now().Add(-30*time.Hour), d.Disabled, time.Minute)
 	require.Len(t, d.Versions, 3)
@@ -247,10 +246,10 @@ func TestDestroy(t *testing.T) {
 	described, err := s.Describe(ctx, s.id)
 	require.NoError(t, err)
 	require.Equal(t, d, described)
-	p := newProvider(t, branchkey.Config{Store: s.Store, BranchKeyID: s.id, CheckLater: true})
+	p := newProvider(t, s.Store, branchkey.Config{BranchKeyID: s.id, CheckLater: true})
 	info, err := p.GetKeyInfo(ctx, "")
 	require.NoError(t, err)
-	require.Equal(t, provider.KeyStatusDestroyed, info.Status)
+	require.ErrorIs(t, info.Err, branchkey.ErrDestroyed)
 
 	file, err := os.ReadFile(s.path)
 	require.NoError(t, err)
@@ -275,7 +274,7 @@ func TestMoveOfADisabledBranchKey(t *testing.T) {
 	moved, err := to.Describe(ctx, s.id)
 	require.NoError(t, err)
 	require.Equal(t, disabled.Disabled, moved.Disabled)
-	require.Equal(t, branchkey.Disabled, moved.State)
+	require.ErrorIs(t, moved.Err, branchkey.ErrDisabled)
 	require.Equal(t, next.ARN, moved.Active.KeyARN)
 	s.kms.SetState(s.key.ARN, "Disabled")
 	alone := s.open(t, awskms.Config{KeyID: next.ARN})
@@ -387,7 +386,7 @@ func TestShreddingKilledAtEachWrite(t *testing.T) {
 			}
 			d, err := s.another(t, s.table).Describe(ctx, s.id)
 			require.NoError(t, err)
-			require.Equal(t, branchkey.Destroyed, d.State)
+			require.ErrorIs(t, d.Err, branchkey.ErrDestroyed)
 			require.Len(t, d.Behind, now["disabled"])
 			if now["disabled"] > 0 {
 				require.ErrorIs(t, s.another(t, s.table).Check(ctx, s.id), branchkey.ErrDestroyed)
@@ -466,8 +465,7 @@ func TestTwoAdministrators(t *testing.T) {
 		if o.name != "move" {
 			return template.another(t, table)
 		}
-		store, err := branchkey.NewStore(branchkey.StoreConfig{Table: struct{ branchkey.Table }{table}, KMS: wrapper})
-		require.NoError(t, err)
+		store := branchkey.StoreOf(struct{ branchkey.Table }{table}, wrapper, "")
 		return store
 	}
 	count := 0
@@ -595,8 +593,8 @@ func TestCachedWhileDestroyed(t *testing.T) {
 	ctx := t.Context()
 	store := s.another(t, s.table)
 	const ttl = 2 * time.Second
-	short := newProvider(t, branchkey.Config{Store: store, BranchKeyID: s.id, TTL: ttl})
-	long := newProvider(t, branchkey.Config{Store: store, BranchKeyID: s.id, TTL: time.Hour})
+	short := newProvider(t, store, branchkey.Config{BranchKeyID: s.id, TTL: ttl})
+	long := newProvider(t, store, branchkey.Config{BranchKeyID: s.id, TTL: time.Hour})
 	for _, p := range []*branchkey.Provider{short, long} {
 		_, err := open(ctx, p, s.messages[0])
 		require.NoError(t, err)
@@ -648,7 +646,7 @@ func TestPutBackAfterDestroy(t *testing.T) {
 	require.Equal(t, map[string]int{"destroyed": len(before)}, states(t, s.table, s.id))
 
 	restore(t, s.table, before)
-	p := newProvider(t, branchkey.Config{Store: witness, BranchKeyID: s.id, CheckLater: true})
+	p := newProvider(t, witness, branchkey.Config{BranchKeyID: s.id, CheckLater: true})
 	for _, m := range s.messages {
 		_, err := open(ctx, p, m)
 		require.ErrorIs(t, err, branchkey.ErrDestroyed)
@@ -721,9 +719,9 @@ func TestClockOfDynamoDB(t *testing.T) {
 	}
 	endpoint := httptest.NewServer(proxy)
 	defer endpoint.Close()
-	table, err := branchkey.NewDynamoDB(t.Context(), branchkey.DynamoDBConfig{
+	table, err := branchkey.NewDynamoDB(t.Context(), branchkey.Config{
 		Table: fmt.Sprintf("keys-%d", time.Now().UnixNano()),
-		Client: dynamodb.New(dynamodb.Options{
+		TableClient: dynamodb.New(dynamodb.Options{
 			Region: emulator.Region, BaseEndpoint: aws.String(endpoint.URL), Credentials: credentials.NewStaticCredentialsProvider("test", "test", ""),
 		}),
 	})
@@ -732,8 +730,7 @@ func TestClockOfDynamoDB(t *testing.T) {
 	t.Setenv("AWS_SECRET_ACCESS_KEY", "test")
 	wrapper, err := awskms.NewWrapper(t.Context(), awskms.Config{KeyID: key.ARN, Endpoint: server.URL})
 	require.NoError(t, err)
-	store, err := branchkey.NewStore(branchkey.StoreConfig{Table: table, KMS: wrapper})
-	require.NoError(t, err)
+	store := branchkey.StoreOf(table, wrapper, "")
 	ctx := t.Context()
 	require.NoError(t, store.CreateTable(ctx))
 	id := create(t, store)
@@ -754,7 +751,7 @@ func TestClockOfDynamoDB(t *testing.T) {
 	dated = true
 	d, err = store.Destroy(ctx, id, 0)
 	require.NoError(t, err)
-	require.Equal(t, branchkey.Destroyed, d.State)
+	require.ErrorIs(t, d.Err, branchkey.ErrDestroyed)
 	_, err = store.Create(ctx, id, map[string]string{"tenant": "x"})
 	require.ErrorIs(t, err, branchkey.ErrDestroyed)
 }
@@ -772,7 +769,7 @@ func TestActiveItemThatAWSOverwrites(t *testing.T) {
 	restore(t, s.table, []branchkey.Item{active})
 	d, err := s.Describe(ctx, s.id)
 	require.NoError(t, err)
-	require.Equal(t, branchkey.Enabled, d.State)
+	require.NoError(t, d.Err)
 	require.Len(t, d.Behind, 4)
 	require.ErrorIs(t, s.Check(ctx, s.id), branchkey.ErrIncomplete)
 	_, err = s.Destroy(ctx, s.id, 0)

@@ -6,18 +6,15 @@ import (
 	"time"
 
 	"github.com/google/uuid"
-
-	"piko.sh/pikokms/provider"
 )
 
-// State is whether a branch key can be used.
-type State string
+// state is whether a branch key can be used, as its items and errors name it.
+type state string
 
-// The states of a branch key.
 const (
-	Enabled   State = "enabled"
-	Disabled  State = "disabled"  // its keys are set aside, and Store.Enable brings them back
-	Destroyed State = "destroyed" // its keys are gone for good
+	stateEnabled   state = "enabled"
+	stateDisabled  state = "disabled"  // its keys are set aside, and Store.Enable brings them back
+	stateDestroyed state = "destroyed" // its keys are gone for good
 )
 
 // Attributes of an item of a branch key that is disabled or destroyed. It stays in its place in the
@@ -35,63 +32,48 @@ const (
 // encryption context, which may name a person, does not.
 var remembered = []string{attributeVersion, attributeKeyARN, attributeCreated}
 
-// unusable is the kind of ErrDisabled and ErrDestroyed.
-type unusable string
-
-func (u unusable) Error() string { return string(u) }
-
-// Unwrap returns the error of package provider that means the same.
-func (u unusable) Unwrap() error { return provider.ErrKeyDisabled }
-
-// unusableError names the branch key, and the time since when it can't be used.
-type unusableError struct {
-	text  string
-	cause error
-}
-
-func (e *unusableError) Error() string { return e.text }
-
-func (e *unusableError) Unwrap() error { return e.cause }
-
 func destroyedError(id string, at time.Time) error {
-	return &unusableError{fmt.Sprintf("branch key %q was destroyed on %s; what is encrypted under it can't be read any more", id, at.Format(time.RFC3339)), ErrDestroyed}
+	return &wrappedError{fmt.Sprintf("branch key %q was destroyed on %s; what is encrypted under it can't be read any more", id, at.Format(time.RFC3339)), ErrDestroyed}
 }
 
-// check returns an error if a branch key can't be used because of the state of one of its items.
-func (r *record) check() error {
-	switch r.state {
-	case Disabled:
-		return &unusableError{fmt.Sprintf("branch key %q is disabled since %s; enable it to use it", r.id, r.disabled.Format(time.RFC3339)), ErrDisabled}
-	case Destroyed:
-		return destroyedError(r.id, r.destroyed)
+// err returns why a branch key can't be used in a state, or nil.
+func (s state) err(id string, disabled, destroyed time.Time) error {
+	switch s {
+	case stateDisabled:
+		return &wrappedError{fmt.Sprintf("branch key %q is disabled since %s; enable it to use it", id, disabled.Format(time.RFC3339)), ErrDisabled}
+	case stateDestroyed:
+		return destroyedError(id, destroyed)
 	}
 	return nil
 }
 
+// check returns an error if a branch key can't be used because of the state of one of its items.
+func (r *record) check() error { return r.state.err(r.id, r.disabled, r.destroyed) }
+
 // marked returns an item in the place of another, for a state. Its "enc" is no wrapped key, but
-// another one each time, so that a Write that replaces it replaces exactly this one.
-func (i Item) marked(state State) Item {
-	return Item{
-		Attributes: map[string]string{attributeID: i.Attributes[attributeID], attributeKind: i.Attributes[attributeKind], attributeState: string(state)},
-		Enc:        fmt.Appendf(nil, "pikokms: %s %s", state, uuid.NewString()),
+// another one each time, so that a write that replaces it replaces exactly this one.
+func (i tableItem) marked(as state) tableItem {
+	return tableItem{
+		Attributes: map[string]string{attributeID: i.Attributes[attributeID], attributeKind: i.Attributes[attributeKind], attributeState: string(as)},
+		Enc:        fmt.Appendf(nil, "pikokms: %s %s", as, uuid.NewString()),
 	}
 }
 
 // setAside returns what stands in an item's place while its branch key is disabled.
-func setAside(item Item, since time.Time) (Item, error) {
+func setAside(item tableItem, since time.Time) (tableItem, error) {
 	text, err := json.Marshal(item)
 	if err != nil {
-		return Item{}, err
+		return tableItem{}, err
 	}
-	aside := item.marked(Disabled)
+	aside := item.marked(stateDisabled)
 	aside.Attributes[attributeDisabled] = since.UTC().Format(createdLayout)
 	aside.Attributes[attributeItem] = string(text)
 	return aside, nil
 }
 
 // tombstone returns what stands in an item's place once its branch key is destroyed.
-func (r *record) tombstone(at time.Time) Item {
-	tombstone := r.marked(Destroyed)
+func (r *record) tombstone(at time.Time) tableItem {
+	tombstone := r.marked(stateDestroyed)
 	tombstone.Attributes[attributeDestroyed] = at.UTC().Format(createdLayout)
 	if !r.disabled.IsZero() {
 		tombstone.Attributes[attributeDisabled] = r.disabled.UTC().Format(createdLayout)
@@ -106,12 +88,12 @@ func (r *record) tombstone(at time.Time) Item {
 
 // parseMarked parses an item of a branch key that is disabled or destroyed. The error holds
 // ErrDamaged.
-func parseMarked(item Item) (r *record, err error) {
+func parseMarked(item tableItem) (r *record, err error) {
 	a := item.Attributes
-	state := State(a[attributeState])
-	inside := Item{Attributes: map[string]string{attributeID: a[attributeID], attributeKind: a[attributeKind]}}
-	switch state {
-	case Disabled:
+	current := state(a[attributeState])
+	inside := tableItem{Attributes: map[string]string{attributeID: a[attributeID], attributeKind: a[attributeKind]}}
+	switch current {
+	case stateDisabled:
 		if err := json.Unmarshal([]byte(a[attributeItem]), &inside); err != nil {
 			return nil, damaged(item, "what is set aside in it is no item: %v", err)
 		}
@@ -121,27 +103,27 @@ func parseMarked(item Item) (r *record, err error) {
 		if r.id != a[attributeID] || r.kind != a[attributeKind] {
 			return nil, damaged(item, "item %q of branch key %q is set aside in it", r.kind, r.id)
 		}
-	case Destroyed:
+	case stateDestroyed:
 		if r, err = parseTombstone(item); err != nil {
 			return nil, err
 		}
 	default:
-		return nil, damaged(item, "its attribute %q is %q, which this version of pikokms does not know", attributeState, state)
+		return nil, damaged(item, "its attribute %q is %q, which this version of pikokms does not know", attributeState, current)
 	}
-	r.stored, r.state = item, state
-	if r.disabled, err = time.Parse(time.RFC3339Nano, a[attributeDisabled]); err != nil && (state == Disabled || a[attributeDisabled] != "") {
+	r.stored, r.state = item, current
+	if r.disabled, err = time.Parse(time.RFC3339Nano, a[attributeDisabled]); err != nil && (current == stateDisabled || a[attributeDisabled] != "") {
 		return nil, damaged(item, "its attribute %q, %q, is not of ISO 8601", attributeDisabled, a[attributeDisabled])
 	}
 	return r, nil
 }
 
-func parseTombstone(item Item) (r *record, err error) {
+func parseTombstone(item tableItem) (r *record, err error) {
 	a := item.Attributes
-	kept := Item{Attributes: map[string]string{attributeID: a[attributeID], attributeKind: a[attributeKind]}}
+	kept := tableItem{Attributes: map[string]string{attributeID: a[attributeID], attributeKind: a[attributeKind]}}
 	for _, name := range remembered {
 		kept.Attributes[name] = a[attributeWas+name]
 	}
-	r = &record{Item: kept, id: a[attributeID], kind: a[attributeKind], keyARN: kept.Attributes[attributeKeyARN]}
+	r = &record{tableItem: kept, id: a[attributeID], kind: a[attributeKind], keyARN: kept.Attributes[attributeKeyARN]}
 	if r.destroyed, err = time.Parse(time.RFC3339Nano, a[attributeDestroyed]); err != nil {
 		return nil, damaged(item, "its attribute %q, %q, is not of ISO 8601", attributeDestroyed, a[attributeDestroyed])
 	}
@@ -163,8 +145,8 @@ func parseTombstone(item Item) (r *record, err error) {
 
 // storing returns what to store in the record's place for another item: the item, or the item set
 // aside while the branch key is disabled.
-func (r *record) storing(item Item) (Item, error) {
-	if r.state == Disabled {
+func (r *record) storing(item tableItem) (tableItem, error) {
+	if r.state == stateDisabled {
 		return setAside(item, r.disabled)
 	}
 	return item, nil

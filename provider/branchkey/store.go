@@ -16,51 +16,53 @@ import (
 	"golang.org/x/text/unicode/norm"
 
 	"piko.sh/pikokms/provider"
+	"piko.sh/pikokms/provider/awskms"
 )
 
 // maxID bounds a branch key ID in bytes (Amazon DynamoDB Developer Guide, "Quotas", partition
 // keys).
 const maxID = 2048
 
-// StoreConfig configures a Store: the table of branch keys, and what wraps them.
-type StoreConfig struct {
-	Table Table // required
-	KMS   KMS   // required
-
-	// LogicalName is bound to every key of the table. A table that is restored from a backup under
-	// another name keeps its logical name. The default is the table's name.
-	LogicalName string
-}
-
 // Store keeps branch keys: random keys that KMS wraps, in a table (specification:
 // framework/branch-key-store.md). It is safe for concurrent use, and several processes can use one
 // table.
 type Store struct {
-	table       Table
-	kms         KMS
+	table       table
+	kms         kms
 	logicalName string
 	newest      *newest
-	close       func() error // closes what was opened with the Store; may be nil
+	close       func() error // may be nil
 }
 
-// NewStore makes a Store. It asks neither the table nor KMS. The error holds
-// provider.ErrInvalidKey.
-func NewStore(c StoreConfig) (*Store, error) {
-	if c.Table == nil || c.KMS == nil {
-		return nil, fmt.Errorf("%w: a key store needs a Table and a KMS", provider.ErrInvalidKey)
+// NewStore makes a Store on the table and the keys of a configuration. It asks neither the table nor
+// KMS. The caller closes it. The error holds provider.ErrInvalidKey.
+func NewStore(ctx context.Context, c Config) (*Store, error) {
+	table, err := c.openTable(ctx)
+	if err != nil {
+		return nil, err
 	}
-	s := &Store{table: c.Table, kms: c.KMS, logicalName: c.LogicalName}
-	if s.logicalName == "" {
-		s.logicalName = c.Table.Name()
+	if len(c.Masters) == 0 {
+		keys, err := awskms.NewWrapper(ctx, c.KMS)
+		if err != nil {
+			return nil, err
+		}
+		return newStore(table, keys, c.LogicalName), nil
 	}
-	if s.logicalName == "" {
-		return nil, fmt.Errorf("%w: the key store has no logical name", provider.ErrInvalidKey)
+	keys, err := newLocalKMS(c.Masters)
+	if err != nil {
+		return nil, err
 	}
-	s.newest = newNewest(c.Table, c.KMS, s.logicalName)
+	s := newStore(table, keys, c.LogicalName)
+	s.close = keys.Close
 	return s, nil
 }
 
-// Close closes what URLConfig.OpenStore opened. A Store that NewStore made has nothing to close.
+func newStore(t table, keys kms, logicalName string) *Store {
+	name := cmp.Or(logicalName, t.Name())
+	return &Store{table: t, kms: keys, logicalName: name, newest: newNewest(t, keys, name)}
+}
+
+// Close zeroes the local keys that wrap branch keys, if there are any.
 func (s *Store) Close() error {
 	if s.close == nil {
 		return nil
@@ -122,15 +124,15 @@ func (s *Store) create(ctx context.Context, id string, ownContext map[string]str
 		}
 		attributes[attributeContext+name] = value
 	}
-	version, active, err := s.newVersion(ctx, keyARN, Item{Attributes: attributes})
+	version, active, err := s.newVersion(ctx, keyARN, tableItem{Attributes: attributes})
 	if err != nil {
 		return err
 	}
-	beacon := Item{Attributes: attributes}.with(map[string]string{attributeKind: kindBeacon})
+	beacon := tableItem{Attributes: attributes}.with(map[string]string{attributeKind: kindBeacon})
 	if beacon.Enc, err = s.kms.Generate(ctx, keyARN, beacon.encryptionContext(s.logicalName)); err != nil {
 		return err
 	}
-	err = s.table.Write(ctx, []Write{{Item: version}, {Item: active}, {Item: beacon}})
+	err = s.table.Write(ctx, []tableWrite{{Item: version}, {Item: active}, {Item: beacon}})
 	if errors.Is(err, ErrConflict) {
 		return s.exists(ctx, id)
 	}
@@ -175,7 +177,7 @@ func (s *Store) wrappingKey() (string, error) {
 
 // newVersion makes the two items of a new version, its own and the active one, under a KMS key. It
 // takes all other attributes from like.
-func (s *Store) newVersion(ctx context.Context, keyARN string, like Item) (version, active Item, err error) {
+func (s *Store) newVersion(ctx context.Context, keyARN string, like tableItem) (version, active tableItem, err error) {
 	kind := kindVersion + uuid.NewString()
 	version = like.with(map[string]string{attributeKind: kind, attributeVersion: ""})
 	active = like.with(map[string]string{attributeKind: kindActive, attributeVersion: kind})
@@ -193,7 +195,7 @@ func (s *Store) newVersion(ctx context.Context, keyARN string, like Item) (versi
 //
 // KMS first checks that the active version is genuine, and so is the item of its own that it must
 // have, too. Otherwise the active item may be the last copy of that version's key, and is not
-// replaced. If there is no such item, the error holds ErrIncomplete. If another administrator makes
+// replaced. If there is no such item, the error holds ErrDamaged. If another administrator makes
 // a version at the same time, one of the two gets an error that holds ErrConflict, and nothing of
 // theirs is written. The branch key stays under its KMS key, which must be the store's own; Move
 // changes it.
@@ -243,7 +245,7 @@ func (s *Store) version(ctx context.Context, id string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if err := s.table.Write(ctx, []Write{{Item: version}, {Item: active, Replaces: old.Enc}}); err != nil {
+	if err := s.table.Write(ctx, []tableWrite{{Item: version}, {Item: active, Replaces: old.Enc}}); err != nil {
 		return "", err
 	}
 	return version.Attributes[attributeKind][len(kindVersion):], nil
@@ -297,7 +299,7 @@ func (s *Store) all(ctx context.Context, id string) (records []*record, faults [
 		case err == nil:
 			s.newest.noteDestroyed(r)
 			records = append(records, r)
-		case isFault(err):
+		case errors.Is(err, ErrDamaged): // which is about one item alone
 			faults = append(faults, err)
 		default:
 			return nil, nil, err
@@ -311,11 +313,6 @@ func (s *Store) all(ctx context.Context, id string) (records []*record, faults [
 		return cmp.Or(order(a)-order(b), a.created.Compare(b.created), cmp.Compare(a.kind, b.kind))
 	})
 	return records, faults, nil
-}
-
-// isFault reports whether an error is about one item alone, so that others can be looked at.
-func isFault(err error) bool {
-	return errors.Is(err, ErrDamaged) || errors.Is(err, ErrHierarchyVersion) || errors.Is(err, ErrRefused)
 }
 
 // authenticate checks by KMS, which is asked under an ARN, that an item's attributes are those with
@@ -334,7 +331,7 @@ func (s *Store) aboutItem(r *record, err error) error {
 	case err == nil:
 		return nil
 	case errors.Is(err, provider.ErrDecryptionFailed):
-		return fmt.Errorf("%w: %q, under the logical name %q; restore it from a backup, or state the table's own logical name: %w", ErrRefused, r.kind, s.logicalName, err)
+		return fmt.Errorf("%w: %q, under the logical name %q; restore it from a backup, or state the table's own logical name: %w", errRefused, r.kind, s.logicalName, err)
 	}
 	return fmt.Errorf("item %q: %w", r.kind, err)
 }
@@ -363,7 +360,7 @@ type Description struct {
 	Active   Version           // the version under which messages are encrypted
 	Versions []Version         // all versions, the oldest first; List leaves them out
 
-	State     State
+	Err       error     // why it can't be used, which holds ErrDisabled or ErrDestroyed, or nil
 	Disabled  time.Time // when the last of its items was disabled; zero if none is
 	Destroyed time.Time // when the last of its items was destroyed; zero if none is
 
@@ -403,7 +400,7 @@ func damages(faults []error) error {
 }
 
 func noActive() error {
-	return fmt.Errorf("%w: it has no item %q; restore it from a backup; or delete its other items from the table, which destroys it without a tombstone", ErrIncomplete, kindActive)
+	return fmt.Errorf("%w: it has no item %q; restore it from a backup; or delete its other items from the table, which destroys it without a tombstone", errIncomplete, kindActive)
 }
 
 // describe describes the branch key that has these items. It returns nil if they have no active
@@ -414,10 +411,10 @@ func describe(records []*record) *Description {
 		return nil
 	}
 	d := active.describeKey()
-	d.State = stateOf(records)
+	current := stateOf(records)
 	for _, r := range records {
 		d.Items = append(d.Items, r.kind)
-		if r.state != d.State {
+		if r.state != current {
 			d.Behind = append(d.Behind, r.kind)
 		}
 		if r.disabled.After(d.Disabled) {
@@ -430,18 +427,19 @@ func describe(records []*record) *Description {
 			d.Versions = append(d.Versions, r.describe())
 		}
 	}
+	d.Err = current.err(d.ID, d.Disabled, d.Destroyed)
 	return d
 }
 
 // describeKey describes the branch key of an active item, by that alone.
 func (r *record) describeKey() *Description {
-	return &Description{ID: r.id, Context: r.ownContext(), Active: r.describe(), State: r.state, Disabled: r.disabled, Destroyed: r.destroyed}
+	return &Description{ID: r.id, Context: r.ownContext(), Active: r.describe(), Err: r.check(), Disabled: r.disabled, Destroyed: r.destroyed}
 }
 
 func (r *record) describe() Version { return Version{r.version.String(), r.keyARN, r.created} }
 
 // List describes all branch keys, in no order. It reads the whole table. After an error that holds
-// ErrDamaged or ErrHierarchyVersion, which is about one branch key, it goes on with the others.
+// ErrDamaged, which is about one branch key, it goes on with the others.
 func (s *Store) List(ctx context.Context) iter.Seq2[*Description, error] {
 	return func(yield func(*Description, error) bool) {
 		for item, err := range s.table.Active(ctx) {
@@ -465,5 +463,5 @@ func (s *Store) fail(operation, id string, err error) error {
 	if err == nil {
 		return nil
 	}
-	return &provider.EncryptionError{Operation: operation, Provider: string(TypeBranchKey), KeyID: id, Err: err}
+	return &provider.EncryptionError{Operation: operation, Provider: string(typeBranchKey), KeyID: id, Err: err}
 }

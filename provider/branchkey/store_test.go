@@ -17,6 +17,7 @@ import (
 	"piko.sh/pikokms/provider"
 	"piko.sh/pikokms/provider/awskms"
 	"piko.sh/pikokms/provider/branchkey"
+	"piko.sh/pikokms/provider/local"
 )
 
 // versionOf returns the version of a branch key in the ciphertext of an encrypted data key.
@@ -79,7 +80,7 @@ func TestCreate(t *testing.T) {
 		func() error { return s.Move(ctx, "none", nil) },
 		func() error { return s.Check(ctx, "none") },
 		func() error {
-			_, err := branchkey.NewProvider(ctx, branchkey.Config{Store: s.Store, BranchKeyID: "none", TTL: time.Hour})
+			_, err := branchkey.ProviderOf(ctx, s.Store, branchkey.Config{BranchKeyID: "none", TTL: time.Hour})
 			return err
 		},
 	} {
@@ -162,14 +163,14 @@ func TestMove(t *testing.T) {
 	s := newTestStore(t)
 	ctx := t.Context()
 	id, untouched := create(t, s.Store), create(t, s.Store)
-	p := newProvider(t, branchkey.Config{Store: s.Store, BranchKeyID: id})
+	p := newProvider(t, s.Store, branchkey.Config{BranchKeyID: id})
 	stored := [][]byte{seal(t, p, "0", nil)}
 	const versions = 120 // more than one transaction takes
 	for i := 1; i < versions; i++ {
 		_, err := s.Version(ctx, id)
 		require.NoError(t, err)
 		if i%40 == 0 {
-			stored = append(stored, seal(t, newProvider(t, branchkey.Config{Store: s.Store, BranchKeyID: id}), fmt.Sprint(len(stored)), nil))
+			stored = append(stored, seal(t, newProvider(t, s.Store, branchkey.Config{BranchKeyID: id}), fmt.Sprint(len(stored)), nil))
 		}
 	}
 	next := s.kms.CreateKey(kmstest.Key{})
@@ -181,7 +182,7 @@ func TestMove(t *testing.T) {
 
 	opensAll := func(store *branchkey.Store) {
 		t.Helper()
-		p := newProvider(t, branchkey.Config{Store: store, BranchKeyID: id})
+		p := newProvider(t, store, branchkey.Config{BranchKeyID: id})
 		for i, m := range stored {
 			got, err := open(ctx, p, m)
 			require.NoError(t, err)
@@ -202,10 +203,11 @@ func TestMove(t *testing.T) {
 		steps = append(steps, moved)
 		require.Equal(t, versions+2, total)
 	}
-	table := s.table
-	s.table = &failingTable{Table: table, works: 1}
-	require.ErrorIs(t, s.open(t, both).Move(ctx, id, progress), provider.ErrProviderUnavailable)
-	s.table = table
+	both.Endpoint = s.kms.URL
+	wrapper, err := awskms.NewWrapper(ctx, both)
+	require.NoError(t, err)
+	failing := branchkey.StoreOf(&failingTable{Table: s.table, works: 1}, wrapper, "")
+	require.ErrorIs(t, failing.Move(ctx, id, progress), provider.ErrProviderUnavailable)
 	opensAll(to)
 	require.Error(t, to.Check(ctx, id))
 
@@ -222,7 +224,7 @@ func TestMove(t *testing.T) {
 	require.NoError(t, alone.Check(ctx, id))
 	_, err = alone.Version(ctx, id)
 	require.NoError(t, err)
-	_, err = branchkey.NewProvider(ctx, branchkey.Config{Store: alone, BranchKeyID: untouched, TTL: time.Hour})
+	_, err = branchkey.ProviderOf(ctx, alone, branchkey.Config{BranchKeyID: untouched, TTL: time.Hour})
 	require.ErrorIs(t, err, provider.ErrUntrustedKey)
 	require.ErrorIs(t, alone.Move(ctx, untouched, nil), provider.ErrUntrustedKey)
 	require.ErrorIs(t, to.Move(ctx, untouched, nil), provider.ErrKeyDisabled)
@@ -282,10 +284,10 @@ func TestDiscoveryAndMultiRegionKeys(t *testing.T) {
 	s := newTestStore(t)
 	ctx := t.Context()
 	id := create(t, s.Store)
-	p := newProvider(t, branchkey.Config{Store: s.Store, BranchKeyID: id})
+	p := newProvider(t, s.Store, branchkey.Config{BranchKeyID: id})
 	stored := seal(t, p, "x", nil)
 	opens := func(store *branchkey.Store, id string, stored []byte) error {
-		p := newProvider(t, branchkey.Config{Store: store, BranchKeyID: id, CheckLater: true})
+		p := newProvider(t, store, branchkey.Config{BranchKeyID: id, CheckLater: true})
 		_, err := open(ctx, p, stored)
 		return err
 	}
@@ -307,7 +309,7 @@ func TestDiscoveryAndMultiRegionKeys(t *testing.T) {
 	replica := s.kms.Replicate(primary.ARN, "us-east-1")
 	in := s.open(t, awskms.Config{KeyID: primary.ARN})
 	id = create(t, in)
-	stored = seal(t, newProvider(t, branchkey.Config{Store: in, BranchKeyID: id}), "x", nil)
+	stored = seal(t, newProvider(t, in, branchkey.Config{BranchKeyID: id}), "x", nil)
 	exactly := s.open(t, awskms.Config{KeyID: replica.ARN})
 	require.ErrorIs(t, opens(exactly, id, stored), provider.ErrUntrustedKey)
 	any := s.open(t, awskms.Config{KeyID: replica.ARN, MultiRegion: true})
@@ -329,19 +331,19 @@ func TestSupplier(t *testing.T) {
 	s := newTestStore(t)
 	ctx := t.Context()
 	a, b, rest := create(t, s.Store), create(t, s.Store), create(t, s.Store)
-	p := newProvider(t, branchkey.Config{Store: s.Store, BranchKeyID: rest, Supplier: branchkey.ByPair("tenant")})
+	p := newProvider(t, s.Store, branchkey.Config{BranchKeyID: rest, Supplier: branchkey.ByPair("tenant")})
 	for _, id := range []string{a, b} {
 		stored := seal(t, p, "x", map[string]string{"tenant": id})
 		_, err := open(ctx, p, stored)
 		require.NoError(t, err)
-		_, err = open(ctx, newProvider(t, branchkey.Config{Store: s.Store, BranchKeyID: rest}), stored)
+		_, err = open(ctx, newProvider(t, s.Store, branchkey.Config{BranchKeyID: rest}), stored)
 		require.ErrorIs(t, err, provider.ErrUntrustedKey)
 	}
 	stored := seal(t, p, "x", nil)
 	_, err := open(ctx, p, stored)
 	require.NoError(t, err)
 
-	only := newProvider(t, branchkey.Config{Store: s.Store, Supplier: branchkey.ByPair("tenant")})
+	only := newProvider(t, s.Store, branchkey.Config{Supplier: branchkey.ByPair("tenant")})
 	_, err = only.GenerateDataKey(ctx, nil)
 	require.ErrorIs(t, err, provider.ErrKeyNotFound)
 	require.NoError(t, only.HealthCheck(ctx))
@@ -357,8 +359,8 @@ func TestSupplier(t *testing.T) {
 
 func TestSeveralRecipients(t *testing.T) {
 	s := newTestStore(t)
-	a := newProvider(t, branchkey.Config{Store: s.Store, BranchKeyID: create(t, s.Store)})
-	b := newProvider(t, branchkey.Config{Store: s.Store, BranchKeyID: create(t, s.Store)})
+	a := newProvider(t, s.Store, branchkey.Config{BranchKeyID: create(t, s.Store)})
+	b := newProvider(t, s.Store, branchkey.Config{BranchKeyID: create(t, s.Store)})
 	stored, err := (&message.Encrypter{Keyring: a, Recipients: []provider.Wrapper{b}}).Encrypt(t.Context(), []byte("x"), nil)
 	require.NoError(t, err)
 	for _, p := range []provider.Keyring{a, b} {
@@ -369,23 +371,36 @@ func TestSeveralRecipients(t *testing.T) {
 
 func TestConfig(t *testing.T) {
 	s := newTestStore(t)
+	keys := awskms.Config{KeyID: s.key.ARN, Endpoint: s.kms.URL}
 	for name, c := range map[string]branchkey.Config{
-		"no store":         {BranchKeyID: "x", TTL: time.Hour},
-		"no branch key":    {Store: s.Store, TTL: time.Hour},
-		"no TTL":           {Store: s.Store, BranchKeyID: "x"},
-		"negative TTL":     {Store: s.Store, BranchKeyID: "x", TTL: -1},
-		"negative entries": {Store: s.Store, BranchKeyID: "x", TTL: time.Hour, Entries: -1},
+		"no branch key":    {TTL: time.Hour},
+		"no TTL":           {BranchKeyID: "x"},
+		"negative TTL":     {BranchKeyID: "x", TTL: -1},
+		"negative entries": {BranchKeyID: "x", TTL: time.Hour, Entries: -1},
 	} {
+		c.File, c.KMS = s.path, keys
 		_, err := branchkey.NewProvider(t.Context(), c)
 		require.ErrorIs(t, err, provider.ErrInvalidKey, name)
 	}
-	_, err := branchkey.NewStore(branchkey.StoreConfig{})
-	require.ErrorIs(t, err, provider.ErrInvalidKey)
+	masters := []local.Config{{Key: make([]byte, 32)}}
+	for name, c := range map[string]branchkey.Config{
+		"nothing":            {},
+		"no table":           {KMS: keys},
+		"no keys":            {File: s.path},
+		"two tables":         {File: s.path, Table: "keys", KMS: keys},
+		"two keys":           {File: s.path, KMS: keys, Masters: masters},
+		"endpoint of a file": {File: s.path, TableEndpoint: s.kms.URL, Masters: masters},
+		"negative retries":   {Table: "keys", KMS: awskms.Config{MaxRetries: -1}, Masters: masters},
+		"two masters alike":  {File: s.path, Masters: append(masters, masters...)},
+	} {
+		_, err := branchkey.NewStore(t.Context(), c)
+		require.ErrorIs(t, err, provider.ErrInvalidKey, name)
+	}
 	for _, c := range []awskms.Config{
 		{}, {KeyID: "alias/x"}, {KeyID: "arn:aws:kms:eu-west-1:111122223333:alias/x"}, {KeyID: s.key.ARN, TrustedKeys: []string{"x"}},
 		{KeyID: s.key.ARN, Accounts: []string{kmstest.Account}}, {KeyID: s.key.ARN, Region: "us-east-1"}, {Accounts: []string{"1"}, Region: "us-east-1"},
 	} {
-		_, err := awskms.NewWrapper(t.Context(), c)
+		_, err := branchkey.NewStore(t.Context(), branchkey.Config{File: s.path, KMS: c})
 		require.ErrorIs(t, err, provider.ErrInvalidKey, "%+v", c)
 	}
 }

@@ -37,8 +37,7 @@ func newAltered(t testing.TB, s *testStore) (*branchkey.Store, *alteredTable) {
 	wrapper, err := awskms.NewWrapper(t.Context(), awskms.Config{KeyID: s.key.ARN, Endpoint: s.kms.URL})
 	require.NoError(t, err)
 	altered := &alteredTable{Table: s.table}
-	store, err := branchkey.NewStore(branchkey.StoreConfig{Table: altered, KMS: wrapper})
-	require.NoError(t, err)
+	store := branchkey.StoreOf(altered, wrapper, "")
 	return store, altered
 }
 
@@ -72,7 +71,7 @@ func itemsOf(t testing.TB, table branchkey.Table, id string) (all []branchkey.It
 func refusesItem(t testing.TB, store *branchkey.Store, id, asked string, stored []byte, name string) error {
 	t.Helper()
 	ctx := t.Context()
-	p, err := branchkey.NewProvider(ctx, branchkey.Config{Store: store, BranchKeyID: id, TTL: time.Hour, CheckLater: true})
+	p, err := branchkey.ProviderOf(ctx, store, branchkey.Config{BranchKeyID: id, TTL: time.Hour, CheckLater: true})
 	require.NoError(t, err)
 	defer p.Close()
 	switch {
@@ -111,7 +110,7 @@ func TestEveryByteOfAnItem(t *testing.T) {
 	s := newTestStore(t)
 	id, err := s.Create(t.Context(), "tenant-42", map[string]string{"tenant": "42"})
 	require.NoError(t, err)
-	stored := seal(t, newProvider(t, branchkey.Config{Store: s.Store, BranchKeyID: id}), "x", nil)
+	stored := seal(t, newProvider(t, s.Store, branchkey.Config{BranchKeyID: id}), "x", nil)
 	_, err = s.Version(t.Context(), id) // the active item serves to read its own version
 	require.NoError(t, err)
 	store, table := newAltered(t, s)
@@ -181,7 +180,7 @@ func TestSwappedItems(t *testing.T) {
 	require.NoError(t, err)
 	b, err := s.Create(ctx, "b", own)
 	require.NoError(t, err)
-	stored := seal(t, newProvider(t, branchkey.Config{Store: s.Store, BranchKeyID: a}), "x", nil)
+	stored := seal(t, newProvider(t, s.Store, branchkey.Config{BranchKeyID: a}), "x", nil)
 	_, err = s.Version(ctx, a) // the active item serves to read its own version
 	require.NoError(t, err)
 	others := make(map[string]branchkey.Item)
@@ -214,8 +213,7 @@ func TestSwappedItems(t *testing.T) {
 	// The whole table under another logical name.
 	wrapper, err := awskms.NewWrapper(ctx, awskms.Config{KeyID: s.key.ARN, Endpoint: s.kms.URL})
 	require.NoError(t, err)
-	elsewhere, err := branchkey.NewStore(branchkey.StoreConfig{Table: s.table, KMS: wrapper, LogicalName: "another"})
-	require.NoError(t, err)
+	elsewhere := branchkey.StoreOf(s.table, wrapper, "another")
 	err = elsewhere.Check(ctx, a)
 	require.ErrorIs(t, err, branchkey.ErrRefused)
 	require.ErrorContains(t, err, `under the logical name "another"`)
@@ -270,7 +268,7 @@ func TestRolledBackInAProcess(t *testing.T) {
 		time.Sleep(time.Hour)
 		_, err = store.Version(ctx, id)
 		require.NoError(t, err)
-		p := newProvider(t, branchkey.Config{Store: store.Store, BranchKeyID: id, TTL: time.Minute})
+		p := newProvider(t, store.Store, branchkey.Config{BranchKeyID: id, TTL: time.Minute})
 		now, err := store.table.Get(ctx, id, "branch:ACTIVE")
 		require.NoError(t, err)
 		require.NoError(t, store.table.Write(ctx, []branchkey.Write{{Item: old, Replaces: now.Enc}}))
@@ -286,7 +284,7 @@ func TestEveryByteOfAnEncryptedDataKey(t *testing.T) {
 	s := newTestStore(t)
 	ctx := t.Context()
 	id, other := create(t, s.Store), create(t, s.Store)
-	p := newProvider(t, branchkey.Config{Store: s.Store, BranchKeyID: id})
+	p := newProvider(t, s.Store, branchkey.Config{BranchKeyID: id})
 	pairs := map[string]string{"tenant": "42"}
 	made, err := p.GenerateDataKey(ctx, pairs)
 	require.NoError(t, err)

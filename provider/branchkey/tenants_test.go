@@ -58,7 +58,7 @@ func testTenantOfTheCaller(t *testing.T, cached bool) {
 		_, err := s.Create(t.Context(), id, map[string]string{"tenant": id})
 		require.NoError(t, err)
 	}
-	p := newProvider(t, branchkey.Config{Store: s.Store, Supplier: byCaller})
+	p := newProvider(t, s.Store, branchkey.Config{Supplier: byCaller})
 	folder, err := folderstorage.New(t.TempDir())
 	require.NoError(t, err)
 	options := []pikokms.Option{pikokms.WithCryptoProvider("b", p), pikokms.WithDefaultCryptoProvider("b"), pikokms.WithStorage(folder)}
@@ -158,7 +158,7 @@ func TestADeniedTenantStopsNoOther(t *testing.T) {
 		}
 		return item
 	}
-	denied := service.New(newProvider(t, branchkey.Config{Store: store, Supplier: byCaller}), service.Config{Cache: &service.CacheLimits{}})
+	denied := service.New(newProvider(t, store, branchkey.Config{Supplier: byCaller}), service.Config{Cache: &service.CacheLimits{}})
 	defer denied.Close()
 	for range 3 * service.Failures {
 		_, err := denied.GenerateDataKey(as(t.Context(), bad), nil)
@@ -176,10 +176,10 @@ func TestADeniedTenantStopsNoOther(t *testing.T) {
 func TestReadingAndWritingAskOnce(t *testing.T) {
 	s := newTestStore(t)
 	id := create(t, s.Store)
-	older := seal(t, newProvider(t, branchkey.Config{Store: s.Store, BranchKeyID: id}), "older", nil)
+	older := seal(t, newProvider(t, s.Store, branchkey.Config{BranchKeyID: id}), "older", nil)
 	_, err := s.Version(t.Context(), id)
 	require.NoError(t, err)
-	newer := seal(t, newProvider(t, branchkey.Config{Store: s.Store, BranchKeyID: id}), "newer", nil)
+	newer := seal(t, newProvider(t, s.Store, branchkey.Config{BranchKeyID: id}), "newer", nil)
 	read := func(stored []byte) func(p *branchkey.Provider) error {
 		return func(p *branchkey.Provider) error { _, err := open(t.Context(), p, stored); return err }
 	}
@@ -207,7 +207,7 @@ func TestReadingAndWritingAskOnce(t *testing.T) {
 				store, table = newAltered(t, s)
 				table.alter = func(_ string, item branchkey.Item) branchkey.Item { return item }
 			}
-			p := newProvider(t, branchkey.Config{Store: store, BranchKeyID: id, CheckLater: true})
+			p := newProvider(t, store, branchkey.Config{BranchKeyID: id, CheckLater: true})
 			before := s.kms.Calls("")
 			for _, do := range tt.does {
 				require.NoError(t, do(p), name)
@@ -229,17 +229,17 @@ func TestRolledBackInAnyOrder(t *testing.T) {
 	}
 	for name, see := range map[string]func(t *testing.T, s *testStore, id string, newer []byte){
 		"written by another Provider, now closed": func(t *testing.T, s *testStore, id string, _ []byte) {
-			p, err := branchkey.NewProvider(t.Context(), branchkey.Config{Store: s.Store, BranchKeyID: id, TTL: time.Hour})
+			p, err := branchkey.ProviderOf(t.Context(), s.Store, branchkey.Config{BranchKeyID: id, TTL: time.Hour})
 			require.NoError(t, err)
 			require.NoError(t, generate(p))
 			require.NoError(t, p.Close())
 		},
 		"read only": func(t *testing.T, s *testStore, id string, newer []byte) {
-			_, err := open(t.Context(), newProvider(t, branchkey.Config{Store: s.Store, BranchKeyID: id, CheckLater: true}), newer)
+			_, err := open(t.Context(), newProvider(t, s.Store, branchkey.Config{BranchKeyID: id, CheckLater: true}), newer)
 			require.NoError(t, err)
 		},
 		"evicted": func(t *testing.T, s *testStore, id string, _ []byte) {
-			p := newProvider(t, branchkey.Config{Store: s.Store, Supplier: byCaller, Entries: 1})
+			p := newProvider(t, s.Store, branchkey.Config{Supplier: byCaller, Entries: 1})
 			other := create(t, s.Store)
 			for _, id := range []string{id, other} {
 				k, err := p.GenerateDataKey(as(t.Context(), id), nil)
@@ -261,12 +261,12 @@ func TestRolledBackInAnyOrder(t *testing.T) {
 			// Whoever wrote this is another process: its Store shares nothing with the others.
 			elsewhere, table := newAltered(t, s)
 			table.alter = func(_ string, item branchkey.Item) branchkey.Item { return item }
-			newer := seal(t, newProvider(t, branchkey.Config{Store: elsewhere, BranchKeyID: id}), "x", nil)
+			newer := seal(t, newProvider(t, elsewhere, branchkey.Config{BranchKeyID: id}), "x", nil)
 
 			see(t, s, id, newer)
 			require.NoError(t, s.table.Write(ctx, []branchkey.Write{{Item: old, Replaces: now.Enc}}))
 			again := s.open(t, awskms.Config{KeyID: s.key.ARN})
-			p := newProvider(t, branchkey.Config{Store: again, BranchKeyID: id, CheckLater: true})
+			p := newProvider(t, again, branchkey.Config{BranchKeyID: id, CheckLater: true})
 			require.ErrorIs(t, generate(p), branchkey.ErrRolledBack)
 			require.ErrorIs(t, p.HealthCheck(ctx), branchkey.ErrRolledBack)
 			got, err := open(ctx, p, newer)
@@ -288,7 +288,7 @@ func TestIsCurrentForATenantOfTheCaller(t *testing.T) {
 	folder, err := folderstorage.New(t.TempDir())
 	require.NoError(t, err)
 	newHost := func() *pikokms.Host {
-		p := newProvider(t, branchkey.Config{Store: s.Store, Supplier: byCaller})
+		p := newProvider(t, s.Store, branchkey.Config{Supplier: byCaller})
 		host, err := pikokms.New(pikokms.WithCryptoProvider("b", p), pikokms.WithDefaultCryptoProvider("b"), pikokms.WithStorage(folder),
 			pikokms.WithDataKeyCache(service.CacheLimits{}))
 		require.NoError(t, err)
@@ -345,14 +345,13 @@ func TestHealthCheckUnderThePolicyOfOneTenant(t *testing.T) {
 			_, _ = io.WriteString(w, `{}`) // there is no such item
 		}))
 		defer server.Close()
-		table, err := branchkey.NewDynamoDB(t.Context(), branchkey.DynamoDBConfig{Table: "keys", Region: "eu-west-1", Endpoint: server.URL})
+		table, err := branchkey.NewDynamoDB(t.Context(), branchkey.Config{Table: "keys", TableEndpoint: server.URL, KMS: awskms.Config{Region: "eu-west-1"}})
 		require.NoError(t, err)
 		keys, err := branchkey.NewLocalKMS(local.Config{Key: bytes.Repeat([]byte{1}, 32)})
 		require.NoError(t, err)
 		defer keys.Close()
-		store, err := branchkey.NewStore(branchkey.StoreConfig{Table: table, KMS: keys})
-		require.NoError(t, err)
-		p := newProvider(t, branchkey.Config{Store: store, Supplier: branchkey.ByPair("tenant")})
+		store := branchkey.StoreOf(table, keys, "")
+		p := newProvider(t, store, branchkey.Config{Supplier: branchkey.ByPair("tenant")})
 		err = p.HealthCheck(t.Context())
 		if c.want == nil {
 			require.NoError(t, err)

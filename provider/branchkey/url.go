@@ -2,7 +2,6 @@ package branchkey
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net/url"
 	"path/filepath"
@@ -23,21 +22,6 @@ const scheme = "branchkey"
 
 // defaultTTL is the TTL of a URL that states none.
 const defaultTTL = time.Hour
-
-// URLConfig is what a URL stands for. Either Table.Table or File is set.
-type URLConfig struct {
-	Table DynamoDBConfig
-	KMS   awskms.Config
-
-	File    string         // path of a table in a file
-	Masters []local.Config // local keys in place of KMS; the first wraps new keys
-
-	LogicalName string // empty for the name of the table or file
-	BranchKeyID string
-	By          string // name of the pair whose value is the branch key ID
-	TTL         time.Duration
-	Entries     int // 0 means 1,000
-}
 
 // ParseURL returns the configuration that a URL stands for, without asking anything. A table in
 // DynamoDB is
@@ -76,11 +60,11 @@ type URLConfig struct {
 //	ttl=DURATION                 such as 30m, default 1h
 //	entries=NUMBER               of branch keys in the cache, default 1000
 //
-// A URL that only names a key store, for OpenStore, has neither an ID nor a by parameter. The
-// error holds provider.ErrInvalidKey.
-func ParseURL(u *url.URL) (*URLConfig, error) {
-	refuse := func(format string, arguments ...any) (*URLConfig, error) {
-		return nil, fmt.Errorf("%w: URL %q: %s", provider.ErrInvalidKey, provider.RedactURL(u.String()), fmt.Sprintf(format, arguments...))
+// A URL that only names a table, for NewStore, has neither an ID nor a by parameter. The error holds
+// provider.ErrInvalidKey.
+func ParseURL(u *url.URL) (Config, error) {
+	refuse := func(format string, arguments ...any) (Config, error) {
+		return Config{}, fmt.Errorf("%w: URL %q: %s", provider.ErrInvalidKey, provider.RedactURL(u.String()), fmt.Sprintf(format, arguments...))
 	}
 	if u.Scheme != scheme {
 		return refuse("the scheme is %q, not %q", u.Scheme, scheme)
@@ -91,9 +75,12 @@ func ParseURL(u *url.URL) (*URLConfig, error) {
 	}
 	c, query, err := parse(u)
 	if err != nil {
-		return nil, err
+		return Config{}, err
 	}
-	c.By, c.LogicalName, c.TTL = query.Get("by"), query.Get("logical-name"), defaultTTL
+	if pair := query.Get("by"); pair != "" {
+		c.Supplier = pickByPair(pair, c.BranchKeyID)
+	}
+	c.LogicalName, c.TTL = query.Get("logical-name"), defaultTTL
 	if query.Has("ttl") {
 		if c.TTL, err = time.ParseDuration(query.Get("ttl")); err != nil || c.TTL <= 0 {
 			return refuse("ttl %q is no duration such as 30m or 1h", query.Get("ttl"))
@@ -109,14 +96,14 @@ func ParseURL(u *url.URL) (*URLConfig, error) {
 
 var commonParameters = []string{"by", "entries", "logical-name", "ttl"}
 
-func parseTableURL(u *url.URL) (*URLConfig, url.Values, error) {
+func parseTableURL(u *url.URL) (Config, url.Values, error) {
 	query, err := provider.URLParameters(u, slices.Concat(commonParameters, []string{"accounts", "endpoint", "grant-tokens", "key", "kms-endpoint",
 		"multi-region", "partition", "profile", "region", "table-endpoint", "trusted"})...)
 	if err != nil {
-		return nil, nil, err
+		return Config{}, nil, err
 	}
-	refuse := func(format string, arguments ...any) (*URLConfig, url.Values, error) {
-		return nil, nil, fmt.Errorf("%w: URL %q: %s", provider.ErrInvalidKey, provider.RedactURL(u.String()), fmt.Sprintf(format, arguments...))
+	refuse := func(format string, arguments ...any) (Config, url.Values, error) {
+		return Config{}, nil, fmt.Errorf("%w: URL %q: %s", provider.ErrInvalidKey, provider.RedactURL(u.String()), fmt.Sprintf(format, arguments...))
 	}
 	switch {
 	case query.Has("key") == query.Has("accounts"):
@@ -130,11 +117,8 @@ func parseTableURL(u *url.URL) (*URLConfig, url.Values, error) {
 	if region == "" {
 		region = arns.Region(query.Get("key"))
 	}
-	return &URLConfig{
-		BranchKeyID: strings.TrimPrefix(u.Path, "/"),
-		Table: DynamoDBConfig{
-			Table: u.Host, Region: region, Profile: query.Get("profile"), Endpoint: query.Get("endpoint") + query.Get("table-endpoint"),
-		},
+	return Config{
+		Table: u.Host, TableEndpoint: query.Get("endpoint") + query.Get("table-endpoint"), BranchKeyID: strings.TrimPrefix(u.Path, "/"),
 		KMS: awskms.Config{
 			KeyID: query.Get("key"), TrustedKeys: arns.List(query.Get("trusted")), MultiRegion: query.Get("multi-region") == "true",
 			Accounts: arns.List(query.Get("accounts")), Partition: query.Get("partition"), Region: region, Profile: query.Get("profile"),
@@ -143,97 +127,48 @@ func parseTableURL(u *url.URL) (*URLConfig, url.Values, error) {
 	}, query, nil
 }
 
-func parseFileURL(u *url.URL) (*URLConfig, url.Values, error) {
+func parseFileURL(u *url.URL) (Config, url.Values, error) {
 	query, err := provider.URLParameters(u, slices.Concat(commonParameters, []string{"id", "master", "trusted-master"})...)
 	if err != nil {
-		return nil, nil, err
+		return Config{}, nil, err
 	}
 	path := u.Path
 	if u.Opaque != "" {
 		if path, err = url.PathUnescape(u.Opaque); err != nil {
-			return nil, nil, fmt.Errorf("%w: URL %q: %w", provider.ErrInvalidKey, provider.RedactURL(u.String()), err)
+			return Config{}, nil, fmt.Errorf("%w: URL %q: %w", provider.ErrInvalidKey, provider.RedactURL(u.String()), err)
 		}
 	}
 	if drive := strings.TrimPrefix(path, "/"); runtime.GOOS == "windows" && filepath.VolumeName(drive) != "" {
 		path = drive
 	}
 	if path == "" || !query.Has("master") {
-		return nil, nil, fmt.Errorf("%w: URL %q: write branchkey://TABLE/ID?key=KEY-ARN, or branchkey:///PATH?id=ID&master=LOCAL-URL", provider.ErrInvalidKey, provider.RedactURL(u.String()))
+		return Config{}, nil, fmt.Errorf("%w: URL %q: write branchkey://TABLE/ID?key=KEY-ARN, or branchkey:///PATH?id=ID&master=LOCAL-URL", provider.ErrInvalidKey, provider.RedactURL(u.String()))
 	}
-	c := &URLConfig{File: path, BranchKeyID: query.Get("id")}
+	c := Config{File: path, BranchKeyID: query.Get("id")}
 	for _, name := range []string{"master", "trusted-master"} {
 		if !query.Has(name) {
 			continue
 		}
 		parsed, err := url.Parse(query.Get(name))
 		if err != nil {
-			return nil, nil, fmt.Errorf("%w: URL %q: %s is no URL", provider.ErrInvalidKey, provider.RedactURL(u.String()), name)
+			return Config{}, nil, fmt.Errorf("%w: URL %q: %s is no URL", provider.ErrInvalidKey, provider.RedactURL(u.String()), name)
 		}
 		master, err := local.ParseURL(parsed)
 		if err != nil {
-			return nil, nil, fmt.Errorf("URL %q: %s: %w", provider.RedactURL(u.String()), name, err)
+			return Config{}, nil, fmt.Errorf("URL %q: %s: %w", provider.RedactURL(u.String()), name, err)
 		}
 		c.Masters = append(c.Masters, master)
 	}
 	return c, query, nil
 }
 
-// OpenStore makes the Store of the configuration. It asks neither the table nor KMS. The caller
-// closes the Store.
-func (c *URLConfig) OpenStore(ctx context.Context) (*Store, error) {
-	if c.File != "" {
-		keys, err := NewLocalKMS(c.Masters[0], c.Masters[1:]...)
-		if err != nil {
-			return nil, err
+// pickByPair returns the Supplier of a URL with by=NAME.
+func pickByPair(name, otherwise string) Supplier {
+	return func(_ context.Context, encryptionContext map[string]string) (string, error) {
+		id := encryptionContext[name]
+		if id == "" && otherwise == "" {
+			return "", fmt.Errorf("%w: there is no pair %q, whose value is the branch key's ID; state it", provider.ErrKeyNotFound, name)
 		}
-		s, err := NewStore(StoreConfig{Table: NewFile(c.File), KMS: keys, LogicalName: c.LogicalName})
-		if err != nil {
-			return nil, errors.Join(err, keys.Close())
-		}
-		s.close = keys.Close
-		return s, nil
+		return id, nil
 	}
-	table, err := NewDynamoDB(ctx, c.Table)
-	if err != nil {
-		return nil, err
-	}
-	keys, err := awskms.NewWrapper(ctx, c.KMS)
-	if err != nil {
-		return nil, err
-	}
-	return NewStore(StoreConfig{Table: table, KMS: keys, LogicalName: c.LogicalName})
-}
-
-// Open makes the Provider of the configuration, as NewProvider does. adjust, if not nil, may change
-// what is not in the URL, such as CheckLater. Closing the Provider also closes its Store.
-func (c *URLConfig) Open(ctx context.Context, adjust func(*Config)) (*Provider, error) {
-	if c.BranchKeyID == "" && c.By == "" {
-		return nil, fmt.Errorf("%w: the URL names no branch key; state its ID, or by=NAME", provider.ErrInvalidKey)
-	}
-	store, err := c.OpenStore(ctx)
-	if err != nil {
-		return nil, err
-	}
-	config := Config{Store: store, BranchKeyID: c.BranchKeyID, TTL: c.TTL, Entries: c.Entries}
-	if c.By != "" {
-		config.Supplier = c.pick
-	}
-	if adjust != nil {
-		adjust(&config)
-	}
-	p, err := NewProvider(ctx, config)
-	if err != nil {
-		return nil, errors.Join(err, store.Close())
-	}
-	p.close = store.Close
-	return p, nil
-}
-
-// pick is the Supplier of a URL with by=NAME.
-func (c *URLConfig) pick(_ context.Context, encryptionContext map[string]string) (string, error) {
-	id := encryptionContext[c.By]
-	if id == "" && c.BranchKeyID == "" {
-		return "", fmt.Errorf("%w: there is no pair %q, whose value is the branch key's ID; state it", provider.ErrKeyNotFound, c.By)
-	}
-	return id, nil
 }

@@ -17,38 +17,46 @@ import (
 const someARN = "arn:aws:kms:eu-west-1:111122223333:key/1"
 
 func TestParseURL(t *testing.T) {
-	for text, want := range map[string]branchkey.URLConfig{
+	for text, want := range map[string]branchkey.Config{
 		"branchkey://keys/tenant-42?key=" + someARN: {
-			Table: branchkey.DynamoDBConfig{Table: "keys", Region: "eu-west-1"}, BranchKeyID: "tenant-42", TTL: time.Hour,
+			Table: "keys", BranchKeyID: "tenant-42", TTL: time.Hour,
 			KMS: awskms.Config{KeyID: someARN, Region: "eu-west-1"},
 		},
 		"branchkey://Keys_1.x?by=tenant&ttl=90s&entries=7&logical-name=prod&accounts=111122223333,444455556666&partition=aws-cn&region=cn-north-1&profile=p": {
-			Table: branchkey.DynamoDBConfig{Table: "Keys_1.x", Region: "cn-north-1", Profile: "p"}, By: "tenant", TTL: 90 * time.Second, Entries: 7, LogicalName: "prod",
+			Table: "Keys_1.x", Supplier: branchkey.ByPair("tenant"), TTL: 90 * time.Second, Entries: 7, LogicalName: "prod",
 			KMS: awskms.Config{Accounts: []string{"111122223333", "444455556666"}, Partition: "aws-cn", Region: "cn-north-1", Profile: "p"},
 		},
 		"branchkey://keys/a%2Fb?key=" + someARN + "&trusted=" + someARN + "2," + someARN + "3&multi-region=true&endpoint=http://localhost:4566&grant-tokens=a,b": {
-			Table: branchkey.DynamoDBConfig{Table: "keys", Region: "eu-west-1", Endpoint: "http://localhost:4566"}, BranchKeyID: "a/b", TTL: time.Hour,
+			Table: "keys", TableEndpoint: "http://localhost:4566", BranchKeyID: "a/b", TTL: time.Hour,
 			KMS: awskms.Config{
 				KeyID: someARN, TrustedKeys: []string{someARN + "2", someARN + "3"}, MultiRegion: true, Region: "eu-west-1",
 				Endpoint: "http://localhost:4566", GrantTokens: []string{"a", "b"},
 			},
 		},
 		"branchkey://keys/x?key=" + someARN + "&kms-endpoint=https://k&table-endpoint=https://t": {
-			Table: branchkey.DynamoDBConfig{Table: "keys", Region: "eu-west-1", Endpoint: "https://t"}, BranchKeyID: "x", TTL: time.Hour,
+			Table: "keys", TableEndpoint: "https://t", BranchKeyID: "x", TTL: time.Hour,
 			KMS: awskms.Config{KeyID: someARN, Region: "eu-west-1", Endpoint: "https://k"},
 		},
 		"branchkey:keys.db?id=x&master=local%3Amaster.key&trusted-master=local%3Aold.key%3Fname%3Dold": {
 			File: "keys.db", BranchKeyID: "x", TTL: time.Hour, Masters: []local.Config{{KeyFile: "master.key"}, {KeyFile: "old.key", Name: "old"}},
 		},
 		"branchkey:///srv/my%20keys.db?by=tenant&master=local:master.key": {
-			File: "/srv/my keys.db", By: "tenant", TTL: time.Hour, Masters: []local.Config{{KeyFile: "master.key"}},
+			File: "/srv/my keys.db", Supplier: branchkey.ByPair("tenant"), TTL: time.Hour, Masters: []local.Config{{KeyFile: "master.key"}},
 		},
 	} {
 		u, err := url.Parse(text)
 		require.NoError(t, err)
 		got, err := branchkey.ParseURL(u)
 		require.NoError(t, err, text)
-		require.Equal(t, &want, got, text)
+		if want.Supplier != nil {
+			id, err := got.Supplier(t.Context(), map[string]string{"tenant": "42", "other": "43"})
+			require.NoError(t, err)
+			require.Equal(t, "42", id)
+			_, err = got.Supplier(t.Context(), map[string]string{"other": "43"})
+			require.ErrorIs(t, err, provider.ErrKeyNotFound)
+			want.Supplier, got.Supplier = nil, nil // functions can't be compared
+		}
+		require.Equal(t, want, got, text)
 	}
 	if runtime.GOOS == "windows" {
 		u, err := url.Parse("branchkey:///C:/keys.db?master=local:k")
@@ -74,7 +82,7 @@ func TestParseURL(t *testing.T) {
 	require.NoError(t, err)
 	c, err := branchkey.ParseURL(u)
 	require.NoError(t, err)
-	_, err = c.Open(t.Context(), nil)
+	_, err = branchkey.NewProvider(t.Context(), c)
 	require.ErrorIs(t, err, provider.ErrInvalidKey)
-	require.ErrorContains(t, err, "names no branch key")
+	require.ErrorContains(t, err, "give a branch key ID")
 }

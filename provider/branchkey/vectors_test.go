@@ -87,12 +87,11 @@ func TestVectors(t *testing.T) {
 	for _, item := range v.Items {
 		require.NoError(t, table.Write(t.Context(), []branchkey.Write{{Item: item}}))
 	}
-	store, err := branchkey.NewStore(branchkey.StoreConfig{Table: table, KMS: recordedKMS{vectors: &v}, LogicalName: v.LogicalName})
-	require.NoError(t, err)
+	store := branchkey.StoreOf(table, recordedKMS{vectors: &v}, v.LogicalName)
 	seen := make(map[string]bool)
 	for i, m := range v.Messages {
 		seen[m.Suite] = true
-		p := newProvider(t, branchkey.Config{Store: store, BranchKeyID: m.BranchKeyID})
+		p := newProvider(t, store, branchkey.Config{BranchKeyID: m.BranchKeyID})
 		d := message.Decrypter{Keyrings: []provider.Unwrapper{p}, CommitmentPolicy: message.RequireEncryptAllowDecrypt}
 		got, pairs, err := d.Decrypt(t.Context(), m.Message, m.Context)
 		require.NoError(t, err, "%d", i)
@@ -123,8 +122,7 @@ func TestWriteVectors(t *testing.T) {
 	sdk.table, sdk.logicalName, sdk.key = table.Name(), v.LogicalName, v.KeyARN
 	wrapper, err := awskms.NewWrapper(ctx, awskms.Config{KeyID: v.KeyARN, Client: client})
 	require.NoError(t, err)
-	store, err := branchkey.NewStore(branchkey.StoreConfig{Table: table, KMS: wrapper, LogicalName: v.LogicalName})
-	require.NoError(t, err)
+	store := branchkey.StoreOf(table, wrapper, v.LogicalName)
 	sdk.ask(t, sdkRequest{Op: "create-table"})
 
 	ids := []string{sdk.ask(t, sdkRequest{Op: "create"}).ID, sdk.ask(t, sdkRequest{Op: "create", ID: "tenant-ключ", Context: map[string]string{"tenant": "42"}}).ID}

@@ -17,6 +17,7 @@ import (
 	"piko.sh/pikokms/internal/adversary"
 	"piko.sh/pikokms/internal/race"
 	"piko.sh/pikokms/provider"
+	"piko.sh/pikokms/provider/awskms"
 	"piko.sh/pikokms/provider/branchkey"
 )
 
@@ -55,8 +56,8 @@ func TestWhatAnswersInPlaceOfDynamoDB(t *testing.T) {
 		} {
 			t.Run(name+", "+operation, func(t *testing.T) {
 				liar := adversary.NewLiar(t, http.HandlerFunc(emptyTable))
-				table, err := branchkey.NewDynamoDB(t.Context(), branchkey.DynamoDBConfig{
-					Table: "keys", Region: "eu-west-1", Endpoint: liar.URL, MaxRetries: 1, Timeout: 300 * time.Millisecond,
+				table, err := branchkey.NewDynamoDB(t.Context(), branchkey.Config{
+					Table: "keys", TableEndpoint: liar.URL, KMS: awskms.Config{Region: "eu-west-1", MaxRetries: 1, Timeout: 300 * time.Millisecond},
 				})
 				require.NoError(t, err)
 				liar.Tell(lie)

@@ -15,9 +15,9 @@ import (
 	"piko.sh/pikokms/provider"
 )
 
-// ProviderID is the key provider ID of branch keys in messages (specification:
+// providerID is the key provider ID of branch keys in messages (specification:
 // framework/aws-kms/aws-kms-hierarchical-keyring.md, "OnEncrypt").
-const ProviderID = "aws-kms-hierarchy"
+const providerID = "aws-kms-hierarchy"
 
 // Sizes in bytes.
 const (
@@ -82,7 +82,7 @@ func (w wrapped) open(key *provider.SecureBytes, id string, encryptionContext ma
 // framework/aws-kms/aws-kms-hierarchical-keyring.md, "Branch Key Wrapping and Unwrapping AAD").
 func additionalData(id string, version uuid.UUID, encryptionContext map[string]string) ([]byte, error) {
 	b := make([]byte, 0, 512)
-	b = append(b, ProviderID...)
+	b = append(b, providerID...)
 	b = append(b, id...)
 	b = append(b, version[:]...)
 	return header.AppendContext(b, encryptionContext)
@@ -102,7 +102,7 @@ func deriveCipher(key *provider.SecureBytes, salt []byte) (cipher.AEAD, error) {
 	defer clear(derived[:])
 	err := key.WithAccess(func(branchKey []byte) error {
 		mac := hmac.New(sha256.New, branchKey)
-		mac.Write([]byte("\x00\x00\x00\x01" + ProviderID + "\x00"))
+		mac.Write([]byte("\x00\x00\x00\x01" + providerID + "\x00"))
 		mac.Write(salt)
 		mac.Write([]byte{0, 0, sha256.Size * 8 >> 8, sha256.Size * 8 & 0xff})
 		mac.Sum(derived[:0])

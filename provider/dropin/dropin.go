@@ -31,16 +31,12 @@ import (
 // Adapter has the methods of Piko's providers, for any key service. All errors are translated by
 // Names.
 type Adapter struct {
-	Service *service.Service
+	// Provider is the key. Unless it is a provider.KeySelector, it is the only one, and the key IDs
+	// of requests are ignored.
+	Provider provider.Provider
 
-	// Under returns the provider for the key that a request names. If it is nil, the provider has
-	// one key, and key IDs are ignored.
-	Under func(keyID string) provider.EncryptionProvider
-
-	// Describe describes a key. An empty keyID means the provider's own key.
-	Describe func(ctx context.Context, keyID string) (*provider.KeyInfo, error)
-
-	Names Names
+	Service *service.Service // on Provider
+	Names   Names
 
 	// OwnKeyID is the placeholder that Piko's crypto service states as the key ID until its keys
 	// are rotated. It means the provider's own key.
@@ -52,10 +48,11 @@ type Adapter struct {
 }
 
 func (a *Adapter) under(keyID string) *service.Service {
-	if keyID == "" || keyID == a.OwnKeyID || a.Under == nil {
+	selector, ok := a.Provider.(provider.KeySelector)
+	if keyID == "" || keyID == a.OwnKeyID || !ok {
 		return a.Service
 	}
-	return a.Service.With(a.Under(keyID))
+	return a.Service.With(selector.Under(keyID))
 }
 
 // Encrypt encrypts a string. If the encryption context has a reserved key, the error holds
@@ -121,16 +118,26 @@ func generate(ctx context.Context, under *service.Service, keySpec string) (*pro
 	return &provider.DataKey{PlaintextKey: key, EncryptedKey: wrapped, KeyID: message.KeyName(wrapped)}, nil
 }
 
-// GetKeyInfo describes a key.
-func (a *Adapter) GetKeyInfo(ctx context.Context, keyID string) (info *provider.KeyInfo, err error) {
+// GetKeyInfo describes a key. The status is "active", "disabled" or "destroyed", as Piko has it: a
+// key that waits for its deletion counts as destroyed.
+func (a *Adapter) GetKeyInfo(ctx context.Context, keyID string) (info *provider.KeyInfo, status string, err error) {
 	if keyID == a.OwnKeyID {
 		keyID = ""
 	}
 	err = a.Service.Call(ctx, "GetKeyInfo", func(ctx context.Context) (err error) {
-		info, err = a.Describe(ctx, keyID)
+		info, err = a.Provider.GetKeyInfo(ctx, keyID)
 		return err
 	})
-	return info, a.Names.Translate(err)
+	if err != nil {
+		return nil, "", a.Names.Translate(err)
+	}
+	switch {
+	case info.Err == nil:
+		return info, "active", nil
+	case errors.Is(info.Err, provider.ErrKeyPendingDeletion), errors.Is(info.Err, provider.ErrKeyNotFound):
+		return info, "destroyed", nil
+	}
+	return info, "disabled", nil
 }
 
 // HealthCheck checks that the provider's own key can be used.

@@ -100,7 +100,7 @@ func (s *keyStore) add(command *cobra.Command) {
 }
 
 // parse parses the KEY.
-func (s *keyStore) parse() (*branchkey.URLConfig, error) {
+func (s *keyStore) parse() (c branchkey.Config, err error) {
 	origin, text := "-k", s.key
 	if text == "" {
 		origin = keys.Variable
@@ -108,20 +108,19 @@ func (s *keyStore) parse() (*branchkey.URLConfig, error) {
 			return !strings.HasPrefix(text, branchkey.KeyService.Scheme+":")
 		})
 		if len(urls) != 1 {
-			return nil, console.Usage(fmt.Errorf("no table of branch keys; name one with -k branchkey://TABLE?key=ARN, or by one such URL in the environment variable %s", keys.Variable))
+			return c, console.Usage(fmt.Errorf("no table of branch keys; name one with -k branchkey://TABLE?key=ARN, or by one such URL in the environment variable %s", keys.Variable))
 		}
 		text = urls[0]
 	}
-	u, err := keyservices.All().ParseURL(text)
+	u, err := keyurl.ParseURL(text, keyservices.All()...)
 	if err != nil {
-		return nil, console.Usage(fmt.Errorf("%s: %w", origin, err))
+		return c, console.Usage(fmt.Errorf("%s: %w", origin, err))
 	}
 	if u.Scheme != branchkey.KeyService.Scheme {
-		return nil, console.Usage(fmt.Errorf("%s: %q names no table of branch keys, branchkey://TABLE?key=ARN does", origin, provider.RedactURL(u.String())))
+		return c, console.Usage(fmt.Errorf("%s: %q names no table of branch keys, branchkey://TABLE?key=ARN does", origin, provider.RedactURL(u.String())))
 	}
-	c, err := branchkey.ParseURL(u)
-	if err != nil {
-		return nil, console.Usage(fmt.Errorf("%s: %w", origin, err))
+	if c, err = branchkey.ParseURL(u); err != nil {
+		return c, console.Usage(fmt.Errorf("%s: %w", origin, err))
 	}
 	return c, nil
 }
@@ -132,12 +131,12 @@ func (s *keyStore) open(ctx context.Context, arguments []string) (store *branchk
 	if err != nil {
 		return nil, nil, err
 	}
-	store, err = c.OpenStore(ctx)
+	store, err = branchkey.NewStore(ctx, c)
 	return store, idsOf(c, arguments), err
 }
 
 // idsOf returns the branch key IDs of the command line or, if there are none, of the KEY.
-func idsOf(c *branchkey.URLConfig, arguments []string) []string {
+func idsOf(c branchkey.Config, arguments []string) []string {
 	if len(arguments) == 0 && c.BranchKeyID != "" {
 		return []string{c.BranchKeyID}
 	}
@@ -146,7 +145,7 @@ func idsOf(c *branchkey.URLConfig, arguments []string) []string {
 
 // wrapUnder makes a KMS key the one that wraps the branch keys of a table. The key that did so
 // before is trusted.
-func wrapUnder(c *branchkey.URLConfig, to string) error {
+func wrapUnder(c *branchkey.Config, to string) error {
 	if c.File == "" {
 		if len(c.KMS.Accounts) > 0 {
 			return errors.New("-k: name the KMS key that the branch keys are under with key=ARN in place of accounts")
@@ -155,7 +154,7 @@ func wrapUnder(c *branchkey.URLConfig, to string) error {
 		c.KMS.KeyID, c.KMS.TrustedKeys = to, slices.DeleteFunc(trusted, func(a string) bool { return a == to })
 		return nil
 	}
-	u, err := keyurl.Services{local.KeyService}.ParseURL(to)
+	u, err := keyurl.ParseURL(to, local.KeyService)
 	if err != nil {
 		return fmt.Errorf("--to: %w", err)
 	}

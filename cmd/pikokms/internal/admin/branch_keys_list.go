@@ -26,10 +26,10 @@ type DescribedKey struct {
 	Context map[string]string `json:"context"` // the branch key's own encryption context
 	Active  describedVersion  `json:"active"`
 
-	State     branchkey.State `json:"state"`               // enabled, disabled or destroyed
-	Disabled  *time.Time      `json:"disabled,omitempty"`  // since when
-	Destroyed *time.Time      `json:"destroyed,omitempty"` // when
-	Behind    []string        `json:"behind,omitempty"`    // types of items that are in another state; only show has them
+	State     string     `json:"state"`               // enabled, disabled or destroyed
+	Disabled  *time.Time `json:"disabled,omitempty"`  // since when
+	Destroyed *time.Time `json:"destroyed,omitempty"` // when
+	Behind    []string   `json:"behind,omitempty"`    // types of items that are in another state; only show has them
 
 	Versions []describedVersion `json:"versions,omitempty"` // the oldest first; only show has them
 }
@@ -42,7 +42,7 @@ type describedVersion struct {
 
 func describeKey(d *branchkey.Description) DescribedKey {
 	version := func(v branchkey.Version) describedVersion { return describedVersion{v.ID, v.KeyARN, v.Created} }
-	described := DescribedKey{ID: d.ID, Context: d.Context, Active: version(d.Active), State: d.State, Behind: d.Behind}
+	described := DescribedKey{ID: d.ID, Context: d.Context, Active: version(d.Active), State: stateOf(d), Behind: d.Behind}
 	if !d.Disabled.IsZero() {
 		described.Disabled = &d.Disabled
 	}
@@ -56,6 +56,16 @@ func describeKey(d *branchkey.Description) DescribedKey {
 		described.Versions = append(described.Versions, version(v))
 	}
 	return described
+}
+
+func stateOf(d *branchkey.Description) string {
+	switch {
+	case errors.Is(d.Err, branchkey.ErrDestroyed):
+		return "destroyed"
+	case errors.Is(d.Err, branchkey.ErrDisabled):
+		return "disabled"
+	}
+	return "enabled"
 }
 
 func branchKeysList() *cobra.Command {
@@ -84,7 +94,7 @@ items are named on standard error, and the exit status is then 1.`,
 			under := make(map[string]int)
 			listed, destroyed, damaged := 0, 0, int64(0)
 			for d, err := range store.List(ctx) {
-				if isAboutItem(err) {
+				if errors.Is(err, branchkey.ErrDamaged) { // which is about one branch key
 					damaged++
 					console.Say(slog.LevelError, console.Explain(namingBranchKey("", err)))
 					continue
@@ -98,7 +108,7 @@ items are named on standard error, and the exit status is then 1.`,
 					}
 				}
 				listed++
-				if d.State == branchkey.Destroyed {
+				if errors.Is(d.Err, branchkey.ErrDestroyed) {
 					destroyed++
 				} else {
 					under[d.Active.KeyARN]++
@@ -131,12 +141,6 @@ items are named on standard error, and the exit status is then 1.`,
 	return command
 }
 
-// isAboutItem reports whether an error is about one item of a table, so that the others can be
-// read.
-func isAboutItem(err error) bool {
-	return errors.Is(err, branchkey.ErrDamaged) || errors.Is(err, branchkey.ErrHierarchyVersion)
-}
-
 func printListed(w io.Writer, d *branchkey.Description, asJSON bool) error {
 	if asJSON {
 		text, err := json.Marshal(describeKey(d))
@@ -150,7 +154,7 @@ func printListed(w io.Writer, d *branchkey.Description, asJSON bool) error {
 	for _, name := range slices.Sorted(maps.Keys(d.Context)) {
 		line = append(line, console.Printable(name)+"="+console.Printable(d.Context[name]))
 	}
-	if d.State != branchkey.Enabled {
+	if d.Err != nil {
 		line = append(line, "("+stateText(d)+")")
 	}
 	_, err := fmt.Fprintf(w, "%-20s  %s  %s\n", d.Active.Created.UTC().Format(time.RFC3339), d.Active.ID, strings.Join(line, " "))

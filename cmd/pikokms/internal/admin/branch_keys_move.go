@@ -54,13 +54,13 @@ func (j *branchKeyJob) open(ctx context.Context, arguments []string, to string) 
 		j.jobs = 1 // only one at a time can have the file open
 	}
 	if to == "" {
-		store, err := c.OpenStore(ctx)
+		store, err := branchkey.NewStore(ctx, c)
 		return store, ids, err
 	}
-	if err := wrapUnder(c, to); err != nil {
+	if err := wrapUnder(&c, to); err != nil {
 		return nil, nil, console.Usage(err)
 	}
-	store, err := c.OpenStore(ctx)
+	store, err := branchkey.NewStore(ctx, c)
 	if err != nil {
 		return nil, nil, fmt.Errorf("--to: %w", err)
 	}
@@ -96,12 +96,12 @@ func (j *branchKeyJob) run(ctx context.Context, store *branchkey.Store, ids []st
 		for d, err := range store.List(ctx) {
 			id := ""
 			switch {
-			case err == nil && d.State == branchkey.Destroyed && j.leavesDestroyed:
+			case err == nil && errors.Is(d.Err, branchkey.ErrDestroyed) && j.leavesDestroyed:
 				listed = true
 				continue
 			case err == nil:
 				id = d.ID
-			case !isAboutItem(err):
+			case !errors.Is(err, branchkey.ErrDamaged):
 				return namingBranchKey("", err)
 			default:
 				failed, _ := errors.AsType[*provider.EncryptionError](err)
@@ -271,7 +271,7 @@ func (j *branchKeyJob) check(ctx context.Context, store *branchkey.Store, ids []
 			return err
 		}
 		d, err := store.Describe(ctx, id)
-		if err == nil && d.State == branchkey.Destroyed {
+		if err == nil && errors.Is(d.Err, branchkey.ErrDestroyed) {
 			n.destroyed.Add(1)
 		}
 		return err

@@ -21,15 +21,15 @@ import (
 )
 
 // openOne opens the table, and returns the ID of the one branch key that the command line names.
-func (s *keyStore) openOne(ctx context.Context, arguments []string) (store *branchkey.Store, c *branchkey.URLConfig, id string, err error) {
+func (s *keyStore) openOne(ctx context.Context, arguments []string) (store *branchkey.Store, c branchkey.Config, id string, err error) {
 	if c, err = s.parse(); err != nil {
-		return nil, nil, "", err
+		return nil, c, "", err
 	}
 	ids := idsOf(c, arguments)
 	if len(ids) == 0 || ids[0] == "" {
-		return nil, nil, "", console.Usage(errors.New("name the branch key"))
+		return nil, c, "", console.Usage(errors.New("name the branch key"))
 	}
-	store, err = c.OpenStore(ctx)
+	store, err = branchkey.NewStore(ctx, c)
 	return store, c, ids[0], err
 }
 
@@ -256,11 +256,11 @@ func readLine(ctx context.Context) (string, error) {
 
 // stateText says in which state a branch key is, and since when.
 func stateText(d *branchkey.Description) string {
-	text := string(d.State)
-	switch d.State {
-	case branchkey.Disabled:
+	text := stateOf(d)
+	switch text {
+	case "disabled":
 		text += " since " + timeText(d.Disabled)
-	case branchkey.Destroyed:
+	case "destroyed":
 		text += " on " + timeText(d.Destroyed)
 	}
 	if n := int64(len(d.Behind)); n > 0 {

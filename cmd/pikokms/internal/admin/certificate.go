@@ -61,6 +61,9 @@ type ProvedObject struct {
 	OtherKeys  []string `json:"other_keys,omitempty"` // the keys that its header names besides
 }
 
+// providerID is the provider ID of data keys that branch keys wrap.
+var providerID = branchkey.KeyService.ProviderIDs[0]
+
 // proving writes a Proof while it is made.
 type proving struct {
 	Proof
@@ -68,10 +71,10 @@ type proving struct {
 	versions map[string]bool // that were destroyed
 }
 
-func newCertificate(store *branchkey.Store, config *branchkey.URLConfig, d *branchkey.Description, caller string) *Certificate {
+func newCertificate(store *branchkey.Store, config branchkey.Config, d *branchkey.Description, caller string) *Certificate {
 	c := &Certificate{
 		Certificate: "destruction of a branch key", Tool: "pikokms " + console.Version(), Issued: time.Now().UTC().Truncate(time.Second),
-		Table: config.Table.Table, LogicalName: store.LogicalName(), BranchKey: d.ID,
+		Table: config.Table, LogicalName: store.LogicalName(), BranchKey: d.ID,
 		Disabled: d.Disabled.UTC(), Destroyed: d.Destroyed.UTC(), Clock: "DynamoDB", By: caller, Items: slices.Sorted(slices.Values(d.Items)),
 		Versions: describeKey(d).Versions,
 	}
@@ -97,7 +100,7 @@ func (c *Certificate) write(ctx context.Context, w io.Writer, e *work.Each, plan
 		return false, err
 	}
 	p := &proving{
-		key:      message.KeyName(header.EncryptedDataKey{ProviderID: branchkey.ProviderID, ProviderInfo: []byte(c.BranchKey)}),
+		key:      message.KeyName(header.EncryptedDataKey{ProviderID: providerID, ProviderInfo: []byte(c.BranchKey)}),
 		versions: make(map[string]bool),
 	}
 	for _, v := range c.Versions {
@@ -161,7 +164,7 @@ func (p *proving) take(w io.Writer, x *look.Object) error {
 	isOfKey := false
 	if x.Report != nil {
 		for _, k := range x.Report.EncryptedDataKeys {
-			if k.ProviderID == branchkey.ProviderID && k.Key == p.key && p.versions[k.KeyVersion] {
+			if k.ProviderID == providerID && k.Key == p.key && p.versions[k.KeyVersion] {
 				isOfKey = true
 			} else {
 				o.OtherKeys = append(o.OtherKeys, k.ProviderID+" "+k.Name())
@@ -193,23 +196,23 @@ func (p *proving) take(w io.Writer, x *look.Object) error {
 const callerTimeout = 10 * time.Second
 
 // callerOf returns the ARN of the caller of AWS, or nothing if the table is in a file.
-func callerOf(ctx context.Context, c *branchkey.URLConfig) (string, error) {
+func callerOf(ctx context.Context, c branchkey.Config) (string, error) {
 	if c.File != "" {
 		return "", nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, callerTimeout)
 	defer cancel()
-	options := []func(*awsconfig.LoadOptions) error{awsconfig.WithRegion(c.Table.Region), awsconfig.WithLogger(awskms.Logger)}
-	if c.Table.Profile != "" {
-		options = append(options, awsconfig.WithSharedConfigProfile(c.Table.Profile))
+	options := []func(*awsconfig.LoadOptions) error{awsconfig.WithRegion(c.KMS.Region), awsconfig.WithLogger(awskms.Logger)}
+	if c.KMS.Profile != "" {
+		options = append(options, awsconfig.WithSharedConfigProfile(c.KMS.Profile))
 	}
 	loaded, err := awsconfig.LoadDefaultConfig(ctx, options...)
 	if err != nil {
 		return "", err
 	}
 	client := sts.NewFromConfig(loaded, func(o *sts.Options) {
-		if c.Table.Endpoint != "" && c.Table.Endpoint == c.KMS.Endpoint { // an emulator
-			o.BaseEndpoint = aws.String(c.Table.Endpoint)
+		if c.TableEndpoint != "" && c.TableEndpoint == c.KMS.Endpoint { // an emulator
+			o.BaseEndpoint = aws.String(c.TableEndpoint)
 		}
 	})
 	out, err := client.GetCallerIdentity(ctx, &sts.GetCallerIdentityInput{})

@@ -1,7 +1,7 @@
 package verbs
 
 import (
-	"bytes"
+	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -44,7 +44,7 @@ func newBranchKeys(t *testing.T, n int) (store *branchkey.Store, old, moved stri
 	require.NoError(t, err)
 	config, err := branchkey.ParseURL(u)
 	require.NoError(t, err)
-	store, err = config.OpenStore(t.Context())
+	store, err = branchkey.NewStore(t.Context(), config)
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, store.Close()) })
 	require.NoError(t, store.CreateTable(t.Context()))
@@ -129,13 +129,15 @@ func TestProgressOfBranchKeys(t *testing.T) {
 // TestDamagedBranchKeys names the branch key whose items are not genuine, and checks the others.
 func TestDamagedBranchKeys(t *testing.T) {
 	store, old, to := newBranchKeys(t, 3)
-	table := branchkey.NewFile(tableFile(old))
-	item, err := table.Get(t.Context(), "tenant-1", "branch:ACTIVE")
-	require.NoError(t, err)
-	before := item.Enc
-	item.Enc = bytes.Clone(before)
-	item.Enc[len(item.Enc)-1] ^= 1
-	require.NoError(t, table.Write(t.Context(), []branchkey.Write{{Item: item, Replaces: before}}))
+	require.NoError(t, changeItems(tableFile(old), "tenant-1", func(kind string, item map[string]string) error {
+		if kind != "branch:ACTIVE" {
+			return nil
+		}
+		enc, err := base64.StdEncoding.DecodeString(item["enc"])
+		enc[len(enc)-1] ^= 1
+		item["enc"] = base64.StdEncoding.EncodeToString(enc)
+		return err
+	}))
 	_, stderr, _, err := execute(t, "branch-keys", "check", "-k", old, "--all")
 	require.Error(t, err)
 	require.NotContains(t, stderr, "tenant-0")
@@ -148,10 +150,12 @@ func TestDamagedBranchKeys(t *testing.T) {
 	require.Contains(t, stderr, "pikokms: moved 6 items of 2 branch keys, 1 failed")
 	require.Equal(t, map[string]int{"new": 2, "local": 1}, countUnder(t, store))
 
-	item, err = table.Get(t.Context(), "tenant-2", "branch:ACTIVE")
-	require.NoError(t, err)
-	item.Attributes["hierarchy-version"] = "2"
-	require.NoError(t, table.Write(t.Context(), []branchkey.Write{{Item: item, Replaces: item.Enc}}))
+	require.NoError(t, changeItems(tableFile(old), "tenant-2", func(kind string, item map[string]string) error {
+		if kind == "branch:ACTIVE" {
+			item["hierarchy-version"] = "2"
+		}
+		return nil
+	}))
 	stdout, stderr, _, err := execute(t, "branch-keys", "list", "-k", old)
 	require.Error(t, err)
 	require.Contains(t, stderr, `branch key "tenant-2", item "branch:ACTIVE" has hierarchy-version "2"`)

@@ -28,7 +28,6 @@ import (
 
 	"piko.sh/pikokms/cmd/pikokms/internal/keys"
 	"piko.sh/pikokms/kmstest"
-	"piko.sh/pikokms/provider/branchkey"
 	"piko.sh/pikokms/provider/local"
 )
 
@@ -183,7 +182,7 @@ func (s *sandbox) execute(ctx context.Context, arguments []string, next interp.E
 	case arguments[0] == "aws":
 		err = s.aws(shell, arguments[1:])
 	case arguments[0] == "a-week-passes":
-		err = ageBranchKey(ctx, branchkey.NewFile(filepath.Join(s.dir, "table.db")), arguments[1], 8*24*time.Hour)
+		err = ageBranchKey(filepath.Join(s.dir, "table.db"), arguments[1], 8*24*time.Hour)
 	case isElsewhere:
 		if i := indexOfPikokms(arguments); i > 0 {
 			s.note(shell.Pos, arguments[0]+" "+why)

@@ -2,9 +2,13 @@ package verbs
 
 import (
 	"bytes"
-	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -17,32 +21,50 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/kms"
 	"github.com/creack/pty"
 	"github.com/stretchr/testify/require"
+	"go.etcd.io/bbolt"
 
 	"piko.sh/pikokms/cmd/pikokms/internal/admin"
 	"piko.sh/pikokms/internal/emulator"
 	"piko.sh/pikokms/provider/branchkey"
 )
 
+// changeItems changes the items of a branch key in the file of a table, as another program might. An
+// item is stored under its branch key's ID and its type.
+func changeItems(file, id string, change func(kind string, item map[string]string) error) error {
+	db, err := bbolt.Open(file, 0o600, nil)
+	if err != nil {
+		return err
+	}
+	defer db.Close()
+	return db.Update(func(tx *bbolt.Tx) error {
+		items := tx.Bucket([]byte("items"))
+		changed := make(map[string][]byte)
+		err := items.ForEach(func(key, text []byte) error {
+			item := make(map[string]string)
+			if err := json.Unmarshal(text, &item); err != nil || item["branch-key-id"] != id {
+				return err
+			}
+			if err := change(item["type"], item); err != nil {
+				return err
+			}
+			text, err := json.Marshal(item)
+			changed[item["branch-key-id"]+"\x00"+item["type"]] = text
+			return err
+		})
+		for key, text := range changed {
+			err = errors.Join(err, items.Put([]byte(key), text))
+		}
+		return err
+	})
+}
+
 // ageBranchKey makes a branch key as if it had been disabled earlier.
-func ageBranchKey(ctx context.Context, table branchkey.Table, id string, by time.Duration) error {
-	var items []branchkey.Item
-	for item, err := range table.All(ctx, id) {
-		if err != nil {
-			return err
-		}
-		items = append(items, item)
-	}
-	for _, item := range items {
-		since, err := time.Parse(time.RFC3339, item.Attributes["pikokms-disabled"])
-		if err != nil {
-			return err
-		}
-		item.Attributes["pikokms-disabled"] = since.Add(-by).Format(time.RFC3339Nano)
-		if err := table.Write(ctx, []branchkey.Write{{Item: item, Replaces: item.Enc}}); err != nil {
-			return err
-		}
-	}
-	return nil
+func ageBranchKey(file, id string, by time.Duration) error {
+	return changeItems(file, id, func(_ string, item map[string]string) error {
+		since, err := time.Parse(time.RFC3339, item["pikokms-disabled"])
+		item["pikokms-disabled"] = since.Add(-by).Format(time.RFC3339Nano)
+		return err
+	})
 }
 
 // newTenants encrypts objects of two tenants side by side in one folder, and one for both.
@@ -77,7 +99,7 @@ func TestDestroyBranchKey(t *testing.T) {
 	key0, key1 := strings.Replace(key, "?", "?id=tenant-0&", 1), strings.Replace(key, "?", "?id=tenant-1&", 1)
 	_, stderr, _, err := execute(t, "branch-keys", "disable", "-k", key, "tenant-0")
 	require.NoError(t, err, stderr)
-	require.NoError(t, ageBranchKey(t.Context(), branchkey.NewFile(tableFile(key)), "tenant-0", 2*24*time.Hour))
+	require.NoError(t, ageBranchKey(tableFile(key), "tenant-0", 2*24*time.Hour))
 	certificate := filepath.Join(t.TempDir(), "certificate.json")
 	destroy := []string{"branch-keys", "destroy", "-k", key, "--confirm", "tenant-0", "--wait", "36h", "--prove", objects, "-o", certificate, "tenant-0"}
 	_, stderr, _, err = execute(t, destroy...)
@@ -168,13 +190,11 @@ func TestDestroyBranchKey(t *testing.T) {
 // libraries make such. One object of the folder can't be read, which the certificate counts.
 func TestProofOfAnIDThatDoesNotPrint(t *testing.T) {
 	_, key, _ := newBranchKeys(t, 1)
-	table := branchkey.NewFile(tableFile(key))
 	const id = "tenant\t0"
-	for item, err := range table.All(t.Context(), "tenant-0") {
-		require.NoError(t, err)
-		item.Attributes["branch-key-id"] = id
-		require.NoError(t, table.Write(t.Context(), []branchkey.Write{{Item: item}}))
-	}
+	require.NoError(t, changeItems(tableFile(key), "tenant-0", func(_ string, item map[string]string) error {
+		item["branch-key-id"] = id
+		return nil
+	}))
 	dir := t.TempDir()
 	object := filepath.Join(dir, "object")
 	plain := filepath.Join(t.TempDir(), "plain")
@@ -188,7 +208,7 @@ func TestProofOfAnIDThatDoesNotPrint(t *testing.T) {
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "cut"), sealed[:60], 0o600))
 	_, stderr, _, err = execute(t, "branch-keys", "disable", "-k", key, id)
 	require.NoError(t, err, stderr)
-	require.NoError(t, ageBranchKey(t.Context(), table, id, 8*24*time.Hour))
+	require.NoError(t, ageBranchKey(tableFile(key), id, 8*24*time.Hour))
 	certificate := filepath.Join(t.TempDir(), "certificate.json")
 	_, stderr, _, err = execute(t, "branch-keys", "destroy", "-k", key, "--confirm", id, "--prove", dir, "-o", certificate, id)
 	require.Error(t, err)
@@ -208,7 +228,7 @@ func TestDestroyOnATerminal(t *testing.T) {
 	store, key, _ := newBranchKeys(t, 1)
 	_, err := store.Disable(t.Context(), "tenant-0")
 	require.NoError(t, err)
-	require.NoError(t, ageBranchKey(t.Context(), branchkey.NewFile(tableFile(key)), "tenant-0", 8*24*time.Hour))
+	require.NoError(t, ageBranchKey(tableFile(key), "tenant-0", 8*24*time.Hour))
 	for _, typed := range []string{"y", "tenant-1", "", "\x04", "tenant-0"} {
 		terminal, tty, err := pty.Open()
 		if err != nil {
@@ -230,18 +250,28 @@ func TestDestroyOnATerminal(t *testing.T) {
 		require.NoError(t, describeErr)
 		if typed == "tenant-0" {
 			require.NoError(t, err, got)
-			require.Equal(t, branchkey.Destroyed, d.State)
+			require.ErrorIs(t, d.Err, branchkey.ErrDestroyed)
 		} else {
 			require.Error(t, err)
 			require.Contains(t, got, "nothing was destroyed")
-			require.Equal(t, branchkey.Disabled, d.State)
+			require.ErrorIs(t, d.Err, branchkey.ErrDisabled)
 		}
 	}
 }
 
 // TestDestroyInDynamoDB has the certificate name the table and AWS's caller.
 func TestDestroyInDynamoDB(t *testing.T) {
-	moto := emulator.Moto(t)
+	target, err := url.Parse(emulator.Moto(t))
+	require.NoError(t, err)
+	ahead := time.Duration(0) // by which DynamoDB's clock is ahead
+	proxy := httputil.NewSingleHostReverseProxy(target)
+	proxy.ModifyResponse = func(r *http.Response) error {
+		r.Header.Set("Date", time.Now().Add(ahead).UTC().Format(http.TimeFormat))
+		return nil
+	}
+	server := httptest.NewServer(proxy)
+	defer server.Close()
+	moto := server.URL
 	static := credentials.NewStaticCredentialsProvider(emulator.Credentials, emulator.Credentials, "")
 	made, err := kms.New(kms.Options{Region: emulator.Region, BaseEndpoint: aws.String(moto), Credentials: static}).CreateKey(t.Context(), &kms.CreateKeyInput{})
 	require.NoError(t, err)
@@ -257,9 +287,7 @@ func TestDestroyInDynamoDB(t *testing.T) {
 	do("branch-keys", "disable", "-k", key, "tenant-1")
 	t.Setenv("AWS_ACCESS_KEY_ID", emulator.Credentials)
 	t.Setenv("AWS_SECRET_ACCESS_KEY", emulator.Credentials)
-	table, err := branchkey.NewDynamoDB(t.Context(), branchkey.DynamoDBConfig{Table: name, Region: emulator.Region, Endpoint: moto})
-	require.NoError(t, err)
-	require.NoError(t, ageBranchKey(t.Context(), table, "tenant-1", 8*24*time.Hour))
+	ahead = 8 * 24 * time.Hour
 	var c admin.Certificate
 	require.NoError(t, json.Unmarshal([]byte(do("branch-keys", "destroy", "-k", key, "--confirm", "tenant-1", "tenant-1")), &c))
 	require.Equal(t, name, c.Table)
