@@ -33,7 +33,6 @@ import (
 	"piko.sh/piko/wdk/crypto"
 
 	"piko.sh/pikokms/envelope"
-	"piko.sh/pikokms/header"
 	"piko.sh/pikokms/provider"
 	"piko.sh/pikokms/provider/dropin"
 	"piko.sh/pikokms/provider/local"
@@ -42,6 +41,8 @@ import (
 
 const (
 	keySize = 32 // of the key, in bytes
+	ivSize  = 12 // of AES-GCM, in bytes
+	tagSize = 16 // of AES-GCM, in bytes
 
 	defaultKeyID = "local-default"
 )
@@ -142,7 +143,7 @@ func (p *cryptoProvider) decryptOld(ctx context.Context, request *crypto.Decrypt
 	if err != nil {
 		return "", names.Translate(fmt.Errorf("%w: it is not base64: %w", crypto.ErrInvalidCiphertext, err))
 	}
-	if len(sealed) < header.IVSize+header.TagSize {
+	if len(sealed) < ivSize+tagSize {
 		return "", names.Translate(fmt.Errorf("%w: it is shorter than an IV and a tag: %d bytes", crypto.ErrInvalidCiphertext, len(sealed)))
 	}
 	text, err := envelope.New(p.adapter.Provider.KeyID(), p.adapter.Provider.Type(), request.Ciphertext)
@@ -178,7 +179,7 @@ func (p *cryptoProvider) GetKeyInfo(ctx context.Context, keyID string) (*crypto.
 	if err != nil {
 		return nil, err
 	}
-	metadata := map[string]string{"iv_size": strconv.Itoa(header.IVSize), "tag_size": strconv.Itoa(header.TagSize)}
+	metadata := map[string]string{"iv_size": strconv.Itoa(ivSize), "tag_size": strconv.Itoa(tagSize)}
 	maps.Copy(metadata, info.Metadata)
 	return &crypto.KeyInfo{
 		CreatedAt: info.CreatedAt,
