@@ -11,7 +11,7 @@ import (
 	"strings"
 	"sync"
 
-	"piko.sh/pikokms/envelope"
+	"piko.sh/pikokms/internal/envelope"
 	"piko.sh/pikokms/header"
 	"piko.sh/pikokms/message"
 	"piko.sh/pikokms/pikov2"

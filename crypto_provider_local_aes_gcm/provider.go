@@ -32,8 +32,8 @@ import (
 	"piko.sh/piko/internal/crypto/crypto_dto"
 	"piko.sh/piko/wdk/crypto"
 
-	"piko.sh/pikokms/envelope"
 	"piko.sh/pikokms/header"
+	"piko.sh/pikokms/internal/envelope"
 	"piko.sh/pikokms/provider"
 	"piko.sh/pikokms/provider/dropin"
 	"piko.sh/pikokms/provider/local"

@@ -18,8 +18,8 @@ import (
 	"piko.sh/piko/wdk/crypto"
 	"piko.sh/piko/wdk/crypto/pikokms/crypto_provider_local_aes_gcm"
 
-	"piko.sh/pikokms/envelope"
 	"piko.sh/pikokms/header"
+	"piko.sh/pikokms/internal/envelope"
 	"piko.sh/pikokms/message"
 	"piko.sh/pikokms/provider"
 	"piko.sh/pikokms/provider/local"

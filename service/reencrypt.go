@@ -5,7 +5,7 @@ import (
 	"encoding/base64"
 	"fmt"
 
-	"piko.sh/pikokms/envelope"
+	"piko.sh/pikokms/internal/envelope"
 	"piko.sh/pikokms/header"
 	"piko.sh/pikokms/provider"
 )
