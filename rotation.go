@@ -11,8 +11,8 @@ import (
 	"strings"
 	"sync"
 
-	"piko.sh/pikokms/internal/envelope"
 	"piko.sh/pikokms/header"
+	"piko.sh/pikokms/internal/envelope"
 	"piko.sh/pikokms/message"
 	"piko.sh/pikokms/pikov2"
 	"piko.sh/pikokms/provider"

@@ -8,8 +8,8 @@ import (
 	"math"
 	"sync"
 
-	"piko.sh/pikokms/internal/envelope"
 	"piko.sh/pikokms/header"
+	"piko.sh/pikokms/internal/envelope"
 	"piko.sh/pikokms/message"
 	"piko.sh/pikokms/provider"
 )

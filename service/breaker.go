@@ -12,18 +12,18 @@ import (
 	"piko.sh/pikokms/provider"
 )
 
-// The circuit breaker opens after Failures outages in a row. After OpenFor it lets one trial call
+// The circuit breaker opens after this many outages in a row. After openFor it lets one trial call
 // through. A trial that has no answer for as long is an outage.
 const (
-	Failures = 5
-	OpenFor  = 30 * time.Second
+	outagesToOpen = 5
+	openFor       = 30 * time.Second
 )
 
-// FairWait decides whose fault it is if the deadline of a caller's context ends a call. If the
+// fairWait decides whose fault it is if the deadline of a caller's context ends a call. If the
 // caller has waited as long as this, it is an outage of the key service. Otherwise the caller was
 // impatient. AWS KMS takes tens of milliseconds, and gives an external key store 250 ms to answer
 // (AWS KMS Developer Guide, "External key store proxy"). The rest is for retries.
-const FairWait = 3 * time.Second
+const fairWait = 3 * time.Second
 
 // ErrBreakerOpen means that the circuit breaker refused the call without asking the key service. It
 // holds provider.ErrProviderUnavailable.
@@ -51,8 +51,8 @@ func (s *Service) State() State {
 func newBreaker(onStateChange func(from, to State)) *gobreaker.CircuitBreaker[any] {
 	settings := gobreaker.Settings{
 		MaxRequests: 1,
-		Timeout:     OpenFor,
-		ReadyToTrip: func(c gobreaker.Counts) bool { return c.ConsecutiveFailures >= Failures },
+		Timeout:     openFor,
+		ReadyToTrip: func(c gobreaker.Counts) bool { return c.ConsecutiveFailures >= outagesToOpen },
 		// An excluded call makes room for another trial. It does not end a row of outages.
 		IsExcluded: func(err error) bool { return err != nil && !errors.Is(err, errOutage) },
 	}
@@ -73,7 +73,7 @@ var (
 //   - The provider says so with ErrProviderUnavailable, as for refused and dropped connections,
 //     errors of the service, and throttling that outlasts the retries.
 //   - A deadline of the provider's own has passed.
-//   - A caller's deadline has passed after FairWait.
+//   - A caller's deadline has passed after fairWait.
 func judge(ctx context.Context, err error, waited time.Duration) error {
 	if err == nil {
 		return nil
@@ -81,7 +81,7 @@ func judge(ctx context.Context, err error, waited time.Duration) error {
 	if ctx.Err() != nil {
 		// The end of the caller's context may have caused the error, whatever it is. Its cause is a
 		// deadline, too, if a caller's deadline ended a call that a provider makes for several.
-		if errors.Is(context.Cause(ctx), context.DeadlineExceeded) && waited >= FairWait {
+		if errors.Is(context.Cause(ctx), context.DeadlineExceeded) && waited >= fairWait {
 			return errOutage
 		}
 		return errNothing
@@ -149,7 +149,7 @@ func pass[T any](ctx context.Context, s *Service, operation string, call func(co
 		defer cancel()
 		result, err = call(limited)
 		if err != nil && limited.Err() != nil && ctx.Err() == nil {
-			err = fail(fmt.Errorf("%w: no answer within %v: %w", provider.ErrProviderUnavailable, OpenFor, err))
+			err = fail(fmt.Errorf("%w: no answer within %v: %w", provider.ErrProviderUnavailable, openFor, err))
 		}
 		verdict = judge(ctx, err, time.Since(begin))
 		return nil, verdict
@@ -165,7 +165,7 @@ func (s *Service) limitTrial(ctx context.Context) (context.Context, context.Canc
 	if s.State() != StateHalfOpen {
 		return ctx, func() {}
 	}
-	return context.WithTimeout(ctx, OpenFor)
+	return context.WithTimeout(ctx, openFor)
 }
 
 // broken is a Service's provider behind the breaker, without the cache.

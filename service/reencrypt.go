@@ -5,8 +5,8 @@ import (
 	"encoding/base64"
 	"fmt"
 
-	"piko.sh/pikokms/internal/envelope"
 	"piko.sh/pikokms/header"
+	"piko.sh/pikokms/internal/envelope"
 	"piko.sh/pikokms/provider"
 )
 

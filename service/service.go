@@ -23,10 +23,6 @@ import (
 type Config struct {
 	Cache *CacheLimits // limits of the data-key cache; nil means no cache
 
-	// OnStateChange, if not nil, is called when the breaker's state changes. It must not call the
-	// Service.
-	OnStateChange func(from, to State)
-
 	// NoBreaker leaves the circuit breaker out, for callers who decide by themselves when to ask a
 	// failing key service again. There is no metric of it then.
 	NoBreaker bool
@@ -64,9 +60,6 @@ func breakerOf(p provider.EncryptionProvider, c Config) *gobreaker.CircuitBreake
 	return newBreaker(func(from, to State) {
 		if c.Telemetry.Logger != nil {
 			c.Telemetry.Logger.Warn("circuit breaker of the key service", "provider", p.Type(), "from", from.String(), "to", to.String())
-		}
-		if c.OnStateChange != nil {
-			c.OnStateChange(from, to)
 		}
 	})
 }

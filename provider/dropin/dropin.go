@@ -21,8 +21,8 @@ import (
 	"fmt"
 	"io"
 
-	"piko.sh/pikokms/internal/envelope"
 	"piko.sh/pikokms/header"
+	"piko.sh/pikokms/internal/envelope"
 	"piko.sh/pikokms/message"
 	"piko.sh/pikokms/provider"
 	"piko.sh/pikokms/service"

@@ -17,8 +17,8 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
-	"piko.sh/pikokms/internal/envelope"
 	"piko.sh/pikokms/header"
+	"piko.sh/pikokms/internal/envelope"
 	"piko.sh/pikokms/internal/exported"
 	"piko.sh/pikokms/message"
 	"piko.sh/pikokms/provider"

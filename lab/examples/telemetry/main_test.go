@@ -26,6 +26,9 @@ import (
 	"piko.sh/pikokms/service"
 )
 
+// outagesToOpen is the number of outages in a row that open the circuit breaker.
+const outagesToOpen = 5
+
 func TestRun(t *testing.T) {
 	var out bytes.Buffer
 	if err := run(t.Context(), &out); err != nil {
@@ -73,13 +76,13 @@ func TestReports(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	for range service.Failures + 2 {
+	for range outagesToOpen + 2 {
 		if _, err := (&message.Encrypter{Keyring: out}).Encrypt(t.Context(), nil, nil); !errors.Is(err, provider.ErrProviderUnavailable) {
 			t.Fatal(err)
 		}
 	}
 
-	if n := len(spans.Ended()); n != 2+service.Failures+2 {
+	if n := len(spans.Ended()); n != 2+outagesToOpen+2 {
 		t.Errorf("%d spans", n)
 	}
 	got := collect(t, reader)
@@ -89,7 +92,7 @@ func TestReports(t *testing.T) {
 		"pikokms.data_key_cache hit":           4,
 		"pikokms.data_key_cache miss":          2,
 		"pikokms.key_service.duration ok":      2,
-		"pikokms.key_service.duration outage":  service.Failures,
+		"pikokms.key_service.duration outage":  outagesToOpen,
 		"pikokms.key_service.duration refused": 2,
 	} {
 		if got[name] != want {
@@ -227,7 +230,7 @@ func TestFailuresTellNoContext(t *testing.T) {
 				MeterProvider:  meters,
 				Logger:         slog.New(slog.NewTextHandler(&reported, nil)),
 			}})
-			for range service.Failures + 1 { // so that the breaker opens, where it does
+			for range outagesToOpen + 1 { // so that the breaker opens, where it does
 				if err := run(s, pairs); err == nil {
 					t.Fatalf("%s did not fail", call)
 				}
