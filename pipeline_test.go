@@ -221,7 +221,7 @@ func TestBatchesUnderKMS(t *testing.T) {
 	cached := service.New(p, service.Config{Cache: &service.CacheLimits{}})
 	defer cached.Close()
 	for name, c := range map[string]struct {
-		s    *service.Service
+		s    service.Service
 		want map[string]int
 	}{
 		"without a cache": {service.New(p, service.Config{}), map[string]int{"GenerateDataKey": 100, "Decrypt": 1}},

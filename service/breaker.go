@@ -40,8 +40,7 @@ const (
 	StateHalfOpen = gobreaker.StateHalfOpen
 )
 
-// State returns the breaker's state. Without a breaker, it is StateClosed.
-func (s *Service) State() State {
+func (s *guarded) State() State {
 	if s.breaker == nil {
 		return StateClosed
 	}
@@ -111,7 +110,7 @@ func isAnswer(err error) bool {
 
 // guard calls the provider through the breaker, unless there is none, or it stands inside the
 // provider.
-func guard[T any](ctx context.Context, s *Service, operation string, call func(context.Context) (T, error)) (T, error) {
+func guard[T any](ctx context.Context, s *guarded, operation string, call func(context.Context) (T, error)) (T, error) {
 	switch {
 	case s.inside:
 		return call(ctx)
@@ -133,7 +132,7 @@ func observe[T any](ctx context.Context, i *instruments, operation string, call 
 }
 
 // pass makes a call through the breaker. If the context has ended, it does not make the call.
-func pass[T any](ctx context.Context, s *Service, operation string, call func(context.Context) (T, error)) (result T, err error) {
+func pass[T any](ctx context.Context, s *guarded, operation string, call func(context.Context) (T, error)) (result T, err error) {
 	fail := func(err error) error {
 		return &provider.EncryptionError{Operation: operation, Provider: string(s.Type()), Err: err}
 	}
@@ -161,7 +160,7 @@ func pass[T any](ctx context.Context, s *Service, operation string, call func(co
 }
 
 // limitTrial bounds the time of a trial, since all other calls are refused while it is under way.
-func (s *Service) limitTrial(ctx context.Context) (context.Context, context.CancelFunc) {
+func (s *guarded) limitTrial(ctx context.Context) (context.Context, context.CancelFunc) {
 	if s.State() != StateHalfOpen {
 		return ctx, func() {}
 	}
@@ -169,7 +168,7 @@ func (s *Service) limitTrial(ctx context.Context) (context.Context, context.Canc
 }
 
 // broken is a Service's provider behind the breaker, without the cache.
-type broken struct{ s *Service }
+type broken struct{ s *guarded }
 
 func (b broken) GenerateDataKey(ctx context.Context, encryptionContext map[string]string) (*provider.DataKey, error) {
 	return guard(ctx, b.s, "GenerateDataKey", func(ctx context.Context) (*provider.DataKey, error) {
@@ -195,17 +194,17 @@ func (b broken) CacheScope(ctx context.Context, encryptionContext map[string]str
 }
 
 // CacheScope implements provider.ScopedKeyring. The scope is the provider's.
-func (s *Service) CacheScope(ctx context.Context, encryptionContext map[string]string) (string, error) {
+func (s *guarded) CacheScope(ctx context.Context, encryptionContext map[string]string) (string, error) {
 	return provider.CacheScope(ctx, s.inner, encryptionContext)
 }
 
 // WrapDataKey implements provider.Keyring.
-func (s *Service) WrapDataKey(ctx context.Context, key *provider.SecureBytes, encryptionContext map[string]string) (header.EncryptedDataKey, error) {
+func (s *guarded) WrapDataKey(ctx context.Context, key *provider.SecureBytes, encryptionContext map[string]string) (header.EncryptedDataKey, error) {
 	return broken{s}.WrapDataKey(ctx, key, encryptionContext)
 }
 
 // IsCurrent implements provider.VersionedKeyring, if the provider does. Otherwise it returns false.
-func (s *Service) IsCurrent(ctx context.Context, request *provider.UnwrapDataKeyRequest) (bool, error) {
+func (s *guarded) IsCurrent(ctx context.Context, request *provider.UnwrapDataKeyRequest) (bool, error) {
 	versioned, ok := s.inner.(provider.VersionedKeyring)
 	if !ok {
 		return false, nil
@@ -215,7 +214,7 @@ func (s *Service) IsCurrent(ctx context.Context, request *provider.UnwrapDataKey
 
 // UnwrapPikoV2 implements provider.PikoV2Keyring, if the provider does. Otherwise the error holds
 // provider.ErrInvalidProvider.
-func (s *Service) UnwrapPikoV2(ctx context.Context, wrapped string) (*provider.SecureBytes, error) {
+func (s *guarded) UnwrapPikoV2(ctx context.Context, wrapped string) (*provider.SecureBytes, error) {
 	keyring, ok := s.inner.(provider.PikoV2Keyring)
 	if !ok {
 		return nil, fmt.Errorf("%w: provider %s reads nothing from before pikokms", provider.ErrInvalidProvider, s.Type())
@@ -227,7 +226,7 @@ func (s *Service) UnwrapPikoV2(ctx context.Context, wrapped string) (*provider.S
 
 // UnwrapS3EC implements provider.S3ECKeyring, if the provider does. Otherwise the error holds
 // provider.ErrUntrustedKey.
-func (s *Service) UnwrapS3EC(ctx context.Context, wrapped *provider.S3ECDataKey) (*provider.SecureBytes, error) {
+func (s *guarded) UnwrapS3EC(ctx context.Context, wrapped *provider.S3ECDataKey) (*provider.SecureBytes, error) {
 	keyring, ok := s.inner.(provider.S3ECKeyring)
 	if !ok {
 		return nil, provider.ErrUntrustedKey
@@ -237,9 +236,4 @@ func (s *Service) UnwrapS3EC(ctx context.Context, wrapped *provider.S3ECDataKey)
 	})
 }
 
-var (
-	_ provider.PikoV2Keyring = (*Service)(nil)
-	_ provider.S3ECKeyring   = (*Service)(nil)
-	_ provider.ScopedKeyring = (*Service)(nil)
-	_ provider.ScopedKeyring = broken{}
-)
+var _ provider.ScopedKeyring = broken{}

@@ -192,7 +192,7 @@ var patiences = map[string]patience{
 }
 
 // ask makes the call that a caller of this patience makes.
-func (p patience) ask(t *testing.T, r *remote, s *service.Service) error {
+func (p patience) ask(t *testing.T, r *remote, s service.Service) error {
 	t.Helper()
 	r.fail(p.err)
 	r.hang(p.hangs)
@@ -257,7 +257,7 @@ func TestTrialsOfEveryPatience(t *testing.T) {
 }
 
 // open makes the breaker open.
-func open(t *testing.T, r *remote, s *service.Service) {
+func open(t *testing.T, r *remote, s service.Service) {
 	t.Helper()
 	r.fail(provider.ErrProviderUnavailable)
 	for range service.Failures {

@@ -31,7 +31,7 @@ import (
 // Adapter has the methods of Piko's providers, for any key service. All errors are translated by
 // Names.
 type Adapter struct {
-	Service *service.Service
+	Service service.Service
 
 	// Under returns the provider for the key that a request names. If it is nil, the provider has
 	// one key, and key IDs are ignored.
@@ -51,7 +51,7 @@ type Adapter struct {
 	AllowPikoV2 bool
 }
 
-func (a *Adapter) under(keyID string) *service.Service {
+func (a *Adapter) under(keyID string) service.Service {
 	if keyID == "" || keyID == a.OwnKeyID || a.Under == nil {
 		return a.Service
 	}
@@ -102,7 +102,7 @@ func (a *Adapter) GenerateDataKey(ctx context.Context, keyID, keySpec string, ta
 	return nil
 }
 
-func generate(ctx context.Context, under *service.Service, keySpec string) (*provider.DataKey, error) {
+func generate(ctx context.Context, under service.Service, keySpec string) (*provider.DataKey, error) {
 	switch keySpec {
 	case "", "AES_256":
 		return under.GenerateDataKey(ctx, nil)

@@ -183,28 +183,28 @@ func TestFailuresTellNoContext(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	calls := map[string]func(s *service.Service, pairs map[string]string) error{
-		"encrypt a message": func(s *service.Service, pairs map[string]string) error {
+	calls := map[string]func(s service.Service, pairs map[string]string) error{
+		"encrypt a message": func(s service.Service, pairs map[string]string) error {
 			_, err := (&message.Encrypter{Keyring: s}).Encrypt(t.Context(), []byte(plaintext), pairs)
 			return err
 		},
-		"encrypt for a recipient": func(s *service.Service, pairs map[string]string) error {
+		"encrypt for a recipient": func(s service.Service, pairs map[string]string) error {
 			_, err := (&message.Encrypter{Keyring: key, Recipients: []provider.Wrapper{s}}).Encrypt(t.Context(), []byte(plaintext), pairs)
 			return err
 		},
-		"decrypt a message": func(s *service.Service, pairs map[string]string) error {
+		"decrypt a message": func(s service.Service, pairs map[string]string) error {
 			_, _, err := (&message.Decrypter{Keyrings: []provider.Unwrapper{s}}).Decrypt(t.Context(), stored, pairs)
 			return err
 		},
-		"encrypt a string": func(s *service.Service, pairs map[string]string) error {
+		"encrypt a string": func(s service.Service, pairs map[string]string) error {
 			_, err := envelope.Seal(t.Context(), s, plaintext, pairs)
 			return err
 		},
-		"decrypt a string": func(s *service.Service, pairs map[string]string) error {
+		"decrypt a string": func(s service.Service, pairs map[string]string) error {
 			_, err := envelope.Open(t.Context(), s, "AAAA", pairs)
 			return err
 		},
-		"encrypt a batch": func(s *service.Service, pairs map[string]string) error {
+		"encrypt a batch": func(s service.Service, pairs map[string]string) error {
 			_, err := s.EncryptBatch(t.Context(), []string{plaintext}, pairs)
 			return err
 		},
