@@ -33,7 +33,7 @@ func TestAnObjectThatNamesTooManyTransformersIsRefused(t *testing.T) {
 			"a name of 60,000 bytes": strings.Repeat("s", 60_000),
 		} {
 			sealed, err := e.Encrypt(t.Context(), make([]byte, 1<<20), map[string]string{provider.PairUse: provider.UseObject, pikokms.PairTransformers: chain})
-			if len(chain) > 8192 && p.Type() == provider.TypeAWSKMS && err != nil {
+			if len(chain) > 8192 && p.Type() == "aws_kms" && err != nil {
 				continue // AWS KMS takes less
 			}
 			require.NoError(t, err)

@@ -116,7 +116,7 @@ func ExampleHost_SetDefaultCryptoProvider() {
 	// Output: from last year <nil>
 }
 
-func exampleKey(name string) *local.Provider {
+func exampleKey(name string) provider.Provider {
 	key, err := local.NewProvider(local.Config{Key: make([]byte, 32), Name: name})
 	if err != nil {
 		log.Fatal(err)

@@ -230,7 +230,7 @@ func testLocalKeys(t *testing.T, sdk *officialSDK) {
 			c := local.Config{Key: append(bytes.Clone(public), private...), Namespace: "ns", Name: "rsa", Hash: hash}
 			key := sdkKey{Namespace: "ns", Name: "rsa", PEM: string(private), Padding: "oaep-mgf1", Hash: name}
 			if hash == 0 {
-				c.Padding, key.Padding, key.Hash = local.PaddingPKCS1, "pkcs1", ""
+				c.PKCS1v15, key.Padding, key.Hash = true, "pkcs1", ""
 			}
 			p, err := local.NewProvider(c)
 			require.NoError(t, err)

@@ -44,7 +44,7 @@ func TestKMSKeyForms(t *testing.T) {
 		require.NoError(t, err, form)
 		require.Equal(t, *key.Arn, p.KeyID())
 		for _, keyID := range []string{"", form, *key.Arn} {
-			_, err = envelope.Seal(t.Context(), p.Under(keyID), "x", nil)
+			_, err = envelope.Seal(t.Context(), p.(provider.KeySelector).Under(keyID), "x", nil)
 			require.NoError(t, err)
 		}
 		info, err := p.GetKeyInfo(t.Context(), "")
@@ -178,7 +178,7 @@ func TestKMSKeyStates(t *testing.T) {
 	refused(provider.ErrKeyDisabled)
 	info, err := p.GetKeyInfo(t.Context(), "")
 	require.NoError(t, err)
-	require.Equal(t, provider.KeyStatusDisabled, info.Status)
+	require.ErrorIs(t, info.Err, provider.ErrKeyDisabled)
 
 	_, err = client.EnableKey(t.Context(), &kms.EnableKeyInput{KeyId: aws.String(p.KeyID())})
 	require.NoError(t, err)
@@ -191,7 +191,7 @@ func TestKMSKeyStates(t *testing.T) {
 	refused(provider.ErrKeyPendingDeletion)
 	info, err = p.GetKeyInfo(t.Context(), "")
 	require.NoError(t, err)
-	require.Equal(t, provider.KeyStatusDestroyed, info.Status)
+	require.ErrorIs(t, info.Err, provider.ErrKeyPendingDeletion)
 	require.NotNil(t, info.DeletionDate)
 }
 

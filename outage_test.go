@@ -20,13 +20,12 @@ import (
 	"piko.sh/pikokms/folderstorage"
 	"piko.sh/pikokms/kmstest"
 	"piko.sh/pikokms/provider"
-	"piko.sh/pikokms/provider/local"
 	"piko.sh/pikokms/service"
 )
 
 // unreliable is a key behind a line that fails 20 % of calls, stalls 5 %, and is dead at times.
 type unreliable struct {
-	*local.Provider
+	provider.Provider
 	begin time.Time
 	well  bool
 }

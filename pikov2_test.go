@@ -27,7 +27,7 @@ import (
 )
 
 // pikoKey is the local key of the vectors that Piko wrote.
-func pikoKey(t *testing.T) (*local.Provider, []byte) {
+func pikoKey(t *testing.T) (provider.Provider, []byte) {
 	t.Helper()
 	key := make([]byte, 32) // pikov2/testdata/README.md
 	for i := range key {

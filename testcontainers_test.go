@@ -14,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"piko.sh/pikokms/internal/emulator"
+	"piko.sh/pikokms/provider"
 	"piko.sh/pikokms/provider/awskms"
 )
 
@@ -85,7 +86,7 @@ func newKey(t *testing.T, client *kms.Client, input *kms.CreateKeyInput) *types.
 }
 
 // newProvider makes a provider on a new key.
-func newProvider(t *testing.T) (*awskms.Provider, *kms.Client, *callCounter) {
+func newProvider(t *testing.T) (provider.Provider, *kms.Client, *callCounter) {
 	t.Helper()
 	client, counter := newClient(t)
 	p, err := awskms.NewProvider(t.Context(), awskms.Config{KeyID: *newKey(t, client, &kms.CreateKeyInput{}).KeyId, Client: client})

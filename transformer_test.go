@@ -29,7 +29,7 @@ import (
 	"piko.sh/pikokms/provider/local"
 )
 
-func newLocal(t testing.TB, name string, fill byte) *local.Provider {
+func newLocal(t testing.TB, name string, fill byte) provider.Provider {
 	t.Helper()
 	p, err := local.NewProvider(local.Config{Key: bytes.Repeat([]byte{fill}, 32), Name: name})
 	require.NoError(t, err)
@@ -255,7 +255,7 @@ func TestBoundObjectNames(t *testing.T) {
 	public, private := newRSAPair(t)
 	pair, err := local.NewProvider(local.Config{Key: append(public, private...), Name: "rsa"})
 	require.NoError(t, err)
-	for name, p := range map[string]*local.Provider{"AES": newLocal(t, "aes", 1), "RSA": pair} {
+	for name, p := range map[string]provider.Provider{"AES": newLocal(t, "aes", 1), "RSA": pair} {
 		t.Run(name, func(t *testing.T) {
 			options := []pikokms.Option{pikokms.WithCryptoProvider("p", p), pikokms.WithDefaultCryptoProvider("p")}
 			bound := newFixture(t, append(options, pikokms.BindObjectName("invoices"), pikokms.WithEnabledTransformers("zstd"))...)

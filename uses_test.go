@@ -26,12 +26,12 @@ import (
 )
 
 // newKMS returns a key of a KMS in the process.
-func newKMS(t *testing.T) (*awskms.Provider, *kmstest.Server) {
+func newKMS(t *testing.T) (provider.Provider, *kmstest.Server) {
 	t.Helper()
 	return newKMSOf(t, kmstest.Key{})
 }
 
-func newKMSOf(t *testing.T, wanted kmstest.Key) (*awskms.Provider, *kmstest.Server) {
+func newKMSOf(t *testing.T, wanted kmstest.Key) (provider.Provider, *kmstest.Server) {
 	t.Helper()
 	server := kmstest.NewServer(t)
 	key := server.CreateKey(wanted)

@@ -51,7 +51,7 @@ func vectorPlaintext(size int) []byte {
 	return b
 }
 
-func vectorProvider(t *testing.T, v vector) *local.Provider {
+func vectorProvider(t *testing.T, v vector) provider.Provider {
 	t.Helper()
 	text, err := os.ReadFile(filepath.Join(vectorFolder, v.Key))
 	require.NoError(t, err)
@@ -61,7 +61,7 @@ func vectorProvider(t *testing.T, v vector) *local.Provider {
 		require.NoError(t, err)
 	}
 	if v.Padding == "pkcs1" {
-		c.Padding = local.PaddingPKCS1
+		c.PKCS1v15 = true
 	}
 	c.Hash = map[string]crypto.Hash{"sha1": crypto.SHA1, "sha256": crypto.SHA256, "sha384": crypto.SHA384, "sha512": crypto.SHA512}[v.Hash]
 	p, err := local.NewProvider(c)

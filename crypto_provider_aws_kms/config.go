@@ -1,6 +1,7 @@
 package crypto_provider_aws_kms
 
 import (
+	"cmp"
 	"fmt"
 
 	"github.com/aws/aws-sdk-go-v2/credentials"
@@ -53,17 +54,11 @@ type Config struct {
 	AllowPikoV2 bool
 }
 
-// WithDefaults returns the configuration with its default in place of a MaxRetries of 0.
-func (c Config) WithDefaults() Config {
-	if c.MaxRetries == 0 {
-		c.MaxRetries = awskms.DefaultMaxRetries
-	}
-	return c
-}
+const defaultMaxRetries = 3
 
-// Validate reports what is missing or impossible, without asking KMS. The error holds
+// validate reports what is missing or impossible, without asking KMS. The error holds
 // crypto.ErrInvalidKey.
-func (c *Config) Validate() error {
+func (c *Config) validate() error {
 	switch {
 	case c.KeyID == "":
 		return fmt.Errorf("%w: AWS KMS KeyID is required: a key ID, key ARN, alias name or alias ARN", crypto.ErrInvalidKey)
@@ -82,7 +77,7 @@ func (c *Config) awskms() awskms.Config {
 			Region:           c.Region,
 			BaseEndpoint:     &c.EndpointURL,
 			Credentials:      credentials.NewStaticCredentialsProvider("test", "test", ""),
-			RetryMaxAttempts: 1 + c.MaxRetries,
+			RetryMaxAttempts: 1 + cmp.Or(c.MaxRetries, defaultMaxRetries),
 		})
 		return config
 	}

@@ -17,6 +17,7 @@ package crypto_provider_aws_kms
 import (
 	"context"
 	"encoding/base64"
+	"errors"
 	"io"
 	"maps"
 	"sync"
@@ -52,11 +53,11 @@ type cryptoProvider struct {
 }
 
 // NewProvider makes a provider and checks its key with one DescribeKey, unless Config.CheckLater is
-// set. The error is that of Config.Validate or awskms.NewProvider, and also holds Piko's own for
-// the same fault. The provider is safe for concurrent use.
+// set. The error holds Piko's own for a fault that has one, such as crypto.ErrInvalidKey for a
+// configuration without KeyID or Region, and else is that of awskms.NewProvider. The provider is
+// safe for concurrent use.
 func NewProvider(ctx context.Context, c Config) (crypto.EncryptionProvider, error) {
-	c = c.WithDefaults()
-	if err := c.Validate(); err != nil {
+	if err := c.validate(); err != nil {
 		return nil, err
 	}
 	kms, err := awskms.NewProvider(ctx, c.awskms())
@@ -65,11 +66,11 @@ func NewProvider(ctx context.Context, c Config) (crypto.EncryptionProvider, erro
 	}
 	guarded := service.New(kms, service.Config{Telemetry: c.telemetry()})
 	adapter := dropin.Adapter{
-		Service: guarded, Describe: kms.GetKeyInfo,
-		Under: func(keyID string) provider.EncryptionProvider { return kms.Under(keyID) },
-		Names: names, OwnKeyID: crypto.DefaultServiceConfig().ActiveKeyID, AllowPikoV2: c.AllowPikoV2,
+		Provider: kms, Service: guarded, Names: names,
+		OwnKeyID: crypto.DefaultServiceConfig().ActiveKeyID, AllowPikoV2: c.AllowPikoV2,
 	}
-	return &cryptoProvider{adapter, sync.OnceValue(guarded.Close)}, nil
+	closing := func() error { return errors.Join(guarded.Close(), kms.Close()) }
+	return &cryptoProvider{adapter, sync.OnceValue(closing)}, nil
 }
 
 // Unwrap returns the pikokms provider within, for packages of pikokms that take one.
@@ -84,11 +85,11 @@ func (p *cryptoProvider) Type() crypto.ProviderType { return crypto.ProviderType
 // Encrypt implements crypto.EncryptionProvider with one call of KMS. The response names the key by
 // its ARN.
 func (p *cryptoProvider) Encrypt(ctx context.Context, request *crypto.EncryptRequest) (*crypto.EncryptResponse, error) {
-	sealed, err := p.kms.Encrypt(ctx, request.Plaintext, request.KeyID, request.Context)
+	ciphertext, keyID, err := p.kms.Encrypt(ctx, request.Plaintext, request.KeyID, request.Context)
 	if err != nil {
 		return nil, err
 	}
-	return &crypto.EncryptResponse{Ciphertext: sealed.Ciphertext, KeyID: sealed.KeyID, Provider: p.Type()}, nil
+	return &crypto.EncryptResponse{Ciphertext: ciphertext, KeyID: keyID, Provider: p.Type()}, nil
 }
 
 // Decrypt implements crypto.EncryptionProvider. KMS is called once if the request names a trusted
@@ -122,7 +123,7 @@ const algorithm = "AWS_KMS_RSAES_OAEP_SHA_256"
 // GetKeyInfo implements crypto.EncryptionProvider. The Algorithm is the text that Piko's own
 // provider gives for every key; "key_spec" in Metadata is what KMS says of the key.
 func (p *cryptoProvider) GetKeyInfo(ctx context.Context, id string) (*crypto.KeyInfo, error) {
-	info, err := p.kms.GetKeyInfo(ctx, id)
+	info, status, err := p.kms.GetKeyInfo(ctx, id)
 	if err != nil {
 		return nil, err
 	}
@@ -135,7 +136,7 @@ func (p *cryptoProvider) GetKeyInfo(ctx context.Context, id string) (*crypto.Key
 		KeyID:        info.KeyID,
 		Provider:     p.Type(),
 		Algorithm:    algorithm,
-		Status:       crypto.KeyStatus(info.Status),
+		Status:       crypto.KeyStatus(status),
 		Description:  info.Description,
 		Origin:       info.Origin,
 	}, nil

@@ -38,22 +38,9 @@ type Config struct {
 	AllowPikoV2 bool
 }
 
-// WithDefaults returns the configuration with its default in place of a MaxRetries of 0.
-func (c Config) WithDefaults() Config {
-	if c.MaxRetries == 0 {
-		c.MaxRetries = gcpkms.DefaultMaxRetries
-	}
-	return c
-}
-
-// KeyResourceName returns the resource name of the key:
-//
-//	projects/PROJECT/locations/LOCATION/keyRings/RING/cryptoKeys/KEY
-func (c Config) KeyResourceName() string { return c.gcpkms().KeyResourceName() }
-
-// Validate reports what is missing or impossible, without asking Cloud KMS. The error holds
+// validate reports what is missing or impossible, without asking Cloud KMS. The error holds
 // crypto.ErrInvalidKey.
-func (c *Config) Validate() error {
+func (c *Config) validate() error {
 	for _, field := range []struct{ name, value string }{
 		{"ProjectID", c.ProjectID}, {"Location", c.Location}, {"KeyRing", c.KeyRing}, {"KeyName", c.KeyName},
 	} {
@@ -67,7 +54,7 @@ func (c *Config) Validate() error {
 	return nil
 }
 
-func (c Config) gcpkms() gcpkms.Config {
+func (c *Config) gcpkms() gcpkms.Config {
 	return gcpkms.Config{
 		ProjectID: c.ProjectID, Location: c.Location, KeyRing: c.KeyRing, KeyName: c.KeyName,
 		MaxRetries: c.MaxRetries, TrustedKeys: c.TrustedKeys, CheckLater: c.CheckLater,

@@ -54,11 +54,11 @@ type cryptoProvider struct {
 }
 
 // NewProvider makes a provider and checks its key, unless Config.CheckLater is set. The options are
-// those of Google's clients. The error is that of Config.Validate or gcpkms.NewProvider, and also
-// holds Piko's own for the same fault.
+// those of Google's clients. The error holds Piko's own for a fault that has one, such as
+// crypto.ErrInvalidKey for a configuration without a KeyName, and else is that of
+// gcpkms.NewProvider.
 func NewProvider(ctx context.Context, c Config, options ...option.ClientOption) (crypto.EncryptionProvider, error) {
-	c = c.WithDefaults()
-	if err := c.Validate(); err != nil {
+	if err := c.validate(); err != nil {
 		return nil, err
 	}
 	kms, err := gcpkms.NewProvider(ctx, c.gcpkms(), options...)
@@ -68,9 +68,8 @@ func NewProvider(ctx context.Context, c Config, options ...option.ClientOption) 
 	guarded := service.New(kms, service.Config{})
 	closing := func() error { return errors.Join(guarded.Close(), kms.Close()) }
 	adapter := dropin.Adapter{
-		Service: guarded, Describe: kms.GetKeyInfo,
-		Under: func(keyID string) provider.EncryptionProvider { return kms.Under(keyID) },
-		Names: names, OwnKeyID: crypto.DefaultServiceConfig().ActiveKeyID, AllowPikoV2: c.AllowPikoV2,
+		Provider: kms, Service: guarded, Names: names,
+		OwnKeyID: crypto.DefaultServiceConfig().ActiveKeyID, AllowPikoV2: c.AllowPikoV2,
 	}
 	return &cryptoProvider{adapter, sync.OnceValue(closing)}, nil
 }
@@ -87,11 +86,11 @@ func (p *cryptoProvider) Type() crypto.ProviderType { return crypto.ProviderType
 // Encrypt implements crypto.EncryptionProvider with one call of Cloud KMS. The response names the
 // key by its resource name, without a version.
 func (p *cryptoProvider) Encrypt(ctx context.Context, request *crypto.EncryptRequest) (*crypto.EncryptResponse, error) {
-	sealed, err := p.kms.Encrypt(ctx, request.Plaintext, request.KeyID, request.Context)
+	ciphertext, keyID, err := p.kms.Encrypt(ctx, request.Plaintext, request.KeyID, request.Context)
 	if err != nil {
 		return nil, err
 	}
-	return &crypto.EncryptResponse{Ciphertext: sealed.Ciphertext, KeyID: sealed.KeyID, Provider: p.Type()}, nil
+	return &crypto.EncryptResponse{Ciphertext: ciphertext, KeyID: keyID, Provider: p.Type()}, nil
 }
 
 // Decrypt implements crypto.EncryptionProvider. Cloud KMS is called once if the request names a
@@ -122,7 +121,7 @@ func (p *cryptoProvider) GenerateDataKey(ctx context.Context, request *crypto.Ge
 
 // GetKeyInfo implements crypto.EncryptionProvider.
 func (p *cryptoProvider) GetKeyInfo(ctx context.Context, id string) (*crypto.KeyInfo, error) {
-	info, err := p.kms.GetKeyInfo(ctx, id)
+	info, status, err := p.kms.GetKeyInfo(ctx, id)
 	if err != nil {
 		return nil, err
 	}
@@ -133,7 +132,7 @@ func (p *cryptoProvider) GetKeyInfo(ctx context.Context, id string) (*crypto.Key
 		KeyID:        info.KeyID,
 		Provider:     p.Type(),
 		Algorithm:    info.Algorithm,
-		Status:       crypto.KeyStatus(info.Status),
+		Status:       crypto.KeyStatus(status),
 		Description:  info.Description,
 		Origin:       info.Origin,
 	}, nil

@@ -33,7 +33,6 @@ import (
 	"piko.sh/piko/wdk/crypto"
 
 	"piko.sh/pikokms/header"
-	"piko.sh/pikokms/internal/envelope"
 	"piko.sh/pikokms/provider"
 	"piko.sh/pikokms/provider/dropin"
 	"piko.sh/pikokms/provider/local"
@@ -41,19 +40,9 @@ import (
 )
 
 const (
-	KeySize = local.KeySize // of the key, in bytes
-	IVSize  = header.IVSize // of AES-GCM, in bytes
+	keySize = 32 // of the key, in bytes
 
 	defaultKeyID = "local-default"
-)
-
-// The errors that Piko's package also exports.
-var (
-	ErrInvalidKeySize     = fmt.Errorf("%w: it must have %d bytes", crypto.ErrInvalidKey, KeySize)
-	ErrEmptyPlaintext     = crypto.ErrEmptyPlaintext
-	ErrEmptyCiphertext    = crypto.ErrEmptyCiphertext
-	ErrCiphertextTooShort = fmt.Errorf("%w: it is shorter than an IV and a tag", crypto.ErrInvalidCiphertext)
-	ErrInvalidBase64      = fmt.Errorf("%w: it is not base64", crypto.ErrInvalidCiphertext)
 )
 
 // names are the errors for which Piko has names of its own.
@@ -72,30 +61,28 @@ var names = dropin.Names{
 // Config is the key and its name.
 type Config struct {
 	KeyID string // default "local-default"
-	Key   []byte // KeySize bytes; the caller may zero them once NewProvider has returned
+	Key   []byte // 32 bytes; the caller may zero them once NewProvider has returned
 
 	// AllowPikoV2 lets Decrypt and DecryptStream also read what Piko's own provider encrypted under
-	// this key. Package envelope says what an attacker can do while it is set. Set it only while
+	// this key. pikokms.AllowPikoV2 says what an attacker can do while it is set. Set it only while
 	// such data remain.
 	AllowPikoV2 bool
 }
 
 // cryptoProvider implements crypto.EncryptionProvider.
 type cryptoProvider struct {
-	local   *local.Provider
 	adapter dropin.Adapter
-	old     envelope.Decrypter // of what Piko's own provider encrypted
 	close   func() error
 }
 
-// NewProvider makes a provider. The error holds ErrInvalidKeySize, or crypto.ErrInvalidKey for a
-// KeyID that is not UTF-8 or longer than 1,024 bytes.
+// NewProvider makes a provider. The error holds crypto.ErrInvalidKey for a key that has not 32
+// bytes, and for a KeyID that is not UTF-8 or longer than 1,024 bytes.
 //
 // Like Piko's own provider, it has one key and uses it whatever key a request names. Responses name
 // the key that was used. Only GetKeyInfo refuses other names. It is safe for concurrent use.
 func NewProvider(config Config) (crypto.EncryptionProvider, error) {
-	if len(config.Key) != KeySize {
-		return nil, fmt.Errorf("%w, and has %d", ErrInvalidKeySize, len(config.Key))
+	if len(config.Key) != keySize {
+		return nil, fmt.Errorf("%w: it must have %d bytes, and has %d", crypto.ErrInvalidKey, keySize, len(config.Key))
 	}
 	if config.KeyID == "" {
 		config.KeyID = defaultKeyID
@@ -106,32 +93,32 @@ func NewProvider(config Config) (crypto.EncryptionProvider, error) {
 	}
 	guarded := service.New(key, service.Config{})
 	return &cryptoProvider{
-		local: key,
 		adapter: dropin.Adapter{
-			Service: guarded, Describe: key.GetKeyInfo, Names: names,
+			Provider: key, Service: guarded, Names: names,
 			OwnKeyID: crypto.DefaultServiceConfig().ActiveKeyID, AllowPikoV2: config.AllowPikoV2,
 		},
-		old:   envelope.Decrypter{Providers: []provider.EncryptionProvider{key}, AllowPikoV2: config.AllowPikoV2},
 		close: sync.OnceValue(func() error { return errors.Join(guarded.Close(), key.Close()) }),
 	}, nil
 }
 
 // Unwrap returns the pikokms provider within, for packages of pikokms that take one.
-func (p *cryptoProvider) Unwrap() provider.EncryptionProvider { return p.local }
+func (p *cryptoProvider) Unwrap() provider.EncryptionProvider { return p.adapter.Provider }
 
 // Close zeroes the key. The provider can't be used afterwards. Piko calls it when it shuts down.
 func (p *cryptoProvider) Close() error { return p.close() }
 
 // Type implements crypto.EncryptionProvider.
-func (p *cryptoProvider) Type() crypto.ProviderType { return crypto.ProviderType(p.local.Type()) }
+func (p *cryptoProvider) Type() crypto.ProviderType {
+	return crypto.ProviderType(p.adapter.Provider.Type())
+}
 
 // Encrypt implements crypto.EncryptionProvider.
 func (p *cryptoProvider) Encrypt(ctx context.Context, request *crypto.EncryptRequest) (*crypto.EncryptResponse, error) {
-	sealed, err := p.adapter.Encrypt(ctx, request.Plaintext, request.KeyID, request.Context)
+	ciphertext, keyID, err := p.adapter.Encrypt(ctx, request.Plaintext, request.KeyID, request.Context)
 	if err != nil {
 		return nil, err
 	}
-	return &crypto.EncryptResponse{Ciphertext: sealed.Ciphertext, KeyID: sealed.KeyID, Provider: p.Type()}, nil
+	return &crypto.EncryptResponse{Ciphertext: ciphertext, KeyID: keyID, Provider: p.Type()}, nil
 }
 
 // Decrypt implements crypto.EncryptionProvider.
@@ -150,17 +137,12 @@ func (p *cryptoProvider) Decrypt(ctx context.Context, request *crypto.DecryptReq
 func (p *cryptoProvider) decryptOld(ctx context.Context, request *crypto.DecryptRequest) (string, error) {
 	sealed, err := base64.StdEncoding.DecodeString(request.Ciphertext)
 	if err != nil {
-		return "", names.Translate(fmt.Errorf("%w: %w", ErrInvalidBase64, err))
+		return "", names.Translate(fmt.Errorf("%w: it is not base64: %w", crypto.ErrInvalidCiphertext, err))
 	}
-	if len(sealed) < IVSize+header.TagSize {
-		return "", names.Translate(fmt.Errorf("%w: %d bytes", ErrCiphertextTooShort, len(sealed)))
+	if len(sealed) < header.IVSize+header.TagSize {
+		return "", names.Translate(fmt.Errorf("%w: it is shorter than an IV and a tag: %d bytes", crypto.ErrInvalidCiphertext, len(sealed)))
 	}
-	text, err := envelope.New(p.local.KeyID(), p.local.Type(), request.Ciphertext)
-	if err != nil {
-		return "", names.Translate(err)
-	}
-	plaintext, err := p.old.Decrypt(ctx, text, request.Context)
-	return plaintext, names.Translate(err)
+	return p.adapter.DecryptPikoV2(ctx, request.Ciphertext, request.Context)
 }
 
 // GenerateDataKey implements crypto.EncryptionProvider. The wrapped key is the data key's base64
@@ -168,12 +150,12 @@ func (p *cryptoProvider) decryptOld(ctx context.Context, request *crypto.Decrypt
 func (p *cryptoProvider) GenerateDataKey(ctx context.Context, request *crypto.GenerateDataKeyRequest) (*crypto.DataKey, error) {
 	var key *crypto.DataKey
 	err := p.adapter.GenerateDataKey(ctx, request.KeyID, request.KeySpec, func(made *provider.DataKey, plain []byte) error {
-		wrapped, err := envelope.Seal(ctx, p.local, base64.StdEncoding.EncodeToString(plain), nil)
+		wrapped, _, err := p.adapter.Encrypt(ctx, base64.StdEncoding.EncodeToString(plain), request.KeyID, nil)
 		if err != nil {
 			return err
 		}
 		secret, err := crypto_dto.NewSecureBytesFromSlice(plain, crypto_dto.WithID("data key of "+made.KeyID))
-		key = &crypto.DataKey{PlaintextKey: secret, EncryptedKey: wrapped.Ciphertext, KeyID: made.KeyID, Provider: p.Type()}
+		key = &crypto.DataKey{PlaintextKey: secret, EncryptedKey: wrapped, KeyID: made.KeyID, Provider: p.Type()}
 		return err
 	})
 	if err != nil {
@@ -184,11 +166,11 @@ func (p *cryptoProvider) GenerateDataKey(ctx context.Context, request *crypto.Ge
 
 // GetKeyInfo implements crypto.EncryptionProvider.
 func (p *cryptoProvider) GetKeyInfo(ctx context.Context, keyID string) (*crypto.KeyInfo, error) {
-	info, err := p.adapter.GetKeyInfo(ctx, keyID)
+	info, status, err := p.adapter.GetKeyInfo(ctx, keyID)
 	if err != nil {
 		return nil, err
 	}
-	metadata := map[string]string{"iv_size": strconv.Itoa(IVSize), "tag_size": strconv.Itoa(header.TagSize)}
+	metadata := map[string]string{"iv_size": strconv.Itoa(header.IVSize), "tag_size": strconv.Itoa(header.TagSize)}
 	maps.Copy(metadata, info.Metadata)
 	return &crypto.KeyInfo{
 		CreatedAt: info.CreatedAt,
@@ -196,7 +178,7 @@ func (p *cryptoProvider) GetKeyInfo(ctx context.Context, keyID string) (*crypto.
 		KeyID:     info.KeyID,
 		Provider:  p.Type(),
 		Algorithm: info.Algorithm,
-		Status:    crypto.KeyStatus(info.Status),
+		Status:    crypto.KeyStatus(status),
 		Origin:    info.Origin,
 	}, nil
 }

@@ -35,7 +35,7 @@ func newPKCS1(t *testing.T, name string) *pkcs1 {
 	key, err := rsa.GenerateKey(rand.Reader, 2048)
 	require.NoError(t, err)
 	text := pem.EncodeToMemory(&pem.Block{Type: "RSA PRIVATE KEY", Bytes: x509.MarshalPKCS1PrivateKey(key)})
-	p, err := local.NewProvider(local.Config{Key: text, Name: name, Padding: local.PaddingPKCS1})
+	p, err := local.NewProvider(local.Config{Key: text, Name: name, PKCS1v15: true})
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, p.Close()) })
 	return &pkcs1{p, name, key}

@@ -17,7 +17,7 @@ import (
 )
 
 // demoKey stands for a provider of package awskms, or for a local key file.
-func demoKey() *local.Provider {
+func demoKey() provider.Provider {
 	key, err := local.NewProvider(local.Config{Key: []byte("never use a key that is a text!!")})
 	if err != nil {
 		panic(err)

@@ -24,9 +24,9 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // newKey returns a local key whose bytes are all the seed.
-func newKey(t testing.TB, seed byte, name string) *local.Provider {
+func newKey(t testing.TB, seed byte, name string) provider.Provider {
 	t.Helper()
-	p, err := local.NewProvider(local.Config{Key: bytes.Repeat([]byte{seed}, local.KeySize), Name: name})
+	p, err := local.NewProvider(local.Config{Key: bytes.Repeat([]byte{seed}, 32), Name: name})
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, p.Close()) })
 	return p

@@ -108,7 +108,7 @@ func NewReader(ctx context.Context, src io.Reader, keyrings []provider.Unwrapper
 	// Piko's local provider sealed its streams under its own key, so no data key is stored. Its
 	// wrapped data keys look like its encrypted strings, so one in a header might be a string that
 	// an attacker chose.
-	if h.Provider == string(provider.TypeLocalAESGCM) && h.EncryptedDataKey != "" {
+	if h.Provider == "local_aes_gcm" && h.EncryptedDataKey != "" {
 		return nil, fmt.Errorf("%w: a stream of provider %q has no wrapped data key, this one has", provider.ErrInvalidCiphertext, h.Provider)
 	}
 	if r.aeads, err = unwrap(ctx, h, keyrings); err != nil {

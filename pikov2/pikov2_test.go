@@ -49,7 +49,7 @@ func localKey() []byte {
 	return key
 }
 
-func newLocal(t testing.TB, key []byte) *local.Provider {
+func newLocal(t testing.TB, key []byte) provider.Provider {
 	t.Helper()
 	p, err := local.NewProvider(local.Config{Key: key})
 	require.NoError(t, err)
@@ -89,7 +89,7 @@ func kms() *fake {
 	for i := range key {
 		key[i] ^= 0xff
 	}
-	return &fake{kind: provider.TypeAWSKMS, wrapped: base64.StdEncoding.EncodeToString([]byte("a ciphertext blob")), key: key}
+	return &fake{kind: "aws_kms", wrapped: base64.StdEncoding.EncodeToString([]byte("a ciphertext blob")), key: key}
 }
 
 func vector(t testing.TB, name string) []byte {
@@ -295,7 +295,7 @@ func TestKeyrings(t *testing.T) {
 	ofLocal, ofKMS := vector(t, "local-chunks-of-16.bin"), vector(t, "kms-chunks-of-16.bin")
 	changed := bytes.Clone(ofLocal)
 	changed[len(changed)-1] ^= 1
-	unavailable := &fake{kind: provider.TypeAWSKMS, err: provider.ErrProviderUnavailable}
+	unavailable := &fake{kind: "aws_kms", err: provider.ErrProviderUnavailable}
 	shortKey := kms()
 	shortKey.key = shortKey.key[:16]
 	closed, err := local.NewProvider(local.Config{Key: localKey()})

@@ -56,7 +56,7 @@ func (e *echo) UnwrapDataKey(_ context.Context, request *provider.UnwrapDataKeyR
 // namedEcho is an echo that names its kind and its key.
 type namedEcho struct{ *echo }
 
-func (namedEcho) Type() provider.Type { return provider.TypeAWSKMS }
+func (namedEcho) Type() provider.Type { return "aws_kms" }
 
 func (n namedEcho) GenerateDataKey(ctx context.Context, encryptionContext map[string]string) (*provider.DataKey, error) {
 	key, err := n.echo.GenerateDataKey(ctx, encryptionContext)

@@ -10,18 +10,13 @@ type DirectEncrypter interface {
 	// EncryptsDirectly reports whether the key service encrypts values under the provider's key.
 	EncryptsDirectly() bool
 
-	// EncryptDirectly makes the key service encrypt a value. The result is nil if the key service
-	// does not encrypt a value of this size, or none under this key.
-	EncryptDirectly(ctx context.Context, value []byte, encryptionContext map[string]string) (*DirectValue, error)
+	// EncryptDirectly makes the key service encrypt a value, and also returns the ID of the key that
+	// the ciphertext is under. The ciphertext is nil if the key service does not encrypt a value of
+	// this size, or none under this key.
+	EncryptDirectly(ctx context.Context, value []byte, encryptionContext map[string]string) (ciphertext []byte, keyID string, err error)
 
-	// DecryptDirectly decrypts the ciphertext of a DirectValue. The caller clears the result.
+	// DecryptDirectly decrypts a ciphertext of EncryptDirectly. The caller clears the result.
 	DecryptDirectly(ctx context.Context, ciphertext []byte, encryptionContext map[string]string) ([]byte, error)
-}
-
-// DirectValue is a value that a key service itself encrypted.
-type DirectValue struct {
-	Ciphertext []byte
-	KeyID      string // of the key that it is under
 }
 
 // ReEncrypter is a DirectEncrypter whose key service can also move a value from another key to the
@@ -33,7 +28,8 @@ type ReEncrypter interface {
 	// provider.
 	CanReEncrypt(from EncryptionProvider) bool
 
-	// ReEncrypt moves the ciphertext of a DirectValue, in one call. CanReEncrypt must be true for
-	// the provider that the value comes from. The value keeps its encryption context.
-	ReEncrypt(ctx context.Context, from EncryptionProvider, ciphertext []byte, encryptionContext map[string]string) (*DirectValue, error)
+	// ReEncrypt moves a ciphertext of EncryptDirectly in one call, and also returns the ID of the
+	// key that the value is under then. CanReEncrypt must be true for the provider that the value
+	// comes from. The value keeps its encryption context.
+	ReEncrypt(ctx context.Context, from EncryptionProvider, ciphertext []byte, encryptionContext map[string]string) (moved []byte, keyID string, err error)
 }

@@ -37,12 +37,12 @@ func TestJudge(t *testing.T) {
 
 func TestAFailureNamesProviderAndKey(t *testing.T) {
 	cause := errors.New("cause")
-	inner := provider.Failure("unwrapping", provider.TypeAWSKMS, "inner", cause)
-	outer := provider.Failure("decryption", provider.TypeAWSKMS, "arn", inner)
+	inner := provider.Failure("unwrapping", "aws_kms", "inner", cause)
+	outer := provider.Failure("decryption", "aws_kms", "arn", inner)
 	require.EqualError(t, outer, "crypto decryption failed with provider aws_kms and key arn: cause")
-	require.EqualError(t, provider.Failure("decryption", provider.TypeAWSKMS, "", cause), "crypto decryption failed with provider aws_kms: cause")
+	require.EqualError(t, provider.Failure("decryption", "aws_kms", "", cause), "crypto decryption failed with provider aws_kms: cause")
 	require.ErrorIs(t, outer, cause)
 
 	around := fmt.Errorf("data key 2: %w", inner)
-	require.ErrorContains(t, provider.Failure("decryption", provider.TypeAWSKMS, "arn", around), "data key 2: ")
+	require.ErrorContains(t, provider.Failure("decryption", "aws_kms", "arn", around), "data key 2: ")
 }

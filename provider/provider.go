@@ -56,20 +56,10 @@ import (
 	"piko.sh/pikokms/header"
 )
 
-// Type is the name of a type of provider.
+// Type is the name of a type of provider. Those of pikokms are "aws_kms", "gcp_kms",
+// "azure_keyvault", "hashicorp_vault" and "local_aes_gcm", which are Piko's names, and
+// "branch_key", "local_rsa", "local_ecdh" and "local_hpke".
 type Type string
-
-// The types of this module. The first five names are Piko's; package branchkey has one more.
-const (
-	TypeLocalAESGCM    Type = "local_aes_gcm"
-	TypeAWSKMS         Type = "aws_kms"
-	TypeGCPKMS         Type = "gcp_kms"
-	TypeAzureKeyVault  Type = "azure_keyvault"  // or Azure Managed HSM
-	TypeHashiCorpVault Type = "hashicorp_vault" // or OpenBao
-	TypeLocalRSA       Type = "local_rsa"
-	TypeLocalECDH      Type = "local_ecdh"
-	TypeLocalHPKE      Type = "local_hpke"
-)
 
 // Wrapper is the half of a key service that encrypts: it makes and wraps data keys. Implementations
 // are safe for concurrent use.
@@ -150,25 +140,17 @@ type DataKey struct {
 // Close zeroes the plain key.
 func (k *DataKey) Close() error { return k.PlaintextKey.Close() }
 
-// KeyStatus is a key's state.
-type KeyStatus string
-
-// The states of keys.
-const (
-	KeyStatusActive    KeyStatus = "active"
-	KeyStatusDisabled  KeyStatus = "disabled"
-	KeyStatusDestroyed KeyStatus = "destroyed" // or pending deletion
-)
-
 // KeyInfo describes a wrapping key.
 type KeyInfo struct {
 	CreatedAt    time.Time
 	DeletionDate *time.Time // nil if no deletion is scheduled
 	Metadata     map[string]string
 	KeyID        string
-	Provider     Type
 	Algorithm    string
-	Status       KeyStatus
 	Description  string
 	Origin       string
+
+	// Err is why the key can't be used, or nil. It holds ErrKeyDisabled, ErrKeyPendingDeletion,
+	// ErrKeyNotFound for a key that is destroyed, or ErrKeyUsage.
+	Err error
 }

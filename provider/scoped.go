@@ -15,11 +15,3 @@ type ScopedKeyring interface {
 	// service.
 	CacheScope(ctx context.Context, encryptionContext map[string]string) (string, error)
 }
-
-// CacheScope returns the scope of a request, which is empty if the keyring is no ScopedKeyring.
-func CacheScope(ctx context.Context, keyring any, encryptionContext map[string]string) (string, error) {
-	if scoped, ok := keyring.(ScopedKeyring); ok {
-		return scoped.CacheScope(ctx, encryptionContext)
-	}
-	return "", nil
-}

@@ -190,12 +190,12 @@ func (b broken) UnwrapDataKey(ctx context.Context, request *provider.UnwrapDataK
 
 // CacheScope implements provider.ScopedKeyring.
 func (b broken) CacheScope(ctx context.Context, encryptionContext map[string]string) (string, error) {
-	return provider.CacheScope(ctx, b.s.inner, encryptionContext)
+	return b.s.CacheScope(ctx, encryptionContext)
 }
 
 // CacheScope implements provider.ScopedKeyring. The scope is the provider's.
 func (s *guarded) CacheScope(ctx context.Context, encryptionContext map[string]string) (string, error) {
-	return provider.CacheScope(ctx, s.inner, encryptionContext)
+	return cacheScope(ctx, s.inner, encryptionContext)
 }
 
 // WrapDataKey implements provider.Keyring.

@@ -93,7 +93,7 @@ func TestWhatKMSDoes(t *testing.T) {
 func TestHostStartsWhileOneKMSIsDown(t *testing.T) {
 	server := kmstest.NewServer(t)
 	key := server.CreateKey(kmstest.Key{})
-	later := func() *awskms.Provider {
+	later := func() provider.Provider {
 		p, err := awskms.NewProvider(t.Context(), awskms.Config{KeyID: key.ARN, Client: client(server, login), CheckLater: true})
 		require.NoError(t, err)
 		return p

@@ -183,16 +183,18 @@ func (s *guarded) EncryptsDirectly() bool {
 	return ok && d.EncryptsDirectly()
 }
 
-// EncryptDirectly makes one call of the key service. The result is nil if the provider is no
+// EncryptDirectly makes one call of the key service. The ciphertext is nil if the provider is no
 // provider.DirectEncrypter.
-func (s *guarded) EncryptDirectly(ctx context.Context, value []byte, encryptionContext map[string]string) (*provider.DirectValue, error) {
+func (s *guarded) EncryptDirectly(ctx context.Context, value []byte, encryptionContext map[string]string) (ciphertext []byte, keyID string, err error) {
 	d, ok := s.inner.(provider.DirectEncrypter)
 	if !ok {
-		return nil, nil
+		return nil, "", nil
 	}
-	return guard(ctx, s, "Encrypt", func(ctx context.Context) (*provider.DirectValue, error) {
-		return d.EncryptDirectly(ctx, value, encryptionContext)
+	err = s.call(ctx, "Encrypt", func(ctx context.Context) (err error) {
+		ciphertext, keyID, err = d.EncryptDirectly(ctx, value, encryptionContext)
+		return err
 	})
+	return ciphertext, keyID, err
 }
 
 // DecryptDirectly is the provider's, behind the circuit breaker. The error holds
@@ -242,12 +244,14 @@ func (s *guarded) CanReEncrypt(from provider.EncryptionProvider) bool {
 }
 
 // ReEncrypt is the provider's, behind the circuit breaker.
-func (s *guarded) ReEncrypt(ctx context.Context, from provider.EncryptionProvider, ciphertext []byte, encryptionContext map[string]string) (*provider.DirectValue, error) {
+func (s *guarded) ReEncrypt(ctx context.Context, from provider.EncryptionProvider, ciphertext []byte, encryptionContext map[string]string) (moved []byte, keyID string, err error) {
 	to, ok := s.inner.(provider.ReEncrypter)
 	if !ok {
-		return nil, fmt.Errorf("%w: provider %s moves no values", provider.ErrInvalidProvider, s.Type())
+		return nil, "", fmt.Errorf("%w: provider %s moves no values", provider.ErrInvalidProvider, s.Type())
 	}
-	return guard(ctx, s, "ReEncrypt", func(ctx context.Context) (*provider.DirectValue, error) {
-		return to.ReEncrypt(ctx, innermost(from), ciphertext, encryptionContext)
+	err = s.call(ctx, "ReEncrypt", func(ctx context.Context) (err error) {
+		moved, keyID, err = to.ReEncrypt(ctx, innermost(from), ciphertext, encryptionContext)
+		return err
 	})
+	return moved, keyID, err
 }

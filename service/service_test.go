@@ -28,7 +28,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // remote is a local key that can be reached over a line that fails when told to.
 type remote struct {
-	*local.Provider
+	provider.Provider
 	calls atomic.Int64
 	mu    sync.Mutex
 	err   error

@@ -30,7 +30,6 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"piko.sh/pikokms/kmstest"
-	"piko.sh/pikokms/service"
 )
 
 // runFailing runs the program, which is expected to fail, and returns what it wrote.

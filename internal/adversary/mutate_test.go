@@ -36,9 +36,9 @@ const (
 	signedSuite = header.AES256GCMHKDFSHA512CommitKeyECDSAP384
 )
 
-func newKey(t testing.TB, seed byte, name string) *local.Provider {
+func newKey(t testing.TB, seed byte, name string) provider.Provider {
 	t.Helper()
-	p, err := local.NewProvider(local.Config{Key: bytes.Repeat([]byte{seed}, local.KeySize), Name: name})
+	p, err := local.NewProvider(local.Config{Key: bytes.Repeat([]byte{seed}, 32), Name: name})
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, p.Close()) })
 	return p

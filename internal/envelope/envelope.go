@@ -182,7 +182,7 @@ func (e *Envelope) isPikoV2(ciphertext []byte, allowed bool) bool {
 	if e.EncryptedDataKey != "" {
 		return true
 	}
-	if e.Provider != string(provider.TypeLocalAESGCM) {
+	if e.Provider != "local_aes_gcm" {
 		return false
 	}
 	if !allowed {

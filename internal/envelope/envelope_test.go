@@ -31,7 +31,7 @@ func localKey() []byte {
 	return key
 }
 
-func newLocal(t testing.TB, key []byte) *local.Provider {
+func newLocal(t testing.TB, key []byte) provider.Provider {
 	t.Helper()
 	p, err := local.NewProvider(local.Config{Key: key})
 	require.NoError(t, err)
@@ -60,15 +60,15 @@ type fake struct {
 	err     error
 }
 
-func (f *fake) Type() provider.Type { return provider.TypeAWSKMS }
+func (f *fake) Type() provider.Type { return "aws_kms" }
 
 func (f *fake) EncryptsDirectly() bool { return true }
 
-func (f *fake) EncryptDirectly(_ context.Context, value []byte, _ map[string]string) (*provider.DirectValue, error) {
+func (f *fake) EncryptDirectly(_ context.Context, value []byte, _ map[string]string) ([]byte, string, error) {
 	if f.err != nil {
-		return nil, f.err
+		return nil, "", f.err
 	}
-	return &provider.DirectValue{Ciphertext: bytes.Clone(value), KeyID: "arn:<1>"}, nil
+	return bytes.Clone(value), "arn:<1>", nil
 }
 
 func (f *fake) DecryptDirectly(_ context.Context, ciphertext []byte, stated map[string]string) ([]byte, error) {

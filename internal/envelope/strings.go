@@ -32,12 +32,12 @@ func seal(ctx context.Context, p provider.EncryptionProvider, plaintext string, 
 		}
 		value := []byte(plaintext)
 		defer clear(value)
-		direct, err := d.EncryptDirectly(ctx, value, encryptionContext)
+		ciphertext, keyID, err := d.EncryptDirectly(ctx, value, encryptionContext)
 		if err != nil {
 			return nil, err
 		}
-		if direct != nil {
-			return envelopeOf(p, direct.KeyID, direct.Ciphertext), nil
+		if ciphertext != nil {
+			return envelopeOf(p, keyID, ciphertext), nil
 		}
 	}
 	ciphertext, err := message.EncryptText(ctx, p, plaintext, encryptionContext)
@@ -98,11 +98,11 @@ func ReEncrypt(ctx context.Context, to, from provider.EncryptionProvider, e *Env
 	if err := provider.CheckStated(encryptionContext); err != nil {
 		return "", true, Fail(to, "ReEncrypt", fmt.Errorf("%w: %w", provider.ErrContextMismatch, err))
 	}
-	moved, err := r.ReEncrypt(ctx, from, ciphertext, encryptionContext)
+	moved, keyID, err := r.ReEncrypt(ctx, from, ciphertext, encryptionContext)
 	if err != nil {
 		return "", true, err
 	}
-	text, err = New(moved.KeyID, to.Type(), base64.StdEncoding.EncodeToString(moved.Ciphertext))
+	text, err = New(keyID, to.Type(), base64.StdEncoding.EncodeToString(moved))
 	return text, true, err
 }
 

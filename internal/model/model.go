@@ -18,6 +18,7 @@ import (
 
 	"piko.sh/pikokms"
 	"piko.sh/pikokms/internal/adversary"
+	"piko.sh/pikokms/provider"
 	"piko.sh/pikokms/provider/local"
 )
 
@@ -52,8 +53,8 @@ const (
 	secondKey = "second"
 )
 
-var wrappingKeys = sync.OnceValue(func() map[string]*local.Provider {
-	keys := make(map[string]*local.Provider)
+var wrappingKeys = sync.OnceValue(func() map[string]provider.Provider {
+	keys := make(map[string]provider.Provider)
 	for i, name := range []string{firstKey, secondKey} {
 		var err error
 		if keys[name], err = local.NewProvider(local.Config{Key: bytes.Repeat([]byte{byte(i + 1)}, 32), Name: name}); err != nil {

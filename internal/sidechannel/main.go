@@ -154,15 +154,15 @@ func ofRSA() ([]comparison, error) {
 		return nil, err
 	}
 	text := pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})
-	decrypter := func(padding local.Padding) (*message.Decrypter, error) {
-		p, err := local.NewProvider(local.Config{Key: bytes.Clone(text), Padding: padding, Name: "rsa"})
+	decrypter := func(pkcs1 bool) (*message.Decrypter, error) {
+		p, err := local.NewProvider(local.Config{Key: bytes.Clone(text), PKCS1v15: pkcs1, Name: "rsa"})
 		return &message.Decrypter{Keyrings: []provider.Unwrapper{p}}, err
 	}
-	oaep, err := decrypter(local.PaddingOAEPMGF1)
+	oaep, err := decrypter(false)
 	if err != nil {
 		return nil, err
 	}
-	pkcs1, err := decrypter(local.PaddingPKCS1)
+	pkcs1, err := decrypter(true)
 	if err != nil {
 		return nil, err
 	}

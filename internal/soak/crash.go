@@ -46,7 +46,7 @@ func (c Crash) host() (*pikokms.Host, error) {
 	if err != nil {
 		return nil, err
 	}
-	p, err := local.NewProvider(local.Config{Key: bytes.Repeat([]byte{7}, local.KeySize)})
+	p, err := local.NewProvider(local.Config{Key: bytes.Repeat([]byte{7}, 32)})
 	if err != nil {
 		return nil, err
 	}

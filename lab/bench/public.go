@@ -17,7 +17,7 @@ import (
 )
 
 // publicKeys are providers of key pairs.
-type publicKeys struct{ rsa, ecdh, hpke *local.Provider }
+type publicKeys struct{ rsa, ecdh, hpke provider.Provider }
 
 // makePublicKeys makes the keys once: one of RSA takes seconds to make, and long to read.
 var makePublicKeys = sync.OnceValues(func() (k publicKeys, err error) {
@@ -49,7 +49,7 @@ var makePublicKeys = sync.OnceValues(func() (k publicKeys, err error) {
 })
 
 // providerOf returns a provider of both halves of a key.
-func providerOf(private, public any) (*local.Provider, error) {
+func providerOf(private, public any) (provider.Provider, error) {
 	der, err := x509.MarshalPKCS8PrivateKey(private)
 	if err != nil {
 		return nil, err
@@ -72,7 +72,7 @@ func newPublicKeys() ([]subject, error) {
 	var subjects []subject
 	for _, s := range []struct {
 		name     string
-		provider *local.Provider
+		provider provider.Provider
 	}{{"pikokms-rsa-4096", k.rsa}, {"pikokms-ecdh-p256", k.ecdh}, {"pikokms-hpke", k.hpke}} {
 		made := push(s.name, &message.Encrypter{Keyring: s.provider}, &message.Decrypter{Keyrings: []provider.Unwrapper{s.provider}})
 		made.most = mostOneFrame

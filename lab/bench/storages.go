@@ -58,7 +58,7 @@ func (s storage) measure(o *options, stderr io.Writer) (results []result, err er
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, end()) }()
-	key := make([]byte, local.KeySize)
+	key := make([]byte, 32)
 	_, _ = rand.Read(key) // never fails
 	keyring, err := local.NewProvider(local.Config{Key: key})
 	if err != nil {

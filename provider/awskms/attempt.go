@@ -41,7 +41,7 @@ type attempts struct {
 
 // Do implements kms.HTTPClient.
 func (a *attempts) Do(request *http.Request) (*http.Response, error) {
-	provider.CountRequest(request.Context())
+	provider.TraceOf(request.Context()).Request()
 	ctx, cancel := context.WithTimeout(request.Context(), a.timeout)
 	defer cancel()
 	response, err := a.inner.Do(request.WithContext(ctx))
@@ -52,7 +52,7 @@ func (a *attempts) Do(request *http.Request) (*http.Response, error) {
 	}
 	if err == nil {
 		if response.StatusCode != http.StatusOK {
-			provider.ReportAttempt(request.Context(), fmt.Errorf("HTTP %s", response.Status))
+			provider.TraceOf(request.Context()).Failed(fmt.Errorf("HTTP %s", response.Status))
 		}
 		return response, nil
 	}
@@ -60,7 +60,7 @@ func (a *attempts) Do(request *http.Request) (*http.Response, error) {
 	if ctx.Err() != nil && request.Context().Err() == nil {
 		err = &timeoutError{request.URL.Host, a.timeout}
 	}
-	provider.ReportAttempt(request.Context(), err)
+	provider.TraceOf(request.Context()).Failed(err)
 	return nil, err
 }
 

@@ -15,7 +15,7 @@
 // what anyone wrote for the key, and encrypts like the raw ECDH keyring under an ephemeral key,
 // without a call.
 //
-// A Provider encrypts under its own key, or under the key that a request names. To decrypt, it asks
+// A provider encrypts under its own key, or under the key that a request names. To decrypt, it asks
 // KMS only about keys that it trusts. Those are its own key (the ARN that DescribeKey returned,
 // whatever alias was configured), the TrustedKeys of its Config, the keys that requests to encrypt
 // have named, and multi-Region replicas of these. A message or a request to decrypt does not make a
@@ -68,8 +68,10 @@ import (
 // framework/aws-kms/aws-kms-keyring.md).
 const providerID = "aws-kms"
 
-// Provider is a key of AWS KMS. It is safe for concurrent use.
-type Provider struct {
+const providerType provider.Type = "aws_kms"
+
+// keyring is the provider of NewProvider.
+type keyring struct {
 	service
 	configured string // key ID as configured
 	own        *lazy.Value[ownKey]
@@ -116,8 +118,14 @@ func (s *service) region() string { return s.client.Options().Region }
 // its ARN and DescribeKey is not permitted, NewProvider assumes a usable symmetric key. With
 // CheckLater or a public key in the configuration, it asks nothing.
 //
+// The result is also a [provider.ReEncrypter] for values of up to 4,096 bytes under symmetric keys,
+// a [provider.KeySelector] for keys of the Region, a [provider.PikoV2Keyring] and a
+// [provider.S3ECKeyring]. A value does not name its key, so to decrypt one, the provider tries the
+// keys that it trusts, 16 at most. GetKeyInfo describes any key that the credentials may describe.
+// IsCurrent decides by the ARN that a data key names.
+//
 // The error holds one of those that the package documentation lists.
-func NewProvider(ctx context.Context, c Config) (*Provider, error) {
+func NewProvider(ctx context.Context, c Config) (provider.Provider, error) {
 	loaded, err := c.load(ctx)
 	if err != nil {
 		return nil, err
@@ -126,7 +134,7 @@ func NewProvider(ctx context.Context, c Config) (*Provider, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &Provider{
+	p := &keyring{
 		service: loaded, configured: c.KeyID,
 		own: new(lazy.Value[ownKey]), rsa: new(rsaKey), ec: new(ecKey), keys: new(keys),
 	}
@@ -154,7 +162,7 @@ func NewProvider(ctx context.Context, c Config) (*Provider, error) {
 }
 
 // setPublic sets what the configured public half says about the provider's own key.
-func (p *Provider) setPublic(public any) error {
+func (p *keyring) setPublic(public any) error {
 	switch public := public.(type) {
 	case *rsa.PublicKey:
 		if p.ec.peer != nil {
@@ -179,7 +187,7 @@ func errNoPeer(key string) error {
 }
 
 // check asks KMS about the provider's own key.
-func (p *Provider) check(ctx context.Context) (ownKey, error) {
+func (p *keyring) check(ctx context.Context) (ownKey, error) {
 	m, err := p.describe(ctx, p.configured)
 	if err != nil {
 		if arns.IsKey(p.configured) && isDenied(err) {
@@ -201,10 +209,8 @@ func (p *Provider) check(ctx context.Context) (ownKey, error) {
 	return own, nil
 }
 
-// Under returns a provider for another key of the same account or Region, which need not be trusted
-// before. The two share the client and the trusted keys: a key under which one has encrypted is
-// trusted by both. What Under returns decrypts only if the key is trusted.
-func (p *Provider) Under(keyID string) *Provider {
+// Under implements provider.KeySelector for keys of the same account or Region.
+func (p *keyring) Under(keyID string) provider.Provider {
 	other := *p
 	other.under = keyID
 	return &other
@@ -212,7 +218,7 @@ func (p *Provider) Under(keyID string) *Provider {
 
 // KeyID returns the key's ARN. If the key was configured by its ID or an alias, KeyID returns that
 // until the key is checked. For a provider of Under, it returns the key ID that was given.
-func (p *Provider) KeyID() string {
+func (p *keyring) KeyID() string {
 	if p.under != "" {
 		return p.under
 	}
@@ -222,11 +228,10 @@ func (p *Provider) KeyID() string {
 	return p.configured
 }
 
-// Region returns the Region in which KMS is asked.
-func (p *Provider) Region() string { return p.region() }
+func (p *keyring) Type() provider.Type { return providerType }
 
-// Type returns provider.TypeAWSKMS.
-func (p *Provider) Type() provider.Type { return provider.TypeAWSKMS }
+// Close does nothing, since the client of KMS needs no Close.
+func (p *keyring) Close() error { return nil }
 
 // describe returns KMS's description of a key.
 func (s *service) describe(ctx context.Context, keyID string) (*types.KeyMetadata, error) {
@@ -262,7 +267,7 @@ func names(asked, keyARN string) bool {
 
 // GetKeyInfo describes a key with one call of KMS DescribeKey: the provider's own if keyID is
 // empty, or any other that the credentials may describe.
-func (p *Provider) GetKeyInfo(ctx context.Context, keyID string) (*provider.KeyInfo, error) {
+func (p *keyring) GetKeyInfo(ctx context.Context, keyID string) (*provider.KeyInfo, error) {
 	if keyID == "" {
 		keyID = p.KeyID()
 	}
@@ -272,9 +277,8 @@ func (p *Provider) GetKeyInfo(ctx context.Context, keyID string) (*provider.KeyI
 	}
 	return &provider.KeyInfo{
 		KeyID:        aws.ToString(m.KeyId),
-		Provider:     p.Type(),
 		Algorithm:    string(m.KeySpec),
-		Status:       status(m.KeyState),
+		Err:          checkState(m.KeyState),
 		CreatedAt:    aws.ToTime(m.CreationDate),
 		DeletionDate: m.DeletionDate,
 		Description:  aws.ToString(m.Description),
@@ -289,6 +293,6 @@ func (p *Provider) GetKeyInfo(ctx context.Context, keyID string) (*provider.KeyI
 }
 
 var (
-	_ provider.ReEncrypter      = (*Provider)(nil)
-	_ provider.VersionedKeyring = (*Provider)(nil)
+	_ provider.KeySelector = (*keyring)(nil)
+	_ provider.ReEncrypter = (*keyring)(nil)
 )

@@ -57,8 +57,16 @@ func as(account, region string) func(*kms.Options) {
 	}
 }
 
+// ability is what the result of NewProvider can do.
+type ability interface {
+	provider.KeySelector
+	provider.ReEncrypter
+	provider.PikoV2Keyring
+	provider.S3ECKeyring
+}
+
 // later makes a provider that asks KMS nothing yet.
-func later(t testing.TB, server *kmstest.Server, keyID string, changes ...func(*awskms.Config)) *awskms.Provider {
+func later(t testing.TB, server *kmstest.Server, keyID string, changes ...func(*awskms.Config)) ability {
 	t.Helper()
 	c := awskms.Config{KeyID: keyID, Client: newClient(t, server.URL, 1), CheckLater: true}
 	for _, change := range changes {
@@ -66,7 +74,7 @@ func later(t testing.TB, server *kmstest.Server, keyID string, changes ...func(*
 	}
 	p, err := awskms.NewProvider(t.Context(), c)
 	require.NoError(t, err)
-	return p
+	return p.(ability)
 }
 
 func TestConformance(t *testing.T) {
@@ -102,7 +110,7 @@ func TestKeyInfo(t *testing.T) {
 	info, err = p.GetKeyInfo(t.Context(), other.ARN)
 	require.NoError(t, err)
 	require.Equal(t, "RSA_3072", info.Algorithm)
-	require.Equal(t, provider.KeyStatusDestroyed, info.Status)
+	require.ErrorIs(t, info.Err, provider.ErrKeyPendingDeletion)
 	_, err = p.GetKeyInfo(t.Context(), "alias/nobody")
 	require.ErrorIs(t, err, provider.ErrKeyNotFound)
 	require.ErrorContains(t, err, "alias/nobody")
@@ -122,36 +130,36 @@ func TestReEncrypt(t *testing.T) {
 	blob, err := base64.StdEncoding.DecodeString(value.Ciphertext)
 	require.NoError(t, err)
 	server.Reset()
-	moved, err := to.ReEncrypt(t.Context(), from, blob, pairs)
+	moved, keyARN, err := to.ReEncrypt(t.Context(), from, blob, pairs)
 	require.NoError(t, err)
 	require.Equal(t, 1, server.Calls("ReEncrypt"))
 	require.Zero(t, server.Calls("Decrypt"))
-	require.Equal(t, two.ARN, moved.KeyID)
-	got, err := to.DecryptDirectly(t.Context(), moved.Ciphertext, pairs)
+	require.Equal(t, two.ARN, keyARN)
+	got, err := to.DecryptDirectly(t.Context(), moved, pairs)
 	require.NoError(t, err)
 	require.Equal(t, "secret", string(got))
 
 	for name, c := range map[string]struct {
-		to    *awskms.Provider
-		from  *awskms.Provider
+		to    provider.ReEncrypter
+		from  provider.Provider
 		blob  []byte
 		pairs map[string]string
 		want  error
 	}{
 		"another context": {to, from, blob, nil, provider.ErrDecryptionFailed},
 		"another source":  {to, to, blob, pairs, provider.ErrDecryptionFailed},
-		"an RSA key":      {rsa, from, blob, pairs, provider.ErrInvalidProvider},
+		"an RSA key":      {rsa.(ability), from, blob, pairs, provider.ErrInvalidProvider},
 		"of an RSA key":   {to, rsa, blob, pairs, provider.ErrInvalidProvider},
 		"another Region":  {to, far, blob, pairs, provider.ErrInvalidProvider},
 	} {
-		_, err := c.to.ReEncrypt(t.Context(), c.from, c.blob, c.pairs)
+		_, _, err := c.to.ReEncrypt(t.Context(), c.from, c.blob, c.pairs)
 		require.ErrorIs(t, err, c.want, name)
 	}
 	for name, lie := range map[string]map[string]any{
 		"source": {"SourceKeyId": two.ARN}, "destination": {"KeyId": one.ARN}, "empty": {"CiphertextBlob": []byte{}},
 	} {
 		remove := server.Inject(kmstest.Fault{Operation: "ReEncrypt", Do: answer(lie)})
-		_, err := to.ReEncrypt(t.Context(), from, blob, pairs)
+		_, _, err := to.ReEncrypt(t.Context(), from, blob, pairs)
 		require.ErrorIs(t, err, provider.ErrEncryptionFailed, name)
 		remove()
 	}

@@ -6,8 +6,8 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/kms"
 )
 
-// NewClient returns a client for calls of KMS that a Provider does not make, such as questions
-// about its key. The client reaches KMS as the configuration's Provider does, with the same bounds.
+// NewClient returns a client for calls of KMS that a provider does not make, such as questions
+// about its key. The client reaches KMS as the configuration's provider does, with the same bounds.
 // NewClient asks nothing. The error holds provider.ErrInvalidKey.
 func NewClient(ctx context.Context, c Config) (*kms.Client, error) {
 	loaded, err := c.load(ctx)

@@ -20,14 +20,14 @@ import (
 
 // The defaults of a configuration's fields.
 const (
-	DefaultMaxRetries = 3
-	DefaultTimeout    = 10 * time.Second
+	defaultMaxRetries = 3
+	defaultTimeout    = 10 * time.Second
 )
 
 // maxGrantTokens is KMS's limit (KMS API Reference, GrantTokens).
 const maxGrantTokens = 10
 
-// Config configures a Provider, a Wrapper or what NewDiscovery returns: the keys, and the way to
+// Config configures a provider, a Wrapper or what NewDiscovery returns: the keys, and the way to
 // KMS. Each constructor refuses the fields that it has no use for.
 //
 // What it leaves out is found as by every AWS tool. Credentials come from the environment, a
@@ -54,7 +54,7 @@ type Config struct {
 
 	// MultiRegion makes a Wrapper take all ARNs of the configuration as multi-Region keys. A key that
 	// a replica of one wraps is trusted, too. KMS is asked about the configured ARN, which must be
-	// in the Region. A Provider finds out by itself.
+	// in the Region. A provider finds out by itself.
 	MultiRegion bool
 
 	TrustedKeys []string    // ARNs of further keys to decrypt under
@@ -78,7 +78,7 @@ type Config struct {
 	Hash crypto.Hash
 }
 
-// validate checks what can be checked without the environment, for a Provider.
+// validate checks what can be checked without the environment, for a provider.
 func (c *Config) validate() error {
 	if len(c.Accounts) > 0 || c.Partition != "" || c.MultiRegion {
 		return fmt.Errorf("%w: a Provider takes neither Accounts and Partition, which are for NewDiscovery, nor MultiRegion", provider.ErrInvalidKey)
@@ -109,7 +109,7 @@ func (c *Config) validate() error {
 	return c.validateConnection()
 }
 
-// forProvider refuses the fields that only a Provider has a use for.
+// forProvider refuses the fields that only a provider has a use for.
 func (c *Config) forProvider() error {
 	if c.CheckLater || c.PublicKey != nil || c.PublicKeyFile != "" || c.Peer != nil || c.PeerFile != "" || c.Hash != 0 {
 		return fmt.Errorf("%w: CheckLater, PublicKey, Peer, their files and Hash are for a Provider", provider.ErrInvalidKey)
@@ -197,18 +197,11 @@ func (c *Config) connect(ctx context.Context) (service, error) {
 	if client.Options().Region == "" {
 		return service{}, fmt.Errorf("%w: no Region is configured; give the key's Region, or its ARN, or set AWS_REGION or the profile's region", provider.ErrInvalidKey)
 	}
-	timeout := c.Timeout
-	if timeout == 0 {
-		timeout = DefaultTimeout
-	}
-	return service{client: bound(client, timeout), grantTokens: slices.Clone(c.GrantTokens)}, nil
+	return service{client: bound(client, cmp.Or(c.Timeout, defaultTimeout)), grantTokens: slices.Clone(c.GrantTokens)}, nil
 }
 
 func (c *Config) newClient(ctx context.Context, region string) (*kms.Client, error) {
-	retries := c.MaxRetries
-	if retries == 0 {
-		retries = DefaultMaxRetries
-	}
+	retries := cmp.Or(c.MaxRetries, defaultMaxRetries)
 	options := []func(*config.LoadOptions) error{config.WithRegion(region), config.WithRetryMaxAttempts(1 + retries), config.WithLogger(Logger)}
 	if c.Profile != "" {
 		options = append(options, config.WithSharedConfigProfile(c.Profile))

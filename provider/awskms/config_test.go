@@ -81,7 +81,7 @@ func TestRegionsAndProfiles(t *testing.T) {
 				}()
 			}
 			server.Reset()
-			p, err := awskms.NewProvider(t.Context(), c.config)
+			_, err := awskms.NewProvider(t.Context(), c.config)
 			if c.fails != "" {
 				require.Error(t, err)
 				require.ErrorContains(t, err, c.fails)
@@ -89,7 +89,6 @@ func TestRegionsAndProfiles(t *testing.T) {
 				return
 			}
 			require.NoError(t, err)
-			require.Equal(t, c.region, p.Region())
 			require.Equal(t, c.region, server.Requests()[0].Region)
 		})
 	}
@@ -138,7 +137,7 @@ func TestAConfigWithoutAClient(t *testing.T) {
 	c := awskms.Config{KeyID: key.ARN, Endpoint: server.URL}
 	_, err := awskms.NewProvider(t.Context(), c)
 	require.NoError(t, err)
-	for retries, calls := range map[int]int{0: 1 + awskms.DefaultMaxRetries, 1: 2} {
+	for retries, calls := range map[int]int{0: 1 + 3, 1: 2} {
 		c.MaxRetries = retries
 		remove := server.Inject(kmstest.Fault{Do: kmstest.Error("KMSInternalException", "down")})
 		server.Reset()

@@ -18,7 +18,7 @@ import (
 
 // GenerateDataKey makes one call of KMS GenerateDataKey. Under an RSA key, and an EC key without a
 // peer, it makes none, and under one with a peer one of DeriveSharedSecret.
-func (p *Provider) GenerateDataKey(ctx context.Context, encryptionContext map[string]string) (*provider.DataKey, error) {
+func (p *keyring) GenerateDataKey(ctx context.Context, encryptionContext map[string]string) (*provider.DataKey, error) {
 	under, err := p.encryptionKey(ctx)
 	if err != nil {
 		return nil, p.fail(ctx, "GenerateDataKey", err)
@@ -34,7 +34,7 @@ func (p *Provider) GenerateDataKey(ctx context.Context, encryptionContext map[st
 }
 
 // generateHere makes a data key of random numbers, for a key under which KMS makes none.
-func (p *Provider) generateHere(ctx context.Context, under ownKey, encryptionContext map[string]string) (*provider.DataKey, error) {
+func (p *keyring) generateHere(ctx context.Context, under ownKey, encryptionContext map[string]string) (*provider.DataKey, error) {
 	key, err := provider.RandomKey(provider.DataKeySize)
 	if err != nil {
 		return nil, fail(ctx, "GenerateDataKey", under.arn, err)
@@ -47,7 +47,7 @@ func (p *Provider) generateHere(ctx context.Context, under ownKey, encryptionCon
 }
 
 // generate asks KMS for a data key under a symmetric key.
-func (p *Provider) generate(ctx context.Context, asked string, encryptionContext map[string]string) (*provider.SecureBytes, header.EncryptedDataKey, error) {
+func (p *keyring) generate(ctx context.Context, asked string, encryptionContext map[string]string) (*provider.SecureBytes, header.EncryptedDataKey, error) {
 	ctx, held := hold(ctx)
 	out, err := p.client.GenerateDataKey(ctx, &kms.GenerateDataKeyInput{
 		KeyId: aws.String(asked), KeySpec: types.DataKeySpecAes256, EncryptionContext: encryptionContext, GrantTokens: p.grantTokens,
@@ -73,7 +73,7 @@ func (p *Provider) generate(ctx context.Context, asked string, encryptionContext
 
 // wrapped returns the wrapped data key of an answer, if the answer is about the key that was asked
 // for.
-func (p *Provider) wrapped(asked, keyARN string, blob []byte) (header.EncryptedDataKey, error) {
+func (p *keyring) wrapped(asked, keyARN string, blob []byte) (header.EncryptedDataKey, error) {
 	if err := p.answered(asked, keyARN, blob); err != nil {
 		return header.EncryptedDataKey{}, err
 	}
@@ -81,7 +81,7 @@ func (p *Provider) wrapped(asked, keyARN string, blob []byte) (header.EncryptedD
 }
 
 // WrapDataKey makes one call of KMS Encrypt, or of DeriveSharedSecret, or none, as GenerateDataKey.
-func (p *Provider) WrapDataKey(ctx context.Context, key *provider.SecureBytes, encryptionContext map[string]string) (header.EncryptedDataKey, error) {
+func (p *keyring) WrapDataKey(ctx context.Context, key *provider.SecureBytes, encryptionContext map[string]string) (header.EncryptedDataKey, error) {
 	under, err := p.encryptionKey(ctx)
 	if err != nil {
 		return header.EncryptedDataKey{}, p.fail(ctx, "WrapDataKey", err)
@@ -93,7 +93,7 @@ func (p *Provider) WrapDataKey(ctx context.Context, key *provider.SecureBytes, e
 	return wrapped, nil
 }
 
-func (p *Provider) wrap(ctx context.Context, under ownKey, key *provider.SecureBytes, encryptionContext map[string]string) (wrapped header.EncryptedDataKey, err error) {
+func (p *keyring) wrap(ctx context.Context, under ownKey, key *provider.SecureBytes, encryptionContext map[string]string) (wrapped header.EncryptedDataKey, err error) {
 	err = key.WithAccess(func(plain []byte) (err error) {
 		switch under.kind {
 		case rsaKind:
@@ -113,7 +113,7 @@ func (p *Provider) wrap(ctx context.Context, under ownKey, key *provider.SecureB
 }
 
 // encrypt asks KMS to encrypt under a symmetric key. It also returns the key's ARN.
-func (p *Provider) encrypt(ctx context.Context, asked string, plaintext []byte, encryptionContext map[string]string) (blob []byte, keyARN string, err error) {
+func (p *keyring) encrypt(ctx context.Context, asked string, plaintext []byte, encryptionContext map[string]string) (blob []byte, keyARN string, err error) {
 	out, err := p.client.Encrypt(ctx, &kms.EncryptInput{
 		KeyId: aws.String(asked), Plaintext: plaintext, EncryptionContext: encryptionContext, GrantTokens: p.grantTokens,
 	})
@@ -127,7 +127,7 @@ func (p *Provider) encrypt(ctx context.Context, asked string, plaintext []byte, 
 // UnwrapDataKey makes one call of KMS Decrypt, under an EC key of DeriveSharedSecret, or none if
 // the provider does not trust the wrapping key. If it trusts a multi-Region key, it trusts the
 // replicas of that key in other Regions.
-func (p *Provider) UnwrapDataKey(ctx context.Context, request *provider.UnwrapDataKeyRequest) (*provider.DataKey, error) {
+func (p *keyring) UnwrapDataKey(ctx context.Context, request *provider.UnwrapDataKeyRequest) (*provider.DataKey, error) {
 	if ecdhwrap.IsECDH(request.EncryptedKey) {
 		parties, keyARN, err := p.agreement(ctx, request.EncryptedKey)
 		if err != nil {
@@ -157,7 +157,7 @@ func (p *Provider) UnwrapDataKey(ctx context.Context, request *provider.UnwrapDa
 // IsCurrent decides by the ARN that the data key names. It asks KMS only for the ARN of a key that
 // was configured otherwise. Under an alias that was given to Under it is false, unless the provider
 // trusts a single key.
-func (p *Provider) IsCurrent(ctx context.Context, request *provider.UnwrapDataKeyRequest) (bool, error) {
+func (p *keyring) IsCurrent(ctx context.Context, request *provider.UnwrapDataKeyRequest) (bool, error) {
 	wrapped := request.EncryptedKey
 	if ecdhwrap.IsECDH(wrapped) {
 		current, err := p.isCurrentEC(ctx, wrapped)
@@ -192,7 +192,7 @@ func (p *Provider) IsCurrent(ctx context.Context, request *provider.UnwrapDataKe
 }
 
 // trusted returns the ARN under which to ask KMS for a wrapped data key.
-func (p *Provider) trusted(ctx context.Context, wrapped header.EncryptedDataKey) (string, error) {
+func (p *keyring) trusted(ctx context.Context, wrapped header.EncryptedDataKey) (string, error) {
 	stated := string(wrapped.ProviderInfo)
 	if wrapped.ProviderID != providerID && wrapped.ProviderID != rsaProviderID || !arns.IsKey(stated) {
 		return "", provider.ErrUntrustedKey

@@ -31,7 +31,7 @@ type ecKey struct {
 }
 
 // ownPublic returns the public half of the provider's own EC key.
-func (p *Provider) ownPublic(ctx context.Context, keyARN string) (*ecdh.PublicKey, error) {
+func (p *keyring) ownPublic(ctx context.Context, keyARN string) (*ecdh.PublicKey, error) {
 	return p.ec.public.Get(ctx, func(ctx context.Context) (*ecdh.PublicKey, error) {
 		parsed, err := p.getPublicKey(ctx, keyARN)
 		if err != nil {
@@ -52,7 +52,7 @@ func (p *Provider) ownPublic(ctx context.Context, keyARN string) (*ecdh.PublicKe
 
 // wrapEC wraps a data key for the peer, or without one for the own key under an ephemeral key,
 // which takes no call.
-func (p *Provider) wrapEC(ctx context.Context, keyARN string, plain []byte, encryptionContext map[string]string) (header.EncryptedDataKey, error) {
+func (p *keyring) wrapEC(ctx context.Context, keyARN string, plain []byte, encryptionContext map[string]string) (header.EncryptedDataKey, error) {
 	own, err := p.ownPublic(ctx, keyARN)
 	if err != nil {
 		return header.EncryptedDataKey{}, err
@@ -84,7 +84,7 @@ func (p *Provider) wrapEC(ctx context.Context, keyARN string, plain []byte, encr
 
 // agreement returns the parties of a data key. If the provider's own EC key is not among them, the
 // error holds provider.ErrUntrustedKey. KMS is only asked for the own key.
-func (p *Provider) agreement(ctx context.Context, wrapped header.EncryptedDataKey) (parties ecdhwrap.Parties, keyARN string, err error) {
+func (p *keyring) agreement(ctx context.Context, wrapped header.EncryptedDataKey) (parties ecdhwrap.Parties, keyARN string, err error) {
 	parties, err = ecdhwrap.ParseInfo(wrapped.ProviderInfo)
 	if err != nil || p.under != "" {
 		return parties, "", provider.ErrUntrustedKey
@@ -107,7 +107,7 @@ func (p *Provider) agreement(ctx context.Context, wrapped header.EncryptedDataKe
 }
 
 // unwrapEC asks KMS for the secret that unwraps a data key.
-func (p *Provider) unwrapEC(ctx context.Context, keyARN string, parties ecdhwrap.Parties, request *provider.UnwrapDataKeyRequest) (*provider.SecureBytes, error) {
+func (p *keyring) unwrapEC(ctx context.Context, keyARN string, parties ecdhwrap.Parties, request *provider.UnwrapDataKeyRequest) (*provider.SecureBytes, error) {
 	peer := parties.Sender
 	if p.ec.peer != nil {
 		peer = p.ec.peer
@@ -125,7 +125,7 @@ func (p *Provider) unwrapEC(ctx context.Context, keyARN string, parties ecdhwrap
 }
 
 // isCurrentEC reports whether the provider would wrap a data key in this way today.
-func (p *Provider) isCurrentEC(ctx context.Context, wrapped header.EncryptedDataKey) (bool, error) {
+func (p *keyring) isCurrentEC(ctx context.Context, wrapped header.EncryptedDataKey) (bool, error) {
 	parties, _, err := p.agreement(ctx, wrapped)
 	switch {
 	case err == provider.ErrUntrustedKey:

@@ -60,13 +60,13 @@ var codes = map[string]error{
 var errNoKMS = fmt.Errorf("%w: this is no answer of KMS; check the endpoint's URL and proxies on the way", provider.ErrProviderUnavailable)
 
 // fail returns the error of an operation under the provider's own key.
-func (p *Provider) fail(ctx context.Context, operation string, err error) error {
+func (p *keyring) fail(ctx context.Context, operation string, err error) error {
 	return fail(ctx, operation, p.KeyID(), err)
 }
 
 // fail returns the error of an operation under a key.
 func fail(ctx context.Context, operation, key string, err error) error {
-	failure := provider.Failure(operation, provider.TypeAWSKMS, key, err)
+	failure := provider.Failure(operation, providerType, key, err)
 	failure.Err = Judge(ctx, failure.Err)
 	return failure
 }

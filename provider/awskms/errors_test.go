@@ -41,42 +41,42 @@ func requireOneSentinel(t *testing.T, err error) {
 }
 
 // uses are all ways to ask KMS.
-var uses = map[string]func(context.Context, *awskms.Provider, *used) error{
-	"GetKeyInfo": func(ctx context.Context, p *awskms.Provider, _ *used) error {
+var uses = map[string]func(context.Context, ability, *used) error{
+	"GetKeyInfo": func(ctx context.Context, p ability, _ *used) error {
 		_, err := p.GetKeyInfo(ctx, "")
 		return err
 	},
-	"HealthCheck": func(ctx context.Context, p *awskms.Provider, _ *used) error { return provider.Check(ctx, p) },
-	"GenerateDataKey": func(ctx context.Context, p *awskms.Provider, _ *used) error {
+	"HealthCheck": func(ctx context.Context, p ability, _ *used) error { return provider.Check(ctx, p) },
+	"GenerateDataKey": func(ctx context.Context, p ability, _ *used) error {
 		_, err := p.GenerateDataKey(ctx, nil)
 		return err
 	},
-	"WrapDataKey": func(ctx context.Context, p *awskms.Provider, u *used) error {
+	"WrapDataKey": func(ctx context.Context, p ability, u *used) error {
 		_, err := p.WrapDataKey(ctx, u.key.PlaintextKey, nil)
 		return err
 	},
-	"UnwrapDataKey": func(ctx context.Context, p *awskms.Provider, u *used) error {
+	"UnwrapDataKey": func(ctx context.Context, p ability, u *used) error {
 		_, err := p.UnwrapDataKey(ctx, &provider.UnwrapDataKeyRequest{EncryptedKey: u.key.EncryptedKey, Size: 32})
 		return err
 	},
-	"Encrypt, short": func(ctx context.Context, p *awskms.Provider, _ *used) error {
+	"Encrypt, short": func(ctx context.Context, p ability, _ *used) error {
 		_, err := envelope.Seal(ctx, p, "x", nil)
 		return err
 	},
-	"Encrypt, long": func(ctx context.Context, p *awskms.Provider, _ *used) error {
+	"Encrypt, long": func(ctx context.Context, p ability, _ *used) error {
 		_, err := envelope.Seal(ctx, p, strings.Repeat("x", 5000), nil)
 		return err
 	},
-	"Decrypt, short": func(ctx context.Context, p *awskms.Provider, u *used) error {
+	"Decrypt, short": func(ctx context.Context, p ability, u *used) error {
 		_, err := envelope.Open(ctx, p, u.short, nil)
 		return err
 	},
-	"Decrypt, long": func(ctx context.Context, p *awskms.Provider, u *used) error {
+	"Decrypt, long": func(ctx context.Context, p ability, u *used) error {
 		_, err := envelope.Open(ctx, p, u.long, nil)
 		return err
 	},
-	"ReEncrypt": func(ctx context.Context, p *awskms.Provider, u *used) error {
-		_, err := p.ReEncrypt(ctx, p, u.blob, nil)
+	"ReEncrypt": func(ctx context.Context, p ability, u *used) error {
+		_, _, err := p.ReEncrypt(ctx, p, u.blob, nil)
 		return err
 	},
 }
@@ -88,7 +88,7 @@ type used struct {
 	blob        []byte // of short
 }
 
-func newUsed(t *testing.T, p *awskms.Provider) *used {
+func newUsed(t *testing.T, p ability) *used {
 	t.Helper()
 	key, err := p.GenerateDataKey(t.Context(), nil)
 	require.NoError(t, err)

@@ -24,7 +24,7 @@ func FuzzParseURL(f *testing.F) {
 			return
 		}
 		c, err := ParseURL(u)
-		d, discoveryErr := ParseDiscoveryURL(u)
+		d, discoveryErr := parseDiscoveryURL(u)
 		require.True(t, err != nil || discoveryErr != nil, "it means two things")
 		if err == nil {
 			require.NotEmpty(t, c.KeyID)

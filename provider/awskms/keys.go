@@ -20,7 +20,7 @@ import (
 // maxTried is the most keys that are tried for a ciphertext whose key is not named.
 const maxTried = 16
 
-// keys are the keys that a Provider trusts: its own, those of Config.TrustedKeys, and those under
+// keys are the keys that a provider trusts: its own, those of Config.TrustedKeys, and those under
 // which providers of Under have encrypted. A ciphertext never adds one.
 type keys struct {
 	mu    sync.RWMutex
@@ -108,7 +108,7 @@ func (k *keys) candidates(keyID string) ([]string, error) {
 
 // encryptionKey returns the key to encrypt under. If that is not the provider's own key, it has its
 // name in place of its ARN.
-func (p *Provider) encryptionKey(ctx context.Context) (ownKey, error) {
+func (p *keyring) encryptionKey(ctx context.Context) (ownKey, error) {
 	if p.under == "" || p.under == p.configured {
 		return p.own.Get(ctx, p.check)
 	}
@@ -120,7 +120,7 @@ func (p *Provider) encryptionKey(ctx context.Context) (ownKey, error) {
 
 // answered checks KMS's answer to a request to encrypt. If the answer is about the key that was
 // asked for, the key is trusted from then on.
-func (p *Provider) answered(asked, keyARN string, blob []byte) error {
+func (p *keyring) answered(asked, keyARN string, blob []byte) error {
 	if !names(asked, keyARN) {
 		return fmt.Errorf("%w: KMS was asked about key %q and answered about %q", provider.ErrEncryptionFailed, asked, keyARN)
 	}
@@ -132,7 +132,7 @@ func (p *Provider) answered(asked, keyARN string, blob []byte) error {
 }
 
 // candidates returns the keys under which to decrypt what does not name its key.
-func (p *Provider) candidates(ctx context.Context) ([]string, error) {
+func (p *keyring) candidates(ctx context.Context) ([]string, error) {
 	if keyARN, ok := p.keys.find(p.under); ok {
 		return []string{keyARN}, nil
 	}
@@ -144,7 +144,7 @@ func (p *Provider) candidates(ctx context.Context) ([]string, error) {
 
 // learn makes sure that the ARN of the provider's own key is known. It asks KMS, unless the ARN was
 // configured.
-func (p *Provider) learn(ctx context.Context) error {
+func (p *keyring) learn(ctx context.Context) error {
 	if arns.IsKey(p.configured) {
 		return nil
 	}
@@ -153,7 +153,7 @@ func (p *Provider) learn(ctx context.Context) error {
 }
 
 // decryptTrusted decrypts under the key of Under, or tries the trusted keys one after the other.
-func (p *Provider) decryptTrusted(ctx context.Context, blob []byte, encryptionContext map[string]string) ([]byte, error) {
+func (p *keyring) decryptTrusted(ctx context.Context, blob []byte, encryptionContext map[string]string) ([]byte, error) {
 	candidates, err := p.candidates(ctx)
 	if err != nil {
 		return nil, err

@@ -18,11 +18,11 @@ import (
 	"piko.sh/pikokms/provider/awskms"
 )
 
-func open(t *testing.T, server *kmstest.Server, keyID string, trusted ...string) *awskms.Provider {
+func open(t *testing.T, server *kmstest.Server, keyID string, trusted ...string) ability {
 	t.Helper()
 	p, err := awskms.NewProvider(t.Context(), awskms.Config{KeyID: keyID, Client: newClient(t, server.URL, 1), TrustedKeys: trusted})
 	require.NoError(t, err)
-	return p
+	return p.(ability)
 }
 
 // decrypted returns the keys that KMS was asked about by Decrypt since the last call.

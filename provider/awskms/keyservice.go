@@ -14,7 +14,7 @@ import (
 // KeyService opens the keys that URLs name, as ParseURL describes.
 var KeyService = keyurl.Service{
 	Scheme: scheme,
-	Type:   provider.TypeAWSKMS,
+	Type:   providerType,
 	// A data key that a raw EC key wraps may be for an EC key of KMS.
 	ProviderIDs: []string{providerID, ecdhwrap.RawID},
 	Paths:       []string{"peer", "public-key"},
@@ -31,14 +31,23 @@ var KeyService = keyurl.Service{
 	},
 }
 
-// DiscoveryKeyService opens what decrypts under all keys of stated accounts, as ParseDiscoveryURL
-// describes.
+// DiscoveryKeyService opens what decrypts under all keys of stated accounts, which URLs name:
+//
+//	awskms-discovery:?accounts=ACCOUNT,ACCOUNT…&region=REGION
+//
+// with the optional parameters
+//
+//	region=REGION                in which KMS is asked; without it, the one that Config describes
+//	profile=NAME                 of the shared AWS configuration files
+//	partition=PARTITION          of the accounts, default "aws"
+//	endpoint=URL                 another KMS endpoint: a VPC endpoint, LocalStack
+//	grant-tokens=TOKEN,TOKEN…    of grants too new to be known everywhere
 var DiscoveryKeyService = keyurl.Service{
 	Scheme:      discoveryScheme,
-	Type:        provider.TypeAWSKMS,
+	Type:        providerType,
 	ProviderIDs: []string{providerID},
 	Parse: func(u *url.URL) (keyurl.Key, error) {
-		c, err := ParseDiscoveryURL(u)
+		c, err := parseDiscoveryURL(u)
 		return keyurl.Key{
 			Open: func(ctx context.Context, o keyurl.Options) (provider.Unwrapper, error) {
 				c.MaxRetries = o.MaxRetries

@@ -13,38 +13,37 @@ import (
 type keyState struct {
 	sentinel error  // nil if the key can be used
 	reason   string // what it means and what to do
-	status   provider.KeyStatus
 	words    string // part of the message of a KMSInvalidStateException that names the state
 }
 
 // keyStates has all states of a key (AWS KMS Developer Guide, "Key states of AWS KMS keys").
 var keyStates = map[types.KeyState]keyState{
-	types.KeyStateEnabled: {status: provider.KeyStatusActive},
+	types.KeyStateEnabled: {},
 	// A key is Updating while its primary Region changes. Cryptographic operations then go on.
-	types.KeyStateUpdating: {status: provider.KeyStatusActive},
+	types.KeyStateUpdating: {},
 	types.KeyStateDisabled: {
 		provider.ErrKeyDisabled, "the key is disabled; enable it to use it",
-		provider.KeyStatusDisabled, "is disabled",
+		"is disabled",
 	},
 	types.KeyStateCreating: {
 		provider.ErrKeyDisabled, "the key is still being created; use it in a few moments",
-		provider.KeyStatusDisabled, "is creating",
+		"is creating",
 	},
 	types.KeyStatePendingImport: {
 		provider.ErrKeyDisabled, "the key has no key material yet, or it has expired; import it to use the key",
-		provider.KeyStatusDisabled, "pending import",
+		"pending import",
 	},
 	types.KeyStateUnavailable: {
 		provider.ErrKeyDisabled, "the key's custom key store is disconnected or cannot reach its keys; connect the key store to use the key",
-		provider.KeyStatusDisabled, "is unavailable",
+		"is unavailable",
 	},
 	types.KeyStatePendingDeletion: {
 		provider.ErrKeyPendingDeletion, "the key waits for its deletion; cancel that and enable the key to use it",
-		provider.KeyStatusDestroyed, "pending deletion",
+		"pending deletion",
 	},
 	types.KeyStatePendingReplicaDeletion: {
 		provider.ErrKeyPendingDeletion, "the key waits for the deletion of its replicas and then for its own; cancel that and enable the key to use it",
-		provider.KeyStatusDestroyed, "pending replica deletion",
+		"pending replica deletion",
 	},
 }
 
@@ -57,9 +56,14 @@ func CheckKey(m *types.KeyMetadata) error {
 	if !encrypts && !agrees {
 		return fmt.Errorf("%w: usage %s, spec %s; data keys take a key for ENCRYPT_DECRYPT that is symmetric or of RSA, or one for KEY_AGREEMENT on a NIST curve", provider.ErrKeyUsage, m.KeyUsage, m.KeySpec)
 	}
-	state, known := keyStates[m.KeyState]
+	return checkState(m.KeyState)
+}
+
+// checkState returns an error that says why a key in a state cannot be used, or nil.
+func checkState(s types.KeyState) error {
+	state, known := keyStates[s]
 	if !known {
-		return fmt.Errorf("%w: the key is in state %q", provider.ErrKeyDisabled, m.KeyState)
+		return fmt.Errorf("%w: the key is in state %q", provider.ErrKeyDisabled, s)
 	}
 	if state.sentinel != nil {
 		return fmt.Errorf("%w: %s", state.sentinel, state.reason)
@@ -76,12 +80,4 @@ func invalidState(message string) error {
 		}
 	}
 	return fmt.Errorf("%w: the key is in a state in which it cannot be used", provider.ErrKeyDisabled)
-}
-
-// status returns the status of a key in a state.
-func status(s types.KeyState) provider.KeyStatus {
-	if state, known := keyStates[s]; known {
-		return state.status
-	}
-	return provider.KeyStatusDisabled
 }

@@ -70,7 +70,7 @@ func digest(encryptionContext map[string]string) ([]byte, error) {
 }
 
 // wrapRSA wraps a data key under the provider's own RSA key.
-func (p *Provider) wrapRSA(ctx context.Context, keyARN string, plain []byte, encryptionContext map[string]string) (header.EncryptedDataKey, error) {
+func (p *keyring) wrapRSA(ctx context.Context, keyARN string, plain []byte, encryptionContext map[string]string) (header.EncryptedDataKey, error) {
 	bound, err := digest(encryptionContext)
 	if err != nil {
 		return header.EncryptedDataKey{}, err
@@ -103,7 +103,7 @@ func (p *Provider) wrapRSA(ctx context.Context, keyARN string, plain []byte, enc
 }
 
 // unwrapRSA asks KMS for a data key under an RSA key.
-func (p *Provider) unwrapRSA(ctx context.Context, keyARN string, request *provider.UnwrapDataKeyRequest) (*provider.SecureBytes, error) {
+func (p *keyring) unwrapRSA(ctx context.Context, keyARN string, request *provider.UnwrapDataKeyRequest) (*provider.SecureBytes, error) {
 	want, err := digest(request.Context)
 	if err != nil {
 		return nil, err

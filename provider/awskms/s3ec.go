@@ -9,7 +9,7 @@ import (
 
 // UnwrapS3EC implements provider.S3ECKeyring with KMS Decrypt. It tries the trusted keys as Decrypt
 // does.
-func (p *Provider) UnwrapS3EC(ctx context.Context, wrapped *provider.S3ECDataKey) (*provider.SecureBytes, error) {
+func (p *keyring) UnwrapS3EC(ctx context.Context, wrapped *provider.S3ECDataKey) (*provider.SecureBytes, error) {
 	key, err := p.unwrapS3EC(ctx, wrapped)
 	if err != nil {
 		return nil, p.fail(ctx, "UnwrapS3EC", err)
@@ -17,7 +17,7 @@ func (p *Provider) UnwrapS3EC(ctx context.Context, wrapped *provider.S3ECDataKey
 	return key, nil
 }
 
-func (p *Provider) unwrapS3EC(ctx context.Context, wrapped *provider.S3ECDataKey) (*provider.SecureBytes, error) {
+func (p *keyring) unwrapS3EC(ctx context.Context, wrapped *provider.S3ECDataKey) (*provider.SecureBytes, error) {
 	if wrapped.Algorithm != "kms+context" && wrapped.Algorithm != "kms" {
 		return nil, fmt.Errorf("%w: its data key is wrapped by %.100q, not by AWS KMS", provider.ErrUntrustedKey, wrapped.Algorithm)
 	}
@@ -29,4 +29,4 @@ func (p *Provider) unwrapS3EC(ctx context.Context, wrapped *provider.S3ECDataKey
 	return provider.NewSecureBytes(plain)
 }
 
-var _ provider.S3ECKeyring = (*Provider)(nil)
+var _ provider.S3ECKeyring = (*keyring)(nil)

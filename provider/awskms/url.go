@@ -87,20 +87,9 @@ func ParseURL(u *url.URL) (Config, error) {
 	return c, nil
 }
 
-// ParseDiscoveryURL returns the configuration that a URL stands for:
-//
-//	awskms-discovery:?accounts=ACCOUNT,ACCOUNT…&region=REGION
-//
-// with the optional parameters
-//
-//	region=REGION                in which KMS is asked; without it, the one that Config describes
-//	profile=NAME                 of the shared AWS configuration files
-//	partition=PARTITION          of the accounts, default "aws"
-//	endpoint=URL                 another KMS endpoint: a VPC endpoint, LocalStack
-//	grant-tokens=TOKEN,TOKEN…    of grants too new to be known everywhere
-//
-// The error holds provider.ErrInvalidKey.
-func ParseDiscoveryURL(u *url.URL) (Config, error) {
+// parseDiscoveryURL returns the configuration that a URL stands for, as DiscoveryKeyService
+// describes. The error holds provider.ErrInvalidKey.
+func parseDiscoveryURL(u *url.URL) (Config, error) {
 	refuse := func(format string, arguments ...any) (Config, error) {
 		return Config{}, fmt.Errorf("%w: URL %q: %s", provider.ErrInvalidKey, provider.RedactURL(u.String()), fmt.Sprintf(format, arguments...))
 	}

@@ -87,7 +87,7 @@ func TestParseDiscoveryURL(t *testing.T) {
 	} {
 		u, err := url.Parse(text)
 		require.NoError(t, err, text)
-		got, err := ParseDiscoveryURL(u)
+		got, err := parseDiscoveryURL(u)
 		require.NoError(t, err, text)
 		require.Equal(t, want, got, text)
 	}
@@ -106,7 +106,7 @@ func TestParseDiscoveryURL(t *testing.T) {
 	} {
 		u, err := url.Parse(text)
 		require.NoError(t, err, text)
-		_, err = ParseDiscoveryURL(u)
+		_, err = parseDiscoveryURL(u)
 		require.ErrorIs(t, err, provider.ErrInvalidKey, text)
 		require.ErrorContains(t, err, want, text)
 	}

@@ -11,11 +11,11 @@
 // identifier with the version, in small letters, such as
 // "https://my-vault.vault.azure.net/keys/my-key/0123456789abcdef0123456789abcdef".
 //
-// A Provider uses one key. It encrypts under the version of its Config, or under the current one,
+// A provider uses one key. It encrypts under the version of its Config, or under the current one,
 // for which it asks the vault once an hour. Rotation of a key needs nothing here. A message is
 // decrypted under the version that it names as long as that is enabled, even if it has expired.
 // Before a version is disabled, wait for an hour, and rewrap the messages for which
-// [Provider.IsCurrent] is false. The vault is asked about no other key, whatever a message names.
+// IsCurrent is false. The vault is asked about no other key, whatever a message names.
 //
 // # Permissions
 //
@@ -69,8 +69,10 @@ import (
 // providerID is the key provider ID of Azure Key Vault in messages.
 const providerID = "azure-key-vault"
 
-// Provider is a key of a vault. It is safe for concurrent use.
-type Provider struct {
+const providerType provider.Type = "azure_keyvault" // of Managed HSM, too
+
+// keyring is the provider of NewProvider.
+type keyring struct {
 	client  *azkeys.Client
 	own     *http.Client // nil if the configuration has a transport
 	host    string
@@ -87,16 +89,19 @@ type Provider struct {
 
 // NewProvider makes a provider and checks its key with one GetKey. If that is not permitted, it
 // tries whether the key may unwrap, with a call that stores nothing. With CheckLater, it asks
-// nothing.
+// nothing. Close the provider when it is not used any more.
+//
+// KeyID of the result is the key identifier without a version, in small letters. GetKeyInfo
+// describes the version under which the provider encrypts. IsCurrent compares the version that a
+// data key names with that one.
 //
 // The error holds one of those that the package documentation lists.
-// Close the provider when it is not used any more.
-func NewProvider(ctx context.Context, c Config) (*Provider, error) {
+func NewProvider(ctx context.Context, c Config) (provider.Provider, error) {
 	c, err := c.complete()
 	if err != nil {
 		return nil, err
 	}
-	p := &Provider{host: c.Vault, key: c.Key, version: c.Version, id: c.id(), address: c.address(), timeout: c.Timeout}
+	p := &keyring{host: c.Vault, key: c.Key, version: c.Version, id: c.id(), address: c.address(), timeout: c.Timeout}
 	inner := c.Transport
 	if inner == nil {
 		p.own = newHTTPClient()
@@ -122,7 +127,7 @@ func NewProvider(ctx context.Context, c Config) (*Provider, error) {
 }
 
 // check asks the vault whether the key can be used.
-func (p *Provider) check(ctx context.Context) error {
+func (p *keyring) check(ctx context.Context) error {
 	_, err := p.current(ctx)
 	if !errors.Is(err, provider.ErrAccessDenied) {
 		return err
@@ -136,13 +141,12 @@ func (p *Provider) check(ctx context.Context) error {
 }
 
 // KeyID returns the key identifier without a version, in small letters.
-func (p *Provider) KeyID() string { return p.id }
+func (p *keyring) KeyID() string { return p.id }
 
-// Type returns provider.TypeAzureKeyVault.
-func (p *Provider) Type() provider.Type { return provider.TypeAzureKeyVault }
+func (p *keyring) Type() provider.Type { return providerType }
 
 // Close closes the connections to the vault. The provider can't be used afterwards.
-func (p *Provider) Close() error {
+func (p *keyring) Close() error {
 	p.closed.Store(true)
 	if p.own != nil {
 		p.own.CloseIdleConnections()
@@ -152,7 +156,7 @@ func (p *Provider) Close() error {
 
 // GetKeyInfo describes the version under which the provider encrypts, with one GetKey. The error
 // holds provider.ErrKeyNotFound for a keyID that is neither empty nor the key's identifier.
-func (p *Provider) GetKeyInfo(ctx context.Context, keyID string) (*provider.KeyInfo, error) {
+func (p *keyring) GetKeyInfo(ctx context.Context, keyID string) (*provider.KeyInfo, error) {
 	if !strings.EqualFold(cmp.Or(keyID, p.id), p.id) {
 		return nil, p.fail(ctx, "GetKeyInfo", fmt.Errorf("%w: this provider has key %q; make another provider for %q", provider.ErrKeyNotFound, p.id, keyID))
 	}
@@ -163,7 +167,4 @@ func (p *Provider) GetKeyInfo(ctx context.Context, keyID string) (*provider.KeyI
 	return v.info(p.id), nil
 }
 
-var (
-	_ provider.EncryptionProvider = (*Provider)(nil)
-	_ provider.VersionedKeyring   = (*Provider)(nil)
-)
+var _ provider.Provider = (*keyring)(nil)

@@ -45,7 +45,7 @@ func secure(server *azurekeyvaulttest.Server, key string) azurekeyvault.Config {
 	}
 }
 
-func open(t testing.TB, c azurekeyvault.Config) *azurekeyvault.Provider {
+func open(t testing.TB, c azurekeyvault.Config) provider.Provider {
 	t.Helper()
 	p, err := azurekeyvault.NewProvider(t.Context(), c)
 	require.NoError(t, err)
@@ -207,12 +207,12 @@ func TestVersions(t *testing.T) {
 			c.Version = strings.ToUpper(first)
 			named := open(t, c)
 			require.Equal(t, first, message.KeyVersion(wrappedOf(t, seal(t, named, nil))))
-			for _, p := range []*azurekeyvault.Provider{p, renewed, named} {
+			for _, p := range []provider.Provider{p, renewed, named} {
 				require.NoError(t, unseal(t, p, old))
 				require.NoError(t, unseal(t, p, current))
 			}
 			for _, c := range []struct {
-				p            *azurekeyvault.Provider
+				p            provider.Provider
 				old, current bool
 			}{{renewed, false, true}, {named, true, false}} {
 				for sealed, want := range map[string]bool{string(old): c.old, string(current): c.current} {
@@ -272,7 +272,7 @@ func TestAttributes(t *testing.T) {
 				}
 				info, err := refused.GetKeyInfo(t.Context(), "")
 				require.NoError(t, err)
-				require.Equal(t, provider.KeyStatusDisabled, info.Status)
+				require.ErrorIs(t, info.Err, provider.ErrKeyDisabled)
 				if kind.Type == "oct-HSM" { // the vault itself is asked to wrap
 					_, err = p.GenerateDataKey(t.Context(), nil)
 					require.ErrorIs(t, err, provider.ErrKeyDisabled)
@@ -432,8 +432,8 @@ func TestThrottling(t *testing.T) {
 		defer server.Inject(azurekeyvaulttest.Fault{Operation: "UnwrapKey", Do: azurekeyvaulttest.Throttle(17)})()
 		server.Reset()
 		start = time.Now()
-		var attempts []error
-		ctx := provider.WithAttempts(t.Context(), func(err error) { attempts = append(attempts, err) })
+		var attempts failures
+		ctx := provider.WithTrace(t.Context(), &attempts)
 		_, err := p.UnwrapDataKey(ctx, &provider.UnwrapDataKeyRequest{EncryptedKey: wrappedOf(t, sealed), Size: 32})
 		require.ErrorIs(t, err, provider.ErrProviderUnavailable)
 		require.ErrorContains(t, err, "too many requests")
@@ -517,3 +517,10 @@ func TestErrorsHoldNoSecret(t *testing.T) {
 		remove()
 	}
 }
+
+// failures is a provider.Trace of a single goroutine.
+type failures []error
+
+func (*failures) Request() {}
+
+func (f *failures) Failed(err error) { *f = append(*f, err) }

@@ -20,7 +20,7 @@ var errNoVault = fmt.Errorf("%w: this is no answer of a vault; check the endpoin
 
 // ask makes a call. Azure's client makes it again after errors that may pass, and waits as long as
 // Retry-After says, up to a minute. The error is one of those that the package documentation lists.
-func ask[T any](ctx context.Context, p *Provider, of operation, call *exchange, do func(context.Context) (T, error)) (T, error) {
+func ask[T any](ctx context.Context, p *keyring, of operation, call *exchange, do func(context.Context) (T, error)) (T, error) {
 	if p.closed.Load() {
 		var none T
 		return none, fmt.Errorf("the provider: %w", provider.ErrClosed)
@@ -39,7 +39,7 @@ func ask[T any](ctx context.Context, p *Provider, of operation, call *exchange, 
 
 // deleted returns the error for a key that is not found. If the vault keeps it as deleted, the
 // error says so.
-func (p *Provider) deleted(ctx context.Context, notFound error) error {
+func (p *keyring) deleted(ctx context.Context, notFound error) error {
 	key, err := ask(ctx, p, getDeletedKey, new(exchange), func(ctx context.Context) (azkeys.GetDeletedKeyResponse, error) {
 		return p.client.GetDeletedKey(ctx, p.key, nil)
 	})
@@ -54,7 +54,7 @@ func (p *Provider) deleted(ctx context.Context, notFound error) error {
 
 // wrap wraps a value under a version: here by the public half of an RSA key, and in the vault by an
 // AES key.
-func (p *Provider) wrap(ctx context.Context, v *keyVersion, value []byte) ([]byte, error) {
+func (p *keyring) wrap(ctx context.Context, v *keyVersion, value []byte) ([]byte, error) {
 	if v.public != nil {
 		if err := ctx.Err(); err != nil {
 			return nil, err
@@ -87,7 +87,7 @@ func (p *Provider) wrap(ctx context.Context, v *keyVersion, value []byte) ([]byt
 var placeholder = []byte("value")
 
 // unwrap asks the vault to unwrap a value under a version. The caller clears the result.
-func (p *Provider) unwrap(ctx context.Context, version string, wrapped []byte) ([]byte, error) {
+func (p *keyring) unwrap(ctx context.Context, version string, wrapped []byte) ([]byte, error) {
 	algorithm := azkeys.EncryptionAlgorithmRSAOAEP256
 	if len(wrapped) <= maxWrappedAES {
 		algorithm = azkeys.EncryptionAlgorithmA256KW

@@ -21,7 +21,7 @@ const (
 	defaultTimeout    = 10 * time.Second
 )
 
-// Config configures a Provider: the key, and the way to its vault.
+// Config configures a provider: the key, and the way to its vault.
 type Config struct {
 	// Vault is the name of a vault of Azure's public cloud, such as "my-vault", or the full host
 	// name of any vault or managed HSM, such as "my-hsm.managedhsm.azure.net". Required.

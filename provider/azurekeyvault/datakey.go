@@ -33,7 +33,7 @@ func digest(encryptionContext map[string]string) ([]byte, error) {
 // GenerateDataKey makes a data key from the system's random numbers. Under an RSA key, it makes no
 // call of the vault but one in an hour, which asks for the current version. Under an AES key, it
 // makes one call more.
-func (p *Provider) GenerateDataKey(ctx context.Context, encryptionContext map[string]string) (*provider.DataKey, error) {
+func (p *keyring) GenerateDataKey(ctx context.Context, encryptionContext map[string]string) (*provider.DataKey, error) {
 	key, err := provider.RandomKey(provider.DataKeySize)
 	if err != nil {
 		return nil, p.fail(ctx, "GenerateDataKey", err)
@@ -46,7 +46,7 @@ func (p *Provider) GenerateDataKey(ctx context.Context, encryptionContext map[st
 }
 
 // WrapDataKey makes the calls of GenerateDataKey.
-func (p *Provider) WrapDataKey(ctx context.Context, key *provider.SecureBytes, encryptionContext map[string]string) (header.EncryptedDataKey, error) {
+func (p *keyring) WrapDataKey(ctx context.Context, key *provider.SecureBytes, encryptionContext map[string]string) (header.EncryptedDataKey, error) {
 	wrapped, err := p.wrapKey(ctx, key, encryptionContext)
 	if err != nil {
 		return header.EncryptedDataKey{}, p.fail(ctx, "WrapDataKey", err)
@@ -54,7 +54,7 @@ func (p *Provider) WrapDataKey(ctx context.Context, key *provider.SecureBytes, e
 	return wrapped, nil
 }
 
-func (p *Provider) wrapKey(ctx context.Context, key *provider.SecureBytes, encryptionContext map[string]string) (header.EncryptedDataKey, error) {
+func (p *keyring) wrapKey(ctx context.Context, key *provider.SecureBytes, encryptionContext map[string]string) (header.EncryptedDataKey, error) {
 	if p.closed.Load() {
 		return header.EncryptedDataKey{}, fmt.Errorf("the provider: %w", provider.ErrClosed)
 	}
@@ -78,7 +78,7 @@ func (p *Provider) wrapKey(ctx context.Context, key *provider.SecureBytes, encry
 
 // UnwrapDataKey makes one call of the vault, or none for a data key under another key. Any version
 // of the key unwraps, whichever is configured.
-func (p *Provider) UnwrapDataKey(ctx context.Context, request *provider.UnwrapDataKeyRequest) (*provider.DataKey, error) {
+func (p *keyring) UnwrapDataKey(ctx context.Context, request *provider.UnwrapDataKeyRequest) (*provider.DataKey, error) {
 	key, err := p.unwrapKey(ctx, request)
 	if err != nil {
 		return nil, p.fail(ctx, "UnwrapDataKey", err)
@@ -86,7 +86,7 @@ func (p *Provider) UnwrapDataKey(ctx context.Context, request *provider.UnwrapDa
 	return &provider.DataKey{PlaintextKey: key}, nil
 }
 
-func (p *Provider) unwrapKey(ctx context.Context, request *provider.UnwrapDataKeyRequest) (*provider.SecureBytes, error) {
+func (p *keyring) unwrapKey(ctx context.Context, request *provider.UnwrapDataKeyRequest) (*provider.SecureBytes, error) {
 	under, ok := p.versionIn(request.EncryptedKey)
 	if !ok {
 		return nil, provider.ErrUntrustedKey
@@ -111,7 +111,7 @@ func (p *Provider) unwrapKey(ctx context.Context, request *provider.UnwrapDataKe
 }
 
 // versionIn returns the version of the provider's key that a data key names.
-func (p *Provider) versionIn(wrapped header.EncryptedDataKey) (string, bool) {
+func (p *keyring) versionIn(wrapped header.EncryptedDataKey) (string, bool) {
 	named, ok := strings.CutPrefix(string(wrapped.ProviderInfo), p.id+"/")
 	return named, ok && wrapped.ProviderID == providerID && versionID.MatchString(named)
 }
@@ -119,7 +119,7 @@ func (p *Provider) versionIn(wrapped header.EncryptedDataKey) (string, bool) {
 // IsCurrent compares the version that the data key names with the one under which the provider
 // encrypts. So it makes at most the call for the current version, and none for a data key under
 // another key.
-func (p *Provider) IsCurrent(ctx context.Context, request *provider.UnwrapDataKeyRequest) (bool, error) {
+func (p *keyring) IsCurrent(ctx context.Context, request *provider.UnwrapDataKeyRequest) (bool, error) {
 	named, ok := p.versionIn(request.EncryptedKey)
 	if !ok {
 		return false, nil

@@ -32,7 +32,7 @@ var (
 )
 
 // fail returns the error of an operation of the provider.
-func (p *Provider) fail(ctx context.Context, operation string, err error) error {
+func (p *keyring) fail(ctx context.Context, operation string, err error) error {
 	failure := provider.Failure(operation, p.Type(), p.id, err)
 	failure.Err = provider.Judge(ctx, failure.Err, func(err error) error { return err })
 	if errors.Is(failure.Err, provider.ErrProviderUnavailable) && !strings.Contains(failure.Err.Error(), p.address) {
@@ -42,7 +42,7 @@ func (p *Provider) fail(ctx context.Context, operation string, err error) error 
 }
 
 // judge adds a sentinel to an error of a call that has none yet.
-func (p *Provider) judge(ctx context.Context, of operation, err error) error {
+func (p *keyring) judge(ctx context.Context, of operation, err error) error {
 	return provider.Judge(ctx, err, func(err error) error {
 		if answered, ok := errors.AsType[*azcore.ResponseError](err); ok {
 			a := newAnswerError(answered)
@@ -148,7 +148,7 @@ func isOutage(status int) bool {
 //
 // The circuit breaker of package service counts [provider.ErrProviderUnavailable] as an outage.
 // Errors that prove that the vault is up are listed in its isAnswer.
-func (p *Provider) sentinel(of operation, a *answerError) error {
+func (p *keyring) sentinel(of operation, a *answerError) error {
 	says := func(words string) bool { return strings.Contains(strings.ToLower(a.message), words) }
 	switch status := a.StatusCode; {
 	case status == http.StatusTooManyRequests:
@@ -179,7 +179,7 @@ func (p *Provider) sentinel(of operation, a *answerError) error {
 
 // permissionFor returns what permits an operation (Azure documentation, "Azure built-in roles for
 // Security" and "Local RBAC built-in roles for Managed HSM").
-func (p *Provider) permissionFor(of operation) string {
+func (p *keyring) permissionFor(of operation) string {
 	if strings.Contains(p.host, ".managedhsm.") {
 		return fmt.Sprintf("the role Managed HSM Crypto Service Encryption User on /keys/%s", p.key)
 	}

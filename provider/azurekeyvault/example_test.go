@@ -3,11 +3,11 @@ package azurekeyvault_test
 import (
 	"context"
 	"fmt"
-	"net/url"
 	"os"
 
 	"piko.sh/pikokms/message"
 	"piko.sh/pikokms/provider/azurekeyvault"
+	"piko.sh/pikokms/provider/keyurl"
 )
 
 // This encrypts a file with the credentials of az login or of the machine. It does not run here,
@@ -29,15 +29,12 @@ func Example() {
 	}
 }
 
-func ExampleParseURL() {
-	u, err := url.Parse("azurekeyvault://my-hsm.managedhsm.azure.net/backups")
+// A program takes its key from its configuration.
+func Example_url() {
+	key, err := keyurl.Services{azurekeyvault.KeyService}.Parse("azurekeyvault://my-hsm.managedhsm.azure.net/backups")
 	if err != nil {
 		panic(err)
 	}
-	config, err := azurekeyvault.ParseURL(u)
-	if err != nil {
-		panic(err)
-	}
-	fmt.Println(config.Key, "in", config.Vault)
-	// Output: backups in my-hsm.managedhsm.azure.net
+	fmt.Println(key) // key.Open opens it
+	// Output: azurekeyvault://my-hsm.managedhsm.azure.net/backups
 }

@@ -38,7 +38,7 @@ type described struct {
 
 // current returns the version under which to encrypt: the one that is configured, or the key's
 // current one. It asks the vault at most once an hour, and again when the version has expired.
-func (p *Provider) current(ctx context.Context) (*keyVersion, error) {
+func (p *keyring) current(ctx context.Context) (*keyVersion, error) {
 	p.mu.Lock()
 	cached := p.described
 	if cached == nil || time.Since(cached.at) >= describedFor || cached.expired() {
@@ -59,7 +59,7 @@ func (d *described) expired() bool {
 }
 
 // describe asks the vault about a version of the key, or about the current one.
-func (p *Provider) describe(ctx context.Context, version string) (*keyVersion, error) {
+func (p *keyring) describe(ctx context.Context, version string) (*keyVersion, error) {
 	answer, err := ask(ctx, p, getKey, new(exchange), func(ctx context.Context) (azkeys.GetKeyResponse, error) {
 		return p.client.GetKey(ctx, p.key, version, nil)
 	})
@@ -89,7 +89,7 @@ func isAES(kty azkeys.KeyType) bool {
 
 // versionOf returns the version of the key that an answer is about. If one was asked for, it is
 // that one.
-func (p *Provider) versionOf(kid *azkeys.ID, asked string) (string, error) {
+func (p *keyring) versionOf(kid *azkeys.ID, asked string) (string, error) {
 	if kid == nil {
 		return "", errNoVault
 	}
@@ -144,9 +144,8 @@ func (v *keyVersion) info(id string) *provider.KeyInfo {
 	attributes, key := v.bundle.Attributes, v.bundle.Key
 	info := &provider.KeyInfo{
 		KeyID:     id,
-		Provider:  provider.TypeAzureKeyVault,
 		Algorithm: string(*key.Kty),
-		Status:    provider.KeyStatusActive,
+		Err:       v.usable(time.Now()),
 		Origin:    "AZURE_KEY_VAULT",
 		Metadata:  map[string]string{"version": v.version, "key_type": string(*key.Kty)},
 	}
@@ -155,9 +154,6 @@ func (v *keyVersion) info(id string) *provider.KeyInfo {
 	}
 	if attributes.Created != nil {
 		info.CreatedAt = *attributes.Created
-	}
-	if v.usable(time.Now()) != nil {
-		info.Status = provider.KeyStatusDisabled
 	}
 	if attributes.NotBefore != nil {
 		info.Metadata["not_before"] = attributes.NotBefore.UTC().Format(time.RFC3339)

@@ -8,14 +8,24 @@ import (
 	"piko.sh/pikokms/provider/keyurl"
 )
 
-// KeyService opens the keys that URLs name, as ParseURL describes.
+// KeyService opens the keys that URLs name:
+//
+//	azurekeyvault://VAULT/KEY
+//	azurekeyvault://VAULT/KEY/VERSION
+//
+// with the optional parameter
+//
+//	endpoint=URL    another endpoint: https://HOST, or http://HOST:PORT for an emulator
+//
+// VAULT is the name of a vault of Azure's public cloud, or the full host name of any vault or
+// managed HSM. With a VERSION, encryption is under that one; decryption is under any.
 var KeyService = keyurl.Service{
 	Scheme:      scheme,
-	Type:        provider.TypeAzureKeyVault,
+	Type:        providerType,
 	ProviderIDs: []string{providerID},
 	Meant:       meant,
 	Parse: func(u *url.URL) (keyurl.Key, error) {
-		c, err := ParseURL(u)
+		c, err := parseURL(u)
 		return keyurl.Key{
 			Open: func(ctx context.Context, o keyurl.Options) (provider.Unwrapper, error) {
 				c.CheckLater, c.MaxRetries = o.CheckLater, o.MaxRetries

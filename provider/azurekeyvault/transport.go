@@ -58,7 +58,7 @@ func newHTTPClient() *http.Client {
 
 // Do implements policy.Transporter.
 func (t *transport) Do(request *http.Request) (*http.Response, error) {
-	provider.CountRequest(request.Context())
+	provider.TraceOf(request.Context()).Request()
 	call, ok := request.Context().Value(exchangeKey{}).(*exchange)
 	if !ok {
 		return nil, errors.New("a request outside of a call")
@@ -66,9 +66,9 @@ func (t *transport) Do(request *http.Request) (*http.Response, error) {
 	response, err := t.send(request, call)
 	switch {
 	case err != nil:
-		provider.ReportAttempt(call.caller, err)
+		provider.TraceOf(call.caller).Failed(err)
 	case response.StatusCode >= http.StatusInternalServerError || response.StatusCode == http.StatusTooManyRequests:
-		provider.ReportAttempt(call.caller, fmt.Errorf("HTTP %s", response.Status))
+		provider.TraceOf(call.caller).Failed(fmt.Errorf("HTTP %s", response.Status))
 	}
 	return response, err
 }

@@ -11,20 +11,9 @@ import (
 // scheme is the scheme of the URLs that name keys of vaults.
 const scheme = "azurekeyvault"
 
-// ParseURL returns the configuration that a URL stands for, without asking the vault:
-//
-//	azurekeyvault://VAULT/KEY
-//	azurekeyvault://VAULT/KEY/VERSION
-//
-// with the optional parameter
-//
-//	endpoint=URL    another endpoint: https://HOST, or http://HOST:PORT for an emulator
-//
-// VAULT is the name of a vault of Azure's public cloud, or the full host name of any vault or
-// managed HSM. With a VERSION, encryption is under that one; decryption is under any.
-//
-// The error holds provider.ErrInvalidKey.
-func ParseURL(u *url.URL) (Config, error) {
+// parseURL returns the configuration that a URL stands for, as KeyService describes, without asking
+// the vault. The error holds provider.ErrInvalidKey.
+func parseURL(u *url.URL) (Config, error) {
 	refuse := func(format string, arguments ...any) (Config, error) {
 		return Config{}, fmt.Errorf("%w: URL %q: %s", provider.ErrInvalidKey, provider.RedactURL(u.String()), fmt.Sprintf(format, arguments...))
 	}

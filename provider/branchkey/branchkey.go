@@ -404,9 +404,8 @@ func (p *branchProvider) GetKeyInfo(ctx context.Context, keyID string) (*provide
 	}
 	return &provider.KeyInfo{
 		KeyID:     id,
-		Provider:  p.Type(),
 		Algorithm: "AES-256-GCM",
-		Status:    statuses[r.state],
+		Err:       r.check(),
 		CreatedAt: r.created,
 		Origin:    "BRANCH_KEY",
 		Metadata: map[string]string{

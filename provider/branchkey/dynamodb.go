@@ -23,6 +23,12 @@ import (
 	"piko.sh/pikokms/provider/awskms"
 )
 
+// The defaults of a configuration's fields.
+const (
+	defaultMaxRetries = 3
+	defaultTimeout    = 10 * time.Second
+)
+
 // dynamoTable is a table in Amazon DynamoDB, of the form that the libraries of AWS use. It reads
 // consistently.
 type dynamoTable struct {
@@ -46,9 +52,9 @@ func newDynamoDB(ctx context.Context, c *Config) (*dynamoTable, error) {
 	options := []func(*config.LoadOptions) error{
 		config.WithRegion(cmp.Or(c.KMS.Region, arns.Region(c.KMS.KeyID))),
 		config.WithLogger(awskms.Logger),
-		config.WithRetryMaxAttempts(1 + cmp.Or(c.KMS.MaxRetries, awskms.DefaultMaxRetries)),
+		config.WithRetryMaxAttempts(1 + cmp.Or(c.KMS.MaxRetries, defaultMaxRetries)),
 		// Without it, the AWS SDK does not bound the wait for an answer.
-		config.WithHTTPClient(awshttp.NewBuildableClient().WithTimeout(cmp.Or(c.KMS.Timeout, awskms.DefaultTimeout))),
+		config.WithHTTPClient(awshttp.NewBuildableClient().WithTimeout(cmp.Or(c.KMS.Timeout, defaultTimeout))),
 	}
 	if c.KMS.Profile != "" {
 		options = append(options, config.WithSharedConfigProfile(c.KMS.Profile))
@@ -74,7 +80,7 @@ type counting struct{ dynamodb.HTTPClient }
 
 // Do implements aws.HTTPClient.
 func (c counting) Do(request *http.Request) (*http.Response, error) {
-	provider.CountRequest(request.Context())
+	provider.TraceOf(request.Context()).Request()
 	return c.HTTPClient.Do(request)
 }
 

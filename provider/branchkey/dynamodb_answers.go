@@ -42,7 +42,7 @@ func (a *answers) Do(request *http.Request) (*http.Response, error) {
 	}
 	if err == nil {
 		if response.StatusCode != http.StatusOK {
-			provider.ReportAttempt(request.Context(), fmt.Errorf("HTTP %s", response.Status))
+			provider.TraceOf(request.Context()).Failed(fmt.Errorf("HTTP %s", response.Status))
 		}
 		return response, nil
 	}
@@ -50,7 +50,7 @@ func (a *answers) Do(request *http.Request) (*http.Response, error) {
 	if request.Context().Err() == nil && errors.Is(err, context.DeadlineExceeded) {
 		err = &lateError{request.URL.Host} // the deadline is not the caller's
 	}
-	provider.ReportAttempt(request.Context(), err)
+	provider.TraceOf(request.Context()).Failed(err)
 	return nil, err
 }
 

@@ -155,7 +155,7 @@ func TestObjectsMoveWithTheirBranchKey(t *testing.T) {
 	require.Equal(t, 1, s.kms.Calls(""))
 
 	// The same objects directly under a KMS key, each rewrapped under another.
-	under := func(keyARN string) *awskms.Provider {
+	under := func(keyARN string) provider.Provider {
 		p, err := awskms.NewProvider(ctx, awskms.Config{KeyID: keyARN, Endpoint: s.kms.URL})
 		require.NoError(t, err)
 		return p

@@ -41,14 +41,14 @@ const localARN = "arn:pikokms:kms:local:000000000000:key/"
 // localKMS wraps the keys of a table under local AES keys. An item names its key by the local
 // provider's name.
 type localKMS struct {
-	keys  map[string]*local.Provider // by ARN
+	keys  map[string]provider.Provider // by ARN
 	first string
 }
 
 // newLocalKMS makes a localKMS on AES keys. The first wraps new keys. All unwrap, so each needs
 // another name. The error holds provider.ErrInvalidKey.
 func newLocalKMS(masters []local.Config) (_ *localKMS, err error) {
-	k := &localKMS{keys: make(map[string]*local.Provider)}
+	k := &localKMS{keys: make(map[string]provider.Provider)}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, k.Close())
@@ -65,7 +65,7 @@ func newLocalKMS(masters []local.Config) (_ *localKMS, err error) {
 			return nil, errors.Join(fmt.Errorf("%w: two local keys have the name %q; give each another one", provider.ErrInvalidKey, p.KeyID()), p.Close())
 		}
 		k.keys[keyARN] = p
-		if p.Type() != provider.TypeLocalAESGCM {
+		if p.Type() != "local_aes_gcm" {
 			return nil, fmt.Errorf("%w: the local key %q is no AES key", provider.ErrInvalidKey, p.KeyID())
 		}
 		k.first = cmp.Or(k.first, keyARN)

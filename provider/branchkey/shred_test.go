@@ -167,7 +167,7 @@ func TestDisableAndEnable(t *testing.T) {
 	p := newProvider(t, s.Store, branchkey.Config{BranchKeyID: s.id, CheckLater: true})
 	info, err := p.GetKeyInfo(ctx, "")
 	require.NoError(t, err)
-	require.Equal(t, provider.KeyStatusDisabled, info.Status)
+	require.ErrorIs(t, info.Err, branchkey.ErrDisabled)
 
 	d, err = s.Enable(ctx, s.id)
 	require.NoError(t, err)
@@ -249,7 +249,7 @@ func TestDestroy(t *testing.T) {
 	p := newProvider(t, s.Store, branchkey.Config{BranchKeyID: s.id, CheckLater: true})
 	info, err := p.GetKeyInfo(ctx, "")
 	require.NoError(t, err)
-	require.Equal(t, provider.KeyStatusDestroyed, info.Status)
+	require.ErrorIs(t, info.Err, branchkey.ErrDestroyed)
 
 	file, err := os.ReadFile(s.path)
 	require.NoError(t, err)

@@ -6,8 +6,6 @@ import (
 	"time"
 
 	"github.com/google/uuid"
-
-	"piko.sh/pikokms/provider"
 )
 
 // state is whether a branch key can be used, as its items and errors name it.
@@ -18,11 +16,6 @@ const (
 	stateDisabled  state = "disabled"  // its keys are set aside, and Store.Enable brings them back
 	stateDestroyed state = "destroyed" // its keys are gone for good
 )
-
-// statuses has the status of a key in each state.
-var statuses = map[state]provider.KeyStatus{
-	stateEnabled: provider.KeyStatusActive, stateDisabled: provider.KeyStatusDisabled, stateDestroyed: provider.KeyStatusDestroyed,
-}
 
 // Attributes of an item of a branch key that is disabled or destroyed. It stays in its place in the
 // table, so that no branch key of the same ID can be made. AWS's libraries find no "kms-arn" in it,

@@ -31,44 +31,44 @@ import (
 // Adapter has the methods of Piko's providers, for any key service. All errors are translated by
 // Names.
 type Adapter struct {
-	Service service.Service
+	// Provider is the key. Unless it is a provider.KeySelector, it is the only one, and the key IDs
+	// of requests are ignored.
+	Provider provider.Provider
 
-	// Under returns the provider for the key that a request names. If it is nil, the provider has
-	// one key, and key IDs are ignored.
-	Under func(keyID string) provider.EncryptionProvider
-
-	// Describe describes a key. An empty keyID means the provider's own key.
-	Describe func(ctx context.Context, keyID string) (*provider.KeyInfo, error)
-
-	Names Names
+	Service service.Service // on Provider
+	Names   Names
 
 	// OwnKeyID is the placeholder that Piko's crypto service states as the key ID until its keys
 	// are rotated. It means the provider's own key.
 	OwnKeyID string
 
-	// AllowPikoV2 lets DecryptStream also read the streams that Piko's own providers wrote;
-	// message.Decrypter.AllowPikoV2 says what those lack.
+	// AllowPikoV2 lets DecryptStream also read the streams that Piko's own providers wrote, and
+	// DecryptPikoV2 strings. The option AllowPikoV2 of package pikokms says what those lack.
 	AllowPikoV2 bool
 }
 
 func (a *Adapter) under(keyID string) service.Service {
-	if keyID == "" || keyID == a.OwnKeyID || a.Under == nil {
+	selector, ok := a.Provider.(provider.KeySelector)
+	if keyID == "" || keyID == a.OwnKeyID || !ok {
 		return a.Service
 	}
-	return a.Service.With(a.Under(keyID))
+	return a.Service.With(selector.Under(keyID))
 }
 
-// Encrypt encrypts a string. If the encryption context has a reserved key, the error holds
-// provider.ErrContextMismatch.
-func (a *Adapter) Encrypt(ctx context.Context, plaintext, keyID string, encryptionContext map[string]string) (*envelope.Envelope, error) {
+// Encrypt encrypts a string. It returns the ciphertext in base64, and the ID of the key that it is
+// under. If the encryption context has a reserved key, the error holds provider.ErrContextMismatch.
+func (a *Adapter) Encrypt(ctx context.Context, plaintext, keyID string, encryptionContext map[string]string) (ciphertext, under string, err error) {
 	if err := checkContext(encryptionContext); err != nil {
-		return nil, a.Names.Translate(err)
+		return "", "", a.Names.Translate(err)
 	}
 	if plaintext == "" {
-		return nil, a.Names.Translate(envelope.Fail(a.Service, "Encrypt", provider.ErrEmptyPlaintext))
+		return "", "", a.Names.Translate(envelope.Fail(a.Service, "Encrypt", provider.ErrEmptyPlaintext))
 	}
 	sealed, err := envelope.Seal(ctx, a.under(keyID), plaintext, encryptionContext)
-	return sealed, a.Names.Translate(err)
+	if err != nil {
+		return "", "", a.Names.Translate(err)
+	}
+	return sealed.Ciphertext, sealed.KeyID, nil
 }
 
 // Decrypt decrypts the ciphertext of a string, or the data key of GenerateDataKey. If the
@@ -86,6 +86,18 @@ func (a *Adapter) Decrypt(ctx context.Context, ciphertext, keyID string, encrypt
 		return "", a.Names.Translate(envelope.Fail(under, "Decrypt", err))
 	}
 	return plaintext, nil
+}
+
+// DecryptPikoV2 decrypts the ciphertext of a string that Piko encrypted under a local key before it
+// used pikokms. The error holds provider.ErrInvalidCiphertext without AllowPikoV2.
+func (a *Adapter) DecryptPikoV2(ctx context.Context, ciphertext string, encryptionContext map[string]string) (string, error) {
+	text, err := envelope.New(a.Provider.KeyID(), a.Provider.Type(), ciphertext)
+	if err != nil {
+		return "", a.Names.Translate(err)
+	}
+	d := envelope.Decrypter{Providers: []provider.EncryptionProvider{a.Provider}, AllowPikoV2: a.AllowPikoV2}
+	plaintext, err := d.Decrypt(ctx, text, encryptionContext)
+	return plaintext, a.Names.Translate(err)
 }
 
 // GenerateDataKey makes a data key for a batch of Piko's, whose plain key is lent to take. The key
@@ -121,16 +133,22 @@ func generate(ctx context.Context, under service.Service, keySpec string) (*prov
 	return &provider.DataKey{PlaintextKey: key, EncryptedKey: wrapped, KeyID: message.KeyName(wrapped)}, nil
 }
 
-// GetKeyInfo describes a key.
-func (a *Adapter) GetKeyInfo(ctx context.Context, keyID string) (info *provider.KeyInfo, err error) {
+// GetKeyInfo describes a key. The status is "active", "disabled" or "destroyed", as Piko has it: a
+// key that waits for its deletion counts as destroyed.
+func (a *Adapter) GetKeyInfo(ctx context.Context, keyID string) (info *provider.KeyInfo, status string, err error) {
 	if keyID == a.OwnKeyID {
 		keyID = ""
 	}
-	err = a.Service.Call(ctx, "GetKeyInfo", func(ctx context.Context) (err error) {
-		info, err = a.Describe(ctx, keyID)
-		return err
-	})
-	return info, a.Names.Translate(err)
+	if info, err = a.Service.GetKeyInfo(ctx, keyID); err != nil {
+		return nil, "", a.Names.Translate(err)
+	}
+	switch {
+	case info.Err == nil:
+		return info, "active", nil
+	case errors.Is(info.Err, provider.ErrKeyPendingDeletion), errors.Is(info.Err, provider.ErrKeyNotFound):
+		return info, "destroyed", nil
+	}
+	return info, "disabled", nil
 }
 
 // HealthCheck checks that the provider's own key can be used.

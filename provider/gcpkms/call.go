@@ -29,15 +29,15 @@ var errDamaged = fmt.Errorf("%w: its CRC32C does not fit: it was damaged on the 
 
 // call makes a call of Cloud KMS, and makes it again at most maxRetries times after errors that may
 // pass. The error is one of those that the package documentation lists.
-func call[T any](ctx context.Context, p *Provider, operation, key string, ask func(context.Context) (T, error)) (T, error) {
+func call[T any](ctx context.Context, p *keyring, operation, key string, ask func(context.Context) (T, error)) (T, error) {
 	pause := gax.Backoff{Initial: 100 * time.Millisecond, Max: 5 * time.Second, Multiplier: 2}
 	for left := p.maxRetries; ; left-- {
-		provider.CountRequest(ctx)
+		provider.TraceOf(ctx).Request()
 		answer, err := attempt(ctx, p.timeout, ask)
 		if err == nil {
 			return answer, nil
 		}
-		provider.ReportAttempt(ctx, err)
+		provider.TraceOf(ctx).Failed(err)
 		if left <= 0 || !mayPass(err) || gax.Sleep(ctx, pause.Pause()) != nil {
 			return answer, judge(ctx, operation, key, p.purpose(ctx, operation, key, err))
 		}
@@ -46,7 +46,7 @@ func call[T any](ctx context.Context, p *Provider, operation, key string, ask fu
 
 // purpose adds to a FAILED_PRECONDITION that the key has another purpose, which has the same code
 // as a version that can't be used, if the key may be described.
-func (p *Provider) purpose(ctx context.Context, operation, key string, err error) error {
+func (p *keyring) purpose(ctx context.Context, operation, key string, err error) error {
 	if status.Code(err) != codes.FailedPrecondition || operation == "GetCryptoKey" {
 		return err
 	}
@@ -118,7 +118,7 @@ func fits(sum *wrapperspb.Int64Value, b []byte) bool {
 
 // encrypt asks Cloud KMS to encrypt under the primary version of a key. The key is trusted from
 // then on.
-func (p *Provider) encrypt(ctx context.Context, key string, plaintext []byte, encryptionContext map[string]string) ([]byte, error) {
+func (p *keyring) encrypt(ctx context.Context, key string, plaintext []byte, encryptionContext map[string]string) ([]byte, error) {
 	additional, err := header.AppendContext(nil, encryptionContext)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", provider.ErrEncryptionFailed, err)
@@ -153,7 +153,7 @@ func (p *Provider) encrypt(ctx context.Context, key string, plaintext []byte, en
 }
 
 // decrypt asks Cloud KMS to decrypt under a key. The caller clears the answer's plaintext.
-func (p *Provider) decrypt(ctx context.Context, key string, ciphertext []byte, encryptionContext map[string]string) (*kmspb.DecryptResponse, error) {
+func (p *keyring) decrypt(ctx context.Context, key string, ciphertext []byte, encryptionContext map[string]string) (*kmspb.DecryptResponse, error) {
 	additional, err := header.AppendContext(nil, encryptionContext)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", provider.ErrDecryptionFailed, err)

@@ -18,11 +18,11 @@ import (
 
 // The defaults of a configuration's fields.
 const (
-	DefaultMaxRetries = 3
+	defaultMaxRetries = 3
 	defaultTimeout    = 10 * time.Second
 )
 
-// Config configures a Provider: the key, and the way to Cloud KMS. The fields up to MaxRetries are
+// Config configures a provider: the key, and the way to Cloud KMS. The fields up to MaxRetries are
 // those of Piko's own provider.
 //
 // Credentials are Application Default Credentials: those that the environment variable
@@ -49,22 +49,8 @@ type Config struct {
 	Endpoint string
 }
 
-// WithDefaults returns the configuration with the defaults in place of a MaxRetries and a Timeout
-// of 0.
-func (c Config) WithDefaults() Config {
-	if c.MaxRetries == 0 {
-		c.MaxRetries = DefaultMaxRetries
-	}
-	if c.Timeout == 0 {
-		c.Timeout = defaultTimeout
-	}
-	return c
-}
-
-// KeyResourceName returns the resource name of the key:
-//
-//	projects/PROJECT/locations/LOCATION/keyRings/RING/cryptoKeys/KEY
-func (c Config) KeyResourceName() string {
+// resourceName returns the resource name of the key.
+func (c *Config) resourceName() string {
 	return fmt.Sprintf("projects/%s/locations/%s/keyRings/%s/cryptoKeys/%s", c.ProjectID, c.Location, c.KeyRing, c.KeyName)
 }
 
@@ -95,8 +81,8 @@ func (c *Config) validate() error {
 			return fmt.Errorf("%w: %s is empty; give one such as %q", provider.ErrInvalidKey, field.name, field.example)
 		}
 	}
-	if !isKeyName(c.KeyResourceName()) {
-		return fmt.Errorf("%w: %q is not the resource name of a key", provider.ErrInvalidKey, c.KeyResourceName())
+	if !isKeyName(c.resourceName()) {
+		return fmt.Errorf("%w: %q is not the resource name of a key", provider.ErrInvalidKey, c.resourceName())
 	}
 	for _, name := range c.TrustedKeys {
 		if !isKeyName(name) {

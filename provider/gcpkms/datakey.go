@@ -11,7 +11,7 @@ import (
 
 // GenerateDataKey makes a data key from the system's random numbers, which Cloud KMS encrypts with
 // one call.
-func (p *Provider) GenerateDataKey(ctx context.Context, encryptionContext map[string]string) (*provider.DataKey, error) {
+func (p *keyring) GenerateDataKey(ctx context.Context, encryptionContext map[string]string) (*provider.DataKey, error) {
 	under, err := p.named(p.under)
 	if err != nil {
 		return nil, p.fail(ctx, "GenerateDataKey", p.own, err)
@@ -28,7 +28,7 @@ func (p *Provider) GenerateDataKey(ctx context.Context, encryptionContext map[st
 }
 
 // WrapDataKey makes one call of Cloud KMS.
-func (p *Provider) WrapDataKey(ctx context.Context, key *provider.SecureBytes, encryptionContext map[string]string) (header.EncryptedDataKey, error) {
+func (p *keyring) WrapDataKey(ctx context.Context, key *provider.SecureBytes, encryptionContext map[string]string) (header.EncryptedDataKey, error) {
 	under, err := p.named(p.under)
 	if err != nil {
 		return header.EncryptedDataKey{}, p.fail(ctx, "WrapDataKey", p.own, err)
@@ -40,7 +40,7 @@ func (p *Provider) WrapDataKey(ctx context.Context, key *provider.SecureBytes, e
 	return wrapped, nil
 }
 
-func (p *Provider) wrap(ctx context.Context, under string, key *provider.SecureBytes, encryptionContext map[string]string) (header.EncryptedDataKey, error) {
+func (p *keyring) wrap(ctx context.Context, under string, key *provider.SecureBytes, encryptionContext map[string]string) (header.EncryptedDataKey, error) {
 	wrapped := header.EncryptedDataKey{ProviderID: providerID, ProviderInfo: []byte(under)}
 	err := key.WithAccess(func(plain []byte) (err error) {
 		wrapped.Ciphertext, err = p.encrypt(ctx, under, plain, encryptionContext)
@@ -51,7 +51,7 @@ func (p *Provider) wrap(ctx context.Context, under string, key *provider.SecureB
 
 // UnwrapDataKey makes one call of Cloud KMS, or none if the provider does not trust the wrapping
 // key.
-func (p *Provider) UnwrapDataKey(ctx context.Context, request *provider.UnwrapDataKeyRequest) (*provider.DataKey, error) {
+func (p *keyring) UnwrapDataKey(ctx context.Context, request *provider.UnwrapDataKeyRequest) (*provider.DataKey, error) {
 	if _, err := p.candidates(); err != nil {
 		return nil, p.fail(ctx, "UnwrapDataKey", p.own, err)
 	}
@@ -77,7 +77,7 @@ func (p *Provider) UnwrapDataKey(ctx context.Context, request *provider.UnwrapDa
 
 // IsCurrent makes one call of Cloud KMS, or none for a data key under another key. Only Cloud KMS
 // knows the version of a ciphertext, and returns it when it decrypts.
-func (p *Provider) IsCurrent(ctx context.Context, request *provider.UnwrapDataKeyRequest) (bool, error) {
+func (p *keyring) IsCurrent(ctx context.Context, request *provider.UnwrapDataKeyRequest) (bool, error) {
 	under := p.own
 	if p.under != "" {
 		candidates, err := p.candidates()

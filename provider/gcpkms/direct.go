@@ -14,28 +14,28 @@ import (
 const maxDirectSize = 4096
 
 // EncryptsDirectly is true.
-func (p *Provider) EncryptsDirectly() bool { return true }
+func (p *keyring) EncryptsDirectly() bool { return true }
 
 // EncryptDirectly encrypts a value of up to 4,096 bytes with one call of Cloud KMS.
-func (p *Provider) EncryptDirectly(ctx context.Context, value []byte, encryptionContext map[string]string) (*provider.DirectValue, error) {
-	under, err := p.named(p.under)
+func (p *keyring) EncryptDirectly(ctx context.Context, value []byte, encryptionContext map[string]string) (ciphertext []byte, under string, err error) {
+	under, err = p.named(p.under)
 	if err != nil {
-		return nil, p.fail(ctx, "Encrypt", p.own, err)
+		return nil, "", p.fail(ctx, "Encrypt", p.own, err)
 	}
 	if len(value) > maxDirectSize {
-		return nil, nil
+		return nil, "", nil
 	}
-	ciphertext, err := p.encrypt(ctx, under, value, encryptionContext)
+	ciphertext, err = p.encrypt(ctx, under, value, encryptionContext)
 	if err != nil {
-		return nil, p.fail(ctx, "Encrypt", under, err)
+		return nil, "", p.fail(ctx, "Encrypt", under, err)
 	}
-	return &provider.DirectValue{Ciphertext: ciphertext, KeyID: under}, nil
+	return ciphertext, under, nil
 }
 
 // DecryptDirectly calls Cloud KMS once under a key of Under, or if the provider trusts only its own
 // key. A value does not name its key, so otherwise DecryptDirectly tries the trusted keys one after
 // the other, 16 at most.
-func (p *Provider) DecryptDirectly(ctx context.Context, ciphertext []byte, encryptionContext map[string]string) ([]byte, error) {
+func (p *keyring) DecryptDirectly(ctx context.Context, ciphertext []byte, encryptionContext map[string]string) ([]byte, error) {
 	candidates, err := p.candidates()
 	if err != nil {
 		return nil, p.fail(ctx, "Decrypt", p.own, err)
@@ -48,7 +48,7 @@ func (p *Provider) DecryptDirectly(ctx context.Context, ciphertext []byte, encry
 }
 
 // tryAll decrypts under the first of the keys that can. The caller clears the result.
-func (p *Provider) tryAll(ctx context.Context, candidates []string, ciphertext []byte, encryptionContext map[string]string) ([]byte, error) {
+func (p *keyring) tryAll(ctx context.Context, candidates []string, ciphertext []byte, encryptionContext map[string]string) ([]byte, error) {
 	var failures []error
 	for _, key := range candidates {
 		answer, err := p.decrypt(ctx, key, ciphertext, encryptionContext)

@@ -22,8 +22,8 @@ var permissions = map[string]string{
 }
 
 // fail returns the error of an operation under a key.
-func (p *Provider) fail(ctx context.Context, operation, key string, err error) error {
-	failure := provider.Failure(operation, provider.TypeGCPKMS, key, err)
+func (p *keyring) fail(ctx context.Context, operation, key string, err error) error {
+	failure := provider.Failure(operation, providerType, key, err)
 	failure.Err = judge(ctx, operation, key, failure.Err)
 	if errors.Is(failure.Err, provider.ErrProviderUnavailable) && !strings.Contains(failure.Err.Error(), p.address) {
 		failure.Err = fmt.Errorf("%s: %w", p.address, failure.Err) // what answers there may not be Cloud KMS

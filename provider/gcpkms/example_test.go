@@ -3,11 +3,11 @@ package gcpkms_test
 import (
 	"context"
 	"fmt"
-	"net/url"
 	"os"
 
 	"piko.sh/pikokms/message"
 	"piko.sh/pikokms/provider/gcpkms"
+	"piko.sh/pikokms/provider/keyurl"
 )
 
 // This encrypts a file. It does not run here, since it asks Google for the key.
@@ -30,15 +30,12 @@ func Example() {
 	}
 }
 
-func ExampleParseURL() {
-	u, err := url.Parse("gcpkms://projects/my-project/locations/europe-west1/keyRings/my-ring/cryptoKeys/backups")
+// A program takes its key from its configuration.
+func Example_url() {
+	key, err := keyurl.Services{gcpkms.KeyService}.Parse("gcpkms://projects/my-project/locations/europe-west1/keyRings/my-ring/cryptoKeys/backups")
 	if err != nil {
 		panic(err)
 	}
-	config, err := gcpkms.ParseURL(u)
-	if err != nil {
-		panic(err)
-	}
-	fmt.Println(config.KeyName, "in", config.Location)
-	// Output: backups in europe-west1
+	fmt.Println(key) // key.Open opens it
+	// Output: gcpkms://projects/my-project/locations/europe-west1/keyRings/my-ring/cryptoKeys/backups
 }

@@ -10,9 +10,9 @@
 // name of the CryptoKey, without a version. The ciphertext is Cloud KMS's, which finds the version.
 // So rotation of a key needs nothing here. What an old version encrypted can be decrypted for as
 // long as that version is enabled. Before it is disabled, rewrap the messages for which
-// [Provider.IsCurrent] is false.
+// IsCurrent is false.
 //
-// A Provider encrypts under its own key, or under the key that a request names. To decrypt, it asks
+// A provider encrypts under its own key, or under the key that a request names. To decrypt, it asks
 // Cloud KMS only about keys that it trusts. Those are its own key, the TrustedKeys of its Config
 // and the keys that requests to encrypt have named. A message or a request to decrypt does not make
 // a key trusted by naming it.
@@ -63,8 +63,10 @@ import (
 // providerID is the key provider ID of Cloud KMS in messages.
 const providerID = "gcp-kms"
 
-// Provider is a key of Google Cloud KMS. It is safe for concurrent use.
-type Provider struct {
+const providerType provider.Type = "gcp_kms"
+
+// keyring is the provider of NewProvider.
+type keyring struct {
 	client     *kms.KeyManagementClient
 	own        string // resource name of the provider's own key
 	address    string // of Cloud KMS, as the client was told it
@@ -76,20 +78,28 @@ type Provider struct {
 
 // NewProvider makes a provider and checks its key with one GetCryptoKey. If that is not permitted,
 // it tries whether the key may be used, with calls that store nothing. With CheckLater, it asks
-// nothing. The options are those of Google's clients.
+// nothing. The options are those of Google's clients. Close the provider when it is not used any
+// more.
+//
+// The result is also a [provider.DirectEncrypter] for values of up to 4,096 bytes, a
+// [provider.KeySelector] and a [provider.PikoV2Keyring]. A value does not name its key, so to
+// decrypt one, the provider tries the keys that it trusts, 16 at most. GetKeyInfo describes any key
+// that the credentials may describe. IsCurrent decrypts a data key, since only Cloud KMS knows the
+// version of a ciphertext.
 //
 // The error holds one of those that the package documentation lists.
-// Close the provider when it is not used any more.
-func NewProvider(ctx context.Context, c Config, options ...option.ClientOption) (*Provider, error) {
+func NewProvider(ctx context.Context, c Config, options ...option.ClientOption) (provider.Provider, error) {
 	if err := c.validate(); err != nil {
 		return nil, err
 	}
 	client, err := c.newClient(ctx, options)
 	if err != nil {
-		return nil, &provider.EncryptionError{Operation: "NewProvider", Provider: string(provider.TypeGCPKMS), KeyID: c.KeyResourceName(), Err: err}
+		return nil, &provider.EncryptionError{Operation: "NewProvider", Provider: string(providerType), KeyID: c.resourceName(), Err: err}
 	}
-	c = c.WithDefaults()
-	p := &Provider{client: client, own: c.KeyResourceName(), address: addressOf(client), maxRetries: c.MaxRetries, timeout: c.Timeout, keys: new(keys)}
+	p := &keyring{
+		client: client, own: c.resourceName(), address: addressOf(client), keys: new(keys),
+		maxRetries: cmp.Or(c.MaxRetries, defaultMaxRetries), timeout: cmp.Or(c.Timeout, defaultTimeout),
+	}
 	p.keys.trust(p.own)
 	for _, name := range c.TrustedKeys {
 		p.keys.trust(name)
@@ -111,7 +121,7 @@ func addressOf(client *kms.KeyManagementClient) string {
 }
 
 // check asks Cloud KMS whether the provider's own key can be used.
-func (p *Provider) check(ctx context.Context) error {
+func (p *keyring) check(ctx context.Context) error {
 	key, err := p.describe(ctx, p.own)
 	if err == nil {
 		return usable(key)
@@ -139,10 +149,8 @@ func unless(err, expected error) error {
 	return err
 }
 
-// Under returns a provider for another key, which need not be trusted before. The two share the
-// client and the trusted keys: a key under which one has encrypted is trusted by both. What Under
-// returns decrypts only if the key is trusted, and is not to be closed.
-func (p *Provider) Under(keyID string) *Provider {
+// Under implements provider.KeySelector.
+func (p *keyring) Under(keyID string) provider.Provider {
 	other := *p
 	other.under = keyID
 	return &other
@@ -150,16 +158,20 @@ func (p *Provider) Under(keyID string) *Provider {
 
 // KeyID returns the resource name of the key. For a provider of Under, it returns the key ID that
 // was given.
-func (p *Provider) KeyID() string { return cmp.Or(p.under, p.own) }
+func (p *keyring) KeyID() string { return cmp.Or(p.under, p.own) }
 
-// Type returns provider.TypeGCPKMS.
-func (p *Provider) Type() provider.Type { return provider.TypeGCPKMS }
+func (p *keyring) Type() provider.Type { return providerType }
 
-// Close closes the connections to Cloud KMS. The provider can't be used afterwards.
-func (p *Provider) Close() error { return p.client.Close() }
+// Close closes the connections to Cloud KMS, unless the provider is one of Under.
+func (p *keyring) Close() error {
+	if p.under != "" {
+		return nil
+	}
+	return p.client.Close()
+}
 
 // describe returns Cloud KMS's description of a key.
-func (p *Provider) describe(ctx context.Context, name string) (*kmspb.CryptoKey, error) {
+func (p *keyring) describe(ctx context.Context, name string) (*kmspb.CryptoKey, error) {
 	key, err := call(ctx, p, "GetCryptoKey", name, func(ctx context.Context) (*kmspb.CryptoKey, error) {
 		return p.client.GetCryptoKey(ctx, &kmspb.GetCryptoKeyRequest{Name: name}, once)
 	})
@@ -174,7 +186,7 @@ func (p *Provider) describe(ctx context.Context, name string) (*kmspb.CryptoKey,
 
 // GetKeyInfo describes a key with one GetCryptoKey: the provider's own if keyID is empty, or any
 // other that the credentials may describe. The status is that of the key's primary version.
-func (p *Provider) GetKeyInfo(ctx context.Context, keyID string) (*provider.KeyInfo, error) {
+func (p *keyring) GetKeyInfo(ctx context.Context, keyID string) (*provider.KeyInfo, error) {
 	name, err := p.named(keyID)
 	if err != nil {
 		return nil, p.fail(ctx, "GetKeyInfo", keyID, err)
@@ -187,6 +199,6 @@ func (p *Provider) GetKeyInfo(ctx context.Context, keyID string) (*provider.KeyI
 }
 
 var (
-	_ provider.DirectEncrypter  = (*Provider)(nil)
-	_ provider.VersionedKeyring = (*Provider)(nil)
+	_ provider.KeySelector     = (*keyring)(nil)
+	_ provider.DirectEncrypter = (*keyring)(nil)
 )

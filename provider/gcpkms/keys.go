@@ -12,7 +12,7 @@ import (
 // maxTried is the most keys that are tried for a ciphertext whose key is not named.
 const maxTried = 16
 
-// keys are the resource names of the keys that a Provider trusts: its own, those of
+// keys are the resource names of the keys that a provider trusts: its own, those of
 // Config.TrustedKeys, and those under which providers of Under have encrypted. A ciphertext never
 // adds one.
 type keys struct {
@@ -55,7 +55,7 @@ func (k *keys) candidates() []string {
 
 // named returns the resource name of the key that an ID means. A version in it is left out, since
 // Cloud KMS itself finds the version.
-func (p *Provider) named(keyID string) (string, error) {
+func (p *keyring) named(keyID string) (string, error) {
 	name := withoutVersion(keyID)
 	switch {
 	case keyID == "" || name == p.own || strings.HasSuffix(p.own, "/cryptoKeys/"+keyID):
@@ -67,7 +67,7 @@ func (p *Provider) named(keyID string) (string, error) {
 }
 
 // candidates returns the keys under which to decrypt what does not name its key.
-func (p *Provider) candidates() ([]string, error) {
+func (p *keyring) candidates() ([]string, error) {
 	if p.under == "" {
 		return p.keys.candidates(), nil
 	}

@@ -9,10 +9,16 @@ import (
 	"piko.sh/pikokms/provider/keyurl"
 )
 
-// KeyService opens the keys that URLs name, as ParseURL describes.
+// KeyService opens the keys that URLs name, which are those of gocloud.dev:
+//
+//	gcpkms://projects/PROJECT/locations/LOCATION/keyRings/RING/cryptoKeys/KEY
+//
+// with the optional parameter
+//
+//	endpoint=URL    another endpoint: https://HOST, or http://HOST:PORT for an emulator
 var KeyService = keyurl.Service{
 	Scheme:      scheme,
-	Type:        provider.TypeGCPKMS,
+	Type:        providerType,
 	ProviderIDs: []string{providerID},
 	Meant: func(text string) string {
 		if strings.HasPrefix(text, "projects/") { // as in Google's tools
@@ -21,7 +27,7 @@ var KeyService = keyurl.Service{
 		return ""
 	},
 	Parse: func(u *url.URL) (keyurl.Key, error) {
-		c, err := ParseURL(u)
+		c, err := parseURL(u)
 		return keyurl.Key{
 			Open: func(ctx context.Context, o keyurl.Options) (provider.Unwrapper, error) {
 				c.CheckLater, c.MaxRetries = o.CheckLater, o.MaxRetries

@@ -14,29 +14,28 @@ import (
 type versionState struct {
 	sentinel error  // nil if the version can be used
 	reason   string // what it means and what to do
-	status   provider.KeyStatus
 }
 
 // versionStates has all states of a version (Cloud KMS documentation, "Key version states").
 var versionStates = map[kmspb.CryptoKeyVersion_CryptoKeyVersionState]versionState{
-	kmspb.CryptoKeyVersion_ENABLED: {status: provider.KeyStatusActive},
+	kmspb.CryptoKeyVersion_ENABLED: {},
 	kmspb.CryptoKeyVersion_DISABLED: {
-		provider.ErrKeyDisabled, "it is disabled; enable it to use it", provider.KeyStatusDisabled,
+		provider.ErrKeyDisabled, "it is disabled; enable it to use it",
 	},
 	kmspb.CryptoKeyVersion_PENDING_GENERATION: {
-		provider.ErrKeyDisabled, "it is still being made; use it in a few moments", provider.KeyStatusDisabled,
+		provider.ErrKeyDisabled, "it is still being made; use it in a few moments",
 	},
 	kmspb.CryptoKeyVersion_PENDING_IMPORT: {
-		provider.ErrKeyDisabled, "its key material is still being imported", provider.KeyStatusDisabled,
+		provider.ErrKeyDisabled, "its key material is still being imported",
 	},
 	kmspb.CryptoKeyVersion_IMPORT_FAILED: {
-		provider.ErrKeyDisabled, "the import of its key material failed; import another version", provider.KeyStatusDisabled,
+		provider.ErrKeyDisabled, "the import of its key material failed; import another version",
 	},
 	kmspb.CryptoKeyVersion_GENERATION_FAILED: {
-		provider.ErrKeyDisabled, "it could not be made; make another version", provider.KeyStatusDisabled,
+		provider.ErrKeyDisabled, "it could not be made; make another version",
 	},
 	kmspb.CryptoKeyVersion_DESTROY_SCHEDULED: {
-		provider.ErrKeyPendingDeletion, "it waits for its destruction; restore and enable it to use it", provider.KeyStatusDestroyed,
+		provider.ErrKeyPendingDeletion, "it waits for its destruction; restore and enable it to use it",
 	},
 	kmspb.CryptoKeyVersion_DESTROYED:                    destroyed,
 	kmspb.CryptoKeyVersion_PENDING_EXTERNAL_DESTRUCTION: destroyed,
@@ -44,7 +43,7 @@ var versionStates = map[kmspb.CryptoKeyVersion_CryptoKeyVersionState]versionStat
 }
 
 var destroyed = versionState{
-	provider.ErrKeyNotFound, "it is destroyed, and what it encrypted can't be decrypted any more", provider.KeyStatusDestroyed,
+	provider.ErrKeyNotFound, "it is destroyed, and what it encrypted can't be decrypted any more",
 }
 
 // stateOf returns the meaning of a state.
@@ -52,7 +51,7 @@ func stateOf(state kmspb.CryptoKeyVersion_CryptoKeyVersionState) versionState {
 	if known, ok := versionStates[state]; ok {
 		return known
 	}
-	return versionState{provider.ErrKeyDisabled, fmt.Sprintf("it is in state %v", state), provider.KeyStatusDisabled}
+	return versionState{provider.ErrKeyDisabled, fmt.Sprintf("it is in state %v", state)}
 }
 
 // usable returns an error that says why a key cannot wrap data keys, or nil.
@@ -60,7 +59,11 @@ func usable(key *kmspb.CryptoKey) error {
 	if err := fitting(key); err != nil {
 		return err
 	}
-	primary := key.GetPrimary()
+	return checkPrimary(key.GetPrimary())
+}
+
+// checkPrimary returns an error that says why the primary version of a key can't be used, or nil.
+func checkPrimary(primary *kmspb.CryptoKeyVersion) error {
 	if primary == nil {
 		return fmt.Errorf("%w: it has no primary version; set one", provider.ErrKeyDisabled)
 	}
@@ -95,9 +98,8 @@ func keyInfo(key *kmspb.CryptoKey) *provider.KeyInfo {
 	primary := key.GetPrimary()
 	info := &provider.KeyInfo{
 		KeyID:     key.GetName(),
-		Provider:  provider.TypeGCPKMS,
 		Algorithm: key.GetVersionTemplate().GetAlgorithm().String(),
-		Status:    provider.KeyStatusDisabled,
+		Err:       checkPrimary(primary),
 		CreatedAt: key.GetCreateTime().AsTime(),
 		Origin:    "GOOGLE_CLOUD_KMS",
 		Metadata: map[string]string{
@@ -107,7 +109,6 @@ func keyInfo(key *kmspb.CryptoKey) *provider.KeyInfo {
 		},
 	}
 	if primary != nil {
-		info.Status = stateOf(primary.GetState()).status
 		info.Algorithm = primary.GetAlgorithm().String()
 		info.Metadata["primary_version"] = primary.GetName()
 		info.Metadata["primary_state"] = primary.GetState().String()

@@ -11,7 +11,7 @@ import (
 // UnwrapPikoV2 implements provider.PikoV2Keyring with Cloud KMS Decrypt, without additional
 // authenticated data. It tries the trusted keys as Decrypt does. It refuses an empty text, since
 // data are never sealed under a key of Cloud KMS itself.
-func (p *Provider) UnwrapPikoV2(ctx context.Context, wrapped string) (*provider.SecureBytes, error) {
+func (p *keyring) UnwrapPikoV2(ctx context.Context, wrapped string) (*provider.SecureBytes, error) {
 	key, err := p.unwrapPikoV2(ctx, wrapped)
 	if err != nil {
 		return nil, p.fail(ctx, "UnwrapPikoV2", p.own, err)
@@ -19,7 +19,7 @@ func (p *Provider) UnwrapPikoV2(ctx context.Context, wrapped string) (*provider.
 	return key, nil
 }
 
-func (p *Provider) unwrapPikoV2(ctx context.Context, wrapped string) (*provider.SecureBytes, error) {
+func (p *keyring) unwrapPikoV2(ctx context.Context, wrapped string) (*provider.SecureBytes, error) {
 	const keySize = 32
 	if wrapped == "" {
 		return nil, fmt.Errorf("%w: it has no wrapped data key", provider.ErrInvalidCiphertext)
@@ -39,4 +39,4 @@ func (p *Provider) unwrapPikoV2(ctx context.Context, wrapped string) (*provider.
 	return provider.NewSecureBytes(plain)
 }
 
-var _ provider.PikoV2Keyring = (*Provider)(nil)
+var _ provider.PikoV2Keyring = (*keyring)(nil)

@@ -10,17 +10,9 @@ import (
 // scheme is the scheme of the URLs that name keys of Cloud KMS.
 const scheme = "gcpkms"
 
-// ParseURL returns the configuration that a URL stands for, without asking Cloud KMS. URLs are
-// those of gocloud.dev:
-//
-//	gcpkms://projects/PROJECT/locations/LOCATION/keyRings/RING/cryptoKeys/KEY
-//
-// with the optional parameter
-//
-//	endpoint=URL    another endpoint: https://HOST, or http://HOST:PORT for an emulator
-//
-// The error holds provider.ErrInvalidKey.
-func ParseURL(u *url.URL) (Config, error) {
+// parseURL returns the configuration that a URL stands for, as KeyService describes, without asking
+// Cloud KMS. The error holds provider.ErrInvalidKey.
+func parseURL(u *url.URL) (Config, error) {
 	refuse := func(format string, arguments ...any) (Config, error) {
 		return Config{}, fmt.Errorf("%w: URL %q: %s", provider.ErrInvalidKey, provider.RedactURL(u.String()), fmt.Sprintf(format, arguments...))
 	}

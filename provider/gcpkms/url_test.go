@@ -1,9 +1,9 @@
 package gcpkms_test
 
 import (
+	"fmt"
 	"net/url"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -71,7 +71,7 @@ func FuzzParseURL(f *testing.F) {
 		if err != nil {
 			return
 		}
-		again, err := parse(t, "gcpkms://"+c.KeyResourceName())
+		again, err := parse(t, "gcpkms://"+fmt.Sprintf("projects/%s/locations/%s/keyRings/%s/cryptoKeys/%s", c.ProjectID, c.Location, c.KeyRing, c.KeyName))
 		require.NoError(t, err, "what is read can be written")
 		c.Endpoint = ""
 		require.Equal(t, c, again)
@@ -80,10 +80,7 @@ func FuzzParseURL(f *testing.F) {
 
 func TestConfig(t *testing.T) {
 	valid := gcpkms.Config{ProjectID: "p", Location: "l", KeyRing: "r", KeyName: "k", CheckLater: true, Endpoint: "http://127.0.0.1:1"}
-	require.Equal(t, "projects/p/locations/l/keyRings/r/cryptoKeys/k", valid.KeyResourceName())
-	require.Equal(t, 3, valid.WithDefaults().MaxRetries)
-	require.Equal(t, 10*time.Second, valid.WithDefaults().Timeout)
-	open(t, valid)
+	require.Equal(t, "projects/p/locations/l/keyRings/r/cryptoKeys/k", open(t, valid).KeyID())
 	for text, change := range map[string]func(*gcpkms.Config){
 		"ProjectID is empty":       func(c *gcpkms.Config) { c.ProjectID = "" },
 		"Location is empty":        func(c *gcpkms.Config) { c.Location = "" },

@@ -29,7 +29,7 @@ func newAESKey(raw []byte, named names) (aesKey, error) {
 	return aesKey{key, named}, err
 }
 
-func (k aesKey) kind() provider.Type { return provider.TypeLocalAESGCM }
+func (k aesKey) kind() provider.Type { return "local_aes_gcm" }
 func (k aesKey) encrypts() bool      { return true }
 func (k aesKey) decrypts() bool      { return true }
 

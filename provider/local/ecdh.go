@@ -67,7 +67,7 @@ func (c *Config) readPeer() ([]byte, error) {
 	return text, nil
 }
 
-func (k *ecKey) kind() provider.Type { return provider.TypeLocalECDH }
+func (k *ecKey) kind() provider.Type { return "local_ecdh" }
 
 func (k *ecKey) algorithm() string { return "ECDH-" + ecdhwrap.CurveName(k.own) }
 

@@ -74,8 +74,8 @@ func TestECParties(t *testing.T) {
 	for _, curve := range ecCurves {
 		a, b, c := newECPair(curve), newECPair(curve), newECPair(curve)
 		alice := open(t, local.Config{Key: bytes.Clone(a.private), Peer: b.public})
-		require.Equal(t, provider.TypeLocalECDH, alice.Type())
-		require.NoError(t, alice.HealthCheck(t.Context()))
+		require.Equal(t, provider.Type("local_ecdh"), alice.Type())
+		require.NoError(t, provider.Check(t.Context(), alice))
 		pairs := map[string]string{"tenant": "42"}
 		stored, err := (&message.Encrypter{Keyring: alice}).Encrypt(t.Context(), []byte("between us"), pairs)
 		require.NoError(t, err)
@@ -85,7 +85,7 @@ func TestECParties(t *testing.T) {
 			"the peer of whomever": {Key: bytes.Clone(b.private)},
 		} {
 			p := open(t, reader)
-			require.NoError(t, p.HealthCheck(t.Context()))
+			require.NoError(t, provider.Check(t.Context(), p))
 			got, _, err := (&message.Decrypter{Keyrings: []provider.Unwrapper{p}}).Decrypt(t.Context(), stored, pairs)
 			require.NoError(t, err, name)
 			require.Equal(t, "between us", string(got))
@@ -118,7 +118,7 @@ func TestChangedECDataKeys(t *testing.T) {
 	race.SkipShort(t)
 	for _, curve := range ecCurves {
 		own, peer := newECPair(curve), newECPair(curve)
-		for _, p := range map[string]*local.Provider{
+		for _, p := range map[string]provider.Provider{
 			"ephemeral": open(t, local.Config{Key: own.both()}),
 			"static":    open(t, local.Config{Key: bytes.Clone(own.private), Peer: peer.public}),
 		} {
@@ -196,7 +196,7 @@ func TestECKeyFiles(t *testing.T) {
 	require.NoError(t, os.WriteFile(file, text, 0o600))
 	require.NoError(t, os.WriteFile(peerFile, peer.public, 0o644))
 	p := open(t, local.Config{KeyFile: file, PeerFile: peerFile})
-	require.NoError(t, p.HealthCheck(t.Context()))
+	require.NoError(t, provider.Check(t.Context(), p))
 	_, err = local.NewProvider(local.Config{KeyFile: file, PeerFile: filepath.Join(folder, "none.pem")})
 	require.ErrorIs(t, err, os.ErrNotExist)
 	require.ErrorContains(t, err, "the peer's key")

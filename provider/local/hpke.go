@@ -122,7 +122,7 @@ func newHPKEKey(keys *pemKeys) *hpkeKey {
 	return k
 }
 
-func (k *hpkeKey) kind() provider.Type { return provider.TypeLocalHPKE }
+func (k *hpkeKey) kind() provider.Type { return "local_hpke" }
 func (k *hpkeKey) encrypts() bool      { return k.wraps }
 func (k *hpkeKey) decrypts() bool      { return k.private != nil }
 

@@ -45,9 +45,9 @@ func TestHPKEWriteOnly(t *testing.T) {
 	for _, kem := range kems {
 		file, publicFile := newHPKEFiles(t, kem)
 		writer, reader := open(t, local.Config{KeyFile: publicFile}), open(t, local.Config{KeyFile: file})
-		require.Equal(t, provider.TypeLocalHPKE, writer.Type())
+		require.Equal(t, provider.Type("local_hpke"), writer.Type())
 		require.Equal(t, reader.KeyID(), writer.KeyID())
-		require.NoError(t, writer.HealthCheck(t.Context()))
+		require.NoError(t, provider.Check(t.Context(), writer))
 		stored, err := (&message.Encrypter{Keyring: writer}).Encrypt(t.Context(), []byte("write only"), map[string]string{"tenant": "42"})
 		require.NoError(t, err)
 		_, _, err = (&message.Decrypter{Keyrings: []provider.Unwrapper{writer}}).Decrypt(t.Context(), stored, nil)
@@ -127,7 +127,7 @@ func TestHPKERefuses(t *testing.T) {
 			return made.EncryptedKey
 		}
 		first, second := wrap(), wrap()
-		refuse := func(by *local.Provider, wrapped header.EncryptedDataKey, pairs map[string]string, want error) {
+		refuse := func(by provider.Provider, wrapped header.EncryptedDataKey, pairs map[string]string, want error) {
 			t.Helper()
 			_, err := by.UnwrapDataKey(t.Context(), &provider.UnwrapDataKeyRequest{EncryptedKey: wrapped, Context: pairs, Size: 32})
 			require.ErrorIs(t, err, want)
@@ -233,7 +233,7 @@ func writeVectors(t *testing.T) {
 
 // keeping keeps the data keys that it makes, for vectors.
 type keeping struct {
-	*local.Provider
+	provider.Provider
 	v *hpkeVector
 }
 

@@ -14,7 +14,7 @@ import (
 // KeyService opens the keys that URLs name, as ParseURL describes.
 var KeyService = keyurl.Service{
 	Scheme: scheme,
-	Type:   provider.TypeLocalAESGCM, // of an RSA key, too, since the file was not opened yet
+	Type:   "local_aes_gcm", // of an RSA key, too, since the file was not opened yet
 	Paths:  []string{"peer"},
 	Meant:  meantFile,
 	Parse: func(u *url.URL) (keyurl.Key, error) {

@@ -40,9 +40,8 @@ import (
 	"piko.sh/pikokms/provider"
 )
 
-// KeySize is the size in bytes of the AES keys that Generate makes, before base64. Keys of 16 and
-// 24 bytes are accepted, too.
-const KeySize = 32
+// keySize is the size in bytes of the AES keys that Generate makes, before base64.
+const keySize = 32
 
 // Defaults of Config's fields.
 const (
@@ -50,7 +49,7 @@ const (
 	defaultName      = "local"
 )
 
-// Config configures a Provider: the key, and its name in messages.
+// Config configures a provider: the key, and its name in messages.
 type Config struct {
 	// KeyFile is a file with a key: the base64 text of an AES key, as Generate makes it, an RSA or EC
 	// key in PEM, or an HPKE key, as GenerateHPKE makes it. PEM text can have a public key
@@ -71,15 +70,19 @@ type Config struct {
 	Peer     []byte
 	PeerFile string
 
-	Padding Padding     // of an RSA key
-	Hash    crypto.Hash // of an RSA key's OAEP padding: SHA1, SHA256, SHA384 or SHA512; 0 means SHA256
+	// An RSA key wraps data keys with the padding OAEP and MGF1 (RFC 8017, section 7.1). Hash is its
+	// hash: SHA1, SHA256, SHA384 or SHA512; 0 means SHA256.
+	Hash crypto.Hash
+
+	// PKCS1v15 makes an RSA key read messages with the padding of PKCS #1 v1.5 instead (RFC 8017,
+	// section 7.2). An attacker who can have many crafted messages decrypted, and can measure how
+	// long that takes, may learn from it. A data key with wrong padding counts as unwrapped until
+	// the header's tag fails. A Decrypter then tries the next one.
+	PKCS1v15 bool
 }
 
-// Provider is a local key. It is safe for concurrent use.
-//
-// A provider on a public key alone can only encrypt, and one on a private key alone can only
-// decrypt. The other direction fails with provider.ErrKeyUsage.
-type Provider struct {
+// keyring is the provider of NewProvider.
+type keyring struct {
 	key     wrappingKey
 	created time.Time
 }
@@ -105,13 +108,13 @@ type names struct{ namespace, keyName string }
 
 func (n names) id() names { return n }
 
-// Generate makes a new random key and writes it to a new file that only its owner can read. If the
+// Generate makes a new random AES key of 32 bytes and writes it to a new file that only its owner can read. If the
 // file exists, it is kept, and the error holds fs.ErrExist.
 func Generate(path string) error {
-	key := make([]byte, KeySize)
+	key := make([]byte, keySize)
 	defer clear(key)
 	_, _ = rand.Read(key) // never fails
-	text := make([]byte, base64.StdEncoding.EncodedLen(KeySize)+1)
+	text := make([]byte, base64.StdEncoding.EncodedLen(keySize)+1)
 	defer clear(text)
 	base64.StdEncoding.Encode(text, key)
 	text[len(text)-1] = '\n'
@@ -135,10 +138,24 @@ func writeNew(path string, text []byte, mode fs.FileMode) error {
 	return nil
 }
 
-// NewProvider makes a provider on a key, which it reads if need be. The error holds
-// provider.ErrInvalidKey, or fs.ErrNotExist for a missing key file. No error shows a part of the
-// key.
-func NewProvider(c Config) (*Provider, error) {
+// NewProvider makes a provider on a key, which it reads if need be. A provider on a public key
+// alone can only encrypt, and one on a private key alone can only decrypt. The other direction fails
+// with provider.ErrKeyUsage. Close zeroes an AES key; a key of another kind stays in memory until Go
+// collects it.
+//
+// The type of provider is "local_aes_gcm", "local_rsa", "local_ecdh" or "local_hpke". KeyID is the
+// key's name. That of an EC key is the recipient's public key in hex, and that of an HPKE key a
+// fingerprint of its public half. IsCurrent unwraps the data key, since two keys may have one name.
+// A public key alone can't unwrap: under an EC or HPKE key, IsCurrent goes by the public key that
+// the data key names, and under an RSA key it is false.
+//
+// The result is also a [provider.HealthChecker], a [provider.PikoV2Keyring] for an AES key of 32
+// bytes, and a [provider.S3ECKeyring] for an AES or RSA key. Hash and PKCS1v15 of the Config have no
+// effect on the latter.
+//
+// The error holds provider.ErrInvalidKey, or fs.ErrNotExist for a missing key file. No error shows
+// a part of the key.
+func NewProvider(c Config) (provider.Provider, error) {
 	named, err := c.names()
 	if err != nil {
 		return nil, err
@@ -163,7 +180,7 @@ func NewProvider(c Config) (*Provider, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Provider{made, created}, nil
+	return &keyring{made, created}, nil
 }
 
 // names returns the configured names, or the default ones.
@@ -180,7 +197,7 @@ func (c *Config) names() (names, error) {
 
 // newKey makes a key from the bytes of an AES key, or from PEM text.
 func (c *Config) newKey(key, peer []byte, named names) (wrappingKey, error) {
-	hasRSAOptions := c.Padding != 0 || c.Hash != 0
+	hasRSAOptions := c.PKCS1v15 || c.Hash != 0
 	if !isPEM(key) {
 		switch {
 		case hasRSAOptions:
@@ -208,7 +225,7 @@ func (c *Config) newKey(key, peer []byte, named names) (wrappingKey, error) {
 	case peer != nil && kind != "EC":
 		return nil, fmt.Errorf("%w: a peer is for EC keys, and this is an %s key", provider.ErrInvalidKey, kind)
 	case kind == "RSA":
-		return newRSAKey(keys, c.Padding, c.Hash, named)
+		return newRSAKey(keys, c.PKCS1v15, c.Hash, named)
 	case hasRSAOptions:
 		return nil, fmt.Errorf("%w: padding and hash are for RSA keys, and this is an %s key", provider.ErrInvalidKey, kind)
 	case c.Namespace != "" || c.Name != "":
@@ -249,28 +266,27 @@ func holdsSecret(text []byte) bool {
 	return err != nil || keys.private != nil
 }
 
-// Type returns provider.TypeLocalAESGCM, TypeLocalRSA, TypeLocalECDH or TypeLocalHPKE.
-func (p *Provider) Type() provider.Type { return p.key.kind() }
+func (p *keyring) Type() provider.Type { return p.key.kind() }
 
 // KeyID returns the key's name. That of an EC key is the recipient's public key in hex, and
 // that of an HPKE key a fingerprint of its public half.
-func (p *Provider) KeyID() string { return p.key.id().keyName }
+func (p *keyring) KeyID() string { return p.key.id().keyName }
 
 // Close zeroes an AES key. A key of another kind stays in memory until Go collects it. The provider
 // can't be used afterwards.
-func (p *Provider) Close() error {
+func (p *keyring) Close() error {
 	if key, ok := p.key.(aesKey); ok {
 		return key.Close()
 	}
 	return nil
 }
 
-func (p *Provider) fail(operation string, err error) error {
+func (p *keyring) fail(operation string, err error) error {
 	return provider.Failure(operation, p.Type(), p.KeyID(), err)
 }
 
 // GenerateDataKey makes a data key from the system's random numbers.
-func (p *Provider) GenerateDataKey(ctx context.Context, encryptionContext map[string]string) (*provider.DataKey, error) {
+func (p *keyring) GenerateDataKey(ctx context.Context, encryptionContext map[string]string) (*provider.DataKey, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, p.fail("GenerateDataKey", err)
 	}
@@ -286,7 +302,7 @@ func (p *Provider) GenerateDataKey(ctx context.Context, encryptionContext map[st
 }
 
 // WrapDataKey wraps a data key. Under a private key alone the error holds provider.ErrKeyUsage.
-func (p *Provider) WrapDataKey(ctx context.Context, key *provider.SecureBytes, encryptionContext map[string]string) (header.EncryptedDataKey, error) {
+func (p *keyring) WrapDataKey(ctx context.Context, key *provider.SecureBytes, encryptionContext map[string]string) (header.EncryptedDataKey, error) {
 	var wrapped header.EncryptedDataKey
 	if err := ctx.Err(); err != nil {
 		return wrapped, p.fail("WrapDataKey", err)
@@ -302,7 +318,7 @@ func (p *Provider) WrapDataKey(ctx context.Context, key *provider.SecureBytes, e
 }
 
 // UnwrapDataKey unwraps a data key. Under a public key alone the error holds provider.ErrKeyUsage.
-func (p *Provider) UnwrapDataKey(ctx context.Context, request *provider.UnwrapDataKeyRequest) (*provider.DataKey, error) {
+func (p *keyring) UnwrapDataKey(ctx context.Context, request *provider.UnwrapDataKeyRequest) (*provider.DataKey, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, p.fail("UnwrapDataKey", err)
 	}
@@ -328,7 +344,7 @@ func (p *Provider) UnwrapDataKey(ctx context.Context, request *provider.UnwrapDa
 // unwrap: under an EC or HPKE key IsCurrent then goes by the public key that the data key names,
 // and under an RSA key it is false. It is also false with PKCS #1 padding, where another key's data
 // key seems to unwrap, and for what the peer of an EC key sent.
-func (p *Provider) IsCurrent(ctx context.Context, request *provider.UnwrapDataKeyRequest) (bool, error) {
+func (p *keyring) IsCurrent(ctx context.Context, request *provider.UnwrapDataKeyRequest) (bool, error) {
 	_, isRSA := p.key.(*rsaKey)
 	switch {
 	case !p.key.wrapsNow(request.EncryptedKey):
@@ -345,7 +361,7 @@ func (p *Provider) IsCurrent(ctx context.Context, request *provider.UnwrapDataKe
 
 // GetKeyInfo describes the key. The error holds provider.ErrKeyNotFound for a keyID that is neither
 // empty nor the key's name.
-func (p *Provider) GetKeyInfo(ctx context.Context, keyID string) (*provider.KeyInfo, error) {
+func (p *keyring) GetKeyInfo(ctx context.Context, keyID string) (*provider.KeyInfo, error) {
 	err := ctx.Err()
 	if keyID != "" && keyID != p.KeyID() {
 		err = errors.Join(err, fmt.Errorf("%w: this provider has key %q; make another provider for %q", provider.ErrKeyNotFound, p.KeyID(), keyID))
@@ -356,9 +372,7 @@ func (p *Provider) GetKeyInfo(ctx context.Context, keyID string) (*provider.KeyI
 	id := p.key.id()
 	return &provider.KeyInfo{
 		KeyID:     id.keyName,
-		Provider:  p.Type(),
 		Algorithm: p.key.algorithm(),
-		Status:    provider.KeyStatusActive,
 		CreatedAt: p.created,
 		Origin:    "LOCAL",
 		Metadata:  map[string]string{"namespace": id.namespace, "name": id.keyName},
@@ -367,7 +381,7 @@ func (p *Provider) GetKeyInfo(ctx context.Context, keyID string) (*provider.KeyI
 
 // HealthCheck wraps and unwraps a data key. A provider that can only encrypt wraps one. A provider
 // that can only decrypt checks nothing, since it has nothing to unwrap.
-func (p *Provider) HealthCheck(ctx context.Context) error {
+func (p *keyring) HealthCheck(ctx context.Context) error {
 	var err error
 	switch {
 	case !p.key.encrypts():
@@ -387,7 +401,6 @@ func (p *Provider) HealthCheck(ctx context.Context) error {
 }
 
 var (
-	_ provider.EncryptionProvider = (*Provider)(nil)
-	_ provider.VersionedKeyring   = (*Provider)(nil)
-	_ provider.HealthChecker      = (*Provider)(nil)
+	_ provider.Provider      = (*keyring)(nil)
+	_ provider.HealthChecker = (*keyring)(nil)
 )

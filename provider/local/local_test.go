@@ -18,7 +18,7 @@ import (
 	"piko.sh/pikokms/provider/providertest"
 )
 
-func open(t *testing.T, c local.Config) *local.Provider {
+func open(t *testing.T, c local.Config) provider.Provider {
 	t.Helper()
 	p, err := local.NewProvider(c)
 	require.NoError(t, err)
@@ -49,7 +49,7 @@ func TestGenerate(t *testing.T) {
 	require.NoError(t, err)
 	key, err := base64.StdEncoding.DecodeString(strings.TrimSpace(string(text)))
 	require.NoError(t, err)
-	require.Len(t, key, local.KeySize)
+	require.Len(t, key, 32)
 	if runtime.GOOS != "windows" {
 		info, err := os.Stat(file)
 		require.NoError(t, err)

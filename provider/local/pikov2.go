@@ -13,7 +13,7 @@ import (
 
 // UnwrapPikoV2 implements provider.PikoV2Keyring. Piko's local keys have 32 bytes. For a key of
 // another size the error holds provider.ErrInvalidKey.
-func (p *Provider) UnwrapPikoV2(ctx context.Context, wrapped string) (*provider.SecureBytes, error) {
+func (p *keyring) UnwrapPikoV2(ctx context.Context, wrapped string) (*provider.SecureBytes, error) {
 	key, err := p.unwrapPikoV2(ctx, wrapped)
 	if err != nil {
 		return nil, p.fail("UnwrapPikoV2", err)
@@ -21,13 +21,13 @@ func (p *Provider) UnwrapPikoV2(ctx context.Context, wrapped string) (*provider.
 	return key, nil
 }
 
-func (p *Provider) unwrapPikoV2(ctx context.Context, wrapped string) (key *provider.SecureBytes, err error) {
+func (p *keyring) unwrapPikoV2(ctx context.Context, wrapped string) (key *provider.SecureBytes, err error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
 	own, ok := p.key.(aesKey)
-	if !ok || own.Len() != KeySize {
-		return nil, fmt.Errorf("%w: it is of kind %s, Piko's had AES keys of %d bytes", provider.ErrInvalidKey, p.key.algorithm(), KeySize)
+	if !ok || own.Len() != keySize {
+		return nil, fmt.Errorf("%w: it is of kind %s, Piko's had AES keys of %d bytes", provider.ErrInvalidKey, p.key.algorithm(), keySize)
 	}
 	if wrapped == "" {
 		err = own.WithAccess(func(raw []byte) (err error) {
@@ -39,7 +39,7 @@ func (p *Provider) unwrapPikoV2(ctx context.Context, wrapped string) (key *provi
 
 	// A wrapped data key consists of IV, ciphertext and tag. The plaintext is the data key's base64
 	// text.
-	size := header.IVSize + base64.StdEncoding.EncodedLen(KeySize) + header.TagSize
+	size := header.IVSize + base64.StdEncoding.EncodedLen(keySize) + header.TagSize
 	sealed, err := base64.StdEncoding.DecodeString(wrapped)
 	if err != nil || len(sealed) != size {
 		return nil, fmt.Errorf("%w: the wrapped data key is not base64 of %d bytes", provider.ErrInvalidCiphertext, size)
@@ -52,13 +52,13 @@ func (p *Provider) unwrapPikoV2(ctx context.Context, wrapped string) (key *provi
 		defer clear(text)
 		raw := make([]byte, base64.StdEncoding.DecodedLen(len(text)))
 		defer clear(raw)
-		if n, err := base64.StdEncoding.Decode(raw, text); err != nil || n != KeySize {
+		if n, err := base64.StdEncoding.Decode(raw, text); err != nil || n != keySize {
 			return fmt.Errorf("%w: what was wrapped is no data key", provider.ErrInvalidCiphertext)
 		}
-		key, err = provider.NewSecureBytes(raw[:KeySize])
+		key, err = provider.NewSecureBytes(raw[:keySize])
 		return err
 	})
 	return key, err
 }
 
-var _ provider.PikoV2Keyring = (*Provider)(nil)
+var _ provider.PikoV2Keyring = (*keyring)(nil)

@@ -32,7 +32,7 @@ func TestUnwrapPikoV2(t *testing.T) {
 	p := open(t, local.Config{Key: bytes.Clone(own)})
 	for wrapped, want := range map[string][]byte{"": own, wrapped: dataKey} {
 		for range 2 {
-			key, err := p.UnwrapPikoV2(t.Context(), wrapped)
+			key, err := p.(provider.PikoV2Keyring).UnwrapPikoV2(t.Context(), wrapped)
 			require.NoError(t, err)
 			require.NoError(t, key.WithAccess(func(got []byte) error {
 				require.Equal(t, want, got)
@@ -51,7 +51,7 @@ func TestUnwrapPikoV2(t *testing.T) {
 	require.NoError(t, closed.Close())
 	for name, s := range map[string]struct {
 		ctx     context.Context
-		p       *local.Provider
+		p       provider.Provider
 		wrapped string
 		want    error
 	}{
@@ -70,7 +70,7 @@ func TestUnwrapPikoV2(t *testing.T) {
 			if s.ctx == nil {
 				s.ctx = t.Context()
 			}
-			key, err := s.p.UnwrapPikoV2(s.ctx, s.wrapped)
+			key, err := s.p.(provider.PikoV2Keyring).UnwrapPikoV2(s.ctx, s.wrapped)
 			require.Nil(t, key)
 			require.ErrorIs(t, err, s.want)
 			require.ErrorContains(t, err, "UnwrapPikoV2")

@@ -13,62 +13,48 @@ import (
 	"piko.sh/pikokms/provider"
 )
 
-// Padding is how an RSA key wraps data keys (specification: framework/raw-rsa-keyring.md,
-// "Supported Padding Schemes").
-type Padding int
-
-// The paddings. PKCS #1 v1.5 is only for reading old messages. An attacker who can have many
-// crafted messages decrypted, and can measure how long that takes, may learn from it (RFC 8017,
-// section 7.2). A data key with wrong padding counts as unwrapped until the header's tag fails. A
-// Decrypter then tries the next one.
-const (
-	PaddingOAEPMGF1 Padding = iota // RFC 8017, section 7.1, with MGF1 on the same hash
-	PaddingPKCS1                   // RFC 8017, section 7.2
-)
-
 // minRSABits is the shortest modulus in bits to encrypt under (NIST SP 800-57, part 1, table 2).
 const minRSABits = 2048
 
-// rsaKey is a wrapping key, either half of which may be missing. Go keeps RSA keys on its heap.
+// rsaKey is a wrapping key, either half of which may be missing (specification:
+// framework/raw-rsa-keyring.md, "Supported Padding Schemes"). Go keeps RSA keys on its heap.
 type rsaKey struct {
 	names
 	public  *rsa.PublicKey
 	private *rsa.PrivateKey
-	padding Padding
-	hash    crypto.Hash
+	pkcs1   bool        // only reads, with the padding of PKCS #1 v1.5
+	hash    crypto.Hash // of OAEP otherwise
 }
 
 // newRSAKey makes a key from those of a PEM text.
-func newRSAKey(keys *pemKeys, padding Padding, hash crypto.Hash, named names) (*rsaKey, error) {
+func newRSAKey(keys *pemKeys, pkcs1 bool, hash crypto.Hash, named names) (*rsaKey, error) {
 	k := &rsaKey{names: named}
 	k.public, _ = keys.public.(*rsa.PublicKey)
 	k.private, _ = keys.private.(*rsa.PrivateKey)
-	return k, k.use(padding, hash)
+	return k, k.use(pkcs1, hash)
 }
 
 // use sets how the key wraps data keys.
-func (k *rsaKey) use(padding Padding, hash crypto.Hash) error {
+func (k *rsaKey) use(pkcs1 bool, hash crypto.Hash) error {
 	switch {
-	case padding == PaddingPKCS1 && hash == 0:
-	case padding == PaddingPKCS1:
+	case pkcs1 && hash == 0:
+	case pkcs1:
 		return fmt.Errorf("%w: PKCS #1 v1.5 padding has no hash", provider.ErrInvalidKey)
-	case padding != PaddingOAEPMGF1:
-		return fmt.Errorf("%w: unknown padding %d", provider.ErrInvalidKey, padding)
 	case hash == 0:
 		hash = crypto.SHA256
 	case hash != crypto.SHA1 && hash != crypto.SHA256 && hash != crypto.SHA384 && hash != crypto.SHA512:
 		return fmt.Errorf("%w: OAEP is defined for SHA-1, SHA-256, SHA-384 and SHA-512, not for %v", provider.ErrInvalidKey, hash)
 	}
-	k.padding, k.hash = padding, hash
+	k.pkcs1, k.hash = pkcs1, hash
 	if k.public != nil && k.public.Size() < minRSABits/8 {
 		return fmt.Errorf("%w: its modulus has %d bits; use at least %d to encrypt", provider.ErrInvalidKey, k.public.N.BitLen(), minRSABits)
 	}
 	return nil
 }
 
-func (k *rsaKey) kind() provider.Type { return provider.TypeLocalRSA }
+func (k *rsaKey) kind() provider.Type { return "local_rsa" }
 
-func (k *rsaKey) encrypts() bool { return k.public != nil && k.padding != PaddingPKCS1 }
+func (k *rsaKey) encrypts() bool { return k.public != nil && !k.pkcs1 }
 func (k *rsaKey) decrypts() bool { return k.private != nil }
 
 func (k *rsaKey) algorithm() string {
@@ -78,7 +64,7 @@ func (k *rsaKey) algorithm() string {
 	} else {
 		size = k.private.N.BitLen()
 	}
-	if k.padding == PaddingPKCS1 {
+	if k.pkcs1 {
 		return fmt.Sprintf("RSA-%d-PKCS1", size)
 	}
 	return fmt.Sprintf("RSA-%d-OAEP-%v", size, k.hash)
@@ -87,7 +73,7 @@ func (k *rsaKey) algorithm() string {
 // wrap ignores the encryption context, which only the header's tag authenticates (specification:
 // framework/raw-rsa-keyring.md, "OnEncrypt"). The key provider information is the key's name.
 func (k *rsaKey) wrap(plain []byte, _ map[string]string) (wrapped header.EncryptedDataKey, err error) {
-	if k.padding == PaddingPKCS1 {
+	if k.pkcs1 {
 		return wrapped, fmt.Errorf("%w: PKCS #1 v1.5 padding is only for reading; use OAEP", provider.ErrKeyUsage)
 	}
 	if k.public == nil {
@@ -104,14 +90,14 @@ func (k *rsaKey) trusts(wrapped header.EncryptedDataKey) bool {
 
 // wrapsNow is false with PKCS #1 padding, where another key's data key seems to unwrap.
 func (k *rsaKey) wrapsNow(wrapped header.EncryptedDataKey) bool {
-	return k.padding != PaddingPKCS1 && k.trusts(wrapped)
+	return !k.pkcs1 && k.trusts(wrapped)
 }
 
 func (k *rsaKey) unwrap(request *provider.UnwrapDataKeyRequest) ([]byte, error) {
 	if k.private == nil {
 		return nil, fmt.Errorf("%w: it is a public key; decrypting takes the private one", provider.ErrKeyUsage)
 	}
-	if k.padding == PaddingPKCS1 {
+	if k.pkcs1 {
 		return k.unwrapPKCS1(request)
 	}
 	plain, err := rsa.DecryptOAEP(k.hash.New(), nil, k.private, request.EncryptedKey.Ciphertext, nil)

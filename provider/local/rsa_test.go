@@ -59,17 +59,17 @@ func bothPEM(key *rsa.PrivateKey) []byte { return append(publicPEM(key), private
 func TestRSAStreams(t *testing.T) {
 	for _, hash := range []crypto.Hash{0, crypto.SHA1, crypto.SHA256, crypto.SHA384, crypto.SHA512} {
 		both := open(t, local.Config{Key: bothPEM(rsaPair()), Hash: hash})
-		require.Equal(t, provider.TypeLocalRSA, both.Type())
-		require.NoError(t, both.HealthCheck(t.Context()))
+		require.Equal(t, provider.Type("local_rsa"), both.Type())
+		require.NoError(t, provider.Check(t.Context(), both))
 		uploader := open(t, local.Config{Key: publicPEM(rsaPair()), Hash: hash})
-		require.NoError(t, uploader.HealthCheck(t.Context()))
+		require.NoError(t, provider.Check(t.Context(), uploader))
 		reader := open(t, local.Config{Key: privatePEM(rsaPair()), Hash: hash})
-		require.NoError(t, reader.HealthCheck(t.Context()))
+		require.NoError(t, provider.Check(t.Context(), reader))
 		pairs := map[string]string{"tenant": "42"}
 
 		stored, err := (&message.Encrypter{Keyring: uploader}).Encrypt(t.Context(), []byte("write only"), pairs)
 		require.NoError(t, err)
-		for _, p := range []*local.Provider{both, reader} {
+		for _, p := range []provider.Provider{both, reader} {
 			d := message.Decrypter{Keyrings: []provider.Unwrapper{p}}
 			plaintext, _, err := d.Decrypt(t.Context(), stored, pairs)
 			require.NoError(t, err)
@@ -132,7 +132,7 @@ func TestIsCurrentUnderRSAKeys(t *testing.T) {
 		"another name":  {local.Config{Key: bothPEM(rsaPair()), Name: "another"}, false},
 		"public key":    {local.Config{Key: publicPEM(rsaPair())}, false},
 		"another's":     {local.Config{Key: publicPEM(otherPair())}, false},
-		"other padding": {local.Config{Key: bothPEM(otherPair()), Padding: local.PaddingPKCS1}, false},
+		"other padding": {local.Config{Key: bothPEM(otherPair()), PKCS1v15: true}, false},
 	} {
 		got, err := open(t, c.config).IsCurrent(t.Context(), request)
 		require.NoError(t, err, name)
@@ -141,8 +141,8 @@ func TestIsCurrentUnderRSAKeys(t *testing.T) {
 }
 
 func TestPKCS1IsForReading(t *testing.T) {
-	p := open(t, local.Config{Key: bothPEM(rsaPair()), Padding: local.PaddingPKCS1})
-	require.NoError(t, p.HealthCheck(t.Context()))
+	p := open(t, local.Config{Key: bothPEM(rsaPair()), PKCS1v15: true})
+	require.NoError(t, provider.Check(t.Context(), p))
 	_, err := p.GenerateDataKey(t.Context(), nil)
 	require.ErrorIs(t, err, provider.ErrKeyUsage)
 	require.ErrorContains(t, err, "use OAEP")
@@ -199,9 +199,8 @@ func TestBadRSAConfig(t *testing.T) {
 		"cut":            {local.Config{Key: publicPEM(rsaPair())[:200]}, "no whole PEM block"},
 		"short modulus":  {local.Config{Key: publicPEM(newRSA(1024))}, "has 1024 bits"},
 		"hash":           {local.Config{Key: publicPEM(rsaPair()), Hash: crypto.MD5}, "not for MD5"},
-		"hash of PKCS1":  {local.Config{Key: publicPEM(rsaPair()), Hash: crypto.SHA256, Padding: local.PaddingPKCS1}, "has no hash"},
-		"padding":        {local.Config{Key: publicPEM(rsaPair()), Padding: 7}, "unknown padding 7"},
-		"AES, padding":   {local.Config{Key: make([]byte, 32), Padding: local.PaddingPKCS1}, "are for RSA keys"},
+		"hash of PKCS1":  {local.Config{Key: publicPEM(rsaPair()), Hash: crypto.SHA256, PKCS1v15: true}, "has no hash"},
+		"AES, padding":   {local.Config{Key: make([]byte, 32), PKCS1v15: true}, "are for RSA keys"},
 		"AES, with hash": {local.Config{Key: make([]byte, 32), Hash: crypto.SHA256}, "are for RSA keys"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -222,8 +221,8 @@ func TestRSAKeyFiles(t *testing.T) {
 	}
 	pkcs1 := block("RSA PRIVATE KEY", x509.MarshalPKCS1PrivateKey(rsaPair()), nil)
 	pkcs1 = append(pkcs1, block("RSA PUBLIC KEY", x509.MarshalPKCS1PublicKey(&rsaPair().PublicKey), nil)...)
-	require.NoError(t, open(t, local.Config{KeyFile: write(pkcs1, 0o600)}).HealthCheck(t.Context()))
-	require.NoError(t, open(t, local.Config{KeyFile: write(publicPEM(rsaPair()), 0o644)}).HealthCheck(t.Context()))
+	require.NoError(t, provider.Check(t.Context(), open(t, local.Config{KeyFile: write(pkcs1, 0o600)})))
+	require.NoError(t, provider.Check(t.Context(), open(t, local.Config{KeyFile: write(publicPEM(rsaPair()), 0o644)})))
 	if runtime.GOOS == "windows" {
 		return
 	}

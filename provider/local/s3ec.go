@@ -17,8 +17,8 @@ import (
 	"piko.sh/pikokms/provider"
 )
 
-// UnwrapS3EC implements provider.S3ECKeyring. Padding and Hash of the Config have no effect on it.
-func (p *Provider) UnwrapS3EC(ctx context.Context, wrapped *provider.S3ECDataKey) (*provider.SecureBytes, error) {
+// UnwrapS3EC implements provider.S3ECKeyring. Hash and PKCS1v15 of the Config have no effect on it.
+func (p *keyring) UnwrapS3EC(ctx context.Context, wrapped *provider.S3ECDataKey) (*provider.SecureBytes, error) {
 	plain, err := p.unwrapS3EC(ctx, wrapped)
 	if err != nil {
 		return nil, p.fail("UnwrapS3EC", err)
@@ -31,7 +31,7 @@ func (p *Provider) UnwrapS3EC(ctx context.Context, wrapped *provider.S3ECDataKey
 	return key, nil
 }
 
-func (p *Provider) unwrapS3EC(ctx context.Context, wrapped *provider.S3ECDataKey) ([]byte, error) {
+func (p *keyring) unwrapS3EC(ctx context.Context, wrapped *provider.S3ECDataKey) ([]byte, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
@@ -172,4 +172,4 @@ func (k *rsaKey) unwrapS3EC(wrapped *provider.S3ECDataKey) ([]byte, error) {
 	return slices.Clone(plain[1 : 1+size]), nil
 }
 
-var _ provider.S3ECKeyring = (*Provider)(nil)
+var _ provider.S3ECKeyring = (*keyring)(nil)

@@ -55,11 +55,11 @@ func ParseURL(u *url.URL) (Config, error) {
 	}
 	c := Config{KeyFile: path, Namespace: query.Get("namespace"), Name: query.Get("name"), PeerFile: query.Get("peer")}
 	if query.Has("padding") {
-		if c.Padding, err = choose("padding", query.Get("padding"), paddings); err != nil {
+		if c.PKCS1v15, err = choose("padding", query.Get("padding"), paddings); err != nil {
 			return refuse("%v", err)
 		}
 		// A padding or hash in the URL is only for an RSA key, even if it is the default.
-		if c.Hash = crypto.SHA256; c.Padding == PaddingPKCS1 {
+		if c.Hash = crypto.SHA256; c.PKCS1v15 {
 			c.Hash = 0
 		}
 	}
@@ -72,7 +72,7 @@ func ParseURL(u *url.URL) (Config, error) {
 }
 
 var (
-	paddings = map[string]Padding{"oaep-mgf1": PaddingOAEPMGF1, "pkcs1": PaddingPKCS1}
+	paddings = map[string]bool{"oaep-mgf1": false, "pkcs1": true} // Config.PKCS1v15
 	hashes   = map[string]crypto.Hash{"sha1": crypto.SHA1, "sha256": crypto.SHA256, "sha384": crypto.SHA384, "sha512": crypto.SHA512}
 )
 

@@ -23,7 +23,7 @@ func TestParseURL(t *testing.T) {
 		"local:C:/keys/a.key":                     {KeyFile: "C:/keys/a.key"},
 		"local:///k?namespace=N&name=%C3%BC+1":    {KeyFile: "/k", Namespace: "N", Name: "ü 1"},
 		"local:k.pem?hash=sha1":                   {KeyFile: "k.pem", Hash: crypto.SHA1},
-		"local:k.pem?padding=pkcs1":               {KeyFile: "k.pem", Padding: PaddingPKCS1},
+		"local:k.pem?padding=pkcs1":               {KeyFile: "k.pem", PKCS1v15: true},
 		"local:k.pem?padding=oaep-mgf1":           {KeyFile: "k.pem", Hash: crypto.SHA256},
 		"local:k?hash=sha512&padding=oaep-mgf1":   {KeyFile: "k", Hash: crypto.SHA512},
 		"local:///k?name=aws%26x&namespace=a%3Db": {KeyFile: "/k", Namespace: "a=b", Name: "aws&x"},
@@ -70,7 +70,7 @@ func TestParseURLRefuses(t *testing.T) {
 func TestKeyOfAURL(t *testing.T) {
 	t.Chdir(t.TempDir())
 	require.NoError(t, Generate("a key"))
-	open := func(text string) (*Provider, error) {
+	open := func(text string) (provider.Provider, error) {
 		u, err := url.Parse(text)
 		require.NoError(t, err)
 		c, err := ParseURL(u)
@@ -83,7 +83,7 @@ func TestKeyOfAURL(t *testing.T) {
 	require.NoError(t, err)
 	defer p.Close()
 	require.Equal(t, "n", p.KeyID())
-	require.Equal(t, defaultNamespace, p.key.id().namespace)
+	require.Equal(t, defaultNamespace, p.(*keyring).key.id().namespace)
 
 	_, err = open("local:other?name=n")
 	require.ErrorIs(t, err, fs.ErrNotExist)

@@ -12,6 +12,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -22,10 +23,14 @@ import (
 	"crypto"
 	"crypto/sha256"
 
+	"github.com/hashicorp/vault/api"
+	"github.com/hashicorp/vault/api/auth/approle"
+	"github.com/hashicorp/vault/api/auth/kubernetes"
 	"github.com/stretchr/testify/require"
 
 	"piko.sh/pikokms/internal/emulator"
 	"piko.sh/pikokms/provider"
+	"piko.sh/pikokms/provider/keyurl"
 	"piko.sh/pikokms/provider/vault"
 )
 
@@ -110,7 +115,7 @@ func TestRenewal(t *testing.T) {
 	c := b.createKey("app-data", nil)
 	sealed := seal(t, open(t, c), nil)
 
-	renewed := map[string]*vault.Provider{}
+	renewed := map[string]provider.Provider{}
 	tokens := map[string]string{
 		"token":          b.policy(map[string]any{"ttl": "6s"}, b.forUse("app-data")),
 		"periodic token": b.policy(map[string]any{"period": "6s"}, b.forUse("app-data")),
@@ -128,7 +133,7 @@ func TestRenewal(t *testing.T) {
 			}
 			next.ServeHTTP(w, r)
 		})
-		c.Token, c.AppRole = "", b.appRole(settings)
+		c.Token, c.Login = "", b.appRole(settings).login()
 		renewed[fmt.Sprint("AppRole", i)] = open(t, c)
 	}
 	lapsing := c
@@ -151,8 +156,19 @@ func TestRenewal(t *testing.T) {
 	}
 }
 
+// appRole is a role of AppRole with a secret ID.
+type appRole struct{ roleID, secretID, mount string }
+
+// login returns the Config's Login by the role.
+func (a appRole) login(options ...approle.LoginOption) func() (api.AuthMethod, error) {
+	options = append(options, approle.WithMountPath(a.mount))
+	return func() (api.AuthMethod, error) {
+		return approle.NewAppRoleAuth(a.roleID, &approle.SecretID{FromString: a.secretID}, options...)
+	}
+}
+
 // appRole makes a role for the key app-data.
-func (b *bao) appRole(settings map[string]any) *vault.AppRole {
+func (b *bao) appRole(settings map[string]any) appRole {
 	b.t.Helper()
 	mount := fmt.Sprintf("approle-%d", mounts.Add(1))
 	b.write("sys/auth/"+mount, map[string]any{"type": "approle"})
@@ -164,37 +180,49 @@ func (b *bao) appRole(settings map[string]any) *vault.AppRole {
 	id, err := b.client.Logical().Read("auth/" + mount + "/role/app/role-id")
 	require.NoError(b.t, err)
 	secret := b.write("auth/"+mount+"/role/app/secret-id", nil)
-	return &vault.AppRole{RoleID: id.Data["role_id"].(string), SecretID: secret.Data["secret_id"].(string), Mount: mount}
+	return appRole{id.Data["role_id"].(string), secret.Data["secret_id"].(string), mount}
+}
+
+// openURL opens the key of a configuration by a URL with a login, which is made later.
+func (b *bao) openURL(c vault.Config, login url.Values) provider.Provider {
+	b.t.Helper()
+	login.Set("address", c.Address)
+	key, err := keyurl.Services{vault.KeyService}.Parse("vault://" + c.Mount + "/" + c.Key + "?" + login.Encode())
+	require.NoError(b.t, err)
+	require.NotEmpty(b.t, key.Files)
+	p, err := key.Open(b.t.Context(), keyurl.Options{CheckLater: true})
+	require.NoError(b.t, err)
+	b.t.Cleanup(func() { require.NoError(b.t, p.(provider.Provider).Close()) })
+	return p.(provider.Provider)
 }
 
 func TestAppRole(t *testing.T) {
 	b := newBao(t)
 	c := b.createKey("app-data", nil)
 	sealed := seal(t, open(t, c), nil)
-	c.Token, c.AppRole = "", b.appRole(nil)
+	role := b.appRole(nil)
+	c.Token, c.Login = "", role.login()
 	require.NoError(t, unseal(t, open(t, c), sealed))
 
 	file := filepath.Join(t.TempDir(), "secret-id")
-	require.NoError(t, os.WriteFile(file, []byte(c.AppRole.SecretID), 0o600))
-	fromFile := c
-	fromFile.AppRole = &vault.AppRole{RoleID: c.AppRole.RoleID, SecretIDFile: file, Mount: c.AppRole.Mount}
-	require.NoError(t, unseal(t, open(t, fromFile), sealed))
+	require.NoError(t, os.WriteFile(file, []byte(role.secretID), 0o600))
+	require.NoError(t, unseal(t, b.openURL(c, url.Values{"role-id": {role.roleID}, "secret-id-file": {file}, "auth-mount": {role.mount}}), sealed))
 
 	wrapping := newClient(t, b.url)
 	wrapping.SetWrappingLookupFunc(func(string, string) string { return "1m" })
-	wrapped, err := wrapping.Logical().Write("auth/"+c.AppRole.Mount+"/role/app/secret-id", nil)
+	wrapped, err := wrapping.Logical().Write("auth/"+role.mount+"/role/app/secret-id", nil)
 	require.NoError(t, err)
 	once := c
-	once.AppRole = &vault.AppRole{RoleID: c.AppRole.RoleID, SecretID: wrapped.WrapInfo.Token, Wrapped: true, Mount: c.AppRole.Mount}
+	once.Login = appRole{role.roleID, wrapped.WrapInfo.Token, role.mount}.login(approle.WithWrappingToken())
 	require.NoError(t, unseal(t, open(t, once), sealed))
 
 	wrong := c
-	wrong.AppRole = &vault.AppRole{RoleID: c.AppRole.RoleID, SecretID: "wrong", Mount: c.AppRole.Mount}
+	wrong.Login = appRole{role.roleID, "wrong", role.mount}.login()
 	_, err = vault.NewProvider(t.Context(), wrong)
 	require.ErrorIs(t, err, provider.ErrAccessDenied)
 	require.ErrorContains(t, err, "the login failed")
 	require.NotContains(t, err.Error(), "wrong")
-	wrong.AppRole.SecretID, wrong.AppRole.Mount = c.AppRole.SecretID, "nowhere"
+	wrong.Login = appRole{role.roleID, role.secretID, "nowhere"}.login()
 	_, err = vault.NewProvider(t.Context(), wrong)
 	require.ErrorIs(t, err, provider.ErrAccessDenied)
 }
@@ -204,13 +232,14 @@ func TestRevoked(t *testing.T) {
 	b := newBao(t)
 	c := b.createKey("app-data", nil)
 	sealed := seal(t, open(t, c), nil)
-	c.Token, c.AppRole = "", b.appRole(nil)
+	role := b.appRole(nil)
+	c.Token, c.Login = "", role.login()
 	p := open(t, c)
 	require.NoError(t, unseal(t, p, sealed))
-	b.write("sys/leases/revoke-prefix/auth/"+c.AppRole.Mount, nil)
+	b.write("sys/leases/revoke-prefix/auth/"+role.mount, nil)
 	require.NoError(t, unseal(t, p, sealed))
 	// A second one within seconds is not: a policy that refuses would cause a login for each call.
-	b.write("sys/leases/revoke-prefix/auth/"+c.AppRole.Mount, nil)
+	b.write("sys/leases/revoke-prefix/auth/"+role.mount, nil)
 	require.ErrorIs(t, unseal(t, p, sealed), provider.ErrAccessDenied)
 }
 
@@ -220,7 +249,8 @@ func TestImpatientLogin(t *testing.T) {
 	b := newBao(t)
 	c := b.createKey("app-data", nil)
 	sealed := seal(t, open(t, c), nil)
-	c.Token, c.AppRole = "", b.appRole(nil)
+	role := b.appRole(nil)
+	c.Token, c.Login = "", role.login()
 	var stalls atomic.Bool
 	begun := make(chan struct{}, 1)
 	c = between(t, c, func(w http.ResponseWriter, r *http.Request, next http.Handler) {
@@ -234,7 +264,7 @@ func TestImpatientLogin(t *testing.T) {
 	})
 	p := open(t, c)
 	require.NoError(t, unseal(t, p, sealed))
-	b.write("sys/leases/revoke-prefix/auth/"+c.AppRole.Mount, nil)
+	b.write("sys/leases/revoke-prefix/auth/"+role.mount, nil)
 	stalls.Store(true)
 	generate := func(ctx context.Context) error {
 		_, err := p.GenerateDataKey(ctx, nil)
@@ -289,12 +319,16 @@ func TestKubernetes(t *testing.T) {
 
 	file := filepath.Join(t.TempDir(), "token")
 	require.NoError(t, os.WriteFile(file, []byte(valid), 0o600))
-	c.Token, c.Kubernetes = "", &vault.Kubernetes{Role: "shop", TokenFile: file, Mount: mount}
+	login := func(path string) func() (api.AuthMethod, error) {
+		return func() (api.AuthMethod, error) {
+			return kubernetes.NewKubernetesAuth("shop", kubernetes.WithServiceAccountTokenPath(path), kubernetes.WithMountPath(mount))
+		}
+	}
+	c.Token, c.Login = "", login(file)
 	require.NoError(t, unseal(t, open(t, c), sealed))
+	later := b.openURL(c, url.Values{"kubernetes-role": {"shop"}, "kubernetes-token-file": {file}, "auth-mount": {mount}})
 
 	// The file is read at each login, since Kubernetes replaces it.
-	c.CheckLater = true
-	later := open(t, c)
 	require.NoError(t, os.WriteFile(file, []byte("stale"), 0o600))
 	err := unseal(t, later, sealed)
 	require.ErrorIs(t, err, provider.ErrAccessDenied)
@@ -302,8 +336,7 @@ func TestKubernetes(t *testing.T) {
 	require.NoError(t, os.WriteFile(file, []byte(valid), 0o600))
 	require.NoError(t, unseal(t, later, sealed))
 
-	c.Kubernetes = &vault.Kubernetes{Role: "shop", TokenFile: filepath.Join(t.TempDir(), "none"), Mount: mount}
-	c.CheckLater = false
+	c.Login = login(filepath.Join(t.TempDir(), "none"))
 	_, err = vault.NewProvider(t.Context(), c)
 	require.ErrorIs(t, err, provider.ErrAccessDenied)
 }

@@ -56,7 +56,7 @@ func (a *answer) warnsOf(parameter string) bool {
 }
 
 // ask posts a question. The error is one of those that the package documentation lists.
-func (p *Provider) ask(ctx context.Context, operation string, q question) (*answer, error) {
+func (p *keyring) ask(ctx context.Context, operation string, q question) (*answer, error) {
 	body, err := json.Marshal(q)
 	if err != nil {
 		return nil, err
@@ -79,7 +79,7 @@ func (p *Provider) ask(ctx context.Context, operation string, q question) (*answ
 }
 
 // read asks the server about the key.
-func (p *Provider) read(ctx context.Context) (*keyState, error) {
+func (p *keyring) read(ctx context.Context) (*keyState, error) {
 	path := p.mount + "/keys/" + p.key
 	text, err := p.send(ctx, func(logical *api.Logical) (*api.Response, error) { return logical.ReadRawWithContext(ctx, path) })
 	if err != nil {
@@ -99,7 +99,7 @@ var errNoTransit = fmt.Errorf("%w: the server's answer is not one of the transit
 
 // send makes a call and returns the body of the answer. If the server refuses the token, it logs in
 // and makes the call again.
-func (p *Provider) send(ctx context.Context, call func(*api.Logical) (*api.Response, error)) ([]byte, error) {
+func (p *keyring) send(ctx context.Context, call func(*api.Logical) (*api.Response, error)) ([]byte, error) {
 	client := p.session.client
 	for again := false; ; again = true {
 		token := client.Token()
@@ -112,7 +112,7 @@ func (p *Provider) send(ctx context.Context, call func(*api.Logical) (*api.Respo
 
 // attempt makes a call, and makes it again if its answer breaks off. HashiCorp's client does so
 // only if no answer begins.
-func (p *Provider) attempt(ctx context.Context, call func(*api.Logical) (*api.Response, error)) ([]byte, error) {
+func (p *keyring) attempt(ctx context.Context, call func(*api.Logical) (*api.Response, error)) ([]byte, error) {
 	for n := 1; ; n++ {
 		text, err := read(call(p.session.client.Logical()))
 		if _, cut := errors.AsType[*cutError](err); !cut || n > p.session.client.MaxRetries() || !sleep(ctx, time.Duration(n)*minRetryWait) {
@@ -155,7 +155,7 @@ func read(response *api.Response, err error) ([]byte, error) {
 }
 
 // generate returns a new data key and its ciphertext. The caller clears the former.
-func (p *Provider) generate(ctx context.Context, additional []byte) (plain []byte, ciphertext string, err error) {
+func (p *keyring) generate(ctx context.Context, additional []byte) (plain []byte, ciphertext string, err error) {
 	if p.datakeyIgnores.Load() {
 		return p.generateHere(ctx, additional)
 	}
@@ -177,7 +177,7 @@ func (p *Provider) generate(ctx context.Context, additional []byte) (plain []byt
 }
 
 // encrypt asks the server to encrypt.
-func (p *Provider) encrypt(ctx context.Context, plaintext, additional []byte) (string, error) {
+func (p *keyring) encrypt(ctx context.Context, plaintext, additional []byte) (string, error) {
 	got, err := p.ask(ctx, "encrypt", question{Plaintext: plaintext, AssociatedData: additional, Unknown: len(additional) > 0 && !p.encryptBinds.Load()})
 	if err != nil {
 		return "", err
@@ -210,7 +210,7 @@ func checkCiphertext(text string) error {
 }
 
 // decrypt asks the server to decrypt. The caller clears the result.
-func (p *Provider) decrypt(ctx context.Context, ciphertext string, additional []byte) ([]byte, error) {
+func (p *keyring) decrypt(ctx context.Context, ciphertext string, additional []byte) ([]byte, error) {
 	got, err := p.ask(ctx, "decrypt", question{Ciphertext: ciphertext, AssociatedData: additional})
 	if err != nil {
 		return nil, err

@@ -22,7 +22,7 @@ const (
 	defaultTimeout    = 10 * time.Second
 )
 
-// Config configures a Provider: the key, and the way to the server.
+// Config configures a provider: the key, and the way to the server.
 //
 // What it leaves out is found as by the commands vault and bao: the Address in VAULT_ADDR or
 // BAO_ADDR, the Namespace in VAULT_NAMESPACE or BAO_NAMESPACE, and the Token in VAULT_TOKEN,
@@ -34,11 +34,18 @@ type Config struct {
 	Mount     string // path of the transit engine; default "transit"
 	Key       string // name of the key; required
 
-	// At most one of these is set. A provider that logs in also logs in again when its
-	// token can't be renewed any more.
-	Token      string
-	AppRole    *AppRole
-	Kubernetes *Kubernetes
+	Token string
+
+	// Login returns how to log in, in place of a Token, such as by AppRole:
+	//
+	//	func() (api.AuthMethod, error) {
+	//		return approle.NewAppRoleAuth("ROLE-ID", &approle.SecretID{FromFile: "PATH"})
+	//	}
+	//
+	// It is called before each login, so that it can read a credential that is replaced from time
+	// to time, as kubernetes.NewKubernetesAuth reads the token of a pod. The provider logs in again
+	// when its token can't be renewed any more.
+	Login func() (api.AuthMethod, error)
 
 	MaxRetries int           // retries of a failed attempt that may succeed later; 0 means 3
 	Timeout    time.Duration // of each attempt; 0 means 10 s
@@ -46,22 +53,6 @@ type Config struct {
 	// CheckLater makes NewProvider ask nothing of the server, so that a process can start while it
 	// is down or sealed. The key is checked when it is first needed.
 	CheckLater bool
-}
-
-// AppRole is a login by AppRole.
-type AppRole struct {
-	RoleID       string
-	SecretID     string // or SecretIDFile, which is read at each login
-	SecretIDFile string
-	Wrapped      bool   // the secret ID is a response-wrapping token, good for one login only
-	Mount        string // path of the auth method; default "approle"
-}
-
-// Kubernetes is a login by the token of a service account of Kubernetes.
-type Kubernetes struct {
-	Role      string // of the auth method
-	TokenFile string // read at each login; default that of the pod
-	Mount     string // path of the auth method; default "kubernetes"
 }
 
 var (
@@ -81,10 +72,10 @@ func (c Config) complete() (Config, error) {
 	if err := c.validate(); err != nil {
 		return Config{}, err
 	}
-	if c.AppRole == nil && c.Kubernetes == nil && c.Token == "" {
+	if c.Login == nil && c.Token == "" {
 		c.Token = cmp.Or(os.Getenv("VAULT_TOKEN"), os.Getenv("BAO_TOKEN"))
 	}
-	if c.AppRole == nil && c.Kubernetes == nil && c.Token == "" {
+	if c.Login == nil && c.Token == "" {
 		stored, err := storedToken()
 		if err != nil {
 			return Config{}, err
@@ -121,12 +112,6 @@ func (c *Config) validate() error {
 func (c *Config) fault() string {
 	refuse := fmt.Sprintf
 	address, err := url.Parse(c.Address)
-	logins := 0
-	for _, given := range []bool{c.Token != "", c.AppRole != nil, c.Kubernetes != nil} {
-		if given {
-			logins++
-		}
-	}
 	switch {
 	case c.Key == "":
 		return refuse("Key is empty; give the name of a key of the transit engine")
@@ -138,14 +123,8 @@ func (c *Config) fault() string {
 		return refuse("%q is not the path of a namespace", c.Namespace)
 	case err != nil || address.Scheme != "https" && address.Scheme != "http" || address.Host == "" || address.User != nil:
 		return refuse("the address is not an http or https URL such as https://vault.example.com:8200")
-	case logins > 1:
-		return refuse("Token, AppRole and Kubernetes exclude each other")
-	case c.AppRole != nil && c.AppRole.RoleID == "":
-		return refuse("AppRole has no RoleID")
-	case c.AppRole != nil && (c.AppRole.SecretID == "") == (c.AppRole.SecretIDFile == ""):
-		return refuse("AppRole takes either a SecretID or a SecretIDFile")
-	case c.Kubernetes != nil && c.Kubernetes.Role == "":
-		return refuse("Kubernetes has no Role")
+	case c.Token != "" && c.Login != nil:
+		return refuse("Token and Login exclude each other")
 	case c.MaxRetries < 0:
 		return refuse("MaxRetries is %d, it cannot be negative", c.MaxRetries)
 	case c.Timeout < 0:

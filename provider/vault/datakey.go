@@ -12,7 +12,7 @@ import (
 )
 
 // GenerateDataKey makes one call of the server.
-func (p *Provider) GenerateDataKey(ctx context.Context, encryptionContext map[string]string) (*provider.DataKey, error) {
+func (p *keyring) GenerateDataKey(ctx context.Context, encryptionContext map[string]string) (*provider.DataKey, error) {
 	key, wrapped, err := p.generateDataKey(ctx, encryptionContext)
 	if err != nil {
 		return nil, p.fail(ctx, "GenerateDataKey", err)
@@ -20,7 +20,7 @@ func (p *Provider) GenerateDataKey(ctx context.Context, encryptionContext map[st
 	return &provider.DataKey{PlaintextKey: key, EncryptedKey: wrapped, KeyID: p.id}, nil
 }
 
-func (p *Provider) generateDataKey(ctx context.Context, encryptionContext map[string]string) (*provider.SecureBytes, header.EncryptedDataKey, error) {
+func (p *keyring) generateDataKey(ctx context.Context, encryptionContext map[string]string) (*provider.SecureBytes, header.EncryptedDataKey, error) {
 	var none header.EncryptedDataKey
 	additional, err := header.AppendContext(nil, encryptionContext)
 	if err != nil {
@@ -39,19 +39,19 @@ func (p *Provider) generateDataKey(ctx context.Context, encryptionContext map[st
 }
 
 // generateHere makes a data key from the system's random numbers, which the server encrypts.
-func (p *Provider) generateHere(ctx context.Context, additional []byte) (plain []byte, ciphertext string, err error) {
+func (p *keyring) generateHere(ctx context.Context, additional []byte) (plain []byte, ciphertext string, err error) {
 	plain = make([]byte, provider.DataKeySize)
 	_, _ = rand.Read(plain) // never fails
 	ciphertext, err = p.encrypt(ctx, plain, additional)
 	return plain, ciphertext, err
 }
 
-func (p *Provider) wrapped(ciphertext string) header.EncryptedDataKey {
+func (p *keyring) wrapped(ciphertext string) header.EncryptedDataKey {
 	return header.EncryptedDataKey{ProviderID: providerID, ProviderInfo: []byte(p.id), Ciphertext: []byte(ciphertext)}
 }
 
 // WrapDataKey makes one call of the server.
-func (p *Provider) WrapDataKey(ctx context.Context, key *provider.SecureBytes, encryptionContext map[string]string) (header.EncryptedDataKey, error) {
+func (p *keyring) WrapDataKey(ctx context.Context, key *provider.SecureBytes, encryptionContext map[string]string) (header.EncryptedDataKey, error) {
 	additional, err := header.AppendContext(nil, encryptionContext)
 	if err != nil {
 		return header.EncryptedDataKey{}, p.fail(ctx, "WrapDataKey", fmt.Errorf("%w: %w", provider.ErrEncryptionFailed, err))
@@ -71,7 +71,7 @@ func (p *Provider) WrapDataKey(ctx context.Context, key *provider.SecureBytes, e
 }
 
 // UnwrapDataKey makes one call of the server, or none for a data key under another key.
-func (p *Provider) UnwrapDataKey(ctx context.Context, request *provider.UnwrapDataKeyRequest) (*provider.DataKey, error) {
+func (p *keyring) UnwrapDataKey(ctx context.Context, request *provider.UnwrapDataKeyRequest) (*provider.DataKey, error) {
 	key, err := p.unwrap(ctx, request)
 	if err != nil {
 		return nil, p.fail(ctx, "UnwrapDataKey", err)
@@ -79,7 +79,7 @@ func (p *Provider) UnwrapDataKey(ctx context.Context, request *provider.UnwrapDa
 	return &provider.DataKey{PlaintextKey: key}, nil
 }
 
-func (p *Provider) unwrap(ctx context.Context, request *provider.UnwrapDataKeyRequest) (*provider.SecureBytes, error) {
+func (p *keyring) unwrap(ctx context.Context, request *provider.UnwrapDataKeyRequest) (*provider.SecureBytes, error) {
 	if request.EncryptedKey.ProviderID != providerID || string(request.EncryptedKey.ProviderInfo) != p.id {
 		return nil, provider.ErrUntrustedKey
 	}
@@ -105,7 +105,7 @@ func (p *Provider) unwrap(ctx context.Context, request *provider.UnwrapDataKeyRe
 // first makes a new data key, which shows the version with which the server wraps now. If that is
 // the data key's own, the second unwraps the data key, since keys of two servers may have one path
 // and the same versions. IsCurrent is false if the policy forbids that.
-func (p *Provider) IsCurrent(ctx context.Context, request *provider.UnwrapDataKeyRequest) (bool, error) {
+func (p *keyring) IsCurrent(ctx context.Context, request *provider.UnwrapDataKeyRequest) (bool, error) {
 	if request.EncryptedKey.ProviderID != providerID || string(request.EncryptedKey.ProviderInfo) != p.id {
 		return false, nil
 	}

@@ -16,7 +16,7 @@ import (
 )
 
 // fail returns the error of an operation.
-func (p *Provider) fail(ctx context.Context, operation string, err error) error {
+func (p *keyring) fail(ctx context.Context, operation string, err error) error {
 	failure := provider.Failure(operation, p.Type(), p.id, err)
 	if p.session.ended() && !errors.Is(failure.Err, provider.ErrClosed) {
 		failure.Err = fmt.Errorf("the provider: %w: %w", provider.ErrClosed, failure.Err)

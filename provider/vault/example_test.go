@@ -3,10 +3,13 @@ package vault_test
 import (
 	"context"
 	"fmt"
-	"net/url"
 	"os"
 
+	"github.com/hashicorp/vault/api"
+	"github.com/hashicorp/vault/api/auth/approle"
+
 	"piko.sh/pikokms/message"
+	"piko.sh/pikokms/provider/keyurl"
 	"piko.sh/pikokms/provider/vault"
 )
 
@@ -15,7 +18,9 @@ func Example() {
 	ctx := context.Background()
 	key, err := vault.NewProvider(ctx, vault.Config{
 		Address: "https://vault.example.com:8200", Namespace: "team", Mount: "transit", Key: "backups",
-		AppRole: &vault.AppRole{RoleID: "8f1d…", SecretIDFile: "/run/secrets/secret-id"},
+		Login: func() (api.AuthMethod, error) {
+			return approle.NewAppRoleAuth("8f1d…", &approle.SecretID{FromFile: "/run/secrets/secret-id"})
+		},
 	})
 	if err != nil {
 		panic(err)
@@ -31,15 +36,12 @@ func Example() {
 	}
 }
 
-func ExampleParseURL() {
-	u, err := url.Parse("vault://transit/backups?address=https://vault.example.com:8200&namespace=team")
+// A program takes its key from its configuration.
+func Example_url() {
+	key, err := keyurl.Services{vault.KeyService}.Parse("vault://transit/backups?address=https://vault.example.com:8200&namespace=team")
 	if err != nil {
 		panic(err)
 	}
-	config, err := vault.ParseURL(u)
-	if err != nil {
-		panic(err)
-	}
-	fmt.Println(config.Key, "of", config.Mount, "in", config.Namespace)
-	// Output: backups of transit in team
+	fmt.Println(key) // key.Open opens it
+	// Output: vault://transit/backups?address=https://vault.example.com:8200&namespace=team
 }

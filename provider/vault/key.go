@@ -49,9 +49,8 @@ func (k *keyState) usable() error {
 func (k *keyState) info(id string) *provider.KeyInfo {
 	info := &provider.KeyInfo{
 		KeyID:     id,
-		Provider:  provider.TypeHashiCorpVault,
 		Algorithm: k.Type,
-		Status:    provider.KeyStatusActive,
+		Err:       k.usable(),
 		Origin:    "VAULT",
 		Metadata: map[string]string{
 			"latest_version":         strconv.Itoa(k.LatestVersion),
@@ -62,9 +61,6 @@ func (k *keyState) info(id string) *provider.KeyInfo {
 	}
 	if k.Imported {
 		info.Origin = "EXTERNAL"
-	}
-	if k.SoftDeleted {
-		info.Status = provider.KeyStatusDestroyed
 	}
 	for _, made := range k.Keys {
 		var seconds int64

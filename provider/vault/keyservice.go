@@ -8,26 +8,35 @@ import (
 	"piko.sh/pikokms/provider/keyurl"
 )
 
-// KeyService opens the keys that URLs name, as ParseURL describes.
+// KeyService opens the keys that URLs name:
+//
+//	vault://MOUNT/KEY
+//
+// with the optional parameters
+//
+//	address=URL             of the server; without it, VAULT_ADDR or BAO_ADDR
+//	namespace=PATH          of the mount; without it, VAULT_NAMESPACE or BAO_NAMESPACE
+//	role-id=ID              logs in by AppRole, with the secret ID in a file:
+//	secret-id-file=PATH
+//	kubernetes-role=ROLE    logs in by the pod's service account, or another's token in a file:
+//	kubernetes-token-file=PATH
+//	auth-mount=PATH         of AppRole or Kubernetes; default "approle" or "kubernetes"
+//
+// MOUNT is the path of the transit engine, which may have several parts. Without a role, the token
+// is found as Config describes. A URL holds no token and no secret ID.
 var KeyService = keyurl.Service{
 	Scheme:      scheme,
-	Type:        provider.TypeHashiCorpVault,
+	Type:        providerType,
 	ProviderIDs: []string{providerID},
 	Paths:       []string{"kubernetes-token-file", "secret-id-file"},
 	Parse: func(u *url.URL) (keyurl.Key, error) {
-		c, err := ParseURL(u)
-		k := keyurl.Key{
+		c, files, err := parseURL(u)
+		return keyurl.Key{
+			Files: files,
 			Open: func(ctx context.Context, o keyurl.Options) (provider.Unwrapper, error) {
 				c.CheckLater, c.MaxRetries = o.CheckLater, o.MaxRetries
 				return NewProvider(ctx, c)
 			},
-		}
-		if c.AppRole != nil {
-			k.Files = append(k.Files, c.AppRole.SecretIDFile)
-		}
-		if c.Kubernetes != nil {
-			k.Files = append(k.Files, c.Kubernetes.TokenFile)
-		}
-		return k, err
+		}, err
 	},
 }

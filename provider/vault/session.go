@@ -9,8 +9,6 @@ import (
 	"time"
 
 	"github.com/hashicorp/vault/api"
-	"github.com/hashicorp/vault/api/auth/approle"
-	"github.com/hashicorp/vault/api/auth/kubernetes"
 
 	"piko.sh/pikokms/provider"
 )
@@ -45,9 +43,9 @@ func newSession(c Config) (*session, error) {
 	config.CheckRetry = func(ctx context.Context, response *http.Response, err error) (bool, error) {
 		switch {
 		case err != nil:
-			provider.ReportAttempt(ctx, err)
+			provider.TraceOf(ctx).Failed(err)
 		case response.StatusCode >= http.StatusInternalServerError || response.StatusCode == http.StatusTooManyRequests:
-			provider.ReportAttempt(ctx, fmt.Errorf("HTTP %s", response.Status))
+			provider.TraceOf(ctx).Failed(fmt.Errorf("HTTP %s", response.Status))
 		}
 		return api.DefaultRetryPolicy(ctx, response, err)
 	}
@@ -67,13 +65,7 @@ func newSession(c Config) (*session, error) {
 	if c.Namespace != "" {
 		client.SetNamespace(c.Namespace)
 	}
-	s := &session{client: client, http: config.HttpClient, again: make(chan struct{}, 1)}
-	switch {
-	case c.AppRole != nil:
-		s.method = c.AppRole.method
-	case c.Kubernetes != nil:
-		s.method = c.Kubernetes.method
-	}
+	s := &session{client: client, http: config.HttpClient, method: c.Login, again: make(chan struct{}, 1)}
 	s.life, s.end = context.WithCancel(context.Background())
 	return s, nil
 }
@@ -83,7 +75,7 @@ type counting struct{ http.RoundTripper }
 
 // RoundTrip implements http.RoundTripper.
 func (t counting) RoundTrip(request *http.Request) (*http.Response, error) {
-	provider.CountRequest(request.Context())
+	provider.TraceOf(request.Context()).Request()
 	return t.RoundTripper.RoundTrip(request)
 }
 
@@ -104,29 +96,6 @@ func checkRedirect(request *http.Request, via []*http.Request) error {
 		return errors.New("the server redirects to an address without TLS")
 	}
 	return nil
-}
-
-func (a *AppRole) method() (api.AuthMethod, error) {
-	var options []approle.LoginOption
-	if a.Mount != "" {
-		options = append(options, approle.WithMountPath(a.Mount))
-	}
-	if a.Wrapped {
-		options = append(options, approle.WithWrappingToken())
-	}
-	return approle.NewAppRoleAuth(a.RoleID, &approle.SecretID{FromString: a.SecretID, FromFile: a.SecretIDFile}, options...)
-}
-
-// method reads the token's file anew, since Kubernetes renews it.
-func (k *Kubernetes) method() (api.AuthMethod, error) {
-	var options []kubernetes.LoginOption
-	if k.Mount != "" {
-		options = append(options, kubernetes.WithMountPath(k.Mount))
-	}
-	if k.TokenFile != "" {
-		options = append(options, kubernetes.WithServiceAccountTokenPath(k.TokenFile))
-	}
-	return kubernetes.NewKubernetesAuth(k.Role, options...)
 }
 
 // lease is how long a token lives, and whether that can be extended.

@@ -3,21 +3,33 @@ package vault
 import (
 	"encoding/json"
 	"fmt"
+	"time"
 
 	"piko.sh/pikokms/provider"
 )
 
 // shownConfig is a Config as prints, logs and encodings show it.
-type shownConfig Config
+type shownConfig struct {
+	Address, Namespace, Mount, Key string
+	Token                          string
+	Login                          bool
+	MaxRetries                     int
+	Timeout                        time.Duration
+	CheckLater                     bool
+}
 
 func (c Config) shown() shownConfig {
+	s := shownConfig{
+		Namespace: c.Namespace, Mount: c.Mount, Key: c.Key,
+		Login: c.Login != nil, MaxRetries: c.MaxRetries, Timeout: c.Timeout, CheckLater: c.CheckLater,
+	}
 	if c.Address != "" {
-		c.Address = provider.RedactURL(c.Address)
+		s.Address = provider.RedactURL(c.Address)
 	}
 	if c.Token != "" {
-		c.Token = provider.Redacted
+		s.Token = provider.Redacted
 	}
-	return shownConfig(c)
+	return s
 }
 
 // Format implements fmt.Formatter. It shows no secret.
@@ -27,21 +39,3 @@ func (c Config) Format(f fmt.State, verb rune) {
 
 // MarshalJSON implements json.Marshaler. It shows no secret.
 func (c Config) MarshalJSON() ([]byte, error) { return json.Marshal(c.shown()) }
-
-// shownAppRole is an AppRole as prints, logs and encodings show it.
-type shownAppRole AppRole
-
-func (a AppRole) shown() shownAppRole {
-	if a.SecretID != "" {
-		a.SecretID = provider.Redacted
-	}
-	return shownAppRole(a)
-}
-
-// Format implements fmt.Formatter. It shows no secret.
-func (a AppRole) Format(f fmt.State, verb rune) {
-	_, _ = fmt.Fprintf(f, fmt.FormatString(f, verb), a.shown())
-}
-
-// MarshalJSON implements json.Marshaler. It shows no secret.
-func (a AppRole) MarshalJSON() ([]byte, error) { return json.Marshal(a.shown()) }

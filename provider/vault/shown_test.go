@@ -11,6 +11,5 @@ import (
 func TestConfigsShowNoSecret(t *testing.T) {
 	providertest.Conceals(t, vault.Config{Key: "orders", Token: "hvs.SECRET"}, "hvs.SECRET", "orders")
 	providertest.Conceals(t, vault.Config{Key: "orders", Address: "https://user:SECRET@vault.example"}, "SECRET", "vault.example")
-	providertest.Conceals(t, vault.Config{Key: "orders", AppRole: &vault.AppRole{RoleID: "r", SecretID: "SECRET"}}, "SECRET", "orders")
-	providertest.Conceals(t, vault.AppRole{RoleID: "reader", SecretID: "SECRET"}, "SECRET", "reader")
+	providertest.Conceals(t, vault.Config{Key: "orders", Login: appRole{"reader", "SECRET", "approle"}.login()}, "SECRET", "orders")
 }

@@ -5,33 +5,21 @@ import (
 	"net/url"
 	"strings"
 
+	"github.com/hashicorp/vault/api"
+	"github.com/hashicorp/vault/api/auth/approle"
+	"github.com/hashicorp/vault/api/auth/kubernetes"
+
 	"piko.sh/pikokms/provider"
 )
 
 // scheme is the scheme of the URLs that name keys of a transit engine.
 const scheme = "vault"
 
-// ParseURL returns the configuration that a URL stands for, without asking the server:
-//
-//	vault://MOUNT/KEY
-//
-// with the optional parameters
-//
-//	address=URL             of the server; without it, VAULT_ADDR or BAO_ADDR
-//	namespace=PATH          of the mount; without it, VAULT_NAMESPACE or BAO_NAMESPACE
-//	role-id=ID              logs in by AppRole, with the secret ID in a file:
-//	secret-id-file=PATH
-//	kubernetes-role=ROLE    logs in by the pod's service account, or another's token in a file:
-//	kubernetes-token-file=PATH
-//	auth-mount=PATH         of AppRole or Kubernetes; default "approle" or "kubernetes"
-//
-// MOUNT is the path of the transit engine, which may have several parts. Without a role, the token
-// is found as Config describes. A URL holds no token and no secret ID.
-//
-// The error holds provider.ErrInvalidKey.
-func ParseURL(u *url.URL) (Config, error) {
-	refuse := func(format string, arguments ...any) (Config, error) {
-		return Config{}, fmt.Errorf("%w: URL %q: %s", provider.ErrInvalidKey, provider.RedactURL(u.String()), fmt.Sprintf(format, arguments...))
+// parseURL returns the configuration that a URL stands for, as KeyService describes, and the files
+// to log in with. It does not ask the server. The error holds provider.ErrInvalidKey.
+func parseURL(u *url.URL) (c Config, files []string, err error) {
+	refuse := func(format string, arguments ...any) (Config, []string, error) {
+		return Config{}, nil, fmt.Errorf("%w: URL %q: %s", provider.ErrInvalidKey, provider.RedactURL(u.String()), fmt.Sprintf(format, arguments...))
 	}
 	switch {
 	case u.Scheme != scheme:
@@ -41,22 +29,31 @@ func ParseURL(u *url.URL) (Config, error) {
 	}
 	query, err := provider.URLParameters(u, "address", "auth-mount", "kubernetes-role", "kubernetes-token-file", "namespace", "role-id", "secret-id-file")
 	if err != nil {
-		return Config{}, err
+		return Config{}, nil, err
 	}
 	whole := u.Host + u.Path
 	slash := strings.LastIndex(whole, "/")
 	if slash < 0 {
 		return refuse("it names a mount and no key; write vault://MOUNT/KEY, such as vault://transit/my-key")
 	}
-	c := Config{Address: query.Get("address"), Namespace: strings.Trim(query.Get("namespace"), "/"), Mount: whole[:slash], Key: whole[slash+1:]}
-	if query.Has("role-id") || query.Has("secret-id-file") {
-		c.AppRole = &AppRole{RoleID: query.Get("role-id"), SecretIDFile: query.Get("secret-id-file"), Mount: query.Get("auth-mount")}
-	}
-	if query.Has("kubernetes-role") || query.Has("kubernetes-token-file") {
-		c.Kubernetes = &Kubernetes{Role: query.Get("kubernetes-role"), TokenFile: query.Get("kubernetes-token-file"), Mount: query.Get("auth-mount")}
-	}
-	if query.Has("auth-mount") && c.AppRole == nil && c.Kubernetes == nil {
+	c = Config{Address: query.Get("address"), Namespace: strings.Trim(query.Get("namespace"), "/"), Mount: whole[:slash], Key: whole[slash+1:]}
+	isAppRole := query.Has("role-id") || query.Has("secret-id-file")
+	isKubernetes := query.Has("kubernetes-role") || query.Has("kubernetes-token-file")
+	switch {
+	case isAppRole && isKubernetes:
+		return refuse("Token, AppRole and Kubernetes exclude each other")
+	case isAppRole && !query.Has("role-id"):
+		return refuse("AppRole has no RoleID")
+	case isAppRole && !query.Has("secret-id-file"):
+		return refuse("AppRole takes either a SecretID or a SecretIDFile")
+	case isKubernetes && !query.Has("kubernetes-role"):
+		return refuse("Kubernetes has no Role")
+	case query.Has("auth-mount") && !isAppRole && !isKubernetes:
 		return refuse("auth-mount is for role-id or kubernetes-role")
+	case isAppRole:
+		c.Login, files = byAppRole(query), []string{query.Get("secret-id-file")}
+	case isKubernetes:
+		c.Login, files = byKubernetes(query), []string{query.Get("kubernetes-token-file")}
 	}
 	checked := c
 	if checked.Address == "" {
@@ -65,5 +62,31 @@ func ParseURL(u *url.URL) (Config, error) {
 	if fault := checked.fault(); fault != "" {
 		return refuse("%s", fault)
 	}
-	return c, nil
+	return c, files, nil
+}
+
+// byAppRole returns the Login of a URL with a role-id.
+func byAppRole(query url.Values) func() (api.AuthMethod, error) {
+	var options []approle.LoginOption
+	if query.Has("auth-mount") {
+		options = append(options, approle.WithMountPath(query.Get("auth-mount")))
+	}
+	return func() (api.AuthMethod, error) {
+		return approle.NewAppRoleAuth(query.Get("role-id"), &approle.SecretID{FromFile: query.Get("secret-id-file")}, options...)
+	}
+}
+
+// byKubernetes returns the Login of a URL with a kubernetes-role. It reads the token's file anew at
+// each login, since Kubernetes renews it.
+func byKubernetes(query url.Values) func() (api.AuthMethod, error) {
+	var options []kubernetes.LoginOption
+	if query.Has("auth-mount") {
+		options = append(options, kubernetes.WithMountPath(query.Get("auth-mount")))
+	}
+	if query.Has("kubernetes-token-file") {
+		options = append(options, kubernetes.WithServiceAccountTokenPath(query.Get("kubernetes-token-file")))
+	}
+	return func() (api.AuthMethod, error) {
+		return kubernetes.NewKubernetesAuth(query.Get("kubernetes-role"), options...)
+	}
 }

@@ -7,6 +7,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"piko.sh/pikokms/provider"
+	"piko.sh/pikokms/provider/keyurl"
 	"piko.sh/pikokms/provider/vault"
 )
 
@@ -22,14 +23,23 @@ func TestParseURL(t *testing.T) {
 	for text, want := range map[string]vault.Config{
 		"vault://transit/my-key": {Mount: "transit", Key: "my-key"},
 		"vault://a/b_c/my.key":   {Mount: "a/b_c", Key: "my.key"},
-		"vault://transit/k?address=https://vault:8200&namespace=team/shop":        {Mount: "transit", Key: "k", Address: "https://vault:8200", Namespace: "team/shop"},
-		"vault://transit/k?role-id=r&secret-id-file=/run/secret&auth-mount=apps":  {Mount: "transit", Key: "k", AppRole: &vault.AppRole{RoleID: "r", SecretIDFile: "/run/secret", Mount: "apps"}},
-		"vault://transit/k?kubernetes-role=shop":                                  {Mount: "transit", Key: "k", Kubernetes: &vault.Kubernetes{Role: "shop"}},
-		"vault://transit/k?kubernetes-role=shop&kubernetes-token-file=/run/token": {Mount: "transit", Key: "k", Kubernetes: &vault.Kubernetes{Role: "shop", TokenFile: "/run/token"}},
+		"vault://transit/k?address=https://vault:8200&namespace=team/shop": {Mount: "transit", Key: "k", Address: "https://vault:8200", Namespace: "team/shop"},
 	} {
 		got, err := parse(text)
 		require.NoError(t, err)
 		require.Equal(t, want, got)
+	}
+	for text, files := range map[string][]string{
+		"vault://transit/k?role-id=r&secret-id-file=/run/secret&auth-mount=apps":  {"/run/secret"},
+		"vault://transit/k?kubernetes-role=shop":                                  {},
+		"vault://transit/k?kubernetes-role=shop&kubernetes-token-file=/run/token": {"/run/token"},
+	} {
+		key, err := keyurl.Services{vault.KeyService}.Parse(text)
+		require.NoError(t, err)
+		require.Equal(t, files, key.Files)
+		c, err := parse(text)
+		require.NoError(t, err)
+		require.NotNil(t, c.Login)
 	}
 	for text, reason := range map[string]string{
 		"awskms://transit/k":                   "the scheme is",
@@ -79,17 +89,14 @@ func TestConfig(t *testing.T) {
 	valid := vault.Config{Address: "http://127.0.0.1:1", Key: "k", Token: "t", CheckLater: true}
 	require.Equal(t, "transit/k", open(t, valid).KeyID())
 	for text, change := range map[string]func(*vault.Config){
-		"Key is empty":           func(c *vault.Config) { c.Key = "" },
-		"not the name of a key":  func(c *vault.Config) { c.Key = "a/b" },
-		"path of a transit":      func(c *vault.Config) { c.Mount = "a/../b" },
-		"path of a namespace":    func(c *vault.Config) { c.Namespace = "a?b" },
-		"the address is not":     func(c *vault.Config) { c.Address = "127.0.0.1:8200" },
-		"exclude each other":     func(c *vault.Config) { c.Kubernetes = &vault.Kubernetes{Role: "r"} },
-		"MaxRetries is -1":       func(c *vault.Config) { c.MaxRetries = -1 },
-		"Timeout is -1ns":        func(c *vault.Config) { c.Timeout = -1 },
-		"AppRole has no RoleID":  func(c *vault.Config) { c.Token, c.AppRole = "", &vault.AppRole{SecretID: "s"} },
-		"either a SecretID or":   func(c *vault.Config) { c.Token, c.AppRole = "", &vault.AppRole{RoleID: "r"} },
-		"Kubernetes has no Role": func(c *vault.Config) { c.Token, c.Kubernetes = "", &vault.Kubernetes{} },
+		"Key is empty":          func(c *vault.Config) { c.Key = "" },
+		"not the name of a key": func(c *vault.Config) { c.Key = "a/b" },
+		"path of a transit":     func(c *vault.Config) { c.Mount = "a/../b" },
+		"path of a namespace":   func(c *vault.Config) { c.Namespace = "a?b" },
+		"the address is not":    func(c *vault.Config) { c.Address = "127.0.0.1:8200" },
+		"exclude each other":    func(c *vault.Config) { c.Login = appRole{}.login() },
+		"MaxRetries is -1":      func(c *vault.Config) { c.MaxRetries = -1 },
+		"Timeout is -1ns":       func(c *vault.Config) { c.Timeout = -1 },
 	} {
 		c := valid
 		change(&c)

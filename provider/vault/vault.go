@@ -11,9 +11,9 @@
 // server's text, such as "vault:v1:…", which has the version of the key. So rotation of a key
 // needs nothing here. What an old version encrypted can be decrypted until the key's
 // min_decryption_version excludes it. Before that, rewrap the messages for which
-// [Provider.IsCurrent] is false.
+// IsCurrent is false.
 //
-// A Provider uses one key. It asks the server about no other, whatever key a message names.
+// A provider uses one key. It asks the server about no other, whatever key a message names.
 //
 // # Keys
 //
@@ -72,8 +72,10 @@ import (
 // providerID is the key provider ID of the transit engine in messages.
 const providerID = "vault-transit"
 
-// Provider is a key of a transit engine. It is safe for concurrent use.
-type Provider struct {
+const providerType provider.Type = "hashicorp_vault" // of OpenBao, too
+
+// keyring is the provider of NewProvider.
+type keyring struct {
 	session *session
 	mount   string
 	key     string
@@ -87,11 +89,17 @@ type Provider struct {
 
 // NewProvider makes a provider. It logs in and checks the key by reading it. If that is not
 // permitted, it tries whether the key may be used, with calls that store nothing. With CheckLater,
-// it asks nothing until the key is first needed.
+// it asks nothing until the key is first needed. Close the provider when it is not used any more:
+// that ends the renewal of its token, which is not revoked.
+//
+// KeyID of the result is the path of the key, NAMESPACE/MOUNT/KEY or MOUNT/KEY. IsCurrent makes one
+// or two calls of the server. The first makes a new data key, which shows the version with which
+// the server wraps now. If that is the data key's own, the second unwraps the data key, since keys
+// of two servers may have one path and the same versions. IsCurrent is false if the policy forbids
+// that.
 //
 // The error holds one of those that the package documentation lists.
-// Close the provider when it is not used any more.
-func NewProvider(ctx context.Context, c Config) (*Provider, error) {
+func NewProvider(ctx context.Context, c Config) (provider.Provider, error) {
 	c, err := c.complete()
 	if err != nil {
 		return nil, err
@@ -100,7 +108,7 @@ func NewProvider(ctx context.Context, c Config) (*Provider, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &Provider{session: s, mount: c.Mount, key: c.Key, id: strings.TrimPrefix(c.Namespace+"/"+c.Mount+"/"+c.Key, "/")}
+	p := &keyring{session: s, mount: c.Mount, key: c.Key, id: strings.TrimPrefix(c.Namespace+"/"+c.Mount+"/"+c.Key, "/")}
 	if c.CheckLater {
 		return p, nil
 	}
@@ -111,7 +119,7 @@ func NewProvider(ctx context.Context, c Config) (*Provider, error) {
 }
 
 // open logs in and checks the key, unless that is done.
-func (p *Provider) open(ctx context.Context) error {
+func (p *keyring) open(ctx context.Context) error {
 	if p.session.ended() {
 		return fmt.Errorf("the provider: %w", provider.ErrClosed)
 	}
@@ -125,7 +133,7 @@ func (p *Provider) open(ctx context.Context) error {
 }
 
 // check asks the server whether the key can be used.
-func (p *Provider) check(ctx context.Context) error {
+func (p *keyring) check(ctx context.Context) error {
 	k, err := p.read(ctx)
 	if err == nil {
 		return k.usable()
@@ -152,21 +160,20 @@ func (p *Provider) check(ctx context.Context) error {
 }
 
 // KeyID returns the path of the key, NAMESPACE/MOUNT/KEY or MOUNT/KEY.
-func (p *Provider) KeyID() string { return p.id }
+func (p *keyring) KeyID() string { return p.id }
 
-// Type returns provider.TypeHashiCorpVault, also for OpenBao.
-func (p *Provider) Type() provider.Type { return provider.TypeHashiCorpVault }
+func (p *keyring) Type() provider.Type { return providerType }
 
 // Close ends the renewal of the token and closes the connections. The provider can't be used
 // afterwards. The token is not revoked.
-func (p *Provider) Close() error {
+func (p *keyring) Close() error {
 	p.session.close()
 	return nil
 }
 
 // GetKeyInfo describes the key with one call of the server. The error holds provider.ErrKeyNotFound
 // for a keyID that is neither empty nor the key's path.
-func (p *Provider) GetKeyInfo(ctx context.Context, keyID string) (*provider.KeyInfo, error) {
+func (p *keyring) GetKeyInfo(ctx context.Context, keyID string) (*provider.KeyInfo, error) {
 	if keyID != "" && keyID != p.id {
 		return nil, p.fail(ctx, "GetKeyInfo", fmt.Errorf("%w: this provider has key %q; make another provider for %q", provider.ErrKeyNotFound, p.id, keyID))
 	}
@@ -180,7 +187,4 @@ func (p *Provider) GetKeyInfo(ctx context.Context, keyID string) (*provider.KeyI
 	return k.info(p.id), nil
 }
 
-var (
-	_ provider.EncryptionProvider = (*Provider)(nil)
-	_ provider.VersionedKeyring   = (*Provider)(nil)
-)
+var _ provider.Provider = (*keyring)(nil)

@@ -34,25 +34,25 @@ func TestWhatAnswersInPlaceOfTheServer(t *testing.T) {
 	}
 	for name, lie := range adversary.Lies {
 		for _, first := range []string{"first", "later"} {
-			for operation, call := range map[string]func(*vault.Provider) error{
-				"datakey": func(p *vault.Provider) error {
+			for operation, call := range map[string]func(provider.Provider) error{
+				"datakey": func(p provider.Provider) error {
 					_, err := p.GenerateDataKey(t.Context(), nil)
 					return err
 				},
-				"encrypt": func(p *vault.Provider) error {
+				"encrypt": func(p provider.Provider) error {
 					key, err := provider.NewSecureBytes(make([]byte, 32))
 					require.NoError(t, err)
 					defer key.Close()
 					_, err = p.WrapDataKey(t.Context(), key, nil)
 					return err
 				},
-				"decrypt": func(p *vault.Provider) error {
+				"decrypt": func(p provider.Provider) error {
 					_, err := p.UnwrapDataKey(t.Context(), &provider.UnwrapDataKeyRequest{Size: 32, EncryptedKey: header.EncryptedDataKey{
 						ProviderID: "vault-transit", ProviderInfo: []byte("transit/app"), Ciphertext: []byte("vault:v1:AAAA"),
 					}})
 					return err
 				},
-				"keys": func(p *vault.Provider) error { _, err := p.GetKeyInfo(t.Context(), ""); return err },
+				"keys": func(p provider.Provider) error { _, err := p.GetKeyInfo(t.Context(), ""); return err },
 			} {
 				t.Run(name+", "+first+", "+operation, func(t *testing.T) {
 					t.Parallel()

@@ -17,6 +17,7 @@ import (
 	_ "gocloud.dev/blob/s3blob"
 
 	"piko.sh/pikokms/lab/localstack"
+	"piko.sh/pikokms/provider"
 	"piko.sh/pikokms/provider/awskms"
 )
 
@@ -49,7 +50,7 @@ func inS3(ctx context.Context, out io.Writer) (err error) {
 }
 
 // prepare makes what an operator would provide: a KMS key with an alias, and a bucket.
-func prepare(ctx context.Context, endpoint, name string) (*awskms.Provider, error) {
+func prepare(ctx context.Context, endpoint, name string) (provider.Provider, error) {
 	login := credentials.NewStaticCredentialsProvider(localstack.Credentials, localstack.Credentials, "")
 	keys := kms.New(kms.Options{Region: localstack.Region, BaseEndpoint: &endpoint, Credentials: login})
 	key, err := keys.CreateKey(ctx, &kms.CreateKeyInput{})

@@ -45,7 +45,7 @@ func TestRun(t *testing.T) {
 }
 
 // down is a provider whose key service is out.
-type down struct{ *local.Provider }
+type down struct{ provider.Provider }
 
 func (down) GenerateDataKey(context.Context, map[string]string) (*provider.DataKey, error) {
 	return nil, provider.ErrProviderUnavailable
@@ -114,7 +114,7 @@ func value(set attribute.Set, name attribute.Key) string {
 
 // quoting is a provider whose errors quote the encryption context, as those of a key service may.
 type quoting struct {
-	*local.Provider
+	provider.Provider
 	kind error
 }
 
@@ -136,8 +136,8 @@ func (q quoting) UnwrapDataKey(_ context.Context, r *provider.UnwrapDataKeyReque
 
 func (q quoting) EncryptsDirectly() bool { return true }
 
-func (q quoting) EncryptDirectly(_ context.Context, _ []byte, pairs map[string]string) (*provider.DirectValue, error) {
-	return nil, q.fail(pairs)
+func (q quoting) EncryptDirectly(_ context.Context, _ []byte, pairs map[string]string) ([]byte, string, error) {
+	return nil, "", q.fail(pairs)
 }
 
 func (q quoting) DecryptDirectly(_ context.Context, _ []byte, pairs map[string]string) ([]byte, error) {

@@ -202,7 +202,7 @@ func TestObjectsAreMessages(t *testing.T) {
 	}
 }
 
-func mustLocal(t testing.TB) *local.Provider {
+func mustLocal(t testing.TB) provider.Provider {
 	t.Helper()
 	key, err := local.NewProvider(local.Config{Key: bytes.Repeat([]byte{7}, 32)})
 	require.NoError(t, err)

@@ -190,9 +190,7 @@ func (c *CheckedKey) checkKMS(ctx context.Context, k *keys.Key, pairs map[string
 	if err != nil {
 		return err
 	}
-	if config.Timeout = k.Timeout; config.Timeout > awskms.DefaultTimeout {
-		config.Timeout = awskms.DefaultTimeout // of each attempt
-	}
+	config.Timeout = min(k.Timeout, keys.DefaultTimeout) // of each attempt
 	const questions = 6
 	bounded, cancel := context.WithTimeout(ctx, questions*k.Timeout)
 	defer cancel()
@@ -290,7 +288,7 @@ func (c *CheckedKey) checkLocal(ctx context.Context, k *keys.Key, needed []strin
 	if err != nil {
 		return err
 	}
-	p := keyring.(*local.Provider)
+	p := keyring.(provider.Provider)
 	info, err := p.GetKeyInfo(ctx, "")
 	if err != nil {
 		return err

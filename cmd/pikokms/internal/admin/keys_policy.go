@@ -183,7 +183,7 @@ func neededOf(ctx context.Context, k *keys.Key, actions []string, isRSA bool) (*
 	if a, err := arn.Parse(config.KeyID); err != nil || !strings.HasPrefix(a.Resource, "key/") {
 		looksUp = true
 		info, err := keys.Ask(ctx, k, func(ctx context.Context, keyring provider.Unwrapper) (*provider.KeyInfo, error) {
-			return keyring.(*awskms.Provider).GetKeyInfo(ctx, config.KeyID)
+			return keyring.(provider.Provider).GetKeyInfo(ctx, config.KeyID)
 		})
 		if err != nil {
 			return nil, err

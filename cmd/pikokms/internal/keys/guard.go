@@ -16,7 +16,7 @@ func (k *Key) guard(ctx context.Context, _ string, call func(context.Context) er
 		if err := k.Limiter.Wait(ctx); err != nil {
 			return fmt.Errorf("%w: --kms-rate leaves no room for a call within %v: %w", provider.ErrProviderUnavailable, k.Timeout, err)
 		}
-		ctx = provider.WithRequests(ctx, k.pay())
+		ctx = provider.WithTrace(ctx, k.paying(provider.TraceOf(ctx)))
 	}
 	err := call(ctx)
 	// No call was needed to see that the table has no such branch key, has it under another KMS key,

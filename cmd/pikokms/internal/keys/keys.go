@@ -23,6 +23,7 @@ import (
 	"piko.sh/pikokms/cmd/pikokms/keyservices"
 	"piko.sh/pikokms/header"
 	"piko.sh/pikokms/provider"
+	"piko.sh/pikokms/provider/awskms"
 	"piko.sh/pikokms/provider/keyurl"
 	"piko.sh/pikokms/service"
 )
@@ -92,14 +93,15 @@ func (k *Key) giveUp(err error) {
 // Ask makes a call of the keyring of a KEY, and bounds the time of its answer.
 func Ask[T any](ctx context.Context, k *Key, call func(context.Context, provider.Unwrapper) (T, error)) (T, error) {
 	var answer T
+	met := new(attempts)
+	var trace provider.Trace = met
 	if k.Limiter != nil && k.isAskedEachTime() { // Calls for branch keys wait in guard.
 		if err := k.Limiter.Wait(ctx); err != nil {
 			return answer, err
 		}
-		ctx = provider.WithRequests(ctx, k.pay())
+		trace = k.paying(met)
 	}
-	var met attempts
-	bounded, cancel := context.WithTimeout(provider.WithAttempts(ctx, met.add), k.Timeout)
+	bounded, cancel := context.WithTimeout(provider.WithTrace(ctx, trace), k.Timeout)
 	defer cancel()
 	keyring, err := k.Opened(bounded)
 	if err == nil {
@@ -118,13 +120,15 @@ func Ask[T any](ctx context.Context, k *Key, call func(context.Context, provider
 	return answer, k.blame(err)
 }
 
-// attempts are what the attempts of a call met that failed.
+// attempts are what the attempts of a call met that failed. It implements provider.Trace.
 type attempts struct {
 	mu    sync.Mutex
 	texts []string
 }
 
-func (a *attempts) add(err error) {
+func (a *attempts) Request() {}
+
+func (a *attempts) Failed(err error) {
 	if sent, ok := errors.AsType[*url.Error](err); ok {
 		err = sent.Err // The rest names the URL, as the KEY does.
 	}
@@ -152,15 +156,23 @@ func (a *attempts) text() string {
 	return fmt.Sprintf("; %d tries met: %s", len(a.texts), strings.Join(causes, ", "))
 }
 
-// pay returns a function to call before each request of one call. The rate has room for the first
-// request already. Further requests, which try again, take the room of the calls to come.
-func (k *Key) pay() func() {
-	var requests atomic.Int64
-	return func() {
-		if requests.Add(1) > 1 {
-			k.Limiter.Reserve()
-		}
+// paying returns the trace of one call, which the rate has room for already. Further requests, which
+// try again, take the room of the calls to come.
+func (k *Key) paying(inner provider.Trace) provider.Trace {
+	return &payingTrace{Trace: inner, limiter: k.Limiter}
+}
+
+type payingTrace struct {
+	provider.Trace
+	limiter  *rate.Limiter
+	requests atomic.Int64
+}
+
+func (t *payingTrace) Request() {
+	if t.requests.Add(1) > 1 {
+		t.limiter.Reserve()
 	}
+	t.Trace.Request()
 }
 
 // blame adds the KEY to an error of its keyring.
@@ -353,7 +365,7 @@ func (k *Key) count(err error) {
 }
 
 // IsAWS reports whether the key is in AWS KMS.
-func (k *Key) IsAWS() bool { return k.Type() == provider.TypeAWSKMS }
+func (k *Key) IsAWS() bool { return k.Type() == awskms.KeyService.Type }
 
 func CloseAll(keys []*Key) {
 	for _, k := range keys {

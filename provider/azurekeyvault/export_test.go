@@ -1,0 +1,4 @@
+package azurekeyvault
+
+// ParseURL is parseURL, for tests.
+var ParseURL = parseURL

@@ -1,0 +1,4 @@
+package gcpkms
+
+// ParseURL is parseURL, for tests.
+var ParseURL = parseURL
