@@ -15,7 +15,6 @@ import (
 	"piko.sh/pikokms/internal/envelope"
 	"piko.sh/pikokms/message"
 	"piko.sh/pikokms/provider"
-	"piko.sh/pikokms/s3ec"
 	"piko.sh/pikokms/service"
 )
 
@@ -39,7 +38,7 @@ type Host struct {
 	decrypter      message.Decrypter
 	bucket         string // empty if names are not bound
 	allowPlaintext bool
-	s3ec           *s3ec.Config // nil if objects of the S3 Encryption Client are refused
+	openS3EC       openS3EC // nil if objects of the S3 Encryption Client are refused
 	close          func() error
 }
 
@@ -59,7 +58,7 @@ func New(options ...Option) (*Host, error) {
 		return nil, err
 	}
 
-	h := &Host{storage: s.storage, bucket: s.bucket, allowPlaintext: s.allowPlaintext, s3ec: s.s3ec}
+	h := &Host{storage: s.storage, bucket: s.bucket, allowPlaintext: s.allowPlaintext, openS3EC: s.openS3EC}
 	h.close = sync.OnceValue(h.closeServices)
 	h.strings.AllowPikoV2 = s.allowPikoV2
 	if s.encrypter != nil {
@@ -173,7 +172,7 @@ func (h *Host) bound(key string) map[string]string {
 // it is a message that is not a stored object. Without WithCommitmentPolicy, they hold
 // message.ErrCommitmentPolicy for a message of an old suite. Otherwise they hold
 // ErrInvalidTransformer, ErrUnknownTransformer, compress.ErrCorrupt, compress.ErrTooLarge or
-// compress.ErrWindow, or are those of message.Decrypter, of s3ec.Config or of the storage. They
+// compress.ErrWindow, or are those of message.Decrypter, of s3ec.Opener or of the storage. They
 // hold s3ec.ErrS3EncryptionClient for an object of AWS's S3 Encryption Client without
 // AllowS3EncryptionClient.
 func (h *Host) Get(ctx context.Context, key string) (io.ReadCloser, error) {

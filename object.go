@@ -85,7 +85,7 @@ func (h *Host) kindOf(ctx context.Context, stored any, begin io.Reader) (kind, i
 		switch {
 		case err != nil:
 			return kind{}, nil, err
-		case client != nil && h.s3ec == nil:
+		case client != nil && h.openS3EC == nil:
 			return kind{}, nil, fmt.Errorf("%w; AllowS3EncryptionClient lets it be read", s3ec.ErrS3EncryptionClient)
 		case client != nil:
 			return kind{client: client}, whole, nil
@@ -106,9 +106,12 @@ func (h *Host) kindOf(ctx context.Context, stored any, begin io.Reader) (kind, i
 	return kind{}, nil, fmt.Errorf("%w: it does not begin as an AWS Encryption SDK message; AllowPlaintext lets objects from before encryption be read", ErrPlaintext)
 }
 
+// openS3EC is a function of s3ec.Opener.
+type openS3EC func(ctx context.Context, h *s3ec.Header, body io.Reader, keyrings []provider.Unwrapper, stated map[string]string) (*s3ec.Content, error)
+
 // openClients decrypts an object of the S3 Encryption Client.
 func (h *Host) openClients(ctx context.Context, client *s3ec.Header, stored io.Reader, stated map[string]string) (*s3ec.Content, error) {
-	content, err := h.s3ec.Open(ctx, client, stored, h.decrypter.Keyrings, stated)
+	content, err := h.openS3EC(ctx, client, stored, h.decrypter.Keyrings, stated)
 	if err != nil {
 		return nil, err // content would be an io.Reader that holds a nil pointer
 	}
@@ -284,7 +287,7 @@ func (h *Host) DecryptObject(ctx context.Context, key string, stored io.Reader, 
 	case *unencrypted:
 		contentSize = size
 	case *s3ec.Content:
-		contentSize, _ = r.ContentLength()
+		contentSize = r.Size()
 	}
 	return content, contentSize, nil
 }
@@ -355,8 +358,7 @@ func (h *Host) OpenObject(ctx context.Context, key string, stored Object, encryp
 		if err != nil {
 			return nil, err
 		}
-		plain := io.NewSectionReader(bytes.NewReader(content.Bytes()), 0, int64(len(content.Bytes())))
-		return &original{plain, stored.ModTime(), sync.OnceValue(func() error {
+		return &original{content.SectionReader, stored.ModTime(), sync.OnceValue(func() error {
 			closeContent(content)
 			return stored.Close()
 		})}, nil

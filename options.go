@@ -29,7 +29,7 @@ type settings struct {
 	allowPlaintext  bool
 	allowPikoV2     bool
 	allowForeign    bool
-	s3ec            *s3ec.Config
+	openS3EC        openS3EC
 	bucket          string // of BindObjectName
 	parallelism     int
 	service         service.Config
@@ -204,7 +204,12 @@ func AllowForeignMessages() Option { return func(s *settings) { s.allowForeign =
 //
 // Such an object is not bound to its name, and it is decrypted in memory, as a whole. One of format
 // 1 or 2 does not commit to its key. Set it only while such objects remain.
-func AllowS3EncryptionClient(c s3ec.Config) Option { return func(s *settings) { s.s3ec = &c } }
+//
+// All hosts of one Option share its memory.
+func AllowS3EncryptionClient(c s3ec.Config) Option {
+	open := s3ec.Opener(c)
+	return func(s *settings) { s.openS3EC = open }
+}
 
 // The names of the pairs of the encryption context that BindObjectName requires.
 const (

@@ -43,13 +43,12 @@ type Storage struct {
 }
 
 // New returns the bucket as a storage. The caller closes the bucket.
-func New(bucket *blob.Bucket) *Storage { return &Storage{bucket: bucket} }
-
-// WithReaderOptions returns the storage with options for all that is read of the bucket. For
-// objects in GCS of content encoding gzip, BeforeRead must choose ReadCompressed. Otherwise GCS
-// tries to decompress them, and what is encrypted is not gzip.
-func (s *Storage) WithReaderOptions(options *blob.ReaderOptions) *Storage {
-	return &Storage{s.bucket, options}
+//
+// The options are for all that is read of the bucket, and may be nil. For objects in GCS of content
+// encoding gzip, BeforeRead must choose ReadCompressed. Otherwise GCS tries to decompress them, and
+// what is encrypted is not gzip.
+func New(bucket *blob.Bucket, reading *blob.ReaderOptions) *Storage {
+	return &Storage{bucket, reading}
 }
 
 var _ pikokms.RangeStorage = (*Storage)(nil)
@@ -66,23 +65,21 @@ func missing(err error) error {
 // that it replaces loses its own, so do not rewrap through it what an application stored through
 // [Encrypt]. The error holds [ErrAnswer] if S3's answer does not confirm that the object is stored.
 func (s *Storage) Put(ctx context.Context, key string, content io.Reader) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
 	options := &blob.WriterOptions{ContentType: "application/octet-stream"}
 	moved, ok := content.(*s3ec.Moved)
 	if !ok {
-		return put(ctx, cancel, s.bucket, key, content, options)
+		return put(ctx, s.bucket, key, content, options)
 	}
-	sent := &transfer.Sent{Source: moved.Reader}
-	if err := put(ctx, cancel, s.bucket, key, sent, options); err != nil {
+	sent, isSent := transfer.Remember(moved.Reader)
+	if err := put(ctx, s.bucket, key, sent, options); err != nil {
 		return err
 	}
-	return s.removeInstruction(ctx, key, moved, sent)
+	return s.removeInstruction(ctx, key, moved, isSent)
 }
 
-// put stores content. If it fails, the context is cancelled and nothing is stored. It uploads,
-// since closing a blob.Writer stores what was written to it.
-func put(ctx context.Context, cancel context.CancelFunc, bucket *blob.Bucket, key string, content io.Reader, options *blob.WriterOptions) error {
+// put stores content. If content fails, nothing is stored. It uploads, since closing a blob.Writer
+// stores what was written to it.
+func put(ctx context.Context, bucket *blob.Bucket, key string, content io.Reader, options *blob.WriterOptions) error {
 	if options.ContentType == "" { // Upload demands one
 		options.ContentType = "application/octet-stream"
 	}
@@ -93,9 +90,9 @@ func put(ctx context.Context, cancel context.CancelFunc, bucket *blob.Bucket, ke
 		}
 		return before(as)
 	}
-	source := &transfer.Upload{Source: transfer.NewReader(content), Drop: cancel}
-	err := bucket.Upload(ctx, key, source, options)
-	return source.Blame(err)
+	return transfer.Upload(ctx, content, func(ctx context.Context, content io.Reader) error {
+		return bucket.Upload(ctx, key, content, options)
+	})
 }
 
 // Get returns an object's content, which is an s3ec.Stored: a host asks it whether AWS's S3
@@ -160,6 +157,16 @@ type object struct {
 	client
 	contentType string
 	as          func(any) bool
+	rest        *remainder // if all of it was asked for; otherwise nil
+}
+
+// Close ends the requests that are under way.
+func (o *object) Close() error {
+	err := o.RangeObject.Close()
+	if o.rest != nil && !o.rest.taken.Swap(true) {
+		err = errors.Join(err, o.rest.Close())
+	}
+	return err
 }
 
 // open opens an object for ranges. The tags of a message's frames keep ranges of two objects from
@@ -236,7 +243,7 @@ func readStart(ctx context.Context, bucket *blob.Bucket, key string, options *bl
 		}
 		// S3 refuses every range of an empty object.
 		if a, attributesErr := bucket.Attributes(ctx, key); attributesErr == nil && a.Size == 0 {
-			return nil, &object{transfer.NewRangeObject(0, a.ModTime, nil, nil), clientOf(bucket, key, nil), a.ContentType, a.As}, nil
+			return nil, &object{transfer.NewRangeObject(0, a.ModTime, nil, nil), clientOf(bucket, key, nil), a.ContentType, a.As, nil}, nil
 		}
 		return nil, nil, err
 	}
@@ -249,7 +256,7 @@ func readStart(ctx context.Context, bucket *blob.Bucket, key string, options *bl
 		return nil, nil, fmt.Errorf("blobstorage: %s: after %d bytes: %w", key, n, err)
 	}
 	fetch := rangesOf(ctx, bucket, key, first.Size(), first.ModTime(), options)
-	return start, &object{transfer.NewRangeObject(first.Size(), first.ModTime(), start, fetch), clientOf(bucket, key, start), first.ContentType(), first.As}, nil
+	return start, &object{transfer.NewRangeObject(first.Size(), first.ModTime(), start, fetch), clientOf(bucket, key, start), first.ContentType(), first.As, nil}, nil
 }
 
 // rangesOf fetches ranges of an object as long as it still has this size and time.

@@ -17,6 +17,7 @@ import (
 	"piko.sh/pikokms/compress"
 	"piko.sh/pikokms/header"
 	"piko.sh/pikokms/provider"
+	"piko.sh/pikokms/s3ec"
 	"piko.sh/pikokms/transfer"
 )
 
@@ -25,8 +26,9 @@ var (
 	// would hand out ciphertext or store plaintext. Only URLs to delete are signed. The gcerrors
 	// code is Unimplemented.
 	ErrSignedURL = errors.New("a signed URL would hand out or take what is not encrypted or decrypted")
-	// ErrReservedMetadata means that a writer's metadata contain transfer.HeaderSizeKey.
-	ErrReservedMetadata = errors.New("reserved metadata key")
+	// errReservedMetadata means that a writer's metadata contain transfer.HeaderSizeKey. The
+	// gcerrors code is InvalidArgument.
+	errReservedMetadata = errors.New("reserved metadata key")
 )
 
 // Encrypt returns a bucket that stores its objects in inner, encrypted as the options say. They are
@@ -65,33 +67,18 @@ func Encrypt(inner *blob.Bucket, options ...pikokms.Option) (*blob.Bucket, error
 	return blob.NewBucket(b), nil
 }
 
-// OpenBucket opens the bucket of a URL, as blob.OpenBucket does, and encrypts it as Encrypt does.
-func OpenBucket(ctx context.Context, url string, options ...pikokms.Option) (*blob.Bucket, error) {
-	inner, err := blob.OpenBucket(ctx, url)
-	if err != nil {
-		return nil, err
-	}
-	b, err := Encrypt(inner, options...)
-	if err != nil {
-		return nil, errors.Join(err, inner.Close())
-	}
-	return b, nil
-}
-
-// Listing controls what a listing of an encrypting bucket costs. A blob.ListOptions.BeforeList gets
-// a pointer to one from its As function.
-type Listing struct {
-	Sizes bool // give plaintext sizes, with one request for each listed object
-}
+// listingOptions controls what a listing of an encrypting bucket costs. WithSizes gets a pointer to
+// one from the As function.
+type listingOptions struct{ sizes bool }
 
 // WithSizes makes a listing give plaintext sizes, with one request for each object. Set it as
 // blob.ListOptions.BeforeList.
 func WithSizes(as func(any) bool) error {
-	var l *Listing
+	var l *listingOptions
 	if !as(&l) {
 		return errors.New("blobstorage: WithSizes is for listings of buckets of Encrypt")
 	}
-	l.Sizes = true
+	l.sizes = true
 	return nil
 }
 
@@ -108,7 +95,7 @@ func newBucket(inner *blob.Bucket, options []pikokms.Option) (*bucket, error) {
 	if inner == nil {
 		return nil, fmt.Errorf("%w: no bucket", pikokms.ErrConfig)
 	}
-	host, err := pikokms.New(append([]pikokms.Option{pikokms.WithStorage(New(inner))}, options...)...)
+	host, err := pikokms.New(append([]pikokms.Option{pikokms.WithStorage(New(inner, nil))}, options...)...)
 	if err != nil {
 		return nil, err
 	}
@@ -131,7 +118,7 @@ func (b *bucket) ErrorCode(err error) gcerrors.ErrorCode {
 		{fs.ErrNotExist, gcerrors.NotFound},
 		{ErrSignedURL, gcerrors.Unimplemented},
 		{pikokms.ErrNotSeekable, gcerrors.Unimplemented},
-		{ErrReservedMetadata, gcerrors.InvalidArgument},
+		{errReservedMetadata, gcerrors.InvalidArgument},
 		{errPageToken, gcerrors.InvalidArgument},
 		{provider.ErrAccessDenied, gcerrors.PermissionDenied},
 		{provider.ErrUntrustedKey, gcerrors.PermissionDenied},
@@ -140,7 +127,7 @@ func (b *bucket) ErrorCode(err error) gcerrors.ErrorCode {
 		{provider.ErrInvalidCiphertext, gcerrors.FailedPrecondition},
 		{pikokms.ErrPlaintext, gcerrors.FailedPrecondition},
 		{pikokms.ErrNotObject, gcerrors.FailedPrecondition},
-		{ErrS3EncryptionClient, gcerrors.FailedPrecondition},
+		{s3ec.ErrS3EncryptionClient, gcerrors.FailedPrecondition},
 		{ErrAnswer, gcerrors.Internal},
 	} {
 		if errors.Is(err, c.err) {
@@ -208,7 +195,7 @@ func isSeekable(start []byte) bool {
 }
 
 func (b *bucket) ListPaged(ctx context.Context, options *driver.ListOptions) (*driver.ListPage, error) {
-	var listing Listing
+	var listing listingOptions
 	called := options.BeforeList == nil
 	before := func(as func(any) bool) error {
 		if called {
@@ -216,7 +203,7 @@ func (b *bucket) ListPaged(ctx context.Context, options *driver.ListOptions) (*d
 		}
 		called = true
 		return options.BeforeList(func(i any) bool {
-			if l, ok := i.(**Listing); ok {
+			if l, ok := i.(**listingOptions); ok {
 				*l = &listing
 				return true
 			}
@@ -251,7 +238,7 @@ func (b *bucket) ListPaged(ctx context.Context, options *driver.ListOptions) (*d
 		}
 		page.Objects = append(page.Objects, listed)
 	}
-	if !listing.Sizes {
+	if !listing.sizes {
 		return page, nil
 	}
 	group, ctx := errgroup.WithContext(ctx)
@@ -282,7 +269,7 @@ func (b *bucket) ListPaged(ctx context.Context, options *driver.ListOptions) (*d
 // isForeign reports whether an error means that this bucket can't read an object.
 func isForeign(err error) bool {
 	for _, foreign := range [...]error{
-		pikokms.ErrPlaintext, pikokms.ErrUnknownTransformer, ErrS3EncryptionClient, provider.ErrInvalidCiphertext, provider.ErrDecryptionFailed,
+		pikokms.ErrPlaintext, pikokms.ErrUnknownTransformer, s3ec.ErrS3EncryptionClient, provider.ErrInvalidCiphertext, provider.ErrDecryptionFailed,
 		provider.ErrUntrustedKey, provider.ErrContextMismatch, compress.ErrCorrupt,
 	} {
 		if errors.Is(err, foreign) {
@@ -313,13 +300,11 @@ func (b *bucket) Copy(ctx context.Context, to, from string, options *driver.Copy
 	}
 	copied, err := b.host.CopyObject(ctx, to, from, source)
 	if err == nil {
-		ctx, cancel := context.WithCancelCause(ctx)
-		defer cancel(nil)
 		u := upload{b, ctx, to, blob.WriterOptions{
 			CacheControl: a.CacheControl, ContentDisposition: a.ContentDisposition, ContentEncoding: a.ContentEncoding,
 			ContentLanguage: a.ContentLanguage, ContentType: a.ContentType, DisableContentTypeDetection: true, Metadata: a.Metadata,
 		}}
-		err = u.put(cancel, copied)
+		err = u.put(copied)
 	}
 	return errors.Join(err, source.Close())
 }

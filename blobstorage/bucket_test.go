@@ -141,7 +141,9 @@ func TestS3UnderKMS(t *testing.T) {
 	require.NoError(t, err)
 	p, err := awskms.NewProvider(t.Context(), awskms.Config{KeyID: aws.ToString(key.KeyMetadata.KeyId), Client: keys})
 	require.NoError(t, err)
-	b, err := OpenBucket(t.Context(), u, pikokms.WithCryptoProvider("kms", p), pikokms.WithDefaultCryptoProvider("kms"))
+	inner, err := blob.OpenBucket(t.Context(), u)
+	require.NoError(t, err)
+	b, err := Encrypt(inner, pikokms.WithCryptoProvider("kms", p), pikokms.WithDefaultCryptoProvider("kms"))
 	require.NoError(t, err)
 	defer b.Close()
 	content := noise(12 << 20)
@@ -307,7 +309,7 @@ func TestRefusals(t *testing.T) {
 		require.Equal(t, gcerrors.Unimplemented, gcerrors.Code(err))
 	}
 	err := b.WriteAll(t.Context(), "b", nil, &blob.WriterOptions{Metadata: map[string]string{transfer.HeaderSizeKey: "1"}})
-	require.ErrorIs(t, err, ErrReservedMetadata)
+	require.ErrorIs(t, err, errReservedMetadata)
 	require.NoError(t, stored.WriteAll(t.Context(), "plain", []byte("plain"), nil))
 	_, err = b.ReadAll(t.Context(), "plain")
 	require.ErrorIs(t, err, pikokms.ErrPlaintext)
@@ -367,7 +369,7 @@ func TestBoundNames(t *testing.T) {
 func TestStorage(t *testing.T) {
 	stored := memblob.OpenBucket(nil)
 	defer stored.Close()
-	host, err := pikokms.New(underKey(t, pikokms.WithStorage(New(stored)))...)
+	host, err := pikokms.New(underKey(t, pikokms.WithStorage(New(stored, nil)))...)
 	require.NoError(t, err)
 	content := noise(300_000)
 	require.NoError(t, host.Put(t.Context(), "a/b", bytes.NewReader(content)))

@@ -36,7 +36,7 @@ func TestKilledWhileWritingToABucket(t *testing.T) {
 		if err != nil {
 			return nil, err
 		}
-		return New(bucket), nil
+		return New(bucket, nil), nil
 	}
 	t.Setenv("TMPDIR", os.TempDir()) // as it was, in the end
 	soak.Crash{Kills: *kills, Place: dir, Open: open}.Run(t)

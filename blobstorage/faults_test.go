@@ -250,7 +250,7 @@ func TestReplacedWhileItIsRead(t *testing.T) {
 	for _, plain := range []bool{false, true} {
 		t.Run(fmt.Sprintf("plaintext %v", plain), func(t *testing.T) {
 			stored := memblob.OpenBucket(nil)
-			host, err := pikokms.New(underKey(t, pikokms.AllowPlaintext(), pikokms.WithStorage(New(stored)))...)
+			host, err := pikokms.New(underKey(t, pikokms.AllowPlaintext(), pikokms.WithStorage(New(stored, nil)))...)
 			require.NoError(t, err)
 			put := func(content []byte) {
 				if plain {
@@ -305,7 +305,7 @@ func TestReplacedWhileItIsOpened(t *testing.T) {
 	inner := &restated{counted: counted{inner: memblob.OpenBucket(nil)}}
 	b, err := Encrypt(blob.NewBucket(inner), underKey(t)...)
 	require.NoError(t, err)
-	host, err := pikokms.New(underKey(t, pikokms.WithStorage(New(blob.NewBucket(inner))))...)
+	host, err := pikokms.New(underKey(t, pikokms.WithStorage(New(blob.NewBucket(inner), nil)))...)
 	require.NoError(t, err)
 	require.NoError(t, b.WriteAll(ctx, "k", noise(100_000), nil))
 	opens := func() [2]error {

@@ -2,7 +2,6 @@ package blobstorage
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 
@@ -10,13 +9,7 @@ import (
 
 	"piko.sh/pikokms/header"
 	"piko.sh/pikokms/s3ec"
-	"piko.sh/pikokms/transfer"
 )
-
-// ErrS3EncryptionClient means that AWS's S3 Encryption Client wrote an object, or the keys of one.
-// It is no plaintext, so AllowPlaintext does not let it be read, copied or migrated; only
-// AllowS3EncryptionClient does. It is s3ec.ErrS3EncryptionClient.
-var ErrS3EncryptionClient = s3ec.ErrS3EncryptionClient
 
 // client looks whether the S3 Encryption Client wrote an object. It implements s3ec.Stored.
 type client struct {
@@ -43,13 +36,12 @@ func (c client) S3ECHeader(ctx context.Context, _ bool) (*s3ec.Header, error) {
 }
 
 func clientHeader(ctx context.Context, bucket *blob.Bucket, key string, a *blob.Attributes) (*s3ec.Header, error) {
-	h, err := s3ec.Find(a.Metadata, true, key, s3ec.InstructionSuffix, a.Size, func(key string) (content []byte, err error) {
+	h, err := s3ec.Find(a.Metadata, true, key, s3ec.InstructionSuffix, a.Size, func(key string) (io.ReadCloser, error) {
 		r, err := bucket.NewReader(ctx, key, nil)
 		if err != nil {
 			return nil, missing(err)
 		}
-		defer func() { err = errors.Join(err, r.Close()) }()
-		return io.ReadAll(io.LimitReader(transfer.NewReader(r), s3ec.MaxInstruction+1))
+		return r, nil
 	})
 	if err != nil {
 		return nil, fmt.Errorf("blobstorage: %s: %w", key, err)
@@ -68,12 +60,12 @@ func (k known) S3ECHeader(context.Context, bool) (*s3ec.Header, error) { return 
 
 // removeInstruction removes the instruction file of an object that was moved, once the new object
 // was read back.
-func (s *Storage) removeInstruction(ctx context.Context, key string, moved *s3ec.Moved, sent *transfer.Sent) error {
+func (s *Storage) removeInstruction(ctx context.Context, key string, moved *s3ec.Moved, isSent func(open func() (io.ReadCloser, error)) bool) error {
 	name := moved.Content.Header.Instruction
 	if name == "" {
 		return nil
 	}
-	if !sent.Is(func() (io.ReadCloser, error) { return s.bucket.NewReader(ctx, key, s.reading) }) {
+	if !isSent(func() (io.ReadCloser, error) { return s.bucket.NewReader(ctx, key, s.reading) }) {
 		return fmt.Errorf("blobstorage: %s: %w: the new object is not read back as it was sent; its instruction file %s stays", key, ErrAnswer, name)
 	}
 	return missing(s.bucket.Delete(ctx, name))

@@ -28,6 +28,7 @@ import (
 	"piko.sh/pikokms/internal/race"
 	"piko.sh/pikokms/message"
 	"piko.sh/pikokms/provider/local"
+	"piko.sh/pikokms/s3ec"
 )
 
 // part is a part of a listing.
@@ -120,9 +121,9 @@ func TestListingsAreWholeOrAnError(t *testing.T) {
 			s := &lyingS3{parts: func(token string) part { return parts[token] }}
 			encrypting, err := Encrypt(s.open(t, nil, unchanged), underKey(t)...)
 			require.NoError(t, err)
-			_, err = keysOf(New(s.open(t, nil, unchanged)).List(ctx, "p/"))
+			_, err = keysOf(New(s.open(t, nil, unchanged), nil).List(ctx, "p/"))
 			require.ErrorIs(t, err, ErrAnswer)
-			_, err = keysOf(New(blob.PrefixedBucket(s.open(t, nil, unchanged), "p/")).List(ctx, ""))
+			_, err = keysOf(New(blob.PrefixedBucket(s.open(t, nil, unchanged), "p/"), nil).List(ctx, ""))
 			require.ErrorIs(t, err, ErrAnswer)
 			objects := encrypting.List(&blob.ListOptions{Prefix: "p/"})
 			for err = nil; err == nil; {
@@ -143,7 +144,7 @@ func TestRightListings(t *testing.T) {
 	}
 	want := []string{"p/a", "p/a!", "p/a/b", "p/a/c", "p/b", "p/é", "p/\U0001F600"} // gocloud.dev unescapes
 	inner := (&lyingS3{parts: func(token string) part { return parts[token] }}).open(t, nil, unchanged)
-	got, err := keysOf(New(inner).List(t.Context(), "p/"))
+	got, err := keysOf(New(inner, nil).List(t.Context(), "p/"))
 	require.NoError(t, err)
 	require.Equal(t, want, got)
 	encrypting, err := Encrypt(inner, underKey(t)...)
@@ -181,7 +182,7 @@ func TestAnyCloudsListings(t *testing.T) {
 		"nothing, without an end": {"": {nil, "2", true}, "2": {nil, "2", true}},
 	} {
 		inner := blob.NewBucket(&listed{parts: parts})
-		_, err := keysOf(New(inner).List(t.Context(), ""))
+		_, err := keysOf(New(inner, nil).List(t.Context(), ""))
 		require.ErrorIs(t, err, ErrAnswer, name)
 	}
 }
@@ -218,14 +219,14 @@ func TestUploadsAreConfirmed(t *testing.T) {
 			size = 40 << 20
 		}
 		inner := s.open(t, nil, unchanged)
-		require.ErrorIs(t, New(inner).Put(t.Context(), "k", bytes.NewReader(noise(size))), ErrAnswer, name)
+		require.ErrorIs(t, New(inner, nil).Put(t.Context(), "k", bytes.NewReader(noise(size))), ErrAnswer, name)
 		b, err := Encrypt(inner, underKey(t)...)
 		require.NoError(t, err)
 		require.ErrorIs(t, b.Upload(t.Context(), "k", bytes.NewReader(noise(size)), &blob.WriterOptions{ContentType: "a/b"}), ErrAnswer, name)
 		require.ErrorIs(t, b.WriteAll(t.Context(), "k", noise(size), nil), ErrAnswer, name)
 	}
 	for _, size := range []int{0, 1000, 40 << 20} {
-		require.NoError(t, New(new(lyingS3).open(t, nil, unchanged)).Put(t.Context(), "k", bytes.NewReader(noise(size))))
+		require.NoError(t, New(new(lyingS3).open(t, nil, unchanged), nil).Put(t.Context(), "k", bytes.NewReader(noise(size))))
 	}
 }
 
@@ -240,7 +241,7 @@ func TestChecksumsAreTheClients(t *testing.T) {
 		for _, size := range []int{1000, 20 << 20} {
 			s := new(lyingS3)
 			inner := s.open(t, &s3blob.Options{RequestChecksumCalculation: test.bucket}, func(o *s3.Options) { o.RequestChecksumCalculation = test.client })
-			require.NoError(t, New(inner).Put(t.Context(), "k", bytes.NewReader(noise(size))))
+			require.NoError(t, New(inner, nil).Put(t.Context(), "k", bytes.NewReader(noise(size))))
 			sends := slices.ContainsFunc(s.requests, func(r *http.Request) bool {
 				for name := range r.Header {
 					if strings.HasPrefix(name, "X-Amz-Checksum") || name == "X-Amz-Trailer" || name == "X-Amz-Sdk-Checksum-Algorithm" {
@@ -330,7 +331,7 @@ func TestObjectsOfTheS3EncryptionClient(t *testing.T) {
 	inner := memblob.OpenBucket(nil)
 	b, err := Encrypt(inner, underKey(t, pikokms.AllowPlaintext(), pikokms.BindObjectName("b"))...)
 	require.NoError(t, err)
-	host, err := pikokms.New(underKey(t, pikokms.WithStorage(New(inner)), pikokms.AllowPlaintext())...)
+	host, err := pikokms.New(underKey(t, pikokms.WithStorage(New(inner, nil)), pikokms.AllowPlaintext())...)
 	require.NoError(t, err)
 	put := func(key string, metadata map[string]string) {
 		require.NoError(t, inner.WriteAll(ctx, key, noise(10_000), &blob.WriterOptions{Metadata: metadata}))
@@ -349,7 +350,7 @@ func TestObjectsOfTheS3EncryptionClient(t *testing.T) {
 		_, rangeErr := b.NewRangeReader(ctx, key, 5, 10, nil)
 		_, sizeErr := b.Attributes(ctx, key)
 		for i, err := range []error{host.Migrate(ctx, key), getErr, openErr, readErr, rangeErr, sizeErr} {
-			require.ErrorIs(t, err, ErrS3EncryptionClient, "%s, %d", key, i)
+			require.ErrorIs(t, err, s3ec.ErrS3EncryptionClient, "%s, %d", key, i)
 		}
 		require.Error(t, b.Copy(ctx, "copy", key, nil))
 		after, err := inner.ReadAll(ctx, key)

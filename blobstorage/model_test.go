@@ -89,7 +89,7 @@ func TestModel(t *testing.T) {
 					if err != nil {
 						return nil, err
 					}
-					host, err := pikokms.New(append(options, pikokms.WithStorage(New(inner)))...)
+					host, err := pikokms.New(append(options, pikokms.WithStorage(New(inner, nil)))...)
 					return bucketStore{bucket, host, faults}, err
 				},
 				Reset: func() (err error) {

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"sync/atomic"
 
 	"gocloud.dev/blob"
 	"gocloud.dev/blob/driver"
@@ -79,6 +80,13 @@ func (c closers) Close() error {
 	return c.stored.Close()
 }
 
+// remainder is what a request for a whole object gives after the first bytes. A fetch that begins there
+// takes it.
+type remainder struct {
+	io.ReadCloser
+	taken atomic.Bool
+}
+
 // newReader reads a whole object as a stream.
 func (b *bucket) newReader(ctx context.Context, key string, options *blob.ReaderOptions) (driver.Reader, error) {
 	stored, err := b.inner.NewReader(ctx, key, options)
@@ -91,9 +99,15 @@ func (b *bucket) newReader(ctx context.Context, key string, options *blob.Reader
 	if isSeekable(start) { // random access knows its size
 		start = bytes.Clone(start)
 		_, _ = peeked.Discard(len(start)) // it is there
-		fetch := rangesOf(ctx, b.inner, key, stored.Size(), stored.ModTime(), options)
-		o := &object{transfer.NewRangeObject(stored.Size(), stored.ModTime(), start, fetch), peeked.client, stored.ContentType(), stored.As}
-		o.Continue(peeked)
+		ranges := rangesOf(ctx, b.inner, key, stored.Size(), stored.ModTime(), options)
+		rest := &remainder{ReadCloser: peeked}
+		fetch := func(offset, length int64) (io.ReadCloser, error) {
+			if offset == int64(len(start)) && !rest.taken.Swap(true) {
+				return rest, nil
+			}
+			return ranges(offset, length)
+		}
+		o := &object{transfer.NewRangeObject(stored.Size(), stored.ModTime(), start, fetch), peeked.client, stored.ContentType(), stored.As, rest}
 		return b.section(ctx, key, o, 0, -1)
 	}
 	content, size, err := b.host.DecryptObject(ctx, key, peeked, stored.Size(), nil)

@@ -26,7 +26,7 @@ type upload struct {
 
 func (b *bucket) NewTypedWriter(ctx context.Context, key, contentType string, options *driver.WriterOptions) (driver.Writer, error) {
 	if _, taken := options.Metadata[transfer.HeaderSizeKey]; taken {
-		return nil, fmt.Errorf("%w: %q is the encryption's own", ErrReservedMetadata, transfer.HeaderSizeKey)
+		return nil, fmt.Errorf("%w: %q is the encryption's own", errReservedMetadata, transfer.HeaderSizeKey)
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	w := &writer{cancel: cancel, upload: upload{b, ctx, key, blob.WriterOptions{
@@ -43,20 +43,20 @@ func (b *bucket) NewTypedWriter(ctx context.Context, key, contentType string, op
 var errDropped = errors.New("blobstorage: a writer was dropped and not closed")
 
 // store encrypts content and stores it.
-func (u *upload) store(cancel context.CancelCauseFunc, content io.Reader) error {
+func (u *upload) store(content io.Reader) error {
 	stored, err := u.bucket.host.EncryptObject(u.ctx, u.key, content, nil)
 	if err != nil {
 		return err
 	}
-	return u.put(cancel, stored)
+	return u.put(stored)
 }
 
 // put stores an encrypted object.
-func (u *upload) put(cancel context.CancelCauseFunc, stored *message.EncryptReader) error {
+func (u *upload) put(stored *message.EncryptReader) error {
 	options := u.options
 	options.Metadata = transfer.SetHeaderSize(options.Metadata, transfer.HeaderSizeKey, stored)
 	options.BufferSize = bufferSize(options.BufferSize, stored)
-	return put(u.ctx, func() { cancel(nil) }, u.bucket.inner, u.key, stored, &options)
+	return put(u.ctx, u.bucket.inner, u.key, stored, &options)
 }
 
 // bufferSize returns the size of the object's parts: asked, or more if S3's limit demands it.
@@ -92,10 +92,10 @@ func (w *writer) start() {
 	w.pipe, w.done = pipe, make(chan error, 1)
 	// The goroutine refers to the upload alone. If it referred to the writer, a dropped writer
 	// would never be collected.
-	u, cancel, done := w.upload, w.cancel, w.done
+	u, done := w.upload, w.done
 	stop := context.AfterFunc(u.ctx, func() { _ = source.CloseWithError(context.Cause(u.ctx)) })
 	go func() {
-		err := u.store(cancel, source)
+		err := u.store(source)
 		stop()
 		_ = source.CloseWithError(err) // ends a Write that waits, if the storage failed
 		done <- err
@@ -104,7 +104,7 @@ func (w *writer) start() {
 
 // Upload stores what r holds. If r fails, nothing is stored.
 func (w *writer) Upload(r io.Reader) error {
-	err := w.store(w.cancel, r)
+	err := w.store(r)
 	if err == nil {
 		err = context.Cause(w.ctx)
 	}

@@ -18,75 +18,79 @@ import (
 // come without a key, and are the last.
 func (f *Storage) List(ctx context.Context, prefix string) iter.Seq2[string, error] {
 	return func(yield func(string, error) bool) {
-		for entry, err := range f.Entries(ctx, prefix) {
-			if (err != nil || entry.isObject()) && !yield(entry.Key, err) {
-				return
+		err := f.Walk(ctx, prefix, func(key string, kind fs.FileMode, err error) error {
+			if (err != nil || kind == 0) && !yield(key, err) {
+				return fs.SkipAll
 			}
+			return nil
+		})
+		if err != nil {
+			yield("", err)
 		}
 	}
 }
 
-// Entry is an entry of a folder: an object, or something that List does not yield.
-type Entry struct {
-	Key string // ends in a slash if it is a folder's
-
-	// Type is the type of the file: 0 for an object, [fs.ModeDir] for an empty folder, and another
-	// one for a symbolic link, a named pipe, a socket, a device or any other irregular file.
-	Type fs.FileMode
-
-	// Unfinished marks the file of a Put that has not ended, in this process or another.
-	Unfinished bool
-}
-
-func (e *Entry) isObject() bool { return e.Type == 0 && !e.Unfinished }
-
-// Entries yields the objects as List does, and among them what List leaves out. Only empty folders
-// are entries. The errors are List's.
-func (f *Storage) Entries(ctx context.Context, prefix string) iter.Seq2[Entry, error] {
-	return func(yield func(Entry, error) bool) {
-		if _, err := f.list(ctx, "", prefix, yield); err != nil {
-			yield(Entry{}, fmt.Errorf("folder storage: list %q: %w", prefix, err))
-		}
+// Walk calls visit for the objects, in the order of List, and among them for what List leaves out.
+// The kind is 0 for an object, [fs.ModeDir] for an empty folder, whose key ends in a slash,
+// [fs.ModeTemporary] for the file of a Put that has not ended, in this process or another, and
+// otherwise the type of the file, such as [fs.ModeSymlink]. For a folder below that cannot be read,
+// visit gets its key and an error.
+//
+// If visit returns an error, Walk stops and returns it, or nil if it is [fs.SkipAll].
+func (f *Storage) Walk(ctx context.Context, prefix string, visit func(key string, kind fs.FileMode, err error) error) error {
+	var stopped error
+	err := f.walk(ctx, "", prefix, func(key string, kind fs.FileMode, err error) error {
+		stopped = visit(key, kind, err)
+		return stopped
+	})
+	switch {
+	case stopped == fs.SkipAll:
+		return nil
+	case err == nil || stopped != nil:
+		return stopped
 	}
+	return fmt.Errorf("folder storage: list %q: %w", prefix, err)
 }
 
-// list yields the entries whose keys begin with prefix and with dir, which is empty or ends in a
-// slash. It returns false if yield did.
-func (f *Storage) list(ctx context.Context, dir, prefix string, yield func(Entry, error) bool) (more bool, err error) {
+// walk calls visit for what has keys that begin with prefix and with dir, which is empty or ends in
+// a slash. It stops at visit's first error.
+func (f *Storage) walk(ctx context.Context, dir, prefix string, visit func(key string, kind fs.FileMode, err error) error) error {
 	here, err := f.names(dir)
 	if errors.Is(err, fs.ErrNotExist) && dir != "" {
-		return true, nil // it was removed meanwhile
+		return nil // it was removed meanwhile
 	}
 	if err != nil && dir != "" {
-		return yield(Entry{Key: dir}, fmt.Errorf("folder storage: list %q: %w", dir, err)), nil
+		return visit(dir, fs.ModeDir, fmt.Errorf("folder storage: list %q: %w", dir, err))
 	}
 	if err != nil {
-		return false, err
+		return err
 	}
 	if len(here.starts) == 0 && dir != "" && strings.HasPrefix(dir, prefix) {
-		return yield(Entry{Key: dir, Type: fs.ModeDir}, nil), nil
+		return visit(dir, fs.ModeDir, nil)
 	}
 	for i := range here.starts {
 		if err := ctx.Err(); err != nil {
-			return false, err
+			return err
 		}
 		name := string(here.name(i))
 		key := dir + name
 		switch below := strings.HasSuffix(name, "/"); {
 		case below && (strings.HasPrefix(key, prefix) || strings.HasPrefix(prefix, key)):
-			more, err = f.list(ctx, key, prefix, yield)
+			err = f.walk(ctx, key, prefix, visit)
 		case below:
 			continue
 		case isTemporary(name) && f.sweep(filepath.FromSlash(key)), !strings.HasPrefix(key, prefix):
 			continue
+		case isTemporary(name):
+			err = visit(key, fs.ModeTemporary, nil)
 		default:
-			more = yield(Entry{key, here.types[i], isTemporary(name)}, nil)
+			err = visit(key, here.types[i], nil)
 		}
-		if !more || err != nil {
-			return false, err
+		if err != nil {
+			return err
 		}
 	}
-	return true, nil
+	return nil
 }
 
 // names holds the names of a folder's entries, in lexical order. Names of folders end in a slash.

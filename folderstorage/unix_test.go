@@ -175,8 +175,8 @@ func TestPutIfKeepsOwnerAndMode(t *testing.T) {
 	require.Equal(t, []uint32{65534, 1234}, []uint32{stat.Uid, stat.Gid})
 }
 
-// Entries names what List passes over.
-func TestEntries(t *testing.T) {
+// Walk names what List passes over.
+func TestWalk(t *testing.T) {
 	folder, dir := newFolder(t)
 	require.NoError(t, folder.Put(t.Context(), "a/b", strings.NewReader("")))
 	require.NoError(t, os.Mkdir(filepath.Join(dir, "a", "empty"), 0o700))
@@ -186,18 +186,24 @@ func TestEntries(t *testing.T) {
 	require.NoError(t, err)
 	defer locked.Close()
 	require.NoError(t, syscall.Flock(int(locked.Fd()), syscall.LOCK_EX))
-	var got []folderstorage.Entry
-	for entry, err := range folder.Entries(t.Context(), "") {
-		require.NoError(t, err)
-		got = append(got, entry)
+	var got []string
+	walk := func(prefix, last string, end error) error {
+		got = nil
+		return folder.Walk(t.Context(), prefix, func(key string, kind fs.FileMode, err error) error {
+			require.NoError(t, err)
+			if got = append(got, key+" "+kind.String()); key == last {
+				return end
+			}
+			return nil
+		})
 	}
-	require.Equal(t, []folderstorage.Entry{
-		{Key: ".pikokms-tmp-locked", Unfinished: true},
-		{Key: "a/b"},
-		{Key: "a/empty/", Type: fs.ModeDir},
-		{Key: "a/link", Type: fs.ModeSymlink},
-		{Key: "pipe", Type: fs.ModeNamedPipe},
-	}, got)
+	require.NoError(t, walk("", "", nil))
+	require.Equal(t, []string{".pikokms-tmp-locked T---------", "a/b ----------", "a/empty/ d---------", "a/link L---------", "pipe p---------"}, got)
+	require.NoError(t, walk("a/", "a/empty/", fs.SkipAll))
+	require.Equal(t, []string{"a/b ----------", "a/empty/ d---------"}, got)
+	end := errors.New("end")
+	require.Equal(t, end, walk("", "a/b", end))
+	require.Len(t, got, 2)
 	require.Equal(t, []string{"a/b"}, keys(t, folder, ""))
 }
 

@@ -219,5 +219,5 @@ func TestForeignMessages(t *testing.T) {
 	require.Equal(t, inner.objects[place("default", "a")].content, got, "it goes to Piko's transformer as it is")
 	info, err := p.Stat(t.Context(), at("default", "a"))
 	require.NoError(t, err)
-	require.Equal(t, `["crypto-service"]`, info.Metadata[pikostorage.TransformersKey])
+	require.Equal(t, `["crypto-service"]`, info.Metadata[transformersKey])
 }

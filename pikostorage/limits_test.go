@@ -12,7 +12,6 @@ import (
 
 	"piko.sh/pikokms"
 	"piko.sh/pikokms/header"
-	"piko.sh/pikokms/pikostorage"
 	"piko.sh/pikokms/provider"
 )
 
@@ -56,7 +55,7 @@ func withPairs(t *testing.T, k provider.Wrapper, pairs map[string]string, conten
 func TestHeaderLimits(t *testing.T) {
 	inner := newShelf(false)
 	k, _ := newKeys(t)
-	pairs := map[string]string{provider.PairUse: provider.UseObject, pikostorage.TransformersKey: `["gzip"]`}
+	pairs := map[string]string{provider.PairUse: provider.UseObject, transformersKey: `["gzip"]`}
 	for i := range 1500 {
 		pairs[fmt.Sprintf("k%d", i)] = ""
 	}
@@ -66,7 +65,7 @@ func TestHeaderLimits(t *testing.T) {
 	info, err := p.Stat(t.Context(), at("default", "a"))
 	require.NoError(t, err)
 	require.EqualValues(t, len("content"), info.Size)
-	require.Equal(t, `["gzip"]`, info.Metadata[pikostorage.TransformersKey])
+	require.Equal(t, `["gzip"]`, info.Metadata[transformersKey])
 	got, err := read(t, p, at("default", "a"))
 	require.NoError(t, err)
 	require.Equal(t, "content", string(got))

@@ -21,6 +21,9 @@ import (
 	"piko.sh/pikokms/provider/local"
 )
 
+// transformersKey is the metadata key, and the name of the pair, of the list of Piko's transformers.
+const transformersKey = "x-piko-transformers"
+
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // keys is a crypto provider as those of this project that stand in the place of Piko's.

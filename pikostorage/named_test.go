@@ -32,7 +32,7 @@ func stream(t testing.TB, keyring provider.Keyring, content []byte) io.Reader {
 func named(key string, content io.Reader, list string, names ...string) *storage.PutParams {
 	return &storage.PutParams{
 		Repository: "default", Key: key, Reader: content, Size: -1, ContentType: "application/pdf",
-		Metadata:        map[string]string{pikostorage.TransformersKey: list},
+		Metadata:        map[string]string{transformersKey: list},
 		TransformConfig: &storage.TransformConfig{EnabledTransformers: names},
 	}
 }
@@ -85,7 +85,7 @@ func TestUploadsOfOtherCryptoServices(t *testing.T) {
 			require.NoError(t, p.Put(t.Context(), named("a", bytes.NewReader(want), `["crypto-service"]`, "crypto-service")))
 			info, err := p.Stat(t.Context(), at("default", "a"))
 			require.NoError(t, err)
-			require.Equal(t, `["crypto-service"]`, info.Metadata[pikostorage.TransformersKey])
+			require.Equal(t, `["crypto-service"]`, info.Metadata[transformersKey])
 			got, err := read(t, p, at("default", "a"))
 			require.NoError(t, err)
 			require.True(t, bytes.Equal(want, got))
@@ -135,7 +135,7 @@ func TestRequestsThatNameCryptoService(t *testing.T) {
 
 // forge replaces the list of Piko's transformers in a header, as somebody without a key can.
 func forge(t *testing.T, sealed []byte, list string) []byte {
-	key := []byte(pikostorage.TransformersKey)
+	key := []byte(transformersKey)
 	at := bytes.Index(sealed, key)
 	require.Positive(t, at)
 	value := at + len(key)
@@ -206,7 +206,7 @@ func TestCopyOfForgedTransformers(t *testing.T) {
 	require.NoError(t, p.Copy(t.Context(), "default", "a", "b"))
 	info, err := p.Stat(t.Context(), at("default", "b"))
 	require.NoError(t, err)
-	require.NotContains(t, info.Metadata, pikostorage.TransformersKey)
+	require.NotContains(t, info.Metadata, transformersKey)
 }
 
 // edited is a shelf on which ranges of one object, and its size, are another's.
@@ -241,7 +241,7 @@ func TestObjectsCompressedOtherwise(t *testing.T) {
 			pikokms.WithStorage(struct{ pikokms.Storage }{}), pikokms.WithEnabledTransformers(format))
 		require.NoError(t, err)
 		content := document(200_000)
-		sealed, err := host.EncryptObject(t.Context(), "default/a", bytes.NewReader(content), map[string]string{pikostorage.TransformersKey: "[]"})
+		sealed, err := host.EncryptObject(t.Context(), "default/a", bytes.NewReader(content), map[string]string{transformersKey: "[]"})
 		require.NoError(t, err)
 		stored, err := io.ReadAll(sealed)
 		require.NoError(t, err)

@@ -55,12 +55,12 @@ func (e *encrypted) stat(ctx context.Context, repository, key string) (*storage.
 	info := *stored
 	info.Size = f.size
 	info.Metadata = maps.Clone(info.Metadata)
-	delete(info.Metadata, TransformersKey)
+	delete(info.Metadata, transformersKey)
 	if f.names != noTransformers {
 		if info.Metadata == nil {
 			info.Metadata = make(map[string]string)
 		}
-		info.Metadata[TransformersKey] = f.names
+		info.Metadata[transformersKey] = f.names
 	}
 	return &info, nil
 }

@@ -18,14 +18,14 @@ import (
 	"piko.sh/pikokms/transfer"
 )
 
-// TransformersKey is an encryption context key of every object that this package writes. Its value
+// transformersKey is an encryption context key of every object that this package writes. Its value
 // is a JSON list of the transformers of Piko's own pipeline that made the content. Usually it is
 // empty.
 //
 // Piko keeps that list under the same key in an object's metadata. Whoever can write to the storage
 // can change those. So this package gives Piko the authenticated list instead. The pair also tells
 // the object from one of Piko's own encryption, which may be a message under the same key.
-const TransformersKey string = "x-piko-transformers"
+const transformersKey = "x-piko-transformers"
 
 const noTransformers = "[]"
 
@@ -139,7 +139,7 @@ func ours(h *header.Header) bool {
 	if h == nil {
 		return false
 	}
-	_, marked := h.EncryptionContext[TransformersKey]
+	_, marked := h.EncryptionContext[transformersKey]
 	return marked
 }
 
@@ -148,19 +148,19 @@ func namesIn(h *header.Header) string {
 	if !ours(h) {
 		return noTransformers
 	}
-	return h.EncryptionContext[TransformersKey]
+	return h.EncryptionContext[transformersKey]
 }
 
 // passed reports whether a stored object is passed as it is to Piko's own transformers, which made
 // it before this package was used. The error holds pikokms.ErrPlaintext if such objects are not
 // allowed.
 func (e *encrypted) passed(h *header.Header, metadata map[string]string) (bool, error) {
-	if ours(h) || metadata[TransformersKey] == "" {
+	if ours(h) || metadata[transformersKey] == "" {
 		return false, nil
 	}
 	if !e.host.AllowsPlaintext() {
 		return false, fmt.Errorf("%w here: its metadata say that Piko's transformers %s made it; "+
-			"pikokms.AllowPlaintext lets it be read", pikokms.ErrPlaintext, metadata[TransformersKey])
+			"pikokms.AllowPlaintext lets it be read", pikokms.ErrPlaintext, metadata[transformersKey])
 	}
 	return true, nil
 }

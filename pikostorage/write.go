@@ -29,10 +29,10 @@ func (e *encrypted) Put(ctx context.Context, params *storage.PutParams) error {
 // another object, which a migration reads. Names in the configuration alone were not applied, since
 // Piko's dispatcher made the upload.
 func namedBy(params *storage.PutParams) string {
-	if params.TransformConfig == nil || len(params.TransformConfig.EnabledTransformers) == 0 || params.Metadata[TransformersKey] == "" {
+	if params.TransformConfig == nil || len(params.TransformConfig.EnabledTransformers) == 0 || params.Metadata[transformersKey] == "" {
 		return noTransformers
 	}
-	return params.Metadata[TransformersKey]
+	return params.Metadata[transformersKey]
 }
 
 func (e *encrypted) put(ctx context.Context, params *storage.PutParams, transformers string) error {
@@ -52,7 +52,7 @@ func (e *encrypted) put(ctx context.Context, params *storage.PutParams, transfor
 
 // encrypt encrypts and stores content, as params say.
 func (e *encrypted) encrypt(ctx context.Context, params *storage.PutParams, content io.Reader, transformers string) error {
-	sealed, err := e.host.EncryptObject(ctx, name(params.Repository, params.Key), content, map[string]string{TransformersKey: transformers})
+	sealed, err := e.host.EncryptObject(ctx, name(params.Repository, params.Key), content, map[string]string{transformersKey: transformers})
 	if err != nil {
 		return err
 	}
@@ -70,7 +70,7 @@ func (e *encrypted) store(ctx context.Context, params *storage.PutParams, sealed
 		Reader:          sealed,
 		Size:            -1, // the stated size is often a guess, or an upper bound
 	}
-	delete(inner.Metadata, TransformersKey)
+	delete(inner.Metadata, transformersKey)
 	if e.inner.SupportsMultipart() {
 		if err := inParts(inner, params.Size); err != nil {
 			return err

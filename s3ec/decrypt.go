@@ -1,6 +1,7 @@
 package s3ec
 
 import (
+	"bytes"
 	"context"
 	"crypto/aes"
 	"crypto/cipher"
@@ -30,9 +31,10 @@ type Config struct {
 	// them, where nobody else could write.
 	AllowUnauthenticated bool
 
-	// Memory bounds the memory of the objects that are being decrypted. Nil is the process's own,
-	// of 1 GiB.
-	Memory *Memory
+	// MaxMemory is how many bytes all objects together may have that are being decrypted. An object
+	// waits until there is room for it. 0 means a GiB for all Openers of the process that have no
+	// bound of their own.
+	MaxMemory int64
 }
 
 // Stored is content of a storage that knows which of its objects the client wrote. It is stored
@@ -52,81 +54,77 @@ type Moved struct {
 	Content   *Content // of the old one, from which it is made
 }
 
-// ContentLength returns the size of the content in bytes, if it is known.
-func (m *Moved) ContentLength() (int64, bool) {
-	sized, ok := m.Reader.(interface{ ContentLength() (int64, bool) })
-	if !ok {
-		return 0, false
-	}
-	return sized.ContentLength()
-}
-
 // Content is the plaintext of an object, all of which was verified, if the object authenticates its
 // content. Closing it gives its memory back, and so does reading it to its end. It is for one
 // goroutine.
 type Content struct {
-	Header *Header
+	*io.SectionReader // of bytes in memory
+	Header            *Header
 
-	rest    []byte
-	size    int64
 	release func()
 }
 
-// Read implements io.Reader.
+// Read reads on. At the end it gives the memory back.
 func (c *Content) Read(p []byte) (int, error) {
-	if len(c.rest) == 0 && len(p) > 0 {
+	n, err := c.SectionReader.Read(p)
+	if err == io.EOF {
 		_ = c.Close() // never fails
-		return 0, io.EOF
 	}
-	n := copy(p, c.rest)
-	c.rest = c.rest[n:]
-	return n, nil
+	return n, err
 }
-
-// Bytes returns what is left to read. It is valid until Close.
-func (c *Content) Bytes() []byte { return c.rest }
-
-// ContentLength returns the size of the plaintext in bytes.
-func (c *Content) ContentLength() (int64, bool) { return c.size, true }
 
 // Close gives the memory back. A second Close does nothing.
 func (c *Content) Close() error {
-	c.rest = nil
+	c.SectionReader = section(nil)
 	c.release()
 	return nil
 }
 
-// Open reads the object of a header from body, to its end, and decrypts it. It asks the keyrings
-// that are provider.S3ECKeyring for the data key, in their order; the first that can unwraps it.
-// The encryption context must have each of the stated pairs.
+func section(content []byte) *io.SectionReader {
+	return io.NewSectionReader(bytes.NewReader(content), 0, int64(len(content)))
+}
+
+// Opener returns a function that reads the object of a header from body, to its end, and decrypts
+// it. All that it opens shares the memory of the Config. It asks the keyrings that are
+// provider.S3ECKeyring for the data key, in their order; the first that can unwraps it. The
+// encryption context must have each of the stated pairs.
 //
 // The error holds ErrUnauthenticated, ErrMemory, provider.ErrContextMismatch,
 // provider.ErrUntrustedKey, provider.ErrDecryptionFailed or provider.ErrInvalidCiphertext, or is a
 // keyring's or body's.
-func (c *Config) Open(ctx context.Context, h *Header, body io.Reader, keyrings []provider.Unwrapper, stated map[string]string) (*Content, error) {
-	if !h.Authenticates() && !c.AllowUnauthenticated {
+func Opener(c Config) func(ctx context.Context, h *Header, body io.Reader, keyrings []provider.Unwrapper, stated map[string]string) (*Content, error) {
+	o := &opener{c.AllowUnauthenticated, shared}
+	if c.MaxMemory != 0 {
+		o.memory = newMemory(c.MaxMemory)
+	}
+	return o.open
+}
+
+type opener struct {
+	allowUnauthenticated bool
+	memory               *memory
+}
+
+func (o *opener) open(ctx context.Context, h *Header, body io.Reader, keyrings []provider.Unwrapper, stated map[string]string) (*Content, error) {
+	if !h.Authenticates() && !o.allowUnauthenticated {
 		return nil, ErrUnauthenticated
 	}
 	if err := h.checkStated(stated); err != nil {
 		return nil, err
 	}
-	if h.Authenticates() && h.Size < header.TagSize || !h.Authenticates() && (h.Size <= 0 || h.Size%aes.BlockSize != 0) {
-		return nil, malformed("no object of it has %d bytes", h.Size)
+	if h.Authenticates() && h.size < header.TagSize || !h.Authenticates() && (h.size <= 0 || h.size%aes.BlockSize != 0) {
+		return nil, malformed("no object of it has %d bytes", h.size)
 	}
-	memory := c.Memory
-	if memory == nil {
-		memory = shared
-	}
-	if err := memory.take(ctx, h.Size); err != nil {
+	if err := o.memory.take(ctx, h.size); err != nil {
 		return nil, err
 	}
-	release := sync.OnceFunc(func() { memory.give(h.Size) })
-	content, err := c.open(ctx, h, body, keyrings)
+	release := sync.OnceFunc(func() { o.memory.give(h.size) })
+	content, err := h.open(ctx, body, keyrings)
 	if err != nil {
 		release()
 		return nil, err
 	}
-	opened := &Content{Header: h, rest: content, size: int64(len(content)), release: release}
+	opened := &Content{section(content), h, release}
 	runtime.AddCleanup(opened, func(release func()) { release() }, release)
 	return opened, nil
 }
@@ -144,16 +142,17 @@ func (h *Header) checkStated(stated map[string]string) error {
 	return nil
 }
 
-func (c *Config) open(ctx context.Context, h *Header, body io.Reader, keyrings []provider.Unwrapper) ([]byte, error) {
+// open returns the plaintext of the object in body.
+func (h *Header) open(ctx context.Context, body io.Reader, keyrings []provider.Unwrapper) ([]byte, error) {
 	key, err := h.unwrap(ctx, keyrings)
 	if err != nil {
 		return nil, err
 	}
 	defer func() { _ = key.Close() }()
-	stored := make([]byte, h.Size)
+	stored := make([]byte, h.size)
 	whole := &checked.Reader{Context: ctx, Source: body}
 	if _, err := whole.ReadFull(stored); err == io.EOF {
-		return nil, fmt.Errorf("the object ended before its %d bytes: %w", h.Size, io.ErrUnexpectedEOF)
+		return nil, fmt.Errorf("the object ended before its %d bytes: %w", h.size, io.ErrUnexpectedEOF)
 	} else if err != nil {
 		return nil, err
 	}
@@ -161,7 +160,7 @@ func (c *Config) open(ctx context.Context, h *Header, body io.Reader, keyrings [
 		if n == 0 {
 			return nil, err
 		}
-		return nil, malformed("it has more than its %d bytes", h.Size)
+		return nil, malformed("it has more than its %d bytes", h.size)
 	}
 	var content []byte
 	err = key.WithAccess(func(key []byte) (err error) {

@@ -9,8 +9,8 @@
 //	2  AES-GCM, or AES-CBC of version 1 under AWS KMS; does not commit to its key
 //	3  AES-GCM with key commitment
 //
-// One tag covers the whole of an object, so it is decrypted in memory, within the bounds of a
-// [Memory], before a byte of it is given out.
+// One tag covers the whole of an object, so it is decrypted in memory, which is bounded, before a
+// byte of it is given out.
 package s3ec
 
 import (
@@ -27,6 +27,7 @@ import (
 	"unicode/utf8"
 
 	"piko.sh/pikokms/header"
+	"piko.sh/pikokms/internal/checked"
 	"piko.sh/pikokms/provider"
 )
 
@@ -75,13 +76,13 @@ const InstructionSuffix = ".instruction"
 // objects"). The client writes to no other storage.
 const maxKey = 1024
 
-// MaxInstruction is the most bytes that an instruction file may have.
-const MaxInstruction = 64 << 10
+// maxInstruction is the most bytes that an instruction file may have.
+const maxInstruction = 64 << 10
 
 // Header is what metadata say of an object. Nothing in it is authenticated until the object is
 // decrypted.
 type Header struct {
-	Format   int    // 1, 2 or 3
+	Format   int    // 1, 2 or 3, the only one that commits to its key
 	Wrapping string // the algorithm that wrapped the data key; as provider.S3ECDataKey has it
 	Content  string // the algorithm of the content; "115" is that of format 3
 	// Context is the encryption context of AWS KMS, without the client's own pairs. The material
@@ -92,38 +93,35 @@ type Header struct {
 	Instruction string // the key of the instruction file; empty if there is none
 	// InstructionETag is the instruction file's ETag, if the storage sets it.
 	InstructionETag string
-	Size            int64 // of the object in bytes, as stored
 
+	size                       int64  // of the object in bytes, as stored
 	ciphertext, iv, commitment []byte // iv is the message ID in format 3
 }
-
-// Commits reports whether the object commits to its key.
-func (h *Header) Commits() bool { return h.Format == 3 }
 
 // Authenticates reports whether a tag shows that the content is what was encrypted.
 func (h *Header) Authenticates() bool { return h.Content != contentCBC }
 
 // PlaintextSize returns the size of the plaintext in bytes, or -1 if it can't be known.
 func (h *Header) PlaintextSize() int64 {
-	if !h.Authenticates() || h.Size < header.TagSize {
+	if !h.Authenticates() || h.size < header.TagSize {
 		return -1
 	}
-	return h.Size - header.TagSize
+	return h.size - header.TagSize
 }
 
-// IsMetadata reports whether user metadata are those of an object of the client. An object that has
+// isMetadata reports whether user metadata are those of an object of the client. An object that has
 // an instruction file need not have such metadata.
-func IsMetadata(metadata map[string]string) bool {
+func isMetadata(metadata map[string]string) bool {
 	has := func(name string) bool { _, ok := metadata[name]; return ok }
 	return has(keyV1) || has(keyV2) || has(contentV3) && (has(keyV3) || has(idV3))
 }
 
-// IsMarked reports whether user metadata are those of an instruction file. Not all clients mark
+// isMarked reports whether user metadata are those of an instruction file. Not all clients mark
 // them.
-func IsMarked(metadata map[string]string) bool { _, ok := metadata[instructionMark]; return ok }
+func isMarked(metadata map[string]string) bool { _, ok := metadata[instructionMark]; return ok }
 
-// IsInstruction reports whether content is an instruction file.
-func IsInstruction(content []byte) bool {
+// isInstruction reports whether content is an instruction file.
+func isInstruction(content []byte) bool {
 	found, err := parseInstruction(content)
 	if err != nil {
 		return false
@@ -132,8 +130,8 @@ func IsInstruction(content []byte) bool {
 }
 
 func parseInstruction(content []byte) (map[string]string, error) {
-	if len(content) > MaxInstruction {
-		return nil, malformed("its instruction file has more than %d bytes", MaxInstruction)
+	if len(content) > maxInstruction {
+		return nil, malformed("its instruction file has more than %d bytes", maxInstruction)
 	}
 	var any map[string]any
 	if err := json.Unmarshal(content, &any); err != nil {
@@ -163,15 +161,22 @@ func malformed(format string, arguments ...any) error {
 	return fmt.Errorf("%w, and "+format+": %w", append(append([]any{ErrS3EncryptionClient}, arguments...), provider.ErrInvalidCiphertext)...)
 }
 
-// Find is Parse for a storage, with which it makes an S3ECHeader. The object has this key and this
-// size in bytes. If metadata do not have the data key, Find calls read with the key of the
-// instruction file, and read returns the file's beginning: as many bytes as MaxInstruction and one
-// more. Its error holds fs.ErrNotExist if there is no such file. The file's key ends in suffix or,
-// if there is none of that key, in InstructionSuffix. Find returns nil if the client did not write
-// the object.
-func Find(metadata map[string]string, beside bool, key, suffix string, size int64, read func(key string) ([]byte, error)) (*Header, error) {
-	inMetadata := IsMetadata(metadata)
-	if IsMarked(metadata) {
+// Find reads the metadata of an object of this key and this size in bytes, and its instruction
+// file. A storage makes an S3ECHeader with it. Find returns nil if the client did not write the
+// object.
+//
+// If metadata do not have the data key, Find calls open with the key of the instruction file, and
+// reads its first 64 KiB. The error of open holds fs.ErrNotExist if there is no such file. The
+// file's key ends in suffix or, if there is none of that key, in InstructionSuffix. Without
+// metadata of the client, the file is looked for only if beside is true.
+//
+// Find refuses all that no version of the client writes: a mixture of two formats, such as an
+// object that was made to look like one of an older format, and other algorithms. The error holds
+// ErrS3EncryptionClient and provider.ErrInvalidCiphertext, or ErrInstruction, or is that of open or
+// of the file.
+func Find(metadata map[string]string, beside bool, key, suffix string, size int64, open func(key string) (io.ReadCloser, error)) (*Header, error) {
+	inMetadata := isMetadata(metadata)
+	if isMarked(metadata) {
 		return nil, ErrInstruction
 	}
 	if !inMetadata && !beside {
@@ -181,7 +186,7 @@ func Find(metadata map[string]string, beside bool, key, suffix string, size int6
 	name := ""
 	if metadata[keyV1] == "" && metadata[keyV2] == "" && metadata[keyV3] == "" {
 		var err error
-		name, instruction, err = readBeside(key, suffix, read)
+		name, instruction, err = readBeside(key, suffix, open)
 		missing := errors.Is(err, fs.ErrNotExist)
 		switch {
 		case missing && inMetadata:
@@ -190,30 +195,30 @@ func Find(metadata map[string]string, beside bool, key, suffix string, size int6
 			return nil, nil
 		case err != nil:
 			return nil, err
-		case !IsInstruction(instruction) && !inMetadata:
+		case !isInstruction(instruction) && !inMetadata:
 			return nil, nil // the object beside it is one of its own
 		}
 	}
-	h, err := Parse(metadata, instruction)
+	h, err := parse(metadata, instruction)
 	if err != nil {
 		return nil, err
 	}
-	h.Size, h.Instruction = size, name
+	h.size, h.Instruction = size, name
 	return h, nil
 }
 
 // readBeside reads the instruction file beside an object or, if there is none, the object that is
 // there. The error holds fs.ErrNotExist if there is none either.
-func readBeside(key, suffix string, read func(key string) ([]byte, error)) (name string, content []byte, err error) {
+func readBeside(key, suffix string, open func(key string) (io.ReadCloser, error)) (name string, content []byte, err error) {
 	name, err = key+suffix, fs.ErrNotExist
 	for _, end := range slices.Compact([]string{suffix, InstructionSuffix}) {
 		if len(key+end) > maxKey {
 			continue
 		}
-		found, failed := read(key + end)
+		found, failed := readInstruction(key+end, open)
 		switch {
 		case errors.Is(failed, fs.ErrNotExist):
-		case failed != nil || IsInstruction(found):
+		case failed != nil || isInstruction(found):
 			return key + end, found, failed
 		case err != nil:
 			name, content, err = key+end, found, nil
@@ -222,11 +227,19 @@ func readBeside(key, suffix string, read func(key string) ([]byte, error)) (name
 	return name, content, err
 }
 
-// Parse reads the metadata of an object, and its instruction file, which is empty if there is none.
-// It refuses all that no version of the client writes: a mixture of two formats, such as an object
-// that was made to look like one of an older format, and other algorithms. The error holds
-// ErrS3EncryptionClient and provider.ErrInvalidCiphertext.
-func Parse(metadata map[string]string, instruction []byte) (*Header, error) {
+// readInstruction reads the beginning of an instruction file, as much as one may have and a byte
+// more.
+func readInstruction(key string, open func(key string) (io.ReadCloser, error)) (content []byte, err error) {
+	file, err := open(key)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, file.Close()) }()
+	return io.ReadAll(io.LimitReader(&checked.Reader{Source: file}, maxInstruction+1))
+}
+
+// parse reads the metadata of an object, and its instruction file, which is empty if there is none.
+func parse(metadata map[string]string, instruction []byte) (*Header, error) {
 	found := make(map[string]string)
 	for _, name := range names {
 		if value, ok := metadata[name]; ok {

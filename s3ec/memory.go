@@ -11,16 +11,15 @@ import (
 	"golang.org/x/sync/semaphore"
 )
 
-// defaultMemory is the size in bytes of the memory that is shared by all Decrypters without one of
-// their own.
+// defaultMemory is the size in bytes of the memory that all Openers without one of their own share.
 const defaultMemory = 1 << 30
 
 // ErrMemory means that an object is larger than all of the memory in which it would be decrypted.
 var ErrMemory = errors.New("one tag covers the whole object, so it is decrypted in memory, and it does not fit")
 
-// Memory bounds the bytes of all objects together that are being decrypted. An object waits until
+// memory bounds the bytes of all objects together that are being decrypted. An object waits until
 // there is room for it. It is safe for concurrent use.
-type Memory struct {
+type memory struct {
 	size int64
 	free *semaphore.Weighted
 
@@ -28,14 +27,13 @@ type Memory struct {
 	used, garbage int64 // bytes that are taken, and those that were given back since garbage was last collected
 }
 
-// NewMemory returns a Memory of size bytes.
-func NewMemory(size int64) *Memory { return &Memory{size: size, free: semaphore.NewWeighted(size)} }
+func newMemory(size int64) *memory { return &memory{size: size, free: semaphore.NewWeighted(size)} }
 
-var shared = NewMemory(defaultMemory)
+var shared = newMemory(defaultMemory)
 
 // take waits for n bytes. What was given back may still be in Go's heap, so garbage is collected
-// where the two together would exceed the Memory.
-func (m *Memory) take(ctx context.Context, n int64) error {
+// where the two together would exceed the memory.
+func (m *memory) take(ctx context.Context, n int64) error {
 	if n > m.size {
 		return fmt.Errorf("%w: it has %d bytes, and more than the limit of %d; decrypt it with the client, or raise the limit", ErrMemory, n, m.size)
 	}
@@ -74,7 +72,7 @@ func collect(ctx context.Context) {
 	}
 }
 
-func (m *Memory) give(n int64) {
+func (m *memory) give(n int64) {
 	m.mu.Lock()
 	m.used, m.garbage = m.used-n, m.garbage+n
 	m.mu.Unlock()

@@ -7,6 +7,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
+	"io/fs"
 	"maps"
 	"math/rand/v2"
 	"os"
@@ -129,20 +131,41 @@ func (v *vectors) keyrings(t testing.TB) []provider.Unwrapper {
 	return []provider.Unwrapper{service, aes, rsa}
 }
 
+// find returns the header of a vector that has this size in its storage.
+func (v *vector) find(size int64) (*s3ec.Header, error) {
+	return find(v.Metadata, []byte(v.Instruction), size)
+}
+
+func find(metadata map[string]string, instruction []byte, size int64) (*s3ec.Header, error) {
+	return s3ec.Find(metadata, true, "object", s3ec.InstructionSuffix, size, func(key string) (io.ReadCloser, error) {
+		if key != "object.instruction" || len(instruction) == 0 {
+			return nil, fs.ErrNotExist
+		}
+		return io.NopCloser(bytes.NewReader(instruction)), nil
+	})
+}
+
 // read returns the plaintext of a vector.
 func read(c s3ec.Config, v *vector, keyrings []provider.Unwrapper, stated map[string]string) ([]byte, *s3ec.Header, error) {
-	h, err := s3ec.Parse(v.Metadata, []byte(v.Instruction))
+	h, err := v.find(int64(len(v.Content)))
 	if err != nil {
 		return nil, nil, err
 	}
-	h.Size = int64(len(v.Content))
-	content, err := c.Open(context.Background(), h, bytes.NewReader(v.Content), keyrings, stated)
+	if h == nil {
+		return nil, nil, errNone
+	}
+	content, err := s3ec.Opener(c)(context.Background(), h, bytes.NewReader(v.Content), keyrings, stated)
 	if err != nil {
 		return nil, h, err
 	}
 	defer content.Close()
-	return bytes.Clone(content.Bytes()), h, nil
+	plain, err := io.ReadAll(content)
+	return plain, h, err
 }
+
+// errNone means that what was changed is an object that the client did not write, which a host reads
+// as any other.
+var errNone = errors.New("it is no object of the client")
 
 func TestVectors(t *testing.T) {
 	all := readVectors(t)
@@ -159,9 +182,10 @@ func TestVectors(t *testing.T) {
 			}
 			require.NoError(t, err)
 			require.Equal(t, v.plaintext(t), append([]byte{}, plain...))
-			require.Equal(t, strings.Contains(v.Name, "v3"), h.Commits())
-			require.True(t, s3ec.IsMetadata(v.Metadata) || s3ec.IsInstruction([]byte(v.Instruction)))
-			require.False(t, s3ec.IsMetadata(s3ec.WithoutMetadata(v.Metadata)))
+			require.Equal(t, strings.Contains(v.Name, "v3"), h.Format == 3)
+			h, err = find(s3ec.WithoutMetadata(v.Metadata), nil, int64(len(v.Content)))
+			require.NoError(t, err)
+			require.Nil(t, h)
 			_, _, err = read(s3ec.Config{AllowUnauthenticated: true}, v, nil, nil)
 			require.ErrorIs(t, err, provider.ErrUntrustedKey)
 		})
@@ -336,15 +360,14 @@ func TestMemory(t *testing.T) {
 			v = o
 		}
 	}
-	_, _, err := read(s3ec.Config{Memory: s3ec.NewMemory(31)}, v, keyrings, nil)
+	_, _, err := read(s3ec.Config{MaxMemory: 31}, v, keyrings, nil)
 	require.ErrorIs(t, err, s3ec.ErrMemory)
 
-	c := s3ec.Config{Memory: s3ec.NewMemory(63)}
+	opener := s3ec.Opener(s3ec.Config{MaxMemory: 63})
 	open := func(ctx context.Context) (*s3ec.Content, error) {
-		h, err := s3ec.Parse(v.Metadata, nil)
+		h, err := v.find(int64(len(v.Content)))
 		require.NoError(t, err)
-		h.Size = int64(len(v.Content))
-		return c.Open(ctx, h, bytes.NewReader(v.Content), keyrings, nil)
+		return opener(ctx, h, bytes.NewReader(v.Content), keyrings, nil)
 	}
 	first, err := open(t.Context())
 	require.NoError(t, err)
@@ -365,7 +388,7 @@ func TestMemory(t *testing.T) {
 	}
 }
 
-func FuzzParse(f *testing.F) {
+func FuzzFind(f *testing.F) {
 	for _, v := range readVectors(f).Objects {
 		text, err := json.Marshal(v.Metadata)
 		require.NoError(f, err)
@@ -376,29 +399,36 @@ func FuzzParse(f *testing.F) {
 		if json.Unmarshal(metadata, &fields) != nil {
 			return
 		}
-		h, err := s3ec.Parse(fields, instruction)
+		h, err := find(fields, instruction, 100)
 		if err != nil {
-			require.ErrorIs(t, err, provider.ErrInvalidCiphertext)
+			if !errors.Is(err, s3ec.ErrInstruction) {
+				require.ErrorIs(t, err, provider.ErrInvalidCiphertext)
+			}
 			require.ErrorIs(t, err, s3ec.ErrS3EncryptionClient)
+			return
+		}
+		if h == nil {
 			return
 		}
 		require.Contains(t, []int{1, 2, 3}, h.Format)
 		require.NotEmpty(t, h.Wrapping)
-		_, err = (&s3ec.Config{AllowUnauthenticated: true}).Open(t.Context(), h, bytes.NewReader(nil), nil, nil)
+		_, err = s3ec.Opener(s3ec.Config{AllowUnauthenticated: true})(t.Context(), h, bytes.NewReader(nil), nil, nil)
 		require.Error(t, err)
 	})
 }
 
-func ExampleParse() {
-	h, err := s3ec.Parse(map[string]string{
+func ExampleFind() {
+	metadata := map[string]string{
 		"x-amz-c": "115", "x-amz-w": "02", "x-amz-3": base64.StdEncoding.EncodeToString(make([]byte, 60)),
 		"x-amz-i": base64.StdEncoding.EncodeToString(make([]byte, 28)), "x-amz-d": base64.StdEncoding.EncodeToString(make([]byte, 28)),
-	}, nil)
+	}
+	// The metadata have all that it takes, so no instruction file is opened.
+	h, err := s3ec.Find(metadata, false, "object", s3ec.InstructionSuffix, 116, nil)
 	if err != nil {
 		panic(err)
 	}
-	fmt.Println(h.Format, h.Wrapping, h.Commits())
-	// Output: 3 AES/GCM true
+	fmt.Println(h.Format, h.Wrapping, h.PlaintextSize())
+	// Output: 3 AES/GCM 100
 }
 
 // No header has another size than an object can have, whatever storage has stated it.
@@ -406,10 +436,9 @@ func TestSizesThatNoObjectHas(t *testing.T) {
 	all := readVectors(t)
 	for _, v := range all.Objects {
 		for _, size := range []int64{-16, -1, 0, 15} {
-			h, err := s3ec.Parse(v.Metadata, []byte(v.Instruction))
+			h, err := v.find(size)
 			require.NoError(t, err)
-			h.Size = size
-			_, err = (&s3ec.Config{AllowUnauthenticated: true}).Open(t.Context(), h, bytes.NewReader(v.Content), all.keyrings(t), nil)
+			_, err = s3ec.Opener(s3ec.Config{AllowUnauthenticated: true})(t.Context(), h, bytes.NewReader(v.Content), all.keyrings(t), nil)
 			require.ErrorIs(t, err, provider.ErrInvalidCiphertext, v.Name)
 		}
 	}
@@ -420,16 +449,15 @@ func TestMemoryIsGivenInTurn(t *testing.T) {
 	all := readVectors(t)
 	keyrings := all.keyrings(t)
 	synctest.Test(t, func(t *testing.T) {
-		c := s3ec.Config{Memory: s3ec.NewMemory(40)}
+		opener := s3ec.Opener(s3ec.Config{MaxMemory: 40})
 		var mu sync.Mutex
 		var order []string
 		open := func(name string) *s3ec.Content {
 			for _, v := range all.Objects {
 				if v.Name == name {
-					h, err := s3ec.Parse(v.Metadata, []byte(v.Instruction))
+					h, err := v.find(int64(len(v.Content)))
 					require.NoError(t, err)
-					h.Size = int64(len(v.Content))
-					content, err := c.Open(context.Background(), h, bytes.NewReader(v.Content), keyrings, nil)
+					content, err := opener(context.Background(), h, bytes.NewReader(v.Content), keyrings, nil)
 					require.NoError(t, err)
 					mu.Lock()
 					defer mu.Unlock()

@@ -12,17 +12,12 @@ import (
 	s3types "github.com/aws/aws-sdk-go-v2/service/s3/types"
 )
 
-// Page is a page of what is directly below a prefix.
-type Page struct {
-	Objects []Listed
-	Folders []string // the beginnings of keys up to a further slash, with it
-	Next    string   // the token of the page that follows; empty if this is the last
-}
-
-// Folder returns a page of what is directly below a prefix, which is empty or ends in a slash. The
-// token is empty, or Next of the page before. A page has n entries at most, and S3 gives no more
-// than 1,000. What is further below is not listed. The error holds ErrAnswer as in Objects.
-func (s *Storage) Folder(ctx context.Context, prefix, token string, n int) (*Page, error) {
+// Folder returns a page of what is directly below a prefix, which is empty or ends in a slash:
+// objects, as Objects yields them, and as CommonPrefixes the beginnings of further keys up to a
+// slash, with it, decoded. The token is empty, or the NextContinuationToken of the page before,
+// which is nil in the last one. A page has n entries at most, and S3 gives no more than 1,000. The
+// error holds ErrAnswer as in Objects.
+func (s *Storage) Folder(ctx context.Context, prefix, token string, n int) (*s3.ListObjectsV2Output, error) {
 	out, err := s.client.ListObjectsV2(ctx, &s3.ListObjectsV2Input{
 		Bucket: &s.bucket, Prefix: &prefix, Delimiter: aws.String("/"), EncodingType: s3types.EncodingTypeUrl,
 		MaxKeys: aws.Int32(int32(min(n, 1000))), ContinuationToken: optional(token),
@@ -30,41 +25,39 @@ func (s *Storage) Folder(ctx context.Context, prefix, token string, n int) (*Pag
 	if err != nil {
 		return nil, s.failed("list", prefix, err)
 	}
-	page, err := pageOf(prefix, token, out)
-	if err != nil {
+	if err := checkFolder(prefix, token, out); err != nil {
 		return nil, s.failed("list", prefix, err)
 	}
-	return page, nil
+	return out, nil
 }
 
-func pageOf(prefix, token string, out *s3.ListObjectsV2Output) (*Page, error) {
+// checkFolder checks a page, and decodes its keys.
+func checkFolder(prefix, token string, page *s3.ListObjectsV2Output) error {
 	l := listing{prefix: prefix, token: token, unordered: true}
-	if err := l.begin(out); err != nil {
-		return nil, err
+	if err := l.begin(page); err != nil {
+		return err
 	}
-	page := new(Page)
-	if *out.IsTruncated {
-		page.Next = l.token
+	if !*page.IsTruncated {
+		page.NextContinuationToken = nil
 	}
-	for _, object := range out.Contents {
-		listed, err := l.object(out, object)
-		if err != nil {
-			return nil, err
+	for i := range page.Contents {
+		if err := l.object(page, &page.Contents[i]); err != nil {
+			return err
 		}
-		page.Objects = append(page.Objects, listed)
 	}
-	for _, common := range out.CommonPrefixes {
+	for i, common := range page.CommonPrefixes {
 		folder := aws.ToString(common.Prefix)
-		if out.EncodingType == s3types.EncodingTypeUrl {
+		if page.EncodingType == s3types.EncodingTypeUrl {
 			var err error
 			if folder, err = url.QueryUnescape(folder); err != nil {
-				return nil, errors.Join(ErrAnswer, err)
+				return errors.Join(ErrAnswer, err)
 			}
 		}
 		if !strings.HasPrefix(folder, prefix) {
-			return nil, fmt.Errorf("%w: the listing has the folder %q, which does not begin with the prefix", ErrAnswer, folder)
+			return fmt.Errorf("%w: the listing has the folder %q, which does not begin with the prefix", ErrAnswer, folder)
 		}
-		page.Folders = append(page.Folders, folder)
+		page.CommonPrefixes[i].Prefix = &folder
 	}
-	return page, nil
+	page.EncodingType = ""
+	return nil
 }

@@ -6,24 +6,30 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"os"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 )
 
-// ErrIdle means that the service neither took nor sent a byte for longer than the limit of
-// WithIdleLimit.
-var ErrIdle = errors.New("the service neither takes nor sends anything")
-
 // WithIdleLimit limits how long the service may neither take nor send a byte of one request,
 // whatever the request's context. It also ends a request that is redirected for ever. The SDK
 // retries as the client's options configure, unless content was being read: then its Read fails.
-// The error holds ErrIdle. Without this option, there is no limit.
+// The error holds [os.ErrDeadlineExceeded]. Without this option, there is no limit.
 func WithIdleLimit(limit time.Duration) Option {
 	return func(s *Storage) {
 		s.client = s3.New(s.client.Options(), func(o *s3.Options) { o.HTTPClient = &idleClient{o.HTTPClient, limit} })
 	}
 }
+
+// idleError means that the service neither took nor sent a byte for longer than the limit.
+type idleError struct{ limit time.Duration }
+
+func (e idleError) Error() string {
+	return fmt.Sprintf("the service neither takes nor sends anything for %v", e.limit)
+}
+
+func (idleError) Is(target error) bool { return target == os.ErrDeadlineExceeded }
 
 type idleClient struct {
 	s3.HTTPClient
@@ -33,7 +39,7 @@ type idleClient struct {
 func (c *idleClient) Do(request *http.Request) (*http.Response, error) {
 	ctx, cancel := context.WithCancelCause(request.Context())
 	w := &watch{ctx: ctx, cancel: cancel, limit: c.limit}
-	w.timer = time.AfterFunc(c.limit, func() { cancel(fmt.Errorf("%w for %v", ErrIdle, c.limit)) })
+	w.timer = time.AfterFunc(c.limit, func() { cancel(idleError{c.limit}) })
 	request = request.WithContext(ctx)
 	if request.Body != nil && request.Body != http.NoBody {
 		request.Body = &watchedRequest{request.Body, w}
@@ -58,8 +64,8 @@ type watch struct {
 // end ends the request, and returns why it failed.
 func (w *watch) end(err error) error {
 	w.timer.Stop()
-	if cause := context.Cause(w.ctx); errors.Is(cause, ErrIdle) {
-		err = cause
+	if idle, ok := errors.AsType[idleError](context.Cause(w.ctx)); ok {
+		err = idle
 	}
 	w.cancel(nil)
 	return err

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"os"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -82,7 +83,7 @@ func TestWhatIsSlowIsNotIdle(t *testing.T) {
 	}
 	synctest.Test(t, func(t *testing.T) {
 		require.NoError(t, open(slow{takes: 1000}).Put(t.Context(), "object", strings.NewReader("twenty bytes of text")))
-		require.ErrorIs(t, open(slow{takes: 5}).Put(t.Context(), "object", strings.NewReader("twenty bytes of text")), s3storage.ErrIdle)
+		require.ErrorIs(t, open(slow{takes: 5}).Put(t.Context(), "object", strings.NewReader("twenty bytes of text")), os.ErrDeadlineExceeded)
 
 		broken := errors.New("broken")
 		for n, want := range map[int]error{20: nil, 10: broken, 5: errStands} {
@@ -92,11 +93,11 @@ func TestWhatIsSlowIsNotIdle(t *testing.T) {
 				require.NoError(t, content.Close())
 			}
 			if want == errStands {
-				require.ErrorIs(t, err, s3storage.ErrIdle)
+				require.ErrorIs(t, err, os.ErrDeadlineExceeded)
 				continue
 			}
 			require.ErrorIs(t, err, want)
-			require.NotErrorIs(t, err, s3storage.ErrIdle)
+			require.NotErrorIs(t, err, os.ErrDeadlineExceeded)
 		}
 	})
 }

@@ -48,7 +48,7 @@ func (c *clients) host(t *testing.T, storage pikokms.Storage, options ...pikokms
 	p, err := local.NewProvider(local.Config{Key: key})
 	require.NoError(t, err)
 	host, err := pikokms.New(append(options, pikokms.WithStorage(storage), pikokms.WithCryptoProvider("local", p),
-		pikokms.AllowS3EncryptionClient(s3ec.Config{Memory: s3ec.NewMemory(100), AllowUnauthenticated: true}))...)
+		pikokms.AllowS3EncryptionClient(s3ec.Config{MaxMemory: 100, AllowUnauthenticated: true}))...)
 	require.NoError(t, err)
 	return host
 }

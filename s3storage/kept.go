@@ -59,48 +59,48 @@ func (s *Storage) refuse(losses []Loss) error {
 // NotKept returns what Replace could not keep of a version, whether it is allowed or not. It asks
 // S3 for what the version has, and Replace does not ask again.
 func (s *Storage) NotKept(ctx context.Context, v *Version) ([]Loss, error) {
-	k, err := v.keep(ctx, true)
+	k, err := v.originalIn(s).keep(ctx, true)
 	if err != nil {
 		return nil, s.failed("look at", v.Key, err)
 	}
 	return slices.Clone(k.losses), nil
 }
 
-// keep asks S3 what a replacement of v in its place has in common with it. It asks for the access
+// keep asks S3 what a replacement of o in its place has in common with it. It asks for the access
 // control list only if acl is true, since that is never kept.
-func (v *Version) keep(ctx context.Context, acl bool) (*kept, error) {
-	if v.kept != nil {
-		return v.kept, nil
+func (o *original) keep(ctx context.Context, acl bool) (*kept, error) {
+	if o.kept != nil {
+		return o.kept, nil
 	}
-	k := v.copied()
-	if err := k.addTags(ctx, v); err != nil {
+	k := o.copied()
+	if err := k.addTags(ctx, o); err != nil {
 		return nil, fmt.Errorf("reading its tags: %w", err)
 	}
-	if err := k.addLock(ctx, v); err != nil {
+	if err := k.addLock(ctx, o); err != nil {
 		return nil, fmt.Errorf("reading its lock: %w", err)
 	}
 	if !acl {
 		return k, nil
 	}
-	if err := k.addACL(ctx, v); err != nil {
+	if err := k.addACL(ctx, o); err != nil {
 		return nil, fmt.Errorf("reading its access control list: %w", err)
 	}
-	v.kept = k
+	o.kept = k
 	return k, nil
 }
 
 // copied returns what the answer to a GET holds, which takes no more requests.
-func (v *Version) copied() *kept {
-	k := &kept{in: v.found.Kept}
+func (o *original) copied() *kept {
+	k := &kept{in: o.found.Kept}
 	k.in.IfMatch = nil
-	k.in.ChecksumAlgorithm = v.found.Checksum
-	if n := v.found.MissingMeta; n > 0 {
+	k.in.ChecksumAlgorithm = o.found.Checksum
+	if n := o.found.MissingMeta; n > 0 {
 		k.lose(LossMetadata, "%d of its metadata can't be in HTTP headers", n)
 	}
-	switch v.found.Checksum {
+	switch o.found.Checksum {
 	case s3types.ChecksumAlgorithmMd5, s3types.ChecksumAlgorithmXxhash64, s3types.ChecksumAlgorithmXxhash3, s3types.ChecksumAlgorithmXxhash128:
 		k.in.ChecksumAlgorithm = ""
-		k.lose(LossChecksum, "its checksum is of the algorithm %s", v.found.Checksum)
+		k.lose(LossChecksum, "its checksum is of the algorithm %s", o.found.Checksum)
 	}
 	return k
 }
@@ -159,12 +159,12 @@ func optional(text string) *string {
 }
 
 // addTags asks for the tags. S3 states their number only to those who may read them.
-func (k *kept) addTags(ctx context.Context, v *Version) error {
-	s := v.storage
+func (k *kept) addTags(ctx context.Context, o *original) error {
+	s := o.storage
 	if possible, err := s.features.tags.possible(func() (bool, error) { return !isDirectory(s.bucket), nil }); !possible {
 		return err
 	}
-	out, err := s.client.GetObjectTagging(ctx, &s3.GetObjectTaggingInput{Bucket: &s.bucket, Key: &v.Key, VersionId: optional(v.ID)})
+	out, err := s.client.GetObjectTagging(ctx, &s3.GetObjectTaggingInput{Bucket: &s.bucket, Key: &o.key, VersionId: optional(o.id)})
 	switch {
 	case unsupported(err):
 		s.features.tags.ruleOut()
@@ -172,7 +172,7 @@ func (k *kept) addTags(ctx context.Context, v *Version) error {
 	case isCode(err, "NoSuchTagSet"):
 		return nil
 	case denied(err):
-		k.lose(LossTags, "it may have tags, and the permission %s is missing", ofVersion("s3:GetObjectTagging", v.ID))
+		k.lose(LossTags, "it may have tags, and the permission %s is missing", ofVersion("s3:GetObjectTagging", o.id))
 		return nil
 	case err != nil || len(out.TagSet) == 0:
 		return err
@@ -195,15 +195,15 @@ func ofVersion(permission, id string) string {
 
 // addLock asks for the retention and the legal hold where the GET did not state them, as it does to
 // those who may read them. Only buckets with versions have locks.
-func (k *kept) addLock(ctx context.Context, v *Version) error {
-	s := v.storage
-	if v.ID != "" && (k.in.ObjectLockMode == "" || k.in.ObjectLockLegalHoldStatus == "") {
+func (k *kept) addLock(ctx context.Context, o *original) error {
+	s := o.storage
+	if o.id != "" && (k.in.ObjectLockMode == "" || k.in.ObjectLockLegalHoldStatus == "") {
 		possible, err := s.features.locks.possible(func() (bool, error) { return s.mayLock(ctx) })
 		if err != nil {
 			return err
 		}
 		if possible {
-			if err := k.askLock(ctx, v); err != nil {
+			if err := k.askLock(ctx, o); err != nil {
 				return err
 			}
 		}
@@ -233,18 +233,18 @@ func (s *Storage) mayLock(ctx context.Context) (bool, error) {
 	return out.ObjectLockConfiguration != nil && out.ObjectLockConfiguration.ObjectLockEnabled == s3types.ObjectLockEnabledEnabled, nil
 }
 
-func (k *kept) askLock(ctx context.Context, v *Version) error {
-	s := v.storage
+func (k *kept) askLock(ctx context.Context, o *original) error {
+	s := o.storage
 	var failures [2]error
 	if k.in.ObjectLockMode == "" {
-		out, err := s.client.GetObjectRetention(ctx, &s3.GetObjectRetentionInput{Bucket: &s.bucket, Key: &v.Key, VersionId: &v.ID})
+		out, err := s.client.GetObjectRetention(ctx, &s3.GetObjectRetentionInput{Bucket: &s.bucket, Key: &o.key, VersionId: &o.id})
 		if err == nil && out.Retention != nil {
 			k.in.ObjectLockMode, k.in.ObjectLockRetainUntilDate = s3types.ObjectLockMode(out.Retention.Mode), out.Retention.RetainUntilDate
 		}
 		failures[0] = err
 	}
 	if k.in.ObjectLockLegalHoldStatus == "" {
-		out, err := s.client.GetObjectLegalHold(ctx, &s3.GetObjectLegalHoldInput{Bucket: &s.bucket, Key: &v.Key, VersionId: &v.ID})
+		out, err := s.client.GetObjectLegalHold(ctx, &s3.GetObjectLegalHoldInput{Bucket: &s.bucket, Key: &o.key, VersionId: &o.id})
 		if err == nil && out.LegalHold != nil && out.LegalHold.Status == s3types.ObjectLockLegalHoldStatusOn {
 			k.in.ObjectLockLegalHoldStatus = out.LegalHold.Status
 		}
@@ -299,19 +299,19 @@ func isGarbage(err error) bool {
 
 // addACL asks for the access control list, in a bucket that has them. It can't be put together with
 // content. Only its owner's own grant is what each object has.
-func (k *kept) addACL(ctx context.Context, v *Version) error {
-	s := v.storage
+func (k *kept) addACL(ctx context.Context, o *original) error {
+	s := o.storage
 	possible, err := s.features.acls.possible(func() (bool, error) { return s.mayGrant(ctx) })
 	if !possible {
 		return err
 	}
-	out, err := s.client.GetObjectAcl(ctx, &s3.GetObjectAclInput{Bucket: &s.bucket, Key: &v.Key, VersionId: optional(v.ID)})
+	out, err := s.client.GetObjectAcl(ctx, &s3.GetObjectAclInput{Bucket: &s.bucket, Key: &o.key, VersionId: optional(o.id)})
 	switch {
 	case unsupported(err, "AccessControlListNotSupported"):
 		s.features.acls.ruleOut()
 		return nil
 	case denied(err):
-		k.lose(LossACL, "it may have an access control list, and the permission %s is missing (s3:GetBucketOwnershipControls shows whether the bucket has them)", ofVersion("s3:GetObjectAcl", v.ID))
+		k.lose(LossACL, "it may have an access control list, and the permission %s is missing (s3:GetBucketOwnershipControls shows whether the bucket has them)", ofVersion("s3:GetObjectAcl", o.id))
 		return nil
 	case err != nil:
 		return err

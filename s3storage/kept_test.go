@@ -22,6 +22,7 @@ import (
 
 	"piko.sh/pikokms"
 	"piko.sh/pikokms/internal/emulator"
+	"piko.sh/pikokms/s3ec"
 	"piko.sh/pikokms/s3storage"
 )
 
@@ -125,8 +126,8 @@ func TestReplacementsKeepWhatTheObjectHas(t *testing.T) {
 						"replaced": func() error {
 							v, err := storage.OpenVersion(t.Context(), "object", "")
 							require.NoError(t, err)
-							defer v.Close()
-							renewed, err := host.RewrapObject(t.Context(), "object", v)
+							defer v.Body.Close()
+							renewed, err := host.RewrapObject(t.Context(), "object", v.Body)
 							require.NoError(t, err)
 							losses, err := storage.NotKept(t.Context(), v)
 							require.NoError(t, err)
@@ -193,7 +194,7 @@ func TestAnExpiryThatIsNoDateIsKept(t *testing.T) {
 		v, err := storage.OpenVersion(t.Context(), "object", "")
 		require.NoError(t, err)
 		require.NoError(t, storage.Replace(t.Context(), v, bytes.NewReader(noise(size))))
-		require.NoError(t, v.Close())
+		require.NoError(t, v.Body.Close())
 		require.Equal(t, "0", b.headers["object"].Get("Expires"))
 	}
 }
@@ -236,7 +237,7 @@ func TestLocksThatTheAnswerHidesAreKept(t *testing.T) {
 			require.Contains(t, before, "ON")
 			v, err := storage.OpenVersion(t.Context(), "object", "")
 			require.NoError(t, err)
-			defer v.Close()
+			defer v.Body.Close()
 			require.NoError(t, storage.Replace(t.Context(), v, strings.NewReader("y")))
 			require.Equal(t, before, properties(t, b.client, b.name, "object"))
 		})
@@ -316,7 +317,7 @@ func TestWhatCannotBeKeptIsRefused(t *testing.T) {
 			}
 			v, err := storage.OpenVersion(t.Context(), "object", "")
 			require.NoError(t, err)
-			defer v.Close()
+			defer v.Body.Close()
 			losses, err := storage.NotKept(t.Context(), v)
 			require.NoError(t, err)
 			require.Len(t, losses, len(c.losses), "%v", losses)
@@ -376,7 +377,7 @@ func TestObjectsOfTheS3EncryptionClientAreNotReplaced(t *testing.T) {
 			storage := s3storage.New(client, "bucket")
 			v, err := storage.OpenVersion(t.Context(), "object", "")
 			require.NoError(t, err)
-			defer v.Close()
+			defer v.Body.Close()
 			require.Equal(t, c.is, v.S3EncryptionClient())
 			r, version, err := storage.GetVersion(t.Context(), "object")
 			require.NoError(t, err)
@@ -391,12 +392,12 @@ func TestObjectsOfTheS3EncryptionClientAreNotReplaced(t *testing.T) {
 					require.NoError(t, err, door)
 					continue
 				}
-				require.ErrorIs(t, err, s3storage.ErrS3EncryptionClient, door)
+				require.ErrorIs(t, err, s3ec.ErrS3EncryptionClient, door)
 				require.Len(t, b.objects, 1)
 				require.Equal(t, "first", string(b.content("object")), door)
 			}
 			if c.is {
-				require.ErrorIs(t, storage.Replace(t.Context(), v, strings.NewReader("second")), s3storage.ErrS3EncryptionClient)
+				require.ErrorIs(t, storage.Replace(t.Context(), v, strings.NewReader("second")), s3ec.ErrS3EncryptionClient)
 				require.Equal(t, "first", string(b.content("object")))
 			}
 		})
@@ -415,7 +416,7 @@ func TestCopiesKeepWhatIsNotTheBucketsOwn(t *testing.T) {
 	require.NoError(t, err)
 	v, err := s3storage.New(from.client, from.name).OpenVersion(t.Context(), "object", "")
 	require.NoError(t, err)
-	defer v.Close()
+	defer v.Body.Close()
 	want := properties(t, from.client, from.name, "object")
 	require.Contains(t, want, "COMPLIANCE")
 	to := newBucket(t)
@@ -466,7 +467,7 @@ func TestOneRefusedQuestionIsNoAnswerForAll(t *testing.T) {
 	for _, key := range []string{"amiss", "object"} {
 		v, err := storage.OpenVersion(t.Context(), key, "")
 		require.NoError(t, err)
-		require.NoError(t, v.Close())
+		require.NoError(t, v.Body.Close())
 		err = storage.Replace(t.Context(), v, strings.NewReader("second"))
 		if key == "amiss" {
 			require.ErrorContains(t, err, "InvalidArgument")

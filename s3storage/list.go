@@ -7,7 +7,6 @@ import (
 	"iter"
 	"net/url"
 	"strings"
-	"time"
 	"unicode/utf8"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -15,19 +14,11 @@ import (
 	s3types "github.com/aws/aws-sdk-go-v2/service/s3/types"
 )
 
-// Listed is an object in a listing.
-type Listed struct {
-	Key     string
-	Size    int64 // in bytes, as stored
-	ModTime time.Time
-	ETag    string // with its quotes; empty if the service has none
-}
-
 // List yields the keys that begin with prefix, in the order of Objects.
 func (s *Storage) List(ctx context.Context, prefix string) iter.Seq2[string, error] {
 	return func(yield func(string, error) bool) {
 		for object, err := range s.Objects(ctx, prefix) {
-			if !yield(object.Key, err) {
+			if !yield(aws.ToString(object.Key), err) {
 				return
 			}
 		}
@@ -35,14 +26,14 @@ func (s *Storage) List(ctx context.Context, prefix string) iter.Seq2[string, err
 }
 
 // Objects yields the objects whose keys begin with prefix, in the order of the keys' bytes. A
-// directory bucket has no order (Amazon S3 API Reference, "ListObjectsV2"). Objects stops at the
-// first error.
+// directory bucket has no order (Amazon S3 API Reference, "ListObjectsV2"). Key and Size of each
+// object are stated, and the key is decoded. Objects stops at the first error.
 //
 // A listing is whole or an error. The error holds ErrAnswer if the service leaves something out or
 // lists something twice, as far as can be seen: a page that is not the last and names no next one,
 // or the same one again, keys outside the prefix, and keys that repeat or go backwards.
-func (s *Storage) Objects(ctx context.Context, prefix string) iter.Seq2[Listed, error] {
-	return func(yield func(Listed, error) bool) {
+func (s *Storage) Objects(ctx context.Context, prefix string) iter.Seq2[s3types.Object, error] {
+	return func(yield func(s3types.Object, error) bool) {
 		l := listing{prefix: prefix, unordered: isDirectory(s.bucket)}
 		// Keys may have control characters, most of which XML can't hold, so they are asked for in
 		// an encoding.
@@ -53,16 +44,15 @@ func (s *Storage) Objects(ctx context.Context, prefix string) iter.Seq2[Listed, 
 				err = l.begin(page)
 			}
 			if err != nil {
-				yield(Listed{}, s.failed("list", prefix, err))
+				yield(s3types.Object{}, s.failed("list", prefix, err))
 				return
 			}
 			for _, object := range page.Contents {
-				listed, err := l.object(page, object)
-				if err != nil {
-					yield(Listed{}, s.failed("list", prefix, err))
+				if err := l.object(page, &object); err != nil {
+					yield(s3types.Object{}, s.failed("list", prefix, err))
 					return
 				}
-				if !yield(listed, nil) {
+				if !yield(object, nil) {
 					return
 				}
 			}
@@ -142,27 +132,27 @@ func (l *listing) again(kind, text string) bool {
 	return before
 }
 
-// object checks an object of a page.
-func (l *listing) object(page *s3.ListObjectsV2Output, object s3types.Object) (Listed, error) {
+// object checks an object of a page, and decodes its key.
+func (l *listing) object(page *s3.ListObjectsV2Output, object *s3types.Object) error {
 	key, err := decodeKey(page, object)
 	switch {
 	case err != nil:
-		return Listed{}, err
+		return err
 	case key == "":
-		return Listed{}, fmt.Errorf("%w: an object of the listing has no key", ErrAnswer)
+		return fmt.Errorf("%w: an object of the listing has no key", ErrAnswer)
 	case !strings.HasPrefix(key, l.prefix):
-		return Listed{}, fmt.Errorf("%w: the listing has the key %q, which does not begin with the prefix", ErrAnswer, key)
+		return fmt.Errorf("%w: the listing has the key %q, which does not begin with the prefix", ErrAnswer, key)
 	case !l.unordered && key <= l.last:
-		return Listed{}, fmt.Errorf("%w: the listing repeats or goes backwards: after the key %q comes %q", ErrAnswer, l.last, key)
+		return fmt.Errorf("%w: the listing repeats or goes backwards: after the key %q comes %q", ErrAnswer, l.last, key)
 	case object.Size == nil || *object.Size < 0:
-		return Listed{}, fmt.Errorf("%w: the listing does not state the size of %q", ErrAnswer, key)
+		return fmt.Errorf("%w: the listing does not state the size of %q", ErrAnswer, key)
 	}
-	l.last = key
-	return Listed{Key: key, Size: *object.Size, ModTime: aws.ToTime(object.LastModified), ETag: aws.ToString(object.ETag)}, nil
+	l.last, object.Key = key, &key
+	return nil
 }
 
 // decodeKey returns a listed object's key. A service without encodings states none.
-func decodeKey(page *s3.ListObjectsV2Output, object s3types.Object) (string, error) {
+func decodeKey(page *s3.ListObjectsV2Output, object *s3types.Object) (string, error) {
 	key := aws.ToString(object.Key)
 	if page.EncodingType != s3types.EncodingTypeUrl {
 		// XML can't hold most control characters. Servers put this character in their place.

@@ -115,9 +115,9 @@ func TestListingsAreWholeOrAnError(t *testing.T) {
 					continue // which must be the last
 				}
 				require.NoError(t, refused)
-				require.EqualValues(t, 7, object.Size)
-				require.Equal(t, `"e"`, object.ETag)
-				require.Equal(t, time.Date(2026, 11, 30, 12, 0, 0, 0, time.UTC), object.ModTime.UTC())
+				require.EqualValues(t, 7, *object.Size)
+				require.Equal(t, `"e"`, *object.ETag)
+				require.Equal(t, time.Date(2026, 11, 30, 12, 0, 0, 0, time.UTC), object.LastModified.UTC())
 				n++
 			}
 			require.Equal(t, c.keys, n, refused)

@@ -89,7 +89,7 @@ func TestLocksAreAskedForWhereTheAnswerHidesThem(t *testing.T) {
 			storage := s3storage.New(b.serve(t), "b")
 			v, err := storage.OpenVersion(t.Context(), "object", "")
 			require.NoError(t, err)
-			defer v.Close()
+			defer v.Body.Close()
 			require.NoError(t, storage.Replace(t.Context(), v, strings.NewReader("y")))
 			require.Equal(t, "y", string(b.content("object")))
 			require.Equal(t, c.asked, strings.Join(asked, " "))

@@ -13,7 +13,6 @@ import (
 
 	"piko.sh/pikokms"
 	"piko.sh/pikokms/internal/checked"
-	"piko.sh/pikokms/s3ec"
 	"piko.sh/pikokms/transfer"
 )
 
@@ -64,7 +63,7 @@ func (s *Storage) open(ctx context.Context, key string) (_ *object, err error) {
 		if _, err := opened.ReadAt(whole, 0); err != nil && err != io.EOF {
 			return nil, err
 		}
-		opened.isInstruction = s3ec.IsInstruction(whole)
+		opened.isInstruction = isInstruction(whole)
 	}
 	return opened, nil
 }

@@ -22,9 +22,9 @@ import (
 	"piko.sh/pikokms/transfer"
 )
 
-// ErrS3EncryptionClient means that AWS's S3 Encryption Client wrote the object. It was left as it
+// errS3EncryptionClient means that AWS's S3 Encryption Client wrote the object. It was left as it
 // is, since the client could not read a replacement.
-var ErrS3EncryptionClient = errors.New("AWS's S3 Encryption Client wrote it, and could not read it any more")
+var errS3EncryptionClient = fmt.Errorf("%w, and could not read it any more", s3ec.ErrS3EncryptionClient)
 
 const contentType = "application/octet-stream"
 
@@ -41,8 +41,9 @@ func (s *Storage) Put(ctx context.Context, key string, content io.Reader) error 
 // PutLike is Put, and the new object has the content type, the other headers that S3 stores, user
 // metadata, tags, the storage class and the checksum algorithm of like, which may be a version in
 // another bucket. The lock and the KMS key are not kept, since they depend on the bucket. PutLike
-// asks for the tags. The error holds ErrNotKept, as in Replace, or ErrS3EncryptionClient. A like of
-// nil has nothing to keep.
+// asks for the tags. The error holds ErrNotKept, as in Replace, or s3ec.ErrS3EncryptionClient. A
+// like of nil has nothing to keep. One that OpenVersion did not return stands for an object of
+// another service, and has what is in its GetObjectOutput.
 func (s *Storage) PutLike(ctx context.Context, key string, like *Version, content io.Reader) error {
 	return s.putLike(ctx, "put", key, like, condition{}, content)
 }
@@ -65,16 +66,16 @@ func (s *Storage) putLike(ctx context.Context, doing, key string, like *Version,
 		return nil
 	}
 	if refuseClients(like, content) {
-		return s.named(doing, key, ErrS3EncryptionClient)
+		return s.named(doing, key, errS3EncryptionClient)
 	}
-	k := like.copied()
-	err := k.addTags(ctx, like)
-	if err != nil {
-		err = fmt.Errorf("reading the tags of s3://%s/%s: %w", like.storage.bucket, onOneLine(like.Key), err)
-	} else {
-		err = s.refuse(k.losses)
+	o := like.originalIn(nil)
+	k := o.copied()
+	if o.storage != nil {
+		if err := k.addTags(ctx, o); err != nil {
+			return s.named(doing, key, fmt.Errorf("reading the tags of s3://%s/%s: %w", o.storage.bucket, onOneLine(o.key), err))
+		}
 	}
-	if err != nil {
+	if err := s.refuse(k.losses); err != nil {
 		return s.named(doing, key, err)
 	}
 	in := s3.PutObjectInput{
@@ -82,13 +83,13 @@ func (s *Storage) putLike(ctx context.Context, doing, key string, like *Version,
 		ContentLanguage: k.in.ContentLanguage, ContentType: k.in.ContentType, Metadata: k.in.Metadata, Tagging: k.in.Tagging,
 		WebsiteRedirectLocation: k.in.WebsiteRedirectLocation, ChecksumAlgorithm: k.in.ChecksumAlgorithm,
 	}
-	if isDirectory(s.bucket) == isDirectory(like.storage.bucket) { // the one's classes are not the other's
+	if o.storage == nil || isDirectory(s.bucket) == isDirectory(o.storage.bucket) { // the one's classes are not the other's
 		in.StorageClass = k.in.StorageClass
 	}
 	if _, ok := content.(*s3ec.Moved); ok {
 		in.Metadata = s3ec.WithoutMetadata(in.Metadata)
 	}
-	if err := s.store(ctx, key, &in, like.found.Expires, c, content); err != nil {
+	if err := s.store(ctx, key, &in, o.found.Expires, c, content); err != nil {
 		return s.named(doing, key, err)
 	}
 	return nil
@@ -98,7 +99,7 @@ func (s *Storage) putLike(ctx context.Context, doing, key string, like *Version,
 // what was made of it.
 func refuseClients(v *Version, content io.Reader) bool {
 	_, moved := content.(*s3ec.Moved)
-	return !moved && v.S3EncryptionClient()
+	return !moved && (v.S3EncryptionClient() || v.GetObjectOutput != nil && isClients(v.Metadata))
 }
 
 // Replace puts content in the place of a version that OpenVersion opened, if that is still the
@@ -117,7 +118,7 @@ func refuseClients(v *Version, content io.Reader) bool {
 //
 // If something can't be kept or seen, the error holds ErrNotKept, unless WithAllowedLosses names
 // it. NotKept returns that beforehand. The version's ID and time are never kept. The error holds
-// ErrS3EncryptionClient if that client wrote the object, unless content is an s3ec.Moved. Then the
+// s3ec.ErrS3EncryptionClient if that client wrote the object, unless content is an s3ec.Moved. Then the
 // client's metadata go, and its instruction file once the new object was read back.
 func (s *Storage) Replace(ctx context.Context, v *Version, content io.Reader) error {
 	if err := s.replace(ctx, v, content); err != nil {
@@ -132,18 +133,20 @@ func (s *Storage) PutIf(ctx context.Context, key, version string, content io.Rea
 	if err := json.Unmarshal([]byte(version), &f); err != nil || f.ModTime.IsZero() && f.Kept.IfMatch == nil {
 		return s.named("replace", key, fmt.Errorf("the version %.100q is not one of GetVersion", version))
 	}
-	return s.Replace(ctx, &Version{Key: key, ID: f.ID, client: &client{storage: s, key: key, metadata: f.Kept.Metadata}, found: f}, content)
+	v := &Version{Key: key, client: &client{storage: s, key: key, metadata: f.Kept.Metadata}, original: &original{storage: s, key: key, id: f.ID, found: f}}
+	return s.Replace(ctx, v, content)
 }
 
 func (s *Storage) replace(ctx context.Context, v *Version, content io.Reader) error {
 	if refuseClients(v, content) {
-		return ErrS3EncryptionClient
+		return errS3EncryptionClient
 	}
-	c := condition{etag: aws.ToString(v.found.Kept.IfMatch), modTime: v.found.ModTime}
+	o := v.originalIn(s)
+	c := condition{etag: aws.ToString(o.found.Kept.IfMatch), modTime: o.found.ModTime}
 	if c.etag == "" && (c.modTime.IsZero() || !s.soleWriter) {
 		return fmt.Errorf("%w: it states no ETag", ErrNoConditions)
 	}
-	k, err := v.keep(ctx, !s.allowed[LossACL])
+	k, err := o.keep(ctx, !s.allowed[LossACL])
 	if isMissing(err) {
 		return fmt.Errorf("%w: %w", pikokms.ErrChanged, err)
 	}
@@ -157,7 +160,7 @@ func (s *Storage) replace(ctx context.Context, v *Version, content io.Reader) er
 	if _, ok := content.(*s3ec.Moved); ok {
 		in.Metadata = s3ec.WithoutMetadata(in.Metadata)
 	}
-	err = s.store(ctx, v.Key, &in, v.found.Expires, c, content)
+	err = s.store(ctx, v.Key, &in, o.found.Expires, c, content)
 	if err != nil {
 		return err
 	}
@@ -195,7 +198,7 @@ func (s *Storage) check(ctx context.Context, key string, c condition) error {
 		return c.broken(err)
 	case err != nil:
 		return err
-	case c.absent || c.etag != now.ETag || c.etag == "" && !c.modTime.Equal(now.ModTime):
+	case c.absent || c.etag != aws.ToString(now.ETag) || c.etag == "" && !c.modTime.Equal(aws.ToTime(now.LastModified)):
 		return c.broken(nil)
 	}
 	return nil
@@ -205,9 +208,9 @@ func (s *Storage) check(ctx context.Context, key string, c condition) error {
 func (s *Storage) store(ctx context.Context, key string, in *s3.PutObjectInput, expires string, c condition, content io.Reader) error {
 	in.Bucket, in.Key = &s.bucket, &key
 	in.Metadata = transfer.SetHeaderSize(maps.Clone(in.Metadata), transfer.HeaderSizeKey, content)
-	sent := &transfer.Sent{Source: content}
+	sent, isSent := transfer.Remember(content)
 	u := &upload{storage: s, in: in, expires: expires, condition: c}
-	stored := func() bool { return sent.Is(func() (io.ReadCloser, error) { return s.Get(ctx, key) }) }
+	stored := func() bool { return isSent(func() (io.ReadCloser, error) { return s.Get(ctx, key) }) }
 	err := u.put(ctx, lengthOf(content), &checked.Reader{Context: ctx, Source: sent})
 	moved, ok := content.(*s3ec.Moved)
 	if err == nil && ok && c.any() && !c.absent {
@@ -254,6 +257,9 @@ func isLost(err error) bool {
 
 // lengthOf returns the size of content in bytes, or -1 if it is not known.
 func lengthOf(content io.Reader) int64 {
+	if moved, ok := content.(*s3ec.Moved); ok {
+		content = moved.Reader
+	}
 	if sized, ok := content.(interface{ ContentLength() (int64, bool) }); ok {
 		if n, known := sized.ContentLength(); known {
 			return n

@@ -12,6 +12,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/aws/retry"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
+	smithyhttp "github.com/aws/smithy-go/transport/http"
 	"github.com/stretchr/testify/require"
 
 	"piko.sh/pikokms"
@@ -150,7 +151,7 @@ func conditionalDoors(t *testing.T, storage *s3storage.Storage) map[string]func(
 	open := func() *s3storage.Version {
 		v, err := storage.OpenVersion(t.Context(), "object", "")
 		require.NoError(t, err)
-		require.NoError(t, v.Close())
+		require.NoError(t, v.Body.Close())
 		return v
 	}
 	v := open()
@@ -249,7 +250,7 @@ func TestServicesWithoutETags(t *testing.T) {
 		again()
 		v, err := storage.OpenVersion(t.Context(), "object", "")
 		require.NoError(t, err)
-		require.NoError(t, v.Close())
+		require.NoError(t, v.Body.Close())
 		require.Empty(t, v.ETag)
 		b.lie = func(w http.ResponseWriter, r *http.Request) bool {
 			if r.Method == http.MethodHead {
@@ -344,13 +345,14 @@ func TestRequesterPays(t *testing.T) {
 		}
 		return false
 	}
-	storage := s3storage.New(b.serve(t), "bucket", s3storage.WithRequesterPays(), s3storage.WithParts(5<<20, 1))
+	payer := s3.WithAPIOptions(smithyhttp.SetHeaderValue("X-Amz-Request-Payer", "requester"))
+	storage := s3storage.New(b.serve(t, payer), "bucket", s3storage.WithParts(5<<20, 1))
 	for _, size := range []int{10, inParts} {
 		require.NoError(t, storage.Put(t.Context(), "object", bytes.NewReader(noise(size))))
 		v, err := storage.OpenVersion(t.Context(), "object", "")
 		require.NoError(t, err)
 		require.NoError(t, storage.Replace(t.Context(), v, bytes.NewReader(noise(size))))
-		require.NoError(t, v.Close())
+		require.NoError(t, v.Body.Close())
 	}
 	o, err := storage.Open(t.Context(), "object")
 	require.NoError(t, err)

@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"strings"
 
+	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 
 	"piko.sh/pikokms"
@@ -42,7 +43,22 @@ type client struct {
 // wrote it, in any of its three formats, or that it is an instruction file. If an object is smaller
 // than one of the client can be, and has the name of an instruction file, its content is looked at.
 func (c *client) S3EncryptionClient() bool {
-	return c != nil && (s3ec.IsMetadata(c.metadata) || s3ec.IsMarked(c.metadata) || c.isInstruction)
+	return c != nil && (c.isInstruction || isClients(c.metadata))
+}
+
+// isClients reports whether metadata are those of an object of the S3 Encryption Client, or of an
+// instruction file.
+func isClients(metadata map[string]string) bool {
+	none := func(string) (io.ReadCloser, error) { return nil, fs.ErrNotExist }
+	h, err := s3ec.Find(metadata, false, "", s3ec.InstructionSuffix, 0, none)
+	return h != nil || err != nil // it is one, or one that is malformed
+}
+
+// isInstruction reports whether content is an instruction file.
+func isInstruction(content []byte) bool {
+	open := func(string) (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(content)), nil }
+	h, err := s3ec.Find(nil, true, "", s3ec.InstructionSuffix, 0, open)
+	return h != nil || err != nil
 }
 
 // S3ECHeader implements s3ec.Stored. An instruction file takes a request more.
@@ -54,9 +70,13 @@ func (c *client) S3ECHeader(ctx context.Context, beside bool) (*s3ec.Header, err
 		return nil, s3ec.ErrInstruction
 	}
 	var etag string
-	h, err := s3ec.Find(c.metadata, beside, c.key, c.storage.instruction, c.size, func(key string) (content []byte, err error) {
-		content, etag, err = c.storage.readInstruction(ctx, key)
-		return content, err
+	h, err := s3ec.Find(c.metadata, beside, c.key, c.storage.instruction, c.size, func(key string) (io.ReadCloser, error) {
+		v, err := c.storage.openVersion(ctx, key, "")
+		if err != nil {
+			return nil, err
+		}
+		etag = aws.ToString(v.ETag)
+		return v.Body, nil
 	})
 	if h != nil {
 		h.InstructionETag = etag
@@ -64,38 +84,30 @@ func (c *client) S3ECHeader(ctx context.Context, beside bool) (*s3ec.Header, err
 	return h, err
 }
 
-// readInstruction reads the beginning of an object, as much as an instruction file may have and a
-// byte more.
-func (s *Storage) readInstruction(ctx context.Context, key string) (content []byte, etag string, err error) {
-	v, err := s.openVersion(ctx, key, "")
-	if err != nil {
-		return nil, "", err
-	}
-	defer func() { err = errors.Join(err, v.Close()) }()
-	content, err = io.ReadAll(io.LimitReader(v, s3ec.MaxInstruction+1))
-	return content, v.ETag, err
-}
-
 // lookForInstruction reads a version that may be an instruction file, and can then be read from its
 // beginning all the same.
 func (v *Version) lookForInstruction(ctx context.Context) error {
-	if !v.storage.mayBeInstruction(v.Key, v.Size) {
+	if !v.storage.mayBeInstruction(v.Key, v.size) {
 		return nil
 	}
-	start := make([]byte, v.Size)
-	source := &checked.Reader{Context: ctx, Source: v.ReadCloser}
+	start := make([]byte, v.size)
+	source := &checked.Reader{Context: ctx, Source: v.Body}
 	n, err := source.ReadFull(start)
 	if err != nil && err != io.EOF {
 		return err
 	}
-	v.isInstruction = s3ec.IsInstruction(start[:n])
-	v.ReadCloser = &content{io.MultiReader(bytes.NewReader(start[:n]), source), v.ReadCloser, v.client}
+	v.isInstruction = isInstruction(start[:n])
+	v.Body = &content{io.MultiReader(bytes.NewReader(start[:n]), source), v.Body, v.client}
 	return nil
 }
 
+// maxInstruction is how large an object may be in bytes to be looked at. Package s3ec refuses larger
+// instruction files.
+const maxInstruction = 64 << 10
+
 func (s *Storage) mayBeInstruction(key string, size int64) bool {
 	isNamed := strings.HasSuffix(key, s.instruction) || strings.HasSuffix(key, s3ec.InstructionSuffix)
-	return isNamed && size <= s3ec.MaxInstruction
+	return isNamed && size <= maxInstruction
 }
 
 // content is the content of a version.
@@ -123,7 +135,7 @@ func (s *Storage) removeInstruction(ctx context.Context, moved *s3ec.Moved, isSt
 	}
 	now, err := s.Stat(ctx, name)
 	switch {
-	case err == nil && now.ETag != etag:
+	case err == nil && aws.ToString(now.ETag) != etag:
 		err = pikokms.ErrChanged
 	case err == nil:
 		_, err = s.client.DeleteObject(ctx, in)

@@ -22,11 +22,10 @@ import (
 	"strings"
 	"unicode"
 
-	"github.com/aws/aws-sdk-go-v2/aws"
 	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
+	s3types "github.com/aws/aws-sdk-go-v2/service/s3/types"
 	"github.com/aws/smithy-go"
-	smithyhttp "github.com/aws/smithy-go/transport/http"
 
 	"piko.sh/pikokms"
 	"piko.sh/pikokms/s3ec"
@@ -59,14 +58,6 @@ func WithParts(size int64, concurrency int) Option {
 	return func(s *Storage) { s.partSize, s.concurrency = max(size, minPartSize), max(concurrency, 1) }
 }
 
-// WithRequesterPays marks each request as paid by the requester, which S3 demands for Requester
-// Pays buckets of other accounts.
-func WithRequesterPays() Option {
-	return func(s *Storage) {
-		s.client = s3.New(s.client.Options(), s3.WithAPIOptions(smithyhttp.SetHeaderValue("X-Amz-Request-Payer", "requester")))
-	}
-}
-
 // WithSoleWriter is for services without conditional writes, where nothing else writes to the
 // bucket meanwhile. Replace, PutIf and PutNew then check their condition before they write. A write
 // of somebody else between the two is lost.
@@ -92,7 +83,9 @@ func WithAllowedLosses(kinds ...string) Option {
 // object is known beforehand, as by message.EncryptReader.ContentLength, the parts are as large as
 // it needs. Otherwise they grow during the upload.
 //
-// The client's options decide whether requests and answers have checksums.
+// The client's options decide whether requests and answers have checksums. Requester Pays buckets
+// of other accounts demand a client whose requests have the header X-Amz-Request-Payer, by
+// s3.WithAPIOptions(smithyhttp.SetHeaderValue("X-Amz-Request-Payer", "requester")).
 func New(client *s3.Client, bucket string, options ...Option) *Storage {
 	s := &Storage{client: client, bucket: bucket, partSize: defaultPartSize, concurrency: defaultConcurrency, allowed: make(map[string]bool), instruction: s3ec.InstructionSuffix}
 	for _, o := range options {
@@ -186,11 +179,11 @@ func (s *Storage) GetVersion(ctx context.Context, key string) (content io.ReadCl
 	if err != nil {
 		return nil, "", err
 	}
-	text, err := json.Marshal(v.found)
+	text, err := json.Marshal(v.original.found)
 	if err != nil {
-		return nil, "", s.failed("get", key, errors.Join(err, v.Close()))
+		return nil, "", s.failed("get", key, errors.Join(err, v.Body.Close()))
 	}
-	return v.ReadCloser, string(text), nil
+	return v.Body, string(text), nil
 }
 
 // Get returns an object's content, with one request.
@@ -199,20 +192,20 @@ func (s *Storage) Get(ctx context.Context, key string) (io.ReadCloser, error) {
 	if err != nil {
 		return nil, err
 	}
-	return v.ReadCloser, nil
+	return v.Body, nil
 }
 
 // Stat describes an object as a listing would, without its content. The error holds fs.ErrNotExist
 // if there is no such object, and also if there is no such bucket: S3's answer is the same.
-func (s *Storage) Stat(ctx context.Context, key string) (Listed, error) {
+func (s *Storage) Stat(ctx context.Context, key string) (s3types.Object, error) {
 	head, err := s.client.HeadObject(ctx, &s3.HeadObjectInput{Bucket: &s.bucket, Key: &key})
 	if err == nil && (head.ContentLength == nil || head.ETag == nil && head.LastModified == nil) {
 		err = fmt.Errorf("%w: it states no size, or neither an ETag nor a time", ErrAnswer)
 	}
 	if err != nil {
-		return Listed{}, s.failed("stat", key, err)
+		return s3types.Object{}, s.failed("stat", key, err)
 	}
-	return Listed{Key: key, Size: *head.ContentLength, ModTime: aws.ToTime(head.LastModified), ETag: aws.ToString(head.ETag)}, nil
+	return s3types.Object{Key: &key, Size: head.ContentLength, LastModified: head.LastModified, ETag: head.ETag}, nil
 }
 
 // Delete removes an object. It makes two requests, since S3 does not report a missing object when

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -13,18 +12,34 @@ import (
 	smithyhttp "github.com/aws/smithy-go/transport/http"
 )
 
-// Version is one version of an object, open to be read from its beginning to its end. The caller
-// closes it. It is for one goroutine.
+// Version is one version of an object, as S3 answered a GET of it. The caller closes the Body, which
+// is read from its beginning to its end. ContentLength is stated. A Version is for one goroutine.
 type Version struct {
-	io.ReadCloser
-	Key  string
-	Size int64  // in bytes, as stored
-	ID   string // of the version; empty in a bucket that never had versions
-	ETag string // with its quotes; empty if the service has none
+	*s3.GetObjectOutput
+	Key string
 
 	*client
-	found found
-	kept  *kept // what a replacement keeps; nil if it was not asked yet
+	original *original // of one that OpenVersion returned; otherwise nil
+}
+
+// original is what a copy or a replacement has something in common with.
+type original struct {
+	storage *Storage // where it is; nil if it is not in S3
+	key, id string
+	found   found
+	kept    *kept // what a replacement keeps; nil if it was not asked yet
+}
+
+// originalIn returns what a version is, which is in storage s unless OpenVersion returned it.
+func (v *Version) originalIn(s *Storage) *original {
+	if v.original != nil {
+		return v.original
+	}
+	o := &original{storage: s, key: v.Key}
+	if v.GetObjectOutput != nil {
+		o.id, o.found = aws.ToString(v.VersionId), foundIn(v.GetObjectOutput)
+	}
+	return o
 }
 
 // found holds S3's description of a version. Its JSON form is the version of GetVersion.
@@ -37,9 +52,6 @@ type found struct {
 	Checksum    s3types.ChecksumAlgorithm
 }
 
-// ModTime returns when the version was stored.
-func (v *Version) ModTime() time.Time { return v.found.ModTime }
-
 // OpenVersion opens a version of an object. An empty id means the current one, whose ID is in the
 // result. The error holds fs.ErrNotExist if there is no such object or version.
 func (s *Storage) OpenVersion(ctx context.Context, key, id string) (*Version, error) {
@@ -48,7 +60,7 @@ func (s *Storage) OpenVersion(ctx context.Context, key, id string) (*Version, er
 		return nil, err
 	}
 	if err := v.lookForInstruction(ctx); err != nil {
-		return nil, s.failed("get", key, errors.Join(err, v.Close()))
+		return nil, s.failed("get", key, errors.Join(err, v.Body.Close()))
 	}
 	return v, nil
 }
@@ -75,10 +87,8 @@ func (s *Storage) openVersion(ctx context.Context, key, id string) (*Version, er
 		return nil, s.failed("get", key, errors.Join(err, out.Body.Close()))
 	}
 	about := &client{storage: s, key: key, size: *out.ContentLength, metadata: out.Metadata}
-	return &Version{
-		ReadCloser: &content{out.Body, out.Body, about}, Key: key, Size: *out.ContentLength, ID: aws.ToString(out.VersionId), ETag: aws.ToString(out.ETag),
-		client: about, found: foundIn(out),
-	}, nil
+	out.Body = &content{out.Body, out.Body, about}
+	return &Version{out, key, about, &original{storage: s, key: key, id: aws.ToString(out.VersionId), found: foundIn(out)}}, nil
 }
 
 // checkWhole checks that an answer is the whole of the version that was asked for. The page of a

@@ -14,10 +14,7 @@ import (
 // A storage's Put. The client of its service would store what was sent before the content failed.
 func ExampleUpload() {
 	put := func(ctx context.Context, content io.Reader) error {
-		ctx, cancel := context.WithCancel(ctx)
-		defer cancel()
-		upload := &transfer.Upload{Source: transfer.NewReader(content), Drop: cancel}
-		return upload.Blame(send(ctx, upload))
+		return transfer.Upload(ctx, content, send)
 	}
 	fmt.Println(put(context.Background(), strings.NewReader("whole")))
 	broken := io.MultiReader(strings.NewReader("half"), iotest.ErrReader(errors.New("the disk is gone")))

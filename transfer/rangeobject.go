@@ -29,7 +29,6 @@ type ranges struct {
 
 	mu       sync.Mutex
 	stream   *ranged // the fetch that reads share; nil if there is none
-	whole    *ranged // the fetch of Continue, until a read takes it up
 	run      int64   // the length of the last fetch
 	next     int64   // where the last read ended
 	expected int64
@@ -52,8 +51,8 @@ const (
 
 // NewRangeObject returns an object of size bytes that begins with start, usually its first
 // ProbeSize bytes, or all of it if it is smaller. The function fetch must return length bytes from
-// offset; both lie within size. If the object may be replaced meanwhile, fetch must return the old
-// bytes or fail.
+// offset, or more; both lie within size. If the object may be replaced meanwhile, fetch must return
+// the old bytes or fail.
 func NewRangeObject(size int64, modTime time.Time, start []byte, fetch func(offset, length int64) (io.ReadCloser, error)) *RangeObject {
 	size = max(size, 0) // a server that states less states nothing
 	r := &ranges{size: size, start: start[:min(int64(len(start)), size)], fetch: fetch}
@@ -74,14 +73,6 @@ func (o *RangeObject) Expect(n int64) {
 	defer o.ranges.mu.Unlock()
 	// These are the bytes, the overhead of their frames, and the rest of the frames at both ends.
 	o.ranges.expected = n + n>>10 + 2*header.DefaultFrameLength
-}
-
-// Continue takes over a fetch of the whole object that is under way, from which the first bytes
-// were read: body holds all that follows those. A read from there on uses it. It must come before
-// the first read.
-func (o *RangeObject) Continue(body io.ReadCloser) {
-	r := o.ranges
-	r.whole = &ranged{body: body, source: checked.Reader{Source: body}, pos: int64(len(r.start)), end: r.size}
 }
 
 func (r *ranges) ReadAt(p []byte, off int64) (int, error) {
@@ -163,10 +154,6 @@ func (r *ranges) fill(p []byte, off int64, stream **ranged, open func(off, need 
 
 // open opens a stream from off. Its length grows with the run of reads so far.
 func (r *ranges) open(off, need int64) (*ranged, error) {
-	if whole := r.whole; whole != nil && whole.pos == off {
-		r.whole = nil
-		return whole, nil
-	}
 	length := need
 	switch {
 	case r.run > 0 && off == r.next: // the run goes on
@@ -187,7 +174,7 @@ func (r *ranges) close() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if !r.closed {
-		r.closed, r.closeErr = true, errors.Join(drop(&r.stream), drop(&r.whole))
+		r.closed, r.closeErr = true, drop(&r.stream)
 	}
 	return r.closeErr
 }

@@ -1,32 +1,35 @@
 package transfer
 
 import (
+	"cmp"
 	"context"
 	"io"
 )
 
-// Upload is the content of an object that is uploaded. Give it to the service's client in place of
-// Source: if Source fails, the upload is dropped, rather than stored as far as it went.
-type Upload struct {
-	Source io.Reader
-	Drop   context.CancelFunc // ends the upload's context
-	err    error
+// Upload calls send, which uploads content in the context that it gets. If content fails, that
+// context ends before send can read further: the service drops the upload, rather than store it as
+// far as it went. Upload then returns content's error, and otherwise send's. Content is read as by
+// NewReader.
+func Upload(ctx context.Context, content io.Reader, send func(ctx context.Context, content io.Reader) error) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	u := &uploaded{content: NewReader(content), drop: cancel}
+	err := send(ctx, u)
+	return cmp.Or(u.failed, err)
 }
 
-// Read reads from Source.
-func (u *Upload) Read(p []byte) (int, error) {
-	n, err := u.Source.Read(p)
+// uploaded is the content of an upload.
+type uploaded struct {
+	content io.Reader
+	drop    context.CancelFunc // ends the upload's context
+	failed  error
+}
+
+func (u *uploaded) Read(p []byte) (int, error) {
+	n, err := u.content.Read(p)
 	if err != nil && err != io.EOF {
-		u.err = err
-		u.Drop()
+		u.failed = err
+		u.drop()
 	}
 	return n, err
-}
-
-// Blame returns the content's failure if it has one, or else err, the upload's.
-func (u *Upload) Blame(err error) error {
-	if u.err != nil {
-		return u.err
-	}
-	return err
 }

@@ -40,7 +40,7 @@ func (o *object) adviseLate(job string, took time.Duration, err error) error {
 		return err
 	}
 	read := float64(o.source.read)
-	return &advice{fmt.Errorf("the time of the invocation ran out when %.2f of %.2f GB were read, at %.1f MB/s, which a further attempt may not meet: %w", read/1e9, float64(o.Size)/1e9, read/1e6/took.Seconds(), err), line}
+	return &advice{fmt.Errorf("the time of the invocation ran out when %.2f of %.2f GB were read, at %.1f MB/s, which a further attempt may not meet: %w", read/1e9, float64(o.size)/1e9, read/1e6/took.Seconds(), err), line}
 }
 
 // commandLine returns the command line of pikokms that does a job on the object, for a POSIX shell,

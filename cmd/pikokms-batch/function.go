@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/aws/aws-lambda-go/events"
+	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	smithyhttp "github.com/aws/smithy-go/transport/http"
 
@@ -80,9 +81,9 @@ func (f *function) do(ctx context.Context, job string, t task, whole time.Durati
 	if err != nil {
 		return "", explain(err)
 	}
-	o := &object{function: f, bucket: b, Version: v, source: &source{Reader: v}}
-	defer func() { _ = o.Version.Close() }() // it was only read
-	if v.Size == 0 && strings.HasSuffix(v.Key, "/") {
+	o := &object{function: f, bucket: b, Version: v, size: *v.ContentLength, id: aws.ToString(v.VersionId), source: &source{Reader: v.Body}}
+	defer func() { _ = o.Body.Close() }() // it was only read
+	if o.size == 0 && strings.HasSuffix(v.Key, "/") {
 		return "is the empty object that stands for a folder, and stays so", nil
 	}
 	if err := o.look(); err != nil {
@@ -97,7 +98,7 @@ func (f *function) do(ctx context.Context, job string, t task, whole time.Durati
 		}
 	}
 	deadline, _ := ctx.Deadline()
-	if err := f.pace.check(v.Size, time.Until(deadline), whole); err != nil {
+	if err := f.pace.check(o.size, time.Until(deadline), whole); err != nil {
 		return "", o.adviseFor(job, err)
 	}
 	begin := time.Now()
@@ -135,7 +136,7 @@ func (b *bucket) open(ctx context.Context, job string, t task) (*s3storage.Versi
 	v, err := b.storage.OpenVersion(ctx, key, id)
 	switch {
 	case other && err == nil:
-		return nil, errors.Join(fmt.Errorf("the manifest has the key %.300q, and there are both the object %.300q and %.300q; write a space as %%20 and a plus as %%2B", t.key, key, plus), v.Close())
+		return nil, errors.Join(fmt.Errorf("the manifest has the key %.300q, and there are both the object %.300q and %.300q; write a space as %%20 and a plus as %%2B", t.key, key, plus), v.Body.Close())
 	case other && errors.Is(err, fs.ErrNotExist):
 		return nil, fmt.Errorf("the manifest has the key %.300q, in which a plus is a space; there is no such object, but there is %.300q, which has to be written with %%2B", t.key, plus)
 	}
@@ -174,6 +175,8 @@ func (b *bucket) has(ctx context.Context, key, id string) (bool, error) {
 // object is an object that is worked on.
 type object struct {
 	*s3storage.Version
+	size     int64  // in bytes, as stored
+	id       string // of the version; empty in a bucket that never had versions
 	function *function
 	bucket   *bucket
 	source   *source
@@ -218,7 +221,7 @@ func (o *object) lookForClient(ctx context.Context, job string) (done string, er
 	isInstruction := errors.Is(err, s3ec.ErrInstruction)
 	switch {
 	case job == encrypt && (isInstruction || o.client != nil):
-		return "", fmt.Errorf("it was left as it is, and the job %s moves it: %w", rewrap, s3storage.ErrS3EncryptionClient)
+		return "", fmt.Errorf("it was left as it is, and the job %s moves it: %w, and could not read it any more", rewrap, s3ec.ErrS3EncryptionClient)
 	case isInstruction:
 		return "is an instruction file of AWS's S3 Encryption Client, and goes with its object", nil
 	case err != nil:
@@ -238,7 +241,7 @@ func (k known) S3ECHeader(context.Context, bool) (*s3ec.Header, error) { return 
 
 // move returns an object of AWS's S3 Encryption Client under the key.
 func (o *object) move(ctx context.Context) (*s3ec.Moved, error) {
-	content, _, err := o.bucket.host.DecryptObject(ctx, o.Key, known{o.start, o.client}, o.Size, nil)
+	content, _, err := o.bucket.host.DecryptObject(ctx, o.Key, known{o.start, o.client}, o.size, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -267,7 +270,7 @@ func (o *object) judge(ctx context.Context, job string, t task) (done string, er
 		}
 	}
 	if isDone && o.function.bound != "" {
-		_, _, err := o.bucket.host.DecryptObject(ctx, o.Key, o.start, o.Size, nil)
+		_, _, err := o.bucket.host.DecryptObject(ctx, o.Key, o.start, o.size, nil)
 		switch o.unbound = isUnbound(err); {
 		case o.unbound && job == encrypt:
 			return "", fmt.Errorf("it is under %s already, but bound to no name; the job %s binds it, with %s", o.function.key.name, rewrap, bindUnbound)
@@ -276,12 +279,12 @@ func (o *object) judge(ctx context.Context, job string, t task) (done string, er
 		}
 		isDone = !o.unbound
 	}
-	superseded := t.version != "" && t.version != o.ID && !(t.version == "null" && o.ID == "")
+	superseded := t.version != "" && t.version != o.id && !(t.version == "null" && o.id == "")
 	switch {
 	case isDone:
 		return "is under " + o.function.key.name + " already", nil
 	case superseded:
-		return "", fmt.Errorf("version %s of the manifest is not the current one any more; it and version %s were left as they are", t.version, o.ID)
+		return "", fmt.Errorf("version %s of the manifest is not the current one any more; it and version %s were left as they are", t.version, o.id)
 	case o.client != nil:
 	case job == rewrap && o.isPlain():
 		return "", errPlain
@@ -318,7 +321,7 @@ func (o *object) work(ctx context.Context, job string) (done string, err error) 
 		stored, err = host.EncryptObject(ctx, o.Key, o.start, nil)
 	case o.pikoV2:
 		var content io.Reader
-		if content, _, err = host.DecryptObject(ctx, o.Key, o.start, o.Size, nil); err == nil {
+		if content, _, err = host.DecryptObject(ctx, o.Key, o.start, o.size, nil); err == nil {
 			stored, err = host.EncryptObject(ctx, o.Key, content, nil)
 		}
 	default:
@@ -330,7 +333,7 @@ func (o *object) work(ctx context.Context, job string) (done string, err error) 
 	if err := o.bucket.storage.Replace(ctx, o.Version, stored); err != nil {
 		return "", err
 	}
-	done = fmt.Sprintf("%s: %d bytes under %s", pastOf[job], o.Size, o.function.key.name)
+	done = fmt.Sprintf("%s: %d bytes under %s", pastOf[job], o.size, o.function.key.name)
 	if o.unbound {
 		done += ", and bound to its name"
 	}
@@ -350,12 +353,12 @@ func (o *object) rewrap(ctx context.Context) (io.Reader, error) {
 		return nil, fmt.Errorf("%w: it is not bound to its name, or not authentic; if whatever is stored under this name may become its content for good, set %s=true", provider.ErrContextMismatch, bindUnbound)
 	}
 	// What was read of it is gone.
-	v, err := o.bucket.storage.OpenVersion(ctx, o.Key, o.ID)
+	v, err := o.bucket.storage.OpenVersion(ctx, o.Key, o.id)
 	if err != nil {
 		return nil, err
 	}
-	_ = o.Version.Close() // it was only read
-	o.Version, o.source.Reader = v, v
+	_ = o.Body.Close() // it was only read
+	o.Version, o.source.Reader = v, v.Body
 	return host.BindObject(ctx, o.Key, o.source)
 }
 
@@ -371,7 +374,7 @@ func (o *object) verify(ctx context.Context) (done string, err error) {
 	if o.isPlain() {
 		return "", errPlain
 	}
-	content, _, err := o.bucket.host.DecryptObject(ctx, o.Key, known{o.start, o.client}, o.Size, nil)
+	content, _, err := o.bucket.host.DecryptObject(ctx, o.Key, known{o.start, o.client}, o.size, nil)
 	if isUnbound(err) {
 		err = fmt.Errorf("if it is bound to no name, the job %s binds it, with %s: %w", rewrap, bindUnbound, err)
 	}
@@ -382,5 +385,5 @@ func (o *object) verify(ctx context.Context) (done string, err error) {
 	if err != nil {
 		return "", err
 	}
-	return fmt.Sprintf("verified: %d bytes of %d", n, o.Size), nil
+	return fmt.Sprintf("verified: %d bytes of %d", n, o.size), nil
 }

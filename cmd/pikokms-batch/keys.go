@@ -34,7 +34,7 @@ type key struct {
 // openKey opens a KEY, and asks no key service. Services are asked up to attempts times; 0 means
 // the default.
 func openKey(ctx context.Context, text string, attempts int) (*key, error) {
-	parsed, err := keyservices.All().Parse(text)
+	parsed, err := keyurl.Parse(text, keyservices.All()...)
 	if err != nil {
 		return nil, err
 	}

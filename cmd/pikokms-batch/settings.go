@@ -117,7 +117,7 @@ func (f *function) configure(ctx context.Context, environment func(string) strin
 	// Half of the function's memory is for the objects of AWS's S3 Encryption Client.
 	client := s3ec.Config{AllowUnauthenticated: is("PIKOKMS_ALLOW_UNAUTHENTICATED_S3_CLIENT")}
 	if megabytes, err := strconv.ParseInt(environment("AWS_LAMBDA_FUNCTION_MEMORY_SIZE"), 10, 32); err == nil && megabytes > 0 {
-		client.Memory = s3ec.NewMemory(megabytes << 20 / 2)
+		client.MaxMemory = megabytes << 20 / 2
 	}
 	f.options = append(f.options, pikokms.AllowS3EncryptionClient(client))
 	var calls service.Config

@@ -129,7 +129,7 @@ func openKeys(ctx context.Context, c *config) (_ *keys, err error) {
 
 func openKey(ctx context.Context, text string, cache *service.CacheLimits) (*keyService, error) {
 	services := keyservices.All()
-	u, err := services.ParseURL(text)
+	u, err := keyurl.ParseURL(text, services...)
 	if err != nil {
 		return nil, err
 	}
@@ -140,7 +140,7 @@ func openKey(ctx context.Context, text string, cache *service.CacheLimits) (*key
 		}
 		u.Opaque = (&url.URL{Path: filepath.ToSlash(path)}).EscapedPath()
 	}
-	parsed, err := services.Parse(u.String())
+	parsed, err := keyurl.Parse(u.String(), services...)
 	if err != nil {
 		return nil, err
 	}

@@ -63,7 +63,7 @@ func keyServices(t *testing.T) map[string]func(t *testing.T) [2]opener {
 }
 
 func open(t *testing.T, url string) provider.EncryptionProvider {
-	key, err := keyservices.All().Parse(url)
+	key, err := keyurl.Parse(url, keyservices.All()...)
 	require.NoError(t, err)
 	keyring, err := key.Open(t.Context(), keyurl.Options{})
 	require.NoError(t, err)

@@ -79,14 +79,13 @@ func TestParseURL(t *testing.T) {
 
 // Azure's tools name keys by their identifiers.
 func TestIdentifiers(t *testing.T) {
-	services := keyurl.Services{azurekeyvault.KeyService}
 	for text, want := range map[string]string{
 		"https://my-vault.vault.azure.net/keys/k/" + someVersion: "write azurekeyvault://my-vault.vault.azure.net/k/" + someVersion,
 		"https://my-hsm.managedhsm.azure.net/keys/k":             "write azurekeyvault://my-hsm.managedhsm.azure.net/k",
 		"https://my-vault.vault.azure.net/secrets/k":             "unknown scheme",
 		"https://my-vault.example/keys/k":                        "unknown scheme",
 	} {
-		_, err := services.Parse(text)
+		_, err := keyurl.Parse(text, azurekeyvault.KeyService)
 		require.ErrorIs(t, err, provider.ErrInvalidKey)
 		require.ErrorContains(t, err, want)
 	}

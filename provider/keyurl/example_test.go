@@ -12,7 +12,7 @@ import (
 )
 
 // A program takes its key from its configuration.
-func ExampleServices_Parse() {
+func ExampleParse() {
 	dir, err := os.MkdirTemp("", "example")
 	if err != nil {
 		panic(err)
@@ -23,8 +23,7 @@ func ExampleServices_Parse() {
 		panic(err)
 	}
 
-	services := keyurl.Services{local.KeyService}
-	key, err := services.Parse("local:" + filepath.ToSlash(file))
+	key, err := keyurl.Parse("local:"+filepath.ToSlash(file), local.KeyService)
 	if err != nil {
 		panic(err)
 	}
@@ -39,7 +38,7 @@ func ExampleServices_Parse() {
 	defer dataKey.Close()
 	fmt.Println(dataKey.KeyID)
 
-	_, err = services.Parse("azurekeyvault://vault/key")
+	_, err = keyurl.Parse("azurekeyvault://vault/key", local.KeyService)
 	fmt.Println(err)
 	// Output:
 	// local

@@ -1,8 +1,7 @@
 // Package keyurl opens keys by their URLs, such as awskms:///ARN and local:PATH. The package of
 // each key service has a [Service] for its scheme, and a program lists those that it takes:
 //
-//	services := keyurl.Services{awskms.KeyService, local.KeyService}
-//	key, err := services.Parse(text)
+//	key, err := keyurl.Parse(text, awskms.KeyService, local.KeyService)
 //	keyring, err := key.Open(ctx, keyurl.Options{})
 package keyurl
 
@@ -42,8 +41,8 @@ type Service struct {
 
 // Key is a key that a URL names.
 type Key struct {
-	Service Service  // that Services.Parse found
-	URL     *url.URL // that Services.Parse found
+	Service Service // set by Parse of this package, and so is URL
+	URL     *url.URL
 
 	Files []string // on this computer, that hold the key or give access to it
 	Local bool     // whether files hold the whole key, so that no key service is asked
@@ -69,34 +68,32 @@ type Options struct {
 // String returns the URL as errors and logs may show it.
 func (k *Key) String() string { return provider.RedactURL(k.URL.String()) }
 
-// Services are the key services whose keys a program takes, each with a scheme of its own.
-type Services []Service
-
-// Parse returns the key that a text names. It asks nothing and opens no file. A text that is no URL
-// is answered with the URL that is meant, if the text has the form of a key's name in other tools.
-// The error holds provider.ErrInvalidKey, and shows nothing that may be secret.
-func (s Services) Parse(text string) (*Key, error) {
-	u, err := s.ParseURL(text)
+// Parse returns the key that a text names, of the services that a program takes, each with a scheme
+// of its own. It asks nothing and opens no file. A text that is no URL is answered with the URL
+// that is meant, if the text has the form of a key's name in other tools. The error holds
+// provider.ErrInvalidKey, and shows nothing that may be secret.
+func Parse(text string, services ...Service) (*Key, error) {
+	u, err := ParseURL(text, services...)
 	if err != nil {
 		return nil, err
 	}
-	i := slices.IndexFunc(s, func(service Service) bool { return service.Scheme == u.Scheme })
+	i := slices.IndexFunc(services, func(service Service) bool { return service.Scheme == u.Scheme })
 	if i < 0 {
-		return nil, refuse("%q has the unknown scheme %q; known are %s", provider.RedactURL(u.String()), u.Scheme, s)
+		return nil, refuse("%q has the unknown scheme %q; known are %s", provider.RedactURL(u.String()), u.Scheme, schemesOf(services))
 	}
-	k, err := s[i].Parse(u)
+	k, err := services[i].Parse(u)
 	if err != nil {
 		return nil, textError{err}
 	}
-	k.Service, k.URL = s[i], u
+	k.Service, k.URL = services[i], u
 	k.Files = slices.DeleteFunc(k.Files, func(path string) bool { return path == "" })
 	return &k, nil
 }
 
-// String lists the schemes in order.
-func (s Services) String() string {
-	schemes := make([]string, len(s))
-	for i, service := range s {
+// schemesOf lists the schemes of services in order.
+func schemesOf(services []Service) string {
+	schemes := make([]string, len(services))
+	for i, service := range services {
 		schemes[i] = service.Scheme
 	}
 	slices.Sort(schemes)

@@ -29,11 +29,12 @@ func refuse(format string, arguments ...any) error {
 	return textError{fmt.Errorf(format, arguments...)}
 }
 
-// ParseURL parses the URL of a key. What a file or another program has left around it is taken off,
-// and a path that begins with ~/ is in the user's home folder, for which a shell leaves a ~ within
-// a word alone. The scheme may be unknown. The error holds provider.ErrInvalidKey, and shows
-// nothing that may be secret.
-func (s Services) ParseURL(text string) (*url.URL, error) {
+// ParseURL parses the URL of a key of one of the services, or of what is named like one, such as a
+// table of keys. What a file or another program has left around it is taken off, and a path that
+// begins with ~/ is in the user's home folder, for which a shell leaves a ~ within a word alone.
+// The scheme may be unknown. The error holds provider.ErrInvalidKey, and shows nothing that may be
+// secret.
+func ParseURL(text string, services ...Service) (*url.URL, error) {
 	if strings.HasPrefix(text, markUTF16) || strings.HasPrefix(text, markBig16) {
 		return nil, refuse("it is UTF-16, as shells of Windows write files; save it as UTF-8")
 	}
@@ -41,7 +42,7 @@ func (s Services) ParseURL(text string) (*url.URL, error) {
 	if unquoted := strings.Trim(text, `"'`); unquoted != text {
 		return nil, refuse("it has quotes around it, which are no part of a URL")
 	}
-	for _, service := range s {
+	for _, service := range services {
 		if service.Meant == nil {
 			continue
 		}
@@ -57,11 +58,11 @@ func (s Services) ParseURL(text string) (*url.URL, error) {
 		}
 		return nil, refuse("not a URL: %w%s", err, hint)
 	}
-	return u, s.expandHome(u)
+	return u, expandHome(u, services)
 }
 
 // expandHome puts the user's home folder for a ~ at the beginning of a path.
-func (s Services) expandHome(u *url.URL) error {
+func expandHome(u *url.URL, services []Service) error {
 	if path, err := url.PathUnescape(u.Opaque); err == nil {
 		expanded, err := inHome(path)
 		if err != nil {
@@ -72,7 +73,7 @@ func (s Services) expandHome(u *url.URL) error {
 		}
 	}
 	query, changed := u.Query(), false
-	for _, service := range s {
+	for _, service := range services {
 		if service.Scheme != u.Scheme {
 			continue
 		}

@@ -13,8 +13,8 @@ import (
 )
 
 // All returns the key services.
-func All() keyurl.Services {
-	return keyurl.Services{
+func All() []keyurl.Service {
+	return []keyurl.Service{
 		awskms.KeyService,
 		awskms.DiscoveryKeyService,
 		gcpkms.KeyService,

@@ -29,7 +29,7 @@ func TestWrongTexts(t *testing.T) {
 		"branchkey:keys.db?master=local:master":  "names no branch key",
 		"awskms://alias/x?region=r#a":            "fragment",
 	} {
-		_, err := services.Parse(text)
+		_, err := keyurl.Parse(text, services...)
 		require.ErrorIs(t, err, provider.ErrInvalidKey, text)
 		require.ErrorContains(t, err, reason, text)
 		require.NotContains(t, err.Error(), "SECRET")
@@ -51,7 +51,7 @@ func TestKeyOfURL(t *testing.T) {
 			Files: []string{home + "/keys.db", home + "/a", "b"}, Local: true,
 		},
 	} {
-		k, err := services.Parse(text)
+		k, err := keyurl.Parse(text, services...)
 		require.NoError(t, err, text)
 		require.Equal(t, k.Service.Scheme, k.URL.Scheme)
 		require.ElementsMatch(t, want.Files, k.Files, text)
@@ -61,7 +61,7 @@ func TestKeyOfURL(t *testing.T) {
 }
 
 func TestShownKey(t *testing.T) {
-	k, err := services.Parse("awskms://alias/x?region=eu-west-1&grant-tokens=SECRET")
+	k, err := keyurl.Parse("awskms://alias/x?region=eu-west-1&grant-tokens=SECRET", services...)
 	require.NoError(t, err)
 	require.Equal(t, "awskms://alias/x?region=eu-west-1&grant-tokens=xxxxx", k.String())
 }
@@ -70,15 +70,15 @@ func TestShownKey(t *testing.T) {
 func TestNameOfFile(t *testing.T) {
 	t.Chdir(t.TempDir())
 	require.NoError(t, os.WriteFile("dev key", nil, 0o600))
-	_, err := services.Parse("dev key")
+	_, err := keyurl.Parse("dev key", services...)
 	require.ErrorContains(t, err, "write local:dev%20key")
-	_, err = services.Parse("no key")
+	_, err = keyurl.Parse("no key", services...)
 	require.ErrorContains(t, err, "unknown scheme")
 }
 
 // A text that is no URL of a service may still be one of another program's.
 func TestParseURL(t *testing.T) {
-	u, err := services.ParseURL("other://x?y=~/z")
+	u, err := keyurl.ParseURL("other://x?y=~/z", services...)
 	require.NoError(t, err)
 	require.Equal(t, &url.URL{Scheme: "other", Host: "x", RawQuery: "y=~/z"}, u)
 }

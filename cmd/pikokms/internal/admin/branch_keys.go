@@ -112,7 +112,7 @@ func (s *keyStore) parse() (c branchkey.Config, err error) {
 		}
 		text = urls[0]
 	}
-	u, err := keyservices.All().ParseURL(text)
+	u, err := keyurl.ParseURL(text, keyservices.All()...)
 	if err != nil {
 		return c, console.Usage(fmt.Errorf("%s: %w", origin, err))
 	}
@@ -154,7 +154,7 @@ func wrapUnder(c *branchkey.Config, to string) error {
 		c.KMS.KeyID, c.KMS.TrustedKeys = to, slices.DeleteFunc(trusted, func(a string) bool { return a == to })
 		return nil
 	}
-	u, err := keyurl.Services{local.KeyService}.ParseURL(to)
+	u, err := keyurl.ParseURL(to, local.KeyService)
 	if err != nil {
 		return fmt.Errorf("--to: %w", err)
 	}

@@ -50,7 +50,7 @@ type Output struct {
 	Path    string
 	replace bool
 	// early writes the file to disk while it is made.
-	early *outfile.Writer
+	early io.Writer
 	// detach keeps the end of the context from removing the file. It returns false when the context
 	// has ended.
 	detach func() bool

@@ -14,7 +14,6 @@ import (
 	"time"
 
 	"piko.sh/pikokms"
-	"piko.sh/pikokms/folderstorage"
 )
 
 // ErrIdle means that a storage was given up because nothing of an operation moved for a time.
@@ -28,7 +27,7 @@ const grace = time.Second
 type Folder interface {
 	pikokms.ConditionalStorage
 	pikokms.RangeStorage
-	Entries(ctx context.Context, prefix string) iter.Seq2[folderstorage.Entry, error]
+	Walk(ctx context.Context, prefix string, visit func(key string, kind fs.FileMode, err error) error) error
 	PutFunc(ctx context.Context, key string, content io.Reader, place func(old fs.FileInfo, file *os.File) error) error
 }
 
@@ -385,9 +384,41 @@ func (l *limited) List(ctx context.Context, prefix string) iter.Seq2[string, err
 	return limitedList(ctx, l, prefix, l.inner.List)
 }
 
-// Entries is Folder.Entries.
-func (l *limited) Entries(ctx context.Context, prefix string) iter.Seq2[folderstorage.Entry, error] {
-	return limitedList(ctx, l, prefix, l.inner.Entries)
+// Walk is Folder.Walk.
+func (l *limited) Walk(ctx context.Context, prefix string, visit func(key string, kind fs.FileMode, err error) error) error {
+	for found, err := range limitedList(ctx, l, prefix, l.entries) {
+		if err != nil && found.key == "" {
+			return err
+		}
+		switch err := visit(found.key, found.kind, err); err {
+		case nil:
+		case fs.SkipAll:
+			return nil
+		default:
+			return err
+		}
+	}
+	return nil
+}
+
+type entry struct {
+	key  string
+	kind fs.FileMode
+}
+
+// entries yields what the folder's Walk visits. The error of the whole has no key.
+func (l *limited) entries(ctx context.Context, prefix string) iter.Seq2[entry, error] {
+	return func(yield func(entry, error) bool) {
+		err := l.inner.Walk(ctx, prefix, func(key string, kind fs.FileMode, err error) error {
+			if !yield(entry{key, kind}, err) {
+				return fs.SkipAll
+			}
+			return nil
+		})
+		if err != nil {
+			yield(entry{}, err)
+		}
+	}
 }
 
 // PutFunc is Folder.PutFunc.

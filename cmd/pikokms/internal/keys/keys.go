@@ -344,10 +344,10 @@ func Parse(given []string, timeout time.Duration, check bool) ([]*Key, error) {
 // parseKey parses one KEY, as Parse does.
 func parseKey(text string, timeout time.Duration, check bool) (*Key, error) {
 	services := keyservices.All()
-	if u, err := services.ParseURL(text); err == nil && u.Scheme == "" {
+	if u, err := keyurl.ParseURL(text, services...); err == nil && u.Scheme == "" {
 		return nil, fmt.Errorf("%q is not a URL; a key file is local:PATH, an alias awskms://alias/NAME?region=REGION", provider.RedactURL(u.String()))
 	}
-	parsed, err := services.Parse(text)
+	parsed, err := keyurl.Parse(text, services...)
 	if err != nil {
 		return nil, err
 	}

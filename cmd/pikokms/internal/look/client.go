@@ -28,7 +28,7 @@ func (x *Object) ClientReport() *Client {
 		return nil
 	}
 	c := &Client{
-		Format: h.Format, ContentAlgorithm: h.Content, WrappingAlgorithm: h.Wrapping, KeyCommitment: h.Commits(),
+		Format: h.Format, ContentAlgorithm: h.Content, WrappingAlgorithm: h.Wrapping, KeyCommitment: h.Format == 3,
 		Authenticated: h.Authenticates(), Key: h.Described["kms_cmk_id"], Description: h.Described, Instruction: h.Instruction,
 	}
 	if c.ContentAlgorithm == contentSuite {

@@ -379,8 +379,6 @@ const (
 
 // upload stores content. If a condition does not hold, the error holds refused.
 func (b *azureObjects) upload(ctx context.Context, key string, from *opened, content io.Reader, options *blockblob.UploadStreamOptions, refused error) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
 	var err error
 	if options.Metadata, err = azureMetadata(ctx, from, content); err != nil {
 		return azureError(err)
@@ -391,22 +389,22 @@ func (b *azureObjects) upload(ctx context.Context, key string, from *opened, con
 		BlobContentLanguage: &h.ContentLanguage, BlobContentType: &h.ContentType,
 	}
 	options.BlockSize, options.Concurrency = max(azureBlock, int64(transfer.PartSize(from.Length))), azureAtOnce
-	sent := &transfer.Sent{Source: content}
-	upload := &transfer.Upload{Source: sent, Drop: cancel}
-	var source io.Reader = upload
-	if from.azure != nil && from.azure.ContentMD5 != nil && !fips140.Enforced() {
-		source = &summed{upload, md5.New(), options.HTTPHeaders}
-	}
-	answer, err := b.client.NewBlockBlobClient(b.prefix+key).UploadStream(ctx, source, options)
-	if err == nil && answer.ETag == nil {
-		err = fmt.Errorf("%w: no ETag follows the upload, so whether the object is stored is unknown", blobstorage.ErrAnswer)
-	}
-	err = upload.Blame(err)
+	sent, isSent := transfer.Remember(content)
+	err = transfer.Upload(ctx, sent, func(ctx context.Context, sent io.Reader) error {
+		if from.azure != nil && from.azure.ContentMD5 != nil && !fips140.Enforced() {
+			sent = &summed{sent, md5.New(), options.HTTPHeaders}
+		}
+		answer, err := b.client.NewBlockBlobClient(b.prefix+key).UploadStream(ctx, sent, options)
+		if err == nil && answer.ETag == nil {
+			err = fmt.Errorf("%w: no ETag follows the upload, so whether the object is stored is unknown", blobstorage.ErrAnswer)
+		}
+		return err
+	})
 	stored := func() (io.ReadCloser, error) {
 		r, err := b.blob(key).DownloadStream(undecoded(ctx), nil)
 		return r.Body, err
 	}
-	if (isConditionFailure(err) || IsTransient(err)) && sent.Is(stored) {
+	if (isConditionFailure(err) || IsTransient(err)) && isSent(stored) {
 		return nil // the answer was lost; what is refused is a second request
 	}
 	if isConditionFailure(err) {

@@ -149,7 +149,7 @@ func (b *blobObjects) stat(ctx context.Context, key string) (Listed, error) {
 }
 
 func (b *blobObjects) open(ctx context.Context, key string) (pikokms.Object, error) {
-	return blobstorage.New(b.bucket).Open(ctx, key)
+	return blobstorage.New(b.bucket, nil).Open(ctx, key)
 }
 
 func (b *blobObjects) read(ctx context.Context, key string) (*opened, error) {
@@ -174,15 +174,15 @@ func (b *blobObjects) put(ctx context.Context, key string, from *opened, content
 
 // putBlob stores an object, with the metadata of what it was made of.
 func (b *blobObjects) putBlob(ctx context.Context, key string, from *opened, content io.Reader, inPlace, replace bool) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
 	h := headersOf(from)
 	h.Metadata = transfer.SetHeaderSize(h.Metadata, transfer.HeaderSizeKey, content)
-	upload := &transfer.Upload{Source: content, Drop: cancel}
-	err := upload.Blame(b.bucket.Upload(ctx, key, upload, &blob.WriterOptions{
+	options := &blob.WriterOptions{
 		IfNotExist: !inPlace && !replace, Metadata: h.Metadata, CacheControl: h.CacheControl, ContentDisposition: h.ContentDisposition,
 		ContentEncoding: h.ContentEncoding, ContentLanguage: h.ContentLanguage, ContentType: h.ContentType,
-	}))
+	}
+	err := transfer.Upload(ctx, content, func(ctx context.Context, content io.Reader) error {
+		return b.bucket.Upload(ctx, key, content, options)
+	})
 	if gcerrors.Code(err) == gcerrors.FailedPrecondition {
 		err = fmt.Errorf("%w: %w", fs.ErrExist, err)
 	}

@@ -11,13 +11,13 @@ import (
 	"time"
 
 	azurepolicy "github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
+	"gocloud.dev/blob"
 	_ "gocloud.dev/blob/azureblob"
 	_ "gocloud.dev/blob/gcsblob"
 
 	"piko.sh/pikokms"
 	"piko.sh/pikokms/blobstorage"
 	"piko.sh/pikokms/s3ec"
-	"piko.sh/pikokms/s3storage"
 	"piko.sh/pikokms/transfer"
 )
 
@@ -44,16 +44,19 @@ func undecoded(ctx context.Context) context.Context {
 }
 
 // headersOf returns what an object has that each cloud knows. Metadata are as they are stored.
-func headersOf(from *opened) s3storage.Headers {
-	var h s3storage.Headers
-	switch a := from.attributes; {
-	case from.version != nil:
-		h = from.version.Headers()
-		if from.version.S3EncryptionClient() { // it is stored decrypted
+func headersOf(from *opened) blob.Attributes {
+	var h blob.Attributes
+	switch v, a := from.version, from.attributes; {
+	case v != nil:
+		h = blob.Attributes{
+			CacheControl: textOf(v.CacheControl), ContentDisposition: textOf(v.ContentDisposition), ContentEncoding: textOf(v.ContentEncoding),
+			ContentLanguage: textOf(v.ContentLanguage), ContentType: textOf(v.ContentType), Metadata: maps.Clone(v.Metadata),
+		}
+		if v.S3EncryptionClient() { // it is stored decrypted
 			h.Metadata = s3ec.WithoutMetadata(h.Metadata)
 		}
 	case a != nil:
-		h = s3storage.Headers{
+		h = blob.Attributes{
 			CacheControl: a.CacheControl, ContentDisposition: a.ContentDisposition, ContentEncoding: a.ContentEncoding,
 			ContentLanguage: a.ContentLanguage, ContentType: a.ContentType, Metadata: maps.Clone(a.Metadata),
 		}

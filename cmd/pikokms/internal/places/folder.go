@@ -26,15 +26,15 @@ func (f *folderObjects) Close() error { return f.folder.Close() }
 
 func (f *folderObjects) list(ctx context.Context, prefix string) iter.Seq2[Listed, error] {
 	return func(yield func(Listed, error) bool) {
-		for entry, err := range f.Entries(ctx, prefix) {
-			listed := Listed{Key: entry.Key, Size: -1}
-			path := filepath.Join(f.path, filepath.FromSlash(entry.Key))
+		err := f.Walk(ctx, prefix, func(key string, kind fs.FileMode, err error) error {
+			listed := Listed{Key: key, Size: -1}
+			path := filepath.Join(f.path, filepath.FromSlash(key))
 			switch {
 			case err != nil:
-			case entry.Unfinished:
+			case kind == fs.ModeTemporary:
 				listed.Left = leftUnfinished
-			case entry.Type != 0:
-				listed.Left = leftOfFile(f.path, path, entry.Type)
+			case kind != 0:
+				listed.Left = leftOfFile(f.path, path, kind)
 			default:
 				if info, err := os.Lstat(path); err == nil {
 					listed.Size, listed.Info = info.Size(), info
@@ -44,8 +44,12 @@ func (f *folderObjects) list(ctx context.Context, prefix string) iter.Seq2[Liste
 				}
 			}
 			if !yield(listed, err) {
-				return
+				return fs.SkipAll
 			}
+			return nil
+		})
+		if err != nil {
+			yield(Listed{}, err)
 		}
 	}
 }

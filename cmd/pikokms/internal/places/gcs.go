@@ -193,8 +193,37 @@ var keyVersion = regexp.MustCompile(`/cryptoKeyVersions/[^/]*$`)
 
 // upload stores content. If a condition does not hold, the error holds refused.
 func (b *gcsObjects) upload(ctx context.Context, key string, from *opened, content io.Reader, conditions storage.Conditions, refused error) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
+	sent, isSent := transfer.Remember(content)
+	err := transfer.Upload(ctx, sent, func(ctx context.Context, sent io.Reader) error {
+		ctx, cancel := context.WithCancel(ctx)
+		defer cancel()
+		w := b.newWriter(ctx, key, from, conditions)
+		w.Metadata = transfer.SetHeaderSize(w.Metadata, transfer.HeaderSizeKey, content)
+		_, err := io.Copy(struct{ io.Writer }{w}, sent)
+		if err != nil {
+			cancel()
+		}
+		if closeErr := w.Close(); err == nil {
+			err = closeErr
+		}
+		if err == nil && w.Attrs().Generation == 0 {
+			err = fmt.Errorf("%w: no generation follows the upload, so whether the object is stored is unknown", blobstorage.ErrAnswer)
+		}
+		return err
+	})
+	stored := func() (io.ReadCloser, error) { return b.object(key).ReadCompressed(compressed).NewReader(ctx) }
+	isRefused := isGCSStatus(err, http.StatusPreconditionFailed)
+	if (isRefused || IsTransient(err)) && isSent(stored) {
+		return nil // the answer was lost; what is refused is a second request
+	}
+	if isRefused {
+		err = fmt.Errorf("%w: %w", refused, err)
+	}
+	return gcsError(err)
+}
+
+// newWriter returns a writer of an object with what from has besides its content.
+func (b *gcsObjects) newWriter(ctx context.Context, key string, from *opened, conditions storage.Conditions) *storage.Writer {
 	object := b.object(key)
 	if conditions != (storage.Conditions{}) {
 		object = object.If(conditions)
@@ -203,7 +232,6 @@ func (b *gcsObjects) upload(ctx context.Context, key string, from *opened, conte
 	h := headersOf(from)
 	w.CacheControl, w.ContentDisposition, w.ContentEncoding = h.CacheControl, h.ContentDisposition, h.ContentEncoding
 	w.ContentLanguage, w.ContentType, w.Metadata = h.ContentLanguage, h.ContentType, h.Metadata
-	w.Metadata = transfer.SetHeaderSize(w.Metadata, transfer.HeaderSizeKey, content)
 	if a := from.gcs; a != nil {
 		w.StorageClass, w.CustomTime, w.Contexts = a.StorageClass, a.CustomTime, contextsOf(a)
 		if conditions.GenerationMatch != 0 { // elsewhere, these are the bucket's affair
@@ -219,28 +247,7 @@ func (b *gcsObjects) upload(ctx context.Context, key string, from *opened, conte
 		w.ChunkSize = min(gcsChunk, (int(from.Length+from.Length/64)/gcsChunkUnit+1)*gcsChunkUnit)
 	}
 	w.FinalizeOnClose = true
-	sent := &transfer.Sent{Source: content}
-	upload := &transfer.Upload{Source: sent, Drop: cancel}
-	_, err := io.Copy(struct{ io.Writer }{w}, upload)
-	if err != nil {
-		cancel()
-	}
-	if closeErr := w.Close(); err == nil {
-		err = closeErr
-	}
-	if err == nil && w.Attrs().Generation == 0 {
-		err = fmt.Errorf("%w: no generation follows the upload, so whether the object is stored is unknown", blobstorage.ErrAnswer)
-	}
-	err = upload.Blame(err)
-	stored := func() (io.ReadCloser, error) { return b.object(key).ReadCompressed(compressed).NewReader(ctx) }
-	isRefused := isGCSStatus(err, http.StatusPreconditionFailed)
-	if (isRefused || IsTransient(err)) && sent.Is(stored) {
-		return nil // the answer was lost; what is refused is a second request
-	}
-	if isRefused {
-		err = fmt.Errorf("%w: %w", refused, err)
-	}
-	return gcsError(err)
+	return w
 }
 
 // contextsOf returns the contexts of an object without the times that GCS gives them.

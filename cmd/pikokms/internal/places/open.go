@@ -222,11 +222,10 @@ func withoutQuery(err error, u *url.URL) error {
 func (o Opener) openS3(ctx context.Context, u *url.URL) (_ store, only string, err error) {
 	b := &s3Objects{bucket: u.Host}
 	b.prefix, only = keyOf(u)
-	if b.client, b.options, err = o.s3Client(ctx, u); err != nil {
+	if b.client, err = o.s3Client(ctx, u); err != nil {
 		return nil, "", err
 	}
 	b.instructions.suffix = cmp.Or(o.Instruction, s3ec.InstructionSuffix)
-	b.options = append(b.options, s3storage.WithInstructionSuffix(b.instructions.suffix))
-	b.Storage = s3storage.New(b.client, b.bucket, b.options...)
+	b.Storage = s3storage.New(b.client, b.bucket, s3storage.WithInstructionSuffix(b.instructions.suffix))
 	return b, only, nil
 }

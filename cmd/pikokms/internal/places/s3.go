@@ -7,7 +7,9 @@ import (
 	"iter"
 	"strings"
 
+	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
+	s3types "github.com/aws/aws-sdk-go-v2/service/s3/types"
 
 	"piko.sh/pikokms"
 	"piko.sh/pikokms/s3ec"
@@ -17,10 +19,9 @@ import (
 // s3Objects are the objects of a bucket in S3 whose keys begin with a prefix.
 type s3Objects struct {
 	*s3storage.Storage
-	client  *s3.Client
-	bucket  string
-	prefix  string
-	options []s3storage.Option // that the URL asks for
+	client *s3.Client
+	bucket string
+	prefix string
 
 	instructions instructions
 }
@@ -34,8 +35,10 @@ const (
 )
 
 func (b *s3Objects) setWriting(w Writing) {
-	options := append(b.options, s3storage.WithAllowedLosses(w.Allowed...),
-		s3storage.WithParts(partSize, min(max(partsAtOnce/w.Jobs, 1), partsOfUpload)))
+	options := []s3storage.Option{
+		s3storage.WithInstructionSuffix(b.instructions.suffix), s3storage.WithAllowedLosses(w.Allowed...),
+		s3storage.WithParts(partSize, min(max(partsAtOnce/w.Jobs, 1), partsOfUpload)),
+	}
 	if w.SoleWriter {
 		options = append(options, s3storage.WithSoleWriter())
 	}
@@ -73,8 +76,8 @@ func (b *s3Objects) list(ctx context.Context, prefix string) iter.Seq2[Listed, e
 	}
 }
 
-func (b *s3Objects) listed(object s3storage.Listed) Listed {
-	return Listed{Key: strings.TrimPrefix(object.Key, b.prefix), Size: object.Size}
+func (b *s3Objects) listed(object s3types.Object) Listed {
+	return Listed{Key: strings.TrimPrefix(*object.Key, b.prefix), Size: *object.Size}
 }
 
 func (b *s3Objects) page(ctx context.Context, folder string, token []byte, n int) (keys []Listed, next []byte, err error) {
@@ -82,20 +85,20 @@ func (b *s3Objects) page(ctx context.Context, folder string, token []byte, n int
 	if err != nil {
 		return nil, nil, unnamed(err)
 	}
-	for _, object := range page.Objects {
+	for _, object := range page.Contents {
 		if listed := b.listed(object); !listed.IsMarker() {
 			keys = append(keys, listed)
 		}
 	}
-	for _, folder := range page.Folders {
-		keys = append(keys, Listed{Key: strings.TrimPrefix(folder, b.prefix)})
+	for _, folder := range page.CommonPrefixes {
+		keys = append(keys, Listed{Key: strings.TrimPrefix(*folder.Prefix, b.prefix)})
 	}
-	return keys, []byte(page.Next), nil
+	return keys, []byte(aws.ToString(page.NextContinuationToken)), nil
 }
 
 func (b *s3Objects) stat(ctx context.Context, key string) (Listed, error) {
 	object, err := b.Stat(ctx, b.prefix+key)
-	return Listed{Key: key, Size: object.Size}, unnamed(err)
+	return Listed{Key: key, Size: aws.ToInt64(object.Size)}, unnamed(err)
 }
 
 func (b *s3Objects) open(ctx context.Context, key string) (pikokms.Object, error) {
@@ -111,7 +114,7 @@ func (b *s3Objects) read(ctx context.Context, key string) (*opened, error) {
 	if err != nil {
 		return nil, unnamed(err)
 	}
-	s := &opened{ReadCloser: v, Length: v.Size, ModTime: v.ModTime(), version: v}
+	s := &opened{ReadCloser: v.Body, Length: *v.ContentLength, ModTime: aws.ToTime(v.LastModified), version: v}
 	s.Replace = func(ctx context.Context, content io.Reader) error { return unnamed(b.Replace(ctx, v, content)) }
 	s.remove = func(ctx context.Context) error { return b.remove(ctx, v) }
 	s.NotKept = func(ctx context.Context) ([]s3storage.Loss, error) {
@@ -127,10 +130,22 @@ func (b *s3Objects) read(ctx context.Context, key string) (*opened, error) {
 func (b *s3Objects) put(ctx context.Context, key string, from *opened, content io.Reader, replace bool) error {
 	like := from.version
 	if like == nil && from.attributes != nil {
-		like = s3storage.Like(headersOf(from))
+		h := headersOf(from)
+		like = &s3storage.Version{GetObjectOutput: &s3.GetObjectOutput{
+			CacheControl: optional(h.CacheControl), ContentDisposition: optional(h.ContentDisposition), ContentEncoding: optional(h.ContentEncoding),
+			ContentLanguage: optional(h.ContentLanguage), ContentType: &h.ContentType, Metadata: h.Metadata,
+		}}
 	}
 	if replace {
 		return unnamed(b.PutLike(ctx, b.prefix+key, like, content))
 	}
 	return unnamed(b.PutNew(ctx, b.prefix+key, like, content))
+}
+
+// optional returns the value of a header, or nil if it is empty.
+func optional(text string) *string {
+	if text == "" {
+		return nil
+	}
+	return &text
 }

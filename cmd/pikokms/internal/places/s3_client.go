@@ -7,6 +7,7 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/spf13/pflag"
 
 	"piko.sh/pikokms"
@@ -172,7 +173,7 @@ func (s *Source) Remove(ctx context.Context) error {
 
 func (b *s3Objects) remove(ctx context.Context, v *s3storage.Version) error {
 	now, err := b.Stat(ctx, v.Key)
-	if err == nil && now.ETag != v.ETag {
+	if err == nil && aws.ToString(now.ETag) != aws.ToString(v.ETag) {
 		err = pikokms.ErrChanged
 	}
 	if err == nil {

@@ -21,11 +21,11 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/s3/types"
 	"github.com/aws/aws-sdk-go-v2/service/sts"
 	"github.com/aws/smithy-go/middleware"
+	smithyhttp "github.com/aws/smithy-go/transport/http"
 
 	"piko.sh/pikokms/cmd/pikokms/internal/console"
 	"piko.sh/pikokms/provider"
 	"piko.sh/pikokms/provider/awskms"
-	"piko.sh/pikokms/s3storage"
 )
 
 // accessPoint matches the ARN of an access point, an Object Lambda access point or a Multi-Region
@@ -41,36 +41,28 @@ var s3Parameters = []string{
 }
 
 // s3Client returns a client as the parameters of a URL say.
-func (o Opener) s3Client(ctx context.Context, u *url.URL) (*s3.Client, []s3storage.Option, error) {
+func (o Opener) s3Client(ctx context.Context, u *url.URL) (*s3.Client, error) {
 	query, err := url.ParseQuery(u.RawQuery)
 	if err != nil {
-		return nil, nil, console.Usage(fmt.Errorf("the parameters of the URL: %w", err))
+		return nil, console.Usage(fmt.Errorf("the parameters of the URL: %w", err))
 	}
 	if u.Host == "" {
-		return nil, nil, console.Usage(errors.New("the URL names no bucket"))
+		return nil, console.Usage(errors.New("the URL names no bucket"))
 	}
 	for name := range query {
 		if !slices.Contains(s3Parameters, name) {
-			return nil, nil, console.Usage(fmt.Errorf("s3:// has no parameter %q; known are %s", name, strings.Join(s3Parameters, ", ")))
+			return nil, console.Usage(fmt.Errorf("s3:// has no parameter %q; known are %s", name, strings.Join(s3Parameters, ", ")))
 		}
 	}
 	var set s3Settings
 	if err := set.parse(query); err != nil {
-		return nil, nil, console.Usage(err)
+		return nil, console.Usage(err)
 	}
 	loaded, err := set.load(ctx, u.Host)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	var options []s3storage.Option
-	switch payer := query.Get("request_payer"); payer {
-	case "":
-	case "requester":
-		options = append(options, s3storage.WithRequesterPays())
-	default:
-		return nil, nil, console.Usage(fmt.Errorf("request_payer is %q; only requester is known", payer))
-	}
-	return s3.NewFromConfig(loaded, set.apply, o.setRetries), options, nil
+	return s3.NewFromConfig(loaded, set.apply, o.setRetries), nil
 }
 
 // s3Settings are what the parameters of a URL say.
@@ -79,8 +71,9 @@ type s3Settings struct {
 
 	pathStyle, disableHTTPS, accelerate, anonymous, dualStack, fips bool
 
-	rate       uint
-	encryption types.ServerSideEncryption
+	requesterPays bool
+	rate          uint
+	encryption    types.ServerSideEncryption
 }
 
 func (set *s3Settings) parse(query url.Values) error {
@@ -128,6 +121,9 @@ func (set *s3Settings) parse(query url.Values) error {
 			return fmt.Errorf("ssetype is %q; known are %v", kind, known)
 		}
 		set.encryption = known[i]
+	}
+	if set.requesterPays = set.text["request_payer"] == "requester"; !set.requesterPays && set.text["request_payer"] != "" {
+		return fmt.Errorf("request_payer is %q; only requester is known", set.text["request_payer"])
 	}
 	return nil
 }
@@ -217,6 +213,9 @@ func (set *s3Settings) apply(o *s3.Options) {
 	o.UsePathStyle, o.UseAccelerate, o.EndpointOptions.DisableHTTPS = set.pathStyle, set.accelerate, set.disableHTTPS
 	o.UseARNRegion = true
 	o.DisableLogOutputChecksumValidationSkipped = true // it would be a line for each object without one
+	if set.requesterPays {
+		o.APIOptions = append(o.APIOptions, smithyhttp.SetHeaderValue("X-Amz-Request-Payer", "requester"))
+	}
 	if set.encryption != "" || set.text["kmskeyid"] != "" {
 		o.APIOptions = append(o.APIOptions, func(stack *middleware.Stack) error {
 			return stack.Initialize.Add(middleware.InitializeMiddlewareFunc("ServerSideEncryption", set.encrypt), middleware.Before)

@@ -64,7 +64,9 @@ func TestHostsReadWhatEncryptPutsInPlace(t *testing.T) {
 	to := "file://" + buckets + "?no_tmp_dir=true"
 	_, stderr, _, err = execute(t, "rewrap", "-k", "local:"+key, "--to", "local:"+key, "-o", to, dir)
 	require.NoError(t, err, stderr)
-	bucket, err := blobstorage.OpenBucket(t.Context(), to, options...)
+	stored, err := blob.OpenBucket(t.Context(), to)
+	require.NoError(t, err)
+	bucket, err := blobstorage.Encrypt(stored, options...)
 	require.NoError(t, err)
 	defer bucket.Close()
 	for name, content := range contents {

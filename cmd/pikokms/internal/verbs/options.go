@@ -6,11 +6,11 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"piko.sh/pikokms"
 	"piko.sh/pikokms/cmd/pikokms/internal/console"
 	"piko.sh/pikokms/cmd/pikokms/internal/keys"
 	"piko.sh/pikokms/header"
 	"piko.sh/pikokms/message"
-	"piko.sh/pikokms/s3ec"
 )
 
 // options are the flags of the commands that take keys.
@@ -24,11 +24,14 @@ type options struct {
 	timeout        time.Duration
 	encode, decode bool
 	pikoV2         bool         // decrypt only
-	client         s3ec.Config  // how objects of AWS's S3 Encryption Client are read
-	clientMemory   string       // in bytes or with a unit
 	names          []string     // names of pairs that a message must store
 	remote         *keys.Remote // several keys of key services, to decrypt one message
 	single         bool         // one message is read, not a place of many
+
+	// These are for objects of AWS's S3 Encryption Client.
+	clientMemory    string         // in bytes or with a unit
+	unauthenticated bool           // AES-CBC is read, too
+	readsClients    pikokms.Option // of a host that decrypts; set by check
 }
 
 // addKeys adds the flags of keys.
@@ -65,7 +68,7 @@ func (o *options) addReading(command *cobra.Command) {
 	flags.IntVar(&o.limits.MaxPairs, "max-pairs", limits.MaxPairs, "the most pairs of encryption context that a message may have")
 	flags.IntVar(&o.limits.MaxAttempts, "max-attempts", limits.MaxAttempts, "the most data keys of a message that the keys are tried on")
 	flags.StringVar(&o.clientMemory, "s3-client-memory", "1GiB", "the most memory for objects of AWS's S3 Encryption Client, all together; such an object is decrypted in memory as a whole")
-	flags.BoolVar(&o.client.AllowUnauthenticated, "allow-unauthenticated-s3-client", false, "also read what version 1 of AWS's S3 Encryption Client wrote with AES-CBC, in which a change goes unnoticed")
+	flags.BoolVar(&o.unauthenticated, "allow-unauthenticated-s3-client", false, "also read what version 1 of AWS's S3 Encryption Client wrote with AES-CBC, in which a change goes unnoticed")
 	flags.BoolVar(&o.pikoV2, "allow-piko-v2", false, "also read streams that Piko wrote before pikokms, in which a cut may go unnoticed")
 }
 

@@ -34,8 +34,8 @@ func (o *options) check(encrypting bool) ([]*keys.Key, error) {
 		if err != nil {
 			return nil, console.Usage(fmt.Errorf("--s3-client-memory: %w", err))
 		}
-		if o.client.Memory == nil {
-			o.client.Memory = s3ec.NewMemory(size)
+		if o.readsClients == nil { // once, since all that is opened shares its memory
+			o.readsClients = pikokms.AllowS3EncryptionClient(s3ec.Config{AllowUnauthenticated: o.unauthenticated, MaxMemory: max(size, 1)})
 		}
 	}
 	if o.timeout <= 0 {
@@ -71,7 +71,11 @@ func (o *options) host(encrypting bool, ks []*keys.Key, encrypter message.Encryp
 	if !encrypting { // any message is read, not only stored objects
 		decrypter.Accept = o.accept
 	}
-	return pikokms.New(pikokms.WithMessages(encrypter, decrypter), pikokms.WithEnabledTransformers(transformers...), pikokms.AllowS3EncryptionClient(o.client))
+	options := []pikokms.Option{pikokms.WithMessages(encrypter, decrypter), pikokms.WithEnabledTransformers(transformers...)}
+	if o.readsClients != nil {
+		options = append(options, o.readsClients)
+	}
+	return pikokms.New(options...)
 }
 
 // accept refuses a message that does not store the pairs that -c names.
