@@ -51,11 +51,7 @@ func (c compression) Open(_ context.Context, stored *io.SectionReader, _ any) (*
 	if c.Name() != compress.ZstdSeekable {
 		return nil, fmt.Errorf("%w: the object was compressed by %s, which can only be read from its beginning; %s has random access", ErrNotSeekable, c.Name(), compress.ZstdSeekable)
 	}
-	r, err := c.OpenSeekable(stored, stored.Size())
-	if err != nil {
-		return nil, err
-	}
-	return io.NewSectionReader(r, 0, r.Size()), nil
+	return c.OpenSeekable(stored, stored.Size())
 }
 
 // register adds a transformer. The error holds ErrInvalidTransformer if the name is in use or has
@@ -115,5 +111,5 @@ func (r *registry) open(ctx context.Context, stored Object, stated map[string]st
 	if err != nil {
 		return nil, err
 	}
-	return chain.open(ctx, io.NewSectionReader(plain, 0, plain.Size()))
+	return chain.open(ctx, plain.SectionReader)
 }

@@ -18,6 +18,7 @@ import (
 	"piko.sh/pikokms/header"
 	"piko.sh/pikokms/internal/envelope"
 	"piko.sh/pikokms/internal/frame"
+	"piko.sh/pikokms/internal/gcm"
 	"piko.sh/pikokms/kmstest"
 	"piko.sh/pikokms/message"
 	"piko.sh/pikokms/provider"
@@ -89,8 +90,8 @@ func forge(t *testing.T, dataKey []byte, wrapped header.EncryptedDataKey, stored
 	const contextAt = 1 + 2 + 32
 	sealed := bytes.Clone(h.Bytes()[:contextAt])
 	sealed = append(binary.BigEndian.AppendUint16(sealed, uint16(len(pairs))), pairs...)
-	sealed = append(sealed, h.Bytes()[contextAt+2:h.Size()-header.TagSize]...)
-	sealed = append(sealed, aead.Seal(nil, make([]byte, header.IVSize), nil, sealed)...)
+	sealed = append(sealed, h.Bytes()[contextAt+2:h.Size()-gcm.TagSize]...)
+	sealed = append(sealed, aead.Seal(nil, make([]byte, gcm.IVSize), nil, sealed)...)
 	body, err := io.ReadAll(frame.NewSealReader(strings.NewReader(content), frame.Config{AEAD: aead, MessageID: h.MessageID, Length: 65_536}))
 	require.NoError(t, err)
 	return append(sealed, body...)

@@ -80,8 +80,8 @@ func (c closers) Close() error {
 	return c.stored.Close()
 }
 
-// remainder is what a request for a whole object gives after the first bytes. A fetch that begins there
-// takes it.
+// remainder is what a request for a whole object gives after the first bytes. A fetch that begins
+// there takes it.
 type remainder struct {
 	io.ReadCloser
 	taken atomic.Bool

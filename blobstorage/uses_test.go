@@ -11,6 +11,7 @@ import (
 	"gocloud.dev/gcerrors"
 
 	"piko.sh/pikokms"
+	"piko.sh/pikokms/internal/text"
 	"piko.sh/pikokms/message"
 	"piko.sh/pikokms/provider/local"
 )
@@ -24,7 +25,7 @@ func TestWhatIsNoObjectIsRefusedAtEveryDoor(t *testing.T) {
 	encrypting, err := Encrypt(stored, underKey(t)...)
 	require.NoError(t, err)
 	defer encrypting.Close()
-	asString, err := message.EncryptText(t.Context(), key, strings.Repeat("a string ", 100), nil)
+	asString, err := text.Encrypt(t.Context(), key, strings.Repeat("a string ", 100), nil)
 	require.NoError(t, err)
 	foreign, err := (&message.Encrypter{Keyring: key}).Encrypt(t.Context(), []byte("of another tool"), nil)
 	require.NoError(t, err)

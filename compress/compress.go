@@ -2,7 +2,7 @@
 // zstd, zstd-seekable, gzip and s2.
 //
 // The format zstd-seekable is zstd in frames of 256 KiB, with a table of them at the end.
-// [OpenSeekable] reads ranges of it. No frame refers to another. So it is a tenth larger than zstd
+// [Transformer.OpenSeekable] reads ranges of it. No frame refers to another. So it is a tenth larger than zstd
 // for Go sources, but several times as large where content is repeated farther away than a frame:
 // 7.5 times for 8 versions of a document of 1 MiB.
 //
@@ -71,8 +71,8 @@ const (
 	// defaultMaxSize is the default bound of a stream's size in bytes before compression: 1 TiB.
 	defaultMaxSize = 1 << 40
 
-	// Priority is the place of compression in a chain, before encryption.
-	Priority = 100
+	// priority is the place of compression in a chain, before encryption.
+	priority = 100
 
 	// defaultMaxWindow is the default of [Transformer.MaxWindow] in bytes: 8 MiB. RFC 8878, section
 	// 3.1.1.1.2, asks every decoder to accept as much.
@@ -198,12 +198,8 @@ func (t *Transformer) maxWindow() int {
 // Name returns the format's name.
 func (t *Transformer) Name() string { return t.format }
 
-// MaxSize returns the transformer's bound: the most bytes that a stream may have before
-// compression.
-func (t *Transformer) MaxSize() int64 { return t.maxSize }
-
-// Priority returns the transformer's place in a chain, the constant [Priority].
-func (t *Transformer) Priority() int { return Priority }
+// Priority returns the transformer's place in a chain, 100, which is before encryption.
+func (t *Transformer) Priority() int { return priority }
 
 // Transform returns the compressed form of input. It ignores the options. Reading fails with
 // [ErrTooLarge] over the bound, with input's own error, or with ctx's.

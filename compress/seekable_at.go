@@ -2,7 +2,6 @@ package compress
 
 import (
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"io"
 	"math"
@@ -113,13 +112,8 @@ func (t *seekTable) find(off int64) seekFrame {
 	}
 }
 
-// SeekableReader reads ranges of a stream of the format [ZstdSeekable]. It reads and decompresses
-// the frames that a range needs, and no others. It is safe for concurrent use and needs no Close.
-//
-// It keeps the table, of 8 or 12 bytes for each frame. It also keeps the last 4 frames that were
-// decompressed for reads of less than a whole frame: 1 MiB for the frames that this package writes,
-// 32 MiB for the largest that it reads by default.
-type SeekableReader struct {
+// seekable reads ranges of a stream of the format ZstdSeekable.
+type seekable struct {
 	src     io.ReaderAt
 	table   *seekTable
 	decoder *zstd.Decoder
@@ -127,28 +121,28 @@ type SeekableReader struct {
 	recent  recent.Parts // decompressed frames
 }
 
-// OpenSeekable is [Transformer.OpenSeekable] of a transformer of maxSize, with the default
-// MaxWindow.
-func OpenSeekable(src io.ReaderAt, size int64, maxSize int64) (*SeekableReader, error) {
-	t, err := New(ZstdSeekable, maxSize)
-	if err != nil {
-		return nil, err
-	}
-	return t.OpenSeekable(src, size)
-}
-
-// OpenSeekable returns a reader of the ranges of the stream of size bytes in src. The stream may be
-// any of the format [ZstdSeekable], whichever program wrote it. OpenSeekable refuses streams of
-// more bytes before compression than the transformer's bound. It reads the table at the
-// stream's end in two reads and keeps it. It takes memory in proportion to the table's size, never
-// to what the table claims, and first refuses a table that does not fit in size bytes. src must not
-// change afterwards.
+// OpenSeekable gives random access to the content of the stream of size bytes in src. The stream
+// may be any of the format [ZstdSeekable], whichever program wrote it. OpenSeekable refuses streams
+// of more bytes before compression than the transformer's bound. It reads the table at the stream's
+// end in two reads. It takes memory in proportion to the table's size, never to what the table
+// claims, and first refuses a table that does not fit in size bytes. src must not change
+// afterwards.
+//
+// The reader's ReadAt is safe for concurrent use. It reads and decompresses the frames that a range
+// needs, and no others. A frame must decompress to the size in the table, and match its checksum if
+// it has one. Otherwise ReadAt returns no byte of it, and an error that holds [ErrCorrupt]. Frames
+// that the table calls empty are not looked at. If the stream's writer gave such a frame content,
+// [Transformer.Reverse] returns it and ReadAt does not.
+//
+// The reader needs no Close. It keeps the table, of 8 or 12 bytes for each frame. It also keeps the
+// last 4 frames that were decompressed for reads of less than a whole frame: 1 MiB for the frames
+// that this package writes, 32 MiB for the largest that it reads by default.
 //
 // The error holds [ErrTooLarge] if the stream exceeds the bound, and [ErrWindow] if it has a frame
 // of more than MaxWindow bytes before compression, or twice as many after it. It holds [ErrCorrupt]
 // if the stream does not end with a table, or if the table does not account for each byte before
 // it. Otherwise it is src's own.
-func (t *Transformer) OpenSeekable(src io.ReaderAt, size int64) (*SeekableReader, error) {
+func (t *Transformer) OpenSeekable(src io.ReaderAt, size int64) (*io.SectionReader, error) {
 	tail := make([]byte, seekFooterSize)
 	if size < seekHeaderSize+seekFooterSize {
 		return nil, corruptTable("%d bytes are too few for one", size)
@@ -177,30 +171,18 @@ func (t *Transformer) OpenSeekable(src io.ReaderAt, size int64) (*SeekableReader
 	if err != nil {
 		return nil, fmt.Errorf("compress: %s: %w", ZstdSeekable, err)
 	}
-	r := &SeekableReader{src: src, table: table, decoder: decoder}
+	r := &seekable{src: src, table: table, decoder: decoder}
 	r.stored.New = func() any { return new([]byte) }
-	return r, nil
+	return io.NewSectionReader(r, 0, table.size), nil
 }
 
-// Size returns the stream's size in bytes before compression.
-func (r *SeekableReader) Size() int64 { return r.table.size }
-
-// ReadAt fills p with the bytes before compression that begin at off. A frame must decompress to
-// the size in the table, and match its checksum if it has one. Otherwise ReadAt returns no byte of
-// it, and an error that holds [ErrCorrupt]. Errors other than io.EOF are src's own.
-//
-// Frames outside the range are not looked at, and neither are those that the table calls empty. If
-// the stream's writer gave such a frame content, [Transformer.Reverse] returns it and ReadAt does
-// not.
-func (r *SeekableReader) ReadAt(p []byte, off int64) (int, error) {
-	if off < 0 {
-		return 0, errors.New("compress: negative offset")
-	}
+// ReadAt fills p with the bytes before compression that begin at off, which is not negative.
+func (r *seekable) ReadAt(p []byte, off int64) (int, error) {
 	return recent.ReadAt(p, off, r.table.size, r.readBlock)
 }
 
 // readBlock copies to p the bytes from off to the end of their frame.
-func (r *SeekableReader) readBlock(p []byte, off int64) (int, error) {
+func (r *seekable) readBlock(p []byte, off int64) (int, error) {
 	if n := r.recent.Copy(p, off); n > 0 {
 		return n, nil
 	}
@@ -220,7 +202,7 @@ func (r *SeekableReader) readBlock(p []byte, off int64) (int, error) {
 }
 
 // open reads a frame and decompresses it to dst, which has the frame's size.
-func (r *SeekableReader) open(dst []byte, f seekFrame) error {
+func (r *seekable) open(dst []byte, f seekFrame) error {
 	buf := r.stored.Get().(*[]byte)
 	defer r.stored.Put(buf)
 	if int64(cap(*buf)) < f.storedSize {

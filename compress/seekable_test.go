@@ -39,20 +39,29 @@ func mixed(n int) []byte {
 	return b[:n]
 }
 
-func openSeekable(t testing.TB, stored []byte) *compress.SeekableReader {
+// openSeekableOf opens a stream of at most maxSize bytes before compression.
+func openSeekableOf(src io.ReaderAt, size, maxSize int64) (*io.SectionReader, error) {
+	format, err := compress.New(compress.ZstdSeekable, maxSize)
+	if err != nil {
+		return nil, err
+	}
+	return format.OpenSeekable(src, size)
+}
+
+func openSeekable(t testing.TB, stored []byte) *io.SectionReader {
 	t.Helper()
-	r, err := compress.OpenSeekable(bytes.NewReader(stored), int64(len(stored)), 0)
+	r, err := openSeekableOf(bytes.NewReader(stored), int64(len(stored)), 0)
 	require.NoError(t, err)
 	return r
 }
 
 // readSeekable returns everything that a stream has, read at random access.
 func readSeekable(stored []byte, maxSize int64) ([]byte, error) {
-	r, err := compress.OpenSeekable(bytes.NewReader(stored), int64(len(stored)), maxSize)
+	r, err := openSeekableOf(bytes.NewReader(stored), int64(len(stored)), maxSize)
 	if err != nil {
 		return nil, err
 	}
-	return io.ReadAll(io.NewSectionReader(r, 0, r.Size()))
+	return io.ReadAll(r)
 }
 
 type entry struct{ stored, plain, checksum uint32 }
@@ -106,7 +115,7 @@ func TestSeekableReader(t *testing.T) {
 			stored := transform(t, s, iotest.HalfReader(bytes.NewReader(original)))
 			r := openSeekable(t, stored)
 			require.EqualValues(t, size, r.Size())
-			if err := iotest.TestReader(io.NewSectionReader(r, 0, r.Size()), original); err != nil {
+			if err := iotest.TestReader(r, original); err != nil {
 				t.Fatalf("%d bytes of %s: %v", size, kind, err)
 			}
 			n, err := r.ReadAt(make([]byte, 1), int64(size))
@@ -145,7 +154,7 @@ func TestSeekableLayout(t *testing.T) {
 func TestSeekableProperty(t *testing.T) {
 	original := append(mixed(3*blockSize), noise(blockSize)...)
 	s := newTransformer(t, compress.ZstdSeekable, 0)
-	check := func(t *rapid.T, r *compress.SeekableReader, original []byte) {
+	check := func(t *rapid.T, r *io.SectionReader, original []byte) {
 		require.EqualValues(t, len(original), r.Size())
 		for range rapid.IntRange(1, 20).Draw(t, "reads") {
 			off := rapid.IntRange(0, len(original)+10).Draw(t, "off")
@@ -153,7 +162,7 @@ func TestSeekableProperty(t *testing.T) {
 			n, err := r.ReadAt(p, int64(off))
 			want := original[min(off, len(original)):min(off+len(p), len(original))]
 			require.True(t, bytes.Equal(want, p[:n]))
-			if n < len(p) {
+			if n < len(p) || off >= len(original) {
 				require.Equal(t, io.EOF, err)
 			} else {
 				require.NoError(t, err)
@@ -208,7 +217,7 @@ func TestSeekableReadsWhatItNeeds(t *testing.T) {
 	require.Greater(t, frameSize, int64(blockSize))
 
 	src := &counted{ReaderAt: bytes.NewReader(stored)}
-	r, err := compress.OpenSeekable(src, int64(len(stored)), 0)
+	r, err := openSeekableOf(src, int64(len(stored)), 0)
 	require.NoError(t, err)
 	require.EqualValues(t, 9+tableSize+blocks*12, src.read, "opening reads the footer and the table")
 
@@ -298,7 +307,7 @@ func TestSeekableRefusesDamage(t *testing.T) {
 		require.ErrorIs(t, err, compress.ErrCorrupt, "cut at %d", n)
 		_, err = reverse(t, s, bytes.NewReader(stored[:n]))
 		require.ErrorIs(t, err, compress.ErrCorrupt, "cut at %d", n)
-		_, err = compress.OpenSeekable(bytes.NewReader(stored[:n]), int64(len(stored)), 0)
+		_, err = openSeekableOf(bytes.NewReader(stored[:n]), int64(len(stored)), 0)
 		require.ErrorIs(t, err, compress.ErrCorrupt, "the source is cut at %d", n)
 	}
 	_, err = readSeekable(append(bytes.Clone(stored), stored...), 0)
@@ -346,7 +355,7 @@ func TestSeekableRefusesTables(t *testing.T) {
 		})
 	}
 	for _, size := range []int64{-1, 0, 16} {
-		_, err := compress.OpenSeekable(bytes.NewReader(data), size, 0)
+		_, err := openSeekableOf(bytes.NewReader(data), size, 0)
 		require.ErrorIs(t, err, compress.ErrCorrupt)
 	}
 	_, err = readSeekable(data, 0)
@@ -379,7 +388,7 @@ func TestSeekableHostileTablesTakeNoMemory(t *testing.T) {
 		stored := claim(frames)
 		require.Len(t, stored, 100)
 		got := allocated(func() {
-			_, err := compress.OpenSeekable(bytes.NewReader(stored), int64(len(stored)), 0)
+			_, err := openSeekableOf(bytes.NewReader(stored), int64(len(stored)), 0)
 			require.ErrorIs(t, err, compress.ErrCorrupt)
 		})
 		require.Less(t, got, uint64(64<<10), "%d frames", frames)
@@ -426,14 +435,14 @@ func (b *breaking) ReadAt(p []byte, off int64) (int, error) {
 
 func TestSeekableSourceError(t *testing.T) {
 	mine := errors.New("mine")
-	_, err := compress.OpenSeekable(brokenAt{mine}, 1000, 0)
+	_, err := openSeekableOf(brokenAt{mine}, 1000, 0)
 	require.ErrorIs(t, err, mine)
 	require.NotErrorIs(t, err, compress.ErrCorrupt)
 
 	original := mixed(2 * blockSize)
 	stored := transform(t, newTransformer(t, compress.ZstdSeekable, 0), bytes.NewReader(original))
 	src := &breaking{ReaderAt: bytes.NewReader(stored)}
-	r, err := compress.OpenSeekable(src, int64(len(stored)), 0)
+	r, err := openSeekableOf(src, int64(len(stored)), 0)
 	require.NoError(t, err)
 	_, err = r.ReadAt(make([]byte, 10), 0)
 	require.NoError(t, err)
@@ -540,7 +549,7 @@ func FuzzOpenSeekable(f *testing.F) {
 				t.Fatalf("unexpected error %v", err)
 			}
 		}
-		r, err := compress.OpenSeekable(bytes.NewReader(stored), int64(len(stored)), bound)
+		r, err := openSeekableOf(bytes.NewReader(stored), int64(len(stored)), bound)
 		if err != nil {
 			known(err)
 			return
@@ -548,7 +557,7 @@ func FuzzOpenSeekable(f *testing.F) {
 		if r.Size() < 0 || r.Size() > bound {
 			t.Fatalf("%d bytes over the bound", r.Size())
 		}
-		whole, err := io.ReadAll(io.NewSectionReader(r, 0, r.Size()))
+		whole, err := io.ReadAll(r)
 		known(err)
 		if err != nil || off < 0 {
 			return
@@ -560,7 +569,7 @@ func FuzzOpenSeekable(f *testing.F) {
 		n, err := r.ReadAt(p, off)
 		from := min(off, r.Size())
 		want := whole[from:min(from+int64(length), r.Size())]
-		if !bytes.Equal(want, p[:n]) || (n < len(p)) != (err == io.EOF) {
+		if !bytes.Equal(want, p[:n]) || (n < len(p) || off >= r.Size()) != (err == io.EOF) {
 			t.Fatalf("%d bytes at %d: %d bytes, %v", length, off, n, err)
 		}
 	})
@@ -600,7 +609,7 @@ func BenchmarkSeekableReader(b *testing.B) {
 	})
 }
 
-func ExampleOpenSeekable() {
+func ExampleTransformer_OpenSeekable() {
 	transformer, err := compress.New(compress.ZstdSeekable, 1<<30)
 	if err != nil {
 		panic(err)
@@ -619,7 +628,7 @@ func ExampleOpenSeekable() {
 	}
 
 	// Of 12 MB, this decompresses 256 KiB.
-	r, err := compress.OpenSeekable(bytes.NewReader(stored), int64(len(stored)), 1<<30)
+	r, err := transformer.OpenSeekable(bytes.NewReader(stored), int64(len(stored)))
 	if err != nil {
 		panic(err)
 	}

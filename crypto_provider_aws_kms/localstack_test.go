@@ -45,7 +45,7 @@ func localStack(t *testing.T) (endpoint string) {
 }
 
 func TestLocalStack(t *testing.T) {
-	server := &kmstest.Server{URL: localStack(t)}
+	server := &kmstest.Server{Endpoint: &kmstest.Endpoint{URL: localStack(t)}}
 	var keys []string
 	for range 2 {
 		created, err := client(server).CreateKey(t.Context(), &kms.CreateKeyInput{})

@@ -285,7 +285,7 @@ func TestOutageAtBoot(t *testing.T) {
 	c.KeyName = "none"
 	_, err := crypto_provider_gcp_kms.NewProvider(t.Context(), c, server.Options()...)
 	require.ErrorIs(t, err, crypto.ErrKeyNotFound)
-	server.Stop()
+	server.Close()
 	c.MaxRetries = 1
 	p, err := crypto_provider_gcp_kms.NewProvider(t.Context(), c, server.Options()...)
 	require.ErrorIs(t, err, crypto.ErrProviderUnavailable)
@@ -297,7 +297,7 @@ func TestCheckLater(t *testing.T) {
 	server := gcpkmstest.NewServer(t)
 	c := config(server.CreateKey(gcpkmstest.Key{}))
 	c.MaxRetries = 1
-	server.Stop()
+	server.Close()
 	_, err := crypto_provider_gcp_kms.NewProvider(t.Context(), c, server.Options()...)
 	require.ErrorIs(t, err, crypto.ErrProviderUnavailable)
 

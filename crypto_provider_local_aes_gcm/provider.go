@@ -32,7 +32,6 @@ import (
 	"piko.sh/piko/internal/crypto/crypto_dto"
 	"piko.sh/piko/wdk/crypto"
 
-	"piko.sh/pikokms/header"
 	"piko.sh/pikokms/provider"
 	"piko.sh/pikokms/provider/dropin"
 	"piko.sh/pikokms/provider/local"
@@ -41,6 +40,8 @@ import (
 
 const (
 	keySize = 32 // of the key, in bytes
+	ivSize  = 12 // of AES-GCM, in bytes
+	tagSize = 16 // of AES-GCM, in bytes
 
 	defaultKeyID = "local-default"
 )
@@ -139,7 +140,7 @@ func (p *cryptoProvider) decryptOld(ctx context.Context, request *crypto.Decrypt
 	if err != nil {
 		return "", names.Translate(fmt.Errorf("%w: it is not base64: %w", crypto.ErrInvalidCiphertext, err))
 	}
-	if len(sealed) < header.IVSize+header.TagSize {
+	if len(sealed) < ivSize+tagSize {
 		return "", names.Translate(fmt.Errorf("%w: it is shorter than an IV and a tag: %d bytes", crypto.ErrInvalidCiphertext, len(sealed)))
 	}
 	return p.adapter.DecryptPikoV2(ctx, request.Ciphertext, request.Context)
@@ -170,7 +171,7 @@ func (p *cryptoProvider) GetKeyInfo(ctx context.Context, keyID string) (*crypto.
 	if err != nil {
 		return nil, err
 	}
-	metadata := map[string]string{"iv_size": strconv.Itoa(header.IVSize), "tag_size": strconv.Itoa(header.TagSize)}
+	metadata := map[string]string{"iv_size": strconv.Itoa(ivSize), "tag_size": strconv.Itoa(tagSize)}
 	maps.Copy(metadata, info.Metadata)
 	return &crypto.KeyInfo{
 		CreatedAt: info.CreatedAt,

@@ -12,6 +12,11 @@ import (
 // reservedPrefix begins the encryption context keys that the specification keeps for itself.
 const reservedPrefix = "aws-crypto-"
 
+// PublicKeyName is the encryption context key under which a signed message carries its
+// verification key: the base64 text of the compressed curve point (specification:
+// framework/structures.md; SEC 1, section 2.3.3).
+const PublicKeyName = reservedPrefix + "public-key"
+
 // AppendContext appends the serialised encryption context to b: nothing if it is empty, otherwise a
 // count and length-prefixed pairs sorted by key bytes (specification: framework/structures.md,
 // "Serialization"). A raw AES key wraps a data key with these bytes as additional data.

@@ -99,33 +99,6 @@ func vectors(f *testing.F) [][]byte {
 	return all
 }
 
-func FuzzSignature(f *testing.F) {
-	for _, suite := range header.Suites() {
-		if !suite.Signed() {
-			continue
-		}
-		signer, publicKey, err := header.NewSigner(suite)
-		require.NoError(f, err)
-		_, _ = signer.Write([]byte("message"))
-		footer, err := signer.Footer()
-		require.NoError(f, err)
-		require.LessOrEqual(f, len(footer), 2+104) // a length, and a DER signature over P-384
-		f.Add(uint16(suite), publicKey, footer)
-	}
-	f.Add(uint16(0x0578), "AAAA", []byte{0, 0})
-	f.Fuzz(func(t *testing.T, suite uint16, publicKey string, footer []byte) {
-		verifier, err := header.NewVerifier(header.Suite(suite), map[string]string{header.PublicKeyName: publicKey})
-		if err != nil {
-			require.True(t, errors.Is(err, header.ErrMalformed) || errors.Is(err, header.ErrUnsupported), "%v", err)
-			return
-		}
-		require.True(t, header.Suite(suite).Signed())
-		_, _ = verifier.Write([]byte("another message"))
-		err = verifier.Verify(footer)
-		require.True(t, errors.Is(err, header.ErrFooter) || errors.Is(err, header.ErrSignature), "%v", err)
-	})
-}
-
 func FuzzContext(f *testing.F) {
 	for _, s := range []string{"", "\x00\x01\x00\x01a\x00\x01b", "\x00\x02\x00\x01a\x00\x01b\x00\x01b\x00\x00", "\x00\x02\x00\x01b\x00\x00\x00\x01a\x00\x00", "\x00\x00", "\x00\x01\x00\x01\xff\x00\x00"} {
 		f.Add([]byte(s))

@@ -15,6 +15,8 @@ import (
 	"fmt"
 	"math"
 	"slices"
+
+	"piko.sh/pikokms/internal/gcm"
 )
 
 var (
@@ -31,8 +33,6 @@ var (
 	// ErrAuthentication means that the header's tag or key commitment does not match the data key:
 	// the header was changed, or the data key is another message's.
 	ErrAuthentication = errors.New("message header failed authentication")
-	// ErrFooter means that the bytes after the body of a signed message are no signature.
-	ErrFooter = errors.New("malformed message footer")
 	// ErrSignature means that a message's signature does not verify: the message was changed.
 	ErrSignature = errors.New("message signature does not verify")
 )
@@ -54,13 +54,9 @@ const (
 	Framed   ContentType = 0x02
 )
 
-// DefaultFrameLength is the frame length that pikokms writes unless message.Encrypter.FrameLength
-// says otherwise. MaxFrameLength is the most that readers accept by default, and the most that is
-// written. Both are in bytes of plaintext.
-const (
-	DefaultFrameLength = 64 << 10
-	MaxFrameLength     = 64 << 20
-)
+// DefaultFrameLength is the number of bytes of plaintext in a frame that pikokms writes unless
+// message.Encrypter.FrameLength says otherwise.
+const DefaultFrameLength = 64 << 10
 
 // EncryptedDataKey is the data key, wrapped under one wrapping key.
 type EncryptedDataKey struct {
@@ -77,11 +73,11 @@ type Header struct {
 	EncryptionContext map[string]string
 	EncryptedDataKeys []EncryptedDataKey
 	ContentType       ContentType
-	FrameLength       uint32       // 0 in an unframed message
-	Commitment        []byte       // 32 bytes; only of suites with key commitment
-	IV                [IVSize]byte // of the tag: zeros in version 2
-	Tag               [TagSize]byte
+	FrameLength       uint32 // 0 in an unframed message
+	Commitment        []byte // 32 bytes; only of suites with key commitment
 
+	iv  [gcm.IVSize]byte // of the tag: zeros in version 2
+	tag [gcm.TagSize]byte
 	raw []byte // stored bytes with the authentication; set when read or sealed
 }
 
@@ -92,9 +88,9 @@ func (h *Header) Version() int { return int(h.Suite.algorithms().version) }
 // version 1 its IV before it.
 func (s Suite) authenticationSize() int {
 	if s.algorithms().version == version1 {
-		return IVSize + TagSize
+		return gcm.IVSize + gcm.TagSize
 	}
-	return TagSize
+	return gcm.TagSize
 }
 
 // Size returns the header's size in bytes with the tag, or 0 if it was neither read nor sealed.
@@ -106,9 +102,9 @@ func (h *Header) Bytes() []byte { return h.raw }
 // appendAuthentication appends the part after the header body.
 func (h *Header) appendAuthentication(b []byte) []byte {
 	if !h.Suite.Commits() {
-		b = append(b, h.IV[:]...)
+		b = append(b, h.iv[:]...)
 	}
-	return append(b, h.Tag[:]...)
+	return append(b, h.tag[:]...)
 }
 
 // appendBody appends the serialisation of the fields up to the header's authentication.
@@ -148,7 +144,7 @@ func (h *Header) appendBody(b []byte) ([]byte, error) {
 	}
 	b = append(b, byte(h.ContentType))
 	if h.Version() == version1 {
-		b = append(b, 0, 0, 0, 0, IVSize)
+		b = append(b, 0, 0, 0, 0, gcm.IVSize)
 	}
 	b = binary.BigEndian.AppendUint32(b, h.FrameLength)
 	return append(b, h.Commitment...), nil
@@ -167,8 +163,8 @@ func (h *Header) storedSize() int {
 	return n + h.Suite.authenticationSize()
 }
 
-// Seal computes the header's tag under the message's cipher. It sets Tag and the bytes that
-// [Header.Bytes] and [Header.Size] return. All other fields must be final. The pairs of unstored
+// Seal computes the header's tag under the message's cipher. It sets the bytes that
+// [Header.Bytes] and [Header.Size] return. All fields must be final. The pairs of unstored
 // are authenticated with the header but are not part of it (specification: client-apis/encrypt.md,
 // "Encryption Context to Only Authenticate").
 //
@@ -187,7 +183,7 @@ func (h *Header) Seal(aead cipher.AEAD, unstored map[string]string) error {
 	if err != nil {
 		return err
 	}
-	aead.Seal(h.Tag[:0], h.IV[:], nil, additional)
+	aead.Seal(h.tag[:0], h.iv[:], nil, additional)
 	h.raw = h.appendAuthentication(body)
 	return nil
 }
@@ -204,7 +200,7 @@ func (h *Header) Verify(aead cipher.AEAD, unstored map[string]string) error {
 	if err != nil {
 		return err
 	}
-	if _, err := aead.Open(nil, h.IV[:], h.raw[len(h.raw)-TagSize:], additional); err != nil {
+	if _, err := aead.Open(nil, h.iv[:], h.raw[len(h.raw)-gcm.TagSize:], additional); err != nil {
 		return fmt.Errorf("%w: the tag does not fit", ErrAuthentication)
 	}
 	return nil

@@ -15,7 +15,7 @@ type Limits struct {
 	MaxSize              int // bytes of the whole header, default 256 KiB
 	MaxPairs             int // encryption context pairs, default 1,024
 	MaxEncryptedDataKeys int // default 16
-	MaxFrameLength       int // bytes, default MaxFrameLength
+	MaxFrameLength       int // bytes, default 64 MiB
 
 	// MaxAttempts bounds how often a message's reader asks keyrings to unwrap one of its data keys;
 	// the default is 8. A keyring that does not trust a data key's wrapping key refuses without any
@@ -29,6 +29,7 @@ const (
 	defaultMaxSize              = 256 << 10
 	defaultMaxPairs             = 1024
 	defaultMaxEncryptedDataKeys = 16
+	defaultMaxFrameLength       = 64 << 20
 	defaultMaxAttempts          = 8
 )
 
@@ -43,7 +44,7 @@ func (l Limits) WithDefaults() Limits {
 	set(&l.MaxSize, defaultMaxSize)
 	set(&l.MaxPairs, defaultMaxPairs)
 	set(&l.MaxEncryptedDataKeys, defaultMaxEncryptedDataKeys)
-	set(&l.MaxFrameLength, MaxFrameLength)
+	set(&l.MaxFrameLength, defaultMaxFrameLength)
 	set(&l.MaxAttempts, defaultMaxAttempts)
 	return l
 }

@@ -42,8 +42,8 @@ func TestWhatIsSealedIsReadByDefault(t *testing.T) {
 		{"MaxPairs", func(h *header.Header) { h.EncryptionContext = pairs(limits.MaxPairs + 1) }},
 		{"", func(h *header.Header) { h.EncryptedDataKeys = keys(limits.MaxEncryptedDataKeys, 10) }},
 		{"MaxEncryptedDataKeys", func(h *header.Header) { h.EncryptedDataKeys = keys(limits.MaxEncryptedDataKeys+1, 10) }},
-		{"", func(h *header.Header) { h.FrameLength = header.MaxFrameLength }},
-		{"MaxFrameLength", func(h *header.Header) { h.FrameLength = header.MaxFrameLength + 1 }},
+		{"", func(h *header.Header) { h.FrameLength = uint32(limits.MaxFrameLength) }},
+		{"MaxFrameLength", func(h *header.Header) { h.FrameLength = uint32(limits.MaxFrameLength) + 1 }},
 		{"", func(h *header.Header) {
 			h.EncryptedDataKeys = append(h.EncryptedDataKeys, keys(4, (room-4*6)/4)...)
 		}},

@@ -8,6 +8,7 @@ import (
 	"slices"
 
 	"piko.sh/pikokms/internal/checked"
+	"piko.sh/pikokms/internal/gcm"
 )
 
 // SniffSize is how many first bytes of a message [Sniff] needs.
@@ -246,17 +247,17 @@ func decode(raw []byte) (*Header, error) {
 	}
 	h.ContentType = ContentType(take(1)[0])
 	if raw[0] == version1 {
-		if reserved, ivSize := take(4), take(1); string(reserved) != "\x00\x00\x00\x00" || ivSize[0] != IVSize {
-			return nil, fmt.Errorf("%w: reserved bytes % x and IV length %d, which should be zero and %d", ErrMalformed, reserved, ivSize[0], IVSize)
+		if reserved, ivSize := take(4), take(1); string(reserved) != "\x00\x00\x00\x00" || ivSize[0] != gcm.IVSize {
+			return nil, fmt.Errorf("%w: reserved bytes % x and IV length %d, which should be zero and %d", ErrMalformed, reserved, ivSize[0], gcm.IVSize)
 		}
 	}
 	h.FrameLength = binary.BigEndian.Uint32(take(4))
 	if h.Suite.Commits() {
 		h.Commitment = take(commitmentSize)
 	} else {
-		copy(h.IV[:], take(IVSize))
+		copy(h.iv[:], take(gcm.IVSize))
 	}
-	copy(h.Tag[:], take(TagSize))
+	copy(h.tag[:], take(gcm.TagSize))
 	switch {
 	case h.ContentType == Unframed && h.FrameLength != 0:
 		return nil, fmt.Errorf("%w: frame length %d in an unframed message", ErrMalformed, h.FrameLength)

@@ -2,10 +2,8 @@ package header
 
 import (
 	"bytes"
-	"crypto"
 	"crypto/aes"
 	"crypto/cipher"
-	"crypto/elliptic"
 	"crypto/hmac"
 	"crypto/sha256"
 	"crypto/sha512"
@@ -30,9 +28,6 @@ const (
 // Sizes in bytes that are the same for all suites (specification: framework/algorithm-suites.md,
 // data-format/message-header.md).
 const (
-	TagSize = 16
-	IVSize  = 12
-
 	messageIDSize1 = 16 // of message format 1
 	messageIDSize2 = 32
 	commitmentSize = 32
@@ -43,25 +38,24 @@ type algorithms struct {
 	suite   Suite
 	name    string
 	version byte
-	keySize int                   // in bytes, of the data key and of the message's key
-	hash    func() hash.Hash      // of HKDF; nil if the data key is used as the message's key
-	curve   func() elliptic.Curve // of the signature; nil if unsigned
-	digest  crypto.Hash           // of the signature
+	keySize int              // in bytes, of the data key and of the message's key
+	hash    func() hash.Hash // of HKDF; nil if the data key is used as the message's key
+	signed  bool
 }
 
 // suites are the specification's suites for this message format, first those that are written.
 var suites = [...]algorithms{
-	{AES256GCMHKDFSHA512CommitKey, "AES-256-GCM, HKDF-SHA512, key commitment", version2, 32, sha512.New, nil, 0},
-	{AES256GCMHKDFSHA512CommitKeyECDSAP384, "AES-256-GCM, HKDF-SHA512, key commitment, ECDSA P-384", version2, 32, sha512.New, elliptic.P384, crypto.SHA384},
-	{0x0014, "AES-128-GCM without key derivation", version1, 16, nil, nil, 0},
-	{0x0046, "AES-192-GCM without key derivation", version1, 24, nil, nil, 0},
-	{0x0078, "AES-256-GCM without key derivation", version1, 32, nil, nil, 0},
-	{0x0114, "AES-128-GCM, HKDF-SHA256", version1, 16, sha256.New, nil, 0},
-	{0x0146, "AES-192-GCM, HKDF-SHA256", version1, 24, sha256.New, nil, 0},
-	{0x0178, "AES-256-GCM, HKDF-SHA256", version1, 32, sha256.New, nil, 0},
-	{0x0214, "AES-128-GCM, HKDF-SHA256, ECDSA P-256", version1, 16, sha256.New, elliptic.P256, crypto.SHA256},
-	{0x0346, "AES-192-GCM, HKDF-SHA384, ECDSA P-384", version1, 24, sha512.New384, elliptic.P384, crypto.SHA384},
-	{0x0378, "AES-256-GCM, HKDF-SHA384, ECDSA P-384", version1, 32, sha512.New384, elliptic.P384, crypto.SHA384},
+	{AES256GCMHKDFSHA512CommitKey, "AES-256-GCM, HKDF-SHA512, key commitment", version2, 32, sha512.New, false},
+	{AES256GCMHKDFSHA512CommitKeyECDSAP384, "AES-256-GCM, HKDF-SHA512, key commitment, ECDSA P-384", version2, 32, sha512.New, true},
+	{0x0014, "AES-128-GCM without key derivation", version1, 16, nil, false},
+	{0x0046, "AES-192-GCM without key derivation", version1, 24, nil, false},
+	{0x0078, "AES-256-GCM without key derivation", version1, 32, nil, false},
+	{0x0114, "AES-128-GCM, HKDF-SHA256", version1, 16, sha256.New, false},
+	{0x0146, "AES-192-GCM, HKDF-SHA256", version1, 24, sha256.New, false},
+	{0x0178, "AES-256-GCM, HKDF-SHA256", version1, 32, sha256.New, false},
+	{0x0214, "AES-128-GCM, HKDF-SHA256, ECDSA P-256", version1, 16, sha256.New, true},
+	{0x0346, "AES-192-GCM, HKDF-SHA384, ECDSA P-384", version1, 24, sha512.New384, true},
+	{0x0378, "AES-256-GCM, HKDF-SHA384, ECDSA P-384", version1, 32, sha512.New384, true},
 }
 
 // algorithms returns the suite's parameters, which are all zero for an unknown suite.
@@ -97,7 +91,7 @@ func (s Suite) String() string {
 func (s Suite) Commits() bool { return s.algorithms().version == version2 }
 
 // Signed reports whether messages of the suite end with a signature.
-func (s Suite) Signed() bool { return s.algorithms().curve != nil }
+func (s Suite) Signed() bool { return s.algorithms().signed }
 
 // DataKeySize returns the size in bytes of the suite's data keys, or 0 for an unknown suite.
 func (s Suite) DataKeySize() int { return s.algorithms().keySize }

@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"piko.sh/pikokms/header"
+	"piko.sh/pikokms/internal/gcm"
 )
 
 func unhex(t testing.TB, s string) []byte {
@@ -49,10 +50,10 @@ func TestDeriveKeys(t *testing.T) {
 	require.Equal(t, vectorKey, hex.EncodeToString(dataKey), "the data key stays the caller's")
 
 	// A cipher shows no key, so it is told by what it seals.
-	nonce := make([]byte, header.IVSize)
+	nonce := make([]byte, gcm.IVSize)
 	require.Equal(t, aesGCM(t).Seal(nil, nonce, []byte("text"), []byte("more")), aead.Seal(nil, nonce, []byte("text"), []byte("more")))
-	require.Equal(t, header.IVSize, aead.NonceSize())
-	require.Equal(t, header.TagSize, aead.Overhead())
+	require.Equal(t, gcm.IVSize, aead.NonceSize())
+	require.Equal(t, gcm.TagSize, aead.Overhead())
 }
 
 func TestDeriveKeysErrors(t *testing.T) {

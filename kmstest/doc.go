@@ -1,7 +1,7 @@
 // Package kmstest is an AWS KMS for tests. It runs in the process and answers over HTTP. It needs
 // no Docker, no account and no network, so a test that uses it takes milliseconds.
 //
-// Real clients can use it: the AWS SDKs, boto3 and the AWS CLI, with [Server.URL] as the endpoint.
+// Real clients can use it: the AWS SDKs, boto3 and the AWS CLI, with [Endpoint.URL] as the endpoint.
 // A request must carry a signature, but any signature is accepted. One server serves every Region,
 // which it takes from the request's credential scope. It also serves every account: an access key
 // ID of twelve digits is the caller's account, and any other caller belongs to [Account].
@@ -20,8 +20,8 @@
 // authenticated with their encryption context, under keys that exist as long as the server.
 //
 // A [Fault] makes calls fail as they do in production. They can be denied, throttled, slow, dropped
-// half-way, or answered wrongly. [Server.Calls] and [Server.Requests] return the calls that
-// arrived.
+// half-way, or answered wrongly. [Endpoint.Calls] and [Endpoint.Requests] return the calls that
+// arrived. The test servers of other key services take the same faults.
 //
 // The operations are DescribeKey, Encrypt, Decrypt, ReEncrypt, GenerateDataKey,
 // GenerateDataKeyWithoutPlaintext, DeriveSharedSecret, GetPublicKey, CreateKey, CreateAlias,

@@ -55,7 +55,7 @@ func Example() {
 }
 
 // KMS throttles two calls, answers a third time after a second, and then nothing is wrong any more.
-func ExampleServer_Inject() {
+func ExampleEndpoint_Inject() {
 	server := kmstest.New()
 	defer server.Close()
 	server.Inject(kmstest.Fault{Operation: "Decrypt", Times: 2, Do: kmstest.Throttle()})

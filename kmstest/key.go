@@ -35,7 +35,6 @@ type Key struct {
 	ID          string // a UUID, or mrk- and 32 hexadecimal digits; default: a random one
 	Account     string // 12 digits
 	Region      string
-	Partition   string // default "aws"
 	Alias       string // "alias/…", which CreateKey gives the key as a further name
 	Description string
 
@@ -90,7 +89,6 @@ func (s *Server) CreateKey(wanted Key) Key {
 func (s *Server) create(k Key) (*key, *failure) {
 	setDefault(&k.Account, Account)
 	setDefault(&k.Region, Region)
-	setDefault(&k.Partition, "aws")
 	setDefault(&k.Spec, symmetric)
 	spec, ok := specs[k.Spec]
 	if !ok {
@@ -106,7 +104,7 @@ func (s *Server) create(k Key) (*key, *failure) {
 	if k.ID == "" {
 		k.ID = newKeyID(k.MultiRegion)
 	}
-	k.ARN = arnOf(k.Partition, k.Region, k.Account, "key/"+k.ID)
+	k.ARN = arnOf(partitionOf(k.Region), k.Region, k.Account, "key/"+k.ID)
 	if s.find(k.Region, k.Account, k.ID) != nil {
 		return nil, fail("AlreadyExistsException", "a key %s exists", k.ARN)
 	}
@@ -152,18 +150,22 @@ func newKeyID(multiRegion bool) string {
 	return uuid(b)
 }
 
+// partitionOf returns the partition of a Region.
+func partitionOf(region string) string {
+	switch {
+	case strings.HasPrefix(region, "cn-"):
+		return "aws-cn"
+	case strings.HasPrefix(region, "us-gov-"):
+		return "aws-us-gov"
+	}
+	return "aws"
+}
+
 func arnOf(partition, region, account, resource string) string {
 	return fmt.Sprintf("arn:%s:kms:%s:%s:%s", partition, region, account, resource)
 }
 
 func keyIDOf(arn string) string { return arn[strings.LastIndexByte(arn, '/')+1:] }
-
-// Key returns the current state of a key. It panics if no key has that ARN.
-func (s *Server) Key(keyARN string) Key {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.must(keyARN).Key
-}
 
 // SetState puts a key into any state, such as "Disabled", even one that no call can bring about. It
 // panics if no key has that ARN, or if AWS has no such state.
@@ -174,15 +176,6 @@ func (s *Server) SetState(keyARN, state string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.must(keyARN).State = state
-}
-
-// Rotate gives a key and its replicas a new backing key. Ciphertexts under earlier backing keys
-// still decrypt. It panics if no key has that ARN.
-func (s *Server) Rotate(keyARN string) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	k := s.must(keyARN)
-	k.shared.materials = append(k.shared.materials, newMaterial())
 }
 
 // Replicate copies a multi-Region key to another Region. It panics if the key is not multi-Region,
@@ -209,7 +202,7 @@ func (s *Server) replicate(primary *key, region string) (*key, *failure) {
 		shared: primary.shared, makePrivate: primary.makePrivate, ec: primary.ec,
 	}
 	k.Region, k.Alias, k.Description, k.State = region, "", "", stateEnabled
-	k.ARN = arnOf(k.Partition, k.Region, k.Account, "key/"+k.ID)
+	k.ARN = arnOf(partitionOf(k.Region), k.Region, k.Account, "key/"+k.ID)
 	s.keys = append(s.keys, k)
 	primary.shared.keys = append(primary.shared.keys, k)
 	return k, nil

@@ -16,20 +16,19 @@ import (
 func TestKeyIsWhatItsFieldsSay(t *testing.T) {
 	server := kmstest.NewServer(t)
 	require.Equal(t, kmstest.Key{
-		ID: unknownKeyID, Account: "444455556666", Region: "cn-north-1", Partition: "aws-cn", Alias: "alias/x", Description: "ours",
+		ID: unknownKeyID, Account: "444455556666", Region: "cn-north-1", Alias: "alias/x", Description: "ours",
 		Spec: "RSA_2048", Usage: "SIGN_VERIFY", State: "Disabled",
 		ARN: "arn:aws-cn:kms:cn-north-1:444455556666:key/" + unknownKeyID,
 	}, server.CreateKey(kmstest.Key{
-		ID: unknownKeyID, Account: "444455556666", Region: "cn-north-1", Partition: "aws-cn", Alias: "alias/x", Description: "ours",
+		ID: unknownKeyID, Account: "444455556666", Region: "cn-north-1", Alias: "alias/x", Description: "ours",
 		Spec: "RSA_2048", Usage: "SIGN_VERIFY", State: "Disabled",
 	}))
 	key := server.CreateKey(kmstest.Key{})
 	require.Equal(t, kmstest.Key{
-		ID: key.ID, Account: kmstest.Account, Region: kmstest.Region, Partition: "aws",
+		ID: key.ID, Account: kmstest.Account, Region: kmstest.Region,
 		Spec: "SYMMETRIC_DEFAULT", Usage: "ENCRYPT_DECRYPT", State: "Enabled",
 		ARN: "arn:aws:kms:eu-west-1:111122223333:key/" + key.ID,
 	}, key)
-	require.Equal(t, key, server.Key(key.ARN))
 
 	client := newClient(t, server, kmstest.Region)
 	out, err := client.DescribeKey(t.Context(), &kms.DescribeKeyInput{KeyId: &key.ID})
@@ -46,7 +45,8 @@ func TestKeyIsWhatItsFieldsSay(t *testing.T) {
 	} {
 		require.Panics(t, func() { server.CreateKey(wrong) }, name)
 	}
-	require.Panics(t, func() { server.Key("arn:aws:kms:eu-west-1:111122223333:key/none") })
+	require.Panics(t, func() { server.SetState("arn:aws:kms:eu-west-1:111122223333:key/none", "Enabled") })
+	require.Contains(t, server.CreateKey(kmstest.Key{Region: "us-gov-west-1"}).ARN, "arn:aws-us-gov:kms:us-gov-west-1:")
 	require.Panics(t, func() { server.Replicate(key.ARN, "us-east-1") })
 }
 
@@ -112,9 +112,9 @@ func TestUnavailableKeyStaysSo(t *testing.T) {
 	client := newClient(t, server, key.Region)
 	_, err := client.DisableKey(t.Context(), &kms.DisableKeyInput{KeyId: &key.ID})
 	require.NoError(t, err)
-	require.Equal(t, "Unavailable", server.Key(key.ARN).State)
 	out, err := client.DescribeKey(t.Context(), &kms.DescribeKeyInput{KeyId: &key.ID})
 	require.NoError(t, err)
+	require.Equal(t, types.KeyStateUnavailable, out.KeyMetadata.KeyState)
 	require.Equal(t, types.OriginTypeAwsCloudhsm, out.KeyMetadata.Origin)
 }
 
@@ -128,7 +128,8 @@ func TestRotatedKeyReadsOldCiphertexts(t *testing.T) {
 		out, err := here.GenerateDataKey(t.Context(), &kms.GenerateDataKeyInput{KeyId: &key.ID, KeySpec: types.DataKeySpecAes128})
 		require.NoError(t, err)
 		seen[*out.KeyMaterialId] = true
-		server.Rotate(replica.ARN)
+		_, err = here.RotateKeyOnDemand(t.Context(), &kms.RotateKeyOnDemandInput{KeyId: &key.ID})
+		require.NoError(t, err)
 		got, err := there.Decrypt(t.Context(), &kms.DecryptInput{CiphertextBlob: out.CiphertextBlob})
 		require.NoError(t, err)
 		require.Equal(t, out.Plaintext, got.Plaintext)

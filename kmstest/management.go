@@ -58,7 +58,7 @@ func (s *Server) addAlias(alias string, k *key) *failure {
 	}
 	full := aliasName{k.Region, k.Account, alias}
 	if s.aliases[full] != nil {
-		return fail("AlreadyExistsException", "An alias with the name %s already exists", arnOf(k.Partition, k.Region, k.Account, alias))
+		return fail("AlreadyExistsException", "An alias with the name %s already exists", arnOf(partitionOf(k.Region), k.Region, k.Account, alias))
 	}
 	s.aliases[full] = k
 	return nil

@@ -109,7 +109,7 @@ func (x *exchange) makePrivateKeys() {
 
 // name records which keys the call uses. The caller holds the lock.
 func (s *Server) name(x *exchange) {
-	r, in := x.request, &x.input
+	r, in := &x.request, &x.input
 	arn := func(name string) string {
 		k, _ := s.lookUp(r.Region, r.Account, name)
 		if k == nil {

@@ -152,16 +152,13 @@ func TestEverySecondCloseIsTheFirst(t *testing.T) {
 		_, err = d.Write(sealed)
 		require.NoError(t, err)
 		failing = true
-		for _, c := range []interface {
-			io.WriteCloser
-			io.ReaderFrom
-		}{w, d} {
+		for _, c := range []io.WriteCloser{w, d} {
 			first := c.Close()
 			require.ErrorIs(t, first, full)
 			failing = false
 			require.Equal(t, first, c.Close())
 			_, err := c.Write(nil)
-			_, readErr := c.ReadFrom(bytes.NewReader(nil))
+			_, readErr := c.(io.ReaderFrom).ReadFrom(bytes.NewReader(nil))
 			for _, err := range []error{err, readErr} {
 				if full == nil {
 					require.ErrorIs(t, err, provider.ErrClosed)

@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"piko.sh/pikokms/header"
+	"piko.sh/pikokms/internal/gcm"
 	"piko.sh/pikokms/message"
 	"piko.sh/pikokms/provider"
 )
@@ -46,7 +47,7 @@ func rawAEAD(b *testing.B) (aead cipher.AEAD, iv, additional []byte) {
 	b.Helper()
 	aead, _, err := header.AES256GCMHKDFSHA512CommitKey.DeriveKeys(make([]byte, 32), make([]byte, 32))
 	require.NoError(b, err)
-	return aead, make([]byte, header.IVSize), make([]byte, 32+len("AWSKMSEncryptionClient Frame")+4+8)
+	return aead, make([]byte, gcm.IVSize), make([]byte, 32+len("AWSKMSEncryptionClient Frame")+4+8)
 }
 
 func number(iv, additional []byte, n int) {
@@ -58,7 +59,7 @@ func number(iv, additional []byte, n int) {
 func BenchmarkRawSeal(b *testing.B) {
 	aead, iv, additional := rawAEAD(b)
 	plaintext := benchPlaintext()
-	dst := make([]byte, benchFrame+header.TagSize)
+	dst := make([]byte, benchFrame+gcm.TagSize)
 	bench(b, "Memory", benchSize, func() error {
 		for i := range benchSize / benchFrame {
 			number(iv, additional, i+1)
@@ -82,7 +83,7 @@ func BenchmarkRawSeal(b *testing.B) {
 func BenchmarkRawOpen(b *testing.B) {
 	aead, iv, additional := rawAEAD(b)
 	plaintext := benchPlaintext()
-	const sealedFrame = benchFrame + header.TagSize
+	const sealedFrame = benchFrame + gcm.TagSize
 	sealed := make([]byte, 0, benchSize/benchFrame*sealedFrame)
 	for i := range benchSize / benchFrame {
 		number(iv, additional, i+1)

@@ -14,7 +14,7 @@ func (e *Encrypter) Encrypt(ctx context.Context, plaintext []byte, encryptionCon
 		return nil, err
 	}
 	out := new(bytes.Buffer)
-	if size, err := r.EncryptedSize(int64(len(plaintext))); err == nil && size <= math.MaxInt { // the size of a signed message varies
+	if size, err := EncryptedSize(r.header, int64(len(plaintext))); err == nil && size <= math.MaxInt { // the size of a signed message varies
 		out.Grow(int(size))
 	}
 	if _, err := r.WriteTo(out); err != nil {

@@ -18,6 +18,7 @@ import (
 	"piko.sh/pikokms/header"
 	"piko.sh/pikokms/internal/frame"
 	"piko.sh/pikokms/internal/race"
+	"piko.sh/pikokms/internal/signature"
 	"piko.sh/pikokms/message"
 	"piko.sh/pikokms/provider"
 	"piko.sh/pikokms/provider/local"
@@ -283,7 +284,7 @@ func TestErrorsOfDataKeysReadWell(t *testing.T) {
 	require.ErrorIs(t, err, provider.ErrDecryptionFailed)
 	require.NotContains(t, err.Error(), "header")
 	_, _, err = decrypter(ours).Decrypt(t.Context(), signed[:len(signed)-1], nil)
-	require.ErrorIs(t, err, header.ErrFooter)
+	require.ErrorIs(t, err, signature.ErrFooter)
 	require.ErrorIs(t, err, io.ErrUnexpectedEOF)
 	require.NotContains(t, err.Error(), "header")
 

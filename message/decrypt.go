@@ -97,12 +97,16 @@ func (d *Decrypter) newPikoV2Reader(ctx context.Context, src io.Reader, stated m
 	return &DecryptReader{body: body}, nil
 }
 
-// NewWriter returns a push stream. A message that is written to it goes to dst as plaintext, each
-// frame once it is verified. The Write that completes the header asks the key service. The
-// plaintext is complete when Close returns nil, and only then. NewWriter does not read Piko's
-// streams. Stated pairs and errors are those of NewReader.
-func (d *Decrypter) NewWriter(ctx context.Context, dst io.Writer, stated map[string]string) *DecryptWriter {
-	return &DecryptWriter{
+// NewWriter returns a push stream, which is for one goroutine. A message that is written to it goes
+// to dst as plaintext, each frame once it is verified. The Write that completes the header asks the
+// key service. Close writes the last frame's plaintext, and does not close dst. The plaintext is
+// complete when Close returns nil, and only then.
+//
+// The stream also is an [io.ReaderFrom]. If the source of its ReadFrom fails, Close fails, too.
+// After an error all further calls fail. NewWriter does not read Piko's streams. Stated pairs and
+// errors are those of NewReader.
+func (d *Decrypter) NewWriter(ctx context.Context, dst io.Writer, stated map[string]string) io.WriteCloser {
+	return &decryptWriter{
 		decrypter: d, ctx: ctx, dst: destination{ctx, dst, nil}, stated: maps.Clone(stated),
 		scanner: header.Scanner{Limits: d.Limits}, start: make([]byte, 0, 512), // enough for most headers
 	}

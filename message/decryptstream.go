@@ -15,11 +15,8 @@ type DecryptReader struct {
 	source  messageSource
 	header  *header.Header
 	context map[string]string
-	body    interface { // a *frame.OpenReader or *pikov2.Reader
-		io.Reader
-		io.WriterTo
-	}
-	closed bool
+	body    io.Reader // a *frame.OpenReader, or one of package pikov2
+	closed  bool
 }
 
 // Header returns the message's verified header, or nil for a stream that Piko wrote before pikokms.
@@ -44,7 +41,7 @@ func (r *DecryptReader) WriteTo(w io.Writer) (n int64, err error) {
 	if r.closed {
 		return 0, errClosed
 	}
-	n, err = r.body.WriteTo(w)
+	n, err = io.Copy(w, r.body)
 	return n, classify(err)
 }
 
@@ -54,31 +51,24 @@ func (r *DecryptReader) Close() error {
 	return nil
 }
 
-// DecryptWriter decrypts the message that is written to it. It is for one goroutine.
-//
-// The destination has the whole plaintext only when [DecryptWriter.Close] returns nil. Close writes
-// the last frame's.
-type DecryptWriter struct {
+// decryptWriter decrypts the message that is written to it. It is for one goroutine.
+type decryptWriter struct {
 	decrypter *Decrypter
 	ctx       context.Context
 	dst       destination
 	stated    map[string]string
 
 	scanner header.Scanner
-	start   []byte         // the header so far
-	header  *header.Header // once verified
-	body    *frame.OpenWriter
+	start   []byte            // the header so far
+	body    *frame.OpenWriter // once the header is verified
 
 	err    error // the first failure; errClosed after a successful Close
 	closed bool
 	result error // what the first Close returned
 }
 
-// Header returns the message's verified header, or nil until the header is complete.
-func (w *DecryptWriter) Header() *header.Header { return w.header }
-
 // fail keeps the stream's first failure and returns err.
-func (w *DecryptWriter) fail(err error) error {
+func (w *decryptWriter) fail(err error) error {
 	if w.err == nil {
 		w.err = err
 	}
@@ -86,7 +76,7 @@ func (w *DecryptWriter) fail(err error) error {
 }
 
 // Write decrypts p. After an error all further calls fail, Close among them.
-func (w *DecryptWriter) Write(p []byte) (n int, err error) {
+func (w *decryptWriter) Write(p []byte) (n int, err error) {
 	if w.err != nil {
 		return 0, w.err
 	}
@@ -109,14 +99,14 @@ func (w *DecryptWriter) Write(p []byte) (n int, err error) {
 }
 
 // missing returns how many more bytes of the header are needed to go on.
-func (w *DecryptWriter) missing() (int, error) {
+func (w *decryptWriter) missing() (int, error) {
 	need, _, err := w.scanner.Scan(w.start)
 	return need - len(w.start), classify(err)
 }
 
 // take adds bytes to the header, at most as many as missing returned. Once the header is complete,
 // it opens the body.
-func (w *DecryptWriter) take(p []byte) error {
+func (w *decryptWriter) take(p []byte) error {
 	w.start = append(w.start, p...)
 	_, done, err := w.scanner.Scan(w.start)
 	if err != nil || !done {
@@ -130,13 +120,13 @@ func (w *DecryptWriter) take(p []byte) error {
 	if err != nil {
 		return err
 	}
-	w.header, w.start = h, nil
+	w.start = nil
 	w.body = frame.NewOpenWriter(&w.dst, c)
 	return nil
 }
 
 // ReadFrom decrypts what src returns, without a copy. If src fails, Close fails.
-func (w *DecryptWriter) ReadFrom(src io.Reader) (total int64, err error) {
+func (w *decryptWriter) ReadFrom(src io.Reader) (total int64, err error) {
 	if w.err != nil {
 		return 0, w.err
 	}
@@ -166,7 +156,7 @@ func (w *DecryptWriter) ReadFrom(src io.Reader) (total int64, err error) {
 // Close writes the last plaintext and reports whether the message was complete. If an earlier call
 // has failed, or the context has ended, it returns that error. It does not close the destination. A
 // second Close returns what the first one returned.
-func (w *DecryptWriter) Close() error {
+func (w *decryptWriter) Close() error {
 	if w.closed {
 		return w.result
 	}
@@ -176,7 +166,7 @@ func (w *DecryptWriter) Close() error {
 	return w.result
 }
 
-func (w *DecryptWriter) finish() error {
+func (w *decryptWriter) finish() error {
 	if err := cmp.Or(w.err, w.ctx.Err()); err != nil {
 		return err
 	}

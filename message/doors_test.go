@@ -272,7 +272,7 @@ func TestDestinationsThatFailOrLie(t *testing.T) {
 			},
 			"DecryptWriter.ReadFrom": func(dst io.Writer) error {
 				w := decrypter(key).NewWriter(t.Context(), dst, nil)
-				_, err := w.ReadFrom(bytes.NewReader(sealed))
+				_, err := w.(io.ReaderFrom).ReadFrom(bytes.NewReader(sealed))
 				return closing(w, err)
 			},
 		}

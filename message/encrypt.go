@@ -10,6 +10,7 @@ import (
 
 	"piko.sh/pikokms/header"
 	"piko.sh/pikokms/internal/frame"
+	"piko.sh/pikokms/internal/signature"
 	"piko.sh/pikokms/provider"
 )
 
@@ -56,8 +57,8 @@ type Encrypter struct {
 type started struct {
 	header *header.Header
 	frames frame.Config
-	signer *header.Signer  // nil for an unsigned suite
-	count  func(bytes int) // counts the data key's use; may be nil
+	signer *signature.Signer // nil for an unsigned suite
+	count  func(bytes int)   // counts the data key's use; may be nil
 }
 
 // draft is a header without a data key.
@@ -67,7 +68,7 @@ type draft struct {
 	key       [1]header.EncryptedDataKey // used if there is only one data key
 
 	all, unstored map[string]string // the encryption context, and those pairs that are not stored
-	signer        *header.Signer    // nil for an unsigned suite
+	signer        *signature.Signer // nil for an unsigned suite
 }
 
 // start makes a message's header and the cipher of its frames.
@@ -124,8 +125,8 @@ func (e *Encrypter) draft(encryptionContext map[string]string) (*draft, error) {
 	}
 	h.FrameLength = header.DefaultFrameLength
 	if e.FrameLength != 0 {
-		if e.FrameLength < 0 || e.FrameLength > header.MaxFrameLength {
-			return nil, fmt.Errorf("frame length %d is not between 1 and %d bytes", e.FrameLength, header.MaxFrameLength)
+		if most := (header.Limits{}).WithDefaults().MaxFrameLength; e.FrameLength < 0 || e.FrameLength > most {
+			return nil, fmt.Errorf("frame length %d is not between 1 and %d bytes", e.FrameLength, most)
 		}
 		h.FrameLength = uint32(e.FrameLength)
 	}
@@ -154,7 +155,7 @@ func (e *Encrypter) draft(encryptionContext map[string]string) (*draft, error) {
 
 // sign makes the message's signing key and adds its pair to the encryption context.
 func (h *draft) sign() error {
-	signer, publicKey, err := header.NewSigner(h.Suite)
+	signer, publicKey, err := signature.NewSigner(h.Suite)
 	if err != nil {
 		return err
 	}

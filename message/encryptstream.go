@@ -8,6 +8,7 @@ import (
 	"piko.sh/pikokms/header"
 	"piko.sh/pikokms/internal/checked"
 	"piko.sh/pikokms/internal/frame"
+	"piko.sh/pikokms/internal/signature"
 )
 
 // EncryptReader is an io.Reader of a message. It is for one goroutine.
@@ -16,15 +17,11 @@ type EncryptReader struct {
 	header *header.Header
 	out    []byte // rest of the header or of the footer, to be read next
 	body   *frame.SealReader
-	signer *header.Signer // nil for an unsigned suite, and once the footer is made
+	signer *signature.Signer // nil for an unsigned suite, and once the footer is made
 }
 
 // Header returns the message's header.
 func (r *EncryptReader) Header() *header.Header { return r.header }
-
-// EncryptedSize returns the exact size in bytes of the whole message if the source has n bytes. The
-// errors are those of the function [EncryptedSize].
-func (r *EncryptReader) EncryptedSize(n int64) (int64, error) { return EncryptedSize(r.header, n) }
 
 // ContentLength returns the exact size in bytes of the whole message, if it is known before the
 // first Read. The source must have a method Len() int, as bytes.Reader does, or be an io.Seeker. If
@@ -38,7 +35,7 @@ func (r *EncryptReader) ContentLength() (n int64, known bool) {
 	if !known {
 		return 0, false
 	}
-	n, err := r.EncryptedSize(plaintext)
+	n, err := EncryptedSize(r.header, plaintext)
 	return n, err == nil
 }
 
@@ -115,7 +112,7 @@ type EncryptWriter struct {
 	dst    destination
 	body   *frame.SealWriter
 	header *header.Header
-	signer *header.Signer // nil for an unsigned suite
+	signer *signature.Signer // nil for an unsigned suite
 
 	err    error // the first failure; errClosed after a successful Close
 	closed bool

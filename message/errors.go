@@ -7,6 +7,7 @@ import (
 
 	"piko.sh/pikokms/header"
 	"piko.sh/pikokms/internal/frame"
+	"piko.sh/pikokms/internal/signature"
 	"piko.sh/pikokms/provider"
 )
 
@@ -47,7 +48,7 @@ func classify(err error) error {
 		return fmt.Errorf("%w: %w: %w", provider.ErrInvalidCiphertext, err, limit)
 	}
 	for _, e := range [...]error{
-		header.ErrNotMessage, header.ErrMalformed, header.ErrUnsupported, header.ErrLimit, header.ErrFooter,
+		header.ErrNotMessage, header.ErrMalformed, header.ErrUnsupported, header.ErrLimit, signature.ErrFooter,
 		frame.ErrTruncated, frame.ErrMalformed,
 	} {
 		if errors.Is(err, e) {

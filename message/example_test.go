@@ -36,7 +36,7 @@ func ExampleEncrypter_NewReader() {
 	if err != nil {
 		panic(err)
 	}
-	size, err := sealed.EncryptedSize(15) // known before a byte is read, for a Content-Length
+	size, err := message.EncryptedSize(sealed.Header(), 15) // known before a byte is read, for a Content-Length
 	if err != nil {
 		panic(err)
 	}

@@ -11,6 +11,7 @@ import (
 	"unicode/utf8"
 
 	"piko.sh/pikokms/header"
+	"piko.sh/pikokms/internal/gcm"
 	"piko.sh/pikokms/provider"
 )
 
@@ -82,7 +83,7 @@ func KeyVersion(k header.EncryptedDataKey) string {
 	case "aws-kms-hierarchy":
 		// The ciphertext has the version's 16 bytes after a salt and an IV, of 16 and 12 bytes
 		// (specification: framework/aws-kms/aws-kms-hierarchical-keyring.md, "Ciphertext").
-		const start, end = 16 + header.IVSize, 16 + header.IVSize + 16
+		const start, end = 16 + gcm.IVSize, 16 + gcm.IVSize + 16
 		if v := k.Ciphertext; len(v) > end {
 			return fmt.Sprintf("%x-%x-%x-%x-%x", v[start:start+4], v[start+4:start+6], v[start+6:start+8], v[start+8:start+10], v[start+10:end])
 		}

@@ -97,12 +97,12 @@ func TestReservedContextKeys(t *testing.T) {
 
 func TestFrameLengths(t *testing.T) {
 	key := &counting{Keyring: newKey(t, 1, "")}
-	for _, length := range []int{-1, header.MaxFrameLength + 1, math.MaxInt} {
+	for _, length := range []int{-1, maxFrameLength + 1, math.MaxInt} {
 		_, err := (&message.Encrypter{Keyring: key, FrameLength: length}).Encrypt(context.Background(), nil, nil)
 		require.ErrorIs(t, err, provider.ErrEncryptionFailed)
 	}
 	require.Zero(t, key.generated.Load())
-	for length, want := range map[int]uint32{0: 65536, 1: 1, header.MaxFrameLength: header.MaxFrameLength} {
+	for length, want := range map[int]uint32{0: 65536, 1: 1, maxFrameLength: maxFrameLength} {
 		r, err := (&message.Encrypter{Keyring: key, FrameLength: length}).NewReader(context.Background(), bytes.NewReader(nil), nil)
 		require.NoError(t, err)
 		require.Equal(t, want, r.Header().FrameLength)

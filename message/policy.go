@@ -3,7 +3,6 @@ package message
 import (
 	"errors"
 	"fmt"
-	"strings"
 
 	"piko.sh/pikokms/header"
 )
@@ -36,18 +35,6 @@ func (p CommitmentPolicy) String() string {
 		return fmt.Sprintf("CommitmentPolicy(%d)", int(p))
 	}
 	return policyNames[p]
-}
-
-// ParseCommitmentPolicy returns the policy of a name. Upper and lower case are equal, and '-' and
-// '_' between words may be left out. The error holds ErrCommitmentPolicy.
-func ParseCommitmentPolicy(text string) (CommitmentPolicy, error) {
-	bare := strings.NewReplacer("-", "", "_", "").Replace(text)
-	for i, name := range policyNames {
-		if strings.EqualFold(bare, name) {
-			return CommitmentPolicy(i), nil
-		}
-	}
-	return 0, fmt.Errorf("%w: unknown policy %q; known are %s", ErrCommitmentPolicy, text, strings.Join(policyNames, ", "))
 }
 
 func (p CommitmentPolicy) allowEncrypt(s header.Suite) error {

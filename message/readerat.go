@@ -9,11 +9,11 @@ import (
 	"piko.sh/pikokms/internal/frame"
 )
 
-// DecryptReaderAt gives random access to a message's plaintext. Read and Seek are for one
-// goroutine, such as http.ServeContent. ReadAt is safe for concurrent use. For a further
-// io.ReadSeeker, make an io.SectionReader of it.
+// DecryptReaderAt gives random access to a message's plaintext, whose size the verified final frame
+// proves. Read and Seek are for one goroutine, such as http.ServeContent. ReadAt is safe for
+// concurrent use. For a further io.ReadSeeker, make another io.SectionReader of it.
 type DecryptReaderAt struct {
-	section *io.SectionReader
+	*io.SectionReader
 	header  *header.Header
 	context map[string]string
 }
@@ -55,17 +55,6 @@ func (r *DecryptReaderAt) Header() *header.Header { return r.header }
 // EncryptionContext returns the message's verified encryption context, including required pairs
 // that it does not store. The caller must not change it.
 func (r *DecryptReaderAt) EncryptionContext() map[string]string { return r.context }
-
-// Size returns the number of bytes of plaintext, which the verified final frame proves.
-func (r *DecryptReaderAt) Size() int64 { return r.section.Size() }
-
-func (r *DecryptReaderAt) ReadAt(p []byte, off int64) (int, error) { return r.section.ReadAt(p, off) }
-
-func (r *DecryptReaderAt) Read(p []byte) (int, error) { return r.section.Read(p) }
-
-func (r *DecryptReaderAt) Seek(offset int64, whence int) (int64, error) {
-	return r.section.Seek(offset, whence)
-}
 
 // classified wraps a body's errors with the sentinels of package provider.
 type classified struct{ body *frame.ReaderAt }

@@ -30,7 +30,7 @@ func TestSizes(t *testing.T) {
 		for n := range 4 * 64 {
 			r, err := e.NewReader(context.Background(), bytes.NewReader(pattern(n)), map[string]string{"tenant": "acme"})
 			require.NoError(t, err)
-			stated, err := r.EncryptedSize(int64(n))
+			stated, err := message.EncryptedSize(r.Header(), int64(n))
 			require.NoError(t, err)
 			sealed, err := readBy(r, 1000)
 			require.NoError(t, err)
@@ -52,7 +52,7 @@ func TestSizes(t *testing.T) {
 func TestSizeErrors(t *testing.T) {
 	r, err := (&message.Encrypter{Keyring: newKey(t, 1, ""), FrameLength: 1}).NewReader(context.Background(), bytes.NewReader(nil), nil)
 	require.NoError(t, err)
-	_, err = r.EncryptedSize(math.MaxUint32 + 1)
+	_, err = message.EncryptedSize(r.Header(), math.MaxUint32+1)
 	require.ErrorIs(t, err, frame.ErrTooLong)
 	for _, n := range []int64{math.MinInt64, -1, 0, int64(r.Header().Size()), int64(r.Header().Size()) + frame.FinalOverhead - 1} {
 		_, err = message.PlaintextSize(r.Header(), n)

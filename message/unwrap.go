@@ -11,15 +11,16 @@ import (
 	"strings"
 
 	"piko.sh/pikokms/header"
+	"piko.sh/pikokms/internal/signature"
 	"piko.sh/pikokms/provider"
 )
 
 // verified is the result of checking a header.
 type verified struct {
 	aead          cipher.AEAD
-	count         func(bytes int)   // counts the data key's use; may be nil
-	all, unstored map[string]string // the encryption context, and those pairs that are not stored
-	verifier      *header.Verifier  // nil for an unsigned suite
+	count         func(bytes int)     // counts the data key's use; may be nil
+	all, unstored map[string]string   // the encryption context, and those pairs that are not stored
+	verifier      *signature.Verifier // nil for an unsigned suite
 }
 
 // verify checks a header: first everything that needs no key service, then its data keys.
@@ -58,7 +59,7 @@ func (d *Decrypter) verify(ctx context.Context, h *header.Header, stated map[str
 	}
 	if h.Suite.Signed() {
 		var err error
-		if v.verifier, err = header.NewVerifier(h.Suite, h.EncryptionContext); err != nil {
+		if v.verifier, err = signature.NewVerifier(h.Suite, h.EncryptionContext); err != nil {
 			return verified{}, classify(err)
 		}
 	}

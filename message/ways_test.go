@@ -16,6 +16,7 @@ import (
 	"go.uber.org/goleak"
 
 	"piko.sh/pikokms/header"
+	"piko.sh/pikokms/internal/gcm"
 	"piko.sh/pikokms/message"
 	"piko.sh/pikokms/provider"
 	"piko.sh/pikokms/provider/local"
@@ -79,6 +80,9 @@ func (c *counting) requireClosed(t *testing.T, want int) {
 	}
 }
 
+// maxFrameLength is the longest frame that is written, and that is read by default.
+const maxFrameLength = 64 << 20
+
 func pattern(n int) []byte {
 	b := make([]byte, n)
 	for i := range b {
@@ -92,9 +96,9 @@ func serialise(t testing.TB, h header.Header) []byte {
 	t.Helper()
 	aead, _, err := header.AES256GCMHKDFSHA512CommitKey.DeriveKeys(make([]byte, 32), make([]byte, 32))
 	require.NoError(t, err)
-	tag := h.Tag
+	tag := bytes.Clone(h.Bytes()[h.Size()-gcm.TagSize:])
 	require.NoError(t, h.Seal(aead, nil))
-	return append(bytes.Clone(h.Bytes()[:h.Size()-len(tag)]), tag[:]...)
+	return append(bytes.Clone(h.Bytes()[:h.Size()-len(tag)]), tag...)
 }
 
 func encrypt(t testing.TB, e *message.Encrypter, plaintext []byte, encryptionContext map[string]string) []byte {
@@ -217,7 +221,7 @@ var decryptWays = map[string]func(ctx context.Context, d *message.Decrypter, src
 		var out bytes.Buffer
 		w := d.NewWriter(ctx, &out, required)
 		size := remaining(src)
-		n, err := w.ReadFrom(src)
+		n, err := w.(io.ReaderFrom).ReadFrom(src)
 		if err != nil {
 			return out.Bytes(), errors.Join(err, shouldFail(w.Close(), err))
 		}

@@ -34,13 +34,13 @@ func withPairs(t *testing.T, k provider.Wrapper, pairs map[string]string, conten
 	require.NoError(t, h.Seal(aead, nil))
 	list, err := header.AppendContext(nil, pairs)
 	require.NoError(t, err)
-	const contextAt = 1 + 2 + 32 // version, suite, message ID
+	const ivSize, tagSize, contextAt = 12, 16, 1 + 2 + 32 // the context follows version, suite and message ID
 	sealed := bytes.Clone(h.Bytes()[:contextAt])
 	sealed = append(binary.BigEndian.AppendUint16(sealed, uint16(len(list))), list...)
-	sealed = append(sealed, h.Bytes()[contextAt+2:h.Size()-header.TagSize]...)
-	sealed = append(sealed, aead.Seal(nil, make([]byte, header.IVSize), nil, sealed)...)
+	sealed = append(sealed, h.Bytes()[contextAt+2:h.Size()-tagSize]...)
+	sealed = append(sealed, aead.Seal(nil, make([]byte, ivSize), nil, sealed)...)
 	const first = 1
-	iv := binary.BigEndian.AppendUint32(make([]byte, header.IVSize-4), first)
+	iv := binary.BigEndian.AppendUint32(make([]byte, ivSize-4), first)
 	bound := append(bytes.Clone(h.MessageID), "AWSKMSEncryptionClient Final Frame"...)
 	bound = binary.BigEndian.AppendUint32(bound, first)
 	bound = binary.BigEndian.AppendUint64(bound, uint64(len(content)))

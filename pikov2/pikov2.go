@@ -71,8 +71,8 @@ type streamHeader struct {
 	Version          int    `json:"version"`
 }
 
-// Reader is an io.Reader of a stream's plaintext. It is for one goroutine.
-type Reader struct {
+// reader is an io.Reader of a stream's plaintext.
+type reader struct {
 	src   checked.Reader
 	aeads []cipher.AEAD // ciphers that may be the stream's; only one after the first chunk
 	iv    [ivSize]byte  // of the next chunk
@@ -82,7 +82,8 @@ type Reader struct {
 	err   error  // the stream's first error, kept
 }
 
-// NewReader decrypts the stream that src holds. It reads the header and asks the keyrings for the
+// NewReader returns the plaintext of the stream that src holds. The reader also implements
+// [io.WriterTo], and is for one goroutine. NewReader reads the header and asks the keyrings for the
 // data key; the first that can unwraps it. It asks only keyrings that implement
 // provider.PikoV2Keyring and have the type that the header names. After that no key service is
 // asked. When ctx ends, reading fails.
@@ -91,8 +92,8 @@ type Reader struct {
 // also holds io.ErrUnexpectedEOF. It holds provider.ErrUntrustedKey if no keyring has the type, or
 // provider.ErrDecryptionFailed if the stream was changed or the key does not fit. Otherwise it is
 // the keyrings' or src's own. Read returns the same errors.
-func NewReader(ctx context.Context, src io.Reader, keyrings []provider.Unwrapper) (*Reader, error) {
-	r := &Reader{src: checked.Reader{Context: ctx, Source: src}, buf: make([]byte, bufferSize)}
+func NewReader(ctx context.Context, src io.Reader, keyrings []provider.Unwrapper) (io.Reader, error) {
+	r := &reader{src: checked.Reader{Context: ctx, Source: src}, buf: make([]byte, bufferSize)}
 	h, err := r.readHeader()
 	if err != nil {
 		return nil, err
@@ -117,7 +118,7 @@ func NewReader(ctx context.Context, src io.Reader, keyrings []provider.Unwrapper
 	return r, nil
 }
 
-func (r *Reader) readHeader() (*streamHeader, error) {
+func (r *reader) readHeader() (*streamHeader, error) {
 	const startSize = 1 + 4
 	n, err := r.fill(startSize)
 	if err != nil && err != io.EOF {
@@ -205,7 +206,7 @@ func newCipher(key *provider.SecureBytes) (aead cipher.AEAD, err error) {
 
 // fill reads n bytes to the start of buf, which grows only as they arrive. At the source's end it
 // returns fewer and io.EOF. So an io.ErrUnexpectedEOF is always the source's own.
-func (r *Reader) fill(n int) (have int, err error) {
+func (r *reader) fill(n int) (have int, err error) {
 	for have < n {
 		if have == len(r.buf) {
 			r.buf = append(make([]byte, 0, min(n, 2*have)), r.buf...)[:min(n, 2*have)]
@@ -220,7 +221,7 @@ func (r *Reader) fill(n int) (have int, err error) {
 }
 
 // chunk reads and opens the next chunk. It returns io.EOF at the end of the input.
-func (r *Reader) chunk() ([]byte, error) {
+func (r *reader) chunk() ([]byte, error) {
 	if r.err != nil {
 		return nil, r.err
 	}
@@ -229,7 +230,7 @@ func (r *Reader) chunk() ([]byte, error) {
 	return plaintext, err
 }
 
-func (r *Reader) open() ([]byte, error) {
+func (r *reader) open() ([]byte, error) {
 	place := func() string { return fmt.Sprintf("chunk %d", r.next) }
 	n, err := r.fill(4)
 	if err == io.EOF && n > 0 {
@@ -268,8 +269,7 @@ func (r *Reader) open() ([]byte, error) {
 	return nil, fmt.Errorf("%w: %s does not open: another key, or changed, moved or missing data", provider.ErrDecryptionFailed, place())
 }
 
-// Read implements io.Reader.
-func (r *Reader) Read(p []byte) (int, error) {
+func (r *reader) Read(p []byte) (int, error) {
 	if len(p) == 0 {
 		return 0, nil
 	}
@@ -284,8 +284,8 @@ func (r *Reader) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// WriteTo implements io.WriterTo. It makes no copy.
-func (r *Reader) WriteTo(w io.Writer) (written int64, err error) {
+// WriteTo makes no copy.
+func (r *reader) WriteTo(w io.Writer) (written int64, err error) {
 	for {
 		if len(r.out) > 0 {
 			n, err := checked.Write(w, r.out)

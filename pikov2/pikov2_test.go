@@ -100,25 +100,25 @@ func vector(t testing.TB, name string) []byte {
 }
 
 // ways are all doors; they return what came out before an error, too.
-var ways = map[string]func(*pikov2.Reader) ([]byte, error){
-	"Read":             func(r *pikov2.Reader) ([]byte, error) { return io.ReadAll(struct{ io.Reader }{r}) },
-	"Read by one byte": func(r *pikov2.Reader) ([]byte, error) { return io.ReadAll(iotest.OneByteReader(r)) },
-	"WriteTo": func(r *pikov2.Reader) ([]byte, error) {
+var ways = map[string]func(io.Reader) ([]byte, error){
+	"Read":             func(r io.Reader) ([]byte, error) { return io.ReadAll(struct{ io.Reader }{r}) },
+	"Read by one byte": func(r io.Reader) ([]byte, error) { return io.ReadAll(iotest.OneByteReader(r)) },
+	"WriteTo": func(r io.Reader) ([]byte, error) {
 		var out bytes.Buffer
-		n, err := r.WriteTo(&out)
+		n, err := io.Copy(&out, r)
 		if int(n) != out.Len() {
 			return nil, fmt.Errorf("WriteTo says %d bytes, it wrote %d", n, out.Len())
 		}
 		return out.Bytes(), err
 	},
-	"Read, then WriteTo": func(r *pikov2.Reader) ([]byte, error) {
+	"Read, then WriteTo": func(r io.Reader) ([]byte, error) {
 		start := make([]byte, 5)
 		n, err := io.ReadFull(r, start)
 		if err != nil && err != io.EOF && err != io.ErrUnexpectedEOF {
 			return start[:n], err
 		}
 		out := bytes.NewBuffer(start[:n])
-		_, err = r.WriteTo(out)
+		_, err = io.Copy(out, r)
 		return out.Bytes(), err
 	},
 }
@@ -433,7 +433,7 @@ func TestConstantMemory(t *testing.T) {
 	runtime.ReadMemStats(&before)
 	r, err := pikov2.NewReader(t.Context(), bytes.NewReader(stored), []provider.Unwrapper{p})
 	require.NoError(t, err)
-	_, err = r.WriteTo(&out)
+	_, err = io.Copy(&out, r)
 	runtime.ReadMemStats(&after)
 	require.NoError(t, err)
 	require.EqualValues(t, 32<<20, out.n)
@@ -551,7 +551,7 @@ func TestDestinationFails(t *testing.T) {
 			r, err := pikov2.NewReader(t.Context(), bytes.NewReader(vector(t, "local-chunks-of-16.bin")), []provider.Unwrapper{p})
 			require.NoError(t, err)
 			var out bytes.Buffer
-			written, err := r.WriteTo(&taking{&out, n, e})
+			written, err := io.Copy(&taking{&out, n, e}, r)
 			require.Equal(t, want, err)
 			require.EqualValues(t, n, written)
 			rest, err := io.ReadAll(r)

@@ -14,8 +14,8 @@ import (
 	"runtime"
 	"sync"
 
-	"piko.sh/pikokms/header"
 	"piko.sh/pikokms/internal/checked"
+	"piko.sh/pikokms/internal/gcm"
 	"piko.sh/pikokms/internal/secret"
 	"piko.sh/pikokms/provider"
 )
@@ -112,7 +112,7 @@ func (o *opener) open(ctx context.Context, h *Header, body io.Reader, keyrings [
 	if err := h.checkStated(stated); err != nil {
 		return nil, err
 	}
-	if h.Authenticates() && h.size < header.TagSize || !h.Authenticates() && (h.size <= 0 || h.size%aes.BlockSize != 0) {
+	if h.Authenticates() && h.size < gcm.TagSize || !h.Authenticates() && (h.size <= 0 || h.size%aes.BlockSize != 0) {
 		return nil, malformed("no object of it has %d bytes", h.size)
 	}
 	if err := o.memory.take(ctx, h.size); err != nil {

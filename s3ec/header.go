@@ -26,8 +26,8 @@ import (
 	"strings"
 	"unicode/utf8"
 
-	"piko.sh/pikokms/header"
 	"piko.sh/pikokms/internal/checked"
+	"piko.sh/pikokms/internal/gcm"
 	"piko.sh/pikokms/provider"
 )
 
@@ -103,10 +103,10 @@ func (h *Header) Authenticates() bool { return h.Content != contentCBC }
 
 // PlaintextSize returns the size of the plaintext in bytes, or -1 if it can't be known.
 func (h *Header) PlaintextSize() int64 {
-	if !h.Authenticates() || h.size < header.TagSize {
+	if !h.Authenticates() || h.size < gcm.TagSize {
 		return -1
 	}
-	return h.size - header.TagSize
+	return h.size - gcm.TagSize
 }
 
 // isMetadata reports whether user metadata are those of an object of the client. An object that has
@@ -319,7 +319,7 @@ func (h *Header) parseV2(found map[string]string) (err error) {
 		return err
 	}
 	h.Content, h.Wrapping = found[contentV2], found[wrapV2]
-	ivSize := header.IVSize
+	ivSize := gcm.IVSize
 	switch h.Content {
 	case contentGCM:
 		if found[tagLength] != "128" {

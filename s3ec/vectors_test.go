@@ -163,8 +163,8 @@ func read(c s3ec.Config, v *vector, keyrings []provider.Unwrapper, stated map[st
 	return plain, h, err
 }
 
-// errNone means that what was changed is an object that the client did not write, which a host reads
-// as any other.
+// errNone means that what was changed looks as if the client had not written it. A host reads it as
+// any other object.
 var errNone = errors.New("it is no object of the client")
 
 func TestVectors(t *testing.T) {

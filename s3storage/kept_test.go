@@ -444,6 +444,32 @@ func TestCopiesKeepWhatIsNotTheBucketsOwn(t *testing.T) {
 	}
 }
 
+// TestCopiesFromAnotherService copies an object that is not in S3, of which only headers are known.
+func TestCopiesFromAnotherService(t *testing.T) {
+	b := newBucketInMemory()
+	storage := s3storage.New(b.serve(t), "bucket")
+	b.lie = func(_ http.ResponseWriter, r *http.Request) bool {
+		require.False(t, r.URL.Query().Has("tagging"), "there are no tags to ask for")
+		return false
+	}
+	like := func(metadata map[string]string) *s3storage.Version {
+		return &s3storage.Version{GetObjectOutput: &s3.GetObjectOutput{
+			ContentType: aws.String("text/plain"), ContentLanguage: aws.String("cy"), Metadata: metadata,
+		}}
+	}
+	require.NoError(t, storage.PutLike(t.Context(), "a", like(map[string]string{"color": "blue"}), strings.NewReader("x")))
+	require.NoError(t, storage.PutNew(t.Context(), "b", like(nil), strings.NewReader("x")))
+	for key, color := range map[string]string{"a": "blue", "b": ""} {
+		require.Equal(t, "text/plain", b.headers[key].Get("Content-Type"))
+		require.Equal(t, "cy", b.headers[key].Get("Content-Language"))
+		require.Equal(t, color, b.headers[key].Get("X-Amz-Meta-Color"))
+	}
+	clients := like(map[string]string{"x-amz-key-v2": "a2V5", "x-amz-iv": "aXY="})
+	require.ErrorIs(t, storage.PutLike(t.Context(), "c", clients, strings.NewReader("x")), s3ec.ErrS3EncryptionClient)
+	require.ErrorIs(t, storage.Replace(t.Context(), like(nil), strings.NewReader("x")), s3storage.ErrNoConditions)
+	require.Len(t, b.objects, 2)
+}
+
 // TestOneRefusedQuestionIsNoAnswerForAll has a service that takes one key's question for tags
 // amiss. The tags of the others are still asked for, and that object is left as it is.
 func TestOneRefusedQuestionIsNoAnswerForAll(t *testing.T) {

@@ -99,7 +99,7 @@ func (s *Storage) putLike(ctx context.Context, doing, key string, like *Version,
 // what was made of it.
 func refuseClients(v *Version, content io.Reader) bool {
 	_, moved := content.(*s3ec.Moved)
-	return !moved && (v.S3EncryptionClient() || v.GetObjectOutput != nil && isClients(v.Metadata))
+	return !moved && (v.S3EncryptionClient() || v.GetObjectOutput != nil && isClientMetadata(v.Metadata))
 }
 
 // Replace puts content in the place of a version that OpenVersion opened, if that is still the
@@ -118,8 +118,8 @@ func refuseClients(v *Version, content io.Reader) bool {
 //
 // If something can't be kept or seen, the error holds ErrNotKept, unless WithAllowedLosses names
 // it. NotKept returns that beforehand. The version's ID and time are never kept. The error holds
-// s3ec.ErrS3EncryptionClient if that client wrote the object, unless content is an s3ec.Moved. Then the
-// client's metadata go, and its instruction file once the new object was read back.
+// s3ec.ErrS3EncryptionClient if that client wrote the object, unless content is an s3ec.Moved. Then
+// the client's metadata go, and its instruction file once the new object was read back.
 func (s *Storage) Replace(ctx context.Context, v *Version, content io.Reader) error {
 	if err := s.replace(ctx, v, content); err != nil {
 		return s.named("replace", v.Key, err)

@@ -43,12 +43,12 @@ type client struct {
 // wrote it, in any of its three formats, or that it is an instruction file. If an object is smaller
 // than one of the client can be, and has the name of an instruction file, its content is looked at.
 func (c *client) S3EncryptionClient() bool {
-	return c != nil && (c.isInstruction || isClients(c.metadata))
+	return c != nil && (c.isInstruction || isClientMetadata(c.metadata))
 }
 
-// isClients reports whether metadata are those of an object of the S3 Encryption Client, or of an
+// isClientMetadata reports whether metadata are those of an object of the S3 Encryption Client, or of an
 // instruction file.
-func isClients(metadata map[string]string) bool {
+func isClientMetadata(metadata map[string]string) bool {
 	none := func(string) (io.ReadCloser, error) { return nil, fs.ErrNotExist }
 	h, err := s3ec.Find(metadata, false, "", s3ec.InstructionSuffix, 0, none)
 	return h != nil || err != nil // it is one, or one that is malformed
@@ -101,8 +101,8 @@ func (v *Version) lookForInstruction(ctx context.Context) error {
 	return nil
 }
 
-// maxInstruction is how large an object may be in bytes to be looked at. Package s3ec refuses larger
-// instruction files.
+// maxInstruction is the size in bytes up to which an object is looked at. Package s3ec refuses
+// larger instruction files.
 const maxInstruction = 64 << 10
 
 func (s *Storage) mayBeInstruction(key string, size int64) bool {

@@ -12,25 +12,25 @@ import (
 	smithyhttp "github.com/aws/smithy-go/transport/http"
 )
 
-// Version is one version of an object, as S3 answered a GET of it. The caller closes the Body, which
-// is read from its beginning to its end. ContentLength is stated. A Version is for one goroutine.
+// Version is one version of an object: S3's answer to a GET of it. Its Body is the content, which
+// the caller closes, and its ContentLength is never nil. A Version is for one goroutine.
 type Version struct {
 	*s3.GetObjectOutput
 	Key string
 
 	*client
-	original *original // of one that OpenVersion returned; otherwise nil
+	original *original // nil if it is none of OpenVersion
 }
 
-// original is what a copy or a replacement has something in common with.
+// original is the object that a copy or a replacement is made of.
 type original struct {
-	storage *Storage // where it is; nil if it is not in S3
+	storage *Storage // nil if it is not in S3
 	key, id string
 	found   found
-	kept    *kept // what a replacement keeps; nil if it was not asked yet
+	kept    *kept // what a replacement keeps; nil if S3 was not asked yet
 }
 
-// originalIn returns what a version is, which is in storage s unless OpenVersion returned it.
+// originalIn returns the original that v is. If v is none of OpenVersion, it is in s.
 func (v *Version) originalIn(s *Storage) *original {
 	if v.original != nil {
 		return v.original

@@ -10,7 +10,7 @@ import (
 
 	"piko.sh/pikokms/header"
 	"piko.sh/pikokms/internal/envelope"
-	"piko.sh/pikokms/message"
+	"piko.sh/pikokms/internal/text"
 	"piko.sh/pikokms/provider"
 )
 
@@ -44,7 +44,7 @@ func (s *guarded) EncryptBatch(ctx context.Context, plaintexts []string, encrypt
 	if len(plaintexts) == 0 {
 		return nil, nil
 	}
-	pairs, err := message.TextContext(encryptionContext)
+	pairs, err := text.Context(encryptionContext)
 	if err == nil {
 		err = header.CheckContext(pairs)
 	}
@@ -62,7 +62,7 @@ func (s *guarded) EncryptBatch(ctx context.Context, plaintexts []string, encrypt
 		return nil, err
 	}
 	return each(plaintexts, 1, func(plaintext string) (string, error) {
-		ciphertext, err := message.EncryptText(ctx, keyring, plaintext, encryptionContext)
+		ciphertext, err := text.Encrypt(ctx, keyring, plaintext, encryptionContext)
 		if err != nil {
 			return "", err
 		}
@@ -82,8 +82,8 @@ func (s *guarded) batchKeyring() (keyring provider.Keyring, done func()) {
 func (s *guarded) DecryptBatch(ctx context.Context, texts []string, encryptionContext map[string]string, concurrency int) ([]string, error) {
 	keyring, done := s.batchKeyring()
 	defer done()
-	return each(texts, concurrency, func(text string) (string, error) {
-		e, err := envelope.Parse(text)
+	return each(texts, concurrency, func(item string) (string, error) {
+		e, err := envelope.Parse(item)
 		if err != nil {
 			return "", err
 		}
@@ -95,7 +95,7 @@ func (s *guarded) DecryptBatch(ctx context.Context, texts []string, encryptionCo
 			return "", fmt.Errorf("%w: the ciphertext is not base64: %w", provider.ErrInvalidCiphertext, err)
 		}
 		if header.Sniff(ciphertext) {
-			return message.DecryptText(ctx, keyring, ciphertext, encryptionContext)
+			return text.Decrypt(ctx, keyring, ciphertext, encryptionContext)
 		}
 		return envelope.Open(ctx, s, e.Ciphertext, encryptionContext)
 	})

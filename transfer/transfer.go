@@ -1,7 +1,7 @@
 // Package transfer helps implementations of [pikokms.Storage] to move objects to and from a service
-// that can fail half-way: an upload whose content fails must store nothing, a request whose answer
-// was lost may have been carried out, and a download that broke must not be read on. It also opens
-// objects for random access by requests for ranges.
+// that can fail half-way. An upload whose content fails must store nothing: [Upload]. A request
+// whose answer was lost may have been carried out: [Remember]. A download that broke must not be
+// read on: [NewReader]. A [RangeObject] is open for random access by requests for ranges.
 //
 // [pikokms.Storage]: https://pkg.go.dev/piko.sh/pikokms#Storage
 package transfer

@@ -27,6 +27,7 @@ import (
 	"piko.sh/pikokms/header"
 	"piko.sh/pikokms/internal/adversary"
 	"piko.sh/pikokms/internal/frame"
+	"piko.sh/pikokms/internal/gcm"
 	"piko.sh/pikokms/internal/race"
 	"piko.sh/pikokms/kmstest"
 	"piko.sh/pikokms/message"
@@ -46,7 +47,7 @@ func seal(t testing.TB, dataKey, serialised, keys []byte, frameLength uint32, pl
 	head = append(binary.BigEndian.AppendUint16(head, uint16(len(serialised))), serialised...)
 	head = append(append(head, keys...), 2)
 	head = append(binary.BigEndian.AppendUint32(head, frameLength), commitment...)
-	head = aead.Seal(head, make([]byte, header.IVSize), nil, head)
+	head = aead.Seal(head, make([]byte, gcm.IVSize), nil, head)
 	body, err := io.ReadAll(frame.NewSealReader(bytes.NewReader(plaintext), frame.Config{AEAD: aead, MessageID: id, Length: 64}))
 	require.NoError(t, err)
 	return append(head, body...)

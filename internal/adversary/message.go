@@ -12,6 +12,7 @@ import (
 
 	"piko.sh/pikokms/header"
 	"piko.sh/pikokms/internal/frame"
+	"piko.sh/pikokms/internal/gcm"
 )
 
 // Message is a sealed message in its parts.
@@ -46,7 +47,7 @@ func Split(sealed, plaintext []byte) (*Message, error) {
 	end := len(sealed)
 	if h.ContentType == header.Unframed {
 		end = min(end, size+frame.UnframedOverhead+len(plaintext))
-		m.fields = append(m.fields, field{size + header.IVSize, 8})
+		m.fields = append(m.fields, field{size + gcm.IVSize, 8})
 		m.Frames, at = [][]byte{sealed[size:end:end]}, end
 	}
 	for at < end {
@@ -104,11 +105,11 @@ func (m *Message) walkHeader(h *header.Header) {
 		at += 2 + number(at, 2)
 	}
 	m.spans["encrypted data keys"] = span{contextEnd, at}
-	rest := len(m.Head) - header.TagSize
+	rest := len(m.Head) - gcm.TagSize
 	if h.Version() == 1 {
 		number(at+1+4, 1)
 		number(at+1+4+1, 4)
-		rest -= header.IVSize
+		rest -= gcm.IVSize
 	} else {
 		number(at+1, 4)
 		m.spans["commitment"] = span{at + 5, rest}

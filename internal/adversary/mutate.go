@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"piko.sh/pikokms/header"
+	"piko.sh/pikokms/internal/gcm"
 )
 
 // Kind is a way to change a message. Change returns nil for a message that can't be changed so.
@@ -102,9 +103,9 @@ var Kinds = []Kind{
 		}
 		i := r.IntN(len(m.Frames) - 1)
 		f := m.Frames[i]
-		final := append([]byte{0xff, 0xff, 0xff, 0xff}, f[:4+header.IVSize]...)
-		final = binary.BigEndian.AppendUint32(final, uint32(len(f)-4-header.IVSize-header.TagSize))
-		return m.with(append(slices.Clone(m.Frames[:i]), append(final, f[4+header.IVSize:]...)), m.Footer)
+		final := append([]byte{0xff, 0xff, 0xff, 0xff}, f[:4+gcm.IVSize]...)
+		final = binary.BigEndian.AppendUint32(final, uint32(len(f)-4-gcm.IVSize-gcm.TagSize))
+		return m.with(append(slices.Clone(m.Frames[:i]), append(final, f[4+gcm.IVSize:]...)), m.Footer)
 	}},
 	{"a number changed", func(r *rand.Rand, m, _ *Message) []byte {
 		b := bytes.Clone(m.Sealed)

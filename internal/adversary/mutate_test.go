@@ -162,7 +162,7 @@ var doors = []struct {
 	{"ReadFrom", func(ctx context.Context, d *message.Decrypter, sealed []byte, piece int) ([]byte, error) {
 		var out bytes.Buffer
 		w := d.NewWriter(ctx, &out, nil)
-		if _, err := w.ReadFrom(&adversary.Source{Rest: sealed, Piece: piece, Ending: adversary.Ending{Err: io.EOF}}); err != nil {
+		if _, err := w.(io.ReaderFrom).ReadFrom(&adversary.Source{Rest: sealed, Piece: piece, Ending: adversary.Ending{Err: io.EOF}}); err != nil {
 			_ = w.Close() // returns the same error
 			return out.Bytes(), err
 		}

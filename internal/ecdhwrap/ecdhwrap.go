@@ -20,6 +20,7 @@ import (
 	"fmt"
 
 	"piko.sh/pikokms/header"
+	"piko.sh/pikokms/internal/gcm"
 	"piko.sh/pikokms/internal/secret"
 	"piko.sh/pikokms/provider"
 )
@@ -174,7 +175,7 @@ func (p Parties) Wrap(shared, plain []byte, encryptionContext map[string]string)
 	if err != nil {
 		return nil, err
 	}
-	ciphertext = make([]byte, saltSize, saltSize+commitmentSize+len(plain)+header.TagSize)
+	ciphertext = make([]byte, saltSize, saltSize+commitmentSize+len(plain)+gcm.TagSize)
 	_, _ = rand.Read(ciphertext) // never fails
 	secret.Do(func() {
 		var k keys
@@ -183,7 +184,7 @@ func (p Parties) Wrap(shared, plain []byte, encryptionContext map[string]string)
 		ciphertext = append(ciphertext, k.commitment()...)
 		var aead cipher.AEAD
 		if aead, err = k.cipher(); err == nil {
-			ciphertext = aead.Seal(ciphertext, make([]byte, header.IVSize), plain, fixed)
+			ciphertext = aead.Seal(ciphertext, make([]byte, gcm.IVSize), plain, fixed)
 		}
 	})
 	return ciphertext, err
@@ -192,7 +193,7 @@ func (p Parties) Wrap(shared, plain []byte, encryptionContext map[string]string)
 // Unwrap unwraps a data key of size bytes. The caller clears the result. The error holds
 // provider.ErrDecryptionFailed.
 func (p Parties) Unwrap(shared, ciphertext []byte, size int, encryptionContext map[string]string) (plain []byte, err error) {
-	if want := saltSize + commitmentSize + size + header.TagSize; size < 0 || len(ciphertext) != want {
+	if want := saltSize + commitmentSize + size + gcm.TagSize; size < 0 || len(ciphertext) != want {
 		return nil, fmt.Errorf("%w: the wrapped data key has %d bytes, with a data key of %d bytes it has %d", provider.ErrDecryptionFailed, len(ciphertext), size, want)
 	}
 	fixed, err := p.fixedInfo(encryptionContext)
@@ -212,7 +213,7 @@ func (p Parties) Unwrap(shared, ciphertext []byte, size int, encryptionContext m
 		if aead, err = k.cipher(); err != nil {
 			return
 		}
-		if plain, err = aead.Open(nil, make([]byte, header.IVSize), rest[commitmentSize:], fixed); err != nil {
+		if plain, err = aead.Open(nil, make([]byte, gcm.IVSize), rest[commitmentSize:], fixed); err != nil {
 			err = errUnwrap
 		}
 	})

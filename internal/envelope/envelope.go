@@ -17,6 +17,7 @@ import (
 	"fmt"
 
 	"piko.sh/pikokms/header"
+	"piko.sh/pikokms/internal/gcm"
 	"piko.sh/pikokms/provider"
 )
 
@@ -198,7 +199,7 @@ func decryptPikoV2(ctx context.Context, p provider.EncryptionProvider, e *Envelo
 	if !ok {
 		return "", fmt.Errorf("%w: this provider reads no strings from before pikokms", provider.ErrInvalidProvider)
 	}
-	if len(sealed) < header.IVSize+header.TagSize {
+	if len(sealed) < gcm.IVSize+gcm.TagSize {
 		return "", fmt.Errorf("%w: the ciphertext has %d bytes, less than an IV and a tag", provider.ErrInvalidCiphertext, len(sealed))
 	}
 	key, err := keyring.UnwrapPikoV2(ctx, e.EncryptedDataKey)
@@ -215,7 +216,7 @@ func decryptPikoV2(ctx context.Context, p provider.EncryptionProvider, e *Envelo
 		if err != nil {
 			return err
 		}
-		b, err := aead.Open(nil, sealed[:header.IVSize], sealed[header.IVSize:], nil)
+		b, err := aead.Open(nil, sealed[:gcm.IVSize], sealed[gcm.IVSize:], nil)
 		if err != nil {
 			return fmt.Errorf("%w: the string does not open: another key, or changed data", provider.ErrDecryptionFailed)
 		}

@@ -7,14 +7,15 @@ import (
 	"fmt"
 
 	"piko.sh/pikokms/header"
+	"piko.sh/pikokms/internal/text"
 	"piko.sh/pikokms/message"
 	"piko.sh/pikokms/provider"
 )
 
 // Seal encrypts a string under a provider's key, with one call of its key service. If the provider
 // is a provider.DirectEncrypter that takes a value of this size, the ciphertext is the key
-// service's own. Otherwise it is a message under a data key, which has the encryption context of
-// message.TextContext. An empty string is always a message.
+// service's own. Otherwise it is a message under a data key, whose encryption context also has
+// the pair provider.PairUse, which marks it as a string. An empty string is always a message.
 //
 // The error holds header.ErrInvalidContext for a reserved pair, or is the provider's.
 func Seal(ctx context.Context, p provider.EncryptionProvider, plaintext string, encryptionContext map[string]string) (*Envelope, error) {
@@ -40,7 +41,7 @@ func seal(ctx context.Context, p provider.EncryptionProvider, plaintext string, 
 			return envelopeOf(p, keyID, ciphertext), nil
 		}
 	}
-	ciphertext, err := message.EncryptText(ctx, p, plaintext, encryptionContext)
+	ciphertext, err := text.Encrypt(ctx, p, plaintext, encryptionContext)
 	if err != nil {
 		return nil, err
 	}
@@ -69,7 +70,7 @@ func Open(ctx context.Context, p provider.EncryptionProvider, ciphertext string,
 func open(ctx context.Context, p provider.EncryptionProvider, ciphertext []byte, encryptionContext map[string]string) (string, error) {
 	d, ok := p.(provider.DirectEncrypter)
 	if !ok || header.Sniff(ciphertext) {
-		return message.DecryptText(ctx, p, ciphertext, encryptionContext)
+		return text.Decrypt(ctx, p, ciphertext, encryptionContext)
 	}
 	if err := provider.CheckStated(encryptionContext); err != nil {
 		return "", fmt.Errorf("%w: %w", provider.ErrContextMismatch, err)

@@ -25,6 +25,7 @@ import (
 	"os"
 
 	"piko.sh/pikokms/header"
+	"piko.sh/pikokms/internal/gcm"
 	"piko.sh/pikokms/message"
 	"piko.sh/pikokms/provider"
 	"piko.sh/pikokms/provider/local"
@@ -125,7 +126,7 @@ func ofMessages() ([]comparison, error) {
 		b[at] ^= 0x40
 		return b
 	}
-	commitmentAt := size - header.TagSize - 32
+	commitmentAt := size - gcm.TagSize - 32
 	wrappedAt := bytes.Index(sealed, h.EncryptedDataKeys[0].Ciphertext)
 	contextAt := bytes.Index(sealed, []byte("acme"))
 	d := &message.Decrypter{Keyrings: []provider.Unwrapper{key}}
@@ -138,7 +139,7 @@ func ofMessages() ([]comparison, error) {
 		pair("key commitment: wrong in its first byte, or in its last", with(commitmentAt), with(commitmentAt+31)),
 		pair("wrapped data key: wrong in its first byte, or in its tag's last", with(wrappedAt), with(wrappedAt+47)),
 		pair("wrapped data key: wrong itself, or the encryption context is", with(wrappedAt), with(contextAt)),
-		pair("header tag: wrong in its first byte, or in its last", with(size-header.TagSize), with(size-1)),
+		pair("header tag: wrong in its first byte, or in its last", with(size-gcm.TagSize), with(size-1)),
 		unwraps,
 	}, nil
 }

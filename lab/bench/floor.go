@@ -7,7 +7,6 @@ import (
 	"crypto/hkdf"
 	"crypto/sha512"
 
-	"piko.sh/pikokms/header"
 	"piko.sh/pikokms/message"
 	"piko.sh/pikokms/provider"
 )
@@ -32,11 +31,11 @@ func newFloor(key []byte, keyring provider.Keyring) (*floor, error) {
 	}
 	f := &floor{
 		dataKey: key, messageID: make([]byte, 32),
-		headerIV: make([]byte, header.IVSize), frameIV: make([]byte, header.IVSize),
-		headerAdditional: make([]byte, typical.Header().Size()-header.TagSize), frameAdditional: make([]byte, frameAdditional),
-		room: make([]byte, mostOneFrame+2*header.TagSize),
+		headerIV: make([]byte, ivSize), frameIV: make([]byte, ivSize),
+		headerAdditional: make([]byte, typical.Header().Size()-tagSize), frameAdditional: make([]byte, frameAdditional),
+		room: make([]byte, mostOneFrame+2*tagSize),
 	}
-	f.frameIV[header.IVSize-1] = 1
+	f.frameIV[ivSize-1] = 1
 	return f, nil
 }
 
@@ -76,7 +75,7 @@ func (f *floor) decrypt(w *workspace) error {
 	if err != nil {
 		return err
 	}
-	tag, frame := w.in[:header.TagSize], w.in[header.TagSize:]
+	tag, frame := w.in[:tagSize], w.in[tagSize:]
 	if _, err := aead.Open(nil, f.headerIV, tag, f.headerAdditional); err != nil {
 		return err
 	}

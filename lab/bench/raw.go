@@ -7,13 +7,14 @@ import (
 	"io"
 	"slices"
 	"time"
-
-	"piko.sh/pikokms/header"
 )
 
 const (
+	ivSize  = 12 // of AES-GCM, in bytes
+	tagSize = 16
+
 	rawBlock       = 64 << 10
-	rawSealedBlock = rawBlock + header.TagSize
+	rawSealedBlock = rawBlock + tagSize
 	inPlaceAtOnce  = 1 << 20 // bytes of small objects that are timed together
 )
 
@@ -38,7 +39,7 @@ func newRaw(key []byte) (*raw, error) {
 		return nil, err
 	}
 	return &raw{
-		aead: aead, nonce: make([]byte, header.IVSize), additional: make([]byte, frameAdditional), block: make([]byte, rawSealedBlock),
+		aead: aead, nonce: make([]byte, ivSize), additional: make([]byte, frameAdditional), block: make([]byte, rawSealedBlock),
 	}, nil
 }
 
@@ -62,7 +63,7 @@ func (r *raw) decrypt(w *workspace, times int) (time.Duration, error) {
 		for _, object := range objects {
 			for block := range slices.Chunk(object, rawSealedBlock) {
 				if err == nil {
-					_, err = w.out.Write(block[:len(block)-header.TagSize])
+					_, err = w.out.Write(block[:len(block)-tagSize])
 				}
 			}
 		}
@@ -74,7 +75,7 @@ func (r *raw) decrypt(w *workspace, times int) (time.Duration, error) {
 // pass until it has passed as many as times says. It uses the memory of the stored bytes, which raw
 // has no other use for.
 func (r *raw) lay(w *workspace, times int, pass func(objects [][]byte) (time.Duration, error)) (time.Duration, error) {
-	sealedSize := len(w.plaintext) + (len(w.plaintext)+rawBlock-1)/rawBlock*header.TagSize
+	sealedSize := len(w.plaintext) + (len(w.plaintext)+rawBlock-1)/rawBlock*tagSize
 	room := w.stored[:max(1, inPlaceAtOnce/sealedSize)*sealedSize]
 	r.objects = slices.AppendSeq(r.objects[:0], slices.Chunk(room, sealedSize))
 	var elapsed time.Duration
@@ -83,7 +84,7 @@ func (r *raw) lay(w *workspace, times int, pass func(objects [][]byte) (time.Dur
 		for _, object := range now {
 			rest := w.plaintext
 			for block := range slices.Chunk(object, rawSealedBlock) {
-				rest = rest[copy(block[:len(block)-header.TagSize], rest):]
+				rest = rest[copy(block[:len(block)-tagSize], rest):]
 			}
 		}
 		took, err := pass(now)
@@ -106,7 +107,7 @@ func (r *raw) seal(objects [][]byte, inPlace bool) {
 			if inPlace {
 				dst = block[:0]
 			}
-			r.aead.Seal(dst, r.nonce, block[:len(block)-header.TagSize], r.additional)
+			r.aead.Seal(dst, r.nonce, block[:len(block)-tagSize], r.additional)
 		}
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net"
+	"net/http"
 	"strings"
 	"sync"
 	"testing"
@@ -87,7 +88,10 @@ func TestConcurrentFirstUsesShareOneCheck(t *testing.T) {
 	key := server.CreateKey(kmstest.Key{Alias: "alias/store"})
 	p := later(t, server, "alias/store")
 	release := make(chan struct{})
-	server.Inject(kmstest.Fault{Operation: "DescribeKey", Do: kmstest.Run(func(kmstest.Request) { <-release })})
+	server.Inject(kmstest.Fault{Operation: "DescribeKey", Do: func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+		<-release
+		next.ServeHTTP(w, r)
+	}})
 	const callers = 20
 	var wg sync.WaitGroup
 	for range callers {

@@ -13,6 +13,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore/to"
 	"github.com/Azure/azure-sdk-for-go/sdk/security/keyvault/azkeys"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
@@ -21,6 +23,7 @@ import (
 	"piko.sh/pikokms/internal/adversary"
 	"piko.sh/pikokms/internal/exported"
 	"piko.sh/pikokms/internal/race"
+	"piko.sh/pikokms/kmstest"
 	"piko.sh/pikokms/message"
 	"piko.sh/pikokms/provider"
 	"piko.sh/pikokms/provider/azurekeyvault"
@@ -37,12 +40,19 @@ func config(server *azurekeyvaulttest.Server, key string) azurekeyvault.Config {
 	return azurekeyvault.Config{Vault: azurekeyvaulttest.Vault, Key: key, Endpoint: server.URL}
 }
 
-// secure is the configuration of a key of the test's vault, which asks for a token.
-func secure(server *azurekeyvaulttest.Server, key string) azurekeyvault.Config {
-	return azurekeyvault.Config{
-		Vault: azurekeyvaulttest.Vault, Key: key, Endpoint: server.SecureURL,
-		Credential: server.Credential, Transport: server.Transport,
-	}
+// newClient returns Azure's client of the test's vault, without a network.
+func newClient(t testing.TB, server *azurekeyvaulttest.Server) *azkeys.Client {
+	t.Helper()
+	client, err := azkeys.NewClient("http://vault.test", nil, &azkeys.ClientOptions{ClientOptions: azcore.ClientOptions{Transport: inProcess{server}}})
+	require.NoError(t, err)
+	return client
+}
+
+// setAttributes sets attributes of a version of a key.
+func setAttributes(t testing.TB, server *azurekeyvaulttest.Server, name, version string, a azkeys.KeyAttributes) {
+	t.Helper()
+	_, err := newClient(t, server).UpdateKey(t.Context(), name, version, azkeys.UpdateKeyParameters{KeyAttributes: &a}, nil)
+	require.NoError(t, err)
 }
 
 func open(t testing.TB, c azurekeyvault.Config) provider.Provider {
@@ -62,7 +72,7 @@ func TestConformance(t *testing.T) {
 			server := azurekeyvaulttest.NewServer(t)
 			one, two := server.CreateKey(kind), server.CreateKey(kind)
 			opener := func(key string) func(t *testing.T) provider.EncryptionProvider {
-				return func(t *testing.T) provider.EncryptionProvider { return open(t, secure(server, key)) }
+				return func(t *testing.T) provider.EncryptionProvider { return open(t, guard(t, server).config(key)) }
 			}
 			providertest.Run(t, opener(one), opener(two))
 		})
@@ -222,7 +232,7 @@ func TestVersions(t *testing.T) {
 				}
 			}
 
-			server.SetAttributes(name, first, azurekeyvaulttest.Attributes{Disabled: true})
+			setAttributes(t, server, name, first, azkeys.KeyAttributes{Enabled: to.Ptr(false)})
 			err := unseal(t, renewed, old)
 			require.ErrorIs(t, err, provider.ErrKeyDisabled)
 			require.ErrorContains(t, err, "enable it")
@@ -243,19 +253,19 @@ func TestAttributes(t *testing.T) {
 	past, future := time.Now().Add(-time.Hour), time.Now().Add(time.Hour)
 	for _, kind := range kinds {
 		for text, c := range map[string]struct {
-			azurekeyvaulttest.Attributes
-			decrypts bool
+			attributes azkeys.KeyAttributes
+			decrypts   bool
 		}{
-			"disabled":         {azurekeyvaulttest.Attributes{Disabled: true}, false},
-			"expired at":       {azurekeyvaulttest.Attributes{Expires: past}, true},
-			"not valid before": {azurekeyvaulttest.Attributes{NotBefore: future}, true},
+			"disabled":         {azkeys.KeyAttributes{Enabled: to.Ptr(false)}, false},
+			"expired at":       {azkeys.KeyAttributes{Expires: &past}, true},
+			"not valid before": {azkeys.KeyAttributes{NotBefore: &future}, true},
 		} {
 			t.Run(kind.Type+" "+text, func(t *testing.T) {
 				server := azurekeyvaulttest.NewServer(t)
 				name := server.CreateKey(kind)
 				p := open(t, config(server, name))
 				sealed := seal(t, p, nil)
-				server.SetAttributes(name, server.Versions(name)[0], c.Attributes)
+				setAttributes(t, server, name, server.Versions(name)[0], c.attributes)
 				_, err := azurekeyvault.NewProvider(t.Context(), config(server, name))
 				require.ErrorIs(t, err, provider.ErrKeyDisabled)
 				require.ErrorContains(t, err, text)
@@ -277,7 +287,7 @@ func TestAttributes(t *testing.T) {
 					_, err = p.GenerateDataKey(t.Context(), nil)
 					require.ErrorIs(t, err, provider.ErrKeyDisabled)
 				}
-				server.SetAttributes(name, server.Versions(name)[0], azurekeyvaulttest.Attributes{NotBefore: past, Expires: future})
+				setAttributes(t, server, name, server.Versions(name)[0], azkeys.KeyAttributes{Enabled: to.Ptr(true), NotBefore: &past, Expires: &future})
 				require.NoError(t, unseal(t, open(t, config(server, name)), sealed))
 			})
 		}
@@ -292,7 +302,9 @@ func TestDeletedKeys(t *testing.T) {
 			name := server.CreateKey(kind)
 			p := open(t, config(server, name))
 			sealed := seal(t, p, nil)
-			server.Delete(name)
+			client := newClient(t, server)
+			_, err := client.DeleteKey(t.Context(), name, nil)
+			require.NoError(t, err)
 			check := func(sentinel error, text string) {
 				t.Helper()
 				_, opened := azurekeyvault.NewProvider(t.Context(), config(server, name))
@@ -303,12 +315,16 @@ func TestDeletedKeys(t *testing.T) {
 				}
 			}
 			check(provider.ErrKeyPendingDeletion, "recover it before "+time.Now().UTC().AddDate(0, 0, 90).Format("2006-01-02"))
-			remove := server.Inject(azurekeyvaulttest.Fault{Operation: "GetDeletedKey", Do: azurekeyvaulttest.Error(403, "Forbidden", "ForbiddenByRbac", "refused")})
+			remove := server.Inject(kmstest.Fault{Operation: "GetDeletedKey", Do: azurekeyvaulttest.Error(403, "Forbidden", "ForbiddenByRbac", "refused")})
 			check(provider.ErrKeyNotFound, p.KeyID())
 			remove()
-			server.Recover(name)
+			_, err = client.RecoverDeletedKey(t.Context(), name, nil)
+			require.NoError(t, err)
 			require.NoError(t, unseal(t, p, sealed))
-			server.Purge(name)
+			_, err = client.DeleteKey(t.Context(), name, nil)
+			require.NoError(t, err)
+			_, err = client.PurgeDeletedKey(t.Context(), name, nil)
+			require.NoError(t, err)
 			check(provider.ErrKeyNotFound, p.KeyID())
 		})
 	}
@@ -338,7 +354,7 @@ func TestRefusedKeys(t *testing.T) {
 	// A key that lost an operation after it had encrypted.
 	name := server.CreateKey(azurekeyvaulttest.Key{})
 	sealed := seal(t, open(t, config(server, name)), nil)
-	defer server.Inject(azurekeyvaulttest.Fault{Operation: "UnwrapKey", Do: azurekeyvaulttest.Error(403, "Forbidden", "KeyOperationForbidden", "Operation unwrapKey is not permitted on this key.")})()
+	defer server.Inject(kmstest.Fault{Operation: "UnwrapKey", Do: azurekeyvaulttest.Error(403, "Forbidden", "KeyOperationForbidden", "Operation unwrapKey is not permitted on this key.")})()
 	err := unseal(t, open(t, config(server, name)), sealed)
 	require.ErrorIs(t, err, provider.ErrKeyUsage)
 	require.ErrorContains(t, err, "unwrapKey")
@@ -393,7 +409,7 @@ func TestTheCurrentVersionIsAskedForOnceAnHour(t *testing.T) {
 			require.Equal(t, 2, server.Calls("GetKey"))
 
 			// A version that expires before is replaced at once.
-			server.SetAttributes(name, second, azurekeyvaulttest.Attributes{Expires: time.Now().Add(70 * time.Minute)})
+			setAttributes(t, server, name, second, azkeys.KeyAttributes{Expires: to.Ptr(time.Now().Add(70 * time.Minute))})
 			time.Sleep(time.Hour)
 			require.Equal(t, second, underVersion())
 			time.Sleep(10 * time.Minute)
@@ -415,21 +431,15 @@ func TestThrottling(t *testing.T) {
 		c := config(server, name)
 		c.Endpoint, c.Transport, c.MaxRetries = "http://vault.test", inProcess{server}, 1
 		p := open(t, c)
-		times := 0
-		remove := server.Inject(azurekeyvaulttest.Fault{Operation: "UnwrapKey", Do: func(w http.ResponseWriter, r *http.Request, next http.Handler) {
-			if times++; times == 1 {
-				azurekeyvaulttest.Throttle(17)(w, r, next)
-				return
-			}
-			next.ServeHTTP(w, r)
-		}})
+		server.Reset()
+		remove := server.Inject(kmstest.Fault{Operation: "UnwrapKey", Times: 1, Do: azurekeyvaulttest.Throttle(17)})
 		start := time.Now()
 		require.NoError(t, unseal(t, p, sealed))
 		require.Equal(t, 17*time.Second, time.Since(start))
-		require.Equal(t, 2, times)
+		require.Equal(t, 2, server.Calls("UnwrapKey"))
 		remove()
 
-		defer server.Inject(azurekeyvaulttest.Fault{Operation: "UnwrapKey", Do: azurekeyvaulttest.Throttle(17)})()
+		defer server.Inject(kmstest.Fault{Operation: "UnwrapKey", Do: azurekeyvaulttest.Throttle(17)})()
 		server.Reset()
 		start = time.Now()
 		var attempts failures
@@ -456,7 +466,7 @@ func TestLatency(t *testing.T) {
 	c.MaxRetries, c.Timeout = 1, 300*time.Millisecond
 	p := open(t, c)
 	wrapped := wrappedOf(t, seal(t, p, nil))
-	defer server.Inject(azurekeyvaulttest.Fault{Do: azurekeyvaulttest.Delay(time.Hour)})()
+	defer server.Inject(kmstest.Fault{Do: kmstest.Delay(time.Hour)})()
 	server.Reset()
 	_, err := p.UnwrapDataKey(t.Context(), &provider.UnwrapDataKeyRequest{EncryptedKey: wrapped, Size: 32})
 	require.ErrorIs(t, err, provider.ErrProviderUnavailable)
@@ -479,7 +489,7 @@ func TestAnswersAboutAnotherKey(t *testing.T) {
 		p := open(t, config(server, name))
 		sealed := seal(t, p, nil)
 		for _, kid := range []string{"https://test-vault.vault.azure.net/keys/other/" + server.Versions(name)[0], p.KeyID() + "/" + strings.Repeat("0", 32), p.KeyID(), "x"} {
-			remove := server.Inject(azurekeyvaulttest.Fault{Do: func(w http.ResponseWriter, _ *http.Request, _ http.Handler) {
+			remove := server.Inject(kmstest.Fault{Do: func(w http.ResponseWriter, _ *http.Request, _ http.Handler) {
 				value := base64.RawURLEncoding.EncodeToString(make([]byte, 80))
 				fmt.Fprintf(w, `{"kid":%q,"value":%q,"key":{"kid":%[1]q,"kty":"oct-HSM"},"attributes":{}}`, kid, value)
 			}})
@@ -503,7 +513,7 @@ func TestErrorsHoldNoSecret(t *testing.T) {
 	p := open(t, config(server, server.CreateKey(azurekeyvaulttest.Key{Type: "oct-HSM"})))
 	for _, status := range []int{400, 401, 403, 404, 409, 418} {
 		var sent string
-		remove := server.Inject(azurekeyvaulttest.Fault{Operation: "WrapKey", Do: func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+		remove := server.Inject(kmstest.Fault{Operation: "WrapKey", Do: func(w http.ResponseWriter, r *http.Request, next http.Handler) {
 			body := make([]byte, 1000)
 			n, _ := r.Body.Read(body)
 			sent = string(body[:n])

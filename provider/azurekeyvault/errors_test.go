@@ -6,6 +6,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"piko.sh/pikokms/kmstest"
 	"piko.sh/pikokms/provider"
 	"piko.sh/pikokms/provider/azurekeyvault"
 	"piko.sh/pikokms/provider/azurekeyvault/azurekeyvaulttest"
@@ -61,7 +62,7 @@ func TestErrors(t *testing.T) {
 	} {
 		for operation, ask := range operations {
 			t.Run(name+", "+operation, func(t *testing.T) {
-				defer server.Inject(azurekeyvaulttest.Fault{Operation: operation, Do: azurekeyvaulttest.Error(c.status, c.code, c.inner, c.message)})()
+				defer server.Inject(kmstest.Fault{Operation: operation, Do: azurekeyvaulttest.Error(c.status, c.code, c.inner, c.message)})()
 				server.Reset()
 				err := ask()
 				sentinel := c.sentinel
@@ -86,13 +87,13 @@ func TestCheckWithoutPermissionToDescribe(t *testing.T) {
 	name := server.CreateKey(azurekeyvaulttest.Key{})
 	sealed := seal(t, open(t, config(server, name)), nil)
 	denied := azurekeyvaulttest.Error(403, "Forbidden", "AccessDenied", "The user, group or application does not have keys get permission.")
-	defer server.Inject(azurekeyvaulttest.Fault{Operation: "GetKey", Do: denied})()
+	defer server.Inject(kmstest.Fault{Operation: "GetKey", Do: denied})()
 	reader := open(t, config(server, name))
 	require.NoError(t, unseal(t, reader, sealed))
 	_, err := reader.GenerateDataKey(t.Context(), nil)
 	require.ErrorIs(t, err, provider.ErrAccessDenied)
 	require.ErrorContains(t, err, "GetKey needs")
-	defer server.Inject(azurekeyvaulttest.Fault{Operation: "UnwrapKey", Do: denied})()
+	defer server.Inject(kmstest.Fault{Operation: "UnwrapKey", Do: denied})()
 	_, err = azurekeyvault.NewProvider(t.Context(), config(server, name))
 	require.ErrorIs(t, err, provider.ErrAccessDenied)
 }
@@ -122,7 +123,7 @@ func TestCircuitBreaker(t *testing.T) {
 		c.MaxRetries = 1
 		s := service.New(open(t, c), service.Config{})
 		defer s.Close()
-		remove := server.Inject(azurekeyvaulttest.Fault{Operation: "WrapKey", Do: azurekeyvaulttest.Error(status, "Code", "", "refused")})
+		remove := server.Inject(kmstest.Fault{Operation: "WrapKey", Do: azurekeyvaulttest.Error(status, "Code", "", "refused")})
 		for range outagesToOpen {
 			_, err := s.GenerateDataKey(t.Context(), nil)
 			require.Error(t, err)

@@ -25,21 +25,22 @@ import (
 func TestChallenges(t *testing.T) {
 	for _, kind := range kinds {
 		server := azurekeyvaulttest.NewServer(t)
-		p := open(t, secure(server, server.CreateKey(kind)))
-		require.Len(t, server.Credential.Requests(), 1)
+		vault := guard(t, server)
+		p := open(t, vault.config(server.CreateKey(kind)))
+		require.Len(t, vault.asked(), 1)
 		sealed := seal(t, p, nil)
 		require.NoError(t, unseal(t, p, sealed))
-		require.Len(t, server.Credential.Requests(), 1, "one token for all")
+		require.Len(t, vault.asked(), 1, "one token for all")
 
-		server.Credential.Revoke()
+		vault.revoke()
 		require.NoError(t, unseal(t, p, sealed))
-		asked := server.Credential.Requests()
+		asked := vault.asked()
 		require.Len(t, asked, 2)
 		require.Contains(t, asked[1].Claims, `"nbf"`)
 		require.True(t, asked[1].EnableCAE)
-		server.Credential.Revoke()
+		vault.revoke()
 		require.NoError(t, unseal(t, p, seal(t, p, nil)))
-		require.Len(t, server.Credential.Requests(), 3)
+		require.Len(t, vault.asked(), 3)
 	}
 }
 
@@ -102,7 +103,7 @@ func TestLoginsThatFail(t *testing.T) {
 		"no token; run az":       {failed(http.StatusUnauthorized), provider.ErrAccessDenied},
 		"Entra ID gives no":      {failed(http.StatusServiceUnavailable), provider.ErrProviderUnavailable},
 	} {
-		config := secure(server, name)
+		config := guard(t, server).config(name)
 		config.CheckLater = true
 		config.Credential = credentialFunc(func(context.Context, policy.TokenRequestOptions) (azcore.AccessToken, error) {
 			return azcore.AccessToken{}, c.failure
@@ -112,7 +113,7 @@ func TestLoginsThatFail(t *testing.T) {
 		require.ErrorContains(t, err, text)
 		require.NotContains(t, err.Error(), "\n")
 	}
-	slow := secure(server, name)
+	slow := guard(t, server).config(name)
 	slow.CheckLater, slow.Timeout = true, 100*time.Millisecond
 	slow.Credential = credentialFunc(func(ctx context.Context, _ policy.TokenRequestOptions) (azcore.AccessToken, error) {
 		<-ctx.Done()
@@ -166,7 +167,7 @@ func TestLoginThatIsRefusedLater(t *testing.T) {
 	t.Setenv("AZURE_CLIENT_ID", "app")
 	t.Setenv("AZURE_CLIENT_SECRET", "hidden")
 	server := azurekeyvaulttest.NewServer(t)
-	c := secure(server, server.CreateKey(azurekeyvaulttest.Key{}))
+	c := guard(t, server).config(server.CreateKey(azurekeyvaulttest.Key{}))
 	transport := &refusing{vault: c.Transport}
 	c.Credential, c.Transport = nil, transport
 	_, err := azurekeyvault.NewProvider(t.Context(), c)

@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"piko.sh/pikokms/header"
+	"piko.sh/pikokms/internal/gcm"
 	"piko.sh/pikokms/provider"
 )
 
@@ -68,7 +69,7 @@ func FuzzEncryptedDataKey(f *testing.F) {
 	f.Add(sealed, 32)
 	f.Add(sealed, 16)
 	f.Add([]byte{}, 0)
-	f.Add(sealed[:prefixSize], -header.TagSize)
+	f.Add(sealed[:prefixSize], -gcm.TagSize)
 	f.Fuzz(func(t *testing.T, ciphertext []byte, size int) {
 		w, err := parseWrapped(ciphertext, size)
 		if err != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"net/http"
 	"strings"
 	"sync"
 	"testing"
@@ -264,13 +265,14 @@ func TestVersionDuringMove(t *testing.T) {
 	s.kms.Inject(kmstest.Fault{
 		Operation: "ReEncrypt", Times: 1,
 		When: func(r kmstest.Request) bool { return r.KeyARN == next.ARN },
-		Do: kmstest.Run(func(kmstest.Request) {
+		Do: func(w http.ResponseWriter, r *http.Request, next http.Handler) {
 			version, err := s.Version(ctx, id)
 			if err != nil {
 				t.Error(err)
 			}
 			made <- version
-		}),
+			next.ServeHTTP(w, r)
+		},
 	})
 	require.NoError(t, to.Move(ctx, id, nil))
 	d, err := to.Describe(ctx, id)

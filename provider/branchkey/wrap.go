@@ -11,6 +11,7 @@ import (
 	"github.com/google/uuid"
 
 	"piko.sh/pikokms/header"
+	"piko.sh/pikokms/internal/gcm"
 	"piko.sh/pikokms/internal/secret"
 	"piko.sh/pikokms/provider"
 )
@@ -23,7 +24,7 @@ const providerID = "aws-kms-hierarchy"
 const (
 	branchKeySize = 32
 	saltSize      = 16
-	prefixSize    = saltSize + header.IVSize + len(uuid.UUID{}) // before the wrapped data key
+	prefixSize    = saltSize + gcm.IVSize + len(uuid.UUID{}) // before the wrapped data key
 )
 
 // wrapped are the parts of an encrypted data key's ciphertext (specification:
@@ -37,19 +38,19 @@ type wrapped struct {
 // parseWrapped parses a ciphertext whose data key has a known size. The error holds
 // provider.ErrDecryptionFailed.
 func parseWrapped(ciphertext []byte, size int) (wrapped, error) {
-	if want := prefixSize + size + header.TagSize; size < 0 || len(ciphertext) != want {
+	if want := prefixSize + size + gcm.TagSize; size < 0 || len(ciphertext) != want {
 		return wrapped{}, fmt.Errorf("%w: the wrapped data key has %d bytes, with a data key of %d bytes it has %d", provider.ErrDecryptionFailed, len(ciphertext), size, want)
 	}
-	version := uuid.UUID(ciphertext[saltSize+header.IVSize : prefixSize])
-	return wrapped{ciphertext[:saltSize], ciphertext[saltSize : saltSize+header.IVSize], version, ciphertext[prefixSize:]}, nil
+	version := uuid.UUID(ciphertext[saltSize+gcm.IVSize : prefixSize])
+	return wrapped{ciphertext[:saltSize], ciphertext[saltSize : saltSize+gcm.IVSize], version, ciphertext[prefixSize:]}, nil
 }
 
 // seal wraps a data key under a version of a branch key.
 func seal(key *provider.SecureBytes, id string, version uuid.UUID, plain []byte, encryptionContext map[string]string) ([]byte, error) {
-	ciphertext := make([]byte, prefixSize, prefixSize+len(plain)+header.TagSize)
-	salt, iv := ciphertext[:saltSize], ciphertext[saltSize:saltSize+header.IVSize]
-	_, _ = rand.Read(ciphertext[:saltSize+header.IVSize]) // never fails
-	copy(ciphertext[saltSize+header.IVSize:], version[:])
+	ciphertext := make([]byte, prefixSize, prefixSize+len(plain)+gcm.TagSize)
+	salt, iv := ciphertext[:saltSize], ciphertext[saltSize:saltSize+gcm.IVSize]
+	_, _ = rand.Read(ciphertext[:saltSize+gcm.IVSize]) // never fails
+	copy(ciphertext[saltSize+gcm.IVSize:], version[:])
 	additional, err := additionalData(id, version, encryptionContext)
 	if err != nil {
 		return nil, err

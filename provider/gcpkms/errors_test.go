@@ -7,10 +7,11 @@ import (
 	"cloud.google.com/go/kms/apiv1/kmspb"
 	"github.com/stretchr/testify/require"
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
-	"google.golang.org/protobuf/proto"
 
+	"piko.sh/pikokms/kmstest"
 	"piko.sh/pikokms/provider"
 	"piko.sh/pikokms/provider/gcpkms"
 	"piko.sh/pikokms/provider/gcpkms/gcpkmstest"
@@ -62,7 +63,7 @@ func TestErrors(t *testing.T) {
 	} {
 		for method, ask := range operations {
 			t.Run(c.code.String()+" of "+method, func(t *testing.T) {
-				defer server.Inject(gcpkmstest.Fault{Operation: method, Do: gcpkmstest.Error(c.code, "refused")})()
+				defer server.Inject(kmstest.Fault{Operation: method, Do: gcpkmstest.Error(c.code, "refused")})()
 				server.Reset()
 				err := ask()
 				sentinel := c.sentinel
@@ -88,7 +89,7 @@ func TestPermissionTexts(t *testing.T) {
 		"Decrypt":      "roles/cloudkms.cryptoKeyEncrypterDecrypter or roles/cloudkms.cryptoKeyDecrypter (cloudkms.cryptoKeyVersions.useToDecrypt) on " + key,
 		"GetCryptoKey": "roles/cloudkms.viewer (cloudkms.cryptoKeys.get) on " + key,
 	} {
-		remove := server.Inject(gcpkmstest.Fault{Operation: method, Do: denied})
+		remove := server.Inject(kmstest.Fault{Operation: method, Do: denied})
 		err := provider.Check(t.Context(), p)
 		if method == "GetCryptoKey" {
 			require.NoError(t, err)
@@ -105,9 +106,9 @@ func TestPermissionTexts(t *testing.T) {
 	} {
 		failed, err := status.New(codes.PermissionDenied, "refused").WithDetails(&errdetails.ErrorInfo{Reason: reason, Domain: "googleapis.com"})
 		require.NoError(t, err)
-		remove := server.Inject(gcpkmstest.Fault{Do: func(context.Context, proto.Message, gcpkmstest.Next) (proto.Message, error) {
+		remove := server.Inject(kmstest.Fault{Do: gcpkmstest.Intercept(func(context.Context, any, *grpc.UnaryServerInfo, grpc.UnaryHandler) (any, error) {
 			return nil, failed.Err()
-		}})
+		})})
 		err = provider.Check(t.Context(), p)
 		require.ErrorIs(t, err, provider.ErrAccessDenied)
 		require.ErrorContains(t, err, text)
@@ -122,7 +123,7 @@ func TestCheckWithoutPermissionToDescribe(t *testing.T) {
 	deny := func(methods ...string) (remove func()) {
 		var all []func()
 		for _, method := range methods {
-			all = append(all, server.Inject(gcpkmstest.Fault{Operation: method, Do: gcpkmstest.Error(codes.PermissionDenied, "refused")}))
+			all = append(all, server.Inject(kmstest.Fault{Operation: method, Do: gcpkmstest.Error(codes.PermissionDenied, "refused")}))
 		}
 		return func() {
 			for _, remove := range all {
@@ -162,7 +163,7 @@ func TestCheck(t *testing.T) {
 	require.ErrorIs(t, err, provider.ErrKeyNotFound)
 
 	// With CheckLater nothing is asked, and Cloud KMS may be down.
-	server.Stop()
+	server.Close()
 	c.CheckLater, c.MaxRetries = true, 1
 	p := open(t, c)
 	_, err = p.GenerateDataKey(t.Context(), nil)
@@ -192,7 +193,7 @@ func TestCircuitBreaker(t *testing.T) {
 			c.MaxRetries = 1
 			s := service.New(open(t, c), service.Config{})
 			defer s.Close()
-			server.Inject(gcpkmstest.Fault{Do: gcpkmstest.Error(code, "refused")})
+			server.Inject(kmstest.Fault{Do: gcpkmstest.Error(code, "refused")})
 			for range outagesToOpen {
 				_, err := s.GenerateDataKey(t.Context(), nil)
 				require.Error(t, err)

@@ -14,6 +14,7 @@ import (
 	"cloud.google.com/go/kms/apiv1/kmspb"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
@@ -21,6 +22,7 @@ import (
 	"piko.sh/pikokms"
 	"piko.sh/pikokms/header"
 	"piko.sh/pikokms/internal/exported"
+	"piko.sh/pikokms/kmstest"
 	"piko.sh/pikokms/message"
 	"piko.sh/pikokms/provider"
 	"piko.sh/pikokms/provider/gcpkms"
@@ -274,7 +276,8 @@ func TestVersions(t *testing.T) {
 		})
 	}
 
-	server.SetPrimary(key, 0)
+	server.Inject(kmstest.Fault{Operation: "GetCryptoKey", Do: corrupted(func(a *kmspb.CryptoKey) { a.Primary = nil })})
+	server.Inject(kmstest.Fault{Operation: "Encrypt", Do: gcpkmstest.Error(codes.FailedPrecondition, "CryptoKey has no primary version.")})
 	_, err := gcpkms.NewProvider(t.Context(), config(server, key))
 	require.ErrorIs(t, err, provider.ErrKeyDisabled)
 	require.ErrorContains(t, err, "no primary version")
@@ -359,14 +362,22 @@ func TestClosed(t *testing.T) {
 }
 
 // corrupted changes the answers of a method.
-func corrupted[T proto.Message](change func(T)) func(context.Context, proto.Message, gcpkmstest.Next) (proto.Message, error) {
-	return func(ctx context.Context, request proto.Message, next gcpkmstest.Next) (proto.Message, error) {
+func corrupted[T proto.Message](change func(T)) kmstest.Action {
+	return gcpkmstest.Intercept(func(ctx context.Context, request any, _ *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
 		answer, err := next(ctx, request)
 		if err == nil {
 			change(answer.(T))
 		}
 		return answer, err
-	}
+	})
+}
+
+// changed changes the requests of a method.
+func changed[T proto.Message](change func(T)) kmstest.Action {
+	return gcpkmstest.Intercept(func(ctx context.Context, request any, _ *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
+		change(request.(T))
+		return next(ctx, request)
+	})
 }
 
 func TestDamagedOnTheWay(t *testing.T) {
@@ -379,30 +390,18 @@ func TestDamagedOnTheWay(t *testing.T) {
 	require.NoError(t, err)
 	defer made.Close()
 
-	for name, fault := range map[string]gcpkmstest.Fault{
+	for name, fault := range map[string]kmstest.Fault{
 		"ciphertext":             {Operation: "Encrypt", Do: corrupted(func(a *kmspb.EncryptResponse) { a.Ciphertext[7] ^= 1 })},
 		"its checksum":           {Operation: "Encrypt", Do: corrupted(func(a *kmspb.EncryptResponse) { a.CiphertextCrc32C.Value++ })},
 		"no checksum":            {Operation: "Encrypt", Do: corrupted(func(a *kmspb.EncryptResponse) { a.CiphertextCrc32C = nil })},
 		"plaintext not verified": {Operation: "Encrypt", Do: corrupted(func(a *kmspb.EncryptResponse) { a.VerifiedPlaintextCrc32C = false })},
 		"context not verified":   {Operation: "Encrypt", Do: corrupted(func(a *kmspb.EncryptResponse) { a.VerifiedAdditionalAuthenticatedDataCrc32C = false })},
-		"plaintext sent": {Operation: "Encrypt", Do: func(ctx context.Context, request proto.Message, next gcpkmstest.Next) (proto.Message, error) {
-			changed := proto.Clone(request).(*kmspb.EncryptRequest)
-			changed.Plaintext[3] ^= 1
-			return next(ctx, changed)
-		}},
-		"context sent": {Operation: "Encrypt", Do: func(ctx context.Context, request proto.Message, next gcpkmstest.Next) (proto.Message, error) {
-			changed := proto.Clone(request).(*kmspb.EncryptRequest)
-			changed.AdditionalAuthenticatedData[3] ^= 1
-			return next(ctx, changed)
-		}},
-		"plaintext":            {Operation: "Decrypt", Do: corrupted(func(a *kmspb.DecryptResponse) { a.Plaintext[7] ^= 1 })},
-		"plaintext cut":        {Operation: "Decrypt", Do: corrupted(func(a *kmspb.DecryptResponse) { a.Plaintext = a.Plaintext[:31] })},
-		"plaintext's checksum": {Operation: "Decrypt", Do: corrupted(func(a *kmspb.DecryptResponse) { a.PlaintextCrc32C = nil })},
-		"ciphertext sent": {Operation: "Decrypt", Do: func(ctx context.Context, request proto.Message, next gcpkmstest.Next) (proto.Message, error) {
-			changed := proto.Clone(request).(*kmspb.DecryptRequest)
-			changed.Ciphertext[9] ^= 1
-			return next(ctx, changed)
-		}},
+		"plaintext sent":         {Operation: "Encrypt", Do: changed(func(r *kmspb.EncryptRequest) { r.Plaintext[3] ^= 1 })},
+		"context sent":           {Operation: "Encrypt", Do: changed(func(r *kmspb.EncryptRequest) { r.AdditionalAuthenticatedData[3] ^= 1 })},
+		"plaintext":              {Operation: "Decrypt", Do: corrupted(func(a *kmspb.DecryptResponse) { a.Plaintext[7] ^= 1 })},
+		"plaintext cut":          {Operation: "Decrypt", Do: corrupted(func(a *kmspb.DecryptResponse) { a.Plaintext = a.Plaintext[:31] })},
+		"plaintext's checksum":   {Operation: "Decrypt", Do: corrupted(func(a *kmspb.DecryptResponse) { a.PlaintextCrc32C = nil })},
+		"ciphertext sent":        {Operation: "Decrypt", Do: changed(func(r *kmspb.DecryptRequest) { r.Ciphertext[9] ^= 1 })},
 	} {
 		t.Run(name, func(t *testing.T) {
 			ask := func() error {
@@ -429,24 +428,20 @@ func TestDamagedOnTheWay(t *testing.T) {
 			remove()
 
 			// Once: the second call gets through.
-			times := 0
-			remove = server.Inject(gcpkmstest.Fault{Operation: fault.Operation, Do: func(ctx context.Context, request proto.Message, next gcpkmstest.Next) (proto.Message, error) {
-				if times++; times == 1 {
-					return fault.Do(ctx, request, next)
-				}
-				return next(ctx, request)
-			}})
+			once := fault
+			once.Times = 1
+			remove = server.Inject(once)
 			require.NoError(t, ask())
 			remove()
 		})
 	}
 
-	remove := server.Inject(gcpkmstest.Fault{Operation: "Encrypt", Do: corrupted(func(a *kmspb.EncryptResponse) { a.Name = "projects/x" })})
+	remove := server.Inject(kmstest.Fault{Operation: "Encrypt", Do: corrupted(func(a *kmspb.EncryptResponse) { a.Name = "projects/x" })})
 	_, err = p.GenerateDataKey(t.Context(), nil)
 	require.ErrorIs(t, err, provider.ErrEncryptionFailed)
 	require.ErrorContains(t, err, "answered about")
 	remove()
-	server.Inject(gcpkmstest.Fault{Operation: "GetCryptoKey", Do: corrupted(func(a *kmspb.CryptoKey) { a.Name = "projects/x" })})
+	server.Inject(kmstest.Fault{Operation: "GetCryptoKey", Do: corrupted(func(a *kmspb.CryptoKey) { a.Name = "projects/x" })})
 	_, err = p.GetKeyInfo(t.Context(), "")
 	require.ErrorIs(t, err, provider.ErrInvalidKey)
 }
@@ -456,7 +451,7 @@ func TestLatency(t *testing.T) {
 	c := config(server, server.CreateKey(gcpkmstest.Key{}))
 	c.MaxRetries, c.Timeout = 1, time.Second
 	p := open(t, c)
-	server.Inject(gcpkmstest.Fault{Do: gcpkmstest.Delay(time.Hour)})
+	server.Inject(kmstest.Fault{Do: kmstest.Delay(time.Hour)})
 	server.Reset()
 	_, err := p.GenerateDataKey(t.Context(), nil)
 	require.ErrorIs(t, err, provider.ErrProviderUnavailable)
@@ -476,10 +471,10 @@ func TestErrorsHoldNoSecret(t *testing.T) {
 	p := open(t, config(server, server.CreateKey(gcpkmstest.Key{})))
 	for _, code := range []codes.Code{codes.InvalidArgument, codes.FailedPrecondition, codes.PermissionDenied, codes.NotFound} {
 		var sent []byte
-		remove := server.Inject(gcpkmstest.Fault{Operation: "Encrypt", Do: func(_ context.Context, request proto.Message, _ gcpkmstest.Next) (proto.Message, error) {
+		remove := server.Inject(kmstest.Fault{Operation: "Encrypt", Do: gcpkmstest.Intercept(func(_ context.Context, request any, _ *grpc.UnaryServerInfo, _ grpc.UnaryHandler) (any, error) {
 			sent = bytes.Clone(request.(*kmspb.EncryptRequest).Plaintext)
 			return nil, status.Error(code, "refused")
-		}})
+		})})
 		_, err := p.GenerateDataKey(t.Context(), nil)
 		require.Error(t, err)
 		require.NotContains(t, err.Error(), string(sent))

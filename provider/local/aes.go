@@ -9,6 +9,7 @@ import (
 	"fmt"
 
 	"piko.sh/pikokms/header"
+	"piko.sh/pikokms/internal/gcm"
 	"piko.sh/pikokms/internal/secret"
 	"piko.sh/pikokms/provider"
 )
@@ -38,8 +39,8 @@ func (k aesKey) algorithm() string { return fmt.Sprintf("AES-%d-GCM", 8*k.Len())
 // info returns the key provider information without its last part, the IV: the key's name, the tag
 // length in bits and the IV length in bytes.
 func (k aesKey) info() []byte {
-	b := binary.BigEndian.AppendUint32([]byte(k.keyName), header.TagSize*8)
-	return binary.BigEndian.AppendUint32(b, header.IVSize)
+	b := binary.BigEndian.AppendUint32([]byte(k.keyName), gcm.TagSize*8)
+	return binary.BigEndian.AppendUint32(b, gcm.IVSize)
 }
 
 // withCipher calls operation with the wrapping cipher, and with the additional data that an
@@ -69,7 +70,7 @@ func useCipher(key, additional []byte, operation func(aead cipher.AEAD, addition
 }
 
 func (k aesKey) wrap(plain []byte, encryptionContext map[string]string) (wrapped header.EncryptedDataKey, err error) {
-	iv := make([]byte, header.IVSize)
+	iv := make([]byte, gcm.IVSize)
 	_, _ = rand.Read(iv) // never fails
 	err = k.withCipher(encryptionContext, func(aead cipher.AEAD, additional []byte) error {
 		wrapped.Ciphertext = aead.Seal(nil, iv, plain, additional)
@@ -81,7 +82,7 @@ func (k aesKey) wrap(plain []byte, encryptionContext map[string]string) (wrapped
 
 func (k aesKey) trusts(wrapped header.EncryptedDataKey) bool {
 	iv, ok := bytes.CutPrefix(wrapped.ProviderInfo, k.info())
-	return ok && len(iv) == header.IVSize && wrapped.ProviderID == k.namespace
+	return ok && len(iv) == gcm.IVSize && wrapped.ProviderID == k.namespace
 }
 
 func (k aesKey) wrapsNow(wrapped header.EncryptedDataKey) bool { return k.trusts(wrapped) }

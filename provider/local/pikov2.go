@@ -7,7 +7,7 @@ import (
 	"encoding/base64"
 	"fmt"
 
-	"piko.sh/pikokms/header"
+	"piko.sh/pikokms/internal/gcm"
 	"piko.sh/pikokms/provider"
 )
 
@@ -39,13 +39,13 @@ func (p *keyring) unwrapPikoV2(ctx context.Context, wrapped string) (key *provid
 
 	// A wrapped data key consists of IV, ciphertext and tag. The plaintext is the data key's base64
 	// text.
-	size := header.IVSize + base64.StdEncoding.EncodedLen(keySize) + header.TagSize
+	size := gcm.IVSize + base64.StdEncoding.EncodedLen(keySize) + gcm.TagSize
 	sealed, err := base64.StdEncoding.DecodeString(wrapped)
 	if err != nil || len(sealed) != size {
 		return nil, fmt.Errorf("%w: the wrapped data key is not base64 of %d bytes", provider.ErrInvalidCiphertext, size)
 	}
 	err = own.withCipher(nil, func(aead cipher.AEAD, _ []byte) error {
-		text, err := aead.Open(nil, sealed[:header.IVSize], sealed[header.IVSize:], nil)
+		text, err := aead.Open(nil, sealed[:gcm.IVSize], sealed[gcm.IVSize:], nil)
 		if err != nil {
 			return fmt.Errorf("%w: the data key does not open: another key, or changed data", provider.ErrDecryptionFailed)
 		}

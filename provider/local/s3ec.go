@@ -12,7 +12,7 @@ import (
 	"fmt"
 	"slices"
 
-	"piko.sh/pikokms/header"
+	"piko.sh/pikokms/internal/gcm"
 	"piko.sh/pikokms/internal/secret"
 	"piko.sh/pikokms/provider"
 )
@@ -66,11 +66,11 @@ func (k aesKey) unwrapS3EC(wrapped *provider.S3ECDataKey) (plain []byte, err err
 
 // unwrapGCM opens an IV, a ciphertext and a tag. The algorithm of the content is additional data.
 func unwrapGCM(key []byte, wrapped *provider.S3ECDataKey) (plain []byte, err error) {
-	if len(wrapped.Ciphertext) < header.IVSize {
+	if len(wrapped.Ciphertext) < gcm.IVSize {
 		return nil, errNotUnwrapped
 	}
 	err = useCipher(key, []byte(wrapped.Content), func(aead cipher.AEAD, additional []byte) (err error) {
-		if plain, err = aead.Open(nil, wrapped.Ciphertext[:header.IVSize], wrapped.Ciphertext[header.IVSize:], additional); err != nil {
+		if plain, err = aead.Open(nil, wrapped.Ciphertext[:gcm.IVSize], wrapped.Ciphertext[gcm.IVSize:], additional); err != nil {
 			return errNotUnwrapped
 		}
 		return nil

@@ -4,6 +4,7 @@ import (
 	"context"
 	"testing"
 
+	"piko.sh/pikokms/kmstest"
 	"piko.sh/pikokms/provider/azurekeyvault"
 	"piko.sh/pikokms/provider/azurekeyvault/azurekeyvaulttest"
 )
@@ -20,7 +21,7 @@ func Example() {
 			t.Fatal(err)
 		}
 		defer key.Close()
-		defer server.Inject(azurekeyvaulttest.Fault{Operation: "UnwrapKey", Do: azurekeyvaulttest.Throttle(1)})()
+		defer server.Inject(kmstest.Fault{Operation: "UnwrapKey", Do: azurekeyvaulttest.Throttle(1)})()
 		// … what the application does with key
 	}
 }

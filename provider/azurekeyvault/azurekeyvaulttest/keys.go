@@ -25,13 +25,6 @@ type Key struct {
 	Ops  []string // permitted operations; default "wrapKey" and "unwrapKey"
 }
 
-// Attributes are the attributes of a version of a key that change what it may do. A zero time is
-// none.
-type Attributes struct {
-	Disabled           bool
-	NotBefore, Expires time.Time
-}
-
 type key struct {
 	Key
 	versions []*keyVersion // the last one is the current one
@@ -43,7 +36,9 @@ type keyVersion struct {
 	created time.Time
 	rsa     *rsa.PrivateKey
 	aes     []byte
-	Attributes
+
+	disabled           bool
+	notBefore, expires time.Time // zero means none
 }
 
 // CreateKey makes a key with one version and returns its name.
@@ -104,36 +99,61 @@ func (s *Server) Versions(name string) (versions []string) {
 	return versions
 }
 
-// SetAttributes sets the attributes of a version of a key.
-func (s *Server) SetAttributes(name, version string, a Attributes) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, v := range s.keys[strings.ToLower(name)].versions {
-		if v.id == version {
-			v.Attributes = a
-		}
+// update sets attributes of a version of a key. Those that are left out stay as they are.
+func (s *Server) update(name, version string, r *http.Request) (any, *failure) {
+	k, v, failed := s.find(name, version)
+	if failed != nil {
+		return nil, failed
 	}
+	var asked struct {
+		Attributes struct {
+			Enabled   *bool  `json:"enabled"`
+			NotBefore *int64 `json:"nbf"`
+			Expires   *int64 `json:"exp"`
+		} `json:"attributes"`
+	}
+	if err := json.NewDecoder(r.Body).Decode(&asked); err != nil {
+		return nil, badParameter
+	}
+	if a := asked.Attributes.Enabled; a != nil {
+		v.disabled = !*a
+	}
+	if a := asked.Attributes.NotBefore; a != nil {
+		v.notBefore = time.Unix(*a, 0)
+	}
+	if a := asked.Attributes.Expires; a != nil {
+		v.expires = time.Unix(*a, 0)
+	}
+	return bundle(k, v), nil
 }
 
-// Delete deletes a key. It can be recovered.
-func (s *Server) Delete(name string) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.keys[strings.ToLower(name)].deleted = time.Now()
+// delete deletes a key, which can be recovered.
+func (s *Server) delete(name string) (any, *failure) {
+	k, _, failed := s.find(name, "")
+	if failed != nil {
+		return nil, failed
+	}
+	k.deleted = time.Now()
+	return s.getDeleted(name)
 }
 
-// Recover brings a deleted key back.
-func (s *Server) Recover(name string) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.keys[strings.ToLower(name)].deleted = time.Time{}
+// recover brings a deleted key back.
+func (s *Server) recover(name string) (any, *failure) {
+	k, failed := s.findDeleted(name)
+	if failed != nil {
+		return nil, failed
+	}
+	k.deleted = time.Time{}
+	return s.get(name, "")
 }
 
-// Purge removes a key for good.
-func (s *Server) Purge(name string) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+// purge removes a deleted key for good.
+func (s *Server) purge(name string) (any, *failure) {
+	if _, failed := s.findDeleted(name); failed != nil {
+		return nil, failed
+	}
 	delete(s.keys, strings.ToLower(name))
+	return nil, nil
 }
 
 // find returns a version of a key, or the current one.
@@ -165,12 +185,12 @@ func bundle(k *key, v *keyVersion) map[string]any {
 		jwk["n"] = base64.RawURLEncoding.EncodeToString(v.rsa.N.Bytes())
 		jwk["e"] = base64.RawURLEncoding.EncodeToString(big.NewInt(int64(v.rsa.E)).Bytes())
 	}
-	attributes := map[string]any{"enabled": !v.Disabled, "created": v.created.Unix(), "updated": v.created.Unix(), "recoveryLevel": "Recoverable+Purgeable", "recoverableDays": 90}
-	if !v.NotBefore.IsZero() {
-		attributes["nbf"] = v.NotBefore.Unix()
+	attributes := map[string]any{"enabled": !v.disabled, "created": v.created.Unix(), "updated": v.created.Unix(), "recoveryLevel": "Recoverable+Purgeable", "recoverableDays": 90}
+	if !v.notBefore.IsZero() {
+		attributes["nbf"] = v.notBefore.Unix()
 	}
-	if !v.Expires.IsZero() {
-		attributes["exp"] = v.Expires.Unix()
+	if !v.expires.IsZero() {
+		attributes["exp"] = v.expires.Unix()
 	}
 	return map[string]any{"key": jwk, "attributes": attributes}
 }
@@ -183,16 +203,27 @@ func (s *Server) get(name, version string) (any, *failure) {
 	return bundle(k, v), nil
 }
 
-func (s *Server) getDeleted(name string) (any, *failure) {
+// findDeleted returns a deleted key.
+func (s *Server) findDeleted(name string) (*key, *failure) {
 	k := s.keys[strings.ToLower(name)]
 	if k == nil || k.deleted.IsZero() {
 		return nil, &failure{http.StatusNotFound, "KeyNotFound", "", fmt.Sprintf("Deleted Key not found: %s", name)}
+	}
+	return k, nil
+}
+
+func (s *Server) getDeleted(name string) (any, *failure) {
+	k, failed := s.findDeleted(name)
+	if failed != nil {
+		return nil, failed
 	}
 	deleted := bundle(k, k.versions[len(k.versions)-1])
 	deleted["recoveryId"] = "https://" + Vault + "/deletedkeys/" + k.Name
 	deleted["deletedDate"], deleted["scheduledPurgeDate"] = k.deleted.Unix(), k.deleted.AddDate(0, 0, 90).Unix()
 	return deleted, nil
 }
+
+var badParameter = &failure{http.StatusBadRequest, "BadParameter", "", "The parameter is incorrect."}
 
 // request is what wrapkey and unwrapkey are asked.
 type request struct {
@@ -211,23 +242,22 @@ func (s *Server) use(name, version, operation string, r *http.Request) (*key, *k
 	}
 	now := time.Now()
 	switch {
-	case v.Disabled:
+	case v.disabled:
 		return nil, nil, "", nil, forbidden("KeyDisabled", "Operation %s is not allowed on a disabled key.")
-	case operation == "wrapKey" && !v.NotBefore.IsZero() && now.Before(v.NotBefore):
+	case operation == "wrapKey" && !v.notBefore.IsZero() && now.Before(v.notBefore):
 		return nil, nil, "", nil, forbidden("KeyNotYetValid", "Operation %s is not allowed on a key that is not yet valid.")
-	case operation == "wrapKey" && !v.Expires.IsZero() && !now.Before(v.Expires):
+	case operation == "wrapKey" && !v.expires.IsZero() && !now.Before(v.expires):
 		return nil, nil, "", nil, forbidden("KeyExpired", "Operation %s is not allowed on an expired key.")
 	case !slices.Contains(k.Ops, operation):
 		return nil, nil, "", nil, forbidden("KeyOperationForbidden", "Operation %s is not permitted on this key.")
 	}
 	var asked request
-	bad := &failure{http.StatusBadRequest, "BadParameter", "", "The parameter is incorrect."}
 	if err := json.NewDecoder(r.Body).Decode(&asked); err != nil {
-		return nil, nil, "", nil, bad
+		return nil, nil, "", nil, badParameter
 	}
 	value, err := base64.RawURLEncoding.DecodeString(asked.Value)
 	if err != nil || len(value) == 0 {
-		return nil, nil, "", nil, bad
+		return nil, nil, "", nil, badParameter
 	}
 	algorithms := []string{"RSA-OAEP", "RSA-OAEP-256"}
 	if v.rsa == nil {

@@ -6,6 +6,7 @@ import (
 
 	"google.golang.org/grpc/codes"
 
+	"piko.sh/pikokms/kmstest"
 	"piko.sh/pikokms/provider/gcpkms"
 	"piko.sh/pikokms/provider/gcpkms/gcpkmstest"
 )
@@ -22,7 +23,7 @@ func Example() {
 			t.Fatal(err)
 		}
 		defer key.Close()
-		defer server.Inject(gcpkmstest.Fault{Operation: "Encrypt", Do: gcpkmstest.Error(codes.Unavailable, "down")})()
+		defer server.Inject(kmstest.Fault{Operation: "Encrypt", Do: gcpkmstest.Error(codes.Unavailable, "down")})()
 		// … what the application does with key
 	}
 }

@@ -22,7 +22,7 @@ type key struct {
 	purpose  kmspb.CryptoKey_CryptoKeyPurpose
 	level    kmspb.ProtectionLevel
 	created  *timestamppb.Timestamp
-	primary  int // its number, or 0
+	primary  int // its number
 	versions []version
 }
 
@@ -81,14 +81,12 @@ func (s *methods) GetCryptoKey(_ context.Context, request *kmspb.GetCryptoKeyReq
 		Name: k.name, Purpose: k.purpose, CreateTime: k.created,
 		VersionTemplate: &kmspb.CryptoKeyVersionTemplate{Algorithm: algorithm, ProtectionLevel: k.level},
 	}
-	if k.primary != 0 {
-		v := k.versions[k.primary-1]
-		described.Primary = &kmspb.CryptoKeyVersion{
-			Name: k.versionName(k.primary), State: v.state, Algorithm: algorithm, ProtectionLevel: k.level, CreateTime: v.created,
-		}
-		if v.state == kmspb.CryptoKeyVersion_DESTROY_SCHEDULED {
-			described.Primary.DestroyTime = timestamppb.Now()
-		}
+	v := k.versions[k.primary-1]
+	described.Primary = &kmspb.CryptoKeyVersion{
+		Name: k.versionName(k.primary), State: v.state, Algorithm: algorithm, ProtectionLevel: k.level, CreateTime: v.created,
+	}
+	if v.state == kmspb.CryptoKeyVersion_DESTROY_SCHEDULED {
+		described.Primary.DestroyTime = timestamppb.Now()
 	}
 	return described, nil
 }
@@ -110,9 +108,6 @@ func (s *methods) Encrypt(_ context.Context, request *kmspb.EncryptRequest) (*km
 	}
 	if err := k.checkSizes(len(request.GetPlaintext()), len(additional)); err != nil {
 		return nil, err
-	}
-	if k.primary == 0 {
-		return nil, status.Errorf(codes.FailedPrecondition, "CryptoKey %s has no primary version.", k.name)
 	}
 	aead, err := k.usable(k.primary)
 	if err != nil {

@@ -1,19 +1,17 @@
 // Package gcpkmstest is a Google Cloud KMS in the process, for tests. It serves the methods of
-// symmetric encryption over gRPC, checks what Cloud KMS checks, and answers in its words. Faults
-// can be put before every method.
+// symmetric encryption over gRPC, checks what Cloud KMS checks, and answers in its words. It
+// takes the faults of package kmstest, and [Intercept] makes more of them.
 package gcpkmstest
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"net"
 	"net/http"
+	"path"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"cloud.google.com/go/kms/apiv1/kmspb"
 	"google.golang.org/api/option"
@@ -21,8 +19,10 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/status"
-	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"piko.sh/pikokms/kmstest"
 )
 
 // The parents of the keys that CreateKey makes.
@@ -34,16 +34,11 @@ const (
 
 // Server is a Cloud KMS. It is safe for concurrent use.
 type Server struct {
-	URL string // http://HOST:PORT
+	*kmstest.Endpoint // at which it is asked, over gRPC
 
-	grpc   *grpc.Server
-	mu     sync.Mutex
-	keys   map[string]*key
-	calls  map[string]int
-	faults []*Fault
+	mu   sync.Mutex
+	keys map[string]*key
 }
-
-const scheme = "http://"
 
 // methods are those that the server serves.
 type methods struct {
@@ -58,75 +53,80 @@ type Key struct {
 	HSM     bool // of protection level HSM, which takes less at once
 }
 
-// Fault replaces what methods do.
-type Fault struct {
-	Operation string // such as "Encrypt"; empty for all
-
-	// Do answers a call. It may call next for Cloud KMS's own answer, with the request or a changed
-	// one.
-	Do func(ctx context.Context, request proto.Message, next Next) (proto.Message, error)
-}
-
-// Next answers a call as Cloud KMS does.
-type Next func(ctx context.Context, request proto.Message) (proto.Message, error)
-
-// Error returns what a fault does that fails with a gRPC code.
-func Error(code codes.Code, message string) func(context.Context, proto.Message, Next) (proto.Message, error) {
-	return func(context.Context, proto.Message, Next) (proto.Message, error) {
+// Error is a fault's action that answers with an error of gRPC.
+func Error(code codes.Code, message string) kmstest.Action {
+	return Intercept(func(context.Context, any, *grpc.UnaryServerInfo, grpc.UnaryHandler) (any, error) {
 		return nil, status.Error(code, message)
+	})
+}
+
+// Intercept is a fault's action that may change the request and the answer, which are those of
+// package kmspb.
+func Intercept(by grpc.UnaryServerInterceptor) kmstest.Action {
+	return func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+		all := append(slices.Clip(interceptors(r.Context())), by)
+		next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), interceptorsKey{}, all)))
 	}
 }
 
-// Delay returns what a fault does that answers later, or never if the caller does not wait.
-func Delay(by time.Duration) func(context.Context, proto.Message, Next) (proto.Message, error) {
-	return func(ctx context.Context, request proto.Message, next Next) (proto.Message, error) {
-		timer := time.NewTimer(by)
-		defer timer.Stop()
-		select {
-		case <-timer.C:
-			return next(ctx, request)
-		case <-ctx.Done():
-			return nil, status.FromContextError(ctx.Err()).Err()
-		}
+type interceptorsKey struct{}
+
+// interceptors returns the interceptors of a call, the outermost first.
+func interceptors(ctx context.Context) []grpc.UnaryServerInterceptor {
+	all, _ := ctx.Value(interceptorsKey{}).([]grpc.UnaryServerInterceptor)
+	return all
+}
+
+// intercept puts the interceptors of a call before its method.
+func intercept(ctx context.Context, request any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
+	for _, by := range slices.Backward(interceptors(ctx)) {
+		behind := handler
+		handler = func(ctx context.Context, request any) (any, error) { return by(ctx, request, info, behind) }
 	}
+	return handler(ctx, request)
 }
 
 // NewServer starts a server, which runs until the test ends.
 func NewServer(t testing.TB) *Server {
-	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	s := &Server{URL: scheme + listener.Addr().String(), keys: make(map[string]*key), calls: make(map[string]int)}
-	s.grpc = grpc.NewServer(grpc.UnaryInterceptor(s.intercept))
-	kmspb.RegisterKeyManagementServiceServer(s.grpc, &methods{Server: s})
-	served := make(chan error, 1)
-	go func() { served <- s.grpc.Serve(listener) }()
-	t.Cleanup(func() {
-		s.grpc.Stop()
-		// A test can be over before the server begins to serve.
-		if err := <-served; err != nil && !errors.Is(err, grpc.ErrServerStopped) {
-			t.Errorf("the Cloud KMS of the test: %v", err)
-		}
-	})
+	s := &Server{keys: make(map[string]*key)}
+	server := grpc.NewServer(grpc.UnaryInterceptor(intercept))
+	kmspb.RegisterKeyManagementServiceServer(server, &methods{Server: s})
+	s.Endpoint = kmstest.NewEndpoint(describe, server)
+	t.Cleanup(s.Close)
 	return s
+}
+
+// describe returns what is recorded of a call: its method and the resource name of its key.
+func describe(r *http.Request, body []byte) kmstest.Request {
+	return kmstest.Request{Operation: path.Base(r.URL.Path), KeyID: keyOf(body)}
+}
+
+// keyOf returns the resource name in a request, which is the first field of each of them. In gRPC
+// over HTTP/2 a request begins with 5 bytes, a flag and a length.
+func keyOf(body []byte) string {
+	const prefix, field = 5, 1
+	if len(body) < prefix {
+		return ""
+	}
+	number, kind, n := protowire.ConsumeTag(body[prefix:])
+	if n < 0 || number != field || kind != protowire.BytesType {
+		return ""
+	}
+	name, n := protowire.ConsumeString(body[prefix+n:])
+	if n < 0 {
+		return ""
+	}
+	return name
 }
 
 // Options are options of Google's clients that ask this server.
 func (s *Server) Options() []option.ClientOption {
 	return []option.ClientOption{
-		option.WithEndpoint(strings.TrimPrefix(s.URL, scheme)),
+		option.WithEndpoint(strings.TrimPrefix(s.URL, "http://")),
 		option.WithoutAuthentication(),
 		option.WithGRPCDialOption(grpc.WithTransportCredentials(insecure.NewCredentials())),
 	}
 }
-
-// ServeHTTP serves gRPC behind another HTTP/2 server.
-func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.grpc.ServeHTTP(w, r) }
-
-// Stop ends the server, as in an outage. It does not start again.
-func (s *Server) Stop() { s.grpc.Stop() }
 
 // CreateKey makes a key with one version and returns its resource name.
 func (s *Server) CreateKey(k Key) string {
@@ -166,69 +166,4 @@ func (s *Server) SetState(name string, number int, state kmspb.CryptoKeyVersion_
 	if state == kmspb.CryptoKeyVersion_DESTROYED {
 		clear(v.material)
 	}
-}
-
-// SetPrimary sets the primary version of a key; 0 means none.
-func (s *Server) SetPrimary(name string, number int) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.keys[name].primary = number
-}
-
-// Inject puts a fault before the methods, after those that were put there before. The returned
-// function removes it.
-func (s *Server) Inject(f Fault) (remove func()) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.faults = append(s.faults, &f)
-	return func() {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		s.faults = slices.DeleteFunc(s.faults, func(other *Fault) bool { return other == &f })
-	}
-}
-
-// Calls returns how often a method was called since the last Reset, or all methods if it is empty.
-func (s *Server) Calls(method string) (n int) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for called, times := range s.calls {
-		if method == "" || method == called {
-			n += times
-		}
-	}
-	return n
-}
-
-// Reset sets the counts of calls to 0.
-func (s *Server) Reset() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	clear(s.calls)
-}
-
-// intercept counts a call and puts the faults before it.
-func (s *Server) intercept(ctx context.Context, request any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
-	method := info.FullMethod[len("/google.cloud.kms.v1.KeyManagementService/"):]
-	s.mu.Lock()
-	s.calls[method]++
-	faults := slices.Clone(s.faults)
-	s.mu.Unlock()
-
-	next := func(ctx context.Context, request proto.Message) (proto.Message, error) {
-		answer, err := handler(ctx, request)
-		if err != nil {
-			return nil, err
-		}
-		return answer.(proto.Message), nil
-	}
-	for _, f := range slices.Backward(faults) {
-		if f.Operation == "" || f.Operation == method {
-			behind := next
-			next = func(ctx context.Context, request proto.Message) (proto.Message, error) {
-				return f.Do(ctx, request, behind)
-			}
-		}
-	}
-	return next(ctx, request.(proto.Message))
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/versity/versitygw/s3response"
 
 	"piko.sh/pikokms/header"
+	"piko.sh/pikokms/message"
 	"piko.sh/pikokms/transfer"
 )
 
@@ -96,7 +97,7 @@ func (b *Backend) store(ctx context.Context, k *Key, name string, in s3response.
 	if err != nil {
 		return nil, err
 	}
-	length, err := encrypted.EncryptedSize(size)
+	length, err := message.EncryptedSize(encrypted.Header(), size)
 	if err != nil {
 		return nil, err
 	}

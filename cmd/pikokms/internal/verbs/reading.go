@@ -54,7 +54,7 @@ func (o *options) check(encrypting bool) ([]*keys.Key, error) {
 // host returns a host without a storage, which encrypts and decrypts under keys. It applies the
 // transformers before it encrypts.
 func (o *options) host(encrypting bool, ks []*keys.Key, encrypter message.Encrypter, transformers ...string) (*pikokms.Host, error) {
-	policy, err := message.ParseCommitmentPolicy(o.policy)
+	policy, err := parsePolicy(o.policy)
 	if err != nil {
 		return nil, console.Usage(fmt.Errorf("--commitment-policy: %w", err))
 	}

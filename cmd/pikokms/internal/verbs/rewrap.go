@@ -137,7 +137,7 @@ func (o *options) moving(ctx context.Context, r *reading, to []string, use func(
 		keys.CloseAll(ks)
 		return nil, err
 	}
-	policy, err := message.ParseCommitmentPolicy(o.policy)
+	policy, err := parsePolicy(o.policy)
 	if err != nil {
 		keys.CloseAll(ks)
 		return nil, console.Usage(fmt.Errorf("--commitment-policy: %w", err))

@@ -1,4 +1,4 @@
-package azurekeyvaulttest
+package azurekeyvault_test
 
 import (
 	"context"
@@ -7,37 +7,63 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/http/httptest"
 	"slices"
 	"strings"
 	"sync"
+	"testing"
 	"time"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
+
+	"piko.sh/pikokms/provider/azurekeyvault"
+	"piko.sh/pikokms/provider/azurekeyvault/azurekeyvaulttest"
 )
 
 // tenant is that of the vault.
 const tenant = "11111111-2222-3333-4444-555555555555"
 
-// Credential gives tokens that the vault takes. It implements azcore.TokenCredential. As
+// guarded is a vault that is asked by TLS, and asks for a token of its credential.
+type guarded struct {
+	*credential
+	url    string
+	client *http.Client
+}
+
+func guard(t testing.TB, server *azurekeyvaulttest.Server) *guarded {
+	c := new(credential)
+	s := httptest.NewTLSServer(c.guard(server))
+	t.Cleanup(s.Close)
+	return &guarded{c, s.URL, s.Client()}
+}
+
+// config is the configuration of a key of the vault.
+func (g *guarded) config(key string) azurekeyvault.Config {
+	return azurekeyvault.Config{
+		Vault: azurekeyvaulttest.Vault, Key: key, Endpoint: g.url, Credential: g.credential, Transport: g.client,
+	}
+}
+
+// credential gives tokens that the vault takes. It implements azcore.TokenCredential. As
 // credentials of Azure do, it gives the same token until the vault asks for other claims.
-type Credential struct {
+type credential struct {
 	mu       sync.Mutex
 	token    string
 	revoked  bool
 	requests []policy.TokenRequestOptions
 }
 
-// Requests returns what tokens were asked for.
-func (c *Credential) Requests() []policy.TokenRequestOptions {
+// asked returns what tokens were asked for.
+func (c *credential) asked() []policy.TokenRequestOptions {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return slices.Clone(c.requests)
 }
 
-// Revoke makes the vault refuse the token that was given, and ask for claims that only a new one
+// revoke makes the vault refuse the token that was given, and ask for claims that only a new one
 // has, as continuous access evaluation does.
-func (c *Credential) Revoke() {
+func (c *credential) revoke() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.revoked = true
@@ -46,7 +72,7 @@ func (c *Credential) Revoke() {
 const claims = `{"access_token":{"nbf":{"essential":true,"value":"1700000000"}}}`
 
 // GetToken implements azcore.TokenCredential.
-func (c *Credential) GetToken(_ context.Context, options policy.TokenRequestOptions) (azcore.AccessToken, error) {
+func (c *credential) GetToken(_ context.Context, options policy.TokenRequestOptions) (azcore.AccessToken, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.requests = append(c.requests, options)
@@ -64,7 +90,7 @@ func (c *Credential) GetToken(_ context.Context, options policy.TokenRequestOpti
 }
 
 // guard asks for a token before it serves.
-func (c *Credential) guard(served http.Handler) http.Handler {
+func (c *credential) guard(served http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		given, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
 		c.mu.Lock()
@@ -79,6 +105,6 @@ func (c *Credential) guard(served http.Handler) http.Handler {
 		default:
 			w.Header().Set("WWW-Authenticate", `Bearer authorization="https://login.microsoftonline.com/`+tenant+`", resource="https://vault.azure.net"`)
 		}
-		answer(w, &failure{http.StatusUnauthorized, "Unauthorized", "", "AKV10000: Request is missing a Bearer or PoP token."})
+		azurekeyvaulttest.Error(http.StatusUnauthorized, "Unauthorized", "", "AKV10000: Request is missing a Bearer or PoP token.")(w, r, served)
 	})
 }

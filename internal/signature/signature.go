@@ -1,20 +1,47 @@
-package header
+// Package signature makes and verifies the signatures of messages whose algorithm suite has one.
+package signature
 
 import (
+	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
 	"encoding/base64"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"hash"
 	"io"
+
+	"piko.sh/pikokms/header"
 )
 
-// PublicKeyName is the encryption context key under which a signed message carries its
-// verification key: the base64 text of the compressed curve point (specification:
-// framework/structures.md; SEC 1, section 2.3.3).
-const PublicKeyName = reservedPrefix + "public-key"
+// ErrFooter means that the bytes after the body of a signed message are no signature.
+var ErrFooter = errors.New("malformed message footer")
+
+// scheme is the curve and the digest of a suite's signatures.
+type scheme struct {
+	curve  func() elliptic.Curve
+	digest crypto.Hash
+}
+
+// schemes are those of the suites with signatures (specification: framework/algorithm-suites.md).
+var schemes = map[header.Suite]scheme{
+	0x0214: {elliptic.P256, crypto.SHA256},
+	0x0346: {elliptic.P384, crypto.SHA384},
+	0x0378: {elliptic.P384, crypto.SHA384},
+	header.AES256GCMHKDFSHA512CommitKeyECDSAP384: {elliptic.P384, crypto.SHA384},
+}
+
+// schemeOf returns the scheme of a suite. The error holds [header.ErrUnsupported] for an unsigned
+// suite.
+func schemeOf(s header.Suite) (scheme, error) {
+	a, ok := schemes[s]
+	if !ok {
+		return scheme{}, fmt.Errorf("%w: suite %v has no signature", header.ErrUnsupported, s)
+	}
+	return a, nil
+}
 
 // Signer signs a message. Write the whole header and body to it, then ask for the footer.
 type Signer struct {
@@ -26,12 +53,12 @@ type Signer struct {
 func (s *Signer) Write(p []byte) (int, error) { return s.hash.Write(p) }
 
 // NewSigner makes a new signing key for one message of a signed suite. It also returns the
-// message's value of [PublicKeyName].
-func NewSigner(s Suite) (signer *Signer, publicKey string, err error) {
-	if !s.Signed() {
-		return nil, "", fmt.Errorf("%w: suite %v has no signature", ErrUnsupported, s)
+// message's value of [header.PublicKeyName].
+func NewSigner(s header.Suite) (signer *Signer, publicKey string, err error) {
+	a, err := schemeOf(s)
+	if err != nil {
+		return nil, "", err
 	}
-	a := s.algorithms()
 	key, err := ecdsa.GenerateKey(a.curve(), rand.Reader)
 	if err != nil {
 		return nil, "", fmt.Errorf("header: making a signing key: %w", err)
@@ -67,23 +94,23 @@ type Verifier struct {
 func (v *Verifier) Write(p []byte) (int, error) { return v.hash.Write(p) }
 
 // NewVerifier takes the verification key from the encryption context of a message of a signed
-// suite. The error holds [ErrMalformed], or [ErrUnsupported] for an unsigned suite.
-func NewVerifier(s Suite, context map[string]string) (*Verifier, error) {
-	if !s.Signed() {
-		return nil, fmt.Errorf("%w: suite %v has no signature", ErrUnsupported, s)
+// suite. The error holds [header.ErrMalformed], or [header.ErrUnsupported] for an unsigned suite.
+func NewVerifier(s header.Suite, context map[string]string) (*Verifier, error) {
+	a, err := schemeOf(s)
+	if err != nil {
+		return nil, err
 	}
-	text, ok := context[PublicKeyName]
+	text, ok := context[header.PublicKeyName]
 	if !ok {
-		return nil, fmt.Errorf("%w: a signed message without the context pair %s", ErrMalformed, PublicKeyName)
+		return nil, fmt.Errorf("%w: a signed message without the context pair %s", header.ErrMalformed, header.PublicKeyName)
 	}
 	point, err := base64.StdEncoding.Strict().DecodeString(text)
 	if err != nil {
-		return nil, fmt.Errorf("%w: context pair %s: %w", ErrMalformed, PublicKeyName, err)
+		return nil, fmt.Errorf("%w: context pair %s: %w", header.ErrMalformed, header.PublicKeyName, err)
 	}
-	a := s.algorithms()
 	x, y := elliptic.UnmarshalCompressed(a.curve(), point)
 	if x == nil {
-		return nil, fmt.Errorf("%w: context pair %s is no compressed point of the suite's curve", ErrMalformed, PublicKeyName)
+		return nil, fmt.Errorf("%w: context pair %s is no compressed point of the suite's curve", header.ErrMalformed, header.PublicKeyName)
 	}
 	size := len(point) - 1
 	uncompressed := make([]byte, 1+2*size)
@@ -92,14 +119,14 @@ func NewVerifier(s Suite, context map[string]string) (*Verifier, error) {
 	y.FillBytes(uncompressed[1+size:])
 	key, err := ecdsa.ParseUncompressedPublicKey(a.curve(), uncompressed)
 	if err != nil {
-		return nil, fmt.Errorf("%w: context pair %s: %w", ErrMalformed, PublicKeyName, err)
+		return nil, fmt.Errorf("%w: context pair %s: %w", header.ErrMalformed, header.PublicKeyName, err)
 	}
 	return &Verifier{hash: a.digest.New(), key: key}, nil
 }
 
 // Verify checks the signature in footer, which is all bytes after the body. The error holds
 // [ErrFooter] if footer has no signature, with [io.ErrUnexpectedEOF] if it is cut short. It holds
-// [ErrSignature] if the signature does not match.
+// [header.ErrSignature] if the signature does not match.
 func (v *Verifier) Verify(footer []byte) error {
 	if len(footer) < 2 {
 		return fmt.Errorf("%w: the message is cut short before its signature: %w", ErrFooter, io.ErrUnexpectedEOF)
@@ -111,7 +138,7 @@ func (v *Verifier) Verify(footer []byte) error {
 		return fmt.Errorf("%w: %d bytes follow the signature", ErrFooter, got-stated)
 	}
 	if !ecdsa.VerifyASN1(v.key, v.hash.Sum(nil), footer[2:]) {
-		return fmt.Errorf("%w: the message was changed, or the signature is another's", ErrSignature)
+		return fmt.Errorf("%w: the message was changed, or the signature is another's", header.ErrSignature)
 	}
 	return nil
 }

@@ -1,4 +1,5 @@
-package message
+// Package text encrypts strings as messages that say that they are strings.
+package text
 
 import (
 	"context"
@@ -6,13 +7,14 @@ import (
 	"maps"
 
 	"piko.sh/pikokms/header"
+	"piko.sh/pikokms/message"
 	"piko.sh/pikokms/provider"
 )
 
-// TextContext returns the encryption context of a message of EncryptText: the stated pairs, and the
+// Context returns the encryption context of a message of Encrypt: the stated pairs, and the
 // pair provider.PairUse, which marks the message as a string. The error holds
 // header.ErrInvalidContext for a reserved pair.
-func TextContext(stated map[string]string) (map[string]string, error) {
+func Context(stated map[string]string) (map[string]string, error) {
 	if err := provider.CheckStated(stated); err != nil {
 		return nil, err
 	}
@@ -22,26 +24,26 @@ func TextContext(stated map[string]string) (map[string]string, error) {
 	return pairs, nil
 }
 
-// EncryptText encrypts a string under a data key of keyring, and returns a message. The message has
-// the encryption context of TextContext.
-func EncryptText(ctx context.Context, keyring provider.Wrapper, plaintext string, stated map[string]string) ([]byte, error) {
-	pairs, err := TextContext(stated)
+// Encrypt encrypts a string under a data key of keyring, and returns a message. The message has
+// the encryption context of [Context].
+func Encrypt(ctx context.Context, keyring provider.Wrapper, plaintext string, stated map[string]string) ([]byte, error) {
+	pairs, err := Context(stated)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", provider.ErrEncryptionFailed, err)
 	}
-	e := Encrypter{Keyring: keyring}
+	e := message.Encrypter{Keyring: keyring}
 	return e.Encrypt(ctx, []byte(plaintext), pairs)
 }
 
-// DecryptText decrypts a message of EncryptText, for which the same pairs were stated. For a
+// Decrypt decrypts a message of Encrypt, for which the same pairs were stated. For a
 // message that is not a string, the error holds provider.ErrContextMismatch, and no key service is
 // asked.
-func DecryptText(ctx context.Context, keyring provider.Unwrapper, ciphertext []byte, stated map[string]string) (string, error) {
-	pairs, err := TextContext(stated)
+func Decrypt(ctx context.Context, keyring provider.Unwrapper, ciphertext []byte, stated map[string]string) (string, error) {
+	pairs, err := Context(stated)
 	if err != nil {
 		return "", fmt.Errorf("%w: %w", provider.ErrContextMismatch, err)
 	}
-	d := Decrypter{Keyrings: []provider.Unwrapper{keyring}, Accept: acceptText}
+	d := message.Decrypter{Keyrings: []provider.Unwrapper{keyring}, Accept: accept}
 	plaintext, got, err := d.Decrypt(ctx, ciphertext, pairs)
 	if err != nil {
 		return "", err
@@ -52,7 +54,7 @@ func DecryptText(ctx context.Context, keyring provider.Unwrapper, ciphertext []b
 	return string(plaintext), nil
 }
 
-func acceptText(h *header.Header) error {
+func accept(h *header.Header) error {
 	if use := h.EncryptionContext[provider.PairUse]; use != provider.UseString {
 		return fmt.Errorf("%w: the message is no string: the pair %q of its encryption context is %.40q, not %q", provider.ErrContextMismatch, provider.PairUse, use, provider.UseString)
 	}

@@ -1,4 +1,4 @@
-package message_test
+package text_test
 
 import (
 	"context"
@@ -6,14 +6,17 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"piko.sh/pikokms/message"
+	"piko.sh/pikokms/internal/text"
 	"piko.sh/pikokms/provider"
+	"piko.sh/pikokms/provider/local"
 )
 
 func TestText(t *testing.T) {
-	key := newKey(t, 1, "")
+	key, err := local.NewProvider(local.Config{Key: make([]byte, 32)})
+	require.NoError(t, err)
+	defer key.Close()
 	stored := map[string]string{"tenant": "acme", "field": "email"}
-	sealed, err := message.EncryptText(context.Background(), key, "a@example.org", stored)
+	sealed, err := text.Encrypt(context.Background(), key, "a@example.org", stored)
 	require.NoError(t, err)
 	for name, tt := range map[string]struct {
 		context map[string]string
@@ -26,7 +29,7 @@ func TestText(t *testing.T) {
 		"more":      {map[string]string{"tenant": "acme", "field": "email", "x": "y"}, provider.ErrContextMismatch},
 		"other key": {map[string]string{"tenant": "acme", "fields": "email"}, provider.ErrContextMismatch},
 	} {
-		got, err := message.DecryptText(context.Background(), key, sealed, tt.context)
+		got, err := text.Decrypt(context.Background(), key, sealed, tt.context)
 		if tt.want != nil {
 			require.ErrorIs(t, err, tt.want, name)
 			require.Empty(t, got)
@@ -35,6 +38,7 @@ func TestText(t *testing.T) {
 		require.NoError(t, err, name)
 		require.Equal(t, "a@example.org", got)
 	}
-	_, err = message.EncryptText(context.Background(), broken{provider.ErrAccessDenied}, "x", nil)
-	require.ErrorIs(t, err, provider.ErrAccessDenied)
+	require.NoError(t, key.Close())
+	_, err = text.Encrypt(context.Background(), key, "x", nil)
+	require.ErrorIs(t, err, provider.ErrClosed)
 }
