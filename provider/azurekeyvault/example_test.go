@@ -31,7 +31,7 @@ func Example() {
 
 // A program takes its key from its configuration.
 func Example_url() {
-	key, err := keyurl.Services{azurekeyvault.KeyService}.Parse("azurekeyvault://my-hsm.managedhsm.azure.net/backups")
+	key, err := keyurl.Parse("azurekeyvault://my-hsm.managedhsm.azure.net/backups", azurekeyvault.KeyService)
 	if err != nil {
 		panic(err)
 	}

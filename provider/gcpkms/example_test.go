@@ -32,7 +32,7 @@ func Example() {
 
 // A program takes its key from its configuration.
 func Example_url() {
-	key, err := keyurl.Services{gcpkms.KeyService}.Parse("gcpkms://projects/my-project/locations/europe-west1/keyRings/my-ring/cryptoKeys/backups")
+	key, err := keyurl.Parse("gcpkms://projects/my-project/locations/europe-west1/keyRings/my-ring/cryptoKeys/backups", gcpkms.KeyService)
 	if err != nil {
 		panic(err)
 	}

@@ -187,7 +187,7 @@ func (b *bao) appRole(settings map[string]any) appRole {
 func (b *bao) openURL(c vault.Config, login url.Values) provider.Provider {
 	b.t.Helper()
 	login.Set("address", c.Address)
-	key, err := keyurl.Services{vault.KeyService}.Parse("vault://" + c.Mount + "/" + c.Key + "?" + login.Encode())
+	key, err := keyurl.Parse("vault://"+c.Mount+"/"+c.Key+"?"+login.Encode(), vault.KeyService)
 	require.NoError(b.t, err)
 	require.NotEmpty(b.t, key.Files)
 	p, err := key.Open(b.t.Context(), keyurl.Options{CheckLater: true})

@@ -38,7 +38,7 @@ func Example() {
 
 // A program takes its key from its configuration.
 func Example_url() {
-	key, err := keyurl.Services{vault.KeyService}.Parse("vault://transit/backups?address=https://vault.example.com:8200&namespace=team")
+	key, err := keyurl.Parse("vault://transit/backups?address=https://vault.example.com:8200&namespace=team", vault.KeyService)
 	if err != nil {
 		panic(err)
 	}

@@ -34,7 +34,7 @@ func TestParseURL(t *testing.T) {
 		"vault://transit/k?kubernetes-role=shop":                                  {},
 		"vault://transit/k?kubernetes-role=shop&kubernetes-token-file=/run/token": {"/run/token"},
 	} {
-		key, err := keyurl.Services{vault.KeyService}.Parse(text)
+		key, err := keyurl.Parse(text, vault.KeyService)
 		require.NoError(t, err)
 		require.Equal(t, files, key.Files)
 		c, err := parse(text)
