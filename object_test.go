@@ -25,6 +25,7 @@ import (
 )
 
 func TestOpen(t *testing.T) {
+	race.SkipShort(t)
 	content := bytes.Repeat([]byte("a stored object, "), 60_000)
 	for _, enabled := range [][]string{nil, {compress.ZstdSeekable}} {
 		f := newFixture(t, pikokms.WithEnabledTransformers(enabled...), pikokms.BindObjectName("uploads"))
