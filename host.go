@@ -11,8 +11,8 @@ import (
 	"sync"
 	"sync/atomic"
 
-	"piko.sh/pikokms/envelope"
 	"piko.sh/pikokms/header"
+	"piko.sh/pikokms/internal/envelope"
 	"piko.sh/pikokms/message"
 	"piko.sh/pikokms/provider"
 	"piko.sh/pikokms/service"
@@ -31,7 +31,7 @@ type Host struct {
 	registry       *registry
 	chain          *chain
 	storage        Storage
-	services       map[string]*service.Service // by the names of their providers; nil on a host of WithMessages
+	services       map[string]service.Service // by the names of their providers; nil on a host of WithMessages
 	current        atomic.Pointer[service.Service]
 	strings        envelope.Decrypter
 	encrypter      message.Encrypter
@@ -85,7 +85,7 @@ func New(options ...Option) (*Host, error) {
 
 // addServices puts a service in front of each provider, the default one first.
 func (h *Host) addServices(s *settings) {
-	h.encrypter.Keyring, h.services = currentKeyring{h}, make(map[string]*service.Service)
+	h.encrypter.Keyring, h.services = currentKeyring{h}, make(map[string]service.Service)
 	others := slices.DeleteFunc(slices.Sorted(maps.Keys(s.providers)), func(name string) bool { return name == s.defaultProvider })
 	for _, name := range append([]string{s.defaultProvider}, others...) {
 		behind := service.New(s.providers[name], s.service)
@@ -93,12 +93,19 @@ func (h *Host) addServices(s *settings) {
 		h.strings.Providers = append(h.strings.Providers, behind)
 		h.decrypter.Keyrings = append(h.decrypter.Keyrings, behind)
 	}
-	h.current.Store(h.services[s.defaultProvider])
+	h.setCurrent(h.services[s.defaultProvider])
 }
 
 // CryptoService returns the service of the default provider, for batches and for the state of its
 // circuit breaker. It is nil on a host of WithMessages.
-func (h *Host) CryptoService() *service.Service { return h.current.Load() }
+func (h *Host) CryptoService() service.Service {
+	if current := h.current.Load(); current != nil {
+		return *current
+	}
+	return nil
+}
+
+func (h *Host) setCurrent(s service.Service) { h.current.Store(&s) }
 
 // currentKeyring encrypts under whichever provider is the default at the moment.
 type currentKeyring struct{ h *Host }
@@ -186,7 +193,8 @@ func (h *Host) Get(ctx context.Context, key string) (io.ReadCloser, error) {
 // Encrypt encrypts a string, which may be empty, under the default provider and returns Piko's
 // string envelope. Decrypt must be given the same encryption context, which may be nil. Its keys
 // must not begin with "piko-", so that an object and a string are never taken for one another. The
-// errors are envelope.Encrypt's.
+// error holds header.ErrInvalidContext for such a key, provider.ErrEncryptionFailed for a string whose
+// envelope has more than 16 MiB, or is the provider's.
 //
 // A column must have room for more than the string. The result is ASCII, and has 16/9 characters
 // for each byte of the string, and besides:
@@ -207,8 +215,13 @@ func (h *Host) Encrypt(ctx context.Context, plaintext string, encryptionContext 
 	return envelope.Encrypt(ctx, s, plaintext, encryptionContext)
 }
 
-// Decrypt decrypts a string that Encrypt returned, under any registered provider. The errors are
-// those of envelope.Decrypter.Decrypt.
+// Decrypt decrypts a string that Encrypt returned, under any registered provider.
+//
+// The error holds provider.ErrInvalidCiphertext if the text is no envelope, or needs AllowPikoV2. It
+// holds provider.ErrContextMismatch if the encryption context differs, or if the ciphertext was not
+// encrypted as a string. Strings from before pikokms have no encryption context, so it holds that
+// for them whenever one is stated. It holds provider.ErrUntrustedKey if no provider has the
+// envelope's type. Otherwise it has the error of each provider that was tried.
 func (h *Host) Decrypt(ctx context.Context, text string, encryptionContext map[string]string) (string, error) {
 	return h.strings.Decrypt(ctx, text, encryptionContext)
 }

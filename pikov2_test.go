@@ -19,8 +19,8 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"piko.sh/pikokms"
-	"piko.sh/pikokms/envelope"
 	"piko.sh/pikokms/header"
+	"piko.sh/pikokms/internal/envelope"
 	"piko.sh/pikokms/message"
 	"piko.sh/pikokms/provider"
 	"piko.sh/pikokms/provider/local"

@@ -221,7 +221,7 @@ func TestBatchesUnderKMS(t *testing.T) {
 	cached := service.New(p, service.Config{Cache: &service.CacheLimits{}})
 	defer cached.Close()
 	for name, c := range map[string]struct {
-		s    *service.Service
+		s    service.Service
 		want map[string]int
 	}{
 		"without a cache": {service.New(p, service.Config{}), map[string]int{"GenerateDataKey": 100, "Decrypt": 1}},
@@ -245,6 +245,7 @@ func TestBatchesUnderKMS(t *testing.T) {
 // An outage of KMS opens the breaker; from then on nothing leaves the process, for streams and the
 // host's uploads, too.
 func TestBreakerUnderKMS(t *testing.T) {
+	const outagesToOpen = 5 // of the circuit breaker of package service
 	p, client, calls := newProvider(t)
 	options := client.Options().Copy()
 	options.Retryer = aws.NopRetryer{} // its backing off is not what is tested
@@ -255,12 +256,12 @@ func TestBreakerUnderKMS(t *testing.T) {
 	calls.take()
 
 	calls.down = true
-	for range service.Failures {
+	for range outagesToOpen {
 		err := f.Put(t.Context(), "during", strings.NewReader("content"))
 		require.ErrorIs(t, err, provider.ErrProviderUnavailable)
 		require.NotErrorIs(t, err, service.ErrBreakerOpen)
 	}
-	require.Equal(t, map[string]int{"GenerateDataKey": service.Failures}, calls.take())
+	require.Equal(t, map[string]int{"GenerateDataKey": outagesToOpen}, calls.take())
 	require.Equal(t, service.StateOpen, f.CryptoService().State())
 	calls.down = false
 	begin := time.Now()

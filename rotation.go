@@ -11,8 +11,8 @@ import (
 	"strings"
 	"sync"
 
-	"piko.sh/pikokms/envelope"
 	"piko.sh/pikokms/header"
+	"piko.sh/pikokms/internal/envelope"
 	"piko.sh/pikokms/message"
 	"piko.sh/pikokms/pikov2"
 	"piko.sh/pikokms/provider"
@@ -28,7 +28,7 @@ func (h *Host) SetDefaultCryptoProvider(name string) error {
 	if s == nil {
 		return fmt.Errorf("%w: crypto provider %q is not registered; registered are %s", ErrConfig, name, strings.Join(slices.Sorted(maps.Keys(h.services)), ", "))
 	}
-	h.current.Store(s)
+	h.setCurrent(s)
 	return nil
 }
 
@@ -276,7 +276,7 @@ func (h *Host) ReEncrypt(ctx context.Context, text string, encryptionContext map
 		return "", err
 	}
 	for _, s := range h.services {
-		if moved, ok, err := h.CryptoService().ReEncrypt(ctx, s, e, encryptionContext); ok {
+		if moved, ok, err := envelope.ReEncrypt(ctx, h.CryptoService(), s, e, encryptionContext); ok {
 			return moved, err
 		}
 	}
@@ -294,7 +294,7 @@ func (h *Host) DecryptAndReEncrypt(ctx context.Context, text string, encryptionC
 	if plaintext, err = h.Decrypt(ctx, text, encryptionContext); err != nil {
 		return "", "", err
 	}
-	if e, err := envelope.Parse(text); err == nil && h.CryptoService().Owns(e) {
+	if e, err := envelope.Parse(text); err == nil && e.IsUnder(h.CryptoService()) {
 		return plaintext, text, nil
 	}
 	if moved, err = h.Encrypt(ctx, plaintext, encryptionContext); err != nil {

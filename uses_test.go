@@ -15,8 +15,8 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"piko.sh/pikokms"
-	"piko.sh/pikokms/envelope"
 	"piko.sh/pikokms/header"
+	"piko.sh/pikokms/internal/envelope"
 	"piko.sh/pikokms/internal/frame"
 	"piko.sh/pikokms/internal/gcm"
 	"piko.sh/pikokms/kmstest"

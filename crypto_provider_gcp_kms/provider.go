@@ -86,11 +86,11 @@ func (p *cryptoProvider) Type() crypto.ProviderType { return crypto.ProviderType
 // Encrypt implements crypto.EncryptionProvider with one call of Cloud KMS. The response names the
 // key by its resource name, without a version.
 func (p *cryptoProvider) Encrypt(ctx context.Context, request *crypto.EncryptRequest) (*crypto.EncryptResponse, error) {
-	sealed, err := p.kms.Encrypt(ctx, request.Plaintext, request.KeyID, request.Context)
+	ciphertext, keyID, err := p.kms.Encrypt(ctx, request.Plaintext, request.KeyID, request.Context)
 	if err != nil {
 		return nil, err
 	}
-	return &crypto.EncryptResponse{Ciphertext: sealed.Ciphertext, KeyID: sealed.KeyID, Provider: p.Type()}, nil
+	return &crypto.EncryptResponse{Ciphertext: ciphertext, KeyID: keyID, Provider: p.Type()}, nil
 }
 
 // Decrypt implements crypto.EncryptionProvider. Cloud KMS is called once if the request names a

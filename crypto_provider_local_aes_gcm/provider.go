@@ -32,7 +32,6 @@ import (
 	"piko.sh/piko/internal/crypto/crypto_dto"
 	"piko.sh/piko/wdk/crypto"
 
-	"piko.sh/pikokms/envelope"
 	"piko.sh/pikokms/provider"
 	"piko.sh/pikokms/provider/dropin"
 	"piko.sh/pikokms/provider/local"
@@ -66,7 +65,7 @@ type Config struct {
 	Key   []byte `json:"-"` // 32 bytes; the caller may zero them once NewProvider has returned
 
 	// AllowPikoV2 lets Decrypt and DecryptStream also read what Piko's own provider encrypted under
-	// this key. Package envelope says what an attacker can do while it is set. Set it only while
+	// this key. pikokms.AllowPikoV2 says what an attacker can do while it is set. Set it only while
 	// such data remain.
 	AllowPikoV2 bool
 }
@@ -74,7 +73,6 @@ type Config struct {
 // cryptoProvider implements crypto.EncryptionProvider.
 type cryptoProvider struct {
 	adapter dropin.Adapter
-	old     envelope.Decrypter // of what Piko's own provider encrypted
 	close   func() error
 }
 
@@ -100,7 +98,6 @@ func NewProvider(config Config) (crypto.EncryptionProvider, error) {
 			Provider: key, Service: guarded, Names: names,
 			OwnKeyID: crypto.DefaultServiceConfig().ActiveKeyID, AllowPikoV2: config.AllowPikoV2,
 		},
-		old:   envelope.Decrypter{Providers: []provider.EncryptionProvider{key}, AllowPikoV2: config.AllowPikoV2},
 		close: sync.OnceValue(func() error { return errors.Join(guarded.Close(), key.Close()) }),
 	}, nil
 }
@@ -118,11 +115,11 @@ func (p *cryptoProvider) Type() crypto.ProviderType {
 
 // Encrypt implements crypto.EncryptionProvider.
 func (p *cryptoProvider) Encrypt(ctx context.Context, request *crypto.EncryptRequest) (*crypto.EncryptResponse, error) {
-	sealed, err := p.adapter.Encrypt(ctx, request.Plaintext, request.KeyID, request.Context)
+	ciphertext, keyID, err := p.adapter.Encrypt(ctx, request.Plaintext, request.KeyID, request.Context)
 	if err != nil {
 		return nil, err
 	}
-	return &crypto.EncryptResponse{Ciphertext: sealed.Ciphertext, KeyID: sealed.KeyID, Provider: p.Type()}, nil
+	return &crypto.EncryptResponse{Ciphertext: ciphertext, KeyID: keyID, Provider: p.Type()}, nil
 }
 
 // Decrypt implements crypto.EncryptionProvider.
@@ -146,12 +143,7 @@ func (p *cryptoProvider) decryptOld(ctx context.Context, request *crypto.Decrypt
 	if len(sealed) < ivSize+tagSize {
 		return "", names.Translate(fmt.Errorf("%w: it is shorter than an IV and a tag: %d bytes", crypto.ErrInvalidCiphertext, len(sealed)))
 	}
-	text, err := envelope.New(p.adapter.Provider.KeyID(), p.adapter.Provider.Type(), request.Ciphertext)
-	if err != nil {
-		return "", names.Translate(err)
-	}
-	plaintext, err := p.old.Decrypt(ctx, text, request.Context)
-	return plaintext, names.Translate(err)
+	return p.adapter.DecryptPikoV2(ctx, request.Ciphertext, request.Context)
 }
 
 // GenerateDataKey implements crypto.EncryptionProvider. The wrapped key is the data key's base64
@@ -159,12 +151,12 @@ func (p *cryptoProvider) decryptOld(ctx context.Context, request *crypto.Decrypt
 func (p *cryptoProvider) GenerateDataKey(ctx context.Context, request *crypto.GenerateDataKeyRequest) (*crypto.DataKey, error) {
 	var key *crypto.DataKey
 	err := p.adapter.GenerateDataKey(ctx, request.KeyID, request.KeySpec, func(made *provider.DataKey, plain []byte) error {
-		wrapped, err := envelope.Seal(ctx, p.adapter.Provider, base64.StdEncoding.EncodeToString(plain), nil)
+		wrapped, _, err := p.adapter.Encrypt(ctx, base64.StdEncoding.EncodeToString(plain), request.KeyID, nil)
 		if err != nil {
 			return err
 		}
 		secret, err := crypto_dto.NewSecureBytesFromSlice(plain, crypto_dto.WithID("data key of "+made.KeyID))
-		key = &crypto.DataKey{PlaintextKey: secret, EncryptedKey: wrapped.Ciphertext, KeyID: made.KeyID, Provider: p.Type()}
+		key = &crypto.DataKey{PlaintextKey: secret, EncryptedKey: wrapped, KeyID: made.KeyID, Provider: p.Type()}
 		return err
 	})
 	if err != nil {

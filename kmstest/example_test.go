@@ -10,7 +10,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/credentials"
 	"github.com/aws/aws-sdk-go-v2/service/kms"
 
-	"piko.sh/pikokms/envelope"
+	"piko.sh/pikokms"
 	"piko.sh/pikokms/kmstest"
 	"piko.sh/pikokms/provider"
 	"piko.sh/pikokms/provider/awskms"
@@ -32,19 +32,25 @@ func Example() {
 		fmt.Println(err)
 		return
 	}
-	encrypted, err := envelope.Seal(ctx, p, "a secret", map[string]string{"tenant": "42"})
+	host, err := pikokms.New(pikokms.WithCryptoProvider("kms", p))
 	if err != nil {
 		fmt.Println(err)
 		return
 	}
-	fmt.Println(encrypted.KeyID == key.ARN, server.Calls("Encrypt"))
+	defer host.Close()
+	encrypted, err := host.Encrypt(ctx, "a secret", map[string]string{"tenant": "42"})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	fmt.Println(server.Calls("Encrypt"))
 
 	// Somebody disables the key.
 	server.SetState(key.ARN, "Disabled")
-	_, err = envelope.Open(ctx, p, encrypted.Ciphertext, map[string]string{"tenant": "42"})
+	_, err = host.Decrypt(ctx, encrypted, map[string]string{"tenant": "42"})
 	fmt.Println(errors.Is(err, provider.ErrKeyDisabled))
 	// Output:
-	// true 1
+	// 1
 	// true
 }
 

@@ -8,8 +8,8 @@ import (
 	"math"
 	"sync"
 
-	"piko.sh/pikokms/envelope"
 	"piko.sh/pikokms/header"
+	"piko.sh/pikokms/internal/envelope"
 	"piko.sh/pikokms/internal/text"
 	"piko.sh/pikokms/provider"
 )
@@ -40,14 +40,7 @@ func (e *BatchError) Unwrap() []error {
 	return failed
 }
 
-// EncryptBatch encrypts strings under one data key and returns Piko's string envelopes. It makes
-// one call of the key service, or none if the cache has a data key with uses left. If the strings
-// reach a limit of the cache, it makes one more for each data key that they use up. Each result can
-// also be decrypted alone, by envelope.Decrypter or pikokms.Host.Decrypt.
-//
-// If there is no data key, there are no results, and the error is the provider's. If items fail,
-// the error is a *BatchError, and their results are empty.
-func (s *Service) EncryptBatch(ctx context.Context, plaintexts []string, encryptionContext map[string]string) ([]string, error) {
+func (s *guarded) EncryptBatch(ctx context.Context, plaintexts []string, encryptionContext map[string]string) ([]string, error) {
 	if len(plaintexts) == 0 {
 		return nil, nil
 	}
@@ -78,7 +71,7 @@ func (s *Service) EncryptBatch(ctx context.Context, plaintexts []string, encrypt
 }
 
 // batchKeyring returns the cache, with its limits, or a new cache for this batch alone.
-func (s *Service) batchKeyring() (keyring provider.Keyring, done func()) {
+func (s *guarded) batchKeyring() (keyring provider.Keyring, done func()) {
 	if s.cache != nil {
 		return s.cache, func() {}
 	}
@@ -86,12 +79,7 @@ func (s *Service) batchKeyring() (keyring provider.Keyring, done func()) {
 	return c, c.close
 }
 
-// DecryptBatch decrypts results of EncryptBatch, and other envelopes of the same type. It calls the
-// key service once for each data key that is not cached. A string without a data key takes a call
-// of its own. At most concurrency calls are made at once.
-//
-// If items fail, the error is a *BatchError, and their results are empty.
-func (s *Service) DecryptBatch(ctx context.Context, texts []string, encryptionContext map[string]string, concurrency int) ([]string, error) {
+func (s *guarded) DecryptBatch(ctx context.Context, texts []string, encryptionContext map[string]string, concurrency int) ([]string, error) {
 	keyring, done := s.batchKeyring()
 	defer done()
 	return each(texts, concurrency, func(item string) (string, error) {

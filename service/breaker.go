@@ -12,18 +12,18 @@ import (
 	"piko.sh/pikokms/provider"
 )
 
-// The circuit breaker opens after Failures outages in a row. After OpenFor it lets one trial call
+// The circuit breaker opens after this many outages in a row. After openFor it lets one trial call
 // through. A trial that has no answer for as long is an outage.
 const (
-	Failures = 5
-	OpenFor  = 30 * time.Second
+	outagesToOpen = 5
+	openFor       = 30 * time.Second
 )
 
-// FairWait decides whose fault it is if the deadline of a caller's context ends a call. If the
+// fairWait decides whose fault it is if the deadline of a caller's context ends a call. If the
 // caller has waited as long as this, it is an outage of the key service. Otherwise the caller was
 // impatient. AWS KMS takes tens of milliseconds, and gives an external key store 250 ms to answer
 // (AWS KMS Developer Guide, "External key store proxy"). The rest is for retries.
-const FairWait = 3 * time.Second
+const fairWait = 3 * time.Second
 
 // ErrBreakerOpen means that the circuit breaker refused the call without asking the key service. It
 // holds provider.ErrProviderUnavailable.
@@ -40,8 +40,7 @@ const (
 	StateHalfOpen = gobreaker.StateHalfOpen
 )
 
-// State returns the breaker's state. Without a breaker, it is StateClosed.
-func (s *Service) State() State {
+func (s *guarded) State() State {
 	if s.breaker == nil {
 		return StateClosed
 	}
@@ -51,8 +50,8 @@ func (s *Service) State() State {
 func newBreaker(onStateChange func(from, to State)) *gobreaker.CircuitBreaker[any] {
 	settings := gobreaker.Settings{
 		MaxRequests: 1,
-		Timeout:     OpenFor,
-		ReadyToTrip: func(c gobreaker.Counts) bool { return c.ConsecutiveFailures >= Failures },
+		Timeout:     openFor,
+		ReadyToTrip: func(c gobreaker.Counts) bool { return c.ConsecutiveFailures >= outagesToOpen },
 		// An excluded call makes room for another trial. It does not end a row of outages.
 		IsExcluded: func(err error) bool { return err != nil && !errors.Is(err, errOutage) },
 	}
@@ -73,7 +72,7 @@ var (
 //   - The provider says so with ErrProviderUnavailable, as for refused and dropped connections,
 //     errors of the service, and throttling that outlasts the retries.
 //   - A deadline of the provider's own has passed.
-//   - A caller's deadline has passed after FairWait.
+//   - A caller's deadline has passed after fairWait.
 func judge(ctx context.Context, err error, waited time.Duration) error {
 	if err == nil {
 		return nil
@@ -81,7 +80,7 @@ func judge(ctx context.Context, err error, waited time.Duration) error {
 	if ctx.Err() != nil {
 		// The end of the caller's context may have caused the error, whatever it is. Its cause is a
 		// deadline, too, if a caller's deadline ended a call that a provider makes for several.
-		if errors.Is(context.Cause(ctx), context.DeadlineExceeded) && waited >= FairWait {
+		if errors.Is(context.Cause(ctx), context.DeadlineExceeded) && waited >= fairWait {
 			return errOutage
 		}
 		return errNothing
@@ -111,7 +110,7 @@ func isAnswer(err error) bool {
 
 // guard calls the provider through the breaker, unless there is none, or it stands inside the
 // provider.
-func guard[T any](ctx context.Context, s *Service, operation string, call func(context.Context) (T, error)) (T, error) {
+func guard[T any](ctx context.Context, s *guarded, operation string, call func(context.Context) (T, error)) (T, error) {
 	switch {
 	case s.inside:
 		return call(ctx)
@@ -133,7 +132,7 @@ func observe[T any](ctx context.Context, i *instruments, operation string, call 
 }
 
 // pass makes a call through the breaker. If the context has ended, it does not make the call.
-func pass[T any](ctx context.Context, s *Service, operation string, call func(context.Context) (T, error)) (result T, err error) {
+func pass[T any](ctx context.Context, s *guarded, operation string, call func(context.Context) (T, error)) (result T, err error) {
 	fail := func(err error) error {
 		return &provider.EncryptionError{Operation: operation, Provider: string(s.Type()), Err: err}
 	}
@@ -149,7 +148,7 @@ func pass[T any](ctx context.Context, s *Service, operation string, call func(co
 		defer cancel()
 		result, err = call(limited)
 		if err != nil && limited.Err() != nil && ctx.Err() == nil {
-			err = fail(fmt.Errorf("%w: no answer within %v: %w", provider.ErrProviderUnavailable, OpenFor, err))
+			err = fail(fmt.Errorf("%w: no answer within %v: %w", provider.ErrProviderUnavailable, openFor, err))
 		}
 		verdict = judge(ctx, err, time.Since(begin))
 		return nil, verdict
@@ -161,15 +160,15 @@ func pass[T any](ctx context.Context, s *Service, operation string, call func(co
 }
 
 // limitTrial bounds the time of a trial, since all other calls are refused while it is under way.
-func (s *Service) limitTrial(ctx context.Context) (context.Context, context.CancelFunc) {
+func (s *guarded) limitTrial(ctx context.Context) (context.Context, context.CancelFunc) {
 	if s.State() != StateHalfOpen {
 		return ctx, func() {}
 	}
-	return context.WithTimeout(ctx, OpenFor)
+	return context.WithTimeout(ctx, openFor)
 }
 
 // broken is a Service's provider behind the breaker, without the cache.
-type broken struct{ s *Service }
+type broken struct{ s *guarded }
 
 func (b broken) GenerateDataKey(ctx context.Context, encryptionContext map[string]string) (*provider.DataKey, error) {
 	return guard(ctx, b.s, "GenerateDataKey", func(ctx context.Context) (*provider.DataKey, error) {
@@ -195,17 +194,17 @@ func (b broken) CacheScope(ctx context.Context, encryptionContext map[string]str
 }
 
 // CacheScope implements provider.ScopedKeyring. The scope is the provider's.
-func (s *Service) CacheScope(ctx context.Context, encryptionContext map[string]string) (string, error) {
+func (s *guarded) CacheScope(ctx context.Context, encryptionContext map[string]string) (string, error) {
 	return cacheScope(ctx, s.inner, encryptionContext)
 }
 
 // WrapDataKey implements provider.Keyring.
-func (s *Service) WrapDataKey(ctx context.Context, key *provider.SecureBytes, encryptionContext map[string]string) (header.EncryptedDataKey, error) {
+func (s *guarded) WrapDataKey(ctx context.Context, key *provider.SecureBytes, encryptionContext map[string]string) (header.EncryptedDataKey, error) {
 	return broken{s}.WrapDataKey(ctx, key, encryptionContext)
 }
 
 // IsCurrent implements provider.VersionedKeyring, if the provider does. Otherwise it returns false.
-func (s *Service) IsCurrent(ctx context.Context, request *provider.UnwrapDataKeyRequest) (bool, error) {
+func (s *guarded) IsCurrent(ctx context.Context, request *provider.UnwrapDataKeyRequest) (bool, error) {
 	versioned, ok := s.inner.(provider.VersionedKeyring)
 	if !ok {
 		return false, nil
@@ -215,7 +214,7 @@ func (s *Service) IsCurrent(ctx context.Context, request *provider.UnwrapDataKey
 
 // UnwrapPikoV2 implements provider.PikoV2Keyring, if the provider does. Otherwise the error holds
 // provider.ErrInvalidProvider.
-func (s *Service) UnwrapPikoV2(ctx context.Context, wrapped string) (*provider.SecureBytes, error) {
+func (s *guarded) UnwrapPikoV2(ctx context.Context, wrapped string) (*provider.SecureBytes, error) {
 	keyring, ok := s.inner.(provider.PikoV2Keyring)
 	if !ok {
 		return nil, fmt.Errorf("%w: provider %s reads nothing from before pikokms", provider.ErrInvalidProvider, s.Type())
@@ -227,7 +226,7 @@ func (s *Service) UnwrapPikoV2(ctx context.Context, wrapped string) (*provider.S
 
 // UnwrapS3EC implements provider.S3ECKeyring, if the provider does. Otherwise the error holds
 // provider.ErrUntrustedKey.
-func (s *Service) UnwrapS3EC(ctx context.Context, wrapped *provider.S3ECDataKey) (*provider.SecureBytes, error) {
+func (s *guarded) UnwrapS3EC(ctx context.Context, wrapped *provider.S3ECDataKey) (*provider.SecureBytes, error) {
 	keyring, ok := s.inner.(provider.S3ECKeyring)
 	if !ok {
 		return nil, provider.ErrUntrustedKey
@@ -237,9 +236,4 @@ func (s *Service) UnwrapS3EC(ctx context.Context, wrapped *provider.S3ECDataKey)
 	})
 }
 
-var (
-	_ provider.PikoV2Keyring = (*Service)(nil)
-	_ provider.S3ECKeyring   = (*Service)(nil)
-	_ provider.ScopedKeyring = (*Service)(nil)
-	_ provider.ScopedKeyring = broken{}
-)
+var _ provider.ScopedKeyring = broken{}

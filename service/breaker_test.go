@@ -6,6 +6,7 @@ import (
 	"crypto/fips140"
 	"errors"
 	"fmt"
+	"log/slog"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -27,11 +28,27 @@ func bubble(t *testing.T, f func(t *testing.T)) {
 	synctest.Test(t, f)
 }
 
+// changesHandler is a log of the changes of the breaker's state.
+type changesHandler struct{ changes *[]string }
+
+func (changesHandler) Enabled(context.Context, slog.Level) bool { return true }
+
+func (h changesHandler) Handle(_ context.Context, r slog.Record) error {
+	states := make(map[string]string)
+	r.Attrs(func(a slog.Attr) bool { states[a.Key] = a.Value.String(); return true })
+	*h.changes = append(*h.changes, states["from"]+" → "+states["to"])
+	return nil
+}
+
+func (h changesHandler) WithAttrs([]slog.Attr) slog.Handler { return h }
+
+func (h changesHandler) WithGroup(string) slog.Handler { return h }
+
 func TestBreaker(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		r := newRemote(t, 1)
 		var changes []string
-		s := service.New(r, service.Config{OnStateChange: func(from, to service.State) { changes = append(changes, fmt.Sprint(from, " → ", to)) }})
+		s := service.New(r, service.Config{Telemetry: service.Telemetry{Logger: slog.New(changesHandler{&changes})}})
 		stored, err := (&message.Encrypter{Keyring: r}).Encrypt(t.Context(), []byte("text"), nil)
 		require.NoError(t, err)
 
@@ -175,7 +192,7 @@ var patiences = map[string]patience{
 }
 
 // ask makes the call that a caller of this patience makes.
-func (p patience) ask(t *testing.T, r *remote, s *service.Service) error {
+func (p patience) ask(t *testing.T, r *remote, s service.Service) error {
 	t.Helper()
 	r.fail(p.err)
 	r.hang(p.hangs)
@@ -240,7 +257,7 @@ func TestTrialsOfEveryPatience(t *testing.T) {
 }
 
 // open makes the breaker open.
-func open(t *testing.T, r *remote, s *service.Service) {
+func open(t *testing.T, r *remote, s service.Service) {
 	t.Helper()
 	r.fail(provider.ErrProviderUnavailable)
 	for range service.Failures {

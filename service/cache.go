@@ -127,7 +127,6 @@ func (c *cache) GenerateDataKey(ctx context.Context, encryptionContext map[strin
 	return &shared, nil
 }
 
-// scope returns the keyring's scope of a request, and the request's encryption context as bytes. It
 // cacheScope returns the scope of a request, which is empty if the keyring is no
 // provider.ScopedKeyring.
 func cacheScope(ctx context.Context, keyring provider.Keyring, encryptionContext map[string]string) (string, error) {
@@ -137,6 +136,7 @@ func cacheScope(ctx context.Context, keyring provider.Keyring, encryptionContext
 	return "", nil
 }
 
+// scope returns the keyring's scope of a request, and the request's encryption context as bytes. It
 // is called for hits, too, so a keyring that decides by ctx decides on each request.
 func (c *cache) scope(ctx context.Context, encryptionContext map[string]string) (scope, pairs []byte, err error) {
 	name, err := cacheScope(ctx, c.Keyring, encryptionContext)

@@ -19,7 +19,7 @@ import (
 	"piko.sh/pikokms/service"
 )
 
-func encrypt(t *testing.T, s *service.Service, size int, pairs map[string]string) []byte {
+func encrypt(t *testing.T, s service.Service, size int, pairs map[string]string) []byte {
 	t.Helper()
 	stored, err := (&message.Encrypter{Keyring: s}).Encrypt(t.Context(), make([]byte, size), pairs)
 	require.NoError(t, err)

@@ -15,8 +15,8 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
-	"piko.sh/pikokms/envelope"
 	"piko.sh/pikokms/header"
+	"piko.sh/pikokms/internal/envelope"
 	"piko.sh/pikokms/message"
 	"piko.sh/pikokms/provider"
 	"piko.sh/pikokms/provider/local"
@@ -143,24 +143,24 @@ func TestConformance(t *testing.T) {
 }
 
 // entries are all ways to ask the provider something.
-var entries = map[string]func(ctx context.Context, s *service.Service, stored []byte) error{
-	"GenerateDataKey": func(ctx context.Context, s *service.Service, _ []byte) error {
+var entries = map[string]func(ctx context.Context, s service.Service, stored []byte) error{
+	"GenerateDataKey": func(ctx context.Context, s service.Service, _ []byte) error {
 		key, err := s.GenerateDataKey(ctx, nil)
 		if err != nil {
 			return err
 		}
 		return key.Close()
 	},
-	"UnwrapDataKey": func(ctx context.Context, s *service.Service, stored []byte) error {
+	"UnwrapDataKey": func(ctx context.Context, s service.Service, stored []byte) error {
 		_, _, err := (&message.Decrypter{Keyrings: []provider.Unwrapper{s}}).Decrypt(ctx, stored, nil)
 		return err
 	},
-	"Encrypt": func(ctx context.Context, s *service.Service, _ []byte) error {
+	"Encrypt": func(ctx context.Context, s service.Service, _ []byte) error {
 		_, err := envelope.Seal(ctx, s, "x", nil)
 		return err
 	},
-	"HealthCheck": func(ctx context.Context, s *service.Service, _ []byte) error { return s.HealthCheck(ctx) },
-	"EncryptBatch": func(ctx context.Context, s *service.Service, _ []byte) error {
+	"HealthCheck": func(ctx context.Context, s service.Service, _ []byte) error { return s.HealthCheck(ctx) },
+	"EncryptBatch": func(ctx context.Context, s service.Service, _ []byte) error {
 		_, err := s.EncryptBatch(ctx, []string{"x"}, nil)
 		return err
 	},
@@ -176,7 +176,7 @@ func TestBatches(t *testing.T) {
 		records[i] = fmt.Sprintf("record %d", i)
 	}
 	for _, c := range []struct {
-		s           *service.Service
+		s           service.Service
 		first, more int64
 	}{{plain, 1, 1}, {cached, 1, 0}} {
 		r.calls.Store(0)

@@ -152,7 +152,7 @@ func (f *function) openKeys(ctx context.Context, environment func(string) string
 	var failures []error
 	var e message.Encrypter
 	var d message.Decrypter
-	open := func(variable string) (keys []*key, services []*service.Service) {
+	open := func(variable string) (keys []*key, services []service.Service) {
 		for _, text := range strings.Fields(environment(variable)) {
 			k, err := openKey(ctx, text, attempts)
 			if err != nil {
@@ -169,7 +169,7 @@ func (f *function) openKeys(ctx context.Context, environment func(string) string
 		f.key, e.Keyring = keys[0], services[0]
 		d.Keyrings = append(d.Keyrings, services[0])
 	}
-	var services []*service.Service
+	var services []service.Service
 	f.recovery, services = open("PIKOKMS_RECOVERY_KEYS")
 	for _, s := range services { // that decrypt nothing here
 		e.Recipients = append(e.Recipients, s)

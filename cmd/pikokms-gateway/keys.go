@@ -59,7 +59,7 @@ const maxMade = 1000
 
 // keyService is an open KEY with a circuit breaker.
 type keyService struct {
-	*service.Service
+	service.Service
 	name     string // as logs may show it
 	kind     keyurl.Service
 	pair     string    // name of the pair whose value picks a branch key; may be empty

@@ -30,7 +30,6 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"piko.sh/pikokms/kmstest"
-	"piko.sh/pikokms/service"
 )
 
 // runFailing runs the program, which is expected to fail, and returns what it wrote.
@@ -132,6 +131,7 @@ func requireCode(t *testing.T, want string, err error) {
 
 // TestUpstream stands before one bucket of another S3, with keys of a KMS that goes down.
 func TestUpstream(t *testing.T) {
+	const outagesToOpen = 5 // of the circuit breaker of package service
 	behind := t.TempDir()
 	upstream := startAs(t, asEngine, behind)
 	upstream.makeBucket(t, "data")
@@ -168,14 +168,14 @@ func TestUpstream(t *testing.T) {
 	// While the KMS is down nothing is stored, and the gateway asks to be asked again.
 	kms.Inject(kmstest.Fault{Do: kmstest.Error("KMSInternalException", "down")})
 	failures := make(chan error)
-	for range service.Failures { // at the same time, since each waits while the KMS is asked again
+	for range outagesToOpen { // at the same time, since each waits while the KMS is asked again
 		go func() {
 			_, err := g.client.PutObject(t.Context(), &s3.PutObjectInput{Bucket: aws.String("data"), Key: aws.String("b"), Body: strings.NewReader("x")},
 				func(o *s3.Options) { o.Retryer = aws.NopRetryer{} })
 			failures <- err
 		}()
 	}
-	for range service.Failures {
+	for range outagesToOpen {
 		err = <-failures
 		requireCode(t, "ServiceUnavailable", err)
 	}

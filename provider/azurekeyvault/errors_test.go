@@ -112,6 +112,7 @@ func TestCheckLater(t *testing.T) {
 // The circuit breaker opens for outages and throttling, and not for answers that show that the
 // vault is up.
 func TestCircuitBreaker(t *testing.T) {
+	const outagesToOpen = 5 // of the circuit breaker of package service
 	server := azurekeyvaulttest.NewServer(t)
 	name := server.CreateKey(azurekeyvaulttest.Key{Type: "oct-HSM"})
 	for status, want := range map[int]service.State{
@@ -123,7 +124,7 @@ func TestCircuitBreaker(t *testing.T) {
 		s := service.New(open(t, c), service.Config{})
 		defer s.Close()
 		remove := server.Inject(kmstest.Fault{Operation: "WrapKey", Do: azurekeyvaulttest.Error(status, "Code", "", "refused")})
-		for range service.Failures {
+		for range outagesToOpen {
 			_, err := s.GenerateDataKey(t.Context(), nil)
 			require.Error(t, err)
 		}

@@ -135,16 +135,16 @@ func TestOutage(t *testing.T) {
 		require.Equal(t, service.StateOpen, s.State())
 		time.Sleep(2 * time.Minute)
 		failed := time.Now()
-		for range 2 * service.Failures {
+		for range 2 * outagesToOpen {
 			_, err := open(t.Context(), s, stored)
 			require.ErrorIs(t, err, provider.ErrProviderUnavailable)
 			_, err = s.GenerateDataKey(t.Context(), pairs)
 			require.ErrorIs(t, err, provider.ErrProviderUnavailable)
 		}
-		require.LessOrEqual(t, time.Since(failed), service.Failures*time.Second, "all later calls fail at once")
+		require.LessOrEqual(t, time.Since(failed), outagesToOpen*time.Second, "all later calls fail at once")
 
 		keys.down.Store(false)
-		time.Sleep(service.OpenFor + time.Second)
+		time.Sleep(openFor + time.Second)
 		got, err := open(t.Context(), s, stored)
 		require.NoError(t, err)
 		require.Equal(t, "before", got)

@@ -20,8 +20,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"piko.sh/pikokms/envelope"
 	"piko.sh/pikokms/header"
+	"piko.sh/pikokms/internal/envelope"
 	"piko.sh/pikokms/internal/kmswrap"
 	"piko.sh/pikokms/internal/leftover"
 	"piko.sh/pikokms/internal/race"

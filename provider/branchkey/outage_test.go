@@ -27,6 +27,14 @@ import (
 	"piko.sh/pikokms/service"
 )
 
+// The circuit breaker of package service opens after this many outages in a row, and for this time. A
+// call that takes as long as fairWait is an outage, whoever ends it.
+const (
+	outagesToOpen = 5
+	openFor       = 30 * time.Second
+	fairWait      = 3 * time.Second
+)
+
 // TestKMSFaults checks that messages under cached branch keys are written and read whatever KMS
 // does, and that others fail at once when the breaker is open.
 func TestKMSFaults(t *testing.T) {
@@ -67,7 +75,7 @@ func TestKMSFaults(t *testing.T) {
 
 			s.kms.Inject(kmstest.Fault{Operation: "Decrypt", Do: fault.do})
 			s.kms.Reset()
-			for range 2 * service.Failures {
+			for range 2 * outagesToOpen {
 				_, err := sv.GenerateDataKey(t.Context(), others)
 				require.ErrorIs(t, err, fault.want)
 				got, err := open(t.Context(), sv, stored)
@@ -77,7 +85,7 @@ func TestKMSFaults(t *testing.T) {
 			}
 			if fault.want == provider.ErrProviderUnavailable {
 				require.Equal(t, service.StateOpen, sv.State())
-				require.Equal(t, service.Failures, s.kms.Calls("Decrypt"))
+				require.Equal(t, outagesToOpen, s.kms.Calls("Decrypt"))
 			} else {
 				require.Equal(t, service.StateClosed, sv.State(), "KMS answers")
 			}
@@ -252,7 +260,7 @@ func list(t *testing.T, store *branchkey.Store) (ids []string, damaged map[strin
 // for a fair time. It is one request that they wait for.
 func TestDeadlinesOfCallersOpenTheBreaker(t *testing.T) {
 	for patience, want := range map[time.Duration]service.State{
-		service.FairWait: service.StateOpen, service.FairWait - time.Millisecond: service.StateClosed,
+		fairWait: service.StateOpen, fairWait - time.Millisecond: service.StateClosed,
 	} {
 		bubble(t, func(t *testing.T) {
 			store, _ := newCountedStore(t)
@@ -263,7 +271,7 @@ func TestDeadlinesOfCallersOpenTheBreaker(t *testing.T) {
 			silent := branchkey.StoreOf(store.table, silentKMS{keys}, "")
 			sv := service.New(newProvider(t, silent, branchkey.Config{BranchKeyID: id, CheckLater: true}), service.Config{})
 			defer sv.Close()
-			for range service.Failures {
+			for range outagesToOpen {
 				ctx, cancel := context.WithTimeout(t.Context(), patience)
 				_, err := sv.GenerateDataKey(ctx, nil)
 				require.ErrorIs(t, err, context.DeadlineExceeded)

@@ -160,7 +160,7 @@ func TestADeniedTenantStopsNoOther(t *testing.T) {
 	}
 	denied := service.New(newProvider(t, store, branchkey.Config{Supplier: byCaller}), service.Config{Cache: &service.CacheLimits{}})
 	defer denied.Close()
-	for range 3 * service.Failures {
+	for range 3 * outagesToOpen {
 		_, err := denied.GenerateDataKey(as(t.Context(), bad), nil)
 		require.Error(t, err)
 		_, err = denied.GenerateDataKey(t.Context(), nil)

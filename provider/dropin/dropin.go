@@ -21,8 +21,8 @@ import (
 	"fmt"
 	"io"
 
-	"piko.sh/pikokms/envelope"
 	"piko.sh/pikokms/header"
+	"piko.sh/pikokms/internal/envelope"
 	"piko.sh/pikokms/message"
 	"piko.sh/pikokms/provider"
 	"piko.sh/pikokms/service"
@@ -35,19 +35,19 @@ type Adapter struct {
 	// of requests are ignored.
 	Provider provider.Provider
 
-	Service *service.Service // on Provider
+	Service service.Service // on Provider
 	Names   Names
 
 	// OwnKeyID is the placeholder that Piko's crypto service states as the key ID until its keys
 	// are rotated. It means the provider's own key.
 	OwnKeyID string
 
-	// AllowPikoV2 lets DecryptStream also read the streams that Piko's own providers wrote;
-	// message.Decrypter.AllowPikoV2 says what those lack.
+	// AllowPikoV2 lets DecryptStream also read the streams that Piko's own providers wrote, and
+	// DecryptPikoV2 strings. The option AllowPikoV2 of package pikokms says what those lack.
 	AllowPikoV2 bool
 }
 
-func (a *Adapter) under(keyID string) *service.Service {
+func (a *Adapter) under(keyID string) service.Service {
 	selector, ok := a.Provider.(provider.KeySelector)
 	if keyID == "" || keyID == a.OwnKeyID || !ok {
 		return a.Service
@@ -55,17 +55,20 @@ func (a *Adapter) under(keyID string) *service.Service {
 	return a.Service.With(selector.Under(keyID))
 }
 
-// Encrypt encrypts a string. If the encryption context has a reserved key, the error holds
-// provider.ErrContextMismatch.
-func (a *Adapter) Encrypt(ctx context.Context, plaintext, keyID string, encryptionContext map[string]string) (*envelope.Envelope, error) {
+// Encrypt encrypts a string. It returns the ciphertext in base64, and the ID of the key that it is
+// under. If the encryption context has a reserved key, the error holds provider.ErrContextMismatch.
+func (a *Adapter) Encrypt(ctx context.Context, plaintext, keyID string, encryptionContext map[string]string) (ciphertext, under string, err error) {
 	if err := checkContext(encryptionContext); err != nil {
-		return nil, a.Names.Translate(err)
+		return "", "", a.Names.Translate(err)
 	}
 	if plaintext == "" {
-		return nil, a.Names.Translate(envelope.Fail(a.Service, "Encrypt", provider.ErrEmptyPlaintext))
+		return "", "", a.Names.Translate(envelope.Fail(a.Service, "Encrypt", provider.ErrEmptyPlaintext))
 	}
 	sealed, err := envelope.Seal(ctx, a.under(keyID), plaintext, encryptionContext)
-	return sealed, a.Names.Translate(err)
+	if err != nil {
+		return "", "", a.Names.Translate(err)
+	}
+	return sealed.Ciphertext, sealed.KeyID, nil
 }
 
 // Decrypt decrypts the ciphertext of a string, or the data key of GenerateDataKey. If the
@@ -85,6 +88,18 @@ func (a *Adapter) Decrypt(ctx context.Context, ciphertext, keyID string, encrypt
 	return plaintext, nil
 }
 
+// DecryptPikoV2 decrypts the ciphertext of a string that Piko encrypted under a local key before it
+// used pikokms. The error holds provider.ErrInvalidCiphertext without AllowPikoV2.
+func (a *Adapter) DecryptPikoV2(ctx context.Context, ciphertext string, encryptionContext map[string]string) (string, error) {
+	text, err := envelope.New(a.Provider.KeyID(), a.Provider.Type(), ciphertext)
+	if err != nil {
+		return "", a.Names.Translate(err)
+	}
+	d := envelope.Decrypter{Providers: []provider.EncryptionProvider{a.Provider}, AllowPikoV2: a.AllowPikoV2}
+	plaintext, err := d.Decrypt(ctx, text, encryptionContext)
+	return plaintext, a.Names.Translate(err)
+}
+
 // GenerateDataKey makes a data key for a batch of Piko's, whose plain key is lent to take. The key
 // spec is empty, "AES_256" or "AES_128".
 func (a *Adapter) GenerateDataKey(ctx context.Context, keyID, keySpec string, take func(made *provider.DataKey, plain []byte) error) error {
@@ -99,7 +114,7 @@ func (a *Adapter) GenerateDataKey(ctx context.Context, keyID, keySpec string, ta
 	return nil
 }
 
-func generate(ctx context.Context, under *service.Service, keySpec string) (*provider.DataKey, error) {
+func generate(ctx context.Context, under service.Service, keySpec string) (*provider.DataKey, error) {
 	switch keySpec {
 	case "", "AES_256":
 		return under.GenerateDataKey(ctx, nil)
@@ -124,11 +139,7 @@ func (a *Adapter) GetKeyInfo(ctx context.Context, keyID string) (info *provider.
 	if keyID == a.OwnKeyID {
 		keyID = ""
 	}
-	err = a.Service.Call(ctx, "GetKeyInfo", func(ctx context.Context) (err error) {
-		info, err = a.Provider.GetKeyInfo(ctx, keyID)
-		return err
-	})
-	if err != nil {
+	if info, err = a.Service.GetKeyInfo(ctx, keyID); err != nil {
 		return nil, "", a.Names.Translate(err)
 	}
 	switch {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/base64"
+	"encoding/json"
 	"errors"
 	"strings"
 	"testing"
@@ -18,7 +19,7 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
-	"piko.sh/pikokms/envelope"
+	"piko.sh/pikokms"
 	"piko.sh/pikokms/header"
 	"piko.sh/pikokms/internal/exported"
 	"piko.sh/pikokms/kmstest"
@@ -54,6 +55,41 @@ func open(t *testing.T, c gcpkms.Config) ability {
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, p.Close()) })
 	return p.(ability)
+}
+
+// envelope is Piko's envelope of a string.
+type envelope struct {
+	KeyID      string `json:"key_id"`
+	Provider   string `json:"provider"`
+	Ciphertext string `json:"ct"`
+	Version    int    `json:"v"`
+}
+
+func newHost(t testing.TB, p provider.EncryptionProvider) *pikokms.Host {
+	t.Helper()
+	host, err := pikokms.New(pikokms.WithCryptoProvider("kms", p))
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, host.Close()) })
+	return host
+}
+
+func sealString(t testing.TB, p provider.EncryptionProvider, plaintext string, pairs map[string]string) (e envelope, err error) {
+	t.Helper()
+	text, err := newHost(t, p).Encrypt(t.Context(), plaintext, pairs)
+	if err != nil {
+		return e, err
+	}
+	object, err := base64.StdEncoding.DecodeString(text)
+	require.NoError(t, err)
+	require.NoError(t, json.Unmarshal(object, &e))
+	return e, nil
+}
+
+func openString(t testing.TB, p provider.EncryptionProvider, ciphertext string, pairs map[string]string) (string, error) {
+	t.Helper()
+	object, err := json.Marshal(envelope{"key", string(p.Type()), ciphertext, 1})
+	require.NoError(t, err)
+	return newHost(t, p).Decrypt(t.Context(), base64.StdEncoding.EncodeToString(object), pairs)
 }
 
 func TestConformance(t *testing.T) {
@@ -109,7 +145,7 @@ func TestOnlyTrustedKeysAreAskedAbout(t *testing.T) {
 	p := open(t, config(server, own))
 	server.Reset()
 	require.ErrorIs(t, decrypt(p), provider.ErrUntrustedKey)
-	_, err = envelope.Open(t.Context(), p.Under(other), "AAAA", nil)
+	_, err = openString(t, p.Under(other), "AAAA", nil)
 	require.ErrorIs(t, err, provider.ErrUntrustedKey)
 	require.ErrorContains(t, err, "TrustedKeys")
 	h, _, err := header.Parse(sealed, header.Limits{})
@@ -126,7 +162,7 @@ func TestOnlyTrustedKeysAreAskedAbout(t *testing.T) {
 	c.TrustedKeys = []string{other}
 	require.NoError(t, decrypt(open(t, c)))
 
-	_, err = envelope.Seal(t.Context(), p.Under(other), "x", nil)
+	_, err = sealString(t, p.Under(other), "x", nil)
 	require.NoError(t, err)
 	require.NoError(t, decrypt(p), "a key that a request to encrypt named is trusted")
 }
@@ -138,16 +174,16 @@ func TestKeyIDs(t *testing.T) {
 	for keyID, want := range map[string]string{"": own, "own": own, own: own, own + "/cryptoKeyVersions/1": own, other: other, other + "/cryptoKeyVersions/1": other} {
 		for _, size := range []int{1, 5000} {
 			plaintext := strings.Repeat("p", size)
-			encrypted, err := envelope.Seal(t.Context(), p.Under(keyID), plaintext, nil)
+			encrypted, err := sealString(t, p.Under(keyID), plaintext, nil)
 			require.NoError(t, err)
 			require.Equal(t, want, encrypted.KeyID)
 			for _, named := range []string{keyID, encrypted.KeyID, encrypted.KeyID + "/cryptoKeyVersions/1"} {
-				decrypted, err := envelope.Open(t.Context(), p.Under(named), encrypted.Ciphertext, nil)
+				decrypted, err := openString(t, p.Under(named), encrypted.Ciphertext, nil)
 				require.NoError(t, err)
 				require.Equal(t, plaintext, decrypted)
 			}
 			if keyID == "" { // then the trusted keys are tried
-				decrypted, err := envelope.Open(t.Context(), p, encrypted.Ciphertext, nil)
+				decrypted, err := openString(t, p, encrypted.Ciphertext, nil)
 				require.NoError(t, err)
 				require.Equal(t, plaintext, decrypted)
 			}
@@ -276,10 +312,10 @@ func TestPikosDataKeysAndStrings(t *testing.T) {
 	_, err = p.UnwrapPikoV2(t.Context(), "AAAAAAAA")
 	require.ErrorIs(t, err, provider.ErrDecryptionFailed)
 
-	decrypted, err := envelope.Open(t.Context(), p, theirs("before"), nil)
+	decrypted, err := openString(t, p, theirs("before"), nil)
 	require.NoError(t, err)
 	require.Equal(t, "before", decrypted)
-	ours, err := envelope.Seal(t.Context(), p, "after", nil)
+	ours, err := sealString(t, p, "after", nil)
 	require.NoError(t, err)
 	ciphertext, err := base64.StdEncoding.DecodeString(ours.Ciphertext)
 	require.NoError(t, err)
@@ -292,7 +328,7 @@ func TestPikosDataKeysAndStrings(t *testing.T) {
 func TestUsesAreKeptApart(t *testing.T) {
 	server := gcpkmstest.NewServer(t)
 	p := open(t, config(server, server.CreateKey(gcpkmstest.Key{})))
-	encrypted, err := envelope.Seal(t.Context(), p, strings.Repeat("k", 32), nil)
+	encrypted, err := sealString(t, p, strings.Repeat("k", 32), nil)
 	require.NoError(t, err)
 	chosen, err := base64.StdEncoding.DecodeString(encrypted.Ciphertext)
 	require.NoError(t, err)
@@ -307,11 +343,11 @@ func TestUsesAreKeptApart(t *testing.T) {
 		made, err := p.GenerateDataKey(t.Context(), pairs)
 		require.NoError(t, err)
 		require.NoError(t, made.Close())
-		_, err = envelope.Open(t.Context(), p, base64.StdEncoding.EncodeToString(made.EncryptedKey.Ciphertext), nil)
+		_, err = openString(t, p, base64.StdEncoding.EncodeToString(made.EncryptedKey.Ciphertext), nil)
 		require.ErrorIs(t, err, provider.ErrDecryptionFailed)
-		_, err = envelope.Open(t.Context(), p, base64.StdEncoding.EncodeToString(made.EncryptedKey.Ciphertext), pairs)
+		_, err = openString(t, p, base64.StdEncoding.EncodeToString(made.EncryptedKey.Ciphertext), pairs)
 		require.ErrorIs(t, err, provider.ErrContextMismatch)
-		_, err = envelope.Seal(t.Context(), p, "x", pairs)
+		_, err = sealString(t, p, "x", pairs)
 		require.ErrorIs(t, err, header.ErrInvalidContext)
 	}
 }

@@ -54,23 +54,23 @@ func TestReportsWithoutABreaker(t *testing.T) {
 		_, _, err := (&message.Decrypter{Keyrings: []provider.Unwrapper{k}}).Decrypt(t.Context(), stored, nil)
 		return err
 	}
-	for range 2 * service.Failures {
+	for range 2 * outagesToOpen {
 		require.ErrorIs(t, read(), provider.ErrProviderUnavailable)
 	}
-	require.Equal(t, 2*service.Failures, calls)
+	require.Equal(t, 2*outagesToOpen, calls)
 	out = false
 	for range 3 {
 		require.NoError(t, read())
 	}
-	require.Equal(t, 2*service.Failures+1, calls)
+	require.Equal(t, 2*outagesToOpen+1, calls)
 	require.Len(t, spans.Ended(), 1+calls)
 	require.Equal(t, map[string]int64{
 		"pikokms.encrypted ":                  1000,
 		"pikokms.decrypted ":                  3000,
-		"pikokms.data_key_cache miss":         int64(2 + 2*service.Failures),
+		"pikokms.data_key_cache miss":         int64(2 + 2*outagesToOpen),
 		"pikokms.data_key_cache hit":          2,
 		"pikokms.key_service.duration ok":     2,
-		"pikokms.key_service.duration outage": int64(2 * service.Failures),
+		"pikokms.key_service.duration outage": int64(2 * outagesToOpen),
 	}, collect(t, reader))
 
 	_, err = service.New(struct{ provider.EncryptionProvider }{key}, service.Config{NoBreaker: true}).UnwrapPikoV2(t.Context(), "")

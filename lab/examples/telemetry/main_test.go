@@ -18,13 +18,16 @@ import (
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	"go.opentelemetry.io/otel/sdk/trace/tracetest"
 
-	"piko.sh/pikokms/envelope"
 	"piko.sh/pikokms/header"
+	"piko.sh/pikokms/internal/envelope"
 	"piko.sh/pikokms/message"
 	"piko.sh/pikokms/provider"
 	"piko.sh/pikokms/provider/local"
 	"piko.sh/pikokms/service"
 )
+
+// outagesToOpen is the number of outages in a row that open the circuit breaker.
+const outagesToOpen = 5
 
 func TestRun(t *testing.T) {
 	var out bytes.Buffer
@@ -73,13 +76,13 @@ func TestReports(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	for range service.Failures + 2 {
+	for range outagesToOpen + 2 {
 		if _, err := (&message.Encrypter{Keyring: out}).Encrypt(t.Context(), nil, nil); !errors.Is(err, provider.ErrProviderUnavailable) {
 			t.Fatal(err)
 		}
 	}
 
-	if n := len(spans.Ended()); n != 2+service.Failures+2 {
+	if n := len(spans.Ended()); n != 2+outagesToOpen+2 {
 		t.Errorf("%d spans", n)
 	}
 	got := collect(t, reader)
@@ -89,7 +92,7 @@ func TestReports(t *testing.T) {
 		"pikokms.data_key_cache hit":           4,
 		"pikokms.data_key_cache miss":          2,
 		"pikokms.key_service.duration ok":      2,
-		"pikokms.key_service.duration outage":  service.Failures,
+		"pikokms.key_service.duration outage":  outagesToOpen,
 		"pikokms.key_service.duration refused": 2,
 	} {
 		if got[name] != want {
@@ -180,28 +183,28 @@ func TestFailuresTellNoContext(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	calls := map[string]func(s *service.Service, pairs map[string]string) error{
-		"encrypt a message": func(s *service.Service, pairs map[string]string) error {
+	calls := map[string]func(s service.Service, pairs map[string]string) error{
+		"encrypt a message": func(s service.Service, pairs map[string]string) error {
 			_, err := (&message.Encrypter{Keyring: s}).Encrypt(t.Context(), []byte(plaintext), pairs)
 			return err
 		},
-		"encrypt for a recipient": func(s *service.Service, pairs map[string]string) error {
+		"encrypt for a recipient": func(s service.Service, pairs map[string]string) error {
 			_, err := (&message.Encrypter{Keyring: key, Recipients: []provider.Wrapper{s}}).Encrypt(t.Context(), []byte(plaintext), pairs)
 			return err
 		},
-		"decrypt a message": func(s *service.Service, pairs map[string]string) error {
+		"decrypt a message": func(s service.Service, pairs map[string]string) error {
 			_, _, err := (&message.Decrypter{Keyrings: []provider.Unwrapper{s}}).Decrypt(t.Context(), stored, pairs)
 			return err
 		},
-		"encrypt a string": func(s *service.Service, pairs map[string]string) error {
+		"encrypt a string": func(s service.Service, pairs map[string]string) error {
 			_, err := envelope.Seal(t.Context(), s, plaintext, pairs)
 			return err
 		},
-		"decrypt a string": func(s *service.Service, pairs map[string]string) error {
+		"decrypt a string": func(s service.Service, pairs map[string]string) error {
 			_, err := envelope.Open(t.Context(), s, "AAAA", pairs)
 			return err
 		},
-		"encrypt a batch": func(s *service.Service, pairs map[string]string) error {
+		"encrypt a batch": func(s service.Service, pairs map[string]string) error {
 			_, err := s.EncryptBatch(t.Context(), []string{plaintext}, pairs)
 			return err
 		},
@@ -227,7 +230,7 @@ func TestFailuresTellNoContext(t *testing.T) {
 				MeterProvider:  meters,
 				Logger:         slog.New(slog.NewTextHandler(&reported, nil)),
 			}})
-			for range service.Failures + 1 { // so that the breaker opens, where it does
+			for range outagesToOpen + 1 { // so that the breaker opens, where it does
 				if err := run(s, pairs); err == nil {
 					t.Fatalf("%s did not fail", call)
 				}

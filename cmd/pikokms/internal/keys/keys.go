@@ -46,7 +46,7 @@ type Key struct {
 	Patient bool          // whether a key service that did not answer is asked again
 	Limiter *rate.Limiter // of the calls; may be nil
 
-	whole *service.Service // asks the KEY, with telemetry and, if there is one, a cache of data keys
+	whole service.Service // asks the KEY, with telemetry and, if there is one, a cache of data keys
 
 	mu      sync.Mutex
 	keyring provider.Unwrapper // nil until it is opened; a provider.Wrapper, too, unless it only decrypts

@@ -86,32 +86,18 @@ func New(keyID string, kind provider.Type, ciphertext string) (string, error) {
 // Decrypter decrypts strings in envelopes. It is safe for concurrent use, but its fields must not
 // change once it is in use.
 type Decrypter struct {
-	// Providers are tried in order, as far as their type is the envelope's. Those with a method
-	// Owns that returns true, as a service.Service has it, come first.
+	// Providers are tried in order, as far as their type is the envelope's. Those whose key the
+	// envelope names come first.
 	Providers []provider.EncryptionProvider
 
 	// AllowPikoV2 also decrypts strings that Piko encrypted before it used pikokms, under a local
-	// key or in a batch. The provider must implement provider.PikoV2Keyring. Piko encrypted three
-	// things under a local key in the same way: strings, the data keys of batches, and the chunks
-	// of streams. Under AWS KMS, a string looks like the data key of a batch. A data key that
-	// package message wraps without an encryption context looks the same again. Data keys of
-	// objects and strings never do, since they are bound to their use.
-	//
-	// So while this is set, an attacker who can write strings to the application's database and see
-	// what it decrypts can have such a data key or chunk decrypted in place of a string. An
-	// attacker who can have strings of their choice encrypted can pass one of them off as a data
-	// key, and strings under it as the application's. Set it only while old strings remain, and
-	// give pikokms another key than Piko had.
+	// key or in a batch. The provider must implement provider.PikoV2Keyring. The option
+	// AllowPikoV2 of package pikokms says what an attacker can do while it is set.
 	AllowPikoV2 bool
 }
 
-// Decrypt decrypts a string whose encryption context equals encryptionContext.
-//
-// The error holds provider.ErrInvalidCiphertext if the text is no envelope, or needs AllowPikoV2.
-// It holds provider.ErrContextMismatch if the encryption context differs, or if the ciphertext was
-// not encrypted as a string. Strings from before pikokms have no encryption context, so it holds
-// that for them whenever one is stated. It holds provider.ErrUntrustedKey if no provider has the
-// envelope's type. Otherwise it has the error of each provider that was tried.
+// Decrypt decrypts a string whose encryption context equals encryptionContext. Host.Decrypt of
+// package pikokms says what the errors hold.
 func (d *Decrypter) Decrypt(ctx context.Context, text string, encryptionContext map[string]string) (string, error) {
 	e, err := Parse(text)
 	if err != nil {
@@ -126,7 +112,7 @@ func (d *Decrypter) Decrypt(ctx context.Context, text string, encryptionContext 
 	}
 	if e.isPikoV2(ciphertext, d.AllowPikoV2 && len(encryptionContext) == 0) {
 		if !d.AllowPikoV2 {
-			return "", fmt.Errorf("%w: it is no string of pikokms; Decrypter.AllowPikoV2 lets those be read that Piko encrypted before", provider.ErrInvalidCiphertext)
+			return "", fmt.Errorf("%w: it is no string of pikokms; AllowPikoV2 lets those be read that Piko encrypted before", provider.ErrInvalidCiphertext)
 		}
 		if len(encryptionContext) > 0 {
 			return "", fmt.Errorf("%w: a string from before pikokms has none", provider.ErrContextMismatch)
@@ -135,7 +121,7 @@ func (d *Decrypter) Decrypt(ctx context.Context, text string, encryptionContext 
 	}
 
 	var failures []error
-	for i, p := range d.byOwnership(e) {
+	for i, p := range d.inOrder(e) {
 		plaintext, err := decrypt(p)
 		if err == nil {
 			return plaintext, nil
@@ -151,21 +137,43 @@ func (d *Decrypter) Decrypt(ctx context.Context, text string, encryptionContext 
 	return "", fmt.Errorf("envelope: under key %.200q of provider %q: %w", e.KeyID, e.Provider, errors.Join(failures...))
 }
 
-// byOwnership returns the providers of the envelope's type, first those that own its key. So the
-// string does not wait for another provider whose key service is down.
-func (d *Decrypter) byOwnership(e *Envelope) []provider.EncryptionProvider {
-	var owners, others []provider.EncryptionProvider
+// inOrder returns the providers of the envelope's type, first those whose key it names. So the string
+// does not wait for another provider whose key service is down.
+func (d *Decrypter) inOrder(e *Envelope) []provider.EncryptionProvider {
+	var named, others []provider.EncryptionProvider
 	for _, p := range d.Providers {
-		if string(p.Type()) != e.Provider {
-			continue
-		}
-		if o, ok := p.(interface{ Owns(*Envelope) bool }); ok && o.Owns(e) {
-			owners = append(owners, p)
-		} else {
+		switch {
+		case string(p.Type()) != e.Provider:
+		case e.IsUnder(p):
+			named = append(named, p)
+		default:
 			others = append(others, p)
 		}
 	}
-	return append(owners, others...)
+	return append(named, others...)
+}
+
+// IsUnder reports whether an envelope names a provider's key and has a ciphertext of pikokms: a
+// message, or a value that the key service of a provider.DirectEncrypter itself encrypted.
+func (e *Envelope) IsUnder(p provider.EncryptionProvider) bool {
+	if own := keyID(p); own == "" || e.Provider != string(p.Type()) || e.KeyID != own || e.EncryptedDataKey != "" {
+		return false
+	}
+	ciphertext, err := base64.StdEncoding.DecodeString(e.Ciphertext)
+	return err == nil && (encryptsDirectly(p) || header.Sniff(ciphertext))
+}
+
+func encryptsDirectly(p provider.EncryptionProvider) bool {
+	d, ok := p.(provider.DirectEncrypter)
+	return ok && d.EncryptsDirectly()
+}
+
+// keyID returns the name of a provider's key, or nothing.
+func keyID(p provider.EncryptionProvider) string {
+	if named, ok := p.(interface{ KeyID() string }); ok {
+		return named.KeyID()
+	}
+	return ""
 }
 
 // isPikoV2 reports whether a ciphertext is a string that Piko encrypted itself. Such a string

@@ -83,15 +83,35 @@ func open(ctx context.Context, p provider.EncryptionProvider, ciphertext []byte,
 	return string(value), nil
 }
 
+// ReEncrypt moves a string from the key of one provider to that of another, without decrypting it
+// here, and returns its envelope's text. ok is true only if the key service can do so: to is a
+// provider.ReEncrypter that accepts values from the other one, and the key service itself encrypted
+// the string under the key of from. The error is the provider's.
+func ReEncrypt(ctx context.Context, to, from provider.EncryptionProvider, e *Envelope, encryptionContext map[string]string) (text string, ok bool, err error) {
+	r, ok := to.(provider.ReEncrypter)
+	if !ok || !e.IsUnder(from) || !r.CanReEncrypt(from) {
+		return "", false, nil
+	}
+	ciphertext, err := base64.StdEncoding.DecodeString(e.Ciphertext)
+	if err != nil || header.Sniff(ciphertext) {
+		return "", false, nil
+	}
+	if err := provider.CheckStated(encryptionContext); err != nil {
+		return "", true, Fail(to, "ReEncrypt", fmt.Errorf("%w: %w", provider.ErrContextMismatch, err))
+	}
+	moved, keyID, err := r.ReEncrypt(ctx, from, ciphertext, encryptionContext)
+	if err != nil {
+		return "", true, err
+	}
+	text, err = New(keyID, to.Type(), base64.StdEncoding.EncodeToString(moved))
+	return text, true, err
+}
+
 // Fail returns the error of an operation that a caller asked for, as provider.Failure does for a
 // provider.
 func Fail(p provider.EncryptionProvider, operation string, err error) error {
 	if inner, ok := err.(*provider.EncryptionError); ok {
 		return provider.Failure(operation, provider.Type(inner.Provider), inner.KeyID, err)
 	}
-	keyID := ""
-	if named, ok := p.(interface{ KeyID() string }); ok {
-		keyID = named.KeyID()
-	}
-	return provider.Failure(operation, p.Type(), keyID, err)
+	return provider.Failure(operation, p.Type(), keyID(p), err)
 }
