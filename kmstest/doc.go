@@ -1,8 +1,8 @@
 // Package kmstest is an AWS KMS for tests. It runs in the process and answers over HTTP. It needs
 // no Docker, no account and no network, so a test that uses it takes milliseconds.
 //
-// Real clients can use it: the AWS SDKs, boto3 and the AWS CLI, with [Endpoint.URL] as the endpoint.
-// A request must carry a signature, but any signature is accepted. One server serves every Region,
+// Real clients can use it: the AWS SDKs, boto3 and the AWS CLI, with its URL as the endpoint. A
+// request must carry a signature, but any signature is accepted. One server serves every Region,
 // which it takes from the request's credential scope. It also serves every account: an access key
 // ID of twelve digits is the caller's account, and any other caller belongs to [Account].
 //

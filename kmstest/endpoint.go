@@ -13,7 +13,7 @@ import (
 const maxRequest = 1 << 20 // bytes; far more than the largest request of a key service has
 
 // Endpoint is the HTTP server of a key service for tests. It records the calls that reach it, and
-// lets faults act on them. A [Server] is one, and so are the servers of packages gcpkmstest and
+// applies faults to them. A [Server] has one, and so do the servers of packages gcpkmstest and
 // azurekeyvaulttest. It is safe for concurrent use.
 type Endpoint struct {
 	URL string // such as "http://127.0.0.1:41234"
@@ -31,8 +31,8 @@ type Endpoint struct {
 }
 
 // NewEndpoint starts a server of a key service, whose calls the handler carries out. The function
-// describe returns what is recorded of a call. It speaks HTTP/1.1 and, without TLS, HTTP/2. The
-// caller closes it.
+// describe returns what is recorded of a call. The server speaks HTTP/1.1, and HTTP/2 without TLS.
+// The caller closes it.
 func NewEndpoint(describe func(r *http.Request, body []byte) Request, handler http.Handler) *Endpoint {
 	e := &Endpoint{describe: describe, handler: handler, cancels: make(map[*context.CancelFunc]struct{})}
 	e.ended.L = &e.mu
@@ -117,8 +117,8 @@ func (e *Endpoint) Reset() {
 }
 
 // Inject adds a fault. It stays until it has acted Times times, or until remove is called. If
-// several faults match a call, all of them act: each is the next of those that were added before
-// it. So delays add up, and the first error is sent.
+// several faults match a call, all of them act: the next of a fault is the fault that was added
+// after it. So delays add up, and the first error is sent.
 func (e *Endpoint) Inject(f Fault) (remove func()) {
 	if f.Do == nil {
 		panic("kmstest: a Fault without Do")
@@ -160,8 +160,8 @@ func (r record) fails(code string) {
 	r.request.Error = code
 }
 
-// ServeHTTP serves one call: it records the call, and the faults act on it. A test can call it in
-// place of the network.
+// ServeHTTP records a call, applies faults to it, and carries it out. A test can call it in place
+// of the network.
 func (e *Endpoint) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	ctx, cancel := context.WithCancel(r.Context())
 	defer cancel()

@@ -33,9 +33,10 @@ func (f *Fault) concerns(r Request) bool {
 	return false
 }
 
-// Action is what a fault does to a call: it answers to w, or has next do so, which carries the
-// operation out. The functions of this package that return an Action make those that are needed
-// most. [Error], [Deny], [Throttle] and [Answer] speak as AWS KMS does.
+// Action is what a fault does to a call. It answers the call itself, or calls next, which carries
+// out the operation and answers. The functions of this package that return an Action make the most
+// common ones. The answers of [Error], [Deny] and [Throttle] are those of AWS KMS, and [Answer]
+// changes answers of AWS KMS.
 type Action func(w http.ResponseWriter, r *http.Request, next http.Handler)
 
 // Error answers with an error of KMS, such as "KMSInternalException", and its HTTP status.

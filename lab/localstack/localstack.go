@@ -32,6 +32,9 @@ const (
 // names in it.
 const Variable = "PIKOKMS_LOCALSTACK_URL"
 
+// startup is how long a container may take to be ready. On a busy machine it takes over a minute.
+const startup = 3 * time.Minute
+
 // patience is how long a LocalStack that is ready may take to answer.
 const patience = 5 * time.Second
 
@@ -56,7 +59,7 @@ func Start(ctx context.Context) (*Container, error) {
 		testcontainers.WithEnv(map[string]string{"SERVICES": "kms,s3", "EAGER_SERVICE_LOADING": "1", "DISABLE_EVENTS": "1", "SKIP_SSL_CERT_DOWNLOAD": "1"}),
 		// LocalStack's log tells that it runs. A request would not, where the tests can't reach its
 		// port.
-		testcontainers.WithWaitStrategyAndDeadline(2*time.Minute, wait.ForLog("Ready.")),
+		testcontainers.WithWaitStrategyAndDeadline(startup, wait.ForLog("Ready.").WithStartupTimeout(startup)),
 	)
 	started := &Container{container: container}
 	if err != nil {

@@ -1,7 +1,10 @@
 package gcpkmstest_test
 
 import (
+	"context"
+	"net/http"
 	"testing"
+	"time"
 
 	kms "cloud.google.com/go/kms/apiv1"
 	"cloud.google.com/go/kms/apiv1/kmspb"
@@ -11,6 +14,7 @@ import (
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
 	"piko.sh/pikokms/internal/exported"
+	"piko.sh/pikokms/kmstest"
 	"piko.sh/pikokms/provider/gcpkms/gcpkmstest"
 )
 
@@ -49,6 +53,37 @@ func TestChecks(t *testing.T) {
 	} {
 		_, err := client.Decrypt(t.Context(), request)
 		require.Equal(t, codes.InvalidArgument, status.Code(err))
+	}
+}
+
+// The faults of every test server act on this one, too, and each call is recorded with its key.
+func TestFaults(t *testing.T) {
+	server := gcpkmstest.NewServer(t)
+	client, err := kms.NewKeyManagementClient(t.Context(), server.Options()...)
+	require.NoError(t, err)
+	defer client.Close()
+	name := server.CreateKey(gcpkmstest.Key{})
+	other := server.CreateKey(gcpkmstest.Key{})
+	encrypt := func(name string, within time.Duration) error {
+		ctx, cancel := context.WithTimeout(t.Context(), within)
+		defer cancel()
+		_, err := client.Encrypt(ctx, &kmspb.EncryptRequest{Name: name, Plaintext: []byte("x")})
+		return err
+	}
+	for what, do := range map[string]kmstest.Action{
+		"dropped": kmstest.Drop(), "cut": kmstest.Truncate(), "half-open": kmstest.HalfOpen(), "stalled": kmstest.Stall(),
+		"late": kmstest.Delay(time.Hour), "a page": kmstest.Body(http.StatusNotFound, "text/html", "<html>not here</html>"),
+		"refused": gcpkmstest.Error(codes.PermissionDenied, "refused"),
+	} {
+		t.Run(what, func(t *testing.T) {
+			remove := server.Inject(kmstest.Fault{Operation: "Encrypt", Key: name, Do: do})
+			require.Error(t, encrypt(name, 200*time.Millisecond))
+			require.NoError(t, encrypt(other, time.Minute))
+			remove()
+			server.Reset()
+			require.NoError(t, encrypt(name, time.Minute))
+			require.Equal(t, []kmstest.Request{{Operation: "Encrypt", KeyID: name}}, server.Requests())
+		})
 	}
 }
 
