@@ -4,7 +4,7 @@
 // Package message encrypts streams under a Wrapper and decrypts them under Unwrappers. Packages
 // awskms, azurekeyvault, branchkey, gcpkms, vault and local are key services, and package
 // providertest tests that one conforms. Piko's strings, and what else Piko's crypto service asks of
-// a provider, are no part of a key service: packages envelope and dropin make them of the two
+// a provider, are no part of a key service: package dropin and pikokms.Host make them of the two
 // halves. Only a key service that itself encrypts small values, a [DirectEncrypter], is asked for
 // Piko's strings.
 //

@@ -7,6 +7,10 @@
 //	message, host, application ── Service: cache → breaker ── provider ── key service
 //
 // With Config.NoBreaker it has the cache and the telemetry alone.
+//
+// The circuit breaker opens after five outages in a row. After 30 seconds it lets one trial call
+// through, and closes if the key service answers. The deadline of a caller's context that ends a call
+// counts as an outage if the caller has waited for three seconds.
 package service
 
 import (
