@@ -143,7 +143,9 @@ func (p *cryptoProvider) GetKeyInfo(ctx context.Context, id string) (*crypto.Key
 }
 
 // HealthCheck implements crypto.EncryptionProvider.
-func (p *cryptoProvider) HealthCheck(ctx context.Context) error { return p.kms.HealthCheck(ctx) }
+func (p *cryptoProvider) HealthCheck(ctx context.Context) error {
+	return names.Translate(p.kms.Service.HealthCheck(ctx))
+}
 
 // EncryptStream implements crypto.EncryptionProvider with one call of KMS. It writes an AWS
 // Encryption SDK message, which is complete when Close returns nil.

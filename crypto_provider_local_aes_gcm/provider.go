@@ -62,7 +62,7 @@ var names = dropin.Names{
 // Config is the key and its name.
 type Config struct {
 	KeyID string // default "local-default"
-	Key   []byte // 32 bytes; the caller may zero them once NewProvider has returned
+	Key   []byte `json:"-"` // 32 bytes; the caller may zero them once NewProvider has returned
 
 	// AllowPikoV2 lets Decrypt and DecryptStream also read what Piko's own provider encrypted under
 	// this key. pikokms.AllowPikoV2 says what an attacker can do while it is set. Set it only while
@@ -76,8 +76,8 @@ type cryptoProvider struct {
 	close   func() error
 }
 
-// NewProvider makes a provider. The error holds crypto.ErrInvalidKey for a key that has not 32
-// bytes, and for a KeyID that is not UTF-8 or longer than 1,024 bytes.
+// NewProvider makes a provider. The error holds crypto.ErrInvalidKey for a key of another size than
+// 32 bytes, and for a KeyID that is not UTF-8 or longer than 1,024 bytes.
 //
 // Like Piko's own provider, it has one key and uses it whatever key a request names. Responses name
 // the key that was used. Only GetKeyInfo refuses other names. It is safe for concurrent use.
@@ -186,7 +186,7 @@ func (p *cryptoProvider) GetKeyInfo(ctx context.Context, keyID string) (*crypto.
 
 // HealthCheck implements crypto.EncryptionProvider.
 func (p *cryptoProvider) HealthCheck(ctx context.Context) error {
-	return p.adapter.HealthCheck(ctx)
+	return names.Translate(p.adapter.Service.HealthCheck(ctx))
 }
 
 // EncryptStream implements crypto.EncryptionProvider. It writes an AWS Encryption SDK message,

@@ -13,8 +13,8 @@ import (
 	"sync/atomic"
 )
 
-// Redacted is what prints, logs and encodings show in place of a secret.
-const Redacted = "[redacted]"
+// redacted is what prints, logs and encodings show in place of a secret.
+const redacted = "[redacted]"
 
 // SecureBytes holds a key outside the garbage-collected heap. Where the system allows it, the
 // memory is locked against swapping, and on Linux it is left out of core dumps. When a process is
@@ -221,8 +221,8 @@ func (s *SecureBytes) Close() error {
 }
 
 // Format implements fmt.Formatter for every verb.
-func (s *SecureBytes) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, Redacted) }
+func (s *SecureBytes) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, redacted) }
 
 // MarshalText implements encoding.TextMarshaler. Package encoding/json and the handlers of package
 // log/slog call it, too.
-func (s *SecureBytes) MarshalText() ([]byte, error) { return []byte(Redacted), nil }
+func (s *SecureBytes) MarshalText() ([]byte, error) { return []byte(redacted), nil }

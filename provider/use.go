@@ -20,16 +20,16 @@ const (
 	UseStream = "stream" // a stream that Piko's crypto service writes by a drop-in provider
 )
 
-// ReservedPrefix begins the encryption context keys that pikokms reserves for itself. Encryption
-// contexts of strings can't state such pairs.
-const ReservedPrefix = "piko-"
+// reservedPrefix begins the encryption context keys that pikokms reserves for itself.
+const reservedPrefix = "piko-"
 
-// CheckStated refuses an encryption context of a string that states a reserved pair. It is called
-// before a string is encrypted or decrypted. The error holds header.ErrInvalidContext.
+// CheckStated refuses an encryption context of a string that states a pair whose name begins with
+// "piko-", which pikokms reserves. It is called before a string is encrypted or decrypted. The error
+// holds header.ErrInvalidContext.
 func CheckStated(encryptionContext map[string]string) error {
 	for name := range encryptionContext {
-		if strings.HasPrefix(name, ReservedPrefix) {
-			return fmt.Errorf("%w: key %q begins with %q, which pikokms reserves; choose another name", header.ErrInvalidContext, name, ReservedPrefix)
+		if strings.HasPrefix(name, reservedPrefix) {
+			return fmt.Errorf("%w: key %q begins with %q, which pikokms reserves; choose another name", header.ErrInvalidContext, name, reservedPrefix)
 		}
 	}
 	return nil

@@ -8,8 +8,12 @@ import (
 
 // NewClient returns a client for calls of KMS that a provider does not make, such as questions
 // about its key. The client reaches KMS as the configuration's provider does, with the same bounds.
-// NewClient asks nothing. The error holds provider.ErrInvalidKey.
+// NewClient asks nothing, and looks at no field that does not say how KMS is reached. The error
+// holds provider.ErrInvalidKey.
 func NewClient(ctx context.Context, c Config) (*kms.Client, error) {
-	loaded, err := c.load(ctx)
-	return loaded.client, err
+	if err := c.validateConnection(); err != nil {
+		return nil, err
+	}
+	connected, err := c.connect(ctx)
+	return connected.client, err
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/kms"
 
 	"piko.sh/pikokms/internal/arns"
+	"piko.sh/pikokms/internal/kmsclient"
 	"piko.sh/pikokms/provider"
 )
 
@@ -27,15 +28,16 @@ const (
 // maxGrantTokens is KMS's limit (KMS API Reference, GrantTokens).
 const maxGrantTokens = 10
 
-// Config configures a provider, a Wrapper or what NewDiscovery returns: the keys, and the way to
-// KMS. Each constructor refuses the fields that it has no use for.
+// Config configures a provider or what NewDiscovery returns: the keys, and the way to KMS. It also
+// says what wraps the branch keys of package branchkey. Each constructor refuses the fields that it
+// has no use for.
 //
 // What it leaves out is found as by every AWS tool. Credentials come from the environment, a
 // profile or a role. The Region is that of KeyID if that is an ARN. Otherwise it is that of the
 // environment variable AWS_REGION or AWS_DEFAULT_REGION, or else that of the profile. What the AWS
 // SDK logs goes to slog's default logger.
 type Config struct {
-	KeyID   string // key ID, key ARN, alias name ("alias/…") or alias ARN; a Wrapper takes ARNs of keys only
+	KeyID   string // key ID, key ARN, alias name ("alias/…") or alias ARN; branch keys take ARNs of keys only
 	Region  string // of the key
 	Profile string // of the shared AWS configuration files
 
@@ -47,14 +49,14 @@ type Config struct {
 	CheckLater bool
 
 	// Accounts are the 12-digit IDs of AWS accounts, all of whose keys are trusted, in place of KeyID
-	// and TrustedKeys: for NewDiscovery, and for a Wrapper that wraps no new keys. Partition is
+	// and TrustedKeys: for NewDiscovery, and for branch keys, none of which is new. Partition is
 	// theirs, default "aws".
 	Accounts  []string
 	Partition string
 
-	// MultiRegion makes a Wrapper take all ARNs of the configuration as multi-Region keys. A key that
-	// a replica of one wraps is trusted, too. KMS is asked about the configured ARN, which must be
-	// in the Region. A provider finds out by itself.
+	// MultiRegion makes package branchkey take all ARNs of the configuration as multi-Region keys. A
+	// branch key that a replica of one wraps is trusted, too. KMS is asked about the configured ARN,
+	// which must be in the Region. A provider finds out by itself.
 	MultiRegion bool
 
 	TrustedKeys []string    // ARNs of further keys to decrypt under
@@ -197,7 +199,7 @@ func (c *Config) connect(ctx context.Context) (service, error) {
 	if client.Options().Region == "" {
 		return service{}, fmt.Errorf("%w: no Region is configured; give the key's Region, or its ARN, or set AWS_REGION or the profile's region", provider.ErrInvalidKey)
 	}
-	return service{client: bound(client, cmp.Or(c.Timeout, defaultTimeout)), grantTokens: slices.Clone(c.GrantTokens)}, nil
+	return service{client: kmsclient.Bound(client, cmp.Or(c.Timeout, defaultTimeout)), grantTokens: slices.Clone(c.GrantTokens)}, nil
 }
 
 func (c *Config) newClient(ctx context.Context, region string) (*kms.Client, error) {

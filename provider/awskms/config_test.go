@@ -160,14 +160,13 @@ func TestAConfigWithoutAClient(t *testing.T) {
 	require.ErrorIs(t, opened(t, sealed(t, server, key.ARN), d), provider.ErrAccessDenied)
 }
 
-// One Config serves three constructors. A field that one of them would pass over is refused.
+// One Config serves several constructors. A field that one of them would pass over is refused.
 func TestFieldsOfAnotherConstructor(t *testing.T) {
 	const keyARN = "arn:aws:kms:eu-west-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab"
 	accounts := []string{"111122223333"}
 	construct := map[string]func(awskms.Config) error{
 		"NewProvider":  func(c awskms.Config) error { _, err := awskms.NewProvider(t.Context(), c); return err },
 		"NewDiscovery": func(c awskms.Config) error { _, err := awskms.NewDiscovery(t.Context(), c); return err },
-		"NewWrapper":   func(c awskms.Config) error { _, err := awskms.NewWrapper(t.Context(), c); return err },
 	}
 	for _, c := range []struct {
 		constructor string
@@ -181,11 +180,6 @@ func TestFieldsOfAnotherConstructor(t *testing.T) {
 		{"NewDiscovery", awskms.Config{Accounts: accounts, MultiRegion: true}},
 		{"NewDiscovery", awskms.Config{Accounts: accounts, CheckLater: true}},
 		{"NewDiscovery", awskms.Config{Accounts: accounts, Hash: crypto.SHA1}},
-		{"NewWrapper", awskms.Config{KeyID: keyARN, Accounts: accounts}},
-		{"NewWrapper", awskms.Config{KeyID: keyARN, CheckLater: true}},
-		{"NewWrapper", awskms.Config{KeyID: keyARN, PublicKeyFile: "key.pem"}},
-		{"NewWrapper", awskms.Config{KeyID: keyARN, PeerFile: "peer.pem"}},
-		{"NewWrapper", awskms.Config{Accounts: accounts, PublicKey: []byte("-----BEGIN")}},
 	} {
 		c.config.Region = "eu-west-1"
 		require.ErrorIs(t, construct[c.constructor](c.config), provider.ErrInvalidKey, "%s: %v", c.constructor, c.config)

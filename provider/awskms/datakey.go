@@ -13,6 +13,7 @@ import (
 	"piko.sh/pikokms/header"
 	"piko.sh/pikokms/internal/arns"
 	"piko.sh/pikokms/internal/ecdhwrap"
+	"piko.sh/pikokms/internal/kmsclient"
 	"piko.sh/pikokms/provider"
 )
 
@@ -48,7 +49,7 @@ func (p *keyring) generateHere(ctx context.Context, under ownKey, encryptionCont
 
 // generate asks KMS for a data key under a symmetric key.
 func (p *keyring) generate(ctx context.Context, asked string, encryptionContext map[string]string) (*provider.SecureBytes, header.EncryptedDataKey, error) {
-	ctx, held := hold(ctx)
+	ctx, held := kmsclient.Hold(ctx)
 	out, err := p.client.GenerateDataKey(ctx, &kms.GenerateDataKeyInput{
 		KeyId: aws.String(asked), KeySpec: types.DataKeySpecAes256, EncryptionContext: encryptionContext, GrantTokens: p.grantTokens,
 	})
@@ -58,7 +59,7 @@ func (p *keyring) generate(ctx context.Context, asked string, encryptionContext 
 	if err != nil {
 		return nil, header.EncryptedDataKey{}, err
 	}
-	plain := held.take(out.Plaintext)
+	plain := held.Take(out.Plaintext)
 	defer clear(plain)
 	if len(plain) != provider.DataKeySize {
 		return nil, header.EncryptedDataKey{}, fmt.Errorf("%w: KMS answered with a data key of %d bytes, it was asked for %d", provider.ErrEncryptionFailed, len(plain), provider.DataKeySize)
@@ -237,13 +238,13 @@ func newDataKey(plain []byte, size int) (*provider.SecureBytes, error) {
 // decrypt asks KMS to decrypt under the key whose ARN the input has, and no other. The caller
 // clears the result.
 func (s *service) decrypt(ctx context.Context, input *kms.DecryptInput) ([]byte, error) {
-	ctx, held := hold(ctx)
+	ctx, held := kmsclient.Hold(ctx)
 	input.GrantTokens = s.grantTokens
 	out, err := s.client.Decrypt(ctx, input)
 	if err != nil {
 		return nil, err
 	}
-	plaintext := held.take(out.Plaintext)
+	plaintext := held.Take(out.Plaintext)
 	if got := aws.ToString(out.KeyId); got != *input.KeyId {
 		clear(plaintext)
 		return nil, fmt.Errorf("%w: KMS was asked about key %q and answered about %q", provider.ErrDecryptionFailed, *input.KeyId, got)

@@ -5,25 +5,16 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"strings"
-
-	"github.com/aws/aws-sdk-go-v2/aws/arn"
 
 	"piko.sh/pikokms/header"
 	"piko.sh/pikokms/internal/arns"
 	"piko.sh/pikokms/provider"
 )
 
-// defaultPartition is the partition of all Regions except those of China, GovCloud and other
-// separate ones.
-const defaultPartition = "aws"
-
 // discovery is the keyring of NewDiscovery.
 type discovery struct {
 	service
-	accounts  []string
-	partition string
-	region    string
+	accounts arns.Accounts
 }
 
 // NewDiscovery returns a keyring that decrypts messages under any symmetric KMS key of
@@ -35,14 +26,6 @@ type discovery struct {
 // NewDiscovery asks neither KMS nor a source of credentials. The error holds
 // provider.ErrInvalidKey.
 func NewDiscovery(ctx context.Context, c Config) (provider.Unwrapper, error) {
-	d, err := newDiscovery(ctx, c)
-	if err != nil {
-		return nil, err // d would be an Unwrapper that holds a nil pointer, and not nil
-	}
-	return d, nil
-}
-
-func newDiscovery(ctx context.Context, c Config) (*discovery, error) {
 	if err := c.validateDiscovery(); err != nil {
 		return nil, err
 	}
@@ -50,10 +33,7 @@ func newDiscovery(ctx context.Context, c Config) (*discovery, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &discovery{
-		service: loaded, accounts: slices.Clone(c.Accounts),
-		partition: cmp.Or(c.Partition, defaultPartition), region: loaded.region(),
-	}, nil
+	return &discovery{loaded, arns.Accounts{IDs: slices.Clone(c.Accounts), Partition: c.Partition, Region: loaded.region()}}, nil
 }
 
 func (c *Config) validateDiscovery() error {
@@ -66,12 +46,8 @@ func (c *Config) validateDiscovery() error {
 	if len(c.Accounts) == 0 {
 		return fmt.Errorf("%w: discovery needs the accounts whose keys to trust", provider.ErrInvalidKey)
 	}
-	for _, account := range c.Accounts {
-		if len(account) != 12 || strings.Trim(account, "0123456789") != "" {
-			return fmt.Errorf("%w: account %q is not 12 digits", provider.ErrInvalidKey, account)
-		}
-	}
-	return nil
+	accounts := arns.Accounts{IDs: c.Accounts}
+	return accounts.Check()
 }
 
 func (d *discovery) UnwrapDataKey(ctx context.Context, request *provider.UnwrapDataKeyRequest) (*provider.DataKey, error) {
@@ -86,25 +62,10 @@ func (d *discovery) UnwrapDataKey(ctx context.Context, request *provider.UnwrapD
 	return &provider.DataKey{PlaintextKey: key}, nil
 }
 
-const keyIDCharacters = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-"
-
 // trusted returns the ARN under which to ask KMS for a wrapped data key.
 func (d *discovery) trusted(wrapped header.EncryptedDataKey) (string, error) {
 	if wrapped.ProviderID != providerID {
 		return "", provider.ErrUntrustedKey
 	}
-	stated := string(wrapped.ProviderInfo)
-	if !arns.IsKey(stated) {
-		return "", provider.ErrUntrustedKey
-	}
-	a, _ := arn.Parse(stated)
-	id := strings.TrimPrefix(a.Resource, "key/")
-	if strings.Trim(id, keyIDCharacters) != "" || a.Partition != d.partition || !slices.Contains(d.accounts, a.AccountID) {
-		return "", provider.ErrUntrustedKey
-	}
-	if a.Region != d.region && !arns.IsMultiRegion(a) {
-		return "", fmt.Errorf("%w: the key %q is in Region %q, and this discovery asks KMS in %s; discover in the key's Region", provider.ErrUntrustedKey, stated, a.Region, d.region)
-	}
-	a.Region = d.region
-	return a.String(), nil
+	return d.accounts.Trusts(string(wrapped.ProviderInfo))
 }

@@ -13,6 +13,7 @@ import (
 
 	"piko.sh/pikokms/header"
 	"piko.sh/pikokms/internal/ecdhwrap"
+	"piko.sh/pikokms/internal/kmsclient"
 	"piko.sh/pikokms/provider"
 	"piko.sh/pikokms/provider/lazy"
 )
@@ -144,14 +145,14 @@ func (s *service) deriveSharedSecret(ctx context.Context, keyARN string, peer *e
 	if err != nil {
 		return nil, fmt.Errorf("%w: the peer's public key: %w", provider.ErrInvalidKey, err)
 	}
-	ctx, held := hold(ctx)
+	ctx, held := kmsclient.Hold(ctx)
 	out, err := s.client.DeriveSharedSecret(ctx, &kms.DeriveSharedSecretInput{
 		KeyId: aws.String(keyARN), KeyAgreementAlgorithm: types.KeyAgreementAlgorithmSpecEcdh, PublicKey: der, GrantTokens: s.grantTokens,
 	})
 	if err != nil {
 		return nil, err
 	}
-	shared := held.take(out.SharedSecret)
+	shared := held.Take(out.SharedSecret)
 	if got := aws.ToString(out.KeyId); got != keyARN {
 		clear(shared)
 		return nil, fmt.Errorf("%w: KMS was asked about key %q and answered about %q", provider.ErrDecryptionFailed, keyARN, got)

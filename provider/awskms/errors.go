@@ -10,6 +10,7 @@ import (
 	"github.com/aws/smithy-go"
 	smithyhttp "github.com/aws/smithy-go/transport/http"
 
+	"piko.sh/pikokms/internal/kmsclient"
 	"piko.sh/pikokms/provider"
 )
 
@@ -79,8 +80,8 @@ func Judge(ctx context.Context, err error) error {
 		if !ok {
 			return err
 		}
-		if missing, ok := errors.AsType[*credentialsError](operation); ok {
-			return missing.judge(err)
+		if missing, ok := errors.AsType[*kmsclient.CredentialsError](operation); ok {
+			return judgeCredentials(missing, err)
 		}
 		return fmt.Errorf("%w: %w", sentinel(operation), err)
 	})
@@ -126,10 +127,11 @@ func isDenied(err error) bool {
 	return ok && (api.ErrorCode() == "AccessDeniedException" || api.ErrorCode() == "AccessDenied")
 }
 
-// judge returns the error for an outage of the source of credentials, or for missing ones. Most
-// machines have no EC2 instance metadata, so if that does not answer, credentials are missing.
-func (e *credentialsError) judge(err error) error {
-	if service, ok := errors.AsType[*smithy.OperationError](e.cause); e.late || ok && service.Service() != "ec2imds" && sentinel(service) == provider.ErrProviderUnavailable {
+// judgeCredentials returns the error for an outage of the source of credentials, or for missing
+// ones. Most machines have no EC2 instance metadata, so if that does not answer, credentials are
+// missing.
+func judgeCredentials(missing *kmsclient.CredentialsError, err error) error {
+	if service, ok := errors.AsType[*smithy.OperationError](missing.Cause); missing.Late || ok && service.Service() != "ec2imds" && sentinel(service) == provider.ErrProviderUnavailable {
 		return fmt.Errorf("%w: the source of the AWS credentials does not give them now: %w", provider.ErrProviderUnavailable, err)
 	}
 	return fmt.Errorf("%w: no AWS credentials; set them in the environment, a profile or a role: %w", provider.ErrAccessDenied, err)

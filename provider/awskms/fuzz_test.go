@@ -8,6 +8,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"piko.sh/pikokms/header"
+	"piko.sh/pikokms/internal/arns"
 	"piko.sh/pikokms/provider"
 )
 
@@ -41,7 +42,7 @@ func FuzzDiscoveryFilter(f *testing.F) {
 	for _, arn := range []string{"arn:aws:kms:eu-west-1:111122223333:key/1", "arn:aws:kms:us-east-1:111122223333:key/mrk-1", "arn:aws:kms:eu-west-1:4:key/1", "arn:aws:s3:::x", ""} {
 		f.Add(arn)
 	}
-	d := discovery{accounts: []string{"111122223333"}, partition: "aws", region: "eu-west-1"}
+	d := discovery{accounts: arns.Accounts{IDs: []string{"111122223333"}, Region: "eu-west-1"}}
 	f.Fuzz(func(t *testing.T, stated string) {
 		asked, err := d.trusted(header.EncryptedDataKey{ProviderID: providerID, ProviderInfo: []byte(stated)})
 		if err != nil {

@@ -12,7 +12,7 @@ type shownConfig Config
 
 func (c Config) shown() shownConfig {
 	if len(c.GrantTokens) > 0 {
-		c.GrantTokens = []string{provider.Redacted}
+		c.GrantTokens = []string{"[redacted]"}
 	}
 	if c.Endpoint != "" {
 		c.Endpoint = provider.RedactURL(c.Endpoint)

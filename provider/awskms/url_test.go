@@ -8,6 +8,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"piko.sh/pikokms/header"
+	"piko.sh/pikokms/internal/arns"
 	"piko.sh/pikokms/provider"
 )
 
@@ -113,7 +114,7 @@ func TestParseDiscoveryURL(t *testing.T) {
 }
 
 func TestDiscoveryFilter(t *testing.T) {
-	d := discovery{accounts: []string{"111122223333", "444455556666"}, partition: "aws", region: "eu-west-1"}
+	d := discovery{accounts: arns.Accounts{IDs: []string{"111122223333", "444455556666"}, Region: "eu-west-1"}}
 	const own = "arn:aws:kms:eu-west-1:111122223333:key/1234"
 	for stored, asked := range map[string]string{
 		own: own,

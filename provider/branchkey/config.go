@@ -32,7 +32,7 @@ type Config struct {
 	// without its folder.
 	LogicalName string
 
-	// KMS configures a Wrapper of AWS KMS, which wraps the branch keys.
+	// KMS names the keys of AWS KMS that wrap the branch keys, and the way to them.
 	KMS awskms.Config
 
 	// Masters are AES keys that wrap the branch keys in place of AWS KMS, for development and

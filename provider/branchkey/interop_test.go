@@ -19,6 +19,7 @@ import (
 	"piko.sh/pikokms/header"
 	"piko.sh/pikokms/internal/emulator"
 	"piko.sh/pikokms/internal/interop"
+	"piko.sh/pikokms/internal/kmswrap"
 	"piko.sh/pikokms/message"
 	"piko.sh/pikokms/provider"
 	"piko.sh/pikokms/provider/awskms"
@@ -137,7 +138,7 @@ func testInterop(t *testing.T, sdk *officialSDK, table branchkey.Table, endpoint
 		return *made.KeyMetadata.Arn
 	}
 	newStore := func(keyARN string, trusted ...string) *branchkey.Store {
-		wrapper, err := awskms.NewWrapper(t.Context(), awskms.Config{KeyID: keyARN, TrustedKeys: trusted, Client: client})
+		wrapper, err := kmswrap.New(t.Context(), awskms.Config{KeyID: keyARN, TrustedKeys: trusted, Client: client})
 		require.NoError(t, err)
 		store := branchkey.StoreOf(table, wrapper, "keys of the test")
 		return store

@@ -9,8 +9,8 @@ import (
 	"fmt"
 
 	"piko.sh/pikokms/header"
+	"piko.sh/pikokms/internal/kmswrap"
 	"piko.sh/pikokms/provider"
-	"piko.sh/pikokms/provider/awskms"
 	"piko.sh/pikokms/provider/local"
 )
 
@@ -163,6 +163,6 @@ func parseLocal(blob []byte) (header.EncryptedDataKey, error) {
 }
 
 var (
-	_ kms = (*awskms.Wrapper)(nil)
+	_ kms = (*kmswrap.Wrapper)(nil)
 	_ kms = (*localKMS)(nil)
 )

@@ -22,6 +22,7 @@ import (
 
 	"piko.sh/pikokms/header"
 	"piko.sh/pikokms/internal/envelope"
+	"piko.sh/pikokms/internal/kmswrap"
 	"piko.sh/pikokms/internal/leftover"
 	"piko.sh/pikokms/internal/race"
 	"piko.sh/pikokms/kmstest"
@@ -48,9 +49,9 @@ func masterKeys(t *testing.T, described string) (first, second branchkey.KMS) {
 		require.NoError(t, err)
 		return first, second
 	}
-	first, err := awskms.NewWrapper(t.Context(), awskms.Config{KeyID: named[1], Endpoint: named[0]})
+	first, err := kmswrap.New(t.Context(), awskms.Config{KeyID: named[1], Endpoint: named[0]})
 	require.NoError(t, err)
-	second, err = awskms.NewWrapper(t.Context(), awskms.Config{KeyID: named[2], TrustedKeys: named[1:2], Endpoint: named[0]})
+	second, err = kmswrap.New(t.Context(), awskms.Config{KeyID: named[2], TrustedKeys: named[1:2], Endpoint: named[0]})
 	require.NoError(t, err)
 	return first, second
 }

@@ -18,6 +18,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.etcd.io/bbolt"
 
+	"piko.sh/pikokms/internal/kmswrap"
 	"piko.sh/pikokms/kmstest"
 	"piko.sh/pikokms/provider"
 	"piko.sh/pikokms/provider/awskms"
@@ -60,7 +61,7 @@ func TestKMSFaults(t *testing.T) {
 			if name == "stalled" || name == "half-open" {
 				timeout = time.Second / 2
 			}
-			wrapper, err := awskms.NewWrapper(t.Context(), awskms.Config{
+			wrapper, err := kmswrap.New(t.Context(), awskms.Config{
 				KeyID: s.key.ARN, Timeout: timeout, Client: kms.New(kms.Options{
 					Region: kmstest.Region, BaseEndpoint: &s.kms.URL, RetryMaxAttempts: 1, Credentials: credentials.NewStaticCredentialsProvider("test", "test", ""),
 				}),

@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"piko.sh/pikokms/internal/emulator"
+	"piko.sh/pikokms/internal/kmswrap"
 	"piko.sh/pikokms/provider/awskms"
 	"piko.sh/pikokms/provider/branchkey"
 )
@@ -38,7 +39,7 @@ func testShredding(t *testing.T, sdk *officialSDK, table branchkey.Table, endpoi
 	sdk.table, sdk.logicalName, sdk.key = table.Name(), "keys of the test", *made.KeyMetadata.Arn
 	// Each Store is as in a process of its own, which has seen nothing.
 	newStore := func() *branchkey.Store {
-		wrapper, err := awskms.NewWrapper(t.Context(), awskms.Config{KeyID: sdk.key, Client: client})
+		wrapper, err := kmswrap.New(t.Context(), awskms.Config{KeyID: sdk.key, Client: client})
 		require.NoError(t, err)
 		store := branchkey.StoreOf(struct{ branchkey.Table }{table}, wrapper, sdk.logicalName)
 		return store

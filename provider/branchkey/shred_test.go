@@ -23,6 +23,7 @@ import (
 	"go.etcd.io/bbolt"
 
 	"piko.sh/pikokms/internal/emulator"
+	"piko.sh/pikokms/internal/kmswrap"
 	"piko.sh/pikokms/internal/race"
 	"piko.sh/pikokms/kmstest"
 	"piko.sh/pikokms/provider"
@@ -47,7 +48,7 @@ func age(t testing.TB, table branchkey.Table, id string, by time.Duration) {
 // another returns a Store of another process, which knows nothing of what this one has seen.
 func (s *testStore) another(t testing.TB, table branchkey.Table) *branchkey.Store {
 	t.Helper()
-	wrapper, err := awskms.NewWrapper(t.Context(), awskms.Config{KeyID: s.key.ARN, Endpoint: s.kms.URL})
+	wrapper, err := kmswrap.New(t.Context(), awskms.Config{KeyID: s.key.ARN, Endpoint: s.kms.URL})
 	require.NoError(t, err)
 	store := branchkey.StoreOf(struct{ branchkey.Table }{table}, wrapper, "")
 	return store
@@ -459,7 +460,7 @@ func TestTwoAdministrators(t *testing.T) {
 	file, err := os.ReadFile(template.path)
 	require.NoError(t, err)
 	next := template.kms.CreateKey(kmstest.Key{})
-	wrapper, err := awskms.NewWrapper(ctx, awskms.Config{KeyID: next.ARN, TrustedKeys: []string{template.key.ARN}, Endpoint: template.kms.URL})
+	wrapper, err := kmswrap.New(ctx, awskms.Config{KeyID: next.ARN, TrustedKeys: []string{template.key.ARN}, Endpoint: template.kms.URL})
 	require.NoError(t, err)
 	storeOf := func(table branchkey.Table, o operation) *branchkey.Store {
 		if o.name != "move" {
@@ -728,7 +729,7 @@ func TestClockOfDynamoDB(t *testing.T) {
 	require.NoError(t, err)
 	t.Setenv("AWS_ACCESS_KEY_ID", "test")
 	t.Setenv("AWS_SECRET_ACCESS_KEY", "test")
-	wrapper, err := awskms.NewWrapper(t.Context(), awskms.Config{KeyID: key.ARN, Endpoint: server.URL})
+	wrapper, err := kmswrap.New(t.Context(), awskms.Config{KeyID: key.ARN, Endpoint: server.URL})
 	require.NoError(t, err)
 	store := branchkey.StoreOf(table, wrapper, "")
 	ctx := t.Context()

@@ -15,8 +15,8 @@ import (
 	"github.com/google/uuid"
 	"golang.org/x/text/unicode/norm"
 
+	"piko.sh/pikokms/internal/kmswrap"
 	"piko.sh/pikokms/provider"
-	"piko.sh/pikokms/provider/awskms"
 )
 
 // maxID bounds a branch key ID in bytes (Amazon DynamoDB Developer Guide, "Quotas", partition
@@ -42,7 +42,7 @@ func NewStore(ctx context.Context, c Config) (*Store, error) {
 		return nil, err
 	}
 	if len(c.Masters) == 0 {
-		keys, err := awskms.NewWrapper(ctx, c.KMS)
+		keys, err := kmswrap.New(ctx, c.KMS)
 		if err != nil {
 			return nil, err
 		}

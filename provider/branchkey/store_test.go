@@ -13,6 +13,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/stretchr/testify/require"
 
+	"piko.sh/pikokms/internal/kmswrap"
 	"piko.sh/pikokms/kmstest"
 	"piko.sh/pikokms/message"
 	"piko.sh/pikokms/provider"
@@ -205,7 +206,7 @@ func TestMove(t *testing.T) {
 		require.Equal(t, versions+2, total)
 	}
 	both.Endpoint = s.kms.URL
-	wrapper, err := awskms.NewWrapper(ctx, both)
+	wrapper, err := kmswrap.New(ctx, both)
 	require.NoError(t, err)
 	failing := branchkey.StoreOf(&failingTable{Table: s.table, works: 1}, wrapper, "")
 	require.ErrorIs(t, failing.Move(ctx, id, progress), provider.ErrProviderUnavailable)

@@ -18,6 +18,7 @@ import (
 	"go.etcd.io/bbolt"
 
 	"piko.sh/pikokms/header"
+	"piko.sh/pikokms/internal/kmswrap"
 	"piko.sh/pikokms/internal/race"
 	"piko.sh/pikokms/message"
 	"piko.sh/pikokms/provider"
@@ -34,7 +35,7 @@ type alteredTable struct {
 // newAltered returns a store in which alter changes items that are read, and the table.
 func newAltered(t testing.TB, s *testStore) (*branchkey.Store, *alteredTable) {
 	t.Helper()
-	wrapper, err := awskms.NewWrapper(t.Context(), awskms.Config{KeyID: s.key.ARN, Endpoint: s.kms.URL})
+	wrapper, err := kmswrap.New(t.Context(), awskms.Config{KeyID: s.key.ARN, Endpoint: s.kms.URL})
 	require.NoError(t, err)
 	altered := &alteredTable{Table: s.table}
 	store := branchkey.StoreOf(altered, wrapper, "")
@@ -211,7 +212,7 @@ func TestSwappedItems(t *testing.T) {
 	}
 
 	// The whole table under another logical name.
-	wrapper, err := awskms.NewWrapper(ctx, awskms.Config{KeyID: s.key.ARN, Endpoint: s.kms.URL})
+	wrapper, err := kmswrap.New(ctx, awskms.Config{KeyID: s.key.ARN, Endpoint: s.kms.URL})
 	require.NoError(t, err)
 	elsewhere := branchkey.StoreOf(s.table, wrapper, "another")
 	err = elsewhere.Check(ctx, a)

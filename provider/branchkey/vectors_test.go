@@ -19,6 +19,7 @@ import (
 
 	"piko.sh/pikokms/header"
 	"piko.sh/pikokms/internal/emulator"
+	"piko.sh/pikokms/internal/kmswrap"
 	"piko.sh/pikokms/message"
 	"piko.sh/pikokms/provider"
 	"piko.sh/pikokms/provider/awskms"
@@ -120,7 +121,7 @@ func TestWriteVectors(t *testing.T) {
 	v := vectors{LogicalName: "vectors", KeyARN: *made.KeyMetadata.Arn}
 	sdk := startSDK(t, exec.Command(os.Getenv("PIKOKMS_PYTHON"), filepath.Join("testdata", "interop.py")), endpoint)
 	sdk.table, sdk.logicalName, sdk.key = table.Name(), v.LogicalName, v.KeyARN
-	wrapper, err := awskms.NewWrapper(ctx, awskms.Config{KeyID: v.KeyARN, Client: client})
+	wrapper, err := kmswrap.New(ctx, awskms.Config{KeyID: v.KeyARN, Client: client})
 	require.NoError(t, err)
 	store := branchkey.StoreOf(table, wrapper, v.LogicalName)
 	sdk.ask(t, sdkRequest{Op: "create-table"})

@@ -151,11 +151,6 @@ func (a *Adapter) GetKeyInfo(ctx context.Context, keyID string) (info *provider.
 	return info, "disabled", nil
 }
 
-// HealthCheck checks that the provider's own key can be used.
-func (a *Adapter) HealthCheck(ctx context.Context) error {
-	return a.Names.Translate(a.Service.HealthCheck(ctx))
-}
-
 // EncryptStream returns a writer that encrypts to output as one AWS Encryption SDK message. The
 // message is complete when Close returns nil. If the encryption context has a reserved key, the
 // error holds provider.ErrContextMismatch.

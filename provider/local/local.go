@@ -60,7 +60,7 @@ type Config struct {
 
 	// Key is the key itself, in place of KeyFile: the 16, 24 or 32 bytes of an AES key, or PEM
 	// text. NewProvider zeroes it.
-	Key []byte
+	Key []byte `json:"-"`
 
 	Namespace string // the raw keyring's key namespace, default "piko"; of AES and RSA keys
 	Name      string // the raw keyring's key name, default "local"; of AES and RSA keys

@@ -1,11 +1,8 @@
 package local
 
-import (
-	"encoding/json"
-	"fmt"
-)
+import "fmt"
 
-// shownConfig is a Config as prints, logs and encodings show it.
+// shownConfig is a Config as prints and logs show it. Its encodings leave out the Key.
 type shownConfig Config
 
 func (c Config) shown() shownConfig {
@@ -19,6 +16,3 @@ func (c Config) shown() shownConfig {
 func (c Config) Format(f fmt.State, verb rune) {
 	_, _ = fmt.Fprintf(f, fmt.FormatString(f, verb), c.shown())
 }
-
-// MarshalJSON implements json.Marshaler. It shows no secret.
-func (c Config) MarshalJSON() ([]byte, error) { return json.Marshal(c.shown()) }

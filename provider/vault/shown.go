@@ -27,7 +27,7 @@ func (c Config) shown() shownConfig {
 		s.Address = provider.RedactURL(c.Address)
 	}
 	if c.Token != "" {
-		s.Token = provider.Redacted
+		s.Token = "[redacted]"
 	}
 	return s
 }

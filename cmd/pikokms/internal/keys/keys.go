@@ -66,15 +66,10 @@ func (k *Key) Opened(ctx context.Context) (provider.Unwrapper, error) {
 	defer k.mu.Unlock()
 	if k.keyring == nil && k.failure == nil {
 		keyring, err := k.Open(ctx, keyurl.Options{CheckLater: !k.check, Guard: k.guard})
-		// After an error the keyring is a nil pointer in an interface that is not nil.
-		switch {
-		case err == nil:
-			k.keyring = keyring
-		case k.Patient && errors.Is(err, provider.ErrProviderUnavailable):
+		if k.Patient && errors.Is(err, provider.ErrProviderUnavailable) {
 			return nil, err
-		default:
-			k.failure = err
 		}
+		k.keyring, k.failure = keyring, err
 	}
 	return k.keyring, k.failure
 }

@@ -134,8 +134,8 @@ already is refused.`,
 			for name := range pairs {
 				// A host that binds objects to their names requires these two.
 				bound := (name == pikokms.PairBucket || name == pikokms.PairObject) && slices.Contains(required, name)
-				if strings.HasPrefix(name, provider.ReservedPrefix) && !bound {
-					return console.Usage(fmt.Errorf("-c %s: names that begin with %s are kept for what pikokms itself says of a message", name, provider.ReservedPrefix))
+				if provider.CheckStated(map[string]string{name: ""}) != nil && !bound {
+					return console.Usage(fmt.Errorf("-c %s: names that begin with piko- are kept for what pikokms itself says of a message", name))
 				}
 			}
 			if err := header.CheckContext(pairs); err != nil {

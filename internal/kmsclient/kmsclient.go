@@ -1,4 +1,6 @@
-package awskms
+// Package kmsclient bounds the attempts of a client of AWS KMS, and keeps plaintexts out of the AWS
+// SDK, for the packages whose keys are in AWS KMS.
+package kmsclient
 
 import (
 	"bytes"
@@ -21,9 +23,9 @@ import (
 // maxAnswer bounds an answer of KMS in bytes. The largest have about 16 KiB.
 const maxAnswer = 1 << 20
 
-// bound returns a client whose attempts each take at most timeout, whoever made the client. The AWS
+// Bound returns a client whose attempts each take at most timeout, whoever made the client. The AWS
 // SDK itself bounds only connecting, to 30 s, but not waiting for an answer or reading it.
-func bound(client *kms.Client, timeout time.Duration) *kms.Client {
+func Bound(client *kms.Client, timeout time.Duration) *kms.Client {
 	options := client.Options()
 	options.HTTPClient = &attempts{options.HTTPClient, timeout}
 	if options.Credentials != nil {
@@ -65,7 +67,7 @@ func (a *attempts) Do(request *http.Request) (*http.Response, error) {
 }
 
 // readAnswer reads an answer into memory, and replaces the response's body by it.
-func readAnswer(response *http.Response, held *held) error {
+func readAnswer(response *http.Response, held *Held) error {
 	defer response.Body.Close()
 	body, err := readBounded(response.Body, response.ContentLength)
 	if err != nil {
@@ -161,7 +163,7 @@ func (e *noKMSError) Error() string {
 func (e *noKMSError) RetryableError() bool { return e.code >= http.StatusInternalServerError }
 
 // boundCredentials bounds the wait for credentials, which may come from another service, and wraps
-// its failures in a credentialsError.
+// its failures in a CredentialsError.
 type boundCredentials struct {
 	inner   aws.CredentialsProvider
 	timeout time.Duration
@@ -173,7 +175,7 @@ func (b *boundCredentials) Retrieve(ctx context.Context) (aws.Credentials, error
 	defer cancel()
 	got, err := b.inner.Retrieve(bounded)
 	if err != nil && ctx.Err() == nil {
-		err = &credentialsError{cause: err, late: bounded.Err() != nil}
+		err = &CredentialsError{Cause: err, Late: bounded.Err() != nil}
 	}
 	return got, err
 }
@@ -183,37 +185,37 @@ func (b *boundCredentials) IsCredentialsProvider(target aws.CredentialsProvider)
 	return aws.IsCredentialsProvider(b.inner, target)
 }
 
-// credentialsError is a failure of the credential chain. It does not unwrap to its cause, which may
+// CredentialsError is a failure of the credential chain. It does not unwrap to its cause, which may
 // hold the error of a context that is not the caller's.
-type credentialsError struct {
-	cause error
-	late  bool // the wait took too long
+type CredentialsError struct {
+	Cause error
+	Late  bool // the wait took too long
 }
 
-func (e *credentialsError) Error() string { return e.cause.Error() }
+func (e *CredentialsError) Error() string { return e.Cause.Error() }
 
-// held is the plaintext of an answer, taken out before the AWS SDK sees the answer. The AWS SDK
+// Held is the plaintext of an answer, taken out before the AWS SDK sees the answer. The AWS SDK
 // would leave its base64 text in memory, twice. The plaintext still stays in the buffers of the
 // network connection until these are used again.
-type held struct{ plaintext []byte }
+type Held struct{ plaintext []byte }
 
 type heldKey struct{}
 
-// hold returns a context that carries a place for the plaintext of an answer.
-func hold(ctx context.Context) (context.Context, *held) {
-	h := new(held)
+// Hold returns a context that carries a place for the plaintext of an answer.
+func Hold(ctx context.Context) (context.Context, *Held) {
+	h := new(Held)
 	return context.WithValue(ctx, heldKey{}, h), h
 }
 
 // heldBy returns the place for the plaintext that a context carries, or nil.
-func heldBy(ctx context.Context) *held {
-	h, _ := ctx.Value(heldKey{}).(*held)
+func heldBy(ctx context.Context) *Held {
+	h, _ := ctx.Value(heldKey{}).(*Held)
 	return h
 }
 
-// take returns the plaintext. found is what the AWS SDK saw of it. That is nothing, unless takeFrom
-// did not recognise the form of the answer.
-func (h *held) take(found []byte) []byte {
+// Take returns the plaintext, which the caller clears. found is what the AWS SDK saw of it. That is
+// nothing, unless takeFrom did not recognise the form of the answer.
+func (h *Held) Take(found []byte) []byte {
 	if len(found) > 0 {
 		clear(h.plaintext)
 		return found
@@ -223,7 +225,7 @@ func (h *held) take(found []byte) []byte {
 
 // takeFrom takes the member "Plaintext" or "SharedSecret" out of an answer's body. It changes the
 // body and returns it.
-func (h *held) takeFrom(body []byte) []byte {
+func (h *Held) takeFrom(body []byte) []byte {
 	clear(h.plaintext) // left over from an earlier attempt
 	h.plaintext = nil
 	start, end, ok := member(body, "Plaintext")

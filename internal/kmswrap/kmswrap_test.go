@@ -1,19 +1,23 @@
-package awskms_test
+package kmswrap_test
 
 import (
+	"maps"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
+	"piko.sh/pikokms/internal/kmswrap"
 	"piko.sh/pikokms/kmstest"
 	"piko.sh/pikokms/provider"
 	"piko.sh/pikokms/provider/awskms"
 )
 
 func TestWrapper(t *testing.T) {
+	t.Setenv("AWS_ACCESS_KEY_ID", "test")
+	t.Setenv("AWS_SECRET_ACCESS_KEY", "test")
 	server := kmstest.NewServer(t)
 	key, other := server.CreateKey(kmstest.Key{}), server.CreateKey(kmstest.Key{})
-	w, err := awskms.NewWrapper(t.Context(), awskms.Config{KeyID: key.ARN, TrustedKeys: []string{other.ARN}, Client: newClient(t, server.URL, 1), GrantTokens: []string{"token"}})
+	w, err := kmswrap.New(t.Context(), awskms.Config{KeyID: key.ARN, TrustedKeys: []string{other.ARN}, Endpoint: server.URL, GrantTokens: []string{"token"}})
 	require.NoError(t, err)
 	require.Equal(t, key.ARN, w.KeyARN())
 	ctx := t.Context()
@@ -60,7 +64,7 @@ func TestWrapper(t *testing.T) {
 		"Decrypt, another key":              {map[string]any{"KeyId": other.ARN}, func() error { _, err := w.Decrypt(ctx, key.ARN, blob, first); return err }},
 		"Decrypt, a key that was not named": {map[string]any{"KeyId": ""}, func() error { _, err := w.Decrypt(ctx, key.ARN, blob, first); return err }},
 	} {
-		remove := server.Inject(kmstest.Fault{Do: answer(lie.members)})
+		remove := server.Inject(kmstest.Fault{Do: kmstest.Answer(func(all map[string]any) { maps.Copy(all, lie.members) })})
 		require.Error(t, lie.call(), name)
 		remove()
 		require.NoError(t, lie.call(), name)
@@ -86,8 +90,8 @@ func TestWrapperTrusts(t *testing.T) {
 		"multi-Region": {awskms.Config{KeyID: mrk, TrustedKeys: []string{key}, MultiRegion: true}, map[string]string{mrk: mrk, replica: mrk, key: key}, []string{alias, theirs, abroad, ""}},
 		"discovery":    {awskms.Config{Accounts: []string{"111122223333"}}, map[string]string{mrk: mrk, replica: mrk, key: key}, []string{alias, theirs, abroad, ""}},
 	} {
-		c.config.Client = newClient(t, server.URL, 1)
-		w, err := awskms.NewWrapper(t.Context(), c.config)
+		c.config.Endpoint, c.config.Region = server.URL, kmstest.Region
+		w, err := kmswrap.New(t.Context(), c.config)
 		require.NoError(t, err, name)
 		for keyARN, want := range c.asked {
 			got, err := w.Trusts(keyARN)
@@ -100,4 +104,27 @@ func TestWrapperTrusts(t *testing.T) {
 		}
 	}
 	require.Zero(t, server.Calls(""))
+}
+
+// A field that a Wrapper would pass over is refused.
+func TestFieldsOfAProvider(t *testing.T) {
+	const keyARN = "arn:aws:kms:eu-west-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab"
+	accounts := []string{"111122223333"}
+	for _, c := range []awskms.Config{
+		{KeyID: keyARN, Accounts: accounts},
+		{KeyID: keyARN, CheckLater: true},
+		{KeyID: keyARN, PublicKeyFile: "key.pem"},
+		{KeyID: keyARN, PeerFile: "peer.pem"},
+		{KeyID: keyARN, Region: "us-east-1"},
+		{KeyID: "alias/app"},
+		{Accounts: accounts, PublicKey: []byte("-----BEGIN")},
+		{Accounts: []string{"1"}},
+		{},
+	} {
+		if c.Region == "" {
+			c.Region = "eu-west-1"
+		}
+		_, err := kmswrap.New(t.Context(), c)
+		require.ErrorIs(t, err, provider.ErrInvalidKey, "%v", c)
+	}
 }

@@ -1,64 +1,77 @@
-package awskms
+// Package kmswrap wraps keys under AWS KMS that it does not see, for package provider/branchkey,
+// which keeps them in a table.
+package kmswrap
 
 import (
 	"cmp"
 	"context"
 	"fmt"
+	"slices"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/kms"
 
-	"piko.sh/pikokms/header"
 	"piko.sh/pikokms/internal/arns"
+	"piko.sh/pikokms/internal/kmsclient"
 	"piko.sh/pikokms/provider"
+	"piko.sh/pikokms/provider/awskms"
 )
 
-// Wrapper wraps keys that it does not see, and unwraps them. Package provider/branchkey keeps such
-// keys in a table. A Wrapper is safe for concurrent use.
+// Wrapper wraps keys that it does not see, and unwraps them. It is safe for concurrent use.
 type Wrapper struct {
-	service
+	client      *kms.Client
+	grantTokens []string
 	keyARN      string
 	trusted     []string // keyARN first
 	multiRegion bool
-	discovery   *discovery // nil if keys are configured
+	accounts    *arns.Accounts // nil if keys are configured
 }
 
-// NewWrapper makes a Wrapper. It asks neither KMS nor a source of credentials. The error holds
+// New makes a Wrapper. It asks neither KMS nor a source of credentials. The error holds
 // provider.ErrInvalidKey.
-func NewWrapper(ctx context.Context, c Config) (*Wrapper, error) {
+func New(ctx context.Context, c awskms.Config) (*Wrapper, error) {
+	w := &Wrapper{keyARN: c.KeyID, multiRegion: c.MultiRegion, grantTokens: slices.Clone(c.GrantTokens)}
 	if len(c.Accounts) > 0 {
-		return newDiscoveringWrapper(ctx, c)
+		w.accounts = &arns.Accounts{IDs: slices.Clone(c.Accounts), Partition: c.Partition}
+	} else {
+		w.trusted = append([]string{c.KeyID}, c.TrustedKeys...)
 	}
-	w := &Wrapper{keyARN: c.KeyID, trusted: append([]string{c.KeyID}, c.TrustedKeys...), multiRegion: c.MultiRegion}
-	for _, keyARN := range w.trusted {
-		if !arns.IsKey(keyARN) {
-			return nil, fmt.Errorf("%w: %q is not the ARN of a KMS key; key stores take neither aliases nor key IDs", provider.ErrInvalidKey, keyARN)
-		}
-	}
-	if err := cmp.Or(c.forProvider(), c.validateConnection()); err != nil {
+	if err := w.check(c); err != nil {
 		return nil, err
 	}
 	var err error
-	if w.service, err = c.connect(ctx); err != nil {
+	if w.client, err = awskms.NewClient(ctx, c); err != nil {
 		return nil, err
 	}
+	region := w.client.Options().Region
+	if w.accounts != nil {
+		w.accounts.Region = region
+	}
 	for _, keyARN := range w.trusted {
-		if arns.Region(keyARN) != w.region() {
-			return nil, fmt.Errorf("%w: the ARN %s is in Region %s, and KMS is asked in %s", provider.ErrInvalidKey, keyARN, arns.Region(keyARN), w.region())
+		if arns.Region(keyARN) != region {
+			return nil, fmt.Errorf("%w: the ARN %s is in Region %s, and KMS is asked in %s", provider.ErrInvalidKey, keyARN, arns.Region(keyARN), region)
 		}
 	}
 	return w, nil
 }
 
-func newDiscoveringWrapper(ctx context.Context, c Config) (*Wrapper, error) {
-	if c.KeyID != "" || len(c.TrustedKeys) > 0 || c.MultiRegion {
-		return nil, fmt.Errorf("%w: give either the ARN of a KMS key or the accounts of discovery, not both", provider.ErrInvalidKey)
+// check checks what can be checked without the environment.
+func (w *Wrapper) check(c awskms.Config) error {
+	if w.accounts != nil && (c.KeyID != "" || len(c.TrustedKeys) > 0 || c.MultiRegion) {
+		return fmt.Errorf("%w: give either the ARN of a KMS key or the accounts of discovery, not both", provider.ErrInvalidKey)
 	}
-	d, err := newDiscovery(ctx, c)
-	if err != nil {
-		return nil, err
+	for _, keyARN := range w.trusted {
+		if !arns.IsKey(keyARN) {
+			return fmt.Errorf("%w: %q is not the ARN of a KMS key; key stores take neither aliases nor key IDs", provider.ErrInvalidKey, keyARN)
+		}
 	}
-	return &Wrapper{service: d.service, discovery: d}, nil
+	if c.CheckLater || c.PublicKey != nil || c.PublicKeyFile != "" || c.Peer != nil || c.PeerFile != "" || c.Hash != 0 {
+		return fmt.Errorf("%w: CheckLater, PublicKey, Peer, their files and Hash are for a Provider", provider.ErrInvalidKey)
+	}
+	if w.accounts != nil {
+		return w.accounts.Check()
+	}
+	return nil
 }
 
 // KeyARN returns the ARN of the KMS key that wraps new keys, or nothing for discovery.
@@ -69,8 +82,8 @@ func (w *Wrapper) KeyARN() string { return w.keyARN }
 // framework/branch-key-store.md, "AWS Key ARN Compatibility"). The error holds
 // provider.ErrUntrustedKey.
 func (w *Wrapper) Trusts(keyARN string) (string, error) {
-	if w.discovery != nil {
-		return w.discovery.trusted(header.EncryptedDataKey{ProviderID: providerID, ProviderInfo: []byte(keyARN)})
+	if w.accounts != nil {
+		return w.accounts.Trusts(keyARN)
 	}
 	for _, trusted := range w.trusted {
 		if trusted == keyARN || w.multiRegion && arns.AreReplicas(trusted, keyARN) {
@@ -124,13 +137,32 @@ func answeredExactly(asked, keyARN string, blob []byte) error {
 
 // Decrypt unwraps a key with one call of KMS Decrypt. The caller closes the result.
 func (w *Wrapper) Decrypt(ctx context.Context, keyARN string, blob []byte, encryptionContext map[string]string) (*provider.SecureBytes, error) {
-	plain, err := w.decrypt(ctx, &kms.DecryptInput{KeyId: aws.String(keyARN), CiphertextBlob: blob, EncryptionContext: encryptionContext})
-	if err != nil {
-		return nil, fail(ctx, "Decrypt", keyARN, err)
-	}
-	key, err := provider.NewSecureBytes(plain)
+	key, err := w.decrypt(ctx, keyARN, blob, encryptionContext)
 	if err != nil {
 		return nil, fail(ctx, "Decrypt", keyARN, err)
 	}
 	return key, nil
+}
+
+func (w *Wrapper) decrypt(ctx context.Context, keyARN string, blob []byte, encryptionContext map[string]string) (*provider.SecureBytes, error) {
+	ctx, held := kmsclient.Hold(ctx)
+	out, err := w.client.Decrypt(ctx, &kms.DecryptInput{
+		KeyId: aws.String(keyARN), CiphertextBlob: blob, EncryptionContext: encryptionContext, GrantTokens: w.grantTokens,
+	})
+	if err != nil {
+		return nil, err
+	}
+	plain := held.Take(out.Plaintext)
+	defer clear(plain)
+	if got := aws.ToString(out.KeyId); got != keyARN {
+		return nil, fmt.Errorf("%w: KMS was asked about key %q and answered about %q", provider.ErrDecryptionFailed, keyARN, got)
+	}
+	return provider.NewSecureBytes(plain)
+}
+
+// fail returns the error of an operation under a key.
+func fail(ctx context.Context, operation, keyARN string, err error) error {
+	failure := provider.Failure(operation, awskms.KeyService.Type, keyARN, err)
+	failure.Err = awskms.Judge(ctx, failure.Err)
+	return failure
 }

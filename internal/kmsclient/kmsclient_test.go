@@ -1,4 +1,4 @@
-package awskms
+package kmsclient
 
 import (
 	"bytes"
@@ -25,11 +25,11 @@ func TestThePlaintextOfAnAnswerIsTakenOut(t *testing.T) {
 		"nested before": {`{"x":{"Plaintext":"no","y":["Plaintext","no"]},"z":["Plaintext"],"Plaintext":"` + text + `"}`, `{"x":{"Plaintext":"no","y":["Plaintext","no"]},"z":["Plaintext"],"Plaintext":""}`},
 		"as a value":    {`{"KeyId":"Plaintext","Plaintext":"` + text + `"}`, `{"KeyId":"Plaintext","Plaintext":""}`},
 	} {
-		h := new(held)
+		h := new(Held)
 		body := []byte(c.body)
 		rest := h.takeFrom(body)
 		require.Equal(t, c.rest, string(rest), name)
-		require.Equal(t, secret, h.take(nil), name)
+		require.Equal(t, secret, h.Take(nil), name)
 		require.NotContains(t, string(body), text[:8], name)
 		require.Equal(t, make([]byte, len(body)-len(rest)), body[len(rest):], name)
 	}
@@ -43,13 +43,13 @@ func TestThePlaintextOfAnAnswerIsTakenOut(t *testing.T) {
 		"no object":    `["Plaintext","AAAA"]`,
 		"nothing":      ``,
 	} {
-		h := new(held)
+		h := new(Held)
 		require.Equal(t, body, string(h.takeFrom([]byte(body))), name)
-		require.Empty(t, h.take(nil), name)
+		require.Empty(t, h.Take(nil), name)
 	}
-	h := &held{[]byte("of an attempt before")}
+	h := &Held{[]byte("of an attempt before")}
 	found := []byte("found")
-	require.Equal(t, found, h.take(found))
+	require.Equal(t, found, h.Take(found))
 	require.Equal(t, make([]byte, 20), h.plaintext)
 }
 
@@ -65,7 +65,7 @@ func FuzzTakeFrom(f *testing.F) {
 		}
 		valid := json.Unmarshal(body, &before.Rest) == nil && before.Rest != nil
 		plain, isText := before.Rest["Plaintext"]
-		h := new(held)
+		h := new(Held)
 		rest := h.takeFrom(bytes.Clone(body))
 		if !valid {
 			return
@@ -110,7 +110,7 @@ func TestAnAnswerIsReadAsAWholeWithinBounds(t *testing.T) {
 		require.Contains(t, []int{10_000, maxAnswer}, len(body), name)
 	}
 	answer := &http.Response{StatusCode: 200, ContentLength: -1, Body: io.NopCloser(strings.NewReader(`{"Plaintext":"AAAA"}`))}
-	require.NoError(t, readAnswer(answer, new(held)))
+	require.NoError(t, readAnswer(answer, new(Held)))
 	body, err := io.ReadAll(answer.Body)
 	require.NoError(t, err)
 	require.Equal(t, `{"Plaintext":""}`, string(body))
