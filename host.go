@@ -193,8 +193,8 @@ func (h *Host) Get(ctx context.Context, key string) (io.ReadCloser, error) {
 // Encrypt encrypts a string, which may be empty, under the default provider and returns Piko's
 // string envelope. Decrypt must be given the same encryption context, which may be nil. Its keys
 // must not begin with "piko-", so that an object and a string are never taken for one another. The
-// error holds header.ErrInvalidContext for such a key, provider.ErrEncryptionFailed for a string whose
-// envelope has more than 16 MiB, or is the provider's.
+// error holds header.ErrInvalidContext for such a key, provider.ErrEncryptionFailed for a string
+// whose envelope has more than 16 MiB, or is the provider's.
 //
 // A column must have room for more than the string. The result is ASCII, and has 16/9 characters
 // for each byte of the string, and besides:
@@ -217,10 +217,10 @@ func (h *Host) Encrypt(ctx context.Context, plaintext string, encryptionContext 
 
 // Decrypt decrypts a string that Encrypt returned, under any registered provider.
 //
-// The error holds provider.ErrInvalidCiphertext if the text is no envelope, or needs AllowPikoV2. It
-// holds provider.ErrContextMismatch if the encryption context differs, or if the ciphertext was not
-// encrypted as a string. Strings from before pikokms have no encryption context, so it holds that
-// for them whenever one is stated. It holds provider.ErrUntrustedKey if no provider has the
+// The error holds provider.ErrInvalidCiphertext if the text is no envelope, or needs AllowPikoV2.
+// It holds provider.ErrContextMismatch if the encryption context differs, or if the ciphertext was
+// not encrypted as a string. Strings from before pikokms have no encryption context, so it holds
+// that for them whenever one is stated. It holds provider.ErrUntrustedKey if no provider has the
 // envelope's type. Otherwise it has the error of each provider that was tried.
 func (h *Host) Decrypt(ctx context.Context, text string, encryptionContext map[string]string) (string, error) {
 	return h.strings.Decrypt(ctx, text, encryptionContext)

@@ -177,11 +177,11 @@ func AllowPlaintext() Option { return func(s *settings) { s.allowPlaintext = tru
 //
 // Piko encrypted three things under a local key in the same way: strings, the data keys of batches,
 // and the chunks of streams. Under AWS KMS, a string looks like the data key of a batch. A data key
-// that package message wraps without an encryption context looks the same again. Data keys of objects
-// and strings of pikokms never do, since they are bound to their use. So an attacker who can write
-// strings to the application's database and see what it decrypts can have such a data key or chunk
-// decrypted in place of a string. An attacker who can have strings of their choice encrypted can pass
-// one of them off as a data key, and strings under it as the application's.
+// that package message wraps without an encryption context looks the same again. Data keys of
+// objects and strings of pikokms never do, since they are bound to their use. So an attacker who
+// can write strings to the application's database and see what it decrypts can have such a data key
+// or chunk decrypted in place of a string. An attacker who can have strings of their choice
+// encrypted can pass one of them off as a data key, and strings under it as the application's.
 //
 // Set it only while such data remain, move the objects with Host.Migrate, and give pikokms another
 // key than Piko had. A provider reads old strings if it is a provider.PikoV2Keyring.

@@ -9,8 +9,8 @@
 // With Config.NoBreaker it has the cache and the telemetry alone.
 //
 // The circuit breaker opens after five outages in a row. After 30 seconds it lets one trial call
-// through, and closes if the key service answers. The deadline of a caller's context that ends a call
-// counts as an outage if the caller has waited for three seconds.
+// through, and closes if the key service answers. The deadline of a caller's context that ends a
+// call counts as an outage if the caller has waited for three seconds.
 package service
 
 import (
@@ -37,10 +37,10 @@ type Config struct {
 // Service is a provider on another one. Its calls of the key service pass the circuit breaker, and
 // its data keys may come from the cache. A Service is safe for concurrent use.
 //
-// It is whatever the other provider is, of the interfaces of package provider. Where that is not one,
-// the method says so in the way that the interface has for it: the answer is false or empty, or the
-// error holds provider.ErrInvalidProvider, provider.ErrUntrustedKey or provider.ErrInvalidCiphertext.
-// HealthCheck is then provider.Check. Close leaves the other provider open.
+// It passes the methods of these interfaces on to the other provider. If that does not have one,
+// the answer is false or empty, or the error holds provider.ErrInvalidProvider,
+// provider.ErrUntrustedKey for UnwrapS3EC, or provider.ErrInvalidCiphertext for DecryptDirectly.
+// HealthCheck is then provider.Check. Close zeroes the cached data keys, and closes nothing else.
 type Service interface {
 	provider.Provider
 	provider.HealthChecker
@@ -49,18 +49,18 @@ type Service interface {
 	provider.S3ECKeyring
 	provider.ScopedKeyring
 
-	// EncryptBatch encrypts strings under one data key and returns Piko's string envelopes. It makes
-	// one call of the key service, or none if the cache has a data key with uses left. If the strings
-	// reach a limit of the cache, it makes one more for each data key that they use up. Each result
-	// can also be decrypted alone, by pikokms.Host.Decrypt.
+	// EncryptBatch encrypts strings under one data key and returns Piko's string envelopes. It
+	// makes one call of the key service, or none if the cache has a data key with uses left. If the
+	// strings reach a limit of the cache, it makes one more for each data key that they use up.
+	// Each result can also be decrypted alone, by pikokms.Host.Decrypt.
 	//
-	// If there is no data key, there are no results, and the error is the provider's. If items fail,
-	// the error is a *BatchError, and their results are empty.
+	// If there is no data key, there are no results, and the error is the provider's. If items
+	// fail, the error is a *BatchError, and their results are empty.
 	EncryptBatch(ctx context.Context, plaintexts []string, encryptionContext map[string]string) ([]string, error)
 
 	// DecryptBatch decrypts results of EncryptBatch, and other envelopes of the same type. It calls
-	// the key service once for each data key that is not cached. A string without a data key takes a
-	// call of its own. At most concurrency calls are made at once.
+	// the key service once for each data key that is not cached. A string without a data key takes
+	// a call of its own. At most concurrency calls are made at once.
 	//
 	// If items fail, the error is a *BatchError, and their results are empty.
 	DecryptBatch(ctx context.Context, texts []string, encryptionContext map[string]string, concurrency int) ([]string, error)
@@ -68,8 +68,8 @@ type Service interface {
 	// State returns the breaker's state. Without a breaker, it is StateClosed.
 	State() State
 
-	// With returns a Service on another provider of the same key service. It has the breaker and the
-	// telemetry of this one, and no cache. It is not to be closed.
+	// With returns a Service on another provider of the same key service. It has the breaker and
+	// the telemetry of this one, and no cache. It is not to be closed.
 	With(p provider.EncryptionProvider) Service
 }
 
@@ -83,8 +83,8 @@ type guarded struct {
 	inside bool // the breaker stands inside the provider, a provider.Guarded
 }
 
-// New returns a Service on a provider. Close the provider after the Service, which zeroes the cached
-// data keys and ends the metric of the breaker's state.
+// New returns a Service on a provider. Close the provider after the Service, which zeroes the
+// cached data keys and ends the metric of the breaker's state.
 func New(p provider.EncryptionProvider, c Config) Service {
 	s, state := new(guarded), (func() State)(nil)
 	if !c.NoBreaker {

@@ -137,8 +137,8 @@ func (d *Decrypter) Decrypt(ctx context.Context, text string, encryptionContext 
 	return "", fmt.Errorf("envelope: under key %.200q of provider %q: %w", e.KeyID, e.Provider, errors.Join(failures...))
 }
 
-// inOrder returns the providers of the envelope's type, first those whose key it names. So the string
-// does not wait for another provider whose key service is down.
+// inOrder returns the providers of the envelope's type, first those whose key it names. So the
+// string does not wait for another provider whose key service is down.
 func (d *Decrypter) inOrder(e *Envelope) []provider.EncryptionProvider {
 	var named, others []provider.EncryptionProvider
 	for _, p := range d.Providers {

@@ -89,8 +89,8 @@ type branchProvider struct {
 // key, or nothing if a Supplier picks all. The caller closes the provider, which zeroes the cached
 // branch keys.
 //
-// Without a configured branch key, HealthCheck asks the table for one of the ID "health check", which
-// need not exist. A policy that names the IDs that may be asked for must have this one, too.
+// Without a configured branch key, HealthCheck asks the table for one of the ID "health check",
+// which need not exist. A policy that names the IDs that may be asked for must have this one, too.
 func NewProvider(ctx context.Context, c Config) (provider.Provider, error) {
 	p, err := openProvider(ctx, c, nil)
 	if err != nil {
@@ -415,9 +415,9 @@ func (p *branchProvider) GetKeyInfo(ctx context.Context, keyID string) (*provide
 	}, nil
 }
 
-// HealthCheck implements provider.HealthChecker. It asks the table and KMS for the configured branch
-// key, whether it is cached or not. If a Supplier picks all branch keys, it asks the table for one
-// of the ID "health check". That need not exist, and shows that the table is up.
+// HealthCheck implements provider.HealthChecker. It asks the table and KMS for the configured
+// branch key, whether it is cached or not. If a Supplier picks all branch keys, it asks the table
+// for one of the ID "health check". That need not exist, and shows that the table is up.
 func (p *branchProvider) HealthCheck(ctx context.Context) error {
 	if p.id == "" {
 		err := p.call(ctx, "HealthCheck", func(ctx context.Context) error {

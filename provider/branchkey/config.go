@@ -16,8 +16,8 @@ import (
 // Config configures a provider or a Store: a table of branch keys, what wraps the branch keys, and
 // which of them a provider uses. A Store has no use for the fields from BranchKeyID on.
 type Config struct {
-	// Table is the name or ARN of a table in Amazon DynamoDB, of the form that AWS's libraries use. It
-	// is in the Region of KMS, and reached with the Profile, MaxRetries and Timeout of KMS.
+	// Table is the name or ARN of a table in Amazon DynamoDB, of the form that AWS's libraries use.
+	// It is in the Region of KMS, and reached with the Profile, MaxRetries and Timeout of KMS.
 	// Credentials are found as by every AWS tool.
 	Table         string
 	TableEndpoint string           // URL of another DynamoDB endpoint: a VPC endpoint, an emulator
@@ -35,19 +35,19 @@ type Config struct {
 	// KMS names the keys of AWS KMS that wrap the branch keys, and the way to them.
 	KMS awskms.Config
 
-	// Masters are AES keys that wrap the branch keys in place of AWS KMS, for development and tests.
-	// The first one wraps new branch keys. All unwrap, so each needs another name. Their Key is copied,
-	// and the caller may zero it.
+	// Masters are AES keys that wrap the branch keys in place of AWS KMS, for development and
+	// tests. The first one wraps new branch keys. All unwrap, so each needs another name. Their Key
+	// is copied, and the caller may zero it.
 	Masters []local.Config
 
 	BranchKeyID string // of all messages, or of those for which the Supplier returns nothing
 
 	Supplier Supplier `json:"-"` // picks branch keys by encryption context
 
-	// TTL is how long a branch key is used after it was asked for. It is required for a provider. For
-	// as long, the process encrypts under a version that is no longer active, decrypts after KMS's
-	// permission has gone or the branch key was disabled or destroyed, and works while KMS or the
-	// table is down. AWS suggests an hour.
+	// TTL is how long a branch key is used after it was asked for. It is required for a provider.
+	// For as long, the process encrypts under a version that is no longer active, decrypts after
+	// KMS's permission has gone or the branch key was disabled or destroyed, and works while KMS or
+	// the table is down. AWS suggests an hour.
 	TTL time.Duration
 
 	Entries int // branch keys and versions in the cache; 0 means 1,000

@@ -11,10 +11,10 @@ import (
 var (
 	// ErrNoTable means that the table does not exist. It holds provider.ErrKeyNotFound.
 	ErrNoTable = fmt.Errorf("%w: no table of branch keys", provider.ErrKeyNotFound)
-	// ErrDamaged means that the items of a branch key are not as they were written: one is missing, was
-	// changed, or has another form than the specified one or a newer one than this package knows.
-	// If an item was changed, or was moved from another branch key or table, or if the table has
-	// another logical name, KMS refuses the item, and the error also holds
+	// ErrDamaged means that the items of a branch key are not as they were written: one is missing,
+	// was changed, or has another form than the specified one or a newer one than this package
+	// knows. If an item was changed, or was moved from another branch key or table, or if the table
+	// has another logical name, KMS refuses the item, and the error also holds
 	// provider.ErrDecryptionFailed.
 	ErrDamaged = errors.New("item of the branch key table is damaged")
 	// ErrRolledBack means that a branch key's active version is older than another one that it has,
@@ -24,8 +24,8 @@ var (
 	ErrDisabled error = &wrappedError{"branch key is disabled", provider.ErrKeyDisabled}
 	// ErrDestroyed means that a branch key was destroyed. It holds provider.ErrKeyDisabled.
 	ErrDestroyed error = &wrappedError{"branch key was destroyed", provider.ErrKeyDisabled}
-	// ErrTooEarly means that a branch key can't be destroyed yet: it, or a part of it, is not disabled,
-	// or has not been for long enough.
+	// ErrTooEarly means that a branch key can't be destroyed yet: it, or a part of it, is not
+	// disabled, or has not been for long enough.
 	ErrTooEarly = errors.New("branch key can't be destroyed yet")
 	// ErrExists means that there is or was a branch key of the same ID.
 	ErrExists = errors.New("branch key exists")

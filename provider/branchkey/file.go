@@ -21,8 +21,8 @@ import (
 	"piko.sh/pikokms/provider"
 )
 
-// fileTable is a table in one file, a database of bbolt. Several processes can use it at once, since
-// each operation opens it anew.
+// fileTable is a table in one file, a database of bbolt. Several processes can use it at once,
+// since each operation opens it anew.
 type fileTable struct {
 	path string
 

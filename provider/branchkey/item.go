@@ -41,9 +41,9 @@ const createdLayout = "2006-01-02T15:04:05.000000Z"
 // Reference, "Decrypt").
 const maxEnc = 6144
 
-// tableItem is one item of a table: a wrapped key, and the attributes to which KMS binds it. A branch
-// key has an item for each version, a copy of its active version, and a beacon key, which AWS's
-// Database Encryption SDK uses.
+// tableItem is one item of a table: a wrapped key, and the attributes to which KMS binds it. A
+// branch key has an item for each version, a copy of its active version, and a beacon key, which
+// AWS's Database Encryption SDK uses.
 //
 // The JSON form is an object of strings, in which "enc" is base64 (specification:
 // framework/branch-key-store.md, "Example").

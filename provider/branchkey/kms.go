@@ -14,14 +14,14 @@ import (
 	"piko.sh/pikokms/provider/local"
 )
 
-// kms wraps the keys of a table: AWS KMS or, for development and tests, localKMS. Items name its keys
-// by ARN. Implementations are safe for concurrent use.
+// kms wraps the keys of a table: AWS KMS or, for development and tests, localKMS. Items name its
+// keys by ARN. Implementations are safe for concurrent use.
 type kms interface {
 	// KeyARN returns the ARN of the key that wraps new keys, or nothing if none may.
 	KeyARN() string
 
-	// Trusts returns the ARN under which KMS is asked about an item that names keyARN. The error holds
-	// provider.ErrUntrustedKey.
+	// Trusts returns the ARN under which KMS is asked about an item that names keyARN. The error
+	// holds provider.ErrUntrustedKey.
 	Trusts(keyARN string) (string, error)
 
 	// Generate returns a new random key of 32 bytes, wrapped.

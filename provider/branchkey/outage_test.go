@@ -27,8 +27,8 @@ import (
 	"piko.sh/pikokms/service"
 )
 
-// The circuit breaker of package service opens after this many outages in a row, and for this time. A
-// call that takes as long as fairWait is an outage, whoever ends it.
+// The circuit breaker of package service opens after this many outages in a row, and for this time.
+// A call that takes as long as fairWait is an outage, whoever ends it.
 const (
 	outagesToOpen = 5
 	openFor       = 30 * time.Second

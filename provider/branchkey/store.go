@@ -34,8 +34,8 @@ type Store struct {
 	close       func() error // may be nil
 }
 
-// NewStore makes a Store on the table and the keys of a configuration. It asks neither the table nor
-// KMS. The caller closes it. The error holds provider.ErrInvalidKey.
+// NewStore makes a Store on the table and the keys of a configuration. It asks neither the table
+// nor KMS. The caller closes it. The error holds provider.ErrInvalidKey.
 func NewStore(ctx context.Context, c Config) (*Store, error) {
 	table, err := c.openTable(ctx)
 	if err != nil {
