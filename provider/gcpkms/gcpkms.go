@@ -68,6 +68,7 @@ const providerType provider.Type = "gcp_kms"
 // keyring is the provider of NewProvider.
 type keyring struct {
 	client     *kms.KeyManagementClient
+	borrows    bool   // the client, from the provider whose Under made this one
 	own        string // resource name of the provider's own key
 	address    string // of Cloud KMS, as the client was told it
 	maxRetries int
@@ -152,7 +153,7 @@ func unless(err, expected error) error {
 // Under implements provider.KeySelector.
 func (p *keyring) Under(keyID string) provider.Provider {
 	other := *p
-	other.under = keyID
+	other.under, other.borrows = keyID, true
 	return &other
 }
 
@@ -164,7 +165,7 @@ func (p *keyring) Type() provider.Type { return providerType }
 
 // Close closes the connections to Cloud KMS, unless the provider is one of Under.
 func (p *keyring) Close() error {
-	if p.under != "" {
+	if p.borrows {
 		return nil
 	}
 	return p.client.Close()

@@ -191,6 +191,17 @@ func TestKeyIDs(t *testing.T) {
 	}
 }
 
+// Whoever closes a provider of Under closes nothing of the one that it comes from.
+func TestCloseOfAnotherKey(t *testing.T) {
+	server := gcpkmstest.NewServer(t)
+	own, other := server.CreateKey(gcpkmstest.Key{Name: "own"}), server.CreateKey(gcpkmstest.Key{Name: "other"})
+	p := open(t, config(server, own))
+	for _, keyID := range []string{"", own, other} {
+		require.NoError(t, p.Under(keyID).Close())
+		require.NoError(t, provider.Check(t.Context(), p), keyID)
+	}
+}
+
 // Old versions decrypt what they encrypted, until they are disabled or destroyed.
 func TestVersions(t *testing.T) {
 	server := gcpkmstest.NewServer(t)
