@@ -49,8 +49,12 @@ func newDynamoDB(ctx context.Context, c *Config) (*dynamoTable, error) {
 	case c.TableClient != nil:
 		return &dynamoTable{checkingAnswers(c.TableClient), c.Table}, nil
 	}
+	region := cmp.Or(c.KMS.Region, arns.Region(c.KMS.KeyID))
+	if c.KMS.Client != nil {
+		region = c.KMS.Client.Options().Region
+	}
 	options := []func(*config.LoadOptions) error{
-		config.WithRegion(cmp.Or(c.KMS.Region, arns.Region(c.KMS.KeyID))),
+		config.WithRegion(region),
 		config.WithLogger(awskms.Logger),
 		config.WithRetryMaxAttempts(1 + cmp.Or(c.KMS.MaxRetries, defaultMaxRetries)),
 		// Without it, the AWS SDK does not bound the wait for an answer.

@@ -150,6 +150,32 @@ func TestDynamoDBFaults(t *testing.T) {
 	require.ErrorIs(t, err, provider.ErrProviderUnavailable)
 }
 
+// A table is in the Region of its KMS, whichever field says that.
+func TestRegionOfTable(t *testing.T) {
+	t.Setenv("AWS_REGION", "us-east-1")
+	t.Setenv("AWS_ACCESS_KEY_ID", "test")
+	t.Setenv("AWS_SECRET_ACCESS_KEY", "test")
+	regions := make(chan string, 1)
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		scope := strings.Split(r.Header.Get("Authorization"), "/") // AWS4-HMAC-SHA256 Credential=ID/DATE/REGION/…
+		regions <- scope[2]
+		w.WriteHeader(http.StatusBadRequest)
+	}))
+	defer server.Close()
+	for want, c := range map[string]awskms.Config{
+		"us-east-1": {Accounts: []string{"111122223333"}},
+		"eu-west-1": {KeyID: "arn:aws:kms:eu-west-1:111122223333:key/1234"},
+		"eu-west-2": {Accounts: []string{"111122223333"}, Region: "eu-west-2"},
+		"eu-west-3": {Accounts: []string{"111122223333"}, Client: kms.New(kms.Options{Region: "eu-west-3"})},
+	} {
+		table, err := branchkey.NewDynamoDB(t.Context(), branchkey.Config{Table: "keys", TableEndpoint: server.URL, KMS: c})
+		require.NoError(t, err)
+		_, err = table.Get(t.Context(), "x", "branch:ACTIVE")
+		require.Error(t, err)
+		require.Equal(t, want, <-regions)
+	}
+}
+
 // dynamoDBAt returns a table at an endpoint that is asked once.
 func dynamoDBAt(t *testing.T, endpoint string) branchkey.Table {
 	t.Helper()
