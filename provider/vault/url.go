@@ -41,13 +41,13 @@ func parseURL(u *url.URL) (c Config, files []string, err error) {
 	isKubernetes := query.Has("kubernetes-role") || query.Has("kubernetes-token-file")
 	switch {
 	case isAppRole && isKubernetes:
-		return refuse("Token, AppRole and Kubernetes exclude each other")
+		return refuse("role-id and kubernetes-role exclude each other")
 	case isAppRole && !query.Has("role-id"):
-		return refuse("AppRole has no RoleID")
+		return refuse("secret-id-file is for role-id, which is missing")
 	case isAppRole && !query.Has("secret-id-file"):
-		return refuse("AppRole takes either a SecretID or a SecretIDFile")
+		return refuse("role-id needs secret-id-file, the path of a file with the secret ID")
 	case isKubernetes && !query.Has("kubernetes-role"):
-		return refuse("Kubernetes has no Role")
+		return refuse("kubernetes-token-file is for kubernetes-role, which is missing")
 	case query.Has("auth-mount") && !isAppRole && !isKubernetes:
 		return refuse("auth-mount is for role-id or kubernetes-role")
 	case isAppRole:

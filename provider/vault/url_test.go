@@ -56,11 +56,11 @@ func TestParseURL(t *testing.T) {
 		"vault://transit/k?token=s.x":                                       "unknown parameter",
 		"vault://transit/k?secret-id=x":                                     "unknown parameter",
 		"vault://transit/k?namespace=":                                      "is empty",
-		"vault://transit/k?role-id=r":                                       "SecretID",
-		"vault://transit/k?secret-id-file=f":                                "RoleID",
-		"vault://transit/k?kubernetes-token-file=f":                         "Role",
+		"vault://transit/k?role-id=r":                                       "role-id needs secret-id-file",
+		"vault://transit/k?secret-id-file=f":                                "secret-id-file is for role-id",
+		"vault://transit/k?kubernetes-token-file=f":                         "is for kubernetes-role",
 		"vault://transit/k?auth-mount=apps":                                 "auth-mount is for",
-		"vault://transit/k?role-id=r&secret-id-file=f&kubernetes-role=shop": "exclude each other",
+		"vault://transit/k?role-id=r&secret-id-file=f&kubernetes-role=shop": "role-id and kubernetes-role exclude each other",
 		"vault://user:password@transit/k":                                   "user information",
 	} {
 		_, err := parse(text)
