@@ -45,7 +45,7 @@ type Config struct {
 	// It is called before each login, so that it can read a credential that is replaced from time
 	// to time, as kubernetes.NewKubernetesAuth reads the token of a pod. The provider logs in again
 	// when its token can't be renewed any more.
-	Login func() (api.AuthMethod, error)
+	Login func() (api.AuthMethod, error) `json:"-"`
 
 	MaxRetries int           // retries of a failed attempt that may succeed later; 0 means 3
 	Timeout    time.Duration // of each attempt; 0 means 10 s
