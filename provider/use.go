@@ -24,8 +24,8 @@ const (
 const reservedPrefix = "piko-"
 
 // CheckStated refuses an encryption context of a string that states a pair whose name begins with
-// "piko-", which pikokms reserves. It is called before a string is encrypted or decrypted. The error
-// holds header.ErrInvalidContext.
+// "piko-", which pikokms reserves. It is called before a string is encrypted or decrypted. The
+// error holds header.ErrInvalidContext.
 func CheckStated(encryptionContext map[string]string) error {
 	for name := range encryptionContext {
 		if strings.HasPrefix(name, reservedPrefix) {

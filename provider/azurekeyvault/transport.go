@@ -124,9 +124,9 @@ func isChallenge(header string) bool {
 	return true
 }
 
-// withOwnBody returns the request with a reader of its own. Azure's client rewinds its reader for the
-// next attempt, and net/http may still read from it then, if the answer came before the request was
-// sent.
+// withOwnBody returns the request with a reader of its own. Azure's client rewinds its reader for
+// the next attempt, and net/http may still read from it then, if the answer came before the request
+// was sent.
 func withOwnBody(request *http.Request) (*http.Request, error) {
 	body, err := io.ReadAll(request.Body)
 	if err := errors.Join(err, request.Body.Close()); err != nil {

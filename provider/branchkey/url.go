@@ -60,8 +60,8 @@ const defaultTTL = time.Hour
 //	ttl=DURATION                 such as 30m, default 1h
 //	entries=NUMBER               of branch keys in the cache, default 1000
 //
-// A URL that only names a table, for NewStore, has neither an ID nor a by parameter. The error holds
-// provider.ErrInvalidKey.
+// A URL that only names a table, for NewStore, has neither an ID nor a by parameter. The error
+// holds provider.ErrInvalidKey.
 func ParseURL(u *url.URL) (Config, error) {
 	refuse := func(format string, arguments ...any) (Config, error) {
 		return Config{}, fmt.Errorf("%w: URL %q: %s", provider.ErrInvalidKey, provider.RedactURL(u.String()), fmt.Sprintf(format, arguments...))

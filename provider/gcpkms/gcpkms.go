@@ -186,7 +186,7 @@ func (p *keyring) describe(ctx context.Context, name string) (*kmspb.CryptoKey, 
 }
 
 // GetKeyInfo describes a key with one GetCryptoKey: the provider's own if keyID is empty, or any
-// other that the credentials may describe. The status is that of the key's primary version.
+// other that the credentials may describe. Err of the result is about the key's primary version.
 func (p *keyring) GetKeyInfo(ctx context.Context, keyID string) (*provider.KeyInfo, error) {
 	name, err := p.named(keyID)
 	if err != nil {

@@ -59,7 +59,7 @@ type Config struct {
 	KeyFile string
 
 	// Key is the key itself, in place of KeyFile: the 16, 24 or 32 bytes of an AES key, or PEM
-	// text. NewProvider zeroes it.
+	// text. NewProvider zeroes it. JSON never has it.
 	Key []byte `json:"-"`
 
 	Namespace string // the raw keyring's key namespace, default "piko"; of AES and RSA keys
@@ -108,8 +108,8 @@ type names struct{ namespace, keyName string }
 
 func (n names) id() names { return n }
 
-// Generate makes a new random AES key of 32 bytes and writes it to a new file that only its owner can read. If the
-// file exists, it is kept, and the error holds fs.ErrExist.
+// Generate makes a new random AES key of 32 bytes and writes it to a new file that only its owner
+// can read. If the file exists, it is kept, and the error holds fs.ErrExist.
 func Generate(path string) error {
 	key := make([]byte, keySize)
 	defer clear(key)
@@ -139,9 +139,9 @@ func writeNew(path string, text []byte, mode fs.FileMode) error {
 }
 
 // NewProvider makes a provider on a key, which it reads if need be. A provider on a public key
-// alone can only encrypt, and one on a private key alone can only decrypt. The other direction fails
-// with provider.ErrKeyUsage. Close zeroes an AES key; a key of another kind stays in memory until Go
-// collects it.
+// alone can only encrypt, and one on a private key alone can only decrypt. The other direction
+// fails with provider.ErrKeyUsage. Close zeroes an AES key; a key of another kind stays in memory
+// until Go collects it.
 //
 // The type of provider is "local_aes_gcm", "local_rsa", "local_ecdh" or "local_hpke". KeyID is the
 // key's name. That of an EC key is the recipient's public key in hex, and that of an HPKE key a
@@ -150,8 +150,8 @@ func writeNew(path string, text []byte, mode fs.FileMode) error {
 // the data key names, and under an RSA key it is false.
 //
 // The result is also a [provider.HealthChecker], a [provider.PikoV2Keyring] for an AES key of 32
-// bytes, and a [provider.S3ECKeyring] for an AES or RSA key. Hash and PKCS1v15 of the Config have no
-// effect on the latter.
+// bytes, and a [provider.S3ECKeyring] for an AES or RSA key. Hash and PKCS1v15 of the Config have
+// no effect on the latter.
 //
 // The error holds provider.ErrInvalidKey, or fs.ErrNotExist for a missing key file. No error shows
 // a part of the key.

@@ -2,7 +2,7 @@ package local
 
 import "fmt"
 
-// shownConfig is a Config as prints and logs show it. Its encodings leave out the Key.
+// shownConfig is a Config as prints and logs show it. Its JSON leaves out the Key.
 type shownConfig Config
 
 func (c Config) shown() shownConfig {

@@ -151,8 +151,8 @@ func (a *attempts) text() string {
 	return fmt.Sprintf("; %d tries met: %s", len(a.texts), strings.Join(causes, ", "))
 }
 
-// paying returns the trace of one call, which the rate has room for already. Further requests, which
-// try again, take the room of the calls to come.
+// paying returns the trace of one call, which the rate has room for already. Further requests,
+// which try again, take the room of the calls to come.
 func (k *Key) paying(inner provider.Trace) provider.Trace {
 	return &payingTrace{Trace: inner, limiter: k.Limiter}
 }
