@@ -142,6 +142,46 @@ func TestConformance(t *testing.T) {
 	}
 }
 
+// A Service has all methods of providers, whatever its own provider can do.
+func TestWhatTheProviderCanNotDo(t *testing.T) {
+	ctx := t.Context()
+	r := newRemote(t, 1)
+	s := service.New(struct{ provider.EncryptionProvider }{r}, service.Config{})
+	defer s.Close()
+	require.Empty(t, s.KeyID())
+	require.False(t, s.EncryptsDirectly())
+	require.False(t, s.CanReEncrypt(r))
+	ciphertext, keyID, err := s.EncryptDirectly(ctx, []byte("x"), nil)
+	require.NoError(t, err)
+	require.Nil(t, ciphertext)
+	require.Empty(t, keyID)
+	scope, err := s.CacheScope(ctx, nil)
+	require.NoError(t, err)
+	require.Empty(t, scope)
+	current, err := s.IsCurrent(ctx, &provider.UnwrapDataKeyRequest{})
+	require.NoError(t, err)
+	require.False(t, current)
+
+	_, err = s.DecryptDirectly(ctx, []byte("x"), nil)
+	require.ErrorIs(t, err, provider.ErrInvalidCiphertext)
+	_, _, err = s.ReEncrypt(ctx, r, []byte("x"), nil)
+	require.ErrorIs(t, err, provider.ErrInvalidProvider)
+	_, err = s.GetKeyInfo(ctx, "")
+	require.ErrorIs(t, err, provider.ErrInvalidProvider)
+	_, err = s.UnwrapPikoV2(ctx, "")
+	require.ErrorIs(t, err, provider.ErrInvalidProvider)
+	_, err = s.UnwrapS3EC(ctx, &provider.S3ECDataKey{})
+	require.ErrorIs(t, err, provider.ErrUntrustedKey)
+	require.Zero(t, r.calls.Load(), "none of them asks the key service")
+
+	require.NoError(t, s.HealthCheck(ctx), "by a data key")
+	require.EqualValues(t, 2, r.calls.Load())
+	info, err := service.New(r, service.Config{}).GetKeyInfo(ctx, "")
+	require.NoError(t, err)
+	require.NoError(t, info.Err)
+	require.Equal(t, r.KeyID(), info.KeyID)
+}
+
 // entries are all ways to ask the provider something.
 var entries = map[string]func(ctx context.Context, s service.Service, stored []byte) error{
 	"GenerateDataKey": func(ctx context.Context, s service.Service, _ []byte) error {
