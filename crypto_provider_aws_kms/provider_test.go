@@ -332,6 +332,16 @@ func TestKeyInfo(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, crypto.KeyStatusDestroyed, info.Status)
 	require.NotNil(t, info.DeletionDate)
+	for state, want := range map[string]crypto.KeyStatus{
+		"Enabled": crypto.KeyStatusActive, "Updating": crypto.KeyStatusActive,
+		"Disabled": crypto.KeyStatusDisabled, "PendingImport": crypto.KeyStatusDisabled, "Unavailable": crypto.KeyStatusDisabled,
+		"PendingReplicaDeletion": crypto.KeyStatusDestroyed,
+	} {
+		server.SetState(other.ARN, state)
+		info, err := p.GetKeyInfo(t.Context(), other.ARN)
+		require.NoError(t, err)
+		require.Equal(t, want, info.Status, state)
+	}
 	_, err = p.GetKeyInfo(t.Context(), "another")
 	require.ErrorIs(t, err, crypto.ErrKeyNotFound)
 }

@@ -258,6 +258,15 @@ func TestKeyInfo(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, crypto.KeyStatusDestroyed, info.Status)
 	require.NotNil(t, info.DeletionDate)
+	for state, want := range map[kmspb.CryptoKeyVersion_CryptoKeyVersionState]crypto.KeyStatus{
+		kmspb.CryptoKeyVersion_ENABLED: crypto.KeyStatusActive, kmspb.CryptoKeyVersion_DISABLED: crypto.KeyStatusDisabled,
+		kmspb.CryptoKeyVersion_PENDING_IMPORT: crypto.KeyStatusDisabled, kmspb.CryptoKeyVersion_DESTROYED: crypto.KeyStatusDestroyed,
+	} {
+		server.SetState(other, 1, state)
+		info, err := p.GetKeyInfo(t.Context(), other)
+		require.NoError(t, err)
+		require.Equal(t, want, info.Status, state)
+	}
 	_, err = p.GetKeyInfo(t.Context(), "another")
 	require.ErrorIs(t, err, crypto.ErrKeyNotFound)
 }
