@@ -56,9 +56,9 @@ import (
 	"piko.sh/pikokms/header"
 )
 
-// Type is the name of a type of provider. Those of pikokms are "aws_kms", "gcp_kms",
-// "azure_keyvault", "hashicorp_vault" and "local_aes_gcm", which are Piko's names, and
-// "branch_key", "local_rsa", "local_ecdh" and "local_hpke".
+// Type is the name of a type of provider, such as "aws_kms": Piko's name, if Piko has one. The
+// variable KeyService of a key service's package states it. Package local has further types for
+// keys of other kinds than AES.
 type Type string
 
 // Wrapper is the half of a key service that encrypts: it makes and wraps data keys. Implementations
