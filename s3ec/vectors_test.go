@@ -22,6 +22,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"piko.sh/pikokms/internal/race"
 	"piko.sh/pikokms/provider"
 	"piko.sh/pikokms/provider/local"
 	"piko.sh/pikokms/s3ec"
@@ -216,6 +217,7 @@ func TestStatedPairs(t *testing.T) {
 // format 3 that is made to look as of format 2. Material descriptions of raw keys are not
 // authenticated, and mean nothing here; nor do the lengths that the first version stored.
 func TestChangedObjects(t *testing.T) {
+	race.SkipShort(t)
 	all := readVectors(t)
 	keyrings := all.keyrings(t)
 	random := rand.New(rand.NewPCG(1, 2))
