@@ -390,6 +390,50 @@ func TestMemory(t *testing.T) {
 	}
 }
 
+// Content that gave its memory back is not mistaken for content that is empty, as a client might that
+// seeks back to send it again.
+func TestContentAfterItsEnd(t *testing.T) {
+	all := readVectors(t)
+	keyrings := all.keyrings(t)
+	for _, v := range all.Objects {
+		want := v.plaintext(t)
+		for _, close := range []bool{false, true} {
+			h, err := v.find(int64(len(v.Content)))
+			require.NoError(t, err)
+			content, err := s3ec.Opener(s3ec.Config{AllowUnauthenticated: true})(t.Context(), h, bytes.NewReader(v.Content), keyrings, nil)
+			require.NoError(t, err)
+			require.EqualValues(t, len(want), content.Size())
+			read := len(want) / 2
+			if close {
+				_, err = io.ReadFull(content, make([]byte, read))
+				require.NoError(t, err)
+				require.NoError(t, content.Close())
+				require.NoError(t, content.Close(), "a second Close does nothing")
+			} else {
+				got, err := io.ReadAll(content)
+				require.NoError(t, err)
+				require.Equal(t, want, got)
+				_, err = content.Read(make([]byte, 1))
+				require.Equal(t, io.EOF, err)
+				read = len(want)
+			}
+			require.EqualValues(t, len(want), content.Size())
+			at, err := content.Seek(0, io.SeekCurrent)
+			require.NoError(t, err)
+			require.EqualValues(t, read, at)
+			if len(want) == 0 {
+				continue
+			}
+			_, err = content.Seek(0, io.SeekStart)
+			require.NoError(t, err)
+			_, err = content.Read(make([]byte, 1))
+			require.ErrorIs(t, err, provider.ErrClosed, v.Name)
+			_, err = content.ReadAt(make([]byte, 1), 0)
+			require.ErrorIs(t, err, provider.ErrClosed, v.Name)
+		}
+	}
+}
+
 func FuzzFind(f *testing.F) {
 	for _, v := range readVectors(f).Objects {
 		text, err := json.Marshal(v.Metadata)
