@@ -116,8 +116,8 @@ var interopSizes = []struct{ size, frameLength int }{
 var interopAll = flag.Bool("interop.all", false, "messages of all sizes under keys of all kinds")
 
 // testInterop checks both directions over suites, contexts, frame lengths and sizes around frame
-// boundaries. Contexts, and keys of other kinds than AES-256, change the header alone, so that fewer
-// sizes will do.
+// boundaries. Contexts, and keys of other kinds than AES-256, change the header alone, so that
+// fewer sizes will do.
 func testInterop(t *testing.T, sdk *officialSDK, keyring provider.Keyring, key sdkKey, suites []header.Suite) {
 	ours, theirs := 0, 0
 	for _, suite := range suites {

@@ -15,6 +15,7 @@ import (
 	"piko.sh/pikokms"
 	"piko.sh/pikokms/compress"
 	"piko.sh/pikokms/folderstorage"
+	"piko.sh/pikokms/internal/race"
 	"piko.sh/pikokms/message"
 	"piko.sh/pikokms/provider"
 )
@@ -88,6 +89,7 @@ type withoutRanges struct{ pikokms.Storage }
 // FS opens what can only be read forward, too, and such a file does not claim that it can be
 // sought.
 func TestFSOfWhatIsReadForward(t *testing.T) {
+	race.SkipShort(t)
 	forward := map[string]pikokms.Option{"no ranges": nil}
 	for _, format := range []string{compress.Zstd, compress.Gzip, compress.S2} {
 		forward[format] = pikokms.WithEnabledTransformers(format)

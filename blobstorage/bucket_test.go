@@ -171,6 +171,7 @@ func noise(n int) []byte {
 }
 
 func TestRangesReadFewBytes(t *testing.T) {
+	race.SkipShort(t)
 	c, _, b := newMemory(t)
 	content := noise(20 << 20)
 	require.NoError(t, b.WriteAll(t.Context(), "large", content, nil))

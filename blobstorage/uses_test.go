@@ -2,7 +2,6 @@ package blobstorage
 
 import (
 	"bytes"
-	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -11,8 +10,8 @@ import (
 	"gocloud.dev/gcerrors"
 
 	"piko.sh/pikokms"
-	"piko.sh/pikokms/internal/text"
 	"piko.sh/pikokms/message"
+	"piko.sh/pikokms/provider"
 	"piko.sh/pikokms/provider/local"
 )
 
@@ -25,9 +24,10 @@ func TestWhatIsNoObjectIsRefusedAtEveryDoor(t *testing.T) {
 	encrypting, err := Encrypt(stored, underKey(t)...)
 	require.NoError(t, err)
 	defer encrypting.Close()
-	asString, err := text.Encrypt(t.Context(), key, strings.Repeat("a string ", 100), nil)
+	e := message.Encrypter{Keyring: key}
+	asString, err := e.Encrypt(t.Context(), bytes.Repeat([]byte("a string "), 100), map[string]string{provider.PairUse: provider.UseString})
 	require.NoError(t, err)
-	foreign, err := (&message.Encrypter{Keyring: key}).Encrypt(t.Context(), []byte("of another tool"), nil)
+	foreign, err := e.Encrypt(t.Context(), []byte("of another tool"), nil)
 	require.NoError(t, err)
 	for name, planted := range map[string][]byte{"a string": asString, "a foreign message": foreign} {
 		require.NoError(t, stored.WriteAll(t.Context(), "object", planted, nil))

@@ -2,9 +2,9 @@
 // zstd, zstd-seekable, gzip and s2.
 //
 // The format zstd-seekable is zstd in frames of 256 KiB, with a table of them at the end.
-// [Transformer.OpenSeekable] reads ranges of it. No frame refers to another. So it is a tenth larger
-// than zstd for Go sources, but several times as large where content is repeated farther away than
-// a frame: 7.5 times for 8 versions of a document of 1 MiB.
+// [Transformer.OpenSeekable] reads ranges of it. No frame refers to another. So it is a tenth
+// larger than zstd for Go sources, but several times as large where content is repeated farther
+// away than a frame: 7.5 times for 8 versions of a document of 1 MiB.
 //
 // Data are compressed before encryption and decompressed after decryption, since ciphertext does
 // not compress. A long stream uses several cores (see [Transformer.Parallelism]). A stream leaves

@@ -21,7 +21,7 @@ import (
 	"piko.sh/pikokms/provider/local"
 )
 
-// transformersKey is the metadata key, and the name of the pair, of the list of Piko's transformers.
+// transformersKey names the list of Piko's transformers, in metadata and in the encryption context.
 const transformersKey = "x-piko-transformers"
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }

@@ -24,6 +24,7 @@ import (
 	"go.uber.org/goleak"
 
 	"piko.sh/pikokms/header"
+	"piko.sh/pikokms/internal/race"
 	"piko.sh/pikokms/pikov2"
 	"piko.sh/pikokms/provider"
 	"piko.sh/pikokms/provider/local"
@@ -393,6 +394,7 @@ func TestEmptyChunks(t *testing.T) {
 
 // TestLargestChunk has chunks around the sizes at which the buffer grows, up to the bound.
 func TestLargestChunk(t *testing.T) {
+	race.SkipShort(t)
 	p := newLocal(t, localKey())
 	plaintext := pattern(10<<20 - 16)
 	for _, size := range []int{65536, 65537, 131072 + 15, 131072 + 16, 131072 + 17, len(plaintext)} {

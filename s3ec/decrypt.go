@@ -55,8 +55,8 @@ type Moved struct {
 }
 
 // Content is the plaintext of an object, all of which was verified, if the object authenticates its
-// content. Closing it gives its memory back, and so does reading it to its end. It is for one
-// goroutine.
+// content. Closing it gives its memory back, and so does reading it to its end by Read. Further
+// reads of what is before the end then fail with [provider.ErrClosed]. It is for one goroutine.
 type Content struct {
 	*io.SectionReader // of bytes in memory
 	Header            *Header
@@ -75,13 +75,18 @@ func (c *Content) Read(p []byte) (int, error) {
 
 // Close gives the memory back. A second Close does nothing.
 func (c *Content) Close() error {
-	c.SectionReader = section(nil)
+	at, _ := c.Seek(0, io.SeekCurrent) // never fails
+	c.SectionReader = io.NewSectionReader(gone{}, 0, c.Size())
+	_, _ = c.Seek(at, io.SeekStart) // never fails
 	c.release()
 	return nil
 }
 
-func section(content []byte) *io.SectionReader {
-	return io.NewSectionReader(bytes.NewReader(content), 0, int64(len(content)))
+// gone stands for content whose memory was given back.
+type gone struct{}
+
+func (gone) ReadAt([]byte, int64) (int, error) {
+	return 0, fmt.Errorf("s3ec: the content was closed, or read to its end: %w", provider.ErrClosed)
 }
 
 // Opener returns a function that reads the object of a header from body, to its end, and decrypts
@@ -124,7 +129,7 @@ func (o *opener) open(ctx context.Context, h *Header, body io.Reader, keyrings [
 		release()
 		return nil, err
 	}
-	opened := &Content{section(content), h, release}
+	opened := &Content{io.NewSectionReader(bytes.NewReader(content), 0, int64(len(content))), h, release}
 	runtime.AddCleanup(opened, func(release func()) { release() }, release)
 	return opened, nil
 }

@@ -22,6 +22,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"piko.sh/pikokms/internal/race"
 	"piko.sh/pikokms/provider"
 	"piko.sh/pikokms/provider/local"
 	"piko.sh/pikokms/s3ec"
@@ -216,6 +217,7 @@ func TestStatedPairs(t *testing.T) {
 // format 3 that is made to look as of format 2. Material descriptions of raw keys are not
 // authenticated, and mean nothing here; nor do the lengths that the first version stored.
 func TestChangedObjects(t *testing.T) {
+	race.SkipShort(t)
 	all := readVectors(t)
 	keyrings := all.keyrings(t)
 	random := rand.New(rand.NewPCG(1, 2))
@@ -385,6 +387,50 @@ func TestMemory(t *testing.T) {
 	for range 3 { // what is dropped gives its memory back
 		_, err := open(t.Context())
 		require.NoError(t, err)
+	}
+}
+
+// Content that gave its memory back is not mistaken for content that is empty, as a client might that
+// seeks back to send it again.
+func TestContentAfterItsEnd(t *testing.T) {
+	all := readVectors(t)
+	keyrings := all.keyrings(t)
+	for _, v := range all.Objects {
+		want := v.plaintext(t)
+		for _, close := range []bool{false, true} {
+			h, err := v.find(int64(len(v.Content)))
+			require.NoError(t, err)
+			content, err := s3ec.Opener(s3ec.Config{AllowUnauthenticated: true})(t.Context(), h, bytes.NewReader(v.Content), keyrings, nil)
+			require.NoError(t, err)
+			require.EqualValues(t, len(want), content.Size())
+			read := len(want) / 2
+			if close {
+				_, err = io.ReadFull(content, make([]byte, read))
+				require.NoError(t, err)
+				require.NoError(t, content.Close())
+				require.NoError(t, content.Close(), "a second Close does nothing")
+			} else {
+				got, err := io.ReadAll(content)
+				require.NoError(t, err)
+				require.Equal(t, want, got)
+				_, err = content.Read(make([]byte, 1))
+				require.Equal(t, io.EOF, err)
+				read = len(want)
+			}
+			require.EqualValues(t, len(want), content.Size())
+			at, err := content.Seek(0, io.SeekCurrent)
+			require.NoError(t, err)
+			require.EqualValues(t, read, at)
+			if len(want) == 0 {
+				continue
+			}
+			_, err = content.Seek(0, io.SeekStart)
+			require.NoError(t, err)
+			_, err = content.Read(make([]byte, 1))
+			require.ErrorIs(t, err, provider.ErrClosed, v.Name)
+			_, err = content.ReadAt(make([]byte, 1), 0)
+			require.ErrorIs(t, err, provider.ErrClosed, v.Name)
+		}
 	}
 }
 

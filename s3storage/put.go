@@ -260,7 +260,12 @@ func lengthOf(content io.Reader) int64 {
 	if moved, ok := content.(*s3ec.Moved); ok {
 		content = moved.Reader
 	}
-	if sized, ok := content.(interface{ ContentLength() (int64, bool) }); ok {
+	switch sized := content.(type) {
+	case *s3ec.Content:
+		if at, err := sized.Seek(0, io.SeekCurrent); err == nil {
+			return sized.Size() - at
+		}
+	case interface{ ContentLength() (int64, bool) }:
 		if n, known := sized.ContentLength(); known {
 			return n
 		}

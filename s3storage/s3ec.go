@@ -46,8 +46,8 @@ func (c *client) S3EncryptionClient() bool {
 	return c != nil && (c.isInstruction || isClientMetadata(c.metadata))
 }
 
-// isClientMetadata reports whether metadata are those of an object of the S3 Encryption Client, or of an
-// instruction file.
+// isClientMetadata reports whether metadata are those of an object of the S3 Encryption Client, or
+// of an instruction file.
 func isClientMetadata(metadata map[string]string) bool {
 	none := func(string) (io.ReadCloser, error) { return nil, fs.ErrNotExist }
 	h, err := s3ec.Find(metadata, false, "", s3ec.InstructionSuffix, 0, none)

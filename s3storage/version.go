@@ -19,7 +19,7 @@ type Version struct {
 	Key string
 
 	*client
-	original *original // nil if it is none of OpenVersion
+	original *original // nil if OpenVersion did not return the Version
 }
 
 // original is the object that a copy or a replacement is made of.
@@ -30,7 +30,7 @@ type original struct {
 	kept    *kept // what a replacement keeps; nil if S3 was not asked yet
 }
 
-// originalIn returns the original that v is. If v is none of OpenVersion, it is in s.
+// originalIn returns the original that v describes. If OpenVersion did not return v, it is in s.
 func (v *Version) originalIn(s *Storage) *original {
 	if v.original != nil {
 		return v.original

@@ -13,10 +13,12 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"piko.sh/pikokms/internal/race"
 	"piko.sh/pikokms/transfer"
 )
 
 func TestRangeObject(t *testing.T) {
+	race.SkipShort(t)
 	content := make([]byte, 3<<20)
 	for i := range content {
 		content[i] = byte(i >> 8 * 7)

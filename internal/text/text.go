@@ -11,9 +11,9 @@ import (
 	"piko.sh/pikokms/provider"
 )
 
-// Context returns the encryption context of a message of Encrypt: the stated pairs, and the
-// pair provider.PairUse, which marks the message as a string. The error holds
-// header.ErrInvalidContext for a reserved pair.
+// Context returns the encryption context of a message of Encrypt: the stated pairs, and the pair
+// provider.PairUse, which marks the message as a string. The error holds header.ErrInvalidContext
+// for a reserved pair.
 func Context(stated map[string]string) (map[string]string, error) {
 	if err := provider.CheckStated(stated); err != nil {
 		return nil, err
@@ -24,8 +24,8 @@ func Context(stated map[string]string) (map[string]string, error) {
 	return pairs, nil
 }
 
-// Encrypt encrypts a string under a data key of keyring, and returns a message. The message has
-// the encryption context of [Context].
+// Encrypt encrypts a string under a data key of keyring, and returns a message. The message has the
+// encryption context of [Context].
 func Encrypt(ctx context.Context, keyring provider.Wrapper, plaintext string, stated map[string]string) ([]byte, error) {
 	pairs, err := Context(stated)
 	if err != nil {
@@ -35,9 +35,8 @@ func Encrypt(ctx context.Context, keyring provider.Wrapper, plaintext string, st
 	return e.Encrypt(ctx, []byte(plaintext), pairs)
 }
 
-// Decrypt decrypts a message of Encrypt, for which the same pairs were stated. For a
-// message that is not a string, the error holds provider.ErrContextMismatch, and no key service is
-// asked.
+// Decrypt decrypts a message of Encrypt, for which the same pairs were stated. For a message that
+// is not a string, the error holds provider.ErrContextMismatch, and no key service is asked.
 func Decrypt(ctx context.Context, keyring provider.Unwrapper, ciphertext []byte, stated map[string]string) (string, error) {
 	pairs, err := Context(stated)
 	if err != nil {

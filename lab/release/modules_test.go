@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"os/exec"
+	"path"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -28,18 +29,18 @@ func TestModulesAreFew(t *testing.T) {
 }
 
 // Users mix versions of modules, and an internal package may change in any version. So no module
-// that they get imports another one's.
+// that they get imports another one's. Tests may import those of ofTests.
 func TestNoModuleImportsInternalsOfAnother(t *testing.T) {
 	root, err := repository()
 	require.NoError(t, err)
-	list := exec.Command("go", "list", "-json=ImportPath,Module,Imports", "work")
+	list := exec.Command("go", "list", "-json=ImportPath,Module,Imports,TestImports,XTestImports", "work")
 	list.Dir = root
 	out, err := list.Output()
 	require.NoError(t, err)
 	type listed struct {
-		ImportPath string
-		Module     struct{ Path string }
-		Imports    []string
+		ImportPath                         string
+		Module                             struct{ Path string }
+		Imports, TestImports, XTestImports []string
 	}
 	var packages []listed
 	moduleOf := make(map[string]string)
@@ -52,11 +53,19 @@ func TestNoModuleImportsInternalsOfAnother(t *testing.T) {
 		if p.Module.Path == ours+"/lab" { // users can't have it
 			continue
 		}
-		for _, imported := range p.Imports {
+		isOthers := func(imported string) bool {
 			isInternal := slices.Contains(strings.Split(imported, "/"), "internal")
 			other := moduleOf[imported]
-			if isInternal && other != p.Module.Path && strings.HasPrefix(other+"/", ours+"/") {
-				t.Errorf("%s imports %s of the module %s", p.ImportPath, imported, other)
+			return isInternal && other != p.Module.Path && strings.HasPrefix(other+"/", ours+"/")
+		}
+		for _, imported := range p.Imports {
+			if isOthers(imported) {
+				t.Errorf("%s imports %s of the module %s", p.ImportPath, imported, moduleOf[imported])
+			}
+		}
+		for _, imported := range slices.Concat(p.TestImports, p.XTestImports) {
+			if isOthers(imported) && !slices.Contains(ofTests, path.Base(imported)) {
+				t.Errorf("tests of %s import %s of the module %s", p.ImportPath, imported, moduleOf[imported])
 			}
 		}
 	}

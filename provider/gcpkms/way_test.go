@@ -11,6 +11,7 @@ import (
 
 	"piko.sh/pikokms/header"
 	"piko.sh/pikokms/internal/adversary"
+	"piko.sh/pikokms/internal/race"
 	"piko.sh/pikokms/provider"
 	"piko.sh/pikokms/provider/gcpkms"
 	"piko.sh/pikokms/provider/gcpkms/gcpkmstest"
@@ -19,6 +20,7 @@ import (
 // Whatever answers in place of Cloud KMS, the error is ErrProviderUnavailable and names the
 // address.
 func TestWhatAnswersInPlaceOfCloudKMS(t *testing.T) {
+	race.SkipShort(t)
 	server := gcpkmstest.NewServer(t)
 	c := config(server, server.CreateKey(gcpkmstest.Key{}))
 	liar := adversary.NewLiar(t, server)

@@ -15,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"piko.sh/pikokms/header"
+	"piko.sh/pikokms/internal/race"
 	"piko.sh/pikokms/message"
 	"piko.sh/pikokms/provider"
 	"piko.sh/pikokms/provider/local"
@@ -114,6 +115,7 @@ func TestBadHPKEConfig(t *testing.T) {
 // Data keys of another key, for another context or with another's encapsulation are refused, and so
 // are changed ones.
 func TestHPKERefuses(t *testing.T) {
+	race.SkipShort(t)
 	random := mathrand.New(mathrand.NewPCG(1, 2))
 	for _, kem := range kems {
 		file, _ := newHPKEFiles(t, kem)

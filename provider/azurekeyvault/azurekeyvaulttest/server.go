@@ -1,7 +1,7 @@
 // Package azurekeyvaulttest is an Azure Key Vault, with the AES keys of a managed HSM, in the
 // process, for tests. Over Azure's REST API it serves the operations GetKey, WrapKey, UnwrapKey,
-// UpdateKey (of attributes), DeleteKey, GetDeletedKey, RecoverDeletedKey and PurgeDeletedKey, checks
-// what Azure checks, and answers in its words. It takes the faults of package kmstest.
+// UpdateKey (of attributes), DeleteKey, GetDeletedKey, RecoverDeletedKey and PurgeDeletedKey. It
+// checks what Azure checks, answers in its words, and takes the faults of package kmstest.
 package azurekeyvaulttest
 
 import (

@@ -113,6 +113,7 @@ func TestDryRunNamesObjects(t *testing.T) {
 // What begins as a message and is none is neither left plain in silence nor encrypted unasked, in a
 // folder and alone.
 func TestBeginsAsAMessage(t *testing.T) {
+	race.SkipShort(t)
 	dir, key, _ := newFolder(t, 2)
 	odd := map[string][]byte{"v1": []byte("\x01\x80\x00\x14 plain"), "v2": []byte("\x02\x05\x78 plain"), "piko": []byte("\x02\x00 plain"), "short": []byte("\x02\x04\x78\x00")}
 	for name, content := range odd {

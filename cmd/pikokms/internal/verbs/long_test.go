@@ -20,6 +20,7 @@ import (
 
 	"piko.sh/pikokms/cmd/pikokms/internal/keys"
 	"piko.sh/pikokms/cmd/pikokms/internal/work"
+	"piko.sh/pikokms/internal/race"
 	"piko.sh/pikokms/kmstest"
 	"piko.sh/pikokms/provider/local"
 )
@@ -236,6 +237,7 @@ const millionVariable = "PIKOKMS_TEST_MILLION"
 
 // A million objects are listed and planned in under 200 MiB of memory.
 func TestAMillionObjects(t *testing.T) {
+	race.SkipShort(t)
 	n := 5_000
 	if os.Getenv(millionVariable) != "" {
 		n = 1_000_000

@@ -289,6 +289,7 @@ func TestAllowedLosses(t *testing.T) {
 
 // A service without conditional writes is named, and --sole-writer does without them.
 func TestServiceWithoutConditions(t *testing.T) {
+	race.SkipShort(t)
 	server, endpoint := newS3Server(t)
 	setCredentials(t)
 	key := filepath.Join(t.TempDir(), "key")
@@ -323,6 +324,7 @@ func TestServiceWithoutConditions(t *testing.T) {
 
 // What a URL of S3 says reaches the requests.
 func TestURLsOfS3(t *testing.T) {
+	race.SkipShort(t)
 	var mu sync.Mutex
 	var seen []*http.Request
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

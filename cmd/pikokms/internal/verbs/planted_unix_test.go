@@ -12,10 +12,13 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"piko.sh/pikokms/internal/race"
 )
 
 // Where everyone can make files, no output goes where another user's pipe or link leads.
 func TestWhatAnotherUserPlantedIsRefused(t *testing.T) {
+	race.SkipShort(t)
 	if os.Geteuid() != 0 {
 		t.Skip("skipped: only root can give a file away")
 	}
@@ -87,6 +90,7 @@ func TestWhatAnotherUserPlantedIsRefused(t *testing.T) {
 // A stream of the process that goes to a file is written on, by whatever name. What the file had
 // before stays, and what comes after it comes after it.
 func TestOwnStreamsAreWrittenOn(t *testing.T) {
+	race.SkipShort(t)
 	dir := t.TempDir()
 	at := func(name string) string { return filepath.Join(dir, name) }
 	_, stderr, _, err := execute(t, "keygen", "-o", at("dev.key"))

@@ -28,8 +28,8 @@ import (
 	"piko.sh/pikokms/provider/branchkey"
 )
 
-// changeItems changes the items of a branch key in the file of a table, as another program might. An
-// item is stored under its branch key's ID and its type.
+// changeItems changes the items of a branch key in the file of a table, as another program might.
+// An item is stored under its branch key's ID and its type.
 func changeItems(file, id string, change func(kind string, item map[string]string) error) error {
 	db, err := bbolt.Open(file, 0o600, nil)
 	if err != nil {
