@@ -15,7 +15,8 @@ import (
 )
 
 // Config says which key to use and how to reach KMS. Credentials come from the AWS SDK's standard
-// chain. KeyID, Region, MaxRetries and EnableMetrics are the fields of Piko's own provider.
+// chain. KeyID, Region, MaxRetries and EnableMetrics are the fields of Piko's own provider, and
+// Validate and WithDefaults its methods.
 type Config struct {
 	KeyID  string // key ID, key ARN, alias name ("alias/…") or alias ARN; required
 	Region string // of the key; required
@@ -54,11 +55,15 @@ type Config struct {
 	AllowPikoV2 bool
 }
 
-const defaultMaxRetries = 3
+// WithDefaults returns the configuration with its default in place of a MaxRetries of 0.
+func (c Config) WithDefaults() Config {
+	c.MaxRetries = cmp.Or(c.MaxRetries, 3)
+	return c
+}
 
-// validate reports what is missing or impossible, without asking KMS. The error holds
+// Validate reports what is missing or impossible, without asking KMS. The error holds
 // crypto.ErrInvalidKey.
-func (c *Config) validate() error {
+func (c *Config) Validate() error {
 	switch {
 	case c.KeyID == "":
 		return fmt.Errorf("%w: AWS KMS KeyID is required: a key ID, key ARN, alias name or alias ARN", crypto.ErrInvalidKey)
@@ -77,7 +82,7 @@ func (c *Config) awskms() awskms.Config {
 			Region:           c.Region,
 			BaseEndpoint:     &c.EndpointURL,
 			Credentials:      credentials.NewStaticCredentialsProvider("test", "test", ""),
-			RetryMaxAttempts: 1 + cmp.Or(c.MaxRetries, defaultMaxRetries),
+			RetryMaxAttempts: 1 + c.WithDefaults().MaxRetries,
 		})
 		return config
 	}

@@ -57,7 +57,7 @@ type cryptoProvider struct {
 // configuration without KeyID or Region, and else is that of awskms.NewProvider. The provider is
 // safe for concurrent use.
 func NewProvider(ctx context.Context, c Config) (crypto.EncryptionProvider, error) {
-	if err := c.validate(); err != nil {
+	if err := c.Validate(); err != nil {
 		return nil, err
 	}
 	kms, err := awskms.NewProvider(ctx, c.awskms())

@@ -347,11 +347,19 @@ func TestKeyInfo(t *testing.T) {
 }
 
 func TestConfig(t *testing.T) {
+	c := crypto_provider_aws_kms.Config{KeyID: "alias/app-data", Region: "eu-west-1"}
+	require.NoError(t, c.Validate())
+	require.Equal(t, 3, c.WithDefaults().MaxRetries)
+	require.Zero(t, c.MaxRetries, "WithDefaults changes a copy")
+	c.MaxRetries = 5
+	require.Equal(t, 5, c.WithDefaults().MaxRetries)
 	for text, c := range map[string]crypto_provider_aws_kms.Config{
 		"KeyID is required":             {Region: "eu-west-1"},
 		"Region is required":            {KeyID: "alias/app-data"},
 		"maxRetries cannot be negative": {KeyID: "alias/app-data", Region: "eu-west-1", MaxRetries: -1},
 	} {
+		require.ErrorIs(t, c.Validate(), crypto.ErrInvalidKey)
+		require.ErrorContains(t, c.Validate(), text)
 		_, err := crypto_provider_aws_kms.NewProvider(t.Context(), c)
 		require.ErrorIs(t, err, crypto.ErrInvalidKey)
 		require.ErrorContains(t, err, text)

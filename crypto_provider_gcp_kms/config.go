@@ -1,6 +1,7 @@
 package crypto_provider_gcp_kms
 
 import (
+	"cmp"
 	"fmt"
 
 	"piko.sh/piko/wdk/crypto"
@@ -38,9 +39,20 @@ type Config struct {
 	AllowPikoV2 bool
 }
 
-// validate reports what is missing or impossible, without asking Cloud KMS. The error holds
+// WithDefaults returns the configuration with its default in place of a MaxRetries of 0.
+func (c Config) WithDefaults() Config {
+	c.MaxRetries = cmp.Or(c.MaxRetries, 3)
+	return c
+}
+
+// KeyResourceName returns the resource name of the key.
+func (c Config) KeyResourceName() string {
+	return fmt.Sprintf("projects/%s/locations/%s/keyRings/%s/cryptoKeys/%s", c.ProjectID, c.Location, c.KeyRing, c.KeyName)
+}
+
+// Validate reports what is missing or impossible, without asking Cloud KMS. The error holds
 // crypto.ErrInvalidKey.
-func (c *Config) validate() error {
+func (c *Config) Validate() error {
 	for _, field := range []struct{ name, value string }{
 		{"ProjectID", c.ProjectID}, {"Location", c.Location}, {"KeyRing", c.KeyRing}, {"KeyName", c.KeyName},
 	} {

@@ -58,7 +58,7 @@ type cryptoProvider struct {
 // crypto.ErrInvalidKey for a configuration without a KeyName, and else is that of
 // gcpkms.NewProvider.
 func NewProvider(ctx context.Context, c Config, options ...option.ClientOption) (crypto.EncryptionProvider, error) {
-	if err := c.validate(); err != nil {
+	if err := c.Validate(); err != nil {
 		return nil, err
 	}
 	kms, err := gcpkms.NewProvider(ctx, c.gcpkms(), options...)

@@ -273,6 +273,9 @@ func TestKeyInfo(t *testing.T) {
 
 func TestConfig(t *testing.T) {
 	valid := crypto_provider_gcp_kms.Config{ProjectID: "p", Location: "l", KeyRing: "r", KeyName: "k"}
+	require.NoError(t, valid.Validate())
+	require.Equal(t, 3, valid.WithDefaults().MaxRetries)
+	require.Equal(t, "projects/p/locations/l/keyRings/r/cryptoKeys/k", valid.KeyResourceName())
 	for text, change := range map[string]func(*crypto_provider_gcp_kms.Config){
 		"ProjectID is required":         func(c *crypto_provider_gcp_kms.Config) { c.ProjectID = "" },
 		"Location is required":          func(c *crypto_provider_gcp_kms.Config) { c.Location = "" },
@@ -282,6 +285,7 @@ func TestConfig(t *testing.T) {
 	} {
 		c := valid
 		change(&c)
+		require.ErrorIs(t, c.Validate(), crypto.ErrInvalidKey)
 		_, err := crypto_provider_gcp_kms.NewProvider(t.Context(), c)
 		require.ErrorIs(t, err, crypto.ErrInvalidKey)
 		require.ErrorContains(t, err, text)

@@ -38,12 +38,24 @@ import (
 	"piko.sh/pikokms/service"
 )
 
+// The sizes that Piko's package also exports.
 const (
-	keySize = 32 // of the key, in bytes
-	ivSize  = 12 // of AES-GCM, in bytes
-	tagSize = 16 // of AES-GCM, in bytes
+	KeySize = 32 // of the key, in bytes
+	IVSize  = 12 // of AES-GCM, in bytes
+)
 
+const (
+	tagSize      = 16 // of AES-GCM, in bytes
 	defaultKeyID = "local-default"
+)
+
+// The errors that Piko's package also exports.
+var (
+	ErrInvalidKeySize     = fmt.Errorf("%w: it must have %d bytes", crypto.ErrInvalidKey, KeySize)
+	ErrEmptyPlaintext     = crypto.ErrEmptyPlaintext
+	ErrEmptyCiphertext    = crypto.ErrEmptyCiphertext
+	ErrCiphertextTooShort = fmt.Errorf("%w: it is shorter than an IV and a tag", crypto.ErrInvalidCiphertext)
+	ErrInvalidBase64      = fmt.Errorf("%w: it is not base64", crypto.ErrInvalidCiphertext)
 )
 
 // names are the errors for which Piko has names of its own.
@@ -62,7 +74,7 @@ var names = dropin.Names{
 // Config is the key and its name.
 type Config struct {
 	KeyID string // default "local-default"
-	Key   []byte `json:"-"` // 32 bytes; the caller may zero them once NewProvider has returned
+	Key   []byte // KeySize bytes; the caller may zero them once NewProvider has returned
 
 	// AllowPikoV2 lets Decrypt and DecryptStream also read what Piko's own provider encrypted under
 	// this key. pikokms.AllowPikoV2 says what an attacker can do while it is set. Set it only while
@@ -76,14 +88,14 @@ type cryptoProvider struct {
 	close   func() error
 }
 
-// NewProvider makes a provider. The error holds crypto.ErrInvalidKey for a key of another size than
-// 32 bytes, and for a KeyID that is not UTF-8 or longer than 1,024 bytes.
+// NewProvider makes a provider. The error holds ErrInvalidKeySize, or crypto.ErrInvalidKey for a
+// KeyID that is not UTF-8 or longer than 1,024 bytes.
 //
 // Like Piko's own provider, it has one key and uses it whatever key a request names. Responses name
 // the key that was used. Only GetKeyInfo refuses other names. It is safe for concurrent use.
 func NewProvider(config Config) (crypto.EncryptionProvider, error) {
-	if len(config.Key) != keySize {
-		return nil, fmt.Errorf("%w: it must have %d bytes, and has %d", crypto.ErrInvalidKey, keySize, len(config.Key))
+	if len(config.Key) != KeySize {
+		return nil, fmt.Errorf("%w, and has %d", ErrInvalidKeySize, len(config.Key))
 	}
 	if config.KeyID == "" {
 		config.KeyID = defaultKeyID
@@ -138,10 +150,10 @@ func (p *cryptoProvider) Decrypt(ctx context.Context, request *crypto.DecryptReq
 func (p *cryptoProvider) decryptOld(ctx context.Context, request *crypto.DecryptRequest) (string, error) {
 	sealed, err := base64.StdEncoding.DecodeString(request.Ciphertext)
 	if err != nil {
-		return "", names.Translate(fmt.Errorf("%w: it is not base64: %w", crypto.ErrInvalidCiphertext, err))
+		return "", names.Translate(fmt.Errorf("%w: %w", ErrInvalidBase64, err))
 	}
-	if len(sealed) < ivSize+tagSize {
-		return "", names.Translate(fmt.Errorf("%w: it is shorter than an IV and a tag: %d bytes", crypto.ErrInvalidCiphertext, len(sealed)))
+	if len(sealed) < IVSize+tagSize {
+		return "", names.Translate(fmt.Errorf("%w: %d bytes", ErrCiphertextTooShort, len(sealed)))
 	}
 	return p.adapter.DecryptPikoV2(ctx, request.Ciphertext, request.Context)
 }
@@ -171,7 +183,7 @@ func (p *cryptoProvider) GetKeyInfo(ctx context.Context, keyID string) (*crypto.
 	if err != nil {
 		return nil, err
 	}
-	metadata := map[string]string{"iv_size": strconv.Itoa(ivSize), "tag_size": strconv.Itoa(tagSize)}
+	metadata := map[string]string{"iv_size": strconv.Itoa(IVSize), "tag_size": strconv.Itoa(tagSize)}
 	maps.Copy(metadata, info.Metadata)
 	return &crypto.KeyInfo{
 		CreatedAt: info.CreatedAt,

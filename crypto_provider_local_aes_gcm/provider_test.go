@@ -26,7 +26,7 @@ import (
 
 // key returns the key of what Piko's own provider encrypted for the tests: 00 01 … 1f.
 func key() []byte {
-	key := make([]byte, 32)
+	key := make([]byte, crypto_provider_local_aes_gcm.KeySize)
 	for i := range key {
 		key[i] = byte(i)
 	}
@@ -66,7 +66,7 @@ func decryptStream(t *testing.T, p crypto.EncryptionProvider, stored []byte) (st
 
 // The bootstrap differs from that of production only in the provider.
 func Example() {
-	key := make([]byte, 32) // from a file that is yours alone
+	key := make([]byte, crypto_provider_local_aes_gcm.KeySize) // from a file that is yours alone
 	localProvider, err := crypto_provider_local_aes_gcm.NewProvider(crypto_provider_local_aes_gcm.Config{Key: key, KeyID: "dev"})
 	if err != nil {
 		panic(err)
@@ -110,20 +110,20 @@ func TestStrings(t *testing.T) {
 func TestBadInput(t *testing.T) {
 	for _, size := range []int{0, 16, 31, 33} {
 		_, err := crypto_provider_local_aes_gcm.NewProvider(crypto_provider_local_aes_gcm.Config{Key: make([]byte, size)})
-		require.ErrorContains(t, err, "it must have 32 bytes")
+		require.ErrorIs(t, err, crypto_provider_local_aes_gcm.ErrInvalidKeySize)
 		require.ErrorIs(t, err, crypto.ErrInvalidKey)
 	}
 	for _, old := range []bool{false, true} {
 		p := open(t, crypto_provider_local_aes_gcm.Config{Key: key(), AllowPikoV2: old})
 		_, err := p.Encrypt(t.Context(), &crypto.EncryptRequest{})
-		require.ErrorIs(t, err, crypto.ErrEmptyPlaintext)
+		require.ErrorIs(t, err, crypto_provider_local_aes_gcm.ErrEmptyPlaintext)
 		_, err = p.Decrypt(t.Context(), &crypto.DecryptRequest{})
-		require.ErrorIs(t, err, crypto.ErrEmptyCiphertext)
+		require.ErrorIs(t, err, crypto_provider_local_aes_gcm.ErrEmptyCiphertext)
 		_, err = p.Decrypt(t.Context(), &crypto.DecryptRequest{Ciphertext: "*"})
-		require.ErrorContains(t, err, "it is not base64")
+		require.ErrorIs(t, err, crypto_provider_local_aes_gcm.ErrInvalidBase64)
 		require.ErrorIs(t, err, crypto.ErrInvalidCiphertext)
 		_, err = p.Decrypt(t.Context(), &crypto.DecryptRequest{Ciphertext: base64.StdEncoding.EncodeToString(make([]byte, 27))})
-		require.ErrorContains(t, err, "it is shorter than an IV and a tag")
+		require.ErrorIs(t, err, crypto_provider_local_aes_gcm.ErrCiphertextTooShort)
 		require.ErrorIs(t, err, crypto.ErrInvalidCiphertext)
 
 		encrypted, err := p.Encrypt(t.Context(), &crypto.EncryptRequest{Plaintext: "secret"})
@@ -221,7 +221,7 @@ func TestUsesAreKeptApart(t *testing.T) {
 		h, _, err := header.Parse(stored, header.Limits{})
 		require.NoError(t, err)
 		wrapped := h.EncryptedDataKeys[0]
-		iv := wrapped.ProviderInfo[len(wrapped.ProviderInfo)-12:]
+		iv := wrapped.ProviderInfo[len(wrapped.ProviderInfo)-crypto_provider_local_aes_gcm.IVSize:]
 		for _, sealed := range [][]byte{stored, append(bytes.Clone(iv), wrapped.Ciphertext...)} {
 			for _, pairs := range []map[string]string{nil, h.EncryptionContext} {
 				_, err = p.Decrypt(t.Context(), &crypto.DecryptRequest{Ciphertext: base64.StdEncoding.EncodeToString(sealed), Context: pairs})

@@ -1,8 +1,11 @@
 package crypto_provider_local_aes_gcm
 
-import "fmt"
+import (
+	"encoding/json"
+	"fmt"
+)
 
-// shownConfig is a Config as prints and logs show it. Its JSON leaves out the Key.
+// shownConfig is a Config as prints, logs and encodings show it.
 type shownConfig Config
 
 func (c Config) shown() shownConfig {
@@ -16,3 +19,6 @@ func (c Config) shown() shownConfig {
 func (c Config) Format(f fmt.State, verb rune) {
 	_, _ = fmt.Fprintf(f, fmt.FormatString(f, verb), c.shown())
 }
+
+// MarshalJSON implements json.Marshaler. It shows no secret.
+func (c Config) MarshalJSON() ([]byte, error) { return json.Marshal(c.shown()) }
