@@ -1,6 +1,7 @@
 package gcpkms_test
 
 import (
+	"bytes"
 	"fmt"
 	"os"
 	"strings"
@@ -31,7 +32,9 @@ func use(t *testing.T) {
 
 // TestNoKeyStaysInMemory reads the whole memory of a process that has encrypted and decrypted, in
 // search of data keys. Only messages in the memory of gRPC have them: requests to encrypt, and
-// answers to decrypt. In those, the tag of the field and the length of the key stand before it.
+// answers to decrypt. In a request, the tag of the field and the length of the key stand before it.
+// In an answer, a frame that is read later, such as a PING, may overwrite those. The tag of the field
+// behind the key stays, and shows what it is.
 func TestNoKeyStaysInMemory(t *testing.T) {
 	if os.Getenv(memoryKMS) != "" {
 		use(t)
@@ -50,7 +53,7 @@ func TestNoKeyStaysInMemory(t *testing.T) {
 			key := leftover.Mask(m)
 			secrets[fmt.Sprint("data key ", i)] = key
 			secrets[fmt.Sprint("data key in a request ", i)] = append([]byte{2<<3 | 2, 32}, key...)
-			secrets[fmt.Sprint("data key in an answer ", i)] = append([]byte{1<<3 | 2, 32}, key...)
+			secrets[fmt.Sprint("data key in an answer ", i)] = append(bytes.Clone(key), 2<<3|2)
 		}
 		found := process.Search(t, secrets)
 		for name, places := range found {
