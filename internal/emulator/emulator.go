@@ -96,10 +96,14 @@ os._exit(0)
 `
 
 // Moto returns the URL of an empty moto server, which is the test's alone until it ends. The tests of
-// a process hand their servers on, since one takes a while to start. If neither python3 nor the
-// Python that PIKOKMS_PYTHON names has moto's server, the test is skipped.
+// a process hand their servers on, since one takes a while to start. The test is skipped in short mode,
+// so that what runs then does not depend on a machine's Python, and if neither python3 nor the Python
+// that PIKOKMS_PYTHON names has moto's server.
 func Moto(t testing.TB) string {
 	t.Helper()
+	if testing.Short() {
+		t.Skip("skipped: moto is not for short mode")
+	}
 	if !hasMoto() {
 		t.Skipf("skipped: %s has no moto[server] (PIKOKMS_PYTHON names a Python that has it)", python())
 	}

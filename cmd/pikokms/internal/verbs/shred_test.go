@@ -13,6 +13,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -263,10 +264,10 @@ func TestDestroyOnATerminal(t *testing.T) {
 func TestDestroyInDynamoDB(t *testing.T) {
 	target, err := url.Parse(emulator.Moto(t))
 	require.NoError(t, err)
-	ahead := time.Duration(0) // by which DynamoDB's clock is ahead
+	var ahead atomic.Int64 // the time.Duration by which DynamoDB's clock is ahead
 	proxy := httputil.NewSingleHostReverseProxy(target)
 	proxy.ModifyResponse = func(r *http.Response) error {
-		r.Header.Set("Date", time.Now().Add(ahead).UTC().Format(http.TimeFormat))
+		r.Header.Set("Date", time.Now().Add(time.Duration(ahead.Load())).UTC().Format(http.TimeFormat))
 		return nil
 	}
 	server := httptest.NewServer(proxy)
@@ -287,7 +288,7 @@ func TestDestroyInDynamoDB(t *testing.T) {
 	do("branch-keys", "disable", "-k", key, "tenant-1")
 	t.Setenv("AWS_ACCESS_KEY_ID", emulator.Credentials)
 	t.Setenv("AWS_SECRET_ACCESS_KEY", emulator.Credentials)
-	ahead = 8 * 24 * time.Hour
+	ahead.Store(int64(8 * 24 * time.Hour))
 	var c admin.Certificate
 	require.NoError(t, json.Unmarshal([]byte(do("branch-keys", "destroy", "-k", key, "--confirm", "tenant-1", "tenant-1")), &c))
 	require.Equal(t, name, c.Table)
