@@ -91,9 +91,9 @@ type branchProvider struct {
 //
 // GetKeyInfo describes any branch key of the table, and asks the table only. IsCurrent is true
 // under the active version of a branch key; the cached one counts as the active one until its TTL
-// has passed. HealthCheck asks the table and KMS for the configured branch key, whether it is cached or
-// not. Without one, it asks the table for one of the ID "health check", which need not exist. A
-// policy that names the IDs that may be asked for must have this one, too.
+// has passed. HealthCheck asks the table and KMS for the configured branch key, whether it is
+// cached or not. Without one, it asks the table for one of the ID "health check", which need not
+// exist. A policy that names the IDs that may be asked for must have this one, too.
 //
 // What Guarded of the provider returns shares the cache: closing one closes both.
 //
