@@ -67,8 +67,8 @@ func Encrypt(inner *blob.Bucket, options ...pikokms.Option) (*blob.Bucket, error
 	return blob.NewBucket(b), nil
 }
 
-// listingOptions controls what a listing of an encrypting bucket costs. WithSizes gets a pointer to
-// one from the As function.
+// listingOptions are the options of one listing of an encrypting bucket. WithSizes gets a pointer
+// to them from the As function.
 type listingOptions struct{ sizes bool }
 
 // WithSizes makes a listing give plaintext sizes, with one request for each object. Set it as
@@ -82,7 +82,7 @@ func WithSizes(as func(any) bool) error {
 	return nil
 }
 
-// sizeRequests is how many of those requests a listing makes side by side.
+// sizeRequests is how many of those requests a listing makes at the same time.
 const sizeRequests = 16
 
 // bucket is a driver.Bucket.
@@ -253,7 +253,7 @@ func (b *bucket) ListPaged(ctx context.Context, options *driver.ListOptions) (*d
 			case err == nil:
 				o.Size = a.Size
 			case gcerrors.Code(err) == gcerrors.NotFound: // it was deleted meanwhile
-			case isForeign(err): // it does not spoil the listing of the others
+			case isForeign(err): // one unreadable object does not make the whole listing fail
 			default:
 				return err
 			}
@@ -280,7 +280,8 @@ func isForeign(err error) bool {
 }
 
 // Copy copies an object within the storage. Where names are bound, it encrypts the object anew for
-// its new name, and refuses what no host stored: the copy of anything else would be authentic.
+// its new name, and refuses what no host stored: a copy would pass as authentic, though nobody
+// knows who made the original.
 func (b *bucket) Copy(ctx context.Context, to, from string, options *driver.CopyOptions) error {
 	if !b.host.BindsNames() {
 		return b.inner.Copy(ctx, to, from, &blob.CopyOptions{BeforeCopy: options.BeforeCopy})

@@ -40,12 +40,11 @@ var (
 	// ErrTooLarge means that a stream has more bytes before compression than the transformer
 	// allows, when it is compressed or decompressed.
 	ErrTooLarge = errors.New("stream exceeds the decompressed size bound")
-	// ErrWindow means that the writer of a stream of zstd chose a window, or a frame of
-	// [ZstdSeekable], that takes more memory than [Transformer.MaxWindow] allows. The stream may be
-	// in order.
+	// ErrWindow means that a stream of zstd has a window, or a stream of [ZstdSeekable] a frame,
+	// that takes more memory than [Transformer.MaxWindow] allows. The stream may be valid.
 	ErrWindow = errors.New("compressed stream needs more memory than is allowed")
-	// ErrCorrupt means that the input of decompression is damaged or is no stream of the format, as
-	// an empty one is not. It never means a limit. If it was cut short, the error also holds
+	// ErrCorrupt means that the input of decompression is empty, damaged or not of the format. It
+	// never means that a limit was exceeded. If the input was cut short, the error also holds
 	// [io.ErrUnexpectedEOF]. A failure of the source itself is never ErrCorrupt.
 	ErrCorrupt = errors.New("corrupt compressed stream")
 	// ErrUnknownFormat means that a format is not one of [Formats].
@@ -116,7 +115,7 @@ type Transformer struct {
 	maxSize int64
 
 	encoder  func(dst io.Writer, goroutines int) (encoder, error)
-	encoders [2]sync.Pool // of encoder: on one goroutine, and on two
+	encoders [2]sync.Pool // encoders on one goroutine, and encoders on two
 	twofold  bool         // the encoder can use two goroutines
 
 	// block is how many bytes an encoder compresses on one goroutine while others compress the
@@ -183,7 +182,7 @@ func newZstdWriter(dst io.Writer, goroutines int) (encoder, error) {
 // newZstdReader returns a decoder on one goroutine. A decoder on two goroutines was slower, at
 // least on two cores.
 func newZstdReader(src io.Reader, maxWindow int) (io.Reader, error) {
-	// MaxMemory bounds what the decoder itself would hold. The stream's size is not its business.
+	// MaxMemory would bound the size of the whole stream, which decompressor does instead.
 	return zstd.NewReader(src, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(min(uint64(maxWindow), mostWindow)), zstd.WithDecoderMaxMemory(math.MaxInt64))
 }
 

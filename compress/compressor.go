@@ -11,8 +11,8 @@ import (
 	"piko.sh/pikokms/internal/cores"
 )
 
-// compressor makes a reader of an encoder, which is written to. It feeds the encoder until the
-// encoder has produced something to read.
+// compressor reads the compressed form of a stream. An encoder is a writer, so each Read feeds it
+// from the source until it has produced something.
 type compressor struct {
 	t       *Transformer
 	src     checked.Reader
@@ -73,7 +73,7 @@ func (r *compressor) start() error {
 	goroutines := 1
 	if r.t.twofold && cores.Take(r.t.Parallelism, min(2, cores.Most(r.t.Parallelism))-1) == 1 {
 		goroutines, r.twofold = 2, true
-		r.cleanup = runtime.AddCleanup(r, cores.Give, 1) // for a stream that is dropped half-way
+		r.cleanup = runtime.AddCleanup(r, cores.Give, 1) // if the stream is dropped half-way
 	}
 	if pooled, ok := r.t.encoders[goroutines-1].Get().(encoder); ok {
 		pooled.Reset(r.out)

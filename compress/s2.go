@@ -21,8 +21,8 @@ type s2Writer struct {
 }
 
 // s2Start is the stream identifier, with which every stream begins (S2_STREAM_FORMAT of
-// klauspost/compress/s2, after framing_format.txt of Snappy, section 4.1). An s2.Writer of an empty
-// stream writes nothing at all, which could not be told from a stream that was cut to nothing.
+// klauspost/compress/s2, after framing_format.txt of Snappy, section 4.1). An s2.Writer writes
+// nothing at all for an empty stream, so one whose bytes were all cut off would look the same.
 const s2Start = "\xff\x06\x00\x00S2sTwO"
 
 var parallelS2 = sync.Pool{New: func() any { return s2.NewWriter(nil, s2.WriterConcurrency(cores.MaxDefault)) }}

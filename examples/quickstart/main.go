@@ -56,7 +56,7 @@ func run(ctx context.Context, file string) (err error) {
 	}
 	defer provider.Close()
 
-	// From the next lines on the application does not deal with encryption.
+	// From here on, the application does not deal with encryption.
 	folder, err := folderstorage.New(filepath.Join(dir, "objects"))
 	if err != nil {
 		return err
