@@ -96,8 +96,8 @@ func (h *Host) addServices(s *settings) {
 	h.setCurrent(h.services[s.defaultProvider])
 }
 
-// CryptoService returns the service of the default provider, for batches and for the state of its
-// circuit breaker. It is nil on a host of WithMessages.
+// CryptoService returns the service of the default provider, which encrypts batches of strings and
+// reports the state of its circuit breaker. It is nil on a host of WithMessages.
 func (h *Host) CryptoService() service.Service {
 	if current := h.current.Load(); current != nil {
 		return *current
@@ -204,9 +204,9 @@ func (h *Host) Get(ctx context.Context, key string) (io.ReadCloser, error) {
 //	900  if it is empty, longer, or one of a batch, and under AWS KMS
 //
 // All but the first also store the encryption context, which takes 16/9 characters for each byte of
-// its names and values, and of 4 more for each pair. The names of local keys, and those of other
-// key services' keys, count so twice. A column of 16/9 n + 1,000 characters suits strings of up to
-// n bytes in most cases.
+// its names and values, and of 4 more for each pair. The name of a key that is not in AWS KMS takes
+// 16/9 characters for each byte, twice. A column of 16/9 n + 1,000 characters suits strings of up
+// to n bytes in most cases.
 func (h *Host) Encrypt(ctx context.Context, plaintext string, encryptionContext map[string]string) (string, error) {
 	s := h.CryptoService()
 	if s == nil {

@@ -5,14 +5,14 @@ import (
 	"io"
 )
 
-// ErrLost is what a broken connection of this package says.
+// ErrLost is the error of a broken connection.
 var ErrLost = errors.New("connection lost")
 
 // Ending is how a [Source] ends after its bytes.
 type Ending struct {
 	Err      error // nil for a source that returns nothing for ever
 	WithData bool  // the error comes with the last bytes
-	ForEver  bool  // otherwise it comes once, and then io.EOF, as from the body of an HTTP request
+	ForEver  bool  // each further read returns the error; otherwise io.EOF, as an HTTP body does
 }
 
 // Losses are the ways in which a source loses its connection, by name.

@@ -1,5 +1,5 @@
-// Package kmswrap wraps keys under AWS KMS that it does not see, for package provider/branchkey,
-// which keeps them in a table.
+// Package kmswrap makes keys inside AWS KMS, which returns only their wrapped form, and unwraps
+// them, for package provider/branchkey, which keeps wrapped keys in a table.
 package kmswrap
 
 import (
@@ -17,7 +17,8 @@ import (
 	"piko.sh/pikokms/provider/awskms"
 )
 
-// Wrapper wraps keys that it does not see, and unwraps them. It is safe for concurrent use.
+// Wrapper makes wrapped keys in AWS KMS, moves them to other KMS keys, and unwraps them. It is safe
+// for concurrent use.
 type Wrapper struct {
 	client      *kms.Client
 	grantTokens []string
@@ -55,7 +56,7 @@ func New(ctx context.Context, c awskms.Config) (*Wrapper, error) {
 	return w, nil
 }
 
-// check checks what can be checked without the environment.
+// check checks a configuration as far as that is possible without a client of KMS.
 func (w *Wrapper) check(c awskms.Config) error {
 	if w.accounts != nil && (c.KeyID != "" || len(c.TrustedKeys) > 0 || c.MultiRegion) {
 		return fmt.Errorf("%w: give either the ARN of a KMS key or the accounts of discovery, not both", provider.ErrInvalidKey)

@@ -8,7 +8,7 @@ import (
 	"piko.sh/pikokms/provider"
 )
 
-// Mask returns a key with all bits inverted, or what it was made of.
+// Mask returns a key with all bits inverted. Masking the result gives the key.
 func Mask(key []byte) []byte {
 	masked := make([]byte, len(key))
 	for i, b := range key {
@@ -17,8 +17,8 @@ func Mask(key []byte) []byte {
 	return masked
 }
 
-// Masking is a provider that keeps a masked copy of each data key that is made by it or wrapped, so
-// that the process under observation can tell its data keys.
+// Masking is a provider that keeps a masked copy of each data key that it makes or wraps, so that
+// the process under observation can send its data keys to the observer, and no copy is found.
 type Masking struct {
 	provider.EncryptionProvider
 	mu     sync.Mutex
