@@ -67,7 +67,7 @@ func (e *Endpoint) Close() {
 	}
 }
 
-// Request is one call that reached a server. What its service does not have is empty.
+// Request is one call that reached a server. Fields that its service does not have are empty.
 type Request struct {
 	Operation string // such as "Decrypt"
 	Region    string

@@ -23,7 +23,7 @@ const contentType = "application/x-amz-json-1.1"
 
 // Server is an AWS KMS. It is safe for concurrent use.
 type Server struct {
-	*Endpoint // at which it is asked
+	*Endpoint // receives the calls
 
 	mu      sync.Mutex
 	keys    []*key
@@ -75,7 +75,7 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 	answer(w, r, members, failure)
 }
 
-// parse parses a request, and looks for the keys that it names.
+// parse parses a request, and looks up the keys that it names.
 func (s *Server) parse(r *http.Request, body []byte) (*exchange, *failure) {
 	x := &exchange{server: s}
 	failure := x.read(r, body)

@@ -10,8 +10,9 @@ import (
 	"piko.sh/pikokms/internal/adversary"
 )
 
-// EachFault breaks each call of a store's parts in its turn, for every operation, on an object that
-// exists. The operation then fails with the fault, and the object is what it was.
+// EachFault runs each operation on an object that exists, once for every call that the operation
+// makes of the store's parts. That call fails. The operation must return the fault, and leave the
+// object as it was.
 func EachFault(t *testing.T, s System) {
 	t.Helper()
 	ctx := context.Background()
@@ -40,7 +41,7 @@ func EachFault(t *testing.T, s System) {
 				case !bytes.HasPrefix(content, got):
 					t.Fatalf("%s: bytes were released that nobody put", name)
 				case c.Failed() && err == nil && name == "Range" && bytes.Equal(got, content[:100_000]):
-					// A fetch that broke off was made again from there.
+					// The store resumed the fetch that broke off.
 				case c.Failed() && !errors.Is(err, adversary.ErrFault):
 					t.Fatalf("%s, call %d fails, and it says: %v", name, c.Made(), err)
 				case !c.Failed() && err != nil:

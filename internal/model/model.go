@@ -33,10 +33,10 @@ type Store interface {
 	Close() error
 }
 
-// A System makes stores over one storage, as a process does that is started again.
+// A System opens stores over one storage again and again, as a process does that is restarted.
 type System struct {
-	// Open opens the store, with faults in its parts. The options are of its keys, which have the
-	// faults already. The slice is Open's own.
+	// Open opens the store, with faults in its parts. The options name its keys, in which the
+	// faults are already. Open may change the slice.
 	Open func(faults *adversary.Calls, options []pikokms.Option) (Store, error)
 
 	Reset   func() error             // empties the storage
@@ -94,7 +94,7 @@ const (
 	failing // a put whose source fails
 )
 
-// operation is one of a batch that runs side by side.
+// operation is one of a batch of operations that run at the same time.
 type operation struct {
 	kind         kind
 	key, to      string
@@ -105,9 +105,9 @@ type operation struct {
 	err error
 }
 
-// Check runs batches of operations side by side, and compares what comes of them with a map. Of
-// operations on one object at a time, each order is right. Faults may make any of them fail, but
-// then they have done all or nothing.
+// Check runs batches of operations, those of a batch at the same time, and compares the results
+// with a map. Operations of a batch on one object may take effect in any order. Faults may make any
+// of them fail, but then it must have done all or nothing.
 func Check(t *testing.T, s System) {
 	total := 0
 	rapid.Check(t, func(t *rapid.T) {
@@ -136,7 +136,7 @@ func Check(t *testing.T, s System) {
 	t.Logf("%d operations", total)
 }
 
-// draw returns a batch.
+// draw returns a batch that rapid chooses.
 func draw(t *rapid.T) []*operation {
 	name := func(label string) string {
 		return fmt.Sprint("folder/", rapid.IntRange(0, objects-1).Draw(t, label))
@@ -153,7 +153,7 @@ func draw(t *rapid.T) []*operation {
 	return batch
 }
 
-// run runs a batch side by side.
+// run runs the operations of a batch at the same time.
 func run(s Store, batch []*operation) {
 	ctx := context.Background()
 	var all sync.WaitGroup
@@ -208,7 +208,8 @@ func possible(state map[string][]byte, batch []*operation, key string) (contents
 	return contents, absent
 }
 
-// settle checks what operations returned, and then what is there, which becomes the state.
+// settle checks what the operations returned, and what the store contains after them, which becomes
+// the state.
 func settle(t *rapid.T, s System, batch []*operation, state map[string][]byte, faulty, bound bool) {
 	for _, o := range batch {
 		contents, absent := possible(state, batch, o.key)
@@ -271,13 +272,13 @@ func settle(t *rapid.T, s System, batch []*operation, state map[string][]byte, f
 	}
 }
 
-// only checks an object that one operation alone wrote, which said that it succeeded.
+// only checks an object that a single operation of the batch wrote, if that operation succeeded.
 func only(t *rapid.T, s System, batch []*operation, key string, found map[string][]byte) {
 	var writes []*operation
 	for _, o := range batch {
 		switch {
 		case o.kind == copied && o.to == key, o.kind == rewrapped && o.key == key && s.Unconditional:
-			return // of what, is not known
+			return // the other operations of the batch decide what was copied or rewrapped
 		case (o.kind == put || o.kind == removed) && o.key == key:
 			writes = append(writes, o)
 		}
@@ -294,7 +295,7 @@ func only(t *rapid.T, s System, batch []*operation, key string, found map[string
 	}
 }
 
-// cut returns a range of a content, or of as much as there is of it.
+// cut returns a range of a content, as far as the content has it.
 func cut(content []byte, from, length int64) []byte {
 	n := int64(len(content))
 	return content[min(from, n):min(from+length, n)]

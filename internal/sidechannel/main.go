@@ -1,10 +1,11 @@
-// Sidechannel measures whether times tell secrets apart: the comparison of a key commitment, and
-// what is wrong with a message or with a data key that an RSA key wrapped.
+// Sidechannel measures whether running times reveal secrets: how much of a key commitment is right,
+// and what is wrong with a message or with a data key that an RSA key wrapped.
 //
 //	go run ./internal/sidechannel -n 100000
 //
-// It prints Welch's t for pairs of inputs that an attacker can send. Below 4.5 the times tell
-// nothing. No test runs it for its figures, since machines that do other work have others.
+// It prints Welch's t for pairs of inputs that an attacker can send. If it is below 4.5, the times
+// reveal nothing. No test checks the figures, since they mean little on a machine that does other
+// work.
 package main
 
 import (
@@ -46,7 +47,7 @@ type comparison struct {
 	inputs    [2][]byte
 	operation func(input []byte)
 	rsa       bool
-	expected  string // why the times differ, if they may
+	expected  string // why the times may differ; empty if they must not
 }
 
 func run(n int, out io.Writer) error {
@@ -167,7 +168,7 @@ func ofRSA() ([]comparison, error) {
 	if err != nil {
 		return nil, err
 	}
-	// raw encrypts a padded block, whatever it is.
+	// raw encrypts a block whose padding may be anything.
 	raw := func(block []byte) []byte {
 		m := new(big.Int).SetBytes(block)
 		return m.Exp(m, big.NewInt(int64(private.E)), private.N).FillBytes(make([]byte, private.Size()))
@@ -177,7 +178,7 @@ func ofRSA() ([]comparison, error) {
 		_, _ = rand.Read(b) // never fails
 		copy(b, start)
 		for i := 2; i < len(b)-33; i++ {
-			b[i] |= 1 // no zero byte in what stands for padding
+			b[i] |= 1 // padding has no zero byte
 		}
 		return b
 	}
@@ -211,7 +212,7 @@ func ofRSA() ([]comparison, error) {
 	}, nil
 }
 
-// under returns a message with one data key that is wrapped so.
+// under returns a message whose only data key is wrapped.
 func under(wrapped []byte) []byte {
 	h := &header.Header{
 		Suite: header.AES256GCMHKDFSHA512CommitKey, MessageID: make([]byte, 32), ContentType: header.Framed, FrameLength: header.DefaultFrameLength,

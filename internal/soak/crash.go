@@ -53,15 +53,15 @@ func (c Crash) host() (*pikokms.Host, error) {
 	return pikokms.New(pikokms.WithCryptoProvider("local", p), pikokms.WithDefaultCryptoProvider("local"), pikokms.WithStorage(storage), pikokms.BindObjectName("crash"))
 }
 
-// Run kills Kills processes, each of which runs the calling test again. A process begins to put,
-// replace, rewrap and delete objects, and says so on its standard output before and after each
-// change. Whatever it said that it had done is done. Each change that it had begun is there as a
-// whole, or not at all.
+// Run kills Kills processes, each of which runs the calling test again. A process puts, replaces,
+// rewraps and deletes objects, and reports on its standard output when it begins a change and when
+// the change is done. The test fails if a change that was done is missing, or if one that was only
+// begun is there in part.
 func (c Crash) Run(t *testing.T) {
 	t.Helper()
 	if place := os.Getenv(writesTo); place != "" {
 		c.Place = place
-		t.Fatal(c.write()) // it never returns but for a failure
+		t.Fatal(c.write()) // write returns only if it fails
 	}
 	state := make(map[string]change)
 	var done, kept int
@@ -111,7 +111,7 @@ func (c Crash) Run(t *testing.T) {
 	}
 }
 
-// change makes an object have a version, or deletes it: version 0.
+// change is the version that an object gets, or 0 if it is deleted.
 type change struct{ version int }
 
 type statement struct {
@@ -120,7 +120,7 @@ type statement struct {
 	done bool
 }
 
-// kill starts a process, kills it at some moment, and returns what it said.
+// kill starts a process, kills it at a random moment, and returns what it reported.
 func (c Crash) kill(test string, n int) (said []statement, err error) {
 	command := exec.Command(os.Args[0], "-test.run", "^"+test+"$", "-test.timeout", "1m")
 	command.Env = append(os.Environ(), writesTo+"="+c.Place, versionsAt+"="+strconv.Itoa((n+1)*1_000_000))
@@ -142,7 +142,7 @@ func (c Crash) kill(test string, n int) (said []statement, err error) {
 		}
 		version, err := strconv.Atoi(word[2])
 		if err != nil {
-			break // a line that was cut
+			break // the process was killed in the middle of a line
 		}
 		said = append(said, statement{word[1], change{version}, word[0] == "done"})
 		if word[0] == "done" {
@@ -157,7 +157,7 @@ func (c Crash) kill(test string, n int) (said []statement, err error) {
 	return said, nil
 }
 
-// look opens the storage and returns the version of every object in it. All are whole.
+// look opens the storage, checks that every object in it is whole, and returns their versions.
 func (c Crash) look() (map[string]int, error) {
 	host, err := c.host()
 	if err != nil {
@@ -250,5 +250,5 @@ func oneChange(host *pikokms.Host, key string, version int) error {
 	return nil
 }
 
-// say writes a line at once, by one call of the system.
+// say prints a line with a single system call, so that lines of several goroutines do not mix.
 func say(word, key string, version int) { fmt.Fprintf(os.Stdout, "%s %s %d\n", word, key, version) }

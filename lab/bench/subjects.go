@@ -28,7 +28,7 @@ type subject struct {
 	peer  bool // another library
 
 	most int    // bytes of an object; 0 is any size
-	why  string // why larger ones are left out, for the notes
+	why  string // why larger ones are left out, for a message to the user
 }
 
 // measureStreams measures encrypting and decrypting in memory.

@@ -57,8 +57,8 @@ func Start(ctx context.Context) (*Container, error) {
 	container, err := testcontainers.Run(ctx, Image,
 		testcontainers.WithExposedPorts(port),
 		testcontainers.WithEnv(map[string]string{"SERVICES": "kms,s3", "EAGER_SERVICE_LOADING": "1", "DISABLE_EVENTS": "1", "SKIP_SSL_CERT_DOWNLOAD": "1"}),
-		// LocalStack's log tells that it runs. A request would not, where the tests can't reach its
-		// port.
+		// Start waits for a line of LocalStack's log, not for an answer: where the tests can't reach
+		// its port, no answer would ever come, and reach explains why.
 		testcontainers.WithWaitStrategyAndDeadline(startup, wait.ForLog("Ready.").WithStartupTimeout(startup)),
 	)
 	started := &Container{container: container}
@@ -108,7 +108,7 @@ func answers(ctx context.Context, endpoint string, patience time.Duration) error
 			return nil
 		}
 		if ctx.Err() != nil {
-			return cmp.Or(last, err) // the last error says why; ctx's only says that time is up
+			return cmp.Or(last, err) // the last error says why, and ctx's only that time is up
 		}
 		last = err
 		select {

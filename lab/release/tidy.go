@@ -10,7 +10,7 @@ import (
 	"golang.org/x/mod/modfile"
 )
 
-// newModule is the version that go mod tidy writes for a module that no version is known of.
+// newModule is the version that go mod tidy writes for a module without a known version.
 const newModule = "v0.0.0-00010101000000-000000000000"
 
 // tidy runs go mod tidy in every module below root, with the other modules from this checkout. By
@@ -110,8 +110,9 @@ func (m module) take(own *modfile.File, mod, sum string) error {
 	return os.WriteFile(filepath.Join(m.dir, "go.sum"), sums, 0o644)
 }
 
-// withVersions has modules of ours that are required for the first time required at the version of
-// the root module. go mod tidy knows of none, since they come from the checkout.
+// withVersions sets the version of modules of this repository that are required for the first time
+// to that of the root module. go mod tidy knows no version of them, since they come from the
+// checkout.
 func withVersions(tidied *modfile.File) error {
 	version := ""
 	for _, r := range tidied.Require {

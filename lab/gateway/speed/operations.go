@@ -70,7 +70,7 @@ func operations(size int64) []operation {
 func medium(i int) string               { return fmt.Sprintf("/%s/medium/%02d", bucket, i) }
 func small(folder string, i int) string { return fmt.Sprintf("/%s/%s/%05d", bucket, folder, i) }
 
-// each calls do with the numbers below n, some at a time.
+// each calls do with the numbers below n, atOnce of them at a time.
 func each(n, atOnce int, do func(int) error) error {
 	var group errgroup.Group
 	group.SetLimit(atOnce)
@@ -80,7 +80,7 @@ func each(n, atOnce int, do func(int) error) error {
 	return group.Wait()
 }
 
-// ranges gets ranges at places that are the same in each call.
+// ranges gets random ranges, the same ones in each call.
 func ranges(c *client, size int64, atOnce int) error {
 	r := rand.New(rand.NewPCG(1, 2))
 	offsets := make([]int64, 256)
