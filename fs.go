@@ -80,15 +80,15 @@ func (f *hostFS) readDir(name string) ([]fs.DirEntry, error) {
 		if !fs.ValidPath(key) {
 			continue // a key that is no path of a file system can't be opened
 		}
-		first, _, deeper := strings.Cut(strings.TrimPrefix(key, prefix), "/")
+		child, _, deeper := strings.Cut(strings.TrimPrefix(key, prefix), "/")
 		// If an object and a directory have one name, Open gives the object.
-		if isDir, seen := found[first]; !seen || isDir {
-			found[first] = deeper
+		if isDir, seen := found[child]; !seen || isDir {
+			found[child] = deeper
 		}
 	}
 	var entries []fs.DirEntry
-	for first, isDir := range found {
-		entries = append(entries, &entry{f, first, prefix + first, isDir})
+	for child, isDir := range found {
+		entries = append(entries, &entry{f, child, prefix + child, isDir})
 	}
 	slices.SortFunc(entries, func(a, b fs.DirEntry) int { return strings.Compare(a.Name(), b.Name()) })
 	return entries, nil

@@ -88,10 +88,10 @@ func (h *Host) addServices(s *settings) {
 	h.encrypter.Keyring, h.services = currentKeyring{h}, make(map[string]service.Service)
 	others := slices.DeleteFunc(slices.Sorted(maps.Keys(s.providers)), func(name string) bool { return name == s.defaultProvider })
 	for _, name := range append([]string{s.defaultProvider}, others...) {
-		behind := service.New(s.providers[name], s.service)
-		h.services[name] = behind
-		h.strings.Providers = append(h.strings.Providers, behind)
-		h.decrypter.Keyrings = append(h.decrypter.Keyrings, behind)
+		guarded := service.New(s.providers[name], s.service)
+		h.services[name] = guarded
+		h.strings.Providers = append(h.strings.Providers, guarded)
+		h.decrypter.Keyrings = append(h.decrypter.Keyrings, guarded)
 	}
 	h.setCurrent(h.services[s.defaultProvider])
 }

@@ -84,12 +84,12 @@ func put(ctx context.Context, bucket *blob.Bucket, key string, content io.Reader
 	if options.ContentType == "" { // Upload requires one
 		options.ContentType = "application/octet-stream"
 	}
-	before := options.BeforeWrite
+	callersBefore := options.BeforeWrite
 	options.BeforeWrite = func(as func(any) bool) error {
-		if err := confirmWrites(ctx, bucket, as); err != nil || before == nil {
+		if err := confirmWrites(ctx, bucket, as); err != nil || callersBefore == nil {
 			return err
 		}
-		return before(as)
+		return callersBefore(as)
 	}
 	return transfer.Upload(ctx, content, func(ctx context.Context, content io.Reader) error {
 		return bucket.Upload(ctx, key, content, options)
@@ -126,11 +126,11 @@ func (s *Storage) Delete(ctx context.Context, key string) error {
 func (s *Storage) List(ctx context.Context, prefix string) iter.Seq2[string, error] {
 	return func(yield func(string, error) bool) {
 		options := blob.ListOptions{Prefix: prefix}
-		whole := newListing(options)
+		pages := newListing(options)
 		for token := blob.FirstPageToken; len(token) > 0; {
 			var objects []*blob.ListObject
 			var err error
-			if objects, token, err = whole.page(ctx, s.bucket, token, options, pageSize); err != nil {
+			if objects, token, err = pages.page(ctx, s.bucket, token, options, pageSize); err != nil {
 				yield("", err)
 				return
 			}
@@ -180,7 +180,7 @@ func open(ctx context.Context, bucket *blob.Bucket, key string, options *blob.Re
 	}
 	if h, _, err := header.Parse(start, header.Limits{}); err == nil {
 		if _, err := message.PlaintextSize(h, o.Size()); err != nil && !errors.Is(err, header.ErrUnsupported) {
-			if err := whetherReplaced(ctx, bucket, key, o); err != nil {
+			if err := checkUnchanged(ctx, bucket, key, o); err != nil {
 				return nil, err
 			}
 		}
@@ -218,10 +218,10 @@ func replaced(key string) error {
 	return fmt.Errorf("blobstorage: %s: %w", key, pikokms.ErrChanged)
 }
 
-// whetherReplaced returns an error if an object was replaced or deleted since it was opened. If that
+// checkUnchanged returns an error if an object was replaced or deleted since it was opened. If that
 // happens while they open it, drivers such as fileblob give the size of the old object and the
 // content of the new one.
-func whetherReplaced(ctx context.Context, bucket *blob.Bucket, key string, opened *object) error {
+func checkUnchanged(ctx context.Context, bucket *blob.Bucket, key string, opened *object) error {
 	now, err := bucket.Attributes(ctx, key)
 	if err != nil {
 		return err

@@ -49,15 +49,15 @@ func clientHeader(ctx context.Context, bucket *blob.Bucket, key string, a *blob.
 	return h, nil
 }
 
-// known reads the first bytes of an object, for which clientHeader was already called. It
+// knownClient reads the first bytes of an object, for which clientHeader was already called. It
 // implements s3ec.Stored without further requests.
-type known struct {
+type knownClient struct {
 	io.Reader
 	header *s3ec.Header
 }
 
 // S3ECHeader implements s3ec.Stored.
-func (k known) S3ECHeader(context.Context, bool) (*s3ec.Header, error) { return k.header, nil }
+func (k knownClient) S3ECHeader(context.Context, bool) (*s3ec.Header, error) { return k.header, nil }
 
 // removeInstruction removes the instruction file of an object that was moved, after it has read
 // back the new object.

@@ -48,16 +48,16 @@ func newListing(options blob.ListOptions) *listing {
 // page returns the next page of a listing, and the token of the one after it, which is nil at the
 // end.
 func (l *listing) page(ctx context.Context, bucket *blob.Bucket, token []byte, options blob.ListOptions, size int) (objects []*blob.ListObject, next []byte, err error) {
-	var asked s3Listing
+	var request s3Listing
 	requests := 0
-	before := options.BeforeList
+	callersBefore := options.BeforeList
 	options.BeforeList = func(as func(any) bool) error {
-		if before != nil {
-			if err := before(as); err != nil {
+		if callersBefore != nil {
+			if err := callersBefore(as); err != nil {
 				return err
 			}
 		}
-		if err := asked.ask(as); err != nil {
+		if err := request.record(as); err != nil {
 			return err
 		}
 		if requests++; requests > maxRequests {
@@ -69,7 +69,7 @@ func (l *listing) page(ctx context.Context, bucket *blob.Bucket, token []byte, o
 	if err != nil {
 		return nil, nil, err
 	}
-	if err := l.check(objects, next, asked); err != nil {
+	if err := l.check(objects, next, request); err != nil {
 		return nil, nil, err
 	}
 	return objects, next, nil
@@ -98,7 +98,7 @@ func (l *listing) resume(token []byte) ([]byte, error) {
 	return rest[n:], nil
 }
 
-func (l *listing) check(objects []*blob.ListObject, next []byte, asked s3Listing) error {
+func (l *listing) check(objects []*blob.ListObject, next []byte, request s3Listing) error {
 	if len(next) > 0 && !l.isNew("t"+string(next)) {
 		return errSameToken
 	}
@@ -107,15 +107,15 @@ func (l *listing) check(objects []*blob.ListObject, next []byte, asked s3Listing
 		var object s3types.Object
 		var folder s3types.CommonPrefix
 		switch { // gocloud.dev unescapes keys, and takes the prefix of a blob.PrefixedBucket away
-		case asked.asked && o.As(&object) && object.Key != nil:
-			name, prefix = *object.Key, asked.prefix
-		case asked.asked && o.As(&folder) && folder.Prefix != nil:
-			name, prefix = *folder.Prefix, asked.prefix
+		case request.isS3 && o.As(&object) && object.Key != nil:
+			name, prefix = *object.Key, request.prefix
+		case request.isS3 && o.As(&folder) && folder.Prefix != nil:
+			name, prefix = *folder.Prefix, request.prefix
 		}
 		if !strings.HasPrefix(name, prefix) {
 			return fmt.Errorf("%w: a listing of %q has the key %q", ErrAnswer, prefix, name)
 		}
-		if asked.ordered && !l.folders && object.Key != nil {
+		if request.ordered && !l.folders && object.Key != nil {
 			if l.last != "" && name <= l.last {
 				return fmt.Errorf("%w: in a listing, %q follows %q", ErrAnswer, name, l.last)
 			}

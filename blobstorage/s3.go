@@ -70,35 +70,35 @@ var errUnconfirmed = fmt.Errorf("%w: no ETag follows the upload, so whether the 
 
 // s3Listing describes the requests of a listing of S3. It is zero for other clouds.
 type s3Listing struct {
-	asked   bool
+	isS3    bool
 	prefix  string
 	ordered bool // S3 sorts names by their bytes, except in directory buckets
 	tokens  map[string]bool
 }
 
-// ask records a request for a page of a listing, and makes the request fail if the page is cut
+// record records a request for a page of a listing, and makes the request fail if the page is cut
 // short.
-func (l *s3Listing) ask(as func(any) bool) error {
+func (l *s3Listing) record(as func(any) bool) error {
 	var old *s3.ListObjectsInput
 	if as(&old) {
-		*l = s3Listing{asked: true, prefix: aws.ToString(old.Prefix), ordered: true, tokens: l.tokens}
-		return l.goOn(old.Marker)
+		*l = s3Listing{isS3: true, prefix: aws.ToString(old.Prefix), ordered: true, tokens: l.tokens}
+		return l.checkToken(old.Marker)
 	}
 	var in *s3.ListObjectsV2Input
 	if !as(&in) {
 		return nil
 	}
-	*l = s3Listing{asked: true, prefix: aws.ToString(in.Prefix), ordered: !strings.HasSuffix(aws.ToString(in.Bucket), "--x-s3"), tokens: l.tokens}
+	*l = s3Listing{isS3: true, prefix: aws.ToString(in.Prefix), ordered: !strings.HasSuffix(aws.ToString(in.Bucket), "--x-s3"), tokens: l.tokens}
 	var options *[]func(*s3.Options)
 	if as(&options) {
 		*options = append(*options, func(o *s3.Options) { o.APIOptions = append(o.APIOptions, refuseCut) })
 	}
-	return l.goOn(in.ContinuationToken)
+	return l.checkToken(in.ContinuationToken)
 }
 
-// goOn returns an error if a token was sent before, since such a listing would never end. A page
+// checkToken returns an error if a token was sent before, since such a listing would never end. A page
 // may take several requests.
-func (l *s3Listing) goOn(token *string) error {
+func (l *s3Listing) checkToken(token *string) error {
 	if l.tokens[aws.ToString(token)] {
 		return errSameToken
 	}

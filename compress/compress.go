@@ -78,7 +78,7 @@ const (
 	defaultMaxWindow = 8 << 20
 
 	// mostWindow is the largest window that a frame can state (RFC 8878, section 3.1.1.1.2).
-	mostWindow = 1<<41 + 7<<38
+	maxStatedWindow = 1<<41 + 7<<38
 
 	// zstdWindow is the window in bytes that writers use: 4 MiB.
 	zstdWindow = 4 << 20
@@ -116,7 +116,7 @@ type Transformer struct {
 
 	encoder  func(dst io.Writer, goroutines int) (encoder, error)
 	encoders [2]sync.Pool // encoders on one goroutine, and encoders on two
-	twofold  bool         // the encoder can use two goroutines
+	usesTwo  bool         // the encoder can use two goroutines
 
 	// block is how many bytes an encoder compresses on one goroutine while others compress the
 	// blocks after it. It is 0 if the format's encoder does not work in blocks.
@@ -149,7 +149,7 @@ func New(format string, maxSize int64) (*Transformer, error) {
 	t := &Transformer{format: format, maxSize: maxSize}
 	switch format {
 	case Zstd:
-		t.encoder, t.twofold = newZstdWriter, true
+		t.encoder, t.usesTwo = newZstdWriter, true
 		t.decoder = newZstdReader
 	case ZstdSeekable:
 		t.maxSize = min(maxSize, maxSeekableSize)
@@ -183,7 +183,7 @@ func newZstdWriter(dst io.Writer, goroutines int) (encoder, error) {
 // least on two cores.
 func newZstdReader(src io.Reader, maxWindow int) (io.Reader, error) {
 	// MaxMemory would bound the size of the whole stream, which decompressor does instead.
-	return zstd.NewReader(src, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(min(uint64(maxWindow), mostWindow)), zstd.WithDecoderMaxMemory(math.MaxInt64))
+	return zstd.NewReader(src, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(min(uint64(maxWindow), maxStatedWindow)), zstd.WithDecoderMaxMemory(math.MaxInt64))
 }
 
 // maxWindow returns the bound of windows, with its default.

@@ -101,8 +101,8 @@ func (r *decompressor) read(p []byte) (int, error) {
 
 // atEnd returns io.EOF if the stream may end where the decoder is and the source ends there, too.
 func (r *decompressor) atEnd() error {
-	var one [1]byte
-	switch n, err := r.src.Read(one[:]); {
+	var next [1]byte
+	switch n, err := r.src.Read(next[:]); {
 	case n > 0:
 		return fmt.Errorf("%w: %s: data follows its end", ErrCorrupt, r.t.format)
 	case err != io.EOF:
@@ -120,8 +120,8 @@ func (r *decompressor) atEnd() error {
 // blame returns the source's own error, if there is one. Otherwise it returns an error that says
 // that the stream is corrupt.
 func (r *decompressor) blame(err error) error {
-	if own := r.src.reader.Err(); own != nil && own != io.EOF {
-		return own
+	if sourceErr := r.src.reader.Err(); sourceErr != nil && sourceErr != io.EOF {
+		return sourceErr
 	}
 	if err == io.EOF {
 		err = io.ErrUnexpectedEOF

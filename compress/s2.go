@@ -55,12 +55,12 @@ func (w *s2Writer) Write(p []byte) (int, error) {
 	if err := w.Flush(); err != nil {
 		return 0, err
 	}
-	several := parallelS2.Get().(*s2.Writer)
-	defer parallelS2.Put(several)
-	several.Reset(w.dst)
-	defer several.Reset(nil)
-	if err := several.EncodeBuffer(p); err != nil {
+	parallel := parallelS2.Get().(*s2.Writer)
+	defer parallelS2.Put(parallel)
+	parallel.Reset(w.dst)
+	defer parallel.Reset(nil)
+	if err := parallel.EncodeBuffer(p); err != nil {
 		return 0, err
 	}
-	return len(p), several.Close()
+	return len(p), parallel.Close()
 }

@@ -168,7 +168,7 @@ func (t *Transformer) OpenSeekable(src io.ReaderAt, size int64) (*io.SectionRead
 	}
 	// A frame is decompressed to a buffer of its size, which is bounded, and needs no window beside
 	// it.
-	decoder, err := zstd.NewReader(nil, zstd.WithDecoderMaxWindow(mostWindow), zstd.WithDecoderMaxMemory(math.MaxInt64), zstd.WithDecodeAllCapLimit(true))
+	decoder, err := zstd.NewReader(nil, zstd.WithDecoderMaxWindow(maxStatedWindow), zstd.WithDecoderMaxMemory(math.MaxInt64), zstd.WithDecodeAllCapLimit(true))
 	if err != nil {
 		return nil, fmt.Errorf("compress: %s: %w", ZstdSeekable, err)
 	}

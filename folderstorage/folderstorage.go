@@ -128,11 +128,11 @@ func (f *Storage) put(ctx context.Context, key string, content io.Reader, place 
 			err = fmt.Errorf("folder storage: put %s: %w", key, err)
 		}
 	}()
-	aside, err := f.aside(ctx, name)
+	dir, err := f.stagingFolder(ctx, name)
 	if err != nil {
 		return err
 	}
-	u, err := f.create(aside)
+	u, err := f.create(dir)
 	if err != nil {
 		return err
 	}
@@ -220,7 +220,7 @@ func (f *Storage) open(ctx context.Context, key string) (*storedFile, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	file, err := f.root.OpenFile(name, os.O_RDONLY|openNow, 0)
+	file, err := f.root.OpenFile(name, os.O_RDONLY|openNonblocking, 0)
 	if err != nil {
 		return nil, asNotExist(err)
 	}

@@ -50,10 +50,10 @@ func (f *Storage) exclusively(ctx context.Context, change func() error) error {
 	return change()
 }
 
-// aside returns the folder in which to write an object before it is renamed to name. That is the
+// stagingFolder returns the folder in which to write an object before it is renamed to name. That is the
 // top one, or the object's own folder if that is on another device. The error holds
 // ErrInvalidObjectKey if it is already known that the object can't have this name.
-func (f *Storage) aside(ctx context.Context, name string) (string, error) {
+func (f *Storage) stagingFolder(ctx context.Context, name string) (string, error) {
 	parts := strings.Split(name, string(filepath.Separator))
 	deepest := "."
 	for i, part := range parts {
@@ -312,7 +312,7 @@ func (f *Storage) sweep(name string) (gone bool) {
 	if !info.Mode().IsRegular() {
 		return false
 	}
-	file, err := f.root.OpenFile(name, os.O_RDWR|openNow, 0) // some systems give the lock to writers only
+	file, err := f.root.OpenFile(name, os.O_RDWR|openNonblocking, 0) // some systems give the lock to writers only
 	if err != nil {
 		return false
 	}

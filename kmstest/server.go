@@ -81,7 +81,7 @@ func (s *Server) parse(r *http.Request, body []byte) (*exchange, *failure) {
 	failure := x.read(r, body)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.name(x)
+	s.lookUpKeys(x)
 	return x, failure
 }
 
@@ -137,11 +137,11 @@ func answer(w http.ResponseWriter, r *http.Request, members map[string]any, f *f
 		status = f.status()
 		w.Header().Set("X-Amzn-Errortype", f.code)
 		recordOf(r).fails(f.code)
-		said := map[string]any{"__type": f.code}
+		members = map[string]any{"__type": f.code}
 		if f.message != "" {
-			said["message"] = f.message
+			members["message"] = f.message
 		}
-		body = marshal(said)
+		body = marshal(members)
 	case members != nil:
 		body = marshal(members)
 	}

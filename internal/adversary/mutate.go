@@ -171,16 +171,16 @@ func (m *Message) Mutate(r *rand.Rand, other *Message) (Kind, []byte) {
 	}
 }
 
-// plain is how many of the first Kinds change only the sealed bytes, and do not need the message's
+// bytesOnly is how many of the first Kinds change only the sealed bytes, and do not need the message's
 // parts.
-const plain = 8
+const bytesOnly = 8
 
 func (m *Message) twice(r *rand.Rand, other *Message) []byte {
 	changed := Kinds[r.IntN(len(Kinds)-1)].Change(r, m, other)
 	if len(changed) < 2 {
 		return nil
 	}
-	return Kinds[r.IntN(plain)].Change(r, &Message{Sealed: changed}, other)
+	return Kinds[r.IntN(bytesOnly)].Change(r, &Message{Sealed: changed}, other)
 }
 
 func (m *Message) with(frames [][]byte, footer []byte) []byte {
@@ -206,11 +206,11 @@ func HostileContext(r *rand.Rand) []byte {
 		{"\xff\xfe", "1"}, {"b", "\xc3\x28"}, {"\xed\xa0\x80", "a surrogate"}, {"c\x00", "\xc0\x80"}, {"", ""}, {"aws-crypto-public-key", "AA=="},
 	}
 	count := 1 + r.IntN(6)
-	said := count
+	stated := count
 	if r.IntN(5) == 0 {
-		said = r.IntN(1 << 16)
+		stated = r.IntN(1 << 16)
 	}
-	b := binary.BigEndian.AppendUint16(nil, uint16(said))
+	b := binary.BigEndian.AppendUint16(nil, uint16(stated))
 	for range count {
 		for _, part := range pairs[r.IntN(len(pairs))] {
 			b = binary.BigEndian.AppendUint16(b, uint16(len(part)))

@@ -88,11 +88,11 @@ func (c *curve) decompress(point []byte) (*ecdh.PublicKey, error) {
 	if x == nil {
 		return nil, errors.New("it is no point of the curve")
 	}
-	whole := make([]byte, 1+2*c.size)
-	whole[0] = 4
-	x.FillBytes(whole[1 : 1+c.size])
-	y.FillBytes(whole[1+c.size:])
-	return c.NewPublicKey(whole)
+	uncompressed := make([]byte, 1+2*c.size)
+	uncompressed[0] = 4
+	x.FillBytes(uncompressed[1 : 1+c.size])
+	y.FillBytes(uncompressed[1+c.size:])
+	return c.NewPublicKey(uncompressed)
 }
 
 // Parties are the public keys of the two parties of a message. They are on one curve.

@@ -65,7 +65,7 @@ var versityGW = sync.OnceValues(func() (*emulator, error) { return startServer("
 
 // startServer starts the command serve of a package of the module lab.
 func startServer(name string) (*emulator, error) {
-	dir, err := above(filepath.Join("lab", name))
+	dir, err := findAbove(filepath.Join("lab", name))
 	if err != nil {
 		return nil, err
 	}
@@ -164,8 +164,8 @@ func resetMoto(url string) error {
 	return nil
 }
 
-// above returns the path of a folder in the working folder or in one of its parents.
-func above(folder string) (string, error) {
+// findAbove returns the path of a folder in the working folder or in one of its parents.
+func findAbove(folder string) (string, error) {
 	dir, err := os.Getwd()
 	for err == nil {
 		path := filepath.Join(dir, folder)
@@ -208,8 +208,8 @@ func start(command *exec.Cmd) (*emulator, error) {
 	line, err := bufio.NewReader(stdout).ReadString('\n')
 	if err != nil {
 		stop()
-		said, _ := os.ReadFile(stderr.Name())
-		lines := strings.Split(strings.TrimSpace(string(said)), "\n")
+		output, _ := os.ReadFile(stderr.Name())
+		lines := strings.Split(strings.TrimSpace(string(output)), "\n")
 		return nil, fmt.Errorf("%s did not start: %s", command, lines[max(0, len(lines)-3):])
 	}
 	return &emulator{strings.TrimSpace(line), stop}, nil

@@ -53,7 +53,7 @@ func Read(path string, isSecret func(text []byte) bool) (text []byte, changed ti
 		clear(buf)
 		return nil, changed, fmt.Errorf("%w: key file %s: %w", provider.ErrInvalidKey, path, err)
 	}
-	if err := refuse(path, info, isSecret(text)); err != nil {
+	if err := checkAccess(path, info, isSecret(text)); err != nil {
 		clear(buf)
 		return nil, changed, err
 	}

@@ -101,7 +101,7 @@ func (w *Wrapper) Generate(ctx context.Context, keyARN string, encryptionContext
 		KeyId: aws.String(keyARN), NumberOfBytes: aws.Int32(32), EncryptionContext: encryptionContext, GrantTokens: w.grantTokens,
 	})
 	if err == nil {
-		err = answeredExactly(keyARN, aws.ToString(out.KeyId), out.CiphertextBlob)
+		err = checkAnswer(keyARN, aws.ToString(out.KeyId), out.CiphertextBlob)
 	}
 	if err != nil {
 		return nil, fail(ctx, "Generate", keyARN, err)
@@ -117,7 +117,7 @@ func (w *Wrapper) ReEncrypt(ctx context.Context, blob []byte, from string, fromC
 		DestinationKeyId: aws.String(to), DestinationEncryptionContext: toContext, GrantTokens: w.grantTokens,
 	})
 	if err == nil {
-		err = cmp.Or(answeredExactly(from, aws.ToString(out.SourceKeyId), blob), answeredExactly(to, aws.ToString(out.KeyId), out.CiphertextBlob))
+		err = cmp.Or(checkAnswer(from, aws.ToString(out.SourceKeyId), blob), checkAnswer(to, aws.ToString(out.KeyId), out.CiphertextBlob))
 	}
 	if err != nil {
 		return nil, fail(ctx, "ReEncrypt", from, err)
@@ -125,8 +125,8 @@ func (w *Wrapper) ReEncrypt(ctx context.Context, blob []byte, from string, fromC
 	return out.CiphertextBlob, nil
 }
 
-// answeredExactly checks that an answer is about the key that was asked for.
-func answeredExactly(asked, keyARN string, blob []byte) error {
+// checkAnswer checks that an answer is about the key that was asked for, and has a wrapped key.
+func checkAnswer(asked, keyARN string, blob []byte) error {
 	if asked != keyARN {
 		return fmt.Errorf("%w: KMS was asked about key %q and answered about %q", provider.ErrEncryptionFailed, asked, keyARN)
 	}

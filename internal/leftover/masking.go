@@ -32,7 +32,7 @@ func (m *Masking) Masked() [][]byte {
 	return m.masked
 }
 
-func (m *Masking) note(key *provider.SecureBytes) error {
+func (m *Masking) record(key *provider.SecureBytes) error {
 	return key.WithAccess(func(plain []byte) error {
 		m.mu.Lock()
 		defer m.mu.Unlock()
@@ -45,14 +45,14 @@ func (m *Masking) note(key *provider.SecureBytes) error {
 func (m *Masking) GenerateDataKey(ctx context.Context, encryptionContext map[string]string) (*provider.DataKey, error) {
 	made, err := m.EncryptionProvider.GenerateDataKey(ctx, encryptionContext)
 	if err == nil {
-		err = m.note(made.PlaintextKey)
+		err = m.record(made.PlaintextKey)
 	}
 	return made, err
 }
 
 // WrapDataKey implements provider.Keyring.
 func (m *Masking) WrapDataKey(ctx context.Context, key *provider.SecureBytes, encryptionContext map[string]string) (header.EncryptedDataKey, error) {
-	if err := m.note(key); err != nil {
+	if err := m.record(key); err != nil {
 		return header.EncryptedDataKey{}, err
 	}
 	return m.EncryptionProvider.WrapDataKey(ctx, key, encryptionContext)

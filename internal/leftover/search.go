@@ -78,17 +78,17 @@ func (p *Process) Search(t testing.TB, secrets Secrets) Found {
 	var from, to int64
 	var area string
 	for line := range strings.Lines(string(smaps)) {
-		var a, b int64
+		var start, end int64
 		var mode string
-		if n, _ := fmt.Sscanf(line, "%x-%x %s", &a, &b, &mode); n == 3 {
-			from, to, area = a, b, strings.TrimSpace(line)
+		if n, _ := fmt.Sscanf(line, "%x-%x %s", &start, &end, &mode); n == 3 {
+			from, to, area = start, end, strings.TrimSpace(line)
 			if !strings.HasPrefix(mode, "rw") {
 				from, to = 0, 0
 			}
 			continue
 		}
-		flags, last := strings.CutPrefix(line, "VmFlags:")
-		if !last || from == to {
+		flags, isFlags := strings.CutPrefix(line, "VmFlags:")
+		if !isFlags || from == to {
 			continue
 		}
 		buf := make([]byte, to-from)

@@ -30,9 +30,9 @@ func EachFault(t *testing.T, s System) {
 		} {
 			faults := adversary.EachCall(func(c *adversary.Calls) {
 				check(t, s.Reset())
-				whole, err := s.open(&adversary.Calls{}, firstKey, bound)
+				sound, err := s.open(&adversary.Calls{}, firstKey, bound)
 				check(t, err)
-				check(t, whole.Put(ctx, "folder/0", bytes.NewReader(content)))
+				check(t, sound.Put(ctx, "folder/0", bytes.NewReader(content)))
 				store, err := s.open(c, secondKey, bound)
 				check(t, err)
 				got, err := operation(store)
@@ -47,9 +47,9 @@ func EachFault(t *testing.T, s System) {
 				case !c.Failed() && err != nil:
 					t.Fatalf("%s: %v", name, err)
 				}
-				stays, err := whole.Get(ctx, "folder/0")
+				after, err := sound.Get(ctx, "folder/0")
 				check(t, err)
-				if !bytes.Equal(content, stays) {
+				if !bytes.Equal(content, after) {
 					t.Fatalf("%s, call %d: the object is another", name, c.Made())
 				}
 				keys, err := s.Lists()
@@ -57,7 +57,7 @@ func EachFault(t *testing.T, s System) {
 				if c.Failed() && len(keys) != 1 {
 					t.Fatalf("%s, call %d: in the storage are %q", name, c.Made(), keys)
 				}
-				check(t, whole.Close())
+				check(t, sound.Close())
 			})
 			total += faults
 		}

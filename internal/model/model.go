@@ -77,10 +77,7 @@ func (s System) open(faults *adversary.Calls, current string, bound bool) (Store
 	return s.Open(faults, options)
 }
 
-const (
-	objects = 4
-	perKind = 7
-)
+const objects = 4
 
 type kind int
 
@@ -92,6 +89,7 @@ const (
 	removed
 	rewrapped
 	failing // a put whose source fails
+	kinds   // how many there are
 )
 
 // operation is one of a batch of operations that run at the same time.
@@ -118,8 +116,8 @@ func Check(t *testing.T, s System) {
 		state := make(map[string][]byte) // of objects that exist
 		for range rapid.IntRange(1, 8).Draw(t, "batches") {
 			current := rapid.SampledFrom([]string{firstKey, secondKey}).Draw(t, "current key")
-			share := rapid.SampledFrom([]int{0, 0, 30, 8}).Draw(t, "one call of so many fails")
-			calls := &adversary.Calls{Fails: func(int) bool { return share > 0 && rand.IntN(share) == 0 }}
+			oneIn := rapid.SampledFrom([]int{0, 0, 30, 8}).Draw(t, "one call of so many fails")
+			calls := &adversary.Calls{Fails: func(int) bool { return oneIn > 0 && rand.IntN(oneIn) == 0 }}
 			store, err := s.open(calls, current, bound)
 			if err != nil {
 				t.Fatal(err)
@@ -130,7 +128,7 @@ func Check(t *testing.T, s System) {
 				t.Fatal(err)
 			}
 			total += len(batch)
-			settle(t, s, batch, state, share > 0, bound)
+			settle(t, s, batch, state, oneIn > 0, bound)
 		}
 	})
 	t.Logf("%d operations", total)
@@ -143,7 +141,7 @@ func draw(t *rapid.T) []*operation {
 	}
 	batch := make([]*operation, rapid.IntRange(1, 10).Draw(t, "operations"))
 	for i := range batch {
-		o := &operation{kind: kind(rapid.IntRange(0, perKind-1).Draw(t, "kind")), key: name("key"), to: name("to")}
+		o := &operation{kind: kind(rapid.IntRange(0, int(kinds)-1).Draw(t, "kind")), key: name("key"), to: name("to")}
 		size := rapid.SampledFrom([]int{0, 1, 1000, 65_535, 65_536, 200_000}).Draw(t, "size")
 		o.content = make([]byte, size)
 		_, _ = rand.NewChaCha8([32]byte{byte(rapid.IntRange(0, 255).Draw(t, "seed"))}).Read(o.content) // never fails
@@ -255,7 +253,7 @@ func settle(t *rapid.T, s System, batch []*operation, state map[string][]byte, f
 		default:
 			found[key] = got
 		}
-		only(t, s, batch, key, found)
+		checkSingleWrite(t, s, batch, key, found)
 	}
 	keys, err := s.Lists()
 	if err != nil {
@@ -272,8 +270,8 @@ func settle(t *rapid.T, s System, batch []*operation, state map[string][]byte, f
 	}
 }
 
-// only checks an object that a single operation of the batch wrote, if that operation succeeded.
-func only(t *rapid.T, s System, batch []*operation, key string, found map[string][]byte) {
+// checkSingleWrite checks an object that a single operation of the batch wrote, if that operation succeeded.
+func checkSingleWrite(t *rapid.T, s System, batch []*operation, key string, found map[string][]byte) {
 	var writes []*operation
 	for _, o := range batch {
 		switch {

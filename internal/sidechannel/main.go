@@ -62,14 +62,14 @@ func run(n int, out io.Writer) error {
 			count = max(2, n/20)
 		}
 		v := dudect(count, c.inputs, c.operation)
-		told := "told apart by nobody"
+		outcome := "told apart by nobody"
 		if math.Abs(v.t) > 4.5 {
-			told = "TOLD APART"
+			outcome = "TOLD APART"
 		}
 		if c.expected != "" {
-			told += ": " + c.expected
+			outcome += ": " + c.expected
 		}
-		fmt.Fprintf(out, "%-72s %8d %7.1f µs %8.0f ns %8.1f  %s\n", c.name, v.n, v.median/1000, v.difference, math.Abs(v.t), told)
+		fmt.Fprintf(out, "%-72s %8d %7.1f µs %8.0f ns %8.1f  %s\n", c.name, v.n, v.median/1000, v.difference, math.Abs(v.t), outcome)
 	}
 	return nil
 }
@@ -100,16 +100,16 @@ func comparisons() ([]comparison, error) {
 		{name: "control: a loop that ends at the first difference, first or last byte", inputs: differing, operation: leaky, expected: "as it must be, or the method sees nothing"},
 		{name: "control: crypto/subtle on the same bytes", inputs: differing, operation: constant},
 	}
-	aes, err := ofMessages()
+	aes, err := messageComparisons()
 	if err != nil {
 		return nil, err
 	}
-	rsa, err := ofRSA()
+	rsa, err := rsaComparisons()
 	return append(append(all, aes...), rsa...), err
 }
 
-// ofMessages compares what can be wrong with a message under an AES key.
-func ofMessages() ([]comparison, error) {
+// messageComparisons compares what can be wrong with a message under an AES key.
+func messageComparisons() ([]comparison, error) {
 	key, err := local.NewProvider(local.Config{Key: bytes.Repeat([]byte{1}, 32)})
 	if err != nil {
 		return nil, err
@@ -145,8 +145,8 @@ func ofMessages() ([]comparison, error) {
 	}, nil
 }
 
-// ofRSA compares data keys that an RSA key wrapped, or that nobody did.
-func ofRSA() ([]comparison, error) {
+// rsaComparisons compares data keys that an RSA key wrapped, or that nobody did.
+func rsaComparisons() ([]comparison, error) {
 	private, err := rsa.GenerateKey(rand.Reader, 2048)
 	if err != nil {
 		return nil, err
@@ -197,7 +197,7 @@ func ofRSA() ([]comparison, error) {
 	}
 	top := block(1)
 	pair := func(name string, d *message.Decrypter, a, b []byte) comparison {
-		return comparison{name: name, inputs: [2][]byte{under(a), under(b)}, operation: opening(d), rsa: true}
+		return comparison{name: name, inputs: [2][]byte{messageWith(a), messageWith(b)}, operation: opening(d), rsa: true}
 	}
 	wrongHash, err := rsa.EncryptOAEP(sha1.New(), rand.Reader, &private.PublicKey, make([]byte, 32), nil)
 	if err != nil {
@@ -212,8 +212,8 @@ func ofRSA() ([]comparison, error) {
 	}, nil
 }
 
-// under returns a message whose only data key is wrapped.
-func under(wrapped []byte) []byte {
+// messageWith returns a message whose only data key is wrapped.
+func messageWith(wrapped []byte) []byte {
 	h := &header.Header{
 		Suite: header.AES256GCMHKDFSHA512CommitKey, MessageID: make([]byte, 32), ContentType: header.Framed, FrameLength: header.DefaultFrameLength,
 		EncryptedDataKeys: []header.EncryptedDataKey{{ProviderID: "piko", ProviderInfo: []byte("rsa"), Ciphertext: wrapped}},

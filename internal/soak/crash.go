@@ -67,41 +67,41 @@ func (c Crash) Run(t *testing.T) {
 	var done, kept int
 	begin := time.Now()
 	for n := range c.Kills {
-		said, err := c.kill(t.Name(), n)
+		statements, err := c.kill(t.Name(), n)
 		if err != nil {
 			t.Fatal(err)
 		}
-		under := make(map[string]change)
-		for _, s := range said {
+		begun := make(map[string]change)
+		for _, s := range statements {
 			if s.done {
 				state[s.key] = s.change
-				delete(under, s.key)
+				delete(begun, s.key)
 				done++
 			} else {
-				under[s.key] = s.change
+				begun[s.key] = s.change
 			}
 		}
-		found, err := c.look()
+		found, err := c.versions()
 		if err != nil {
 			t.Fatalf("after kill %d: %v", n+1, err)
 		}
 		for key, version := range found {
-			if version != state[key].version && version != under[key].version {
-				t.Fatalf("after kill %d: %s has version %d, not %d, nor %d, which was under way", n+1, key, version, state[key].version, under[key].version)
+			if version != state[key].version && version != begun[key].version {
+				t.Fatalf("after kill %d: %s has version %d, not %d, nor %d, which was under way", n+1, key, version, state[key].version, begun[key].version)
 			}
 		}
-		for key, is := range state {
+		for key, want := range state {
 			version := found[key] // 0 if there is none
-			begun, underWay := under[key]
+			pending, underWay := begun[key]
 			switch {
-			case version == is.version:
-			case underWay && version == begun.version:
+			case version == want.version:
+			case underWay && version == pending.version:
 				kept++
 			default:
-				t.Fatalf("after kill %d: %s is lost: version %d is there, not %d", n+1, key, version, is.version)
+				t.Fatalf("after kill %d: %s is lost: version %d is there, not %d", n+1, key, version, want.version)
 			}
 		}
-		for key := range under {
+		for key := range begun {
 			state[key] = change{found[key]}
 		}
 	}
@@ -121,7 +121,7 @@ type statement struct {
 }
 
 // kill starts a process, kills it at a random moment, and returns what it reported.
-func (c Crash) kill(test string, n int) (said []statement, err error) {
+func (c Crash) kill(test string, n int) (statements []statement, err error) {
 	command := exec.Command(os.Args[0], "-test.run", "^"+test+"$", "-test.timeout", "1m")
 	command.Env = append(os.Environ(), writesTo+"="+c.Place, versionsAt+"="+strconv.Itoa((n+1)*1_000_000))
 	command.Stderr = os.Stderr
@@ -144,7 +144,7 @@ func (c Crash) kill(test string, n int) (said []statement, err error) {
 		if err != nil {
 			break // the process was killed in the middle of a line
 		}
-		said = append(said, statement{word[1], change{version}, word[0] == "done"})
+		statements = append(statements, statement{word[1], change{version}, word[0] == "done"})
 		if word[0] == "done" {
 			once.Do(func() {
 				time.AfterFunc(time.Duration(rand.IntN(15_000))*time.Microsecond, func() { _ = command.Process.Kill() })
@@ -154,11 +154,11 @@ func (c Crash) kill(test string, n int) (said []statement, err error) {
 	if err := command.Wait(); err == nil || command.ProcessState.Exited() {
 		return nil, fmt.Errorf("the process ended by itself: %w", err)
 	}
-	return said, nil
+	return statements, nil
 }
 
-// look opens the storage, checks that every object in it is whole, and returns their versions.
-func (c Crash) look() (map[string]int, error) {
+// versions opens the storage, checks that every object in it is whole, and returns their versions.
+func (c Crash) versions() (map[string]int, error) {
 	host, err := c.host()
 	if err != nil {
 		return nil, err
@@ -217,7 +217,7 @@ func (c Crash) write() error {
 	for w := range crashWriters {
 		go func() {
 			for version := first; ; version++ {
-				if err := oneChange(host, fmt.Sprintf("folder/%d/%d", w, rand.IntN(crashKeys)), version); err != nil {
+				if err := changeObject(host, fmt.Sprintf("folder/%d/%d", w, rand.IntN(crashKeys)), version); err != nil {
 					failures <- err
 				}
 			}
@@ -226,7 +226,7 @@ func (c Crash) write() error {
 	return <-failures
 }
 
-func oneChange(host *pikokms.Host, key string, version int) error {
+func changeObject(host *pikokms.Host, key string, version int) error {
 	ctx := context.Background()
 	switch rand.IntN(6) {
 	case 0: // the object is the same before and after
@@ -235,20 +235,20 @@ func oneChange(host *pikokms.Host, key string, version int) error {
 		}
 		return nil
 	case 1:
-		say("begin", key, 0)
+		report("begin", key, 0)
 		if err := host.Delete(ctx, key); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
-		say("done", key, 0)
+		report("done", key, 0)
 		return nil
 	}
-	say("begin", key, version)
+	report("begin", key, version)
 	if err := host.Put(ctx, key, bytes.NewReader(versionOf(key, version))); err != nil {
 		return err
 	}
-	say("done", key, version)
+	report("done", key, version)
 	return nil
 }
 
-// say prints a line with a single system call, so that lines of several goroutines do not mix.
-func say(word, key string, version int) { fmt.Fprintf(os.Stdout, "%s %s %d\n", word, key, version) }
+// report prints a line with a single system call, so that lines of several goroutines do not mix.
+func report(word, key string, version int) { fmt.Fprintf(os.Stdout, "%s %s %d\n", word, key, version) }

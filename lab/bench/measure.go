@@ -310,13 +310,13 @@ func peakMemory(do func() error) (uint64, error) {
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(max(2, runtime.GOMAXPROCS(0))))
 	runtime.GC() // with the one to come, it empties every sync.Pool
 	before := reachable()
-	stop, looked, peak := make(chan struct{}), make(chan struct{}), make(chan uint64)
+	stop, sampled, peak := make(chan struct{}), make(chan struct{}), make(chan uint64)
 	go func() {
 		most := before
 		for range peakSamples {
 			most = max(most, reachable())
 		}
-		close(looked)
+		close(sampled)
 		for {
 			select {
 			case <-stop:
@@ -328,11 +328,11 @@ func peakMemory(do func() error) (uint64, error) {
 		}
 	}()
 	var err error
-	for enough := false; err == nil && !enough; {
+	for done := false; err == nil && !done; {
 		err = do()
 		select {
-		case <-looked:
-			enough = true
+		case <-sampled:
+			done = true
 		default:
 		}
 	}

@@ -80,19 +80,19 @@ func (r *raw) lay(w *workspace, times int, pass func(objects [][]byte) (time.Dur
 	r.objects = slices.AppendSeq(r.objects[:0], slices.Chunk(room, sealedSize))
 	var elapsed time.Duration
 	for times > 0 {
-		now := r.objects[:min(times, len(r.objects))]
-		for _, object := range now {
+		batch := r.objects[:min(times, len(r.objects))]
+		for _, object := range batch {
 			rest := w.plaintext
 			for block := range slices.Chunk(object, rawSealedBlock) {
 				rest = rest[copy(block[:len(block)-tagSize], rest):]
 			}
 		}
-		took, err := pass(now)
+		took, err := pass(batch)
 		if err != nil {
 			return 0, err
 		}
 		elapsed += took
-		times -= len(now)
+		times -= len(batch)
 	}
 	return elapsed, nil
 }

@@ -56,8 +56,8 @@ func bodyOf(kind payload, length int64) *body {
 		payload
 		int64
 	}
-	if known, ok := bodies.Load(key{kind, length}); ok {
-		return known.(*body)
+	if cached, ok := bodies.Load(key{kind, length}); ok {
+		return cached.(*body)
 	}
 	made := newBody(kind, length)
 	bodies.Store(key{kind, length}, made)

@@ -13,8 +13,9 @@ import (
 )
 
 const (
-	slowBytes = 64 << 10 // how much of a request is sent, or of an answer read, before the client waits
-	settle    = 5 * time.Second
+	// slowBytes is how much of a request is sent, or of an answer is read, before the client waits.
+	slowBytes  = 64 << 10
+	settleTime = 5 * time.Second
 )
 
 // slow is a kind of requests whose clients are slow.
@@ -61,11 +62,11 @@ func (kind *slow) report(ctx context.Context, out io.Writer, o options, folder s
 		if err != nil {
 			return err
 		}
-		then, err := s.whileSlow(kind)
+		busy, err := s.whileSlow(kind)
 		if err != nil {
 			return fmt.Errorf("%s: %w", s.name, err)
 		}
-		fmt.Fprintf(out, "| %s | %s | %d MB | %d MB | %d KB |\n", kind.name, s.name, idle/1e6, then/1e6, (then-idle)/int64(kind.requests)/1e3)
+		fmt.Fprintf(out, "| %s | %s | %d MB | %d MB | %d KB |\n", kind.name, s.name, idle/1e6, busy/1e6, (busy-idle)/int64(kind.requests)/1e3)
 	}
 	return nil
 }
@@ -103,7 +104,7 @@ func (s *server) whileSlow(kind *slow) (bytes int64, err error) {
 			}
 		}
 	}
-	time.Sleep(settle)
+	time.Sleep(settleTime)
 	return s.memory("VmRSS")
 }
 

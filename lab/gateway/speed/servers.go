@@ -46,19 +46,19 @@ const access, secret, region = "speed", "speed-secret", "us-east-1"
 
 // servePlain serves a folder, or another S3, with the options that the gateway sets.
 func servePlain(folder, address string) error {
-	var behind backend.Backend
+	var served backend.Backend
 	var err error
 	if url := os.Getenv(asProxy); url != "" {
 		// As in the gateway, content is sent without a signature and without a checksum.
 		const anonymous, withoutSignature, withoutChecksum, skipVerify, pathStyle, debug, gcs = false, true, true, false, true, false, false
-		behind, err = s3proxy.New(context.Background(), access, secret, url, region, "", anonymous, withoutSignature, withoutChecksum, skipVerify, pathStyle, debug, gcs)
+		served, err = s3proxy.New(context.Background(), access, secret, url, region, "", anonymous, withoutSignature, withoutChecksum, skipVerify, pathStyle, debug, gcs)
 	} else {
-		behind, err = posix.New(folder, meta.XattrMeta{}, posix.PosixOpts{NewDirPerm: 0o700, NewFilePerm: 0o600, CopyObjectThreshold: 5 << 30})
+		served, err = posix.New(folder, meta.XattrMeta{}, posix.PosixOpts{NewDirPerm: 0o700, NewFilePerm: 0o600, CopyObjectThreshold: 5 << 30})
 	}
 	if err != nil {
 		return err
 	}
-	return embedgw.RunVersityGW(context.Background(), behind, &embedgw.Config{
+	return embedgw.RunVersityGW(context.Background(), served, &embedgw.Config{
 		RootUserAccess: access, RootUserSecret: secret, Region: region, Ports: []string{address},
 		MaxConnections: 4096, MaxRequests: 4096, MultipartMaxParts: 10_000, Quiet: true, KeepAlive: true,
 		CertFile: os.Getenv(certificate), KeyFile: os.Getenv(certificateKey),
@@ -74,9 +74,9 @@ type server struct {
 
 // startAll starts the servers that are compared, the base first, and makes their buckets.
 func startAll(ctx context.Context, o options, folder string) (_ []*server, stop func() error, err error) {
-	var all, behind []*server
+	var all, upstreams []*server
 	stopAll := func() (err error) {
-		for _, s := range slices.Concat(all, behind) {
+		for _, s := range slices.Concat(all, upstreams) {
 			err = errors.Join(err, s.stop())
 		}
 		return err
@@ -114,7 +114,7 @@ func startAll(ctx context.Context, o options, folder string) (_ []*server, stop 
 		if err != nil {
 			return "", err
 		}
-		behind = append(behind, s)
+		upstreams = append(upstreams, s)
 		return s.client.url, nil
 	}
 	commands := []struct {
