@@ -10,8 +10,8 @@ import (
 	"syscall"
 )
 
-// chown gives file the owner and the group of old, as far as the system lets the process. The error
-// says why the owner was not kept.
+// chown gives file the owner and the group of old, as far as the system permits. The error says why
+// the owner was not kept.
 func chown(file *os.File, now, old fs.FileInfo) (keptGroup bool, err error) {
 	has, ok := now.Sys().(*syscall.Stat_t)
 	had, alsoOK := old.Sys().(*syscall.Stat_t)

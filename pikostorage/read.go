@@ -95,7 +95,8 @@ func (e *encrypted) decrypt(ctx context.Context, repository, key string, stored 
 	return content, namesIn(h), err
 }
 
-// passedUnlessOurs is passed for an object of which only the header is known.
+// passedUnlessOurs does what passed does, for an object whose metadata are not known. It asks for
+// them only if another program wrote the object.
 func (e *encrypted) passedUnlessOurs(ctx context.Context, h *header.Header, repository, key string) (bool, error) {
 	if ours(h) {
 		return false, nil
@@ -107,8 +108,8 @@ func (e *encrypted) passedUnlessOurs(ctx context.Context, h *header.Header, repo
 	return e.passed(h, info.Metadata)
 }
 
-// part returns what whole does, of a range. The range is empty if it begins at the object's end or
-// after it.
+// part does what whole does, for a range of the object. The range is empty if it begins at the
+// object's end or after it.
 func (e *encrypted) part(ctx context.Context, params storage.GetParams) (io.ReadCloser, string, error) {
 	s, err := e.open(ctx, params.Repository, params.Key)
 	if err != nil {

@@ -73,7 +73,7 @@ type facts struct {
 	certain            bool   // a replaced object would have another ETag or another time
 }
 
-// look opens an object, and returns what its header states.
+// look opens an object, and returns the facts that its header states.
 func (e *encrypted) look(ctx context.Context, repository, key string, info *storage.ObjectInfo) (f facts, err error) {
 	s, err := e.openAs(ctx, repository, key, info)
 	if err != nil {
@@ -125,7 +125,8 @@ type seen struct {
 	objects map[string]facts
 }
 
-const mostSeen = 10_000 // objects, of some 200 bytes each
+// mostSeen is how many objects are remembered, with some 200 bytes for each.
+const mostSeen = 10_000
 
 // add remembers an object.
 func (s *seen) add(name string, f facts) {

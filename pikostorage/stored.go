@@ -23,8 +23,9 @@ import (
 // empty.
 //
 // Piko keeps that list under the same key in an object's metadata. Whoever can write to the storage
-// can change those. So this package gives Piko the authenticated list instead. The pair also tells
-// the object from one of Piko's own encryption, which may be a message under the same key.
+// can change those. So this package gives Piko the authenticated list instead. The pair also
+// distinguishes the object from one of Piko's own encryption, which may be a message under the same
+// key.
 const transformersKey = "x-piko-transformers"
 
 const noTransformers = "[]"
@@ -56,7 +57,7 @@ func (e *encrypted) open(ctx context.Context, repository, key string) (*stored, 
 	return e.openAs(ctx, repository, key, info)
 }
 
-// openAs is open for an object whose size is known.
+// openAs does what open does, for an object whose size is known.
 func (e *encrypted) openAs(ctx context.Context, repository, key string, info *storage.ObjectInfo) (_ *stored, err error) {
 	fetch := func(offset, length int64) (io.ReadCloser, error) {
 		params := at(repository, key)

@@ -50,7 +50,7 @@ func (e *encrypted) put(ctx context.Context, params *storage.PutParams, transfor
 	return nil
 }
 
-// encrypt encrypts and stores content, as params say.
+// encrypt encrypts content and stores it with the parameters of params.
 func (e *encrypted) encrypt(ctx context.Context, params *storage.PutParams, content io.Reader, transformers string) error {
 	sealed, err := e.host.EncryptObject(ctx, name(params.Repository, params.Key), content, map[string]string{transformersKey: transformers})
 	if err != nil {
@@ -59,7 +59,7 @@ func (e *encrypted) encrypt(ctx context.Context, params *storage.PutParams, cont
 	return e.store(ctx, params, sealed)
 }
 
-// store stores what is encrypted, as params say.
+// store stores encrypted content with the parameters of params.
 func (e *encrypted) store(ctx context.Context, params *storage.PutParams, sealed io.Reader) error {
 	inner := &storage.PutParams{
 		Repository:      params.Repository,
@@ -114,8 +114,8 @@ func inParts(params *storage.PutParams, stated int64) error {
 	return nil
 }
 
-// PutMany implements storage.ProviderPort. It puts the objects one by one, as many at a time as
-// params say. So each has parts that fit, and is repeated as Put's are.
+// PutMany implements storage.ProviderPort. It puts each object as Put does, params.Concurrency of
+// them at a time. So each has parts that fit its size, and Piko can repeat it.
 func (e *encrypted) PutMany(ctx context.Context, params *storage.PutManyParams) (*storage.BatchResult, error) {
 	transformers := noTransformers
 	if c := params.TransformConfig; c != nil && len(c.EnabledTransformers) > 0 {

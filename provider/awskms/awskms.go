@@ -116,7 +116,7 @@ func (s *service) region() string { return s.client.Options().Region }
 
 // NewProvider makes a provider and checks its key with one DescribeKey. If the key is configured by
 // its ARN and DescribeKey is not permitted, NewProvider assumes a usable symmetric key. With
-// CheckLater or a public key in the configuration, it asks nothing.
+// CheckLater or a public key in the configuration, it makes no call.
 //
 // The result is also a [provider.ReEncrypter] for values of up to 4,096 bytes under symmetric keys,
 // a [provider.KeySelector] for keys of the Region, a [provider.PikoV2Keyring] and a

@@ -84,9 +84,9 @@ func (k *keys) find(keyARN string) (string, bool) {
 	return k.arns[i], true
 }
 
-// candidates returns the trusted keys that a request to decrypt may mean. If it names a key ID,
-// that is the one. If it names none or an alias, they are the provider's own key and then the
-// newest.
+// candidates returns the trusted keys that a request to decrypt may mean. If it names a key by its
+// ID or ARN, that is the only one. If it names an alias or no key, they are the provider's own key,
+// and then the other keys, the newest first.
 func (k *keys) candidates(keyID string) ([]string, error) {
 	if keyARN, ok := k.find(keyID); ok {
 		return []string{keyARN}, nil
@@ -182,7 +182,7 @@ func (p *keyring) decryptTrusted(ctx context.Context, blob []byte, encryptionCon
 	return nil, errors.Join(failures...)
 }
 
-// anotherMay reports whether another key may decrypt where one key failed with err.
+// anotherMay reports whether another key may decrypt a ciphertext for which one key failed with err.
 func anotherMay(err error) bool {
 	_, incorrect := errors.AsType[*types.IncorrectKeyException](err)
 	return incorrect || errors.Is(err, provider.ErrAccessDenied) || errors.Is(err, provider.ErrKeyDisabled) ||

@@ -31,13 +31,13 @@ var KeyService = keyurl.Service{
 	},
 }
 
-// DiscoveryKeyService opens what decrypts under all keys of stated accounts, which URLs name:
+// DiscoveryKeyService opens keyrings that decrypt under all keys of the accounts that a URL names:
 //
 //	awskms-discovery:?accounts=ACCOUNT,ACCOUNT…&region=REGION
 //
 // with the optional parameters
 //
-//	region=REGION                in which KMS is asked; without it, the one that Config describes
+//	region=REGION                of KMS; without it, the one that Config describes
 //	profile=NAME                 of the shared AWS configuration files
 //	partition=PARTITION          of the accounts, default "aws"
 //	endpoint=URL                 another KMS endpoint: a VPC endpoint, LocalStack

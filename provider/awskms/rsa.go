@@ -38,7 +38,7 @@ func isRSA(spec types.KeySpec) bool {
 	return spec == types.KeySpecRsa2048 || spec == types.KeySpecRsa3072 || spec == types.KeySpecRsa4096
 }
 
-// rsaKey is what a provider knows of an RSA key of KMS beside its ARN.
+// rsaKey is what a provider knows about its RSA key in KMS, apart from the ARN.
 type rsaKey struct {
 	public    lazy.Value[*rsa.PublicKey]
 	hash      crypto.Hash
