@@ -28,7 +28,7 @@ func (h *Host) reverse(ctx context.Context, key string, stored io.Reader, stated
 	case err != nil:
 		return nil, err
 	case kind.client != nil:
-		return h.openClients(ctx, kind.client, whole, stated)
+		return h.decryptS3EC(ctx, kind.client, whole, stated)
 	case kind == plaintext && len(stated) > 0:
 		return nil, errNoPairs
 	case kind == plaintext:
@@ -110,8 +110,8 @@ func (h *Host) kindOf(ctx context.Context, stored any, begin io.Reader) (kind, i
 // openS3EC is a function of s3ec.Opener.
 type openS3EC func(ctx context.Context, h *s3ec.Header, body io.Reader, keyrings []provider.Unwrapper, stated map[string]string) (*s3ec.Content, error)
 
-// openClients decrypts an object of the S3 Encryption Client.
-func (h *Host) openClients(ctx context.Context, client *s3ec.Header, stored io.Reader, stated map[string]string) (*s3ec.Content, error) {
+// decryptS3EC decrypts an object of the S3 Encryption Client.
+func (h *Host) decryptS3EC(ctx context.Context, client *s3ec.Header, stored io.Reader, stated map[string]string) (*s3ec.Content, error) {
 	content, err := h.openS3EC(ctx, client, stored, h.decrypter.Keyrings, stated)
 	if err != nil {
 		return nil, err // content would be an io.Reader that holds a nil pointer
@@ -355,7 +355,7 @@ func (h *Host) OpenObject(ctx context.Context, key string, stored Object, encryp
 	case err != nil:
 		return nil, err
 	case kind.client != nil:
-		content, err := h.openClients(ctx, kind.client, whole, encryptionContext)
+		content, err := h.decryptS3EC(ctx, kind.client, whole, encryptionContext)
 		if err != nil {
 			return nil, err
 		}

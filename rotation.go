@@ -172,7 +172,7 @@ func (h *Host) Migrate(ctx context.Context, key string) error {
 
 // moveClients returns an object of the S3 Encryption Client as a stored object.
 func (h *Host) moveClients(ctx context.Context, key string, client *s3ec.Header, stored io.Reader) (io.Reader, error) {
-	content, err := h.openClients(ctx, client, stored, nil)
+	content, err := h.decryptS3EC(ctx, client, stored, nil)
 	if err != nil {
 		return nil, err
 	}

@@ -96,8 +96,8 @@ func (l *s3Listing) record(as func(any) bool) error {
 	return l.checkToken(in.ContinuationToken)
 }
 
-// checkToken returns an error if a token was sent before, since such a listing would never end. A page
-// may take several requests.
+// checkToken returns an error if a token was sent before, since such a listing would never end. A
+// page may take several requests.
 func (l *s3Listing) checkToken(token *string) error {
 	if l.tokens[aws.ToString(token)] {
 		return errSameToken

@@ -106,9 +106,9 @@ type Transformer struct {
 
 	// MaxWindow is the largest window in bytes that a stream of [Zstd] or [ZstdSeekable] may have
 	// to be decompressed: its writer chooses it, and its reader takes as much memory. For random
-	// access to [ZstdSeekable] it bounds a frame before compression. 0 means 8 MiB.
-	// The programs zstd -19 and above, and zstd --long, choose larger ones, up to 2 GiB. Set
-	// MaxWindow before the first stream.
+	// access to [ZstdSeekable] it bounds a frame before compression. 0 means 8 MiB. The programs
+	// zstd -19 and above, and zstd --long, choose larger ones, up to 2 GiB. Set MaxWindow before
+	// the first stream.
 	MaxWindow int
 
 	format  string

@@ -50,8 +50,8 @@ func (f *Storage) exclusively(ctx context.Context, change func() error) error {
 	return change()
 }
 
-// stagingFolder returns the folder in which to write an object before it is renamed to name. That is the
-// top one, or the object's own folder if that is on another device. The error holds
+// stagingFolder returns the folder in which to write an object before it is renamed to name. That
+// is the top one, or the object's own folder if that is on another device. The error holds
 // ErrInvalidObjectKey if it is already known that the object can't have this name.
 func (f *Storage) stagingFolder(ctx context.Context, name string) (string, error) {
 	parts := strings.Split(name, string(filepath.Separator))

@@ -88,8 +88,8 @@ func (s *Scanner) Scan(b []byte) (size int, done bool, err error) {
 	return s.need, s.state == pastEnd, nil
 }
 
-// advance goes on to the next state. All states but the first and the last end with a length or count
-// of two bytes.
+// advance goes on to the next state. All states but the first and the last end with a length or
+// count of two bytes.
 func (s *Scanner) advance(b []byte) error {
 	switch s.state {
 	case atStart:

@@ -13,7 +13,8 @@ import (
 	"time"
 )
 
-// The states that a key can have, as AWS names them (AWS KMS Developer Guide, "Key states of AWS KMS keys").
+// The states that a key can have, as AWS names them (AWS KMS Developer Guide, "Key states of AWS
+// KMS keys").
 const (
 	stateCreating               = "Creating"
 	stateEnabled                = "Enabled"

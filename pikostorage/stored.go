@@ -30,12 +30,13 @@ const transformersKey = "x-piko-transformers"
 
 const noTransformers = "[]"
 
-// name returns the name of an object for the host. The repository is escaped, so its end is
+// objectName returns the name of an object for the host. The repository is escaped, so its end is
 // certain.
-func name(repository, key string) string { return url.PathEscape(repository) + "/" + key }
+func objectName(repository, key string) string { return url.PathEscape(repository) + "/" + key }
 
-// at returns parameters that name an object, without those that the inner provider must not see.
-func at(repository, key string) storage.GetParams {
+// paramsFor returns parameters that name an object, without those that the inner provider must not
+// see.
+func paramsFor(repository, key string) storage.GetParams {
 	return storage.GetParams{Repository: repository, Key: key}
 }
 
@@ -50,7 +51,7 @@ type stored struct {
 // make more. If the object is replaced meanwhile, they fail, since frames of another object fail
 // authentication.
 func (e *encrypted) open(ctx context.Context, repository, key string) (*stored, error) {
-	info, err := e.inner.Stat(ctx, at(repository, key))
+	info, err := e.inner.Stat(ctx, paramsFor(repository, key))
 	if err != nil {
 		return nil, err
 	}
@@ -60,7 +61,7 @@ func (e *encrypted) open(ctx context.Context, repository, key string) (*stored, 
 // openAs does what open does, for an object whose size is known.
 func (e *encrypted) openAs(ctx context.Context, repository, key string, info *storage.ObjectInfo) (_ *stored, err error) {
 	fetch := func(offset, length int64) (io.ReadCloser, error) {
-		params := at(repository, key)
+		params := paramsFor(repository, key)
 		params.ByteRange = &storage.ByteRange{Start: offset, End: offset + length - 1}
 		return e.inner.Get(ctx, params)
 	}
@@ -135,8 +136,8 @@ func (e *encrypted) recordedHeader(r *recorder, content io.Reader) *header.Heade
 	return h
 }
 
-// ours reports whether this package wrote an object with this header.
-func ours(h *header.Header) bool {
+// isOurs reports whether this package wrote an object with this header.
+func isOurs(h *header.Header) bool {
 	if h == nil {
 		return false
 	}
@@ -146,17 +147,17 @@ func ours(h *header.Header) bool {
 
 // namesIn returns the list of Piko's transformers in a header.
 func namesIn(h *header.Header) string {
-	if !ours(h) {
+	if !isOurs(h) {
 		return noTransformers
 	}
 	return h.EncryptionContext[transformersKey]
 }
 
-// passed reports whether a stored object is passed as it is to Piko's own transformers, which made
-// it before this package was used. The error holds pikokms.ErrPlaintext if such objects are not
-// allowed.
-func (e *encrypted) passed(h *header.Header, metadata map[string]string) (bool, error) {
-	if ours(h) || metadata[transformersKey] == "" {
+// isPassed reports whether a stored object is passed as it is to Piko's own transformers, which
+// made it before this package was used. The error holds pikokms.ErrPlaintext if such objects are
+// not allowed.
+func (e *encrypted) isPassed(h *header.Header, metadata map[string]string) (bool, error) {
+	if isOurs(h) || metadata[transformersKey] == "" {
 		return false, nil
 	}
 	if !e.host.AllowsPlaintext() {

@@ -12,8 +12,8 @@ import (
 
 // ChangedDataKeys asks p a thousand times to unwrap a data key that it wrapped with these pairs,
 // each time with one byte of the provider information or the ciphertext changed. The test fails
-// unless p always refuses: because it does not trust the key, because the data key does not decrypt,
-// or because it names a version of the key that does not exist.
+// unless p always refuses: because it does not trust the key, because the data key does not
+// decrypt, or because it names a version of the key that does not exist.
 func ChangedDataKeys(t testing.TB, p provider.Unwrapper, made header.EncryptedDataKey, pairs map[string]string) {
 	t.Helper()
 	random := rand.New(rand.NewPCG(1, 2))

@@ -171,8 +171,8 @@ func (m *Message) Mutate(r *rand.Rand, other *Message) (Kind, []byte) {
 	}
 }
 
-// bytesOnly is how many of the first Kinds change only the sealed bytes, and do not need the message's
-// parts.
+// bytesOnly is how many of the first Kinds change only the sealed bytes, and do not need the
+// message's parts.
 const bytesOnly = 8
 
 func (m *Message) twice(r *rand.Rand, other *Message) []byte {
@@ -223,7 +223,8 @@ func HostileContext(r *rand.Rand) []byte {
 	return b
 }
 
-// ForeignARN is the ARN of a key that no test has. Asking a key service about it would be a mistake.
+// ForeignARN is the ARN of a key that no test has. Asking a key service about it would be a
+// mistake.
 const ForeignARN = "arn:aws:kms:us-east-1:999999999999:key/00000000-0000-0000-0000-000000000000"
 
 // hostileKeys returns serialised encrypted data keys, with their count.

@@ -96,9 +96,9 @@ os._exit(0)
 `
 
 // Moto returns the URL of an empty moto server that no other test uses at the same time. A server
-// takes a while to start, so later tests of the process reuse it. The test is skipped in short mode,
-// so that what runs then does not depend on a machine's Python, and if neither python3 nor the
-// Python that PIKOKMS_PYTHON names has moto's server.
+// takes a while to start, so later tests of the process reuse it. The test is skipped in short
+// mode, so that what runs then does not depend on a machine's Python, and if neither python3 nor
+// the Python that PIKOKMS_PYTHON names has moto's server.
 func Moto(t testing.TB) string {
 	t.Helper()
 	if testing.Short() {

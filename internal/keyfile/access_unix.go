@@ -12,7 +12,8 @@ import (
 	"piko.sh/pikokms/provider"
 )
 
-// checkAccess returns an error if another user has access to a file that only its owner should have.
+// checkAccess returns an error if another user has access to a file that only its owner should
+// have.
 func checkAccess(path string, info fs.FileInfo, secret bool) error {
 	mode := info.Mode().Perm()
 	if owner, ok := info.Sys().(*syscall.Stat_t); ok && owner.Uid != 0 && int(owner.Uid) != os.Geteuid() {

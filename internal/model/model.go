@@ -270,7 +270,8 @@ func settle(t *rapid.T, s System, batch []*operation, state map[string][]byte, f
 	}
 }
 
-// checkSingleWrite checks an object that a single operation of the batch wrote, if that operation succeeded.
+// checkSingleWrite checks an object that a single operation of the batch wrote, if that operation
+// succeeded.
 func checkSingleWrite(t *rapid.T, s System, batch []*operation, key string, found map[string][]byte) {
 	var writes []*operation
 	for _, o := range batch {

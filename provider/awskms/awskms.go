@@ -239,7 +239,7 @@ func (s *service) describe(ctx context.Context, keyID string) (*types.KeyMetadat
 	if err != nil {
 		return nil, err
 	}
-	if out.KeyMetadata == nil || !names(keyID, aws.ToString(out.KeyMetadata.Arn)) {
+	if out.KeyMetadata == nil || !isAnswerFor(keyID, aws.ToString(out.KeyMetadata.Arn)) {
 		var got string
 		if out.KeyMetadata != nil {
 			got = aws.ToString(out.KeyMetadata.Arn)
@@ -249,8 +249,8 @@ func (s *service) describe(ctx context.Context, keyID string) (*types.KeyMetadat
 	return out.KeyMetadata, nil
 }
 
-// names reports whether a key ARN in an answer may belong to the key that was asked for.
-func names(asked, keyARN string) bool {
+// isAnswerFor reports whether a key ARN in an answer may belong to the key that was asked for.
+func isAnswerFor(asked, keyARN string) bool {
 	got, _ := arn.Parse(keyARN)
 	want, err := arn.Parse(asked)
 	switch {

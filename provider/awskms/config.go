@@ -111,8 +111,8 @@ func (c *Config) validate() error {
 	return c.validateConnection()
 }
 
-// forProvider returns an error if a field is set that is only for a provider.
-func (c *Config) forProvider() error {
+// refuseProviderFields returns an error if a field is set that is only for a provider.
+func (c *Config) refuseProviderFields() error {
 	if c.CheckLater || c.PublicKey != nil || c.PublicKeyFile != "" || c.Peer != nil || c.PeerFile != "" || c.Hash != 0 {
 		return fmt.Errorf("%w: CheckLater, PublicKey, Peer, their files and Hash are for a Provider", provider.ErrInvalidKey)
 	}

@@ -51,8 +51,8 @@ func (p *keyring) ownPublic(ctx context.Context, keyARN string) (*ecdh.PublicKey
 	})
 }
 
-// wrapEC wraps a data key for the peer. Without a peer, it wraps the data key for the provider's own
-// key under an ephemeral key, which takes no call.
+// wrapEC wraps a data key for the peer. Without a peer, it wraps the data key for the provider's
+// own key under an ephemeral key, which takes no call.
 func (p *keyring) wrapEC(ctx context.Context, keyARN string, plain []byte, encryptionContext map[string]string) (header.EncryptedDataKey, error) {
 	own, err := p.ownPublic(ctx, keyARN)
 	if err != nil {

@@ -127,9 +127,9 @@ func isDenied(err error) bool {
 	return ok && (api.ErrorCode() == "AccessDeniedException" || api.ErrorCode() == "AccessDenied")
 }
 
-// judgeCredentials returns the error for missing credentials, or for an outage of their source. Most
-// machines have no EC2 instance metadata. So if that service does not answer, credentials are taken
-// to be missing.
+// judgeCredentials returns the error for missing credentials, or for an outage of their source.
+// Most machines have no EC2 instance metadata. So if that service does not answer, credentials are
+// taken to be missing.
 func judgeCredentials(missing *kmsclient.CredentialsError, err error) error {
 	if service, ok := errors.AsType[*smithy.OperationError](missing.Cause); missing.Late || ok && service.Service() != "ec2imds" && sentinel(service) == provider.ErrProviderUnavailable {
 		return fmt.Errorf("%w: the source of the AWS credentials does not give them now: %w", provider.ErrProviderUnavailable, err)

@@ -58,16 +58,16 @@ var DiscoveryKeyService = keyurl.Service{
 }
 
 var (
-	keyARN = regexp.MustCompile(`^arn:[^:]*:kms:`)
-	keyID  = regexp.MustCompile(`^(mrk-[0-9a-f]{32}|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12})$`)
+	arnPattern = regexp.MustCompile(`^arn:[^:]*:kms:`)
+	idPattern  = regexp.MustCompile(`^(mrk-[0-9a-f]{32}|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12})$`)
 )
 
 // meantKey returns the URL of a key that is named as in AWS's tools.
 func meantKey(text string) string {
 	switch {
-	case keyARN.MatchString(text):
+	case arnPattern.MatchString(text):
 		return scheme + ":///" + text
-	case strings.HasPrefix(text, "alias/"), keyID.MatchString(text):
+	case strings.HasPrefix(text, "alias/"), idPattern.MatchString(text):
 		return scheme + "://" + text + "?region=REGION"
 	}
 	return ""

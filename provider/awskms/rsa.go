@@ -92,10 +92,10 @@ func (p *keyring) wrapRSA(ctx context.Context, keyARN string, plain []byte, encr
 	if err := ctx.Err(); err != nil {
 		return header.EncryptedDataKey{}, err
 	}
-	whole := append(make([]byte, 0, len(bound)+len(plain)), bound...)
-	whole = append(whole, plain...)
-	defer clear(whole)
-	ciphertext, err := rsa.EncryptOAEP(p.rsa.hash.New(), rand.Reader, public, whole, nil)
+	input := append(make([]byte, 0, len(bound)+len(plain)), bound...)
+	input = append(input, plain...)
+	defer clear(input)
+	ciphertext, err := rsa.EncryptOAEP(p.rsa.hash.New(), rand.Reader, public, input, nil)
 	if err != nil {
 		return header.EncryptedDataKey{}, fmt.Errorf("%w: %w", provider.ErrEncryptionFailed, err)
 	}
