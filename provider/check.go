@@ -6,8 +6,8 @@ import (
 	"fmt"
 )
 
-// HealthChecker is a keyring that checks itself otherwise than Check does, as one that can only
-// encrypt, or that keeps keys of its own.
+// HealthChecker is a keyring that checks itself in another way than Check does. Examples are one
+// that can only encrypt, and one that caches keys of its own.
 type HealthChecker interface {
 	// HealthCheck reports why the keyring can't be used, or nil.
 	HealthCheck(ctx context.Context) error
@@ -48,7 +48,7 @@ func check(ctx context.Context, keyring Keyring) error {
 	})
 }
 
-// changed is the error of a data key that is another one once it is unwrapped.
+// changed returns the error for a data key that unwraps to another key.
 func changed(keyring Keyring, keyID string) error {
 	err := fmt.Errorf("%w: the data key came back changed", ErrDecryptionFailed)
 	if p, ok := keyring.(EncryptionProvider); ok {

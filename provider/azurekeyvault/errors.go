@@ -65,7 +65,7 @@ func newAnswerError(answered *azcore.ResponseError) *answerError {
 	a := &answerError{ResponseError: answered}
 	text, err := runtime.Payload(answered.RawResponse)
 	if err != nil {
-		return a // it can't be, since the answer is in memory
+		return a // this can't happen, since the answer is in memory
 	}
 	var body struct {
 		Error struct {

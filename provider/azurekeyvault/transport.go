@@ -22,7 +22,8 @@ import (
 // 2,000.
 const maxAnswer = 64 << 10
 
-// exchange is what the transport knows of a call of a vault. The context of the requests holds it.
+// exchange is a call of a vault, which may take several requests. Their context carries it to the
+// transport.
 //
 // Azure's client leaves copies of what it sends and receives in memory. So it is given no plain
 // data key: the transport puts it into the request and takes it out of the answer.

@@ -199,7 +199,8 @@ func (f *fileTable) update(ctx context.Context, change func(*bbolt.Tx) error) er
 		return err
 	}
 	if f.exists() == nil {
-		// To open the file for reading reads no page that may be damaged but for the first two.
+		// bbolt opened read-only reads no more than the first two pages, so that open can check all
+		// of them before bbolt reads a damaged one.
 		if err := f.open(&bbolt.Options{Timeout: fileWait, ReadOnly: true}, func(*bbolt.DB) error { return nil }); err != nil {
 			return err
 		}
@@ -269,12 +270,12 @@ func hasBuckets(tx *bbolt.Tx) bool {
 	return name != nil
 }
 
-// isOther returns the error for a file that is something else.
+// isOther returns the error for a file that is not a table of branch keys.
 func (f *fileTable) isOther(what string) error {
 	return fmt.Errorf("%w: the file %s is no table of branch keys: %s; name the file that Create made, or get it from a backup", provider.ErrInvalidKey, f.path, what)
 }
 
-// exists keeps bbolt from making a file where there is none.
+// exists returns an error if there is no file, since bbolt would make one.
 func (f *fileTable) exists() error {
 	info, err := os.Stat(f.path)
 	switch {

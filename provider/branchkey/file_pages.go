@@ -22,7 +22,7 @@ const (
 	leafIsBucket = 0x01
 
 	metaMagic    = 0xED0CDAED
-	metaSummed   = 56 // of a meta's bytes, behind the page's header: those before the checksum
+	metaSummed   = 56 // how many bytes of a meta, after the page's header, the checksum covers
 	metaSize     = metaSummed + 8
 	leastPage    = 1 << 10
 	greatestPage = 64 << 10
@@ -31,12 +31,12 @@ const (
 )
 
 // pages checks the pages of a database before bbolt reads them. bbolt panics at a damaged page,
-// maybe in a goroutine of its own, and follows a circle of pages without end.
+// perhaps in a goroutine of its own, and never returns from a circle of pages.
 type pages struct {
 	file *os.File
 	size uint64          // of a page, in bytes
 	end  uint64          // the number of the first page that is not used
-	seen map[uint64]bool // pages that something leads to
+	seen map[uint64]bool // pages that were reached, or listed as free
 }
 
 // inUse checks the pages that are in use, and returns the first page of the list of free ones.
@@ -88,7 +88,7 @@ func eraseFree(file *os.File) error {
 	return nil
 }
 
-// meta returns the root page and that of the free pages, of the later one of two metas.
+// meta returns the root page and the page of the free list, from the newer one of two metas.
 func (p *pages) meta() (root, free uint64, err error) {
 	found, last := false, uint64(0)
 	for at := int64(0); at <= greatestPage; at = max(2*at, leastPage) {
@@ -194,7 +194,7 @@ func (p *pages) elements(b []byte) error {
 	return nil
 }
 
-// bucket checks a bucket, which is in a page of its own, or behind its header if it is small.
+// bucket checks a bucket, which is in a page of its own, or after its header if it is small.
 func (p *pages) bucket(b []byte) error {
 	if len(b) < bucketSize {
 		return errors.New("a bucket is cut short")
@@ -208,8 +208,8 @@ func (p *pages) bucket(b []byte) error {
 	return p.elements(b)
 }
 
-// free checks the list of free pages. A page that is in use would be overwritten if it were listed
-// there. It calls take with each page that is free.
+// free checks the list of free pages, and calls take with each of them. A page in use must not be
+// listed there, since bbolt would overwrite it.
 func (p *pages) free(id uint64, take func(page uint64) error) error {
 	b, err := p.read(id)
 	if err != nil {

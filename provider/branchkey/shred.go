@@ -10,10 +10,10 @@ import (
 	"piko.sh/pikokms/provider"
 )
 
-// How long a branch key is disabled before it can be destroyed. DefaultWait is the least that AWS
-// KMS waits before it deletes a key (KMS API Reference, "ScheduleKeyDeletion"). MinWait is our own
-// choice: a day in which whoever misses the branch key can say so, once caches of an hour have let
-// it go.
+// DefaultWait and MinWait are how long a branch key is disabled before it can be destroyed, by
+// default and at least. AWS KMS waits at least DefaultWait before it deletes a key (KMS API
+// Reference, "ScheduleKeyDeletion"). MinWait is this package's choice: caches of an hour have long
+// dropped the branch key by then, so whoever still needs it has had time to notice.
 const (
 	DefaultWait = 7 * 24 * time.Hour
 	MinWait     = 24 * time.Hour
@@ -210,7 +210,7 @@ func canDestroy(records []*record, now time.Time, wait time.Duration) error {
 	d := describe(records)
 	switch current := stateOf(records); {
 	case current == stateDestroyed:
-		return nil // in part, or something has come back
+		return nil // only in part, or some items have come back
 	case current == stateEnabled:
 		return fmt.Errorf("%w: disable it, and destroy it after %v", errNotDisabled, wait)
 	case len(d.Behind) > 0:
@@ -224,7 +224,7 @@ func canDestroy(records []*record, now time.Time, wait time.Duration) error {
 }
 
 // whole returns all items of a branch key, and the active one of them. It fails if one of them is
-// damaged, and the error says how the branch key can be destroyed all the same.
+// damaged. The error then says how the branch key can still be destroyed.
 func (s *Store) whole(ctx context.Context, id string) (records []*record, active *record, err error) {
 	records, faults, err := s.all(ctx, id)
 	if err != nil {
@@ -239,11 +239,11 @@ func (s *Store) whole(ctx context.Context, id string) (records []*record, active
 	return records, active, nil
 }
 
-// replace replaces items by what replacement returns, which is told whether the transaction is the
-// last one. Each transaction also writes the active item, on the condition that nobody else has. So
-// of two administrators who change a branch key at the same time, one gets an error that holds
-// ErrConflict at their next transaction. With an error, written says whether a transaction was
-// written before.
+// replace replaces each item by what replacement returns for it. The parameter last is true in the
+// last transaction. Each transaction also writes the active item, on the condition that nobody else
+// has changed it. So of two administrators who change a branch key at the same time, one gets an
+// error that holds ErrConflict at their next transaction. If there is an error, written reports
+// whether an earlier transaction was written.
 func (s *Store) replace(ctx context.Context, active *record, items []*record, replacement func(r *record, last bool) (tableItem, error)) (written bool, err error) {
 	others := slices.DeleteFunc(slices.Clone(items), func(r *record) bool { return r == active })
 	chunks := slices.Collect(slices.Chunk(others, maxWrites-1))

@@ -150,8 +150,8 @@ func (s *Store) exists(ctx context.Context, id string) error {
 // takenBy returns the error for the ID of a branch key that is disabled or destroyed.
 func takenBy(err error) error { return fmt.Errorf("%w: choose another ID: %w", ErrExists, err) }
 
-// checkID refuses an ID that people could not tell from another one. Whoever picks branch keys by
-// ID would otherwise pick another tenant's, or none.
+// checkID refuses an ID that people could mistake for another one. A Supplier could otherwise pick
+// another tenant's branch key, or none.
 func checkID(id string) error {
 	switch {
 	case len(id) > maxID || !utf8.ValidString(id):
@@ -267,7 +267,7 @@ func (s *Store) get(ctx context.Context, id, kind string) (*record, error) {
 	return r, nil
 }
 
-// look returns an item as get does, in whatever state it is.
+// look does what get does, for an item in any state.
 func (s *Store) look(ctx context.Context, id, kind string) (*record, error) {
 	item, err := s.table.Get(ctx, id, kind)
 	if err != nil {
@@ -324,8 +324,8 @@ func (s *Store) authenticate(ctx context.Context, r *record, under string) error
 	return s.aboutItem(r, err)
 }
 
-// aboutItem adds to an error of KMS the item that it is about. If KMS refused the item, that is the
-// reason.
+// aboutItem adds the name of an item to an error of KMS about it. If KMS refused the item, the
+// error holds ErrDamaged.
 func (s *Store) aboutItem(r *record, err error) error {
 	switch {
 	case err == nil:
@@ -431,7 +431,7 @@ func describe(records []*record) *Description {
 	return d
 }
 
-// describeKey describes the branch key of an active item, by that alone.
+// describeKey describes a branch key by its active item alone.
 func (r *record) describeKey() *Description {
 	return &Description{ID: r.id, Context: r.ownContext(), Active: r.describe(), Err: r.check(), Disabled: r.disabled, Destroyed: r.destroyed}
 }

@@ -23,8 +23,8 @@ const scheme = "branchkey"
 // defaultTTL is the TTL of a URL that states none.
 const defaultTTL = time.Hour
 
-// ParseURL returns the configuration that a URL stands for, without asking anything. A table in
-// DynamoDB is
+// ParseURL returns the configuration that a URL stands for, without any call. A table in DynamoDB
+// is
 //
 //	branchkey://TABLE/BRANCH-KEY-ID?key=KEY-ARN
 //	branchkey://TABLE/BRANCH-KEY-ID?accounts=ACCOUNT,ACCOUNT…

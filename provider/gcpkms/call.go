@@ -19,7 +19,7 @@ import (
 	"piko.sh/pikokms/provider"
 )
 
-// once turns off the retries of Google's client, which go on for a minute and don't cover damaged
+// once turns off the retries of Google's client, which last up to a minute and don't cover damaged
 // answers.
 var once = gax.WithRetry(nil)
 
@@ -44,8 +44,9 @@ func call[T any](ctx context.Context, p *keyring, operation, key string, ask fun
 	}
 }
 
-// purpose adds to a FAILED_PRECONDITION that the key has another purpose, which has the same code
-// as a version that can't be used, if the key may be described.
+// purpose adds to a FAILED_PRECONDITION that the key is for another purpose, if that is the reason.
+// Cloud KMS has the same code for a version that can't be used. So purpose describes the key, if
+// that is permitted.
 func (p *keyring) purpose(ctx context.Context, operation, key string, err error) error {
 	if status.Code(err) != codes.FailedPrecondition || operation == "GetCryptoKey" {
 		return err

@@ -68,9 +68,9 @@ const providerType provider.Type = "gcp_kms"
 // keyring is the provider of NewProvider.
 type keyring struct {
 	client     *kms.KeyManagementClient
-	borrows    bool   // the client, from the provider whose Under made this one
+	borrows    bool   // whether the client is that of the provider whose Under made this one
 	own        string // resource name of the provider's own key
-	address    string // of Cloud KMS, as the client was told it
+	address    string // of Cloud KMS, as the client has it
 	maxRetries int
 	timeout    time.Duration
 	keys       *keys
@@ -78,9 +78,9 @@ type keyring struct {
 }
 
 // NewProvider makes a provider and checks its key with one GetCryptoKey. If that is not permitted,
-// it tries whether the key may be used, with calls that store nothing. With CheckLater, it asks
-// nothing. The options are those of Google's clients. Close the provider when it is not used any
-// more.
+// it makes calls of Decrypt and Encrypt, which change nothing, to find out whether it may use the
+// key. With CheckLater, it makes no call. The options are those of Google's clients. Close the
+// provider when it is not used any more.
 //
 // The result is also a [provider.DirectEncrypter] for values of up to 4,096 bytes, a
 // [provider.KeySelector] and a [provider.PikoV2Keyring]. A value does not name its key, so to
@@ -130,8 +130,8 @@ func (p *keyring) check(ctx context.Context) error {
 	if !errors.Is(err, provider.ErrAccessDenied) {
 		return err
 	}
-	// The roles for encryption and decryption don't permit GetCryptoKey. Whoever may use the key is
-	// told that a ciphertext of one byte does not decrypt.
+	// The roles for encryption and decryption don't permit GetCryptoKey. A ciphertext of one byte
+	// does not decrypt, but Cloud KMS says so only to callers that may decrypt.
 	_, err = p.decrypt(ctx, p.own, []byte{0}, nil)
 	if !errors.Is(err, provider.ErrAccessDenied) {
 		return unless(err, provider.ErrDecryptionFailed)
