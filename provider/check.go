@@ -41,15 +41,15 @@ func check(ctx context.Context, keyring Keyring) error {
 	return made.PlaintextKey.WithAccess(func(want []byte) error {
 		return got.PlaintextKey.WithAccess(func(key []byte) error {
 			if subtle.ConstantTimeCompare(want, key) != 1 {
-				return changed(keyring, made.KeyID)
+				return changedError(keyring, made.KeyID)
 			}
 			return nil
 		})
 	})
 }
 
-// changed returns the error for a data key that unwraps to another key.
-func changed(keyring Keyring, keyID string) error {
+// changedError returns the error for a data key that unwraps to another key.
+func changedError(keyring Keyring, keyID string) error {
 	err := fmt.Errorf("%w: the data key came back changed", ErrDecryptionFailed)
 	if p, ok := keyring.(EncryptionProvider); ok {
 		return Failure("HealthCheck", p.Type(), keyID, err)

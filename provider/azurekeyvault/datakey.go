@@ -68,9 +68,9 @@ func (p *keyring) wrapKey(ctx context.Context, key *provider.SecureBytes, encryp
 	}
 	wrapped := header.EncryptedDataKey{ProviderID: providerID, ProviderInfo: []byte(p.id + "/" + v.version)}
 	err = key.WithAccess(func(plain []byte) (err error) {
-		whole := append(append(make([]byte, 0, len(bound)+len(plain)), bound...), plain...)
-		defer clear(whole)
-		wrapped.Ciphertext, err = p.wrap(ctx, v, whole)
+		input := append(append(make([]byte, 0, len(bound)+len(plain)), bound...), plain...)
+		defer clear(input)
+		wrapped.Ciphertext, err = p.wrap(ctx, v, input)
 		return err
 	})
 	return wrapped, err

@@ -23,7 +23,7 @@ var KeyService = keyurl.Service{
 	Scheme:      scheme,
 	Type:        providerType,
 	ProviderIDs: []string{providerID},
-	Meant:       meant,
+	Meant:       meantKey,
 	Parse: func(u *url.URL) (keyurl.Key, error) {
 		c, err := parseURL(u)
 		return keyurl.Key{

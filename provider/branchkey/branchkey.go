@@ -396,7 +396,7 @@ func (p *branchProvider) GetKeyInfo(ctx context.Context, keyID string) (*provide
 	}
 	var r *record
 	err := p.call(ctx, "GetKeyInfo", func(ctx context.Context) (err error) {
-		r, err = p.store.look(ctx, id, kindActive)
+		r, err = p.store.find(ctx, id, kindActive)
 		return err
 	})
 	if err != nil {

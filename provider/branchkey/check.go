@@ -32,7 +32,7 @@ func (s *Store) check(ctx context.Context, id string) error {
 		return err
 	}
 	if err := notDestroyed(id, records); err != nil {
-		return errors.Join(append(faults, cameBack(err, records))...)
+		return errors.Join(append(faults, checkAllDestroyed(err, records))...)
 	}
 	isWhole := len(faults) == 0
 	byKind := make(map[string]*record)
@@ -51,8 +51,8 @@ func (s *Store) check(ctx context.Context, id string) error {
 	return errors.Join(faults...)
 }
 
-// cameBack returns an error if a branch key is destroyed, but some of its items are not.
-func cameBack(destroyed error, records []*record) error {
+// checkAllDestroyed returns an error if a branch key is destroyed, but some of its items are not.
+func checkAllDestroyed(destroyed error, records []*record) error {
 	var errs []error
 	for _, r := range records {
 		if r.state != stateDestroyed {

@@ -65,7 +65,7 @@ func (s *Store) Disable(ctx context.Context, id string) (*Description, error) {
 func (s *Store) disable(ctx context.Context, id string) (*Description, error) {
 	wasDisabled := false // before, or by this call
 	for range disableAttempts {
-		records, active, err := s.whole(ctx, id)
+		records, active, err := s.intact(ctx, id)
 		if err != nil {
 			return nil, err
 		}
@@ -75,15 +75,15 @@ func (s *Store) disable(ctx context.Context, id string) (*Description, error) {
 		if wasDisabled && active.state == stateEnabled {
 			return nil, fmt.Errorf("%w: it was enabled again meanwhile", ErrConflict)
 		}
-		behind := slices.DeleteFunc(slices.Clone(records), func(r *record) bool { return r.state == stateDisabled })
-		if len(behind) == 0 {
+		pending := slices.DeleteFunc(slices.Clone(records), func(r *record) bool { return r.state == stateDisabled })
+		if len(pending) == 0 {
 			return describe(records), nil
 		}
 		now, err := s.now(ctx, id)
 		if err != nil {
 			return nil, err
 		}
-		written, err := s.replace(ctx, active, behind, func(r *record, _ bool) (tableItem, error) {
+		written, err := s.replace(ctx, active, pending, func(r *record, _ bool) (tableItem, error) {
 			if r.state == stateDisabled {
 				return setAside(r.tableItem, r.disabled)
 			}
@@ -108,7 +108,7 @@ func (s *Store) Enable(ctx context.Context, id string) (*Description, error) {
 }
 
 func (s *Store) enable(ctx context.Context, id string) (*Description, error) {
-	records, active, err := s.whole(ctx, id)
+	records, active, err := s.intact(ctx, id)
 	if err != nil {
 		return nil, err
 	}
@@ -118,11 +118,11 @@ func (s *Store) enable(ctx context.Context, id string) (*Description, error) {
 	if err := s.newest.refuseDestroyed(id); err != nil {
 		return nil, err
 	}
-	behind := slices.DeleteFunc(slices.Clone(records), func(r *record) bool { return r.state == stateEnabled })
-	if len(behind) == 0 {
+	pending := slices.DeleteFunc(slices.Clone(records), func(r *record) bool { return r.state == stateEnabled })
+	if len(pending) == 0 {
 		return describe(records), nil
 	}
-	_, err = s.replace(ctx, active, behind, func(r *record, last bool) (tableItem, error) {
+	_, err = s.replace(ctx, active, pending, func(r *record, last bool) (tableItem, error) {
 		if r == active && r.state == stateDisabled && !last {
 			return setAside(r.tableItem, r.disabled)
 		}
@@ -131,7 +131,7 @@ func (s *Store) enable(ctx context.Context, id string) (*Description, error) {
 	if err != nil {
 		return nil, err
 	}
-	records, _, err = s.whole(ctx, id)
+	records, _, err = s.intact(ctx, id)
 	if err != nil {
 		return nil, err
 	}
@@ -172,7 +172,7 @@ func (s *Store) destroy(ctx context.Context, id string, wait time.Duration) (*De
 	if wait < MinWait {
 		return nil, fmt.Errorf("%w: a branch key is disabled for at least %v before it is destroyed, not for %v", provider.ErrInvalidKey, MinWait, wait)
 	}
-	records, active, err := s.whole(ctx, id)
+	records, active, err := s.intact(ctx, id)
 	if err != nil {
 		return nil, err
 	}
@@ -183,13 +183,13 @@ func (s *Store) destroy(ctx context.Context, id string, wait time.Duration) (*De
 	if err := canDestroy(records, now, wait); err != nil {
 		return nil, err
 	}
-	behind := slices.DeleteFunc(slices.Clone(records), func(r *record) bool { return r.state == stateDestroyed })
-	if len(behind) > 0 {
-		_, err = s.replace(ctx, active, behind, func(r *record, _ bool) (tableItem, error) { return r.tombstone(now), nil })
+	pending := slices.DeleteFunc(slices.Clone(records), func(r *record) bool { return r.state == stateDestroyed })
+	if len(pending) > 0 {
+		_, err = s.replace(ctx, active, pending, func(r *record, _ bool) (tableItem, error) { return r.tombstone(now), nil })
 		if err != nil {
 			return nil, err
 		}
-		if records, _, err = s.whole(ctx, id); err != nil {
+		if records, _, err = s.intact(ctx, id); err != nil {
 			return nil, err
 		}
 	}
@@ -223,18 +223,18 @@ func canDestroy(records []*record, now time.Time, wait time.Duration) error {
 	return nil
 }
 
-// whole returns all items of a branch key, and the active one of them. It fails if one of them is
+// intact returns all items of a branch key, and the active one of them. It fails if one of them is
 // damaged. The error then says how the branch key can still be destroyed.
-func (s *Store) whole(ctx context.Context, id string) (records []*record, active *record, err error) {
+func (s *Store) intact(ctx context.Context, id string) (records []*record, active *record, err error) {
 	records, faults, err := s.all(ctx, id)
 	if err != nil {
 		return nil, nil, err
 	}
 	if len(faults) > 0 {
-		return nil, nil, damages(faults)
+		return nil, nil, damagedItems(faults)
 	}
 	if active = activeOf(records); active == nil {
-		return nil, nil, noActive()
+		return nil, nil, noActiveItem()
 	}
 	return records, active, nil
 }

@@ -163,10 +163,10 @@ func parseFileURL(u *url.URL) (Config, url.Values, error) {
 }
 
 // pickByPair returns the Supplier of a URL with by=NAME.
-func pickByPair(name, otherwise string) Supplier {
+func pickByPair(name, fallback string) Supplier {
 	return func(_ context.Context, encryptionContext map[string]string) (string, error) {
 		id := encryptionContext[name]
-		if id == "" && otherwise == "" {
+		if id == "" && fallback == "" {
 			return "", fmt.Errorf("%w: there is no pair %q, whose value is the branch key's ID; state it", provider.ErrKeyNotFound, name)
 		}
 		return id, nil

@@ -67,14 +67,14 @@ const providerType provider.Type = "gcp_kms"
 
 // keyring is the provider of NewProvider.
 type keyring struct {
-	client     *kms.KeyManagementClient
-	borrows    bool   // whether the client is that of the provider whose Under made this one
-	own        string // resource name of the provider's own key
-	address    string // of Cloud KMS, as the client has it
-	maxRetries int
-	timeout    time.Duration
-	keys       *keys
-	under      string // key ID of Under; empty for the provider's own key
+	client       *kms.KeyManagementClient
+	sharesClient bool   // whether the client is that of the provider whose Under made this one
+	own          string // resource name of the provider's own key
+	address      string // of Cloud KMS, as the client has it
+	maxRetries   int
+	timeout      time.Duration
+	keys         *keys
+	under        string // key ID of Under; empty for the provider's own key
 }
 
 // NewProvider makes a provider and checks its key with one GetCryptoKey. If that is not permitted,
@@ -153,7 +153,7 @@ func unless(err, expected error) error {
 // Under implements provider.KeySelector.
 func (p *keyring) Under(keyID string) provider.Provider {
 	other := *p
-	other.under, other.borrows = keyID, true
+	other.under, other.sharesClient = keyID, true
 	return &other
 }
 
@@ -165,7 +165,7 @@ func (p *keyring) Type() provider.Type { return providerType }
 
 // Close closes the connections to Cloud KMS, unless the provider is one of Under.
 func (p *keyring) Close() error {
-	if p.borrows {
+	if p.sharesClient {
 		return nil
 	}
 	return p.client.Close()
@@ -174,7 +174,7 @@ func (p *keyring) Close() error {
 // describe returns Cloud KMS's description of a key.
 func (p *keyring) describe(ctx context.Context, name string) (*kmspb.CryptoKey, error) {
 	key, err := call(ctx, p, "GetCryptoKey", name, func(ctx context.Context) (*kmspb.CryptoKey, error) {
-		return p.client.GetCryptoKey(ctx, &kmspb.GetCryptoKeyRequest{Name: name}, once)
+		return p.client.GetCryptoKey(ctx, &kmspb.GetCryptoKeyRequest{Name: name}, noRetries)
 	})
 	if err != nil {
 		return nil, err

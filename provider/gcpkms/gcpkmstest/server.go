@@ -80,8 +80,8 @@ func interceptors(ctx context.Context) []grpc.UnaryServerInterceptor {
 // intercept calls the method of a call through the call's interceptors.
 func intercept(ctx context.Context, request any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
 	for _, by := range slices.Backward(interceptors(ctx)) {
-		behind := handler
-		handler = func(ctx context.Context, request any) (any, error) { return by(ctx, request, info, behind) }
+		inner := handler
+		handler = func(ctx context.Context, request any) (any, error) { return by(ctx, request, info, inner) }
 	}
 	return handler(ctx, request)
 }
