@@ -57,11 +57,11 @@ func ParseURL(text string) (*url.URL, error) {
 	return u, err
 }
 
-// hidden stands in a URL for what may be secret, as in [url.URL.Redacted].
+// hidden replaces what may be secret in a URL, as [url.URL.Redacted] does.
 const hidden = "xxxxx"
 
-// open are the parameters of URLs of keys and buckets whose values are no secrets. Passwords in
-// those that are URLs are.
+// open are the parameters of URLs of keys and buckets whose values are shown. If such a value is a
+// URL itself, RedactURL redacts it, too.
 var open = []string{
 	// of keys
 	"accounts", "address", "auth-mount", "by", "endpoint", "entries", "hash", "id", "key", "kms-endpoint", "kubernetes-role",

@@ -31,14 +31,14 @@ type Config struct {
 	// them, where nobody else could write.
 	AllowUnauthenticated bool
 
-	// MaxMemory is how many bytes all objects together may have that are being decrypted. An object
-	// waits until there is room for it. 0 means a GiB for all Openers of the process that have no
-	// bound of their own.
+	// MaxMemory bounds the bytes of all objects that are being decrypted at the same time. An object
+	// waits until there is room for it. 0 means a GiB, which all Openers of the process without a
+	// bound of their own share.
 	MaxMemory int64
 }
 
-// Stored is content of a storage that knows which of its objects the client wrote. It is stored
-// content that pikokms.Storage.Get returns, or an object of pikokms.RangeStorage.
+// Stored is an interface of what a storage returns, from Get or Open, if the storage can find out
+// which of its objects the client wrote.
 type Stored interface {
 	// S3ECHeader returns what the object's metadata and its instruction file say, or nil if the
 	// client did not write it. Metadata are always looked at, and an instruction file is looked for

@@ -101,7 +101,7 @@ func (s *guarded) DecryptBatch(ctx context.Context, texts []string, encryptionCo
 	})
 }
 
-// each calls operation for every item, at most concurrency at once.
+// each calls operation for every item, for at most concurrency items at once.
 func each(items []string, concurrency int, operation func(string) (string, error)) ([]string, error) {
 	results, failures := make([]string, len(items)), make([]error, len(items))
 	next := make(chan int)

@@ -59,8 +59,8 @@ func newBreaker(onStateChange func(from, to State)) *gobreaker.CircuitBreaker[an
 	return gobreaker.NewCircuitBreaker[any](settings)
 }
 
-// A call that succeeds, or that the key service answers with an error, shows that it is up. These
-// two are the other verdicts.
+// A call that succeeds, or that the key service answers with an error, shows that the service is
+// up. These are the verdicts on other calls.
 var (
 	errOutage  = errors.New("the key service is down")
 	errNothing = errors.New("the call says nothing of the key service")
@@ -108,8 +108,8 @@ func isAnswer(err error) bool {
 	return false
 }
 
-// guard calls the provider through the breaker, unless there is none, or it stands inside the
-// provider.
+// guard makes a call of the provider through the breaker, unless there is no breaker, or it is
+// inside the provider.
 func guard[T any](ctx context.Context, s *guarded, operation string, call func(context.Context) (T, error)) (T, error) {
 	switch {
 	case s.inside:
@@ -167,7 +167,7 @@ func (s *guarded) limitTrial(ctx context.Context) (context.Context, context.Canc
 	return context.WithTimeout(ctx, openFor)
 }
 
-// broken is a Service's provider behind the breaker, without the cache.
+// broken is a Service's provider, called through the breaker and without the cache.
 type broken struct{ s *guarded }
 
 func (b broken) GenerateDataKey(ctx context.Context, encryptionContext map[string]string) (*provider.DataKey, error) {

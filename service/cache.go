@@ -16,7 +16,7 @@ import (
 // CacheLimits bound how long and how often a cached data key is used (specification:
 // framework/caching-cmm.md). A zero field means its default. A message that has begun before
 // MaxBytes is reached is finished. When there are MaxKeys data keys for encrypting, or as many for
-// decrypting, a new one replaces the one of its kind that was last used longest ago.
+// decrypting, a new one replaces the least recently used one of its kind.
 //
 // A data key serves all requests with the same encryption context, and of a
 // [provider.ScopedKeyring] those in the same scope. Two kinds of messages get nothing from the
@@ -51,8 +51,8 @@ type cache struct {
 	mu    sync.Mutex
 	calls map[string]*call // under way, by identity
 
-	// Encrypting and decrypting evict none of one another's data keys: whoever does both needs as
-	// many of each.
+	// There are two caches, so that encrypting does not evict data keys for decrypting, nor the
+	// other way round.
 	encrypting, decrypting *keycache.Cache[string, *entry] // by identity
 }
 
@@ -212,8 +212,8 @@ func (c *cache) get(ctx context.Context, kept *keycache.Cache[string, *entry], i
 		case <-ctx.Done():
 			return nil, nil, ctx.Err()
 		}
-		// If the caller that made the call gave up, the others got no answer, and the next one
-		// calls.
+		// If the caller that made the call gave up, there is no result, and one of the others makes
+		// the call again.
 		if pending.err != nil && !pending.gaveUp {
 			return nil, nil, pending.err
 		}

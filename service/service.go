@@ -80,7 +80,7 @@ type guarded struct {
 	cache       *cache                         // nil if there is none
 	instruments *instruments
 
-	inside bool // the breaker stands inside the provider, a provider.Guarded
+	inside bool // whether the breaker is inside the provider, a provider.Guarded
 }
 
 // New returns a Service on a provider. Close the provider after the Service, which zeroes the
@@ -181,7 +181,7 @@ func (s *guarded) call(ctx context.Context, operation string, call func(context.
 	return err
 }
 
-// EncryptsDirectly is true if the provider is a provider.DirectEncrypter of which it is true.
+// EncryptsDirectly returns the provider's result, or false if it is no provider.DirectEncrypter.
 func (s *guarded) EncryptsDirectly() bool {
 	d, ok := s.inner.(provider.DirectEncrypter)
 	return ok && d.EncryptsDirectly()

@@ -40,7 +40,7 @@ type Telemetry struct {
 	Logger         *slog.Logger
 }
 
-// instruments are the instruments of a Telemetry's providers. One that is nil is not used.
+// instruments are made by a Telemetry's providers. Those that are nil are not used.
 type instruments struct {
 	tracer    trace.Tracer
 	duration  metric.Float64Histogram

@@ -54,7 +54,7 @@ const (
 // offset, or more; both lie within size. If the object may be replaced meanwhile, fetch must return
 // the old bytes or fail.
 func NewRangeObject(size int64, modTime time.Time, start []byte, fetch func(offset, length int64) (io.ReadCloser, error)) *RangeObject {
-	size = max(size, 0) // a server that states less states nothing
+	size = max(size, 0) // a negative size means that the server stated none
 	r := &ranges{size: size, start: start[:min(int64(len(start)), size)], fetch: fetch}
 	return &RangeObject{io.NewSectionReader(r, 0, size), modTime, r}
 }

@@ -54,7 +54,7 @@ func isStatus(err error, status int) bool {
 	return ok && answered.StatusCode == status
 }
 
-// judge adds a sentinel to an error of the way to the server that has none yet.
+// judge adds a sentinel to an error of reaching the server, unless it has one.
 func judge(ctx context.Context, err error) error {
 	return provider.Judge(ctx, err, func(err error) error {
 		if answered, ok := errors.AsType[*api.ResponseError](err); ok {
@@ -70,7 +70,7 @@ func judge(ctx context.Context, err error) error {
 	})
 }
 
-// wayError is an error of the way to the server. It unwraps to a refused connection, but not to a
+// wayError is an error of reaching the server. It unwraps to a refused connection, but not to a
 // cause that holds the error of a deadline, since that is not the caller's.
 type wayError struct{ cause error }
 
@@ -111,8 +111,8 @@ func loginError(err error) error {
 	return strange(err)
 }
 
-// strange returns the error of a call by HashiCorp's client, which reads the answer itself. What it
-// can't read is an answer that broke off, or no answer of the server.
+// strange returns the error of a call whose answer HashiCorp's client itself parses. If it can't,
+// the answer has broken off, or is not the server's.
 func strange(err error) error {
 	_, answered := errors.AsType[*api.ResponseError](err)
 	_, unsent := errors.AsType[*url.Error](err)

@@ -26,7 +26,7 @@ type session struct {
 	kept    bool // renewal has started
 
 	again chan struct{} // holds one element while a call logs in after a refusal
-	since time.Time     // of the last such login; who has put the element may use it
+	since time.Time     // when the last such login was; guarded by again
 }
 
 // minRetryWait is the shortest time before an attempt is made again.
@@ -143,7 +143,7 @@ func (s *session) bound(ctx context.Context) (context.Context, context.CancelFun
 	}
 }
 
-// obtain logs in, or asks what the configured token is good for.
+// obtain logs in, or asks the server how long the configured token lives.
 func (s *session) obtain(ctx context.Context) (lease, error) {
 	if s.method != nil {
 		return s.login(ctx)
