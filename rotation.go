@@ -157,7 +157,7 @@ func (h *Host) Migrate(ctx context.Context, key string) error {
 			return nil, err
 		}
 		if kind.client != nil {
-			return h.moveClients(ctx, key, kind.client, whole)
+			return h.moveS3EC(ctx, key, kind.client, whole)
 		}
 		if kind == encryptedMessage {
 			return h.adopt(ctx, key, whole)
@@ -170,8 +170,8 @@ func (h *Host) Migrate(ctx context.Context, key string) error {
 	})
 }
 
-// moveClients returns an object of the S3 Encryption Client as a stored object.
-func (h *Host) moveClients(ctx context.Context, key string, client *s3ec.Header, stored io.Reader) (io.Reader, error) {
+// moveS3EC returns an object of the S3 Encryption Client as a stored object.
+func (h *Host) moveS3EC(ctx context.Context, key string, client *s3ec.Header, stored io.Reader) (io.Reader, error) {
 	content, err := h.decryptS3EC(ctx, client, stored, nil)
 	if err != nil {
 		return nil, err

@@ -134,12 +134,12 @@ func parseInstruction(content []byte) (map[string]string, error) {
 	if len(content) > maxInstruction {
 		return nil, malformed("its instruction file has more than %d bytes", maxInstruction)
 	}
-	var any map[string]any
-	if err := json.Unmarshal(content, &any); err != nil {
+	var members map[string]any
+	if err := json.Unmarshal(content, &members); err != nil {
 		return nil, malformed("its instruction file is no JSON object")
 	}
 	found := make(map[string]string)
-	for name, value := range any {
+	for name, value := range members {
 		text, ok := value.(string)
 		if !ok {
 			return nil, malformed("%.100q in its instruction file is no string", name)

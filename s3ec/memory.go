@@ -29,7 +29,7 @@ type memory struct {
 
 func newMemory(size int64) *memory { return &memory{size: size, free: semaphore.NewWeighted(size)} }
 
-var shared = newMemory(defaultMemory)
+var sharedMemory = newMemory(defaultMemory)
 
 // take waits for n bytes. What was given back may still be in Go's heap, so garbage is collected
 // where the two together would exceed the memory.

@@ -127,11 +127,11 @@ func (f *feature) possible(ask func() (bool, error)) (bool, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if !f.asked && !f.none {
-		yes, err := ask()
+		possible, err := ask()
 		if err != nil {
 			return false, err
 		}
-		f.asked, f.none = true, !yes
+		f.asked, f.none = true, !possible
 	}
 	return !f.none, nil
 }

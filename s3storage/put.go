@@ -65,7 +65,7 @@ func (s *Storage) putLike(ctx context.Context, doing, key string, like *Version,
 		}
 		return nil
 	}
-	if refuseClients(like, content) {
+	if replacesS3EC(like, content) {
 		return s.named(doing, key, errS3EncryptionClient)
 	}
 	o := like.originalIn(nil)
@@ -95,9 +95,9 @@ func (s *Storage) putLike(ctx context.Context, doing, key string, like *Version,
 	return nil
 }
 
-// refuseClients reports whether the S3 Encryption Client wrote a version, and content is not the
+// replacesS3EC reports whether the S3 Encryption Client wrote a version, and content is not the
 // object into which it was moved.
-func refuseClients(v *Version, content io.Reader) bool {
+func replacesS3EC(v *Version, content io.Reader) bool {
 	_, moved := content.(*s3ec.Moved)
 	return !moved && (v.S3EncryptionClient() || v.GetObjectOutput != nil && isClientMetadata(v.Metadata))
 }
@@ -138,7 +138,7 @@ func (s *Storage) PutIf(ctx context.Context, key, version string, content io.Rea
 }
 
 func (s *Storage) replace(ctx context.Context, v *Version, content io.Reader) error {
-	if refuseClients(v, content) {
+	if replacesS3EC(v, content) {
 		return errS3EncryptionClient
 	}
 	o := v.originalIn(s)

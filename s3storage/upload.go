@@ -34,8 +34,8 @@ const (
 
 	// growth makes parts grow: each part is at least 1/growth of what was uploaded before it. So
 	// 9,400 parts hold 5 TiB.
-	growth = 1300
-	step   = 1 << 20 // part sizes are multiples of it, so that buffers have only a few sizes
+	growth   = 1300
+	sizeStep = 1 << 20 // part sizes are multiples of it, so that buffers have only a few sizes
 
 	// abortTimeout is how long deleting the parts of a failed upload may take, even after its
 	// context has ended.
@@ -49,7 +49,7 @@ func growingPart(first, sent int64) int64 {
 }
 
 // ceil returns the smallest multiple of step that is n/d or more.
-func ceil(n, d int64) int64 { return (n/d + step) / step * step }
+func ceil(n, d int64) int64 { return (n/d + sizeStep) / sizeStep * sizeStep }
 
 // upload is an object that is put.
 type upload struct {

@@ -86,9 +86,9 @@ func (s *Storage) openVersion(ctx context.Context, key, id string) (*Version, er
 	if err := checkWhole(out, id); err != nil {
 		return nil, s.failed("get", key, errors.Join(err, out.Body.Close()))
 	}
-	about := &client{storage: s, key: key, size: *out.ContentLength, metadata: out.Metadata}
-	out.Body = &content{out.Body, out.Body, about}
-	return &Version{out, key, about, &original{storage: s, key: key, id: aws.ToString(out.VersionId), found: foundIn(out)}}, nil
+	described := &client{storage: s, key: key, size: *out.ContentLength, metadata: out.Metadata}
+	out.Body = &content{out.Body, out.Body, described}
+	return &Version{out, key, described, &original{storage: s, key: key, id: aws.ToString(out.VersionId), found: foundIn(out)}}, nil
 }
 
 // checkWhole checks that an answer is the whole of the version that was asked for. The page of a

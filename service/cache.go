@@ -45,8 +45,8 @@ const (
 // cache is a keyring that reuses the data keys of another one, for encrypting and decrypting.
 type cache struct {
 	provider.Keyring
-	limits CacheLimits
-	note   func(ctx context.Context, result string) // is called with "hit" or "miss" for each request; may be nil
+	limits    CacheLimits
+	onRequest func(ctx context.Context, result string) // is called with "hit" or "miss" for each request; may be nil
 
 	mu    sync.Mutex
 	calls map[string]*call // under way, by identity
@@ -199,7 +199,7 @@ func (c *cache) get(ctx context.Context, kept *keycache.Cache[string, *entry], i
 				c.spend(e, 1, 0)
 			}
 			c.mu.Unlock()
-			c.tell(ctx, "hit")
+			c.report(ctx, "hit")
 			return e, key, err
 		}
 		pending := c.calls[string(identity)]
@@ -228,7 +228,7 @@ func (c *cache) get(ctx context.Context, kept *keycache.Cache[string, *entry], i
 		close(pending.done)
 	}()
 
-	c.tell(ctx, "miss")
+	c.report(ctx, "miss")
 	e, err := ask()
 	var key *provider.SecureBytes
 	if err == nil {
@@ -245,9 +245,9 @@ func (c *cache) get(ctx context.Context, kept *keycache.Cache[string, *entry], i
 	return e, key, nil
 }
 
-func (c *cache) tell(ctx context.Context, result string) {
-	if c.note != nil {
-		c.note(ctx, result)
+func (c *cache) report(ctx context.Context, result string) {
+	if c.onRequest != nil {
+		c.onRequest(ctx, result)
 	}
 }
 
@@ -271,7 +271,7 @@ func (c *cache) spend(e *entry, messages, bytes int64) {
 
 // evict removes an entry from the cache, unless another has taken its place.
 func (e *entry) evict() {
-	if now, ok := e.kept.Get(e.id); ok && now == e {
+	if current, ok := e.kept.Get(e.id); ok && current == e {
 		e.kept.Drop(e.id)
 	}
 }

@@ -93,8 +93,8 @@ func New(p provider.EncryptionProvider, c Config) Service {
 	s.instruments = newInstruments(c.Telemetry, p.Type(), state)
 	s.protect(p)
 	if c.Cache != nil {
-		s.cache = newCache(broken{s}, *c.Cache)
-		s.cache.note = s.instruments.countCached
+		s.cache = newCache(uncached{s}, *c.Cache)
+		s.cache.onRequest = s.instruments.countCached
 	}
 	return s
 }
@@ -133,7 +133,7 @@ func (s *guarded) keyring() provider.Keyring {
 	if s.cache != nil {
 		return s.cache
 	}
-	return broken{s}
+	return uncached{s}
 }
 
 // Type returns the provider's.

@@ -42,7 +42,7 @@ const ProbeSize = 4 << 10
 
 const (
 	firstFetch = 128 << 10 // bytes; two frames, and some more
-	lastFetch  = 16 << 20  // bytes; longer fetches save no more time
+	maxFetch   = 16 << 20  // bytes; longer fetches save no more time
 
 	// maxBroken is how many fetches in a row may break off before a read fails. A fetch that
 	// returned some bytes restarts the count.
@@ -157,7 +157,7 @@ func (r *ranges) open(off, need int64) (*ranged, error) {
 	length := need
 	switch {
 	case r.run > 0 && off == r.next: // the run goes on
-		length = min(2*r.run, lastFetch)
+		length = min(2*r.run, maxFetch)
 	case r.expected > 0:
 		length, r.expected = r.expected, 0
 	}

@@ -70,10 +70,10 @@ func (p *keyring) ask(ctx context.Context, operation string, q question) (*answe
 	clear(body) // not after an error, since net/http may then still be sending it
 	defer clear(text)
 	a := new(answer)
-	var is struct {
+	var probe struct {
 		Data *struct{} `json:"data"`
 	}
-	if json.Unmarshal(text, &is) != nil || is.Data == nil || json.Unmarshal(text, a) != nil {
+	if json.Unmarshal(text, &probe) != nil || probe.Data == nil || json.Unmarshal(text, a) != nil {
 		return nil, errNoTransit
 	}
 	return a, nil
@@ -158,7 +158,7 @@ func read(response *api.Response, err error) ([]byte, error) {
 // generate returns a new data key and its ciphertext. The caller clears the former.
 func (p *keyring) generate(ctx context.Context, additional []byte) (plain []byte, ciphertext string, err error) {
 	if p.datakeyIgnores.Load() {
-		return p.generateHere(ctx, additional)
+		return p.generateLocally(ctx, additional)
 	}
 	got, err := p.ask(ctx, "datakey/plaintext", question{AssociatedData: additional, Bits: 8 * provider.DataKeySize, Unknown: len(additional) > 0 && !p.datakeyBinds.Load()})
 	if err != nil {
@@ -168,7 +168,7 @@ func (p *keyring) generate(ctx context.Context, additional []byte) (plain []byte
 	if len(additional) > 0 && !binds(got, &p.datakeyBinds) {
 		clear(plain)
 		p.datakeyIgnores.Store(true)
-		return p.generateHere(ctx, additional)
+		return p.generateLocally(ctx, additional)
 	}
 	if len(plain) != provider.DataKeySize {
 		clear(plain)
