@@ -39,6 +39,9 @@ var ErrInvalidObjectKey = errors.New("invalid object key")
 // neither have systems other than Linux, macOS and the BSDs. There, a process that calls PutIf can
 // undo another's change of the same object. And a Put fails if another process deletes the last
 // object in its folder at that moment.
+//
+// It is a pikokms.RangeStorage and a pikokms.ConditionalStorage. If there is no such object, errors
+// hold fs.ErrNotExist.
 type Storage struct {
 	root     *os.Root
 	changing chan struct{} // holds one token while names change
@@ -96,7 +99,8 @@ func (f *Storage) Put(ctx context.Context, key string, content io.Reader) error 
 
 // PutIf replaces a file of this version: the same file, with the same size and time. A file that
 // another program writes in place keeps its version while these do not change. The new file gets
-// the owner, the group and the permissions of the old one, as far as the system permits.
+// the owner, the group and the permissions of the old one, as far as the system permits. The error
+// holds pikokms.ErrChanged if there is no file of this version.
 func (f *Storage) PutIf(ctx context.Context, key, version string, content io.Reader) error {
 	return f.PutFunc(ctx, key, content, func(old fs.FileInfo, file *os.File) error {
 		if old == nil || versionOf(old) != version {
@@ -195,6 +199,8 @@ func (f *Storage) Get(ctx context.Context, key string) (io.ReadCloser, error) {
 	return file, nil
 }
 
+// GetVersion is Get, and also returns the object's version for PutIf: which file it is, its size
+// and its time.
 func (f *Storage) GetVersion(ctx context.Context, key string) (io.ReadCloser, string, error) {
 	file, err := f.open(ctx, key)
 	if err != nil {

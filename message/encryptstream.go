@@ -39,6 +39,8 @@ func (r *EncryptReader) ContentLength() (n int64, known bool) {
 	return n, err == nil
 }
 
+// Read reads the message. The error is the source's, the context's once that has ended, or holds
+// ErrTooLong.
 func (r *EncryptReader) Read(p []byte) (int, error) {
 	if len(r.out) == 0 {
 		n, err := r.body.Read(p)
@@ -62,7 +64,7 @@ func (r *EncryptReader) sign() (err error) {
 	return err
 }
 
-// WriteTo writes the rest of the message to w. It makes no copy.
+// WriteTo writes the rest of the message to w. It makes no copy. The error is Read's or w's.
 func (r *EncryptReader) WriteTo(w io.Writer) (written int64, err error) {
 	defer func() { abandon(w, err) }()
 	written, err = r.flush(w)

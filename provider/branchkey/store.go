@@ -76,7 +76,10 @@ func (s *Store) LogicalName() string { return s.logicalName }
 // KeyARN returns the ARN of the KMS key that wraps new keys, or nothing if none may.
 func (s *Store) KeyARN() string { return s.kms.KeyARN() }
 
-// CreateTable makes the table if it does not exist.
+// CreateTable makes the table if it does not exist. A table in DynamoDB is billed by request and
+// protected against deletion. CreateTable waits until it can be used, for at most five minutes, and
+// needs dynamodb:CreateTable and dynamodb:DescribeTable. The error holds provider.ErrInvalidKey for
+// a table of that name that can't hold branch keys.
 func (s *Store) CreateTable(ctx context.Context) error {
 	return s.fail("CreateTable", "", s.table.Create(ctx))
 }
@@ -189,9 +192,9 @@ func (s *Store) newVersion(ctx context.Context, keyARN string, template tableIte
 	return version, active, err
 }
 
-// Version makes a new version of a branch key, which is the active one from then on, and returns
-// its UUID. Messages under older versions still open. Processes go on encrypting under the version
-// that they have cached until its TTL has passed.
+// CreateVersion makes a new version of a branch key, which is the active one from then on, and
+// returns its UUID. Messages under older versions still open. Processes go on encrypting under the
+// version that they have cached until its TTL has passed.
 //
 // KMS first checks that the active version is genuine, and so is the item of its own that it must
 // have, too. Otherwise the active item may be the last copy of that version's key, and is not
@@ -201,7 +204,7 @@ func (s *Store) newVersion(ctx context.Context, keyARN string, template tableIte
 // changes it.
 //
 // It makes four calls of KMS and three of the table.
-func (s *Store) Version(ctx context.Context, id string) (string, error) {
+func (s *Store) CreateVersion(ctx context.Context, id string) (string, error) {
 	version, err := s.version(ctx, id)
 	return version, s.fail("Version", id, err)
 }

@@ -102,7 +102,8 @@ func (a *Adapter) DecryptPikoV2(ctx context.Context, ciphertext string, encrypti
 }
 
 // GenerateDataKey makes a data key for a batch of Piko's, and calls take with it. The plain key is
-// zeroed after that call. The key spec is empty, "AES_256" or "AES_128".
+// zeroed after that call. The key spec is empty, "AES_256" or "AES_128". For another one, the error
+// holds provider.ErrInvalidKey.
 func (a *Adapter) GenerateDataKey(ctx context.Context, keyID, keySpec string, take func(made *provider.DataKey, plain []byte) error) error {
 	made, err := generate(ctx, a.under(keyID), keySpec)
 	if err != nil {
