@@ -24,8 +24,8 @@ import (
 // errLater is an error that another attempt may not meet.
 var errLater = errors.New("try again")
 
-// passing are the codes of errors that pass, beside those of throttling and of status 500 and
-// above: another instance of the function has other credentials and another clock, and what arrived
+// passing has the codes of errors that pass, beside those of throttling and of status 500 and
+// above. Another instance of the function has other credentials and another clock, and what arrived
 // damaged is sent again (Amazon S3 API Reference, "Error responses"; AWS KMS API Reference, "Common
 // Error Types"; Amazon DynamoDB Developer Guide, "Error handling with DynamoDB").
 var passing = map[string]bool{
@@ -70,7 +70,8 @@ func isAWSTrouble(err error) bool {
 		return false
 	}
 	code := answer.ErrorCode()
-	// KMS and DynamoDB have one code for signatures that are wrong and for those of another time.
+	// KMS and DynamoDB have the same code for a wrong signature and for one that is too old or too
+	// new.
 	if code == "InvalidSignatureException" || code == "SignatureDoesNotMatch" {
 		text := answer.ErrorMessage()
 		return strings.Contains(text, "Signature expired") || strings.Contains(text, "Signature not yet current")
@@ -86,8 +87,8 @@ func (e *sourceError) Unwrap() error { return e.err }
 
 var retryable = retry.IsErrorRetryables(retry.DefaultRetryables)
 
-// isS3Trouble reports whether an error is one of S3, or of the way to it, that may pass. The AWS
-// SDK has tried again already.
+// isS3Trouble reports whether an error of S3, or of the connection to it, may pass. The AWS SDK has
+// already tried again.
 func isS3Trouble(err error) bool {
 	if _, broken := errors.AsType[*sourceError](err); broken {
 		return true
@@ -105,7 +106,7 @@ func isS3Trouble(err error) bool {
 			return true
 		}
 	}
-	// S3 hands on the errors of AWS KMS, in objects that S3 itself encrypts.
+	// S3 passes on errors of AWS KMS for objects that S3 itself encrypts.
 	if answer, ok := errors.AsType[smithy.APIError](operation); ok {
 		code := strings.TrimPrefix(answer.ErrorCode(), "KMS.")
 		if strings.Contains(code, "Throttl") || passing[code] || passingOfKMS[code] {
@@ -115,7 +116,7 @@ func isS3Trouble(err error) bool {
 	return retryable.IsErrorRetryable(operation) == aws.TrueTernary
 }
 
-// passingOfKMS are the codes of KMS's own errors that pass, as S3 hands them on.
+// passingOfKMS has the codes of KMS's own errors that pass, as S3 passes them on.
 var passingOfKMS = map[string]bool{
 	"KMSInternalException": true, "InternalException": true, "DependencyTimeoutException": true, "KeyUnavailableException": true,
 }
@@ -151,8 +152,8 @@ func reasonOf(err error, t task) string {
 	return shorten(text + "; the function's log has the command line that does it, which is too long for this report")
 }
 
-// unnamed leaves the name of the object out of a text, which a long name would fill. Errors quote
-// names that cannot be printed.
+// unnamed replaces the name of the object in a text, which a long name would fill. Errors quote
+// names that can't be printed.
 func (t task) unnamed(text string) string {
 	key, _, err := t.keys()
 	if err != nil {

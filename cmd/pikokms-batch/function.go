@@ -27,8 +27,9 @@ import (
 	"piko.sh/pikokms/s3storage"
 )
 
-// replyTime is how long before an invocation's deadline work ends, which leaves time for the answer
-// and for deleting the parts of an unfinished upload. It is a tenth of the time if that is less.
+// replyTime is how long before an invocation's deadline work ends. It leaves time for the answer,
+// and for deleting the parts of an unfinished upload. If a tenth of the invocation's time is less,
+// it is that.
 const replyTime = 10 * time.Second
 
 // log has a line for each task that failed. Successes are in the job's report alone, since a log of
@@ -150,7 +151,7 @@ const maxKey = 1024
 // has reports whether there is an object of a key, or that version of it if there is an id.
 func (b *bucket) has(ctx context.Context, key, id string) (bool, error) {
 	if len(key) > maxKey {
-		return false, nil // S3 would answer with an error
+		return false, nil // S3 has no such key, and would answer with an error
 	}
 	in := &s3.HeadObjectInput{Bucket: &b.name, Key: &key}
 	if id != "" {
@@ -184,10 +185,10 @@ type object struct {
 	header   *header.Header // nil if it is no message
 	pikoV2   bool
 	client   *s3ec.Header // of an object of AWS's S3 Encryption Client
-	unbound  bool         // it is bound to no name, and to be bound to its own
+	unbound  bool         // it is bound to no name, though objects are to be bound to theirs
 }
 
-// look reads the object's beginning.
+// look reads the object's beginning, which shows whether it is encrypted.
 func (o *object) look() error {
 	start := make([]byte, header.SniffSize)
 	n, err := io.ReadFull(o.source, start)
@@ -213,9 +214,9 @@ func (o *object) look() error {
 	return nil
 }
 
-// lookForClient looks whether AWS's S3 Encryption Client wrote the object. That client's metadata
-// show it, or those of an object beside it, for which what is no message is looked at. It returns
-// an error for the job that encrypts, and why an instruction file is left alone.
+// lookForClient looks whether AWS's S3 Encryption Client wrote the object. The object's metadata
+// show it or, for what is no message, an instruction file beside it. It returns an error if the job
+// encrypts, and why an instruction file is left alone.
 func (o *object) lookForClient(ctx context.Context, job string) (done string, err error) {
 	o.client, err = o.S3ECHeader(ctx, o.header == nil)
 	isInstruction := errors.Is(err, s3ec.ErrInstruction)
@@ -239,7 +240,7 @@ type known struct {
 // S3ECHeader implements s3ec.Stored.
 func (k known) S3ECHeader(context.Context, bool) (*s3ec.Header, error) { return k.client, nil }
 
-// move returns an object of AWS's S3 Encryption Client under the key.
+// move returns an object of AWS's S3 Encryption Client encrypted under the key.
 func (o *object) move(ctx context.Context) (*s3ec.Moved, error) {
 	content, _, err := o.bucket.host.DecryptObject(ctx, o.Key, known{o.start, o.client}, o.size, nil)
 	if err != nil {
@@ -253,9 +254,10 @@ func (o *object) move(ctx context.Context) (*s3ec.Moved, error) {
 	return &s3ec.Moved{Reader: sealed, Content: plain}, nil
 }
 
-// judge returns what was done if nothing is left to do, or an error if a job can't replace the
+// judge returns what was done if nothing is left to do, or an error if the job can't replace the
 // object. It asks the key service only for the active version of a branch key, for the public half
-// of an EC key, and if objects are bound to their names, which nothing in an object shows.
+// of an EC key, and if objects are bound to their names, since nothing in an object shows whether
+// it is.
 func (o *object) judge(ctx context.Context, job string, t task) (done string, err error) {
 	isObject := o.header != nil && o.header.EncryptionContext[provider.PairUse] == provider.UseObject
 	isDone := false
@@ -352,7 +354,7 @@ func (o *object) rewrap(ctx context.Context) (io.Reader, error) {
 	if !o.function.bindUnbound {
 		return nil, fmt.Errorf("%w: it is not bound to its name, or not authentic; if whatever is stored under this name may become its content for good, set %s=true", provider.ErrContextMismatch, bindUnbound)
 	}
-	// What was read of it is gone.
+	// The beginning was read already, so the object is opened again.
 	v, err := o.bucket.storage.OpenVersion(ctx, o.Key, o.id)
 	if err != nil {
 		return nil, err
@@ -362,7 +364,7 @@ func (o *object) rewrap(ctx context.Context) (io.Reader, error) {
 	return host.BindObject(ctx, o.Key, o.source)
 }
 
-// isUnbound reports whether err is the one of an object that may be bound to no name.
+// isUnbound reports whether err is that of an object that may be bound to no name.
 func isUnbound(err error) bool {
 	return errors.Is(err, provider.ErrContextMismatch) && errors.Is(err, provider.ErrDecryptionFailed)
 }

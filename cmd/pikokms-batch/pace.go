@@ -40,8 +40,8 @@ func (p *pace) bytesPerSecond() (float64, string) {
 	return defaultPace, "unless PIKOKMS_MB_PER_SECOND says otherwise"
 }
 
-// learn records how long an object took. A measurement counts as much as all before it, so that one
-// good moment does not raise the pace of large objects too far.
+// learn records how long an object took. A measurement counts as much as all before it together, so
+// that one good moment does not raise the pace of large objects too far.
 func (p *pace) learn(bytes int64, took time.Duration) {
 	if bytes < minMeasured || took <= 0 {
 		return

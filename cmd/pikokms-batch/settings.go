@@ -30,10 +30,10 @@ const (
 	verify  = "verify"
 )
 
-// bindUnbound is the variable that makes rewrap bind objects.
+// bindUnbound is the environment variable that makes rewrap bind objects to their names.
 const bindUnbound = "PIKOKMS_BIND_UNBOUND"
 
-// allowLosses is the variable that names what objects may lose.
+// allowLosses is the environment variable that names what objects may lose.
 const allowLosses = "PIKOKMS_ALLOW_LOSSES"
 
 // jobArgument is the user argument of a job, in requests of schema 2.0, that names what it does.
@@ -41,7 +41,7 @@ const jobArgument = "job"
 
 // function is the Lambda function. It is safe for concurrent use.
 type function struct {
-	job           string // of requests that do not say it
+	job           string // of requests that do not name one
 	key           *key   // that objects are to be under
 	recovery      []*key // that objects are to be under as well
 	old           []*key // that objects may be under until now
@@ -203,7 +203,7 @@ func (f *function) bucket(name string) (*bucket, error) {
 
 const jobs = encrypt + ", " + rewrap + " or " + verify
 
-// jobOf returns what is to be done, with the user arguments of a job.
+// jobOf returns what a request does. The user argument of its job goes before the configuration.
 func (f *function) jobOf(arguments map[string]string) (string, error) {
 	job := f.job
 	for name, value := range arguments {

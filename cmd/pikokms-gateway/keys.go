@@ -30,7 +30,7 @@ const checkTime = 10 * time.Second
 
 // keys are the KEYs of all places.
 type keys struct {
-	bucket  string // the only one with KEYs; empty means all
+	bucket  string // the only bucket that has KEYs; empty means that all may
 	rules   []rule
 	bind    bool
 	options []pikokms.Option
@@ -190,7 +190,7 @@ func (k *keys) check(ctx context.Context) error {
 	return nil
 }
 
-// of returns what encrypts and decrypts an object. It is nil if the object's place has no KEY.
+// of returns the Key of an object. It is nil if no KEY is for the object's place.
 func (k *keys) of(bucket, key string) (*encrypted.Key, error) {
 	if k.bucket != "" && bucket != k.bucket {
 		return nil, nil
@@ -217,7 +217,7 @@ func (k *keys) nearest(bucket, key string) (best int, found match) {
 	return best, found
 }
 
-// make returns the Key of a rule, without pairs.
+// make returns the Key of a rule for objects of a bucket, without pairs.
 func (k *keys) make(i int, bucket string) (*encrypted.Key, error) {
 	id, options := madeFor{rule: i}, k.options
 	if k.bind {
@@ -248,6 +248,7 @@ func (k *keys) make(i int, bucket string) (*encrypted.Key, error) {
 // keys of other packages.
 type spanKey struct{}
 
+// traced returns ctx with the span of its request, if it has one.
 func traced(ctx context.Context) context.Context {
 	if span, ok := ctx.Value(spanKey{}).(trace.Span); ok {
 		return trace.ContextWithSpan(ctx, span)

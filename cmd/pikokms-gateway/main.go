@@ -34,7 +34,7 @@ func main() {
 	}
 }
 
-// The most connections and requests at a time. Further ones are answered with 503.
+// The most connections and requests at a time. Further ones are answered with status 503.
 const (
 	maxConnections = 4096
 	maxRequests    = 4096
@@ -119,7 +119,8 @@ func run(ctx context.Context, args []string) (err error) {
 	return nil
 }
 
-// hangups returns a channel that receives each SIGHUP, upon which certificates are read again.
+// hangups returns a channel that receives each SIGHUP, upon which the engine reads certificates
+// again.
 func hangups() <-chan struct{} {
 	signals, all := make(chan os.Signal, 1), make(chan struct{})
 	signal.Notify(signals, syscall.SIGHUP)
@@ -131,8 +132,8 @@ func hangups() <-chan struct{} {
 	return all
 }
 
-// untilStopped returns a context that ends some time after a signal to stop: once no request is
-// under way, or else after timeout. A second signal ends the process.
+// untilStopped returns a context that ends after a signal to stop: as soon as no request is under
+// way, or after timeout. A second signal ends the process.
 func (s *server) untilStopped(ctx context.Context, timeout time.Duration) context.Context {
 	serving, end := context.WithCancel(ctx)
 	signals := make(chan os.Signal, 1)

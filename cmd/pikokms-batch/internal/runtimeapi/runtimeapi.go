@@ -82,7 +82,7 @@ func Start(binary string, variables []string, log io.Writer) (*Sandbox, error) {
 	return s, nil
 }
 
-// Usage says what the function used, once Close has returned.
+// Usage returns what the function used, once Close has returned.
 func (s *Sandbox) Usage() *os.ProcessState { return s.process.ProcessState }
 
 // initTimeout is how long a function may take to start, which is no part of an invocation.

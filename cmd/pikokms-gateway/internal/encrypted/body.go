@@ -9,8 +9,8 @@ import (
 	"piko.sh/pikokms/header"
 )
 
-// answer is the body of an answer. If reading it fails, the gateway can only break the connection
-// off, so the failure is logged here.
+// answer is the body of an answer. If reading it fails, the gateway can only break off the
+// connection, so the failure is logged here.
 type answer struct {
 	io.ReadCloser
 	b           *Backend
@@ -40,7 +40,7 @@ func (a *answer) WriteTo(w io.Writer) (n int64, err error) {
 	return n, err
 }
 
-// client remembers that a client no longer reads.
+// client is a writer to a client. It keeps the error of a client that no longer reads.
 type client struct {
 	io.Writer
 	err error
@@ -138,8 +138,8 @@ func (v *verified) WriteTo(w io.Writer) (int64, error) {
 	return to.written, err
 }
 
-// heldBytes is how many bytes at the end of content are held back. One would do. It is a whole
-// frame, since two writes to a connection take longer than a copy of a frame.
+// heldBytes is how many bytes at the end of content are held back. One would do, but then the end
+// would take a second write to the connection, which takes longer than copying a whole frame.
 const heldBytes = header.DefaultFrameLength
 
 var heldBuffers = sync.Pool{New: func() any { return new([heldBytes]byte) }}

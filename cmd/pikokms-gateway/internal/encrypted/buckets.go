@@ -11,8 +11,7 @@ import (
 	"github.com/versity/versitygw/s3response"
 )
 
-// Requests about whole buckets have nothing of an object's content, so the inner backend answers
-// them.
+// Requests about whole buckets carry no content of objects, so the inner backend answers them.
 
 func (b *Backend) ListBuckets(ctx context.Context, in s3response.ListBucketsInput) (s3response.ListAllMyBucketsResult, error) {
 	return b.inner.ListBuckets(ctx, in)
@@ -34,7 +33,8 @@ func isNotFound(err error) bool {
 	return ok && missing.BaseError().Code == "NotFound"
 }
 
-// missing says what is missing, as S3 does in its answers to other requests than HEAD.
+// missing replaces an error that does not say what is missing by one that does, as S3 returns it to
+// requests other than HEAD.
 func (b *Backend) missing(ctx context.Context, bucket *string, err error) error {
 	if !isNotFound(err) {
 		return err
@@ -53,8 +53,8 @@ func (b *Backend) CreateBucket(ctx context.Context, in *s3.CreateBucketInput, de
 	return b.inner.CreateBucket(ctx, in, defaultACL)
 }
 
-// keepsSettings refuses a setting of a bucket that the engine in front of S3 would neither store nor
-// obey, and answer with success.
+// keepsSettings refuses a setting of a bucket in front of another S3. The engine would answer with
+// success there, and neither store the setting nor obey it.
 func (b *Backend) keepsSettings() error {
 	if b.isFolder {
 		return nil

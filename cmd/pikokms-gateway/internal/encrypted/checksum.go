@@ -23,14 +23,15 @@ type checksum struct {
 	Value     string
 }
 
-// algorithms are the checksums of S3, by which the fields of its requests and answers are named.
+// algorithms has the checksum algorithms of S3. The fields of its requests and answers are named by
+// them.
 var algorithms = []types.ChecksumAlgorithm{
 	types.ChecksumAlgorithmCrc32, types.ChecksumAlgorithmCrc32c, types.ChecksumAlgorithmSha1, types.ChecksumAlgorithmSha256,
 	types.ChecksumAlgorithmCrc64nvme, types.ChecksumAlgorithmSha512, types.ChecksumAlgorithmMd5, types.ChecksumAlgorithmXxhash64,
 	types.ChecksumAlgorithmXxhash3, types.ChecksumAlgorithmXxhash128,
 }
 
-// checksumOf returns the checksum that a request or an answer of S3 has in its fields, and clears
+// checksumOf returns the checksum that is in the fields of a request or an answer of S3, and clears
 // these. The argument is a pointer to a struct.
 func checksumOf(fields any) (c checksum) {
 	if all := checksumsOf(fields); len(all) > 0 {
@@ -45,7 +46,7 @@ func checksumOf(fields any) (c checksum) {
 	return c
 }
 
-// checksumsOf returns the checksums that the fields have.
+// checksumsOf returns the checksums that are in the fields, and leaves them there.
 func checksumsOf(fields any) (found []checksum) {
 	all := reflect.ValueOf(fields).Elem()
 	for _, a := range algorithms {
@@ -80,18 +81,19 @@ func (c checksum) put(fields any) {
 // content is the content of a request while it is verified.
 type content struct {
 	source io.Reader
-	left   int64     // bytes that the request announced and that were not read
+	left   int64     // bytes that the request announced and that were not read yet
 	sum    *checksum // complete once source has ended
 	finish func() (value string)
-	asked  bool  // the client names the checksum
-	known  bool  // the checksum is known beforehand
-	kept   bool  // the checksum is kept though S3 learns it after the content
-	joined bool  // it comes from the parts of an upload
+	asked  bool  // the client named the algorithm
+	known  bool  // the checksum is known before the content is read
+	kept   bool  // the checksum is stored, though it is known only after the content
+	joined bool  // the content comes from the parts of an upload
 	err    error // the first error but io.EOF
 }
 
-// newContent returns the content of a request of size bytes. A checksum that the request states is
-// verified before io.EOF. The engine passes on whatever number X-Amz-Decoded-Content-Length has.
+// newContent returns the content of a request of size bytes, which may be negative: the engine
+// passes on whatever X-Amz-Decoded-Content-Length has. Read returns io.EOF only once it has
+// verified the checksum that the request states.
 func (b *Backend) newContent(source io.Reader, size int64, stated checksum) (*content, error) {
 	if size < 0 {
 		return nil, s3err.APIError{Code: "InvalidArgument", Description: "The length of the content is negative.", HTTPStatusCode: http.StatusBadRequest}
@@ -113,9 +115,9 @@ func (b *Backend) newContent(source io.Reader, size int64, stated checksum) (*co
 	return c, err
 }
 
-// decoded is a content that the engine may decode from aws-chunked. Its decoder panics at some
-// chunks, such as those of a negative size. That is the client's error, and is logged since it may
-// be one of the decoder.
+// decoded is content that the engine may have to decode from aws-chunked. Its decoder panics at
+// some chunks, such as those of a negative size. The client gets an error for them. They are also
+// logged, since the decoder may be wrong.
 type decoded struct {
 	io.Reader
 	b *Backend
@@ -134,7 +136,7 @@ func (d decoded) Read(p []byte) (n int, err error) {
 // newHashReader returns a reader that verifies the checksum of what it reads, if there is one, and
 // a function that returns the checksum of what was read.
 func newHashReader(source io.Reader, stated checksum) (io.Reader, func() string, error) {
-	if stated.Algorithm == types.ChecksumAlgorithmCrc64nvme { // the engine's takes as long as all encryption
+	if stated.Algorithm == types.ChecksumAlgorithmCrc64nvme { // the engine's own takes as long as the encryption
 		r := &crc64Reader{source: source, stated: stated.Value, hash: crc64nvme.New()}
 		return r, r.sum, nil
 	}
@@ -171,7 +173,7 @@ func (c *content) Read(p []byte) (int, error) {
 	c.left -= int64(n)
 	switch {
 	case c.left < 0, err == io.EOF && c.left > 0, err == io.ErrUnexpectedEOF:
-		err = s3err.GetAPIError(s3err.ErrIncompleteBody) // a reader below turns a connection that broke into an end
+		err = s3err.GetAPIError(s3err.ErrIncompleteBody) // readers below turn a broken connection into io.EOF
 	case err == io.EOF:
 		c.sum.Value = c.finish()
 		return n, err

@@ -33,7 +33,7 @@ func (b *Backend) CompleteMultipartUpload(ctx context.Context, in *s3.CompleteMu
 		return result{out, version}, err
 	})
 	r, _ := done.(result)
-	r.out.Bucket, r.out.Key = in.Bucket, in.Key // the memory of another request's strings is used again
+	r.out.Bucket, r.out.Key = in.Bucket, in.Key // another request may have made the result, and its strings don't outlive it
 	return r.out, r.version, b.fail(ctx, "complete upload", aws.ToString(in.Bucket), aws.ToString(in.Key), err)
 }
 
@@ -87,7 +87,8 @@ func (b *Backend) completeOnce(ctx context.Context, in *s3.CompleteMultipartUplo
 	return out, version, nil
 }
 
-// checkWrite checks the conditions of a request before its work. They are checked again as it ends.
+// checkWrite checks the conditions of a request before its work begins. They are checked again when
+// it ends.
 func (b *Backend) checkWrite(ctx context.Context, in *s3.CompleteMultipartUploadInput) error {
 	if in.IfMatch == nil && in.IfNoneMatch == nil {
 		return nil
@@ -130,7 +131,7 @@ func (b *Backend) made(ctx context.Context, bucket, key, id string) bool {
 	return id != "" && own[uploadName] == id
 }
 
-// choose finds the parts that a request names, and the checksum of the whole.
+// choose returns the parts that a request names, and the checksum of the whole.
 func choose(r *record, all []*donePart, in *s3.CompleteMultipartUploadInput) (chosen []*donePart, sum checksum, err error) {
 	named := in.MultipartUpload.Parts
 	if in.ChecksumType != "" && r.Type != in.ChecksumType {
@@ -210,7 +211,7 @@ func find(all []*donePart, number int32, tag string) (found *donePart) {
 	return found
 }
 
-// checkPart compares the checksum that a request names for a part.
+// checkPart compares a part with the checksum that a request names for it.
 func checkPart(r *record, found *donePart, named *types.CompletedPart) error {
 	stated := checksumsOf(named)
 	if len(stated) > 1 {
@@ -249,7 +250,7 @@ func checkPart(r *record, found *donePart, named *types.CompletedPart) error {
 // wholeSum computes the checksum of an object from those of its parts.
 type wholeSum struct {
 	checksum
-	own       bool // no checksum was asked for; the gateway has one of its own
+	own       bool // the client asked for no checksum, and the gateway computes one of its own
 	composite *utils.CompositeChecksumReader
 	parts     int
 }
@@ -361,7 +362,7 @@ func (j *joined) Read(p []byte) (int, error) {
 	}
 }
 
-// open opens a part, which must be the message that was stored as this part.
+// open opens a part. It must be the very message that was stored as the part.
 func (j *joined) open(p *donePart) error {
 	name := partName(j.record.ID, p.number, p.try)
 	out, err := j.b.inner.GetObject(j.ctx, &s3.GetObjectInput{Bucket: &j.record.Bucket, Key: &name, Range: aws.String("")})

@@ -19,7 +19,7 @@ import (
 // "CopyObject").
 const maxCopy = 5 << 30
 
-// conditions are those that the request for a copy states for its source.
+// conditions are those that a request for a copy states for its source.
 type conditions struct {
 	match, noneMatch               *string
 	modifiedSince, unmodifiedSince *time.Time
@@ -31,7 +31,7 @@ type source struct {
 	head                 *s3.HeadObjectOutput // as clients see it
 }
 
-// copySource finds the object that is copied.
+// copySource returns the object that a request copies, if its conditions hold.
 func (b *Backend) copySource(ctx context.Context, text string, owner *string, c conditions) (*source, error) {
 	bucket, key, version, err := backend.ParseCopySource(text)
 	if err != nil {

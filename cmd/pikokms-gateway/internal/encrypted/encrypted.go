@@ -37,8 +37,8 @@ type Config struct {
 	Logger *slog.Logger // for errors that clients see as internal ones; nil means none
 }
 
-// Backend encrypts. It keeps nothing in memory that must not be lost, so several Backends can work
-// on one inner backend.
+// Backend is a backend that encrypts. What it keeps in memory can be lost, so several Backends can
+// work on one inner backend.
 type Backend struct {
 	backend.BackendUnsupported
 	inner    backend.Backend
@@ -78,7 +78,7 @@ func (b *Backend) String() string { return "encrypted " + b.inner.String() }
 // Shutdown shuts the inner backend down.
 func (b *Backend) Shutdown() { b.inner.Shutdown() }
 
-// NormalizeObjectKey returns the one name of all that name the same object.
+// NormalizeObjectKey returns the same name for all keys that name the same object.
 func (b *Backend) NormalizeObjectKey(bucket, object string) string {
 	return b.inner.NormalizeObjectKey(bucket, object)
 }
@@ -86,8 +86,8 @@ func (b *Backend) NormalizeObjectKey(bucket, object string) string {
 // hidden is the prefix of what the gateway itself stores in a bucket. No client reaches it.
 const hidden = ".pikokms/"
 
-// visible refuses the name of an object that is the gateway's own, or that leads out of its bucket.
-// The engine checks only names in URLs, so a list of objects to delete may have any.
+// visible refuses a key that is the gateway's own, or that leads out of its bucket. The engine
+// checks only keys in URLs, so a list of objects to delete may have any.
 func visible(key *string) error {
 	if key == nil {
 		return s3err.GetAPIError(s3err.ErrNoSuchKey)
@@ -102,7 +102,7 @@ func visible(key *string) error {
 	return nil
 }
 
-// served refuses what visible does, and an object of a place without a key.
+// served refuses the keys that visible refuses, and those of a place without a KEY.
 func (b *Backend) served(bucket string, key *string) error {
 	if err := visible(key); err != nil {
 		return err
@@ -111,10 +111,10 @@ func (b *Backend) served(bucket string, key *string) error {
 	return err
 }
 
-// key returns the key of an object, and the name by which the object is known to it.
+// key returns the Key of an object, and the name by which the Key knows the object.
 //
-// The strings of a request lie in memory that the engine uses again for the next one, so what may
-// outlive the request must be cloned.
+// The strings of a request lie in memory that the engine uses again for the next request, so those
+// that may outlive it are cloned.
 func (b *Backend) key(bucket, key string) (*Key, string, error) {
 	name := strings.Clone(b.inner.NormalizeObjectKey(bucket, key))
 	place := name
@@ -128,7 +128,7 @@ func (b *Backend) key(bucket, key string) (*Key, string, error) {
 	return k, name, err
 }
 
-// failures are the errors of S3 that clients see, by the errors that they stand for.
+// failures has the errors that clients see in place of others.
 var failures = []struct {
 	is  error
 	api s3err.APIError

@@ -30,7 +30,7 @@ var foreignKeys = []string{
 	"X-Amz-Server-Side-Encryption-Aws-Kms-Key-Id",
 }
 
-// refuse refuses what the engine would ignore.
+// refuse refuses requests with headers that the engine would ignore.
 func refuse(ctx fiber.Ctx) error {
 	for _, name := range foreignKeys {
 		if ctx.Get(name) != "" {
@@ -40,8 +40,8 @@ func refuse(ctx fiber.Ctx) error {
 	return nil
 }
 
-// date corrects the time of an answer to GetObjectAttributes. The engine does not write it as HTTP
-// has it (RFC 9110, section 5.6.7), so AWS's SDK for Java could not read the answer.
+// date corrects the time in an answer to GetObjectAttributes. The engine does not write it as HTTP
+// requires (RFC 9110, section 5.6.7), so AWS's SDK for Java could not read the answer.
 func date(ctx fiber.Ctx) error {
 	const name = "Last-Modified"
 	err := ctx.Next()
@@ -104,7 +104,7 @@ func (p patience) handle(ctx fiber.Ctx) error {
 	return nil
 }
 
-// declaration is what each answer in XML begins with.
+// declaration begins each answer in XML.
 var declaration = []byte(`<?xml version="1.0" encoding="UTF-8"?>` + "\n")
 
 // chunk returns a chunk of an answer (RFC 9112, section 7.1).

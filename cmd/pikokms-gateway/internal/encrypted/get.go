@@ -21,9 +21,9 @@ import (
 	"piko.sh/pikokms/transfer"
 )
 
-// HeadObject returns what GetObject would, without the content. It asks the key service only for a
-// checksum, so the size can be trusted only as far as what the inner backend reports of the stored
-// object.
+// HeadObject returns what GetObject would, without the content. It asks the key service only to
+// open a checksum, so the size is only as trustworthy as what the inner backend reports of the
+// stored object.
 func (b *Backend) HeadObject(ctx context.Context, in *s3.HeadObjectInput) (*s3.HeadObjectOutput, error) {
 	out, err := b.headObject(ctx, in)
 	return out, b.fail(ctx, "head", aws.ToString(in.Bucket), aws.ToString(in.Key), err)
@@ -94,7 +94,7 @@ func (b *Backend) size(ctx context.Context, k *Key, bucket, key, version *string
 	return opened.Size(), nil
 }
 
-// checksum returns the checksum that is sealed with the object of a head, or none.
+// checksum returns the checksum that is sealed with the object of head, or an empty one.
 func (b *Backend) checksum(ctx context.Context, k *Key, name string, bucket, key, version *string, head *s3.HeadObjectOutput, own map[string]string) (sum checksum, err error) {
 	ctx, data := showing(ctx)
 	defer func() { err = errors.Join(err, data.Close()) }()
@@ -119,8 +119,8 @@ func (b *Backend) checksum(ctx context.Context, k *Key, name string, bucket, key
 // folder.
 func isFolder(key *string) bool { return strings.HasSuffix(*key, "/") }
 
-// folderMode returns the checksum mode of a request to the inner backend. That backend knows the
-// checksum of a folder marker, which is stored as it is.
+// folderMode returns the checksum mode of a request to the inner backend. Only of a folder marker,
+// which is not encrypted, does that backend know a checksum for clients.
 func folderMode(key *string, mode types.ChecksumMode) types.ChecksumMode {
 	if isFolder(key) {
 		return mode
@@ -128,7 +128,7 @@ func folderMode(key *string, mode types.ChecksumMode) types.ChecksumMode {
 	return ""
 }
 
-// checksum opens the checksum that is sealed with a message. There is none if it was changed, or if
+// checksum opens the checksum that is sealed with a message. It is empty if it was changed, or if
 // another program wrote the object.
 func (s *shown) checksum(h *header.Header, text string) checksum {
 	if text == "" {
@@ -180,7 +180,7 @@ func (b *Backend) getObject(ctx, reading context.Context, in *s3.GetObjectInput)
 	return b.getPart(ctx, reading, k, name, in)
 }
 
-// asked returns the request to the inner backend that takes the place of a client's.
+// asked returns a client's request as it is passed on to the inner backend.
 func asked(in *s3.GetObjectInput, byteRange string) *s3.GetObjectInput {
 	inner := *in
 	inner.Range, inner.PartNumber, inner.ChecksumMode = &byteRange, nil, folderMode(in.Key, in.ChecksumMode)
@@ -214,7 +214,7 @@ func (b *Backend) getWhole(ctx, reading context.Context, k *Key, name string, in
 		if err != nil {
 			return nil, err
 		}
-		if size < 0 { // another program compressed it; opened for random access, it shows its size
+		if size < 0 { // another program compressed it, so its size shows only in random access
 			if err := out.Body.Close(); err != nil {
 				return nil, err
 			}
@@ -274,7 +274,7 @@ func (b *Backend) getPart(ctx, reading context.Context, k *Key, name string, in 
 	return out, nil
 }
 
-// stored is an object of the inner backend, which is open for random access.
+// stored is an object of the inner backend that is open for random access.
 type stored struct {
 	*transfer.RangeObject
 	first *s3.GetObjectOutput // the first answer, whose body was read
@@ -289,7 +289,7 @@ func (s *stored) Close() error {
 	return err
 }
 
-// openFile returns the object that a folder answers a request with, whose file is open.
+// openFile returns the object of an answer of a folder, whose body is an open file.
 func openFile(answer *s3.GetObjectOutput, file io.ReaderAt) (*stored, error) {
 	size := aws.ToInt64(answer.ContentLength)
 	start := make([]byte, min(size, transfer.ProbeSize))
@@ -368,6 +368,8 @@ type part struct {
 	count         *int32 // of the parts that the object was uploaded in
 }
 
+// partOf returns the part of an object of size bytes that a range or the number of a part names.
+// Without either it is the whole.
 func partOf(size int64, own map[string]string, byteRange *string, number *int32) (part, error) {
 	if number == nil {
 		start, length, ranged, err := backend.ParseObjectRange(size, aws.ToString(byteRange))

@@ -41,8 +41,8 @@ func NewKey(e message.Encrypter, d message.Decrypter, options ...pikokms.Option)
 	return &Key{host: host}, nil
 }
 
-// With returns the Key for objects whose encryption context has the pairs, which are stored with
-// each. An object without one of them, or with another value, is refused.
+// With returns a Key for objects whose encryption context has the pairs. They are stored with each
+// object. An object without one of them, or with another value, is refused.
 func (k *Key) With(pairs map[string]string) *Key { return &Key{k.host, pairs} }
 
 // decrypt returns the content of a stored object and its size, as DecryptObject of a host does.
@@ -79,17 +79,19 @@ func (k *Key) open(ctx context.Context, name string, stored pikokms.Object) (pik
 }
 
 // shown keeps the data key of a request, so that the gateway can seal an object's checksum under it
-// without a further call of the key service.
+// without another call of the key service.
 type shown struct{ key *provider.SecureBytes }
 
 type shownKey struct{}
 
-// showing returns a context in which the data key of one message is kept. The caller closes it.
+// showing returns a context in which the data key of one message is kept, and what keeps it. The
+// caller closes that.
 func showing(ctx context.Context) (context.Context, *shown) {
 	s := &shown{}
 	return context.WithValue(ctx, shownKey{}, s), s
 }
 
+// show keeps a data key, if the context is one of showing.
 func show(ctx context.Context, key *provider.SecureBytes) error {
 	s, ok := ctx.Value(shownKey{}).(*shown)
 	if !ok {

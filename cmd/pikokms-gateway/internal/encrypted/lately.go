@@ -2,8 +2,8 @@ package encrypted
 
 import "sync"
 
-// lately is a cache of the values that were put last. It drops older ones to bound its size. It is
-// safe for concurrent use.
+// lately is a cache of the values that were put last. It bounds its size by dropping older ones. It
+// is safe for concurrent use.
 type lately[V any] struct {
 	most int // values in each of the two generations
 

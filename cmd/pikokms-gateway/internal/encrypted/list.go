@@ -34,8 +34,7 @@ func (b *Backend) ListObjectsV2(ctx context.Context, in *s3.ListObjectsV2Input) 
 	return out, b.fail(ctx, "list", aws.ToString(in.Bucket), aws.ToString(in.Prefix), err)
 }
 
-// listPast returns a listing without hidden keys. It asks for as many further objects as there is
-// room for.
+// listPast returns a listing without hidden keys. In their place it asks for further objects.
 func (b *Backend) listPast(ctx context.Context, in *s3.ListObjectsV2Input, first s3response.ListObjectsV2Result) (s3response.ListObjectsV2Result, error) {
 	objects, prefixes := withoutHidden(first.Contents, first.CommonPrefixes)
 	out := first
@@ -56,7 +55,7 @@ func (b *Backend) listPast(ctx context.Context, in *s3.ListObjectsV2Input, first
 	return out, nil
 }
 
-// ListObjects is ListObjectsV2 in its first version.
+// ListObjects lists the objects of clients, as ListObjectsV2 does.
 func (b *Backend) ListObjects(ctx context.Context, in *s3.ListObjectsInput) (s3response.ListObjectsResult, error) {
 	out, err := b.inner.ListObjects(ctx, in)
 	if err == nil && begins(out.Contents, out.CommonPrefixes) {
@@ -152,7 +151,7 @@ type listed struct {
 }
 
 // describe returns what clients see of listed objects. It asks for the metadata of each, unless it
-// has seen the same ETag lately: no two messages are equal, so an equal ETag means the same
+// has seen the same ETag lately: no two messages are equal, so the same ETag means the same
 // message.
 func (b *Backend) describe(ctx context.Context, bucket *string, objects []listed) ([]described, error) {
 	all := make([]described, len(objects))
@@ -187,13 +186,13 @@ func (b *Backend) describe(ctx context.Context, bucket *string, objects []listed
 	return all, group.Wait()
 }
 
-// knownName is under which name an object is remembered.
+// knownName returns the name under which an object is remembered.
 func knownName(bucket, key, tag *string) string {
 	return *bucket + "/" + *key + "/" + aws.ToString(tag)
 }
 
-// describeFile describes an object of a folder by two attributes of its file, in a tenth of the
-// time of a HeadObject. If it can't, a HeadObject will do.
+// describeFile describes an object of a folder by two attributes of its file, which takes a tenth
+// of the time of a HeadObject. If it can't, a HeadObject is needed.
 func (b *Backend) describeFile(bucket *string, o listed) (d described, ok bool) {
 	const metadata, etag = "metadata", "etag" // where the engine's posix keeps them
 	if !b.isFolder || o.version != nil || isFolder(o.key) {

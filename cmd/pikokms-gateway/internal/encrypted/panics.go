@@ -9,10 +9,10 @@ import (
 	"piko.sh/pikokms/message"
 )
 
-// caught logs what recover returned, with the stack of the panic. It returns an internal error, or
-// nil if there was no panic.
+// caught logs what recover returned, with the stack of the panic, and returns an internal error. It
+// returns nil if there was no panic.
 //
-// The engine recovers from panics while it handles a request. In other goroutines, and when the
+// The engine recovers from panics while it handles a request. In other goroutines, and while the
 // content of an answer is sent, they would end the process.
 func (b *Backend) caught(doing string, recovered any) error {
 	if recovered == nil {
@@ -22,7 +22,7 @@ func (b *Backend) caught(doing string, recovered any) error {
 	return s3err.GetAPIError(s3err.ErrInternalError)
 }
 
-// carefully calls what may panic.
+// carefully calls do, and returns an error if that panics.
 func (b *Backend) carefully(doing string, do func() error) (err error) {
 	defer func() {
 		if failed := b.caught(doing, recover()); failed != nil {
@@ -32,7 +32,8 @@ func (b *Backend) carefully(doing string, do func() error) (err error) {
 	return do()
 }
 
-// watched is a message that an HTTP client of the inner backend may read in a goroutine of its own.
+// watched is a message whose reads may not panic: an HTTP client of the inner backend may read it
+// in a goroutine of its own.
 type watched struct {
 	*message.EncryptReader
 	b *Backend

@@ -22,14 +22,14 @@ import (
 // The names of the gateway's own metadata. All begin with ownPrefix.
 const (
 	ownPrefix    = "pikokms-"
-	sealedName   = "pikokms-sealed"   // of a sealed
+	sealedName   = "pikokms-sealed"   // of the text of a sealed
 	checksumName = "pikokms-checksum" // of the algorithm and the type of the checksum that is sealed
 	partsName    = "pikokms-parts"    // of the sizes of an object's parts
 	uploadName   = "pikokms-upload"   // of the ID of the upload that made an object
 	keyName      = "pikokms-key"      // of the name of the object that an upload is for
 )
 
-// PutObject encrypts an object. It is stored only if its length and all checksums are right.
+// PutObject encrypts an object and stores it, if its length and all its checksums are right.
 func (b *Backend) PutObject(ctx context.Context, in s3response.PutObjectInput) (s3response.PutObjectOutput, error) {
 	out, err := b.putObject(ctx, in)
 	return out, b.fail(ctx, "put", aws.ToString(in.Bucket), aws.ToString(in.Key), err)
@@ -89,7 +89,7 @@ type storedMessage struct {
 	header *header.Header
 }
 
-// store encrypts the content of an object and stores it, with the fields of in besides.
+// store encrypts the content of an object and stores it, with the other fields of in.
 func (b *Backend) store(ctx context.Context, k *Key, name string, in s3response.PutObjectInput, body *content, size int64) (_ *storedMessage, err error) {
 	ctx, data := showing(ctx)
 	defer func() { err = errors.Join(err, data.Close()) }()
@@ -165,7 +165,7 @@ func (b *Backend) putFolder(ctx context.Context, in s3response.PutObjectInput, b
 		return out, err
 	}
 	in.Body, in.ContentMD5, in.ChecksumAlgorithm = strings.NewReader(""), nil, body.sum.Algorithm
-	if !b.isFolder { // AWS's client does not make them all
+	if !b.isFolder { // AWS's client can't compute each of them
 		in.ChecksumAlgorithm = ""
 		body.sum.put(&in)
 	}
@@ -179,16 +179,16 @@ func (b *Backend) putFolder(ctx context.Context, in s3response.PutObjectInput, b
 	return out, nil
 }
 
-// In front of S3, an object is held in memory until its checksum is known. Programs of AWS send
-// those of 8 MiB and more in parts by default.
+// In front of S3, an object is held in memory until its checksum is known. AWS's programs send
+// larger objects than 8 MiB in parts by default.
 const (
 	maxBuffered    = 8 << 20   // bytes of one
 	maxAllBuffered = 128 << 20 // bytes of all
 	formBuffered   = 1 << 20   // bytes of the beginning of a form's file
 )
 
-// hold replaces the body of a form by one of a known size. Other fields of a form may follow the
-// object, so a small object is read first, to find its end. Nothing may follow a large one.
+// hold replaces the body of a form by one of a known size. Other fields may follow the object in a
+// form, so a small object is read to its end first. Nothing may follow a large one.
 func (b *Backend) hold(ctx context.Context, body *io.Reader, form io.Reader, size *int64) (release func(), err error) {
 	if err := b.buffered.Acquire(ctx, formBuffered); err != nil {
 		return nil, err
@@ -208,7 +208,7 @@ func (b *Backend) hold(ctx context.Context, body *io.Reader, form io.Reader, siz
 	return release, nil
 }
 
-// ending calls a function before io.EOF.
+// ending calls end before it returns io.EOF, or the error of that.
 type ending struct {
 	io.Reader
 	end func() error
@@ -250,9 +250,10 @@ func ownMetadata(all map[string]string) (own, others map[string]string) {
 	return own, others
 }
 
-// tagSuffix is appended to the ETag of a stored object before clients see it. That ETag is one of
-// the ciphertext, so it shows nothing of the content, and differs for equal contents. With the
-// suffix it looks like one of an upload in parts, which no client takes for the MD5 of the content.
+// tagSuffix is appended to the ETag of a stored object before clients see it. The ETag is computed
+// from the ciphertext, so it shows nothing of the content, and equal contents have different ones.
+// With the suffix it looks like that of an upload in parts, which no client takes for the MD5 of
+// the content.
 const tagSuffix = "-1"
 
 // outerTag returns the ETag that clients see for a stored object's.
@@ -263,7 +264,8 @@ func outerTag(tag *string) *string {
 	return aws.String(`"` + strings.Trim(*tag, `"`) + tagSuffix + `"`)
 }
 
-// innerTag returns the ETag of a stored object for one that clients see, or one that no object has.
+// innerTag returns the ETag of a stored object for the one that clients see. If that is not one of
+// this gateway's, it returns one that no object has.
 func innerTag(tag *string) *string {
 	text := aws.ToString(tag)
 	if text == "" || text == "*" {

@@ -41,7 +41,7 @@ func (b *Backend) putParts(ctx context.Context, in s3response.PutObjectInput, le
 	return b.putOf(ctx, in, func(id *string) ([]types.CompletedPart, error) { return b.sendParts(ctx, in, id, size, most) })
 }
 
-// putOf stores an object in the S3 behind, of parts that send uploads.
+// putOf stores an object in the S3 behind as an upload whose parts send uploads.
 func (b *Backend) putOf(ctx context.Context, in s3response.PutObjectInput, send func(id *string) ([]types.CompletedPart, error)) (out s3response.PutObjectOutput, err error) {
 	begun, err := b.inner.CreateMultipartUpload(ctx, s3response.CreateMultipartUploadInput{
 		Bucket: in.Bucket, Key: in.Key, Metadata: in.Metadata, Tagging: in.Tagging,

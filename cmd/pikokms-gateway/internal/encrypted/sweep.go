@@ -20,7 +20,7 @@ import (
 	"piko.sh/pikokms/provider"
 )
 
-// pages yields the pages of a listing of what is below a prefix of the gateway's own.
+// pages yields the pages of a listing of the gateway's own objects below a prefix.
 func (b *Backend) pages(ctx context.Context, bucket, prefix, delimiter string) iter.Seq2[s3response.ListObjectsV2Result, error] {
 	return func(yield func(s3response.ListObjectsV2Result, error) bool) {
 		in := &s3.ListObjectsV2Input{
@@ -53,8 +53,8 @@ func (b *Backend) own(ctx context.Context, bucket, prefix string) iter.Seq2[s3re
 	}
 }
 
-// uploadIDs yields the IDs of all uploads of which something is stored, also of those that a
-// gateway left when it was stopped.
+// uploadIDs yields the IDs of all uploads of which something is stored. That includes those that a
+// gateway left behind when it was stopped.
 func (b *Backend) uploadIDs(ctx context.Context, bucket string) iter.Seq2[string, error] {
 	return func(yield func(string, error) bool) {
 		for page, err := range b.pages(ctx, bucket, uploads, "/") {
@@ -71,8 +71,8 @@ func (b *Backend) uploadIDs(ctx context.Context, bucket string) iter.Seq2[string
 	}
 }
 
-// remove deletes what is stored of an upload. The record goes last, so that a gateway which is
-// stopped meanwhile leaves something that is found.
+// remove deletes what is stored of an upload. The record goes last, so that a sweep still finds the
+// upload if the gateway is stopped meanwhile.
 func (b *Backend) remove(ctx context.Context, bucket, id string) error {
 	var names []types.ObjectIdentifier
 	for object, err := range b.own(ctx, bucket, folderOf(id)) {
@@ -92,7 +92,7 @@ func (b *Backend) remove(ctx context.Context, bucket, id string) error {
 	return nil
 }
 
-// removeObjects deletes 1000 objects of the gateway's own at the most.
+// removeObjects deletes at most 1000 of the gateway's own objects.
 func (b *Backend) removeObjects(ctx context.Context, bucket string, objects []types.ObjectIdentifier) error {
 	out, err := b.inner.DeleteObjects(ctx, &s3.DeleteObjectsInput{Bucket: &bucket, Delete: &types.Delete{Objects: objects, Quiet: aws.Bool(true)}})
 	if err != nil {
@@ -104,7 +104,8 @@ func (b *Backend) removeObjects(ctx context.Context, bucket string, objects []ty
 	return nil
 }
 
-// AbortMultipartUpload deletes the parts of an upload, also of one whose key can't be used any more.
+// AbortMultipartUpload deletes the parts of an upload, even if the upload's key can't be used any
+// more.
 func (b *Backend) AbortMultipartUpload(ctx context.Context, in *s3.AbortMultipartUploadInput) error {
 	return b.fail(ctx, "abort upload", aws.ToString(in.Bucket), aws.ToString(in.Key), b.abort(ctx, in))
 }
@@ -186,8 +187,8 @@ func (b *Backend) listUploads(ctx context.Context, in *s3.ListMultipartUploadsIn
 	}, nil
 }
 
-// isForeign reports whether an error means that this gateway can't read a record: its place has no
-// key here, it is under another key, or no gateway wrote it.
+// isForeign reports whether an error means that this gateway can't read a record: the gateway has
+// no KEY for its place, it is under another key, or no gateway wrote it.
 func isForeign(err error) bool {
 	return slices.ContainsFunc([]error{
 		keyless, invalid, provider.ErrUntrustedKey, provider.ErrDecryptionFailed, provider.ErrInvalidCiphertext, provider.ErrContextMismatch,
@@ -201,8 +202,8 @@ func isKeyGone(err error) bool {
 	return errors.Is(err, provider.ErrKeyDisabled) || errors.Is(err, provider.ErrKeyPendingDeletion) || errors.Is(err, provider.ErrKeyNotFound)
 }
 
-// Sweep deletes what was left of uploads in a bucket: the parts of those that were completed, and
-// what is older than age of those that have no record.
+// Sweep deletes what is left of uploads in a bucket: the parts of completed uploads, and what has
+// no record and is older than age.
 func (b *Backend) Sweep(ctx context.Context, bucket string, age time.Duration) error {
 	for id, err := range b.uploadIDs(ctx, bucket) {
 		if err != nil {
@@ -228,7 +229,7 @@ func (b *Backend) Sweep(ctx context.Context, bucket string, age time.Duration) e
 	return nil
 }
 
-// How often SweepAlways sweeps, and how old the remains of an upload without a record must be. A
+// How often SweepAlways sweeps, and how old something without a record must be to be deleted. A
 // part takes less time to arrive.
 const (
 	sweepEach = time.Hour
@@ -251,7 +252,7 @@ func (b *Backend) SweepAlways(ctx context.Context, only string) {
 	}
 }
 
-// sweepAll sweeps one bucket, or all if only is empty. If one fails it goes on.
+// sweepAll sweeps one bucket, or all if only is empty. It goes on if one fails.
 func (b *Backend) sweepAll(ctx context.Context, only string) (err error) {
 	buckets := []s3response.ListAllMyBucketsEntry{{Name: only}}
 	if only == "" {
@@ -269,7 +270,7 @@ func (b *Backend) sweepAll(ctx context.Context, only string) (err error) {
 	return err
 }
 
-// removeOlder deletes what has no record, unless something of it is younger than age.
+// removeOlder deletes an upload without a record, unless some of it is younger than age.
 func (b *Backend) removeOlder(ctx context.Context, bucket, id string, age time.Duration) error {
 	for object, err := range b.own(ctx, bucket, folderOf(id)) {
 		if err != nil {

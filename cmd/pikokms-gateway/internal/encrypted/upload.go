@@ -119,7 +119,7 @@ func (b *Backend) createUpload(ctx context.Context, in s3response.CreateMultipar
 // its upload.
 type knownRecord struct {
 	record *record
-	seen   time.Time // when it was last known to be there
+	seen   time.Time // when it was last known to be stored
 }
 
 const (
@@ -127,7 +127,8 @@ const (
 	recordsTrust = 10 * time.Second // another gateway may have completed the upload
 )
 
-// request returns what a request about an upload is for: a key, the name of an object, and an ID.
+// request checks a request about an upload. It returns the Key of the object, the object's name,
+// and the upload's ID.
 func (b *Backend) request(ctx context.Context, bucket, key, uploadID *string) (k *Key, name, id string, err error) {
 	if err := visible(key); err != nil {
 		return nil, "", "", err
@@ -166,7 +167,7 @@ func (b *Backend) record(ctx context.Context, bucket, key, uploadID *string) (*r
 }
 
 // label is what can be read of an upload's record without the key. Nothing authenticates it, so
-// only deleting and listing depend on it.
+// only listing and deleting rely on it.
 type label struct {
 	key     string // the object's name
 	written time.Time
@@ -183,7 +184,7 @@ func (b *Backend) labelOf(ctx context.Context, bucket, id string) (label, error)
 	return label{key, aws.ToTime(out.LastModified)}, err
 }
 
-// keyOf returns the name of the object that an upload is for, by the metadata of its record.
+// keyOf returns the name of the object that an upload is for, from the metadata of its record.
 func keyOf(metadata map[string]string) (string, error) {
 	own, _ := ownMetadata(metadata)
 	key, err := base64.RawURLEncoding.DecodeString(own[keyName])
@@ -235,7 +236,7 @@ func (b *Backend) recordOf(ctx context.Context, bucket, id string) (_ *record, e
 	if err := json.Unmarshal(text, &r); err != nil {
 		return nil, err
 	}
-	if r.ID != id || r.Bucket != bucket || r.Key != key { // somebody put one record in the place of another
+	if r.ID != id || r.Bucket != bucket || r.Key != key { // one record was put in the place of another
 		return nil, invalid
 	}
 	b.records.put(r.ID, knownRecord{&r, time.Now()})
@@ -340,8 +341,8 @@ func (r *record) parseDone(name string) (*donePart, error) {
 	}, nil
 }
 
-// parts returns the parts of an upload in the order of their numbers. Of several parts with one
-// number, the last one that was stored comes last.
+// parts returns the parts of an upload in the order of their numbers. Parts with one number are in
+// the order in which they were stored.
 func (b *Backend) parts(ctx context.Context, r *record) (all []*donePart, err error) {
 	for object, err := range b.own(ctx, r.Bucket, folderOf(r.ID)+"done/") {
 		if err != nil {
@@ -366,7 +367,7 @@ func (b *Backend) parts(ctx context.Context, r *record) (all []*donePart, err er
 	return all, nil
 }
 
-// current returns the last part of each number.
+// current returns the part of each number that counts, which is the last one.
 func current(all []*donePart) (last []*donePart) {
 	for i, p := range all {
 		if i+1 == len(all) || all[i+1].number != p.number {

@@ -23,7 +23,7 @@ type branchKeyJob struct {
 	all  bool
 	jobs int
 
-	leavesDestroyed bool // with --all
+	leavesDestroyed bool // whether --all passes over destroyed branch keys
 }
 
 // add adds the flags.
@@ -83,8 +83,8 @@ func (n *tally) checkedText() string {
 	return fmt.Sprintf("checked %s", console.Count(n.keys.Load()+n.failed.Load(), "branch key"))
 }
 
-// run works on the given branch keys or, with --all, on each of the table. What fails is named on
-// standard error. run goes on with the others, unless a service is down or denies access.
+// run works on the branch keys of these IDs or, with --all, on each of the table. It names failures
+// on standard error and goes on with the other keys, unless a service is down or denies access.
 func (j *branchKeyJob) run(ctx context.Context, store *branchkey.Store, ids []string, n *tally, work func(id string) error) error {
 	if !j.all {
 		return j.each(ctx, ids, n, work)
@@ -124,6 +124,7 @@ func (j *branchKeyJob) run(ctx context.Context, store *branchkey.Store, ids []st
 	}
 }
 
+// each works on the branch keys of these IDs, several at a time.
 func (j *branchKeyJob) each(ctx context.Context, ids []string, n *tally, do func(id string) error) error {
 	type result struct {
 		id  string
@@ -288,8 +289,7 @@ func (j *branchKeyJob) check(ctx context.Context, store *branchkey.Store, ids []
 	return nil
 }
 
-// foundText says what was found of branch keys that passed the check, under a KMS key if there is
-// one.
+// foundText describes the branch keys that passed the check. The table need not have a KMS key.
 func (n *tally) foundText(keyARN string) string {
 	genuine := "genuine and complete"
 	if keyARN != "" {

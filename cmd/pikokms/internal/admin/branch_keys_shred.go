@@ -65,8 +65,8 @@ about that of the KEY.`,
 	return command
 }
 
-// change disables or enables the branch key that the arguments name, and returns its ID and what
-// became of it.
+// change disables or enables the branch key that the arguments name, and returns its ID and its new
+// state.
 func (s *keyStore) change(ctx context.Context, arguments []string, change func(*branchkey.Store, context.Context, string) (*branchkey.Description, error)) (string, *branchkey.Description, error) {
 	store, _, id, err := s.openOne(ctx, arguments)
 	if err != nil {
@@ -254,7 +254,7 @@ func readLine(ctx context.Context) (string, error) {
 	}
 }
 
-// stateText says in which state a branch key is, and since when.
+// stateText returns the state of a branch key, and since when it has it.
 func stateText(d *branchkey.Description) string {
 	text := stateOf(d)
 	switch text {

@@ -164,7 +164,7 @@ type checkedPermission struct {
 	Breaks  string `json:"breaks"`           // what does not work without it
 }
 
-// checkKey checks a KEY, on which these actions are needed if it is a symmetric key of KMS.
+// checkKey checks a KEY. needed are the actions that it must allow if it is a symmetric key of KMS.
 func checkKey(ctx context.Context, k *keys.Key, pairs map[string]string, needed []string) *CheckedKey {
 	c := &CheckedKey{Key: k.String()}
 	var err error

@@ -165,8 +165,8 @@ type requirement struct {
 	isEC    bool
 }
 
-// neededOf returns what a role needs of a KEY. actions are those that it needs if the KEY is a
-// symmetric one.
+// neededOf returns what a role needs of a KEY. The given actions are those on a symmetric key; for
+// RSA and EC keys it returns others.
 func neededOf(ctx context.Context, k *keys.Key, actions []string, isRSA bool) (*requirement, error) {
 	config, err := awskms.ParseURL(k.URL)
 	if err != nil {
@@ -204,7 +204,8 @@ func neededOf(ctx context.Context, k *keys.Key, actions []string, isRSA bool) (*
 	return n, nil
 }
 
-// merge adds statements to a policy. One that allows the same as another adds its resource to it.
+// merge adds statements to a policy. A statement that allows the same actions as one in the policy,
+// under the same condition, is joined to that.
 func merge(to, more []Statement) []Statement {
 	for _, s := range more {
 		i := slices.IndexFunc(to, func(other Statement) bool {
@@ -238,8 +239,8 @@ var administration = []string{
 	"kms:TagResource", "kms:UntagResource", "kms:Update*",
 }
 
-// ofKey returns the statements of a key's own policy. It replaces the whole of the earlier policy,
-// so it keeps the key's account in charge.
+// ofKey returns the statements of a key's own policy, for principals. Such a policy replaces the
+// one before, so it also has a statement that leaves the key's account in charge.
 func ofKey(statements []Statement, principals []string) []Statement {
 	a, _ := arn.Parse(listOf(statements[0].Resource)[0])
 	root := arn.ARN{Partition: a.Partition, Service: "iam", AccountID: a.AccountID, Resource: "root"}

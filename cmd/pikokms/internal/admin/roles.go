@@ -92,8 +92,8 @@ func (r *roleKeys) actions(i int) []string {
 	return []string{actionDecrypt, wrap}
 }
 
-// rsaActionsOf returns what actions returns for an RSA key. Encrypting under one takes its public
-// half, which is read from a file or asked for.
+// rsaActionsOf returns the actions on an RSA key that do what these do on a symmetric one. To
+// encrypt under an RSA key takes its public half, which is in a file or is asked for.
 func rsaActionsOf(actions []string, hasPublicKey bool) []string {
 	var own []string
 	for _, action := range actions {
@@ -107,10 +107,10 @@ func rsaActionsOf(actions []string, hasPublicKey bool) []string {
 	return own
 }
 
-// ecActionsOf returns what actions returns for an EC key. Unwrapping a data key takes a secret that
-// KMS derives from this key and another, and so does wrapping one if there is a peer. Without a
-// peer, encrypting takes the public half alone. A peer shows that the key is an EC key, so its kind
-// is not asked for.
+// ecActionsOf returns the actions on an EC key that do what these do on a symmetric one. Unwrapping
+// a data key takes a secret that KMS derives from this key and another, and so does wrapping one if
+// there is a peer. Without a peer, encrypting takes the public half alone. A peer shows that the
+// key is an EC key, so its kind is not asked for.
 func ecActionsOf(actions []string, config *awskms.Config) []string {
 	var own []string
 	hasPeer := config.PeerFile != ""

@@ -31,17 +31,17 @@ func AddLogFormat(root *cobra.Command) {
 
 const QuietFlag = "quiet"
 
-// AddQuiet adds the flag that leaves only errors to be said.
+// AddQuiet adds the flag that limits the log to errors.
 func AddQuiet(root *cobra.Command) {
 	root.PersistentFlags().BoolP(QuietFlag, "q", false, "say nothing on standard error but errors")
 	ShowInShortHelp(root.PersistentFlags(), QuietFlag)
 }
 
-// IsQuiet reports whether only errors are said.
+// IsQuiet reports whether the log is limited to errors.
 func IsQuiet() bool { return !slog.Default().Enabled(context.Background(), slog.LevelInfo) }
 
-// SetLogFormat sets the format of what is said from here on. All of it goes through slog's default
-// logger, and so does what packages say that know no other.
+// SetLogFormat sets the format of the log from here on. It sets slog's default logger, which other
+// packages use, too.
 func SetLogFormat(format string, quiet bool) error {
 	least := slog.LevelInfo
 	if quiet {
@@ -59,7 +59,7 @@ func SetLogFormat(format string, quiet bool) error {
 	return nil
 }
 
-// IsTextLog reports whether what is said is for people, who may also be shown a progress bar.
+// IsTextLog reports whether the log is text for people. They may also be shown a progress bar.
 func IsTextLog() bool {
 	_, ok := slog.Default().Handler().(*textHandler)
 	return ok
@@ -74,7 +74,7 @@ func Say(level slog.Level, text string, attributes ...any) {
 	slog.Log(context.Background(), level, text, attributes...)
 }
 
-// textHandler writes what is said as lines that begin with the command's name.
+// textHandler writes records as lines that begin with the command's name.
 type textHandler struct {
 	w      io.Writer
 	mu     *sync.Mutex // shared by handlers with further attributes
@@ -108,7 +108,7 @@ func (h *textHandler) WithAttrs(attributes []slog.Attr) slog.Handler {
 	return &more
 }
 
-// WithGroup implements slog.Handler. Groups are not told apart.
+// WithGroup implements slog.Handler. It ignores groups.
 func (h *textHandler) WithGroup(string) slog.Handler { return h }
 
 func attributeText(a slog.Attr) string {

@@ -13,8 +13,8 @@ import (
 	"piko.sh/pikokms/outfile"
 )
 
-// OpenInput opens IN. It returns how many bytes can be read, or -1 when they can't be known before
-// they are read.
+// OpenInput opens IN, the first argument or else standard input. It returns how many bytes there
+// are to read, or -1 if that is not known, as for a pipe.
 func OpenInput(arguments []string) (*os.File, int64, error) {
 	in := os.Stdin
 	if len(arguments) > 0 && arguments[0] != "-" {
@@ -51,8 +51,8 @@ type Output struct {
 	replace bool
 	// early writes the file to disk while it is made.
 	early io.Writer
-	// detach keeps the end of the context from removing the file. It returns false when the context
-	// has ended.
+	// detach stops the removal of the file at the end of the context. It returns false if the context
+	// has ended already.
 	detach func() bool
 }
 
@@ -187,7 +187,7 @@ func (o *Output) Commit(ctx context.Context) error {
 	return o.place(temporary, os.Rename(temporary, o.Path))
 }
 
-// place removes the temporary name if err is not nil: the file did not get its own name.
+// place returns err, after which the file does not get its own name: it removes the temporary one.
 func (o *Output) place(temporary string, err error) error {
 	if err != nil {
 		_ = os.Remove(temporary)

@@ -12,7 +12,7 @@ import (
 // objects.
 const TemporaryPrefix = ".pikokms-tmp-"
 
-// leftover is the age from which a temporary file may be left over from a killed process.
+// leftover is the age from which a temporary file may be one that a killed process left.
 const leftover = time.Minute
 
 // CreateTemporary makes a file with a temporary name in dir, and locks it so that no sweep removes

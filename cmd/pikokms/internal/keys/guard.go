@@ -19,8 +19,8 @@ func (k *Key) guard(ctx context.Context, _ string, call func(context.Context) er
 		ctx = provider.WithTrace(ctx, k.paying(provider.TraceOf(ctx)))
 	}
 	err := call(ctx)
-	// No call was needed to see that the table has no such branch key, has it under another KMS key,
-	// or has it disabled or destroyed.
+	// These errors come from the table alone, without a call: it has no such branch key, has it under
+	// another KMS key, or has it disabled or destroyed.
 	isOfTable := errors.Is(err, provider.ErrKeyNotFound) || errors.Is(err, provider.ErrUntrustedKey) ||
 		errors.Is(err, branchkey.ErrDisabled) || errors.Is(err, branchkey.ErrDestroyed)
 	if k.IsRemote() && !isOfTable {

@@ -17,25 +17,25 @@ import (
 // tens of milliseconds.
 const hedgeDelay = time.Second
 
-// Remote are the KEYs of key services as one provider.Unwrapper, for one message. They are asked one
-// after the other, and beside each other where one keeps the message waiting: services that are
-// down then cost a second each, and not the whole wait for an answer.
+// Remote unwraps the data key of one message with several KEYs of key services. It asks them one
+// after the other, and does not wait for one that takes longer than hedgeDelay before it asks the
+// next. So a service that is down costs a second, and not its whole timeout.
 type Remote struct {
-	keys []*Key       // those that are still to be asked
+	keys []*Key       // that were not asked yet
 	left atomic.Int32 // of the attempts that header.Limits.MaxAttempts allows
 
 	message *header.Header
-	ctx     context.Context // of the questions, from the first one on
+	ctx     context.Context // of the calls; set by the first UnwrapDataKey
 	cancel  context.CancelFunc
-	working int                     // the keys that are being asked
+	working int                     // number of keys that are being asked
 	answers chan unwrapped          // has room for all of them
 	failed  [][]error               // for each data key of the message
-	unfit   []*provider.SecureBytes // what was unwrapped of each and is not the message's data key
+	unfit   []*provider.SecureBytes // for each data key, one that was unwrapped and does not fit the message
 }
 
-// unwrapped is the answer of a KEY about a data key, or its last one.
+// unwrapped is what a KEY made of one data key, or the note that it is done with all of them.
 type unwrapped struct {
-	wrapped int // the place of the data key in the message; -1 at the end
+	wrapped int // index of the data key in the message; -1 at the end
 	key     *provider.SecureBytes
 	err     error
 }
@@ -46,7 +46,8 @@ func NewRemote(keys []*Key, limits header.Limits) *Remote {
 	return r
 }
 
-// Accept is a message.Decrypter's Accept. It takes every message, and remembers what it is to ask.
+// Accept is a message.Decrypter's Accept. It accepts every message, and keeps its header for
+// UnwrapDataKey.
 func (r *Remote) Accept(h *header.Header) error {
 	n := len(h.EncryptedDataKeys)
 	r.message, r.failed, r.unfit = h, make([][]error, n), make([]*provider.SecureBytes, n)
@@ -54,9 +55,9 @@ func (r *Remote) Accept(h *header.Header) error {
 	return nil
 }
 
-// UnwrapDataKey implements provider.Keyring. All data keys of an honest message are the same one,
-// so the first that fits will do, whichever was asked for. Where none does, the answer is about the
-// one that was asked for.
+// UnwrapDataKey returns the first data key that fits the message, whichever one was requested,
+// since the data keys of an honest message are all the same. If none fits, the result is that of
+// the requested one.
 func (r *Remote) UnwrapDataKey(ctx context.Context, request *provider.UnwrapDataKeyRequest) (*provider.DataKey, error) {
 	if r.ctx == nil {
 		r.ctx, r.cancel = context.WithCancel(ctx)
@@ -83,7 +84,7 @@ func (r *Remote) UnwrapDataKey(ctx context.Context, request *provider.UnwrapData
 	}
 	if key := r.unfit[asked]; key != nil {
 		r.unfit[asked] = nil
-		return &provider.DataKey{PlaintextKey: key}, nil // the message's reader says what is wrong with it
+		return &provider.DataKey{PlaintextKey: key}, nil // the message's reader reports what is wrong with it
 	}
 	if err := errors.Join(r.failed[asked]...); err != nil {
 		return nil, err
@@ -91,7 +92,7 @@ func (r *Remote) UnwrapDataKey(ctx context.Context, request *provider.UnwrapData
 	return nil, provider.ErrUntrustedKey
 }
 
-// take remembers an answer, or returns the message's data key.
+// take handles an answer. It returns the data key if that is the message's, and nil otherwise.
 func (r *Remote) take(a unwrapped, request provider.UnwrapDataKeyRequest) *provider.SecureBytes {
 	switch {
 	case a.wrapped < 0:
@@ -109,8 +110,8 @@ func (r *Remote) take(a unwrapped, request provider.UnwrapDataKeyRequest) *provi
 	return nil
 }
 
-// fits reports whether the message commits to a data key. The reader of a message without key
-// commitment checks that itself.
+// fits reports whether the message commits to a data key. Of a message without key commitment every
+// data key fits, and its reader checks it.
 func (r *Remote) fits(key *provider.SecureBytes) bool {
 	h := r.message
 	if !h.Suite.Commits() {
@@ -125,7 +126,8 @@ func (r *Remote) fits(key *provider.SecureBytes) bool {
 	}) == nil
 }
 
-// askNext asks the next KEY about all data keys. It returns false if there is none.
+// askNext starts to ask the next KEY about all data keys of the message. It returns false if there
+// is no other KEY.
 func (r *Remote) askNext(request provider.UnwrapDataKeyRequest) bool {
 	if len(r.keys) == 0 {
 		return false
@@ -159,7 +161,7 @@ func (r *Remote) askNext(request provider.UnwrapDataKeyRequest) bool {
 	return true
 }
 
-// Close ends the questions that are under way, and zeroes what comes of them.
+// Close cancels the calls that are under way, and zeroes the data keys that they return.
 func (r *Remote) Close() error {
 	if r.cancel == nil {
 		return nil

@@ -39,7 +39,7 @@ type Key struct {
 
 	Given   string        // as its user wrote it
 	Timeout time.Duration // the time for an answer of the key service, retries included
-	Calls   atomic.Int64  // of its key service, but for those that open it
+	Calls   atomic.Int64  // of its key service, except those that open it
 	check   bool          // whether opening it asks the key service
 
 	// These are set where the key is used for many objects.
@@ -74,8 +74,8 @@ func (k *Key) Opened(ctx context.Context) (provider.Unwrapper, error) {
 	return k.keyring, k.failure
 }
 
-// giveUp keeps a key service that does not answer from being asked again, about the other data keys
-// of a message.
+// giveUp makes all further calls fail with err, unless the key is patient. So a key service that
+// did not answer is not asked about the other data keys of a message.
 func (k *Key) giveUp(err error) {
 	if k.Patient {
 		return
@@ -85,7 +85,7 @@ func (k *Key) giveUp(err error) {
 	k.failure = err
 }
 
-// Ask makes a call of the keyring of a KEY, and bounds the time of its answer.
+// Ask calls the keyring of a KEY, which it opens first if need be, and bounds the time of that.
 func Ask[T any](ctx context.Context, k *Key, call func(context.Context, provider.Unwrapper) (T, error)) (T, error) {
 	var answer T
 	met := new(attempts)
@@ -115,7 +115,7 @@ func Ask[T any](ctx context.Context, k *Key, call func(context.Context, provider
 	return answer, k.blame(err)
 }
 
-// attempts are what the attempts of a call met that failed. It implements provider.Trace.
+// attempts is a provider.Trace that records why attempts of a call failed.
 type attempts struct {
 	mu    sync.Mutex
 	texts []string
@@ -151,8 +151,8 @@ func (a *attempts) text() string {
 	return fmt.Sprintf("; %d tries met: %s", len(a.texts), strings.Join(causes, ", "))
 }
 
-// paying returns the trace of one call, which the rate has room for already. Further requests,
-// which try again, take the room of the calls to come.
+// paying returns a trace that counts a call's retries against the rate, beside its first request,
+// for which the caller has waited. A retry does not wait: the calls that follow do.
 func (k *Key) paying(inner provider.Trace) provider.Trace {
 	return &payingTrace{Trace: inner, limiter: k.Limiter}
 }
@@ -186,8 +186,7 @@ func (k *Key) WrapDataKey(ctx context.Context, dataKey *provider.SecureBytes, en
 	return k.whole.WrapDataKey(ctx, dataKey, encryptionContext)
 }
 
-// UnwrapDataKey implements provider.Keyring. It asks a key service only about data keys that such a
-// service encrypted.
+// UnwrapDataKey asks a key service only about data keys that a service of its kind encrypted.
 func (k *Key) UnwrapDataKey(ctx context.Context, request *provider.UnwrapDataKeyRequest) (*provider.DataKey, error) {
 	known := k.Service.ProviderIDs
 	if known != nil && !slices.ContainsFunc(known, func(id string) bool { return strings.HasPrefix(request.EncryptedKey.ProviderID, id) }) {
@@ -299,7 +298,8 @@ func (k askingKeyring) UnwrapS3EC(ctx context.Context, wrapped *provider.S3ECDat
 	})
 }
 
-// CacheDataKeys lets a data key serve several messages and readings. It is called before the first.
+// CacheDataKeys makes one data key serve several messages, and several reads. It must be called
+// before the key is used.
 func (k *Key) CacheDataKeys(limits service.CacheLimits) {
 	k.whole = service.New(askingKeyring{k}, service.Config{NoBreaker: true, Cache: &limits, Telemetry: telemetry.Providers()})
 }
@@ -315,8 +315,8 @@ func (k *Key) Close() error {
 	return err
 }
 
-// Parse parses the KEYs given with -k or, if there are none, in the environment. A key service
-// has timeout for each answer. With check, opening a key asks the key service whether it can be
+// Parse parses the KEYs given with -k or, if there are none, in the environment. Timeout bounds
+// each answer of a key service. With check, opening a key asks the key service whether it can be
 // used, which takes a permission that decryption does not need.
 func Parse(given []string, timeout time.Duration, check bool) ([]*Key, error) {
 	origin := "-k"
@@ -351,8 +351,8 @@ func parseKey(text string, timeout time.Duration, check bool) (*Key, error) {
 	return k, nil
 }
 
-// count counts an answer of a key service, which is not asked about keys that are not trusted.
-// Branch keys are counted by guard.
+// count counts a call of a key service, given its error. For a key that is not trusted there was no
+// call, and calls for branch keys are counted by guard.
 func (k *Key) count(err error) {
 	if k.isAskedEachTime() && !errors.Is(err, provider.ErrUntrustedKey) {
 		k.Calls.Add(1)
@@ -382,8 +382,8 @@ func OpenAll(ctx context.Context, keys []*Key) error {
 	return cmp.Or(failures...)
 }
 
-// OpenAny returns an error if no KEY can decrypt, as far as that is known without a call of a key
-// service: each object would fail for that.
+// OpenAny returns an error if no KEY can decrypt, as far as that shows without a call of a key
+// service. Work on many objects would fail for each of them.
 func OpenAny(ctx context.Context, keys []*Key) error {
 	here, remote := ForDecryption(keys)
 	var failures []error
@@ -397,14 +397,14 @@ func OpenAny(ctx context.Context, keys []*Key) error {
 	return errors.Join(failures...)
 }
 
-// OpenHere returns an error if a KEY that no key service must be asked for cannot be used.
+// OpenHere returns an error if a KEY that needs no key service can't be used.
 func OpenHere(ctx context.Context, keys []*Key) error {
 	here, _ := ForDecryption(keys)
 	return OpenAll(ctx, here)
 }
 
-// Keyrings returns keys in the order in which they are tried: those that no key service must be
-// asked for come first.
+// Keyrings returns keys in the order in which they are tried: those that need no key service come
+// first.
 func Keyrings(keys []*Key) []provider.Unwrapper {
 	here, remote := ForDecryption(keys)
 	keyrings := make([]provider.Unwrapper, 0, len(keys))
@@ -414,7 +414,7 @@ func Keyrings(keys []*Key) []provider.Unwrapper {
 	return keyrings
 }
 
-// ForDecryption returns keys by whether a key service must be asked for them.
+// ForDecryption splits keys into those that need no key service and those that do.
 func ForDecryption(keys []*Key) (here, remote []*Key) {
 	for _, k := range keys {
 		if k.IsRemote() {

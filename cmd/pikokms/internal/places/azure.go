@@ -38,8 +38,8 @@ type azureObjects struct {
 	allowed allowedLosses
 }
 
-// errNotBlockBlob means that a blob can't be replaced without becoming something else: who appends
-// to a log fails from then on, and a page blob is a disk.
+// errNotBlockBlob means that a replacement would change a blob's type. Programs could no longer
+// append to an append blob, and a page blob is a disk.
 var errNotBlockBlob = errors.New("a replacement would be a block blob, and it is none")
 
 // azureSizeKey is transfer.HeaderSizeKey as gocloud.dev stores it in Azure.
@@ -255,7 +255,8 @@ func keepBlob(ctx context.Context, p *azureBlob) (*blockblob.UploadStreamOptions
 	return options, losses, nil
 }
 
-// likeBlob returns what a blob has in common with one that it is made of, in another place, too.
+// likeBlob returns the options for a blob that has the tier, the encryption scope and the tags of
+// another, and which of them can't be kept. p is nil if the source is not in Azure.
 func likeBlob(ctx context.Context, p *azureBlob) (*blockblob.UploadStreamOptions, []s3storage.Loss, error) {
 	var losses []s3storage.Loss
 	options := new(blockblob.UploadStreamOptions)
@@ -308,9 +309,9 @@ func azureMetadata(ctx context.Context, from *opened, content io.Reader) (map[st
 	return metadata, nil
 }
 
-// metadataNames returns the names of a blob's metadata by their lower case. Programs may tell upper
-// from lower case, but net/http has its own way with the names of headers, and the client (v1.8.2)
-// with those of a listing, of which this reads the text.
+// metadataNames returns the names of a blob's metadata by their lower case. Programs may
+// distinguish upper and lower case, but net/http changes the names in headers, and the client
+// (v1.8.2) those in a listing. So this reads the text of a listing.
 func (p *azureBlob) metadataNames(ctx context.Context) (map[string]string, error) {
 	var answer *http.Response
 	maxResults := int32(1)
@@ -338,7 +339,7 @@ func (p *azureBlob) metadataNames(ctx context.Context) (map[string]string, error
 	names := make(map[string]string)
 	for _, blob := range listing.Blobs {
 		if blob.Name != p.name {
-			continue // the name begins with it
+			continue // another blob, whose name begins with this one's
 		}
 		for _, pair := range blob.Metadata.Pairs {
 			names[strings.ToLower(pair.XMLName.Local)] = pair.XMLName.Local
@@ -348,7 +349,7 @@ func (p *azureBlob) metadataNames(ctx context.Context) (map[string]string, error
 }
 
 func (b *azureObjects) put(ctx context.Context, key string, from *opened, content io.Reader, replace bool) error {
-	if replace { // a blob of another type must not become a block blob
+	if replace { // which must not make a blob of another type a block blob
 		p, err := b.blob(key).GetProperties(ctx, nil)
 		switch {
 		case err == nil && p.BlobType != nil && *p.BlobType != azure.BlobTypeBlockBlob:
@@ -413,8 +414,8 @@ func (b *azureObjects) upload(ctx context.Context, key string, from *opened, con
 	return azureError(err)
 }
 
-// summed sets the MD5 sum of what it reads as a header once all of it is read, which is before the
-// last request.
+// summed sets a header to the MD5 sum of what it reads, once it has read all. The request that
+// sends the header comes after that.
 type summed struct {
 	io.Reader
 	sum     hash.Hash

@@ -23,7 +23,8 @@ import (
 	"piko.sh/pikokms/provider"
 )
 
-// The Tries of an object, and the time before the second one. Tests have others.
+// Tries is how often an object is tried, and FirstWait is the time before the second try. Tests set
+// both.
 var (
 	Tries     uint = 5
 	FirstWait      = 500 * time.Millisecond
@@ -43,8 +44,8 @@ func newWaits() *backoff.ExponentialBackOff {
 	return waits
 }
 
-// Retry calls try up to five times, as long as it fails and returns true because a further call may
-// succeed.
+// Retry calls try until it succeeds, until it returns false because a further call would fail, too,
+// or Tries times.
 func Retry[T any](ctx context.Context, try func() (T, bool, error)) (T, error) {
 	n, err := backoff.Retry(ctx, func() (T, error) {
 		n, more, err := try()
@@ -64,11 +65,11 @@ func Retry[T any](ctx context.Context, try func() (T, bool, error)) (T, error) {
 	return n, err
 }
 
-// storageError is an error that a storage returned, and not one of what an object in it holds. An
-// object that is cut short in its storage comes whole from there, as far as it goes.
+// storageError is an error that a storage returned, rather than one about the content of an object.
+// A read of an object that was cut short before it was stored does not return one.
 type storageError struct {
 	error
-	download bool // it came while the content of an object of a bucket was on its way
+	download bool // the content of an object of a bucket was being read
 }
 
 // Unwrap returns the cause.
@@ -82,8 +83,8 @@ func OfStorage(err error) error {
 	return storageError{error: err}
 }
 
-// OfUpload marks an error of a Put that the storage made. It leaves those of the content, which is
-// read meanwhile, as they are: they hold no error of a client of a storage.
+// OfUpload marks an error of a Put if it comes from the storage. An error of the content, which is
+// read meanwhile, stays as it is: it holds no error of a storage's client.
 func OfUpload(err error) error {
 	_, ofAWS := errors.AsType[*smithy.OperationError](err)
 	_, ofNet := errors.AsType[net.Error](err)

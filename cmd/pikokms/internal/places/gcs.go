@@ -90,8 +90,8 @@ func (b *gcsObjects) stat(ctx context.Context, key string) (Listed, error) {
 	return Listed{Key: key, Size: a.Size}, nil
 }
 
-// GCS decompresses objects of content encoding gzip unless they are asked for compressed. What is
-// encrypted is none of gzip's any more.
+// GCS decompresses objects of content encoding gzip unless they are asked for compressed. An
+// encrypted object keeps that encoding, but is not gzip any more.
 const compressed = true
 
 func (b *gcsObjects) open(ctx context.Context, key string) (pikokms.Object, error) {
@@ -180,15 +180,15 @@ func (b *gcsObjects) put(ctx context.Context, key string, from *opened, content 
 	return b.upload(ctx, key, from, content, storage.Conditions{DoesNotExist: !replace}, fs.ErrExist)
 }
 
-// The client (v1.69.0) takes a buffer of this size for each upload, whatever comes, and sends what
+// The client (v1.69.0) takes a buffer of this size for each upload, however small, and sends what
 // fits in it by one request. Its chunks are a multiple of the unit.
 const (
 	gcsChunk     = 16 << 20
 	gcsChunkUnit = 256 << 10
 )
 
-// keyVersion ends the name of the key under which GCS stored an object. New ones are under the
-// key's current version.
+// keyVersion matches the version in the name of the KMS key of an object. A replacement is stored
+// under the key's current version.
 var keyVersion = regexp.MustCompile(`/cryptoKeyVersions/[^/]*$`)
 
 // upload stores content. If a condition does not hold, the error holds refused.
@@ -234,7 +234,7 @@ func (b *gcsObjects) newWriter(ctx context.Context, key string, from *opened, co
 	w.ContentLanguage, w.ContentType, w.Metadata = h.ContentLanguage, h.ContentType, h.Metadata
 	if a := from.gcs; a != nil {
 		w.StorageClass, w.CustomTime, w.Contexts = a.StorageClass, a.CustomTime, contextsOf(a)
-		if conditions.GenerationMatch != 0 { // elsewhere, these are the bucket's affair
+		if conditions.GenerationMatch != 0 { // for another object, the bucket decides on these
 			w.EventBasedHold, w.TemporaryHold, w.ACL = a.EventBasedHold, a.TemporaryHold, a.ACL
 			w.KMSKeyName = keyVersion.ReplaceAllString(a.KMSKeyName, "")
 			if r := a.Retention; r != nil && r.RetainUntil.After(time.Now()) {

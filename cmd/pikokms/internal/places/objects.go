@@ -28,7 +28,7 @@ type azureBlob struct {
 	name      string
 }
 
-// allowedLosses are the kinds of losses that a replacement may have.
+// allowedLosses has the kinds of losses that a replacement may have.
 type allowedLosses []string
 
 // Refuse returns an error for the losses that are not allowed.
@@ -45,7 +45,7 @@ func (a allowedLosses) Refuse(losses []s3storage.Loss) error {
 	return fmt.Errorf("%w: %s", s3storage.ErrNotKept, strings.Join(refused, "; "))
 }
 
-// LossTime is the kind of loss of a time that an object has of its own.
+// LossTime is the kind of loss for a time that an object has beside its modification time.
 const LossTime = "time"
 
 // paged is a store that lists what is directly below a folder, page by page.
@@ -70,11 +70,11 @@ type store interface {
 	io.Closer
 }
 
-// bucketStore is objects in a bucket.
+// bucketStore is a store in a bucket.
 type bucketStore interface {
 	store
-	// put stores an object, with what from has beside its content. If another object may not be
-	// replaced, and there is one, the error holds fs.ErrExist.
+	// put stores an object, with the properties of from. If replace is false and there is another
+	// object, the error holds fs.ErrExist.
 	put(ctx context.Context, key string, from *opened, content io.Reader, replace bool) error
 	// setWriting sets how objects are put from now on.
 	setWriting(w Writing)
@@ -119,7 +119,8 @@ type opened struct {
 	remove func(ctx context.Context) error
 }
 
-// keyOf returns the prefix of the keys that a URL of a bucket stands for, or the key of one object.
+// keyOf returns the prefix of the keys that the URL of a bucket names, or the key of the one
+// object.
 func keyOf(u *url.URL) (prefix, only string) {
 	prefix = strings.TrimPrefix(u.Path, "/")
 	if prefix != "" && !strings.HasSuffix(prefix, "/") {
@@ -128,7 +129,7 @@ func keyOf(u *url.URL) (prefix, only string) {
 	return prefix, ""
 }
 
-// Writing is how objects are put in buckets.
+// Writing configures how objects are put in buckets.
 type Writing struct {
 	Jobs       int
 	SoleWriter bool

@@ -23,9 +23,9 @@ import (
 	"piko.sh/pikokms/s3storage"
 )
 
-// Opener opens places. Its storages fail when they stand still.
+// Opener opens places. Their operations fail when a storage makes no progress for Timeout.
 type Opener struct {
-	Timeout     time.Duration // how long a storage may stand still; 0 is for ever
+	Timeout     time.Duration // how long a storage may make no progress; 0 is for ever
 	Instruction string        // what ends the names of the S3 Encryption Client's instruction files
 }
 
@@ -61,8 +61,8 @@ func folderOf(u *url.URL) string {
 }
 
 // openCloud opens the bucket of a URL in GCS or Azure, and returns the key of the one object that
-// it names, if it names one. Gocloud.dev knows URLs and credentials. Names and metadata it changes,
-// so objects are worked on by the client that it made.
+// it names, if it names one. Gocloud.dev reads the URL and finds credentials. It would change names
+// and metadata, so objects are read and written by the cloud's own client, which it made.
 func (o Opener) openCloud(ctx context.Context, u *url.URL) (_ store, only string, err error) {
 	at := *u
 	var prefix string
@@ -128,7 +128,7 @@ func (o Opener) openSource(ctx context.Context, text string) (*Place, error) {
 		return p, err
 	}
 	if _, err := p.objects.stat(ctx, p.Only); !errors.Is(err, fs.ErrNotExist) {
-		return p, nil // what else is wrong, the work on the object says
+		return p, nil // any other error will come again when the object is read
 	}
 	u, err := parsePlace(text)
 	if err != nil {

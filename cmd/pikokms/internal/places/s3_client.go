@@ -19,8 +19,8 @@ import (
 // ErrS3Client means that AWS's S3 Encryption Client encrypted an object already.
 var ErrS3Client = errors.New("AWS's S3 Encryption Client wrote it, so it is encrypted already; rewrap moves it, and --exclude leaves it out")
 
-// instructions are the names that a bucket has of objects with instruction files beside them, as
-// far as they are listed.
+// instructions has the objects of a bucket that have instruction files beside them, as far as the
+// bucket was listed.
 type instructions struct {
 	suffix string // what ends the names of instruction files, beside s3ec.InstructionSuffix
 
@@ -37,7 +37,7 @@ func (n *instructions) object(key string) (string, bool) {
 	return strings.CutSuffix(key, s3ec.InstructionSuffix)
 }
 
-// note takes a key of a listing.
+// note notes a key of a listing.
 func (n *instructions) note(key string) {
 	if object, ok := n.object(key); ok {
 		n.mu.Lock()
@@ -49,6 +49,7 @@ func (n *instructions) note(key string) {
 	}
 }
 
+// end notes that all keys were listed.
 func (n *instructions) end() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -94,8 +95,8 @@ func headerOf(ctx context.Context, stored any, beside bool) (*s3ec.Header, error
 	return known.S3ECHeader(ctx, beside)
 }
 
-// WithClient returns a reader of an open object from its beginning, which knows whether the S3
-// Encryption Client wrote the object.
+// WithClient returns r, which reads an open object from its beginning, as an s3ec.Stored that knows
+// whether the S3 Encryption Client wrote the object.
 func WithClient(r io.Reader, stored pikokms.Object) io.Reader { return readsKnown{r, stored} }
 
 type readsKnown struct {
@@ -121,7 +122,7 @@ func (s *Source) LookForClient(ctx context.Context) error {
 	}
 	start, err := s.Start()
 	if err != nil {
-		return nil // what is wrong, the work on the object says
+		return nil // the error will come again when the object is read
 	}
 	s.Client, err = clientOf(s.clientHeader(ctx, !header.Sniff(start)))
 	return err
@@ -142,7 +143,7 @@ func (s *Source) S3ECHeader(context.Context, bool) (*s3ec.Header, error) {
 	return s.Client.Header, nil
 }
 
-// Hold closes what is made of the source together with it.
+// Hold makes Close also close made, which reads the source.
 func (s *Source) Hold(made io.Closer) {
 	closeSource := s.close
 	s.close = sync.OnceValue(func() error { return errors.Join(made.Close(), closeSource()) })

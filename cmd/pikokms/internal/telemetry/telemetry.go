@@ -38,8 +38,8 @@ import (
 // flushTime is how long the end of the process waits for what is still to be exported.
 const flushTime = 5 * time.Second
 
-// Providers is where spans, metrics and events of a key go: to OpenTelemetry's global providers,
-// which do nothing unless Session.Start set others.
+// Providers returns where the spans, metrics and events of a key go: to OpenTelemetry's global
+// providers, which do nothing unless Session.Start set others.
 func Providers() service.Telemetry {
 	return service.Telemetry{TracerProvider: otel.GetTracerProvider(), MeterProvider: otel.GetMeterProvider(), Logger: slog.Default()}
 }
@@ -141,7 +141,7 @@ func (s *Session) Flush() {
 
 // Start exports traces and metrics by OTLP if the environment names an endpoint, or else does
 // nothing (OpenTelemetry specification, "OpenTelemetry Protocol Exporter" and "Environment Variable
-// Specification"). What goes wrong with it is said, and fails nothing.
+// Specification"). Errors of the export are logged, and don't fail the command.
 func (s *Session) Start(ctx context.Context) {
 	traced, measured := isExported("TRACES"), isExported("METRICS")
 	if !traced && !measured {

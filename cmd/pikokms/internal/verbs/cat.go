@@ -124,7 +124,7 @@ func (r *reading) writePart(ctx context.Context, w io.Writer, p *places.Place, w
 	return incomplete(io.CopyBuffer(struct{ io.Writer }{w}, io.NewSectionReader(content, offset, length), make([]byte, 256<<10)))
 }
 
-// incomplete returns an error that also states that output was written before it, if any was.
+// incomplete adds to an error that some output was written before it, if any was.
 func incomplete(written int64, err error) error {
 	if err != nil && written > 0 {
 		return fmt.Errorf("%w; the output so far is not the whole", err)

@@ -24,7 +24,7 @@ import (
 	"piko.sh/pikokms/provider"
 )
 
-// refuseEncrypted is the judge of encrypt: nothing is encrypted twice.
+// refuseEncrypted is the Job.Judge of encrypt. It makes sure that nothing is encrypted twice.
 func refuseEncrypted(ctx context.Context, s *places.Source, malformed bool) error {
 	if s.Client.Header != nil || s.Client.IsInstruction {
 		return places.ErrS3Client
@@ -175,7 +175,7 @@ already is refused.`,
 	return command
 }
 
-// sealed returns the reader of a message as an io.Reader that is nil with an error.
+// sealed returns r as an io.Reader, which is nil if there is an error.
 func sealed(r *message.EncryptReader, err error) (io.Reader, error) {
 	if err != nil {
 		return nil, err
@@ -183,8 +183,8 @@ func sealed(r *message.EncryptReader, err error) (io.Reader, error) {
 	return r, nil
 }
 
-// sampleOf returns a function that returns the header of a message as transform makes them. One
-// message is made, at the first call.
+// sampleOf returns a function that returns the header of a message that transform made. The first
+// call makes the message.
 func sampleOf(transform func(context.Context, io.Reader) (io.Reader, error)) func(context.Context) (*header.Header, error) {
 	var mu sync.Mutex
 	var made *header.Header

@@ -16,7 +16,7 @@ import (
 	"piko.sh/pikokms/cmd/pikokms/internal/work"
 )
 
-// A help fits on a screen of so many lines and columns, but for long examples.
+// The lines and columns of the screen that a help text fits on, except for long examples.
 const (
 	helpLines   = 40
 	helpColumns = 80
@@ -104,7 +104,7 @@ places, long-work, configuration, files or branch-keys.`,
 	return command
 }
 
-// showHelp is what --help does.
+// showHelp writes what --help shows.
 func showHelp(c *cobra.Command, _ []string) { _ = writeHelp(c.OutOrStdout(), c, false) }
 
 // writeHelp explains a command: on a screen, or wholly.

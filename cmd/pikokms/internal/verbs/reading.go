@@ -99,7 +99,7 @@ func requireNames(names []string, stored map[string]string) error {
 	return nil
 }
 
-// decrypt returns the original of a message, which must have the pairs.
+// decrypt returns the content that was encrypted as a message, which must have the pairs.
 func (o *options) decrypt(ctx context.Context, host *pikokms.Host, in io.Reader, pairs map[string]string) (io.Reader, error) {
 	content, _, err := host.DecryptObject(ctx, "", in, -1, pairs)
 	switch {
@@ -136,14 +136,14 @@ type reading struct {
 	pairs map[string]string
 }
 
-// decrypt returns the original of a message.
+// decrypt returns the content that was encrypted as a message.
 func (r *reading) decrypt(ctx context.Context, in io.Reader) (io.Reader, error) {
 	return r.options.decrypt(ctx, r.host, in, r.pairs)
 }
 
-// openReading returns what the flags say of decryption, with keys of which one can decrypt, as far
-// as that is known without a call: work on many objects would fail for each of them. Before the
-// keys are opened, use prepares them for such work. It may be nil.
+// openReading returns a reading of the flags whose keys are open. If none of them can decrypt, as
+// far as that shows without a call, it fails: work on many objects would fail for each of them. If
+// use is not nil, it prepares the keys before they are opened.
 func (o *options) openReading(ctx context.Context, use func(flag string, ks []*keys.Key) error) (*reading, error) {
 	r, err := o.reading()
 	if err != nil {
@@ -162,7 +162,7 @@ func (o *options) openReading(ctx context.Context, use func(flag string, ks []*k
 	return r, nil
 }
 
-// reading returns what the flags say of decryption. The keys are not opened yet.
+// reading returns a reading of the flags. Its keys are not open yet.
 func (o *options) reading() (*reading, error) {
 	pairs, err := o.requiredContext()
 	if err != nil {

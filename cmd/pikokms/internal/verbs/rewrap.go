@@ -121,7 +121,8 @@ type rewrapper struct {
 	samples map[string]*header.Header // of messages under the new keys, by the pairs that pick branch keys
 }
 
-// moving opens the keys to move to, which are asked for one data key unless the objects pick them.
+// moving opens the keys of --to. It asks them for a data key once, unless the encryption context of
+// each object picks its branch key.
 func (o *options) moving(ctx context.Context, r *reading, to []string, use func(flag string, ks []*keys.Key) error) (*rewrapper, error) {
 	ks, err := keys.Parse(to, o.timeout, true)
 	if err != nil {
@@ -161,9 +162,8 @@ func (o *options) moving(ctx context.Context, r *reading, to []string, use func(
 	return m, nil
 }
 
-// sample returns the header of a message under the new keys. It has the stated pairs, since
-// policies may depend on them, and of a stored encryption context those by which branch keys are
-// picked.
+// sample returns the header of a message under the new keys. The message has the pairs of -c, since
+// policies may depend on them, and those of a stored encryption context that pick branch keys.
 func (m *rewrapper) sample(ctx context.Context, stored map[string]string) (*header.Header, error) {
 	picking := maps.Clone(m.pairs)
 	if picking == nil {
@@ -188,7 +188,7 @@ func (m *rewrapper) sample(ctx context.Context, stored map[string]string) (*head
 	return written.Header(), nil
 }
 
-// judge returns why an object is left alone: it is as it would be after the move.
+// judge returns work.Skipped for an object that a move would leave as it is.
 func (m *rewrapper) judge(ctx context.Context, s *places.Source) error {
 	start, err := s.Peek(places.PeekSize)
 	if err != nil && err != io.EOF {
@@ -196,7 +196,7 @@ func (m *rewrapper) judge(ctx context.Context, s *places.Source) error {
 	}
 	h, _, err := header.Parse(start, m.decrypter.Limits)
 	if err != nil {
-		return nil // what is wrong with it, decryption says
+		return nil // decryption will return an error that says more
 	}
 	written, err := m.sample(ctx, h.EncryptionContext)
 	if err != nil {
@@ -213,7 +213,7 @@ func (m *rewrapper) judge(ctx context.Context, s *places.Source) error {
 	return work.Skipped("it is under these keys already")
 }
 
-// made reports whether a target may be what convert makes of a source.
+// made reports whether a target may be what convert made of a source.
 func (m *rewrapper) made(ctx context.Context, from, to *look.Object) (bool, error) {
 	if to.Kind != look.KindEncrypted {
 		return false, nil
@@ -227,7 +227,7 @@ func (m *rewrapper) made(ctx context.Context, from, to *look.Object) (bool, erro
 	return to.IsUnder(written) && (!known || !alsoKnown || before == after), nil
 }
 
-// convert returns an object under the new keys.
+// convert returns the object encrypted under the new keys.
 func (m *rewrapper) convert(ctx context.Context, s *places.Source) (io.Reader, error) {
 	start, err := s.Start()
 	if err != nil {

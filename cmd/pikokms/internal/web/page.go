@@ -57,8 +57,8 @@ var pagePolicy = func() string {
 // PageSize is how many entries a page of a folder has. Each object's header is read for its size.
 const PageSize = 100
 
-// page is what is shown of a folder, or of one object. All its links are relative, since a key may
-// begin with a slash.
+// page is the page of a folder, or of one object. All its links are relative, since a key may begin
+// with a slash.
 type page struct {
 	Title   string
 	Style   template.CSS
@@ -88,7 +88,7 @@ type entry struct {
 	Bytes    string
 	Modified string // in the time of this computer
 	Stored   string // the same, as HTML's time has it
-	Note     string // what is to be said of an object that is not shown
+	Note     string // why an object has no link, if it has none
 }
 
 // media is what a page plays or shows.
@@ -228,8 +228,8 @@ func (l *listing) text() string {
 	}
 }
 
-// list lists a page of the entries of a folder with a text in their names, whatever its case,
-// behind so many others.
+// list returns a page of a folder's entries whose names contain filter, in any case. It passes over
+// the first entries, before in number.
 func (v *View) list(ctx context.Context, key, filter string, before int) (*listing, error) {
 	l, n := &listing{before: before, total: -1}, 0
 	filter = strings.ToLower(filter)
@@ -328,8 +328,7 @@ func (v *View) pages(ctx context.Context, key string) iter.Seq2[entry, error] {
 	}
 }
 
-// named returns the name that a folder shows for what is stored under a key below it, or false if
-// it is not shown.
+// named returns the name that a folder shows for a key below it, or false if it shows none.
 func (v *View) named(stored string) (name string, isFolder, ok bool) {
 	if name, _, isFolder = strings.Cut(stored, "/"); isFolder {
 		return name, true, true

@@ -89,7 +89,8 @@ func (s *Server) listen(ctx context.Context) (net.Listener, error) {
 	return listener, nil
 }
 
-// guard refuses what no reader of a view sends.
+// guard refuses requests that no reader of a view sends, and adds headers that protect it to all
+// answers.
 func (s *Server) guard(inner http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		h := w.Header()
@@ -102,7 +103,8 @@ func (s *Server) guard(inner http.Handler) http.Handler {
 		h.Set("Content-Security-Policy", closedPolicy)
 		switch {
 		case !s.answers(r.Host):
-			// A page of another site, whose name an attacker has lead here, would else read all.
+			// Otherwise an attacker could point the name of a web site to this server, and pages of that
+			// site could read everything.
 			http.Error(w, "This view does not answer for that host.", http.StatusMisdirectedRequest)
 		case r.Method != http.MethodGet && r.Method != http.MethodHead:
 			h.Set("Allow", "GET, HEAD")
@@ -115,8 +117,8 @@ func (s *Server) guard(inner http.Handler) http.Handler {
 	})
 }
 
-// answers reports whether a request for this host is answered. Names are not, but for localhost and
-// those that were given: whoever owns a name can have it lead to this server.
+// answers reports whether requests for a host are answered. The only names are localhost and those
+// of --host: whoever owns another name can point it to this server.
 func (s *Server) answers(host string) bool {
 	if name, _, err := net.SplitHostPort(host); err == nil {
 		host = name

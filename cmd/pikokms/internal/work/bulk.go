@@ -25,7 +25,7 @@ type Bulk struct {
 	Plain   string
 	places.Writing
 
-	Malformed bool // whether what begins like a message and is none counts as plaintext
+	Malformed bool // whether an object that begins as a message, but has no whole header, counts as plaintext
 }
 
 // Add adds the flags. The rule describes in a help text what becomes of a suffix; without a rule
@@ -91,8 +91,8 @@ type Job struct {
 	Judge func(ctx context.Context, i Item, s *places.Source) error
 	// Convert returns what is stored for an object.
 	Convert func(ctx context.Context, s *places.Source) (io.Reader, error)
-	// Made reports whether a target may be what Convert returned for a source. It is called for
-	// targets that were stored since the job began, when work on the object may have begun before.
+	// Made reports whether a target may be what Convert returned for a source. It is called if the
+	// target was stored since the job began, and an earlier try or run may have worked on the source.
 	Made func(ctx context.Context, from, to *look.Object) (bool, error)
 }
 
@@ -152,7 +152,7 @@ func checkSeveral(p *Plan, inPlace bool) error {
 	return nil
 }
 
-// openTarget opens the place of t, if the results do not go where they come from.
+// openTarget opens the place of t, unless the work is in place.
 func (b *Bulk) openTarget(ctx context.Context, out string, p *Plan, t *target) (err error) {
 	if b.InPlace {
 		if p.Places[0].IsStandardInput() {
@@ -229,10 +229,10 @@ func (b *Bulk) planOne(ctx context.Context, t *target, j Job, i Item) (n int64, 
 	return max(s.Length, 0), t.checkFree(ctx, to, i)
 }
 
-// AddSuffix is the rule of encrypt.
+// AddSuffix is the Job.Rename of encrypt.
 func (b *Bulk) AddSuffix(key string) (string, error) { return key + b.suffix, nil }
 
-// CutSuffix is the rule of decrypt.
+// CutSuffix is the Job.Rename of decrypt.
 func (b *Bulk) CutSuffix(key string) (string, error) {
 	cut, ok := strings.CutSuffix(key, b.suffix)
 	if !ok || cut == "" && key != "" {

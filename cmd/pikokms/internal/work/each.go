@@ -64,7 +64,7 @@ func (e *Each) IsWanted(arguments []string) bool {
 }
 
 // gcWhileListing is the garbage collector's percentage (see [debug.SetGCPercent]) while objects are
-// listed, of which there may be millions. It is the usual one while they are worked on.
+// listed, of which there may be millions. While they are worked on it is the usual one.
 const gcWhileListing = 25
 
 // Open opens the places and lists those of their objects that the flags select. The plan of a job
@@ -112,7 +112,7 @@ func (e *Each) Open(ctx context.Context, texts []string) (p *Plan, err error) {
 			todo = append(todo, unlisted{Place: i})
 		}
 	}
-	// What is listed is garbage at once, but for the names.
+	// Listing leaves much garbage behind: only the names are kept.
 	defer debug.SetGCPercent(debug.SetGCPercent(gcWhileListing))
 	own := e.ownFiles()
 	for _, u := range todo {
@@ -123,7 +123,7 @@ func (e *Each) Open(ctx context.Context, texts []string) (p *Plan, err error) {
 	if !planned {
 		selected.sayUnused()
 	}
-	// A prefix of a bucket exists only by the objects below it.
+	// A prefix of a bucket does not exist without objects below it.
 	isSought := len(e.include) > 0 || len(e.exclude) > 0 || slices.ContainsFunc(p.Places, func(at *places.Place) bool { return at.Prefix != "" || !at.IsMany() })
 	if p.total() == 0 && isSought && (p.leftText() == "" || !slices.ContainsFunc(p.Places, (*places.Place).IsMany)) {
 		return nil, errors.New("there are no such objects")
@@ -257,8 +257,8 @@ func (e *Each) workOn(ctx context.Context, m *monitor, i Item, stop *stopping, w
 	return o
 }
 
-// isGone reports whether the work on an object failed because it is no longer there. It looks into
-// the listing: work on an object that is listed and can't be found has failed.
+// isGone reports whether the work on an object failed because the object was deleted. It looks into
+// the listing, since an object that is still listed and can't be found has failed.
 func isGone(ctx context.Context, i Item, err error) bool {
 	missing := errors.Is(err, fs.ErrNotExist) || errors.Is(err, pikokms.ErrChanged) || gcerrors.Code(err) == gcerrors.NotFound
 	if err == nil || !missing || !i.place.IsMany() {

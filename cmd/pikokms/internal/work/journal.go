@@ -28,7 +28,7 @@ type Journal struct {
 	File  *os.File
 	Path  string
 	job   JournaledJob
-	again bool // the job was begun by a process before this one
+	again bool // an earlier process began the job
 
 	records recordWriter
 	blocks  [][]byte       // of the stored plan

@@ -82,7 +82,7 @@ func (l *longWork) AddLong(command *cobra.Command) {
 	console.AddTopics(command, "long-work")
 }
 
-// Use prepares the KEYs of a flag for many objects.
+// Use prepares the KEYs of a flag for work on many objects.
 func (l *longWork) Use(flag string, keys []*keys.Key) error {
 	if l.kmsRate < 0 || math.IsNaN(l.kmsRate) || math.IsInf(l.kmsRate, 0) {
 		return console.Usage(fmt.Errorf("--kms-rate is %v; give the calls in a second, or 0 for no bound", l.kmsRate))

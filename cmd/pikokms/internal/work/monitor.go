@@ -17,8 +17,8 @@ type monitor struct {
 	word string
 	plan *Plan
 	from time.Time
-	read atomic.Int64 // bytes that were read in this run, also of objects that are being worked on
-	left int64        // bytes that there were to do when this run began
+	read atomic.Int64 // bytes that were read in this run, with those of objects that are being worked on
+	left int64        // bytes that were left to read when this run began
 
 	mu    sync.Mutex
 	total summary
@@ -70,9 +70,9 @@ func (m *monitor) text() string {
 	return text
 }
 
-// begin counts the bytes of an object as they are read. The caller calls end when the work on it is
-// over. The first PeekSize bytes, which are read before a key service is asked, are counted only
-// then: most of the work on a small object comes after it was read.
+// begin counts the bytes of an object as they are read. The caller calls end when the work on the
+// object is over. The first PeekSize bytes count only then: they are read before a key service is
+// asked, and most of the work on a small object comes after that.
 func (m *monitor) begin(i *Item) (end func()) {
 	var read, counted atomic.Int64
 	i.tell = func(n int) {

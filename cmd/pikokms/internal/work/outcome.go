@@ -33,7 +33,7 @@ func (s Skipped) Error() string { return string(s) }
 // summary counts outcomes.
 type summary struct {
 	done, bytes, skipped, failed int64
-	before, skippedBefore        int64 // those of done and of skipped that were so in an earlier run, by its journal
+	before, skippedBefore        int64 // how many of done and of skipped come from an earlier run's journal
 }
 
 func (s *summary) add(o Outcome) {

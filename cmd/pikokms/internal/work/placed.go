@@ -23,14 +23,14 @@ type placed struct {
 
 	mu   sync.Mutex
 	seed maphash.Seed
-	by   map[uint64]int64 // indexes of objects by what was made of them: a file by its identity, others by their key
+	by   map[uint64]int64 // indexes of objects by their results: files by their identity, others by their key
 }
 
 func newPlaced(p *Plan) *placed {
 	return &placed{plan: p, seed: maphash.MakeSeed(), by: make(map[uint64]int64)}
 }
 
-// check returns an error if the result was made of an object other than this one.
+// check returns an error if a target was made of another object than from.
 func (p *placed) check(made any, from Item) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -46,7 +46,7 @@ func (p *placed) check(made any, from Item) error {
 	return errPlan // an index in by is one of the plan
 }
 
-// note records what is made of an object.
+// note records that a target is made of an object.
 func (p *placed) note(made any, from Item) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

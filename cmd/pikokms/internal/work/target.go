@@ -21,7 +21,7 @@ import (
 // target is where results go.
 type target struct {
 	place   *places.Place // nil if each result takes the place of its source
-	several bool          // whether the objects of a folder or a bucket go below its own name
+	several bool          // whether results go to a folder of the name of their source's place
 	replace bool          // whether a result may take the place of another object
 	rename  func(key string) (string, error)
 	places.Writing
@@ -98,9 +98,8 @@ func (t *target) checkFree(ctx context.Context, to, from Item) error {
 	return places.OfStorage(err)
 }
 
-// put stores the result that was made of s. The result appears when it is whole. It replaces the
-// object that was read if it goes in its place. Elsewhere it replaces something only if t.replace
-// is set.
+// put stores the result that was made of s, which appears when it is whole. In place, it replaces
+// the object that was read. Elsewhere it replaces something only if t.replace is set.
 func (t *target) put(ctx context.Context, to, from Item, s *places.Source, content io.Reader) error {
 	inPlace := t.place == nil
 	switch {
