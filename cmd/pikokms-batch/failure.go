@@ -21,14 +21,14 @@ import (
 	"piko.sh/pikokms/s3storage"
 )
 
-// errLater is an error that another attempt may not meet.
-var errLater = errors.New("try again")
+// errTryAgain is an error that another attempt may not meet.
+var errTryAgain = errors.New("try again")
 
-// passing has the codes of errors that pass, beside those of throttling and of status 500 and
-// above. Another instance of the function has other credentials and another clock, and what arrived
-// damaged is sent again (Amazon S3 API Reference, "Error responses"; AWS KMS API Reference, "Common
-// Error Types"; Amazon DynamoDB Developer Guide, "Error handling with DynamoDB").
-var passing = map[string]bool{
+// transientCodes has the codes of errors that pass, beside those of throttling and of status 500
+// and above. Another instance of the function has other credentials and another clock, and what
+// arrived damaged is sent again (Amazon S3 API Reference, "Error responses"; AWS KMS API Reference,
+// "Common Error Types"; Amazon DynamoDB Developer Guide, "Error handling with DynamoDB").
+var transientCodes = map[string]bool{
 	// The credentials of this instance have ended, or are not known everywhere yet.
 	"ExpiredToken": true, "ExpiredTokenException": true, "TokenRefreshRequired": true, "InvalidToken": true,
 	"InvalidAccessKeyId": true, "InvalidClientTokenId": true, "UnrecognizedClient": true, "UnrecognizedClientException": true,
@@ -46,11 +46,11 @@ func codeOf(ctx context.Context, err error) string {
 	switch {
 	case err == nil:
 		return succeeded
-	case ctx.Err() != nil, errors.Is(err, errLater), errors.Is(err, pikokms.ErrChanged):
+	case ctx.Err() != nil, errors.Is(err, errTryAgain), errors.Is(err, pikokms.ErrChanged):
 		return temporaryFailure
 	case isNotImplemented(err):
 		return permanentFailure
-	case errors.Is(err, provider.ErrProviderUnavailable), errors.Is(err, s3storage.ErrAnswer), isAWSTrouble(err), isS3Trouble(err):
+	case errors.Is(err, provider.ErrProviderUnavailable), errors.Is(err, s3storage.ErrAnswer), isTransientAWS(err), isTransientS3(err):
 		return temporaryFailure
 	}
 	return permanentFailure
@@ -63,8 +63,8 @@ func isNotImplemented(err error) bool {
 	return ok && (answer.HTTPStatusCode() == http.StatusNotImplemented || answer.HTTPStatusCode() == http.StatusHTTPVersionNotSupported)
 }
 
-// isAWSTrouble reports whether a service of AWS answered with the code of an error that may pass.
-func isAWSTrouble(err error) bool {
+// isTransientAWS reports whether a service of AWS answered with the code of an error that may pass.
+func isTransientAWS(err error) bool {
 	answer, ok := errors.AsType[smithy.APIError](err)
 	if !ok {
 		return false
@@ -76,7 +76,7 @@ func isAWSTrouble(err error) bool {
 		text := answer.ErrorMessage()
 		return strings.Contains(text, "Signature expired") || strings.Contains(text, "Signature not yet current")
 	}
-	return passing[code]
+	return transientCodes[code]
 }
 
 // sourceError is a failure while an object was read, such as a connection that broke.
@@ -87,9 +87,9 @@ func (e *sourceError) Unwrap() error { return e.err }
 
 var retryable = retry.IsErrorRetryables(retry.DefaultRetryables)
 
-// isS3Trouble reports whether an error of S3, or of the connection to it, may pass. The AWS SDK has
-// already tried again.
-func isS3Trouble(err error) bool {
+// isTransientS3 reports whether an error of S3, or of the connection to it, may pass. The AWS SDK
+// has already tried again.
+func isTransientS3(err error) bool {
 	if _, broken := errors.AsType[*sourceError](err); broken {
 		return true
 	}
@@ -109,15 +109,15 @@ func isS3Trouble(err error) bool {
 	// S3 passes on errors of AWS KMS for objects that S3 itself encrypts.
 	if answer, ok := errors.AsType[smithy.APIError](operation); ok {
 		code := strings.TrimPrefix(answer.ErrorCode(), "KMS.")
-		if strings.Contains(code, "Throttl") || passing[code] || passingOfKMS[code] {
+		if strings.Contains(code, "Throttl") || transientCodes[code] || transientKMSCodes[code] {
 			return true
 		}
 	}
 	return retryable.IsErrorRetryable(operation) == aws.TrueTernary
 }
 
-// passingOfKMS has the codes of KMS's own errors that pass, as S3 passes them on.
-var passingOfKMS = map[string]bool{
+// transientKMSCodes has the codes of KMS's own errors that pass, as S3 passes them on.
+var transientKMSCodes = map[string]bool{
 	"KMSInternalException": true, "InternalException": true, "DependencyTimeoutException": true, "KeyUnavailableException": true,
 }
 

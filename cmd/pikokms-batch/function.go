@@ -42,22 +42,22 @@ func (f *function) handle(ctx context.Context, payload json.RawMessage) (*events
 	if err != nil {
 		return nil, err
 	}
-	whole := 15 * time.Minute
+	workTime := 15 * time.Minute
 	if deadline, ok := ctx.Deadline(); ok {
-		whole = time.Until(deadline)
-		whole -= min(replyTime, whole/10)
+		workTime = time.Until(deadline)
+		workTime -= min(replyTime, workTime/10)
 	}
-	ctx, cancel := context.WithTimeout(ctx, whole)
+	ctx, cancel := context.WithTimeout(ctx, workTime)
 	defer cancel()
 	job, err := f.jobOf(in.arguments)
 	if f.err != nil {
 		err = f.err
 	}
-	out := in.answer()
+	out := in.newResponse()
 	for _, t := range in.tasks {
 		done, err := "", err
 		if err == nil {
-			done, err = f.do(ctx, job, t, whole)
+			done, err = f.do(ctx, job, t, workTime)
 		}
 		result := events.S3BatchJobResult{TaskID: t.id, ResultCode: codeOf(ctx, err), ResultString: done}
 		if err != nil {
@@ -73,7 +73,7 @@ func (f *function) handle(ctx context.Context, payload json.RawMessage) (*events
 }
 
 // do does a task and returns what was done, for the job's report.
-func (f *function) do(ctx context.Context, job string, t task, whole time.Duration) (done string, err error) {
+func (f *function) do(ctx context.Context, job string, t task, workTime time.Duration) (done string, err error) {
 	b, err := f.bucket(t.bucket)
 	if err != nil {
 		return "", err
@@ -99,7 +99,7 @@ func (f *function) do(ctx context.Context, job string, t task, whole time.Durati
 		}
 	}
 	deadline, _ := ctx.Deadline()
-	if err := f.pace.check(o.size, time.Until(deadline), whole); err != nil {
+	if err := f.pace.check(o.size, time.Until(deadline), workTime); err != nil {
 		return "", o.adviseFor(job, err)
 	}
 	begin := time.Now()
@@ -231,18 +231,18 @@ func (o *object) lookForClient(ctx context.Context, job string) (done string, er
 	return "", nil
 }
 
-// known is the content of an object that AWS's S3 Encryption Client may have written.
-type known struct {
+// clientContent is the content of an object that AWS's S3 Encryption Client may have written.
+type clientContent struct {
 	io.Reader
 	client *s3ec.Header
 }
 
 // S3ECHeader implements s3ec.Stored.
-func (k known) S3ECHeader(context.Context, bool) (*s3ec.Header, error) { return k.client, nil }
+func (k clientContent) S3ECHeader(context.Context, bool) (*s3ec.Header, error) { return k.client, nil }
 
 // move returns an object of AWS's S3 Encryption Client encrypted under the key.
 func (o *object) move(ctx context.Context) (*s3ec.Moved, error) {
-	content, _, err := o.bucket.host.DecryptObject(ctx, o.Key, known{o.start, o.client}, o.size, nil)
+	content, _, err := o.bucket.host.DecryptObject(ctx, o.Key, clientContent{o.start, o.client}, o.size, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -335,7 +335,7 @@ func (o *object) work(ctx context.Context, job string) (done string, err error) 
 	if err := o.bucket.storage.Replace(ctx, o.Version, stored); err != nil {
 		return "", err
 	}
-	done = fmt.Sprintf("%s: %d bytes under %s", pastOf[job], o.size, o.function.key.name)
+	done = fmt.Sprintf("%s: %d bytes under %s", pastTense[job], o.size, o.function.key.name)
 	if o.unbound {
 		done += ", and bound to its name"
 	}
@@ -369,14 +369,14 @@ func isUnbound(err error) bool {
 	return errors.Is(err, provider.ErrContextMismatch) && errors.Is(err, provider.ErrDecryptionFailed)
 }
 
-var pastOf = map[string]string{encrypt: "encrypted", rewrap: "rewrapped"}
+var pastTense = map[string]string{encrypt: "encrypted", rewrap: "rewrapped"}
 
 // verify reads the object to its end.
 func (o *object) verify(ctx context.Context) (done string, err error) {
 	if o.isPlain() {
 		return "", errPlain
 	}
-	content, _, err := o.bucket.host.DecryptObject(ctx, o.Key, known{o.start, o.client}, o.size, nil)
+	content, _, err := o.bucket.host.DecryptObject(ctx, o.Key, clientContent{o.start, o.client}, o.size, nil)
 	if isUnbound(err) {
 		err = fmt.Errorf("if it is bound to no name, the job %s binds it, with %s: %w", rewrap, bindUnbound, err)
 	}

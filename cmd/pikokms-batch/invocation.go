@@ -90,7 +90,7 @@ const (
 	permanentFailure = "PermanentFailure"
 )
 
-// answer returns the response to a request, without results.
-func (in *invocation) answer() *events.S3BatchJobResponse {
+// newResponse returns the response to a request, without results.
+func (in *invocation) newResponse() *events.S3BatchJobResponse {
 	return &events.S3BatchJobResponse{InvocationSchemaVersion: in.schema, TreatMissingKeysAs: temporaryFailure, InvocationID: in.id, Results: []events.S3BatchJobResult{}}
 }

@@ -62,7 +62,7 @@ func FuzzInvocation(f *testing.F) {
 				require.NotEmpty(t, plus)
 			}
 		}
-		_, err = json.Marshal(in.answer())
+		_, err = json.Marshal(in.newResponse())
 		require.NoError(t, err)
 	})
 }
@@ -82,8 +82,8 @@ func TestPace(t *testing.T) {
 	require.NoError(t, p.check(22e9, whole, whole))
 	err := p.check(23e9, whole, whole)
 	require.ErrorContains(t, err, "23.00 GB take 920 s at 25.0 MB/s (unless PIKOKMS_MB_PER_SECOND says otherwise), and this function has 900 s")
-	require.False(t, errors.Is(err, errLater))
-	require.ErrorIs(t, p.check(22e9, time.Minute, whole), errLater)
+	require.False(t, errors.Is(err, errTryAgain))
+	require.ErrorIs(t, p.check(22e9, time.Minute, whole), errTryAgain)
 
 	// Slow minutes of S3 make no object too large, however many they are.
 	for range 100 {

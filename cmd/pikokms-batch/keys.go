@@ -87,10 +87,10 @@ func (k *key) nameBranchKey(parsed *keyurl.Key) error {
 	return nil
 }
 
-// wrapped reports whether the encrypted data key with this index states that it is under this key.
+// wraps reports whether the encrypted data key with this index states that it is under this key.
 // The statement is not authenticated. Under an EC key it has public keys, so AWS KMS is asked for
 // this key's once.
-func (k *key) wrapped(ctx context.Context, h *header.Header, index int) (bool, error) {
+func (k *key) wraps(ctx context.Context, h *header.Header, index int) (bool, error) {
 	encrypted := h.EncryptedDataKeys[index]
 	if encrypted.ProviderID == "aws-kms-ecdh" || encrypted.ProviderID == "raw-ecdh" {
 		return k.isCurrent(ctx, h, index)
@@ -113,9 +113,9 @@ func (k *key) wrapped(ctx context.Context, h *header.Header, index int) (bool, e
 // isCurrent reports whether the encrypted data key with this index is under this key, in its newest
 // version.
 func (k *key) isCurrent(ctx context.Context, h *header.Header, index int) (bool, error) {
-	alone := *h
-	alone.EncryptedDataKeys = h.EncryptedDataKeys[index : index+1]
-	return (&message.Encrypter{Keyring: k.provider}).IsCurrent(ctx, &alone, nil)
+	single := *h
+	single.EncryptedDataKeys = h.EncryptedDataKeys[index : index+1]
+	return (&message.Encrypter{Keyring: k.provider}).IsCurrent(ctx, &single, nil)
 }
 
 // isUnder reports whether a message states that it is as a host would write it today, under these
@@ -125,7 +125,7 @@ func (f *function) isUnder(ctx context.Context, h *header.Header) (bool, error) 
 		return false, nil
 	}
 	for i, k := range append([]*key{f.key}, f.recovery...) {
-		if is, err := k.wrapped(ctx, h, i); err != nil || !is {
+		if wraps, err := k.wraps(ctx, h, i); err != nil || !wraps {
 			return false, err
 		}
 	}

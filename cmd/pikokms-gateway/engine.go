@@ -47,10 +47,10 @@ func (e *engine) check() error {
 // Three kinds of requests get status 400, and would be internal errors otherwise: those that are
 // not HTTP, those whose body ends early, and those whose URL or host can't be parsed.
 func (e *engine) adjust() {
-	server := (*fiber.App)(reflect.ValueOf(e.server).Elem().FieldByName("app").UnsafePointer()).Server()
-	server.DisablePreParseMultipartForm = true
-	fail, handle := server.ErrorHandler, server.Handler
-	server.ErrorHandler = func(c *fasthttp.RequestCtx, err error) {
+	httpServer := (*fiber.App)(reflect.ValueOf(e.server).Elem().FieldByName("app").UnsafePointer()).Server()
+	httpServer.DisablePreParseMultipartForm = true
+	fail, handle := httpServer.ErrorHandler, httpServer.Handler
+	httpServer.ErrorHandler = func(c *fasthttp.RequestCtx, err error) {
 		if errors.Is(err, io.ErrUnexpectedEOF) {
 			refuse(c, s3err.ErrIncompleteBody)
 			return
@@ -60,7 +60,7 @@ func (e *engine) adjust() {
 			refuse(c, s3err.ErrCannotParseHTTPRequest)
 		}
 	}
-	server.Handler = func(c *fasthttp.RequestCtx) {
+	httpServer.Handler = func(c *fasthttp.RequestCtx) {
 		_, noURI := url.ParseRequestURI(string(c.RequestURI()))
 		_, noHost := url.Parse("http://" + string(c.Request.Header.Host()))
 		if noURI != nil || noHost != nil {

@@ -106,21 +106,21 @@ func (b counted) GetObject(ctx context.Context, in *s3.GetObjectInput) (*s3.GetO
 	out, err := b.Backend.GetObject(ctx, in)
 	if err == nil && out.Body != nil {
 		b.s.requests.Add(1)
-		out.Body = &sent{ReadCloser: out.Body, s: b.s}
+		out.Body = &countedBody{ReadCloser: out.Body, s: b.s}
 	}
 	return out, err
 }
 
-// sent is the content of an answer. Its request is counted until Close.
-type sent struct {
+// countedBody is the content of an answer. Its request is counted until Close.
+type countedBody struct {
 	io.ReadCloser
 	s      *server
 	closed bool
 }
 
-func (a *sent) WriteTo(w io.Writer) (int64, error) { return io.Copy(w, a.ReadCloser) }
+func (a *countedBody) WriteTo(w io.Writer) (int64, error) { return io.Copy(w, a.ReadCloser) }
 
-func (a *sent) Close() error {
+func (a *countedBody) Close() error {
 	if !a.closed {
 		a.closed = true
 		a.s.requests.Add(-1)

@@ -211,13 +211,13 @@ func (p *Program) Path(command *cobra.Command) (path string, named bool) {
 	return filepath.Join(dir, p.File), false
 }
 
-// take reads the table of the command at, and keeps the values that apply to the command wanted.
+// take reads the table of the command at, and keeps the values that apply to the command that runs.
 // The table of an inner command overrides those around it. The tables of other commands are only
 // checked.
-func (c *fileConfig) take(at, wanted *cobra.Command, table map[string]any) error {
+func (c *fileConfig) take(at, running *cobra.Command, table map[string]any) error {
 	flags, commands := namesAt(at)
 	concerned := false
-	for above := wanted; above != nil; above = above.Parent() {
+	for above := running; above != nil; above = above.Parent() {
 		concerned = concerned || above == at
 	}
 	tables := make(map[string]map[string]any)
@@ -228,7 +228,7 @@ func (c *fileConfig) take(at, wanted *cobra.Command, table map[string]any) error
 			tables[name] = inner
 			continue
 		case isTable || !flags[name]:
-			return unknown(at, name, isTable, flags, commands)
+			return unknownNameError(at, name, isTable, flags, commands)
 		}
 		values, err := valuesOf(table[name])
 		if err != nil {
@@ -239,7 +239,7 @@ func (c *fileConfig) take(at, wanted *cobra.Command, table map[string]any) error
 		}
 	}
 	for name, inner := range tables {
-		if err := c.take(commands[name], wanted, inner); err != nil {
+		if err := c.take(commands[name], running, inner); err != nil {
 			return err
 		}
 	}
@@ -265,8 +265,8 @@ func namesAt(at *cobra.Command) (flags map[string]bool, commands map[string]*cob
 	return flags, commands
 }
 
-// unknown returns the error for a name that is neither a flag nor a command of the table.
-func unknown(at *cobra.Command, name string, isTable bool, flags map[string]bool, commands map[string]*cobra.Command) error {
+// unknownNameError returns the error for a name that is neither a flag nor a command of the table.
+func unknownNameError(at *cobra.Command, name string, isTable bool, flags map[string]bool, commands map[string]*cobra.Command) error {
 	known := slices.Collect(maps.Keys(flags))
 	kind := "flag"
 	if isTable {

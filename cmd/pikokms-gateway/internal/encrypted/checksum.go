@@ -31,10 +31,10 @@ var algorithms = []types.ChecksumAlgorithm{
 	types.ChecksumAlgorithmXxhash3, types.ChecksumAlgorithmXxhash128,
 }
 
-// checksumOf returns the checksum that is in the fields of a request or an answer of S3, and clears
-// these. The argument is a pointer to a struct.
-func checksumOf(fields any) (c checksum) {
-	if all := checksumsOf(fields); len(all) > 0 {
+// takeChecksum returns the checksum that is in the fields of a request or an answer of S3, and
+// clears these. The argument is a pointer to a struct.
+func takeChecksum(fields any) (c checksum) {
+	if all := checksumsIn(fields); len(all) > 0 {
 		c = all[0]
 	}
 	all := reflect.ValueOf(fields).Elem()
@@ -46,8 +46,8 @@ func checksumOf(fields any) (c checksum) {
 	return c
 }
 
-// checksumsOf returns the checksums that are in the fields, and leaves them there.
-func checksumsOf(fields any) (found []checksum) {
+// checksumsIn returns the checksums that are in the fields, and leaves them there.
+func checksumsIn(fields any) (found []checksum) {
 	all := reflect.ValueOf(fields).Elem()
 	for _, a := range algorithms {
 		field := all.FieldByName("Checksum" + string(a))
@@ -63,7 +63,7 @@ func checksumsOf(fields any) (found []checksum) {
 
 // put sets the fields of an answer of S3 to the checksum.
 func (c checksum) put(fields any) {
-	checksumOf(fields)
+	takeChecksum(fields)
 	all := reflect.ValueOf(fields).Elem()
 	if kind := all.FieldByName("ChecksumType"); kind.IsValid() {
 		switch {
@@ -78,8 +78,8 @@ func (c checksum) put(fields any) {
 	}
 }
 
-// content is the content of a request while it is verified.
-type content struct {
+// requestContent is the content of a request while it is verified.
+type requestContent struct {
 	source io.Reader
 	left   int64     // bytes that the request announced and that were not read yet
 	sum    *checksum // complete once source has ended
@@ -94,14 +94,14 @@ type content struct {
 // newContent returns the content of a request of size bytes, which may be negative: the engine
 // passes on whatever X-Amz-Decoded-Content-Length has. Read returns io.EOF only once it has
 // verified the checksum that the request states.
-func (b *Backend) newContent(source io.Reader, size int64, stated checksum) (*content, error) {
+func (b *Backend) newContent(source io.Reader, size int64, stated checksum) (*requestContent, error) {
 	if size < 0 {
 		return nil, s3err.APIError{Code: "InvalidArgument", Description: "The length of the content is negative.", HTTPStatusCode: http.StatusBadRequest}
 	}
-	c := &content{left: size, sum: &stated, asked: stated.Algorithm != "", known: stated.Value != ""}
+	c := &requestContent{left: size, sum: &stated, asked: stated.Algorithm != "", known: stated.Value != ""}
 	stated.Type = types.ChecksumTypeFullObject
 	trailing, ok := source.(middlewares.ChecksumReader)
-	source = decoded{source, b}
+	source = decodedContent{source, b}
 	if ok && trailing.Algorithm() != "" {
 		stated.Algorithm, c.asked, c.known = types.ChecksumAlgorithm(strings.ToUpper(trailing.Algorithm())), true, false
 		c.source, c.finish = source, trailing.Checksum
@@ -115,17 +115,17 @@ func (b *Backend) newContent(source io.Reader, size int64, stated checksum) (*co
 	return c, err
 }
 
-// decoded is content that the engine may have to decode from aws-chunked. Its decoder panics at
-// some chunks, such as those of a negative size. The client gets an error for them. They are also
-// logged, since the decoder may be wrong.
-type decoded struct {
+// decodedContent is content that the engine may have to decode from aws-chunked. Its decoder panics
+// at some chunks, such as those of a negative size. The client gets an error for them. They are
+// also logged, since the decoder may be wrong.
+type decodedContent struct {
 	io.Reader
 	b *Backend
 }
 
-func (d decoded) Read(p []byte) (n int, err error) {
+func (d decodedContent) Read(p []byte) (n int, err error) {
 	defer func() {
-		failed := d.b.caught("decode the content of a request", recover())
+		failed := d.b.logPanic("decode the content of a request", recover())
 		if failed != nil || n < 0 || n > len(p) {
 			n, err = 0, s3err.GetAPIError(s3err.ErrIncompleteBody)
 		}
@@ -165,7 +165,7 @@ func (r *crc64Reader) Read(p []byte) (int, error) {
 	return n, err
 }
 
-func (c *content) Read(p []byte) (int, error) {
+func (c *requestContent) Read(p []byte) (int, error) {
 	if c.err != nil {
 		return 0, c.err
 	}
@@ -183,12 +183,12 @@ func (c *content) Read(p []byte) (int, error) {
 }
 
 // preread reads and verifies the whole content, so that its checksum is known.
-func (c *content) preread() error {
+func (c *requestContent) preread() error {
 	all := bytes.NewBuffer(make([]byte, 0, c.left+bytes.MinRead)) // of which ReadFrom needs the last bytes
 	if _, err := all.ReadFrom(c); err != nil {
 		return err
 	}
 	sum := *c.sum
-	*c = content{source: all, left: int64(all.Len()), sum: &sum, finish: func() string { return sum.Value }, known: true}
+	*c = requestContent{source: all, left: int64(all.Len()), sum: &sum, finish: func() string { return sum.Value }, known: true}
 	return nil
 }

@@ -36,11 +36,11 @@ func (b *Backend) PutObject(ctx context.Context, in s3response.PutObjectInput) (
 }
 
 func (b *Backend) putObject(ctx context.Context, in s3response.PutObjectInput) (out s3response.PutObjectOutput, err error) {
-	if err := errors.Join(visible(in.Key), foreignMetadata(in.Metadata)); err != nil {
+	if err := errors.Join(checkKey(in.Key), foreignMetadata(in.Metadata)); err != nil {
 		return out, err
 	}
 	size := aws.ToInt64(in.ContentLength)
-	stated := checksumOf(&in)
+	stated := takeChecksum(&in)
 	if stated.Algorithm == "" {
 		stated.Algorithm = in.ChecksumAlgorithm
 	}
@@ -90,9 +90,9 @@ type storedMessage struct {
 }
 
 // store encrypts the content of an object and stores it, with the other fields of in.
-func (b *Backend) store(ctx context.Context, k *Key, name string, in s3response.PutObjectInput, body *content, size int64) (_ *storedMessage, err error) {
-	ctx, data := showing(ctx)
-	defer func() { err = errors.Join(err, data.Close()) }()
+func (b *Backend) store(ctx context.Context, k *Key, name string, in s3response.PutObjectInput, body *requestContent, size int64) (_ *storedMessage, err error) {
+	ctx, dataKey := keepDataKey(ctx)
+	defer func() { err = errors.Join(err, dataKey.Close()) }()
 	encrypted, err := k.host.EncryptObject(ctx, name, body, k.pairs)
 	if err != nil {
 		return nil, err
@@ -101,7 +101,7 @@ func (b *Backend) store(ctx context.Context, k *Key, name string, in s3response.
 	if err != nil {
 		return nil, err
 	}
-	aead, err := data.sealer(encrypted.Header())
+	aead, err := dataKey.sealer(encrypted.Header())
 	if err != nil {
 		return nil, err
 	}
@@ -112,7 +112,7 @@ func (b *Backend) store(ctx context.Context, k *Key, name string, in s3response.
 	in.Metadata = transfer.SetHeaderSize(in.Metadata, transfer.HeaderSizeKey, encrypted)
 	in.Metadata[checksumName] = string(body.sum.Algorithm) + " " + string(body.sum.Type)
 	sealSum := func() error {
-		text, err := (&sealed{*body.sum}).seal(aead)
+		text, err := (&sealedMetadata{*body.sum}).seal(aead)
 		in.Metadata[sealedName] = text
 		return err
 	}
@@ -131,7 +131,7 @@ func (b *Backend) store(ctx context.Context, k *Key, name string, in s3response.
 	if b.isFolder { // a folder makes a checksum of what it stores, for the ETag
 		in.ChecksumAlgorithm = types.ChecksumAlgorithmXxhash128
 	}
-	checksumOf(&in)
+	takeChecksum(&in)
 	in.IfMatch, in.IfNoneMatch = innerTag(in.IfMatch), innerTag(in.IfNoneMatch)
 	var out s3response.PutObjectOutput
 	switch {
@@ -148,8 +148,8 @@ func (b *Backend) store(ctx context.Context, k *Key, name string, in s3response.
 	if err != nil {
 		return nil, err
 	}
-	checksumOf(&out)
-	known := described{size: size, tag: outerTag(&out.ETag)}
+	takeChecksum(&out)
+	known := description{size: size, tag: outerTag(&out.ETag)}
 	if !isHidden(in.Key) { // a listing need not ask about what was put here
 		known.algorithm, known.kind = checksumKind(in.Metadata)
 		b.known.put(knownName(in.Bucket, in.Key, &out.ETag), known)
@@ -160,7 +160,7 @@ func (b *Backend) store(ctx context.Context, k *Key, name string, in s3response.
 
 // putFolder stores a folder marker. It has no content, so there is nothing to encrypt, and a file
 // system could not hold a message under such a name.
-func (b *Backend) putFolder(ctx context.Context, in s3response.PutObjectInput, body *content) (out s3response.PutObjectOutput, err error) {
+func (b *Backend) putFolder(ctx context.Context, in s3response.PutObjectInput, body *requestContent) (out s3response.PutObjectOutput, err error) {
 	if _, err := io.Copy(io.Discard, body); err != nil {
 		return out, err
 	}

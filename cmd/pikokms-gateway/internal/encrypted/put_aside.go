@@ -39,7 +39,7 @@ func (b *Backend) putAside(ctx context.Context, in s3response.PutObjectInput, le
 	if err := finish(); err != nil {
 		return out, err
 	}
-	return b.putOf(ctx, in, func(id *string) ([]types.CompletedPart, error) {
+	return b.putMultipart(ctx, in, func(id *string) ([]types.CompletedPart, error) {
 		return b.copyParts(ctx, in, id, aside, bare(&put.ETag), length)
 	})
 }
@@ -60,7 +60,7 @@ func (b *Backend) copyParts(ctx context.Context, in s3response.PutObjectInput, i
 			request.CopySourceRange = byteRange(start, min(size, length-start))
 		}
 		group.Go(func() error {
-			return b.carefully("copy a part", func() error {
+			return b.catchPanic("copy a part", func() error {
 				copied, err := b.inner.UploadPartCopy(ctx, request)
 				parts[i] = types.CompletedPart{ETag: copied.ETag, PartNumber: &number}
 				return err

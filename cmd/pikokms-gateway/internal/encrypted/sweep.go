@@ -36,8 +36,8 @@ func (b *Backend) pages(ctx context.Context, bucket, prefix, delimiter string) i
 	}
 }
 
-// own yields the gateway's own objects below a prefix.
-func (b *Backend) own(ctx context.Context, bucket, prefix string) iter.Seq2[s3response.Object, error] {
+// ownObjects yields the gateway's own objects below a prefix.
+func (b *Backend) ownObjects(ctx context.Context, bucket, prefix string) iter.Seq2[s3response.Object, error] {
 	return func(yield func(s3response.Object, error) bool) {
 		for page, err := range b.pages(ctx, bucket, prefix, "") {
 			if err != nil {
@@ -57,13 +57,13 @@ func (b *Backend) own(ctx context.Context, bucket, prefix string) iter.Seq2[s3re
 // gateway left behind when it was stopped.
 func (b *Backend) uploadIDs(ctx context.Context, bucket string) iter.Seq2[string, error] {
 	return func(yield func(string, error) bool) {
-		for page, err := range b.pages(ctx, bucket, uploads, "/") {
+		for page, err := range b.pages(ctx, bucket, uploadsPrefix, "/") {
 			if err != nil {
 				yield("", err)
 				return
 			}
 			for _, p := range page.CommonPrefixes {
-				if !yield(strings.TrimSuffix(strings.TrimPrefix(*p.Prefix, uploads), "/"), nil) {
+				if !yield(strings.TrimSuffix(strings.TrimPrefix(*p.Prefix, uploadsPrefix), "/"), nil) {
 					return
 				}
 			}
@@ -75,7 +75,7 @@ func (b *Backend) uploadIDs(ctx context.Context, bucket string) iter.Seq2[string
 // upload if the gateway is stopped meanwhile.
 func (b *Backend) remove(ctx context.Context, bucket, id string) error {
 	var names []types.ObjectIdentifier
-	for object, err := range b.own(ctx, bucket, folderOf(id)) {
+	for object, err := range b.ownObjects(ctx, bucket, folderOf(id)) {
 		if err != nil {
 			return err
 		}
@@ -111,7 +111,7 @@ func (b *Backend) AbortMultipartUpload(ctx context.Context, in *s3.AbortMultipar
 }
 
 func (b *Backend) abort(ctx context.Context, in *s3.AbortMultipartUploadInput) error {
-	_, name, id, err := b.request(ctx, in.Bucket, in.Key, in.UploadId)
+	_, name, id, err := b.checkUpload(ctx, in.Bucket, in.Key, in.UploadId)
 	if err != nil {
 		return err
 	}
@@ -191,13 +191,13 @@ func (b *Backend) listUploads(ctx context.Context, in *s3.ListMultipartUploadsIn
 // no KEY for its place, it is under another key, or no gateway wrote it.
 func isForeign(err error) bool {
 	return slices.ContainsFunc([]error{
-		keyless, invalid, provider.ErrUntrustedKey, provider.ErrDecryptionFailed, provider.ErrInvalidCiphertext, provider.ErrContextMismatch,
+		errNoKey, errInvalid, provider.ErrUntrustedKey, provider.ErrDecryptionFailed, provider.ErrInvalidCiphertext, provider.ErrContextMismatch,
 		pikokms.ErrPlaintext, pikokms.ErrNotObject,
 	}, func(foreign error) bool { return errors.Is(err, foreign) })
 }
 
-// isKeyGone reports whether a record is under a key that was destroyed, disabled or deleted, such as
-// that of one tenant of many.
+// isKeyGone reports whether a record is under a key that was destroyed, disabled or deleted, such
+// as that of one tenant of many.
 func isKeyGone(err error) bool {
 	return errors.Is(err, provider.ErrKeyDisabled) || errors.Is(err, provider.ErrKeyPendingDeletion) || errors.Is(err, provider.ErrKeyNotFound)
 }
@@ -220,7 +220,7 @@ func (b *Backend) Sweep(ctx context.Context, bucket string, age time.Duration) e
 			b.config.Logger.WarnContext(ctx, "sweep: an upload is left, since its record can't be read", "bucket", bucket, "upload", id, "error", err)
 			continue
 		}
-		if b.made(ctx, bucket, upload.key, id) {
+		if b.wasMadeBy(ctx, bucket, upload.key, id) {
 			if err := b.remove(ctx, bucket, id); err != nil {
 				return err
 			}
@@ -232,22 +232,22 @@ func (b *Backend) Sweep(ctx context.Context, bucket string, age time.Duration) e
 // How often SweepAlways sweeps, and how old something without a record must be to be deleted. A
 // part takes less time to arrive.
 const (
-	sweepEach = time.Hour
-	sweepAge  = 24 * time.Hour
+	sweepInterval = time.Hour
+	sweepAge      = 24 * time.Hour
 )
 
 // SweepAlways sweeps one bucket, or all if only is empty, at intervals until ctx ends. Several
 // gateways may do so.
 func (b *Backend) SweepAlways(ctx context.Context, only string) {
 	for {
-		err := b.carefully("sweep", func() error { return b.sweepAll(ctx, only) })
+		err := b.catchPanic("sweep", func() error { return b.sweepAll(ctx, only) })
 		if err != nil && ctx.Err() == nil {
 			b.config.Logger.WarnContext(ctx, "sweep", "error", err)
 		}
 		select {
 		case <-ctx.Done():
 			return
-		case <-time.After(sweepEach):
+		case <-time.After(sweepInterval):
 		}
 	}
 }
@@ -272,7 +272,7 @@ func (b *Backend) sweepAll(ctx context.Context, only string) (err error) {
 
 // removeOlder deletes an upload without a record, unless some of it is younger than age.
 func (b *Backend) removeOlder(ctx context.Context, bucket, id string, age time.Duration) error {
-	for object, err := range b.own(ctx, bucket, folderOf(id)) {
+	for object, err := range b.ownObjects(ctx, bucket, folderOf(id)) {
 		if err != nil {
 			return err
 		}

@@ -67,13 +67,13 @@ about that of the KEY.`,
 
 // change disables or enables the branch key that the arguments name, and returns its ID and its new
 // state.
-func (s *keyStore) change(ctx context.Context, arguments []string, change func(*branchkey.Store, context.Context, string) (*branchkey.Description, error)) (string, *branchkey.Description, error) {
+func (s *keyStore) change(ctx context.Context, arguments []string, apply func(*branchkey.Store, context.Context, string) (*branchkey.Description, error)) (string, *branchkey.Description, error) {
 	store, _, id, err := s.openOne(ctx, arguments)
 	if err != nil {
 		return "", nil, err
 	}
 	defer store.Close()
-	d, err := change(store, ctx, id)
+	d, err := apply(store, ctx, id)
 	if err != nil {
 		return "", nil, namingBranchKey(id, err)
 	}

@@ -104,7 +104,7 @@ KMS is only asked for the ARN of a KEY that is an alias or an ID.`,
 				return errors.New("no permission is needed: whoever has the public key can encrypt")
 			}
 			if len(principals) > 0 {
-				statements = ofKey(statements, principals)
+				statements = keyPolicy(statements, principals)
 			}
 			return encodeJSON(os.Stdout, Policy{PolicyVersion, statements})
 		},
@@ -167,7 +167,7 @@ type requirement struct {
 
 // neededOf returns what a role needs of a KEY. The given actions are those on a symmetric key; for
 // RSA and EC keys it returns others.
-func neededOf(ctx context.Context, k *keys.Key, actions []string, isRSA bool) (*requirement, error) {
+func neededOf(ctx context.Context, k *keys.Key, actions []string, statedRSA bool) (*requirement, error) {
 	config, err := awskms.ParseURL(k.URL)
 	if err != nil {
 		return nil, err
@@ -178,10 +178,10 @@ func neededOf(ctx context.Context, k *keys.Key, actions []string, isRSA bool) (*
 			return nil, err
 		}
 	}
-	n.isRSA = !n.isEC && (isRSA || config.PublicKeyFile != "" || config.Hash != 0)
-	looksUp := false
+	n.isRSA = !n.isEC && (statedRSA || config.PublicKeyFile != "" || config.Hash != 0)
+	isLookedUp := false
 	if a, err := arn.Parse(config.KeyID); err != nil || !strings.HasPrefix(a.Resource, "key/") {
-		looksUp = true
+		isLookedUp = true
 		info, err := keys.Ask(ctx, k, func(ctx context.Context, keyring provider.Unwrapper) (*provider.KeyInfo, error) {
 			return keyring.(provider.Provider).GetKeyInfo(ctx, config.KeyID)
 		})
@@ -198,7 +198,7 @@ func neededOf(ctx context.Context, k *keys.Key, actions []string, isRSA bool) (*
 	if n.isEC {
 		n.actions = ecActionsOf(actions, &config)
 	}
-	if looksUp {
+	if isLookedUp {
 		n.actions = append(n.actions, actionDescribeKey)
 	}
 	return n, nil
@@ -239,18 +239,18 @@ var administration = []string{
 	"kms:TagResource", "kms:UntagResource", "kms:Update*",
 }
 
-// ofKey returns the statements of a key's own policy, for principals. Such a policy replaces the
-// one before, so it also has a statement that leaves the key's account in charge.
-func ofKey(statements []Statement, principals []string) []Statement {
+// keyPolicy returns the statements of a key's own policy, for principals. Such a policy replaces
+// the one before, so it also has a statement that leaves the key's account in charge.
+func keyPolicy(statements []Statement, principals []string) []Statement {
 	a, _ := arn.Parse(listOf(statements[0].Resource)[0])
 	root := arn.ARN{Partition: a.Partition, Service: "iam", AccountID: a.AccountID, Resource: "root"}
-	whole := []Statement{{
+	policy := []Statement{{
 		Sid: "Administration", Effect: "Allow", Principal: map[string]any{"AWS": root.String()},
 		Action: administration, Resource: "*",
 	}}
 	for _, s := range statements {
 		s.Principal, s.Resource = map[string]any{"AWS": oneOrList(principals)}, "*"
-		whole = append(whole, s)
+		policy = append(policy, s)
 	}
-	return whole
+	return policy
 }

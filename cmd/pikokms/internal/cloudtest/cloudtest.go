@@ -174,13 +174,13 @@ func (c Cloud) listedMetadata(t *testing.T, name string) map[string]string {
 	text, err := io.ReadAll(answer.Body)
 	require.NoError(t, err)
 	_, after, _ := strings.Cut(string(text), "<Metadata>")
-	found := make(map[string]string)
+	metadata := make(map[string]string)
 	for lower, value := range page.Segment.BlobItems[0].Metadata {
 		if i := strings.Index(strings.ToLower(after), "<"+lower+">"); lower != sizeKey {
-			found[after[i+1:i+1+len(lower)]] = *value
+			metadata[after[i+1:i+1+len(lower)]] = *value
 		}
 	}
-	return found
+	return metadata
 }
 
 // Names returns the names of all objects of a place.

@@ -13,8 +13,8 @@ const (
 	percentColumns = 8  // the percentage and the ends of the bar
 	countColumns   = 29 // as in (1.2 GiB/3.4 GiB, 123 MiB/s)
 	timesColumns   = 18 // as in [12m34s:1h23m45s]
-	leastColumns   = 4  // of the bar itself
-	usualColumns   = 80 // of a terminal whose size is unknown
+	minBarColumns  = 4  // of the bar itself
+	defaultColumns = 80 // of a terminal whose size is unknown
 )
 
 // layout is what a progress bar shows on a terminal.
@@ -24,7 +24,7 @@ type layout struct{ word, counts, times bool }
 // the widths of the two parts of the description. Without a total there is neither a bar nor a time
 // left.
 func layoutFor(columns, word, numbers int, hasTotal bool) layout {
-	counts, times, rest := countColumns, timesColumns, percentColumns+leastColumns
+	counts, times, rest := countColumns, timesColumns, percentColumns+minBarColumns
 	if !hasTotal {
 		counts, times, rest = 22, 9, 2 // as in (1.2 GiB, 123 MiB/s) and [12m34s], behind a spinner
 	}
@@ -61,7 +61,7 @@ func NewBar(what string, numbers int, total int64) *Bar {
 	}
 	columns, _, err := term.GetSize(int(os.Stderr.Fd()))
 	if err != nil || columns < 1 {
-		columns = usualColumns
+		columns = defaultColumns
 	}
 	b := &Bar{layout: layoutFor(columns, len(what), numbers, total > 0), what: what}
 	options := []progressbar.Option{

@@ -43,16 +43,16 @@ func IsQuiet() bool { return !slog.Default().Enabled(context.Background(), slog.
 // SetLogFormat sets the format of the log from here on. It sets slog's default logger, which other
 // packages use, too.
 func SetLogFormat(format string, quiet bool) error {
-	least := slog.LevelInfo
+	level := slog.LevelInfo
 	if quiet {
-		least = slog.LevelError
+		level = slog.LevelError
 	}
 	slog.SetLogLoggerLevel(slog.LevelWarn) // of package log, through which S3's upload manager warns
 	switch format {
 	case FormatText:
-		slog.SetDefault(slog.New(&textHandler{w: os.Stderr, mu: new(sync.Mutex), least: least}))
+		slog.SetDefault(slog.New(&textHandler{w: os.Stderr, mu: new(sync.Mutex), level: level}))
 	case FormatJSON:
-		slog.SetDefault(slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: least})))
+		slog.SetDefault(slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: level})))
 	default:
 		return fmt.Errorf("--%s %q; known are %s, %s", LogFormatFlag, format, FormatText, FormatJSON)
 	}
@@ -79,11 +79,11 @@ type textHandler struct {
 	w      io.Writer
 	mu     *sync.Mutex // shared by handlers with further attributes
 	suffix string      // attributes of all records
-	least  slog.Level
+	level  slog.Level
 }
 
 func (h *textHandler) Enabled(_ context.Context, level slog.Level) bool {
-	return level >= h.least
+	return level >= h.level
 }
 
 func (h *textHandler) Handle(_ context.Context, r slog.Record) error {

@@ -11,7 +11,7 @@ import (
 // the current state. It fails with pikokms.ErrChanged if that is not as it was before, when it was
 // read.
 func Keep(file *os.File, now, before os.FileInfo) error {
-	if now == nil || !isSame(now, before) {
+	if now == nil || !isUnchanged(now, before) {
 		return pikokms.ErrChanged
 	}
 	if err := outfile.KeepOwner(file, now); err != nil {
@@ -20,7 +20,7 @@ func Keep(file *os.File, now, before os.FileInfo) error {
 	return outfile.KeepModTime(file, now)
 }
 
-// isSame reports whether a file did not change between two looks at it.
-func isSame(now, before os.FileInfo) bool {
+// isUnchanged reports whether a file did not change between two looks at it.
+func isUnchanged(now, before os.FileInfo) bool {
 	return before != nil && os.SameFile(now, before) && now.Size() == before.Size() && now.ModTime().Equal(before.ModTime())
 }

@@ -171,24 +171,25 @@ func (o *Output) Commit(ctx context.Context) error {
 	}
 	temporary, err := nameUnnamed(o.File)
 	if err = errors.Join(err, o.Close()); err != nil {
-		return o.place(temporary, o.blame(err))
+		return o.cleanUp(temporary, o.blame(err))
 	}
 	if o.replace {
-		return o.place(temporary, os.Rename(temporary, o.Path))
+		return o.cleanUp(temporary, os.Rename(temporary, o.Path))
 	}
 	// Unlike a rename, a link never replaces a file that was made in the meantime.
 	if os.Link(temporary, o.Path) == nil {
-		return o.place(temporary, os.Remove(temporary))
+		return o.cleanUp(temporary, os.Remove(temporary))
 	}
 	if _, err := os.Lstat(o.Path); err == nil {
-		return o.place(temporary, ExistsError(o.Path))
+		return o.cleanUp(temporary, ExistsError(o.Path))
 	}
 	// The file system has no hard links.
-	return o.place(temporary, os.Rename(temporary, o.Path))
+	return o.cleanUp(temporary, os.Rename(temporary, o.Path))
 }
 
-// place returns err, after which the file does not get its own name: it removes the temporary one.
-func (o *Output) place(temporary string, err error) error {
+// cleanUp returns err. If it is not nil, the file did not get its own name, and cleanUp removes the
+// temporary one.
+func (o *Output) cleanUp(temporary string, err error) error {
 	if err != nil {
 		_ = os.Remove(temporary)
 	}

@@ -34,13 +34,13 @@ func ResolveOutput(path string, existing bool) (string, error) {
 	if path == "" {
 		return path, nil
 	}
-	done, rest, links := "/", strings.Split(absolute[1:], "/"), 0
+	resolved, rest, links := "/", strings.Split(absolute[1:], "/"), 0
 	for len(rest) > 0 {
-		at := filepath.Join(done, rest[0])
+		at := filepath.Join(resolved, rest[0])
 		info, err := os.Lstat(at)
 		switch {
 		case errors.Is(err, fs.ErrNotExist):
-			done, rest = filepath.Join(append([]string{done}, rest...)...), nil // who opens it says what is missing
+			resolved, rest = filepath.Join(append([]string{resolved}, rest...)...), nil // who opens it says what is missing
 			continue
 		case err != nil:
 			return "", err
@@ -48,7 +48,7 @@ func ResolveOutput(path string, existing bool) (string, error) {
 			if links++; links > maxLinks {
 				return "", &fs.PathError{Op: "open", Path: path, Err: syscall.ELOOP}
 			}
-			if isPlanted(done, info) {
+			if isPlanted(resolved, info) {
 				return "", fmt.Errorf("%s is a symbolic link: %w", at, errPlanted)
 			}
 			target, err := os.Readlink(at)
@@ -56,22 +56,22 @@ func ResolveOutput(path string, existing bool) (string, error) {
 				return "", err
 			}
 			if filepath.IsAbs(target) {
-				done = "/"
+				resolved = "/"
 			}
 			rest = append(strings.Split(strings.Trim(target, "/"), "/"), rest[1:]...)
 			continue
 		case len(rest) > 1:
-		case info.Mode().Type() == fs.ModeNamedPipe && isPlanted(done, info):
+		case info.Mode().Type() == fs.ModeNamedPipe && isPlanted(resolved, info):
 			return "", fmt.Errorf("%s is a named pipe: %w", at, errPlanted)
-		case info.Mode().IsRegular() && existing && isPlanted(done, info):
+		case info.Mode().IsRegular() && existing && isPlanted(resolved, info):
 			return "", fmt.Errorf("%s is a file: %w", at, errPlanted)
 		}
-		done, rest = at, rest[1:]
+		resolved, rest = at, rest[1:]
 	}
 	if links == 0 {
 		return path, nil // as the user wrote it
 	}
-	return done, nil
+	return resolved, nil
 }
 
 // isPlanted reports whether another user may have put something into a folder to mislead this one:

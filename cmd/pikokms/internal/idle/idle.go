@@ -154,21 +154,21 @@ type sending struct {
 	mu      sync.Mutex
 	reading bool
 	moved   time.Time // when the last read ended
-	given   bool      // the Put was given up, and its caller may use content for something else
+	givenUp bool      // the Put was given up, and its caller may use content for something else
 }
 
 // giveUp ends the Put, unless its content is being read.
 func (s *sending) giveUp() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.given = !s.reading && time.Since(s.moved) >= s.limit
-	return s.given
+	s.givenUp = !s.reading && time.Since(s.moved) >= s.limit
+	return s.givenUp
 }
 
 func (s *sending) begin() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.given {
+	if s.givenUp {
 		return s.idle
 	}
 	s.reading = true
@@ -213,10 +213,10 @@ func (l *limited) get(ctx context.Context, key string, get func(context.Context)
 	ctx, cancel := context.WithCancel(ctx)
 	timer := time.NewTimer(l.limit)
 	version := ""
-	content, err := run(l, timer, cancel, l.idle("get", key), func() (answer[io.ReadCloser], error) {
+	content, err := run(l, timer, cancel, l.idle("get", key), func() (versioned[io.ReadCloser], error) {
 		content, version, err := get(ctx)
-		return answer[io.ReadCloser]{content, version}, err
-	}, func(a answer[io.ReadCloser]) { _ = a.content.Close() })
+		return versioned[io.ReadCloser]{content, version}, err
+	}, func(a versioned[io.ReadCloser]) { _ = a.content.Close() })
 	if err != nil {
 		cancel()
 		return nil, "", err
@@ -229,7 +229,7 @@ func (l *limited) get(ctx context.Context, key string, get func(context.Context)
 	return r, version, nil
 }
 
-type answer[T any] struct {
+type versioned[T any] struct {
 	content T
 	version string
 }

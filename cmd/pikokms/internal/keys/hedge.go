@@ -21,28 +21,28 @@ const hedgeDelay = time.Second
 // after the other, and does not wait for one that takes longer than hedgeDelay before it asks the
 // next. So a service that is down costs a second, and not its whole timeout.
 type Remote struct {
-	keys []*Key       // that were not asked yet
-	left atomic.Int32 // of the attempts that header.Limits.MaxAttempts allows
+	keys         []*Key       // that were not asked yet
+	attemptsLeft atomic.Int32 // of the attempts that header.Limits.MaxAttempts allows
 
-	message *header.Header
+	header  *header.Header
 	ctx     context.Context // of the calls; set by the first UnwrapDataKey
 	cancel  context.CancelFunc
 	working int                     // number of keys that are being asked
-	answers chan unwrapped          // has room for all of them
+	answers chan remoteAnswer       // has room for all of them
 	failed  [][]error               // for each data key of the message
-	unfit   []*provider.SecureBytes // for each data key, one that was unwrapped and does not fit the message
+	misfits []*provider.SecureBytes // for each data key, one that was unwrapped and does not fit the message
 }
 
-// unwrapped is what a KEY made of one data key, or the note that it is done with all of them.
-type unwrapped struct {
-	wrapped int // index of the data key in the message; -1 at the end
-	key     *provider.SecureBytes
-	err     error
+// remoteAnswer is what a KEY made of one data key, or the note that it is done with all of them.
+type remoteAnswer struct {
+	index int // index of the data key in the message; -1 at the end
+	key   *provider.SecureBytes
+	err   error
 }
 
 func NewRemote(keys []*Key, limits header.Limits) *Remote {
 	r := &Remote{keys: keys}
-	r.left.Store(int32(limits.WithDefaults().MaxAttempts))
+	r.attemptsLeft.Store(int32(limits.WithDefaults().MaxAttempts))
 	return r
 }
 
@@ -50,8 +50,8 @@ func NewRemote(keys []*Key, limits header.Limits) *Remote {
 // UnwrapDataKey.
 func (r *Remote) Accept(h *header.Header) error {
 	n := len(h.EncryptedDataKeys)
-	r.message, r.failed, r.unfit = h, make([][]error, n), make([]*provider.SecureBytes, n)
-	r.answers = make(chan unwrapped, len(r.keys)*(n+1))
+	r.header, r.failed, r.misfits = h, make([][]error, n), make([]*provider.SecureBytes, n)
+	r.answers = make(chan remoteAnswer, len(r.keys)*(n+1))
 	return nil
 }
 
@@ -62,48 +62,48 @@ func (r *Remote) UnwrapDataKey(ctx context.Context, request *provider.UnwrapData
 	if r.ctx == nil {
 		r.ctx, r.cancel = context.WithCancel(ctx)
 	}
-	asked := slices.IndexFunc(r.message.EncryptedDataKeys, func(k header.EncryptedDataKey) bool {
+	requested := slices.IndexFunc(r.header.EncryptedDataKeys, func(k header.EncryptedDataKey) bool {
 		return bytes.Equal(k.Ciphertext, request.EncryptedKey.Ciphertext) && bytes.Equal(k.ProviderInfo, request.EncryptedKey.ProviderInfo)
 	})
 	for r.working > 0 || r.askNext(*request) {
-		impatient := time.NewTimer(hedgeDelay)
+		delay := time.NewTimer(hedgeDelay)
 		select {
 		case a := <-r.answers:
 			if key := r.take(a, *request); key != nil {
-				impatient.Stop()
+				delay.Stop()
 				return &provider.DataKey{PlaintextKey: key, Verified: func(fits bool) {
 					if fits {
 						r.cancel()
 					}
 				}}, nil
 			}
-		case <-impatient.C:
+		case <-delay.C:
 			r.askNext(*request)
 		}
-		impatient.Stop()
+		delay.Stop()
 	}
-	if key := r.unfit[asked]; key != nil {
-		r.unfit[asked] = nil
+	if key := r.misfits[requested]; key != nil {
+		r.misfits[requested] = nil
 		return &provider.DataKey{PlaintextKey: key}, nil // the message's reader reports what is wrong with it
 	}
-	if err := errors.Join(r.failed[asked]...); err != nil {
+	if err := errors.Join(r.failed[requested]...); err != nil {
 		return nil, err
 	}
 	return nil, provider.ErrUntrustedKey
 }
 
 // take handles an answer. It returns the data key if that is the message's, and nil otherwise.
-func (r *Remote) take(a unwrapped, request provider.UnwrapDataKeyRequest) *provider.SecureBytes {
+func (r *Remote) take(a remoteAnswer, request provider.UnwrapDataKeyRequest) *provider.SecureBytes {
 	switch {
-	case a.wrapped < 0:
+	case a.index < 0:
 		r.working--
 		r.askNext(request)
 	case a.err != nil:
-		r.failed[a.wrapped] = append(r.failed[a.wrapped], a.err)
+		r.failed[a.index] = append(r.failed[a.index], a.err)
 	case r.fits(a.key):
 		return a.key
-	case r.unfit[a.wrapped] == nil:
-		r.unfit[a.wrapped] = a.key
+	case r.misfits[a.index] == nil:
+		r.misfits[a.index] = a.key
 	default:
 		_ = a.key.Close()
 	}
@@ -113,7 +113,7 @@ func (r *Remote) take(a unwrapped, request provider.UnwrapDataKeyRequest) *provi
 // fits reports whether the message commits to a data key. Of a message without key commitment every
 // data key fits, and its reader checks it.
 func (r *Remote) fits(key *provider.SecureBytes) bool {
-	h := r.message
+	h := r.header
 	if !h.Suite.Commits() {
 		return true
 	}
@@ -135,28 +135,28 @@ func (r *Remote) askNext(request provider.UnwrapDataKeyRequest) bool {
 	k := r.keys[0]
 	r.keys, r.working = r.keys[1:], r.working+1
 	go func() {
-		for i, wrapped := range r.message.EncryptedDataKeys {
+		for i, wrapped := range r.header.EncryptedDataKeys {
 			if r.ctx.Err() != nil {
 				break
 			}
-			if r.left.Add(-1) < 0 {
-				r.answers <- unwrapped{i, nil, &header.LimitError{Limit: "MaxAttempts", Reason: "the message's data keys take more attempts than were made", Option: "Limits.MaxAttempts"}}
+			if r.attemptsLeft.Add(-1) < 0 {
+				r.answers <- remoteAnswer{i, nil, &header.LimitError{Limit: "MaxAttempts", Reason: "the message's data keys take more attempts than were made", Option: "Limits.MaxAttempts"}}
 				break
 			}
-			own := request
-			own.EncryptedKey = wrapped
-			dataKey, err := k.UnwrapDataKey(r.ctx, &own)
+			ownRequest := request
+			ownRequest.EncryptedKey = wrapped
+			dataKey, err := k.UnwrapDataKey(r.ctx, &ownRequest)
 			if errors.Is(err, provider.ErrUntrustedKey) {
-				r.left.Add(1) // no key service was asked
+				r.attemptsLeft.Add(1) // no key service was asked
 				continue
 			}
 			if err != nil {
-				r.answers <- unwrapped{i, nil, err}
+				r.answers <- remoteAnswer{i, nil, err}
 				continue
 			}
-			r.answers <- unwrapped{i, dataKey.PlaintextKey, nil}
+			r.answers <- remoteAnswer{i, dataKey.PlaintextKey, nil}
 		}
-		r.answers <- unwrapped{wrapped: -1}
+		r.answers <- remoteAnswer{index: -1}
 	}()
 	return true
 }
@@ -167,14 +167,14 @@ func (r *Remote) Close() error {
 		return nil
 	}
 	r.cancel()
-	for _, key := range r.unfit {
+	for _, key := range r.misfits {
 		if key != nil {
 			_ = key.Close()
 		}
 	}
 	for r.working > 0 {
 		switch a := <-r.answers; {
-		case a.wrapped < 0:
+		case a.index < 0:
 			r.working--
 		case a.key != nil:
 			_ = a.key.Close()

@@ -46,7 +46,7 @@ type Key struct {
 	Patient bool          // whether a key service that did not answer is asked again
 	Limiter *rate.Limiter // of the calls; may be nil
 
-	whole service.Service // asks the KEY, with telemetry and, if there is one, a cache of data keys
+	instrumented service.Service // asks the KEY, with telemetry and, if there is one, a cache of data keys
 
 	mu      sync.Mutex
 	keyring provider.Unwrapper // nil until it is opened; a provider.Wrapper, too, unless it only decrypts
@@ -88,13 +88,13 @@ func (k *Key) giveUp(err error) {
 // Ask calls the keyring of a KEY, which it opens first if need be, and bounds the time of that.
 func Ask[T any](ctx context.Context, k *Key, call func(context.Context, provider.Unwrapper) (T, error)) (T, error) {
 	var answer T
-	met := new(attempts)
-	var trace provider.Trace = met
+	failed := new(attempts)
+	var trace provider.Trace = failed
 	if k.Limiter != nil && k.isAskedEachTime() { // Calls for branch keys wait in guard.
 		if err := k.Limiter.Wait(ctx); err != nil {
 			return answer, err
 		}
-		trace = k.paying(met)
+		trace = k.limitRetries(failed)
 	}
 	bounded, cancel := context.WithTimeout(provider.WithTrace(ctx, trace), k.Timeout)
 	defer cancel()
@@ -106,7 +106,7 @@ func Ask[T any](ctx context.Context, k *Key, call func(context.Context, provider
 		return answer, err
 	}
 	if ctx.Err() == nil && bounded.Err() != nil {
-		err = fmt.Errorf("%w: no answer within %v%s; --kms-timeout sets how long to wait", provider.ErrProviderUnavailable, k.Timeout, met.text())
+		err = fmt.Errorf("%w: no answer within %v%s; --kms-timeout sets how long to wait", provider.ErrProviderUnavailable, k.Timeout, failed.text())
 		k.giveUp(err)
 	}
 	if _, unreached := errors.AsType[*net.OpError](err); unreached && ctx.Err() == nil {
@@ -151,19 +151,19 @@ func (a *attempts) text() string {
 	return fmt.Sprintf("; %d tries met: %s", len(a.texts), strings.Join(causes, ", "))
 }
 
-// paying returns a trace that counts a call's retries against the rate, beside its first request,
-// for which the caller has waited. A retry does not wait: the calls that follow do.
-func (k *Key) paying(inner provider.Trace) provider.Trace {
-	return &payingTrace{Trace: inner, limiter: k.Limiter}
+// limitRetries returns a trace that counts a call's retries against the rate, beside its first
+// request, for which the caller has waited. A retry does not wait: the calls that follow do.
+func (k *Key) limitRetries(inner provider.Trace) provider.Trace {
+	return &limitedTrace{Trace: inner, limiter: k.Limiter}
 }
 
-type payingTrace struct {
+type limitedTrace struct {
 	provider.Trace
 	limiter  *rate.Limiter
 	requests atomic.Int64
 }
 
-func (t *payingTrace) Request() {
+func (t *limitedTrace) Request() {
 	if t.requests.Add(1) > 1 {
 		t.limiter.Reserve()
 	}
@@ -179,34 +179,34 @@ func (k *Key) blame(err error) error {
 }
 
 func (k *Key) GenerateDataKey(ctx context.Context, encryptionContext map[string]string) (*provider.DataKey, error) {
-	return k.whole.GenerateDataKey(ctx, encryptionContext)
+	return k.instrumented.GenerateDataKey(ctx, encryptionContext)
 }
 
 func (k *Key) WrapDataKey(ctx context.Context, dataKey *provider.SecureBytes, encryptionContext map[string]string) (header.EncryptedDataKey, error) {
-	return k.whole.WrapDataKey(ctx, dataKey, encryptionContext)
+	return k.instrumented.WrapDataKey(ctx, dataKey, encryptionContext)
 }
 
 // UnwrapDataKey asks a key service only about data keys that a service of its kind encrypted.
 func (k *Key) UnwrapDataKey(ctx context.Context, request *provider.UnwrapDataKeyRequest) (*provider.DataKey, error) {
-	known := k.Service.ProviderIDs
-	if known != nil && !slices.ContainsFunc(known, func(id string) bool { return strings.HasPrefix(request.EncryptedKey.ProviderID, id) }) {
+	ids := k.Service.ProviderIDs
+	if ids != nil && !slices.ContainsFunc(ids, func(id string) bool { return strings.HasPrefix(request.EncryptedKey.ProviderID, id) }) {
 		return nil, provider.ErrUntrustedKey
 	}
-	return k.whole.UnwrapDataKey(ctx, request)
+	return k.instrumented.UnwrapDataKey(ctx, request)
 }
 
 func (k *Key) IsCurrent(ctx context.Context, request *provider.UnwrapDataKeyRequest) (bool, error) {
-	return k.whole.IsCurrent(ctx, request)
+	return k.instrumented.IsCurrent(ctx, request)
 }
 
 func (k *Key) Type() provider.Type { return k.Service.Type }
 
 func (k *Key) UnwrapPikoV2(ctx context.Context, wrapped string) (*provider.SecureBytes, error) {
-	return k.whole.UnwrapPikoV2(ctx, wrapped)
+	return k.instrumented.UnwrapPikoV2(ctx, wrapped)
 }
 
 func (k *Key) UnwrapS3EC(ctx context.Context, wrapped *provider.S3ECDataKey) (*provider.SecureBytes, error) {
-	return k.whole.UnwrapS3EC(ctx, wrapped)
+	return k.instrumented.UnwrapS3EC(ctx, wrapped)
 }
 
 // askingKeyring asks a KEY for each data key, and counts the answers.
@@ -301,12 +301,12 @@ func (k askingKeyring) UnwrapS3EC(ctx context.Context, wrapped *provider.S3ECDat
 // CacheDataKeys makes one data key serve several messages, and several reads. It must be called
 // before the key is used.
 func (k *Key) CacheDataKeys(limits service.CacheLimits) {
-	k.whole = service.New(askingKeyring{k}, service.Config{NoBreaker: true, Cache: &limits, Telemetry: telemetry.Providers()})
+	k.instrumented = service.New(askingKeyring{k}, service.Config{NoBreaker: true, Cache: &limits, Telemetry: telemetry.Providers()})
 }
 
 // Close zeroes the keys in memory, and ends the connections to a key service.
 func (k *Key) Close() error {
-	err := k.whole.Close()
+	err := k.instrumented.Close()
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if c, ok := k.keyring.(io.Closer); ok {
@@ -347,7 +347,7 @@ func parseKey(text string, timeout time.Duration, check bool) (*Key, error) {
 		return nil, err
 	}
 	k := &Key{Key: parsed, Given: text, Timeout: timeout, check: check}
-	k.whole = service.New(askingKeyring{k}, service.Config{NoBreaker: true, Telemetry: telemetry.Providers()})
+	k.instrumented = service.New(askingKeyring{k}, service.Config{NoBreaker: true, Telemetry: telemetry.Providers()})
 	return k, nil
 }
 
@@ -385,9 +385,9 @@ func OpenAll(ctx context.Context, keys []*Key) error {
 // OpenAny returns an error if no KEY can decrypt, as far as that shows without a call of a key
 // service. Work on many objects would fail for each of them.
 func OpenAny(ctx context.Context, keys []*Key) error {
-	here, remote := ForDecryption(keys)
+	local, remote := ForDecryption(keys)
 	var failures []error
-	for _, k := range append(here, remote...) {
+	for _, k := range append(local, remote...) {
 		_, err := k.Opened(ctx)
 		if err == nil || errors.Is(err, provider.ErrProviderUnavailable) {
 			return nil
@@ -397,31 +397,31 @@ func OpenAny(ctx context.Context, keys []*Key) error {
 	return errors.Join(failures...)
 }
 
-// OpenHere returns an error if a KEY that needs no key service can't be used.
-func OpenHere(ctx context.Context, keys []*Key) error {
-	here, _ := ForDecryption(keys)
-	return OpenAll(ctx, here)
+// OpenLocal returns an error if a KEY that needs no key service can't be used.
+func OpenLocal(ctx context.Context, keys []*Key) error {
+	local, _ := ForDecryption(keys)
+	return OpenAll(ctx, local)
 }
 
 // Keyrings returns keys in the order in which they are tried: those that need no key service come
 // first.
 func Keyrings(keys []*Key) []provider.Unwrapper {
-	here, remote := ForDecryption(keys)
+	local, remote := ForDecryption(keys)
 	keyrings := make([]provider.Unwrapper, 0, len(keys))
-	for _, k := range append(here, remote...) {
+	for _, k := range append(local, remote...) {
 		keyrings = append(keyrings, k)
 	}
 	return keyrings
 }
 
 // ForDecryption splits keys into those that need no key service and those that do.
-func ForDecryption(keys []*Key) (here, remote []*Key) {
+func ForDecryption(keys []*Key) (local, remote []*Key) {
 	for _, k := range keys {
 		if k.IsRemote() {
 			remote = append(remote, k)
 		} else {
-			here = append(here, k)
+			local = append(local, k)
 		}
 	}
-	return here, remote
+	return local, remote
 }

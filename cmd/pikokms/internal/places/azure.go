@@ -291,17 +291,17 @@ func likeBlob(ctx context.Context, p *azureBlob) (*blockblob.UploadStreamOptions
 func azureMetadata(ctx context.Context, from *opened, content io.Reader) (map[string]*string, error) {
 	h := headersOf(from)
 	h.Metadata = transfer.SetHeaderSize(h.Metadata, azureSizeKey, nil)
-	exact := make(map[string]string)
+	storedNames := make(map[string]string)
 	if from.azure != nil && len(h.Metadata) > 0 {
 		var err error
-		if exact, err = from.azure.metadataNames(ctx); err != nil {
+		if storedNames, err = from.azure.metadataNames(ctx); err != nil {
 			return nil, fmt.Errorf("reading the names of its metadata: %w", err)
 		}
 	}
 	h.Metadata = transfer.SetHeaderSize(h.Metadata, azureSizeKey, content)
 	metadata := make(map[string]*string, len(h.Metadata))
 	for name, value := range h.Metadata {
-		if stored, ok := exact[strings.ToLower(name)]; ok {
+		if stored, ok := storedNames[strings.ToLower(name)]; ok {
 			name = stored
 		}
 		metadata[name] = &value
@@ -337,11 +337,11 @@ func (p *azureBlob) metadataNames(ctx context.Context) (map[string]string, error
 		return nil, err
 	}
 	names := make(map[string]string)
-	for _, blob := range listing.Blobs {
-		if blob.Name != p.name {
+	for _, found := range listing.Blobs {
+		if found.Name != p.name {
 			continue // another blob, whose name begins with this one's
 		}
-		for _, pair := range blob.Metadata.Pairs {
+		for _, pair := range found.Metadata.Pairs {
 			names[strings.ToLower(pair.XMLName.Local)] = pair.XMLName.Local
 		}
 	}
@@ -366,8 +366,8 @@ func (b *azureObjects) put(ctx context.Context, key string, from *opened, conten
 		return azureError(err)
 	}
 	if !replace {
-		none := azcore.ETagAny
-		options.AccessConditions = &azure.AccessConditions{ModifiedAccessConditions: &azure.ModifiedAccessConditions{IfNoneMatch: &none}}
+		anyTag := azcore.ETagAny
+		options.AccessConditions = &azure.AccessConditions{ModifiedAccessConditions: &azure.ModifiedAccessConditions{IfNoneMatch: &anyTag}}
 	}
 	return b.upload(ctx, key, from, content, options, fs.ErrExist)
 }
@@ -456,7 +456,7 @@ func azureError(err error) error {
 	text := err.Error()
 	if answer, ok := errors.AsType[*azcore.ResponseError](err); ok {
 		line := fmt.Sprintf("Azure: %d %s", answer.StatusCode, answer.ErrorCode)
-		if said := saidBy(answer); said != "" {
+		if said := messageIn(answer); said != "" {
 			line += ": " + said
 		}
 		text = strings.Replace(text, answer.Error(), line, 1)
@@ -467,8 +467,8 @@ func azureError(err error) error {
 	return &oneLine{joinLines(text), err}
 }
 
-// saidBy returns the first line of the message in Azure's answer, if it has a body.
-func saidBy(answer *azcore.ResponseError) string {
+// messageIn returns the first line of the message in Azure's answer, if it has a body.
+func messageIn(answer *azcore.ResponseError) string {
 	if answer.RawResponse == nil || answer.RawResponse.Body == nil {
 		return ""
 	}

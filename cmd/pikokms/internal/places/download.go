@@ -101,40 +101,40 @@ var errDisordered = errors.New("the listing is in no order, so it cannot go on w
 // breaks off begins anew, and passes over what was yielded.
 func listSteadily(ctx context.Context, from store, prefix string) iter.Seq2[Listed, error] {
 	return func(yield func(Listed, error) bool) {
-		last, ordered, any := "", true, false
+		last, ordered, yielded := "", true, false
 		waits, left := newWaits(), Tries
 		for {
-			var broken error
+			var failure error
 			moved := false
 			for listed, err := range from.list(ctx, prefix) {
 				if err != nil && listed.Key == "" {
-					broken = OfStorage(err)
+					failure = OfStorage(err)
 					break
 				}
 				if err == nil {
-					if any && listed.Key <= last && !moved && ordered {
+					if yielded && listed.Key <= last && !moved && ordered {
 						continue // it was yielded
 					}
-					ordered = ordered && (!any || listed.Key > last)
-					last, any, moved = listed.Key, true, true
+					ordered = ordered && (!yielded || listed.Key > last)
+					last, yielded, moved = listed.Key, true, true
 				}
 				if !yield(listed, err) {
 					return
 				}
 			}
-			if broken == nil {
+			if failure == nil {
 				return
 			}
 			if moved {
 				waits.Reset()
 				left = Tries
 			}
-			if left--; left == 0 || !IsTransient(broken) {
-				yield(Listed{}, broken)
+			if left--; left == 0 || !IsTransient(failure) {
+				yield(Listed{}, failure)
 				return
 			}
 			if !ordered {
-				yield(Listed{}, fmt.Errorf("%w: %w", errDisordered, broken))
+				yield(Listed{}, fmt.Errorf("%w: %w", errDisordered, failure))
 				return
 			}
 			select {

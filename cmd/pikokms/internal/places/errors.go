@@ -47,12 +47,12 @@ func newWaits() *backoff.ExponentialBackOff {
 // Retry calls try until it succeeds, until it returns false because a further call would fail, too,
 // or Tries times.
 func Retry[T any](ctx context.Context, try func() (T, bool, error)) (T, error) {
-	n, err := backoff.Retry(ctx, func() (T, error) {
-		n, more, err := try()
+	value, err := backoff.Retry(ctx, func() (T, error) {
+		value, more, err := try()
 		if err != nil && !more {
 			err = backoff.Permanent(err)
 		}
-		return n, err
+		return value, err
 	}, backoff.WithBackOff(newWaits()), backoff.WithMaxTries(Tries), backoff.WithMaxElapsedTime(0))
 	if failed := backoff.AsRetryError(err); failed != nil {
 		switch failed.Cause {
@@ -62,7 +62,7 @@ func Retry[T any](ctx context.Context, try func() (T, bool, error)) (T, error) {
 			err = failed.Cause
 		}
 	}
-	return n, err
+	return value, err
 }
 
 // storageError is an error that a storage returned, rather than one about the content of an object.

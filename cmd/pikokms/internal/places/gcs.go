@@ -32,7 +32,7 @@ type gcsObjects struct {
 	prefix  string
 	allowed allowedLosses
 
-	withoutLists atomic.Bool // the bucket has no access control lists of objects
+	withoutACLs atomic.Bool // the bucket has no access control lists of objects
 }
 
 func (b *gcsObjects) Close() error { return b.bucket.Close() }
@@ -52,8 +52,8 @@ func (b *gcsObjects) list(ctx context.Context, prefix string) iter.Seq2[Listed, 
 			if err == nil {
 				err = whole.name(object.Name)
 			}
-			if now := objects.PageInfo().Token; err == nil && now != token {
-				token = now
+			if current := objects.PageInfo().Token; err == nil && current != token {
+				token = current
 				err = whole.part(token)
 			}
 			if err == nil && !yield(Listed{Key: strings.TrimPrefix(object.Name, b.prefix), Size: object.Size}, nil) {
@@ -67,7 +67,7 @@ func (b *gcsObjects) list(ctx context.Context, prefix string) iter.Seq2[Listed, 
 func (b *gcsObjects) page(ctx context.Context, folder string, token []byte, n int) (keys []Listed, next []byte, err error) {
 	objects := b.handle.Objects(ctx, &storage.Query{Prefix: b.prefix + folder, Delimiter: "/"})
 	var found []*storage.ObjectAttrs
-	following, err := iterator.NewPager(objects, n, string(token)).NextPage(&found)
+	nextToken, err := iterator.NewPager(objects, n, string(token)).NextPage(&found)
 	if err != nil {
 		return nil, nil, gcsError(err)
 	}
@@ -77,7 +77,7 @@ func (b *gcsObjects) page(ctx context.Context, folder string, token []byte, n in
 			keys = append(keys, listed)
 		}
 	}
-	return keys, []byte(following), nil
+	return keys, []byte(nextToken), nil
 }
 
 func (b *gcsObjects) object(key string) *storage.ObjectHandle { return b.handle.Object(b.prefix + key) }
@@ -160,7 +160,7 @@ func (b *gcsObjects) notKept(ctx context.Context, key string, a *storage.ObjectA
 	if a.CustomTime.Nanosecond() != 0 { // the client (v1.69.0) sends whole seconds
 		losses = append(losses, s3storage.Loss{Kind: LossTime, Reason: "its custom time has fractions of a second, " + a.CustomTime.Format(time.RFC3339Nano)})
 	}
-	if len(a.ACL) > 0 || b.withoutLists.Load() {
+	if len(a.ACL) > 0 || b.withoutACLs.Load() {
 		return losses, nil
 	}
 	_, err = b.object(key).ACL().List(ctx)
@@ -169,7 +169,7 @@ func (b *gcsObjects) notKept(ctx context.Context, key string, a *storage.ObjectA
 	case isGCSStatus(err, http.StatusForbidden):
 		losses = append(losses, s3storage.Loss{Kind: s3storage.LossACL, Reason: "it may have an access control list, and the permission storage.objects.getIamPolicy is missing"})
 	case isGCSStatus(err, http.StatusBadRequest, http.StatusNotFound, http.StatusMethodNotAllowed, http.StatusNotImplemented): // uniform access
-		b.withoutLists.Store(true)
+		b.withoutACLs.Store(true)
 	default:
 		return nil, gcsError(err)
 	}

@@ -63,16 +63,16 @@ func (n *instructions) mayBeBeside(key string) bool {
 	return !n.whole || n.beside[key]
 }
 
-// knownObject is an open object of a bucket. It looks for an instruction file only where the
+// listedObject is an open object of a bucket. It looks for an instruction file only where the
 // listing has one.
-type knownObject struct {
+type listedObject struct {
 	pikokms.Object
 	objects *s3Objects
 	key     string
 }
 
 // S3ECHeader implements s3ec.Stored.
-func (o knownObject) S3ECHeader(ctx context.Context, beside bool) (*s3ec.Header, error) {
+func (o listedObject) S3ECHeader(ctx context.Context, beside bool) (*s3ec.Header, error) {
 	return o.objects.clientHeader(ctx, o.Object, o.key, beside)
 }
 
@@ -84,10 +84,10 @@ func (b *s3Objects) clientHeader(ctx context.Context, stored any, key string, be
 
 // S3ECHeader implements s3ec.Stored.
 func (o placeObject) S3ECHeader(ctx context.Context, beside bool) (*s3ec.Header, error) {
-	return headerOf(ctx, o.object, beside)
+	return clientHeaderOf(ctx, o.object, beside)
 }
 
-func headerOf(ctx context.Context, stored any, beside bool) (*s3ec.Header, error) {
+func clientHeaderOf(ctx context.Context, stored any, beside bool) (*s3ec.Header, error) {
 	known, ok := stored.(s3ec.Stored)
 	if !ok {
 		return nil, nil
@@ -97,16 +97,16 @@ func headerOf(ctx context.Context, stored any, beside bool) (*s3ec.Header, error
 
 // WithClient returns r, which reads an open object from its beginning, as an s3ec.Stored that knows
 // whether the S3 Encryption Client wrote the object.
-func WithClient(r io.Reader, stored pikokms.Object) io.Reader { return readsKnown{r, stored} }
+func WithClient(r io.Reader, stored pikokms.Object) io.Reader { return clientReader{r, stored} }
 
-type readsKnown struct {
+type clientReader struct {
 	io.Reader
 	stored pikokms.Object
 }
 
 // S3ECHeader implements s3ec.Stored.
-func (r readsKnown) S3ECHeader(ctx context.Context, beside bool) (*s3ec.Header, error) {
-	return headerOf(ctx, r.stored, beside)
+func (r clientReader) S3ECHeader(ctx context.Context, beside bool) (*s3ec.Header, error) {
+	return clientHeaderOf(ctx, r.stored, beside)
 }
 
 // Client is what is known of an object that the S3 Encryption Client wrote.
@@ -152,7 +152,7 @@ func (s *Source) Hold(made io.Closer) {
 // ClientOf looks whether the S3 Encryption Client wrote an object that is open and begins with
 // start.
 func ClientOf(ctx context.Context, stored pikokms.Object, start []byte) (Client, error) {
-	return clientOf(headerOf(ctx, stored, !header.Sniff(start)))
+	return clientOf(clientHeaderOf(ctx, stored, !header.Sniff(start)))
 }
 
 // BesideInstruction returns the key of the object that an instruction file is for.

@@ -254,18 +254,18 @@ func isConfigurable(command *cobra.Command) bool {
 func takeOnce(flags *pflag.FlagSet) {
 	flags.VisitAll(func(f *pflag.Flag) {
 		if _, several := f.Value.(pflag.SliceValue); !several {
-			f.Value = &once{Value: f.Value}
+			f.Value = &onceValue{Value: f.Value}
 		}
 	})
 }
 
-// once is the value of a flag that may be set at most once.
-type once struct {
+// onceValue is the value of a flag that may be set at most once.
+type onceValue struct {
 	pflag.Value
 	set bool
 }
 
-func (o *once) Set(text string) error {
+func (o *onceValue) Set(text string) error {
 	if o.set {
 		return errors.New("it is given twice")
 	}

@@ -59,13 +59,13 @@ func encryptEach(ctx context.Context, b *work.Bulk, o *options, arguments []stri
 	}
 	open := keys.OpenAll
 	if b.DryRun {
-		open = keys.OpenHere
+		open = keys.OpenLocal
 	}
 	if err := open(ctx, ks); err != nil {
 		return err
 	}
 	transform := func(ctx context.Context, source io.Reader) (io.Reader, error) {
-		return sealed(host.EncryptObject(ctx, "", source, pairs))
+		return messageReader(host.EncryptObject(ctx, "", source, pairs))
 	}
 	sample := sampleOf(transform)
 	return b.Run(ctx, o.out, o.replace, arguments, work.Job{
@@ -150,7 +150,7 @@ already is refused.`,
 			if sign {
 				encrypter.Suite = header.AES256GCMHKDFSHA512CommitKeyECDSAP384
 			}
-			if b.IsWanted(o.out, arguments) {
+			if b.IsForPlaces(o.out, arguments) {
 				return encryptEach(command.Context(), &b, &o, arguments, encrypter, transformers, pairs)
 			}
 			return runStream(&o, command, arguments, encrypter, transformers, func(ctx context.Context, host *pikokms.Host, in io.Reader) (io.Reader, error) {
@@ -158,7 +158,7 @@ already is refused.`,
 				if err != nil {
 					return nil, err
 				}
-				return sealed(host.EncryptObject(ctx, "", content, pairs))
+				return messageReader(host.EncryptObject(ctx, "", content, pairs))
 			})
 		},
 	}
@@ -175,8 +175,8 @@ already is refused.`,
 	return command
 }
 
-// sealed returns r as an io.Reader, which is nil if there is an error.
-func sealed(r *message.EncryptReader, err error) (io.Reader, error) {
+// messageReader returns r as an io.Reader, which is nil if there is an error.
+func messageReader(r *message.EncryptReader, err error) (io.Reader, error) {
 	if err != nil {
 		return nil, err
 	}

@@ -42,8 +42,8 @@ func parseRange(text string) (r byteRange, err error) {
 	return r, nil
 }
 
-// of returns where the range is in an object of size bytes, and how much of it the object has.
-func (r byteRange) of(size int64) (offset, length int64, err error) {
+// resolve returns where the range is in an object of size bytes, and how much of it the object has.
+func (r byteRange) resolve(size int64) (offset, length int64, err error) {
 	switch {
 	case r.last > 0:
 		n := min(r.last, size)

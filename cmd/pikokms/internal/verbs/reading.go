@@ -64,9 +64,9 @@ func (o *options) host(encrypting bool, ks []*keys.Key, encrypter message.Encryp
 	}
 	decrypter := message.Decrypter{Keyrings: keys.Keyrings(ks), CommitmentPolicy: policy, AllowPikoV2: o.pikoV2, Limits: o.limits}
 	// A stream of Piko's has one data key, so there is nothing to ask several keys about.
-	if here, remote := keys.ForDecryption(ks); len(remote) > 1 && o.single && !o.pikoV2 {
+	if local, remote := keys.ForDecryption(ks); len(remote) > 1 && o.single && !o.pikoV2 {
 		o.remote = keys.NewRemote(remote, o.limits)
-		decrypter.Keyrings = append(keys.Keyrings(here), o.remote)
+		decrypter.Keyrings = append(keys.Keyrings(local), o.remote)
 	}
 	if !encrypting { // any message is read, not only stored objects
 		decrypter.Accept = o.accept

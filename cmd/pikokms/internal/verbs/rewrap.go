@@ -72,7 +72,7 @@ Piko's old format stays compressed, and nothing then says so.`,
 			}
 			defer keys.CloseAll(r.keys)
 			b.GoesOn = b.InPlace
-			m, err := o.moving(ctx, r, to, b.Use)
+			m, err := o.newRewrapper(ctx, r, to, b.Use)
 			if err != nil {
 				return err
 			}
@@ -121,9 +121,9 @@ type rewrapper struct {
 	samples map[string]*header.Header // of messages under the new keys, by the pairs that pick branch keys
 }
 
-// moving opens the keys of --to. It asks them for a data key once, unless the encryption context of
-// each object picks its branch key.
-func (o *options) moving(ctx context.Context, r *reading, to []string, use func(flag string, ks []*keys.Key) error) (*rewrapper, error) {
+// newRewrapper opens the keys of --to. It asks them for a data key once, unless the encryption
+// context of each object picks its branch key.
+func (o *options) newRewrapper(ctx context.Context, r *reading, to []string, use func(flag string, ks []*keys.Key) error) (*rewrapper, error) {
 	ks, err := keys.Parse(to, o.timeout, true)
 	if err != nil {
 		return nil, err
@@ -222,9 +222,9 @@ func (m *rewrapper) made(ctx context.Context, from, to *look.Object) (bool, erro
 	if err != nil {
 		return false, err
 	}
-	before, known := from.PlaintextSize()
-	after, alsoKnown := to.PlaintextSize()
-	return to.IsUnder(written) && (!known || !alsoKnown || before == after), nil
+	sizeBefore, known := from.PlaintextSize()
+	sizeAfter, alsoKnown := to.PlaintextSize()
+	return to.IsUnder(written) && (!known || !alsoKnown || sizeBefore == sizeAfter), nil
 }
 
 // convert returns the object encrypted under the new keys.
@@ -241,7 +241,7 @@ func (m *rewrapper) convert(ctx context.Context, s *places.Source) (io.Reader, e
 		if err != nil {
 			return nil, err
 		}
-		return sealed(m.objects.EncryptObject(ctx, "", content, nil))
+		return messageReader(m.objects.EncryptObject(ctx, "", content, nil))
 	}
 	renewed, err := message.Rewrap(ctx, s, &m.decrypter, &m.encrypter, m.pairs)
 	if err != nil {

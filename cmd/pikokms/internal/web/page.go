@@ -211,14 +211,14 @@ func (v *View) way(key string) []pathLink {
 // listing is a part of what a folder shows.
 type listing struct {
 	entries []entry
-	before  int  // how many entries come before these
+	skipped int  // how many entries come before these
 	more    bool // whether others follow
 	total   int  // of all entries; -1 if it is not known
 }
 
 // text returns which entries these are.
 func (l *listing) text() string {
-	switch first, last := l.before+1, l.before+len(l.entries); {
+	switch first, last := l.skipped+1, l.skipped+len(l.entries); {
 	case len(l.entries) == 0:
 		return ""
 	case l.total >= 0:
@@ -229,9 +229,9 @@ func (l *listing) text() string {
 }
 
 // list returns a page of a folder's entries whose names contain filter, in any case. It passes over
-// the first entries, before in number.
-func (v *View) list(ctx context.Context, key, filter string, before int) (*listing, error) {
-	l, n := &listing{before: before, total: -1}, 0
+// as many entries before as skip says.
+func (v *View) list(ctx context.Context, key, filter string, skip int) (*listing, error) {
+	l, n := &listing{skipped: skip, total: -1}, 0
 	filter = strings.ToLower(filter)
 	entries, isWhole, err := v.entries(ctx, key)
 	if err != nil {
@@ -246,8 +246,8 @@ func (v *View) list(ctx context.Context, key, filter string, before int) (*listi
 		}
 		n++
 		switch {
-		case n <= before:
-		case n <= before+PageSize:
+		case n <= skip:
+		case n <= skip+PageSize:
 			l.entries = append(l.entries, e)
 		case !isWhole:
 			l.more = true
@@ -283,7 +283,7 @@ func (v *View) entries(ctx context.Context, key string) (entries iter.Seq2[entry
 			found[entry{key: name, IsFolder: isFolder}] = true
 		}
 	}
-	sorted := slices.SortedFunc(maps.Keys(found), func(a, b entry) int { return strings.Compare(a.sorted(), b.sorted()) })
+	sorted := slices.SortedFunc(maps.Keys(found), func(a, b entry) int { return strings.Compare(a.sortKey(), b.sortKey()) })
 	return func(yield func(entry, error) bool) {
 		for _, e := range sorted {
 			if !yield(e, nil) {
@@ -293,8 +293,8 @@ func (v *View) entries(ctx context.Context, key string) (entries iter.Seq2[entry
 	}, true, nil
 }
 
-// sorted returns the text that entries are sorted by.
-func (e entry) sorted() string {
+// sortKey returns the text that entries are sorted by.
+func (e entry) sortKey() string {
 	if e.IsFolder {
 		return e.key + "/"
 	}

@@ -21,11 +21,11 @@ const DefaultAddress = "127.0.0.1:8080"
 
 // The times of a server. A request's headers have to come soon, and a connection without a request
 // is closed. An answer may take as long as it takes. At the end, answers that are under way have
-// endTime to end.
+// shutdownTime to end.
 const (
-	headerTime = 10 * time.Second
-	idleTime   = 2 * time.Minute
-	endTime    = 10 * time.Second
+	headerTime   = 10 * time.Second
+	idleTime     = 2 * time.Minute
+	shutdownTime = 10 * time.Second
 )
 
 // Server is the flags of serve.
@@ -59,10 +59,10 @@ func (s *Server) Run(ctx context.Context, v *View) error {
 		return err
 	case <-ctx.Done():
 	}
-	ending, cancel := context.WithTimeout(context.WithoutCancel(ctx), endTime)
+	ending, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownTime)
 	defer cancel()
 	if err := server.Shutdown(ending); err != nil {
-		return errors.Join(fmt.Errorf("answers were cut off after %v: %w", endTime, err), server.Close())
+		return errors.Join(fmt.Errorf("answers were cut off after %v: %w", shutdownTime, err), server.Close())
 	}
 	return nil
 }
@@ -102,7 +102,7 @@ func (s *Server) guard(inner http.Handler) http.Handler {
 		h.Set("Cache-Control", "no-store")
 		h.Set("Content-Security-Policy", closedPolicy)
 		switch {
-		case !s.answers(r.Host):
+		case !s.servesHost(r.Host):
 			// Otherwise an attacker could point the name of a web site to this server, and pages of that
 			// site could read everything.
 			http.Error(w, "This view does not answer for that host.", http.StatusMisdirectedRequest)
@@ -117,9 +117,9 @@ func (s *Server) guard(inner http.Handler) http.Handler {
 	})
 }
 
-// answers reports whether requests for a host are answered. The only names are localhost and those
-// of --host: whoever owns another name can point it to this server.
-func (s *Server) answers(host string) bool {
+// servesHost reports whether requests for a host are answered. The only names are localhost and
+// those of --host: whoever owns another name can point it to this server.
+func (s *Server) servesHost(host string) bool {
 	if name, _, err := net.SplitHostPort(host); err == nil {
 		host = name
 	}

@@ -182,11 +182,11 @@ func (v *View) object(w http.ResponseWriter, r *http.Request, key string) error 
 	if h == nil {
 		return errPlain
 	}
-	isWhole := h.Suite.Signed() || h.ContentType != header.Framed
+	hasNoRanges := h.Suite.Signed() || h.ContentType != header.Framed
 	var content pikokms.Object
-	if !isWhole {
+	if !hasNoRanges {
 		content, err = v.Host.OpenObject(ctx, "", stored, v.Pairs)
-		if isWhole = errors.Is(err, pikokms.ErrNotSeekable); err != nil && !isWhole {
+		if hasNoRanges = errors.Is(err, pikokms.ErrNotSeekable); err != nil && !hasNoRanges {
 			return err
 		}
 	}
@@ -199,7 +199,7 @@ func (v *View) object(w http.ResponseWriter, r *http.Request, key string) error 
 		// A message's ID is random, and authenticated with all that the message holds.
 		w.Header().Set("ETag", `"`+hex.EncodeToString(h.MessageID)+`"`)
 	}
-	if isWhole {
+	if hasNoRanges {
 		return v.whole(w, r, key, describe)
 	}
 	describe()

@@ -46,14 +46,14 @@ func (b *Bulk) Add(command *cobra.Command, rule string) {
 	b.AddLong(command)
 }
 
-// IsWanted reports whether a command line is about places, rather than one file or stream.
-func (b *Bulk) IsWanted(out string, arguments []string) bool {
+// IsForPlaces reports whether a command line is about places, rather than one file or stream.
+func (b *Bulk) IsForPlaces(out string, arguments []string) bool {
 	for _, flag := range []string{"in-place", "suffix", "dry-run", "plain"} {
 		if b.given(flag) {
 			return true
 		}
 	}
-	return strings.Contains(out, "://") || b.Each.IsWanted(arguments)
+	return strings.Contains(out, "://") || b.Each.IsForPlaces(arguments)
 }
 
 // Check refuses flags that can't be used together.
@@ -126,7 +126,7 @@ func (b *Bulk) Run(ctx context.Context, out string, replace bool, arguments []st
 	} else {
 		err = b.Each.Run(ctx, j.Done, p, func(ctx context.Context, i Item) (int64, error) { return t.workOn(ctx, j, i) })
 	}
-	t.lost.say(b.DryRun)
+	t.notKept.say(b.DryRun)
 	return err
 }
 
@@ -135,7 +135,7 @@ func checkSeveral(p *Plan, inPlace bool) error {
 	if len(p.Places) < 2 {
 		return nil
 	}
-	first := make(map[string]*places.Place)
+	byName := make(map[string]*places.Place)
 	for _, place := range p.Places {
 		if place.IsStandardInput() {
 			return console.Usage(errors.New("standard input cannot be one of several INs"))
@@ -144,10 +144,10 @@ func checkSeveral(p *Plan, inPlace bool) error {
 		if !inPlace {
 			name = place.Base()
 		}
-		if other := first[name]; other != nil {
+		if other := byName[name]; other != nil {
 			return console.Usage(fmt.Errorf("%s and %s would have one name; do them one after the other", console.Printable(other.Name), console.Printable(place.Name)))
 		}
-		first[name] = place
+		byName[name] = place
 	}
 	return nil
 }
@@ -166,7 +166,7 @@ func (b *Bulk) openTarget(ctx context.Context, out string, p *Plan, t *target) (
 		}
 	}
 	if !b.DryRun || !t.replace {
-		t.place, err = openTarget(ctx, b.storages, out, p.isMany())
+		t.place, err = openTarget(ctx, b.storages, out, p.needsSeveral())
 	}
 	return err
 }

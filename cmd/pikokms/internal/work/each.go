@@ -46,8 +46,8 @@ func (e *Each) Add(command *cobra.Command) {
 	e.storages.AddTimeout(command)
 }
 
-// IsWanted reports whether a command line is about places, rather than one file or stream.
-func (e *Each) IsWanted(arguments []string) bool {
+// IsForPlaces reports whether a command line is about places, rather than one file or stream.
+func (e *Each) IsForPlaces(arguments []string) bool {
 	for _, flag := range []string{"include", "exclude", "jobs", "report", "resume", "kms-rate", "cache-data-keys"} {
 		if e.given(flag) {
 			return true
@@ -124,8 +124,8 @@ func (e *Each) Open(ctx context.Context, texts []string) (p *Plan, err error) {
 		selected.sayUnused()
 	}
 	// A prefix of a bucket does not exist without objects below it.
-	isSought := len(e.include) > 0 || len(e.exclude) > 0 || slices.ContainsFunc(p.Places, func(at *places.Place) bool { return at.Prefix != "" || !at.IsMany() })
-	if p.total() == 0 && isSought && (p.leftText() == "" || !slices.ContainsFunc(p.Places, (*places.Place).IsMany)) {
+	mustMatch := len(e.include) > 0 || len(e.exclude) > 0 || slices.ContainsFunc(p.Places, func(at *places.Place) bool { return at.Prefix != "" || !at.IsMany() })
+	if p.total() == 0 && mustMatch && (p.leftText() == "" || !slices.ContainsFunc(p.Places, (*places.Place).IsMany)) {
 		return nil, errors.New("there are no such objects")
 	}
 	if e.journal != nil {
@@ -208,7 +208,7 @@ func (e *Each) Run(ctx context.Context, word string, p *Plan, work func(context.
 		return report.write(o)
 	})
 	m.shown.Close()
-	m.sayRest()
+	m.saySkipped()
 	sum := m.sum()
 	text := sum.text(word) + e.cost() + m.took() + p.leftText()
 	switch {

@@ -185,19 +185,19 @@ func (l *longWork) restore(p *Plan, m *monitor, report *reportFile) (iter.Seq[It
 		}
 		done[o.Index/64] |= 1 << (o.Index % 64)
 		o.Name = i.Title()
-		m.addBefore(o.Outcome, i)
+		m.addEarlier(o.Outcome, i)
 		return report.write(o.Outcome)
 	})
 	if err != nil {
 		return nil, err
 	}
-	begunBefore := l.journal.planned.Begun
+	begunAt := l.journal.planned.Begun
 	return func(yield func(Item) bool) {
 		for i := range p.All() {
 			if isDone(i.Index) {
 				continue
 			}
-			i.Since = begunBefore
+			i.Since = begunAt
 			if !yield(i) {
 				return
 			}
@@ -205,10 +205,10 @@ func (l *longWork) restore(p *Plan, m *monitor, report *reportFile) (iter.Seq[It
 	}, nil
 }
 
-// price is what a request of AWS KMS about a symmetric key costs in US dollars: $0.03 for 10,000
-// (AWS Key Management Service Pricing, https://aws.amazon.com/kms/pricing/). It leaves out the free
-// tier, and asymmetric keys have other prices.
-const price = 0.03 / 10_000
+// kmsRequestPrice is what a request of AWS KMS about a symmetric key costs in US dollars: $0.03 for
+// 10,000 (AWS Key Management Service Pricing, https://aws.amazon.com/kms/pricing/). It leaves out
+// the free tier, and asymmetric keys have other prices.
+const kmsRequestPrice = 0.03 / 10_000
 
 // calls returns how often key services were asked for data keys in this run.
 func (l *longWork) calls() (n int64) {
@@ -232,7 +232,7 @@ func (l *longWork) cost() string {
 	}
 	text := ", " + console.Count(calls, "KMS call")
 	if ofAWS > 0 {
-		text += fmt.Sprintf(" ($%s)", strings.TrimRight(fmt.Sprintf("%.6f", float64(ofAWS)*price), "0"))
+		text += fmt.Sprintf(" ($%s)", strings.TrimRight(fmt.Sprintf("%.6f", float64(ofAWS)*kmsRequestPrice), "0"))
 	}
 	return text
 }

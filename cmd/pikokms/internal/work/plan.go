@@ -194,8 +194,8 @@ func (p *Plan) everything() iter.Seq[Item] {
 	}
 }
 
-// isMany reports whether OUT must have room for several objects.
-func (p *Plan) isMany() bool { return len(p.Places) > 1 || p.Places[0].IsMany() }
+// needsSeveral reports whether OUT must have room for several objects.
+func (p *Plan) needsSeveral() bool { return len(p.Places) > 1 || p.Places[0].IsMany() }
 
 // names returns the names of the places, in a sentence.
 func (p *Plan) names() string {

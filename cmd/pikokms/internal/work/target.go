@@ -25,15 +25,15 @@ type target struct {
 	replace bool          // whether a result may take the place of another object
 	rename  func(key string) (string, error)
 	places.Writing
-	dryRun bool
-	lost   losses
-	placed *placed
+	dryRun  bool
+	notKept losses
+	placed  *placed
 }
 
 // openTarget opens OUT. Several sources need a folder or a bucket.
-func openTarget(ctx context.Context, at places.Opener, out string, several bool) (*places.Place, error) {
+func openTarget(ctx context.Context, opener places.Opener, out string, several bool) (*places.Place, error) {
 	if strings.Contains(out, "://") {
-		p, err := at.OpenBucket(ctx, out)
+		p, err := opener.OpenBucket(ctx, out)
 		if err == nil && several && !p.IsMany() {
 			return nil, console.Usage(errors.Join(fmt.Errorf("-o %s names one object; end it in a slash to have several below it", p.Name), p.Close()))
 		}
@@ -44,7 +44,7 @@ func openTarget(ctx context.Context, at places.Opener, out string, several bool)
 		return nil, console.Usage(fmt.Errorf("-o %s is a file; name a folder to have several below it", out))
 	}
 	if several || err == nil && info.IsDir() || os.IsPathSeparator(out[len(out)-1]) {
-		return at.OpenFolder(out)
+		return opener.OpenFolder(out)
 	}
 	return &places.Place{Name: out, Path: out}, nil
 }
