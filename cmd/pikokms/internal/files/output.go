@@ -78,11 +78,13 @@ func CreateOutput(ctx context.Context, path string, replace bool) (*Output, erro
 		return nil, fmt.Errorf("%s is a directory; -o names a file", path)
 	case !info.Mode().IsRegular():
 		return openDirectly(path, info)
-	case OwnStream(path, info) != nil:
-		return &Output{File: OwnStream(path, info)}, nil
-	case !replace:
-		return nil, ExistsError(path)
 	default:
+		if stream := OwnStream(path, info); stream != nil {
+			return &Output{File: stream}, nil
+		}
+		if !replace {
+			return nil, ExistsError(path)
+		}
 		// Symbolic links stay, and the file that they lead to is replaced.
 		if _, err := ResolveOutput(path, false); err != nil {
 			return nil, fmt.Errorf("-o: %w", err)
@@ -136,11 +138,11 @@ func (o *Output) blame(err error) error {
 }
 
 func (o *Output) Write(p []byte) (int, error) {
-	if o.early == nil {
-		n, err := o.File.Write(p)
-		return n, o.blame(err)
+	w := o.early
+	if w == nil {
+		w = o.File
 	}
-	n, err := o.early.Write(p)
+	n, err := w.Write(p)
 	return n, o.blame(err)
 }
 
