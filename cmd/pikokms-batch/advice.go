@@ -48,24 +48,21 @@ func (o *object) adviseLate(job string, took time.Duration, err error) error {
 func (o *object) commandLine(job string) (line string, ok bool) {
 	f := o.function
 	words := []string{"pikokms", job}
+	add := func(flag string, keys ...*key) {
+		for _, k := range keys {
+			words = append(words, flag, k.url)
+		}
+	}
 	switch job {
 	case encrypt:
-		words = append(words, "-k", f.key.url)
-		for _, k := range f.recovery {
-			words = append(words, "-k", k.url)
-		}
+		add("-k", f.key)
+		add("-k", f.recovery...)
 	case rewrap:
-		for _, k := range f.readable() {
-			words = append(words, "-k", k.url)
-		}
-		words = append(words, "--to", f.key.url)
-		for _, k := range f.recovery {
-			words = append(words, "--to", k.url)
-		}
+		add("-k", f.readable()...)
+		add("--to", f.key)
+		add("--to", f.recovery...)
 	case verify:
-		for _, k := range f.readable() {
-			words = append(words, "-k", k.url)
-		}
+		add("-k", f.readable()...)
 	}
 	if f.bound != "" {
 		words = append(words, "-c", pikokms.PairBucket+"="+f.bound, "-c", pikokms.PairObject+"="+o.Key)

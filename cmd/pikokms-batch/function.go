@@ -49,13 +49,13 @@ func (f *function) handle(ctx context.Context, payload json.RawMessage) (*events
 	}
 	ctx, cancel := context.WithTimeout(ctx, workTime)
 	defer cancel()
-	job, err := f.jobOf(in.arguments)
+	job, jobErr := f.jobOf(in.arguments)
 	if f.err != nil {
-		err = f.err
+		jobErr = f.err
 	}
 	out := in.newResponse()
 	for _, t := range in.tasks {
-		done, err := "", err
+		done, err := "", jobErr
 		if err == nil {
 			done, err = f.do(ctx, job, t, workTime)
 		}

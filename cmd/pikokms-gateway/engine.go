@@ -104,7 +104,7 @@ type formKey struct{}
 
 // authorizeForm lets the rest of a request's form be read, if the request has one.
 func authorizeForm(ctx context.Context) {
-	if f, ok := ctx.Value(formKey{}).(*form); ok && !f.authorized {
+	if f, ok := ctx.Value(formKey{}).(*form); ok {
 		f.authorized = true
 	}
 }

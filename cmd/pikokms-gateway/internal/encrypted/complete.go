@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"strings"
 
@@ -300,9 +301,7 @@ func (b *Backend) join(ctx context.Context, r *record, k *Key, chosen []*donePar
 	put := r.Put
 	put.Bucket, put.Key, put.IfMatch, put.IfNoneMatch = in.Bucket, in.Key, in.IfMatch, in.IfNoneMatch
 	put.Metadata = make(map[string]string, len(r.Put.Metadata)+2)
-	for name, value := range r.Put.Metadata {
-		put.Metadata[name] = value
-	}
+	maps.Copy(put.Metadata, r.Put.Metadata)
 	put.Metadata[uploadName] = r.ID
 	if text := formatParts(sizes); text != "" {
 		put.Metadata[partsName] = text

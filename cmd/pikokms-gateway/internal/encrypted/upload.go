@@ -87,7 +87,7 @@ func (b *Backend) createUpload(ctx context.Context, in s3response.CreateMultipar
 		}
 	}
 	r := &record{
-		ID: uuid.NewString(), Bucket: *in.Bucket, Key: name, Initiated: time.Now().UTC(), Secret: make([]byte, 32),
+		ID: uuid.NewString(), Bucket: *in.Bucket, Key: name, Initiated: time.Now().UTC(), Secret: randomBytes(32),
 		Algorithm: in.ChecksumAlgorithm, Type: in.ChecksumType,
 		Put: s3response.PutObjectInput{
 			ContentType: in.ContentType, ContentEncoding: in.ContentEncoding, ContentDisposition: in.ContentDisposition, ContentLanguage: in.ContentLanguage,
@@ -96,7 +96,6 @@ func (b *Backend) createUpload(ctx context.Context, in s3response.CreateMultipar
 			ObjectLockLegalHoldStatus: in.ObjectLockLegalHoldStatus, Metadata: in.Metadata,
 		},
 	}
-	rand.Read(r.Secret)
 	text, err := json.Marshal(r)
 	if err != nil {
 		return out, err

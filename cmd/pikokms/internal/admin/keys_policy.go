@@ -74,28 +74,9 @@ KMS is only asked for the ARN of a KEY that is an alias or an ID.`,
 			if err := checkPolicyKeys(r.keys, rsaKeys, len(principals) > 0); err != nil {
 				return console.Usage(err)
 			}
-			var statements []Statement
-			for i, k := range r.keys {
-				if k.Service.Scheme != awskms.KeyService.Scheme {
-					continue // It is only used together with the others.
-				}
-				actions := r.actions(i)
-				if len(actions) == 0 {
-					continue
-				}
-				isRSA := slices.ContainsFunc(rsaKeys, func(named string) bool { return named == allKeys || named == "true" || named == k.Given })
-				needed, err := neededOf(command.Context(), k, actions, isRSA)
-				if err != nil {
-					return err
-				}
-				if len(needed.actions) == 0 {
-					continue
-				}
-				pairs := r.pairs
-				if needed.isRSA || needed.isEC {
-					pairs = nil
-				}
-				statements = merge(statements, allow("Pikokms"+strings.ToUpper(role[:1])+role[1:], needed.actions, []string{needed.keyARN}, pairs))
+			statements, err := r.statements(command.Context(), rsaKeys)
+			if err != nil {
+				return err
 			}
 			if len(r.pairs) > 0 && len(statements) > 0 && !slices.ContainsFunc(statements, func(s Statement) bool { return s.Condition != nil }) {
 				return console.Usage(errors.New("-c is no use with RSA keys alone: KMS sees no encryption context under an RSA key"))
@@ -123,6 +104,32 @@ KMS is only asked for the ARN of a KEY that is an alias or an ID.`,
 	flags.DurationVar(&timeout, "kms-timeout", keys.DefaultTimeout, "how long to wait for each answer of a key service, retries included")
 	_ = command.RegisterFlagCompletionFunc("role", cobra.FixedCompletions(roles, cobra.ShellCompDirectiveNoFileComp))
 	return command
+}
+
+// statements returns the statements that allow what the role needs of its keys of AWS KMS. Those of
+// --rsa are RSA keys.
+func (r *roleKeys) statements(ctx context.Context, rsaKeys []string) ([]Statement, error) {
+	sid := "Pikokms" + strings.ToUpper(r.role[:1]) + r.role[1:]
+	var statements []Statement
+	for i, k := range r.keys {
+		if k.Service.Scheme != awskms.KeyService.Scheme {
+			continue // It is only used together with the others.
+		}
+		statedRSA := slices.ContainsFunc(rsaKeys, func(named string) bool { return named == allKeys || named == "true" || named == k.Given })
+		needed, err := neededOf(ctx, k, r.actions(i), statedRSA)
+		if err != nil {
+			return nil, err
+		}
+		if len(needed.actions) == 0 {
+			continue
+		}
+		pairs := r.pairs
+		if needed.isRSA || needed.isEC {
+			pairs = nil
+		}
+		statements = merge(statements, allow(sid, needed.actions, []string{needed.keyARN}, pairs))
+	}
+	return statements, nil
 }
 
 // allKeys is the value of --rsa that stands for all keys.
@@ -179,9 +186,8 @@ func neededOf(ctx context.Context, k *keys.Key, actions []string, statedRSA bool
 		}
 	}
 	n.isRSA = !n.isEC && (statedRSA || config.PublicKeyFile != "" || config.Hash != 0)
-	isLookedUp := false
-	if a, err := arn.Parse(config.KeyID); err != nil || !strings.HasPrefix(a.Resource, "key/") {
-		isLookedUp = true
+	isLookedUp := !isKeyARN(config.KeyID)
+	if isLookedUp {
 		info, err := keys.Ask(ctx, k, func(ctx context.Context, keyring provider.Unwrapper) (*provider.KeyInfo, error) {
 			return keyring.(provider.Provider).GetKeyInfo(ctx, config.KeyID)
 		})

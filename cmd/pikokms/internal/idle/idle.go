@@ -212,25 +212,24 @@ func (l *limited) GetVersion(ctx context.Context, key string) (io.ReadCloser, st
 func (l *limited) get(ctx context.Context, key string, get func(context.Context) (io.ReadCloser, string, error)) (io.ReadCloser, string, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	timer := time.NewTimer(l.limit)
-	version := ""
-	content, err := run(l, timer, cancel, l.idle("get", key), func() (versioned[io.ReadCloser], error) {
+	opened, err := run(l, timer, cancel, l.idle("get", key), func() (versioned, error) {
 		content, version, err := get(ctx)
-		return versioned[io.ReadCloser]{content, version}, err
-	}, func(a versioned[io.ReadCloser]) { _ = a.content.Close() })
+		return versioned{content, version}, err
+	}, func(v versioned) { _ = v.content.Close() })
 	if err != nil {
 		cancel()
 		return nil, "", err
 	}
-	version = content.version
-	r := &limitedReader{l: l, timer: timer, cancel: cancel, content: content.content, idle: l.idle("get", key)}
-	if stored, ok := content.content.(pikokms.Object); ok {
-		return &limitedFile{r, stored}, version, nil
+	r := &limitedReader{l: l, timer: timer, cancel: cancel, content: opened.content, idle: l.idle("get", key)}
+	if stored, ok := opened.content.(pikokms.Object); ok {
+		return &limitedFile{r, stored}, opened.version, nil
 	}
-	return r, version, nil
+	return r, opened.version, nil
 }
 
-type versioned[T any] struct {
-	content T
+// versioned is the content of an object and its version.
+type versioned struct {
+	content io.ReadCloser
 	version string
 }
 

@@ -66,21 +66,18 @@ func (r *Remote) UnwrapDataKey(ctx context.Context, request *provider.UnwrapData
 		return bytes.Equal(k.Ciphertext, request.EncryptedKey.Ciphertext) && bytes.Equal(k.ProviderInfo, request.EncryptedKey.ProviderInfo)
 	})
 	for r.working > 0 || r.askNext(*request) {
-		delay := time.NewTimer(hedgeDelay)
 		select {
 		case a := <-r.answers:
 			if key := r.take(a, *request); key != nil {
-				delay.Stop()
 				return &provider.DataKey{PlaintextKey: key, Verified: func(fits bool) {
 					if fits {
 						r.cancel()
 					}
 				}}, nil
 			}
-		case <-delay.C:
+		case <-time.After(hedgeDelay):
 			r.askNext(*request)
 		}
-		delay.Stop()
 	}
 	if key := r.misfits[requested]; key != nil {
 		r.misfits[requested] = nil

@@ -163,21 +163,16 @@ func (b *blobObjects) read(ctx context.Context, key string) (*opened, error) {
 	}
 	s := &opened{ReadCloser: r, Length: a.Size, ModTime: a.ModTime, attributes: a}
 	s.Replace = func(ctx context.Context, content io.Reader) error {
-		return b.putBlob(ctx, key, s, content, true, false)
+		return b.put(ctx, key, s, content, true)
 	}
 	return s, nil
 }
 
 func (b *blobObjects) put(ctx context.Context, key string, from *opened, content io.Reader, replace bool) error {
-	return b.putBlob(ctx, key, from, content, false, replace)
-}
-
-// putBlob stores an object, with the metadata of what it was made of.
-func (b *blobObjects) putBlob(ctx context.Context, key string, from *opened, content io.Reader, inPlace, replace bool) error {
 	h := headersOf(from)
 	h.Metadata = transfer.SetHeaderSize(h.Metadata, transfer.HeaderSizeKey, content)
 	options := &blob.WriterOptions{
-		IfNotExist: !inPlace && !replace, Metadata: h.Metadata, CacheControl: h.CacheControl, ContentDisposition: h.ContentDisposition,
+		IfNotExist: !replace, Metadata: h.Metadata, CacheControl: h.CacheControl, ContentDisposition: h.ContentDisposition,
 		ContentEncoding: h.ContentEncoding, ContentLanguage: h.ContentLanguage, ContentType: h.ContentType,
 	}
 	err := transfer.Upload(ctx, content, func(ctx context.Context, content io.Reader) error {

@@ -42,7 +42,6 @@ compressed ones only if the compression is zstd-seekable.`,
 			ranged := command.Flags().Changed("range")
 			var requested byteRange
 			if ranged {
-				var err error
 				if requested, err = parseRange(rangeText); err != nil {
 					return console.Usage(fmt.Errorf("--range %q: %w", rangeText, err))
 				}

@@ -131,20 +131,8 @@ already is refused.`,
 			if err != nil {
 				return err
 			}
-			for name := range pairs {
-				// A host that binds objects to their names requires these two.
-				bound := (name == pikokms.PairBucket || name == pikokms.PairObject) && slices.Contains(required, name)
-				if provider.CheckStated(map[string]string{name: ""}) != nil && !bound {
-					return console.Usage(fmt.Errorf("-c %s: names that begin with piko- are kept for what pikokms itself says of a message", name))
-				}
-			}
-			if err := header.CheckContext(pairs); err != nil {
-				return console.Usage(fmt.Errorf("-c: %w", err))
-			}
-			for _, name := range required {
-				if _, ok := pairs[name]; !ok {
-					return console.Usage(fmt.Errorf("--required %q: there is no such pair; give it with -c", name))
-				}
+			if err := checkPairs(pairs, required); err != nil {
+				return console.Usage(err)
 			}
 			encrypter := message.Encrypter{Required: required}
 			if sign {
@@ -173,6 +161,27 @@ already is refused.`,
 	command.Flags().BoolVar(&b.Malformed, "malformed-as-plaintext", false, "encrypt what begins as a message, but has no whole header")
 	_ = command.RegisterFlagCompletionFunc("compress", cobra.FixedCompletions(formats, cobra.ShellCompDirectiveNoFileComp))
 	return command
+}
+
+// checkPairs returns an error if a message can't have the pairs of -c, or if there is none of a name
+// of --required.
+func checkPairs(pairs map[string]string, required []string) error {
+	for name := range pairs {
+		// A host that binds objects to their names requires these two.
+		bound := (name == pikokms.PairBucket || name == pikokms.PairObject) && slices.Contains(required, name)
+		if provider.CheckStated(map[string]string{name: ""}) != nil && !bound {
+			return fmt.Errorf("-c %s: names that begin with piko- are kept for what pikokms itself says of a message", name)
+		}
+	}
+	if err := header.CheckContext(pairs); err != nil {
+		return fmt.Errorf("-c: %w", err)
+	}
+	for _, name := range required {
+		if _, ok := pairs[name]; !ok {
+			return fmt.Errorf("--required %q: there is no such pair; give it with -c", name)
+		}
+	}
+	return nil
 }
 
 // messageReader returns r as an io.Reader, which is nil if there is an error.

@@ -28,8 +28,6 @@ func (o *options) check(encrypting bool) ([]*keys.Key, error) {
 				return nil, console.Usage(fmt.Errorf("%s is %d; give 1 to %d", limit.flag, limit.n, math.MaxUint16))
 			}
 		}
-	}
-	if !encrypting {
 		size, err := console.ParseSize(o.clientMemory)
 		if err != nil {
 			return nil, console.Usage(fmt.Errorf("--s3-client-memory: %w", err))

@@ -115,7 +115,6 @@ type rewrapper struct {
 	decrypter message.Decrypter
 	encrypter message.Encrypter
 	objects   *pikokms.Host // writes what hosts read
-	names     []string
 
 	mu      sync.Mutex
 	samples map[string]*header.Header // of messages under the new keys, by the pairs that pick branch keys
@@ -123,11 +122,16 @@ type rewrapper struct {
 
 // newRewrapper opens the keys of --to. It asks them for a data key once, unless the encryption
 // context of each object picks its branch key.
-func (o *options) newRewrapper(ctx context.Context, r *reading, to []string, use func(flag string, ks []*keys.Key) error) (*rewrapper, error) {
+func (o *options) newRewrapper(ctx context.Context, r *reading, to []string, use func(flag string, ks []*keys.Key) error) (_ *rewrapper, err error) {
 	ks, err := keys.Parse(to, o.timeout, true)
 	if err != nil {
 		return nil, err
 	}
+	defer func() {
+		if err != nil {
+			keys.CloseAll(ks)
+		}
+	}()
 	if most := (header.Limits{}).WithDefaults().MaxEncryptedDataKeys; len(ks) > most {
 		return nil, console.Usage(fmt.Errorf("%d keys; a message has at most %d", len(ks), most))
 	}
@@ -135,27 +139,23 @@ func (o *options) newRewrapper(ctx context.Context, r *reading, to []string, use
 		return nil, err
 	}
 	if err := keys.OpenAll(ctx, ks); err != nil {
-		keys.CloseAll(ks)
 		return nil, err
 	}
 	policy, err := parsePolicy(o.policy)
 	if err != nil {
-		keys.CloseAll(ks)
 		return nil, console.Usage(fmt.Errorf("--commitment-policy: %w", err))
 	}
-	m := &rewrapper{reading: r, keys: ks, names: o.names, samples: make(map[string]*header.Header)}
+	m := &rewrapper{reading: r, keys: ks, samples: make(map[string]*header.Header)}
 	m.encrypter = message.Encrypter{CommitmentPolicy: policy, Keyring: ks[0]}
 	for _, k := range ks[1:] {
 		m.encrypter.Recipients = append(m.encrypter.Recipients, k)
 	}
 	m.decrypter = message.Decrypter{Keyrings: keys.Keyrings(r.keys), CommitmentPolicy: policy, AllowPikoV2: o.pikoV2, Limits: o.limits}
 	if m.objects, err = pikokms.New(pikokms.WithMessages(m.encrypter, m.decrypter)); err != nil {
-		keys.CloseAll(ks)
 		return nil, err
 	}
 	if !slices.ContainsFunc(ks, func(k *keys.Key) bool { return k.Pair != "" }) {
 		if _, err := m.sample(ctx, nil); err != nil {
-			keys.CloseAll(ks)
 			return nil, err
 		}
 	}

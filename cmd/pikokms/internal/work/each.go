@@ -166,20 +166,8 @@ func (e *Each) Run(ctx context.Context, word string, p *Plan, work func(context.
 	}
 	m.start()
 	defer m.shown.Close()
-	for _, u := range p.Unlisted {
-		o := Outcome{Name: p.TitleOf(u), Result: ResultFailed, Reason: u.Reason}
-		m.add(o)
-		if err := report.write(o); err != nil {
-			return err
-		}
-	}
-	p.sayLeft(m.shown.Say)
-	if report != nil {
-		for i := range p.LeftOut() {
-			if err := report.write(Outcome{Name: i.Title(), Result: resultLeftOut, Reason: places.LeftKinds[i.Left].Reason}); err != nil {
-				return err
-			}
-		}
+	if err := p.reportRest(m, report); err != nil {
+		return err
 	}
 	err = InOrder(ctx, e.jobs, stop.until(todo), func(i Item) Outcome {
 		if stop.isAsked() || ctx.Err() != nil {
@@ -209,26 +197,55 @@ func (e *Each) Run(ctx context.Context, word string, p *Plan, work func(context.
 	})
 	m.shown.Close()
 	m.saySkipped()
-	sum := m.sum()
-	text := sum.text(word) + e.cost() + m.took() + p.leftText()
-	switch {
-	case err == nil && stop.reason() != "" && sum.objects() < p.total():
-		err = fmt.Errorf("%s, of %d; stopped after %s; %s", text, p.total(), stop.reason(), e.advice())
-	case err == nil && stop.isAsked() && sum.objects() < p.total():
-		err = fmt.Errorf("interrupted: %s, of %d; %s", text, p.total(), e.advice())
-	case err == nil && sum.failed > 0:
-		err = errors.New(text + e.failedAdvice())
-	default:
-		finished = err == nil
-		console.Say(slog.LevelInfo, text, m.fields(e.calls())...)
-	}
-	if err != nil {
-		err = console.WithFields(err, m.fields(e.calls()))
-	}
+	finished, err = e.conclude(p, m, stop, err)
 	if finished && e.resumed {
 		newcomersErr = e.newcomers(ctx, p)
 	}
 	return err
+}
+
+// reportRest reports what is not worked on: folders that could not be listed, which failed, and what
+// is left out.
+func (p *Plan) reportRest(m *monitor, report *reportFile) error {
+	for _, u := range p.Unlisted {
+		o := Outcome{Name: p.TitleOf(u), Result: ResultFailed, Reason: u.Reason}
+		m.add(o)
+		if err := report.write(o); err != nil {
+			return err
+		}
+	}
+	p.sayLeft(m.shown.Say)
+	if report == nil {
+		return nil
+	}
+	for i := range p.LeftOut() {
+		if err := report.write(Outcome{Name: i.Title(), Result: resultLeftOut, Reason: places.LeftKinds[i.Left].Reason}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// conclude reports the sum of all outcomes. If objects failed or were not begun, it returns that as
+// an error instead. It reports finished if everything is done. The given err ended the work early.
+func (e *Each) conclude(p *Plan, m *monitor, stop *stopping, err error) (finished bool, _ error) {
+	sum := m.sum()
+	text := sum.text(m.word) + e.cost() + m.took() + p.leftText()
+	isPartial := sum.objects() < p.total()
+	switch {
+	case err == nil && stop.reason() != "" && isPartial:
+		err = fmt.Errorf("%s, of %d; stopped after %s; %s", text, p.total(), stop.reason(), e.advice())
+	case err == nil && stop.isAsked() && isPartial:
+		err = fmt.Errorf("interrupted: %s, of %d; %s", text, p.total(), e.advice())
+	case err == nil && sum.failed > 0:
+		err = errors.New(text + e.failedAdvice())
+	default:
+		console.Say(slog.LevelInfo, text, m.fields(e.calls())...)
+	}
+	if err != nil {
+		return false, console.WithFields(err, m.fields(e.calls()))
+	}
+	return true, nil
 }
 
 // workOn works on one object. It tries again after a failure that may pass.

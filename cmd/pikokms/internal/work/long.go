@@ -170,15 +170,13 @@ func (l *longWork) restore(p *Plan, m *monitor, report *reportFile) (iter.Seq[It
 	isDone := func(index int64) bool { return done[index/64]&(1<<(index%64)) != 0 }
 	next, stop := iter.Pull(p.All())
 	defer stop()
-	var i Item
-	ok, begun := false, false
+	i, ok := Item{Index: -1}, true
 	err := l.journal.Outcomes(func(o JournaledOutcome) error {
 		if o.Result == ResultFailed {
 			return nil // it is tried again
 		}
-		for !begun || ok && i.Index < o.Index {
+		for ok && i.Index < o.Index {
 			i, ok = next()
-			begun = true
 		}
 		if !ok || i.Index != o.Index {
 			return errDamaged(errPlan.Error())

@@ -8,6 +8,7 @@ import (
 	"iter"
 	"log/slog"
 	"os"
+	"slices"
 	"strings"
 
 	"piko.sh/pikokms/cmd/pikokms/internal/console"
@@ -17,15 +18,7 @@ import (
 
 // isOneOf reports whether a file is one of others, maybe under another name.
 func isOneOf(file os.FileInfo, others []os.FileInfo) bool {
-	if file == nil {
-		return false
-	}
-	for _, other := range others {
-		if os.SameFile(file, other) {
-			return true
-		}
-	}
-	return false
+	return file != nil && slices.ContainsFunc(others, func(other os.FileInfo) bool { return os.SameFile(file, other) })
 }
 
 // Plan is the objects to work on, as they were listed before the work began. A name is stored
