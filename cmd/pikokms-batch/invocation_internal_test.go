@@ -44,7 +44,8 @@ func TestBuckets(t *testing.T) {
 	}
 }
 
-// FuzzInvocation has requests of any form. What is parsed has a bucket and a key or is refused.
+// FuzzInvocation parses requests of any form. Each task of a request that is not refused has a
+// bucket and a key.
 func FuzzInvocation(f *testing.F) {
 	f.Add([]byte(`{"invocationSchemaVersion":"1.0","invocationId":"i","job":{"id":"j"},"tasks":[{"taskId":"t","s3Key":"a+b%20c","s3VersionId":null,"s3BucketArn":"arn:aws:s3:::b"}]}`))
 	f.Add([]byte(`{"invocationSchemaVersion":"2.0","invocationId":"i","job":{"id":"j","userArguments":{"job":"verify"}},"tasks":[{"taskId":"t","s3Key":"k","s3VersionId":"v","s3Bucket":"b"}]}`))
@@ -85,7 +86,7 @@ func TestPace(t *testing.T) {
 	require.False(t, errors.Is(err, errTryAgain))
 	require.ErrorIs(t, p.check(22e9, time.Minute, whole), errTryAgain)
 
-	// Slow minutes of S3 make no object too large, however many they are.
+	// Slow minutes of S3 make no object too large, however many there are.
 	for range 100 {
 		p.learn(100e6, time.Minute)
 	}

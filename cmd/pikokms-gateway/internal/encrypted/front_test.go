@@ -16,8 +16,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// TestClientsAreKeptWaiting reads the answer for an upload that takes longer than the client's
-// patience, as its bytes are.
+// TestClientsAreKeptWaiting reads, byte by byte, the answer for an upload that takes longer than
+// the client waits.
 func TestClientsAreKeptWaiting(t *testing.T) {
 	app := fiber.New()
 	app.Use(recover.New())

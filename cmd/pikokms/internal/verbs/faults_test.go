@@ -41,8 +41,8 @@ import (
 	"piko.sh/pikokms/provider/awskms"
 )
 
-// allFaults tries everything. Otherwise each command line is broken in some of the ways alone,
-// and what the AWS SDK tries again is left out: it waits for up to a second before each try.
+// allFaults tries everything. Without it, each command line is broken in only some of the ways, and
+// without retries of the AWS SDK, which waits for up to a second before each.
 var allFaults = flag.Bool("faults.all", false, "break each request of each command line in each way, also with the retries of the AWS SDK")
 
 // The ways in which a request fails.
@@ -56,7 +56,7 @@ const (
 
 var waysOfRequests = []string{notServed, answerLost, answerCut, broken, denied}
 
-// breaking passes requests to S3 and to KMS on, and breaks those that calls names.
+// breaking passes requests on to S3 and to KMS, and breaks those that calls selects.
 type breaking struct {
 	s3    *s3Server
 	kms   http.Handler
@@ -64,19 +64,20 @@ type breaking struct {
 	calls *adversary.Calls
 	way   string
 	spare bool     // requests to KMS are broken only by what the AWS SDK does not try again
-	only  string   // the method of requests that are broken, if it is not any
+	only  string   // the method of requests that are broken; empty means any
 	broke []string // the requests that were broken
 }
 
-// breaks has other requests broken.
+// breaks selects the requests that are broken from here on.
 func (b *breaking) breaks(calls *adversary.Calls) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.calls = calls
 }
 
-// ofS3 names a request to S3: by its method, by what it asks for beside an object's content, and as
-// "again" if it puts a new object a second time, which s3storage does once to see it refused.
+// ofS3 names a request to S3: by its method, or by what it asks for if that is not an object's
+// content. It is "again" if it puts a new object a second time, which s3storage does once to see
+// whether that is refused.
 func (b *breaking) ofS3(r *http.Request) string {
 	_, stored := b.s3.objects[r.URL.Path]
 	verb := r.Method
@@ -145,7 +146,7 @@ func (b *breaking) breakOrServe(w http.ResponseWriter, answer http.ResponseWrite
 		}
 		return true
 	}
-	var sent bytes.Buffer // and not to the command, or not all of it
+	var sent bytes.Buffer // the answer, of which the command gets nothing or a part
 	if b.way != notServed {
 		recorder := httptest.NewRecorder()
 		handler.ServeHTTP(recorder, r)
@@ -171,7 +172,7 @@ func (b *breaking) breakOrServe(w http.ResponseWriter, answer http.ResponseWrite
 	return true
 }
 
-// faulty has what commands work on under faults: buckets, folders of two objects, and KMS keys.
+// faulty has what commands under faults work on: buckets, folders of two objects, and KMS keys.
 type faulty struct {
 	*breaking
 	url        string
@@ -240,7 +241,7 @@ func (f *faulty) bucket(path string) string {
 	return "s3://" + path + "?region=us-east-1&use_path_style=true" + f.retries + "&endpoint=" + f.url
 }
 
-// place is where a command reads or writes: "bucket", "folder", or one object of these.
+// place returns a place to read or write: a bucket, a folder, or one object of these.
 func (f *faulty) place(kind, name string) string {
 	switch kind {
 	case "bucket":
@@ -253,7 +254,7 @@ func (f *faulty) place(kind, name string) string {
 	return filepath.Join(f.dir, name)
 }
 
-// reset has buckets and folders hold what they hold before a command.
+// reset gives buckets and folders the contents that they have before a command.
 func (f *faulty) reset(t *testing.T, contents map[string][]byte) {
 	t.Helper()
 	f.mu.Lock()
@@ -356,11 +357,11 @@ func (w task) String() string {
 	return strings.Join(append([]string{text}, w.with...), " ")
 }
 
-// isTriedAgain reports whether what can't be read is tried again, as it is but for inspect of one
-// object.
+// isTriedAgain reports whether a failed read is tried again. Only inspect of one object does not do
+// so.
 func (w task) isTriedAgain() bool { return w.needsKey() || w.from == "bucket" }
 
-// isMany reports whether the work is on objects, as if on several.
+// isMany reports whether the command works on an object as it does on several.
 func (w task) isMany() bool {
 	return w.from == "bucket" || w.from == "folder" || w.inPlace || w.to != "" && w.to != "file" || w.from == "object" && w.verb != "cat"
 }
@@ -514,7 +515,7 @@ func (w task) again(arguments []string) []string {
 	return arguments
 }
 
-// tried is how often what fails is tried again.
+// tried is how often a failed request is tried again.
 type tried struct {
 	name  string
 	tries uint   // of an object
@@ -527,7 +528,8 @@ var (
 	triedByAll = tried{"five tries, and those of the AWS SDK", 5, ""}
 )
 
-// isCovered reports whether a broken request must do no harm, and whether it may do none.
+// isCovered reports whether the command must succeed though a request is broken, and whether it
+// may.
 func (w task) isCovered(how tried, way, request string) (must, may bool) {
 	verb, _, _ := strings.Cut(request, " ")
 	ofKMS := strings.HasPrefix(request, "TrentService.")
@@ -557,7 +559,7 @@ func (w task) isCovered(how tried, way, request string) (must, may bool) {
 	return true, true
 }
 
-// causes are what errors say of each way.
+// causes has a pattern of the errors of each way.
 var causes = map[string]string{
 	notServed:  "connection reset by peer|forcibly closed|EOF",
 	answerLost: "connection reset by peer|forcibly closed|EOF",
@@ -566,10 +568,10 @@ var causes = map[string]string{
 	denied:     "403|denied",
 }
 
-// hidden is what errors say of what an object has, if it may not be asked for.
+// hidden is a pattern of the errors for properties of an object that may not be read.
 const hidden = `the permission s3:GetObject(Tagging|Acl) is missing`
 
-// tryWith runs a command line once for each of its requests, which is broken.
+// tryWith runs a command line once for each of its requests, and breaks that one.
 func (f *faulty) tryWith(t *testing.T, w task, how tried, way string) (faults, seen int) {
 	t.Helper()
 	places.Tries, f.retries, f.way = how.tries, how.sdk, way
@@ -717,8 +719,9 @@ func TestAFaultAtEachCallOfTheCommand(t *testing.T) {
 	require.NoError(t, leak)
 }
 
-// TestALostAnswerToAPut has the AWS SDK send a conditional put a second time, whose condition the
-// first one has made false. That is no failure, and no other's object.
+// TestALostAnswerToAPut loses the answer to a conditional put. The AWS SDK sends it a second time,
+// and its condition is false by then. That must not count as a failure, nor as an object of another
+// program.
 func TestALostAnswerToAPut(t *testing.T) {
 	f := newFaulty(t)
 	f.way, f.only = answerLost, http.MethodPut

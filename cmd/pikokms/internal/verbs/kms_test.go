@@ -49,7 +49,7 @@ func closedPort(t *testing.T) string {
 	return "http://" + listener.Addr().String()
 }
 
-// faults are ways in which an AWS KMS can fail. Each returns the endpoint to ask.
+// faults has ways in which an AWS KMS can fail. Each returns the endpoint of that KMS.
 var faults = map[string]func(*testing.T, *kmstest.Server, kmstest.Key) string{
 	"stalls":            inject(kmstest.Stall()),
 	"answers by halves": inject(kmstest.HalfOpen()),
@@ -85,7 +85,7 @@ func inject(do kmstest.Action) func(*testing.T, *kmstest.Server, kmstest.Key) st
 	}
 }
 
-// TestKeysThatCannotBeHad decrypts a message that has three keys. The first is spoilt in each way,
+// TestKeysThatCannotBeHad decrypts a message that has three keys. The first is broken in each way,
 // the second refuses connections, and the third is good.
 func TestKeysThatCannotBeHad(t *testing.T) {
 	t.Setenv("AWS_ACCESS_KEY_ID", "test")
@@ -215,8 +215,8 @@ func TestOneOfTwoKeysIsEnough(t *testing.T) {
 	require.Equal(t, 1, server.Calls(""))
 }
 
-// TestAKeyServiceThatDoesNotAnswerIsAskedOnce has a message with three data keys that the KEY may
-// open: the wait is for one answer, and not for three.
+// TestAKeyServiceThatDoesNotAnswerIsAskedOnce decrypts a message with three data keys that the KEY
+// may open. The command waits for one answer, and not for three.
 func TestAKeyServiceThatDoesNotAnswerIsAskedOnce(t *testing.T) {
 	t.Setenv("AWS_ACCESS_KEY_ID", "test")
 	t.Setenv("AWS_SECRET_ACCESS_KEY", "test")

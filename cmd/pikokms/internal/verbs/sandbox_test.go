@@ -45,7 +45,8 @@ type sandbox struct {
 	called map[syntax.Pos]string // calls of pikokms, with why they were only parsed, if they were
 }
 
-// transcript is what all programs of a statement wrote. Those of a pipe write side by side.
+// transcript is what all programs of a statement wrote. The programs of a pipe write at the same
+// time.
 type transcript struct {
 	mu   sync.Mutex
 	text bytes.Buffer
@@ -65,8 +66,8 @@ func (o *transcript) take() string {
 	return o.text.String()
 }
 
-// elsewhere are programs that do not run in a sandbox, and why. What they are told of pikokms is
-// parsed.
+// elsewhere has the programs that do not run in a sandbox, and why. Command lines of pikokms among
+// their arguments are parsed.
 var elsewhere = map[string]string{
 	"aws-encryption-cli": "is AWS's command; see TestRestoreWithEncryptionCLIAndSDK",
 	"docker":             "needs a Docker engine; .ci/dist runs the image",
@@ -204,20 +205,21 @@ func (s *sandbox) execute(ctx context.Context, arguments []string, next interp.E
 	return nil
 }
 
-// note remembers that pikokms was called, and why it was only parsed, if it was.
+// note notes that pikokms was called and, if it was only parsed, why.
 func (s *sandbox) note(at syntax.Pos, why string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.called[at] = why
 }
 
-// remotes are what begins URLs of services that have no stand-in here.
+// remotes has the beginnings of URLs of services that have no stand-in here, and why a command line
+// with one is not run.
 var remotes = map[string]string{
 	"gs://": "needs Google Cloud", "gcpkms://": "needs Google Cloud", "azblob://": "needs Azure",
 	"azurekeyvault://": "needs Azure", "vault://": "needs Vault",
 }
 
-// isRemote says why a command line of pikokms can't run in a sandbox.
+// isRemote returns why a command line of pikokms can't run in a sandbox, or nothing if it can.
 func isRemote(arguments []string) string {
 	for _, argument := range arguments {
 		for scheme, why := range remotes {
@@ -229,8 +231,8 @@ func isRemote(arguments []string) string {
 	return ""
 }
 
-// withTableInFile returns a command line whose branch keys are in a file and under local keys, which
-// stand in for a table of DynamoDB and for keys of KMS.
+// withTableInFile returns a command line whose branch keys are in a file and under local keys,
+// which stand in for a table of DynamoDB and for keys of KMS.
 func withTableInFile(arguments []string) []string {
 	arguments = slices.Clone(arguments)
 	for i, argument := range arguments {
@@ -254,7 +256,8 @@ func withTableInFile(arguments []string) []string {
 // branchKeyMaster is the file of the key that wraps branch keys in a sandbox.
 const branchKeyMaster = "master.key"
 
-// parseArguments parses a command line of pikokms: commands, flags and KEYs are such as there are.
+// parseArguments parses a command line of pikokms, and checks that its commands, flags and KEYs
+// exist.
 func parseArguments(arguments []string) error {
 	command, rest, err := New().Find(arguments[1:])
 	if err != nil {
@@ -319,7 +322,7 @@ func (s *sandbox) serve(ctx context.Context, shell interp.HandlerContext, argume
 	return nil
 }
 
-// answers gets a page.
+// answers gets a page, and returns an error if it is not served.
 func answers(page string) error {
 	response, err := http.Get(page)
 	if err != nil {
@@ -331,8 +334,8 @@ func answers(page string) error {
 	return response.Body.Close()
 }
 
-// aws stands in for AWS's command: for "aws s3 cp" from a stream and to a stream or a file, and for
-// each call of KMS that kmstest knows.
+// aws stands in for AWS's command: "aws s3 cp" from a stream, and to a stream or a file, and each
+// call of KMS that kmstest knows.
 func (s *sandbox) aws(shell interp.HandlerContext, arguments []string) error {
 	switch {
 	case len(arguments) == 4 && arguments[0] == "s3" && arguments[1] == "cp" && arguments[2] == "-":

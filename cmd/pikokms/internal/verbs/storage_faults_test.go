@@ -26,7 +26,7 @@ import (
 	"piko.sh/pikokms/provider/local"
 )
 
-// unwell is an S3 whose answers are replaced by lies where sick says so.
+// unwell is an S3. If sick returns a handler for a request, that answers in its place.
 type unwell struct {
 	s3   *s3Server
 	url  string
@@ -80,7 +80,7 @@ func newUnwell(t *testing.T) *unwell {
 	return u
 }
 
-// is has the S3 be unwell from now on.
+// is sets which requests are answered wrongly from now on.
 func (u *unwell) is(sick func(*http.Request) http.HandlerFunc) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -93,7 +93,7 @@ func (u *unwell) requests() int {
 	return u.n
 }
 
-// firstOfEach lies to the first request of each kind and object.
+// firstOfEach answers the first request of each kind and object with lie.
 func firstOfEach(lie http.HandlerFunc) func(*http.Request) http.HandlerFunc {
 	seen := make(map[string]bool)
 	return func(r *http.Request) http.HandlerFunc {
@@ -106,7 +106,7 @@ func firstOfEach(lie http.HandlerFunc) func(*http.Request) http.HandlerFunc {
 	}
 }
 
-// always lies to each request.
+// always answers each request with lie.
 func always(lie http.HandlerFunc) func(*http.Request) http.HandlerFunc {
 	return func(*http.Request) http.HandlerFunc { return lie }
 }
@@ -131,7 +131,7 @@ func newDevKey(t *testing.T, content []byte) (key string, sealed []byte) {
 	return "local:" + file, sealed
 }
 
-// tryQuickly makes tries follow each other at once.
+// tryQuickly sets the number of tries, with hardly any time between them.
 func tryQuickly(t *testing.T, n uint) {
 	t.Helper()
 	before, wait := places.Tries, places.FirstWait
@@ -139,8 +139,8 @@ func tryQuickly(t *testing.T, n uint) {
 	t.Cleanup(func() { places.Tries, places.FirstWait = before, wait })
 }
 
-// TestDamagedObjectsNeverEndTheWork has more damaged objects in a row than failures that may pass.
-// All are named, each is looked at once, and those that are whole are worked on.
+// TestDamagedObjectsNeverEndTheWork works on more damaged objects in a row than there may be
+// failures. All are named, each is read once, and the whole ones are worked on.
 func TestDamagedObjectsNeverEndTheWork(t *testing.T) {
 	race.SkipShort(t)
 	key, sealed := newDevKey(t, bytes.Repeat([]byte("0123456789"), 20_000))
@@ -240,7 +240,8 @@ func TestListingUnderCuts(t *testing.T) {
 	require.Equal(t, 500, bytes.Count(stdout, []byte("encrypted")))
 }
 
-// stand lets a request stand still. The end of one whose body is not read is not noticed.
+// stand answers nothing until the client is gone. The server does not notice that while a request's
+// body is not read, so there is a limit.
 func stand(r *http.Request) {
 	select {
 	case <-r.Context().Done():
@@ -248,7 +249,8 @@ func stand(r *http.Request) {
 	}
 }
 
-// TestAStorageThatStaysSilent has each command return, and name who does not answer.
+// TestAStorageThatStaysSilent checks that each command returns, and that its error names the
+// storage that does not answer.
 func TestAStorageThatStaysSilent(t *testing.T) {
 	tryQuickly(t, 2)
 	content := bytes.Repeat([]byte("0123456789"), 50_000)
@@ -326,7 +328,8 @@ func TestAStorageThatStaysSilent(t *testing.T) {
 	}
 }
 
-// TestAViewOfAStorageThatStaysSilent has a page and an object of serve answer with an error.
+// TestAViewOfAStorageThatStaysSilent checks that serve answers requests for a page and an object
+// with an error.
 func TestAViewOfAStorageThatStaysSilent(t *testing.T) {
 	key, sealed := newDevKey(t, []byte("hello"))
 	u := newUnwell(t)
@@ -359,8 +362,9 @@ func refuse(status int, code string) http.HandlerFunc {
 	}
 }
 
-// TestWhatIsDeniedForAllEndsTheWork makes a few requests of a storage or a key service that denies
-// them all, and says what to look at. Single objects that are denied end nothing.
+// TestWhatIsDeniedForAllEndsTheWork works with a storage or a key service that denies everything.
+// The command stops after a few requests, and its error says what to check. Single objects that are
+// denied don't stop it.
 func TestWhatIsDeniedForAllEndsTheWork(t *testing.T) {
 	tryQuickly(t, 5)
 	key, sealed := newDevKey(t, []byte("hello"))
@@ -433,8 +437,8 @@ func TestWhatIsDeniedForAllEndsTheWork(t *testing.T) {
 	require.Less(t, server.Calls("GenerateDataKey"), 20)
 }
 
-// TestCatGoesOnWhereADownloadBrokeOff has each answer end after some bytes. What is replaced
-// meanwhile is not mixed with what was there.
+// TestCatGoesOnWhereADownloadBrokeOff ends each answer after some bytes. Content that is replaced
+// meanwhile is not mixed with the earlier one.
 func TestCatGoesOnWhereADownloadBrokeOff(t *testing.T) {
 	tryQuickly(t, 5)
 	content := make([]byte, 3<<20)
@@ -487,15 +491,15 @@ func TestCatGoesOnWhereADownloadBrokeOff(t *testing.T) {
 	require.True(t, bytes.HasPrefix(content, stdout))
 }
 
-// The limit of time is not negative.
+// TestAStorageTimeoutIsNotNegative checks that a negative limit is wrong usage.
 func TestAStorageTimeoutIsNotNegative(t *testing.T) {
 	code, _, stderr := here(t, "ls", "--storage-timeout", "-1s", t.TempDir())
 	require.Equal(t, 2, code, stderr)
 	require.Contains(t, stderr, "--storage-timeout is -1s")
 }
 
-// TestCloudsThatStaySilent has requests to Google's and Azure's storage given up as those to S3
-// are.
+// TestCloudsThatStaySilent checks that requests to Google's and Azure's storage are given up as
+// those to S3 are.
 func TestCloudsThatStaySilent(t *testing.T) {
 	tryQuickly(t, 2)
 	key, _ := newDevKey(t, nil)

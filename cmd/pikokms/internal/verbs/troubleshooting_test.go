@@ -49,7 +49,7 @@ func troubles(t *testing.T) (all []trouble) {
 	return all
 }
 
-// verbs are those of package fmt.
+// verbs matches the formatting verbs of package fmt.
 var verbs = regexp.MustCompile(`%[-+# 0-9.*]*[a-zA-Z]`)
 
 // TestTroublesAreInTheSources looks for the text of each entry among the strings of all sources.
