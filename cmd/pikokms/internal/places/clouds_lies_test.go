@@ -130,9 +130,9 @@ func TestCloudListingsAreWholeOrAnError(t *testing.T) {
 	}
 	for cloud, o := range (&lyingCloud{parts: map[string]listedPart{"": first, "2": {nil, "3"}, "3": {[]string{"p/é", "p/\U0001F600"}, ""}}}).open(t) {
 		var keys []string
-		for one, err := range o.list(t.Context(), "") {
+		for listed, err := range o.list(t.Context(), "") {
 			require.NoError(t, err)
-			keys = append(keys, one.Key)
+			keys = append(keys, listed.Key)
 		}
 		require.Equal(t, []string{"a", "b", "é", "\U0001F600"}, keys, cloud)
 	}

@@ -132,8 +132,8 @@ func (c *calls) run(t *testing.T, arguments ...string) (code int, stdout, stderr
 	conn, err := net.FileConn(ours)
 	require.NoError(t, err)
 	defer conn.Close()
-	one, rights := make([]byte, 1), make([]byte, unix.CmsgSpace(4))
-	_, n, _, _, err := conn.(*net.UnixConn).ReadMsgUnix(one, rights)
+	buffer, rights := make([]byte, 1), make([]byte, unix.CmsgSpace(4))
+	_, n, _, _, err := conn.(*net.UnixConn).ReadMsgUnix(buffer, rights)
 	if err != nil || n == 0 {
 		_ = command.Wait()
 		t.Skip("the kernel lets no process answer another one's calls: ", errs.String())
@@ -308,7 +308,7 @@ func (f *faulty) tryFiles(t *testing.T, w task, c *calls) (failed, seen bool, le
 	t.Helper()
 	f.reset(t, f.source(w))
 	if w.replaces {
-		require.NoError(t, os.WriteFile(filepath.Join(f.dir, "out", "sub", "b"), replaced, 0o600))
+		require.NoError(t, os.WriteFile(filepath.Join(f.dir, "out", "sub", "b"), previousOut, 0o600))
 	}
 	report, journal := filepath.Join(f.dir, "report"), filepath.Join(f.dir, "journal")
 	require.NoError(t, os.RemoveAll(report))

@@ -76,8 +76,8 @@ func indexOfPikokms(words []string) int {
 	})
 }
 
-// setups has what the examples of a command's help need. If a command is not in it they need usual.
-// Pages may have more in comments of their own.
+// setups has what the examples of a command's help need. If a command is not in it they need
+// usualSetup. Pages may have more in comments of their own.
 var setups = map[string]string{
 	"pikokms":                     "pikokms keygen -o new.key",
 	"pikokms keygen":              "true",
@@ -96,7 +96,7 @@ var setups = map[string]string{
 pikokms keygen -o new.key
 pikokms branch-keys create -k branchkey:keys.db?master=local:dev.key --table
 `,
-	"pikokms decrypt": usual + "rm notes.txt",
+	"pikokms decrypt": usualSetup + "rm notes.txt",
 	"pikokms encrypt": "pikokms keygen -o dev.key && pikokms keygen -o escrow.key",
 	"pikokms rewrap": `pikokms keygen -o dev.key
 pikokms keygen -o old.key
@@ -108,8 +108,8 @@ pikokms encrypt -k local:dev.key --in-place 's3://bucket/backups/?region=eu-west
 // branchKey is what the examples about branch keys need.
 const branchKey = "pikokms branch-keys create --table -k 'branchkey://keys?key=ARN' -c tenant=42 tenant-42\n"
 
-// usual is what the examples of most commands need.
-const usual = `tar cf backup.tar photos
+// usualSetup is what the examples of most commands need.
+const usualSetup = `tar cf backup.tar photos
 pikokms keygen -o dev.key
 pikokms encrypt -k local:dev.key -o notes.enc notes.txt
 pikokms encrypt -k local:dev.key -o photos.enc --suffix .enc photos
@@ -151,7 +151,7 @@ func documents(t *testing.T) map[string][]block {
 		if command.Example != "" {
 			setup, ok := setups[command.CommandPath()]
 			if !ok {
-				setup = usual
+				setup = usualSetup
 			}
 			all[command.CommandPath()+" --help"] = []block{{text: setup, setUp: true}, {line: 1, text: command.Example}}
 		}
@@ -209,13 +209,13 @@ func runBlocks(t *testing.T, name string, blocks []block) (lines int, called map
 			t.Errorf("%s:%d: %v", name, b.line, err)
 			continue
 		}
-		wanted := make(map[syntax.Pos]bool)
+		expected := make(map[syntax.Pos]bool)
 		for _, statement := range statements {
 			for _, call := range callsOfPikokms(statement) {
-				wanted[call.Pos()] = true
+				expected[call.Pos()] = true
 			}
 		}
-		if len(wanted) == 0 && !b.setUp {
+		if len(expected) == 0 && !b.setUp {
 			continue // It is not about the command.
 		}
 		if s == nil {
@@ -230,8 +230,8 @@ func runBlocks(t *testing.T, name string, blocks []block) (lines int, called map
 		if b.setUp {
 			continue
 		}
-		lines += len(wanted)
-		for at := range wanted {
+		lines += len(expected)
+		for at := range expected {
 			line := fmt.Sprintf("%s:%d:%d", name, b.line+int(at.Line())-1, at.Col())
 			why, ok := s.called[at]
 			if !ok {

@@ -68,8 +68,8 @@ type breaking struct {
 	broke []string // the requests that were broken
 }
 
-// breaks selects the requests that are broken from here on.
-func (b *breaking) breaks(calls *adversary.Calls) {
+// selectCalls selects the requests that are broken from here on.
+func (b *breaking) selectCalls(calls *adversary.Calls) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.calls = calls
@@ -273,8 +273,8 @@ func (f *faulty) reset(t *testing.T, contents map[string][]byte) {
 	}
 }
 
-// holds returns all that is in a bucket or a folder.
-func (f *faulty) holds(t *testing.T, kind, name string) map[string][]byte {
+// contentsOf returns all that is in a bucket or a folder.
+func (f *faulty) contentsOf(t *testing.T, kind, name string) map[string][]byte {
 	t.Helper()
 	found := make(map[string][]byte)
 	if kind == "bucket" || kind == "object" {
@@ -301,8 +301,8 @@ func (f *faulty) holds(t *testing.T, kind, name string) map[string][]byte {
 	return found
 }
 
-// here runs the command in this process.
-func here(t *testing.T, arguments ...string) (code int, stdout []byte, stderr string) {
+// runHere runs the command in this process.
+func runHere(t *testing.T, arguments ...string) (code int, stdout []byte, stderr string) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
@@ -327,8 +327,8 @@ func here(t *testing.T, arguments ...string) (code int, stdout []byte, stderr st
 	return code, stdout, string(said)
 }
 
-// replaced is what OUT holds before it is replaced.
-var replaced = []byte("the one before")
+// previousOut is what OUT holds before it is replaced.
+var previousOut = []byte("the one before")
 
 // task is a command line that is tried under faults.
 type task struct {
@@ -460,13 +460,13 @@ func (f *faulty) names(w task) []string {
 // It returns the objects that are done.
 func (f *faulty) check(t *testing.T, w task, what string) (done map[string][]byte) {
 	t.Helper()
-	in := f.holds(t, w.from, "in")
+	in := f.contentsOf(t, w.from, "in")
 	if !w.inPlace {
 		require.Equal(t, f.source(w), in, "%s: the source is changed", what)
 	}
 	found := in
 	if w.to != "" {
-		found = f.holds(t, w.to, "out")
+		found = f.contentsOf(t, w.to, "out")
 	} else if !w.inPlace {
 		return nil
 	}
@@ -478,7 +478,7 @@ func (f *faulty) check(t *testing.T, w task, what string) (done map[string][]byt
 		}
 		old, known := f.source(w)[name]
 		require.True(t, known, "%s: %s is left", what, name)
-		require.True(t, w.inPlace && bytes.Equal(content, old) || w.replaces && bytes.Equal(content, replaced), "%s: %s is there, and is not whole", what, name)
+		require.True(t, w.inPlace && bytes.Equal(content, old) || w.replaces && bytes.Equal(content, previousOut), "%s: %s is there, and is not whole", what, name)
 	}
 	return done
 }
@@ -515,22 +515,22 @@ func (w task) again(arguments []string) []string {
 	return arguments
 }
 
-// tried is how often a failed request is tried again.
-type tried struct {
+// tryPolicy is how often a failed request is tried again.
+type tryPolicy struct {
 	name  string
 	tries uint   // of an object
 	sdk   string // a parameter of URLs of buckets; a retry of the AWS SDK takes more than 1
 }
 
 var (
-	triedOnce  = tried{"tried once", 1, "&rate_limiter_capacity=1"}
-	triedByUs  = tried{"five tries of an object", 5, "&rate_limiter_capacity=1"}
-	triedByAll = tried{"five tries, and those of the AWS SDK", 5, ""}
+	triedOnce  = tryPolicy{"tried once", 1, "&rate_limiter_capacity=1"}
+	triedByUs  = tryPolicy{"five tries of an object", 5, "&rate_limiter_capacity=1"}
+	triedByAll = tryPolicy{"five tries, and those of the AWS SDK", 5, ""}
 )
 
 // isCovered reports whether the command must succeed though a request is broken, and whether it
 // may.
-func (w task) isCovered(how tried, way, request string) (must, may bool) {
+func (w task) isCovered(how tryPolicy, way, request string) (must, may bool) {
 	verb, _, _ := strings.Cut(request, " ")
 	ofKMS := strings.HasPrefix(request, "TrentService.")
 	switch {
@@ -568,11 +568,11 @@ var causes = map[string]string{
 	denied:     "403|denied",
 }
 
-// hidden is a pattern of the errors for properties of an object that may not be read.
-const hidden = `the permission s3:GetObject(Tagging|Acl) is missing`
+// deniedProperties is a pattern of the errors for properties of an object that may not be read.
+const deniedProperties = `the permission s3:GetObject(Tagging|Acl) is missing`
 
 // tryWith runs a command line once for each of its requests, and breaks that one.
-func (f *faulty) tryWith(t *testing.T, w task, how tried, way string) (faults, seen int) {
+func (f *faulty) tryWith(t *testing.T, w task, how tryPolicy, way string) (faults, seen int) {
 	t.Helper()
 	places.Tries, f.retries, f.way = how.tries, how.sdk, way
 	dir := t.TempDir()
@@ -581,9 +581,9 @@ func (f *faulty) tryWith(t *testing.T, w task, how tried, way string) (faults, s
 		report, journal := filepath.Join(dir, "report"), filepath.Join(dir, "journal")
 		_ = os.Remove(report)
 		arguments := f.arguments(w, report, journal)
-		f.breaks(c)
-		code, stdout, stderr := here(t, arguments...)
-		f.breaks(&adversary.Calls{})
+		f.selectCalls(c)
+		code, stdout, stderr := runHere(t, arguments...)
+		f.selectCalls(&adversary.Calls{})
 		what := fmt.Sprintf("%s, %s, %s %v: exit status %d: %s", w, how.name, way, f.broke, code, stderr)
 		require.True(t, code == 0 || code == 1, what)
 		done := f.check(t, w, what)
@@ -614,7 +614,7 @@ func (f *faulty) tryWith(t *testing.T, w task, how tried, way string) (faults, s
 		f.checkError(t, stderr, what)
 
 		// The same command line goes on.
-		code, stdout, stderr = here(t, w.again(arguments)...)
+		code, stdout, stderr = runHere(t, w.again(arguments)...)
 		what += fmt.Sprintf("and then: exit status %d: %s", code, stderr)
 		require.Zero(t, code, what)
 		after := f.check(t, w, what)
@@ -671,7 +671,7 @@ func (f *faulty) checkError(t *testing.T, stderr, what string) {
 	require.Contains(t, stderr, name, what)
 	cause := causes[f.way]
 	if verb, _, _ := strings.Cut(request, " "); f.way == denied && (verb == "tags" || verb == "acl") {
-		cause = hidden
+		cause = deniedProperties
 	}
 	require.Regexp(t, cause, stderr, what)
 }
@@ -687,7 +687,7 @@ func TestAFaultAtEachCallOfTheCommand(t *testing.T) {
 	places.FirstWait = time.Millisecond
 	before := goleak.IgnoreCurrent()
 	faults, seen, begin := 0, 0, time.Now()
-	hows := []tried{triedOnce, triedByUs}
+	hows := []tryPolicy{triedOnce, triedByUs}
 	if *allFaults {
 		hows = append(hows, triedByAll)
 	}
@@ -731,9 +731,9 @@ func TestALostAnswerToAPut(t *testing.T) {
 		{verb: "rewrap", from: "object", inPlace: true},
 	} {
 		f.reset(t, f.source(w))
-		f.breaks(&adversary.Calls{Fails: func(n int) bool { return n == 1 }})
+		f.selectCalls(&adversary.Calls{Fails: func(n int) bool { return n == 1 }})
 		report := filepath.Join(t.TempDir(), "report")
-		code, _, stderr := here(t, f.arguments(w, report, "")...)
+		code, _, stderr := runHere(t, f.arguments(w, report, "")...)
 		require.Len(t, f.broke, 1)
 		what := fmt.Sprintf("%s: exit status %d: %s", w, code, stderr)
 		require.Zero(t, code, what)

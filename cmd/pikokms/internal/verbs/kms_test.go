@@ -49,8 +49,8 @@ func closedPort(t *testing.T) string {
 	return "http://" + listener.Addr().String()
 }
 
-// faults has ways in which an AWS KMS can fail. Each returns the endpoint of that KMS.
-var faults = map[string]func(*testing.T, *kmstest.Server, kmstest.Key) string{
+// kmsFaults has ways in which an AWS KMS can fail. Each returns the endpoint of that KMS.
+var kmsFaults = map[string]func(*testing.T, *kmstest.Server, kmstest.Key) string{
 	"stalls":            inject(kmstest.Stall()),
 	"answers by halves": inject(kmstest.HalfOpen()),
 	"drops connections": inject(kmstest.Drop()),
@@ -92,7 +92,7 @@ func TestKeysThatCannotBeHad(t *testing.T) {
 	t.Setenv("AWS_SECRET_ACCESS_KEY", "test")
 	file := filepath.Join(t.TempDir(), "dev.key")
 	require.NoError(t, local.Generate(file))
-	for way, spoil := range faults {
+	for way, spoil := range kmsFaults {
 		for _, third := range []string{"local", "awskms"} {
 			t.Run(fmt.Sprintf("the first %s, the third is %s", way, third), func(t *testing.T) {
 				t.Parallel()

@@ -66,9 +66,9 @@ func (o *transcript) take() string {
 	return o.text.String()
 }
 
-// elsewhere has the programs that do not run in a sandbox, and why. Command lines of pikokms among
-// their arguments are parsed.
-var elsewhere = map[string]string{
+// notInSandbox has the programs that do not run in a sandbox, and why. Command lines of pikokms
+// among their arguments are parsed.
+var notInSandbox = map[string]string{
 	"aws-encryption-cli": "is AWS's command; see TestRestoreWithEncryptionCLIAndSDK",
 	"docker":             "needs a Docker engine; .ci/dist runs the image",
 	"go":                 "needs a clone; CI builds and installs the command",
@@ -164,7 +164,7 @@ func (s *sandbox) execute(ctx context.Context, arguments []string, next interp.E
 	if path := os.Getenv("PIKOKMS_ENCRYPTION_CLI"); arguments[0] == "aws-encryption-cli" && path != "" {
 		return next(ctx, append([]string{path}, arguments[1:]...))
 	}
-	why, isElsewhere := elsewhere[arguments[0]]
+	why, isElsewhere := notInSandbox[arguments[0]]
 	if _, err := exec.LookPath(arguments[0]); errors.Is(err, exec.ErrNotFound) && arguments[0] == "jq" {
 		why, isElsewhere = "jq is not installed", true
 	}
@@ -174,7 +174,7 @@ func (s *sandbox) execute(ctx context.Context, arguments []string, next interp.E
 		s.note(shell.Pos, "")
 		return s.serve(ctx, shell, arguments)
 	case arguments[0] == "pikokms":
-		why := isRemote(arguments)
+		why := whyRemote(arguments)
 		s.note(shell.Pos, why)
 		if why == "" {
 			return next(ctx, withTableInFile(arguments))
@@ -219,8 +219,8 @@ var remotes = map[string]string{
 	"azurekeyvault://": "needs Azure", "vault://": "needs Vault",
 }
 
-// isRemote returns why a command line of pikokms can't run in a sandbox, or nothing if it can.
-func isRemote(arguments []string) string {
+// whyRemote returns why a command line of pikokms can't run in a sandbox, or nothing if it can.
+func whyRemote(arguments []string) string {
 	for _, argument := range arguments {
 		for scheme, why := range remotes {
 			if strings.Contains(argument, scheme) {
@@ -310,7 +310,7 @@ func (s *sandbox) serve(ctx context.Context, shell interp.HandlerContext, argume
 		err = errors.New("it names no page")
 	case err == nil:
 		page, _, _ := strings.Cut(line[at:], " ")
-		err = answers(page)
+		err = getPage(page)
 	}
 	fmt.Fprint(shell.Stderr, line)
 	_ = command.Process.Signal(os.Interrupt)
@@ -322,8 +322,8 @@ func (s *sandbox) serve(ctx context.Context, shell interp.HandlerContext, argume
 	return nil
 }
 
-// answers gets a page, and returns an error if it is not served.
-func answers(page string) error {
+// getPage gets a page, and returns an error if it is not served.
+func getPage(page string) error {
 	response, err := http.Get(page)
 	if err != nil {
 		return err

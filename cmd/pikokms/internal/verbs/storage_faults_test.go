@@ -80,8 +80,8 @@ func newUnwell(t *testing.T) *unwell {
 	return u
 }
 
-// is sets which requests are answered wrongly from now on.
-func (u *unwell) is(sick func(*http.Request) http.HandlerFunc) {
+// setSick sets which requests are answered wrongly from now on.
+func (u *unwell) setSick(sick func(*http.Request) http.HandlerFunc) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	u.sick, u.n = sick, 0
@@ -166,8 +166,8 @@ func TestDamagedObjectsNeverEndTheWork(t *testing.T) {
 			"rewrap":  {"rewrap", "-k", key, "--to", next + "?name=next", "--in-place"},
 		} {
 			fill()
-			u.is(nil)
-			code, _, stderr := here(t, append(arguments, "--jobs", "3", where)...)
+			u.setSick(nil)
+			code, _, stderr := runHere(t, append(arguments, "--jobs", "3", where)...)
 			require.Equal(t, 1, code, stderr)
 			require.Contains(t, stderr, fmt.Sprintf("%d failed", damaged), "%s of %s: %s", verb, where, stderr)
 			require.Contains(t, stderr, fmt.Sprintf("%d objects of", whole), "%s of %s: %s", verb, where, stderr)
@@ -208,8 +208,8 @@ func TestAStorageThatLiesForAWhile(t *testing.T) {
 			"cat --range": {[]string{"cat", "-k", key, "--range", "100000-300000", u.place("in/a")}, func(t *testing.T, out []byte) { require.True(t, bytes.Equal(content[100_000:300_001], out)) }},
 		} {
 			t.Run(name+", "+verb, func(t *testing.T) {
-				u.is(firstOfEach(lie))
-				code, stdout, stderr := here(t, append([]string{c.arguments[0], "--storage-timeout", "300ms"}, c.arguments[1:]...)...)
+				u.setSick(firstOfEach(lie))
+				code, stdout, stderr := runHere(t, append([]string{c.arguments[0], "--storage-timeout", "300ms"}, c.arguments[1:]...)...)
 				require.Zero(t, code, stderr)
 				if c.wants != nil {
 					c.wants(t, stdout)
@@ -229,20 +229,20 @@ func TestListingUnderCuts(t *testing.T) {
 		u.put("in", fmt.Sprintf("%04d", i), sealed)
 	}
 	n := 0
-	u.is(func(*http.Request) http.HandlerFunc {
+	u.setSick(func(*http.Request) http.HandlerFunc {
 		if n++; n%50 == 1 {
 			return u.cutAnswer
 		}
 		return nil
 	})
-	code, stdout, stderr := here(t, "ls", u.place("in/"))
+	code, stdout, stderr := runHere(t, "ls", u.place("in/"))
 	require.Zero(t, code, stderr)
 	require.Equal(t, 500, bytes.Count(stdout, []byte("encrypted")))
 }
 
-// stand answers nothing until the client is gone. The server does not notice that while a request's
+// stall answers nothing until the client is gone. The server does not notice that while a request's
 // body is not read, so there is a limit.
-func stand(r *http.Request) {
+func stall(r *http.Request) {
 	select {
 	case <-r.Context().Done():
 	case <-time.After(5 * time.Second):
@@ -270,11 +270,11 @@ func TestAStorageThatStaysSilent(t *testing.T) {
 		w.WriteHeader(recorder.Code)
 		_, _ = w.Write(recorder.Body.Bytes()[:recorder.Body.Len()/2])
 		_ = http.NewResponseController(w).Flush()
-		stand(r)
+		stall(r)
 	}
 	deaf := func(_ http.ResponseWriter, r *http.Request) { // takes a part of what is sent
 		_, _ = io.ReadFull(r.Body, make([]byte, 1000))
-		stand(r)
+		stall(r)
 	}
 	objects := func(lie http.HandlerFunc) func(*http.Request) http.HandlerFunc { // and not of listings
 		return func(r *http.Request) http.HandlerFunc {
@@ -311,10 +311,10 @@ func TestAStorageThatStaysSilent(t *testing.T) {
 				continue // half is enough for a header
 			}
 			t.Run(name+", "+verb, func(t *testing.T) {
-				u.is(sick)
+				u.setSick(sick)
 				begin := time.Now()
-				code, stdout, stderr := here(t, append([]string{arguments[0], "--storage-timeout", "200ms"}, arguments[1:]...)...)
-				u.is(nil)
+				code, stdout, stderr := runHere(t, append([]string{arguments[0], "--storage-timeout", "200ms"}, arguments[1:]...)...)
+				u.setSick(nil)
 				require.Equal(t, 1, code, stderr)
 				said := string(stdout) + stderr
 				require.Contains(t, said, strings.TrimPrefix(u.url, "http://")+" moved no byte for 200ms")
@@ -322,7 +322,7 @@ func TestAStorageThatStaysSilent(t *testing.T) {
 			})
 		}
 	}
-	u.is(nil)
+	u.setSick(nil)
 	for end := time.Now().Add(20 * time.Second); goleak.Find(before) != nil && time.Now().Before(end); {
 		http.DefaultClient.CloseIdleConnections()
 	}
@@ -335,14 +335,14 @@ func TestAViewOfAStorageThatStaysSilent(t *testing.T) {
 	u := newUnwell(t)
 	u.put("in", "a", sealed)
 	s := serve(t, "-k", key, "--storage-timeout", "300ms", u.place("in/"))
-	u.is(always(adversary.Lies["silence"]))
+	u.setSick(always(adversary.Lies["silence"]))
 	for _, path := range []string{"", "a"} {
 		answer, err := http.Get(s.url + path)
 		require.NoError(t, err)
 		_ = answer.Body.Close()
 		require.GreaterOrEqual(t, answer.StatusCode, http.StatusInternalServerError)
 	}
-	u.is(nil)
+	u.setSick(nil)
 	answer, err := http.Get(s.url + "a")
 	require.NoError(t, err)
 	defer answer.Body.Close()
@@ -378,7 +378,7 @@ func TestWhatIsDeniedForAllEndsTheWork(t *testing.T) {
 		"AccessDenied": refuse(http.StatusForbidden, "AccessDenied"), "ExpiredToken": refuse(http.StatusBadRequest, "ExpiredToken"),
 	} {
 		for _, verb := range []string{"verify", "ls", "inspect", "decrypt"} {
-			u.is(func(r *http.Request) http.HandlerFunc {
+			u.setSick(func(r *http.Request) http.HandlerFunc {
 				if isObject(r) {
 					return lie
 				}
@@ -391,7 +391,7 @@ func TestWhatIsDeniedForAllEndsTheWork(t *testing.T) {
 			case "decrypt":
 				arguments = append(arguments, "-k", key, "-o", t.TempDir()+"/")
 			}
-			code, _, stderr := here(t, arguments...)
+			code, _, stderr := runHere(t, arguments...)
 			require.Equal(t, 1, code, stderr)
 			require.Contains(t, stderr, "in a row that were denied: check the credentials and the permissions", "%s %s", name, verb)
 			require.Less(t, u.requests(), 40, "%s %s", name, verb)
@@ -400,25 +400,25 @@ func TestWhatIsDeniedForAllEndsTheWork(t *testing.T) {
 
 	// Credentials expire when some objects are done.
 	done := 0
-	u.is(func(r *http.Request) http.HandlerFunc {
+	u.setSick(func(r *http.Request) http.HandlerFunc {
 		if done++; isObject(r) && done > 60 {
 			return refuse(http.StatusBadRequest, "ExpiredToken")
 		}
 		return nil
 	})
-	code, _, stderr := here(t, "verify", "--jobs", "2", "-k", key, u.place("in/"))
+	code, _, stderr := runHere(t, "verify", "--jobs", "2", "-k", key, u.place("in/"))
 	require.Equal(t, 1, code, stderr)
 	require.Contains(t, stderr, "stopped after 5 objects in a row that were denied")
 	require.Less(t, u.requests(), 120)
 
 	// One of three objects is denied.
-	u.is(func(r *http.Request) http.HandlerFunc {
+	u.setSick(func(r *http.Request) http.HandlerFunc {
 		if isObject(r) && strings.HasSuffix(r.URL.Path, "1") || strings.HasSuffix(r.URL.Path, "2") || strings.HasSuffix(r.URL.Path, "3") {
 			return refuse(http.StatusForbidden, "AccessDenied")
 		}
 		return nil
 	})
-	code, _, stderr = here(t, "verify", "--jobs", "2", "-k", key, u.place("in/"))
+	code, _, stderr = runHere(t, "verify", "--jobs", "2", "-k", key, u.place("in/"))
 	require.Equal(t, 1, code, stderr)
 	require.Contains(t, stderr, "verified 210 objects of")
 	require.Contains(t, stderr, "90 failed")
@@ -431,7 +431,7 @@ func TestWhatIsDeniedForAllEndsTheWork(t *testing.T) {
 		require.NoError(t, os.WriteFile(filepath.Join(dir, fmt.Sprintf("%03d", i)), []byte("plain"), 0o600))
 	}
 	server.Reset()
-	code, _, stderr = here(t, "encrypt", "--jobs", "2", "--in-place", "-k", "awskms:///"+arn+"?endpoint="+server.URL, dir)
+	code, _, stderr = runHere(t, "encrypt", "--jobs", "2", "--in-place", "-k", "awskms:///"+arn+"?endpoint="+server.URL, dir)
 	require.Equal(t, 1, code, stderr)
 	require.Contains(t, stderr, "denied: check the credentials")
 	require.Less(t, server.Calls("GenerateDataKey"), 20)
@@ -450,7 +450,7 @@ func TestCatGoesOnWhereADownloadBrokeOff(t *testing.T) {
 	u := newUnwell(t)
 	u.put("in", "a", sealed)
 	ranges := 0
-	u.is(func(r *http.Request) http.HandlerFunc {
+	u.setSick(func(r *http.Request) http.HandlerFunc {
 		if r.Method != http.MethodGet {
 			return nil
 		}
@@ -472,20 +472,20 @@ func TestCatGoesOnWhereADownloadBrokeOff(t *testing.T) {
 			}
 		}
 	})
-	code, stdout, stderr := here(t, "cat", "-k", key, u.place("in/a"))
+	code, stdout, stderr := runHere(t, "cat", "-k", key, u.place("in/a"))
 	require.Zero(t, code, stderr)
 	require.True(t, bytes.Equal(content, stdout))
 	require.Greater(t, ranges, 5)
 
 	inner, n := u.sick, 0
 	ranges = 0
-	u.is(func(r *http.Request) http.HandlerFunc {
+	u.setSick(func(r *http.Request) http.HandlerFunc {
 		if n++; n == 4 {
 			u.put("in", "a", append(other, 0))
 		}
 		return inner(r)
 	})
-	code, stdout, stderr = here(t, "cat", "-k", key, u.place("in/a"))
+	code, stdout, stderr = runHere(t, "cat", "-k", key, u.place("in/a"))
 	require.Equal(t, 1, code)
 	require.Contains(t, stderr, "changed meanwhile")
 	require.True(t, bytes.HasPrefix(content, stdout))
@@ -493,7 +493,7 @@ func TestCatGoesOnWhereADownloadBrokeOff(t *testing.T) {
 
 // TestAStorageTimeoutIsNotNegative checks that a negative limit is wrong usage.
 func TestAStorageTimeoutIsNotNegative(t *testing.T) {
-	code, _, stderr := here(t, "ls", "--storage-timeout", "-1s", t.TempDir())
+	code, _, stderr := runHere(t, "ls", "--storage-timeout", "-1s", t.TempDir())
 	require.Equal(t, 2, code, stderr)
 	require.Contains(t, stderr, "--storage-timeout is -1s")
 }
@@ -504,7 +504,7 @@ func TestCloudsThatStaySilent(t *testing.T) {
 	tryQuickly(t, 2)
 	key, _ := newDevKey(t, nil)
 	u := newUnwell(t)
-	u.is(always(adversary.Lies["silence"]))
+	u.setSick(always(adversary.Lies["silence"]))
 	host := strings.TrimPrefix(u.url, "http://")
 	t.Setenv("STORAGE_EMULATOR_HOST", host)
 	t.Setenv("AZURE_STORAGE_ACCOUNT", "devstoreaccount1")
@@ -523,7 +523,7 @@ func TestCloudsThatStaySilent(t *testing.T) {
 		} {
 			t.Run(arguments[0]+" "+path, func(t *testing.T) {
 				begin := time.Now()
-				code, _, stderr := here(t, append([]string{arguments[0], "--storage-timeout", "200ms"}, arguments[1:]...)...)
+				code, _, stderr := runHere(t, append([]string{arguments[0], "--storage-timeout", "200ms"}, arguments[1:]...)...)
 				require.Equal(t, 1, code, stderr)
 				require.Contains(t, stderr, host+" moved no byte for 200ms")
 				require.Less(t, time.Since(begin), 20*time.Second)
