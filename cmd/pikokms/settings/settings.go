@@ -148,9 +148,8 @@ func set(command *cobra.Command, f *pflag.Flag, values []string) error {
 	return nil
 }
 
-// IsGiven reports whether a flag was given on the command line. A flag that the environment or the
-// file sets counts only if it is a switch that is on: its other values are defaults, and say
-// nothing of what this command line is about.
+// IsGiven reports whether a flag is given on the command line, or is a switch that the environment
+// or the file turns on. What else they set is not given: it is a default for all command lines.
 func IsGiven(flags *pflag.FlagSet, name string) bool {
 	f := flags.Lookup(name)
 	if f == nil || !f.Changed {
