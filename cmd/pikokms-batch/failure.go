@@ -139,7 +139,7 @@ const maxReason = 1024
 
 // reasonOf returns the error of a task as the text of its result: one line of at most maxReason
 // bytes, without the object's name, which the report has beside it. A command line is there whole
-// or not at all, since a part of one does something else.
+// or not at all, since a part of it would do something else.
 func reasonOf(err error, t task) string {
 	advised, ok := errors.AsType[*advice](err)
 	if !ok {

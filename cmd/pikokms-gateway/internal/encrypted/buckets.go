@@ -237,7 +237,7 @@ func (b *Backend) RestoreObject(ctx context.Context, in *s3.RestoreObjectInput) 
 		return err
 	}
 	if in.RestoreRequest != nil && (in.RestoreRequest.Type != "" || in.RestoreRequest.SelectParameters != nil || in.RestoreRequest.OutputLocation != nil) {
-		return s3err.GetAPIError(s3err.ErrNotImplemented) // a query of what is stored finds ciphertext
+		return s3err.GetAPIError(s3err.ErrNotImplemented) // a query would find only ciphertext
 	}
 	return b.fail(ctx, "restore", *in.Bucket, *in.Key, b.inner.RestoreObject(ctx, in))
 }

@@ -333,7 +333,7 @@ func (b *Backend) DeleteObject(ctx context.Context, in *s3.DeleteObjectInput) (*
 	if in.IfMatchSize != nil {
 		head, err := b.HeadObject(ctx, &s3.HeadObjectInput{Bucket: in.Bucket, Key: in.Key, VersionId: in.VersionId})
 		switch {
-		case err != nil: // the inner backend says what is wrong
+		case err != nil: // the inner backend will report what is wrong
 		case aws.ToInt64(head.ContentLength) != *in.IfMatchSize:
 			return nil, s3err.GetPreconditionFailedErr(s3err.ConditionIfMatchSize)
 		case in.IfMatch == nil:

@@ -349,7 +349,7 @@ func (b *Backend) parts(ctx context.Context, r *record) (all []*donePart, err er
 		}
 		p, err := r.parseDone(*object.Key)
 		if err != nil {
-			continue // somebody else put it there
+			continue // no gateway put it there
 		}
 		p.stored = aws.ToTime(object.LastModified)
 		all = append(all, p)

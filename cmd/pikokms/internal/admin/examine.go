@@ -259,7 +259,7 @@ func isRefused(err error) bool {
 	return ok && (api.ErrorCode() == "AccessDeniedException" || api.ErrorCode() == "AccessDenied")
 }
 
-// curves are those of EC keys that agree on secrets.
+// curves has the curves of EC keys for key agreement.
 var curves = map[types.KeySpec]ecdh.Curve{
 	types.KeySpecEccNistP256: ecdh.P256(), types.KeySpecEccNistP384: ecdh.P384(), types.KeySpecEccNistP521: ecdh.P521(),
 }

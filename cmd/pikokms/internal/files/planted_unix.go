@@ -40,7 +40,7 @@ func ResolveOutput(path string, existing bool) (string, error) {
 		info, err := os.Lstat(at)
 		switch {
 		case errors.Is(err, fs.ErrNotExist):
-			resolved, rest = filepath.Join(append([]string{resolved}, rest...)...), nil // who opens it says what is missing
+			resolved, rest = filepath.Join(append([]string{resolved}, rest...)...), nil // opening it will report what is missing
 			continue
 		case err != nil:
 			return "", err

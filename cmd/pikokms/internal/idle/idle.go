@@ -305,10 +305,10 @@ func (f *limitedFile) Seek(offset int64, whence int) (int64, error) {
 	return f.stored.Seek(offset, whence)
 }
 
-// Stat returns what a Folder's content says of its file.
+// Stat describes the file of a Folder's content.
 func (f *limitedFile) Stat() (fs.FileInfo, error) { return statOf(f.stored) }
 
-// Stat returns what a Folder's object says of its file.
+// Stat describes the file of a Folder's object.
 func (o *limitedObject) Stat() (fs.FileInfo, error) { return statOf(o.reads.object) }
 
 func statOf(object pikokms.Object) (fs.FileInfo, error) {

@@ -169,7 +169,7 @@ func (b *azureObjects) open(ctx context.Context, key string) (pikokms.Object, er
 	return newOpenObject(first.Body, size, *first.LastModified, fetch)
 }
 
-// sizeOf returns the size of an object of which a range was asked for.
+// sizeOf returns the size of an object, by the answer to a request for a range of it.
 func sizeOf(contentRange *string, contentLength *int64) (int64, error) {
 	switch {
 	case contentRange != nil:
@@ -406,7 +406,7 @@ func (b *azureObjects) upload(ctx context.Context, key string, from *opened, con
 		return r.Body, err
 	}
 	if (isConditionFailure(err) || IsTransient(err)) && isSent(stored) {
-		return nil // the answer was lost; what is refused is a second request
+		return nil // it is stored: its answer was lost, and only its repetition was refused
 	}
 	if isConditionFailure(err) {
 		err = fmt.Errorf("%w: %w", refused, err)

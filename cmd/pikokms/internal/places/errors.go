@@ -188,7 +188,7 @@ func RefusalOf(err error) refusal {
 	if answer, ok := errors.AsType[smithy.APIError](err); ok && slices.Contains(credentialCodes, answer.ErrorCode()) || status == http.StatusUnauthorized {
 		return RefusedCredentials
 	}
-	// S3 answers to HEAD without a code: 400 is that of credentials that have expired.
+	// S3's answers to HEAD have no code. Status 400 is that of credentials that have expired.
 	if ofKey || status == http.StatusForbidden || status == http.StatusBadRequest || gcerrors.Code(err) == gcerrors.PermissionDenied {
 		return refusedPermission
 	}

@@ -214,7 +214,7 @@ func (b *gcsObjects) upload(ctx context.Context, key string, from *opened, conte
 	stored := func() (io.ReadCloser, error) { return b.object(key).ReadCompressed(compressed).NewReader(ctx) }
 	isRefused := isGCSStatus(err, http.StatusPreconditionFailed)
 	if (isRefused || IsTransient(err)) && isSent(stored) {
-		return nil // the answer was lost; what is refused is a second request
+		return nil // it is stored: its answer was lost, and only its repetition was refused
 	}
 	if isRefused {
 		err = fmt.Errorf("%w: %w", refused, err)

@@ -93,8 +93,8 @@ func (o Opener) OpenFolder(path string) (*Place, error) {
 	return &Place{Name: path, objects: &folderObjects{limited, folder, path}}, nil
 }
 
-// schemes are those of bucket URLs. Each has a function that opens the bucket of a URL, and that
-// returns the key of the one object that it names, if it names one.
+// schemes has the schemes of bucket URLs. Each has a function that opens the bucket of a URL, and
+// returns the key of the one object that the URL names, if it names one.
 var schemes = []struct {
 	name string
 	open func(o Opener, ctx context.Context, u *url.URL) (_ store, only string, err error)
@@ -102,7 +102,7 @@ var schemes = []struct {
 	{"s3", Opener.openS3}, {"gs", Opener.openCloud}, {"azblob", Opener.openCloud}, {"file", Opener.openBlobs},
 }
 
-// Open opens what is to be read.
+// Open opens a place to read from: standard input, a file, a folder or a bucket.
 func (o Opener) Open(ctx context.Context, text string) (*Place, error) {
 	if text == "-" {
 		return &Place{Name: "standard input"}, nil

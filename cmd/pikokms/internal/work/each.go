@@ -67,8 +67,8 @@ func (e *Each) IsForPlaces(arguments []string) bool {
 // listed, of which there may be millions. While they are worked on it is the usual one.
 const gcWhileListing = 25
 
-// Open opens the places and lists those of their objects that the flags select. The plan of a job
-// that is resumed is that of its journal.
+// Open opens the places and lists those of their objects that the flags select. The plan of a
+// resumed job comes from its journal.
 func (e *Each) Open(ctx context.Context, texts []string) (p *Plan, err error) {
 	opening := new(Plan)
 	p = opening

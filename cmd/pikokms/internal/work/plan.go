@@ -76,7 +76,7 @@ func (p *Plan) add(place int, key string, size int64) {
 	p.bytes += max(size, 0)
 }
 
-// leaveOut adds what is no object to work on.
+// leaveOut adds something that is not worked on, and why.
 func (p *Plan) leaveOut(place int, key string, kind places.Left) { p.add(place, key, -1-int64(kind)) }
 
 // leftOfSize returns the kind that leaveOut stored in place of a size. It is 0 for the size of an
