@@ -122,8 +122,8 @@ func (k currentKeyring) IsCurrent(ctx context.Context, request *provider.UnwrapD
 	return k.h.CryptoService().IsCurrent(ctx, request)
 }
 
-// Close zeroes cached data keys. It closes neither the providers nor the storage. A second Close
-// returns the first one's result.
+// Close zeroes cached data keys. It closes neither the providers nor the storage, and the Host goes
+// on working without a cache. A second Close returns the first one's result.
 func (h *Host) Close() error { return h.close() }
 
 func (h *Host) closeServices() error {
@@ -203,14 +203,15 @@ func (h *Host) Get(ctx context.Context, key string) (io.ReadCloser, error) {
 // A column must have room for more than the string. The result is ASCII, and has 16/9 characters
 // for each byte of the string, and besides:
 //
-//	400  if AWS KMS itself encrypts it: a string of 1 to 4,096 bytes under a symmetric key
-//	550  under a local key
-//	900  if it is empty, longer, or one of a batch, and under AWS KMS
+//	  400  if AWS KMS itself encrypts it: a string of 1 to 4,096 bytes under a symmetric key
+//	  550  under a local AES key
+//	  900  if it is empty, longer, or one of a batch, and under a symmetric key of AWS KMS
+//	1,100  under an RSA key of 2,048 bits of AWS KMS or Azure Key Vault, and 1,550 under one of 4,096
 //
 // All but the first also store the encryption context, which takes 16/9 characters for each byte of
 // its names and values, and of 4 more for each pair. The names of local keys, and those of other
 // key services' keys, count so twice. A column of 16/9 n + 1,000 characters suits strings of up to
-// n bytes in most cases.
+// n bytes in most cases, and one of 16/9 n + 1,700 characters under RSA keys.
 func (h *Host) Encrypt(ctx context.Context, plaintext string, encryptionContext map[string]string) (string, error) {
 	s := h.CryptoService()
 	if s == nil {

@@ -37,6 +37,8 @@ import (
 // Storage is a bucket as a [pikokms.RangeStorage]. It is no [pikokms.ConditionalStorage], since
 // gocloud.dev cannot replace an object on the condition that it is unchanged. Where others may put
 // or delete an object while a host rewraps it, use package s3storage.
+//
+// Errors hold fs.ErrNotExist if there is no such object, and have the codes of package gcerrors.
 type Storage struct {
 	bucket  *blob.Bucket
 	reading *blob.ReaderOptions
@@ -114,7 +116,7 @@ type buffered struct {
 	client
 }
 
-// Delete removes an object. The error holds fs.ErrNotExist if there is no such object.
+// Delete removes an object.
 func (s *Storage) Delete(ctx context.Context, key string) error {
 	return missing(s.bucket.Delete(ctx, key))
 }

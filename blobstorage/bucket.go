@@ -72,7 +72,7 @@ func Encrypt(inner *blob.Bucket, options ...pikokms.Option) (*blob.Bucket, error
 type listingOptions struct{ sizes bool }
 
 // WithSizes makes a listing give plaintext sizes, with one request for each object. Set it as
-// blob.ListOptions.BeforeList.
+// blob.ListOptions.BeforeList. It is an error for a bucket that Encrypt did not return.
 func WithSizes(as func(any) bool) error {
 	var l *listingOptions
 	if !as(&l) {

@@ -54,8 +54,10 @@ type cryptoProvider struct {
 
 // NewProvider makes a provider and checks its key with one DescribeKey, unless Config.CheckLater is
 // set. The error holds Piko's own for a fault that has one, such as crypto.ErrInvalidKey for a
-// configuration without KeyID or Region, and else is that of awskms.NewProvider. The provider is
-// safe for concurrent use.
+// configuration without KeyID or Region, and else is that of awskms.NewProvider.
+//
+// The provider is safe for concurrent use. It is also an [io.Closer], which Piko closes when it
+// shuts down. Responses name a key by its ARN.
 func NewProvider(ctx context.Context, c Config) (crypto.EncryptionProvider, error) {
 	if err := c.Validate(); err != nil {
 		return nil, err

@@ -57,6 +57,9 @@ type cryptoProvider struct {
 // those of Google's clients. The error holds Piko's own for a fault that has one, such as
 // crypto.ErrInvalidKey for a configuration without a KeyName, and else is that of
 // gcpkms.NewProvider.
+//
+// The provider is safe for concurrent use. It is also an [io.Closer], which Piko closes when it
+// shuts down. Responses name a key by its resource name, without a version.
 func NewProvider(ctx context.Context, c Config, options ...option.ClientOption) (crypto.EncryptionProvider, error) {
 	if err := c.Validate(); err != nil {
 		return nil, err

@@ -99,7 +99,8 @@ func (f *Storage) Put(ctx context.Context, key string, content io.Reader) error 
 
 // PutIf replaces a file of this version: the same file, with the same size and time. A file that
 // another program writes in place keeps its version while these do not change. The new file gets
-// the owner, the group and the permissions of the old one, as far as the system permits.
+// the owner, the group and the permissions of the old one, as far as the system permits. The error
+// holds pikokms.ErrChanged if there is no file of this version.
 func (f *Storage) PutIf(ctx context.Context, key, version string, content io.Reader) error {
 	return f.PutFunc(ctx, key, content, func(old fs.FileInfo, file *os.File) error {
 		if old == nil || versionOf(old) != version {

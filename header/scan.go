@@ -71,7 +71,8 @@ const (
 )
 
 // Scan looks at b, all bytes of the message so far. If done is true, size is the header's size.
-// Otherwise it is how many bytes from the message's start Scan needs next.
+// Otherwise it is how many bytes from the message's start Scan needs next. The errors are those of
+// Read for what is in b.
 func (s *Scanner) Scan(b []byte) (size int, done bool, err error) {
 	if s.need == 0 {
 		s.Limits = s.Limits.WithDefaults()

@@ -7,6 +7,20 @@
 //
 // Uploads name no transformer. Reads return the original, and so do ranges, sizes and hashes. Only
 // the content is encrypted. Keys, content types and metadata stay as they are.
+//
+// # What a call costs
+//
+// Put and Get call the key service once for each object. The errors are those of [pikokms.Host] and
+// of the inner provider, or one of those below. If Put fails, it rewinds the reader, so that Piko
+// can repeat the upload.
+//
+// Stat makes one request more than the inner provider's, to learn the original's size, which is not
+// authenticated. It also calls the key service for an object compressed by zstd-seekable or made by
+// Piko's own transformers, and reads one that was compressed otherwise to its end. While the key
+// service is known to be down, the error holds service.ErrBreakerOpen, so that Piko does not
+// announce content that it can't send. GetHash reads the whole object.
+//
+// No URLs are presigned by the backend: Piko signs its own. Close closes the inner provider.
 package pikostorage
 
 import (

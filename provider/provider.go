@@ -129,7 +129,8 @@ type Provider interface {
 	// describe, the error holds ErrKeyNotFound.
 	GetKeyInfo(ctx context.Context, keyID string) (*KeyInfo, error)
 
-	// Close zeroes keys in memory and closes connections. The provider can't be used afterwards.
+	// Close zeroes keys in memory and closes connections. The provider must not be used afterwards:
+	// where there was something to close, errors then hold ErrClosed. Close it once.
 	Close() error
 }
 
@@ -164,8 +165,8 @@ type KeyInfo struct {
 	CreatedAt    time.Time
 	DeletionDate *time.Time        // nil if no deletion is scheduled
 	Metadata     map[string]string // what else the service states, such as "key_state" of AWS KMS
-	KeyID        string
-	Algorithm    string // such as "SYMMETRIC_DEFAULT" of AWS KMS
+	KeyID        string            // of AWS KMS without the ARN, which Metadata has
+	Algorithm    string            // such as "SYMMETRIC_DEFAULT" of AWS KMS
 	Description  string
 	Origin       string // where the key's material comes from, such as "AWS_KMS"
 

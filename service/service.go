@@ -41,8 +41,9 @@ type Config struct {
 // the answer is false or empty, or the error holds provider.ErrInvalidProvider,
 // provider.ErrUntrustedKey for UnwrapS3EC, or provider.ErrInvalidCiphertext for DecryptDirectly.
 // HealthCheck is then provider.Check. A Service is no provider.KeySelector: make one for another
-// key by With and the other provider's Under. Close zeroes the cached data keys, and closes nothing
-// else.
+// key by With and the other provider's Under. KeyID is empty if the other provider is no
+// provider.Provider. Close zeroes the cached data keys, and closes nothing else: the Service goes
+// on working without a cache.
 type Service interface {
 	provider.Provider
 	provider.HealthChecker

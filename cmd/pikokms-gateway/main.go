@@ -1,5 +1,6 @@
 // Command pikokms-gateway serves S3, and stores what it is given encrypted: in a folder, or in
-// another S3. Programs in any language are encrypted by their endpoint.
+// another S3. Programs in any language are encrypted by their endpoint. Run pikokms-gateway --help;
+// docs/GATEWAY.md shows how to set it up.
 package main
 
 import (

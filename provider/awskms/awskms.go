@@ -121,8 +121,12 @@ func (s *service) region() string { return s.client.Options().Region }
 // The result is also a [provider.ReEncrypter] for values of up to 4,096 bytes under symmetric keys,
 // a [provider.KeySelector] for keys of the Region, a [provider.PikoV2Keyring] and a
 // [provider.S3ECKeyring]. A value does not name its key, so to decrypt one, the provider tries the
-// keys that it trusts, 16 at most. GetKeyInfo describes any key that the credentials may describe.
-// IsCurrent decides by the ARN that a data key names.
+// keys that it trusts, 16 at most.
+//
+// KeyID of the result is the key's ARN once the key was checked, and until then what was
+// configured. GetKeyInfo describes any key that the credentials may describe, with one DescribeKey.
+// IsCurrent decides by the ARN that a data key names. Close does nothing, since the client of KMS
+// needs no Close.
 //
 // The error holds one of those that the package documentation lists.
 func NewProvider(ctx context.Context, c Config) (provider.Provider, error) {

@@ -89,8 +89,13 @@ type branchProvider struct {
 // key, or nothing if a Supplier picks all. The caller closes the provider, which zeroes the cached
 // branch keys.
 //
-// Without a configured branch key, HealthCheck asks the table for one of the ID "health check",
-// which need not exist. A policy that names the IDs that may be asked for must have this one, too.
+// GetKeyInfo describes any branch key of the table, and asks the table only. IsCurrent is true
+// under the active version of a branch key; the cached one counts as the active one until its TTL
+// has passed. HealthCheck asks the table and KMS for the configured branch key, whether it is
+// cached or not. Without one, it asks the table for one of the ID "health check", which need not
+// exist. A policy that names the IDs that may be asked for must have this one, too.
+//
+// What Guarded of the provider returns shares the cache: closing one closes both.
 //
 // The error holds one of those that the package documentation names.
 func NewProvider(ctx context.Context, c Config) (provider.Provider, error) {

@@ -76,7 +76,10 @@ func (s *Store) LogicalName() string { return s.logicalName }
 // KeyARN returns the ARN of the KMS key that wraps new keys, or nothing if none may.
 func (s *Store) KeyARN() string { return s.kms.KeyARN() }
 
-// CreateTable makes the table if it does not exist.
+// CreateTable makes the table if it does not exist. A table in DynamoDB is billed by request and
+// protected against deletion. CreateTable waits until it can be used, for at most five minutes, and
+// needs dynamodb:CreateTable and dynamodb:DescribeTable. The error holds provider.ErrInvalidKey for
+// a table of that name that can't hold branch keys.
 func (s *Store) CreateTable(ctx context.Context) error {
 	return s.fail("CreateTable", "", s.table.Create(ctx))
 }

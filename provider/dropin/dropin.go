@@ -101,7 +101,7 @@ func (a *Adapter) DecryptPikoV2(ctx context.Context, ciphertext string, encrypti
 }
 
 // GenerateDataKey makes a data key for a batch of Piko's, whose plain key is lent to take. The key
-// spec is empty, "AES_256" or "AES_128".
+// spec is empty, "AES_256" or "AES_128". For another one, the error holds provider.ErrInvalidKey.
 func (a *Adapter) GenerateDataKey(ctx context.Context, keyID, keySpec string, take func(made *provider.DataKey, plain []byte) error) error {
 	made, err := generate(ctx, a.under(keyID), keySpec)
 	if err != nil {

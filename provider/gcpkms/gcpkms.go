@@ -84,9 +84,11 @@ type keyring struct {
 //
 // The result is also a [provider.DirectEncrypter] for values of up to 4,096 bytes, a
 // [provider.KeySelector] and a [provider.PikoV2Keyring]. A value does not name its key, so to
-// decrypt one, the provider tries the keys that it trusts, 16 at most. GetKeyInfo describes any key
-// that the credentials may describe. IsCurrent decrypts a data key, since only Cloud KMS knows the
-// version of a ciphertext.
+// decrypt one, the provider tries the keys that it trusts, 16 at most.
+//
+// KeyID of the result is the key's resource name. GetKeyInfo describes any key that the credentials
+// may describe, with one GetCryptoKey; Err of the description is about the key's primary version.
+// IsCurrent decrypts a data key, since only Cloud KMS knows the version of a ciphertext.
 //
 // The error holds one of those that the package documentation lists.
 func NewProvider(ctx context.Context, c Config, options ...option.ClientOption) (provider.Provider, error) {

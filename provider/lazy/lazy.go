@@ -41,7 +41,8 @@ func (v *Value[T]) Set(value T) {
 }
 
 // Get returns the value. If it is not known, Get asks for it. A caller whose context ends leaves
-// the request to the other callers. When the last one leaves, the request ends.
+// the request to the other callers. When the last one leaves, the request ends. The error is ask's,
+// or that of ctx.
 func (v *Value[T]) Get(ctx context.Context, ask func(context.Context) (T, error)) (T, error) {
 	v.mu.Lock()
 	if v.known {
