@@ -50,8 +50,9 @@ type Key struct {
 	// Pair is the name of the pair of the encryption context whose value picks the key, or empty.
 	Pair string
 
-	// Open makes the keyring. It is a provider.Provider, which the caller closes, unless it only
-	// decrypts, as that of awskms.DiscoveryKeyService.
+	// Open makes the keyring, which is also a provider.Wrapper unless it only decrypts. If it is an
+	// io.Closer, the caller closes it. The keyrings of this project are provider.Providers, but for
+	// that of awskms.DiscoveryKeyService.
 	Open func(ctx context.Context, o Options) (provider.Unwrapper, error)
 }
 
