@@ -32,7 +32,7 @@ import (
 	"piko.sh/pikokms/service"
 )
 
-// names are the errors for which Piko has names of its own.
+// names pairs errors of package provider with those of Piko that mean the same.
 var names = dropin.Names{
 	{Ours: provider.ErrKeyNotFound, Pikos: crypto.ErrKeyNotFound},
 	{Ours: provider.ErrInvalidKey, Pikos: crypto.ErrInvalidKey},

@@ -58,7 +58,7 @@ var (
 	ErrInvalidBase64      = fmt.Errorf("%w: it is not base64", crypto.ErrInvalidCiphertext)
 )
 
-// names are the errors for which Piko has names of its own.
+// names pairs errors of package provider with those of Piko that mean the same.
 var names = dropin.Names{
 	{Ours: provider.ErrKeyNotFound, Pikos: crypto.ErrKeyNotFound},
 	{Ours: provider.ErrInvalidKey, Pikos: crypto.ErrInvalidKey},

@@ -66,7 +66,7 @@ func Encrypt(inner storage.ProviderPort, keys crypto.EncryptionProvider, options
 // pikokms.WithCryptoProvider. The error holds pikokms.ErrConfig for other providers. Piko's own are
 // among those, since they can't bind a data key to an object.
 func Keys(keys crypto.EncryptionProvider) (provider.EncryptionProvider, error) {
-	behind, ok := keys.(interface {
+	wrapper, ok := keys.(interface {
 		Unwrap() provider.EncryptionProvider
 	})
 	if !ok {
@@ -74,7 +74,7 @@ func Keys(keys crypto.EncryptionProvider) (provider.EncryptionProvider, error) {
 			"replace its module in go.mod by the one of pikokms that has the same import path, "+
 			"or give New a provider of pikokms", pikokms.ErrConfig, keys)
 	}
-	return behind.Unwrap(), nil
+	return wrapper.Unwrap(), nil
 }
 
 // New is Encrypt for providers of package pikokms. The options are those of pikokms.New. They

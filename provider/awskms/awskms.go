@@ -116,7 +116,7 @@ func (s *service) region() string { return s.client.Options().Region }
 
 // NewProvider makes a provider and checks its key with one DescribeKey. If the key is configured by
 // its ARN and DescribeKey is not permitted, NewProvider assumes a usable symmetric key. With
-// CheckLater or a public key in the configuration, it asks nothing.
+// CheckLater or a public key in the configuration, it makes no call.
 //
 // The result is also a [provider.ReEncrypter] for values of up to 4,096 bytes under symmetric keys,
 // a [provider.KeySelector] for keys of the Region, a [provider.PikoV2Keyring] and a
@@ -243,7 +243,7 @@ func (s *service) describe(ctx context.Context, keyID string) (*types.KeyMetadat
 	if err != nil {
 		return nil, err
 	}
-	if out.KeyMetadata == nil || !names(keyID, aws.ToString(out.KeyMetadata.Arn)) {
+	if out.KeyMetadata == nil || !isAnswerFor(keyID, aws.ToString(out.KeyMetadata.Arn)) {
 		var got string
 		if out.KeyMetadata != nil {
 			got = aws.ToString(out.KeyMetadata.Arn)
@@ -253,8 +253,8 @@ func (s *service) describe(ctx context.Context, keyID string) (*types.KeyMetadat
 	return out.KeyMetadata, nil
 }
 
-// names reports whether a key ARN in an answer may belong to the key that was asked for.
-func names(asked, keyARN string) bool {
+// isAnswerFor reports whether a key ARN in an answer may belong to the key that was asked for.
+func isAnswerFor(asked, keyARN string) bool {
 	got, _ := arn.Parse(keyARN)
 	want, err := arn.Parse(asked)
 	switch {

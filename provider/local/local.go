@@ -394,7 +394,7 @@ func (p *keyring) HealthCheck(ctx context.Context) error {
 			err = made.Close()
 		}
 	default:
-		err = provider.Check(ctx, struct{ provider.Keyring }{p}) // without this method
+		err = provider.Check(ctx, struct{ provider.Keyring }{p}) // hides this HealthCheck from Check
 	}
 	if err != nil {
 		return p.fail("HealthCheck", err)
