@@ -75,6 +75,13 @@ func (b *breaking) breaks(calls *adversary.Calls) {
 	b.calls = calls
 }
 
+// breaksBy has requests of a method, or of any if it is empty, broken in another way.
+func (b *breaking) breaksBy(way, method string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.way, b.only = way, method
+}
+
 // ofS3 names a request to S3: by its method, by what it asks for beside an object's content, and as
 // "again" if it puts a new object a second time, which s3storage does once to see it refused.
 func (b *breaking) ofS3(r *http.Request) string {
@@ -572,7 +579,8 @@ const hidden = `the permission s3:GetObject(Tagging|Acl) is missing`
 // tryWith runs a command line once for each of its requests, which is broken.
 func (f *faulty) tryWith(t *testing.T, w task, how tried, way string) (faults, seen int) {
 	t.Helper()
-	places.Tries, f.retries, f.way = how.tries, how.sdk, way
+	places.Tries, f.retries = how.tries, how.sdk
+	f.breaksBy(way, "")
 	dir := t.TempDir()
 	faults = adversary.EachCall(func(c *adversary.Calls) {
 		f.reset(t, f.source(w))
@@ -721,7 +729,7 @@ func TestAFaultAtEachCallOfTheCommand(t *testing.T) {
 // first one has made false. That is no failure, and no other's object.
 func TestALostAnswerToAPut(t *testing.T) {
 	f := newFaulty(t)
-	f.way, f.only = answerLost, http.MethodPut
+	f.breaksBy(answerLost, http.MethodPut)
 	for _, w := range []task{
 		{verb: "encrypt", from: "file", to: "object"},
 		{verb: "decrypt", from: "object", inPlace: true},
