@@ -9,6 +9,7 @@ import (
 	"iter"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -222,15 +223,17 @@ func (r *slowReader) Read(p []byte) (int, error) {
 }
 
 func TestTheTimeOfContentIsNotTheStorages(t *testing.T) {
-	s := idle.Limit(&stuckStorage{}, 100*time.Millisecond)
-	require.NoError(t, s.Put(t.Context(), "key", &slowReader{left: 3}))
-	r, err := s.Get(t.Context(), "key")
-	require.NoError(t, err)
-	defer r.Close()
-	time.Sleep(150 * time.Millisecond) // the reader's time is not either
-	text, err := io.ReadAll(r)
-	require.NoError(t, err)
-	require.Equal(t, "start", string(text))
+	synctest.Test(t, func(t *testing.T) {
+		s := idle.Limit(&stuckStorage{}, 100*time.Millisecond)
+		require.NoError(t, s.Put(t.Context(), "key", &slowReader{left: 3}))
+		r, err := s.Get(t.Context(), "key")
+		require.NoError(t, err)
+		defer r.Close()
+		time.Sleep(150 * time.Millisecond) // the reader's time is not either
+		text, err := io.ReadAll(r)
+		require.NoError(t, err)
+		require.Equal(t, "start", string(text))
+	})
 }
 
 // A host works on a storage with a limit as on the storage itself.
