@@ -8,6 +8,8 @@ import (
 	"io"
 	"io/fs"
 	"log"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -48,7 +50,6 @@ func ExampleNew() {
 
 	storage, err := pikokms.New(
 		pikokms.WithCryptoProvider("local", key),
-		pikokms.WithDefaultCryptoProvider("local"),
 		pikokms.WithEnabledTransformers("zstd"),
 		pikokms.WithStorage(folder),
 	)
@@ -75,16 +76,8 @@ func ExampleNew() {
 
 // A host has two providers. Objects under one stay readable after the other becomes the default.
 func ExampleHost_SetDefaultCryptoProvider() {
-	dir, err := os.MkdirTemp("", "example-*")
-	if err != nil {
-		log.Fatal(err)
-	}
-	defer os.RemoveAll(dir)
-	folder, err := folderstorage.New(dir)
-	if err != nil {
-		log.Fatal(err)
-	}
-	defer folder.Close()
+	folder, remove := exampleFolder() // folderstorage.New("objects")
+	defer remove()
 	host, err := pikokms.New(
 		pikokms.WithCryptoProvider("2025", exampleKey("2025")), // or one of package awskms
 		pikokms.WithCryptoProvider("2026", exampleKey("2026")),
@@ -116,12 +109,29 @@ func ExampleHost_SetDefaultCryptoProvider() {
 	// Output: from last year <nil>
 }
 
+// exampleKey returns a key of the example's own. A program would get it from awskms.NewProvider.
 func exampleKey(name string) provider.Provider {
 	key, err := local.NewProvider(local.Config{Key: make([]byte, 32), Name: name})
 	if err != nil {
 		log.Fatal(err)
 	}
 	return key
+}
+
+// exampleFolder returns a storage in a new folder, and a function that removes both.
+func exampleFolder() (*folderstorage.Storage, func()) {
+	dir, err := os.MkdirTemp("", "example-*")
+	if err != nil {
+		log.Fatal(err)
+	}
+	folder, err := folderstorage.New(dir)
+	if err != nil {
+		log.Fatal(err)
+	}
+	return folder, func() {
+		folder.Close()
+		os.RemoveAll(dir)
+	}
 }
 
 // An application encrypts a string for a column of its database.
@@ -144,16 +154,8 @@ func ExampleHost_Encrypt() {
 // Development and production differ only in WithDefaultCryptoProvider, and each reads what the
 // other wrote.
 func ExampleWithDefaultCryptoProvider() {
-	dir, err := os.MkdirTemp("", "example-*")
-	if err != nil {
-		log.Fatal(err)
-	}
-	defer os.RemoveAll(dir)
-	folder, err := folderstorage.New(dir)
-	if err != nil {
-		log.Fatal(err)
-	}
-	defer folder.Close()
+	folder, remove := exampleFolder() // folderstorage.New("objects")
+	defer remove()
 	ctx := context.Background()
 	wire := func(name string) *pikokms.Host {
 		host, err := pikokms.New(
@@ -183,16 +185,8 @@ func ExampleWithDefaultCryptoProvider() {
 // An object is written for two keys, each of which opens it alone.
 func ExampleWithMessages() {
 	ours, escrow := exampleKey("ours"), exampleKey("escrow")
-	dir, err := os.MkdirTemp("", "example-*")
-	if err != nil {
-		log.Fatal(err)
-	}
-	defer os.RemoveAll(dir)
-	folder, err := folderstorage.New(dir)
-	if err != nil {
-		log.Fatal(err)
-	}
-	defer folder.Close()
+	folder, remove := exampleFolder() // folderstorage.New("objects")
+	defer remove()
 	host, err := pikokms.New(pikokms.WithStorage(folder), pikokms.WithMessages(
 		message.Encrypter{Keyring: ours, Recipients: []provider.Wrapper{escrow}},
 		message.Decrypter{Keyrings: []provider.Unwrapper{ours}},
@@ -224,16 +218,8 @@ func ExampleWithMessages() {
 // The pairs of the encryption context are for policies and logs of the key service. Stat reads an
 // object's size and time without asking the key service.
 func ExampleHost_PutWith() {
-	dir, err := os.MkdirTemp("", "example-*")
-	if err != nil {
-		log.Fatal(err)
-	}
-	defer os.RemoveAll(dir)
-	folder, err := folderstorage.New(dir)
-	if err != nil {
-		log.Fatal(err)
-	}
-	defer folder.Close()
+	folder, remove := exampleFolder() // folderstorage.New("objects")
+	defer remove()
 	host, err := pikokms.New(pikokms.WithStorage(folder), pikokms.WithCryptoProvider("dev", exampleKey("dev")))
 	if err != nil {
 		log.Fatal(err)
@@ -254,17 +240,9 @@ func ExampleHost_PutWith() {
 
 // Open gives random access: only the frames that a read touches are decrypted.
 func ExampleHost_Open() {
-	dir, err := os.MkdirTemp("", "example-*")
-	if err != nil {
-		log.Fatal(err)
-	}
-	defer os.RemoveAll(dir)
-	folder, err := folderstorage.New(dir)
-	if err != nil {
-		log.Fatal(err)
-	}
-	defer folder.Close()
-	host, err := pikokms.New(pikokms.WithCryptoProvider("dev", exampleKey("dev")), pikokms.WithDefaultCryptoProvider("dev"), pikokms.WithStorage(folder))
+	folder, remove := exampleFolder() // folderstorage.New("objects")
+	defer remove()
+	host, err := pikokms.New(pikokms.WithCryptoProvider("dev", exampleKey("dev")), pikokms.WithStorage(folder))
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -287,17 +265,9 @@ func ExampleHost_Open() {
 // CloseWithError, and then nothing is stored. A deferred Close instead would store what was written
 // so far as a complete object.
 func ExampleHost_Put() {
-	dir, err := os.MkdirTemp("", "example-*")
-	if err != nil {
-		log.Fatal(err)
-	}
-	defer os.RemoveAll(dir)
-	folder, err := folderstorage.New(dir)
-	if err != nil {
-		log.Fatal(err)
-	}
-	defer folder.Close()
-	host, err := pikokms.New(pikokms.WithCryptoProvider("dev", exampleKey("dev")), pikokms.WithDefaultCryptoProvider("dev"), pikokms.WithStorage(folder))
+	folder, remove := exampleFolder() // folderstorage.New("objects")
+	defer remove()
+	host, err := pikokms.New(pikokms.WithCryptoProvider("dev", exampleKey("dev")), pikokms.WithStorage(folder))
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -320,12 +290,7 @@ func ExampleHost_Put() {
 // The caller drives a storage of its own. It stores what EncryptObject returns, and keeps nothing
 // after an error.
 func ExampleHost_EncryptObject() {
-	folder, err := folderstorage.New(os.TempDir())
-	if err != nil {
-		log.Fatal(err)
-	}
-	defer folder.Close()
-	host, err := pikokms.New(pikokms.WithCryptoProvider("dev", exampleKey("dev")), pikokms.WithDefaultCryptoProvider("dev"), pikokms.WithStorage(folder))
+	host, err := pikokms.New(pikokms.WithCryptoProvider("dev", exampleKey("dev"))) // one key, and no storage
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -345,4 +310,191 @@ func ExampleHost_EncryptObject() {
 	text, err := io.ReadAll(content)
 	fmt.Println(size, string(text), err)
 	// Output: 21 for a store of my own <nil>
+}
+
+// Objects move to the newest version of the default provider's key, and those that are under it
+// already stay as they are.
+func ExampleHost_Rewrap() {
+	folder, remove := exampleFolder() // folderstorage.New("objects")
+	defer remove()
+	host, err := pikokms.New(
+		pikokms.WithCryptoProvider("2025", exampleKey("2025")),
+		pikokms.WithCryptoProvider("2026", exampleKey("2026")),
+		pikokms.WithDefaultCryptoProvider("2025"),
+		pikokms.WithStorage(folder),
+	)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer host.Close()
+	ctx := context.Background()
+	if err := host.Put(ctx, "old", strings.NewReader("from last year")); err != nil {
+		log.Fatal(err)
+	}
+	if err := host.SetDefaultCryptoProvider("2026"); err != nil {
+		log.Fatal(err)
+	}
+	if err := host.Put(ctx, "new", strings.NewReader("from this year")); err != nil {
+		log.Fatal(err)
+	}
+
+	for key, err := range host.List(ctx, "") {
+		if err != nil {
+			log.Fatal(err)
+		}
+		current, err := host.IsCurrent(ctx, key)
+		if err != nil {
+			log.Fatal(err)
+		}
+		if current {
+			continue
+		}
+		if err := host.Rewrap(ctx, key); err != nil {
+			log.Fatal(err)
+		}
+		fmt.Println("rewrapped", key)
+	}
+	// Output: rewrapped old
+}
+
+// A host reads the plain objects from before it, and encrypts them where they are.
+func ExampleHost_Migrate() {
+	folder, remove := exampleFolder() // folderstorage.New("objects")
+	defer remove()
+	ctx := context.Background()
+	if err := folder.Put(ctx, "old", strings.NewReader("in the clear")); err != nil {
+		log.Fatal(err)
+	}
+	host, err := pikokms.New(
+		pikokms.WithCryptoProvider("dev", exampleKey("dev")),
+		pikokms.WithStorage(folder),
+		pikokms.AllowPlaintext(), // until all are migrated
+	)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer host.Close()
+	for key, err := range host.List(ctx, "") {
+		if err != nil {
+			log.Fatal(err)
+		}
+		if err := host.Migrate(ctx, key); err != nil {
+			log.Fatal(err)
+		}
+	}
+
+	strict, err := pikokms.New(pikokms.WithCryptoProvider("dev", exampleKey("dev")), pikokms.WithStorage(folder))
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer strict.Close()
+	content, err := strict.Get(ctx, "old")
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer content.Close()
+	text, err := io.ReadAll(content)
+	fmt.Println(string(text), err)
+	// Output: in the clear <nil>
+}
+
+// The errors of a host hold what a caller can act on, by errors.Is. Those of key services are in
+// package provider.
+func ExampleHost_Get() {
+	folder, remove := exampleFolder() // folderstorage.New("objects")
+	defer remove()
+	host, err := pikokms.New(pikokms.WithCryptoProvider("dev", exampleKey("dev")), pikokms.WithStorage(folder))
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer host.Close()
+	get := func(key string) {
+		content, err := host.Get(context.Background(), key)
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+			fmt.Println("there is no such object")
+		case errors.Is(err, pikokms.ErrPlaintext):
+			fmt.Println("it is not encrypted; host.Migrate would encrypt it")
+		case errors.Is(err, provider.ErrUntrustedKey):
+			fmt.Println("it is under another key:", err)
+		case errors.Is(err, provider.ErrProviderUnavailable):
+			fmt.Println("try again later:", err)
+		case err != nil:
+			log.Fatal(err)
+		default:
+			defer content.Close()
+			if _, err := io.Copy(os.Stdout, content); err != nil { // without an error it is whole
+				log.Fatal(err)
+			}
+		}
+	}
+	get("nothing")
+	if err := folder.Put(context.Background(), "plain", strings.NewReader("in the clear")); err != nil {
+		log.Fatal(err)
+	}
+	get("plain")
+	// Output:
+	// there is no such object
+	// it is not encrypted; host.Migrate would encrypt it
+}
+
+// A host is a file system, for an HTTP server that answers with ranges, too.
+func ExampleHost_FS() {
+	folder, remove := exampleFolder() // folderstorage.New("objects")
+	defer remove()
+	host, err := pikokms.New(pikokms.WithCryptoProvider("dev", exampleKey("dev")), pikokms.WithStorage(folder))
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer host.Close()
+	ctx := context.Background()
+	if err := host.Put(ctx, "site/index.txt", strings.NewReader("0123456789")); err != nil {
+		log.Fatal(err)
+	}
+
+	server := httptest.NewServer(http.FileServerFS(host.FS(ctx)))
+	defer server.Close()
+	request, err := http.NewRequest(http.MethodGet, server.URL+"/site/index.txt", nil)
+	if err != nil {
+		log.Fatal(err)
+	}
+	request.Header.Set("Range", "bytes=3-5")
+	answer, err := http.DefaultClient.Do(request)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer answer.Body.Close()
+	text, err := io.ReadAll(answer.Body)
+	fmt.Println(answer.StatusCode, string(text), err)
+	// Output: 206 345 <nil>
+}
+
+// An object that lies in the place of another is refused.
+func ExampleBindObjectName() {
+	folder, remove := exampleFolder() // folderstorage.New("objects")
+	defer remove()
+	host, err := pikokms.New(
+		pikokms.WithCryptoProvider("dev", exampleKey("dev")),
+		pikokms.WithStorage(folder),
+		pikokms.BindObjectName("salaries"),
+	)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer host.Close()
+	ctx := context.Background()
+	if err := host.Put(ctx, "ann", strings.NewReader("9,000")); err != nil {
+		log.Fatal(err)
+	}
+	stored, err := folder.Get(ctx, "ann") // somebody who can write to the folder swaps objects
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer stored.Close()
+	if err := folder.Put(ctx, "bob", stored); err != nil {
+		log.Fatal(err)
+	}
+	_, err = host.Get(ctx, "bob")
+	fmt.Println(errors.Is(err, provider.ErrContextMismatch))
+	// Output: true
 }

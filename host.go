@@ -141,6 +141,10 @@ func (h *Host) Transformers() []string { return h.chain.names() }
 // Put compresses content, if WithEnabledTransformers names a compression, encrypts it with one call
 // of the key service, and stores it. If content fails, nothing is stored, and an earlier object
 // stays.
+//
+// The error is content's, the storage's or that of the provider, which package provider explains.
+// It holds compress.ErrTooLarge for content over WithMaxDecompressedSize that is to be compressed,
+// and ErrConfig on a host without a storage.
 func (h *Host) Put(ctx context.Context, key string, content io.Reader) error {
 	return h.PutWith(ctx, key, content, nil)
 }
@@ -172,9 +176,9 @@ func (h *Host) bound(key string) map[string]string {
 // it is a message that is not a stored object. Without WithCommitmentPolicy, they hold
 // message.ErrCommitmentPolicy for a message of an old suite. Otherwise they hold
 // ErrInvalidTransformer, ErrUnknownTransformer, compress.ErrCorrupt, compress.ErrTooLarge or
-// compress.ErrWindow, or are those of message.Decrypter, of s3ec.Opener or of the storage. They
-// hold s3ec.ErrS3EncryptionClient for an object of AWS's S3 Encryption Client without
-// AllowS3EncryptionClient.
+// compress.ErrWindow, or are those of message.Decrypter, of s3ec.Opener or of the storage, such as
+// fs.ErrNotExist. They hold s3ec.ErrS3EncryptionClient for an object of AWS's S3 Encryption Client
+// without AllowS3EncryptionClient.
 func (h *Host) Get(ctx context.Context, key string) (io.ReadCloser, error) {
 	stored, err := h.storage.Get(ctx, key)
 	if err != nil {
@@ -220,14 +224,20 @@ func (h *Host) Encrypt(ctx context.Context, plaintext string, encryptionContext 
 // The error holds provider.ErrInvalidCiphertext if the text is no envelope, or needs AllowPikoV2.
 // It holds provider.ErrContextMismatch if the encryption context differs, or if the ciphertext was
 // not encrypted as a string. Strings from before pikokms have no encryption context, so it holds
-// that for them whenever one is stated. It holds provider.ErrUntrustedKey if no provider has the
-// envelope's type. Otherwise it has the error of each provider that was tried.
+// that for them whenever one is stated. If a key service itself encrypted the string, it does not
+// say whether the encryption context or the ciphertext is wrong, and the error holds
+// provider.ErrDecryptionFailed. It holds provider.ErrUntrustedKey if no provider has the envelope's
+// type. Otherwise it has the error of each provider that was tried.
 func (h *Host) Decrypt(ctx context.Context, text string, encryptionContext map[string]string) (string, error) {
 	return h.strings.Decrypt(ctx, text, encryptionContext)
 }
 
+// Delete removes an object of the storage. The error is the storage's, and holds fs.ErrNotExist if
+// there is no such object.
 func (h *Host) Delete(ctx context.Context, key string) error { return h.storage.Delete(ctx, key) }
 
+// List yields the keys of the storage that begin with prefix, whether their objects are encrypted
+// or not. It asks no key service. The order and the errors are the storage's.
 func (h *Host) List(ctx context.Context, prefix string) iter.Seq2[string, error] {
 	return h.storage.List(ctx, prefix)
 }

@@ -190,9 +190,9 @@ func (o *original) ModTime() time.Time { return o.modTime }
 func (o *original) Close() error       { return o.close() }
 
 // Open opens an object for random access, with one call of the key service. Each read decrypts the
-// frames that it touches and no others, found by package frame's ReaderAt. A few of them are kept
-// for reads in a row. Each frame is verified when it is read. The size is certain, since Open
-// verifies the final frame. An object of AWS's S3 Encryption Client is in memory until Close.
+// frames that it touches and no others. A few of them are kept for reads in a row. Each frame is
+// verified when it is read. The size is certain, since Open verifies the final frame. An object of
+// AWS's S3 Encryption Client is in memory until Close.
 //
 // The error holds ErrNotSeekable, or is one of Get's. When ctx ends, reads fail. If the object is
 // replaced while it is open, reads give the old one or fail.

@@ -10,6 +10,9 @@ import (
 )
 
 // Storage stores objects under slash-separated keys. Implementations are safe for concurrent use.
+// A Host looks by type assertion for what a Storage can do besides: read ranges, as a RangeStorage,
+// and replace on a condition, as a ConditionalStorage. If what Get or Open returns is a
+// [s3ec.Stored], the Host asks it whether AWS's S3 Encryption Client wrote the object.
 //
 // Host.Rewrap and Host.Migrate read an object and put it back. On a Storage that is no
 // ConditionalStorage, they overwrite what others put meanwhile, and bring back what others delete.
@@ -75,6 +78,6 @@ type RangeStorage interface {
 type Object interface {
 	io.ReadSeekCloser // a second Close returns the first one's result
 	io.ReaderAt
-	Size() int64 // in bytes
-	ModTime() time.Time
+	Size() int64        // in bytes
+	ModTime() time.Time // when the object was stored
 }

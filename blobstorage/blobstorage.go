@@ -114,6 +114,7 @@ type buffered struct {
 	client
 }
 
+// Delete removes an object. The error holds fs.ErrNotExist if there is no such object.
 func (s *Storage) Delete(ctx context.Context, key string) error {
 	return missing(s.bucket.Delete(ctx, key))
 }

@@ -22,7 +22,7 @@ func ExampleEncrypt() {
 	}
 	defer key.Close()
 	stored := memblob.OpenBucket(nil)
-	bucket, err := blobstorage.Encrypt(stored, pikokms.WithCryptoProvider("local", key), pikokms.WithDefaultCryptoProvider("local"))
+	bucket, err := blobstorage.Encrypt(stored, pikokms.WithCryptoProvider("local", key))
 	if err != nil {
 		fmt.Println(err)
 		return
@@ -45,6 +45,31 @@ func ExampleEncrypt() {
 	// Output: hello, stored as 020478…, <nil>
 }
 
+// A host has what a bucket does not, such as moving objects to another key.
+func ExampleNew() {
+	ctx := context.Background()
+	key, err := local.NewProvider(local.Config{Key: make([]byte, 32)})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer key.Close()
+	bucket := memblob.OpenBucket(nil) // or blob.OpenBucket
+	defer bucket.Close()
+	host, err := pikokms.New(pikokms.WithCryptoProvider("local", key), pikokms.WithStorage(blobstorage.New(bucket, nil)))
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer host.Close()
+	if err := host.Put(ctx, "notes.txt", strings.NewReader("hello")); err != nil {
+		fmt.Println(err)
+		return
+	}
+	fmt.Println(host.IsCurrent(ctx, "notes.txt"))
+	// Output: true <nil>
+}
+
 // A blob.Writer does not know that its source has failed: its context says that what was written is
 // to be dropped.
 func ExampleEncrypt_writer() {
@@ -54,7 +79,7 @@ func ExampleEncrypt_writer() {
 		return
 	}
 	defer key.Close()
-	bucket, err := blobstorage.Encrypt(memblob.OpenBucket(nil), pikokms.WithCryptoProvider("local", key), pikokms.WithDefaultCryptoProvider("local"))
+	bucket, err := blobstorage.Encrypt(memblob.OpenBucket(nil), pikokms.WithCryptoProvider("local", key))
 	if err != nil {
 		fmt.Println(err)
 		return

@@ -39,6 +39,9 @@ var ErrInvalidObjectKey = errors.New("invalid object key")
 // neither have systems other than Linux, macOS and the BSDs. There, a process that calls PutIf can
 // undo another's change of the same object. And a Put fails if another process deletes the last
 // object in its folder at that moment.
+//
+// It is a pikokms.RangeStorage and a pikokms.ConditionalStorage. If there is no such object, errors
+// hold fs.ErrNotExist.
 type Storage struct {
 	root     *os.Root
 	changing chan struct{} // holds one token while names change
@@ -195,6 +198,8 @@ func (f *Storage) Get(ctx context.Context, key string) (io.ReadCloser, error) {
 	return file, nil
 }
 
+// GetVersion is Get, and also returns the object's version for PutIf: which file it is, its size
+// and its time.
 func (f *Storage) GetVersion(ctx context.Context, key string) (io.ReadCloser, string, error) {
 	file, err := f.open(ctx, key)
 	if err != nil {

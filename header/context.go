@@ -15,7 +15,7 @@ const reservedPrefix = "aws-crypto-"
 // PublicKeyName is the encryption context key under which a signed message carries its
 // verification key: the base64 text of the compressed curve point (specification:
 // framework/structures.md; SEC 1, section 2.3.3).
-const PublicKeyName = reservedPrefix + "public-key"
+const PublicKeyName = "aws-crypto-public-key"
 
 // AppendContext appends the serialised encryption context to b: nothing if it is empty, otherwise a
 // count and length-prefixed pairs sorted by key bytes (specification: framework/structures.md,

@@ -1,8 +1,8 @@
 // Package header reads and writes the header of an AWS Encryption SDK message. The header contains
 // what a reader needs to ask for the data key, and what it checks before it opens the body.
 //
-// The header is the first part of a message. The frames of package frame follow it. The package
-// does no I/O beyond one [io.Reader] and knows nothing of key services.
+// The header is the first part of a message. Frames of ciphertext follow it. The package does no
+// I/O beyond one [io.Reader] and knows nothing of key services.
 //
 // The format is that of the specification's data-format/message-header.md. The package reads
 // versions 1 and 2 with all algorithm suites. Pikokms writes version 2.

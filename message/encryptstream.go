@@ -39,6 +39,8 @@ func (r *EncryptReader) ContentLength() (n int64, known bool) {
 	return n, err == nil
 }
 
+// Read reads the message. The error is the source's, the context's once that has ended, or holds
+// ErrTooLong.
 func (r *EncryptReader) Read(p []byte) (int, error) {
 	if len(r.out) == 0 {
 		n, err := r.body.Read(p)

@@ -25,6 +25,65 @@ func demoKey() provider.Provider {
 	return key
 }
 
+// A value in memory is one message. Whoever decrypts it learns its encryption context, too.
+func Example() {
+	ctx := context.Background()
+	key := demoKey() // awskms.NewProvider(…)
+	defer key.Close()
+
+	e := &message.Encrypter{Keyring: key}
+	stored, err := e.Encrypt(ctx, []byte("Attack at dawn."), map[string]string{"tenant": "acme"})
+	if err != nil {
+		panic(err)
+	}
+	d := &message.Decrypter{Keyrings: []provider.Unwrapper{key}}
+	plaintext, encryptionContext, err := d.Decrypt(ctx, stored, nil)
+	fmt.Println(string(plaintext), encryptionContext, err)
+	// Output: Attack at dawn. map[tenant:acme] <nil>
+}
+
+// Open reads a range of a large message. Only the frames that it touches are read and decrypted.
+func ExampleDecrypter_Open() {
+	ctx := context.Background()
+	key := demoKey()
+	defer key.Close()
+	stored, err := (&message.Encrypter{Keyring: key}).Encrypt(ctx, bytes.Repeat([]byte("0123456789"), 100_000), nil)
+	if err != nil {
+		panic(err)
+	}
+
+	d := &message.Decrypter{Keyrings: []provider.Unwrapper{key}}
+	object := bytes.NewReader(stored) // or an *os.File
+	plaintext, err := d.Open(ctx, object, object.Size(), nil)
+	if err != nil {
+		panic(err)
+	}
+	part := make([]byte, 5)
+	_, err = plaintext.ReadAt(part, 500_003)
+	fmt.Println(plaintext.Size(), string(part), err)
+	// Output: 1000000 34567 <nil>
+}
+
+// A header shows under which keys a message is, without asking any of them.
+func ExampleReadHeader() {
+	ctx := context.Background()
+	key := demoKey()
+	defer key.Close()
+	stored, err := (&message.Encrypter{Keyring: key}).Encrypt(ctx, []byte("Attack at dawn."), nil)
+	if err != nil {
+		panic(err)
+	}
+
+	h, err := message.ReadHeader(bytes.NewReader(stored), header.Limits{})
+	if err != nil {
+		panic(err)
+	}
+	for _, k := range h.EncryptedDataKeys {
+		fmt.Println(k.ProviderID, message.KeyName(k))
+	}
+	// Output: piko local
+}
+
 // Pull streams read a file as a message, and a message as a file.
 func ExampleEncrypter_NewReader() {
 	ctx := context.Background()

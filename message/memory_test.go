@@ -163,15 +163,14 @@ func testConstantMemory(t *testing.T, parallelism int) {
 				t.Logf("%d MiB: %d objects, %d bytes", n>>20, objects, size)
 				return objects, size
 			}
-			large := int64(1 << 30)
+			large := int64(1 << 28)
 			if testing.Short() {
 				large = 1 << 26
 			}
 			objects, size := least(2<<20, 10)
 			largeObjects, largeSize := least(large, 2)
 			require.Less(t, largeSize, 384<<10+2*buffers)
-			// 1 GiB has 16,384 frames: an allocation by the frame, or by a hundred frames, is far
-			// over this.
+			// 256 MiB are 4,096 frames: an allocation by the frame, or by 30 frames, is over this.
 			require.InDelta(t, objects, largeObjects, 128)
 			require.InDelta(t, size, largeSize, float64(32<<10+2*buffers))
 		})

@@ -22,3 +22,17 @@ func ExampleEncrypt() {
 	}
 	_ = start
 }
+
+// EncryptAll stands last, and needs no change of the providers before it.
+func ExampleEncryptAll() {
+	start := func(kms crypto.EncryptionProvider, disk, bucket storage.ProviderPort) *piko.SSRServer {
+		return piko.New(
+			piko.WithCryptoProvider("kms", kms),
+			piko.WithDefaultCryptoProvider("kms"),
+			piko.WithStorageProvider("default", disk),
+			piko.WithStorageProvider("media", bucket),
+			pikostorage.EncryptAll(kms),
+		)
+	}
+	_ = start
+}

@@ -137,7 +137,7 @@ var settings = []struct {
 // them in every way.
 func TestEveryWay(t *testing.T) {
 	race.SkipShort(t)
-	sizes := []int{0, 1, 65_535, 65_536, 65_537, 40 << 20}
+	sizes := []int{0, 1, 65_535, 65_536, 65_537, 17 << 20}
 	if race.Enabled {
 		sizes[5] = 3 << 20
 	}

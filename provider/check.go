@@ -14,7 +14,8 @@ type HealthChecker interface {
 }
 
 // Check checks that a keyring can be used. Unless it is a HealthChecker, Check wraps and unwraps a
-// data key, which needs the permissions that streams need.
+// data key, which needs the permissions that streams need. The error is the keyring's, or holds
+// ErrDecryptionFailed if the data key comes back changed.
 func Check(ctx context.Context, keyring Keyring) error {
 	if h, ok := keyring.(HealthChecker); ok {
 		return h.HealthCheck(ctx)

@@ -11,15 +11,29 @@ import (
 // Errors of providers. errors.Is finds them in whatever a provider returns. Those up to
 // ErrContextMismatch have Piko's names and texts.
 var (
-	ErrKeyNotFound         = errors.New("encryption key not found")
-	ErrInvalidKey          = errors.New("invalid encryption key")
-	ErrInvalidCiphertext   = errors.New("invalid ciphertext format")
-	ErrDecryptionFailed    = errors.New("decryption failed")
-	ErrEncryptionFailed    = errors.New("encryption failed")
+	// ErrKeyNotFound means that the key service has no key of that name, or no such version of it.
+	ErrKeyNotFound = errors.New("encryption key not found")
+	// ErrInvalidKey means that a configuration, a URL or a text does not name or hold a key that can
+	// be used.
+	ErrInvalidKey = errors.New("invalid encryption key")
+	// ErrInvalidCiphertext means that the data do not look like a ciphertext: they are no message,
+	// are cut short or exceed a limit.
+	ErrInvalidCiphertext = errors.New("invalid ciphertext format")
+	// ErrDecryptionFailed means that the data look like a ciphertext, but do not decrypt: they were
+	// changed, no key fits, or the key service refused them for a reason that no other error names.
+	ErrDecryptionFailed = errors.New("decryption failed")
+	// ErrEncryptionFailed means that nothing was encrypted, for a reason that the error states.
+	ErrEncryptionFailed = errors.New("encryption failed")
+	// ErrProviderUnavailable means that the key service gave no answer, or none that counts. The
+	// same call may succeed later.
 	ErrProviderUnavailable = errors.New("encryption provider unavailable")
-	ErrInvalidProvider     = errors.New("invalid or unsupported provider type")
-	ErrEmptyPlaintext      = errors.New("plaintext cannot be empty")
-	ErrEmptyCiphertext     = errors.New("ciphertext cannot be empty")
+	// ErrInvalidProvider means that a provider is missing, or can't do what was asked.
+	ErrInvalidProvider = errors.New("invalid or unsupported provider type")
+	// ErrEmptyPlaintext means that a plaintext is empty. Only Piko's providers refuse that, and so
+	// package dropin.
+	ErrEmptyPlaintext = errors.New("plaintext cannot be empty")
+	// ErrEmptyCiphertext is the same for a ciphertext.
+	ErrEmptyCiphertext = errors.New("ciphertext cannot be empty")
 	// ErrContextMismatch means that the message does not have a pair of the encryption context that
 	// the caller stated.
 	ErrContextMismatch = errors.New("decryption context does not match encryption context")
@@ -89,8 +103,8 @@ func Failure(operation string, kind Type, keyID string, err error) *EncryptionEr
 // and the key, and unwraps to its cause.
 type EncryptionError struct {
 	Err       error
-	Operation string
-	Provider  string
+	Operation string // such as "GenerateDataKey"
+	Provider  string // its Type
 	KeyID     string // empty if no key was used
 }
 

@@ -8,6 +8,24 @@
 // halves. Only a key service that itself encrypts small values, a [DirectEncrypter], is asked for
 // Piko's strings.
 //
+// # Abilities
+//
+// Every key service is a [Provider]. What only some can do is an interface of its own, which is
+// found by type assertion, as in p.(provider.KeySelector). The documentation of each NewProvider
+// lists those of its result.
+//
+//   - [KeySelector] has other keys of the key service: awskms, gcpkms
+//   - [DirectEncrypter] sends small values to the key service, which encrypts them: awskms, gcpkms
+//   - [ReEncrypter] also moves such values to another key: awskms
+//   - [HealthChecker] checks itself otherwise than [Check] does: branchkey, local
+//   - [Guarded] keeps keys, so that a circuit breaker belongs within it: branchkey
+//   - [ScopedKeyring] may pick a key by the caller's ctx: branchkey
+//   - [PikoV2Keyring] unwraps what Piko wrapped before it used pikokms: awskms, gcpkms, local
+//   - [S3ECKeyring] unwraps what AWS's S3 Encryption Client wrapped: awskms, local
+//
+// A type that stands in front of a provider, such as a service.Service, needs the methods of each
+// interface that it passes on.
+//
 // # Errors
 //
 // The error of a provider holds one of these, by what its caller can do about it.
@@ -124,7 +142,7 @@ type UnwrapDataKeyRequest struct {
 
 // DataKey is a data key, plain and, if it was made to encrypt, wrapped.
 type DataKey struct {
-	PlaintextKey *SecureBytes
+	PlaintextKey *SecureBytes            // which Close closes
 	EncryptedKey header.EncryptedDataKey // of a new data key
 	KeyID        string                  // of a new data key's wrapping key
 
@@ -140,15 +158,16 @@ type DataKey struct {
 // Close zeroes the plain key.
 func (k *DataKey) Close() error { return k.PlaintextKey.Close() }
 
-// KeyInfo describes a wrapping key.
+// KeyInfo describes a wrapping key, in the key service's own words. What the service does not state
+// is empty.
 type KeyInfo struct {
 	CreatedAt    time.Time
-	DeletionDate *time.Time // nil if no deletion is scheduled
-	Metadata     map[string]string
+	DeletionDate *time.Time        // nil if no deletion is scheduled
+	Metadata     map[string]string // what else the service states, such as "key_state" of AWS KMS
 	KeyID        string
-	Algorithm    string
+	Algorithm    string // such as "SYMMETRIC_DEFAULT" of AWS KMS
 	Description  string
-	Origin       string
+	Origin       string // where the key's material comes from, such as "AWS_KMS"
 
 	// Err is why the key can't be used, or nil. It holds ErrKeyDisabled, ErrKeyPendingDeletion,
 	// ErrKeyNotFound for a key that is destroyed, or ErrKeyUsage.

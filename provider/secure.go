@@ -172,7 +172,8 @@ func NewSecureBytes(key []byte) (*SecureBytes, error) {
 // written.
 const DataKeySize = 32
 
-// RandomKey returns a key of the system's random numbers.
+// RandomKey returns a key of size bytes from the system's random number generator. The error holds
+// ErrInvalidKey if size is 0.
 func RandomKey(size int) (*SecureBytes, error) {
 	key := make([]byte, size)
 	_, _ = rand.Read(key) // never fails

@@ -26,7 +26,6 @@ func ExampleNew() {
 	}
 	host, err := pikokms.New(
 		pikokms.WithCryptoProvider("aws_kms", provider),
-		pikokms.WithDefaultCryptoProvider("aws_kms"),
 		pikokms.WithStorage(s3storage.New(s3.NewFromConfig(account), "uploads")),
 	)
 	if err != nil {

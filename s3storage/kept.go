@@ -19,7 +19,7 @@ import (
 
 // Loss is something that an object has besides its content, and that a replacement cannot have.
 type Loss struct {
-	Kind   string // one of those below
+	Kind   string // LossACL, LossChecksum, LossLock, LossMetadata or LossTags
 	Reason string // what would be lost, or why that can't be known
 }
 

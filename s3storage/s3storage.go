@@ -31,8 +31,9 @@ import (
 	"piko.sh/pikokms/s3ec"
 )
 
-// Storage is a bucket as a storage. Its objects can be read in ranges, and replaced on the
-// condition that they are unchanged. It is safe for concurrent use.
+// Storage is a bucket as a pikokms.RangeStorage and a pikokms.ConditionalStorage: its objects can
+// be read in ranges, and replaced on the condition that they are unchanged. It is safe for
+// concurrent use.
 type Storage struct {
 	client      *s3.Client
 	bucket      string

@@ -4,13 +4,39 @@ import (
 	"context"
 	"fmt"
 	"log"
+	"time"
 
+	"piko.sh/pikokms/message"
+	"piko.sh/pikokms/provider"
 	"piko.sh/pikokms/provider/local"
 	"piko.sh/pikokms/service"
 )
 
+// A Service stands between a provider and whoever uses it. Here, messages share data keys for a
+// minute, and fail with ErrBreakerOpen at once while the key service is down.
+func ExampleNew() {
+	ctx := context.Background()
+	key, err := local.NewProvider(local.Config{Key: make([]byte, 32)}) // or awskms.NewProvider
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer key.Close()
+	s := service.New(key, service.Config{Cache: &service.CacheLimits{MaxAge: time.Minute}})
+	defer s.Close()
+
+	e := message.Encrypter{Keyring: s}
+	d := message.Decrypter{Keyrings: []provider.Unwrapper{s}}
+	stored, err := e.Encrypt(ctx, []byte("hello"), nil)
+	if err != nil {
+		log.Fatal(err)
+	}
+	plaintext, _, err := d.Decrypt(ctx, stored, nil)
+	fmt.Println(string(plaintext), err)
+	// Output: hello <nil>
+}
+
 // EncryptBatch encrypts records of a database under one data key, with one call of the key service.
-func ExampleService_EncryptBatch() {
+func ExampleService_encryptBatch() {
 	ctx := context.Background()
 	key, err := local.NewProvider(local.Config{Key: make([]byte, 32)}) // or awskms.NewProvider
 	if err != nil {

@@ -40,7 +40,9 @@ type Config struct {
 // It passes the methods of these interfaces on to the other provider. If that does not have one,
 // the answer is false or empty, or the error holds provider.ErrInvalidProvider,
 // provider.ErrUntrustedKey for UnwrapS3EC, or provider.ErrInvalidCiphertext for DecryptDirectly.
-// HealthCheck is then provider.Check. Close zeroes the cached data keys, and closes nothing else.
+// HealthCheck is then provider.Check. A Service is no provider.KeySelector: make one for another
+// key by With and the other provider's Under. Close zeroes the cached data keys, and closes nothing
+// else.
 type Service interface {
 	provider.Provider
 	provider.HealthChecker
@@ -60,7 +62,8 @@ type Service interface {
 
 	// DecryptBatch decrypts results of EncryptBatch, and other envelopes of the same type. It calls
 	// the key service once for each data key that is not cached. A string without a data key takes
-	// a call of its own. At most concurrency calls are made at once.
+	// a call of its own. At most concurrency calls are made at once, and one if concurrency is
+	// less than 1.
 	//
 	// If items fail, the error is a *BatchError, and their results are empty.
 	DecryptBatch(ctx context.Context, texts []string, encryptionContext map[string]string, concurrency int) ([]string, error)

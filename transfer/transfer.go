@@ -2,8 +2,6 @@
 // that can fail half-way. An upload whose content fails must store nothing: [Upload]. A request
 // whose answer was lost may have been carried out: [Remember]. A download that broke must not be
 // read on: [NewReader]. A [RangeObject] is open for random access by requests for ranges.
-//
-// [pikokms.Storage]: https://pkg.go.dev/piko.sh/pikokms#Storage
 package transfer
 
 import (

@@ -49,7 +49,7 @@ func TestOlderVersion(t *testing.T) {
 		return h
 	}
 	old := made(open())
-	_, err = store.Version(ctx, id)
+	_, err = store.CreateVersion(ctx, id)
 	require.NoError(t, err)
 	k := open()
 	for _, c := range []struct {

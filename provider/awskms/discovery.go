@@ -17,8 +17,8 @@ type discovery struct {
 	accounts arns.Accounts
 }
 
-// NewDiscovery returns a keyring that decrypts messages under any symmetric KMS key of
-// Config.Accounts. It need not know the key beforehand (specification:
+// NewDiscovery returns what decrypts messages under any symmetric KMS key of Config.Accounts, and
+// encrypts nothing. It need not know the key beforehand (specification:
 // framework/aws-kms/aws-kms-mrk-discovery-keyring.md). It asks KMS in one Region: about keys of
 // that Region, and about multi-Region keys of others by their replica in it. It makes one call of
 // KMS Decrypt for a data key, or none if the wrapping key is not one of the stated accounts.

@@ -2,6 +2,8 @@ package awskms_test
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"io"
 	"log"
 	"os"
@@ -9,7 +11,43 @@ import (
 	"piko.sh/pikokms/message"
 	"piko.sh/pikokms/provider"
 	"piko.sh/pikokms/provider/awskms"
+	"piko.sh/pikokms/provider/keyurl"
 )
+
+// A program encrypts and decrypts under a key of KMS. Credentials are found as by every AWS tool.
+// It does not run here, since it asks AWS; package kmstest is a KMS for tests.
+func Example() {
+	ctx := context.Background()
+	key, err := awskms.NewProvider(ctx, awskms.Config{KeyID: "alias/uploads", Region: "eu-west-1"})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer key.Close()
+	e := message.Encrypter{Keyring: key}
+	stored, err := e.Encrypt(ctx, []byte("hello"), map[string]string{"tenant": "42"}) // seen in CloudTrail
+	if err != nil {
+		log.Fatal(err)
+	}
+	d := message.Decrypter{Keyrings: []provider.Unwrapper{key}}
+	plaintext, _, err := d.Decrypt(ctx, stored, nil)
+	switch {
+	case errors.Is(err, provider.ErrKeyDisabled):
+		log.Fatal("enable the key: ", err)
+	case err != nil:
+		log.Fatal(err)
+	}
+	fmt.Println(string(plaintext))
+}
+
+// A program takes its key from its configuration.
+func Example_url() {
+	key, err := keyurl.Parse("awskms://alias/uploads?region=eu-west-1", awskms.KeyService)
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(key) // key.Open opens it
+	// Output: awskms://alias/uploads?region=eu-west-1
+}
 
 // The reader does not know under which key of its company's accounts an object is encrypted.
 func ExampleNewDiscovery() {

@@ -11,7 +11,7 @@ import (
 	"piko.sh/pikokms/provider/keyurl"
 )
 
-// KeyService opens the keys that URLs name, as ParseURL describes.
+// KeyService opens the keys that URLs name, as ParseURL describes. Its Type is "aws_kms".
 var KeyService = keyurl.Service{
 	Scheme: scheme,
 	Type:   providerType,

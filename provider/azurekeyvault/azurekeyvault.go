@@ -93,7 +93,7 @@ type keyring struct {
 //
 // KeyID of the result is the key identifier without a version, in small letters. GetKeyInfo
 // describes the version under which the provider encrypts. IsCurrent compares the version that a
-// data key names with that one.
+// data key names with that one. The result has no further interfaces of package provider.
 //
 // The error holds one of those that the package documentation lists.
 func NewProvider(ctx context.Context, c Config) (provider.Provider, error) {

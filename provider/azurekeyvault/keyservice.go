@@ -19,6 +19,7 @@ import (
 //
 // VAULT is the name of a vault of Azure's public cloud, or the full host name of any vault or
 // managed HSM. With a VERSION, encryption is under that one; decryption is under any.
+// Its Type is "azure_keyvault", of a managed HSM, too.
 var KeyService = keyurl.Service{
 	Scheme:      scheme,
 	Type:        providerType,

@@ -91,6 +91,8 @@ type branchProvider struct {
 //
 // Without a configured branch key, HealthCheck asks the table for one of the ID "health check",
 // which need not exist. A policy that names the IDs that may be asked for must have this one, too.
+//
+// The error holds one of those that the package documentation names.
 func NewProvider(ctx context.Context, c Config) (provider.Provider, error) {
 	p, err := openProvider(ctx, c, nil)
 	if err != nil {

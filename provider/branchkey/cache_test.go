@@ -95,7 +95,7 @@ func TestStaleActiveIsNotUsed(t *testing.T) {
 		d, err := store.Describe(t.Context(), id)
 		require.NoError(t, err)
 		first := d.Active.ID
-		second, err := store.Version(t.Context(), id)
+		second, err := store.CreateVersion(t.Context(), id)
 		require.NoError(t, err)
 		uses := func(want string) {
 			t.Helper()

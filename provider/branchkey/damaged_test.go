@@ -47,7 +47,7 @@ func TestEveryDamagedItemIsNamed(t *testing.T) {
 	ctx := t.Context()
 	id := create(t, s.Store)
 	for range 3 {
-		_, err := s.Version(ctx, id)
+		_, err := s.CreateVersion(ctx, id)
 		require.NoError(t, err)
 	}
 	whole, err := s.Describe(ctx, id)

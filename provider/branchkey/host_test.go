@@ -90,7 +90,7 @@ func TestRewrapToTheActiveVersion(t *testing.T) {
 	host := newHost()
 	require.NoError(t, host.Put(ctx, "a", strings.NewReader("content")))
 	requireCurrent(t, true, host, "a")
-	second, err := s.Version(ctx, id)
+	second, err := s.CreateVersion(ctx, id)
 	require.NoError(t, err)
 	require.NotEqual(t, second, versionIn("a"))
 	requireCurrent(t, true, host, "a") // for its TTL, a process knows of no newer version

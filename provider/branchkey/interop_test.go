@@ -168,7 +168,7 @@ func testInterop(t *testing.T, sdk *officialSDK, table branchkey.Table, endpoint
 	for round := range 2 {
 		for _, id := range ids {
 			if round == 0 {
-				_, err := store.Version(t.Context(), id)
+				_, err := store.CreateVersion(t.Context(), id)
 				require.NoError(t, err)
 			} else {
 				sdk.ask(t, sdkRequest{Op: "version", ID: id})
@@ -199,7 +199,7 @@ func testInterop(t *testing.T, sdk *officialSDK, table branchkey.Table, endpoint
 		sdk.oldMessages(t, moved, id, old[id], count)
 		require.Len(t, sdk.ask(t, sdkRequest{Op: "beacon", ID: id}).Data, 32)
 		sdk.ask(t, sdkRequest{Op: "version", ID: id})
-		_, err := moved.Version(t.Context(), id)
+		_, err := moved.CreateVersion(t.Context(), id)
 		require.NoError(t, err)
 		sdk.matrix(t, moved, id, suites[3:], count)
 		opened := sdk.try(t, sdkRequest{Op: "decrypt", ID: id, Suite: 0x0478, Data: old[id][0]}) // by discovery

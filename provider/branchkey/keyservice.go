@@ -10,7 +10,7 @@ import (
 )
 
 // KeyService opens the branch keys that URLs name, as ParseURL describes. A URL that names a table
-// alone is refused.
+// alone is refused. Its Type is "branch_key".
 var KeyService = keyurl.Service{
 	Scheme:      scheme,
 	Type:        typeBranchKey,

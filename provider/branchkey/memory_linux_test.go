@@ -96,7 +96,7 @@ func use(t *testing.T) {
 		require.NoError(t, err)
 	}
 	both(ids[0])
-	_, err = store.Version(ctx, ids[0])
+	_, err = store.CreateVersion(ctx, ids[0])
 	require.NoError(t, err)
 	for _, id := range ids {
 		both(id)

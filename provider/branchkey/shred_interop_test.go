@@ -65,7 +65,7 @@ func testShredding(t *testing.T, sdk *officialSDK, table branchkey.Table, endpoi
 			bucket = append(bucket, object{id, sdk.ask(t, sdkRequest{Op: "encrypt", ID: id, Suite: 0x0478, FrameLength: 4096, Data: []byte("x")}).Data})
 		}
 		for _, id := range []string{ours, theirs, third} {
-			_, err := newStore().Version(ctx, id)
+			_, err := newStore().CreateVersion(ctx, id)
 			require.NoError(t, err)
 		}
 	}

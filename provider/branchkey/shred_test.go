@@ -83,7 +83,7 @@ func newShredded(t *testing.T) *shredded {
 	}
 	for i := range 3 {
 		if i > 0 {
-			_, err := s.Version(t.Context(), s.id)
+			_, err := s.CreateVersion(t.Context(), s.id)
 			require.NoError(t, err)
 		}
 		s.messages = append(s.messages, seal(t, newProvider(t, s.Store, branchkey.Config{BranchKeyID: s.id}), fmt.Sprint(i), nil))
@@ -110,7 +110,7 @@ func (s *shredded) fails(t *testing.T, store *branchkey.Store, sentinel error, t
 	require.ErrorIs(t, p.HealthCheck(t.Context()), sentinel)
 	_, err = branchkey.ProviderOf(t.Context(), store, branchkey.Config{BranchKeyID: s.id, TTL: time.Hour})
 	require.ErrorIs(t, err, sentinel)
-	_, err = store.Version(t.Context(), s.id)
+	_, err = store.CreateVersion(t.Context(), s.id)
 	require.ErrorIs(t, err, sentinel)
 	require.Equal(t, calls, s.kms.Calls(""))
 	_, err = store.Create(t.Context(), s.id, map[string]string{"tenant": "x"})
@@ -314,7 +314,7 @@ func TestShreddingKilledAtEachWrite(t *testing.T) {
 	s := newShredded(t)
 	ctx := t.Context()
 	for range 220 {
-		_, err := s.Version(ctx, s.id)
+		_, err := s.CreateVersion(ctx, s.id)
 		require.NoError(t, err)
 	}
 	items := len(itemsOf(t, s.table, s.id))
@@ -336,7 +336,7 @@ func TestShreddingKilledAtEachWrite(t *testing.T) {
 			t.Logf("disabling, killed at write %d, done: %v: %v", at, after, now)
 			if begun {
 				require.NotZero(t, now["disabled"])
-				_, err := s.another(t, s.table).Version(ctx, s.id)
+				_, err := s.another(t, s.table).CreateVersion(ctx, s.id)
 				require.ErrorIs(t, err, branchkey.ErrDisabled, "the active version is the first")
 				if now["disabled"] < items {
 					age(t, s.table, s.id, 8*24*time.Hour)
@@ -353,7 +353,7 @@ func TestShreddingKilledAtEachWrite(t *testing.T) {
 			now = killed(at, after, enable)
 			t.Logf("enabling, killed at write %d, done: %v: %v", at, after, now)
 			if !after || at < transactions-1 {
-				_, err := s.another(t, s.table).Version(ctx, s.id)
+				_, err := s.another(t, s.table).CreateVersion(ctx, s.id)
 				require.ErrorIs(t, err, branchkey.ErrDisabled, "the active version is the last")
 			}
 			if at == 1 { // the other way is open, too
@@ -446,7 +446,7 @@ func TestTwoAdministrators(t *testing.T) {
 		return err
 	}}
 	version := operation{"version", func(ctx context.Context, s *branchkey.Store, id string) error {
-		_, err := s.Version(ctx, id)
+		_, err := s.CreateVersion(ctx, id)
 		return err
 	}}
 	move := operation{"move", func(ctx context.Context, s *branchkey.Store, id string) error { return s.Move(ctx, id, nil) }}
@@ -455,7 +455,7 @@ func TestTwoAdministrators(t *testing.T) {
 	const versions = 105 // of which a transaction does not take all
 	id := create(t, template.Store)
 	for range versions {
-		_, err := template.Version(ctx, id)
+		_, err := template.CreateVersion(ctx, id)
 		require.NoError(t, err)
 	}
 	file, err := os.ReadFile(template.path)
@@ -562,7 +562,7 @@ func TestManyAdministratorsShred(t *testing.T) {
 				case 1:
 					_, err = store.Enable(ctx, s.id)
 				case 2:
-					if _, err = store.Version(ctx, s.id); err == nil {
+					if _, err = store.CreateVersion(ctx, s.id); err == nil {
 						mu.Lock()
 						made++
 						mu.Unlock()
@@ -657,7 +657,7 @@ func TestPutBackAfterDestroy(t *testing.T) {
 	}
 	for name, operation := range map[string]func() error{
 		"encrypt": func() error { _, err := p.GenerateDataKey(ctx, nil); return err },
-		"version": func() error { _, err := witness.Version(ctx, s.id); return err },
+		"version": func() error { _, err := witness.CreateVersion(ctx, s.id); return err },
 		"move":    func() error { return witness.Move(ctx, s.id, nil) },
 		"enable":  func() error { _, err := witness.Enable(ctx, s.id); return err },
 		"create": func() error {

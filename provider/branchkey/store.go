@@ -189,9 +189,9 @@ func (s *Store) newVersion(ctx context.Context, keyARN string, like tableItem) (
 	return version, active, err
 }
 
-// Version makes a new version of a branch key, which is the active one from then on, and returns
-// its UUID. Messages under older versions still open. Processes go on encrypting under the version
-// that they have cached until its TTL has passed.
+// CreateVersion makes a new version of a branch key, which is the active one from then on, and
+// returns its UUID. Messages under older versions still open. Processes go on encrypting under the
+// version that they have cached until its TTL has passed.
 //
 // KMS first checks that the active version is genuine, and so is the item of its own that it must
 // have, too. Otherwise the active item may be the last copy of that version's key, and is not
@@ -201,7 +201,7 @@ func (s *Store) newVersion(ctx context.Context, keyARN string, like tableItem) (
 // changes it.
 //
 // It makes four calls of KMS and three of the table.
-func (s *Store) Version(ctx context.Context, id string) (string, error) {
+func (s *Store) CreateVersion(ctx context.Context, id string) (string, error) {
 	version, err := s.version(ctx, id)
 	return version, s.fail("Version", id, err)
 }

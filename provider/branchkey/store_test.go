@@ -58,7 +58,7 @@ func TestCreate(t *testing.T) {
 	require.Equal(t, s.key.ARN, d.Active.KeyARN)
 	require.WithinDuration(t, time.Now(), d.Active.Created, time.Minute)
 
-	second, err := s.Version(ctx, named)
+	second, err := s.CreateVersion(ctx, named)
 	require.NoError(t, err)
 	require.NoError(t, s.Check(ctx, named))
 	d, err = s.Describe(ctx, named)
@@ -77,7 +77,7 @@ func TestCreate(t *testing.T) {
 	require.Equal(t, second, listed[named])
 
 	for _, operation := range []func() error{
-		func() error { _, err := s.Version(ctx, "none"); return err },
+		func() error { _, err := s.CreateVersion(ctx, "none"); return err },
 		func() error { _, err := s.Describe(ctx, "none"); return err },
 		func() error { return s.Move(ctx, "none", nil) },
 		func() error { return s.Check(ctx, "none") },
@@ -118,7 +118,7 @@ func TestVersionsAtOnce(t *testing.T) {
 	var all sync.WaitGroup
 	for range administrators {
 		all.Go(func() {
-			_, err := s.Version(t.Context(), id)
+			_, err := s.CreateVersion(t.Context(), id)
 			mu.Lock()
 			defer mu.Unlock()
 			if err == nil {
@@ -143,7 +143,7 @@ func TestMoveBelievesNoItem(t *testing.T) {
 	s := newTestStore(t)
 	ctx := t.Context()
 	id := create(t, s.Store)
-	_, err := s.Version(ctx, id)
+	_, err := s.CreateVersion(ctx, id)
 	require.NoError(t, err)
 	next := s.kms.CreateKey(kmstest.Key{})
 	to := s.open(t, awskms.Config{KeyID: next.ARN, TrustedKeys: []string{s.key.ARN}})
@@ -169,7 +169,7 @@ func TestMove(t *testing.T) {
 	stored := [][]byte{seal(t, p, "0", nil)}
 	const versions = 120 // more than one transaction takes
 	for i := 1; i < versions; i++ {
-		_, err := s.Version(ctx, id)
+		_, err := s.CreateVersion(ctx, id)
 		require.NoError(t, err)
 		if i%40 == 0 {
 			stored = append(stored, seal(t, newProvider(t, s.Store, branchkey.Config{BranchKeyID: id}), fmt.Sprint(len(stored)), nil))
@@ -179,7 +179,7 @@ func TestMove(t *testing.T) {
 	both := awskms.Config{KeyID: next.ARN, TrustedKeys: []string{s.key.ARN}}
 	to := s.open(t, both)
 	require.ErrorIs(t, to.Check(ctx, id), provider.ErrUntrustedKey)
-	_, err := to.Version(ctx, id)
+	_, err := to.CreateVersion(ctx, id)
 	require.ErrorIs(t, err, provider.ErrInvalidKey, "a branch key stays under its KMS key until it is moved")
 
 	opensAll := func(store *branchkey.Store) {
@@ -224,7 +224,7 @@ func TestMove(t *testing.T) {
 	alone := s.open(t, awskms.Config{KeyID: next.ARN})
 	opensAll(alone)
 	require.NoError(t, alone.Check(ctx, id))
-	_, err = alone.Version(ctx, id)
+	_, err = alone.CreateVersion(ctx, id)
 	require.NoError(t, err)
 	_, err = branchkey.ProviderOf(ctx, alone, branchkey.Config{BranchKeyID: untouched, TTL: time.Hour})
 	require.ErrorIs(t, err, provider.ErrUntrustedKey)
@@ -267,7 +267,7 @@ func TestVersionDuringMove(t *testing.T) {
 		Operation: "ReEncrypt", Times: 1,
 		When: func(r kmstest.Request) bool { return r.KeyARN == next.ARN },
 		Do: func(w http.ResponseWriter, r *http.Request, next http.Handler) {
-			version, err := s.Version(ctx, id)
+			version, err := s.CreateVersion(ctx, id)
 			if err != nil {
 				t.Error(err)
 			}
@@ -300,7 +300,7 @@ func TestDiscoveryAndMultiRegionKeys(t *testing.T) {
 	require.NoError(t, discovery.Check(ctx, id))
 	_, err := discovery.Create(ctx, "", nil)
 	require.ErrorIs(t, err, provider.ErrKeyUsage)
-	_, err = discovery.Version(ctx, id)
+	_, err = discovery.CreateVersion(ctx, id)
 	require.ErrorIs(t, err, provider.ErrKeyUsage)
 	require.ErrorIs(t, discovery.Move(ctx, id, nil), provider.ErrKeyUsage)
 	calls := s.kms.Calls("")
@@ -319,7 +319,7 @@ func TestDiscoveryAndMultiRegionKeys(t *testing.T) {
 	s.kms.Reset()
 	require.NoError(t, opens(any, id, stored))
 	require.Equal(t, "us-east-1", s.kms.Requests()[0].Region)
-	_, err = any.Version(ctx, id)
+	_, err = any.CreateVersion(ctx, id)
 	require.NoError(t, err)
 	d, err := any.Describe(ctx, id)
 	require.NoError(t, err)

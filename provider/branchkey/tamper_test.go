@@ -79,7 +79,7 @@ func refusesItem(t testing.TB, store *branchkey.Store, id, asked string, stored 
 	case asked == "branch:ACTIVE":
 		_, err = p.GenerateDataKey(ctx, nil)
 		require.Error(t, err, name)
-		_, err = store.Version(ctx, id)
+		_, err = store.CreateVersion(ctx, id)
 		require.Error(t, err, name)
 	case asked == "branch:version:"+versionOfStored(t, stored):
 		_, err = open(ctx, p, stored)
@@ -112,7 +112,7 @@ func TestEveryByteOfAnItem(t *testing.T) {
 	id, err := s.Create(t.Context(), "tenant-42", map[string]string{"tenant": "42"})
 	require.NoError(t, err)
 	stored := seal(t, newProvider(t, s.Store, branchkey.Config{BranchKeyID: id}), "x", nil)
-	_, err = s.Version(t.Context(), id) // the active item serves to read its own version
+	_, err = s.CreateVersion(t.Context(), id) // the active item serves to read its own version
 	require.NoError(t, err)
 	store, table := newAltered(t, s)
 	items := itemsOf(t, s.table, id)
@@ -182,7 +182,7 @@ func TestSwappedItems(t *testing.T) {
 	b, err := s.Create(ctx, "b", own)
 	require.NoError(t, err)
 	stored := seal(t, newProvider(t, s.Store, branchkey.Config{BranchKeyID: a}), "x", nil)
-	_, err = s.Version(ctx, a) // the active item serves to read its own version
+	_, err = s.CreateVersion(ctx, a) // the active item serves to read its own version
 	require.NoError(t, err)
 	others := make(map[string]branchkey.Item)
 	for _, item := range itemsOf(t, s.table, b) {
@@ -226,7 +226,7 @@ func TestRolledBack(t *testing.T) {
 	id := create(t, s.Store)
 	old, err := s.table.Get(ctx, id, "branch:ACTIVE")
 	require.NoError(t, err)
-	_, err = s.Version(ctx, id)
+	_, err = s.CreateVersion(ctx, id)
 	require.NoError(t, err)
 	now, err := s.table.Get(ctx, id, "branch:ACTIVE")
 	require.NoError(t, err)
@@ -238,7 +238,7 @@ func TestRolledBack(t *testing.T) {
 	require.NoError(t, s.Check(ctx, id))
 	requireNoVersion := func(want error) {
 		t.Helper()
-		_, err := s.Version(ctx, id)
+		_, err := s.CreateVersion(ctx, id)
 		require.ErrorIs(t, err, want, "the active item is the last copy of its key")
 		last, err := s.table.Get(ctx, id, "branch:ACTIVE")
 		require.NoError(t, err)
@@ -267,7 +267,7 @@ func TestRolledBackInAProcess(t *testing.T) {
 		old, err := store.table.Get(ctx, id, "branch:ACTIVE")
 		require.NoError(t, err)
 		time.Sleep(time.Hour)
-		_, err = store.Version(ctx, id)
+		_, err = store.CreateVersion(ctx, id)
 		require.NoError(t, err)
 		p := newProvider(t, store.Store, branchkey.Config{BranchKeyID: id, TTL: time.Minute})
 		now, err := store.table.Get(ctx, id, "branch:ACTIVE")
@@ -327,7 +327,7 @@ func TestEveryByteOfAnEncryptedDataKey(t *testing.T) {
 	}
 
 	// The version of another branch key, which the table has.
-	_, err = s.Version(ctx, other)
+	_, err = s.CreateVersion(ctx, other)
 	require.NoError(t, err)
 	d, err := s.Describe(ctx, other)
 	require.NoError(t, err)
@@ -340,7 +340,7 @@ func TestEveryByteOfAnEncryptedDataKey(t *testing.T) {
 		refused("another branch key's version and ID", swapped, 32)
 	}
 	// Another version of the same branch key.
-	next, err := s.Version(ctx, id)
+	next, err := s.CreateVersion(ctx, id)
 	require.NoError(t, err)
 	swapped := k
 	version := uuid.MustParse(next)

@@ -177,7 +177,7 @@ func TestReadingAndWritingAskOnce(t *testing.T) {
 	s := newTestStore(t)
 	id := create(t, s.Store)
 	older := seal(t, newProvider(t, s.Store, branchkey.Config{BranchKeyID: id}), "older", nil)
-	_, err := s.Version(t.Context(), id)
+	_, err := s.CreateVersion(t.Context(), id)
 	require.NoError(t, err)
 	newer := seal(t, newProvider(t, s.Store, branchkey.Config{BranchKeyID: id}), "newer", nil)
 	read := func(stored []byte) func(p *branchkey.Provider) error {
@@ -254,7 +254,7 @@ func TestRolledBackInAnyOrder(t *testing.T) {
 			id := create(t, s.Store)
 			old, err := s.table.Get(ctx, id, "branch:ACTIVE")
 			require.NoError(t, err)
-			_, err = s.Version(ctx, id)
+			_, err = s.CreateVersion(ctx, id)
 			require.NoError(t, err)
 			now, err := s.table.Get(ctx, id, "branch:ACTIVE")
 			require.NoError(t, err)
@@ -315,7 +315,7 @@ func TestIsCurrentForATenantOfTheCaller(t *testing.T) {
 		id   string
 		want bool
 	}{{"mallory", true}, {"alice", false}} {
-		_, err = s.Version(t.Context(), c.id)
+		_, err = s.CreateVersion(t.Context(), c.id)
 		require.NoError(t, err)
 		current, err := newHost().IsCurrent(alice, "a.txt")
 		require.NoError(t, err)

@@ -16,6 +16,8 @@ import (
 // with the optional parameter
 //
 //	endpoint=URL    another endpoint: https://HOST, or http://HOST:PORT for an emulator
+//
+// Its Type is "gcp_kms".
 var KeyService = keyurl.Service{
 	Scheme:      scheme,
 	Type:        providerType,

@@ -16,8 +16,8 @@ import (
 
 // Service is a kind of key that URLs of one scheme name.
 type Service struct {
-	Scheme string
-	Type   provider.Type
+	Scheme string        // of the URLs, such as "awskms"
+	Type   provider.Type // of the keyrings
 
 	// ProviderIDs begin the provider IDs of data keys that such a key unwraps, so that the service
 	// is asked about no others. There are none if they may have any.
@@ -50,8 +50,8 @@ type Key struct {
 	// Pair is the name of the pair of the encryption context whose value picks the key, or empty.
 	Pair string
 
-	// Open makes the keyring, which is also a provider.Wrapper unless it only decrypts. If it is an
-	// io.Closer, the caller closes it.
+	// Open makes the keyring. It is a provider.Provider, which the caller closes, unless it only
+	// decrypts, as that of awskms.DiscoveryKeyService.
 	Open func(ctx context.Context, o Options) (provider.Unwrapper, error)
 }
 

@@ -11,10 +11,11 @@ import (
 	"piko.sh/pikokms/provider/keyurl"
 )
 
-// KeyService opens the keys that URLs name, as ParseURL describes.
+// KeyService opens the keys that URLs name, as ParseURL describes. Its Type is "local_aes_gcm", of
+// whatever kind the key is, since the file was not opened yet.
 var KeyService = keyurl.Service{
 	Scheme: scheme,
-	Type:   "local_aes_gcm", // of an RSA key, too, since the file was not opened yet
+	Type:   "local_aes_gcm",
 	Paths:  []string{"peer"},
 	Meant:  meantFile,
 	Parse: func(u *url.URL) (keyurl.Key, error) {

@@ -1,6 +1,10 @@
 // Package providertest is the conformance suite of encryption providers. It tests what every
 // implementation of provider.EncryptionProvider must do, and Piko's strings under it, whatever its
-// key service.
+// key service. A test of a key service calls it:
+//
+//	func TestProvider(t *testing.T) {
+//		providertest.Run(t, open, other)
+//	}
 package providertest
 
 import (

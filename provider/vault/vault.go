@@ -96,7 +96,7 @@ type keyring struct {
 // or two calls of the server. The first makes a new data key, which shows the version with which
 // the server wraps now. If that is the data key's own, the second unwraps the data key, since keys
 // of two servers may have one path and the same versions. IsCurrent is false if the policy forbids
-// that.
+// that. The result has no further interfaces of package provider.
 //
 // The error holds one of those that the package documentation lists.
 func NewProvider(ctx context.Context, c Config) (provider.Provider, error) {

@@ -146,8 +146,8 @@ func set(command *cobra.Command, f *pflag.Flag, values []string) error {
 	return nil
 }
 
-// IsGiven reports whether a flag shows that the command line is about several objects. A flag that
-// is set in the environment or in a file does so only if it is a switch that is turned on.
+// IsGiven reports whether the command line has a flag, or the environment or the file turns it on,
+// if it is a switch. What else they set is not given: it is a default for all command lines.
 func IsGiven(flags *pflag.FlagSet, name string) bool {
 	f := flags.Lookup(name)
 	if f == nil || !f.Changed {

@@ -38,19 +38,26 @@ func TestRecipe(t *testing.T) {
 	have, err := exec.Command("go", "env", "GOMODCACHE", "GOPROXY").Output()
 	require.NoError(t, err)
 	cache, proxies, _ := strings.Cut(strings.TrimSpace(string(have)), "\n")
-	// The user has a module cache of its own, since the declarations are not Piko.
-	environment := append(os.Environ(), "GOWORK=off", "CGO_ENABLED=0", "GOFLAGS=-modcacherw", "GONOSUMDB=piko.sh", "GONOSUMCHECK=1",
-		"GOMODCACHE="+filepath.Join(user, "cache"),
-		"GOPROXY=file://"+filepath.ToSlash(filepath.Join(user, "proxy"))+",file://"+filepath.ToSlash(filepath.Join(cache, "cache", "download"))+","+proxies)
-	for _, arguments := range [][]string{{"mod", "tidy"}, {"vet", "."}, {"build", "-o", filepath.Join(user, "program"), "."}} {
+	run := func(environment []string, arguments ...string) {
+		t.Helper()
 		command := exec.Command("go", arguments...)
-		command.Dir, command.Env = app, environment
+		command.Dir, command.Env = app, append(os.Environ(), "GOWORK=off", "CGO_ENABLED=0", "GOFLAGS=-modcacherw", "GONOSUMDB=piko.sh", "GONOSUMCHECK=1")
+		command.Env = append(command.Env, environment...)
 		out, err := command.CombinedOutput()
 		require.NoError(t, err, "go %s: %s", strings.Join(arguments, " "), out)
 	}
+	// The user has a module cache of its own, since the declarations are not Piko.
+	run([]string{
+		"GOMODCACHE=" + filepath.Join(user, "cache"),
+		"GOPROXY=file://" + filepath.ToSlash(filepath.Join(user, "proxy")) + ",file://" + filepath.ToSlash(filepath.Join(cache, "cache", "download")) + "," + proxies,
+	}, "mod", "tidy")
 	required, err := os.ReadFile(filepath.Join(app, "go.mod"))
 	require.NoError(t, err)
 	require.Contains(t, string(required), "piko.sh/piko "+pikoVersion+"\n")
+	// Now the module cache is the one used here, in which the other modules are built already.
+	run(nil, "mod", "edit", "-replace", "piko.sh/piko="+filepath.Join(root, "internal", "pikocontract"))
+	run(nil, "vet", ".")
+	run(nil, "build", "-o", filepath.Join(user, "program"), ".")
 }
 
 // block returns the first block of code in a document that begins so.

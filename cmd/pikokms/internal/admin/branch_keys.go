@@ -273,7 +273,7 @@ KEY.`,
 				return console.Usage(errors.New("name the branch keys to make new versions of"))
 			}
 			for _, id := range ids {
-				version, err := store.Version(ctx, id)
+				version, err := store.CreateVersion(ctx, id)
 				if errors.Is(err, branchkey.ErrConflict) {
 					err = fmt.Errorf("%w; look with branch-keys show whether a new version is still needed", err)
 				}

@@ -94,7 +94,7 @@ func newTenants(t *testing.T, key string) (objects string) {
 // certificate of it, and shows what the commands say afterwards.
 func TestDestroyBranchKey(t *testing.T) {
 	store, key, to := newBranchKeys(t, 2)
-	_, err := store.Version(t.Context(), "tenant-0")
+	_, err := store.CreateVersion(t.Context(), "tenant-0")
 	require.NoError(t, err)
 	objects := newTenants(t, key)
 	key0, key1 := strings.Replace(key, "?", "?id=tenant-0&", 1), strings.Replace(key, "?", "?id=tenant-1&", 1)
